@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Finds the headers that nibble includes and, for its tests, doctest. What is missing or too old is
+# taken from the distribution's own package mirror as plain files below the build folder: no root,
+# nothing installed, nothing linked. Known way: apt (Debian and its kin, any release; Highway comes
+# from the `testing` suite where the release's own is older than 1.3).
+
+set(NIBBLE_HEADERS_DIR ${PROJECT_BINARY_DIR}/headers)
+
+# Sets `out` to ON if `dir` holds a Highway that is new enough.
+function(nibble_highway_usable dir out)
+  set(${out} OFF PARENT_SCOPE)
+  if(EXISTS "${dir}/hwy/base.h")
+    file(STRINGS "${dir}/hwy/base.h" lines REGEX "^#define HWY_(MAJOR|MINOR) ")
+    string(REGEX MATCH "HWY_MAJOR ([0-9]+)" unused "${lines}")
+    set(major "${CMAKE_MATCH_1}")
+    string(REGEX MATCH "HWY_MINOR ([0-9]+)" unused "${lines}")
+    if("${major}.${CMAKE_MATCH_1}" VERSION_GREATER_EQUAL 1.3)
+      set(${out} ON PARENT_SCOPE)
+    endif()
+  endif()
+endfunction()
+
+# A validator for find_path: passes over a Highway that is too old.
+function(nibble_highway_validator result dir)
+  nibble_highway_usable("${dir}" usable)
+  if(NOT usable)
+    set(${result} FALSE PARENT_SCOPE)
+  endif()
+endfunction()
+
+# Runs apt-get with its lists and cache in our build folder and only the given suite as a source.
+function(nibble_apt suite)
+  set(state ${NIBBLE_HEADERS_DIR}/apt-${suite})
+  file(MAKE_DIRECTORY ${state}/lists/partial ${state}/cache/archives/partial)
+  execute_process(
+    COMMAND ${ARGN}
+      -o Dir::Etc::sourcelist=${state}/sources.list -o Dir::Etc::sourceparts=-
+      -o Dir::State::lists=${state}/lists -o Dir::Cache=${state}/cache
+      -o APT::Sandbox::User= -o Acquire::Languages=none -q
+    WORKING_DIRECTORY ${NIBBLE_HEADERS_DIR}
+    OUTPUT_VARIABLE output ERROR_VARIABLE errors RESULT_VARIABLE result)
+  if(NOT result EQUAL 0)
+    message(FATAL_ERROR "nibble: '${ARGN}' failed (${result}):\n${output}${errors}")
+  endif()
+  set(nibble_apt_output "${output}" PARENT_SCOPE)
+endfunction()
+
+# Extracts `paths` (below usr/include) of a package of a suite into ${NIBBLE_HEADERS_DIR}/include.
+function(nibble_headers_from_package suite package paths)
+  set(state ${NIBBLE_HEADERS_DIR}/apt-${suite})
+  if(NOT EXISTS ${state}/updated)
+    message(STATUS "nibble: reading the package list of Debian '${suite}'")
+    file(MAKE_DIRECTORY ${state})
+    execute_process(COMMAND apt-get indextargets --format "$(SITE)" "Created-By: Packages"
+                    OUTPUT_VARIABLE sites OUTPUT_STRIP_TRAILING_WHITESPACE)
+    string(REPLACE "\n" ";" sites "${sites}")
+    list(FILTER sites INCLUDE REGEX "/debian/?$")
+    list(REMOVE_DUPLICATES sites)
+    if(NOT sites)
+      message(FATAL_ERROR "nibble: needs Highway >= 1.3, Boost.Preprocessor and doctest. Install "
+        "them with your package manager and set CMAKE_PREFIX_PATH if they are in a place of "
+        "their own. (No Debian mirror is configured here to take the headers from.)")
+    endif()
+    list(GET sites 0 site)
+    file(WRITE ${state}/sources.list "deb ${site} ${suite} main\n")
+    nibble_apt(${suite} apt-get update)
+    file(TOUCH ${state}/updated)
+  endif()
+  if(package STREQUAL "libboost-dev")  # a metapackage: the headers are in the versioned one
+    nibble_apt(${suite} apt-cache depends libboost-dev)
+    string(REGEX MATCH "libboost[0-9.]+-dev" package "${nibble_apt_output}")
+  endif()
+  message(STATUS "nibble: taking headers from package ${package} (${suite})")
+  nibble_apt(${suite} apt-get download ${package})
+  file(GLOB deb ${NIBBLE_HEADERS_DIR}/${package}_*.deb)
+  set(files ${paths})
+  list(TRANSFORM files PREPEND "./usr/include/")
+  file(MAKE_DIRECTORY ${NIBBLE_HEADERS_DIR}/include)
+  execute_process(
+    COMMAND dpkg-deb --fsys-tarfile ${deb}
+    COMMAND tar -x -C ${NIBBLE_HEADERS_DIR}/include --strip-components=3 ${files}
+    RESULTS_VARIABLE results)
+  if(NOT results STREQUAL "0;0")
+    message(FATAL_ERROR "nibble: could not unpack ${deb}")
+  endif()
+  file(REMOVE ${deb})
+endfunction()
+
+# find_path for `header`, else its package. `check` is a find_path validator or empty.
+macro(nibble_find_header variable header suite package paths)
+  find_path(${variable} ${header} HINTS ${NIBBLE_HEADERS_DIR}/include ${ARGN})
+  if(NOT ${variable} AND NIBBLE_GET_HEADERS)
+    find_program(NIBBLE_APT_GET apt-get)
+    if(NIBBLE_APT_GET)
+      nibble_headers_from_package("${suite}" ${package} "${paths}")
+      find_path(${variable} ${header} HINTS ${NIBBLE_HEADERS_DIR}/include ${ARGN})
+    endif()
+  endif()
+  if(NOT ${variable})
+    message(FATAL_ERROR "nibble: ${header} not found. Install Highway >= 1.3, Boost.Preprocessor "
+      "(and doctest for the tests) with your package manager, or set ${variable}.")
+  endif()
+endmacro()
+
+set(nibble_own_suite stable)
+if(EXISTS /etc/os-release)
+  file(STRINGS /etc/os-release codename REGEX "^VERSION_CODENAME=")
+  string(REGEX REPLACE "VERSION_CODENAME=\"?([a-z]+)\"?" "\\1" codename "${codename}")
+  if(codename)
+    set(nibble_own_suite ${codename})
+  endif()
+endif()
+
+nibble_find_header(NIBBLE_HWY_INCLUDE_DIR hwy/highway.h testing libhwy-dev "hwy"
+                   VALIDATOR nibble_highway_validator)
+nibble_find_header(NIBBLE_BOOST_PP_INCLUDE_DIR boost/preprocessor.hpp ${nibble_own_suite}
+                   libboost-dev "boost/preprocessor;boost/preprocessor.hpp")
+if(NIBBLE_BUILD_TESTS)
+  nibble_find_header(NIBBLE_DOCTEST_INCLUDE_DIR doctest/doctest.h ${nibble_own_suite} doctest-dev
+                     "doctest")
+endif()

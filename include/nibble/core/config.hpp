@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Version, the versioned inline namespace, and the few macros every header uses.
+#pragma once
+
+#define NIBBLE_VERSION_MAJOR 0
+#define NIBBLE_VERSION_MINOR 1
+#define NIBBLE_VERSION_PATCH 0
+#define NIBBLE_VERSION "0.1.0"
+
+#if __cplusplus < 202002L && !(defined(_MSVC_LANG) && _MSVC_LANG >= 202002L)
+#error "nibble needs C++20: compile with -std=c++20 or newer"
+#endif
+
+// Debug checks (bounds of views, preconditions of ops). On in debug builds; define NIBBLE_DEBUG
+// to 0 or 1 to choose. User data never relies on them: files and parameters are checked always.
+#ifndef NIBBLE_DEBUG
+#ifdef NDEBUG
+#define NIBBLE_DEBUG 0
+#else
+#define NIBBLE_DEBUG 1
+#endif
+#endif
+
+// The inline namespace names the version and everything that changes the code of an inline
+// function: the instructions the compiler may use outside our per-target namespaces, and whether
+// checks are on. Two translation units built with different -m flags therefore never share such a
+// function, so the linker cannot keep the one that a lesser machine cannot run.
+#if defined(__AVX512FP16__)
+#define NIBBLE_BASELINE_ avx512fp16
+#elif defined(__AVX512VNNI__)
+#define NIBBLE_BASELINE_ avx512vnni
+#elif defined(__AVX512F__)
+#define NIBBLE_BASELINE_ avx512
+#elif defined(__AVX2__) && defined(__FMA__)
+#define NIBBLE_BASELINE_ avx2fma
+#elif defined(__AVX2__)
+#define NIBBLE_BASELINE_ avx2
+#elif defined(__AVX__)
+#define NIBBLE_BASELINE_ avx
+#elif defined(__SSE4_2__)
+#define NIBBLE_BASELINE_ sse42
+#elif defined(__SSE4_1__)
+#define NIBBLE_BASELINE_ sse41
+#elif defined(__SSSE3__)
+#define NIBBLE_BASELINE_ ssse3
+#elif defined(__SSE3__)
+#define NIBBLE_BASELINE_ sse3
+#elif defined(__SSE2__) || defined(_M_X64)
+#define NIBBLE_BASELINE_ sse2
+#elif defined(__ARM_FEATURE_SVE2)
+#define NIBBLE_BASELINE_ sve2
+#elif defined(__ARM_FEATURE_SVE)
+#define NIBBLE_BASELINE_ sve
+#elif defined(__ARM_FEATURE_DOTPROD)
+#define NIBBLE_BASELINE_ dotprod
+#else
+#define NIBBLE_BASELINE_ generic
+#endif
+#if defined(__BMI2__)
+#define NIBBLE_BASELINE_BMI_ b
+#else
+#define NIBBLE_BASELINE_BMI_ n
+#endif
+#if NIBBLE_DEBUG
+#define NIBBLE_CHECKS_ checked
+#else
+#define NIBBLE_CHECKS_ fast
+#endif
+#define NIBBLE_CONCAT4_(a, b, c, d) a##_##b##_##c##_##d
+#define NIBBLE_CONCAT4(a, b, c, d) NIBBLE_CONCAT4_(a, b, c, d)
+#define NIBBLE_ABI NIBBLE_CONCAT4(v0_1, NIBBLE_BASELINE_, NIBBLE_BASELINE_BMI_, NIBBLE_CHECKS_)
+
+// Exceptions: errors are values everywhere; Result::value() throws only where exceptions exist.
+#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
+#define NIBBLE_HAS_EXCEPTIONS 1
+#else
+#define NIBBLE_HAS_EXCEPTIONS 0
+#endif
+
+#define NIBBLE_UNREACHABLE() __builtin_unreachable()
+#if defined(_MSC_VER) && !defined(__clang__)
+#undef NIBBLE_UNREACHABLE
+#define NIBBLE_UNREACHABLE() __assume(0)
+#endif
+
+// A precondition on the caller's code, never on user data. Stops in the debugger when checks are
+// on; costs nothing otherwise.
+#if NIBBLE_DEBUG
+#if defined(_MSC_VER) && !defined(__clang__)
+#define NIBBLE_ASSERT(condition) ((condition) ? (void)0 : __debugbreak())
+#else
+#define NIBBLE_ASSERT(condition) ((condition) ? (void)0 : __builtin_trap())
+#endif
+#else
+#define NIBBLE_ASSERT(condition) ((void)0)
+#endif

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Errors are values. A function that can fail on user data returns Result<T> (or Status when there
+// is nothing to return); the Error says what is wrong and where. Nothing here aborts or prints.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "nibble/core/config.hpp"
+
+#if NIBBLE_HAS_EXCEPTIONS
+#include <stdexcept>
+#endif
+
+namespace nibble::inline NIBBLE_ABI {
+
+enum class Errc : unsigned char {
+  invalid_argument,  // a parameter outside its documented range
+  io,                // the operating system refused: open, map, read, write
+  malformed,         // a file or text that breaks its own format
+  unsupported,       // well-formed, but not something this build can run
+  not_found,         // a tensor, metadata key or name that is required is missing
+  out_of_memory,     // an allocation failed
+  limit,             // larger than a limit that this library or the caller set
+  cancelled,         // the caller asked to stop
+};
+
+constexpr const char* to_string(Errc code) noexcept {
+  switch (code) {
+    case Errc::invalid_argument: return "invalid argument";
+    case Errc::io: return "input/output error";
+    case Errc::malformed: return "malformed data";
+    case Errc::unsupported: return "unsupported";
+    case Errc::not_found: return "not found";
+    case Errc::out_of_memory: return "out of memory";
+    case Errc::limit: return "limit exceeded";
+    case Errc::cancelled: return "cancelled";
+  }
+  return "unknown error";
+}
+
+struct Error {
+  Errc code = Errc::invalid_argument;
+  std::string message;  // what and where, e.g. "model.gguf: tensor 'blk.0.attn_q.weight': ..."
+
+  // The same error seen from one level further out: `where` is put in front of the message.
+  Error in(const std::string& where) && {
+    return Error{code, where + ": " + message};
+  }
+};
+
+#if NIBBLE_HAS_EXCEPTIONS
+class Exception : public std::runtime_error {
+ public:
+  explicit Exception(const Error& e)
+      : std::runtime_error(std::string(to_string(e.code)) + ": " + e.message), code_(e.code) {}
+  Errc code() const noexcept { return code_; }
+
+ private:
+  Errc code_;
+};
+#endif
+
+// Either a T or an Error. T may be move-only.
+template <class T>
+class [[nodiscard]] Result {
+ public:
+  using value_type = T;
+
+  Result(T value) : has_value_(true) { std::construct_at(&value_, std::move(value)); }  // NOLINT
+  Result(Error error) : has_value_(false) {                                             // NOLINT
+    std::construct_at(&error_, std::move(error));
+  }
+  Result(Result&& other) noexcept : has_value_(other.has_value_) {
+    if (has_value_) {
+      std::construct_at(&value_, std::move(other.value_));
+    } else {
+      std::construct_at(&error_, std::move(other.error_));
+    }
+  }
+  Result(const Result&) = delete;
+  Result& operator=(const Result&) = delete;
+  Result& operator=(Result&& other) noexcept {
+    if (this != &other) {
+      std::destroy_at(this);
+      std::construct_at(this, std::move(other));
+    }
+    return *this;
+  }
+  ~Result() {
+    if (has_value_) {
+      std::destroy_at(&value_);
+    } else {
+      std::destroy_at(&error_);
+    }
+  }
+
+  bool has_value() const noexcept { return has_value_; }
+  explicit operator bool() const noexcept { return has_value_; }
+
+  // Unchecked access: has_value() must be true.
+  T& operator*() & noexcept { NIBBLE_ASSERT(has_value_); return value_; }
+  const T& operator*() const& noexcept { NIBBLE_ASSERT(has_value_); return value_; }
+  T&& operator*() && noexcept { NIBBLE_ASSERT(has_value_); return std::move(value_); }
+  T* operator->() noexcept { NIBBLE_ASSERT(has_value_); return &value_; }
+  const T* operator->() const noexcept { NIBBLE_ASSERT(has_value_); return &value_; }
+
+  // Unchecked: has_value() must be false.
+  const Error& error() const& noexcept { NIBBLE_ASSERT(!has_value_); return error_; }
+  Error&& error() && noexcept { NIBBLE_ASSERT(!has_value_); return std::move(error_); }
+
+#if NIBBLE_HAS_EXCEPTIONS
+  // The throwing convenience: the value, or an Exception that carries the error.
+  T& value() & { check(); return value_; }
+  const T& value() const& { check(); return value_; }
+  T&& value() && { check(); return std::move(value_); }
+
+ private:
+  void check() const {
+    if (!has_value_) throw Exception(error_);
+  }
+#endif
+
+ private:
+  union {
+    T value_;
+    Error error_;
+  };
+  bool has_value_;
+};
+
+struct Unit {};
+// The result of an operation that returns nothing: `return ok();`
+using Status = Result<Unit>;
+inline Status ok() { return Status(Unit{}); }
+
+}  // namespace nibble::inline NIBBLE_ABI
+
+// NIBBLE_TRY(name, expression): declares `name` with the value of a Result, or returns its error
+// from the enclosing function. NIBBLE_CHECK(expression): the same for a Status.
+#define NIBBLE_TRY_CAT_(a, b) a##b
+#define NIBBLE_TRY_CAT(a, b) NIBBLE_TRY_CAT_(a, b)
+#define NIBBLE_TRY(name, ...)                                                     \
+  auto NIBBLE_TRY_CAT(nibble_try_, __LINE__) = (__VA_ARGS__);                     \
+  if (!NIBBLE_TRY_CAT(nibble_try_, __LINE__))                                     \
+    return std::move(NIBBLE_TRY_CAT(nibble_try_, __LINE__)).error();              \
+  auto name = *std::move(NIBBLE_TRY_CAT(nibble_try_, __LINE__))
+#define NIBBLE_CHECK(...)                                                         \
+  do {                                                                            \
+    auto nibble_check_status = (__VA_ARGS__);                                     \
+    if (!nibble_check_status) return std::move(nibble_check_status).error();      \
+  } while (false)

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nibble/core/result.hpp"
+
+#include <memory>
+
+#include "doctest/doctest.h"
+
+namespace {
+
+nibble::Result<int> half(int x) {
+  if (x % 2 != 0) return nibble::Error{nibble::Errc::invalid_argument, "odd"};
+  return x / 2;
+}
+
+nibble::Result<int> quarter(int x) {
+  NIBBLE_TRY(h, half(x));
+  return half(h);
+}
+
+nibble::Status check_even(int x) {
+  NIBBLE_CHECK([&]() -> nibble::Status {
+    NIBBLE_TRY(h, half(x));
+    (void)h;
+    return nibble::ok();
+  }());
+  return nibble::ok();
+}
+
+}  // namespace
+
+TEST_CASE("a result holds a value or an error, and passes errors on") {
+  CHECK(*quarter(12) == 3);
+  const auto bad = quarter(6);
+  REQUIRE(!bad);
+  CHECK(bad.error().code == nibble::Errc::invalid_argument);
+  CHECK(bad.error().message == "odd");
+  CHECK(check_even(4).has_value());
+  CHECK(!check_even(5).has_value());
+}
+
+TEST_CASE("results move, also of move-only values, and can be assigned over each other") {
+  nibble::Result<std::unique_ptr<int>> a = std::make_unique<int>(5);
+  nibble::Result<std::unique_ptr<int>> b = nibble::Error{nibble::Errc::io, "gone"};
+  b = std::move(a);
+  REQUIRE(b);
+  CHECK(**b == 5);
+  a = nibble::Error{nibble::Errc::io, "gone"};
+  CHECK(!a);
+}
+
+TEST_CASE("an error can say where it was seen from") {
+  auto error = nibble::Error{nibble::Errc::malformed, "count 7"}.in("model.gguf");
+  CHECK(error.message == "model.gguf: count 7");
+  CHECK(error.code == nibble::Errc::malformed);
+}
+
+#if NIBBLE_HAS_EXCEPTIONS
+TEST_CASE("value() throws what the error says") {
+  CHECK(half(4).value() == 2);
+  CHECK_THROWS_AS((void)half(3).value(), nibble::Exception);
+}
+#endif
