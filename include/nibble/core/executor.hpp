@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Executor: where parallel work runs. nibble's own is ThreadPool; a host program with threads of
+// its own implements this interface instead.
+#pragma once
+
+#include <memory>
+#include <type_traits>
+
+#include "nibble/core/view.hpp"
+
+namespace nibble::inline NIBBLE_ABI {
+
+// A reference to a callable, valid while the callable lives. Two pointers, no allocation.
+template <class Signature>
+class FunctionRef;
+template <class R, class... Args>
+class FunctionRef<R(Args...)> {
+ public:
+  template <class F>
+    requires(!std::is_same_v<std::remove_cvref_t<F>, FunctionRef> &&
+             std::is_invocable_r_v<R, F&, Args...>)
+  FunctionRef(F&& f) noexcept  // NOLINT: meant to be implicit
+      : object_(const_cast<void*>(static_cast<const void*>(std::addressof(f)))),
+        call_([](void* object, Args... args) -> R {
+          return (*static_cast<std::remove_reference_t<F>*>(object))(args...);
+        }) {}
+  R operator()(Args... args) const { return call_(object_, args...); }
+
+ private:
+  void* object_;
+  R (*call_)(void*, Args...);
+};
+
+class Executor {
+ public:
+  // A unit of work: `task` in [0, n_tasks), run on worker `worker` in [0, n_workers()). No two
+  // tasks run on one worker at the same time, so `worker` may index scratch memory.
+  using Task = FunctionRef<void(Index task, Index worker)>;
+
+  virtual ~Executor() = default;
+
+  // The most workers that may run tasks at once, the caller included; at least 1 and constant.
+  virtual Index n_workers() const noexcept = 0;
+
+  // Runs task 0 … n_tasks − 1, each once, in any order, and returns when all are done; what they
+  // wrote is then visible to the caller. Called by one thread at a time; must not allocate.
+  virtual void parallel_for(Index n_tasks, Task task) noexcept = 0;
+};
+
+// Runs everything on the calling thread.
+class InlineExecutor final : public Executor {
+ public:
+  Index n_workers() const noexcept override { return 1; }
+  void parallel_for(Index n_tasks, Task task) noexcept override {
+    for (Index i = 0; i < n_tasks; ++i) task(i, 0);
+  }
+};
+
+}  // namespace nibble::inline NIBBLE_ABI
