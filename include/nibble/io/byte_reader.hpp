@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the file readers share: overflow-checked arithmetic on sizes, a bounds-checked cursor over
+// little-endian bytes, and names from files made safe to show in an error message.
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+#include "nibble/core/result.hpp"
+
+namespace nibble::inline NIBBLE_ABI::io {
+
+static_assert(std::endian::native == std::endian::little,
+              "nibble uses the little-endian tensors of files in place: big-endian hosts are not "
+              "supported");
+
+// product = a * b, or false if it does not fit.
+constexpr bool checked_multiply(std::uint64_t a, std::uint64_t b, std::uint64_t& product) noexcept {
+  if (b != 0 && a > std::numeric_limits<std::uint64_t>::max() / b) return false;
+  product = a * b;
+  return true;
+}
+
+// sum = a + b, or false if it does not fit.
+constexpr bool checked_add(std::uint64_t a, std::uint64_t b, std::uint64_t& sum) noexcept {
+  if (a > std::numeric_limits<std::uint64_t>::max() - b) return false;
+  sum = a + b;
+  return true;
+}
+
+// The number stored little-endian at `p`, which need not be aligned. Not for bool: a byte of a file
+// need not be 0 or 1.
+template <class T>
+requires(std::is_arithmetic_v<T> && !std::is_same_v<T, bool>) T load_le(const std::byte* p)
+noexcept {
+  T value;
+  std::memcpy(&value, p, sizeof(T));
+  return value;
+}
+
+// A name from a file, quoted for an error message: at most 64 characters, printable ASCII only, so
+// that a hostile name can neither flood a log nor send control sequences to a terminal.
+inline std::string quoted(std::string_view name) {
+  constexpr std::size_t kMaxShown = 64;
+  std::string out = "'";
+  for (const char c : name.substr(0, kMaxShown)) out += c >= 0x20 && c < 0x7f ? c : '?';
+  out += name.size() > kMaxShown ? "...'" : "'";
+  return out;
+}
+
+// A cursor that never passes the end of its bytes.
+class ByteReader {
+ public:
+  explicit ByteReader(std::span<const std::byte> bytes) noexcept : bytes_(bytes) {}
+
+  std::size_t offset() const noexcept { return offset_; }
+  std::size_t remaining() const noexcept { return bytes_.size() - offset_; }
+
+  // `what` names what is being read, for the error of a file that ends too early.
+  template <class T>
+  Result<T> read(const char* what) {
+    if (remaining() < sizeof(T)) return truncated(what);
+    const T value = load_le<T>(bytes_.data() + offset_);
+    offset_ += sizeof(T);
+    return value;
+  }
+
+  Result<std::span<const std::byte>> take(std::uint64_t n, const char* what) {
+    if (n > remaining()) return truncated(what);
+    const auto taken = bytes_.subspan(offset_, static_cast<std::size_t>(n));
+    offset_ += taken.size();
+    return taken;
+  }
+
+  // Everything between two offsets that the cursor has passed.
+  std::span<const std::byte> between(std::size_t begin, std::size_t end) const noexcept {
+    NIBBLE_ASSERT(begin <= end && end <= offset_);
+    return bytes_.subspan(begin, end - begin);
+  }
+
+  Error truncated(const char* what) const {
+    return Error{Errc::malformed, "the file ends inside " + std::string(what) + " at byte " +
+                                      std::to_string(offset_) + " of " +
+                                      std::to_string(bytes_.size())};
+  }
+
+ private:
+  std::span<const std::byte> bytes_;
+  std::size_t offset_ = 0;
+};
+
+}  // namespace nibble::inline NIBBLE_ABI::io

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The tensor types of GGUF: ids as stored in files, and how many elements and bytes a block has.
+// Every type known to us is listed, also those without kernels, so that a file with them can be
+// read, listed and copied.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "nibble/core/result.hpp"
+#include "nibble/io/byte_reader.hpp"
+
+namespace nibble::inline NIBBLE_ABI::io {
+
+// Values are the ids of ggml (ggml.h, enum ggml_type); ids that ggml has withdrawn are absent.
+enum class GgmlType : std::uint32_t {
+  f32 = 0,
+  f16 = 1,
+  q4_0 = 2,
+  q4_1 = 3,
+  q5_0 = 6,
+  q5_1 = 7,
+  q8_0 = 8,
+  q8_1 = 9,
+  q2_k = 10,
+  q3_k = 11,
+  q4_k = 12,
+  q5_k = 13,
+  q6_k = 14,
+  q8_k = 15,
+  iq2_xxs = 16,
+  iq2_xs = 17,
+  iq3_xxs = 18,
+  iq1_s = 19,
+  iq4_nl = 20,
+  iq3_s = 21,
+  iq2_s = 22,
+  iq4_xs = 23,
+  i8 = 24,
+  i16 = 25,
+  i32 = 26,
+  i64 = 27,
+  f64 = 28,
+  iq1_m = 29,
+  bf16 = 30,
+  tq1_0 = 34,
+  tq2_0 = 35,
+  mxfp4 = 39,
+  nvfp4 = 40,
+  q1_0 = 41,
+  q2_0 = 42,
+};
+
+// Ids from here on belong to nibble ("nb" in the upper half): tensors in our own packed layouts.
+// None is defined yet; a new one gets an enumerator above and a row in type_traits().
+inline constexpr std::uint32_t kFirstNibbleType = 0x6e620000;
+inline constexpr std::uint32_t kLastNibbleType = 0x6e62ffff;
+
+struct GgmlTypeTraits {
+  const char* name;          // as ggml's tools print it
+  std::uint32_t block_size;  // elements per block; 0 for an id that we do not know
+  std::uint32_t type_size;   // bytes per block
+};
+
+constexpr GgmlTypeTraits type_traits(GgmlType type) noexcept {
+  switch (type) {
+    case GgmlType::f32: return {"F32", 1, 4};
+    case GgmlType::f16: return {"F16", 1, 2};
+    case GgmlType::q4_0: return {"Q4_0", 32, 18};
+    case GgmlType::q4_1: return {"Q4_1", 32, 20};
+    case GgmlType::q5_0: return {"Q5_0", 32, 22};
+    case GgmlType::q5_1: return {"Q5_1", 32, 24};
+    case GgmlType::q8_0: return {"Q8_0", 32, 34};
+    case GgmlType::q8_1: return {"Q8_1", 32, 36};
+    case GgmlType::q2_k: return {"Q2_K", 256, 84};
+    case GgmlType::q3_k: return {"Q3_K", 256, 110};
+    case GgmlType::q4_k: return {"Q4_K", 256, 144};
+    case GgmlType::q5_k: return {"Q5_K", 256, 176};
+    case GgmlType::q6_k: return {"Q6_K", 256, 210};
+    case GgmlType::q8_k: return {"Q8_K", 256, 292};
+    case GgmlType::iq2_xxs: return {"IQ2_XXS", 256, 66};
+    case GgmlType::iq2_xs: return {"IQ2_XS", 256, 74};
+    case GgmlType::iq3_xxs: return {"IQ3_XXS", 256, 98};
+    case GgmlType::iq1_s: return {"IQ1_S", 256, 50};
+    case GgmlType::iq4_nl: return {"IQ4_NL", 32, 18};
+    case GgmlType::iq3_s: return {"IQ3_S", 256, 110};
+    case GgmlType::iq2_s: return {"IQ2_S", 256, 82};
+    case GgmlType::iq4_xs: return {"IQ4_XS", 256, 136};
+    case GgmlType::i8: return {"I8", 1, 1};
+    case GgmlType::i16: return {"I16", 1, 2};
+    case GgmlType::i32: return {"I32", 1, 4};
+    case GgmlType::i64: return {"I64", 1, 8};
+    case GgmlType::f64: return {"F64", 1, 8};
+    case GgmlType::iq1_m: return {"IQ1_M", 256, 56};
+    case GgmlType::bf16: return {"BF16", 1, 2};
+    case GgmlType::tq1_0: return {"TQ1_0", 256, 54};
+    case GgmlType::tq2_0: return {"TQ2_0", 256, 66};
+    case GgmlType::mxfp4: return {"MXFP4", 32, 17};
+    case GgmlType::nvfp4: return {"NVFP4", 64, 36};
+    case GgmlType::q1_0: return {"Q1_0", 128, 18};
+    case GgmlType::q2_0: return {"Q2_0", 64, 18};
+  }
+  return {"unknown", 0, 0};
+}
+
+// True for the types listed above; an id from a file must pass this before anything else.
+constexpr bool is_known(GgmlType type) noexcept { return type_traits(type).block_size != 0; }
+
+// Bytes of a row of `n` elements. Errors: unsupported (unknown type), malformed (n is zero or no
+// multiple of the block), limit (does not fit in 64 bits).
+inline Result<std::uint64_t> row_bytes(GgmlType type, std::uint64_t n) {
+  const GgmlTypeTraits traits = type_traits(type);
+  if (traits.block_size == 0) {
+    const auto id = static_cast<std::uint32_t>(type);
+    const bool ours = id >= kFirstNibbleType && id <= kLastNibbleType;
+    return Error{Errc::unsupported,
+                 "tensor type " + std::to_string(id) +
+                     (ours ? " is from another version of nibble" : " is unknown")};
+  }
+  if (n == 0 || n % traits.block_size != 0) {
+    return Error{Errc::malformed, "a row of " + std::to_string(n) +
+                                      " elements is no whole number of " + traits.name +
+                                      " blocks of " + std::to_string(traits.block_size)};
+  }
+  std::uint64_t bytes = 0;
+  if (!checked_multiply(n / traits.block_size, traits.type_size, bytes)) {
+    return Error{Errc::limit, "a row of " + std::to_string(n) + " elements overflows 64 bits"};
+  }
+  return bytes;
+}
+
+// Bytes of a tensor; dims[0] is the contiguous dimension, no dims make a scalar. Errors: as
+// row_bytes, and malformed for any dimension of zero.
+inline Result<std::uint64_t> tensor_bytes(GgmlType type, std::span<const std::uint64_t> dims) {
+  NIBBLE_TRY(bytes, row_bytes(type, dims.empty() ? 1 : dims[0]));
+  for (std::size_t i = 1; i < dims.size(); ++i) {
+    if (dims[i] == 0) {
+      return Error{Errc::malformed, "dimension " + std::to_string(i) + " is zero"};
+    }
+    if (!checked_multiply(bytes, dims[i], bytes)) {
+      return Error{Errc::limit, "the size in bytes overflows 64 bits"};
+    }
+  }
+  return bytes;
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::io

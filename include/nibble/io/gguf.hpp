@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Reader for GGUF, the model file of the ggml family (specification: ggml-org/ggml, docs/gguf.md).
+// Versions 2 and 3, little-endian. Everything in the file is checked when it is opened; strings and
+// tensor data are views of the file's bytes, never copies.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "nibble/core/result.hpp"
+#include "nibble/io/byte_reader.hpp"
+#include "nibble/io/ggml_type.hpp"
+#include "nibble/io/gguf_value.hpp"
+#include "nibble/io/mapped_file.hpp"
+
+namespace nibble::inline NIBBLE_ABI::io {
+
+inline constexpr std::uint32_t kGgufMagic = 0x46554747;  // "GGUF"
+inline constexpr std::uint32_t kGgufVersion = 3;         // what we write
+inline constexpr std::uint32_t kGgufDefaultAlignment = 32;
+inline constexpr std::uint32_t kGgufMinAlignment = 8;  // gguf.md: a multiple of 8
+inline constexpr std::uint32_t kGgufMaxAlignment = 1u << 20;
+inline constexpr std::size_t kGgufMaxDims = 4;
+inline constexpr std::size_t kGgufMaxTensorName = 64;  // bytes
+inline constexpr std::size_t kGgufMaxKey = 65535;      // bytes
+inline constexpr std::string_view kGgufAlignmentKey = "general.alignment";
+
+struct GgufEntry {
+  std::string_view key;
+  GgufValue value;
+};
+
+struct GgufTensor {
+  std::string_view name;
+  GgmlType type = GgmlType::f32;
+  std::uint32_t n_dims = 0;                          // 0 to 4
+  std::array<std::uint64_t, 4> dims = {1, 1, 1, 1};  // dims[0] is contiguous; missing ones are 1
+  // Exactly tensor_bytes(type, dims) bytes inside the file. Aligned to kGgufMinAlignment at least,
+  // and to Gguf::alignment() where the file's first byte is (always so for Gguf::open).
+  std::span<const std::byte> data;
+
+  std::uint64_t n_elements() const noexcept { return dims[0] * dims[1] * dims[2] * dims[3]; }
+};
+
+namespace detail {
+
+// gguf.md: a power of two here is a multiple of 8 as asked there; the upper limit is ours.
+inline Status check_gguf_alignment(std::uint64_t alignment) {
+  if (!std::has_single_bit(alignment) || alignment < kGgufMinAlignment ||
+      alignment > kGgufMaxAlignment) {
+    return Error{Errc::malformed, "alignment " + std::to_string(alignment) +
+                                      " is not a power of two from 8 to 1048576"};
+  }
+  return ok();
+}
+
+inline Status check_gguf_name(std::string_view name, std::size_t max_size, const char* what) {
+  if (name.empty()) return Error{Errc::malformed, std::string(what) + " is empty"};
+  if (name.size() > max_size) {
+    return Error{Errc::malformed, std::string(what) + " " + quoted(name) + " has " +
+                                      std::to_string(name.size()) + " bytes, more than " +
+                                      std::to_string(max_size)};
+  }
+  return ok();
+}
+
+// The positions of items in the order of their names: lookup in O(log n) that no choice of names
+// can slow down. Fails if two names are equal.
+template <class Item, class NameOf>
+Result<std::vector<std::size_t>> index_by_name(const std::vector<Item>& items, NameOf name_of,
+                                               const char* what) {
+  std::vector<std::size_t> order(items.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::sort(order.begin(), order.end(),
+            [&](std::size_t a, std::size_t b) { return name_of(items[a]) < name_of(items[b]); });
+  const auto twin = std::adjacent_find(
+      order.begin(), order.end(),
+      [&](std::size_t a, std::size_t b) { return name_of(items[a]) == name_of(items[b]); });
+  if (twin != order.end()) {
+    return Error{Errc::malformed,
+                 std::string(what) + " " + quoted(name_of(items[*twin])) + " appears twice"};
+  }
+  return order;
+}
+
+template <class Item, class NameOf>
+const Item* find_by_name(const std::vector<Item>& items, const std::vector<std::size_t>& order,
+                         NameOf name_of, std::string_view name) noexcept {
+  const auto it =
+      std::lower_bound(order.begin(), order.end(), name,
+                       [&](std::size_t i, std::string_view n) { return name_of(items[i]) < n; });
+  return it != order.end() && name_of(items[*it]) == name ? &items[*it] : nullptr;
+}
+
+}  // namespace detail
+
+// Move-only; what it hands out stays valid when it moves and ends with it (with open) or with the
+// caller's bytes (with parse).
+class Gguf {
+ public:
+  // Maps the file and checks it. Errors name the path: io (see MappedFile), malformed (breaks the
+  // format), unsupported (version 1, big-endian, a tensor type unknown to us, nested arrays).
+  static Result<Gguf> open(const std::string& path);
+
+  // The same for bytes in memory that the caller keeps alive and unchanged; `name` stands for the
+  // path in errors. The bytes must start at a multiple of 8 (invalid_argument), for the tensors.
+  static Result<Gguf> parse(std::span<const std::byte> bytes, std::string name);
+
+  const std::string& name() const noexcept { return name_; }
+  std::uint32_t version() const noexcept { return version_; }
+  std::uint32_t alignment() const noexcept { return alignment_; }
+  std::span<const std::byte> bytes() const noexcept { return bytes_; }
+  // Hints how the file will be read; nothing for parse().
+  void advise(Advice advice) const noexcept { file_.advise(advice); }
+
+  // ---- Metadata, in file order ----
+  std::span<const GgufEntry> metadata() const noexcept { return metadata_; }
+  const GgufValue* find(std::string_view key) const noexcept;
+
+  // The value of `key` as a T (see GgufValue::as). Errors name file and key: not_found, malformed.
+  template <class T>
+  Result<T> get(std::string_view key) const;
+  // The same, but `fallback` if the key is missing. A value of the wrong type is an error still.
+  template <class T>
+  Result<T> get_or(std::string_view key, T fallback) const;
+  // All elements of the array `key` (see GgufValue::as_array).
+  template <class T>
+  Result<std::vector<T>> get_array(std::string_view key) const;
+
+  Result<std::uint64_t> get_u64(std::string_view key) const { return get<std::uint64_t>(key); }
+  Result<std::uint32_t> get_u32(std::string_view key) const { return get<std::uint32_t>(key); }
+  Result<std::int32_t> get_i32(std::string_view key) const { return get<std::int32_t>(key); }
+  Result<float> get_f32(std::string_view key) const { return get<float>(key); }
+  Result<bool> get_bool(std::string_view key) const { return get<bool>(key); }
+  Result<std::string_view> get_string(std::string_view key) const {
+    return get<std::string_view>(key);
+  }
+  Result<std::vector<std::string_view>> get_strings(std::string_view key) const {
+    return get_array<std::string_view>(key);
+  }
+  Result<std::uint64_t> get_u64_or(std::string_view key, std::uint64_t fallback) const {
+    return get_or(key, fallback);
+  }
+  Result<std::uint32_t> get_u32_or(std::string_view key, std::uint32_t fallback) const {
+    return get_or(key, fallback);
+  }
+  Result<std::int32_t> get_i32_or(std::string_view key, std::int32_t fallback) const {
+    return get_or(key, fallback);
+  }
+  Result<float> get_f32_or(std::string_view key, float fallback) const {
+    return get_or(key, fallback);
+  }
+  Result<bool> get_bool_or(std::string_view key, bool fallback) const {
+    return get_or(key, fallback);
+  }
+  Result<std::string_view> get_string_or(std::string_view key, std::string_view fallback) const {
+    return get_or(key, fallback);
+  }
+
+  // ---- Tensors, in file order ----
+  std::span<const GgufTensor> tensors() const noexcept { return tensors_; }
+  // nullptr if there is none of this name.
+  const GgufTensor* find_tensor(std::string_view name) const noexcept;
+  // not_found with file and name if there is none.
+  Result<GgufTensor> tensor(std::string_view name) const;
+
+ private:
+  Gguf() = default;
+
+  Status read();
+  Result<GgufEntry> read_entry(ByteReader& in) const;
+  Status read_tensor(ByteReader& in, std::uint64_t& offset, GgufTensor& tensor) const;
+  Status place_tensors(std::size_t infos_end, std::span<const std::uint64_t> offsets);
+  Error key_error(std::string_view key, Error error) const {
+    return std::move(error).in(name_ + ": key " + quoted(key));
+  }
+
+  MappedFile file_;  // empty after parse()
+  std::span<const std::byte> bytes_;
+  std::string name_;
+  std::uint32_t version_ = 0;
+  std::uint32_t alignment_ = kGgufDefaultAlignment;
+  std::vector<GgufEntry> metadata_;
+  std::vector<std::size_t> metadata_order_;
+  std::vector<GgufTensor> tensors_;
+  std::vector<std::size_t> tensor_order_;
+};
+
+inline Result<Gguf> Gguf::open(const std::string& path) {
+  NIBBLE_TRY(file, MappedFile::open(path));
+  NIBBLE_TRY(gguf, parse(file.bytes(), path));
+  gguf.file_ = std::move(file);
+  return gguf;
+}
+
+inline Result<Gguf> Gguf::parse(std::span<const std::byte> bytes, std::string name) {
+  Gguf gguf;
+  gguf.bytes_ = bytes;
+  gguf.name_ = std::move(name);
+  Status status = gguf.read();
+  if (!status) return std::move(status).error().in(gguf.name_);
+  return gguf;
+}
+
+inline const GgufValue* Gguf::find(std::string_view key) const noexcept {
+  const GgufEntry* entry = detail::find_by_name(
+      metadata_, metadata_order_, [](const GgufEntry& e) { return e.key; }, key);
+  return entry == nullptr ? nullptr : &entry->value;
+}
+
+template <class T>
+Result<T> Gguf::get(std::string_view key) const {
+  const GgufValue* value = find(key);
+  if (value == nullptr) return key_error(key, {Errc::not_found, "missing from the metadata"});
+  auto result = value->as<T>();
+  if (!result) return key_error(key, std::move(result).error());
+  return result;
+}
+
+template <class T>
+Result<T> Gguf::get_or(std::string_view key, T fallback) const {
+  if (find(key) == nullptr) return fallback;
+  return get<T>(key);
+}
+
+template <class T>
+Result<std::vector<T>> Gguf::get_array(std::string_view key) const {
+  const GgufValue* value = find(key);
+  if (value == nullptr) return key_error(key, {Errc::not_found, "missing from the metadata"});
+  auto result = value->as_array<T>();
+  if (!result) return key_error(key, std::move(result).error());
+  return result;
+}
+
+inline const GgufTensor* Gguf::find_tensor(std::string_view name) const noexcept {
+  return detail::find_by_name(
+      tensors_, tensor_order_, [](const GgufTensor& t) { return t.name; }, name);
+}
+
+inline Result<GgufTensor> Gguf::tensor(std::string_view name) const {
+  const GgufTensor* found = find_tensor(name);
+  if (found == nullptr) {
+    return Error{Errc::not_found, name_ + ": tensor " + quoted(name) + " is missing"};
+  }
+  return *found;
+}
+
+inline Status Gguf::read() {
+  // The least a metadata entry (length, one-byte key, type, one-byte value) and a tensor info
+  // (length, one-byte name, dimensions, type, offset) take: bounds on the counts before reserving.
+  constexpr std::uint64_t kMinEntryBytes = 8 + 1 + 4 + 1;
+  constexpr std::uint64_t kMinTensorBytes = 8 + 1 + 4 + 4 + 8;
+
+  if (reinterpret_cast<std::uintptr_t>(bytes_.data()) % kGgufMinAlignment != 0) {
+    return Error{Errc::invalid_argument, "the bytes do not start at a multiple of 8"};
+  }
+  ByteReader in(bytes_);
+  NIBBLE_TRY(magic, in.read<std::uint32_t>("the header"));
+  if (magic != kGgufMagic)
+    return Error{Errc::malformed, "not a GGUF file (no \"GGUF\" at its start)"};
+  NIBBLE_TRY(version, in.read<std::uint32_t>("the header"));
+  if (version != 2 && version != 3) {
+    const bool swapped = version != 0 && (version & 0xffff) == 0;
+    return Error{Errc::unsupported,
+                 swapped ? std::string("a big-endian GGUF file")
+                         : "GGUF version " + std::to_string(version) + ", not 2 or 3"};
+  }
+  version_ = version;
+  NIBBLE_TRY(n_tensors, in.read<std::uint64_t>("the header"));
+  NIBBLE_TRY(n_entries, in.read<std::uint64_t>("the header"));
+
+  if (n_entries > in.remaining() / kMinEntryBytes) {
+    return Error{Errc::malformed,
+                 std::to_string(n_entries) + " metadata entries do not fit in the file"};
+  }
+  metadata_.reserve(static_cast<std::size_t>(n_entries));
+  for (std::uint64_t i = 0; i < n_entries; ++i) {
+    auto entry = read_entry(in);
+    if (!entry) return std::move(entry).error().in("metadata entry " + std::to_string(i));
+    metadata_.push_back(*entry);
+  }
+  NIBBLE_TRY(metadata_order, detail::index_by_name(
+                                 metadata_, [](const GgufEntry& e) { return e.key; }, "key"));
+  metadata_order_ = std::move(metadata_order);
+
+  if (const GgufValue* value = find(kGgufAlignmentKey)) {
+    auto alignment = value->as<std::uint32_t>();
+    if (!alignment) return std::move(alignment).error().in(std::string(kGgufAlignmentKey));
+    NIBBLE_CHECK(detail::check_gguf_alignment(*alignment));
+    alignment_ = *alignment;
+  }
+
+  if (n_tensors > in.remaining() / kMinTensorBytes) {
+    return Error{Errc::malformed, std::to_string(n_tensors) + " tensors do not fit in the file"};
+  }
+  tensors_.resize(static_cast<std::size_t>(n_tensors));
+  std::vector<std::uint64_t> offsets(tensors_.size());
+  for (std::size_t i = 0; i < tensors_.size(); ++i) {
+    Status status = read_tensor(in, offsets[i], tensors_[i]);
+    if (!status) {
+      const std::string_view name = tensors_[i].name;
+      return std::move(status).error().in("tensor " + std::to_string(i) +
+                                          (name.empty() ? "" : " " + quoted(name)));
+    }
+  }
+  NIBBLE_TRY(tensor_order, detail::index_by_name(
+                               tensors_, [](const GgufTensor& t) { return t.name; }, "tensor"));
+  tensor_order_ = std::move(tensor_order);
+  return place_tensors(in.offset(), offsets);
+}
+
+inline Result<GgufEntry> Gguf::read_entry(ByteReader& in) const {
+  NIBBLE_TRY(key_size, in.read<std::uint64_t>("a key's length"));
+  NIBBLE_TRY(key_bytes, in.take(key_size, "a key"));
+  const std::string_view key = detail::as_text(key_bytes);
+  NIBBLE_CHECK(detail::check_gguf_name(key, kGgufMaxKey, "key"));
+  NIBBLE_TRY(type, in.read<std::uint32_t>("a value's type"));
+  auto value = GgufValue::read(static_cast<GgufType>(type), in);
+  if (!value) return std::move(value).error().in("key " + quoted(key));
+  return GgufEntry{key, *value};
+}
+
+inline Status Gguf::read_tensor(ByteReader& in, std::uint64_t& offset, GgufTensor& tensor) const {
+  NIBBLE_TRY(name_size, in.read<std::uint64_t>("a tensor name's length"));
+  NIBBLE_TRY(name_bytes, in.take(name_size, "a tensor's name"));
+  tensor.name = detail::as_text(name_bytes);
+  NIBBLE_CHECK(detail::check_gguf_name(tensor.name, kGgufMaxTensorName, "name"));
+  NIBBLE_TRY(n_dims, in.read<std::uint32_t>("a tensor's shape"));
+  if (n_dims > kGgufMaxDims) {
+    return Error{Errc::malformed, std::to_string(n_dims) + " dimensions, more than 4"};
+  }
+  tensor.n_dims = n_dims;
+  for (std::uint32_t i = 0; i < n_dims; ++i) {
+    NIBBLE_TRY(dim, in.read<std::uint64_t>("a tensor's shape"));
+    tensor.dims[i] = dim;
+  }
+  NIBBLE_TRY(type, in.read<std::uint32_t>("a tensor's type"));
+  tensor.type = static_cast<GgmlType>(type);
+  NIBBLE_TRY(tensor_offset, in.read<std::uint64_t>("a tensor's offset"));
+  offset = tensor_offset;
+  return ok();
+}
+
+// Finds each tensor's data in the section that starts at the first multiple of the alignment behind
+// the tensor infos. The padding behind the last tensor may be missing.
+inline Status Gguf::place_tensors(std::size_t infos_end, std::span<const std::uint64_t> offsets) {
+  const std::uint64_t padding = (alignment_ - infos_end % alignment_) % alignment_;
+  const std::uint64_t begin =
+      infos_end + padding;  // no overflow: infos_end is inside a real buffer
+  const std::uint64_t section = begin < bytes_.size() ? bytes_.size() - begin : 0;
+  for (std::size_t i = 0; i < tensors_.size(); ++i) {
+    GgufTensor& tensor = tensors_[i];
+    auto size = tensor_bytes(tensor.type, tensor.dims);
+    if (!size) return std::move(size).error().in("tensor " + quoted(tensor.name));
+    if (offsets[i] % alignment_ != 0) {
+      return Error{Errc::malformed, "tensor " + quoted(tensor.name) + ": offset " +
+                                        std::to_string(offsets[i]) + " is no multiple of " +
+                                        std::to_string(alignment_)};
+    }
+    if (offsets[i] > section || *size > section - offsets[i]) {
+      return Error{Errc::malformed, "tensor " + quoted(tensor.name) + ": " + std::to_string(*size) +
+                                        " bytes at offset " + std::to_string(offsets[i]) +
+                                        " reach beyond the file's " + std::to_string(section) +
+                                        " bytes of tensor data"};
+    }
+    tensor.data = bytes_.subspan(static_cast<std::size_t>(begin + offsets[i]),
+                                 static_cast<std::size_t>(*size));
+  }
+  // Tensors that share bytes would let a small file stand for a huge model.
+  std::vector<std::size_t> order(tensors_.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::sort(order.begin(), order.end(),
+            [&](std::size_t a, std::size_t b) { return offsets[a] < offsets[b]; });
+  for (std::size_t i = 1; i < order.size(); ++i) {
+    const GgufTensor& before = tensors_[order[i - 1]];
+    if (offsets[order[i]] - offsets[order[i - 1]] < before.data.size()) {
+      return Error{Errc::malformed, "tensors " + quoted(before.name) + " and " +
+                                        quoted(tensors_[order[i]].name) + " overlap"};
+    }
+  }
+  return ok();
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::io

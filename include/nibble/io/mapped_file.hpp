@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A whole file, read-only, in memory by mapping: opening costs no copy and no RAM until it is read.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include "nibble/core/result.hpp"
+
+#if defined(_WIN32)
+#ifndef NOMINMAX
+#define NOMINMAX
+#endif
+#ifndef WIN32_LEAN_AND_MEAN
+#define WIN32_LEAN_AND_MEAN
+#endif
+#include <windows.h>
+#else
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#endif
+
+namespace nibble::inline NIBBLE_ABI::io {
+
+namespace detail {
+
+// The operating system's last error as ours. Call it before anything else can change errno.
+inline Error system_error(const std::string& path, const char* what) {
+#if defined(_WIN32)
+  const std::error_code code(static_cast<int>(GetLastError()), std::system_category());
+#else
+  const std::error_code code(errno, std::generic_category());
+#endif
+  return Error{Errc::io, path + ": " + what + ": " + code.message()};
+}
+
+// A path is given to the system as a C string: a NUL inside would silently name another file.
+inline Status check_path(const std::string& path) {
+  if (path.empty()) return Error{Errc::invalid_argument, "the file path is empty"};
+  if (path.find('\0') != std::string::npos) {
+    return Error{Errc::invalid_argument, "the file path contains a NUL character"};
+  }
+  return ok();
+}
+
+#if defined(_WIN32)
+// UTF-8 to the system's UTF-16; empty if `path` is not UTF-8.
+inline std::wstring wide_path(const std::string& path) {
+  const int size = static_cast<int>(path.size());
+  const int n = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path.data(), size, nullptr, 0);
+  std::wstring wide(static_cast<std::size_t>(n > 0 ? n : 0), L'\0');
+  if (n > 0) MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path.data(), size, wide.data(), n);
+  return wide;
+}
+#endif
+
+}  // namespace detail
+
+// How the bytes will be read; a hint to the system that never changes what is read.
+enum class Advice : unsigned char {
+  normal,
+  sequential,  // front to back, once
+  random,      // no read-ahead
+  will_need,   // start loading now
+};
+
+// Move-only. bytes() stay where they are when the MappedFile moves, and end with it. Another
+// process that truncates the file while it is mapped makes reads beyond the new end fault: replace
+// files by rename (as GgufWriter does), never in place.
+class MappedFile {
+ public:
+  MappedFile() = default;
+  MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+  MappedFile& operator=(MappedFile&& other) noexcept {
+    if (this != &other) {
+      unmap();
+      bytes_ = std::exchange(other.bytes_, {});
+    }
+    return *this;
+  }
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+  ~MappedFile() { unmap(); }
+
+  // Maps the regular file `path` (UTF-8 on Windows). Errc::io with path and reason if it is
+  // missing, may not be read, or is a directory or device. An empty file gives empty bytes().
+  static Result<MappedFile> open(const std::string& path);
+
+  // The file's bytes; the first is aligned to a page.
+  std::span<const std::byte> bytes() const noexcept { return bytes_; }
+
+  void advise(Advice advice) const noexcept;
+
+ private:
+  void unmap() noexcept;
+
+  std::span<const std::byte> bytes_;
+};
+
+#if defined(_WIN32)
+
+inline Result<MappedFile> MappedFile::open(const std::string& path) {
+  NIBBLE_CHECK(detail::check_path(path));
+  const HANDLE file = CreateFileW(detail::wide_path(path).c_str(), GENERIC_READ,
+                                  FILE_SHARE_READ | FILE_SHARE_DELETE, nullptr, OPEN_EXISTING,
+                                  FILE_ATTRIBUTE_NORMAL, nullptr);
+  if (file == INVALID_HANDLE_VALUE) return detail::system_error(path, "cannot open");
+  LARGE_INTEGER size;
+  if (GetFileSizeEx(file, &size) == 0) {
+    Error error = detail::system_error(path, "cannot get the size");
+    CloseHandle(file);
+    return error;
+  }
+  MappedFile mapped;
+  if (size.QuadPart == 0) {
+    CloseHandle(file);
+    return mapped;
+  }
+  if (static_cast<std::uint64_t>(size.QuadPart) > SIZE_MAX) {
+    CloseHandle(file);
+    return Error{Errc::limit, path + ": larger than the address space"};
+  }
+  const HANDLE mapping = CreateFileMappingW(file, nullptr, PAGE_READONLY, 0, 0, nullptr);
+  void* address = mapping == nullptr ? nullptr : MapViewOfFile(mapping, FILE_MAP_READ, 0, 0, 0);
+  if (address == nullptr) {
+    Error error = detail::system_error(path, "cannot map");
+    if (mapping != nullptr) CloseHandle(mapping);
+    CloseHandle(file);
+    return error;
+  }
+  // The view keeps the file and the mapping alive.
+  CloseHandle(mapping);
+  CloseHandle(file);
+  mapped.bytes_ = {static_cast<const std::byte*>(address), static_cast<std::size_t>(size.QuadPart)};
+  return mapped;
+}
+
+inline void MappedFile::unmap() noexcept {
+  if (!bytes_.empty()) UnmapViewOfFile(bytes_.data());
+  bytes_ = {};
+}
+
+inline void MappedFile::advise(Advice) const noexcept {}
+
+#else
+
+inline Result<MappedFile> MappedFile::open(const std::string& path) {
+  NIBBLE_CHECK(detail::check_path(path));
+  // O_NONBLOCK: opening a pipe that nobody writes to must fail below, not wait here.
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return detail::system_error(path, "cannot open");
+  struct stat info {};
+  if (::fstat(fd, &info) != 0) {
+    Error error = detail::system_error(path, "cannot get the size");
+    ::close(fd);
+    return error;
+  }
+  if (!S_ISREG(info.st_mode)) {
+    ::close(fd);
+    return Error{Errc::io, path + ": cannot open: " +
+                               (S_ISDIR(info.st_mode) ? "is a directory" : "not a regular file")};
+  }
+  MappedFile mapped;
+  if (info.st_size == 0) {  // mmap refuses a length of zero
+    ::close(fd);
+    return mapped;
+  }
+  if (static_cast<std::uint64_t>(info.st_size) > SIZE_MAX) {
+    ::close(fd);
+    return Error{Errc::limit, path + ": larger than the address space"};
+  }
+  const auto size = static_cast<std::size_t>(info.st_size);
+  void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
+  if (address == MAP_FAILED) {
+    Error error = detail::system_error(path, "cannot map");
+    ::close(fd);
+    return error;
+  }
+  ::close(fd);  // the mapping keeps the file alive
+  mapped.bytes_ = {static_cast<const std::byte*>(address), size};
+  return mapped;
+}
+
+inline void MappedFile::unmap() noexcept {
+  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+  bytes_ = {};
+}
+
+inline void MappedFile::advise(Advice advice) const noexcept {
+  if (bytes_.empty()) return;
+  int hint = MADV_NORMAL;
+  switch (advice) {
+    case Advice::normal: hint = MADV_NORMAL; break;
+    case Advice::sequential: hint = MADV_SEQUENTIAL; break;
+    case Advice::random: hint = MADV_RANDOM; break;
+    case Advice::will_need: hint = MADV_WILLNEED; break;
+  }
+  (void)::madvise(const_cast<std::byte*>(bytes_.data()), bytes_.size(), hint);
+}
+
+#endif
+
+}  // namespace nibble::inline NIBBLE_ABI::io
