@@ -34,7 +34,7 @@ class AlignedBuffer {
     std::swap(size_, other.size_);
     return *this;
   }
-  ~AlignedBuffer() { ::operator delete(data_, std::align_val_t{kAlignment}); }
+  ~AlignedBuffer() { ::operator delete (data_, std::align_val_t{kAlignment}); }
 
   static Result<AlignedBuffer> allocate(std::size_t bytes) {
     AlignedBuffer buffer;
@@ -43,7 +43,7 @@ class AlignedBuffer {
       return Error{Errc::out_of_memory, std::to_string(bytes) + " bytes"};
     }
     buffer.data_ = static_cast<std::byte*>(
-        ::operator new(align_up(bytes), std::align_val_t{kAlignment}, std::nothrow));
+        ::operator new (align_up(bytes), std::align_val_t{kAlignment}, std::nothrow));
     if (buffer.data_ == nullptr) {
       return Error{Errc::out_of_memory, std::to_string(bytes) + " bytes"};
     }

@@ -46,9 +46,7 @@ struct Error {
   std::string message;  // what and where, e.g. "model.gguf: tensor 'blk.0.attn_q.weight': ..."
 
   // The same error seen from one level further out: `where` is put in front of the message.
-  Error in(const std::string& where) && {
-    return Error{code, where + ": " + message};
-  }
+  Error in(const std::string& where) && { return Error{code, where + ": " + message}; }
 };
 
 #if NIBBLE_HAS_EXCEPTIONS
@@ -101,21 +99,51 @@ class [[nodiscard]] Result {
   explicit operator bool() const noexcept { return has_value_; }
 
   // Unchecked access: has_value() must be true.
-  T& operator*() & noexcept { NIBBLE_ASSERT(has_value_); return value_; }
-  const T& operator*() const& noexcept { NIBBLE_ASSERT(has_value_); return value_; }
-  T&& operator*() && noexcept { NIBBLE_ASSERT(has_value_); return std::move(value_); }
-  T* operator->() noexcept { NIBBLE_ASSERT(has_value_); return &value_; }
-  const T* operator->() const noexcept { NIBBLE_ASSERT(has_value_); return &value_; }
+  T& operator*() & noexcept {
+    NIBBLE_ASSERT(has_value_);
+    return value_;
+  }
+  const T& operator*() const& noexcept {
+    NIBBLE_ASSERT(has_value_);
+    return value_;
+  }
+  T&& operator*() && noexcept {
+    NIBBLE_ASSERT(has_value_);
+    return std::move(value_);
+  }
+  T* operator->() noexcept {
+    NIBBLE_ASSERT(has_value_);
+    return &value_;
+  }
+  const T* operator->() const noexcept {
+    NIBBLE_ASSERT(has_value_);
+    return &value_;
+  }
 
   // Unchecked: has_value() must be false.
-  const Error& error() const& noexcept { NIBBLE_ASSERT(!has_value_); return error_; }
-  Error&& error() && noexcept { NIBBLE_ASSERT(!has_value_); return std::move(error_); }
+  const Error& error() const& noexcept {
+    NIBBLE_ASSERT(!has_value_);
+    return error_;
+  }
+  Error&& error() && noexcept {
+    NIBBLE_ASSERT(!has_value_);
+    return std::move(error_);
+  }
 
 #if NIBBLE_HAS_EXCEPTIONS
   // The throwing convenience: the value, or an Exception that carries the error.
-  T& value() & { check(); return value_; }
-  const T& value() const& { check(); return value_; }
-  T&& value() && { check(); return std::move(value_); }
+  T& value() & {
+    check();
+    return value_;
+  }
+  const T& value() const& {
+    check();
+    return value_;
+  }
+  T&& value() && {
+    check();
+    return std::move(value_);
+  }
 
  private:
   void check() const {
@@ -142,13 +170,13 @@ inline Status ok() { return Status(Unit{}); }
 // from the enclosing function. NIBBLE_CHECK(expression): the same for a Status.
 #define NIBBLE_TRY_CAT_(a, b) a##b
 #define NIBBLE_TRY_CAT(a, b) NIBBLE_TRY_CAT_(a, b)
-#define NIBBLE_TRY(name, ...)                                                     \
-  auto NIBBLE_TRY_CAT(nibble_try_, __LINE__) = (__VA_ARGS__);                     \
-  if (!NIBBLE_TRY_CAT(nibble_try_, __LINE__))                                     \
-    return std::move(NIBBLE_TRY_CAT(nibble_try_, __LINE__)).error();              \
+#define NIBBLE_TRY(name, ...)                                        \
+  auto NIBBLE_TRY_CAT(nibble_try_, __LINE__) = (__VA_ARGS__);        \
+  if (!NIBBLE_TRY_CAT(nibble_try_, __LINE__))                        \
+    return std::move(NIBBLE_TRY_CAT(nibble_try_, __LINE__)).error(); \
   auto name = *std::move(NIBBLE_TRY_CAT(nibble_try_, __LINE__))
-#define NIBBLE_CHECK(...)                                                         \
-  do {                                                                            \
-    auto nibble_check_status = (__VA_ARGS__);                                     \
-    if (!nibble_check_status) return std::move(nibble_check_status).error();      \
+#define NIBBLE_CHECK(...)                                                    \
+  do {                                                                       \
+    auto nibble_check_status = (__VA_ARGS__);                                \
+    if (!nibble_check_status) return std::move(nibble_check_status).error(); \
   } while (false)

@@ -39,18 +39,24 @@ struct Dim<kDynamic> {
 // Product, quotient and sum of Dims stay static when both are.
 template <Index A, Index B>
 constexpr auto operator*(Dim<A> a, Dim<B> b) noexcept {
-  if constexpr (A != kDynamic && B != kDynamic) return Dim<A * B>{};
-  else return Dim<>{Index{a} * Index{b}};
+  if constexpr (A != kDynamic && B != kDynamic)
+    return Dim<A * B>{};
+  else
+    return Dim<>{Index{a} * Index{b}};
 }
 template <Index A, Index B>
 constexpr auto operator/(Dim<A> a, Dim<B> b) noexcept {
-  if constexpr (A != kDynamic && B != kDynamic) return Dim<A / B>{};
-  else return Dim<>{Index{a} / Index{b}};
+  if constexpr (A != kDynamic && B != kDynamic)
+    return Dim<A / B>{};
+  else
+    return Dim<>{Index{a} / Index{b}};
 }
 template <Index A, Index B>
 constexpr auto operator+(Dim<A> a, Dim<B> b) noexcept {
-  if constexpr (A != kDynamic && B != kDynamic) return Dim<A + B>{};
-  else return Dim<>{Index{a} + Index{b}};
+  if constexpr (A != kDynamic && B != kDynamic)
+    return Dim<A + B>{};
+  else
+    return Dim<>{Index{a} + Index{b}};
 }
 
 // View<float, kDynamic, 64> v(p, rows): element (i, j) is p[i * stride(0) + j * stride(1)].
@@ -67,8 +73,7 @@ class View {
 
   // Row-major over `data`. Static extents may be given too; they must agree.
   template <std::convertible_to<Index>... Sizes>
-    requires(sizeof...(Sizes) == kRank)
-  constexpr explicit View(T* data, Sizes... sizes) noexcept
+  requires(sizeof...(Sizes) == kRank) constexpr explicit View(T* data, Sizes... sizes) noexcept
       : View(data, Shape{static_cast<Index>(sizes)...}) {}
   constexpr View(T* data, const Shape& shape) noexcept : data_(data), shape_(shape) {
     check_static_extents();
@@ -84,9 +89,10 @@ class View {
   }
 
   template <class U, Index... Other>
-    requires(sizeof...(Other) == kRank && std::is_convertible_v<U (*)[], T (*)[]> &&
-             ((Extents == kDynamic || Other == kDynamic || Extents == Other) && ...))
-  constexpr View(const View<U, Other...>& v) noexcept  // NOLINT: a view of the same elements
+  requires(sizeof...(Other) == kRank && std::is_convertible_v<U (*)[], T (*)[]> &&
+           ((Extents == kDynamic || Other == kDynamic || Extents == Other) &&
+            ...)) constexpr View(const View<U, Other...>&
+                                     v) noexcept  // NOLINT: a view of the same elements
       : View(v.data(), v.shape(), v.strides()) {}
 
   // extent(d) is a constant expression for a static extent.
@@ -117,8 +123,7 @@ class View {
   }
 
   template <std::convertible_to<Index>... Is>
-    requires(sizeof...(Is) == kRank)
-  constexpr T& operator()(Is... is) const noexcept {
+  requires(sizeof...(Is) == kRank) constexpr T& operator()(Is... is) const noexcept {
     const Shape index{static_cast<Index>(is)...};
     Index offset = 0;
     for (std::size_t d = 0; d < kRank; ++d) {
@@ -129,9 +134,7 @@ class View {
   }
 
   // The sub-tensor at index i of the first dimension; for rank 2: a row.
-  constexpr auto operator[](Index i) const noexcept
-    requires(kRank >= 2)
-  {
+  constexpr auto operator[](Index i) const noexcept requires(kRank >= 2) {
     NIBBLE_ASSERT(i >= 0 && i < extent(0));
     return drop_first(i, std::make_index_sequence<kRank - 1>{});
   }
@@ -145,9 +148,9 @@ class View {
  private:
   template <std::size_t... Ds>
   constexpr auto drop_first(Index i, std::index_sequence<Ds...>) const noexcept {
-    return View<T, static_extent(Ds + 1)...>(
-        data_ + i * strides_[0], std::array<Index, kRank - 1>{shape_[Ds + 1]...},
-        std::array<Index, kRank - 1>{strides_[Ds + 1]...});
+    return View<T, static_extent(Ds + 1)...>(data_ + i * strides_[0],
+                                             std::array<Index, kRank - 1>{shape_[Ds + 1]...},
+                                             std::array<Index, kRank - 1>{strides_[Ds + 1]...});
   }
   template <std::size_t... Ds>
   constexpr auto with_first(Index first, Index count, std::index_sequence<Ds...>) const noexcept {

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Umbrella of all per-target code: included once per target by pass.hpp, or by a program's own
+// Highway pass. Has no include guard of its own; each file below guards itself once per target.
+
+#include "nibble/kernels/activation-inl.h"
+#include "nibble/kernels/which-inl.h"
+
+// A program's own kernels and formats join nibble's pass: define NIBBLE_USER_KERNELS as the quoted
+// name of an -inl.h file written like those above.
+#ifdef NIBBLE_USER_KERNELS
+#include NIBBLE_USER_KERNELS
+#endif

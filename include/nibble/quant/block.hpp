@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Weight formats as types. A block format stores kLength consecutive weights of a row as one Block:
+// a scale, perhaps a minimum, and kBits-bit codes. Q4_0, Q4_1 and Q8_0 are GGUF's, bit for bit.
+#pragma once
+
+#include <array>
+#include <concepts>
+#include <cstdint>
+#include <type_traits>
+
+#include "nibble/core/float16.hpp"
+#include "nibble/core/view.hpp"
+
+namespace nibble::inline NIBBLE_ABI::quant {
+
+// How a code becomes a weight.
+enum class ZeroPoint : std::uint8_t {
+  symmetric,  // weight = scale * (code - 2^(kBits-1)) for 4 bits, scale * code (signed) for 8 bits
+  minimum,    // weight = scale * code + minimum, code unsigned; the minimum is stored per block
+};
+
+// Codes of one block: kBits = 4: byte j holds weight j in its low half and weight j + kLength/2 in
+// its high half (GGUF's order); kBits = 8: byte j is weight j, two's complement when symmetric.
+template <class Scale, int kBits, int kLength, ZeroPoint kZero>
+struct BlockData;
+template <class Scale, int kBits, int kLength>
+struct BlockData<Scale, kBits, kLength, ZeroPoint::symmetric> {
+  Scale scale;
+  std::array<std::uint8_t, kLength * kBits / 8> codes;
+};
+template <class Scale, int kBits, int kLength>
+struct BlockData<Scale, kBits, kLength, ZeroPoint::minimum> {
+  Scale scale;
+  Scale minimum;
+  std::array<std::uint8_t, kLength * kBits / 8> codes;
+};
+
+// The family. A user's own format is either a member of it with other parameters, or any type that
+// satisfies the BlockFormat concept.
+template <int Bits, int Length, class ScaleType, ZeroPoint Zero>
+struct Blocks {
+  static_assert(Bits == 4 || Bits == 8, "codes of 4 or 8 bits");
+  static_assert(Length % 32 == 0 && Length > 0, "blocks are whole groups of 32 weights");
+  static constexpr int kBits = Bits;
+  static constexpr int kLength = Length;
+  static constexpr ZeroPoint kZeroPoint = Zero;
+  using Scale = ScaleType;
+  using Block = BlockData<ScaleType, Bits, Length, Zero>;
+};
+
+using Q4_0 = Blocks<4, 32, f16, ZeroPoint::symmetric>;
+using Q4_1 = Blocks<4, 32, f16, ZeroPoint::minimum>;
+using Q8_0 = Blocks<8, 32, f16, ZeroPoint::symmetric>;
+
+static_assert(sizeof(Q4_0::Block) == 18 && alignof(Q4_0::Block) == 2);
+static_assert(sizeof(Q4_1::Block) == 20 && alignof(Q4_1::Block) == 2);
+static_assert(sizeof(Q8_0::Block) == 34 && alignof(Q8_0::Block) == 2);
+
+template <class F>
+concept BlockFormat = requires {
+  typename F::Scale;
+  typename F::Block;
+  { F::kBits } -> std::convertible_to<int>;
+  { F::kLength } -> std::convertible_to<int>;
+  { F::kZeroPoint } -> std::convertible_to<ZeroPoint>;
+} && std::is_trivially_copyable_v<typename F::Block>;
+
+}  // namespace nibble::inline NIBBLE_ABI::quant

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Which targets the machine can run: what the processor has and what the operating system saves on
+// a context switch. The same conditions as Highway's targets, whose source is not linked here.
+#pragma once
+
+#include <cstdint>
+
+#include "nibble/simd/target.hpp"
+
+#if defined(__x86_64__) || defined(__i386__) || defined(_M_X64) || defined(_M_IX86)
+#define NIBBLE_DETECT_X86 1
+#if defined(_MSC_VER) && !defined(__clang__)
+#include <intrin.h>
+#else
+#include <cpuid.h>
+#endif
+#elif defined(__aarch64__) && defined(__linux__)
+#define NIBBLE_DETECT_ARM_LINUX 1
+#include <sys/auxv.h>
+#endif
+
+namespace nibble::inline NIBBLE_ABI::simd {
+
+#if NIBBLE_DETECT_X86
+
+struct CpuidRegisters {
+  std::uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+inline CpuidRegisters cpuid(std::uint32_t leaf, std::uint32_t subleaf) noexcept {
+  CpuidRegisters r;
+#if defined(_MSC_VER) && !defined(__clang__)
+  int regs[4];
+  __cpuidex(regs, static_cast<int>(leaf), static_cast<int>(subleaf));
+  r = {static_cast<std::uint32_t>(regs[0]), static_cast<std::uint32_t>(regs[1]),
+       static_cast<std::uint32_t>(regs[2]), static_cast<std::uint32_t>(regs[3])};
+#else
+  __cpuid_count(leaf, subleaf, r.eax, r.ebx, r.ecx, r.edx);
+#endif
+  return r;
+}
+
+// XCR0: which register state the operating system saves. Only call where CPUID says OSXSAVE.
+inline std::uint64_t read_xcr0() noexcept {
+#if defined(_MSC_VER) && !defined(__clang__)
+  return _xgetbv(0);
+#else
+  std::uint32_t low, high;
+  asm volatile(".byte 0x0F, 0x01, 0xD0" : "=a"(low), "=d"(high) : "c"(0));  // xgetbv
+  return (std::uint64_t{high} << 32) | low;
+#endif
+}
+
+inline TargetSet detect_targets() noexcept {
+  const auto all = [](std::uint32_t reg, std::initializer_list<int> bits) {
+    for (const int bit : bits) {
+      if (((reg >> bit) & 1) == 0) return false;
+    }
+    return true;
+  };
+  const CpuidRegisters leaf0 = cpuid(0, 0);
+  const CpuidRegisters leaf1 = cpuid(1, 0);
+  const CpuidRegisters ext1 = cpuid(0x80000001u, 0);
+  CpuidRegisters leaf7, leaf7_1;
+  if (leaf0.eax >= 7) {
+    leaf7 = cpuid(7, 0);
+    leaf7_1 = cpuid(7, 1);
+  }
+
+  const bool sse2 = all(leaf1.edx, {25, 26});
+  const bool ssse3 = sse2 && all(leaf1.ecx, {0, 9});
+  const bool sse4 = ssse3 && all(leaf1.ecx, {19, 20, 1, 25});         // SSE4.1, 4.2, CLMUL, AES
+  const bool avx2 = sse4 && all(leaf1.ecx, {28, 12, 29}) &&           // AVX, FMA, F16C
+                    all(leaf7.ebx, {3, 5, 8}) && all(ext1.ecx, {5});  // BMI, AVX2, BMI2; LZCNT
+  const bool avx3 = avx2 && all(leaf7.ebx, {16, 17, 28, 30, 31});     // F, DQ, CD, BW, VL
+  // VBMI, VBMI2, GFNI, VAES, VPCLMULQDQ, VNNI, BITALG, VPOPCNTDQ
+  const bool avx3_dl = avx3 && all(leaf7.ecx, {1, 6, 8, 9, 10, 11, 12, 14});
+  const bool bf16 = avx3_dl && all(leaf7_1.eax, {5});
+  const bool spr = bf16 && all(leaf7.edx, {23});  // AVX512-FP16
+  const bool amd = leaf0.ebx == 0x68747541u && leaf0.ecx == 0x444d4163u && leaf0.edx == 0x69746e65u;
+
+  // AVX state must be saved by the operating system: XSAVE and OSXSAVE, XCR0 bits 1-2 (XMM, YMM)
+  // and, for AVX-512, bits 5-7 (opmask, upper halves, upper registers).
+  bool saves_avx = false, saves_avx512 = false;
+  if (all(leaf1.ecx, {26, 27})) {
+    const auto xcr0 = static_cast<std::uint32_t>(read_xcr0());
+    saves_avx = all(xcr0, {1, 2});
+    saves_avx512 = saves_avx && all(xcr0, {5, 6, 7});
+  }
+
+  TargetSet set;
+  set.add(Target::SCALAR).add(Target::EMU128);
+  if (sse2) set.add(Target::SSE2);
+  if (ssse3) set.add(Target::SSSE3);
+  if (sse4) set.add(Target::SSE4);
+  if (avx2 && saves_avx) set.add(Target::AVX2);
+  if (avx3 && saves_avx512) set.add(Target::AVX3);
+  if (avx3_dl && saves_avx512) set.add(Target::AVX3_DL);
+  if (bf16 && amd && saves_avx512) set.add(Target::AVX3_ZEN4);
+  if (spr && saves_avx512) set.add(Target::AVX3_SPR);
+  return set;
+}
+
+#elif NIBBLE_DETECT_ARM_LINUX
+
+inline TargetSet detect_targets() noexcept {
+  // Bits of AT_HWCAP and AT_HWCAP2 as the kernel documents them (arm64/elf_hwcaps).
+  constexpr unsigned long kAes = 1ul << 3, kAsimdHp = 1ul << 10, kAsimdDp = 1ul << 20;
+  constexpr unsigned long kBf16 = 1ul << 14;
+  const unsigned long hw = getauxval(AT_HWCAP), hw2 = getauxval(AT_HWCAP2);
+  TargetSet set;
+  set.add(Target::SCALAR).add(Target::EMU128).add(Target::NEON_WITHOUT_AES);
+  if (hw & kAes) {
+    set.add(Target::NEON);
+    if ((hw & kAsimdHp) && (hw & kAsimdDp) && (hw2 & kBf16)) set.add(Target::NEON_BF16);
+  }
+  // SVE targets are not detected: nibble is neither compiled for nor tested on them yet.
+  return set;
+}
+
+#else
+
+// No run-time detection here: only the target that the compiler was told to use is compiled, and
+// every machine that can run the program can run it.
+inline TargetSet detect_targets() noexcept { return TargetSet{~std::uint64_t{0}}; }
+
+#endif
+
+// The targets this machine can run, compiled or not. Detected once.
+inline TargetSet machine_targets() noexcept {
+  static const TargetSet set = detect_targets();
+  return set;
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::simd

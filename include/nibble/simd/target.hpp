@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The SIMD targets by name, which of them this machine can run, and which one is in use. Free of
+// Highway: cheap to include.
+#pragma once
+
+#include <bit>
+#include <boost/preprocessor/seq/enum.hpp>
+#include <boost/preprocessor/seq/for_each.hpp>
+#include <boost/preprocessor/seq/size.hpp>
+#include <boost/preprocessor/stringize.hpp>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "nibble/core/result.hpp"
+
+// Every target, best first within an architecture; the names are Highway's. Tables of kernels have
+// one row for each.
+#define NIBBLE_ALL_TARGETS \
+  (AVX10_2)(AVX3_SPR)(     \
+      AVX3_ZEN4)(AVX3_DL)(AVX3)(AVX2)(SSE4)(SSSE3)(SSE2)(SVE2_128)(SVE_256)(SVE2)(SVE)(NEON_BF16)(NEON)(NEON_WITHOUT_AES)(RVV)(LASX)(LSX)(PPC10)(PPC9)(PPC8)(Z15)(Z14)(WASM_EMU256)(WASM)(EMU128)(SCALAR)
+
+namespace nibble::inline NIBBLE_ABI::simd {
+
+enum class Target : std::uint8_t { BOOST_PP_SEQ_ENUM(NIBBLE_ALL_TARGETS) };
+
+inline constexpr int kTargetCount = BOOST_PP_SEQ_SIZE(NIBBLE_ALL_TARGETS);
+
+constexpr const char* to_string(Target target) noexcept {
+#define NIBBLE_TARGET_NAME(r, data, name) BOOST_PP_STRINGIZE(name),
+  constexpr const char* kNames[] = {
+      BOOST_PP_SEQ_FOR_EACH(NIBBLE_TARGET_NAME, _, NIBBLE_ALL_TARGETS)};
+#undef NIBBLE_TARGET_NAME
+  return kNames[static_cast<int>(target)];
+}
+
+// A set of targets.
+class TargetSet {
+ public:
+  constexpr TargetSet() noexcept = default;
+  constexpr explicit TargetSet(std::uint64_t bits) noexcept : bits_(bits) {}
+  constexpr bool contains(Target t) const noexcept { return (bits_ >> static_cast<int>(t)) & 1; }
+  constexpr TargetSet& add(Target t) noexcept {
+    bits_ |= std::uint64_t{1} << static_cast<int>(t);
+    return *this;
+  }
+  constexpr bool empty() const noexcept { return bits_ == 0; }
+  constexpr std::uint64_t bits() const noexcept { return bits_; }
+  friend constexpr TargetSet operator&(TargetSet a, TargetSet b) noexcept {
+    return TargetSet{a.bits_ & b.bits_};
+  }
+  friend constexpr bool operator==(TargetSet, TargetSet) = default;
+
+  // The best one: the first of NIBBLE_ALL_TARGETS. The set must not be empty.
+  constexpr Target best() const noexcept {
+    NIBBLE_ASSERT(bits_ != 0);
+    return static_cast<Target>(std::countr_zero(bits_));
+  }
+  template <class F>
+  constexpr void for_each(F&& f) const {
+    for (std::uint64_t rest = bits_; rest != 0; rest &= rest - 1) {
+      f(static_cast<Target>(std::countr_zero(rest)));
+    }
+  }
+
+ private:
+  std::uint64_t bits_ = 0;
+};
+
+// "AVX2 AVX3_DL SSE2": for messages and reports.
+inline std::string to_string(TargetSet set) {
+  std::string names;
+  set.for_each([&](Target t) {
+    if (!names.empty()) names += ' ';
+    names += to_string(t);
+  });
+  return names;
+}
+
+// By name, letter case ignored. An unknown name is an error.
+inline Result<Target> target_from_name(std::string_view name) {
+  const auto upper = [](char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 32) : c; };
+  for (int i = 0; i < kTargetCount; ++i) {
+    const std::string_view candidate = to_string(static_cast<Target>(i));
+    bool equal = candidate.size() == name.size();
+    for (std::size_t c = 0; equal && c < name.size(); ++c) equal = candidate[c] == upper(name[c]);
+    if (equal) return static_cast<Target>(i);
+  }
+  return Error{Errc::invalid_argument,
+               "SIMD target '" + std::string(name.substr(0, 32)) + "' is unknown"};
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::simd

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// UTF-8 as the Unicode standard defines it (table 3-7: no overlong forms, no surrogates, nothing
+// above U+10FFFF), on bytes that may be anything at all.
+#pragma once
+
+#include <cstddef>
+#include <string_view>
+
+#include "nibble/core/config.hpp"
+
+namespace nibble::inline NIBBLE_ABI::text {
+
+// What stands at the beginning of a byte string.
+struct Utf8Prefix {
+  std::size_t announced = 0;  // bytes of the character that the first byte begins; 0: it begins none
+  std::size_t present = 0;    // how many of them are there, each one legal at its place
+};
+
+constexpr Utf8Prefix utf8_prefix(std::string_view bytes) noexcept {
+  if (bytes.empty()) return {};
+  const auto at = [&](std::size_t i) { return static_cast<unsigned char>(bytes[i]); };
+  const unsigned lead = at(0);
+  // The second byte's range is narrower where the lead byte alone would allow what is forbidden.
+  unsigned low = 0x80, high = 0xBF;
+  Utf8Prefix prefix;
+  if (lead < 0x80) return {1, 1};
+  if (lead < 0xC2) return {};
+  if (lead < 0xE0) {
+    prefix.announced = 2;
+  } else if (lead < 0xF0) {
+    prefix.announced = 3;
+    if (lead == 0xE0) low = 0xA0;   // overlong
+    if (lead == 0xED) high = 0x9F;  // surrogates
+  } else if (lead < 0xF5) {
+    prefix.announced = 4;
+    if (lead == 0xF0) low = 0x90;   // overlong
+    if (lead == 0xF4) high = 0x8F;  // above U+10FFFF
+  } else {
+    return {};
+  }
+  prefix.present = 1;
+  while (prefix.present < prefix.announced && prefix.present < bytes.size()) {
+    const unsigned next = at(prefix.present);
+    if (next < low || next > high) break;
+    low = 0x80;
+    high = 0xBF;
+    ++prefix.present;
+  }
+  return prefix;
+}
+
+// Bytes of the character at the beginning of `bytes`; 0 when there is no whole character.
+constexpr std::size_t utf8_length(std::string_view bytes) noexcept {
+  const Utf8Prefix prefix = utf8_prefix(bytes);
+  return prefix.announced == prefix.present ? prefix.announced : 0;
+}
+
+// How many bytes at the end of `bytes` are the beginning of a character that more bytes could
+// complete: 0 to 3.
+constexpr std::size_t utf8_unfinished(std::string_view bytes) noexcept {
+  for (std::size_t n = 1; n <= 3 && n <= bytes.size(); ++n) {
+    const Utf8Prefix prefix = utf8_prefix(bytes.substr(bytes.size() - n));
+    if (prefix.present == n && prefix.announced > n) return n;
+  }
+  return 0;
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::text

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The vocabulary of a model: its pieces, their scores and types, the tokens with a special role,
+// and a hash table from text to token. Immutable once made, so threads may share one.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "nibble/core/result.hpp"
+
+namespace nibble::inline NIBBLE_ABI::text {
+
+// In place of a token id: there is none.
+inline constexpr std::int32_t kNoToken = -1;
+
+// The values are GGUF's (tokenizer.ggml.token_type).
+enum class PieceType : std::uint8_t {
+  undefined = 0,
+  normal = 1,
+  unknown = 2,       // stands for text that the vocabulary cannot spell
+  control = 3,       // begin, end, roles of a chat: no text of its own
+  user_defined = 4,  // recognized in any text before everything else
+  unused = 5,
+  byte = 6,  // "<0x00>" to "<0xFF>": spells what no other piece does
+};
+
+struct Piece {
+  std::string_view text;
+  float score = 0;  // pairs whose union has the highest score merge first
+  PieceType type = PieceType::normal;
+};
+
+// What a vocabulary says besides its pieces. The defaults are those of GGUF for
+// tokenizer.ggml.model = "llama". Ids are kNoToken or index a piece.
+struct VocabularySettings {
+  std::int32_t bos = 1;
+  std::int32_t eos = 2;
+  std::int32_t unk = 0;
+  std::int32_t pad = kNoToken;
+  std::int32_t eot = kNoToken;  // end of a turn
+  std::int32_t eom = kNoToken;  // end of a message, for a tool to answer
+  bool add_bos = true;
+  bool add_eos = false;
+  bool add_space_prefix = true;  // text is encoded as if a space stood before it
+  // Phi-3 was trained on text whose special tokens swallow the white space after them. GGUF has no
+  // key for this; the field tells it from general.name.
+  bool strip_after_special = false;
+};
+
+class Vocabulary {
+ public:
+  // Longer pieces are refused: the time to encode a text grows with its length times this.
+  static constexpr std::size_t kMaxPieceBytes = 4096;
+
+  // Copies the pieces; token ids are their places in `pieces`. The errors: no pieces, more than an
+  // id can count, a piece too long, a score that is not finite, a type that does not exist, a byte
+  // piece that is not written "<0xNN>", an id outside the vocabulary, and a vocabulary that cannot
+  // spell every text (256 byte pieces or an unknown token).
+  //
+  // A text that occurs more than once is encoded as the last of its ids and all of them decode to
+  // it, which is what the field does (such files exist). An empty piece is never encoded.
+  static Result<Vocabulary> make(std::span<const Piece> pieces, const VocabularySettings& settings);
+
+  std::size_t size() const noexcept { return types_.size(); }
+  bool contains(std::int32_t id) const noexcept {
+    return id >= 0 && static_cast<std::size_t>(id) < size();
+  }
+
+  // Of a token of this vocabulary (contains(id) must be true): the text as the file spells it
+  // ("▁the", "<0x0A>"), the score, the type.
+  std::string_view text(std::int32_t id) const noexcept {
+    NIBBLE_ASSERT(contains(id));
+    const auto i = static_cast<std::size_t>(id);
+    return std::string_view(pool_).substr(begins_[i], begins_[i + 1] - begins_[i]);
+  }
+  float score(std::int32_t id) const noexcept {
+    NIBBLE_ASSERT(contains(id));
+    return scores_[static_cast<std::size_t>(id)];
+  }
+  PieceType type(std::int32_t id) const noexcept {
+    NIBBLE_ASSERT(contains(id));
+    return types_[static_cast<std::size_t>(id)];
+  }
+
+  // The byte that a piece of type byte stands for.
+  unsigned char byte_value(std::int32_t id) const noexcept {
+    NIBBLE_ASSERT(type(id) == PieceType::byte);
+    return static_cast<unsigned char>(parse_byte(text(id)));
+  }
+  // The token that spells this byte, or kNoToken.
+  std::int32_t byte_token(unsigned char byte) const noexcept { return byte_tokens_[byte]; }
+
+  // The token with exactly this text, of any type, or kNoToken. Never allocates.
+  std::int32_t find(std::string_view text) const noexcept {
+    if (text.size() > longest_) return kNoToken;
+    const std::uint64_t hash = hash_of(text);
+    const std::size_t mask = slots_.size() - 1;
+    for (std::size_t i = hash & mask;; i = (i + 1) & mask) {
+      const Slot& slot = slots_[i];
+      if (slot.id == kNoToken) return kNoToken;
+      if (slot.tag == tag_of(hash) && this->text(slot.id) == text) return slot.id;
+    }
+  }
+
+  const VocabularySettings& settings() const noexcept { return settings_; }
+
+  // True for tokens after which a model has nothing more to say: eos, eot, eom, and the tokens
+  // that the field knows by their text ("<|im_end|>", "<end_of_turn>", ...).
+  bool ends_generation(std::int32_t id) const noexcept {
+    return std::find(ends_.begin(), ends_.end(), id) != ends_.end();
+  }
+
+  // Bytes of the longest piece.
+  std::size_t longest() const noexcept { return longest_; }
+
+ private:
+  struct Slot {
+    std::uint32_t tag = 0;  // bits of the hash that did not choose the place
+    std::int32_t id = kNoToken;
+  };
+  // More steps than this from a text's place happen only in a file made for it: with the table at
+  // most half full the longest run among a million texts is below a hundred.
+  static constexpr std::size_t kMaxSteps = 512;
+
+  Vocabulary() = default;
+  Status take_pieces(std::span<const Piece> pieces);
+  Status fill_table();
+  Status take_settings(const VocabularySettings& settings);
+
+  static std::uint64_t hash_of(std::string_view text) noexcept {
+    std::uint64_t hash = 0x9E3779B97F4A7C15u ^ text.size();
+    const auto mix = [&hash](std::uint64_t bits) {
+      hash = (hash ^ bits) * 0xD6E8FEB86659FD93u;
+      hash ^= hash >> 32;
+    };
+    std::uint64_t bits = 0;
+    for (; text.size() >= sizeof bits; text.remove_prefix(sizeof bits)) {
+      std::memcpy(&bits, text.data(), sizeof bits);
+      mix(bits);
+    }
+    bits = 0;
+    for (const char c : text) bits = bits << 8 | static_cast<unsigned char>(c);
+    mix(bits);
+    mix(bits >> 7);
+    return hash;
+  }
+  static std::uint32_t tag_of(std::uint64_t hash) noexcept {
+    return static_cast<std::uint32_t>(hash >> 32);
+  }
+
+  // The byte that "<0xNN>" names; -1 for any other text.
+  static constexpr int parse_byte(std::string_view text) noexcept {
+    if (text.size() != 6 || text.substr(0, 3) != "<0x" || text[5] != '>') return -1;
+    int value = 0;
+    for (const char c : text.substr(3, 2)) {
+      const int digit = c >= '0' && c <= '9'   ? c - '0'
+                        : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                        : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                               : -1;
+      if (digit < 0) return -1;
+      value = value * 16 + digit;
+    }
+    return value;
+  }
+
+  std::string pool_;                   // all texts, one after the other
+  std::vector<std::uint32_t> begins_;  // (size + 1) where each begins in the pool
+  std::vector<float> scores_;          // (size)
+  std::vector<PieceType> types_;       // (size)
+  std::vector<Slot> slots_;            // a power of two, at most half full, linear probing
+  std::array<std::int32_t, 256> byte_tokens_{};
+  std::vector<std::int32_t> ends_;
+  std::size_t longest_ = 0;
+  VocabularySettings settings_;
+};
+
+inline Result<Vocabulary> Vocabulary::make(std::span<const Piece> pieces,
+                                           const VocabularySettings& settings) {
+  Vocabulary vocabulary;
+  NIBBLE_CHECK(vocabulary.take_pieces(pieces));
+  NIBBLE_CHECK(vocabulary.fill_table());
+  NIBBLE_CHECK(vocabulary.take_settings(settings));
+  return vocabulary;
+}
+
+inline Status Vocabulary::take_pieces(std::span<const Piece> pieces) {
+  if (pieces.empty()) return Error{Errc::malformed, "the vocabulary has no pieces"};
+  if (pieces.size() > std::size_t{std::numeric_limits<std::int32_t>::max()})
+    return Error{Errc::limit, "the vocabulary has more pieces than a token id can count"};
+  const auto wrong = [](std::size_t i, const char* what) {
+    return Error{Errc::malformed, "piece " + std::to_string(i) + " " + what};
+  };
+  std::size_t bytes = 0;
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    const Piece& piece = pieces[i];
+    if (piece.text.size() > kMaxPieceBytes)
+      return Error{Errc::limit, "piece " + std::to_string(i) + " has more than " +
+                                    std::to_string(kMaxPieceBytes) + " bytes"};
+    if (!std::isfinite(piece.score)) return wrong(i, "has a score that is not a finite number");
+    if (piece.type > PieceType::byte) return wrong(i, "has a type that does not exist");
+    if (piece.type == PieceType::byte && parse_byte(piece.text) < 0)
+      return wrong(i, "has the type of a byte, but is not written <0xNN>");
+    bytes += piece.text.size();  // at most 2^31 pieces of 2^12 bytes
+    longest_ = std::max(longest_, piece.text.size());
+  }
+  if (bytes > std::numeric_limits<std::uint32_t>::max())
+    return Error{Errc::limit, "the pieces of the vocabulary have more than 4 GiB of text"};
+
+  pool_.reserve(bytes);
+  begins_.reserve(pieces.size() + 1);
+  scores_.reserve(pieces.size());
+  types_.reserve(pieces.size());
+  for (const Piece& piece : pieces) {
+    begins_.push_back(static_cast<std::uint32_t>(pool_.size()));
+    pool_.append(piece.text);
+    scores_.push_back(piece.score);
+    types_.push_back(piece.type);
+  }
+  begins_.push_back(static_cast<std::uint32_t>(pool_.size()));
+  return ok();
+}
+
+inline Status Vocabulary::fill_table() {
+  slots_.resize(std::bit_ceil(2 * size()));
+  const std::size_t mask = slots_.size() - 1;
+  for (std::int32_t id = 0; contains(id); ++id) {
+    const std::string_view text = this->text(id);
+    if (text.empty()) continue;
+    const std::uint64_t hash = hash_of(text);
+    std::size_t place = hash & mask;
+    std::size_t steps = 0;
+    while (slots_[place].id != kNoToken &&
+           !(slots_[place].tag == tag_of(hash) && this->text(slots_[place].id) == text)) {
+      if (++steps > kMaxSteps)
+        return Error{Errc::limit, "the pieces around " + std::to_string(id) +
+                                      " collide in the hash table beyond what chance can do"};
+      place = (place + 1) & mask;
+    }
+    slots_[place] = {tag_of(hash), id};
+  }
+
+  // A byte is spelled by its byte piece, else by a piece that is this byte alone.
+  for (std::size_t byte = 0; byte < byte_tokens_.size(); ++byte) {
+    const char c = static_cast<char>(byte);
+    const std::int32_t id = find(std::string_view(&c, 1));
+    const bool spells = id != kNoToken && type(id) == PieceType::normal;
+    byte_tokens_[byte] = spells ? id : kNoToken;
+  }
+  for (std::int32_t id = 0; contains(id); ++id)
+    if (type(id) == PieceType::byte) byte_tokens_[byte_value(id)] = id;
+  return ok();
+}
+
+inline Status Vocabulary::take_settings(const VocabularySettings& settings) {
+  settings_ = settings;
+  const std::pair<const char*, std::int32_t> ids[] = {
+      {"bos", settings.bos}, {"eos", settings.eos}, {"unk", settings.unk},
+      {"pad", settings.pad}, {"eot", settings.eot}, {"eom", settings.eom}};
+  for (const auto& [name, id] : ids)
+    if (id != kNoToken && !contains(id))
+      return Error{Errc::malformed, std::string("the ") + name + " token is " + std::to_string(id) +
+                                        ", the vocabulary has " + std::to_string(size()) +
+                                        " pieces"};
+  if (settings.unk == kNoToken &&
+      std::find(byte_tokens_.begin(), byte_tokens_.end(), kNoToken) != byte_tokens_.end())
+    return Error{Errc::malformed,
+                 "the vocabulary has neither all 256 byte pieces nor an unknown token"};
+  settings_.add_bos = settings.add_bos && settings.bos != kNoToken;
+  settings_.add_eos = settings.add_eos && settings.eos != kNoToken;
+
+  // Files often name one end only, and sometimes give an end the type of ordinary text.
+  for (const std::string_view name : {"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>",
+                                      "<|endoftext|>", "<|eom_id|>", "<EOT>"}) {
+    const std::int32_t id = find(name);
+    if (id == kNoToken) continue;
+    types_[static_cast<std::size_t>(id)] = PieceType::control;
+    ends_.push_back(id);
+  }
+  for (const std::int32_t id : {settings.eos, settings.eot, settings.eom})
+    if (id != kNoToken && !ends_generation(id)) ends_.push_back(id);
+  return ok();
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::text
