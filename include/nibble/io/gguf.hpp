@@ -22,6 +22,7 @@
 #include "nibble/io/ggml_type.hpp"
 #include "nibble/io/gguf_value.hpp"
 #include "nibble/io/mapped_file.hpp"
+#include "nibble/io/name_index.hpp"
 
 namespace nibble::inline NIBBLE_ABI::io {
 
@@ -72,34 +73,6 @@ inline Status check_gguf_name(std::string_view name, std::size_t max_size, const
                                       std::to_string(max_size)};
   }
   return ok();
-}
-
-// The positions of items in the order of their names: lookup in O(log n) that no choice of names
-// can slow down. Fails if two names are equal.
-template <class Item, class NameOf>
-Result<std::vector<std::size_t>> index_by_name(const std::vector<Item>& items, NameOf name_of,
-                                               const char* what) {
-  std::vector<std::size_t> order(items.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::sort(order.begin(), order.end(),
-            [&](std::size_t a, std::size_t b) { return name_of(items[a]) < name_of(items[b]); });
-  const auto twin = std::adjacent_find(
-      order.begin(), order.end(),
-      [&](std::size_t a, std::size_t b) { return name_of(items[a]) == name_of(items[b]); });
-  if (twin != order.end()) {
-    return Error{Errc::malformed,
-                 std::string(what) + " " + quoted(name_of(items[*twin])) + " appears twice"};
-  }
-  return order;
-}
-
-template <class Item, class NameOf>
-const Item* find_by_name(const std::vector<Item>& items, const std::vector<std::size_t>& order,
-                         NameOf name_of, std::string_view name) noexcept {
-  const auto it =
-      std::lower_bound(order.begin(), order.end(), name,
-                       [&](std::size_t i, std::string_view n) { return name_of(items[i]) < n; });
-  return it != order.end() && name_of(items[*it]) == name ? &items[*it] : nullptr;
 }
 
 }  // namespace detail
@@ -213,7 +186,7 @@ inline Result<Gguf> Gguf::parse(std::span<const std::byte> bytes, std::string na
 }
 
 inline const GgufValue* Gguf::find(std::string_view key) const noexcept {
-  const GgufEntry* entry = detail::find_by_name(
+  const GgufEntry* entry = find_by_name(
       metadata_, metadata_order_, [](const GgufEntry& e) { return e.key; }, key);
   return entry == nullptr ? nullptr : &entry->value;
 }
@@ -243,7 +216,7 @@ Result<std::vector<T>> Gguf::get_array(std::string_view key) const {
 }
 
 inline const GgufTensor* Gguf::find_tensor(std::string_view name) const noexcept {
-  return detail::find_by_name(
+  return find_by_name(
       tensors_, tensor_order_, [](const GgufTensor& t) { return t.name; }, name);
 }
 
@@ -289,7 +262,7 @@ inline Status Gguf::read() {
     if (!entry) return std::move(entry).error().in("metadata entry " + std::to_string(i));
     metadata_.push_back(*entry);
   }
-  NIBBLE_TRY(metadata_order, detail::index_by_name(
+  NIBBLE_TRY(metadata_order, index_by_name(
                                  metadata_, [](const GgufEntry& e) { return e.key; }, "key"));
   metadata_order_ = std::move(metadata_order);
 
@@ -313,7 +286,7 @@ inline Status Gguf::read() {
                                           (name.empty() ? "" : " " + quoted(name)));
     }
   }
-  NIBBLE_TRY(tensor_order, detail::index_by_name(
+  NIBBLE_TRY(tensor_order, index_by_name(
                                tensors_, [](const GgufTensor& t) { return t.name; }, "tensor"));
   tensor_order_ = std::move(tensor_order);
   return place_tensors(in.offset(), offsets);

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Writer for GGUF version 3. Metadata is kept encoded; tensor data is taken when the file is
+// written, one tensor at a time, so that a model larger than the memory can stream through.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <iterator>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "nibble/core/result.hpp"
+#include "nibble/io/gguf.hpp"
+#include "nibble/io/output_file.hpp"
+
+namespace nibble::inline NIBBLE_ABI::io {
+
+// Set metadata, add tensors, write. What is wrong with a key, a name or a shape is remembered, and
+// the first such error comes out of write(): calls need no checks of their own.
+class GgufWriter {
+ public:
+  // Gives the data of one tensor when its turn comes, exactly tensor_bytes(type, dims) bytes that
+  // stay valid until the next source is called or writing ends.
+  using TensorSource = std::function<Result<std::span<const std::byte>>()>;
+
+  // ---- Metadata: a key that is set again keeps its place and gets the new value ----
+
+  // Stored with the width of T: bool, f32/f64, or an integer of 8 to 64 bits.
+  template <class T>
+  requires std::is_arithmetic_v<T>
+  void set(std::string_view key, T value);
+  void set(std::string_view key, std::string_view value);
+  // A value of another file; it is copied.
+  void set(std::string_view key, const GgufValue& value);
+  // Any range of numbers, bools or strings.
+  template <class Range>
+  void set_array(std::string_view key, const Range& values);
+  // Everything that `gguf` says about itself; set() before or after to override: the last one wins.
+  void copy_metadata(const Gguf& gguf);
+
+  // ---- Tensors: written in the order in which they are added ----
+
+  // dims[0] is the contiguous dimension; at most 4. `data` must live until writing ends.
+  void add_tensor(std::string_view name, GgmlType type, std::span<const std::uint64_t> dims,
+                  std::span<const std::byte> data);
+  void add_tensor(std::string_view name, GgmlType type, std::span<const std::uint64_t> dims,
+                  TensorSource source);
+  // A tensor of another file, which must stay open until writing ends.
+  void add_tensor(const GgufTensor& tensor);
+
+  // Writes the file `path`: complete or not at all (see OutputFile). Errors: what was remembered,
+  // io, and the errors of sources. May be called again; sources are then called again.
+  Status write(const std::string& path) const;
+  // The same bytes in memory.
+  Result<std::vector<std::byte>> to_bytes() const;
+
+ private:
+  struct Entry {
+    std::string key;
+    GgufType type;
+    std::vector<std::byte> encoded;  // as in the file, behind the type id
+  };
+  struct Tensor {
+    std::string name;
+    GgmlType type;
+    std::vector<std::uint64_t> dims;
+    std::uint64_t bytes;
+    TensorSource source;
+  };
+
+  template <class T>
+  static constexpr GgufType type_of() noexcept;
+  template <class T>
+  static void append(std::vector<std::byte>& out, T value);
+  static void append_string(std::vector<std::byte>& out, std::string_view text);
+  static void pad(std::vector<std::byte>& out, std::uint32_t alignment) {
+    out.resize((out.size() + alignment - 1) / alignment * alignment);
+  }
+
+  void put(std::string_view key, GgufType type, std::vector<std::byte> encoded);
+  void remember(Error error) {
+    if (!error_) error_ = std::move(error);
+  }
+  Result<std::uint32_t> alignment() const;
+  Result<std::vector<std::byte>> header(std::uint32_t alignment) const;
+  template <class Sink>
+  Status write_to(Sink sink) const;
+
+  std::optional<Error> error_;
+  std::vector<Entry> entries_;
+  std::map<std::string, std::size_t, std::less<>> entry_index_;
+  std::vector<Tensor> tensors_;
+  std::map<std::string, std::size_t, std::less<>> tensor_index_;
+};
+
+template <class T>
+constexpr GgufType GgufWriter::type_of() noexcept {
+  static_assert(sizeof(T) <= 8 && !std::is_same_v<T, long double>, "GGUF has no such type");
+  constexpr bool kSigned = std::is_signed_v<T>;
+  if constexpr (std::is_same_v<T, bool>) {
+    return GgufType::boolean;
+  } else if constexpr (std::is_floating_point_v<T>) {
+    return sizeof(T) == 4 ? GgufType::f32 : GgufType::f64;
+  } else if constexpr (sizeof(T) == 1) {
+    return kSigned ? GgufType::i8 : GgufType::u8;
+  } else if constexpr (sizeof(T) == 2) {
+    return kSigned ? GgufType::i16 : GgufType::u16;
+  } else if constexpr (sizeof(T) == 4) {
+    return kSigned ? GgufType::i32 : GgufType::u32;
+  } else {
+    return kSigned ? GgufType::i64 : GgufType::u64;
+  }
+}
+
+template <class T>
+void GgufWriter::append(std::vector<std::byte>& out, T value) {
+  const std::size_t at = out.size();
+  out.resize(at + sizeof(T));
+  std::memcpy(out.data() + at, &value, sizeof(T));  // little-endian host: see byte_reader.hpp
+}
+
+inline void GgufWriter::append_string(std::vector<std::byte>& out, std::string_view text) {
+  append(out, static_cast<std::uint64_t>(text.size()));
+  const auto bytes = std::as_bytes(std::span(text));
+  out.insert(out.end(), bytes.begin(), bytes.end());
+}
+
+template <class T>
+requires std::is_arithmetic_v<T>
+void GgufWriter::set(std::string_view key, T value) {
+  std::vector<std::byte> encoded;
+  append(encoded, value);
+  put(key, type_of<T>(), std::move(encoded));
+}
+
+inline void GgufWriter::set(std::string_view key, std::string_view value) {
+  std::vector<std::byte> encoded;
+  append_string(encoded, value);
+  put(key, GgufType::string, std::move(encoded));
+}
+
+inline void GgufWriter::set(std::string_view key, const GgufValue& value) {
+  put(key, value.type(), {value.encoded().begin(), value.encoded().end()});
+}
+
+template <class Range>
+void GgufWriter::set_array(std::string_view key, const Range& values) {
+  using T = std::remove_cvref_t<decltype(*std::begin(values))>;
+  constexpr bool kStrings = std::is_convertible_v<T, std::string_view>;
+  std::vector<std::byte> elements;
+  std::uint64_t count = 0;
+  for (const auto& value : values) {
+    if constexpr (kStrings) {
+      append_string(elements, value);
+    } else {
+      append(elements, static_cast<T>(value));
+    }
+    ++count;
+  }
+  GgufType type = GgufType::string;
+  if constexpr (!kStrings) type = type_of<T>();
+  std::vector<std::byte> encoded;
+  append(encoded, static_cast<std::uint32_t>(type));
+  append(encoded, count);
+  encoded.insert(encoded.end(), elements.begin(), elements.end());
+  put(key, GgufType::array, std::move(encoded));
+}
+
+inline void GgufWriter::copy_metadata(const Gguf& gguf) {
+  for (const GgufEntry& entry : gguf.metadata()) set(entry.key, entry.value);
+}
+
+inline void GgufWriter::put(std::string_view key, GgufType type, std::vector<std::byte> encoded) {
+  if (Status status = detail::check_gguf_name(key, kGgufMaxKey, "key"); !status) {
+    return remember(std::move(status).error());
+  }
+  const auto found = entry_index_.find(key);
+  if (found != entry_index_.end()) {
+    Entry& entry = entries_[found->second];
+    entry.type = type;
+    entry.encoded = std::move(encoded);
+    return;
+  }
+  entry_index_.emplace(key, entries_.size());
+  entries_.push_back({std::string(key), type, std::move(encoded)});
+}
+
+inline void GgufWriter::add_tensor(std::string_view name, GgmlType type,
+                                   std::span<const std::uint64_t> dims,
+                                   std::span<const std::byte> data) {
+  add_tensor(name, type, dims, [data]() -> Result<std::span<const std::byte>> { return data; });
+}
+
+inline void GgufWriter::add_tensor(const GgufTensor& tensor) {
+  add_tensor(tensor.name, tensor.type, std::span(tensor.dims).first(tensor.n_dims), tensor.data);
+}
+
+inline void GgufWriter::add_tensor(std::string_view name, GgmlType type,
+                                   std::span<const std::uint64_t> dims, TensorSource source) {
+  const std::string what = "tensor " + quoted(name);
+  if (Status status = detail::check_gguf_name(name, kGgufMaxTensorName, "tensor name"); !status) {
+    return remember(std::move(status).error());
+  }
+  if (dims.size() > kGgufMaxDims) {
+    return remember({Errc::invalid_argument,
+                     what + ": " + std::to_string(dims.size()) + " dimensions, more than 4"});
+  }
+  auto bytes = tensor_bytes(type, dims);
+  if (!bytes) return remember(std::move(bytes).error().in(what));
+  if (!source) return remember({Errc::invalid_argument, what + ": no source for its data"});
+  if (!tensor_index_.emplace(name, tensors_.size()).second) {
+    return remember({Errc::invalid_argument, what + " is added twice"});
+  }
+  tensors_.push_back(
+      {std::string(name), type, {dims.begin(), dims.end()}, *bytes, std::move(source)});
+}
+
+inline Result<std::uint32_t> GgufWriter::alignment() const {
+  const auto found = entry_index_.find(kGgufAlignmentKey);
+  if (found == entry_index_.end()) return kGgufDefaultAlignment;
+  const Entry& entry = entries_[found->second];
+  ByteReader in(entry.encoded);
+  NIBBLE_TRY(value, GgufValue::read(entry.type, in));
+  NIBBLE_TRY(alignment, value.as<std::uint32_t>());
+  NIBBLE_CHECK(detail::check_gguf_alignment(alignment));
+  return alignment;
+}
+
+// Everything in front of the tensor data, padded to where that starts.
+inline Result<std::vector<std::byte>> GgufWriter::header(std::uint32_t alignment) const {
+  std::vector<std::byte> out;
+  append(out, kGgufMagic);
+  append(out, kGgufVersion);
+  append(out, static_cast<std::uint64_t>(tensors_.size()));
+  append(out, static_cast<std::uint64_t>(entries_.size()));
+  for (const Entry& entry : entries_) {
+    append_string(out, entry.key);
+    append(out, static_cast<std::uint32_t>(entry.type));
+    out.insert(out.end(), entry.encoded.begin(), entry.encoded.end());
+  }
+  std::uint64_t offset = 0;
+  for (const Tensor& tensor : tensors_) {
+    append_string(out, tensor.name);
+    append(out, static_cast<std::uint32_t>(tensor.dims.size()));
+    for (const std::uint64_t dim : tensor.dims) append(out, dim);
+    append(out, static_cast<std::uint32_t>(tensor.type));
+    append(out, offset);
+    if (!checked_add(offset, tensor.bytes, offset) || !checked_add(offset, alignment - 1, offset)) {
+      return Error{Errc::limit, "the tensors together overflow 64 bits"};
+    }
+    offset -= offset % alignment;
+  }
+  pad(out, alignment);
+  return out;
+}
+
+// sink(bytes) -> Status takes the file piece by piece.
+template <class Sink>
+Status GgufWriter::write_to(Sink sink) const {
+  if (error_) return Error(*error_);
+  auto align = alignment();
+  if (!align) return std::move(align).error().in(std::string(kGgufAlignmentKey));
+  NIBBLE_TRY(head, header(*align));
+  NIBBLE_CHECK(sink(std::span<const std::byte>(head)));
+  const std::vector<std::byte> zeros(*align);
+  for (const Tensor& tensor : tensors_) {
+    auto data = tensor.source();
+    if (!data) return std::move(data).error().in("tensor " + quoted(tensor.name));
+    if (data->size() != tensor.bytes) {
+      return Error{Errc::invalid_argument,
+                   "tensor " + quoted(tensor.name) + ": " + std::to_string(data->size()) +
+                       " bytes of data for a shape of " + std::to_string(tensor.bytes)};
+    }
+    NIBBLE_CHECK(sink(*data));
+    const auto padding = static_cast<std::size_t>((*align - tensor.bytes % *align) % *align);
+    NIBBLE_CHECK(sink(std::span(zeros).first(padding)));
+  }
+  return ok();
+}
+
+inline Status GgufWriter::write(const std::string& path) const {
+  NIBBLE_TRY(file, OutputFile::create(path));
+  NIBBLE_CHECK(write_to([&](std::span<const std::byte> bytes) { return file.write(bytes); }));
+  return file.commit();
+}
+
+inline Result<std::vector<std::byte>> GgufWriter::to_bytes() const {
+  std::vector<std::byte> out;
+  NIBBLE_CHECK(write_to([&](std::span<const std::byte> bytes) {
+    out.insert(out.end(), bytes.begin(), bytes.end());
+    return ok();
+  }));
+  return out;
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::io
