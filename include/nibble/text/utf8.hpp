@@ -13,8 +13,9 @@ namespace nibble::inline NIBBLE_ABI::text {
 
 // What stands at the beginning of a byte string.
 struct Utf8Prefix {
-  std::size_t announced = 0;  // bytes of the character that the first byte begins; 0: it begins none
-  std::size_t present = 0;    // how many of them are there, each one legal at its place
+  std::size_t announced =
+      0;                    // bytes of the character that the first byte begins; 0: it begins none
+  std::size_t present = 0;  // how many of them are there, each one legal at its place
 };
 
 constexpr Utf8Prefix utf8_prefix(std::string_view bytes) noexcept {

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "nibble/core/result.hpp"
+#include "nibble/io/gguf.hpp"
 
 namespace nibble::inline NIBBLE_ABI::text {
 
@@ -72,6 +73,12 @@ class Vocabulary {
   // A text that occurs more than once is encoded as the last of its ids and all of them decode to
   // it, which is what the field does (such files exist). An empty piece is never encoded.
   static Result<Vocabulary> make(std::span<const Piece> pieces, const VocabularySettings& settings);
+
+  // Reads the keys tokenizer.ggml.* of a file whose tokenizer.ggml.model is "llama"; any other
+  // model is Errc::unsupported. Tokens, scores and types are required; the other keys default to
+  // VocabularySettings{}, and the id 4294967295 (or -1) says that there is no such token. Nothing
+  // refers to the file afterwards.
+  static Result<Vocabulary> from_gguf(const io::Gguf& file);
 
   std::size_t size() const noexcept { return types_.size(); }
   bool contains(std::int32_t id) const noexcept {
@@ -265,9 +272,9 @@ inline Status Vocabulary::fill_table() {
 
 inline Status Vocabulary::take_settings(const VocabularySettings& settings) {
   settings_ = settings;
-  const std::pair<const char*, std::int32_t> ids[] = {
-      {"bos", settings.bos}, {"eos", settings.eos}, {"unk", settings.unk},
-      {"pad", settings.pad}, {"eot", settings.eot}, {"eom", settings.eom}};
+  const std::pair<const char*, std::int32_t> ids[] = {{"bos", settings.bos}, {"eos", settings.eos},
+                                                      {"unk", settings.unk}, {"pad", settings.pad},
+                                                      {"eot", settings.eot}, {"eom", settings.eom}};
   for (const auto& [name, id] : ids)
     if (id != kNoToken && !contains(id))
       return Error{Errc::malformed, std::string("the ") + name + " token is " + std::to_string(id) +
@@ -291,6 +298,79 @@ inline Status Vocabulary::take_settings(const VocabularySettings& settings) {
   for (const std::int32_t id : {settings.eos, settings.eot, settings.eom})
     if (id != kNoToken && !ends_generation(id)) ends_.push_back(id);
   return ok();
+}
+
+namespace detail {
+
+// `id` becomes what the file says, if it says anything; whether it is in range is checked later.
+inline Status read_token_id(const io::Gguf& file, std::string_view key, std::int32_t& id) {
+  if (file.find(key) == nullptr) return ok();
+  NIBBLE_TRY(value, file.get<std::int64_t>(key));
+  if (value == -1 || value == std::numeric_limits<std::uint32_t>::max()) {
+    id = kNoToken;
+  } else if (value < 0 || value > std::numeric_limits<std::int32_t>::max()) {
+    return Error{Errc::malformed, file.name() + ": key " + io::quoted(key) + ": " +
+                                      std::to_string(value) + " is no token id"};
+  } else {
+    id = static_cast<std::int32_t>(value);
+  }
+  return ok();
+}
+
+inline bool contains_ignoring_case(std::string_view text, std::string_view lower_case) noexcept {
+  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
+  return std::search(text.begin(), text.end(), lower_case.begin(), lower_case.end(),
+                     [&](char a, char b) { return lower(a) == b; }) != text.end();
+}
+
+}  // namespace detail
+
+inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
+  NIBBLE_TRY(model, file.get_string("tokenizer.ggml.model"));
+  if (model != "llama")
+    return Error{Errc::unsupported, file.name() + ": tokenizer.ggml.model is " + io::quoted(model) +
+                                        ", only 'llama' (SentencePiece) is supported"};
+  NIBBLE_TRY(texts, file.get_strings("tokenizer.ggml.tokens"));
+  NIBBLE_TRY(scores, file.get_array<float>("tokenizer.ggml.scores"));
+  NIBBLE_TRY(types, file.get_array<std::int64_t>("tokenizer.ggml.token_type"));
+  if (scores.size() != texts.size() || types.size() != texts.size())
+    return Error{Errc::malformed, file.name() + ": tokenizer.ggml has " +
+                                      std::to_string(texts.size()) + " tokens, " +
+                                      std::to_string(scores.size()) + " scores and " +
+                                      std::to_string(types.size()) + " types"};
+  std::vector<Piece> pieces(texts.size());
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    if (!std::in_range<std::uint8_t>(types[i]))
+      return Error{Errc::malformed, file.name() + ": piece " + std::to_string(i) +
+                                        " has a type that does not exist"};
+    pieces[i] = {texts[i], scores[i], static_cast<PieceType>(types[i])};
+  }
+
+  VocabularySettings settings;
+  const std::pair<std::string_view, std::int32_t*> ids[] = {
+      {"tokenizer.ggml.bos_token_id", &settings.bos},
+      {"tokenizer.ggml.eos_token_id", &settings.eos},
+      {"tokenizer.ggml.unknown_token_id", &settings.unk},
+      {"tokenizer.ggml.padding_token_id", &settings.pad},
+      {"tokenizer.ggml.eot_token_id", &settings.eot},
+      {"tokenizer.ggml.eom_token_id", &settings.eom}};
+  for (const auto& [key, id] : ids) NIBBLE_CHECK(detail::read_token_id(file, key, *id));
+  const std::pair<std::string_view, bool*> flags[] = {
+      {"tokenizer.ggml.add_bos_token", &settings.add_bos},
+      {"tokenizer.ggml.add_eos_token", &settings.add_eos},
+      {"tokenizer.ggml.add_space_prefix", &settings.add_space_prefix}};
+  for (const auto& [key, flag] : flags) {
+    NIBBLE_TRY(value, file.get_bool_or(key, *flag));
+    *flag = value;
+  }
+  // A name of another type is no reason to refuse a vocabulary.
+  if (const auto name = file.get_string("general.name"))
+    settings.strip_after_special = detail::contains_ignoring_case(*name, "phi-3") ||
+                                   detail::contains_ignoring_case(*name, "phi3");
+
+  auto vocabulary = make(pieces, settings);
+  if (!vocabulary) return std::move(vocabulary).error().in(file.name());
+  return vocabulary;
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::text

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Text to token ids and back. Which algorithm runs is the vocabulary's affair: callers see this
+// class only, so that byte-level BPE can come beside SentencePiece without touching them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "nibble/core/result.hpp"
+#include "nibble/io/gguf.hpp"
+#include "nibble/text/special_tokens.hpp"
+#include "nibble/text/spm.hpp"
+#include "nibble/text/vocabulary.hpp"
+
+namespace nibble::inline NIBBLE_ABI::text {
+
+struct EncodeOptions {
+  // Begin with BOS, end with EOS. Unset: as the model's file asks (add_bos_token, add_eos_token).
+  std::optional<bool> add_bos = {};
+  std::optional<bool> add_eos = {};
+  // Read control and unknown tokens where the text spells them: for chat templates, never for text
+  // from strangers, who could otherwise write the turns of a chat. User-defined tokens are always
+  // read.
+  bool parse_special = false;
+};
+
+struct DecodeOptions {
+  // Show control and unknown tokens by their names; otherwise they have no text.
+  bool show_special = false;
+  // The tokens are the beginning of a text, not the continuation of one: the space that encoding
+  // put before the text is taken away.
+  bool at_start = true;
+};
+
+// Immutable: threads may share one.
+class Tokenizer {
+ public:
+  explicit Tokenizer(Vocabulary vocabulary)
+      : vocabulary_(std::move(vocabulary)),
+        user_defined_(vocabulary_, false),
+        all_special_(vocabulary_, true) {}
+
+  // Errors: those of Vocabulary::from_gguf.
+  static Result<Tokenizer> from_gguf(const io::Gguf& file) {
+    NIBBLE_TRY(vocabulary, Vocabulary::from_gguf(file));
+    return Tokenizer(std::move(vocabulary));
+  }
+
+  const Vocabulary& vocabulary() const noexcept { return vocabulary_; }
+
+  // The token's piece as the file spells it, e.g. "▁the"; empty for an id outside the vocabulary.
+  // Valid as long as the tokenizer.
+  std::string_view piece(std::int32_t id) const noexcept {
+    return vocabulary_.contains(id) ? vocabulary_.text(id) : std::string_view();
+  }
+
+  // Any bytes, also NUL and broken UTF-8. decode(encode(text)) is the text again, byte for byte,
+  // except that U+2581 comes back as a space, that a space follows a special token inside the text,
+  // and that what an unknown token stands for is lost. Time O(n log n).
+  //
+  // Errors: invalid_argument if BOS or EOS is asked for and the vocabulary has none; limit if the
+  // text has more than SpmEncoder::kMaxBytes bytes.
+  Result<std::vector<std::int32_t>> encode(std::string_view text,
+                                           const EncodeOptions& options = {}) const {
+    std::vector<std::int32_t> ids;
+    NIBBLE_CHECK(encode(text, options, ids));
+    return ids;
+  }
+
+  // The same, appended to `ids`, which stay as they are if there is an error.
+  Status encode(std::string_view text, const EncodeOptions& options,
+                std::vector<std::int32_t>& ids) const;
+
+  // The text of all ids together. Byte pieces give their bytes, so the result is UTF-8 only if the
+  // ids spell UTF-8. Ids outside the vocabulary have no text.
+  std::string decode(std::span<const std::int32_t> ids, const DecodeOptions& options = {}) const {
+    std::string text;
+    DecodeOptions state = options;
+    for (const std::int32_t id : ids) append_text(id, state, text);
+    return text;
+  }
+
+  // One step of decode: appends the text of `id`, at most as many bytes as the longest piece has,
+  // and clears state.at_start once text has begun.
+  void append_text(std::int32_t id, DecodeOptions& state, std::string& out) const {
+    if (!vocabulary_.contains(id)) return;
+    const std::size_t n = out.size();
+    spm_append_text(vocabulary_, id, state.show_special, out);
+    const PieceType type = vocabulary_.type(id);
+    if (type == PieceType::control || type == PieceType::unknown) return;
+    // Encoding puts no space before a user-defined token, so one that is there is its own.
+    if (state.at_start && vocabulary_.settings().add_space_prefix &&
+        type != PieceType::user_defined && out.size() > n && out[n] == ' ')
+      out.erase(n, 1);
+    state.at_start = false;
+  }
+
+ private:
+  // The white space that Phi-3 drops after a special token.
+  static std::size_t leading_white_space(std::string_view text) noexcept {
+    const std::size_t n = text.find_first_not_of(" \t\n\v\f\r");
+    return n == text.npos ? text.size() : n;
+  }
+  bool strips_after(std::int32_t id) const noexcept {
+    const std::string_view text = vocabulary_.text(id);
+    return vocabulary_.settings().strip_after_special && text != "<unk>" && text != "<s>" &&
+           text != "<|endoftext|>";
+  }
+
+  Vocabulary vocabulary_;
+  SpecialTokens user_defined_;
+  SpecialTokens all_special_;
+};
+
+inline Status Tokenizer::encode(std::string_view text, const EncodeOptions& options,
+                                std::vector<std::int32_t>& ids) const {
+  const VocabularySettings& settings = vocabulary_.settings();
+  const bool add_bos = options.add_bos.value_or(settings.add_bos);
+  const bool add_eos = options.add_eos.value_or(settings.add_eos);
+  if (add_bos && settings.bos == kNoToken)
+    return Error{Errc::invalid_argument, "encode: the vocabulary has no BOS token to add"};
+  if (add_eos && settings.eos == kNoToken)
+    return Error{Errc::invalid_argument, "encode: the vocabulary has no EOS token to add"};
+  if (text.size() > SpmEncoder::kMaxBytes)
+    return Error{Errc::limit, "encode: the text has " + std::to_string(text.size()) +
+                                  " bytes, more than " + std::to_string(SpmEncoder::kMaxBytes)};
+
+  if (add_bos) ids.push_back(settings.bos);
+  const SpecialTokens& special = options.parse_special ? all_special_ : user_defined_;
+  SpmEncoder encoder;
+  bool after_special = true;  // the beginning counts: it takes a space as the rest does
+  while (!text.empty()) {
+    const SpecialTokens::Match match = special.find(vocabulary_, text);
+    const std::string_view before = text.substr(0, match.at);
+    if (!before.empty()) {
+      encoder.encode(vocabulary_, before, settings.add_space_prefix && after_special, ids);
+      after_special = false;
+    }
+    if (match.id == kNoToken) break;
+    ids.push_back(match.id);
+    after_special = true;
+    text.remove_prefix(match.at + vocabulary_.text(match.id).size());
+    if (strips_after(match.id)) text.remove_prefix(leading_white_space(text));
+  }
+  if (add_eos) ids.push_back(settings.eos);
+  return ok();
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::text
