@@ -4,6 +4,7 @@
 // Highway pass. Has no include guard of its own; each file below guards itself once per target.
 
 #include "nibble/kernels/activation-inl.h"
+#include "nibble/kernels/dropout-inl.h"
 #include "nibble/kernels/which-inl.h"
 
 // A program's own kernels and formats join nibble's pass: define NIBBLE_USER_KERNELS as the quoted
