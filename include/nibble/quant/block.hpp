@@ -57,6 +57,18 @@ static_assert(sizeof(Q4_0::Block) == 18 && alignof(Q4_0::Block) == 2);
 static_assert(sizeof(Q4_1::Block) == 20 && alignof(Q4_1::Block) == 2);
 static_assert(sizeof(Q8_0::Block) == 34 && alignof(Q8_0::Block) == 2);
 
+// Weights stored as they are: no blocks, no codes.
+template <class T>
+struct Plain {
+  using Element = T;
+  static constexpr int kBits = 8 * static_cast<int>(sizeof(T));
+  static constexpr int kLength = 1;
+};
+
+using F32 = Plain<float>;
+using F16 = Plain<f16>;
+using BF16 = Plain<bf16>;
+
 template <class F>
 concept BlockFormat = requires {
   typename F::Scale;
