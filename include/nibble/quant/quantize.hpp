@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Rounding f32 weights to a block format and back, one block or one row at a time: the offline
+// reference, in plain C++. Kernels have their own vectorized forms and are tested against these.
+//
+// Rules, those of ggml's reference quantizers, for any block length and type of scale:
+//   4 bits, symmetric  d = (signed weight of largest magnitude) / -8, code = trunc(x/d + 8.5) ≤ 15
+//   8 bits, symmetric  d = (largest magnitude) / 127, code = x/d rounded half away from zero
+//   with a minimum m   d = (largest - m) / (2^bits - 1), code = trunc((x - m)/d + 0.5)
+// x/d is x * (1/d) with the f32 scale from before its rounding to storage. The results are GGUF's
+// bytes for every input that GGUF's rules define, and do not depend on whether the compiler fuses
+// multiplications with additions. (Do not compile this with -ffast-math.)
+//
+// Inputs that those rules leave undefined:
+//   NaN counts as zero, and magnitudes above 2^120, infinities too, count as 2^120.
+//   A scale or minimum too large for its type becomes the type's largest finite value and the codes
+//   follow it, so that every block dequantizes to finite weights (f16: from 65520 up).
+//   A scale so small that 1/d overflows (|d| < 2^-128) gives the codes of zeros.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <type_traits>
+
+#include "nibble/core/float16.hpp"
+#include "nibble/quant/block.hpp"
+
+namespace nibble::inline NIBBLE_ABI::quant {
+
+// A format may bring its own rule as static functions; those of this file are used otherwise.
+template <class F>
+concept HasOwnRule = BlockFormat<F> &&
+    requires(const float* x, float* out, typename F::Block& b, const typename F::Block& cb) {
+  F::quantize(x, b);
+  F::dequantize(cb, out);
+};
+
+// x in the storage type T, to nearest even.
+template <class T>
+constexpr T round_to(float x) noexcept {
+  static_assert(std::is_same_v<T, f16> || std::is_same_v<T, bf16> || std::is_same_v<T, float>);
+  if constexpr (std::is_same_v<T, f16>)
+    return to_f16(x);
+  else if constexpr (std::is_same_v<T, bf16>)
+    return to_bf16(x);
+  else
+    return x;
+}
+
+// A weight as the rules can use it: finite, and small enough that no intermediate result overflows.
+constexpr float tamed(float x) noexcept {
+  constexpr float kLargest = 0x1p120f;
+  return x == x ? std::clamp(x, -kLargest, kLargest) : 0.0f;
+}
+
+// A scale or minimum that stays finite when rounded to T. Only f16 is narrower than tamed weights.
+template <class T>
+constexpr float saturated(float x) noexcept {
+  if constexpr (std::is_same_v<T, f16>) {
+    constexpr float kLargest = 65504.0f;
+    constexpr float kRoundsToInfinity = 65520.0f;
+    if (x >= kRoundsToInfinity) return kLargest;
+    if (x <= -kRoundsToInfinity) return -kLargest;
+  }
+  return x;
+}
+
+// 1/d, or 0 where that is not finite.
+constexpr float inverse_scale(float d) noexcept {
+  constexpr float kSmallest = 0x1p-128f;  // of which the inverse overflows
+  return d > kSmallest || d < -kSmallest ? 1.0f / d : 0.0f;
+}
+
+namespace detail {
+
+// Stores kLength codes as the order in block.hpp wants them.
+template <class Format>
+void pack_codes(const std::uint8_t* codes, typename Format::Block& out) noexcept {
+  if constexpr (Format::kBits == 8) {
+    std::copy_n(codes, Format::kLength, out.codes.begin());
+  } else {
+    constexpr std::size_t kHalf = Format::kLength / 2;
+    for (std::size_t j = 0; j < kHalf; ++j) {
+      out.codes[j] = static_cast<std::uint8_t>(codes[j] | codes[j + kHalf] << 4);
+    }
+  }
+}
+
+template <class Format>
+void unpack_codes(const typename Format::Block& block, std::uint8_t* codes) noexcept {
+  if constexpr (Format::kBits == 8) {
+    std::copy_n(block.codes.begin(), Format::kLength, codes);
+  } else {
+    constexpr std::size_t kHalf = Format::kLength / 2;
+    for (std::size_t j = 0; j < kHalf; ++j) {
+      codes[j] = block.codes[j] & 0x0F;
+      codes[j + kHalf] = static_cast<std::uint8_t>(block.codes[j] >> 4);
+    }
+  }
+}
+
+// In the encoders, the quotient is clamped to the codes' range before the rounding constant is
+// added: the conversion to integer is defined for any input, and the product cannot be fused with
+// the sum, which would round some ties differently from machine to machine.
+
+template <class Format>
+void quantize_symmetric4(const float* x, typename Format::Block& out) noexcept {
+  float peak = 0.0f;  // signed
+  for (int i = 0; i < Format::kLength; ++i) {
+    const float v = tamed(x[i]);
+    if (std::abs(v) > std::abs(peak)) peak = v;
+  }
+  const float d = saturated<typename Format::Scale>(peak / -8.0f);
+  const float inverse = inverse_scale(d);
+  std::uint8_t codes[Format::kLength];
+  for (int i = 0; i < Format::kLength; ++i) {
+    const float quotient = std::clamp(tamed(x[i]) * inverse, -8.0f, 7.0f);
+    codes[i] = static_cast<std::uint8_t>(quotient + 8.5f);
+  }
+  out.scale = round_to<typename Format::Scale>(d);
+  pack_codes<Format>(codes, out);
+}
+
+template <class Format>
+void quantize_symmetric8(const float* x, typename Format::Block& out) noexcept {
+  float peak = 0.0f;
+  for (int i = 0; i < Format::kLength; ++i) peak = std::max(peak, std::abs(tamed(x[i])));
+  const float d = saturated<typename Format::Scale>(peak / 127.0f);
+  const float inverse = inverse_scale(d);
+  std::uint8_t codes[Format::kLength];
+  for (int i = 0; i < Format::kLength; ++i) {
+    const float quotient = std::clamp(tamed(x[i]) * inverse, -127.0f, 127.0f);
+    codes[i] = static_cast<std::uint8_t>(static_cast<std::int8_t>(std::round(quotient)));
+  }
+  out.scale = round_to<typename Format::Scale>(d);
+  pack_codes<Format>(codes, out);
+}
+
+template <class Format>
+void quantize_minimum(const float* x, typename Format::Block& out) noexcept {
+  constexpr float kLevels = (1 << Format::kBits) - 1;
+  float smallest = tamed(x[0]);
+  float largest = smallest;
+  for (int i = 1; i < Format::kLength; ++i) {
+    const float v = tamed(x[i]);
+    if (v < smallest) smallest = v;
+    if (v > largest) largest = v;
+  }
+  const float minimum = saturated<typename Format::Scale>(smallest);
+  // A saturated minimum may lie above all weights.
+  const float range = std::max(largest - minimum, 0.0f);
+  const float d = saturated<typename Format::Scale>(range / kLevels);
+  const float inverse = inverse_scale(d);
+  std::uint8_t codes[Format::kLength];
+  for (int i = 0; i < Format::kLength; ++i) {
+    const float quotient = std::clamp((tamed(x[i]) - minimum) * inverse, 0.0f, kLevels);
+    codes[i] = static_cast<std::uint8_t>(quotient + 0.5f);
+  }
+  out.scale = round_to<typename Format::Scale>(d);
+  out.minimum = round_to<typename Format::Scale>(minimum);
+  pack_codes<Format>(codes, out);
+}
+
+}  // namespace detail
+
+// Rounds x (kLength weights) to one block.
+template <BlockFormat Format>
+void quantize_block(const float* x, typename Format::Block& out) noexcept {
+  if constexpr (HasOwnRule<Format>)
+    Format::quantize(x, out);
+  else if constexpr (Format::kZeroPoint == ZeroPoint::minimum)
+    detail::quantize_minimum<Format>(x, out);
+  else if constexpr (Format::kBits == 4)
+    detail::quantize_symmetric4<Format>(x, out);
+  else
+    detail::quantize_symmetric8<Format>(x, out);
+}
+
+// The kLength weights that a block stands for, computed in f32. With 16-bit scales every product is
+// exact, so only the addition of a minimum rounds.
+template <BlockFormat Format>
+void dequantize_block(const typename Format::Block& block, float* out) noexcept {
+  if constexpr (HasOwnRule<Format>) {
+    Format::dequantize(block, out);
+  } else {
+    std::uint8_t codes[Format::kLength];
+    detail::unpack_codes<Format>(block, codes);
+    const float d = to_f32(block.scale);
+    for (int i = 0; i < Format::kLength; ++i) {
+      if constexpr (Format::kZeroPoint == ZeroPoint::minimum)
+        out[i] = d * static_cast<float>(codes[i]) + to_f32(block.minimum);
+      else if constexpr (Format::kBits == 4)
+        out[i] = d * static_cast<float>(codes[i] - 8);
+      else
+        out[i] = d * static_cast<float>(static_cast<std::int8_t>(codes[i]));
+    }
+  }
+}
+
+// Whole rows: x.size() = out.size() * kLength. Rows of user data come through quant/format.hpp,
+// which checks sizes.
+template <BlockFormat Format>
+void quantize_row(std::span<const float> x, std::span<typename Format::Block> out) noexcept {
+  constexpr std::size_t kLength = Format::kLength;
+  NIBBLE_ASSERT(x.size() == out.size() * kLength);
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    quantize_block<Format>(x.data() + i * kLength, out[i]);
+  }
+}
+
+template <BlockFormat Format>
+void dequantize_row(std::span<const typename Format::Block> blocks, std::span<float> out) noexcept {
+  constexpr std::size_t kLength = Format::kLength;
+  NIBBLE_ASSERT(out.size() == blocks.size() * kLength);
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    dequantize_block<Format>(blocks[i], out.data() + i * kLength);
+  }
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::quant
