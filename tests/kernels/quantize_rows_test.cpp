@@ -9,6 +9,7 @@
 
 #include "doctest/doctest.h"
 #include "kernels/each_target.hpp"
+#include "nibble/ops/quantize_rows.hpp"
 
 using namespace nibble;
 using kernels::QuantizeRow;
@@ -203,6 +204,57 @@ TEST_CASE("every target gives the same bytes") {
     CHECK(row.scales == rows[0].scales);
     CHECK(row.neg8sums == rows[0].neg8sums);
   }
+}
+
+namespace {
+
+// Says it has three workers and runs the tasks backwards.
+class Backwards final : public Executor {
+ public:
+  Index n_workers() const noexcept override { return 3; }
+  void parallel_for(Index n_tasks, Task task) noexcept override {
+    n_calls += 1;
+    for (Index i = n_tasks; i-- > 0;) task(i, i);
+  }
+  int n_calls = 0;
+};
+
+template <int kBlock>
+void check_matrix(Index m, Index k) {
+  using Rows = ops::QuantizedRows<kBlock>;
+  std::mt19937 random(11);
+  const Index stride = k + 3;
+  const auto x = random_row(static_cast<std::size_t>(m * stride), random);
+  auto memory = AlignedBuffer::allocate(Rows::bytes_needed(m, k));
+  REQUIRE(memory);
+  const auto out = Rows::over(memory->bytes(), m, k);
+  Backwards executor;
+  ops::quantize_rows(executor, MatrixView<const float>(x.data(), {m, k}, {stride, 1}), out);
+  CHECK(executor.n_calls == (m * k >= 2 << 14 ? 1 : 0));
+  for (Index row = 0; row < m; ++row) {
+    const auto first = x.begin() + row * stride;
+    const auto expected = quantize<kBlock>(std::vector<float>(first, first + k));
+    const auto got = out[row];
+    REQUIRE(reinterpret_cast<std::uintptr_t>(got.codes) % kAlignment == 0);
+    REQUIRE(std::equal(expected.codes.begin(), expected.codes.end() - 1, got.codes));
+    REQUIRE(std::equal(expected.scales.begin(), expected.scales.end() - 1, got.scales));
+    REQUIRE(std::equal(expected.neg8sums.begin(), expected.neg8sums.end() - 1, got.neg8sums));
+  }
+  // The pieces end where the memory ends.
+  CHECK(static_cast<std::size_t>(reinterpret_cast<std::byte*>(out[m - 1].neg8sums) -
+                                 memory->data()) < memory->size());
+}
+
+}  // namespace
+
+TEST_CASE("a matrix is quantized row by row, whatever the split") {
+  check_matrix<32>(1, 1);
+  check_matrix<32>(5, 100);
+  check_matrix<64>(70, 577);
+  check_matrix<128>(7, 8192);
+  check_matrix<0>(33, 1025);
+  using Rows = ops::QuantizedRows<32>;
+  static_assert(Rows::bytes_needed(4, 100) == 4 * 128 + 64 + 64);  // a constant expression
 }
 
 TEST_CASE("the check of quantized rows sees small faults") {

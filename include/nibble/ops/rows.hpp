@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// for_rows: the rows of a matrix, split over the workers of an executor.
+#pragma once
+
+#include <algorithm>
+
+#include "nibble/core/executor.hpp"
+
+namespace nibble::inline NIBBLE_ABI::ops {
+
+// Calls body(row) once for each row in [0, m), rows next to each other on the same worker. Rows
+// have about `k` values each; small matrices stay on the calling thread, where they are done before
+// another thread would have woken up.
+template <class Body>
+void for_rows(Executor& executor, Index m, Index k, Body&& body) {
+  constexpr Index kValuesPerTask = 1 << 14;  // some microseconds of work
+  const Index n_tasks = std::min({executor.n_workers(), m, m * k / kValuesPerTask});
+  if (n_tasks <= 1) {
+    for (Index row = 0; row < m; ++row) body(row);
+    return;
+  }
+  executor.parallel_for(n_tasks, [&](Index task, Index) {
+    const Index end = m * (task + 1) / n_tasks;
+    for (Index row = m * task / n_tasks; row < end; ++row) body(row);
+  });
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::ops
