@@ -60,6 +60,28 @@ struct VocabularySettings {
   bool strip_after_special = false;
 };
 
+namespace detail {
+
+inline std::uint64_t hash_of(std::string_view text) noexcept {
+  std::uint64_t hash = 0x9E3779B97F4A7C15u ^ text.size();
+  const auto mix = [&hash](std::uint64_t bits) {
+    hash = (hash ^ bits) * 0xD6E8FEB86659FD93u;
+    hash ^= hash >> 32;
+  };
+  std::uint64_t bits = 0;
+  for (; text.size() >= sizeof bits; text.remove_prefix(sizeof bits)) {
+    std::memcpy(&bits, text.data(), sizeof bits);
+    mix(bits);
+  }
+  bits = 0;
+  for (const char c : text) bits = bits << 8 | static_cast<unsigned char>(c);
+  mix(bits);
+  mix(bits >> 7);
+  return hash;
+}
+
+}  // namespace detail
+
 class Vocabulary {
  public:
   // Longer pieces are refused: the time to encode a text grows with its length times this.
@@ -112,7 +134,7 @@ class Vocabulary {
   // The token with exactly this text, of any type, or kNoToken. Never allocates.
   std::int32_t find(std::string_view text) const noexcept {
     if (text.size() > longest_) return kNoToken;
-    const std::uint64_t hash = hash_of(text);
+    const std::uint64_t hash = detail::hash_of(text);
     const std::size_t mask = slots_.size() - 1;
     for (std::size_t i = hash & mask;; i = (i + 1) & mask) {
       const Slot& slot = slots_[i];
@@ -146,23 +168,6 @@ class Vocabulary {
   Status fill_table();
   Status take_settings(const VocabularySettings& settings);
 
-  static std::uint64_t hash_of(std::string_view text) noexcept {
-    std::uint64_t hash = 0x9E3779B97F4A7C15u ^ text.size();
-    const auto mix = [&hash](std::uint64_t bits) {
-      hash = (hash ^ bits) * 0xD6E8FEB86659FD93u;
-      hash ^= hash >> 32;
-    };
-    std::uint64_t bits = 0;
-    for (; text.size() >= sizeof bits; text.remove_prefix(sizeof bits)) {
-      std::memcpy(&bits, text.data(), sizeof bits);
-      mix(bits);
-    }
-    bits = 0;
-    for (const char c : text) bits = bits << 8 | static_cast<unsigned char>(c);
-    mix(bits);
-    mix(bits >> 7);
-    return hash;
-  }
   static std::uint32_t tag_of(std::uint64_t hash) noexcept {
     return static_cast<std::uint32_t>(hash >> 32);
   }
@@ -245,7 +250,7 @@ inline Status Vocabulary::fill_table() {
   for (std::int32_t id = 0; contains(id); ++id) {
     const std::string_view text = this->text(id);
     if (text.empty()) continue;
-    const std::uint64_t hash = hash_of(text);
+    const std::uint64_t hash = detail::hash_of(text);
     std::size_t place = hash & mask;
     std::size_t steps = 0;
     while (slots_[place].id != kNoToken &&

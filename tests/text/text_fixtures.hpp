@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A vocabulary of 512 pieces made by hand, and the bytes of GGUF files around vocabularies.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <initializer_list>
+#include <random>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nibble/text/tokenizer.hpp"
+
+namespace text_fixtures {
+
+// Owns what nibble::text::Piece only views.
+struct OwnedPiece {
+  std::string text;
+  float score;
+  nibble::text::PieceType type;
+};
+
+inline std::vector<nibble::text::Piece> views(const std::vector<OwnedPiece>& pieces) {
+  std::vector<nibble::text::Piece> out;
+  for (const OwnedPiece& piece : pieces) out.push_back({piece.text, piece.score, piece.type});
+  return out;
+}
+
+// <unk> <s> </s>, the 256 bytes, U+2581, letters, a few accented and wide characters, and prefixes
+// of words up to 512 pieces; later pieces have lower scores.
+inline std::vector<OwnedPiece> small_pieces() {
+  using nibble::text::PieceType;
+  std::vector<OwnedPiece> pieces = {{"<unk>", 0, PieceType::unknown},
+                                    {"<s>", 0, PieceType::control},
+                                    {"</s>", 0, PieceType::control}};
+  for (int byte = 0; byte < 256; ++byte) {
+    char name[8];
+    std::snprintf(name, sizeof name, "<0x%02X>", static_cast<unsigned>(byte));
+    pieces.push_back({name, 0, PieceType::byte});
+  }
+  std::set<std::string> seen;
+  const auto add = [&](const std::string& text) {
+    if (pieces.size() < 512 && seen.insert(text).second)
+      pieces.push_back({text, -static_cast<float>(pieces.size() - 259), PieceType::normal});
+  };
+  for (const char* text : {"\xE2\x96\x81", "\xE2\x96\x81\xE2\x96\x81", "é", "ü", "你", "好", "🚀"})
+    add(text);
+  for (char c = 'a'; c <= 'z'; ++c) add(std::string(1, c));
+  const char* const words[] = {
+      "the",   "there", "then",   "turn",     "light",   "lights", "kitchen", "little", "living",
+      "room",  "off",   "on",     "percent",  "play",    "please", "once",    "upon",   "time",
+      "timer", "was",   "girl",   "named",    "lily",    "she",    "loved",   "banana", "bananas",
+      "to",    "set",   "office", "tomorrow", "wake",    "me",     "minutes", "hours",  "alarm",
+      "for",   "list",  "and",    "rice",     "tomatoes"};
+  for (const char* word : words) {
+    const std::string text = word;
+    for (std::size_t n = 2; n <= text.size(); ++n) add(text.substr(0, n));
+    for (std::size_t n = 1; n <= text.size(); ++n) add("\xE2\x96\x81" + text.substr(0, n));
+  }
+  return pieces;
+}
+
+inline nibble::text::Vocabulary small_vocabulary() {
+  const std::vector<OwnedPiece> pieces = small_pieces();
+  auto vocabulary = nibble::text::Vocabulary::make(views(pieces), {});
+  return *std::move(vocabulary);
+}
+
+inline nibble::text::Tokenizer small_tokenizer() {
+  return nibble::text::Tokenizer(small_vocabulary());
+}
+
+// Texts over an alphabet of fragments, long enough to merge and break in every way.
+inline std::string random_text(std::mt19937& random, std::size_t n_fragments) {
+  static const std::vector<std::string> fragments = {" ",
+                                                     "  ",
+                                                     "a",
+                                                     "n",
+                                                     "ban",
+                                                     "ana",
+                                                     "the",
+                                                     "li",
+                                                     "ly",
+                                                     "\n",
+                                                     "\t",
+                                                     "é",
+                                                     "你",
+                                                     "🚀",
+                                                     "ß",
+                                                     "\xCC\x81",
+                                                     "0",
+                                                     "<",
+                                                     ">",
+                                                     std::string("\0", 1),
+                                                     "😶‍🌫️",
+                                                     "\xFF",
+                                                     "\xE2\x96",
+                                                     "\xF0\x9F",
+                                                     "\xC3",
+                                                     "\x80",
+                                                     "\xED\xA0\x80",
+                                                     "\xC0\xAF",
+                                                     "room",
+                                                     "turn off"};
+  std::string text;
+  for (std::size_t i = 0; i < n_fragments; ++i) text += fragments[random() % fragments.size()];
+  return text;
+}
+
+inline std::string random_bytes(std::mt19937& random, std::size_t n) {
+  std::string text(n, '\0');
+  for (char& c : text) c = static_cast<char>(random() & 255);
+  return text;
+}
+
+// What a round trip through an SPM vocabulary gives: U+2581 and space are one.
+inline std::string spaces_for_u2581(std::string text) {
+  for (std::size_t at; (at = text.find(nibble::text::kSpmSpace)) != text.npos;)
+    text.replace(at, nibble::text::kSpmSpace.size(), " ");
+  return text;
+}
+
+}  // namespace text_fixtures
