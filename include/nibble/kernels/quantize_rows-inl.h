@@ -101,34 +101,56 @@ HWY_INLINE void factors(DI4 di, hn::Vec<DI4> absmax_bits, hn::Vec<D4>& scale,
   inverse = hn::IfThenElseZero(hn::And(usable, finite), hn::Div(k127, absmax));
 }
 
+// Free functions, not lambdas: compilers do not inline those at -O2.
+template <class Source>
+HWY_INLINE VI encode_vector(const Source& source, size_t i, VF inverse) {
+  return hn::NearestIntInRange(DI(), hn::Mul(source.at(DF(), i), inverse));
+}
+
 // Codes of the 32 values from i on. Returns vectors whose lanes add up to the sum of the codes.
 template <class Source>
 HWY_INLINE VI encode_32(const Source& source, size_t i, VF inverse, std::int8_t* codes) {
-  const DF d;
-  const DI di;
-  constexpr size_t kLanes = hn::MaxLanes(d);
-  const auto code = [&](size_t at) HWY_ATTR {
-    return hn::NearestIntInRange(di, hn::Mul(source.at(d, i + at), inverse));
-  };
-  VI sum = hn::Zero(di);
-  if constexpr (4 * kLanes <= 32) {
-    const hn::Repartition<std::int16_t, DI> d16;
+  constexpr size_t kLanes = hn::MaxLanes(DF());
+  const hn::Repartition<std::int16_t, DI> d16;
+  if constexpr (kLanes == 16) {
+    const hn::Rebind<std::int8_t, decltype(d16)> d8;
+    const VI a = encode_vector(source, i, inverse);
+    const VI b = encode_vector(source, i + kLanes, inverse);
+    hn::StoreU(hn::DemoteTo(d8, hn::OrderedDemote2To(d16, a, b)), d8, codes);
+    return hn::Add(a, b);
+  } else {
     const hn::Repartition<std::int8_t, DI> d8;
+    VI sum = hn::Zero(DI());
     for (size_t at = 0; at < 32; at += 4 * kLanes) {
-      const VI a = code(at), b = code(at + kLanes);
-      const VI c = code(at + 2 * kLanes), e = code(at + 3 * kLanes);
+      const VI a = encode_vector(source, i + at, inverse);
+      const VI b = encode_vector(source, i + at + kLanes, inverse);
+      const VI c = encode_vector(source, i + at + 2 * kLanes, inverse);
+      const VI e = encode_vector(source, i + at + 3 * kLanes, inverse);
       sum = hn::Add(sum, hn::Add(hn::Add(a, b), hn::Add(c, e)));
       hn::StoreU(hn::OrderedDemote2To(d8, hn::OrderedDemote2To(d16, a, b),
                                       hn::OrderedDemote2To(d16, c, e)),
                  d8, codes + at);
     }
-  } else {
-    const hn::Rebind<std::int8_t, DI> d8;
-    for (size_t at = 0; at < 32; at += hn::Lanes(d)) {
-      const VI a = code(at);
-      sum = hn::Add(sum, a);
-      hn::StoreU(hn::DemoteTo(d8, a), d8, codes + at);
-    }
+    return sum;
+  }
+}
+
+template <size_t kLength, class Source>
+HWY_INLINE VI absmax_block(const Source& source, size_t i) {
+  constexpr size_t kLanes = hn::MaxLanes(DF());
+  VI max = magnitude(source.at(DF(), i));
+  for (size_t at = kLanes; at < kLength; at += kLanes) {
+    max = hn::Max(max, magnitude(source.at(DF(), i + at)));
+  }
+  return max;
+}
+
+template <size_t kLength, class Source>
+HWY_INLINE VI encode_block(const Source& source, size_t i, float inverse, std::int8_t* codes) {
+  const VF factor = hn::Set(DF(), inverse);
+  VI sum = encode_32(source, i, factor, codes);
+  for (size_t at = 32; at < kLength; at += 32) {
+    sum = hn::Add(sum, encode_32(source, i + at, factor, codes + at));
   }
   return sum;
 }
@@ -136,36 +158,26 @@ HWY_INLINE VI encode_32(const Source& source, size_t i, VF inverse, std::int8_t*
 // Four whole blocks from value i on; their outputs start at out's first entries.
 template <int kBlock, class Source>
 HWY_INLINE void quantize_4_blocks(const Source& source, size_t i, QuantizedRow out) {
-  const DF d;
   const DI di;
   const hn::FixedTag<float, 4> d4;
   const hn::FixedTag<std::int32_t, 4> di4;
   constexpr size_t kLength = static_cast<size_t>(kBlock);
 
-  const auto absmax_of = [&](size_t block) HWY_ATTR {
-    const size_t first = i + block * kLength;
-    VI max = magnitude(source.at(d, first));
-    for (size_t at = hn::Lanes(d); at < kLength; at += hn::Lanes(d)) {
-      max = hn::Max(max, magnitude(source.at(d, first + at)));
-    }
-    return max;
-  };
-  const auto bits = reduce_4<MaxOf>(di, absmax_of(0), absmax_of(1), absmax_of(2), absmax_of(3));
+  const auto bits = reduce_4<MaxOf>(di, absmax_block<kLength>(source, i),
+                                    absmax_block<kLength>(source, i + kLength),
+                                    absmax_block<kLength>(source, i + 2 * kLength),
+                                    absmax_block<kLength>(source, i + 3 * kLength));
   hn::Vec<decltype(d4)> scale, inverse;
   factors(di4, bits, scale, inverse);
   hn::StoreU(scale, d4, out.scales);
   HWY_ALIGN float inverses[4];
   hn::Store(inverse, d4, inverses);
 
-  const auto encode = [&](size_t block) HWY_ATTR {
-    const VF factor = hn::Set(d, inverses[block]);
-    VI sum = hn::Zero(di);
-    for (size_t at = block * kLength; at < (block + 1) * kLength; at += 32) {
-      sum = hn::Add(sum, encode_32(source, i + at, factor, out.codes + at));
-    }
-    return sum;
-  };
-  const VI sum0 = encode(0), sum1 = encode(1), sum2 = encode(2), sum3 = encode(3);
+  std::int8_t* const codes = out.codes;
+  const VI sum0 = encode_block<kLength>(source, i, inverses[0], codes);
+  const VI sum1 = encode_block<kLength>(source, i + kLength, inverses[1], codes + kLength);
+  const VI sum2 = encode_block<kLength>(source, i + 2 * kLength, inverses[2], codes + 2 * kLength);
+  const VI sum3 = encode_block<kLength>(source, i + 3 * kLength, inverses[3], codes + 3 * kLength);
   const auto sums = reduce_4<SumOf>(di, sum0, sum1, sum2, sum3);
   hn::StoreU(hn::Neg(hn::ShiftLeft<3>(sums)), di4, out.neg8sums);
 
