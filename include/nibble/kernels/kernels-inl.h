@@ -6,6 +6,7 @@
 #include "nibble/kernels/activation-inl.h"
 #include "nibble/kernels/dropout-inl.h"
 #include "nibble/kernels/quantize_rows-inl.h"
+#include "nibble/kernels/matmul-inl.h"
 #include "nibble/kernels/which-inl.h"
 
 // A program's own kernels and formats join nibble's pass: define NIBBLE_USER_KERNELS as the quoted

@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#if defined(NIBBLE_KERNELS_MATMUL_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef NIBBLE_KERNELS_MATMUL_INL_H_
+#undef NIBBLE_KERNELS_MATMUL_INL_H_
+#else
+#define NIBBLE_KERNELS_MATMUL_INL_H_
+#endif
+
+#include "hwy/highway.h"
+#include "nibble/kernels/activation-inl.h"
+#include "nibble/kernels/matmul.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// ---- Vectors and tiles -------------------------------------------------------------------------
+// A tile is kRows rows of activations times kPanels panels of weights; its sums stay in registers
+// for the whole of k. The output of one panel is 16 lanes: kVectors vectors.
+
+using DF32 = hn::CappedTag<float, 16>;
+using DI32 = hn::Repartition<std::int32_t, DF32>;
+using DI16 = hn::Repartition<std::int16_t, DF32>;
+using DU8 = hn::Repartition<std::uint8_t, DF32>;
+using DI8 = hn::Repartition<std::int8_t, DF32>;
+using VF32 = hn::Vec<DF32>;
+using VI32 = hn::Vec<DI32>;
+using VU8 = hn::Vec<DU8>;
+using VI8 = hn::Vec<DI8>;
+
+inline constexpr int kLanes = static_cast<int>(HWY_MAX_LANES_D(DF32));
+inline constexpr int kVectors = 16 / kLanes;  // per panel
+inline constexpr int kVectorBytes = 4 * kLanes;
+
+// Tiles of block formats need rows * vectors sums in f32 and as many integer sums within a block,
+// and registers for weights and scales. AVX-512 has 32: 4 rows * 2 panels = 8 + 8 + 2 * (2 + 2).
+// The others have 16 (NEON 32 of 128 bits): 2 rows of one panel.
+// Tiles of plain formats have no integer sums: twice the rows.
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+inline constexpr int kTileRows = 4;
+inline constexpr int kTilePanels = 2;
+#else
+inline constexpr int kTileRows = 2;
+inline constexpr int kTilePanels = 1;
+#endif
+
+HWY_INLINE VI8 broadcast4(const std::int8_t* codes) {
+  std::int32_t word;
+  std::memcpy(&word, codes, 4);
+  return hn::BitCast(DI8(), hn::Set(DI32(), word));
+}
+
+HWY_INLINE VF32 load_f32(const f16* p) {
+  const hn::Rebind<hwy::float16_t, DF32> d16;
+  return hn::PromoteTo(DF32(), hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p)));
+}
+HWY_INLINE VF32 load_f32(const bf16* p) {
+  const hn::Rebind<hwy::bfloat16_t, DF32> d16;
+  return hn::PromoteTo(DF32(), hn::LoadU(d16, reinterpret_cast<const hwy::bfloat16_t*>(p)));
+}
+HWY_INLINE VF32 load_f32(const float* p) { return hn::LoadU(DF32(), p); }
+
+template <int kRows, int kColumns>
+HWY_INLINE void store_sums(const VF32 (&sums)[kRows][kColumns], float* HWY_RESTRICT out) {
+  HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+    HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
+      hn::Store(sums[r][c], DF32(), out + (r * kColumns + c) * kLanes);
+    }
+  }
+}
+
+// ---- Sums of 8-bit products --------------------------------------------------------------------
+// DotSum: the integer sum of one block's products for one vector of rows. Stored codes are
+// unsigned; those of a symmetric format have an offset of 8 or 128, and `start` takes the
+// correction −offset * sum(x), unless the target sums signed codes (kCorrected is false).
+
+// Unsigned times signed as one operation: VNNI's, or Highway's exact sequence.
+template <int kBits, bool kSymmetric>
+struct DotSum {
+  static constexpr bool kCorrected = kSymmetric;
+  VI32 sum;
+  HWY_INLINE void start(VI32 correction) { sum = correction; }
+  HWY_INLINE void add(VU8 codes, VI8 x) { sum = hn::SumOfMulQuadAccumulate(DI32(), codes, x, sum); }
+  HWY_INLINE void end_of_32() {}
+};
+
+#if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX3_DL && HWY_TARGET <= HWY_SSSE3
+// maddubs sums pairs of products in saturating 16 bits. 4-bit codes: |pair| ≤ 2 * 15 * 127 = 3810,
+// so eight pairs (32 weights of a row) fit.
+template <bool kSymmetric>
+struct DotSum<4, kSymmetric> {
+  static constexpr bool kCorrected = kSymmetric;
+  VI32 sum;
+  hn::Vec<DI16> pairs;
+  HWY_INLINE void start(VI32 correction) {
+    sum = correction;
+    pairs = hn::Zero(DI16());
+  }
+  HWY_INLINE void add(VU8 codes, VI8 x) {
+    pairs = hn::Add(pairs, hn::SatWidenMulPairwiseAdd(DI16(), codes, x));
+  }
+  HWY_INLINE void end_of_32() {
+    sum = hn::Add(sum, hn::WidenMulPairwiseAdd(DI32(), pairs, hn::Set(DI16(), 1)));
+    pairs = hn::Zero(DI16());
+  }
+};
+// Signed 8-bit codes as magnitude times signed activation: |pair| ≤ 2 * 128 * 127 = 32512 fits.
+template <>
+struct DotSum<8, true> {
+  static constexpr bool kCorrected = false;
+  VI32 sum;
+  HWY_INLINE void start(VI32 zero) { sum = zero; }
+  HWY_INLINE void add(VU8 codes, VI8 x) {
+    const VI8 w = hn::BitCast(DI8(), hn::Xor(codes, hn::Set(DU8(), 0x80)));
+    const VI8 signed_x = hn::IfNegativeThenNegOrUndefIfZero(w, x);
+    const auto pairs = hn::SatWidenMulPairwiseAdd(DI16(), hn::BitCast(DU8(), hn::Abs(w)), signed_x);
+    sum = hn::Add(sum, hn::WidenMulPairwiseAdd(DI32(), pairs, hn::Set(DI16(), 1)));
+  }
+  HWY_INLINE void end_of_32() {}
+};
+#elif HWY_ARCH_ARM
+// sdot is signed times signed: 4-bit codes are non-negative either way, 8-bit ones are made signed.
+template <bool kSymmetric>
+struct DotSum<4, kSymmetric> {
+  static constexpr bool kCorrected = kSymmetric;
+  VI32 sum;
+  HWY_INLINE void start(VI32 correction) { sum = correction; }
+  HWY_INLINE void add(VU8 codes, VI8 x) {
+    sum = hn::SumOfMulQuadAccumulate(DI32(), hn::BitCast(DI8(), codes), x, sum);
+  }
+  HWY_INLINE void end_of_32() {}
+};
+template <>
+struct DotSum<8, true> {
+  static constexpr bool kCorrected = false;
+  VI32 sum;
+  HWY_INLINE void start(VI32 zero) { sum = zero; }
+  HWY_INLINE void add(VU8 codes, VI8 x) {
+    const VI8 w = hn::BitCast(DI8(), hn::Xor(codes, hn::Set(DU8(), 0x80)));
+    sum = hn::SumOfMulQuadAccumulate(DI32(), w, x, sum);
+  }
+  HWY_INLINE void end_of_32() {}
+};
+#endif
+
+// ---- Tiles -------------------------------------------------------------------------------------
+// tile(): the sums of kRows rows of `in` with kPanels panels at `weights`, written to
+// sums[row][kPanels * 16]. Not inlined: one copy serves every epilogue.
+
+template <int kRows, int kPanels, quant::BlockFormat Format>
+HWY_NOINLINE void tile(Format, const kernels::MatmulInput& in, Index k,
+                       const std::byte* HWY_RESTRICT weights, float* HWY_RESTRICT sums_out) {
+  using L = quant::Packed<Format>;
+  using Scale = typename Format::Scale;
+  using Dot = DotSum<Format::kBits, !L::kHasMinimum>;
+  constexpr int kColumns = kPanels * kVectors;
+  constexpr int kLength = static_cast<int>(L::kLength);
+  constexpr int kChunksPer32 = Format::kBits;  // 32 weights of a row: kBits chunks of 4 bytes
+
+  VF32 sums[kRows][kColumns];
+  HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+    HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) { sums[r][c] = hn::Zero(DF32()); }
+  }
+  const Index panel_bytes = L::panel_bytes(k);
+  const Index n_groups = L::n_groups(k);
+  for (Index group = 0; group < n_groups; ++group) {
+    for (int b = 0; b < static_cast<int>(L::kGroupBlocks); ++b) {
+      const Index block = group * L::kGroupBlocks + b;
+      const std::int8_t* HWY_RESTRICT x = in.codes + block * kLength;
+      Dot dot[kRows][kColumns];
+      HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+        VI32 start = hn::Zero(DI32());
+        if constexpr (Dot::kCorrected) {
+          start = hn::Set(DI32(), in.neg8sums[r * in.n_blocks + block]);
+          if constexpr (Format::kBits == 8) start = hn::ShiftLeft<4>(start);
+        }
+        HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) { dot[r][c].start(start); }
+      }
+      const std::byte* HWY_RESTRICT codes =
+          weights + L::kCodeOffset + b * static_cast<int>(L::kChunks) * quant::kChunkBytes;
+      for (int part = 0; part < kLength / 32; ++part) {
+        HWY_UNROLL(8) for (int j = 0; j < kChunksPer32; ++j) {
+          const int chunk = part * kChunksPer32 + j;
+          VU8 low[kColumns], high[kColumns];
+          HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
+            const auto* bytes = reinterpret_cast<const std::uint8_t*>(
+                codes + c / kVectors * panel_bytes + chunk * quant::kChunkBytes +
+                c % kVectors * kVectorBytes);
+            low[c] = high[c] = hn::LoadU(DU8(), bytes);
+            if constexpr (Format::kBits == 4) {
+              low[c] = hn::And(low[c], hn::Set(DU8(), 0x0F));
+              high[c] = hn::ShiftRight<4>(high[c]);
+            }
+          }
+          HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+            const std::int8_t* xr = x + r * in.code_stride + 4 * chunk;
+            const VI8 x_low = broadcast4(xr);
+            HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) { dot[r][c].add(low[c], x_low); }
+            if constexpr (Format::kBits == 4) {
+              const VI8 x_high = broadcast4(xr + kLength / 2);
+              HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) { dot[r][c].add(high[c], x_high); }
+            }
+          }
+        }
+        HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+          HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) { dot[r][c].end_of_32(); }
+        }
+      }
+      HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
+        const auto* scales = reinterpret_cast<const Scale*>(weights + c / kVectors * panel_bytes +
+                                                            b * L::kScaleRowBytes);
+        const VF32 scale = load_f32(scales + c % kVectors * kLanes);
+        HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+          const VF32 x_scale = hn::Set(DF32(), in.scales[r * in.n_blocks + block]);
+          sums[r][c] =
+              hn::MulAdd(hn::ConvertTo(DF32(), dot[r][c].sum), hn::Mul(scale, x_scale), sums[r][c]);
+        }
+        if constexpr (L::kHasMinimum) {
+          const auto* minimums = reinterpret_cast<const Scale*>(
+              weights + c / kVectors * panel_bytes + L::kMinimumOffset + b * L::kScaleRowBytes);
+          const VF32 minimum = load_f32(minimums + c % kVectors * kLanes);
+          HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+            const Index i = r * in.n_blocks + block;  // sum(x) = scale * sum(codes)
+            const float x_sum = in.scales[i] * -0.125f * static_cast<float>(in.neg8sums[i]);
+            sums[r][c] = hn::MulAdd(minimum, hn::Set(DF32(), x_sum), sums[r][c]);
+          }
+        }
+      }
+    }
+    weights += L::kGroupBytes;
+  }
+  store_sums<kRows, kColumns>(sums, sums_out);
+}
+
+template <int kRows, int kPanels, class T>
+HWY_NOINLINE void tile(quant::Plain<T>, const kernels::MatmulInput& in, Index k,
+                       const std::byte* HWY_RESTRICT weights, float* HWY_RESTRICT sums_out) {
+  using L = quant::Packed<quant::Plain<T>>;
+  constexpr int kColumns = kPanels * kVectors;
+  VF32 sums[kRows][kColumns];
+  HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+    HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) { sums[r][c] = hn::Zero(DF32()); }
+  }
+  const Index panel_bytes = L::panel_bytes(k);
+  const auto add = [&](const VF32(&w)[kColumns], Index i) HWY_ATTR {
+    HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+      const VF32 x = hn::Set(DF32(), in.x[r * in.stride + i]);
+      HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
+        sums[r][c] = hn::MulAdd(x, w[c], sums[r][c]);
+      }
+    }
+  };
+  VF32 w[kColumns];
+  if constexpr (L::kPair == 2) {
+    Index i = 0;
+    for (; i < k; i += 2) {
+      VF32 w_odd[kColumns];
+      HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
+        const hn::Repartition<std::uint32_t, DF32> du32;
+        const auto pair = hn::LoadU(
+            du32, reinterpret_cast<const std::uint32_t*>(weights + c / kVectors * panel_bytes +
+                                                         i / 2 * quant::kChunkBytes +
+                                                         c % kVectors * kVectorBytes));
+        w[c] = hn::BitCast(DF32(), hn::ShiftLeft<16>(pair));
+        w_odd[c] = hn::BitCast(DF32(), hn::And(pair, hn::Set(du32, 0xFFFF0000u)));
+      }
+      add(w, i);
+      if (i + 1 < k) add(w_odd, i + 1);
+    }
+  } else {
+    for (Index i = 0; i < k; ++i) {
+      HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
+        const auto* row = reinterpret_cast<const T*>(weights + c / kVectors * panel_bytes) +
+                          i * quant::kPanelRows;
+        w[c] = load_f32(row + c % kVectors * kLanes);
+      }
+      add(w, i);
+    }
+  }
+  store_sums<kRows, kColumns>(sums, sums_out);
+}
+
+// Rows per tile of a format.
+template <class Format>
+inline constexpr int kRowsOf = kTileRows;
+template <class T>
+inline constexpr int kRowsOf<quant::Plain<T>> = 2 * kTileRows;
+
+inline constexpr int kTileSums = 2 * kTileRows * kTilePanels * static_cast<int>(quant::kPanelRows);
+
+// ---- Epilogues ---------------------------------------------------------------------------------
+
+// The finished value of kLanes outputs at (row, column …); `count` of them are columns of the
+// matrix, the rest is never stored.
+template <class Activation, bool kBias, bool kResidual>
+HWY_INLINE VF32 finish(kernels::Epilogue<Activation, kBias, kResidual>, DF32 d, VF32 v,
+                       const kernels::EpilogueArgs& args, Index row, Index column, size_t count) {
+  if constexpr (kBias) v = hn::Add(v, hn::LoadN(d, args.bias + column, count));
+  v = activate(Activation{}, d, v);
+  if constexpr (kResidual) {
+    v = hn::Add(v, hn::LoadN(d, args.residual + row * args.residual_stride + column, count));
+  }
+  return v;
+}
+
+// ---- Kernels -----------------------------------------------------------------------------------
+
+// Calls Body::at<rows, panels>(args, panel, row) for tiles that cover the rows and panels of
+// `args`.
+template <class Body, int kPanels>
+HWY_INLINE void for_each_row_tile(const kernels::MatmulArgs& args, Index panel) {
+  constexpr int kRows = Body::kRows;
+  Index row = 0;
+  for (; row + kRows <= args.m; row += kRows) Body::template at<kRows, kPanels>(args, panel, row);
+  if constexpr (kRows > 4) {
+    for (; row + 4 <= args.m; row += 4) Body::template at<4, kPanels>(args, panel, row);
+  }
+  if constexpr (kRows > 2) {
+    for (; row + 2 <= args.m; row += 2) Body::template at<2, kPanels>(args, panel, row);
+  }
+  for (; row < args.m; ++row) Body::template at<1, kPanels>(args, panel, row);
+}
+
+template <class Body>
+HWY_INLINE void for_each_tile(const kernels::MatmulArgs& args) {
+  Index panel = args.first_panel;
+  for (; panel + kTilePanels <= args.end_panel; panel += kTilePanels) {
+    for_each_row_tile<Body, kTilePanels>(args, panel);
+  }
+  for (; panel < args.end_panel; ++panel) for_each_row_tile<Body, 1>(args, panel);
+}
+
+// Calls store(sums index, row, column, count) for each vector of a tile's outputs.
+template <int kRows, int kPanels, class Store>
+HWY_INLINE void for_each_vector(const kernels::MatmulArgs& args, Index panel, Index row,
+                                const Store& store) {
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kPanels * kVectors; ++c) {
+      const Index column = panel * quant::kPanelRows + c * kLanes;
+      if (column >= args.n) break;
+      store((r * kPanels * kVectors + c) * kLanes, row + r, column,
+            static_cast<size_t>(args.n - column));
+    }
+  }
+}
+
+template <class Format, class Epilogue>
+struct Impl<kernels::Matmul<Format, Epilogue>> {
+  static constexpr int kRows = kRowsOf<Format>;
+
+  template <int kTile, int kPanels>
+  static HWY_INLINE void at(const kernels::MatmulArgs& args, Index panel, Index row) {
+    HWY_ALIGN float sums[kTileSums];
+    const Index panel_bytes = quant::Packed<Format>::panel_bytes(args.k);
+    tile<kTile, kPanels>(Format{}, args.input.rows_from(row), args.k,
+                         args.weights + panel * panel_bytes, sums);
+    for_each_vector<kTile, kPanels>(
+        args, panel, row, [&](int i, Index r, Index column, size_t count) HWY_ATTR {
+          const VF32 v = finish(Epilogue{}, DF32(), hn::Load(DF32(), sums + i), args.epilogue, r,
+                                column, count);
+          hn::StoreN(v, DF32(), args.out + r * args.out_stride + column, count);
+        });
+  }
+  static void run(const kernels::MatmulArgs& args) { for_each_tile<Impl>(args); }
+};
+
+template <class Format, class Activation>
+struct Impl<kernels::MatmulGated<Format, Activation>> {
+  static constexpr int kRows = kRowsOf<Format>;
+
+  template <int kTile, int kPanels>
+  static HWY_INLINE void at(const kernels::MatmulArgs& args, Index panel, Index row) {
+    HWY_ALIGN float gate[kTileSums];
+    HWY_ALIGN float up[kTileSums];
+    const Index panel_bytes = quant::Packed<Format>::panel_bytes(args.k);
+    const auto input = args.input.rows_from(row);
+    tile<kTile, kPanels>(Format{}, input, args.k, args.gate + panel * panel_bytes, gate);
+    tile<kTile, kPanels>(Format{}, input, args.k, args.weights + panel * panel_bytes, up);
+    for_each_vector<kTile, kPanels>(
+        args, panel, row, [&](int i, Index r, Index column, size_t count) HWY_ATTR {
+          const VF32 g = activate(Activation{}, DF32(), hn::Load(DF32(), gate + i));
+          const VF32 v = hn::Mul(g, hn::Load(DF32(), up + i));
+          hn::StoreN(v, DF32(), args.out + r * args.out_stride + column, count);
+        });
+  }
+  static void run(const kernels::MatmulArgs& args) { for_each_tile<Impl>(args); }
+};
+
+}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

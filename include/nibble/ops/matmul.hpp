@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Matrix products over workers. A Product is one activation matrix times one packed weight matrix
+// with an epilogue; several that share their input (Q, K and V, say) run as one parallel step.
+#pragma once
+
+#include <algorithm>
+#include <span>
+
+#include "nibble/core/executor.hpp"
+#include "nibble/kernels/matmul.hpp"
+#include "nibble/simd/dispatch.hpp"
+
+namespace nibble::inline NIBBLE_ABI::ops {
+
+struct Product {
+  kernels::MatmulFunction* kernel = nullptr;
+  kernels::MatmulArgs args;
+};
+
+// out (m, n) = epilogue(input (m, k) · weightsᵀ (n, k)). `input` must hold the form that Format
+// asks for (see MatmulInput); `out` rows may be strided. The epilogue's operands are (n) and (m,
+// n).
+template <class Format, class Epilogue = kernels::Epilogue<>>
+Product product(const kernels::MatmulInput& input, const quant::PackedMatrix<Format>& weights,
+                MatrixView<float> out, const kernels::EpilogueArgs& epilogue = {}) noexcept {
+  NIBBLE_ASSERT(out.extent(1) == weights.n && out.stride(1) == 1);
+  Product p;
+  p.kernel = simd::kernel<kernels::Matmul<Format, Epilogue>>();
+  p.args = {.input = input,
+            .m = out.extent(0),
+            .weights = weights.data,
+            .n = weights.n,
+            .k = weights.k,
+            .end_panel = quant::n_panels(weights.n),
+            .out = out.data(),
+            .out_stride = out.stride(0),
+            .epilogue = epilogue};
+  return p;
+}
+
+// out (m, n) = Activation(input · gateᵀ) * (input · upᵀ); gate and up have the same shape.
+template <class Format, class Activation>
+Product gated_product(const kernels::MatmulInput& input, const quant::PackedMatrix<Format>& gate,
+                      const quant::PackedMatrix<Format>& up, MatrixView<float> out) noexcept {
+  NIBBLE_ASSERT(gate.n == up.n && gate.k == up.k);
+  Product p = product<Format>(input, up, out);
+  p.kernel = simd::kernel<kernels::MatmulGated<Format, Activation>>();
+  p.args.gate = gate.data;
+  return p;
+}
+
+namespace detail {
+
+// Rows of activations that one task walks with the same panels: 64 rows of 8-bit codes of
+// k = 4096 are 256 KiB and stay in L2 while the panels pass.
+inline constexpr Index kRowBlock = 64;
+
+// How a product is cut: row blocks times runs of panels.
+struct Cut {
+  Index row_blocks = 0;
+  Index panels_per_task = 0;
+  Index panel_tasks = 0;
+  Index n_tasks() const noexcept { return row_blocks * panel_tasks; }
+};
+
+// About eight tasks per worker balance unequal cores; a task is an even number of panels, since the
+// widest targets take two at a time.
+inline Cut cut(const Product& p, Index n_workers) noexcept {
+  Cut c;
+  c.row_blocks = (p.args.m + kRowBlock - 1) / kRowBlock;
+  const Index panels = p.args.end_panel;
+  const Index wanted = n_workers == 1 ? 1 : std::max<Index>(1, 8 * n_workers / c.row_blocks);
+  c.panels_per_task = std::max<Index>(2, ((panels + wanted - 1) / wanted + 1) / 2 * 2);
+  c.panel_tasks = (panels + c.panels_per_task - 1) / c.panels_per_task;
+  return c;
+}
+
+inline void run_task(const Product& p, const Cut& c, Index task) noexcept {
+  const Index row = task / c.panel_tasks * kRowBlock;
+  kernels::MatmulArgs args = p.args;
+  args.first_panel = task % c.panel_tasks * c.panels_per_task;
+  args.end_panel = std::min(p.args.end_panel, args.first_panel + c.panels_per_task);
+  args.input = p.args.input.rows_from(row);
+  args.m = std::min(kRowBlock, p.args.m - row);
+  args.out += row * args.out_stride;
+  if (args.epilogue.residual != nullptr) {
+    args.epilogue.residual += row * args.epilogue.residual_stride;
+  }
+  p.kernel(args);
+}
+
+}  // namespace detail
+
+inline constexpr std::size_t kMaxProducts = 4;
+
+// Runs up to kMaxProducts products as one parallel step. None may read what another writes.
+inline void run(Executor& executor, std::span<const Product> products) noexcept {
+  NIBBLE_ASSERT(products.size() <= kMaxProducts);
+  detail::Cut cuts[kMaxProducts];
+  Index n_tasks = 0;
+  for (std::size_t i = 0; i < products.size(); ++i) {
+    cuts[i] = detail::cut(products[i], executor.n_workers());
+    n_tasks += cuts[i].n_tasks();
+  }
+  const auto task = [&](Index t, Index) {
+    std::size_t i = 0;
+    while (t >= cuts[i].n_tasks()) t -= cuts[i++].n_tasks();
+    detail::run_task(products[i], cuts[i], t);
+  };
+  executor.parallel_for(n_tasks, task);
+}
+
+template <class Format, class Epilogue = kernels::Epilogue<>>
+void matmul(Executor& executor, const kernels::MatmulInput& input,
+            const quant::PackedMatrix<Format>& weights, MatrixView<float> out,
+            const kernels::EpilogueArgs& epilogue = {}) noexcept {
+  const Product p = product<Format, Epilogue>(input, weights, out, epilogue);
+  run(executor, {&p, 1});
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::ops

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The packed layout of a weight matrix (n, k): one layout for all instruction sets. Rows are
+// interleaved in panels of 16, one row per 32-bit lane, so that 512-, 256- and 128-bit vectors read
+// the same bytes and a product broadcasts activations instead of summing across lanes.
+//
+//   Block formats   A panel is a sequence of groups along k. A group is as many blocks as make its
+//                   scales fill a cache line (two for 16-bit scales):
+//                     scales    [block][16 rows]
+//                     minimums  [block][16 rows]           (formats that have them)
+//                     codes     [block][chunk][16 rows][4 bytes]
+//                   Chunk c holds bytes 4c … 4c+3 of each row's GGUF block: packing moves 32-bit
+//                   words and computes nothing, except that signed 8-bit codes have their top bit
+//                   flipped: all codes are unsigned then (offset 8 or 128), as dot-product
+//                   instructions want them.
+//   f32, f16        [k][16 rows]
+//   bf16            [k / 2][16 rows][2]: pairs along k per 32-bit lane, as dot products want them
+//
+// Rows and blocks beyond n and k are zero weights. Every panel starts on a multiple of 64 bytes
+// from the first; the matrix itself should too.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+
+#include "nibble/core/arena.hpp"
+#include "nibble/quant/block.hpp"
+
+namespace nibble::inline NIBBLE_ABI::quant {
+
+inline constexpr Index kPanelRows = 16;
+inline constexpr Index kChunkBytes = 4 * kPanelRows;  // four code bytes of each row
+
+constexpr Index n_panels(Index n) noexcept { return (n + kPanelRows - 1) / kPanelRows; }
+
+// Sizes and offsets of a packed format.
+template <class Format>
+struct Packed;
+
+template <BlockFormat Format>
+struct Packed<Format> {
+  using Block = typename Format::Block;
+  using Scale = typename Format::Scale;
+  static constexpr Index kLength = Format::kLength;
+  static constexpr bool kHasMinimum = Format::kZeroPoint == ZeroPoint::minimum;
+  static constexpr Index kBlockCodeBytes = kLength * Format::kBits / 8;  // of one row
+  static constexpr Index kChunks = kBlockCodeBytes / 4;                  // per block
+
+  static constexpr Index kScaleRowBytes = kPanelRows * static_cast<Index>(sizeof(Scale));
+  static constexpr Index kGroupBlocks = kScaleRowBytes >= 64 ? 1 : 64 / kScaleRowBytes;
+  static constexpr Index kGroupLength = kGroupBlocks * kLength;  // weights of one row
+  static constexpr Index kMinimumOffset = kGroupBlocks * kScaleRowBytes;
+  static constexpr Index kCodeOffset = kMinimumOffset * (kHasMinimum ? 2 : 1);
+  static constexpr Index kGroupBytes = kCodeOffset + kGroupBlocks * kChunks * kChunkBytes;
+  static_assert(kGroupBytes % 64 == 0);
+
+  static constexpr Index n_groups(Index k) noexcept {
+    return (k + kGroupLength - 1) / kGroupLength;
+  }
+  // k rounded up to what the layout holds; activations must be padded with zeros to as many.
+  static constexpr Index padded_k(Index k) noexcept { return n_groups(k) * kGroupLength; }
+  static constexpr Index panel_bytes(Index k) noexcept { return n_groups(k) * kGroupBytes; }
+  static constexpr Index bytes(Index n, Index k) noexcept { return n_panels(n) * panel_bytes(k); }
+
+  // Packs one panel: `rows` blocks of `n_rows` ≤ 16 rows, each row_blocks = k / kLength long.
+  static void pack_panel(const Block* rows, Index n_rows, Index k, std::byte* panel) noexcept {
+    const Index row_blocks = (k + kLength - 1) / kLength;
+    std::memset(panel, 0, static_cast<std::size_t>(panel_bytes(k)));
+    if constexpr (kFlipsTopBit) fill_zero_codes(k, panel);
+    for (Index b = 0; b < row_blocks; ++b) {
+      std::byte* const group = panel + b / kGroupBlocks * kGroupBytes;
+      const Index in_group = b % kGroupBlocks;
+      std::byte* const codes = group + kCodeOffset + in_group * kChunks * kChunkBytes;
+      for (Index r = 0; r < n_rows; ++r) {
+        const Block& block = rows[r * row_blocks + b];
+        const Index lane = in_group * kScaleRowBytes + r * static_cast<Index>(sizeof(Scale));
+        std::memcpy(group + lane, &block.scale, sizeof(Scale));
+        if constexpr (kHasMinimum) {
+          std::memcpy(group + kMinimumOffset + lane, &block.minimum, sizeof(Scale));
+        }
+        for (Index c = 0; c < kChunks; ++c) {
+          std::uint32_t word;
+          std::memcpy(&word, block.codes.data() + 4 * c, 4);
+          if constexpr (kFlipsTopBit) word ^= 0x80808080u;
+          std::memcpy(codes + c * kChunkBytes + r * 4, &word, 4);
+        }
+      }
+    }
+  }
+
+  // The inverse for one row: block b of row r of a panel.
+  static Block unpack_block(const std::byte* panel, Index r, Index b) noexcept {
+    Block block;
+    const std::byte* const group = panel + b / kGroupBlocks * kGroupBytes;
+    const Index in_group = b % kGroupBlocks;
+    const Index lane = in_group * kScaleRowBytes + r * static_cast<Index>(sizeof(Scale));
+    std::memcpy(&block.scale, group + lane, sizeof(Scale));
+    if constexpr (kHasMinimum) {
+      std::memcpy(&block.minimum, group + kMinimumOffset + lane, sizeof(Scale));
+    }
+    const std::byte* const codes = group + kCodeOffset + in_group * kChunks * kChunkBytes;
+    for (Index c = 0; c < kChunks; ++c) {
+      std::uint32_t word;
+      std::memcpy(&word, codes + c * kChunkBytes + r * 4, 4);
+      if constexpr (kFlipsTopBit) word ^= 0x80808080u;
+      std::memcpy(block.codes.data() + 4 * c, &word, 4);
+    }
+    return block;
+  }
+
+ private:
+  static constexpr bool kFlipsTopBit =
+      Format::kBits == 8 && Format::kZeroPoint == ZeroPoint::symmetric;
+
+  // A zero weight has code 128; its scale is zero too, but integer sums should stay small.
+  static void fill_zero_codes(Index k, std::byte* panel) noexcept {
+    for (Index g = 0; g < n_groups(k); ++g) {
+      std::memset(panel + g * kGroupBytes + kCodeOffset, 0x80,
+                  static_cast<std::size_t>(kGroupBytes - kCodeOffset));
+    }
+  }
+};
+
+template <class T>
+struct Packed<Plain<T>> {
+  static constexpr Index kPair = std::is_same_v<T, bf16> ? 2 : 1;  // k-values per lane
+  static constexpr Index padded_k(Index k) noexcept { return (k + kPair - 1) / kPair * kPair; }
+  static constexpr Index panel_bytes(Index k) noexcept {
+    return static_cast<Index>(
+        align_up(static_cast<std::size_t>(padded_k(k) * kPanelRows) * sizeof(T), std::size_t{64}));
+  }
+  static constexpr Index bytes(Index n, Index k) noexcept { return n_panels(n) * panel_bytes(k); }
+
+  // Packs one panel from `n_rows` ≤ 16 rows of k weights each. `rows` need not be aligned.
+  static void pack_panel(const void* rows, Index n_rows, Index k, std::byte* panel) noexcept {
+    std::memset(panel, 0, static_cast<std::size_t>(panel_bytes(k)));
+    const auto* const source = static_cast<const std::byte*>(rows);
+    for (Index r = 0; r < n_rows; ++r) {
+      for (Index i = 0; i < k; ++i) {
+        std::memcpy(panel + offset(r, i), source + (r * k + i) * static_cast<Index>(sizeof(T)),
+                    sizeof(T));
+      }
+    }
+  }
+
+  static T weight(const std::byte* panel, Index r, Index i) noexcept {
+    T value;
+    std::memcpy(&value, panel + offset(r, i), sizeof(T));
+    return value;
+  }
+
+ private:
+  static constexpr Index offset(Index r, Index i) noexcept {
+    return ((i / kPair * kPanelRows + r) * kPair + i % kPair) * static_cast<Index>(sizeof(T));
+  }
+};
+
+// A packed matrix in memory: n rows (outputs) of k weights.
+template <class Format>
+struct PackedMatrix {
+  const std::byte* data = nullptr;  // Packed<Format>::bytes(n, k), 64-byte aligned
+  Index n = 0;
+  Index k = 0;
+
+  const std::byte* panel(Index p) const noexcept {
+    return data + p * Packed<Format>::panel_bytes(k);
+  }
+};
+
+}  // namespace nibble::inline NIBBLE_ABI::quant
