@@ -4,6 +4,7 @@
 // Highway pass. Has no include guard of its own; each file below guards itself once per target.
 
 #include "nibble/kernels/activation-inl.h"
+#include "nibble/kernels/attention-inl.h"
 #include "nibble/kernels/dropout-inl.h"
 #include "nibble/kernels/quantize_rows-inl.h"
 #include "nibble/kernels/matmul-inl.h"

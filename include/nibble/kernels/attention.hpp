@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Attention over a key-value cache: the cache's layout within one kv head, and the kernels that
+// fill it and read it. Free of Highway; ops/attention.hpp cuts the work into these tasks.
+//
+// Online softmax: M. Milakov, N. Gimelshein, "Online normalizer calculation for softmax" (2018);
+// merging of partial results: "Flash-Decoding" (T. Dao et al., 2023).
+#pragma once
+
+#include <algorithm>
+
+#include "nibble/core/float16.hpp"
+#include "nibble/kernels/impl.hpp"
+
+namespace nibble::inline NIBBLE_ABI::kernels {
+
+// ---- Layout of one kv head's cache -------------------------------------------------------------
+// Keys: panels of 16 positions, positions across the lanes, so that the scores of 16 positions are
+// sums of broadcast(q[d]) * vector, without horizontal sums, and 128-, 256- and 512-bit targets
+// read the same bytes: [position / 16][head_dim][16]. bf16 has pairs of dimensions in a 32-bit
+// lane, [position / 16][head_dim / 2][16][2], which makes its two floats a shift and a mask away
+// and suits bf16 dot products; an odd head_dim is filled up with one zero.
+// Values: row-major, [position][head_dim].
+// Elements at positions that were never written are never used, whatever they hold.
+inline constexpr Index kPanelPositions = 16;
+
+template <class T>
+inline constexpr Index kKeyPair = 1;  // consecutive dimensions that are neighbours in memory
+template <>
+inline constexpr Index kKeyPair<bf16> = 2;
+
+constexpr Index round_up(Index n, Index multiple) noexcept {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+// Elements of one panel of keys.
+template <class T>
+constexpr Index key_panel_size(Index head_dim) noexcept {
+  return kPanelPositions * round_up(head_dim, kKeyPair<T>);
+}
+
+// Where dimension d of the key at `position` is.
+template <class T>
+constexpr Index key_offset(Index position, Index d, Index head_dim) noexcept {
+  constexpr Index kPair = kKeyPair<T>;
+  return position / kPanelPositions * key_panel_size<T>(head_dim) +
+         d / kPair * (kPanelPositions * kPair) + position % kPanelPositions * kPair + d % kPair;
+}
+
+// ---- Filling the cache -------------------------------------------------------------------------
+// Writes keys and values of consecutive tokens of one kv head, rounded to T (to nearest, ties to
+// even).
+template <class T>
+struct StoreKeysValues {
+  struct Args {
+    const float* key = nullptr;    // (n_tokens, head_dim), rows key_stride elements apart
+    const float* value = nullptr;  // (n_tokens, head_dim), rows value_stride elements apart
+    Index key_stride = 0;
+    Index value_stride = 0;
+    Index n_tokens = 0;
+    Index first_position = 0;
+    Index head_dim = 0;
+    T* keys = nullptr;    // this kv head's panels
+    T* values = nullptr;  // this kv head's rows
+  };
+  using Function = void(const Args&);
+};
+
+// ---- Attention ---------------------------------------------------------------------------------
+// Positions whose scores exist at the same time.
+inline constexpr Index kAttentionTile = 64;
+// Query rows (tokens times heads of the group) that a task aims at: enough to use a tile of keys
+// and values many times while it is in the cache nearest to the core.
+inline constexpr Index kAttentionRows = 48;
+
+// Tokens of one task: at least one, whatever the size of the group.
+constexpr Index attention_tokens_per_task(Index group) noexcept {
+  return std::max<Index>(1, kAttentionRows / group);
+}
+
+// Scratch of one task of n_rows query rows, in floats: the queries, one tile of scores, sums of
+// values, and maximum, sum and correction of each row.
+constexpr Index attention_scratch_floats(Index n_rows, Index head_dim) noexcept {
+  const Index padded_dim = round_up(head_dim, 16);
+  return n_rows * (2 * padded_dim + kAttentionTile) + 3 * round_up(n_rows, 16);
+}
+
+// One task: the queries of one kv head's group, of n_tokens consecutive tokens, against positions
+// [begin, end) of the cache. Row t * group + g is head g of the group at token t.
+//   score(row, j) = scale * q[row] . key[j],  j <= first_position + t, and with a window also
+//                                             j > first_position + t - window
+//   out[row] = sum_j softmax_j(score(row, j)) value[j]
+// Scores, softmax and sums are in f32. All query heads of the group share one pass over keys and
+// values. With max and sum given, out is left unnormalized: partial results of several ranges of
+// positions, to be merged. A row that sees nothing of [begin, end) has the sum 0 and zeros.
+template <class T>
+struct Attend {
+  struct Args {
+    const float* q = nullptr;  // (n_tokens, group, head_dim), tokens q_stride elements apart
+    Index q_stride = 0;
+    Index n_tokens = 0;
+    Index group = 0;
+    Index head_dim = 0;
+    const T* keys = nullptr;    // this kv head's panels
+    const T* values = nullptr;  // this kv head's rows
+    Index first_position = 0;   // of the first token
+    Index begin = 0;
+    Index end = 0;
+    Index window = 0;  // how many positions a query sees, its own included; 0: all
+    float scale = 1;
+    float* out = nullptr;  // (n_tokens, group, head_dim), tokens out_stride elements apart
+    Index out_stride = 0;
+    float* max = nullptr;      // (n_tokens * group), or null
+    float* sum = nullptr;      // (n_tokens * group), or null
+    float* scratch = nullptr;  // attention_scratch_floats(n_tokens * group, head_dim), aligned
+  };
+  using Function = void(const Args&);
+};
+
+// Merges the partial results of n_parts ranges of positions, for n_rows query rows.
+struct MergeAttention {
+  struct Args {
+    const float* out = nullptr;  // (n_parts, part_rows, head_dim), unnormalized
+    const float* max = nullptr;  // (n_parts, part_rows)
+    const float* sum = nullptr;  // (n_parts, part_rows)
+    Index n_parts = 0;
+    Index part_rows = 0;  // rows from one part to the next; the first n_rows of each are merged
+    Index n_rows = 0;
+    Index head_dim = 0;
+    float* merged = nullptr;  // (n_rows, head_dim)
+  };
+  using Function = void(const Args&);
+};
+
+}  // namespace nibble::inline NIBBLE_ABI::kernels
