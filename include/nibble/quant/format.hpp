@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The formats of this library by a name known at run time: what a file or a command line chooses.
+// visit_format goes from the name to the type; rows of bytes are converted with checked sizes.
+//
+// A stored row of n weights is, in the byte order of the host (little-endian, as files are):
+//   plain formats    n elements
+//   block formats    n / kLength Blocks
+//   channel formats  the Header, then n codes
+// Rows need no alignment. Consecutive rows of a plain or block format may be taken as one.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+#include "nibble/core/result.hpp"
+#include "nibble/quant/block.hpp"
+#include "nibble/quant/channel.hpp"
+#include "nibble/quant/quantize.hpp"
+
+namespace nibble::inline NIBBLE_ABI::quant {
+
+enum class Format : std::uint8_t { f32, f16, bf16, q8_0, q4_0, q4_1, i8_channel, u8_affine };
+
+inline constexpr std::array<Format, 8> kFormats = {
+    Format::f32,  Format::f16,  Format::bf16,       Format::q8_0,
+    Format::q4_0, Format::q4_1, Format::i8_channel, Format::u8_affine};
+
+// Calls f(std::type_identity<F>{}) with the type F of a format; f returns the same type for all.
+template <class Function>
+constexpr decltype(auto) visit_format(Format format, Function&& f) {
+  switch (format) {
+    case Format::f32: return f(std::type_identity<F32>{});
+    case Format::f16: return f(std::type_identity<F16>{});
+    case Format::bf16: return f(std::type_identity<BF16>{});
+    case Format::q8_0: return f(std::type_identity<Q8_0>{});
+    case Format::q4_0: return f(std::type_identity<Q4_0>{});
+    case Format::q4_1: return f(std::type_identity<Q4_1>{});
+    case Format::i8_channel: return f(std::type_identity<I8Channel>{});
+    case Format::u8_affine: return f(std::type_identity<U8Affine>{});
+  }
+  NIBBLE_UNREACHABLE();  // not an enumerator: the caller's mistake, files and names are checked
+}
+
+constexpr const char* to_string(Format format) noexcept {
+  switch (format) {
+    case Format::f32: return "f32";
+    case Format::f16: return "f16";
+    case Format::bf16: return "bf16";
+    case Format::q8_0: return "q8_0";
+    case Format::q4_0: return "q4_0";
+    case Format::q4_1: return "q4_1";
+    case Format::i8_channel: return "i8_channel";
+    case Format::u8_affine: return "u8_affine";
+  }
+  return "unknown";
+}
+
+// The format of a name as to_string gives it, in upper or lower case. Error: invalid_argument.
+inline Result<Format> format_from_name(std::string_view name) {
+  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
+  std::string known;
+  for (const Format format : kFormats) {
+    const std::string_view candidate = to_string(format);
+    bool equal = candidate.size() == name.size();
+    for (std::size_t i = 0; equal && i < name.size(); ++i) equal = candidate[i] == lower(name[i]);
+    if (equal) return format;
+    known += known.empty() ? "" : ", ";
+    known += candidate;
+  }
+  return Error{Errc::invalid_argument, "no such weight format; known are " + known};
+}
+
+// Storage of one weight in bits, scales of blocks included; a channel's header is not.
+template <class F>
+constexpr double bits_per_weight() noexcept {
+  if constexpr (BlockFormat<F>)
+    return 8.0 * static_cast<double>(sizeof(typename F::Block)) / F::kLength;
+  else
+    return F::kBits;
+}
+constexpr double bits_per_weight(Format format) noexcept {
+  return visit_format(format,
+                      [](auto tag) { return bits_per_weight<typename decltype(tag)::type>(); });
+}
+
+// Bytes of a stored row of n weights. Errors: invalid_argument (n is no whole number of blocks),
+// limit (does not fit).
+template <class F>
+Result<std::size_t> row_bytes(std::size_t n) {
+  std::size_t header = 0;
+  std::size_t unit = 1;
+  if constexpr (BlockFormat<F>)
+    unit = sizeof(typename F::Block);
+  else if constexpr (ChannelFormat<F>)
+    header = sizeof(typename F::Header);
+  else
+    unit = sizeof(typename F::Element);
+  constexpr std::size_t kLength = F::kLength;
+  if (n % kLength != 0) {
+    return Error{Errc::invalid_argument, "a row of " + std::to_string(n) +
+                                             " weights is no whole number of blocks of " +
+                                             std::to_string(kLength)};
+  }
+  if (n / kLength > (std::numeric_limits<std::size_t>::max() - header) / unit) {
+    return Error{Errc::limit, "a row of " + std::to_string(n) + " weights is too large"};
+  }
+  return header + n / kLength * unit;
+}
+inline Result<std::size_t> row_bytes(Format format, std::size_t n) {
+  return visit_format(format, [n](auto tag) { return row_bytes<typename decltype(tag)::type>(n); });
+}
+
+namespace detail {
+
+template <class F>
+Status check_row(std::size_t n, std::size_t n_bytes) {
+  NIBBLE_TRY(expected, row_bytes<F>(n));
+  if (n_bytes != expected) {
+    return Error{Errc::invalid_argument, "a row of " + std::to_string(n) + " weights takes " +
+                                             std::to_string(expected) + " bytes, not " +
+                                             std::to_string(n_bytes)};
+  }
+  return ok();
+}
+
+}  // namespace detail
+
+// Converts a stored row to f32; out.size() is the number of weights. Errors: invalid_argument when
+// the sizes do not fit each other, limit as row_bytes.
+template <class F>
+Status row_to_f32(std::span<const std::byte> row, std::span<float> out) {
+  NIBBLE_CHECK(detail::check_row<F>(out.size(), row.size()));
+  if constexpr (ChannelFormat<F>) {
+    typename F::Header header;
+    std::memcpy(&header, row.data(), sizeof(header));
+    const auto codes = row.subspan(sizeof(header));
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      out[i] = weight_of(header, static_cast<typename F::Code>(codes[i]));
+    }
+  } else if constexpr (BlockFormat<F>) {
+    typename F::Block block;
+    constexpr std::size_t kLength = F::kLength;
+    for (std::size_t i = 0; i < out.size() / kLength; ++i) {
+      std::memcpy(&block, row.data() + i * sizeof(block), sizeof(block));
+      dequantize_block<F>(block, out.data() + i * kLength);
+    }
+  } else {
+    typename F::Element element;
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      std::memcpy(&element, row.data() + i * sizeof(element), sizeof(element));
+      out[i] = to_f32(element);
+    }
+  }
+  return ok();
+}
+inline Status row_to_f32(Format format, std::span<const std::byte> row, std::span<float> out) {
+  return visit_format(format,
+                      [&](auto tag) { return row_to_f32<typename decltype(tag)::type>(row, out); });
+}
+
+// Rounds x to a stored row; row.size() must be row_bytes of x.size(). A channel format fits its
+// header to this row. Errors: as row_to_f32.
+template <class F>
+Status row_from_f32(std::span<const float> x, std::span<std::byte> row) {
+  NIBBLE_CHECK(detail::check_row<F>(x.size(), row.size()));
+  if constexpr (ChannelFormat<F>) {
+    const typename F::Header header = fit<F>(x);
+    std::memcpy(row.data(), &header, sizeof(header));
+    const auto codes = row.subspan(sizeof(header));
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      codes[i] = static_cast<std::byte>(code_of(header, x[i]));
+    }
+  } else if constexpr (BlockFormat<F>) {
+    typename F::Block block;
+    constexpr std::size_t kLength = F::kLength;
+    for (std::size_t i = 0; i < x.size() / kLength; ++i) {
+      quantize_block<F>(x.data() + i * kLength, block);
+      std::memcpy(row.data() + i * sizeof(block), &block, sizeof(block));
+    }
+  } else {
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const auto element = round_to<typename F::Element>(x[i]);
+      std::memcpy(row.data() + i * sizeof(element), &element, sizeof(element));
+    }
+  }
+  return ok();
+}
+inline Status row_from_f32(Format format, std::span<const float> x, std::span<std::byte> row) {
+  return visit_format(format,
+                      [&](auto tag) { return row_from_f32<typename decltype(tag)::type>(x, row); });
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::quant
