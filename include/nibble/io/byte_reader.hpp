@@ -46,15 +46,20 @@ noexcept {
   return value;
 }
 
-// A name from a file, quoted for an error message: at most 64 characters, printable ASCII only, so
-// that a hostile name can neither flood a log nor send control sequences to a terminal.
-inline std::string quoted(std::string_view name) {
-  constexpr std::size_t kMaxShown = 64;
-  std::string out = "'";
-  for (const char c : name.substr(0, kMaxShown)) out += c >= 0x20 && c < 0x7f ? c : '?';
-  out += name.size() > kMaxShown ? "...'" : "'";
-  return out;
-}
+// quoted(name): a name from a file for an error message, at most 64 characters, printable ASCII
+// only, so that a hostile name can neither flood a log nor send control sequences to a terminal. An
+// object, not a function: for a std::string, argument-dependent lookup would find std::quoted as
+// well.
+struct Quoted {
+  std::string operator()(std::string_view name) const {
+    constexpr std::size_t kMaxShown = 64;
+    std::string out = "'";
+    for (const char c : name.substr(0, kMaxShown)) out += c >= 0x20 && c < 0x7f ? c : '?';
+    out += name.size() > kMaxShown ? "...'" : "'";
+    return out;
+  }
+};
+inline constexpr Quoted quoted;
 
 // A cursor that never passes the end of its bytes.
 class ByteReader {
