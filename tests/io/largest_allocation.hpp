@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+
+namespace test {
+
+// The largest single allocation of this thread since it was set to zero. The test program that
+// links largest_allocation.cpp has its operator new replaced.
+extern thread_local std::size_t largest_allocation;
+
+}  // namespace test
