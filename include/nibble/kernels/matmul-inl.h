@@ -163,10 +163,12 @@ HWY_NOINLINE void tile(Format, const kernels::MatmulInput& in, Index k,
     HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) { sums[r][c] = hn::Zero(DF32()); }
   }
   const Index panel_bytes = L::panel_bytes(k);
-  const Index n_groups = L::n_groups(k);
-  for (Index group = 0; group < n_groups; ++group) {
-    for (int b = 0; b < static_cast<int>(L::kGroupBlocks); ++b) {
-      const Index block = group * L::kGroupBlocks + b;
+  // Only the blocks that k has, not those that fill up the last group: inputs are not padded to it.
+  const Index n_blocks = (k + kLength - 1) / kLength;
+  for (Index group_block = 0; group_block < n_blocks; group_block += L::kGroupBlocks) {
+    const int in_group = static_cast<int>(HWY_MIN(L::kGroupBlocks, n_blocks - group_block));
+    for (int b = 0; b < in_group; ++b) {
+      const Index block = group_block + b;
       const std::int8_t* HWY_RESTRICT x = in.codes + block * kLength;
       Dot dot[kRows][kColumns];
       HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {

@@ -31,11 +31,11 @@ struct MatmulInput {
   Index stride = 0;  // elements
 
   // Block formats: rows quantized to 8 bits in blocks as long as the weights' (quantize_rows.hpp).
-  const std::int8_t* codes = nullptr;      // (m, code_stride), zeros from k to padded_k(k)
+  const std::int8_t* codes = nullptr;      // (m, code_stride), zeros from k to whole blocks
   const float* scales = nullptr;           // (m, n_blocks)
   const std::int32_t* neg8sums = nullptr;  // (m, n_blocks)
-  Index code_stride = 0;                   // at least Packed<Format>::padded_k(k)
-  Index n_blocks = 0;                      // at least padded_k(k) / kLength
+  Index code_stride = 0;                   // at least n_blocks * kLength
+  Index n_blocks = 0;                      // k / kLength, rounded up
 
   MatmulInput rows_from(Index row) const noexcept {
     MatmulInput rest = *this;

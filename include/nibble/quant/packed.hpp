@@ -57,7 +57,7 @@ struct Packed<Format> {
   static constexpr Index n_groups(Index k) noexcept {
     return (k + kGroupLength - 1) / kGroupLength;
   }
-  // k rounded up to what the layout holds; activations must be padded with zeros to as many.
+  // k rounded up to what the layout holds.
   static constexpr Index padded_k(Index k) noexcept { return n_groups(k) * kGroupLength; }
   static constexpr Index panel_bytes(Index k) noexcept { return n_groups(k) * kGroupBytes; }
   static constexpr Index bytes(Index n, Index k) noexcept { return n_panels(n) * panel_bytes(k); }
