@@ -3,7 +3,5 @@
 // Counts the allocations of this test program, to prove that some code makes none.
 #pragma once
 
-#include <cstddef>
-
 // Calls of operator new since the program began.
-std::size_t n_allocations() noexcept;
+long long allocation_count() noexcept;

@@ -41,21 +41,22 @@ TEST_CASE("the leftmost token is found, and the longest of those that begin ther
 
 TEST_CASE("random tokens in random text: as by trying every token at every place") {
   std::mt19937 random(7);
-  const auto word = [&](std::size_t longest) {
-    std::string text(1 + random() % longest, ' ');
-    for (char& c : text) c = "ab\xFF"[random() % 3];
+  // `lead`, if any, then up to `longest` letters. Appended, not added: GCC 12 warns of operator+.
+  const auto word = [&](const char* lead, std::size_t longest) {
+    std::string text = lead;
+    for (std::size_t n = 1 + random() % longest; n > 0; --n) text += "ab\xFF"[random() % 3];
     return text;
   };
   std::size_t found = 0;
   for (int round = 0; round < 300; ++round) {
     std::vector<text_fixtures::OwnedPiece> extra;
     for (std::size_t i = 0; i < 1 + random() % 12; ++i)
-      extra.push_back({"#" + word(5), 0, PieceType::user_defined});
+      extra.push_back({word("#", 5), 0, PieceType::user_defined});
     const Vocabulary v = vocabulary_with(extra);
     const SpecialTokens tokens(v, false);
     for (int i = 0; i < 20; ++i) {
       std::string text;
-      for (int k = 0; k < 6; ++k) text += (random() % 2 ? "#" : "") + word(6);
+      for (int k = 0; k < 6; ++k) text += word(random() % 2 != 0 ? "#" : "", 6);
       std::size_t at = text.npos;
       std::string best;
       for (std::size_t p = 0; p < text.size() && best.empty(); ++p)

@@ -118,10 +118,14 @@ inline std::string random_bytes(std::mt19937& random, std::size_t n) {
 }
 
 // What a round trip through an SPM vocabulary gives: U+2581 and space are one.
-inline std::string spaces_for_u2581(std::string text) {
-  for (std::size_t at; (at = text.find(nibble::text::kSpmSpace)) != text.npos;)
-    text.replace(at, nibble::text::kSpmSpace.size(), " ");
-  return text;
+inline std::string spaces_for_u2581(std::string_view text) {
+  using nibble::text::kSpmSpace;
+  std::string out;
+  for (std::size_t at; (at = text.find(kSpmSpace)) != text.npos;) {
+    out.append(text.substr(0, at)).push_back(' ');
+    text.remove_prefix(at + kSpmSpace.size());
+  }
+  return out.append(text);
 }
 
 }  // namespace text_fixtures

@@ -27,14 +27,15 @@ std::string encode(std::uint32_t c) {
 
 TEST_CASE("every code point has its length, and each beginning of it is unfinished") {
   std::size_t wrong = 0;
+  const std::string whole = "x";
   for (std::uint32_t c = 0; c <= 0x10FFFF; ++c) {
     const std::string text = encode(c);
     const bool surrogate = c >= 0xD800 && c <= 0xDFFF;
     if (utf8_length(text + "x") != (surrogate ? 0 : text.size())) ++wrong;
-    if (utf8_unfinished("x" + text) != 0) ++wrong;
+    if (utf8_unfinished(text) != 0) ++wrong;
     for (std::size_t n = 1; n < text.size() && !surrogate; ++n) {
       if (utf8_length(text.substr(0, n)) != 0) ++wrong;
-      if (utf8_unfinished("x" + text.substr(0, n)) != n) ++wrong;
+      if (utf8_unfinished(whole + text.substr(0, n)) != n) ++wrong;
     }
   }
   CHECK(wrong == 0);

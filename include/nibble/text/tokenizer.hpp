@@ -135,17 +135,13 @@ inline Status Tokenizer::encode(std::string_view text, const EncodeOptions& opti
   if (add_bos) ids.push_back(settings.bos);
   const SpecialTokens& special = options.parse_special ? all_special_ : user_defined_;
   SpmEncoder encoder;
-  bool after_special = true;  // the beginning counts: it takes a space as the rest does
   while (!text.empty()) {
     const SpecialTokens::Match match = special.find(vocabulary_, text);
     const std::string_view before = text.substr(0, match.at);
-    if (!before.empty()) {
-      encoder.encode(vocabulary_, before, settings.add_space_prefix && after_special, ids);
-      after_special = false;
-    }
+    // Text stands at the beginning or after a special token; it takes a space in both places.
+    if (!before.empty()) encoder.encode(vocabulary_, before, settings.add_space_prefix, ids);
     if (match.id == kNoToken) break;
     ids.push_back(match.id);
-    after_special = true;
     text.remove_prefix(match.at + vocabulary_.text(match.id).size());
     if (strips_after(match.id)) text.remove_prefix(leading_white_space(text));
   }

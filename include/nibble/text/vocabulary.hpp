@@ -314,7 +314,7 @@ inline Status read_token_id(const io::Gguf& file, std::string_view key, std::int
   if (value == -1 || value == std::numeric_limits<std::uint32_t>::max()) {
     id = kNoToken;
   } else if (value < 0 || value > std::numeric_limits<std::int32_t>::max()) {
-    return Error{Errc::malformed, file.name() + ": key " + io::quoted(key) + ": " +
+    return Error{Errc::malformed, file.name() + ": " + std::string(key) + ": " +
                                       std::to_string(value) + " is no token id"};
   } else {
     id = static_cast<std::int32_t>(value);
