@@ -49,6 +49,17 @@ constexpr decltype(auto) visit_format(Format format, Function&& f) {
   NIBBLE_UNREACHABLE();  // not an enumerator: the caller's mistake, files and names are checked
 }
 
+// The name of a type. A program's own format takes a value of its own, 128 or above:
+//   template <> inline constexpr Format nibble::quant::kFormatOf<Mine> = Format{128};
+template <class F>
+inline constexpr Format kFormatOf = [] {
+  for (const Format format : kFormats) {
+    if (visit_format(format,
+                     [](auto tag) { return std::is_same_v<typename decltype(tag)::type, F>; }))
+      return format;
+  }
+}();
+
 constexpr const char* to_string(Format format) noexcept {
   switch (format) {
     case Format::f32: return "f32";
