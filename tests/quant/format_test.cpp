@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nibble/quant/format.hpp"
+
+#include <limits>
+#include <set>
+
+#include "doctest/doctest.h"
+#include "nibble/quant/ggml.hpp"
+#include "oracle.hpp"
+
+namespace {
+
+using namespace nibble::quant;
+using nibble::Errc;
+using nibble::io::GgmlType;
+
+static_assert(bits_per_weight(Format::f32) == 32 && bits_per_weight(Format::bf16) == 16);
+static_assert(bits_per_weight(Format::q4_0) == 4.5 && bits_per_weight(Format::q4_1) == 5);
+static_assert(bits_per_weight(Format::q8_0) == 8.5 && bits_per_weight(Format::u8_affine) == 8);
+static_assert(visit_format(Format::q4_1, [](auto tag) {
+  return std::is_same_v<typename decltype(tag)::type, Q4_1>;
+}));
+
+}  // namespace
+
+TEST_CASE("names go both ways, in either case") {
+  std::set<std::string> names;
+  for (const Format format : kFormats) {
+    const std::string name = to_string(format);
+    names.insert(name);
+    const auto back = format_from_name(name);
+    REQUIRE(back);
+    CHECK(*back == format);
+  }
+  CHECK(names.size() == kFormats.size());
+  CHECK(*format_from_name("Q4_0") == Format::q4_0);
+  CHECK(*format_from_name("BF16") == Format::bf16);
+  for (const char* bad : {"", "q4", "q4_0 ", "q4_00", "unknown", "Q5_K"}) {
+    CAPTURE(bad);
+    const auto none = format_from_name(bad);
+    REQUIRE(!none);
+    CHECK(none.error().code == Errc::invalid_argument);
+    CHECK(none.error().message.find("q4_0") != std::string::npos);
+  }
+}
+
+TEST_CASE("every format has its own type, and GGUF's types map to ours") {
+  std::set<int> sizes;
+  for (const Format format : kFormats) {
+    const auto type = ggml_type_of(format);
+    if (format == Format::i8_channel || format == Format::u8_affine) {
+      REQUIRE(!type);
+      CHECK(type.error().code == Errc::unsupported);
+      continue;
+    }
+    REQUIRE(type);
+    CHECK(*format_of(*type) == format);
+    // Two independent tables agree on sizes.
+    CHECK(*row_bytes(format, 256) == *nibble::io::row_bytes(*type, 256));
+  }
+  for (const auto type : {GgmlType::q4_k, GgmlType::i8, GgmlType::q8_1, GgmlType{999}}) {
+    REQUIRE(!format_of(type));
+    CHECK(format_of(type).error().code == Errc::unsupported);
+  }
+  CHECK(format_of(GgmlType::q4_k).error().message.find("Q4_K") != std::string::npos);
+  CHECK(format_of(GgmlType{999}).error().message.find("999") != std::string::npos);
+}
+
+TEST_CASE("sizes of rows") {
+  CHECK(*row_bytes(Format::f32, 3) == 12);
+  CHECK(*row_bytes(Format::q4_0, 64) == 36);
+  CHECK(*row_bytes(Format::i8_channel, 5) == 9);
+  CHECK(*row_bytes(Format::u8_affine, 5) == 13);
+  CHECK(*row_bytes(Format::q8_0, 0) == 0);
+  CHECK(row_bytes(Format::q4_1, 33).error().code == Errc::invalid_argument);
+  constexpr std::size_t kMax = std::numeric_limits<std::size_t>::max();
+  CHECK(row_bytes(Format::f32, kMax).error().code == Errc::limit);
+  CHECK(row_bytes(Format::q8_0, kMax / 32 * 32).error().code == Errc::limit);
+  CHECK(row_bytes(Format::u8_affine, kMax - 7).error().code == Errc::limit);
+  CHECK(*row_bytes(Format::u8_affine, kMax - 8) == kMax);
+}
+
+TEST_CASE("rows convert both ways at any alignment, and refuse wrong sizes") {
+  // RMSE of standard normal weights in each format, at most.
+  const std::pair<Format, double> at_most[] = {
+      {Format::f32, 0.0},         {Format::f16, 4e-4},      {Format::bf16, 3e-3},
+      {Format::q8_0, 7e-3},       {Format::q4_0, 0.11},     {Format::q4_1, 0.1},
+      {Format::i8_channel, 0.01}, {Format::u8_affine, 0.01}};
+  const auto x = test::normal_row(512, 1.0f, 8);
+  for (const auto& limit : at_most) {
+    const Format format = limit.first;
+    CAPTURE(to_string(format));
+    const std::size_t n_bytes = *row_bytes(format, x.size());
+    std::vector<std::byte> buffer(n_bytes + 3, std::byte{0xAA});
+    const auto row = std::span(buffer).subspan(1, n_bytes);
+    REQUIRE(row_from_f32(format, x, row));
+    CHECK(buffer.front() == std::byte{0xAA});
+    CHECK(buffer[n_bytes + 1] == std::byte{0xAA});
+    std::vector<float> y(x.size() + 1, -7.0f);
+    REQUIRE(row_to_f32(format, row, std::span(y).first(x.size())));
+    CHECK(y.back() == -7.0f);
+    double sum = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) sum += (y[i] - x[i]) * double{y[i] - x[i]};
+    CHECK(std::sqrt(sum / 512) <= limit.second);
+    if (format != Format::f32) CHECK(sum > 0);
+
+    for (const std::size_t wrong : {n_bytes - 1, n_bytes + 1, std::size_t{0}}) {
+      const auto other = std::span(buffer).first(wrong);
+      CHECK(row_from_f32(format, x, other).error().code == Errc::invalid_argument);
+      CHECK(row_to_f32(format, other, std::span(y).first(512)).error().code ==
+            Errc::invalid_argument);
+    }
+  }
+  CHECK(row_from_f32(Format::q4_0, std::span(x).first(40), {}).error().code ==
+        Errc::invalid_argument);
+  CHECK(row_to_f32(Format::q4_0, {}, {}).has_value());
+}
+
+TEST_CASE("any bytes read as a row of some weights") {
+  std::mt19937 random(6);
+  std::vector<float> y(256);
+  for (int round = 0; round < 50; ++round) {
+    for (const Format format : kFormats) {
+      std::vector<std::byte> row(*row_bytes(format, y.size()));
+      for (std::byte& b : row) b = static_cast<std::byte>(random());
+      CHECK(row_to_f32(format, row, y).has_value());
+    }
+  }
+}
