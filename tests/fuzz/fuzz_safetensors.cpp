@@ -31,7 +31,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   const auto header = nibble::io::load_le<std::uint64_t>(bytes.data());
   require(8 + header + total == size);
-  static volatile unsigned sink;  // keeps the reads of the data
+  [[maybe_unused]] static volatile unsigned sink;  // keeps the reads of the data
   sink = sum;
   return 0;
 }

@@ -177,6 +177,22 @@ TEST_CASE("alignment is honoured, and the data of every tensor starts at a multi
   CHECK(offset(2) == offset(0) + 192);
 }
 
+TEST_CASE("what already ends at a multiple of the alignment is not padded") {
+  GgufWriter writer;
+  // 24 bytes of header, 20 of the number, 39 of the text and 45 of the tensor's info make 128.
+  writer.set("key4", std::uint32_t{1});
+  writer.set("s", "123456789012345678");
+  writer.add_tensor(std::string(13, 't'), GgmlType::f32, std::array<std::uint64_t, 1>{8},
+                    std::span(kData).first(32));
+  const auto bytes = writer.to_bytes();
+  REQUIRE(bytes);
+  REQUIRE(bytes->size() == 128 + 32);
+  const auto gguf = Gguf::parse(*bytes, "m");
+  REQUIRE(gguf);
+  CHECK(gguf->tensors()[0].data.data() == bytes->data() + 128);
+  CHECK(gguf->tensors()[0].data[31] == std::byte{32});
+}
+
 TEST_CASE("sources are called one after another, in order, when the file is written") {
   std::vector<int> calls;
   std::vector<std::byte> buffer;  // shared: one tensor in memory at a time
