@@ -6,6 +6,7 @@
 #include "nibble/kernels/activation-inl.h"
 #include "nibble/kernels/attention-inl.h"
 #include "nibble/kernels/dropout-inl.h"
+#include "nibble/kernels/norm-inl.h"
 #include "nibble/kernels/quantize_rows-inl.h"
 #include "nibble/kernels/matmul-inl.h"
 #include "nibble/kernels/which-inl.h"

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#if defined(NIBBLE_KERNELS_NORM_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef NIBBLE_KERNELS_NORM_INL_H_
+#undef NIBBLE_KERNELS_NORM_INL_H_
+#else
+#define NIBBLE_KERNELS_NORM_INL_H_
+#endif
+
+#include <cmath>
+
+#include "hwy/highway.h"
+#include "nibble/kernels/activation-inl.h"
+#include "nibble/kernels/dropout-inl.h"
+#include "nibble/kernels/norm.hpp"
+#include "nibble/kernels/quantize_rows-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+namespace norm_detail {
+
+using kernels::NormArgs;
+using DF = hn::CappedTag<float, 16>;  // the same as quantization's
+using VF = hn::Vec<DF>;
+
+HWY_ALIGN inline constexpr float kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+HWY_ALIGN inline constexpr float kZeros[16] = {};
+
+// A row that may be absent, then a constant: index & 0 instead of a second copy of every kernel.
+struct OptionalRow {
+  const float* values;
+  size_t mask;
+
+  OptionalRow(const float* row, const float* constant)
+      : values(row != nullptr ? row : constant), mask(row != nullptr ? ~size_t{0} : 0) {}
+  HWY_INLINE VF at(size_t i) const { return hn::LoadU(DF(), values + (i & mask)); }
+  HWY_INLINE VF at_n(size_t i, size_t n) const { return hn::LoadN(DF(), values + (i & mask), n); }
+};
+
+// The row as the first pass reads it: with kAdd, sums are made and stored on the way.
+template <bool kAdd>
+struct Input {
+  const float* x;
+  const float* addend;
+  float* sum;
+
+  explicit Input(const NormArgs& args) : x(args.x), addend(args.addend), sum(args.sum) {}
+  // Where the row is to be read after the first pass.
+  const float* row() const { return kAdd ? sum : x; }
+
+  HWY_INLINE float value(size_t i) const { return kAdd ? x[i] + addend[i] : x[i]; }
+  HWY_INLINE VF at(size_t i) const {
+    VF v = hn::LoadU(DF(), x + i);
+    if constexpr (kAdd) {
+      v = hn::Add(v, hn::LoadU(DF(), addend + i));
+      hn::StoreU(v, DF(), sum + i);
+    }
+    return v;
+  }
+  HWY_INLINE VF at_n(size_t i, size_t n) const {
+    VF v = hn::LoadN(DF(), x + i, n);
+    if constexpr (kAdd) {
+      v = hn::Add(v, hn::LoadN(DF(), addend + i, n));
+      hn::StoreN(v, DF(), sum + i, n);
+    }
+    return v;
+  }
+};
+
+struct SquareSum {
+  VF squares;
+
+  // Written out: GCC gives an implied constructor no target, and then cannot inline into it.
+  HWY_INLINE SquareSum() : squares(hn::Zero(DF())) {}
+  HWY_INLINE void add(VF x) { squares = hn::MulAdd(x, x, squares); }
+  HWY_INLINE void add_n(VF x, size_t) { add(x); }  // lanes from n on are 0
+  HWY_INLINE void merge(const SquareSum& other) { squares = hn::Add(squares, other.squares); }
+};
+
+// Sums of x - shift and of its square.
+struct ShiftedSums {
+  VF shift;
+  VF sum;
+  VF squares;
+
+  HWY_INLINE explicit ShiftedSums(float value)
+      : shift(hn::Set(DF(), value)), sum(hn::Zero(DF())), squares(hn::Zero(DF())) {}
+  HWY_INLINE void add_shifted(VF y) {
+    sum = hn::Add(sum, y);
+    squares = hn::MulAdd(y, y, squares);
+  }
+  HWY_INLINE void add(VF x) { add_shifted(hn::Sub(x, shift)); }
+  HWY_INLINE void add_n(VF x, size_t n) {
+    add_shifted(hn::IfThenElseZero(hn::FirstN(DF(), n), hn::Sub(x, shift)));
+  }
+  HWY_INLINE void merge(const ShiftedSums& other) {
+    sum = hn::Add(sum, other.sum);
+    squares = hn::Add(squares, other.squares);
+  }
+};
+
+// Four independent sums hide the latency of the additions, and shorten the chains of roundings.
+template <class Sums, bool kAdd>
+HWY_INLINE Sums accumulate(const Input<kAdd>& in, size_t k, const Sums& zero) {
+  const size_t lanes = hn::Lanes(DF());
+  Sums s0 = zero, s1 = zero, s2 = zero, s3 = zero;
+  size_t i = 0;
+  for (; i + 4 * lanes <= k; i += 4 * lanes) {
+    s0.add(in.at(i));
+    s1.add(in.at(i + lanes));
+    s2.add(in.at(i + 2 * lanes));
+    s3.add(in.at(i + 3 * lanes));
+  }
+  for (; i + lanes <= k; i += lanes) s0.add(in.at(i));
+  if (i < k) s1.add_n(in.at_n(i, k - i), k - i);
+  s0.merge(s1);
+  s2.merge(s3);
+  s0.merge(s2);
+  return s0;
+}
+
+// The normalized row, computed where it is read: a Source for quantization.
+struct RmsNormalized {
+  const float* x;
+  OptionalRow weight;
+  VF factor;
+
+  HWY_INLINE VF at(DF d, size_t i) const {
+    return hn::Mul(hn::Mul(hn::LoadU(d, x + i), factor), weight.at(i));
+  }
+  HWY_INLINE VF at_n(DF d, size_t i, size_t n) const {
+    return hn::Mul(hn::Mul(hn::LoadN(d, x + i, n), factor), weight.at_n(i, n));
+  }
+};
+
+// First pass over the row.
+template <bool kAdd>
+HWY_INLINE RmsNormalized rms_normalized(const NormArgs& args) {
+  const Input<kAdd> in(args);
+  const auto sums = accumulate(in, static_cast<size_t>(args.k), SquareSum());
+  const float mean = hn::ReduceSum(DF(), sums.squares) / static_cast<float>(args.k);
+  return {in.row(), OptionalRow(args.weight, kOnes),
+          hn::Set(DF(), 1.0f / std::sqrt(mean + args.eps))};
+}
+
+struct LayerNormalized {
+  const float* x;
+  OptionalRow weight;
+  OptionalRow bias;
+  VF shift;
+  VF factor;  // 1 / sigma
+  VF offset;  // -(mean - shift) / sigma
+
+  HWY_INLINE VF finish(VF v, VF w, VF b) const {
+    return hn::MulAdd(hn::MulAdd(hn::Sub(v, shift), factor, offset), w, b);
+  }
+  HWY_INLINE VF at(DF d, size_t i) const {
+    return finish(hn::LoadU(d, x + i), weight.at(i), bias.at(i));
+  }
+  HWY_INLINE VF at_n(DF d, size_t i, size_t n) const {
+    const VF v = finish(hn::LoadN(d, x + i, n), weight.at_n(i, n), bias.at_n(i, n));
+    return hn::IfThenElseZero(hn::FirstN(d, n), v);
+  }
+};
+
+// Mean and variance of x - shift.
+struct Moments {
+  float mean;
+  float variance;
+
+  HWY_INLINE Moments(const ShiftedSums& sums, Index k) {
+    const auto n = static_cast<float>(k);
+    mean = hn::ReduceSum(DF(), sums.sum) / n;
+    variance = hn::ReduceSum(DF(), sums.squares) / n - mean * mean;
+  }
+};
+
+// First pass over the row, seldom a second one.
+template <bool kAdd>
+HWY_INLINE LayerNormalized layer_normalized(const NormArgs& args) {
+  const Input<kAdd> in(args);
+  const auto k = static_cast<size_t>(args.k);
+  // The differences are exact for a constant row, whose variance is then exactly 0.
+  const float first = in.value(0);
+  float shift = first + 0.25f * ((in.value(k / 4) - first) + (in.value(k / 2) - first) +
+                                 (in.value(k / 2 + k / 4) - first));
+  Moments moments(accumulate(in, k, ShiftedSums(shift)), args.k);
+  if (HWY_UNLIKELY(moments.mean * moments.mean > moments.variance)) {
+    shift += moments.mean;
+    NormArgs again;
+    again.x = in.row();
+    moments = Moments(accumulate(Input<false>(again), k, ShiftedSums(shift)), args.k);
+    if (moments.variance < 0.0f) moments.variance = 0.0f;  // by rounding; a NaN stays
+  }
+  const float factor = 1.0f / std::sqrt(moments.variance + args.eps);
+  const DF d;
+  return {in.row(),
+          OptionalRow(args.weight, kOnes),
+          OptionalRow(args.bias, kZeros),
+          hn::Set(d, shift),
+          hn::Set(d, factor),
+          hn::Set(d, -moments.mean * factor)};
+}
+
+// Second pass: out = drop(activation(source)). Reads and writes index by index: in place is fine.
+template <class Activation, bool kDropout, class Source>
+HWY_INLINE void store_row(const Source& source, const NormArgs& args, float* out) {
+  const DF d;
+  const auto k = static_cast<size_t>(args.k);
+  const size_t lanes = hn::Lanes(d);
+  const kernels::Dropout dropout = args.dropout;
+  const Index first_index = args.first_index;
+  size_t i = 0;
+  for (; i + lanes <= k; i += lanes) {
+    VF v = activate(Activation{}, d, source.at(d, i));
+    if constexpr (kDropout) {
+      v = hn::Mul(v, dropout_scale(d, dropout, first_index + static_cast<Index>(i)));
+    }
+    hn::StoreU(v, d, out + i);
+  }
+  if (i < k) {
+    VF v = activate(Activation{}, d, source.at_n(d, i, k - i));
+    if constexpr (kDropout) {
+      v = hn::Mul(v, dropout_scale(d, dropout, first_index + static_cast<Index>(i)));
+    }
+    hn::StoreN(v, d, out + i, k - i);
+  }
+}
+
+}  // namespace norm_detail
+
+template <bool kAdd>
+struct Impl<kernels::RmsNorm<kAdd>> {
+  static void run(const kernels::NormArgs& args, float* out) {
+    using namespace norm_detail;
+    store_row<kernels::Identity, false>(rms_normalized<kAdd>(args), args, out);
+  }
+};
+
+template <class Activation, bool kDropout, bool kAdd>
+struct Impl<kernels::LayerNorm<Activation, kDropout, kAdd>> {
+  static void run(const kernels::NormArgs& args, float* out) {
+    using namespace norm_detail;
+    store_row<Activation, kDropout>(layer_normalized<kAdd>(args), args, out);
+  }
+};
+
+template <int kBlock, bool kAdd>
+struct Impl<kernels::RmsNormQuantize<kBlock, kAdd>> {
+  static void run(const kernels::NormArgs& args, kernels::QuantizedRow out) {
+    quantize_row<kBlock>(norm_detail::rms_normalized<kAdd>(args), static_cast<size_t>(args.k), out);
+  }
+};
+
+template <int kBlock, bool kAdd>
+struct Impl<kernels::LayerNormQuantize<kBlock, kAdd>> {
+  static void run(const kernels::NormArgs& args, kernels::QuantizedRow out) {
+    quantize_row<kBlock>(norm_detail::layer_normalized<kAdd>(args), static_cast<size_t>(args.k),
+                         out);
+  }
+};
+
+}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Normalization of one row: RMSNorm and LayerNorm, and fused with what comes before (a residual
+// sum) and after (activation, dropout, 8-bit quantization).
+#pragma once
+
+#include "nibble/kernels/activation.hpp"
+#include "nibble/kernels/dropout.hpp"
+#include "nibble/kernels/quantize_rows.hpp"
+
+namespace nibble::inline NIBBLE_ABI::kernels {
+
+// Operands of a row. No alignment is needed.
+struct NormArgs {
+  const float* x = nullptr;  // (k)
+  Index k = 0;               // at least 1
+  float eps = 0.0f;          // > 0, or rows that are all zero (constant, for LayerNorm) are NaN
+  const float* weight = nullptr;  // (k), or null for ones
+  const float* bias = nullptr;    // (k), or null for zeros; LayerNorm only
+
+  // kAdd only: x + addend is what is normalized, and it is stored in `sum`.
+  const float* addend = nullptr;  // (k)
+  float* sum = nullptr;           // (k), may be x or addend
+
+  // kDropout only: x[0] is element first_index of its tensor.
+  Dropout dropout = {};
+  Index first_index = 0;
+};
+
+// out = x / sqrt(mean(x^2) + eps) * weight  (Zhang and Sennrich 2019). `out` may be x, addend or
+// sum.
+//
+// Sums are kept in at least 16 floats: with n = k / 16 + 8 roundings on the way of any term and
+// u = 2^-24, the relative error of an output is below (n / 2 + 5) u. A sum of squares above 3.4e38
+// overflows: the row is then zeros.
+template <bool kAdd = false>
+struct RmsNorm {
+  using Function = void(const NormArgs& args, float* out);
+};
+
+// out = drop(activation((x - mean) / sqrt(variance + eps) * weight + bias))  (Ba et al. 2016), with
+// the variance over k. `out` may be x, addend or sum.
+//
+// The moments are those of x - shift, the shift a guess of the mean from four values of the row; if
+// it is further from the mean than a standard deviation they are taken again around the mean. So
+// nothing cancels however large the mean is: with n and u as above and z = (x - mean) / sigma, the
+// error before the activation is below ((3n + 16) (|z| + 1) |weight| + 2 |bias|) u.
+template <class Activation = Identity, bool kDropout = false, bool kAdd = false>
+struct LayerNorm {
+  using Function = void(const NormArgs& args, float* out);
+};
+
+// The same norms, quantized (kernels/quantize_rows.hpp says what that is) without a row of floats
+// in memory. The output may not overlap the input.
+template <int kBlock, bool kAdd = false>
+struct RmsNormQuantize {
+  using Function = void(const NormArgs& args, QuantizedRow out);
+};
+template <int kBlock, bool kAdd = false>
+struct LayerNormQuantize {
+  using Function = void(const NormArgs& args, QuantizedRow out);
+};
+
+}  // namespace nibble::inline NIBBLE_ABI::kernels
