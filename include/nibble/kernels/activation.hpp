@@ -1,20 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Elementwise activation functions.
+// Elementwise activation functions, alone and as the gate of a gated feed-forward layer.
 #pragma once
 
 #include "nibble/kernels/impl.hpp"
 
 namespace nibble::inline NIBBLE_ABI::kernels {
 
-// Which function. An empty type each, so that it can be a template parameter of fused kernels.
+// Which function. An empty type each, so that it can be a template parameter of fused kernels,
+// which call `activate(Activation{}, d, x)` of activation-inl.h. Their limits at -inf and inf are
+// returned there (0 or -0 at -inf, inf at inf), and NaN is NaN. u = 2^-24; errors are at most
+//   Silu      (6 + |x|) u |silu(x)|    or |x| 2^-125, where exp(-|x|) is not a normal number
+//   GeluErf   5 u |x|                  of the scale of x, not of its tail, as 1 + erf has it
+//   GeluTanh  (6 + 4 |y|) u |gelu(x)|  or |x| 2^-125; y = sqrt(8/pi) (x + 0.044715 x^3)
+//   Sigmoid   (5 + |x|) u sigmoid(x)   or 2^-125
+//   Exp, Tanh, Erf: 2, 3 and 8 u times the result; Exp also 2^-149 where it is subnormal
 struct Identity {};
-struct Silu {};  // x / (1 + exp(-x))
+struct Relu {};      // max(x, 0)
+struct Silu {};      // x / (1 + exp(-x))
+struct GeluErf {};   // x / 2 * (1 + erf(x / sqrt(2))): x times the normal distribution function
+struct GeluTanh {};  // x / 2 * (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), Hendrycks and Gimpel 2016
+struct Sigmoid {};   // 1 / (1 + exp(-x))
+struct Tanh {};
+struct Exp {};
+struct Erf {};
 
-// out[i] = Function(x[i]), i < n. `x` and `out` may be the same; no alignment is needed.
+// out[i] = Activation(x[i]), i < n. `x` and `out` may be the same; no alignment is needed.
 template <class Activation>
 struct Activate {
   using Function = void(const float* x, float* out, Index n);
+};
+
+// out[i] = Activation(gate[i]) * up[i], i < n. `out` may be `gate` or `up`.
+template <class Activation>
+struct ActivateGated {
+  using Function = void(const float* gate, const float* up, float* out, Index n);
 };
 
 }  // namespace nibble::inline NIBBLE_ABI::kernels

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#if defined(NIBBLE_KERNELS_ELEMENTWISE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef NIBBLE_KERNELS_ELEMENTWISE_INL_H_
+#undef NIBBLE_KERNELS_ELEMENTWISE_INL_H_
+#else
+#define NIBBLE_KERNELS_ELEMENTWISE_INL_H_
+#endif
+
+#include <cstring>
+
+#include "hwy/highway.h"
+#include "nibble/kernels/elementwise.hpp"
+#include "nibble/kernels/map-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+template <>
+struct Impl<kernels::Add> {
+  struct Map {
+    template <class D, class V>
+    HWY_INLINE V operator()(D, V a, V b) const {
+      return hn::Add(a, b);
+    }
+  };
+  static void run(const float* a, const float* b, float* out, Index n) { map(Map{}, out, n, a, b); }
+};
+
+template <>
+struct Impl<kernels::Multiply> {
+  struct Map {
+    template <class D, class V>
+    HWY_INLINE V operator()(D, V a, V b) const {
+      return hn::Mul(a, b);
+    }
+  };
+  static void run(const float* a, const float* b, float* out, Index n) { map(Map{}, out, n, a, b); }
+};
+
+template <>
+struct Impl<kernels::Scale> {
+  struct Map {
+    float factor;
+    template <class D, class V>
+    HWY_INLINE V operator()(D d, V x) const {
+      return hn::Mul(x, hn::Set(d, factor));
+    }
+  };
+  static void run(const float* x, float factor, float* out, Index n) {
+    map(Map{factor}, out, n, x);
+  }
+};
+
+template <>
+struct Impl<kernels::ToF32<float>> {
+  static void run(const float* x, float* out, Index n) {
+    std::memcpy(out, x, static_cast<size_t>(n) * sizeof(float));
+  }
+};
+
+// The 16-bit formats share a loop; what differs is the vector conversion.
+template <class T>
+struct Impl<kernels::ToF32<T>> {
+  template <class D, class V16>
+  static HWY_INLINE hn::Vec<D> widen(D d, V16 bits, f16) {
+    const hn::Rebind<hwy::float16_t, D> d16;
+    return hn::PromoteTo(d, hn::BitCast(d16, bits));
+  }
+  template <class D, class V16>
+  static HWY_INLINE hn::Vec<D> widen(D d, V16 bits, bf16) {
+    const hn::RebindToUnsigned<D> d32;
+    return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, bits)));
+  }
+
+  static void run(const T* x, float* out, Index n) {
+    const hn::ScalableTag<float> d;
+    const hn::Rebind<uint16_t, decltype(d)> d16;
+    const auto* bits = reinterpret_cast<const uint16_t*>(x);
+    const auto size = static_cast<size_t>(n);
+    const size_t lanes = hn::Lanes(d);
+    size_t i = 0;
+    for (; i + lanes <= size; i += lanes) {
+      hn::StoreU(widen(d, hn::LoadU(d16, bits + i), T{}), d, out + i);
+    }
+    if (i < size) {
+      hn::StoreN(widen(d, hn::LoadN(d16, bits + i, size - i), T{}), d, out + i, size - i);
+    }
+  }
+};
+
+}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

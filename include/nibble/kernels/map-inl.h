@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// map: a function of vectors over arrays, element by element. The function is an object with an
+// always-inlined call operator, not a lambda: GCC 12 does not inline those in target namespaces.
+
+#if defined(NIBBLE_KERNELS_MAP_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef NIBBLE_KERNELS_MAP_INL_H_
+#undef NIBBLE_KERNELS_MAP_INL_H_
+#else
+#define NIBBLE_KERNELS_MAP_INL_H_
+#endif
+
+#include "hwy/highway.h"
+#include "nibble/kernels/impl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// out[i] = f(d, in[i]...), i < n. `out` may be one of the inputs; no alignment is needed, and
+// nothing beyond n is read or written.
+template <class F, class... In>
+HWY_INLINE void map(const F& f, float* out, Index n, const In*... in) {
+  const hn::ScalableTag<float> d;
+  const auto size = static_cast<size_t>(n);
+  const size_t lanes = hn::Lanes(d);
+  size_t i = 0;
+  for (; i + lanes <= size; i += lanes) {
+    hn::StoreU(f(d, hn::LoadU(d, in + i)...), d, out + i);
+  }
+  if (i < size) {
+    hn::StoreN(f(d, hn::LoadN(d, in + i, size - i)...), d, out + i, size - i);
+  }
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

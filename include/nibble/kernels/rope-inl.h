@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#if defined(NIBBLE_KERNELS_ROPE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef NIBBLE_KERNELS_ROPE_INL_H_
+#undef NIBBLE_KERNELS_ROPE_INL_H_
+#else
+#define NIBBLE_KERNELS_ROPE_INL_H_
+#endif
+
+#include <algorithm>
+
+#include "hwy/highway.h"
+#include "nibble/kernels/rope.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Both styles keep a vector of cosines and sines in registers and turn that part of every head.
+template <>
+struct Impl<kernels::Rope<kernels::AdjacentPairs>> {
+  static void run(float* x, Index n_heads, Index head_dim, Index rope_dim, const float* cos,
+                  const float* sin) {
+    const hn::ScalableTag<float> d;
+    const size_t lanes = hn::Lanes(d);
+    const auto size = static_cast<size_t>(rope_dim);
+    for (size_t i = 0; i < size; i += lanes) {
+      const size_t n = std::min(lanes, size - i);
+      const auto c = hn::LoadN(d, cos + i / 2, n / 2);
+      const auto s = hn::LoadN(d, sin + i / 2, n / 2);
+      const auto cc = hn::InterleaveWholeLower(d, c, c);
+      const auto ss = hn::InterleaveWholeLower(d, hn::Neg(s), s);
+      float* part = x + i;
+      if (n == lanes) {
+        for (Index head = 0; head < n_heads; ++head, part += head_dim) {
+          hn::StoreU(turn(d, hn::LoadU(d, part), cc, ss), d, part);
+        }
+      } else {
+        for (Index head = 0; head < n_heads; ++head, part += head_dim) {
+          hn::StoreN(turn(d, hn::LoadN(d, part, n), cc, ss), d, part, n);
+        }
+      }
+    }
+  }
+
+ private:
+  template <class D, class V>
+  static HWY_INLINE V turn(D d, V ab, V cc, V ss) {
+    return hn::MulAdd(ab, cc, hn::Mul(hn::Reverse2(d, ab), ss));
+  }
+};
+
+template <>
+struct Impl<kernels::Rope<kernels::HalfSplit>> {
+  static void run(float* x, Index n_heads, Index head_dim, Index rope_dim, const float* cos,
+                  const float* sin) {
+    const hn::ScalableTag<float> d;
+    const size_t lanes = hn::Lanes(d);
+    const auto half = static_cast<size_t>(rope_dim / 2);
+    for (size_t i = 0; i < half; i += lanes) {
+      const size_t n = std::min(lanes, half - i);
+      const auto c = hn::LoadN(d, cos + i, n);
+      const auto s = hn::LoadN(d, sin + i, n);
+      float* part = x + i;
+      if (n == lanes) {
+        for (Index head = 0; head < n_heads; ++head, part += head_dim) {
+          const auto a = hn::LoadU(d, part);
+          const auto b = hn::LoadU(d, part + half);
+          hn::StoreU(hn::NegMulAdd(b, s, hn::Mul(a, c)), d, part);
+          hn::StoreU(hn::MulAdd(b, c, hn::Mul(a, s)), d, part + half);
+        }
+      } else {
+        for (Index head = 0; head < n_heads; ++head, part += head_dim) {
+          const auto a = hn::LoadN(d, part, n);
+          const auto b = hn::LoadN(d, part + half, n);
+          hn::StoreN(hn::NegMulAdd(b, s, hn::Mul(a, c)), d, part, n);
+          hn::StoreN(hn::MulAdd(b, c, hn::Mul(a, s)), d, part + half, n);
+        }
+      }
+    }
+  }
+};
+
+}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Rotary position embedding (Su et al. 2021) of query or key heads, in place.
+#pragma once
+
+#include "nibble/kernels/impl.hpp"
+
+namespace nibble::inline NIBBLE_ABI::kernels {
+
+// Which two values of a head turn together, for pair i of rope_dim / 2.
+struct AdjacentPairs {};  // x[2i] and x[2i + 1]: as published, and llama.cpp's "norm"
+struct HalfSplit {};      // x[i] and x[i + rope_dim / 2]: Hugging Face's, and "neox"
+
+// (a, b) <- (a cos[i] - b sin[i], a sin[i] + b cos[i]) for each pair of the first rope_dim values
+// of each head; the rest of the head stays. `x` is (n_heads, head_dim), contiguous; `cos` and `sin`
+// have rope_dim / 2 values. rope_dim is even and at most head_dim. No alignment is needed.
+template <class Style>
+struct Rope {
+  using Function = void(float* x, Index n_heads, Index head_dim, Index rope_dim, const float* cos,
+                        const float* sin);
+};
+
+}  // namespace nibble::inline NIBBLE_ABI::kernels

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Reductions over a row of scores: softmax, its normalizer for log-probabilities, and the argmax.
+#pragma once
+
+#include "nibble/kernels/impl.hpp"
+
+namespace nibble::inline NIBBLE_ABI::kernels {
+
+// out[i] = exp(scale * (x[i] - max)) / sum over i < n_valid, and 0 for n_valid <= i < n, with max
+// and sum over the first n_valid (of a causal row: the positions it may see). 0 <= n_valid <= n;
+// scale > 0. `x` and `out` may be the same. Every summand is exp(t), t <= 0, with a relative error
+// of at most (2 |t| + 2) u, u = 2^-24, or 0 below 2^-126; blocks of 64 vectors are summed in f32
+// lanes, blocks in double, so that the error of the sum, at most 40 u plus the summands', does not
+// grow with n. -inf among the scores is 0. NaN or +inf among them, or nothing but -inf, makes all
+// NaN.
+struct Softmax {
+  using Function = void(const float* x, float* out, Index n, Index n_valid, float scale);
+};
+
+// log(sum exp(x[i])) = max + log_sum, kept apart because log_sum is small: the log-probability of i
+// is (x[i] - max) - log_sum.
+struct LogSum {
+  float max;
+  double log_sum;  // in [0, log(n)]; absolute error below 1e-5
+};
+
+// Over i < n, n >= 1, summed as Softmax does it, with NaN where Softmax gives NaN.
+struct LogSumExp {
+  using Function = LogSum(const float* x, Index n);
+};
+
+// The lowest i < n with the greatest x[i]; n >= 1. NaN never wins, but if all are NaN it is 0.
+struct ArgMax {
+  using Function = Index(const float* x, Index n);
+};
+
+}  // namespace nibble::inline NIBBLE_ABI::kernels
