@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Which CPUs this process may use: the affinity mask, the physical cores behind it and the CPU
+// quota of the container. A count of the machine's CPUs alone is wrong in every container.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "nibble/core/view.hpp"
+
+#if defined(__linux__)
+#include <sched.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(_WIN32)
+// The few functions needed, declared as <windows.h> does, without its macros in every program.
+extern "C" {
+__declspec(dllimport) void* __stdcall GetCurrentProcess();
+__declspec(dllimport) void* __stdcall GetCurrentThread();
+#if defined(_WIN64)
+__declspec(dllimport) int __stdcall GetProcessAffinityMask(void*, unsigned long long*,
+                                                           unsigned long long*);
+__declspec(dllimport) unsigned long long __stdcall SetThreadAffinityMask(void*, unsigned long long);
+#else
+__declspec(dllimport) int __stdcall GetProcessAffinityMask(void*, unsigned long*, unsigned long*);
+__declspec(dllimport) unsigned long __stdcall SetThreadAffinityMask(void*, unsigned long);
+#endif
+}
+#else
+#include <unistd.h>
+#endif
+
+namespace nibble::inline NIBBLE_ABI {
+
+struct AvailableCpus {
+  // Logical CPUs that the calling thread may run on, one of each physical core before any second
+  // one of a core. Empty where the system does not tell.
+  std::vector<int> ids;
+  Index n_logical = 1;  // how many of them can run at once, the quota considered; at least 1
+  Index n_cores = 1;    // physical cores among them, as far as known, likewise; at least 1
+};
+
+// Never fails: what the system does not tell is taken for one CPU without a quota.
+AvailableCpus available_cpus();
+
+// Lets the calling thread run on logical CPU `cpu` alone. False when the system refuses or, as
+// macOS, has no such call.
+bool pin_this_thread(int cpu) noexcept;
+
+// CPUs' worth of time that the Linux control groups (v1 and v2) of this process allow: the least
+// quota / period from its group up to the root; 0 when there is no limit. `root` is put in front of
+// /proc and /sys.
+double cgroup_cpu_quota(const std::string& root = "");
+
+namespace detail {
+
+// The beginning (4 KiB) of a file; empty when it cannot be read.
+inline std::string read_beginning(const std::string& path) {
+  std::array<char, 4096> buffer;
+  std::FILE* const file = std::fopen(path.c_str(), "rb");
+  if (file == nullptr) return {};
+  const std::size_t n = std::fread(buffer.data(), 1, buffer.size(), file);
+  std::fclose(file);
+  return std::string(buffer.data(), n);
+}
+
+// quota / period, or 0 when there is no limit ("max", -1 or nothing).
+inline double quota_ratio(const std::string& quota, const std::string& period) {
+  const long long q = std::strtoll(quota.c_str(), nullptr, 10);
+  const long long p = std::strtoll(period.c_str(), nullptr, 10);
+  return q > 0 && p > 0 ? static_cast<double>(q) / static_cast<double>(p) : 0.0;
+}
+
+// The least quota of `group` (a path such as "/a/b") and all groups above it. A container often
+// sees its own group mounted as the root while the path still names it from outside: the parts
+// that are missing count as unlimited.
+inline double least_quota(const std::string& mount, std::string group, bool v2) {
+  double least = 0;
+  if (group == "/") group.clear();
+  for (;;) {
+    const std::string folder = mount + group;
+    double quota;
+    if (v2) {  // "150000 100000" or "max 100000"
+      const std::string text = read_beginning(folder + "/cpu.max");
+      const std::size_t space = text.find(' ');
+      quota = space == std::string::npos ? 0 : quota_ratio(text, text.substr(space));
+    } else {
+      quota = quota_ratio(read_beginning(folder + "/cpu.cfs_quota_us"),
+                          read_beginning(folder + "/cpu.cfs_period_us"));
+    }
+    if (quota > 0 && (least <= 0 || quota < least)) least = quota;
+    const std::size_t slash = group.rfind('/');
+    if (slash == std::string::npos) return least;
+    group.resize(slash);
+  }
+}
+
+}  // namespace detail
+
+inline double cgroup_cpu_quota(const std::string& root) {
+  const std::string groups = detail::read_beginning(root + "/proc/self/cgroup");
+  double least = 0;
+  for (std::size_t begin = 0; begin < groups.size();) {  // lines of "id:controllers:path"
+    const std::size_t end = std::min(groups.find('\n', begin), groups.size());
+    const std::string line = groups.substr(begin, end - begin);
+    begin = end + 1;
+    const std::size_t first = line.find(':');
+    const std::size_t second = first == std::string::npos ? first : line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    const bool v2 = controllers == ",,";
+    if (!v2 && controllers.find(",cpu,") == std::string::npos) continue;
+    const std::string mount = root + (v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu");
+    const double quota = detail::least_quota(mount, line.substr(second + 1), v2);
+    if (quota > 0 && (least <= 0 || quota < least)) least = quota;
+  }
+  return least;
+}
+
+#if defined(__linux__)
+
+inline AvailableCpus available_cpus() {
+  AvailableCpus cpus;
+  std::vector<unsigned long> mask;
+  for (std::size_t words = 16; words <= 1024; words *= 4) {  // the kernel's size is not known
+    mask.assign(words, 0);
+    if (sched_getaffinity(0, words * sizeof(unsigned long),
+                          reinterpret_cast<cpu_set_t*>(mask.data())) == 0) {
+      break;
+    }
+  }
+  // Siblings of one core list each other in ascending order, so the first names the core.
+  std::vector<std::pair<long, int>> by_core;
+  constexpr std::size_t kBits = sizeof(unsigned long) * 8;
+  for (std::size_t i = 0; i < mask.size() * kBits; ++i) {
+    if ((mask[i / kBits] >> (i % kBits) & 1) == 0) continue;
+    const std::string siblings = detail::read_beginning(
+        "/sys/devices/system/cpu/cpu" + std::to_string(i) + "/topology/thread_siblings_list");
+    const long core = siblings.empty() ? static_cast<long>(i) : std::atol(siblings.c_str());
+    by_core.emplace_back(core, static_cast<int>(i));
+  }
+  std::sort(by_core.begin(), by_core.end());
+  std::vector<int> seconds;
+  for (std::size_t i = 0; i < by_core.size(); ++i) {
+    const bool is_first = i == 0 || by_core[i].first != by_core[i - 1].first;
+    (is_first ? cpus.ids : seconds).push_back(by_core[i].second);
+  }
+  cpus.n_cores = std::max<Index>(1, static_cast<Index>(cpus.ids.size()));
+  cpus.ids.insert(cpus.ids.end(), seconds.begin(), seconds.end());
+  cpus.n_logical = std::max<Index>(1, static_cast<Index>(cpus.ids.size()));
+
+  // To the nearest whole CPU: a thread that is throttled holds up all others at the next join.
+  if (const double quota = cgroup_cpu_quota(); quota > 0 && quota < 1e6) {
+    const Index whole = std::max<Index>(1, static_cast<Index>(quota + 0.5));
+    cpus.n_logical = std::min(cpus.n_logical, whole);
+    cpus.n_cores = std::min(cpus.n_cores, whole);
+  }
+  return cpus;
+}
+
+inline bool pin_this_thread(int cpu) noexcept {
+  constexpr std::size_t kBits = sizeof(unsigned long) * 8;
+  std::array<unsigned long, 256> mask{};  // 16384 CPUs
+  if (cpu < 0 || static_cast<std::size_t>(cpu) >= mask.size() * kBits) return false;
+  mask[static_cast<std::size_t>(cpu) / kBits] = 1ul << (static_cast<std::size_t>(cpu) % kBits);
+  return sched_setaffinity(0, sizeof(mask), reinterpret_cast<const cpu_set_t*>(mask.data())) == 0;
+}
+
+#elif defined(_WIN32)
+
+inline AvailableCpus available_cpus() {
+  AvailableCpus cpus;
+#if defined(_WIN64)
+  unsigned long long process = 0, system = 0;
+#else
+  unsigned long process = 0, system = 0;
+#endif
+  if (GetProcessAffinityMask(GetCurrentProcess(), &process, &system) != 0) {
+    for (int i = 0; process != 0; ++i, process >>= 1) {
+      if ((process & 1) != 0) cpus.ids.push_back(i);
+    }
+  }
+  cpus.n_logical = std::max<Index>(1, static_cast<Index>(cpus.ids.size()));
+  cpus.n_cores = cpus.n_logical;  // counts both threads of a core
+  return cpus;
+}
+
+inline bool pin_this_thread(int cpu) noexcept {
+  constexpr int kBits = static_cast<int>(sizeof(std::size_t) * 8);
+  if (cpu < 0 || cpu >= kBits) return false;
+  return SetThreadAffinityMask(GetCurrentThread(), std::size_t{1} << cpu) != 0;
+}
+
+#else
+
+inline AvailableCpus available_cpus() {
+  AvailableCpus cpus;
+#if defined(__APPLE__)
+  const auto count = [](const char* name) -> Index {
+    int n = 0;
+    std::size_t size = sizeof(n);
+    return sysctlbyname(name, &n, &size, nullptr, 0) == 0 && n > 0 ? n : 1;
+  };
+  cpus.n_logical = count("hw.logicalcpu");
+  cpus.n_cores = count("hw.physicalcpu");
+#else
+  cpus.n_logical = std::max<Index>(1, static_cast<Index>(sysconf(_SC_NPROCESSORS_ONLN)));
+  cpus.n_cores = cpus.n_logical;
+#endif
+  return cpus;
+}
+
+inline bool pin_this_thread(int) noexcept { return false; }
+
+#endif
+
+}  // namespace nibble::inline NIBBLE_ABI

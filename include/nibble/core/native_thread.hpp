@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// NativeThread: a thread of the operating system whose failure to start is a value. (std::thread
+// throws, and without exceptions ends the program.) Also the clock and the pause of spin loops.
+#pragma once
+
+#include <cstdint>
+
+#include "nibble/core/config.hpp"
+
+#if defined(_WIN32)
+#include <process.h>
+
+#include <cerrno>
+#include <chrono>
+extern "C" {  // as <windows.h> declares them
+__declspec(dllimport) unsigned long __stdcall WaitForSingleObject(void*, unsigned long);
+__declspec(dllimport) int __stdcall CloseHandle(void*);
+}
+#else
+#include <pthread.h>
+#include <signal.h>
+#include <time.h>
+#endif
+#if defined(_MSC_VER) && !defined(__clang__)
+#include <intrin.h>
+#endif
+
+namespace nibble::inline NIBBLE_ABI {
+
+class NativeThread {
+ public:
+  using Entry = void (*)(void* argument) noexcept;
+
+  NativeThread() noexcept = default;
+  NativeThread(const NativeThread&) = delete;
+  NativeThread& operator=(const NativeThread&) = delete;
+  ~NativeThread() { NIBBLE_ASSERT(!started_); }  // joined before
+
+  // Runs entry(argument) on a new thread. Returns 0, or the system's error number. Call it once;
+  // the object must not move until join().
+  int start(Entry entry, void* argument) noexcept;
+
+  // Waits for the end of a thread that was started; does nothing otherwise.
+  void join() noexcept;
+
+ private:
+  Entry entry_ = nullptr;
+  void* argument_ = nullptr;
+  bool started_ = false;
+#if defined(_WIN32)
+  static unsigned __stdcall run(void* self) noexcept {
+    auto* const thread = static_cast<NativeThread*>(self);
+    thread->entry_(thread->argument_);
+    return 0;
+  }
+  void* handle_ = nullptr;
+#else
+  static void* run(void* self) noexcept {
+    auto* const thread = static_cast<NativeThread*>(self);
+    thread->entry_(thread->argument_);
+    return nullptr;
+  }
+  pthread_t handle_{};
+#endif
+};
+
+#if defined(_WIN32)
+
+inline int NativeThread::start(Entry entry, void* argument) noexcept {
+  entry_ = entry;
+  argument_ = argument;
+  const auto handle = _beginthreadex(nullptr, 0, &NativeThread::run, this, 0, nullptr);
+  if (handle == 0) return errno != 0 ? errno : EAGAIN;
+  handle_ = reinterpret_cast<void*>(handle);
+  started_ = true;
+  return 0;
+}
+
+inline void NativeThread::join() noexcept {
+  if (!started_) return;
+  WaitForSingleObject(handle_, 0xFFFFFFFFul);
+  CloseHandle(handle_);
+  started_ = false;
+}
+
+inline std::int64_t monotonic_nanoseconds() noexcept {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+#else
+
+inline int NativeThread::start(Entry entry, void* argument) noexcept {
+  entry_ = entry;
+  argument_ = argument;
+  // The host's signals are handled on the host's threads, except those that a thread causes itself
+  // and the profiler's.
+  sigset_t blocked, before;
+  sigfillset(&blocked);
+  for (const int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF}) {
+    sigdelset(&blocked, signal);
+  }
+  const bool is_blocked = pthread_sigmask(SIG_SETMASK, &blocked, &before) == 0;
+  const int error = pthread_create(&handle_, nullptr, &NativeThread::run, this);
+  if (is_blocked) pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  started_ = error == 0;
+  return error;
+}
+
+inline void NativeThread::join() noexcept {
+  if (started_) pthread_join(handle_, nullptr);
+  started_ = false;
+}
+
+inline std::int64_t monotonic_nanoseconds() noexcept {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);  // <chrono> costs more to include than the pool itself
+  return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
+#endif
+
+// Tells the core that this is a spin loop: saves power and lets the sibling thread run.
+inline void cpu_relax() noexcept {
+#if defined(_MSC_VER) && !defined(__clang__)
+#if defined(_M_X64) || defined(_M_IX86)
+  _mm_pause();
+#else
+  __yield();
+#endif
+#elif defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__) || defined(__arm__)
+  __asm__ __volatile__("yield" ::: "memory");
+#endif
+}
+
+}  // namespace nibble::inline NIBBLE_ABI
