@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 #include <new>
@@ -61,11 +62,16 @@ class AlignedBuffer {
   std::size_t size_ = 0;
 };
 
-// Pieces of a block of memory, each aligned to kAlignment, in order. Does not own the block.
+// Pieces of a block of memory, each aligned to kAlignment, in order. Does not own the block; of one
+// that is not aligned itself, it leaves out the first bytes.
 class Arena {
  public:
   Arena() noexcept = default;
-  explicit Arena(std::span<std::byte> memory) noexcept : memory_(memory) {}
+  explicit Arena(std::span<std::byte> memory) noexcept {
+    const std::size_t past = reinterpret_cast<std::uintptr_t>(memory.data()) % kAlignment;
+    const std::size_t skip = past == 0 ? 0 : kAlignment - past;
+    if (skip <= memory.size()) memory_ = memory.subspan(skip);
+  }
 
   // `count` objects of T, uninitialized, or nullptr when the arena is full.
   template <class T>

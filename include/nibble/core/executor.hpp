@@ -20,11 +20,20 @@ class FunctionRef<R(Args...)> {
   template <class F>
   requires(!std::is_same_v<std::remove_cvref_t<F>, FunctionRef> &&
            std::is_invocable_r_v<R, F&, Args...>) FunctionRef(F&& f)
-  noexcept  // NOLINT: meant to be implicit
-      : object_(const_cast<void*>(static_cast<const void*>(std::addressof(f)))),
-        call_([](void* object, Args... args) -> R {
-          return (*static_cast<std::remove_reference_t<F>*>(object))(args...);
-        }) {}
+  noexcept {  // NOLINT: meant to be implicit
+    using Callable = std::remove_reference_t<F>;
+    if constexpr (std::is_function_v<Callable>) {
+      object_ = reinterpret_cast<void*>(std::addressof(f));
+      call_ = [](void* object, Args... args) -> R {
+        return reinterpret_cast<Callable*>(object)(args...);
+      };
+    } else {
+      object_ = const_cast<void*>(static_cast<const void*>(std::addressof(f)));
+      call_ = [](void* object, Args... args) -> R {
+        return (*static_cast<Callable*>(object))(args...);
+      };
+    }
+  }
   R operator()(Args... args) const { return call_(object_, args...); }
 
  private:

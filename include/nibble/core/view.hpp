@@ -140,8 +140,8 @@ class View {
   }
 
   // Rows [first, first + count) of the first dimension.
-  constexpr auto rows(Index first, Index count) const noexcept {
-    NIBBLE_ASSERT(first >= 0 && count >= 0 && first + count <= extent(0));
+  constexpr auto rows(Index first, Index count) const noexcept requires(kRank >= 1) {
+    NIBBLE_ASSERT(first >= 0 && count >= 0 && first <= extent(0) && count <= extent(0) - first);
     return with_first(first, count, std::make_index_sequence<kRank - 1>{});
   }
 
