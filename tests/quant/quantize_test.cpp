@@ -201,6 +201,15 @@ TEST_CASE_TEMPLATE("zeros of either sign stay zero", F, ALL_FORMATS) {
   }
 }
 
+TEST_CASE("of two peaks of opposite sign the first gives Q4_0 its scale") {
+  std::vector<float> x(32, 0.0f);
+  x[4] = 8.0f;
+  x[9] = -8.0f;
+  CHECK(quantized<Q4_0>(x)[0].scale.bits == 0xBC00);  // -1
+  x[3] = -8.0f;
+  CHECK(quantized<Q4_0>(x)[0].scale.bits == 0x3C00);
+}
+
 TEST_CASE("the scale of zeros has GGUF's sign") {
   const std::vector<float> x(32, 0.0f);
   CHECK(quantized<Q4_0>(x)[0].scale.bits == 0x8000);  // 0 / -8
