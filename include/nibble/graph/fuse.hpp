@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Fusion as rewriting: fuse(expression) gives an expression that computes the same with fewer
+// passes over memory. Each rule is an overload of combine(), for two or three neighbours in a
+// sequence; describe() shows what came of it.
+//
+//   linear >> activation                 the activation becomes the product's epilogue
+//   fork(linear >> act, linear) >> multiply   one gated product
+//   fork(linear, linear, ...)            one parallel step over a shared input
+//   norm >> products                     the norm writes the products' 8-bit input
+//   scores >> softmax >> mix             online softmax, no matrix of scores
+//   layer_norm >> activation >> dropout  one pass
+//   residual(... >> linear)              the product adds to the rows it comes back to
+#pragma once
+
+#include "nibble/graph/expr.hpp"
+
+namespace nibble::inline NIBBLE_ABI::graph {
+
+// ---- Rules for neighbours ----------------------------------------------------------------------
+
+template <auto kW, auto kB, Index W, class Activation>
+constexpr auto combine(const Linear<kW, kB, W, kernels::Identity>& linear,
+                       const Activate<Activation>&) {
+  return Linear<kW, kB, W, Activation>{{}, linear.width};
+}
+
+template <auto kW, auto kB, class Activation>
+constexpr auto combine(const LayerNorm<kW, kB, kernels::Identity, false>& norm,
+                       const Activate<Activation>&) {
+  return LayerNorm<kW, kB, Activation, false>{{}, norm.eps};
+}
+
+template <auto kW, auto kB, class Activation>
+constexpr auto combine(const LayerNorm<kW, kB, Activation, false>& norm, const Dropout& drop) {
+  return LayerNorm<kW, kB, Activation, true>{{}, norm.eps, drop.probability};
+}
+
+template <auto kGate, auto kUp, Index W, class Activation>
+constexpr auto combine(const LinearGroup<Linear<kGate, kNone, W, Activation>,
+                                         Linear<kUp, kNone, W, kernels::Identity>>& group,
+                       const Multiply&) {
+  return GatedLinear<kGate, kUp, W, Activation>{{}, std::get<0>(group.linears).width};
+}
+
+template <class H>
+constexpr auto combine(const Scores<H>& s, const Softmax<H>&, const Mix<H>&) {
+  return Attend<H>{{}, s.heads};
+}
+
+// Nodes that read their rows only as the input of products.
+template <class T>
+inline constexpr bool kIsProducts = false;
+template <auto kW, auto kB, Index W, class A>
+inline constexpr bool kIsProducts<Linear<kW, kB, W, A>> = true;
+template <class... L>
+inline constexpr bool kIsProducts<LinearGroup<L...>> = true;
+template <auto kG, auto kU, Index W, class A>
+inline constexpr bool kIsProducts<GatedLinear<kG, kU, W, A>> = true;
+
+template <auto kW, Expr Products>
+requires kIsProducts<Products>
+constexpr auto combine(const RmsNorm<kW>& norm, const Products& products) {
+  return NormInto<RmsNorm<kW>, Products>(norm, products);
+}
+template <auto kW, auto kB, Expr Products>
+requires kIsProducts<Products>
+constexpr auto combine(const LayerNorm<kW, kB>& norm, const Products& products) {
+  return NormInto<LayerNorm<kW, kB>, Products>(norm, products);
+}
+// A norm is taken up by a group before the group becomes a gated product.
+template <Expr Norm, Expr Products, Expr Next>
+requires requires(Products p, Next n) { combine(p, n); }
+constexpr auto combine(const NormInto<Norm, Products>& node, const Next& next) {
+  const auto products = combine(node.products, next);
+  return NormInto<Norm, std::remove_const_t<decltype(products)>>(node.norm, products);
+}
+
+// ---- Rewriting ---------------------------------------------------------------------------------
+
+template <class... Nodes>
+constexpr auto fuse(const Seq<Nodes...>& seq);
+
+// A leaf stays as it is.
+template <Expr T>
+constexpr auto fuse(const T& leaf) {
+  return leaf;
+}
+
+template <class T>
+inline constexpr bool kIsLinear = false;
+template <auto kW, auto kB, Index W, class A>
+inline constexpr bool kIsLinear<Linear<kW, kB, W, A>> = true;
+
+template <class... Branches>
+constexpr auto fuse(const Fork<Branches...>& node) {
+  return std::apply(
+      [](const auto&... branches) {
+        const auto fused = std::tuple(fuse(branches)...);
+        return std::apply(
+            []<class... F>(const F&... f) {
+              if constexpr ((kIsLinear<F> && ...)) {
+                return LinearGroup<F...>(std::tuple<F...>(f...));
+              } else {
+                return Fork<F...>(std::tuple<F...>(f...));
+              }
+            },
+            fused);
+      },
+      node.branches);
+}
+
+template <class Body, Index N>
+constexpr auto fuse(const Repeat<Body, N>& node) {
+  const auto body = fuse(node.body);
+  return Repeat<std::remove_const_t<decltype(body)>, N>(body, node.n);
+}
+
+namespace detail {
+
+template <class... T, class First, class... Rest>
+constexpr auto push_all(const std::tuple<T...>& done, const std::tuple<First, Rest...>& nodes);
+template <class... T>
+constexpr auto push_all(const std::tuple<T...>& done, const std::tuple<>&) {
+  return done;
+}
+
+template <std::size_t... I, class Tuple>
+constexpr auto first_of(const Tuple& t, std::index_sequence<I...>) {
+  return std::tuple(std::get<I>(t)...);
+}
+template <std::size_t kDropped, class... T>
+constexpr auto drop_last(const std::tuple<T...>& t) {
+  return first_of(t, std::make_index_sequence<sizeof...(T) - kDropped>{});
+}
+template <std::size_t kFromEnd, class... T>
+constexpr const auto& from_end(const std::tuple<T...>& t) {
+  return std::get<sizeof...(T) - 1 - kFromEnd>(t);
+}
+
+// Appends a fused node to the nodes before it, combining as long as a rule applies.
+template <class... T, Expr Next>
+constexpr auto push(const std::tuple<T...>& done, const Next& next) {
+  constexpr std::size_t n = sizeof...(T);
+  if constexpr (n >= 2) {
+    if constexpr (requires { combine(from_end<1>(done), from_end<0>(done), next); }) {
+      return push(drop_last<2>(done), combine(from_end<1>(done), from_end<0>(done), next));
+    } else if constexpr (requires { combine(from_end<0>(done), next); }) {
+      return push(drop_last<1>(done), combine(from_end<0>(done), next));
+    } else {
+      return std::tuple_cat(done, std::tuple<Next>(next));
+    }
+  } else if constexpr (n == 1) {
+    if constexpr (requires { combine(from_end<0>(done), next); }) {
+      return push(drop_last<1>(done), combine(from_end<0>(done), next));
+    } else {
+      return std::tuple_cat(done, std::tuple<Next>(next));
+    }
+  } else {
+    return std::tuple<Next>(next);
+  }
+}
+// Names do not stand in the way of a rule: they go.
+template <class... T, Label... kNames>
+constexpr auto push(const std::tuple<T...>& done, const Tap<kNames...>&) {
+  return done;
+}
+// A sequence within a sequence is part of it.
+template <class... T, class... Nodes>
+constexpr auto push(const std::tuple<T...>& done, const Seq<Nodes...>& seq) {
+  return push_all(done, seq.nodes);
+}
+
+template <class... T, class First, class... Rest>
+constexpr auto push_all(const std::tuple<T...>& done, const std::tuple<First, Rest...>& nodes) {
+  return std::apply(
+      [&](const auto& first, const auto&... rest) {
+        return push_all(push(done, fuse(first)), std::tuple(rest...));
+      },
+      nodes);
+}
+
+}  // namespace detail
+
+template <class... Nodes>
+constexpr auto fuse(const Seq<Nodes...>& seq) {
+  const auto nodes = detail::push_all(std::tuple<>{}, seq.nodes);
+  if constexpr (std::tuple_size_v<std::remove_const_t<decltype(nodes)>> == 1) {
+    return std::get<0>(nodes);
+  } else {
+    return make_seq(nodes);
+  }
+}
+
+template <class Body>
+constexpr auto fuse(const Residual<Body>& node) {
+  const auto body = fuse(node.body);
+  using Fused = std::remove_const_t<decltype(body)>;
+  if constexpr (requires { body.nodes; }) {
+    const auto& last = detail::from_end<0>(body.nodes);
+    using Last = std::remove_cvref_t<decltype(last)>;
+    if constexpr (kIsLinear<Last>) {
+      const auto prefix = make_seq(detail::drop_last<1>(body.nodes));
+      return ResidualInto<std::remove_const_t<decltype(prefix)>, Last>(prefix, last);
+    } else {
+      return Residual<Fused>(body);
+    }
+  } else {
+    return Residual<Fused>(body);
+  }
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::graph

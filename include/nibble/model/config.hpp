@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The dimensions of a model, as an architecture's expression takes them: any type with these
+// members will do. ModelConfig has them at run time; a program that knows its model writes a type
+// of its own with Dim<256> dim; and so on, and everything sized by them becomes a constant.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "nibble/core/view.hpp"
+
+namespace nibble::inline NIBBLE_ABI {
+
+enum class Architecture : std::uint8_t { llama, gpt2 };
+
+constexpr std::string_view to_string(Architecture a) noexcept {
+  return a == Architecture::llama ? "llama" : "gpt2";
+}
+
+struct ModelConfig {
+  Architecture architecture = Architecture::llama;
+  Dim<> vocab_size;
+  Dim<> dim;
+  Dim<> n_layers;
+  Dim<> n_heads;
+  Dim<> n_kv_heads;
+  Dim<> head_dim;
+  Dim<> ffn_dim;
+  Index n_ctx = 0;   // positions the model was trained for
+  Index window = 0;  // sliding window of attention; 0: none
+  float norm_eps = 1e-5f;
+  Index rope_dim = 0;  // of head_dim; 0: no rotation
+  float rope_theta = 10000;
+  float rope_scale = 1;  // positions are divided by it
+};
+
+// 1 / sqrt(n), also in constant expressions (std::sqrt is not, in C++20): Newton's iteration in
+// double, correct to f32.
+constexpr float inverse_sqrt(Index n) noexcept {
+  const auto x = static_cast<double>(n);
+  double root = x > 1 ? x : 1;
+  for (int i = 0; i < 64; ++i) root = 0.5 * (root + x / root);
+  return static_cast<float>(1 / root);
+}
+
+}  // namespace nibble::inline NIBBLE_ABI

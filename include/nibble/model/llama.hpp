@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The Llama architecture (Touvron et al. 2023): RMSNorm before each half of a layer, rotary
+// positions, grouped-query attention, gated SiLU feed-forward, output tied to the embedding or not.
+#pragma once
+
+#include "nibble/graph/expr.hpp"
+#include "nibble/model/config.hpp"
+#include "nibble/model/slot.hpp"
+
+namespace nibble::inline NIBBLE_ABI {
+
+// From tokens to logits (outputs, vocab_size). RopeStyle: AdjacentPairs is how GGUF files of this
+// architecture have their q and k.
+template <class RopeStyle = kernels::AdjacentPairs, class Dims>
+constexpr auto llama(const Dims& d) {
+  using namespace graph;
+  using enum Slot;
+  const Heads heads{d.n_heads, d.n_kv_heads, d.head_dim, inverse_sqrt(d.head_dim), d.window};
+  const auto kv_width = d.n_kv_heads * d.head_dim;
+
+  const auto attention =
+      rms_norm<attn_norm>(d.norm_eps) >>
+      fork(linear<attn_q, attn_q_bias>(heads.width()), linear<attn_k, attn_k_bias>(kv_width),
+           linear<attn_v, attn_v_bias>(kv_width)) >>
+      rope<RopeStyle>(heads) >> cache_kv(heads) >>  //
+      scores(heads) >> softmax(heads) >> mix(heads) >> linear<attn_output>(d.dim);
+
+  const auto feed_forward =
+      rms_norm<ffn_norm>(d.norm_eps) >>
+      fork(linear<ffn_gate>(d.ffn_dim) >> silu(), linear<ffn_up>(d.ffn_dim)) >> multiply() >>
+      linear<ffn_down>(d.dim);
+
+  return embedding<token_embd>(d.dim) >>
+         repeat(d.n_layers, residual(attention) >> residual(feed_forward)) >> last_rows() >>
+         rms_norm<output_norm>(d.norm_eps) >> linear<output>(d.vocab_size);
+}
+
+}  // namespace nibble::inline NIBBLE_ABI

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The weights of a transformer by name: the slots that expressions refer to, and the tensors of a
+// GGUF file that fill them.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "nibble/core/view.hpp"
+
+namespace nibble::inline NIBBLE_ABI {
+
+enum class Slot : std::uint8_t {
+  // outside of the layers
+  token_embd,     // (vocab_size, dim)
+  position_embd,  // (n_ctx, dim)
+  output_norm,    // (dim)
+  output_norm_bias,
+  output,  // (vocab_size, dim); the token embedding where a model ties them
+  // in each layer
+  attn_norm,  // (dim)
+  attn_norm_bias,
+  attn_q,  // (n_heads * head_dim, dim)
+  attn_q_bias,
+  attn_k,  // (n_kv_heads * head_dim, dim)
+  attn_k_bias,
+  attn_v,  // (n_kv_heads * head_dim, dim)
+  attn_v_bias,
+  attn_qkv,  // ((n_heads + 2 n_kv_heads) * head_dim, dim)
+  attn_qkv_bias,
+  attn_output,  // (dim, n_heads * head_dim)
+  attn_output_bias,
+  ffn_norm,  // (dim)
+  ffn_norm_bias,
+  ffn_gate,  // (ffn_dim, dim)
+  ffn_up,    // (ffn_dim, dim)
+  ffn_up_bias,
+  ffn_down,  // (dim, ffn_dim)
+  ffn_down_bias,
+};
+
+inline constexpr std::size_t kSlotCount = static_cast<std::size_t>(Slot::ffn_down_bias) + 1;
+
+constexpr bool is_per_layer(Slot slot) noexcept { return slot >= Slot::attn_norm; }
+
+// The tensor's name in a GGUF file, without "blk.N." in front.
+constexpr std::string_view gguf_suffix(Slot slot) noexcept {
+  constexpr std::array<std::string_view, kSlotCount> kNames = {
+      "token_embd.weight", "position_embd.weight", "output_norm.weight", "output_norm.bias",
+      "output.weight",     "attn_norm.weight",     "attn_norm.bias",     "attn_q.weight",
+      "attn_q.bias",       "attn_k.weight",        "attn_k.bias",        "attn_v.weight",
+      "attn_v.bias",       "attn_qkv.weight",      "attn_qkv.bias",      "attn_output.weight",
+      "attn_output.bias",  "ffn_norm.weight",      "ffn_norm.bias",      "ffn_gate.weight",
+      "ffn_up.weight",     "ffn_up.bias",          "ffn_down.weight",    "ffn_down.bias"};
+  return kNames[static_cast<std::size_t>(slot)];
+}
+
+// layer −1: outside of the layers.
+inline std::string gguf_name(Slot slot, Index layer) {
+  std::string name = layer < 0 ? "" : "blk." + std::to_string(layer) + ".";
+  name += gguf_suffix(slot);
+  return name;
+}
+
+}  // namespace nibble::inline NIBBLE_ABI

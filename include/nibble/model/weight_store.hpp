@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The weights of a model in memory: announced one by one from row-major sources (a mapped file, a
+// buffer), then packed together into one block, in parallel, without a second copy on the way.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "nibble/core/arena.hpp"
+#include "nibble/core/executor.hpp"
+#include "nibble/graph/weights.hpp"
+#include "nibble/model/slot.hpp"
+
+namespace nibble::inline NIBBLE_ABI {
+
+// Called from the loading thread with bytes done of bytes in all; returning false cancels.
+using Progress = FunctionRef<bool(std::size_t done, std::size_t total)>;
+
+template <class Formats>
+class WeightStore {
+ public:
+  // Room for a model of n_layers; nothing is in it yet.
+  explicit WeightStore(Index n_layers)
+      : weights_((static_cast<std::size_t>(n_layers) + 1) * kSlotCount) {}
+
+  // Announces a matrix (n, k) whose rows are stored one after the other in `format`, or a vector of
+  // k floats (n = 0; any plain format, kept as f32). `rows` must stay alive until pack(). Errors:
+  // unsupported (a format that is not in Formats), invalid_argument (sizes that do not agree, rows
+  // that are not aligned to 4 bytes).
+  Status add(Slot slot, Index layer, quant::Format format, Index n, Index k,
+             std::span<const std::byte> rows) {
+    const auto row_bytes = quant::row_bytes(format, static_cast<std::size_t>(k));
+    if (!row_bytes) return row_bytes.error();
+    const std::size_t n_rows = n == 0 ? 1 : static_cast<std::size_t>(n);
+    if (n < 0 || k < 1 || rows.size() / n_rows != *row_bytes || rows.size() % n_rows != 0) {
+      return Error{Errc::invalid_argument, std::to_string(rows.size()) + " bytes are not " +
+                                               std::to_string(n_rows) + " rows of " +
+                                               std::to_string(k) + " " + to_string(format)};
+    }
+    const bool is_vector = n == 0;
+    if (is_vector ? !is_plain(format) : !Formats::contains(format)) {
+      return Error{Errc::unsupported, std::string("weights in ") + to_string(format) +
+                                          (is_vector ? " for a vector" : " are not compiled in")};
+    }
+    if (reinterpret_cast<std::uintptr_t>(rows.data()) % alignof(float) != 0) {
+      return Error{Errc::invalid_argument, "weights that are not aligned to 4 bytes"};
+    }
+    entries_.push_back({index(slot, layer), rows.data(), total_});
+    weights_[index(slot, layer)] = {format, n, k, rows.data()};
+    total_ += align_up(packed_bytes(weights_[index(slot, layer)]));
+    return ok();
+  }
+
+  // Makes `slot` the same weights as `other`, added before: a tied output layer.
+  void tie(Slot slot, Slot other) { ties_.push_back({index(slot, -1), index(other, -1)}); }
+
+  // Packs everything that was added; the sources are not needed after it. Errors: out_of_memory,
+  // cancelled (by `progress`).
+  Status pack(Executor& executor, const Progress* progress = nullptr) {
+    NIBBLE_TRY(memory, AlignedBuffer::allocate(total_));
+    memory_ = std::move(memory);
+    std::size_t done = 0;
+    for (const Entry& entry : entries_) {
+      graph::Weight& weight = weights_[entry.index];
+      pack_one(executor, weight, entry.source, memory_.data() + entry.offset);
+      weight.data = memory_.data() + entry.offset;
+      if (weight.n == 0) weight.format = quant::Format::f32;
+      done += align_up(packed_bytes(weight));
+      if (progress != nullptr && !(*progress)(done, total_)) {
+        return Error{Errc::cancelled, "loading weights"};
+      }
+    }
+    for (const Tie& tie : ties_) weights_[tie.index] = weights_[tie.other];
+    entries_.clear();
+    ties_.clear();
+    return ok();
+  }
+
+  graph::WeightTable table() const noexcept { return {weights_, kSlotCount}; }
+  std::size_t bytes() const noexcept { return total_; }
+
+ private:
+  struct Entry {
+    std::size_t index;
+    const std::byte* source;
+    std::size_t offset;
+  };
+  struct Tie {
+    std::size_t index;
+    std::size_t other;
+  };
+
+  static std::size_t index(Slot slot, Index layer) noexcept {
+    return static_cast<std::size_t>(layer + 1) * kSlotCount + static_cast<std::size_t>(slot);
+  }
+  static bool is_plain(quant::Format format) noexcept {
+    return format == quant::Format::f32 || format == quant::Format::f16 ||
+           format == quant::Format::bf16;
+  }
+  static std::size_t packed_bytes(const graph::Weight& w) noexcept {
+    if (w.n == 0) return static_cast<std::size_t>(w.k) * sizeof(float);
+    std::size_t bytes = 0;
+    Formats::visit(w.format, [&]<class F>(F) {
+      bytes = static_cast<std::size_t>(quant::Packed<F>::bytes(w.n, w.k));
+    });
+    return bytes;
+  }
+
+  static void pack_one(Executor& executor, const graph::Weight& w, const std::byte* source,
+                       std::byte* out) noexcept {
+    const auto k = static_cast<std::size_t>(w.k);
+    const std::size_t row_bytes = *quant::row_bytes(w.format, k);
+    if (w.n == 0) {
+      [[maybe_unused]] const auto status =
+          quant::row_to_f32(w.format, {source, row_bytes}, {reinterpret_cast<float*>(out), k});
+      NIBBLE_ASSERT(status.has_value());  // sizes were checked by add()
+      return;
+    }
+    Formats::visit(w.format, [&]<class F>(F) {
+      using Packed = quant::Packed<F>;
+      executor.parallel_for(quant::n_panels(w.n), [&](Index panel, Index) {
+        const Index row = panel * quant::kPanelRows;
+        const Index rows = std::min<Index>(quant::kPanelRows, w.n - row);
+        const std::byte* const from = source + static_cast<std::size_t>(row) * row_bytes;
+        std::byte* const to = out + panel * Packed::panel_bytes(w.k);
+        if constexpr (quant::BlockFormat<F>) {
+          Packed::pack_panel(reinterpret_cast<const typename F::Block*>(from), rows, w.k, to);
+        } else {
+          Packed::pack_panel(from, rows, w.k, to);
+        }
+      });
+    });
+  }
+
+  std::vector<graph::Weight> weights_;
+  std::vector<Entry> entries_;
+  std::vector<Tie> ties_;
+  std::size_t total_ = 0;
+  AlignedBuffer memory_;
+};
+
+}  // namespace nibble::inline NIBBLE_ABI
