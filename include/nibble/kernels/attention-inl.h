@@ -9,6 +9,7 @@
 
 #include <limits>
 
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "nibble/kernels/attention.hpp"
 
@@ -86,15 +87,33 @@ HWY_INLINE V exp_of_nonpositive(V x) {
   return hn::IfThenZeroElse(tiny, hn::Mul(e, hn::BitCast(d, exponent)));
 }
 
+// ---- Fetching ahead ----------------------------------------------------------------------------
+// While a tile's keys are multiplied its values are fetched, and during those the next tile's keys,
+// one for one: the hardware's own prefetchers stop at every page and do not know what comes next.
+
+template <Index kBytes>
+HWY_INLINE void fetch(const std::byte* ahead, Index step) {
+  HWY_UNROLL(4) for (Index i = 0; i < kBytes; i += 64) hwy::Prefetch(ahead + step * kBytes + i);
+}
+
 // ---- Scores ------------------------------------------------------------------------------------
 
-// scores[r * kAttentionTile + j * kLanes + lane] = sum_d q[d][r] * key[d] of kRows rows against the
-// kVectors vectors of positions that begin at `keys`, which are `step` elements apart.
-// q: (head_dim, kRows).
-template <int kRows, int kVectors, class T>
+HWY_INLINE hn::Vec<DU> load_pairs(const bf16* p) {
+  return hn::LoadU(DU(), reinterpret_cast<const std::uint32_t*>(p));
+}
+HWY_INLINE V even_of(hn::Vec<DU> pairs) { return hn::BitCast(D(), hn::ShiftLeft<16>(pairs)); }
+HWY_INLINE V odd_of(hn::Vec<DU> pairs) {
+  return hn::BitCast(D(), hn::And(pairs, hn::Set(DU(), 0xFFFF0000u)));
+}
+
+// scores[r][j * kLanes + lane] = sum_d q[d][r] * key[d] of kRows rows against kVectors vectors of
+// positions, vector j at keys + offsets[j]. q: (head_dim, kRows); scores: (kRows, kAttentionTile).
+template <int kRows, int kVectors, bool kFetch, class T>
 HWY_INLINE void score_block(const float* HWY_RESTRICT q, const T* HWY_RESTRICT keys,
                             const Index* HWY_RESTRICT offsets, Index head_dim,
-                            float* HWY_RESTRICT scores) {
+                            float* HWY_RESTRICT scores, const std::byte* ahead) {
+  constexpr Index kPair = kKeyPair<T>;
+  constexpr Index kStepBytes = kVectors * kLanes * kPair * static_cast<Index>(sizeof(T));
   const D d;
   V sums[kRows][kVectors];
   HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
@@ -103,46 +122,40 @@ HWY_INLINE void score_block(const float* HWY_RESTRICT q, const T* HWY_RESTRICT k
   const T* k[kVectors];
   HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) k[j] = keys + offsets[j];
 
-  if constexpr (kKeyPair<T> == 1) {
-    for (Index i = 0; i < head_dim; ++i) {
-      V key[kVectors];
-      HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) key[j] = load(k[j] + i * kPanelPositions);
-      HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
-        const V x = hn::Set(d, q[i * kRows + r]);
-        HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
-          sums[r][j] = hn::MulAdd(x, key[j], sums[r][j]);
-        }
+  for (Index i = 0; i < head_dim / kPair; ++i) {
+    if constexpr (kFetch) fetch<kStepBytes>(ahead, i);
+    V even[kVectors];
+    V odd[kVectors];
+    HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
+      const T* const key = k[j] + i * kPair * kPanelPositions;
+      if constexpr (kPair == 1) {
+        even[j] = load(key);
+      } else {
+        const auto pairs = load_pairs(key);
+        even[j] = even_of(pairs);
+        odd[j] = odd_of(pairs);
       }
     }
-  } else {  // bf16: the even dimension is the lower half of each 32-bit lane
-    const DU du;
-    const auto upper = hn::Set(du, 0xFFFF0000u);
-    for (Index i = 0; i < head_dim / 2; ++i) {
-      V even[kVectors];
-      V odd[kVectors];
+    HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
+      const V x = hn::Set(d, q[i * kPair * kRows + r]);
       HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
-        const auto pair =
-            hn::LoadU(du, reinterpret_cast<const std::uint32_t*>(k[j] + i * 2 * kPanelPositions));
-        even[j] = hn::BitCast(d, hn::ShiftLeft<16>(pair));
-        odd[j] = hn::BitCast(d, hn::And(pair, upper));
+        sums[r][j] = hn::MulAdd(x, even[j], sums[r][j]);
       }
-      HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
-        const V x = hn::Set(d, q[2 * i * kRows + r]);
-        const V y = hn::Set(d, q[(2 * i + 1) * kRows + r]);
+      if constexpr (kPair == 2) {
+        const V y = hn::Set(d, q[(i * kPair + 1) * kRows + r]);
         HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
-          sums[r][j] = hn::MulAdd(x, even[j], sums[r][j]);
           sums[r][j] = hn::MulAdd(y, odd[j], sums[r][j]);
         }
       }
     }
+  }
+  if constexpr (kPair == 2) {
     if (head_dim % 2 != 0) {
-      const Index i = head_dim / 2;
       HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
-        const auto pair =
-            hn::LoadU(du, reinterpret_cast<const std::uint32_t*>(k[j] + i * 2 * kPanelPositions));
-        const V even = hn::BitCast(d, hn::ShiftLeft<16>(pair));
+        const V even = even_of(load_pairs(k[j] + (head_dim - 1) * kPanelPositions));
         HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
-          sums[r][j] = hn::MulAdd(hn::Set(d, q[2 * i * kRows + r]), even, sums[r][j]);
+          const V x = hn::Set(d, q[(head_dim - 1) * kRows + r]);
+          sums[r][j] = hn::MulAdd(x, even, sums[r][j]);
         }
       }
     }
@@ -154,76 +167,88 @@ HWY_INLINE void score_block(const float* HWY_RESTRICT q, const T* HWY_RESTRICT k
   }
 }
 
-// Scores of kRows rows for the panels that hold positions [lo, hi) of the tile at `keys`.
-template <int kRows, class T>
+// Scores of kRows rows for the vectors that hold positions [lo, hi) of the tile at `keys`.
+template <int kRows, bool kFetch, class T>
 HWY_INLINE void score_rows(const float* q, const T* keys, Index lo, Index hi, Index head_dim,
-                           float* scores) {
+                           float* scores, const std::byte* ahead) {
   constexpr int kVectors = kWide<kRows>;
-  const auto offset = [head_dim](Index position)
-                          HWY_ATTR { return kernels::key_offset<T>(position, 0, head_dim); };
   Index p = lo / kLanes * kLanes;
   for (; hi - p > (kVectors - 1) * kLanes; p += kVectors * kLanes) {
     Index offsets[kVectors];
-    for (int j = 0; j < kVectors; ++j) offsets[j] = offset(p + j * kLanes);
-    score_block<kRows, kVectors>(q, keys, offsets, head_dim, scores + p);
+    for (int j = 0; j < kVectors; ++j) {
+      offsets[j] = kernels::key_offset<T>(p + j * kLanes, 0, head_dim);
+    }
+    score_block<kRows, kVectors, kFetch>(q, keys, offsets, head_dim, scores + p, ahead);
+    ahead += kVectors * kLanes * head_dim * static_cast<Index>(sizeof(T));
   }
   for (; p < hi; p += kLanes) {
-    const Index one = offset(p);
-    score_block<kRows, 1>(q, keys, &one, head_dim, scores + p);
+    const Index offset = kernels::key_offset<T>(p, 0, head_dim);
+    score_block<kRows, 1, false>(q, keys, &offset, head_dim, scores + p, ahead);
   }
 }
 
 // ---- Softmax -----------------------------------------------------------------------------------
 
-// Turns the scores of one row into exp(score - max) for positions [lo, hi) of the tile and zeros
-// for the others of [block_lo, block_hi), and updates the running maximum and sum.
-HWY_INLINE void softmax_row(float* HWY_RESTRICT scores, Index lo, Index hi, Index block_lo,
-                            Index block_hi, float& max, float& sum, float& correction) {
-  const D d;
+// Lanes of the vector at position p that are in [lo, hi).
+HWY_INLINE hn::Mask<D> seen_mask(Index p, Index lo, Index hi) {
   const DI di;
-  const Index first = block_lo / kLanes * kLanes;
-  const V lowest = hn::Set(d, std::numeric_limits<float>::lowest());
-  // All lanes of all vectors are seen: no masks.
-  const bool whole = lo <= first && hi >= kernels::round_up(block_hi, kLanes);
+  const auto position = hn::Iota(di, static_cast<std::int32_t>(p));
   const auto from = hn::Set(di, static_cast<std::int32_t>(lo));
   const auto to = hn::Set(di, static_cast<std::int32_t>(hi));
-  const auto seen = [&](Index p) HWY_ATTR {
-    const auto position = hn::Iota(di, static_cast<std::int32_t>(p));
-    return hn::RebindMask(d, hn::And(hn::Ge(position, from), hn::Lt(position, to)));
-  };
+  return hn::RebindMask(D(), hn::And(hn::Ge(position, from), hn::Lt(position, to)));
+}
 
-  V tops = hn::Set(d, max);
-  if (whole) {
+// What a row has seen so far.
+struct RowState {
+  float max = std::numeric_limits<float>::lowest();
+  float sum = 0;
+};
+
+// Turns the scores of one row into exp(score - max) for positions [lo, hi) of the tile and into
+// zeros for the rest of [block_lo, block_hi). Returns what earlier sums must be multiplied with.
+HWY_INLINE float softmax_row(float* HWY_RESTRICT scores, Index lo, Index hi, Index block_lo,
+                             Index block_hi, RowState& state) {
+  const D d;
+  const Index first = block_lo / kLanes * kLanes;
+  const bool all_seen = lo <= first && hi >= kernels::round_up(block_hi, kLanes);
+  V tops = hn::Set(d, state.max);
+  if (all_seen) {
     for (Index p = first; p < block_hi; p += kLanes) tops = hn::Max(tops, load(scores + p));
   } else {
     // A select, not arithmetic: what is not seen may be NaN.
+    const V lowest = hn::Set(d, std::numeric_limits<float>::lowest());
     for (Index p = first; p < block_hi; p += kLanes) {
-      tops = hn::Max(tops, hn::IfThenElse(seen(p), load(scores + p), lowest));
+      const V x = hn::IfThenElse(seen_mask(p, lo, hi), load(scores + p), lowest);
+      hn::StoreU(x, d, scores + p);
+      tops = hn::Max(tops, x);
     }
   }
-  const float new_max = hn::ReduceMax(d, tops);
-  const V shift = hn::Set(d, new_max);
+  const float max = hn::ReduceMax(d, tops);
+  const V shift = hn::Set(d, max);
   V sums = hn::Zero(d);
   for (Index p = first; p < block_hi; p += kLanes) {
     V e = exp_of_nonpositive(hn::Sub(load(scores + p), shift));
-    if (!whole) e = hn::IfThenElseZero(seen(p), e);
+    // Nothing seen so far leaves the maximum at the lowest number, and exp(0) = 1.
+    if (!all_seen) e = hn::IfThenElseZero(seen_mask(p, lo, hi), e);
     sums = hn::Add(sums, e);
     hn::StoreU(e, d, scores + p);
   }
-  correction = hn::GetLane(exp_of_nonpositive(hn::Set(d, max - new_max)));
-  sum = sum * correction + hn::ReduceSum(d, sums);
-  max = new_max;
+  const float correction = hn::GetLane(exp_of_nonpositive(hn::Set(d, state.max - max)));
+  state.sum = state.sum * correction + hn::ReduceSum(d, sums);
+  state.max = max;
+  return correction;
 }
 
 // ---- Sums of values ----------------------------------------------------------------------------
 
-// sums[r][...] = sums[r][...] * correction[r] + sum_p weight[r][p] * values[p][...] for p in
-// [lo, hi) and kVectors vectors of dimensions; kPartial: the first `n` lanes of one vector.
-template <int kRows, int kVectors, bool kPartial, class T>
+// sums[r][...] = sums[r][...] * correction[r] + sum_p weights[r][p] * values[p][...] for p in
+// [lo, hi) and kVectors vectors of dimensions; kPartial: of the only vector, the first n lanes.
+template <int kRows, int kVectors, bool kPartial, bool kFetch, class T>
 HWY_INLINE void value_block(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values,
                             Index lo, Index hi, Index head_dim, size_t n,
                             const float* HWY_RESTRICT correction, float* HWY_RESTRICT sums,
-                            Index sums_stride) {
+                            Index sums_stride, const std::byte* ahead) {
+  constexpr Index kStepBytes = kVectors * kLanes * static_cast<Index>(sizeof(T));
   const D d;
   V acc[kRows][kVectors];
   HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
@@ -233,6 +258,7 @@ HWY_INLINE void value_block(const float* HWY_RESTRICT weights, const T* HWY_REST
     }
   }
   for (Index p = lo; p < hi; ++p) {
+    if constexpr (kFetch) fetch<kStepBytes>(ahead, p - lo);
     V value[kVectors];
     HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
       if constexpr (kPartial) {
@@ -256,114 +282,165 @@ HWY_INLINE void value_block(const float* HWY_RESTRICT weights, const T* HWY_REST
 }
 
 // All dimensions. The rows of `sums` are padded to whole panels, so that vectors never leave them.
-template <int kRows, class T>
+template <int kRows, bool kFetch, class T>
 HWY_INLINE void value_rows(const float* weights, const T* values, Index lo, Index hi,
-                           Index head_dim, const float* correction, float* sums,
-                           Index sums_stride) {
+                           Index head_dim, const float* correction, float* sums, Index sums_stride,
+                           const std::byte* ahead) {
   constexpr int kVectors = kWide<kRows>;
   Index i = 0;
   for (; i + kVectors * kLanes <= head_dim; i += kVectors * kLanes) {
-    value_block<kRows, kVectors, false>(weights, values + i, lo, hi, head_dim, 0, correction,
-                                        sums + i, sums_stride);
+    value_block<kRows, kVectors, false, kFetch>(weights, values + i, lo, hi, head_dim, 0,
+                                                correction, sums + i, sums_stride, ahead);
+    ahead += (hi - lo) * kVectors * kLanes * static_cast<Index>(sizeof(T));
   }
   for (; i + kLanes <= head_dim; i += kLanes) {
-    value_block<kRows, 1, false>(weights, values + i, lo, hi, head_dim, 0, correction, sums + i,
-                                 sums_stride);
+    value_block<kRows, 1, false, kFetch>(weights, values + i, lo, hi, head_dim, 0, correction,
+                                         sums + i, sums_stride, ahead);
+    ahead += (hi - lo) * kLanes * static_cast<Index>(sizeof(T));
   }
   if (i < head_dim) {
-    value_block<kRows, 1, true>(weights, values + i, lo, hi, head_dim,
-                                static_cast<size_t>(head_dim - i), correction, sums + i,
-                                sums_stride);
+    value_block<kRows, 1, true, false>(weights, values + i, lo, hi, head_dim,
+                                       static_cast<size_t>(head_dim - i), correction, sums + i,
+                                       sums_stride, ahead);
   }
 }
 
 // ---- A task ------------------------------------------------------------------------------------
 
-// Calls f.operator()<rows>(first_row) for blocks of rows that cover [0, n_rows).
-template <class F>
-HWY_INLINE void for_each_row_block(Index n_rows, F&& f) {
-  Index row = 0;
-  for (; row + kMaxRows <= n_rows; row += kMaxRows) f.template operator()<kMaxRows>(row);
-  switch (n_rows - row) {
-    case 3: f.template operator()<3>(row); break;
-    case 2: f.template operator()<2>(row); break;
-    case 1: f.template operator()<1>(row); break;
-    default: break;
-  }
-}
-
+// Rows are worked on in blocks of up to kMaxRows, all blocks of a task for each tile of positions.
 template <class T>
-HWY_INLINE void attend(const typename kernels::Attend<T>::Args& a) {
-  const Index n_rows = a.n_tokens * a.group;
-  const Index head_dim = a.head_dim;
-  const Index padded_dim = kernels::round_up(head_dim, kPanelPositions);
-  const Index padded_rows = kernels::round_up(n_rows, kPanelPositions);
-  float* const max = a.scratch;
-  float* const sum = max + padded_rows;
-  float* const correction = sum + padded_rows;
-  float* const scores = correction + padded_rows;        // (n_rows, kAttentionTile)
-  float* const sums = scores + n_rows * kAttentionTile;  // (n_rows, padded_dim)
-  float* const queries = sums + n_rows * padded_dim;     // blocks of (head_dim, block's rows)
+class Task {
+ public:
+  using Args = typename kernels::Attend<T>::Args;
 
-  for (Index row = 0; row < n_rows; ++row) {
-    max[row] = std::numeric_limits<float>::lowest();
-    sum[row] = 0;
+  HWY_INLINE explicit Task(const Args& args)
+      : a_(args),
+        n_rows_(args.n_tokens * args.group),
+        padded_dim_(kernels::round_up(args.head_dim, kPanelPositions)) {
+    state_ = reinterpret_cast<RowState*>(a_.scratch);
+    correction_ = a_.scratch + 2 * kernels::round_up(n_rows_, kPanelPositions);
+    scores_ = correction_ + kernels::round_up(n_rows_, kPanelPositions);
+    sums_ = scores_ + n_rows_ * kAttentionTile;
+    queries_ = sums_ + n_rows_ * padded_dim_;
   }
-  for (Index i = 0; i < n_rows * padded_dim; ++i) sums[i] = 0;
-  for_each_row_block(n_rows, [&]<int kRows>(Index row) HWY_ATTR {
-    float* const block = queries + row * head_dim;
-    for (int r = 0; r < kRows; ++r) {
-      const Index token = (row + r) / a.group;
-      const float* const q = a.q + token * a.q_stride + (row + r) % a.group * head_dim;
-      for (Index i = 0; i < head_dim; ++i) block[i * kRows + r] = q[i] * a.scale;
-    }
-  });
 
-  for (Index tile = a.begin / kAttentionTile * kAttentionTile; tile < a.end;
-       tile += kAttentionTile) {
-    // Positions of the tile, relative to it, that a row sees.
-    const auto seen_from = [&](Index row) HWY_ATTR {
-      Index lo = a.begin;
-      if (a.window > 0) lo = std::max(lo, a.first_position + row / a.group + 1 - a.window);
-      return std::clamp<Index>(lo - tile, 0, kAttentionTile);
-    };
-    const auto seen_to = [&](Index row) HWY_ATTR {
-      const Index hi = std::min(a.end, a.first_position + row / a.group + 1);
-      return std::clamp<Index>(hi - tile, 0, kAttentionTile);
-    };
-    for_each_row_block(n_rows, [&]<int kRows>(Index row) HWY_ATTR {
-      const Index lo = seen_from(row);
-      const Index hi = seen_to(row + kRows - 1);
-      if (lo >= hi) return;
-      float* const block = scores + row * kAttentionTile;
-      score_rows<kRows>(queries + row * head_dim,
-                        a.keys + kernels::key_offset<T>(tile, 0, head_dim), lo, hi, head_dim,
-                        block);
-      for (int r = 0; r < kRows; ++r) {
-        softmax_row(block + r * kAttentionTile, seen_from(row + r), seen_to(row + r), lo, hi,
-                    max[row + r], sum[row + r], correction[row + r]);
+  HWY_INLINE void run() {
+    start();
+    for (tile_ = a_.begin / kAttentionTile * kAttentionTile; tile_ < a_.end;
+         tile_ += kAttentionTile) {
+      for (Index row = 0; row < n_rows_; row += kMaxRows) score(row);
+      for (Index row = 0; row < n_rows_; row += kMaxRows) add_values(row);
+    }
+    finish();
+  }
+
+ private:
+  HWY_INLINE Index rows_at(Index row) const { return std::min<Index>(kMaxRows, n_rows_ - row); }
+
+  // Positions of the tile, relative to it, that a row sees.
+  HWY_INLINE Index seen_from(Index row) const {
+    Index lo = a_.begin;
+    if (a_.window > 0) lo = std::max(lo, a_.first_position + row / a_.group + 1 - a_.window);
+    return std::clamp<Index>(lo - tile_, 0, kAttentionTile);
+  }
+  HWY_INLINE Index seen_to(Index row) const {
+    const Index hi = std::min(a_.end, a_.first_position + row / a_.group + 1);
+    return std::clamp<Index>(hi - tile_, 0, kAttentionTile);
+  }
+
+  // Queries, times the scale, with the rows of a block next to each other: (head_dim, block rows).
+  HWY_INLINE void start() {
+    for (Index row = 0; row < n_rows_; ++row) {
+      const Index r = row % kMaxRows;
+      const Index block_rows = rows_at(row - r);
+      const float* const q = a_.q + row / a_.group * a_.q_stride + row % a_.group * a_.head_dim;
+      float* const block = queries_ + (row - r) * a_.head_dim;
+      for (Index i = 0; i < a_.head_dim; ++i) block[i * block_rows + r] = q[i] * a_.scale;
+      state_[row] = RowState();
+    }
+    for (Index i = 0; i < n_rows_ * padded_dim_; ++i) sums_[i] = 0;
+  }
+
+  HWY_INLINE void score(Index row) {
+    const Index n = rows_at(row);
+    const Index lo = seen_from(row);
+    const Index hi = seen_to(row + n - 1);
+    if (lo >= hi) return;
+    if (n == kMaxRows) {
+      row == 0 ? score_rows_at<4, true>(row, lo, hi) : score_rows_at<4, false>(row, lo, hi);
+    } else if (n == 3) {
+      score_rows_at<3, true>(row, lo, hi);
+    } else if (n == 2) {
+      score_rows_at<2, true>(row, lo, hi);
+    } else {
+      score_rows_at<1, true>(row, lo, hi);
+    }
+    for (Index r = row; r < row + n; ++r) {
+      correction_[r] =
+          softmax_row(scores_ + r * kAttentionTile, seen_from(r), seen_to(r), lo, hi, state_[r]);
+    }
+  }
+  template <int kRows, bool kFetch>
+  HWY_INLINE void score_rows_at(Index row, Index lo, Index hi) {
+    score_rows<kRows, kFetch>(queries_ + row * a_.head_dim, keys_at(tile_), lo, hi, a_.head_dim,
+                              scores_ + row * kAttentionTile,
+                              reinterpret_cast<const std::byte*>(values_at(tile_ + lo)));
+  }
+
+  HWY_INLINE void add_values(Index row) {
+    const Index n = rows_at(row);
+    const Index lo = seen_from(row);
+    const Index hi = seen_to(row + n - 1);
+    if (lo >= hi) return;
+    if (n == kMaxRows) {
+      row == 0 ? value_rows_at<4, true>(row, lo, hi) : value_rows_at<4, false>(row, lo, hi);
+    } else if (n == 3) {
+      value_rows_at<3, true>(row, lo, hi);
+    } else if (n == 2) {
+      value_rows_at<2, true>(row, lo, hi);
+    } else {
+      value_rows_at<1, true>(row, lo, hi);
+    }
+  }
+  template <int kRows, bool kFetch>
+  HWY_INLINE void value_rows_at(Index row, Index lo, Index hi) {
+    // The last tile has nothing to fetch: its own keys are near.
+    const Index next = tile_ + kAttentionTile < a_.end ? tile_ + kAttentionTile : tile_;
+    value_rows<kRows, kFetch>(scores_ + row * kAttentionTile, values_at(tile_), lo, hi, a_.head_dim,
+                              correction_ + row, sums_ + row * padded_dim_, padded_dim_,
+                              reinterpret_cast<const std::byte*>(keys_at(next)));
+  }
+
+  HWY_INLINE void finish() {
+    for (Index row = 0; row < n_rows_; ++row) {
+      float* const out = a_.out + row / a_.group * a_.out_stride + row % a_.group * a_.head_dim;
+      const float* const sums = sums_ + row * padded_dim_;
+      const float factor = a_.max == nullptr ? 1 / state_[row].sum : 1;
+      for (Index i = 0; i < a_.head_dim; ++i) out[i] = sums[i] * factor;
+      if (a_.max != nullptr) {
+        a_.max[row] = state_[row].max;
+        a_.sum[row] = state_[row].sum;
       }
-    });
-    for_each_row_block(n_rows, [&]<int kRows>(Index row) HWY_ATTR {
-      const Index lo = seen_from(row);
-      const Index hi = seen_to(row + kRows - 1);
-      if (lo >= hi) return;
-      value_rows<kRows>(scores + row * kAttentionTile, a.values + tile * head_dim, lo, hi, head_dim,
-                        correction + row, sums + row * padded_dim, padded_dim);
-    });
-  }
-
-  for (Index row = 0; row < n_rows; ++row) {
-    float* const out = a.out + row / a.group * a.out_stride + row % a.group * head_dim;
-    const float* const from = sums + row * padded_dim;
-    const float factor = a.max == nullptr ? 1 / sum[row] : 1;
-    for (Index i = 0; i < head_dim; ++i) out[i] = from[i] * factor;
-    if (a.max != nullptr) {
-      a.max[row] = max[row];
-      a.sum[row] = sum[row];
     }
   }
-}
+
+  HWY_INLINE const T* keys_at(Index tile) const {
+    return a_.keys + kernels::key_offset<T>(tile, 0, a_.head_dim);
+  }
+  HWY_INLINE const T* values_at(Index position) const { return a_.values + position * a_.head_dim; }
+
+  const Args& a_;
+  Index n_rows_;
+  Index padded_dim_;
+  Index tile_ = 0;
+  RowState* state_;    // (n_rows)
+  float* correction_;  // (n_rows)
+  float* scores_;      // (n_rows, kAttentionTile)
+  float* sums_;        // (n_rows, padded_dim)
+  float* queries_;     // blocks of (head_dim, rows of the block)
+};
+
+// ---- Partial results ---------------------------------------------------------------------------
 
 HWY_INLINE void merge(const kernels::MergeAttention::Args& a) {
   const D d;
@@ -411,7 +488,7 @@ HWY_INLINE void store_keys_values(const typename kernels::StoreKeysValues<T>::Ar
 
 template <class T>
 struct Impl<kernels::Attend<T>> {
-  static void run(const typename kernels::Attend<T>::Args& a) { attention::attend<T>(a); }
+  static void run(const typename kernels::Attend<T>::Args& a) { attention::Task<T>(a).run(); }
 };
 
 template <>

@@ -87,13 +87,14 @@ struct KvCacheLayout {
   // Every count is at least one and bytes() does not overflow.
   constexpr bool is_valid() const noexcept {
     if (n_layers < 1 || n_kv_heads < 1 || head_dim < 1 || capacity < 1) return false;
-    // Keys and values are at most 2 * 4 bytes an element; rounding up stays far below the rest.
-    Index room = std::numeric_limits<Index>::max() / 64;
-    for (const Index n : {n_layers, n_kv_heads, head_dim + 1, capacity}) {
+    // Keys and values, 4 bytes an element, a head_dim rounded up to at most twice itself and a
+    // capacity to at most 16 times itself: less than 512 times the product.
+    Index room = std::numeric_limits<Index>::max() / 512;
+    for (const Index n : {n_layers, n_kv_heads, head_dim, capacity}) {
       if (n > room) return false;
       room /= n;
     }
-    return room >= kernels::kPanelPositions;
+    return true;
   }
 };
 

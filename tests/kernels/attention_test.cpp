@@ -1,0 +1,554 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nibble/ops/attention.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "doctest/doctest.h"
+#include "kernels/each_target.hpp"
+
+using namespace nibble;
+
+namespace {
+
+// Runs tasks backwards on several worker numbers: order and scratch must not matter.
+class BackwardExecutor final : public Executor {
+ public:
+  explicit BackwardExecutor(Index n) : n_(n) {}
+  Index n_workers() const noexcept override { return n_; }
+  void parallel_for(Index n_tasks, Task task) noexcept override {
+    for (Index i = n_tasks; i-- > 0;) task(i, i % n_);
+  }
+
+ private:
+  Index n_;
+};
+
+struct Case {
+  Index n_heads, n_kv_heads, head_dim;
+  Index first_position, n_tokens;
+  Index window = 0;
+  ops::KvType type = ops::KvType::f32;
+  Index n_positions() const { return first_position + n_tokens; }
+  ops::AttentionShape shape() const {
+    return {n_heads, n_kv_heads, head_dim, 1.0f / std::sqrt(static_cast<float>(head_dim)), window};
+  }
+};
+
+struct Data {
+  std::vector<float> q;     // (n_tokens, n_heads * head_dim)
+  std::vector<float> k, v;  // (n_positions, n_kv_heads * head_dim), already rounded to the type
+};
+
+float rounded(float x, ops::KvType type) {
+  return ops::visit_kv_type(type, [&]<class T>(T) {
+    if constexpr (std::is_same_v<T, f16>) return to_f32(to_f16(x));
+    if constexpr (std::is_same_v<T, bf16>) return to_f32(to_bf16(x));
+    return x;
+  });
+}
+
+std::size_t product(Index a, Index b) { return static_cast<std::size_t>(a * b); }
+
+Data draw(const Case& c, unsigned seed) {
+  std::mt19937 rng(seed);
+  std::normal_distribution<float> normal;
+  Data data;
+  data.q.resize(product(c.n_tokens, c.n_heads * c.head_dim));
+  data.k.resize(product(c.n_positions(), c.n_kv_heads * c.head_dim));
+  data.v.resize(data.k.size());
+  for (float& x : data.q) x = normal(rng);
+  for (float& x : data.k) x = rounded(normal(rng), c.type);
+  for (float& x : data.v) x = rounded(normal(rng), c.type);
+  return data;
+}
+
+// What the oracle does wrong on purpose; the kernel must then disagree with it.
+struct Mutation {
+  Index dropped = -1;  // a position that nobody sees
+  Index mask = 0;      // added to the last position that a query sees
+  Index window = 0;    // added to the window
+  double scale = 1;    // times the scale
+  Index kv_head = 0;   // added to the kv head
+};
+
+struct Expected {
+  std::vector<double> out, tolerance;  // (n_tokens, n_heads * head_dim)
+};
+
+// Plain softmax over all scores in double. The tolerance is a bound for arithmetic in f32 with
+// unit roundoff u = 2^-24, n positions seen, T = n / 64 + 2 tiles or parts:
+//   scores       |error| <= delta = (head_dim + 2) u max_j sum_d |scale q_d k_jd|, or 0 if they are
+//                exact by construction
+//   weights      relative: delta, score - max: 88 u at most (below -88 the weight is 0), the
+//                same again for all changes of the maximum together, exp 8 u, corrections 9 u T
+//   sums         n + T roundings in the numerator and in the denominator, 4 at the end
+// Weights count twice, in the numerator and in the denominator:
+//   |out - exact| <= (2 (delta + 184 u + 9 u T) + 2 (n + T) u + 4 u) sum_j softmax_j |v_j|
+// and 1 % for the second order. A weight lost to underflow is below 2^-126.
+Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
+                const Mutation& mutation = {}) {
+  const double u = 0x1p-24;
+  const ops::AttentionShape shape = c.shape();
+  const double scale = exact_scores ? 1.0 : static_cast<double>(shape.scale);
+  Expected e;
+  e.out.resize(data.q.size());
+  e.tolerance.resize(data.q.size());
+  std::vector<double> weights;
+  for (Index t = 0; t < c.n_tokens; ++t) {
+    for (Index h = 0; h < c.n_heads; ++h) {
+      const Index position = c.first_position + t;
+      const Index kv_head = (h / shape.group() + mutation.kv_head) % c.n_kv_heads;
+      const float* const q = &data.q[product(t * c.n_heads + h, c.head_dim)];
+      const auto row = [&](const std::vector<float>& m, Index j) {
+        return &m[product(j * c.n_kv_heads + kv_head, c.head_dim)];
+      };
+      Index begin = 0;
+      if (c.window > 0) {
+        begin = std::max<Index>(0, position + 1 - c.window - mutation.window);
+      }
+      const Index end = std::min(position + 1 + mutation.mask, c.n_positions());
+      weights.assign(static_cast<std::size_t>(c.n_positions()), 0.0);
+      double max = -std::numeric_limits<double>::infinity();
+      double delta = 0;
+      for (Index j = begin; j < end; ++j) {
+        double score = 0;
+        double size = 0;
+        for (Index i = 0; i < c.head_dim; ++i) {
+          const double term = scale * mutation.scale * static_cast<double>(q[i]) *
+                              static_cast<double>(row(data.k, j)[i]);
+          score += term;
+          size += std::abs(term);
+        }
+        weights[static_cast<std::size_t>(j)] = score;
+        if (j == mutation.dropped) continue;
+        max = std::max(max, score);
+        delta = std::max(delta, static_cast<double>(c.head_dim + 2) * u * size);
+      }
+      double sum = 0;
+      for (Index j = begin; j < end; ++j) {
+        double& w = weights[static_cast<std::size_t>(j)];
+        w = j == mutation.dropped ? 0 : std::exp(w - max);
+        sum += w;
+      }
+      const double n = static_cast<double>(end - begin);
+      const double n_tiles = n / 64 + 2;
+      const double relative = 1.01 * (2 * ((exact_scores ? 0 : delta) + (184 + 9 * n_tiles) * u) +
+                                      (2 * (n + n_tiles) + 4) * u);
+      for (Index i = 0; i < c.head_dim; ++i) {
+        double out = 0;
+        double size = 0;
+        for (Index j = begin; j < end; ++j) {
+          const double term =
+              weights[static_cast<std::size_t>(j)] / sum * static_cast<double>(row(data.v, j)[i]);
+          out += term;
+          size += std::abs(term);
+        }
+        const std::size_t index =
+            product(t * c.n_heads + h, c.head_dim) + static_cast<std::size_t>(i);
+        e.out[index] = out;
+        e.tolerance[index] = relative * size + 0x1p-120;
+      }
+    }
+  }
+  return e;
+}
+
+// How many elements differ by more than the tolerance (NaN differs).
+int n_wrong(const std::vector<float>& out, const Expected& e) {
+  int n = 0;
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    if (!(std::abs(static_cast<double>(out[i]) - e.out[i]) <= e.tolerance[i])) ++n;
+  }
+  return n;
+}
+
+AlignedBuffer filled(std::size_t bytes, unsigned char with) {
+  auto buffer = AlignedBuffer::allocate(bytes);
+  REQUIRE(buffer);
+  std::memset((*buffer).data(), with, bytes);
+  return std::move(*buffer);
+}
+
+MatrixView<const float> rows_of(const std::vector<float>& data, Index first, Index count,
+                                Index columns) {
+  return MatrixView<const float>(data.data() + first * columns, count, columns);
+}
+
+// Everything that is not written explicitly is 0xFF, a NaN in every type: the cache, the scratch
+// (one guard line longer than asked for) and the gaps between rows. Tokens in steps of `step`.
+std::vector<float> run(const Case& c, const Data& data, Executor& executor, Index step = 0,
+                       float scale = 0) {
+  constexpr std::size_t kGuard = 64;
+  constexpr Index kGap = 5;
+  const Index kv_columns = c.n_kv_heads * c.head_dim;
+  const Index columns = c.n_heads * c.head_dim;
+  if (step == 0) step = c.n_tokens;
+  const ops::KvCacheLayout layout{c.type, 2, c.n_kv_heads, c.head_dim, c.n_positions()};
+  AlignedBuffer memory = filled(layout.bytes() + kGuard, 0xFF);
+  auto cache = ops::KvCache::create(memory.bytes(), layout);
+  REQUIRE(cache);
+  ops::AttentionShape shape = c.shape();
+  if (scale != 0) shape.scale = scale;
+  const std::size_t scratch_bytes =
+      ops::attention_scratch_bytes(executor.n_workers(), shape, step, c.n_positions());
+  AlignedBuffer scratch = filled(scratch_bytes + kGuard, 0xFF);
+  const auto padded = static_cast<std::size_t>(columns + kGap);
+  std::vector<float> out(static_cast<std::size_t>(c.n_tokens) * padded,
+                         std::numeric_limits<float>::quiet_NaN());
+
+  cache->append(executor, 1, 0, rows_of(data.k, 0, c.first_position, kv_columns),
+                rows_of(data.v, 0, c.first_position, kv_columns));
+  for (Index t = 0; t < c.n_tokens; t += step) {
+    const Index n = std::min(step, c.n_tokens - t);
+    const Index position = c.first_position + t;
+    cache->append(executor, 1, position, rows_of(data.k, position, n, kv_columns),
+                  rows_of(data.v, position, n, kv_columns));
+    ops::attention(
+        executor, rows_of(data.q, t, n, columns), *cache, 1, shape, position,
+        MatrixView<float>(out.data() + t * (columns + kGap), {n, columns}, {columns + kGap, 1}),
+        scratch.bytes().first(scratch_bytes));
+  }
+
+  for (const AlignedBuffer* b : {&memory, &scratch}) {
+    for (std::size_t i = b->size() - kGuard; i < b->size(); ++i) {
+      REQUIRE(static_cast<unsigned char>(b->data()[i]) == 0xFF);
+    }
+  }
+  std::vector<float> dense;
+  for (Index t = 0; t < c.n_tokens; ++t) {
+    const float* const row = out.data() + t * (columns + kGap);
+    dense.insert(dense.end(), row, row + columns);
+    for (Index i = 0; i < kGap; ++i) REQUIRE(std::isnan(row[columns + i]));
+  }
+  return dense;
+}
+
+void check_on_every_target(const std::vector<Case>& cases) {
+  std::vector<Data> data;
+  std::vector<Expected> expected;
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    data.push_back(draw(cases[i], static_cast<unsigned>(i)));
+    expected.push_back(oracle(cases[i], data.back()));
+  }
+  nibble_test::for_each_target([&](simd::Target) {
+    for (std::size_t i = 0; i < cases.size(); ++i) {
+      const Case& c = cases[i];
+      CAPTURE(c.n_heads);
+      CAPTURE(c.n_kv_heads);
+      CAPTURE(c.head_dim);
+      CAPTURE(c.first_position);
+      CAPTURE(c.n_tokens);
+      CAPTURE(c.window);
+      CAPTURE(ops::to_string(c.type));
+      BackwardExecutor executor(1 + static_cast<Index>(i % 3));
+      CHECK(n_wrong(run(c, data[i], executor), expected[i]) == 0);
+    }
+  });
+}
+
+constexpr ops::KvType kTypes[] = {ops::KvType::f32, ops::KvType::f16, ops::KvType::bf16};
+
+}  // namespace
+
+TEST_CASE("attention: every length up to 40 and around the borders of tiles, all tokens at once") {
+  std::vector<Case> cases;
+  for (Index n = 1; n <= 40; ++n) cases.push_back({8, 2, 16, 0, n});
+  for (const Index n : {47, 48, 49, 63, 64, 65, 79, 80, 81, 127, 128, 129, 193}) {
+    cases.push_back({2, 1, 8, 0, n});
+  }
+  check_on_every_target(cases);
+}
+
+TEST_CASE("attention: every number of positions before one token") {
+  std::vector<Case> cases;
+  for (Index n = 0; n < 40; ++n) {
+    cases.push_back({4, 1, 24, n, 1, 0, kTypes[n % 3]});
+  }
+  for (const Index n : {62, 63, 64, 65, 126, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1100}) {
+    cases.push_back({3, 1, 20, n, 1, 0, kTypes[n % 3]});
+  }
+  check_on_every_target(cases);
+}
+
+TEST_CASE("attention: head sizes in every element type") {
+  std::vector<Case> cases;
+  for (const ops::KvType type : kTypes) {
+    for (const Index d : {1, 2, 3, 7, 8, 15, 16, 17, 32, 33, 48, 63, 64, 80, 96, 128, 130, 256}) {
+      cases.push_back({4, 2, d, 66, 5, 0, type});
+    }
+  }
+  check_on_every_target(cases);
+}
+
+TEST_CASE("attention: ratios of heads to kv heads") {
+  std::vector<Case> cases;
+  struct Ratio {
+    Index n_heads, n_kv_heads;
+  };
+  for (const Ratio r : {Ratio{1, 1},
+                        {6, 6},
+                        {4, 2},
+                        {9, 3},
+                        {8, 2},
+                        {32, 8},
+                        {5, 1},
+                        {12, 2},
+                        {14, 2},
+                        {16, 2},
+                        {32, 4},
+                        {71, 1}}) {
+    for (const Index n : {1, 2, 13}) {
+      cases.push_back({r.n_heads, r.n_kv_heads, 16, 61, n, 0, kTypes[n % 3]});
+    }
+  }
+  check_on_every_target(cases);
+}
+
+TEST_CASE("attention: sliding windows") {
+  std::vector<Case> cases;
+  for (const Index window : {1, 2, 5, 15, 16, 17, 63, 64, 65, 100, 150, 1000}) {
+    cases.push_back({4, 2, 16, 0, 140, window});
+    cases.push_back({4, 2, 16, 121, 9, window, ops::KvType::bf16});
+    cases.push_back({4, 1, 12, 131, 1, window, ops::KvType::f16});
+  }
+  cases.push_back({2, 1, 16, 1500, 1, 700});
+  cases.push_back({2, 1, 16, 1500, 3, 801});
+  check_on_every_target(cases);
+}
+
+TEST_CASE("attention: several tokens against positions that are split into parts") {
+  std::vector<Case> cases;
+  for (const Index n : {1, 2, 3, 5, 8, 9}) cases.push_back({6, 2, 16, 1030, n, 0, kTypes[n % 3]});
+  cases.push_back({40, 2, 16, 800, 3});  // two token tasks and parts
+  check_on_every_target(cases);
+}
+
+TEST_CASE("attention: token by token, in pieces and at once agree") {
+  const Case c{9, 3, 32, 3, 90};
+  const Data data = draw(c, 7);
+  const Expected e = oracle(c, data);
+  nibble_test::for_each_target([&](simd::Target) {
+    InlineExecutor executor;
+    const std::vector<float> at_once = run(c, data, executor);
+    for (const Index step : {1, 7, 64}) {
+      const std::vector<float> in_steps = run(c, data, executor, step);
+      CHECK(n_wrong(in_steps, e) == 0);
+      int n_different = 0;
+      for (std::size_t i = 0; i < at_once.size(); ++i) {
+        const auto difference = static_cast<double>(at_once[i]) - static_cast<double>(in_steps[i]);
+        if (!(std::abs(difference) <= 2 * e.tolerance[i])) ++n_different;
+      }
+      CHECK(n_different == 0);
+    }
+  });
+}
+
+TEST_CASE("attention: the number of workers does not change a bit") {
+  for (const Case& c : {Case{8, 2, 16, 0, 100}, Case{6, 2, 16, 1500, 1}, Case{6, 2, 16, 900, 4}}) {
+    const Data data = draw(c, 11);
+    InlineExecutor one;
+    BackwardExecutor five(5);
+    CHECK(run(c, data, one) == run(c, data, five));
+  }
+}
+
+TEST_CASE("attention: scores of +-10000 saturate and do not overflow") {
+  // Integers: scores are exact, so only exp and the sums may err.
+  for (const Index n_positions : {3, 100, 700}) {
+    Case c{4, 2, 16, n_positions - 3, 3};
+    std::mt19937 rng(5);
+    Data data = draw(c, 5);
+    for (float& x : data.q) x = rng() % 2 == 0 ? 25.0f : -25.0f;
+    for (float& x : data.k) x = rng() % 2 == 0 ? 25.0f : -25.0f;
+    // For the first query head of each group: the highest score twice, the lowest once, and one
+    // score that is 25 below the highest.
+    for (Index column = 0; column < 2 * 16; ++column) {
+      const auto key = [&](Index position) -> float& {
+        return data.k[product(position, 32) + static_cast<std::size_t>(column)];
+      };
+      const Index head = column / 16 * 2;
+      const float q = data.q[product(head, 16) + static_cast<std::size_t>(column % 16)];
+      key(0) = -q;
+      key(n_positions - 3) = q;
+      if (n_positions > 60) {
+        key(50) = q;
+        key(51) = column % 16 == 0 ? 0.96f * q : q;  // 24 instead of 25
+      }
+    }
+    const Expected e = oracle(c, data, true);
+    nibble_test::for_each_target([&](simd::Target) {
+      InlineExecutor executor;
+      const std::vector<float> out = run(c, data, executor, 0, 1.0f);
+      CHECK(n_wrong(out, e) == 0);
+    });
+  }
+}
+
+TEST_CASE("attention: equal scores average the values") {
+  Case c{2, 1, 16, 99, 1};
+  Data data = draw(c, 3);
+  std::fill(data.q.begin(), data.q.end(), 0.0f);
+  for (std::size_t i = 0; i < data.v.size(); ++i) data.v[i] = static_cast<float>(i / 16);
+  nibble_test::for_each_target([&](simd::Target) {
+    InlineExecutor executor;
+    for (const float x : run(c, data, executor)) CHECK(x == doctest::Approx(49.5).epsilon(1e-6));
+  });
+}
+
+TEST_CASE("attention: positions that were written and taken back do not matter") {
+  const Case c{4, 2, 16, 20, 1};
+  const Data data = draw(c, 9);
+  const Expected e = oracle(c, data);
+  nibble_test::for_each_target([&](simd::Target) {
+    InlineExecutor executor;
+    const ops::KvCacheLayout layout{c.type, 1, 2, 16, 100};
+    AlignedBuffer memory = filled(layout.bytes(), 0);
+    auto cache = ops::KvCache::create(memory.bytes(), layout);
+    REQUIRE(cache);
+    const std::vector<float> bad(100 * 32, std::numeric_limits<float>::infinity());
+    cache->append(executor, 0, 0, rows_of(bad, 0, 100, 32), rows_of(bad, 0, 100, 32));
+    cache->append(executor, 0, 0, rows_of(data.k, 0, 21, 32), rows_of(data.v, 0, 21, 32));
+    const ops::AttentionShape shape = c.shape();
+    AlignedBuffer scratch = filled(ops::attention_scratch_bytes(1, shape, 1, 100), 0xFF);
+    std::vector<float> out = data.q;  // in place
+    ops::attention(executor, MatrixView<const float>(out.data(), 1, 64), *cache, 0, shape, 20,
+                   MatrixView<float>(out.data(), 1, 64), scratch.bytes());
+    CHECK(n_wrong(out, e) == 0);
+  });
+}
+
+TEST_CASE("attention: the tolerance notices mistakes") {
+  std::vector<Case> cases;
+  cases.push_back({9, 3, 20, 0, 70});
+  cases.push_back({8, 2, 64, 40, 6, 30, ops::KvType::f16});
+  cases.push_back({4, 2, 128, 512, 1, 0, ops::KvType::bf16});
+  cases.push_back({4, 2, 32, 512, 1, 400});
+  for (const Case& c : cases) {
+    CAPTURE(c.n_tokens);
+    const Data data = draw(c, 21);
+    InlineExecutor executor;
+    const std::vector<float> out = run(c, data, executor);
+    REQUIRE(n_wrong(out, oracle(c, data)) == 0);
+    const Index last = c.n_positions() - 1;
+    const Index first_seen = c.window > 0 ? std::max<Index>(0, last + 1 - c.window) : 0;
+    for (const Index position : {first_seen, (first_seen + last) / 2, last}) {
+      CHECK(n_wrong(out, oracle(c, data, false, {.dropped = position})) > 0);
+    }
+    CHECK(n_wrong(out, oracle(c, data, false, {.mask = c.n_positions() > 1 ? -1 : 0})) > 0);
+    if (c.n_tokens > 1) CHECK(n_wrong(out, oracle(c, data, false, {.mask = 1})) > 0);
+    CHECK(n_wrong(out, oracle(c, data, false, {.scale = 1.01})) > 0);
+    CHECK(n_wrong(out, oracle(c, data, false, {.scale = 0.99})) > 0);
+    CHECK(n_wrong(out, oracle(c, data, false, {.kv_head = 1})) > 0);
+    if (c.window > 0) {
+      CHECK(n_wrong(out, oracle(c, data, false, {.window = 1})) > 0);
+      CHECK(n_wrong(out, oracle(c, data, false, {.window = -1})) > 0);
+    }
+  }
+}
+
+TEST_CASE("kv cache: stored elements are the rounded ones, and nothing else is touched") {
+  // Ties, overflow to infinity, subnormals, infinities, NaN, and all kinds of magnitudes.
+  std::vector<float> special = {0.0f,
+                                -0.0f,
+                                1.0f,
+                                1.00048828125f,
+                                1.00146484375f,
+                                65504.0f,
+                                65519.9f,
+                                65520.0f,
+                                1e30f,
+                                -1e30f,
+                                6e-8f,
+                                2.98e-8f,
+                                3.1e-5f,
+                                6.103e-5f,
+                                1e-40f,
+                                std::numeric_limits<float>::infinity(),
+                                std::numeric_limits<float>::quiet_NaN(),
+                                1.00390625f,
+                                1.01171875f};
+  std::mt19937 rng(2);
+  for (const ops::KvType type : kTypes) {
+    ops::visit_kv_type(type, [&]<class T>(T) {
+      const Index head_dim = 37;
+      const Index n_tokens = 21;
+      const Index first = 13;
+      const ops::KvCacheLayout layout{type, 2, 2, head_dim, 40};
+      std::vector<float> k(product(n_tokens, 2 * head_dim));
+      std::vector<float> v(k.size());
+      for (std::vector<float>* m : {&k, &v}) {
+        for (float& x : *m) {
+          const auto exponent = static_cast<int>(rng() % 60) - 40;
+          x = rng() % 4 == 0 ? special[rng() % special.size()]
+                             : std::ldexp(static_cast<float>(rng() % 20011) - 10000.f, exponent);
+        }
+      }
+      nibble_test::for_each_target([&](simd::Target) {
+        AlignedBuffer memory = filled(layout.bytes(), 0xA5);
+        auto cache = ops::KvCache::create(memory.bytes(), layout);
+        REQUIRE(cache);
+        InlineExecutor executor;
+        cache->append(executor, 1, first, rows_of(k, 0, n_tokens, 2 * head_dim),
+                      rows_of(v, 0, n_tokens, 2 * head_dim));
+        AlignedBuffer expected = filled(layout.bytes(), 0xA5);
+        auto expected_cache = ops::KvCache::create(expected.bytes(), layout);
+        REQUIRE(expected_cache);
+        const ops::KvLayer<T> layer = expected_cache->template layer<T>(1);
+        const auto convert = [](float x) {
+          if constexpr (std::is_same_v<T, f16>) {
+            return to_f16(x);
+          } else if constexpr (std::is_same_v<T, bf16>) {
+            return to_bf16(x);
+          } else {
+            return x;
+          }
+        };
+        for (Index h = 0; h < 2; ++h) {
+          for (Index t = 0; t < n_tokens; ++t) {
+            for (Index i = 0; i < head_dim; ++i) {
+              const std::size_t from = product(t * 2 + h, head_dim) + static_cast<std::size_t>(i);
+              layer.keys_of(h)[kernels::key_offset<T>(first + t, i, head_dim)] = convert(k[from]);
+              layer.values_of(h)[(first + t) * head_dim + i] = convert(v[from]);
+            }
+            if (type == ops::KvType::bf16) {
+              layer.keys_of(h)[kernels::key_offset<T>(first + t, head_dim, head_dim)] = convert(0);
+            }
+          }
+        }
+        CHECK(std::memcmp(memory.data(), expected.data(), layout.bytes()) == 0);
+      });
+    });
+  }
+}
+
+TEST_CASE("kv cache: sizes are constants, and sizes that cannot be are errors") {
+  constexpr ops::KvCacheLayout kLayout{ops::KvType::f16, 3, 2, 32, 96};
+  static_assert(kLayout.bytes() == 3 * 2 * 2 * 32 * 96 * 2);
+  static_assert(ops::KvCacheLayout{ops::KvType::f32, 1, 1, 8, 17}.bytes() == 2 * 32 * 8 * 4);
+  // bf16 keys have pairs of dimensions: 3 become 4.
+  static_assert(ops::KvCacheLayout{ops::KvType::bf16, 1, 1, 3, 16}.bytes() == 128 + 128);
+  static_assert(ops::attention_scratch_bytes(1, {8, 2, 32, 1.0f, 0}, 1, 96) < 4096);
+
+  AlignedBuffer memory = filled(kLayout.bytes() + 64, 0);
+  CHECK(ops::KvCache::create(memory.bytes(), kLayout));
+  CHECK(!ops::KvCache::create(memory.bytes().first(kLayout.bytes() - 1), kLayout));
+  CHECK(!ops::KvCache::create(memory.bytes().subspan(1), kLayout));
+  constexpr Index kHuge = std::numeric_limits<Index>::max();
+  for (const Index n : {Index{0}, Index{-1}, kHuge, kHuge / 1000, Index{1} << 40}) {
+    for (int which = 0; which < 4; ++which) {
+      ops::KvCacheLayout layout{ops::KvType::f32, 4096, 4096, 4096, 4096};
+      Index* const fields[] = {&layout.n_layers, &layout.n_kv_heads, &layout.head_dim,
+                               &layout.capacity};
+      *fields[which] = n;
+      CHECK(!layout.is_valid());
+      const auto cache = ops::KvCache::create(memory.bytes(), layout);
+      REQUIRE(!cache);
+      CHECK(cache.error().code == Errc::invalid_argument);
+    }
+  }
+}
