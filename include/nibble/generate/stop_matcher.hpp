@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Finds stop strings in a text that arrives in parts, holding back what may become one.
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nibble/core/config.hpp"
+
+namespace nibble::inline NIBBLE_ABI {
+
+// All texts shown, put together, are the text up to the first stop string, or all of it after
+// flush(). Allocates when created and reset, never in push().
+class StopMatcher {
+ public:
+  explicit StopMatcher(std::vector<std::string> stops) : stops_(std::move(stops)) { reset(0); }
+
+  // Begins a new text whose parts are at most `longest_part` bytes.
+  void reset(std::size_t longest_part) {
+    std::size_t longest = 0;
+    for (const std::string& stop : stops_) longest = std::max(longest, stop.size());
+    buffer_.clear();
+    buffer_.reserve(2 * (longest + longest_part) + 16);
+    shown_ = 0;
+    found_ = false;
+  }
+
+  // What text() shows was taken: it shows only what comes from now on.
+  void next() {
+    buffer_.erase(0, shown_);
+    shown_ = 0;
+  }
+
+  // Takes a part; text() grows by what may be shown.
+  void push(std::string_view part) {
+    if (found_) return;
+    buffer_ += part;
+    const std::string_view text = buffer_;
+    std::size_t end = text.size();
+    for (const std::string& stop : stops_) {
+      const std::size_t at = text.find(stop);
+      if (at < end || (at == end && at != text.npos)) {
+        end = at;
+        found_ = true;
+      }
+    }
+    if (found_) {
+      buffer_.resize(end);
+    } else {
+      end -= unfinished(text);
+    }
+    shown_ = end;
+  }
+
+  // No more parts: what was held back is text too, and is added to text().
+  void flush() { shown_ = buffer_.size(); }
+
+  std::string_view text() const noexcept { return std::string_view(buffer_).substr(0, shown_); }
+  bool found() const noexcept { return found_; }
+
+ private:
+  // The length of the longest end of `text` that begins a stop string.
+  std::size_t unfinished(std::string_view text) const noexcept {
+    std::size_t longest = 0;
+    for (const std::string& stop : stops_) {
+      for (std::size_t n = std::min(stop.size() - 1, text.size()); n > longest; --n) {
+        if (text.substr(text.size() - n) == std::string_view(stop).substr(0, n)) longest = n;
+      }
+    }
+    return longest;
+  }
+
+  std::vector<std::string> stops_;
+  std::string buffer_;     // what text() shows, then what is held back
+  std::size_t shown_ = 0;  // bytes
+  bool found_ = false;
+};
+
+}  // namespace nibble::inline NIBBLE_ABI
