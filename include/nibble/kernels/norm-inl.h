@@ -22,8 +22,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 namespace norm_detail {
 
 using kernels::NormArgs;
-using DF = hn::CappedTag<float, 16>;  // the same as quantization's
-using VF = hn::Vec<DF>;
+using quantize_detail::DF;
+using quantize_detail::VF;
 
 HWY_ALIGN inline constexpr float kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 HWY_ALIGN inline constexpr float kZeros[16] = {};
@@ -121,29 +121,50 @@ HWY_INLINE Sums accumulate(const Input<kAdd>& in, size_t k, const Sums& zero) {
   return s0;
 }
 
-// The normalized row, computed where it is read: a Source for quantization.
+HWY_INLINE float rms_factor(const SquareSum& sums, const NormArgs& args) {
+  const float mean = hn::ReduceSum(DF(), sums.squares) / static_cast<float>(args.k);
+  return 1.0f / std::sqrt(mean + args.eps);
+}
+
+// The normalized row, computed where it is read.
 struct RmsNormalized {
   const float* x;
   OptionalRow weight;
   VF factor;
 
-  HWY_INLINE VF at(DF d, size_t i) const {
-    return hn::Mul(hn::Mul(hn::LoadU(d, x + i), factor), weight.at(i));
+  HWY_INLINE VF at(size_t i) const {
+    return hn::Mul(hn::Mul(hn::LoadU(DF(), x + i), factor), weight.at(i));
   }
-  HWY_INLINE VF at_n(DF d, size_t i, size_t n) const {
-    return hn::Mul(hn::Mul(hn::LoadN(d, x + i, n), factor), weight.at_n(i, n));
+  HWY_INLINE VF at_n(size_t i, size_t n) const {
+    return hn::Mul(hn::Mul(hn::LoadN(DF(), x + i, n), factor), weight.at_n(i, n));
   }
 };
 
-// First pass over the row.
+// A Source for quantization: x * weight, with the sum of x^2 on the way. The codes of a block do
+// not depend on a factor that all its values have, so the one of RMSNorm can wait for the row's
+// end: the row is read once, and only scales are multiplied.
 template <bool kAdd>
-HWY_INLINE RmsNormalized rms_normalized(const NormArgs& args) {
-  const Input<kAdd> in(args);
-  const auto sums = accumulate(in, static_cast<size_t>(args.k), SquareSum());
-  const float mean = hn::ReduceSum(DF(), sums.squares) / static_cast<float>(args.k);
-  return {in.row(), OptionalRow(args.weight, kOnes),
-          hn::Set(DF(), 1.0f / std::sqrt(mean + args.eps))};
-}
+struct WeightedRow {
+  static constexpr bool kInMemory = false;
+  Input<kAdd> in;
+  OptionalRow weight;
+  SquareSum sums[4];
+
+  HWY_INLINE explicit WeightedRow(const NormArgs& args) : in(args), weight(args.weight, kOnes) {}
+  HWY_INLINE VF first(size_t i, size_t chain) {
+    const VF v = in.at(i);
+    sums[chain].add(v);
+    return hn::Mul(v, weight.at(i));
+  }
+  HWY_INLINE VF first_n(size_t i, size_t n) {
+    const VF v = in.at_n(i, n);
+    sums[0].add(v);
+    return hn::Mul(v, weight.at_n(i, n));
+  }
+  HWY_INLINE VF again(size_t i) const {
+    return hn::Mul(hn::LoadU(DF(), in.row() + i), weight.at(i));
+  }
+};
 
 struct LayerNormalized {
   const float* x;
@@ -156,13 +177,18 @@ struct LayerNormalized {
   HWY_INLINE VF finish(VF v, VF w, VF b) const {
     return hn::MulAdd(hn::MulAdd(hn::Sub(v, shift), factor, offset), w, b);
   }
-  HWY_INLINE VF at(DF d, size_t i) const {
-    return finish(hn::LoadU(d, x + i), weight.at(i), bias.at(i));
+  HWY_INLINE VF at(size_t i) const {
+    return finish(hn::LoadU(DF(), x + i), weight.at(i), bias.at(i));
   }
-  HWY_INLINE VF at_n(DF d, size_t i, size_t n) const {
-    const VF v = finish(hn::LoadN(d, x + i, n), weight.at_n(i, n), bias.at_n(i, n));
-    return hn::IfThenElseZero(hn::FirstN(d, n), v);
+  HWY_INLINE VF at_n(size_t i, size_t n) const {
+    const VF v = finish(hn::LoadN(DF(), x + i, n), weight.at_n(i, n), bias.at_n(i, n));
+    return hn::IfThenElseZero(hn::FirstN(DF(), n), v);
   }
+  // As a Source for quantization.
+  static constexpr bool kInMemory = false;
+  HWY_INLINE VF first(size_t i, size_t) const { return at(i); }
+  HWY_INLINE VF first_n(size_t i, size_t n) const { return at_n(i, n); }
+  HWY_INLINE VF again(size_t i) const { return at(i); }
 };
 
 // Mean and variance of x - shift.
@@ -214,14 +240,14 @@ HWY_INLINE void store_row(const Source& source, const NormArgs& args, float* out
   const Index first_index = args.first_index;
   size_t i = 0;
   for (; i + lanes <= k; i += lanes) {
-    VF v = activate(Activation{}, d, source.at(d, i));
+    VF v = activate(Activation{}, d, source.at(i));
     if constexpr (kDropout) {
       v = hn::Mul(v, dropout_scale(d, dropout, first_index + static_cast<Index>(i)));
     }
     hn::StoreU(v, d, out + i);
   }
   if (i < k) {
-    VF v = activate(Activation{}, d, source.at_n(d, i, k - i));
+    VF v = activate(Activation{}, d, source.at_n(i, k - i));
     if constexpr (kDropout) {
       v = hn::Mul(v, dropout_scale(d, dropout, first_index + static_cast<Index>(i)));
     }
@@ -235,7 +261,10 @@ template <bool kAdd>
 struct Impl<kernels::RmsNorm<kAdd>> {
   static void run(const kernels::NormArgs& args, float* out) {
     using namespace norm_detail;
-    store_row<kernels::Identity, false>(rms_normalized<kAdd>(args), args, out);
+    const Input<kAdd> in(args);
+    const float factor = rms_factor(accumulate(in, static_cast<size_t>(args.k), SquareSum()), args);
+    const RmsNormalized row{in.row(), OptionalRow(args.weight, kOnes), hn::Set(DF(), factor)};
+    store_row<kernels::Identity, false>(row, args, out);
   }
 };
 
@@ -250,15 +279,24 @@ struct Impl<kernels::LayerNorm<Activation, kDropout, kAdd>> {
 template <int kBlock, bool kAdd>
 struct Impl<kernels::RmsNormQuantize<kBlock, kAdd>> {
   static void run(const kernels::NormArgs& args, kernels::QuantizedRow out) {
-    quantize_row<kBlock>(norm_detail::rms_normalized<kAdd>(args), static_cast<size_t>(args.k), out);
+    using namespace norm_detail;
+    const auto k = static_cast<size_t>(args.k);
+    WeightedRow<kAdd> row(args);
+    quantize_row<kBlock>(row, k, out);
+    row.sums[0].merge(row.sums[1]);
+    row.sums[2].merge(row.sums[3]);
+    row.sums[0].merge(row.sums[2]);
+    const float factor = rms_factor(row.sums[0], args);
+    const Index n_blocks = kernels::QuantizeRow<kBlock>::n_blocks(args.k);
+    for (Index i = 0; i < n_blocks; ++i) out.scales[i] *= factor;
   }
 };
 
 template <int kBlock, bool kAdd>
 struct Impl<kernels::LayerNormQuantize<kBlock, kAdd>> {
   static void run(const kernels::NormArgs& args, kernels::QuantizedRow out) {
-    quantize_row<kBlock>(norm_detail::layer_normalized<kAdd>(args), static_cast<size_t>(args.k),
-                         out);
+    const auto row = norm_detail::layer_normalized<kAdd>(args);
+    quantize_row<kBlock>(row, static_cast<size_t>(args.k), out);
   }
 };
 
