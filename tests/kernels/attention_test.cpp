@@ -84,11 +84,12 @@ struct Expected {
 // unit roundoff u = 2^-24, n positions seen, T = n / 64 + 2 tiles or parts:
 //   scores       |error| <= delta = (head_dim + 2) u max_j sum_d |scale q_d k_jd|, or 0 if they are
 //                exact by construction
-//   weights      relative: delta, score - max: 88 u at most (below -88 the weight is 0), the
-//                same again for all changes of the maximum together, exp 8 u, corrections 9 u T
+//   weights      relative, with R = max - min of the scores, at most 88 (below that weights are 0):
+//                score - max: R u; exp (kernels/math-inl.h): (3 + 1.45 R) u; corrections for all
+//                changes of the maximum: the same sums again, once 3 u and a product per tile
 //   sums         n + T roundings in the numerator and in the denominator, 4 at the end
 // Weights count twice, in the numerator and in the denominator:
-//   |out - exact| <= (2 (delta + 184 u + 9 u T) + 2 (n + T) u + 4 u) sum_j softmax_j |v_j|
+//   |out - exact| <= (2 delta + 2 (5 R + 3 + 4 T) u + 2 (n + T) u + 4 u) sum_j softmax_j |v_j|
 // and 1 % for the second order. A weight lost to underflow is below 2^-126.
 Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
                 const Mutation& mutation = {}) {
@@ -114,6 +115,7 @@ Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
       const Index end = std::min(position + 1 + mutation.mask, c.n_positions());
       weights.assign(static_cast<std::size_t>(c.n_positions()), 0.0);
       double max = -std::numeric_limits<double>::infinity();
+      double min = std::numeric_limits<double>::infinity();
       double delta = 0;
       for (Index j = begin; j < end; ++j) {
         double score = 0;
@@ -127,6 +129,7 @@ Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
         weights[static_cast<std::size_t>(j)] = score;
         if (j == mutation.dropped) continue;
         max = std::max(max, score);
+        min = std::min(min, score);
         delta = std::max(delta, static_cast<double>(c.head_dim + 2) * u * size);
       }
       double sum = 0;
@@ -137,8 +140,9 @@ Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
       }
       const double n = static_cast<double>(end - begin);
       const double n_tiles = n / 64 + 2;
-      const double relative = 1.01 * (2 * ((exact_scores ? 0 : delta) + (184 + 9 * n_tiles) * u) +
-                                      (2 * (n + n_tiles) + 4) * u);
+      const double range = std::min(max - min, 88.0);
+      const double roundings = 2 * (5 * range + 3 + 4 * n_tiles) + 2 * (n + n_tiles) + 4;
+      const double relative = 1.01 * (2 * (exact_scores ? 0 : delta) + roundings * u);
       for (Index i = 0; i < c.head_dim; ++i) {
         double out = 0;
         double size = 0;

@@ -12,6 +12,7 @@
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "nibble/kernels/attention.hpp"
+#include "nibble/kernels/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
@@ -62,29 +63,6 @@ HWY_INLINE V load_n(const f16* p, size_t n) {
 HWY_INLINE V load_n(const bf16* p, size_t n) {
   const auto bits = hn::LoadN(DU16(), reinterpret_cast<const std::uint16_t*>(p), n);
   return hn::BitCast(D(), hn::ShiftLeft<16>(hn::PromoteTo(DU(), bits)));
-}
-
-// exp(x) for x <= 0: 2^n * e^r, |r| <= ln(2) / 2, Taylor to r^7 (remainder r^8 / 8! < 6e-9).
-// Below the logarithm of the smallest normal number the result is 0. NaN stays NaN.
-HWY_INLINE V exp_of_nonpositive(V x) {
-  const D d;
-  const DI di;
-  const auto tiny = hn::Lt(x, hn::Set(d, -87.33654f));
-  const V clamped = hn::IfThenElse(tiny, hn::Zero(d), x);
-  const V n = hn::Round(hn::Mul(clamped, hn::Set(d, 1.44269504f)));
-  // ln(2) in two parts: n * the first is exact for the 8 bits of n
-  V r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), clamped);
-  r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
-  V e = hn::Set(d, 1.0f / 5040);
-  e = hn::MulAdd(e, r, hn::Set(d, 1.0f / 720));
-  e = hn::MulAdd(e, r, hn::Set(d, 1.0f / 120));
-  e = hn::MulAdd(e, r, hn::Set(d, 1.0f / 24));
-  e = hn::MulAdd(e, r, hn::Set(d, 1.0f / 6));
-  e = hn::MulAdd(e, r, hn::Set(d, 0.5f));
-  e = hn::MulAdd(e, r, hn::Set(d, 1.0f));
-  e = hn::MulAdd(e, r, hn::Set(d, 1.0f));
-  const auto exponent = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127)));
-  return hn::IfThenZeroElse(tiny, hn::Mul(e, hn::BitCast(d, exponent)));
 }
 
 // ---- Fetching ahead ----------------------------------------------------------------------------
@@ -227,13 +205,13 @@ HWY_INLINE float softmax_row(float* HWY_RESTRICT scores, Index lo, Index hi, Ind
   const V shift = hn::Set(d, max);
   V sums = hn::Zero(d);
   for (Index p = first; p < block_hi; p += kLanes) {
-    V e = exp_of_nonpositive(hn::Sub(load(scores + p), shift));
+    V e = exp_nonpositive(D(), hn::Sub(load(scores + p), shift));
     // Nothing seen so far leaves the maximum at the lowest number, and exp(0) = 1.
     if (!all_seen) e = hn::IfThenElseZero(seen_mask(p, lo, hi), e);
     sums = hn::Add(sums, e);
     hn::StoreU(e, d, scores + p);
   }
-  const float correction = hn::GetLane(exp_of_nonpositive(hn::Set(d, state.max - max)));
+  const float correction = hn::GetLane(exp_nonpositive(D(), hn::Set(d, state.max - max)));
   state.sum = state.sum * correction + hn::ReduceSum(d, sums);
   state.max = max;
   return correction;
@@ -452,7 +430,7 @@ HWY_INLINE void merge(const kernels::MergeAttention::Args& a) {
     for (Index i = 0; i < a.head_dim; ++i) merged[i] = 0;
     for (Index p = 0; p < a.n_parts; ++p) {
       const Index part_row = p * a.part_rows + row;
-      const float weight = hn::GetLane(exp_of_nonpositive(hn::Set(d, a.max[part_row] - max)));
+      const float weight = hn::GetLane(exp_nonpositive(D(), hn::Set(d, a.max[part_row] - max)));
       sum += weight * a.sum[part_row];
       const float* const out = a.out + part_row * a.head_dim;
       for (Index i = 0; i < a.head_dim; ++i) merged[i] += weight * out[i];
@@ -463,24 +441,57 @@ HWY_INLINE void merge(const kernels::MergeAttention::Args& a) {
 
 // ---- Filling the cache -------------------------------------------------------------------------
 
+// Rounding to nearest, ties to even, as core/float16.hpp does it to the bit.
 HWY_INLINE void convert(float x, float& out) { out = x; }
 HWY_INLINE void convert(float x, f16& out) { out = to_f16(x); }
 HWY_INLINE void convert(float x, bf16& out) { out = to_bf16(x); }
 
+HWY_INLINE void convert_vector(const float* HWY_RESTRICT x, float* HWY_RESTRICT out) {
+  hn::StoreU(load(x), D(), out);
+}
+HWY_INLINE void convert_vector(const float* HWY_RESTRICT x, f16* HWY_RESTRICT out) {
+#if (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2) || HWY_ARCH_ARM_A64
+  const hn::Rebind<hwy::float16_t, D> d16;
+  hn::StoreU(hn::DemoteTo(d16, load(x)), d16, reinterpret_cast<hwy::float16_t*>(out));
+#else  // no such instruction
+  for (Index i = 0; i < kLanes; ++i) convert(x[i], out[i]);
+#endif
+}
+HWY_INLINE void convert_vector(const float* HWY_RESTRICT x, bf16* HWY_RESTRICT out) {
+  const DU du;
+  const V v = load(x);
+  const auto bits = hn::BitCast(du, v);
+  const auto upper = hn::ShiftRight<16>(bits);
+  const auto half = hn::Add(hn::Set(du, 0x7FFF), hn::And(upper, hn::Set(du, 1)));
+  const auto rounded = hn::ShiftRight<16>(hn::Add(bits, half));
+  const auto quiet_nan = hn::Or(upper, hn::Set(du, 64));
+  const auto result = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), quiet_nan, rounded);
+  hn::StoreU(hn::TruncateTo(DU16(), result), DU16(), reinterpret_cast<std::uint16_t*>(out));
+}
+
 template <class T>
 HWY_INLINE void store_keys_values(const typename kernels::StoreKeysValues<T>::Args& a) {
+  constexpr Index kPair = kKeyPair<T>;
+  constexpr Index kPairStep = kPair * kPanelPositions;
   for (Index t = 0; t < a.n_tokens; ++t) {
-    const Index position = a.first_position + t;
     const float* const key = a.key + t * a.key_stride;
     const float* const value = a.value + t * a.value_stride;
-    T* const row = a.values + position * a.head_dim;
-    for (Index i = 0; i < a.head_dim; ++i) {
-      convert(key[i], a.keys[kernels::key_offset<T>(position, i, a.head_dim)]);
+    T* const row = a.values + (a.first_position + t) * a.head_dim;
+    T* const column = a.keys + kernels::key_offset<T>(a.first_position + t, 0, a.head_dim);
+    Index i = 0;
+    for (; i + kLanes <= a.head_dim; i += kLanes) {
+      convert_vector(value + i, row + i);
+      HWY_ALIGN T keys[kLanes];
+      convert_vector(key + i, keys);
+      for (Index j = 0; j < kLanes; ++j) {
+        column[(i + j) / kPair * kPairStep + j % kPair] = keys[j];
+      }
+    }
+    for (; i < a.head_dim; ++i) {
       convert(value[i], row[i]);
+      convert(key[i], column[i / kPair * kPairStep + i % kPair]);
     }
-    if (a.head_dim % kKeyPair<T> != 0) {
-      convert(0, a.keys[kernels::key_offset<T>(position, a.head_dim, a.head_dim)]);
-    }
+    if (a.head_dim % kPair != 0) convert(0, column[i / kPair * kPairStep + i % kPair]);
   }
 }
 
