@@ -164,7 +164,7 @@ HWY_NOINLINE void tile(Format, const kernels::MatmulInput& in, Index k,
   }
   const Index panel_bytes = L::panel_bytes(k);
   // Only the blocks that k has, not those that fill up the last group: inputs are not padded to it.
-  const Index n_blocks = (k + kLength - 1) / kLength;
+  const Index n_blocks = L::n_blocks(k);
   for (Index group_block = 0; group_block < n_blocks; group_block += L::kGroupBlocks) {
     const int in_group = static_cast<int>(HWY_MIN(L::kGroupBlocks, n_blocks - group_block));
     for (int b = 0; b < in_group; ++b) {
@@ -293,100 +293,133 @@ inline constexpr int kTileSums = 2 * kTileRows * kTilePanels * static_cast<int>(
 
 // ---- Epilogues ---------------------------------------------------------------------------------
 
-// The finished value of kLanes outputs at (row, column …); `count` of them are columns of the
-// matrix, the rest is never stored.
+// The kLanes outputs of one vector: (row, column), (row, column + 1) … The first `count` are
+// columns of the matrix, the rest is never stored. A type of this namespace, so that
+// argument-dependent lookup finds a program's `finish` here although it is declared later.
+struct Outputs {
+  Index row;
+  Index column;
+  size_t count;
+};
+
 template <class Activation, bool kBias, bool kResidual>
 HWY_INLINE VF32 finish(kernels::Epilogue<Activation, kBias, kResidual>, DF32 d, VF32 v,
-                       const kernels::EpilogueArgs& args, Index row, Index column, size_t count) {
-  if constexpr (kBias) v = hn::Add(v, hn::LoadN(d, args.bias + column, count));
+                       const kernels::EpilogueArgs& args, Outputs at) {
+  if constexpr (kBias) v = hn::Add(v, hn::LoadN(d, args.bias + at.column, at.count));
   v = activate(Activation{}, d, v);
   if constexpr (kResidual) {
-    v = hn::Add(v, hn::LoadN(d, args.residual + row * args.residual_stride + column, count));
+    const float* row = args.residual + at.row * args.residual_stride;
+    v = hn::Add(v, hn::LoadN(d, row + at.column, at.count));
   }
   return v;
 }
 
 // ---- Kernels -----------------------------------------------------------------------------------
+// A kernel is a format's walk over tiles and an epilogue's way to finish one, joined by a pointer:
+// there are many pairs of them, and compiling each pair would cost more than the call per tile
+// does.
 
-// Calls Body::at<rows, panels>(args, panel, row) for tiles that cover the rows and panels of
-// `args`.
-template <class Body, int kPanels>
-HWY_INLINE void for_each_row_tile(const kernels::MatmulArgs& args, Index panel) {
-  constexpr int kRows = Body::kRows;
+// A tile of the output: rows and panels from (row, panel) on.
+struct TileAt {
+  Index row;
+  Index panel;
+  int n_rows;
+  int n_panels;
+};
+
+// Finishes and stores the outputs of a tile. sums, gate: (n_rows, n_panels * 16); gate only where
+// args.gate is.
+using FinishTile = void(const kernels::MatmulArgs& args, const float* sums, const float* gate,
+                        const TileAt& tile);
+
+// Calls store(index into sums, outputs) for each vector of a tile's outputs.
+template <class Store>
+HWY_INLINE void for_each_vector(const kernels::MatmulArgs& args, const TileAt& tile,
+                                const Store& store) {
+  const int n_vectors = tile.n_panels * kVectors;
+  for (int r = 0; r < tile.n_rows; ++r) {
+    for (int c = 0; c < n_vectors; ++c) {
+      const Index column = tile.panel * quant::kPanelRows + c * kLanes;
+      if (column >= args.n) break;
+      store((r * n_vectors + c) * kLanes,
+            Outputs{tile.row + r, column, static_cast<size_t>(HWY_MIN(args.n - column, kLanes))});
+    }
+  }
+}
+
+template <class Epilogue>
+HWY_NOINLINE void finish_tile(const kernels::MatmulArgs& args, const float* HWY_RESTRICT sums,
+                              const float*, const TileAt& tile) {
+  for_each_vector(args, tile, [&](int i, Outputs at) HWY_ATTR {
+    const VF32 v = finish(Epilogue{}, DF32(), hn::Load(DF32(), sums + i), args.epilogue, at);
+    hn::StoreN(v, DF32(), args.out + at.row * args.out_stride + at.column, at.count);
+  });
+}
+
+template <class Activation>
+HWY_NOINLINE void finish_gated_tile(const kernels::MatmulArgs& args, const float* HWY_RESTRICT sums,
+                                    const float* HWY_RESTRICT gate, const TileAt& tile) {
+  for_each_vector(args, tile, [&](int i, Outputs at) HWY_ATTR {
+    const VF32 g = activate(Activation{}, DF32(), hn::Load(DF32(), gate + i));
+    const VF32 v = hn::Mul(g, hn::Load(DF32(), sums + i));
+    hn::StoreN(v, DF32(), args.out + at.row * args.out_stride + at.column, at.count);
+  });
+}
+
+template <class Format, int kRows, int kPanels>
+HWY_INLINE void compute_tile(const kernels::MatmulArgs& args, FinishTile* finish, Index panel,
+                             Index row) {
+  HWY_ALIGN float sums[kTileSums];
+  HWY_ALIGN float gate[kTileSums];
+  const auto input = args.input.rows_from(row);
+  const Index offset = panel * quant::Packed<Format>::panel_bytes(args.k);
+  tile<kRows, kPanels>(Format{}, input, args.k, args.weights + offset, sums);
+  if (args.gate != nullptr) {
+    tile<kRows, kPanels>(Format{}, input, args.k, args.gate + offset, gate);
+  }
+  finish(args, sums, gate, {row, panel, kRows, kPanels});
+}
+
+template <class Format, int kPanels>
+HWY_INLINE void for_each_row_tile(const kernels::MatmulArgs& args, FinishTile* finish,
+                                  Index panel) {
+  constexpr int kRows = kRowsOf<Format>;
   Index row = 0;
-  for (; row + kRows <= args.m; row += kRows) Body::template at<kRows, kPanels>(args, panel, row);
+  for (; row + kRows <= args.m; row += kRows) {
+    compute_tile<Format, kRows, kPanels>(args, finish, panel, row);
+  }
   if constexpr (kRows > 4) {
-    for (; row + 4 <= args.m; row += 4) Body::template at<4, kPanels>(args, panel, row);
+    for (; row + 4 <= args.m; row += 4) compute_tile<Format, 4, kPanels>(args, finish, panel, row);
   }
   if constexpr (kRows > 2) {
-    for (; row + 2 <= args.m; row += 2) Body::template at<2, kPanels>(args, panel, row);
+    for (; row + 2 <= args.m; row += 2) compute_tile<Format, 2, kPanels>(args, finish, panel, row);
   }
-  for (; row < args.m; ++row) Body::template at<1, kPanels>(args, panel, row);
+  for (; row < args.m; ++row) compute_tile<Format, 1, kPanels>(args, finish, panel, row);
 }
 
-template <class Body>
-HWY_INLINE void for_each_tile(const kernels::MatmulArgs& args) {
+template <class Format>
+HWY_NOINLINE void for_each_tile(const kernels::MatmulArgs& args, FinishTile* finish) {
   Index panel = args.first_panel;
   for (; panel + kTilePanels <= args.end_panel; panel += kTilePanels) {
-    for_each_row_tile<Body, kTilePanels>(args, panel);
+    for_each_row_tile<Format, kTilePanels>(args, finish, panel);
   }
-  for (; panel < args.end_panel; ++panel) for_each_row_tile<Body, 1>(args, panel);
-}
-
-// Calls store(sums index, row, column, count) for each vector of a tile's outputs.
-template <int kRows, int kPanels, class Store>
-HWY_INLINE void for_each_vector(const kernels::MatmulArgs& args, Index panel, Index row,
-                                const Store& store) {
-  for (int r = 0; r < kRows; ++r) {
-    for (int c = 0; c < kPanels * kVectors; ++c) {
-      const Index column = panel * quant::kPanelRows + c * kLanes;
-      if (column >= args.n) break;
-      store((r * kPanels * kVectors + c) * kLanes, row + r, column,
-            static_cast<size_t>(args.n - column));
-    }
+  if constexpr (kTilePanels > 1) {
+    for (; panel < args.end_panel; ++panel) for_each_row_tile<Format, 1>(args, finish, panel);
   }
 }
 
 template <class Format, class Epilogue>
 struct Impl<kernels::Matmul<Format, Epilogue>> {
-  static constexpr int kRows = kRowsOf<Format>;
-
-  template <int kTile, int kPanels>
-  static HWY_INLINE void at(const kernels::MatmulArgs& args, Index panel, Index row) {
-    HWY_ALIGN float sums[kTileSums];
-    const Index panel_bytes = quant::Packed<Format>::panel_bytes(args.k);
-    tile<kTile, kPanels>(Format{}, args.input.rows_from(row), args.k,
-                         args.weights + panel * panel_bytes, sums);
-    for_each_vector<kTile, kPanels>(
-        args, panel, row, [&](int i, Index r, Index column, size_t count) HWY_ATTR {
-          const VF32 v = finish(Epilogue{}, DF32(), hn::Load(DF32(), sums + i), args.epilogue, r,
-                                column, count);
-          hn::StoreN(v, DF32(), args.out + r * args.out_stride + column, count);
-        });
+  static void run(const kernels::MatmulArgs& args) {
+    for_each_tile<Format>(args, &finish_tile<Epilogue>);
   }
-  static void run(const kernels::MatmulArgs& args) { for_each_tile<Impl>(args); }
 };
 
 template <class Format, class Activation>
 struct Impl<kernels::MatmulGated<Format, Activation>> {
-  static constexpr int kRows = kRowsOf<Format>;
-
-  template <int kTile, int kPanels>
-  static HWY_INLINE void at(const kernels::MatmulArgs& args, Index panel, Index row) {
-    HWY_ALIGN float gate[kTileSums];
-    HWY_ALIGN float up[kTileSums];
-    const Index panel_bytes = quant::Packed<Format>::panel_bytes(args.k);
-    const auto input = args.input.rows_from(row);
-    tile<kTile, kPanels>(Format{}, input, args.k, args.gate + panel * panel_bytes, gate);
-    tile<kTile, kPanels>(Format{}, input, args.k, args.weights + panel * panel_bytes, up);
-    for_each_vector<kTile, kPanels>(
-        args, panel, row, [&](int i, Index r, Index column, size_t count) HWY_ATTR {
-          const VF32 g = activate(Activation{}, DF32(), hn::Load(DF32(), gate + i));
-          const VF32 v = hn::Mul(g, hn::Load(DF32(), up + i));
-          hn::StoreN(v, DF32(), args.out + r * args.out_stride + column, count);
-        });
+  static void run(const kernels::MatmulArgs& args) {
+    for_each_tile<Format>(args, &finish_gated_tile<Activation>);
   }
-  static void run(const kernels::MatmulArgs& args) { for_each_tile<Impl>(args); }
 };
 
 }  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
