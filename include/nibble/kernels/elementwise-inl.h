@@ -11,6 +11,7 @@
 
 #include "hwy/highway.h"
 #include "nibble/kernels/elementwise.hpp"
+#include "nibble/kernels/float16-inl.h"
 #include "nibble/kernels/map-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -56,24 +57,12 @@ struct Impl<kernels::Scale> {
 template <>
 struct Impl<kernels::ToF32<float>> {
   static void run(const float* x, float* out, Index n) {
-    std::memcpy(out, x, static_cast<size_t>(n) * sizeof(float));
+    if (n > 0) std::memcpy(out, x, static_cast<size_t>(n) * sizeof(float));
   }
 };
 
-// The 16-bit formats share a loop; what differs is the vector conversion.
 template <class T>
 struct Impl<kernels::ToF32<T>> {
-  template <class D, class V16>
-  static HWY_INLINE hn::Vec<D> widen(D d, V16 bits, f16) {
-    const hn::Rebind<hwy::float16_t, D> d16;
-    return hn::PromoteTo(d, hn::BitCast(d16, bits));
-  }
-  template <class D, class V16>
-  static HWY_INLINE hn::Vec<D> widen(D d, V16 bits, bf16) {
-    const hn::RebindToUnsigned<D> d32;
-    return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, bits)));
-  }
-
   static void run(const T* x, float* out, Index n) {
     const hn::ScalableTag<float> d;
     const hn::Rebind<uint16_t, decltype(d)> d16;
@@ -82,10 +71,10 @@ struct Impl<kernels::ToF32<T>> {
     const size_t lanes = hn::Lanes(d);
     size_t i = 0;
     for (; i + lanes <= size; i += lanes) {
-      hn::StoreU(widen(d, hn::LoadU(d16, bits + i), T{}), d, out + i);
+      hn::StoreU(widen(T{}, d, hn::LoadU(d16, bits + i)), d, out + i);
     }
     if (i < size) {
-      hn::StoreN(widen(d, hn::LoadN(d16, bits + i, size - i), T{}), d, out + i, size - i);
+      hn::StoreN(widen(T{}, d, hn::LoadN(d16, bits + i, size - i)), d, out + i, size - i);
     }
   }
 };

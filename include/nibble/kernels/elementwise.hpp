@@ -24,7 +24,8 @@ struct Scale {
   using Function = void(const float* x, float factor, float* out, Index n);
 };
 
-// out[i] = x[i], i < n, exactly, for T = float, f16 or bf16; quiets a signalling NaN.
+// out[i] = x[i], i < n, exactly, for T = float, f16 or bf16; may quiet a signalling NaN. No
+// overlap.
 template <class T>
 struct ToF32 {
   using Function = void(const T* x, float* out, Index n);

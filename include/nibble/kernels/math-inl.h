@@ -84,8 +84,8 @@ HWY_INLINE V expm1_polynomial(D d, V r) {
 
 }  // namespace detail
 
-// exp(x) over the whole range: overflow is inf, underflow is gradual, NaN is NaN. Within 1 ULP (1.5
-// where the result is subnormal).
+// exp(x) over the whole range: overflow is inf, underflow is gradual, NaN is NaN. Within 1 ULP (of
+// 2^-149 where the result is subnormal).
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V exp(D d, V x) {
   // exp(-104) < 2^-150 rounds to 0, exp(89) overflows.
@@ -135,7 +135,7 @@ HWY_INLINE V sigmoid_fraction(D d, V x, V& denominator) {
   return hn::IfNegativeThenElse(x, z, one);
 }
 
-// 1 / (1 + exp(-x)), relative error (5 + |min(x, 0)|) 2^-24 for x >= -87, 0 below; NaN is NaN.
+// 1 / (1 + exp(-x)), relative error (5 + 1.5 |min(x, 0)|) 2^-24 for x >= -87, 0 below; NaN is NaN.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V sigmoid(D d, V x) {
   V denominator;

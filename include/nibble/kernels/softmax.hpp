@@ -10,7 +10,7 @@ namespace nibble::inline NIBBLE_ABI::kernels {
 // out[i] = exp(scale * (x[i] - max)) / sum over i < n_valid, and 0 for n_valid <= i < n, with max
 // and sum over the first n_valid (of a causal row: the positions it may see). 0 <= n_valid <= n;
 // scale > 0. `x` and `out` may be the same. Every summand is exp(t), t <= 0, with a relative error
-// of at most (2 |t| + 2) u, u = 2^-24, or 0 below 2^-126; blocks of 64 vectors are summed in f32
+// of at most (4 |t| + 3) u, u = 2^-24, or 0 below 2^-126; blocks of 64 vectors are summed in f32
 // lanes, blocks in double, so that the error of the sum, at most 40 u plus the summands', does not
 // grow with n. -inf among the scores is 0. NaN or +inf among them, or nothing but -inf, makes all
 // NaN.

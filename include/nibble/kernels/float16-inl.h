@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// 16-bit floats, given as their bits in half a vector, widened to f32: exact for every value, also
+// infinities, on every target.
+
+#if defined(NIBBLE_KERNELS_FLOAT16_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef NIBBLE_KERNELS_FLOAT16_INL_H_
+#undef NIBBLE_KERNELS_FLOAT16_INL_H_
+#else
+#define NIBBLE_KERNELS_FLOAT16_INL_H_
+#endif
+
+#include "hwy/highway.h"
+#include "nibble/core/float16.hpp"
+#include "nibble/kernels/impl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+template <class D, class V16 = hn::Vec<hn::Rebind<uint16_t, D>>>
+HWY_INLINE hn::Vec<D> widen(f16, D d, V16 bits) {
+#if (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2) || HWY_ARCH_ARM_A64
+  return hn::PromoteTo(d, hn::BitCast(hn::Rebind<hwy::float16_t, D>(), bits));
+#else
+  // Where Highway 1.3 has no instruction it takes infinity for 65536. The fields moved to their
+  // places make a float whose exponent is 112 too small; what had the greatest exponent keeps it.
+  const hn::RebindToUnsigned<D> du;
+  const auto wide = hn::PromoteTo(du, bits);
+  const auto magnitude = hn::ShiftLeft<13>(hn::And(wide, hn::Set(du, 0x7FFFu)));
+  const auto sign = hn::ShiftLeft<16>(hn::And(wide, hn::Set(du, 0x8000u)));
+  const auto value = hn::Mul(hn::BitCast(d, magnitude), hn::Set(d, 0x1p112f));
+  const auto special = hn::VecFromMask(du, hn::Ge(magnitude, hn::Set(du, 31u << 23)));
+  const auto exponent = hn::And(special, hn::Set(du, 0x7F800000u));
+  return hn::BitCast(d, hn::Or3(hn::BitCast(du, value), sign, exponent));
+#endif
+}
+
+template <class D, class V16 = hn::Vec<hn::Rebind<uint16_t, D>>>
+HWY_INLINE hn::Vec<D> widen(bf16, D d, V16 bits) {
+  const hn::RebindToUnsigned<D> du;
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du, bits)));
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Activation functions of matrices, alone and as the gate of a gated feed-forward layer. Which
+// functions there are and how exact they are: kernels/activation.hpp.
+#pragma once
+
+#include "nibble/kernels/activation.hpp"
+#include "nibble/ops/rows.hpp"
+#include "nibble/ops/unit_rows.hpp"
+#include "nibble/simd/dispatch.hpp"
+
+namespace nibble::inline NIBBLE_ABI::ops {
+
+// out = Activation(x). Both (m, k), the values of a row next to each other; `out` may be `x`.
+template <class Activation>
+void activate(Executor& executor, MatrixView<const float> x, MatrixView<float> out) noexcept {
+  assert_rows_like(out, x);
+  const auto run = simd::kernel<kernels::Activate<Activation>>();
+  for_rows(executor, x.extent(0), x.extent(1),
+           [&](Index row) { run(row_of(x, row), row_of(out, row), x.extent(1)); });
+}
+
+// out = Activation(gate) * up. All (m, k), the values of a row next to each other; `out` may be
+// `gate` or `up`.
+template <class Activation>
+void activate_gated(Executor& executor, MatrixView<const float> gate, MatrixView<const float> up,
+                    MatrixView<float> out) noexcept {
+  assert_rows_like(out, gate);
+  assert_rows_like(out, up);
+  const auto run = simd::kernel<kernels::ActivateGated<Activation>>();
+  for_rows(executor, out.extent(0), out.extent(1), [&](Index row) {
+    run(row_of(gate, row), row_of(up, row), row_of(out, row), out.extent(1));
+  });
+}
+
+inline void silu(Executor& executor, MatrixView<const float> x, MatrixView<float> out) noexcept {
+  activate<kernels::Silu>(executor, x, out);
+}
+inline void gelu(Executor& executor, MatrixView<const float> x, MatrixView<float> out) noexcept {
+  activate<kernels::GeluErf>(executor, x, out);
+}
+inline void gelu_tanh(Executor& executor, MatrixView<const float> x,
+                      MatrixView<float> out) noexcept {
+  activate<kernels::GeluTanh>(executor, x, out);
+}
+inline void relu(Executor& executor, MatrixView<const float> x, MatrixView<float> out) noexcept {
+  activate<kernels::Relu>(executor, x, out);
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::ops

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Sums, products and dropout of matrices, element by element.
+#pragma once
+
+#include "nibble/kernels/dropout.hpp"
+#include "nibble/kernels/elementwise.hpp"
+#include "nibble/ops/rows.hpp"
+#include "nibble/ops/unit_rows.hpp"
+#include "nibble/simd/dispatch.hpp"
+
+namespace nibble::inline NIBBLE_ABI::ops {
+
+// All matrices are (m, k) with the values of a row next to each other; `out` may be one of the
+// inputs.
+
+// out = a + b: a residual connection.
+inline void add(Executor& executor, MatrixView<const float> a, MatrixView<const float> b,
+                MatrixView<float> out) noexcept {
+  assert_rows_like(out, a);
+  assert_rows_like(out, b);
+  const auto run = simd::kernel<kernels::Add>();
+  for_rows(executor, out.extent(0), out.extent(1), [&](Index row) {
+    run(row_of(a, row), row_of(b, row), row_of(out, row), out.extent(1));
+  });
+}
+
+// out = a * b.
+inline void multiply(Executor& executor, MatrixView<const float> a, MatrixView<const float> b,
+                     MatrixView<float> out) noexcept {
+  assert_rows_like(out, a);
+  assert_rows_like(out, b);
+  const auto run = simd::kernel<kernels::Multiply>();
+  for_rows(executor, out.extent(0), out.extent(1), [&](Index row) {
+    run(row_of(a, row), row_of(b, row), row_of(out, row), out.extent(1));
+  });
+}
+
+// out = x * factor.
+inline void scale(Executor& executor, MatrixView<const float> x, float factor,
+                  MatrixView<float> out) noexcept {
+  assert_rows_like(out, x);
+  const auto run = simd::kernel<kernels::Scale>();
+  for_rows(executor, x.extent(0), x.extent(1),
+           [&](Index row) { run(row_of(x, row), factor, row_of(out, row), x.extent(1)); });
+}
+
+// out = x with elements dropped and the rest scaled up; element (i, j) is number i * k + j of
+// kernels/dropout.hpp, whatever the strides. The default Dropout copies.
+inline void dropout(Executor& executor, MatrixView<const float> x, const kernels::Dropout& dropout,
+                    MatrixView<float> out) noexcept {
+  assert_rows_like(out, x);
+  const Index k = x.extent(1);
+  const auto run = simd::kernel<kernels::ApplyDropout>();
+  for_rows(executor, x.extent(0), k,
+           [&](Index row) { run(dropout, row * k, row_of(x, row), row_of(out, row), k); });
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::ops

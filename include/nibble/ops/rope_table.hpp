@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The angles of rotary position embedding: frequencies, and cosines and sines of positions. Free of
+// Highway: cheap to include.
+#pragma once
+
+#include <cmath>
+#include <span>
+
+#include "nibble/core/view.hpp"
+
+namespace nibble::inline NIBBLE_ABI::ops {
+
+// frequencies[i] = theta^(-2 i / rope_dim) / (factors[i] * position_scale), the angle of pair i per
+// position, for rope_dim / 2 pairs. `factors` is empty or has one positive number per pair (GGUF's
+// tensor rope_freqs.weight, as Llama 3 has it); position_scale stretches the context linearly
+// (GGUF's rope.scaling.factor; 1 is none).
+inline void rope_frequencies(std::span<double> frequencies, double theta,
+                             std::span<const float> factors = {},
+                             double position_scale = 1.0) noexcept {
+  NIBBLE_ASSERT(factors.empty() || factors.size() == frequencies.size());
+  NIBBLE_ASSERT(theta > 0.0 && position_scale > 0.0);
+  const auto n_pairs = static_cast<double>(frequencies.size());
+  for (std::size_t i = 0; i < frequencies.size(); ++i) {
+    const double factor = factors.empty() ? 1.0 : static_cast<double>(factors[i]);
+    frequencies[i] = std::pow(theta, -static_cast<double>(i) / n_pairs) / (factor * position_scale);
+  }
+}
+
+// Row i of `cos` and `sin`, both (n_positions, n_pairs): the cosines and sines of
+// positions[i] * frequencies. The angle is a double: at position 2^31 it is exact to 2.4e-7, some
+// ULPs of the float that comes out.
+inline void rope_table(std::span<const double> frequencies, std::span<const Index> positions,
+                       MatrixView<float> cos, MatrixView<float> sin) noexcept {
+  NIBBLE_ASSERT(cos.shape() == sin.shape());
+  NIBBLE_ASSERT(cos.extent(0) == static_cast<Index>(positions.size()));
+  NIBBLE_ASSERT(cos.extent(1) == static_cast<Index>(frequencies.size()));
+  for (Index row = 0; row < cos.extent(0); ++row) {
+    const auto position = static_cast<double>(positions[static_cast<std::size_t>(row)]);
+    for (Index i = 0; i < cos.extent(1); ++i) {
+      const double angle = position * frequencies[static_cast<std::size_t>(i)];
+      cos(row, i) = static_cast<float>(std::cos(angle));
+      sin(row, i) = static_cast<float>(std::sin(angle));
+    }
+  }
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::ops

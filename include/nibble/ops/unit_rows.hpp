@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Matrices of which every row is an array, as kernels take it, while rows may be any distance
+// apart.
+#pragma once
+
+#include "nibble/core/view.hpp"
+
+namespace nibble::inline NIBBLE_ABI::ops {
+
+template <class T>
+constexpr bool has_unit_rows(MatrixView<T> v) noexcept {
+  return v.stride(1) == 1 || v.extent(1) <= 1 || v.extent(0) == 0;
+}
+
+template <class T>
+constexpr T* row_of(MatrixView<T> v, Index row) noexcept {
+  return v.data() + row * v.stride(0);
+}
+
+// The precondition of operations that go through two matrices together.
+template <class A, class B>
+constexpr void assert_rows_like([[maybe_unused]] MatrixView<A> a,
+                                [[maybe_unused]] MatrixView<B> b) noexcept {
+  NIBBLE_ASSERT(a.shape() == b.shape());
+  NIBBLE_ASSERT(has_unit_rows(a) && has_unit_rows(b));
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::ops

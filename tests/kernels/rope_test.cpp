@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nibble/ops/rope.hpp"
+
+#include <complex>
+
+#include "doctest/doctest.h"
+#include "kernels/arrays.hpp"
+#include "kernels/each_target.hpp"
+
+using namespace nibble;
+using namespace nibble_test;
+
+namespace {
+
+struct Shape {
+  Index n_heads, head_dim, rope_dim;
+  std::size_t size() const { return static_cast<std::size_t>(n_heads * head_dim); }
+};
+
+// Each pair as a complex number times cos + i sin; the error of two products and their sum.
+struct Expected {
+  Exact value, allowed;
+};
+template <class Style>
+Expected expected(const Floats& x, const Shape& s, const Floats& cos, const Floats& sin) {
+  Expected e{Exact(x.begin(), x.end()), Exact(x.size(), 0.0L)};
+  for (Index head = 0; head < s.n_heads; ++head) {
+    for (Index i = 0; i < s.rope_dim / 2; ++i) {
+      constexpr bool kAdjacent = std::is_same_v<Style, kernels::AdjacentPairs>;
+      const auto a = static_cast<std::size_t>(head * s.head_dim + (kAdjacent ? 2 * i : i));
+      const auto b = a + (kAdjacent ? 1u : static_cast<std::size_t>(s.rope_dim / 2));
+      const std::complex<long double> turn(cos[static_cast<std::size_t>(i)],
+                                           sin[static_cast<std::size_t>(i)]);
+      const auto turned = std::complex<long double>(x[a], x[b]) * turn;
+      e.value[a] = turned.real();
+      e.value[b] = turned.imag();
+      e.allowed[a] = 2 * kU * (std::fabs(x[a] * turn.real()) + std::fabs(x[b] * turn.imag()));
+      e.allowed[b] = 2 * kU * (std::fabs(x[a] * turn.imag()) + std::fabs(x[b] * turn.real()));
+    }
+  }
+  return e;
+}
+
+struct Angles {
+  Floats cos, sin;
+};
+Angles random_angles(Index n) {
+  Angles angles;
+  for (const float a : random_floats(static_cast<std::size_t>(n), -3, 3, 9)) {
+    angles.cos.push_back(std::cos(a));
+    angles.sin.push_back(std::sin(a));
+  }
+  return angles;
+}
+
+template <class Style>
+Floats run(const Floats& x, const Shape& s, const Angles& angles) {
+  Floats y = x;
+  simd::kernel<kernels::Rope<Style>>()(y.data(), s.n_heads, s.head_dim, s.rope_dim,
+                                       angles.cos.data(), angles.sin.data());
+  return y;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("rope turns every pair of every head, and nothing else", Style,
+                   kernels::AdjacentPairs, kernels::HalfSplit) {
+  for_each_target([](simd::Target) {
+    const auto rope = simd::kernel<kernels::Rope<Style>>();
+    for (Index rope_dim = 0; rope_dim <= 3 * 32 + 2; rope_dim += 2) {
+      for (const Index rest : {0, 1, 6}) {
+        for (const Index n_heads : {1, 3}) {
+          const Shape s{n_heads, rope_dim + rest, rope_dim};
+          CAPTURE(s.rope_dim);
+          CAPTURE(s.head_dim);
+          const Floats x = random_floats(s.size(), -4, 4);
+          const Angles angles = random_angles(rope_dim / 2);
+          const Expected e = expected<Style>(x, s, angles.cos, angles.sin);
+          Guarded in(x, static_cast<std::size_t>(n_heads)), cos(angles.cos, 1), sin(angles.sin, 2);
+          rope(in.data(), n_heads, s.head_dim, rope_dim, cos.data(), sin.data());
+          REQUIRE(worst(in.values(), e.value, e.allowed) <= 1.0);
+          REQUIRE(in.guards_intact());
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE_TEMPLATE("the judge rejects what is wrong", Style, kernels::AdjacentPairs,
+                   kernels::HalfSplit) {
+  using Other = std::conditional_t<std::is_same_v<Style, kernels::HalfSplit>,
+                                   kernels::AdjacentPairs, kernels::HalfSplit>;
+  const Shape s{2, 40, 36};
+  const Floats x = random_floats(s.size(), -4, 4);
+  const Angles angles = random_angles(18);
+  const Expected e = expected<Style>(x, s, angles.cos, angles.sin);
+  REQUIRE(worst(run<Style>(x, s, angles), e.value, e.allowed) <= 1.0);
+  CHECK(worst(run<Other>(x, s, angles), e.value, e.allowed) > 1.0);
+  CHECK(worst(run<Style>(x, s, {angles.sin, angles.cos}), e.value, e.allowed) > 1.0);
+  Angles wrong = angles;
+  for (float& v : wrong.sin) v = -v;  // the other way round
+  CHECK(worst(run<Style>(x, s, wrong), e.value, e.allowed) > 1.0);
+  wrong = angles;
+  wrong.cos.back() *= 1.00001f;
+  CHECK(worst(run<Style>(x, s, wrong), e.value, e.allowed) > 1.0);
+  CHECK(worst(run<Style>(x, {2, 40, 34}, angles), e.value, e.allowed) > 1.0);
+  CHECK(worst(run<Style>(x, {1, 40, 36}, angles), e.value, e.allowed) > 1.0);
+}
+
+TEST_CASE("the table of angles is right up to position 2^31") {
+  constexpr Index kPairs = 32;
+  std::vector<double> frequencies(kPairs);
+  ops::rope_frequencies(frequencies, 500000.0);
+  const std::vector<Index> positions = {0, 1, 2, 511, 131071, (Index{1} << 31) - 1, Index{1} << 31};
+  const auto n = static_cast<Index>(positions.size());
+  Floats cos(positions.size() * kPairs), sin(cos.size());
+  ops::rope_table(frequencies, positions, MatrixView<float>(cos.data(), n, kPairs),
+                  MatrixView<float>(sin.data(), n, kPairs));
+  for (std::size_t row = 0; row < positions.size(); ++row) {
+    for (std::size_t i = 0; i < kPairs; ++i) {
+      CAPTURE(positions[row]);
+      CAPTURE(i);
+      // exp and log instead of pow, in long double
+      const long double frequency =
+          std::exp(-std::log(500000.0L) * static_cast<long double>(i) / kPairs);
+      const long double angle = static_cast<long double>(positions[row]) * frequency;
+      const long double allowed = kU + angle * 0x1p-51L;
+      REQUIRE(std::fabs(cos[row * kPairs + i] - std::cos(angle)) <= allowed);
+      REQUIRE(std::fabs(sin[row * kPairs + i] - std::sin(angle)) <= allowed);
+    }
+  }
+}
+
+TEST_CASE("frequencies: formula, factors and linear scaling") {
+  std::vector<double> plain(4), scaled(4), factored(4);
+  ops::rope_frequencies(plain, 10000.0);
+  const double by_hand[] = {1.0, 0.1, 0.01, 0.001};
+  for (std::size_t i = 0; i < 4; ++i) CHECK(std::fabs(plain[i] - by_hand[i]) < 1e-16);
+  ops::rope_frequencies(scaled, 10000.0, {}, 4.0);
+  const Floats factors = {1.0f, 2.0f, 8.0f, 32.0f};
+  ops::rope_frequencies(factored, 10000.0, factors, 2.0);
+  for (std::size_t i = 0; i < 4; ++i) {
+    CHECK(scaled[i] == plain[i] / 4.0);
+    CHECK(factored[i] == plain[i] / (2.0 * static_cast<double>(factors[i])));
+  }
+}
+
+TEST_CASE("what rope is for: the product of a query and a key depends on their distance alone") {
+  constexpr Index kDim = 64, kHeads = 2, kTokens = 400;
+  std::vector<double> frequencies(kDim / 2);
+  ops::rope_frequencies(frequencies, 10000.0);
+  std::vector<Index> positions;
+  for (Index i = 0; i < kTokens; ++i) positions.push_back(i);
+  Floats cos(kTokens * kDim / 2), sin(cos.size());
+  ops::rope_table(frequencies, positions, MatrixView<float>(cos.data(), kTokens, kDim / 2),
+                  MatrixView<float>(sin.data(), kTokens, kDim / 2));
+  // The same query and key at every position, rows with a gap.
+  constexpr Index kWidth = kHeads * kDim, kStride = kWidth + 3;
+  const Floats q = random_floats(kWidth, -1, 1, 3), k = random_floats(kWidth, -1, 1, 4);
+  const auto everywhere = [&](const Floats& row) {
+    Floats all(kTokens * kStride, 7.0f);
+    for (Index t = 0; t < kTokens; ++t) {
+      std::copy(row.begin(), row.end(), all.begin() + t * kStride);
+    }
+    return all;
+  };
+  Floats qs = everywhere(q), ks = everywhere(k);
+  BackwardExecutor executor;
+  const MatrixView<const float> c(cos.data(), kTokens, kDim / 2), s(sin.data(), kTokens, kDim / 2);
+  for (Floats* all : {&qs, &ks}) {
+    ops::rope<kernels::HalfSplit>(
+        executor, MatrixView<float>(all->data(), {kTokens, kWidth}, {kStride, 1}), kDim, c, s);
+    for (Index t = 0; t < kTokens; ++t) {
+      REQUIRE((*all)[static_cast<std::size_t>(t * kStride + kWidth)] == 7.0f);
+    }
+  }
+  CHECK(executor.n_tasks_run > 2);
+  const auto product = [&](Index a, Index b, Index head) {
+    double sum = 0;
+    for (Index i = 0; i < kDim; ++i) {
+      sum += static_cast<double>(qs[static_cast<std::size_t>(a * kStride + head * kDim + i)]) *
+             static_cast<double>(ks[static_cast<std::size_t>(b * kStride + head * kDim + i)]);
+    }
+    return sum;
+  };
+  for (Index head = 0; head < kHeads; ++head) {
+    CHECK(std::fabs(product(100, 90, head) - product(399, 389, head)) < 1e-5);
+    CHECK(std::fabs(product(100, 90, head) - product(90, 100, head)) > 1e-3);
+    CHECK(std::fabs(product(7, 7, head) - product(0, 0, head)) < 1e-5);
+  }
+}
