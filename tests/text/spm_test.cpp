@@ -14,6 +14,7 @@
 #include "text_fixtures.hpp"
 
 using namespace nibble::text;
+using nibble::utf8_length;
 using text_fixtures::OwnedPiece;
 
 namespace {

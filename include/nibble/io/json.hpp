@@ -12,54 +12,10 @@
 #include <utility>
 
 #include "nibble/core/result.hpp"
+#include "nibble/core/utf8.hpp"
 #include "nibble/io/byte_reader.hpp"
 
 namespace nibble::inline NIBBLE_ABI::io {
-
-namespace detail {
-
-// Bytes of the UTF-8 character at the front of `text`, 0 if it is malformed: cut off, overlong, a
-// surrogate or beyond U+10FFFF (Unicode standard, table 3-7).
-inline std::size_t utf8_length(std::string_view text) noexcept {
-  const auto at = [&](std::size_t i) {
-    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u;
-  };
-  const auto continues = [&](std::size_t i) { return (at(i) & 0xc0) == 0x80; };
-  const unsigned lead = at(0);
-  const unsigned second = at(1);
-  if (lead < 0x80) return text.empty() ? 0 : 1;
-  if (lead >= 0xc2 && lead <= 0xdf) return continues(1) ? 2 : 0;
-  if (lead >= 0xe0 && lead <= 0xef) {
-    if ((lead == 0xe0 && second < 0xa0) || (lead == 0xed && second > 0x9f)) return 0;
-    return continues(1) && continues(2) ? 3 : 0;
-  }
-  if (lead >= 0xf0 && lead <= 0xf4) {
-    if ((lead == 0xf0 && second < 0x90) || (lead == 0xf4 && second > 0x8f)) return 0;
-    return continues(1) && continues(2) && continues(3) ? 4 : 0;
-  }
-  return 0;
-}
-
-inline void append_utf8(std::string& out, std::uint32_t c) {
-  const auto put = [&](std::uint32_t byte) { out += static_cast<char>(byte); };
-  if (c < 0x80) {
-    put(c);
-  } else if (c < 0x800) {
-    put(0xc0 | c >> 6);
-    put(0x80 | (c & 0x3f));
-  } else if (c < 0x10000) {
-    put(0xe0 | c >> 12);
-    put(0x80 | (c >> 6 & 0x3f));
-    put(0x80 | (c & 0x3f));
-  } else {
-    put(0xf0 | c >> 18);
-    put(0x80 | (c >> 12 & 0x3f));
-    put(0x80 | (c >> 6 & 0x3f));
-    put(0x80 | (c & 0x3f));
-  }
-}
-
-}  // namespace detail
 
 // Every failure is Errc::malformed and names the byte. The text must outlive the reader.
 class JsonReader {
@@ -151,7 +107,7 @@ inline Result<std::string> JsonReader::string() {
       NIBBLE_CHECK(escape(out));
       continue;
     }
-    const std::size_t length = detail::utf8_length(text_.substr(at_, 4));
+    const std::size_t length = utf8_length(text_.substr(at_, 4));
     if (length == 0) return error("a string that is not UTF-8");
     if (static_cast<unsigned char>(c) < 0x20) return error("a control character in a string");
     out.append(text_.substr(at_, length));
@@ -177,7 +133,7 @@ inline Status JsonReader::escape(std::string& out) {
   }
   NIBBLE_TRY(first, hex4());
   if (first < 0xd800 || first > 0xdfff) {
-    detail::append_utf8(out, first);
+    append_utf8(out, first);
     return ok();
   }
   // Beyond the first 65536 a character is written as a high and a low surrogate.
@@ -185,7 +141,7 @@ inline Status JsonReader::escape(std::string& out) {
   at_ += 2;
   NIBBLE_TRY(second, hex4());
   if (second < 0xdc00 || second > 0xdfff) return error("half a surrogate pair");
-  detail::append_utf8(out, 0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00));
+  append_utf8(out, 0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00));
   return ok();
 }
 

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "nibble/core/config.hpp"
-#include "nibble/text/utf8.hpp"
+#include "nibble/core/utf8.hpp"
 #include "nibble/text/vocabulary.hpp"
 
 namespace nibble::inline NIBBLE_ABI::text {

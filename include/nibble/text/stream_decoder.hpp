@@ -9,8 +9,8 @@
 #include <string_view>
 
 #include "nibble/core/config.hpp"
+#include "nibble/core/utf8.hpp"
 #include "nibble/text/tokenizer.hpp"
-#include "nibble/text/utf8.hpp"
 
 namespace nibble::inline NIBBLE_ABI::text {
 

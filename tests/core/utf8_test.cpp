@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "nibble/text/utf8.hpp"
+#include "nibble/core/utf8.hpp"
 
 #include <cstdint>
 #include <string>
@@ -7,9 +7,10 @@
 
 #include "doctest/doctest.h"
 
-using nibble::text::utf8_length;
-using nibble::text::utf8_prefix;
-using nibble::text::utf8_unfinished;
+using nibble::append_utf8;
+using nibble::utf8_length;
+using nibble::utf8_prefix;
+using nibble::utf8_unfinished;
 
 namespace {
 
@@ -33,6 +34,9 @@ TEST_CASE("every code point has its length, and each beginning of it is unfinish
     const bool surrogate = c >= 0xD800 && c <= 0xDFFF;
     if (utf8_length(text + "x") != (surrogate ? 0 : text.size())) ++wrong;
     if (utf8_unfinished(text) != 0) ++wrong;
+    std::string appended = whole;
+    append_utf8(appended, c);
+    if (appended != whole + text) ++wrong;
     for (std::size_t n = 1; n < text.size() && !surrogate; ++n) {
       if (utf8_length(text.substr(0, n)) != 0) ++wrong;
       if (utf8_unfinished(whole + text.substr(0, n)) != n) ++wrong;

@@ -5,11 +5,13 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "nibble/core/config.hpp"
 
-namespace nibble::inline NIBBLE_ABI::text {
+namespace nibble::inline NIBBLE_ABI {
 
 // What stands at the beginning of a byte string.
 struct Utf8Prefix {
@@ -57,6 +59,26 @@ constexpr std::size_t utf8_length(std::string_view bytes) noexcept {
   return prefix.announced == prefix.present ? prefix.announced : 0;
 }
 
+// Appends the character `c`, at most U+10FFFF.
+inline void append_utf8(std::string& out, std::uint32_t c) {
+  const auto put = [&](std::uint32_t byte) { out += static_cast<char>(byte); };
+  if (c < 0x80) {
+    put(c);
+  } else if (c < 0x800) {
+    put(0xc0 | c >> 6);
+    put(0x80 | (c & 0x3f));
+  } else if (c < 0x10000) {
+    put(0xe0 | c >> 12);
+    put(0x80 | (c >> 6 & 0x3f));
+    put(0x80 | (c & 0x3f));
+  } else {
+    put(0xf0 | c >> 18);
+    put(0x80 | (c >> 12 & 0x3f));
+    put(0x80 | (c >> 6 & 0x3f));
+    put(0x80 | (c & 0x3f));
+  }
+}
+
 // How many bytes at the end of `bytes` are the beginning of a character that more bytes could
 // complete: 0 to 3.
 constexpr std::size_t utf8_unfinished(std::string_view bytes) noexcept {
@@ -67,4 +89,4 @@ constexpr std::size_t utf8_unfinished(std::string_view bytes) noexcept {
   return 0;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::text
+}  // namespace nibble::inline NIBBLE_ABI
