@@ -13,9 +13,12 @@
 namespace nibble::inline NIBBLE_ABI {
 
 // All texts shown, put together, are the text up to the first stop string, or all of it after
-// flush(). Allocates when created and reset, never in push().
+// flush(). The first is the one that is complete first, of several the longest: so it does not
+// matter how the text is cut into parts. Allocates when created and reset, never for parts as
+// promised there with next() between them.
 class StopMatcher {
  public:
+  // Stop strings must not be empty.
   explicit StopMatcher(std::vector<std::string> stops) : stops_(std::move(stops)) { reset(0); }
 
   // Begins a new text whose parts are at most `longest_part` bytes.
@@ -34,25 +37,27 @@ class StopMatcher {
     shown_ = 0;
   }
 
-  // Takes a part; text() grows by what may be shown.
+  // Takes a part; text() grows by what may be shown. After found(), nothing more comes.
   void push(std::string_view part) {
     if (found_) return;
     buffer_ += part;
     const std::string_view text = buffer_;
-    std::size_t end = text.size();
+    std::size_t begin = 0, end = text.npos;  // of the first stop string
     for (const std::string& stop : stops_) {
       const std::size_t at = text.find(stop);
-      if (at < end || (at == end && at != text.npos)) {
-        end = at;
+      if (at == text.npos) continue;
+      if (at + stop.size() < end || (at + stop.size() == end && at < begin)) {
+        begin = at;
+        end = at + stop.size();
         found_ = true;
       }
     }
     if (found_) {
-      buffer_.resize(end);
+      buffer_.resize(begin);
+      shown_ = begin;
     } else {
-      end -= unfinished(text);
+      shown_ = text.size() - unfinished(text);
     }
-    shown_ = end;
   }
 
   // No more parts: what was held back is text too, and is added to text().

@@ -11,16 +11,18 @@
 namespace {
 
 std::atomic<long long> n_allocations{0};
+constexpr std::size_t kMaxBytes = std::size_t{1} << 36;
 
 void* allocate(std::size_t bytes) noexcept {
   n_allocations.fetch_add(1, std::memory_order_relaxed);
+  if (bytes > kMaxBytes) return nullptr;
   return std::malloc(bytes == 0 ? 1 : bytes);
 }
 
 void* allocate(std::size_t bytes, std::align_val_t alignment) noexcept {
   n_allocations.fetch_add(1, std::memory_order_relaxed);
   const auto a = static_cast<std::size_t>(alignment);
-  if (bytes > std::size_t(-1) - a) return nullptr;
+  if (bytes > kMaxBytes) return nullptr;
   return std::aligned_alloc(a, (bytes + a - 1) / a * a);
 }
 

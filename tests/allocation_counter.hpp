@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Counts the calls of operator new in this test program, on all threads.
+// Counts the calls of operator new in a test program that links allocation_counter.cpp, on all
+// threads. Sizes that no machine at hand has are refused, also where a sanitizer would stop.
 #pragma once
 
 // Clang links its thread sanitizer's own operator new, which cannot be replaced.
