@@ -175,8 +175,9 @@ inline Status ok() { return Status(Unit{}); }
   if (!NIBBLE_TRY_CAT(nibble_try_, __LINE__))                        \
     return std::move(NIBBLE_TRY_CAT(nibble_try_, __LINE__)).error(); \
   auto name = *std::move(NIBBLE_TRY_CAT(nibble_try_, __LINE__))
-#define NIBBLE_CHECK(...)                                                    \
-  do {                                                                       \
-    auto nibble_check_status = (__VA_ARGS__);                                \
-    if (!nibble_check_status) return std::move(nibble_check_status).error(); \
+#define NIBBLE_CHECK(...)                                                \
+  do {                                                                   \
+    auto NIBBLE_TRY_CAT(nibble_check_, __LINE__) = (__VA_ARGS__);        \
+    if (!NIBBLE_TRY_CAT(nibble_check_, __LINE__))                        \
+      return std::move(NIBBLE_TRY_CAT(nibble_check_, __LINE__)).error(); \
   } while (false)
