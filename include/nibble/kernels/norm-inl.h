@@ -181,8 +181,8 @@ struct LayerNormalized {
     return finish(hn::LoadU(DF(), x + i), weight.at(i), bias.at(i));
   }
   HWY_INLINE VF at_n(size_t i, size_t n) const {
-    const VF v = finish(hn::LoadN(DF(), x + i, n), weight.at_n(i, n), bias.at_n(i, n));
-    return hn::IfThenElseZero(hn::FirstN(DF(), n), v);
+    // Lanes from n on come out as 0 * 0 + 0: there is no weight and no bias for them.
+    return finish(hn::LoadN(DF(), x + i, n), weight.at_n(i, n), bias.at_n(i, n));
   }
   // As a Source for quantization.
   static constexpr bool kInMemory = false;
