@@ -65,6 +65,18 @@ HWY_INLINE V load_n(const bf16* p, size_t n) {
   return hn::BitCast(D(), hn::ShiftLeft<16>(hn::PromoteTo(DU(), bits)));
 }
 
+// The first n elements, or a whole vector if there are that many.
+HWY_INLINE V load_up_to(const float* p, Index n) {
+  return n >= kLanes ? load(p) : load_n(p, static_cast<size_t>(n));
+}
+HWY_INLINE void store_up_to(V v, Index n, float* p) {
+  if (n >= kLanes) {
+    hn::StoreU(v, D(), p);
+  } else {
+    hn::StoreN(v, D(), p, static_cast<size_t>(n));
+  }
+}
+
 // ---- Fetching ahead ----------------------------------------------------------------------------
 // While a tile's keys are multiplied its values are fetched, and during those the next tile's keys,
 // one for one: the hardware's own prefetchers stop at every page and do not know what comes next.
@@ -332,11 +344,13 @@ class Task {
       const Index r = row % kMaxRows;
       const Index block_rows = rows_at(row - r);
       const float* const q = a_.q + row / a_.group * a_.q_stride + row % a_.group * a_.head_dim;
-      float* const block = queries_ + (row - r) * a_.head_dim;
-      for (Index i = 0; i < a_.head_dim; ++i) block[i * block_rows + r] = q[i] * a_.scale;
+      float* to = queries_ + (row - r) * a_.head_dim + r;
+      for (Index i = 0; i < a_.head_dim; ++i, to += block_rows) *to = q[i] * a_.scale;
       state_[row] = RowState();
     }
-    for (Index i = 0; i < n_rows_ * padded_dim_; ++i) sums_[i] = 0;
+    for (Index i = 0; i < n_rows_ * padded_dim_; i += kLanes) {
+      hn::StoreU(hn::Zero(D()), D(), sums_ + i);
+    }
   }
 
   HWY_INLINE void score(Index row) {
@@ -394,7 +408,9 @@ class Task {
       float* const out = a_.out + row / a_.group * a_.out_stride + row % a_.group * a_.head_dim;
       const float* const sums = sums_ + row * padded_dim_;
       const float factor = a_.max == nullptr ? 1 / state_[row].sum : 1;
-      for (Index i = 0; i < a_.head_dim; ++i) out[i] = sums[i] * factor;
+      for (Index i = 0; i < a_.head_dim; i += kLanes) {
+        store_up_to(hn::Mul(load(sums + i), hn::Set(D(), factor)), a_.head_dim - i, out + i);
+      }
       if (a_.max != nullptr) {
         a_.max[row] = state_[row].max;
         a_.sum[row] = state_[row].sum;
@@ -425,17 +441,25 @@ HWY_INLINE void merge(const kernels::MergeAttention::Args& a) {
   for (Index row = 0; row < a.n_rows; ++row) {
     float max = std::numeric_limits<float>::lowest();
     for (Index p = 0; p < a.n_parts; ++p) max = std::max(max, a.max[p * a.part_rows + row]);
-    float sum = 0;
     float* const merged = a.merged + row * a.head_dim;
-    for (Index i = 0; i < a.head_dim; ++i) merged[i] = 0;
+    float sum = 0;
     for (Index p = 0; p < a.n_parts; ++p) {
-      const Index part_row = p * a.part_rows + row;
-      const float weight = hn::GetLane(exp_nonpositive(D(), hn::Set(d, a.max[part_row] - max)));
-      sum += weight * a.sum[part_row];
-      const float* const out = a.out + part_row * a.head_dim;
-      for (Index i = 0; i < a.head_dim; ++i) merged[i] += weight * out[i];
+      const Index part = p * a.part_rows + row;
+      const float weight = hn::GetLane(exp_nonpositive(d, hn::Set(d, a.max[part] - max)));
+      sum += weight * a.sum[part];
+      const float* const out = a.out + part * a.head_dim;
+      for (Index i = 0; i < a.head_dim; i += kLanes) {
+        const Index n = a.head_dim - i;
+        const V before = p == 0 ? hn::Zero(d) : load_up_to(merged + i, n);
+        const V x = load_up_to(out + i, n);
+        store_up_to(hn::MulAdd(hn::Set(d, weight), x, before), n, merged + i);
+      }
     }
-    for (Index i = 0; i < a.head_dim; ++i) merged[i] /= sum;
+    const V factor = hn::Set(d, 1 / sum);
+    for (Index i = 0; i < a.head_dim; i += kLanes) {
+      const Index n = a.head_dim - i;
+      store_up_to(hn::Mul(load_up_to(merged + i, n), factor), n, merged + i);
+    }
   }
 }
 
