@@ -12,7 +12,8 @@ namespace nibble::inline NIBBLE_ABI::kernels {
 
 // What happens to a finished sum v before it is stored, in this order. All flags are template
 // parameters: what is not asked for costs nothing. A program's own epilogue is any other empty type
-// for which it defines, in its NIBBLE_USER_KERNELS file, `finish(type, d, v, args, row, column)`.
+// for which it defines `finish(type, d, v, args, outputs)` beside those of matmul-inl.h, in its
+// NIBBLE_USER_KERNELS file and the target's namespace.
 template <class Activation = Identity, bool kBias = false, bool kResidual = false>
 struct Epilogue {};
 

@@ -69,6 +69,7 @@ struct Cut {
 inline Cut cut(const Product& p, Index n_workers) noexcept {
   Cut c;
   c.row_blocks = (p.args.m + kRowBlock - 1) / kRowBlock;
+  if (c.row_blocks == 0) return c;
   const Index panels = p.args.end_panel;
   const Index wanted = n_workers == 1 ? 1 : std::max<Index>(1, 8 * n_workers / c.row_blocks);
   c.panels_per_task = std::max<Index>(2, ((panels + wanted - 1) / wanted + 1) / 2 * 2);

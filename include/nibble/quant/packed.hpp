@@ -53,7 +53,11 @@ struct Packed<Format> {
   static constexpr Index kCodeOffset = kMinimumOffset * (kHasMinimum ? 2 : 1);
   static constexpr Index kGroupBytes = kCodeOffset + kGroupBlocks * kChunks * kChunkBytes;
   static_assert(kGroupBytes % 64 == 0);
+  // Of a program's own format too: products take 32 weights at a time.
+  static_assert(kLength > 0 && kLength % 32 == 0 && (Format::kBits == 4 || Format::kBits == 8));
 
+  // Of one row; k may end within the last one.
+  static constexpr Index n_blocks(Index k) noexcept { return (k + kLength - 1) / kLength; }
   static constexpr Index n_groups(Index k) noexcept {
     return (k + kGroupLength - 1) / kGroupLength;
   }
@@ -62,9 +66,9 @@ struct Packed<Format> {
   static constexpr Index panel_bytes(Index k) noexcept { return n_groups(k) * kGroupBytes; }
   static constexpr Index bytes(Index n, Index k) noexcept { return n_panels(n) * panel_bytes(k); }
 
-  // Packs one panel: `rows` blocks of `n_rows` ≤ 16 rows, each row_blocks = k / kLength long.
+  // Packs one panel from the blocks of `n_rows` ≤ 16 rows, n_blocks(k) in each.
   static void pack_panel(const Block* rows, Index n_rows, Index k, std::byte* panel) noexcept {
-    const Index row_blocks = (k + kLength - 1) / kLength;
+    const Index row_blocks = n_blocks(k);
     std::memset(panel, 0, static_cast<std::size_t>(panel_bytes(k)));
     if constexpr (kFlipsTopBit) fill_zero_codes(k, panel);
     for (Index b = 0; b < row_blocks; ++b) {
