@@ -87,3 +87,19 @@ TEST_CASE("sizes are checked for blocks, zeros and overflow") {
   CHECK(ours.error().code == Errc::unsupported);
   CHECK(test::contains(ours.error().message, "another version of nibble"));
 }
+
+TEST_CASE("packed types are sized by panels of 16 rows and whole groups") {
+  using Dims = std::array<std::uint64_t, 2>;
+  CHECK(*tensor_bytes(GgmlType::packed_q4_0, Dims{64, 16}) == 576);
+  CHECK(*tensor_bytes(GgmlType::packed_q4_0, Dims{65, 17}) == 4 * 576);
+  CHECK(*tensor_bytes(GgmlType::packed_f16, Dims{3, 1}) == 128);
+  CHECK(tensor_bytes(GgmlType::packed_q8_0, Dims{0, 16}).error().code == Errc::malformed);
+  CHECK(tensor_bytes(GgmlType::packed_q8_0, Dims{64, 0}).error().code == Errc::malformed);
+  CHECK(tensor_bytes(GgmlType::packed_q8_0, std::array<std::uint64_t, 3>{64, 16, 2}).error().code ==
+        Errc::malformed);
+  CHECK(tensor_bytes(GgmlType::packed_f32, Dims{1ull << 40, 1ull << 40}).error().code ==
+        Errc::limit);
+  CHECK(tensor_bytes(GgmlType::packed_f32, Dims{UINT64_MAX, UINT64_MAX}).error().code ==
+        Errc::limit);
+  CHECK(row_bytes(GgmlType::packed_q4_0, 64).error().code == Errc::unsupported);
+}

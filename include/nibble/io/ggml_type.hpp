@@ -51,17 +51,27 @@ enum class GgmlType : std::uint32_t {
   nvfp4 = 40,
   q1_0 = 41,
   q2_0 = 42,
+  // Ours ("nb" in the upper half): matrices in the packed layout of quant/packed.hpp. dims are
+  // those of the matrix, (k, n).
+  packed_f32 = 0x6e620000,
+  packed_f16 = 0x6e620001,
+  packed_bf16 = 0x6e620002,
+  packed_q8_0 = 0x6e620003,
+  packed_q4_0 = 0x6e620004,
+  packed_q4_1 = 0x6e620005,
 };
 
-// Ids from here on belong to nibble ("nb" in the upper half): tensors in our own packed layouts.
-// None is defined yet; a new one gets an enumerator above and a row in type_traits().
+// All ids that belong to nibble.
 inline constexpr std::uint32_t kFirstNibbleType = 0x6e620000;
 inline constexpr std::uint32_t kLastNibbleType = 0x6e62ffff;
 
 struct GgmlTypeTraits {
   const char* name;          // as ggml's tools print it
-  std::uint32_t block_size;  // elements per block; 0 for an id that we do not know
+  std::uint32_t block_size;  // elements of a row per block; 0 for an id that we do not know
   std::uint32_t type_size;   // bytes per block
+  // Packed types only: so many rows are interleaved, a block is a group of all of them, and what is
+  // missing at the end of rows and matrix is filled up.
+  std::uint32_t panel_rows = 0;
 };
 
 constexpr GgmlTypeTraits type_traits(GgmlType type) noexcept {
@@ -101,6 +111,12 @@ constexpr GgmlTypeTraits type_traits(GgmlType type) noexcept {
     case GgmlType::nvfp4: return {"NVFP4", 64, 36};
     case GgmlType::q1_0: return {"Q1_0", 128, 18};
     case GgmlType::q2_0: return {"Q2_0", 64, 18};
+    case GgmlType::packed_f32: return {"packed F32", 1, 64, 16};
+    case GgmlType::packed_f16: return {"packed F16", 2, 64, 16};
+    case GgmlType::packed_bf16: return {"packed BF16", 2, 64, 16};
+    case GgmlType::packed_q8_0: return {"packed Q8_0", 64, 1088, 16};
+    case GgmlType::packed_q4_0: return {"packed Q4_0", 64, 576, 16};
+    case GgmlType::packed_q4_1: return {"packed Q4_1", 64, 640, 16};
   }
   return {"unknown", 0, 0};
 }
@@ -108,8 +124,8 @@ constexpr GgmlTypeTraits type_traits(GgmlType type) noexcept {
 // True for the types listed above; an id from a file must pass this before anything else.
 constexpr bool is_known(GgmlType type) noexcept { return type_traits(type).block_size != 0; }
 
-// Bytes of a row of `n` elements. Errors: unsupported (unknown type), malformed (n is zero or no
-// multiple of the block), limit (does not fit in 64 bits).
+// Bytes of a row of `n` elements. Errors: unsupported (unknown or packed type), malformed (n is
+// zero or no multiple of the block), limit (does not fit in 64 bits).
 inline Result<std::uint64_t> row_bytes(GgmlType type, std::uint64_t n) {
   const GgmlTypeTraits traits = type_traits(type);
   if (traits.block_size == 0) {
@@ -118,6 +134,9 @@ inline Result<std::uint64_t> row_bytes(GgmlType type, std::uint64_t n) {
     return Error{Errc::unsupported,
                  "tensor type " + std::to_string(id) +
                      (ours ? " is from another version of nibble" : " is unknown")};
+  }
+  if (traits.panel_rows != 0) {
+    return Error{Errc::unsupported, std::string(traits.name) + " has no rows of its own"};
   }
   if (n == 0 || n % traits.block_size != 0) {
     return Error{Errc::malformed, "a row of " + std::to_string(n) +
@@ -131,9 +150,32 @@ inline Result<std::uint64_t> row_bytes(GgmlType type, std::uint64_t n) {
   return bytes;
 }
 
+namespace detail {
+
+inline Result<std::uint64_t> packed_bytes(const GgmlTypeTraits& traits,
+                                          std::span<const std::uint64_t> dims) {
+  std::uint64_t sizes[2] = {1, 1};  // k and n
+  for (std::size_t i = 0; i < dims.size(); ++i) {
+    if (dims[i] == 0 || (i >= 2 && dims[i] != 1)) {
+      return Error{Errc::malformed, std::string(traits.name) + ": dimension " + std::to_string(i) +
+                                        " is " + std::to_string(dims[i])};
+    }
+    if (i < 2) sizes[i] = dims[i];
+  }
+  std::uint64_t bytes = 0;
+  if (!checked_multiply((sizes[0] - 1) / traits.block_size + 1, traits.type_size, bytes) ||
+      !checked_multiply(bytes, (sizes[1] - 1) / traits.panel_rows + 1, bytes)) {
+    return Error{Errc::limit, "the size in bytes overflows 64 bits"};
+  }
+  return bytes;
+}
+
+}  // namespace detail
+
 // Bytes of a tensor; dims[0] is the contiguous dimension, no dims make a scalar. Errors: as
 // row_bytes, and malformed for any dimension of zero.
 inline Result<std::uint64_t> tensor_bytes(GgmlType type, std::span<const std::uint64_t> dims) {
+  if (type_traits(type).panel_rows != 0) return detail::packed_bytes(type_traits(type), dims);
   NIBBLE_TRY(bytes, row_bytes(type, dims.empty() ? 1 : dims[0]));
   for (std::size_t i = 1; i < dims.size(); ++i) {
     if (dims[i] == 0) {

@@ -3,11 +3,13 @@
 // Which of our formats a tensor type of GGUF is, and back.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "nibble/core/result.hpp"
 #include "nibble/io/ggml_type.hpp"
 #include "nibble/quant/format.hpp"
+#include "nibble/quant/packed.hpp"
 
 namespace nibble::inline NIBBLE_ABI::quant {
 
@@ -41,6 +43,55 @@ inline Result<io::GgmlType> ggml_type_of(Format format) {
   }
   return Error{Errc::unsupported,
                "GGUF has no tensor type for weight format " + std::string(to_string(format))};
+}
+
+// ---- Packed matrices ---------------------------------------------------------------------------
+
+namespace detail {
+
+struct PackedType {
+  Format format;
+  io::GgmlType type;
+};
+inline constexpr PackedType kPackedTypes[] = {
+    {Format::f32, io::GgmlType::packed_f32},   {Format::f16, io::GgmlType::packed_f16},
+    {Format::bf16, io::GgmlType::packed_bf16}, {Format::q8_0, io::GgmlType::packed_q8_0},
+    {Format::q4_0, io::GgmlType::packed_q4_0}, {Format::q4_1, io::GgmlType::packed_q4_1}};
+
+// The sizes that files are checked by are those of the layout.
+template <class F>
+constexpr bool has_sizes_of(io::GgmlType type) noexcept {
+  const io::GgmlTypeTraits traits = io::type_traits(type);
+  for (Index k : {1, 31, 32, 33, 64, 65, 128, 1000}) {
+    const Index groups = (k + traits.block_size - 1) / traits.block_size;
+    if (Packed<F>::panel_bytes(k) != groups * traits.type_size) return false;
+  }
+  return traits.panel_rows == kPanelRows;
+}
+static_assert(has_sizes_of<F32>(io::GgmlType::packed_f32));
+static_assert(has_sizes_of<F16>(io::GgmlType::packed_f16));
+static_assert(has_sizes_of<BF16>(io::GgmlType::packed_bf16));
+static_assert(has_sizes_of<Q8_0>(io::GgmlType::packed_q8_0));
+static_assert(has_sizes_of<Q4_0>(io::GgmlType::packed_q4_0));
+static_assert(has_sizes_of<Q4_1>(io::GgmlType::packed_q4_1));
+
+}  // namespace detail
+
+// The format of a tensor that is packed (quant/packed.hpp), or nothing if it is not.
+constexpr std::optional<Format> packed_format_of(io::GgmlType type) noexcept {
+  for (const detail::PackedType& packed : detail::kPackedTypes) {
+    if (packed.type == type) return packed.format;
+  }
+  return {};
+}
+
+// The tensor type of a packed matrix. Error: unsupported, for formats that have none.
+inline Result<io::GgmlType> packed_type_of(Format format) {
+  for (const detail::PackedType& packed : detail::kPackedTypes) {
+    if (packed.format == format) return packed.type;
+  }
+  return Error{Errc::unsupported,
+               "no packed tensor type for weight format " + std::string(to_string(format))};
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::quant
