@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// quantize: a GGUF model in another weight format, with a report of what that cost each tensor.
+#include <cinttypes>
+#include <regex>
+#include <utility>
+#include <vector>
+
+#include "common.hpp"
+#include "nibble/core/thread_pool.hpp"
+#include "nibble/model/convert.hpp"
+
+namespace {
+
+using nibble::ConvertedTensor;
+using nibble::quant::ErrorStats;
+using nibble::quant::Format;
+
+struct Rule {
+  std::regex pattern;
+  Format format;
+};
+
+Format parse_format(const std::string& name) {
+  auto format = nibble::quant::format_from_name(name);
+  if (!format || !nibble::quant::ggml_type_of(*format)) {
+    throw CLI::ValidationError("'" + name + "': GGUF formats are f32, f16, bf16, q8_0, q4_0, q4_1");
+  }
+  return *format;
+}
+
+// REGEX=FORMAT; the format is what follows the last '='.
+Rule parse_rule(const std::string& text) {
+  const std::size_t at = text.rfind('=');
+  if (at == std::string::npos) throw CLI::ValidationError("'" + text + "' is not REGEX=FORMAT");
+  try {
+    return {std::regex(text.substr(0, at)), parse_format(text.substr(at + 1))};
+  } catch (const std::regex_error& error) {
+    throw CLI::ValidationError("'" + text + "': " + error.what());
+  }
+}
+
+std::string shape_of(const ConvertedTensor& tensor) {
+  std::string shape;
+  for (std::uint32_t d = tensor.n_dims; d-- > 0;) {  // rows first, as everywhere but in GGUF
+    shape += (shape.empty() ? "" : " x ") + std::to_string(tensor.dims[d]);
+  }
+  return shape;
+}
+
+void print_errors(const ErrorStats& errors) {
+  if (errors.sum_squared_error == 0) {
+    std::printf("%10s %10s %7s", "0", "0", "exact");
+  } else {
+    std::printf("%10.3g %10.3g %7.2f", errors.rmse(), errors.max_abs, errors.snr_db());
+  }
+  std::printf(" %8" PRIu64 " %9" PRIu64 "\n", errors.sign_flips, errors.rounded_to_zero);
+}
+
+void print_report(const std::vector<ConvertedTensor>& tensors, int name_width) {
+  std::printf("%-*s %-15s %-5s %-6s %14s %10s %10s %7s %8s %9s\n", name_width, "tensor", "shape",
+              "from", "to", "bytes", "RMSE", "max error", "SNR dB", "sign", "rounded");
+  std::printf("%-*s %-15s %-5s %-6s %14s %10s %10s %7s %8s %9s\n", name_width, "", "", "", "", "",
+              "", "", "", "flips", "to zero");
+  ErrorStats all;
+  std::uint64_t bytes_from = 0, bytes_to = 0;
+  bool has_short_rows = false;
+  for (const ConvertedTensor& tensor : tensors) {
+    const bool is_short = tensor.reason == nibble::FormatReason::row_length;
+    std::printf("%-*s %-15s %-5s %-6s %14s ", name_width, std::string(tensor.name).c_str(),
+                shape_of(tensor).c_str(), to_string(tensor.from),
+                (std::string(to_string(tensor.to)) + (is_short ? " *" : "")).c_str(),
+                example::grouped(tensor.bytes_to).c_str());
+    print_errors(tensor.errors);
+    all.merge(tensor.errors);
+    bytes_from += tensor.bytes_from;
+    bytes_to += tensor.bytes_to;
+    has_short_rows = has_short_rows || is_short;
+  }
+  std::printf("%-*s %-15s %-5s %-6s %14s ", name_width, "all", "", "", "",
+              example::grouped(bytes_to).c_str());
+  print_errors(all);
+  std::printf("\n%s -> %s bytes of weights (%.1f %%), %.2f bits per weight\n",
+              example::grouped(bytes_from).c_str(), example::grouped(bytes_to).c_str(),
+              100.0 * static_cast<double>(bytes_to) / static_cast<double>(bytes_from),
+              8.0 * static_cast<double>(bytes_to) / static_cast<double>(all.count));
+  if (has_short_rows) std::printf("* rows are no whole number of blocks of the format asked for\n");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Writes a GGUF model in another weight format and reports what it cost each tensor.",
+               "quantize");
+  std::string in_path, out_path, format_name;
+  std::vector<std::string> rule_texts;
+  nibble::Index n_threads = 0;
+  app.add_option("IN.gguf", in_path, "the model to read")->required();
+  app.add_option("OUT.gguf", out_path, "the model to write")->required();
+  app.add_option("--format", format_name,
+                 "f32, f16, bf16, q8_0, q4_0 or q4_1, for all matrices; vectors stay f32")
+      ->required();
+  app.add_option(
+         "--tensor", rule_texts,
+         "REGEX=FORMAT: another format for matrices whose names contain a match; of several "
+         "options the last that matches counts")
+      ->allow_extra_args(false);
+  app.add_option("--threads", n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
+  app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage.");
+
+  nibble::ConvertOptions options;
+  std::vector<Rule> rules;
+  app.callback([&] {  // so that a wrong format is a wrong usage
+    options.format = parse_format(format_name);
+    for (const std::string& text : rule_texts) rules.push_back(parse_rule(text));
+  });
+  if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
+
+  auto pool = nibble::ThreadPool::create({.n_threads = n_threads});
+  if (!pool) return example::fail(app, pool.error());
+  options.executor = pool->get();
+  options.choose = [&](std::string_view name) -> std::optional<Format> {
+    for (auto rule = rules.rbegin(); rule != rules.rend(); ++rule) {
+      if (std::regex_search(name.begin(), name.end(), rule->pattern)) return rule->format;
+    }
+    return std::nullopt;
+  };
+
+  const auto file = nibble::io::Gguf::open(in_path);
+  if (!file) return example::fail(app, file.error());
+  const std::size_t n_tensors = file->tensors().size();
+  int name_width = 6;
+  for (const auto& tensor : file->tensors()) {
+    name_width = std::max(name_width, static_cast<int>(tensor.name.size()));
+  }
+
+  std::vector<ConvertedTensor> report;
+  {
+    example::StatusLine status;
+    const auto on_tensor = [&](const ConvertedTensor& tensor) {
+      report.push_back(tensor);
+      status.show("converted " + std::to_string(report.size()) + " of " +
+                  std::to_string(n_tensors) + ": " + std::string(tensor.name));
+      return true;
+    };
+    const auto written = nibble::quantize_model(*file, out_path, options, on_tensor);
+    if (!written) return example::fail(app, written.error());
+  }
+  print_report(report, name_width);
+  return std::fflush(stdout) == 0 ? example::kOk : example::kFailed;
+}

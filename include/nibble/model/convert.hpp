@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A model in another weight format: GGUF in, GGUF out, to a file or to memory. One tensor is
+// converted at a time, so a model larger than the memory streams through.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "nibble/core/arena.hpp"
+#include "nibble/core/executor.hpp"
+#include "nibble/core/result.hpp"
+#include "nibble/io/gguf.hpp"
+#include "nibble/io/gguf_writer.hpp"
+#include "nibble/quant/error_stats.hpp"
+#include "nibble/quant/format.hpp"
+#include "nibble/quant/ggml.hpp"
+
+namespace nibble::inline NIBBLE_ABI {
+
+struct ConvertOptions {
+  quant::Format format = quant::Format::q8_0;  // of matrices
+  // Asked for each matrix; gives a format for it, or nothing for `format`. Vectors are never asked
+  // for: they stay f32.
+  std::function<std::optional<quant::Format>(std::string_view name)> choose = {};
+  Executor* executor = nullptr;  // converts in parallel; null: the calling thread
+};
+
+enum class FormatReason : std::uint8_t {
+  asked,       // it is what the options say
+  vector,      // one dimension only (norms, biases, rope_freqs): a few bytes that matter, so f32
+  row_length,  // rows are no whole number of the asked format's blocks, so f16
+};
+
+struct ConvertedTensor {
+  std::string_view name;
+  std::array<std::uint64_t, 4> dims = {1, 1, 1, 1};  // dims[0] is contiguous
+  std::uint32_t n_dims = 0;
+  quant::Format from = quant::Format::f32;
+  quant::Format to = quant::Format::f32;
+  FormatReason reason = FormatReason::asked;
+  std::uint64_t bytes_from = 0;
+  std::uint64_t bytes_to = 0;
+  quant::ErrorStats errors;  // of the new weights against the old ones, both dequantized
+};
+
+// Called with each tensor when it is converted, in file order; returning false cancels.
+using OnConverted = FunctionRef<bool(const ConvertedTensor&)>;
+
+// GGUF's number for "most matrices are in `format`" (general.file_type; llama.cpp's llama_ftype).
+// Error: unsupported, for formats that GGUF does not have.
+inline Result<std::uint32_t> gguf_file_type(quant::Format format) {
+  switch (format) {
+    case quant::Format::f32: return std::uint32_t{0};
+    case quant::Format::f16: return std::uint32_t{1};
+    case quant::Format::q4_0: return std::uint32_t{2};
+    case quant::Format::q4_1: return std::uint32_t{3};
+    case quant::Format::q8_0: return std::uint32_t{7};
+    case quant::Format::bf16: return std::uint32_t{32};
+    default: break;
+  }
+  return quant::ggml_type_of(format).error();
+}
+
+namespace detail {
+
+inline bool keep_converting(const ConvertedTensor&) noexcept { return true; }
+
+// What becomes of a tensor; `errors` is empty still.
+inline Result<ConvertedTensor> plan_conversion(const io::GgufTensor& tensor,
+                                               const ConvertOptions& options) {
+  ConvertedTensor plan;
+  plan.name = tensor.name;
+  plan.dims = tensor.dims;
+  plan.n_dims = tensor.n_dims;
+  plan.bytes_from = tensor.data.size();
+  NIBBLE_TRY(from, quant::format_of(tensor.type));
+  plan.from = from;
+  const std::span<const std::uint64_t> dims(plan.dims.data(), plan.n_dims);
+  if (plan.n_dims < 2) {
+    plan.to = quant::Format::f32;
+    plan.reason = FormatReason::vector;
+  } else {
+    plan.to = options.format;
+    if (options.choose) plan.to = options.choose(tensor.name).value_or(options.format);
+    NIBBLE_TRY(wanted, quant::ggml_type_of(plan.to));
+    if (plan.dims[0] % io::type_traits(wanted).block_size != 0) {
+      plan.to = quant::Format::f16;
+      plan.reason = FormatReason::row_length;
+    }
+  }
+  NIBBLE_TRY(type, quant::ggml_type_of(plan.to));
+  NIBBLE_TRY(bytes, io::tensor_bytes(type, dims));
+  plan.bytes_to = bytes;
+  return plan;
+}
+
+// A span of a tensor that one task converts, and what came of it.
+struct ConvertedPart {
+  quant::ErrorStats errors;
+  std::uint64_t bad = 0;  // the first weight that is not finite, before or after
+  float bad_before = 0;
+};
+
+// Rows are whole numbers of blocks, so that a tensor can be taken as one long row, and cut anywhere
+// between blocks: parts do not depend on the number of threads, nor do their sums.
+inline constexpr std::size_t kConvertChunk = 4096;  // weights; fits a worker's stack as f32, twice
+inline constexpr std::size_t kConvertPart = 16 * kConvertChunk;
+
+inline void convert_part(quant::Format from, std::span<const std::byte> source, quant::Format to,
+                         std::span<std::byte> out, std::uint64_t n_weights, std::uint64_t part,
+                         ConvertedPart& result) noexcept {
+  std::array<float, kConvertChunk> before;
+  std::array<float, kConvertChunk> after;
+  const std::uint64_t end = std::min(n_weights, (part + 1) * kConvertPart);
+  for (std::uint64_t at = part * kConvertPart; at < end; at += kConvertChunk) {
+    const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(kConvertChunk, end - at));
+    const auto bytes_of = [&]<class Byte>(quant::Format format, std::span<Byte> all) {
+      const auto begin = *quant::row_bytes(format, static_cast<std::size_t>(at));
+      return all.subspan(begin, *quant::row_bytes(format, n));
+    };
+    const std::span<float> x(before.data(), n);
+    const std::span<float> y(after.data(), n);
+    const auto new_bytes = bytes_of(to, out);
+    // Same format: the same bytes, not a second rounding.
+    const auto old_bytes = bytes_of(from, source);
+    bool converted = quant::row_to_f32(from, old_bytes, x).has_value();
+    if (from == to) {
+      std::copy(old_bytes.begin(), old_bytes.end(), new_bytes.begin());
+      std::copy(x.begin(), x.end(), y.begin());
+    } else {
+      converted = converted && quant::row_from_f32(to, x, new_bytes).has_value() &&
+                  quant::row_to_f32(to, new_bytes, y).has_value();
+    }
+    NIBBLE_ASSERT(converted);  // sizes are those of plan_conversion
+    (void)converted;
+    for (std::size_t i = 0; i < n && result.errors.not_finite == 0; ++i) {
+      if (std::isfinite(x[i]) && std::isfinite(y[i])) continue;
+      result.bad = at + i;
+      result.bad_before = x[i];
+      break;
+    }
+    result.errors.add(x, y);
+  }
+}
+
+// Converts `source` to `out` (plan.bytes_to bytes) and fills in plan.errors.
+inline Status convert_tensor(std::span<const std::byte> source, std::span<std::byte> out,
+                             Executor& executor, ConvertedTensor& plan) {
+  std::uint64_t n_weights = 1;  // no overflow: the tensor is in a file
+  for (const std::uint64_t dim : plan.dims) n_weights *= dim;
+  const std::uint64_t n_parts = (n_weights + kConvertPart - 1) / kConvertPart;
+  std::vector<ConvertedPart> parts(static_cast<std::size_t>(n_parts));
+  executor.parallel_for(static_cast<Index>(n_parts), [&](Index part, Index) {
+    const auto i = static_cast<std::size_t>(part);
+    convert_part(plan.from, source, plan.to, out, n_weights, i, parts[i]);
+  });
+  plan.errors = {};
+  for (const ConvertedPart& part : parts) {
+    if (part.errors.not_finite > 0) {
+      const std::string where = "weight " + std::to_string(part.bad % plan.dims[0]) + " of row " +
+                                std::to_string(part.bad / plan.dims[0]);
+      if (!std::isfinite(part.bad_before)) {
+        return Error{Errc::malformed, where + " is not a finite number"};
+      }
+      return Error{Errc::limit, where + ", " + std::to_string(part.bad_before) +
+                                    ", is too large for " + to_string(plan.to)};
+    }
+    plan.errors.merge(part.errors);
+  }
+  return ok();
+}
+
+// Calls finish(writer) with a writer of the converted model.
+template <class Finish>
+auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_tensor,
+             Finish finish) -> decltype(finish(std::declval<const io::GgufWriter&>())) {
+  InlineExecutor alone;
+  Executor& executor = options.executor != nullptr ? *options.executor : alone;
+  io::GgufWriter writer;
+  writer.copy_metadata(in);
+  auto file_type = gguf_file_type(options.format);
+  if (!file_type) return std::move(file_type).error().in(in.name());
+  writer.set("general.file_type", *file_type);
+
+  std::uint64_t largest = 0;
+  bool has_blocks = false;
+  std::vector<ConvertedTensor> plans;
+  plans.reserve(in.tensors().size());  // sources keep references
+  AlignedBuffer buffer;                // of the tensor that is converted last
+  for (const io::GgufTensor& tensor : in.tensors()) {
+    const auto here = [&](Error error) {
+      return std::move(error).in(in.name() + ": tensor '" + std::string(tensor.name) + "'");
+    };
+    auto planned = plan_conversion(tensor, options);
+    if (!planned) return here(std::move(planned).error());
+    ConvertedTensor& plan = plans.emplace_back(*std::move(planned));
+    largest = std::max(largest, plan.bytes_to);
+    const auto type = *quant::ggml_type_of(plan.to);
+    has_blocks = has_blocks || io::type_traits(type).block_size > 1;
+    writer.add_tensor(
+        plan.name, type, std::span(plan.dims.data(), plan.n_dims),
+        [&plan, &tensor, &buffer, &executor, on_tensor]() -> Result<std::span<const std::byte>> {
+          const auto out = buffer.bytes().first(static_cast<std::size_t>(plan.bytes_to));
+          NIBBLE_CHECK(convert_tensor(tensor.data, out, executor, plan));
+          if (!on_tensor(plan)) return Error{Errc::cancelled, "converting"};
+          return std::span<const std::byte>(out);
+        });
+  }
+  // The version of the block formats' layouts (GGML_QNT_VERSION).
+  if (has_blocks) writer.set("general.quantization_version", std::uint32_t{2});
+  NIBBLE_TRY(memory, AlignedBuffer::allocate(static_cast<std::size_t>(largest)));
+  buffer = std::move(memory);
+  auto result = finish(writer);
+  if (!result) return std::move(result).error().in(in.name());
+  return result;
+}
+
+}  // namespace detail
+
+// Writes the model `in` to the file `path` with its weights in another format. Weights are rounded
+// as quant/quantize.hpp does, bit for bit; a tensor that has its format already is copied. All
+// metadata is kept; general.file_type and general.quantization_version say what is new. The file is
+// complete or not there. Errors name the tensor: unsupported (a type without a format here, or a
+// format that GGUF lacks), malformed (a weight that is not finite), limit (a weight that the new
+// format cannot hold), cancelled, out_of_memory, io.
+inline Status quantize_model(const io::Gguf& in, const std::string& path,
+                             const ConvertOptions& options,
+                             OnConverted on_tensor = detail::keep_converting) {
+  return detail::convert(in, options, on_tensor,
+                         [&](const io::GgufWriter& writer) { return writer.write(path); });
+}
+
+// The same to memory.
+inline Result<std::vector<std::byte>> quantize_model(
+    const io::Gguf& in, const ConvertOptions& options,
+    OnConverted on_tensor = detail::keep_converting) {
+  return detail::convert(in, options, on_tensor,
+                         [](const io::GgufWriter& writer) { return writer.to_bytes(); });
+}
+
+}  // namespace nibble::inline NIBBLE_ABI
