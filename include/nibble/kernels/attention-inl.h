@@ -195,7 +195,9 @@ struct RowState {
 };
 
 // Turns the scores of one row into exp(score - max) for positions [lo, hi) of the tile and into
-// zeros for the rest of [block_lo, block_hi). Returns what earlier sums must be multiplied with.
+// zeros for the rest of [block_lo, block_hi). Returns what earlier sums must be multiplied with. A
+// row that has not seen anything yet has the lowest number as its maximum and exp(0) = 1 for what
+// it does not see; the first score that it sees, or the merge, multiplies that with 0.
 HWY_INLINE float softmax_row(float* HWY_RESTRICT scores, Index lo, Index hi, Index block_lo,
                              Index block_hi, RowState& state) {
   const D d;
@@ -217,9 +219,7 @@ HWY_INLINE float softmax_row(float* HWY_RESTRICT scores, Index lo, Index hi, Ind
   const V shift = hn::Set(d, max);
   V sums = hn::Zero(d);
   for (Index p = first; p < block_hi; p += kLanes) {
-    V e = exp_nonpositive(D(), hn::Sub(load(scores + p), shift));
-    // Nothing seen so far leaves the maximum at the lowest number, and exp(0) = 1.
-    if (!all_seen) e = hn::IfThenElseZero(seen_mask(p, lo, hi), e);
+    const V e = exp_nonpositive(D(), hn::Sub(load(scores + p), shift));
     sums = hn::Add(sums, e);
     hn::StoreU(e, d, scores + p);
   }

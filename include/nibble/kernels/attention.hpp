@@ -92,7 +92,8 @@ constexpr Index attention_scratch_floats(Index n_rows, Index head_dim) noexcept 
 //   out[row] = sum_j softmax_j(score(row, j)) value[j]
 // Scores, softmax and sums are in f32. All query heads of the group share one pass over keys and
 // values. With max and sum given, out is left unnormalized: partial results of several ranges of
-// positions, to be merged. A row that sees nothing of [begin, end) has the sum 0 and zeros.
+// positions, to be merged. A row that sees nothing of [begin, end) has
+// the lowest float as its max, so that its out and sum count nothing in a merge.
 template <class T>
 struct Attend {
   struct Args {

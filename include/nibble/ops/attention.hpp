@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <span>
+#include <type_traits>
 
 #include "nibble/core/arena.hpp"
 #include "nibble/core/executor.hpp"
