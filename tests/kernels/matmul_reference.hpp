@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// For tests of products: operands in heap blocks of exactly their size, what the product is in
+// double, and by how much a kernel may differ from that. Shares no code with the kernels: codes are
+// read from the row-major blocks, 16-bit floats are converted here, sums are plain loops in double.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#include "doctest/doctest.h"
+#include "nibble/core/arena.hpp"
+#include "nibble/kernels/matmul.hpp"
+#include "nibble/quant/quantize.hpp"
+
+namespace nibble_test {
+
+using namespace nibble;
+
+// Some members of the family beyond GGUF's.
+using Q4Bf16 = quant::Blocks<4, 64, bf16, quant::ZeroPoint::symmetric>;
+using Q8F32 = quant::Blocks<8, 32, float, quant::ZeroPoint::symmetric>;
+using Q4Minimum128 = quant::Blocks<4, 128, f16, quant::ZeroPoint::minimum>;
+using Q8Minimum64 = quant::Blocks<8, 64, f16, quant::ZeroPoint::minimum>;
+
+inline std::size_t size(Index n) { return static_cast<std::size_t>(n); }
+
+// ---- Numbers -----------------------------------------------------------------------------------
+
+inline double from_bits(unsigned bits, int mantissa_bits, int exponent_bits) {
+  const int bias = (1 << (exponent_bits - 1)) - 1;
+  const int mantissa = static_cast<int>(bits & ((1u << mantissa_bits) - 1));
+  const int exponent = static_cast<int>((bits >> mantissa_bits) & ((1u << exponent_bits) - 1));
+  const bool negative = (bits >> (mantissa_bits + exponent_bits) & 1) != 0;
+  const double magnitude =
+      exponent == 0 ? std::ldexp(mantissa, 1 - bias - mantissa_bits)
+                    : std::ldexp(mantissa + (1 << mantissa_bits), exponent - bias - mantissa_bits);
+  return negative ? -magnitude : magnitude;
+}
+inline double to_double(f16 x) { return from_bits(x.bits, 10, 5); }
+inline double to_double(bf16 x) { return from_bits(x.bits, 7, 8); }
+inline double to_double(float x) { return x; }
+
+// ---- Weights -----------------------------------------------------------------------------------
+
+// Row-major weights (n, k) as files have them.
+template <class Format>
+struct Weights;
+
+template <quant::BlockFormat Format>
+struct Weights<Format> {
+  using Block = typename Format::Block;
+  static constexpr Index kLength = Format::kLength;
+  static constexpr bool kHasMinimum = Format::kZeroPoint == quant::ZeroPoint::minimum;
+  Index n = 0;
+  Index k = 0;
+  std::vector<Block> blocks;  // (n, row_blocks())
+
+  Index row_blocks() const { return (k + kLength - 1) / kLength; }
+  Block& block(Index row, Index b) { return blocks[size(row * row_blocks() + b)]; }
+  const Block& block(Index row, Index b) const { return blocks[size(row * row_blocks() + b)]; }
+
+  // Code j of a block, as the number that the scale multiplies.
+  static int code(const Block& block, Index j) {
+    if constexpr (Format::kBits == 8) {
+      const int byte = block.codes[size(j)];
+      return !kHasMinimum && byte >= 128 ? byte - 256 : byte;
+    } else {
+      const int byte = block.codes[size(j % (kLength / 2))];
+      return (j < kLength / 2 ? byte % 16 : byte / 16) - (kHasMinimum ? 0 : 8);
+    }
+  }
+  static double minimum(const Block& block) {
+    if constexpr (kHasMinimum) return to_double(block.minimum);
+    return 0;
+  }
+  double weight(Index row, Index i) const {
+    const Block& b = block(row, i / kLength);
+    return to_double(b.scale) * code(b, i % kLength) + minimum(b);
+  }
+
+  // Codes are any bytes, scales and minimums around 1/64 with both signs.
+  static Weights random(Index n, Index k, std::mt19937& random) {
+    using Scale = typename Format::Scale;
+    std::uniform_real_distribution<float> magnitude(0.5f / 64, 1.5f / 64);
+    const auto scale = [&] {
+      const float x = magnitude(random);
+      return quant::round_to<Scale>(random() % 2 == 0 ? x : -x);
+    };
+    Weights w{n, k, {}};
+    w.blocks.resize(size(n * w.row_blocks()));
+    for (Block& b : w.blocks) {
+      b.scale = scale();
+      if constexpr (kHasMinimum) b.minimum = scale();
+      for (std::uint8_t& byte : b.codes) byte = static_cast<std::uint8_t>(random());
+    }
+    return w;
+  }
+  const Block* data() const { return blocks.data(); }
+  Index row_size() const { return row_blocks(); }
+};
+
+template <class T>
+struct Weights<quant::Plain<T>> {
+  Index n = 0;
+  Index k = 0;
+  std::vector<T> values;  // (n, k)
+
+  double weight(Index row, Index i) const { return to_double(values[size(row * k + i)]); }
+  static Weights random(Index n, Index k, std::mt19937& random) {
+    std::uniform_real_distribution<float> uniform(-1, 1);
+    Weights w{n, k, {}};
+    w.values.resize(size(n * k));
+    for (T& v : w.values) v = quant::round_to<T>(uniform(random));
+    return w;
+  }
+  const T* data() const { return values.data(); }
+  Index row_size() const { return k; }
+};
+
+// The first n rows, packed.
+template <class Format>
+AlignedBuffer pack(const Weights<Format>& w, Index n) {
+  using P = quant::Packed<Format>;
+  auto memory = AlignedBuffer::allocate(size(P::bytes(n, w.k)));
+  REQUIRE(memory.has_value());
+  for (Index p = 0; p < quant::n_panels(n); ++p) {
+    const Index first = p * quant::kPanelRows;
+    P::pack_panel(w.data() + first * w.row_size(), std::min(quant::kPanelRows, n - first), w.k,
+                  memory->data() + p * P::panel_bytes(w.k));
+  }
+  return std::move(*memory);
+}
+
+// ---- Activations -------------------------------------------------------------------------------
+
+// Either form of MatmulInput. Rows of codes and of x are further apart than they are long, with
+// values between them that would show in a result.
+struct Activations {
+  Index m = 0;
+  Index k = 0;
+  Index length = 0;  // of a block; 0: plain
+  std::vector<float> x;
+  std::vector<std::int8_t> codes;
+  std::vector<float> scales;
+  std::vector<std::int32_t> neg8sums;
+
+  static constexpr Index kGap = 5;
+  Index stride() const { return k + kGap; }
+  Index n_blocks() const { return length == 0 ? 0 : (k + length - 1) / length; }
+  Index code_stride() const { return n_blocks() * length + kGap; }
+
+  kernels::MatmulInput input() const {
+    kernels::MatmulInput in;
+    if (length == 0) {
+      in.x = x.data();
+      in.stride = stride();
+    } else {
+      in.codes = codes.data();
+      in.scales = scales.data();
+      in.neg8sums = neg8sums.data();
+      in.code_stride = code_stride();
+      in.n_blocks = n_blocks();
+    }
+    return in;
+  }
+
+  // code(row, i) in [-127, 127] for each i < k.
+  template <class Code>
+  static Activations quantized(Index m, Index k, Index length, std::mt19937& random,
+                               const Code& code) {
+    std::uniform_real_distribution<float> uniform(0.001f, 0.03f);
+    Activations a;
+    a.m = m;
+    a.k = k;
+    a.length = length;
+    a.codes.assign(size((m - 1) * a.code_stride() + a.n_blocks() * length), 77);
+    a.neg8sums.assign(size(m * a.n_blocks()), 0);
+    for (Index row = 0; row < m; ++row) {
+      for (Index i = 0; i < a.n_blocks() * length; ++i) {
+        const int c = i < k ? code(row, i) : 0;
+        a.codes[size(row * a.code_stride() + i)] = static_cast<std::int8_t>(c);
+        a.neg8sums[size(row * a.n_blocks() + i / length)] -= 8 * c;
+      }
+      for (Index b = 0; b < a.n_blocks(); ++b) a.scales.push_back(uniform(random));
+    }
+    return a;
+  }
+
+  // What `Format` asks for.
+  template <class Format>
+  static Activations random(Index m, Index k, std::mt19937& random) {
+    if constexpr (quant::BlockFormat<Format>) {
+      return quantized(m, k, Format::kLength, random,
+                       [&](Index, Index) { return static_cast<int>(random() % 255) - 127; });
+    } else {
+      std::uniform_real_distribution<float> uniform(-2, 2);
+      Activations a;
+      a.m = m;
+      a.k = k;
+      a.x.assign(size((m - 1) * a.stride() + k), 1e20f);
+      for (Index row = 0; row < m; ++row) {
+        for (Index i = 0; i < k; ++i) a.x[size(row * a.stride() + i)] = uniform(random);
+      }
+      return a;
+    }
+  }
+
+  Activations first_rows(Index rows) const {
+    Activations a;
+    a.m = rows;
+    a.k = k;
+    a.length = length;
+    if (length == 0) {
+      a.x.assign(x.begin(), x.begin() + (rows - 1) * stride() + k);
+    } else {
+      a.codes.assign(codes.begin(),
+                     codes.begin() + (rows - 1) * code_stride() + n_blocks() * length);
+      a.scales.assign(scales.begin(), scales.begin() + rows * n_blocks());
+      a.neg8sums.assign(neg8sums.begin(), neg8sums.begin() + rows * n_blocks());
+    }
+    return a;
+  }
+};
+
+// ---- What a product should be ------------------------------------------------------------------
+
+// Values (m, n) in double, and the greatest error of a right kernel. With u = 2^-24 and A the sum
+// of the magnitudes of the terms that a kernel adds up in f32, N of them:
+//   the N − 1 additions round partial sums, which are at most A:  (N − 1) u A
+//   each term has rounded factors or is a rounded product:        r u A
+// Plain formats: a term is one x * w, r = 1. Block formats: a block's integer sum is exact, below
+// 2^24 and so exact in f32; the term scale * x_scale * sum has two roundings, minimum * x_sum has
+// two as well; N is the number of blocks, twice that with minimums. Fused multiply-adds round
+// less. Second-order terms are covered by one more u A.
+struct Expected {
+  Index m = 0;
+  Index n = 0;
+  std::vector<double> value;
+  std::vector<double> tolerance;
+
+  double at(Index row, Index column) const { return value[size(row * n + column)]; }
+  double tolerance_at(Index row, Index column) const { return tolerance[size(row * n + column)]; }
+};
+
+template <class Format>
+Expected expected_product(const Activations& a, const Weights<Format>& w) {
+  Expected e{a.m, w.n, {}, {}};
+  for (Index row = 0; row < a.m; ++row) {
+    for (Index column = 0; column < w.n; ++column) {
+      double sum = 0;
+      double magnitudes = 0;
+      double n_roundings = 0;
+      if constexpr (quant::BlockFormat<Format>) {
+        constexpr Index kLength = Format::kLength;
+        for (Index b = 0; b < a.n_blocks(); ++b) {
+          const auto& block = w.block(column, b);
+          double products = 0;
+          double codes = 0;
+          for (Index j = 0; j < kLength; ++j) {
+            const double x = a.codes[size(row * a.code_stride() + b * kLength + j)];
+            products += x * Weights<Format>::code(block, j);
+            codes += x;
+          }
+          const double x_scale = a.scales[size(row * a.n_blocks() + b)];
+          const double main = to_double(block.scale) * x_scale * products;
+          const double rest = Weights<Format>::minimum(block) * x_scale * codes;
+          sum += main + rest;
+          magnitudes += std::abs(main) + std::abs(rest);
+        }
+        const Index n_terms = a.n_blocks() * (Weights<Format>::kHasMinimum ? 2 : 1);
+        n_roundings = static_cast<double>(n_terms) - 1 + 2 + 1;
+      } else {
+        for (Index i = 0; i < a.k; ++i) {
+          const double term = double{a.x[size(row * a.stride() + i)]} * w.weight(column, i);
+          sum += term;
+          magnitudes += std::abs(term);
+        }
+        n_roundings = static_cast<double>(a.k) - 1 + 1 + 1;
+      }
+      e.value.push_back(sum);
+      e.tolerance.push_back(n_roundings * 0x1p-24 * magnitudes);
+    }
+  }
+  return e;
+}
+
+// ---- Outputs -----------------------------------------------------------------------------------
+
+// An (m, n) matrix that starts off any alignment, with guards before, after and between its rows.
+class Output {
+ public:
+  static constexpr float kUntouched = 1e30f;
+  static constexpr Index kGuard = 37;  // more than two vectors of the widest target
+
+  Output(Index m, Index n) : m_(m), n_(n), memory_(size(m * stride() + 2 * kGuard), kUntouched) {}
+  Index stride() const { return n_ + 5; }
+  float* data() { return memory_.data() + kGuard; }
+  float& operator()(Index row, Index column) { return memory_[size(at(row, column))]; }
+  float operator()(Index row, Index column) const { return memory_[size(at(row, column))]; }
+
+  // Bytes outside the matrix that were written.
+  int n_guard_faults() const {
+    const auto total = memory_.size();
+    int faults = 0;
+    for (std::size_t i = 0; i < total; ++i) {
+      const Index place = static_cast<Index>(i) - kGuard;
+      const bool inside = place >= 0 && place / stride() < m_ && place % stride() < n_;
+      if (!inside && memory_[i] != kUntouched) ++faults;
+    }
+    return faults;
+  }
+  bool operator==(const Output& other) const { return memory_ == other.memory_; }
+
+ private:
+  Index at(Index row, Index column) const { return kGuard + row * stride() + column; }
+  Index m_, n_;
+  std::vector<float> memory_;
+};
+
+// How many values of the (m, n) corner of `e` the output misses, and how many guards are broken.
+inline int count_faults(const Expected& e, Index m, Index n, const Output& out) {
+  int faults = out.n_guard_faults();
+  for (Index row = 0; row < m; ++row) {
+    for (Index column = 0; column < n; ++column) {
+      // Written so that a NaN is a fault.
+      if (!(std::abs(out(row, column) - e.at(row, column)) <= e.tolerance_at(row, column))) {
+        ++faults;
+      }
+    }
+  }
+  return faults;
+}
+
+// The arguments of a whole product.
+inline kernels::MatmulArgs matmul_args(const Activations& a, Index n, const AlignedBuffer& weights,
+                                       Output& out) {
+  kernels::MatmulArgs args;
+  args.input = a.input();
+  args.m = a.m;
+  args.weights = weights.data();
+  args.n = n;
+  args.k = a.k;
+  args.end_panel = quant::n_panels(n);
+  args.out = out.data();
+  args.out_stride = out.stride();
+  return args;
+}
+
+}  // namespace nibble_test
