@@ -52,7 +52,11 @@ TEST_CASE("NIBBLE_TARGET chooses the target; a name that cannot be had is an err
   REQUIRE(!status);
   CHECK(status.error().message.find("NIBBLE_TARGET") != std::string::npos);
   CHECK(status.error().message.find("pentium") != std::string::npos);
+  CHECK(simd::active_target() == worst);
+  CHECK(!simd::ensure_target());  // although a choice was made before
   unsetenv("NIBBLE_TARGET");
+  REQUIRE(simd::ensure_target());  // nothing to report, and the choice is made
+  CHECK(simd::active_target() == worst);
   REQUIRE(simd::choose_target());
 }
 #endif

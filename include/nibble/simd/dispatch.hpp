@@ -35,50 +35,61 @@ inline TargetSet available_targets() noexcept {
 
 namespace detail {
 inline constinit std::atomic<int> active_row{-1};  // -1: not chosen yet
+
+inline void use(Target target) noexcept {
+  active_row.store(static_cast<int>(target), std::memory_order_relaxed);
 }
+
+inline Status check_available(Target target) {
+  if (available_targets().contains(target)) return ok();
+  const bool compiled = compiled_targets().contains(target);
+  return Error{Errc::unsupported, std::string("SIMD target '") + to_string(target) + "' " +
+                                      (compiled ? "is not available on this machine"
+                                                : "is not compiled into this program") +
+                                      "; available: " + to_string(available_targets())};
+}
+
+// The target that NIBBLE_TARGET names, or the best one if it is not set.
+inline Result<Target> wanted_target() {
+  const char* const name = std::getenv("NIBBLE_TARGET");
+  if (name == nullptr || *name == '\0') return available_targets().best();
+  auto target = target_from_name(name);
+  const Status available = target ? check_available(*target) : Status(target.error());
+  if (!available) return Error(available.error()).in("environment variable NIBBLE_TARGET");
+  return target;
+}
+}  // namespace detail
 
 // Uses `target` for every later kernel call of the program. An Error if it is not compiled or if
 // this machine cannot run it. Not to be called while kernels run.
 inline Status force_target(Target target) {
-  if (!available_targets().contains(target)) {
-    const bool compiled = compiled_targets().contains(target);
-    return Error{Errc::unsupported, std::string("SIMD target '") + to_string(target) + "' " +
-                                        (compiled ? "is not available on this machine"
-                                                  : "is not compiled into this program") +
-                                        "; available: " + to_string(available_targets())};
-  }
-  detail::active_row.store(static_cast<int>(target), std::memory_order_relaxed);
+  NIBBLE_CHECK(detail::check_available(target));
+  detail::use(target);
   return ok();
 }
 
 // The best available target, or the one that the environment variable NIBBLE_TARGET names. An
-// Error if that names none, or one that cannot run. Loading a model checks this; it replaces an
-// earlier force_target().
+// Error if that names none, or one that cannot run. Replaces an earlier force_target().
 inline Status choose_target() {
-  if (const char* name = std::getenv("NIBBLE_TARGET"); name != nullptr && *name != '\0') {
-    auto target = target_from_name(name);
-    if (!target) return std::move(target).error().in("environment variable NIBBLE_TARGET");
-    auto forced = force_target(*target);
-    if (!forced) return std::move(forced).error().in("environment variable NIBBLE_TARGET");
-    return ok();
-  }
-  detail::active_row.store(static_cast<int>(available_targets().best()), std::memory_order_relaxed);
+  NIBBLE_TRY(target, detail::wanted_target());
+  detail::use(target);
   return ok();
 }
 
 namespace detail {
 inline int choose_row() noexcept {
-  if (!choose_target()) {  // a bad NIBBLE_TARGET: whoever loads a model is told, kernels still run
-    active_row.store(static_cast<int>(available_targets().best()), std::memory_order_relaxed);
-  }
+  // A bad NIBBLE_TARGET: whoever loads a model is told, kernels still run.
+  if (!choose_target()) use(available_targets().best());
   return active_row.load(std::memory_order_relaxed);
 }
 }  // namespace detail
 
-// Makes the first choice if none was made, and reports a NIBBLE_TARGET that cannot be had.
+// What loading a model calls: makes the first choice if none was made, and reports a NIBBLE_TARGET
+// that cannot be had, whatever ran before.
 inline Status ensure_target() {
-  if (detail::active_row.load(std::memory_order_relaxed) >= 0) return ok();
-  return choose_target();
+  NIBBLE_TRY(target, detail::wanted_target());
+  if (detail::active_row.load(std::memory_order_relaxed) < 0) detail::use(target);
+  return ok();
 }
 
 // The target whose kernels run.
