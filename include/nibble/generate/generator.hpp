@@ -4,9 +4,12 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "nibble/generate/sampler.hpp"
@@ -48,8 +51,8 @@ constexpr const char* to_string(Finish finish) noexcept {
 struct Token {
   std::int32_t id = 0;
   float logprob = 0;  // see Sampled
-  std::string_view
-      text;  // what this token completes, often nothing or several pieces; until next()
+  // What this token completes, often nothing or several pieces; valid until next() or prompt().
+  std::string_view text;
   Finish finish = Finish::none;  // other than none with the last token
 };
 
@@ -71,8 +74,10 @@ class BasicGenerator {
   }
 
   // Appends a text to the session's sequence; the tokenizer puts its begin token in front when the
-  // sequence is empty and the model wants one. Errors: unsupported (the model has no tokenizer),
-  // those of Tokenizer::encode and Session::append.
+  // sequence is empty and the model wants one. After results the conversation goes on behind the
+  // last of them, the end token included, unless the session was taken somewhere else; an empty
+  // text asks for more. Errors change nothing: unsupported (the model has no tokenizer), those of
+  // Tokenizer::encode and Session::append.
   Status prompt(std::string_view text) {
     const text::Tokenizer* const tokenizer = session_->model().tokenizer();
     if (tokenizer == nullptr) {
@@ -88,13 +93,24 @@ class BasicGenerator {
 
   // The same for token ids. `at_start`: the text that follows is the beginning of a text.
   Status prompt(std::span<const std::int32_t> ids, bool at_start = false) {
-    NIBBLE_TRY(logits, session_->append(ids));
+    const Index before = session_->position();
+    MatrixView<const float> logits;
+    if (last_at_ == before) {
+      NIBBLE_TRY(after_last, session_->append({&last_, 1}));
+      logits = after_last;
+    }
+    if (!ids.empty() || logits.data() == nullptr) {
+      auto after_ids = session_->append(ids);
+      if (!after_ids) {
+        NIBBLE_CHECK(session_->rewind(before));
+        return std::move(after_ids).error();
+      }
+      logits = *after_ids;
+    }
     logits_ = logits;
+    last_at_ = kNowhere;
     n_tokens_ = 0;
     finish_ = Finish::none;
-    unread_ = false;
-    recent_.reserve(static_cast<std::size_t>(session_->capacity()) + 1);
-    recent_.insert(recent_.end(), ids.begin(), ids.end());
     if (const auto* tokenizer = session_->model().tokenizer()) {
       decoder_.emplace(*tokenizer, text::DecodeOptions{.at_start = at_start});
       stop_.reset(tokenizer->vocabulary().longest());
@@ -102,7 +118,8 @@ class BasicGenerator {
     return ok();
   }
 
-  // The next token, or nothing when generation has ended. Errors: invalid_argument before prompt().
+  // The next token, or nothing when generation has ended (cancelled: text that was held back, as it
+  // may begin a stop string, is lost). Errors: invalid_argument before prompt().
   Result<std::optional<Token>> next() {
     if (finish_ != Finish::none) return std::optional<Token>();
     if (logits_.data() == nullptr) {
@@ -112,15 +129,15 @@ class BasicGenerator {
       finish_ = Finish::cancelled;
       return std::optional<Token>();
     }
-    if (unread_) {  // the token given last; only now is it known that another is wanted
-      NIBBLE_TRY(logits, session_->append({&recent_.back(), 1}));
+    if (last_at_ != kNowhere) {  // only now is it known that another is wanted
+      NIBBLE_TRY(logits, session_->append({&last_, 1}));
       logits_ = logits;
     }
-    const Sampled sampled =
-        sampler_.sample({logits_.data(), static_cast<std::size_t>(logits_.extent(1))}, recent_);
+    const Sampled sampled = sampler_.sample(
+        {logits_.data(), static_cast<std::size_t>(logits_.extent(1))}, session_->tokens());
     Token token{sampled.id, sampled.logprob, {}, Finish::none};
-    recent_.push_back(sampled.id);
-    unread_ = true;
+    last_ = sampled.id;
+    last_at_ = session_->position();
     ++n_tokens_;
     stop_.next();
     const auto* const tokenizer = session_->model().tokenizer();
@@ -151,15 +168,17 @@ class BasicGenerator {
   BasicGenerator(SessionType& session, const GenerateOptions& options, Sampler sampler)
       : session_(&session), options_(options), sampler_(std::move(sampler)), stop_(options.stop) {}
 
+  static constexpr Index kNowhere = -1;
+
   SessionType* session_;
   GenerateOptions options_;
   Sampler sampler_;
   StopMatcher stop_;
   std::optional<text::StreamDecoder> decoder_;
-  std::vector<std::int32_t> recent_;  // all tokens of prompts and results
-  MatrixView<const float> logits_;    // of the last token read
+  MatrixView<const float> logits_;  // of the session's last token
+  std::int32_t last_ = 0;           // given last; not in the session yet
+  Index last_at_ = kNowhere;        // its place there
   Index n_tokens_ = 0;
-  bool unread_ = false;  // recent_.back() is not in the session yet
   Finish finish_ = Finish::none;
 };
 

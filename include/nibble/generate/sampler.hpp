@@ -17,7 +17,7 @@
 namespace nibble::inline NIBBLE_ABI {
 
 struct SamplingOptions {
-  float temperature = 0.0f;  // 0: always the most likely token, whatever the rest says
+  float temperature = 0.0f;  // 0: always the most likely token after the repetition penalty
   Index top_k = 40;          // only the k most likely; 0: all
   float top_p = 0.95f;       // only the fewest that together have this probability; 1: all
   float min_p = 0.05f;       // only those at least this likely relative to the likeliest; 0: all
@@ -53,7 +53,8 @@ class Sampler {
 
   const SamplingOptions& options() const noexcept { return options_; }
 
-  // `logits` (vocab_size), finite; `recent`: the tokens so far, newest last, for the penalty.
+  // `logits` (vocab_size): finite or -inf, not all -inf; `recent`: the tokens so far, each one of
+  // the vocabulary, newest last, for the penalty.
   Sampled sample(std::span<const float> logits, std::span<const std::int32_t> recent) noexcept {
     NIBBLE_ASSERT(logits.size() == candidates_.size());
     const auto n = static_cast<Index>(logits.size());
@@ -150,11 +151,13 @@ class Sampler {
 
   std::int32_t draw(std::size_t n) noexcept {
     double left = weigh(n, static_cast<double>(options_.temperature)) * uniform();
-    for (std::size_t i = 0; i + 1 < n; ++i) {
+    std::size_t chosen = 0;
+    for (std::size_t i = 0; i < n && left >= 0; ++i) {
+      if (!(weights_[i] > 0)) continue;  // not even when rounding leaves something in the end
+      chosen = i;
       left -= weights_[i];
-      if (left < 0) return candidates_[i].id;
     }
-    return candidates_[n - 1].id;
+    return candidates_[chosen].id;
   }
 
   // splitmix64 (Steele, Lea and Flood 2014): the same numbers on every machine. In [0, 1).

@@ -5,6 +5,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
+#include <cstring>
 #include <memory>
 #include <numeric>
 #include <span>
@@ -23,7 +25,7 @@ struct SessionOptions {
   // be more than that (quality is then the model's affair) unless positions are learned.
   Index n_ctx = 0;
   Index max_batch = 64;   // tokens that one step of a prompt computes together
-  Index max_outputs = 1;  // rows of logits that one call may ask for
+  Index max_outputs = 1;  // rows of logits that one call may ask for, at most max_batch
   ops::KvType kv_type = ops::KvType::f16;
   Executor* executor = nullptr;  // must outlive the session; null: the calling thread
 };
@@ -44,7 +46,11 @@ class BasicSession {
   Result<MatrixView<const float>> append(std::span<const std::int32_t> tokens, Index n_outputs = 1);
 
   const ModelType& model() const noexcept { return *model_; }
-  // How many tokens the sequence has, and may have.
+  // The sequence; valid until the next call that changes it.
+  std::span<const std::int32_t> tokens() const noexcept {
+    return {tokens_, static_cast<std::size_t>(position_)};
+  }
+  // How many tokens it has, and may have.
   Index position() const noexcept { return position_; }
   Index capacity() const noexcept { return limits_.n_positions; }
 
@@ -59,7 +65,7 @@ class BasicSession {
     return ok();
   }
 
-  // Bytes that the session holds: working memory, cache, rotation tables.
+  // Bytes that the session holds: working memory, cache, rotation tables, tokens.
   std::size_t bytes() const noexcept { return memory_.size(); }
 
  private:
@@ -73,6 +79,7 @@ class BasicSession {
   AlignedBuffer memory_;
   graph::RunArgs args_;
   std::unique_ptr<InlineExecutor> own_executor_;
+  std::int32_t* tokens_ = nullptr;  // (n_positions), in memory_
   Index position_ = 0;
 };
 
@@ -127,9 +134,11 @@ Status BasicSession<ModelType>::allocate(const SessionOptions& options) {
   layout.capacity = limits_.n_positions;
   if (!layout.is_valid()) return Error{Errc::invalid_argument, "session: the cache is too large"};
   const Index n_pairs = config.rope_dim / 2;
+  const auto n_positions = static_cast<std::size_t>(limits_.n_positions);
   const auto table = static_cast<std::size_t>(limits_.n_positions * n_pairs);
   NIBBLE_TRY(memory, AlignedBuffer::allocate(align_up(plan_.bytes) + align_up(layout.bytes()) +
-                                             2 * align_up(table * sizeof(float))));
+                                             2 * align_up(table * sizeof(float)) +
+                                             align_up(n_positions * sizeof(std::int32_t))));
   memory_ = std::move(memory);
   Arena arena(memory_.bytes());
   args_.arena = {arena.take<std::byte>(plan_.bytes), plan_.bytes};
@@ -137,6 +146,7 @@ Status BasicSession<ModelType>::allocate(const SessionOptions& options) {
              ops::KvCache::create({arena.take<std::byte>(layout.bytes()), layout.bytes()}, layout));
   args_.cache = cache;
   args_.weights = model_->weights();
+  tokens_ = arena.take<std::int32_t>(n_positions);
   if (n_pairs == 0) return ok();
 
   const MatrixView<float> cos(arena.take<float>(table), limits_.n_positions, n_pairs);
@@ -144,7 +154,7 @@ Status BasicSession<ModelType>::allocate(const SessionOptions& options) {
   std::vector<double> frequencies(static_cast<std::size_t>(n_pairs));
   ops::rope_frequencies(frequencies, static_cast<double>(config.rope_theta), model_->rope_factors(),
                         static_cast<double>(config.rope_scale));
-  std::vector<Index> positions(static_cast<std::size_t>(limits_.n_positions));
+  std::vector<Index> positions(n_positions);
   std::iota(positions.begin(), positions.end(), Index{0});
   ops::rope_table(frequencies, positions, cos, sin);
   args_.rope_cos = cos;
@@ -179,6 +189,8 @@ template <class ModelType>
 Result<MatrixView<const float>> BasicSession<ModelType>::append(
     std::span<const std::int32_t> tokens, Index n_outputs) {
   NIBBLE_CHECK(check(tokens, n_outputs));
+  std::memmove(tokens_ + position_, tokens.data(), tokens.size_bytes());  // may be tokens() itself
+  tokens = {tokens_ + position_, tokens.size()};
   // The last step must hold all outputs; the steps before it compute one that nobody reads.
   const auto max_tokens = static_cast<std::size_t>(limits_.max_tokens);
   MatrixView<const float> logits;

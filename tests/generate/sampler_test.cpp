@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nibble/generate/sampler.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "allocation_counter.hpp"
+#include "doctest/doctest.h"
+
+using nibble::Index;
+using nibble::Sampler;
+using nibble::SamplingOptions;
+using Logits = std::vector<float>;
+using Ids = std::vector<std::int32_t>;
+
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// Everything is kept and the temperature is 1.
+SamplingOptions plain(std::uint64_t seed = 0) {
+  SamplingOptions options;
+  options.temperature = 1;
+  options.top_k = 0;
+  options.top_p = 1;
+  options.min_p = 0;
+  options.seed = seed;
+  return options;
+}
+
+Sampler make(const SamplingOptions& options, std::size_t vocab_size) {
+  auto sampler = Sampler::create(options, static_cast<Index>(vocab_size));
+  REQUIRE(sampler);
+  return *std::move(sampler);
+}
+
+Logits random_logits(std::mt19937& random, std::size_t n, float spread) {
+  std::normal_distribution<float> normal(0, spread);
+  Logits logits(n);
+  for (float& x : logits) x = normal(random);
+  return logits;
+}
+
+double log_softmax(const Logits& logits, std::size_t i) {
+  const double max = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float x : logits) sum += std::exp(double{x} - max);
+  return double{logits[i]} - max - std::log(sum);
+}
+
+// kernels::LogSum's bound and the rounding of the result to float.
+bool is_logprob(float logprob, double expected) {
+  return std::fabs(double{logprob} - expected) <= 1e-5 + std::fabs(expected) * 0x1p-24;
+}
+
+Logits penalized(Logits logits, const Ids& recent, const SamplingOptions& options) {
+  const std::size_t n = recent.size();
+  const std::size_t from = n - std::min(n, static_cast<std::size_t>(options.repetition_window));
+  for (const std::int32_t id :
+       std::set<std::int32_t>(recent.begin() + static_cast<std::ptrdiff_t>(from), recent.end())) {
+    float& x = logits[static_cast<std::size_t>(id)];
+    x = x > 0 ? x / options.repetition_penalty : x * options.repetition_penalty;
+  }
+  return logits;
+}
+
+struct Kept {
+  std::set<std::int32_t> ids;
+  bool near = false;  // a probability lies so near a limit that rounding decides
+};
+
+// By the definitions, on probabilities: each filter takes the tokens that the one before it left.
+Kept kept(const Logits& logits, const SamplingOptions& options) {
+  const auto at = [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; };
+  Ids order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return at(a) > at(b); });
+  if (options.top_k > 0) {
+    order.resize(std::min(order.size(), static_cast<std::size_t>(options.top_k)));
+  }
+  std::vector<double> p;
+  for (const std::int32_t id : order) p.push_back(std::exp(double{at(id)}));
+  const double all = std::accumulate(p.begin(), p.end(), 0.0);
+  Kept result;
+  double before = 0;
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const double needed = double{options.top_p} - before, relative = p[i] / p[0];
+    result.near = result.near || (options.top_p < 1 && std::fabs(needed) < 1e-9) ||
+                  (options.min_p < 1 && std::fabs(relative - double{options.min_p}) < 1e-9);
+    if (needed > 0 && relative >= double{options.min_p}) result.ids.insert(order[i]);
+    before += p[i] / all;
+  }
+  return result;
+}
+
+// Every token that the sampler can give: so hot that all that are kept are equally likely.
+std::set<std::int32_t> seen(SamplingOptions options, const Logits& logits, const Ids& recent) {
+  options.temperature = 1e6f;
+  Sampler sampler = make(options, logits.size());
+  std::set<std::int32_t> ids;
+  for (int i = 0; i < 400; ++i) ids.insert(sampler.sample(logits, recent).id);
+  return ids;
+}
+
+// Pearson's statistic of n samples against probabilities proportional to `expected`.
+double chi_square(const SamplingOptions& options, const Logits& logits,
+                  const std::vector<double>& expected) {
+  constexpr int kSamples = 20000;
+  Sampler sampler = make(options, logits.size());
+  std::vector<int> counts(logits.size());
+  for (int i = 0; i < kSamples; ++i) {
+    ++counts[static_cast<std::size_t>(sampler.sample(logits, {}).id)];
+  }
+  const double sum = std::accumulate(expected.begin(), expected.end(), 0.0);
+  double statistic = 0;
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    const double mean = kSamples * expected[i] / sum;
+    if (mean == 0 && counts[i] > 0) return kInfinity;
+    if (mean > 0) statistic += (counts[i] - mean) * (counts[i] - mean) / mean;
+  }
+  return statistic;
+}
+
+}  // namespace
+
+TEST_CASE("temperature 0 takes the lowest index of the greatest logit") {
+  std::mt19937 random(3);
+  for (int i = 0; i < 200; ++i) {
+    Logits logits = random_logits(random, 1 + random() % 600, 4);
+    for (float& x : logits) x = std::round(x);  // many are equal
+    SamplingOptions options;
+    options.top_k = static_cast<Index>(random() % 5);
+    options.seed = random();
+    Sampler sampler = make(options, logits.size());
+    const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
+    CHECK(sampler.sample(logits, {}).id == best);
+    options.repetition_penalty = 2;  // the way through the list of candidates
+    Sampler penalizing = make(options, logits.size());
+    CHECK(penalizing.sample(logits, {}).id == best);
+  }
+}
+
+TEST_CASE("the log-probability is the model's own, whatever is sampled") {
+  std::mt19937 random(4);
+  for (int i = 0; i < 200; ++i) {
+    const Logits logits = random_logits(random, 1 + random() % 600, i % 2 == 0 ? 1.0f : 12.0f);
+    SamplingOptions options = plain(random());
+    options.temperature = static_cast<float>(i % 3);
+    if (i % 4 == 0) options.top_k = 3;
+    if (i % 5 == 0) options.repetition_penalty = 1.5f;
+    Sampler sampler = make(options, logits.size());
+    const auto sampled = sampler.sample(logits, Ids{0});
+    CHECK(is_logprob(sampled.logprob, log_softmax(logits, static_cast<std::size_t>(sampled.id))));
+  }
+}
+
+TEST_CASE("tokens come as often as their probability says, at any temperature") {
+  const std::vector<double> p = {0.04, 0.30, 0.01, 0.20, 0.15, 0.12, 0.10, 0.08};
+  constexpr double kLimit = 29.88;  // one in 10 000 is above it, with 7 degrees of freedom
+  Logits logits;
+  for (const double x : p) logits.push_back(static_cast<float>(std::log(x)) + 3);
+  for (const float temperature : {1.0f, 0.5f, 2.0f}) {
+    std::vector<double> expected, other;
+    for (const double x : p) {
+      expected.push_back(std::pow(x, 1 / double{temperature}));
+      other.push_back(std::pow(x, 0.9 / double{temperature}));
+    }
+    for (std::uint64_t seed = 0; seed < 5; ++seed) {
+      CAPTURE(temperature);
+      CAPTURE(seed);
+      SamplingOptions options = plain(seed);
+      options.temperature = temperature;
+      CHECK(chi_square(options, logits, expected) < kLimit);
+      CHECK(chi_square(options, logits, other) > kLimit);  // would be noticed
+      options.top_k = 100;                                 // sorted or not is the same
+      options.min_p = 1e-9f;
+      CHECK(chi_square(options, logits, expected) < kLimit);
+      options.top_k = 4;
+      auto four = expected;
+      four[0] = four[2] = four[6] = four[7] = 0;
+      CHECK(chi_square(options, logits, four) < kLimit);
+    }
+  }
+}
+
+TEST_CASE("top-k, top-p, min-p and the penalty keep what their definitions keep, in that order") {
+  std::mt19937 random(6);
+  const auto one_of = [&](auto... x) {
+    const float all[] = {x...};
+    return all[random() % sizeof...(x)];
+  };
+  int n_near = 0;
+  std::size_t n_kept = 0;
+  for (int i = 0; i < 400; ++i) {
+    Logits logits = random_logits(random, 1 + random() % 20, one_of(0.5f, 1.0f, 3.0f));
+    if (i % 2 == 0) {
+      for (float& x : logits) x = std::round(2 * x) / 2;  // many are equal
+    }
+    SamplingOptions options = plain(random());
+    if (i % 3 != 0) options.top_k = static_cast<Index>(random() % 24);
+    options.top_p = one_of(1.0f, 0.95f, 0.7f, 0.3f, 1e-6f);
+    options.min_p = one_of(0.0f, 0.02f, 0.2f, 0.6f, 1.0f);
+    options.repetition_penalty = one_of(1.0f, 1.3f, 3.0f, 0.5f);
+    options.repetition_window = static_cast<Index>(random() % 6);
+    Ids recent(random() % 8);
+    for (auto& id : recent) id = static_cast<std::int32_t>(random() % logits.size());
+    const Kept expected = kept(penalized(logits, recent, options), options);
+    n_near += expected.near;
+    if (expected.near) continue;
+    n_kept += expected.ids.size();
+    CAPTURE(i);
+    CHECK(seen(options, logits, recent) == expected.ids);
+  }
+  CHECK(n_near < 20);
+  CHECK(n_kept > 800);
+}
+
+TEST_CASE("the repetition penalty lowers recent tokens, once each") {
+  const auto best = [](const Logits& logits, const Ids& recent, float penalty, Index window = 64) {
+    SamplingOptions options;
+    options.repetition_penalty = penalty;
+    options.repetition_window = window;
+    const auto sampled = make(options, logits.size()).sample(logits, recent);
+    CHECK(is_logprob(sampled.logprob, log_softmax(logits, static_cast<std::size_t>(sampled.id))));
+    return sampled.id;
+  };
+  const Logits positive = {2.0f, 1.5f, 0.1f}, negative = {-1.0f, -1.2f, -9.0f};
+  CHECK(best(positive, {}, 1.5f) == 0);
+  CHECK(best(positive, {0}, 1.5f) == 1);
+  CHECK(best(positive, {0, 1}, 1.5f) == 0);
+  CHECK(best(positive, {0}, 1.3f) == 0);
+  CHECK(best(positive, {0, 0, 0}, 1.3f) == 0);  // not 2 / 1.3^3
+  CHECK(best(negative, {0}, 1.5f) == 1);
+  CHECK(best(negative, {0}, 1.1f) == 0);
+  CHECK(best({0.0f, -0.5f}, {0}, 100.0f) == 0);
+  CHECK(best(positive, {1}, 0.5f) == 1);  // below 1 it is a reward
+  CHECK(best(positive, {0, 2, 2}, 1.5f, 2) == 0);
+  CHECK(best(positive, {0, 2, 2}, 1.5f, 3) == 1);
+  CHECK(best(positive, {2, 2, 0}, 1.5f, 1) == 1);
+  CHECK(best(positive, {0}, 1.5f, 0) == 0);
+}
+
+TEST_CASE("the same seed gives the same tokens, on every machine; another seed gives others") {
+  // The first numbers of splitmix64 for these seeds, as published with it, in thousandths.
+  const Logits flat(1000, 0.5f);
+  Sampler zero = make(plain(0), flat.size());
+  CHECK(zero.sample(flat, {}).id == 883);
+  Sampler sampler = make(plain(1234567), flat.size());
+  CHECK(sampler.sample(flat, {}).id == 350);
+  CHECK(sampler.sample(flat, {}).id == 173);
+
+  std::mt19937 random(8);
+  const Logits logits = random_logits(random, 300, 2);
+  const auto sequence = [&](std::uint64_t seed) {
+    SamplingOptions options = plain(seed);
+    options.top_p = 0.95f;
+    Sampler s = make(options, logits.size());
+    Ids ids;
+    for (int i = 0; i < 50; ++i) ids.push_back(s.sample(logits, ids).id);
+    return ids;
+  };
+  CHECK(sequence(7) == sequence(7));
+  CHECK(sequence(7) != sequence(8));
+}
+
+TEST_CASE("an option outside its range is an error that names it") {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const auto error_of = [](auto change, Index vocab_size = 10) {
+    SamplingOptions options;
+    change(options);
+    const auto sampler = Sampler::create(options, vocab_size);
+    REQUIRE(!sampler);
+    CHECK(sampler.error().code == nibble::Errc::invalid_argument);
+    return sampler.error().message;
+  };
+  const auto names = [&](const char* name, auto member, auto... values) {
+    for (const auto value : {values...}) {
+      CAPTURE(value);
+      const std::string message = error_of([&](SamplingOptions& o) { o.*member = value; });
+      CHECK(message.find(name) != std::string::npos);
+    }
+  };
+  names("temperature", &SamplingOptions::temperature, -0.1f, nan, kInfinity, -kInfinity);
+  names("top_p", &SamplingOptions::top_p, 0.0f, -1.0f, 1.01f, nan, kInfinity);
+  names("min_p", &SamplingOptions::min_p, -0.1f, 1.01f, nan, kInfinity);
+  names("repetition_penalty", &SamplingOptions::repetition_penalty, 0.0f, -1.0f, nan, kInfinity);
+  names("top_k", &SamplingOptions::top_k, Index{-1}, std::numeric_limits<Index>::min());
+  names("repetition_window", &SamplingOptions::repetition_window, Index{-1});
+  for (const Index vocab_size : {Index{0}, Index{-1}}) {
+    CHECK(error_of([](SamplingOptions&) {}, vocab_size).find("vocabulary") != std::string::npos);
+  }
+  constexpr Index kMost = std::numeric_limits<Index>::max();
+  SamplingOptions largest = plain();
+  largest.top_k = largest.repetition_window = kMost;
+  CHECK(make(largest, 3).sample(Logits{0, 0, 0}, Ids{1}).id < 3);
+}
+
+TEST_CASE("a token of logit minus infinity never comes") {
+  const Logits logits = {-kInfinity, 1.0f, -kInfinity, 1.5f, -kInfinity};
+  for (int i = 0; i < 8; ++i) {
+    SamplingOptions options = plain();
+    options.temperature = 1e6f;
+    if (i & 1) options.top_p = 0.999999f;
+    if (i & 2) options.min_p = 1e-30f;
+    if (i & 4) options.repetition_penalty = 1.5f;
+    CAPTURE(i);
+    Sampler sampler = make(options, logits.size());
+    std::set<std::int32_t> ids;
+    for (int n = 0; n < 200; ++n) {
+      const auto sampled = sampler.sample(logits, Ids{0, 1, 4});
+      ids.insert(sampled.id);
+      CHECK(is_logprob(sampled.logprob, log_softmax(logits, static_cast<std::size_t>(sampled.id))));
+    }
+    CHECK(ids == std::set<std::int32_t>{1, 3});
+  }
+}
+
+TEST_CASE("a vocabulary of one token") {
+  for (const float temperature : {0.0f, 1.0f}) {
+    SamplingOptions options;
+    options.temperature = temperature;
+    options.repetition_penalty = 1.5f;
+    const auto sampled = make(options, 1).sample(Logits{-7.0f}, Ids{0, 0});
+    CHECK(sampled.id == 0);
+    CHECK(std::fabs(sampled.logprob) <= 1e-5f);
+  }
+}
+
+TEST_CASE("no sample costs an allocation") {
+  std::mt19937 random(9);
+  const Logits logits = random_logits(random, 3000, 3);
+  const Ids recent(100, 17);
+  SamplingOptions all;
+  all.temperature = 0.8f;
+  all.repetition_penalty = 1.1f;
+  Sampler samplers[] = {make({}, logits.size()), make(plain(), logits.size()),
+                        make(all, logits.size())};
+  std::int64_t sum = 0;
+  const auto before = allocation_count();
+  for (Sampler& sampler : samplers) {
+    for (int i = 0; i < 20; ++i) sum += sampler.sample(logits, recent).id;
+  }
+  const auto spent = allocation_count() - before;
+  CHECK(spent == 0);
+  CHECK(sum > 0);
+}
