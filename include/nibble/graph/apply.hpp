@@ -68,6 +68,8 @@ struct InputForms {
 // The length of the blocks that activations are quantized in; block formats have the same.
 inline constexpr int kActivationBlock = 32;
 
+static_assert(kMaxGroup == ops::kMaxProducts);
+
 class ProductList {
  public:
   void add(const ops::Product& product) noexcept {
@@ -301,18 +303,14 @@ constexpr auto apply(const NormInto<Norm, Products>& node, Pass& pass, const Val
 
 // ---- Composition -------------------------------------------------------------------------------
 
-template <class Pass, class In>
-constexpr auto apply_from(const std::tuple<>&, Pass&, const In& in) noexcept {
-  return in;
-}
-template <class First, class... Rest, class Pass, class In>
-constexpr auto apply_from(const std::tuple<First, Rest...>& nodes, Pass& pass,
-                          const In& in) noexcept {
-  return std::apply(
-      [&](const First& first, const Rest&... rest) {
-        return apply_from(std::tuple<Rest...>(rest...), pass, apply(first, pass, in));
-      },
-      nodes);
+// The nodes from the kFirst-th on.
+template <std::size_t kFirst = 0, class Nodes, class Pass, class In>
+constexpr auto apply_from(const Nodes& nodes, Pass& pass, const In& in) noexcept {
+  if constexpr (kFirst == std::tuple_size_v<Nodes>) {
+    return in;
+  } else {
+    return apply_from<kFirst + 1>(nodes, pass, apply(std::get<kFirst>(nodes), pass, in));
+  }
 }
 template <class... Nodes, class Pass, class In>
 constexpr auto apply(const Seq<Nodes...>& node, Pass& pass, const In& in) noexcept {
@@ -337,6 +335,7 @@ template <class Prefix, class LinearType, class Pass, Index W>
 constexpr auto apply(const ResidualInto<Prefix, LinearType>& node, Pass& pass,
                      const Value<W>& x) noexcept {
   const auto y = apply(node.prefix, pass, x);
+  NIBBLE_ASSERT(y.id != x.id);
   const Scratch scratch = quantized_scratch(pass, y.width, y.rows);
   pass.step(
       [=](auto& run) {
@@ -528,8 +527,9 @@ constexpr auto apply(const Mix<H>& node, Pass& pass, const Value<W>& s) noexcept
 template <class Pass, Index W>
 constexpr auto apply(const LastRows&, Pass&, const Value<W>& x) noexcept {
   Value<W> last = x;
+  // Rows that are there for the outputs only are the last ones already.
+  last.last_rows_only = x.last_rows_only || x.rows == Rows::tokens;
   last.rows = Rows::outputs;
-  last.last_rows_only = true;
   return last;
 }
 

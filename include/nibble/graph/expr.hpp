@@ -85,7 +85,8 @@ constexpr auto residual(const Body& body) {
   return Residual<Body>(body);
 }
 
-// `body` n times, each time with the next layer's weights. The body works in place (residuals).
+// `body` n times, each time with the next layer's weights. The body works in place (residuals) and
+// holds no Repeat of its own.
 template <Expr Body, Index N>
 struct Repeat : Node {
   Body body;
@@ -275,7 +276,8 @@ struct Attend : Node {
   HeadsType heads;
 };
 
-// Products of the same rows as one parallel step.
+// Products of the same rows as one parallel step, at most kMaxGroup.
+inline constexpr std::size_t kMaxGroup = 4;
 template <Expr... Linears>
 struct LinearGroup : Node {
   std::tuple<Linears...> linears;
@@ -296,7 +298,8 @@ struct NormInto : Node {
   constexpr NormInto(Norm n, Products p) : norm(n), products(p) {}
 };
 
-// A residual whose body ends in a product: it adds to the rows itself.
+// A residual whose body ends in a product: it adds to the rows itself. The prefix makes rows of its
+// own: a product cannot read the rows that it adds to.
 template <Expr Prefix, Expr LinearType>
 struct ResidualInto : Node {
   Prefix prefix;

@@ -99,7 +99,7 @@ constexpr auto fuse(const Fork<Branches...>& node) {
         const auto fused = std::tuple(fuse(branches)...);
         return std::apply(
             []<class... F>(const F&... f) {
-              if constexpr ((kIsLinear<F> && ...)) {
+              if constexpr ((kIsLinear<F> && ...) && sizeof...(F) <= kMaxGroup) {
                 return LinearGroup<F...>(std::tuple<F...>(f...));
               } else {
                 return Fork<F...>(std::tuple<F...>(f...));
@@ -118,12 +118,9 @@ constexpr auto fuse(const Repeat<Body, N>& node) {
 
 namespace detail {
 
-template <class... T, class First, class... Rest>
-constexpr auto push_all(const std::tuple<T...>& done, const std::tuple<First, Rest...>& nodes);
-template <class... T>
-constexpr auto push_all(const std::tuple<T...>& done, const std::tuple<>&) {
-  return done;
-}
+// Pushes the nodes from the kFirst-th on.
+template <std::size_t kFirst = 0, class Done, class Nodes>
+constexpr auto push_all(const Done& done, const Nodes& nodes);
 
 template <std::size_t... I, class Tuple>
 constexpr auto first_of(const Tuple& t, std::index_sequence<I...>) {
@@ -171,13 +168,13 @@ constexpr auto push(const std::tuple<T...>& done, const Seq<Nodes...>& seq) {
   return push_all(done, seq.nodes);
 }
 
-template <class... T, class First, class... Rest>
-constexpr auto push_all(const std::tuple<T...>& done, const std::tuple<First, Rest...>& nodes) {
-  return std::apply(
-      [&](const auto& first, const auto&... rest) {
-        return push_all(push(done, fuse(first)), std::tuple(rest...));
-      },
-      nodes);
+template <std::size_t kFirst, class Done, class Nodes>
+constexpr auto push_all(const Done& done, const Nodes& nodes) {
+  if constexpr (kFirst == std::tuple_size_v<Nodes>) {
+    return done;
+  } else {
+    return push_all<kFirst + 1>(push(done, fuse(std::get<kFirst>(nodes))), nodes);
+  }
 }
 
 }  // namespace detail
@@ -192,6 +189,18 @@ constexpr auto fuse(const Seq<Nodes...>& seq) {
   }
 }
 
+// Nodes that give the rows they are given, or some of them, instead of making new ones.
+template <class T>
+inline constexpr bool kIsInPlace = std::is_same_v<T, Dropout> || std::is_same_v<T, LastRows>;
+template <class Body>
+inline constexpr bool kIsInPlace<Residual<Body>> = true;
+template <class Prefix, class LinearType>
+inline constexpr bool kIsInPlace<ResidualInto<Prefix, LinearType>> = true;
+template <class Body, Index N>
+inline constexpr bool kIsInPlace<Repeat<Body, N>> = true;
+template <class... Nodes>
+inline constexpr bool kIsInPlace<Seq<Nodes...>> = (kIsInPlace<Nodes> && ...);
+
 template <class Body>
 constexpr auto fuse(const Residual<Body>& node) {
   const auto body = fuse(node.body);
@@ -199,9 +208,10 @@ constexpr auto fuse(const Residual<Body>& node) {
   if constexpr (requires { body.nodes; }) {
     const auto& last = detail::from_end<0>(body.nodes);
     using Last = std::remove_cvref_t<decltype(last)>;
-    if constexpr (kIsLinear<Last>) {
-      const auto prefix = make_seq(detail::drop_last<1>(body.nodes));
-      return ResidualInto<std::remove_const_t<decltype(prefix)>, Last>(prefix, last);
+    const auto prefix = make_seq(detail::drop_last<1>(body.nodes));
+    using Prefix = std::remove_const_t<decltype(prefix)>;
+    if constexpr (kIsLinear<Last> && !kIsInPlace<Prefix>) {
+      return ResidualInto<Prefix, Last>(prefix, last);
     } else {
       return Residual<Fused>(body);
     }

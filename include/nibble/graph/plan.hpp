@@ -61,7 +61,8 @@ class Planner {
   }
 
   template <class Body>
-  constexpr void repeat(Index, Body&& body) noexcept {
+  constexpr void repeat(Index n, Body&& body) noexcept {
+    if (n < 1) return;  // a run makes no values there either
     const int start = time_;
     body();
     // What was there before and is used by the body must outlive its last round.

@@ -41,6 +41,9 @@ class Runner {
   Runner(const Plan& plan, const Limits& limits, const RunArgs& args) noexcept
       : plan_(plan), limits_(limits), args_(args) {
     NIBBLE_ASSERT(plan.is_valid() && args.arena.size() >= plan.bytes);
+    NIBBLE_ASSERT(n_tokens() >= 1 && n_tokens() <= limits.max_tokens);
+    NIBBLE_ASSERT(args.n_outputs >= 1 && args.n_outputs <= n_tokens() &&
+                  args.n_outputs <= limits.max_outputs);
   }
 
   // ---- The pass ----
@@ -60,6 +63,7 @@ class Runner {
   }
   template <class Body>
   void repeat(Index n, Body&& body) noexcept {
+    NIBBLE_ASSERT(layer_ == -1);  // not within another one
     const int start = next_;
     for (layer_ = 0; layer_ < n; ++layer_) {
       next_ = start;

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// describe(expression): an expression in one line of text, unfused or fused, for people who want to
+// see what fuse() made of it and for tests of that.
+//
+//   embedding(token_embd, 256) >> repeat(3, residual(rms_norm(attn_norm) >> ...) >> ...) >> ...
+//
+// Slots are shown by a to_string() that is found beside their type, else by number. A node of a
+// program's own has a describe() beside its type.
+#pragma once
+
+#include <charconv>
+#include <string>
+#include <string_view>
+
+#include "nibble/graph/expr.hpp"
+
+namespace nibble::inline NIBBLE_ABI::graph {
+
+namespace detail {
+
+inline std::string text_of(Index n) { return std::to_string(n); }
+inline std::string text_of(float x) {
+  char text[32];
+  const auto end = std::to_chars(text, text + sizeof(text), x);
+  return {text, end.ptr};
+}
+
+template <auto kSlot>
+std::string slot_text() {
+  if constexpr (kIsNone<kSlot>) {
+    return "none";
+  } else if constexpr (requires { std::string(to_string(kSlot)); }) {
+    return std::string(to_string(kSlot));
+  } else {
+    return text_of(static_cast<Index>(kSlot));
+  }
+}
+
+// "weights" or "weights + bias".
+template <auto kWeights, auto kBias>
+std::string slots_text() {
+  std::string text = slot_text<kWeights>();
+  if constexpr (!kIsNone<kBias>) text += " + " + slot_text<kBias>();
+  return text;
+}
+
+template <class Activation>
+std::string activation_text() {
+  using namespace kernels;
+  if constexpr (std::is_same_v<Activation, Identity>) return "identity";
+  if constexpr (std::is_same_v<Activation, Relu>) return "relu";
+  if constexpr (std::is_same_v<Activation, Silu>) return "silu";
+  if constexpr (std::is_same_v<Activation, GeluErf>) return "gelu_erf";
+  if constexpr (std::is_same_v<Activation, GeluTanh>) return "gelu_tanh";
+  if constexpr (std::is_same_v<Activation, Sigmoid>) return "sigmoid";
+  if constexpr (std::is_same_v<Activation, Tanh>) return "tanh";
+  if constexpr (std::is_same_v<Activation, Exp>) return "exp";
+  if constexpr (std::is_same_v<Activation, Erf>) return "erf";
+  if constexpr (requires { std::string(to_string(Activation{})); }) {
+    return std::string(to_string(Activation{}));
+  }
+  return "activation";
+}
+// What an activation adds to a list of arguments: nothing if there is none.
+template <class Activation>
+std::string activation_argument() {
+  if constexpr (std::is_same_v<Activation, kernels::Identity>) return "";
+  return ", " + activation_text<Activation>();
+}
+
+inline std::string joined(std::string_view separator, std::initializer_list<std::string> parts) {
+  std::string text;
+  bool first = true;
+  for (const std::string& part : parts) {
+    if (!first) text += separator;
+    first = false;
+    text += part;
+  }
+  return text;
+}
+
+template <class... Nodes>
+std::string described(std::string_view separator, const std::tuple<Nodes...>& nodes) {
+  return std::apply([&](const auto&... n) { return joined(separator, {describe(n)...}); }, nodes);
+}
+
+}  // namespace detail
+
+// ---- Composition -------------------------------------------------------------------------------
+
+template <class... Nodes>
+std::string describe(const Seq<Nodes...>& node) {
+  return detail::described(" >> ", node.nodes);
+}
+template <class... Branches>
+std::string describe(const Fork<Branches...>& node) {
+  return "fork(" + detail::described(", ", node.branches) + ")";
+}
+template <class Body>
+std::string describe(const Residual<Body>& node) {
+  return "residual(" + describe(node.body) + ")";
+}
+template <class Body, Index N>
+std::string describe(const Repeat<Body, N>& node) {
+  return "repeat(" + detail::text_of(Index{node.n}) + ", " + describe(node.body) + ")";
+}
+
+// ---- Leaves ------------------------------------------------------------------------------------
+
+template <auto kSlot, Index W>
+std::string describe(const Embedding<kSlot, W>& node) {
+  return "embedding(" + detail::slot_text<kSlot>() + ", " + detail::text_of(Index{node.width}) +
+         ")";
+}
+template <auto kSlot, Index W>
+std::string describe(const PositionEmbedding<kSlot, W>& node) {
+  return "position_embedding(" + detail::slot_text<kSlot>() + ", " +
+         detail::text_of(Index{node.width}) + ")";
+}
+template <auto kWeight>
+std::string describe(const RmsNorm<kWeight>&) {
+  return "rms_norm(" + detail::slot_text<kWeight>() + ")";
+}
+template <auto kWeight, auto kBias, class Activation, bool kDropout>
+std::string describe(const LayerNorm<kWeight, kBias, Activation, kDropout>& node) {
+  return "layer_norm(" + detail::slots_text<kWeight, kBias>() +
+         detail::activation_argument<Activation>() +
+         (kDropout ? ", dropout " + detail::text_of(node.dropout) : "") + ")";
+}
+template <auto kWeights, auto kBias, Index W, class Activation>
+std::string describe(const Linear<kWeights, kBias, W, Activation>& node) {
+  return "linear(" + detail::slots_text<kWeights, kBias>() + ", " +
+         detail::text_of(Index{node.width}) + detail::activation_argument<Activation>() + ")";
+}
+template <class Activation>
+std::string describe(const Activate<Activation>&) {
+  return detail::activation_text<Activation>();
+}
+inline std::string describe(const Dropout& node) {
+  return "dropout(" + detail::text_of(node.probability) + ")";
+}
+inline std::string describe(const Multiply&) { return "multiply"; }
+inline std::string describe(const Sum&) { return "sum"; }
+template <Index... Ws>
+std::string describe(const Split<Ws...>& node) {
+  return std::apply(
+      [](auto... w) {
+        return "split(" + detail::joined(", ", {detail::text_of(Index{w})...}) + ")";
+      },
+      node.widths);
+}
+
+// ---- Attention ---------------------------------------------------------------------------------
+
+// Query heads / key and value heads, times their size.
+template <Index H, Index G, Index D>
+std::string describe(const Heads<H, G, D>& heads) {
+  using detail::text_of;
+  return text_of(Index{heads.n_heads}) + "/" + text_of(Index{heads.n_kv_heads}) + " x " +
+         text_of(Index{heads.head_dim}) +
+         (heads.window > 0 ? ", window " + text_of(heads.window) : "");
+}
+template <class Style, class HeadsType>
+std::string describe(const Rope<Style, HeadsType>&) {
+  return std::is_same_v<Style, kernels::AdjacentPairs> ? "rope(adjacent_pairs)"
+         : std::is_same_v<Style, kernels::HalfSplit>   ? "rope(half_split)"
+                                                       : "rope";
+}
+template <class HeadsType>
+std::string describe(const CacheKv<HeadsType>&) {
+  return "cache_kv";
+}
+template <class HeadsType>
+std::string describe(const Scores<HeadsType>& node) {
+  return "scores(" + describe(node.heads) + ")";
+}
+template <class HeadsType>
+std::string describe(const Softmax<HeadsType>&) {
+  return "softmax";
+}
+template <class HeadsType>
+std::string describe(const Mix<HeadsType>&) {
+  return "mix";
+}
+
+// ---- Rows and names ----------------------------------------------------------------------------
+
+inline std::string describe(const LastRows&) { return "last_rows"; }
+template <Label... kNames>
+std::string describe(const Tap<kNames...>&) {
+  return "tap(" + detail::joined(", ", {std::string(kNames.view())...}) + ")";
+}
+
+// ---- What fuse() makes -------------------------------------------------------------------------
+
+template <class HeadsType>
+std::string describe(const Attend<HeadsType>& node) {
+  return "attend(" + describe(node.heads) + ")";
+}
+template <class... Linears>
+std::string describe(const LinearGroup<Linears...>& node) {
+  return "linear_group(" + detail::described(", ", node.linears) + ")";
+}
+template <auto kGate, auto kUp, Index W, class Activation>
+std::string describe(const GatedLinear<kGate, kUp, W, Activation>& node) {
+  return "gated_linear(" + detail::slot_text<kGate>() + ", " + detail::slot_text<kUp>() + ", " +
+         detail::text_of(Index{node.width}) + detail::activation_argument<Activation>() + ")";
+}
+template <class Norm, class Products>
+std::string describe(const NormInto<Norm, Products>& node) {
+  return "norm_into(" + describe(node.norm) + ", " + describe(node.products) + ")";
+}
+template <class Prefix, class LinearType>
+std::string describe(const ResidualInto<Prefix, LinearType>& node) {
+  return "residual_into(" + describe(node.prefix) + ", " + describe(node.linear) + ")";
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::graph
