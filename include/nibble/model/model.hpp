@@ -105,8 +105,10 @@ inline Result<ModelConfig> config_from_gguf(const io::Gguf& file) {
 
   NIBBLE_TRY(rope_dim, gguf_dim_or(file, arch + "rope.dimension_count", kMax, head_dim));
   NIBBLE_TRY(theta, file.get_f32_or(arch + "rope.freq_base", 10000.0f));
-  NIBBLE_TRY(scaling, file.get_string_or(arch + "rope.scaling.type", "none"));
-  NIBBLE_TRY(factor, file.get_f32_or(arch + "rope.scaling.factor", 1.0f));
+  // A factor without a type is a linear one, and older files have it under another key.
+  NIBBLE_TRY(scaling, file.get_string_or(arch + "rope.scaling.type", "linear"));
+  NIBBLE_TRY(old_factor, file.get_f32_or(arch + "rope.scale_linear", 1.0f));
+  NIBBLE_TRY(factor, file.get_f32_or(arch + "rope.scaling.factor", old_factor));
   if (scaling != "none" && scaling != "linear") {
     return Error{Errc::unsupported, file.name() + ": rope scaling '" +
                                         std::string(scaling.substr(0, 64)) +

@@ -46,23 +46,25 @@ inline constexpr std::size_t kSlotCount = static_cast<std::size_t>(Slot::ffn_dow
 
 constexpr bool is_per_layer(Slot slot) noexcept { return slot >= Slot::attn_norm; }
 
-// The tensor's name in a GGUF file, without "blk.N." in front.
-constexpr std::string_view gguf_suffix(Slot slot) noexcept {
+// The slot's name, as above.
+constexpr std::string_view to_string(Slot slot) noexcept {
   constexpr std::array<std::string_view, kSlotCount> kNames = {
-      "token_embd.weight", "position_embd.weight", "output_norm.weight", "output_norm.bias",
-      "output.weight",     "attn_norm.weight",     "attn_norm.bias",     "attn_q.weight",
-      "attn_q.bias",       "attn_k.weight",        "attn_k.bias",        "attn_v.weight",
-      "attn_v.bias",       "attn_qkv.weight",      "attn_qkv.bias",      "attn_output.weight",
-      "attn_output.bias",  "ffn_norm.weight",      "ffn_norm.bias",      "ffn_gate.weight",
-      "ffn_up.weight",     "ffn_up.bias",          "ffn_down.weight",    "ffn_down.bias"};
+      "token_embd",  "position_embd",    "output_norm", "output_norm_bias", "output",
+      "attn_norm",   "attn_norm_bias",   "attn_q",      "attn_q_bias",      "attn_k",
+      "attn_k_bias", "attn_v",           "attn_v_bias", "attn_qkv",         "attn_qkv_bias",
+      "attn_output", "attn_output_bias", "ffn_norm",    "ffn_norm_bias",    "ffn_gate",
+      "ffn_up",      "ffn_up_bias",      "ffn_down",    "ffn_down_bias"};
   return kNames[static_cast<std::size_t>(slot)];
 }
 
-// layer −1: outside of the layers.
+// The tensor's name in a GGUF file: blk.0.attn_q.weight, blk.0.attn_q.bias. Layer −1: outside of
+// the layers.
 inline std::string gguf_name(Slot slot, Index layer) {
+  constexpr std::string_view kBias = "_bias";
   std::string name = layer < 0 ? "" : "blk." + std::to_string(layer) + ".";
-  name += gguf_suffix(slot);
-  return name;
+  name += to_string(slot);
+  if (!name.ends_with(kBias)) return name + ".weight";
+  return name.replace(name.size() - kBias.size(), kBias.size(), ".bias");
 }
 
 }  // namespace nibble::inline NIBBLE_ABI

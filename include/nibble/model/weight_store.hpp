@@ -29,9 +29,15 @@ class WeightStore {
   // Announces a matrix (n, k) whose rows are stored one after the other in `format`, or a vector of
   // k floats (n = 0; any plain format, kept as f32). `rows` must stay alive until pack(). Errors:
   // unsupported (a format that is not in Formats), invalid_argument (sizes that do not agree, rows
-  // that are not aligned to 4 bytes).
+  // that are not aligned to 4 bytes, a layer that is not there, a slot that was filled before).
   Status add(Slot slot, Index layer, quant::Format format, Index n, Index k,
              std::span<const std::byte> rows) {
+    const auto n_layers = static_cast<Index>(weights_.size() / kSlotCount) - 1;
+    if (layer < -1 || layer >= n_layers || weights_[index(slot, layer)]) {
+      return Error{Errc::invalid_argument, "weights for " + std::string(to_string(slot)) +
+                                               " of layer " + std::to_string(layer) +
+                                               ": no such layer, or added twice"};
+    }
     const auto row_bytes = quant::row_bytes(format, static_cast<std::size_t>(k));
     if (!row_bytes) return row_bytes.error();
     const std::size_t n_rows = n == 0 ? 1 : static_cast<std::size_t>(n);
