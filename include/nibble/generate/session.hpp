@@ -53,6 +53,8 @@ class BasicSession {
   // How many tokens it has, and may have.
   Index position() const noexcept { return position_; }
   Index capacity() const noexcept { return limits_.n_positions; }
+  // The most rows of logits that one call may ask for.
+  Index max_outputs() const noexcept { return limits_.max_outputs; }
 
   // Forgets all tokens from `position` on. Error: invalid_argument if there are not that many.
   Status rewind(Index position) {
