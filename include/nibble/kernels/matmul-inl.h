@@ -9,6 +9,7 @@
 
 #include "hwy/highway.h"
 #include "nibble/kernels/activation-inl.h"
+#include "nibble/kernels/float16-inl.h"
 #include "nibble/kernels/matmul.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -51,13 +52,10 @@ HWY_INLINE VI8 broadcast4(const std::int8_t* codes) {
   return hn::BitCast(DI8(), hn::Set(DI32(), word));
 }
 
-HWY_INLINE VF32 load_f32(const f16* p) {
-  const hn::Rebind<hwy::float16_t, DF32> d16;
-  return hn::PromoteTo(DF32(), hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p)));
-}
-HWY_INLINE VF32 load_f32(const bf16* p) {
-  const hn::Rebind<hwy::bfloat16_t, DF32> d16;
-  return hn::PromoteTo(DF32(), hn::LoadU(d16, reinterpret_cast<const hwy::bfloat16_t*>(p)));
+template <class T>
+HWY_INLINE VF32 load_f32(const T* p) {  // f16 or bf16
+  const hn::Rebind<std::uint16_t, DF32> d16;
+  return widen(T{}, DF32(), hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(p)));
 }
 HWY_INLINE VF32 load_f32(const float* p) { return hn::LoadU(DF32(), p); }
 
@@ -144,13 +142,55 @@ struct DotSum<8, true> {
 };
 #endif
 
+// ---- Fetching ahead ----------------------------------------------------------------------------
+// Weights mostly come from memory, and the processor's own prefetching starts anew at every panel
+// and page, so tiles fetch themselves. Measured cold on a Zen 5 with K = N = 4096, Q4_0, as a
+// fraction of the read bandwidth: M = 1 from 63 % to 94 %, M = 4 from 46 % to 87 %; M = 8 from 60 %
+// to 95 % of its rate with the weights in L3.
+//
+// One tile of rows: panel after panel is one stream, fetched into L1 a fixed distance ahead. (Half
+// the distance, or fetching into L2, gives 10 % less; two panels side by side give half.)
+// Several tiles of rows: the panels that come next are fetched while the present ones are used, a
+// share by each tile, so that memory never waits for arithmetic; into L2.
+inline constexpr Index kFetchDistance = 9 * 1024;  // bytes
+
+struct Ahead {
+  const std::byte* next = nullptr;  // null: nothing to fetch
+  int phase = 0;                    // fetch at every n_phases-th step, first after `phase` of them
+  int n_phases = 1;
+  bool into_l1 = false;
+
+  // One step of a tile, in which it reads kBytes of its own weights.
+  template <Index kBytes>
+  HWY_INLINE void step() {
+    if (next == nullptr) return;
+    if (into_l1) {
+      HWY_UNROLL(64) for (Index i = 0; i < kBytes; i += 64) { hwy::Prefetch(next + i); }
+    } else if (phase-- == 0) {
+      HWY_UNROLL(64) for (Index i = 0; i < kBytes; i += 64) { prefetch_l2(next + i); }
+      phase = n_phases - 1;
+    }
+    next += kBytes;
+  }
+
+ private:
+  static HWY_INLINE void prefetch_l2(const std::byte* p) {
+#if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
+    __builtin_prefetch(p, 0, 2);
+#else
+    hwy::Prefetch(p);
+#endif
+  }
+};
+
 // ---- Tiles -------------------------------------------------------------------------------------
 // tile(): the sums of kRows rows of `in` with kPanels panels at `weights`, written to
 // sums[row][kPanels * 16]. Not inlined: one copy serves every epilogue.
 
 template <int kRows, int kPanels, quant::BlockFormat Format>
 HWY_NOINLINE void tile(Format, const kernels::MatmulInput& in, Index k,
-                       const std::byte* HWY_RESTRICT weights, float* HWY_RESTRICT sums_out) {
+                       const std::byte* HWY_RESTRICT weights, Ahead ahead,
+                       float* HWY_RESTRICT sums_out) {
   using L = quant::Packed<Format>;
   using Scale = typename Format::Scale;
   using Dot = DotSum<Format::kBits, !L::kHasMinimum>;
@@ -166,6 +206,7 @@ HWY_NOINLINE void tile(Format, const kernels::MatmulInput& in, Index k,
   // Only the blocks that k has, not those that fill up the last group: inputs are not padded to it.
   const Index n_blocks = L::n_blocks(k);
   for (Index group_block = 0; group_block < n_blocks; group_block += L::kGroupBlocks) {
+    ahead.step<kPanels * L::kGroupBytes>();
     const int in_group = static_cast<int>(HWY_MIN(L::kGroupBlocks, n_blocks - group_block));
     for (int b = 0; b < in_group; ++b) {
       const Index block = group_block + b;
@@ -237,7 +278,8 @@ HWY_NOINLINE void tile(Format, const kernels::MatmulInput& in, Index k,
 
 template <int kRows, int kPanels, class T>
 HWY_NOINLINE void tile(quant::Plain<T>, const kernels::MatmulInput& in, Index k,
-                       const std::byte* HWY_RESTRICT weights, float* HWY_RESTRICT sums_out) {
+                       const std::byte* HWY_RESTRICT weights, Ahead ahead,
+                       float* HWY_RESTRICT sums_out) {
   using L = quant::Packed<quant::Plain<T>>;
   constexpr int kColumns = kPanels * kVectors;
   VF32 sums[kRows][kColumns];
@@ -257,6 +299,7 @@ HWY_NOINLINE void tile(quant::Plain<T>, const kernels::MatmulInput& in, Index k,
   if constexpr (L::kPair == 2) {
     Index i = 0;
     for (; i < k; i += 2) {
+      ahead.step<kPanels * quant::kChunkBytes>();
       VF32 w_odd[kColumns];
       HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
         const hn::Repartition<std::uint32_t, DF32> du32;
@@ -272,6 +315,7 @@ HWY_NOINLINE void tile(quant::Plain<T>, const kernels::MatmulInput& in, Index k,
     }
   } else {
     for (Index i = 0; i < k; ++i) {
+      ahead.step<kPanels * quant::kPanelRows* static_cast<Index>(sizeof(T))>();
       HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
         const auto* row = reinterpret_cast<const T*>(weights + c / kVectors * panel_bytes) +
                           i * quant::kPanelRows;
@@ -372,10 +416,26 @@ HWY_INLINE void compute_tile(const kernels::MatmulArgs& args, FinishTile* finish
   HWY_ALIGN float sums[kTileSums];
   HWY_ALIGN float gate[kTileSums];
   const auto input = args.input.rows_from(row);
-  const Index offset = panel * quant::Packed<Format>::panel_bytes(args.k);
-  tile<kRows, kPanels>(Format{}, input, args.k, args.weights + offset, sums);
+  const Index panel_bytes = quant::Packed<Format>::panel_bytes(args.k);
+  const Index offset = panel * panel_bytes;
+  Ahead ahead;
+  ahead.into_l1 = args.m <= kRowsOf<Format>;
+  ahead.n_phases = static_cast<int>((args.m + kRowsOf<Format> - 1) / kRowsOf<Format>);
+  ahead.phase = static_cast<int>(row / kRowsOf<Format>);
+  const bool is_last = panel + kPanels >= args.end_panel;
+  const auto at = [&](const std::byte* weights) HWY_ATTR {
+    const std::byte* const tile_weights = weights + offset;
+    ahead.next = tile_weights + kPanels * panel_bytes;
+    if (ahead.into_l1) {
+      ahead.next = tile_weights + kFetchDistance;
+    } else if (is_last) {
+      ahead.next = nullptr;
+    }
+    return tile_weights;
+  };
+  tile<kRows, kPanels>(Format{}, input, args.k, at(args.weights), ahead, sums);
   if (args.gate != nullptr) {
-    tile<kRows, kPanels>(Format{}, input, args.k, args.gate + offset, gate);
+    tile<kRows, kPanels>(Format{}, input, args.k, at(args.gate), ahead, gate);
   }
   finish(args, sums, gate, {row, panel, kRows, kPanels});
 }
@@ -400,12 +460,11 @@ HWY_INLINE void for_each_row_tile(const kernels::MatmulArgs& args, FinishTile* f
 template <class Format>
 HWY_NOINLINE void for_each_tile(const kernels::MatmulArgs& args, FinishTile* finish) {
   Index panel = args.first_panel;
-  for (; panel + kTilePanels <= args.end_panel; panel += kTilePanels) {
+  const bool one_row_tile = args.m <= kRowsOf<Format>;  // see Ahead
+  for (; !one_row_tile && panel + kTilePanels <= args.end_panel; panel += kTilePanels) {
     for_each_row_tile<Format, kTilePanels>(args, finish, panel);
   }
-  if constexpr (kTilePanels > 1) {
-    for (; panel < args.end_panel; ++panel) for_each_row_tile<Format, 1>(args, finish, panel);
-  }
+  for (; panel < args.end_panel; ++panel) for_each_row_tile<Format, 1>(args, finish, panel);
 }
 
 template <class Format, class Epilogue>
