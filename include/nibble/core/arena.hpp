@@ -15,6 +15,10 @@
 
 #include "nibble/core/result.hpp"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace nibble::inline NIBBLE_ABI {
 
 // Enough for every vector load and for a cache line: 64 bytes.
@@ -25,6 +29,8 @@ constexpr std::size_t align_up(std::size_t n, std::size_t alignment = kAlignment
 }
 
 // Owned, zeroed bytes, aligned to kAlignment. Never throws: an allocation that fails is an Error.
+// On Linux a large buffer lies on 2 MiB pages where the system has them: weights that are read once
+// per token would otherwise miss the TLB every 4 KiB.
 class AlignedBuffer {
  public:
   AlignedBuffer() noexcept = default;
@@ -35,20 +41,16 @@ class AlignedBuffer {
     std::swap(size_, other.size_);
     return *this;
   }
-  ~AlignedBuffer() { ::operator delete (data_, std::align_val_t{kAlignment}); }
+  ~AlignedBuffer() { release(data_, size_); }
 
   static Result<AlignedBuffer> allocate(std::size_t bytes) {
     AlignedBuffer buffer;
     if (bytes == 0) return buffer;
-    if (bytes > static_cast<std::size_t>(std::numeric_limits<std::ptrdiff_t>::max()) - kAlignment) {
-      return Error{Errc::out_of_memory, std::to_string(bytes) + " bytes"};
-    }
-    buffer.data_ = static_cast<std::byte*>(
-        ::operator new (align_up(bytes), std::align_val_t{kAlignment}, std::nothrow));
+    constexpr auto kMax = static_cast<std::size_t>(std::numeric_limits<std::ptrdiff_t>::max());
+    if (bytes <= kMax - 2 * kHugePage) buffer.data_ = take(bytes);
     if (buffer.data_ == nullptr) {
       return Error{Errc::out_of_memory, std::to_string(bytes) + " bytes"};
     }
-    std::memset(buffer.data_, 0, align_up(bytes));
     buffer.size_ = bytes;
     return buffer;
   }
@@ -58,6 +60,50 @@ class AlignedBuffer {
   std::span<std::byte> bytes() const noexcept { return {data_, size_}; }
 
  private:
+  static constexpr std::size_t kHugePage = std::size_t{2} << 20;
+
+#if defined(__linux__)
+  static bool is_mapped(std::size_t bytes) noexcept { return bytes >= 2 * kHugePage; }
+
+  // Fresh pages, which are zero without being touched. They start at a huge page: what is mapped
+  // too much around them goes back at once.
+  static std::byte* map(std::size_t bytes) noexcept {
+    const std::size_t length = align_up(bytes, std::size_t{4096});
+    void* const p = ::mmap(nullptr, length + kHugePage, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return nullptr;
+    auto* const begin = static_cast<std::byte*>(p);
+    const std::size_t before = align_up(reinterpret_cast<std::uintptr_t>(begin), kHugePage) -
+                               reinterpret_cast<std::uintptr_t>(begin);
+    if (before > 0) ::munmap(begin, before);
+    if (before < kHugePage) ::munmap(begin + before + length, kHugePage - before);
+    ::madvise(begin + before, length, MADV_HUGEPAGE);  // a wish; small pages serve as well
+    return begin + before;
+  }
+  static void unmap(std::byte* data, std::size_t bytes) noexcept {
+    ::munmap(data, align_up(bytes, std::size_t{4096}));
+  }
+#else
+  static bool is_mapped(std::size_t) noexcept { return false; }
+  static std::byte* map(std::size_t) noexcept { return nullptr; }
+  static void unmap(std::byte*, std::size_t) noexcept {}
+#endif
+
+  static std::byte* take(std::size_t bytes) noexcept {
+    if (is_mapped(bytes)) return map(bytes);
+    void* const p = ::operator new (align_up(bytes), std::align_val_t{kAlignment}, std::nothrow);
+    if (p != nullptr) std::memset(p, 0, align_up(bytes));
+    return static_cast<std::byte*>(p);
+  }
+  static void release(std::byte* data, std::size_t bytes) noexcept {
+    if (data == nullptr) return;
+    if (is_mapped(bytes)) {
+      unmap(data, bytes);
+    } else {
+      ::operator delete (data, std::align_val_t{kAlignment});
+    }
+  }
+
   std::byte* data_ = nullptr;
   std::size_t size_ = 0;
 };
