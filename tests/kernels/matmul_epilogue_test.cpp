@@ -153,7 +153,7 @@ void check_gated() {
     simd::kernel<MatmulGated<Format, Activation>>()(args);
     CHECK(count_faults(expected, kRows, kColumns, out) == 0);
 
-    // Faults that the check must see: the operands exchanged, another row, the gate 0.1 % off.
+    // A fault that the check must see: the operands exchanged.
     std::swap(args.gate, args.weights);
     simd::kernel<MatmulGated<Format, Activation>>()(args);
     CHECK(count_faults(expected, kRows, kColumns, out) > kRows * kColumns / 2);

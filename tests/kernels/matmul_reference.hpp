@@ -303,7 +303,7 @@ class Output {
   float& operator()(Index row, Index column) { return memory_[size(at(row, column))]; }
   float operator()(Index row, Index column) const { return memory_[size(at(row, column))]; }
 
-  // Bytes outside the matrix that were written.
+  // Values outside the matrix that were written.
   int n_guard_faults() const {
     const auto total = memory_.size();
     int faults = 0;
