@@ -188,9 +188,15 @@ class BasicModel {
              std::optional<text::Tokenizer> tokenizer = {})
       : config_(config), weights_(std::move(weights)), tokenizer_(std::move(tokenizer)) {}
 
-  // From a GGUF file, whose bytes are not needed afterwards. Errors name the file and the key or
-  // tensor; also those of simd::choose_target (a NIBBLE_TARGET that cannot be had).
+  // From a GGUF file. Packed tensors are used where they are in it: the caller keeps the file as
+  // long as the model, or gives it away. Errors name the file and the key or tensor; also those of
+  // simd::choose_target (a NIBBLE_TARGET that cannot be had).
   static Result<BasicModel> from_gguf(const io::Gguf& file, const LoadOptions& options = {});
+  static Result<BasicModel> from_gguf(io::Gguf&& file, const LoadOptions& options = {}) {
+    auto model = from_gguf(std::as_const(file), options);
+    if (model && model->weights_.bytes_in_place() > 0) model->file_ = std::move(file);
+    return model;
+  }
 
   const ModelConfig& config() const noexcept { return config_; }
   graph::WeightTable weights() const noexcept { return weights_.table(); }
@@ -215,6 +221,7 @@ class BasicModel {
   WeightStore<Formats> weights_;
   std::optional<text::Tokenizer> tokenizer_;
   std::vector<float> rope_factors_;
+  std::optional<io::Gguf> file_;  // while weights are used where they are in it
 };
 
 using Model = BasicModel<graph::AllFormats>;
@@ -222,7 +229,7 @@ using Model = BasicModel<graph::AllFormats>;
 // The model of a GGUF file. Everything in the file is checked; errors say what and where.
 inline Result<Model> load(const std::string& path, const LoadOptions& options = {}) {
   NIBBLE_TRY(file, io::Gguf::open(path));
-  return Model::from_gguf(file, options);
+  return Model::from_gguf(std::move(file), options);
 }
 
 // ---- Implementation ----------------------------------------------------------------------------
@@ -248,9 +255,16 @@ Status BasicModel<Formats>::add_tensors(const io::Gguf& file) {
                                         std::to_string(tensor->dims[0]) + "), expected (" +
                                         std::to_string(n) + ", " + std::to_string(shape.k) + ")"};
     }
-    auto format = quant::format_of(tensor->type);
-    if (!format) return std::move(format).error().in(where);
-    Status added = weights_.add(slot, layer, *format, shape.n, shape.k, tensor->data);
+    const auto packed = quant::packed_format_of(tensor->type);
+    if (packed && shape.n == 0) return Error{Errc::malformed, where + ": a packed vector"};
+    Status added = ok();
+    if (packed) {
+      added = weights_.add_packed(slot, layer, *packed, shape.n, shape.k, tensor->data);
+    } else {
+      auto format = quant::format_of(tensor->type);
+      if (!format) return std::move(format).error().in(where);
+      added = weights_.add(slot, layer, *format, shape.n, shape.k, tensor->data);
+    }
     if (!added) return std::move(added).error().in(where);
     has_output = has_output || slot == Slot::output;
     ++n_used;

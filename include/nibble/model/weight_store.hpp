@@ -32,12 +32,7 @@ class WeightStore {
   // that are not aligned to 4 bytes, a layer that is not there, a slot that was filled before).
   Status add(Slot slot, Index layer, quant::Format format, Index n, Index k,
              std::span<const std::byte> rows) {
-    const auto n_layers = static_cast<Index>(weights_.size() / kSlotCount) - 1;
-    if (layer < -1 || layer >= n_layers || weights_[index(slot, layer)]) {
-      return Error{Errc::invalid_argument, "weights for " + std::string(to_string(slot)) +
-                                               " of layer " + std::to_string(layer) +
-                                               ": no such layer, or added twice"};
-    }
+    NIBBLE_CHECK(check_slot(slot, layer));
     const auto row_bytes = quant::row_bytes(format, static_cast<std::size_t>(k));
     if (!row_bytes) return row_bytes.error();
     const std::size_t n_rows = n == 0 ? 1 : static_cast<std::size_t>(n);
@@ -57,6 +52,30 @@ class WeightStore {
     entries_.push_back({index(slot, layer), rows.data(), total_});
     weights_[index(slot, layer)] = {format, n, k, rows.data()};
     total_ += align_up(packed_bytes(weights_[index(slot, layer)]));
+    return ok();
+  }
+
+  // The same for a matrix that is packed already, Packed<Format>::bytes(n, k) bytes: it is used
+  // where it is, so `packed` must outlive the store. Errors as above; it must be aligned to 64
+  // bytes.
+  Status add_packed(Slot slot, Index layer, quant::Format format, Index n, Index k,
+                    std::span<const std::byte> packed) {
+    NIBBLE_CHECK(check_slot(slot, layer));
+    if (!Formats::contains(format)) {
+      return Error{Errc::unsupported,
+                   std::string("weights in ") + to_string(format) + " are not compiled in"};
+    }
+    const graph::Weight weight{format, n, k, packed.data()};
+    if (n < 1 || k < 1 || packed.size() != packed_bytes(weight)) {
+      return Error{Errc::invalid_argument,
+                   std::to_string(packed.size()) + " bytes are not a packed " + to_string(format) +
+                       " matrix of " + std::to_string(n) + " rows of " + std::to_string(k)};
+    }
+    if (reinterpret_cast<std::uintptr_t>(packed.data()) % kAlignment != 0) {
+      return Error{Errc::invalid_argument, "packed weights that are not aligned to 64 bytes"};
+    }
+    weights_[index(slot, layer)] = weight;
+    in_place_ += packed.size();
     return ok();
   }
 
@@ -86,7 +105,9 @@ class WeightStore {
   }
 
   graph::WeightTable table() const noexcept { return {weights_, kSlotCount}; }
-  std::size_t bytes() const noexcept { return total_; }
+  // Of all weights, and of those among them that are used where they were (add_packed).
+  std::size_t bytes() const noexcept { return total_ + in_place_; }
+  std::size_t bytes_in_place() const noexcept { return in_place_; }
 
  private:
   struct Entry {
@@ -99,6 +120,13 @@ class WeightStore {
     std::size_t other;
   };
 
+  Status check_slot(Slot slot, Index layer) const {
+    const auto n_layers = static_cast<Index>(weights_.size() / kSlotCount) - 1;
+    if (layer >= -1 && layer < n_layers && !weights_[index(slot, layer)]) return ok();
+    return Error{Errc::invalid_argument, "weights for " + std::string(to_string(slot)) +
+                                             " of layer " + std::to_string(layer) +
+                                             ": no such layer, or added twice"};
+  }
   static std::size_t index(Slot slot, Index layer) noexcept {
     return static_cast<std::size_t>(layer + 1) * kSlotCount + static_cast<std::size_t>(slot);
   }
@@ -125,26 +153,14 @@ class WeightStore {
       NIBBLE_ASSERT(status.has_value());  // sizes were checked by add()
       return;
     }
-    Formats::visit(w.format, [&]<class F>(F) {
-      using Packed = quant::Packed<F>;
-      executor.parallel_for(quant::n_panels(w.n), [&](Index panel, Index) {
-        const Index row = panel * quant::kPanelRows;
-        const Index rows = std::min<Index>(quant::kPanelRows, w.n - row);
-        const std::byte* const from = source + static_cast<std::size_t>(row) * row_bytes;
-        std::byte* const to = out + panel * Packed::panel_bytes(w.k);
-        if constexpr (quant::BlockFormat<F>) {
-          Packed::pack_panel(reinterpret_cast<const typename F::Block*>(from), rows, w.k, to);
-        } else {
-          Packed::pack_panel(from, rows, w.k, to);
-        }
-      });
-    });
+    Formats::visit(w.format, [&]<class F>(F) { quant::pack<F>(executor, source, w.n, w.k, out); });
   }
 
   std::vector<graph::Weight> weights_;
   std::vector<Entry> entries_;
   std::vector<Tie> ties_;
-  std::size_t total_ = 0;
+  std::size_t total_ = 0;     // bytes that pack() fills
+  std::size_t in_place_ = 0;  // bytes that are the caller's
   AlignedBuffer memory_;
 };
 
