@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# Finds the headers that nibble includes and, for its tests, doctest. What is missing or too old is
-# taken from the distribution's own package mirror as plain files below the build folder: no root,
-# nothing installed, nothing linked. Known way: apt (Debian and its kin, any release; Highway comes
-# from the `testing` suite where the release's own is older than 1.3).
+# Finds the headers that nibble includes, doctest for its tests and CLI11 for its examples. What is
+# missing or too old is taken from the distribution's own package mirror as plain files below the
+# build folder: no root, nothing installed, nothing linked. Known way: apt (Debian and its kin, any
+# release; Highway comes from the `testing` suite where the release's own is older than 1.3).
 
 set(NIBBLE_HEADERS_DIR ${PROJECT_BINARY_DIR}/headers)
 
@@ -58,9 +58,10 @@ function(nibble_headers_from_package suite package paths)
     list(FILTER sites INCLUDE REGEX "/debian/?$")
     list(REMOVE_DUPLICATES sites)
     if(NOT sites)
-      message(FATAL_ERROR "nibble: needs Highway >= 1.3, Boost.Preprocessor and doctest. Install "
-        "them with your package manager and set CMAKE_PREFIX_PATH if they are in a place of "
-        "their own. (No Debian mirror is configured here to take the headers from.)")
+      message(FATAL_ERROR "nibble: needs Highway >= 1.3, Boost.Preprocessor, doctest (tests) and "
+        "CLI11 (examples). Install them with your package manager and set CMAKE_PREFIX_PATH if "
+        "they are in a place of their own. (No Debian mirror is configured here to take the "
+        "headers from.)")
     endif()
     list(GET sites 0 site)
     file(WRITE ${state}/sources.list "deb ${site} ${suite} main\n")
@@ -99,7 +100,8 @@ macro(nibble_find_header variable header suite package paths)
   endif()
   if(NOT ${variable})
     message(FATAL_ERROR "nibble: ${header} not found. Install Highway >= 1.3, Boost.Preprocessor "
-      "(and doctest for the tests) with your package manager, or set ${variable}.")
+      "(doctest for the tests, CLI11 for the examples) with your package manager, or set "
+      "${variable}.")
   endif()
 endmacro()
 
@@ -119,4 +121,7 @@ nibble_find_header(NIBBLE_BOOST_PP_INCLUDE_DIR boost/preprocessor.hpp ${nibble_o
 if(NIBBLE_BUILD_TESTS)
   nibble_find_header(NIBBLE_DOCTEST_INCLUDE_DIR doctest/doctest.h ${nibble_own_suite} doctest-dev
                      "doctest")
+endif()
+if(NIBBLE_BUILD_EXAMPLES)
+  nibble_find_header(NIBBLE_CLI11_INCLUDE_DIR CLI/CLI.hpp ${nibble_own_suite} libcli11-dev "CLI")
 endif()

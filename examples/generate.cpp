@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// generate: a GGUF model and a prompt; the text goes to stdout as it comes, speed and memory to
+// stderr.
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <vector>
+
+#include "common.hpp"
+#include "nibble/nibble.hpp"
+
+namespace {
+
+using nibble::Index;
+using nibble::ops::KvType;
+using Clock = std::chrono::steady_clock;
+
+std::atomic<bool> interrupted{false};
+static_assert(std::atomic<bool>::is_always_lock_free);  // set by a signal handler
+
+extern "C" void on_interrupt(int) {
+  interrupted.store(true);
+  std::signal(SIGINT, SIG_DFL);  // a second Ctrl-C ends the program at once
+}
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+struct Options {
+  std::string model;
+  std::string prompt;
+  std::string prompt_file;
+  Index n_threads = 0;
+  bool pin = false;
+  std::optional<nibble::simd::Target> target;
+  std::string kv = to_string(KvType::f16);
+  nibble::SessionOptions session;
+  nibble::GenerateOptions generate;
+  bool logprobs = false;
+  bool ids = false;
+  bool quiet = false;
+};
+
+void add_options(CLI::App& app, Options& o) {
+  auto& sampling = o.generate.sampling;
+  const auto kAtLeastOne = CLI::Range(Index{1}, Index{1} << 30);
+  const auto kCount = CLI::Range(Index{0}, Index{1} << 30);
+  app.add_option("MODEL.gguf", o.model, "the model")->required();
+  auto* const prompt = app.add_option("--prompt", o.prompt, "the text to continue");
+  auto* const prompt_file = app.add_option("--prompt-file", o.prompt_file,
+                                           "a file with that text, taken as it is; - is stdin")
+                                ->excludes(prompt);
+  app.add_option("--max-tokens", o.generate.max_tokens, "the most tokens to generate")
+      ->check(kAtLeastOne)
+      ->capture_default_str();
+  app.add_option("--ctx", o.session.n_ctx, "positions of the cache; 0: as the model was trained")
+      ->check(kCount);
+  app.add_option("--threads", o.n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
+  app.add_flag("--pin", o.pin, "pin threads to CPUs");
+  app.add_option("--batch", o.session.max_batch, "tokens of the prompt computed together")
+      ->check(kAtLeastOne)
+      ->capture_default_str();
+  app.add_option("--kv", o.kv, "type of the cache: f32, f16 or bf16")
+      ->check(CLI::IsMember({"f32", "f16", "bf16"}))
+      ->capture_default_str();
+  app.add_option("--seed", sampling.seed, "of the random choices")->capture_default_str();
+  app.add_option("--temperature", sampling.temperature, "0: always the most likely token")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("--top-k", sampling.top_k, "only the k most likely tokens; 0: all")
+      ->check(kCount)
+      ->capture_default_str();
+  app.add_option("--top-p", sampling.top_p, "only the fewest that have this probability together")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  app.add_option("--min-p", sampling.min_p, "only those this likely relative to the likeliest")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  app.add_option("--repetition-penalty", sampling.repetition_penalty, "1: none")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--repetition-window", sampling.repetition_window, "tokens that it looks back")
+      ->check(kCount)
+      ->capture_default_str();
+  app.add_option("--stop", o.generate.stop, "end before this text; may be given several times")
+      ->allow_extra_args(false);
+  app.add_option_function<std::string>(
+      "--target",
+      [&o](const std::string& name) {
+        auto target = nibble::simd::target_from_name(name);
+        if (!target) throw CLI::ValidationError("--target", target.error().message);
+        o.target = *target;
+      },
+      "the SIMD target, e.g. AVX2; default: the best there is");
+  app.add_flag("--logprobs", o.logprobs, "a line per token, with its log-probability");
+  app.add_flag("--ids", o.ids, "a line per token, with its id; the prompt's ids on stderr");
+  app.add_flag("--quiet", o.quiet, "nothing on stderr but errors");
+  app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C).");
+  app.callback([&o, prompt, prompt_file] {
+    if (prompt->empty() && prompt_file->empty()) {
+      throw CLI::RequiredError("--prompt or --prompt-file");
+    }
+    for (const KvType type : {KvType::f32, KvType::f16, KvType::bf16}) {
+      if (o.kv == to_string(type)) o.session.kv_type = type;
+    }
+  });
+}
+
+nibble::Result<std::string> read_prompt(const Options& o) {
+  if (o.prompt_file.empty()) return o.prompt;
+  const auto all_of = [](std::istream& in) {
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  if (o.prompt_file == "-") return all_of(std::cin);
+  std::ifstream in(o.prompt_file, std::ios::binary);
+  if (!in) {
+    return nibble::Error{nibble::Errc::io,
+                         o.prompt_file + ": cannot open: " + std::strerror(errno)};
+  }
+  return all_of(in);
+}
+
+// "a\n" as "a\\n", with quotes around it.
+std::string quoted(std::string_view text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\') out += '\\';
+    if (byte < 0x20 || byte == 0x7f) {
+      char escape[5];
+      std::snprintf(escape, sizeof(escape), "\\x%02x", byte);
+      out += c == '\n' ? "\\n" : escape;
+    } else {
+      out += c;
+    }
+  }
+  return out + '"';
+}
+
+void print(const nibble::Token& token, const Options& o) {
+  if (!o.ids && !o.logprobs) {
+    std::fwrite(token.text.data(), 1, token.text.size(), stdout);
+  } else {
+    if (o.ids) std::printf("%7d ", static_cast<int>(token.id));
+    if (o.logprobs) std::printf("%9.4f ", static_cast<double>(token.logprob));
+    std::printf("%s\n", quoted(token.text).c_str());
+  }
+  std::fflush(stdout);
+}
+
+struct Timing {
+  Index n_prompt = 0;
+  double prefill_seconds = 0;
+  Index n_tokens = 0;
+  double decode_seconds = 0;
+};
+
+// Feeds the prompt a batch at a time, so that Ctrl-C need not wait for all of it; the session has
+// what was read until then. `at_start`: the text that follows is the beginning of a text.
+nibble::Status prefill(nibble::Generator& generator, std::span<const std::int32_t> ids,
+                       bool at_start, std::size_t batch, example::StatusLine& status) {
+  const std::size_t n = ids.size();
+  while (!ids.empty() && !interrupted) {
+    const auto part = ids.first(std::min(batch, ids.size()));
+    NIBBLE_CHECK(generator.prompt(part, at_start));
+    ids = ids.subspan(part.size());
+    status.show("prompt: " + std::to_string(n - ids.size()) + " of " + std::to_string(n));
+  }
+  status.show({});
+  return nibble::ok();
+}
+
+void print_summary(const Timing& t, nibble::Finish finish, const nibble::Model& model,
+                   const nibble::Session& session, Index n_threads) {
+  const auto rate = [](Index n, double seconds) {
+    return seconds > 0 ? static_cast<double>(n) / seconds : 0.0;
+  };
+  const auto count = [](Index n) { return static_cast<long long>(n); };
+  // The first token comes from the prompt's own logits: each other one took a step.
+  const Index n_steps = std::max<Index>(t.n_tokens - 1, 0);
+  std::fprintf(stderr, "prefill  %lld tokens, %.1f tokens/s\n", count(t.n_prompt),
+               rate(t.n_prompt, t.prefill_seconds));
+  std::fprintf(stderr, "decode   %lld tokens, %.1f tokens/s; finish: %s\n", count(t.n_tokens),
+               rate(n_steps, t.decode_seconds), to_string(finish));
+  std::fprintf(stderr, "machine  SIMD target %s, %lld threads\n",
+               nibble::simd::to_string(nibble::simd::active_target()), count(n_threads));
+  std::fprintf(stderr, "memory   weights %s, session %s",
+               example::mebibytes(model.weight_bytes()).c_str(),
+               example::mebibytes(session.bytes()).c_str());
+  if (const auto peak = example::peak_ram()) {
+    std::fprintf(stderr, ", peak RAM of the process %s", example::mebibytes(*peak).c_str());
+  }
+  std::fputc('\n', stderr);
+}
+
+// Returns the exit code.
+nibble::Result<int> run(Options& o) {
+  NIBBLE_TRY(prompt, read_prompt(o));
+  if (o.target) NIBBLE_CHECK(nibble::simd::force_target(*o.target));
+  NIBBLE_TRY(pool, nibble::ThreadPool::create({.n_threads = o.n_threads, .pin = o.pin}));
+  o.session.executor = pool.get();
+  o.generate.cancel = &interrupted;
+
+  example::StatusLine status(!o.quiet);
+  const auto on_load = [&](std::size_t done, std::size_t total) {
+    status.show("loading: " + example::mebibytes(done) + " of " + example::mebibytes(total));
+    return !interrupted.load();
+  };
+  const nibble::Progress progress(on_load);
+  const auto model = nibble::load(o.model, {.executor = pool.get(), .progress = &progress});
+  status.show({});
+  if (!model) {
+    if (model.error().code == nibble::Errc::cancelled) return example::kInterrupted;
+    return model.error();
+  }
+  if (model->tokenizer() == nullptr) {
+    return nibble::Error{nibble::Errc::unsupported,
+                         o.model + ": has no tokenizer that is known here"};
+  }
+  NIBBLE_TRY(session, nibble::Session::create(*model, o.session));
+  NIBBLE_TRY(generator, nibble::Generator::create(session, o.generate));
+  NIBBLE_TRY(ids, model->tokenizer()->encode(prompt, {.add_eos = false}));
+  if (ids.empty()) {
+    return nibble::Error{nibble::Errc::invalid_argument,
+                         "the prompt is empty and the model has no token to begin with"};
+  }
+  if (static_cast<Index>(ids.size()) > session.capacity()) {
+    return nibble::Error{nibble::Errc::limit,
+                         "the prompt has " + std::to_string(ids.size()) + " tokens, the context " +
+                             std::to_string(session.capacity()) + " (see --ctx)"};
+  }
+  if (o.ids && !o.quiet) {
+    for (const std::int32_t id : ids) std::fprintf(stderr, "%d ", static_cast<int>(id));
+    std::fputc('\n', stderr);
+  }
+
+  Timing timing;
+  auto start = Clock::now();
+  NIBBLE_CHECK(prefill(generator, ids, prompt.empty(),
+                       static_cast<std::size_t>(o.session.max_batch), status));
+  timing.n_prompt = session.position();
+  timing.prefill_seconds = seconds_since(start);
+  start = Clock::now();
+  if (timing.n_prompt == static_cast<Index>(ids.size())) {
+    for (;;) {
+      NIBBLE_TRY(token, generator.next());
+      if (!token) break;
+      print(*token, o);
+    }
+  }
+  timing.decode_seconds = seconds_since(start);
+  timing.n_tokens = generator.n_tokens();
+  if (!o.ids && !o.logprobs) std::puts("");
+  if (std::fflush(stdout) != 0) {
+    return nibble::Error{nibble::Errc::io, "cannot write to stdout"};
+  }
+  const auto finish = interrupted ? nibble::Finish::cancelled : generator.finish();
+  if (!o.quiet) print_summary(timing, finish, *model, session, pool->n_workers());
+  return interrupted ? example::kInterrupted : example::kOk;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Continues a text with a GGUF model (Llama or GPT-2 architecture).", "generate");
+  Options options;
+  add_options(app, options);
+  if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
+  std::signal(SIGINT, on_interrupt);
+  const auto exit_code = run(options);
+  return exit_code ? *exit_code : example::fail(app, exit_code.error());
+}

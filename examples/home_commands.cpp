@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// home_commands: the model that ships with nibble turns a spoken-style home command into the one
+// call that it means. Answers a few live, then compares weight formats on the test utterances: how
+// many calls are right to the letter, how fast, in how much memory.
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <thread>
+#include <vector>
+
+#include "apart.hpp"
+#include "common.hpp"
+#include "nibble/model/convert.hpp"
+#include "nibble/nibble.hpp"
+
+namespace {
+
+using nibble::Index;
+using nibble::Result;
+using nibble::Status;
+using nibble::quant::Format;
+using Clock = std::chrono::steady_clock;
+
+// Only these formats are compiled; nibble::Model has all that there are.
+using Formats = nibble::graph::FormatList<nibble::quant::F32, nibble::quant::F16,
+                                          nibble::quant::Q8_0, nibble::quant::Q4_0>;
+using Model = nibble::BasicModel<Formats>;
+using Session = nibble::BasicSession<Model>;
+
+struct TableRow {
+  Format format;
+  const char* name;
+};
+constexpr std::array kTable = {TableRow{Format::f32, "F32"}, TableRow{Format::f16, "F16"},
+                               TableRow{Format::q8_0, "INT8"}, TableRow{Format::q4_0, "INT4"}};
+
+constexpr std::array kLiveUtterances = {
+    "could you please dim the office light to 10 percent",
+    "wake me up at six thirty am tomorrow",
+    "could you add milk and eggs to my list",
+    "it is too cold, heat the nursery to twenty one degrees please",
+    "please kitcheen printter on pllese",
+    "tell me why cats purr",
+};
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// ---- One command -------------------------------------------------------------------------------
+
+struct Answer {
+  std::string call;
+  double logprob = 0;  // of the whole call, its end included
+  double seconds = 0;
+  Index n_tokens = 0;  // of utterance and call
+};
+
+// The call that the utterance means: the likeliest continuation of utterance and newline.
+Result<Answer> answer(Session& session, const std::string& utterance,
+                      nibble::FunctionRef<void(std::string_view)> on_text) {
+  Answer result;
+  const auto start = Clock::now();
+  NIBBLE_CHECK(session.rewind(0));
+  const auto on_token = [&](const nibble::Token& token) {
+    result.call += token.text;
+    result.logprob += static_cast<double>(token.logprob);
+    on_text(token.text);
+    return true;
+  };
+  NIBBLE_TRY(done, nibble::generate(session, utterance + "\n", {}, on_token));
+  result.seconds = seconds_since(start);
+  result.n_tokens = done.n_prompt + done.n_tokens;
+  return result;
+}
+
+Result<Answer> answer_and_print(Session& session, const std::string& utterance) {
+  const auto print = [](std::string_view text) {
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  };
+  NIBBLE_TRY(result, answer(session, utterance, print));
+  std::printf("   (%.1f ms, confidence %.1f %%)\n", 1000 * result.seconds,
+              100 * std::exp(result.logprob));
+  return result;
+}
+
+// The mean time of a command.
+Result<double> answer_live(const std::string& model_path) {
+  NIBBLE_TRY(file, nibble::io::Gguf::open(model_path));
+  NIBBLE_TRY(model, Model::from_gguf(file));
+  NIBBLE_TRY(session, Session::create(model));
+  double seconds = 0;
+  for (const char* const utterance : kLiveUtterances) {
+    std::printf("  %s\n    -> ", utterance);
+    NIBBLE_TRY(result, answer_and_print(session, utterance));
+    seconds += result.seconds;
+  }
+  return seconds / kLiveUtterances.size();
+}
+
+Status answer_stdin(const std::string& model_path) {
+  NIBBLE_TRY(file, nibble::io::Gguf::open(model_path));
+  NIBBLE_TRY(model, Model::from_gguf(file));
+  NIBBLE_TRY(session, Session::create(model));
+  std::string utterance;
+  for (;;) {
+    if (example::is_terminal(stderr)) std::fputs("> ", stderr);
+    if (!std::getline(std::cin, utterance)) return nibble::ok();
+    if (utterance.empty()) continue;
+    if (const auto result = answer_and_print(session, utterance); !result) {
+      std::printf("%s\n", result.error().message.c_str());  // too long; the next may be shorter
+    }
+  }
+}
+
+// ---- All commands of the test files ------------------------------------------------------------
+
+struct Sample {
+  std::string utterance;
+  std::string call;
+};
+
+// Lines of utterance, tab, call.
+Result<std::vector<Sample>> read_samples(const std::filesystem::path& path) {
+  std::ifstream in(path);
+  if (!in) {
+    return nibble::Error{nibble::Errc::io,
+                         path.string() + ": cannot open: " + std::strerror(errno)};
+  }
+  std::vector<Sample> samples;
+  std::string line;
+  while (std::getline(in, line)) {
+    const std::size_t tab = line.find('\t');
+    if (tab == line.npos) {
+      return nibble::Error{
+          nibble::Errc::malformed,
+          path.string() + ": line " + std::to_string(samples.size() + 1) + " has no tab"};
+    }
+    samples.push_back({line.substr(0, tab), line.substr(tab + 1)});
+  }
+  return samples;
+}
+
+struct Score {
+  std::uint64_t weight_bytes = 0;  // as stored in the file
+  std::array<Index, 2> right = {};
+  double command_seconds = 0;  // mean
+  double tokens_per_second = 0;
+};
+
+// Runs the first n samples of both splits, each on one thread, n_threads of them side by side with
+// sessions of their own over one model.
+Result<Score> measure(const nibble::io::Gguf& file,
+                      const std::array<std::vector<Sample>, 2>& splits, std::size_t n,
+                      Index n_threads, const char* name) {
+  NIBBLE_TRY(model, Model::from_gguf(file));
+  Score score;
+  for (const auto& tensor : file.tensors()) score.weight_bytes += tensor.data.size();
+
+  struct Worker {
+    std::array<Index, 2> right = {};
+    double seconds = 0;
+    Index n_tokens = 0;
+    std::optional<nibble::Error> error;
+    std::thread thread;
+  };
+  std::atomic<std::size_t> next{0};
+  const auto work = [&](Worker& worker) -> Status {
+    NIBBLE_TRY(session, Session::create(model));
+    for (std::size_t i; (i = next.fetch_add(1)) < 2 * n;) {
+      const Sample& sample = splits[i / n][i % n];
+      NIBBLE_TRY(result, answer(session, sample.utterance, [](std::string_view) {}));
+      worker.right[i / n] += result.call == sample.call ? 1 : 0;
+      worker.seconds += result.seconds;
+      worker.n_tokens += result.n_tokens;
+    }
+    return nibble::ok();
+  };
+
+  const auto start = Clock::now();
+  std::vector<Worker> workers(static_cast<std::size_t>(n_threads));
+  for (Worker& worker : workers) {
+    worker.thread = std::thread([&work, &worker] {
+      if (Status done = work(worker); !done) worker.error = std::move(done).error();
+    });
+  }
+  {
+    example::StatusLine status;
+    for (std::size_t done; (done = next.load()) < 2 * n;) {
+      status.show(std::string(name) + ": " + std::to_string(done) + " of " + std::to_string(2 * n));
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+  }
+  for (Worker& worker : workers) worker.thread.join();
+  const double seconds = seconds_since(start);
+  Index n_tokens = 0;
+  for (Worker& worker : workers) {
+    if (worker.error) return *std::move(worker.error);
+    for (std::size_t split = 0; split < 2; ++split) score.right[split] += worker.right[split];
+    score.command_seconds += worker.seconds / static_cast<double>(2 * n);
+    n_tokens += worker.n_tokens;
+  }
+  score.tokens_per_second = static_cast<double>(n_tokens) / seconds;
+  return score;
+}
+
+// Score and peak memory of the model in a format. Each runs in a process of its own that finds the
+// model ready, as a file of that format would be.
+Result<example::Apart<Score>> measure_apart(const std::string& model_path, const TableRow& row,
+                                            const std::array<std::vector<Sample>, 2>& splits,
+                                            std::size_t n, Index n_threads) {
+  if (row.format == Format::f16) {
+    return example::run_apart<Score>([&]() -> Result<Score> {
+      NIBBLE_TRY(file, nibble::io::Gguf::open(model_path));
+      return measure(file, splits, n, n_threads, row.name);
+    });
+  }
+  std::error_code error;
+  const auto file_size = std::filesystem::file_size(model_path, error);
+  const std::size_t capacity = 2 * (error ? 0 : file_size) + (1u << 20);
+  NIBBLE_TRY(converted, example::SharedBytes::allocate(capacity));
+  const auto convert = [&]() -> Result<std::size_t> {
+    NIBBLE_TRY(file, nibble::io::Gguf::open(model_path));
+    NIBBLE_TRY(bytes, nibble::quantize_model(file, {.format = row.format}));
+    if (bytes.size() > capacity) {
+      return nibble::Error{nibble::Errc::limit, model_path + ": is no F16 model"};
+    }
+    std::copy(bytes.begin(), bytes.end(), converted.bytes().begin());
+    return bytes.size();
+  };
+  NIBBLE_TRY(size, example::run_apart<std::size_t>(convert));
+  return example::run_apart<Score>([&]() -> Result<Score> {
+    NIBBLE_TRY(file, nibble::io::Gguf::parse(converted.bytes().first(size.value), row.name));
+    return measure(file, splits, n, n_threads, row.name);
+  });
+}
+
+Status print_table(const std::string& model_path, std::size_t n_wanted, Index n_threads,
+                   double command_seconds) {
+  const auto folder = std::filesystem::path(model_path).parent_path();
+  std::array<std::vector<Sample>, 2> splits;
+  NIBBLE_TRY(test, read_samples(folder / "test_2000.tsv"));
+  NIBBLE_TRY(hard, read_samples(folder / "hard_2000.tsv"));
+  splits = {std::move(test), std::move(hard)};
+  const std::size_t n_all = std::min(splits[0].size(), splits[1].size());
+  std::size_t n = std::min(n_wanted, n_all);
+  if (n_wanted == 0) {  // as many as about half a minute allows
+    const double budget = 30.0 * static_cast<double>(n_threads) / (kTable.size() * 2);
+    const double fitting = budget / std::max(command_seconds, 1e-6);
+    n = fitting >= static_cast<double>(n_all)
+            ? n_all
+            : std::min(n_all, std::max<std::size_t>(50, static_cast<std::size_t>(fitting)));
+  }
+  if (n == 0) return nibble::Error{nibble::Errc::malformed, folder.string() + ": no utterances"};
+
+  std::printf(
+      "\nThe first %zu of %zu held-out and of %zu hard utterances; right: to the letter\n\n", n,
+      splits[0].size(), splits[1].size());
+  std::printf("%-6s %13s %18s %18s %11s %9s %10s\n", "format", "weight bytes", "held-out right",
+              "hard right", "ms/command", "tokens/s", "peak RAM");
+  for (const TableRow& row : kTable) {
+    NIBBLE_TRY(measured, measure_apart(model_path, row, splits, n, n_threads));
+    const Score& score = measured.value;
+    std::printf("%-6s %13s", row.name, example::grouped(score.weight_bytes).c_str());
+    for (const Index right : score.right) {
+      std::printf(" %4lld/%-4zu %6.2f %%", static_cast<long long>(right), n,
+                  100.0 * static_cast<double>(right) / static_cast<double>(n));
+    }
+    std::printf(" %11.2f %9.0f %10s\n", 1000 * score.command_seconds, score.tokens_per_second,
+                measured.peak_ram ? example::mebibytes(*measured.peak_ram).c_str() : "unknown");
+    std::fflush(stdout);
+  }
+  std::printf(
+      "\nSIMD target %s (available: %s), %lld commands side by side, a thread each.\n"
+      "INT8 is Q8_0, INT4 is Q4_0; norms stay F32. tokens/s: utterances and calls, all threads\n"
+      "together. Peak RAM: of a process that loads and runs this model and nothing else.\n",
+      to_string(nibble::simd::active_target()),
+      to_string(nibble::simd::available_targets()).c_str(), static_cast<long long>(n_threads));
+  return nibble::ok();
+}
+
+// Where the model lies: where it was when this was compiled, or beside the program.
+std::string default_model(const char* program) {
+  const std::filesystem::path name = "home-commands-f16.gguf";
+  const auto here = std::filesystem::path(program).parent_path();
+  const auto built = std::filesystem::path(NIBBLE_EXAMPLES_DIR) / "models" / name;
+  for (const auto& path : {built, here / "models" / name, here / name}) {
+    std::error_code error;
+    if (std::filesystem::exists(path, error)) return path.string();
+  }
+  return built.string();
+}
+
+Status run(const std::string& model_path, std::size_t n, Index n_threads, bool is_interactive) {
+  NIBBLE_CHECK(nibble::simd::ensure_target());
+  if (is_interactive) return answer_stdin(model_path);
+  std::printf("%s\n\n", std::filesystem::path(model_path).filename().string().c_str());
+  NIBBLE_TRY(live, example::run_apart<double>([&] { return answer_live(model_path); }));
+  if (n_threads == 0) n_threads = nibble::available_cpus().n_cores;
+  return print_table(model_path, n, n_threads, live.value);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app(
+      "Turns home commands into calls with the model that ships with nibble, and compares weight "
+      "formats.",
+      "home_commands");
+  std::string model_path = default_model(argv[0]);
+  std::size_t n = 0;
+  Index n_threads = 0;
+  bool is_interactive = false;
+  app.add_option("--model", model_path, "an F16 model; test_2000.tsv and hard_2000.tsv beside it")
+      ->capture_default_str();
+  app.add_option("--utterances", n,
+                 "how many of each test file; 0: as many as half a minute allows");
+  app.add_option("--threads", n_threads, "commands that run side by side; 0: one per core")
+      ->check(CLI::Range(0, 1024));
+  app.add_flag("--interactive", is_interactive, "answer the commands on stdin, a line each");
+  app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage.");
+  if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
+  const Status done = run(model_path, n, n_threads, is_interactive);
+  if (!done) return example::fail(app, done.error());
+  return std::fflush(stdout) == 0 ? example::kOk : example::kFailed;
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// static_model: a model whose dimensions are known to the compiler. All memory that it works in is
+// a constant of the program, checked by a static_assert: what a device without a heap wants.
+#include <array>
+#include <cstdio>
+#include <numeric>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "nibble/nibble.hpp"
+#include "nibble/ops/softmax.hpp"
+
+namespace {
+
+using nibble::Dim;
+using nibble::Index;
+using nibble::Result;
+using nibble::Slot;
+using nibble::Status;
+
+// Only F16 weights: nothing else is compiled.
+using Formats = nibble::graph::FormatList<nibble::quant::F16>;
+
+// The model that ships with nibble, as llama() takes it.
+struct HomeCommands {
+  Dim<512> vocab_size;
+  Dim<256> dim;
+  Dim<3> n_layers;
+  Dim<8> n_heads;
+  Dim<2> n_kv_heads;
+  Dim<32> head_dim;
+  Dim<512> ffn_dim;
+  Index window = 0;
+  float norm_eps = 1e-5f;
+};
+constexpr HomeCommands kDims;
+constexpr Index kContext = 96;
+constexpr Index kRopePairs = Index{kDims.head_dim} / 2;
+constexpr double kRopeTheta = 10000;
+
+constexpr auto kModel = nibble::graph::fuse(nibble::llama(kDims));
+
+// One thread, up to 32 tokens of a prompt at once.
+constexpr nibble::graph::Limits kLimits{
+    .max_tokens = 32, .max_outputs = 1, .n_positions = kContext, .max_workers = 1};
+constexpr nibble::graph::Plan kPlan = nibble::graph::make_plan<Formats>(kModel, kLimits);
+
+constexpr nibble::ops::KvCacheLayout kCache{.type = nibble::ops::KvType::f16,
+                                            .n_layers = kDims.n_layers,
+                                            .n_kv_heads = kDims.n_kv_heads,
+                                            .head_dim = kDims.head_dim,
+                                            .capacity = kContext};
+constexpr std::size_t kRopeBytes = kContext * kRopePairs * sizeof(float);  // cosines, or sines
+constexpr std::size_t kBytes = nibble::align_up(kPlan.bytes) + nibble::align_up(kCache.bytes()) +
+                               2 * nibble::align_up(kRopeBytes);
+
+static_assert(kPlan.is_valid() && kCache.is_valid());
+static_assert(kBytes < 512 * 1024, "the model does not fit in the device's memory");
+
+alignas(nibble::kAlignment) std::byte memory[kBytes];
+
+// The weights of the expression's slots, packed.
+Result<nibble::WeightStore<Formats>> read_weights(const nibble::io::Gguf& file) {
+  nibble::WeightStore<Formats> weights(kDims.n_layers);
+  const auto add = [&](Slot slot, Index layer, Index n, Index k) -> Status {
+    NIBBLE_TRY(tensor, file.tensor(nibble::gguf_name(slot, layer)));
+    NIBBLE_TRY(format, nibble::quant::format_of(tensor.type));
+    return weights.add(slot, layer, format, n, k, tensor.data);
+  };
+  constexpr Index kQ = kDims.n_heads * kDims.head_dim;
+  constexpr Index kKv = kDims.n_kv_heads * kDims.head_dim;
+  NIBBLE_CHECK(add(Slot::token_embd, -1, kDims.vocab_size, kDims.dim));
+  NIBBLE_CHECK(add(Slot::output_norm, -1, 0, kDims.dim));
+  weights.tie(Slot::output, Slot::token_embd);
+  for (Index layer = 0; layer < kDims.n_layers; ++layer) {
+    NIBBLE_CHECK(add(Slot::attn_norm, layer, 0, kDims.dim));
+    NIBBLE_CHECK(add(Slot::attn_q, layer, kQ, kDims.dim));
+    NIBBLE_CHECK(add(Slot::attn_k, layer, kKv, kDims.dim));
+    NIBBLE_CHECK(add(Slot::attn_v, layer, kKv, kDims.dim));
+    NIBBLE_CHECK(add(Slot::attn_output, layer, kDims.dim, kQ));
+    NIBBLE_CHECK(add(Slot::ffn_norm, layer, 0, kDims.dim));
+    NIBBLE_CHECK(add(Slot::ffn_gate, layer, kDims.ffn_dim, kDims.dim));
+    NIBBLE_CHECK(add(Slot::ffn_up, layer, kDims.ffn_dim, kDims.dim));
+    NIBBLE_CHECK(add(Slot::ffn_down, layer, kDims.dim, kDims.ffn_dim));
+  }
+  nibble::InlineExecutor executor;
+  NIBBLE_CHECK(weights.pack(executor));
+  return weights;
+}
+
+// What a run needs, in `memory`. Keeps a reference to `weights` and `executor`.
+Result<nibble::graph::RunArgs> prepare(const nibble::WeightStore<Formats>& weights,
+                                       nibble::Executor& executor) {
+  nibble::Arena arena(memory);
+  nibble::graph::RunArgs args;
+  args.executor = &executor;
+  args.weights = weights.table();
+  args.arena = {arena.take<std::byte>(kPlan.bytes), kPlan.bytes};
+  NIBBLE_TRY(cache, nibble::ops::KvCache::create(
+                        {arena.take<std::byte>(kCache.bytes()), kCache.bytes()}, kCache));
+  args.cache = cache;
+
+  std::array<double, kRopePairs> frequencies;
+  std::array<Index, kContext> positions;
+  std::iota(positions.begin(), positions.end(), Index{0});
+  nibble::ops::rope_frequencies(frequencies, kRopeTheta);
+  constexpr std::size_t kAngles = kContext * kRopePairs;
+  const nibble::MatrixView<float> cos(arena.take<float>(kAngles), kContext, kRopePairs);
+  const nibble::MatrixView<float> sin(arena.take<float>(kAngles), kContext, kRopePairs);
+  nibble::ops::rope_table(frequencies, positions, cos, sin);
+  args.rope_cos = cos;
+  args.rope_sin = sin;
+  return args;
+}
+
+Status run(const std::string& model_path, const std::string& utterance) {
+  NIBBLE_CHECK(nibble::simd::ensure_target());
+  NIBBLE_TRY(file, nibble::io::Gguf::open(model_path));
+  NIBBLE_TRY(tokenizer, nibble::text::Tokenizer::from_gguf(file));
+  NIBBLE_TRY(weights, read_weights(file));
+  nibble::InlineExecutor executor;
+  NIBBLE_TRY(args, prepare(weights, executor));
+
+  NIBBLE_TRY(ids, tokenizer.encode(utterance + "\n"));
+  std::vector<std::int32_t> call;
+  std::span<const std::int32_t> tokens = ids;
+  while (args.first_position + static_cast<Index>(tokens.size()) <= kContext) {
+    args.tokens = tokens.first(std::min<std::size_t>(tokens.size(), kLimits.max_tokens));
+    for (const std::int32_t id : args.tokens) {
+      if (id < 0 || id >= kDims.vocab_size) {
+        return nibble::Error{nibble::Errc::malformed, "a token that the model does not have"};
+      }
+    }
+    const auto logits = nibble::graph::run<Formats>(kModel, kPlan, kLimits, args);
+    args.first_position += static_cast<Index>(args.tokens.size());
+    tokens = tokens.subspan(args.tokens.size());
+    if (!tokens.empty()) continue;  // more of the prompt
+    const Index best = nibble::ops::argmax(logits[0]);
+    if (tokenizer.vocabulary().ends_generation(static_cast<std::int32_t>(best))) break;
+    call.push_back(static_cast<std::int32_t>(best));
+    tokens = std::span(call).last(1);
+  }
+  std::printf("%s\n-> %s\n", utterance.c_str(),
+              tokenizer.decode(call, {.at_start = false}).c_str());
+  return nibble::ok();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc > 3) {
+    std::fprintf(stderr, "usage: static_model [home-commands-f16.gguf [utterance]]\n");
+    return 2;
+  }
+  const std::string model = argc > 1 ? argv[1] : "examples/models/home-commands-f16.gguf";
+  const std::string utterance =
+      argc > 2 ? argv[2] : "could you please dim the office light to 10 percent";
+  const Status done = run(model, utterance);
+  if (!done) {
+    std::fprintf(stderr, "static_model: %s\n", done.error().message.c_str());
+    return 1;
+  }
+  std::printf(
+      "%zu bytes of working memory, known when this was compiled:\n"
+      "  %zu intermediate results, %zu key-value cache, %zu rotation tables\n",
+      kBytes, kPlan.bytes, kCache.bytes(), 2 * kRopeBytes);
+  return 0;
+}

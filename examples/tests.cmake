@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Runs the examples as a user would: what they print and how they exit.
+
+set(home_model ${CMAKE_CURRENT_SOURCE_DIR}/models/home-commands-f16.gguf)
+set(utterance "could you please dim the office light to 10 percent")
+set(call "light\\.set\\(room=office, level=10\\)")
+
+# nibble_example_test(name program EXIT code [STDIN text] [OUT regex] [ERR regex] ARGS arguments...)
+function(nibble_example_test test program)
+  cmake_parse_arguments(arg "" "EXIT;STDIN;OUT;ERR" "ARGS" ${ARGN})
+  add_test(NAME example_${test}
+    COMMAND ${CMAKE_COMMAND} -DEXIT=${arg_EXIT} -DSTDIN=${arg_STDIN} -DOUT=${arg_OUT}
+      -DERR=${arg_ERR} -DINPUT=${CMAKE_CURRENT_BINARY_DIR}/${test}.txt
+      -P ${CMAKE_CURRENT_SOURCE_DIR}/run_test.cmake -- $<TARGET_FILE:nibble_${program}> ${arg_ARGS})
+endfunction()
+
+foreach(program generate quantize home_commands)
+  nibble_example_test(${program}_help ${program} EXIT 0 OUT "Usage: ${program}" ARGS --help)
+  nibble_example_test(${program}_usage ${program} EXIT 2 ERR "^${program}: [^\n]*--help.\n$"
+    ARGS --nonsense)
+endforeach()
+nibble_example_test(generate_no_prompt generate EXIT 2 ERR "--prompt" ARGS ${home_model})
+nibble_example_test(generate_no_target generate EXIT 2 ERR "SSE99"
+  ARGS ${home_model} --prompt x --target SSE99)
+nibble_example_test(quantize_no_format quantize EXIT 2 ERR "q9_9"
+  ARGS ${home_model} out.gguf --format q9_9)
+nibble_example_test(quantize_bad_rule quantize EXIT 2 ERR "regular expression"
+  ARGS ${home_model} out.gguf --format q4_0 --tensor "(=f16")
+
+nibble_example_test(generate_no_file generate EXIT 1 ERR "^generate: missing.gguf: [^\n]*\n$"
+  ARGS missing.gguf --prompt x)
+nibble_example_test(generate_no_prompt_file generate EXIT 1 ERR "^generate: missing.txt: [^\n]*\n$"
+  ARGS ${home_model} --prompt-file missing.txt)
+nibble_example_test(generate_long_prompt generate EXIT 1 ERR "context 10"
+  ARGS ${home_model} --prompt ${utterance} --ctx 10)
+nibble_example_test(quantize_no_file quantize EXIT 1 ERR "^quantize: missing.gguf: [^\n]*\n$"
+  ARGS missing.gguf out.gguf --format q4_0)
+nibble_example_test(quantize_no_folder quantize EXIT 1 ERR "^quantize: [^\n]*missing/out.gguf"
+  ARGS ${home_model} missing/out.gguf --format q4_0)
+nibble_example_test(home_commands_no_file home_commands EXIT 1 ERR "missing.gguf"
+  ARGS --model missing.gguf)
+
+nibble_example_test(generate generate EXIT 0 STDIN "${utterance}\n" OUT "^${call}\n$"
+  ERR "prefill  17 tokens.*decode   8 tokens.*finish: end of text.*peak RAM"
+  ARGS ${home_model} --prompt-file -)
+nibble_example_test(generate_stop generate EXIT 0 STDIN "${utterance}\n"
+  OUT "^light.set\\(room=\n$" ERR "^$" ARGS ${home_model} --prompt-file - --stop office --quiet)
+nibble_example_test(generate_tokens generate EXIT 0 STDIN "${utterance}\n"
+  OUT "^ +[0-9]+ +-0\\.[0-9]+ \"light" ERR "^1 [0-9 ]+\n.*token limit"
+  ARGS ${home_model} --prompt-file - --ids --logprobs --max-tokens 1)
+nibble_example_test(generate_sampled generate EXIT 0 OUT "." ERR "decode   20 tokens.*token limit"
+  ARGS ${home_model} --prompt light --max-tokens 20 --temperature 5 --top-k 0 --top-p 1 --min-p 0
+    --seed 7 --kv bf16 --batch 1 --threads 2 --stop "<unk>")
+
+foreach(format q8_0 q4_0)
+  set(made ${CMAKE_CURRENT_BINARY_DIR}/home-commands-${format}.gguf)
+  nibble_example_test(quantize_${format} quantize EXIT 0
+    OUT "blk.0.attn_q.weight +256 x 256 +f16 +${format} .*all .*bytes of weights"
+    ARGS ${home_model} ${made} --format ${format} --tensor "token_embd=q8_0")
+  nibble_example_test(generate_${format} generate EXIT 0 STDIN "${utterance}\n" OUT "^${call}\n$"
+    ARGS ${made} --prompt-file - --quiet)
+  set_tests_properties(example_quantize_${format} PROPERTIES FIXTURES_SETUP home_${format})
+  set_tests_properties(example_generate_${format} PROPERTIES FIXTURES_REQUIRED home_${format})
+endforeach()
+
+nibble_example_test(home_commands home_commands EXIT 0
+  OUT "office light to 10 percent\n    -> ${call}.*F32 .*40/40 .*F16 .*INT8 .*INT4 .*SIMD target"
+  ARGS --utterances 40)
+nibble_example_test(home_commands_stdin home_commands EXIT 0 STDIN "${utterance}\nwhy cats purr\n"
+  OUT "^${call} .*none\\(\\)" ARGS --interactive)
+nibble_example_test(static_model static_model EXIT 0
+  OUT "-> ${call}\n[0-9]+ bytes of working memory" ARGS ${home_model})
+nibble_example_test(minimal minimal EXIT 0 OUT "^${call}$")
+set_tests_properties(example_minimal PROPERTIES WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
