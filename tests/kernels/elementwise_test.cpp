@@ -10,7 +10,6 @@
 #include "doctest/doctest.h"
 #include "kernels/arrays.hpp"
 #include "kernels/each_target.hpp"
-#include "nibble/ops/embedding.hpp"
 
 using namespace nibble;
 using namespace nibble_test;
@@ -212,26 +211,3 @@ TEST_CASE("elementwise operations on matrices go row by row, whatever the stride
   CHECK(n_wrong == 0);
 }
 
-TEST_CASE("embedding copies the rows of its ids") {
-  constexpr Index kVocabulary = 300, kDim = 70;
-  std::vector<f16> halves(kVocabulary * kDim);
-  Floats floats(halves.size());
-  const Floats values = random_floats(halves.size(), -2, 2);
-  for (std::size_t i = 0; i < halves.size(); ++i) {
-    halves[i] = to_f16(values[i]);
-    floats[i] = to_f32(halves[i]);
-  }
-  const std::vector<std::int32_t> ids = {299, 0, 7, 7, 150};
-  Floats from_f32(ids.size() * kDim), from_f16(from_f32.size());
-  BackwardExecutor executor;
-  ops::embedding(executor, MatrixView<const float>(floats.data(), kVocabulary, kDim), ids,
-                 MatrixView<float>(from_f32.data(), 5, kDim));
-  ops::embedding(executor, MatrixView<const f16>(halves.data(), kVocabulary, kDim), ids,
-                 MatrixView<float>(from_f16.data(), 5, kDim));
-  CHECK(same_bits(from_f32, from_f16));
-  for (std::size_t row = 0; row < ids.size(); ++row) {
-    const auto begin = floats.begin() + ids[row] * kDim;
-    const auto got = from_f32.begin() + static_cast<std::ptrdiff_t>(row) * kDim;
-    CHECK(same_bits({got, got + kDim}, {begin, begin + kDim}));
-  }
-}

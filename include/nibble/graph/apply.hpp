@@ -26,7 +26,7 @@
 #include "nibble/ops/elementwise.hpp"
 #include "nibble/ops/matmul.hpp"
 #include "nibble/ops/norm.hpp"
-#include "nibble/ops/packed_rows.hpp"
+#include "nibble/ops/embedding.hpp"
 #include "nibble/ops/quantize_rows.hpp"
 #include "nibble/ops/rope.hpp"
 

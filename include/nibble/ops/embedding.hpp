@@ -1,33 +1,52 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Rows of an embedding table that is stored as f32, f16 or bf16.
+// Rows of a packed matrix as f32: token and position embeddings, straight from the weights that a
+// tied output layer multiplies with.
 #pragma once
 
 #include <cstdint>
 #include <span>
 
-#include "nibble/kernels/elementwise.hpp"
 #include "nibble/ops/rows.hpp"
-#include "nibble/ops/unit_rows.hpp"
-#include "nibble/simd/dispatch.hpp"
+#include "nibble/quant/packed.hpp"
+#include "nibble/quant/quantize.hpp"
 
 namespace nibble::inline NIBBLE_ABI::ops {
 
-// out[i] = table[ids[i]]. `table` is (vocabulary, dim) and `out` (n_tokens, dim), the values of a
-// row next to each other; no overlap. Ids have been checked: 0 <= id < vocabulary. T: float, f16 or
-// bf16.
-template <class T>
-void embedding(Executor& executor, MatrixView<const T> table, std::span<const std::int32_t> ids,
-               MatrixView<float> out) noexcept {
-  NIBBLE_ASSERT(out.extent(0) == static_cast<Index>(ids.size()) &&
-                out.extent(1) == table.extent(1));
-  NIBBLE_ASSERT(has_unit_rows(table) && has_unit_rows(out));
-  const auto run = simd::kernel<kernels::ToF32<T>>();
-  for_rows(executor, out.extent(0), out.extent(1), [&](Index row) {
-    const Index id = ids[static_cast<std::size_t>(row)];
-    NIBBLE_ASSERT(id >= 0 && id < table.extent(0));
-    run(row_of(table, id), row_of(out, row), out.extent(1));
+// out (k) = row `row` of the matrix, dequantized exactly (one rounding to f32 per weight).
+template <class Format>
+void packed_row(const quant::PackedMatrix<Format>& matrix, Index row, float* out) noexcept {
+  NIBBLE_ASSERT(row >= 0 && row < matrix.n);
+  using L = quant::Packed<Format>;
+  const std::byte* const panel = matrix.panel(row / quant::kPanelRows);
+  const Index lane = row % quant::kPanelRows;
+  if constexpr (quant::BlockFormat<Format>) {
+    for (Index b = 0; b < matrix.k / L::kLength; ++b) {
+      quant::dequantize_block<Format>(L::unpack_block(panel, lane, b), out + b * L::kLength);
+    }
+  } else {
+    for (Index i = 0; i < matrix.k; ++i) out[i] = to_f32(L::weight(panel, lane, i));
+  }
+}
+
+// out (tokens, k): row i is the matrix's row tokens[i]. Every token must be in [0, n).
+template <class Format>
+void embedding(Executor& executor, const quant::PackedMatrix<Format>& matrix,
+               std::span<const std::int32_t> tokens, MatrixView<float> out) noexcept {
+  const auto m = static_cast<Index>(tokens.size());
+  NIBBLE_ASSERT(out.extent(0) == m && out.extent(1) == matrix.k && out.stride(1) == 1);
+  for_rows(executor, m, matrix.k, [&](Index i) {
+    packed_row(matrix, tokens[static_cast<std::size_t>(i)], out.data() + i * out.stride(0));
   });
+}
+
+// out (m, k): row i is the matrix's row first + i.
+template <class Format>
+void embedding_range(Executor& executor, const quant::PackedMatrix<Format>& matrix, Index first,
+                     MatrixView<float> out) noexcept {
+  NIBBLE_ASSERT(out.extent(1) == matrix.k && out.stride(1) == 1);
+  for_rows(executor, out.extent(0), matrix.k,
+           [&](Index i) { packed_row(matrix, first + i, out.data() + i * out.stride(0)); });
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::ops
