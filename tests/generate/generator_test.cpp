@@ -177,7 +177,7 @@ TEST_CASE("generation ends with the model's end token, the token limit, or a ful
 TEST_CASE("the text ends before the first stop string, wherever the tokens end") {
   const std::string whole = kAnswer;
   for (std::size_t at = 0; at < whole.size(); ++at) {
-    for (const std::size_t length : {1, 2, 5, 9}) {
+    for (const unsigned length : {1u, 2u, 5u, 9u}) {
       const std::string stop = whole.substr(at, length);
       CAPTURE(stop);
       GenerateOptions options;

@@ -58,6 +58,7 @@ inline constexpr Format kFormatOf = [] {
                      [](auto tag) { return std::is_same_v<typename decltype(tag)::type, F>; }))
       return format;
   }
+  NIBBLE_UNREACHABLE();  // a type without a name does not compile
 }();
 
 constexpr const char* to_string(Format format) noexcept {
