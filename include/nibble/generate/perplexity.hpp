@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Perplexity of a text, as the field measures it: how well a model in some weight format or with
+// some cache predicts it, to compare formats and engines on.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "nibble/generate/session.hpp"
+#include "nibble/kernels/softmax.hpp"
+#include "nibble/simd/dispatch.hpp"
+
+namespace nibble::inline NIBBLE_ABI {
+
+struct Perplexity {
+  double value = 0;         // exp(negative_log): 1 is perfect, vocab_size is guessing
+  double negative_log = 0;  // mean negative log-probability of the scored tokens, in nats
+  Index n_scored = 0;       // tokens
+  Index n_chunks = 0;
+};
+
+// `tokens` (the text's, BOS included) are cut into chunks of `context` tokens, what is left over is
+// dropped; each chunk starts a new sequence with its first token replaced by `bos`, and only the
+// second half, tokens context / 2 + 1 … context − 1, is scored: those before it are its context.
+// The same as llama.cpp's llama-perplexity. The session's sequence is lost. It goes faster with a
+// session of more max_outputs. `progress` is told after each chunk: chunks done, chunks in all;
+// false stops.
+// Errors: invalid_argument (context below 4 or above the session's capacity, fewer tokens than
+// context, token ids out of range), cancelled.
+template <class ModelType>
+Result<Perplexity> perplexity(BasicSession<ModelType>& session,
+                              std::span<const std::int32_t> tokens, Index context, std::int32_t bos,
+                              const Progress* progress = nullptr) {
+  if (context < 4 || context > session.capacity()) {
+    return Error{Errc::invalid_argument, "perplexity: a context of " + std::to_string(context) +
+                                             "; the session holds " +
+                                             std::to_string(session.capacity())};
+  }
+  Perplexity result;
+  result.n_chunks = static_cast<Index>(tokens.size()) / context;
+  if (result.n_chunks == 0) {
+    return Error{Errc::invalid_argument, "perplexity: " + std::to_string(tokens.size()) +
+                                             " tokens are less than a context of " +
+                                             std::to_string(context)};
+  }
+  const auto log_sum_exp = simd::kernel<kernels::LogSumExp>();
+  const Index half = context / 2;
+  double sum = 0;
+  std::vector<std::int32_t> chunk(static_cast<std::size_t>(context));
+  for (Index c = 0; c < result.n_chunks; ++c) {
+    std::copy_n(tokens.begin() + c * context, context, chunk.begin());
+    chunk[0] = bos;
+    const std::span<const std::int32_t> ids = chunk;
+    NIBBLE_CHECK(session.rewind(0));
+    NIBBLE_TRY(start, session.append(ids.first(static_cast<std::size_t>(half))));
+    (void)start;  // the first scored token is predicted by the one at context / 2
+    // The last token predicts nothing that is here.
+    for (Index first = half; first < context - 1;) {
+      const Index n = std::min(session.max_outputs(), context - 1 - first);
+      NIBBLE_TRY(logits,
+                 session.append(
+                     ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n)), n));
+      for (Index i = 0; i < n; ++i) {
+        const std::int32_t next = ids[static_cast<std::size_t>(first + i + 1)];
+        if (next < 0 || next >= logits.extent(1)) {
+          return Error{Errc::invalid_argument,
+                       "perplexity: token " + std::to_string(next) + " is not in the vocabulary"};
+        }
+        const auto total = log_sum_exp(&logits(i, 0), logits.extent(1));
+        const auto logit = static_cast<double>(logits(i, next));
+        sum += total.log_sum + static_cast<double>(total.max) - logit;
+      }
+      result.n_scored += n;
+      first += n;
+    }
+    if (progress != nullptr &&
+        !(*progress)(static_cast<std::size_t>(c) + 1, static_cast<std::size_t>(result.n_chunks))) {
+      return Error{Errc::cancelled, "perplexity"};
+    }
+  }
+  result.negative_log = sum / static_cast<double>(result.n_scored);
+  result.value = std::exp(result.negative_log);
+  return result;
+}
+
+}  // namespace nibble::inline NIBBLE_ABI
