@@ -16,6 +16,16 @@ thread_local std::size_t largest_allocation = 0;
 
 }  // namespace test
 
+namespace {
+
+void* allocate(std::size_t size, std::size_t alignment) noexcept {
+  test::largest_allocation = std::max(test::largest_allocation, size);
+  return std::aligned_alloc(
+      alignment, (std::max<std::size_t>(size, 1) + alignment - 1) / alignment * alignment);
+}
+
+}  // namespace
+
 void* operator new(std::size_t size) {
   test::largest_allocation = std::max(test::largest_allocation, size);
   if (void* p = std::malloc(size == 0 ? 1 : size)) return p;
@@ -26,7 +36,13 @@ void* operator new(std::size_t size) {
 #endif
 }
 void* operator new[](std::size_t size) { return operator new(size); }
+// The form that the library's own buffers use.
+void* operator new(std::size_t size, std::align_val_t alignment, const std::nothrow_t&) noexcept {
+  return allocate(size, static_cast<std::size_t>(alignment));
+}
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete[](void* p) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }

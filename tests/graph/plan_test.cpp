@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The memory plan against an independent record of the walk: every round of every layer on its own,
+// every value with the steps that name it. Two that live at the same time must not share a byte.
+#include "nibble/graph/plan.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "doctest/doctest.h"
+#include "graph/tiny_dims.hpp"
+#include "nibble/graph/fuse.hpp"
+#include "nibble/model/gpt2.hpp"
+#include "nibble/model/llama.hpp"
+
+namespace {
+
+using namespace nibble;
+using namespace nibble::graph;
+using test::kTinyPlan;
+
+// A static model's memory is a constant that a program can check. The number is what the plan gave
+// when it was written: less is welcome, more is to be noticed.
+static_assert(kTinyPlan.is_valid());
+static_assert(kTinyPlan.bytes <= 4800);
+
+struct Life {
+  int id;
+  std::size_t bytes;
+  int first, last;
+};
+
+// A pass (see apply.hpp) that runs nothing and unrolls the layers.
+template <class Formats>
+class Recorder {
+ public:
+  using FormatTypes = Formats;
+  explicit Recorder(const Limits& limits) : limits_(limits) {}
+
+  const Limits& limits() const noexcept { return limits_; }
+  Index count(Rows rows) const noexcept {
+    return rows == Rows::tokens ? limits_.max_tokens : limits_.max_outputs;
+  }
+  template <Index W>
+  Value<W> make(Dim<W> width, Rows rows) noexcept {
+    return {born(static_cast<std::size_t>(count(rows) * width) * 4), rows, 0, width, width};
+  }
+  Scratch scratch(std::size_t bytes) noexcept { return {born(bytes)}; }
+  template <class F, class... Values>
+  void step(F&&, const Values&... used) noexcept {
+    (name(used.id), ...);
+    ++time_;
+  }
+  template <class Body>
+  void repeat(Index n, Body&& body) noexcept {
+    const int start = next_;
+    for (Index i = 0; i < n; ++i) {
+      next_ = start;
+      body();
+    }
+  }
+  template <Label kName, class AnyValue>
+  void observe(const AnyValue& value) noexcept {
+    name(value.id);
+  }
+
+  const std::vector<Life>& lives() const { return lives_; }
+
+ private:
+  int born(std::size_t bytes) {
+    lives_.push_back({next_, bytes, time_, time_});
+    return next_++;
+  }
+  void name(int id) {
+    if (id < 0) return;
+    const auto newest = std::find_if(lives_.rbegin(), lives_.rend(),
+                                     [&](const Life& life) { return life.id == id; });
+    REQUIRE(newest != lives_.rend());
+    newest->last = time_;
+  }
+
+  Limits limits_;
+  int next_ = 0, time_ = 0;
+  std::vector<Life> lives_;
+};
+
+// Returns the bytes that any plan needs: the most that lives at one time.
+template <class Formats, class E>
+std::size_t check_plan(const E& expression, const Limits& limits) {
+  const Plan plan = make_plan<Formats>(expression, limits);
+  REQUIRE(plan.is_valid());
+  Recorder<Formats> recorder(limits);
+  apply(expression, recorder, Start{});
+  const auto& lives = recorder.lives();
+  REQUIRE(lives.size() >= static_cast<std::size_t>(plan.n_values));
+  int overlaps = 0;
+  std::size_t most = 0;
+  for (const Life& a : lives) {
+    const std::size_t offset = plan.offsets[static_cast<std::size_t>(a.id)];
+    CHECK(offset % kAlignment == 0);
+    CHECK(offset + a.bytes <= plan.bytes);
+    std::size_t together = 0;
+    for (const Life& b : lives) {
+      if (b.first <= a.first && a.first <= b.last) together += b.bytes;
+      if (&a == &b || a.first > b.last || b.first > a.last) continue;
+      const std::size_t other = plan.offsets[static_cast<std::size_t>(b.id)];
+      if (offset < other + b.bytes && other < offset + a.bytes) ++overlaps;
+    }
+    most = std::max(most, together);
+  }
+  CHECK(overlaps == 0);
+  CHECK(plan.bytes >= most);
+  // Nothing much is lost to the order in which values are placed.
+  CHECK(plan.bytes <= most * 3 / 2 + 64 * static_cast<std::size_t>(plan.n_values));
+  return most;
+}
+
+ModelConfig small_config(Index n_layers) {
+  ModelConfig c;
+  c.vocab_size = 50;
+  c.dim = 24;
+  c.n_layers = n_layers;
+  c.n_heads = 6;
+  c.n_kv_heads = 2;
+  c.head_dim = 4;
+  c.ffn_dim = 100;
+  return c;
+}
+
+}  // namespace
+
+TEST_CASE("values that live at the same time do not share memory") {
+  using Plain = FormatList<quant::F32, quant::F16>;
+  using Blocks = FormatList<quant::Q8_0>;
+  for (const Index n_layers : {1, 2, 3}) {
+    for (const Index max_tokens : {1, 3, 16}) {
+      for (const Index max_outputs : {1, 16}) {
+        const Limits limits{max_tokens, std::min(max_tokens, max_outputs), 40, 3};
+        const ModelConfig c = small_config(n_layers);
+        const auto check = [&](const auto& expression) {
+          check_plan<AllFormats>(expression, limits);
+          check_plan<Plain>(expression, limits);
+          check_plan<Blocks>(expression, limits);
+        };
+        check(llama(c));
+        check(fuse(llama(c)));
+        check(gpt2(c));
+        check(fuse(gpt2(c)));
+      }
+    }
+  }
+}
+
+TEST_CASE("what a layer reads again in its next round is kept") {
+  using enum Slot;
+  const Dim<> d{8};
+  // Two results stand before the layers; only the second goes through them, both are summed after.
+  const auto expression =
+      fork(embedding<token_embd>(d),
+           embedding<token_embd>(d) >>
+               repeat(Dim<>{3}, residual(linear<ffn_up>(d) >> silu() >> linear<ffn_down>(d)))) >>
+      sum() >> linear<output>(d);
+  check_plan<AllFormats>(expression, Limits{4, 4, 1, 1});
+  check_plan<AllFormats>(fuse(expression), Limits{4, 4, 1, 1});
+}
+
+TEST_CASE("layers that are not there take no memory") {
+  using enum Slot;
+  const Dim<> d{8}, wide{1000};
+  const auto body = residual(linear<ffn_up>(wide) >> linear<ffn_down>(d));
+  const auto start = embedding<token_embd>(d);
+  const Limits limits{};
+  const Plan without = make_plan<AllFormats>(start >> linear<output>(d), limits);
+  const Plan none =
+      make_plan<AllFormats>(start >> repeat(Dim<>{0}, body) >> linear<output>(d), limits);
+  CHECK(none.bytes == without.bytes);
+  CHECK(none.n_values == without.n_values);
+  CHECK(make_plan<AllFormats>(start >> repeat(Dim<>{1}, body) >> linear<output>(d), limits).bytes >
+        without.bytes);
+}
+
+TEST_CASE("a plan of static dimensions is that of dynamic ones") {
+  ModelConfig c;
+  const test::TinyDims tiny;
+  c.vocab_size = Index{tiny.vocab_size};
+  c.dim = Index{tiny.dim};
+  c.n_layers = Index{tiny.n_layers};
+  c.n_heads = Index{tiny.n_heads};
+  c.n_kv_heads = Index{tiny.n_kv_heads};
+  c.head_dim = Index{tiny.head_dim};
+  c.ffn_dim = Index{tiny.ffn_dim};
+  const Plan plan = make_plan<test::TinyFormats>(fuse(llama(c)), test::kTinyLimits);
+  CHECK(plan.bytes == kTinyPlan.bytes);
+  CHECK(plan.n_values == kTinyPlan.n_values);
+  CHECK(plan.offsets == kTinyPlan.offsets);
+}
+
+TEST_CASE("more results than a plan has room for") {
+  const Dim<> d{4};
+  const auto l = linear<Slot::ffn_up>(d);
+  const auto eight = l >> l >> l >> l >> l >> l >> l >> l;
+  const auto many = eight >> eight >> eight >> eight >> eight >> eight >> eight >> eight;
+  const auto start = embedding<Slot::token_embd>(d);
+  using Formats = test::TinyFormats;
+  CHECK_FALSE(make_plan<Formats>(start >> many, Limits{}).is_valid());
+  CHECK(make_plan<Formats>(start >> eight, Limits{}).is_valid());
+}
