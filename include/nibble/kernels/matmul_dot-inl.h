@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Vectors of the matrix product, and the integer sums of its 8-bit products on each kind of target.
+
+#if defined(NIBBLE_KERNELS_MATMUL_DOT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef NIBBLE_KERNELS_MATMUL_DOT_INL_H_
+#undef NIBBLE_KERNELS_MATMUL_DOT_INL_H_
+#else
+#define NIBBLE_KERNELS_MATMUL_DOT_INL_H_
+#endif
+
+#include <cstring>
+
+#include "hwy/highway.h"
+#include "nibble/kernels/float16-inl.h"
+#include "nibble/kernels/matmul.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using DF32 = hn::CappedTag<float, 16>;
+using DI32 = hn::Repartition<std::int32_t, DF32>;
+using DI16 = hn::Repartition<std::int16_t, DF32>;
+using DU8 = hn::Repartition<std::uint8_t, DF32>;
+using DI8 = hn::Repartition<std::int8_t, DF32>;
+using VF32 = hn::Vec<DF32>;
+using VI32 = hn::Vec<DI32>;
+using VU8 = hn::Vec<DU8>;
+using VI8 = hn::Vec<DI8>;
+
+// A panel is 16 lanes: kVectors vectors of kLanes.
+inline constexpr int kLanes = static_cast<int>(HWY_MAX_LANES_D(DF32));
+inline constexpr int kVectors = 16 / kLanes;
+
+HWY_INLINE VI8 broadcast4(const std::int8_t* codes) {
+  std::int32_t word;
+  std::memcpy(&word, codes, 4);
+  return hn::BitCast(DI8(), hn::Set(DI32(), word));
+}
+
+template <class T>
+HWY_INLINE VF32 load_f32(const T* p) {  // f16 or bf16
+  const hn::Rebind<std::uint16_t, DF32> d16;
+  return widen(T{}, DF32(), hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(p)));
+}
+HWY_INLINE VF32 load_f32(const float* p) { return hn::LoadU(DF32(), p); }
+
+HWY_INLINE VU8 low_nibbles(VU8 v) { return hn::And(v, hn::Set(DU8(), 0x0F)); }
+HWY_INLINE VU8 high_nibbles(VU8 v) {
+#if HWY_ARCH_X86
+  // Not ShiftRight<4> of bytes: AVX-512 has it as a Galois-field product, which takes the port that
+  // dot products need (8 of 88 operations of a tile); a shift of 16 bits does not.
+  const hn::Repartition<std::uint16_t, DU8> du16;
+  return low_nibbles(hn::BitCast(DU8(), hn::ShiftRight<4>(hn::BitCast(du16, v))));
+#else
+  return hn::ShiftRight<4>(v);
+#endif
+}
+
+// ---- Sums of 8-bit products --------------------------------------------------------------------
+// DotSum: the integer sum of one block's products for one vector of rows. Stored codes are
+// unsigned; those of a symmetric format have an offset of 8 or 128, so that −offset * sum(x) must
+// be added: at the start where that is free, at the end where it saves a register, or not at all
+// where the target sums signed codes.
+enum class Correction { at_start, at_end, none };
+
+template <bool kSymmetric>
+inline constexpr Correction kAtStartIf = kSymmetric ? Correction::at_start : Correction::none;
+
+// Unsigned times signed as one operation: VNNI's, or Highway's exact sequence.
+template <int kBits, bool kSymmetric, int kLength>
+struct DotSum {
+  static constexpr Correction kCorrection = kAtStartIf<kSymmetric>;
+  VI32 sum;
+  HWY_INLINE void start(VI32 first) { sum = first; }
+  HWY_INLINE void add(VU8 codes, VI8 x) { sum = hn::SumOfMulQuadAccumulate(DI32(), codes, x, sum); }
+  HWY_INLINE void end_of_32() {}
+  HWY_INLINE VI32 total() const { return sum; }
+};
+
+#if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX3_DL && HWY_TARGET <= HWY_SSSE3
+// A sum that grows one term at a time. Left alone, GCC and Clang add the terms of a block as a
+// tree, which needs all of them at once: they spill, at three times the time.
+template <class V>
+HWY_INLINE void add_in_order(V& sum, V term) {
+  sum = hn::Add(sum, term);
+#if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
+  asm("" : "+v"(sum.raw));
+#endif
+}
+
+// maddubs sums pairs of products in saturating 16 bits. 4-bit codes: |pair| ≤ 2 * 15 * 127 = 3810,
+// so eight pairs (32 weights of a row) fit.
+template <bool kSymmetric>
+struct DotSum<4, kSymmetric, 32> {
+  static constexpr Correction kCorrection = kSymmetric ? Correction::at_end : Correction::none;
+  hn::Vec<DI16> pairs;
+  HWY_INLINE void start(VI32) { pairs = hn::Zero(DI16()); }
+  HWY_INLINE void add(VU8 codes, VI8 x) {
+    add_in_order(pairs, hn::SatWidenMulPairwiseAdd(DI16(), codes, x));
+  }
+  HWY_INLINE void end_of_32() {}
+  HWY_INLINE VI32 total() const {
+    return hn::WidenMulPairwiseAdd(DI32(), pairs, hn::Set(DI16(), 1));
+  }
+};
+template <bool kSymmetric, int kLength>
+struct DotSum<4, kSymmetric, kLength> {
+  static constexpr Correction kCorrection = kAtStartIf<kSymmetric>;
+  DotSum<4, kSymmetric, 32> part;
+  VI32 sum;
+  HWY_INLINE void start(VI32 first) {
+    sum = first;
+    part.start(first);
+  }
+  HWY_INLINE void add(VU8 codes, VI8 x) { part.add(codes, x); }
+  HWY_INLINE void end_of_32() {
+    sum = hn::Add(sum, part.total());
+    part.start(sum);
+  }
+  HWY_INLINE VI32 total() const { return sum; }
+};
+// Signed 8-bit codes as magnitude times signed activation: |pair| ≤ 2 * 128 * 127 = 32512 fits.
+template <int kLength>
+struct DotSum<8, true, kLength> {
+  static constexpr Correction kCorrection = Correction::none;
+  VI32 sum;
+  HWY_INLINE void start(VI32 zero) { sum = zero; }
+  HWY_INLINE void add(VU8 codes, VI8 x) {
+    const VI8 w = hn::BitCast(DI8(), hn::Xor(codes, hn::Set(DU8(), 0x80)));
+    const VI8 signed_x = hn::IfNegativeThenNegOrUndefIfZero(w, x);
+    const auto pairs = hn::SatWidenMulPairwiseAdd(DI16(), hn::BitCast(DU8(), hn::Abs(w)), signed_x);
+    add_in_order(sum, hn::WidenMulPairwiseAdd(DI32(), pairs, hn::Set(DI16(), 1)));
+  }
+  HWY_INLINE void end_of_32() {}
+  HWY_INLINE VI32 total() const { return sum; }
+};
+#elif HWY_ARCH_ARM
+// sdot is signed times signed: 4-bit codes are non-negative either way, 8-bit ones are made signed.
+template <bool kSymmetric, int kLength>
+struct DotSum<4, kSymmetric, kLength> {
+  static constexpr Correction kCorrection = kAtStartIf<kSymmetric>;
+  VI32 sum;
+  HWY_INLINE void start(VI32 first) { sum = first; }
+  HWY_INLINE void add(VU8 codes, VI8 x) {
+    sum = hn::SumOfMulQuadAccumulate(DI32(), hn::BitCast(DI8(), codes), x, sum);
+  }
+  HWY_INLINE void end_of_32() {}
+  HWY_INLINE VI32 total() const { return sum; }
+};
+template <int kLength>
+struct DotSum<8, true, kLength> {
+  static constexpr Correction kCorrection = Correction::none;
+  VI32 sum;
+  HWY_INLINE void start(VI32 zero) { sum = zero; }
+  HWY_INLINE void add(VU8 codes, VI8 x) {
+    const VI8 w = hn::BitCast(DI8(), hn::Xor(codes, hn::Set(DU8(), 0x80)));
+    sum = hn::SumOfMulQuadAccumulate(DI32(), w, x, sum);
+  }
+  HWY_INLINE void end_of_32() {}
+  HWY_INLINE VI32 total() const { return sum; }
+};
+#endif
+
+}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard
