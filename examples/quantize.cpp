@@ -95,6 +95,7 @@ int main(int argc, char** argv) {
   std::string in_path, out_path, format_name;
   std::vector<std::string> rule_texts;
   nibble::Index n_threads = 0;
+  nibble::ConvertOptions options;
   app.add_option("IN.gguf", in_path, "the model to read")->required();
   app.add_option("OUT.gguf", out_path, "the model to write")->required();
   app.add_option("--format", format_name,
@@ -105,10 +106,13 @@ int main(int argc, char** argv) {
          "REGEX=FORMAT: another format for matrices whose names contain a match; of several "
          "options the last that matches counts")
       ->allow_extra_args(false);
+  app.add_flag(
+      "--packed", options.packed,
+      "matrices in the packed layout that nibble's kernels read: the file is then mapped and "
+      "used in place; other programs cannot read it");
   app.add_option("--threads", n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
   app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage.");
 
-  nibble::ConvertOptions options;
   std::vector<Rule> rules;
   app.callback([&] {  // so that a wrong format is a wrong usage
     options.format = parse_format(format_name);

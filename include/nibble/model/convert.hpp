@@ -33,6 +33,10 @@ struct ConvertOptions {
   // Asked for each matrix; gives a format for it, or nothing for `format`. Vectors are never asked
   // for: they stay f32.
   std::function<std::optional<quant::Format>(std::string_view name)> choose = {};
+  // Matrices in the packed layout that the kernels read (quant/packed.hpp): such a file is mapped
+  // and used in place, loading it copies nothing. For nibble alone; other programs refuse its
+  // types.
+  bool packed = false;
   Executor* executor = nullptr;  // converts in parallel; null: the calling thread
 };
 
@@ -48,6 +52,7 @@ struct ConvertedTensor {
   std::uint32_t n_dims = 0;
   quant::Format from = quant::Format::f32;
   quant::Format to = quant::Format::f32;
+  bool packed = false;
   FormatReason reason = FormatReason::asked;
   std::uint64_t bytes_from = 0;
   std::uint64_t bytes_to = 0;
@@ -76,6 +81,10 @@ namespace detail {
 
 inline bool keep_converting(const ConvertedTensor&) noexcept { return true; }
 
+inline Result<io::GgmlType> type_of(const ConvertedTensor& tensor) {
+  return tensor.packed ? quant::packed_type_of(tensor.to) : quant::ggml_type_of(tensor.to);
+}
+
 // What becomes of a tensor; `errors` is empty still.
 inline Result<ConvertedTensor> plan_conversion(const io::GgufTensor& tensor,
                                                const ConvertOptions& options) {
@@ -99,7 +108,8 @@ inline Result<ConvertedTensor> plan_conversion(const io::GgufTensor& tensor,
       plan.reason = FormatReason::row_length;
     }
   }
-  NIBBLE_TRY(type, quant::ggml_type_of(plan.to));
+  plan.packed = options.packed && plan.n_dims == 2;
+  NIBBLE_TRY(type, type_of(plan));
   NIBBLE_TRY(bytes, io::tensor_bytes(type, dims));
   plan.bytes_to = bytes;
   return plan;
@@ -154,7 +164,7 @@ inline void convert_part(quant::Format from, std::span<const std::byte> source, 
   }
 }
 
-// Converts `source` to `out` (plan.bytes_to bytes) and fills in plan.errors.
+// Converts `source` to `out`, rows one after the other, and fills in plan.errors.
 inline Status convert_tensor(std::span<const std::byte> source, std::span<std::byte> out,
                              Executor& executor, ConvertedTensor& plan) {
   std::uint64_t n_weights = 1;  // no overflow: the tensor is in a file
@@ -181,6 +191,17 @@ inline Status convert_tensor(std::span<const std::byte> source, std::span<std::b
   return ok();
 }
 
+inline void pack_rows(Executor& executor, const ConvertedTensor& tensor, const std::byte* rows,
+                      std::byte* panels) noexcept {
+  quant::visit_format(tensor.to, [&](auto tag) {
+    using F = typename decltype(tag)::type;
+    if constexpr (!quant::ChannelFormat<F>) {  // which files do not have
+      quant::pack<F>(executor, rows, static_cast<Index>(tensor.dims[1]),
+                     static_cast<Index>(tensor.dims[0]), panels);
+    }
+  });
+}
+
 // Calls finish(writer) with a writer of the converted model.
 template <class Finish>
 auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_tensor,
@@ -193,11 +214,11 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
   if (!file_type) return std::move(file_type).error().in(in.name());
   writer.set("general.file_type", *file_type);
 
-  std::uint64_t largest = 0;
+  std::size_t largest = 0, largest_packed = 0;
   bool has_blocks = false;
   std::vector<ConvertedTensor> plans;
   plans.reserve(in.tensors().size());  // sources keep references
-  AlignedBuffer buffer;                // of the tensor that is converted last
+  AlignedBuffer rows, panels;          // of the tensor that is converted last
   for (const io::GgufTensor& tensor : in.tensors()) {
     const auto here = [&](Error error) {
       return std::move(error).in(in.name() + ": tensor '" + std::string(tensor.name) + "'");
@@ -205,22 +226,35 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
     auto planned = plan_conversion(tensor, options);
     if (!planned) return here(std::move(planned).error());
     ConvertedTensor& plan = plans.emplace_back(*std::move(planned));
-    largest = std::max(largest, plan.bytes_to);
-    const auto type = *quant::ggml_type_of(plan.to);
-    has_blocks = has_blocks || io::type_traits(type).block_size > 1;
-    writer.add_tensor(
-        plan.name, type, std::span(plan.dims.data(), plan.n_dims),
-        [&plan, &tensor, &buffer, &executor, on_tensor]() -> Result<std::span<const std::byte>> {
-          const auto out = buffer.bytes().first(static_cast<std::size_t>(plan.bytes_to));
-          NIBBLE_CHECK(convert_tensor(tensor.data, out, executor, plan));
-          if (!on_tensor(plan)) return Error{Errc::cancelled, "converting"};
-          return std::span<const std::byte>(out);
-        });
+    const std::span<const std::uint64_t> dims(plan.dims.data(), plan.n_dims);
+    const io::GgmlType row_type = *quant::ggml_type_of(plan.to);
+    auto row_bytes = io::tensor_bytes(row_type, dims);
+    if (!row_bytes) return here(std::move(row_bytes).error());
+    const auto n_bytes = static_cast<std::size_t>(*row_bytes);
+    largest = std::max(largest, n_bytes);
+    if (plan.packed) {
+      largest_packed = std::max(largest_packed, static_cast<std::size_t>(plan.bytes_to));
+    }
+    has_blocks = has_blocks || io::type_traits(row_type).block_size > 1;
+    writer.add_tensor(plan.name, *type_of(plan), dims,
+                      [&, n_bytes, on_tensor]() -> Result<std::span<const std::byte>> {
+                        auto out = rows.bytes().first(n_bytes);
+                        NIBBLE_CHECK(convert_tensor(tensor.data, out, executor, plan));
+                        if (plan.packed) {
+                          pack_rows(executor, plan, out.data(), panels.data());
+                          out = panels.bytes().first(static_cast<std::size_t>(plan.bytes_to));
+                        }
+                        if (!on_tensor(plan)) return Error{Errc::cancelled, "converting"};
+                        return std::span<const std::byte>(out);
+                      });
   }
+  if (options.packed) writer.set(io::kGgufAlignmentKey, static_cast<std::uint32_t>(kAlignment));
   // The version of the block formats' layouts (GGML_QNT_VERSION).
   if (has_blocks) writer.set("general.quantization_version", std::uint32_t{2});
-  NIBBLE_TRY(memory, AlignedBuffer::allocate(static_cast<std::size_t>(largest)));
-  buffer = std::move(memory);
+  NIBBLE_TRY(row_memory, AlignedBuffer::allocate(largest));
+  NIBBLE_TRY(panel_memory, AlignedBuffer::allocate(largest_packed));
+  rows = std::move(row_memory);
+  panels = std::move(panel_memory);
   auto result = finish(writer);
   if (!result) return std::move(result).error().in(in.name());
   return result;

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Files with packed matrices: written by quantize_model, used in place.
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "doctest/doctest.h"
+#include "model/session.hpp"
+#include "nibble/model/convert.hpp"
+
+using namespace nibble;
+using quant::Format;
+
+namespace {
+
+io::Gguf shipped() {
+  const char* const folder = std::getenv("NIBBLE_PROJECT_DIR");
+  REQUIRE_MESSAGE(folder != nullptr, "NIBBLE_PROJECT_DIR is not set");
+  auto file = io::Gguf::open(std::string(folder) + "/examples/models/home-commands-f16.gguf");
+  REQUIRE_MESSAGE(file, file.error().message);
+  return *std::move(file);
+}
+
+std::vector<std::byte> converted(const io::Gguf& file, Format format, bool packed) {
+  ConvertOptions options;
+  options.format = format;
+  options.packed = packed;
+  auto bytes = quantize_model(file, options);
+  REQUIRE_MESSAGE(bytes, bytes.error().message);
+  return *std::move(bytes);
+}
+
+// A copy of a file in memory, `past` bytes after a multiple of 64.
+class InMemory {
+ public:
+  InMemory(const std::vector<std::byte>& bytes, std::size_t past) {
+    auto memory = AlignedBuffer::allocate(bytes.size() + past);
+    REQUIRE(memory);
+    memory_ = *std::move(memory);
+    bytes_ = memory_.bytes().subspan(past);
+    std::copy(bytes.begin(), bytes.end(), bytes_.begin());
+  }
+  std::span<std::byte> bytes() const { return bytes_; }
+  io::Gguf parse() const {
+    auto file = io::Gguf::parse(bytes_, "in memory");
+    REQUIRE_MESSAGE(file, file.error().message);
+    return *std::move(file);
+  }
+
+ private:
+  AlignedBuffer memory_;
+  std::span<std::byte> bytes_;
+};
+
+std::vector<float> logits_of(const Model& model) {
+  auto session = Session::create(model);
+  REQUIRE_MESSAGE(session, session.error().message);
+  const std::array<std::int32_t, 5> tokens = {1, 300, 17, 411, 13};
+  const auto logits = session->append(tokens);
+  REQUIRE_MESSAGE(logits, logits.error().message);
+  return {logits->data(), logits->data() + logits->extent(1)};
+}
+
+Model load_from(const io::Gguf& file) {
+  auto model = Model::from_gguf(file);
+  REQUIRE_MESSAGE(model, model.error().message);
+  return *std::move(model);
+}
+
+}  // namespace
+
+TEST_CASE("a packed model computes the same bits as the plain one it was made with, in place") {
+  const io::Gguf original = shipped();
+  for (const Format format :
+       {Format::f32, Format::f16, Format::bf16, Format::q8_0, Format::q4_0, Format::q4_1}) {
+    CAPTURE(std::string(to_string(format)));
+    const InMemory plain(converted(original, format, false), 0);
+    const InMemory packed(converted(original, format, true), 0);
+    const io::Gguf plain_file = plain.parse();
+    const io::Gguf packed_file = packed.parse();
+    const Model plain_model = load_from(plain_file);
+    const Model packed_model = load_from(packed_file);
+    CHECK(logits_of(plain_model) == logits_of(packed_model));
+
+    // Every matrix lies in the file; only the vectors were copied.
+    const auto in_file = [&](const graph::Weight& w) {
+      return w.data >= packed.bytes().data() &&
+             w.data < packed.bytes().data() + packed.bytes().size();
+    };
+    int n_matrices = 0;
+    for (Index layer = -1; layer < packed_model.config().n_layers; ++layer) {
+      for (std::size_t s = 0; s < kSlotCount; ++s) {
+        const graph::Weight& w = packed_model.weights().at(static_cast<Slot>(s), layer);
+        if (!w) continue;
+        CHECK(in_file(w) == (w.n > 0));
+        n_matrices += w.n > 0 ? 1 : 0;
+      }
+    }
+    CHECK(n_matrices == 1 + 1 + 3 * 7);  // the embedding, the output tied to it, three layers
+  }
+}
+
+TEST_CASE("a model keeps the file it was loaded from as long as it reads it in place") {
+  const auto path = std::filesystem::temp_directory_path() / "nibble_packed_file_test.gguf";
+  ConvertOptions options;
+  options.format = Format::q4_0;
+  options.packed = true;
+  REQUIRE(quantize_model(shipped(), path.string(), options));
+  auto model = load(path.string());
+  std::filesystem::remove(path);  // the mapping stays
+  REQUIRE_MESSAGE(model, model.error().message);
+  const Model moved = *std::move(model);
+  const InMemory plain(converted(shipped(), Format::q4_0, false), 0);
+  CHECK(logits_of(moved) == logits_of(load_from(plain.parse())));
+}
+
+TEST_CASE("a changed packed weight changes the result") {
+  const InMemory packed(converted(shipped(), Format::q4_0, true), 0);
+  const io::Gguf file = packed.parse();
+  const auto before = logits_of(load_from(file));
+  const io::GgufTensor* const tensor = file.find_tensor("blk.1.ffn_down.weight");
+  REQUIRE(tensor != nullptr);
+  const auto at = static_cast<std::size_t>(tensor->data.data() - packed.bytes().data());
+  packed.bytes()[at + 64] ^= std::byte{0x70};  // the first codes, after two blocks' scales
+  CHECK(logits_of(load_from(file)) != before);
+}
+
+TEST_CASE("packed weights that cannot be used in place are errors that name the tensor") {
+  const auto bytes = converted(shipped(), Format::q4_0, true);
+  const InMemory unaligned(bytes, 8);
+  const auto model = Model::from_gguf(unaligned.parse());
+  REQUIRE(!model);
+  CHECK(model.error().message.find("token_embd.weight") != std::string::npos);
+  CHECK(model.error().message.find("64 bytes") != std::string::npos);
+
+  // A packed model is no source of a conversion.
+  const InMemory packed(bytes, 0);
+  const auto again = quantize_model(packed.parse(), ConvertOptions{.format = Format::f16});
+  REQUIRE(!again);
+  CHECK(again.error().code == Errc::unsupported);
+}
