@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The whole library without exceptions and RTTI: a model answers, and errors are values. No test
+// framework, which would want exceptions itself; exits with the number of the step that failed.
+#include <cstdio>
+#include <string>
+
+#include "nibble/model/convert.hpp"
+#include "nibble/nibble.hpp"
+
+#if NIBBLE_HAS_EXCEPTIONS
+#error "compile this with -fno-exceptions"
+#endif
+
+int main(int argc, char** argv) {
+  if (argc != 2) return 1;
+  const auto missing = nibble::load("no/such/file.gguf");
+  if (missing || missing.error().code != nibble::Errc::io) return 2;
+
+  const auto model = nibble::load(argv[1]);
+  if (!model) {
+    std::puts(model.error().message.c_str());
+    return 3;
+  }
+  auto session = nibble::Session::create(*model);
+  if (!session) return 4;
+  std::string answer;
+  const auto done =
+      nibble::generate(*session, "could you please dim the office light to 10 percent\n", {},
+                       [&](const nibble::Token& token) {
+                         answer += token.text;
+                         return true;
+                       });
+  if (!done || answer != "light.set(room=office, level=10)") return 5;
+
+  nibble::SessionOptions absurd;
+  absurd.n_ctx = -1;
+  const auto refused = nibble::Session::create(*model, absurd);
+  return refused ? 6 : 0;
+}
