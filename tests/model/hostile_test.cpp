@@ -25,7 +25,7 @@ using Bytes = std::vector<std::byte>;
 
 // The files have some kilobytes. What may be large is what a file may ask for honestly: a context
 // of up to kDefaultContext positions.
-constexpr std::size_t kLargestAllocation = std::size_t{4} << 20;
+constexpr std::size_t kLargestAllocation = std::size_t{1} << 20;
 
 struct Tally {
   int errors = 0, models = 0, sessions = 0;
