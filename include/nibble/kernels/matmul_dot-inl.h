@@ -63,6 +63,8 @@ HWY_INLINE VU8 high_nibbles(VU8 v) {
 // unsigned; those of a symmetric format have an offset of 8 or 128, so that −offset * sum(x) must
 // be added: at the start where that is free, at the end where it saves a register, or not at all
 // where the target sums signed codes.
+// (The constructors are written out because implied ones lack the target's attributes, which ARM's
+// vectors want.)
 enum class Correction { at_start, at_end, none };
 
 template <bool kSymmetric>
@@ -71,6 +73,7 @@ inline constexpr Correction kAtStartIf = kSymmetric ? Correction::at_start : Cor
 // Unsigned times signed as one operation: VNNI's, or Highway's exact sequence.
 template <int kBits, bool kSymmetric, int kLength>
 struct DotSum {
+  HWY_INLINE DotSum() {}
   static constexpr Correction kCorrection = kAtStartIf<kSymmetric>;
   VI32 sum;
   HWY_INLINE void start(VI32 first) { sum = first; }
@@ -94,6 +97,7 @@ HWY_INLINE void add_in_order(V& sum, V term) {
 // so eight pairs (32 weights of a row) fit.
 template <bool kSymmetric>
 struct DotSum<4, kSymmetric, 32> {
+  HWY_INLINE DotSum() {}
   static constexpr Correction kCorrection = kSymmetric ? Correction::at_end : Correction::none;
   hn::Vec<DI16> pairs;
   HWY_INLINE void start(VI32) { pairs = hn::Zero(DI16()); }
@@ -107,6 +111,7 @@ struct DotSum<4, kSymmetric, 32> {
 };
 template <bool kSymmetric, int kLength>
 struct DotSum<4, kSymmetric, kLength> {
+  HWY_INLINE DotSum() {}
   static constexpr Correction kCorrection = kAtStartIf<kSymmetric>;
   DotSum<4, kSymmetric, 32> part;
   VI32 sum;
@@ -124,6 +129,7 @@ struct DotSum<4, kSymmetric, kLength> {
 // Signed 8-bit codes as magnitude times signed activation: |pair| ≤ 2 * 128 * 127 = 32512 fits.
 template <int kLength>
 struct DotSum<8, true, kLength> {
+  HWY_INLINE DotSum() {}
   static constexpr Correction kCorrection = Correction::none;
   VI32 sum;
   HWY_INLINE void start(VI32 zero) { sum = zero; }
@@ -140,6 +146,7 @@ struct DotSum<8, true, kLength> {
 // sdot is signed times signed: 4-bit codes are non-negative either way, 8-bit ones are made signed.
 template <bool kSymmetric, int kLength>
 struct DotSum<4, kSymmetric, kLength> {
+  HWY_INLINE DotSum() {}
   static constexpr Correction kCorrection = kAtStartIf<kSymmetric>;
   VI32 sum;
   HWY_INLINE void start(VI32 first) { sum = first; }
@@ -151,6 +158,7 @@ struct DotSum<4, kSymmetric, kLength> {
 };
 template <int kLength>
 struct DotSum<8, true, kLength> {
+  HWY_INLINE DotSum() {}
   static constexpr Correction kCorrection = Correction::none;
   VI32 sum;
   HWY_INLINE void start(VI32 zero) { sum = zero; }
