@@ -5,8 +5,8 @@
 #pragma once
 
 #include "doctest/doctest.h"
+#include "nibble/kernels/pass.hpp"
 #include "nibble/kernels/which.hpp"
-#include "nibble/simd/dispatch.hpp"
 
 namespace nibble_test {
 

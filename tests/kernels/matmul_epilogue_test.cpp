@@ -8,7 +8,7 @@
 #include "kernels/each_target.hpp"
 #include "kernels/matmul_reference.hpp"
 #include "nibble/kernels/matmul.hpp"
-#include "nibble/simd/dispatch.hpp"
+#include "nibble/kernels/pass.hpp"
 
 using namespace nibble;
 using namespace nibble_test;

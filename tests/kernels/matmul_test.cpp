@@ -4,7 +4,7 @@
 #include "doctest/doctest.h"
 #include "kernels/each_target.hpp"
 #include "kernels/matmul_reference.hpp"
-#include "nibble/simd/dispatch.hpp"
+#include "nibble/kernels/pass.hpp"
 
 using namespace nibble;
 using namespace nibble_test;

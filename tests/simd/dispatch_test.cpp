@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "nibble/simd/dispatch.hpp"
+#include "nibble/kernels/pass.hpp"
 
 #include <cstdlib>
 

@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "nibble/generate/session.hpp"
+#include "nibble/kernels/pass.hpp"
 #include "nibble/kernels/softmax.hpp"
-#include "nibble/simd/dispatch.hpp"
 
 namespace nibble::inline NIBBLE_ABI {
 

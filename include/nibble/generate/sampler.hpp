@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "nibble/core/result.hpp"
+#include "nibble/kernels/pass.hpp"
 #include "nibble/kernels/softmax.hpp"
-#include "nibble/simd/dispatch.hpp"
 
 namespace nibble::inline NIBBLE_ABI {
 

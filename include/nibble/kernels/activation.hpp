@@ -3,7 +3,7 @@
 // Elementwise activation functions, alone and as the gate of a gated feed-forward layer.
 #pragma once
 
-#include "nibble/kernels/impl.hpp"
+#include "nibble/simd/impl.hpp"
 
 namespace nibble::inline NIBBLE_ABI::kernels {
 

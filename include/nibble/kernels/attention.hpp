@@ -10,7 +10,7 @@
 #include <algorithm>
 
 #include "nibble/core/float16.hpp"
-#include "nibble/kernels/impl.hpp"
+#include "nibble/simd/impl.hpp"
 
 namespace nibble::inline NIBBLE_ABI::kernels {
 

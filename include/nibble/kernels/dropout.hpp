@@ -5,7 +5,7 @@
 // same elements, and a backward pass finds them again without a stored mask.
 #pragma once
 
-#include "nibble/kernels/impl.hpp"
+#include "nibble/simd/impl.hpp"
 
 namespace nibble::inline NIBBLE_ABI::kernels {
 

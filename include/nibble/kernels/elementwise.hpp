@@ -5,7 +5,7 @@
 #pragma once
 
 #include "nibble/core/float16.hpp"
-#include "nibble/kernels/impl.hpp"
+#include "nibble/simd/impl.hpp"
 
 namespace nibble::inline NIBBLE_ABI::kernels {
 

@@ -12,7 +12,7 @@
 
 #include "hwy/highway.h"
 #include "nibble/core/float16.hpp"
-#include "nibble/kernels/impl.hpp"
+#include "nibble/simd/impl.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {

@@ -11,7 +11,7 @@
 #endif
 
 #include "hwy/highway.h"
-#include "nibble/kernels/impl.hpp"
+#include "nibble/simd/impl.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {

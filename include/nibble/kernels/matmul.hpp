@@ -5,8 +5,8 @@
 #pragma once
 
 #include "nibble/kernels/activation.hpp"
-#include "nibble/kernels/impl.hpp"
 #include "nibble/quant/packed.hpp"
+#include "nibble/simd/impl.hpp"
 
 namespace nibble::inline NIBBLE_ABI::kernels {
 

@@ -1,45 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The one pass over the SIMD targets of this translation unit: compiles kernels-inl.h once for each
-// target of NIBBLE_TARGETS. Everything that dispatches includes this; the second time is free.
+// target of NIBBLE_TARGETS. Everything that calls kernels includes this; the second time is free.
 #pragma once
 
 #include "nibble/core/config.hpp"
 
 #if defined(HIGHWAY_HWY_FOREACH_TARGET_H_)
-#error \
-    "nibble: this translation unit already made a Highway pass (hwy/foreach_target.h), and there can be only one. Either include \"nibble/kernels/kernels-inl.h\" inside your own pass, or use nibble's split form and let another translation unit compile the kernels."
+#error "nibble: this translation unit already made a Highway pass (hwy/foreach_target.h), and there can be only one. Include nibble in a translation unit of its own; kernels of yours can join its pass with NIBBLE_USER_KERNELS."
 #endif
 
-// Every target that Highway offers for this architecture and compiler.
-#define NIBBLE_TARGETS_EVERY (~0LL)
-
-// The targets to compile, as Highway's bits; the baseline that the compiler flags allow is always
-// among them. The default is short because each one costs about a second of compile time:
-//   AVX2     nearly every x86 computer of the last ten years
-//   AVX3_DL  AVX-512 with VNNI (Ice Lake, Zen 4 and later): 8-bit dot products, 3x the rate
-//   SSE4     the Atoms and Celerons of the edge, which have no AVX
-//   NEON, NEON_BF16  all 64-bit ARM; the latter with dot products (sdot)
-#ifndef NIBBLE_TARGETS
-#define NIBBLE_TARGETS (HWY_AVX3_DL | HWY_AVX2 | HWY_SSE4 | HWY_NEON | HWY_NEON_BF16)
-#endif
-
-#ifndef HWY_HEADER_ONLY
-#define HWY_HEADER_ONLY  // nothing of Highway to link
-#endif
-#include "hwy/detect_targets.h"
-#undef HWY_DISABLED_TARGETS
-#define HWY_DISABLED_TARGETS \
-  (~((NIBBLE_TARGETS) | NIBBLE_BASELINE_TARGET) | NIBBLE_UNTESTED_TARGETS)
-// SVE: not detected by simd/detect.hpp, so not compiled either.
-#define NIBBLE_UNTESTED_TARGETS (HWY_ALL_SVE)
-// The lowest bit that HWY_BASELINE_TARGETS has among those we compile (lower is better).
-#define NIBBLE_BASELINE_TARGET                                               \
-  ((HWY_BASELINE_TARGETS & ~HWY_BROKEN_TARGETS & ~NIBBLE_UNTESTED_TARGETS) & \
-   -(HWY_BASELINE_TARGETS & ~HWY_BROKEN_TARGETS & ~NIBBLE_UNTESTED_TARGETS))
+#include "nibble/simd/targets.hpp"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "nibble/kernels/kernels-inl.h"
 #include "hwy/foreach_target.h"
 // The static target comes last, after all others.
 #include "nibble/kernels/kernels-inl.h"
+
+// Now that every target's Impl is there, tables can be made of them.
+#include "nibble/simd/dispatch.hpp"

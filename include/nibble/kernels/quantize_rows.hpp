@@ -4,7 +4,7 @@
 // for matrix products in integers.
 #pragma once
 
-#include "nibble/kernels/impl.hpp"
+#include "nibble/simd/impl.hpp"
 
 namespace nibble::inline NIBBLE_ABI::kernels {
 

@@ -3,7 +3,7 @@
 // Rotary position embedding (Su et al. 2021) of query or key heads, in place.
 #pragma once
 
-#include "nibble/kernels/impl.hpp"
+#include "nibble/simd/impl.hpp"
 
 namespace nibble::inline NIBBLE_ABI::kernels {
 

@@ -3,7 +3,7 @@
 // Reductions over a row of scores: softmax, its normalizer for log-probabilities, and the argmax.
 #pragma once
 
-#include "nibble/kernels/impl.hpp"
+#include "nibble/simd/impl.hpp"
 
 namespace nibble::inline NIBBLE_ABI::kernels {
 

@@ -3,7 +3,7 @@
 // A kernel that says which target's code it is: for tests and reports.
 #pragma once
 
-#include "nibble/kernels/impl.hpp"
+#include "nibble/simd/impl.hpp"
 
 namespace nibble::inline NIBBLE_ABI::kernels {
 

@@ -12,12 +12,12 @@
 
 #include "nibble/graph/fuse.hpp"
 #include "nibble/io/gguf.hpp"
+#include "nibble/kernels/pass.hpp"
 #include "nibble/model/config.hpp"
 #include "nibble/model/gpt2.hpp"
 #include "nibble/model/llama.hpp"
 #include "nibble/model/weight_store.hpp"
 #include "nibble/quant/ggml.hpp"
-#include "nibble/simd/dispatch.hpp"
 #include "nibble/text/tokenizer.hpp"
 
 namespace nibble::inline NIBBLE_ABI {

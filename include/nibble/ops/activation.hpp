@@ -5,9 +5,9 @@
 #pragma once
 
 #include "nibble/kernels/activation.hpp"
+#include "nibble/kernels/pass.hpp"
 #include "nibble/ops/rows.hpp"
 #include "nibble/ops/unit_rows.hpp"
-#include "nibble/simd/dispatch.hpp"
 
 namespace nibble::inline NIBBLE_ABI::ops {
 

@@ -12,8 +12,8 @@
 #include "nibble/core/arena.hpp"
 #include "nibble/core/executor.hpp"
 #include "nibble/kernels/attention.hpp"
+#include "nibble/kernels/pass.hpp"
 #include "nibble/ops/kv_cache.hpp"
-#include "nibble/simd/dispatch.hpp"
 
 namespace nibble::inline NIBBLE_ABI::ops {
 

@@ -5,9 +5,9 @@
 
 #include "nibble/kernels/dropout.hpp"
 #include "nibble/kernels/elementwise.hpp"
+#include "nibble/kernels/pass.hpp"
 #include "nibble/ops/rows.hpp"
 #include "nibble/ops/unit_rows.hpp"
-#include "nibble/simd/dispatch.hpp"
 
 namespace nibble::inline NIBBLE_ABI::ops {
 

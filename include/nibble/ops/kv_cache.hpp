@@ -14,7 +14,7 @@
 #include "nibble/core/executor.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/kernels/attention.hpp"
-#include "nibble/simd/dispatch.hpp"
+#include "nibble/kernels/pass.hpp"
 
 namespace nibble::inline NIBBLE_ABI::ops {
 

@@ -9,7 +9,7 @@
 
 #include "nibble/core/executor.hpp"
 #include "nibble/kernels/matmul.hpp"
-#include "nibble/simd/dispatch.hpp"
+#include "nibble/kernels/pass.hpp"
 
 namespace nibble::inline NIBBLE_ABI::ops {
 

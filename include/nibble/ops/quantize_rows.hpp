@@ -7,9 +7,9 @@
 #include <span>
 
 #include "nibble/core/arena.hpp"
+#include "nibble/kernels/pass.hpp"
 #include "nibble/kernels/quantize_rows.hpp"
 #include "nibble/ops/rows.hpp"
-#include "nibble/simd/dispatch.hpp"
 
 namespace nibble::inline NIBBLE_ABI::ops {
 

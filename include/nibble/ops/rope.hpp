@@ -3,11 +3,11 @@
 // Rotary position embedding of queries or keys, in place.
 #pragma once
 
+#include "nibble/kernels/pass.hpp"
 #include "nibble/kernels/rope.hpp"
 #include "nibble/ops/rope_table.hpp"
 #include "nibble/ops/rows.hpp"
 #include "nibble/ops/unit_rows.hpp"
-#include "nibble/simd/dispatch.hpp"
 
 namespace nibble::inline NIBBLE_ABI::ops {
 

@@ -6,10 +6,10 @@
 
 #include <algorithm>
 
+#include "nibble/kernels/pass.hpp"
 #include "nibble/kernels/softmax.hpp"
 #include "nibble/ops/rows.hpp"
 #include "nibble/ops/unit_rows.hpp"
-#include "nibble/simd/dispatch.hpp"
 
 namespace nibble::inline NIBBLE_ABI::ops {
 

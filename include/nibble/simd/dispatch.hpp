@@ -11,8 +11,9 @@
 #include <boost/preprocessor/cat.hpp>
 #include <cstdlib>
 
-#include "nibble/kernels/pass.hpp"  // after this, nibble::N_<TARGET>::Impl of each target is there
 #include "nibble/simd/detect.hpp"
+#include "nibble/simd/impl.hpp"
+#include "nibble/simd/targets.hpp"
 
 namespace nibble::inline NIBBLE_ABI::simd {
 

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Which targets this translation unit compiles: NIBBLE_TARGETS, told to Highway before its pass.
+#pragma once
+
+#include "nibble/core/config.hpp"
+
+// Every target that Highway offers for this architecture and compiler.
+#define NIBBLE_TARGETS_EVERY (~0LL)
+
+// The targets to compile, as Highway's bits; the baseline that the compiler flags allow is always
+// among them. The default is short because each one costs about a second of compile time:
+//   AVX2     nearly every x86 computer of the last ten years
+//   AVX3_DL  AVX-512 with VNNI (Ice Lake, Zen 4 and later): 8-bit dot products, 3x the rate
+//   SSE4     the Atoms and Celerons of the edge, which have no AVX
+//   NEON, NEON_BF16  all 64-bit ARM; the latter with dot products (sdot)
+#ifndef NIBBLE_TARGETS
+#define NIBBLE_TARGETS (HWY_AVX3_DL | HWY_AVX2 | HWY_SSE4 | HWY_NEON | HWY_NEON_BF16)
+#endif
+
+#ifndef HWY_HEADER_ONLY
+#define HWY_HEADER_ONLY  // nothing of Highway to link
+#endif
+#include "hwy/detect_targets.h"
+#undef HWY_DISABLED_TARGETS
+#define HWY_DISABLED_TARGETS \
+  (~((NIBBLE_TARGETS) | NIBBLE_BASELINE_TARGET) | NIBBLE_UNTESTED_TARGETS)
+// SVE: not detected by simd/detect.hpp, so not compiled either.
+#define NIBBLE_UNTESTED_TARGETS (HWY_ALL_SVE)
+// The lowest bit that HWY_BASELINE_TARGETS has among those we compile (lower is better).
+#define NIBBLE_BASELINE_TARGET                                               \
+  ((HWY_BASELINE_TARGETS & ~HWY_BROKEN_TARGETS & ~NIBBLE_UNTESTED_TARGETS) & \
+   -(HWY_BASELINE_TARGETS & ~HWY_BROKEN_TARGETS & ~NIBBLE_UNTESTED_TARGETS))
+
