@@ -279,8 +279,9 @@ Status BasicModel<Formats>::add_tensors(const io::Gguf& file) {
       const auto slot = static_cast<Slot>(s);
       if (is_per_layer(slot)) NIBBLE_CHECK(add(slot, layer));
     }
-    const graph::Weight& gate = weights_.table().at(Slot::ffn_gate, layer);
-    const graph::Weight& up = weights_.table().at(Slot::ffn_up, layer);
+    const graph::WeightTable table = weights_.table();
+    const graph::Weight& gate = table.at(Slot::ffn_gate, layer);
+    const graph::Weight& up = table.at(Slot::ffn_up, layer);
     if (gate && gate.format != up.format) {
       return Error{Errc::unsupported, file.name() + ": layer " + std::to_string(layer) +
                                           ": ffn_gate and ffn_up in different formats"};
