@@ -21,7 +21,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 // does with NaN: x86 returns the second operand, ARM the NaN.
 template <class V>
 HWY_INLINE V max_keep_nan(V x, V bound) {
-#if HWY_ARCH_X86 || HWY_ARCH_ARM_A64
+#if HWY_ARCH_X86
   return hn::Max(bound, x);
 #else
   return hn::IfThenElse(hn::Lt(x, bound), bound, x);
@@ -29,7 +29,7 @@ HWY_INLINE V max_keep_nan(V x, V bound) {
 }
 template <class V>
 HWY_INLINE V min_keep_nan(V x, V bound) {
-#if HWY_ARCH_X86 || HWY_ARCH_ARM_A64
+#if HWY_ARCH_X86
   return hn::Min(bound, x);
 #else
   return hn::IfThenElse(hn::Gt(x, bound), bound, x);
