@@ -269,7 +269,7 @@ nibble::Result<int> run(Options& o) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Continues a text with a GGUF model (Llama or GPT-2 architecture).", "generate");
+  CLI::App app("Continues a text with a GGUF model (Llama architecture).", "generate");
   Options options;
   add_options(app, options);
   if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;

@@ -189,8 +189,11 @@ Result<Score> measure(const nibble::io::Gguf& file,
   const auto start = Clock::now();
   std::vector<Worker> workers(static_cast<std::size_t>(n_threads));
   for (Worker& worker : workers) {
-    worker.thread = std::thread([&work, &worker] {
-      if (Status done = work(worker); !done) worker.error = std::move(done).error();
+    worker.thread = std::thread([&work, &worker, &next, n] {
+      if (Status done = work(worker); !done) {
+        worker.error = std::move(done).error();
+        next = 2 * n;  // nobody goes on after an error
+      }
     });
   }
   {

@@ -107,6 +107,6 @@ TEST_CASE("home commands: F32 and INT8 as accurate as they should be, all 4 000 
             kUtterances);
     CHECK(std::abs(right_f32 - split.right_f32) <= 3);
     CHECK(std::abs(right_int8 - right_f32) <= 6);  // 0.3 points
-    CHECK(right_int4 > 0);                         // reported; what it may lose is not decided
+    CHECK(right_int4 >= right_f32 - 20);  // measured: 0 and 4 or 5; a broken kernel loses more
   }
 }

@@ -49,7 +49,7 @@ class AlignedBuffer {
     constexpr auto kMax = static_cast<std::size_t>(std::numeric_limits<std::ptrdiff_t>::max());
     if (bytes <= kMax - 2 * kHugePage) buffer.data_ = take(bytes);
     if (buffer.data_ == nullptr) {
-      return Error{Errc::out_of_memory, std::to_string(bytes) + " bytes"};
+      return Error{Errc::out_of_memory, "cannot allocate " + std::to_string(bytes) + " bytes"};
     }
     buffer.size_ = bytes;
     return buffer;

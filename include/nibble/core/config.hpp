@@ -22,16 +22,30 @@
 #endif
 #endif
 
+// Exceptions: errors are values everywhere; Result::value() throws only where exceptions exist.
+#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
+#define NIBBLE_HAS_EXCEPTIONS 1
+#else
+#define NIBBLE_HAS_EXCEPTIONS 0
+#endif
+
 // The inline namespace names the version and everything that changes the code of an inline
 // function: the instructions the compiler may use outside our per-target namespaces, and whether
-// checks are on. Two translation units built with different -m flags therefore never share such a
-// function, so the linker cannot keep the one that a lesser machine cannot run.
+// checks are on. Two translation units built with -m flags of different levels therefore never
+// share such a function, so the linker cannot keep the one that a lesser machine cannot run. (The
+// levels below are those that change what compilers emit for plain code; flags within one are not
+// told apart.)
 #if defined(__AVX512FP16__)
 #define NIBBLE_BASELINE_ avx512fp16
 #elif defined(__AVX512VNNI__)
 #define NIBBLE_BASELINE_ avx512vnni
-#elif defined(__AVX512F__)
+#elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && \
+    defined(__AVX512VL__)
 #define NIBBLE_BASELINE_ avx512
+#elif defined(__AVX512F__)
+#define NIBBLE_BASELINE_ avx512f
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__AVXVNNI__)
+#define NIBBLE_BASELINE_ avx2vnni
 #elif defined(__AVX2__) && defined(__FMA__)
 #define NIBBLE_BASELINE_ avx2fma
 #elif defined(__AVX2__)
@@ -62,21 +76,18 @@
 #else
 #define NIBBLE_BASELINE_BMI_ n
 #endif
-#if NIBBLE_DEBUG
+#if NIBBLE_DEBUG && NIBBLE_HAS_EXCEPTIONS
 #define NIBBLE_CHECKS_ checked
-#else
+#elif NIBBLE_DEBUG
+#define NIBBLE_CHECKS_ checked_noexcept
+#elif NIBBLE_HAS_EXCEPTIONS
 #define NIBBLE_CHECKS_ fast
+#else
+#define NIBBLE_CHECKS_ fast_noexcept
 #endif
 #define NIBBLE_CONCAT4_(a, b, c, d) a##_##b##_##c##_##d
 #define NIBBLE_CONCAT4(a, b, c, d) NIBBLE_CONCAT4_(a, b, c, d)
 #define NIBBLE_ABI NIBBLE_CONCAT4(v0_1, NIBBLE_BASELINE_, NIBBLE_BASELINE_BMI_, NIBBLE_CHECKS_)
-
-// Exceptions: errors are values everywhere; Result::value() throws only where exceptions exist.
-#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
-#define NIBBLE_HAS_EXCEPTIONS 1
-#else
-#define NIBBLE_HAS_EXCEPTIONS 0
-#endif
 
 #define NIBBLE_UNREACHABLE() __builtin_unreachable()
 #if defined(_MSC_VER) && !defined(__clang__)

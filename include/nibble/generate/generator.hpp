@@ -4,6 +4,7 @@
 #pragma once
 
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -135,6 +136,9 @@ class BasicGenerator {
     }
     const Sampled sampled = sampler_.sample(
         {logits_.data(), static_cast<std::size_t>(logits_.extent(1))}, session_->tokens());
+    if (std::isnan(sampled.logprob)) {
+      return Error{Errc::malformed, "generate: the model's logits are not numbers"};
+    }
     Token token{sampled.id, sampled.logprob, {}, Finish::none};
     last_ = sampled.id;
     last_at_ = session_->position();

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -88,7 +89,10 @@ class Sampler {
   std::int32_t choose(std::span<const float> logits,
                       std::span<const std::int32_t> recent) noexcept {
     for (std::size_t i = 0; i < logits.size(); ++i) {
-      candidates_[i] = {logits[i], static_cast<std::int32_t>(i)};
+      // NaN orders with nothing; as the least likely token it does no harm.
+      const float logit =
+          std::isnan(logits[i]) ? -std::numeric_limits<float>::infinity() : logits[i];
+      candidates_[i] = {logit, static_cast<std::int32_t>(i)};
     }
     penalize(logits, recent);
     if (options_.temperature == 0) {
@@ -110,6 +114,7 @@ class Sampler {
     for (const std::int32_t id : recent.last(std::min(recent.size(), window))) {
       // From the original logit: a token that appears twice is penalized once.
       const float logit = logits[static_cast<std::size_t>(id)];
+      if (std::isnan(logit)) continue;
       candidates_[static_cast<std::size_t>(id)].logit =
           logit > 0 ? logit / options_.repetition_penalty : logit * options_.repetition_penalty;
     }

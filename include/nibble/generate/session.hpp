@@ -8,10 +8,8 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <numeric>
 #include <span>
 #include <string>
-#include <vector>
 
 #include "nibble/core/executor.hpp"
 #include "nibble/graph/run.hpp"
@@ -36,8 +34,10 @@ inline constexpr Index kDefaultContext = 4096;
 template <class ModelType>
 class BasicSession {
  public:
-  // The model must outlive the session. Errors: invalid_argument, out_of_memory.
+  // The model must outlive the session and stay where it is. Errors: invalid_argument,
+  // out_of_memory.
   static Result<BasicSession> create(const ModelType& model, const SessionOptions& options = {});
+  static Result<BasicSession> create(const ModelType&&, const SessionOptions& = {}) = delete;
 
   // Appends `tokens` to the sequence and returns the logits of the last `n_outputs` of them:
   // (n_outputs, vocab_size), valid until the next call. Errors change nothing: invalid_argument (no
@@ -113,6 +113,14 @@ Result<BasicSession<ModelType>> BasicSession<ModelType>::create(const ModelType&
                                              " positions, but the model has learned only " +
                                              std::to_string(config.n_ctx)};
   }
+  // So that no size below overflows: the rows of the widest result.
+  const Index q = Index{config.n_heads} * config.head_dim;
+  const Index widest =
+      std::max({3 * q, Index{config.ffn_dim}, Index{config.dim}, Index{config.vocab_size}});
+  if (limits.max_tokens > (Index{1} << 50) / widest) {
+    return Error{Errc::invalid_argument, "session: max_batch " + std::to_string(options.max_batch) +
+                                             " is too large for this model"};
+  }
   if (options.executor == nullptr) session.own_executor_ = std::make_unique<InlineExecutor>();
   session.args_.executor =
       options.executor != nullptr ? options.executor : session.own_executor_.get();
@@ -138,10 +146,12 @@ Status BasicSession<ModelType>::allocate(const SessionOptions& options) {
   const Index n_pairs = config.rope_dim / 2;
   const auto n_positions = static_cast<std::size_t>(limits_.n_positions);
   const auto table = static_cast<std::size_t>(limits_.n_positions * n_pairs);
-  NIBBLE_TRY(memory, AlignedBuffer::allocate(align_up(plan_.bytes) + align_up(layout.bytes()) +
-                                             2 * align_up(table * sizeof(float)) +
-                                             align_up(n_positions * sizeof(std::int32_t))));
-  memory_ = std::move(memory);
+  auto memory = AlignedBuffer::allocate(
+      align_up(plan_.bytes) + align_up(layout.bytes()) + 2 * align_up(table * sizeof(float)) +
+      align_up(n_positions * sizeof(std::int32_t)) +
+      align_up(static_cast<std::size_t>(n_pairs) * sizeof(double)));
+  if (!memory) return std::move(memory).error().in("session: working memory and cache");
+  memory_ = *std::move(memory);
   Arena arena(memory_.bytes());
   args_.arena = {arena.take<std::byte>(plan_.bytes), plan_.bytes};
   NIBBLE_TRY(cache,
@@ -153,12 +163,13 @@ Status BasicSession<ModelType>::allocate(const SessionOptions& options) {
 
   const MatrixView<float> cos(arena.take<float>(table), limits_.n_positions, n_pairs);
   const MatrixView<float> sin(arena.take<float>(table), limits_.n_positions, n_pairs);
-  std::vector<double> frequencies(static_cast<std::size_t>(n_pairs));
+  const auto n_frequencies = static_cast<std::size_t>(n_pairs);
+  const std::span<double> frequencies(arena.take<double>(n_frequencies), n_frequencies);
   ops::rope_frequencies(frequencies, static_cast<double>(config.rope_theta), model_->rope_factors(),
                         static_cast<double>(config.rope_scale));
-  std::vector<Index> positions(n_positions);
-  std::iota(positions.begin(), positions.end(), Index{0});
-  ops::rope_table(frequencies, positions, cos, sin);
+  for (Index position = 0; position < limits_.n_positions; ++position) {
+    ops::rope_table(frequencies, {&position, 1}, cos.rows(position, 1), sin.rows(position, 1));
+  }
   args_.rope_cos = cos;
   args_.rope_sin = sin;
   return ok();

@@ -74,7 +74,7 @@ inline Result<ModelConfig> config_from_gguf(const io::Gguf& file) {
   NIBBLE_TRY(head_dim, gguf_dim_or(file, arch + "attention.key_length", kMax, dim / n_heads));
   NIBBLE_TRY(value_dim, gguf_dim_or(file, arch + "attention.value_length", kMax, head_dim));
   NIBBLE_TRY(n_ctx, gguf_dim(file, arch + "context_length", 1u << 30));
-  NIBBLE_TRY(window, gguf_dim_or(file, arch + "attention.sliding_window", 1u << 30, 0));
+  NIBBLE_TRY(window, file.get_u64_or(arch + "attention.sliding_window", 0));
   NIBBLE_TRY(embedding, file.tensor("token_embd.weight"));
   if (embedding.dims[1] < 1 || embedding.dims[1] > kMaxVocabulary) {
     return Error{Errc::malformed, file.name() + ": tensor 'token_embd.weight': " +
@@ -90,7 +90,7 @@ inline Result<ModelConfig> config_from_gguf(const io::Gguf& file) {
   c.n_kv_heads = n_kv_heads;
   c.head_dim = head_dim;
   c.n_ctx = n_ctx;
-  c.window = window;
+  c.window = static_cast<Index>(std::min<std::uint64_t>(window, 1u << 30));  // 0: none
   c.vocab_size = static_cast<Index>(embedding.dims[1]);
   c.norm_eps = eps;
   if (n_heads % n_kv_heads != 0 || head_dim < 1 || value_dim != head_dim || !(eps > 0) ||

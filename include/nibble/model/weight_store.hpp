@@ -65,8 +65,9 @@ class WeightStore {
       return Error{Errc::unsupported,
                    std::string("weights in ") + to_string(format) + " are not compiled in"};
     }
+    NIBBLE_TRY(row_bytes, quant::row_bytes(format, static_cast<std::size_t>(k)));  // whole blocks
     const graph::Weight weight{format, n, k, packed.data()};
-    if (n < 1 || k < 1 || packed.size() != packed_bytes(weight)) {
+    if (n < 1 || k < 1 || row_bytes == 0 || packed.size() != packed_bytes(weight)) {
       return Error{Errc::invalid_argument,
                    std::to_string(packed.size()) + " bytes are not a packed " + to_string(format) +
                        " matrix of " + std::to_string(n) + " rows of " + std::to_string(k)};

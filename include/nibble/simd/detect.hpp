@@ -121,9 +121,9 @@ inline TargetSet detect_targets() noexcept {
 
 #else
 
-// No run-time detection here: only the target that the compiler was told to use is compiled, and
-// every machine that can run the program can run it.
-inline TargetSet detect_targets() noexcept { return TargetSet{~std::uint64_t{0}}; }
+// No run-time detection here: the baseline, which every machine that runs the program can run, is
+// all that is used.
+inline TargetSet detect_targets() noexcept { return TargetSet{}; }
 
 #endif
 

@@ -27,11 +27,19 @@ constexpr TargetSet compiled_targets() noexcept {
   return set;
 }
 
-// The targets that are compiled and that this machine can run. Never empty: the compiler's own
-// baseline is always among them.
+// The one that the compiler may use everywhere anyway: whatever runs the program can run it.
+constexpr Target baseline_target() noexcept {
+  Target target = Target::SCALAR;
+#define NIBBLE_IF_BASELINE(r, data, name) \
+  if constexpr (HWY_STATIC_TARGET == BOOST_PP_CAT(HWY_, name)) target = Target::name;
+  BOOST_PP_SEQ_FOR_EACH(NIBBLE_IF_BASELINE, _, NIBBLE_ALL_TARGETS)
+#undef NIBBLE_IF_BASELINE
+  return target;
+}
+
+// The targets that are compiled and that this machine can run; the baseline is always among them.
 inline TargetSet available_targets() noexcept {
-  const TargetSet set = compiled_targets() & machine_targets();
-  return set.empty() ? compiled_targets() : set;
+  return (compiled_targets() & machine_targets()).add(baseline_target());
 }
 
 namespace detail {
@@ -102,7 +110,9 @@ inline Target active_target() noexcept {
 namespace detail {
 template <class Kernel, Target kTarget>
 constexpr typename Kernel::Function* row() noexcept {
-  // Impl is declared for every target and complete only for those that are compiled.
+  // Impl is declared for every target and complete only for those that are compiled. For the others
+  // the baseline's stands in: another translation unit of the program, with a longer list of
+  // targets, may have chosen one that this one lacks.
 #define NIBBLE_ROW(r, data, name)                                  \
   if constexpr (kTarget == Target::name) {                         \
     if constexpr ((HWY_TARGETS & BOOST_PP_CAT(HWY_, name)) != 0) { \
@@ -111,11 +121,11 @@ constexpr typename Kernel::Function* row() noexcept {
   }
   BOOST_PP_SEQ_FOR_EACH(NIBBLE_ROW, _, NIBBLE_ALL_TARGETS)
 #undef NIBBLE_ROW
-  return nullptr;
+  return &HWY_STATIC_NAMESPACE::Impl<Kernel>::run;
 }
 
-// One row per target, null where it is not compiled. HWY_TARGETS is a parameter so that two
-// translation units with different target lists have two tables.
+// One row per target. HWY_TARGETS is a parameter so that two translation units with different
+// target lists have two tables.
 template <class Kernel, long long kTargets>
 struct Table {
 #define NIBBLE_TABLE_ROW(r, data, name) row<Kernel, Target::name>(),

@@ -18,6 +18,10 @@
 #define NIBBLE_TARGETS (HWY_AVX3_DL | HWY_AVX2 | HWY_SSE4 | HWY_NEON | HWY_NEON_BF16)
 #endif
 
+#if defined(HWY_DISABLED_TARGETS) && !defined(HIGHWAY_HWY_DETECT_TARGETS_H_)
+#error "nibble: HWY_DISABLED_TARGETS has no effect here; say with NIBBLE_TARGETS what to compile"
+#endif
+
 #ifndef HWY_HEADER_ONLY
 #define HWY_HEADER_ONLY  // nothing of Highway to link
 #endif
@@ -31,4 +35,3 @@
 #define NIBBLE_BASELINE_TARGET                                               \
   ((HWY_BASELINE_TARGETS & ~HWY_BROKEN_TARGETS & ~NIBBLE_UNTESTED_TARGETS) & \
    -(HWY_BASELINE_TARGETS & ~HWY_BROKEN_TARGETS & ~NIBBLE_UNTESTED_TARGETS))
-
