@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# Finds the headers that nibble includes, doctest for its tests and CLI11 for its examples. What is
-# missing or too old is taken from the distribution's own package mirror as plain files below the
-# build folder: no root, nothing installed, nothing linked. Known way: apt (Debian and its kin, any
-# release; Highway comes from the `testing` suite where the release's own is older than 1.3).
+# Finds the headers that nibble includes, doctest for its tests, CLI11 for its examples and Google
+# Benchmark (a library: the only one that is linked) for its benchmarks. What is missing or too old is
+# taken from the distribution's own package mirror as plain files below the build folder: no root,
+# nothing installed. Known way: apt (Debian and its kin, any release; Highway comes from the `testing`
+# suite where the release's own is older than 1.3).
 
 set(NIBBLE_HEADERS_DIR ${PROJECT_BINARY_DIR}/headers)
 
@@ -48,7 +49,7 @@ function(nibble_apt suite)
   set(nibble_apt_output "${output}" PARENT_SCOPE)
 endfunction()
 
-# Extracts `paths` (below usr/include) of a package of a suite into ${NIBBLE_HEADERS_DIR}/include.
+# Extracts `paths` (below usr/, patterns allowed) of a package of a suite into ${NIBBLE_HEADERS_DIR}.
 function(nibble_headers_from_package suite package paths)
   set(state ${NIBBLE_HEADERS_DIR}/apt-${suite})
   if(NOT EXISTS ${state}/updated)
@@ -70,19 +71,19 @@ function(nibble_headers_from_package suite package paths)
     nibble_apt(${suite} apt-get update)
     file(TOUCH ${state}/updated)
   endif()
-  if(package STREQUAL "libboost-dev")  # a metapackage: the headers are in the versioned one
-    nibble_apt(${suite} apt-cache depends libboost-dev)
-    string(REGEX MATCH "libboost[0-9.]+-dev" package "${nibble_apt_output}")
+  if(package MATCHES "^(.+)->(.+)$")  # what a package depends on, by a pattern
+    set(pattern "${CMAKE_MATCH_2}")
+    nibble_apt(${suite} apt-cache depends ${CMAKE_MATCH_1})
+    string(REGEX MATCH "${pattern}" package "${nibble_apt_output}")
   endif()
-  message(STATUS "nibble: taking headers from package ${package} (${suite})")
+  message(STATUS "nibble: taking files from package ${package} (${suite})")
   nibble_apt(${suite} apt-get download ${package})
   file(GLOB deb ${NIBBLE_HEADERS_DIR}/${package}_*.deb)
   set(files ${paths})
-  list(TRANSFORM files PREPEND "./usr/include/")
-  file(MAKE_DIRECTORY ${NIBBLE_HEADERS_DIR}/include)
+  list(TRANSFORM files PREPEND "./usr/")
   execute_process(
     COMMAND dpkg-deb --fsys-tarfile ${deb}
-    COMMAND tar -x -C ${NIBBLE_HEADERS_DIR}/include --strip-components=3 ${files}
+    COMMAND tar -x -C ${NIBBLE_HEADERS_DIR} --strip-components=2 --wildcards ${files}
     RESULTS_VARIABLE results)
   if(NOT results STREQUAL "0;0")
     message(FATAL_ERROR "nibble: could not unpack ${deb}")
@@ -116,14 +117,34 @@ if(EXISTS /etc/os-release)
   endif()
 endif()
 
-nibble_find_header(NIBBLE_HWY_INCLUDE_DIR hwy/highway.h testing libhwy-dev "hwy"
+nibble_find_header(NIBBLE_HWY_INCLUDE_DIR hwy/highway.h testing libhwy-dev "include/hwy"
                    VALIDATOR nibble_highway_validator)
 nibble_find_header(NIBBLE_BOOST_PP_INCLUDE_DIR boost/preprocessor.hpp ${nibble_own_suite}
-                   libboost-dev "boost/preprocessor;boost/preprocessor.hpp")
+                   "libboost-dev->libboost[0-9.]+-dev"
+                   "include/boost/preprocessor;include/boost/preprocessor.hpp")
 if(NIBBLE_BUILD_TESTS)
   nibble_find_header(NIBBLE_DOCTEST_INCLUDE_DIR doctest/doctest.h ${nibble_own_suite} doctest-dev
-                     "doctest")
+                     "include/doctest")
 endif()
-if(NIBBLE_BUILD_EXAMPLES)
-  nibble_find_header(NIBBLE_CLI11_INCLUDE_DIR CLI/CLI.hpp ${nibble_own_suite} libcli11-dev "CLI")
+if(NIBBLE_BUILD_EXAMPLES OR NIBBLE_BUILD_BENCH)
+  nibble_find_header(NIBBLE_CLI11_INCLUDE_DIR CLI/CLI.hpp ${nibble_own_suite} libcli11-dev
+                     "include/CLI")
+endif()
+if(NIBBLE_BUILD_BENCH)
+  find_package(benchmark QUIET)
+  if(NOT TARGET benchmark::benchmark)
+    nibble_find_header(NIBBLE_BENCHMARK_INCLUDE_DIR benchmark/benchmark.h ${nibble_own_suite}
+                       libbenchmark-dev "include/benchmark;lib/*/libbenchmark.so")
+    set(nibble_benchmark_dir ${NIBBLE_HEADERS_DIR}/lib/${CMAKE_LIBRARY_ARCHITECTURE})
+    if(NIBBLE_BENCHMARK_INCLUDE_DIR STREQUAL "${NIBBLE_HEADERS_DIR}/include" AND
+       NOT EXISTS ${nibble_benchmark_dir}/libbenchmark.so)  # or a link to nothing
+      nibble_headers_from_package(${nibble_own_suite}
+        "libbenchmark-dev->libbenchmark[0-9][a-z0-9.]*" "lib/*/libbenchmark.so.*")
+    endif()
+    find_library(NIBBLE_BENCHMARK_LIBRARY benchmark HINTS ${nibble_benchmark_dir} REQUIRED)
+    add_library(benchmark::benchmark UNKNOWN IMPORTED)
+    set_target_properties(benchmark::benchmark PROPERTIES
+      IMPORTED_LOCATION ${NIBBLE_BENCHMARK_LIBRARY}
+      INTERFACE_INCLUDE_DIRECTORIES ${NIBBLE_BENCHMARK_INCLUDE_DIR})
+  endif()
 endif()

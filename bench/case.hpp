@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A case: one kernel on one format and shape, whatever the target and the number of threads. The
+// families below make lists of them.
+#pragma once
+
+#include <cmath>
+#include <cstdio>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "bench/machine.hpp"
+#include "nibble/core/executor.hpp"
+
+namespace bench {
+
+// One run of a kernel, on data of its own.
+using Body = std::function<void(nibble::Executor&)>;
+
+struct Case {
+  std::string kernel;  // "matmul"
+  std::string format;  // of weights or cache: "q4_0"; "f32" where there is no choice
+  std::string shape;   // "m8 n4096 k4096", with underscores
+  std::string data;    // "cold": from memory that no cache holds; "warm": used again and again
+  bool quick = false;  // part of the short list
+  Work work;
+  std::function<Body()> prepare;  // allocates and fills the data
+};
+
+// Where the data of cases is, and how large it must be not to be in a cache.
+struct CaseOptions {
+  Pages pages = Pages::small;
+  std::size_t l3 = 32 << 20;
+
+  // Enough for `bytes`-sized copies, used in turn, to be out of the caches.
+  Index copies(double bytes) const {
+    return static_cast<Index>(std::ceil(static_cast<double>(Machine::cold_bytes()) / bytes)) + 1;
+  }
+  // 512, or less if so many rows would take more than three quarters of the last cache.
+  Index rows_in_l3(double row_bytes) const {
+    Index rows = 512;
+    while (rows > 32 && static_cast<double>(rows) * row_bytes > 0.75 * static_cast<double>(l3)) {
+      rows /= 2;
+    }
+    return rows;
+  }
+};
+
+void add_matmul(const CaseOptions& options, std::vector<Case>& cases);
+void add_norms(const CaseOptions& options, std::vector<Case>& cases);
+void add_activations(const CaseOptions& options, std::vector<Case>& cases);
+void add_attention(const CaseOptions& options, std::vector<Case>& cases);
+void add_fork_join(std::vector<Case>& cases);
+
+// Numbers in [-1, 1) that look random, the same in every run.
+class Noise {
+ public:
+  float operator()() {
+    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<float>(static_cast<std::int32_t>(state_ >> 32)) * 0x1p-31f;
+  }
+  void fill(float* out, Index n) {
+    for (Index i = 0; i < n; ++i) out[i] = (*this)();
+  }
+
+ private:
+  std::uint64_t state_ = 88172645463325252u;
+};
+
+// An (m, k) matrix of floats in memory of its own.
+struct Floats {
+  Floats(Index m, Index k, Pages pages)
+      : memory(static_cast<std::size_t>(m * k) * sizeof(float), pages),
+        view(memory.as<float>(), m, k) {
+    Noise().fill(memory.as<float>(), m * k);
+  }
+  nibble::MatrixView<const float> in() const { return view; }
+
+  Memory memory;
+  nibble::MatrixView<float> view;
+};
+
+}  // namespace bench

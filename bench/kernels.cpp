@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// bench_kernels: every kernel on every SIMD target of this machine, in GB/s, GOP/s and as a
+// fraction of what the machine can do, which it measures first.
+#include <benchmark/benchmark.h>
+
+#include <set>
+
+#include "bench/case.hpp"
+#include "bench/options.hpp"
+#include "bench/table.hpp"
+#include "examples/common.hpp"
+#include "nibble/kernels/pass.hpp"
+
+namespace bench {
+namespace {
+
+struct Options : RunOptions {
+  std::vector<std::string> kernels, formats;
+  bool quick = false, list = false;
+  int repetitions = 0;
+  double min_time = 0;
+  std::string out;
+};
+
+// A case on a target with a number of threads: a row of the table.
+struct Row {
+  const Case* c;
+  Target target;
+  Index n_threads;
+
+  std::string name() const {
+    std::string text;
+    for (const std::string& part : {c->kernel, c->format, c->shape, c->data}) text += part + "/";
+    return text + nibble::simd::to_string(target) + "/t" + std::to_string(n_threads);
+  }
+};
+
+// Every wanted name must be in `known`.
+nibble::Status check_names(const char* option, const std::vector<std::string>& wanted,
+                           const std::set<std::string>& known) {
+  for (const std::string& name : wanted) {
+    if (known.contains(name)) continue;
+    std::string all;
+    for (const std::string& k : known) all += (all.empty() ? "" : ", ") + k;
+    return nibble::Error{nibble::Errc::invalid_argument,
+                         std::string(option) + ": '" + name + "' is not one of " + all};
+  }
+  return nibble::ok();
+}
+
+nibble::Status check_names(const Options& o, const std::vector<Case>& cases) {
+  std::set<std::string> kernels, formats;
+  for (const Case& c : cases) {
+    kernels.insert(c.kernel);
+    formats.insert(c.format);
+  }
+  NIBBLE_CHECK(check_names("--kernel", o.kernels, kernels));
+  return check_names("--format", o.formats, formats);
+}
+
+std::vector<Row> rows_of(const std::vector<Case>& cases, const Options& o,
+                         const std::vector<Target>& targets) {
+  const auto wanted = [](const std::vector<std::string>& names, const std::string& name) {
+    return names.empty() || std::find(names.begin(), names.end(), name) != names.end();
+  };
+  std::vector<Row> rows;
+  for (const Case& c : cases) {
+    if (!wanted(o.kernels, c.kernel) || !wanted(o.formats, c.format)) continue;
+    if (o.quick && !c.quick) continue;
+    for (const Target target : targets) {
+      for (const Index n : threads_of(o.threads)) rows.push_back({&c, target, n});
+      if (c.format == "none") break;  // no SIMD in it
+    }
+  }
+  return rows;
+}
+
+// The data of the case that runs; made when it first runs, since Google Benchmark calls a row
+// several times, and rows of one case follow each other.
+Body& body_of(const Case& c) {
+  static const Case* last = nullptr;
+  static Body body;
+  if (last != &c) {
+    Body next = c.prepare();  // before the old one goes: it may share its weights
+    body = std::move(next);
+    last = &c;
+  }
+  return body;
+}
+
+void run_row(benchmark::State& state, const Row& row, const Machine& machine) {
+  if (!nibble::simd::force_target(row.target)) return state.SkipWithError("no such target");
+  Body& body = body_of(*row.c);
+  nibble::Executor& executor = pool(row.n_threads);
+  for (auto _ : state) {
+    body(executor);
+    benchmark::ClobberMemory();
+  }
+  using benchmark::Counter;
+  const Bound bound = machine.bound(row.c->work, row.target, row.n_threads);
+  constexpr auto kRate = Counter::kIsIterationInvariantRate;
+  state.counters["GB_per_s"] = Counter(row.c->work.bytes() * 1e-9, kRate);
+  state.counters["GOP_per_s"] = Counter(row.c->work.ops * 1e-9, kRate);
+  state.counters["fraction"] = Counter(bound.seconds, kRate);
+  state.SetLabel(bound.name);
+}
+
+void register_rows(const std::vector<Row>& rows, const Machine& machine, const Options& o) {
+  const int repetitions = o.repetitions > 0 ? o.repetitions : o.quick ? 3 : 5;
+  const double min_time = o.min_time > 0 ? o.min_time : o.quick ? 0.02 : 0.05;
+  for (const Row& row : rows) {
+    auto* const entry = benchmark::RegisterBenchmark(
+        row.name().c_str(),
+        [row, &machine](benchmark::State& state) { run_row(state, row, machine); });
+    entry->MinTime(min_time)->Repetitions(repetitions)->ReportAggregatesOnly(repetitions > 1);
+    if (clock_of(o) == Clock::wall || row.n_threads > 1) entry->UseRealTime();
+  }
+}
+
+void add_context(const Machine& machine) {
+  benchmark::AddCustomContext("nibble", NIBBLE_VERSION);
+#if defined(__VERSION__)
+  benchmark::AddCustomContext("compiler", __VERSION__);
+#endif
+  benchmark::AddCustomContext("pages", to_string(machine.options().pages));
+  for (const auto& [key, value] : to_pairs(machine)) benchmark::AddCustomContext(key, value);
+}
+
+// Google Benchmark's own options, ours translated first.
+bool initialize(const Options& o, const std::vector<std::string>& extras) {
+  std::vector<std::string> arguments = {"bench_kernels"};
+  if (!o.out.empty()) {
+    arguments.push_back("--benchmark_out=" + o.out);
+    arguments.push_back(std::string("--benchmark_out_format=") +
+                        (o.out.ends_with(".csv") ? "csv" : "json"));
+  }
+  arguments.insert(arguments.end(), extras.begin(), extras.end());
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  int argc = static_cast<int>(argv.size());
+  benchmark::Initialize(&argc, argv.data());
+  return !benchmark::ReportUnrecognizedArguments(argc, argv.data());
+}
+
+void add_options(CLI::App& app, Options& o) {
+  add_run_options(app, o);
+  app.add_option("--kernel", o.kernels, "kernels, e.g. matmul,softmax (default: all)")
+      ->delimiter(',');
+  app.add_option("--format", o.formats, "weight or cache formats, e.g. q4_0,f16 (default: all)")
+      ->delimiter(',');
+  app.add_flag("--quick", o.quick,
+               "the short list: one size of each kernel, the best target, AVX2 and SSE4");
+  app.add_flag("--list", o.list, "names the rows, runs nothing");
+  app.add_option("--repetitions", o.repetitions, "of which the median counts (5; quick: 3)")
+      ->check(CLI::Range(1, 1000));
+  app.add_option("--min-time", o.min_time, "seconds of each repetition (0.05; quick: 0.02)")
+      ->check(CLI::Range(1e-4, 60.0));
+  app.add_option("-o,--out", o.out, "also writes FILE.json or FILE.csv, as Google Benchmark does")
+      ->check([](const std::string& name) {
+        return name.ends_with(".json") || name.ends_with(".csv") ? std::string()
+                                                                 : "must end in .json or .csv";
+      });
+  app.allow_extras();
+  app.footer(
+      "Rows are medians. GB/s counts what must move, GOP/s two per multiply-add; the limit is the\n"
+      "probed bandwidth of the level that the data is at, or the peak of the arithmetic, "
+      "whichever\n"
+      "takes longer. Options of Google Benchmark (--benchmark_...) work too.");
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("Kernels against the limits of this machine.", "bench_kernels");
+  Options o;
+  add_options(app, o);
+  if (const auto code = example::parse(app, argc, argv)) return *code;
+  const auto usage = [&](const std::string& message) {
+    std::fprintf(stderr, "bench_kernels: %s (see --help)\n", message.c_str());
+    return example::kUsage;
+  };
+  for (const std::string& extra : app.remaining()) {
+    if (!extra.starts_with("--benchmark_")) return usage("'" + extra + "' is not known");
+  }
+  auto targets = targets_of(o.isa, nibble::simd::available_targets());
+  if (!targets) return usage(targets.error().message);
+  if (o.quick && o.isa.empty()) {
+    std::erase_if(*targets, [first = targets->front()](Target t) {
+      return t != first && t != Target::AVX2 && t != Target::SSE4;
+    });
+  }
+
+  const CaseOptions case_options{pages_of(o), Machine::caches().l3};
+  std::vector<Case> cases;
+  add_matmul(case_options, cases);
+  add_attention(case_options, cases);
+  add_norms(case_options, cases);
+  add_activations(case_options, cases);
+  add_fork_join(cases);
+  if (const auto known = check_names(o, cases); !known) return usage(known.error().message);
+  const std::vector<Row> rows = rows_of(cases, o, *targets);
+  if (o.list) {
+    for (const Row& row : rows) std::puts(row.name().c_str());
+    return example::kOk;
+  }
+  if (rows.empty()) return usage("no kernel has such a format");
+  if (!initialize(o, app.remaining())) return example::kUsage;
+
+  ProbeOptions probe;
+  probe.targets = *targets;
+  probe.threads = threads_of(o.threads);
+  probe.pages = pages_of(o);
+  probe.clock = clock_of(o);
+  const Machine machine(probe);
+  std::printf("%s\n", to_text(machine).c_str());
+  add_context(machine);
+  register_rows(rows, machine, o);
+  TableReporter table;
+  benchmark::RunSpecifiedBenchmarks(&table);
+  std::puts("\nThe machine after the run, relative to before (far from 1: do not trust the rows):");
+  for (const Index n : probe.threads) {
+    const auto [dram, f32] = machine.drift(n);
+    std::printf("%d thread%s: DRAM bandwidth %.2f, f32 rate %.2f\n", static_cast<int>(n),
+                n == 1 ? "" : "s", dram, f32);
+  }
+  benchmark::Shutdown();
+  return example::kOk;
+}
+
+}  // namespace
+}  // namespace bench
+
+int main(int argc, char** argv) { return bench::run(argc, argv); }

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Matrix products: activations (m, k), already in the form that the weights' format asks for, times
+// packed weights (n, k).
+#include "nibble/ops/matmul.hpp"
+
+#include "bench/case.hpp"
+#include "nibble/ops/quantize_rows.hpp"
+#include "nibble/quant/format.hpp"
+
+namespace bench {
+namespace {
+
+using nibble::quant::BlockFormat;
+
+// Copies of a packed matrix. One panel of random weights, repeated: no kernel can tell.
+template <class Format>
+struct Weights {
+  using Packed = nibble::quant::Packed<Format>;
+
+  Weights(Index rows, Index columns, Index copies, Pages pages)
+      : n(rows),
+        k(columns),
+        n_copies(copies),
+        memory(static_cast<std::size_t>(copies * Packed::bytes(rows, columns)), pages) {
+    const auto size = static_cast<std::size_t>(k);
+    const std::size_t row_bytes = *nibble::quant::row_bytes<Format>(size);
+    std::vector<float> row(size);
+    Memory sources(row_bytes * 16, Pages::small);
+    Noise noise;
+    for (std::size_t r = 0; r < 16; ++r) {
+      noise.fill(row.data(), k);
+      const auto to = sources.bytes().subspan(r * row_bytes, row_bytes);
+      if (!nibble::quant::row_from_f32<Format>(row, to)) std::abort();  // sizes are ours
+    }
+    if constexpr (BlockFormat<Format>) {
+      Packed::pack_panel(sources.as<typename Format::Block>(), 16, k, memory.data());
+    } else {
+      Packed::pack_panel(sources.data(), 16, k, memory.data());
+    }
+    const auto panel = static_cast<std::size_t>(Packed::panel_bytes(k));
+    for (std::size_t at = panel; at < memory.size(); at += panel) {
+      std::memcpy(memory.data() + at, memory.data(), panel);
+    }
+  }
+
+  nibble::quant::PackedMatrix<Format> copy(Index i) const {
+    return {memory.data() + i * Packed::bytes(n, k), n, k};
+  }
+
+  Index n, k, n_copies;
+  Memory memory;
+};
+
+// The activations of a product as Format wants them.
+template <class Format>
+struct Input {
+  Input(Index m, Index k, Pages pages) : x(m, k, pages) {
+    input.x = x.view.data();
+    input.stride = k;
+    if constexpr (BlockFormat<Format>) {
+      using Rows = nibble::ops::QuantizedRows<Format::kLength>;
+      quantized = Memory(Rows::bytes_needed(m, k), pages);
+      const Rows rows = Rows::over(quantized.bytes(), m, k);
+      nibble::InlineExecutor alone;
+      nibble::ops::quantize_rows(alone, x.in(), rows);
+      input.codes = rows.codes;
+      input.scales = rows.scales;
+      input.neg8sums = rows.neg8sums;
+      input.code_stride = Rows::code_stride(k);
+      input.n_blocks = Rows::n_blocks(k);
+    }
+  }
+  static double bytes(Index m, Index k) {
+    if constexpr (BlockFormat<Format>) {
+      return static_cast<double>(nibble::ops::QuantizedRows<Format::kLength>::bytes_needed(m, k));
+    } else {
+      return static_cast<double>(m * k) * sizeof(float);
+    }
+  }
+
+  Floats x;
+  Memory quantized;
+  nibble::kernels::MatmulInput input;
+};
+
+// What arithmetic the weights of a format ask for at best.
+template <class Format>
+constexpr Arithmetic arithmetic_of() {
+  if constexpr (BlockFormat<Format>) {
+    return Format::kBits == 4 ? Arithmetic::int4 : Arithmetic::int8;
+  } else {
+    return std::is_same_v<Format, nibble::quant::BF16> ? Arithmetic::bf16 : Arithmetic::f32;
+  }
+}
+
+template <class Format>
+Body prepare(const std::shared_ptr<Weights<Format>>& weights, Index m, Pages pages) {
+  struct Data {
+    std::shared_ptr<Weights<Format>> weights;
+    Input<Format> input;
+    Floats out;
+  };
+  auto data = std::make_shared<Data>(
+      Data{weights, Input<Format>(m, weights->k, pages), Floats(m, weights->n, pages)});
+  return [data, copy = Index{0}](nibble::Executor& executor) mutable {
+    nibble::ops::matmul(executor, data->input.input, data->weights->copy(copy), data->out.view);
+    copy = (copy + 1) % data->weights->n_copies;
+  };
+}
+
+// The weights of neighbouring cases, which are the same: made once, dropped with the last of them.
+template <class Format>
+std::shared_ptr<Weights<Format>> shared_weights(Index n, Index k, Index copies, Pages pages) {
+  static std::weak_ptr<Weights<Format>> last;
+  std::shared_ptr<Weights<Format>> weights = last.lock();
+  if (weights == nullptr || weights->n != n || weights->k != k || weights->n_copies != copies) {
+    weights = std::make_shared<Weights<Format>>(n, k, copies, pages);
+    last = weights;
+  }
+  return weights;
+}
+
+template <class Format>
+void add(const CaseOptions& options, Index n, Index k, std::vector<Case>& cases) {
+  const double weight_bytes = static_cast<double>(nibble::quant::Packed<Format>::bytes(n, k));
+  const bool fits_l3 = weight_bytes < 0.9 * static_cast<double>(options.l3);
+  const bool square = n == k;
+  for (const bool cold : {true, false}) {
+    for (const Index m : {1, 2, 3, 4, 8, 16, 32, 64, 512}) {
+      if (cold ? m > 64 : m <= 64 && !fits_l3) continue;
+      Case c;
+      c.kernel = "matmul";
+      c.format = nibble::quant::to_string(nibble::quant::kFormatOf<Format>);
+      c.shape = "m" + std::to_string(m) + "_n" + std::to_string(n) + "_k" + std::to_string(k);
+      c.data = cold ? "cold" : "warm";
+      c.quick = square && (cold ? m == 1 || m == 8 : m == 512);
+      c.work.bytes_read = weight_bytes + Input<Format>::bytes(m, k);
+      c.work.bytes_written = static_cast<double>(m * n) * sizeof(float);
+      c.work.footprint = cold ? kCold : c.work.bytes();
+      c.work.ops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
+      c.work.arithmetic = arithmetic_of<Format>();
+      const Index copies = cold ? options.copies(weight_bytes) : 1;
+      c.prepare = [=, pages = options.pages] {
+        return prepare<Format>(shared_weights<Format>(n, k, copies, pages), m, pages);
+      };
+      cases.push_back(std::move(c));
+    }
+  }
+}
+
+}  // namespace
+
+void add_matmul(const CaseOptions& options, std::vector<Case>& cases) {
+  constexpr std::array<std::array<Index, 2>, 3> kShapes = {
+      {{4096, 4096}, {5632, 2048}, {2048, 5632}}};
+  for (const auto [n, k] : kShapes) {
+    add<nibble::quant::Q4_0>(options, n, k, cases);
+    add<nibble::quant::Q4_1>(options, n, k, cases);
+    add<nibble::quant::Q8_0>(options, n, k, cases);
+    add<nibble::quant::BF16>(options, n, k, cases);
+    add<nibble::quant::F16>(options, n, k, cases);
+    add<nibble::quant::F32>(options, n, k, cases);
+  }
+}
+
+}  // namespace bench

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Memory whose pages are chosen: small ones as mapped files have, or 2 MiB ones where the system
+// gives them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <span>
+#include <utility>
+
+#include "nibble/core/arena.hpp"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace bench {
+
+enum class Pages : std::uint8_t { small, huge };
+
+constexpr const char* to_string(Pages pages) noexcept {
+  return pages == Pages::small ? "small" : "huge";
+}
+
+inline constexpr std::size_t kHugePage = std::size_t{2} << 20;
+
+// Owned, zeroed memory with every page present, aligned to kHugePage (on Linux; elsewhere whatever
+// pages the system gives, aligned to nibble::kAlignment). A benchmark without memory cannot go on:
+// it ends the program.
+class Memory {
+ public:
+  Memory() noexcept = default;
+  Memory(std::size_t bytes, Pages pages) : size_(bytes) {
+#if defined(__linux__)
+    mapped_ = nibble::align_up(bytes, kHugePage) + kHugePage;
+    base_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base_ == MAP_FAILED) fail(bytes);
+    madvise(base_, mapped_, pages == Pages::huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    const auto address = reinterpret_cast<std::uintptr_t>(base_);
+    data_ = static_cast<std::byte*>(base_) + (nibble::align_up(address, kHugePage) - address);
+    std::memset(data_, 0, bytes);
+#else
+    (void)pages;
+    auto buffer = nibble::AlignedBuffer::allocate(bytes);
+    if (!buffer) fail(bytes);
+    buffer_ = *std::move(buffer);
+    data_ = buffer_.data();
+#endif
+  }
+  Memory(Memory&& other) noexcept { *this = std::move(other); }
+  Memory& operator=(Memory&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    std::swap(base_, other.base_);
+    std::swap(mapped_, other.mapped_);
+    std::swap(buffer_, other.buffer_);
+    return *this;
+  }
+  ~Memory() {
+#if defined(__linux__)
+    if (base_ != nullptr) munmap(base_, mapped_);
+#endif
+  }
+
+  std::byte* data() const noexcept { return data_; }
+  std::size_t size() const noexcept { return size_; }
+  std::span<std::byte> bytes() const noexcept { return {data_, size_}; }
+  template <class T>
+  T* as() const noexcept {
+    return reinterpret_cast<T*>(data_);
+  }
+
+ private:
+  [[noreturn]] static void fail(std::size_t bytes) {
+    std::fprintf(stderr, "benchmark: no memory for %zu bytes\n", bytes);
+    std::exit(1);
+  }
+
+  std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+  void* base_ = nullptr;
+  std::size_t mapped_ = 0;
+  nibble::AlignedBuffer buffer_;
+};
+
+// Bytes of this process that are on huge pages now; 0 where the system does not tell.
+inline std::size_t bytes_on_huge_pages() {
+  std::size_t kibibytes = 0;
+  std::FILE* const file = std::fopen("/proc/self/smaps_rollup", "r");
+  if (file == nullptr) return 0;
+  char line[256];
+  while (std::fgets(line, sizeof(line), file) != nullptr) {
+    if (std::sscanf(line, "AnonHugePages: %zu kB", &kibibytes) == 1) break;
+  }
+  std::fclose(file);
+  return kibibytes * 1024;
+}
+
+}  // namespace bench

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// bench_model: prompt processing and generation of a whole model, from a GGUF file or from a shape
+// alone, in tokens per second and as a fraction of what the machine can do.
+#include <cstdio>
+#include <optional>
+
+#include "bench/options.hpp"
+#include "bench/synthetic.hpp"
+#include "examples/common.hpp"
+#include "nibble/generate/session.hpp"
+
+namespace bench {
+namespace {
+
+using nibble::Slot;
+
+struct Options : RunOptions {
+  std::string model, shape, format = "q4_0", kv = "f16", out;
+  Index n_prompt = 512, n_generate = 128, batch = 512;
+  int repetitions = 3;
+};
+
+// What every token of a model costs, but for attention.
+struct ModelCost {
+  double bytes = 0;                                // weights that generating one token reads
+  std::array<double, kArithmetics.size()> ops{};   // of the layers, for one token
+  std::array<double, kArithmetics.size()> head{};  // of the output matrix, for one row of logits
+};
+
+Arithmetic arithmetic_of(nibble::quant::Format format) {
+  using enum nibble::quant::Format;
+  switch (format) {
+    case q4_0:
+    case q4_1: return Arithmetic::int4;
+    case q8_0: return Arithmetic::int8;
+    case bf16: return Arithmetic::bf16;
+    default: return Arithmetic::f32;
+  }
+}
+
+ModelCost cost_of(const nibble::Model& model) {
+  ModelCost cost;
+  for (Index layer = -1; layer < model.config().n_layers; ++layer) {
+    for (std::size_t s = 0; s < nibble::kSlotCount; ++s) {
+      const auto slot = static_cast<Slot>(s);
+      if (nibble::is_per_layer(slot) != (layer >= 0)) continue;
+      const nibble::graph::Weight& w = model.weights().at(slot, layer);
+      // Of the embeddings one row is read.
+      if (!w || w.n == 0 || slot == Slot::token_embd || slot == Slot::position_embd) continue;
+      nibble::Model::FormatTypes::visit(w.format, [&]<class F>(F) {
+        cost.bytes += static_cast<double>(nibble::quant::Packed<F>::bytes(w.n, w.k));
+      });
+      auto& ops = slot == Slot::output ? cost.head : cost.ops;
+      ops[static_cast<std::size_t>(arithmetic_of(w.format))] +=
+          2.0 * static_cast<double>(w.n) * static_cast<double>(w.k);
+    }
+  }
+  return cost;
+}
+
+// A measured row: prompt processing or generation with some threads.
+struct Result {
+  std::string test;  // "pp512", "tg128"
+  Index n_threads = 1;
+  double tokens_per_second = 0;
+  double gigabytes_per_second = 0;
+  std::string limit;    // what binds
+  double fraction = 0;  // of it
+};
+
+class Measurement {
+ public:
+  Measurement(const nibble::Model& model, const Machine& machine, const Options& options)
+      : model_(model), machine_(machine), options_(options), cost_(cost_of(model)) {}
+
+  nibble::Result<std::vector<Result>> run(Index n_threads, nibble::ops::KvType kv) const {
+    nibble::SessionOptions session_options;
+    session_options.n_ctx = std::max(options_.n_prompt, options_.n_generate) + 1;
+    session_options.max_batch = std::max<Index>(1, options_.batch);
+    session_options.kv_type = kv;
+    session_options.executor = &pool(n_threads);
+    NIBBLE_TRY(session, nibble::Session::create(model_, session_options));
+    std::vector<Result> results;
+    for (const bool prompt : {true, false}) {
+      const Index n = prompt ? options_.n_prompt : options_.n_generate;
+      if (n == 0) continue;
+      std::vector<double> times;
+      for (int r = 0; r <= options_.repetitions; ++r) {  // the first one warms up
+        NIBBLE_CHECK(session.rewind(0));
+        const Clock clock = n_threads == 1 ? clock_of(options_) : Clock::wall;
+        const double begin = seconds_now(clock);
+        NIBBLE_CHECK(append(session, n, prompt));
+        times.push_back(seconds_now(clock) - begin);
+      }
+      std::sort(times.begin() + 1, times.end());
+      results.push_back(result(n, prompt, n_threads, times[1 + (times.size() - 1) / 2]));
+    }
+    return results;
+  }
+
+ private:
+  nibble::Status append(nibble::Session& session, Index n, bool prompt) const {
+    std::vector<std::int32_t> ids(static_cast<std::size_t>(n));
+    const Index vocabulary = model_.config().vocab_size;
+    for (Index i = 0; i < n; ++i) {
+      ids[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i * 7919 % vocabulary);
+    }
+    const std::span<const std::int32_t> all = ids;
+    if (prompt) NIBBLE_CHECK(session.append(all));
+    for (std::size_t i = 0; !prompt && i < all.size(); ++i) {
+      NIBBLE_CHECK(session.append(all.subspan(i, 1)));
+    }
+    return nibble::ok();
+  }
+
+  // Of n tokens in `seconds`, against the least time that the machine's limits allow: the weights
+  // once for each step, every multiply-add, and attention.
+  Result result(Index n, bool prompt, Index n_threads, double seconds) const {
+    const nibble::ModelConfig& c = model_.config();
+    const Limits& limits = machine_.limits(nibble::simd::active_target(), n_threads);
+    const auto tokens = static_cast<double>(n);
+    const double seen = tokens * (tokens + 1) / 2;  // positions that all tokens together look at
+    const double attention_ops =
+        4.0 * static_cast<double>(c.n_heads * c.head_dim * c.n_layers) * seen;
+    const double steps = prompt ? std::ceil(tokens / static_cast<double>(options_.batch)) : tokens;
+    const double kv_bytes = 2.0 * (options_.kv == "f32" ? 4 : 2) *
+                            static_cast<double>(c.n_kv_heads * c.head_dim * c.n_layers) *
+                            (prompt ? 0 : seen);
+    Work work;
+    work.bytes_read = cost_.bytes * steps + kv_bytes;
+    work.footprint = cost_.bytes;
+    const Bound memory = machine_.bound(work, limits.target, n_threads);
+    double arithmetic = attention_ops / limits.rate[static_cast<std::size_t>(Arithmetic::f32)];
+    std::size_t most = 0;
+    for (std::size_t i = 0; i < kArithmetics.size(); ++i) {
+      arithmetic += (cost_.ops[i] * tokens + cost_.head[i] * steps) / limits.rate[i];
+      if (cost_.ops[i] > cost_.ops[most]) most = i;
+    }
+    const bool by_memory = memory.seconds > arithmetic;
+    Result r;
+    r.test = (prompt ? "pp" : "tg") + std::to_string(n);
+    r.n_threads = n_threads;
+    r.tokens_per_second = tokens / seconds;
+    r.gigabytes_per_second = work.bytes_read / seconds * 1e-9;
+    r.limit = by_memory ? memory.name : to_string(kArithmetics[most]);
+    r.fraction = (by_memory ? memory.seconds : arithmetic) / seconds;
+    return r;
+  }
+
+  const nibble::Model& model_;
+  const Machine& machine_;
+  const Options& options_;
+  ModelCost cost_;
+};
+
+// What is known besides the rows.
+struct Summary {
+  std::string model, format, isa, pages;
+  double weight_bytes = 0, load_seconds = 0, source_bytes = 0, peak_bytes = 0;
+};
+
+void print_text(const Summary& s, const std::vector<Result>& results) {
+  std::printf("%s %s on %s: %.1f MiB of weights, loaded in %.3f s, peak RAM %.1f MiB",
+              s.model.c_str(), s.format.c_str(), s.isa.c_str(), s.weight_bytes / 0x1p20,
+              s.load_seconds, s.peak_bytes / 0x1p20);
+  if (s.source_bytes > 0) {
+    std::printf(" of which %.1f MiB the source of synthetic weights", s.source_bytes / 0x1p20);
+  }
+  std::printf("\n%-8s %3s %10s %7s %10s %6s\n", "test", "thr", "tokens/s", "GB/s", "limit",
+              "of it");
+  for (const Result& r : results) {
+    std::printf("%-8s %3d %10.2f %7.1f %10s %4.0f %%\n", r.test.c_str(),
+                static_cast<int>(r.n_threads), r.tokens_per_second, r.gigabytes_per_second,
+                r.limit.c_str(), 100 * r.fraction);
+  }
+}
+
+// A string of JSON, quotes included.
+std::string quoted(const std::string& text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') out += '\\';
+    out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
+  }
+  return out + '"';
+}
+
+bool write_json(std::FILE* file, const Summary& s, const std::vector<Result>& results) {
+  std::fprintf(file,
+               "{\n  \"model\": %s,\n  \"format\": \"%s\",\n  \"isa\": \"%s\",\n"
+               "  \"weight_bytes\": %.0f,\n  \"load_seconds\": %.6f,\n  \"source_bytes\": %.0f,\n"
+               "  \"peak_bytes\": %.0f,\n  \"results\": [",
+               quoted(s.model).c_str(), s.format.c_str(), s.isa.c_str(), s.weight_bytes,
+               s.load_seconds, s.source_bytes, s.peak_bytes);
+  const char* separator = "\n";
+  for (const Result& r : results) {
+    std::fprintf(file,
+                 "%s    {\"test\": \"%s\", \"threads\": %d, \"tokens_per_second\": %.4f, "
+                 "\"GB_per_s\": %.4f, \"limit\": \"%s\", \"fraction\": %.4f}",
+                 separator, r.test.c_str(), static_cast<int>(r.n_threads), r.tokens_per_second,
+                 r.gigabytes_per_second, r.limit.c_str(), r.fraction);
+    separator = ",\n";
+  }
+  return std::fprintf(file, "\n  ]\n}\n") > 0;
+}
+
+bool write_csv(std::FILE* file, const Summary& s, const std::vector<Result>& results) {
+  bool good = std::fprintf(file,
+                           "model,format,isa,test,threads,tokens_per_second,GB_per_s,limit,"
+                           "fraction,load_seconds,peak_bytes\n") > 0;
+  for (const Result& r : results) {
+    good = good &&
+           std::fprintf(file, "%s,%s,%s,%s,%d,%.4f,%.4f,%s,%.4f,%.6f,%.0f\n",
+                        quoted(s.model).c_str(), s.format.c_str(), s.isa.c_str(), r.test.c_str(),
+                        static_cast<int>(r.n_threads), r.tokens_per_second, r.gigabytes_per_second,
+                        r.limit.c_str(), r.fraction, s.load_seconds, s.peak_bytes) > 0;
+  }
+  return good;
+}
+
+nibble::Status write(const std::string& path, const Summary& s,
+                     const std::vector<Result>& results) {
+  std::FILE* const file = std::fopen(path.c_str(), "w");
+  const bool written = file != nullptr && (path.ends_with(".csv") ? write_csv(file, s, results)
+                                                                  : write_json(file, s, results));
+  const bool closed = file != nullptr && std::fclose(file) == 0;
+  if (!written || !closed) return nibble::Error{nibble::Errc::io, path + ": cannot be written"};
+  return nibble::ok();
+}
+
+nibble::Result<nibble::Model> get_model(const Options& o, Summary& summary) {
+  nibble::Executor& executor = pool(threads_of(o.threads).back());
+  const double begin = seconds_now(Clock::wall);
+  if (!o.model.empty()) {
+    nibble::LoadOptions load;
+    load.executor = &executor;
+    NIBBLE_TRY(model, nibble::load(o.model, load));
+    summary.load_seconds = seconds_now(Clock::wall) - begin;
+    return model;
+  }
+  NIBBLE_TRY(shape, shape_of(o.shape));
+  NIBBLE_TRY(format, nibble::quant::format_from_name(o.format));
+  std::size_t source_bytes = 0;
+  NIBBLE_TRY(model, synthetic_model(shape, format, executor, source_bytes));
+  summary.load_seconds = seconds_now(Clock::wall) - begin;
+  summary.source_bytes = static_cast<double>(source_bytes);
+  return model;
+}
+
+nibble::Status measure(const Options& o, Target target) {
+  NIBBLE_CHECK(nibble::simd::force_target(target));
+  Summary summary;
+  summary.model = o.model.empty() ? o.shape : o.model;
+  summary.format = o.model.empty() ? o.format : "file";
+  summary.isa = nibble::simd::to_string(target);
+  NIBBLE_TRY(model, get_model(o, summary));
+  summary.weight_bytes = static_cast<double>(model.weight_bytes());
+  ProbeOptions probe;
+  probe.targets = {target};
+  probe.threads = threads_of(o.threads);
+  probe.pages = pages_of(o);
+  probe.clock = clock_of(o);
+  // The peak of memory is the model's, not the probes'.
+  const auto peak = example::peak_ram();
+  const Machine machine(probe);
+  std::vector<Result> results;
+  auto kv = nibble::ops::KvType::f16;
+  for (const auto type : {nibble::ops::KvType::f32, nibble::ops::KvType::bf16}) {
+    if (o.kv == nibble::ops::to_string(type)) kv = type;
+  }
+  for (const Index n : probe.threads) {
+    NIBBLE_TRY(rows, Measurement(model, machine, o).run(n, kv));
+    results.insert(results.end(), rows.begin(), rows.end());
+  }
+  summary.peak_bytes = static_cast<double>(peak.value_or(0));
+  print_text(summary, results);
+  return o.out.empty() ? nibble::Status(nibble::ok()) : write(o.out, summary, results);
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("Prompt and generation rates of a whole model.", "bench_model");
+  Options o;
+  add_run_options(app, o);
+  auto* const model = app.add_option("-m,--model", o.model, "a GGUF file");
+  app.add_option("--shape", o.shape,
+                 "random weights instead: tinyllama-1.1b, llama-3.2-1b, smollm2-135m or "
+                 "dim=..,layers=..,heads=..,kv_heads=..,ffn=..,vocab=..,tied=0")
+      ->excludes(model);
+  app.add_option("--format", o.format, "of random weights: f32 f16 bf16 q8_0 q4_0 q4_1")
+      ->capture_default_str();
+  app.add_option("--kv", o.kv, "cache: f32 f16 bf16")
+      ->check(CLI::IsMember({"f32", "f16", "bf16"}))
+      ->capture_default_str();
+  app.add_option("-p,--prompt", o.n_prompt, "tokens of the prompt, 0: none")
+      ->check(CLI::Range(Index{0}, Index{1} << 20))
+      ->capture_default_str();
+  app.add_option("-n,--generate", o.n_generate, "tokens to generate, 0: none")
+      ->check(CLI::Range(Index{0}, Index{1} << 20))
+      ->capture_default_str();
+  app.add_option("-b,--batch", o.batch, "tokens of the prompt that are computed together")
+      ->check(CLI::Range(Index{1}, Index{1} << 16))
+      ->capture_default_str();
+  app.add_option("-r,--repetitions", o.repetitions, "of which the median counts")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  app.add_option("-o,--out", o.out, "also writes FILE.json or FILE.csv")
+      ->check([](const std::string& name) {
+        return name.ends_with(".json") || name.ends_with(".csv") ? std::string()
+                                                                 : "must end in .json or .csv";
+      });
+  if (const auto code = example::parse(app, argc, argv)) return *code;
+  const auto usage = [&](const std::string& message) {
+    std::fprintf(stderr, "bench_model: %s (see --help)\n", message.c_str());
+    return example::kUsage;
+  };
+  if (o.model.empty() == o.shape.empty()) return usage("either --model or --shape");
+  if (!o.shape.empty()) {
+    const auto format = nibble::quant::format_from_name(o.format);
+    if (!format) return usage(format.error().message);
+    const auto shape = shape_of(o.shape);
+    if (!shape) return usage(shape.error().message);
+  }
+  const auto available = nibble::simd::available_targets();
+  const auto targets = targets_of(o.isa, available);
+  if (!targets) return usage(targets.error().message);
+  if (targets->size() > 1 && !o.isa.empty()) return usage("one --isa at a time");
+  if (const auto done = measure(o, targets->front()); !done) {
+    return example::fail(app, done.error());
+  }
+  return example::kOk;
+}
+
+}  // namespace
+}  // namespace bench
+
+int main(int argc, char** argv) { return bench::run(argc, argv); }

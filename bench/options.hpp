@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What both programs take from the command line: targets, thread counts, pages, clock.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "bench/machine.hpp"
+#include "nibble/core/cpus.hpp"
+#include "nibble/core/result.hpp"
+
+namespace bench {
+
+inline constexpr Index kMaxThreads = 256;
+
+struct RunOptions {
+  std::vector<std::string> isa;
+  std::vector<Index> threads;
+  std::string pages = "small";
+  std::string clock = "wall";
+};
+
+inline void add_run_options(CLI::App& app, RunOptions& o) {
+  app.add_option("--isa", o.isa, "SIMD targets, e.g. AVX2,SSE4 (default: all available)")
+      ->delimiter(',');
+  app.add_option("-t,--threads", o.threads, "thread counts (default: 1 and one per core)")
+      ->delimiter(',')
+      ->check(CLI::Range(Index{1}, kMaxThreads));
+  app.add_option("--pages", o.pages, "of weights, caches and activations: small or huge (2 MiB)")
+      ->check(CLI::IsMember({"small", "huge"}))
+      ->capture_default_str();
+  app.add_option("--clock", o.clock,
+                 "wall, or cpu: one thread's rows and limits in CPU time, for a busy machine")
+      ->check(CLI::IsMember({"wall", "cpu"}))
+      ->capture_default_str();
+}
+
+// The targets that names say, or all of `available`. Errors: a name that is unknown or not there.
+inline nibble::Result<std::vector<Target>> targets_of(const std::vector<std::string>& names,
+                                                      nibble::simd::TargetSet available) {
+  std::vector<Target> targets;
+  for (const std::string& name : names) {
+    NIBBLE_TRY(target, nibble::simd::target_from_name(name));
+    if (!available.contains(target)) {
+      return nibble::Error{nibble::Errc::unsupported, "SIMD target '" + name +
+                                                          "' is not available; there are " +
+                                                          nibble::simd::to_string(available)};
+    }
+    if (std::find(targets.begin(), targets.end(), target) == targets.end()) {
+      targets.push_back(target);
+    }
+  }
+  if (names.empty()) available.for_each([&](Target t) { targets.push_back(t); });
+  return targets;
+}
+
+inline std::vector<Index> threads_of(std::vector<Index> threads) {
+  if (threads.empty()) threads = {1, std::min(kMaxThreads, nibble::available_cpus().n_cores)};
+  std::sort(threads.begin(), threads.end());
+  threads.erase(std::unique(threads.begin(), threads.end()), threads.end());
+  return threads;
+}
+
+inline Pages pages_of(const RunOptions& o) {
+  return o.pages == "huge" ? Pages::huge : Pages::small;
+}
+inline Clock clock_of(const RunOptions& o) { return o.clock == "cpu" ? Clock::cpu : Clock::wall; }
+
+}  // namespace bench
