@@ -107,6 +107,8 @@ void add_options(CLI::App& app, Options& o) {
     if (prompt->empty() && prompt_file->empty()) {
       throw CLI::RequiredError("--prompt or --prompt-file");
     }
+    const auto sampler = nibble::Sampler::create(o.generate.sampling, 1);
+    if (!sampler) throw CLI::ValidationError(sampler.error().message);
     for (const KvType type : {KvType::f32, KvType::f16, KvType::bf16}) {
       if (o.kv == to_string(type)) o.session.kv_type = type;
     }

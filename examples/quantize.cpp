@@ -104,7 +104,7 @@ int main(int argc, char** argv) {
   app.add_option(
          "--tensor", rule_texts,
          "REGEX=FORMAT: another format for matrices whose names contain a match; of several "
-         "options the last that matches counts")
+         "options the last that matches counts (a layer's ffn_gate and ffn_up must stay alike)")
       ->allow_extra_args(false);
   app.add_flag(
       "--packed", options.packed,

@@ -23,6 +23,8 @@ endforeach()
 nibble_example_test(generate_no_prompt generate EXIT 2 ERR "--prompt" ARGS ${home_model})
 nibble_example_test(generate_no_target generate EXIT 2 ERR "SSE99"
   ARGS ${home_model} --prompt x --target SSE99)
+nibble_example_test(generate_bad_top_p generate EXIT 2 ERR "top_p"
+  ARGS ${home_model} --prompt x --top-p 0)
 nibble_example_test(quantize_no_format quantize EXIT 2 ERR "q9_9"
   ARGS ${home_model} out.gguf --format q9_9)
 nibble_example_test(quantize_bad_rule quantize EXIT 2 ERR "regular expression"

@@ -317,6 +317,25 @@ TEST_CASE("any number of workers gives the same bits") {
   }
 }
 
+TEST_CASE("a host program's own executor runs the model, in whatever order it likes") {
+  struct HostExecutor final : nibble::Executor {
+    Index n_workers() const noexcept override { return 3; }
+    void parallel_for(Index n_tasks, Task task) noexcept override {
+      for (Index i = n_tasks; i-- > 0;) task(i, i % 3);
+      n_run += n_tasks;
+    }
+    Index n_run = 0;
+  };
+  const Ids ids = random_ids(70);
+  Session alone = make(with_outputs(33, 4));
+  HostExecutor host;
+  SessionOptions options = with_outputs(33, 4);
+  options.executor = &host;
+  Session session = make(options);
+  CHECK(same_bits(append(session, ids, 4), append(alone, ids, 4)));
+  CHECK(host.n_run > 100);
+}
+
 TEST_CASE("sessions of one model on two threads do not notice each other") {
   const auto run = [](unsigned seed) {
     Session session = make(with_outputs(16, 1));
