@@ -57,16 +57,16 @@ struct TileShape<quant::Plain<T>> {
 
 // ---- Fetching ahead ----------------------------------------------------------------------------
 // Weights mostly come from memory, and the processor's own prefetching starts anew at every panel
-// and page, so tiles fetch themselves. Measured cold on a Zen 5 with K = N = 4096, Q4_0, as a
-// fraction of the read bandwidth: M = 1 from 63 % to 94 %, M = 4 from 46 % to 87 %; M = 8 from 60 %
-// to 95 % of its rate with the weights in L3.
+// and page, so tiles fetch themselves. Measured cold on a Zen 5 with K = N = 4096, Q4_0, on one
+// thread, as a fraction of the read bandwidth: M = 1 from 63 % to 80-94 %, M = 4 from 46 % to
+// 80-87 %; M = 8 reaches 90-98 % of its rate with the weights in L3.
 //
 // Few rows: panel after panel is one stream, fetched into L1 a fixed distance ahead. (Half
 // the distance, or fetching into L2, gives 10 % less; two panels side by side give half.)
 // Many rows: the panels that come next are fetched while the present ones are used, a
 // share by each tile, so that memory never waits for arithmetic; into L2.
-// (Splitting the sums of one row in two, so that a dot product waits less for the one before, changed
-// nothing: the processor overlaps the blocks.)
+// (Splitting the sums of one row in two, so that a dot product waits less for the one before,
+// changed nothing: the processor overlaps the blocks.)
 inline constexpr Index kFetchDistance = 9 * 1024;  // bytes
 
 struct Ahead {
