@@ -1,7 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Umbrella of all per-target code: included once per target by pass.hpp. Has no include guard of
-// its own; each file below guards itself once per target.
+// Umbrella of all per-target code: included once per target by pass.hpp, or by a program's own pass
+// (hwy/foreach_target.h). Has no include guard of its own; each file below guards itself once per
+// target.
+
+#define NIBBLE_KERNELS_IN_PASS
+#ifdef NIBBLE_TOGGLE_FIRST  // see pass.hpp
+#undef NIBBLE_TOGGLE_FIRST
+#define HWY_TARGET_TOGGLE
+#endif
 
 #include "nibble/kernels/activation-inl.h"
 #include "nibble/kernels/attention-inl.h"

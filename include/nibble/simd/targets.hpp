@@ -18,6 +18,10 @@
 #define NIBBLE_TARGETS (HWY_AVX3_DL | HWY_AVX2 | HWY_SSE4 | HWY_NEON | HWY_NEON_BF16)
 #endif
 
+#if defined(HIGHWAY_HWY_FOREACH_TARGET_H_)
+// The program made a pass of its own, over targets that it chose itself.
+#else
+
 #if defined(HWY_DISABLED_TARGETS) && !defined(HIGHWAY_HWY_DETECT_TARGETS_H_)
 #error "nibble: HWY_DISABLED_TARGETS has no effect here; say with NIBBLE_TARGETS what to compile"
 #endif
@@ -26,6 +30,11 @@
 #define HWY_HEADER_ONLY  // nothing of Highway to link
 #endif
 #include "hwy/detect_targets.h"
+#ifdef HWY_HIGHWAY_INCLUDED
+namespace nibble::inline NIBBLE_ABI::simd::detail {
+constexpr long long kStaticTargetBefore = HWY_STATIC_TARGET;
+}
+#endif
 #undef HWY_DISABLED_TARGETS
 #define HWY_DISABLED_TARGETS \
   (~((NIBBLE_TARGETS) | NIBBLE_BASELINE_TARGET) | NIBBLE_UNTESTED_TARGETS)
@@ -35,3 +44,11 @@
 #define NIBBLE_BASELINE_TARGET                                               \
   ((HWY_BASELINE_TARGETS & ~HWY_BROKEN_TARGETS & ~NIBBLE_UNTESTED_TARGETS) & \
    -(HWY_BASELINE_TARGETS & ~HWY_BROKEN_TARGETS & ~NIBBLE_UNTESTED_TARGETS))
+#ifdef HWY_HIGHWAY_INCLUDED
+static_assert(
+    nibble::simd::detail::kStaticTargetBefore == HWY_STATIC_TARGET,
+    "nibble: hwy/highway.h was included before with HWY_DISABLED_TARGETS that changed its "
+    "static target; include nibble first");
+#endif
+
+#endif
