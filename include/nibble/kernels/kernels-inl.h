@@ -16,6 +16,7 @@
 #include "nibble/kernels/elementwise-inl.h"
 #include "nibble/kernels/matmul-inl.h"
 #include "nibble/kernels/norm-inl.h"
+#include "nibble/kernels/pack-inl.h"
 #include "nibble/kernels/quantize_rows-inl.h"
 #include "nibble/kernels/rope-inl.h"
 #include "nibble/kernels/softmax-inl.h"

@@ -47,6 +47,8 @@ struct Packed<Format> {
   static constexpr bool kHasMinimum = Format::kZeroPoint == ZeroPoint::minimum;
   static constexpr Index kBlockCodeBytes = kLength * Format::kBits / 8;  // of one row
   static constexpr Index kChunks = kBlockCodeBytes / 4;                  // per block
+  static constexpr bool kFlipsTopBit =
+      Format::kBits == 8 && Format::kZeroPoint == ZeroPoint::symmetric;
 
   static constexpr Index kScaleRowBytes = kPanelRows * static_cast<Index>(sizeof(Scale));
   static constexpr Index kGroupBlocks = kScaleRowBytes >= 64 ? 1 : 64 / kScaleRowBytes;
@@ -68,14 +70,18 @@ struct Packed<Format> {
   static constexpr Index panel_bytes(Index k) noexcept { return n_groups(k) * kGroupBytes; }
   static constexpr Index bytes(Index n, Index k) noexcept { return n_panels(n) * panel_bytes(k); }
 
-  // Packs one panel from the blocks of `n_rows` ≤ 16 rows, n_blocks(k) in each.
-  static void pack_panel(const Block* rows, Index n_rows, Index k, std::byte* panel) noexcept {
+  // Packs one panel from the blocks of `n_rows` ≤ 16 rows, n_blocks(k) in each: all groups, or
+  // those from `first_group` on.
+  static void pack_panel(const Block* rows, Index n_rows, Index k, std::byte* panel,
+                         Index first_group = 0) noexcept {
     const Index row_blocks = n_blocks(k);
-    if (n_rows < kPanelRows || row_blocks % kGroupBlocks != 0) fill_with_zero_weights(k, panel);
+    if (n_rows < kPanelRows || row_blocks % kGroupBlocks != 0) {
+      fill_with_zero_weights(first_group, n_groups(k), panel);
+    }
     // Some blocks of a row at a time: read in one go, written to a part of the panel that stays in
     // L1 until all rows are in it. Half the time of block by block across the rows.
     constexpr Index kRun = 32;
-    for (Index first = 0; first < row_blocks; first += kRun) {
+    for (Index first = first_group * kGroupBlocks; first < row_blocks; first += kRun) {
       const Index end = std::min(row_blocks, first + kRun);
       for (Index r = 0; r < n_rows; ++r) {
         for (Index b = first; b < end; ++b) pack_block(rows[r * row_blocks + b], r, b, panel);
@@ -104,9 +110,6 @@ struct Packed<Format> {
   }
 
  private:
-  static constexpr bool kFlipsTopBit =
-      Format::kBits == 8 && Format::kZeroPoint == ZeroPoint::symmetric;
-
   static void pack_block(const Block& block, Index r, Index b, std::byte* panel) noexcept {
     std::byte* const group = panel + b / kGroupBlocks * kGroupBytes;
     const Index in_group = b % kGroupBlocks;
@@ -126,10 +129,12 @@ struct Packed<Format> {
 
   // A zero weight of 8 bits has code 128; its scale is zero too, but integer sums should stay
   // small.
-  static void fill_with_zero_weights(Index k, std::byte* panel) noexcept {
-    std::memset(panel, 0, static_cast<std::size_t>(panel_bytes(k)));
-    for (Index g = 0; kFlipsTopBit && g < n_groups(k); ++g) {
-      std::memset(panel + g * kGroupBytes + kCodeOffset, 0x80,
+  static void fill_with_zero_weights(Index first_group, Index end_group,
+                                     std::byte* panel) noexcept {
+    for (Index g = first_group; g < end_group; ++g) {
+      std::byte* const group = panel + g * kGroupBytes;
+      std::memset(group, 0, static_cast<std::size_t>(kCodeOffset));
+      std::memset(group + kCodeOffset, kFlipsTopBit ? 0x80 : 0,
                   static_cast<std::size_t>(kGroupBytes - kCodeOffset));
     }
   }
@@ -145,15 +150,18 @@ struct Packed<Plain<T>> {
   }
   static constexpr Index bytes(Index n, Index k) noexcept { return n_panels(n) * panel_bytes(k); }
 
-  // Packs one panel from `n_rows` ≤ 16 rows of k weights each. `rows` need not be aligned.
-  static void pack_panel(const void* rows, Index n_rows, Index k, std::byte* panel) noexcept {
+  // Packs one panel from `n_rows` ≤ 16 rows of k weights each, or the weights from `first` on, a
+  // multiple of kPair. `rows` need not be aligned.
+  static void pack_panel(const void* rows, Index n_rows, Index k, std::byte* panel,
+                         Index first = 0) noexcept {
     const auto weight_bytes = k * kPanelRows * static_cast<Index>(sizeof(T));
     if (n_rows < kPanelRows || weight_bytes != panel_bytes(k)) {
-      std::memset(panel, 0, static_cast<std::size_t>(panel_bytes(k)));
+      std::memset(panel + offset(0, first), 0,
+                  static_cast<std::size_t>(panel_bytes(k) - offset(0, first)));
     }
     const auto* const source = static_cast<const std::byte*>(rows);
     for (Index r = 0; r < n_rows; ++r) {
-      for (Index i = 0; i < k; ++i) {
+      for (Index i = first; i < k; ++i) {
         std::memcpy(panel + offset(r, i), source + (r * k + i) * static_cast<Index>(sizeof(T)),
                     sizeof(T));
       }

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#if defined(NIBBLE_KERNELS_PACK_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef NIBBLE_KERNELS_PACK_INL_H_
+#undef NIBBLE_KERNELS_PACK_INL_H_
+#else
+#define NIBBLE_KERNELS_PACK_INL_H_
+#endif
+
+#include <cstddef>
+#include <cstring>
+
+#include "hwy/highway.h"
+#include "nibble/kernels/pack.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+namespace pack_detail {
+
+// Packing is a transposition of 32-bit words, 16 rows by 4 words at a time: 64 bytes for each word.
+// One vector has 4, 8 or 16 rows; where vectors have no length at compile time, 4.
+#if HWY_HAVE_SCALABLE
+using DW = hn::FixedTag<uint32_t, 4>;
+#else
+using DW = hn::CappedTag<uint32_t, 16>;
+#endif
+using VW = hn::Vec<DW>;
+inline constexpr size_t kLanes = hn::MaxLanes(DW());
+static_assert(kLanes == 4 || kLanes == 8 || kLanes == 16);
+
+// Four words of every fourth row from `row` on: row 4 i in the i-th 16 bytes of the vector.
+template <class D>
+HWY_INLINE hn::Vec<D> every_fourth_row(D d, const uint8_t* row, size_t stride) {
+  if constexpr (hn::MaxLanes(D()) == 4) {
+    return hn::LoadU(d, reinterpret_cast<const uint32_t*>(row));
+  } else {
+    const hn::Half<D> half;
+    const auto low = every_fourth_row(half, row, stride);
+    return hn::Combine(d, every_fourth_row(half, row + hn::MaxLanes(D()) / 2 * stride, stride),
+                       low);
+  }
+}
+
+// Calls put(c, first, words) with word c = 0 … 3 of the rows first … first + kLanes − 1. `rows`: 16
+// bytes of the first row, the next row `stride` bytes further.
+template <class Put>
+HWY_INLINE void transpose(const uint8_t* rows, size_t stride, Put put) {
+  const DW d;
+  for (size_t first = 0; first < size_t{quant::kPanelRows}; first += kLanes) {
+    const uint8_t* const at = rows + first * stride;
+    const VW a = every_fourth_row(d, at, stride);
+    const VW b = every_fourth_row(d, at + stride, stride);
+    const VW c = every_fourth_row(d, at + 2 * stride, stride);
+    const VW e = every_fourth_row(d, at + 3 * stride, stride);
+    const VW ac01 = hn::InterleaveLower(d, a, c), ac23 = hn::InterleaveUpper(d, a, c);
+    const VW be01 = hn::InterleaveLower(d, b, e), be23 = hn::InterleaveUpper(d, b, e);
+    put(size_t{0}, first, hn::InterleaveLower(d, ac01, be01));
+    put(size_t{1}, first, hn::InterleaveUpper(d, ac01, be01));
+    put(size_t{2}, first, hn::InterleaveLower(d, ac23, be23));
+    put(size_t{3}, first, hn::InterleaveUpper(d, ac23, be23));
+  }
+}
+
+HWY_INLINE void store(VW words, uint8_t* to) {
+  hn::StoreU(words, DW(), reinterpret_cast<uint32_t*>(to));
+}
+
+// A row of 16 values of T, one from each row, `stride` bytes apart.
+template <class T>
+HWY_INLINE void gather(const uint8_t* from, size_t stride, uint8_t* to) {
+  for (size_t r = 0; r < size_t{quant::kPanelRows}; ++r) {
+    std::memcpy(to + r * sizeof(T), from + r * stride, sizeof(T));
+  }
+}
+
+// A panel of 16 rows as far as it has whole groups; how many those are.
+template <class Format>
+HWY_INLINE Index pack_groups(const typename Format::Block* rows, Index k, std::byte* panel) {
+  using L = quant::Packed<Format>;
+  using Block = typename Format::Block;
+  const Index n_groups = L::n_blocks(k) / L::kGroupBlocks;
+  const size_t stride = static_cast<size_t>(L::n_blocks(k)) * sizeof(Block);
+  for (Index g = 0; g < n_groups; ++g) {
+    auto* const group = reinterpret_cast<uint8_t*>(panel + g * L::kGroupBytes);
+    for (Index b = 0; b < L::kGroupBlocks; ++b) {
+      const auto* const block = reinterpret_cast<const uint8_t*>(rows + g * L::kGroupBlocks + b);
+      uint8_t* const scales = group + b * L::kScaleRowBytes;
+      gather<typename Format::Scale>(block + offsetof(Block, scale), stride, scales);
+      if constexpr (L::kHasMinimum) {
+        gather<typename Format::Scale>(block + offsetof(Block, minimum), stride,
+                                       scales + L::kMinimumOffset);
+      }
+      uint8_t* const codes = group + L::kCodeOffset + b * L::kChunks * quant::kChunkBytes;
+      static_assert(L::kChunks % 4 == 0);
+      for (Index chunk = 0; chunk < L::kChunks; chunk += 4) {
+        transpose(block + offsetof(Block, codes) + 4 * chunk, stride,
+                  [&](size_t c, size_t first, VW words) HWY_ATTR {
+                    if constexpr (L::kFlipsTopBit) {
+                      words = hn::Xor(words, hn::Set(DW(), 0x80808080u));
+                    }
+                    store(words, codes + (static_cast<size_t>(chunk) + c) * quant::kChunkBytes +
+                                     4 * first);
+                  });
+      }
+    }
+  }
+  return n_groups;
+}
+
+// A panel of 16 rows of elements as far as 16 bytes of each row reach; how many weights those are.
+template <class T>
+HWY_INLINE Index pack_elements(const std::byte* rows, Index k, std::byte* panel) {
+  constexpr Index kStep = 16 / static_cast<Index>(sizeof(T));
+  const auto* const from = reinterpret_cast<const uint8_t*>(rows);
+  auto* const to = reinterpret_cast<uint8_t*>(panel);
+  const size_t stride = static_cast<size_t>(k) * sizeof(T);
+  Index i = 0;
+  for (; i + kStep <= k; i += kStep) {
+    const size_t at = static_cast<size_t>(i) * sizeof(T);
+    transpose(from + at, stride, [&](size_t c, size_t first, VW words) HWY_ATTR {
+      uint8_t* const line = to + at * quant::kPanelRows + c * quant::kChunkBytes;
+      if constexpr (sizeof(T) == 2 && quant::Packed<quant::Plain<T>>::kPair == 1) {
+        // A word is two weights of a row, and each weight has a row of 16 in the panel.
+        const hn::Rebind<uint16_t, DW> half;
+        auto* const even = reinterpret_cast<uint16_t*>(line) + first;
+        hn::StoreU(hn::TruncateTo(half, words), half, even);
+        hn::StoreU(hn::TruncateTo(half, hn::ShiftRight<16>(words)), half, even + quant::kPanelRows);
+      } else {
+        store(words, line + 4 * first);
+      }
+    });
+  }
+  return i;
+}
+
+}  // namespace pack_detail
+
+template <class Format>
+struct Impl<kernels::PackPanel<Format>> {
+  static void run(const std::byte* rows, Index n_rows, Index k, std::byte* panel) {
+    using L = quant::Packed<Format>;
+    Index done = 0;
+    if constexpr (quant::BlockFormat<Format>) {
+      const auto* const blocks = reinterpret_cast<const typename Format::Block*>(rows);
+      if (n_rows == quant::kPanelRows) done = pack_detail::pack_groups<Format>(blocks, k, panel);
+      if (done < L::n_groups(k)) L::pack_panel(blocks, n_rows, k, panel, done);
+    } else {
+      using T = typename Format::Element;
+      if (n_rows == quant::kPanelRows) done = pack_detail::pack_elements<T>(rows, k, panel);
+      if (done < k) L::pack_panel(rows, n_rows, k, panel, done);
+    }
+  }
+};
+
+}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Packing weights when a plain model is loaded: the bytes of quant::Packed<Format>::pack_panel,
+// made several times as fast.
+#pragma once
+
+#include "nibble/quant/packed.hpp"
+#include "nibble/simd/impl.hpp"
+
+namespace nibble::inline NIBBLE_ABI::kernels {
+
+// Packs one panel from `n_rows` ≤ 16 rows of k weights, one after the other: blocks, aligned as a
+// block is, or elements of a plain format at any address. Writes Packed<Format>::panel_bytes(k)
+// bytes, at any address. No overlap.
+template <class Format>
+struct PackPanel {
+  using Function = void(const std::byte* rows, Index n_rows, Index k, std::byte* panel);
+};
+
+}  // namespace nibble::inline NIBBLE_ABI::kernels
