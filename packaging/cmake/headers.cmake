@@ -1,34 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# Finds the headers that nibble includes, doctest for its tests, CLI11 for its examples and Google
-# Benchmark (a library: the only one that is linked) for its benchmarks. What is missing or too old is
+# What nibbleDependencies.cmake did not find, doctest for the tests, CLI11 for the examples and Google
+# Benchmark (a library: the only one that is linked) for the benchmarks. What is missing or too old is
 # taken from the distribution's own package mirror as plain files below the build folder: no root,
 # nothing installed. Known way: apt (Debian and its kin, any release; Highway comes from the `testing`
 # suite where the release's own is older than 1.3).
 
 set(NIBBLE_HEADERS_DIR ${PROJECT_BINARY_DIR}/headers)
-
-# Sets `out` to ON if `dir` holds a Highway that is new enough.
-function(nibble_highway_usable dir out)
-  set(${out} OFF PARENT_SCOPE)
-  if(EXISTS "${dir}/hwy/base.h")
-    file(STRINGS "${dir}/hwy/base.h" lines REGEX "^#define HWY_(MAJOR|MINOR) ")
-    string(REGEX MATCH "HWY_MAJOR ([0-9]+)" unused "${lines}")
-    set(major "${CMAKE_MATCH_1}")
-    string(REGEX MATCH "HWY_MINOR ([0-9]+)" unused "${lines}")
-    if("${major}.${CMAKE_MATCH_1}" VERSION_GREATER_EQUAL 1.3)
-      set(${out} ON PARENT_SCOPE)
-    endif()
-  endif()
-endfunction()
-
-# A validator for find_path: passes over a Highway that is too old.
-function(nibble_highway_validator result dir)
-  nibble_highway_usable("${dir}" usable)
-  if(NOT usable)
-    set(${result} FALSE PARENT_SCOPE)
-  endif()
-endfunction()
 
 # Runs apt-get with its lists and cache in our build folder and only the given suite as a source.
 function(nibble_apt suite)
@@ -117,11 +95,18 @@ if(EXISTS /etc/os-release)
   endif()
 endif()
 
-nibble_find_header(NIBBLE_HWY_INCLUDE_DIR hwy/highway.h testing libhwy-dev "include/hwy"
-                   VALIDATOR nibble_highway_validator)
-nibble_find_header(NIBBLE_BOOST_PP_INCLUDE_DIR boost/preprocessor.hpp ${nibble_own_suite}
-                   "libboost-dev->libboost[0-9.]+-dev"
-                   "include/boost/preprocessor;include/boost/preprocessor.hpp")
+if(NOT TARGET nibble::hwy_headers)
+  nibble_find_header(NIBBLE_HWY_INCLUDE_DIR hwy/highway.h testing libhwy-dev "include/hwy"
+                     VALIDATOR nibble_highway_validator)
+endif()
+if(NOT TARGET nibble::boost_pp_headers)
+  nibble_find_header(NIBBLE_BOOST_PP_INCLUDE_DIR boost/preprocessor.hpp ${nibble_own_suite}
+                     "libboost-dev->libboost[0-9.]+-dev"
+                     "include/boost/preprocessor;include/boost/preprocessor.hpp")
+endif()
+if(nibble_missing)
+  include(${CMAKE_CURRENT_LIST_DIR}/nibbleDependencies.cmake)
+endif()
 if(NIBBLE_BUILD_TESTS)
   nibble_find_header(NIBBLE_DOCTEST_INCLUDE_DIR doctest/doctest.h ${nibble_own_suite} doctest-dev
                      "include/doctest")
