@@ -175,7 +175,7 @@ double seconds_now(Clock clock) {
 }
 
 nibble::Executor& pool(Index n_threads) {
-  static std::map<Index, std::unique_ptr<nibble::ThreadPool>> pools;
+  static std::map<Index, nibble::Owned<nibble::ThreadPool>> pools;
   auto& entry = pools[n_threads];
   if (entry == nullptr) {
     auto made = nibble::ThreadPool::create({.n_threads = n_threads});

@@ -35,7 +35,7 @@ using nibble::ThreadPoolOptions;
 
 namespace {
 
-using Pool = std::unique_ptr<ThreadPool>;
+using Pool = nibble::Owned<ThreadPool>;
 
 Pool make(const ThreadPoolOptions& options) {
   auto pool = ThreadPool::create(options);

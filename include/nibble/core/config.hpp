@@ -89,6 +89,25 @@
 #define NIBBLE_CONCAT4(a, b, c, d) NIBBLE_CONCAT4_(a, b, c, d)
 #define NIBBLE_ABI NIBBLE_CONCAT4(v0_1, NIBBLE_BASELINE_, NIBBLE_BASELINE_BMI_, NIBBLE_CHECKS_)
 
+// The form of a program. Header form, the default: every function is inline. Split form, for
+// programs of many translation units: NIBBLE_SPLIT is defined in all of them (one compiler flag),
+// and one of them defines NIBBLE_IMPLEMENTATION as well before it includes nibble/nibble.hpp. All
+// others see declarations: each x.hpp then leaves out its x-inl.hpp, whose functions are
+// NIBBLE_INLINE.
+#if defined(NIBBLE_IMPLEMENTATION) && !defined(NIBBLE_SPLIT)
+#error "nibble: NIBBLE_IMPLEMENTATION is for the split form; define NIBBLE_SPLIT in every file"
+#endif
+#if defined(NIBBLE_SPLIT)
+#define NIBBLE_INLINE
+#else
+#define NIBBLE_INLINE inline
+#endif
+#if defined(NIBBLE_SPLIT) && !defined(NIBBLE_IMPLEMENTATION)
+#define NIBBLE_DECLARATIONS_ONLY 1
+#else
+#define NIBBLE_DECLARATIONS_ONLY 0
+#endif
+
 #define NIBBLE_UNREACHABLE() __builtin_unreachable()
 #if defined(_MSC_VER) && !defined(__clang__)
 #undef NIBBLE_UNREACHABLE

@@ -4,7 +4,6 @@
 // its own implements this interface instead.
 #pragma once
 
-#include <memory>
 #include <type_traits>
 
 #include "nibble/core/view.hpp"
@@ -23,12 +22,12 @@ class FunctionRef<R(Args...)> {
   noexcept {  // NOLINT: meant to be implicit
     using Callable = std::remove_reference_t<F>;
     if constexpr (std::is_function_v<Callable>) {
-      object_ = reinterpret_cast<void*>(std::addressof(f));
+      object_ = reinterpret_cast<void*>(&f);
       call_ = [](void* object, Args... args) -> R {
         return reinterpret_cast<Callable*>(object)(args...);
       };
     } else {
-      object_ = const_cast<void*>(static_cast<const void*>(std::addressof(f)));
+      object_ = const_cast<void*>(static_cast<const void*>(&f));
       call_ = [](void* object, Args... args) -> R {
         return (*static_cast<Callable*>(object))(args...);
       };

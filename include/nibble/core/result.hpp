@@ -4,7 +4,7 @@
 // is nothing to return); the Error says what is wrong and where. Nothing here aborts or prints.
 #pragma once
 
-#include <memory>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -67,33 +67,19 @@ class [[nodiscard]] Result {
  public:
   using value_type = T;
 
-  Result(T value) : has_value_(true) { std::construct_at(&value_, std::move(value)); }  // NOLINT
-  Result(Error error) : has_value_(false) {                                             // NOLINT
-    std::construct_at(&error_, std::move(error));
-  }
-  Result(Result&& other) noexcept : has_value_(other.has_value_) {
-    if (has_value_) {
-      std::construct_at(&value_, std::move(other.value_));
-    } else {
-      std::construct_at(&error_, std::move(other.error_));
-    }
-  }
+  Result(T value) : value_(std::move(value)), has_value_(true) {}       // NOLINT
+  Result(Error error) : error_(std::move(error)), has_value_(false) {}  // NOLINT
+  Result(Result&& other) noexcept { take(other); }
   Result(const Result&) = delete;
   Result& operator=(const Result&) = delete;
   Result& operator=(Result&& other) noexcept {
     if (this != &other) {
-      std::destroy_at(this);
-      std::construct_at(this, std::move(other));
+      destroy();
+      take(other);
     }
     return *this;
   }
-  ~Result() {
-    if (has_value_) {
-      std::destroy_at(&value_);
-    } else {
-      std::destroy_at(&error_);
-    }
-  }
+  ~Result() { destroy(); }
 
   bool has_value() const noexcept { return has_value_; }
   explicit operator bool() const noexcept { return has_value_; }
@@ -152,6 +138,24 @@ class [[nodiscard]] Result {
 #endif
 
  private:
+  // Placement new and not std::construct_at: <memory> takes longer to parse than all of the front
+  // door.
+  void take(Result& other) noexcept {
+    has_value_ = other.has_value_;
+    if (has_value_) {
+      ::new (static_cast<void*>(&value_)) T(std::move(other.value_));
+    } else {
+      ::new (static_cast<void*>(&error_)) Error(std::move(other.error_));
+    }
+  }
+  void destroy() noexcept {
+    if (has_value_) {
+      value_.~T();
+    } else {
+      error_.~Error();
+    }
+  }
+
   union {
     T value_;
     Error error_;

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Owned: the only owner of an object. As std::unique_ptr, but the object's type need be complete
+// only where one is made, and without <memory>, which takes longer to parse than all declarations
+// of nibble's front door.
+#pragma once
+
+#include <cstddef>
+#include <type_traits>
+#include <utility>
+
+#include "nibble/core/config.hpp"
+
+namespace nibble::inline NIBBLE_ABI {
+
+template <class T>
+class Owned {
+ public:
+  Owned() noexcept = default;
+  Owned(std::nullptr_t) noexcept {}  // NOLINT: as std::unique_ptr
+  // Takes an object made by `new`, of T or of a class derived from it; null is nothing.
+  template <class U>
+  requires std::is_convertible_v<U*, T*>
+  explicit Owned(U* object) noexcept
+      : object_(object), destroy_([](T* o) noexcept { delete static_cast<U*>(o); }) {}
+  Owned(Owned&& other) noexcept
+      : object_(std::exchange(other.object_, nullptr)), destroy_(other.destroy_) {}
+  Owned& operator=(Owned&& other) noexcept {
+    std::swap(object_, other.object_);
+    std::swap(destroy_, other.destroy_);
+    return *this;
+  }
+  ~Owned() {
+    if (object_ != nullptr) destroy_(object_);
+  }
+
+  T* get() const noexcept { return object_; }
+  T* operator->() const noexcept { return object_; }
+  std::add_lvalue_reference_t<T> operator*() const noexcept { return *object_; }
+  explicit operator bool() const noexcept { return object_ != nullptr; }
+  friend bool operator==(const Owned& a, std::nullptr_t) noexcept { return a.object_ == nullptr; }
+
+ private:
+  T* object_ = nullptr;
+  void (*destroy_)(T*) noexcept = nullptr;
+};
+
+}  // namespace nibble::inline NIBBLE_ABI

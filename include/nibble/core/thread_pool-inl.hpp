@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// ThreadPool's functions. Included by thread_pool.hpp.
+#pragma once
+
+#include <algorithm>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "nibble/core/cpus.hpp"
+#include "nibble/core/native_thread.hpp"
+#include "nibble/core/thread_pool.hpp"
+
+namespace nibble::inline NIBBLE_ABI {
+
+struct ThreadPool::Helper {
+  ThreadPool* pool = nullptr;
+  Index worker = 0;
+  int cpu = -1;  // or -1: not pinned
+  NativeThread thread;
+};
+
+// The calls that this thread is inside of, innermost first.
+struct ThreadPool::Frame {
+  const ThreadPool* pool;
+  Index worker;
+  const Frame* outer;
+};
+NIBBLE_INLINE const ThreadPool::Frame*& ThreadPool::innermost() noexcept {
+  static thread_local const Frame* frame = nullptr;
+  return frame;
+}
+
+// Futex-sized mutex: 0 free, 1 held, 2 held and waited for.
+class ThreadPool::Lock {
+ public:
+  explicit Lock(std::atomic<std::uint32_t>& word) noexcept : word_(word) {
+    std::uint32_t state = 0;
+    if (word_.compare_exchange_strong(state, 1, std::memory_order_acquire)) return;
+    while (word_.exchange(2, std::memory_order_acquire) != 0) word_.wait(2);
+  }
+  ~Lock() {
+    if (word_.exchange(0) == 2) word_.notify_one();
+  }
+  Lock(const Lock&) = delete;
+  Lock& operator=(const Lock&) = delete;
+
+ private:
+  std::atomic<std::uint32_t>& word_;
+};
+
+// Large pieces first, single tasks last: few claims, and unequal cores finish together. A piece
+// is at most a quarter of a fair share, so a core of a quarter of the speed is not too late.
+NIBBLE_INLINE Index ThreadPool::piece(Index left) const noexcept {
+  return std::max<Index>(1, left / (4 * n_active_));
+}
+
+// Spins until done() or the time is over; returns done().
+template <class Done>
+bool ThreadPool::spin(Done done) const noexcept {
+  if (spin_nanoseconds_ == 0) return done();
+  std::int64_t deadline = 0;
+  for (;;) {
+    for (int i = 0; i < 64; ++i) {
+      if (done()) return true;
+      cpu_relax();
+    }
+    const std::int64_t now = monotonic_nanoseconds();
+    if (deadline == 0) deadline = now + spin_nanoseconds_;
+    if (now >= deadline) return done();
+  }
+}
+
+NIBBLE_INLINE Result<Owned<ThreadPool>> ThreadPool::create(const ThreadPoolOptions& options) {
+  if (options.n_threads < 0 || options.spin_microseconds < 0 || options.n_cpus < 0) {
+    return Error{Errc::invalid_argument, "thread pool: a negative number in the options"};
+  }
+  const AvailableCpus available = available_cpus();
+  const std::vector<int>& cpus = options.cpus.empty() ? available.ids : options.cpus;
+  if (options.pin && available.ids.empty()) {
+    return Error{Errc::unsupported, "thread pool: this system does not pin threads to CPUs"};
+  }
+  if (options.pin && *std::min_element(cpus.begin(), cpus.end()) < 0) {
+    return Error{Errc::invalid_argument, "thread pool: a negative CPU number in the options"};
+  }
+
+  Index n_cpus = options.n_cpus;
+  if (n_cpus == 0 && options.pin) {
+    std::vector<int> distinct = cpus;
+    std::sort(distinct.begin(), distinct.end());
+    n_cpus = std::unique(distinct.begin(), distinct.end()) - distinct.begin();
+  }
+  if (n_cpus == 0) n_cpus = available.n_logical;
+
+  Index n_threads = options.n_threads;
+  if (n_threads == 0) {
+    n_threads = options.pin && !options.cpus.empty() ? static_cast<Index>(options.cpus.size())
+                                                     : available.n_cores;
+  }
+  if (n_threads > kMaxThreads) {
+    return Error{Errc::limit, "thread pool: " + std::to_string(n_threads) + " threads, at most " +
+                                  std::to_string(kMaxThreads)};
+  }
+
+  Owned<ThreadPool> pool(new (std::nothrow) ThreadPool);
+  const auto n_helpers = static_cast<std::size_t>(n_threads - 1);
+  if (pool != nullptr) pool->helpers_ = new (std::nothrow) Helper[n_helpers];
+  if (pool == nullptr || pool->helpers_ == nullptr) {
+    return Error{Errc::out_of_memory, "thread pool: " + std::to_string(n_threads) + " threads"};
+  }
+  constexpr Index kMaxSpin = 1'000'000;  // a second
+  pool->spin_nanoseconds_ = std::min(options.spin_microseconds, kMaxSpin) * 1000;
+  pool->n_active_ = std::min(n_threads, n_cpus);
+  pool->n_helpers_ = n_threads - 1;
+  pool->n_starting_.store(static_cast<std::uint32_t>(n_helpers));
+
+  int error = 0;
+  std::size_t n_started = 0;
+  for (; n_started < n_helpers; ++n_started) {
+    Helper& helper = pool->helpers_[n_started];
+    helper.pool = pool.get();
+    helper.worker = static_cast<Index>(n_started) + 1;
+    if (options.pin) helper.cpu = cpus[(n_started + 1) % cpus.size()];
+    error = helper.thread.start(
+        [](void* argument) noexcept {
+          auto* const self = static_cast<Helper*>(argument);
+          self->pool->help(self->worker);
+        },
+        &helper);
+    if (error != 0) break;
+  }
+  if (error != 0) {  // the destructor ends those that did start
+    return Error{Errc::io, "thread pool: thread " + std::to_string(n_started + 1) + " of " +
+                               std::to_string(n_threads) + " did not start: system error " +
+                               std::to_string(error)};
+  }
+  while (const std::uint32_t n = pool->n_starting_.load()) pool->n_starting_.wait(n);
+  if (pool->pin_failed_.load()) {
+    return Error{Errc::invalid_argument, "thread pool: the system refused to pin to the CPUs"};
+  }
+  return pool;
+}
+
+NIBBLE_INLINE ThreadPool::~ThreadPool() {
+  left_.store(-1);
+  wake(n_helpers_);
+  for (Index i = 0; i < n_helpers_; ++i) helpers_[i].thread.join();
+  delete[] helpers_;
+}
+
+NIBBLE_INLINE void ThreadPool::parallel_for(Index n_tasks, Task task) noexcept {
+  if (n_tasks <= 0) return;
+  for (const Frame* frame = innermost(); frame != nullptr; frame = frame->outer) {
+    if (frame->pool != this) continue;
+    for (Index i = 0; i < n_tasks; ++i) task(i, frame->worker);
+    return;
+  }
+  const Lock lock(caller_lock_);
+  const Frame frame{this, 0, innermost()};
+  innermost() = &frame;
+  if (n_tasks == 1 || n_active_ == 1) {
+    for (Index i = 0; i < n_tasks; ++i) task(i, 0);
+  } else {
+    fork_join(n_tasks, task);
+  }
+  innermost() = frame.outer;
+}
+
+NIBBLE_INLINE void ThreadPool::fork_join(Index n_tasks, Task task) noexcept {
+  const Index first = piece(n_tasks);  // the caller's own, without a claim
+  task_ = task;
+  n_tasks_ = n_tasks;
+  unfinished_.store(n_tasks, std::memory_order_relaxed);
+  left_.store(n_tasks - first);
+  wake(std::min(n_tasks - first, n_active_ - 1));
+  for (Index i = 0; i < first; ++i) task(i, 0);
+  const Index n_done = first + run_tasks(0);
+  if (unfinished_.fetch_sub(n_done) != n_done) join();
+}
+
+// Claims and runs tasks until none is left; returns how many.
+NIBBLE_INLINE Index ThreadPool::run_tasks(Index worker) noexcept {
+  Index n_done = 0;
+  Index left = left_.load(std::memory_order_relaxed);
+  while (left > 0) {
+    const Index n = piece(left);
+    if (!left_.compare_exchange_weak(left, left - n, std::memory_order_acquire,
+                                     std::memory_order_relaxed)) {
+      continue;
+    }
+    const Index begin = n_tasks_ - left;
+    const Task task = task_;
+    for (Index i = begin; i < begin + n; ++i) task(i, worker);
+    n_done += n;
+    left -= n;  // a guess; the next claim corrects it
+  }
+  return n_done;
+}
+
+// A helper's tasks are done. Sequentially consistent against join(): either the caller sees that
+// none is unfinished, or this sees that the caller sleeps.
+NIBBLE_INLINE void ThreadPool::finish(Index n_done) noexcept {
+  if (unfinished_.fetch_sub(n_done) != n_done) return;
+  if (is_joiner_asleep_.load() == 0) return;
+  is_joiner_asleep_.store(0);
+  is_joiner_asleep_.notify_one();
+}
+
+NIBBLE_INLINE void ThreadPool::join() noexcept {
+  if (spin([this] { return unfinished_.load(std::memory_order_acquire) == 0; })) return;
+  for (;;) {
+    is_joiner_asleep_.store(1);
+    if (unfinished_.load() == 0) break;
+    is_joiner_asleep_.wait(1);  // a finish() of an earlier job may end it too early: look again
+  }
+  is_joiner_asleep_.store(0);
+}
+
+// Makes sure that n_wanted helpers are awake. Sequentially consistent against park(): either the
+// helper sees left_, or this sees that it sleeps.
+NIBBLE_INLINE void ThreadPool::wake(Index n_wanted) noexcept {
+  std::int32_t asleep = asleep_.load();
+  Index n = 0;
+  do {
+    const Index n_awake = n_helpers_ - asleep;
+    n = std::min<Index>(n_wanted - n_awake, asleep);
+    if (n <= 0) return;
+  } while (!asleep_.compare_exchange_weak(asleep, asleep - static_cast<std::int32_t>(n)));
+  permits_.fetch_add(static_cast<std::uint32_t>(n));
+  if (n == n_helpers_) {
+    permits_.notify_all();
+  } else {
+    for (; n > 0; --n) permits_.notify_one();
+  }
+}
+
+NIBBLE_INLINE void ThreadPool::park() noexcept {
+  asleep_.fetch_add(1);
+  if (left_.load() != 0) {  // work came meanwhile: take this helper off again, if no caller did
+    std::int32_t asleep = asleep_.load();
+    while (asleep > 0) {
+      if (asleep_.compare_exchange_weak(asleep, asleep - 1)) return;
+    }
+  }
+  std::uint32_t permits = permits_.load();
+  for (;;) {
+    if (permits == 0) {
+      permits_.wait(0);
+      permits = permits_.load();
+    } else if (permits_.compare_exchange_weak(permits, permits - 1)) {
+      return;
+    }
+  }
+}
+
+// The life of a helper.
+NIBBLE_INLINE void ThreadPool::help(Index worker) noexcept {
+  const int cpu = helpers_[worker - 1].cpu;
+  if (cpu >= 0 && !pin_this_thread(cpu)) pin_failed_.store(true);
+  const Frame frame{this, worker, nullptr};
+  innermost() = &frame;
+  if (n_starting_.fetch_sub(1) == 1) n_starting_.notify_one();
+  for (;;) {
+    const auto has_work = [this] { return left_.load(std::memory_order_relaxed) != 0; };
+    // More awake than can run: spinning would take time from those that work.
+    const bool may_spin = n_helpers_ - asleep_.load(std::memory_order_relaxed) < n_active_;
+    if (!(may_spin ? spin(has_work) : has_work())) park();
+    if (left_.load(std::memory_order_relaxed) < 0) return;
+    if (const Index n_done = run_tasks(worker); n_done > 0) finish(n_done);
+  }
+}
+
+}  // namespace nibble::inline NIBBLE_ABI
