@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# What the scripts of this folder share. Each starts with an empty folder of its own: work_dir.
+
+include(${SETTINGS})
+get_filename_component(way ${CMAKE_SCRIPT_MODE_FILE} NAME_WE)
+set(work_dir ${scratch_dir}/${way})
+file(REMOVE_RECURSE ${work_dir})
+file(MAKE_DIRECTORY ${work_dir})
+set(consume_dir ${CMAKE_CURRENT_LIST_DIR})
+set(ENV{CXX} ${cxx})
+set(ENV{CXXFLAGS} -O0)
+set(ENV{LDFLAGS})
+
+# The folders of the headers that nibble includes, as compiler options.
+set(dependency_options ${hwy_dirs} ${boost_pp_dirs})
+list(REMOVE_DUPLICATES dependency_options)
+list(TRANSFORM dependency_options PREPEND -I)
+
+function(run)
+  execute_process(COMMAND ${ARGN} WORKING_DIRECTORY ${work_dir}
+                  COMMAND_ECHO STDOUT COMMAND_ERROR_IS_FATAL ANY)
+endfunction()
+
+# Runs a command and gives what it prints.
+function(run_for_output variable)
+  execute_process(COMMAND ${ARGN} WORKING_DIRECTORY ${work_dir} OUTPUT_VARIABLE output
+                  OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ECHO STDOUT COMMAND_ERROR_IS_FATAL ANY)
+  message("${output}")
+  set(${variable} "${output}" PARENT_SCOPE)
+endfunction()
+
+# Sets the variable to a program of that name; ends the script if there is none.
+macro(need variable program)
+  find_program(${variable} ${program})
+  if(NOT ${variable})
+    message("consume: skipped, there is no ${program} here")
+    return()
+  endif()
+endmacro()
+
+# What a build of consumer.cpp must print.
+function(check_consumer program)
+  run_for_output(output ${program} ${source_dir}/examples/models/home-commands-f16.gguf)
+  if(NOT output MATCHES "^nibble ${version} on [A-Z0-9_]+: light.set\\(room=office, level=10\\)$")
+    message(FATAL_ERROR "not what consumer.cpp prints")
+  endif()
+endfunction()
+
+# A bare compiler line.
+function(compile_consumer)
+  run(${cxx} -std=c++20 -O0 -DNIBBLE_TARGETS=0 ${ARGN} ${consume_dir}/consumer.cpp
+      -o ${work_dir}/consumer -pthread)
+  check_consumer(${work_dir}/consumer)
+endfunction()
+
+# Configures, builds and runs the CMake project of the folder.
+function(build_consumer folder)
+  run(${CMAKE_COMMAND} -S ${consume_dir}/${folder} -B ${work_dir}/build -G ${generator}
+      -DCMAKE_BUILD_TYPE= ${ARGN})
+  run(${CMAKE_COMMAND} --build ${work_dir}/build)
+  check_consumer(${work_dir}/build/consumer)
+endfunction()
+
+# Builds and runs the Meson project, copied to ${work_dir}/consumer.
+function(build_meson_consumer)
+  file(COPY ${consume_dir}/meson/meson.build ${consume_dir}/consumer.cpp
+       DESTINATION ${work_dir}/consumer)
+  run(${meson} setup ${work_dir}/build ${work_dir}/consumer --wrap-mode=nodownload ${ARGN})
+  run(${meson} compile -C ${work_dir}/build)
+  check_consumer(${work_dir}/build/consumer)
+endfunction()
+
+# Packages of the dependencies, which may be plain folders here, for pkg-config.
+function(make_pc_files)
+  file(WRITE ${work_dir}/pc/libhwy.pc "Name: libhwy\nDescription: Highway\nVersion: 1.3.0\n"
+    "Cflags: -I${hwy_dirs}\nLibs: -lmust_not_be_linked\n")
+  file(WRITE ${work_dir}/pc/boost-preprocessor.pc "Name: boost-preprocessor\n"
+    "Description: Boost.Preprocessor\nVersion: 1.74\nCflags: -I${boost_pp_dirs}\n")
+  set(ENV{PKG_CONFIG_PATH} ${work_dir}/pc)
+endfunction()

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# A bare compiler line with what pkg-config says. Highway has a .pc file, whose library must not be
+# linked; Boost has none anywhere.
+include(${CMAKE_CURRENT_LIST_DIR}/consume.cmake)
+need(pkg_config pkg-config)
+
+make_pc_files()
+run(${CMAKE_COMMAND} -S ${source_dir} -B ${work_dir}/build -G ${generator} -DNIBBLE_BUILD_TESTS=OFF
+    -DNIBBLE_BUILD_EXAMPLES=OFF -DCMAKE_INSTALL_PREFIX=${work_dir}/prefix
+    -DNIBBLE_HWY_INCLUDE_DIR=${hwy_dirs} -DNIBBLE_BOOST_PP_INCLUDE_DIR=${boost_pp_dirs})
+run(${CMAKE_COMMAND} --install ${work_dir}/build)
+set(ENV{PKG_CONFIG_PATH} ${work_dir}/pc:${work_dir}/prefix/share/pkgconfig)
+run_for_output(options ${pkg_config} --cflags --libs "nibble = ${version}")
+separate_arguments(options UNIX_COMMAND "${options}")
+compile_consumer(${options} -I${boost_pp_dirs})

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# All headers of nibble joined to one.
+include(${CMAKE_CURRENT_LIST_DIR}/consume.cmake)
+need(awk awk)
+
+file(MAKE_DIRECTORY ${work_dir}/include/nibble)
+execute_process(
+  COMMAND ${awk} -f ${source_dir}/packaging/single_header/single_header.awk ${source_dir}/include
+  OUTPUT_FILE ${work_dir}/include/nibble/nibble.hpp COMMAND_ERROR_IS_FATAL ANY)
+compile_consumer(-I${work_dir}/include ${dependency_options})
