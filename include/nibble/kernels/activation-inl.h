@@ -43,10 +43,8 @@ template <>
 struct Impl<kernels::Silu> {
   template <class D, class V>
   static HWY_INLINE V apply(D d, V x) {
-    // Below -88 the sigmoid is 0; -inf * 0 would be NaN.
-    V denominator;
-    const V numerator = sigmoid_fraction(d, x, denominator);
-    return hn::Div(hn::Mul(max_keep_nan(x, hn::Set(d, -128.0f)), numerator), denominator);
+    // Not -inf, which divided by infinity would be NaN.
+    return hn::Div(max_keep_nan(x, hn::Set(d, kLogisticLowest)), one_plus_exp_of_minus(d, x));
   }
 };
 
@@ -54,10 +52,9 @@ template <>
 struct Impl<kernels::GeluErf> {
   template <class D, class V>
   static HWY_INLINE V apply(D d, V x) {
-    // From -5.6 on erf is -1 and the result -0, also at -inf.
-    const V half = hn::Mul(max_keep_nan(x, hn::Set(d, -8.0f)), hn::Set(d, 0.5f));
-    const V e = erf(d, hn::Mul(x, hn::Set(d, 0.707106781f)));
-    return hn::MulAdd(half, e, half);
+    // x times the distribution function is max(x, 0) - |x| * tail(|x|), where nothing cancels.
+    const V a = min_keep_nan(hn::Abs(x), hn::Set(d, kNormalTailEnd));
+    return hn::NegMulAdd(a, normal_tail(d, a), max_keep_nan(x, hn::Zero(d)));
   }
 };
 
@@ -65,12 +62,13 @@ template <>
 struct Impl<kernels::GeluTanh> {
   template <class D, class V>
   static HWY_INLINE V apply(D d, V x) {
-    // (1 + tanh(y / 2)) / 2 = sigmoid(y), y = sqrt(8/pi) (x + 0.044715 x^3).
-    const V square = hn::Mul(x, x);
-    const V y = hn::Mul(x, hn::MulAdd(square, hn::Set(d, 0.0713548163f), hn::Set(d, 1.59576912f)));
-    V denominator;
-    const V numerator = sigmoid_fraction(d, y, denominator);
-    return hn::Div(hn::Mul(max_keep_nan(x, hn::Set(d, -128.0f)), numerator), denominator);
+    // (1 + tanh(y / 2)) / 2 = 1 / (1 + exp(-y)), y = sqrt(8/pi) (x + 0.044715 x^3). The bounds are
+    // where exp(-y) is 2^128, infinity, and where it adds nothing to 1.
+    const V above = max_keep_nan(x, hn::Set(d, -10.0609665f));
+    const V inside = min_keep_nan(above, hn::Set(d, 9.986397f));
+    const V square = hn::Mul(inside, inside);
+    const V slope = hn::MulAdd(square, hn::Set(d, -0.10294324f), hn::Set(d, -2.3022082f));
+    return hn::Div(above, one_plus_exp2(d, inside, slope));
   }
 };
 
