@@ -13,6 +13,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 
 #include "nibble/core/result.hpp"
 
@@ -34,6 +35,14 @@ constexpr bool checked_add(std::uint64_t a, std::uint64_t b, std::uint64_t& sum)
   if (a > std::numeric_limits<std::uint64_t>::max() - b) return false;
   sum = a + b;
   return true;
+}
+
+// A number that is known to fit in the other type, which may be the same one: size_t has 32 bits on
+// some machines and is uint64_t on others, where a cast would be useless and compilers say so.
+template <class To, class From>
+constexpr To narrow(From value) noexcept {
+  NIBBLE_ASSERT(std::in_range<To>(value));
+  return static_cast<To>(value);
 }
 
 // The number stored little-endian at `p`, which need not be aligned. Not for bool: a byte of a file
@@ -80,7 +89,7 @@ class ByteReader {
 
   Result<std::span<const std::byte>> take(std::uint64_t n, const char* what) {
     if (n > remaining()) return truncated(what);
-    const auto taken = bytes_.subspan(offset_, static_cast<std::size_t>(n));
+    const auto taken = bytes_.subspan(offset_, narrow<std::size_t>(n));
     offset_ += taken.size();
     return taken;
   }

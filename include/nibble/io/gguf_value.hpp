@@ -184,7 +184,7 @@ class GgufValue {
     for (std::uint64_t i = 0; i < size_; ++i) {
       if constexpr (std::is_same_v<T, std::string_view>) {
         if (element_type_ != GgufType::string) break;
-        const auto length = static_cast<std::size_t>(load_le<std::uint64_t>(p));
+        const auto length = narrow<std::size_t>(load_le<std::uint64_t>(p));
         values.push_back(detail::as_text({p + kStringHeader, length}));
         p += kStringHeader + length;
       } else {

@@ -129,7 +129,7 @@ void GgufWriter::append(std::vector<std::byte>& out, T value) {
 }
 
 inline void GgufWriter::append_string(std::vector<std::byte>& out, std::string_view text) {
-  append(out, static_cast<std::uint64_t>(text.size()));
+  append(out, std::uint64_t{text.size()});
   const auto bytes = std::as_bytes(std::span(text));
   out.insert(out.end(), bytes.begin(), bytes.end());
 }
@@ -240,8 +240,8 @@ inline Result<std::vector<std::byte>> GgufWriter::header(std::uint32_t alignment
   std::vector<std::byte> out;
   append(out, kGgufMagic);
   append(out, kGgufVersion);
-  append(out, static_cast<std::uint64_t>(tensors_.size()));
-  append(out, static_cast<std::uint64_t>(entries_.size()));
+  append(out, std::uint64_t{tensors_.size()});
+  append(out, std::uint64_t{entries_.size()});
   for (const Entry& entry : entries_) {
     append_string(out, entry.key);
     append(out, static_cast<std::uint32_t>(entry.type));
@@ -250,7 +250,7 @@ inline Result<std::vector<std::byte>> GgufWriter::header(std::uint32_t alignment
   std::uint64_t offset = 0;
   for (const Tensor& tensor : tensors_) {
     append_string(out, tensor.name);
-    append(out, static_cast<std::uint32_t>(tensor.dims.size()));
+    append(out, narrow<std::uint32_t>(tensor.dims.size()));
     for (const std::uint64_t dim : tensor.dims) append(out, dim);
     append(out, static_cast<std::uint32_t>(tensor.type));
     append(out, offset);
@@ -281,7 +281,7 @@ Status GgufWriter::write_to(Sink sink) const {
                        " bytes of data for a shape of " + std::to_string(tensor.bytes)};
     }
     NIBBLE_CHECK(sink(*data));
-    const auto padding = static_cast<std::size_t>((*align - tensor.bytes % *align) % *align);
+    const auto padding = narrow<std::size_t>((*align - tensor.bytes % *align) % *align);
     NIBBLE_CHECK(sink(std::span(zeros).first(padding)));
   }
   return ok();

@@ -313,8 +313,7 @@ inline Status Safetensors::place_tensors(std::span<const std::byte> section,
       return fail("data_offsets span " + std::to_string(place.end - place.begin) +
                   " bytes, the shape needs " + std::to_string(*size));
     }
-    tensor.data =
-        section.subspan(static_cast<std::size_t>(place.begin), static_cast<std::size_t>(*size));
+    tensor.data = section.subspan(narrow<std::size_t>(place.begin), narrow<std::size_t>(*size));
     at = place.end;
   }
   if (at != section.size()) {

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -27,13 +28,13 @@ struct BlockData;
 template <class Scale, int kBits, int kLength>
 struct BlockData<Scale, kBits, kLength, ZeroPoint::symmetric> {
   Scale scale;
-  std::array<std::uint8_t, kLength * kBits / 8> codes;
+  std::array<std::uint8_t, static_cast<std::size_t>(kLength* kBits / 8)> codes;
 };
 template <class Scale, int kBits, int kLength>
 struct BlockData<Scale, kBits, kLength, ZeroPoint::minimum> {
   Scale scale;
   Scale minimum;
-  std::array<std::uint8_t, kLength * kBits / 8> codes;
+  std::array<std::uint8_t, static_cast<std::size_t>(kLength* kBits / 8)> codes;
 };
 
 // The family. A user's own format is either a member of it with other parameters, or any type that
@@ -76,6 +77,7 @@ concept BlockFormat = requires {
   { F::kBits } -> std::convertible_to<int>;
   { F::kLength } -> std::convertible_to<int>;
   { F::kZeroPoint } -> std::convertible_to<ZeroPoint>;
-} && std::is_trivially_copyable_v<typename F::Block>;
+}
+&&std::is_trivially_copyable_v<typename F::Block>;
 
 }  // namespace nibble::inline NIBBLE_ABI::quant

@@ -41,8 +41,8 @@ struct ErrorStats {
 
   void add(float original, float approximation) noexcept {
     ++count;
-    const double x = original;
-    const double y = approximation;
+    const auto x = static_cast<double>(original);
+    const auto y = static_cast<double>(approximation);
     if (!std::isfinite(x) || !std::isfinite(y)) {
       ++not_finite;
       return;

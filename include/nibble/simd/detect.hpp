@@ -5,19 +5,25 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 
 #include "nibble/simd/target.hpp"
 
 #if defined(__x86_64__) || defined(__i386__) || defined(_M_X64) || defined(_M_IX86)
 #define NIBBLE_DETECT_X86 1
+#define NIBBLE_DETECT_ARM_LINUX 0
 #if defined(_MSC_VER) && !defined(__clang__)
 #include <intrin.h>
 #else
 #include <cpuid.h>
 #endif
 #elif defined(__aarch64__) && defined(__linux__)
+#define NIBBLE_DETECT_X86 0
 #define NIBBLE_DETECT_ARM_LINUX 1
 #include <sys/auxv.h>
+#else
+#define NIBBLE_DETECT_X86 0
+#define NIBBLE_DETECT_ARM_LINUX 0
 #endif
 
 namespace nibble::inline NIBBLE_ABI::simd {

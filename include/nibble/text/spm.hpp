@@ -90,8 +90,8 @@ class SpmEncoder {
     text_.reserve(text.size() + n_spaces * kSpmSpace.size());
     symbols_.clear();
     const auto add = [&](std::string_view character) {
-      const auto begin = static_cast<std::uint32_t>(text_.size());
-      const auto size = static_cast<std::uint32_t>(character.size());
+      const auto begin = io::narrow<std::uint32_t>(text_.size());
+      const auto size = io::narrow<std::uint32_t>(character.size());
       const auto i = static_cast<std::int32_t>(symbols_.size());
       text_.append(character);
       symbols_.push_back({begin, size, i - 1, i + 1, look_up(vocabulary, begin, size)});

@@ -136,7 +136,7 @@ class Vocabulary {
     if (text.size() > longest_) return kNoToken;
     const std::uint64_t hash = detail::hash_of(text);
     const std::size_t mask = slots_.size() - 1;
-    for (std::size_t i = hash & mask;; i = (i + 1) & mask) {
+    for (std::size_t i = place_of(hash) & mask;; i = (i + 1) & mask) {
       const Slot& slot = slots_[i];
       if (slot.id == kNoToken) return kNoToken;
       if (slot.tag == tag_of(hash) && this->text(slot.id) == text) return slot.id;
@@ -168,6 +168,10 @@ class Vocabulary {
   Status fill_table();
   Status take_settings(const VocabularySettings& settings);
 
+  // The bits of a hash that choose a slot of the table, and those that the slot keeps.
+  static std::size_t place_of(std::uint64_t hash) noexcept {
+    return static_cast<std::uint32_t>(hash);
+  }
   static std::uint32_t tag_of(std::uint64_t hash) noexcept {
     return static_cast<std::uint32_t>(hash >> 32);
   }
@@ -214,7 +218,7 @@ inline Status Vocabulary::take_pieces(std::span<const Piece> pieces) {
   const auto wrong = [](std::size_t i, const char* what) {
     return Error{Errc::malformed, "piece " + std::to_string(i) + " " + what};
   };
-  std::size_t bytes = 0;
+  std::uint64_t bytes = 0;
   for (std::size_t i = 0; i < pieces.size(); ++i) {
     const Piece& piece = pieces[i];
     if (piece.text.size() > kMaxPieceBytes)
@@ -230,17 +234,17 @@ inline Status Vocabulary::take_pieces(std::span<const Piece> pieces) {
   if (bytes > std::numeric_limits<std::uint32_t>::max())
     return Error{Errc::limit, "the pieces of the vocabulary have more than 4 GiB of text"};
 
-  pool_.reserve(bytes);
+  pool_.reserve(io::narrow<std::size_t>(bytes));
   begins_.reserve(pieces.size() + 1);
   scores_.reserve(pieces.size());
   types_.reserve(pieces.size());
   for (const Piece& piece : pieces) {
-    begins_.push_back(static_cast<std::uint32_t>(pool_.size()));
+    begins_.push_back(io::narrow<std::uint32_t>(pool_.size()));
     pool_.append(piece.text);
     scores_.push_back(piece.score);
     types_.push_back(piece.type);
   }
-  begins_.push_back(static_cast<std::uint32_t>(pool_.size()));
+  begins_.push_back(io::narrow<std::uint32_t>(pool_.size()));
   return ok();
 }
 
@@ -251,7 +255,7 @@ inline Status Vocabulary::fill_table() {
     const std::string_view text = this->text(id);
     if (text.empty()) continue;
     const std::uint64_t hash = detail::hash_of(text);
-    std::size_t place = hash & mask;
+    std::size_t place = place_of(hash) & mask;
     std::size_t steps = 0;
     while (slots_[place].id != kNoToken &&
            !(slots_[place].tag == tag_of(hash) && this->text(slots_[place].id) == text)) {
