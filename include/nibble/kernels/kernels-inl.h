@@ -10,6 +10,12 @@
 #define HWY_TARGET_TOGGLE
 #endif
 
+// GCC takes the sizes of arrays that depend on template parameters for conversions of variables.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+#endif
+
 #include "nibble/kernels/activation-inl.h"
 #include "nibble/kernels/attention-inl.h"
 #include "nibble/kernels/dropout-inl.h"
@@ -21,6 +27,10 @@
 #include "nibble/kernels/rope-inl.h"
 #include "nibble/kernels/softmax-inl.h"
 #include "nibble/kernels/which-inl.h"
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 // A program's own kernels and formats join nibble's pass: define NIBBLE_USER_KERNELS as the quoted
 // name of an -inl.h file written like those above.

@@ -44,6 +44,10 @@ constexpr long long kStaticTargetBefore = HWY_STATIC_TARGET;
 #define NIBBLE_BASELINE_TARGET                                               \
   ((HWY_BASELINE_TARGETS & ~HWY_BROKEN_TARGETS & ~NIBBLE_UNTESTED_TARGETS) & \
    -(HWY_BASELINE_TARGETS & ~HWY_BROKEN_TARGETS & ~NIBBLE_UNTESTED_TARGETS))
+#if HWY_STATIC_TARGET == HWY_SCALAR
+#error \
+    "nibble: without SIMD instructions that every machine has, the kernels need those that Highway emulates, and this compiler gets some of them wrong. On 32-bit x86 compile with -msse2 -mfpmath=sse; elsewhere with the option for the vector instructions of the machine, or with Clang."
+#endif
 #ifdef HWY_HIGHWAY_INCLUDED
 static_assert(
     nibble::simd::detail::kStaticTargetBefore == HWY_STATIC_TARGET,
