@@ -256,7 +256,7 @@ inline Status Gguf::read() {
     return Error{Errc::malformed,
                  std::to_string(n_entries) + " metadata entries do not fit in the file"};
   }
-  metadata_.reserve(static_cast<std::size_t>(n_entries));
+  metadata_.reserve(narrow<std::size_t>(n_entries));
   for (std::uint64_t i = 0; i < n_entries; ++i) {
     auto entry = read_entry(in);
     if (!entry) return std::move(entry).error().in("metadata entry " + std::to_string(i));
@@ -276,7 +276,7 @@ inline Status Gguf::read() {
   if (n_tensors > in.remaining() / kMinTensorBytes) {
     return Error{Errc::malformed, std::to_string(n_tensors) + " tensors do not fit in the file"};
   }
-  tensors_.resize(static_cast<std::size_t>(n_tensors));
+  tensors_.resize(narrow<std::size_t>(n_tensors));
   std::vector<std::uint64_t> offsets(tensors_.size());
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     Status status = read_tensor(in, offsets[i], tensors_[i]);
@@ -346,8 +346,8 @@ inline Status Gguf::place_tensors(std::size_t infos_end, std::span<const std::ui
                                         " reach beyond the file's " + std::to_string(section) +
                                         " bytes of tensor data"};
     }
-    tensor.data = bytes_.subspan(static_cast<std::size_t>(begin + offsets[i]),
-                                 static_cast<std::size_t>(*size));
+    tensor.data =
+        bytes_.subspan(narrow<std::size_t>(begin + offsets[i]), narrow<std::size_t>(*size));
   }
   // Tensors that share bytes would let a small file stand for a huge model.
   std::vector<std::size_t> order(tensors_.size());

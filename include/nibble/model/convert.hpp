@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <span>
 #include <string>
@@ -136,7 +137,7 @@ inline void convert_part(quant::Format from, std::span<const std::byte> source, 
   for (std::uint64_t at = part * kConvertPart; at < end; at += kConvertChunk) {
     const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(kConvertChunk, end - at));
     const auto bytes_of = [&]<class Byte>(quant::Format format, std::span<Byte> all) {
-      const auto begin = *quant::row_bytes(format, static_cast<std::size_t>(at));
+      const auto begin = *quant::row_bytes(format, io::narrow<std::size_t>(at));
       return all.subspan(begin, *quant::row_bytes(format, n));
     };
     const std::span<float> x(before.data(), n);
@@ -230,10 +231,13 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
     const io::GgmlType row_type = *quant::ggml_type_of(plan.to);
     auto row_bytes = io::tensor_bytes(row_type, dims);
     if (!row_bytes) return here(std::move(row_bytes).error());
-    const auto n_bytes = static_cast<std::size_t>(*row_bytes);
+    if (std::max(*row_bytes, plan.bytes_to) > std::numeric_limits<std::size_t>::max()) {
+      return here({Errc::limit, "converted, it is larger than the address space"});
+    }
+    const auto n_bytes = io::narrow<std::size_t>(*row_bytes);
     largest = std::max(largest, n_bytes);
     if (plan.packed) {
-      largest_packed = std::max(largest_packed, static_cast<std::size_t>(plan.bytes_to));
+      largest_packed = std::max(largest_packed, io::narrow<std::size_t>(plan.bytes_to));
     }
     has_blocks = has_blocks || io::type_traits(row_type).block_size > 1;
     writer.add_tensor(plan.name, *type_of(plan), dims,
@@ -242,7 +246,7 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
                         NIBBLE_CHECK(convert_tensor(tensor.data, out, executor, plan));
                         if (plan.packed) {
                           pack_rows(executor, plan, out.data(), panels.data());
-                          out = panels.bytes().first(static_cast<std::size_t>(plan.bytes_to));
+                          out = panels.bytes().first(io::narrow<std::size_t>(plan.bytes_to));
                         }
                         if (!on_tensor(plan)) return Error{Errc::cancelled, "converting"};
                         return std::span<const std::byte>(out);
