@@ -174,7 +174,7 @@ HWY_INLINE V exp2_nonpositive(D d, V x, V factor, V lowest) {
 // exp(x) for x <= 0 (or NaN), with the error and the underflow of exp2_nonpositive.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V exp_nonpositive(D d, V x) {
-  return exp2_nonpositive(d, x, hn::Set(d, 0x1.715476p+0f), hn::Set(d, -0x1.6079f8p+6f));
+  return exp2_nonpositive(d, x, hn::Set(d, 0x1.715476p+0f), hn::Set(d, -0x1.601e68p+6f));
 }
 
 // 1 + 2^(a * b) for a * b in [-126, 128], infinity at 128: what logistic functions divide by.
