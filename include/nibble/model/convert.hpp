@@ -86,6 +86,25 @@ inline Result<io::GgmlType> type_of(const ConvertedTensor& tensor) {
   return tensor.packed ? quant::packed_type_of(tensor.to) : quant::ggml_type_of(tensor.to);
 }
 
+// A layer's ffn_gate and ffn_up become one product when the model runs, so they need one format:
+// rather no file than one that cannot be loaded.
+inline Status check_gates(const io::Gguf& in, std::span<const ConvertedTensor> plans) {
+  constexpr std::string_view kGate = ".ffn_gate.weight", kUp = ".ffn_up.weight";
+  for (const ConvertedTensor& gate : plans) {
+    if (!gate.name.ends_with(kGate)) continue;
+    std::string name(gate.name);
+    const io::GgufTensor* const up =
+        in.find_tensor(name.replace(name.size() - kGate.size(), kGate.size(), kUp));
+    if (up == nullptr) continue;
+    const quant::Format format = plans[static_cast<std::size_t>(up - in.tensors().data())].to;
+    if (format == gate.to) continue;
+    return Error{Errc::invalid_argument,
+                 in.name() + ": tensor '" + std::string(gate.name) + "' in " + to_string(gate.to) +
+                     " and '" + name + "' in " + to_string(format) + ": they need the same format"};
+  }
+  return ok();
+}
+
 // What becomes of a tensor; `errors` is empty still.
 inline Result<ConvertedTensor> plan_conversion(const io::GgufTensor& tensor,
                                                const ConvertOptions& options) {
@@ -252,6 +271,7 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
                         return std::span<const std::byte>(out);
                       });
   }
+  NIBBLE_CHECK(check_gates(in, plans));
   if (options.packed) writer.set(io::kGgufAlignmentKey, static_cast<std::uint32_t>(kAlignment));
   // The version of the block formats' layouts (GGML_QNT_VERSION).
   if (has_blocks) writer.set("general.quantization_version", std::uint32_t{2});
@@ -270,8 +290,9 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
 // as quant/quantize.hpp does, bit for bit; a tensor that has its format already is copied. All
 // metadata is kept; general.file_type and general.quantization_version say what is new. The file is
 // complete or not there. Errors name the tensor: unsupported (a type without a format here, or a
-// format that GGUF lacks), malformed (a weight that is not finite), limit (a weight that the new
-// format cannot hold), cancelled, out_of_memory, io.
+// format that GGUF lacks), invalid_argument (a layer's ffn_gate and ffn_up in different formats),
+// malformed (a weight that is not finite), limit (a weight that the new format cannot hold),
+// cancelled, out_of_memory, io.
 inline Status quantize_model(const io::Gguf& in, const std::string& path,
                              const ConvertOptions& options,
                              OnConverted on_tensor = detail::keep_converting) {
