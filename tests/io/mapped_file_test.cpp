@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "doctest/doctest.h"
 #include "file_builder.hpp"
@@ -40,6 +41,40 @@ TEST_CASE("a mapped file shows the file's bytes and survives moving") {
   REQUIRE(other);
   moved = std::move(*other);
   CHECK(moved.bytes().size() == 10);
+}
+
+TEST_CASE("pieces are read like the mapping, and not beyond a file that was cut") {
+  const test::TemporaryFolder folder;
+  test::FileBuilder builder;
+  for (unsigned i = 0; i < 20000; ++i) builder.u8(i * 7);
+  const auto expected = builder.bytes();
+  const std::string path = folder.write("a.bin", expected);
+  auto file = MappedFile::open(path);
+  REQUIRE(file);
+  std::vector<std::byte> out(20000);
+  for (const auto& [at, n] : {std::pair<std::size_t, std::size_t>{0, 20000},
+                              {4095, 2},
+                              {17, 9000},
+                              {19999, 1},
+                              {20000, 0}}) {
+    const auto part = file->bytes().subspan(at, n);
+    CHECK(file->contains(part));
+    REQUIRE(file->read(part, out.data()));
+    CHECK(std::ranges::equal(std::span(out).first(n), std::span(expected).subspan(at, n)));
+  }
+  CHECK(!file->contains(expected));
+  CHECK(!MappedFile().contains(file->bytes()));
+  CHECK(!MappedFile().contains({}));
+
+#if !defined(_WIN32)
+  const MappedFile moved = std::move(*file);
+  std::filesystem::resize_file(path, 8000);
+  CHECK(moved.read(moved.bytes().first(8000), out.data()));
+  const auto cut = moved.read(moved.bytes().first(8001), out.data());
+  REQUIRE(!cut);
+  CHECK(cut.error().code == Errc::io);
+  CHECK(contains(cut.error().message, "shorter"));
+#endif
 }
 
 TEST_CASE("an empty file maps to no bytes") {

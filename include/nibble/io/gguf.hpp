@@ -93,6 +93,8 @@ class Gguf {
   std::uint32_t version() const noexcept { return version_; }
   std::uint32_t alignment() const noexcept { return alignment_; }
   std::span<const std::byte> bytes() const noexcept { return bytes_; }
+  // Where the bytes are mapped from; empty after parse().
+  const MappedFile& file() const noexcept { return file_; }
   // Hints how the file will be read; nothing for parse().
   void advise(Advice advice) const noexcept { file_.advise(advice); }
 
