@@ -10,7 +10,9 @@
 
 #include "nibble/core/config.hpp"
 
-#if defined(HIGHWAY_HWY_FOREACH_TARGET_H_)
+#if NIBBLE_DECLARATIONS_ONLY
+// The pass is made in the translation unit that defines NIBBLE_IMPLEMENTATION.
+#elif defined(HIGHWAY_HWY_FOREACH_TARGET_H_)
 
 #if !defined(NIBBLE_KERNELS_IN_PASS)
 #error \
@@ -52,5 +54,4 @@
 
 #endif
 
-// Now that every target's Impl is there, tables can be made of them.
 #include "nibble/simd/dispatch.hpp"

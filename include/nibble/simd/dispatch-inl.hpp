@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The dispatcher's functions and the tables of kernels. Included by dispatch.hpp.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <boost/preprocessor/cat.hpp>
+#include <cstdlib>
+
+#include "nibble/simd/detect.hpp"
+#include "nibble/simd/dispatch.hpp"
+#include "nibble/simd/impl.hpp"
+#include "nibble/simd/targets.hpp"
+
+// The choice is the whole program's: unlike all else here it is shared by translation units of
+// different compiler flags.
+namespace nibble::detail_v0_1 {
+inline constinit std::atomic<int> active_row{-1};  // a Target; -1: not chosen yet
+}
+
+namespace nibble::inline NIBBLE_ABI::simd {
+
+namespace detail {
+using detail_v0_1::active_row;
+
+// Highway's macros expand to thousands of tokens: each once.
+constexpr long long kTargets = HWY_TARGETS;
+constexpr long long kStaticTarget = HWY_STATIC_TARGET;
+
+constexpr long long highway_bit(Target target) noexcept {
+#define NIBBLE_BIT(r, data, name) BOOST_PP_CAT(HWY_, name),
+  constexpr long long kBits[] = {BOOST_PP_SEQ_FOR_EACH(NIBBLE_BIT, _, NIBBLE_ALL_TARGETS)};
+#undef NIBBLE_BIT
+  return kBits[static_cast<std::size_t>(target)];
+}
+constexpr TargetSet targets_of(long long highway_bits) noexcept {
+  TargetSet set;
+  for (int i = 0; i < kTargetCount; ++i) {
+    const auto target = static_cast<Target>(i);
+    if ((highway_bits & highway_bit(target)) != 0) set.add(target);
+  }
+  return set;
+}
+}  // namespace detail
+
+NIBBLE_INLINE TargetSet compiled_targets() noexcept { return detail::targets_of(detail::kTargets); }
+
+NIBBLE_INLINE Target baseline_target() noexcept {
+  return detail::targets_of(detail::kStaticTarget).best();
+}
+
+NIBBLE_INLINE TargetSet available_targets() noexcept {
+  return (compiled_targets() & machine_targets()).add(baseline_target());
+}
+
+namespace detail {
+inline void use(Target target) noexcept {
+  active_row.store(static_cast<int>(target), std::memory_order_relaxed);
+}
+
+inline Status check_available(Target target) {
+  if (available_targets().contains(target)) return ok();
+  const bool compiled = compiled_targets().contains(target);
+  return Error{Errc::unsupported, std::string("SIMD target '") + to_string(target) + "' " +
+                                      (compiled ? "is not available on this machine"
+                                                : "is not compiled into this program") +
+                                      "; available: " + to_string(available_targets())};
+}
+
+// The target that NIBBLE_TARGET names, or the best one if it is not set.
+inline Result<Target> wanted_target() {
+  const char* const name = std::getenv("NIBBLE_TARGET");
+  if (name == nullptr || *name == '\0') return available_targets().best();
+  auto target = target_from_name(name);
+  const Status available = target ? check_available(*target) : Status(target.error());
+  if (!available) return Error(available.error()).in("environment variable NIBBLE_TARGET");
+  return target;
+}
+}  // namespace detail
+
+NIBBLE_INLINE Status force_target(Target target) {
+  NIBBLE_CHECK(detail::check_available(target));
+  detail::use(target);
+  return ok();
+}
+
+NIBBLE_INLINE Status choose_target() {
+  NIBBLE_TRY(target, detail::wanted_target());
+  detail::use(target);
+  return ok();
+}
+
+namespace detail {
+inline int choose_row() noexcept {
+  // A bad NIBBLE_TARGET: whoever loads a model is told, kernels still run.
+  if (!choose_target()) use(available_targets().best());
+  return active_row.load(std::memory_order_relaxed);
+}
+}  // namespace detail
+
+NIBBLE_INLINE Status ensure_target() {
+  NIBBLE_TRY(target, detail::wanted_target());
+  if (detail::active_row.load(std::memory_order_relaxed) < 0) detail::use(target);
+  return ok();
+}
+
+NIBBLE_INLINE Target active_target() noexcept {
+  const int row = detail::active_row.load(std::memory_order_relaxed);
+  return static_cast<Target>(row >= 0 ? row : detail::choose_row());
+}
+
+namespace detail {
+// One row per target. The list of targets is a parameter so that two translation units with
+// different lists have two tables. For a target that is not compiled here the baseline stands in:
+// another translation unit of the program, with a longer list, may have chosen it.
+template <class Kernel, long long kTargets>
+struct Table {
+  using Rows = std::array<typename Kernel::Function*, kTargetCount>;
+  static constexpr Rows make() noexcept {
+    Rows rows{};
+    typename Kernel::Function* baseline = nullptr;
+    // Impl is declared for every target and complete only for those that are compiled.
+#define NIBBLE_ROW(r, data, name)                                            \
+  if constexpr ((kTargets & BOOST_PP_CAT(HWY_, name)) != 0) {                \
+    auto* const run = &BOOST_PP_CAT(N_, name)::Impl<Kernel>::run;            \
+    rows[static_cast<std::size_t>(Target::name)] = run;                      \
+    if constexpr (kStaticTarget == BOOST_PP_CAT(HWY_, name)) baseline = run; \
+  }
+    BOOST_PP_SEQ_FOR_EACH(NIBBLE_ROW, _, NIBBLE_ALL_TARGETS)
+#undef NIBBLE_ROW
+    for (auto& row : rows) {
+      if (row == nullptr) row = baseline;
+    }
+    return rows;
+  }
+  static constexpr Rows kRows = make();
+};
+}  // namespace detail
+
+template <class Kernel>
+typename Kernel::Function* kernel() noexcept {
+  return detail::Table<Kernel, detail::kTargets>::kRows[static_cast<std::size_t>(active_target())];
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::simd
