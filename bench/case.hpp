@@ -23,6 +23,7 @@ struct Case {
   std::string format;  // of weights or cache: "q4_0"; "f32" where there is no choice
   std::string shape;   // "m8 n4096 k4096", with underscores
   std::string data;    // "cold": from memory that no cache holds; "warm": used again and again
+  std::string peer;    // whose code it is (peers.hpp); empty: nibble's, which has SIMD targets
   bool quick = false;  // part of the short list
   Work work;
   std::function<Body()> prepare;  // allocates and fills the data

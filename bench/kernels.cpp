@@ -8,6 +8,7 @@
 
 #include "bench/case.hpp"
 #include "bench/options.hpp"
+#include "bench/peers.hpp"
 #include "bench/table.hpp"
 #include "examples/common.hpp"
 #include "nibble/kernels/pass.hpp"
@@ -23,16 +24,20 @@ struct Options : RunOptions {
   std::string out;
 };
 
-// A case on a target with a number of threads: a row of the table.
+// A case on a target with a number of threads: a row of the table. A peer chooses instructions on
+// its own; the target is the one whose limits it is compared to.
 struct Row {
-  const Case* c;
-  Target target;
-  Index n_threads;
+  const Case* c = nullptr;
+  Target target = {};
+  Index n_threads = 1;
+
+  bool operator==(const Row&) const = default;
 
   std::string name() const {
     std::string text;
     for (const std::string& part : {c->kernel, c->format, c->shape, c->data}) text += part + "/";
-    return text + nibble::simd::to_string(target) + "/t" + std::to_string(n_threads);
+    text += c->peer.empty() ? nibble::simd::to_string(target) : c->peer;
+    return text + "/t" + std::to_string(n_threads);
   }
 };
 
@@ -59,8 +64,31 @@ nibble::Status check_names(const Options& o, const std::vector<Case>& cases) {
   return check_names("--format", o.formats, formats);
 }
 
-std::vector<Row> rows_of(const std::vector<Case>& cases, const Options& o,
-                         const std::vector<Target>& targets) {
+// Whose code runs.
+struct Runners {
+  std::vector<Target> targets;  // never empty: the first one's limits are also the peers'
+  std::vector<std::string> peers;
+  bool nibble = true;  // false: peers only
+};
+
+// What --isa asks for; names of peers are as good as those of targets.
+nibble::Result<Runners> runners_of(const Options& o) {
+  Runners runners;
+  std::vector<std::string> targets;
+  const std::vector<std::string> peers = peer_names();
+  for (const std::string& name : o.isa) {
+    const bool is_peer = std::find(peers.begin(), peers.end(), name) != peers.end();
+    (is_peer ? runners.peers : targets).push_back(name);
+  }
+  if (o.isa.empty()) runners.peers = peers;
+  runners.nibble = o.isa.empty() || !targets.empty();
+  NIBBLE_TRY(found, targets_of(targets, nibble::simd::available_targets()));
+  runners.targets = std::move(found);
+  if (!runners.nibble) runners.targets.resize(1);
+  return runners;
+}
+
+std::vector<Row> rows_of(const std::vector<Case>& cases, const Options& o, const Runners& runners) {
   const auto wanted = [](const std::vector<std::string>& names, const std::string& name) {
     return names.empty() || std::find(names.begin(), names.end(), name) != names.end();
   };
@@ -68,30 +96,35 @@ std::vector<Row> rows_of(const std::vector<Case>& cases, const Options& o,
   for (const Case& c : cases) {
     if (!wanted(o.kernels, c.kernel) || !wanted(o.formats, c.format)) continue;
     if (o.quick && !c.quick) continue;
-    for (const Target target : targets) {
+    if (c.peer.empty() ? !runners.nibble
+                       : std::count(runners.peers.begin(), runners.peers.end(), c.peer) == 0) {
+      continue;
+    }
+    for (const Target target : runners.targets) {
       for (const Index n : threads_of(o.threads)) rows.push_back({&c, target, n});
-      if (c.format == "none") break;  // no SIMD in it
+      if (c.format == "none" || !c.peer.empty()) break;  // no SIMD in it, or none to choose
     }
   }
   return rows;
 }
 
-// The data of the case that runs; made when it first runs, since Google Benchmark calls a row
-// several times, and rows of one case follow each other.
-Body& body_of(const Case& c) {
-  static const Case* last = nullptr;
+// The row's code, ready to run: with data of its case, which is made when that first runs, and once
+// run by this row, since Google Benchmark calls a row several times and takes the first as good.
+Body& body_of(const Row& row) {
+  static Row last{};
   static Body body;
-  if (last != &c) {
-    Body next = c.prepare();  // before the old one goes: it may share its weights
+  if (last.c != row.c) {
+    Body next = row.c->prepare();  // before the old one goes: it may share its weights
     body = std::move(next);
-    last = &c;
   }
+  if (last != row) body(pool(row.n_threads));
+  last = row;
   return body;
 }
 
 void run_row(benchmark::State& state, const Row& row, const Machine& machine) {
   if (!nibble::simd::force_target(row.target)) return state.SkipWithError("no such target");
-  Body& body = body_of(*row.c);
+  Body& body = body_of(row);
   nibble::Executor& executor = pool(row.n_threads);
   for (auto _ : state) {
     body(executor);
@@ -100,9 +133,14 @@ void run_row(benchmark::State& state, const Row& row, const Machine& machine) {
   using benchmark::Counter;
   const Bound bound = machine.bound(row.c->work, row.target, row.n_threads);
   constexpr auto kRate = Counter::kIsIterationInvariantRate;
-  state.counters["GB_per_s"] = Counter(row.c->work.bytes() * 1e-9, kRate);
-  state.counters["GOP_per_s"] = Counter(row.c->work.ops * 1e-9, kRate);
-  state.counters["fraction"] = Counter(bound.seconds, kRate);
+  // No zeros: their coefficient of variation is no number, which JSON does not have.
+  const auto add = [&](const char* name, double value, Counter::Flags flags) {
+    if (value > 0) state.counters[name] = Counter(value, flags);
+  };
+  add("GB_per_s", row.c->work.bytes() * 1e-9, kRate);
+  add("GOP_per_s", row.c->work.ops * 1e-9, kRate);
+  add("fraction", bound.seconds, kRate);
+  add("list", row.c->quick ? 1 : 2, Counter::kDefaults);  // 1: the short one
   state.SetLabel(bound.name);
 }
 
@@ -129,11 +167,11 @@ void add_context(const Machine& machine) {
 
 // Google Benchmark's own options, ours translated first.
 bool initialize(const Options& o, const std::vector<std::string>& extras) {
-  std::vector<std::string> arguments = {"bench_kernels"};
+  // Static, since the report still looks at the first of them.
+  static std::vector<std::string> arguments = {"bench_kernels"};
   if (!o.out.empty()) {
     arguments.push_back("--benchmark_out=" + o.out);
-    arguments.push_back(std::string("--benchmark_out_format=") +
-                        (o.out.ends_with(".csv") ? "csv" : "json"));
+    arguments.push_back("--benchmark_out_format=json");
   }
   arguments.insert(arguments.end(), extras.begin(), extras.end());
   std::vector<char*> argv;
@@ -149,14 +187,14 @@ void add_options(CLI::App& app, Options& o) {
       ->delimiter(',');
   app.add_option("--format", o.formats, "weight or cache formats, e.g. q4_0,f16 (default: all)")
       ->delimiter(',');
-  app.add_flag("--quick", o.quick,
-               "the short list: one size of each kernel, the best target, AVX2 and SSE4");
+  app.add_flag("--quick", o.quick, "the short list: one size of each kernel");
   app.add_flag("--list", o.list, "names the rows, runs nothing");
   app.add_option("--repetitions", o.repetitions, "of which the median counts (5; quick: 3)")
       ->check(CLI::Range(1, 1000));
   app.add_option("--min-time", o.min_time, "seconds of each repetition (0.05; quick: 0.02)")
       ->check(CLI::Range(1e-4, 60.0));
-  app.add_option("-o,--out", o.out, "also writes FILE.json or FILE.csv, as Google Benchmark does")
+  app.add_option("-o,--out", o.out,
+                 "also writes FILE.json, as Google Benchmark does, or FILE.csv, the table")
       ->check([](const std::string& name) {
         return name.ends_with(".json") || name.ends_with(".csv") ? std::string()
                                                                  : "must end in .json or .csv";
@@ -166,7 +204,9 @@ void add_options(CLI::App& app, Options& o) {
       "Rows are medians. GB/s counts what must move, GOP/s two per multiply-add; the limit is the\n"
       "probed bandwidth of the level that the data is at, or the peak of the arithmetic, "
       "whichever\n"
-      "takes longer. Options of Google Benchmark (--benchmark_...) work too.");
+      "takes longer. Peers are compared to the limits of the best target, q8_0 to their "
+      "i8_channel.\n"
+      "Options of Google Benchmark (--benchmark_...) work too.");
 }
 
 int run(int argc, char** argv) {
@@ -181,13 +221,8 @@ int run(int argc, char** argv) {
   for (const std::string& extra : app.remaining()) {
     if (!extra.starts_with("--benchmark_")) return usage("'" + extra + "' is not known");
   }
-  auto targets = targets_of(o.isa, nibble::simd::available_targets());
-  if (!targets) return usage(targets.error().message);
-  if (o.quick && o.isa.empty()) {
-    std::erase_if(*targets, [first = targets->front()](Target t) {
-      return t != first && t != Target::AVX2 && t != Target::SSE4;
-    });
-  }
+  const auto runners = runners_of(o);
+  if (!runners) return usage(runners.error().message);
 
   const CaseOptions case_options{pages_of(o), Machine::caches().l3};
   std::vector<Case> cases;
@@ -196,8 +231,9 @@ int run(int argc, char** argv) {
   add_norms(case_options, cases);
   add_activations(case_options, cases);
   add_fork_join(cases);
+  add_peers(case_options, cases);
   if (const auto known = check_names(o, cases); !known) return usage(known.error().message);
-  const std::vector<Row> rows = rows_of(cases, o, *targets);
+  const std::vector<Row> rows = rows_of(cases, o, *runners);
   if (o.list) {
     for (const Row& row : rows) std::puts(row.name().c_str());
     return example::kOk;
@@ -206,7 +242,7 @@ int run(int argc, char** argv) {
   if (!initialize(o, app.remaining())) return example::kUsage;
 
   ProbeOptions probe;
-  probe.targets = *targets;
+  probe.targets = runners->targets;
   probe.threads = threads_of(o.threads);
   probe.pages = pages_of(o);
   probe.clock = clock_of(o);
@@ -214,8 +250,13 @@ int run(int argc, char** argv) {
   std::printf("%s\n", to_text(machine).c_str());
   add_context(machine);
   register_rows(rows, machine, o);
-  TableReporter table;
-  benchmark::RunSpecifiedBenchmarks(&table);
+  TextTable text;
+  CsvTable csv;
+  if (o.out.ends_with(".csv")) {
+    benchmark::RunSpecifiedBenchmarks(&text, &csv);
+  } else {
+    benchmark::RunSpecifiedBenchmarks(&text);
+  }
   std::puts("\nThe machine after the run, relative to before (far from 1: do not trust the rows):");
   for (const Index n : probe.threads) {
     const auto [dram, f32] = machine.drift(n);

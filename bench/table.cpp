@@ -2,6 +2,7 @@
 #include "bench/table.hpp"
 
 #include <cstdio>
+#include <ostream>
 
 namespace bench {
 namespace {
@@ -24,15 +25,7 @@ double counter(const benchmark::BenchmarkReporter::Run& run, const char* name) {
   return at == run.counters.end() ? 0 : at->second.value;
 }
 
-// "-" for what a row does not have.
-std::string number(const char* pattern, double value) {
-  return value > 0 ? format(pattern, value) : "-";
-}
-
-constexpr const char* kRow = "%-21s %-6s %-22s %-5s %-10s %3s %10s %7s %8s %10s %6s\n";
-
-}  // namespace
-
+// The parts of a row's name: kernel/format/shape/data/isa/threads.
 std::vector<std::string> parts_of(const std::string& name) {
   std::vector<std::string> parts(1);
   for (const char c : name) {
@@ -42,33 +35,74 @@ std::vector<std::string> parts_of(const std::string& name) {
       parts.back() += c;
     }
   }
+  parts.resize(6);
+  parts[5].erase(0, 1);  // "t2"
   return parts;
 }
 
-bool TableReporter::ReportContext(const Context&) {
+struct Line {
+  std::vector<std::string> parts;
+  double seconds, gigabytes, gigaops, fraction;
+  std::string limit;
+};
+
+// The medians, or the only runs.
+std::vector<Line> lines_of(const std::vector<benchmark::BenchmarkReporter::Run>& runs) {
+  using Run = benchmark::BenchmarkReporter::Run;
+  std::vector<Line> lines;
+  for (const Run& run : runs) {
+    const bool is_row =
+        run.run_type == Run::RT_Aggregate ? run.aggregate_name == "median" : run.repetitions <= 1;
+    if (!is_row || run.error_occurred) continue;
+    const bool wall = run.run_name.time_type == "real_time";
+    const double time = wall ? run.GetAdjustedRealTime() : run.GetAdjustedCPUTime();
+    lines.push_back({parts_of(run.run_name.function_name),
+                     time / benchmark::GetTimeUnitMultiplier(run.time_unit),
+                     counter(run, "GB_per_s"), counter(run, "GOP_per_s"), counter(run, "fraction"),
+                     run.report_label});
+  }
+  return lines;
+}
+
+// "-" for what a row does not have.
+std::string number(const char* pattern, double value) {
+  return value > 0 ? format(pattern, value) : "-";
+}
+
+constexpr const char* kRow = "%-21s %-10s %-22s %-5s %-10s %3s %10s %7s %8s %10s %6s\n";
+
+}  // namespace
+
+bool TextTable::ReportContext(const Context&) {
   std::printf(kRow, "kernel", "format", "shape", "data", "isa", "thr", "time", "GB/s", "GOP/s",
               "limit", "of it");
   return true;
 }
 
-void TableReporter::ReportRuns(const std::vector<Run>& runs) {
-  for (const Run& run : runs) {
-    const bool is_row =
-        run.run_type == Run::RT_Aggregate ? run.aggregate_name == "median" : run.repetitions <= 1;
-    if (!is_row) continue;
-    std::vector<std::string> parts = parts_of(run.run_name.function_name);
-    parts.resize(6);
-    const bool wall = run.run_name.time_type == "real_time";
-    const double seconds = (wall ? run.GetAdjustedRealTime() : run.GetAdjustedCPUTime()) /
-                           benchmark::GetTimeUnitMultiplier(run.time_unit);
-    const double fraction = counter(run, "fraction");
-    std::printf(kRow, parts[0].c_str(), parts[1].c_str(), parts[2].c_str(), parts[3].c_str(),
-                parts[4].c_str(), parts[5].c_str() + 1, time_text(seconds).c_str(),
-                number("%.1f", counter(run, "GB_per_s")).c_str(),
-                number("%.1f", counter(run, "GOP_per_s")).c_str(), run.report_label.c_str(),
-                fraction > 0 ? format("%.0f %%", 100 * fraction).c_str() : "-");
+void TextTable::ReportRuns(const std::vector<Run>& runs) {
+  for (const Line& l : lines_of(runs)) {
+    std::printf(kRow, l.parts[0].c_str(), l.parts[1].c_str(), l.parts[2].c_str(),
+                l.parts[3].c_str(), l.parts[4].c_str(), l.parts[5].c_str(),
+                time_text(l.seconds).c_str(), number("%.1f", l.gigabytes).c_str(),
+                number("%.1f", l.gigaops).c_str(), l.limit.c_str(),
+                number("%.0f %%", 100 * l.fraction).c_str());
   }
   std::fflush(stdout);
+}
+
+bool CsvTable::ReportContext(const Context&) {
+  GetOutputStream() << "kernel,format,shape,data,isa,threads,seconds,GB_per_s,GOP_per_s,limit,"
+                       "fraction\n";
+  return true;
+}
+
+void CsvTable::ReportRuns(const std::vector<Run>& runs) {
+  for (const Line& l : lines_of(runs)) {
+    std::ostream& out = GetOutputStream();
+    for (const std::string& part : l.parts) out << part << ',';
+    out << format("%.6g,", l.seconds) << format("%.5g,", l.gigabytes) << format("%.5g,", l.gigaops)
+        << l.limit << format(",%.4f\n", l.fraction);
+  }
 }
 
 }  // namespace bench

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The text table of a run, as a reporter of Google Benchmark.
+// A run as a table, in text and in CSV: reporters of Google Benchmark, whose own CSV begins with
+// lines that are none.
 #pragma once
 
 #include <benchmark/benchmark.h>
@@ -10,11 +11,14 @@
 
 namespace bench {
 
-// The parts of a row's name: kernel/format/shape/data/isa/threads.
-std::vector<std::string> parts_of(const std::string& name);
-
 // One line per row: the median of its repetitions.
-class TableReporter final : public benchmark::BenchmarkReporter {
+class TextTable final : public benchmark::BenchmarkReporter {
+ public:
+  bool ReportContext(const Context& context) override;
+  void ReportRuns(const std::vector<Run>& runs) override;
+};
+
+class CsvTable final : public benchmark::BenchmarkReporter {
  public:
   bool ReportContext(const Context& context) override;
   void ReportRuns(const std::vector<Run>& runs) override;

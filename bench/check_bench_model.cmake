@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# cmake -DPROGRAM=bench_model -DFOLDER=for files -P check_bench_model.cmake: a tiny model's rates in
+# text, JSON and CSV.
+include(${CMAKE_CURRENT_LIST_DIR}/check.cmake)
+
+set(arguments --shape dim=64,layers=2,heads=4,kv_heads=2,ffn=128,vocab=256 --format q4_0
+  -p 8 -n 4 -r 1 --threads 1)
+run(out ${PROGRAM} ${arguments} --out ${FOLDER}/run.json)
+expect("${out}" "peak RAM [0-9.]+ MiB" "the text")
+expect("${out}" "pp8 [^\n]* %\ntg4 [^\n]* %\n" "the text")
+file(READ ${FOLDER}/run.json json)
+foreach(key weight_bytes load_seconds peak_bytes)
+  string(JSON value GET "${json}" ${key})
+  expect_positive(${value} ${key})
+endforeach()
+string(JSON n LENGTH "${json}" results)
+if(NOT n EQUAL 2)
+  message(FATAL_ERROR "${n} results, not a prompt's and a generation's")
+endif()
+foreach(i RANGE 1)
+  foreach(key tokens_per_second GB_per_s fraction)
+    string(JSON value GET "${json}" results ${i} ${key})
+    expect_positive(${value} "result ${i}: ${key}")
+  endforeach()
+endforeach()
+
+run(out ${PROGRAM} ${arguments} --out ${FOLDER}/run.csv)
+file(STRINGS ${FOLDER}/run.csv lines)
+list(GET lines 0 header)
+string(REGEX MATCHALL "," header_commas "${header}")
+foreach(line ${lines})
+  string(REGEX REPLACE "\"[^\"]*\"" "" line "${line}")
+  string(REGEX MATCHALL "," commas "${line}")
+  if(NOT commas STREQUAL header_commas)
+    message(FATAL_ERROR "a line of CSV has not as many fields as the first: ${line}")
+  endif()
+endforeach()
+list(LENGTH lines n)
+if(NOT n EQUAL 3)
+  message(FATAL_ERROR "${n} lines of CSV, not 3")
+endif()

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Runs the benchmarks as a user would, as shortly as they can be: exit codes, and the files they
+# write.
+
+set(run_test ${PROJECT_SOURCE_DIR}/examples/run_test.cmake)
+
+# nibble_bench_usage_test(name program ERR regex ARGS arguments...): a wrong command line.
+function(nibble_bench_usage_test test program)
+  cmake_parse_arguments(arg "" "ERR" "ARGS" ${ARGN})
+  add_test(NAME ${program}_${test}
+    COMMAND ${CMAKE_COMMAND} -DEXIT=2 -DERR=^${program}:\ [^\n]*${arg_ERR}[^\n]*\n$
+      -DINPUT=${CMAKE_CURRENT_BINARY_DIR}/${program}_${test}.txt
+      -P ${run_test} -- $<TARGET_FILE:${program}> ${arg_ARGS})
+endfunction()
+
+foreach(program bench_kernels bench_model)
+  nibble_bench_usage_test(unknown_option ${program} ERR nonsense ARGS --nonsense)
+  nibble_bench_usage_test(no_target ${program} ERR SSE99 ARGS --isa SSE99 --list)
+  nibble_bench_usage_test(no_threads ${program} ERR threads ARGS --threads 0)
+  nibble_bench_usage_test(file_type ${program} ERR json ARGS --out run.txt)
+endforeach()
+nibble_bench_usage_test(no_kernel bench_kernels ERR softmax ARGS --kernel sortmax)
+nibble_bench_usage_test(no_format bench_kernels ERR q4_0 ARGS --format q9_9)
+nibble_bench_usage_test(no_row bench_kernels ERR format ARGS --kernel rope --format q4_0)
+nibble_bench_usage_test(no_model bench_model ERR --shape ARGS -p 1)
+nibble_bench_usage_test(no_shape bench_model ERR gpt-5 ARGS --shape gpt-5)
+nibble_bench_usage_test(bad_shape bench_model ERR even
+  ARGS --shape dim=65,layers=1,heads=2,ffn=64)
+
+foreach(program bench_kernels bench_model)
+  add_test(NAME ${program}_files
+    COMMAND ${CMAKE_COMMAND} -DPROGRAM=$<TARGET_FILE:${program}>
+      -DFOLDER=${CMAKE_CURRENT_BINARY_DIR}/${program}_files
+      -P ${CMAKE_CURRENT_SOURCE_DIR}/check_${program}.cmake)
+endforeach()
