@@ -201,6 +201,8 @@ class BasicModel {
   const ModelConfig& config() const noexcept { return config_; }
   graph::WeightTable weights() const noexcept { return weights_.table(); }
   std::size_t weight_bytes() const noexcept { return weights_.bytes(); }
+  // Of these, what is used where it is in the file, packed already.
+  std::size_t weight_bytes_in_place() const noexcept { return weights_.bytes_in_place(); }
   // Null if the file had none.
   const text::Tokenizer* tokenizer() const noexcept { return tokenizer_ ? &*tokenizer_ : nullptr; }
   // What the frequencies of the rotation are divided by, or empty.
@@ -348,7 +350,7 @@ Result<BasicModel<Formats>> BasicModel<Formats>::from_gguf(const io::Gguf& file,
   }
   InlineExecutor alone;
   Executor& executor = options.executor != nullptr ? *options.executor : alone;
-  Status packed = model.weights_.pack(executor, options.progress);
+  Status packed = model.weights_.pack(executor, options.progress, file.file());
   if (!packed) return std::move(packed).error().in(file.name());
   return model;
 }
