@@ -58,8 +58,8 @@ void add(const CaseOptions& options, Index n_queries, Index n_positions, bool qu
       "q" + std::to_string(n_queries) + "_ctx" + std::to_string(n_positions) + "_h32_kv8_d128";
   c.data = decode ? "cold" : "warm";
   c.quick = quick;
-  const double cache_bytes =
-      2.0 * kKvHeads * kHeadDim * sizeof(T) * static_cast<double>(n_positions);
+  const KvCacheLayout one_layer{nibble::ops::kKvType<T>, 1, kKvHeads, kHeadDim, n_positions};
+  const auto cache_bytes = static_cast<double>(one_layer.bytes());
   const auto row_bytes = static_cast<double>(n_queries * kHeads * kHeadDim) * sizeof(float);
   c.work.bytes_read = cache_bytes + row_bytes;
   c.work.bytes_written = row_bytes;
@@ -68,7 +68,8 @@ void add(const CaseOptions& options, Index n_queries, Index n_positions, bool qu
   double seen = 0;
   for (Index i = 0; i < n_queries; ++i) seen += static_cast<double>(n_positions - i);
   c.work.ops = 4.0 * kHeads * kHeadDim * seen;
-  c.work.arithmetic = Arithmetic::f32;  // whatever the cache holds
+  // Whatever floats the cache holds, f32; 8-bit codes meet numbers of 16 bits.
+  c.work.arithmetic = std::is_same_v<T, std::int8_t> ? Arithmetic::int16 : Arithmetic::f32;
   const Index n_layers = decode ? options.copies(cache_bytes) : 1;
   c.prepare = [=, pages = options.pages]() -> Body {
     auto data = std::make_shared<Data<T>>(n_queries, n_positions, n_layers, pages);
@@ -95,6 +96,7 @@ void add_attention(const CaseOptions& options, std::vector<Case>& cases) {
   add_all<float>(options, cases);
   add_all<nibble::f16>(options, cases);
   add_all<nibble::bf16>(options, cases);
+  add_all<std::int8_t>(options, cases);
 }
 
 }  // namespace bench

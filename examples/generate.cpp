@@ -67,8 +67,8 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--batch", o.session.max_batch, "tokens of the prompt computed together")
       ->check(kAtLeastOne)
       ->capture_default_str();
-  app.add_option("--kv", o.kv, "type of the cache: f32, f16 or bf16")
-      ->check(CLI::IsMember({"f32", "f16", "bf16"}))
+  app.add_option("--kv", o.kv, "type of the cache: f32, f16, bf16 or int8")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}))
       ->capture_default_str();
   app.add_option("--seed", sampling.seed, "of the random choices")->capture_default_str();
   app.add_option("--temperature", sampling.temperature, "0: always the most likely token")
@@ -109,7 +109,7 @@ void add_options(CLI::App& app, Options& o) {
     }
     const auto sampler = nibble::Sampler::create(o.generate.sampling, 1);
     if (!sampler) throw CLI::ValidationError(sampler.error().message);
-    for (const KvType type : {KvType::f32, KvType::f16, KvType::bf16}) {
+    for (const KvType type : nibble::ops::kKvTypes) {
       if (o.kv == to_string(type)) o.session.kv_type = type;
     }
   });

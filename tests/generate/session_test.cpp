@@ -249,7 +249,7 @@ TEST_CASE("absurd options are errors") {
 #if NIBBLE_TEST_COUNTS_ALLOCATIONS
 TEST_CASE("a context that no machine has memory for is an error") {
   for (const Index max_batch : {Index{1}, std::numeric_limits<Index>::max()}) {
-    for (const KvType type : {KvType::f32, KvType::f16, KvType::bf16}) {
+    for (const KvType type : nibble::ops::kKvTypes) {
       SessionOptions options = with_outputs(max_batch, max_batch);
       options.n_ctx = Index{1} << 30;
       options.kv_type = type;
@@ -276,7 +276,7 @@ TEST_CASE("a context longer than the model's is possible, and a short one enough
   CHECK(shortest.bytes() < usual.bytes());
 }
 
-TEST_CASE("16-bit caches are as near to f32 as their rounding") {
+TEST_CASE("16-bit and 8-bit caches are as near to f32 as their rounding") {
   const Ids ids = random_ids(90);
   const auto run = [&](KvType type, std::size_t& bytes) {
     SessionOptions options = with_outputs(90, 90);
@@ -285,17 +285,22 @@ TEST_CASE("16-bit caches are as near to f32 as their rounding") {
     bytes = session.bytes();
     return append(session, ids, 90);
   };
-  std::size_t f32_bytes = 0, f16_bytes = 0, bf16_bytes = 0;
+  std::size_t f32_bytes = 0, f16_bytes = 0, bf16_bytes = 0, int8_bytes = 0;
   const Logits f32 = run(KvType::f32, f32_bytes);
   const float f16_error = distance(run(KvType::f16, f16_bytes), f32) / largest(f32);
   const float bf16_error = distance(run(KvType::bf16, bf16_bytes), f32) / largest(f32);
-  // Keys and values are off by at most these roundings: 2^-11 and 2^-8.
+  const float int8_error = distance(run(KvType::int8, int8_bytes), f32) / largest(f32);
+  // Keys and values are off by at most these roundings: 2^-11 and 2^-8, and 1/254 of a head's
+  // greatest.
   CHECK(f16_error < 2 * 0x1p-11f);
   CHECK(bf16_error < 2 * 0x1p-8f);
   CHECK(f16_error > 0);
   CHECK(bf16_error > 2 * f16_error);
+  CHECK(int8_error < 2.0f / 254);
+  CHECK(int8_error > 2 * f16_error);
   CHECK(f16_bytes < f32_bytes);
   CHECK(bf16_bytes == f16_bytes);
+  CHECK(int8_bytes < f16_bytes);
 }
 
 TEST_CASE("any number of workers gives the same bits") {

@@ -161,11 +161,12 @@ TEST_CASE("several workers compute what one does") {
   }
 }
 
-TEST_CASE("16-bit caches") {
+TEST_CASE("16-bit and 8-bit caches") {
   const Fixture f(shape_of(Architecture::llama, {Format::f32}), 4);
   const double size = size_of(f.reference);
   for (const auto& [kv_type, eps] :
-       {std::pair{ops::KvType::f16, 0x1p-11}, std::pair{ops::KvType::bf16, 0x1p-8}}) {
+       {std::pair{ops::KvType::f16, 0x1p-11}, std::pair{ops::KvType::bf16, 0x1p-8},
+        std::pair{ops::KvType::int8, 0x1p-8}}) {
     RunOptions options;
     options.kv_type = kv_type;
     const auto fused = run_graph(f.parts, f.tokens, options);
@@ -173,8 +174,8 @@ TEST_CASE("16-bit caches") {
     const auto unfused = run_graph(f.parts, f.tokens, options);
     // Keys and values rounded once each, of size 1: scores off by eps, values by eps; two layers.
     CHECK(distance(fused, f.reference) <= 8 * eps * size);
-    CHECK(distance(fused, f.reference) > kRounding * size);  // it was 16 bits indeed
-    // Where f32 differs in its last bits, another 16-bit number may be the nearest.
+    CHECK(distance(fused, f.reference) > kRounding * size);  // it was not f32
+    // Where f32 differs in its last bits, another number may be the nearest that the cache has.
     CHECK(distance(fused, unfused) <= 8 * eps * size);
   }
 }

@@ -44,15 +44,25 @@ struct Data {
   std::vector<float> k, v;  // (n_positions, n_kv_heads * head_dim), already rounded to the type
 };
 
-float rounded(float x, ops::KvType type) {
-  return ops::visit_kv_type(type, [&]<class T>(T) {
-    if constexpr (std::is_same_v<T, f16>) return to_f32(to_f16(x));
-    if constexpr (std::is_same_v<T, bf16>) return to_f32(to_bf16(x));
-    return x;
+std::size_t product(Index a, Index b) { return static_cast<std::size_t>(a * b); }
+
+// What a cache of `type` keeps of `heads`, rows of head_dim.
+void round_to(ops::KvType type, Index head_dim, std::vector<float>& heads) {
+  ops::visit_kv_type(type, [&]<class T>(T) {
+    for (std::size_t h = 0; h < heads.size(); h += static_cast<std::size_t>(head_dim)) {
+      float* const x = &heads[h];
+      float max = 0;
+      for (Index i = 0; i < head_dim; ++i) max = std::max(max, std::abs(x[i]));
+      for (Index i = 0; i < head_dim; ++i) {
+        if constexpr (std::is_same_v<T, f16>) x[i] = to_f32(to_f16(x[i]));
+        if constexpr (std::is_same_v<T, bf16>) x[i] = to_f32(to_bf16(x[i]));
+        if constexpr (std::is_same_v<T, std::int8_t>) {
+          x[i] = std::nearbyint(x[i] * (127 / max)) * (max / 127);
+        }
+      }
+    }
   });
 }
-
-std::size_t product(Index a, Index b) { return static_cast<std::size_t>(a * b); }
 
 Data draw(const Case& c, unsigned seed) {
   std::mt19937 rng(seed);
@@ -62,8 +72,10 @@ Data draw(const Case& c, unsigned seed) {
   data.k.resize(product(c.n_positions(), c.n_kv_heads * c.head_dim));
   data.v.resize(data.k.size());
   for (float& x : data.q) x = normal(rng);
-  for (float& x : data.k) x = rounded(normal(rng), c.type);
-  for (float& x : data.v) x = rounded(normal(rng), c.type);
+  for (float& x : data.k) x = normal(rng);
+  for (float& x : data.v) x = normal(rng);
+  round_to(c.type, c.head_dim, data.k);
+  round_to(c.type, c.head_dim, data.v);
   return data;
 }
 
@@ -91,6 +103,9 @@ struct Expected {
 // Weights count twice, in the numerator and in the denominator:
 //   |out - exact| <= (2 delta + 2 (5 R + 3 + 4 T) u + 2 (n + T) u + 4 u) sum_j softmax_j |v_j|
 // and 1 % for the second order. A weight lost to underflow is below 2^-126.
+// 8-bit integers: keys and values are stored to 4 u; each element of a query is off by half a step,
+// max_d |q_d| / 32512, which delta takes in; each weight times the scale of its value, which meets
+// the value's code, by half of the greatest such product of its tile of 64 positions / 32512.
 Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
                 const Mutation& mutation = {}) {
   const double u = 0x1p-24;
@@ -117,10 +132,18 @@ Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
       double max = -std::numeric_limits<double>::infinity();
       double min = std::numeric_limits<double>::infinity();
       double delta = 0;
+      const bool is_int8 = c.type == ops::KvType::int8;
+      const double half_step = 0.5 / 32512;
+      double top_q = 0;
+      for (Index i = 0; i < c.head_dim; ++i) {
+        top_q = std::max(top_q, scale * std::abs(static_cast<double>(q[i])));
+      }
       for (Index j = begin; j < end; ++j) {
         double score = 0;
         double size = 0;
+        double sum_k = 0;
         for (Index i = 0; i < c.head_dim; ++i) {
+          sum_k += std::abs(static_cast<double>(row(data.k, j)[i]));
           const double term = scale * mutation.scale * static_cast<double>(q[i]) *
                               static_cast<double>(row(data.k, j)[i]);
           score += term;
@@ -130,7 +153,9 @@ Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
         if (j == mutation.dropped) continue;
         max = std::max(max, score);
         min = std::min(min, score);
-        delta = std::max(delta, static_cast<double>(c.head_dim + 2) * u * size);
+        double off = static_cast<double>(c.head_dim + 2) * u * size;
+        if (is_int8) off = 8 * u * size + half_step * top_q * sum_k;
+        delta = std::max(delta, off);
       }
       double sum = 0;
       for (Index j = begin; j < end; ++j) {
@@ -141,21 +166,38 @@ Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
       const double n = static_cast<double>(end - begin);
       const double n_tiles = n / 64 + 2;
       const double range = std::min(max - min, 88.0);
-      const double roundings = 2 * (5 * range + 3 + 4 * n_tiles) + 2 * (n + n_tiles) + 4;
+      const double roundings =
+          2 * (5 * range + 3 + 4 * n_tiles) + 2 * (n + n_tiles) + 4 + (is_int8 ? 8 : 0);
+      // For each position: the scale of its value, and its tile's greatest product with a weight.
+      std::vector<double> value_scale(weights.size()), top_weight(weights.size() / 64 + 1);
+      for (Index j = begin; is_int8 && j < end; ++j) {
+        const auto at = static_cast<std::size_t>(j);
+        for (Index i = 0; i < c.head_dim; ++i) {
+          const double code_1 = std::abs(static_cast<double>(row(data.v, j)[i])) / 127;
+          value_scale[at] = std::max(value_scale[at], code_1);
+        }
+        double& top = top_weight[at / 64];
+        top = std::max(top, weights[at] / sum * value_scale[at]);
+      }
       const double relative = 1.01 * (2 * (exact_scores ? 0 : delta) + roundings * u);
       for (Index i = 0; i < c.head_dim; ++i) {
         double out = 0;
         double size = 0;
+        double off = 0;
         for (Index j = begin; j < end; ++j) {
-          const double term =
-              weights[static_cast<std::size_t>(j)] / sum * static_cast<double>(row(data.v, j)[i]);
+          const auto at = static_cast<std::size_t>(j);
+          const double value = static_cast<double>(row(data.v, j)[i]);
+          const double term = weights[at] / sum * value;
           out += term;
           size += std::abs(term);
+          if (value != 0 && is_int8) {
+            off += half_step * top_weight[at / 64] * std::abs(value) / value_scale[at];
+          }
         }
         const std::size_t index =
             product(t * c.n_heads + h, c.head_dim) + static_cast<std::size_t>(i);
         e.out[index] = out;
-        e.tolerance[index] = relative * size + 0x1p-120;
+        e.tolerance[index] = relative * size + 1.01 * off + 0x1p-120;
       }
     }
   }
@@ -255,8 +297,6 @@ void check_on_every_target(const std::vector<Case>& cases) {
   });
 }
 
-constexpr ops::KvType kTypes[] = {ops::KvType::f32, ops::KvType::f16, ops::KvType::bf16};
-
 }  // namespace
 
 TEST_CASE("attention: every length up to 40 and around the borders of tiles, all tokens at once") {
@@ -271,17 +311,17 @@ TEST_CASE("attention: every length up to 40 and around the borders of tiles, all
 TEST_CASE("attention: every number of positions before one token") {
   std::vector<Case> cases;
   for (Index n = 0; n < 40; ++n) {
-    cases.push_back({4, 1, 24, n, 1, 0, kTypes[n % 3]});
+    cases.push_back({4, 1, 24, n, 1, 0, ops::kKvTypes[n % 4]});
   }
   for (const Index n : {62, 63, 64, 65, 126, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1100}) {
-    cases.push_back({3, 1, 20, n, 1, 0, kTypes[n % 3]});
+    cases.push_back({3, 1, 20, n, 1, 0, ops::kKvTypes[n % 4]});
   }
   check_on_every_target(cases);
 }
 
 TEST_CASE("attention: head sizes in every element type") {
   std::vector<Case> cases;
-  for (const ops::KvType type : kTypes) {
+  for (const ops::KvType type : ops::kKvTypes) {
     for (const Index d : {1, 2, 3, 7, 8, 15, 16, 17, 32, 33, 48, 63, 64, 80, 96, 128, 130, 256}) {
       cases.push_back({4, 2, d, 66, 5, 0, type});
     }
@@ -306,8 +346,8 @@ TEST_CASE("attention: ratios of heads to kv heads") {
                         {16, 2},
                         {32, 4},
                         {71, 1}}) {
-    for (const Index n : {1, 2, 13}) {
-      cases.push_back({r.n_heads, r.n_kv_heads, 16, 61, n, 0, kTypes[n % 3]});
+    for (const Index n : {1, 2, 3, 12}) {
+      cases.push_back({r.n_heads, r.n_kv_heads, 16, 61, n, 0, ops::kKvTypes[n % 4]});
     }
   }
   check_on_every_target(cases);
@@ -319,6 +359,7 @@ TEST_CASE("attention: sliding windows") {
     cases.push_back({4, 2, 16, 0, 140, window});
     cases.push_back({4, 2, 16, 121, 9, window, ops::KvType::bf16});
     cases.push_back({4, 1, 12, 131, 1, window, ops::KvType::f16});
+    cases.push_back({4, 1, 20, 133, 3, window, ops::KvType::int8});
   }
   cases.push_back({2, 1, 16, 1500, 1, 700});
   cases.push_back({2, 1, 16, 1500, 3, 801});
@@ -327,33 +368,38 @@ TEST_CASE("attention: sliding windows") {
 
 TEST_CASE("attention: several tokens against positions that are split into parts") {
   std::vector<Case> cases;
-  for (const Index n : {1, 2, 3, 5, 8, 9}) cases.push_back({6, 2, 16, 1030, n, 0, kTypes[n % 3]});
+  for (const Index n : {1, 2, 3, 5, 8, 9})
+    cases.push_back({6, 2, 16, 1030, n, 0, ops::kKvTypes[n % 4]});
   cases.push_back({40, 2, 16, 800, 3});  // two token tasks and parts
   check_on_every_target(cases);
 }
 
 TEST_CASE("attention: token by token, in pieces and at once agree") {
-  const Case c{9, 3, 32, 3, 90};
-  const Data data = draw(c, 7);
-  const Expected e = oracle(c, data);
-  nibble_test::for_each_target([&](simd::Target) {
-    InlineExecutor executor;
-    const std::vector<float> at_once = run(c, data, executor);
-    for (const Index step : {1, 7, 64}) {
-      const std::vector<float> in_steps = run(c, data, executor, step);
-      CHECK(n_wrong(in_steps, e) == 0);
-      int n_different = 0;
-      for (std::size_t i = 0; i < at_once.size(); ++i) {
-        const auto difference = static_cast<double>(at_once[i]) - static_cast<double>(in_steps[i]);
-        if (!(std::abs(difference) <= 2 * e.tolerance[i])) ++n_different;
+  for (const ops::KvType type : {ops::KvType::f32, ops::KvType::int8}) {
+    const Case c{9, 3, 32, 3, 90, 0, type};
+    const Data data = draw(c, 7);
+    const Expected e = oracle(c, data);
+    nibble_test::for_each_target([&](simd::Target) {
+      InlineExecutor executor;
+      const std::vector<float> at_once = run(c, data, executor);
+      for (const Index step : {1, 7, 64}) {
+        const std::vector<float> in_steps = run(c, data, executor, step);
+        CHECK(n_wrong(in_steps, e) == 0);
+        int n_different = 0;
+        for (std::size_t i = 0; i < at_once.size(); ++i) {
+          const auto difference =
+              static_cast<double>(at_once[i]) - static_cast<double>(in_steps[i]);
+          if (!(std::abs(difference) <= 2 * e.tolerance[i])) ++n_different;
+        }
+        CHECK(n_different == 0);
       }
-      CHECK(n_different == 0);
-    }
-  });
+    });
+  }
 }
 
 TEST_CASE("attention: the number of workers does not change a bit") {
-  for (const Case& c : {Case{8, 2, 16, 0, 100}, Case{6, 2, 16, 1500, 1}, Case{6, 2, 16, 900, 4}}) {
+  for (const Case& c : {Case{8, 2, 16, 0, 100}, Case{6, 2, 16, 1500, 1}, Case{6, 2, 16, 900, 4},
+                        Case{6, 2, 16, 1500, 1, 0, ops::KvType::int8}}) {
     const Data data = draw(c, 11);
     InlineExecutor one;
     BackwardExecutor five(5);
@@ -432,6 +478,7 @@ TEST_CASE("attention: the tolerance notices mistakes") {
   cases.push_back({8, 2, 64, 40, 6, 30, ops::KvType::f16});
   cases.push_back({4, 2, 128, 512, 1, 0, ops::KvType::bf16});
   cases.push_back({4, 2, 32, 512, 1, 400});
+  cases.push_back({4, 2, 64, 100, 3, 0, ops::KvType::int8});
   for (const Case& c : cases) {
     CAPTURE(c.n_tokens);
     const Data data = draw(c, 21);
@@ -455,6 +502,55 @@ TEST_CASE("attention: the tolerance notices mistakes") {
   }
 }
 
+namespace {
+
+// What storing one key and value means, one element after the other.
+template <class T>
+void write_expected(const float* key, const float* value, Index position, Index head_dim,
+                    T* cache) {
+  for (Index i = 0; i < head_dim; ++i) {
+    T& k = cache[kernels::key_offset<T>(position, i, head_dim)];
+    T& v = cache[kernels::value_offset<T>(position, i, head_dim)];
+    if constexpr (std::is_same_v<T, f16>) {
+      k = to_f16(key[i]), v = to_f16(value[i]);
+    } else if constexpr (std::is_same_v<T, bf16>) {
+      k = to_bf16(key[i]), v = to_bf16(value[i]);
+    } else {
+      k = key[i], v = value[i];
+    }
+  }
+  if constexpr (std::is_same_v<T, bf16>) {
+    cache[kernels::key_offset<T>(position, head_dim, head_dim)] = bf16{};  // for an odd head_dim
+  }
+}
+template <>
+void write_expected(const float* key, const float* value, Index position, Index head_dim,
+                    std::int8_t* cache) {
+  using T = std::int8_t;
+  for (const bool is_key : {true, false}) {
+    const float* const x = is_key ? key : value;
+    float max = 0;
+    for (Index i = 0; i < head_dim; ++i) max = std::max(max, std::abs(x[i]));
+    const bool is_zero = max < 0x1p-110f;
+    for (Index i = 0; i < kernels::round_up(head_dim, 16); ++i) {
+      const Index at = is_key ? kernels::key_offset<T>(position, i, head_dim)
+                              : kernels::value_offset<T>(position, i, head_dim);
+      const float code = i < head_dim && !is_zero ? std::nearbyint(x[i] * (127 / max)) : 0;
+      cache[at] = static_cast<T>(code);
+    }
+    T* const panel = cache + (is_key ? kernels::key_panel<T>(position, head_dim)
+                                     : kernels::value_panel<T>(position, head_dim));
+    kernels::panel_scales(panel, head_dim)[position % 16] = is_zero ? 0 : max / 127;
+    for (Index i = 0; i < head_dim; ++i) {
+      const float kept = is_key ? kernels::key_at(cache, position, i, head_dim)
+                                : kernels::value_at(cache, position, i, head_dim);
+      REQUIRE(std::abs(kept - x[i]) <= max / 254 * 1.00001f + 0x1p-110f);
+    }
+  }
+}
+
+}  // namespace
+
 TEST_CASE("kv cache: stored elements are the rounded ones, and nothing else is touched") {
   // Ties, overflow to infinity, subnormals, infinities, NaN, and all kinds of magnitudes.
   std::vector<float> special = {0.0f,
@@ -477,7 +573,7 @@ TEST_CASE("kv cache: stored elements are the rounded ones, and nothing else is t
                                 1.00390625f,
                                 1.01171875f};
   std::mt19937 rng(2);
-  for (const ops::KvType type : kTypes) {
+  for (const ops::KvType type : ops::kKvTypes) {
     ops::visit_kv_type(type, [&]<class T>(T) {
       const Index head_dim = 37;
       const Index n_tokens = 21;
@@ -488,9 +584,15 @@ TEST_CASE("kv cache: stored elements are the rounded ones, and nothing else is t
       for (std::vector<float>* m : {&k, &v}) {
         for (float& x : *m) {
           const auto exponent = static_cast<int>(rng() % 60) - 40;
-          x = rng() % 4 == 0 ? special[rng() % special.size()]
-                             : std::ldexp(static_cast<float>(rng() % 20011) - 10000.f, exponent);
+          // 8-bit integers keep finite numbers only, and may be all zeros or nearly.
+          x = type != ops::KvType::int8 && rng() % 4 == 0
+                  ? special[rng() % special.size()]
+                  : std::ldexp(static_cast<float>(rng() % 20011) - 10000.f, exponent);
         }
+      }
+      for (Index i = 0; type == ops::KvType::int8 && i < head_dim; ++i) {
+        k[product(4, 2 * head_dim) + static_cast<std::size_t>(i)] = 0;
+        v[product(6, 2 * head_dim) + static_cast<std::size_t>(i)] = 1e-35f;
       }
       nibble_test::for_each_target([&](simd::Target) {
         AlignedBuffer memory = filled(layout.bytes(), 0xA5);
@@ -503,25 +605,11 @@ TEST_CASE("kv cache: stored elements are the rounded ones, and nothing else is t
         auto expected_cache = ops::KvCache::create(expected.bytes(), layout);
         REQUIRE(expected_cache);
         const ops::KvLayer<T> layer = expected_cache->template layer<T>(1);
-        const auto convert = [](float x) {
-          if constexpr (std::is_same_v<T, f16>) {
-            return to_f16(x);
-          } else if constexpr (std::is_same_v<T, bf16>) {
-            return to_bf16(x);
-          } else {
-            return x;
-          }
-        };
         for (Index h = 0; h < 2; ++h) {
           for (Index t = 0; t < n_tokens; ++t) {
-            for (Index i = 0; i < head_dim; ++i) {
-              const std::size_t from = product(t * 2 + h, head_dim) + static_cast<std::size_t>(i);
-              layer.keys_of(h)[kernels::key_offset<T>(first + t, i, head_dim)] = convert(k[from]);
-              layer.values_of(h)[(first + t) * head_dim + i] = convert(v[from]);
-            }
-            if (type == ops::KvType::bf16) {
-              layer.keys_of(h)[kernels::key_offset<T>(first + t, head_dim, head_dim)] = convert(0);
-            }
+            const auto from = static_cast<Index>(product(t * 2 + h, head_dim));
+            write_expected<T>(&k[static_cast<std::size_t>(from)],
+                              &v[static_cast<std::size_t>(from)], first + t, head_dim, layer.of(h));
           }
         }
         CHECK(std::memcmp(memory.data(), expected.data(), layout.bytes()) == 0);
@@ -532,10 +620,12 @@ TEST_CASE("kv cache: stored elements are the rounded ones, and nothing else is t
 
 TEST_CASE("kv cache: sizes are constants, and sizes that cannot be are errors") {
   constexpr ops::KvCacheLayout kLayout{ops::KvType::f16, 3, 2, 32, 96};
-  static_assert(kLayout.bytes() == 3 * 2 * 2 * 32 * 96 * 2);
-  static_assert(ops::KvCacheLayout{ops::KvType::f32, 1, 1, 8, 17}.bytes() == 2 * 32 * 8 * 4);
+  static_assert(kLayout.bytes() == 3 * 2 * 2 * 32 * 128 * 2);  // tiles of 64 positions
+  static_assert(ops::KvCacheLayout{ops::KvType::f32, 1, 1, 8, 17}.bytes() == 2 * 64 * 8 * 4);
   // bf16 keys have pairs of dimensions: 3 become 4.
-  static_assert(ops::KvCacheLayout{ops::KvType::bf16, 1, 1, 3, 16}.bytes() == 128 + 128);
+  static_assert(ops::KvCacheLayout{ops::KvType::bf16, 1, 1, 3, 16}.bytes() == 64 * (4 + 3) * 2);
+  // Codes of 20 dimensions become 32, with a scale for each position.
+  static_assert(ops::KvCacheLayout{ops::KvType::int8, 1, 1, 20, 64}.bytes() == 2 * 64 * (32 + 4));
   static_assert(ops::attention_scratch_bytes(1, {8, 2, 32, 1.0f, 0}, 1, 96) < 4096);
 
   AlignedBuffer memory = filled(kLayout.bytes() + 64, 0);

@@ -106,6 +106,7 @@ TEST_CASE("stories260K: perplexity") {
   CHECK(std::fabs(at_512.value - 4.3080) <= 0.002);
   CHECK(std::fabs(measure(128, ops::KvType::f32).value - 4.4765) <= 0.002);
   CHECK(std::fabs(measure(128, ops::KvType::f16).value - 4.4765) <= 0.002);
+  CHECK(std::fabs(measure(128, ops::KvType::int8).value - 4.4765) <= 0.01);
 }
 
 TEST_CASE("perplexity: what it refuses") {

@@ -8,6 +8,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
+#include <type_traits>
 
 #include "nibble/core/float16.hpp"
 #include "nibble/simd/impl.hpp"
@@ -15,41 +17,129 @@
 namespace nibble::inline NIBBLE_ABI::kernels {
 
 // ---- Layout of one kv head's cache -------------------------------------------------------------
-// Keys: panels of 16 positions, positions across the lanes, so that the scores of 16 positions are
-// sums of broadcast(q[d]) * vector, without horizontal sums, and 128-, 256- and 512-bit targets
-// read the same bytes: [position / 16][head_dim][16]. bf16 has pairs of dimensions in a 32-bit
-// lane, [position / 16][head_dim / 2][16][2], which makes its two floats a shift and a mask away
-// and suits bf16 dot products; an odd head_dim is filled up with one zero.
-// Values: row-major, [position][head_dim].
+// Tiles of 64 positions: all keys of a tile, then all its values, so that one query reads memory
+// from one end to the other, as fast as memory can be read. Keys and values of a tile are panels of
+// 16 positions.
+// Floats: a panel of keys has positions across the lanes, [head_dim][16], so that the scores of 16
+// positions are sums of broadcast(q[d]) * vector, without horizontal sums, and 128-, 256- and
+// 512-bit targets read the same bytes. bf16 has pairs of dimensions in a 32-bit lane,
+// [head_dim / 2][16][2], which makes its two floats a shift and a mask away; an odd head_dim is
+// filled up with one zero. A panel of values is row-major, [16][head_dim].
+// 8-bit integers: the key and the value of a position are codes times one f32 scale each, their
+// greatest magnitude / 127. Panels of keys are [head_dim / 4][16 positions][4], of values
+// [4][head_dim][4 positions], as integer dot products take them, with head_dim filled up with zeros
+// to a multiple of 16; then come the scales of the panel's 16 positions.
 // Elements at positions that were never written are never used, whatever they hold.
 inline constexpr Index kPanelPositions = 16;
+// Also: positions whose scores exist at the same time.
+inline constexpr Index kAttentionTile = 64;
+
+constexpr Index round_up(Index n, Index multiple) noexcept {
+  return (n + multiple - 1) / multiple * multiple;
+}
 
 template <class T>
 inline constexpr Index kKeyPair = 1;  // consecutive dimensions that are neighbours in memory
 template <>
 inline constexpr Index kKeyPair<bf16> = 2;
 
-constexpr Index round_up(Index n, Index multiple) noexcept {
-  return (n + multiple - 1) / multiple * multiple;
+template <>
+inline constexpr Index kKeyPair<std::int8_t> = 4;
+
+// 8-bit codes of a panel, of keys or of values.
+constexpr Index code_panel_size(Index head_dim) noexcept {
+  return kPanelPositions * round_up(head_dim, 16);
 }
 
-// Elements of one panel of keys.
+// Elements of one panel.
 template <class T>
 constexpr Index key_panel_size(Index head_dim) noexcept {
-  return kPanelPositions * round_up(head_dim, kKeyPair<T>);
+  if constexpr (std::is_same_v<T, std::int8_t>) {
+    return code_panel_size(head_dim) + kPanelPositions * static_cast<Index>(sizeof(float));
+  } else {
+    return kPanelPositions * round_up(head_dim, kKeyPair<T>);
+  }
+}
+template <class T>
+constexpr Index value_panel_size(Index head_dim) noexcept {
+  if constexpr (std::is_same_v<T, std::int8_t>) {
+    return key_panel_size<T>(head_dim);
+  } else {
+    return kPanelPositions * head_dim;
+  }
 }
 
-// Where dimension d of the key at `position` is.
+// Elements of one tile.
+template <class T>
+constexpr Index tile_size(Index head_dim) noexcept {
+  return kAttentionTile / kPanelPositions *
+         (key_panel_size<T>(head_dim) + value_panel_size<T>(head_dim));
+}
+
+// Where the panels with `position` begin.
+template <class T>
+constexpr Index key_panel(Index position, Index head_dim) noexcept {
+  return position / kAttentionTile * tile_size<T>(head_dim) +
+         position % kAttentionTile / kPanelPositions * key_panel_size<T>(head_dim);
+}
+template <class T>
+constexpr Index value_panel(Index position, Index head_dim) noexcept {
+  return position / kAttentionTile * tile_size<T>(head_dim) +
+         kAttentionTile / kPanelPositions * key_panel_size<T>(head_dim) +
+         position % kAttentionTile / kPanelPositions * value_panel_size<T>(head_dim);
+}
+
+// Where dimension d of the key and of the value at `position` is.
 template <class T>
 constexpr Index key_offset(Index position, Index d, Index head_dim) noexcept {
   constexpr Index kPair = kKeyPair<T>;
-  return position / kPanelPositions * key_panel_size<T>(head_dim) +
-         d / kPair * (kPanelPositions * kPair) + position % kPanelPositions * kPair + d % kPair;
+  return key_panel<T>(position, head_dim) + d / kPair * (kPanelPositions * kPair) +
+         position % kPanelPositions * kPair + d % kPair;
+}
+template <class T>
+constexpr Index value_offset(Index position, Index d, Index head_dim) noexcept {
+  const Index row = position % kPanelPositions;
+  const Index panel = value_panel<T>(position, head_dim);
+  if constexpr (std::is_same_v<T, std::int8_t>) {
+    return panel + (row / 4 * round_up(head_dim, 16) + d) * 4 + row % 4;
+  } else {
+    return panel + row * head_dim + d;
+  }
+}
+
+// The scales of the positions of a panel of 8-bit integers.
+inline float* panel_scales(std::int8_t* panel, Index head_dim) noexcept {
+  return reinterpret_cast<float*>(panel + code_panel_size(head_dim));
+}
+inline const float* panel_scales(const std::int8_t* panel, Index head_dim) noexcept {
+  return reinterpret_cast<const float*>(panel + code_panel_size(head_dim));
+}
+
+// Dimension d of the key and of the value at `position` of the kv head's cache at `cache`.
+template <class T>
+float key_at(const T* cache, Index position, Index d, Index head_dim) noexcept {
+  const T x = cache[key_offset<T>(position, d, head_dim)];
+  if constexpr (std::is_same_v<T, std::int8_t>) {
+    const T* const panel = cache + key_panel<T>(position, head_dim);
+    return static_cast<float>(x) * panel_scales(panel, head_dim)[position % kPanelPositions];
+  } else {
+    return to_f32(x);
+  }
+}
+template <class T>
+float value_at(const T* cache, Index position, Index d, Index head_dim) noexcept {
+  const T x = cache[value_offset<T>(position, d, head_dim)];
+  if constexpr (std::is_same_v<T, std::int8_t>) {
+    const T* const panel = cache + value_panel<T>(position, head_dim);
+    return static_cast<float>(x) * panel_scales(panel, head_dim)[position % kPanelPositions];
+  } else {
+    return to_f32(x);
+  }
 }
 
 // ---- Filling the cache -------------------------------------------------------------------------
 // Writes keys and values of consecutive tokens of one kv head, rounded to T (to nearest, ties to
-// even).
+// even; 8-bit codes are those of x * (127 / max), all 0 where max is below 2^-110).
 template <class T>
 struct StoreKeysValues {
   struct Args {
@@ -60,15 +150,12 @@ struct StoreKeysValues {
     Index n_tokens = 0;
     Index first_position = 0;
     Index head_dim = 0;
-    T* keys = nullptr;    // this kv head's panels
-    T* values = nullptr;  // this kv head's rows
+    T* cache = nullptr;  // this kv head's
   };
   using Function = void(const Args&);
 };
 
 // ---- Attention ---------------------------------------------------------------------------------
-// Positions whose scores exist at the same time.
-inline constexpr Index kAttentionTile = 64;
 // Query rows (tokens times heads of the group) that a task aims at: enough to use a tile of keys
 // and values many times while it is in the cache nearest to the core.
 inline constexpr Index kAttentionRows = 48;
@@ -79,10 +166,10 @@ constexpr Index attention_tokens_per_task(Index group) noexcept {
 }
 
 // Scratch of one task of n_rows query rows, in floats: the queries, one tile of scores, sums of
-// values, and maximum, sum and correction of each row.
+// values, and each row's maximum, correction and lanes of its sum of weights.
 constexpr Index attention_scratch_floats(Index n_rows, Index head_dim) noexcept {
-  const Index padded_dim = round_up(head_dim, 16);
-  return n_rows * (2 * padded_dim + kAttentionTile) + 3 * round_up(n_rows, 16);
+  const Index padded_dim = round_up(head_dim, 32);
+  return n_rows * (2 * padded_dim + kAttentionTile + kPanelPositions) + 2 * round_up(n_rows, 16);
 }
 
 // One task: the queries of one kv head's group, of n_tokens consecutive tokens, against positions
@@ -90,10 +177,11 @@ constexpr Index attention_scratch_floats(Index n_rows, Index head_dim) noexcept 
 //   score(row, j) = scale * q[row] . key[j],  j <= first_position + t, and with a window also
 //                                             j > first_position + t - window
 //   out[row] = sum_j softmax_j(score(row, j)) value[j]
-// Scores, softmax and sums are in f32. All query heads of the group share one pass over keys and
-// values. With max and sum given, out is left unnormalized: partial results of several ranges of
-// positions, to be merged. A row that sees nothing of [begin, end) has
-// the lowest float as its max, so that its out and sum count nothing in a merge.
+// Scores, softmax and sums are in f32; with 8-bit integers queries and weights are rounded to 16
+// bits and the sums of their products with codes are exact. All query heads of the group share one
+// pass over keys and values. With max and sum given, out is left unnormalized: partial results of
+// several ranges of positions, to be merged. A row that sees nothing of [begin, end) has the lowest
+// float as its max, so that its out and sum count nothing in a merge.
 template <class T>
 struct Attend {
   struct Args {
@@ -102,9 +190,8 @@ struct Attend {
     Index n_tokens = 0;
     Index group = 0;
     Index head_dim = 0;
-    const T* keys = nullptr;    // this kv head's panels
-    const T* values = nullptr;  // this kv head's rows
-    Index first_position = 0;   // of the first token
+    const T* cache = nullptr;  // this kv head's
+    Index first_position = 0;  // of the first token
     Index begin = 0;
     Index end = 0;
     Index window = 0;  // how many positions a query sees, its own included; 0: all

@@ -34,7 +34,7 @@ namespace detail {
 // A few tokens against many positions are too few tasks for many workers: the positions are split
 // too, each part at least kMinPart positions, and tokens * parts at most kMaxParts.
 inline constexpr Index kMaxParts = 16;
-inline constexpr Index kMinPart = 256;
+inline constexpr Index kMinPart = 512;
 
 constexpr Index attention_parts(Index n_tokens, Index n_positions) noexcept {
   return std::max<Index>(1, std::min(kMaxParts / n_tokens, n_positions / kMinPart));
@@ -74,10 +74,10 @@ constexpr std::size_t attention_scratch_bytes(Index n_workers, const AttentionSh
 // to its own; the cache must hold them all, those of these tokens included.
 //   q    (n_tokens, n_heads * head_dim)  rows may be strided, elements of a row are consecutive
 //   out  the same shape; may be q itself
-// Arithmetic is f32 for every element type of the cache. Keys and values must be finite where they
-// were written; positions above first_position + n_tokens - 1 are not used. Scores of any
-// magnitude are fine as long as they are finite. Scratch: attention_scratch_bytes(), aligned to
-// kAlignment.
+// Arithmetic is f32, for 8-bit integers also exact sums of integer products. Keys and values must
+// be finite where they were written; positions above first_position + n_tokens - 1 are not used.
+// Scores of any magnitude are fine as long as they are finite. Scratch: attention_scratch_bytes(),
+// aligned to kAlignment.
 template <class T>
 void attention(Executor& executor, MatrixView<const float> q, KvLayer<T> cache,
                const AttentionShape& shape, Index first_position, MatrixView<float> out,
@@ -127,8 +127,7 @@ void attention(Executor& executor, MatrixView<const float> q, KvLayer<T> cache,
     args.q_stride = q.stride(0);
     args.group = group;
     args.head_dim = head_dim;
-    args.keys = cache.keys_of(kv_head);
-    args.values = cache.values_of(kv_head);
+    args.cache = cache.of(kv_head);
     args.first_position = first_position + first_token;
     args.window = shape.window;
     args.scale = shape.scale;

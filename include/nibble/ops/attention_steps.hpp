@@ -25,13 +25,12 @@ inline void attention_scores(MatrixView<const float> q, const KvCache& cache, In
       const Index position = first_position + i;
       const Index begin = shape.window > 0 ? std::max<Index>(0, position + 1 - shape.window) : 0;
       for (Index h = 0; h < shape.n_heads; ++h) {
-        const T* const keys = kv.keys_of(h / shape.group());
+        const T* const kv_head = kv.of(h / shape.group());
         for (Index p = 0; p < n; ++p) {
           double sum = 0;
           for (Index d = 0; p >= begin && p <= position && d < shape.head_dim; ++d) {
-            const T key = keys[kernels::key_offset<T>(p, d, shape.head_dim)];
             sum += static_cast<double>(q(i, h * shape.head_dim + d)) *
-                   static_cast<double>(to_f32(key));
+                   static_cast<double>(kernels::key_at(kv_head, p, d, shape.head_dim));
           }
           const bool visible = p >= begin && p <= position;
           scores(i, h * n + p) = visible ? static_cast<float>(sum) * shape.scale
@@ -67,12 +66,12 @@ inline void attention_mix(MatrixView<const float> weights, const KvCache& cache,
     const KvLayer<T> kv = cache.layer<T>(layer);
     for (Index i = 0; i < out.extent(0); ++i) {
       for (Index h = 0; h < shape.n_heads; ++h) {
-        const T* const values = kv.values_of(h / shape.group());
+        const T* const kv_head = kv.of(h / shape.group());
         for (Index d = 0; d < shape.head_dim; ++d) {
           double sum = 0;  // positions after the token's own may never have been written
           for (Index p = 0; p <= first_position + i && p < n; ++p) {
             sum += static_cast<double>(weights(i, h * n + p)) *
-                   static_cast<double>(to_f32(values[p * shape.head_dim + d]));
+                   static_cast<double>(kernels::value_at(kv_head, p, d, shape.head_dim));
           }
           out(i, h * shape.head_dim + d) = static_cast<float>(sum);
         }

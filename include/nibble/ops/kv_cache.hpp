@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The key-value cache of a session: for each layer the keys and values of every position so far, as
-// f32, f16 or bf16, in memory that the caller owns. Positions are the caller's: to clear or to go
-// back, write the next token at an earlier position.
+// f32, f16, bf16 or 8-bit integers, in memory that the caller owns. Positions are the caller's: to
+// clear or to go back, write the next token at an earlier position.
 #pragma once
 
 #include <cstddef>
@@ -18,14 +18,17 @@
 
 namespace nibble::inline NIBBLE_ABI::ops {
 
-// Element type of a cache. (8-bit integers with a scale per position will be a fourth one.)
-enum class KvType : std::uint8_t { f32, f16, bf16 };
+// Element type of a cache. int8: with an f32 scale for each position's key and value of a kv head,
+// so that an element is off by at most 1/254 of the greatest of them.
+enum class KvType : std::uint8_t { f32, f16, bf16, int8 };
+inline constexpr KvType kKvTypes[] = {KvType::f32, KvType::f16, KvType::bf16, KvType::int8};
 
 constexpr const char* to_string(KvType type) noexcept {
   switch (type) {
     case KvType::f32: return "f32";
     case KvType::f16: return "f16";
     case KvType::bf16: return "bf16";
+    case KvType::int8: return "int8";
   }
   return "unknown";
 }
@@ -36,6 +39,8 @@ template <>
 inline constexpr KvType kKvType<f16> = KvType::f16;
 template <>
 inline constexpr KvType kKvType<bf16> = KvType::bf16;
+template <>
+inline constexpr KvType kKvType<std::int8_t> = KvType::int8;
 
 // Calls f(T{}) with the type that `type` names.
 template <class F>
@@ -43,6 +48,7 @@ constexpr decltype(auto) visit_kv_type(KvType type, F&& f) {
   switch (type) {
     case KvType::f16: return f(f16{});
     case KvType::bf16: return f(bf16{});
+    case KvType::int8: return f(std::int8_t{});
     case KvType::f32: break;
   }
   return f(float{});
@@ -56,25 +62,18 @@ struct KvCacheLayout {
   Index head_dim = 0;
   Index capacity = 0;  // positions
 
-  // Positions that there is memory for: whole panels.
+  // Positions that there is memory for: whole tiles.
   constexpr Index padded_capacity() const noexcept {
-    return kernels::round_up(capacity, kernels::kPanelPositions);
+    return kernels::round_up(capacity, kernels::kAttentionTile);
   }
   // Elements of one kv head of one layer.
-  constexpr Index key_elements() const noexcept {
+  constexpr Index head_elements() const noexcept {
     return visit_kv_type(type, [&]<class T>(T) {
-      return padded_capacity() / kernels::kPanelPositions * kernels::key_panel_size<T>(head_dim);
+      return padded_capacity() / kernels::kAttentionTile * kernels::tile_size<T>(head_dim);
     });
   }
-  constexpr Index value_elements() const noexcept { return padded_capacity() * head_dim; }
-
-  // One layer: the keys of all kv heads, then the values of all kv heads.
-  constexpr std::size_t key_bytes_per_layer() const noexcept {
-    return align_up(static_cast<std::size_t>(n_kv_heads * key_elements()) * element_size());
-  }
   constexpr std::size_t bytes_per_layer() const noexcept {
-    return key_bytes_per_layer() +
-           align_up(static_cast<std::size_t>(n_kv_heads * value_elements()) * element_size());
+    return align_up(static_cast<std::size_t>(n_kv_heads * head_elements()) * element_size());
   }
   // All layers. Requires is_valid().
   constexpr std::size_t bytes() const noexcept {
@@ -87,9 +86,9 @@ struct KvCacheLayout {
   // Every count is at least one and bytes() does not overflow.
   constexpr bool is_valid() const noexcept {
     if (n_layers < 1 || n_kv_heads < 1 || head_dim < 1 || capacity < 1) return false;
-    // Keys and values, 4 bytes an element, a head_dim rounded up to at most twice itself and a
-    // capacity to at most 16 times itself: less than 512 times the product.
-    Index room = std::numeric_limits<Index>::max() / 512;
+    // Keys and values, at most 40 bytes a dimension (8-bit integers with a head_dim of 1) and a
+    // capacity rounded up to at most 64 times itself: less than 4096 times the product.
+    Index room = std::numeric_limits<Index>::max() / 4096;
     for (const Index n : {n_layers, n_kv_heads, head_dim, capacity}) {
       if (n > room) return false;
       room /= n;
@@ -101,24 +100,18 @@ struct KvCacheLayout {
 // Keys and values of one layer.
 template <class T>
 struct KvLayer {
-  T* keys = nullptr;    // (n_kv_heads) times kernels/attention.hpp's panels
-  T* values = nullptr;  // (n_kv_heads, padded capacity, head_dim)
+  T* data = nullptr;  // (n_kv_heads) times the tiles of kernels/attention.hpp
   Index n_kv_heads = 0;
   Index head_dim = 0;
-  Index capacity = 0;      // positions that may be written
-  Index key_elements = 0;  // of one kv head
-  Index value_elements = 0;
+  Index capacity = 0;       // positions that may be written
+  Index head_elements = 0;  // of one kv head
 
-  T* keys_of(Index kv_head) const noexcept {
+  T* of(Index kv_head) const noexcept {
     NIBBLE_ASSERT(kv_head >= 0 && kv_head < n_kv_heads);
-    return keys + kv_head * key_elements;
-  }
-  T* values_of(Index kv_head) const noexcept {
-    NIBBLE_ASSERT(kv_head >= 0 && kv_head < n_kv_heads);
-    return values + kv_head * value_elements;
+    return data + kv_head * head_elements;
   }
   operator KvLayer<const T>() const noexcept requires(!std::is_const_v<T>) {  // NOLINT: a view
-    return {keys, values, n_kv_heads, head_dim, capacity, key_elements, value_elements};
+    return {data, n_kv_heads, head_dim, capacity, head_elements};
   }
 };
 
@@ -145,8 +138,7 @@ void store_keys_values(Executor& executor, KvLayer<T> layer, Index first_positio
     args.n_tokens = n_tokens;
     args.first_position = first_position;
     args.head_dim = layer.head_dim;
-    args.keys = layer.keys_of(kv_head);
-    args.values = layer.values_of(kv_head);
+    args.cache = layer.of(kv_head);
     store(args);
   };
   if (n_tokens < 16) {  // waking the others would take longer
@@ -190,10 +182,8 @@ class KvCache {
     NIBBLE_ASSERT(kKvType<T> == layout_.type);
     NIBBLE_ASSERT(index >= 0 && index < layout_.n_layers);
     std::byte* const base = memory_ + static_cast<std::size_t>(index) * layout_.bytes_per_layer();
-    return {reinterpret_cast<T*>(base), reinterpret_cast<T*>(base + layout_.key_bytes_per_layer()),
-            layout_.n_kv_heads,         layout_.head_dim,
-            layout_.capacity,           layout_.key_elements(),
-            layout_.value_elements()};
+    return {reinterpret_cast<T*>(base), layout_.n_kv_heads, layout_.head_dim, layout_.capacity,
+            layout_.head_elements()};
   }
 
   // store_keys_values() for whatever the element type is.

@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Attention over a cache of f32, f16 or bf16: scores, sums of values and filling the cache. All
+// arithmetic is in f32.
+
+#if defined(NIBBLE_KERNELS_ATTENTION_FLOAT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef NIBBLE_KERNELS_ATTENTION_FLOAT_INL_H_
+#undef NIBBLE_KERNELS_ATTENTION_FLOAT_INL_H_
+#else
+#define NIBBLE_KERNELS_ATTENTION_FLOAT_INL_H_
+#endif
+
+#include "hwy/highway.h"
+#include "nibble/kernels/attention_vec-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace attention {
+
+// Register tiles: kRows query rows times kWide vectors of positions (scores) or of dimensions (sums
+// of values). 32 registers hold 4 * 4 sums and their operands, 16 hold 4 * 2 or 2 * 4. The latency
+// of a fused multiply-add, 4 cycles at 2 a cycle, asks for 8 sums.
+#if (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3) || HWY_ARCH_ARM_A64
+template <int kRows>
+inline constexpr int kWide = 4;
+#else
+template <int kRows>
+inline constexpr int kWide = kRows <= 2 ? 4 : 2;
+#endif
+// Keys that come from memory are read by few panels at a time, so that they are not far from each
+// other. Where that leaves few sums each is split in kSplits that take turns. (One panel of 16 bits
+// would do, but then loads of queries bind.)
+template <int kRows, class T>
+inline constexpr int kStreamVectors = kLanes < kPanelPositions
+                                          ? std::min<int>(kPanelPositions / kLanes, kWide<kRows>)
+                                          : (sizeof(T) == 2 ? 2 : 1);
+template <int kRows, class T>
+inline constexpr int kSplits = std::max(1, std::min(4, 8 / (kRows * kStreamVectors<kRows, T>)));
+
+// ---- Elements to f32 ---------------------------------------------------------------------------
+
+HWY_INLINE V load(const f16* p) {
+  const hn::Rebind<hwy::float16_t, D> d16;
+  return hn::PromoteTo(D(), hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p)));
+}
+HWY_INLINE V load(const bf16* p) {
+  const auto bits = hn::LoadU(DU16(), reinterpret_cast<const std::uint16_t*>(p));
+  return hn::BitCast(D(), hn::ShiftLeft<16>(hn::PromoteTo(DU(), bits)));
+}
+// The first n < kLanes elements; the memory behind them is not touched.
+HWY_INLINE V load_n(const float* p, size_t n) { return hn::LoadN(D(), p, n); }
+HWY_INLINE V load_n(const f16* p, size_t n) {
+  const hn::Rebind<hwy::float16_t, D> d16;
+  const auto bits = hn::LoadN(DU16(), reinterpret_cast<const std::uint16_t*>(p), n);
+  return hn::PromoteTo(D(), hn::BitCast(d16, bits));
+}
+HWY_INLINE V load_n(const bf16* p, size_t n) {
+  const auto bits = hn::LoadN(DU16(), reinterpret_cast<const std::uint16_t*>(p), n);
+  return hn::BitCast(D(), hn::ShiftLeft<16>(hn::PromoteTo(DU(), bits)));
+}
+
+// ---- Queries -----------------------------------------------------------------------------------
+
+// Row r of a block of queries, (head_dim, block_rows) floats at `block`: q times the scale.
+template <class T>
+HWY_INLINE void put_query(const float* HWY_RESTRICT q, float scale, Index head_dim, Index r,
+                          Index block_rows, float* HWY_RESTRICT block) {
+  float* to = block + r;
+  for (Index i = 0; i < head_dim; ++i, to += block_rows) *to = q[i] * scale;
+}
+
+// ---- Scores ------------------------------------------------------------------------------------
+
+HWY_INLINE hn::Vec<DU> load_pairs(const bf16* p) {
+  return hn::LoadU(DU(), reinterpret_cast<const std::uint32_t*>(p));
+}
+HWY_INLINE V even_of(hn::Vec<DU> pairs) { return hn::BitCast(D(), hn::ShiftLeft<16>(pairs)); }
+HWY_INLINE V odd_of(hn::Vec<DU> pairs) {
+  return hn::BitCast(D(), hn::And(pairs, hn::Set(DU(), 0xFFFF0000u)));
+}
+
+// One dimension (bf16: two; kOne: the first of them) of kVectors vectors of positions, vector j at
+// keys + j * stride, times those of kRows queries at q.
+template <int kRows, int kVectors, bool kOne, class T>
+HWY_INLINE void score_step(const float* HWY_RESTRICT q, const T* HWY_RESTRICT keys, Index stride,
+                           V (&sums)[kRows][kVectors]) {
+  const D d;
+  V even[kVectors];
+  V odd[kVectors];
+  HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
+    if constexpr (kKeyPair<T> == 1) {
+      even[j] = load(keys + j * stride);
+    } else {
+      const auto pairs = load_pairs(keys + j * stride);
+      even[j] = even_of(pairs);
+      odd[j] = odd_of(pairs);
+    }
+  }
+  HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
+    const V x = hn::Set(d, q[r]);
+    HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
+      sums[r][j] = hn::MulAdd(x, even[j], sums[r][j]);
+    }
+    if constexpr (kKeyPair<T> == 2 && !kOne) {
+      const V y = hn::Set(d, q[kRows + r]);
+      HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
+        sums[r][j] = hn::MulAdd(y, odd[j], sums[r][j]);
+      }
+    }
+  }
+}
+
+// scores[r][j * kLanes + lane] = sum_d q[d][r] * key[d] of kRows rows against kVectors vectors of
+// positions, vector j at keys + j * stride. q: (head_dim, kRows); scores: (kRows, kAttentionTile).
+template <int kRows, int kVectors, int kSplit, class T>
+HWY_INLINE void score_block(const float* HWY_RESTRICT q, const T* HWY_RESTRICT keys, Index stride,
+                            Index head_dim, float* HWY_RESTRICT scores, Ahead& ahead) {
+  constexpr Index kPair = kKeyPair<T>;
+  constexpr Index kStep = kPair * kPanelPositions;
+  constexpr Index kStepBytes = kVectors * kLanes * kPair * static_cast<Index>(sizeof(T));
+  const D d;
+  V sums[kSplit][kRows][kVectors];
+  HWY_UNROLL(4) for (int s = 0; s < kSplit; ++s) {
+    HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
+      HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) sums[s][r][j] = hn::Zero(d);
+    }
+  }
+  Index left = head_dim / kPair;
+  for (; left >= kSplit; left -= kSplit) {
+    ahead.step<kSplit * kStepBytes>();
+    HWY_UNROLL(4) for (int s = 0; s < kSplit; ++s) {
+      score_step<kRows, kVectors, false>(q, keys, stride, sums[s]);
+      q += kPair * kRows;
+      keys += kStep;
+    }
+  }
+  for (; left > 0; --left) {
+    score_step<kRows, kVectors, false>(q, keys, stride, sums[0]);
+    q += kPair * kRows;
+    keys += kStep;
+  }
+  if (head_dim % kPair != 0) score_step<kRows, kVectors, true>(q, keys, stride, sums[0]);
+  HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
+    HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
+      V sum = sums[0][r][j];
+      HWY_UNROLL(4) for (int s = 1; s < kSplit; ++s) sum = hn::Add(sum, sums[s][r][j]);
+      hn::StoreU(sum, d, scores + r * kAttentionTile + j * kLanes);
+    }
+  }
+}
+
+// Scores of kRows rows for the panels that hold positions [lo, hi) of the tile whose keys are at
+// `keys`, some panels beyond them included. kStream: the keys come from memory.
+template <int kRows, bool kStream, class T>
+HWY_INLINE void score_rows(const float* q, const T* keys, Index lo, Index hi, Index head_dim,
+                           float* scores, Ahead& ahead) {
+  // Several vectors are panels or parts of one.
+  const Index panel_size = kernels::key_panel_size<T>(head_dim);
+  const Index stride = kLanes == kPanelPositions ? panel_size : kLanes * kKeyPair<T>;
+  constexpr int kVectors = kStreamVectors<kRows, T>;
+  Index p = lo / kPanelPositions * kPanelPositions;
+  if constexpr (!kStream && kLanes == kPanelPositions) {
+    constexpr int kAll = kWide<kRows>;
+    for (; hi - p > (kAll - 1) * kLanes; p += kAll * kLanes) {
+      score_block<kRows, kAll, 1>(q, keys + p / kPanelPositions * panel_size, stride, head_dim,
+                                  scores + p, ahead);
+    }
+  }
+  // The last panels of a tile even if fewer are needed.
+  p = std::min(p, kAttentionTile - kVectors * kLanes);
+  for (; p < hi; p += kVectors * kLanes) {
+    const Index lane = p % kPanelPositions * kKeyPair<T>;
+    score_block<kRows, kVectors, kSplits<kRows, T>>(
+        q, keys + p / kPanelPositions * panel_size + lane, stride, head_dim, scores + p, ahead);
+  }
+}
+
+// ---- Sums of values ----------------------------------------------------------------------------
+
+// Weights are the exponentials as they are.
+template <class T>
+struct Weights {
+  HWY_INLINE Weights(const T*, Index, int) {}
+  HWY_INLINE V of(V e, int, Index, const Seen&) const { return e; }
+  HWY_INLINE void end_row(int, Ahead&) {}
+  HWY_INLINE void finish(float*, int, const Seen&) const {}
+};
+
+// sums[r][...] = sums[r][...] * correction[r] + sum_p weights[r][p] * values[p][...] for p in
+// [lo, hi) and kVectors vectors of dimensions; kPartial: of the only vector, the first n lanes.
+// No correction: 1.
+template <int kRows, int kVectors, bool kPartial, class T>
+HWY_INLINE void value_block(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values,
+                            Index lo, Index hi, Index head_dim, size_t n,
+                            const float* HWY_RESTRICT correction, float* HWY_RESTRICT sums,
+                            Index sums_stride, Ahead& ahead) {
+  constexpr Index kStepBytes = kVectors * kLanes * static_cast<Index>(sizeof(T));
+  const D d;
+  V acc[kRows][kVectors];
+  HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
+    HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
+      acc[r][j] = hn::LoadU(d, sums + r * sums_stride + j * kLanes);
+    }
+  }
+  if (correction != nullptr) {
+    HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
+      const V c = hn::Set(d, correction[r]);
+      HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) acc[r][j] = hn::Mul(c, acc[r][j]);
+    }
+  }
+  for (Index p = lo; p < hi; ++p) {
+    ahead.step<kStepBytes>();
+    V value[kVectors];
+    HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
+      if constexpr (kPartial) {
+        value[j] = load_n(values + p * head_dim, n);
+      } else {
+        value[j] = load(values + p * head_dim + j * kLanes);
+      }
+    }
+    HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
+      const V w = hn::Set(d, weights[r * kAttentionTile + p]);
+      HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
+        acc[r][j] = hn::MulAdd(w, value[j], acc[r][j]);
+      }
+    }
+  }
+  HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
+    HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
+      hn::StoreU(acc[r][j], d, sums + r * sums_stride + j * kLanes);
+    }
+  }
+}
+
+// Positions whose values are added at once where they come from memory: not more than what is
+// fetched ahead, of which vectors of dimensions take one part after the other.
+inline constexpr Index kStreamPositions = 16;
+
+// Adds the values at positions [lo, hi) of the tile whose values are at `values` to all sums of
+// kRows rows. The rows of `sums` are padded to whole panels, so that vectors never leave them.
+template <int kRows, bool kStream, class T>
+HWY_INLINE void value_rows(const float* weights, const T* values, Index lo, Index hi,
+                           Index head_dim, const float* correction, float* sums, Index sums_stride,
+                           Ahead& ahead) {
+  constexpr int kVectors = kWide<kRows>;
+  for (Index p = lo; p < hi; correction = nullptr) {
+    const Index end = kStream ? std::min(hi, kernels::round_up(p + 1, kStreamPositions)) : hi;
+    Index i = 0;
+    for (; i + kVectors * kLanes <= head_dim; i += kVectors * kLanes) {
+      value_block<kRows, kVectors, false>(weights, values + i, p, end, head_dim, 0, correction,
+                                          sums + i, sums_stride, ahead);
+    }
+    for (; i + kLanes <= head_dim; i += kLanes) {
+      value_block<kRows, 1, false>(weights, values + i, p, end, head_dim, 0, correction, sums + i,
+                                   sums_stride, ahead);
+    }
+    if (i < head_dim) {
+      value_block<kRows, 1, true>(weights, values + i, p, end, head_dim,
+                                  static_cast<size_t>(head_dim - i), correction, sums + i,
+                                  sums_stride, ahead);
+    }
+    p = end;
+  }
+}
+
+// ---- Filling the cache -------------------------------------------------------------------------
+
+// Rounding to nearest, ties to even, as core/float16.hpp does it to the bit.
+HWY_INLINE void convert(float x, float& out) { out = x; }
+HWY_INLINE void convert(float x, f16& out) { out = to_f16(x); }
+HWY_INLINE void convert(float x, bf16& out) { out = to_bf16(x); }
+
+HWY_INLINE void convert_vector(const float* HWY_RESTRICT x, float* HWY_RESTRICT out) {
+  hn::StoreU(load(x), D(), out);
+}
+HWY_INLINE void convert_vector(const float* HWY_RESTRICT x, f16* HWY_RESTRICT out) {
+#if (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2) || HWY_ARCH_ARM_A64
+  const hn::Rebind<hwy::float16_t, D> d16;
+  hn::StoreU(hn::DemoteTo(d16, load(x)), d16, reinterpret_cast<hwy::float16_t*>(out));
+#else  // no such instruction
+  for (Index i = 0; i < kLanes; ++i) convert(x[i], out[i]);
+#endif
+}
+HWY_INLINE void convert_vector(const float* HWY_RESTRICT x, bf16* HWY_RESTRICT out) {
+  const DU du;
+  const V v = load(x);
+  const auto bits = hn::BitCast(du, v);
+  const auto upper = hn::ShiftRight<16>(bits);
+  const auto half = hn::Add(hn::Set(du, 0x7FFF), hn::And(upper, hn::Set(du, 1)));
+  const auto rounded = hn::ShiftRight<16>(hn::Add(bits, half));
+  const auto quiet_nan = hn::Or(upper, hn::Set(du, 64));
+  const auto result = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), quiet_nan, rounded);
+  hn::StoreU(hn::TruncateTo(DU16(), result), DU16(), reinterpret_cast<std::uint16_t*>(out));
+}
+
+// Writes one key and one value at `position`.
+template <class T>
+HWY_INLINE void store_key_value(const float* HWY_RESTRICT key, const float* HWY_RESTRICT value,
+                                Index position, Index head_dim, T* HWY_RESTRICT cache) {
+  constexpr Index kPair = kKeyPair<T>;
+  constexpr Index kPairStep = kPair * kPanelPositions;
+  T* const row = cache + kernels::value_offset<T>(position, 0, head_dim);
+  T* const column = cache + kernels::key_offset<T>(position, 0, head_dim);
+  Index i = 0;
+  for (; i + kLanes <= head_dim; i += kLanes) {
+    convert_vector(value + i, row + i);
+    HWY_ALIGN T keys[kLanes];
+    convert_vector(key + i, keys);
+    for (Index j = 0; j < kLanes; ++j) column[(i + j) / kPair * kPairStep + j % kPair] = keys[j];
+  }
+  for (; i < head_dim; ++i) {
+    convert(value[i], row[i]);
+    convert(key[i], column[i / kPair * kPairStep + i % kPair]);
+  }
+  if (head_dim % kPair != 0) convert(0, column[i / kPair * kPairStep + i % kPair]);
+}
+
+}  // namespace attention
+}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Attention over a cache of 8-bit integers with a scale for each position's key and value. Queries
+// and weights are rounded to 16-bit integers, of which each product with 8-bit codes is exact: what
+// is lost is what the cache lost. On targets with VNNI a 16-bit number is two of 8 bits.
+
+#if defined(NIBBLE_KERNELS_ATTENTION_INT8_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef NIBBLE_KERNELS_ATTENTION_INT8_INL_H_
+#undef NIBBLE_KERNELS_ATTENTION_INT8_INL_H_
+#else
+#define NIBBLE_KERNELS_ATTENTION_INT8_INL_H_
+#endif
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "hwy/highway.h"
+#include "nibble/kernels/attention_float-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace attention {
+
+using DI16 = hn::Repartition<std::int16_t, D>;
+using DI8 = hn::Repartition<std::int8_t, D>;
+using DU8 = hn::Repartition<std::uint8_t, D>;
+using VI = hn::Vec<DI>;
+
+// ---- Numbers of 16 bits times codes of 8 -------------------------------------------------------
+// 16 numbers x are two runs of 16 bytes, "planes", each with four bytes for every four numbers:
+//   VNNI      x = 256 high + low: 16 high parts; 16 low parts
+//   elsewhere 8 even-numbered x; 8 odd-numbered x
+inline constexpr Index kPlaneBytes = 16;
+
+// VNNI multiplies unsigned by signed bytes: queries have signed parts and meet codes + 128, weights
+// have unsigned parts and meet codes.
+enum class Kind { query, weight };
+
+// Such that the sum of n products with codes fits 32 bits: n * 128 * max < 2^31; and such that the
+// high part fits 8 bits.
+constexpr float max_number(Index n) {
+  return static_cast<float>(std::min<Index>(32512, (Index{1} << 24) / n));
+}
+// By which numbers up to `top` become integers up to `max`.
+HWY_INLINE V to_numbers(float top, float max) {
+  return hn::Set(D(), top >= 0x1p-100f ? max / top : 0);
+}
+
+HWY_INLINE VI nearest(V x) {
+#if HWY_ARCH_X86
+  return hn::NearestIntInRange(DI(), x);
+#else
+  return hn::NearestInt(x);  // Highway 1.3 has the cheaper form for x86 only
+#endif
+}
+
+HWY_INLINE VI broadcast4(const std::byte* p) {
+  std::int32_t word;
+  std::memcpy(&word, p, 4);
+  return hn::Set(DI(), word);
+}
+
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3_DL
+inline constexpr bool kHasBytePlanes = true;
+template <Kind kKind>
+struct CodeVector {
+  VI codes;
+  HWY_INLINE CodeVector() {}
+  HWY_INLINE void load(const std::int8_t* p) {
+    codes = hn::BitCast(DI(), hn::LoadU(DI8(), p));
+    if constexpr (kKind == Kind::query) {
+      codes = hn::Xor(codes, hn::BitCast(DI(), hn::Set(DU8(), 0x80)));
+    }
+  }
+};
+template <Kind kKind>
+struct WideSum {
+  VI high, low;
+  HWY_INLINE WideSum() {}
+  HWY_INLINE void start(std::int32_t sum_of_numbers) {
+    high = hn::Zero(DI());
+    low = hn::Set(DI(), kKind == Kind::query ? -128 * sum_of_numbers : 0);
+  }
+  HWY_INLINE void add(const CodeVector<kKind>& c, VI plane0, VI plane1) {
+    high = dot(c.codes, plane0, high);
+    low = dot(c.codes, plane1, low);
+  }
+  // 32 bits may overflow on the way, but not in the end.
+  HWY_INLINE VI total() const { return hn::Add(hn::ShiftLeft<8>(high), low); }
+
+ private:
+  static HWY_INLINE VI dot(VI codes, VI x, VI sum) {
+    const VI a = kKind == Kind::query ? codes : x;
+    const VI b = kKind == Kind::query ? x : codes;
+    return hn::SumOfMulQuadAccumulate(DI(), hn::BitCast(DU8(), a), hn::BitCast(DI8(), b), sum);
+  }
+};
+#else
+inline constexpr bool kHasBytePlanes = false;
+template <Kind>
+struct CodeVector {
+  hn::Vec<DI16> even, odd;
+  HWY_INLINE CodeVector() {}
+  HWY_INLINE void load(const std::int8_t* p) {
+    const auto codes = hn::BitCast(DI16(), hn::LoadU(DI8(), p));
+    even = hn::ShiftRight<8>(hn::ShiftLeft<8>(codes));
+    odd = hn::ShiftRight<8>(codes);
+  }
+};
+template <Kind kKind>
+struct WideSum {
+  VI sum;
+  HWY_INLINE WideSum() {}
+  HWY_INLINE void start(std::int32_t) { sum = hn::Zero(DI()); }
+  HWY_INLINE void add(const CodeVector<kKind>& c, VI plane0, VI plane1) {
+    sum = hn::Add(sum, hn::WidenMulPairwiseAdd(DI(), c.even, hn::BitCast(DI16(), plane0)));
+    sum = hn::Add(sum, hn::WidenMulPairwiseAdd(DI(), c.odd, hn::BitCast(DI16(), plane1)));
+  }
+  HWY_INLINE VI total() const { return sum; }
+};
+#endif
+
+// Writes 16 integers of 16 bits as two planes.
+template <Kind kKind>
+HWY_INLINE void put_planes(const VI (&x)[kPanelPositions / kLanes], std::byte* to) {
+  if constexpr (kHasBytePlanes) {
+    const hn::Rebind<std::uint8_t, DI> d8;
+    auto* const bytes = reinterpret_cast<std::uint8_t*>(to);
+    for (Index v = 0; v < kPanelPositions / kLanes; ++v) {
+      VI high;
+      if constexpr (kKind == Kind::query) {
+        high = hn::ShiftRight<8>(hn::Add(x[v], hn::Set(DI(), 128)));
+      } else {
+        high = hn::ShiftRight<8>(x[v]);
+      }
+      hn::StoreU(hn::TruncateTo(d8, hn::BitCast(DU(), high)), d8, bytes + v * kLanes);
+      hn::StoreU(hn::TruncateTo(d8, hn::BitCast(DU(), x[v])), d8, bytes + kPlaneBytes + v * kLanes);
+    }
+  } else {
+    const hn::Rebind<std::int16_t, DI> d16;
+    HWY_ALIGN std::int16_t numbers[kPanelPositions];
+    for (Index v = 0; v < kPanelPositions / kLanes; ++v) {
+      hn::StoreU(hn::DemoteTo(d16, x[v]), d16, numbers + v * kLanes);
+    }
+    std::int16_t planes[kPanelPositions];
+    for (Index i = 0; i < kPanelPositions; ++i) planes[i % 2 * 8 + i / 2] = numbers[i];
+    std::memcpy(to, planes, sizeof(planes));
+  }
+}
+
+// What the numbers of a row were divided by, and their sum.
+struct NumberScale {
+  float scale;
+  std::int32_t sum;
+};
+HWY_INLINE NumberScale scale_at(const std::byte* p) {
+  NumberScale s;
+  std::memcpy(&s, p, sizeof(s));
+  return s;
+}
+
+// sums[r][j] += sum over 16 numbers of row r, at x + r * x_stride, times codes: those of numbers
+// 4 i to 4 i + 3 are at codes + i * code_stride + j * vector_stride.
+template <Kind kKind, int kRows, int kVectors>
+HWY_INLINE void add_products_of_16(const std::byte* HWY_RESTRICT x, Index x_stride,
+                                   const std::int8_t* HWY_RESTRICT codes, Index code_stride,
+                                   Index vector_stride, WideSum<kKind> (&sums)[kRows][kVectors],
+                                   Ahead& ahead) {
+  HWY_UNROLL(4) for (Index i = 0; i < 4; ++i) {
+    // A quarter of what is read, and the scales, are fetched by the softmax.
+    if (i < 3) ahead.step<kVectors * kLanes * 4>();
+    CodeVector<kKind> c[kVectors];
+    HWY_UNROLL(2) for (int j = 0; j < kVectors; ++j) {
+      c[j].load(codes + i * code_stride + j * vector_stride);
+    }
+    HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
+      const VI plane0 = broadcast4(x + r * x_stride + i * 4);
+      const VI plane1 = broadcast4(x + r * x_stride + i * 4 + kPlaneBytes);
+      HWY_UNROLL(2) for (int j = 0; j < kVectors; ++j) sums[r][j].add(c[j], plane0, plane1);
+    }
+  }
+}
+
+// Register tiles: 4 rows times 2 vectors times 2 sums, or 1 where a sum is one of 16 registers.
+inline constexpr int kCodeVectors = 2;
+
+// ---- Queries -----------------------------------------------------------------------------------
+// A row's numbers, 16 at a time, and then their scale, in the room of head_dim floats rounded up to
+// 32.
+
+constexpr Index query_stride(Index head_dim) {
+  return kernels::round_up(head_dim, 32) * static_cast<Index>(sizeof(float));
+}
+constexpr Index query_scale_at(Index head_dim) {
+  return kernels::round_up(head_dim, 16) / 16 * 2 * kPlaneBytes;
+}
+
+template <class T>
+requires std::is_same_v<T, std::int8_t> HWY_INLINE void put_query(const float* HWY_RESTRICT q,
+                                                                  float scale, Index head_dim,
+                                                                  Index r, Index,
+                                                                  float* HWY_RESTRICT block) {
+  const D d;
+  std::byte* const to = reinterpret_cast<std::byte*>(block) + r * query_stride(head_dim);
+  V tops = hn::Zero(d);
+  for (Index i = 0; i < head_dim; i += kLanes) {
+    tops = hn::Max(tops, hn::Abs(hn::LoadN(d, q + i, static_cast<size_t>(head_dim - i))));
+  }
+  const float max = hn::ReduceMax(d, tops);
+  const float most = max_number(head_dim);
+  const V inverse = to_numbers(max, most);
+  VI sum = hn::Zero(DI());
+  for (Index i = 0; i < head_dim; i += kPanelPositions) {
+    VI x[kPanelPositions / kLanes];
+    for (Index v = 0; v < kPanelPositions / kLanes; ++v) {
+      const Index from = std::min(i + v * kLanes, head_dim);
+      const V part = hn::LoadN(d, q + from, static_cast<size_t>(head_dim - from));
+      x[v] = nearest(hn::Mul(part, inverse));
+      sum = hn::Add(sum, x[v]);
+    }
+    put_planes<Kind::query>(x, to + i * 2);
+  }
+  const NumberScale s{max / most * scale, hn::ReduceSum(DI(), sum)};
+  std::memcpy(to + query_scale_at(head_dim), &s, sizeof(s));
+}
+
+// ---- Scores ------------------------------------------------------------------------------------
+
+template <int kRows, bool kStream>
+HWY_INLINE void score_rows(const float* queries, const std::int8_t* keys, Index lo, Index hi,
+                           Index head_dim, float* scores, Ahead& ahead) {
+  const D d;
+  const auto* const x = reinterpret_cast<const std::byte*>(queries);
+  const Index x_stride = query_stride(head_dim);
+  const Index panel_size = kernels::key_panel_size<std::int8_t>(head_dim);
+  // Two vectors are two panels or within one; a tile has an even number of both.
+  constexpr Index kStep = kCodeVectors * kLanes;
+  const Index vector_stride = kLanes == kPanelPositions ? panel_size : 4 * kLanes;
+  for (Index p = lo / kStep * kStep; p < hi; p += kStep) {
+    WideSum<Kind::query> sums[kRows][kCodeVectors];
+    HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
+      const NumberScale s = scale_at(x + r * x_stride + query_scale_at(head_dim));
+      HWY_UNROLL(2) for (int j = 0; j < kCodeVectors; ++j) sums[r][j].start(s.sum);
+    }
+    const std::int8_t* const panel = keys + p / kPanelPositions * panel_size;
+    const std::int8_t* const codes = panel + p % kPanelPositions * 4;
+    for (Index i = 0; i < head_dim; i += 16) {
+      add_products_of_16(x + i * 2, x_stride, codes + i * kPanelPositions, kPanelPositions * 4,
+                         vector_stride, sums, ahead);
+    }
+    HWY_UNROLL(2) for (int j = 0; j < kCodeVectors; ++j) {
+      const Index at = p + j * kLanes;
+      const std::int8_t* const its_panel = keys + at / kPanelPositions * panel_size;
+      const V scale = load(kernels::panel_scales(its_panel, head_dim) + at % kPanelPositions);
+      HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
+        const NumberScale s = scale_at(x + r * x_stride + query_scale_at(head_dim));
+        const V sum = hn::ConvertTo(d, sums[r][j].total());
+        hn::StoreU(hn::Mul(hn::Mul(sum, hn::Set(d, s.scale)), scale), d,
+                   scores + r * kAttentionTile + at);
+      }
+    }
+  }
+}
+
+// ---- Sums of values ----------------------------------------------------------------------------
+// The exponentials of 16 positions, times the scales of their values, become numbers in the first
+// half of their floats' room; what to multiply all of a row with follows the first 16.
+inline constexpr Index kWeightBlockBytes = kPanelPositions * static_cast<Index>(sizeof(float));
+inline constexpr Index kWeightScaleAt = 2 * kPlaneBytes;
+
+template <>
+class Weights<std::int8_t> {
+ public:
+  HWY_INLINE Weights(const std::int8_t* values, Index head_dim, int n_rows)
+      : values_(values),
+        head_dim_(head_dim),
+        panel_size_(kernels::value_panel_size<std::int8_t>(head_dim)),
+        fetched_per_row_((2 * kernels::code_panel_size(head_dim) + 8 * kPanelPositions * 4) /
+                         n_rows),
+        top_(hn::Zero(D())) {}
+
+  HWY_INLINE V of(V e, int r, Index p, const Seen& seen) {
+    const std::int8_t* const panel = values_ + p / kPanelPositions * panel_size_;
+    const V scale = load(kernels::panel_scales(panel, head_dim_) + p % kPanelPositions);
+    V weight = hn::Mul(e, scale);
+    // A select: the scale of what is not seen may be NaN.
+    if (!seen.all(r)) weight = hn::IfThenElseZero(seen.mask(r, p), weight);
+    top_ = hn::Max(top_, weight);
+    return weight;
+  }
+
+  HWY_INLINE void end_row(int r, Ahead& ahead) {
+    for (Index i = 0; i < fetched_per_row_; i += 256) ahead.step<256>();
+    max_[r] = hn::ReduceMax(D(), top_);
+    top_ = hn::Zero(D());
+  }
+
+  HWY_INLINE void finish(float* weights, int n_rows, const Seen& seen) const {
+    const float most = max_number(kAttentionTile);
+    for (int r = 0; r < n_rows; ++r) {
+      const V inverse = to_numbers(max_[r], most);
+      float* const row = weights + r * kAttentionTile;
+      for (Index p = seen.begin; p < seen.end; p += kPanelPositions) {
+        VI x[kPanelPositions / kLanes];
+        for (Index v = 0; v < kPanelPositions / kLanes; ++v) {
+          x[v] = nearest(hn::Mul(load(row + p + v * kLanes), inverse));
+        }
+        put_planes<Kind::weight>(x, reinterpret_cast<std::byte*>(row + p));
+      }
+      const float scale = max_[r] / most;
+      std::memcpy(reinterpret_cast<std::byte*>(row + seen.begin) + kWeightScaleAt, &scale,
+                  sizeof(scale));
+    }
+  }
+
+ private:
+  const std::int8_t* values_;
+  Index head_dim_;
+  Index panel_size_;
+  Index fetched_per_row_;  // bytes
+  V top_;
+  float max_[kMaxRows];
+};
+
+// Two vectors of sums at a time: rows of `sums` are padded to 32, and what is computed beyond
+// head_dim is never used.
+template <int kRows, bool kStream>
+HWY_INLINE void value_rows(const float* weights, const std::int8_t* values, Index lo, Index hi,
+                           Index head_dim, const float* correction, float* sums, Index sums_stride,
+                           Ahead& ahead) {
+  const D d;
+  const Index first = lo / kPanelPositions, end = (hi + kPanelPositions - 1) / kPanelPositions;
+  const auto* const x = reinterpret_cast<const std::byte*>(weights + first * kPanelPositions);
+  constexpr Index kStride = kAttentionTile * static_cast<Index>(sizeof(float));
+  const Index padded_dim = kernels::round_up(head_dim, 16);
+  const Index panel_size = kernels::value_panel_size<std::int8_t>(head_dim);
+  for (Index i = 0; i < head_dim; i += kCodeVectors * kLanes) {
+    WideSum<Kind::weight> products[kRows][kCodeVectors];
+    HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
+      HWY_UNROLL(2) for (int j = 0; j < kCodeVectors; ++j) products[r][j].start(0);
+    }
+    for (Index panel = first; panel < end; ++panel) {
+      add_products_of_16(x + (panel - first) * kWeightBlockBytes, kStride,
+                         values + panel * panel_size + i * 4, padded_dim * 4, kLanes * 4, products,
+                         ahead);
+    }
+    HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
+      float scale;
+      std::memcpy(&scale, x + r * kStride + kWeightScaleAt, sizeof(scale));
+      HWY_UNROLL(2) for (int j = 0; j < kCodeVectors; ++j) {
+        float* const at = sums + r * sums_stride + i + j * kLanes;
+        const V before = hn::Mul(load(at), hn::Set(d, correction[r]));
+        const V product = hn::ConvertTo(d, products[r][j].total());
+        hn::StoreU(hn::MulAdd(product, hn::Set(d, scale), before), d, at);
+      }
+    }
+  }
+}
+
+// ---- Filling the cache -------------------------------------------------------------------------
+
+// Writes head_dim codes with `stride` bytes from four to four, those beyond head_dim 0. Returns
+// the scale.
+HWY_INLINE float put_codes(const float* HWY_RESTRICT x, Index head_dim, Index group, Index stride,
+                           std::int8_t* HWY_RESTRICT to) {
+  const D d;
+  V tops = hn::Zero(d);
+  for (Index i = 0; i < head_dim; i += kLanes) {
+    tops = hn::Max(tops, hn::Abs(hn::LoadN(d, x + i, static_cast<size_t>(head_dim - i))));
+  }
+  const float max = hn::ReduceMax(d, tops);
+  const bool is_zero = !(max >= 0x1p-110f);
+  const V inverse = hn::Set(d, is_zero ? 0 : 127 / max);
+  for (Index i = 0; i < kernels::round_up(head_dim, 16); i += kLanes) {
+    const Index from = std::min(i, head_dim);
+    const V part = hn::LoadN(d, x + from, static_cast<size_t>(head_dim - from));
+    HWY_ALIGN std::int32_t codes[kLanes];
+    hn::Store(nearest(hn::Mul(part, inverse)), DI(), codes);
+    for (Index j = 0; j < kLanes; ++j) {
+      to[(i + j) / group * stride + (i + j) % group] = static_cast<std::int8_t>(codes[j]);
+    }
+  }
+  return is_zero ? 0 : max / 127;
+}
+
+HWY_INLINE void store_key_value(const float* HWY_RESTRICT key, const float* HWY_RESTRICT value,
+                                Index position, Index head_dim, std::int8_t* HWY_RESTRICT cache) {
+  using T = std::int8_t;
+  const Index lane = position % kPanelPositions;
+  T* const keys = cache + kernels::key_panel<T>(position, head_dim);
+  T* const values = cache + kernels::value_panel<T>(position, head_dim);
+  kernels::panel_scales(keys, head_dim)[lane] = put_codes(
+      key, head_dim, 4, kPanelPositions * 4, cache + kernels::key_offset<T>(position, 0, head_dim));
+  kernels::panel_scales(values, head_dim)[lane] =
+      put_codes(value, head_dim, 1, 4, cache + kernels::value_offset<T>(position, 0, head_dim));
+}
+
+}  // namespace attention
+}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Attention: vectors, register tiles and fetching ahead, for every element type of the cache.
+
+#if defined(NIBBLE_KERNELS_ATTENTION_VEC_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef NIBBLE_KERNELS_ATTENTION_VEC_INL_H_
+#undef NIBBLE_KERNELS_ATTENTION_VEC_INL_H_
+#else
+#define NIBBLE_KERNELS_ATTENTION_VEC_INL_H_
+#endif
+
+#include "hwy/cache_control.h"
+#include "hwy/highway.h"
+#include "nibble/kernels/attention.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace attention {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using kernels::kAttentionTile;
+using kernels::kKeyPair;
+using kernels::kPanelPositions;
+
+using D = hn::CappedTag<float, kPanelPositions>;  // a vector is a panel or a fraction of one
+using V = hn::Vec<D>;
+using DI = hn::RebindToSigned<D>;
+using DU = hn::RebindToUnsigned<D>;
+using DU16 = hn::Rebind<std::uint16_t, D>;
+inline constexpr Index kLanes = HWY_MAX_LANES_D(D);
+
+// Query rows of a register tile.
+inline constexpr int kMaxRows = 4;
+
+HWY_INLINE V load(const float* p) { return hn::LoadU(D(), p); }
+
+// Which positions of a tile count: panels from `begin` to `end` are worked on for a block of rows,
+// of which row r sees [from[r], to[r]).
+struct Seen {
+  Index begin, end;
+  Index from[kMaxRows], to[kMaxRows];
+
+  HWY_INLINE bool all(int r) const { return from[r] <= begin && to[r] >= end; }
+  // Lanes of the vector at position p that row r sees.
+  HWY_INLINE hn::Mask<D> mask(int r, Index p) const {
+    const DI di;
+    const auto position = hn::Iota(di, static_cast<std::int32_t>(p));
+    const auto first = hn::Set(di, static_cast<std::int32_t>(from[r]));
+    const auto last = hn::Set(di, static_cast<std::int32_t>(to[r]));
+    return hn::RebindMask(D(), hn::And(hn::Ge(position, first), hn::Lt(position, last)));
+  }
+};
+
+// ---- Fetching ahead ----------------------------------------------------------------------------
+// A tile's keys and values follow each other in memory and so do tiles, but the hardware's own
+// prefetchers stop at every page and lose the track when a register tile reads several panels side
+// by side. The first rows of a task fetch for all of them, a fixed distance ahead of what they
+// read, as decode's matrix products do. (Into L2, or at 32 KB, is slower; f32 needs the shorter
+// distance: a tile of it is more than L1 holds.)
+template <class T>
+inline constexpr Index kFetchDistance = sizeof(T) == 4 ? 9 * 1024 : 18 * 1024;  // bytes
+
+class Ahead {
+ public:
+  HWY_INLINE Ahead() = default;  // there is nothing to fetch
+  // `once`: what is fetched is used once. (Behind the last tile is another part or kv head.)
+  template <class T>
+  HWY_INLINE Ahead(const T* from, bool once)
+      : next_(reinterpret_cast<const std::byte*>(from) + kFetchDistance<T>), once_(once) {}
+
+  // kBytes more are being read.
+  template <Index kBytes>
+  HWY_INLINE void step() {
+    if (next_ == nullptr) return;
+    if (once_) {
+      HWY_UNROLL(8) for (Index i = 0; i < kBytes; i += 64) prefetch<0>(next_ + i);
+    } else {
+      HWY_UNROLL(8) for (Index i = 0; i < kBytes; i += 64) prefetch<3>(next_ + i);
+    }
+    next_ += kBytes;
+  }
+
+ private:
+  template <int kLocality>
+  static HWY_INLINE void prefetch(const std::byte* p) {
+#if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
+    __builtin_prefetch(p, 0, kLocality);
+#else
+    hwy::Prefetch(p);
+#endif
+  }
+
+  const std::byte* next_ = nullptr;
+  bool once_ = false;
+};
+
+}  // namespace attention
+}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard
