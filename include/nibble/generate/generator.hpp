@@ -4,19 +4,16 @@
 #pragma once
 
 #include <atomic>
-#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
-#include "nibble/generate/sampler.hpp"
+#include "nibble/core/owned.hpp"
+#include "nibble/generate/sampling.hpp"
 #include "nibble/generate/session.hpp"
-#include "nibble/generate/stop_matcher.hpp"
-#include "nibble/text/stream_decoder.hpp"
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -63,127 +60,30 @@ class BasicGenerator {
  public:
   // The session must outlive the generator. Errors: those of Sampler::create; invalid_argument for
   // max_tokens < 1 or an empty stop string.
-  static Result<BasicGenerator> create(SessionType& session, const GenerateOptions& options) {
-    NIBBLE_TRY(sampler, Sampler::create(options.sampling, session.model().config().vocab_size));
-    if (options.max_tokens < 1) {
-      return Error{Errc::invalid_argument, "generate: max_tokens must be at least 1"};
-    }
-    for (const std::string& stop : options.stop) {
-      if (stop.empty()) return Error{Errc::invalid_argument, "generate: an empty stop string"};
-    }
-    return BasicGenerator(session, options, std::move(sampler));
-  }
+  static Result<BasicGenerator> create(SessionType& session, const GenerateOptions& options);
 
   // Appends a text to the session's sequence; the tokenizer puts its begin token in front when the
   // sequence is empty and the model wants one. After results the conversation goes on behind the
   // last of them, the end token included, unless the session was taken somewhere else; an empty
   // text asks for more. Errors change nothing: unsupported (the model has no tokenizer), those of
   // Tokenizer::encode and Session::append.
-  Status prompt(std::string_view text) {
-    const text::Tokenizer* const tokenizer = session_->model().tokenizer();
-    if (tokenizer == nullptr) {
-      return Error{Errc::unsupported, "generate: the model has no tokenizer that is known here"};
-    }
-    text::EncodeOptions encode;
-    if (session_->position() > 0) encode.add_bos = false;
-    encode.add_eos = false;
-    encode.parse_special = options_.parse_special;
-    NIBBLE_TRY(ids, tokenizer->encode(text, encode));
-    return prompt(ids, text.empty() && session_->position() == 0);
-  }
+  Status prompt(std::string_view text);
 
   // The same for token ids. `at_start`: the text that follows is the beginning of a text.
-  Status prompt(std::span<const std::int32_t> ids, bool at_start = false) {
-    const Index before = session_->position();
-    MatrixView<const float> logits;
-    if (last_at_ == before) {
-      NIBBLE_TRY(after_last, session_->append({&last_, 1}));
-      logits = after_last;
-    }
-    if (!ids.empty() || logits.data() == nullptr) {
-      auto after_ids = session_->append(ids);
-      if (!after_ids) {
-        NIBBLE_CHECK(session_->rewind(before));
-        return std::move(after_ids).error();
-      }
-      logits = *after_ids;
-    }
-    logits_ = logits;
-    last_at_ = kNowhere;
-    n_tokens_ = 0;
-    finish_ = Finish::none;
-    if (const auto* tokenizer = session_->model().tokenizer()) {
-      decoder_.emplace(*tokenizer, text::DecodeOptions{.at_start = at_start});
-      stop_.reset(tokenizer->vocabulary().longest());
-    }
-    return ok();
-  }
+  Status prompt(std::span<const std::int32_t> ids, bool at_start = false);
 
   // The next token, or nothing when generation has ended (cancelled: text that was held back, as it
   // may begin a stop string, is lost). Errors: invalid_argument before prompt().
-  Result<std::optional<Token>> next() {
-    if (finish_ != Finish::none) return std::optional<Token>();
-    if (logits_.data() == nullptr) {
-      return Error{Errc::invalid_argument, "generate: next() before prompt()"};
-    }
-    if (options_.cancel != nullptr && options_.cancel->load(std::memory_order_relaxed)) {
-      finish_ = Finish::cancelled;
-      return std::optional<Token>();
-    }
-    if (last_at_ != kNowhere) {  // only now is it known that another is wanted
-      NIBBLE_TRY(logits, session_->append({&last_, 1}));
-      logits_ = logits;
-    }
-    const Sampled sampled = sampler_.sample(
-        {logits_.data(), static_cast<std::size_t>(logits_.extent(1))}, session_->tokens());
-    if (std::isnan(sampled.logprob)) {
-      return Error{Errc::malformed, "generate: the model's logits are not numbers"};
-    }
-    Token token{sampled.id, sampled.logprob, {}, Finish::none};
-    last_ = sampled.id;
-    last_at_ = session_->position();
-    ++n_tokens_;
-    stop_.next();
-    const auto* const tokenizer = session_->model().tokenizer();
-    if (tokenizer != nullptr && tokenizer->vocabulary().ends_generation(sampled.id)) {
-      finish_ = Finish::end_of_text;
-    } else {
-      if (decoder_) stop_.push(decoder_->push(sampled.id));
-      if (stop_.found())
-        finish_ = Finish::stop_string;
-      else if (n_tokens_ == options_.max_tokens)
-        finish_ = Finish::max_tokens;
-      else if (session_->position() == session_->capacity())
-        finish_ = Finish::context_full;
-    }
-    if (finish_ != Finish::none && !stop_.found()) {  // what was held back comes now
-      if (decoder_) stop_.push(decoder_->flush());
-      stop_.flush();
-    }
-    token.finish = finish_;
-    token.text = stop_.text();
-    return std::optional<Token>(token);
-  }
+  Result<std::optional<Token>> next();
 
-  Finish finish() const noexcept { return finish_; }
-  Index n_tokens() const noexcept { return n_tokens_; }  // given since prompt(), the end included
+  Finish finish() const noexcept;
+  Index n_tokens() const noexcept;  // given since prompt(), the end included
 
  private:
-  BasicGenerator(SessionType& session, const GenerateOptions& options, Sampler sampler)
-      : session_(&session), options_(options), sampler_(std::move(sampler)), stop_(options.stop) {}
+  struct State;
+  explicit BasicGenerator(Owned<State> state) noexcept;
 
-  static constexpr Index kNowhere = -1;
-
-  SessionType* session_;
-  GenerateOptions options_;
-  Sampler sampler_;
-  StopMatcher stop_;
-  std::optional<text::StreamDecoder> decoder_;
-  MatrixView<const float> logits_;  // of the session's last token
-  std::int32_t last_ = 0;           // given last; not in the session yet
-  Index last_at_ = kNowhere;        // its place there
-  Index n_tokens_ = 0;
-  Finish finish_ = Finish::none;
+  Owned<State> state_;
 };
 
 using Generator = BasicGenerator<Session>;
@@ -198,21 +98,10 @@ struct Generated {
 template <class SessionType>
 Result<Generated> generate(SessionType& session, std::string_view prompt,
                            const GenerateOptions& options,
-                           FunctionRef<bool(const Token&)> on_token) {
-  NIBBLE_TRY(generator, BasicGenerator<SessionType>::create(session, options));
-  NIBBLE_CHECK(generator.prompt(prompt));
-  Generated result;
-  result.n_prompt = session.position();
-  for (;;) {
-    NIBBLE_TRY(token, generator.next());
-    result.n_tokens = generator.n_tokens();
-    result.finish = generator.finish();
-    if (!token) return result;
-    if (!on_token(*token)) {
-      if (result.finish == Finish::none) result.finish = Finish::cancelled;
-      return result;
-    }
-  }
-}
+                           FunctionRef<bool(const Token&)> on_token);
 
 }  // namespace nibble::inline NIBBLE_ABI
+
+#if !NIBBLE_DECLARATIONS_ONLY
+#include "nibble/generate/generator-inl.hpp"
+#endif

@@ -12,20 +12,11 @@
 #include <vector>
 
 #include "nibble/core/result.hpp"
+#include "nibble/generate/sampling.hpp"
 #include "nibble/kernels/pass.hpp"
 #include "nibble/kernels/softmax.hpp"
 
 namespace nibble::inline NIBBLE_ABI {
-
-struct SamplingOptions {
-  float temperature = 0.0f;  // 0: always the most likely token after the repetition penalty
-  Index top_k = 40;          // only the k most likely; 0: all
-  float top_p = 0.95f;       // only the fewest that together have this probability; 1: all
-  float min_p = 0.05f;       // only those at least this likely relative to the likeliest; 0: all
-  float repetition_penalty = 1.0f;  // logits of recent tokens: divided if positive, else multiplied
-  Index repetition_window = 64;     // how many recent tokens
-  std::uint64_t seed = 0;
-};
 
 struct Sampled {
   std::int32_t id = 0;

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A generator's functions. Included by generator.hpp.
+#pragma once
+
+#include <cmath>
+#include <new>
+#include <utility>
+
+#include "nibble/generate/generator.hpp"
+#include "nibble/generate/sampler.hpp"
+#include "nibble/generate/stop_matcher.hpp"
+#include "nibble/text/stream_decoder.hpp"
+
+namespace nibble::inline NIBBLE_ABI {
+
+template <class SessionType>
+struct BasicGenerator<SessionType>::State {
+  State(SessionType& s, const GenerateOptions& o, Sampler a)
+      : session(s), options(o), sampler(std::move(a)), stop(o.stop) {}
+
+  Status prompt(std::string_view text);
+  Status prompt(std::span<const std::int32_t> ids, bool at_start);
+  Result<std::optional<Token>> next();
+
+  static constexpr Index kNowhere = -1;
+
+  SessionType& session;
+  GenerateOptions options;
+  Sampler sampler;
+  StopMatcher stop;
+  std::optional<text::StreamDecoder> decoder;
+  MatrixView<const float> logits;  // of the session's last token
+  std::int32_t last = 0;           // given last; not in the session yet
+  Index last_at = kNowhere;        // its place there
+  Index n_tokens = 0;
+  Finish finish = Finish::none;
+};
+
+template <class SessionType>
+BasicGenerator<SessionType>::BasicGenerator(Owned<State> state) noexcept
+    : state_(std::move(state)) {}
+
+template <class SessionType>
+Result<BasicGenerator<SessionType>> BasicGenerator<SessionType>::create(
+    SessionType& session, const GenerateOptions& options) {
+  NIBBLE_TRY(sampler, Sampler::create(options.sampling, session.model().config().vocab_size));
+  if (options.max_tokens < 1) {
+    return Error{Errc::invalid_argument, "generate: max_tokens must be at least 1"};
+  }
+  for (const std::string& stop : options.stop) {
+    if (stop.empty()) return Error{Errc::invalid_argument, "generate: an empty stop string"};
+  }
+  Owned<State> state(new (std::nothrow) State{session, options, std::move(sampler)});
+  if (!state) return Error{Errc::out_of_memory, "generate"};
+  return BasicGenerator(std::move(state));
+}
+
+template <class SessionType>
+Status BasicGenerator<SessionType>::prompt(std::string_view text) {
+  return state_->prompt(text);
+}
+
+template <class SessionType>
+Status BasicGenerator<SessionType>::prompt(std::span<const std::int32_t> ids, bool at_start) {
+  return state_->prompt(ids, at_start);
+}
+
+template <class SessionType>
+Result<std::optional<Token>> BasicGenerator<SessionType>::next() {
+  return state_->next();
+}
+
+template <class SessionType>
+Finish BasicGenerator<SessionType>::finish() const noexcept {
+  return state_->finish;
+}
+
+template <class SessionType>
+Index BasicGenerator<SessionType>::n_tokens() const noexcept {
+  return state_->n_tokens;
+}
+
+template <class SessionType>
+Status BasicGenerator<SessionType>::State::prompt(std::string_view text) {
+  const text::Tokenizer* const tokenizer = session.model().tokenizer();
+  if (tokenizer == nullptr) {
+    return Error{Errc::unsupported, "generate: the model has no tokenizer that is known here"};
+  }
+  text::EncodeOptions encode;
+  if (session.position() > 0) encode.add_bos = false;
+  encode.add_eos = false;
+  encode.parse_special = options.parse_special;
+  NIBBLE_TRY(ids, tokenizer->encode(text, encode));
+  return prompt(ids, text.empty() && session.position() == 0);
+}
+
+template <class SessionType>
+Status BasicGenerator<SessionType>::State::prompt(std::span<const std::int32_t> ids,
+                                                  bool at_start) {
+  const Index before = session.position();
+  MatrixView<const float> after;
+  if (last_at == before) {
+    NIBBLE_TRY(after_last, session.append({&last, 1}));
+    after = after_last;
+  }
+  if (!ids.empty() || after.data() == nullptr) {
+    auto after_ids = session.append(ids);
+    if (!after_ids) {
+      NIBBLE_CHECK(session.rewind(before));
+      return std::move(after_ids).error();
+    }
+    after = *after_ids;
+  }
+  logits = after;
+  last_at = kNowhere;
+  n_tokens = 0;
+  finish = Finish::none;
+  if (const auto* tokenizer = session.model().tokenizer()) {
+    decoder.emplace(*tokenizer, text::DecodeOptions{.at_start = at_start});
+    stop.reset(tokenizer->vocabulary().longest());
+  }
+  return ok();
+}
+
+template <class SessionType>
+Result<std::optional<Token>> BasicGenerator<SessionType>::State::next() {
+  if (finish != Finish::none) return std::optional<Token>();
+  if (logits.data() == nullptr) {
+    return Error{Errc::invalid_argument, "generate: next() before prompt()"};
+  }
+  if (options.cancel != nullptr && options.cancel->load(std::memory_order_relaxed)) {
+    finish = Finish::cancelled;
+    return std::optional<Token>();
+  }
+  if (last_at != kNowhere) {  // only now is it known that another is wanted
+    NIBBLE_TRY(after_last, session.append({&last, 1}));
+    logits = after_last;
+  }
+  const Sampled sampled =
+      sampler.sample({logits.data(), static_cast<std::size_t>(logits.extent(1))}, session.tokens());
+  if (std::isnan(sampled.logprob)) {
+    return Error{Errc::malformed, "generate: the model's logits are not numbers"};
+  }
+  Token token{sampled.id, sampled.logprob, {}, Finish::none};
+  last = sampled.id;
+  last_at = session.position();
+  ++n_tokens;
+  stop.next();
+  const auto* const tokenizer = session.model().tokenizer();
+  if (tokenizer != nullptr && tokenizer->vocabulary().ends_generation(sampled.id)) {
+    finish = Finish::end_of_text;
+  } else {
+    if (decoder) stop.push(decoder->push(sampled.id));
+    if (stop.found())
+      finish = Finish::stop_string;
+    else if (n_tokens == options.max_tokens)
+      finish = Finish::max_tokens;
+    else if (session.position() == session.capacity())
+      finish = Finish::context_full;
+  }
+  if (finish != Finish::none && !stop.found()) {  // what was held back comes now
+    if (decoder) stop.push(decoder->flush());
+    stop.flush();
+  }
+  token.finish = finish;
+  token.text = stop.text();
+  return std::optional<Token>(token);
+}
+
+template <class SessionType>
+Result<Generated> generate(SessionType& session, std::string_view prompt,
+                           const GenerateOptions& options,
+                           FunctionRef<bool(const Token&)> on_token) {
+  NIBBLE_TRY(generator, BasicGenerator<SessionType>::create(session, options));
+  NIBBLE_CHECK(generator.prompt(prompt));
+  Generated result;
+  result.n_prompt = session.position();
+  for (;;) {
+    NIBBLE_TRY(token, generator.next());
+    result.n_tokens = generator.n_tokens();
+    result.finish = generator.finish();
+    if (!token) return result;
+    if (!on_token(*token)) {
+      if (result.finish == Finish::none) result.finish = Finish::cancelled;
+      return result;
+    }
+  }
+}
+
+}  // namespace nibble::inline NIBBLE_ABI
