@@ -10,7 +10,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <limits>
 #include <optional>
 #include <span>
 #include <string>
@@ -250,7 +249,7 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
     const io::GgmlType row_type = *quant::ggml_type_of(plan.to);
     auto row_bytes = io::tensor_bytes(row_type, dims);
     if (!row_bytes) return here(std::move(row_bytes).error());
-    if (std::max(*row_bytes, plan.bytes_to) > std::numeric_limits<std::size_t>::max()) {
+    if (!std::in_range<std::size_t>(std::max(*row_bytes, plan.bytes_to))) {
       return here({Errc::limit, "converted, it is larger than the address space"});
     }
     const auto n_bytes = io::narrow<std::size_t>(*row_bytes);
