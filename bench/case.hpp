@@ -54,6 +54,10 @@ void add_activations(const CaseOptions& options, std::vector<Case>& cases);
 void add_attention(const CaseOptions& options, std::vector<Case>& cases);
 void add_fork_join(std::vector<Case>& cases);
 
+// CPU time that the whole process takes while it does nothing for `seconds`, right after all
+// workers of a pool had a task.
+double idle_cpu_seconds(Index n_threads, double seconds);
+
 // Numbers in [-1, 1) that look random, the same in every run.
 class Noise {
  public:

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What it costs to have all workers of a pool at work and to know that they are done: a task for
-// each, which ends when all have begun.
+// each, which ends when all have begun. And what they cost when there is nothing to do.
 #include <atomic>
+#include <chrono>
+#include <ctime>
+#include <thread>
 
 #include "bench/case.hpp"
 
@@ -29,6 +32,13 @@ void add_fork_join(std::vector<Case>& cases) {
     };
   };
   cases.push_back(std::move(c));
+}
+
+double idle_cpu_seconds(Index n_threads, double seconds) {
+  pool(n_threads).parallel_for(n_threads, [](Index, Index) {});
+  const std::clock_t begin = std::clock();
+  std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+  return static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
 }
 
 }  // namespace bench

@@ -263,6 +263,11 @@ int run(int argc, char** argv) {
     std::printf("%d thread%s: DRAM bandwidth %.2f, f32 rate %.2f\n", static_cast<int>(n),
                 n == 1 ? "" : "s", dram, f32);
   }
+  for (const Index n : probe.threads) {
+    if (n == 1) continue;
+    std::printf("%d idle threads take %.2f ms of CPU time in the second after a call\n",
+                static_cast<int>(n), 1e3 * idle_cpu_seconds(n, 1));
+  }
   benchmark::Shutdown();
   return example::kOk;
 }
