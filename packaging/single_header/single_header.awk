@@ -9,15 +9,27 @@
 # kernels-inl.h and what it includes, is a part of its own at the top of the result: the pass over the
 # targets includes the result again once per target, with NIBBLE_SINGLE_HEADER_PASS defined, and sees
 # nothing but that part.
+#
+# Split form: declared are the names of the front door; the other headers are there where the kernels
+# are (NIBBLE_IMPLEMENTATION).
 
 BEGIN {
   root = ARGV[1]
   umbrella = "nibble/kernels/kernels-inl.h"
   guard = "NIBBLE_SINGLE_HEADER_GUARD_"
 
-  expand("nibble/nibble.hpp", 0)
+  # In which forms a place in the result is compiled.
+  kAlways = 0
+  kWithKernels = 1  # not where NIBBLE_DECLARATIONS_ONLY
+  kSometimes = 2    # under any other condition
+  only_with_kernels = "#if !NIBBLE_DECLARATIONS_ONLY"
+
+  expand("nibble/core/config.hpp", kAlways)  # says what NIBBLE_DECLARATIONS_ONLY is
+  expand("nibble/nibble.hpp", kAlways)
+  once = once only_with_kernels "\n"
   command = "cd '" root "' && find nibble -name '*.hpp' | LC_ALL=C sort"
-  while ((command | getline header) > 0) expand(header, 0)
+  while ((command | getline header) > 0) expand(header, kWithKernels)
+  once = once "#endif\n"
   expand_per_target(umbrella)
 
   match(once, /#define NIBBLE_VERSION "[0-9.]+/)
@@ -60,26 +72,34 @@ function read(name,    path, line, text, status) {
   return text
 }
 
-# Appends a .hpp to `once`, what it needs first. Inside a conditional (depth > 0) it may be skipped
-# there and needed later, so it comes again; a guard lets the compiler see it once.
-function expand(name, depth,    lines, n, i, next_name, guard_name, has_pass) {
-  if (name in is_done) return
-  if (depth == 0) is_done[name] = 1
+# Appends a .hpp to `once`, what it needs first. What is skipped by the compiler here may be needed
+# later, so it comes again; a guard lets the compiler see it once.
+function expand(name, where,    lines, n, i, next_name, guard_name, has_pass, depth, here) {
+  if ((name, kAlways) in is_done || (name, where) in is_done) return
+  if (where != kSometimes) is_done[name, where] = 1
   guard_name = guard toupper(name)
   gsub(/[^A-Z0-9_]/, "_", guard_name)
   n = split(read(name), lines, "\n")
   # What the per-target code needs cannot be in it: that would be inside of a target's pass.
   for (i = 1; i <= n; ++i) {
-    if (included(lines[i]) ~ /-inl\.h$/) expand_needs(included(lines[i]), depth)
+    if (included(lines[i]) ~ /-inl\.h$/) {
+      once = once only_with_kernels "\n"
+      expand_needs(included(lines[i]), where == kSometimes ? where : kWithKernels)
+      once = once "#endif\n"
+    }
   }
   once = once "#ifndef " guard_name "\n#define " guard_name "  // " name "\n"
+  here = where
   for (i = 1; i <= n; ++i) {
     depth += nesting(lines[i])
+    if (depth == 0) here = where
+    else if (depth == 1 && lines[i] == only_with_kernels && where != kSometimes) here = kWithKernels
+    else if (lines[i] ~ /^#[ ]*(if|el)/) here = kSometimes
     next_name = included(lines[i])
     if (next_name ~ /-inl\.h$/) {
       once = once "#include NIBBLE_SINGLE_HEADER\n"
     } else if (next_name != "") {
-      expand(next_name, depth)
+      expand(next_name, here)
     } else if (lines[i] ~ /^#define HWY_TARGET_INCLUDE /) {
       once = once "#define NIBBLE_SINGLE_HEADER_PASS\n#define HWY_TARGET_INCLUDE NIBBLE_SINGLE_HEADER\n"
       has_pass = 1
@@ -92,14 +112,14 @@ function expand(name, depth,    lines, n, i, next_name, guard_name, has_pass) {
 }
 
 # Expands the .hpp files that an -inl.h file and those below it include.
-function expand_needs(name, depth,    lines, n, i, next_name) {
-  if ((name, "needs") in is_done) return
-  is_done[name, "needs"] = 1
+function expand_needs(name, where,    lines, n, i, next_name) {
+  if ((name, "needs", where) in is_done) return
+  is_done[name, "needs", where] = 1
   n = split(read(name), lines, "\n")
   for (i = 1; i <= n; ++i) {
     next_name = included(lines[i])
-    if (next_name ~ /-inl\.h$/) expand_needs(next_name, depth)
-    else if (next_name != "") expand(next_name, depth)
+    if (next_name ~ /-inl\.h$/) expand_needs(next_name, where)
+    else if (next_name != "") expand(next_name, where)
   }
 }
 
