@@ -7,9 +7,26 @@
 //   nibble::generate(*session, "Once upon a time", {}, [](const nibble::Token& t) { ... });
 //
 // Every function that can fail returns a Result; nothing aborts, throws or prints.
+//
+// Split form, for programs of many files: define NIBBLE_SPLIT for all of them, and
+// NIBBLE_IMPLEMENTATION in one, before it includes this. Only that one is compiled with the
+// library's code.
 #pragma once
 
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/generate/generator.hpp"
 #include "nibble/generate/session.hpp"
 #include "nibble/model/model.hpp"
+
+#if defined(NIBBLE_IMPLEMENTATION)
+#include "nibble/kernels/instances.hpp"
+
+namespace nibble::inline NIBBLE_ABI {
+template class BasicModel<graph::AllFormats>;
+template class BasicSession<Model>;
+template class BasicGenerator<Session>;
+template Result<Model> load<graph::AllFormats>(const std::string&, const LoadOptions&);
+template Result<Generated> generate<Session>(Session&, std::string_view, const GenerateOptions&,
+                                             FunctionRef<bool(const Token&)>);
+}  // namespace nibble::inline NIBBLE_ABI
+#endif

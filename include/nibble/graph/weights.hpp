@@ -69,7 +69,7 @@ struct FormatList {
   }
 };
 
-using AllFormats =
-    FormatList<quant::F32, quant::F16, quant::BF16, quant::Q8_0, quant::Q4_0, quant::Q4_1>;
+struct AllFormats
+    : FormatList<quant::F32, quant::F16, quant::BF16, quant::Q8_0, quant::Q4_0, quant::Q4_1> {};
 
 }  // namespace nibble::inline NIBBLE_ABI::graph

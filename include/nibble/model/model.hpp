@@ -4,355 +4,86 @@
 // of sessions on any number of threads can share one.
 #pragma once
 
-#include <cmath>
-#include <optional>
+#include <cstddef>
+#include <span>
 #include <string>
-#include <utility>
-#include <vector>
 
-#include "nibble/graph/fuse.hpp"
-#include "nibble/io/gguf.hpp"
-#include "nibble/kernels/pass.hpp"
+#include "nibble/core/executor.hpp"
+#include "nibble/core/owned.hpp"
+#include "nibble/core/result.hpp"
 #include "nibble/model/config.hpp"
-#include "nibble/model/gpt2.hpp"
-#include "nibble/model/llama.hpp"
-#include "nibble/model/weight_store.hpp"
-#include "nibble/quant/ggml.hpp"
-#include "nibble/text/tokenizer.hpp"
+#include "nibble/model/progress.hpp"
 
 namespace nibble::inline NIBBLE_ABI {
+
+namespace graph {
+struct AllFormats;
+class WeightTable;
+}  // namespace graph
+namespace io {
+class Gguf;
+}
+namespace text {
+class Tokenizer;
+}
+template <class Formats>
+class WeightStore;
 
 struct LoadOptions {
   Executor* executor = nullptr;        // packs the weights; null: the calling thread
   const Progress* progress = nullptr;  // told how far loading is
 };
 
-namespace detail {
-
-// Reads one dimension: positive and at most `max`.
-inline Result<Index> gguf_dim(const io::Gguf& file, const std::string& key, std::uint64_t max) {
-  NIBBLE_TRY(value, file.get_u64(key));
-  if (value < 1 || value > max) {
-    return Error{Errc::malformed, file.name() + ": key '" + key + "': " + std::to_string(value) +
-                                      " is not in [1, " + std::to_string(max) + "]"};
-  }
-  return static_cast<Index>(value);
-}
-
-inline Result<Index> gguf_dim_or(const io::Gguf& file, const std::string& key, std::uint64_t max,
-                                 Index fallback) {
-  if (file.find(key) == nullptr) return fallback;
-  return gguf_dim(file, key, max);
-}
-
-}  // namespace detail
-
-// The dimensions that a GGUF file states. Errors: unsupported (another architecture, a kind of
-// rotation that is not known here), not_found, malformed (values out of range or at odds).
-inline Result<ModelConfig> config_from_gguf(const io::Gguf& file) {
-  using detail::gguf_dim;
-  using detail::gguf_dim_or;
-  // No dimension is larger; products of three then fit an Index by far.
-  constexpr std::uint64_t kMax = 1u << 20, kMaxLayers = 4096, kMaxVocabulary = 1u << 24;
-  NIBBLE_TRY(name, file.get_string("general.architecture"));
-  ModelConfig c;
-  if (name == "llama") {
-    c.architecture = Architecture::llama;
-  } else if (name == "gpt2") {
-    c.architecture = Architecture::gpt2;
-  } else {
-    return Error{Errc::unsupported, file.name() + ": architecture '" +
-                                        std::string(name.substr(0, 64)) +
-                                        "'; known are llama and gpt2"};
-  }
-  const std::string arch = std::string(name) + ".";
-  NIBBLE_TRY(dim, gguf_dim(file, arch + "embedding_length", kMax));
-  NIBBLE_TRY(n_layers, gguf_dim(file, arch + "block_count", kMaxLayers));
-  NIBBLE_TRY(ffn_dim, gguf_dim(file, arch + "feed_forward_length", kMax));
-  NIBBLE_TRY(n_heads, gguf_dim(file, arch + "attention.head_count", kMax));
-  NIBBLE_TRY(n_kv_heads, gguf_dim_or(file, arch + "attention.head_count_kv", kMax, n_heads));
-  NIBBLE_TRY(head_dim, gguf_dim_or(file, arch + "attention.key_length", kMax, dim / n_heads));
-  NIBBLE_TRY(value_dim, gguf_dim_or(file, arch + "attention.value_length", kMax, head_dim));
-  NIBBLE_TRY(n_ctx, gguf_dim(file, arch + "context_length", 1u << 30));
-  NIBBLE_TRY(window, file.get_u64_or(arch + "attention.sliding_window", 0));
-  NIBBLE_TRY(embedding, file.tensor("token_embd.weight"));
-  if (embedding.dims[1] < 1 || embedding.dims[1] > kMaxVocabulary) {
-    return Error{Errc::malformed, file.name() + ": tensor 'token_embd.weight': " +
-                                      std::to_string(embedding.dims[1]) + " rows"};
-  }
-  const bool is_llama = c.architecture == Architecture::llama;
-  NIBBLE_TRY(eps, file.get_f32(arch + (is_llama ? "attention.layer_norm_rms_epsilon"
-                                                : "attention.layer_norm_epsilon")));
-  c.dim = dim;
-  c.n_layers = n_layers;
-  c.ffn_dim = ffn_dim;
-  c.n_heads = n_heads;
-  c.n_kv_heads = n_kv_heads;
-  c.head_dim = head_dim;
-  c.n_ctx = n_ctx;
-  c.window = static_cast<Index>(std::min<std::uint64_t>(window, 1u << 30));  // 0: none
-  c.vocab_size = static_cast<Index>(embedding.dims[1]);
-  c.norm_eps = eps;
-  if (n_heads % n_kv_heads != 0 || head_dim < 1 || value_dim != head_dim || !(eps > 0) ||
-      !std::isfinite(eps)) {
-    return Error{Errc::malformed, file.name() + ": " + std::to_string(n_heads) + " heads, " +
-                                      std::to_string(n_kv_heads) + " kv heads, head sizes " +
-                                      std::to_string(head_dim) + " and " +
-                                      std::to_string(value_dim) + ", norm epsilon " +
-                                      std::to_string(eps) + " do not go together"};
-  }
-  if (!is_llama) return c;
-
-  NIBBLE_TRY(rope_dim, gguf_dim_or(file, arch + "rope.dimension_count", kMax, head_dim));
-  NIBBLE_TRY(theta, file.get_f32_or(arch + "rope.freq_base", 10000.0f));
-  // A factor without a type is a linear one, and older files have it under another key.
-  NIBBLE_TRY(scaling, file.get_string_or(arch + "rope.scaling.type", "linear"));
-  NIBBLE_TRY(old_factor, file.get_f32_or(arch + "rope.scale_linear", 1.0f));
-  NIBBLE_TRY(factor, file.get_f32_or(arch + "rope.scaling.factor", old_factor));
-  if (scaling != "none" && scaling != "linear") {
-    return Error{Errc::unsupported, file.name() + ": rope scaling '" +
-                                        std::string(scaling.substr(0, 64)) +
-                                        "'; known are none and linear"};
-  }
-  if (rope_dim > head_dim || rope_dim % 2 != 0 || !(theta > 0) || !std::isfinite(theta) ||
-      !(factor > 0) || !std::isfinite(factor)) {
-    return Error{Errc::malformed, file.name() + ": rotation of " + std::to_string(rope_dim) +
-                                      " of " + std::to_string(head_dim) + " dimensions, base " +
-                                      std::to_string(theta) + ", factor " + std::to_string(factor)};
-  }
-  c.rope_dim = rope_dim;
-  c.rope_theta = theta;
-  c.rope_scale = scaling == "linear" ? factor : 1.0f;
-  return c;
-}
-
-// Llama 3.1 and later: what each frequency of the rotation is divided by, (rope_dim / 2).
-inline constexpr std::string_view kRopeFactors = "rope_freqs.weight";
-
-// The shape (n, k) of a slot's weights; n = 0 for vectors, k = 0 where an architecture has no such
-// slot.
-struct WeightShape {
-  Index n = 0;
-  Index k = 0;
-  bool required = false;
-};
-
-constexpr WeightShape weight_shape(const ModelConfig& c, Slot slot) noexcept {
-  const bool is_llama = c.architecture == Architecture::llama;
-  const Index q = Index{c.n_heads} * c.head_dim, kv = Index{c.n_kv_heads} * c.head_dim;
-  switch (slot) {
-    case Slot::token_embd: return {c.vocab_size, c.dim, true};
-    case Slot::output: return {c.vocab_size, c.dim, false};  // or tied
-    case Slot::output_norm:
-    case Slot::attn_norm:
-    case Slot::ffn_norm: return {0, c.dim, true};
-    case Slot::attn_output: return {c.dim, q, true};
-    case Slot::ffn_up: return {c.ffn_dim, c.dim, true};
-    case Slot::ffn_down: return {c.dim, c.ffn_dim, true};
-    default: break;
-  }
-  if (is_llama) {
-    switch (slot) {
-      case Slot::attn_q: return {q, c.dim, true};
-      case Slot::attn_k:
-      case Slot::attn_v: return {kv, c.dim, true};
-      case Slot::attn_q_bias: return {0, q, false};
-      case Slot::attn_k_bias:
-      case Slot::attn_v_bias: return {0, kv, false};
-      case Slot::ffn_gate: return {c.ffn_dim, c.dim, true};
-      default: return {};
-    }
-  }
-  switch (slot) {
-    case Slot::position_embd: return {c.n_ctx, c.dim, true};
-    case Slot::output_norm_bias:
-    case Slot::attn_norm_bias:
-    case Slot::ffn_norm_bias: return {0, c.dim, true};
-    case Slot::attn_qkv: return {q + 2 * kv, c.dim, true};
-    case Slot::attn_qkv_bias: return {0, q + 2 * kv, true};
-    case Slot::attn_output_bias:
-    case Slot::ffn_down_bias: return {0, c.dim, true};
-    case Slot::ffn_up_bias: return {0, c.ffn_dim, true};
-    default: return {};
-  }
-}
-
+// A model whose weights are in `Formats`, a graph::FormatList; kernels are compiled for those
+// alone.
 template <class Formats>
 class BasicModel {
  public:
   using FormatTypes = Formats;
 
   // A model from its parts: `weights` must hold, packed, what weight_shape() asks for. For programs
-  // that bring weights of their own; files go through load().
-  BasicModel(const ModelConfig& config, WeightStore<Formats> weights,
-             std::optional<text::Tokenizer> tokenizer = {})
-      : config_(config), weights_(std::move(weights)), tokenizer_(std::move(tokenizer)) {}
+  // that bring weights of their own (they include model/weight_store.hpp and text/tokenizer.hpp);
+  // files go through load().
+  BasicModel(const ModelConfig& config, WeightStore<Formats> weights);
+  BasicModel(const ModelConfig& config, WeightStore<Formats> weights, text::Tokenizer tokenizer);
 
-  // From a GGUF file. Packed tensors are used where they are in it: the caller keeps the file as
-  // long as the model, or gives it away. Errors name the file and the key or tensor; also those of
-  // simd::choose_target (a NIBBLE_TARGET that cannot be had).
+  // From a GGUF file (io/gguf.hpp). Packed tensors are used where they are in it: the caller keeps
+  // the file as long as the model, or gives it away. Errors name the file and the key or tensor;
+  // also those of simd::choose_target (a NIBBLE_TARGET that cannot be had).
   static Result<BasicModel> from_gguf(const io::Gguf& file, const LoadOptions& options = {});
-  static Result<BasicModel> from_gguf(io::Gguf&& file, const LoadOptions& options = {}) {
-    auto model = from_gguf(std::as_const(file), options);
-    if (model && model->weights_.bytes_in_place() > 0) model->file_ = std::move(file);
-    return model;
-  }
+  static Result<BasicModel> from_gguf(io::Gguf&& file, const LoadOptions& options = {});
 
-  const ModelConfig& config() const noexcept { return config_; }
-  graph::WeightTable weights() const noexcept { return weights_.table(); }
-  std::size_t weight_bytes() const noexcept { return weights_.bytes(); }
+  const ModelConfig& config() const noexcept;
+  graph::WeightTable weights() const noexcept;
+  std::size_t weight_bytes() const noexcept;
   // Of these, what is used where it is in the file, packed already.
-  std::size_t weight_bytes_in_place() const noexcept { return weights_.bytes_in_place(); }
+  std::size_t weight_bytes_in_place() const noexcept;
   // Null if the file had none.
-  const text::Tokenizer* tokenizer() const noexcept { return tokenizer_ ? &*tokenizer_ : nullptr; }
+  const text::Tokenizer* tokenizer() const noexcept;
   // What the frequencies of the rotation are divided by, or empty.
-  std::span<const float> rope_factors() const noexcept { return rope_factors_; }
+  std::span<const float> rope_factors() const noexcept;
 
   // Calls f(expression) with the fused expression of the model's architecture.
   template <class F>
-  decltype(auto) visit(F&& f) const {
-    if (config_.architecture == Architecture::gpt2) return f(graph::fuse(gpt2(config_)));
-    return f(graph::fuse(llama(config_)));
-  }
+  decltype(auto) visit(F&& f) const;
 
  private:
-  Status add_tensors(const io::Gguf& file);
-  Status read_rope_factors(const io::Gguf& file);
+  struct Parts;
+  explicit BasicModel(Owned<Parts> parts) noexcept;
 
-  ModelConfig config_;
-  WeightStore<Formats> weights_;
-  std::optional<text::Tokenizer> tokenizer_;
-  std::vector<float> rope_factors_;
-  std::optional<io::Gguf> file_;  // while weights are used where they are in it
+  Owned<Parts> parts_;
 };
 
 using Model = BasicModel<graph::AllFormats>;
 
 // The model of a GGUF file. Everything in the file is checked; errors say what and where.
-inline Result<Model> load(const std::string& path, const LoadOptions& options = {}) {
-  NIBBLE_TRY(file, io::Gguf::open(path));
-  return Model::from_gguf(std::move(file), options);
-}
-
-// ---- Implementation ----------------------------------------------------------------------------
-
-template <class Formats>
-Status BasicModel<Formats>::add_tensors(const io::Gguf& file) {
-  bool has_output = false;
-  std::size_t n_used = file.find_tensor(kRopeFactors) != nullptr ? 1 : 0;
-  const auto add = [&](Slot slot, Index layer) -> Status {
-    const WeightShape shape = weight_shape(config_, slot);
-    if (shape.k == 0) return ok();
-    const std::string name = gguf_name(slot, layer);
-    const io::GgufTensor* const tensor = file.find_tensor(name);
-    const std::string where = file.name() + ": tensor '" + name + "'";
-    if (tensor == nullptr) {
-      if (shape.required) return Error{Errc::not_found, where};
-      return ok();
-    }
-    const auto n = static_cast<std::uint64_t>(shape.n == 0 ? 1 : shape.n);
-    if (tensor->dims[0] != static_cast<std::uint64_t>(shape.k) || tensor->dims[1] != n ||
-        tensor->dims[2] != 1 || tensor->dims[3] != 1) {
-      return Error{Errc::malformed, where + ": shape (" + std::to_string(tensor->dims[1]) + ", " +
-                                        std::to_string(tensor->dims[0]) + "), expected (" +
-                                        std::to_string(n) + ", " + std::to_string(shape.k) + ")"};
-    }
-    const auto packed = quant::packed_format_of(tensor->type);
-    if (packed && shape.n == 0) return Error{Errc::malformed, where + ": a packed vector"};
-    Status added = ok();
-    if (packed) {
-      added = weights_.add_packed(slot, layer, *packed, shape.n, shape.k, tensor->data);
-    } else {
-      auto format = quant::format_of(tensor->type);
-      if (!format) return std::move(format).error().in(where);
-      added = weights_.add(slot, layer, *format, shape.n, shape.k, tensor->data);
-    }
-    if (!added) return std::move(added).error().in(where);
-    has_output = has_output || slot == Slot::output;
-    ++n_used;
-    return ok();
-  };
-  for (std::size_t s = 0; s < kSlotCount; ++s) {
-    const auto slot = static_cast<Slot>(s);
-    if (!is_per_layer(slot)) NIBBLE_CHECK(add(slot, -1));
-  }
-  for (Index layer = 0; layer < config_.n_layers; ++layer) {
-    for (std::size_t s = 0; s < kSlotCount; ++s) {
-      const auto slot = static_cast<Slot>(s);
-      if (is_per_layer(slot)) NIBBLE_CHECK(add(slot, layer));
-    }
-    const graph::WeightTable table = weights_.table();
-    const graph::Weight& gate = table.at(Slot::ffn_gate, layer);
-    const graph::Weight& up = table.at(Slot::ffn_up, layer);
-    if (gate && gate.format != up.format) {
-      return Error{Errc::unsupported, file.name() + ": layer " + std::to_string(layer) +
-                                          ": ffn_gate and ffn_up in different formats"};
-    }
-  }
-  // A tensor that has no place here belongs to a variant of the architecture that we would run
-  // wrongly.
-  if (n_used != file.tensors().size()) {
-    return Error{Errc::unsupported,
-                 file.name() + ": " + std::to_string(file.tensors().size() - n_used) +
-                     " tensors that are no part of a " +
-                     std::string(to_string(config_.architecture)) + " model here"};
-  }
-  if (!has_output) weights_.tie(Slot::output, Slot::token_embd);
-  return ok();
-}
-
-template <class Formats>
-Status BasicModel<Formats>::read_rope_factors(const io::Gguf& file) {
-  const io::GgufTensor* const tensor = file.find_tensor(kRopeFactors);
-  if (tensor == nullptr) return ok();
-  const std::string where = file.name() + ": tensor '" + std::string(kRopeFactors) + "'";
-  rope_factors_.resize(static_cast<std::size_t>(config_.rope_dim / 2));
-  const auto format = quant::format_of(tensor->type);
-  Status read =
-      format ? quant::row_to_f32(*format, tensor->data, rope_factors_) : Status(format.error());
-  if (!read) return std::move(read).error().in(where);
-  for (const float factor : rope_factors_) {
-    if (!(factor > 0) || !std::isfinite(factor)) {
-      return Error{Errc::malformed, where + ": a factor that is not positive"};
-    }
-  }
-  return ok();
-}
-
-template <class Formats>
-Result<BasicModel<Formats>> BasicModel<Formats>::from_gguf(const io::Gguf& file,
-                                                           const LoadOptions& options) {
-  NIBBLE_CHECK(simd::ensure_target());
-  NIBBLE_TRY(config, config_from_gguf(file));
-  // Each layer has tensors of its own: a count that the file cannot hold is refused before memory
-  // is taken for it.
-  if (static_cast<std::size_t>(config.n_layers) > file.tensors().size()) {
-    return Error{Errc::malformed, file.name() + ": " + std::to_string(Index{config.n_layers}) +
-                                      " layers but " + std::to_string(file.tensors().size()) +
-                                      " tensors"};
-  }
-  BasicModel model(config, WeightStore<Formats>(config.n_layers));
-  NIBBLE_CHECK(model.add_tensors(file));
-  NIBBLE_CHECK(model.read_rope_factors(file));
-  if (file.find("tokenizer.ggml.model") != nullptr) {
-    auto tokenizer = text::Tokenizer::from_gguf(file);
-    // A model can run on token ids alone, so a kind of tokenizer that is not known is no error yet.
-    if (!tokenizer && tokenizer.error().code != Errc::unsupported) return tokenizer.error();
-    if (tokenizer) {
-      if (tokenizer->vocabulary().size() > static_cast<std::size_t>(Index{config.vocab_size})) {
-        return Error{Errc::malformed,
-                     file.name() + ": " + std::to_string(tokenizer->vocabulary().size()) +
-                         " tokens but " + std::to_string(Index{config.vocab_size}) +
-                         " rows of embeddings"};
-      }
-      model.tokenizer_ = *std::move(tokenizer);
-    }
-  }
-  InlineExecutor alone;
-  Executor& executor = options.executor != nullptr ? *options.executor : alone;
-  Status packed = model.weights_.pack(executor, options.progress, file.file());
-  if (!packed) return std::move(packed).error().in(file.name());
-  return model;
-}
+// load<graph::FormatList<quant::Q4_0, quant::F32>>(path) compiles the kernels of those formats
+// only, and returns a BasicModel of them.
+template <class Formats = graph::AllFormats>
+Result<BasicModel<Formats>> load(const std::string& path, const LoadOptions& options = {});
 
 }  // namespace nibble::inline NIBBLE_ABI
+
+#if !NIBBLE_DECLARATIONS_ONLY
+#include "nibble/model/model-inl.hpp"
+#endif

@@ -18,12 +18,10 @@
 #include "nibble/io/mapped_file.hpp"
 #include "nibble/kernels/pack.hpp"
 #include "nibble/kernels/pass.hpp"
+#include "nibble/model/progress.hpp"
 #include "nibble/model/slot.hpp"
 
 namespace nibble::inline NIBBLE_ABI {
-
-// Called from the loading thread with bytes done of bytes in all; returning false cancels.
-using Progress = FunctionRef<bool(std::size_t done, std::size_t total)>;
 
 template <class Formats>
 class WeightStore {
