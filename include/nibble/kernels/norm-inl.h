@@ -8,6 +8,7 @@
 #endif
 
 #include <cmath>
+#include <type_traits>
 
 #include "hwy/highway.h"
 #include "nibble/kernels/activation-inl.h"
@@ -23,6 +24,7 @@ namespace norm_detail {
 
 using kernels::NormArgs;
 using quantize_detail::DF;
+using quantize_detail::prefetch_float;
 using quantize_detail::VF;
 
 HWY_ALIGN inline constexpr float kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
@@ -50,6 +52,10 @@ struct Input {
   // Where the row is to be read after the first pass.
   const float* row() const { return kAdd ? sum : x; }
 
+  HWY_INLINE void prefetch(size_t i) const {
+    prefetch_float(x, i);
+    if constexpr (kAdd) prefetch_float(addend, i);
+  }
   HWY_INLINE float value(size_t i) const { return kAdd ? x[i] + addend[i] : x[i]; }
   HWY_INLINE VF at(size_t i) const {
     VF v = hn::LoadU(DF(), x + i);
@@ -145,7 +151,6 @@ struct RmsNormalized {
 // end: the row is read once, and only scales are multiplied.
 template <bool kAdd>
 struct WeightedRow {
-  static constexpr bool kInMemory = false;
   Input<kAdd> in;
   OptionalRow weight;
   SquareSum sums[4];
@@ -164,6 +169,7 @@ struct WeightedRow {
   HWY_INLINE VF again(size_t i) const {
     return hn::Mul(hn::LoadU(DF(), in.row() + i), weight.at(i));
   }
+  HWY_INLINE void prefetch(size_t i) const { in.prefetch(i); }
 };
 
 struct LayerNormalized {
@@ -185,10 +191,10 @@ struct LayerNormalized {
     return finish(hn::LoadN(DF(), x + i, n), weight.at_n(i, n), bias.at_n(i, n));
   }
   // As a Source for quantization.
-  static constexpr bool kInMemory = false;
   HWY_INLINE VF first(size_t i, size_t) const { return at(i); }
   HWY_INLINE VF first_n(size_t i, size_t n) const { return at_n(i, n); }
   HWY_INLINE VF again(size_t i) const { return at(i); }
+  HWY_INLINE void prefetch(size_t i) const { prefetch_float(x, i); }
 };
 
 // Mean and variance of x - shift.
@@ -238,8 +244,11 @@ HWY_INLINE void store_row(const Source& source, const NormArgs& args, float* out
   const size_t lanes = hn::Lanes(d);
   const kernels::Dropout dropout = args.dropout;
   const Index first_index = args.first_index;
+  constexpr bool kComputes = !std::is_same_v<Activation, kernels::Identity>;
   size_t i = 0;
   for (; i + lanes <= k; i += lanes) {
+    // Arithmetic is what this pass waits for: the next row, likely next in memory, comes meanwhile.
+    if constexpr (kComputes) prefetch_float(args.x, k + i);
     VF v = activate(Activation{}, d, source.at(i));
     if constexpr (kDropout) {
       v = hn::Mul(v, dropout_scale(d, dropout, first_index + static_cast<Index>(i)));

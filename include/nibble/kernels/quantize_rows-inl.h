@@ -7,6 +7,7 @@
 #define NIBBLE_KERNELS_QUANTIZE_ROWS_INL_H_
 #endif
 
+#include <cstdint>
 #include <cstring>
 #include <limits>
 
@@ -27,20 +28,26 @@ using VF = hn::Vec<DF>;
 using VI = hn::Vec<DI>;
 static_assert(hn::MaxLanes(DF()) >= 4, "nibble needs vectors of at least 4 floats");
 
+// Fetches x[i], which may be beyond what x points into: hence no pointer arithmetic.
+HWY_INLINE void prefetch_float(const float* x, size_t i) {
+  hwy::Prefetch(
+      reinterpret_cast<const char*>(reinterpret_cast<std::uintptr_t>(x) + i * sizeof(float)));
+}
+
 // Quantization reads its row through a Source, so that what computes a row (a norm) needs not store
 // it. A Source has these members; they return the values from index i on.
-//   kInMemory         reading a value again is only a load
 //   first(i, chain)   called once for each i; a source that sums on the way adds to one of four
 //                     independent sums, `chain`
 //   first_n(i, n)     the same for the last n values, n less than a vector; zeros after them
 //   again(i)          later, any number of times
+//   prefetch(i)       what first will read; i may be beyond the row, where the next one may be
 struct RowInMemory {
-  static constexpr bool kInMemory = true;
   const float* x;
 
   HWY_INLINE VF first(size_t i, size_t) const { return again(i); }
   HWY_INLINE VF first_n(size_t i, size_t n) const { return hn::LoadN(DF(), x + i, n); }
   HWY_INLINE VF again(size_t i) const { return hn::LoadU(DF(), x + i); }
+  HWY_INLINE void prefetch(size_t i) const { prefetch_float(x, i); }
 };
 
 struct MaxOf {
@@ -56,27 +63,48 @@ struct SumOf {
   }
 };
 
-// All lanes of v, combined into four: lane i of every group of four.
-template <class Op, class D>
-HWY_INLINE auto fold_to_4(D d, hn::Vec<D> v) {
-  if constexpr (hn::MaxLanes(d) <= 4) {
-    return v;
-  } else {
-    const hn::Half<D> dh;
-    return fold_to_4<Op>(dh, Op()(hn::LowerHalf(dh, v), hn::UpperHalf(dh, v)));
-  }
+// Rows of one vector each, as many as a vector has lanes.
+inline constexpr size_t kQuantLanes = hn::MaxLanes(DF());
+struct Rows {
+  HWY_ALIGN std::int32_t values[kQuantLanes * kQuantLanes];
+
+  HWY_INLINE VI load(size_t row) const { return hn::Load(DI(), values + row * kQuantLanes); }
+  HWY_INLINE void store(size_t row, VI v) { hn::Store(v, DI(), values + row * kQuantLanes); }
+};
+
+// Four rows become one vector: lane j of each group of four combines those of row `row + j` there.
+template <class Op>
+HWY_INLINE VI reduce_4_rows(const Rows& rows, size_t row) {
+  const DI d;
+  const hn::RepartitionToWide<DI> dw;
+  const VI a = rows.load(row), b = rows.load(row + 1);
+  const VI c = rows.load(row + 2), e = rows.load(row + 3);
+  // Per group of four lanes: a0|a2 b0|b2 a1|a3 b1|b3
+  const VI ab = Op()(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
+  const VI ce = Op()(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e));
+  const auto abw = hn::BitCast(dw, ab), cew = hn::BitCast(dw, ce);
+  return Op()(hn::BitCast(d, hn::InterleaveLower(dw, abw, cew)),
+              hn::BitCast(d, hn::InterleaveUpper(dw, abw, cew)));
 }
 
-// Four horizontal reductions at once: lane j of the result combines all lanes of argument j.
-template <class Op, class D, class V>
-HWY_INLINE auto reduce_4(D d, V a, V b, V c, V e) {
-  const hn::RepartitionToWide<D> dw;
-  // Per group of four lanes: a0|a2 b0|b2 a1|a3 b1|b3
-  const V ab = Op()(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
-  const V ce = Op()(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e));
-  const auto abw = hn::BitCast(dw, ab), cew = hn::BitCast(dw, ce);
-  return fold_to_4<Op>(d, Op()(hn::BitCast(d, hn::InterleaveLower(dw, abw, cew)),
-                               hn::BitCast(d, hn::InterleaveUpper(dw, abw, cew))));
+// All lanes of all rows at the price of log2(kQuantLanes) steps: lane j of the result combines
+// those of row j.
+template <class Op>
+HWY_INLINE VI reduce_rows(const Rows& rows) {
+  [[maybe_unused]] const DI d;
+  const VI v0 = reduce_4_rows<Op>(rows, 0);
+  if constexpr (kQuantLanes == 4) {
+    return v0;
+  } else if constexpr (kQuantLanes == 8) {
+    const VI v1 = reduce_4_rows<Op>(rows, 4);
+    return Op()(hn::ConcatLowerLower(d, v1, v0), hn::ConcatUpperUpper(d, v1, v0));
+  } else {
+    const VI v1 = reduce_4_rows<Op>(rows, 4), v2 = reduce_4_rows<Op>(rows, 8);
+    const VI v3 = reduce_4_rows<Op>(rows, 12);
+    const VI even = Op()(hn::ConcatLowerLower(d, v2, v0), hn::ConcatUpperUpper(d, v2, v0));
+    const VI odd = Op()(hn::ConcatLowerLower(d, v3, v1), hn::ConcatUpperUpper(d, v3, v1));
+    return Op()(hn::InterleaveEvenBlocks(d, even, odd), hn::InterleaveOddBlocks(d, even, odd));
+  }
 }
 
 // |x| as its bits: ordered as integers like the absolute values, with infinity and then NaN above
@@ -151,11 +179,10 @@ HWY_INLINE void store_bytes(VI a, VI b, VI c, VI e, std::int8_t* codes) {
 template <class Source>
 HWY_INLINE void encode_4_vectors(const Source& source, size_t i, VF inverse0, VF inverse1,
                                  std::int8_t* codes, VI& sum0, VI& sum1) {
-  constexpr size_t kLanes = hn::MaxLanes(DF());
   const VI a = encode_vector(source, i, inverse0);
-  const VI b = encode_vector(source, i + kLanes, inverse0);
-  const VI c = encode_vector(source, i + 2 * kLanes, inverse1);
-  const VI e = encode_vector(source, i + 3 * kLanes, inverse1);
+  const VI b = encode_vector(source, i + kQuantLanes, inverse0);
+  const VI c = encode_vector(source, i + 2 * kQuantLanes, inverse1);
+  const VI e = encode_vector(source, i + 3 * kQuantLanes, inverse1);
   sum0 = hn::Add(sum0, hn::Add(a, b));
   sum1 = hn::Add(sum1, hn::Add(c, e));
   store_bytes(a, b, c, e, codes);
@@ -165,7 +192,7 @@ HWY_INLINE void encode_4_vectors(const Source& source, size_t i, VF inverse0, VF
 template <class Source>
 HWY_INLINE void encode_64(const Source& source, size_t i, float inverse0, float inverse1,
                           std::int8_t* codes, VI& sum0, VI& sum1) {
-  constexpr size_t kStep = 4 * hn::MaxLanes(DF());
+  constexpr size_t kStep = 4 * kQuantLanes;
   const VF factor0 = hn::Set(DF(), inverse0), factor1 = hn::Set(DF(), inverse1);
   if constexpr (kStep == 64) {
     encode_4_vectors(source, i, factor0, factor1, codes, sum0, sum1);
@@ -179,77 +206,114 @@ HWY_INLINE void encode_64(const Source& source, size_t i, float inverse0, float 
   }
 }
 
-// Codes of four blocks. The result has the sum of each block's.
-template <size_t kLength, class Source>
-HWY_INLINE auto encode_4_blocks(const Source& source, size_t i, const float* inverses,
-                                std::int8_t* codes) {
-  const DI di;
-  VI sum0 = hn::Zero(di), sum1 = sum0, sum2 = sum0, sum3 = sum0;
-  if constexpr (kLength == 32) {
-    encode_64(source, i, inverses[0], inverses[1], codes, sum0, sum1);
-    encode_64(source, i + 64, inverses[2], inverses[3], codes + 64, sum2, sum3);
+// Maxima of the magnitudes of 32 values and of the next 32.
+template <class Source>
+HWY_INLINE void absmax_64(Source& source, size_t i, VI& max0, VI& max1) {
+  for (size_t at = 0; at < 32; at += 2 * kQuantLanes) {
+    const VF a = source.first(i + at, 0), b = source.first(i + at + kQuantLanes, 1);
+    const VF c = source.first(i + at + 32, 2), e = source.first(i + at + 32 + kQuantLanes, 3);
+    max0 = hn::Max(max0, hn::Max(magnitude(a), magnitude(b)));
+    max1 = hn::Max(max1, hn::Max(magnitude(c), magnitude(e)));
+  }
+}
+
+// The work on blocks comes in steps of 64 values. For as many as kChunk values first all scales are
+// found and then all codes: between the two the processor waits for a reduction and a division, and
+// over 512 values that wait was a third of the time. What is read again is still in the L1 cache,
+// and while codes are made the next chunk, maybe of the next row, is fetched.
+inline constexpr size_t kChunk = 2048;
+template <int kBlock>
+inline constexpr size_t kBlocksPerStep = kBlock == 32 ? 2 : 1;
+
+HWY_INLINE size_t at_most(size_t n, size_t limit) { return n < limit ? n : limit; }
+
+template <class D, class T>
+HWY_INLINE void store_some(D d, hn::Vec<D> v, T* to, size_t n) {
+  if (n == kQuantLanes) {
+    hn::StoreU(v, d, to);
   } else {
-    for (size_t at = 0; at < kLength; at += 64) {
-      const size_t at0 = at, at1 = at + kLength, at2 = at + 2 * kLength, at3 = at + 3 * kLength;
-      encode_64(source, i + at0, inverses[0], inverses[0], codes + at0, sum0, sum0);
-      encode_64(source, i + at1, inverses[1], inverses[1], codes + at1, sum1, sum1);
-      encode_64(source, i + at2, inverses[2], inverses[2], codes + at2, sum2, sum2);
-      encode_64(source, i + at3, inverses[3], inverses[3], codes + at3, sum3, sum3);
-    }
+    hn::StoreN(v, d, to, n);
   }
-  return reduce_4<SumOf>(di, sum0, sum1, sum2, sum3);
 }
 
-// |values| of a block; those that are computed also go to `values`.
-template <size_t kLength, class Source>
-HWY_INLINE VI absmax_block(Source& source, size_t i, size_t chain, float* values) {
-  VI max = hn::Zero(DI());
-  for (size_t at = 0; at < kLength; at += hn::MaxLanes(DF())) {
-    const VF v = source.first(i + at, chain);
-    if constexpr (!Source::kInMemory) hn::Store(v, DF(), values + at);
-    max = hn::Max(max, magnitude(v));
-  }
-  return max;
-}
-
-// Four whole blocks from value i on; their outputs start at out's first entries.
+// Scales and their inverses of at most kQuantLanes whole blocks. Whether all are finite.
 template <int kBlock, class Source>
-HWY_INLINE void quantize_4_blocks(Source& source, size_t i, QuantizedRow out) {
+HWY_INLINE bool find_scales(Source& source, size_t i, size_t n_blocks, float* scales,
+                            float* inverses) {
   const DI di;
-  const hn::FixedTag<float, 4> d4;
-  const hn::FixedTag<std::int32_t, 4> di4;
-  constexpr size_t kLength = static_cast<size_t>(kBlock);
-
-  // What is computed waits here, in the L1 cache, until its factor is known.
-  HWY_ALIGN float values[Source::kInMemory ? 1 : 4 * kLength];
-  constexpr size_t kNext = Source::kInMemory ? 0 : kLength;
-  const VI max0 = absmax_block<kLength>(source, i, 0, values);
-  const VI max1 = absmax_block<kLength>(source, i + kLength, 1, values + kNext);
-  const VI max2 = absmax_block<kLength>(source, i + 2 * kLength, 2, values + 2 * kNext);
-  const VI max3 = absmax_block<kLength>(source, i + 3 * kLength, 3, values + 3 * kNext);
-  const auto bits = reduce_4<MaxOf>(di, max0, max1, max2, max3);
-  hn::Vec<decltype(d4)> scale, inverse;
-  factors(di4, bits, scale, inverse);
-  hn::StoreU(scale, d4, out.scales);
-  HWY_ALIGN float inverses[4];
-  hn::Store(inverse, d4, inverses);
-
-  hn::Vec<decltype(di4)> sums;
-  if constexpr (Source::kInMemory) {
-    sums = encode_4_blocks<kLength>(source, i, inverses, out.codes);
-  } else {
-    sums = encode_4_blocks<kLength>(RowInMemory{values}, 0, inverses, out.codes);
-  }
-  hn::StoreU(hn::Neg(hn::ShiftLeft<3>(sums)), di4, out.neg8sums);
-
-  if (HWY_UNLIKELY(!hn::AllTrue(di4, hn::Lt(bits, hn::Set(di4, kInfinityBits))))) {
-    HWY_ALIGN std::int32_t absmax_bits[4];
-    hn::Store(bits, di4, absmax_bits);
-    for (size_t block = 0; block < 4; ++block) {
-      if (absmax_bits[block] < kInfinityBits) continue;
-      std::memset(out.codes + block * kLength, 0, kLength);
-      out.neg8sums[block] = 0;
+  constexpr size_t kLength = static_cast<size_t>(kBlock), kStep = kBlocksPerStep<kBlock>;
+  Rows rows;
+  for (size_t block = 0; block < n_blocks; block += kStep) {
+    VI max0 = hn::Zero(di), max1 = max0;
+    for (size_t at = 0; at < kStep * kLength; at += 64) {
+      absmax_64(source, i + block * kLength + at, max0, max1);
     }
+    if constexpr (kStep == 2) {
+      rows.store(block, max0);
+      rows.store(block + 1, max1);
+    } else {
+      rows.store(block, hn::Max(max0, max1));
+    }
+  }
+  for (size_t block = n_blocks; block < kQuantLanes; ++block) rows.store(block, hn::Zero(di));
+  const VI bits = reduce_rows<MaxOf>(rows);
+  VF scale, inverse;
+  factors(di, bits, scale, inverse);
+  hn::Store(inverse, DF(), inverses);
+  store_some(DF(), scale, scales, n_blocks);
+  return hn::AllTrue(di, hn::Lt(bits, hn::Set(di, kInfinityBits)));
+}
+
+// Codes and sums of at most kQuantLanes whole blocks.
+template <int kBlock, class Source>
+HWY_INLINE void encode_blocks(const Source& source, size_t i, size_t n_blocks,
+                              const float* inverses, std::int8_t* codes, std::int32_t* neg8sums) {
+  const DI di;
+  constexpr size_t kLength = static_cast<size_t>(kBlock), kStep = kBlocksPerStep<kBlock>;
+  Rows rows;
+  for (size_t block = 0; block < n_blocks; block += kStep) {
+    VI sum0 = hn::Zero(di), sum1 = sum0;
+    const float inverse0 = inverses[block], inverse1 = inverses[block + kStep - 1];
+    const size_t first = block * kLength;
+    for (size_t at = 0; at < kStep * kLength; at += 64) {
+      for (size_t line = 0; line < 64; line += 16) {
+        source.prefetch(i + first + at + line + kChunk);
+      }
+      encode_64(source, i + first + at, inverse0, inverse1, codes + first + at, sum0, sum1);
+    }
+    if constexpr (kStep == 2) {
+      rows.store(block, sum0);
+      rows.store(block + 1, sum1);
+    } else {
+      rows.store(block, hn::Add(sum0, sum1));
+    }
+  }
+  for (size_t block = n_blocks; block < kQuantLanes; ++block) rows.store(block, hn::Zero(di));
+  const VI sums = hn::Neg(hn::ShiftLeft<3>(reduce_rows<SumOf>(rows)));
+  store_some(di, sums, neg8sums, n_blocks);
+}
+
+// n_blocks whole blocks from value i on, at most kChunk values and whole steps; their outputs start
+// at out's first entries.
+template <int kBlock, class Source>
+HWY_INLINE void quantize_blocks(Source& source, size_t i, size_t n_blocks, QuantizedRow out) {
+  constexpr size_t kLength = static_cast<size_t>(kBlock);
+  HWY_ALIGN float inverses[kChunk / kLength];
+  bool finite = true;
+  for (size_t block = 0; block < n_blocks; block += kQuantLanes) {
+    const size_t n = at_most(n_blocks - block, kQuantLanes), at = block * kLength;
+    finite &= find_scales<kBlock>(source, i + at, n, out.scales + block, inverses + block);
+  }
+  for (size_t block = 0; block < n_blocks; block += kQuantLanes) {
+    const size_t n = at_most(n_blocks - block, kQuantLanes), at = block * kLength;
+    encode_blocks<kBlock>(source, i + at, n, inverses + block, out.codes + at,
+                          out.neg8sums + block);
+  }
+  if (HWY_LIKELY(finite)) return;
+  for (size_t block = 0; block < n_blocks; ++block) {
+    if (out.scales[block] <= std::numeric_limits<float>::max()) continue;
+    std::memset(out.codes + block * kLength, 0, kLength);
+    out.neg8sums[block] = 0;
   }
 }
 
@@ -274,21 +338,20 @@ HWY_INLINE void quantize_whole_row(Source& source, size_t k, QuantizedRow out) {
   const DI di;
   const hn::FixedTag<float, 4> d4;
   const hn::FixedTag<std::int32_t, 4> di4;
-  constexpr size_t kLanes = hn::MaxLanes(DF());
   const size_t whole = k / 64 * 64;
   const size_t rest_padded = (k - whole + 31) / 32 * 32;
 
   VI max0 = hn::Zero(di), max1 = max0, max2 = max0, max3 = max0;
-  for (size_t i = 0; i < whole; i += 4 * kLanes) {
+  for (size_t i = 0; i < whole; i += 4 * kQuantLanes) {
     max0 = hn::Max(max0, magnitude(source.first(i, 0)));
-    max1 = hn::Max(max1, magnitude(source.first(i + kLanes, 1)));
-    max2 = hn::Max(max2, magnitude(source.first(i + 2 * kLanes, 2)));
-    max3 = hn::Max(max3, magnitude(source.first(i + 3 * kLanes, 3)));
+    max1 = hn::Max(max1, magnitude(source.first(i + kQuantLanes, 1)));
+    max2 = hn::Max(max2, magnitude(source.first(i + 2 * kQuantLanes, 2)));
+    max3 = hn::Max(max3, magnitude(source.first(i + 3 * kQuantLanes, 3)));
   }
   HWY_ALIGN float rest[64];
   take_rest(source, whole, k - whole, rest, 64);
   RowInMemory rest_source{rest};
-  max0 = hn::Max(max0, absmax_block<64>(rest_source, 0, 0, nullptr));
+  absmax_64(rest_source, 0, max0, max1);
   max0 = hn::Max(hn::Max(max0, max1), hn::Max(max2, max3));
   const auto bits = hn::Set(di4, hn::ReduceMax(di, max0));
   hn::Vec<decltype(d4)> scale, inverse_of_all;
@@ -320,25 +383,27 @@ HWY_INLINE void quantize_row(Source& source, size_t k, kernels::QuantizedRow out
   if constexpr (kBlock == 0) {
     quantize_whole_row(source, k, out);
   } else {
-    constexpr size_t kGroup = 4 * static_cast<size_t>(kBlock);
-    size_t i = 0;
-    for (; i + kGroup <= k; i += kGroup) {
-      const size_t block = i / static_cast<size_t>(kBlock);
-      quantize_4_blocks<kBlock>(source, i,
-                                {out.codes + i, out.scales + block, out.neg8sums + block});
+    constexpr size_t kLength = static_cast<size_t>(kBlock), kStep = kBlocksPerStep<kBlock>;
+    const size_t whole = k / (kStep * kLength) * kStep;  // blocks
+    size_t block = 0;
+    while (block < whole) {
+      const size_t n = at_most(whole - block, kChunk / kLength), i = block * kLength;
+      quantize_blocks<kBlock>(source, i, n,
+                              {out.codes + i, out.scales + block, out.neg8sums + block});
+      block += n;
     }
+    const size_t i = block * kLength;
     if (i == k) return;
-    // The last group, padded with zeros; only its blocks that exist are written.
-    HWY_ALIGN float values[kGroup];
-    HWY_ALIGN std::int8_t codes[kGroup];
-    float scales[4];
-    std::int32_t neg8sums[4];
-    take_rest(source, i, k - i, values, kGroup);
+    // The last step, padded with zeros; only its blocks that exist are written.
+    HWY_ALIGN float values[kStep * kLength];
+    HWY_ALIGN std::int8_t codes[kStep * kLength];
+    float scales[kStep];
+    std::int32_t neg8sums[kStep];
+    take_rest(source, i, k - i, values, kStep * kLength);
     RowInMemory rest{values};
-    quantize_4_blocks<kBlock>(rest, 0, {codes, scales, neg8sums});
-    const size_t block = i / static_cast<size_t>(kBlock);
-    const size_t n_blocks = (k - i + static_cast<size_t>(kBlock) - 1) / static_cast<size_t>(kBlock);
-    std::memcpy(out.codes + i, codes, n_blocks * static_cast<size_t>(kBlock));
+    quantize_blocks<kBlock>(rest, 0, kStep, {codes, scales, neg8sums});
+    const size_t n_blocks = (k - i + kLength - 1) / kLength;
+    std::memcpy(out.codes + i, codes, n_blocks * kLength);
     std::memcpy(out.scales + block, scales, n_blocks * sizeof(float));
     std::memcpy(out.neg8sums + block, neg8sums, n_blocks * sizeof(std::int32_t));
   }
