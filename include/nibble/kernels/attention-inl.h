@@ -101,6 +101,7 @@ class Task {
   HWY_INLINE explicit Task(const Args& args)
       : a_(args),
         n_rows_(args.n_tokens * args.group),
+        is_few_(n_rows_ <= 2 * kMaxRows),
         padded_dim_(kernels::round_up(args.head_dim, 32)),
         tile_size_(kernels::tile_size<T>(args.head_dim)),
         values_at_(kernels::value_panel<T>(0, args.head_dim)) {
@@ -117,7 +118,7 @@ class Task {
     for (tile_ = a_.begin / kAttentionTile * kAttentionTile; tile_ < a_.end;
          tile_ += kAttentionTile) {
       keys_ = a_.cache + tile_ / kAttentionTile * tile_size_;
-      ahead_ = Ahead(keys_, n_rows_ <= kMaxRows);
+      ahead_ = Ahead(keys_, is_few_);
       for (Index row = 0; row < n_rows_; row += kMaxRows) score(row);
       for (Index row = 0; row < n_rows_; row += kMaxRows) add_values(row);
     }
@@ -156,7 +157,8 @@ class Task {
     const Index hi = seen_to(row + n - 1);
     if (lo >= hi) return;
     if (n == kMaxRows) {
-      row == 0 ? score_rows_at<4, true>(row, lo, hi) : score_rows_at<4, false>(row, lo, hi);
+      row == 0 || kAlwaysStream<T> ? score_rows_at<4, true>(row, lo, hi)
+                                   : score_rows_at<4, kAlwaysStream<T>>(row, lo, hi);
     } else if (n == 3) {
       score_rows_at<3, true>(row, lo, hi);
     } else if (n == 2) {
@@ -187,7 +189,8 @@ class Task {
     const Index hi = seen_to(row + n - 1);
     if (lo >= hi) return;
     if (n == kMaxRows) {
-      row == 0 ? value_rows_at<4, true>(row, lo, hi) : value_rows_at<4, false>(row, lo, hi);
+      row == 0 || kAlwaysStream<T> ? value_rows_at<4, true>(row, lo, hi)
+                                   : value_rows_at<4, kAlwaysStream<T>>(row, lo, hi);
     } else if (n == 3) {
       value_rows_at<3, true>(row, lo, hi);
     } else if (n == 2) {
@@ -228,6 +231,7 @@ class Task {
 
   const Args& a_;
   Index n_rows_;
+  bool is_few_;  // memory binds, not arithmetic
   Index padded_dim_;
   Index tile_size_;
   Index values_at_;  // within a tile

@@ -166,12 +166,12 @@ HWY_INLINE void score_rows(const float* q, const T* keys, Index lo, Index hi, In
                                   scores + p, ahead);
     }
   }
-  // The last panels of a tile even if fewer are needed.
-  p = std::min(p, kAttentionTile - kVectors * kLanes);
   for (; p < hi; p += kVectors * kLanes) {
-    const Index lane = p % kPanelPositions * kKeyPair<T>;
-    score_block<kRows, kVectors, kSplits<kRows, T>>(
-        q, keys + p / kPanelPositions * panel_size + lane, stride, head_dim, scores + p, ahead);
+    // Not beyond the tile, rather some panel twice.
+    const Index from = std::min(p, kAttentionTile - kVectors * kLanes);
+    const T* const panel = keys + from / kPanelPositions * panel_size;
+    score_block<kRows, kVectors, kSplits<kRows, T>>(q, panel + from % kPanelPositions * kKeyPair<T>,
+                                                    stride, head_dim, scores + from, ahead);
   }
 }
 

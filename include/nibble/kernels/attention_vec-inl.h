@@ -31,6 +31,9 @@ inline constexpr Index kLanes = HWY_MAX_LANES_D(D);
 
 // Query rows of a register tile.
 inline constexpr int kMaxRows = 4;
+// Whether the register tiles for what comes from memory are those for what is in L1 too.
+template <class T>
+inline constexpr bool kAlwaysStream = std::is_same_v<T, std::int8_t>;
 
 HWY_INLINE V load(const float* p) { return hn::LoadU(D(), p); }
 
@@ -58,24 +61,27 @@ struct Seen {
 // read, as decode's matrix products do. (Into L2, or at 32 KB, is slower; f32 needs the shorter
 // distance: a tile of it is more than L1 holds.)
 template <class T>
-inline constexpr Index kFetchDistance = sizeof(T) == 4 ? 9 * 1024 : 18 * 1024;  // bytes
+inline constexpr Index kFetchDistance = 1024 * (sizeof(T) == 4   ? 9
+                                                : sizeof(T) == 2 ? 18
+                                                                 : 13);
 
 class Ahead {
  public:
   HWY_INLINE Ahead() = default;  // there is nothing to fetch
-  // `once`: what is fetched is used once. (Behind the last tile is another part or kv head.)
+  // Into L1, as data used once, if `now`, else, when there is time, into L2. (Behind the last tile
+  // is another part or kv head.)
   template <class T>
-  HWY_INLINE Ahead(const T* from, bool once)
-      : next_(reinterpret_cast<const std::byte*>(from) + kFetchDistance<T>), once_(once) {}
+  HWY_INLINE Ahead(const T* from, bool now)
+      : next_(reinterpret_cast<const std::byte*>(from) + kFetchDistance<T>), now_(now) {}
 
   // kBytes more are being read.
   template <Index kBytes>
   HWY_INLINE void step() {
     if (next_ == nullptr) return;
-    if (once_) {
+    if (now_) {
       HWY_UNROLL(8) for (Index i = 0; i < kBytes; i += 64) prefetch<0>(next_ + i);
     } else {
-      HWY_UNROLL(8) for (Index i = 0; i < kBytes; i += 64) prefetch<3>(next_ + i);
+      HWY_UNROLL(8) for (Index i = 0; i < kBytes; i += 64) prefetch<2>(next_ + i);
     }
     next_ += kBytes;
   }
@@ -91,7 +97,7 @@ class Ahead {
   }
 
   const std::byte* next_ = nullptr;
-  bool once_ = false;
+  bool now_ = false;
 };
 
 }  // namespace attention
