@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Compiles in the split form and must not link: a format of the program's own, whose kernels nobody
+// has instantiated.
+#include "nibble/ops/matmul.hpp"
+
+using Mine = nibble::quant::Blocks<4, 96, nibble::bf16, nibble::quant::ZeroPoint::minimum>;
+
+int main() {
+  return nibble::simd::kernel<nibble::kernels::Matmul<Mine, nibble::kernels::Epilogue<>>>() ==
+         nullptr;
+}
