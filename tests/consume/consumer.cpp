@@ -3,7 +3,6 @@
 // What every consumer project compiles: answers one home command with the model that is its
 // argument. Exit code 0 only if the answer is right.
 #include <cstdio>
-#include <cstring>
 #include <string>
 
 #include "nibble/nibble.hpp"
@@ -21,11 +20,12 @@ int main(int argc, char** argv) {
   auto session = Session::create(*model);
   if (!session) return std::puts(session.error().message.c_str()), 1;
   std::string call;
-  const auto done = nibble::generate(
-      *session, "could you please dim the office light to 10 percent\n", {},
-      [&](const nibble::Token& token) { return call += token.text, true; });
+  const auto done =
+      nibble::generate(*session, "could you please dim the office light to 10 percent\n", {},
+                       [&](const nibble::Token& token) { return call += token.text, true; });
   if (!done) return std::puts(done.error().message.c_str()), 1;
-  std::printf("nibble %s on %s: %s\n", NIBBLE_VERSION,
-              to_string(nibble::simd::active_target()), call.c_str());
+  std::printf("nibble %s on %s of %s: %s\n", NIBBLE_VERSION,
+              to_string(nibble::simd::active_target()),
+              to_string(nibble::simd::compiled_targets()).c_str(), call.c_str());
   return call == "light.set(room=office, level=10)" ? 0 : 1;
 }
