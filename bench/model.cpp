@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // bench_model: prompt processing and generation of a whole model, from a GGUF file or from a shape
-// alone, in tokens per second and as a fraction of what the machine can do.
+// alone, in tokens per second and as a fraction of what the machine can do; of a file also the time
+// and memory to the first token, against copying the file.
 #include <cstdio>
 #include <optional>
 
@@ -154,10 +155,108 @@ class Measurement {
   ModelCost cost_;
 };
 
+// A file made ready, from opening it to the first token.
+struct LoadResult {
+  Index n_threads = 1;
+  bool is_packed = false;    // used in place, else packed while it is loaded
+  double copy_seconds = 0;   // reading the whole file into fresh memory, on one thread
+  double load_seconds = 0;   // until the model is there
+  double token_seconds = 0;  // from the beginning until there are logits
+  double peak_bytes = 0;     // memory gained meanwhile, pages of the file included; 0: unknown
+  double needed_bytes = 0;   // weights and session
+};
+
+// Bytes that a line of /proc/self/status says, or 0.
+double status_bytes(const char* name) {
+  std::size_t kilobytes = 0;
+  std::FILE* const file = std::fopen("/proc/self/status", "r");
+  if (file == nullptr) return 0;
+  const std::string format = std::string(name) + ": %zu kB";
+  char line[256];
+  while (std::fgets(line, sizeof(line), file) != nullptr) {
+    if (std::sscanf(line, format.c_str(), &kilobytes) == 1) break;
+  }
+  std::fclose(file);
+  return 1024.0 * static_cast<double>(kilobytes);
+}
+
+// Makes the memory of now the peak; false where the system cannot (it is Linux that can).
+bool reset_peak() {
+  std::FILE* const file = std::fopen("/proc/self/clear_refs", "w");
+  if (file == nullptr) return false;
+  const bool written = std::fputs("5", file) >= 0;
+  return std::fclose(file) == 0 && written;
+}
+
+// The file is in the page cache: the first round, which is not counted, reads it.
+class LoadMeasurement {
+ public:
+  explicit LoadMeasurement(const Options& options) : options_(options) {}
+
+  // Medians of the repetitions, in which copying and loading take turns.
+  nibble::Result<LoadResult> run(Index n_threads) const {
+    const Clock clock = n_threads == 1 ? clock_of(options_) : Clock::wall;
+    LoadResult result;
+    std::vector<double> copies, loads, tokens;
+    for (int r = 0; r <= options_.repetitions; ++r) {
+      NIBBLE_TRY(copy, copy_seconds(clock));
+      NIBBLE_TRY(once, load(n_threads, clock));
+      if (r == 0) continue;
+      copies.push_back(copy);
+      loads.push_back(once.load_seconds);
+      tokens.push_back(once.token_seconds);
+      result = once;
+    }
+    result.copy_seconds = median(copies);
+    result.load_seconds = median(loads);
+    result.token_seconds = median(tokens);
+    return result;
+  }
+
+ private:
+  static double median(std::vector<double>& values) {
+    std::sort(values.begin(), values.end());
+    return values[(values.size() - 1) / 2];
+  }
+
+  nibble::Result<double> copy_seconds(Clock clock) const {
+    const double begin = seconds_now(clock);
+    NIBBLE_TRY(file, nibble::io::MappedFile::open(options_.model));
+    NIBBLE_TRY(memory, nibble::AlignedBuffer::allocate(file.bytes().size()));
+    NIBBLE_CHECK(file.read(file.bytes(), memory.data()));
+    return seconds_now(clock) - begin;
+  }
+
+  nibble::Result<LoadResult> load(Index n_threads, Clock clock) const {
+    nibble::LoadOptions load_options;
+    load_options.executor = &pool(n_threads);
+    nibble::SessionOptions session_options;
+    session_options.executor = load_options.executor;
+    const bool has_peak = reset_peak();
+    const double before = status_bytes("VmRSS");
+    LoadResult result;
+    result.n_threads = n_threads;
+    const double begin = seconds_now(clock);
+    NIBBLE_TRY(model, nibble::load(options_.model, load_options));
+    result.load_seconds = seconds_now(clock) - begin;
+    NIBBLE_TRY(session, nibble::Session::create(model, session_options));
+    const std::int32_t token = 1 % static_cast<std::int32_t>(Index{model.config().vocab_size});
+    NIBBLE_CHECK(session.append({&token, 1}));
+    result.token_seconds = seconds_now(clock) - begin;
+    result.peak_bytes = has_peak ? status_bytes("VmHWM") - before : 0;
+    result.needed_bytes = static_cast<double>(model.weight_bytes() + session.bytes());
+    result.is_packed = model.weight_bytes_in_place() > 0;
+    return result;
+  }
+
+  const Options& options_;
+};
+
 // What is known besides the rows.
 struct Summary {
   std::string model, format, isa, pages;
   double weight_bytes = 0, load_seconds = 0, source_bytes = 0, peak_bytes = 0;
+  std::vector<LoadResult> loads;  // empty for a shape
 };
 
 void print_text(const Summary& s, const std::vector<Result>& results) {
@@ -166,6 +265,17 @@ void print_text(const Summary& s, const std::vector<Result>& results) {
               s.load_seconds, s.peak_bytes / 0x1p20);
   if (s.source_bytes > 0) {
     std::printf(" of which %.1f MiB the source of synthetic weights", s.source_bytes / 0x1p20);
+  }
+  if (!s.loads.empty()) {
+    std::printf("\n%-8s %3s %10s %10s %10s %7s %9s %6s", "load", "thr", "copy ms", "load ms",
+                "token ms", "of copy", "peak MiB", "needed");
+  }
+  for (const LoadResult& r : s.loads) {
+    std::printf("\n%-8s %3d %10.1f %10.1f %10.1f %5.0f %% %9.1f ", r.is_packed ? "packed" : "plain",
+                static_cast<int>(r.n_threads), 1e3 * r.copy_seconds, 1e3 * r.load_seconds,
+                1e3 * r.token_seconds, 100 * r.token_seconds / r.copy_seconds,
+                r.peak_bytes / 0x1p20);
+    std::printf("%6.1f", r.needed_bytes / 0x1p20);
   }
   std::printf("\n%-8s %3s %10s %7s %10s %6s\n", "test", "thr", "tokens/s", "GB/s", "limit",
               "of it");
@@ -190,10 +300,21 @@ bool write_json(std::FILE* file, const Summary& s, const std::vector<Result>& re
   std::fprintf(file,
                "{\n  \"model\": %s,\n  \"format\": \"%s\",\n  \"isa\": \"%s\",\n"
                "  \"weight_bytes\": %.0f,\n  \"load_seconds\": %.6f,\n  \"source_bytes\": %.0f,\n"
-               "  \"peak_bytes\": %.0f,\n  \"results\": [",
+               "  \"peak_bytes\": %.0f,\n  \"loads\": [",
                quoted(s.model).c_str(), s.format.c_str(), s.isa.c_str(), s.weight_bytes,
                s.load_seconds, s.source_bytes, s.peak_bytes);
   const char* separator = "\n";
+  for (const LoadResult& r : s.loads) {
+    std::fprintf(file,
+                 "%s    {\"file\": \"%s\", \"threads\": %d, \"copy_seconds\": %.6f, "
+                 "\"load_seconds\": %.6f, \"first_token_seconds\": %.6f, \"peak_bytes\": %.0f, "
+                 "\"needed_bytes\": %.0f}",
+                 separator, r.is_packed ? "packed" : "plain", static_cast<int>(r.n_threads),
+                 r.copy_seconds, r.load_seconds, r.token_seconds, r.peak_bytes, r.needed_bytes);
+    separator = ",\n";
+  }
+  std::fprintf(file, "%s  ],\n  \"results\": [", s.loads.empty() ? "" : "\n");
+  separator = "\n";
   for (const Result& r : results) {
     std::fprintf(file,
                  "%s    {\"test\": \"%s\", \"threads\": %d, \"tokens_per_second\": %.4f, "
@@ -254,6 +375,13 @@ nibble::Status measure(const Options& o, Target target) {
   summary.model = o.model.empty() ? o.shape : o.model;
   summary.format = o.model.empty() ? o.format : "file";
   summary.isa = nibble::simd::to_string(target);
+  // First, while there is memory for a second copy.
+  if (!o.model.empty()) {
+    for (const Index n : threads_of(o.threads)) {
+      NIBBLE_TRY(row, LoadMeasurement(o).run(n));
+      summary.loads.push_back(row);
+    }
+  }
   NIBBLE_TRY(model, get_model(o, summary));
   summary.weight_bytes = static_cast<double>(model.weight_bytes());
   ProbeOptions probe;
