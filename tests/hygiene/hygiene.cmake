@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# What the scripts of this folder share. Each starts with an empty folder of its own: work_dir.
+
+include(${SETTINGS})
+get_filename_component(name ${CMAKE_SCRIPT_MODE_FILE} NAME_WE)
+set(work_dir ${scratch_dir}/${name})
+file(REMOVE_RECURSE ${work_dir})
+file(MAKE_DIRECTORY ${work_dir})
+
+# nibble's own folder with plain -I: the consumer sees every warning of its headers. Those of others
+# are theirs.
+set(includes -I${source_dir}/include)
+foreach(dir IN LISTS hwy_dirs boost_pp_dirs)
+  if(NOT dir STREQUAL "/usr/include")
+    list(APPEND includes -isystem ${dir})
+  endif()
+endforeach()
+list(REMOVE_DUPLICATES hwy_dirs)
+set(options ${includes} -DNIBBLE_TARGETS=0)
+
+# What is more than any warning that a program may ask for. Not among them, for nibble does them on
+# purpose: switches with a default over many enumerators, comparing with the float that was stored.
+set(warnings -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef
+  -Wold-style-cast -Wcast-align -Wcast-qual -Wdouble-promotion -Wextra-semi -Wformat=2
+  -Wmissing-declarations -Wnon-virtual-dtor -Wnull-dereference -Woverloaded-virtual
+  -Wredundant-decls -Wzero-as-null-pointer-constant)
+set(gcc_warnings -Wduplicated-branches -Wduplicated-cond -Wlogical-op -Wsuggest-override
+  -Wuseless-cast)
+set(clang_warnings -Weverything -Wno-c++20-compat -Wno-c++98-compat -Wno-c++98-compat-pedantic
+  -Wno-ctad-maybe-unsupported -Wno-float-equal -Wno-padded -Wno-switch-default -Wno-switch-enum
+  -Wno-unknown-warning-option -Wno-unsafe-buffer-usage -Wno-used-but-marked-unused
+  -Wno-weak-vtables)
+
+function(run)
+  execute_process(COMMAND ${ARGN} WORKING_DIRECTORY ${work_dir}
+                  COMMAND_ECHO STDOUT COMMAND_ERROR_IS_FATAL ANY)
+endfunction()
+
+# Runs a command and gives what it prints.
+function(run_for_output variable)
+  execute_process(COMMAND ${ARGN} WORKING_DIRECTORY ${work_dir} OUTPUT_VARIABLE output
+                  COMMAND_ECHO STDOUT COMMAND_ERROR_IS_FATAL ANY)
+  set(${variable} "${output}" PARENT_SCOPE)
+endfunction()
+
+# Ends the script.
+macro(skip reason)
+  message("hygiene: skipped, ${reason}")
+  return()
+endmacro()
+
+# Whether a program compiles, links and runs.
+function(try_run variable source)
+  file(WRITE ${work_dir}/try.cpp "${source}")
+  execute_process(COMMAND ${ARGN} ${work_dir}/try.cpp -o ${work_dir}/try
+                  OUTPUT_QUIET ERROR_QUIET RESULT_VARIABLE compiled)
+  set(result 1)
+  if(compiled EQUAL 0)
+    execute_process(COMMAND ${work_dir}/try OUTPUT_QUIET ERROR_QUIET RESULT_VARIABLE result)
+  endif()
+  if(result EQUAL 0)
+    set(${variable} TRUE PARENT_SCOPE)
+  else()
+    set(${variable} FALSE PARENT_SCOPE)
+  endif()
+endfunction()
+
+# Builds the program that has neither exceptions nor RTTI, and lets it answer.
+function(build_and_run)
+  run(${ARGN} -O0 -Wall -Wextra -fno-exceptions -fno-rtti ${options}
+      ${source_dir}/tests/no_exceptions.cpp -o ${work_dir}/program -pthread)
+  run(${work_dir}/program ${source_dir}/examples/models/home-commands-f16.gguf)
+endfunction()

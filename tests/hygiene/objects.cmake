@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# What a file that includes nibble and uses it leaves in its object: nothing that runs before main(),
+# and no name of nibble outside the inline namespace of its version.
+
+include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
+
+if(NOT nm OR NOT objdump)
+  skip("there is no nm or objdump here")
+endif()
+file(WRITE ${work_dir}/elf.cpp "#include <unistd.h>\nint main() {\n#ifndef __ELF__\n#error\n#endif\n}\n")
+execute_process(COMMAND ${cxx} -c ${work_dir}/elf.cpp -o ${work_dir}/elf.o
+                RESULT_VARIABLE result OUTPUT_QUIET ERROR_QUIET)
+if(NOT result EQUAL 0)
+  skip("objects are not ELF here")
+endif()
+
+# Whether an object has code to run before main().
+function(has_initializers variable object)
+  run_for_output(sections ${objdump} -h ${object})
+  run_for_output(symbols ${nm} ${object})
+  if(sections MATCHES "\\.(init_array|ctors|preinit_array)" OR symbols MATCHES "_GLOBAL__(sub_)?I_")
+    set(${variable} TRUE PARENT_SCOPE)
+  else()
+    set(${variable} FALSE PARENT_SCOPE)
+  endif()
+endfunction()
+
+# The test can fail: this object has one.
+file(WRITE ${work_dir}/initializer.cpp "int f();\nint x = f();\n")
+run(${cxx} -O0 -c initializer.cpp -o initializer.o)
+has_initializers(seen initializer.o)
+if(NOT seen)
+  message(FATAL_ERROR "a static initializer was not seen")
+endif()
+
+run(${cxx} -std=c++20 -O0 ${options} -c ${source_dir}/examples/minimal.cpp -o minimal.o)
+has_initializers(seen minimal.o)
+if(seen)
+  message(FATAL_ERROR "nibble runs code before main()")
+endif()
+
+# Mangled: 6nibble, then the length and the name of the namespace in it.
+run_for_output(symbols ${nm} minimal.o)
+string(REGEX MATCHALL "[^ \n]*6nibble[^ \n]*" names "${symbols}")
+list(LENGTH names n)
+if(n LESS 100)
+  message(FATAL_ERROR "only ${n} names of nibble")
+endif()
+string(REGEX REPLACE "^([0-9]+)\\.([0-9]+)\\..*" "v\\1_\\2" namespace "${version}")
+list(FILTER names EXCLUDE REGEX "6nibble[0-9]+${namespace}_")
+if(names)
+  message(FATAL_ERROR "names outside ${namespace}: ${names}")
+endif()
+message("no initializers; ${n} names, all in ${namespace}")

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Windows by a cross compiler: <windows.h> may stand before nibble or behind it, and the program
+# answers, if there is Wine to run it.
+include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
+
+find_program(mingw NAMES x86_64-w64-mingw32-g++-posix x86_64-w64-mingw32-g++)
+if(NOT mingw)
+  skip("there is no MinGW-w64 compiler here")
+endif()
+
+# A folder with the headers of others and not those of this system.
+file(MAKE_DIRECTORY ${work_dir}/include)
+file(CREATE_LINK ${hwy_dirs}/hwy ${work_dir}/include/hwy SYMBOLIC)
+file(CREATE_LINK ${boost_pp_dirs}/boost ${work_dir}/include/boost SYMBOLIC)
+set(options -std=c++20 -Wall -Wextra -Wpedantic -Wundef -Werror -fno-exceptions -fno-rtti
+  -DNIBBLE_TARGETS=0 -I${source_dir}/include -isystem ${work_dir}/include)
+
+file(WRITE ${work_dir}/before.cpp "#include <windows.h>\n#include \"nibble/nibble.hpp\"\n")
+run(${mingw} ${options} -DNIBBLE_SPLIT -fsyntax-only before.cpp)
+file(WRITE ${work_dir}/behind.cpp
+  "#include \"${source_dir}/tests/no_exceptions.cpp\"\n#include <windows.h>\n")
+run(${mingw} ${options} -O0 -static behind.cpp -o program.exe)
+
+find_program(wine NAMES wine64 wine PATHS /usr/lib/wine)
+if(NOT wine)
+  skip("compiled and linked, but there is no Wine to run it")
+endif()
+set(ENV{WINEPREFIX} ${work_dir}/wine)
+set(ENV{WINEDEBUG} -all)
+run(${wine} program.exe ${source_dir}/examples/models/home-commands-f16.gguf)
