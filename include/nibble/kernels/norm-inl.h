@@ -14,6 +14,7 @@
 #include "nibble/kernels/activation-inl.h"
 #include "nibble/kernels/dropout-inl.h"
 #include "nibble/kernels/norm.hpp"
+#include "nibble/kernels/prefetch-inl.h"
 #include "nibble/kernels/quantize_rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -24,7 +25,6 @@ namespace norm_detail {
 
 using kernels::NormArgs;
 using quantize_detail::DF;
-using quantize_detail::prefetch_float;
 using quantize_detail::VF;
 
 HWY_ALIGN inline constexpr float kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
@@ -52,9 +52,9 @@ struct Input {
   // Where the row is to be read after the first pass.
   const float* row() const { return kAdd ? sum : x; }
 
-  HWY_INLINE void prefetch(size_t i) const {
-    prefetch_float(x, i);
-    if constexpr (kAdd) prefetch_float(addend, i);
+  HWY_INLINE void fetch(size_t i) const {
+    prefetch(x, i);
+    if constexpr (kAdd) prefetch(addend, i);
   }
   HWY_INLINE float value(size_t i) const { return kAdd ? x[i] + addend[i] : x[i]; }
   HWY_INLINE VF at(size_t i) const {
@@ -169,7 +169,7 @@ struct WeightedRow {
   HWY_INLINE VF again(size_t i) const {
     return hn::Mul(hn::LoadU(DF(), in.row() + i), weight.at(i));
   }
-  HWY_INLINE void prefetch(size_t i) const { in.prefetch(i); }
+  HWY_INLINE void fetch(size_t i) const { in.fetch(i); }
 };
 
 struct LayerNormalized {
@@ -194,7 +194,7 @@ struct LayerNormalized {
   HWY_INLINE VF first(size_t i, size_t) const { return at(i); }
   HWY_INLINE VF first_n(size_t i, size_t n) const { return at_n(i, n); }
   HWY_INLINE VF again(size_t i) const { return at(i); }
-  HWY_INLINE void prefetch(size_t i) const { prefetch_float(x, i); }
+  HWY_INLINE void fetch(size_t i) const { prefetch(x, i); }
 };
 
 // Mean and variance of x - shift.
@@ -248,7 +248,7 @@ HWY_INLINE void store_row(const Source& source, const NormArgs& args, float* out
   size_t i = 0;
   for (; i + lanes <= k; i += lanes) {
     // Arithmetic is what this pass waits for: the next row, likely next in memory, comes meanwhile.
-    if constexpr (kComputes) prefetch_float(args.x, k + i);
+    if constexpr (kComputes) prefetch(args.x, k + i);
     VF v = activate(Activation{}, d, source.at(i));
     if constexpr (kDropout) {
       v = hn::Mul(v, dropout_scale(d, dropout, first_index + static_cast<Index>(i)));

@@ -7,11 +7,11 @@
 #define NIBBLE_KERNELS_QUANTIZE_ROWS_INL_H_
 #endif
 
-#include <cstdint>
 #include <cstring>
 #include <limits>
 
 #include "hwy/highway.h"
+#include "nibble/kernels/prefetch-inl.h"
 #include "nibble/kernels/quantize_rows.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -28,26 +28,21 @@ using VF = hn::Vec<DF>;
 using VI = hn::Vec<DI>;
 static_assert(hn::MaxLanes(DF()) >= 4, "nibble needs vectors of at least 4 floats");
 
-// Fetches x[i], which may be beyond what x points into: hence no pointer arithmetic.
-HWY_INLINE void prefetch_float(const float* x, size_t i) {
-  hwy::Prefetch(
-      reinterpret_cast<const char*>(reinterpret_cast<std::uintptr_t>(x) + i * sizeof(float)));
-}
-
 // Quantization reads its row through a Source, so that what computes a row (a norm) needs not store
 // it. A Source has these members; they return the values from index i on.
 //   first(i, chain)   called once for each i; a source that sums on the way adds to one of four
 //                     independent sums, `chain`
 //   first_n(i, n)     the same for the last n values, n less than a vector; zeros after them
 //   again(i)          later, any number of times
-//   prefetch(i)       what first will read; i may be beyond the row, where the next one may be
+//   fetch(i)          prefetches what first will read; i may be beyond the row, where the next one
+//   may be
 struct RowInMemory {
   const float* x;
 
   HWY_INLINE VF first(size_t i, size_t) const { return again(i); }
   HWY_INLINE VF first_n(size_t i, size_t n) const { return hn::LoadN(DF(), x + i, n); }
   HWY_INLINE VF again(size_t i) const { return hn::LoadU(DF(), x + i); }
-  HWY_INLINE void prefetch(size_t i) const { prefetch_float(x, i); }
+  HWY_INLINE void fetch(size_t i) const { prefetch(x, i); }
 };
 
 struct MaxOf {
@@ -277,7 +272,7 @@ HWY_INLINE void encode_blocks(const Source& source, size_t i, size_t n_blocks,
     const size_t first = block * kLength;
     for (size_t at = 0; at < kStep * kLength; at += 64) {
       for (size_t line = 0; line < 64; line += 16) {
-        source.prefetch(i + first + at + line + kChunk);
+        source.fetch(i + first + at + line + kChunk);
       }
       encode_64(source, i + first + at, inverse0, inverse1, codes + first + at, sum0, sum1);
     }
