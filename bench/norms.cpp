@@ -80,6 +80,7 @@ void add(const char* kernel, const Cost& cost, const CaseOptions& options, std::
 
 void add_norms(const CaseOptions& options, std::vector<Case>& cases) {
   namespace ops = nibble::ops;
+  using nibble::kernels::GeluErf;
   using nibble::kernels::GeluTanh;
   add("quantize_blocks", {.written = 0, .code_bytes = kCodeBytes, .ops = 4}, options, cases,
       [](Executor& e, Data& d) { ops::quantize_rows(e, d.x.in(), d.quantized()); });
@@ -96,7 +97,10 @@ void add_norms(const CaseOptions& options, std::vector<Case>& cases) {
       [](Executor& e, Data& d) { ops::rms_norm(e, d.sum_input(), d.w(), kEps, d.quantized()); });
   add("layer_norm", {.ops = 8}, options, cases,
       [](Executor& e, Data& d) { ops::layer_norm(e, d.x.in(), d.w(), d.b(), kEps, d.out.view); });
-  add("layer_norm_gelu", {.ops = 33}, options, cases, [](Executor& e, Data& d) {
+  add("layer_norm_gelu", {.ops = 21}, options, cases, [](Executor& e, Data& d) {
+    ops::layer_norm<GeluErf>(e, d.x.in(), d.w(), d.b(), kEps, d.out.view);
+  });
+  add("layer_norm_gelu_tanh", {.ops = 23}, options, cases, [](Executor& e, Data& d) {
     ops::layer_norm<GeluTanh>(e, d.x.in(), d.w(), d.b(), kEps, d.out.view);
   });
   add("layer_norm_quantize", {.written = 0, .code_bytes = kCodeBytes, .ops = 11}, options, cases,

@@ -300,7 +300,7 @@ HWY_ALIGN inline constexpr float kNormalTail[4][32] = {
 inline constexpr float kNormalTailEnd = 5.28f;
 
 // The tail of the normal distribution, (1 - erf(a / sqrt(2))) / 2 for 0 <= a <= kNormalTailEnd.
-// Absolute error below 3.5 * 2^-24.
+// Absolute error below 4 * 2^-24.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V normal_tail(D d, V a) {
   using detail::look_up_32;
