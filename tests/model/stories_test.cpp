@@ -106,7 +106,8 @@ TEST_CASE("stories260K: perplexity") {
   CHECK(std::fabs(at_512.value - 4.3080) <= 0.002);
   CHECK(std::fabs(measure(128, ops::KvType::f32).value - 4.4765) <= 0.002);
   CHECK(std::fabs(measure(128, ops::KvType::f16).value - 4.4765) <= 0.002);
-  CHECK(std::fabs(measure(128, ops::KvType::int8).value - 4.4765) <= 0.01);
+  // Measured: 4.4859, and 4.3151 for 512. (Heads of 8 dimensions.)
+  CHECK(std::fabs(measure(128, ops::KvType::int8).value - 4.4765) <= 0.02);
 }
 
 TEST_CASE("perplexity: what it refuses") {
