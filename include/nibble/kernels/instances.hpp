@@ -10,6 +10,7 @@
 #include "nibble/kernels/dropout.hpp"
 #include "nibble/kernels/elementwise.hpp"
 #include "nibble/kernels/matmul.hpp"
+#include "nibble/kernels/matmul_input.hpp"
 #include "nibble/kernels/norm.hpp"
 #include "nibble/kernels/pack.hpp"
 #include "nibble/kernels/pass.hpp"
@@ -38,6 +39,9 @@ NIBBLE_INSTANCES_OF_FORMAT(quant::Q8_0)
 NIBBLE_INSTANCES_OF_FORMAT(quant::Q4_0)
 NIBBLE_INSTANCES_OF_FORMAT(quant::Q4_1)
 #undef NIBBLE_INSTANCES_OF_FORMAT
+NIBBLE_INSTANCE(kernels::Matmul<quant::I8Channel, kernels::Epilogue<>>)
+NIBBLE_INSTANCE(kernels::RoundRow)
+NIBBLE_INSTANCE(kernels::TakesRoundedRows)
 
 #define NIBBLE_INSTANCES_OF_ACTIVATION(Activation) \
   NIBBLE_INSTANCE(kernels::Activate<Activation>)   \
@@ -72,6 +76,7 @@ NIBBLE_INSTANCE(kernels::LayerNormQuantize<32, true>)
 NIBBLE_INSTANCE(kernels::LogSumExp)
 NIBBLE_INSTANCE(kernels::MergeAttention)
 NIBBLE_INSTANCE(kernels::Multiply)
+NIBBLE_INSTANCE(kernels::QuantizeRow<0>)
 NIBBLE_INSTANCE(kernels::QuantizeRow<32>)
 NIBBLE_INSTANCE(kernels::RmsNorm<>)
 NIBBLE_INSTANCE(kernels::RmsNorm<true>)

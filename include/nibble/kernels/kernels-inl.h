@@ -21,6 +21,7 @@
 #include "nibble/kernels/dropout-inl.h"
 #include "nibble/kernels/elementwise-inl.h"
 #include "nibble/kernels/matmul-inl.h"
+#include "nibble/kernels/matmul_input-inl.h"
 #include "nibble/kernels/norm-inl.h"
 #include "nibble/kernels/pack-inl.h"
 #include "nibble/kernels/quantize_rows-inl.h"

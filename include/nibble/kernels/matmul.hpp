@@ -24,25 +24,39 @@ struct EpilogueArgs {
   Index residual_stride = 0;        // elements
 };
 
-// The activations of a product, in the form that the weights' format asks for; the other form may
+// How many scales quantized activations have: one for each block of the weights' length, or one
+// for a row: products with block formats are 5 to 10 % faster then, and less accurate where a few
+// of a row's values are much greater than the rest.
+enum class ActivationScales : std::uint8_t { per_block, per_row };
+
+// The activations of a product, in the form that the weights' format asks for; the other forms may
 // be missing.
 struct MatmulInput {
   // Plain formats: f32 rows (m, stride).
   const float* x = nullptr;
   Index stride = 0;  // elements
 
-  // Block formats: rows quantized to 8 bits in blocks as long as the weights' (quantize_rows.hpp).
-  const std::int8_t* codes = nullptr;      // (m, code_stride), zeros from k to whole blocks
-  const float* scales = nullptr;           // (m, n_blocks)
+  // bf16 weights: if given, rows rounded to bf16 are multiplied instead of x, with dot products of
+  // bf16. Only where TakesRoundedRows says so.
+  const bf16* rounded = nullptr;  // (m, rounded_stride), a zero after an odd k
+  Index rounded_stride = 0;       // elements
+
+  // Block formats and I8Channel: rows quantized to 8 bits (quantize_rows.hpp). Blocks are as long
+  // as the weights'; I8Channel has one for the whole row.
+  const std::int8_t* codes = nullptr;      // (m, code_stride), zeros from k to whole blocks or 32
+  const float* scales = nullptr;           // (m, n_blocks): ActivationScales::per_block
+  const float* row_scales = nullptr;       // (m): ActivationScales::per_row and I8Channel
   const std::int32_t* neg8sums = nullptr;  // (m, n_blocks)
-  Index code_stride = 0;                   // at least n_blocks * kLength
-  Index n_blocks = 0;                      // k / kLength, rounded up
+  Index code_stride = 0;                   // at least k rounded up to whole blocks or 32
+  Index n_blocks = 0;                      // of a row
 
   MatmulInput rows_from(Index row) const noexcept {
     MatmulInput rest = *this;
     rest.x += row * stride;
+    rest.rounded += row * rounded_stride;
     rest.codes += row * code_stride;
-    rest.scales += row * n_blocks;
+    if (scales != nullptr) rest.scales += row * n_blocks;
+    if (row_scales != nullptr) rest.row_scales += row;
     rest.neg8sums += row * n_blocks;
     return rest;
   }
@@ -66,14 +80,15 @@ struct MatmulArgs {
 using MatmulFunction = void(const MatmulArgs&);
 
 // Accumulators: block formats sum 8-bit products in 32-bit integers within a block (exact: at most
-// 256 * 255 * 127 < 2^31) and blocks in f32; plain formats sum in f32, along k.
-template <class Format, class Epilogue>
+// 256 * 255 * 127 < 2^31) and blocks in f32; I8Channel sums whole rows in 32-bit integers (exact up
+// to k = Packed<I8Channel>::kMaxK); plain formats sum in f32, along k.
+template <class Format, class Epilogue, ActivationScales kScales = ActivationScales::per_block>
 struct Matmul {
   using Function = MatmulFunction;
 };
 
 // out = Activation(x * gate) * (x * weights): the gated feed-forward's first half as one kernel.
-template <class Format, class Activation>
+template <class Format, class Activation, ActivationScales kScales = ActivationScales::per_block>
 struct MatmulGated {
   using Function = MatmulFunction;
 };

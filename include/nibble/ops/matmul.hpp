@@ -21,12 +21,17 @@ struct Product {
 // out (m, n) = epilogue(input (m, k) · weightsᵀ (n, k)). `input` must hold the form that Format
 // asks for (see MatmulInput); `out` rows may be strided. The epilogue's operands are (n) and (m,
 // n).
-template <class Format, class Epilogue = kernels::Epilogue<>>
+// kScales: of the activations; for block formats.
+template <class Format, class Epilogue = kernels::Epilogue<>,
+          kernels::ActivationScales kScales = kernels::ActivationScales::per_block>
 Product product(const kernels::MatmulInput& input, const quant::PackedMatrix<Format>& weights,
                 MatrixView<float> out, const kernels::EpilogueArgs& epilogue = {}) noexcept {
   NIBBLE_ASSERT(out.extent(1) == weights.n && out.stride(1) == 1);
+  if constexpr (std::is_same_v<Format, quant::I8Channel>) {
+    NIBBLE_ASSERT(weights.k <= quant::Packed<Format>::kMaxK);
+  }
   Product p;
-  p.kernel = simd::kernel<kernels::Matmul<Format, Epilogue>>();
+  p.kernel = simd::kernel<kernels::Matmul<Format, Epilogue, kScales>>();
   p.args = {.input = input,
             .m = out.extent(0),
             .weights = weights.data,
@@ -40,12 +45,13 @@ Product product(const kernels::MatmulInput& input, const quant::PackedMatrix<For
 }
 
 // out (m, n) = Activation(input · gateᵀ) * (input · upᵀ); gate and up have the same shape.
-template <class Format, class Activation>
+template <class Format, class Activation,
+          kernels::ActivationScales kScales = kernels::ActivationScales::per_block>
 Product gated_product(const kernels::MatmulInput& input, const quant::PackedMatrix<Format>& gate,
                       const quant::PackedMatrix<Format>& up, MatrixView<float> out) noexcept {
   NIBBLE_ASSERT(gate.n == up.n && gate.k == up.k);
   Product p = product<Format>(input, up, out);
-  p.kernel = simd::kernel<kernels::MatmulGated<Format, Activation>>();
+  p.kernel = simd::kernel<kernels::MatmulGated<Format, Activation, kScales>>();
   p.args.gate = gate.data;
   return p;
 }
@@ -116,11 +122,12 @@ inline void run(Executor& executor, std::span<const Product> products) noexcept 
   executor.parallel_for(n_tasks, task);
 }
 
-template <class Format, class Epilogue = kernels::Epilogue<>>
+template <class Format, class Epilogue = kernels::Epilogue<>,
+          kernels::ActivationScales kScales = kernels::ActivationScales::per_block>
 void matmul(Executor& executor, const kernels::MatmulInput& input,
             const quant::PackedMatrix<Format>& weights, MatrixView<float> out,
             const kernels::EpilogueArgs& epilogue = {}) noexcept {
-  const Product p = product<Format, Epilogue>(input, weights, out, epilogue);
+  const Product p = product<Format, Epilogue, kScales>(input, weights, out, epilogue);
   run(executor, {&p, 1});
 }
 

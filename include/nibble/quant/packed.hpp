@@ -13,6 +13,11 @@
 //                   words and computes nothing, except that signed 8-bit codes have their top bit
 //                   flipped: all codes are unsigned then (offset 8 or 128), as dot-product
 //                   instructions want them.
+//   I8Channel       A panel is
+//                     scales    [16 rows]                   f32, one for the whole row
+//                     codes     [chunk][16 rows][4 bytes]
+//                   with the top bit of codes flipped too. k is filled up to a multiple of 32 with
+//                   zero weights.
 //   f32, f16        [k][16 rows]
 //   bf16            [k / 2][16 rows][2]: pairs along k per 32-bit lane, as dot products want them
 //
@@ -27,6 +32,7 @@
 #include "nibble/core/arena.hpp"
 #include "nibble/core/executor.hpp"
 #include "nibble/quant/block.hpp"
+#include "nibble/quant/channel.hpp"
 
 namespace nibble::inline NIBBLE_ABI::quant {
 
@@ -180,7 +186,52 @@ struct Packed<Plain<T>> {
   }
 };
 
-// Packs n rows of k weights, stored one after the other as Format's blocks or elements, into
+template <>
+struct Packed<I8Channel> {
+  static constexpr Index kMultiple = 32;  // weights of a row that products take at a time
+  static constexpr Index kScaleBytes = kPanelRows * static_cast<Index>(sizeof(float));
+  // The longest rows that products take: |sum of codes| <= 2^17 * 128 * 127 < 2^31. (The sum of the
+  // unsigned codes may exceed that; it is corrected modulo 2^32.)
+  static constexpr Index kMaxK = Index{1} << 17;
+
+  static constexpr Index padded_k(Index k) noexcept {
+    return (k + kMultiple - 1) / kMultiple * kMultiple;
+  }
+  static constexpr Index panel_bytes(Index k) noexcept {
+    return kScaleBytes + padded_k(k) * kPanelRows;
+  }
+  static constexpr Index bytes(Index n, Index k) noexcept { return n_panels(n) * panel_bytes(k); }
+
+  // Packs one panel from `n_rows` ≤ 16 stored rows (format.hpp): a Header and k codes each. `rows`
+  // need not be aligned.
+  static void pack_panel(const void* rows, Index n_rows, Index k, std::byte* panel) noexcept {
+    std::memset(panel, 0, static_cast<std::size_t>(kScaleBytes));
+    std::memset(panel + kScaleBytes, 0x80, static_cast<std::size_t>(padded_k(k) * kPanelRows));
+    const auto* row = static_cast<const std::byte*>(rows);
+    for (Index r = 0; r < n_rows; ++r) {
+      std::memcpy(panel + r * 4, row, sizeof(I8Channel::Header));
+      row += sizeof(I8Channel::Header);
+      for (Index i = 0; i < k; ++i) panel[offset(r, i)] = row[i] ^ std::byte{0x80};
+      row += k;
+    }
+  }
+
+  static I8Channel::Header header(const std::byte* panel, Index r) noexcept {
+    I8Channel::Header header;
+    std::memcpy(&header, panel + r * 4, sizeof(header));
+    return header;
+  }
+  static std::int8_t code(const std::byte* panel, Index r, Index i) noexcept {
+    return static_cast<std::int8_t>(panel[offset(r, i)] ^ std::byte{0x80});
+  }
+
+ private:
+  static constexpr Index offset(Index r, Index i) noexcept {
+    return kScaleBytes + (i / 4 * kPanelRows + r) * 4 + i % 4;
+  }
+};
+
+// Packs n rows of k weights, stored one after the other as format.hpp describes them, into
 // Packed<Format>::bytes(n, k) bytes at `out`. `rows` must be aligned as a block is.
 template <class Format>
 void pack(Executor& executor, const std::byte* rows, Index n, Index k, std::byte* out) noexcept {
@@ -194,7 +245,10 @@ void pack(Executor& executor, const std::byte* rows, Index n, Index k, std::byte
       Layout::pack_panel(reinterpret_cast<const Block*>(rows) + row * Layout::n_blocks(k), n_rows,
                          k, to);
     } else {
-      const auto row_bytes = k * static_cast<Index>(sizeof(typename Format::Element));
+      Index row_bytes = k * Format::kBits / 8;
+      if constexpr (ChannelFormat<Format>) {
+        row_bytes += static_cast<Index>(sizeof(typename Format::Header));
+      }
       Layout::pack_panel(rows + row * row_bytes, n_rows, k, to);
     }
   });

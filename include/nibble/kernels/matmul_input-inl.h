@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#if defined(NIBBLE_KERNELS_MATMUL_INPUT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef NIBBLE_KERNELS_MATMUL_INPUT_INL_H_
+#undef NIBBLE_KERNELS_MATMUL_INPUT_INL_H_
+#else
+#define NIBBLE_KERNELS_MATMUL_INPUT_INL_H_
+#endif
+
+#include "hwy/highway.h"
+#include "nibble/kernels/matmul_dot-inl.h"
+#include "nibble/kernels/matmul_input.hpp"
+#include "nibble/simd/detect.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+template <>
+struct Impl<kernels::RoundRow> {
+  static void run(const float* x, Index k, bf16* out) {
+    const DU32 d;
+    const auto infinity = hn::Set(d, 0x7F800000u);
+    Index i = 0;
+    for (; i + kLanes <= k; i += kLanes) {
+      const auto u = hn::BitCast(d, hn::LoadU(DF32(), x + i));
+      const auto odd = hn::And(hn::ShiftRight<16>(u), hn::Set(d, 1u));
+      const auto rounded = hn::Add(u, hn::Add(odd, hn::Set(d, 0x7FFFu)));
+      const auto nan = hn::Gt(hn::And(u, hn::Set(d, 0x7FFFFFFFu)), infinity);
+      const auto quiet = hn::Or(u, hn::Set(d, 0x400000u));
+      const auto bits = hn::ShiftRight<16>(hn::IfThenElse(nan, quiet, rounded));
+      const hn::Rebind<std::uint16_t, DU32> d16;
+      hn::StoreU(hn::TruncateTo(d16, bits), d16, reinterpret_cast<std::uint16_t*>(out + i));
+    }
+    for (; i < k; ++i) out[i] = to_bf16(x[i]);
+    if (k % 2 != 0) out[k] = bf16{};
+  }
+};
+
+template <int kLength>
+struct Impl<kernels::BlockSums<kLength>> {
+  static void run(const std::int8_t* codes, Index n_blocks, std::int32_t* neg8sums) {
+    constexpr int kBytes = 4 * kLanes;  // of a vector; more than a block's are not read
+    const hn::CappedTag<std::int8_t, (kBytes < 32 ? kBytes : 32)> d8;
+    const hn::Repartition<std::int32_t, decltype(d8)> d32;
+    const auto ones = hn::Set(hn::RebindToUnsigned<decltype(d8)>(), 1);
+    for (Index b = 0; b < n_blocks; ++b) {
+      auto sum = hn::Zero(d32);
+      for (int i = 0; i < kLength; i += static_cast<int>(hn::Lanes(d8))) {
+        sum = hn::SumOfMulQuadAccumulate(d32, ones, hn::LoadU(d8, codes + b * kLength + i), sum);
+      }
+      neg8sums[b] = -8 * hn::ReduceSum(d32, sum);
+    }
+  }
+};
+
+template <>
+struct Impl<kernels::TakesRoundedRows> {
+  static bool run() {
+#if NIBBLE_BF16_DOTS_BEYOND_TARGET
+    const simd::TargetSet targets = simd::machine_targets();
+    return targets.contains(simd::Target::AVX3_ZEN4) || targets.contains(simd::Target::AVX3_SPR);
+#else
+    return NIBBLE_HAVE_BF16_DOTS;
+#endif
+  }
+};
+
+}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

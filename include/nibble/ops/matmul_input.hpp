@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The activations of products in the forms that kernels::MatmulInput has: memory for them, the
+// operations that fill them, and the MatmulInput made of them.
+#pragma once
+
+#include <algorithm>
+#include <span>
+
+#include "nibble/kernels/matmul.hpp"
+#include "nibble/kernels/matmul_input.hpp"
+#include "nibble/ops/quantize_rows.hpp"
+
+namespace nibble::inline NIBBLE_ABI::ops {
+
+// For ActivationScales::per_block with weights in blocks of kBlock; kBlock = 0: for I8Channel.
+template <int kBlock>
+kernels::MatmulInput matmul_input(const QuantizedRows<kBlock>& rows) noexcept {
+  kernels::MatmulInput input;
+  input.codes = rows.codes;
+  (kBlock == 0 ? input.row_scales : input.scales) = rows.scales;
+  input.neg8sums = rows.neg8sums;
+  input.code_stride = rows.code_stride(rows.k);
+  input.n_blocks = rows.n_blocks(rows.k);
+  return input;
+}
+
+// Rows in 8 bits with one scale each, and the sums of blocks of kLength codes: for
+// ActivationScales::per_row with weights in such blocks.
+template <int kLength>
+struct RowScaledRows {
+  QuantizedRows<0> rows;
+  std::int32_t* neg8sums = nullptr;  // (m, n_blocks(k))
+
+  static constexpr Index n_blocks(Index k) noexcept { return (k + kLength - 1) / kLength; }
+  // Codes go on to whole blocks of the weights.
+  static constexpr Index padded(Index k) noexcept { return n_blocks(k) * kLength; }
+
+  // As QuantizedRows has it.
+  static constexpr std::size_t bytes_needed(Index m, Index k) noexcept {
+    return QuantizedRows<0>::bytes_needed(m, padded(k)) +
+           align_up(static_cast<std::size_t>(m * n_blocks(k)) * sizeof(std::int32_t));
+  }
+  static RowScaledRows over(std::span<std::byte> memory, Index m, Index k) noexcept {
+    const std::size_t of_rows = QuantizedRows<0>::bytes_needed(m, padded(k));
+    NIBBLE_ASSERT(memory.size() >= bytes_needed(m, k));
+    RowScaledRows all;
+    all.rows = QuantizedRows<0>::over(memory.first(of_rows), m, padded(k));
+    all.rows.k = k;
+    Arena arena(memory.subspan(of_rows));
+    all.neg8sums = arena.take<std::int32_t>(static_cast<std::size_t>(m * n_blocks(k)));
+    return all;
+  }
+
+  kernels::MatmulInput input() const noexcept {
+    kernels::MatmulInput in;
+    in.codes = rows.codes;
+    in.row_scales = rows.scales;
+    in.neg8sums = neg8sums;
+    in.code_stride = QuantizedRows<0>::code_stride(padded(rows.k));
+    in.n_blocks = n_blocks(rows.k);
+    return in;
+  }
+};
+
+// out = x in 8 bits; x as in quantize_rows. No overlap.
+template <int kLength>
+void quantize_rows(Executor& executor, MatrixView<const float> x,
+                   const RowScaledRows<kLength>& out) noexcept {
+  const Index k = out.rows.k;
+  NIBBLE_ASSERT(x.extent(0) == out.rows.m && x.extent(1) == k && (x.stride(1) == 1 || k <= 1));
+  const auto quantize = simd::kernel<kernels::QuantizeRow<0>>();
+  const auto sum = simd::kernel<kernels::BlockSums<kLength>>();
+  constexpr auto kRows = &RowScaledRows<kLength>::padded;
+  const Index stride = QuantizedRows<0>::code_stride(kRows(k));
+  const Index n_blocks = out.n_blocks(k);
+  for_rows(executor, out.rows.m, k, [&](Index row) {
+    std::int8_t* const codes = out.rows.codes + row * stride;
+    std::int32_t* const sums = out.neg8sums + row * n_blocks;
+    quantize(x.data() + row * x.stride(0), k,
+             {codes, out.rows.scales + row, out.rows.neg8sums + row});
+    std::fill(codes + k, codes + kRows(k), std::int8_t{0});
+    sum(codes, n_blocks, sums);
+  });
+}
+
+// Rows rounded to bf16: what products with bf16 weights take where kernels::TakesRoundedRows says
+// so.
+struct RoundedRows {
+  Index m = 0;
+  Index k = 0;
+  bf16* values = nullptr;  // (m, stride(k))
+
+  // Elements: rows start at multiples of 64 bytes and at different places of a page.
+  static constexpr Index stride(Index k) noexcept {
+    return static_cast<Index>(align_up(static_cast<std::size_t>(k + k % 2), std::size_t{32})) + 32;
+  }
+  static constexpr std::size_t bytes_needed(Index m, Index k) noexcept {
+    return static_cast<std::size_t>(m * stride(k)) * sizeof(bf16);
+  }
+  static RoundedRows over(std::span<std::byte> memory, Index m, Index k) noexcept {
+    NIBBLE_ASSERT(memory.size() >= bytes_needed(m, k));
+    Arena arena(memory);
+    return {m, k, arena.take<bf16>(static_cast<std::size_t>(m * stride(k)))};
+  }
+
+  kernels::MatmulInput input() const noexcept {
+    kernels::MatmulInput in;
+    in.rounded = values;
+    in.rounded_stride = stride(k);
+    return in;
+  }
+};
+
+inline bool takes_rounded_rows() noexcept { return simd::kernel<kernels::TakesRoundedRows>()(); }
+
+// out = x in bf16; x as in quantize_rows. No overlap.
+inline void round_rows(Executor& executor, MatrixView<const float> x,
+                       const RoundedRows& out) noexcept {
+  NIBBLE_ASSERT(x.extent(0) == out.m && x.extent(1) == out.k);
+  NIBBLE_ASSERT(x.stride(1) == 1 || x.extent(1) <= 1);
+  const auto round = simd::kernel<kernels::RoundRow>();
+  for_rows(executor, out.m, out.k, [&](Index row) {
+    round(x.data() + row * x.stride(0), out.k, out.values + row * RoundedRows::stride(out.k));
+  });
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::ops

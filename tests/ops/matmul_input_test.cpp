@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Products of activations in the forms that ops/matmul_input.hpp makes, against exact ones: within
+// the bounds of their rounding, and as accurate as they should be.
+#include "nibble/ops/matmul_input.hpp"
+
+#include <cmath>
+
+#include "doctest/doctest.h"
+#include "kernels/each_target.hpp"
+#include "kernels/matmul_reference.hpp"
+#include "nibble/ops/matmul.hpp"
+#include "nibble/quant/format.hpp"
+
+using namespace nibble;
+using namespace nibble_test;
+using kernels::ActivationScales;
+
+namespace {
+
+constexpr Index m = 33, n = 128, k = 544;
+
+std::vector<float> normal(Index count, std::mt19937& random) {
+  std::normal_distribution<float> distribution;
+  std::vector<float> x(size(count));
+  for (float& v : x) v = distribution(random);
+  return x;
+}
+
+// Signal-to-noise ratio in decibels of a product with these weights (n, k) against the exact one.
+double decibels(const std::vector<float>& x, const std::vector<double>& w, const Output& out) {
+  double signal = 0, noise = 0;
+  for (Index row = 0; row < m; ++row) {
+    for (Index column = 0; column < n; ++column) {
+      double exact = 0;
+      for (Index i = 0; i < k; ++i) exact += double{x[size(row * k + i)]} * w[size(column * k + i)];
+      const double error = out(row, column) - exact;
+      signal += exact * exact;
+      noise += error * error;
+    }
+  }
+  return 10 * std::log10(signal / noise);
+}
+
+template <class Rows>
+AlignedBuffer memory_for() {
+  auto memory = AlignedBuffer::allocate(Rows::bytes_needed(m, k));
+  REQUIRE(memory.has_value());
+  return std::move(*memory);
+}
+
+// The ratio of a product of normally distributed numbers, against the weights as they are stored.
+template <class Format, ActivationScales kScales, class Rows, class Fill>
+double measure(const Fill& fill) {
+  std::mt19937 random(1);
+  const std::vector<float> x = normal(m * k, random);
+  const std::vector<float> weights = normal(n * k, random);
+  const std::size_t row_bytes = *quant::row_bytes<Format>(size(k));
+  auto stored = AlignedBuffer::allocate(row_bytes * size(n));
+  auto packed = AlignedBuffer::allocate(size(quant::Packed<Format>::bytes(n, k)));
+  REQUIRE(stored.has_value());
+  REQUIRE(packed.has_value());
+  std::vector<double> exact_weights;
+  std::vector<float> row(size(k));
+  for (Index r = 0; r < n; ++r) {
+    const auto to = stored->bytes().subspan(size(r) * row_bytes, row_bytes);
+    const std::span<const float> from(weights.data() + r * k, size(k));
+    REQUIRE(quant::row_from_f32<Format>(from, to).has_value());
+    REQUIRE(quant::row_to_f32<Format>(to, row).has_value());
+    exact_weights.insert(exact_weights.end(), row.begin(), row.end());
+  }
+  InlineExecutor here;
+  quant::pack<Format>(here, stored->data(), n, k, packed->data());
+
+  AlignedBuffer memory = memory_for<Rows>();
+  const Rows rows = Rows::over(memory.bytes(), m, k);
+  const kernels::MatmulInput input = fill(here, MatrixView<const float>(x.data(), m, k), rows);
+  Output out(m, n);
+  ops::matmul<Format, kernels::Epilogue<>, kScales>(
+      here, input, quant::PackedMatrix<Format>{packed->data(), n, k},
+      MatrixView<float>(out.data(), {m, n}, {out.stride(), 1}));
+  return decibels(x, exact_weights, out);
+}
+
+}  // namespace
+
+// A row's 544 normally distributed values have a greatest magnitude p with E[p^2] = 10.79, 32 of
+// them 5.71. Steps of p / 127 round with a variance of a twelfth of their square:
+//   per block of 32  10 log10(12 * 127^2 / 5.71 * 32 / 31) = 45.4 dB
+//   per row          10 log10(12 * 127^2 / 10.79)          = 42.5 dB
+TEST_CASE("one scale per row costs what it should") {
+  for_each_target([&](simd::Target) {
+    const double per_row = measure<quant::Q4_0, ActivationScales::per_row, ops::RowScaledRows<32>>(
+        [](Executor& here, MatrixView<const float> x, const ops::RowScaledRows<32>& rows) {
+          ops::quantize_rows(here, x, rows);
+          return rows.input();
+        });
+    const double per_block =
+        measure<quant::Q4_0, ActivationScales::per_block, ops::QuantizedRows<32>>(
+            [](Executor& here, MatrixView<const float> x, const ops::QuantizedRows<32>& rows) {
+              ops::quantize_rows(here, x, rows);
+              return ops::matmul_input(rows);
+            });
+    CHECK(per_row == doctest::Approx(42.5).epsilon(0.01));
+    CHECK(per_block == doctest::Approx(45.4).epsilon(0.01));
+  });
+}
+
+TEST_CASE("8 bits with one scale per row of weights and of activations") {
+  for_each_target([&](simd::Target) {
+    const double ratio =
+        measure<quant::I8Channel, ActivationScales::per_block, ops::QuantizedRows<0>>(
+            [](Executor& here, MatrixView<const float> x, const ops::QuantizedRows<0>& rows) {
+              ops::quantize_rows(here, x, rows);
+              return ops::matmul_input(rows);
+            });
+    CHECK(ratio == doctest::Approx(42.5).epsilon(0.01));
+  });
+}
+
+// A significand of 8 bits in [1, 2) rounds with a variance of 2^-14 / 12; the mean square of a
+// normally distributed number is 1.84 of that of its power of two: 10 log10(12 * 2^14 * 1.84) =
+// 55.6 dB.
+TEST_CASE("activations rounded to bf16") {
+  for_each_target([&](simd::Target) {
+    if (!ops::takes_rounded_rows()) return;
+    const double ratio = measure<quant::BF16, ActivationScales::per_block, ops::RoundedRows>(
+        [](Executor& here, MatrixView<const float> x, const ops::RoundedRows& rows) {
+          ops::round_rows(here, x, rows);
+          return rows.input();
+        });
+    CHECK(ratio == doctest::Approx(55.6).epsilon(0.01));
+  });
+}
