@@ -5,12 +5,23 @@
 #include "nibble/ops/matmul.hpp"
 
 #include "bench/case.hpp"
-#include "nibble/ops/quantize_rows.hpp"
+#include "nibble/ops/matmul_input.hpp"
 #include "nibble/quant/format.hpp"
+
+namespace bench {
+
+// A format of a program's own: blocks of 128 weights, 4.125 bits for each.
+using Q4Block128 = nibble::quant::Blocks<4, 128, nibble::f16, nibble::quant::ZeroPoint::symmetric>;
+
+}  // namespace bench
+
+template <>
+inline constexpr nibble::quant::Format nibble::quant::kFormatOf<bench::Q4Block128> = Format{128};
 
 namespace bench {
 namespace {
 
+using nibble::kernels::ActivationScales;
 using nibble::quant::BlockFormat;
 
 // Copies of a packed matrix. One panel of random weights, repeated: no kernel can tell.
@@ -53,23 +64,35 @@ struct Weights {
 };
 
 // The activations of a product as Format wants them.
-template <class Format>
+template <class Format, ActivationScales kScales>
 struct Input {
   Input(Index m, Index k, Pages pages) : x(m, k, pages) {
-    input.x = x.view.data();
-    input.stride = k;
-    if constexpr (BlockFormat<Format>) {
-      using Rows = nibble::ops::QuantizedRows<Format::kLength>;
-      quantized = Memory(Rows::bytes_needed(m, k), pages);
-      const Rows rows = Rows::over(quantized.bytes(), m, k);
-      nibble::InlineExecutor alone;
-      nibble::ops::quantize_rows(alone, x.in(), rows);
-      input.codes = rows.codes;
-      input.scales = rows.scales;
-      input.neg8sums = rows.neg8sums;
-      input.code_stride = Rows::code_stride(k);
-      input.n_blocks = Rows::n_blocks(k);
+    if constexpr (std::is_same_v<Format, nibble::quant::I8Channel>) {
+      const auto rows = quantize<nibble::ops::QuantizedRows<0>>(pages);
+      input = nibble::ops::matmul_input(rows);
+    } else if constexpr (!BlockFormat<Format>) {
+      if constexpr (std::is_same_v<Format, nibble::quant::BF16>) {
+        using Rows = nibble::ops::RoundedRows;
+        made = Memory(Rows::bytes_needed(m, k), pages);
+        const Rows rows = Rows::over(made.bytes(), m, k);
+        nibble::InlineExecutor alone;
+        nibble::ops::round_rows(alone, x.in(), rows);
+        input = rows.input();
+      }
+      input.x = x.view.data();
+      input.stride = k;
+    } else if constexpr (kScales == ActivationScales::per_row) {
+      input = quantize<nibble::ops::RowScaledRows<Format::kLength>>(pages).input();
+    } else {
+      const auto rows = quantize<nibble::ops::QuantizedRows<Format::kLength>>(pages);
+      input = nibble::ops::matmul_input(rows);
     }
+  }
+  // For the target in use.
+  nibble::kernels::MatmulInput form() const {
+    nibble::kernels::MatmulInput in = input;
+    if (!nibble::ops::takes_rounded_rows()) in.rounded = nullptr;
+    return in;
   }
   static double bytes(Index m, Index k) {
     if constexpr (BlockFormat<Format>) {
@@ -80,31 +103,43 @@ struct Input {
   }
 
   Floats x;
-  Memory quantized;
+  Memory made;
   nibble::kernels::MatmulInput input;
+
+ private:
+  template <class Rows>
+  Rows quantize(Pages pages) {
+    const Index m = x.view.extent(0), k = x.view.extent(1);
+    made = Memory(Rows::bytes_needed(m, k), pages);
+    const Rows rows = Rows::over(made.bytes(), m, k);
+    nibble::InlineExecutor alone;
+    nibble::ops::quantize_rows(alone, x.in(), rows);
+    return rows;
+  }
 };
 
 // What arithmetic the weights of a format ask for at best.
 template <class Format>
 constexpr Arithmetic arithmetic_of() {
-  if constexpr (BlockFormat<Format>) {
+  if constexpr (BlockFormat<Format> || nibble::quant::ChannelFormat<Format>) {
     return Format::kBits == 4 ? Arithmetic::int4 : Arithmetic::int8;
   } else {
     return std::is_same_v<Format, nibble::quant::BF16> ? Arithmetic::bf16 : Arithmetic::f32;
   }
 }
 
-template <class Format>
+template <class Format, ActivationScales kScales>
 Body prepare(const std::shared_ptr<Weights<Format>>& weights, Index m, Pages pages) {
   struct Data {
     std::shared_ptr<Weights<Format>> weights;
-    Input<Format> input;
+    Input<Format, kScales> input;
     Floats out;
   };
   auto data = std::make_shared<Data>(
-      Data{weights, Input<Format>(m, weights->k, pages), Floats(m, weights->n, pages)});
+      Data{weights, Input<Format, kScales>(m, weights->k, pages), Floats(m, weights->n, pages)});
   return [data, copy = Index{0}](nibble::Executor& executor) mutable {
-    nibble::ops::matmul(executor, data->input.input, data->weights->copy(copy), data->out.view);
+    nibble::ops::matmul<Format, nibble::kernels::Epilogue<>, kScales>(
+        executor, data->input.form(), data->weights->copy(copy), data->out.view);
     copy = (copy + 1) % data->weights->n_copies;
   };
 }
@@ -122,27 +157,34 @@ std::shared_ptr<Weights<Format>> shared_weights(Index n, Index k, Index copies, 
 }
 
 template <class Format>
+constexpr const char* kName = nibble::quant::to_string(nibble::quant::kFormatOf<Format>);
+template <>
+constexpr const char* kName<Q4Block128> = "q4_block128";
+
+// The format's name gets "_row" where activations have one scale per row.
+template <class Format, ActivationScales kScales = ActivationScales::per_block>
 void add(const CaseOptions& options, Index n, Index k, std::vector<Case>& cases) {
   const double weight_bytes = static_cast<double>(nibble::quant::Packed<Format>::bytes(n, k));
   const bool fits_l3 = weight_bytes < 0.9 * static_cast<double>(options.l3);
   const bool square = n == k;
   for (const bool cold : {true, false}) {
-    for (const Index m : {1, 2, 3, 4, 8, 16, 32, 64, 512}) {
+    for (const Index m : {1, 2, 3, 4, 5, 8, 12, 16, 24, 32, 48, 64, 512}) {
       if (cold ? m > 64 : m <= 64 && !fits_l3) continue;
       Case c;
       c.kernel = "matmul";
-      c.format = nibble::quant::to_string(nibble::quant::kFormatOf<Format>);
+      c.format = kName<Format>;
+      if (kScales == ActivationScales::per_row) c.format += "_row";
       c.shape = "m" + std::to_string(m) + "_n" + std::to_string(n) + "_k" + std::to_string(k);
       c.data = cold ? "cold" : "warm";
       c.quick = square && (cold ? m == 1 || m == 8 : m == 512);
-      c.work.bytes_read = weight_bytes + Input<Format>::bytes(m, k);
+      c.work.bytes_read = weight_bytes + Input<Format, kScales>::bytes(m, k);
       c.work.bytes_written = static_cast<double>(m * n) * sizeof(float);
       c.work.footprint = cold ? kCold : c.work.bytes();
       c.work.ops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
       c.work.arithmetic = arithmetic_of<Format>();
       const Index copies = cold ? options.copies(weight_bytes) : 1;
       c.prepare = [=, pages = options.pages] {
-        return prepare<Format>(shared_weights<Format>(n, k, copies, pages), m, pages);
+        return prepare<Format, kScales>(shared_weights<Format>(n, k, copies, pages), m, pages);
       };
       cases.push_back(std::move(c));
     }
@@ -156,8 +198,11 @@ void add_matmul(const CaseOptions& options, std::vector<Case>& cases) {
       {{4096, 4096}, {5632, 2048}, {2048, 5632}}};
   for (const auto [n, k] : kShapes) {
     add<nibble::quant::Q4_0>(options, n, k, cases);
+    add<nibble::quant::Q4_0, ActivationScales::per_row>(options, n, k, cases);
+    add<Q4Block128>(options, n, k, cases);
     add<nibble::quant::Q4_1>(options, n, k, cases);
     add<nibble::quant::Q8_0>(options, n, k, cases);
+    add<nibble::quant::I8Channel>(options, n, k, cases);
     add<nibble::quant::BF16>(options, n, k, cases);
     add<nibble::quant::F16>(options, n, k, cases);
     add<nibble::quant::F32>(options, n, k, cases);
