@@ -40,7 +40,8 @@ if(seen)
   message(FATAL_ERROR "nibble runs code before main()")
 endif()
 
-# Mangled: 6nibble, then the length and the name of the namespace in it.
+# Mangled: 6nibble, then the length and the name of the namespace in it (that of detail_ is for what
+# files compiled with different -m flags share).
 run_for_output(symbols ${nm} minimal.o)
 string(REGEX MATCHALL "[^ \n]*6nibble[^ \n]*" names "${symbols}")
 list(LENGTH names n)
@@ -48,7 +49,7 @@ if(n LESS 100)
   message(FATAL_ERROR "only ${n} names of nibble")
 endif()
 string(REGEX REPLACE "^([0-9]+)\\.([0-9]+)\\..*" "v\\1_\\2" namespace "${version}")
-list(FILTER names EXCLUDE REGEX "6nibble[0-9]+${namespace}_")
+list(FILTER names EXCLUDE REGEX "6nibble[0-9]+(detail_)?${namespace}")
 if(names)
   message(FATAL_ERROR "names outside ${namespace}: ${names}")
 endif()

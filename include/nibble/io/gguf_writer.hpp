@@ -130,7 +130,7 @@ void GgufWriter::append(std::vector<std::byte>& out, T value) {
 
 inline void GgufWriter::append_string(std::vector<std::byte>& out, std::string_view text) {
   append(out, std::uint64_t{text.size()});
-  const auto bytes = std::as_bytes(std::span(text));
+  const auto bytes = std::as_bytes(std::span<const char>(text));
   out.insert(out.end(), bytes.begin(), bytes.end());
 }
 
