@@ -148,7 +148,7 @@ struct RmsNormalized {
 
 // A Source for quantization: x * weight, with the sum of x^2 on the way. The codes of a block do
 // not depend on a factor that all its values have, so the one of RMSNorm can wait for the row's
-// end: the row is read once, and only scales are multiplied.
+// end: the row comes from memory once, and only scales are multiplied.
 template <bool kAdd>
 struct WeightedRow {
   Input<kAdd> in;

@@ -52,8 +52,9 @@ struct LayerNorm {
 
 // The same norms, quantized (kernels/quantize_rows.hpp says what that is) without a row of floats
 // in memory. The output may not overlap the input.
-// RMSNorm is read once: codes are those of x * weight, and the factor of the row only enters the
-// scales. They are the codes of the norm itself except next to a tie, where they may differ by 1.
+// RMSNorm comes from memory once: codes are those of x * weight, and the factor of the row only
+// enters the scales. They are the codes of the norm itself except next to a tie, where they may
+// differ by 1.
 template <int kBlock, bool kAdd = false>
 struct RmsNormQuantize {
   using Function = void(const NormArgs& args, QuantizedRow out);
