@@ -142,8 +142,9 @@ class Task {
   HWY_INLINE void start() {
     for (Index row = 0; row < n_rows_; ++row) {
       const Index r = row % kMaxRows;
-      put_query<T>(a_.q + row / a_.group * a_.q_stride + row % a_.group * a_.head_dim, a_.scale,
-                   a_.head_dim, r, rows_at(row - r), queries_ + (row - r) * padded_dim_);
+      const float* const q = a_.q + row / a_.group * a_.q_stride + row % a_.group * a_.head_dim;
+      put_query(a_.cache, q, a_.scale, a_.head_dim, r, rows_at(row - r),
+                queries_ + (row - r) * padded_dim_);
     }
     const Index padded_rows = kernels::round_up(n_rows_, kPanelPositions);
     std::fill(max_, max_ + padded_rows, std::numeric_limits<float>::lowest());

@@ -61,10 +61,11 @@ HWY_INLINE V load_n(const bf16* p, size_t n) {
 
 // ---- Queries -----------------------------------------------------------------------------------
 
-// Row r of a block of queries, (head_dim, block_rows) floats at `block`: q times the scale.
+// Row r of a block of queries against a cache of T, (head_dim, block_rows) floats at `block`: q
+// times the scale.
 template <class T>
-HWY_INLINE void put_query(const float* HWY_RESTRICT q, float scale, Index head_dim, Index r,
-                          Index block_rows, float* HWY_RESTRICT block) {
+HWY_INLINE void put_query(const T*, const float* HWY_RESTRICT q, float scale, Index head_dim,
+                          Index r, Index block_rows, float* HWY_RESTRICT block) {
   float* to = block + r;
   for (Index i = 0; i < head_dim; ++i, to += block_rows) *to = q[i] * scale;
 }
