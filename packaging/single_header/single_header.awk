@@ -18,11 +18,14 @@ BEGIN {
   umbrella = "nibble/kernels/kernels-inl.h"
   guard = "NIBBLE_SINGLE_HEADER_GUARD_"
 
-  # In which forms a place in the result is compiled.
+  # Where a place in the result is compiled: each also has what those above it have.
   kAlways = 0
-  kWithKernels = 1  # not where NIBBLE_DECLARATIONS_ONLY
-  kSometimes = 2    # under any other condition
+  kWithKernels = 1
+  kImplementation = 2
+  kSometimes = 3  # under any other condition, which may differ: has only what kAlways has
   only_with_kernels = "#if !NIBBLE_DECLARATIONS_ONLY"
+  where_of[only_with_kernels] = kWithKernels
+  where_of["#if defined(NIBBLE_IMPLEMENTATION)"] = kImplementation
 
   expand("nibble/core/config.hpp", kAlways)  # says what NIBBLE_DECLARATIONS_ONLY is
   expand("nibble/nibble.hpp", kAlways)
@@ -52,6 +55,8 @@ function included(line) {
   return line
 }
 
+function larger(a, b) { return a > b ? a : b }
+
 # +1 where a conditional starts, -1 where it ends.
 function nesting(line) {
   if (line ~ /^#[ ]*if/) return 1
@@ -76,7 +81,8 @@ function read(name,    path, line, text, status) {
 # later, so it comes again; a guard lets the compiler see it once.
 function expand(name, where,    lines, n, i, next_name, guard_name, has_pass, depth, here) {
   if ((name, kAlways) in is_done || (name, where) in is_done) return
-  if (where != kSometimes) is_done[name, where] = 1
+  if (where == kImplementation && (name, kWithKernels) in is_done) return
+  is_done[name, where] = 1  # also while what it includes may include it again
   guard_name = guard toupper(name)
   gsub(/[^A-Z0-9_]/, "_", guard_name)
   n = split(read(name), lines, "\n")
@@ -84,7 +90,7 @@ function expand(name, where,    lines, n, i, next_name, guard_name, has_pass, de
   for (i = 1; i <= n; ++i) {
     if (included(lines[i]) ~ /-inl\.h$/) {
       once = once only_with_kernels "\n"
-      expand_needs(included(lines[i]), where == kSometimes ? where : kWithKernels)
+      expand_needs(included(lines[i]), larger(where, kWithKernels))
       once = once "#endif\n"
     }
   }
@@ -93,7 +99,7 @@ function expand(name, where,    lines, n, i, next_name, guard_name, has_pass, de
   for (i = 1; i <= n; ++i) {
     depth += nesting(lines[i])
     if (depth == 0) here = where
-    else if (depth == 1 && lines[i] == only_with_kernels && where != kSometimes) here = kWithKernels
+    else if (depth == 1 && lines[i] in where_of) here = larger(where, where_of[lines[i]])
     else if (lines[i] ~ /^#[ ]*(if|el)/) here = kSometimes
     next_name = included(lines[i])
     if (next_name ~ /-inl\.h$/) {
@@ -109,6 +115,7 @@ function expand(name, where,    lines, n, i, next_name, guard_name, has_pass, de
   }
   if (has_pass) once = once "#undef NIBBLE_SINGLE_HEADER_PASS\n"
   once = once "#endif  // " name "\n"
+  delete is_done[name, kSometimes]
 }
 
 # Expands the .hpp files that an -inl.h file and those below it include.
