@@ -138,20 +138,27 @@ inline AvailableCpus available_cpus() {
     }
   }
   // Siblings of one core list each other in ascending order, so the first names the core.
-  std::vector<std::pair<long, int>> by_core;
+  // (Of a type of our own, so that the code that sorts them is no other translation unit's.)
+  struct Cpu {
+    long core;
+    int id;
+  };
+  std::vector<Cpu> by_core;
   constexpr std::size_t kBits = sizeof(unsigned long) * 8;
   for (std::size_t i = 0; i < mask.size() * kBits; ++i) {
     if ((mask[i / kBits] >> (i % kBits) & 1) == 0) continue;
     const std::string siblings = detail::read_beginning(
         "/sys/devices/system/cpu/cpu" + std::to_string(i) + "/topology/thread_siblings_list");
     const long core = siblings.empty() ? static_cast<long>(i) : std::atol(siblings.c_str());
-    by_core.emplace_back(core, static_cast<int>(i));
+    by_core.push_back({core, static_cast<int>(i)});
   }
-  std::sort(by_core.begin(), by_core.end());
+  std::sort(by_core.begin(), by_core.end(), [](const Cpu& a, const Cpu& b) {
+    return a.core != b.core ? a.core < b.core : a.id < b.id;
+  });
   std::vector<int> seconds;
   for (std::size_t i = 0; i < by_core.size(); ++i) {
-    const bool is_first = i == 0 || by_core[i].first != by_core[i - 1].first;
-    (is_first ? cpus.ids : seconds).push_back(by_core[i].second);
+    const bool is_first = i == 0 || by_core[i].core != by_core[i - 1].core;
+    (is_first ? cpus.ids : seconds).push_back(by_core[i].id);
   }
   cpus.n_cores = std::max<Index>(1, static_cast<Index>(cpus.ids.size()));
   cpus.ids.insert(cpus.ids.end(), seconds.begin(), seconds.end());

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "nibble/core/config.hpp"
+#include "nibble/core/text.hpp"
 
 #if NIBBLE_HAS_EXCEPTIONS
 #include <stdexcept>

@@ -87,9 +87,11 @@ NIBBLE_INLINE Result<Owned<ThreadPool>> ThreadPool::create(const ThreadPoolOptio
 
   Index n_cpus = options.n_cpus;
   if (n_cpus == 0 && options.pin) {
-    std::vector<int> distinct = cpus;
-    std::sort(distinct.begin(), distinct.end());
-    n_cpus = std::unique(distinct.begin(), distinct.end()) - distinct.begin();
+    for (std::size_t i = 0; i < cpus.size(); ++i) {  // distinct ones
+      std::size_t first = 0;
+      while (cpus[first] != cpus[i]) ++first;
+      n_cpus += first == i;
+    }
   }
   if (n_cpus == 0) n_cpus = available.n_logical;
 

@@ -17,7 +17,12 @@ namespace nibble::inline NIBBLE_ABI {
 template <class SessionType>
 struct BasicGenerator<SessionType>::State {
   State(SessionType& s, const GenerateOptions& o, Sampler a)
-      : session(s), options(o), sampler(std::move(a)), stop(o.stop) {}
+      : session(s),
+        max_tokens(o.max_tokens),
+        parse_special(o.parse_special),
+        cancel(o.cancel),
+        sampler(std::move(a)),
+        stop(o.stop) {}
 
   Status prompt(std::string_view text);
   Status prompt(std::span<const std::int32_t> ids, bool at_start);
@@ -26,7 +31,9 @@ struct BasicGenerator<SessionType>::State {
   static constexpr Index kNowhere = -1;
 
   SessionType& session;
-  GenerateOptions options;
+  Index max_tokens;
+  bool parse_special;
+  const std::atomic<bool>* cancel;
   Sampler sampler;
   StopMatcher stop;
   std::optional<text::StreamDecoder> decoder;
@@ -90,7 +97,7 @@ Status BasicGenerator<SessionType>::State::prompt(std::string_view text) {
   text::EncodeOptions encode;
   if (session.position() > 0) encode.add_bos = false;
   encode.add_eos = false;
-  encode.parse_special = options.parse_special;
+  encode.parse_special = parse_special;
   NIBBLE_TRY(ids, tokenizer->encode(text, encode));
   return prompt(ids, text.empty() && session.position() == 0);
 }
@@ -129,7 +136,7 @@ Result<std::optional<Token>> BasicGenerator<SessionType>::State::next() {
   if (logits.data() == nullptr) {
     return Error{Errc::invalid_argument, "generate: next() before prompt()"};
   }
-  if (options.cancel != nullptr && options.cancel->load(std::memory_order_relaxed)) {
+  if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) {
     finish = Finish::cancelled;
     return std::optional<Token>();
   }
@@ -154,7 +161,7 @@ Result<std::optional<Token>> BasicGenerator<SessionType>::State::next() {
     if (decoder) stop.push(decoder->push(sampled.id));
     if (stop.found())
       finish = Finish::stop_string;
-    else if (n_tokens == options.max_tokens)
+    else if (n_tokens == max_tokens)
       finish = Finish::max_tokens;
     else if (session.position() == session.capacity())
       finish = Finish::context_full;

@@ -121,7 +121,10 @@ Result<BasicSession<ModelType>> BasicSession<ModelType>::create(const ModelType&
   session.plan = model.visit([&](const auto& expression) {
     return graph::make_plan<typename ModelType::FormatTypes>(expression, limits);
   });
-  NIBBLE_ASSERT(session.plan.is_valid());
+  if (!session.plan.is_valid()) {  // where pointers have 32 bits
+    return Error{Errc::limit, "session: max_batch " + std::to_string(options.max_batch) +
+                                  " is too large for the address space"};
+  }
   NIBBLE_CHECK(session.allocate(options));
   return BasicSession(std::move(state));
 }
@@ -139,6 +142,10 @@ Status BasicSession<ModelType>::State::allocate(const SessionOptions& options) {
   const Index n_pairs = config.rope_dim / 2;
   const auto n_positions = static_cast<std::size_t>(limits.n_positions);
   const auto table = static_cast<std::size_t>(limits.n_positions * n_pairs);
+  if (static_cast<Index>(layout.bytes()) > kMaxBytes / 2 ||
+      limits.n_positions * (8 * n_pairs + 4) > kMaxBytes / 4) {  // no sum below overflows
+    return Error{Errc::limit, "session: the cache is too large for the address space"};
+  }
   auto allocated = AlignedBuffer::allocate(
       align_up(plan.bytes) + align_up(layout.bytes()) + 2 * align_up(table * sizeof(float)) +
       align_up(n_positions * sizeof(std::int32_t)) +

@@ -19,12 +19,15 @@ namespace nibble::inline NIBBLE_ABI {
 class StopMatcher {
  public:
   // Stop strings must not be empty.
-  explicit StopMatcher(std::vector<std::string> stops) : stops_(std::move(stops)) { reset(0); }
+  explicit StopMatcher(const std::vector<std::string>& stops) : stops_(stops.size()) {
+    for (std::size_t i = 0; i < stops.size(); ++i) stops_[i].text = stops[i];
+    reset(0);
+  }
 
   // Begins a new text whose parts are at most `longest_part` bytes.
   void reset(std::size_t longest_part) {
     std::size_t longest = 0;
-    for (const std::string& stop : stops_) longest = std::max(longest, stop.size());
+    for (const auto& [stop] : stops_) longest = std::max(longest, stop.size());
     buffer_.clear();
     buffer_.reserve(2 * (longest + longest_part) + 16);
     shown_ = 0;
@@ -43,7 +46,7 @@ class StopMatcher {
     buffer_ += part;
     const std::string_view text = buffer_;
     std::size_t begin = 0, end = text.npos;  // of the first stop string
-    for (const std::string& stop : stops_) {
+    for (const auto& [stop] : stops_) {
       const std::size_t at = text.find(stop);
       if (at == text.npos) continue;
       if (at + stop.size() < end || (at + stop.size() == end && at < begin)) {
@@ -70,7 +73,7 @@ class StopMatcher {
   // The length of the longest end of `text` that begins a stop string.
   std::size_t unfinished(std::string_view text) const noexcept {
     std::size_t longest = 0;
-    for (const std::string& stop : stops_) {
+    for (const auto& [stop] : stops_) {
       for (std::size_t n = std::min(stop.size() - 1, text.size()); n > longest; --n) {
         if (text.substr(text.size() - n) == std::string_view(stop).substr(0, n)) longest = n;
       }
@@ -78,7 +81,13 @@ class StopMatcher {
     return longest;
   }
 
-  std::vector<std::string> stops_;
+  // Not bare strings: the code of a vector of those may be another translation unit's, compiled for
+  // another machine.
+  struct Stop {
+    std::string text;
+  };
+
+  std::vector<Stop> stops_;
   std::string buffer_;     // what text() shows, then what is held back
   std::size_t shown_ = 0;  // bytes
   bool found_ = false;

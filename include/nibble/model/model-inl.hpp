@@ -94,7 +94,7 @@ inline Result<ModelConfig> config_from_gguf(const io::Gguf& file) {
                                       std::to_string(n_kv_heads) + " kv heads, head sizes " +
                                       std::to_string(head_dim) + " and " +
                                       std::to_string(value_dim) + ", norm epsilon " +
-                                      std::to_string(eps) + " do not go together"};
+                                      to_text(static_cast<double>(eps)) + " do not go together"};
   }
   if (!is_llama) return c;
 
@@ -113,7 +113,8 @@ inline Result<ModelConfig> config_from_gguf(const io::Gguf& file) {
       !(factor > 0) || !std::isfinite(factor)) {
     return Error{Errc::malformed, file.name() + ": rotation of " + std::to_string(rope_dim) +
                                       " of " + std::to_string(head_dim) + " dimensions, base " +
-                                      std::to_string(theta) + ", factor " + std::to_string(factor)};
+                                      to_text(static_cast<double>(theta)) + ", factor " +
+                                      to_text(static_cast<double>(factor))};
   }
   c.rope_dim = rope_dim;
   c.rope_theta = theta;

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Joining strings and writing numbers, for messages. The functions of namespace std that do it are
+// templates: the linker keeps one copy for all translation units of a program, perhaps the one that
+// was compiled for a better machine than it runs on. These are in a namespace that names the
+// compiler flags, and `+` of strings finds them before std's in all of nibble's code.
+#pragma once
+
+#include <cstdio>
+#include <string>
+#include <utility>
+
+#include "nibble/core/config.hpp"
+
+namespace nibble::inline NIBBLE_ABI {
+
+inline std::string operator+(std::string&& a, const std::string& b) {
+  a.append(b);
+  return std::move(a);
+}
+inline std::string operator+(std::string&& a, std::string&& b) {
+  a.append(b);
+  return std::move(a);
+}
+inline std::string operator+(std::string&& a, const char* b) {
+  a.append(b);
+  return std::move(a);
+}
+inline std::string operator+(std::string&& a, char b) {
+  a.push_back(b);
+  return std::move(a);
+}
+inline std::string operator+(const std::string& a, const std::string& b) {
+  std::string joined;
+  joined.reserve(a.size() + b.size());
+  joined.append(a).append(b);
+  return joined;
+}
+inline std::string operator+(const std::string& a, std::string&& b) {
+  b.insert(0, a);
+  return std::move(b);
+}
+inline std::string operator+(const std::string& a, const char* b) {
+  std::string joined;
+  joined.append(a).append(b);
+  return joined;
+}
+inline std::string operator+(const std::string& a, char b) {
+  std::string joined;
+  joined.append(a).push_back(b);
+  return joined;
+}
+inline std::string operator+(const char* a, const std::string& b) {
+  std::string joined;
+  joined.append(a).append(b);
+  return joined;
+}
+inline std::string operator+(const char* a, std::string&& b) {
+  b.insert(0, a);
+  return std::move(b);
+}
+
+// As printf's %g: "1e-05".
+inline std::string to_text(double number) {
+  char text[32];
+  const int n = std::snprintf(text, sizeof text, "%g", number);
+  return std::string(text, static_cast<std::size_t>(n));
+}
+
+}  // namespace nibble::inline NIBBLE_ABI
