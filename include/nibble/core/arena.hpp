@@ -24,6 +24,9 @@ namespace nibble::inline NIBBLE_ABI {
 // Enough for every vector load and for a cache line: 64 bytes.
 inline constexpr std::size_t kAlignment = 64;
 
+// The largest object that a program can have: sizes are computed in 64 bits and compared with it.
+inline constexpr std::int64_t kMaxBytes = std::numeric_limits<std::ptrdiff_t>::max();
+
 constexpr std::size_t align_up(std::size_t n, std::size_t alignment = kAlignment) noexcept {
   return (n + alignment - 1) / alignment * alignment;
 }
@@ -46,8 +49,7 @@ class AlignedBuffer {
   static Result<AlignedBuffer> allocate(std::size_t bytes) {
     AlignedBuffer buffer;
     if (bytes == 0) return buffer;
-    constexpr auto kMax = static_cast<std::size_t>(std::numeric_limits<std::ptrdiff_t>::max());
-    if (bytes <= kMax - 2 * kHugePage) buffer.data_ = take(bytes);
+    if (bytes <= static_cast<std::size_t>(kMaxBytes) - 2 * kHugePage) buffer.data_ = take(bytes);
     if (buffer.data_ == nullptr) {
       return Error{Errc::out_of_memory, "cannot allocate " + std::to_string(bytes) + " bytes"};
     }
@@ -61,6 +63,7 @@ class AlignedBuffer {
 
  private:
   static constexpr std::size_t kHugePage = std::size_t{2} << 20;
+  static constexpr std::size_t kLargestPage = std::size_t{64} << 10;  // of those not huge, on ARM
 
 #if defined(__linux__)
   static bool is_mapped(std::size_t bytes) noexcept { return bytes >= 2 * kHugePage; }
@@ -68,7 +71,7 @@ class AlignedBuffer {
   // Fresh pages, which are zero without being touched. They start at a huge page: what is mapped
   // too much around them goes back at once.
   static std::byte* map(std::size_t bytes) noexcept {
-    const std::size_t length = align_up(bytes, std::size_t{4096});
+    const std::size_t length = align_up(bytes, kLargestPage);
     void* const p = ::mmap(nullptr, length + kHugePage, PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) return nullptr;
@@ -81,7 +84,7 @@ class AlignedBuffer {
     return begin + before;
   }
   static void unmap(std::byte* data, std::size_t bytes) noexcept {
-    ::munmap(data, align_up(bytes, std::size_t{4096}));
+    ::munmap(data, align_up(bytes, kLargestPage));
   }
 #else
   static bool is_mapped(std::size_t) noexcept { return false; }
