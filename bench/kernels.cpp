@@ -204,8 +204,7 @@ void add_options(CLI::App& app, Options& o) {
       "Rows are medians. GB/s counts what must move, GOP/s two per multiply-add; the limit is the\n"
       "probed bandwidth of the level that the data is at, or the peak of the arithmetic, "
       "whichever\n"
-      "takes longer. Peers are compared to the limits of the best target, q8_0 to their "
-      "i8_channel.\n"
+      "takes longer. Peers are compared to the limits of the best target.\n"
       "Options of Google Benchmark (--benchmark_...) work too.");
 }
 

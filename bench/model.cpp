@@ -22,6 +22,20 @@ struct Options : RunOptions {
   int repetitions = 3;
 };
 
+nibble::ops::KvType kv_type_of(const Options& o) {
+  for (const auto type : nibble::ops::kKvTypes) {
+    if (o.kv == nibble::ops::to_string(type)) return type;
+  }
+  return nibble::ops::KvType::f16;  // the command line has been checked
+}
+
+// What the cache holds for one position.
+double kv_bytes_per_position(const nibble::ModelConfig& c, nibble::ops::KvType type) {
+  constexpr Index kMany = 4096;
+  const nibble::ops::KvCacheLayout layout{type, c.n_layers, c.n_kv_heads, c.head_dim, kMany};
+  return static_cast<double>(layout.bytes()) / kMany;
+}
+
 // What every token of a model costs, but for attention.
 struct ModelCost {
   double bytes = 0;                                // weights that generating one token reads
@@ -60,6 +74,56 @@ ModelCost cost_of(const nibble::Model& model) {
   return cost;
 }
 
+// How long it took.
+struct Timing {
+  bool is_prompt = true;
+  Index n_tokens = 0;
+  Index n_threads = 1;
+  double seconds = 0;
+};
+
+nibble::Status append(nibble::Session& session, Index n, bool prompt) {
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(n));
+  const Index vocabulary = session.model().config().vocab_size;
+  for (Index i = 0; i < n; ++i) {
+    ids[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i * 7919 % vocabulary);
+  }
+  const std::span<const std::int32_t> all = ids;
+  if (prompt) NIBBLE_CHECK(session.append(all));
+  for (std::size_t i = 0; !prompt && i < all.size(); ++i) {
+    NIBBLE_CHECK(session.append(all.subspan(i, 1)));
+  }
+  return nibble::ok();
+}
+
+// Prompt and generation, as the options ask for, in a session of its own.
+nibble::Result<std::vector<Timing>> timings_of(const nibble::Model& model, const Options& o,
+                                               Index n_threads, std::size_t& session_bytes) {
+  nibble::SessionOptions session_options;
+  session_options.n_ctx = std::max(o.n_prompt, o.n_generate) + 1;
+  session_options.max_batch = std::max<Index>(1, o.batch);
+  session_options.kv_type = kv_type_of(o);
+  session_options.executor = &pool(n_threads);
+  NIBBLE_TRY(session, nibble::Session::create(model, session_options));
+  session_bytes = session.bytes();
+  std::vector<Timing> timings;
+  for (const bool prompt : {true, false}) {
+    const Index n = prompt ? o.n_prompt : o.n_generate;
+    if (n == 0) continue;
+    std::vector<double> times;
+    for (int r = 0; r <= o.repetitions; ++r) {  // the first one warms up
+      NIBBLE_CHECK(session.rewind(0));
+      const Clock clock = n_threads == 1 ? clock_of(o) : Clock::wall;
+      const double begin = seconds_now(clock);
+      NIBBLE_CHECK(append(session, n, prompt));
+      times.push_back(seconds_now(clock) - begin);
+    }
+    std::sort(times.begin() + 1, times.end());
+    timings.push_back({prompt, n, n_threads, times[1 + (times.size() - 1) / 2]});
+  }
+  return timings;
+}
+
 // A measured row: prompt processing or generation with some threads.
 struct Result {
   std::string test;  // "pp512", "tg128"
@@ -70,54 +134,16 @@ struct Result {
   double fraction = 0;  // of it
 };
 
-class Measurement {
+// Timings against what the machine can do.
+class Comparison {
  public:
-  Measurement(const nibble::Model& model, const Machine& machine, const Options& options)
+  Comparison(const nibble::Model& model, const Machine& machine, const Options& options)
       : model_(model), machine_(machine), options_(options), cost_(cost_of(model)) {}
 
-  nibble::Result<std::vector<Result>> run(Index n_threads, nibble::ops::KvType kv) const {
-    nibble::SessionOptions session_options;
-    session_options.n_ctx = std::max(options_.n_prompt, options_.n_generate) + 1;
-    session_options.max_batch = std::max<Index>(1, options_.batch);
-    session_options.kv_type = kv;
-    session_options.executor = &pool(n_threads);
-    NIBBLE_TRY(session, nibble::Session::create(model_, session_options));
-    std::vector<Result> results;
-    for (const bool prompt : {true, false}) {
-      const Index n = prompt ? options_.n_prompt : options_.n_generate;
-      if (n == 0) continue;
-      std::vector<double> times;
-      for (int r = 0; r <= options_.repetitions; ++r) {  // the first one warms up
-        NIBBLE_CHECK(session.rewind(0));
-        const Clock clock = n_threads == 1 ? clock_of(options_) : Clock::wall;
-        const double begin = seconds_now(clock);
-        NIBBLE_CHECK(append(session, n, prompt));
-        times.push_back(seconds_now(clock) - begin);
-      }
-      std::sort(times.begin() + 1, times.end());
-      results.push_back(result(n, prompt, n_threads, times[1 + (times.size() - 1) / 2]));
-    }
-    return results;
-  }
-
- private:
-  nibble::Status append(nibble::Session& session, Index n, bool prompt) const {
-    std::vector<std::int32_t> ids(static_cast<std::size_t>(n));
-    const Index vocabulary = model_.config().vocab_size;
-    for (Index i = 0; i < n; ++i) {
-      ids[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i * 7919 % vocabulary);
-    }
-    const std::span<const std::int32_t> all = ids;
-    if (prompt) NIBBLE_CHECK(session.append(all));
-    for (std::size_t i = 0; !prompt && i < all.size(); ++i) {
-      NIBBLE_CHECK(session.append(all.subspan(i, 1)));
-    }
-    return nibble::ok();
-  }
-
-  // Of n tokens in `seconds`, against the least time that the machine's limits allow: the weights
-  // once for each step, every multiply-add, and attention.
-  Result result(Index n, bool prompt, Index n_threads, double seconds) const {
+  // The least time is what the machine's limits allow: the weights once for each step, every
+  // multiply-add, and attention.
+  Result operator()(const Timing& timing) const {
+    const auto [prompt, n, n_threads, seconds] = timing;
     const nibble::ModelConfig& c = model_.config();
     const Limits& limits = machine_.limits(nibble::simd::active_target(), n_threads);
     const auto tokens = static_cast<double>(n);
@@ -125,9 +151,7 @@ class Measurement {
     const double attention_ops =
         4.0 * static_cast<double>(c.n_heads * c.head_dim * c.n_layers) * seen;
     const double steps = prompt ? std::ceil(tokens / static_cast<double>(options_.batch)) : tokens;
-    const double kv_bytes = 2.0 * (options_.kv == "f32" ? 4 : 2) *
-                            static_cast<double>(c.n_kv_heads * c.head_dim * c.n_layers) *
-                            (prompt ? 0 : seen);
+    const double kv_bytes = prompt ? 0 : seen * kv_bytes_per_position(c, kv_type_of(options_));
     Work work;
     work.bytes_read = cost_.bytes * steps + kv_bytes;
     work.footprint = cost_.bytes;
@@ -255,16 +279,19 @@ class LoadMeasurement {
 // What is known besides the rows.
 struct Summary {
   std::string model, format, isa, pages;
-  double weight_bytes = 0, load_seconds = 0, source_bytes = 0, peak_bytes = 0;
+  double weight_bytes = 0, session_bytes = 0, load_seconds = 0, source_bytes = 0;
+  double peak_bytes = 0;          // of the process, up to the end of the runs
   std::vector<LoadResult> loads;  // empty for a shape
 };
 
 void print_text(const Summary& s, const std::vector<Result>& results) {
-  std::printf("%s %s on %s: %.1f MiB of weights, loaded in %.3f s, peak RAM %.1f MiB",
-              s.model.c_str(), s.format.c_str(), s.isa.c_str(), s.weight_bytes / 0x1p20,
-              s.load_seconds, s.peak_bytes / 0x1p20);
+  std::printf(
+      "%s %s on %s: %.1f MiB of weights, loaded in %.3f s, %.1f MiB of session, peak RAM %.1f MiB",
+      s.model.c_str(), s.format.c_str(), s.isa.c_str(), s.weight_bytes / 0x1p20, s.load_seconds,
+      s.session_bytes / 0x1p20, s.peak_bytes / 0x1p20);
   if (s.source_bytes > 0) {
-    std::printf(" of which %.1f MiB the source of synthetic weights", s.source_bytes / 0x1p20);
+    std::printf(" (while loading %.1f MiB for the source of random weights)",
+                s.source_bytes / 0x1p20);
   }
   if (!s.loads.empty()) {
     std::printf("\n%-8s %3s %10s %10s %10s %7s %9s %6s", "load", "thr", "copy ms", "load ms",
@@ -299,10 +326,10 @@ std::string quoted(const std::string& text) {
 bool write_json(std::FILE* file, const Summary& s, const std::vector<Result>& results) {
   std::fprintf(file,
                "{\n  \"model\": %s,\n  \"format\": \"%s\",\n  \"isa\": \"%s\",\n"
-               "  \"weight_bytes\": %.0f,\n  \"load_seconds\": %.6f,\n  \"source_bytes\": %.0f,\n"
-               "  \"peak_bytes\": %.0f,\n  \"loads\": [",
+               "  \"weight_bytes\": %.0f,\n  \"session_bytes\": %.0f,\n  \"load_seconds\": %.6f,\n"
+               "  \"source_bytes\": %.0f,\n  \"peak_bytes\": %.0f,\n  \"loads\": [",
                quoted(s.model).c_str(), s.format.c_str(), s.isa.c_str(), s.weight_bytes,
-               s.load_seconds, s.source_bytes, s.peak_bytes);
+               s.session_bytes, s.load_seconds, s.source_bytes, s.peak_bytes);
   const char* separator = "\n";
   for (const LoadResult& r : s.loads) {
     std::fprintf(file,
@@ -384,24 +411,24 @@ nibble::Status measure(const Options& o, Target target) {
   }
   NIBBLE_TRY(model, get_model(o, summary));
   summary.weight_bytes = static_cast<double>(model.weight_bytes());
+  std::vector<Timing> timings;
+  std::size_t session_bytes = 0;
+  for (const Index n : threads_of(o.threads)) {
+    NIBBLE_TRY(some, timings_of(model, o, n, session_bytes));
+    timings.insert(timings.end(), some.begin(), some.end());
+  }
+  summary.session_bytes = static_cast<double>(session_bytes);
+  summary.peak_bytes = static_cast<double>(example::peak_ram().value_or(0));
+  // After the runs: the peak of memory is the model's, not the probes'.
   ProbeOptions probe;
   probe.targets = {target};
   probe.threads = threads_of(o.threads);
   probe.pages = pages_of(o);
   probe.clock = clock_of(o);
-  // The peak of memory is the model's, not the probes'.
-  const auto peak = example::peak_ram();
   const Machine machine(probe);
+  const Comparison compare(model, machine, o);
   std::vector<Result> results;
-  auto kv = nibble::ops::KvType::f16;
-  for (const auto type : {nibble::ops::KvType::f32, nibble::ops::KvType::bf16}) {
-    if (o.kv == nibble::ops::to_string(type)) kv = type;
-  }
-  for (const Index n : probe.threads) {
-    NIBBLE_TRY(rows, Measurement(model, machine, o).run(n, kv));
-    results.insert(results.end(), rows.begin(), rows.end());
-  }
-  summary.peak_bytes = static_cast<double>(peak.value_or(0));
+  for (const Timing& timing : timings) results.push_back(compare(timing));
   print_text(summary, results);
   return o.out.empty() ? nibble::Status(nibble::ok()) : write(o.out, summary, results);
 }
@@ -417,8 +444,8 @@ int run(int argc, char** argv) {
       ->excludes(model);
   app.add_option("--format", o.format, "of random weights: f32 f16 bf16 q8_0 q4_0 q4_1")
       ->capture_default_str();
-  app.add_option("--kv", o.kv, "cache: f32 f16 bf16")
-      ->check(CLI::IsMember({"f32", "f16", "bf16"}))
+  app.add_option("--kv", o.kv, "cache: f32 f16 bf16 int8")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}))
       ->capture_default_str();
   app.add_option("-p,--prompt", o.n_prompt, "tokens of the prompt, 0: none")
       ->check(CLI::Range(Index{0}, Index{1} << 20))

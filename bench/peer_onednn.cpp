@@ -128,18 +128,17 @@ std::function<void()> make_product(const Sizes& s, Type type, bool is_cold,
 std::optional<Case> product_case(const CaseOptions& options, const Case& of) {
   const auto sizes = sizes_of(of);
   if (!sizes || sizes->n == 0) return std::nullopt;
-  Case c = of;
-  Type type = Type::f32;
-  if (of.format == "bf16") {
+  Type type;
+  if (of.format == "f32") {
+    type = Type::f32;
+  } else if (of.format == "bf16") {
     type = Type::bf16;
-  } else if (of.format == "q8_0") {
-    // 8 bits without blocks is what it has.
+  } else if (of.format == "i8_channel") {
     type = Type::s8;
-    c.format = "i8_channel";
-    c.work.bytes_read = static_cast<double>(sizes->n * (sizes->k + 4) + sizes->m * sizes->k);
-  } else if (of.format != "f32") {
+  } else {
     return std::nullopt;
   }
+  Case c = of;
   c.prepare = [=, s = *sizes, is_cold = of.data == "cold"] {
     return body_of([=] { return make_product(s, type, is_cold, options); });
   };
