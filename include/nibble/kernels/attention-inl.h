@@ -29,6 +29,11 @@ HWY_INLINE void store_up_to(V v, Index n, float* p) {
   }
 }
 
+// n: a multiple of kLanes.
+HWY_INLINE void fill(float* p, Index n, float x) {
+  for (Index i = 0; i < n; i += kLanes) hn::StoreU(hn::Set(D(), x), D(), p + i);
+}
+
 // ---- Softmax -----------------------------------------------------------------------------------
 // In phases for all rows of a block, so that rows wait for horizontal maxima side by side.
 
@@ -146,10 +151,9 @@ class Task {
       put_query(a_.cache, q, a_.scale, a_.head_dim, r, rows_at(row - r),
                 queries_ + (row - r) * padded_dim_);
     }
-    const Index padded_rows = kernels::round_up(n_rows_, kPanelPositions);
-    std::fill(max_, max_ + padded_rows, std::numeric_limits<float>::lowest());
-    std::fill(weight_sums_, weight_sums_ + n_rows_ * kPanelPositions, 0.0f);
-    std::fill(sums_, sums_ + n_rows_ * padded_dim_, 0.0f);
+    fill(max_, kernels::round_up(n_rows_, kPanelPositions), std::numeric_limits<float>::lowest());
+    fill(weight_sums_, n_rows_ * kPanelPositions, 0);
+    fill(sums_, n_rows_ * padded_dim_, 0);
   }
 
   HWY_INLINE void score(Index row) {
