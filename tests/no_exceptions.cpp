@@ -2,6 +2,7 @@
 //
 // The whole library without exceptions and RTTI: a model answers, and errors are values. No test
 // framework, which would want exceptions itself; exits with the number of the step that failed.
+#include <cstdint>
 #include <cstdio>
 #include <string>
 
@@ -35,6 +36,15 @@ int main(int argc, char** argv) {
 
   nibble::SessionOptions absurd;
   absurd.n_ctx = -1;
-  const auto refused = nibble::Session::create(*model, absurd);
-  return refused ? 6 : 0;
+  if (nibble::Session::create(*model, absurd)) return 6;
+
+  // Where pointers have 32 bits, what cannot be addressed is an error as well.
+  if (sizeof(void*) == 4) {
+    nibble::SessionOptions vast;
+    vast.n_ctx = std::int64_t{1} << 24;
+    if (nibble::Session::create(*model, vast)) return 7;
+    vast.max_batch = vast.n_ctx;
+    if (nibble::Session::create(*model, vast)) return 8;
+  }
+  return 0;
 }

@@ -16,6 +16,9 @@ namespace nibble::inline NIBBLE_ABI::graph {
 // Results of one layer and what stands around it; a Repeat's body counts once.
 inline constexpr int kMaxValues = 64;
 
+// So that all together fit in the address space: 32 MiB where pointers have 32 bits.
+inline constexpr Index kMaxValueBytes = kMaxBytes / kMaxValues;
+
 // What a plan must be large enough for.
 struct Limits {
   Index max_tokens = 1;   // given to one run
@@ -28,9 +31,10 @@ struct Plan {
   std::array<std::size_t, kMaxValues> offsets{};
   int n_values = 0;
   std::size_t bytes = 0;  // of the arena, which must be aligned to kAlignment
+  bool fits = true;       // false when a result has more than kMaxValueBytes
 
-  // False when the expression has more than kMaxValues results.
-  constexpr bool is_valid() const noexcept { return n_values <= kMaxValues; }
+  // False when the expression has more than kMaxValues results, or one that is too large.
+  constexpr bool is_valid() const noexcept { return n_values <= kMaxValues && fits; }
 };
 
 namespace detail {
@@ -49,10 +53,12 @@ class Planner {
 
   template <Index W>
   constexpr Value<W> make(Dim<W> width, Rows rows) noexcept {
-    const std::size_t bytes = static_cast<std::size_t>(count(rows) * width) * sizeof(float);
+    const Index bytes = count(rows) * width * Index{sizeof(float)};
     return {define(bytes), rows, 0, width, width};
   }
-  constexpr Scratch scratch(std::size_t bytes) noexcept { return {define(bytes)}; }
+  constexpr Scratch scratch(std::size_t bytes) noexcept {
+    return {define(static_cast<Index>(bytes))};
+  }
 
   template <class F, class... Values>
   constexpr void step(F&&, const Values&... used) noexcept {
@@ -81,7 +87,8 @@ class Planner {
   constexpr Plan plan() const noexcept {
     Plan plan;
     plan.n_values = n_;
-    if (n_ > kMaxValues) return plan;
+    plan.fits = fits_;
+    if (!plan.is_valid()) return plan;
     for (int i = 0; i < n_; ++i) {
       const std::size_t offset = lowest_free(plan, i);
       plan.offsets[static_cast<std::size_t>(i)] = offset;
@@ -97,8 +104,13 @@ class Planner {
     int last = 0;
   };
 
-  constexpr int define(std::size_t bytes) noexcept {
-    if (n_ < kMaxValues) lives_[static_cast<std::size_t>(n_)] = {align_up(bytes), time_, time_};
+  constexpr int define(Index bytes) noexcept {
+    if (bytes > kMaxValueBytes - static_cast<Index>(kAlignment)) {
+      fits_ = false;
+    } else if (n_ < kMaxValues) {
+      const std::size_t rounded = align_up(static_cast<std::size_t>(bytes));
+      lives_[static_cast<std::size_t>(n_)] = {rounded, time_, time_};
+    }
     return n_++;
   }
   constexpr void use(int id) noexcept {
@@ -128,6 +140,7 @@ class Planner {
   std::array<Life, kMaxValues> lives_{};
   int n_ = 0;
   int time_ = 0;
+  bool fits_ = true;
 };
 
 }  // namespace detail

@@ -258,7 +258,9 @@ inline Status Safetensors::read_tensor(JsonReader& json, Safetensor& tensor, Pla
   NIBBLE_CHECK(json.object([&](const std::string& key) -> Status {
     if (key == "dtype" && !std::exchange(has_type, true)) {
       NIBBLE_TRY(name, json.string());
-      const auto found = std::ranges::find(kSafetensorTypes, name, &SafetensorTypeTraits::name);
+      const auto* const found =
+          std::find_if(std::begin(kSafetensorTypes), std::end(kSafetensorTypes),
+                       [&](const SafetensorTypeTraits& type) { return type.name == name; });
       if (found == std::end(kSafetensorTypes)) {
         return Error{Errc::unsupported, "element type " + quoted(name) + " is unknown"};
       }

@@ -33,7 +33,8 @@ class WeightStore {
   // Announces a matrix (n, k) whose rows are stored one after the other in `format`, or a vector of
   // k floats (n = 0; any plain format, kept as f32). `rows` must stay alive until pack(). Errors:
   // unsupported (a format that is not in Formats), invalid_argument (sizes that do not agree, rows
-  // that are not aligned to 4 bytes, a layer that is not there, a slot that was filled before).
+  // that are not aligned to 4 bytes, a layer that is not there, a slot that was filled before),
+  // limit (more than the address space in all).
   Status add(Slot slot, Index layer, quant::Format format, Index n, Index k,
              std::span<const std::byte> rows) {
     NIBBLE_CHECK(check_slot(slot, layer));
@@ -53,9 +54,13 @@ class WeightStore {
     if (reinterpret_cast<std::uintptr_t>(rows.data()) % alignof(float) != 0) {
       return Error{Errc::invalid_argument, "weights that are not aligned to 4 bytes"};
     }
+    const graph::Weight weight{format, n, k, rows.data()};
+    if (packed_bytes(weight) > kMaxBytes - static_cast<Index>(total_ + kAlignment)) {
+      return Error{Errc::limit, "the packed weights do not fit in the address space"};
+    }
     entries_.push_back({index(slot, layer), rows.data(), total_});
-    weights_[index(slot, layer)] = {format, n, k, rows.data()};
-    total_ += align_up(packed_bytes(weights_[index(slot, layer)]));
+    weights_[index(slot, layer)] = weight;
+    total_ += align_up(static_cast<std::size_t>(packed_bytes(weight)));
     return ok();
   }
 
@@ -71,7 +76,8 @@ class WeightStore {
     }
     NIBBLE_TRY(row_bytes, quant::row_bytes(format, static_cast<std::size_t>(k)));  // whole blocks
     const graph::Weight weight{format, n, k, packed.data()};
-    if (n < 1 || k < 1 || row_bytes == 0 || packed.size() != packed_bytes(weight)) {
+    if (n < 1 || k < 1 || row_bytes == 0 ||
+        static_cast<Index>(packed.size()) != packed_bytes(weight)) {
       return Error{Errc::invalid_argument,
                    std::to_string(packed.size()) + " bytes are not a packed " + to_string(format) +
                        " matrix of " + std::to_string(n) + " rows of " + std::to_string(k)};
@@ -117,7 +123,7 @@ class WeightStore {
       }
       weight.data = out;
       if (weight.n == 0) weight.format = quant::Format::f32;
-      done += align_up(packed_bytes(weight));
+      done += align_up(static_cast<std::size_t>(packed_bytes(weight)));
       if (progress != nullptr && !(*progress)(done, total_)) {
         return Error{Errc::cancelled, "loading weights"};
       }
@@ -158,12 +164,10 @@ class WeightStore {
     return format == quant::Format::f32 || format == quant::Format::f16 ||
            format == quant::Format::bf16;
   }
-  static std::size_t packed_bytes(const graph::Weight& w) noexcept {
-    if (w.n == 0) return static_cast<std::size_t>(w.k) * sizeof(float);
-    std::size_t bytes = 0;
-    Formats::visit(w.format, [&]<class F>(F) {
-      bytes = static_cast<std::size_t>(quant::Packed<F>::bytes(w.n, w.k));
-    });
+  static Index packed_bytes(const graph::Weight& w) noexcept {
+    if (w.n == 0) return w.k * Index{sizeof(float)};
+    Index bytes = 0;
+    Formats::visit(w.format, [&]<class F>(F) { bytes = quant::Packed<F>::bytes(w.n, w.k); });
     return bytes;
   }
 

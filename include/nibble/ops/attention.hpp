@@ -41,11 +41,10 @@ constexpr Index attention_parts(Index n_tokens, Index n_positions) noexcept {
 }
 
 // Bytes of one worker's scratch.
-constexpr std::size_t attention_worker_bytes(const AttentionShape& shape,
-                                             Index max_tokens) noexcept {
+constexpr Index attention_worker_bytes(const AttentionShape& shape, Index max_tokens) noexcept {
   const Index tokens = std::min(max_tokens, kernels::attention_tokens_per_task(shape.group()));
   const Index n = kernels::attention_scratch_floats(tokens * shape.group(), shape.head_dim);
-  return align_up(static_cast<std::size_t>(n) * sizeof(float));
+  return kernels::round_up(n * Index{sizeof(float)}, kAlignment);
 }
 
 // Floats of all partial results: for each (part, token), each head's sums of values, maximum, sum.
@@ -56,7 +55,7 @@ constexpr Index attention_part_floats(const AttentionShape& shape, Index rows) n
 }  // namespace detail
 
 // Bytes of scratch that attention() needs for at most max_tokens tokens at once and a cache of
-// `capacity` positions.
+// `capacity` positions. More than the address space holds is kMaxBytes.
 constexpr std::size_t attention_scratch_bytes(Index n_workers, const AttentionShape& shape,
                                               Index max_tokens, Index capacity) noexcept {
   // tokens * parts, at most kMaxParts, is largest for one token or for parts that just fit.
@@ -65,9 +64,9 @@ constexpr std::size_t attention_scratch_bytes(Index n_workers, const AttentionSh
     const Index parts = detail::attention_parts(t, capacity);
     if (parts > 1) rows = std::max(rows, t * parts);
   }
-  return static_cast<std::size_t>(n_workers) * detail::attention_worker_bytes(shape, max_tokens) +
-         align_up(static_cast<std::size_t>(detail::attention_part_floats(shape, rows)) *
-                  sizeof(float));
+  const Index bytes = n_workers * detail::attention_worker_bytes(shape, max_tokens) +
+                      detail::attention_part_floats(shape, rows) * Index{sizeof(float)};
+  return align_up(static_cast<std::size_t>(std::min<Index>(bytes, kMaxBytes - 63)));
 }
 
 // out[i] = attention of token i, at position first_position + i, to the positions of the cache up
@@ -103,7 +102,8 @@ void attention(Executor& executor, MatrixView<const float> q, KvLayer<T> cache,
   const Index begin = shape.window > 0 ? std::max<Index>(0, first_position + 1 - shape.window) : 0;
   const Index n_parts = detail::attention_parts(n_tokens, end - begin);
 
-  const std::size_t worker_bytes = detail::attention_worker_bytes(shape, n_tokens);
+  const auto worker_bytes =
+      static_cast<std::size_t>(detail::attention_worker_bytes(shape, n_tokens));
   // Partial results: (n_parts, n_kv_heads, n_tokens * group) rows of head_dim, then maxima, sums.
   float* const parts = reinterpret_cast<float*>(
       scratch.data() + static_cast<std::size_t>(executor.n_workers()) * worker_bytes);

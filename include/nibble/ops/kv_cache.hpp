@@ -69,7 +69,7 @@ struct KvCacheLayout {
     return visit_kv_type(type, []<class T>(T) { return sizeof(T); });
   }
 
-  // Every count is at least one and bytes() does not overflow.
+  // Every count is at least one and bytes() is at most kMaxBytes.
   constexpr bool is_valid() const noexcept {
     if (n_layers < 1 || n_kv_heads < 1 || head_dim < 1 || capacity < 1) return false;
     // Keys and values, at most 40 bytes a dimension (8-bit integers with a head_dim of 1) and a
@@ -79,7 +79,8 @@ struct KvCacheLayout {
       if (n > room) return false;
       room /= n;
     }
-    return true;
+    const auto layer_bytes = n_kv_heads * head_elements() * static_cast<Index>(element_size());
+    return layer_bytes <= kMaxBytes / n_layers - static_cast<Index>(kAlignment);
   }
 };
 
