@@ -31,23 +31,23 @@ constexpr float to_f32(f16 h) noexcept {
   const std::uint32_t sign = std::uint32_t{h.bits & 0x8000u} << 16;
   const std::uint32_t exponent = (h.bits >> 10) & 0x1Fu;
   const std::uint32_t mantissa = h.bits & 0x3FFu;
-  if (exponent == 0x1F) return std::bit_cast<float>(sign | 0x7F800000u | (mantissa << 13));
+  if (exponent == 0x1F) return __builtin_bit_cast(float, sign | 0x7F800000u | (mantissa << 13));
   if (exponent == 0) {  // zero or subnormal: mantissa * 2^-24
     const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
-    return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(magnitude));
+    return __builtin_bit_cast(float, sign | __builtin_bit_cast(std::uint32_t, magnitude));
   }
-  return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
+  return __builtin_bit_cast(float, sign | ((exponent + 112) << 23) | (mantissa << 13));
 }
 
 constexpr float to_f32(bf16 b) noexcept {
-  return std::bit_cast<float>(std::uint32_t{b.bits} << 16);
+  return __builtin_bit_cast(float, std::uint32_t{b.bits} << 16);
 }
 
 constexpr float to_f32(float x) noexcept { return x; }
 
 // Round to nearest, ties to even; overflow gives infinity, NaN stays NaN (quiet).
 constexpr f16 to_f16(float x) noexcept {
-  const std::uint32_t u = std::bit_cast<std::uint32_t>(x);
+  const std::uint32_t u = __builtin_bit_cast(std::uint32_t, x);
   const std::uint32_t sign = (u >> 16) & 0x8000u;
   const std::uint32_t magnitude = u & 0x7FFFFFFFu;
   std::uint32_t bits;
@@ -56,8 +56,8 @@ constexpr f16 to_f16(float x) noexcept {
   } else if (magnitude >= 0x477FF000u) {  // rounds to 2^16 or is infinite
     bits = 0x7C00u;
   } else if (magnitude < 0x38800000u) {  // subnormal result: let the f32 adder round at 2^-24
-    const float aligned = std::bit_cast<float>(magnitude) + 0.5f;
-    bits = std::bit_cast<std::uint32_t>(aligned) - 0x3F000000u;
+    const float aligned = __builtin_bit_cast(float, magnitude) + 0.5f;
+    bits = __builtin_bit_cast(std::uint32_t, aligned) - 0x3F000000u;
   } else {
     bits = (magnitude - 0x38000000u + 0xFFFu + ((magnitude >> 13) & 1u)) >> 13;
   }
@@ -66,7 +66,7 @@ constexpr f16 to_f16(float x) noexcept {
 
 // Round to nearest, ties to even; NaN stays NaN (quiet). As ggml's reference.
 constexpr bf16 to_bf16(float x) noexcept {
-  const std::uint32_t u = std::bit_cast<std::uint32_t>(x);
+  const std::uint32_t u = __builtin_bit_cast(std::uint32_t, x);
   if ((u & 0x7FFFFFFFu) > 0x7F800000u) {
     return bf16{static_cast<std::uint16_t>((u >> 16) | 64u)};
   }

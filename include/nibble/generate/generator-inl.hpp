@@ -7,6 +7,7 @@
 #include <new>
 #include <utility>
 
+#include "nibble/core/scalar.hpp"
 #include "nibble/generate/generator.hpp"
 #include "nibble/generate/sampler.hpp"
 #include "nibble/generate/stop_matcher.hpp"
@@ -146,7 +147,7 @@ Result<std::optional<Token>> BasicGenerator<SessionType>::State::next() {
   }
   const Sampled sampled =
       sampler.sample({logits.data(), static_cast<std::size_t>(logits.extent(1))}, session.tokens());
-  if (std::isnan(sampled.logprob)) {
+  if (is_nan(static_cast<double>(sampled.logprob))) {
     return Error{Errc::malformed, "generate: the model's logits are not numbers"};
   }
   Token token{sampled.id, sampled.logprob, {}, Finish::none};

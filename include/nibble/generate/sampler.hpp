@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "nibble/core/result.hpp"
+#include "nibble/core/scalar.hpp"
 #include "nibble/generate/sampling.hpp"
 #include "nibble/kernels/pass.hpp"
 #include "nibble/kernels/softmax.hpp"
@@ -31,12 +32,13 @@ class Sampler {
     const auto bad = [](const char* what) {
       return Error{Errc::invalid_argument, std::string("sampling: ") + what};
     };
-    if (!(options.temperature >= 0) || !std::isfinite(options.temperature))
+    if (!(options.temperature >= 0) || !is_finite(static_cast<double>(options.temperature)))
       return bad("temperature must be at least 0");
     if (options.top_k < 0) return bad("top_k must be at least 0");
     if (!(options.top_p > 0 && options.top_p <= 1)) return bad("top_p must be in (0, 1]");
     if (!(options.min_p >= 0 && options.min_p <= 1)) return bad("min_p must be in [0, 1]");
-    if (!(options.repetition_penalty > 0) || !std::isfinite(options.repetition_penalty))
+    if (!(options.repetition_penalty > 0) ||
+        !is_finite(static_cast<double>(options.repetition_penalty)))
       return bad("repetition_penalty must be positive");
     if (options.repetition_window < 0) return bad("repetition_window must be at least 0");
     if (vocab_size < 1) return bad("the vocabulary is empty");
@@ -81,8 +83,7 @@ class Sampler {
                       std::span<const std::int32_t> recent) noexcept {
     for (std::size_t i = 0; i < logits.size(); ++i) {
       // NaN orders with nothing; as the least likely token it does no harm.
-      const float logit =
-          std::isnan(logits[i]) ? -std::numeric_limits<float>::infinity() : logits[i];
+      const float logit = is_nan(static_cast<double>(logits[i])) ? -kInfinity : logits[i];
       candidates_[i] = {logit, static_cast<std::int32_t>(i)};
     }
     penalize(logits, recent);
@@ -105,7 +106,7 @@ class Sampler {
     for (const std::int32_t id : recent.last(std::min(recent.size(), window))) {
       // From the original logit: a token that appears twice is penalized once.
       const float logit = logits[static_cast<std::size_t>(id)];
-      if (std::isnan(logit)) continue;
+      if (is_nan(static_cast<double>(logit))) continue;
       candidates_[static_cast<std::size_t>(id)].logit =
           logit > 0 ? logit / options_.repetition_penalty : logit * options_.repetition_penalty;
     }
@@ -115,12 +116,13 @@ class Sampler {
   double weigh(std::size_t n, double temperature) noexcept {
     double best = static_cast<double>(candidates_[0].logit);
     for (std::size_t i = 1; i < n; ++i) {
-      best = std::max(best, static_cast<double>(candidates_[i].logit));
+      best = max(best, static_cast<double>(candidates_[i].logit));
     }
     double sum = 0;
     for (std::size_t i = 0; i < n; ++i) {
-      weights_[i] = std::exp((static_cast<double>(candidates_[i].logit) - best) / temperature);
-      sum += weights_[i];
+      weights_[i].value =
+          std::exp((static_cast<double>(candidates_[i].logit) - best) / temperature);
+      sum += weights_[i].value;
     }
     return sum;
   }
@@ -130,7 +132,7 @@ class Sampler {
     const double enough = weigh(n, 1) * static_cast<double>(options_.top_p);
     double sum = 0;
     for (std::size_t i = 0; i < n; ++i) {
-      sum += weights_[i];
+      sum += weights_[i].value;
       if (sum >= enough) return i + 1;
     }
     return n;
@@ -149,9 +151,9 @@ class Sampler {
     double left = weigh(n, static_cast<double>(options_.temperature)) * uniform();
     std::size_t chosen = 0;
     for (std::size_t i = 0; i < n && left >= 0; ++i) {
-      if (!(weights_[i] > 0)) continue;  // not even when rounding leaves something in the end
+      if (!(weights_[i].value > 0)) continue;  // not even when rounding leaves something in the end
       chosen = i;
-      left -= weights_[i];
+      left -= weights_[i].value;
     }
     return candidates_[chosen].id;
   }
@@ -168,7 +170,7 @@ class Sampler {
   SamplingOptions options_;
   std::uint64_t state_;
   std::vector<Candidate> candidates_;
-  std::vector<double> weights_;
+  std::vector<Scalar<double>> weights_;
 };
 
 }  // namespace nibble::inline NIBBLE_ABI

@@ -129,7 +129,7 @@ HWY_INLINE Sums accumulate(const Input<kAdd>& in, size_t k, const Sums& zero) {
 
 HWY_INLINE float rms_factor(const SquareSum& sums, const NormArgs& args) {
   const float mean = hn::ReduceSum(DF(), sums.squares) / static_cast<float>(args.k);
-  return 1.0f / std::sqrt(mean + args.eps);
+  return 1.0f / ::sqrtf(mean + args.eps);
 }
 
 // The normalized row, computed where it is read.
@@ -226,7 +226,7 @@ HWY_INLINE LayerNormalized layer_normalized(const NormArgs& args) {
     moments = Moments(accumulate(Input<false>(again), k, ShiftedSums(shift)), args.k);
     if (moments.variance < 0.0f) moments.variance = 0.0f;  // by rounding; a NaN stays
   }
-  const float factor = 1.0f / std::sqrt(moments.variance + args.eps);
+  const float factor = 1.0f / ::sqrtf(moments.variance + args.eps);
   const DF d;
   return {in.row(),
           OptionalRow(args.weight, kOnes),

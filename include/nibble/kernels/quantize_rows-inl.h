@@ -11,6 +11,7 @@
 #include <limits>
 
 #include "hwy/highway.h"
+#include "nibble/core/scalar.hpp"
 #include "nibble/kernels/prefetch-inl.h"
 #include "nibble/kernels/quantize_rows.hpp"
 
@@ -306,7 +307,7 @@ HWY_INLINE void quantize_blocks(Source& source, size_t i, size_t n_blocks, Quant
   }
   if (HWY_LIKELY(finite)) return;
   for (size_t block = 0; block < n_blocks; ++block) {
-    if (out.scales[block] <= std::numeric_limits<float>::max()) continue;
+    if (out.scales[block] <= kFloatMax) continue;
     std::memset(out.codes + block * kLength, 0, kLength);
     out.neg8sums[block] = 0;
   }

@@ -13,6 +13,7 @@
 #include <limits>
 
 #include "hwy/highway.h"
+#include "nibble/core/scalar.hpp"
 #include "nibble/kernels/math-inl.h"
 #include "nibble/kernels/prefetch-inl.h"
 #include "nibble/kernels/softmax.hpp"
@@ -25,7 +26,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 HWY_INLINE float row_max(const float* x, size_t n) {
   const hn::ScalableTag<float> d;
   const size_t lanes = hn::Lanes(d);
-  const auto lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
+  const auto lowest = hn::Set(d, -kInfinity);
   auto max0 = lowest, max1 = lowest, max2 = lowest, max3 = lowest;  // hide the latency of Max
   size_t i = 0;
   for (; i + 4 * lanes <= n; i += 4 * lanes) {
@@ -49,7 +50,7 @@ HWY_INLINE double sum_exp(const float* x, float* out, size_t n, float max, float
   const auto vmax = hn::Set(d, max);
   const float factor = scale * 1.44269504f;  // exp(scale t) = 2^(factor t)
   const auto vfactor = hn::Set(d, factor);
-  const auto lowest = hn::Set(d, std::max(-127.0f / factor, -std::numeric_limits<float>::max()));
+  const auto lowest = hn::Set(d, nibble::max(-127.0f / factor, -kFloatMax));
   const size_t block = 64 * lanes;
   double total = 0.0;
   for (size_t begin = 0; begin < n; begin += block) {
@@ -72,8 +73,7 @@ HWY_INLINE double sum_exp(const float* x, float* out, size_t n, float max, float
     for (; i < end; i += lanes) {
       const size_t rest = std::min(lanes, end - i);
       // Lanes beyond the end are -inf, whose exponential adds 0.
-      const auto v =
-          hn::LoadNOr(hn::Set(d, -std::numeric_limits<float>::infinity()), d, x + i, rest);
+      const auto v = hn::LoadNOr(hn::Set(d, -kInfinity), d, x + i, rest);
       const auto e = exp2_nonpositive(d, hn::Sub(v, vmax), vfactor, lowest);
       if constexpr (kStore) hn::StoreN(e, d, out + i, rest);
       sum0 = hn::Add(sum0, e);

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "nibble/core/scalar.hpp"
 #include "nibble/graph/fuse.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/kernels/pass.hpp"
@@ -89,7 +90,7 @@ inline Result<ModelConfig> config_from_gguf(const io::Gguf& file) {
   c.vocab_size = static_cast<Index>(embedding.dims[1]);
   c.norm_eps = eps;
   if (n_heads % n_kv_heads != 0 || head_dim < 1 || value_dim != head_dim || !(eps > 0) ||
-      !std::isfinite(eps)) {
+      !is_finite(static_cast<double>(eps))) {
     return Error{Errc::malformed, file.name() + ": " + std::to_string(n_heads) + " heads, " +
                                       std::to_string(n_kv_heads) + " kv heads, head sizes " +
                                       std::to_string(head_dim) + " and " +
@@ -109,8 +110,9 @@ inline Result<ModelConfig> config_from_gguf(const io::Gguf& file) {
                                         std::string(scaling.substr(0, 64)) +
                                         "'; known are none and linear"};
   }
-  if (rope_dim > head_dim || rope_dim % 2 != 0 || !(theta > 0) || !std::isfinite(theta) ||
-      !(factor > 0) || !std::isfinite(factor)) {
+  if (rope_dim > head_dim || rope_dim % 2 != 0 || !(theta > 0) ||
+      !is_finite(static_cast<double>(theta)) || !(factor > 0) ||
+      !is_finite(static_cast<double>(factor))) {
     return Error{Errc::malformed, file.name() + ": rotation of " + std::to_string(rope_dim) +
                                       " of " + std::to_string(head_dim) + " dimensions, base " +
                                       to_text(static_cast<double>(theta)) + ", factor " +
@@ -183,7 +185,7 @@ struct BasicModel<Formats>::Parts {
   ModelConfig config;
   WeightStore<Formats> weights;
   std::optional<text::Tokenizer> tokenizer;
-  std::vector<float> rope_factors;
+  std::vector<Scalar<float>> rope_factors;
   std::optional<io::Gguf> file;  // while weights are used where they are in it
 };
 
@@ -236,7 +238,8 @@ const text::Tokenizer* BasicModel<Formats>::tokenizer() const noexcept {
 
 template <class Formats>
 std::span<const float> BasicModel<Formats>::rope_factors() const noexcept {
-  return parts_->rope_factors;
+  const auto& factors = parts_->rope_factors;
+  return {values(factors), factors.size()};
 }
 
 template <class Formats>
@@ -320,10 +323,11 @@ Status BasicModel<Formats>::Parts::read_rope_factors(const io::Gguf& gguf) {
   rope_factors.resize(static_cast<std::size_t>(config.rope_dim / 2));
   const auto format = quant::format_of(tensor->type);
   Status read =
-      format ? quant::row_to_f32(*format, tensor->data, rope_factors) : Status(format.error());
+      format ? quant::row_to_f32(*format, tensor->data, {values(rope_factors), rope_factors.size()})
+             : Status(format.error());
   if (!read) return std::move(read).error().in(where);
-  for (const float factor : rope_factors) {
-    if (!(factor > 0) || !std::isfinite(factor)) {
+  for (const auto& [factor] : rope_factors) {
+    if (!(factor > 0) || !is_finite(static_cast<double>(factor))) {
       return Error{Errc::malformed, where + ": a factor that is not positive"};
     }
   }

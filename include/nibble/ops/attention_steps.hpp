@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 
+#include "nibble/core/scalar.hpp"
 #include "nibble/ops/attention.hpp"
 #include "nibble/ops/kv_cache.hpp"
 
@@ -34,7 +35,7 @@ inline void attention_scores(MatrixView<const float> q, const KvCache& cache, In
           }
           const bool visible = p >= begin && p <= position;
           scores(i, h * n + p) = visible ? static_cast<float>(sum) * shape.scale
-                                         : -std::numeric_limits<float>::infinity();
+                                         : -kInfinity;
         }
       }
     }

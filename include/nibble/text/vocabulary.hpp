@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "nibble/core/scalar.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/io/gguf.hpp"
 
@@ -116,7 +117,7 @@ class Vocabulary {
   }
   float score(std::int32_t id) const noexcept {
     NIBBLE_ASSERT(contains(id));
-    return scores_[static_cast<std::size_t>(id)];
+    return scores_[static_cast<std::size_t>(id)].value;
   }
   PieceType type(std::int32_t id) const noexcept {
     NIBBLE_ASSERT(contains(id));
@@ -193,7 +194,7 @@ class Vocabulary {
 
   std::string pool_;                   // all texts, one after the other
   std::vector<std::uint32_t> begins_;  // (size + 1) where each begins in the pool
-  std::vector<float> scores_;          // (size)
+  std::vector<Scalar<float>> scores_;  // (size)
   std::vector<PieceType> types_;       // (size)
   std::vector<Slot> slots_;            // a power of two, at most half full, linear probing
   std::array<std::int32_t, 256> byte_tokens_{};
@@ -224,7 +225,7 @@ inline Status Vocabulary::take_pieces(std::span<const Piece> pieces) {
     if (piece.text.size() > kMaxPieceBytes)
       return Error{Errc::limit, "piece " + std::to_string(i) + " has more than " +
                                     std::to_string(kMaxPieceBytes) + " bytes"};
-    if (!std::isfinite(piece.score)) return wrong(i, "has a score that is not a finite number");
+    if (!is_finite(static_cast<double>(piece.score))) return wrong(i, "has a score that is not a finite number");
     if (piece.type > PieceType::byte) return wrong(i, "has a type that does not exist");
     if (piece.type == PieceType::byte && parse_byte(piece.text) < 0)
       return wrong(i, "has the type of a byte, but is not written <0xNN>");
@@ -241,7 +242,7 @@ inline Status Vocabulary::take_pieces(std::span<const Piece> pieces) {
   for (const Piece& piece : pieces) {
     begins_.push_back(io::narrow<std::uint32_t>(pool_.size()));
     pool_.append(piece.text);
-    scores_.push_back(piece.score);
+    scores_.push_back({piece.score});
     types_.push_back(piece.type);
   }
   begins_.push_back(io::narrow<std::uint32_t>(pool_.size()));
