@@ -20,19 +20,7 @@
 #elif defined(__APPLE__)
 #include <sys/sysctl.h>
 #elif defined(_WIN32)
-// The few functions needed, declared as <windows.h> does, without its macros in every program.
-extern "C" {
-__declspec(dllimport) void* __stdcall GetCurrentProcess();
-__declspec(dllimport) void* __stdcall GetCurrentThread();
-#if defined(_WIN64)
-__declspec(dllimport) int __stdcall GetProcessAffinityMask(void*, unsigned long long*,
-                                                           unsigned long long*);
-__declspec(dllimport) unsigned long long __stdcall SetThreadAffinityMask(void*, unsigned long long);
-#else
-__declspec(dllimport) int __stdcall GetProcessAffinityMask(void*, unsigned long*, unsigned long*);
-__declspec(dllimport) unsigned long __stdcall SetThreadAffinityMask(void*, unsigned long);
-#endif
-}
+#include "nibble/core/windows.hpp"
 #else
 #include <unistd.h>
 #endif

@@ -14,10 +14,8 @@
 
 #include <cerrno>
 #include <chrono>
-extern "C" {  // as <windows.h> declares them
-__declspec(dllimport) unsigned long __stdcall WaitForSingleObject(void*, unsigned long);
-__declspec(dllimport) int __stdcall CloseHandle(void*);
-}
+
+#include "nibble/core/windows.hpp"
 #else
 #include <pthread.h>
 #include <signal.h>

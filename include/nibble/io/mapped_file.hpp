@@ -15,13 +15,7 @@
 #include "nibble/core/result.hpp"
 
 #if defined(_WIN32)
-#ifndef NOMINMAX
-#define NOMINMAX
-#endif
-#ifndef WIN32_LEAN_AND_MEAN
-#define WIN32_LEAN_AND_MEAN
-#endif
-#include <windows.h>
+#include "nibble/core/windows.hpp"
 #else
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -58,10 +52,25 @@ inline Status check_path(const std::string& path) {
 // UTF-8 to the system's UTF-16; empty if `path` is not UTF-8.
 inline std::wstring wide_path(const std::string& path) {
   const int size = static_cast<int>(path.size());
-  const int n = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path.data(), size, nullptr, 0);
+  constexpr unsigned kUtf8 = 65001;            // CP_UTF8
+  constexpr unsigned long kRefuseInvalid = 8;  // MB_ERR_INVALID_CHARS
+  const int n = MultiByteToWideChar(kUtf8, kRefuseInvalid, path.data(), size, nullptr, 0);
   std::wstring wide(static_cast<std::size_t>(n > 0 ? n : 0), L'\0');
-  if (n > 0) MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path.data(), size, wide.data(), n);
+  if (n > 0) MultiByteToWideChar(kUtf8, kRefuseInvalid, path.data(), size, wide.data(), n);
   return wide;
+}
+
+// CreateFileW, with nullptr for a file that cannot be opened or made.
+enum class FileUse : unsigned char { read, create_new };
+inline void* open_file(const std::string& path, FileUse use) {
+  constexpr unsigned long kRead = 0x80000000, kWrite = 0x40000000;   // GENERIC_...
+  constexpr unsigned long kShareReadDelete = 1 | 4, kNormal = 0x80;  // FILE_...
+  constexpr unsigned long kCreateNew = 1, kOpenExisting = 3;
+  const bool reads = use == FileUse::read;
+  void* const handle =
+      CreateFileW(wide_path(path).c_str(), reads ? kRead : kWrite, reads ? kShareReadDelete : 0,
+                  nullptr, reads ? kOpenExisting : kCreateNew, kNormal, nullptr);
+  return reinterpret_cast<std::intptr_t>(handle) == -1 ? nullptr : handle;
 }
 #endif
 
@@ -129,27 +138,26 @@ class MappedFile {
 
 inline Result<MappedFile> MappedFile::open(const std::string& path) {
   NIBBLE_CHECK(detail::check_path(path));
-  const HANDLE file = CreateFileW(detail::wide_path(path).c_str(), GENERIC_READ,
-                                  FILE_SHARE_READ | FILE_SHARE_DELETE, nullptr, OPEN_EXISTING,
-                                  FILE_ATTRIBUTE_NORMAL, nullptr);
-  if (file == INVALID_HANDLE_VALUE) return detail::system_error(path, "cannot open");
-  LARGE_INTEGER size;
-  if (GetFileSizeEx(file, &size) == 0) {
+  void* const file = detail::open_file(path, detail::FileUse::read);
+  if (file == nullptr) return detail::system_error(path, "cannot open");
+  std::int64_t size = 0;
+  if (GetFileSizeEx(file, reinterpret_cast<_LARGE_INTEGER*>(&size)) == 0) {
     Error error = detail::system_error(path, "cannot get the size");
     CloseHandle(file);
     return error;
   }
   MappedFile mapped;
-  if (size.QuadPart == 0) {
+  if (size == 0) {
     CloseHandle(file);
     return mapped;
   }
-  if (static_cast<std::uint64_t>(size.QuadPart) > SIZE_MAX) {
+  if (static_cast<std::uint64_t>(size) > SIZE_MAX) {
     CloseHandle(file);
     return Error{Errc::limit, path + ": larger than the address space"};
   }
-  const HANDLE mapping = CreateFileMappingW(file, nullptr, PAGE_READONLY, 0, 0, nullptr);
-  void* address = mapping == nullptr ? nullptr : MapViewOfFile(mapping, FILE_MAP_READ, 0, 0, 0);
+  constexpr unsigned long kPageReadOnly = 2, kMapRead = 4;
+  void* const mapping = CreateFileMappingW(file, nullptr, kPageReadOnly, 0, 0, nullptr);
+  void* address = mapping == nullptr ? nullptr : MapViewOfFile(mapping, kMapRead, 0, 0, 0);
   if (address == nullptr) {
     Error error = detail::system_error(path, "cannot map");
     if (mapping != nullptr) CloseHandle(mapping);
@@ -159,7 +167,7 @@ inline Result<MappedFile> MappedFile::open(const std::string& path) {
   // The view keeps the file and the mapping alive.
   CloseHandle(mapping);
   CloseHandle(file);
-  mapped.bytes_ = {static_cast<const std::byte*>(address), static_cast<std::size_t>(size.QuadPart)};
+  mapped.bytes_ = {static_cast<const std::byte*>(address), static_cast<std::size_t>(size)};
   return mapped;
 }
 

@@ -41,8 +41,8 @@ class OutputFile {
 
  private:
 #if defined(_WIN32)
-  using Handle = HANDLE;
-  static inline const Handle kClosed = INVALID_HANDLE_VALUE;
+  using Handle = void*;
+  static constexpr Handle kClosed = nullptr;
 #else
   using Handle = int;
   static constexpr Handle kClosed = -1;
@@ -73,10 +73,10 @@ inline Result<OutputFile> OutputFile::create(const std::string& path) {
   const std::string stem = path + ".tmp." + std::to_string(GetCurrentProcessId()) + ".";
   for (int i = 0;; ++i) {
     const std::string temporary = stem + std::to_string(i);
-    const HANDLE handle = CreateFileW(detail::wide_path(temporary).c_str(), GENERIC_WRITE, 0,
-                                      nullptr, CREATE_NEW, FILE_ATTRIBUTE_NORMAL, nullptr);
-    if (handle != INVALID_HANDLE_VALUE) return OutputFile(path, temporary, handle);
-    if (GetLastError() != ERROR_FILE_EXISTS || i == kTemporaryNames) {
+    void* const handle = detail::open_file(temporary, detail::FileUse::create_new);
+    if (handle != nullptr) return OutputFile(path, temporary, handle);
+    constexpr unsigned long kFileExists = 80;  // ERROR_FILE_EXISTS
+    if (GetLastError() != kFileExists || i == kTemporaryNames) {
       return detail::system_error(path, "cannot create");
     }
   }
@@ -85,8 +85,8 @@ inline Result<OutputFile> OutputFile::create(const std::string& path) {
 inline Status OutputFile::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     constexpr std::size_t kMaxChunk = std::size_t{1} << 30;
-    const auto chunk = static_cast<DWORD>(std::min(bytes.size(), kMaxChunk));
-    DWORD written = 0;
+    const auto chunk = static_cast<unsigned long>(std::min(bytes.size(), kMaxChunk));
+    unsigned long written = 0;
     if (WriteFile(handle_, bytes.data(), chunk, &written, nullptr) == 0 || written == 0) {
       return fail("cannot write");
     }
@@ -98,8 +98,9 @@ inline Status OutputFile::write(std::span<const std::byte> bytes) {
 inline Status OutputFile::commit() {
   if (FlushFileBuffers(handle_) == 0) return fail("cannot write");
   if (CloseHandle(std::exchange(handle_, kClosed)) == 0) return fail("cannot write");
+  constexpr unsigned long kReplaceExisting = 1;  // MOVEFILE_REPLACE_EXISTING
   if (MoveFileExW(detail::wide_path(temporary_).c_str(), detail::wide_path(path_).c_str(),
-                  MOVEFILE_REPLACE_EXISTING) == 0) {
+                  kReplaceExisting) == 0) {
     return fail("cannot replace");
   }
   temporary_.clear();
