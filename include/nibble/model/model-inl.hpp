@@ -41,6 +41,15 @@ inline Result<Index> gguf_dim_or(const io::Gguf& file, const std::string& key, s
   return gguf_dim(file, key, max);
 }
 
+template <class Formats>
+constexpr bool runs(Architecture architecture) noexcept {
+  if constexpr (requires { Formats::runs(architecture); }) {
+    return Formats::runs(architecture);
+  } else {
+    return true;
+  }
+}
+
 }  // namespace detail
 
 // The dimensions that a GGUF file states. Errors: unsupported (another architecture, a kind of
@@ -246,8 +255,14 @@ template <class Formats>
 template <class F>
 decltype(auto) BasicModel<Formats>::visit(F&& f) const {
   const ModelConfig& config = parts_->config;
-  if (config.architecture == Architecture::gpt2) return f(graph::fuse(gpt2(config)));
-  return f(graph::fuse(llama(config)));
+  if constexpr (!detail::runs<Formats>(Architecture::llama)) {
+    return f(graph::fuse(gpt2(config)));
+  } else if constexpr (!detail::runs<Formats>(Architecture::gpt2)) {
+    return f(graph::fuse(llama(config)));
+  } else {
+    if (config.architecture == Architecture::gpt2) return f(graph::fuse(gpt2(config)));
+    return f(graph::fuse(llama(config)));
+  }
 }
 
 template <class Formats>
@@ -339,6 +354,11 @@ Result<BasicModel<Formats>> BasicModel<Formats>::from_gguf(const io::Gguf& file,
                                                            const LoadOptions& options) {
   NIBBLE_CHECK(simd::ensure_target());
   NIBBLE_TRY(config, config_from_gguf(file));
+  if (!detail::runs<Formats>(config.architecture)) {
+    return Error{Errc::unsupported, file.name() + ": architecture '" +
+                                        std::string(to_string(config.architecture)) +
+                                        "' is not compiled in"};
+  }
   // Each layer has tensors of its own: a count that the file cannot hold is refused before memory
   // is taken for it.
   if (static_cast<std::size_t>(config.n_layers) > file.tensors().size()) {

@@ -76,6 +76,13 @@ class BasicModel {
 
 using Model = BasicModel<graph::AllFormats>;
 
+// Formats of models of these architectures alone: others are refused, and none of their code is
+// compiled. load<Only<graph::FormatList<quant::Q4_0, quant::F32>, Architecture::llama>>(path).
+template <class Formats, Architecture... kArchitectures>
+struct Only : Formats {
+  static constexpr bool runs(Architecture a) noexcept { return ((a == kArchitectures) || ...); }
+};
+
 // The model of a GGUF file. Everything in the file is checked; errors say what and where.
 // load<graph::FormatList<quant::Q4_0, quant::F32>>(path) compiles the kernels of those formats
 // only, and returns a BasicModel of them.
