@@ -53,7 +53,8 @@ Result<Perplexity> perplexity(BasicSession<ModelType>& session,
   double sum = 0;
   std::vector<std::int32_t> chunk(static_cast<std::size_t>(context));
   for (Index c = 0; c < result.n_chunks; ++c) {
-    std::copy_n(tokens.begin() + c * context, context, chunk.begin());
+    const auto from = tokens.subspan(static_cast<std::size_t>(c * context), chunk.size());
+    std::copy(from.begin(), from.end(), chunk.begin());
     chunk[0] = bos;
     const std::span<const std::int32_t> ids = chunk;
     NIBBLE_CHECK(session.rewind(0));

@@ -46,7 +46,7 @@ HWY_INLINE V to_numbers(float top, float max) {
 }
 
 HWY_INLINE VI nearest(V x) {
-#if HWY_ARCH_X86
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_EMU128
   return hn::NearestIntInRange(DI(), x);
 #else
   return hn::NearestInt(x);  // Highway 1.3 has the cheaper form for x86 only

@@ -129,7 +129,7 @@ HWY_INLINE void factors(DI4 di, hn::Vec<DI4> absmax_bits, hn::Vec<D4>& scale,
 template <class Source>
 HWY_INLINE VI encode_vector(const Source& source, size_t i, VF inverse) {
   const auto scaled = hn::Mul(source.again(i), inverse);
-#if HWY_ARCH_X86
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_EMU128
   return hn::NearestIntInRange(DI(), scaled);
 #else
   return hn::NearestInt(scaled);  // Highway 1.3 has the cheaper form for x86 only
