@@ -16,6 +16,13 @@ file(CREATE_LINK ${boost_pp_dirs}/boost ${work_dir}/include/boost SYMBOLIC)
 set(options -std=c++20 -Wall -Wextra -Wpedantic -Wundef -Werror -fno-exceptions -fno-rtti
   -DNIBBLE_TARGETS=0 -I${source_dir}/include -isystem ${work_dir}/include)
 
+# Its macros are in no program that does not ask for them.
+file(WRITE ${work_dir}/nibble.cpp "#include \"nibble/nibble.hpp\"\n")
+run_for_output(files ${mingw} ${options} -M nibble.cpp)
+if(files MATCHES "/(windows|windef|winbase)\\.h" OR NOT files MATCHES "/core/windows\\.hpp")
+  message(FATAL_ERROR "nibble/nibble.hpp includes <windows.h>")
+endif()
+
 file(WRITE ${work_dir}/before.cpp "#include <windows.h>\n#include \"nibble/nibble.hpp\"\n")
 run(${mingw} ${options} -DNIBBLE_SPLIT -fsyntax-only before.cpp)
 file(WRITE ${work_dir}/behind.cpp
