@@ -12,8 +12,8 @@
 #   ```sh               commands whose files, targets and options must exist
 #   ```sh run           commands that are run, with build/ for the folder of the build
 #
-# A line with "// prints TEXT" says what the program prints. Written below FOLDER: the programs, for
-# each one NAME.expected, scripts NAME.sh; to stdout: "program NAME", "script NAME", and what must
+# A line with "// prints TEXT" (or "# prints TEXT") says what is printed. Written below FOLDER: the programs, for
+# scripts NAME.sh, for each NAME.expected; to stdout: "program NAME", "script NAME", and what must
 # exist: "path PATH", "target NAME", "option NAME", each followed by where it is said.
 
 function fail(message) {
@@ -74,6 +74,8 @@ function end_of_block(    name) {
     gsub(/build\//, "\"$BUILD\"/", text)
     printf "set -e\n%s", text > (out "/" name ".sh")
     close(out "/" name ".sh")
+    printf "%s", prints > (out "/" name ".expected")
+    close(out "/" name ".expected")
     print "script " name
   }
 }
@@ -155,9 +157,7 @@ FNR == 1 {
 
 inside {
   text = text $0 "\n"
-  if (language == "cpp" && match($0, /\/\/ prints /)) {
-    prints = prints substr($0, RSTART + RLENGTH) "\n"
-  }
+  if (match($0, /(\/\/|#) prints /)) prints = prints substr($0, RSTART + RLENGTH) "\n"
   if (language == "sh") check_commands($0)
   next
 }
