@@ -21,6 +21,8 @@ function escaped(text,    parts, n, i, result) {
     if (!in_code) {
       gsub(/[\\@<>#&%*"|]/, "\\\\&", parts[i])
       gsub(/>::/, ">\\::", parts[i])  # or it is a request for a link
+      gsub(/ al\. /, " al.\\ ", parts[i])  # no end of the brief description
+      gsub(/e\.g\. /, "e.g.\\ ", parts[i])
     }
     result = result parts[i]
   }
@@ -28,32 +30,28 @@ function escaped(text,    parts, n, i, result) {
 }
 
 # Prints the comment lines kept so far, as documentation or not.
-function flush(documented,    i, indent, text, in_table) {
+function flush(documented,    i, text, in_table) {
   in_code = in_table = 0
   for (i = 1; i <= n_kept; ++i) {
     text = kept[i]
-    if (!documented) {
-      print text
-      continue
+    if (documented) {
+      sub(/^ *\/\//, "", text)
+      if (text ~ /^ SPDX-/) {
+        text = " @file"
+      } else if (text ~ /^ ----/) {
+        text = ""
+      } else if (text ~ /^   / && !in_code) {
+        if (!in_table) text = " @verbatim\n" text
+        in_table = 1
+      } else {
+        text = (in_table ? " @endverbatim\n" : "") escaped(text)
+        in_table = 0
+      }
+      if (i == 1) text = "/**" text
+      if (i == n_kept) text = text (in_table ? "\n@endverbatim" : "") " */"
     }
-    match(text, /^ */)
-    indent = substr(text, 1, RLENGTH)
-    text = substr(text, RLENGTH + 3)
-    if (text ~ /^ SPDX-/) {
-      print indent "/// @file"
-    } else if (text ~ /^ ----/) {
-      print ""
-    } else if (text ~ /^   / && !in_code) {
-      if (!in_table) print indent "/// @verbatim"
-      in_table = 1
-      print indent "///" text
-    } else {
-      if (in_table) print indent "/// @endverbatim"
-      in_table = 0
-      print indent "///" escaped(text)
-    }
+    print text
   }
-  if (in_table) print "/// @endverbatim"
   n_kept = 0
 }
 
