@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "bench/case.hpp"
+#include "nibble/core/cpus.hpp"
 
 namespace bench {
 
@@ -19,12 +20,13 @@ void add_fork_join(std::vector<Case>& cases) {
   c.data = "warm";
   c.quick = true;
   c.prepare = []() -> Body {
-    return [](nibble::Executor& executor) {
+    return [n_cpus = nibble::available_cpus().n_logical](nibble::Executor& executor) {
       std::atomic<Index> n_begun{0};
-      const Index n = executor.n_workers();
+      // As many as can be at work at once: of a pool with more threads than CPUs some stay asleep.
+      const Index n = std::min(executor.n_workers(), n_cpus);
       executor.parallel_for(n, [&](Index, Index) {
         n_begun.fetch_add(1);
-        // A worker that never comes, where there are more workers than CPUs, is not waited for.
+        // A worker whose CPU others have taken is not waited for either.
         const double begin = n > 1 ? seconds_now(Clock::wall) : 0;
         while (n_begun.load() < n && seconds_now(Clock::wall) - begin < 1e-3) {
         }
