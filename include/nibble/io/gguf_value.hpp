@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "nibble/core/result.hpp"
+#include "nibble/core/scalar.hpp"
 #include "nibble/io/byte_reader.hpp"
 
 namespace nibble::inline NIBBLE_ABI::io {
@@ -84,7 +85,7 @@ bool convert_number(From from, To& to) noexcept {
   if constexpr (std::is_floating_point_v<To>) {
     if constexpr (std::is_floating_point_v<From> && sizeof(From) > sizeof(To)) {
       constexpr auto kMax = static_cast<From>(std::numeric_limits<To>::max());
-      if (std::isfinite(from) && (from > kMax || from < -kMax)) return false;
+      if (is_finite(from) && (from > kMax || from < -kMax)) return false;
     }
     to = static_cast<To>(from);
     return true;

@@ -151,7 +151,7 @@ class Task {
       put_query(a_.cache, q, a_.scale, a_.head_dim, r, rows_at(row - r),
                 queries_ + (row - r) * padded_dim_);
     }
-    fill(max_, kernels::round_up(n_rows_, kPanelPositions), std::numeric_limits<float>::lowest());
+    fill(max_, kernels::round_up(n_rows_, kPanelPositions), -kFloatMax);
     fill(weight_sums_, n_rows_ * kPanelPositions, 0);
     fill(sums_, n_rows_ * padded_dim_, 0);
   }
@@ -256,8 +256,8 @@ class Task {
 HWY_INLINE void merge(const kernels::MergeAttention::Args& a) {
   const D d;
   for (Index row = 0; row < a.n_rows; ++row) {
-    float max = std::numeric_limits<float>::lowest();
-    for (Index p = 0; p < a.n_parts; ++p) max = std::max(max, a.max[p * a.part_rows + row]);
+    float max = -kFloatMax;
+    for (Index p = 0; p < a.n_parts; ++p) max = nibble::max(max, a.max[p * a.part_rows + row]);
     float* const merged = a.merged + row * a.head_dim;
     float sum = 0;
     for (Index p = 0; p < a.n_parts; ++p) {
