@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Every public header compiles when it is the first and only one of a file, so it includes what it
-# uses and the order of includes is the program's own business. (The -inl.h files are made for a pass
-# over the SIMD targets.) Those that make such a pass are compiled as declarations: Highway would hide
-# what they lack, and take most of the time.
+# uses and the order of includes is the program's own business. As declarations: in the form with all
+# code Highway would hide what a header lacks, and take most of the time. (The -inl files are included
+# by their headers, or in a pass over the SIMD targets.)
 
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 
 file(GLOB_RECURSE headers RELATIVE ${source_dir}/include ${source_dir}/include/nibble/*.hpp)
+list(FILTER headers EXCLUDE REGEX "-inl\\.hpp$")
 # Explicit instantiations, for the one file of a program in split form that makes them.
 list(REMOVE_ITEM headers nibble/kernels/instances.hpp)
 list(LENGTH headers n)
