@@ -9,6 +9,7 @@
 
 #include <limits>
 
+#include "nibble/core/scalar.hpp"
 #include "nibble/kernels/attention_float-inl.h"
 #include "nibble/kernels/attention_int8-inl.h"
 #include "nibble/kernels/math-inl.h"
