@@ -24,9 +24,9 @@
 #include "nibble/ops/attention.hpp"
 #include "nibble/ops/attention_steps.hpp"
 #include "nibble/ops/elementwise.hpp"
+#include "nibble/ops/embedding.hpp"
 #include "nibble/ops/matmul.hpp"
 #include "nibble/ops/norm.hpp"
-#include "nibble/ops/embedding.hpp"
 #include "nibble/ops/quantize_rows.hpp"
 #include "nibble/ops/rope.hpp"
 
@@ -364,9 +364,8 @@ constexpr auto apply(const Embedding<kSlot, W>& node, Pass& pass, Start) noexcep
   const auto out = pass.make(node.width, Rows::tokens);
   pass.step(
       [=](auto& run) {
-        using Formats = typename std::remove_cvref_t<decltype(run)>::FormatTypes;
         const Weight& weight = run.weight(kSlot);
-        Formats::visit(weight.format, [&]<class F>(F) {
+        std::remove_cvref_t<decltype(run)>::FormatTypes::visit(weight.format, [&]<class F>(F) {
           ops::embedding(run.executor(), weight.template matrix<F>(), run.tokens(), run.view(out));
         });
       },
@@ -379,9 +378,8 @@ constexpr auto apply(const PositionEmbedding<kSlot, W>& node, Pass& pass, Start)
   const auto out = pass.make(node.width, Rows::tokens);
   pass.step(
       [=](auto& run) {
-        using Formats = typename std::remove_cvref_t<decltype(run)>::FormatTypes;
         const Weight& weight = run.weight(kSlot);
-        Formats::visit(weight.format, [&]<class F>(F) {
+        std::remove_cvref_t<decltype(run)>::FormatTypes::visit(weight.format, [&]<class F>(F) {
           ops::embedding_range(run.executor(), weight.template matrix<F>(), run.first_position(),
                                run.view(out));
         });
