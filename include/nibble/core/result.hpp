@@ -171,15 +171,16 @@ inline Status ok() { return Status(Unit{}); }
 
 }  // namespace nibble::inline NIBBLE_ABI
 
-// NIBBLE_TRY(name, expression): declares `name` with the value of a Result, or returns its error
-// from the enclosing function. NIBBLE_CHECK(expression): the same for a Status.
 #define NIBBLE_TRY_CAT_(a, b) a##b
 #define NIBBLE_TRY_CAT(a, b) NIBBLE_TRY_CAT_(a, b)
+// NIBBLE_TRY(name, expression): declares `name` with the value of a Result, or returns its error
+// from the enclosing function.
 #define NIBBLE_TRY(name, ...)                                        \
   auto NIBBLE_TRY_CAT(nibble_try_, __LINE__) = (__VA_ARGS__);        \
   if (!NIBBLE_TRY_CAT(nibble_try_, __LINE__))                        \
     return std::move(NIBBLE_TRY_CAT(nibble_try_, __LINE__)).error(); \
   auto name = *std::move(NIBBLE_TRY_CAT(nibble_try_, __LINE__))
+// NIBBLE_CHECK(expression): the same for a Status.
 #define NIBBLE_CHECK(...)                                                \
   do {                                                                   \
     auto NIBBLE_TRY_CAT(nibble_check_, __LINE__) = (__VA_ARGS__);        \

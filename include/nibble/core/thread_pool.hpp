@@ -35,11 +35,11 @@ struct ThreadPoolOptions {
   Index n_cpus = 0;
 };
 
-// Calls from inside a task, on the same pool, run their tasks on the spot, on the calling task's
-// worker (which so shares its scratch memory with them). Calls from two host threads are safe and
-// run one after the other. Tasks must not throw. Two pools whose tasks call into each other may
-// wait for each other forever. After fork() the child's copy runs everything on the caller but must
-// not be destroyed.
+// A fork-join pool of threads. Calls from inside a task, on the same pool, run their tasks on the
+// spot, on the calling task's worker (which so shares its scratch memory with them). Calls from two
+// host threads are safe and run one after the other. Tasks must not throw. Two pools whose tasks
+// call into each other may wait for each other forever. After fork() the child's copy runs
+// everything on the caller but must not be destroyed.
 class ThreadPool final : public Executor {
  public:
   static constexpr Index kMaxThreads = 1024;

@@ -27,6 +27,7 @@ struct SessionOptions {
 
 inline constexpr Index kDefaultContext = 4096;
 
+// One sequence of tokens, with the cache and the working memory that running it takes.
 // Not thread-safe; sessions of one model may run on different threads, each with its own executor.
 template <class ModelType>
 class BasicSession {

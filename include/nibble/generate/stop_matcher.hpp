@@ -12,10 +12,10 @@
 
 namespace nibble::inline NIBBLE_ABI {
 
-// All texts shown, put together, are the text up to the first stop string, or all of it after
-// flush(). The first is the one that is complete first, of several the longest: so it does not
-// matter how the text is cut into parts. Allocates when created and reset, never for parts as
-// promised there with next() between them.
+// Holds text back that may begin a stop string. All texts shown, put together, are the text up to
+// the first stop string, or all of it after flush(). The first is the one that is complete first,
+// of several the longest: so it does not matter how the text is cut into parts. Allocates when
+// created and reset, never for parts as promised there with next() between them.
 class StopMatcher {
  public:
   // Stop strings must not be empty.
