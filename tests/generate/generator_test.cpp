@@ -17,6 +17,7 @@
 #include "generate/home_model.hpp"
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/io/gguf_writer.hpp"
+#include "why.hpp"
 
 using nibble::Errc;
 using nibble::Finish;
@@ -54,7 +55,7 @@ Generator make(Session& session, const GenerateOptions& options = {}) {
 
 void prompt(Generator& generator, std::string_view text) {
   const auto status = generator.prompt(text);
-  REQUIRE_MESSAGE(status, status.error().message);
+  REQUIRE_MESSAGE(status, test::why(status));
 }
 
 // At most `n` tokens.

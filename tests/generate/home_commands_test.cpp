@@ -16,6 +16,7 @@
 #include "nibble/generate/generator.hpp"
 #include "nibble/model/convert.hpp"
 #include "test_data.hpp"
+#include "why.hpp"
 
 using namespace nibble;
 
@@ -54,11 +55,11 @@ std::vector<Sample> read_samples(const char* file) {
 
 HomeModel model_in(const io::Gguf& file, quant::Format format) {
   auto bytes = quantize_model(file, {.format = format});
-  REQUIRE_MESSAGE(bytes, bytes.error().message);
+  REQUIRE_MESSAGE(bytes, test::why(bytes));
   auto converted = io::Gguf::parse(*bytes, to_string(format));
-  REQUIRE_MESSAGE(converted, converted.error().message);
+  REQUIRE_MESSAGE(converted, test::why(converted));
   auto model = HomeModel::from_gguf(*converted);
-  REQUIRE_MESSAGE(model, model.error().message);
+  REQUIRE_MESSAGE(model, test::why(model));
   return *std::move(model);
 }
 
@@ -93,7 +94,7 @@ TEST_CASE("home commands: F32 and INT8 as accurate as they should be, all 4 000 
   std::string path = test::home_model_path();  // F16; the F32 file has the bits that F16 lost
   if (const auto f32 = test::data_path("models/home-commands/home-commands-f32.gguf")) path = *f32;
   const auto file = io::Gguf::open(path);
-  REQUIRE_MESSAGE(file, file.error().message);
+  REQUIRE_MESSAGE(file, test::why(file));
   const HomeModel f32 = model_in(*file, quant::Format::f32);
   const HomeModel int8 = model_in(*file, quant::Format::q8_0);
   const HomeModel int4 = model_in(*file, quant::Format::q4_0);

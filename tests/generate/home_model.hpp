@@ -9,6 +9,7 @@
 
 #include "doctest/doctest.h"
 #include "nibble/model/model.hpp"
+#include "why.hpp"
 
 namespace test {
 
@@ -22,7 +23,7 @@ inline std::string home_model_path() {
 inline const nibble::Model& home_model() {
   static const nibble::Model model = [] {
     auto loaded = nibble::load(home_model_path());
-    REQUIRE_MESSAGE(loaded, loaded.error().message);
+    REQUIRE_MESSAGE(loaded, test::why(loaded));
     return *std::move(loaded);
   }();
   return model;

@@ -18,6 +18,7 @@
 #include "doctest/doctest.h"
 #include "generate/home_model.hpp"
 #include "nibble/core/thread_pool.hpp"
+#include "why.hpp"
 
 using nibble::Errc;
 using nibble::Index;
@@ -42,7 +43,7 @@ Ids random_ids(std::size_t n, unsigned seed = 1) {
 
 Session make(const SessionOptions& options = {}) {
   auto session = Session::create(test::home_model(), options);
-  REQUIRE_MESSAGE(session, session.error().message);
+  REQUIRE_MESSAGE(session, test::why(session));
   return *std::move(session);
 }
 
@@ -55,7 +56,7 @@ SessionOptions with_outputs(Index max_batch, Index max_outputs) {
 
 Logits append(Session& session, std::span<const std::int32_t> ids, Index n_outputs = 1) {
   const auto logits = session.append(ids, n_outputs);
-  REQUIRE_MESSAGE(logits, logits.error().message);
+  REQUIRE_MESSAGE(logits, test::why(logits));
   REQUIRE(logits->extent(0) == n_outputs);
   REQUIRE(static_cast<std::size_t>(logits->extent(1)) == n_vocab());
   Logits rows;

@@ -22,7 +22,7 @@ using test::kTinyPlan;
 // A static model's memory is a constant that a program can check. The number is what the plan gave
 // when it was written: less is welcome, more is to be noticed.
 static_assert(kTinyPlan.is_valid());
-static_assert(kTinyPlan.bytes <= 6272);  // of which attention's tiles of 64 positions are a third
+static_assert(kTinyPlan.bytes <= 6272);  // three quarters: attention
 
 struct Life {
   int id;

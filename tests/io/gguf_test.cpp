@@ -12,6 +12,7 @@
 #include "doctest/doctest.h"
 #include "file_builder.hpp"
 #include "test_data.hpp"
+#include "why.hpp"
 
 using nibble::Errc;
 using namespace nibble::io;
@@ -61,7 +62,7 @@ TEST_CASE("every metadata type and the tensors of a hand-made file, versions 2 a
   for (const std::uint32_t version : {2u, 3u}) {
     const auto bytes = every_type(version).bytes();
     const auto gguf = Gguf::parse(bytes, "hand.gguf");
-    REQUIRE_MESSAGE(gguf.has_value(), (gguf ? "" : gguf.error().message));
+    REQUIRE_MESSAGE(gguf, test::why(gguf));
     CHECK(gguf->version() == version);
     CHECK(gguf->alignment() == 32);
     CHECK(gguf->metadata().size() == 17);

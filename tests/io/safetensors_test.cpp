@@ -10,6 +10,7 @@
 #include "doctest/doctest.h"
 #include "file_builder.hpp"
 #include "test_data.hpp"
+#include "why.hpp"
 
 using nibble::Errc;
 using namespace nibble::io;
@@ -34,7 +35,7 @@ TEST_CASE("a hand-made file: tensors, metadata, escapes, empty and scalar tensor
                        R"("scalar":{"dtype":"BF16","shape":[],"data_offsets":[27,29]}})",
                        29);
   const auto file = Safetensors::parse(bytes, "hand");
-  REQUIRE_MESSAGE(file.has_value(), (file ? "" : file.error().message));
+  REQUIRE_MESSAGE(file, test::why(file));
   REQUIRE(file->tensors().size() == 4);
   CHECK(file->tensors()[0].name == "b");
   CHECK(file->tensors()[0].type == SafetensorType::f32);
@@ -88,7 +89,7 @@ TEST_CASE("every element type has its size") {
                                             "\",\"shape\":[8],\"data_offsets\":[0," + size + "]"),
                                         type.bytes);
     const auto file = Safetensors::parse(bytes, "m");
-    REQUIRE_MESSAGE(file.has_value(), (file ? "" : file.error().message));
+    REQUIRE_MESSAGE(file, test::why(file));
     CHECK(type_traits(file->tensors()[0].type).name == type.name);
   }
 }

@@ -15,6 +15,7 @@
 #include "doctest/doctest.h"
 #include "nibble/core/thread_pool.hpp"
 #include "test_data.hpp"
+#include "why.hpp"
 
 using namespace nibble;
 using quant::Format;
@@ -32,7 +33,7 @@ std::string shipped_path() {
 
 io::Gguf open_shipped() {
   auto file = io::Gguf::open(shipped_path());
-  REQUIRE_MESSAGE(file, file.error().message);
+  REQUIRE_MESSAGE(file, test::why(file));
   return *std::move(file);
 }
 
@@ -42,7 +43,7 @@ struct Converted {
   std::vector<ConvertedTensor> report;
   io::Gguf parse() const {
     auto file = io::Gguf::parse(bytes, "converted");
-    REQUIRE_MESSAGE(file, file.error().message);
+    REQUIRE_MESSAGE(file, test::why(file));
     return *std::move(file);
   }
 };
@@ -53,7 +54,7 @@ Converted convert(const io::Gguf& file, const ConvertOptions& options) {
     result.report.push_back(tensor);
     return true;
   });
-  REQUIRE_MESSAGE(bytes, bytes.error().message);
+  REQUIRE_MESSAGE(bytes, test::why(bytes));
   result.bytes = *std::move(bytes);
   return result;
 }
@@ -72,12 +73,12 @@ class OneTensor {
     writer.set("general.architecture", "llama");
     writer.add_tensor("w", io::GgmlType::f32, dims, std::as_bytes(std::span(values)));
     auto bytes = writer.to_bytes();
-    REQUIRE_MESSAGE(bytes, bytes.error().message);
+    REQUIRE_MESSAGE(bytes, test::why(bytes));
     bytes_ = *std::move(bytes);
   }
   io::Gguf parse() const {
     auto file = io::Gguf::parse(bytes_, "one");
-    REQUIRE_MESSAGE(file, file.error().message);
+    REQUIRE_MESSAGE(file, test::why(file));
     return *std::move(file);
   }
 

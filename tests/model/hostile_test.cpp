@@ -13,6 +13,7 @@
 #include "io/largest_allocation.hpp"
 #include "model/random_model.hpp"
 #include "model/session.hpp"
+#include "why.hpp"
 
 namespace {
 
@@ -98,7 +99,7 @@ struct Recipe {
     io::GgufWriter writer = metadata;
     for (const Tensor& t : tensors) writer.add_tensor(t.name, t.type, t.dims, t.data);
     auto bytes = writer.to_bytes();
-    REQUIRE_MESSAGE(bytes.has_value(), bytes.error().message);
+    REQUIRE_MESSAGE(bytes, test::why(bytes));
     return *std::move(bytes);
   }
 };

@@ -14,6 +14,7 @@
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/model/convert.hpp"
 #include "nibble/model/model.hpp"
+#include "why.hpp"
 
 using namespace nibble;
 using quant::Format;
@@ -152,7 +153,7 @@ TEST_CASE("weights are the same bytes from memory, from a file, on any number of
   const auto in_memory = io::Gguf::parse(bytes, "in memory");
   REQUIRE(in_memory);
   const auto expected = Model::from_gguf(*in_memory);
-  REQUIRE_MESSAGE(expected, expected.error().message);
+  REQUIRE_MESSAGE(expected, test::why(expected));
   const test::TemporaryFolder folder;
   const std::string path = folder.write("model.gguf", bytes);
   for (const Index n_threads : {1, 2, 3}) {
@@ -161,7 +162,7 @@ TEST_CASE("weights are the same bytes from memory, from a file, on any number of
     LoadOptions options;
     options.executor = pool->get();
     const auto model = load(path, options);
-    REQUIRE_MESSAGE(model, model.error().message);
+    REQUIRE_MESSAGE(model, test::why(model));
     CHECK(same_weights(*model, *expected));
   }
 }

@@ -10,6 +10,7 @@
 #include "kernels/each_target.hpp"
 #include "model/reference_of.hpp"
 #include "model/session.hpp"
+#include "why.hpp"
 
 namespace {
 
@@ -26,9 +27,9 @@ constexpr double kQuantization = 0.03;
 struct Loaded {
   explicit Loaded(const RandomModel& source) : bytes(source.gguf()) {
     auto file = io::Gguf::parse(bytes, "memory.gguf");
-    REQUIRE_MESSAGE(file.has_value(), file.error().message);
+    REQUIRE_MESSAGE(file, test::why(file));
     auto loaded = Model::from_gguf(*file);
-    REQUIRE_MESSAGE(loaded.has_value(), loaded.error().message);
+    REQUIRE_MESSAGE(loaded, test::why(loaded));
     model.emplace(*std::move(loaded));
     bytes.assign(bytes.size(), std::byte{255});  // a loaded model needs its file no more
   }
@@ -42,7 +43,7 @@ double largest_error(RandomModel& source, ops::KvType kv_type) {
   const Loaded loaded(source);
   auto session = Session::create(
       *loaded.model, {.n_ctx = 20, .max_batch = 4, .max_outputs = 4, .kv_type = kv_type});
-  REQUIRE_MESSAGE(session.has_value(), session.error().message);
+  REQUIRE_MESSAGE(session, test::why(session));
   const auto tokens = source.tokens(20);
   const auto expected = test::reference_of(source).logits({tokens.begin(), tokens.end()});
   double largest = 0, off = 0;
@@ -52,7 +53,7 @@ double largest_error(RandomModel& source, ops::KvType kv_type) {
     const std::size_t n_outputs = std::min(n, 1 + piece % 3);
     const auto logits =
         session->append(std::span(tokens).subspan(next, n), static_cast<Index>(n_outputs));
-    REQUIRE_MESSAGE(logits.has_value(), logits.error().message);
+    REQUIRE_MESSAGE(logits, test::why(logits));
     REQUIRE(logits->extent(0) == static_cast<Index>(n_outputs));
     REQUIRE(logits->extent(1) == source.shape().vocab_size);
     for (std::size_t i = 0; i < n_outputs; ++i) {

@@ -12,6 +12,7 @@
 #include "doctest/doctest.h"
 #include "model/session.hpp"
 #include "nibble/model/convert.hpp"
+#include "why.hpp"
 
 using namespace nibble;
 using quant::Format;
@@ -22,7 +23,7 @@ io::Gguf shipped() {
   const char* const folder = std::getenv("NIBBLE_PROJECT_DIR");
   REQUIRE_MESSAGE(folder != nullptr, "NIBBLE_PROJECT_DIR is not set");
   auto file = io::Gguf::open(std::string(folder) + "/examples/models/home-commands-f16.gguf");
-  REQUIRE_MESSAGE(file, file.error().message);
+  REQUIRE_MESSAGE(file, test::why(file));
   return *std::move(file);
 }
 
@@ -31,7 +32,7 @@ std::vector<std::byte> converted(const io::Gguf& file, Format format, bool packe
   options.format = format;
   options.packed = packed;
   auto bytes = quantize_model(file, options);
-  REQUIRE_MESSAGE(bytes, bytes.error().message);
+  REQUIRE_MESSAGE(bytes, test::why(bytes));
   return *std::move(bytes);
 }
 
@@ -48,7 +49,7 @@ class InMemory {
   std::span<std::byte> bytes() const { return bytes_; }
   io::Gguf parse() const {
     auto file = io::Gguf::parse(bytes_, "in memory");
-    REQUIRE_MESSAGE(file, file.error().message);
+    REQUIRE_MESSAGE(file, test::why(file));
     return *std::move(file);
   }
 
@@ -59,16 +60,16 @@ class InMemory {
 
 std::vector<float> logits_of(const Model& model) {
   auto session = Session::create(model);
-  REQUIRE_MESSAGE(session, session.error().message);
+  REQUIRE_MESSAGE(session, test::why(session));
   const std::array<std::int32_t, 5> tokens = {1, 300, 17, 411, 13};
   const auto logits = session->append(tokens);
-  REQUIRE_MESSAGE(logits, logits.error().message);
+  REQUIRE_MESSAGE(logits, test::why(logits));
   return {logits->data(), logits->data() + logits->extent(1)};
 }
 
 Model load_from(const io::Gguf& file) {
   auto model = Model::from_gguf(file);
-  REQUIRE_MESSAGE(model, model.error().message);
+  REQUIRE_MESSAGE(model, test::why(model));
   return *std::move(model);
 }
 
@@ -113,7 +114,7 @@ TEST_CASE("a model keeps the file it was loaded from as long as it reads it in p
   REQUIRE(quantize_model(shipped(), path.string(), options));
   auto model = load(path.string());
   std::filesystem::remove(path);  // the mapping stays
-  REQUIRE_MESSAGE(model, model.error().message);
+  REQUIRE_MESSAGE(model, test::why(model));
   const Model moved = *std::move(model);
   const InMemory plain(converted(shipped(), Format::q4_0, false), 0);
   CHECK(logits_of(moved) == logits_of(load_from(plain.parse())));

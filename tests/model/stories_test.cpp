@@ -11,6 +11,7 @@
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/generate/perplexity.hpp"
 #include "test_data.hpp"
+#include "why.hpp"
 
 namespace {
 
@@ -24,7 +25,7 @@ const Model* stories() {
     const auto path = test::data_path(std::string(kFolder) + "stories260K.gguf");
     if (!path) return std::nullopt;
     auto loaded = load(*path);
-    REQUIRE_MESSAGE(loaded.has_value(), loaded.error().message);
+    REQUIRE_MESSAGE(loaded, test::why(loaded));
     REQUIRE(loaded->tokenizer() != nullptr);
     return *std::move(loaded);
   }();
@@ -35,7 +36,7 @@ std::int32_t bos() { return stories()->tokenizer()->vocabulary().settings().bos;
 
 Session session_with(const SessionOptions& options) {
   auto session = Session::create(*stories(), options);
-  REQUIRE_MESSAGE(session.has_value(), session.error().message);
+  REQUIRE_MESSAGE(session, test::why(session));
   return *std::move(session);
 }
 
@@ -96,7 +97,7 @@ TEST_CASE("stories260K: perplexity") {
     Session session =
         session_with({.n_ctx = context, .max_batch = 64, .max_outputs = 64, .kv_type = kv_type});
     const auto result = perplexity(session, *tokens, context, bos());
-    REQUIRE_MESSAGE(result.has_value(), result.error().message);
+    REQUIRE_MESSAGE(result, test::why(result));
     CHECK(result->n_scored == result->n_chunks * (context - 1 - context / 2));
     CHECK(result->value == doctest::Approx(std::exp(result->negative_log)));
     return *result;
