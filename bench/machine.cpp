@@ -11,6 +11,7 @@
 #include <map>
 
 #include "nibble/kernels/pass.hpp"
+#include "nibble/ops/matmul_input.hpp"
 
 namespace bench {
 namespace {
@@ -223,6 +224,13 @@ Machine::Machine(const ProbeOptions& options) : options_(options) {
         limits.read_other_pages[l] = prober.read(level, other_memory);
       }
       probe_arithmetic(prober, limits, std::make_index_sequence<kArithmetics.size()>());
+      // AVX3_DL's kernels use bf16 dot products where the processor has them: as this target does.
+      constexpr Target kHasDots = Target::AVX3_ZEN4;
+      if (target == Target::AVX3_DL && nibble::ops::takes_rounded_rows() &&
+          nibble::simd::available_targets().contains(kHasDots)) {
+        use(kHasDots);
+        limits.rate[static_cast<int>(Arithmetic::bf16)] = prober.arithmetic<Arithmetic::bf16>();
+      }
       limits_.push_back(limits);
     }
   }
