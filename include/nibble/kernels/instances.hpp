@@ -3,6 +3,9 @@
 // Split form: the kernels that the translation unit with NIBBLE_IMPLEMENTATION defines for all
 // others, so that typed operations on nibble's own formats and epilogues link from anywhere. With
 // -ffunction-sections and the linker's --gc-sections a program keeps only those that it uses.
+//
+// Products with ActivationScales::per_row need the header form: they are one more set of tiles for
+// each block format, and few programs want them.
 #pragma once
 
 #include "nibble/kernels/activation.hpp"
@@ -24,14 +27,15 @@ namespace nibble::inline NIBBLE_ABI::simd {
 
 #define NIBBLE_INSTANCE(...) template __VA_ARGS__::Function* kernel<__VA_ARGS__>() noexcept;
 
-// The epilogues of the architectures that load() knows.
+// Packing, and products with the epilogues of the architectures that load() knows.
 #define NIBBLE_INSTANCES_OF_FORMAT(Format)                                                    \
   NIBBLE_INSTANCE(kernels::Matmul<Format, kernels::Epilogue<>>)                               \
   NIBBLE_INSTANCE(kernels::Matmul<Format, kernels::Epilogue<kernels::Identity, true>>)        \
   NIBBLE_INSTANCE(kernels::Matmul<Format, kernels::Epilogue<kernels::Identity, true, true>>)  \
   NIBBLE_INSTANCE(kernels::Matmul<Format, kernels::Epilogue<kernels::Identity, false, true>>) \
   NIBBLE_INSTANCE(kernels::Matmul<Format, kernels::Epilogue<kernels::GeluTanh, true>>)        \
-  NIBBLE_INSTANCE(kernels::MatmulGated<Format, kernels::Silu>)
+  NIBBLE_INSTANCE(kernels::MatmulGated<Format, kernels::Silu>)                                \
+  NIBBLE_INSTANCE(kernels::PackPanel<Format>)
 NIBBLE_INSTANCES_OF_FORMAT(quant::F32)
 NIBBLE_INSTANCES_OF_FORMAT(quant::F16)
 NIBBLE_INSTANCES_OF_FORMAT(quant::BF16)
@@ -55,20 +59,21 @@ NIBBLE_INSTANCES_OF_ACTIVATION(kernels::GeluTanh)
 NIBBLE_INSTANCE(kernels::Activate<kernels::Sigmoid>)
 NIBBLE_INSTANCE(kernels::Activate<kernels::Tanh>)
 
-#define NIBBLE_INSTANCES_OF_ELEMENT(T)         \
-  NIBBLE_INSTANCE(kernels::Attend<T>)          \
-  NIBBLE_INSTANCE(kernels::StoreKeysValues<T>) \
-  NIBBLE_INSTANCE(kernels::PackPanel<quant::Plain<T>>)
-NIBBLE_INSTANCES_OF_ELEMENT(float)
-NIBBLE_INSTANCES_OF_ELEMENT(f16)
-NIBBLE_INSTANCES_OF_ELEMENT(bf16)
-#undef NIBBLE_INSTANCES_OF_ELEMENT
+#define NIBBLE_INSTANCES_OF_CACHE(T)  \
+  NIBBLE_INSTANCE(kernels::Attend<T>) \
+  NIBBLE_INSTANCE(kernels::StoreKeysValues<T>)
+NIBBLE_INSTANCES_OF_CACHE(float)
+NIBBLE_INSTANCES_OF_CACHE(f16)
+NIBBLE_INSTANCES_OF_CACHE(bf16)
+NIBBLE_INSTANCES_OF_CACHE(std::int8_t)
+#undef NIBBLE_INSTANCES_OF_CACHE
 NIBBLE_INSTANCE(kernels::ToF32<f16>)
 NIBBLE_INSTANCE(kernels::ToF32<bf16>)
 
 NIBBLE_INSTANCE(kernels::Add)
 NIBBLE_INSTANCE(kernels::ApplyDropout)
 NIBBLE_INSTANCE(kernels::ArgMax)
+NIBBLE_INSTANCE(kernels::BlockSums<32>)
 NIBBLE_INSTANCE(kernels::LayerNorm<>)
 NIBBLE_INSTANCE(kernels::LayerNorm<kernels::Identity, false, true>)
 NIBBLE_INSTANCE(kernels::LayerNormQuantize<32>)
