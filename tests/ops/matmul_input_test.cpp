@@ -5,6 +5,7 @@
 #include "nibble/ops/matmul_input.hpp"
 
 #include <cmath>
+#include <cstring>
 
 #include "doctest/doctest.h"
 #include "kernels/each_target.hpp"
@@ -103,6 +104,38 @@ TEST_CASE("one scale per row costs what it should") {
             });
     CHECK(per_row == doctest::Approx(42.5).epsilon(0.01));
     CHECK(per_block == doctest::Approx(45.4).epsilon(0.01));
+  });
+}
+
+TEST_CASE("rows shorter than a block are a block apart, with zeros after their codes") {
+  constexpr Index kLength = 128, kShort = 32, kFew = 5;
+  using Rows = ops::RowScaledRows<kLength>;
+  std::mt19937 random(2);
+  const std::vector<float> x = normal(kFew * kShort, random);
+  auto memory = AlignedBuffer::allocate(Rows::bytes_needed(kFew, kShort));
+  REQUIRE(memory.has_value());
+  const Rows rows = Rows::over(memory->bytes(), kFew, kShort);
+  const kernels::MatmulInput input = rows.input();
+  REQUIRE(input.code_stride >= kLength);
+  REQUIRE(input.n_blocks == 1);
+  for_each_target([&](simd::Target) {
+    std::memset(memory->data(), 0x55, memory->size());
+    InlineExecutor here;
+    ops::quantize_rows(here, MatrixView<const float>(x.data(), kFew, kShort), rows);
+    for (Index row = 0; row < kFew; ++row) {
+      const std::int8_t* const codes = input.codes + row * input.code_stride;
+      const float scale = input.row_scales[row];
+      CHECK(rows.rows[row].codes == codes);
+      CHECK(rows.rows[row].scales == input.row_scales + row);
+      int sum = 0;
+      for (Index i = 0; i < kLength; ++i) {
+        const float exact = i < kShort ? x[size(row * kShort + i)] : 0.0f;
+        const float kept = scale * static_cast<float>(codes[i]);
+        CHECK(std::abs(exact - kept) <= (i < kShort ? 0.5001f * scale : 0.0f));
+        sum += codes[i];
+      }
+      CHECK(input.neg8sums[row] == -8 * sum);
+    }
   });
 }
 

@@ -29,11 +29,11 @@ kernels::MatmulInput matmul_input(const QuantizedRows<kBlock>& rows) noexcept {
 // ActivationScales::per_row with weights in such blocks.
 template <int kLength>
 struct RowScaledRows {
-  QuantizedRows<0> rows;
+  Index k = 0;
+  QuantizedRows<0> rows;             // (m, padded(k)): codes go on to whole blocks of the weights
   std::int32_t* neg8sums = nullptr;  // (m, n_blocks(k))
 
   static constexpr Index n_blocks(Index k) noexcept { return (k + kLength - 1) / kLength; }
-  // Codes go on to whole blocks of the weights.
   static constexpr Index padded(Index k) noexcept { return n_blocks(k) * kLength; }
 
   // As QuantizedRows has it.
@@ -45,8 +45,8 @@ struct RowScaledRows {
     const std::size_t of_rows = QuantizedRows<0>::bytes_needed(m, padded(k));
     NIBBLE_ASSERT(memory.size() >= bytes_needed(m, k));
     RowScaledRows all;
+    all.k = k;
     all.rows = QuantizedRows<0>::over(memory.first(of_rows), m, padded(k));
-    all.rows.k = k;
     Arena arena(memory.subspan(of_rows));
     all.neg8sums = arena.take<std::int32_t>(static_cast<std::size_t>(m * n_blocks(k)));
     return all;
@@ -57,8 +57,8 @@ struct RowScaledRows {
     in.codes = rows.codes;
     in.row_scales = rows.scales;
     in.neg8sums = neg8sums;
-    in.code_stride = QuantizedRows<0>::code_stride(padded(rows.k));
-    in.n_blocks = n_blocks(rows.k);
+    in.code_stride = rows.code_stride(rows.k);
+    in.n_blocks = n_blocks(k);
     return in;
   }
 };
@@ -67,20 +67,16 @@ struct RowScaledRows {
 template <int kLength>
 void quantize_rows(Executor& executor, MatrixView<const float> x,
                    const RowScaledRows<kLength>& out) noexcept {
-  const Index k = out.rows.k;
+  const Index k = out.k;
   NIBBLE_ASSERT(x.extent(0) == out.rows.m && x.extent(1) == k && (x.stride(1) == 1 || k <= 1));
   const auto quantize = simd::kernel<kernels::QuantizeRow<0>>();
   const auto sum = simd::kernel<kernels::BlockSums<kLength>>();
-  constexpr auto kRows = &RowScaledRows<kLength>::padded;
-  const Index stride = QuantizedRows<0>::code_stride(kRows(k));
   const Index n_blocks = out.n_blocks(k);
   for_rows(executor, out.rows.m, k, [&](Index row) {
-    std::int8_t* const codes = out.rows.codes + row * stride;
-    std::int32_t* const sums = out.neg8sums + row * n_blocks;
-    quantize(x.data() + row * x.stride(0), k,
-             {codes, out.rows.scales + row, out.rows.neg8sums + row});
-    std::fill(codes + k, codes + kRows(k), std::int8_t{0});
-    sum(codes, n_blocks, sums);
+    const auto to = out.rows[row];
+    quantize(x.data() + row * x.stride(0), k, to);
+    std::fill(to.codes + k, to.codes + out.rows.k, std::int8_t{0});
+    sum(to.codes, n_blocks, out.neg8sums + row * n_blocks);
   });
 }
 
