@@ -9,6 +9,7 @@
 
 #include "nibble/core/executor.hpp"
 #include "nibble/kernels/matmul.hpp"
+#include "nibble/kernels/matmul_input.hpp"
 #include "nibble/kernels/pass.hpp"
 
 namespace nibble::inline NIBBLE_ABI::ops {
@@ -18,30 +19,43 @@ struct Product {
   kernels::MatmulArgs args;
 };
 
+namespace detail {
+
+template <class Format>
+kernels::MatmulArgs args_of(const kernels::MatmulInput& input,
+                            const quant::PackedMatrix<Format>& weights, MatrixView<float> out,
+                            const kernels::EpilogueArgs& epilogue) noexcept {
+  NIBBLE_ASSERT(out.extent(1) == weights.n && out.stride(1) == 1);
+  if constexpr (std::is_same_v<Format, quant::I8Channel>) {
+    NIBBLE_ASSERT(weights.k <= quant::Packed<Format>::kMaxK);
+  } else if constexpr (!quant::BlockFormat<Format>) {
+    [[maybe_unused]] const bool is_rounded =
+        std::is_same_v<Format, quant::BF16> && input.rounded != nullptr;
+    NIBBLE_ASSERT(!is_rounded || simd::kernel<kernels::TakesRoundedRows>()());
+    NIBBLE_ASSERT(is_rounded || input.x != nullptr || out.extent(0) * weights.k == 0);
+  }
+  return {.input = input,
+          .m = out.extent(0),
+          .weights = weights.data,
+          .n = weights.n,
+          .k = weights.k,
+          .end_panel = quant::n_panels(weights.n),
+          .out = out.data(),
+          .out_stride = out.stride(0),
+          .epilogue = epilogue};
+}
+
+}  // namespace detail
+
 // out (m, n) = epilogue(input (m, k) · weightsᵀ (n, k)). `input` must hold the form that Format
-// asks for (see MatmulInput); `out` rows may be strided. The epilogue's operands are (n) and (m,
-// n).
-// kScales: of the activations; for block formats.
+// asks for (see MatmulInput); `out` rows may be strided. The epilogue's operands are (n) and
+// (m, n). kScales: of the activations; for block formats.
 template <class Format, class Epilogue = kernels::Epilogue<>,
           kernels::ActivationScales kScales = kernels::ActivationScales::per_block>
 Product product(const kernels::MatmulInput& input, const quant::PackedMatrix<Format>& weights,
                 MatrixView<float> out, const kernels::EpilogueArgs& epilogue = {}) noexcept {
-  NIBBLE_ASSERT(out.extent(1) == weights.n && out.stride(1) == 1);
-  if constexpr (std::is_same_v<Format, quant::I8Channel>) {
-    NIBBLE_ASSERT(weights.k <= quant::Packed<Format>::kMaxK);
-  }
-  Product p;
-  p.kernel = simd::kernel<kernels::Matmul<Format, Epilogue, kScales>>();
-  p.args = {.input = input,
-            .m = out.extent(0),
-            .weights = weights.data,
-            .n = weights.n,
-            .k = weights.k,
-            .end_panel = quant::n_panels(weights.n),
-            .out = out.data(),
-            .out_stride = out.stride(0),
-            .epilogue = epilogue};
-  return p;
+  return {simd::kernel<kernels::Matmul<Format, Epilogue, kScales>>(),
+          detail::args_of(input, weights, out, epilogue)};
 }
 
 // out (m, n) = Activation(input · gateᵀ) * (input · upᵀ); gate and up have the same shape.
@@ -50,8 +64,8 @@ template <class Format, class Activation,
 Product gated_product(const kernels::MatmulInput& input, const quant::PackedMatrix<Format>& gate,
                       const quant::PackedMatrix<Format>& up, MatrixView<float> out) noexcept {
   NIBBLE_ASSERT(gate.n == up.n && gate.k == up.k);
-  Product p = product<Format>(input, up, out);
-  p.kernel = simd::kernel<kernels::MatmulGated<Format, Activation, kScales>>();
+  Product p{simd::kernel<kernels::MatmulGated<Format, Activation, kScales>>(),
+            detail::args_of(input, up, out, {})};
   p.args.gate = gate.data;
   return p;
 }
