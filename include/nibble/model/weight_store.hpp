@@ -31,10 +31,10 @@ class WeightStore {
       : weights_((static_cast<std::size_t>(n_layers) + 1) * kSlotCount) {}
 
   // Announces a matrix (n, k) whose rows are stored one after the other in `format`, or a vector of
-  // k floats (n = 0; any plain format, kept as f32). `rows` must stay alive until pack(). Errors:
-  // unsupported (a format that is not in Formats), invalid_argument (sizes that do not agree, rows
-  // that are not aligned to 4 bytes, a layer that is not there, a slot that was filled before),
-  // limit (more than the address space in all).
+  // k floats (n = 0; any plain format, kept as f32). `rows` must stay alive until pack() succeeds.
+  // Errors: unsupported (a format that is not in Formats), invalid_argument (sizes that do not
+  // agree, rows that are not aligned to 4 bytes, a layer that is not there, a slot that was filled
+  // before, a store that is packed), limit (more than the address space in all).
   Status add(Slot slot, Index layer, quant::Format format, Index n, Index k,
              std::span<const std::byte> rows) {
     NIBBLE_CHECK(check_slot(slot, layer));
@@ -95,11 +95,13 @@ class WeightStore {
 
   // Packs everything that was added; the sources are not needed after it. Rows that lie in `file`
   // are read from it piece by piece (MappedFile::read): what is in memory is the packed weights and
-  // one piece for each worker. Errors: out_of_memory, cancelled (by `progress`), io.
+  // one piece for each worker. Succeeds once, and nothing can be added after that; after an error
+  // it may be called again. Errors: out_of_memory, cancelled (by `progress`), io, invalid_argument
+  // (packed already).
   Status pack(Executor& executor, const Progress* progress = nullptr,
               const io::MappedFile& file = {}) {
+    if (is_packed_) return Error{Errc::invalid_argument, "the weights are packed already"};
     NIBBLE_TRY(memory, AlignedBuffer::allocate(total_));
-    memory_ = std::move(memory);
     Workers workers;
     for (const Entry& entry : entries_) {
       if (!file.contains(source_of(entry))) continue;
@@ -115,22 +117,26 @@ class WeightStore {
     workers.errors.resize(n_workers);
     std::size_t done = 0;
     for (const Entry& entry : entries_) {
-      graph::Weight& weight = weights_[entry.index];
-      std::byte* const out = memory_.data() + entry.offset;
-      pack_one(executor, entry, file, workers, out);
+      pack_one(executor, entry, file, workers, memory.data() + entry.offset);
       for (std::optional<Error>& error : workers.errors) {
         if (error) return *std::move(error);
       }
-      weight.data = out;
-      if (weight.n == 0) weight.format = quant::Format::f32;
-      done += align_up(static_cast<std::size_t>(packed_bytes(weight)));
+      done += align_up(static_cast<std::size_t>(packed_bytes(weights_[entry.index])));
       if (progress != nullptr && !(*progress)(done, total_)) {
         return Error{Errc::cancelled, "loading weights"};
       }
     }
+    // Only now that nothing can fail: until here the weights are those of the sources.
+    memory_ = std::move(memory);
+    for (const Entry& entry : entries_) {
+      graph::Weight& weight = weights_[entry.index];
+      weight.data = memory_.data() + entry.offset;
+      if (weight.n == 0) weight.format = quant::Format::f32;
+    }
     for (const Tie& tie : ties_) weights_[tie.index] = weights_[tie.other];
     entries_.clear();
     ties_.clear();
+    is_packed_ = true;
     return ok();
   }
 
@@ -152,10 +158,11 @@ class WeightStore {
 
   Status check_slot(Slot slot, Index layer) const {
     const auto n_layers = static_cast<Index>(weights_.size() / kSlotCount) - 1;
-    if (layer >= -1 && layer < n_layers && !weights_[index(slot, layer)]) return ok();
+    const bool exists = layer >= -1 && layer < n_layers;
+    if (exists && !is_packed_ && !weights_[index(slot, layer)]) return ok();
     return Error{Errc::invalid_argument, "weights for " + std::string(to_string(slot)) +
                                              " of layer " + std::to_string(layer) +
-                                             ": no such layer, or added twice"};
+                                             ": no such layer, added twice, or packed already"};
   }
   static std::size_t index(Slot slot, Index layer) noexcept {
     return static_cast<std::size_t>(layer + 1) * kSlotCount + static_cast<std::size_t>(slot);
@@ -254,6 +261,7 @@ class WeightStore {
   std::vector<Tie> ties_;
   std::size_t total_ = 0;     // bytes that pack() fills
   std::size_t in_place_ = 0;  // bytes that are the caller's
+  bool is_packed_ = false;
   AlignedBuffer memory_;
 };
 

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nibble/model/weight_store.hpp"
+
+#include <cstddef>
+#include <cstring>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "doctest/doctest.h"
+#include "why.hpp"
+
+using namespace nibble;
+using quant::Format;
+
+namespace {
+
+using Store = WeightStore<graph::AllFormats>;
+
+constexpr Index kN = 40, kK = 64;  // no whole number of panels
+
+// Two vectors, of which one is stored in 16 bits, and a matrix that the output is tied to.
+struct Sources {
+  std::vector<f16> scales = std::vector<f16>(kK);
+  std::vector<float> bias = std::vector<float>(kK);
+  std::vector<float> matrix = std::vector<float>(kN * kK);
+
+  Sources() {
+    float next = 0.5f;
+    for (f16& x : scales) x = to_f16(next += 0.25f);
+    for (float& x : bias) x = next -= 1.0f;
+    for (float& x : matrix) x = next += 0.125f;
+  }
+  Store store() const {
+    Store store(1);
+    const auto bytes = [](const auto& values) { return std::as_bytes(std::span(values)); };
+    REQUIRE(store.add(Slot::attn_norm, 0, Format::f16, 0, kK, bytes(scales)));
+    REQUIRE(store.add(Slot::attn_norm_bias, 0, Format::f32, 0, kK, bytes(bias)));
+    REQUIRE(store.add(Slot::token_embd, -1, Format::f32, kN, kK, bytes(matrix)));
+    store.tie(Slot::output, Slot::token_embd);
+    return store;
+  }
+};
+
+std::vector<std::byte> bytes_of(const Store& store, Slot slot, Index layer) {
+  const graph::Weight& w = store.table().at(slot, layer);
+  REQUIRE(w);
+  REQUIRE(w.format == Format::f32);
+  const Index bytes =
+      w.n == 0 ? w.k * Index{sizeof(float)} : quant::Packed<quant::F32>::bytes(w.n, w.k);
+  return {w.data, w.data + bytes};
+}
+
+bool same(const Store& a, const Store& b) {
+  const auto equal = [&](Slot slot, Index layer) {
+    return bytes_of(a, slot, layer) == bytes_of(b, slot, layer);
+  };
+  return equal(Slot::attn_norm, 0) && equal(Slot::attn_norm_bias, 0) &&
+         equal(Slot::token_embd, -1) && equal(Slot::output, -1);
+}
+
+}  // namespace
+
+TEST_CASE("packing that was cancelled can be done again, from wherever it stopped") {
+  const Sources sources;
+  InlineExecutor executor;
+  Store expected = sources.store();
+  REQUIRE(expected.pack(executor));
+  float first = 0;
+  std::memcpy(&first, expected.table().at(Slot::attn_norm, 0).data, sizeof(first));
+  CHECK(first == to_f32(sources.scales[0]));
+
+  for (int n_entries = 1; n_entries <= 3; ++n_entries) {
+    CAPTURE(n_entries);
+    Store store = sources.store();
+    int calls = 0;
+    const auto stop = [&](std::size_t, std::size_t) { return ++calls < n_entries; };
+    const Progress progress = stop;
+    const auto cancelled = store.pack(executor, &progress);
+    REQUIRE_FALSE(cancelled);
+    CHECK(cancelled.error().code == Errc::cancelled);
+    CHECK(calls == n_entries);
+    CHECK(store.table().at(Slot::attn_norm, 0).format == Format::f16);
+    CHECK_FALSE(store.table().at(Slot::output, -1));
+
+    const auto again = store.pack(executor);
+    REQUIRE_MESSAGE(again, test::why(again));
+    CHECK(same(store, expected));
+  }
+}
+
+TEST_CASE("a store that is packed stays as it is") {
+  const Sources sources;
+  InlineExecutor executor;
+  Store expected = sources.store();
+  REQUIRE(expected.pack(executor));
+  Store store = sources.store();
+  REQUIRE(store.pack(executor));
+  const std::byte* const data = store.table().at(Slot::token_embd, -1).data;
+
+  const auto code = [](const Status& status) {
+    return status ? std::optional<Errc>() : std::optional<Errc>(status.error().code);
+  };
+  CHECK(code(store.pack(executor)) == Errc::invalid_argument);
+  CHECK(code(store.add(Slot::ffn_norm, 0, Format::f32, 0, kK,
+                       std::as_bytes(std::span(sources.bias)))) == Errc::invalid_argument);
+  CHECK(store.table().at(Slot::token_embd, -1).data == data);
+  CHECK_FALSE(store.table().at(Slot::ffn_norm, 0));
+  CHECK(same(store, expected));
+}
