@@ -26,8 +26,9 @@ class Owned {
   Owned(Owned&& other) noexcept
       : object_(std::exchange(other.object_, nullptr)), destroy_(other.destroy_) {}
   Owned& operator=(Owned&& other) noexcept {
-    std::swap(object_, other.object_);
-    std::swap(destroy_, other.destroy_);
+    Owned taken(std::move(other));  // what this had ends with it, here
+    std::swap(object_, taken.object_);
+    std::swap(destroy_, taken.destroy_);
     return *this;
   }
   ~Owned() {
