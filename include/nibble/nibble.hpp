@@ -9,8 +9,8 @@
 // Every function that can fail returns a Result; nothing aborts, throws or prints.
 //
 // Split form, for programs of many files: define NIBBLE_SPLIT for all of them, and
-// NIBBLE_IMPLEMENTATION in one, before it includes this. Only that one is compiled with the
-// library's code.
+// NIBBLE_IMPLEMENTATION in one, before it includes the first of nibble's headers. Only that one is
+// compiled with the library's code.
 #pragma once
 
 #include "nibble/core/thread_pool.hpp"
@@ -18,6 +18,9 @@
 #include "nibble/generate/session.hpp"
 #include "nibble/model/model.hpp"
 
+#if defined(NIBBLE_IMPLEMENTATION) && NIBBLE_DECLARATIONS_ONLY
+#error "nibble: define NIBBLE_IMPLEMENTATION before the first of nibble's headers is included"
+#endif
 #if defined(NIBBLE_IMPLEMENTATION)
 #include "nibble/kernels/instances.hpp"
 

@@ -54,6 +54,8 @@
 #define NIBBLE_BASELINE_ avx2fma
 #elif defined(__AVX2__)
 #define NIBBLE_BASELINE_ avx2
+#elif defined(__AVX__) && defined(__FMA__)
+#define NIBBLE_BASELINE_ avxfma
 #elif defined(__AVX__)
 #define NIBBLE_BASELINE_ avx
 #elif defined(__SSE4_2__)
@@ -72,6 +74,8 @@
 #define NIBBLE_BASELINE_ sve
 #elif defined(__ARM_FEATURE_DOTPROD)
 #define NIBBLE_BASELINE_ dotprod
+#elif defined(__ARM_FEATURE_ATOMICS)
+#define NIBBLE_BASELINE_ lse
 #else
 #define NIBBLE_BASELINE_ generic
 #endif
@@ -95,9 +99,9 @@
 
 // The form of a program. Header form, the default: every function is inline. Split form, for
 // programs of many translation units: NIBBLE_SPLIT is defined in all of them (one compiler flag),
-// and one of them defines NIBBLE_IMPLEMENTATION as well before it includes nibble/nibble.hpp. All
-// others see declarations: each x.hpp then leaves out its x-inl.hpp, whose functions are
-// NIBBLE_INLINE.
+// and one of them, which includes nibble/nibble.hpp, defines NIBBLE_IMPLEMENTATION as well before
+// the first of nibble's headers. All others see declarations: each x.hpp then leaves out its
+// x-inl.hpp, whose functions are NIBBLE_INLINE.
 #if defined(NIBBLE_IMPLEMENTATION) && !defined(NIBBLE_SPLIT)
 #error "nibble: NIBBLE_IMPLEMENTATION is for the split form; define NIBBLE_SPLIT in every file"
 #endif

@@ -30,6 +30,11 @@
 #define HWY_HEADER_ONLY  // nothing of Highway to link
 #endif
 #include "hwy/detect_targets.h"
+// For its version.
+#include "hwy/base.h"
+#if HWY_MAJOR < 1 || (HWY_MAJOR == 1 && HWY_MINOR < 3)
+#error "nibble needs Highway 1.3 or newer"
+#endif
 #ifdef HWY_HIGHWAY_INCLUDED
 namespace nibble::inline NIBBLE_ABI::simd::detail {
 constexpr long long kStaticTargetBefore = HWY_STATIC_TARGET;

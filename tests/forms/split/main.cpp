@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A program in the split form: this file and answer.cpp see declarations, implementation.cpp has
-// the library's code. Prints the model's answer.
+// the library's code. Prints the model's answer, or an error: its exit code is not looked at.
 #include <cstdio>
 
 #include "forms/split/answer.hpp"
@@ -13,6 +13,7 @@
 
 int main(int argc, char** argv) {
   if (argc != 3) return 1;
+  if (!split::check_operations()) return std::puts("error: operations"), 5;
   auto pool = nibble::ThreadPool::create({.n_threads = 2});
   if (!pool) return 2;
   const auto model = nibble::load(argv[1], {.executor = pool->get()});
@@ -20,5 +21,5 @@ int main(int argc, char** argv) {
   const auto text = split::answer(*model, **pool, argv[2]);
   if (!text) return std::puts(text.error().message.c_str()), 4;
   std::puts(text->c_str());
-  return split::check_operations() ? 0 : 5;
+  return 0;
 }

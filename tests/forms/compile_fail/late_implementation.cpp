@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Must not compile in the split form: the first of nibble's headers has already said that this file
+// sees declarations.
+#include "nibble/core/view.hpp"
+
+#define NIBBLE_IMPLEMENTATION
+#include "nibble/nibble.hpp"
