@@ -4,7 +4,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <new>
 #include <optional>
 #include <utility>
@@ -17,6 +16,7 @@
 #include "nibble/model/gpt2.hpp"
 #include "nibble/model/llama.hpp"
 #include "nibble/model/model.hpp"
+#include "nibble/model/weight_shape.hpp"
 #include "nibble/model/weight_store.hpp"
 #include "nibble/quant/ggml.hpp"
 #include "nibble/text/tokenizer.hpp"
@@ -50,11 +50,12 @@ constexpr bool runs(Architecture architecture) noexcept {
   }
 }
 
+// Llama 3.1 and later: what each frequency of the rotation is divided by, (rope_dim / 2).
+inline constexpr std::string_view kRopeFactors = "rope_freqs.weight";
+
 }  // namespace detail
 
-// The dimensions that a GGUF file states. Errors: unsupported (another architecture, a kind of
-// rotation that is not known here), not_found, malformed (values out of range or at odds).
-inline Result<ModelConfig> config_from_gguf(const io::Gguf& file) {
+NIBBLE_INLINE Result<ModelConfig> config_from_gguf(const io::Gguf& file) {
   using detail::gguf_dim;
   using detail::gguf_dim_or;
   // No dimension is larger; products of three then fit an Index by far.
@@ -131,57 +132,6 @@ inline Result<ModelConfig> config_from_gguf(const io::Gguf& file) {
   c.rope_theta = theta;
   c.rope_scale = scaling == "linear" ? factor : 1.0f;
   return c;
-}
-
-// Llama 3.1 and later: what each frequency of the rotation is divided by, (rope_dim / 2).
-inline constexpr std::string_view kRopeFactors = "rope_freqs.weight";
-
-// The shape (n, k) of a slot's weights; n = 0 for vectors, k = 0 where an architecture has no such
-// slot.
-struct WeightShape {
-  Index n = 0;
-  Index k = 0;
-  bool required = false;
-};
-
-constexpr WeightShape weight_shape(const ModelConfig& c, Slot slot) noexcept {
-  const bool is_llama = c.architecture == Architecture::llama;
-  const Index q = Index{c.n_heads} * c.head_dim, kv = Index{c.n_kv_heads} * c.head_dim;
-  switch (slot) {
-    case Slot::token_embd: return {c.vocab_size, c.dim, true};
-    case Slot::output: return {c.vocab_size, c.dim, false};  // or tied
-    case Slot::output_norm:
-    case Slot::attn_norm:
-    case Slot::ffn_norm: return {0, c.dim, true};
-    case Slot::attn_output: return {c.dim, q, true};
-    case Slot::ffn_up: return {c.ffn_dim, c.dim, true};
-    case Slot::ffn_down: return {c.dim, c.ffn_dim, true};
-    default: break;
-  }
-  if (is_llama) {
-    switch (slot) {
-      case Slot::attn_q: return {q, c.dim, true};
-      case Slot::attn_k:
-      case Slot::attn_v: return {kv, c.dim, true};
-      case Slot::attn_q_bias: return {0, q, false};
-      case Slot::attn_k_bias:
-      case Slot::attn_v_bias: return {0, kv, false};
-      case Slot::ffn_gate: return {c.ffn_dim, c.dim, true};
-      default: return {};
-    }
-  }
-  switch (slot) {
-    case Slot::position_embd: return {c.n_ctx, c.dim, true};
-    case Slot::output_norm_bias:
-    case Slot::attn_norm_bias:
-    case Slot::ffn_norm_bias: return {0, c.dim, true};
-    case Slot::attn_qkv: return {q + 2 * kv, c.dim, true};
-    case Slot::attn_qkv_bias: return {0, q + 2 * kv, true};
-    case Slot::attn_output_bias:
-    case Slot::ffn_down_bias: return {0, c.dim, true};
-    case Slot::ffn_up_bias: return {0, c.ffn_dim, true};
-    default: return {};
-  }
 }
 
 template <class Formats>
@@ -270,7 +220,7 @@ decltype(auto) BasicModel<Formats>::visit(F&& f) const {
 template <class Formats>
 Status BasicModel<Formats>::Parts::add_tensors(const io::Gguf& gguf) {
   bool has_output = false;
-  std::size_t n_used = gguf.find_tensor(kRopeFactors) != nullptr ? 1 : 0;
+  std::size_t n_used = gguf.find_tensor(detail::kRopeFactors) != nullptr ? 1 : 0;
   const auto add = [&](Slot slot, Index layer) -> Status {
     const WeightShape shape = weight_shape(config, slot);
     if (shape.k == 0) return ok();
@@ -334,9 +284,9 @@ Status BasicModel<Formats>::Parts::add_tensors(const io::Gguf& gguf) {
 
 template <class Formats>
 Status BasicModel<Formats>::Parts::read_rope_factors(const io::Gguf& gguf) {
-  const io::GgufTensor* const tensor = gguf.find_tensor(kRopeFactors);
+  const io::GgufTensor* const tensor = gguf.find_tensor(detail::kRopeFactors);
   if (tensor == nullptr) return ok();
-  const std::string where = gguf.name() + ": tensor '" + std::string(kRopeFactors) + "'";
+  const std::string where = gguf.name() + ": tensor '" + std::string(detail::kRopeFactors) + "'";
   rope_factors.resize(static_cast<std::size_t>(config.rope_dim / 2));
   const auto format = quant::format_of(tensor->type);
   Status read =

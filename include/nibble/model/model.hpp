@@ -34,6 +34,11 @@ struct LoadOptions {
   const Progress* progress = nullptr;  // told how far loading is
 };
 
+// The dimensions that a GGUF file (io/gguf.hpp) states. Errors: unsupported (another architecture,
+// a kind of rotation that is not known here), not_found, malformed (values out of range or at
+// odds).
+Result<ModelConfig> config_from_gguf(const io::Gguf& file);
+
 // A model whose weights are in `Formats`, a graph::FormatList; kernels are compiled for those
 // alone.
 template <class Formats>
@@ -41,15 +46,15 @@ class BasicModel {
  public:
   using FormatTypes = Formats;
 
-  // A model from its parts: `weights` must hold, packed, what weight_shape() asks for. For programs
-  // that bring weights of their own (they include model/weight_store.hpp and text/tokenizer.hpp);
-  // files go through load().
+  // A model from its parts: `weights` must hold, packed, what weight_shape() asks for
+  // (model/weight_shape.hpp). For programs that bring weights of their own (they include
+  // model/weight_store.hpp and text/tokenizer.hpp); files go through load().
   BasicModel(const ModelConfig& config, WeightStore<Formats> weights);
   BasicModel(const ModelConfig& config, WeightStore<Formats> weights, text::Tokenizer tokenizer);
 
   // From a GGUF file (io/gguf.hpp). Packed tensors are used where they are in it: the caller keeps
   // the file as long as the model, or gives it away. Errors name the file and the key or tensor;
-  // also those of simd::choose_target (a NIBBLE_TARGET that cannot be had).
+  // also those of simd::ensure_target (a NIBBLE_TARGET that cannot be had).
   static Result<BasicModel> from_gguf(const io::Gguf& file, const LoadOptions& options = {});
   static Result<BasicModel> from_gguf(io::Gguf&& file, const LoadOptions& options = {});
 
