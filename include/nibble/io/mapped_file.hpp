@@ -3,6 +3,7 @@
 // A whole file, read-only, in memory by mapping: opening costs no copy and no RAM until it is read.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -48,6 +49,9 @@ inline Status check_path(const std::string& path) {
   return ok();
 }
 
+// Bytes of one call: macOS refuses more than INT_MAX, Windows counts them in 32 bits.
+inline constexpr std::size_t kMaxTransfer = std::size_t{1} << 30;
+
 #if defined(_WIN32)
 // UTF-8 to the system's UTF-16; empty if `path` is not UTF-8.
 inline std::wstring wide_path(const std::string& path) {
@@ -84,9 +88,10 @@ enum class Advice : unsigned char {
   will_need,   // start loading now
 };
 
-// Move-only. bytes() stay where they are when the MappedFile moves, and end with it. Another
-// process that truncates the file while it is mapped makes reads beyond the new end fault: replace
-// files by rename (as GgufWriter does), never in place.
+// Move-only. bytes() stay where they are when the MappedFile moves, and end with it; as long as it
+// lives it also holds a descriptor of the file (POSIX). When another process truncates the file,
+// using bytes() beyond the new end faults (read() does not): replace files by rename (as GgufWriter
+// does), never in place.
 class MappedFile {
  public:
   MappedFile() = default;
@@ -231,7 +236,8 @@ inline Status MappedFile::read(std::span<const std::byte> part, std::byte* out) 
   NIBBLE_ASSERT(contains(part));
   auto at = static_cast<std::size_t>(part.data() - bytes_.data());
   for (std::size_t left = part.size(); left > 0;) {
-    const ssize_t n = ::pread(descriptor_, out, left, static_cast<off_t>(at));
+    const ssize_t n =
+        ::pread(descriptor_, out, std::min(left, detail::kMaxTransfer), static_cast<off_t>(at));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return detail::system_error("the file", "cannot read");
     if (n == 0) return Error{Errc::io, "the file has become shorter"};

@@ -84,8 +84,7 @@ inline Result<OutputFile> OutputFile::create(const std::string& path) {
 
 inline Status OutputFile::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    constexpr std::size_t kMaxChunk = std::size_t{1} << 30;
-    const auto chunk = static_cast<unsigned long>(std::min(bytes.size(), kMaxChunk));
+    const auto chunk = static_cast<unsigned long>(std::min(bytes.size(), detail::kMaxTransfer));
     unsigned long written = 0;
     if (WriteFile(handle_, bytes.data(), chunk, &written, nullptr) == 0 || written == 0) {
       return fail("cannot write");
@@ -130,7 +129,8 @@ inline Result<OutputFile> OutputFile::create(const std::string& path) {
 
 inline Status OutputFile::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const ::ssize_t written = ::write(handle_, bytes.data(), bytes.size());
+    const std::size_t chunk = std::min(bytes.size(), detail::kMaxTransfer);
+    const ::ssize_t written = ::write(handle_, bytes.data(), chunk);
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) return fail("cannot write");
     bytes = bytes.subspan(static_cast<std::size_t>(written));
