@@ -4,7 +4,9 @@
 // of files that change meanwhile.
 #include <array>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 

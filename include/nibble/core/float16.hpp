@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Storage types for 16-bit floats and their exact conversions. Arithmetic happens in f32; kernels
-// convert whole vectors, these scalar forms serve files, scales and tails.
+// convert whole vectors, these scalar forms serve files, scales and tails. (With
+// __builtin_bit_cast, which every compiler has: std::bit_cast is a function of namespace std, see
+// core/scalar.hpp.)
 #pragma once
 
-#include <bit>
 #include <cstdint>
 
 #include "nibble/core/config.hpp"

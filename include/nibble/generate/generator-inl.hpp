@@ -3,7 +3,6 @@
 // A generator's functions. Included by generator.hpp.
 #pragma once
 
-#include <cmath>
 #include <new>
 #include <utility>
 

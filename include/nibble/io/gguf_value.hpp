@@ -3,7 +3,6 @@
 // A metadata value of a GGUF file: a view of its checked bytes, converted when it is asked for.
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -18,8 +17,8 @@
 #include <utility>
 #include <vector>
 
-#include "nibble/core/scalar.hpp"
 #include "nibble/core/result.hpp"
+#include "nibble/core/scalar.hpp"
 #include "nibble/io/gguf.hpp"
 
 namespace nibble::inline NIBBLE_ABI::text {
@@ -225,7 +224,8 @@ inline Status Vocabulary::take_pieces(std::span<const Piece> pieces) {
     if (piece.text.size() > kMaxPieceBytes)
       return Error{Errc::limit, "piece " + std::to_string(i) + " has more than " +
                                     std::to_string(kMaxPieceBytes) + " bytes"};
-    if (!is_finite(static_cast<double>(piece.score))) return wrong(i, "has a score that is not a finite number");
+    if (!is_finite(static_cast<double>(piece.score)))
+      return wrong(i, "has a score that is not a finite number");
     if (piece.type > PieceType::byte) return wrong(i, "has a type that does not exist");
     if (piece.type == PieceType::byte && parse_byte(piece.text) < 0)
       return wrong(i, "has the type of a byte, but is not written <0xNN>");
