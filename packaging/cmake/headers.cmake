@@ -69,7 +69,7 @@ function(nibble_headers_from_package suite package paths)
   file(REMOVE ${deb})
 endfunction()
 
-# find_path for `header`, else its package. `check` is a find_path validator or empty.
+# find_path for `header`, else its package. What follows is for find_path too.
 macro(nibble_find_header variable header suite package paths)
   find_path(${variable} ${header} HINTS ${NIBBLE_HEADERS_DIR}/include ${ARGN})
   if(NOT ${variable} AND NIBBLE_GET_HEADERS)

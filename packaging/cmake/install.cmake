@@ -35,5 +35,7 @@ if(NIBBLE_LIBHWY_FOUND)
 endif()
 cmake_path(RELATIVE_PATH CMAKE_INSTALL_PREFIX
   BASE_DIRECTORY ${CMAKE_INSTALL_FULL_DATADIR}/pkgconfig OUTPUT_VARIABLE nibble_pc_prefix)
+cmake_path(RELATIVE_PATH CMAKE_INSTALL_FULL_INCLUDEDIR  # which may be a folder outside of the prefix
+  BASE_DIRECTORY ${CMAKE_INSTALL_PREFIX} OUTPUT_VARIABLE nibble_pc_includedir)
 configure_file(packaging/cmake/nibble.pc.in nibble.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/nibble.pc DESTINATION ${CMAKE_INSTALL_DATADIR}/pkgconfig)
