@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # awk -f parameters.awk docs/parameters.md HEADERS...: every class template of the headers, outside
-# of detail namespaces, is in the table.
+# of detail namespaces, is in the first column of the table.
 FILENAME ~ /\.md$/ {
+  if (!/^\|/) next
+  split($0, cells, "|")
+  $0 = cells[2]
   gsub(/[^A-Za-z_0-9]+/, " ")
   for (i = 1; i <= NF; ++i) is_named[$i] = 1
   next
