@@ -23,7 +23,11 @@ if(files MATCHES "/(windows|windef|winbase)\\.h[ \n]" OR NOT files MATCHES "/cor
   message(FATAL_ERROR "nibble/nibble.hpp includes <windows.h>")
 endif()
 
-file(WRITE ${work_dir}/before.cpp "#include <windows.h>\n#include \"nibble/nibble.hpp\"\n")
+# The headers that declare or call the system's functions, and the names of all declarations.
+file(WRITE ${work_dir}/before.cpp "#include <windows.h>\n")
+foreach(header core/cpus core/native_thread io/mapped_file io/output_file nibble)
+  file(APPEND ${work_dir}/before.cpp "#include \"nibble/${header}.hpp\"\n")
+endforeach()
 run(${mingw} ${options} -DNIBBLE_SPLIT -fsyntax-only before.cpp)
 file(WRITE ${work_dir}/behind.cpp
   "#include \"${source_dir}/tests/no_exceptions.cpp\"\n#include <windows.h>\n")
