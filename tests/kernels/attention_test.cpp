@@ -450,6 +450,39 @@ TEST_CASE("attention: equal scores average the values") {
   });
 }
 
+TEST_CASE("attention: what overflows in f16 is an infinity on every target") {
+  const Case c{2, 1, 18, 99, 1, 0, ops::KvType::f16};
+  Data values = draw(c, 6), keys = values;
+  std::fill(values.q.begin(), values.q.end(), 0.0f);
+  for (const std::size_t i : {3u, 17u}) values.v[product(50, 18) + i] = 1e6f;
+  std::fill(keys.q.begin(), keys.q.end(), 1.0f);
+  keys.k[product(50, 18) + 3] = 1e6f;
+  nibble_test::for_each_target([&](simd::Target) {
+    InlineExecutor executor;
+    const std::vector<float> out = run(c, values, executor);
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      CHECK(std::isinf(out[i]) == (i % 18 == 3 || i % 18 == 17));
+    }
+    // The score and the maximum are infinite: their difference is not a number.
+    for (const float x : run(c, keys, executor)) CHECK(std::isnan(x));
+  });
+}
+
+TEST_CASE("attention: sums of 8-bit integers as great as they get") {
+  // 1024 queries are rounded to 1024 times the greatest number, and keys to codes of 127.
+  const Case c{2, 1, 1024, 20, 1, 0, ops::KvType::int8};
+  for (const float q : {-1.0f, 1.0f}) {
+    Data data = draw(c, 8);
+    std::fill(data.q.begin(), data.q.end(), q);
+    for (std::size_t i = 0; i < data.k.size(); ++i) data.k[i] = i / 1024 % 2 == 0 ? 0.03f : -0.03f;
+    const Expected e = oracle(c, data);
+    nibble_test::for_each_target([&](simd::Target) {
+      InlineExecutor executor;
+      CHECK(n_wrong(run(c, data, executor), e) == 0);
+    });
+  }
+}
+
 TEST_CASE("attention: positions that were written and taken back do not matter") {
   const Case c{4, 2, 16, 20, 1};
   const Data data = draw(c, 9);

@@ -12,6 +12,7 @@
 
 #include "hwy/highway.h"
 #include "nibble/kernels/attention_vec-inl.h"
+#include "nibble/kernels/float16-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
@@ -39,24 +40,15 @@ inline constexpr int kSplits = std::max(1, std::min(4, 8 / (kRows * kStreamVecto
 
 // ---- Elements to f32 ---------------------------------------------------------------------------
 
-HWY_INLINE V load(const f16* p) {
-  const hn::Rebind<hwy::float16_t, D> d16;
-  return hn::PromoteTo(D(), hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p)));
-}
-HWY_INLINE V load(const bf16* p) {
-  const auto bits = hn::LoadU(DU16(), reinterpret_cast<const std::uint16_t*>(p));
-  return hn::BitCast(D(), hn::ShiftLeft<16>(hn::PromoteTo(DU(), bits)));
+template <class T>
+HWY_INLINE V load(const T* p) {  // f16 or bf16
+  return widen(T{}, D(), hn::LoadU(DU16(), reinterpret_cast<const std::uint16_t*>(p)));
 }
 // The first n < kLanes elements; the memory behind them is not touched.
 HWY_INLINE V load_n(const float* p, size_t n) { return hn::LoadN(D(), p, n); }
-HWY_INLINE V load_n(const f16* p, size_t n) {
-  const hn::Rebind<hwy::float16_t, D> d16;
-  const auto bits = hn::LoadN(DU16(), reinterpret_cast<const std::uint16_t*>(p), n);
-  return hn::PromoteTo(D(), hn::BitCast(d16, bits));
-}
-HWY_INLINE V load_n(const bf16* p, size_t n) {
-  const auto bits = hn::LoadN(DU16(), reinterpret_cast<const std::uint16_t*>(p), n);
-  return hn::BitCast(D(), hn::ShiftLeft<16>(hn::PromoteTo(DU(), bits)));
+template <class T>
+HWY_INLINE V load_n(const T* p, size_t n) {
+  return widen(T{}, D(), hn::LoadN(DU16(), reinterpret_cast<const std::uint16_t*>(p), n));
 }
 
 // ---- Queries -----------------------------------------------------------------------------------
@@ -283,15 +275,7 @@ HWY_INLINE void convert_vector(const float* HWY_RESTRICT x, f16* HWY_RESTRICT ou
 #endif
 }
 HWY_INLINE void convert_vector(const float* HWY_RESTRICT x, bf16* HWY_RESTRICT out) {
-  const DU du;
-  const V v = load(x);
-  const auto bits = hn::BitCast(du, v);
-  const auto upper = hn::ShiftRight<16>(bits);
-  const auto half = hn::Add(hn::Set(du, 0x7FFF), hn::And(upper, hn::Set(du, 1)));
-  const auto rounded = hn::ShiftRight<16>(hn::Add(bits, half));
-  const auto quiet_nan = hn::Or(upper, hn::Set(du, 64));
-  const auto result = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), quiet_nan, rounded);
-  hn::StoreU(hn::TruncateTo(DU16(), result), DU16(), reinterpret_cast<std::uint16_t*>(out));
+  hn::StoreU(round_to_bf16(D(), load(x)), DU16(), reinterpret_cast<std::uint16_t*>(out));
 }
 
 // Writes one key and one value at `position`.

@@ -15,6 +15,7 @@
 
 #include "hwy/highway.h"
 #include "nibble/kernels/attention_float-inl.h"
+#include "nibble/kernels/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
@@ -35,22 +36,14 @@ inline constexpr Index kPlaneBytes = 16;
 // have unsigned parts and meet codes.
 enum class Kind { query, weight };
 
-// Such that the sum of n products with codes fits 32 bits: n * 128 * max < 2^31; and such that the
-// high part fits 8 bits.
+// Such that the sum of n products with codes, and 128 times the sum of n numbers, fit 32 bits with
+// either sign: n * max < 2^24; and such that the high part fits 8 bits.
 constexpr float max_number(Index n) {
-  return static_cast<float>(std::min<Index>(32512, (Index{1} << 24) / n));
+  return static_cast<float>(std::min<Index>(32512, ((Index{1} << 24) - 1) / n));
 }
 // By which numbers up to `top` become integers up to `max`.
 HWY_INLINE V to_numbers(float top, float max) {
   return hn::Set(D(), top >= 0x1p-100f ? max / top : 0);
-}
-
-HWY_INLINE VI nearest(V x) {
-#if HWY_ARCH_X86 && HWY_TARGET != HWY_EMU128
-  return hn::NearestIntInRange(DI(), x);
-#else
-  return hn::NearestInt(x);  // Highway 1.3 has the cheaper form for x86 only
-#endif
 }
 
 HWY_INLINE VI broadcast4(const std::byte* p) {
@@ -214,7 +207,7 @@ HWY_INLINE void put_query(const std::int8_t*, const float* HWY_RESTRICT q, float
     for (Index v = 0; v < kPanelPositions / kLanes; ++v) {
       const Index from = std::min(i + v * kLanes, head_dim);
       const V part = hn::LoadN(d, q + from, static_cast<size_t>(head_dim - from));
-      x[v] = nearest(hn::Mul(part, inverse));
+      x[v] = nearest(D(), hn::Mul(part, inverse));
       sum = hn::Add(sum, x[v]);
     }
     put_planes<Kind::query>(x, to + i * 2);
@@ -302,7 +295,7 @@ class Weights<std::int8_t> {
       for (Index p = seen.begin; p < seen.end; p += kPanelPositions) {
         VI x[kPanelPositions / kLanes];
         for (Index v = 0; v < kPanelPositions / kLanes; ++v) {
-          x[v] = nearest(hn::Mul(load(row + p + v * kLanes), inverse));
+          x[v] = nearest(D(), hn::Mul(load(row + p + v * kLanes), inverse));
         }
         put_planes<Kind::weight>(x, reinterpret_cast<std::byte*>(row + p));
       }
@@ -374,7 +367,7 @@ HWY_INLINE float put_codes(const float* HWY_RESTRICT x, Index head_dim, Index gr
     const Index from = std::min(i, head_dim);
     const V part = hn::LoadN(d, x + from, static_cast<size_t>(head_dim - from));
     HWY_ALIGN std::int32_t codes[kLanes];
-    hn::Store(nearest(hn::Mul(part, inverse)), DI(), codes);
+    hn::Store(nearest(d, hn::Mul(part, inverse)), DI(), codes);
     for (Index j = 0; j < kLanes; ++j) {
       to[(i + j) / group * stride + (i + j) % group] = static_cast<std::int8_t>(codes[j]);
     }

@@ -9,9 +9,9 @@
 #define NIBBLE_KERNELS_ATTENTION_VEC_INL_H_
 #endif
 
-#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "nibble/kernels/attention.hpp"
+#include "nibble/kernels/prefetch-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
@@ -87,15 +87,6 @@ class Ahead {
   }
 
  private:
-  template <int kLocality>
-  static HWY_INLINE void prefetch(const std::byte* p) {
-#if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
-    __builtin_prefetch(p, 0, kLocality);
-#else
-    hwy::Prefetch(p);
-#endif
-  }
-
   const std::byte* next_ = nullptr;
   bool now_ = false;
 };

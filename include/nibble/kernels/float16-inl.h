@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// 16-bit floats, given as their bits in half a vector, widened to f32: exact for every value, also
-// infinities, on every target.
+// 16-bit floats, as their bits in half a vector. Widened to f32 they are exact for every value,
+// also infinities, on every target.
 
 #if defined(NIBBLE_KERNELS_FLOAT16_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_FLOAT16_INL_H_
@@ -40,6 +40,18 @@ template <class D, class V16 = hn::Vec<hn::Rebind<uint16_t, D>>>
 HWY_INLINE hn::Vec<D> widen(bf16, D d, V16 bits) {
   const hn::RebindToUnsigned<D> du;
   return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du, bits)));
+}
+
+// The bits of to_bf16: rounded to nearest, ties to even; NaN stays NaN (quiet).
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE hn::Vec<hn::Rebind<uint16_t, D>> round_to_bf16(D, V v) {
+  const hn::RebindToUnsigned<D> du;
+  const auto bits = hn::BitCast(du, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFFu)));
+  const auto quiet = hn::Or(bits, hn::Set(du, 0x400000u));
+  const auto result = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), quiet, rounded);
+  return hn::TruncateTo(hn::Rebind<uint16_t, D>(), hn::ShiftRight<16>(result));
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE

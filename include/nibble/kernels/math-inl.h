@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// exp, sigmoid, tanh, erf and the normal distribution of float vectors. ULP bounds are against the
-// exact value, round to nearest, and hold on every target; tests/kernels/activation_test.cpp
-// measures them.
+// Functions of float vectors: exp, sigmoid, tanh, erf, the normal distribution, nearest integers.
+// ULP bounds are against the exact value, round to nearest, and hold on every target;
+// tests/kernels/activation_test.cpp measures them.
 
 #if defined(NIBBLE_KERNELS_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_MATH_INL_H_
@@ -45,6 +45,16 @@ HWY_INLINE V max_skip_nan(V x, V best) {
   return hn::Max(x, best);
 #else
   return hn::IfThenElse(hn::Gt(x, best), x, best);
+#endif
+}
+
+// The nearest integers, ties to even, of numbers that are within 32 bits.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE hn::Vec<hn::RebindToSigned<D>> nearest(D, V x) {
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_EMU128
+  return hn::NearestIntInRange(hn::RebindToSigned<D>(), x);
+#else
+  return hn::NearestInt(x);  // Highway 1.3 has the cheaper form for x86 only
 #endif
 }
 
@@ -106,9 +116,13 @@ HWY_INLINE V exp(D d, V x) {
 namespace detail {
 
 // With AVX-512 one instruction looks up 32 floats that are in two registers.
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
 template <class D>
-inline constexpr bool kHasTablesOf32 = HWY_ARCH_X86&& HWY_TARGET <= HWY_AVX3&& hn::MaxLanes(D()) ==
-                                       16;
+inline constexpr bool kHasTablesOf32 = hn::MaxLanes(D()) == 16;
+#else
+template <class D>
+inline constexpr bool kHasTablesOf32 = false;
+#endif
 
 // The values of a table of 32 whose indices are the low bits of `biased`.
 template <class D, class T, class V = hn::Vec<D>>

@@ -19,18 +19,12 @@ namespace hn = hwy::HWY_NAMESPACE;
 template <>
 struct Impl<kernels::RoundRow> {
   static void run(const float* x, Index k, bf16* out) {
-    const DU32 d;
-    const auto infinity = hn::Set(d, 0x7F800000u);
+    const DF32 d;
+    const hn::Rebind<std::uint16_t, DF32> d16;
     Index i = 0;
     for (; i + kLanes <= k; i += kLanes) {
-      const auto u = hn::BitCast(d, hn::LoadU(DF32(), x + i));
-      const auto odd = hn::And(hn::ShiftRight<16>(u), hn::Set(d, 1u));
-      const auto rounded = hn::Add(u, hn::Add(odd, hn::Set(d, 0x7FFFu)));
-      const auto nan = hn::Gt(hn::And(u, hn::Set(d, 0x7FFFFFFFu)), infinity);
-      const auto quiet = hn::Or(u, hn::Set(d, 0x400000u));
-      const auto bits = hn::ShiftRight<16>(hn::IfThenElse(nan, quiet, rounded));
-      const hn::Rebind<std::uint16_t, DU32> d16;
-      hn::StoreU(hn::TruncateTo(d16, bits), d16, reinterpret_cast<std::uint16_t*>(out + i));
+      const auto bits = round_to_bf16(d, hn::LoadU(d, x + i));
+      hn::StoreU(bits, d16, reinterpret_cast<std::uint16_t*>(out + i));
     }
     for (; i < k; ++i) out[i] = to_bf16(x[i]);
     if (k % 2 != 0) out[k] = bf16{};

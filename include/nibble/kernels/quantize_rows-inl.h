@@ -12,6 +12,7 @@
 
 #include "hwy/highway.h"
 #include "nibble/core/scalar.hpp"
+#include "nibble/kernels/math-inl.h"
 #include "nibble/kernels/prefetch-inl.h"
 #include "nibble/kernels/quantize_rows.hpp"
 
@@ -128,12 +129,7 @@ HWY_INLINE void factors(DI4 di, hn::Vec<DI4> absmax_bits, hn::Vec<D4>& scale,
 // Free functions, not lambdas: compilers do not inline those at -O2.
 template <class Source>
 HWY_INLINE VI encode_vector(const Source& source, size_t i, VF inverse) {
-  const auto scaled = hn::Mul(source.again(i), inverse);
-#if HWY_ARCH_X86 && HWY_TARGET != HWY_EMU128
-  return hn::NearestIntInRange(DI(), scaled);
-#else
-  return hn::NearestInt(scaled);  // Highway 1.3 has the cheaper form for x86 only
-#endif
+  return nearest(DF(), hn::Mul(source.again(i), inverse));
 }
 
 // Where the groups of four bytes are that store_bytes gets from x86's packing instructions.
