@@ -25,6 +25,10 @@ struct AttentionShape {
   Index window = 0;    // a query sees this many positions, its own included; 0: all
 
   constexpr Index group() const noexcept { return n_heads / n_kv_heads; }
+  // By the query at `position`, which sees everything from there up to itself.
+  constexpr Index first_seen(Index position) const noexcept {
+    return window > 0 ? std::max<Index>(0, position + 1 - window) : 0;
+  }
 };
 
 // How the work is cut. A function of the sizes alone, never of the number of workers: the same
@@ -52,10 +56,73 @@ constexpr Index attention_part_floats(const AttentionShape& shape, Index rows) n
   return rows * shape.n_heads * (shape.head_dim + 2);
 }
 
+// The tasks of one call: kv heads times runs of tokens times parts of the positions.
+struct AttentionCut {
+  Index n_tokens;
+  Index tokens_per_task;
+  Index n_token_tasks;
+  Index begin, end;  // positions [begin, end) are seen by some token
+  Index n_parts;
+
+  AttentionCut(const AttentionShape& shape, Index first_position, Index tokens) noexcept
+      : n_tokens(tokens),
+        tokens_per_task(std::min(tokens, kernels::attention_tokens_per_task(shape.group()))),
+        n_token_tasks((tokens + tokens_per_task - 1) / tokens_per_task),
+        begin(shape.first_seen(first_position)),
+        end(first_position + tokens),
+        n_parts(attention_parts(tokens, end - begin)) {}
+
+  // Parts begin at tiles, counted from position 0, as tiles do within a task.
+  Index part_begin(Index part) const noexcept {
+    const Index first = begin / kernels::kAttentionTile;
+    const Index n_tiles = (end + kernels::kAttentionTile - 1) / kernels::kAttentionTile - first;
+    return std::max(begin, (first + n_tiles * part / n_parts) * kernels::kAttentionTile);
+  }
+};
+
+// Partial results: (n_parts, n_kv_heads, n_tokens * group) rows of head_dim, their maxima, sums.
+struct AttentionParts {
+  Index n_parts;
+  Index rows;  // of one part
+  float* out;
+  float* max;
+  float* sum;
+
+  AttentionParts(float* memory, const AttentionShape& shape, const AttentionCut& cut) noexcept
+      : n_parts(cut.n_parts),
+        rows(cut.n_tokens * shape.n_heads),
+        out(memory),
+        max(out + n_parts * rows * shape.head_dim),
+        sum(max + n_parts * rows) {}
+};
+
+inline void merge_attention(Executor& executor, const AttentionParts& parts,
+                            const AttentionShape& shape, MatrixView<float> out) noexcept {
+  const Index group = shape.group();
+  const Index n_tokens = out.extent(0);
+  auto* const merge = simd::kernel<kernels::MergeAttention>();
+  executor.parallel_for(shape.n_kv_heads * n_tokens, [&](Index index, Index) {
+    const Index kv_head = index / n_tokens;
+    const Index token = index % n_tokens;
+    const Index row = index * group;  // within a part
+    kernels::MergeAttention::Args args;
+    args.out = parts.out + row * shape.head_dim;
+    args.max = parts.max + row;
+    args.sum = parts.sum + row;
+    args.n_parts = parts.n_parts;
+    args.part_rows = parts.rows;
+    args.n_rows = group;
+    args.head_dim = shape.head_dim;
+    args.merged = out.data() + token * out.stride(0) + kv_head * group * shape.head_dim;
+    merge(args);
+  });
+}
+
 }  // namespace detail
 
 // Bytes of scratch that attention() needs for at most max_tokens tokens at once and a cache of
-// `capacity` positions. More than the address space holds is kMaxBytes.
+// `capacity` positions. Where that is more than kMaxBytes: the last multiple of kAlignment up to
+// it.
 constexpr std::size_t attention_scratch_bytes(Index n_workers, const AttentionShape& shape,
                                               Index max_tokens, Index capacity) noexcept {
   // tokens * parts, at most kMaxParts, is largest for one token or for parts that just fit.
@@ -96,33 +163,21 @@ void attention(Executor& executor, MatrixView<const float> q, KvLayer<T> cache,
   NIBBLE_ASSERT(scratch.size() >= attention_scratch_bytes(executor.n_workers(), shape, n_tokens,
                                                           first_position + n_tokens));
 
-  const Index tokens_per_task = std::min(n_tokens, kernels::attention_tokens_per_task(group));
-  const Index n_token_tasks = (n_tokens + tokens_per_task - 1) / tokens_per_task;
-  const Index end = first_position + n_tokens;  // positions [begin, end) are seen by some token
-  const Index begin = shape.window > 0 ? std::max<Index>(0, first_position + 1 - shape.window) : 0;
-  const Index n_parts = detail::attention_parts(n_tokens, end - begin);
-
+  const detail::AttentionCut cut(shape, first_position, n_tokens);
   const auto worker_bytes =
       static_cast<std::size_t>(detail::attention_worker_bytes(shape, n_tokens));
-  // Partial results: (n_parts, n_kv_heads, n_tokens * group) rows of head_dim, then maxima, sums.
-  float* const parts = reinterpret_cast<float*>(
-      scratch.data() + static_cast<std::size_t>(executor.n_workers()) * worker_bytes);
-  const Index part_rows = n_tokens * shape.n_heads;
-  float* const part_max = parts + n_parts * part_rows * head_dim;
-  float* const part_sum = part_max + n_parts * part_rows;
-  // Parts begin at tiles, counted from position 0, as tiles do within a task.
-  const Index first_tile = begin / kernels::kAttentionTile;
-  const Index n_tiles = (end + kernels::kAttentionTile - 1) / kernels::kAttentionTile - first_tile;
+  std::byte* const after_workers =
+      scratch.data() + static_cast<std::size_t>(executor.n_workers()) * worker_bytes;
+  const detail::AttentionParts parts(reinterpret_cast<float*>(after_workers), shape, cut);
 
   auto* const attend = simd::kernel<Kernel>();
   const auto task = [&](Index index, Index worker) {
     // Token tasks of one kv head follow each other: its keys and values stay in a shared cache.
-    const Index part = index % n_parts;
-    const Index token_task = index / n_parts % n_token_tasks;
-    const Index kv_head = index / n_parts / n_token_tasks;
-    const Index first_token = token_task * tokens_per_task;
+    const Index part = index % cut.n_parts;
+    const Index first_token = index / cut.n_parts % cut.n_token_tasks * cut.tokens_per_task;
+    const Index kv_head = index / cut.n_parts / cut.n_token_tasks;
     typename Kernel::Args args;
-    args.n_tokens = std::min(tokens_per_task, n_tokens - first_token);
+    args.n_tokens = std::min(cut.tokens_per_task, n_tokens - first_token);
     args.q = q.data() + first_token * q.stride(0) + kv_head * group * head_dim;
     args.q_stride = q.stride(0);
     args.group = group;
@@ -134,45 +189,24 @@ void attention(Executor& executor, MatrixView<const float> q, KvLayer<T> cache,
     args.scratch =
         reinterpret_cast<float*>(scratch.data() + static_cast<std::size_t>(worker) * worker_bytes);
     const Index last_end = args.first_position + args.n_tokens;
-    if (n_parts == 1) {
-      args.begin =
-          shape.window > 0 ? std::max<Index>(0, args.first_position + 1 - shape.window) : 0;
+    if (cut.n_parts == 1) {
+      args.begin = shape.first_seen(args.first_position);
       args.end = last_end;
       args.out = out.data() + first_token * out.stride(0) + kv_head * group * head_dim;
       args.out_stride = out.stride(0);
     } else {
-      const auto boundary = [&](Index p) {
-        return (first_tile + n_tiles * p / n_parts) * kernels::kAttentionTile;
-      };
-      args.begin = std::max(begin, boundary(part));
-      args.end = std::min(last_end, boundary(part + 1));
-      const Index row = (part * n_kv_heads + kv_head) * n_tokens * group + first_token * group;
-      args.out = parts + row * head_dim;
+      args.begin = cut.part_begin(part);
+      args.end = std::min(last_end, cut.part_begin(part + 1));
+      const Index row = part * parts.rows + (kv_head * n_tokens + first_token) * group;
+      args.out = parts.out + row * head_dim;
       args.out_stride = group * head_dim;
-      args.max = part_max + row;
-      args.sum = part_sum + row;
+      args.max = parts.max + row;
+      args.sum = parts.sum + row;
     }
     attend(args);
   };
-  executor.parallel_for(n_kv_heads * n_token_tasks * n_parts, task);
-  if (n_parts == 1) return;
-
-  auto* const merge = simd::kernel<kernels::MergeAttention>();
-  executor.parallel_for(n_kv_heads * n_tokens, [&](Index index, Index) {
-    const Index kv_head = index / n_tokens;
-    const Index token = index % n_tokens;
-    const Index row = index * group;  // within a part
-    kernels::MergeAttention::Args args;
-    args.out = parts + row * head_dim;
-    args.max = part_max + row;
-    args.sum = part_sum + row;
-    args.part_rows = part_rows;
-    args.n_parts = n_parts;
-    args.n_rows = group;
-    args.head_dim = head_dim;
-    args.merged = out.data() + token * out.stride(0) + kv_head * group * head_dim;
-    merge(args);
-  });
+  executor.parallel_for(n_kv_heads * cut.n_token_tasks * cut.n_parts, task);
+  if (cut.n_parts > 1) detail::merge_attention(executor, parts, shape, out);
 }
 
 // The same for whatever element type the cache has.

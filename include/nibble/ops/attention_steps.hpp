@@ -24,7 +24,7 @@ inline void attention_scores(MatrixView<const float> q, const KvCache& cache, In
     const KvLayer<T> kv = cache.layer<T>(layer);
     for (Index i = 0; i < q.extent(0); ++i) {
       const Index position = first_position + i;
-      const Index begin = shape.window > 0 ? std::max<Index>(0, position + 1 - shape.window) : 0;
+      const Index begin = shape.first_seen(position);
       for (Index h = 0; h < shape.n_heads; ++h) {
         const T* const kv_head = kv.of(h / shape.group());
         for (Index p = 0; p < n; ++p) {
@@ -34,8 +34,7 @@ inline void attention_scores(MatrixView<const float> q, const KvCache& cache, In
                    static_cast<double>(kernels::key_at(kv_head, p, d, shape.head_dim));
           }
           const bool visible = p >= begin && p <= position;
-          scores(i, h * n + p) = visible ? static_cast<float>(sum) * shape.scale
-                                         : -kInfinity;
+          scores(i, h * n + p) = visible ? static_cast<float>(sum) * shape.scale : -kInfinity;
         }
       }
     }

@@ -104,7 +104,8 @@ struct KvLayer {
 
 // Writes keys and values of tokens at positions first_position, first_position + 1, ... of a layer.
 // k, v: (n_tokens, n_kv_heads * head_dim), rows may be strided, elements of a row are consecutive.
-// Positions must be below the capacity. Values outside the range of T become infinities.
+// Positions must be below the capacity. Values outside the range of a floating-point T become
+// infinities; for 8-bit integers all must be finite.
 template <class T>
 void store_keys_values(Executor& executor, KvLayer<T> layer, Index first_position,
                        MatrixView<const float> k, MatrixView<const float> v) noexcept {
