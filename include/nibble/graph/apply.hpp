@@ -26,8 +26,8 @@
 #include "nibble/ops/elementwise.hpp"
 #include "nibble/ops/embedding.hpp"
 #include "nibble/ops/matmul.hpp"
+#include "nibble/ops/matmul_input.hpp"
 #include "nibble/ops/norm.hpp"
-#include "nibble/ops/quantize_rows.hpp"
 #include "nibble/ops/rope.hpp"
 
 namespace nibble::inline NIBBLE_ABI::graph {
@@ -180,30 +180,21 @@ auto quantized_rows(const Run& run, const Scratch& scratch, const AnyValue& like
                                                     like.width);
 }
 
-inline void set_quantized(kernels::MatmulInput& input,
-                          const ops::QuantizedRows<kActivationBlock>& rows) noexcept {
-  input.codes = rows.codes;
-  input.scales = rows.scales;
-  input.neg8sums = rows.neg8sums;
-  input.code_stride = rows.code_stride(rows.k);
-  input.n_blocks = rows.n_blocks(rows.k);
-}
-
 template <class Run, class AnyValue>
 kernels::MatmulInput product_input(Run& run, InputForms forms, const AnyValue& x,
                                    const Scratch& scratch) noexcept {
   const MatrixView<float> view = run.view(x);
   kernels::MatmulInput input;
-  if (forms.plain) {
-    input.x = view.data();
-    input.stride = view.stride(0);
-  }
   if constexpr (Run::FormatTypes::kHasBlocks) {
     if (forms.blocks) {
       const auto rows = quantized_rows(run, scratch, x);
       ops::quantize_rows(run.executor(), MatrixView<const float>(view), rows);
-      set_quantized(input, rows);
+      input = ops::matmul_input(rows);
     }
+  }
+  if (forms.plain) {
+    input.x = view.data();
+    input.stride = view.stride(0);
   }
   return input;
 }
@@ -286,7 +277,7 @@ constexpr auto apply(const NormInto<Norm, Products>& node, Pass& pass, const Val
       if (!forms.plain) {
         const auto rows = quantized_rows(run, scratch, x);
         norm_into(node.norm, run, x, rows);
-        set_quantized(input, rows);
+        input = ops::matmul_input(rows);
       }
     }
     ProductList list;
