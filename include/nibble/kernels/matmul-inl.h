@@ -105,7 +105,7 @@ constexpr Index step_bytes() {
   }
 }
 
-// kNarrow: few rows, whole panels (see TileShape and Ahead).
+// kNarrow: few rows, whole panels (see TileShape and PanelsAhead).
 template <class Form, int kRows, int kColumns, bool kNarrow>
 HWY_INLINE void compute_tile(const kernels::MatmulArgs& args, FinishTile* finish, Index row,
                              Index column) {
@@ -120,9 +120,9 @@ HWY_INLINE void compute_tile(const kernels::MatmulArgs& args, FinishTile* finish
   const Index next_panel = panel + kPanels;
   const auto compute = [&](const std::byte* matrix, float* out) HWY_ATTR {
     const std::byte* const weights = matrix + panel * panel_bytes;
-    Ahead ahead;
+    PanelsAhead ahead;
     if (kNarrow) {
-      ahead.next = weights + kFetchDistance;
+      ahead.next = weights + kPanelFetchDistance;
     } else if (lane == 0 && next_panel < args.end_panel) {  // once per panel, not beyond the last
       // The tiles of a column fetch equal parts of the panels that come next, and more: fetches get
       // lost, and each line once gave 67 % of the peak with Q4_0 instead of 76 %.

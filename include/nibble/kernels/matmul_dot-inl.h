@@ -85,7 +85,7 @@ HWY_INLINE VBf16 broadcast_pair(const bf16* x) {
 }
 
 // sum + w[2i] * x[2i] + w[2i + 1] * x[2i + 1] in lane i: exact products, two additions rounded to
-// nearest; subnormal numbers may count as zero.
+// nearest (ARM: to odd); subnormal numbers may count as zero.
 HWY_INLINE VF32 add_bf16_dot(VF32 sum, VBf16 w, VBf16 x) {
 #if NIBBLE_BF16_DOTS_BEYOND_TARGET
   asm("vdpbf16ps %2, %1, %0" : "+v"(sum.raw) : "v"(w.raw), "v"(x.raw));
@@ -99,10 +99,10 @@ HWY_INLINE VF32 add_bf16_dot(VF32 sum, VBf16 w, VBf16 x) {
 
 // ---- Sums of 8-bit products --------------------------------------------------------------------
 // DotSum: the integer sum of one block's products for one vector of rows, or of a whole row's with
-// kLength = 0. add() takes the odd ones of its terms apart. Stored codes are
-// unsigned; those of a symmetric format have an offset of 8 or 128, so that −offset * sum(x) must
-// be added: at the start where that is free, at the end where it saves a register, or not at all
-// where the target sums signed codes.
+// kLength = 0. add() takes the odd ones of its terms apart. Stored codes are unsigned; those of a
+// symmetric format have an offset of 8 or 128, so that −offset * sum(x) must be added: at the start
+// where that is free, at the end where it saves a register, or not at all where the target sums
+// signed codes.
 // (The constructors are written out because implied ones lack the target's attributes, which ARM's
 // vectors want.)
 enum class Correction { at_start, at_end, none };
@@ -113,7 +113,7 @@ inline constexpr Correction kAtStartIf = kSymmetric ? Correction::at_start : Cor
 // Unsigned times signed as one operation: VNNI's, or Highway's exact sequence.
 // Two a cycle of 5 cycles each want ten sums under way, a tile of a block format has eight. Two
 // chains for each, added at the end by an execution unit that has nothing else to do: Q4_0 from 73
-// to 77 % of the peak of a Zen 5. (Taller tiles bring the chains but spill, or lose the cache.)
+// to 76 % of the peak of a Zen 5. (Taller tiles bring the chains but spill, or lose the cache.)
 template <int kBits, bool kSymmetric, int kLength>
 struct DotSum {
   HWY_INLINE DotSum() {}

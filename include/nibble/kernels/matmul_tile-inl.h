@@ -14,6 +14,7 @@
 
 #include "hwy/highway.h"
 #include "nibble/kernels/matmul_dot-inl.h"
+#include "nibble/kernels/prefetch-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
@@ -78,10 +79,6 @@ struct TileShape<quant::I8Channel> {
   static constexpr int kWideRows = 8, kWideVectors = 2, kNarrowRows = 4;
 };
 #endif
-template <>
-struct TileShape<Bf16Dots> {
-  static constexpr int kWideRows = 8, kWideVectors = 2, kNarrowRows = 8;
-};
 template <class T>
 struct TileShape<quant::Plain<T>> {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
@@ -95,6 +92,8 @@ struct TileShape<quant::Plain<T>> {
   static constexpr int kWideRows = 6, kWideVectors = 4, kNarrowRows = 4;
 #endif
 };
+template <>
+struct TileShape<Bf16Dots> : TileShape<quant::BF16> {};  // as many registers
 
 // ---- Fetching ahead ----------------------------------------------------------------------------
 // Weights mostly come from memory, and the processor's own prefetching starts anew at every panel
@@ -113,9 +112,9 @@ struct TileShape<quant::Plain<T>> {
 // each tile, so that memory never waits for arithmetic; into L2, and a line or two in each step:
 // in bursts they keep a tile from its own weights (Q8_0 from 65 to 73 % of the peak). Runs of k
 // whose weights stay in L1 cost more than they bring, as did fetching from L2 into L1.
-inline constexpr Index kFetchDistance = 10 * 1024;  // bytes
+inline constexpr Index kPanelFetchDistance = 10 * 1024;  // bytes
 
-struct Ahead {
+struct PanelsAhead {
   const std::byte* next = nullptr;  // null: nothing to fetch
   Index share = 0;                  // bytes to fetch in each step; 0: what the step reads, into L1
 
@@ -130,17 +129,6 @@ struct Ahead {
       const std::byte* const end = next + share;
       for (; next < end; next += 64) prefetch<2>(next);
     }
-  }
-
- private:
-  // kLocality 0: into L1, used once; 2: into L2.
-  template <int kLocality>
-  static HWY_INLINE void prefetch(const std::byte* p) {
-#if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
-    __builtin_prefetch(p, 0, kLocality);
-#else
-    hwy::Prefetch(p);
-#endif
   }
 };
 
@@ -166,7 +154,7 @@ inline constexpr int kPanelsOf = kColumns < kVectors ? 1 : kColumns / kVectors;
 // (complete_sums), so that a block costs one operation less.
 template <class Format, bool kRowScale, int kRows, int kColumns>
 HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
-                           const std::byte* HWY_RESTRICT weights, int lane, Ahead ahead,
+                           const std::byte* HWY_RESTRICT weights, int lane, PanelsAhead ahead,
                            float* HWY_RESTRICT sums_out) {
   using L = quant::Packed<Format>;
   using Scale = typename Format::Scale;
@@ -287,19 +275,19 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
 
 template <int kRows, int kColumns, quant::BlockFormat Format>
 HWY_NOINLINE void tile(Format, const kernels::MatmulInput& in, Index k, const std::byte* weights,
-                       int lane, Ahead ahead, float* sums_out) {
+                       int lane, PanelsAhead ahead, float* sums_out) {
   block_tile<Format, false, kRows, kColumns>(in, k, weights, lane, ahead, sums_out);
 }
 template <int kRows, int kColumns, class Format>
 HWY_NOINLINE void tile(RowScaled<Format>, const kernels::MatmulInput& in, Index k,
-                       const std::byte* weights, int lane, Ahead ahead, float* sums_out) {
+                       const std::byte* weights, int lane, PanelsAhead ahead, float* sums_out) {
   block_tile<Format, true, kRows, kColumns>(in, k, weights, lane, ahead, sums_out);
 }
 
 // One integer sum for the whole row; complete_sums scales it.
 template <int kRows, int kColumns>
 HWY_NOINLINE void tile(quant::I8Channel, const kernels::MatmulInput& in, Index k,
-                       const std::byte* HWY_RESTRICT weights, int lane, Ahead ahead,
+                       const std::byte* HWY_RESTRICT weights, int lane, PanelsAhead ahead,
                        float* HWY_RESTRICT sums_out) {
   using L = quant::Packed<quant::I8Channel>;
   using Dot = DotSum<8, true, 0>;
@@ -349,7 +337,7 @@ inline constexpr Index kPlainSteps = 4;
 
 template <int kRows, int kColumns, class T>
 HWY_NOINLINE void tile(quant::Plain<T>, const kernels::MatmulInput& in, Index k,
-                       const std::byte* HWY_RESTRICT weights, int lane, Ahead ahead,
+                       const std::byte* HWY_RESTRICT weights, int lane, PanelsAhead ahead,
                        float* HWY_RESTRICT sums_out) {
   using L = quant::Packed<quant::Plain<T>>;
   constexpr Index kStepBytes =
@@ -406,7 +394,7 @@ HWY_NOINLINE void tile(quant::Plain<T>, const kernels::MatmulInput& in, Index k,
 #if NIBBLE_HAVE_BF16_DOTS
 template <int kRows, int kColumns>
 HWY_NOINLINE void tile(Bf16Dots, const kernels::MatmulInput& in, Index k,
-                       const std::byte* HWY_RESTRICT weights, int lane, Ahead ahead,
+                       const std::byte* HWY_RESTRICT weights, int lane, PanelsAhead ahead,
                        float* HWY_RESTRICT sums_out) {
   using L = quant::Packed<quant::BF16>;
   constexpr Index kPairBytes = 2 * quant::kPanelRows * 2;
