@@ -80,8 +80,8 @@ struct MatmulArgs {
 using MatmulFunction = void(const MatmulArgs&);
 
 // Accumulators: block formats sum 8-bit products in 32-bit integers within a block (exact: at most
-// 256 * 255 * 127 < 2^31) and blocks in f32; I8Channel sums whole rows in 32-bit integers (exact up
-// to k = Packed<I8Channel>::kMaxK); plain formats sum in f32, along k.
+// 2^16 * 255 * 127 < 2^31) and blocks in f32; I8Channel sums whole rows in 32-bit integers (exact
+// up to k = Packed<I8Channel>::kMaxK); plain formats sum in f32, along k.
 template <class Format, class Epilogue, ActivationScales kScales = ActivationScales::per_block>
 struct Matmul {
   using Function = MatmulFunction;

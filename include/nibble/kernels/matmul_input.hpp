@@ -20,7 +20,7 @@ struct RoundRow {
 // n_blocks blocks: what products with ActivationScales::per_row need beside QuantizeRow<0>.
 template <int kLength>
 struct BlockSums {
-  static_assert(kLength > 0 && kLength % 32 == 0 && kLength < 1 << 21);
+  static_assert(kLength > 0 && kLength % 32 == 0 && kLength <= 1 << 16);
   using Function = void(const std::int8_t* codes, Index n_blocks, std::int32_t* neg8sums);
 };
 

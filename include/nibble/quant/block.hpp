@@ -28,13 +28,13 @@ struct BlockData;
 template <class Scale, int kBits, int kLength>
 struct BlockData<Scale, kBits, kLength, ZeroPoint::symmetric> {
   Scale scale;
-  std::array<std::uint8_t, static_cast<std::size_t>(kLength* kBits / 8)> codes;
+  std::array<std::uint8_t, std::size_t{kLength / 8 * kBits}> codes;
 };
 template <class Scale, int kBits, int kLength>
 struct BlockData<Scale, kBits, kLength, ZeroPoint::minimum> {
   Scale scale;
   Scale minimum;
-  std::array<std::uint8_t, static_cast<std::size_t>(kLength* kBits / 8)> codes;
+  std::array<std::uint8_t, std::size_t{kLength / 8 * kBits}> codes;
 };
 
 // The family. A user's own format is either a member of it with other parameters, or any type that
@@ -71,13 +71,11 @@ using F16 = Plain<f16>;
 using BF16 = Plain<bf16>;
 
 template <class F>
-concept BlockFormat = requires {
+concept BlockFormat = std::is_trivially_copyable_v<typename F::Block> && requires {
   typename F::Scale;
-  typename F::Block;
   { F::kBits } -> std::convertible_to<int>;
   { F::kLength } -> std::convertible_to<int>;
   { F::kZeroPoint } -> std::convertible_to<ZeroPoint>;
-}
-&&std::is_trivially_copyable_v<typename F::Block>;
+};
 
 }  // namespace nibble::inline NIBBLE_ABI::quant

@@ -63,8 +63,9 @@ struct Packed<Format> {
   static constexpr Index kCodeOffset = kMinimumOffset * (kHasMinimum ? 2 : 1);
   static constexpr Index kGroupBytes = kCodeOffset + kGroupBlocks * kChunks * kChunkBytes;
   static_assert(kGroupBytes % 64 == 0);
-  // Of a program's own format too: products take 32 weights at a time.
-  static_assert(kLength > 0 && kLength % 32 == 0 && (Format::kBits == 4 || Format::kBits == 8));
+  // Of a program's own format too: products take 32 weights at a time and sum a block in 32 bits.
+  static_assert(kLength > 0 && kLength % 32 == 0 && kLength <= 1 << 16);
+  static_assert(Format::kBits == 4 || Format::kBits == 8);
 
   // Of one row; k may end within the last one.
   static constexpr Index n_blocks(Index k) noexcept { return (k + kLength - 1) / kLength; }
