@@ -102,12 +102,12 @@ struct TileShape<Bf16Dots> : TileShape<quant::BF16> {};  // as many registers
 // 80-87 %; M = 8 reaches 90-98 % of its rate with the weights in L3.
 //
 // Few rows: panel after panel is one stream, fetched into L1 a fixed distance ahead, as data that
-// is used once: no copy stays in L2 (1.0-1.14x of an ordinary prefetch, AVX2 100 % of the read
-// bandwidth). (Half the distance, or fetching into L2, gives 10 % less; two panels side by side
-// give half; fetching only the start of each page, or every line twice, gives nothing.)
-// AVX-512 stays at 86-94 % on one thread: its few instructions let the processor run so far ahead
-// that it asks for weights before the fetched ones are there. 100 idle instructions per block
-// bring it to 96 %, and take a third of the rate that weights in L3 have: not worth it.
+// is used once: no copy stays in L2 (1.0-1.14x of an ordinary prefetch on pages of 4 KiB, the same
+// on large ones). M = 1 reaches 97 % of the read bandwidth with AVX-512 and AVX2. (Half the
+// distance, or fetching into L2, gives 10 % less; two panels side by side give half; fetching only
+// the start of each page, or every line twice, gives nothing.) A processor that runs far ahead asks
+// for weights before the fetched ones are there: fewer instructions, or shorter chains of them, can
+// make M = 1 slower (see DotSum).
 // Many rows: the panels that come next are fetched while the present ones are used, a share by
 // each tile, so that memory never waits for arithmetic; into L2, and a line or two in each step:
 // in bursts they keep a tile from its own weights (Q8_0 from 65 to 73 % of the peak). Runs of k
@@ -160,7 +160,7 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
   using Scale = typename Format::Scale;
   constexpr int kLength = static_cast<int>(L::kLength);
   constexpr int kChunksPer32 = Format::kBits;  // 32 weights of a row: kBits chunks of 4 bytes
-  using Dot = DotSum<Format::kBits, !L::kHasMinimum, kLength>;
+  using Dot = DotSum<Format::kBits, !L::kHasMinimum, kLength, (kColumns > 1)>;
 
   VF32 sums[kRows][kColumns];
   HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
