@@ -124,6 +124,18 @@ bool load_scalar(GgufType type, const std::byte* p, To& to) noexcept {
   }
 }
 
+// The number that an element of as_array() is or holds.
+template <class T>
+constexpr T& number_of(T& value) noexcept {
+  return value;
+}
+template <class T>
+constexpr T& number_of(Scalar<T>& scalar) noexcept {
+  return scalar.value;
+}
+template <class T>
+using NumberOf = std::remove_reference_t<decltype(number_of(std::declval<T&>()))>;
+
 template <class T>
 constexpr const char* wanted_name() noexcept {
   if constexpr (std::is_same_v<T, std::string_view>) return "a string";
@@ -171,8 +183,8 @@ class GgufValue {
                  std::string("expected ") + detail::wanted_name<T>() + ", found " + describe()};
   }
 
-  // All elements of an array, converted like as<T>(). The copy is at most 8 times (numbers) or
-  // twice (strings) as large as the array in the file.
+  // All elements of an array, converted like as<T>(); numbers also as Scalar<T>. The copy is at
+  // most 8 times (numbers) or twice (strings) as large as the array in the file.
   template <class T>
   Result<std::vector<T>> as_array() const {
     if (!is_array()) {
@@ -189,7 +201,7 @@ class GgufValue {
         p += kStringHeader + length;
       } else {
         T value{};
-        if (!detail::load_scalar(element_type_, p, value)) break;
+        if (!detail::load_scalar(element_type_, p, detail::number_of(value))) break;
         values.push_back(value);
         p += scalar_bytes(element_type_);
       }
@@ -197,7 +209,7 @@ class GgufValue {
     if (values.size() != size_) {
       return Error{Errc::malformed, std::string("element ") + std::to_string(values.size()) +
                                         " of " + describe() + " is not " +
-                                        detail::wanted_name<T>()};
+                                        detail::wanted_name<detail::NumberOf<T>>()};
     }
     return values;
   }

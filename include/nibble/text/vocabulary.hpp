@@ -341,7 +341,7 @@ inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
     return Error{Errc::unsupported, file.name() + ": tokenizer.ggml.model is " + io::quoted(model) +
                                         ", only 'llama' (SentencePiece) is supported"};
   NIBBLE_TRY(texts, file.get_strings("tokenizer.ggml.tokens"));
-  NIBBLE_TRY(scores, file.get_array<float>("tokenizer.ggml.scores"));
+  NIBBLE_TRY(scores, file.get_array<Scalar<float>>("tokenizer.ggml.scores"));
   NIBBLE_TRY(types, file.get_array<std::int64_t>("tokenizer.ggml.token_type"));
   if (scores.size() != texts.size() || types.size() != texts.size())
     return Error{Errc::malformed, file.name() + ": tokenizer.ggml has " +
@@ -353,7 +353,7 @@ inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
     if (!std::in_range<std::uint8_t>(types[i]))
       return Error{Errc::malformed, file.name() + ": piece " + std::to_string(i) +
                                         " has a type that does not exist"};
-    pieces[i] = {texts[i], scores[i], static_cast<PieceType>(types[i])};
+    pieces[i] = {texts[i], scores[i].value, static_cast<PieceType>(types[i])};
   }
 
   VocabularySettings settings;
