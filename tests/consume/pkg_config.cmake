@@ -15,10 +15,13 @@ run_for_output(options ${pkg_config} --cflags --libs "nibble = ${version}")
 separate_arguments(options UNIX_COMMAND "${options}")
 compile_consumer(${options} -I${boost_pp_dirs})
 
-# Headers in a folder that is not below the prefix.
+# Headers in a folder that is not below the prefix. (Staged: CMake refuses such a folder inside the
+# source tree, where this build may be.)
 run(${CMAKE_COMMAND} -S ${source_dir} -B ${work_dir}/build
-    -DCMAKE_INSTALL_INCLUDEDIR=${work_dir}/elsewhere)
+    -DCMAKE_INSTALL_INCLUDEDIR=/elsewhere/include)
+set(ENV{DESTDIR} ${work_dir}/stage)
 run(${CMAKE_COMMAND} --install ${work_dir}/build)
+set(ENV{PKG_CONFIG_PATH} ${work_dir}/pc:${work_dir}/stage${work_dir}/prefix/share/pkgconfig)
 run_for_output(folder ${pkg_config} --variable=includedir nibble)
 if(NOT EXISTS ${folder}/nibble/nibble.hpp)
   message(FATAL_ERROR "no headers in ${folder}")
