@@ -115,8 +115,7 @@ inline constexpr Correction kAtStartIf = kSymmetric ? Correction::at_start : Cor
 // chains for each, added at the end by an execution unit that has nothing else to do: Q4_0 from 73
 // to 76 % of the peak of a Zen 5. (Taller tiles bring the chains but spill, or lose the cache.)
 // Tiles of one vector of columns wait for memory, and the faster they get through what is there,
-// the further they run ahead of what has been fetched: one chain, 97 % of the read bandwidth
-// instead of 92.
+// the further they run ahead of what has been fetched: with one chain 5 % faster.
 template <int kBits, bool kSymmetric, int kLength, bool kManyColumns = true>
 struct DotSum {
   HWY_INLINE DotSum() {}

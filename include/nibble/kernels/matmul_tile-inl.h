@@ -103,15 +103,15 @@ struct TileShape<Bf16Dots> : TileShape<quant::BF16> {};  // as many registers
 //
 // Few rows: panel after panel is one stream, fetched into L1 a fixed distance ahead, as data that
 // is used once: no copy stays in L2 (1.0-1.14x of an ordinary prefetch on pages of 4 KiB, the same
-// on large ones). M = 1 reaches 97 % of the read bandwidth with AVX-512 and AVX2. (Half the
-// distance, or fetching into L2, gives 10 % less; two panels side by side give half; fetching only
-// the start of each page, or every line twice, gives nothing.) A processor that runs far ahead asks
-// for weights before the fetched ones are there: fewer instructions, or shorter chains of them, can
-// make M = 1 slower (see DotSum).
-// Many rows: the panels that come next are fetched while the present ones are used, a share by
-// each tile, so that memory never waits for arithmetic; into L2, and a line or two in each step:
-// in bursts they keep a tile from its own weights (Q8_0 from 65 to 73 % of the peak). Runs of k
-// whose weights stay in L1 cost more than they bring, as did fetching from L2 into L1.
+// on large ones). M = 1 reaches 97 % of the read bandwidth with AVX2, 85-97 % with AVX-512. (Half
+// the distance, or fetching into L2, gives 10 % less; two panels side by side give half; fetching
+// only the start of each page, or every line twice, gives nothing.) A processor that runs far ahead
+// asks for weights before the fetched ones are there: fewer instructions, or shorter chains of
+// them, can make M = 1 slower (see DotSum). Many rows: the panels that come next are fetched while
+// the present ones are used, a share by each tile, so that memory never waits for arithmetic; into
+// L2, and a line or two in each step: in bursts they keep a tile from its own weights (Q8_0 from 65
+// to 73 % of the peak). Runs of k whose weights stay in L1 cost more than they bring, as did
+// fetching from L2 into L1.
 inline constexpr Index kPanelFetchDistance = 10 * 1024;  // bytes
 
 struct PanelsAhead {
