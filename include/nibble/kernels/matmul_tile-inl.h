@@ -107,11 +107,12 @@ struct TileShape<Bf16Dots> : TileShape<quant::BF16> {};  // as many registers
 // the distance, or fetching into L2, gives 10 % less; two panels side by side give half; fetching
 // only the start of each page, or every line twice, gives nothing.) A processor that runs far ahead
 // asks for weights before the fetched ones are there: fewer instructions, or shorter chains of
-// them, can make M = 1 slower (see DotSum). Many rows: the panels that come next are fetched while
-// the present ones are used, a share by each tile, so that memory never waits for arithmetic; into
-// L2, and a line or two in each step: in bursts they keep a tile from its own weights (Q8_0 from 65
-// to 73 % of the peak). Runs of k whose weights stay in L1 cost more than they bring, as did
-// fetching from L2 into L1.
+// them, can make M = 1 slower (see DotSum).
+//
+// Many rows: the panels that come next are fetched while the present ones are used, a share by
+// each tile, so that memory never waits for arithmetic; into L2, and a line or two in each step:
+// in bursts they keep a tile from its own weights (Q8_0 from 65 to 73 % of the peak). Runs of k
+// whose weights stay in L1 cost more than they bring, as did fetching from L2 into L1.
 inline constexpr Index kPanelFetchDistance = 10 * 1024;  // bytes
 
 struct PanelsAhead {
