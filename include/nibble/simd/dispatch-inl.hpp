@@ -119,19 +119,14 @@ struct Table {
   using Rows = std::array<typename Kernel::Function*, kTargetCount>;
   static constexpr Rows make() noexcept {
     Rows rows{};
-    typename Kernel::Function* baseline = nullptr;
+    for (auto& row : rows) row = &HWY_STATIC_NAMESPACE::Impl<Kernel>::run;
     // Impl is declared for every target and complete only for those that are compiled.
-#define NIBBLE_ROW(r, data, name)                                            \
-  if constexpr ((kTargets & BOOST_PP_CAT(HWY_, name)) != 0) {                \
-    auto* const run = &BOOST_PP_CAT(N_, name)::Impl<Kernel>::run;            \
-    rows[static_cast<std::size_t>(Target::name)] = run;                      \
-    if constexpr (kStaticTarget == BOOST_PP_CAT(HWY_, name)) baseline = run; \
+#define NIBBLE_ROW(r, data, name)                                                              \
+  if constexpr ((kTargets & BOOST_PP_CAT(HWY_, name)) != 0) {                                  \
+    rows[static_cast<std::size_t>(Target::name)] = &BOOST_PP_CAT(N_, name)::Impl<Kernel>::run; \
   }
     BOOST_PP_SEQ_FOR_EACH(NIBBLE_ROW, _, NIBBLE_ALL_TARGETS)
 #undef NIBBLE_ROW
-    for (auto& row : rows) {
-      if (row == nullptr) row = baseline;
-    }
     return rows;
   }
   static constexpr Rows kRows = make();
