@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# With sanitizers compilers take fewer expressions as constants, and the program runs under their
+# eyes.
+include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
+
+set(sanitizers -fsanitize=address,undefined -fno-sanitize-recover=all)
+try_run(works "int main() {}" ${cxx} ${sanitizers})
+if(NOT works)
+  skip("no sanitizers here")
+endif()
+build_and_run(${cxx} -std=c++20 ${sanitizers})
