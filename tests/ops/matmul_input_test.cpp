@@ -139,6 +139,21 @@ TEST_CASE("rows shorter than a block are a block apart, with zeros after their c
   });
 }
 
+TEST_CASE("a form of the activations that is missing stays so in later rows") {
+  kernels::MatmulInput input;
+  input.stride = input.rounded_stride = input.code_stride = 32;
+  input.n_blocks = 1;
+  const float x[64] = {};
+  input.x = x;
+  const kernels::MatmulInput rest = input.rows_from(1);
+  CHECK(rest.x == x + 32);
+  CHECK(rest.rounded == nullptr);  // or bf16 products would read it
+  CHECK(rest.codes == nullptr);
+  CHECK(rest.scales == nullptr);
+  CHECK(rest.row_scales == nullptr);
+  CHECK(rest.neg8sums == nullptr);
+}
+
 TEST_CASE("8 bits with one scale per row of weights and of activations") {
   for_each_target([&](simd::Target) {
     const double ratio =

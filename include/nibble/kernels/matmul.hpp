@@ -50,14 +50,18 @@ struct MatmulInput {
   Index code_stride = 0;                   // at least k rounded up to whole blocks or 32
   Index n_blocks = 0;                      // of a row
 
+  // Without the first `row` rows. A form that is missing stays so, whatever its stride.
   MatmulInput rows_from(Index row) const noexcept {
+    const auto skip = [row](auto& rows, Index row_elements) {
+      if (rows != nullptr) rows += row * row_elements;
+    };
     MatmulInput rest = *this;
-    rest.x += row * stride;
-    rest.rounded += row * rounded_stride;
-    rest.codes += row * code_stride;
-    if (scales != nullptr) rest.scales += row * n_blocks;
-    if (row_scales != nullptr) rest.row_scales += row;
-    rest.neg8sums += row * n_blocks;
+    skip(rest.x, stride);
+    skip(rest.rounded, rounded_stride);
+    skip(rest.codes, code_stride);
+    skip(rest.scales, n_blocks);
+    skip(rest.row_scales, 1);
+    skip(rest.neg8sums, n_blocks);
     return rest;
   }
 };
