@@ -166,9 +166,9 @@ class Gguf {
   std::uint32_t version_ = 0;
   std::uint32_t alignment_ = kGgufDefaultAlignment;
   std::vector<GgufEntry> metadata_;
-  std::vector<std::size_t> metadata_order_;
+  NameIndex metadata_index_;
   std::vector<GgufTensor> tensors_;
-  std::vector<std::size_t> tensor_order_;
+  NameIndex tensor_index_;
 };
 
 inline Result<Gguf> Gguf::open(const std::string& path) {
@@ -188,9 +188,8 @@ inline Result<Gguf> Gguf::parse(std::span<const std::byte> bytes, std::string na
 }
 
 inline const GgufValue* Gguf::find(std::string_view key) const noexcept {
-  const GgufEntry* entry = find_by_name(
-      metadata_, metadata_order_, [](const GgufEntry& e) { return e.key; }, key);
-  return entry == nullptr ? nullptr : &entry->value;
+  const std::size_t i = metadata_index_.find(key);
+  return i == NameIndex::kNone ? nullptr : &metadata_[i].value;
 }
 
 template <class T>
@@ -218,8 +217,8 @@ Result<std::vector<T>> Gguf::get_array(std::string_view key) const {
 }
 
 inline const GgufTensor* Gguf::find_tensor(std::string_view name) const noexcept {
-  return find_by_name(
-      tensors_, tensor_order_, [](const GgufTensor& t) { return t.name; }, name);
+  const std::size_t i = tensor_index_.find(name);
+  return i == NameIndex::kNone ? nullptr : &tensors_[i];
 }
 
 inline Result<GgufTensor> Gguf::tensor(std::string_view name) const {
@@ -259,14 +258,14 @@ inline Status Gguf::read() {
                  std::to_string(n_entries) + " metadata entries do not fit in the file"};
   }
   metadata_.reserve(narrow<std::size_t>(n_entries));
+  metadata_index_.reserve(narrow<std::size_t>(n_entries));
   for (std::uint64_t i = 0; i < n_entries; ++i) {
     auto entry = read_entry(in);
     if (!entry) return std::move(entry).error().in("metadata entry " + std::to_string(i));
     metadata_.push_back(*entry);
+    metadata_index_.add(entry->key);
   }
-  NIBBLE_TRY(metadata_order, index_by_name(
-                                 metadata_, [](const GgufEntry& e) { return e.key; }, "key"));
-  metadata_order_ = std::move(metadata_order);
+  NIBBLE_CHECK(metadata_index_.sort("key"));
 
   if (const GgufValue* value = find(kGgufAlignmentKey)) {
     auto alignment = value->as<std::uint32_t>();
@@ -279,6 +278,7 @@ inline Status Gguf::read() {
     return Error{Errc::malformed, std::to_string(n_tensors) + " tensors do not fit in the file"};
   }
   tensors_.resize(narrow<std::size_t>(n_tensors));
+  tensor_index_.reserve(tensors_.size());
   std::vector<std::uint64_t> offsets(tensors_.size());
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     Status status = read_tensor(in, offsets[i], tensors_[i]);
@@ -287,10 +287,9 @@ inline Status Gguf::read() {
       return std::move(status).error().in("tensor " + std::to_string(i) +
                                           (name.empty() ? "" : " " + quoted(name)));
     }
+    tensor_index_.add(tensors_[i].name);
   }
-  NIBBLE_TRY(tensor_order, index_by_name(
-                               tensors_, [](const GgufTensor& t) { return t.name; }, "tensor"));
-  tensor_order_ = std::move(tensor_order);
+  NIBBLE_CHECK(tensor_index_.sort("tensor"));
   return place_tensors(in.offset(), offsets);
 }
 

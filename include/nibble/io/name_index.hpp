@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <numeric>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,32 +14,51 @@
 
 namespace nibble::inline NIBBLE_ABI::io {
 
-// The positions of items in the order of their names: lookup in O(log n) that no choice of names
-// can slow down. Fails if two names are equal.
-template <class Item, class NameOf>
-Result<std::vector<std::size_t>> index_by_name(const std::vector<Item>& items, NameOf name_of,
-                                               const char* what) {
-  std::vector<std::size_t> order(items.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::sort(order.begin(), order.end(),
-            [&](std::size_t a, std::size_t b) { return name_of(items[a]) < name_of(items[b]); });
-  const auto twin = std::adjacent_find(
-      order.begin(), order.end(),
-      [&](std::size_t a, std::size_t b) { return name_of(items[a]) == name_of(items[b]); });
-  if (twin != order.end()) {
-    return Error{Errc::malformed,
-                 std::string(what) + " " + quoted(name_of(items[*twin])) + " appears twice"};
-  }
-  return order;
-}
+// The positions of items by their names: lookup in O(log n) that no choice of names can slow down.
+// The names' bytes are the file's, and must stay.
+class NameIndex {
+ public:
+  static constexpr std::size_t kNone = static_cast<std::size_t>(-1);
 
-template <class Item, class NameOf>
-const Item* find_by_name(const std::vector<Item>& items, const std::vector<std::size_t>& order,
-                         NameOf name_of, std::string_view name) noexcept {
-  const auto it =
-      std::lower_bound(order.begin(), order.end(), name,
-                       [&](std::size_t i, std::string_view n) { return name_of(items[i]) < n; });
-  return it != order.end() && name_of(items[*it]) == name ? &items[*it] : nullptr;
-}
+  void reserve(std::size_t n_names) { entries_.reserve(n_names); }
+  // The name of the item behind those added before.
+  void add(std::string_view name) { entries_.push_back({name, entries_.size()}); }
+
+  // To be called once, when all names are there. An error if two are equal, where `what` says what
+  // they are the names of.
+  Status sort(const char* what) {
+    std::sort(entries_.begin(), entries_.end(), [](const Entry& a, const Entry& b) {
+      return a.name != b.name ? a.name < b.name : a.position < b.position;
+    });
+    for (std::size_t i = 1; i < entries_.size(); ++i) {
+      if (entries_[i - 1].name != entries_[i].name) continue;
+      return Error{Errc::malformed,
+                   std::string(what) + " " + quoted(entries_[i].name) + " appears twice"};
+    }
+    return ok();
+  }
+
+  // The position of the item of this name, or kNone.
+  std::size_t find(std::string_view name) const noexcept {
+    std::size_t first = 0, end = entries_.size();
+    while (first < end) {
+      const std::size_t middle = first + (end - first) / 2;
+      if (entries_[middle].name < name) {
+        first = middle + 1;
+      } else {
+        end = middle;
+      }
+    }
+    return first < entries_.size() && entries_[first].name == name ? entries_[first].position
+                                                                   : kNone;
+  }
+
+ private:
+  struct Entry {
+    std::string_view name;
+    std::size_t position;
+  };
+  std::vector<Entry> entries_;
+};
 
 }  // namespace nibble::inline NIBBLE_ABI::io

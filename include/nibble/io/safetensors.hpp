@@ -135,9 +135,6 @@ class Safetensors {
 
   Safetensors() = default;
 
-  static const std::string& key_of(const SafetensorsEntry& entry) { return entry.key; }
-  static const std::string& name_of(const Safetensor& tensor) { return tensor.name; }
-
   Status read(std::span<const std::byte> bytes);
   Status read_metadata(JsonReader& json);
   static Status read_tensor(JsonReader& json, Safetensor& tensor, Place& place);
@@ -147,9 +144,9 @@ class Safetensors {
   MappedFile file_;  // empty after parse()
   std::string name_;
   std::vector<SafetensorsEntry> metadata_;
-  std::vector<std::size_t> metadata_order_;
+  NameIndex metadata_index_;
   std::vector<Safetensor> tensors_;
-  std::vector<std::size_t> tensor_order_;
+  NameIndex tensor_index_;
 };
 
 // Bytes of a tensor. Errors: limit (does not fit in 64 bits), malformed (packed elements that do
@@ -182,7 +179,8 @@ inline Result<Safetensors> Safetensors::parse(std::span<const std::byte> bytes, 
 }
 
 inline const Safetensor* Safetensors::find_tensor(std::string_view name) const noexcept {
-  return find_by_name(tensors_, tensor_order_, name_of, name);
+  const std::size_t i = tensor_index_.find(name);
+  return i == NameIndex::kNone ? nullptr : &tensors_[i];
 }
 
 inline Result<Safetensor> Safetensors::tensor(std::string_view name) const {
@@ -194,8 +192,8 @@ inline Result<Safetensor> Safetensors::tensor(std::string_view name) const {
 }
 
 inline const std::string* Safetensors::find_metadata(std::string_view key) const noexcept {
-  const SafetensorsEntry* entry = find_by_name(metadata_, metadata_order_, key_of, key);
-  return entry == nullptr ? nullptr : &entry->value;
+  const std::size_t i = metadata_index_.find(key);
+  return i == NameIndex::kNone ? nullptr : &metadata_[i].value;
 }
 
 inline Status Safetensors::read(std::span<const std::byte> bytes) {
@@ -226,10 +224,10 @@ inline Status Safetensors::read(std::span<const std::byte> bytes) {
   }));
   if (!json.at_end()) return json.error("more text behind the header's object");
 
-  NIBBLE_TRY(metadata_order, index_by_name(metadata_, key_of, "metadata key"));
-  metadata_order_ = std::move(metadata_order);
-  NIBBLE_TRY(tensor_order, index_by_name(tensors_, name_of, "tensor"));
-  tensor_order_ = std::move(tensor_order);
+  for (const SafetensorsEntry& entry : metadata_) metadata_index_.add(entry.key);
+  NIBBLE_CHECK(metadata_index_.sort("metadata key"));
+  for (const Safetensor& tensor : tensors_) tensor_index_.add(tensor.name);
+  NIBBLE_CHECK(tensor_index_.sort("tensor"));
   return place_tensors(bytes.subspan(in.offset()), places);
 }
 
