@@ -116,39 +116,25 @@ inline double cgroup_cpu_quota(const std::string& root) {
 
 inline AvailableCpus available_cpus() {
   AvailableCpus cpus;
-  std::vector<unsigned long> mask;
-  for (std::size_t words = 16; words <= 1024; words *= 4) {  // the kernel's size is not known
-    mask.assign(words, 0);
-    if (sched_getaffinity(0, words * sizeof(unsigned long),
-                          reinterpret_cast<cpu_set_t*>(mask.data())) == 0) {
-      break;
-    }
-  }
+  // More CPUs than any kernel has: it fills in what it knows of them, and fails for too few.
+  std::array<unsigned long, 1024> mask{};
+  if (sched_getaffinity(0, sizeof(mask), reinterpret_cast<cpu_set_t*>(mask.data())) != 0) mask = {};
   // Siblings of one core list each other in ascending order, so the first names the core.
-  // (Of a type of our own, so that the code that sorts them is no other translation unit's.)
-  struct Cpu {
-    long core;
-    int id;
-  };
-  std::vector<Cpu> by_core;
+  std::vector<int> cores;  // of those in cpus.ids
+  std::vector<int> seconds;
   constexpr std::size_t kBits = sizeof(unsigned long) * 8;
   for (std::size_t i = 0; i < mask.size() * kBits; ++i) {
     if ((mask[i / kBits] >> (i % kBits) & 1) == 0) continue;
     const std::string siblings = detail::read_beginning(
         "/sys/devices/system/cpu/cpu" + std::to_string(i) + "/topology/thread_siblings_list");
-    const long core = siblings.empty() ? static_cast<long>(i) : std::atol(siblings.c_str());
-    by_core.push_back({core, static_cast<int>(i)});
-  }
-  std::sort(by_core.begin(), by_core.end(), [](const Cpu& a, const Cpu& b) {
-    return a.core != b.core ? a.core < b.core : a.id < b.id;
-  });
-  std::vector<int> seconds;
-  for (std::size_t i = 0; i < by_core.size(); ++i) {
-    const bool is_first = i == 0 || by_core[i].core != by_core[i - 1].core;
-    (is_first ? cpus.ids : seconds).push_back(by_core[i].id);
+    const int core = siblings.empty() ? static_cast<int>(i) : std::atoi(siblings.c_str());
+    bool is_first = true;
+    for (const int other : cores) is_first = is_first && other != core;
+    if (is_first) cores.push_back(core);
+    (is_first ? cpus.ids : seconds).push_back(static_cast<int>(i));
   }
   cpus.n_cores = std::max<Index>(1, static_cast<Index>(cpus.ids.size()));
-  cpus.ids.insert(cpus.ids.end(), seconds.begin(), seconds.end());
+  for (const int id : seconds) cpus.ids.push_back(id);
   cpus.n_logical = std::max<Index>(1, static_cast<Index>(cpus.ids.size()));
 
   // To the nearest whole CPU: a thread that is throttled holds up all others at the next join.

@@ -42,6 +42,10 @@ struct ThreadPoolOptions {
 // everything on the caller but must not be destroyed.
 class ThreadPool final : public Executor {
  public:
+  // (Virtual functions are declared inline, for the header form, here already: a compiler takes the
+  // first that is not for the class's key function, and with that puts all of them and the vtable
+  // into every object file.)
+
   static constexpr Index kMaxThreads = 1024;
 
   // Errors: invalid_argument (negative counts, a CPU that is not there), limit (n_threads above
@@ -51,10 +55,10 @@ class ThreadPool final : public Executor {
 
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
-  ~ThreadPool() override;  // no call may be running
+  NIBBLE_INLINE ~ThreadPool() override;  // no call may be running
 
   Index n_workers() const noexcept override { return n_helpers_ + 1; }
-  void parallel_for(Index n_tasks, Task task) noexcept override;
+  NIBBLE_INLINE void parallel_for(Index n_tasks, Task task) noexcept override;
 
  private:
   // 128: two cache lines on x86, which prefetches lines in pairs, and one on Apple's cores.
