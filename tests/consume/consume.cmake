@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# What the scripts of this folder share. Each starts with an empty folder of its own: work_dir.
+# What the scripts of this folder share.
 
-include(${SETTINGS})
-get_filename_component(way ${CMAKE_SCRIPT_MODE_FILE} NAME_WE)
-set(work_dir ${scratch_dir}/${way})
-file(REMOVE_RECURSE ${work_dir})
-file(MAKE_DIRECTORY ${work_dir})
+include(${CMAKE_CURRENT_LIST_DIR}/../script.cmake)
 set(consume_dir ${CMAKE_CURRENT_LIST_DIR})
 set(ENV{CXX} ${cxx})
 set(ENV{CXXFLAGS} -O0)
@@ -17,25 +13,11 @@ set(dependency_options ${hwy_dirs} ${boost_pp_dirs})
 list(REMOVE_DUPLICATES dependency_options)
 list(TRANSFORM dependency_options PREPEND -I)
 
-function(run)
-  execute_process(COMMAND ${ARGN} WORKING_DIRECTORY ${work_dir}
-                  COMMAND_ECHO STDOUT COMMAND_ERROR_IS_FATAL ANY)
-endfunction()
-
-# Runs a command and gives what it prints.
-function(run_for_output variable)
-  execute_process(COMMAND ${ARGN} WORKING_DIRECTORY ${work_dir} OUTPUT_VARIABLE output
-                  OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ECHO STDOUT COMMAND_ERROR_IS_FATAL ANY)
-  message("${output}")
-  set(${variable} "${output}" PARENT_SCOPE)
-endfunction()
-
 # Sets the variable to a program of that name; ends the script if there is none.
 macro(need variable program)
   find_program(${variable} ${program})
   if(NOT ${variable})
-    message("consume: skipped, there is no ${program} here")
-    return()
+    skip("there is no ${program} here")
   endif()
 endmacro()
 
@@ -43,6 +25,7 @@ endmacro()
 # can ask for (NIBBLE_TARGETS=0).
 function(check_consumer program)
   run_for_output(output ${program} ${source_dir}/examples/models/home-commands-f16.gguf)
+  message("${output}")
   if(NOT output MATCHES
      "^nibble ${version} on ([A-Z0-9_]+) of ([A-Z0-9_]+): light.set\\(room=office, level=10\\)$"
      OR NOT CMAKE_MATCH_1 STREQUAL CMAKE_MATCH_2)

@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# What the scripts of this folder share. Each starts with an empty folder of its own: work_dir.
+# What the scripts of this folder share.
 
-include(${SETTINGS})
-get_filename_component(name ${CMAKE_SCRIPT_MODE_FILE} NAME_WE)
-set(work_dir ${scratch_dir}/${name})
-file(REMOVE_RECURSE ${work_dir})
-file(MAKE_DIRECTORY ${work_dir})
+include(${CMAKE_CURRENT_LIST_DIR}/../script.cmake)
 
 # nibble's own folder with plain -I: the consumer sees every warning of its headers. Those of others
 # are theirs.
@@ -31,24 +27,6 @@ set(clang_warnings -Weverything -Wno-c++20-compat -Wno-c++98-compat -Wno-c++98-c
   -Wno-ctad-maybe-unsupported -Wno-float-equal -Wno-padded -Wno-switch-default -Wno-switch-enum
   -Wno-unknown-warning-option -Wno-unsafe-buffer-usage -Wno-used-but-marked-unused
   -Wno-weak-vtables)
-
-function(run)
-  execute_process(COMMAND ${ARGN} WORKING_DIRECTORY ${work_dir}
-                  COMMAND_ECHO STDOUT COMMAND_ERROR_IS_FATAL ANY)
-endfunction()
-
-# Runs a command and gives what it prints.
-function(run_for_output variable)
-  execute_process(COMMAND ${ARGN} WORKING_DIRECTORY ${work_dir} OUTPUT_VARIABLE output
-                  COMMAND_ECHO STDOUT COMMAND_ERROR_IS_FATAL ANY)
-  set(${variable} "${output}" PARENT_SCOPE)
-endfunction()
-
-# Ends the script.
-macro(skip reason)
-  message("hygiene: skipped, ${reason}")
-  return()
-endmacro()
 
 # Whether a program compiles, links and runs.
 function(try_run variable source)

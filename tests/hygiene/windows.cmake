@@ -19,7 +19,7 @@ set(options -std=c++20 -Wall -Wextra -Wpedantic -Wundef -Werror -fno-exceptions 
 # Its macros are in no program that does not ask for them.
 file(WRITE ${work_dir}/nibble.cpp "#include \"nibble/nibble.hpp\"\n")
 run_for_output(files ${mingw} ${options} -M nibble.cpp)
-if(files MATCHES "/(windows|windef|winbase)\\.h[ \n]" OR NOT files MATCHES "/core/windows\\.hpp")
+if(files MATCHES "/(windows|windef|winbase)\\.h([ \n]|$)" OR NOT files MATCHES "/core/windows\\.hpp")
   message(FATAL_ERROR "nibble/nibble.hpp includes <windows.h>")
 endif()
 

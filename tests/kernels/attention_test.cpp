@@ -9,9 +9,11 @@
 #include <vector>
 
 #include "doctest/doctest.h"
+#include "kernels/cache_arrays.hpp"
 #include "kernels/each_target.hpp"
 
 using namespace nibble;
+using namespace nibble_test;
 
 namespace {
 
@@ -43,8 +45,6 @@ struct Data {
   std::vector<float> q;     // (n_tokens, n_heads * head_dim)
   std::vector<float> k, v;  // (n_positions, n_kv_heads * head_dim), already rounded to the type
 };
-
-std::size_t product(Index a, Index b) { return static_cast<std::size_t>(a * b); }
 
 // What a cache of `type` keeps of `heads`, rows of head_dim.
 void round_to(ops::KvType type, Index head_dim, std::vector<float>& heads) {
@@ -213,18 +213,6 @@ int n_wrong(const std::vector<float>& out, const Expected& e) {
   return n;
 }
 
-AlignedBuffer filled(std::size_t bytes, unsigned char with) {
-  auto buffer = AlignedBuffer::allocate(bytes);
-  REQUIRE(buffer);
-  std::memset((*buffer).data(), with, bytes);
-  return std::move(*buffer);
-}
-
-MatrixView<const float> rows_of(const std::vector<float>& data, Index first, Index count,
-                                Index columns) {
-  return MatrixView<const float>(data.data() + first * columns, count, columns);
-}
-
 // Everything that is not written explicitly is 0xFF, a NaN in every type: the cache, the scratch
 // (one guard line longer than asked for) and the gaps between rows. Tokens in steps of `step`.
 std::vector<float> run(const Case& c, const Data& data, Executor& executor, Index step = 0,
@@ -281,7 +269,7 @@ void check_on_every_target(const std::vector<Case>& cases) {
     data.push_back(draw(cases[i], static_cast<unsigned>(i)));
     expected.push_back(oracle(cases[i], data.back()));
   }
-  nibble_test::for_each_target([&](simd::Target) {
+  for_each_target([&](simd::Target) {
     for (std::size_t i = 0; i < cases.size(); ++i) {
       const Case& c = cases[i];
       CAPTURE(c.n_heads);
@@ -379,7 +367,7 @@ TEST_CASE("attention: token by token, in pieces and at once agree") {
     const Case c{9, 3, 32, 3, 90, 0, type};
     const Data data = draw(c, 7);
     const Expected e = oracle(c, data);
-    nibble_test::for_each_target([&](simd::Target) {
+    for_each_target([&](simd::Target) {
       InlineExecutor executor;
       const std::vector<float> at_once = run(c, data, executor);
       for (const Index step : {1, 7, 64}) {
@@ -431,7 +419,7 @@ TEST_CASE("attention: scores of +-10000 saturate and do not overflow") {
       }
     }
     const Expected e = oracle(c, data, true);
-    nibble_test::for_each_target([&](simd::Target) {
+    for_each_target([&](simd::Target) {
       InlineExecutor executor;
       const std::vector<float> out = run(c, data, executor, 0, 1.0f);
       CHECK(n_wrong(out, e) == 0);
@@ -444,7 +432,7 @@ TEST_CASE("attention: equal scores average the values") {
   Data data = draw(c, 3);
   std::fill(data.q.begin(), data.q.end(), 0.0f);
   for (std::size_t i = 0; i < data.v.size(); ++i) data.v[i] = static_cast<float>(i / 16);
-  nibble_test::for_each_target([&](simd::Target) {
+  for_each_target([&](simd::Target) {
     InlineExecutor executor;
     for (const float x : run(c, data, executor)) CHECK(x == doctest::Approx(49.5).epsilon(1e-6));
   });
@@ -457,7 +445,7 @@ TEST_CASE("attention: what overflows in f16 is an infinity on every target") {
   for (const std::size_t i : {3u, 17u}) values.v[product(50, 18) + i] = 1e6f;
   std::fill(keys.q.begin(), keys.q.end(), 1.0f);
   keys.k[product(50, 18) + 3] = 1e6f;
-  nibble_test::for_each_target([&](simd::Target) {
+  for_each_target([&](simd::Target) {
     InlineExecutor executor;
     const std::vector<float> out = run(c, values, executor);
     for (std::size_t i = 0; i < out.size(); ++i) {
@@ -476,7 +464,7 @@ TEST_CASE("attention: sums of 8-bit integers as great as they get") {
     std::fill(data.q.begin(), data.q.end(), q);
     for (std::size_t i = 0; i < data.k.size(); ++i) data.k[i] = i / 1024 % 2 == 0 ? 0.03f : -0.03f;
     const Expected e = oracle(c, data);
-    nibble_test::for_each_target([&](simd::Target) {
+    for_each_target([&](simd::Target) {
       InlineExecutor executor;
       CHECK(n_wrong(run(c, data, executor), e) == 0);
     });
@@ -487,7 +475,7 @@ TEST_CASE("attention: positions that were written and taken back do not matter")
   const Case c{4, 2, 16, 20, 1};
   const Data data = draw(c, 9);
   const Expected e = oracle(c, data);
-  nibble_test::for_each_target([&](simd::Target) {
+  for_each_target([&](simd::Target) {
     InlineExecutor executor;
     const ops::KvCacheLayout layout{c.type, 1, 2, 16, 100};
     AlignedBuffer memory = filled(layout.bytes(), 0);
@@ -531,151 +519,6 @@ TEST_CASE("attention: the tolerance notices mistakes") {
     if (c.window > 0) {
       CHECK(n_wrong(out, oracle(c, data, false, {.window = 1})) > 0);
       CHECK(n_wrong(out, oracle(c, data, false, {.window = -1})) > 0);
-    }
-  }
-}
-
-namespace {
-
-// What storing one key and value means, one element after the other.
-template <class T>
-void write_expected(const float* key, const float* value, Index position, Index head_dim,
-                    T* cache) {
-  for (Index i = 0; i < head_dim; ++i) {
-    T& k = cache[kernels::key_offset<T>(position, i, head_dim)];
-    T& v = cache[kernels::value_offset<T>(position, i, head_dim)];
-    if constexpr (std::is_same_v<T, f16>) {
-      k = to_f16(key[i]), v = to_f16(value[i]);
-    } else if constexpr (std::is_same_v<T, bf16>) {
-      k = to_bf16(key[i]), v = to_bf16(value[i]);
-    } else {
-      k = key[i], v = value[i];
-    }
-  }
-  if constexpr (std::is_same_v<T, bf16>) {
-    cache[kernels::key_offset<T>(position, head_dim, head_dim)] = bf16{};  // for an odd head_dim
-  }
-}
-template <>
-void write_expected(const float* key, const float* value, Index position, Index head_dim,
-                    std::int8_t* cache) {
-  using T = std::int8_t;
-  for (const bool is_key : {true, false}) {
-    const float* const x = is_key ? key : value;
-    float max = 0;
-    for (Index i = 0; i < head_dim; ++i) max = std::max(max, std::abs(x[i]));
-    const bool is_zero = max < 0x1p-110f;
-    for (Index i = 0; i < kernels::round_up(head_dim, 16); ++i) {
-      const Index at = is_key ? kernels::key_offset<T>(position, i, head_dim)
-                              : kernels::value_offset<T>(position, i, head_dim);
-      const float code = i < head_dim && !is_zero ? std::nearbyint(x[i] * (127 / max)) : 0;
-      cache[at] = static_cast<T>(code);
-    }
-    T* const panel = cache + (is_key ? kernels::key_panel<T>(position, head_dim)
-                                     : kernels::value_panel<T>(position, head_dim));
-    kernels::panel_scales(panel, head_dim)[position % 16] = is_zero ? 0 : max / 127;
-    for (Index i = 0; i < head_dim; ++i) {
-      const float kept = is_key ? kernels::key_at(cache, position, i, head_dim)
-                                : kernels::value_at(cache, position, i, head_dim);
-      REQUIRE(std::abs(kept - x[i]) <= max / 254 * 1.00001f + 0x1p-110f);
-    }
-  }
-}
-
-}  // namespace
-
-TEST_CASE("kv cache: stored elements are the rounded ones, and nothing else is touched") {
-  // Ties, overflow to infinity, subnormals, infinities, NaN, and all kinds of magnitudes.
-  std::vector<float> special = {0.0f,
-                                -0.0f,
-                                1.0f,
-                                1.00048828125f,
-                                1.00146484375f,
-                                65504.0f,
-                                65519.9f,
-                                65520.0f,
-                                1e30f,
-                                -1e30f,
-                                6e-8f,
-                                2.98e-8f,
-                                3.1e-5f,
-                                6.103e-5f,
-                                1e-40f,
-                                std::numeric_limits<float>::infinity(),
-                                std::numeric_limits<float>::quiet_NaN(),
-                                1.00390625f,
-                                1.01171875f};
-  std::mt19937 rng(2);
-  for (const ops::KvType type : ops::kKvTypes) {
-    ops::visit_kv_type(type, [&]<class T>(T) {
-      const Index head_dim = 37;
-      const Index n_tokens = 21;
-      const Index first = 13;
-      const ops::KvCacheLayout layout{type, 2, 2, head_dim, 40};
-      std::vector<float> k(product(n_tokens, 2 * head_dim));
-      std::vector<float> v(k.size());
-      for (std::vector<float>* m : {&k, &v}) {
-        for (float& x : *m) {
-          const auto exponent = static_cast<int>(rng() % 60) - 40;
-          // 8-bit integers keep finite numbers only, and may be all zeros or nearly.
-          x = type != ops::KvType::int8 && rng() % 4 == 0
-                  ? special[rng() % special.size()]
-                  : std::ldexp(static_cast<float>(rng() % 20011) - 10000.f, exponent);
-        }
-      }
-      for (Index i = 0; type == ops::KvType::int8 && i < head_dim; ++i) {
-        k[product(4, 2 * head_dim) + static_cast<std::size_t>(i)] = 0;
-        v[product(6, 2 * head_dim) + static_cast<std::size_t>(i)] = 1e-35f;
-      }
-      nibble_test::for_each_target([&](simd::Target) {
-        AlignedBuffer memory = filled(layout.bytes(), 0xA5);
-        auto cache = ops::KvCache::create(memory.bytes(), layout);
-        REQUIRE(cache);
-        InlineExecutor executor;
-        cache->append(executor, 1, first, rows_of(k, 0, n_tokens, 2 * head_dim),
-                      rows_of(v, 0, n_tokens, 2 * head_dim));
-        AlignedBuffer expected = filled(layout.bytes(), 0xA5);
-        auto expected_cache = ops::KvCache::create(expected.bytes(), layout);
-        REQUIRE(expected_cache);
-        const ops::KvLayer<T> layer = expected_cache->template layer<T>(1);
-        for (Index h = 0; h < 2; ++h) {
-          for (Index t = 0; t < n_tokens; ++t) {
-            const auto from = static_cast<Index>(product(t * 2 + h, head_dim));
-            write_expected<T>(&k[static_cast<std::size_t>(from)],
-                              &v[static_cast<std::size_t>(from)], first + t, head_dim, layer.of(h));
-          }
-        }
-        CHECK(std::memcmp(memory.data(), expected.data(), layout.bytes()) == 0);
-      });
-    });
-  }
-}
-
-TEST_CASE("kv cache: sizes are constants, and sizes that cannot be are errors") {
-  constexpr ops::KvCacheLayout kLayout{ops::KvType::f16, 3, 2, 32, 96};
-  static_assert(kLayout.bytes() == 3 * 2 * 2 * 32 * 128 * 2);  // tiles of 64 positions
-  static_assert(ops::KvCacheLayout{ops::KvType::f32, 1, 1, 8, 17}.bytes() == 2 * 64 * 8 * 4);
-  // bf16 keys have pairs of dimensions: 3 become 4.
-  static_assert(ops::KvCacheLayout{ops::KvType::bf16, 1, 1, 3, 16}.bytes() == 64 * (4 + 3) * 2);
-  // Codes of 20 dimensions become 32, with a scale for each position.
-  static_assert(ops::KvCacheLayout{ops::KvType::int8, 1, 1, 20, 64}.bytes() == 2 * 64 * (32 + 4));
-  static_assert(ops::attention_scratch_bytes(1, {8, 2, 32, 1.0f, 0}, 1, 96) < 4096);
-
-  AlignedBuffer memory = filled(kLayout.bytes() + 64, 0);
-  CHECK(ops::KvCache::create(memory.bytes(), kLayout));
-  CHECK(!ops::KvCache::create(memory.bytes().first(kLayout.bytes() - 1), kLayout));
-  CHECK(!ops::KvCache::create(memory.bytes().subspan(1), kLayout));
-  constexpr Index kHuge = std::numeric_limits<Index>::max();
-  for (const Index n : {Index{0}, Index{-1}, kHuge, kHuge / 1000, Index{1} << 40}) {
-    for (int which = 0; which < 4; ++which) {
-      ops::KvCacheLayout layout{ops::KvType::f32, 4096, 4096, 4096, 4096};
-      Index* const fields[] = {&layout.n_layers, &layout.n_kv_heads, &layout.head_dim,
-                               &layout.capacity};
-      *fields[which] = n;
-      CHECK(!layout.is_valid());
-      const auto cache = ops::KvCache::create(memory.bytes(), layout);
-      REQUIRE(!cache);
-      CHECK(cache.error().code == Errc::invalid_argument);
     }
   }
 }
