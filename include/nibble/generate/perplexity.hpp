@@ -12,8 +12,7 @@
 #include <vector>
 
 #include "nibble/generate/session.hpp"
-#include "nibble/kernels/pass.hpp"
-#include "nibble/kernels/softmax.hpp"
+#include "nibble/ops/softmax.hpp"
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -48,7 +47,6 @@ Result<Perplexity> perplexity(BasicSession<ModelType>& session,
                                              " tokens are less than a context of " +
                                              std::to_string(context)};
   }
-  const auto log_sum_exp = simd::kernel<kernels::LogSumExp>();
   const Index half = context / 2;
   double sum = 0;
   std::vector<std::int32_t> chunk(static_cast<std::size_t>(context));
@@ -72,7 +70,7 @@ Result<Perplexity> perplexity(BasicSession<ModelType>& session,
           return Error{Errc::invalid_argument,
                        "perplexity: token " + std::to_string(next) + " is not in the vocabulary"};
         }
-        const auto total = log_sum_exp(&logits(i, 0), logits.extent(1));
+        const auto total = ops::log_sum_exp(logits[i]);
         const auto logit = static_cast<double>(logits(i, next));
         sum += total.log_sum + static_cast<double>(total.max) - logit;
       }

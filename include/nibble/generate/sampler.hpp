@@ -4,17 +4,16 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "nibble/core/libm.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/core/scalar.hpp"
 #include "nibble/generate/sampling.hpp"
-#include "nibble/kernels/pass.hpp"
-#include "nibble/kernels/softmax.hpp"
+#include "nibble/ops/softmax.hpp"
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -48,16 +47,17 @@ class Sampler {
 
   // `logits` (vocab_size): finite or -inf, not all -inf; `recent`: the tokens so far, each one of
   // the vocabulary, newest last, for the penalty.
-  Sampled sample(std::span<const float> logits, std::span<const std::int32_t> recent) noexcept {
+  NIBBLE_WHEN_CALLED Sampled sample(std::span<const float> logits,
+                                    std::span<const std::int32_t> recent) noexcept {
     NIBBLE_ASSERT(logits.size() == candidates_.size());
-    const auto n = static_cast<Index>(logits.size());
+    const VectorView<const float> values(logits.data(), logits.size());
     std::int32_t id;
     if (options_.temperature == 0 && options_.repetition_penalty == 1) {
-      id = static_cast<std::int32_t>(simd::kernel<kernels::ArgMax>()(logits.data(), n));
+      id = static_cast<std::int32_t>(ops::argmax(values));
     } else {
       id = choose(logits, recent);
     }
-    const auto sum = simd::kernel<kernels::LogSumExp>()(logits.data(), n);
+    const auto sum = ops::log_sum_exp(values);
     const double logit = static_cast<double>(logits[static_cast<std::size_t>(id)]);
     return {id, static_cast<float>(logit - static_cast<double>(sum.max) - sum.log_sum)};
   }
@@ -120,7 +120,7 @@ class Sampler {
     double sum = 0;
     for (std::size_t i = 0; i < n; ++i) {
       weights_[i].value =
-          std::exp((static_cast<double>(candidates_[i].logit) - best) / temperature);
+          libm::exp((static_cast<double>(candidates_[i].logit) - best) / temperature);
       sum += weights_[i].value;
     }
     return sum;
@@ -140,7 +140,7 @@ class Sampler {
   std::size_t keep_min_p(std::size_t n) noexcept {
     if (options_.min_p <= 0) return n;
     const double least =
-        static_cast<double>(candidates_[0].logit) + std::log(static_cast<double>(options_.min_p));
+        static_cast<double>(candidates_[0].logit) + libm::log(static_cast<double>(options_.min_p));
     std::size_t kept = 1;
     while (kept < n && static_cast<double>(candidates_[kept].logit) >= least) ++kept;
     return kept;

@@ -19,10 +19,10 @@ namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
 namespace attention {
 
 // The first n elements, or a whole vector if there are that many.
-HWY_INLINE V load_up_to(const float* p, Index n) {
+NIBBLE_WHEN_CALLED HWY_INLINE V load_up_to(const float* p, Index n) {
   return n >= kLanes ? load(p) : load_n(p, static_cast<size_t>(n));
 }
-HWY_INLINE void store_up_to(V v, Index n, float* p) {
+NIBBLE_WHEN_CALLED HWY_INLINE void store_up_to(V v, Index n, float* p) {
   if (n >= kLanes) {
     hn::StoreU(v, D(), p);
   } else {
@@ -163,14 +163,13 @@ class Task {
     const Index hi = seen_to(row + n - 1);
     if (lo >= hi) return;
     if (n == kMaxRows) {
-      row == 0 || kAlwaysStream<T> ? score_rows_at<4, true>(row, lo, hi)
-                                   : score_rows_at<4, kAlwaysStream<T>>(row, lo, hi);
+      score_rows_at<4>(row, lo, hi);
     } else if (n == 3) {
-      score_rows_at<3, true>(row, lo, hi);
+      score_rows_at<3>(row, lo, hi);
     } else if (n == 2) {
-      score_rows_at<2, true>(row, lo, hi);
+      score_rows_at<2>(row, lo, hi);
     } else {
-      score_rows_at<1, true>(row, lo, hi);
+      score_rows_at<1>(row, lo, hi);
     }
     Seen seen;
     seen.begin = lo / kPanelPositions * kPanelPositions;
@@ -183,10 +182,10 @@ class Task {
     softmax(scores_ + row * kAttentionTile, static_cast<int>(n), seen, keys_ + values_at_,
             a_.head_dim, state, ahead_of(row));
   }
-  template <int kRows, bool kStream>
+  template <int kRows>
   HWY_INLINE void score_rows_at(Index row, Index lo, Index hi) {
-    score_rows<kRows, kStream>(queries_ + row * padded_dim_, keys_, lo, hi, a_.head_dim,
-                               scores_ + row * kAttentionTile, ahead_of(row));
+    score_rows<kRows>(queries_ + row * padded_dim_, keys_, lo, hi, a_.head_dim,
+                      scores_ + row * kAttentionTile, is_stream<kRows>(row), ahead_of(row));
   }
 
   HWY_INLINE void add_values(Index row) {
@@ -195,24 +194,28 @@ class Task {
     const Index hi = seen_to(row + n - 1);
     if (lo >= hi) return;
     if (n == kMaxRows) {
-      row == 0 || kAlwaysStream<T> ? value_rows_at<4, true>(row, lo, hi)
-                                   : value_rows_at<4, kAlwaysStream<T>>(row, lo, hi);
+      value_rows_at<4>(row, lo, hi);
     } else if (n == 3) {
-      value_rows_at<3, true>(row, lo, hi);
+      value_rows_at<3>(row, lo, hi);
     } else if (n == 2) {
-      value_rows_at<2, true>(row, lo, hi);
+      value_rows_at<2>(row, lo, hi);
     } else {
-      value_rows_at<1, true>(row, lo, hi);
+      value_rows_at<1>(row, lo, hi);
     }
   }
-  template <int kRows, bool kStream>
+  template <int kRows>
   HWY_INLINE void value_rows_at(Index row, Index lo, Index hi) {
-    value_rows<kRows, kStream>(scores_ + row * kAttentionTile, keys_ + values_at_, lo, hi,
-                               a_.head_dim, correction_ + row, sums_ + row * padded_dim_,
-                               padded_dim_, ahead_of(row));
+    value_rows<kRows>(scores_ + row * kAttentionTile, keys_ + values_at_, lo, hi, a_.head_dim,
+                      correction_ + row, sums_ + row * padded_dim_, padded_dim_,
+                      is_stream<kRows>(row), ahead_of(row));
   }
 
-  // The first rows fetch for all.
+  // Whether the tile comes from memory for these rows: the first ones, which fetch for all. (The
+  // last few of many as well: it makes no difference to them, and decode's need no test.)
+  template <int kRows>
+  static HWY_INLINE bool is_stream(Index row) {
+    return kRows < kMaxRows || row == 0;
+  }
   HWY_INLINE Ahead& ahead_of(Index row) { return row == 0 ? ahead_ : nothing_ahead_; }
 
   HWY_INLINE void finish() {
@@ -254,7 +257,7 @@ class Task {
 
 // ---- Partial results ---------------------------------------------------------------------------
 
-HWY_INLINE void merge(const kernels::MergeAttention::Args& a) {
+NIBBLE_WHEN_CALLED HWY_INLINE void merge(const kernels::MergeAttention::Args& a) {
   const D d;
   for (Index row = 0; row < a.n_rows; ++row) {
     float max = -kFloatMax;
@@ -300,7 +303,9 @@ struct Impl<kernels::Attend<T>> {
 
 template <>
 struct Impl<kernels::MergeAttention> {
-  static void run(const kernels::MergeAttention::Args& a) { attention::merge(a); }
+  NIBBLE_WHEN_CALLED static void run(const kernels::MergeAttention::Args& a) {
+    attention::merge(a);
+  }
 };
 
 template <class T>

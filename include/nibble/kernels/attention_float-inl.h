@@ -45,7 +45,7 @@ HWY_INLINE V load(const T* p) {  // f16 or bf16
   return widen(T{}, D(), hn::LoadU(DU16(), reinterpret_cast<const std::uint16_t*>(p)));
 }
 // The first n < kLanes elements; the memory behind them is not touched.
-HWY_INLINE V load_n(const float* p, size_t n) { return hn::LoadN(D(), p, n); }
+NIBBLE_WHEN_CALLED HWY_INLINE V load_n(const float* p, size_t n) { return hn::LoadN(D(), p, n); }
 template <class T>
 HWY_INLINE V load_n(const T* p, size_t n) {
   return widen(T{}, D(), hn::LoadN(DU16(), reinterpret_cast<const std::uint16_t*>(p), n));
@@ -143,18 +143,18 @@ HWY_INLINE void score_block(const float* HWY_RESTRICT q, const T* HWY_RESTRICT k
 }
 
 // Scores of kRows rows for the panels that hold positions [lo, hi) of the tile whose keys are at
-// `keys`, some panels beyond them included. kStream: the keys come from memory.
-template <int kRows, bool kStream, class T>
+// `keys`, some panels beyond them included. is_stream: the keys come from memory.
+template <int kRows, class T>
 HWY_INLINE void score_rows(const float* q, const T* keys, Index lo, Index hi, Index head_dim,
-                           float* scores, Ahead& ahead) {
+                           float* scores, [[maybe_unused]] bool is_stream, Ahead& ahead) {
   // Several vectors are panels or parts of one.
   const Index panel_size = kernels::key_panel_size<T>(head_dim);
   const Index stride = kLanes == kPanelPositions ? panel_size : kLanes * kKeyPair<T>;
   constexpr int kVectors = kStreamVectors<kRows, T>;
   Index p = lo / kPanelPositions * kPanelPositions;
-  if constexpr (!kStream && kLanes == kPanelPositions) {
+  if constexpr (kRows == kMaxRows && kLanes == kPanelPositions) {
     constexpr int kAll = kWide<kRows>;
-    for (; hi - p > (kAll - 1) * kLanes; p += kAll * kLanes) {
+    for (; !is_stream && hi - p > (kAll - 1) * kLanes; p += kAll * kLanes) {
       score_block<kRows, kAll, 1>(q, keys + p / kPanelPositions * panel_size, stride, head_dim,
                                   scores + p, ahead);
     }
@@ -231,13 +231,13 @@ inline constexpr Index kStreamPositions = 16;
 
 // Adds the values at positions [lo, hi) of the tile whose values are at `values` to all sums of
 // kRows rows. The rows of `sums` are padded to whole panels, so that vectors never leave them.
-template <int kRows, bool kStream, class T>
+template <int kRows, class T>
 HWY_INLINE void value_rows(const float* weights, const T* values, Index lo, Index hi,
                            Index head_dim, const float* correction, float* sums, Index sums_stride,
-                           Ahead& ahead) {
+                           bool is_stream, Ahead& ahead) {
   constexpr int kVectors = kWide<kRows>;
   for (Index p = lo; p < hi; correction = nullptr) {
-    const Index end = kStream ? std::min(hi, kernels::round_up(p + 1, kStreamPositions)) : hi;
+    const Index end = is_stream ? std::min(hi, kernels::round_up(p + 1, kStreamPositions)) : hi;
     Index i = 0;
     for (; i + kVectors * kLanes <= head_dim; i += kVectors * kLanes) {
       value_block<kRows, kVectors, false>(weights, values + i, p, end, head_dim, 0, correction,
@@ -263,10 +263,12 @@ HWY_INLINE void convert(float x, float& out) { out = x; }
 HWY_INLINE void convert(float x, f16& out) { out = to_f16(x); }
 HWY_INLINE void convert(float x, bf16& out) { out = to_bf16(x); }
 
-HWY_INLINE void convert_vector(const float* HWY_RESTRICT x, float* HWY_RESTRICT out) {
+NIBBLE_WHEN_CALLED HWY_INLINE void convert_vector(const float* HWY_RESTRICT x,
+                                                  float* HWY_RESTRICT out) {
   hn::StoreU(load(x), D(), out);
 }
-HWY_INLINE void convert_vector(const float* HWY_RESTRICT x, f16* HWY_RESTRICT out) {
+NIBBLE_WHEN_CALLED HWY_INLINE void convert_vector(const float* HWY_RESTRICT x,
+                                                  f16* HWY_RESTRICT out) {
 #if (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2) || HWY_ARCH_ARM_A64
   const hn::Rebind<hwy::float16_t, D> d16;
   hn::StoreU(hn::DemoteTo(d16, load(x)), d16, reinterpret_cast<hwy::float16_t*>(out));
@@ -274,7 +276,8 @@ HWY_INLINE void convert_vector(const float* HWY_RESTRICT x, f16* HWY_RESTRICT ou
   for (Index i = 0; i < kLanes; ++i) convert(x[i], out[i]);
 #endif
 }
-HWY_INLINE void convert_vector(const float* HWY_RESTRICT x, bf16* HWY_RESTRICT out) {
+NIBBLE_WHEN_CALLED HWY_INLINE void convert_vector(const float* HWY_RESTRICT x,
+                                                  bf16* HWY_RESTRICT out) {
   hn::StoreU(round_to_bf16(D(), load(x)), DU16(), reinterpret_cast<std::uint16_t*>(out));
 }
 

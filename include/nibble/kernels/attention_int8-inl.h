@@ -113,23 +113,25 @@ struct WideSum {
 #endif
 
 // Writes 16 integers of 16 bits as two planes.
-template <Kind kKind>
-HWY_INLINE void put_planes(const VI (&x)[kPanelPositions / kLanes], std::byte* to) {
+template <Kind kKind, class V>
+HWY_INLINE void put_planes(const V (&x)[kPanelPositions / kLanes], std::byte* to) {
+  const hn::DFromV<V> d;
   if constexpr (kHasBytePlanes) {
-    const hn::Rebind<std::uint8_t, DI> d8;
+    const hn::RebindToUnsigned<decltype(d)> du;
+    const hn::Rebind<std::uint8_t, decltype(d)> d8;
     auto* const bytes = reinterpret_cast<std::uint8_t*>(to);
     for (Index v = 0; v < kPanelPositions / kLanes; ++v) {
-      VI high;
+      V high;
       if constexpr (kKind == Kind::query) {
-        high = hn::ShiftRight<8>(hn::Add(x[v], hn::Set(DI(), 128)));
+        high = hn::ShiftRight<8>(hn::Add(x[v], hn::Set(d, 128)));
       } else {
         high = hn::ShiftRight<8>(x[v]);
       }
-      hn::StoreU(hn::TruncateTo(d8, hn::BitCast(DU(), high)), d8, bytes + v * kLanes);
-      hn::StoreU(hn::TruncateTo(d8, hn::BitCast(DU(), x[v])), d8, bytes + kPlaneBytes + v * kLanes);
+      hn::StoreU(hn::TruncateTo(d8, hn::BitCast(du, high)), d8, bytes + v * kLanes);
+      hn::StoreU(hn::TruncateTo(d8, hn::BitCast(du, x[v])), d8, bytes + kPlaneBytes + v * kLanes);
     }
   } else {
-    const hn::Rebind<std::int16_t, DI> d16;
+    const hn::Rebind<std::int16_t, decltype(d)> d16;
     HWY_ALIGN std::int16_t numbers[kPanelPositions];
     for (Index v = 0; v < kPanelPositions / kLanes; ++v) {
       hn::StoreU(hn::DemoteTo(d16, x[v]), d16, numbers + v * kLanes);
@@ -173,7 +175,8 @@ HWY_INLINE void add_products_of_16(const std::byte* HWY_RESTRICT x, Index x_stri
   }
 }
 
-// Register tiles: 4 rows times 2 vectors times 2 sums, or 1 where a sum is one of 16 registers.
+// Register tiles: 4 rows times 2 vectors times 2 sums, or 1 where a sum is one of 16 registers, for
+// what comes from memory and for what is in L1.
 // (Decode from memory on a Zen 5: 80 % of the read bandwidth. The dot products of two bytes take
 // two thirds of the time that memory takes, the softmax a sixth. One byte would halve the first and
 // lose what is small in a tile, however many of it there are.)
@@ -190,8 +193,9 @@ constexpr Index query_scale_at(Index head_dim) {
   return kernels::round_up(head_dim, 16) / 16 * 2 * kPlaneBytes;
 }
 
-HWY_INLINE void put_query(const std::int8_t*, const float* HWY_RESTRICT q, float scale,
-                          Index head_dim, Index r, Index, float* HWY_RESTRICT block) {
+NIBBLE_WHEN_CALLED HWY_INLINE void put_query(const std::int8_t*, const float* HWY_RESTRICT q,
+                                             float scale, Index head_dim, Index r, Index,
+                                             float* HWY_RESTRICT block) {
   const D d;
   std::byte* const to = reinterpret_cast<std::byte*>(block) + r * query_stride(head_dim);
   V tops = hn::Zero(d);
@@ -218,9 +222,9 @@ HWY_INLINE void put_query(const std::int8_t*, const float* HWY_RESTRICT q, float
 
 // ---- Scores ------------------------------------------------------------------------------------
 
-template <int kRows, bool kStream>
+template <int kRows>
 HWY_INLINE void score_rows(const float* queries, const std::int8_t* keys, Index lo, Index hi,
-                           Index head_dim, float* scores, Ahead& ahead) {
+                           Index head_dim, float* scores, bool, Ahead& ahead) {
   const D d;
   const auto* const x = reinterpret_cast<const std::byte*>(queries);
   const Index x_stride = query_stride(head_dim);
@@ -260,8 +264,8 @@ HWY_INLINE void score_rows(const float* queries, const std::int8_t* keys, Index 
 inline constexpr Index kWeightBlockBytes = kPanelPositions * static_cast<Index>(sizeof(float));
 inline constexpr Index kWeightScaleAt = 2 * kPlaneBytes;
 
-template <>
-class Weights<std::int8_t> {
+template <std::same_as<std::int8_t> T>
+class Weights<T> {
  public:
   HWY_INLINE Weights(const std::int8_t* values, Index head_dim, int n_rows)
       : values_(values),
@@ -316,10 +320,10 @@ class Weights<std::int8_t> {
 
 // Two vectors of sums at a time: rows of `sums` are padded to 32, and what is computed beyond
 // head_dim is never used.
-template <int kRows, bool kStream>
+template <int kRows>
 HWY_INLINE void value_rows(const float* weights, const std::int8_t* values, Index lo, Index hi,
                            Index head_dim, const float* correction, float* sums, Index sums_stride,
-                           Ahead& ahead) {
+                           bool, Ahead& ahead) {
   const D d;
   const Index first = lo / kPanelPositions, end = (hi + kPanelPositions - 1) / kPanelPositions;
   const auto* const x = reinterpret_cast<const std::byte*>(weights + first * kPanelPositions);
@@ -353,8 +357,9 @@ HWY_INLINE void value_rows(const float* weights, const std::int8_t* values, Inde
 
 // Writes head_dim codes with `stride` bytes from four to four, those beyond head_dim 0. Returns
 // the scale.
-HWY_INLINE float put_codes(const float* HWY_RESTRICT x, Index head_dim, Index group, Index stride,
-                           std::int8_t* HWY_RESTRICT to) {
+NIBBLE_WHEN_CALLED HWY_INLINE float put_codes(const float* HWY_RESTRICT x, Index head_dim,
+                                              Index group, Index stride,
+                                              std::int8_t* HWY_RESTRICT to) {
   const D d;
   V tops = hn::Zero(d);
   for (Index i = 0; i < head_dim; i += kLanes) {
@@ -375,8 +380,10 @@ HWY_INLINE float put_codes(const float* HWY_RESTRICT x, Index head_dim, Index gr
   return is_zero ? 0 : max / 127;
 }
 
-HWY_INLINE void store_key_value(const float* HWY_RESTRICT key, const float* HWY_RESTRICT value,
-                                Index position, Index head_dim, std::int8_t* HWY_RESTRICT cache) {
+NIBBLE_WHEN_CALLED HWY_INLINE void store_key_value(const float* HWY_RESTRICT key,
+                                                   const float* HWY_RESTRICT value, Index position,
+                                                   Index head_dim,
+                                                   std::int8_t* HWY_RESTRICT cache) {
   using T = std::int8_t;
   const Index lane = position % kPanelPositions;
   T* const keys = cache + kernels::key_panel<T>(position, head_dim);

@@ -31,9 +31,6 @@ inline constexpr Index kLanes = HWY_MAX_LANES_D(D);
 
 // Query rows of a register tile.
 inline constexpr int kMaxRows = 4;
-// Whether the register tiles for what comes from memory are those for what is in L1 too.
-template <class T>
-inline constexpr bool kAlwaysStream = std::is_same_v<T, std::int8_t>;
 
 HWY_INLINE V load(const float* p) { return hn::LoadU(D(), p); }
 

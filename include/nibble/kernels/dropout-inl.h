@@ -44,8 +44,8 @@ HWY_INLINE V dropout_scale(D d, const kernels::Dropout& dropout, Index index) {
 
 template <>
 struct Impl<kernels::ApplyDropout> {
-  static void run(const kernels::Dropout& dropout, Index first_index, const float* x, float* out,
-                  Index n) {
+  NIBBLE_WHEN_CALLED static void run(const kernels::Dropout& dropout, Index first_index,
+                                     const float* x, float* out, Index n) {
     const hn::ScalableTag<float> d;
     const auto size = static_cast<size_t>(n);
     const size_t lanes = hn::Lanes(d);

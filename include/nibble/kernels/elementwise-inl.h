@@ -26,7 +26,9 @@ struct Impl<kernels::Add> {
       return hn::Add(a, b);
     }
   };
-  static void run(const float* a, const float* b, float* out, Index n) { map(Map{}, out, n, a, b); }
+  NIBBLE_WHEN_CALLED static void run(const float* a, const float* b, float* out, Index n) {
+    map(Map{}, out, n, a, b);
+  }
 };
 
 template <>
@@ -37,7 +39,9 @@ struct Impl<kernels::Multiply> {
       return hn::Mul(a, b);
     }
   };
-  static void run(const float* a, const float* b, float* out, Index n) { map(Map{}, out, n, a, b); }
+  NIBBLE_WHEN_CALLED static void run(const float* a, const float* b, float* out, Index n) {
+    map(Map{}, out, n, a, b);
+  }
 };
 
 template <>
@@ -49,14 +53,14 @@ struct Impl<kernels::Scale> {
       return hn::Mul(x, hn::Set(d, factor));
     }
   };
-  static void run(const float* x, float factor, float* out, Index n) {
+  NIBBLE_WHEN_CALLED static void run(const float* x, float factor, float* out, Index n) {
     map(Map{factor}, out, n, x);
   }
 };
 
 template <>
 struct Impl<kernels::ToF32<float>> {
-  static void run(const float* x, float* out, Index n) {
+  NIBBLE_WHEN_CALLED static void run(const float* x, float* out, Index n) {
     if (n > 0) std::memcpy(out, x, static_cast<size_t>(n) * sizeof(float));
   }
 };

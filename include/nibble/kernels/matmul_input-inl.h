@@ -18,7 +18,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 template <>
 struct Impl<kernels::RoundRow> {
-  static void run(const float* x, Index k, bf16* out) {
+  NIBBLE_WHEN_CALLED static void run(const float* x, Index k, bf16* out) {
     const DF32 d;
     const hn::Rebind<std::uint16_t, DF32> d16;
     Index i = 0;
@@ -50,7 +50,7 @@ struct Impl<kernels::BlockSums<kLength>> {
 
 template <>
 struct Impl<kernels::TakesRoundedRows> {
-  static bool run() {
+  NIBBLE_WHEN_CALLED static bool run() {
 #if NIBBLE_BF16_DOTS_BEYOND_TARGET
     const simd::TargetSet targets = simd::machine_targets();
     return targets.contains(simd::Target::AVX3_ZEN4) || targets.contains(simd::Target::AVX3_SPR);

@@ -7,10 +7,10 @@
 #define NIBBLE_KERNELS_NORM_INL_H_
 #endif
 
-#include <cmath>
 #include <type_traits>
 
 #include "hwy/highway.h"
+#include "nibble/core/libm.hpp"
 #include "nibble/kernels/activation-inl.h"
 #include "nibble/kernels/dropout-inl.h"
 #include "nibble/kernels/norm.hpp"
@@ -127,9 +127,9 @@ HWY_INLINE Sums accumulate(const Input<kAdd>& in, size_t k, const Sums& zero) {
   return s0;
 }
 
-HWY_INLINE float rms_factor(const SquareSum& sums, const NormArgs& args) {
+NIBBLE_WHEN_CALLED HWY_INLINE float rms_factor(const SquareSum& sums, const NormArgs& args) {
   const float mean = hn::ReduceSum(DF(), sums.squares) / static_cast<float>(args.k);
-  return 1.0f / ::sqrtf(mean + args.eps);
+  return 1.0f / libm::sqrt(mean + args.eps);
 }
 
 // The normalized row, computed where it is read.
@@ -226,7 +226,7 @@ HWY_INLINE LayerNormalized layer_normalized(const NormArgs& args) {
     moments = Moments(accumulate(Input<false>(again), k, ShiftedSums(shift)), args.k);
     if (moments.variance < 0.0f) moments.variance = 0.0f;  // by rounding; a NaN stays
   }
-  const float factor = 1.0f / ::sqrtf(moments.variance + args.eps);
+  const float factor = 1.0f / libm::sqrt(moments.variance + args.eps);
   const DF d;
   return {in.row(),
           OptionalRow(args.weight, kOnes),

@@ -12,21 +12,21 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "nibble/simd/impl.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
 
-// Fetches the cache line at p, with kLocality 0 into L1, as data that is used once; with 2 into L2.
-// (Other compilers: into both.) An address that does not exist is ignored.
+// Fetches the cache line at p, with kLocality 0 into L1, as data that is used once; with 2 into L2,
+// with 3 into all caches. (Compilers without the builtin: not at all.) An address that does not
+// exist is ignored. Not Highway's, whose header brings <memory> and its compile time.
 template <int kLocality>
 HWY_INLINE void prefetch(const std::byte* p) {
 #if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
   __builtin_prefetch(p, 0, kLocality);
 #else
-  hwy::Prefetch(p);
+  (void)p;
 #endif
 }
 
@@ -35,7 +35,7 @@ HWY_INLINE void prefetch(const std::byte* p) {
 // it: x[i] may be beyond what x points into, hence no pointer arithmetic.
 HWY_INLINE void prefetch(const float* x, size_t i) {
   const auto address = reinterpret_cast<std::uintptr_t>(x) + i * sizeof(float);
-  hwy::Prefetch(reinterpret_cast<const char*>(address));
+  prefetch<3>(reinterpret_cast<const std::byte*>(address));
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE

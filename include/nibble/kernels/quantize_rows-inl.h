@@ -70,15 +70,14 @@ struct Rows {
 };
 
 // Four rows become one vector: lane j of each group of four combines those of row `row + j` there.
-template <class Op>
-HWY_INLINE VI reduce_4_rows(const Rows& rows, size_t row) {
-  const DI d;
-  const hn::RepartitionToWide<DI> dw;
-  const VI a = rows.load(row), b = rows.load(row + 1);
-  const VI c = rows.load(row + 2), e = rows.load(row + 3);
+template <class Op, class D, class V = hn::Vec<D>>
+HWY_INLINE V reduce_4_rows(D d, const Rows& rows, size_t row) {
+  const hn::RepartitionToWide<D> dw;
+  const V a = rows.load(row), b = rows.load(row + 1);
+  const V c = rows.load(row + 2), e = rows.load(row + 3);
   // Per group of four lanes: a0|a2 b0|b2 a1|a3 b1|b3
-  const VI ab = Op()(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
-  const VI ce = Op()(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e));
+  const V ab = Op()(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
+  const V ce = Op()(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e));
   const auto abw = hn::BitCast(dw, ab), cew = hn::BitCast(dw, ce);
   return Op()(hn::BitCast(d, hn::InterleaveLower(dw, abw, cew)),
               hn::BitCast(d, hn::InterleaveUpper(dw, abw, cew)));
@@ -86,20 +85,19 @@ HWY_INLINE VI reduce_4_rows(const Rows& rows, size_t row) {
 
 // All lanes of all rows at the price of log2(kQuantLanes) steps: lane j of the result combines
 // those of row j.
-template <class Op>
-HWY_INLINE VI reduce_rows(const Rows& rows) {
-  [[maybe_unused]] const DI d;
-  const VI v0 = reduce_4_rows<Op>(rows, 0);
+template <class Op, class D, class V = hn::Vec<D>>
+HWY_INLINE V reduce_rows([[maybe_unused]] D d, const Rows& rows) {
+  const V v0 = reduce_4_rows<Op>(d, rows, 0);
   if constexpr (kQuantLanes == 4) {
     return v0;
   } else if constexpr (kQuantLanes == 8) {
-    const VI v1 = reduce_4_rows<Op>(rows, 4);
+    const V v1 = reduce_4_rows<Op>(d, rows, 4);
     return Op()(hn::ConcatLowerLower(d, v1, v0), hn::ConcatUpperUpper(d, v1, v0));
   } else {
-    const VI v1 = reduce_4_rows<Op>(rows, 4), v2 = reduce_4_rows<Op>(rows, 8);
-    const VI v3 = reduce_4_rows<Op>(rows, 12);
-    const VI even = Op()(hn::ConcatLowerLower(d, v2, v0), hn::ConcatUpperUpper(d, v2, v0));
-    const VI odd = Op()(hn::ConcatLowerLower(d, v3, v1), hn::ConcatUpperUpper(d, v3, v1));
+    const V v1 = reduce_4_rows<Op>(d, rows, 4), v2 = reduce_4_rows<Op>(d, rows, 8);
+    const V v3 = reduce_4_rows<Op>(d, rows, 12);
+    const V even = Op()(hn::ConcatLowerLower(d, v2, v0), hn::ConcatUpperUpper(d, v2, v0));
+    const V odd = Op()(hn::ConcatLowerLower(d, v3, v1), hn::ConcatUpperUpper(d, v3, v1));
     return Op()(hn::InterleaveEvenBlocks(d, even, odd), hn::InterleaveOddBlocks(d, even, odd));
   }
 }
@@ -144,19 +142,21 @@ struct UnmixedOrder {
 inline constexpr UnmixedOrder kUnmixed;
 
 // The lanes of a, b, c and e, in this order, as bytes.
-HWY_INLINE void store_bytes(VI a, VI b, VI c, VI e, std::int8_t* codes) {
-  const hn::Repartition<std::int16_t, DI> d16;
-  const hn::Repartition<std::int8_t, DI> d8;
+template <class V>
+HWY_INLINE void store_bytes(V a, V b, V c, V e, std::int8_t* codes) {
+  const hn::DFromV<V> d;
+  const hn::Repartition<std::int16_t, decltype(d)> d16;
+  const hn::Repartition<std::int8_t, decltype(d)> d8;
 #if HWY_ARCH_X86
   // x86 packs within 128-bit blocks, so that the four vectors alternate every four bytes; one
   // permutation at the end costs less than the one in each OrderedDemote2To.
   const auto mixed =
       hn::ReorderDemote2To(d8, hn::ReorderDemote2To(d16, a, b), hn::ReorderDemote2To(d16, c, e));
-  if constexpr (hn::MaxLanes(DI()) == 4) {
+  if constexpr (hn::MaxLanes(d) == 4) {
     hn::StoreU(mixed, d8, codes);
   } else {
-    hn::StoreU(hn::BitCast(d8, hn::TableLookupLanes(hn::BitCast(DI(), mixed),
-                                                    hn::SetTableIndices(DI(), kUnmixed.order))),
+    hn::StoreU(hn::BitCast(d8, hn::TableLookupLanes(hn::BitCast(d, mixed),
+                                                    hn::SetTableIndices(d, kUnmixed.order))),
                d8, codes);
   }
 #else
@@ -248,7 +248,7 @@ HWY_INLINE bool find_scales(Source& source, size_t i, size_t n_blocks, float* sc
     }
   }
   for (size_t block = n_blocks; block < kQuantLanes; ++block) rows.store(block, hn::Zero(di));
-  const VI bits = reduce_rows<MaxOf>(rows);
+  const VI bits = reduce_rows<MaxOf>(di, rows);
   VF scale, inverse;
   factors(di, bits, scale, inverse);
   hn::Store(inverse, DF(), inverses);
@@ -281,7 +281,7 @@ HWY_INLINE void encode_blocks(const Source& source, size_t i, size_t n_blocks,
     }
   }
   for (size_t block = n_blocks; block < kQuantLanes; ++block) rows.store(block, hn::Zero(di));
-  const VI sums = hn::Neg(hn::ShiftLeft<3>(reduce_rows<SumOf>(rows)));
+  const VI sums = hn::Neg(hn::ShiftLeft<3>(reduce_rows<SumOf>(di, rows)));
   store_some(di, sums, neg8sums, n_blocks);
 }
 

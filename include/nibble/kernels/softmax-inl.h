@@ -8,11 +8,11 @@
 #endif
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <limits>
 
 #include "hwy/highway.h"
+#include "nibble/core/libm.hpp"
 #include "nibble/core/scalar.hpp"
 #include "nibble/kernels/math-inl.h"
 #include "nibble/kernels/prefetch-inl.h"
@@ -23,7 +23,7 @@ namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // The greatest of n numbers, NaN passed over; -inf if there is none.
-HWY_INLINE float row_max(const float* x, size_t n) {
+NIBBLE_WHEN_CALLED HWY_INLINE float row_max(const float* x, size_t n) {
   const hn::ScalableTag<float> d;
   const size_t lanes = hn::Lanes(d);
   const auto lowest = hn::Set(d, -kInfinity);
@@ -85,7 +85,8 @@ HWY_INLINE double sum_exp(const float* x, float* out, size_t n, float max, float
 
 template <>
 struct Impl<kernels::Softmax> {
-  static void run(const float* x, float* out, Index n, Index n_valid, float scale) {
+  NIBBLE_WHEN_CALLED static void run(const float* x, float* out, Index n, Index n_valid,
+                                     float scale) {
     const auto size = static_cast<size_t>(n_valid);
     // The next row, while this one keeps the arithmetic busy: a quarter of the time where rows come
     // from L3. A long row is likely the only one.
@@ -107,16 +108,16 @@ struct Impl<kernels::Softmax> {
 
 template <>
 struct Impl<kernels::LogSumExp> {
-  static kernels::LogSum run(const float* x, Index n) {
+  NIBBLE_WHEN_CALLED static kernels::LogSum run(const float* x, Index n) {
     const auto size = static_cast<size_t>(n);
     const float max = row_max(x, size);
-    return {max, std::log(sum_exp<false>(x, nullptr, size, max, 1.0f, 0))};
+    return {max, libm::log(sum_exp<false>(x, nullptr, size, max, 1.0f, 0))};
   }
 };
 
 template <>
 struct Impl<kernels::ArgMax> {
-  static Index run(const float* x, Index n) {
+  NIBBLE_WHEN_CALLED static Index run(const float* x, Index n) {
     const hn::ScalableTag<float> d;
     const size_t lanes = hn::Lanes(d);
     const auto size = static_cast<size_t>(n);

@@ -7,6 +7,9 @@
 #define NIBBLE_KERNELS_WHICH_INL_H_
 #endif
 
+#include <boost/preprocessor/stringize.hpp>
+#include <string_view>
+
 #include "hwy/highway.h"
 #include "nibble/kernels/which.hpp"
 
@@ -15,12 +18,10 @@ namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
 
 template <>
 struct Impl<kernels::WhichTarget> {
-  static simd::Target run() {
-    // Worked out from HWY_TARGET, the macro that chose this code, not from the dispatcher's state.
-#define NIBBLE_WHICH(r, data, name) \
-  if constexpr (HWY_TARGET == BOOST_PP_CAT(HWY_, name)) return simd::Target::name;
-    BOOST_PP_SEQ_FOR_EACH(NIBBLE_WHICH, _, NIBBLE_ALL_TARGETS)
-#undef NIBBLE_WHICH
+  NIBBLE_WHEN_CALLED static simd::Target run() {
+    // From the name of the namespace that this code is in, not from the dispatcher's state.
+    constexpr std::string_view kNamespace = BOOST_PP_STRINGIZE(HWY_NAMESPACE);  // "N_AVX2"
+    return *simd::target_from_name(kNamespace.substr(2));
   }
 };
 

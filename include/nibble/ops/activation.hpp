@@ -33,17 +33,20 @@ void activate_gated(Executor& executor, MatrixView<const float> gate, MatrixView
   });
 }
 
-inline void silu(Executor& executor, MatrixView<const float> x, MatrixView<float> out) noexcept {
+NIBBLE_WHEN_CALLED void silu(Executor& executor, MatrixView<const float> x,
+                             MatrixView<float> out) noexcept {
   activate<kernels::Silu>(executor, x, out);
 }
-inline void gelu(Executor& executor, MatrixView<const float> x, MatrixView<float> out) noexcept {
+NIBBLE_WHEN_CALLED void gelu(Executor& executor, MatrixView<const float> x,
+                             MatrixView<float> out) noexcept {
   activate<kernels::GeluErf>(executor, x, out);
 }
-inline void gelu_tanh(Executor& executor, MatrixView<const float> x,
-                      MatrixView<float> out) noexcept {
+NIBBLE_WHEN_CALLED void gelu_tanh(Executor& executor, MatrixView<const float> x,
+                                  MatrixView<float> out) noexcept {
   activate<kernels::GeluTanh>(executor, x, out);
 }
-inline void relu(Executor& executor, MatrixView<const float> x, MatrixView<float> out) noexcept {
+NIBBLE_WHEN_CALLED void relu(Executor& executor, MatrixView<const float> x,
+                             MatrixView<float> out) noexcept {
   activate<kernels::Relu>(executor, x, out);
 }
 

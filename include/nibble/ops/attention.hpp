@@ -96,8 +96,9 @@ struct AttentionParts {
         sum(max + n_parts * rows) {}
 };
 
-inline void merge_attention(Executor& executor, const AttentionParts& parts,
-                            const AttentionShape& shape, MatrixView<float> out) noexcept {
+NIBBLE_WHEN_CALLED void merge_attention(Executor& executor, const AttentionParts& parts,
+                                        const AttentionShape& shape,
+                                        MatrixView<float> out) noexcept {
   const Index group = shape.group();
   const Index n_tokens = out.extent(0);
   auto* const merge = simd::kernel<kernels::MergeAttention>();
@@ -210,9 +211,10 @@ void attention(Executor& executor, MatrixView<const float> q, KvLayer<T> cache,
 }
 
 // The same for whatever element type the cache has.
-inline void attention(Executor& executor, MatrixView<const float> q, const KvCache& cache,
-                      Index layer, const AttentionShape& shape, Index first_position,
-                      MatrixView<float> out, std::span<std::byte> scratch) noexcept {
+NIBBLE_WHEN_CALLED void attention(Executor& executor, MatrixView<const float> q,
+                                  const KvCache& cache, Index layer, const AttentionShape& shape,
+                                  Index first_position, MatrixView<float> out,
+                                  std::span<std::byte> scratch) noexcept {
   visit_kv_type(cache.layout().type, [&]<class T>(T) {
     attention(executor, q, cache.layer<T>(layer), shape, first_position, out, scratch);
   });

@@ -5,9 +5,9 @@
 // double; ops/attention.hpp is the one to run.
 #pragma once
 
-#include <cmath>
 #include <limits>
 
+#include "nibble/core/libm.hpp"
 #include "nibble/core/scalar.hpp"
 #include "nibble/ops/attention.hpp"
 #include "nibble/ops/kv_cache.hpp"
@@ -49,9 +49,9 @@ inline void attention_softmax(MatrixView<float> scores, Index n_heads) noexcept 
       float* const s = scores.data() + i * scores.stride(0) + h * n;
       const float max = *std::max_element(s, s + n);
       double sum = 0;
-      for (Index p = 0; p < n; ++p) sum += std::exp(static_cast<double>(s[p] - max));
+      for (Index p = 0; p < n; ++p) sum += libm::exp(static_cast<double>(s[p] - max));
       for (Index p = 0; p < n; ++p) {
-        s[p] = static_cast<float>(std::exp(static_cast<double>(s[p] - max)) / sum);
+        s[p] = static_cast<float>(libm::exp(static_cast<double>(s[p] - max)) / sum);
       }
     }
   }

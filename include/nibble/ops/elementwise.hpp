@@ -15,8 +15,8 @@ namespace nibble::inline NIBBLE_ABI::ops {
 // inputs.
 
 // out = a + b: a residual connection.
-inline void add(Executor& executor, MatrixView<const float> a, MatrixView<const float> b,
-                MatrixView<float> out) noexcept {
+NIBBLE_WHEN_CALLED void add(Executor& executor, MatrixView<const float> a,
+                            MatrixView<const float> b, MatrixView<float> out) noexcept {
   assert_rows_like(out, a);
   assert_rows_like(out, b);
   const auto run = simd::kernel<kernels::Add>();
@@ -26,8 +26,8 @@ inline void add(Executor& executor, MatrixView<const float> a, MatrixView<const 
 }
 
 // out = a * b.
-inline void multiply(Executor& executor, MatrixView<const float> a, MatrixView<const float> b,
-                     MatrixView<float> out) noexcept {
+NIBBLE_WHEN_CALLED void multiply(Executor& executor, MatrixView<const float> a,
+                                 MatrixView<const float> b, MatrixView<float> out) noexcept {
   assert_rows_like(out, a);
   assert_rows_like(out, b);
   const auto run = simd::kernel<kernels::Multiply>();
@@ -37,8 +37,8 @@ inline void multiply(Executor& executor, MatrixView<const float> a, MatrixView<c
 }
 
 // out = x * factor.
-inline void scale(Executor& executor, MatrixView<const float> x, float factor,
-                  MatrixView<float> out) noexcept {
+NIBBLE_WHEN_CALLED void scale(Executor& executor, MatrixView<const float> x, float factor,
+                              MatrixView<float> out) noexcept {
   assert_rows_like(out, x);
   const auto run = simd::kernel<kernels::Scale>();
   for_rows(executor, x.extent(0), x.extent(1),
@@ -47,8 +47,8 @@ inline void scale(Executor& executor, MatrixView<const float> x, float factor,
 
 // out = x with elements dropped and the rest scaled up; element (i, j) is number i * k + j of
 // kernels/dropout.hpp, whatever the strides. The default Dropout copies.
-inline void dropout(Executor& executor, MatrixView<const float> x, const kernels::Dropout& dropout,
-                    MatrixView<float> out) noexcept {
+NIBBLE_WHEN_CALLED void dropout(Executor& executor, MatrixView<const float> x,
+                                const kernels::Dropout& dropout, MatrixView<float> out) noexcept {
   assert_rows_like(out, x);
   const Index k = x.extent(1);
   const auto run = simd::kernel<kernels::ApplyDropout>();

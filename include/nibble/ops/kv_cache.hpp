@@ -175,8 +175,9 @@ class KvCache {
   }
 
   // store_keys_values() for whatever the element type is.
-  void append(Executor& executor, Index layer_index, Index first_position,
-              MatrixView<const float> k, MatrixView<const float> v) const noexcept {
+  NIBBLE_WHEN_CALLED void append(Executor& executor, Index layer_index, Index first_position,
+                                 MatrixView<const float> k,
+                                 MatrixView<const float> v) const noexcept {
     visit_kv_type(layout_.type, [&]<class T>(T) {
       store_keys_values(executor, layer<T>(layer_index), first_position, k, v);
     });

@@ -108,11 +108,13 @@ struct RoundedRows {
   }
 };
 
-inline bool takes_rounded_rows() noexcept { return simd::kernel<kernels::TakesRoundedRows>()(); }
+NIBBLE_WHEN_CALLED bool takes_rounded_rows() noexcept {
+  return simd::kernel<kernels::TakesRoundedRows>()();
+}
 
 // out = x in bf16; x as in quantize_rows. No overlap.
-inline void round_rows(Executor& executor, MatrixView<const float> x,
-                       const RoundedRows& out) noexcept {
+NIBBLE_WHEN_CALLED void round_rows(Executor& executor, MatrixView<const float> x,
+                                   const RoundedRows& out) noexcept {
   NIBBLE_ASSERT(x.extent(0) == out.m && x.extent(1) == out.k);
   NIBBLE_ASSERT(x.stride(1) == 1 || x.extent(1) <= 1);
   const auto round = simd::kernel<kernels::RoundRow>();

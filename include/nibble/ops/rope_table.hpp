@@ -4,9 +4,9 @@
 // Highway: cheap to include.
 #pragma once
 
-#include <cmath>
 #include <span>
 
+#include "nibble/core/libm.hpp"
 #include "nibble/core/view.hpp"
 
 namespace nibble::inline NIBBLE_ABI::ops {
@@ -23,7 +23,8 @@ inline void rope_frequencies(std::span<double> frequencies, double theta,
   const auto n_pairs = static_cast<double>(frequencies.size());
   for (std::size_t i = 0; i < frequencies.size(); ++i) {
     const double factor = factors.empty() ? 1.0 : static_cast<double>(factors[i]);
-    frequencies[i] = std::pow(theta, -static_cast<double>(i) / n_pairs) / (factor * position_scale);
+    frequencies[i] =
+        libm::pow(theta, -static_cast<double>(i) / n_pairs) / (factor * position_scale);
   }
 }
 
@@ -39,8 +40,8 @@ inline void rope_table(std::span<const double> frequencies, std::span<const Inde
     const auto position = static_cast<double>(positions[static_cast<std::size_t>(row)]);
     for (Index i = 0; i < cos.extent(1); ++i) {
       const double angle = position * frequencies[static_cast<std::size_t>(i)];
-      cos(row, i) = static_cast<float>(std::cos(angle));
-      sin(row, i) = static_cast<float>(std::sin(angle));
+      cos(row, i) = static_cast<float>(libm::cos(angle));
+      sin(row, i) = static_cast<float>(libm::sin(angle));
     }
   }
 }

@@ -8,12 +8,12 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <type_traits>
 
+#include "nibble/core/libm.hpp"
 #include "nibble/quant/quantize.hpp"
 
 namespace nibble::inline NIBBLE_ABI::quant {
@@ -59,12 +59,12 @@ constexpr float weight_of(U8Affine::Header h, std::uint8_t code) noexcept {
 // The code nearest to a weight; weights outside the range that `h` was fitted to saturate.
 inline std::int8_t code_of(I8Channel::Header h, float x) noexcept {
   if (!(h.scale > 0.0f)) return 0;
-  return static_cast<std::int8_t>(std::clamp(std::round(tamed(x) / h.scale), -127.0f, 127.0f));
+  return static_cast<std::int8_t>(std::clamp(libm::round(tamed(x) / h.scale), -127.0f, 127.0f));
 }
 inline std::uint8_t code_of(U8Affine::Header h, float x) noexcept {
   const float zero_point = static_cast<float>(h.zero_point);
   if (!(h.scale > 0.0f)) return h.zero_point;
-  const float code = std::round(tamed(x) / h.scale) + zero_point;
+  const float code = libm::round(tamed(x) / h.scale) + zero_point;
   return static_cast<std::uint8_t>(std::clamp(code, 0.0f, 255.0f));
 }
 
@@ -83,7 +83,7 @@ typename Format::Header fit(std::span<const float> x) noexcept {
   } else {
     const float scale = (largest - smallest) / 255.0f;
     if (!(scale > 0.0f)) return {};
-    const float zero_point = std::clamp(std::round(-smallest / scale), 0.0f, 255.0f);
+    const float zero_point = std::clamp(libm::round(-smallest / scale), 0.0f, 255.0f);
     return {scale, static_cast<std::uint8_t>(zero_point)};
   }
 }

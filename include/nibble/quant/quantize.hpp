@@ -19,13 +19,13 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <type_traits>
 
 #include "nibble/core/float16.hpp"
+#include "nibble/core/libm.hpp"
 #include "nibble/quant/block.hpp"
 
 namespace nibble::inline NIBBLE_ABI::quant {
@@ -111,7 +111,7 @@ void quantize_symmetric4(const float* x, typename Format::Block& out) noexcept {
   float peak = 0.0f;  // signed
   for (int i = 0; i < Format::kLength; ++i) {
     const float v = tamed(x[i]);
-    if (std::abs(v) > std::abs(peak)) peak = v;
+    if (libm::abs(v) > libm::abs(peak)) peak = v;
   }
   const float d = saturated<typename Format::Scale>(peak / -8.0f);
   const float inverse = inverse_scale(d);
@@ -127,13 +127,13 @@ void quantize_symmetric4(const float* x, typename Format::Block& out) noexcept {
 template <class Format>
 void quantize_symmetric8(const float* x, typename Format::Block& out) noexcept {
   float peak = 0.0f;
-  for (int i = 0; i < Format::kLength; ++i) peak = std::max(peak, std::abs(tamed(x[i])));
+  for (int i = 0; i < Format::kLength; ++i) peak = std::max(peak, libm::abs(tamed(x[i])));
   const float d = saturated<typename Format::Scale>(peak / 127.0f);
   const float inverse = inverse_scale(d);
   std::uint8_t codes[Format::kLength];
   for (int i = 0; i < Format::kLength; ++i) {
     const float quotient = std::clamp(tamed(x[i]) * inverse, -127.0f, 127.0f);
-    codes[i] = static_cast<std::uint8_t>(static_cast<std::int8_t>(std::round(quotient)));
+    codes[i] = static_cast<std::uint8_t>(static_cast<std::int8_t>(libm::round(quotient)));
   }
   out.scale = round_to<typename Format::Scale>(d);
   pack_codes<Format>(codes, out);

@@ -49,6 +49,14 @@ constexpr long long kStaticTargetBefore = HWY_STATIC_TARGET;
 #define NIBBLE_BASELINE_TARGET                                               \
   ((HWY_BASELINE_TARGETS & ~HWY_BROKEN_TARGETS & ~NIBBLE_UNTESTED_TARGETS) & \
    -(HWY_BASELINE_TARGETS & ~HWY_BROKEN_TARGETS & ~NIBBLE_UNTESTED_TARGETS))
+// Highway expands these macros some hundred times, at a tenth of a second: the usual ones by name.
+#if NIBBLE_BASELINE_TARGET == HWY_SSE2
+#undef NIBBLE_BASELINE_TARGET
+#define NIBBLE_BASELINE_TARGET HWY_SSE2
+#elif NIBBLE_BASELINE_TARGET == HWY_NEON
+#undef NIBBLE_BASELINE_TARGET
+#define NIBBLE_BASELINE_TARGET HWY_NEON
+#endif
 #if HWY_STATIC_TARGET == HWY_SCALAR
 #error \
     "nibble: without SIMD instructions that every machine has, the kernels need those that Highway emulates, and this compiler gets some of them wrong. On 32-bit x86 compile with -msse2 -mfpmath=sse; elsewhere with the option for the vector instructions of the machine, or with Clang."

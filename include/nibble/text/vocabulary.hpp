@@ -329,8 +329,12 @@ inline Status read_token_id(const io::Gguf& file, std::string_view key, std::int
 
 inline bool contains_ignoring_case(std::string_view text, std::string_view lower_case) noexcept {
   const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
-  return std::search(text.begin(), text.end(), lower_case.begin(), lower_case.end(),
-                     [&](char a, char b) { return lower(a) == b; }) != text.end();
+  for (; text.size() >= lower_case.size(); text.remove_prefix(1)) {
+    std::size_t i = 0;
+    while (i < lower_case.size() && lower(text[i]) == lower_case[i]) ++i;
+    if (i == lower_case.size()) return true;
+  }
+  return false;
 }
 
 }  // namespace detail
