@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# What a file that includes nibble and uses it leaves in its object: nothing that runs before main(),
-# and no name of nibble outside the inline namespace of its version.
+# What a file leaves in its object: if it includes nibble and uses it, nothing that runs before
+# main(), and no name of nibble outside the inline namespace of its version; if it only includes
+# nibble, no code of nibble at all.
 
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 
@@ -53,4 +54,12 @@ list(FILTER names EXCLUDE REGEX "6nibble[0-9]+(detail_)?${namespace}")
 if(names)
   message(FATAL_ERROR "names outside ${namespace}: ${names}")
 endif()
-message("no initializers; ${n} names, all in ${namespace}")
+
+# At -O2: without optimization constants stay.
+file(WRITE ${work_dir}/only_included.cpp "#include \"nibble/nibble.hpp\"\n")
+run(${cxx} -std=c++20 -O2 ${options} -c only_included.cpp -o only_included.o)
+run_for_output(symbols ${nm} only_included.o)
+if(symbols MATCHES "6nibble")
+  message(FATAL_ERROR "a file that only includes nibble has code of it:\n${symbols}")
+endif()
+message("no initializers; ${n} names, all in ${namespace}; none where nibble is only included")
