@@ -350,14 +350,15 @@ constexpr auto apply(const Repeat<Body, N>& node, Pass& pass, const Value<W>& x)
 
 // ---- Leaves ------------------------------------------------------------------------------------
 
-template <auto kSlot, Index W, class Pass>
-constexpr auto apply(const Embedding<kSlot, W>& node, Pass& pass, Start) noexcept {
-  const auto out = pass.make(node.width, Rows::tokens);
+// look_up(run, matrix, out): rows of the weight in `kSlot`, whatever its format.
+template <auto kSlot, class Width, class Pass, class LookUp>
+constexpr auto apply_embedding(const Width& width, Pass& pass, LookUp look_up) noexcept {
+  const auto out = pass.make(width, Rows::tokens);
   pass.step(
       [=](auto& run) {
         const Weight& weight = run.weight(kSlot);
         std::remove_cvref_t<decltype(run)>::FormatTypes::visit(weight.format, [&]<class F>(F) {
-          ops::embedding(run.executor(), weight.template matrix<F>(), run.tokens(), run.view(out));
+          look_up(run, weight.template matrix<F>(), run.view(out));
         });
       },
       out);
@@ -365,18 +366,19 @@ constexpr auto apply(const Embedding<kSlot, W>& node, Pass& pass, Start) noexcep
 }
 
 template <auto kSlot, Index W, class Pass>
+constexpr auto apply(const Embedding<kSlot, W>& node, Pass& pass, Start) noexcept {
+  return apply_embedding<kSlot>(node.width, pass,
+                                [](auto& run, const auto& matrix, const auto& out) {
+                                  ops::embedding(run.executor(), matrix, run.tokens(), out);
+                                });
+}
+
+template <auto kSlot, Index W, class Pass>
 constexpr auto apply(const PositionEmbedding<kSlot, W>& node, Pass& pass, Start) noexcept {
-  const auto out = pass.make(node.width, Rows::tokens);
-  pass.step(
-      [=](auto& run) {
-        const Weight& weight = run.weight(kSlot);
-        std::remove_cvref_t<decltype(run)>::FormatTypes::visit(weight.format, [&]<class F>(F) {
-          ops::embedding_range(run.executor(), weight.template matrix<F>(), run.first_position(),
-                               run.view(out));
-        });
-      },
-      out);
-  return out;
+  return apply_embedding<kSlot>(
+      node.width, pass, [](auto& run, const auto& matrix, const auto& out) {
+        ops::embedding_range(run.executor(), matrix, run.first_position(), out);
+      });
 }
 
 template <class Activation, class Pass, Index W>
