@@ -13,6 +13,7 @@
 #include <atomic>
 
 #include "bench/arithmetic.hpp"
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
