@@ -15,7 +15,7 @@
 namespace nibble::inline NIBBLE_ABI::io {
 
 // The positions of items by their names: lookup in O(log n) that no choice of names can slow down.
-// The names' bytes are the file's, and must stay.
+// The names' bytes are not the index's own: they must stay where they are.
 class NameIndex {
  public:
   static constexpr std::size_t kNone = static_cast<std::size_t>(-1);

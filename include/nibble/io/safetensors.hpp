@@ -143,6 +143,8 @@ class Safetensors {
 
   MappedFile file_;  // empty after parse()
   std::string name_;
+  // The indices refer to the names in the vectors, whose elements stay where they are when the
+  // vectors are moved.
   std::vector<SafetensorsEntry> metadata_;
   NameIndex metadata_index_;
   std::vector<Safetensor> tensors_;
