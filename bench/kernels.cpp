@@ -13,8 +13,7 @@
 #include "examples/common.hpp"
 #include "nibble/kernels/pass.hpp"
 
-namespace bench {
-namespace {
+namespace bench { namespace {
 
 struct Options : RunOptions {
   std::vector<std::string> kernels, formats;
@@ -271,7 +270,6 @@ int run(int argc, char** argv) {
   return example::kOk;
 }
 
-}  // namespace
-}  // namespace bench
+}}  // namespace bench
 
 int main(int argc, char** argv) { return bench::run(argc, argv); }

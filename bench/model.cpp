@@ -11,8 +11,7 @@
 #include "examples/common.hpp"
 #include "nibble/generate/session.hpp"
 
-namespace bench {
-namespace {
+namespace bench { namespace {
 
 using nibble::Slot;
 
@@ -101,7 +100,7 @@ nibble::Result<std::vector<Timing>> timings_of(const nibble::Model& model, const
                                                Index n_threads, std::size_t& session_bytes) {
   nibble::SessionOptions session_options;
   session_options.n_ctx = std::max(o.n_prompt, o.n_generate) + 1;
-  session_options.max_batch = std::max<Index>(1, o.batch);
+  session_options.max_step_tokens = std::max<Index>(1, o.batch);
   session_options.kv_type = kv_type_of(o);
   session_options.executor = &pool(n_threads);
   NIBBLE_TRY(session, nibble::Session::create(model, session_options));
@@ -486,7 +485,6 @@ int run(int argc, char** argv) {
   return example::kOk;
 }
 
-}  // namespace
-}  // namespace bench
+}}  // namespace bench
 
 int main(int argc, char** argv) { return bench::run(argc, argv); }

@@ -114,7 +114,8 @@ FILENAME ~ /\.md$/ {
 
 {
   # The inline namespace is not what a reader writes.
-  if (/^namespace /) sub(/::inline NIBBLE_ABI/, "")
+  if (/^namespace /) sub(/ inline namespace NIBBLE_ABI \{/, "")
+  if (/^}+  \/\/ namespace nibble::NIBBLE_ABI/) sub(/^}/, "")
   if (n_kept > 0) flush(kept[1] ~ /SPDX-/ || $0 !~ /^ *($|}|#pragma)/)
   line = $0
   code = line

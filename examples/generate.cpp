@@ -64,7 +64,7 @@ void add_options(CLI::App& app, Options& o) {
       ->check(kCount);
   app.add_option("--threads", o.n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
   app.add_flag("--pin", o.pin, "pin threads to CPUs");
-  app.add_option("--batch", o.session.max_batch, "tokens of the prompt computed together")
+  app.add_option("--batch", o.session.max_step_tokens, "tokens of the prompt computed together")
       ->check(kAtLeastOne)
       ->capture_default_str();
   app.add_option("--kv", o.kv, "type of the cache: f32, f16, bf16 or int8")
@@ -246,7 +246,7 @@ nibble::Result<int> run(Options& o) {
   Timing timing;
   auto start = Clock::now();
   NIBBLE_CHECK(prefill(generator, ids, prompt.empty(),
-                       static_cast<std::size_t>(o.session.max_batch), status));
+                       static_cast<std::size_t>(o.session.max_step_tokens), status));
   timing.n_prompt = session.position();
   timing.prefill_seconds = seconds_since(start);
   start = Clock::now();

@@ -43,7 +43,7 @@ int main(int argc, char** argv) {
     nibble::SessionOptions vast;
     vast.n_ctx = std::int64_t{1} << 24;
     if (nibble::Session::create(*model, vast)) return 7;
-    vast.max_batch = vast.n_ctx;
+    vast.max_step_tokens = vast.n_ctx;
     if (nibble::Session::create(*model, vast)) return 8;
   }
   return 0;

@@ -24,12 +24,12 @@
 #if defined(NIBBLE_IMPLEMENTATION)
 #include "nibble/kernels/instances.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 template class BasicModel<graph::AllFormats>;
 template class BasicSession<Model>;
 template class BasicGenerator<Session>;
 template Result<Model> load<graph::AllFormats>(const std::string&, const LoadOptions&);
 template Result<Generated> generate<Session>(Session&, std::string_view, const GenerateOptions&,
                                              FunctionRef<bool(const Token&)>);
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI
 #endif

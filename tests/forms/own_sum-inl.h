@@ -14,9 +14,7 @@
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace own {
-namespace {
-namespace HWY_NAMESPACE {
+namespace own { namespace { namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // The sum of x[i], i < n, by whole vectors and a rest.
@@ -34,9 +32,7 @@ inline float sum(const float* x, std::size_t n) {
 // How many lanes the target that this was compiled for has.
 inline std::size_t lanes() { return hn::Lanes(hn::ScalableTag<float>()); }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace
-}  // namespace own
+}}}  // namespace own::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -47,9 +47,9 @@ Session make(const SessionOptions& options = {}) {
   return *std::move(session);
 }
 
-SessionOptions with_outputs(Index max_batch, Index max_outputs) {
+SessionOptions with_outputs(Index max_step_tokens, Index max_outputs) {
   SessionOptions options;
-  options.max_batch = max_batch;
+  options.max_step_tokens = max_step_tokens;
   options.max_outputs = max_outputs;
   return options;
 }
@@ -122,11 +122,11 @@ TEST_CASE("the logits do not depend on how tokens are grouped") {
   options.kv_type = KvType::f32;  // rounds nothing that is the same but for rounding further apart
   Session reference_session = make(options);
   const Logits reference = one_by_one(reference_session, ids);
-  for (const Index max_batch : {1, 3, 64, 1000}) {
+  for (const Index max_step_tokens : {1, 3, 64, 1000}) {
     for (const std::size_t piece : {std::size_t{1}, std::size_t{7}, ids.size()}) {
-      CAPTURE(max_batch);
+      CAPTURE(max_step_tokens);
       CAPTURE(piece);
-      options.max_batch = max_batch;
+      options.max_step_tokens = max_step_tokens;
       Session session = make(options);
       for (std::size_t i = 0; i < ids.size(); i += piece) {
         const std::size_t n = std::min(piece, ids.size() - i);
@@ -147,12 +147,12 @@ TEST_CASE("any number of the last tokens can have their logits") {
   options.kv_type = KvType::f32;
   Session reference_session = make(options);
   const Logits reference = one_by_one(reference_session, ids);
-  for (const Index max_batch : {5, 8, 64}) {
-    options.max_batch = max_batch;
+  for (const Index max_step_tokens : {5, 8, 64}) {
+    options.max_step_tokens = max_step_tokens;
     options.max_outputs = 100;  // as many as fit in a batch
     Session session = make(options);
     for (std::size_t n = 1; n <= ids.size(); ++n) {
-      const std::size_t most = std::min(n, static_cast<std::size_t>(max_batch));
+      const std::size_t most = std::min(n, static_cast<std::size_t>(max_step_tokens));
       for (std::size_t n_outputs = 1; n_outputs <= most; ++n_outputs) {
         CAPTURE(n);
         CAPTURE(n_outputs);
@@ -249,9 +249,9 @@ TEST_CASE("absurd options are errors") {
 
 #if NIBBLE_TEST_COUNTS_ALLOCATIONS
 TEST_CASE("a context that no machine has memory for is an error") {
-  for (const Index max_batch : {Index{1}, std::numeric_limits<Index>::max()}) {
+  for (const Index max_step_tokens : {Index{1}, std::numeric_limits<Index>::max()}) {
     for (const KvType type : nibble::ops::kKvTypes) {
-      SessionOptions options = with_outputs(max_batch, max_batch);
+      SessionOptions options = with_outputs(max_step_tokens, max_step_tokens);
       options.n_ctx = Index{1} << 30;
       options.kv_type = type;
       const auto session = Session::create(test::home_model(), options);

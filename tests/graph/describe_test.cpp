@@ -55,8 +55,8 @@ TEST_CASE("every node has a description") {
   CHECK(describe(sum() >> split(k8, Dim<3>{}) >> last_rows()) == "sum >> split(8, 3) >> last_rows");
   CHECK(describe(rope<kernels::AdjacentPairs>(kHeads) >> rope<kernels::HalfSplit>(kHeads)) ==
         "rope(adjacent_pairs) >> rope(half_split)");
-  CHECK(describe(cache_kv(kHeads) >> scores(kHeads) >> softmax(kHeads) >> mix(kHeads)) ==
-        "cache_kv >> scores(4/2 x 8) >> softmax >> mix");
+  CHECK(describe(cache_kv(kHeads) >> scores(kHeads) >> softmax(kHeads) >> attend_values(kHeads)) ==
+        "cache_kv >> scores(4/2 x 8) >> softmax >> attend_values");
   CHECK(describe(scores(Heads{k8, k8, k8, 1.0f, 5})) == "scores(8/8 x 8, window 5)");
   CHECK(describe(tap<"q", "k">()) == "tap(q, k)");
   CHECK(describe(repeat(Dim<3>{}, residual(silu()))) == "repeat(3, residual(silu))");
@@ -125,13 +125,13 @@ TEST_CASE("norm >> products") {
         "layer_norm(attn_norm + attn_norm_bias, dropout 0.5) >> linear(attn_q, 8)");
 }
 
-TEST_CASE("scores >> softmax >> mix") {
-  CHECK(fused(scores(kHeads) >> softmax(kHeads) >> mix(kHeads)) == "attend(4/2 x 8)");
-  CHECK(fused(cache_kv(kHeads) >> scores(kHeads) >> softmax(kHeads) >> mix(kHeads) >> silu()) ==
-        "cache_kv >> attend(4/2 x 8) >> silu");
+TEST_CASE("scores >> softmax >> attend_values") {
+  CHECK(fused(scores(kHeads) >> softmax(kHeads) >> attend_values(kHeads)) == "attend(4/2 x 8)");
+  CHECK(fused(cache_kv(kHeads) >> scores(kHeads) >> softmax(kHeads) >> attend_values(kHeads) >>
+              silu()) == "cache_kv >> attend(4/2 x 8) >> silu");
   check_stays(scores(kHeads) >> softmax(kHeads));
-  check_stays(scores(kHeads) >> mix(kHeads));
-  check_stays(scores(kHeads) >> softmax(kHeads) >> dropout(0.5f) >> mix(kHeads));
+  check_stays(scores(kHeads) >> attend_values(kHeads));
+  check_stays(scores(kHeads) >> softmax(kHeads) >> dropout(0.5f) >> attend_values(kHeads));
 }
 
 TEST_CASE("layer_norm >> activation >> dropout") {
@@ -193,7 +193,7 @@ TEST_CASE("whole models") {
         "embedding(token_embd, 64) >> repeat(5, "
         "residual(rms_norm(attn_norm) >> fork(linear(attn_q + attn_q_bias, 64), "
         "linear(attn_k + attn_k_bias, 32), linear(attn_v + attn_v_bias, 32)) >> "
-        "rope(adjacent_pairs) >> cache_kv >> scores(8/4 x 8) >> softmax >> mix >> "
+        "rope(adjacent_pairs) >> cache_kv >> scores(8/4 x 8) >> softmax >> attend_values >> "
         "linear(attn_output, 64)) >> "
         "residual(rms_norm(ffn_norm) >> fork(linear(ffn_gate, 172) >> silu, "
         "linear(ffn_up, 172)) >> multiply >> linear(ffn_down, 64))) >> "

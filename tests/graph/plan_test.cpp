@@ -130,7 +130,7 @@ ModelConfig small_config(Index n_layers) {
 }  // namespace
 
 TEST_CASE("values that live at the same time do not share memory") {
-  using Plain = FormatList<quant::F32, quant::F16>;
+  using Float = FormatList<quant::F32, quant::F16>;
   using Blocks = FormatList<quant::Q8_0>;
   for (const Index n_layers : {1, 2, 3}) {
     for (const Index max_tokens : {1, 3, 16}) {
@@ -139,7 +139,7 @@ TEST_CASE("values that live at the same time do not share memory") {
         const ModelConfig c = small_config(n_layers);
         const auto check = [&](const auto& expression) {
           check_plan<AllFormats>(expression, limits);
-          check_plan<Plain>(expression, limits);
+          check_plan<Float>(expression, limits);
           check_plan<Blocks>(expression, limits);
         };
         check(llama(c));

@@ -102,7 +102,7 @@ std::vector<Case> cases() {
     const bool plain = format == Format::f32 || format == Format::f16 || format == Format::bf16;
     all.push_back({quant::to_string(format), {format}, !plain});
   }
-  all.push_back({"plain mixed", {Format::bf16, Format::f32, Format::f16}, false});
+  all.push_back({"floats mixed", {Format::bf16, Format::f32, Format::f16}, false});
   all.push_back({"all mixed",
                  {Format::q4_1, Format::f16, Format::q8_0, Format::f32, Format::q4_0, Format::bf16,
                   Format::q8_0},

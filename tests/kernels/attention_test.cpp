@@ -92,7 +92,7 @@ struct Expected {
   std::vector<double> out, tolerance;  // (n_tokens, n_heads * head_dim)
 };
 
-// Plain softmax over all scores in double. The tolerance is a bound for arithmetic in f32 with
+// Float softmax over all scores in double. The tolerance is a bound for arithmetic in f32 with
 // unit roundoff u = 2^-24, n positions seen, T = n / 64 + 2 tiles or parts:
 //   scores       |error| <= delta = (head_dim + 2) u max_j sum_d |scale q_d k_jd|, or 0 if they are
 //                exact by construction

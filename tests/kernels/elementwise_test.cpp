@@ -210,4 +210,3 @@ TEST_CASE("elementwise operations on matrices go row by row, whatever the stride
   }
   CHECK(n_wrong == 0);
 }
-

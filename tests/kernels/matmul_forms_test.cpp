@@ -105,9 +105,9 @@ TEST_CASE("the check sees a scale of a row that is a little wrong, and one of an
     std::swap(x.row_scales[2], x.row_scales[3]);
     CHECK(faults() >= n);
     std::swap(x.row_scales[2], x.row_scales[3]);
-    x.a.neg8sums[size(4 * x.a.n_blocks() + 3)] += 8;
+    x.a.code_sums[size(4 * x.a.n_blocks() + 3)] += 8;
     CHECK(faults() >= n / 2);
-    x.a.neg8sums[size(4 * x.a.n_blocks() + 3)] -= 8;
+    x.a.code_sums[size(4 * x.a.n_blocks() + 3)] -= 8;
   });
 }
 
@@ -159,17 +159,17 @@ struct ChannelInput {
   Index stride = (k + 31) / 32 * 32 + 5;
   std::vector<std::int8_t> codes = std::vector<std::int8_t>(size((m - 1) * stride + stride - 5));
   std::vector<float> scales = std::vector<float>(size(m));
-  std::vector<std::int32_t> neg8sums = std::vector<std::int32_t>(size(m));
+  std::vector<std::int32_t> code_sums = std::vector<std::int32_t>(size(m));
 
   template <class Code>
   void fill(std::mt19937& random, const Code& code) {
     for (Index row = 0; row < m; ++row) {
       scales[size(row)] = 0.001f * static_cast<float>(1 + random() % 100);
-      neg8sums[size(row)] = 0;
+      code_sums[size(row)] = 0;
       for (Index i = 0; i < k; ++i) {
         const int c = code(i);
         codes[size(row * stride + i)] = static_cast<std::int8_t>(c);
-        neg8sums[size(row)] -= 8 * c;
+        code_sums[size(row)] -= 8 * c;
       }
       for (Index i = k; i < stride && row + 1 < m; ++i) {  // zeros up to 32, then a gap
         codes[size(row * stride + i)] = i < stride - 5 ? std::int8_t{0} : std::int8_t{77};
@@ -180,7 +180,7 @@ struct ChannelInput {
     kernels::MatmulArgs a;
     a.input.codes = codes.data();
     a.input.row_scales = scales.data();
-    a.input.neg8sums = neg8sums.data();
+    a.input.code_sums = code_sums.data();
     a.input.code_stride = stride;
     a.input.n_blocks = 1;
     a.m = m;

@@ -105,7 +105,7 @@ struct Weights<Format> {
 };
 
 template <class T>
-struct Weights<quant::Plain<T>> {
+struct Weights<quant::Float<T>> {
   Index n = 0;
   Index k = 0;
   std::vector<T> values;  // (n, k)
@@ -147,7 +147,7 @@ struct Activations {
   std::vector<float> x;
   std::vector<std::int8_t> codes;
   std::vector<float> scales;
-  std::vector<std::int32_t> neg8sums;
+  std::vector<std::int32_t> code_sums;
 
   static constexpr Index kGap = 5;
   Index stride() const { return k + kGap; }
@@ -162,7 +162,7 @@ struct Activations {
     } else {
       in.codes = codes.data();
       in.scales = scales.data();
-      in.neg8sums = neg8sums.data();
+      in.code_sums = code_sums.data();
       in.code_stride = code_stride();
       in.n_blocks = n_blocks();
     }
@@ -179,12 +179,12 @@ struct Activations {
     a.k = k;
     a.length = length;
     a.codes.assign(size((m - 1) * a.code_stride() + a.n_blocks() * length), 77);
-    a.neg8sums.assign(size(m * a.n_blocks()), 0);
+    a.code_sums.assign(size(m * a.n_blocks()), 0);
     for (Index row = 0; row < m; ++row) {
       for (Index i = 0; i < a.n_blocks() * length; ++i) {
         const int c = i < k ? code(row, i) : 0;
         a.codes[size(row * a.code_stride() + i)] = static_cast<std::int8_t>(c);
-        a.neg8sums[size(row * a.n_blocks() + i / length)] -= 8 * c;
+        a.code_sums[size(row * a.n_blocks() + i / length)] -= 8 * c;
       }
       for (Index b = 0; b < a.n_blocks(); ++b) a.scales.push_back(uniform(random));
     }
@@ -221,7 +221,7 @@ struct Activations {
       a.codes.assign(codes.begin(),
                      codes.begin() + (rows - 1) * code_stride() + n_blocks() * length);
       a.scales.assign(scales.begin(), scales.begin() + rows * n_blocks());
-      a.neg8sums.assign(neg8sums.begin(), neg8sums.begin() + rows * n_blocks());
+      a.code_sums.assign(code_sums.begin(), code_sums.begin() + rows * n_blocks());
     }
     return a;
   }
@@ -233,7 +233,7 @@ struct Activations {
 // of the magnitudes of the terms that a kernel adds up in f32, N of them:
 //   the N − 1 additions round partial sums, which are at most A:  (N − 1) u A
 //   each term has rounded factors or is a rounded product:        r u A
-// Plain formats: a term is one x * w, r = 1. Block formats: a block's integer sum is exact, below
+// Float formats: a term is one x * w, r = 1. Block formats: a block's integer sum is exact, below
 // 2^24 and so exact in f32; the term scale * x_scale * sum has two roundings, minimum * x_sum has
 // two as well; N is the number of blocks, twice that with minimums. Fused multiply-adds round
 // less. Second-order terms are covered by one more u A.

@@ -179,7 +179,7 @@ TEST_CASE_TEMPLATE("the check sees small faults in products of blocks", Format,
                             target == simd::Target::AVX3_DL || target == simd::Target::SSE2;
     if (reads_sums) {
       bad_x = a;
-      bad_x.neg8sums[size(kBlocks + 1)] += 8;
+      bad_x.code_sums[size(kBlocks + 1)] += 8;
       CHECK(faults(bad_x, w) >= kColumns / 2);
     }
 

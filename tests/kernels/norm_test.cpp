@@ -269,15 +269,15 @@ template <int kBlock>
 struct Quantized {
   std::vector<std::int8_t> codes;
   Floats scales;
-  std::vector<std::int32_t> neg8sums;
+  std::vector<std::int32_t> code_sums;
 
   explicit Quantized(std::size_t k)
       : codes(static_cast<std::size_t>(kernels::QuantizeRow<kBlock>::padded(static_cast<Index>(k))),
               std::int8_t{99}),
         scales(static_cast<std::size_t>(
             kernels::QuantizeRow<kBlock>::n_blocks(static_cast<Index>(k)))),
-        neg8sums(scales.size()) {}
-  kernels::QuantizedRow out() { return {codes.data(), scales.data(), neg8sums.data()}; }
+        code_sums(scales.size()) {}
+  kernels::QuantizedRow out() { return {codes.data(), scales.data(), code_sums.data()}; }
 };
 
 // How many values of a quantized norm break its contract: the error of the norm comes on top of
@@ -306,7 +306,7 @@ int count_quantized_faults(const Expected& e, const Quantized<kBlock>& q) {
     }
     if (!(std::fabs(scale * 127 - absmax) <= slack + absmax * 4 * kU)) ++faults;
     if (highest != (absmax == 0 ? 0 : 127)) ++faults;
-    if (q.neg8sums[block] != -8 * sum) ++faults;
+    if (q.code_sums[block] != -8 * sum) ++faults;
   }
   return faults;
 }
@@ -445,7 +445,7 @@ TEST_CASE("norm operations on matrices") {
     Quantized<32> q(kK);
     std::copy_n(codes[row].codes, q.codes.size(), q.codes.begin());
     std::copy_n(codes[row].scales, q.scales.size(), q.scales.begin());
-    std::copy_n(codes[row].neg8sums, q.neg8sums.size(), q.neg8sums.begin());
+    std::copy_n(codes[row].code_sums, q.code_sums.size(), q.code_sums.begin());
     return q;
   };
 
@@ -538,10 +538,10 @@ TEST_CASE("the checks of norms see small faults") {
   q.scales[4] *= 1.01f;
   CHECK(count_quantized_faults(e, q) > 0);
   q = good;
-  q.neg8sums[4] -= 8;
+  q.code_sums[4] -= 8;
   CHECK(count_quantized_faults(e, q) > 0);
   q = good;
   q.codes[576] = 0;
-  q.neg8sums[18] += 8 * good.codes[576];
+  q.code_sums[18] += 8 * good.codes[576];
   CHECK(count_quantized_faults(e, q) > 0);
 }

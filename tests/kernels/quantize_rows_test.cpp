@@ -21,15 +21,15 @@ template <int kBlock>
 struct Row {
   std::vector<std::int8_t> codes;
   std::vector<float> scales;
-  std::vector<std::int32_t> neg8sums;
+  std::vector<std::int32_t> code_sums;
 
   explicit Row(Index k)
       : codes(static_cast<std::size_t>(QuantizeRow<kBlock>::padded(k)) + 1, std::int8_t{99}),
         scales(static_cast<std::size_t>(QuantizeRow<kBlock>::n_blocks(k)) + 1, 99.0f),
-        neg8sums(scales.size(), 99) {}
-  kernels::QuantizedRow out() { return {codes.data(), scales.data(), neg8sums.data()}; }
+        code_sums(scales.size(), 99) {}
+  kernels::QuantizedRow out() { return {codes.data(), scales.data(), code_sums.data()}; }
   bool guards_hold() const {
-    return codes.back() == 99 && scales.back() == 99.0f && neg8sums.back() == 99;
+    return codes.back() == 99 && scales.back() == 99.0f && code_sums.back() == 99;
   }
 };
 
@@ -72,7 +72,7 @@ int count_faults(const std::vector<float>& x, const Row<kBlock>& row) {
         ++faults;
       }
     }
-    if (row.neg8sums[block] != -8 * sum) ++faults;
+    if (row.code_sums[block] != -8 * sum) ++faults;
   }
   return faults;
 }
@@ -123,7 +123,7 @@ void check_special() {
     for (std::size_t i = 0; i + 1 < row.codes.size(); ++i) REQUIRE(row.codes[i] == 0);
     for (std::size_t i = 0; i + 1 < row.scales.size(); ++i) {
       REQUIRE(row.scales[i] == 0.0f);
-      REQUIRE(row.neg8sums[i] == 0);
+      REQUIRE(row.code_sums[i] == 0);
     }
   }
 
@@ -133,7 +133,7 @@ void check_special() {
     const auto row = quantize<kBlock>(x);
     CHECK(count_faults(x, row) == 0);
     const int length = kBlock == 0 ? static_cast<int>(x.size()) : kBlock;
-    CHECK(row.neg8sums[0] == (value > 0 ? -8 : 8) * 127 * length);
+    CHECK(row.code_sums[0] == (value > 0 ? -8 : 8) * 127 * length);
   }
 
   // NaN and infinity: the fault shows in the block's scale and nowhere else.
@@ -150,7 +150,7 @@ void check_special() {
       for (std::size_t block = 0; block + 1 < row.scales.size(); ++block) {
         REQUIRE(std::isfinite(row.scales[block]) == (block != bad_block));
       }
-      CHECK(row.neg8sums[bad_block] == 0);
+      CHECK(row.code_sums[bad_block] == 0);
       for (std::size_t i = 0; i < length; ++i) REQUIRE(row.codes[bad_block * length + i] == 0);
       if (kBlock == 0) continue;
       x[where] = 0;  // the other blocks are as they are without it
@@ -202,7 +202,7 @@ TEST_CASE("every target gives the same bytes") {
   for (const auto& row : rows) {
     CHECK(row.codes == rows[0].codes);
     CHECK(row.scales == rows[0].scales);
-    CHECK(row.neg8sums == rows[0].neg8sums);
+    CHECK(row.code_sums == rows[0].code_sums);
   }
 }
 
@@ -238,10 +238,10 @@ void check_matrix(Index m, Index k) {
     REQUIRE(reinterpret_cast<std::uintptr_t>(got.codes) % kAlignment == 0);
     REQUIRE(std::equal(expected.codes.begin(), expected.codes.end() - 1, got.codes));
     REQUIRE(std::equal(expected.scales.begin(), expected.scales.end() - 1, got.scales));
-    REQUIRE(std::equal(expected.neg8sums.begin(), expected.neg8sums.end() - 1, got.neg8sums));
+    REQUIRE(std::equal(expected.code_sums.begin(), expected.code_sums.end() - 1, got.code_sums));
   }
   // The pieces end where the memory ends.
-  CHECK(static_cast<std::size_t>(reinterpret_cast<std::byte*>(out[m - 1].neg8sums) -
+  CHECK(static_cast<std::size_t>(reinterpret_cast<std::byte*>(out[m - 1].code_sums) -
                                  memory->data()) < memory->size());
 }
 
@@ -269,7 +269,7 @@ TEST_CASE("the check of quantized rows sees small faults") {
   for (std::size_t i = 296; i < 300; ++i) row.codes[i] = 0;  // a dropped tail
   CHECK(count_faults(x, row) > 0);
   row = good;
-  row.neg8sums[2] += 8;
+  row.code_sums[2] += 8;
   CHECK(count_faults(x, row) > 0);
   row = good;
   row.codes[300] = 1;
@@ -277,7 +277,7 @@ TEST_CASE("the check of quantized rows sees small faults") {
   for (std::size_t i = 0; i < 300; ++i) {  // any code off by one
     row = good;
     row.codes[i] = static_cast<std::int8_t>(row.codes[i] + (row.codes[i] > 0 ? -1 : 1));
-    row.neg8sums[i / 32] -= 8 * (row.codes[i] - good.codes[i]);
+    row.code_sums[i / 32] -= 8 * (row.codes[i] - good.codes[i]);
     CHECK(count_faults(x, row) > 0);
   }
 }

@@ -13,7 +13,7 @@
 #include "nibble/kernels/matmul-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
 
 HWY_INLINE VF32 finish(user::SquaredRelu, DF32 d, VF32 v, const kernels::EpilogueArgs& args,
                        Outputs at) {
@@ -22,7 +22,7 @@ HWY_INLINE VF32 finish(user::SquaredRelu, DF32 d, VF32 v, const kernels::Epilogu
   return hn::Mul(v, v);
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -42,7 +42,7 @@ void try_file(std::span<const std::byte> bytes, Tally& tally) {
     NIBBLE_TRY(model, Model::from_gguf(file));
     ++tally.models;
     CHECK(model.weight_bytes() <= kLargestAllocation);  // large buffers are mapped, not new-ed
-    NIBBLE_TRY(session, Session::create(model, {.max_batch = 2, .max_outputs = 2}));
+    NIBBLE_TRY(session, Session::create(model, {.max_step_tokens = 2, .max_outputs = 2}));
     ++tally.sessions;
     CHECK(session.bytes() <= kLargestAllocation);
     const std::int32_t tokens[] = {0, static_cast<std::int32_t>(model.config().vocab_size) - 1};

@@ -42,7 +42,7 @@ struct Loaded {
 double largest_error(RandomModel& source, ops::KvType kv_type) {
   const Loaded loaded(source);
   auto session = Session::create(
-      *loaded.model, {.n_ctx = 20, .max_batch = 4, .max_outputs = 4, .kv_type = kv_type});
+      *loaded.model, {.n_ctx = 20, .max_step_tokens = 4, .max_outputs = 4, .kv_type = kv_type});
   REQUIRE_MESSAGE(session, test::why(session));
   const auto tokens = source.tokens(20);
   const auto expected = test::reference_of(source).logits({tokens.begin(), tokens.end()});

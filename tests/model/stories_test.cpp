@@ -54,7 +54,7 @@ TEST_CASE("stories260K: logits") {
   std::memcpy(expected.data(), golden.data(), golden.size());
   nibble_test::for_each_target([&](simd::Target) {
     Session session = session_with(
-        {.n_ctx = 32, .max_batch = 32, .max_outputs = 21, .kv_type = ops::KvType::f32});
+        {.n_ctx = 32, .max_step_tokens = 32, .max_outputs = 21, .kv_type = ops::KvType::f32});
     const auto logits = session.append(*encoded, 21);
     REQUIRE(logits.has_value());
     double off = 0;
@@ -94,8 +94,8 @@ TEST_CASE("stories260K: perplexity") {
   const auto tokens = stories()->tokenizer()->encode(test::read_text(*path));
   REQUIRE(tokens.has_value());
   const auto measure = [&](Index context, ops::KvType kv_type) {
-    Session session =
-        session_with({.n_ctx = context, .max_batch = 64, .max_outputs = 64, .kv_type = kv_type});
+    Session session = session_with(
+        {.n_ctx = context, .max_step_tokens = 64, .max_outputs = 64, .kv_type = kv_type});
     const auto result = perplexity(session, *tokens, context, bos());
     REQUIRE_MESSAGE(result, test::why(result));
     CHECK(result->n_scored == result->n_chunks * (context - 1 - context / 2));
@@ -113,7 +113,7 @@ TEST_CASE("stories260K: perplexity") {
 
 TEST_CASE("perplexity: what it refuses") {
   if (stories() == nullptr) return;
-  Session session = session_with({.n_ctx = 16, .max_batch = 4});
+  Session session = session_with({.n_ctx = 16, .max_step_tokens = 4});
   const std::vector<std::int32_t> tokens(40, 5);
   const auto code = [&](std::span<const std::int32_t> ids, Index context) {
     const auto result = perplexity(session, ids, context, bos());

@@ -134,7 +134,7 @@ TEST_CASE("rows shorter than a block are a block apart, with zeros after their c
         CHECK(std::abs(exact - kept) <= (i < kShort ? 0.5001f * scale : 0.0f));
         sum += codes[i];
       }
-      CHECK(input.neg8sums[row] == -8 * sum);
+      CHECK(input.code_sums[row] == -8 * sum);
     }
   });
 }
@@ -151,7 +151,7 @@ TEST_CASE("a form of the activations that is missing stays so in later rows") {
   CHECK(rest.codes == nullptr);
   CHECK(rest.scales == nullptr);
   CHECK(rest.row_scales == nullptr);
-  CHECK(rest.neg8sums == nullptr);
+  CHECK(rest.code_sums == nullptr);
 }
 
 TEST_CASE("8 bits with one scale per row of weights and of activations") {

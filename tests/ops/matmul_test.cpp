@@ -70,7 +70,7 @@ struct Input {
     in.stride = k;
     in.codes = rows.codes;
     in.scales = rows.scales;
-    in.neg8sums = rows.neg8sums;
+    in.code_sums = rows.code_sums;
     in.code_stride = Rows::code_stride(k);
     in.n_blocks = Rows::n_blocks(k);
     return in;
@@ -86,7 +86,7 @@ struct Input {
       std::copy_n(rows[row].codes, Rows::padded(k), a.codes.begin() + row * a.code_stride());
     }
     a.scales.assign(rows.scales, rows.scales + m * Rows::n_blocks(k));
-    a.neg8sums.assign(rows.neg8sums, rows.neg8sums + m * Rows::n_blocks(k));
+    a.code_sums.assign(rows.code_sums, rows.code_sums + m * Rows::n_blocks(k));
     return a;
   }
 };

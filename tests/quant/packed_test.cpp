@@ -34,7 +34,7 @@ static_assert(Packed<quant::Q4_0>::bytes(0, 64) == 0);
 static_assert(Packed<quant::Q4_0>::n_blocks(65) == 3 && Packed<quant::Q4_0>::padded_k(65) == 128);
 static_assert(Packed<Q8F32>::bytes(33, 65) == 3 * 3 * group<Q8F32>(32));
 
-// Plain weights: 16 of each k, up to whole lines.
+// Float weights: 16 of each k, up to whole lines.
 static_assert(Packed<quant::F32>::bytes(16, 7) == 7 * 64);
 static_assert(Packed<quant::F16>::bytes(17, 7) == 2 * 4 * 64);
 static_assert(Packed<quant::BF16>::bytes(17, 7) == 2 * 4 * 64);

@@ -19,7 +19,7 @@
 #include <sys/mman.h>
 #endif
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 // Enough for every vector load and for a cache line: 64 bytes.
 inline constexpr std::size_t kAlignment = 64;
@@ -142,4 +142,4 @@ class Arena {
   std::size_t used_ = 0;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

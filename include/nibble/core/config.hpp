@@ -118,7 +118,7 @@
 
 // In front of a function with nothing to vary: makes it a template, so that it and the kernels that
 // it calls, for every target, are compiled where it is called and not wherever it is included.
-#define NIBBLE_WHEN_CALLED template <class = void>
+#define NIBBLE_LAZY template <class = void>
 
 #define NIBBLE_UNREACHABLE() __builtin_unreachable()
 #if defined(_MSC_VER) && !defined(__clang__)

@@ -24,7 +24,7 @@
 #include <unistd.h>
 #endif
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 struct AvailableCpus {
   // Logical CPUs that the calling thread may run on, one of each physical core before any second
@@ -202,4 +202,4 @@ inline bool pin_this_thread(int) noexcept { return false; }
 
 #endif
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

@@ -8,7 +8,7 @@
 
 #include "nibble/core/view.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 // A reference to a callable, valid while the callable lives. Two pointers, no allocation.
 template <class Signature>
@@ -65,4 +65,4 @@ class InlineExecutor final : public Executor {
   }
 };
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

@@ -10,7 +10,7 @@
 
 #include "nibble/core/config.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 // IEEE 754 binary16, as bits.
 struct f16 {
@@ -74,4 +74,4 @@ constexpr bf16 to_bf16(float x) noexcept {
   return bf16{static_cast<std::uint16_t>((u + (0x7FFFu + ((u >> 16) & 1u))) >> 16)};
 }
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

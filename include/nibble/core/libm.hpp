@@ -11,7 +11,7 @@
 #include <cmath>
 #endif
 
-namespace nibble::inline NIBBLE_ABI::libm {
+namespace nibble { inline namespace NIBBLE_ABI { namespace libm {
 
 #if defined(__GNUC__) || defined(__clang__)
 #define NIBBLE_LIBM(name) __builtin_##name
@@ -31,4 +31,4 @@ inline float round(float x) noexcept { return NIBBLE_LIBM(roundf)(x); }
 
 #undef NIBBLE_LIBM
 
-}  // namespace nibble::inline NIBBLE_ABI::libm
+}}}  // namespace nibble::NIBBLE_ABI::libm

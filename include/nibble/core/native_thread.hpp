@@ -25,7 +25,7 @@
 #include <intrin.h>
 #endif
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 class NativeThread {
  public:
@@ -136,4 +136,4 @@ inline void cpu_relax() noexcept {
 #endif
 }
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

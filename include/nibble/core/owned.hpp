@@ -11,7 +11,7 @@
 
 #include "nibble/core/config.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 template <class T>
 class Owned {
@@ -46,4 +46,4 @@ class Owned {
   void (*destroy_)(T*) noexcept = nullptr;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

@@ -15,7 +15,7 @@
 #include <stdexcept>
 #endif
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 enum class Errc : unsigned char {
   invalid_argument,  // a parameter outside its documented range
@@ -169,7 +169,7 @@ struct Unit {};
 using Status = Result<Unit>;
 inline Status ok() { return Status(Unit{}); }
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI
 
 #define NIBBLE_TRY_CAT_(a, b) a##b
 #define NIBBLE_TRY_CAT(a, b) NIBBLE_TRY_CAT_(a, b)

@@ -9,7 +9,7 @@
 
 #include "nibble/core/config.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 inline constexpr float kFloatMax = std::numeric_limits<float>::max();
@@ -38,4 +38,4 @@ constexpr auto* values(Scalars& scalars) noexcept {
   return scalars.empty() ? nullptr : &scalars.data()->value;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

@@ -12,7 +12,7 @@
 
 #include "nibble/core/config.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 inline std::string operator+(std::string&& a, const std::string& b) {
   a.append(b);
@@ -67,4 +67,4 @@ inline std::string to_text(double number) {
   return std::string(text, static_cast<std::size_t>(n));
 }
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

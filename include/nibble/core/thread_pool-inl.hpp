@@ -12,7 +12,7 @@
 #include "nibble/core/native_thread.hpp"
 #include "nibble/core/thread_pool.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 struct ThreadPool::Helper {
   ThreadPool* pool = nullptr;
@@ -273,4 +273,4 @@ NIBBLE_INLINE void ThreadPool::help(Index worker) noexcept {
   }
 }
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

@@ -13,7 +13,7 @@
 #include "nibble/core/owned.hpp"
 #include "nibble/core/result.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 struct ThreadPoolOptions {
   // Workers, the calling thread included. 0: one per physical core that this process may use
@@ -110,7 +110,7 @@ class ThreadPool final : public Executor {
   std::atomic<bool> pin_failed_{false};
 };
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI
 
 #if !NIBBLE_DECLARATIONS_ONLY
 #include "nibble/core/thread_pool-inl.hpp"

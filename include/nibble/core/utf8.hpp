@@ -11,7 +11,7 @@
 
 #include "nibble/core/config.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 // What stands at the beginning of a byte string.
 struct Utf8Prefix {
@@ -89,4 +89,4 @@ constexpr std::size_t utf8_unfinished(std::string_view bytes) noexcept {
   return 0;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

@@ -12,7 +12,7 @@
 
 #include "nibble/core/config.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 using Index = std::int64_t;  // counts and positions of elements
 
@@ -175,4 +175,4 @@ using VectorView = View<T, kDynamic>;
 template <class T>
 using MatrixView = View<T, kDynamic, kDynamic>;  // (rows, columns)
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

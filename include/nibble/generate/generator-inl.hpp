@@ -12,7 +12,7 @@
 #include "nibble/generate/stop_matcher.hpp"
 #include "nibble/text/stream_decoder.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 template <class SessionType>
 struct BasicGenerator<SessionType>::State {
@@ -195,4 +195,4 @@ Result<Generated> generate(SessionType& session, std::string_view prompt,
   }
 }
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

@@ -15,7 +15,7 @@
 #include "nibble/generate/sampling.hpp"
 #include "nibble/generate/session.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 struct GenerateOptions {
   SamplingOptions sampling;
@@ -100,7 +100,7 @@ Result<Generated> generate(SessionType& session, std::string_view prompt,
                            const GenerateOptions& options,
                            FunctionRef<bool(const Token&)> on_token);
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI
 
 #if !NIBBLE_DECLARATIONS_ONLY
 #include "nibble/generate/generator-inl.hpp"

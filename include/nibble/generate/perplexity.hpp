@@ -14,7 +14,7 @@
 #include "nibble/generate/session.hpp"
 #include "nibble/ops/softmax.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 struct Perplexity {
   double value = 0;         // exp(negative_log): 1 is perfect, vocab_size is guessing
@@ -87,4 +87,4 @@ Result<Perplexity> perplexity(BasicSession<ModelType>& session,
   return result;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

@@ -15,7 +15,7 @@
 #include "nibble/generate/sampling.hpp"
 #include "nibble/ops/softmax.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 struct Sampled {
   std::int32_t id = 0;
@@ -47,8 +47,8 @@ class Sampler {
 
   // `logits` (vocab_size): finite or -inf, not all -inf; `recent`: the tokens so far, each one of
   // the vocabulary, newest last, for the penalty.
-  NIBBLE_WHEN_CALLED Sampled sample(std::span<const float> logits,
-                                    std::span<const std::int32_t> recent) noexcept {
+  NIBBLE_LAZY Sampled sample(std::span<const float> logits,
+                             std::span<const std::int32_t> recent) noexcept {
     NIBBLE_ASSERT(logits.size() == candidates_.size());
     const VectorView<const float> values(logits.data(), logits.size());
     std::int32_t id;
@@ -172,4 +172,4 @@ class Sampler {
   std::vector<Scalar<double>> weights_;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

@@ -7,7 +7,7 @@
 
 #include "nibble/core/view.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 struct SamplingOptions {
   float temperature = 0.0f;  // 0: always the most likely token after the repetition penalty
@@ -19,4 +19,4 @@ struct SamplingOptions {
   std::uint64_t seed = 0;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

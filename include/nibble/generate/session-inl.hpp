@@ -14,7 +14,7 @@
 #include "nibble/graph/run.hpp"
 #include "nibble/ops/rope_table.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 template <class ModelType>
 struct BasicSession<ModelType>::State {
@@ -93,14 +93,14 @@ Result<BasicSession<ModelType>> BasicSession<ModelType>::create(const ModelType&
   session.model = &model;
   graph::Limits& limits = session.limits;
   limits.n_positions = options.n_ctx > 0 ? options.n_ctx : std::min(config.n_ctx, kDefaultContext);
-  limits.max_tokens = std::min(options.max_batch, limits.n_positions);
+  limits.max_tokens = std::min(options.max_step_tokens, limits.n_positions);
   limits.max_outputs = options.max_outputs;
-  if (options.n_ctx < 0 || options.n_ctx > (Index{1} << 30) || options.max_batch < 1 ||
+  if (options.n_ctx < 0 || options.n_ctx > (Index{1} << 30) || options.max_step_tokens < 1 ||
       options.max_outputs < 1) {
-    return Error{Errc::invalid_argument, "session: n_ctx " + std::to_string(options.n_ctx) +
-                                             ", max_batch " + std::to_string(options.max_batch) +
-                                             ", max_outputs " +
-                                             std::to_string(options.max_outputs) + " out of range"};
+    return Error{Errc::invalid_argument,
+                 "session: n_ctx " + std::to_string(options.n_ctx) + ", max_step_tokens " +
+                     std::to_string(options.max_step_tokens) + ", max_outputs " +
+                     std::to_string(options.max_outputs) + " out of range"};
   }
   limits.max_outputs = std::min(limits.max_outputs, limits.max_tokens);
   if (config.architecture == Architecture::gpt2 && limits.n_positions > config.n_ctx) {
@@ -113,7 +113,8 @@ Result<BasicSession<ModelType>> BasicSession<ModelType>::create(const ModelType&
   const Index widest =
       std::max({3 * q, Index{config.ffn_dim}, Index{config.dim}, Index{config.vocab_size}});
   if (limits.max_tokens > (Index{1} << 50) / widest) {
-    return Error{Errc::invalid_argument, "session: max_batch " + std::to_string(options.max_batch) +
+    return Error{Errc::invalid_argument, "session: max_step_tokens " +
+                                             std::to_string(options.max_step_tokens) +
                                              " is too large for this model"};
   }
   session.args.executor = options.executor != nullptr ? options.executor : &session.own_executor;
@@ -122,7 +123,8 @@ Result<BasicSession<ModelType>> BasicSession<ModelType>::create(const ModelType&
     return graph::make_plan<typename ModelType::FormatTypes>(expression, limits);
   });
   if (!session.plan.is_valid()) {  // where pointers have 32 bits
-    return Error{Errc::limit, "session: max_batch " + std::to_string(options.max_batch) +
+    return Error{Errc::limit, "session: max_step_tokens " +
+                                  std::to_string(options.max_step_tokens) +
                                   " is too large for the address space"};
   }
   NIBBLE_CHECK(session.allocate(options));
@@ -227,4 +229,4 @@ Result<MatrixView<const float>> BasicSession<ModelType>::State::append(
   return logits;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

@@ -13,14 +13,14 @@
 #include "nibble/model/model.hpp"
 #include "nibble/ops/kv_type.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 struct SessionOptions {
   // Positions of the cache; 0: as many as the model was trained for, at most kDefaultContext. May
   // be more than that (quality is then the model's affair) unless positions are learned.
   Index n_ctx = 0;
-  Index max_batch = 64;   // tokens that one step of a prompt computes together
-  Index max_outputs = 1;  // rows of logits that one call may ask for, at most max_batch
+  Index max_step_tokens = 64;  // tokens that one step of a prompt computes together
+  Index max_outputs = 1;       // rows of logits that one call may ask for, at most max_step_tokens
   ops::KvType kv_type = ops::KvType::f16;
   Executor* executor = nullptr;  // must outlive the session; null: the calling thread
 };
@@ -67,7 +67,7 @@ class BasicSession {
 
 using Session = BasicSession<Model>;
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI
 
 #if !NIBBLE_DECLARATIONS_ONLY
 #include "nibble/generate/session-inl.hpp"

@@ -10,7 +10,7 @@
 
 #include "nibble/core/config.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 // Holds text back that may begin a stop string. All texts shown, put together, are the text up to
 // the first stop string, or all of it after flush(). The first is the one that is complete first,
@@ -93,4 +93,4 @@ class StopMatcher {
   bool found_ = false;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

@@ -30,7 +30,7 @@
 #include "nibble/ops/norm.hpp"
 #include "nibble/ops/rope.hpp"
 
-namespace nibble::inline NIBBLE_ABI::graph {
+namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
 // How many rows a value has: one for each token of a run, or one for each output wanted of it.
 enum class Rows : unsigned char { tokens, outputs };
@@ -58,10 +58,10 @@ struct Start {};
 // wants() says which form of the input the weights need, add() lists the products.
 
 struct InputForms {
-  bool plain = false;
+  bool floats = false;
   bool blocks = false;
   constexpr InputForms operator|(InputForms o) const noexcept {
-    return {plain || o.plain, blocks || o.blocks};
+    return {floats || o.floats, blocks || o.blocks};
   }
 };
 
@@ -192,7 +192,7 @@ kernels::MatmulInput product_input(Run& run, InputForms forms, const AnyValue& x
       input = ops::matmul_input(rows);
     }
   }
-  if (forms.plain) {
+  if (forms.floats) {
     input.x = view.data();
     input.stride = view.stride(0);
   }
@@ -262,19 +262,19 @@ constexpr auto apply(const NormInto<Norm, Products>& node, Pass& pass, const Val
   const auto out = outputs(node.products, pass, x.rows);
   const Scratch scratch = quantized_scratch(pass, x.width, x.rows);
   Value<W> normed;
-  if constexpr (Pass::FormatTypes::kHasPlain) normed = pass.make(x.width, x.rows);
+  if constexpr (Pass::FormatTypes::kHasFloats) normed = pass.make(x.width, x.rows);
   const auto compute = [=](auto& run) {
     using Run = std::remove_cvref_t<decltype(run)>;
     const InputForms forms = wants(node.products, run);
     kernels::MatmulInput input;
-    if constexpr (Run::FormatTypes::kHasPlain) {
-      if (forms.plain) {
+    if constexpr (Run::FormatTypes::kHasFloats) {
+      if (forms.floats) {
         norm_into(node.norm, run, x, run.view(normed));
         input = product_input(run, forms, normed, scratch);
       }
     }
     if constexpr (Run::FormatTypes::kHasBlocks) {
-      if (!forms.plain) {
+      if (!forms.floats) {
         const auto rows = quantized_rows(run, scratch, x);
         norm_into(node.norm, run, x, rows);
         input = ops::matmul_input(rows);
@@ -501,13 +501,13 @@ constexpr auto apply(const Softmax<H>& node, Pass& pass, const Value<W>& s) noex
   return s;
 }
 template <class H, class Pass, Index W>
-constexpr auto apply(const Mix<H>& node, Pass& pass, const Value<W>& s) noexcept {
+constexpr auto apply(const AttendValues<H>& node, Pass& pass, const Value<W>& s) noexcept {
   const auto out = pass.make(node.heads.width(), s.rows);
   const ops::AttentionShape shape = shape_of(node.heads);
   pass.step(
       [=](auto& run) {
-        ops::attention_mix(run.view(s), run.cache(), run.layer(), shape, run.first_position(),
-                           run.view(out));
+        ops::attention_values(run.view(s), run.cache(), run.layer(), shape, run.first_position(),
+                              run.view(out));
       },
       s, out);
   return out;
@@ -539,4 +539,4 @@ constexpr auto apply(const Tap<kNames...>&, Pass& pass,
   return values;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::graph
+}}}  // namespace nibble::NIBBLE_ABI::graph

@@ -15,7 +15,7 @@
 
 #include "nibble/graph/expr.hpp"
 
-namespace nibble::inline NIBBLE_ABI::graph {
+namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
 namespace detail {
 
@@ -180,8 +180,8 @@ std::string describe(const Softmax<HeadsType>&) {
   return "softmax";
 }
 template <class HeadsType>
-std::string describe(const Mix<HeadsType>&) {
-  return "mix";
+std::string describe(const AttendValues<HeadsType>&) {
+  return "attend_values";
 }
 
 // ---- Rows and names ----------------------------------------------------------------------------
@@ -216,4 +216,4 @@ std::string describe(const ResidualInto<Prefix, LinearType>& node) {
   return "residual_into(" + describe(node.prefix) + ", " + describe(node.linear) + ")";
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::graph
+}}}  // namespace nibble::NIBBLE_ABI::graph

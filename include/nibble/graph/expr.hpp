@@ -20,7 +20,7 @@
 #include "nibble/kernels/activation.hpp"
 #include "nibble/kernels/rope.hpp"
 
-namespace nibble::inline NIBBLE_ABI::graph {
+namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
 struct Node {};  // every node derives from it
 
@@ -240,12 +240,12 @@ constexpr auto softmax(const HeadsType& heads) {
   return Softmax<HeadsType>{{}, heads};
 }
 template <class HeadsType>
-struct Mix : Node {
+struct AttendValues : Node {
   HeadsType heads;
 };
 template <class HeadsType>
-constexpr auto mix(const HeadsType& heads) {
-  return Mix<HeadsType>{{}, heads};
+constexpr auto attend_values(const HeadsType& heads) {
+  return AttendValues<HeadsType>{{}, heads};
 }
 
 // ---- Rows and names ----------------------------------------------------------------------------
@@ -270,7 +270,7 @@ constexpr auto tap() {
 
 // ---- What fuse() makes -------------------------------------------------------------------------
 
-// Scores, Softmax and Mix as one.
+// Scores, Softmax and AttendValues as one.
 template <class HeadsType>
 struct Attend : Node {
   HeadsType heads;
@@ -307,4 +307,4 @@ struct ResidualInto : Node {
   constexpr ResidualInto(Prefix p, LinearType l) : prefix(p), linear(l) {}
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::graph
+}}}  // namespace nibble::NIBBLE_ABI::graph

@@ -8,14 +8,14 @@
 //   fork(linear >> act, linear) >> multiply   one gated product
 //   fork(linear, linear, ...)            one parallel step over a shared input
 //   norm >> products                     the norm writes the products' 8-bit input
-//   scores >> softmax >> mix             online softmax, no matrix of scores
+//   scores >> softmax >> attend_values             online softmax, no matrix of scores
 //   layer_norm >> activation >> dropout  one pass
 //   residual(... >> linear)              the product adds to the rows it comes back to
 #pragma once
 
 #include "nibble/graph/expr.hpp"
 
-namespace nibble::inline NIBBLE_ABI::graph {
+namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
 // ---- Rules for neighbours ----------------------------------------------------------------------
 
@@ -44,7 +44,7 @@ constexpr auto combine(const LinearGroup<Linear<kGate, kNone, W, Activation>,
 }
 
 template <class H>
-constexpr auto combine(const Scores<H>& s, const Softmax<H>&, const Mix<H>&) {
+constexpr auto combine(const Scores<H>& s, const Softmax<H>&, const AttendValues<H>&) {
   return Attend<H>{{}, s.heads};
 }
 
@@ -220,4 +220,4 @@ constexpr auto fuse(const Residual<Body>& node) {
   }
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::graph
+}}}  // namespace nibble::NIBBLE_ABI::graph

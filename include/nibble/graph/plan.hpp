@@ -11,7 +11,7 @@
 #include "nibble/core/arena.hpp"
 #include "nibble/graph/apply.hpp"
 
-namespace nibble::inline NIBBLE_ABI::graph {
+namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
 // Results of one layer and what stands around it; a Repeat's body counts once.
 inline constexpr int kMaxValues = 64;
@@ -153,4 +153,4 @@ constexpr Plan make_plan(const E& expression, const Limits& limits) noexcept {
   return planner.plan();
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::graph
+}}}  // namespace nibble::NIBBLE_ABI::graph

@@ -9,7 +9,7 @@
 
 #include "nibble/graph/plan.hpp"
 
-namespace nibble::inline NIBBLE_ABI::graph {
+namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
 // Sees what passes a Tap: its name, the layer (−1 outside of layers), and the rows.
 using Observer = FunctionRef<void(std::string_view name, Index layer, MatrixView<const float>)>;
@@ -148,4 +148,4 @@ auto run(const E& expression, const Plan& plan, const Limits& limits,
   return runner.view(apply(expression, runner, Start{}));
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::graph
+}}}  // namespace nibble::NIBBLE_ABI::graph

@@ -10,7 +10,7 @@
 #include "nibble/quant/format.hpp"
 #include "nibble/quant/packed.hpp"
 
-namespace nibble::inline NIBBLE_ABI::graph {
+namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
 // A matrix (n, k) in the packed layout of its format, or a vector of k floats (n = 0).
 struct Weight {
@@ -55,7 +55,7 @@ class WeightTable {
 // kernels are not compiled.
 template <class... Fs>
 struct FormatList {
-  static constexpr bool kHasPlain = (!quant::BlockFormat<Fs> || ...);
+  static constexpr bool kHasFloats = (!quant::BlockFormat<Fs> || ...);
   static constexpr bool kHasBlocks = (quant::BlockFormat<Fs> || ...);
 
   static constexpr bool contains(quant::Format format) noexcept {
@@ -72,4 +72,4 @@ struct FormatList {
 struct AllFormats
     : FormatList<quant::F32, quant::F16, quant::BF16, quant::Q8_0, quant::Q4_0, quant::Q4_1> {};
 
-}  // namespace nibble::inline NIBBLE_ABI::graph
+}}}  // namespace nibble::NIBBLE_ABI::graph

@@ -17,7 +17,7 @@
 
 #include "nibble/core/result.hpp"
 
-namespace nibble::inline NIBBLE_ABI::io {
+namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
 static_assert(std::endian::native == std::endian::little,
               "nibble uses the little-endian tensors of files in place: big-endian hosts are not "
@@ -111,4 +111,4 @@ class ByteReader {
   std::size_t offset_ = 0;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::io
+}}}  // namespace nibble::NIBBLE_ABI::io

@@ -12,7 +12,7 @@
 #include "nibble/core/result.hpp"
 #include "nibble/io/byte_reader.hpp"
 
-namespace nibble::inline NIBBLE_ABI::io {
+namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
 // Values are the ids of ggml (ggml.h, enum ggml_type); ids that ggml has withdrawn are absent.
 enum class GgmlType : std::uint32_t {
@@ -188,4 +188,4 @@ inline Result<std::uint64_t> tensor_bytes(GgmlType type, std::span<const std::ui
   return bytes;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::io
+}}}  // namespace nibble::NIBBLE_ABI::io

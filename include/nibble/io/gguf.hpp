@@ -24,7 +24,7 @@
 #include "nibble/io/mapped_file.hpp"
 #include "nibble/io/name_index.hpp"
 
-namespace nibble::inline NIBBLE_ABI::io {
+namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
 inline constexpr std::uint32_t kGgufMagic = 0x46554747;  // "GGUF"
 inline constexpr std::uint32_t kGgufVersion = 3;         // what we write
@@ -365,4 +365,4 @@ inline Status Gguf::place_tensors(std::size_t infos_end, std::span<const std::ui
   return ok();
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::io
+}}}  // namespace nibble::NIBBLE_ABI::io

@@ -17,7 +17,7 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/io/byte_reader.hpp"
 
-namespace nibble::inline NIBBLE_ABI::io {
+namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
 // Values are the ids in the file (gguf.md, enum gguf_metadata_value_type).
 enum class GgufType : std::uint32_t {
@@ -278,4 +278,4 @@ inline std::string GgufValue::describe() const {
   return text;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::io
+}}}  // namespace nibble::NIBBLE_ABI::io

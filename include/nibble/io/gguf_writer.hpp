@@ -22,7 +22,7 @@
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/output_file.hpp"
 
-namespace nibble::inline NIBBLE_ABI::io {
+namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
 // Set metadata, add tensors, write. What is wrong with a key, a name or a shape is remembered, and
 // the first such error comes out of write(): calls need no checks of their own.
@@ -302,4 +302,4 @@ inline Result<std::vector<std::byte>> GgufWriter::to_bytes() const {
   return out;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::io
+}}}  // namespace nibble::NIBBLE_ABI::io

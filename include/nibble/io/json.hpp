@@ -15,7 +15,7 @@
 #include "nibble/core/utf8.hpp"
 #include "nibble/io/byte_reader.hpp"
 
-namespace nibble::inline NIBBLE_ABI::io {
+namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
 // Every failure is Errc::malformed and names the byte. The text must outlive the reader.
 class JsonReader {
@@ -179,4 +179,4 @@ inline Result<std::uint64_t> JsonReader::unsigned_integer() {
   return value;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::io
+}}}  // namespace nibble::NIBBLE_ABI::io

@@ -26,7 +26,7 @@
 #include <cerrno>
 #endif
 
-namespace nibble::inline NIBBLE_ABI::io {
+namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
 namespace detail {
 
@@ -262,4 +262,4 @@ inline void MappedFile::advise(Advice advice) const noexcept {
 
 #endif
 
-}  // namespace nibble::inline NIBBLE_ABI::io
+}}}  // namespace nibble::NIBBLE_ABI::io

@@ -12,7 +12,7 @@
 #include "nibble/core/result.hpp"
 #include "nibble/io/byte_reader.hpp"
 
-namespace nibble::inline NIBBLE_ABI::io {
+namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
 // The positions of items by their names: lookup in O(log n) that no choice of names can slow down.
 // The names' bytes are not the index's own: they must stay where they are.
@@ -61,4 +61,4 @@ class NameIndex {
   std::vector<Entry> entries_;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::io
+}}}  // namespace nibble::NIBBLE_ABI::io

@@ -17,7 +17,7 @@
 #include <cstdio>
 #endif
 
-namespace nibble::inline NIBBLE_ABI::io {
+namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
 // Writes to a temporary file beside `path`; commit() gives it the name `path`, replacing what was
 // there in one step. Without commit() the temporary file is removed and `path` stays as it was.
@@ -155,4 +155,4 @@ inline void OutputFile::discard() noexcept {
 
 #endif
 
-}  // namespace nibble::inline NIBBLE_ABI::io
+}}}  // namespace nibble::NIBBLE_ABI::io

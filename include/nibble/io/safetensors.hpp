@@ -21,7 +21,7 @@
 #include "nibble/io/mapped_file.hpp"
 #include "nibble/io/name_index.hpp"
 
-namespace nibble::inline NIBBLE_ABI::io {
+namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
 // The format's own limit on the size of its header.
 inline constexpr std::uint64_t kSafetensorsMaxHeader = 100'000'000;
@@ -325,4 +325,4 @@ inline Status Safetensors::place_tensors(std::span<const std::byte> section,
   return ok();
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::io
+}}}  // namespace nibble::NIBBLE_ABI::io

@@ -13,7 +13,7 @@
 #include "nibble/kernels/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // The function of an activation's tag, for fused kernels: activate(Activation{}, d, x). A user's
@@ -128,7 +128,7 @@ struct Impl<kernels::ActivateGated<Activation>> {
   }
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -5,7 +5,7 @@
 
 #include "nibble/simd/impl.hpp"
 
-namespace nibble::inline NIBBLE_ABI::kernels {
+namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 
 // Which function. An empty type each, so that it can be a template parameter of fused kernels,
 // which call `activate(Activation{}, d, x)` of activation-inl.h. Their limits at -inf and inf are
@@ -39,4 +39,4 @@ struct ActivateGated {
   using Function = void(const float* gate, const float* up, float* out, Index n);
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::kernels
+}}}  // namespace nibble::NIBBLE_ABI::kernels

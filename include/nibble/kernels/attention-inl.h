@@ -15,14 +15,14 @@
 #include "nibble/kernels/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
 namespace attention {
 
 // The first n elements, or a whole vector if there are that many.
-NIBBLE_WHEN_CALLED HWY_INLINE V load_up_to(const float* p, Index n) {
+NIBBLE_LAZY HWY_INLINE V load_up_to(const float* p, Index n) {
   return n >= kLanes ? load(p) : load_n(p, static_cast<size_t>(n));
 }
-NIBBLE_WHEN_CALLED HWY_INLINE void store_up_to(V v, Index n, float* p) {
+NIBBLE_LAZY HWY_INLINE void store_up_to(V v, Index n, float* p) {
   if (n >= kLanes) {
     hn::StoreU(v, D(), p);
   } else {
@@ -54,7 +54,7 @@ struct RowStates {
 // does not see; the first score that it sees, or the merge, multiplies that with 0.
 template <class T>
 HWY_INLINE void softmax(float* HWY_RESTRICT scores, int n_rows, const Seen& seen, const T* values,
-                        Index head_dim, const RowStates& state, Ahead& ahead) {
+                        Index head_dim, const RowStates& state, Prefetcher& prefetcher) {
   const D d;
   constexpr float kLowest = std::numeric_limits<float>::lowest();
   float tops[kMaxRows] = {kLowest, kLowest, kLowest, kLowest};
@@ -91,7 +91,7 @@ HWY_INLINE void softmax(float* HWY_RESTRICT scores, int n_rows, const Seen& seen
       hn::StoreU(weights.of(e, r, p, seen), d, row + p);
     }
     hn::StoreU(sum, d, lanes);
-    weights.end_row(r, ahead);
+    weights.end_row(r, prefetcher);
   }
   weights.finish(scores, n_rows, seen);
 }
@@ -124,7 +124,7 @@ class Task {
     for (tile_ = a_.begin / kAttentionTile * kAttentionTile; tile_ < a_.end;
          tile_ += kAttentionTile) {
       keys_ = a_.cache + tile_ / kAttentionTile * tile_size_;
-      ahead_ = Ahead(keys_, is_few_);
+      prefetcher_ = Prefetcher(keys_, is_few_);
       for (Index row = 0; row < n_rows_; row += kMaxRows) score(row);
       for (Index row = 0; row < n_rows_; row += kMaxRows) add_values(row);
     }
@@ -180,12 +180,12 @@ class Task {
     }
     const RowStates state{max_ + row, weight_sums_ + row * kPanelPositions, correction_ + row};
     softmax(scores_ + row * kAttentionTile, static_cast<int>(n), seen, keys_ + values_at_,
-            a_.head_dim, state, ahead_of(row));
+            a_.head_dim, state, prefetcher_of(row));
   }
   template <int kRows>
   HWY_INLINE void score_rows_at(Index row, Index lo, Index hi) {
     score_rows<kRows>(queries_ + row * padded_dim_, keys_, lo, hi, a_.head_dim,
-                      scores_ + row * kAttentionTile, is_stream<kRows>(row), ahead_of(row));
+                      scores_ + row * kAttentionTile, is_stream<kRows>(row), prefetcher_of(row));
   }
 
   HWY_INLINE void add_values(Index row) {
@@ -207,7 +207,7 @@ class Task {
   HWY_INLINE void value_rows_at(Index row, Index lo, Index hi) {
     value_rows<kRows>(scores_ + row * kAttentionTile, keys_ + values_at_, lo, hi, a_.head_dim,
                       correction_ + row, sums_ + row * padded_dim_, padded_dim_,
-                      is_stream<kRows>(row), ahead_of(row));
+                      is_stream<kRows>(row), prefetcher_of(row));
   }
 
   // Whether the tile comes from memory for these rows: the first ones, which fetch for all. (The
@@ -216,7 +216,9 @@ class Task {
   static HWY_INLINE bool is_stream(Index row) {
     return kRows < kMaxRows || row == 0;
   }
-  HWY_INLINE Ahead& ahead_of(Index row) { return row == 0 ? ahead_ : nothing_ahead_; }
+  HWY_INLINE Prefetcher& prefetcher_of(Index row) {
+    return row == 0 ? prefetcher_ : no_prefetcher_;
+  }
 
   HWY_INLINE void finish() {
     for (Index row = 0; row < n_rows_; ++row) {
@@ -245,7 +247,7 @@ class Task {
   Index tile_size_;
   Index values_at_;  // within a tile
   Index tile_ = 0;   // its first position
-  Ahead ahead_, nothing_ahead_;
+  Prefetcher prefetcher_, no_prefetcher_;
   const T* keys_ = nullptr;  // the tile's
   float* max_;               // (n_rows)
   float* correction_;        // (n_rows)
@@ -257,7 +259,7 @@ class Task {
 
 // ---- Partial results ---------------------------------------------------------------------------
 
-NIBBLE_WHEN_CALLED HWY_INLINE void merge(const kernels::MergeAttention::Args& a) {
+NIBBLE_LAZY HWY_INLINE void merge(const kernels::MergeAttention::Args& a) {
   const D d;
   for (Index row = 0; row < a.n_rows; ++row) {
     float max = -kFloatMax;
@@ -303,9 +305,7 @@ struct Impl<kernels::Attend<T>> {
 
 template <>
 struct Impl<kernels::MergeAttention> {
-  NIBBLE_WHEN_CALLED static void run(const kernels::MergeAttention::Args& a) {
-    attention::merge(a);
-  }
+  NIBBLE_LAZY static void run(const kernels::MergeAttention::Args& a) { attention::merge(a); }
 };
 
 template <class T>
@@ -315,7 +315,7 @@ struct Impl<kernels::StoreKeysValues<T>> {
   }
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -14,7 +14,7 @@
 #include "nibble/core/float16.hpp"
 #include "nibble/simd/impl.hpp"
 
-namespace nibble::inline NIBBLE_ABI::kernels {
+namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 
 // ---- Layout of one kv head's cache -------------------------------------------------------------
 // Tiles of 64 positions: all keys of a tile, then all its values, so that one query reads memory
@@ -220,4 +220,4 @@ struct MergeAttention {
   using Function = void(const Args&);
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::kernels
+}}}  // namespace nibble::NIBBLE_ABI::kernels

@@ -15,8 +15,7 @@
 #include "nibble/kernels/float16-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
-namespace attention {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE { namespace attention {
 
 // Register tiles: kRows query rows times kWide vectors of positions (scores) or of dimensions (sums
 // of values). 32 registers hold 4 * 4 sums and their operands, 16 hold 4 * 2 or 2 * 4. The latency
@@ -45,7 +44,7 @@ HWY_INLINE V load(const T* p) {  // f16 or bf16
   return widen(T{}, D(), hn::LoadU(DU16(), reinterpret_cast<const std::uint16_t*>(p)));
 }
 // The first n < kLanes elements; the memory behind them is not touched.
-NIBBLE_WHEN_CALLED HWY_INLINE V load_n(const float* p, size_t n) { return hn::LoadN(D(), p, n); }
+NIBBLE_LAZY HWY_INLINE V load_n(const float* p, size_t n) { return hn::LoadN(D(), p, n); }
 template <class T>
 HWY_INLINE V load_n(const T* p, size_t n) {
   return widen(T{}, D(), hn::LoadN(DU16(), reinterpret_cast<const std::uint16_t*>(p), n));
@@ -107,7 +106,7 @@ HWY_INLINE void score_step(const float* HWY_RESTRICT q, const T* HWY_RESTRICT ke
 // positions, vector j at keys + j * stride. q: (head_dim, kRows); scores: (kRows, kAttentionTile).
 template <int kRows, int kVectors, int kSplit, class T>
 HWY_INLINE void score_block(const float* HWY_RESTRICT q, const T* HWY_RESTRICT keys, Index stride,
-                            Index head_dim, float* HWY_RESTRICT scores, Ahead& ahead) {
+                            Index head_dim, float* HWY_RESTRICT scores, Prefetcher& prefetcher) {
   constexpr Index kPair = kKeyPair<T>;
   constexpr Index kStep = kPair * kPanelPositions;
   constexpr Index kStepBytes = kVectors * kLanes * kPair * static_cast<Index>(sizeof(T));
@@ -120,7 +119,7 @@ HWY_INLINE void score_block(const float* HWY_RESTRICT q, const T* HWY_RESTRICT k
   }
   Index left = head_dim / kPair;
   for (; left >= kSplit; left -= kSplit) {
-    ahead.step<kSplit * kStepBytes>();
+    prefetcher.step<kSplit * kStepBytes>();
     HWY_UNROLL(4) for (int s = 0; s < kSplit; ++s) {
       score_step<kRows, kVectors, false>(q, keys, stride, sums[s]);
       q += kPair * kRows;
@@ -146,7 +145,7 @@ HWY_INLINE void score_block(const float* HWY_RESTRICT q, const T* HWY_RESTRICT k
 // `keys`, some panels beyond them included. is_stream: the keys come from memory.
 template <int kRows, class T>
 HWY_INLINE void score_rows(const float* q, const T* keys, Index lo, Index hi, Index head_dim,
-                           float* scores, [[maybe_unused]] bool is_stream, Ahead& ahead) {
+                           float* scores, [[maybe_unused]] bool is_stream, Prefetcher& prefetcher) {
   // Several vectors are panels or parts of one.
   const Index panel_size = kernels::key_panel_size<T>(head_dim);
   const Index stride = kLanes == kPanelPositions ? panel_size : kLanes * kKeyPair<T>;
@@ -156,7 +155,7 @@ HWY_INLINE void score_rows(const float* q, const T* keys, Index lo, Index hi, In
     constexpr int kAll = kWide<kRows>;
     for (; !is_stream && hi - p > (kAll - 1) * kLanes; p += kAll * kLanes) {
       score_block<kRows, kAll, 1>(q, keys + p / kPanelPositions * panel_size, stride, head_dim,
-                                  scores + p, ahead);
+                                  scores + p, prefetcher);
     }
   }
   for (; p < hi; p += kVectors * kLanes) {
@@ -164,7 +163,7 @@ HWY_INLINE void score_rows(const float* q, const T* keys, Index lo, Index hi, In
     const Index from = std::min(p, kAttentionTile - kVectors * kLanes);
     const T* const panel = keys + from / kPanelPositions * panel_size;
     score_block<kRows, kVectors, kSplits<kRows, T>>(q, panel + from % kPanelPositions * kKeyPair<T>,
-                                                    stride, head_dim, scores + from, ahead);
+                                                    stride, head_dim, scores + from, prefetcher);
   }
 }
 
@@ -175,7 +174,7 @@ template <class T>
 struct Weights {
   HWY_INLINE Weights(const T*, Index, int) {}
   HWY_INLINE V of(V e, int, Index, const Seen&) const { return e; }
-  HWY_INLINE void end_row(int, Ahead&) {}
+  HWY_INLINE void end_row(int, Prefetcher&) {}
   HWY_INLINE void finish(float*, int, const Seen&) const {}
 };
 
@@ -186,7 +185,7 @@ template <int kRows, int kVectors, bool kPartial, class T>
 HWY_INLINE void value_block(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values,
                             Index lo, Index hi, Index head_dim, size_t n,
                             const float* HWY_RESTRICT correction, float* HWY_RESTRICT sums,
-                            Index sums_stride, Ahead& ahead) {
+                            Index sums_stride, Prefetcher& prefetcher) {
   constexpr Index kStepBytes = kVectors * kLanes * static_cast<Index>(sizeof(T));
   const D d;
   V acc[kRows][kVectors];
@@ -202,7 +201,7 @@ HWY_INLINE void value_block(const float* HWY_RESTRICT weights, const T* HWY_REST
     }
   }
   for (Index p = lo; p < hi; ++p) {
-    ahead.step<kStepBytes>();
+    prefetcher.step<kStepBytes>();
     V value[kVectors];
     HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
       if constexpr (kPartial) {
@@ -226,7 +225,7 @@ HWY_INLINE void value_block(const float* HWY_RESTRICT weights, const T* HWY_REST
 }
 
 // Positions whose values are added at once where they come from memory: not more than what is
-// fetched ahead, of which vectors of dimensions take one part after the other.
+// fetched prefetcher, of which vectors of dimensions take one part after the other.
 inline constexpr Index kStreamPositions = 16;
 
 // Adds the values at positions [lo, hi) of the tile whose values are at `values` to all sums of
@@ -234,23 +233,23 @@ inline constexpr Index kStreamPositions = 16;
 template <int kRows, class T>
 HWY_INLINE void value_rows(const float* weights, const T* values, Index lo, Index hi,
                            Index head_dim, const float* correction, float* sums, Index sums_stride,
-                           bool is_stream, Ahead& ahead) {
+                           bool is_stream, Prefetcher& prefetcher) {
   constexpr int kVectors = kWide<kRows>;
   for (Index p = lo; p < hi; correction = nullptr) {
     const Index end = is_stream ? std::min(hi, kernels::round_up(p + 1, kStreamPositions)) : hi;
     Index i = 0;
     for (; i + kVectors * kLanes <= head_dim; i += kVectors * kLanes) {
       value_block<kRows, kVectors, false>(weights, values + i, p, end, head_dim, 0, correction,
-                                          sums + i, sums_stride, ahead);
+                                          sums + i, sums_stride, prefetcher);
     }
     for (; i + kLanes <= head_dim; i += kLanes) {
       value_block<kRows, 1, false>(weights, values + i, p, end, head_dim, 0, correction, sums + i,
-                                   sums_stride, ahead);
+                                   sums_stride, prefetcher);
     }
     if (i < head_dim) {
       value_block<kRows, 1, true>(weights, values + i, p, end, head_dim,
                                   static_cast<size_t>(head_dim - i), correction, sums + i,
-                                  sums_stride, ahead);
+                                  sums_stride, prefetcher);
     }
     p = end;
   }
@@ -263,12 +262,10 @@ HWY_INLINE void convert(float x, float& out) { out = x; }
 HWY_INLINE void convert(float x, f16& out) { out = to_f16(x); }
 HWY_INLINE void convert(float x, bf16& out) { out = to_bf16(x); }
 
-NIBBLE_WHEN_CALLED HWY_INLINE void convert_vector(const float* HWY_RESTRICT x,
-                                                  float* HWY_RESTRICT out) {
+NIBBLE_LAZY HWY_INLINE void convert_vector(const float* HWY_RESTRICT x, float* HWY_RESTRICT out) {
   hn::StoreU(load(x), D(), out);
 }
-NIBBLE_WHEN_CALLED HWY_INLINE void convert_vector(const float* HWY_RESTRICT x,
-                                                  f16* HWY_RESTRICT out) {
+NIBBLE_LAZY HWY_INLINE void convert_vector(const float* HWY_RESTRICT x, f16* HWY_RESTRICT out) {
 #if (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2) || HWY_ARCH_ARM_A64
   const hn::Rebind<hwy::float16_t, D> d16;
   hn::StoreU(hn::DemoteTo(d16, load(x)), d16, reinterpret_cast<hwy::float16_t*>(out));
@@ -276,8 +273,7 @@ NIBBLE_WHEN_CALLED HWY_INLINE void convert_vector(const float* HWY_RESTRICT x,
   for (Index i = 0; i < kLanes; ++i) convert(x[i], out[i]);
 #endif
 }
-NIBBLE_WHEN_CALLED HWY_INLINE void convert_vector(const float* HWY_RESTRICT x,
-                                                  bf16* HWY_RESTRICT out) {
+NIBBLE_LAZY HWY_INLINE void convert_vector(const float* HWY_RESTRICT x, bf16* HWY_RESTRICT out) {
   hn::StoreU(round_to_bf16(D(), load(x)), DU16(), reinterpret_cast<std::uint16_t*>(out));
 }
 
@@ -303,8 +299,7 @@ HWY_INLINE void store_key_value(const float* HWY_RESTRICT key, const float* HWY_
   if (head_dim % kPair != 0) convert(0, column[i / kPair * kPairStep + i % kPair]);
 }
 
-}  // namespace attention
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE::attention
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

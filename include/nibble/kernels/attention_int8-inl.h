@@ -18,8 +18,7 @@
 #include "nibble/kernels/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
-namespace attention {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE { namespace attention {
 
 using DI16 = hn::Repartition<std::int16_t, D>;
 using DI8 = hn::Repartition<std::int8_t, D>;
@@ -159,10 +158,10 @@ template <Kind kKind, int kRows, int kVectors>
 HWY_INLINE void add_products_of_16(const std::byte* HWY_RESTRICT x, Index x_stride,
                                    const std::int8_t* HWY_RESTRICT codes, Index code_stride,
                                    Index vector_stride, WideSum<kKind> (&sums)[kRows][kVectors],
-                                   Ahead& ahead) {
+                                   Prefetcher& prefetcher) {
   HWY_UNROLL(4) for (Index i = 0; i < 4; ++i) {
     // A quarter of what is read, and the scales, are fetched by the softmax.
-    if (i < 3) ahead.step<kVectors * kLanes * 4>();
+    if (i < 3) prefetcher.step<kVectors * kLanes * 4>();
     CodeVector<kKind> c[kVectors];
     HWY_UNROLL(2) for (int j = 0; j < kVectors; ++j) {
       c[j].load(codes + i * code_stride + j * vector_stride);
@@ -193,9 +192,8 @@ constexpr Index query_scale_at(Index head_dim) {
   return kernels::round_up(head_dim, 16) / 16 * 2 * kPlaneBytes;
 }
 
-NIBBLE_WHEN_CALLED HWY_INLINE void put_query(const std::int8_t*, const float* HWY_RESTRICT q,
-                                             float scale, Index head_dim, Index r, Index,
-                                             float* HWY_RESTRICT block) {
+NIBBLE_LAZY HWY_INLINE void put_query(const std::int8_t*, const float* HWY_RESTRICT q, float scale,
+                                      Index head_dim, Index r, Index, float* HWY_RESTRICT block) {
   const D d;
   std::byte* const to = reinterpret_cast<std::byte*>(block) + r * query_stride(head_dim);
   V tops = hn::Zero(d);
@@ -224,7 +222,7 @@ NIBBLE_WHEN_CALLED HWY_INLINE void put_query(const std::int8_t*, const float* HW
 
 template <int kRows>
 HWY_INLINE void score_rows(const float* queries, const std::int8_t* keys, Index lo, Index hi,
-                           Index head_dim, float* scores, bool, Ahead& ahead) {
+                           Index head_dim, float* scores, bool, Prefetcher& prefetcher) {
   const D d;
   const auto* const x = reinterpret_cast<const std::byte*>(queries);
   const Index x_stride = query_stride(head_dim);
@@ -242,7 +240,7 @@ HWY_INLINE void score_rows(const float* queries, const std::int8_t* keys, Index 
     const std::int8_t* const codes = panel + p % kPanelPositions * 4;
     for (Index i = 0; i < head_dim; i += 16) {
       add_products_of_16(x + i * 2, x_stride, codes + i * kPanelPositions, kPanelPositions * 4,
-                         vector_stride, sums, ahead);
+                         vector_stride, sums, prefetcher);
     }
     HWY_UNROLL(2) for (int j = 0; j < kCodeVectors; ++j) {
       const Index at = p + j * kLanes;
@@ -285,8 +283,8 @@ class Weights<T> {
     return weight;
   }
 
-  HWY_INLINE void end_row(int r, Ahead& ahead) {
-    for (Index i = 0; i < fetched_per_row_; i += 256) ahead.step<256>();
+  HWY_INLINE void end_row(int r, Prefetcher& prefetcher) {
+    for (Index i = 0; i < fetched_per_row_; i += 256) prefetcher.step<256>();
     max_[r] = hn::ReduceMax(D(), top_);
     top_ = hn::Zero(D());
   }
@@ -323,7 +321,7 @@ class Weights<T> {
 template <int kRows>
 HWY_INLINE void value_rows(const float* weights, const std::int8_t* values, Index lo, Index hi,
                            Index head_dim, const float* correction, float* sums, Index sums_stride,
-                           bool, Ahead& ahead) {
+                           bool, Prefetcher& prefetcher) {
   const D d;
   const Index first = lo / kPanelPositions, end = (hi + kPanelPositions - 1) / kPanelPositions;
   const auto* const x = reinterpret_cast<const std::byte*>(weights + first * kPanelPositions);
@@ -338,7 +336,7 @@ HWY_INLINE void value_rows(const float* weights, const std::int8_t* values, Inde
     for (Index panel = first; panel < end; ++panel) {
       add_products_of_16(x + (panel - first) * kWeightBlockBytes, kStride,
                          values + panel * panel_size + i * 4, padded_dim * 4, kLanes * 4, products,
-                         ahead);
+                         prefetcher);
     }
     HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
       float scale;
@@ -357,9 +355,8 @@ HWY_INLINE void value_rows(const float* weights, const std::int8_t* values, Inde
 
 // Writes head_dim codes with `stride` bytes from four to four, those beyond head_dim 0. Returns
 // the scale.
-NIBBLE_WHEN_CALLED HWY_INLINE float put_codes(const float* HWY_RESTRICT x, Index head_dim,
-                                              Index group, Index stride,
-                                              std::int8_t* HWY_RESTRICT to) {
+NIBBLE_LAZY HWY_INLINE float put_codes(const float* HWY_RESTRICT x, Index head_dim, Index group,
+                                       Index stride, std::int8_t* HWY_RESTRICT to) {
   const D d;
   V tops = hn::Zero(d);
   for (Index i = 0; i < head_dim; i += kLanes) {
@@ -380,10 +377,9 @@ NIBBLE_WHEN_CALLED HWY_INLINE float put_codes(const float* HWY_RESTRICT x, Index
   return is_zero ? 0 : max / 127;
 }
 
-NIBBLE_WHEN_CALLED HWY_INLINE void store_key_value(const float* HWY_RESTRICT key,
-                                                   const float* HWY_RESTRICT value, Index position,
-                                                   Index head_dim,
-                                                   std::int8_t* HWY_RESTRICT cache) {
+NIBBLE_LAZY HWY_INLINE void store_key_value(const float* HWY_RESTRICT key,
+                                            const float* HWY_RESTRICT value, Index position,
+                                            Index head_dim, std::int8_t* HWY_RESTRICT cache) {
   using T = std::int8_t;
   const Index lane = position % kPanelPositions;
   T* const keys = cache + kernels::key_panel<T>(position, head_dim);
@@ -394,8 +390,7 @@ NIBBLE_WHEN_CALLED HWY_INLINE void store_key_value(const float* HWY_RESTRICT key
       put_codes(value, head_dim, 1, 4, cache + kernels::value_offset<T>(position, 0, head_dim));
 }
 
-}  // namespace attention
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE::attention
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Attention: vectors, register tiles and fetching ahead, for every element type of the cache.
+// Attention: vectors, register tiles and fetching prefetcher, for every element type of the cache.
 
 #if defined(NIBBLE_KERNELS_ATTENTION_VEC_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_ATTENTION_VEC_INL_H_
@@ -14,8 +14,7 @@
 #include "nibble/kernels/prefetch-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
-namespace attention {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE { namespace attention {
 namespace hn = hwy::HWY_NAMESPACE;
 
 using kernels::kAttentionTile;
@@ -62,13 +61,13 @@ inline constexpr Index kFetchDistance = 1024 * (sizeof(T) == 4   ? 9
                                                 : sizeof(T) == 2 ? 18
                                                                  : 13);
 
-class Ahead {
+class Prefetcher {
  public:
-  HWY_INLINE Ahead() = default;  // there is nothing to fetch
+  HWY_INLINE Prefetcher() = default;  // there is nothing to fetch
   // Into L1, as data used once, if `now`, else, when there is time, into L2. (Behind the last tile
   // is another part or kv head.)
   template <class T>
-  HWY_INLINE Ahead(const T* from, bool now)
+  HWY_INLINE Prefetcher(const T* from, bool now)
       : next_(reinterpret_cast<const std::byte*>(from) + kFetchDistance<T>), now_(now) {}
 
   // kBytes more are being read.
@@ -88,8 +87,7 @@ class Ahead {
   bool now_ = false;
 };
 
-}  // namespace attention
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE::attention
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

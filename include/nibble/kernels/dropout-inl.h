@@ -11,7 +11,7 @@
 #include "nibble/kernels/dropout.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // A bijection of 32 bits in which each input bit flips each output bit with probability 1/2 to
@@ -44,8 +44,8 @@ HWY_INLINE V dropout_scale(D d, const kernels::Dropout& dropout, Index index) {
 
 template <>
 struct Impl<kernels::ApplyDropout> {
-  NIBBLE_WHEN_CALLED static void run(const kernels::Dropout& dropout, Index first_index,
-                                     const float* x, float* out, Index n) {
+  NIBBLE_LAZY static void run(const kernels::Dropout& dropout, Index first_index, const float* x,
+                              float* out, Index n) {
     const hn::ScalableTag<float> d;
     const auto size = static_cast<size_t>(n);
     const size_t lanes = hn::Lanes(d);
@@ -62,7 +62,7 @@ struct Impl<kernels::ApplyDropout> {
   }
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -7,7 +7,7 @@
 
 #include "nibble/simd/impl.hpp"
 
-namespace nibble::inline NIBBLE_ABI::kernels {
+namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 
 // What a pass over a tensor needs to know. The default drops nothing and is exactly the identity.
 struct Dropout {
@@ -43,4 +43,4 @@ struct ApplyDropout {
                         Index n);
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::kernels
+}}}  // namespace nibble::NIBBLE_ABI::kernels

@@ -15,7 +15,7 @@
 #include "nibble/kernels/map-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 template <>
@@ -26,7 +26,7 @@ struct Impl<kernels::Add> {
       return hn::Add(a, b);
     }
   };
-  NIBBLE_WHEN_CALLED static void run(const float* a, const float* b, float* out, Index n) {
+  NIBBLE_LAZY static void run(const float* a, const float* b, float* out, Index n) {
     map(Map{}, out, n, a, b);
   }
 };
@@ -39,7 +39,7 @@ struct Impl<kernels::Multiply> {
       return hn::Mul(a, b);
     }
   };
-  NIBBLE_WHEN_CALLED static void run(const float* a, const float* b, float* out, Index n) {
+  NIBBLE_LAZY static void run(const float* a, const float* b, float* out, Index n) {
     map(Map{}, out, n, a, b);
   }
 };
@@ -53,14 +53,14 @@ struct Impl<kernels::Scale> {
       return hn::Mul(x, hn::Set(d, factor));
     }
   };
-  NIBBLE_WHEN_CALLED static void run(const float* x, float factor, float* out, Index n) {
+  NIBBLE_LAZY static void run(const float* x, float factor, float* out, Index n) {
     map(Map{factor}, out, n, x);
   }
 };
 
 template <>
 struct Impl<kernels::ToF32<float>> {
-  NIBBLE_WHEN_CALLED static void run(const float* x, float* out, Index n) {
+  NIBBLE_LAZY static void run(const float* x, float* out, Index n) {
     if (n > 0) std::memcpy(out, x, static_cast<size_t>(n) * sizeof(float));
   }
 };
@@ -83,7 +83,7 @@ struct Impl<kernels::ToF32<T>> {
   }
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -7,7 +7,7 @@
 #include "nibble/core/float16.hpp"
 #include "nibble/simd/impl.hpp"
 
-namespace nibble::inline NIBBLE_ABI::kernels {
+namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 
 // out[i] = a[i] + b[i], i < n: a residual connection.
 struct Add {
@@ -31,4 +31,4 @@ struct ToF32 {
   using Function = void(const T* x, float* out, Index n);
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::kernels
+}}}  // namespace nibble::NIBBLE_ABI::kernels

@@ -15,7 +15,7 @@
 #include "nibble/simd/impl.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 template <class D, class V16 = hn::Vec<hn::Rebind<uint16_t, D>>>
@@ -54,7 +54,7 @@ HWY_INLINE hn::Vec<hn::Rebind<uint16_t, D>> round_to_bf16(D, V v) {
   return hn::TruncateTo(hn::Rebind<uint16_t, D>(), hn::ShiftRight<16>(result));
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -23,7 +23,7 @@
 #include "nibble/kernels/which.hpp"
 #include "nibble/quant/block.hpp"
 
-namespace nibble::inline NIBBLE_ABI::simd {
+namespace nibble { inline namespace NIBBLE_ABI { namespace simd {
 
 #define NIBBLE_INSTANCE(...) template __VA_ARGS__::Function* kernel<__VA_ARGS__>() noexcept;
 
@@ -94,4 +94,4 @@ NIBBLE_INSTANCE(kernels::Softmax)
 NIBBLE_INSTANCE(kernels::WhichTarget)
 #undef NIBBLE_INSTANCE
 
-}  // namespace nibble::inline NIBBLE_ABI::simd
+}}}  // namespace nibble::NIBBLE_ABI::simd

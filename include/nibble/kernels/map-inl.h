@@ -14,7 +14,7 @@
 #include "nibble/simd/impl.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // out[i] = f(d, in[i]...), i < n. `out` may be one of the inputs; no alignment is needed, and
@@ -33,7 +33,7 @@ HWY_INLINE void map(const F& f, float* out, Index n, const In*... in) {
   }
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -17,7 +17,7 @@
 #include "nibble/simd/impl.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // The greater of `x` and the number `bound`; a NaN in x stays NaN. Highway leaves open what Max
@@ -344,7 +344,7 @@ HWY_INLINE V normal_tail(D d, V a) {
   }
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

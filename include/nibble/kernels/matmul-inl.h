@@ -14,7 +14,7 @@
 #include "nibble/kernels/matmul_tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // ---- Epilogues ---------------------------------------------------------------------------------
@@ -101,11 +101,11 @@ constexpr Index step_bytes() {
   } else if constexpr (std::is_same_v<Format, quant::I8Channel>) {
     return L::kMultiple * quant::kPanelRows;
   } else {
-    return kPlainSteps * L::kPair * quant::kPanelRows * Format::kBits / 8;
+    return kFloatSteps * L::kPair * quant::kPanelRows * Format::kBits / 8;
   }
 }
 
-// kNarrow: few rows, whole panels (see TileShape and PanelsAhead).
+// kNarrow: few rows, whole panels (see TileShape and PanelPrefetcher).
 template <class Form, int kRows, int kColumns, bool kNarrow>
 HWY_INLINE void compute_tile(const kernels::MatmulArgs& args, FinishTile* finish, Index row,
                              Index column) {
@@ -120,19 +120,19 @@ HWY_INLINE void compute_tile(const kernels::MatmulArgs& args, FinishTile* finish
   const Index next_panel = panel + kPanels;
   const auto compute = [&](const std::byte* matrix, float* out) HWY_ATTR {
     const std::byte* const weights = matrix + panel * panel_bytes;
-    PanelsAhead ahead;
+    PanelPrefetcher prefetcher;
     if (kNarrow) {
-      ahead.next = weights + kPanelFetchDistance;
+      prefetcher.next = weights + kPanelFetchDistance;
     } else if (lane == 0 && next_panel < args.end_panel) {  // once per panel, not beyond the last
       // The tiles of a column fetch equal parts of the panels that come next, and more: fetches get
       // lost, and each line once gave 67 % of the peak with Q4_0 instead of 76 %.
       const Index n_tiles = (args.m + Shape::kWideRows - 1) / Shape::kWideRows;
       const Index part = kPanels * panel_bytes / n_tiles;
       const Index tile_index = (row + Shape::kWideRows - 1) / Shape::kWideRows;
-      ahead.next = matrix + next_panel * panel_bytes + tile_index * part;
-      ahead.share = (3 * kPanels * step_bytes<Form>() / (2 * n_tiles) + 63) / 64 * 64;
+      prefetcher.next = matrix + next_panel * panel_bytes + tile_index * part;
+      prefetcher.share = (3 * kPanels * step_bytes<Form>() / (2 * n_tiles) + 63) / 64 * 64;
     }
-    tile<kRows, kColumns>(Form{}, input, args.k, weights, lane, ahead, out);
+    tile<kRows, kColumns>(Form{}, input, args.k, weights, lane, prefetcher, out);
     complete_sums<Form, kRows, kColumns>(input, out);
   };
   compute(args.weights, sums);
@@ -227,7 +227,7 @@ struct Impl<kernels::MatmulGated<Format, Activation, kScales>> {
   }
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -8,7 +8,7 @@
 #include "nibble/quant/packed.hpp"
 #include "nibble/simd/impl.hpp"
 
-namespace nibble::inline NIBBLE_ABI::kernels {
+namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 
 // What happens to a finished sum v before it is stored, in this order. All flags are template
 // parameters: what is not asked for costs nothing. A program's own epilogue is any other empty type
@@ -32,7 +32,7 @@ enum class ActivationScales : std::uint8_t { per_block, per_row };
 // The activations of a product, in the form that the weights' format asks for; the other forms may
 // be missing.
 struct MatmulInput {
-  // Plain formats: f32 rows (m, stride).
+  // Float formats: f32 rows (m, stride).
   const float* x = nullptr;
   Index stride = 0;  // elements
 
@@ -43,12 +43,12 @@ struct MatmulInput {
 
   // Block formats and I8Channel: rows quantized to 8 bits (quantize_rows.hpp). Blocks are as long
   // as the weights'; I8Channel has one for the whole row.
-  const std::int8_t* codes = nullptr;      // (m, code_stride), zeros from k to whole blocks or 32
-  const float* scales = nullptr;           // (m, n_blocks): ActivationScales::per_block
-  const float* row_scales = nullptr;       // (m): ActivationScales::per_row and I8Channel
-  const std::int32_t* neg8sums = nullptr;  // (m, n_blocks)
-  Index code_stride = 0;                   // at least k rounded up to whole blocks or 32
-  Index n_blocks = 0;                      // of a row
+  const std::int8_t* codes = nullptr;       // (m, code_stride), zeros from k to whole blocks or 32
+  const float* scales = nullptr;            // (m, n_blocks): ActivationScales::per_block
+  const float* row_scales = nullptr;        // (m): ActivationScales::per_row and I8Channel
+  const std::int32_t* code_sums = nullptr;  // (m, n_blocks)
+  Index code_stride = 0;                    // at least k rounded up to whole blocks or 32
+  Index n_blocks = 0;                       // of a row
 
   // Without the first `row` rows. A form that is missing stays so, whatever its stride.
   MatmulInput rows_from(Index row) const noexcept {
@@ -61,7 +61,7 @@ struct MatmulInput {
     skip(rest.codes, code_stride);
     skip(rest.scales, n_blocks);
     skip(rest.row_scales, 1);
-    skip(rest.neg8sums, n_blocks);
+    skip(rest.code_sums, n_blocks);
     return rest;
   }
 };
@@ -85,7 +85,7 @@ using MatmulFunction = void(const MatmulArgs&);
 
 // Accumulators: block formats sum 8-bit products in 32-bit integers within a block (exact: at most
 // 2^16 * 255 * 127 < 2^31) and blocks in f32; I8Channel sums whole rows in 32-bit integers (exact
-// up to k = Packed<I8Channel>::kMaxK); plain formats sum in f32, along k.
+// up to k = Packed<I8Channel>::kMaxK); float formats sum in f32, along k.
 template <class Format, class Epilogue, ActivationScales kScales = ActivationScales::per_block>
 struct Matmul {
   using Function = MatmulFunction;
@@ -97,4 +97,4 @@ struct MatmulGated {
   using Function = MatmulFunction;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::kernels
+}}}  // namespace nibble::NIBBLE_ABI::kernels

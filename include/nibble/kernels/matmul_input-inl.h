@@ -13,12 +13,12 @@
 #include "nibble/simd/detect.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 template <>
 struct Impl<kernels::RoundRow> {
-  NIBBLE_WHEN_CALLED static void run(const float* x, Index k, bf16* out) {
+  NIBBLE_LAZY static void run(const float* x, Index k, bf16* out) {
     const DF32 d;
     const hn::Rebind<std::uint16_t, DF32> d16;
     Index i = 0;
@@ -33,7 +33,7 @@ struct Impl<kernels::RoundRow> {
 
 template <int kLength>
 struct Impl<kernels::BlockSums<kLength>> {
-  static void run(const std::int8_t* codes, Index n_blocks, std::int32_t* neg8sums) {
+  static void run(const std::int8_t* codes, Index n_blocks, std::int32_t* code_sums) {
     constexpr int kBytes = 4 * kLanes;  // of a vector; more than a block's are not read
     const hn::CappedTag<std::int8_t, (kBytes < 32 ? kBytes : 32)> d8;
     const hn::Repartition<std::int32_t, decltype(d8)> d32;
@@ -43,14 +43,14 @@ struct Impl<kernels::BlockSums<kLength>> {
       for (int i = 0; i < kLength; i += static_cast<int>(hn::Lanes(d8))) {
         sum = hn::SumOfMulQuadAccumulate(d32, ones, hn::LoadU(d8, codes + b * kLength + i), sum);
       }
-      neg8sums[b] = -8 * hn::ReduceSum(d32, sum);
+      code_sums[b] = -8 * hn::ReduceSum(d32, sum);
     }
   }
 };
 
 template <>
 struct Impl<kernels::TakesRoundedRows> {
-  NIBBLE_WHEN_CALLED static bool run() {
+  NIBBLE_LAZY static bool run() {
 #if NIBBLE_BF16_DOTS_BEYOND_TARGET
     const simd::TargetSet targets = simd::machine_targets();
     return targets.contains(simd::Target::AVX3_ZEN4) || targets.contains(simd::Target::AVX3_SPR);
@@ -60,7 +60,7 @@ struct Impl<kernels::TakesRoundedRows> {
   }
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

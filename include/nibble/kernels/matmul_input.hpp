@@ -8,7 +8,7 @@
 #include "nibble/core/float16.hpp"
 #include "nibble/simd/impl.hpp"
 
-namespace nibble::inline NIBBLE_ABI::kernels {
+namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 
 // out[i] = x[i] rounded to bf16 as to_bf16 does, i < k; a zero follows an odd k. No alignment is
 // needed, no overlap.
@@ -16,12 +16,12 @@ struct RoundRow {
   using Function = void(const float* x, Index k, bf16* out);
 };
 
-// neg8sums[b] = -8 * (sum of codes[b * kLength] ... codes[b * kLength + kLength - 1]) for each of
+// code_sums[b] = -8 * (sum of codes[b * kLength] ... codes[b * kLength + kLength - 1]) for each of
 // n_blocks blocks: what products with ActivationScales::per_row need beside QuantizeRow<0>.
 template <int kLength>
 struct BlockSums {
   static_assert(kLength > 0 && kLength % 32 == 0 && kLength <= 1 << 16);
-  using Function = void(const std::int8_t* codes, Index n_blocks, std::int32_t* neg8sums);
+  using Function = void(const std::int8_t* codes, Index n_blocks, std::int32_t* code_sums);
 };
 
 // Whether products with bf16 weights may be given rounded rows (MatmulInput::rounded): the target
@@ -30,4 +30,4 @@ struct TakesRoundedRows {
   using Function = bool();
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::kernels
+}}}  // namespace nibble::NIBBLE_ABI::kernels

@@ -17,7 +17,7 @@
 #include "nibble/kernels/prefetch-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // ---- Forms -------------------------------------------------------------------------------------
@@ -51,7 +51,7 @@ using PackedOf = quant::Packed<typename FormatOfForm<Form>::Type>;
 // kVectors vectors, so that a panel is read once and in order: up to kNarrowRows rows.
 //
 // Registers, block formats: rows * vectors sums in f32, as many integer sums within a block, and
-// the weights and scales of a vector. Plain formats have no integer sums.
+// the weights and scales of a vector. Float formats have no integer sums.
 //   AVX-512 (32):  4 * 2: 8 + 2 * 8 (two chains, see DotSum) + 2 * 2 + activation, mask
 //   AVX2    (16):  4 * 1: 4 + 4 + 2 + activation, mask, scale, ones; narrow 2 * 2 the same
 //   SSE     (16):  2 * 2, since a broadcast takes two operations; narrow 1 * 4: 4 + 4 + 2 + 2
@@ -80,7 +80,7 @@ struct TileShape<quant::I8Channel> {
 };
 #endif
 template <class T>
-struct TileShape<quant::Plain<T>> {
+struct TileShape<quant::Float<T>> {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
   static constexpr int kWideRows = 8, kWideVectors = 2, kNarrowRows = 8;
 #elif HWY_TARGET == HWY_AVX2
@@ -101,13 +101,13 @@ struct TileShape<Bf16Dots> : TileShape<quant::BF16> {};  // as many registers
 // thread, as a fraction of the read bandwidth: M = 1 from 63 % to 80-94 %, M = 4 from 46 % to
 // 80-87 %; M = 8 reaches 90-98 % of its rate with the weights in L3.
 //
-// Few rows: panel after panel is one stream, fetched into L1 a fixed distance ahead, as data that
-// is used once: no copy stays in L2 (1.0-1.14x of an ordinary prefetch on pages of 4 KiB, the same
-// on large ones). M = 1 reaches 97 % of the read bandwidth with AVX2, 85-97 % with AVX-512. (Half
-// the distance, or fetching into L2, gives 10 % less; two panels side by side give half; fetching
-// only the start of each page, or every line twice, gives nothing.) A processor that runs far ahead
-// asks for weights before the fetched ones are there: fewer instructions, or shorter chains of
-// them, can make M = 1 slower (see DotSum).
+// Few rows: panel after panel is one stream, fetched into L1 a fixed distance prefetcher, as data
+// that is used once: no copy stays in L2 (1.0-1.14x of an ordinary prefetch on pages of 4 KiB, the
+// same on large ones). M = 1 reaches 97 % of the read bandwidth with AVX2, 85-97 % with AVX-512.
+// (Half the distance, or fetching into L2, gives 10 % less; two panels side by side give half;
+// fetching only the start of each page, or every line twice, gives nothing.) A processor that runs
+// far ahead asks for weights before the fetched ones are there: fewer instructions, or shorter
+// chains of them, can make M = 1 slower (see DotSum).
 //
 // Many rows: the panels that come next are fetched while the present ones are used, a share by
 // each tile, so that memory never waits for arithmetic; into L2, and a line or two in each step:
@@ -115,7 +115,7 @@ struct TileShape<Bf16Dots> : TileShape<quant::BF16> {};  // as many registers
 // whose weights stay in L1 cost more than they bring, as did fetching from L2 into L1.
 inline constexpr Index kPanelFetchDistance = 10 * 1024;  // bytes
 
-struct PanelsAhead {
+struct PanelPrefetcher {
   const std::byte* next = nullptr;  // null: nothing to fetch
   Index share = 0;                  // bytes to fetch in each step; 0: what the step reads, into L1
 
@@ -155,8 +155,8 @@ inline constexpr int kPanelsOf = kColumns < kVectors ? 1 : kColumns / kVectors;
 // (complete_sums), so that a block costs one operation less.
 template <class Format, bool kRowScale, int kRows, int kColumns>
 HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
-                           const std::byte* HWY_RESTRICT weights, int lane, PanelsAhead ahead,
-                           float* HWY_RESTRICT sums_out) {
+                           const std::byte* HWY_RESTRICT weights, int lane,
+                           PanelPrefetcher prefetcher, float* HWY_RESTRICT sums_out) {
   using L = quant::Packed<Format>;
   using Scale = typename Format::Scale;
   constexpr int kLength = static_cast<int>(L::kLength);
@@ -174,15 +174,15 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
   // Pointers that move with k and strides between rows: few enough to stay in registers.
   const std::int8_t* HWY_RESTRICT x = in.codes;
   const float* HWY_RESTRICT x_scales = in.scales;
-  const std::int32_t* HWY_RESTRICT neg8sums = in.neg8sums;
+  const std::int32_t* HWY_RESTRICT code_sums = in.code_sums;
   const Index x_stride = in.code_stride;
   const Index stride = in.n_blocks;
   const auto correction = [&](int r, int b) HWY_ATTR {
-    const VI32 neg8sum = hn::Set(DI32(), neg8sums[r * stride + b]);
-    return Format::kBits == 8 ? hn::ShiftLeft<4>(neg8sum) : neg8sum;
+    const VI32 code_sum = hn::Set(DI32(), code_sums[r * stride + b]);
+    return Format::kBits == 8 ? hn::ShiftLeft<4>(code_sum) : code_sum;
   };
   for (Index left = L::n_blocks(k); left > 0; left -= L::kGroupBlocks) {
-    ahead.step<kPanelsOf<kColumns> * L::kGroupBytes>();
+    prefetcher.step<kPanelsOf<kColumns> * L::kGroupBytes>();
     HWY_UNROLL(4) for (int b = 0; b < static_cast<int>(L::kGroupBlocks); ++b) {
       // Only the blocks that k has, not those that fill up the last group: inputs have no more.
       if (b > 0 && left <= b) break;
@@ -259,7 +259,7 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
           const VF32 minimum = load_f32(reinterpret_cast<const Scale*>(minimums) + lane_of(c));
           HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
             const Index i = r * stride + b;
-            float x_sum = -0.125f * static_cast<float>(neg8sums[i]);  // of the codes
+            float x_sum = -0.125f * static_cast<float>(code_sums[i]);  // of the codes
             if constexpr (!kRowScale) x_sum *= x_scales[i];
             sums[r][c] = hn::MulAdd(minimum, hn::Set(DF32(), x_sum), sums[r][c]);
           }
@@ -269,26 +269,27 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
     weights += L::kGroupBytes;
     x += L::kGroupLength;
     if constexpr (!kRowScale) x_scales += L::kGroupBlocks;
-    neg8sums += L::kGroupBlocks;
+    code_sums += L::kGroupBlocks;
   }
   store_sums<kRows, kColumns>(sums, sums_out);
 }
 
 template <int kRows, int kColumns, quant::BlockFormat Format>
 HWY_NOINLINE void tile(Format, const kernels::MatmulInput& in, Index k, const std::byte* weights,
-                       int lane, PanelsAhead ahead, float* sums_out) {
-  block_tile<Format, false, kRows, kColumns>(in, k, weights, lane, ahead, sums_out);
+                       int lane, PanelPrefetcher prefetcher, float* sums_out) {
+  block_tile<Format, false, kRows, kColumns>(in, k, weights, lane, prefetcher, sums_out);
 }
 template <int kRows, int kColumns, class Format>
 HWY_NOINLINE void tile(RowScaled<Format>, const kernels::MatmulInput& in, Index k,
-                       const std::byte* weights, int lane, PanelsAhead ahead, float* sums_out) {
-  block_tile<Format, true, kRows, kColumns>(in, k, weights, lane, ahead, sums_out);
+                       const std::byte* weights, int lane, PanelPrefetcher prefetcher,
+                       float* sums_out) {
+  block_tile<Format, true, kRows, kColumns>(in, k, weights, lane, prefetcher, sums_out);
 }
 
 // One integer sum for the whole row; complete_sums scales it.
 template <int kRows, int kColumns>
 HWY_NOINLINE void tile(quant::I8Channel, const kernels::MatmulInput& in, Index k,
-                       const std::byte* HWY_RESTRICT weights, int lane, PanelsAhead ahead,
+                       const std::byte* HWY_RESTRICT weights, int lane, PanelPrefetcher prefetcher,
                        float* HWY_RESTRICT sums_out) {
   using L = quant::Packed<quant::I8Channel>;
   using Dot = DotSum<8, true, 0>;
@@ -300,7 +301,7 @@ HWY_NOINLINE void tile(quant::I8Channel, const kernels::MatmulInput& in, Index k
   HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
     VI32 start = hn::Zero(DI32());
     if constexpr (Dot::kCorrection == Correction::at_start) {
-      start = hn::ShiftLeft<4>(hn::Set(DI32(), in.neg8sums[r * in.n_blocks]));
+      start = hn::ShiftLeft<4>(hn::Set(DI32(), in.code_sums[r * in.n_blocks]));
     }
     HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) { dot[r][c].start(start); }
   }
@@ -308,7 +309,7 @@ HWY_NOINLINE void tile(quant::I8Channel, const kernels::MatmulInput& in, Index k
   const std::int8_t* HWY_RESTRICT x = in.codes;
   const Index x_stride = in.code_stride;
   for (Index i = 0; i < k; i += L::kMultiple) {
-    ahead.step<kPanelsOf<kColumns> * kChunks * quant::kChunkBytes>();
+    prefetcher.step<kPanelsOf<kColumns> * kChunks * quant::kChunkBytes>();
     HWY_UNROLL(8) for (int j = 0; j < kChunks; ++j) {
       VU8 w[kColumns];
       HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
@@ -333,14 +334,14 @@ HWY_NOINLINE void tile(quant::I8Channel, const kernels::MatmulInput& in, Index k
   store_sums<kRows, kColumns>(sums, sums_out);
 }
 
-// Rows of 16 lanes (of a panel) that plain formats read in one step of fetching ahead.
-inline constexpr Index kPlainSteps = 4;
+// Rows of 16 lanes (of a panel) that float formats read in one step of fetching ahead.
+inline constexpr Index kFloatSteps = 4;
 
 template <int kRows, int kColumns, class T>
-HWY_NOINLINE void tile(quant::Plain<T>, const kernels::MatmulInput& in, Index k,
-                       const std::byte* HWY_RESTRICT weights, int lane, PanelsAhead ahead,
+HWY_NOINLINE void tile(quant::Float<T>, const kernels::MatmulInput& in, Index k,
+                       const std::byte* HWY_RESTRICT weights, int lane, PanelPrefetcher prefetcher,
                        float* HWY_RESTRICT sums_out) {
-  using L = quant::Packed<quant::Plain<T>>;
+  using L = quant::Packed<quant::Float<T>>;
   constexpr Index kStepBytes =
       L::kPair * quant::kPanelRows * static_cast<Index>(sizeof(T));  // of a panel, per lane
   VF32 sums[kRows][kColumns];
@@ -382,11 +383,11 @@ HWY_NOINLINE void tile(quant::Plain<T>, const kernels::MatmulInput& in, Index k,
     }
   };
   Index left = k;
-  for (; left >= kPlainSteps * L::kPair; left -= kPlainSteps * L::kPair) {
-    ahead.step<kPanelsOf<kColumns> * kPlainSteps * kStepBytes>();
-    HWY_UNROLL(4) for (Index i = 0; i < kPlainSteps; ++i) { add_step(i, true); }
-    weights += kPlainSteps * kStepBytes;
-    x += kPlainSteps * L::kPair;
+  for (; left >= kFloatSteps * L::kPair; left -= kFloatSteps * L::kPair) {
+    prefetcher.step<kPanelsOf<kColumns> * kFloatSteps * kStepBytes>();
+    HWY_UNROLL(4) for (Index i = 0; i < kFloatSteps; ++i) { add_step(i, true); }
+    weights += kFloatSteps * kStepBytes;
+    x += kFloatSteps * L::kPair;
   }
   for (Index i = 0; i * L::kPair < left; ++i) add_step(i, (i + 1) * L::kPair <= left);
   store_sums<kRows, kColumns>(sums, sums_out);
@@ -395,7 +396,7 @@ HWY_NOINLINE void tile(quant::Plain<T>, const kernels::MatmulInput& in, Index k,
 #if NIBBLE_HAVE_BF16_DOTS
 template <int kRows, int kColumns>
 HWY_NOINLINE void tile(Bf16Dots, const kernels::MatmulInput& in, Index k,
-                       const std::byte* HWY_RESTRICT weights, int lane, PanelsAhead ahead,
+                       const std::byte* HWY_RESTRICT weights, int lane, PanelPrefetcher prefetcher,
                        float* HWY_RESTRICT sums_out) {
   using L = quant::Packed<quant::BF16>;
   constexpr Index kPairBytes = 2 * quant::kPanelRows * 2;
@@ -422,11 +423,11 @@ HWY_NOINLINE void tile(Bf16Dots, const kernels::MatmulInput& in, Index k,
     }
   };
   Index left = L::padded_k(k) / 2;
-  for (; left >= kPlainSteps; left -= kPlainSteps) {
-    ahead.step<kPanelsOf<kColumns> * kPlainSteps * kPairBytes>();
-    HWY_UNROLL(4) for (Index i = 0; i < kPlainSteps; ++i) { add_pair(i); }
-    weights += kPlainSteps * kPairBytes;
-    x += 2 * kPlainSteps;
+  for (; left >= kFloatSteps; left -= kFloatSteps) {
+    prefetcher.step<kPanelsOf<kColumns> * kFloatSteps * kPairBytes>();
+    HWY_UNROLL(4) for (Index i = 0; i < kFloatSteps; ++i) { add_pair(i); }
+    weights += kFloatSteps * kPairBytes;
+    x += 2 * kFloatSteps;
   }
   for (Index i = 0; i < left; ++i) add_pair(i);
   store_sums<kRows, kColumns>(sums, sums_out);
@@ -453,7 +454,7 @@ HWY_INLINE void complete_sums(const kernels::MatmulInput& in, float* HWY_RESTRIC
   }
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

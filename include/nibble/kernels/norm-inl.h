@@ -18,7 +18,7 @@
 #include "nibble/kernels/quantize_rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 namespace norm_detail {
@@ -127,7 +127,7 @@ HWY_INLINE Sums accumulate(const Input<kAdd>& in, size_t k, const Sums& zero) {
   return s0;
 }
 
-NIBBLE_WHEN_CALLED HWY_INLINE float rms_factor(const SquareSum& sums, const NormArgs& args) {
+NIBBLE_LAZY HWY_INLINE float rms_factor(const SquareSum& sums, const NormArgs& args) {
   const float mean = hn::ReduceSum(DF(), sums.squares) / static_cast<float>(args.k);
   return 1.0f / libm::sqrt(mean + args.eps);
 }
@@ -309,7 +309,7 @@ struct Impl<kernels::LayerNormQuantize<kBlock, kAdd>> {
   }
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -8,7 +8,7 @@
 #include "nibble/kernels/dropout.hpp"
 #include "nibble/kernels/quantize_rows.hpp"
 
-namespace nibble::inline NIBBLE_ABI::kernels {
+namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 
 // Operands of a row. No alignment is needed.
 struct NormArgs {
@@ -64,4 +64,4 @@ struct LayerNormQuantize {
   using Function = void(const NormArgs& args, QuantizedRow out);
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::kernels
+}}}  // namespace nibble::NIBBLE_ABI::kernels

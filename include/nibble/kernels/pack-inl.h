@@ -14,7 +14,7 @@
 #include "nibble/kernels/pack.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 namespace pack_detail {
@@ -121,7 +121,7 @@ HWY_INLINE Index pack_elements(const std::byte* rows, Index k, std::byte* panel)
     const size_t at = static_cast<size_t>(i) * sizeof(T);
     transpose(from + at, stride, [&](size_t c, size_t first, VW words) HWY_ATTR {
       uint8_t* const line = to + at * quant::kPanelRows + c * quant::kChunkBytes;
-      if constexpr (sizeof(T) == 2 && quant::Packed<quant::Plain<T>>::kPair == 1) {
+      if constexpr (sizeof(T) == 2 && quant::Packed<quant::Float<T>>::kPair == 1) {
         // A word is two weights of a row, and each weight has a row of 16 in the panel.
         const hn::Rebind<uint16_t, DW> half;
         auto* const even = reinterpret_cast<uint16_t*>(line) + first;
@@ -154,7 +154,7 @@ struct Impl<kernels::PackPanel<Format>> {
   }
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

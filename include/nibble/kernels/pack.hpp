@@ -7,14 +7,14 @@
 #include "nibble/quant/packed.hpp"
 #include "nibble/simd/impl.hpp"
 
-namespace nibble::inline NIBBLE_ABI::kernels {
+namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 
 // Packs one panel from `n_rows` ≤ 16 rows of k weights, one after the other: blocks, aligned as a
-// block is, or elements of a plain format at any address. Writes Packed<Format>::panel_bytes(k)
+// block is, or elements of a float format at any address. Writes Packed<Format>::panel_bytes(k)
 // bytes, at any address. No overlap.
 template <class Format>
 struct PackPanel {
   using Function = void(const std::byte* rows, Index n_rows, Index k, std::byte* panel);
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::kernels
+}}}  // namespace nibble::NIBBLE_ABI::kernels

@@ -16,7 +16,7 @@
 #include "nibble/simd/impl.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
 
 // Fetches the cache line at p, with kLocality 0 into L1, as data that is used once; with 2 into L2,
 // with 3 into all caches. (Compilers without the builtin: not at all.) An address that does not
@@ -38,7 +38,7 @@ HWY_INLINE void prefetch(const float* x, size_t i) {
   prefetch<3>(reinterpret_cast<const std::byte*>(address));
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -17,7 +17,7 @@
 #include "nibble/kernels/quantize_rows.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 namespace quantize_detail {
@@ -259,7 +259,7 @@ HWY_INLINE bool find_scales(Source& source, size_t i, size_t n_blocks, float* sc
 // Codes and sums of at most kQuantLanes whole blocks.
 template <int kBlock, class Source>
 HWY_INLINE void encode_blocks(const Source& source, size_t i, size_t n_blocks,
-                              const float* inverses, std::int8_t* codes, std::int32_t* neg8sums) {
+                              const float* inverses, std::int8_t* codes, std::int32_t* code_sums) {
   const DI di;
   constexpr size_t kLength = static_cast<size_t>(kBlock), kStep = kBlocksPerStep<kBlock>;
   Rows rows;
@@ -282,7 +282,7 @@ HWY_INLINE void encode_blocks(const Source& source, size_t i, size_t n_blocks,
   }
   for (size_t block = n_blocks; block < kQuantLanes; ++block) rows.store(block, hn::Zero(di));
   const VI sums = hn::Neg(hn::ShiftLeft<3>(reduce_rows<SumOf>(di, rows)));
-  store_some(di, sums, neg8sums, n_blocks);
+  store_some(di, sums, code_sums, n_blocks);
 }
 
 // n_blocks whole blocks from value i on, at most kChunk values and whole steps; their outputs start
@@ -299,13 +299,13 @@ HWY_INLINE void quantize_blocks(Source& source, size_t i, size_t n_blocks, Quant
   for (size_t block = 0; block < n_blocks; block += kQuantLanes) {
     const size_t n = at_most(n_blocks - block, kQuantLanes), at = block * kLength;
     encode_blocks<kBlock>(source, i + at, n, inverses + block, out.codes + at,
-                          out.neg8sums + block);
+                          out.code_sums + block);
   }
   if (HWY_LIKELY(finite)) return;
   for (size_t block = 0; block < n_blocks; ++block) {
     if (out.scales[block] <= kFloatMax) continue;
     std::memset(out.codes + block * kLength, 0, kLength);
-    out.neg8sums[block] = 0;
+    out.code_sums[block] = 0;
   }
 }
 
@@ -351,7 +351,7 @@ HWY_INLINE void quantize_whole_row(Source& source, size_t k, QuantizedRow out) {
   *out.scales = hn::GetLane(scale);
   if (HWY_UNLIKELY(hn::GetLane(bits) >= kInfinityBits)) {
     std::memset(out.codes, 0, whole + rest_padded);
-    *out.neg8sums = 0;
+    *out.code_sums = 0;
     return;
   }
 
@@ -363,7 +363,7 @@ HWY_INLINE void quantize_whole_row(Source& source, size_t k, QuantizedRow out) {
   HWY_ALIGN std::int8_t rest_codes[64];
   encode_64(rest_source, 0, inverse, inverse, rest_codes, sum0, sum1);
   std::memcpy(out.codes + whole, rest_codes, rest_padded);
-  *out.neg8sums = -8 * hn::ReduceSum(di, hn::Add(sum0, sum1));
+  *out.code_sums = -8 * hn::ReduceSum(di, hn::Add(sum0, sum1));
 }
 
 }  // namespace quantize_detail
@@ -381,7 +381,7 @@ HWY_INLINE void quantize_row(Source& source, size_t k, kernels::QuantizedRow out
     while (block < whole) {
       const size_t n = at_most(whole - block, kChunk / kLength), i = block * kLength;
       quantize_blocks<kBlock>(source, i, n,
-                              {out.codes + i, out.scales + block, out.neg8sums + block});
+                              {out.codes + i, out.scales + block, out.code_sums + block});
       block += n;
     }
     const size_t i = block * kLength;
@@ -390,14 +390,14 @@ HWY_INLINE void quantize_row(Source& source, size_t k, kernels::QuantizedRow out
     HWY_ALIGN float values[kStep * kLength];
     HWY_ALIGN std::int8_t codes[kStep * kLength];
     float scales[kStep];
-    std::int32_t neg8sums[kStep];
+    std::int32_t code_sums[kStep];
     take_rest(source, i, k - i, values, kStep * kLength);
     RowInMemory rest{values};
-    quantize_blocks<kBlock>(rest, 0, kStep, {codes, scales, neg8sums});
+    quantize_blocks<kBlock>(rest, 0, kStep, {codes, scales, code_sums});
     const size_t n_blocks = (k - i + kLength - 1) / kLength;
     std::memcpy(out.codes + i, codes, n_blocks * kLength);
     std::memcpy(out.scales + block, scales, n_blocks * sizeof(float));
-    std::memcpy(out.neg8sums + block, neg8sums, n_blocks * sizeof(std::int32_t));
+    std::memcpy(out.code_sums + block, code_sums, n_blocks * sizeof(std::int32_t));
   }
 }
 
@@ -409,7 +409,7 @@ struct Impl<kernels::QuantizeRow<kBlock>> {
   }
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

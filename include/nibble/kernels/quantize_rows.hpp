@@ -6,18 +6,18 @@
 
 #include "nibble/simd/impl.hpp"
 
-namespace nibble::inline NIBBLE_ABI::kernels {
+namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 
 // Where a quantized row goes. No alignment is needed.
 struct QuantizedRow {
-  std::int8_t* codes;      // (QuantizeRow::padded(k))
-  float* scales;           // (QuantizeRow::n_blocks(k))
-  std::int32_t* neg8sums;  // (QuantizeRow::n_blocks(k))
+  std::int8_t* codes;       // (QuantizeRow::padded(k))
+  float* scales;            // (QuantizeRow::n_blocks(k))
+  std::int32_t* code_sums;  // (QuantizeRow::n_blocks(k))
 };
 
 // Per block of kBlock values, or for the whole row when kBlock is 0:
 //   scale = absmax / 127,  code = round to nearest, ties to even, of x * (127 / absmax),
-//   neg8sum = -8 * (sum of the block's codes):
+//   code_sum = -8 * (sum of the block's codes):
 // what a product with unsigned 4-bit codes, which carry an offset of 8, counts too much; times 16
 // for 8-bit codes with an offset of 128.
 // Codes are in [-127, 127] and the absmax gets +-127. Both factors are rounded to float, so
@@ -44,4 +44,4 @@ struct QuantizeRow {
   }
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::kernels
+}}}  // namespace nibble::NIBBLE_ABI::kernels

@@ -13,14 +13,14 @@
 #include "nibble/kernels/rope.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // Both styles keep a vector of cosines and sines in registers and turn that part of every head.
 template <>
 struct Impl<kernels::Rope<kernels::AdjacentPairs>> {
-  NIBBLE_WHEN_CALLED static void run(float* x, Index n_heads, Index head_dim, Index rope_dim,
-                                     const float* cos, const float* sin) {
+  NIBBLE_LAZY static void run(float* x, Index n_heads, Index head_dim, Index rope_dim,
+                              const float* cos, const float* sin) {
     const hn::ScalableTag<float> d;
     const size_t lanes = hn::Lanes(d);
     const auto size = static_cast<size_t>(rope_dim);
@@ -52,8 +52,8 @@ struct Impl<kernels::Rope<kernels::AdjacentPairs>> {
 
 template <>
 struct Impl<kernels::Rope<kernels::HalfSplit>> {
-  NIBBLE_WHEN_CALLED static void run(float* x, Index n_heads, Index head_dim, Index rope_dim,
-                                     const float* cos, const float* sin) {
+  NIBBLE_LAZY static void run(float* x, Index n_heads, Index head_dim, Index rope_dim,
+                              const float* cos, const float* sin) {
     const hn::ScalableTag<float> d;
     const size_t lanes = hn::Lanes(d);
     const auto half = static_cast<size_t>(rope_dim / 2);
@@ -81,7 +81,7 @@ struct Impl<kernels::Rope<kernels::HalfSplit>> {
   }
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

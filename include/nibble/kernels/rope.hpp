@@ -5,7 +5,7 @@
 
 #include "nibble/simd/impl.hpp"
 
-namespace nibble::inline NIBBLE_ABI::kernels {
+namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 
 // Which two values of a head turn together, for pair i of rope_dim / 2.
 struct AdjacentPairs {};  // x[2i] and x[2i + 1]: as published, and llama.cpp's "norm"
@@ -20,4 +20,4 @@ struct Rope {
                         const float* sin);
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::kernels
+}}}  // namespace nibble::NIBBLE_ABI::kernels

@@ -19,11 +19,11 @@
 #include "nibble/kernels/softmax.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // The greatest of n numbers, NaN passed over; -inf if there is none.
-NIBBLE_WHEN_CALLED HWY_INLINE float row_max(const float* x, size_t n) {
+NIBBLE_LAZY HWY_INLINE float row_max(const float* x, size_t n) {
   const hn::ScalableTag<float> d;
   const size_t lanes = hn::Lanes(d);
   const auto lowest = hn::Set(d, -kInfinity);
@@ -85,8 +85,7 @@ HWY_INLINE double sum_exp(const float* x, float* out, size_t n, float max, float
 
 template <>
 struct Impl<kernels::Softmax> {
-  NIBBLE_WHEN_CALLED static void run(const float* x, float* out, Index n, Index n_valid,
-                                     float scale) {
+  NIBBLE_LAZY static void run(const float* x, float* out, Index n, Index n_valid, float scale) {
     const auto size = static_cast<size_t>(n_valid);
     // The next row, while this one keeps the arithmetic busy: a quarter of the time where rows come
     // from L3. A long row is likely the only one.
@@ -108,7 +107,7 @@ struct Impl<kernels::Softmax> {
 
 template <>
 struct Impl<kernels::LogSumExp> {
-  NIBBLE_WHEN_CALLED static kernels::LogSum run(const float* x, Index n) {
+  NIBBLE_LAZY static kernels::LogSum run(const float* x, Index n) {
     const auto size = static_cast<size_t>(n);
     const float max = row_max(x, size);
     return {max, libm::log(sum_exp<false>(x, nullptr, size, max, 1.0f, 0))};
@@ -117,7 +116,7 @@ struct Impl<kernels::LogSumExp> {
 
 template <>
 struct Impl<kernels::ArgMax> {
-  NIBBLE_WHEN_CALLED static Index run(const float* x, Index n) {
+  NIBBLE_LAZY static Index run(const float* x, Index n) {
     const hn::ScalableTag<float> d;
     const size_t lanes = hn::Lanes(d);
     const auto size = static_cast<size_t>(n);
@@ -134,7 +133,7 @@ struct Impl<kernels::ArgMax> {
   }
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

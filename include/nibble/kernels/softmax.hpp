@@ -5,7 +5,7 @@
 
 #include "nibble/simd/impl.hpp"
 
-namespace nibble::inline NIBBLE_ABI::kernels {
+namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 
 // out[i] = exp(scale * (x[i] - max)) / sum over i < n_valid, and 0 for n_valid <= i < n, with max
 // and sum over the first n_valid (of a causal row: the positions it may see). 0 <= n_valid <= n;
@@ -35,4 +35,4 @@ struct ArgMax {
   using Function = Index(const float* x, Index n);
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::kernels
+}}}  // namespace nibble::NIBBLE_ABI::kernels

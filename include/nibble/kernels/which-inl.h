@@ -14,18 +14,18 @@
 #include "nibble/kernels/which.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE {
+namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
 
 template <>
 struct Impl<kernels::WhichTarget> {
-  NIBBLE_WHEN_CALLED static simd::Target run() {
+  NIBBLE_LAZY static simd::Target run() {
     // From the name of the namespace that this code is in, not from the dispatcher's state.
     constexpr std::string_view kNamespace = BOOST_PP_STRINGIZE(HWY_NAMESPACE);  // "N_AVX2"
     return *simd::target_from_name(kNamespace.substr(2));
   }
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::HWY_NAMESPACE
+}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

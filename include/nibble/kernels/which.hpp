@@ -5,10 +5,10 @@
 
 #include "nibble/simd/impl.hpp"
 
-namespace nibble::inline NIBBLE_ABI::kernels {
+namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 
 struct WhichTarget {
   using Function = simd::Target();
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::kernels
+}}}  // namespace nibble::NIBBLE_ABI::kernels

@@ -10,7 +10,7 @@
 
 #include "nibble/core/view.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 enum class Architecture : std::uint8_t { llama, gpt2 };
 
@@ -44,4 +44,4 @@ constexpr float inverse_sqrt(Index n) noexcept {
   return static_cast<float>(1 / root);
 }
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

@@ -26,7 +26,7 @@
 #include "nibble/quant/format.hpp"
 #include "nibble/quant/ggml.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 struct ConvertOptions {
   quant::Format format = quant::Format::q8_0;  // of matrices
@@ -307,4 +307,4 @@ inline Result<std::vector<std::byte>> quantize_model(
                          [](const io::GgufWriter& writer) { return writer.to_bytes(); });
 }
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

@@ -8,7 +8,7 @@
 #include "nibble/model/config.hpp"
 #include "nibble/model/slot.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 // From tokens to logits (outputs, vocab_size). The taps name every intermediate result.
 template <class Dims>
@@ -22,7 +22,7 @@ constexpr auto gpt2(const Dims& d) {
                          linear<attn_qkv, attn_qkv_bias>(heads.width() + kv_width + kv_width) >>
                          tap<"qkv">() >> split(heads.width(), kv_width, kv_width) >>
                          tap<"q", "k", "v">() >> cache_kv(heads) >> scores(heads) >> tap<"att">() >>
-                         softmax(heads) >> tap<"attSm">() >> mix(heads) >> tap<"y">() >>
+                         softmax(heads) >> tap<"attSm">() >> attend_values(heads) >> tap<"y">() >>
                          linear<attn_output, attn_output_bias>(d.dim) >> tap<"yProj">();
 
   const auto feed_forward = layer_norm<ffn_norm, ffn_norm_bias>(d.norm_eps) >> tap<"ln2">() >>
@@ -38,4 +38,4 @@ constexpr auto gpt2(const Dims& d) {
          linear<output>(d.vocab_size) >> tap<"lm_head">();
 }
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

@@ -8,7 +8,7 @@
 #include "nibble/model/config.hpp"
 #include "nibble/model/slot.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 // From tokens to logits (outputs, vocab_size). RopeStyle: AdjacentPairs is how GGUF files of this
 // architecture have their q and k.
@@ -24,7 +24,7 @@ constexpr auto llama(const Dims& d) {
       fork(linear<attn_q, attn_q_bias>(heads.width()), linear<attn_k, attn_k_bias>(kv_width),
            linear<attn_v, attn_v_bias>(kv_width)) >>
       rope<RopeStyle>(heads) >> cache_kv(heads) >>  //
-      scores(heads) >> softmax(heads) >> mix(heads) >> linear<attn_output>(d.dim);
+      scores(heads) >> softmax(heads) >> attend_values(heads) >> linear<attn_output>(d.dim);
 
   const auto feed_forward =
       rms_norm<ffn_norm>(d.norm_eps) >>
@@ -36,4 +36,4 @@ constexpr auto llama(const Dims& d) {
          rms_norm<output_norm>(d.norm_eps) >> linear<output>(d.vocab_size);
 }
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

@@ -21,7 +21,7 @@
 #include "nibble/quant/ggml.hpp"
 #include "nibble/text/tokenizer.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 namespace detail {
 
@@ -350,4 +350,4 @@ Result<BasicModel<Formats>> load(const std::string& path, const LoadOptions& opt
   return BasicModel<Formats>::from_gguf(std::move(file), options);
 }
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

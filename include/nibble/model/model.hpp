@@ -14,7 +14,7 @@
 #include "nibble/model/config.hpp"
 #include "nibble/model/progress.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 namespace graph {
 struct AllFormats;
@@ -94,7 +94,7 @@ struct Only : Formats {
 template <class Formats = graph::AllFormats>
 Result<BasicModel<Formats>> load(const std::string& path, const LoadOptions& options = {});
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI
 
 #if !NIBBLE_DECLARATIONS_ONLY
 #include "nibble/model/model-inl.hpp"

@@ -7,10 +7,10 @@
 
 #include "nibble/core/executor.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 // Called from the working thread with what is done of what there is in all (bytes, when a model is
 // loaded); returning false cancels.
 using Progress = FunctionRef<bool(std::size_t done, std::size_t total)>;
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

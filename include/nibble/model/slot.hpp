@@ -11,7 +11,7 @@
 
 #include "nibble/core/view.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 enum class Slot : std::uint8_t {
   // outside of the layers
@@ -67,4 +67,4 @@ inline std::string gguf_name(Slot slot, Index layer) {
   return name.replace(name.size() - kBias.size(), kBias.size(), ".bias");
 }
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

@@ -7,7 +7,7 @@
 #include "nibble/model/config.hpp"
 #include "nibble/model/slot.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 // The shape (n, k) of a slot's weights; n = 0 for vectors, k = 0 where an architecture has no such
 // slot.
@@ -57,4 +57,4 @@ constexpr WeightShape weight_shape(const ModelConfig& c, Slot slot) noexcept {
   }
 }
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

@@ -21,7 +21,7 @@
 #include "nibble/model/progress.hpp"
 #include "nibble/model/slot.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 
 template <class Formats>
 class WeightStore {
@@ -31,7 +31,7 @@ class WeightStore {
       : weights_((static_cast<std::size_t>(n_layers) + 1) * kSlotCount) {}
 
   // Announces a matrix (n, k) whose rows are stored one after the other in `format`, or a vector of
-  // k floats (n = 0; any plain format, kept as f32). `rows` must stay alive until pack() succeeds.
+  // k floats (n = 0; any float format, kept as f32). `rows` must stay alive until pack() succeeds.
   // Errors: unsupported (a format that is not in Formats), invalid_argument (sizes that do not
   // agree, rows that are not aligned to 4 bytes, a layer that is not there, a slot that was filled
   // before, a store that is packed), limit (more than the address space in all).
@@ -47,7 +47,7 @@ class WeightStore {
                                                std::to_string(k) + " " + to_string(format)};
     }
     const bool is_vector = n == 0;
-    if (is_vector ? !is_plain(format) : !Formats::contains(format)) {
+    if (is_vector ? !is_float(format) : !Formats::contains(format)) {
       return Error{Errc::unsupported, std::string("weights in ") + to_string(format) +
                                           (is_vector ? " for a vector" : " are not compiled in")};
     }
@@ -167,7 +167,7 @@ class WeightStore {
   static std::size_t index(Slot slot, Index layer) noexcept {
     return static_cast<std::size_t>(layer + 1) * kSlotCount + static_cast<std::size_t>(slot);
   }
-  static bool is_plain(quant::Format format) noexcept {
+  static bool is_float(quant::Format format) noexcept {
     return format == quant::Format::f32 || format == quant::Format::f16 ||
            format == quant::Format::bf16;
   }
@@ -265,4 +265,4 @@ class WeightStore {
   AlignedBuffer memory_;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

@@ -9,7 +9,7 @@
 #include "nibble/ops/rows.hpp"
 #include "nibble/ops/unit_rows.hpp"
 
-namespace nibble::inline NIBBLE_ABI::ops {
+namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
 // out = Activation(x). Both (m, k), the values of a row next to each other; `out` may be `x`.
 template <class Activation>
@@ -33,21 +33,21 @@ void activate_gated(Executor& executor, MatrixView<const float> gate, MatrixView
   });
 }
 
-NIBBLE_WHEN_CALLED void silu(Executor& executor, MatrixView<const float> x,
-                             MatrixView<float> out) noexcept {
+NIBBLE_LAZY void silu(Executor& executor, MatrixView<const float> x,
+                      MatrixView<float> out) noexcept {
   activate<kernels::Silu>(executor, x, out);
 }
-NIBBLE_WHEN_CALLED void gelu(Executor& executor, MatrixView<const float> x,
-                             MatrixView<float> out) noexcept {
+NIBBLE_LAZY void gelu(Executor& executor, MatrixView<const float> x,
+                      MatrixView<float> out) noexcept {
   activate<kernels::GeluErf>(executor, x, out);
 }
-NIBBLE_WHEN_CALLED void gelu_tanh(Executor& executor, MatrixView<const float> x,
-                                  MatrixView<float> out) noexcept {
+NIBBLE_LAZY void gelu_tanh(Executor& executor, MatrixView<const float> x,
+                           MatrixView<float> out) noexcept {
   activate<kernels::GeluTanh>(executor, x, out);
 }
-NIBBLE_WHEN_CALLED void relu(Executor& executor, MatrixView<const float> x,
-                             MatrixView<float> out) noexcept {
+NIBBLE_LAZY void relu(Executor& executor, MatrixView<const float> x,
+                      MatrixView<float> out) noexcept {
   activate<kernels::Relu>(executor, x, out);
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::ops
+}}}  // namespace nibble::NIBBLE_ABI::ops

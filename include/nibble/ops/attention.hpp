@@ -15,7 +15,7 @@
 #include "nibble/kernels/pass.hpp"
 #include "nibble/ops/kv_cache.hpp"
 
-namespace nibble::inline NIBBLE_ABI::ops {
+namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
 struct AttentionShape {
   Index n_heads = 0;  // a multiple of n_kv_heads; head h reads kv head h / (n_heads / n_kv_heads)
@@ -96,9 +96,8 @@ struct AttentionParts {
         sum(max + n_parts * rows) {}
 };
 
-NIBBLE_WHEN_CALLED void merge_attention(Executor& executor, const AttentionParts& parts,
-                                        const AttentionShape& shape,
-                                        MatrixView<float> out) noexcept {
+NIBBLE_LAZY void merge_attention(Executor& executor, const AttentionParts& parts,
+                                 const AttentionShape& shape, MatrixView<float> out) noexcept {
   const Index group = shape.group();
   const Index n_tokens = out.extent(0);
   auto* const merge = simd::kernel<kernels::MergeAttention>();
@@ -211,13 +210,12 @@ void attention(Executor& executor, MatrixView<const float> q, KvLayer<T> cache,
 }
 
 // The same for whatever element type the cache has.
-NIBBLE_WHEN_CALLED void attention(Executor& executor, MatrixView<const float> q,
-                                  const KvCache& cache, Index layer, const AttentionShape& shape,
-                                  Index first_position, MatrixView<float> out,
-                                  std::span<std::byte> scratch) noexcept {
+NIBBLE_LAZY void attention(Executor& executor, MatrixView<const float> q, const KvCache& cache,
+                           Index layer, const AttentionShape& shape, Index first_position,
+                           MatrixView<float> out, std::span<std::byte> scratch) noexcept {
   visit_kv_type(cache.layout().type, [&]<class T>(T) {
     attention(executor, q, cache.layer<T>(layer), shape, first_position, out, scratch);
   });
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::ops
+}}}  // namespace nibble::NIBBLE_ABI::ops

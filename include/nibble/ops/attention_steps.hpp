@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Attention in its three textbook steps, with the matrix of scores in memory: what an expression
-// means before fusion, and where a program looks at the weights. Plain loops, f32 with sums in
+// means before fusion, and where a program looks at the weights. Float loops, f32 with sums in
 // double; ops/attention.hpp is the one to run.
 #pragma once
 
@@ -12,7 +12,7 @@
 #include "nibble/ops/attention.hpp"
 #include "nibble/ops/kv_cache.hpp"
 
-namespace nibble::inline NIBBLE_ABI::ops {
+namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
 // scores (n_tokens, n_heads * n): for each head the scaled scores of its n = scores.extent(1) /
 // n_heads first cached positions, −∞ where token i (at position first_position + i) may not look.
@@ -58,9 +58,9 @@ inline void attention_softmax(MatrixView<float> scores, Index n_heads) noexcept 
 }
 
 // out (n_tokens, n_heads * head_dim) = the values weighted by each head's `weights`.
-inline void attention_mix(MatrixView<const float> weights, const KvCache& cache, Index layer,
-                          const AttentionShape& shape, Index first_position,
-                          MatrixView<float> out) noexcept {
+inline void attention_values(MatrixView<const float> weights, const KvCache& cache, Index layer,
+                             const AttentionShape& shape, Index first_position,
+                             MatrixView<float> out) noexcept {
   const Index n = weights.extent(1) / shape.n_heads;
   visit_kv_type(cache.layout().type, [&]<class T>(T) {
     const KvLayer<T> kv = cache.layer<T>(layer);
@@ -80,4 +80,4 @@ inline void attention_mix(MatrixView<const float> weights, const KvCache& cache,
   });
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::ops
+}}}  // namespace nibble::NIBBLE_ABI::ops

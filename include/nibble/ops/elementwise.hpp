@@ -9,14 +9,14 @@
 #include "nibble/ops/rows.hpp"
 #include "nibble/ops/unit_rows.hpp"
 
-namespace nibble::inline NIBBLE_ABI::ops {
+namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
 // All matrices are (m, k) with the values of a row next to each other; `out` may be one of the
 // inputs.
 
 // out = a + b: a residual connection.
-NIBBLE_WHEN_CALLED void add(Executor& executor, MatrixView<const float> a,
-                            MatrixView<const float> b, MatrixView<float> out) noexcept {
+NIBBLE_LAZY void add(Executor& executor, MatrixView<const float> a, MatrixView<const float> b,
+                     MatrixView<float> out) noexcept {
   assert_rows_like(out, a);
   assert_rows_like(out, b);
   const auto run = simd::kernel<kernels::Add>();
@@ -26,8 +26,8 @@ NIBBLE_WHEN_CALLED void add(Executor& executor, MatrixView<const float> a,
 }
 
 // out = a * b.
-NIBBLE_WHEN_CALLED void multiply(Executor& executor, MatrixView<const float> a,
-                                 MatrixView<const float> b, MatrixView<float> out) noexcept {
+NIBBLE_LAZY void multiply(Executor& executor, MatrixView<const float> a, MatrixView<const float> b,
+                          MatrixView<float> out) noexcept {
   assert_rows_like(out, a);
   assert_rows_like(out, b);
   const auto run = simd::kernel<kernels::Multiply>();
@@ -37,8 +37,8 @@ NIBBLE_WHEN_CALLED void multiply(Executor& executor, MatrixView<const float> a,
 }
 
 // out = x * factor.
-NIBBLE_WHEN_CALLED void scale(Executor& executor, MatrixView<const float> x, float factor,
-                              MatrixView<float> out) noexcept {
+NIBBLE_LAZY void scale(Executor& executor, MatrixView<const float> x, float factor,
+                       MatrixView<float> out) noexcept {
   assert_rows_like(out, x);
   const auto run = simd::kernel<kernels::Scale>();
   for_rows(executor, x.extent(0), x.extent(1),
@@ -47,8 +47,8 @@ NIBBLE_WHEN_CALLED void scale(Executor& executor, MatrixView<const float> x, flo
 
 // out = x with elements dropped and the rest scaled up; element (i, j) is number i * k + j of
 // kernels/dropout.hpp, whatever the strides. The default Dropout copies.
-NIBBLE_WHEN_CALLED void dropout(Executor& executor, MatrixView<const float> x,
-                                const kernels::Dropout& dropout, MatrixView<float> out) noexcept {
+NIBBLE_LAZY void dropout(Executor& executor, MatrixView<const float> x,
+                         const kernels::Dropout& dropout, MatrixView<float> out) noexcept {
   assert_rows_like(out, x);
   const Index k = x.extent(1);
   const auto run = simd::kernel<kernels::ApplyDropout>();
@@ -56,4 +56,4 @@ NIBBLE_WHEN_CALLED void dropout(Executor& executor, MatrixView<const float> x,
            [&](Index row) { run(dropout, row * k, row_of(x, row), row_of(out, row), k); });
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::ops
+}}}  // namespace nibble::NIBBLE_ABI::ops

@@ -11,7 +11,7 @@
 #include "nibble/quant/packed.hpp"
 #include "nibble/quant/quantize.hpp"
 
-namespace nibble::inline NIBBLE_ABI::ops {
+namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
 // out (k) = row `row` of the matrix, dequantized exactly (one rounding to f32 per weight).
 template <class Format>
@@ -49,4 +49,4 @@ void embedding_range(Executor& executor, const quant::PackedMatrix<Format>& matr
            [&](Index i) { packed_row(matrix, first + i, out.data() + i * out.stride(0)); });
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::ops
+}}}  // namespace nibble::NIBBLE_ABI::ops

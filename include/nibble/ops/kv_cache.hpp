@@ -17,7 +17,7 @@
 #include "nibble/kernels/pass.hpp"
 #include "nibble/ops/kv_type.hpp"
 
-namespace nibble::inline NIBBLE_ABI::ops {
+namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
 template <class T>
 inline constexpr KvType kKvType = KvType::f32;
@@ -175,9 +175,8 @@ class KvCache {
   }
 
   // store_keys_values() for whatever the element type is.
-  NIBBLE_WHEN_CALLED void append(Executor& executor, Index layer_index, Index first_position,
-                                 MatrixView<const float> k,
-                                 MatrixView<const float> v) const noexcept {
+  NIBBLE_LAZY void append(Executor& executor, Index layer_index, Index first_position,
+                          MatrixView<const float> k, MatrixView<const float> v) const noexcept {
     visit_kv_type(layout_.type, [&]<class T>(T) {
       store_keys_values(executor, layer<T>(layer_index), first_position, k, v);
     });
@@ -188,4 +187,4 @@ class KvCache {
   KvCacheLayout layout_;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::ops
+}}}  // namespace nibble::NIBBLE_ABI::ops

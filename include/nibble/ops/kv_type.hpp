@@ -7,7 +7,7 @@
 
 #include "nibble/core/config.hpp"
 
-namespace nibble::inline NIBBLE_ABI::ops {
+namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
 // Element type of a cache. int8: with an f32 scale for each position's key and value of a kv head,
 // so that an element is off by at most 1/254 of the greatest of them.
@@ -24,4 +24,4 @@ constexpr const char* to_string(KvType type) noexcept {
   return "unknown";
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::ops
+}}}  // namespace nibble::NIBBLE_ABI::ops

@@ -12,7 +12,7 @@
 #include "nibble/kernels/matmul_input.hpp"
 #include "nibble/kernels/pass.hpp"
 
-namespace nibble::inline NIBBLE_ABI::ops {
+namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
 struct Product {
   kernels::MatmulFunction* kernel = nullptr;
@@ -145,4 +145,4 @@ void matmul(Executor& executor, const kernels::MatmulInput& input,
   run(executor, {&p, 1});
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::ops
+}}}  // namespace nibble::NIBBLE_ABI::ops

@@ -11,7 +11,7 @@
 #include "nibble/kernels/matmul_input.hpp"
 #include "nibble/ops/quantize_rows.hpp"
 
-namespace nibble::inline NIBBLE_ABI::ops {
+namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
 // For ActivationScales::per_block with weights in blocks of kBlock; kBlock = 0: for I8Channel.
 template <int kBlock>
@@ -19,7 +19,7 @@ kernels::MatmulInput matmul_input(const QuantizedRows<kBlock>& rows) noexcept {
   kernels::MatmulInput input;
   input.codes = rows.codes;
   (kBlock == 0 ? input.row_scales : input.scales) = rows.scales;
-  input.neg8sums = rows.neg8sums;
+  input.code_sums = rows.code_sums;
   input.code_stride = rows.code_stride(rows.k);
   input.n_blocks = rows.n_blocks(rows.k);
   return input;
@@ -30,8 +30,8 @@ kernels::MatmulInput matmul_input(const QuantizedRows<kBlock>& rows) noexcept {
 template <int kLength>
 struct RowScaledRows {
   Index k = 0;
-  QuantizedRows<0> rows;             // (m, padded(k)): codes go on to whole blocks of the weights
-  std::int32_t* neg8sums = nullptr;  // (m, n_blocks(k))
+  QuantizedRows<0> rows;              // (m, padded(k)): codes go on to whole blocks of the weights
+  std::int32_t* code_sums = nullptr;  // (m, n_blocks(k))
 
   static constexpr Index n_blocks(Index k) noexcept { return (k + kLength - 1) / kLength; }
   static constexpr Index padded(Index k) noexcept { return n_blocks(k) * kLength; }
@@ -48,7 +48,7 @@ struct RowScaledRows {
     all.k = k;
     all.rows = QuantizedRows<0>::over(memory.first(of_rows), m, padded(k));
     Arena arena(memory.subspan(of_rows));
-    all.neg8sums = arena.take<std::int32_t>(static_cast<std::size_t>(m * n_blocks(k)));
+    all.code_sums = arena.take<std::int32_t>(static_cast<std::size_t>(m * n_blocks(k)));
     return all;
   }
 
@@ -56,7 +56,7 @@ struct RowScaledRows {
     kernels::MatmulInput in;
     in.codes = rows.codes;
     in.row_scales = rows.scales;
-    in.neg8sums = neg8sums;
+    in.code_sums = code_sums;
     in.code_stride = rows.code_stride(rows.k);
     in.n_blocks = n_blocks(k);
     return in;
@@ -76,7 +76,7 @@ void quantize_rows(Executor& executor, MatrixView<const float> x,
     const auto to = out.rows[row];
     quantize(x.data() + row * x.stride(0), k, to);
     std::fill(to.codes + k, to.codes + out.rows.k, std::int8_t{0});
-    sum(to.codes, n_blocks, out.neg8sums + row * n_blocks);
+    sum(to.codes, n_blocks, out.code_sums + row * n_blocks);
   });
 }
 
@@ -108,13 +108,13 @@ struct RoundedRows {
   }
 };
 
-NIBBLE_WHEN_CALLED bool takes_rounded_rows() noexcept {
+NIBBLE_LAZY bool takes_rounded_rows() noexcept {
   return simd::kernel<kernels::TakesRoundedRows>()();
 }
 
 // out = x in bf16; x as in quantize_rows. No overlap.
-NIBBLE_WHEN_CALLED void round_rows(Executor& executor, MatrixView<const float> x,
-                                   const RoundedRows& out) noexcept {
+NIBBLE_LAZY void round_rows(Executor& executor, MatrixView<const float> x,
+                            const RoundedRows& out) noexcept {
   NIBBLE_ASSERT(x.extent(0) == out.m && x.extent(1) == out.k);
   NIBBLE_ASSERT(x.stride(1) == 1 || x.extent(1) <= 1);
   const auto round = simd::kernel<kernels::RoundRow>();
@@ -123,4 +123,4 @@ NIBBLE_WHEN_CALLED void round_rows(Executor& executor, MatrixView<const float> x
   });
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::ops
+}}}  // namespace nibble::NIBBLE_ABI::ops

@@ -8,7 +8,7 @@
 #include "nibble/kernels/norm.hpp"
 #include "nibble/ops/quantize_rows.hpp"
 
-namespace nibble::inline NIBBLE_ABI::ops {
+namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
 // An input that is a sum, the residual connection of a transformer: x + addend is normalized, and
 // also stored. All three are (m, k); `sum` may be `x` or `addend`.
@@ -137,4 +137,4 @@ void layer_norm(Executor& executor, const Input& x, VectorView<const float> weig
   detail::norm<Kernel>(executor, x, weight, bias, eps, dropout, out);
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::ops
+}}}  // namespace nibble::NIBBLE_ABI::ops

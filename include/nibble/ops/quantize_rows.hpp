@@ -11,7 +11,7 @@
 #include "nibble/kernels/quantize_rows.hpp"
 #include "nibble/ops/rows.hpp"
 
-namespace nibble::inline NIBBLE_ABI::ops {
+namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
 // A view of m rows of k activations in 8 bits; what the numbers are: kernels/quantize_rows.hpp.
 // kBlock: 32, 64 or 128 values per scale, or 0 for one scale per row.
@@ -21,9 +21,9 @@ struct QuantizedRows {
 
   Index m = 0;
   Index k = 0;
-  std::int8_t* codes = nullptr;      // (m, padded(k)), rows code_stride(k) bytes apart
-  float* scales = nullptr;           // (m, n_blocks(k))
-  std::int32_t* neg8sums = nullptr;  // (m, n_blocks(k))
+  std::int8_t* codes = nullptr;       // (m, padded(k)), rows code_stride(k) bytes apart
+  float* scales = nullptr;            // (m, n_blocks(k))
+  std::int32_t* code_sums = nullptr;  // (m, n_blocks(k))
 
   static constexpr Index padded(Index k) noexcept { return Kernel::padded(k); }
   static constexpr Index n_blocks(Index k) noexcept { return Kernel::n_blocks(k); }
@@ -50,7 +50,7 @@ struct QuantizedRows {
     QuantizedRows rows{m, k};
     rows.codes = arena.take<std::int8_t>(static_cast<std::size_t>(m * code_stride(k)));
     rows.scales = arena.take<float>(n_scales);
-    rows.neg8sums = arena.take<std::int32_t>(n_scales);
+    rows.code_sums = arena.take<std::int32_t>(n_scales);
     return rows;
   }
 
@@ -58,7 +58,7 @@ struct QuantizedRows {
   kernels::QuantizedRow operator[](Index row) const noexcept {
     NIBBLE_ASSERT(row >= 0 && row < m);
     const Index block = row * n_blocks(k);
-    return {codes + row * code_stride(k), scales + block, neg8sums + block};
+    return {codes + row * code_stride(k), scales + block, code_sums + block};
   }
 };
 
@@ -74,4 +74,4 @@ void quantize_rows(Executor& executor, MatrixView<const float> x,
            [&](Index row) { quantize(x.data() + row * x.stride(0), out.k, out[row]); });
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::ops
+}}}  // namespace nibble::NIBBLE_ABI::ops

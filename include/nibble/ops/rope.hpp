@@ -9,7 +9,7 @@
 #include "nibble/ops/rows.hpp"
 #include "nibble/ops/unit_rows.hpp"
 
-namespace nibble::inline NIBBLE_ABI::ops {
+namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
 // Turns the first rope_dim values of each head. `x` is (n_tokens, n_heads * head_dim) with the
 // values of a row next to each other; `cos` and `sin` are (n_tokens, rope_dim / 2) of rope_table,
@@ -28,4 +28,4 @@ void rope(Executor& executor, MatrixView<float> x, Index head_dim, MatrixView<co
   });
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::ops
+}}}  // namespace nibble::NIBBLE_ABI::ops

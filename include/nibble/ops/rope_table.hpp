@@ -9,7 +9,7 @@
 #include "nibble/core/libm.hpp"
 #include "nibble/core/view.hpp"
 
-namespace nibble::inline NIBBLE_ABI::ops {
+namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
 // frequencies[i] = theta^(-2 i / rope_dim) / (factors[i] * position_scale), the angle of pair i per
 // position, for rope_dim / 2 pairs. `factors` is empty or has one positive number per pair (GGUF's
@@ -46,4 +46,4 @@ inline void rope_table(std::span<const double> frequencies, std::span<const Inde
   }
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::ops
+}}}  // namespace nibble::NIBBLE_ABI::ops

@@ -7,7 +7,7 @@
 
 #include "nibble/core/executor.hpp"
 
-namespace nibble::inline NIBBLE_ABI::ops {
+namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
 // Calls body(row) once for each row in [0, m), rows next to each other on the same worker. Rows
 // have about `k` values each; small matrices stay on the calling thread, where they are done before
@@ -26,4 +26,4 @@ void for_rows(Executor& executor, Index m, Index k, Body&& body) {
   });
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::ops
+}}}  // namespace nibble::NIBBLE_ABI::ops

@@ -11,12 +11,12 @@
 #include "nibble/ops/rows.hpp"
 #include "nibble/ops/unit_rows.hpp"
 
-namespace nibble::inline NIBBLE_ABI::ops {
+namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
 // out = softmax(scale * x) row by row. Both (m, k), the values of a row next to each other; `out`
 // may be `x`. scale > 0.
-NIBBLE_WHEN_CALLED void softmax(Executor& executor, MatrixView<const float> x,
-                                MatrixView<float> out, float scale = 1.0f) noexcept {
+NIBBLE_LAZY void softmax(Executor& executor, MatrixView<const float> x, MatrixView<float> out,
+                         float scale = 1.0f) noexcept {
   assert_rows_like(out, x);
   NIBBLE_ASSERT(scale > 0.0f);
   const Index k = x.extent(1);
@@ -28,9 +28,9 @@ NIBBLE_WHEN_CALLED void softmax(Executor& executor, MatrixView<const float> x,
 // The same of a causal matrix of scores: row i sees its first `first_valid + i` columns (at most
 // all), the others become 0 and are not read. first_valid >= 0: the number of positions before the
 // first row's own, plus one.
-NIBBLE_WHEN_CALLED void softmax_causal(Executor& executor, MatrixView<const float> x,
-                                       MatrixView<float> out, Index first_valid,
-                                       float scale = 1.0f) noexcept {
+NIBBLE_LAZY void softmax_causal(Executor& executor, MatrixView<const float> x,
+                                MatrixView<float> out, Index first_valid,
+                                float scale = 1.0f) noexcept {
   assert_rows_like(out, x);
   NIBBLE_ASSERT(first_valid >= 0 && scale > 0.0f);
   const Index k = x.extent(1);
@@ -42,15 +42,15 @@ NIBBLE_WHEN_CALLED void softmax_causal(Executor& executor, MatrixView<const floa
 
 // log(sum of exp(logits)) in two parts; the log-probability of i is logits[i] - max - log_sum. At
 // least one value, next to each other.
-NIBBLE_WHEN_CALLED kernels::LogSum log_sum_exp(VectorView<const float> logits) noexcept {
+NIBBLE_LAZY kernels::LogSum log_sum_exp(VectorView<const float> logits) noexcept {
   NIBBLE_ASSERT(logits.extent(0) >= 1 && logits.is_contiguous());
   return simd::kernel<kernels::LogSumExp>()(logits.data(), logits.extent(0));
 }
 
 // The index of the greatest value, the lowest of several. At least one value, next to each other.
-NIBBLE_WHEN_CALLED Index argmax(VectorView<const float> logits) noexcept {
+NIBBLE_LAZY Index argmax(VectorView<const float> logits) noexcept {
   NIBBLE_ASSERT(logits.extent(0) >= 1 && logits.is_contiguous());
   return simd::kernel<kernels::ArgMax>()(logits.data(), logits.extent(0));
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::ops
+}}}  // namespace nibble::NIBBLE_ABI::ops

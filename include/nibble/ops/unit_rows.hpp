@@ -6,7 +6,7 @@
 
 #include "nibble/core/view.hpp"
 
-namespace nibble::inline NIBBLE_ABI::ops {
+namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
 template <class T>
 constexpr bool has_unit_rows(MatrixView<T> v) noexcept {
@@ -26,4 +26,4 @@ constexpr void assert_rows_like([[maybe_unused]] MatrixView<A> a,
   NIBBLE_ASSERT(has_unit_rows(a) && has_unit_rows(b));
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::ops
+}}}  // namespace nibble::NIBBLE_ABI::ops

@@ -13,7 +13,7 @@
 #include "nibble/core/float16.hpp"
 #include "nibble/core/view.hpp"
 
-namespace nibble::inline NIBBLE_ABI::quant {
+namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
 // How a code becomes a weight.
 enum class ZeroPoint : std::uint8_t {
@@ -60,15 +60,15 @@ static_assert(sizeof(Q8_0::Block) == 34 && alignof(Q8_0::Block) == 2);
 
 // Weights stored as they are: no blocks, no codes.
 template <class T>
-struct Plain {
+struct Float {
   using Element = T;
   static constexpr int kBits = 8 * static_cast<int>(sizeof(T));
   static constexpr int kLength = 1;
 };
 
-using F32 = Plain<float>;
-using F16 = Plain<f16>;
-using BF16 = Plain<bf16>;
+using F32 = Float<float>;
+using F16 = Float<f16>;
+using BF16 = Float<bf16>;
 
 template <class F>
 concept BlockFormat = std::is_trivially_copyable_v<typename F::Block> && requires {
@@ -78,4 +78,4 @@ concept BlockFormat = std::is_trivially_copyable_v<typename F::Block> && require
   { F::kZeroPoint } -> std::convertible_to<ZeroPoint>;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::quant
+}}}  // namespace nibble::NIBBLE_ABI::quant

@@ -16,7 +16,7 @@
 #include "nibble/core/libm.hpp"
 #include "nibble/quant/quantize.hpp"
 
-namespace nibble::inline NIBBLE_ABI::quant {
+namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
 // Symmetric: weight = scale * code, scale = (largest magnitude) / 127, code = weight / scale
 // rounded half away from zero, in [-127, 127]: -128 is never produced, so codes can be negated.
@@ -125,4 +125,4 @@ class AffineTable {
   alignas(64) std::array<float, 256> weights_{};
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::quant
+}}}  // namespace nibble::NIBBLE_ABI::quant

@@ -13,7 +13,7 @@
 
 #include "nibble/core/config.hpp"
 
-namespace nibble::inline NIBBLE_ABI::quant {
+namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
 // Over pairs (x, y) of an original and its approximation, with e = y - x in double:
 struct ErrorStats {
@@ -72,4 +72,4 @@ struct ErrorStats {
   }
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::quant
+}}}  // namespace nibble::NIBBLE_ABI::quant

@@ -4,10 +4,10 @@
 // visit_format goes from the name to the type; rows of bytes are converted with checked sizes.
 //
 // A stored row of n weights is, in the byte order of the host (little-endian, as files are):
-//   plain formats    n elements
+//   float formats    n elements
 //   block formats    n / kLength Blocks
 //   channel formats  the Header, then n codes
-// Rows need no alignment. Consecutive rows of a plain or block format may be taken as one.
+// Rows need no alignment. Consecutive rows of a float or block format may be taken as one.
 #pragma once
 
 #include <array>
@@ -25,7 +25,7 @@
 #include "nibble/quant/channel.hpp"
 #include "nibble/quant/quantize.hpp"
 
-namespace nibble::inline NIBBLE_ABI::quant {
+namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
 enum class Format : std::uint8_t { f32, f16, bf16, q8_0, q4_0, q4_1, i8_channel, u8_affine };
 
@@ -210,4 +210,4 @@ inline Status row_from_f32(Format format, std::span<const float> x, std::span<st
                       [&](auto tag) { return row_from_f32<typename decltype(tag)::type>(x, row); });
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::quant
+}}}  // namespace nibble::NIBBLE_ABI::quant

@@ -11,7 +11,7 @@
 #include "nibble/quant/format.hpp"
 #include "nibble/quant/packed.hpp"
 
-namespace nibble::inline NIBBLE_ABI::quant {
+namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
 // Error: unsupported, for the types that have no kernels here, and for unknown ids.
 inline Result<Format> format_of(io::GgmlType type) {
@@ -94,4 +94,4 @@ inline Result<io::GgmlType> packed_type_of(Format format) {
                "no packed tensor type for weight format " + std::string(to_string(format))};
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::quant
+}}}  // namespace nibble::NIBBLE_ABI::quant

@@ -34,7 +34,7 @@
 #include "nibble/quant/block.hpp"
 #include "nibble/quant/channel.hpp"
 
-namespace nibble::inline NIBBLE_ABI::quant {
+namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
 inline constexpr Index kPanelRows = 16;
 inline constexpr Index kChunkBytes = 4 * kPanelRows;  // four code bytes of each row
@@ -148,7 +148,7 @@ struct Packed<Format> {
 };
 
 template <class T>
-struct Packed<Plain<T>> {
+struct Packed<Float<T>> {
   static constexpr Index kPair = std::is_same_v<T, bf16> ? 2 : 1;  // k-values per lane
   static constexpr Index padded_k(Index k) noexcept { return (k + kPair - 1) / kPair * kPair; }
   static constexpr Index panel_bytes(Index k) noexcept {
@@ -267,4 +267,4 @@ struct PackedMatrix {
   }
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::quant
+}}}  // namespace nibble::NIBBLE_ABI::quant

@@ -28,7 +28,7 @@
 #include "nibble/core/libm.hpp"
 #include "nibble/quant/block.hpp"
 
-namespace nibble::inline NIBBLE_ABI::quant {
+namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
 // A format may bring its own rule as static functions; those of this file are used otherwise.
 template <class F>
@@ -220,4 +220,4 @@ void dequantize_row(std::span<const typename Format::Block> blocks, std::span<fl
   }
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::quant
+}}}  // namespace nibble::NIBBLE_ABI::quant

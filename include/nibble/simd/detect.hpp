@@ -26,7 +26,7 @@
 #define NIBBLE_DETECT_ARM_LINUX 0
 #endif
 
-namespace nibble::inline NIBBLE_ABI::simd {
+namespace nibble { inline namespace NIBBLE_ABI { namespace simd {
 
 #if NIBBLE_DETECT_X86
 
@@ -139,4 +139,4 @@ inline TargetSet machine_targets() noexcept {
   return set;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::simd
+}}}  // namespace nibble::NIBBLE_ABI::simd

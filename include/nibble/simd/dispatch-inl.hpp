@@ -19,7 +19,7 @@ namespace nibble::detail_v0_1 {
 inline constinit std::atomic<int> active_row{-1};  // a Target; -1: not chosen yet
 }
 
-namespace nibble::inline NIBBLE_ABI::simd {
+namespace nibble { inline namespace NIBBLE_ABI { namespace simd {
 
 namespace detail {
 using detail_v0_1::active_row;
@@ -120,7 +120,7 @@ struct Table {
   static constexpr Rows make() noexcept {
     Rows rows{};
     for (auto& row : rows) row = &HWY_STATIC_NAMESPACE::Impl<Kernel>::run;
-    // Impl is declared for every target and complete only for those that are compiled.
+      // Impl is declared for every target and complete only for those that are compiled.
 #define NIBBLE_ROW(r, data, name)                                                              \
   if constexpr ((kTargets & BOOST_PP_CAT(HWY_, name)) != 0) {                                  \
     rows[static_cast<std::size_t>(Target::name)] = &BOOST_PP_CAT(N_, name)::Impl<Kernel>::run; \
@@ -138,4 +138,4 @@ typename Kernel::Function* kernel() noexcept {
   return detail::Table<Kernel, detail::kTargets>::kRows[static_cast<std::size_t>(active_target())];
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::simd
+}}}  // namespace nibble::NIBBLE_ABI::simd

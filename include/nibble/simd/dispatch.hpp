@@ -10,7 +10,7 @@
 #include "nibble/core/result.hpp"
 #include "nibble/simd/target.hpp"
 
-namespace nibble::inline NIBBLE_ABI::simd {
+namespace nibble { inline namespace NIBBLE_ABI { namespace simd {
 
 // The targets whose kernels are in this program: NIBBLE_TARGETS as far as the compiler can.
 TargetSet compiled_targets() noexcept;
@@ -42,7 +42,7 @@ Status ensure_target();
 template <class Kernel>
 typename Kernel::Function* kernel() noexcept;
 
-}  // namespace nibble::inline NIBBLE_ABI::simd
+}}}  // namespace nibble::NIBBLE_ABI::simd
 
 #if !NIBBLE_DECLARATIONS_ONLY
 #include "nibble/simd/dispatch-inl.hpp"

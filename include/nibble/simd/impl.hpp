@@ -9,7 +9,7 @@
 #include "nibble/core/view.hpp"
 #include "nibble/simd/target.hpp"
 
-namespace nibble::inline NIBBLE_ABI {
+namespace nibble { inline namespace NIBBLE_ABI {
 #define NIBBLE_DECLARE_IMPL(r, data, name) \
   namespace BOOST_PP_CAT(N_, name) {       \
     template <class Kernel>                \
@@ -17,4 +17,4 @@ namespace nibble::inline NIBBLE_ABI {
   }
 BOOST_PP_SEQ_FOR_EACH(NIBBLE_DECLARE_IMPL, _, NIBBLE_ALL_TARGETS)
 #undef NIBBLE_DECLARE_IMPL
-}  // namespace nibble::inline NIBBLE_ABI
+}}  // namespace nibble::NIBBLE_ABI

@@ -21,7 +21,7 @@
   (AVX10_2)(AVX3_SPR)(     \
       AVX3_ZEN4)(AVX3_DL)(AVX3)(AVX2)(SSE4)(SSSE3)(SSE2)(SVE2_128)(SVE_256)(SVE2)(SVE)(NEON_BF16)(NEON)(NEON_WITHOUT_AES)(RVV)(LASX)(LSX)(PPC10)(PPC9)(PPC8)(Z15)(Z14)(WASM_EMU256)(WASM)(EMU128)(SCALAR)
 
-namespace nibble::inline NIBBLE_ABI::simd {
+namespace nibble { inline namespace NIBBLE_ABI { namespace simd {
 
 enum class Target : std::uint8_t { BOOST_PP_SEQ_ENUM(NIBBLE_ALL_TARGETS) };
 
@@ -91,4 +91,4 @@ inline Result<Target> target_from_name(std::string_view name) {
                "SIMD target '" + std::string(name.substr(0, 32)) + "' is unknown"};
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::simd
+}}}  // namespace nibble::NIBBLE_ABI::simd

@@ -36,7 +36,10 @@
 #error "nibble needs Highway 1.3 or newer"
 #endif
 #ifdef HWY_HIGHWAY_INCLUDED
-namespace nibble::inline NIBBLE_ABI::simd::detail {
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace simd {
+namespace detail {
 constexpr long long kStaticTargetBefore = HWY_STATIC_TARGET;
 }
 #endif

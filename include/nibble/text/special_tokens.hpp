@@ -14,7 +14,7 @@
 #include "nibble/core/config.hpp"
 #include "nibble/text/vocabulary.hpp"
 
-namespace nibble::inline NIBBLE_ABI::text {
+namespace nibble { inline namespace NIBBLE_ABI { namespace text {
 
 // Holds token ids only; every call names the vocabulary it was made from.
 class SpecialTokens {
@@ -85,4 +85,4 @@ class SpecialTokens {
   std::array<std::size_t, 257> begins_{};  // where in ids_ the tokens with this first byte begin
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::text
+}}}  // namespace nibble::NIBBLE_ABI::text

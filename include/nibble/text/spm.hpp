@@ -15,7 +15,7 @@
 #include "nibble/core/utf8.hpp"
 #include "nibble/text/vocabulary.hpp"
 
-namespace nibble::inline NIBBLE_ABI::text {
+namespace nibble { inline namespace NIBBLE_ABI { namespace text {
 
 inline constexpr std::string_view kSpmSpace = "\xE2\x96\x81";  // U+2581, "▁"
 
@@ -187,4 +187,4 @@ inline void spm_append_text(const Vocabulary& vocabulary, std::int32_t id, bool 
   out.append(piece);
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::text
+}}}  // namespace nibble::NIBBLE_ABI::text

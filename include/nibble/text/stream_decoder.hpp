@@ -12,7 +12,7 @@
 #include "nibble/core/utf8.hpp"
 #include "nibble/text/tokenizer.hpp"
 
-namespace nibble::inline NIBBLE_ABI::text {
+namespace nibble { inline namespace NIBBLE_ABI { namespace text {
 
 // What the calls of push and the flush at the end return is, put together, exactly what
 // Tokenizer::decode returns for the same ids. A character that comes in several tokens is held back
@@ -60,4 +60,4 @@ class StreamDecoder {
   std::size_t shown_ = 0;  // bytes of it that were returned
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::text
+}}}  // namespace nibble::NIBBLE_ABI::text

@@ -19,7 +19,7 @@
 #include "nibble/text/spm.hpp"
 #include "nibble/text/vocabulary.hpp"
 
-namespace nibble::inline NIBBLE_ABI::text {
+namespace nibble { inline namespace NIBBLE_ABI { namespace text {
 
 struct EncodeOptions {
   // Begin with BOS, end with EOS. Unset: as the model's file asks (add_bos_token, add_eos_token).
@@ -149,4 +149,4 @@ inline Status Tokenizer::encode(std::string_view text, const EncodeOptions& opti
   return ok();
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::text
+}}}  // namespace nibble::NIBBLE_ABI::text

@@ -21,7 +21,7 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/io/gguf.hpp"
 
-namespace nibble::inline NIBBLE_ABI::text {
+namespace nibble { inline namespace NIBBLE_ABI { namespace text {
 
 // In place of a token id: there is none.
 inline constexpr std::int32_t kNoToken = -1;
@@ -387,4 +387,4 @@ inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
   return vocabulary;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::text
+}}}  // namespace nibble::NIBBLE_ABI::text

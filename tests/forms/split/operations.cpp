@@ -56,7 +56,7 @@ bool check_blocks() {
   const Rows rows = Rows::over(memory->bytes(), 1, 32);
   nibble::InlineExecutor executor;
   nibble::ops::quantize_rows(executor, nibble::MatrixView<const float>(x, 1, 32), rows);
-  if (rows.neg8sums[0] != -8 * 126) return false;
+  if (rows.code_sums[0] != -8 * 126) return false;
 
   using Format = nibble::quant::Q8_0;
   using Packed = nibble::quant::Packed<Format>;
