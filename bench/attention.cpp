@@ -17,14 +17,16 @@ constexpr Index kHeads = 32, kKvHeads = 8, kHeadDim = 128;
 template <class T>
 struct Data {
   Data(Index n_queries, Index n_positions, Index n_layers, Pages pages)
-      : shape{kHeads, kKvHeads, kHeadDim, 0.088388f, 0},
+      : shape{kHeads, kKvHeads, kHeadDim, 0.088388f},
         layout{nibble::ops::kKvType<T>, n_layers, kKvHeads, kHeadDim, n_positions},
         first(n_positions - n_queries),
         memory(layout.bytes(), pages),
         cache(*nibble::ops::KvCache::create(memory.bytes(), layout)),
         q(n_queries, kHeads * kHeadDim, pages),
         out(n_queries, kHeads * kHeadDim, pages),
-        scratch(nibble::ops::attention_scratch_bytes(kMaxThreads, shape, n_queries, n_positions),
+        scratch(nibble::ops::attention_scratch_bytes(
+                    shape,
+                    {.n_workers = kMaxThreads, .max_rows = n_queries, .n_positions = n_positions}),
                 pages) {
     constexpr Index kAtOnce = 256;
     const Floats keys(kAtOnce, kKvHeads * kHeadDim, Pages::small);

@@ -24,6 +24,7 @@ inline double log(double x) noexcept { return NIBBLE_LIBM(log)(x); }
 inline double pow(double x, double y) noexcept { return NIBBLE_LIBM(pow)(x, y); }
 inline double sin(double x) noexcept { return NIBBLE_LIBM(sin)(x); }
 inline double cos(double x) noexcept { return NIBBLE_LIBM(cos)(x); }
+inline double tanh(double x) noexcept { return NIBBLE_LIBM(tanh)(x); }
 inline float sqrt(float x) noexcept { return NIBBLE_LIBM(sqrtf)(x); }
 inline float abs(float x) noexcept { return NIBBLE_LIBM(fabsf)(x); }
 // Halves away from zero.
