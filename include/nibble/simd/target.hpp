@@ -68,7 +68,7 @@ class TargetSet {
   std::uint64_t bits_ = 0;
 };
 
-// E.g. "AVX2 AVX3_DL SSE2": for messages and reports.
+// The names, e.g. "AVX2 AVX3_DL SSE2", for messages and reports.
 inline std::string to_string(TargetSet set) {
   std::string names;
   set.for_each([&](Target t) {

@@ -10,10 +10,10 @@
 
 // The targets to compile, as Highway's bits. The baseline that the compiler flags allow is always
 // added. The default is short because each target costs about a second of compile time:
-//  AVX2     nearly every x86 computer of the last ten years
-//  AVX3_DL  AVX-512 with VNNI (Ice Lake, Zen 4 and later): 8-bit dot products, 3x the rate
-//  SSE4     Atoms and Celerons of edge devices, which have no AVX
-//  NEON, NEON_BF16  all 64-bit ARM; the latter with dot products (sdot)
+//   AVX2     nearly every x86 computer of the last ten years
+//   AVX3_DL  AVX-512 with VNNI (Ice Lake, Zen 4 and later): 8-bit dot products, 3x the rate
+//   SSE4     Atoms and Celerons of edge devices, which have no AVX
+//   NEON, NEON_BF16  all 64-bit ARM; the latter with dot products (sdot)
 #ifndef NIBBLE_TARGETS
 #define NIBBLE_TARGETS (HWY_AVX3_DL | HWY_AVX2 | HWY_SSE4 | HWY_NEON | HWY_NEON_BF16)
 #endif
