@@ -13,9 +13,9 @@
 #   ```sh run           commands that are run, with build/ for the folder of the build
 #
 # A line with "// prints TEXT" (or "# prints TEXT") gives expected output. Written to FOLDER: the
-# programs, NAME.sh for scripts, and NAME.expected for each of both. Written to stdout: "program
-# NAME", "script NAME", and things that must exist: "path PATH", "target NAME", "option NAME", each
-# followed by the place that names them.
+# programs, NAME.sh for scripts, and NAME.expected for each program or script. Written to stdout:
+# "program NAME", "script NAME", and what must exist: "path PATH", "target NAME", "option NAME", each
+# followed by the position that names it.
 
 function fail(message) {
   print FILENAME ":" FNR ": " message > "/dev/stderr"
