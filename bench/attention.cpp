@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Attention over a cache: 32 query and 8 kv heads of 128, one query (decode, a cache that comes
-// from memory, as in generation, where every layer has its own) or 512 at once (prefill).
+// Attention over a cache, with 32 query heads and 8 kv heads of 128 elements. Either one query
+// (decode; the cache comes from memory, as in generation, where every layer has its own) or 512 at
+// once (prefill).
 #include "nibble/ops/attention.hpp"
 
 #include "bench/case.hpp"
@@ -66,11 +67,12 @@ void add(const CaseOptions& options, Index n_queries, Index n_positions, bool qu
   c.work.bytes_read = cache_bytes + row_bytes;
   c.work.bytes_written = row_bytes;
   c.work.footprint = decode ? kCold : c.work.bytes();
-  // Query i sees first + i + 1 positions: one multiply-add with its key and one with its value.
+  // Query i sees first + i + 1 positions: each costs a multiply-add with its key and one with its
+  // value.
   double seen = 0;
   for (Index i = 0; i < n_queries; ++i) seen += static_cast<double>(n_positions - i);
   c.work.ops = 4.0 * kHeads * kHeadDim * seen;
-  // Whatever floats the cache holds, f32; 8-bit codes meet numbers of 16 bits.
+  // Any float type of the cache is computed in f32; 8-bit codes are multiplied with 16-bit numbers.
   c.work.arithmetic = std::is_same_v<T, std::int8_t> ? Arithmetic::int16 : Arithmetic::f32;
   const Index n_layers = decode ? options.copies(cache_bytes) : 1;
   c.prepare = [=, pages = options.pages]() -> Body {
