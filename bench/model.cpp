@@ -18,6 +18,7 @@ using nibble::Slot;
 struct Options : RunOptions {
   std::string model, shape, format = "q4_0", kv = "f16", out;
   Index n_prompt = 512, n_generate = 128, batch = 512;
+  std::vector<Index> sequences = {1};  // generated together
   int repetitions = 3;
 };
 
@@ -55,18 +56,16 @@ Arithmetic arithmetic_of(nibble::quant::Format format) {
 
 ModelCost cost_of(const nibble::Model& model) {
   ModelCost cost;
+  const std::size_t n_slots = model.architecture().n_slots();
   for (Index layer = -1; layer < model.config().n_layers; ++layer) {
-    for (std::size_t s = 0; s < nibble::kSlotCount; ++s) {
+    for (std::size_t s = 0; s < n_slots; ++s) {
       const auto slot = static_cast<Slot>(s);
-      if (nibble::is_per_layer(slot) != (layer >= 0)) continue;
       const nibble::graph::Weight& w = model.weights().at(slot, layer);
-      // Of the embeddings only one row is read.
-      if (!w || w.n == 0 || slot == Slot::token_embd || slot == Slot::position_embd) continue;
-      nibble::Model::FormatTypes::visit(w.format, [&]<class F>(F) {
-        cost.bytes += static_cast<double>(nibble::quant::Packed<F>::bytes(w.n, w.k));
-      });
+      // Of the embeddings one row is read.
+      if (!w || w.is_vector() || slot == Slot::token_embd || slot == Slot::position_embd) continue;
+      cost.bytes += static_cast<double>(w.bytes());
       auto& ops = slot == Slot::output ? cost.head : cost.ops;
-      ops[static_cast<std::size_t>(arithmetic_of(w.format))] +=
+      ops[static_cast<std::size_t>(arithmetic_of(w.ops->format))] +=
           2.0 * static_cast<double>(w.n) * static_cast<double>(w.k);
     }
   }
@@ -76,56 +75,103 @@ ModelCost cost_of(const nibble::Model& model) {
 // One measured time.
 struct Timing {
   bool is_prompt = true;
-  Index n_tokens = 0;
+  Index n_tokens = 0;     // of each sequence
+  Index n_sequences = 1;  // side by side
   Index n_threads = 1;
   double seconds = 0;
 };
 
-nibble::Status append(nibble::Session& session, Index n, bool prompt) {
+std::vector<std::int32_t> token_ids(const nibble::Model& model, Index n) {
   std::vector<std::int32_t> ids(static_cast<std::size_t>(n));
-  const Index vocabulary = session.model().config().vocab_size;
+  const Index vocabulary = model.config().vocab_size;
   for (Index i = 0; i < n; ++i) {
     ids[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i * 7919 % vocabulary);
   }
-  const std::span<const std::int32_t> all = ids;
-  if (prompt) NIBBLE_CHECK(session.append(all));
-  for (std::size_t i = 0; !prompt && i < all.size(); ++i) {
-    NIBBLE_CHECK(session.append(all.subspan(i, 1)));
+  return ids;
+}
+
+nibble::Status prompt(nibble::Session& session, Index n) {
+  const std::vector<std::int32_t> ids = token_ids(session.model(), n);
+  NIBBLE_CHECK(session.append(ids));
+  return nibble::ok();
+}
+
+// n tokens of each sequence, one of each in every step.
+nibble::Status generate(nibble::Engine& engine, std::vector<nibble::Sequence>& sequences, Index n) {
+  const std::vector<std::int32_t> ids = token_ids(engine.model(), n);
+  std::vector<nibble::SequenceInput> inputs;
+  for (nibble::Sequence& sequence : sequences) {
+    inputs.push_back({.sequence = &sequence, .kind = nibble::ops::SegmentKind::generation});
+  }
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    for (nibble::SequenceInput& input : inputs) input.tokens = std::span(ids).subspan(i, 1);
+    NIBBLE_CHECK(engine.run(inputs));
   }
   return nibble::ok();
 }
 
-// Measures prompt processing and generation, as the options request, in a new session.
+// The median of the repetitions of run(), after one that warms up; reset() comes before each.
+template <class Reset, class Run>
+nibble::Result<double> median_seconds(const Options& o, Index n_threads, Reset reset, Run run) {
+  std::vector<double> times;
+  for (int r = 0; r <= o.repetitions; ++r) {
+    NIBBLE_CHECK(reset());
+    const Clock clock = n_threads == 1 ? clock_of(o) : Clock::wall;
+    const double begin = seconds_now(clock);
+    NIBBLE_CHECK(run());
+    times.push_back(seconds_now(clock) - begin);
+  }
+  std::sort(times.begin() + 1, times.end());
+  return times[1 + (times.size() - 1) / 2];
+}
+
+// Measures prompt processing in a session and generation of the numbers of sequences that the
+// options request.
 nibble::Result<std::vector<Timing>> timings_of(const nibble::Model& model, const Options& o,
                                                Index n_threads, std::size_t& session_bytes) {
-  nibble::SessionOptions session_options;
-  session_options.n_ctx = std::max(o.n_prompt, o.n_generate) + 1;
-  session_options.max_step_tokens = std::max<Index>(1, o.batch);
-  session_options.kv_type = kv_type_of(o);
-  session_options.executor = &pool(n_threads);
-  NIBBLE_TRY(session, nibble::Session::create(model, session_options));
-  session_bytes = session.bytes();
   std::vector<Timing> timings;
-  for (const bool prompt : {true, false}) {
-    const Index n = prompt ? o.n_prompt : o.n_generate;
-    if (n == 0) continue;
-    std::vector<double> times;
-    for (int r = 0; r <= o.repetitions; ++r) {  // the first run is a warm-up
-      NIBBLE_CHECK(session.rewind(0));
-      const Clock clock = n_threads == 1 ? clock_of(o) : Clock::wall;
-      const double begin = seconds_now(clock);
-      NIBBLE_CHECK(append(session, n, prompt));
-      times.push_back(seconds_now(clock) - begin);
+  if (o.n_prompt > 0) {
+    nibble::SessionOptions session_options;
+    session_options.n_ctx = o.n_prompt + 1;
+    session_options.max_step_tokens = std::max<Index>(1, o.batch);
+    session_options.kv_type = kv_type_of(o);
+    session_options.executor = &pool(n_threads);
+    NIBBLE_TRY(session, nibble::Session::create(model, session_options));
+    session_bytes = session.bytes();
+    NIBBLE_TRY(seconds, median_seconds(
+                            o, n_threads, [&] { return session.rewind(0); },
+                            [&] { return prompt(session, o.n_prompt); }));
+    timings.push_back({true, o.n_prompt, 1, n_threads, seconds});
+  }
+  if (o.n_generate == 0) return timings;
+  for (const Index n_sequences : o.sequences) {
+    nibble::EngineOptions engine_options;
+    engine_options.n_ctx = o.n_generate + 1;
+    engine_options.max_sequences = n_sequences;
+    engine_options.max_step_tokens = n_sequences;
+    engine_options.kv_type = kv_type_of(o);
+    engine_options.executor = &pool(n_threads);
+    NIBBLE_TRY(engine, nibble::Engine::create(model, engine_options));
+    session_bytes = std::max(session_bytes, engine.bytes());
+    std::vector<nibble::Sequence> sequences;
+    for (Index i = 0; i < n_sequences; ++i) {
+      NIBBLE_TRY(sequence, engine.new_sequence());
+      sequences.push_back(std::move(sequence));
     }
-    std::sort(times.begin() + 1, times.end());
-    timings.push_back({prompt, n, n_threads, times[1 + (times.size() - 1) / 2]});
+    const auto reset = [&]() -> nibble::Status {
+      for (nibble::Sequence& sequence : sequences) NIBBLE_CHECK(sequence.rewind(0));
+      return nibble::ok();
+    };
+    NIBBLE_TRY(seconds, median_seconds(o, n_threads, reset,
+                                       [&] { return generate(engine, sequences, o.n_generate); }));
+    timings.push_back({false, o.n_generate, n_sequences, n_threads, seconds});
   }
   return timings;
 }
 
 // A row of results: prompt processing or generation with some number of threads.
 struct Result {
-  std::string test;  // "pp512", "tg128"
+  std::string test;  // "pp512", "tg128"; "tg128x8" for 8 sequences together
   Index n_threads = 1;
   double tokens_per_second = 0;
   double gigabytes_per_second = 0;
@@ -142,14 +188,17 @@ class Comparison {
   // The minimum time follows from the machine's limits: reading the weights once per step, all
   // multiply-adds, and attention.
   Result operator()(const Timing& timing) const {
-    const auto [prompt, n, n_threads, seconds] = timing;
+    const auto [prompt, n, n_sequences, n_threads, seconds] = timing;
     const nibble::ModelConfig& c = model_.config();
     const Limits& limits = machine_.limits(nibble::simd::active_target(), n_threads);
-    const auto tokens = static_cast<double>(n);
-    const double seen = tokens * (tokens + 1) / 2;  // positions that all tokens together attend to
+    const auto each = static_cast<double>(n);
+    const double tokens = each * static_cast<double>(n_sequences);
+    // Positions that all tokens together look at.
+    const double seen = static_cast<double>(n_sequences) * each * (each + 1) / 2;
     const double attention_ops =
         4.0 * static_cast<double>(c.n_heads * c.head_dim * c.n_layers) * seen;
-    const double steps = prompt ? std::ceil(tokens / static_cast<double>(options_.batch)) : tokens;
+    const double steps = prompt ? std::ceil(each / static_cast<double>(options_.batch)) : each;
+    const double n_outputs = prompt ? steps : tokens;
     const double kv_bytes = prompt ? 0 : seen * kv_bytes_per_position(c, kv_type_of(options_));
     Work work;
     work.bytes_read = cost_.bytes * steps + kv_bytes;
@@ -158,12 +207,13 @@ class Comparison {
     double arithmetic = attention_ops / limits.rate[static_cast<std::size_t>(Arithmetic::f32)];
     std::size_t most = 0;
     for (std::size_t i = 0; i < kArithmetics.size(); ++i) {
-      arithmetic += (cost_.ops[i] * tokens + cost_.head[i] * steps) / limits.rate[i];
+      arithmetic += (cost_.ops[i] * tokens + cost_.head[i] * n_outputs) / limits.rate[i];
       if (cost_.ops[i] > cost_.ops[most]) most = i;
     }
     const bool by_memory = memory.seconds > arithmetic;
     Result r;
     r.test = (prompt ? "pp" : "tg") + std::to_string(n);
+    if (n_sequences > 1) r.test += "x" + std::to_string(n_sequences);
     r.n_threads = n_threads;
     r.tokens_per_second = tokens / seconds;
     r.gigabytes_per_second = work.bytes_read / seconds * 1e-9;
@@ -451,6 +501,11 @@ int run(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("-n,--generate", o.n_generate, "tokens to generate, 0: none")
       ->check(CLI::Range(Index{0}, Index{1} << 20))
+      ->capture_default_str();
+  app.add_option("--sequences", o.sequences,
+                 "how many sequences generate together, a row for each: 1,2,4,8")
+      ->delimiter(',')
+      ->check(CLI::Range(Index{1}, Index{1} << 10))
       ->capture_default_str();
   app.add_option("-b,--batch", o.batch, "tokens of the prompt that are computed together")
       ->check(CLI::Range(Index{1}, Index{1} << 16))

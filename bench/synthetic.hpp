@@ -10,7 +10,10 @@
 #include <vector>
 
 #include "bench/case.hpp"
+#include "nibble/model/architecture.hpp"
+#include "nibble/model/llama.hpp"
 #include "nibble/model/model.hpp"
+#include "nibble/model/weight_store.hpp"
 
 namespace bench {
 
@@ -23,6 +26,7 @@ inline Shape llama_shape(Index dim, Index n_layers, Index n_heads, Index n_kv_he
                          Index vocab_size, bool tied) {
   Shape shape;
   nibble::ModelConfig& c = shape.config;
+  c.architecture = "llama";
   c.dim = dim;
   c.n_layers = n_layers;
   c.n_heads = n_heads;
@@ -100,12 +104,22 @@ inline nibble::Result<nibble::Model> synthetic_model(const Shape& shape,
   Noise noise;
   for (float& v : values) v = 0.03f * noise();
   NIBBLE_TRY(chunk, nibble::quant::row_bytes(format, values.size()));
+  // What the architecture's expression asks for.
+  struct Needs final : nibble::graph::SurveySink {
+    void weight(const nibble::graph::WeightNeed& need) override {
+      if (need.is_required || need.tied_to != nibble::graph::kNoSlot) all.push_back(need);
+    }
+    std::vector<nibble::graph::WeightNeed> all;
+  };
+  auto graph = nibble::make_graph<nibble::Llama>(shape.config);
+  if (!graph) return nibble::Error{nibble::Errc::out_of_memory, "a model"};
+  Needs needs;
+  graph->survey(needs);
   std::size_t largest = 0;
-  for (std::size_t s = 0; s < nibble::kSlotCount; ++s) {
-    const auto [n, k, required] = nibble::weight_shape(shape.config, static_cast<Slot>(s));
-    if (n == 0) continue;
-    NIBBLE_TRY(row, nibble::quant::row_bytes(format, static_cast<std::size_t>(k)));
-    largest = std::max(largest, static_cast<std::size_t>(n) * row);
+  for (const auto& need : needs.all) {
+    if (need.n == 0) continue;
+    NIBBLE_TRY(row, nibble::quant::row_bytes(format, static_cast<std::size_t>(need.k)));
+    largest = std::max(largest, static_cast<std::size_t>(need.n) * row);
   }
   source_bytes = nibble::align_up(largest, chunk);
   NIBBLE_TRY(source, nibble::AlignedBuffer::allocate(source_bytes));
@@ -116,28 +130,21 @@ inline nibble::Result<nibble::Model> synthetic_model(const Shape& shape,
   const std::vector<float> ones(
       static_cast<std::size_t>(std::max(Index{shape.config.dim}, Index{shape.config.ffn_dim})), 1);
 
-  nibble::WeightStore<nibble::graph::AllFormats> store(shape.config.n_layers);
-  const auto add = [&](Slot slot, Index layer) -> nibble::Status {
-    const auto [n, k, required] = nibble::weight_shape(shape.config, slot);
-    const bool wanted = slot == Slot::output ? !shape.tied : required;
-    if (!wanted) return nibble::ok();
-    if (n == 0) {
-      const auto bytes = std::as_bytes(std::span(ones)).first(static_cast<std::size_t>(k) * 4);
-      return store.add(slot, layer, nibble::quant::Format::f32, 0, k, bytes);
-    }
-    NIBBLE_TRY(row, nibble::quant::row_bytes(format, static_cast<std::size_t>(k)));
-    return store.add(slot, layer, format, n, k,
-                     source.bytes().first(static_cast<std::size_t>(n) * row));
-  };
-  for (Index layer = -1; layer < shape.config.n_layers; ++layer) {
-    for (std::size_t s = 0; s < nibble::kSlotCount; ++s) {
-      const auto slot = static_cast<Slot>(s);
-      if (nibble::is_per_layer(slot) == (layer >= 0)) NIBBLE_CHECK(add(slot, layer));
+  nibble::WeightStore store(shape.config.n_layers, nibble::graph::AllFormats{});
+  for (const auto& need : needs.all) {
+    if (need.tied_to != nibble::graph::kNoSlot && shape.tied) {
+      store.tie(need.slot, need.tied_to);
+    } else if (need.n == 0) {
+      const auto bytes = std::as_bytes(std::span(ones)).first(static_cast<std::size_t>(need.k) * 4);
+      NIBBLE_CHECK(store.add(need.slot, need.layer, nibble::quant::Format::f32, 0, need.k, bytes));
+    } else {
+      NIBBLE_TRY(row, nibble::quant::row_bytes(format, static_cast<std::size_t>(need.k)));
+      NIBBLE_CHECK(store.add(need.slot, need.layer, format, need.n, need.k,
+                             source.bytes().first(static_cast<std::size_t>(need.n) * row)));
     }
   }
-  if (shape.tied) store.tie(Slot::output, Slot::token_embd);
   NIBBLE_CHECK(store.pack(executor));
-  return nibble::Model(shape.config, std::move(store));
+  return nibble::Model::from_parts(std::move(graph), std::move(store));
 }
 
 }  // namespace bench

@@ -29,11 +29,9 @@ using nibble::Status;
 using nibble::quant::Format;
 using Clock = std::chrono::steady_clock;
 
-// Only these formats are compiled; nibble::Model supports all of them.
+// Only these formats are compiled; without a list all of nibble's are.
 using Formats = nibble::graph::FormatList<nibble::quant::F32, nibble::quant::F16,
                                           nibble::quant::Q8_0, nibble::quant::Q4_0>;
-using Model = nibble::BasicModel<Formats>;
-using Session = nibble::BasicSession<Model>;
 
 struct TableRow {
   Format format;
@@ -65,7 +63,7 @@ struct Answer {
 };
 
 // The call that the utterance means: the most likely continuation of the utterance and a newline.
-Result<Answer> answer(Session& session, const std::string& utterance,
+Result<Answer> answer(nibble::Session& session, const std::string& utterance,
                       nibble::FunctionRef<void(std::string_view)> on_text) {
   Answer result;
   const auto start = Clock::now();
@@ -82,7 +80,7 @@ Result<Answer> answer(Session& session, const std::string& utterance,
   return result;
 }
 
-Result<Answer> answer_and_print(Session& session, const std::string& utterance) {
+Result<Answer> answer_and_print(nibble::Session& session, const std::string& utterance) {
   const auto print = [](std::string_view text) {
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
@@ -96,8 +94,8 @@ Result<Answer> answer_and_print(Session& session, const std::string& utterance) 
 // Returns the mean time per command.
 Result<double> answer_live(const std::string& model_path) {
   NIBBLE_TRY(file, nibble::io::Gguf::open(model_path));
-  NIBBLE_TRY(model, Model::from_gguf(file));
-  NIBBLE_TRY(session, Session::create(model));
+  NIBBLE_TRY(model, nibble::Model::from_gguf<Formats>(file));
+  NIBBLE_TRY(session, nibble::Session::create(model));
   double seconds = 0;
   for (const char* const utterance : kLiveUtterances) {
     std::printf("  %s\n    -> ", utterance);
@@ -109,8 +107,8 @@ Result<double> answer_live(const std::string& model_path) {
 
 Status answer_stdin(const std::string& model_path) {
   NIBBLE_TRY(file, nibble::io::Gguf::open(model_path));
-  NIBBLE_TRY(model, Model::from_gguf(file));
-  NIBBLE_TRY(session, Session::create(model));
+  NIBBLE_TRY(model, nibble::Model::from_gguf<Formats>(file));
+  NIBBLE_TRY(session, nibble::Session::create(model));
   std::string utterance;
   for (;;) {
     if (example::is_terminal(stderr)) std::fputs("> ", stderr);
@@ -162,7 +160,7 @@ struct Score {
 Result<Score> measure(const nibble::io::Gguf& file,
                       const std::array<std::vector<Sample>, 2>& splits, std::size_t n,
                       Index n_threads, const char* name) {
-  NIBBLE_TRY(model, Model::from_gguf(file));
+  NIBBLE_TRY(model, nibble::Model::from_gguf<Formats>(file));
   Score score;
   for (const auto& tensor : file.tensors()) score.weight_bytes += tensor.data.size();
 
@@ -175,7 +173,7 @@ Result<Score> measure(const nibble::io::Gguf& file,
   };
   std::atomic<std::size_t> next{0};
   const auto work = [&](Worker& worker) -> Status {
-    NIBBLE_TRY(session, Session::create(model));
+    NIBBLE_TRY(session, nibble::Session::create(model));
     for (std::size_t i; (i = next.fetch_add(1)) < 2 * n;) {
       const Sample& sample = splits[i / n][i % n];
       NIBBLE_TRY(result, answer(session, sample.utterance, [](std::string_view) {}));

@@ -4,7 +4,6 @@
 // that it works in, checked by a static_assert: for devices without a heap.
 #include <array>
 #include <cstdio>
-#include <numeric>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,9 +19,6 @@ using nibble::Result;
 using nibble::Slot;
 using nibble::Status;
 
-// Only kernels for F16 weights are compiled.
-using Formats = nibble::graph::FormatList<nibble::quant::F16>;
-
 // The dimensions of the model that ships with nibble, as llama() expects them.
 struct HomeCommands {
   Dim<512> vocab_size;
@@ -34,27 +30,29 @@ struct HomeCommands {
   Dim<512> ffn_dim;
   Index window = 0;
   float norm_eps = 1e-5f;
+  Index rope_dim = 32;
+  float rope_theta = 10000, rope_scale = 1;
 };
 constexpr HomeCommands kDims;
 constexpr Index kContext = 96;
-constexpr Index kRopePairs = Index{kDims.head_dim} / 2;
-constexpr double kRopeTheta = 10000;
 
 constexpr auto kModel = nibble::graph::fuse(nibble::llama(kDims));
 
-// One thread, up to 32 prompt tokens per run.
+// One thread, one sequence, up to 32 prompt tokens per run. Weights are in F16 and read activations
+// in f32.
 constexpr nibble::graph::Limits kLimits{
-    .max_tokens = 32, .max_outputs = 1, .n_positions = kContext, .max_workers = 1};
-constexpr nibble::graph::Plan kPlan = nibble::graph::make_plan<Formats>(kModel, kLimits);
+    .max_rows = 32, .n_positions = kContext, .code_inputs = false};
+constexpr nibble::graph::Plan kPlan = nibble::graph::make_plan(kModel, kLimits);
 
 constexpr nibble::ops::KvCacheLayout kCache{.type = nibble::ops::KvType::f16,
                                             .n_layers = kDims.n_layers,
                                             .n_kv_heads = kDims.n_kv_heads,
                                             .head_dim = kDims.head_dim,
                                             .capacity = kContext};
-constexpr std::size_t kRopeBytes = kContext * kRopePairs * sizeof(float);  // cosines, or sines
-constexpr std::size_t kBytes = nibble::align_up(kPlan.bytes) + nibble::align_up(kCache.bytes()) +
-                               2 * nibble::align_up(kRopeBytes);
+constexpr nibble::graph::RopeKey kRope{kDims.rope_dim, kDims.rope_theta, kDims.rope_scale, false};
+constexpr std::size_t kRopeBytes = nibble::graph::RopeTable::bytes_needed(kRope, kContext);
+constexpr std::size_t kBytes =
+    nibble::align_up(kPlan.bytes) + nibble::align_up(kCache.bytes()) + kRopeBytes;
 
 static_assert(kPlan.is_valid() && kCache.is_valid());
 static_assert(kBytes < 512 * 1024, "the model does not fit in the device's memory");
@@ -62,8 +60,9 @@ static_assert(kBytes < 512 * 1024, "the model does not fit in the device's memor
 alignas(nibble::kAlignment) std::byte memory[kBytes];
 
 // The packed weights for the slots of the expression.
-Result<nibble::WeightStore<Formats>> read_weights(const nibble::io::Gguf& file) {
-  nibble::WeightStore<Formats> weights(kDims.n_layers);
+Result<nibble::WeightStore> read_weights(const nibble::io::Gguf& file) {
+  // Only the kernels of F16 are compiled.
+  nibble::WeightStore weights(kDims.n_layers, nibble::graph::FormatList<nibble::quant::F16>{});
   const auto add = [&](Slot slot, Index layer, Index n, Index k) -> Status {
     NIBBLE_TRY(tensor, file.tensor(nibble::gguf_name(slot, layer)));
     NIBBLE_TRY(format, nibble::quant::format_of(tensor.type));
@@ -90,9 +89,9 @@ Result<nibble::WeightStore<Formats>> read_weights(const nibble::io::Gguf& file) 
   return weights;
 }
 
-// The arguments of a run, placed in `memory`. Keeps references to `weights` and `executor`.
-Result<nibble::graph::RunArgs> prepare(const nibble::WeightStore<Formats>& weights,
-                                       nibble::Executor& executor) {
+// What a run needs, in `memory`. Keeps a reference to all three.
+Result<nibble::graph::RunArgs> prepare(const nibble::WeightStore& weights,
+                                       nibble::Executor& executor, nibble::graph::RopeTable& rope) {
   nibble::Arena arena(memory);
   nibble::graph::RunArgs args;
   args.executor = &executor;
@@ -101,17 +100,10 @@ Result<nibble::graph::RunArgs> prepare(const nibble::WeightStore<Formats>& weigh
   NIBBLE_TRY(cache, nibble::ops::KvCache::create(
                         {arena.take<std::byte>(kCache.bytes()), kCache.bytes()}, kCache));
   args.cache = cache;
-
-  std::array<double, kRopePairs> frequencies;
-  std::array<Index, kContext> positions;
-  std::iota(positions.begin(), positions.end(), Index{0});
-  nibble::ops::rope_frequencies(frequencies, kRopeTheta);
-  constexpr std::size_t kAngles = kContext * kRopePairs;
-  const nibble::MatrixView<float> cos(arena.take<float>(kAngles), kContext, kRopePairs);
-  const nibble::MatrixView<float> sin(arena.take<float>(kAngles), kContext, kRopePairs);
-  nibble::ops::rope_table(frequencies, positions, cos, sin);
-  args.rope_cos = cos;
-  args.rope_sin = sin;
+  std::array<double, kRope.dim / 2> frequencies;
+  rope = nibble::graph::RopeTable::fill({arena.take<std::byte>(kRopeBytes), kRopeBytes}, kRope,
+                                        kContext, frequencies, {});
+  args.rope_tables = {&rope, 1};
   return args;
 }
 
@@ -121,21 +113,27 @@ Status run(const std::string& model_path, const std::string& utterance) {
   NIBBLE_TRY(tokenizer, nibble::text::Tokenizer::from_gguf(file));
   NIBBLE_TRY(weights, read_weights(file));
   nibble::InlineExecutor executor;
-  NIBBLE_TRY(args, prepare(weights, executor));
+  nibble::graph::RopeTable rope;
+  NIBBLE_TRY(args, prepare(weights, executor, rope));
 
   NIBBLE_TRY(ids, tokenizer.encode(utterance + "\n"));
   std::vector<std::int32_t> call;
   std::span<const std::int32_t> tokens = ids;
-  while (args.first_position + static_cast<Index>(tokens.size()) <= kContext) {
-    args.tokens = tokens.first(std::min<std::size_t>(tokens.size(), kLimits.max_tokens));
-    for (const std::int32_t id : args.tokens) {
+  Index position = 0;
+  while (position + static_cast<Index>(tokens.size()) <= kContext) {
+    const auto some = tokens.first(std::min<std::size_t>(tokens.size(), kLimits.max_rows));
+    for (const std::int32_t id : some) {
       if (id < 0 || id >= kDims.vocab_size) {
         return nibble::Error{nibble::Errc::malformed, "a token that the model does not have"};
       }
     }
-    const auto logits = nibble::graph::run<Formats>(kModel, kPlan, kLimits, args);
-    args.first_position += static_cast<Index>(args.tokens.size());
-    tokens = tokens.subspan(args.tokens.size());
+    const auto n = static_cast<Index>(some.size());
+    const nibble::graph::Segment segment = nibble::ops::single_segment(n, position);
+    const Index last = n - 1;
+    args.step = {.tokens = some, .segments = {&segment, 1}, .output_rows = {&last, 1}};
+    const auto logits = nibble::graph::run(kModel, kPlan, kLimits, args);
+    position += n;
+    tokens = tokens.subspan(some.size());
     if (!tokens.empty()) continue;  // still in the prompt
     const Index best = nibble::ops::argmax(logits[0]);
     if (tokenizer.vocabulary().ends_generation(static_cast<std::int32_t>(best))) break;
@@ -165,6 +163,6 @@ int main(int argc, char** argv) {
   std::printf(
       "%zu bytes of working memory, known when this was compiled:\n"
       "  %zu intermediate results, %zu key-value cache, %zu rotation tables\n",
-      kBytes, kPlan.bytes, kCache.bytes(), 2 * kRopeBytes);
+      kBytes, kPlan.bytes, kCache.bytes(), kRopeBytes);
   return 0;
 }

@@ -14,6 +14,7 @@
 #pragma once
 
 #include "nibble/core/thread_pool.hpp"
+#include "nibble/generate/engine.hpp"
 #include "nibble/generate/generator.hpp"
 #include "nibble/generate/session.hpp"
 #include "nibble/model/model.hpp"
@@ -25,11 +26,11 @@
 #include "nibble/kernels/instances.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
-template class BasicModel<graph::AllFormats>;
-template class BasicSession<Model>;
-template class BasicGenerator<Session>;
-template Result<Model> load<graph::AllFormats>(const std::string&, const LoadOptions&);
-template Result<Generated> generate<Session>(Session&, std::string_view, const GenerateOptions&,
-                                             FunctionRef<bool(const Token&)>);
+template Result<Model> Model::from_gguf<graph::AllFormats, AllArchitectures>(const io::Gguf&,
+                                                                             const LoadOptions&);
+template Result<Model> Model::from_gguf<graph::AllFormats, AllArchitectures>(io::Gguf&&,
+                                                                             const LoadOptions&);
+template Result<Model> load<graph::AllFormats, AllArchitectures>(const std::string&,
+                                                                 const LoadOptions&);
 }}  // namespace nibble::NIBBLE_ABI
 #endif

@@ -8,16 +8,15 @@
 #include "nibble/nibble.hpp"
 
 // Only the formats of this model: the consumer is compiled once for every way of using nibble.
-using Model = nibble::BasicModel<nibble::graph::FormatList<nibble::quant::F32, nibble::quant::F16>>;
-using Session = nibble::BasicSession<Model>;
+using Formats = nibble::graph::FormatList<nibble::quant::F32, nibble::quant::F16>;
 
 int main(int argc, char** argv) {
   if (argc != 2) return std::puts("usage: consumer MODEL.gguf"), 2;
   const auto file = nibble::io::Gguf::open(argv[1]);
   if (!file) return std::puts(file.error().message.c_str()), 1;
-  const auto model = Model::from_gguf(*file);
+  const auto model = nibble::Model::from_gguf<Formats>(*file);
   if (!model) return std::puts(model.error().message.c_str()), 1;
-  auto session = Session::create(*model);
+  auto session = nibble::Session::create(*model);
   if (!session) return std::puts(session.error().message.c_str()), 1;
   std::string call;
   const auto done =

@@ -18,6 +18,7 @@
 #include "doctest/doctest.h"
 #include "generate/home_model.hpp"
 #include "nibble/core/thread_pool.hpp"
+#include "nibble/simd/dispatch.hpp"
 #include "why.hpp"
 
 using nibble::Errc;

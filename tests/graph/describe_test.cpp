@@ -52,8 +52,10 @@ TEST_CASE("every node has a description") {
   CHECK(describe(silu() >> gelu_erf() >> gelu_tanh() >> dropout(0.25f)) ==
         "silu >> gelu_erf >> gelu_tanh >> dropout(0.25)");
   CHECK(describe(fork(silu(), gelu_erf()) >> multiply()) == "fork(silu, gelu_erf) >> multiply");
-  CHECK(describe(sum() >> split(k8, Dim<3>{}) >> last_rows()) == "sum >> split(8, 3) >> last_rows");
-  CHECK(describe(rope<kernels::AdjacentPairs>(kHeads) >> rope<kernels::HalfSplit>(kHeads)) ==
+  CHECK(describe(sum() >> split(k8, Dim<3>{}) >> output_rows()) ==
+        "sum >> split(8, 3) >> output_rows");
+  CHECK(describe(rope<kernels::AdjacentPairs>(kHeads, RopeAngles{}) >>
+                 rope<kernels::HalfSplit>(kHeads, RopeAngles{})) ==
         "rope(adjacent_pairs) >> rope(half_split)");
   CHECK(describe(cache_kv(kHeads) >> scores(kHeads) >> softmax(kHeads) >> attend_values(kHeads)) ==
         "cache_kv >> scores(4/2 x 8) >> softmax >> attend_values");
@@ -118,7 +120,7 @@ TEST_CASE("norm >> products") {
   // Somebody else reads the norm's rows too, or something comes between.
   check_stays(rms >> fork(q, silu()));
   check_stays(rms >> silu() >> q);
-  check_stays(rms >> last_rows() >> q);
+  check_stays(rms >> output_rows() >> q);
   CHECK(fused(layer >> gelu_erf() >> q) ==
         "layer_norm(attn_norm + attn_norm_bias, gelu_erf) >> linear(attn_q, 8)");
   CHECK(fused(layer >> dropout(0.5f) >> q) ==
@@ -160,7 +162,7 @@ TEST_CASE("residual that ends in a product") {
   // The product would read the rows that it writes.
   check_stays(residual(out));
   check_stays(residual(dropout(0.5f) >> out));
-  check_stays(residual(last_rows() >> out));
+  check_stays(residual(scale(2.0f) >> out));
   CHECK(fused(residual(tap<"name">() >> out)) == "residual(linear(attn_output, 8))");
   CHECK(fused(residual(residual(q >> out) >> out)) ==
         "residual(residual_into(linear(attn_q, 8), linear(attn_output, 8)) >> "
@@ -197,7 +199,7 @@ TEST_CASE("whole models") {
         "linear(attn_output, 64)) >> "
         "residual(rms_norm(ffn_norm) >> fork(linear(ffn_gate, 172) >> silu, "
         "linear(ffn_up, 172)) >> multiply >> linear(ffn_down, 64))) >> "
-        "last_rows >> rms_norm(output_norm) >> linear(output, 512)");
+        "output_rows >> rms_norm(output_norm) >> linear(output, 512)");
   CHECK(fused(llama(c)) ==
         "embedding(token_embd, 64) >> repeat(5, "
         "residual_into(norm_into(rms_norm(attn_norm), linear_group("
@@ -206,16 +208,17 @@ TEST_CASE("whole models") {
         "attend(8/4 x 8), linear(attn_output, 64)) >> "
         "residual_into(norm_into(rms_norm(ffn_norm), gated_linear(ffn_gate, ffn_up, 172, silu)), "
         "linear(ffn_down, 64))) >> "
-        "last_rows >> norm_into(rms_norm(output_norm), linear(output, 512))");
+        "output_rows >> norm_into(rms_norm(output_norm), linear(output, 512))");
   c.n_kv_heads = 8;
-  CHECK(fused(gpt2(c)) ==
-        "fork(embedding(token_embd, 64), position_embedding(position_embd, 64)) >> sum >> "
-        "repeat(5, residual_into(norm_into(layer_norm(attn_norm + attn_norm_bias), "
-        "linear(attn_qkv + attn_qkv_bias, 192)) >> split(64, 64, 64) >> cache_kv >> "
-        "attend(8/8 x 8), linear(attn_output + attn_output_bias, 64)) >> "
-        "residual_into(norm_into(layer_norm(ffn_norm + ffn_norm_bias), "
-        "linear(ffn_up + ffn_up_bias, 172, gelu_tanh)), linear(ffn_down + ffn_down_bias, 64))) >> "
-        "last_rows >> norm_into(layer_norm(output_norm + output_norm_bias), linear(output, 512))");
+  CHECK(
+      fused(gpt2(c)) ==
+      "fork(embedding(token_embd, 64), position_embedding(position_embd, 64)) >> sum >> "
+      "repeat(5, residual_into(norm_into(layer_norm(attn_norm + attn_norm_bias), "
+      "linear(attn_qkv + attn_qkv_bias, 192)) >> split(64, 64, 64) >> cache_kv >> "
+      "attend(8/8 x 8), linear(attn_output + attn_output_bias, 64)) >> "
+      "residual_into(norm_into(layer_norm(ffn_norm + ffn_norm_bias), "
+      "linear(ffn_up + ffn_up_bias, 172, gelu_tanh)), linear(ffn_down + ffn_down_bias, 64))) >> "
+      "output_rows >> norm_into(layer_norm(output_norm + output_norm_bias), linear(output, 512))");
 }
 
 TEST_CASE("slots and their tensors in a GGUF file") {

@@ -20,7 +20,6 @@ using FloatRows = std::vector<std::vector<float>>;
 struct Parts {
   nibble::ModelConfig config;
   nibble::graph::WeightTable weights;
-  std::span<const float> rope_factors = {};
 };
 
 struct RunOptions {
@@ -46,9 +45,9 @@ FloatRows run_static(const Parts& parts, std::span<const std::int32_t> tokens,
 FloatRows run_norm_dropout(const Parts& parts, std::span<const std::int32_t> tokens, bool fused,
                            bool training, float probability);
 
-// embedding >> last_rows >> last_rows, and embedding >> repeat(0, ...) >> linear(output).
-FloatRows run_last_rows_twice(const Parts& parts, std::span<const std::int32_t> tokens,
-                              Index n_outputs);
+// embedding >> output_rows >> output_rows, and embedding >> repeat(0, ...) >> linear(output).
+FloatRows run_output_rows_twice(const Parts& parts, std::span<const std::int32_t> tokens,
+                                Index n_outputs);
 FloatRows run_without_layers(const Parts& parts, std::span<const std::int32_t> tokens);
 
 }  // namespace test

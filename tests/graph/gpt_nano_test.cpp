@@ -54,7 +54,7 @@ class Expected {
   std::vector<float> values_;
 };
 
-void add(WeightStore<graph::AllFormats>& store, const io::Safetensors& file, Slot slot, Index layer,
+void add(WeightStore& store, const io::Safetensors& file, Slot slot, Index layer,
          const std::string& name) {
   const auto tensor = file.tensor(name);
   REQUIRE(tensor.has_value());
@@ -65,8 +65,8 @@ void add(WeightStore<graph::AllFormats>& store, const io::Safetensors& file, Slo
   REQUIRE_MESSAGE(status.has_value(), name);
 }
 
-WeightStore<graph::AllFormats> load_weights(const io::Safetensors& file) {
-  WeightStore<graph::AllFormats> store(kLayers);
+WeightStore load_weights(const io::Safetensors& file) {
+  WeightStore store(kLayers, graph::AllFormats{});
   const auto with_bias = [&](Slot weight, Slot bias, Index layer, const std::string& name) {
     add(store, file, weight, layer, name + ".weight");
     add(store, file, bias, layer, name + ".bias");
@@ -134,7 +134,7 @@ TEST_CASE("gpt-nano: every activation") {
   const auto store = load_weights(*file);
 
   test::Parts parts;
-  parts.config.architecture = Architecture::gpt2;
+  parts.config.architecture = "gpt2";
   parts.config.vocab_size = 3;
   parts.config.dim = kDim;
   parts.config.n_layers = kLayers;

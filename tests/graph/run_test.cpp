@@ -38,15 +38,15 @@ constexpr double kQuantization = 0.03;
 struct Fixture {
   Fixture(const ModelShape& shape, std::uint32_t seed)
       : model(shape, seed),
-        store(model.store<graph::AllFormats>()),
+        store(model.store()),
         tokens(model.tokens(11)),
-        parts{model.config(), store.table(), model.rope_factors()} {
+        parts{model.config(), store.table()} {
     const auto rows = test::reference_of(model).logits({tokens.begin(), tokens.end()});
     for (const auto& row : rows) reference.emplace_back(row.begin(), row.end());
   }
 
   RandomModel model;
-  WeightStore<graph::AllFormats> store;
+  WeightStore store;
   std::vector<std::int32_t> tokens;
   test::Parts parts;
   test::FloatRows reference;
@@ -228,18 +228,18 @@ TEST_CASE("layer_norm, activation and dropout as one") {
   }
 }
 
-TEST_CASE("only the last rows, also when asked for twice") {
+TEST_CASE("only the output rows, also when asked for twice") {
   const Fixture f(shape_of(Architecture::gpt2, {Format::f32}), 7);
   const auto n = static_cast<Index>(f.tokens.size());
-  const auto all = test::run_last_rows_twice(f.parts, f.tokens, n);
+  const auto all = test::run_output_rows_twice(f.parts, f.tokens, n);
   REQUIRE(all.size() == f.tokens.size());
-  const auto some = test::run_last_rows_twice(f.parts, f.tokens, 2);
+  const auto some = test::run_output_rows_twice(f.parts, f.tokens, 2);
   CHECK(distance(some, {all.end() - 2, all.end()}) == 0);
 }
 
 TEST_CASE("a model without layers") {
   const Fixture f(shape_of(Architecture::gpt2, {Format::f32}), 8);
   const auto expected =
-      test::run_last_rows_twice(f.parts, f.tokens, static_cast<Index>(f.tokens.size()));
+      test::run_output_rows_twice(f.parts, f.tokens, static_cast<Index>(f.tokens.size()));
   CHECK(distance(test::run_without_layers(f.parts, f.tokens), expected) == 0);
 }

@@ -19,13 +19,14 @@ struct TinyDims {
   nibble::Dim<96> ffn_dim;
   static constexpr nibble::Index window = 0;
   static constexpr float norm_eps = 1e-5f;
+  static constexpr nibble::Index rope_dim = 8;
+  static constexpr float rope_theta = 10000, rope_scale = 1;
 };
 
-using TinyFormats = nibble::graph::FormatList<nibble::quant::F32>;
+// Weights in f32 alone.
 inline constexpr nibble::graph::Limits kTinyLimits{
-    .max_tokens = 4, .max_outputs = 4, .n_positions = 32, .max_workers = 1};
+    .max_rows = 4, .max_outputs = 4, .n_positions = 32, .code_inputs = false};
 inline constexpr auto kTinyModel = nibble::graph::fuse(nibble::llama(TinyDims{}));
-inline constexpr nibble::graph::Plan kTinyPlan =
-    nibble::graph::make_plan<TinyFormats>(kTinyModel, kTinyLimits);
+inline constexpr nibble::graph::Plan kTinyPlan = nibble::graph::make_plan(kTinyModel, kTinyLimits);
 
 }  // namespace test

@@ -140,7 +140,7 @@ TEST_CASE("kv cache: sizes are constants, and sizes that cannot be are errors") 
   static_assert(ops::KvCacheLayout{ops::KvType::bf16, 1, 1, 3, 16}.bytes() == 64 * (4 + 3) * 2);
   // Codes of 20 dimensions become 32, with a scale for each position.
   static_assert(ops::KvCacheLayout{ops::KvType::int8, 1, 1, 20, 64}.bytes() == 2 * 64 * (32 + 4));
-  static_assert(ops::attention_scratch_bytes(1, {8, 2, 32, 1.0f, 0}, 1, 96) < 4096);
+  static_assert(ops::attention_scratch_bytes({8, 2, 32, 1.0f}, {.n_positions = 96}) < 4096);
 
   AlignedBuffer memory = filled(kLayout.bytes() + 64, 0);
   CHECK(ops::KvCache::create(memory.bytes(), kLayout));

@@ -104,9 +104,10 @@ void check_epilogue() {
   const Problem<Format> p;
   const Expected expected = finished<Activation, kBias, kResidual>(p);
   for_each_target([&](simd::Target) {
-    const auto kernel = simd::kernel<Matmul<Format, Epilogue<Activation, kBias, kResidual>>>();
+    const auto kernel = simd::kernel<Matmul<Format>>();
     Output out(kRows, kColumns);
     auto args = matmul_args(p.a, kColumns, p.packed, out);
+    args.finish = simd::kernel<FinishTile<Epilogue<Activation, kBias, kResidual>>>();
     if (kBias) args.epilogue.bias = p.bias.data();  // what is not asked for is not read: null
     if (kResidual) {
       args.epilogue.residual = p.residual.data();
@@ -150,12 +151,13 @@ void check_gated() {
     Output out(kRows, kColumns);
     auto args = matmul_args(p.a, kColumns, p.packed, out);
     args.gate = packed_gate.data();
-    simd::kernel<MatmulGated<Format, Activation>>()(args);
+    args.finish = simd::kernel<FinishGatedTile<Activation>>();
+    simd::kernel<Matmul<Format>>()(args);
     CHECK(count_faults(expected, kRows, kColumns, out) == 0);
 
     // A fault that the check must see: the operands exchanged.
     std::swap(args.gate, args.weights);
-    simd::kernel<MatmulGated<Format, Activation>>()(args);
+    simd::kernel<Matmul<Format>>()(args);
     CHECK(count_faults(expected, kRows, kColumns, out) > kRows * kColumns / 2);
   });
 }
@@ -197,7 +199,8 @@ TEST_CASE("the check of epilogues sees small faults") {
     Output out(kRows, kColumns);
     auto args = matmul_args(p.a, kColumns, p.packed, out);
     args.epilogue = {p.bias.data(), p.residual.data(), p.kResidualStride};
-    simd::kernel<Matmul<quant::Q4_0, Epilogue<Silu, true, true>>>()(args);
+    args.finish = simd::kernel<FinishTile<Epilogue<Silu, true, true>>>();
+    simd::kernel<Matmul<quant::Q4_0>>()(args);
     return count_faults(expected, kRows, kColumns, out);
   };
   REQUIRE(faults() == 0);

@@ -53,7 +53,7 @@ void multiply_row_scaled(const RowScaledActivations& x, Index n, const AlignedBu
   auto args = matmul_args(x.a, n, weights, out);
   args.input.scales = nullptr;
   args.input.row_scales = x.row_scales.data();
-  simd::kernel<Matmul<Format, Epilogue<>, ActivationScales::per_row>>()(args);
+  simd::kernel<Matmul<Format, ActivationScales::per_row>>()(args);
 }
 
 using Q4Long = quant::Blocks<4, 128, f16, quant::ZeroPoint::symmetric>;
@@ -231,7 +231,7 @@ TEST_CASE("products with one scale per row of weights are those in double") {
         CAPTURE(n);
         for_each_target([&](simd::Target) {
           Output out(m, n);
-          simd::kernel<Matmul<I8Channel, Epilogue<>>>()(x.args(n, packed, out));
+          simd::kernel<Matmul<I8Channel>>()(x.args(n, packed, out));
           REQUIRE(count_faults(expected, m, n, out) == 0);
         });
       }
@@ -256,7 +256,7 @@ TEST_CASE("sums of the longest rows with the greatest codes fit") {
     const AlignedBuffer packed = w.pack(n);
     for_each_target([&](simd::Target) {
       Output out(m, n);
-      simd::kernel<Matmul<I8Channel, Epilogue<>>>()(x.args(n, packed, out));
+      simd::kernel<Matmul<I8Channel>>()(x.args(n, packed, out));
       CHECK(count_faults(expected, m, n, out) == 0);
     });
   }
@@ -272,7 +272,7 @@ TEST_CASE("the check sees small faults in products with one scale per row of wei
   for_each_target([&](simd::Target) {
     const auto faults = [&](const Channels& weights) {
       Output out(m, n);
-      simd::kernel<Matmul<I8Channel, Epilogue<>>>()(x.args(n, weights.pack(n), out));
+      simd::kernel<Matmul<I8Channel>>()(x.args(n, weights.pack(n), out));
       return count_faults(expected, m, n, out);
     };
     REQUIRE(faults(w) == 0);
@@ -323,11 +323,11 @@ TEST_CASE("products of rows rounded to bf16 are those of the rounded rows in dou
           args.input.x = nullptr;
           args.input.rounded = rounded.data();
           args.input.rounded_stride = stride;
-          simd::kernel<Matmul<quant::BF16, Epilogue<>>>()(args);
+          simd::kernel<Matmul<quant::BF16>>()(args);
           REQUIRE(count_faults(expected, m, n, out) == 0);
           // A fault that the check must see: the least change of one value.
           rounded[size((m - 1) * stride + k - 1)].bits ^= 1;
-          simd::kernel<Matmul<quant::BF16, Epilogue<>>>()(args);
+          simd::kernel<Matmul<quant::BF16>>()(args);
           if (n >= 16) REQUIRE(count_faults(expected, m, n, out) > 0);
           rounded[size((m - 1) * stride + k - 1)].bits ^= 1;
         });

@@ -15,6 +15,7 @@
 #include "doctest/doctest.h"
 #include "nibble/core/arena.hpp"
 #include "nibble/kernels/matmul.hpp"
+#include "nibble/kernels/pass.hpp"
 #include "nibble/quant/quantize.hpp"
 
 namespace nibble_test {
@@ -336,7 +337,7 @@ inline int count_faults(const Expected& e, Index m, Index n, const Output& out) 
   return faults;
 }
 
-// The arguments of a whole product.
+// The arguments of a whole product without an epilogue, for the active target.
 inline kernels::MatmulArgs matmul_args(const Activations& a, Index n, const AlignedBuffer& weights,
                                        Output& out) {
   kernels::MatmulArgs args;
@@ -348,6 +349,7 @@ inline kernels::MatmulArgs matmul_args(const Activations& a, Index n, const Alig
   args.end_panel = quant::n_panels(n);
   args.out = out.data();
   args.out_stride = out.stride();
+  args.finish = simd::kernel<kernels::FinishTile<kernels::Epilogue<>>>();
   return args;
 }
 

@@ -19,7 +19,7 @@ namespace {
 
 template <class Format>
 void multiply(const Activations& a, Index n, const AlignedBuffer& weights, Output& out) {
-  simd::kernel<Matmul<Format, Epilogue<>>>()(matmul_args(a, n, weights, out));
+  simd::kernel<Matmul<Format>>()(matmul_args(a, n, weights, out));
 }
 
 // Blocks: one, even and odd numbers of them, and a k that ends within a block.
@@ -108,7 +108,7 @@ TEST_CASE_TEMPLATE("a product in runs of panels is the whole product", Format, q
     multiply<Format>(a, kColumns, packed, whole);
     Output parts(kRows, kColumns);
     auto args = matmul_args(a, kColumns, packed, parts);
-    const auto kernel = simd::kernel<Matmul<Format, Epilogue<>>>();
+    const auto kernel = simd::kernel<Matmul<Format>>();
     args.first_panel = args.end_panel = 3;  // no panel
     kernel(args);
     CHECK(parts == Output(kRows, kColumns));
@@ -187,7 +187,7 @@ TEST_CASE_TEMPLATE("the check sees small faults in products of blocks", Format,
     const AlignedBuffer packed = pack(w, kColumns);
     Output out(kRows, kColumns);
     auto args = matmul_args(a, kColumns, packed, out);
-    const auto kernel = simd::kernel<Matmul<Format, Epilogue<>>>();
+    const auto kernel = simd::kernel<Matmul<Format>>();
     args.n = kColumns - 1;
     kernel(args);
     CHECK(count_faults(expected, kRows, kColumns, out) == kRows);

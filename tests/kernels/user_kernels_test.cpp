@@ -40,10 +40,11 @@ TEST_CASE_TEMPLATE("a program's own formats and epilogue run on every target", F
   for_each_target([&](simd::Target) {
     Output out(kRows, kColumns);
     auto args = matmul_args(a, kColumns, packed, out);
-    simd::kernel<kernels::Matmul<Format, kernels::Epilogue<>>>()(args);
+    simd::kernel<kernels::Matmul<Format>>()(args);
     CHECK(count_faults(sums, kRows, kColumns, out) == 0);
     args.epilogue.bias = bias.data();
-    simd::kernel<kernels::Matmul<Format, user::SquaredRelu>>()(args);
+    args.finish = simd::kernel<kernels::FinishTile<user::SquaredRelu>>();
+    simd::kernel<kernels::Matmul<Format>>()(args);
     CHECK(count_faults(squares, kRows, kColumns, out) == 0);
     CHECK(count_faults(sums, kRows, kColumns, out) > kRows * kColumns / 2);
   });

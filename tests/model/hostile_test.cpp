@@ -12,7 +12,7 @@
 #include "doctest/doctest.h"
 #include "io/largest_allocation.hpp"
 #include "model/random_model.hpp"
-#include "model/session.hpp"
+#include "nibble/generate/session.hpp"
 #include "why.hpp"
 
 namespace {
@@ -343,7 +343,7 @@ TEST_CASE("tensors missing, added, of other shapes and types") {
 }
 
 TEST_CASE("a store refuses what does not fit") {
-  WeightStore<graph::AllFormats> store(1);
+  WeightStore store(1, graph::AllFormats{});
   alignas(8) const std::byte bytes[64] = {};
   const auto code = [&](Slot slot, Index layer, Format format, Index n, Index k,
                         std::span<const std::byte> rows) {

@@ -98,15 +98,9 @@ bool same_weights(const Model& a, const Model& b) {
     for (std::size_t s = 0; s < kSlotCount; ++s) {
       const graph::Weight& x = a.weights().at(static_cast<Slot>(s), layer);
       const graph::Weight& y = b.weights().at(static_cast<Slot>(s), layer);
-      if (!x != !y || x.n != y.n || x.k != y.k || x.format != y.format) return false;
+      if (!x != !y || x.n != y.n || x.k != y.k || x.ops != y.ops) return false;
       if (!x) continue;
-      std::size_t bytes = static_cast<std::size_t>(x.k) * sizeof(float);
-      if (x.n > 0) {
-        Model::FormatTypes::visit(x.format, [&]<class F>(F) {
-          bytes = static_cast<std::size_t>(quant::Packed<F>::bytes(x.n, x.k));
-        });
-      }
-      if (std::memcmp(x.data, y.data, bytes) != 0) return false;
+      if (std::memcmp(x.data, y.data, static_cast<std::size_t>(x.bytes())) != 0) return false;
     }
   }
   return true;

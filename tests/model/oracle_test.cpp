@@ -9,7 +9,8 @@
 #include "doctest/doctest.h"
 #include "kernels/each_target.hpp"
 #include "model/reference_of.hpp"
-#include "model/session.hpp"
+#include "nibble/generate/session.hpp"
+#include "nibble/model/llama.hpp"
 #include "why.hpp"
 
 namespace {
@@ -180,7 +181,7 @@ TEST_CASE("a rope factor without a type, and its old name") {
     REQUIRE(written.has_value());
     const auto read = io::Gguf::parse(*written, "changed");
     REQUIRE(read.has_value());
-    const auto config = config_from_gguf(*read);
+    const auto config = Llama::config(*read);
     return config ? config->rope_scale : -1.0f;
   };
   CHECK(rotation(nullptr, nullptr) == 1.0f);

@@ -20,10 +20,11 @@
 
 namespace test {
 
-using nibble::Architecture;
 using nibble::Index;
 using nibble::Slot;
 using nibble::quant::Format;
+
+enum class Architecture { llama, gpt2 };
 
 struct ModelShape {
   Architecture architecture = Architecture::llama;
@@ -77,7 +78,6 @@ class RandomModel {
       matrix(Slot::attn_output, layer, s.dim, q);
       norm(Slot::ffn_norm, Slot::ffn_norm_bias, layer);
       if (llama) matrix(Slot::ffn_gate, layer, s.ffn_dim, s.dim);
-      if (llama) --turn_;  // gate and up in one format
       matrix(Slot::ffn_up, layer, s.ffn_dim, s.dim);
       matrix(Slot::ffn_down, layer, s.dim, s.ffn_dim);
     }
@@ -101,7 +101,7 @@ class RandomModel {
 
   nibble::ModelConfig config() const {
     nibble::ModelConfig c;
-    c.architecture = shape_.architecture;
+    c.architecture = shape_.architecture == Architecture::llama ? "llama" : "gpt2";
     c.vocab_size = shape_.vocab_size;
     c.dim = shape_.dim;
     c.n_layers = shape_.n_layers;
@@ -120,12 +120,16 @@ class RandomModel {
     return c;
   }
 
-  template <class Formats>
-  nibble::WeightStore<Formats> store() const {
-    nibble::WeightStore<Formats> weights(shape_.n_layers);
+  nibble::WeightStore store() const {
+    nibble::WeightStore weights(shape_.n_layers, nibble::graph::AllFormats{});
     for (const RandomTensor& t : tensors_) {
       const auto added = weights.add(t.slot, t.layer, t.format, t.n, t.k, t.bytes);
       REQUIRE_MESSAGE(added.has_value(), t.name());
+    }
+    if (!rope_factors_.empty()) {
+      const auto added = weights.add(Slot::rope_freqs, -1, Format::f32, 0, shape_.rope_dim / 2,
+                                     std::as_bytes(std::span(rope_factors_)));
+      REQUIRE(added.has_value());
     }
     if (shape_.tied) weights.tie(Slot::output, Slot::token_embd);
     nibble::InlineExecutor executor;

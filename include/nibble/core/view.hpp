@@ -21,8 +21,9 @@ inline constexpr Index kDynamic = -1;
 // An extent. Dim<64> takes no space and is a compile-time constant everywhere; Dim<> holds a value.
 template <Index Value = kDynamic>
 struct Dim {
-  static_assert(Value >= 0, "a static extent is not negative");
+  static_assert(Value >= 0, "nibble: a static extent is not negative");
   static constexpr bool kIsStatic = true;
+  static constexpr Index kStatic = Value;
   constexpr Dim() noexcept = default;
   constexpr explicit Dim([[maybe_unused]] Index value) noexcept { NIBBLE_ASSERT(value == Value); }
   constexpr operator Index() const noexcept { return Value; }  // NOLINT: a Dim is a number
@@ -30,6 +31,7 @@ struct Dim {
 template <>
 struct Dim<kDynamic> {
   static constexpr bool kIsStatic = false;
+  static constexpr Index kStatic = kDynamic;
   Index value = 0;
   constexpr Dim() noexcept = default;
   constexpr Dim(Index v) noexcept : value(v) {}                // NOLINT: a number is a Dim

@@ -14,9 +14,8 @@
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
-template <class SessionType>
-struct BasicGenerator<SessionType>::State {
-  State(SessionType& s, const GenerateOptions& o, Sampler a)
+struct Generator::State {
+  State(Session& s, const GenerateOptions& o, Sampler a)
       : session(s),
         max_tokens(o.max_tokens),
         parse_special(o.parse_special),
@@ -30,7 +29,7 @@ struct BasicGenerator<SessionType>::State {
 
   static constexpr Index kNowhere = -1;
 
-  SessionType& session;
+  Session& session;
   Index max_tokens;
   bool parse_special;
   const std::atomic<bool>* cancel;
@@ -44,13 +43,10 @@ struct BasicGenerator<SessionType>::State {
   Finish finish = Finish::none;
 };
 
-template <class SessionType>
-BasicGenerator<SessionType>::BasicGenerator(Owned<State> state) noexcept
-    : state_(std::move(state)) {}
+NIBBLE_INLINE Generator::Generator(Owned<State> state) noexcept : state_(std::move(state)) {}
 
-template <class SessionType>
-Result<BasicGenerator<SessionType>> BasicGenerator<SessionType>::create(
-    SessionType& session, const GenerateOptions& options) {
+NIBBLE_INLINE Result<Generator> Generator::create(Session& session,
+                                                  const GenerateOptions& options) {
   NIBBLE_TRY(sampler, Sampler::create(options.sampling, session.model().config().vocab_size));
   if (options.max_tokens < 1) {
     return Error{Errc::invalid_argument, "generate: max_tokens must be at least 1"};
@@ -60,36 +56,22 @@ Result<BasicGenerator<SessionType>> BasicGenerator<SessionType>::create(
   }
   Owned<State> state(new (std::nothrow) State{session, options, std::move(sampler)});
   if (!state) return Error{Errc::out_of_memory, "generate"};
-  return BasicGenerator(std::move(state));
+  return Generator(std::move(state));
 }
 
-template <class SessionType>
-Status BasicGenerator<SessionType>::prompt(std::string_view text) {
-  return state_->prompt(text);
-}
+NIBBLE_INLINE Status Generator::prompt(std::string_view text) { return state_->prompt(text); }
 
-template <class SessionType>
-Status BasicGenerator<SessionType>::prompt(std::span<const std::int32_t> ids, bool at_start) {
+NIBBLE_INLINE Status Generator::prompt(std::span<const std::int32_t> ids, bool at_start) {
   return state_->prompt(ids, at_start);
 }
 
-template <class SessionType>
-Result<std::optional<Token>> BasicGenerator<SessionType>::next() {
-  return state_->next();
-}
+NIBBLE_INLINE Result<std::optional<Token>> Generator::next() { return state_->next(); }
 
-template <class SessionType>
-Finish BasicGenerator<SessionType>::finish() const noexcept {
-  return state_->finish;
-}
+NIBBLE_INLINE Finish Generator::finish() const noexcept { return state_->finish; }
 
-template <class SessionType>
-Index BasicGenerator<SessionType>::n_tokens() const noexcept {
-  return state_->n_tokens;
-}
+NIBBLE_INLINE Index Generator::n_tokens() const noexcept { return state_->n_tokens; }
 
-template <class SessionType>
-Status BasicGenerator<SessionType>::State::prompt(std::string_view text) {
+NIBBLE_INLINE Status Generator::State::prompt(std::string_view text) {
   const text::Tokenizer* const tokenizer = session.model().tokenizer();
   if (tokenizer == nullptr) {
     return Error{Errc::unsupported, "generate: the model has no tokenizer that is known here"};
@@ -102,9 +84,7 @@ Status BasicGenerator<SessionType>::State::prompt(std::string_view text) {
   return prompt(ids, text.empty() && session.position() == 0);
 }
 
-template <class SessionType>
-Status BasicGenerator<SessionType>::State::prompt(std::span<const std::int32_t> ids,
-                                                  bool at_start) {
+NIBBLE_INLINE Status Generator::State::prompt(std::span<const std::int32_t> ids, bool at_start) {
   const Index before = session.position();
   MatrixView<const float> after;
   if (last_at == before) {
@@ -130,8 +110,7 @@ Status BasicGenerator<SessionType>::State::prompt(std::span<const std::int32_t> 
   return ok();
 }
 
-template <class SessionType>
-Result<std::optional<Token>> BasicGenerator<SessionType>::State::next() {
+NIBBLE_INLINE Result<std::optional<Token>> Generator::State::next() {
   if (finish != Finish::none) return std::optional<Token>();
   if (logits.data() == nullptr) {
     return Error{Errc::invalid_argument, "generate: next() before prompt()"};
@@ -175,11 +154,10 @@ Result<std::optional<Token>> BasicGenerator<SessionType>::State::next() {
   return std::optional<Token>(token);
 }
 
-template <class SessionType>
-Result<Generated> generate(SessionType& session, std::string_view prompt,
-                           const GenerateOptions& options,
-                           FunctionRef<bool(const Token&)> on_token) {
-  NIBBLE_TRY(generator, BasicGenerator<SessionType>::create(session, options));
+NIBBLE_INLINE Result<Generated> generate(Session& session, std::string_view prompt,
+                                         const GenerateOptions& options,
+                                         FunctionRef<bool(const Token&)> on_token) {
+  NIBBLE_TRY(generator, Generator::create(session, options));
   NIBBLE_CHECK(generator.prompt(prompt));
   Generated result;
   result.n_prompt = session.position();

@@ -55,12 +55,11 @@ struct Token {
 };
 
 // Pulls tokens out of a session. After prompt() nothing allocates.
-template <class SessionType>
-class BasicGenerator {
+class Generator {
  public:
   // The session must outlive the generator. Errors: those of Sampler::create; invalid_argument for
   // max_tokens < 1 or an empty stop string.
-  static Result<BasicGenerator> create(SessionType& session, const GenerateOptions& options);
+  static Result<Generator> create(Session& session, const GenerateOptions& options);
 
   // Appends a text to the session's sequence; the tokenizer puts its begin token in front when the
   // sequence is empty and the model wants one. After results the conversation goes on behind the
@@ -81,12 +80,10 @@ class BasicGenerator {
 
  private:
   struct State;
-  explicit BasicGenerator(Owned<State> state) noexcept;
+  explicit Generator(Owned<State> state) noexcept;
 
   Owned<State> state_;
 };
-
-using Generator = BasicGenerator<Session>;
 
 struct Generated {
   Index n_prompt = 0;  // tokens in the session before the first result
@@ -95,8 +92,7 @@ struct Generated {
 };
 
 // Prompt in, tokens to `on_token` until the end, or until it returns false (finish: cancelled).
-template <class SessionType>
-Result<Generated> generate(SessionType& session, std::string_view prompt,
+Result<Generated> generate(Session& session, std::string_view prompt,
                            const GenerateOptions& options,
                            FunctionRef<bool(const Token&)> on_token);
 

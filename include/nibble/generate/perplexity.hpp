@@ -31,10 +31,9 @@ struct Perplexity {
 // false stops.
 // Errors: invalid_argument (context below 4 or above the session's capacity, fewer tokens than
 // context, token ids out of range), cancelled.
-template <class ModelType>
-Result<Perplexity> perplexity(BasicSession<ModelType>& session,
-                              std::span<const std::int32_t> tokens, Index context, std::int32_t bos,
-                              const Progress* progress = nullptr) {
+NIBBLE_LAZY Result<Perplexity> perplexity(Session& session, std::span<const std::int32_t> tokens,
+                                          Index context, std::int32_t bos,
+                                          const Progress* progress = nullptr) {
   if (context < 4 || context > session.capacity()) {
     return Error{Errc::invalid_argument, "perplexity: a context of " + std::to_string(context) +
                                              "; the session holds " +

@@ -30,10 +30,13 @@ template <auto kSlot>
 std::string slot_text() {
   if constexpr (kIsNone<kSlot>) {
     return "none";
-  } else if constexpr (requires { std::string(to_string(kSlot)); }) {
-    return std::string(to_string(kSlot));
   } else {
-    return text_of(static_cast<Index>(kSlot));
+    constexpr auto kEnumerator = enumerator_of(kSlot);
+    if constexpr (requires { std::string(to_string(kEnumerator)); }) {
+      return std::string(to_string(kEnumerator));
+    } else {
+      return text_of(static_cast<Index>(kEnumerator));
+    }
   }
 }
 
@@ -69,6 +72,20 @@ std::string activation_argument() {
   return ", " + activation_text<Activation>();
 }
 
+// A number, or that it differs by layer.
+template <Index W>
+std::string text_of(const Dim<W>& d) {
+  if constexpr (W == kPerLayer) {
+    return "per layer";
+  } else {
+    return text_of(Index{d});
+  }
+}
+template <class T>
+std::string text_of(const PerLayer<T>& x) {
+  return x.is_uniform() ? text_of(x.at(-1)) : "per layer";
+}
+
 inline std::string joined(std::string_view separator, std::initializer_list<std::string> parts) {
   std::string text;
   bool first = true;
@@ -101,6 +118,17 @@ template <class Body>
 std::string describe(const Residual<Body>& node) {
   return "residual(" + describe(node.body) + ")";
 }
+template <class Norm>
+std::string describe(const InPlace<Norm>& node) {
+  return "in_place(" + describe(node.norm) + ")";
+}
+template <class Body>
+std::string describe(const When<Body>& node) {
+  return "when(" +
+         std::string(node.condition.is_uniform() ? node.condition.at(-1) ? "true" : "false"
+                                                 : "per layer") +
+         ", " + describe(node.body) + ")";
+}
 template <class Body, Index N>
 std::string describe(const Repeat<Body, N>& node) {
   return "repeat(" + detail::text_of(Index{node.n}) + ", " + describe(node.body) + ")";
@@ -110,13 +138,13 @@ std::string describe(const Repeat<Body, N>& node) {
 
 template <auto kSlot, Index W>
 std::string describe(const Embedding<kSlot, W>& node) {
-  return "embedding(" + detail::slot_text<kSlot>() + ", " + detail::text_of(Index{node.width}) +
-         ")";
+  return "embedding(" + detail::slot_text<kSlot>() + ", " + detail::text_of(node.width) +
+         (node.scale != 1 ? ", scale " + detail::text_of(node.scale) : "") + ")";
 }
 template <auto kSlot, Index W>
 std::string describe(const PositionEmbedding<kSlot, W>& node) {
-  return "position_embedding(" + detail::slot_text<kSlot>() + ", " +
-         detail::text_of(Index{node.width}) + ")";
+  return "position_embedding(" + detail::slot_text<kSlot>() + ", " + detail::text_of(node.width) +
+         ")";
 }
 template <auto kWeight>
 std::string describe(const RmsNorm<kWeight>&) {
@@ -130,8 +158,8 @@ std::string describe(const LayerNorm<kWeight, kBias, Activation, kDropout>& node
 }
 template <auto kWeights, auto kBias, Index W, class Activation>
 std::string describe(const Linear<kWeights, kBias, W, Activation>& node) {
-  return "linear(" + detail::slots_text<kWeights, kBias>() + ", " +
-         detail::text_of(Index{node.width}) + detail::activation_argument<Activation>() + ")";
+  return "linear(" + detail::slots_text<kWeights, kBias>() + ", " + detail::text_of(node.width) +
+         detail::activation_argument<Activation>() + ")";
 }
 template <class Activation>
 std::string describe(const Activate<Activation>&) {
@@ -140,32 +168,56 @@ std::string describe(const Activate<Activation>&) {
 inline std::string describe(const Dropout& node) {
   return "dropout(" + detail::text_of(node.probability) + ")";
 }
+inline std::string describe(const Scale& node) {
+  return "scale(" + detail::text_of(node.factor) + ")";
+}
 inline std::string describe(const Multiply&) { return "multiply"; }
 inline std::string describe(const Sum&) { return "sum"; }
 template <Index... Ws>
 std::string describe(const Split<Ws...>& node) {
   return std::apply(
-      [](auto... w) {
-        return "split(" + detail::joined(", ", {detail::text_of(Index{w})...}) + ")";
-      },
+      [](auto... w) { return "split(" + detail::joined(", ", {detail::text_of(w)...}) + ")"; },
       node.widths);
 }
 
 // ---- Attention ---------------------------------------------------------------------------------
 
-// Query heads / key and value heads, times their size.
-template <Index H, Index G, Index D>
-std::string describe(const Heads<H, G, D>& heads) {
-  using detail::text_of;
-  return text_of(Index{heads.n_heads}) + "/" + text_of(Index{heads.n_kv_heads}) + " x " +
-         text_of(Index{heads.head_dim}) +
-         (heads.window > 0 ? ", window " + text_of(heads.window) : "");
+inline std::string describe(const NoHook&) { return ""; }
+inline std::string describe(const SoftCap& hook) {
+  return ", soft cap " + detail::text_of(hook.cap);
 }
-template <class Style, class HeadsType>
-std::string describe(const Rope<Style, HeadsType>&) {
+inline std::string describe(const Alibi&) { return ", alibi"; }
+template <auto kSlot>
+std::string describe(const Sinks<kSlot>&) {
+  return ", sinks " + detail::slot_text<kSlot>();
+}
+
+// Query heads / key and value heads, times their size, and what is unusual.
+template <Index H, Index G, Index D, class Hook>
+std::string describe(const Heads<H, G, D, Hook>& heads) {
+  using detail::text_of;
+  std::string text =
+      text_of(heads.n_heads) + "/" + text_of(heads.n_kv_heads) + " x " + text_of(heads.head_dim);
+  if (!heads.window.is_uniform() || heads.window.at(-1) > 0) {
+    text += ", window " + text_of(heads.window);
+  }
+  if (heads.ahead > 0) text += ", both ways";
+  if constexpr (requires { describe(heads.hook); }) {
+    text += describe(heads.hook);
+  } else {
+    text += ", hook";
+  }
+  return text;
+}
+template <class Style, auto kFactors, class HeadsType>
+std::string describe(const Rope<Style, kFactors, HeadsType>&) {
   return std::is_same_v<Style, kernels::AdjacentPairs> ? "rope(adjacent_pairs)"
          : std::is_same_v<Style, kernels::HalfSplit>   ? "rope(half_split)"
                                                        : "rope";
+}
+template <auto kQ, auto kK, class HeadsType>
+std::string describe(const HeadNorm<kQ, kK, HeadsType>&) {
+  return "head_norm(" + detail::slot_text<kQ>() + ", " + detail::slot_text<kK>() + ")";
 }
 template <class HeadsType>
 std::string describe(const CacheKv<HeadsType>&) {
@@ -186,7 +238,7 @@ std::string describe(const AttendValues<HeadsType>&) {
 
 // ---- Rows and names ----------------------------------------------------------------------------
 
-inline std::string describe(const LastRows&) { return "last_rows"; }
+inline std::string describe(const OutputRows&) { return "output_rows"; }
 template <Label... kNames>
 std::string describe(const Tap<kNames...>&) {
   return "tap(" + detail::joined(", ", {std::string(kNames.view())...}) + ")";
@@ -205,7 +257,7 @@ std::string describe(const LinearGroup<Linears...>& node) {
 template <auto kGate, auto kUp, Index W, class Activation>
 std::string describe(const GatedLinear<kGate, kUp, W, Activation>& node) {
   return "gated_linear(" + detail::slot_text<kGate>() + ", " + detail::slot_text<kUp>() + ", " +
-         detail::text_of(Index{node.width}) + detail::activation_argument<Activation>() + ")";
+         detail::text_of(node.width) + detail::activation_argument<Activation>() + ")";
 }
 template <class Norm, class Products>
 std::string describe(const NormInto<Norm, Products>& node) {

@@ -16,8 +16,10 @@
 #include <tuple>
 #include <type_traits>
 
+#include "nibble/core/per_layer.hpp"
 #include "nibble/core/view.hpp"
 #include "nibble/kernels/activation.hpp"
+#include "nibble/kernels/attention.hpp"
 #include "nibble/kernels/rope.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
@@ -27,14 +29,51 @@ struct Node {};  // every node derives from it
 template <class T>
 concept Expr = std::derived_from<T, Node>;
 
-// A place where a node may name no weights: linear<Slot::q, kNone> has no bias.
+// ---- Slots -------------------------------------------------------------------------------------
+// A node names its weights by an enumerator of the program's, or by one of these.
+
+// No weights: linear<Slot::q, kNone> has no bias.
 struct None {
   friend constexpr bool operator==(None, None) = default;
 };
 inline constexpr None kNone{};
+
+// Weights that a model may lack.
+template <class Slot>
+struct OptionalSlot {
+  Slot slot;
+  friend constexpr bool operator==(OptionalSlot, OptionalSlot) = default;
+};
+template <class Slot>
+constexpr auto optional_slot(Slot slot) {
+  return OptionalSlot<Slot>{slot};
+}
+
+// Weights for which another slot's stand where a model lacks them: an output layer tied to the
+// embedding.
+template <class Slot>
+struct TiedSlot {
+  Slot slot;
+  Slot other;
+  friend constexpr bool operator==(TiedSlot, TiedSlot) = default;
+};
+template <class Slot>
+constexpr auto tied_slot(Slot slot, Slot other) {
+  return TiedSlot<Slot>{slot, other};
+}
+
 template <auto kSlot>
-inline constexpr bool kIsNone =
-    std::is_same_v<decltype(kSlot), const None> || std::is_same_v<decltype(kSlot), None>;
+inline constexpr bool kIsNone = std::is_same_v<std::remove_const_t<decltype(kSlot)>, None>;
+
+// The enumerator alone.
+template <class Slot>
+constexpr auto enumerator_of(Slot slot) {
+  if constexpr (requires { slot.slot; }) {
+    return slot.slot;
+  } else {
+    return slot;
+  }
+}
 
 // ---- Composition -------------------------------------------------------------------------------
 
@@ -85,6 +124,29 @@ constexpr auto residual(const Body& body) {
   return Residual<Body>(body);
 }
 
+// x = norm(x): the rows given stay in place, and are given on. What post-norm layers end with.
+template <Expr Norm>
+struct InPlace : Node {
+  Norm norm;
+  constexpr explicit InPlace(Norm n) : norm(n) {}
+};
+template <Expr Norm>
+constexpr auto in_place(const Norm& norm) {
+  return InPlace<Norm>(norm);
+}
+
+// `body` in the layers where `condition` holds; in the others nothing. The body works in place.
+template <Expr Body>
+struct When : Node {
+  Body body;
+  PerLayer<bool> condition;
+  constexpr When(Body b, PerLayer<bool> c) : body(b), condition(c) {}
+};
+template <Expr Body>
+constexpr auto when(PerLayer<bool> condition, const Body& body) {
+  return When<Body>(body, condition);
+}
+
 // `body` n times, each time with the next layer's weights. The body works in place (residuals) and
 // holds no Repeat of its own.
 template <Expr Body, Index N>
@@ -100,24 +162,29 @@ constexpr auto repeat(Dim<N> n, const Body& body) {
 
 // ---- Leaves ------------------------------------------------------------------------------------
 
-// The rows `tokens` name of a matrix (vocabulary, width): the start of a model.
+// Rows of a matrix (n_rows, width), one for each token of the input: the start of a model. Rows
+// that the input gives as numbers are taken as they are; those of tokens are multiplied with
+// `scale`.
 template <auto kSlot, Index W>
 struct Embedding : Node {
   [[no_unique_address]] Dim<W> width;
+  Index n_rows = 0;  // 0: not checked
+  float scale = 1;
 };
 template <auto kSlot, Index W>
-constexpr auto embedding(Dim<W> width) {
-  return Embedding<kSlot, W>{{}, width};
+constexpr auto embedding(Dim<W> width, Index n_rows = 0, float scale = 1) {
+  return Embedding<kSlot, W>{{}, width, n_rows, scale};
 }
 
-// The rows of a matrix (positions, width) for the positions of the tokens.
+// The rows of a matrix (n_rows, width) for the positions of the input.
 template <auto kSlot, Index W>
 struct PositionEmbedding : Node {
   [[no_unique_address]] Dim<W> width;
+  Index n_rows = 0;  // 0: not checked
 };
 template <auto kSlot, Index W>
-constexpr auto position_embedding(Dim<W> width) {
-  return PositionEmbedding<kSlot, W>{{}, width};
+constexpr auto position_embedding(Dim<W> width, Index n_rows = 0) {
+  return PositionEmbedding<kSlot, W>{{}, width, n_rows};
 }
 
 template <auto kWeight>
@@ -156,6 +223,12 @@ constexpr auto silu() { return Activate<kernels::Silu>{}; }
 constexpr auto gelu_erf() { return Activate<kernels::GeluErf>{}; }
 constexpr auto gelu_tanh() { return Activate<kernels::GeluTanh>{}; }
 
+// x * factor, in place.
+struct Scale : Node {
+  PerLayer<float> factor;
+};
+constexpr auto scale(PerLayer<float> factor) { return Scale{{}, factor}; }
+
 // Inverted dropout where a run is a training run; otherwise the identity.
 struct Dropout : Node {
   float probability;
@@ -181,33 +254,83 @@ constexpr auto split(Dim<Ws>... widths) {
 
 // ---- Attention ---------------------------------------------------------------------------------
 
-template <Index H, Index G, Index D>
+// What changes scores before their softmax. A hook of a program's own is a type with a function
+// score_options() beside it, as these have in apply.hpp; it gives kernels::ScoreOptions.
+struct NoHook {};
+struct SoftCap {  // cap * tanh(score / cap)
+  float cap;
+};
+struct Alibi {  // score - slope * distance; slopes (n_heads), which must stay alive
+  const float* slopes;
+};
+template <auto kSlot>  // the weights of a slot (n_heads), one more score of each query
+struct Sinks {};
+
+template <Index H, Index G, Index D, class HookType = NoHook>
 struct Heads {
+  using Hook = HookType;
   [[no_unique_address]] Dim<H> n_heads;
   [[no_unique_address]] Dim<G> n_kv_heads;
   [[no_unique_address]] Dim<D> head_dim;
-  float scale;   // of the scores
-  Index window;  // positions that a query sees, its own included; 0: all before it
+  PerLayer<float> scale;   // of the scores
+  PerLayer<Index> window;  // positions that a query sees, up to its own; 0: all before it
+  // So many positions after its own too, as far as its segment reaches; 0: causal attention.
+  Index ahead = 0;
+  [[no_unique_address]] Hook hook;
 
-  constexpr Heads(Dim<H> heads, Dim<G> kv_heads, Dim<D> head_size, float score_scale,
-                  Index sliding_window = 0)
+  constexpr Heads(Dim<H> heads, Dim<G> kv_heads, Dim<D> head_size, PerLayer<float> score_scale,
+                  PerLayer<Index> sliding_window = Index{0}, Index seen_ahead = 0, Hook h = {})
       : n_heads(heads),
         n_kv_heads(kv_heads),
         head_dim(head_size),
         scale(score_scale),
-        window(sliding_window) {}
+        window(sliding_window),
+        ahead(seen_ahead),
+        hook(h) {}
 
+  // Of the queries, and of keys or values. Where heads differ by layer there are none: give
+  // products their widths as values per layer.
   constexpr auto width() const { return n_heads * head_dim; }
+  constexpr auto kv_width() const { return n_kv_heads * head_dim; }
+
+  template <class NewHook>
+  constexpr auto with(NewHook h) const {
+    return Heads<H, G, D, NewHook>(n_heads, n_kv_heads, head_dim, scale, window, ahead, h);
+  }
+  // Attention in both directions; a window counts on both sides.
+  constexpr auto both_ways(Index window_ahead) const {
+    return Heads(n_heads, n_kv_heads, head_dim, scale, window, window_ahead, hook);
+  }
 };
 
-// Rotates q and k of a (q, k, v) in place, each token by its position.
-template <class Style, class HeadsType>
+// How positions become angles; see ops/rope_table.hpp.
+struct RopeAngles {
+  PerLayer<Index> dim = Index{0};  // of head_dim, that are rotated; 0: none
+  PerLayer<float> theta = 10000.0f;
+  float position_scale = 1;  // positions are divided by it
+};
+
+// Rotates q and k of a (q, k, v) in place, each token by its position. kFactors: a vector (dim / 2)
+// that frequencies are divided by.
+template <class Style, auto kFactors, class HeadsType>
 struct Rope : Node {
   HeadsType heads;
+  RopeAngles angles;
 };
-template <class Style, class HeadsType>
-constexpr auto rope(const HeadsType& heads) {
-  return Rope<Style, HeadsType>{{}, heads};
+template <class Style, auto kFactors = kNone, class HeadsType>
+constexpr auto rope(const HeadsType& heads, const RopeAngles& angles) {
+  return Rope<Style, kFactors, HeadsType>{{}, heads, angles};
+}
+
+// RMSNorm of each head of q and of k of a (q, k, v), in place; weights (head_dim).
+template <auto kQ, auto kK, class HeadsType>
+struct HeadNorm : Node {
+  HeadsType heads;
+  float eps;
+};
+template <auto kQ, auto kK, class HeadsType>
+constexpr auto head_norm(const HeadsType& heads, float eps) {
+  return HeadNorm<kQ, kK, HeadsType>{{}, heads, eps};
 }
 
 // Stores k and v of a (q, k, v) in the cache; gives q on.
@@ -250,9 +373,9 @@ constexpr auto attend_values(const HeadsType& heads) {
 
 // ---- Rows and names ----------------------------------------------------------------------------
 
-// Only the rows whose outputs are wanted: the last ones of the tokens given.
-struct LastRows : Node {};
-constexpr auto last_rows() { return LastRows{}; }
+// Only the rows whose outputs are wanted.
+struct OutputRows : Node {};
+constexpr auto output_rows() { return OutputRows{}; }
 
 // A name for what passes here, for an observer of the run. Gone after fuse().
 template <std::size_t N>
@@ -306,5 +429,65 @@ struct ResidualInto : Node {
   LinearType linear;
   constexpr ResidualInto(Prefix p, LinearType l) : prefix(p), linear(l) {}
 };
+
+// ---- What is checked when an expression is made ------------------------------------------------
+
+// Nodes that give the rows they are given instead of making new ones. A node of a program's own
+// that does so says it: template <> inline constexpr bool nibble::graph::kIsInPlace<Mine> = true;
+template <class T>
+inline constexpr bool kIsInPlace = std::is_same_v<T, Dropout> || std::is_same_v<T, Scale>;
+template <class HeadsType>
+inline constexpr bool kIsInPlace<Softmax<HeadsType>> = true;
+template <Label... kNames>
+inline constexpr bool kIsInPlace<Tap<kNames...>> = true;
+template <class Body>
+inline constexpr bool kIsInPlace<Residual<Body>> = true;
+template <class Norm>
+inline constexpr bool kIsInPlace<InPlace<Norm>> = true;
+template <class Body>
+inline constexpr bool kIsInPlace<When<Body>> = true;
+template <class Prefix, class LinearType>
+inline constexpr bool kIsInPlace<ResidualInto<Prefix, LinearType>> = true;
+template <class Body, Index N>
+inline constexpr bool kIsInPlace<Repeat<Body, N>> = true;
+template <class... Nodes>
+inline constexpr bool kIsInPlace<Seq<Nodes...>> = (kIsInPlace<Nodes> && ...);
+
+// Whether a node changes the rows that it is given: those that its neighbours in a fork, or the sum
+// of a residual, still need.
+template <class T>
+inline constexpr bool kChangesInput = kIsInPlace<T>;
+template <Label... kNames>
+inline constexpr bool kChangesInput<Tap<kNames...>> = false;
+namespace detail {
+// Up to the first node that makes rows of its own.
+template <class First, class... Rest>
+constexpr bool sequence_changes_input() {
+  if constexpr (kChangesInput<First>) {
+    return true;
+  } else if constexpr (kIsInPlace<First> && sizeof...(Rest) > 0) {
+    return sequence_changes_input<Rest...>();
+  } else {
+    return false;
+  }
+}
+}  // namespace detail
+template <class... Nodes>
+inline constexpr bool kChangesInput<Seq<Nodes...>> = detail::sequence_changes_input<Nodes...>();
+
+template <class T>
+inline constexpr bool kHasRepeat = false;
+template <class Body, Index N>
+inline constexpr bool kHasRepeat<Repeat<Body, N>> = true;
+template <class... Nodes>
+inline constexpr bool kHasRepeat<Seq<Nodes...>> = (kHasRepeat<Nodes> || ...);
+template <class... Branches>
+inline constexpr bool kHasRepeat<Fork<Branches...>> = (kHasRepeat<Branches> || ...);
+template <class Body>
+inline constexpr bool kHasRepeat<Residual<Body>> = kHasRepeat<Body>;
+template <class Body>
+inline constexpr bool kHasRepeat<When<Body>> = kHasRepeat<Body>;
+template <class Prefix, class LinearType>
+inline constexpr bool kHasRepeat<ResidualInto<Prefix, LinearType>> = kHasRepeat<Prefix>;
 
 }}}  // namespace nibble::NIBBLE_ABI::graph

@@ -189,17 +189,11 @@ constexpr auto fuse(const Seq<Nodes...>& seq) {
   }
 }
 
-// Nodes that give the rows they are given, or some of them, instead of making new ones.
-template <class T>
-inline constexpr bool kIsInPlace = std::is_same_v<T, Dropout> || std::is_same_v<T, LastRows>;
 template <class Body>
-inline constexpr bool kIsInPlace<Residual<Body>> = true;
-template <class Prefix, class LinearType>
-inline constexpr bool kIsInPlace<ResidualInto<Prefix, LinearType>> = true;
-template <class Body, Index N>
-inline constexpr bool kIsInPlace<Repeat<Body, N>> = true;
-template <class... Nodes>
-inline constexpr bool kIsInPlace<Seq<Nodes...>> = (kIsInPlace<Nodes> && ...);
+constexpr auto fuse(const When<Body>& node) {
+  const auto body = fuse(node.body);
+  return When<std::remove_const_t<decltype(body)>>(body, node.condition);
+}
 
 template <class Body>
 constexpr auto fuse(const Residual<Body>& node) {

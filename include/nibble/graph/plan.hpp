@@ -19,42 +19,47 @@ inline constexpr int kMaxValues = 64;
 // So that all together fit in the address space: 32 MiB where pointers have 32 bits.
 inline constexpr Index kMaxValueBytes = kMaxBytes / kMaxValues;
 
-// What a plan must be large enough for.
-struct Limits {
-  Index max_tokens = 1;   // given to one run
-  Index max_outputs = 1;  // rows after LastRows
-  Index n_positions = 1;  // capacity of the cache
-  Index max_workers = 1;  // of the executor
-};
-
 struct Plan {
   std::array<std::size_t, kMaxValues> offsets{};
   int n_values = 0;
-  std::size_t bytes = 0;  // of the arena, which must be aligned to kAlignment
-  bool fits = true;       // false when a result has more than kMaxValueBytes
+  std::size_t bytes = 0;        // of the arena, which must be aligned to kAlignment
+  const char* error = nullptr;  // what is wrong with the expression or too large; null: nothing
 
-  // False when the expression has more than kMaxValues results, or one that is too large.
-  constexpr bool is_valid() const noexcept { return n_values <= kMaxValues && fits; }
+  constexpr bool is_valid() const noexcept { return error == nullptr; }
 };
 
 namespace detail {
 
 // Records when each value is first and last used, then packs them.
-template <class Formats>
 class Planner {
  public:
-  using FormatTypes = Formats;
   constexpr explicit Planner(const Limits& limits) noexcept : limits_(limits) {}
 
   constexpr const Limits& limits() const noexcept { return limits_; }
   constexpr Index count(Rows rows) const noexcept {
-    return rows == Rows::tokens ? limits_.max_tokens : limits_.max_outputs;
+    return rows == Rows::all ? limits_.max_rows : limits_.max_outputs;
+  }
+
+  template <Index W>
+  constexpr auto resolve(Dim<W> d) noexcept {
+    if constexpr (W == kPerLayer) {
+      return Dim<>{resolve(d.values)};
+    } else {
+      return d;
+    }
+  }
+  template <class T>
+  constexpr T resolve(const PerLayer<T>& x) noexcept {
+    differs_ = differs_ || !x.is_uniform();
+    return x.at(layer_);
   }
 
   template <Index W>
   constexpr Value<W> make(Dim<W> width, Rows rows) noexcept {
-    const Index bytes = count(rows) * width * Index{sizeof(float)};
-    return {define(bytes), rows, 0, width, width};
+    const Index row_bytes = width * Index{sizeof(float)};
+    const bool fits = width >= 0 && width <= kMaxValueBytes / Index{sizeof(float)} &&
+                      (row_bytes == 0 || count(rows) <= kMaxValueBytes / row_bytes);
+    return {define(fits ? count(rows) * row_bytes : kMaxValueBytes), rows, 0, width, width};
   }
   constexpr Scratch scratch(std::size_t bytes) noexcept {
     return {define(static_cast<Index>(bytes))};
@@ -66,17 +71,39 @@ class Planner {
     ++time_;
   }
 
+  template <auto kSlot>
+  constexpr void weight(Index, Index, Index = 1) noexcept {}
+  template <auto kSlot>
+  constexpr void weight_rows(Index, Index) noexcept {}
+  constexpr void cache(Index, Index) noexcept {}
+  constexpr StateAt state(Index n) noexcept { return {0, n}; }
+  template <auto kFactors>
+  constexpr void angles(const RopeAngles&) noexcept {}
+  constexpr void both_ways() noexcept {}
+  constexpr void max_positions(Index) noexcept {}
+  constexpr Index place() noexcept { return 0; }
+
+  // The body is walked once where all layers are alike, else for each: a value is as large as the
+  // largest of its layers.
   template <class Body>
   constexpr void repeat(Index n, Body&& body) noexcept {
     if (n < 1) return;  // a run makes no values there either
-    const int start = time_;
-    body();
-    // What was there before and is used by the body must outlive its last round.
-    for (int i = 0; i < std::min(n_, kMaxValues); ++i) {
-      Life& life = lives_[static_cast<std::size_t>(i)];
-      if (life.first < start && life.last >= start) life.last = time_;
+    const int start = time_, first = n_;
+    int end = time_;
+    for (layer_ = 0; layer_ == 0 || (layer_ < n && differs_); ++layer_) {
+      time_ = start;
+      next_ = first;
+      body();
+      end = std::max(end, time_);
     }
-    ++time_;
+    layer_ = -1;
+    time_ = end;
+    // Only the rows that the body works on in place go from round to round, and its last step names
+    // them: nothing else needs to outlive a round.
+  }
+  template <class Body>
+  constexpr void when(bool, Body&& body) noexcept {
+    body();
   }
 
   template <Label kName, class AnyValue>
@@ -84,10 +111,15 @@ class Planner {
     use(value.id);
   }
 
+  constexpr void fail(const char* message) noexcept {
+    if (error_ == nullptr) error_ = message;
+  }
+
   constexpr Plan plan() const noexcept {
     Plan plan;
     plan.n_values = n_;
-    plan.fits = fits_;
+    plan.error = error_;
+    if (n_ > kMaxValues && error_ == nullptr) plan.error = "the expression has too many results";
     if (!plan.is_valid()) return plan;
     for (int i = 0; i < n_; ++i) {
       const std::size_t offset = lowest_free(plan, i);
@@ -105,16 +137,25 @@ class Planner {
   };
 
   constexpr int define(Index bytes) noexcept {
+    const int id = next_++;
+    n_ = std::max(n_, next_);
     if (bytes > kMaxValueBytes - static_cast<Index>(kAlignment)) {
-      fits_ = false;
-    } else if (n_ < kMaxValues) {
+      fail("a result is too large for the address space");
+    } else if (id < kMaxValues) {
+      Life& life = lives_[static_cast<std::size_t>(id)];
       const std::size_t rounded = align_up(static_cast<std::size_t>(bytes));
-      lives_[static_cast<std::size_t>(n_)] = {rounded, time_, time_};
+      if (layer_ > 0) {  // as before, in another layer
+        life.bytes = std::max(life.bytes, rounded);
+      } else {
+        life = {rounded, time_, time_};
+      }
     }
-    return n_++;
+    return id;
   }
   constexpr void use(int id) noexcept {
-    if (id >= 0 && id < kMaxValues) lives_[static_cast<std::size_t>(id)].last = time_;
+    if (id >= 0 && id < kMaxValues)
+      lives_[static_cast<std::size_t>(id)].last =
+          std::max(lives_[static_cast<std::size_t>(id)].last, time_);
   }
 
   // The lowest offset at which value i overlaps no earlier value that lives when it does.
@@ -138,17 +179,20 @@ class Planner {
 
   Limits limits_;
   std::array<Life, kMaxValues> lives_{};
-  int n_ = 0;
+  int n_ = 0;     // values defined
+  int next_ = 0;  // the next one
   int time_ = 0;
-  bool fits_ = true;
+  Index layer_ = -1;
+  bool differs_ = false;  // some value differs by layer
+  const char* error_ = nullptr;
 };
 
 }  // namespace detail
 
-// The memory that `expression` needs within `limits` when its weights are of these formats.
-template <class Formats, Expr E>
+// The memory that `expression` needs within `limits`.
+template <Expr E>
 constexpr Plan make_plan(const E& expression, const Limits& limits) noexcept {
-  detail::Planner<Formats> planner(limits);
+  detail::Planner planner(limits);
   apply(expression, planner, Start{});
   return planner.plan();
 }

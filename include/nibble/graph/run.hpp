@@ -8,6 +8,8 @@
 #include <string_view>
 
 #include "nibble/graph/plan.hpp"
+#include "nibble/graph/rope_table.hpp"
+#include "nibble/graph/step.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
@@ -15,16 +17,14 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 using Observer = FunctionRef<void(std::string_view name, Index layer, MatrixView<const float>)>;
 
 // Everything a run needs besides the expression. All of it is checked by whoever makes it: tokens
-// in range of the embedding, first_position + tokens within the cache, n_outputs ≤ tokens.
+// in range of the embedding, segments within rows, cache and tables, output rows ascending and in
+// range.
 struct RunArgs {
-  std::span<const std::int32_t> tokens;  // at consecutive positions
-  Index first_position = 0;
-  Index n_outputs = 1;  // results for this many of the last tokens
+  Step step;
   WeightTable weights;
   ops::KvCache cache;
-  MatrixView<const float> rope_cos;  // (positions, rope_dim / 2); empty if nothing rotates
-  MatrixView<const float> rope_sin;
-  std::span<std::byte> arena;  // Plan::bytes, aligned to kAlignment
+  std::span<const RopeTable> rope_tables;  // one for each set of angles of the expression
+  std::span<std::byte> arena;              // Plan::bytes, aligned to kAlignment
   Executor* executor = nullptr;
   const Observer* observer = nullptr;
   bool training = false;  // Dropout drops
@@ -33,24 +33,36 @@ struct RunArgs {
 
 namespace detail {
 
-template <class Formats>
 class Runner {
  public:
-  using FormatTypes = Formats;
-
   Runner(const Plan& plan, const Limits& limits, const RunArgs& args) noexcept
       : plan_(plan), limits_(limits), args_(args) {
     NIBBLE_ASSERT(plan.is_valid() && args.arena.size() >= plan.bytes);
-    NIBBLE_ASSERT(n_tokens() >= 1 && n_tokens() <= limits.max_tokens);
-    NIBBLE_ASSERT(args.n_outputs >= 1 && args.n_outputs <= n_tokens() &&
-                  args.n_outputs <= limits.max_outputs);
+    NIBBLE_ASSERT(n_rows() >= 1 && n_rows() <= limits.max_rows);
+    NIBBLE_ASSERT(args.step.n_outputs() >= 1 && args.step.n_outputs() <= limits.max_outputs);
+    NIBBLE_ASSERT(!args.step.segments.empty() &&
+                  static_cast<Index>(args.step.segments.size()) <= limits.max_segments);
+    NIBBLE_ASSERT(args.step.segments.back().first_row + args.step.segments.back().n_rows ==
+                  n_rows());
   }
 
   // ---- The pass ----
   const Limits& limits() const noexcept { return limits_; }
   // As the planner's: the most rows there may be, so that sizes agree.
   Index count(Rows rows) const noexcept {
-    return rows == Rows::tokens ? limits_.max_tokens : limits_.max_outputs;
+    return rows == Rows::all ? limits_.max_rows : limits_.max_outputs;
+  }
+  template <Index W>
+  auto resolve(Dim<W> d) const noexcept {
+    if constexpr (W == kPerLayer) {
+      return Dim<>{d.values.at(layer_)};
+    } else {
+      return d;
+    }
+  }
+  template <class T>
+  T resolve(const PerLayer<T>& x) const noexcept {
+    return x.at(layer_);
   }
   template <Index W>
   Value<W> make(Dim<W> width, Rows rows) noexcept {
@@ -59,43 +71,78 @@ class Runner {
   Scratch scratch(std::size_t) noexcept { return {next_++}; }
   template <class F, class... Values>
   void step(F&& f, const Values&...) noexcept {
-    f(*this);
+    if (!is_skipped_) f(*this);
   }
+  template <auto kSlot>
+  void weight([[maybe_unused]] Index n, [[maybe_unused]] Index k, Index = 1) const noexcept {
+#if NIBBLE_DEBUG
+    if constexpr (!kIsNone<kSlot>) {
+      const Weight& w = weight(kSlot);
+      NIBBLE_ASSERT(is_skipped_ || !w || (w.n == n && w.k == k));
+    }
+#endif
+  }
+  template <auto kSlot>
+  void weight_rows([[maybe_unused]] Index n, [[maybe_unused]] Index k) const noexcept {
+    NIBBLE_ASSERT(weight(kSlot).k == k && weight(kSlot).n >= n);
+  }
+  void cache(Index, Index) const noexcept {}
+  StateAt state(Index n) noexcept {
+    const StateAt at{state_, n};
+    if (!is_skipped_) state_ += n;
+    return at;
+  }
+  template <auto kFactors>
+  void angles(const RopeAngles&) const noexcept {}
+  void both_ways() const noexcept {}
+  void max_positions(Index) const noexcept {}
+  Index place() noexcept { return place_++; }
   template <class Body>
   void repeat(Index n, Body&& body) noexcept {
     NIBBLE_ASSERT(layer_ == -1);  // not within another one
     const int start = next_;
+    const Index place = place_;
     for (layer_ = 0; layer_ < n; ++layer_) {
       next_ = start;
+      place_ = place;
       body();
     }
     layer_ = -1;
   }
+  template <class Body>
+  void when(bool condition, Body&& body) noexcept {
+    const bool was_skipped = is_skipped_;
+    is_skipped_ = was_skipped || !condition;
+    body();  // values are numbered as the planner does
+    is_skipped_ = was_skipped;
+  }
   template <Label kName, Index W>
   void observe(const Value<W>& value) noexcept {
-    if (args_.observer != nullptr) (*args_.observer)(kName.view(), layer_, view(value));
+    if (args_.observer == nullptr || is_skipped_) return;
+    (*args_.observer)(kName.view(), layer_, view(value));
   }
+  void fail(const char*) const noexcept { NIBBLE_ASSERT(false); }
 
   // ---- What steps use ----
+  const Step& step_args() const noexcept { return args_.step; }
   // The rows of a value: (actual rows, width).
   template <Index W>
   View<float, kDynamic, W> view(const Value<W>& value) const noexcept {
-    const Index row = value.last_rows_only ? n_tokens() - args_.n_outputs : 0;
     auto* const base = reinterpret_cast<float*>(args_.arena.data() +
                                                 plan_.offsets[static_cast<std::size_t>(value.id)]);
-    return View<float, kDynamic, W>(base + row * value.stride + value.column,
-                                    {count_of(value), value.width}, {value.stride, 1});
+    return View<float, kDynamic, W>(base + value.column, {count_of(value), value.width},
+                                    {value.stride, 1});
   }
   std::span<std::byte> memory(const Scratch& scratch) const noexcept {
     return args_.arena.subspan(plan_.offsets[static_cast<std::size_t>(scratch.id)]);
   }
   template <Index W>
   Index count_of(const Value<W>& value) const noexcept {
-    return value.rows == Rows::tokens ? n_tokens() : args_.n_outputs;
+    return value.rows == Rows::all ? n_rows() : args_.step.n_outputs();
   }
   template <class Slot>
   const Weight& weight(Slot slot) const noexcept {
-    return args_.weights.at(slot, layer_);
+    return args_.weights.at(enumerator_of(slot), layer_);
   }
   // An empty view where a model has no such vector.
   template <class Slot>
@@ -107,44 +154,64 @@ class Runner {
       return w ? VectorView<const float>(w.vector(), w.k) : VectorView<const float>();
     }
   }
+  // The recurrent state of a segment's sequence that state() told of.
+  std::span<float> state_of(const Segment& segment, const StateAt& at) const noexcept {
+    NIBBLE_ASSERT(segment.state != nullptr);
+    return {segment.state + at.offset, static_cast<std::size_t>(at.n)};
+  }
+  // Null where nothing rotates.
+  template <auto kFactors>
+  const RopeTable* rope_table(const RopeAngles& angles) const noexcept {
+    const RopeKey key = rope_key<kFactors>(angles, layer_, weights_have<kFactors>());
+    if (key.dim == 0) return nullptr;
+    for (const RopeTable& table : args_.rope_tables) {
+      if (table.key == key) return &table;
+    }
+    NIBBLE_ASSERT(false);  // the survey told of it
+    return nullptr;
+  }
   Executor& executor() const noexcept { return *args_.executor; }
-  std::span<const std::int32_t> tokens() const noexcept { return args_.tokens; }
-  Index first_position() const noexcept { return args_.first_position; }
   const ops::KvCache& cache() const noexcept { return args_.cache; }
   Index layer() const noexcept { return layer_; }
   bool training() const noexcept { return args_.training; }
-  kernels::Dropout dropout(float probability) const noexcept {
-    // Each layer and each place draws numbers of its own.
-    return {probability, args_.dropout_seed + static_cast<std::uint64_t>(layer_ + 1) * kMaxValues +
-                             static_cast<std::uint64_t>(next_)};
-  }
-  template <class Style>
-  void rotate(MatrixView<float> q, MatrixView<float> k, Index head_dim) const noexcept {
-    const auto cos = args_.rope_cos.rows(args_.first_position, q.extent(0));
-    const auto sin = args_.rope_sin.rows(args_.first_position, q.extent(0));
-    ops::rope<Style>(executor(), q, head_dim, cos, sin);
-    ops::rope<Style>(executor(), k, head_dim, cos, sin);
+  // Each layer and each place draws numbers of its own.
+  kernels::Dropout dropout(float probability, Index place) const noexcept {
+    constexpr std::uint64_t kPlaces = 1 << 16;
+    return {probability, args_.dropout_seed + static_cast<std::uint64_t>(layer_ + 1) * kPlaces +
+                             static_cast<std::uint64_t>(place)};
   }
 
  private:
-  Index n_tokens() const noexcept { return static_cast<Index>(args_.tokens.size()); }
+  Index n_rows() const noexcept { return args_.step.n_rows(); }
+  template <auto kSlot>
+  bool weights_have() const noexcept {
+    if constexpr (kIsNone<kSlot>) {
+      return false;
+    } else {
+      // Factors are of the whole model: layers share them.
+      return static_cast<bool>(args_.weights.at(enumerator_of(kSlot), -1));
+    }
+  }
 
   const Plan& plan_;
   const Limits& limits_;
   const RunArgs& args_;
   int next_ = 0;
   Index layer_ = -1;
+  Index place_ = 0;
+  Index state_ = 0;  // floats
+  bool is_skipped_ = false;
 };
 
 }  // namespace detail
 
-// Runs `expression` with the plan that make_plan<Formats> made for it and `limits`. Returns the
-// rows of the last node, (n_outputs or tokens, width), which lie in the arena until the next run.
-// No allocation.
-template <class Formats, Expr E>
+// Runs `expression` with the plan that make_plan() made for it and `limits`. Returns the rows of
+// the last node, (outputs or rows, width), which lie in the arena until the next run. No
+// allocation.
+template <Expr E>
 auto run(const E& expression, const Plan& plan, const Limits& limits,
          const RunArgs& args) noexcept {
-  detail::Runner<Formats> runner(plan, limits, args);
+  detail::Runner runner(plan, limits, args);
   return runner.view(apply(expression, runner, Start{}));
 }
 

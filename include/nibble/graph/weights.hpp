@@ -1,34 +1,103 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What a slot of an expression stands for when it runs: packed matrices and vectors in memory that
-// somebody else owns (a loaded model, a mapped file, an array in flash).
+// somebody else owns (a loaded model, a mapped file, an array in flash). A weight carries the
+// operations of its format, so that nothing above needs to know which formats there are.
 #pragma once
 
 #include <span>
-#include <type_traits>
 
+#include "nibble/kernels/matmul.hpp"
+#include "nibble/kernels/pack.hpp"
+#include "nibble/kernels/pass.hpp"
+#include "nibble/ops/embedding.hpp"
 #include "nibble/quant/format.hpp"
 #include "nibble/quant/packed.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
-// A matrix (n, k) in the packed layout of its format, or a vector of k floats (n = 0).
+// Activations in blocks of 8-bit codes have this length, and so must the blocks of weights that
+// meet them.
+inline constexpr int kActivationBlock = 32;
+
+// What can be done with the weights of a format.
+struct FormatOps {
+  quant::Format format;
+  bool takes_codes;  // products read activations in 8 bits, else f32
+  // The product's kernel (kernels::Matmul) for the active target.
+  kernels::MatmulFunction* (*matmul)() noexcept;
+  // out (k) = row `row` of a packed matrix as f32.
+  void (*row)(const std::byte* data, Index n, Index k, Index row, float* out) noexcept;
+  // The packing kernel (kernels::PackPanel) for the active target, and the sizes of what it makes.
+  kernels::PackPanelFunction* (*pack_panel)() noexcept;
+  Index (*packed_bytes)(Index n, Index k) noexcept;
+  Index (*panel_bytes)(Index k) noexcept;
+  // Of a row as it is stored in files. Error: as quant::row_bytes.
+  Result<std::size_t> (*row_bytes)(std::size_t k);
+};
+
+namespace detail {
+
+template <class F>
+void format_row(const std::byte* data, Index n, Index k, Index row, float* out) noexcept {
+  ops::packed_row(quant::PackedMatrix<F>{data, n, k}, row, out);
+}
+
+}  // namespace detail
+
+// The operations of a format; using them compiles its kernels. A program's own format needs a
+// Format value (quant::kFormatOf).
+template <class F>
+inline constexpr FormatOps kFormatOps = [] {
+  if constexpr (quant::BlockFormat<F>) {
+    static_assert(F::kLength == kActivationBlock,
+                  "nibble: formats in graphs have blocks of 32 weights, since activations are "
+                  "quantized in blocks of 32");
+  }
+  return FormatOps{quant::kFormatOf<F>,
+                   quant::BlockFormat<F>,
+                   &simd::kernel<kernels::Matmul<F>>,
+                   &detail::format_row<F>,
+                   &simd::kernel<kernels::PackPanel<F>>,
+                   &quant::Packed<F>::bytes,
+                   &quant::Packed<F>::panel_bytes,
+                   &quant::row_bytes<F>};
+}();
+
+// A matrix (n, k) in the packed layout of its format; n_experts of them, one after the other; or a
+// vector of k floats (n = 0).
 struct Weight {
-  quant::Format format = quant::Format::f32;
+  const FormatOps* ops = nullptr;  // of a matrix
   Index n = 0;
   Index k = 0;
   const std::byte* data = nullptr;  // 64-byte aligned; null where a model has no such weights
+  Index n_experts = 1;
 
   explicit operator bool() const noexcept { return data != nullptr; }
+  bool is_vector() const noexcept { return n == 0; }
   const float* vector() const noexcept {
-    NIBBLE_ASSERT(n == 0 && format == quant::Format::f32);
+    NIBBLE_ASSERT(is_vector());
     return reinterpret_cast<const float*>(data);
   }
-  template <class F>
-  quant::PackedMatrix<F> matrix() const noexcept {
-    return {data, n, k};
+  Index bytes() const noexcept {
+    return is_vector() ? k * Index{sizeof(float)} : n_experts * ops->packed_bytes(n, k);
+  }
+  // One of the matrices, as a weight of its own.
+  Weight expert(Index index) const noexcept {
+    NIBBLE_ASSERT(index >= 0 && index < n_experts);
+    return {ops, n, k, data + index * ops->packed_bytes(n, k), 1};
   }
 };
+
+// A packed matrix of format F as a weight.
+template <class F>
+constexpr Weight weight_of(const quant::PackedMatrix<F>& matrix) noexcept {
+  return {&kFormatOps<F>, matrix.n, matrix.k, matrix.data, 1};
+}
+// A vector as a weight; `values` must be aligned to 64 bytes.
+inline Weight weight_of(VectorView<const float> values) noexcept {
+  return {nullptr, 0, values.extent(0), reinterpret_cast<const std::byte*>(values.data()), 1};
+}
 
 // All weights of a model: a row of slots for what stands outside of the layers, then a row for each
 // layer. Slots are any enumeration.
@@ -58,18 +127,30 @@ struct FormatList {
   static constexpr bool kHasFloats = (!quant::BlockFormat<Fs> || ...);
   static constexpr bool kHasBlocks = (quant::BlockFormat<Fs> || ...);
 
-  static constexpr bool contains(quant::Format format) noexcept {
-    return ((quant::kFormatOf<Fs> == format) || ...);
-  }
-  // Calls f(F{}) for the format's type F. The format must be in the list.
-  template <class Function>
-  static void visit(quant::Format format, Function&& f) {
-    NIBBLE_ASSERT(contains(format));
-    (void)((quant::kFormatOf<Fs> == format ? (f(Fs{}), true) : false) || ...);
-  }
+  static constexpr const FormatOps* kOps[] = {&kFormatOps<Fs>...};
 };
 
-struct AllFormats
-    : FormatList<quant::F32, quant::F16, quant::BF16, quant::Q8_0, quant::Q4_0, quant::Q4_1> {};
+// The same as a value: what a store of weights takes.
+using FormatTable = std::span<const FormatOps* const>;
+
+// The operations of `format`, or null if it is not in the table.
+inline const FormatOps* find(FormatTable formats, quant::Format format) noexcept {
+  for (const FormatOps* ops : formats) {
+    if (ops->format == format) return ops;
+  }
+  return nullptr;
+}
+
+namespace detail {
+struct None {};
+#define NIBBLE_ROW(Type, name, file_type) , quant::Type
+template <class, class... Fs>
+using ListOf = FormatList<Fs...>;
+using GgufFormats = ListOf<None NIBBLE_GGUF_FORMATS(NIBBLE_ROW)>;
+#undef NIBBLE_ROW
+}  // namespace detail
+
+// All formats of GGUF that nibble knows.
+struct AllFormats : detail::GgufFormats {};
 
 }}}  // namespace nibble::NIBBLE_ABI::graph

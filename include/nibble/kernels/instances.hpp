@@ -21,29 +21,34 @@
 #include "nibble/kernels/rope.hpp"
 #include "nibble/kernels/softmax.hpp"
 #include "nibble/kernels/which.hpp"
-#include "nibble/quant/block.hpp"
+#include "nibble/quant/format.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace simd {
 
 #define NIBBLE_INSTANCE(...) template __VA_ARGS__::Function* kernel<__VA_ARGS__>() noexcept;
 
-// Packing, and products with the epilogues of the architectures that load() knows.
-#define NIBBLE_INSTANCES_OF_FORMAT(Format)                                                    \
-  NIBBLE_INSTANCE(kernels::Matmul<Format, kernels::Epilogue<>>)                               \
-  NIBBLE_INSTANCE(kernels::Matmul<Format, kernels::Epilogue<kernels::Identity, true>>)        \
-  NIBBLE_INSTANCE(kernels::Matmul<Format, kernels::Epilogue<kernels::Identity, true, true>>)  \
-  NIBBLE_INSTANCE(kernels::Matmul<Format, kernels::Epilogue<kernels::Identity, false, true>>) \
-  NIBBLE_INSTANCE(kernels::Matmul<Format, kernels::Epilogue<kernels::GeluTanh, true>>)        \
-  NIBBLE_INSTANCE(kernels::MatmulGated<Format, kernels::Silu>)                                \
-  NIBBLE_INSTANCE(kernels::PackPanel<Format>)
-NIBBLE_INSTANCES_OF_FORMAT(quant::F32)
-NIBBLE_INSTANCES_OF_FORMAT(quant::F16)
-NIBBLE_INSTANCES_OF_FORMAT(quant::BF16)
-NIBBLE_INSTANCES_OF_FORMAT(quant::Q8_0)
-NIBBLE_INSTANCES_OF_FORMAT(quant::Q4_0)
-NIBBLE_INSTANCES_OF_FORMAT(quant::Q4_1)
-#undef NIBBLE_INSTANCES_OF_FORMAT
-NIBBLE_INSTANCE(kernels::Matmul<quant::I8Channel, kernels::Epilogue<>>)
+// Packing, and products.
+#define NIBBLE_ROW(Type, name, file_type)       \
+  NIBBLE_INSTANCE(kernels::Matmul<quant::Type>) \
+  NIBBLE_INSTANCE(kernels::PackPanel<quant::Type>)
+NIBBLE_GGUF_FORMATS(NIBBLE_ROW)
+#undef NIBBLE_ROW
+NIBBLE_INSTANCE(kernels::Matmul<quant::I8Channel>)
+
+// What products end with.
+#define NIBBLE_INSTANCES_OF_EPILOGUE(Activation)                                   \
+  NIBBLE_INSTANCE(kernels::FinishTile<kernels::Epilogue<Activation>>)              \
+  NIBBLE_INSTANCE(kernels::FinishTile<kernels::Epilogue<Activation, true>>)        \
+  NIBBLE_INSTANCE(kernels::FinishTile<kernels::Epilogue<Activation, false, true>>) \
+  NIBBLE_INSTANCE(kernels::FinishTile<kernels::Epilogue<Activation, true, true>>)  \
+  NIBBLE_INSTANCE(kernels::FinishGatedTile<Activation>)
+NIBBLE_INSTANCES_OF_EPILOGUE(kernels::Identity)
+NIBBLE_INSTANCES_OF_EPILOGUE(kernels::Relu)
+NIBBLE_INSTANCES_OF_EPILOGUE(kernels::Silu)
+NIBBLE_INSTANCES_OF_EPILOGUE(kernels::GeluErf)
+NIBBLE_INSTANCES_OF_EPILOGUE(kernels::GeluTanh)
+#undef NIBBLE_INSTANCES_OF_EPILOGUE
+NIBBLE_INSTANCE(kernels::FinishTile<kernels::TimesResidual>)
 NIBBLE_INSTANCE(kernels::RoundRow)
 NIBBLE_INSTANCE(kernels::TakesRoundedRows)
 

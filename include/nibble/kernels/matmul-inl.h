@@ -40,23 +40,15 @@ HWY_INLINE VF32 finish(kernels::Epilogue<Activation, kBias, kResidual>, DF32 d, 
   return v;
 }
 
+HWY_INLINE VF32 finish(kernels::TimesResidual, DF32 d, VF32 v, const kernels::EpilogueArgs& args,
+                       Outputs at) {
+  const float* row = args.residual + at.row * args.residual_stride;
+  return hn::Mul(v, hn::LoadN(d, row + at.column, at.count));
+}
+
 // ---- Kernels -----------------------------------------------------------------------------------
-// A kernel is a format's walk over tiles and an epilogue's way to finish one, joined by a pointer:
-// there are many pairs of them, and compiling each pair would cost more than the call per tile
-// does.
 
-// A tile of the output: n_rows rows and n_vectors vectors of columns from (row, column) on.
-struct TileAt {
-  Index row;
-  Index column;
-  int n_rows;
-  int n_vectors;
-};
-
-// Finishes and stores the outputs of a tile. sums, gate: (n_rows, n_vectors * kLanes); gate only
-// where args.gate is.
-using FinishTile = void(const kernels::MatmulArgs& args, const float* sums, const float* gate,
-                        const TileAt& tile);
+using kernels::TileAt;
 
 // Calls store(index into sums, outputs) for each vector of a tile's outputs.
 template <class Store>
@@ -70,25 +62,6 @@ HWY_INLINE void for_each_vector(const kernels::MatmulArgs& args, const TileAt& t
             Outputs{tile.row + r, column, static_cast<size_t>(HWY_MIN(args.n - column, kLanes))});
     }
   }
-}
-
-template <class Epilogue>
-HWY_NOINLINE void finish_tile(const kernels::MatmulArgs& args, const float* HWY_RESTRICT sums,
-                              const float*, const TileAt& tile) {
-  for_each_vector(args, tile, [&](int i, Outputs at) HWY_ATTR {
-    const VF32 v = finish(Epilogue{}, DF32(), hn::Load(DF32(), sums + i), args.epilogue, at);
-    hn::StoreN(v, DF32(), args.out + at.row * args.out_stride + at.column, at.count);
-  });
-}
-
-template <class Activation>
-HWY_NOINLINE void finish_gated_tile(const kernels::MatmulArgs& args, const float* HWY_RESTRICT sums,
-                                    const float* HWY_RESTRICT gate, const TileAt& tile) {
-  for_each_vector(args, tile, [&](int i, Outputs at) HWY_ATTR {
-    const VF32 g = activate(Activation{}, DF32(), hn::Load(DF32(), gate + i));
-    const VF32 v = hn::Mul(g, hn::Load(DF32(), sums + i));
-    hn::StoreN(v, DF32(), args.out + at.row * args.out_stride + at.column, at.count);
-  });
 }
 
 // Bytes of a panel that a tile reads in one step of fetching ahead.
@@ -107,8 +80,7 @@ constexpr Index step_bytes() {
 
 // kNarrow: few rows, whole panels (see TileShape and PanelPrefetcher).
 template <class Form, int kRows, int kColumns, bool kNarrow>
-HWY_INLINE void compute_tile(const kernels::MatmulArgs& args, FinishTile* finish, Index row,
-                             Index column) {
+HWY_INLINE void compute_tile(const kernels::MatmulArgs& args, Index row, Index column) {
   using Shape = TileShape<Form>;
   HWY_ALIGN float sums[kRows * kColumns * kLanes];
   HWY_ALIGN float gate[kRows * kColumns * kLanes];
@@ -137,93 +109,103 @@ HWY_INLINE void compute_tile(const kernels::MatmulArgs& args, FinishTile* finish
   };
   compute(args.weights, sums);
   if (args.gate != nullptr) compute(args.gate, gate);
-  finish(args, sums, gate, {row, column, kRows, kColumns});
+  args.finish(args, sums, gate, {row, column, kRows, kColumns});
 }
 
 template <class Form, int kMaxRows, int kColumns, bool kNarrow>
-HWY_INLINE void for_each_row_tile(const kernels::MatmulArgs& args, FinishTile* finish,
-                                  Index column) {
+HWY_INLINE void for_each_row_tile(const kernels::MatmulArgs& args, Index column) {
   Index row = 0;
   if constexpr (kMaxRows == 4) {
     // One row has too few sums to hide the latency of a dot product: 5 rows are 3 + 2, not 4 + 1,
     // and 3 are not 2 + 1 (1.26 times the rate). 6 as 3 + 3 brings nothing.
     for (; args.m - row >= 4 && args.m - row != 5; row += 4) {
-      compute_tile<Form, 4, kColumns, kNarrow>(args, finish, row, column);
+      compute_tile<Form, 4, kColumns, kNarrow>(args, row, column);
     }
     if (args.m - row >= 3) {
-      compute_tile<Form, 3, kColumns, kNarrow>(args, finish, row, column);
+      compute_tile<Form, 3, kColumns, kNarrow>(args, row, column);
       row += 3;
     }
   } else {
     for (; row + kMaxRows <= args.m; row += kMaxRows) {
-      compute_tile<Form, kMaxRows, kColumns, kNarrow>(args, finish, row, column);
+      compute_tile<Form, kMaxRows, kColumns, kNarrow>(args, row, column);
     }
   }
   if constexpr (kMaxRows > 4) {
     for (; row + 4 <= args.m; row += 4) {
-      compute_tile<Form, 4, kColumns, kNarrow>(args, finish, row, column);
+      compute_tile<Form, 4, kColumns, kNarrow>(args, row, column);
     }
   }
   if constexpr (kMaxRows > 2) {
     for (; row + 2 <= args.m; row += 2) {
-      compute_tile<Form, 2, kColumns, kNarrow>(args, finish, row, column);
+      compute_tile<Form, 2, kColumns, kNarrow>(args, row, column);
     }
   }
   if constexpr (kMaxRows > 1) {
     for (; row < args.m; ++row) {
-      compute_tile<Form, 1, kColumns, kNarrow>(args, finish, row, column);
+      compute_tile<Form, 1, kColumns, kNarrow>(args, row, column);
     }
   }
 }
 
 template <class Form>
-HWY_NOINLINE void for_each_tile(const kernels::MatmulArgs& args, FinishTile* finish) {
+HWY_NOINLINE void for_each_tile(const kernels::MatmulArgs& args) {
   using Shape = TileShape<Form>;
   Index column = args.first_panel * quant::kPanelRows;
   const Index end = args.end_panel * quant::kPanelRows;
   if (args.m <= Shape::kNarrowRows) {
     for (; column < end; column += quant::kPanelRows) {
-      for_each_row_tile<Form, Shape::kNarrowRows, kVectors, true>(args, finish, column);
+      for_each_row_tile<Form, Shape::kNarrowRows, kVectors, true>(args, column);
     }
     return;
   }
   constexpr int kWideVectors = Shape::kWideVectors;
   constexpr Index kWideColumns = kWideVectors * kLanes;
   for (; column + kWideColumns <= end; column += kWideColumns) {
-    for_each_row_tile<Form, Shape::kWideRows, kWideVectors, false>(args, finish, column);
+    for_each_row_tile<Form, Shape::kWideRows, kWideVectors, false>(args, column);
   }
   if constexpr (kWideVectors > kVectors) {  // the last panel of an odd number
     for (; column < end; column += quant::kPanelRows) {
-      for_each_row_tile<Form, Shape::kWideRows, kVectors, false>(args, finish, column);
+      for_each_row_tile<Form, Shape::kWideRows, kVectors, false>(args, column);
     }
   }
 }
 
 template <class Format, kernels::ActivationScales kScales>
-HWY_INLINE void multiply(const kernels::MatmulArgs& args, FinishTile* finish) {
-#if NIBBLE_HAVE_BF16_DOTS
-  if constexpr (std::is_same_v<Format, quant::BF16>) {
-    if (args.input.rounded != nullptr) return for_each_tile<Bf16Dots>(args, finish);
-  }
-#endif
-  if constexpr (kScales == kernels::ActivationScales::per_row && quant::BlockFormat<Format>) {
-    for_each_tile<RowScaled<Format>>(args, finish);
-  } else {
-    for_each_tile<Format>(args, finish);
-  }
-}
-
-template <class Format, class Epilogue, kernels::ActivationScales kScales>
-struct Impl<kernels::Matmul<Format, Epilogue, kScales>> {
+struct Impl<kernels::Matmul<Format, kScales>> {
   static void run(const kernels::MatmulArgs& args) {
-    multiply<Format, kScales>(args, &finish_tile<Epilogue>);
+#if NIBBLE_HAVE_BF16_DOTS
+    if constexpr (std::is_same_v<Format, quant::BF16>) {
+      if (args.input.rounded != nullptr) return for_each_tile<Bf16Dots>(args);
+    }
+#endif
+    if constexpr (kScales == kernels::ActivationScales::per_row && quant::BlockFormat<Format>) {
+      for_each_tile<RowScaled<Format>>(args);
+    } else {
+      for_each_tile<Format>(args);
+    }
   }
 };
 
-template <class Format, class Activation, kernels::ActivationScales kScales>
-struct Impl<kernels::MatmulGated<Format, Activation, kScales>> {
-  static void run(const kernels::MatmulArgs& args) {
-    multiply<Format, kScales>(args, &finish_gated_tile<Activation>);
+template <class Epilogue>
+struct Impl<kernels::FinishTile<Epilogue>> {
+  static void run(const kernels::MatmulArgs& args, const float* HWY_RESTRICT sums, const float*,
+                  const TileAt& tile) {
+    for_each_vector(args, tile, [&](int i, Outputs at) HWY_ATTR {
+      const VF32 v = finish(Epilogue{}, DF32(), hn::Load(DF32(), sums + i), args.epilogue, at);
+      hn::StoreN(v, DF32(), args.out + at.row * args.out_stride + at.column, at.count);
+    });
+  }
+};
+
+template <class Activation>
+struct Impl<kernels::FinishGatedTile<Activation>> {
+  static void run(const kernels::MatmulArgs& args, const float* HWY_RESTRICT sums,
+                  const float* HWY_RESTRICT gate, const TileAt& tile) {
+    for_each_vector(args, tile, [&](int i, Outputs at) HWY_ATTR {
+      const VF32 g = activate(Activation{}, DF32(), hn::Load(DF32(), gate + i));
+      const VF32 v = hn::Mul(g, hn::Load(DF32(), sums + i));
+      hn::StoreN(v, DF32(), args.out + at.row * args.out_stride + at.column, at.count);
+    });
   }
 };
 

@@ -66,35 +66,64 @@ struct MatmulInput {
   }
 };
 
+// A tile of the output: n_rows rows and n_vectors vectors of columns from (row, column) on.
+struct TileAt {
+  Index row;
+  Index column;
+  int n_rows;
+  int n_vectors;
+};
+
+// Finishes and stores the outputs of a tile: sums of products, and of the gate's where
+// MatmulArgs::gate is, (n_rows, n_vectors times the lanes of the target).
+struct MatmulArgs;
+using FinishTileFunction = void(const MatmulArgs& args, const float* sums, const float* gate,
+                                const TileAt& tile);
+
 // One call computes columns [16 * first_panel, 16 * end_panel), cut off at n, of m rows.
 struct MatmulArgs {
   MatmulInput input;
   Index m = 0;                         // rows of the input and of the output
   const std::byte* weights = nullptr;  // packed (n, k)
-  const std::byte* gate = nullptr;     // MatmulGated: a second packed (n, k)
+  const std::byte* gate = nullptr;     // a second packed (n, k) of the same format, or null
   Index n = 0;
   Index k = 0;
   Index first_panel = 0;
   Index end_panel = 0;
   float* out = nullptr;  // (m, out_stride)
   Index out_stride = 0;  // elements
+  FinishTileFunction* finish = nullptr;
   EpilogueArgs epilogue;
 };
 
 using MatmulFunction = void(const MatmulArgs&);
 
+// A format's walk over tiles, and an epilogue's way to finish one (below), are two kernels joined
+// by the pointer MatmulArgs::finish, both of one target: there are many pairs of them, and
+// compiling each pair would cost more than the call per tile does.
+//
 // Accumulators: block formats sum 8-bit products in 32-bit integers within a block (exact: at most
 // 2^16 * 255 * 127 < 2^31) and blocks in f32; I8Channel sums whole rows in 32-bit integers (exact
-// up to k = Packed<I8Channel>::kMaxK); float formats sum in f32, along k.
-template <class Format, class Epilogue, ActivationScales kScales = ActivationScales::per_block>
+// up to k = Packed<I8Channel>::kMaxK); float formats sum in f32, along k. The sum of a row and a
+// column is the same whatever rows and columns are computed with it.
+template <class Format, ActivationScales kScales = ActivationScales::per_block>
 struct Matmul {
   using Function = MatmulFunction;
 };
 
-// out = Activation(x * gate) * (x * weights): the gated feed-forward's first half as one kernel.
-template <class Format, class Activation, ActivationScales kScales = ActivationScales::per_block>
-struct MatmulGated {
-  using Function = MatmulFunction;
+template <class Epilogue>
+struct FinishTile {
+  using Function = FinishTileFunction;
 };
+
+// out = Activation(gate's sum) * sum: the gated feed-forward's first half as one kernel.
+template <class Activation>
+struct FinishGatedTile {
+  using Function = FinishTileFunction;
+};
+
+// An epilogue: out = sum * EpilogueArgs::residual. What a gated product ends with when its two
+// matrices have different formats.
+struct TimesResidual {};
 
 }}}  // namespace nibble::NIBBLE_ABI::kernels

@@ -12,9 +12,10 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 // Packs one panel from `n_rows` ≤ 16 rows of k weights, one after the other: blocks, aligned as a
 // block is, or elements of a float format at any address. Writes Packed<Format>::panel_bytes(k)
 // bytes, at any address. No overlap.
+using PackPanelFunction = void(const std::byte* rows, Index n_rows, Index k, std::byte* panel);
 template <class Format>
 struct PackPanel {
-  using Function = void(const std::byte* rows, Index n_rows, Index k, std::byte* panel);
+  using Function = PackPanelFunction;
 };
 
 }}}  // namespace nibble::NIBBLE_ABI::kernels

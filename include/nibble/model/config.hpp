@@ -1,25 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The dimensions of a model, as an architecture's expression takes them: any type with these
-// members will do. ModelConfig has them at run time; a program that knows its model writes a type
-// of its own with Dim<256> dim; and so on, and everything sized by them becomes a constant.
+// The dimensions of a model. An architecture's expression takes any type with these members:
+// ModelConfig has them at run time; a program that knows its model writes a type of its own with
+// Dim<256> dim; and so on, and everything sized by them becomes a constant.
 #pragma once
 
 #include <cstdint>
-#include <string_view>
+#include <string>
+#include <vector>
 
+#include "nibble/core/per_layer.hpp"
+#include "nibble/core/scalar.hpp"
 #include "nibble/core/view.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
-enum class Architecture : std::uint8_t { llama, gpt2 };
-
-constexpr std::string_view to_string(Architecture a) noexcept {
-  return a == Architecture::llama ? "llama" : "gpt2";
-}
-
 struct ModelConfig {
-  Architecture architecture = Architecture::llama;
+  std::string architecture;  // as GGUF names it
   Dim<> vocab_size;
   Dim<> dim;
   Dim<> n_layers;
@@ -34,6 +31,18 @@ struct ModelConfig {
   float rope_theta = 10000;
   float rope_scale = 1;  // positions are divided by it
 };
+
+// Values of the layers of a model, as an architecture's own configuration keeps them; its
+// expression takes them as PerLayer or Dim<kPerLayer>.
+template <class T>
+using LayerValues = std::vector<Scalar<T>>;
+template <class T>
+PerLayer<T> per_layer(const LayerValues<T>& v) noexcept {
+  return {values(v), static_cast<Index>(v.size())};
+}
+inline Dim<kPerLayer> dim_per_layer(const LayerValues<Index>& v) noexcept {
+  return Dim<kPerLayer>(per_layer(v));
+}
 
 // 1 / sqrt(n), also in constant expressions (std::sqrt is not, in C++20): Newton's iteration in
 // double, correct to f32.

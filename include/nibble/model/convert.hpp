@@ -62,46 +62,12 @@ struct ConvertedTensor {
 // Called with each tensor when it is converted, in file order; returning false cancels.
 using OnConverted = FunctionRef<bool(const ConvertedTensor&)>;
 
-// GGUF's number for "most matrices are in `format`" (general.file_type; llama.cpp's llama_ftype).
-// Error: unsupported, for formats that GGUF does not have.
-inline Result<std::uint32_t> gguf_file_type(quant::Format format) {
-  switch (format) {
-    case quant::Format::f32: return std::uint32_t{0};
-    case quant::Format::f16: return std::uint32_t{1};
-    case quant::Format::q4_0: return std::uint32_t{2};
-    case quant::Format::q4_1: return std::uint32_t{3};
-    case quant::Format::q8_0: return std::uint32_t{7};
-    case quant::Format::bf16: return std::uint32_t{32};
-    default: break;
-  }
-  return quant::ggml_type_of(format).error();
-}
-
 namespace detail {
 
 inline bool keep_converting(const ConvertedTensor&) noexcept { return true; }
 
 inline Result<io::GgmlType> type_of(const ConvertedTensor& tensor) {
   return tensor.packed ? quant::packed_type_of(tensor.to) : quant::ggml_type_of(tensor.to);
-}
-
-// A layer's ffn_gate and ffn_up become one product when the model runs, so they need one format:
-// rather no file than one that cannot be loaded.
-inline Status check_gates(const io::Gguf& in, std::span<const ConvertedTensor> plans) {
-  constexpr std::string_view kGate = ".ffn_gate.weight", kUp = ".ffn_up.weight";
-  for (const ConvertedTensor& gate : plans) {
-    if (!gate.name.ends_with(kGate)) continue;
-    std::string name(gate.name);
-    const io::GgufTensor* const up =
-        in.find_tensor(name.replace(name.size() - kGate.size(), kGate.size(), kUp));
-    if (up == nullptr) continue;
-    const quant::Format format = plans[static_cast<std::size_t>(up - in.tensors().data())].to;
-    if (format == gate.to) continue;
-    return Error{Errc::invalid_argument,
-                 in.name() + ": tensor '" + std::string(gate.name) + "' in " + to_string(gate.to) +
-                     " and '" + name + "' in " + to_string(format) + ": they need the same format"};
-  }
-  return ok();
 }
 
 // What becomes of a tensor; `errors` is empty still.
@@ -229,7 +195,7 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
   Executor& executor = options.executor != nullptr ? *options.executor : alone;
   io::GgufWriter writer;
   writer.copy_metadata(in);
-  auto file_type = gguf_file_type(options.format);
+  auto file_type = quant::gguf_file_type(options.format);
   if (!file_type) return std::move(file_type).error().in(in.name());
   writer.set("general.file_type", *file_type);
 
@@ -270,7 +236,6 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
                         return std::span<const std::byte>(out);
                       });
   }
-  NIBBLE_CHECK(check_gates(in, plans));
   if (options.packed) writer.set(io::kGgufAlignmentKey, static_cast<std::uint32_t>(kAlignment));
   // The version of the block formats' layouts (GGML_QNT_VERSION).
   if (has_blocks) writer.set("general.quantization_version", std::uint32_t{2});
@@ -289,9 +254,8 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
 // as quant/quantize.hpp does, bit for bit; a tensor that has its format already is copied. All
 // metadata is kept; general.file_type and general.quantization_version say what is new. The file is
 // complete or not there. Errors name the tensor: unsupported (a type without a format here, or a
-// format that GGUF lacks), invalid_argument (a layer's ffn_gate and ffn_up in different formats),
-// malformed (a weight that is not finite), limit (a weight that the new format cannot hold),
-// cancelled, out_of_memory, io.
+// format that GGUF lacks), malformed (a weight that is not finite), limit (a weight that the new
+// format cannot hold), cancelled, out_of_memory, io.
 inline Status quantize_model(const io::Gguf& in, const std::string& path,
                              const ConvertOptions& options,
                              OnConverted on_tensor = detail::keep_converting) {

@@ -6,6 +6,7 @@
 
 #include "nibble/graph/expr.hpp"
 #include "nibble/model/config.hpp"
+#include "nibble/model/gguf_config.hpp"
 #include "nibble/model/slot.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
@@ -15,27 +16,37 @@ template <class Dims>
 constexpr auto gpt2(const Dims& d) {
   using namespace graph;
   using enum Slot;
-  const Heads heads{d.n_heads, d.n_kv_heads, d.head_dim, inverse_sqrt(d.head_dim), d.window};
-  const auto kv_width = d.n_kv_heads * d.head_dim;
+  const Heads heads{d.n_heads, d.n_kv_heads, d.head_dim, inverse_sqrt(d.head_dim), Index{d.window}};
 
-  const auto attention = layer_norm<attn_norm, attn_norm_bias>(d.norm_eps) >> tap<"ln1">() >>
-                         linear<attn_qkv, attn_qkv_bias>(heads.width() + kv_width + kv_width) >>
-                         tap<"qkv">() >> split(heads.width(), kv_width, kv_width) >>
-                         tap<"q", "k", "v">() >> cache_kv(heads) >> scores(heads) >> tap<"att">() >>
-                         softmax(heads) >> tap<"attSm">() >> attend_values(heads) >> tap<"y">() >>
-                         linear<attn_output, attn_output_bias>(d.dim) >> tap<"yProj">();
+  const auto attention =
+      layer_norm<attn_norm, attn_norm_bias>(d.norm_eps) >> tap<"ln1">() >>
+      linear<attn_qkv, attn_qkv_bias>(heads.width() + heads.kv_width() + heads.kv_width()) >>
+      tap<"qkv">() >> split(heads.width(), heads.kv_width(), heads.kv_width()) >>
+      tap<"q", "k", "v">() >> cache_kv(heads) >> scores(heads) >> tap<"att">() >> softmax(heads) >>
+      tap<"attSm">() >> attend_values(heads) >> tap<"y">() >>
+      linear<attn_output, attn_output_bias>(d.dim) >> tap<"yProj">();
 
   const auto feed_forward = layer_norm<ffn_norm, ffn_norm_bias>(d.norm_eps) >> tap<"ln2">() >>
                             linear<ffn_up, ffn_up_bias>(d.ffn_dim) >> tap<"fc">() >> gelu_tanh() >>
                             tap<"gelu">() >> linear<ffn_down, ffn_down_bias>(d.dim) >> tap<"mlp">();
 
-  return fork(embedding<token_embd>(d.dim) >> tap<"tok_emb">(),
-              position_embedding<position_embd>(d.dim) >> tap<"pos_emb">()) >>
+  return fork(embedding<token_embd>(d.dim, d.vocab_size) >> tap<"tok_emb">(),
+              position_embedding<position_embd>(d.dim, d.n_ctx) >> tap<"pos_emb">()) >>
          sum() >> tap<"x">() >>
          repeat(d.n_layers, residual(attention) >> tap<"attnResid">() >> residual(feed_forward) >>
                                 tap<"mlpResid">()) >>
-         last_rows() >> layer_norm<output_norm, output_norm_bias>(d.norm_eps) >> tap<"ln_f">() >>
-         linear<output>(d.vocab_size) >> tap<"lm_head">();
+         output_rows() >> layer_norm<output_norm, output_norm_bias>(d.norm_eps) >> tap<"ln_f">() >>
+         linear<tied_slot(output, token_embd)>(d.vocab_size) >> tap<"lm_head">();
 }
+
+struct Gpt2 {
+  using Config = ModelConfig;
+  static constexpr std::string_view kName = "gpt2";
+
+  static Result<Config> config(const io::Gguf& file) {
+    return transformer_config(file, "attention.layer_norm_epsilon");
+  }
+  static constexpr auto expression(const Config& c) { return gpt2(c); }
+};
 
 }}  // namespace nibble::NIBBLE_ABI

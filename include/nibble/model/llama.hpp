@@ -6,6 +6,7 @@
 
 #include "nibble/graph/expr.hpp"
 #include "nibble/model/config.hpp"
+#include "nibble/model/gguf_config.hpp"
 #include "nibble/model/slot.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
@@ -16,24 +17,37 @@ template <class RopeStyle = kernels::AdjacentPairs, class Dims>
 constexpr auto llama(const Dims& d) {
   using namespace graph;
   using enum Slot;
-  const Heads heads{d.n_heads, d.n_kv_heads, d.head_dim, inverse_sqrt(d.head_dim), d.window};
-  const auto kv_width = d.n_kv_heads * d.head_dim;
+  const Heads heads{d.n_heads, d.n_kv_heads, d.head_dim, inverse_sqrt(d.head_dim), Index{d.window}};
+  const RopeAngles angles{d.rope_dim, d.rope_theta, d.rope_scale};
 
-  const auto attention =
-      rms_norm<attn_norm>(d.norm_eps) >>
-      fork(linear<attn_q, attn_q_bias>(heads.width()), linear<attn_k, attn_k_bias>(kv_width),
-           linear<attn_v, attn_v_bias>(kv_width)) >>
-      rope<RopeStyle>(heads) >> cache_kv(heads) >>  //
-      scores(heads) >> softmax(heads) >> attend_values(heads) >> linear<attn_output>(d.dim);
+  const auto attention = rms_norm<attn_norm>(d.norm_eps) >>
+                         fork(linear<attn_q, optional_slot(attn_q_bias)>(heads.width()),
+                              linear<attn_k, optional_slot(attn_k_bias)>(heads.kv_width()),
+                              linear<attn_v, optional_slot(attn_v_bias)>(heads.kv_width())) >>
+                         rope<RopeStyle, optional_slot(rope_freqs)>(heads, angles) >>
+                         cache_kv(heads) >> scores(heads) >> softmax(heads) >>
+                         attend_values(heads) >> linear<attn_output>(d.dim);
 
   const auto feed_forward =
       rms_norm<ffn_norm>(d.norm_eps) >>
       fork(linear<ffn_gate>(d.ffn_dim) >> silu(), linear<ffn_up>(d.ffn_dim)) >> multiply() >>
       linear<ffn_down>(d.dim);
 
-  return embedding<token_embd>(d.dim) >>
-         repeat(d.n_layers, residual(attention) >> residual(feed_forward)) >> last_rows() >>
-         rms_norm<output_norm>(d.norm_eps) >> linear<output>(d.vocab_size);
+  return embedding<token_embd>(d.dim, d.vocab_size) >>
+         repeat(d.n_layers, residual(attention) >> residual(feed_forward)) >> output_rows() >>
+         rms_norm<output_norm>(d.norm_eps) >> linear<tied_slot(output, token_embd)>(d.vocab_size);
 }
+
+struct Llama {
+  using Config = ModelConfig;
+  static constexpr std::string_view kName = "llama";
+
+  static Result<Config> config(const io::Gguf& file) {
+    NIBBLE_TRY(c, transformer_config(file, "attention.layer_norm_rms_epsilon"));
+    NIBBLE_CHECK(read_rope_config(file, c));
+    return c;
+  }
+  static constexpr auto expression(const Config& c) { return llama(c); }
+};
 
 }}  // namespace nibble::NIBBLE_ABI

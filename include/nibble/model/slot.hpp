@@ -19,7 +19,8 @@ enum class Slot : std::uint8_t {
   position_embd,  // (n_ctx, dim)
   output_norm,    // (dim)
   output_norm_bias,
-  output,  // (vocab_size, dim); the token embedding where a model ties them
+  output,      // (vocab_size, dim); the token embedding where a model ties them
+  rope_freqs,  // (rope_dim / 2), what the frequencies of rotations are divided by
   // in each layer
   attn_norm,  // (dim)
   attn_norm_bias,
@@ -44,16 +45,18 @@ enum class Slot : std::uint8_t {
 
 inline constexpr std::size_t kSlotCount = static_cast<std::size_t>(Slot::ffn_down_bias) + 1;
 
+constexpr std::size_t slot_count(Slot) noexcept { return kSlotCount; }
+
 constexpr bool is_per_layer(Slot slot) noexcept { return slot >= Slot::attn_norm; }
 
 // The slot's name, as above.
 constexpr std::string_view to_string(Slot slot) noexcept {
   constexpr std::array<std::string_view, kSlotCount> kNames = {
-      "token_embd",  "position_embd",    "output_norm", "output_norm_bias", "output",
-      "attn_norm",   "attn_norm_bias",   "attn_q",      "attn_q_bias",      "attn_k",
-      "attn_k_bias", "attn_v",           "attn_v_bias", "attn_qkv",         "attn_qkv_bias",
-      "attn_output", "attn_output_bias", "ffn_norm",    "ffn_norm_bias",    "ffn_gate",
-      "ffn_up",      "ffn_up_bias",      "ffn_down",    "ffn_down_bias"};
+      "token_embd",    "position_embd", "output_norm",      "output_norm_bias", "output",
+      "rope_freqs",    "attn_norm",     "attn_norm_bias",   "attn_q",           "attn_q_bias",
+      "attn_k",        "attn_k_bias",   "attn_v",           "attn_v_bias",      "attn_qkv",
+      "attn_qkv_bias", "attn_output",   "attn_output_bias", "ffn_norm",         "ffn_norm_bias",
+      "ffn_gate",      "ffn_up",        "ffn_up_bias",      "ffn_down",         "ffn_down_bias"};
   return kNames[static_cast<std::size_t>(slot)];
 }
 

@@ -23,75 +23,46 @@
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
-template <class Formats>
 class WeightStore {
  public:
-  // Room for a model of n_layers; nothing is in it yet.
-  explicit WeightStore(Index n_layers)
-      : weights_((static_cast<std::size_t>(n_layers) + 1) * kSlotCount) {}
+  // Room for the weights of a model of n_layers whose slots are numbers below n_slots, in formats
+  // of `formats` (FormatList::kOps); nothing is in it yet.
+  WeightStore(Index n_layers, std::size_t n_slots, graph::FormatTable formats)
+      : formats_(formats),
+        n_slots_(n_slots),
+        weights_((static_cast<std::size_t>(n_layers) + 1) * n_slots) {}
+  // For nibble's own slots and formats that a program names.
+  template <class Formats>
+  WeightStore(Index n_layers, Formats) : WeightStore(n_layers, kSlotCount, Formats::kOps) {}
 
   // Announces a matrix (n, k) whose rows are stored one after the other in `format`, or a vector of
-  // k floats (n = 0; any float format, kept as f32). `rows` must stay alive until pack() succeeds.
-  // Errors: unsupported (a format that is not in Formats), invalid_argument (sizes that do not
-  // agree, rows that are not aligned to 4 bytes, a layer that is not there, a slot that was filled
-  // before, a store that is packed), limit (more than the address space in all).
-  Status add(Slot slot, Index layer, quant::Format format, Index n, Index k,
-             std::span<const std::byte> rows) {
-    NIBBLE_CHECK(check_slot(slot, layer));
-    const auto row_bytes = quant::row_bytes(format, static_cast<std::size_t>(k));
-    if (!row_bytes) return row_bytes.error();
-    const std::size_t n_rows = n == 0 ? 1 : static_cast<std::size_t>(n);
-    if (n < 0 || k < 1 || rows.size() / n_rows != *row_bytes || rows.size() % n_rows != 0) {
-      return Error{Errc::invalid_argument, std::to_string(rows.size()) + " bytes are not " +
-                                               std::to_string(n_rows) + " rows of " +
-                                               std::to_string(k) + " " + to_string(format)};
-    }
-    const bool is_vector = n == 0;
-    if (is_vector ? !is_float(format) : !Formats::contains(format)) {
-      return Error{Errc::unsupported, std::string("weights in ") + to_string(format) +
-                                          (is_vector ? " for a vector" : " are not compiled in")};
-    }
-    if (reinterpret_cast<std::uintptr_t>(rows.data()) % alignof(float) != 0) {
-      return Error{Errc::invalid_argument, "weights that are not aligned to 4 bytes"};
-    }
-    const graph::Weight weight{format, n, k, rows.data()};
-    if (packed_bytes(weight) > kMaxBytes - static_cast<Index>(total_ + kAlignment)) {
-      return Error{Errc::limit, "the packed weights do not fit in the address space"};
-    }
-    entries_.push_back({index(slot, layer), rows.data(), total_});
-    weights_[index(slot, layer)] = weight;
-    total_ += align_up(static_cast<std::size_t>(packed_bytes(weight)));
-    return ok();
+  // k floats (n = 0; any float format, kept as f32), or n_experts matrices one after the other.
+  // `rows` must stay alive until pack() succeeds. slot: an enumerator or its number. Errors:
+  // unsupported (a format that was not named), invalid_argument (sizes that do not agree, rows that
+  // are not aligned to 4 bytes, a layer or slot that is not there, a slot that was filled before, a
+  // store that is packed), limit (more than the address space in all).
+  template <class SlotType>
+  Status add(SlotType slot, Index layer, quant::Format format, Index n, Index k,
+             std::span<const std::byte> rows, Index n_experts = 1) {
+    return add_slot(static_cast<std::size_t>(slot), layer, format, n, k, rows, n_experts);
   }
 
-  // The same for a matrix that is packed already, Packed<Format>::bytes(n, k) bytes: it is used
-  // where it is, so `packed` must outlive the store. Errors as above; it must be aligned to 64
-  // bytes.
-  Status add_packed(Slot slot, Index layer, quant::Format format, Index n, Index k,
-                    std::span<const std::byte> packed) {
-    NIBBLE_CHECK(check_slot(slot, layer));
-    if (!Formats::contains(format)) {
-      return Error{Errc::unsupported,
-                   std::string("weights in ") + to_string(format) + " are not compiled in"};
-    }
-    NIBBLE_TRY(row_bytes, quant::row_bytes(format, static_cast<std::size_t>(k)));  // whole blocks
-    const graph::Weight weight{format, n, k, packed.data()};
-    if (n < 1 || k < 1 || row_bytes == 0 ||
-        static_cast<Index>(packed.size()) != packed_bytes(weight)) {
-      return Error{Errc::invalid_argument,
-                   std::to_string(packed.size()) + " bytes are not a packed " + to_string(format) +
-                       " matrix of " + std::to_string(n) + " rows of " + std::to_string(k)};
-    }
-    if (reinterpret_cast<std::uintptr_t>(packed.data()) % kAlignment != 0) {
-      return Error{Errc::invalid_argument, "packed weights that are not aligned to 64 bytes"};
-    }
-    weights_[index(slot, layer)] = weight;
-    in_place_ += packed.size();
-    return ok();
+  // The same for matrices that are packed already, n_experts * Packed<Format>::bytes(n, k) bytes:
+  // they are used where they are, so `packed` must outlive the store. Errors as above; it must be
+  // aligned to 64 bytes.
+  template <class SlotType>
+  Status add_packed(SlotType slot, Index layer, quant::Format format, Index n, Index k,
+                    std::span<const std::byte> packed, Index n_experts = 1) {
+    return add_packed_slot(static_cast<std::size_t>(slot), layer, format, n, k, packed, n_experts);
   }
 
-  // Makes `slot` the same weights as `other`, added before: a tied output layer.
-  void tie(Slot slot, Slot other) { ties_.push_back({index(slot, -1), index(other, -1)}); }
+  // Makes `slot` the same weights as `other`, added before: a tied output layer. Both stand outside
+  // of the layers.
+  template <class SlotType>
+  void tie(SlotType slot, SlotType other) {
+    ties_.push_back(
+        {index(static_cast<std::size_t>(slot), -1), index(static_cast<std::size_t>(other), -1)});
+  }
 
   // Packs everything that was added; the sources are not needed after it. Rows that lie in `file`
   // are read from it piece by piece (MappedFile::read): what is in memory is the packed weights and
@@ -105,7 +76,7 @@ class WeightStore {
     Workers workers;
     for (const Entry& entry : entries_) {
       if (!file.contains(source_of(entry))) continue;
-      workers.piece = std::max(workers.piece, align_up(piece_bytes(weights_[entry.index])));
+      workers.piece = std::max(workers.piece, align_up(piece_bytes(entry)));
     }
     const auto n_workers = static_cast<std::size_t>(executor.n_workers());
     if (workers.piece > SIZE_MAX / n_workers) {
@@ -121,7 +92,7 @@ class WeightStore {
       for (std::optional<Error>& error : workers.errors) {
         if (error) return *std::move(error);
       }
-      done += align_up(static_cast<std::size_t>(packed_bytes(weights_[entry.index])));
+      done += align_up(packed_bytes(entry));
       if (progress != nullptr && !(*progress)(done, total_)) {
         return Error{Errc::cancelled, "loading weights"};
       }
@@ -129,9 +100,7 @@ class WeightStore {
     // Only now that nothing can fail: until here the weights are those of the sources.
     memory_ = std::move(memory);
     for (const Entry& entry : entries_) {
-      graph::Weight& weight = weights_[entry.index];
-      weight.data = memory_.data() + entry.offset;
-      if (weight.n == 0) weight.format = quant::Format::f32;
+      if (entry.expert == 0) weights_[entry.index].data = memory_.data() + entry.offset;
     }
     for (const Tie& tie : ties_) weights_[tie.index] = weights_[tie.other];
     entries_.clear();
@@ -140,42 +109,115 @@ class WeightStore {
     return ok();
   }
 
-  graph::WeightTable table() const noexcept { return {weights_, kSlotCount}; }
+  graph::WeightTable table() const noexcept { return {weights_, n_slots_}; }
   // Of all weights, and of those among them that are used where they were (add_packed).
   std::size_t bytes() const noexcept { return total_ + in_place_; }
   std::size_t bytes_in_place() const noexcept { return in_place_; }
 
  private:
+  // A matrix, or one of the experts, or a vector, until it is packed.
   struct Entry {
     std::size_t index;
     const std::byte* source;
-    std::size_t offset;
+    std::size_t offset;  // in the memory of the packed weights
+    quant::Format format;
+    Index expert = 0;
   };
   struct Tie {
     std::size_t index;
     std::size_t other;
   };
 
-  Status check_slot(Slot slot, Index layer) const {
-    const auto n_layers = static_cast<Index>(weights_.size() / kSlotCount) - 1;
-    const bool exists = layer >= -1 && layer < n_layers;
+  Status check_slot(std::size_t slot, Index layer) const {
+    const auto n_layers = static_cast<Index>(weights_.size() / n_slots_) - 1;
+    const bool exists = slot < n_slots_ && layer >= -1 && layer < n_layers;
     if (exists && !is_packed_ && !weights_[index(slot, layer)]) return ok();
-    return Error{Errc::invalid_argument, "weights for " + std::string(to_string(slot)) +
-                                             " of layer " + std::to_string(layer) +
-                                             ": no such layer, added twice, or packed already"};
+    return Error{Errc::invalid_argument, "weights for slot " + std::to_string(slot) + " of layer " +
+                                             std::to_string(layer) +
+                                             ": no such place, added twice, or packed already"};
   }
-  static std::size_t index(Slot slot, Index layer) noexcept {
-    return static_cast<std::size_t>(layer + 1) * kSlotCount + static_cast<std::size_t>(slot);
+  Result<const graph::FormatOps*> ops_of(quant::Format format) const {
+    const graph::FormatOps* const ops = graph::find(formats_, format);
+    if (ops != nullptr) return ops;
+    return Error{Errc::unsupported,
+                 std::string("weights in ") + to_string(format) + " are not compiled in"};
+  }
+
+  Status add_slot(std::size_t slot, Index layer, quant::Format format, Index n, Index k,
+                  std::span<const std::byte> rows, Index n_experts) {
+    NIBBLE_CHECK(check_slot(slot, layer));
+    const bool is_vector = n == 0;
+    if (is_vector && !is_float(format)) {
+      return Error{Errc::unsupported,
+                   std::string("weights in ") + to_string(format) + " for a vector"};
+    }
+    const auto row_bytes = quant::row_bytes(format, static_cast<std::size_t>(k));
+    if (!row_bytes) return row_bytes.error();
+    const std::size_t n_rows =
+        is_vector ? 1 : static_cast<std::size_t>(n) * static_cast<std::size_t>(n_experts);
+    if (n < 0 || k < 1 || n_experts < 1 || (is_vector && n_experts > 1) ||
+        rows.size() / n_rows != *row_bytes || rows.size() % n_rows != 0) {
+      return Error{Errc::invalid_argument, std::to_string(rows.size()) + " bytes are not " +
+                                               std::to_string(n_rows) + " rows of " +
+                                               std::to_string(k) + " " + to_string(format)};
+    }
+    if (reinterpret_cast<std::uintptr_t>(rows.data()) % alignof(float) != 0) {
+      return Error{Errc::invalid_argument, "weights that are not aligned to 4 bytes"};
+    }
+    graph::Weight weight{nullptr, n, k, rows.data(), n_experts};
+    if (!is_vector) {
+      NIBBLE_TRY(ops, ops_of(format));
+      weight.ops = ops;
+    }
+    if (n_experts > 1 && weight.expert(0).bytes() > kMaxBytes / n_experts) {
+      return Error{Errc::limit, "the packed weights do not fit in the address space"};
+    }
+    if (weight.bytes() > kMaxBytes - static_cast<Index>(total_ + kAlignment)) {
+      return Error{Errc::limit, "the packed weights do not fit in the address space"};
+    }
+    const std::size_t source_bytes = rows.size() / static_cast<std::size_t>(n_experts);
+    const auto packed_bytes = static_cast<std::size_t>(weight.bytes() / n_experts);
+    for (Index e = 0; e < n_experts; ++e) {
+      const auto at = static_cast<std::size_t>(e);
+      entries_.push_back({index(slot, layer), rows.data() + at * source_bytes,
+                          total_ + at * packed_bytes, format, e});
+    }
+    weights_[index(slot, layer)] = weight;
+    total_ += align_up(static_cast<std::size_t>(weight.bytes()));
+    return ok();
+  }
+
+  Status add_packed_slot(std::size_t slot, Index layer, quant::Format format, Index n, Index k,
+                         std::span<const std::byte> packed, Index n_experts) {
+    NIBBLE_CHECK(check_slot(slot, layer));
+    NIBBLE_TRY(ops, ops_of(format));
+    NIBBLE_TRY(row_bytes, ops->row_bytes(static_cast<std::size_t>(k)));  // whole blocks
+    const graph::Weight weight{ops, n, k, packed.data(), n_experts};
+    if (n < 1 || k < 1 || n_experts < 1 || row_bytes == 0 ||
+        packed.size() % static_cast<std::size_t>(n_experts) != 0 ||
+        static_cast<Index>(packed.size()) / n_experts != weight.expert(0).bytes()) {
+      return Error{Errc::invalid_argument,
+                   std::to_string(packed.size()) + " bytes are not a packed " + to_string(format) +
+                       " matrix of " + std::to_string(n) + " rows of " + std::to_string(k)};
+    }
+    if (reinterpret_cast<std::uintptr_t>(packed.data()) % kAlignment != 0) {
+      return Error{Errc::invalid_argument, "packed weights that are not aligned to 64 bytes"};
+    }
+    weights_[index(slot, layer)] = weight;
+    in_place_ += packed.size();
+    return ok();
+  }
+
+  std::size_t index(std::size_t slot, Index layer) const noexcept {
+    return static_cast<std::size_t>(layer + 1) * n_slots_ + slot;
   }
   static bool is_float(quant::Format format) noexcept {
     return format == quant::Format::f32 || format == quant::Format::f16 ||
            format == quant::Format::bf16;
   }
-  static Index packed_bytes(const graph::Weight& w) noexcept {
-    if (w.n == 0) return w.k * Index{sizeof(float)};
-    Index bytes = 0;
-    Formats::visit(w.format, [&]<class F>(F) { bytes = quant::Packed<F>::bytes(w.n, w.k); });
-    return bytes;
+  std::size_t packed_bytes(const Entry& entry) const noexcept {
+    const graph::Weight& w = weights_[entry.index];
+    return static_cast<std::size_t>(w.bytes() / w.n_experts);
   }
 
   // What a worker reads and packs at once: some panels, which stay in its cache in between. Smaller
@@ -193,22 +235,22 @@ class WeightStore {
     std::vector<std::optional<Error>> errors;
   };
 
-  static std::size_t row_bytes(const graph::Weight& w) noexcept {
-    return *quant::row_bytes(w.format, static_cast<std::size_t>(w.k));  // was checked by add()
+  std::size_t row_bytes(const Entry& entry) const noexcept {
+    const auto k = static_cast<std::size_t>(weights_[entry.index].k);
+    return *quant::row_bytes(entry.format, k);  // was checked by add()
   }
-  static std::size_t n_rows(const graph::Weight& w) noexcept {
-    return w.n == 0 ? 1 : static_cast<std::size_t>(w.n);
+  std::size_t source_bytes(const Entry& entry) const noexcept {
+    const graph::Weight& w = weights_[entry.index];
+    return (w.is_vector() ? 1 : static_cast<std::size_t>(w.n)) * row_bytes(entry);
   }
   // At least one panel of a matrix, or the whole vector.
-  static std::size_t piece_bytes(const graph::Weight& w) noexcept {
-    const std::size_t all = n_rows(w) * row_bytes(w);
-    if (w.n == 0) return all;
-    const std::size_t panel = row_bytes(w) * std::size_t{quant::kPanelRows};
-    return std::min(all, std::max(panel, kPieceBytes / panel * panel));
+  std::size_t piece_bytes(const Entry& entry) const noexcept {
+    if (weights_[entry.index].is_vector()) return source_bytes(entry);
+    const std::size_t panel = row_bytes(entry) * std::size_t{quant::kPanelRows};
+    return std::min(source_bytes(entry), std::max(panel, kPieceBytes / panel * panel));
   }
   std::span<const std::byte> source_of(const Entry& entry) const noexcept {
-    const graph::Weight& w = weights_[entry.index];
-    return {entry.source, n_rows(w) * row_bytes(w)};
+    return {entry.source, source_bytes(entry)};
   }
 
   void pack_one(Executor& executor, const Entry& entry, const io::MappedFile& file,
@@ -216,7 +258,8 @@ class WeightStore {
     const graph::Weight& w = weights_[entry.index];
     const std::span<const std::byte> source = source_of(entry);
     const bool is_in_file = file.contains(source);
-    const std::size_t piece = piece_bytes(w);
+    const std::size_t piece = piece_bytes(entry);
+    const std::size_t bytes_of_row = row_bytes(entry);
     const auto n_pieces = static_cast<Index>((source.size() + piece - 1) / piece);
     executor.parallel_for(n_pieces, [&](Index task, Index worker) {
       const auto i = static_cast<std::size_t>(worker);
@@ -231,31 +274,31 @@ class WeightStore {
         }
         rows = {copy, rows.size()};
       }
-      if (w.n == 0) {
+      if (w.is_vector()) {
         const std::span<float> values(reinterpret_cast<float*>(out), static_cast<std::size_t>(w.k));
-        [[maybe_unused]] const auto status = quant::row_to_f32(w.format, rows, values);
+        [[maybe_unused]] const auto status = quant::row_to_f32(entry.format, rows, values);
         NIBBLE_ASSERT(status.has_value());  // sizes were checked by add()
         return;
       }
-      pack_panels(w, rows, static_cast<Index>(at / row_bytes(w)), out);
+      pack_panels(w, rows, static_cast<Index>(bytes_of_row), static_cast<Index>(at / bytes_of_row),
+                  out);
     });
   }
 
   // Packs `rows`, whole panels of which row `first_row` is the first, to their place in `out`.
-  static void pack_panels(const graph::Weight& w, std::span<const std::byte> rows, Index first_row,
-                          std::byte* out) noexcept {
-    const auto bytes_of_row = static_cast<Index>(row_bytes(w));
+  static void pack_panels(const graph::Weight& w, std::span<const std::byte> rows,
+                          Index bytes_of_row, Index first_row, std::byte* out) noexcept {
     const Index n = static_cast<Index>(rows.size()) / bytes_of_row;
-    Formats::visit(w.format, [&]<class F>(F) {
-      const auto pack_panel = simd::kernel<kernels::PackPanel<F>>();
-      const Index panel_bytes = quant::Packed<F>::panel_bytes(w.k);
-      for (Index row = 0; row < n; row += quant::kPanelRows) {
-        pack_panel(rows.data() + row * bytes_of_row, std::min(quant::kPanelRows, n - row), w.k,
-                   out + (first_row + row) / quant::kPanelRows * panel_bytes);
-      }
-    });
+    kernels::PackPanelFunction* const pack_panel = w.ops->pack_panel();
+    const Index panel_bytes = w.ops->panel_bytes(w.k);
+    for (Index row = 0; row < n; row += quant::kPanelRows) {
+      pack_panel(rows.data() + row * bytes_of_row, std::min(quant::kPanelRows, n - row), w.k,
+                 out + (first_row + row) / quant::kPanelRows * panel_bytes);
+    }
   }
 
+  graph::FormatTable formats_;
+  std::size_t n_slots_;
   std::vector<graph::Weight> weights_;
   std::vector<Entry> entries_;
   std::vector<Tie> ties_;

@@ -40,13 +40,4 @@ void embedding(Executor& executor, const quant::PackedMatrix<Format>& matrix,
   });
 }
 
-// out (m, k): row i is the matrix's row first + i.
-template <class Format>
-void embedding_range(Executor& executor, const quant::PackedMatrix<Format>& matrix, Index first,
-                     MatrixView<float> out) noexcept {
-  NIBBLE_ASSERT(out.extent(1) == matrix.k && out.stride(1) == 1);
-  for_rows(executor, out.extent(0), matrix.k,
-           [&](Index i) { packed_row(matrix, first + i, out.data() + i * out.stride(0)); });
-}
-
 }}}  // namespace nibble::NIBBLE_ABI::ops

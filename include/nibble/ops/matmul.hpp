@@ -54,8 +54,10 @@ template <class Format, class Epilogue = kernels::Epilogue<>,
           kernels::ActivationScales kScales = kernels::ActivationScales::per_block>
 Product product(const kernels::MatmulInput& input, const quant::PackedMatrix<Format>& weights,
                 MatrixView<float> out, const kernels::EpilogueArgs& epilogue = {}) noexcept {
-  return {simd::kernel<kernels::Matmul<Format, Epilogue, kScales>>(),
-          detail::args_of(input, weights, out, epilogue)};
+  Product p{simd::kernel<kernels::Matmul<Format, kScales>>(),
+            detail::args_of(input, weights, out, epilogue)};
+  p.args.finish = simd::kernel<kernels::FinishTile<Epilogue>>();
+  return p;
 }
 
 // out (m, n) = Activation(input · gateᵀ) * (input · upᵀ); gate and up have the same shape.
@@ -64,9 +66,9 @@ template <class Format, class Activation,
 Product gated_product(const kernels::MatmulInput& input, const quant::PackedMatrix<Format>& gate,
                       const quant::PackedMatrix<Format>& up, MatrixView<float> out) noexcept {
   NIBBLE_ASSERT(gate.n == up.n && gate.k == up.k);
-  Product p{simd::kernel<kernels::MatmulGated<Format, Activation, kScales>>(),
-            detail::args_of(input, up, out, {})};
+  Product p{simd::kernel<kernels::Matmul<Format, kScales>>(), detail::args_of(input, up, out, {})};
   p.args.gate = gate.data;
+  p.args.finish = simd::kernel<kernels::FinishGatedTile<Activation>>();
   return p;
 }
 

@@ -113,6 +113,24 @@ void rms_norm(Executor& executor, const Input& x, VectorView<const float> weight
   detail::norm<Kernel>(executor, x, weight, {}, eps, {}, out);
 }
 
+// RMSNorm of each head of a row, in place. `x` is (m, n_heads * head_dim), `weight` (head_dim).
+NIBBLE_LAZY void rms_norm_heads(Executor& executor, MatrixView<float> x, Index head_dim,
+                                VectorView<const float> weight, float eps) noexcept {
+  NIBBLE_ASSERT(head_dim >= 1 && x.extent(1) % head_dim == 0 && x.stride(1) == 1);
+  kernels::NormArgs args;
+  args.k = head_dim;
+  args.eps = eps;
+  args.weight = detail::operand(weight, head_dim);
+  const auto kernel = simd::kernel<kernels::RmsNorm<>>();
+  for_rows(executor, x.extent(0), x.extent(1), [&](Index row) {
+    for (Index i = 0; i < x.extent(1); i += head_dim) {
+      kernels::NormArgs of_head = args;
+      of_head.x = x.data() + row * x.stride(0) + i;
+      kernel(of_head, x.data() + row * x.stride(0) + i);
+    }
+  });
+}
+
 // out = activation((x - mean) / sqrt(variance + eps) * weight + bias), per row.
 template <class Activation = kernels::Identity, NormInput Input>
 void layer_norm(Executor& executor, const Input& x, VectorView<const float> weight,

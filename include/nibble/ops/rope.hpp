@@ -11,21 +11,32 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
-// Turns the first rope_dim values of each head. `x` is (n_tokens, n_heads * head_dim) with the
-// values of a row next to each other; `cos` and `sin` are (n_tokens, rope_dim / 2) of rope_table,
-// rows likewise. Style: kernels::AdjacentPairs or kernels::HalfSplit. rope_dim <= head_dim.
-template <class Style>
+// Turns the first rope_dim values of each head. `x` is (n_rows, n_heads * head_dim) with the values
+// of a row next to each other; `cos` and `sin` are (n_positions, rope_dim / 2) of rope_table, rows
+// likewise; row i takes theirs at position_of(i). Style: kernels::AdjacentPairs or
+// kernels::HalfSplit. rope_dim <= head_dim.
+template <class Style, class PositionOf>
 void rope(Executor& executor, MatrixView<float> x, Index head_dim, MatrixView<const float> cos,
-          MatrixView<const float> sin) noexcept {
+          MatrixView<const float> sin, PositionOf position_of) noexcept {
   const Index rope_dim = 2 * cos.extent(1);
   NIBBLE_ASSERT(head_dim >= 1 && rope_dim <= head_dim && x.extent(1) % head_dim == 0);
-  NIBBLE_ASSERT(cos.extent(0) == x.extent(0) && has_unit_rows(x));
+  NIBBLE_ASSERT(has_unit_rows(x));
   assert_rows_like(cos, sin);
   const auto run = simd::kernel<kernels::Rope<Style>>();
   for_rows(executor, x.extent(0), x.extent(1), [&](Index row) {
-    run(row_of(x, row), x.extent(1) / head_dim, head_dim, rope_dim, row_of(cos, row),
-        row_of(sin, row));
+    const Index position = position_of(row);
+    NIBBLE_ASSERT(position >= 0 && position < cos.extent(0));
+    run(row_of(x, row), x.extent(1) / head_dim, head_dim, rope_dim, row_of(cos, position),
+        row_of(sin, position));
   });
+}
+
+// The same with a row of `cos` and `sin` for each row of x.
+template <class Style>
+void rope(Executor& executor, MatrixView<float> x, Index head_dim, MatrixView<const float> cos,
+          MatrixView<const float> sin) noexcept {
+  NIBBLE_ASSERT(cos.extent(0) == x.extent(0));
+  rope<Style>(executor, x, head_dim, cos, sin, [](Index row) { return row; });
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::ops

@@ -27,25 +27,38 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
-enum class Format : std::uint8_t { f32, f16, bf16, q8_0, q4_0, q4_1, i8_channel, u8_affine };
+// The formats: one row for each, from which everything that lists formats is made. Those that GGUF
+// has: the type, its name here (in io::GgmlType the same, and packed_<name> for the layout of
+// quant/packed.hpp), and GGUF's number for "most matrices are in this format" (general.file_type;
+// llama.cpp's llama_ftype).
+#define NIBBLE_GGUF_FORMATS(row)                                                              \
+  row(F32, f32, 0) row(F16, f16, 1) row(BF16, bf16, 32) row(Q8_0, q8_0, 7) row(Q4_0, q4_0, 2) \
+      row(Q4_1, q4_1, 3)
+// Those that GGUF does not have.
+#define NIBBLE_OTHER_FORMATS(row) row(I8Channel, i8_channel, _) row(U8Affine, u8_affine, _)
+#define NIBBLE_FORMATS(row) NIBBLE_GGUF_FORMATS(row) NIBBLE_OTHER_FORMATS(row)
 
-inline constexpr std::array<Format, 8> kFormats = {
-    Format::f32,  Format::f16,  Format::bf16,       Format::q8_0,
-    Format::q4_0, Format::q4_1, Format::i8_channel, Format::u8_affine};
+enum class Format : std::uint8_t {
+#define NIBBLE_ROW(Type, name, file_type) name,
+  NIBBLE_FORMATS(NIBBLE_ROW)
+#undef NIBBLE_ROW
+};
+
+inline constexpr std::array kFormats = {
+#define NIBBLE_ROW(Type, name, file_type) Format::name,
+    NIBBLE_FORMATS(NIBBLE_ROW)
+#undef NIBBLE_ROW
+};
 
 // Calls f(std::type_identity<F>{}) with the type F of a format. f must return the same type for
 // all.
 template <class Function>
 constexpr decltype(auto) visit_format(Format format, Function&& f) {
   switch (format) {
-    case Format::f32: return f(std::type_identity<F32>{});
-    case Format::f16: return f(std::type_identity<F16>{});
-    case Format::bf16: return f(std::type_identity<BF16>{});
-    case Format::q8_0: return f(std::type_identity<Q8_0>{});
-    case Format::q4_0: return f(std::type_identity<Q4_0>{});
-    case Format::q4_1: return f(std::type_identity<Q4_1>{});
-    case Format::i8_channel: return f(std::type_identity<I8Channel>{});
-    case Format::u8_affine: return f(std::type_identity<U8Affine>{});
+#define NIBBLE_ROW(Type, name, file_type) \
+  case Format::name: return f(std::type_identity<Type>{});
+    NIBBLE_FORMATS(NIBBLE_ROW)
+#undef NIBBLE_ROW
   }
   NIBBLE_UNREACHABLE();  // not an enumerator: a bug in the caller; files and names are checked
 }
@@ -64,14 +77,10 @@ inline constexpr Format kFormatOf = [] {
 
 constexpr const char* to_string(Format format) noexcept {
   switch (format) {
-    case Format::f32: return "f32";
-    case Format::f16: return "f16";
-    case Format::bf16: return "bf16";
-    case Format::q8_0: return "q8_0";
-    case Format::q4_0: return "q4_0";
-    case Format::q4_1: return "q4_1";
-    case Format::i8_channel: return "i8_channel";
-    case Format::u8_affine: return "u8_affine";
+#define NIBBLE_ROW(Type, name, file_type) \
+  case Format::name: return #name;
+    NIBBLE_FORMATS(NIBBLE_ROW)
+#undef NIBBLE_ROW
   }
   return "unknown";
 }

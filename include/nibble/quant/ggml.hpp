@@ -13,52 +13,32 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
-// Error: unsupported, for types that have no kernels here and for unknown ids.
-inline Result<Format> format_of(io::GgmlType type) {
-  switch (type) {
-    case io::GgmlType::f32: return Format::f32;
-    case io::GgmlType::f16: return Format::f16;
-    case io::GgmlType::bf16: return Format::bf16;
-    case io::GgmlType::q8_0: return Format::q8_0;
-    case io::GgmlType::q4_0: return Format::q4_0;
-    case io::GgmlType::q4_1: return Format::q4_1;
-    default: break;
-  }
-  const std::string name = io::is_known(type) ? io::type_traits(type).name
-                                              : std::to_string(static_cast<std::uint32_t>(type));
-  return Error{Errc::unsupported, "no weight format for tensor type " + name};
-}
-
-// Error: unsupported, for the per-channel formats, which GGUF does not have.
-inline Result<io::GgmlType> ggml_type_of(Format format) {
-  switch (format) {
-    case Format::f32: return io::GgmlType::f32;
-    case Format::f16: return io::GgmlType::f16;
-    case Format::bf16: return io::GgmlType::bf16;
-    case Format::q8_0: return io::GgmlType::q8_0;
-    case Format::q4_0: return io::GgmlType::q4_0;
-    case Format::q4_1: return io::GgmlType::q4_1;
-    case Format::i8_channel:
-    case Format::u8_affine: break;
-  }
-  return Error{Errc::unsupported,
-               "GGUF has no tensor type for weight format " + std::string(to_string(format))};
-}
-
-// ---- Packed matrices ---------------------------------------------------------------------------
-
 namespace detail {
 
-struct PackedType {
+// What GGUF calls a format.
+struct GgufNames {
   Format format;
   io::GgmlType type;
+  io::GgmlType packed_type;
+  std::uint32_t file_type;
 };
-inline constexpr PackedType kPackedTypes[] = {
-    {Format::f32, io::GgmlType::packed_f32},   {Format::f16, io::GgmlType::packed_f16},
-    {Format::bf16, io::GgmlType::packed_bf16}, {Format::q8_0, io::GgmlType::packed_q8_0},
-    {Format::q4_0, io::GgmlType::packed_q4_0}, {Format::q4_1, io::GgmlType::packed_q4_1}};
+inline constexpr GgufNames kGgufNames[] = {
+#define NIBBLE_ROW(Type, name, file_type) \
+  {Format::name, io::GgmlType::name, io::GgmlType::packed_##name, file_type},
+    NIBBLE_GGUF_FORMATS(NIBBLE_ROW)
+#undef NIBBLE_ROW
+};
+constexpr const GgufNames* gguf_names(Format format) noexcept {
+  for (const GgufNames& names : kGgufNames) {
+    if (names.format == format) return &names;
+  }
+  return nullptr;
+}
+inline Error no_gguf_type(const char* kind, Format format) {
+  return {Errc::unsupported,
+          kind + std::string(" for weight format ") + std::string(to_string(format))};
+}
 
-// Checks that the sizes used to check files are those of the layout.
 template <class F>
 constexpr bool has_sizes_of(io::GgmlType type) noexcept {
   const io::GgmlTypeTraits traits = io::type_traits(type);
@@ -68,30 +48,47 @@ constexpr bool has_sizes_of(io::GgmlType type) noexcept {
   }
   return traits.panel_rows == kPanelRows;
 }
-static_assert(has_sizes_of<F32>(io::GgmlType::packed_f32));
-static_assert(has_sizes_of<F16>(io::GgmlType::packed_f16));
-static_assert(has_sizes_of<BF16>(io::GgmlType::packed_bf16));
-static_assert(has_sizes_of<Q8_0>(io::GgmlType::packed_q8_0));
-static_assert(has_sizes_of<Q4_0>(io::GgmlType::packed_q4_0));
-static_assert(has_sizes_of<Q4_1>(io::GgmlType::packed_q4_1));
+#define NIBBLE_ROW(Type, name, file_type) \
+  static_assert(has_sizes_of<Type>(io::GgmlType::packed_##name));
+NIBBLE_GGUF_FORMATS(NIBBLE_ROW)
+#undef NIBBLE_ROW
 
 }  // namespace detail
 
-// The format of a packed tensor (quant/packed.hpp), or nothing if the type is not packed.
+// Error: unsupported, for types that have no kernels here and for unknown ids.
+inline Result<Format> format_of(io::GgmlType type) {
+  for (const detail::GgufNames& names : detail::kGgufNames) {
+    if (names.type == type) return names.format;
+  }
+  const std::string name = io::is_known(type) ? io::type_traits(type).name
+                                              : std::to_string(static_cast<std::uint32_t>(type));
+  return Error{Errc::unsupported, "no weight format for tensor type " + name};
+}
+
+// Error: unsupported, for the per-channel formats, which GGUF does not have.
+inline Result<io::GgmlType> ggml_type_of(Format format) {
+  if (const auto* const names = detail::gguf_names(format)) return names->type;
+  return detail::no_gguf_type("GGUF has no tensor type", format);
+}
+
+// GGUF's number for "most matrices are in `format`" (general.file_type). Error: as ggml_type_of.
+inline Result<std::uint32_t> gguf_file_type(Format format) {
+  if (const auto* const names = detail::gguf_names(format)) return names->file_type;
+  return detail::no_gguf_type("GGUF has no tensor type", format);
+}
+
+// The format of a packed tensor (quant/packed.hpp), or nothing if the tensor is not packed.
 constexpr std::optional<Format> packed_format_of(io::GgmlType type) noexcept {
-  for (const detail::PackedType& packed : detail::kPackedTypes) {
-    if (packed.type == type) return packed.format;
+  for (const detail::GgufNames& names : detail::kGgufNames) {
+    if (names.packed_type == type) return names.format;
   }
   return {};
 }
 
 // The tensor type of a packed matrix. Error: unsupported, for formats that have none.
 inline Result<io::GgmlType> packed_type_of(Format format) {
-  for (const detail::PackedType& packed : detail::kPackedTypes) {
-    if (packed.format == format) return packed.type;
-  }
-  return Error{Errc::unsupported,
-               "no packed tensor type for weight format " + std::string(to_string(format))};
+  if (const auto* const names = detail::gguf_names(format)) return names->packed_type;
+  return detail::no_gguf_type("no packed tensor type", format);
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::quant

@@ -18,8 +18,7 @@ std::string ODR_CONCAT(answer_, ODR_LEVEL)(const char* path, const char* prompt)
   if (!pool) return pool.error().message;
   const auto model = nibble::load<Formats>(path, {.executor = pool->get()});
   if (!model) return model.error().message;
-  using Model = nibble::BasicModel<Formats>;
-  auto session = nibble::BasicSession<Model>::create(*model, {.executor = pool->get()});
+  auto session = nibble::Session::create(*model, {.executor = pool->get()});
   if (!session) return session.error().message;
   nibble::GenerateOptions options;
   options.sampling.repetition_penalty = 1.0001f;  // the sampler's longer way

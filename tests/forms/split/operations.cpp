@@ -29,8 +29,7 @@ bool check_attention(nibble::ops::KvType type) {
   const nibble::ops::KvCacheLayout layout{type, 1, 1, kDim, 1};
   const nibble::ops::AttentionShape shape{1, 1, kDim};
   auto memory = nibble::AlignedBuffer::allocate(layout.bytes());
-  auto scratch =
-      nibble::AlignedBuffer::allocate(nibble::ops::attention_scratch_bytes(1, shape, 1, 1));
+  auto scratch = nibble::AlignedBuffer::allocate(nibble::ops::attention_scratch_bytes(shape, {}));
   if (!memory || !scratch) return false;
   const auto cache = nibble::ops::KvCache::create(memory->bytes(), layout);
   if (!cache) return false;

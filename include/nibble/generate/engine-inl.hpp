@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// An engine's functions. Included by engine.hpp.
+#pragma once
+
+#include <algorithm>
+#include <new>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "nibble/core/arena.hpp"
+#include "nibble/core/shared.hpp"
+#include "nibble/generate/engine.hpp"
+#include "nibble/generate/sequence-inl.hpp"
+#include "nibble/graph/run.hpp"
+#include "nibble/graph/survey.hpp"
+#include "nibble/model/architecture.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI {
+
+namespace detail {
+
+// What an engine must make room for.
+class EngineNeeds final : public graph::SurveySink {
+ public:
+  struct Rope {
+    graph::RopeKey key;
+    std::size_t factors;
+  };
+
+  explicit EngineNeeds(const Model& model)
+      : shapes(static_cast<std::size_t>(model.config().n_layers)), weights_(model.weights()) {}
+
+  void weight(const graph::WeightNeed& need) override {
+    const graph::Weight& w = weights_.at(need.slot, need.layer);
+    if (!w || w.is_vector() || need.is_table) return;
+    (w.ops->takes_codes ? code_inputs : float_inputs) = true;
+  }
+  void cache(Index layer, const ops::KvShape& shape) override {
+    if (layer >= 0) shapes[static_cast<std::size_t>(layer)] = shape;
+    has_cache = true;
+  }
+  void state(Index, Index n_floats) override { n_state_floats += n_floats; }
+  void rope(const graph::RopeKey& key, std::size_t factors) override {
+    Rope rope{key, factors};
+    rope.key.has_factors = factors != graph::kNoSlot && weights_.at(factors, -1);
+    for (const Rope& known : ropes) {
+      if (known.key == rope.key) return;
+    }
+    ropes.push_back(rope);
+  }
+  void max_positions(Index n) override { n_positions = n; }
+  void both_ways() override { reads_both_ways = true; }
+
+  bool are_alike() const noexcept {
+    for (const ops::KvShape& s : shapes) {
+      if (s.n_kv_heads != shapes[0].n_kv_heads || s.head_dim != shapes[0].head_dim) return false;
+    }
+    return true;
+  }
+
+  std::vector<ops::KvShape> shapes;  // of the layers
+  std::vector<Rope> ropes;
+  bool has_cache = false;
+  Index n_state_floats = 0;
+  Index n_positions = 0;  // that there are embeddings for; 0: any
+  bool reads_both_ways = false;
+  bool float_inputs = false, code_inputs = false;
+
+ private:
+  graph::WeightTable weights_;
+};
+
+}  // namespace detail
+
+struct Engine::State {
+  State(const Model& m, const EngineOptions& o) : model(m), options(o), needs(m) {}
+
+  Status check_options();
+  Status allocate();
+  Status fill_rope_tables(Arena& arena, std::size_t longest);
+  Status check(std::span<const SequenceInput> inputs) const;
+  Status check(const SequenceInput& input, std::size_t index) const;
+  MatrixView<const float> run(std::span<const SequenceInput> inputs) noexcept;
+
+  Model model;
+  EngineOptions options;
+  detail::EngineNeeds needs;
+  graph::Limits limits;
+  graph::Plan plan;
+  Shared<Pool> pool;
+  AlignedBuffer memory;
+  graph::RunArgs args;
+  std::vector<graph::RopeTable> rope_tables;
+  InlineExecutor own_executor;
+  std::int32_t* tokens = nullptr;      // (max_rows), of a step
+  graph::Segment* segments = nullptr;  // (max_segments)
+  Index* output_rows = nullptr;        // (max_outputs)
+  float* rows = nullptr;               // (max_rows, width), once rows of numbers were given
+  AlignedBuffer row_memory;
+};
+
+NIBBLE_INLINE Engine::Engine(Owned<State> state) noexcept : state_(std::move(state)) {}
+
+NIBBLE_INLINE const Model& Engine::model() const noexcept { return state_->model; }
+NIBBLE_INLINE Index Engine::n_ctx() const noexcept { return state_->limits.n_positions; }
+NIBBLE_INLINE Index Engine::max_step_tokens() const noexcept { return state_->limits.max_rows; }
+NIBBLE_INLINE Index Engine::max_outputs() const noexcept { return state_->limits.max_outputs; }
+NIBBLE_INLINE bool Engine::reads_both_ways() const noexcept {
+  return state_->needs.reads_both_ways;
+}
+NIBBLE_INLINE Index Engine::n_pages() const noexcept { return state_->pool->pages.n_pages(); }
+NIBBLE_INLINE Index Engine::n_free_pages() const noexcept { return state_->pool->pages.n_free(); }
+NIBBLE_INLINE std::size_t Engine::bytes() const noexcept {
+  return state_->memory.size() + state_->pool->memory.size() + state_->row_memory.size();
+}
+NIBBLE_INLINE void Engine::set_policy(const ops::PagePolicy* policy) noexcept {
+  state_->args.step.policy = policy;
+}
+
+NIBBLE_INLINE Result<Engine> Engine::create(const Model& model, const EngineOptions& options) {
+  NIBBLE_CHECK(simd::ensure_target());
+  Owned<State> state(new (std::nothrow) State(model, options));
+  if (!state) return Error{Errc::out_of_memory, "an engine"};
+  model.architecture().survey(state->needs);
+  NIBBLE_CHECK(state->check_options());
+  state->plan = model.architecture().plan(state->limits);
+  if (!state->plan.is_valid()) {
+    return Error{Errc::limit, "session: max_step_tokens " +
+                                  std::to_string(options.max_step_tokens) +
+                                  " cannot be had: " + state->plan.error};
+  }
+  NIBBLE_CHECK(state->allocate());
+  return Engine(std::move(state));
+}
+
+NIBBLE_INLINE Status Engine::State::check_options() {
+  const ModelConfig& config = model.config();
+  constexpr Index kMax = Index{1} << 30;
+  if (options.n_ctx < 0 || options.n_ctx > kMax || options.max_step_tokens < 1 ||
+      options.max_outputs < 0 || options.max_sequences < 1 || options.max_sequences > 1 << 16 ||
+      options.cache_positions < 0 || options.cache_positions > kMax) {
+    return Error{Errc::invalid_argument,
+                 "session: n_ctx " + std::to_string(options.n_ctx) + ", max_step_tokens " +
+                     std::to_string(options.max_step_tokens) + ", max_outputs " +
+                     std::to_string(options.max_outputs) + ", max_sequences " +
+                     std::to_string(options.max_sequences) + ", cache_positions " +
+                     std::to_string(options.cache_positions) + " out of range"};
+  }
+  limits.n_positions = options.n_ctx > 0 ? options.n_ctx : std::min(config.n_ctx, kDefaultContext);
+  if (needs.n_positions > 0 && limits.n_positions > needs.n_positions) {
+    return Error{Errc::invalid_argument, "session: " + std::to_string(limits.n_positions) +
+                                             " positions, but the model has learned only " +
+                                             std::to_string(needs.n_positions)};
+  }
+  limits.max_segments = options.max_sequences;
+  limits.max_rows = std::min(options.max_step_tokens, limits.n_positions * options.max_sequences);
+  const Index outputs = options.max_outputs > 0 ? options.max_outputs : options.max_sequences;
+  limits.max_outputs = std::min(outputs, limits.max_rows);
+  if (limits.max_rows > kMax) {
+    return Error{Errc::invalid_argument, "session: max_step_tokens " +
+                                             std::to_string(options.max_step_tokens) +
+                                             " is too large for this model"};
+  }
+  if (args.executor = options.executor; args.executor == nullptr) args.executor = &own_executor;
+  limits.max_workers = args.executor->n_workers();
+  limits.float_inputs = needs.float_inputs;
+  limits.code_inputs = needs.code_inputs;
+  return ok();
+}
+
+NIBBLE_INLINE Status Engine::State::allocate() {
+  pool = Shared<Pool>(Owned<Pool>(new (std::nothrow) Pool));
+  if (!pool) return Error{Errc::out_of_memory, "an engine"};
+  ops::KvCacheLayout layout;
+  layout.type = options.kv_type;
+  layout.n_layers = model.config().n_layers;
+  layout.capacity = options.cache_positions > 0 ? options.cache_positions
+                                                : ops::pages_for(limits.n_positions) *
+                                                      ops::kPagePositions * limits.max_segments;
+  if (needs.are_alike()) {
+    layout.n_kv_heads = needs.shapes[0].n_kv_heads;
+    layout.head_dim = needs.shapes[0].head_dim;
+  }
+  pool->shapes = std::move(needs.shapes);
+  if (layout.n_kv_heads == 0) layout.shapes = pool->shapes;
+  if (!layout.is_valid()) return Error{Errc::invalid_argument, "session: the cache is too large"};
+
+  const Index n_pages = layout.n_pages();
+  std::size_t rope_bytes = 0, most_pairs = 0;
+  for (const auto& rope : needs.ropes) {
+    const Index n_pairs = rope.key.dim / 2;
+    if (limits.n_positions * (8 * n_pairs + 4) > kMaxBytes / 16) {  // no sum below overflows
+      return Error{Errc::limit, "session: the cache is too large for the address space"};
+    }
+    rope_bytes += graph::RopeTable::bytes_needed(rope.key, limits.n_positions);
+    most_pairs = std::max(most_pairs, static_cast<std::size_t>(n_pairs));
+  }
+  if (static_cast<Index>(layout.bytes()) > kMaxBytes / 2 || n_pages > kMaxBytes / 64) {
+    return Error{Errc::limit, "session: the cache is too large for the address space"};
+  }
+  const auto n_users = static_cast<std::size_t>(n_pages);
+  auto cache_memory =
+      AlignedBuffer::allocate(align_up(layout.bytes()) + align_up(n_users * sizeof(std::int32_t)));
+  if (!cache_memory) return std::move(cache_memory).error().in("session: the cache");
+  pool->memory = *std::move(cache_memory);
+  Arena cache_arena(pool->memory.bytes());
+  std::byte* const cache_bytes = cache_arena.take<std::byte>(layout.bytes());
+  NIBBLE_TRY(cache, ops::KvCache::create({cache_bytes, layout.bytes()}, layout));
+  pool->cache = cache;
+  pool->pages = PagePool({cache_arena.take<std::int32_t>(n_users), n_users});
+  pool->n_state_floats = needs.n_state_floats;
+
+  const auto max_rows = static_cast<std::size_t>(limits.max_rows);
+  const auto max_segments = static_cast<std::size_t>(limits.max_segments);
+  const auto max_outputs = static_cast<std::size_t>(limits.max_outputs);
+  auto working_memory = AlignedBuffer::allocate(
+      align_up(plan.bytes) + rope_bytes + align_up(most_pairs * sizeof(double)) +
+      align_up(max_rows * sizeof(std::int32_t)) + align_up(max_segments * sizeof(graph::Segment)) +
+      align_up(max_outputs * sizeof(Index)));
+  if (!working_memory) return std::move(working_memory).error().in("session: working memory");
+  memory = *std::move(working_memory);
+  Arena arena(memory.bytes());
+  args.arena = {arena.take<std::byte>(plan.bytes), plan.bytes};
+  args.cache = cache;
+  args.weights = model.weights();
+  tokens = arena.take<std::int32_t>(max_rows);
+  segments = arena.take<graph::Segment>(max_segments);
+  output_rows = arena.take<Index>(max_outputs);
+  return fill_rope_tables(arena, most_pairs);
+}
+
+NIBBLE_INLINE Status Engine::State::fill_rope_tables(Arena& arena, std::size_t most_pairs) {
+  double* const frequencies = arena.take<double>(most_pairs);
+  for (const auto& [key, factors_slot] : needs.ropes) {
+    const auto n_pairs = static_cast<std::size_t>(key.dim / 2);
+    std::span<const float> factors;
+    if (key.has_factors) factors = {model.weights().at(factors_slot, -1).vector(), n_pairs};
+    const std::size_t bytes = graph::RopeTable::bytes_needed(key, limits.n_positions);
+    rope_tables.push_back(graph::RopeTable::fill({arena.take<std::byte>(bytes), bytes}, key,
+                                                 limits.n_positions, {frequencies, n_pairs},
+                                                 factors));
+  }
+  args.rope_tables = rope_tables;
+  return ok();
+}
+
+NIBBLE_INLINE Result<Sequence> Engine::new_sequence(Index capacity) {
+  const Index n = capacity == 0 ? state_->limits.n_positions : capacity;
+  if (n < 1 || n > state_->limits.n_positions) {
+    return Error{Errc::invalid_argument, "engine: a sequence of " + std::to_string(n) +
+                                             " positions; n_ctx is " +
+                                             std::to_string(state_->limits.n_positions)};
+  }
+  return Sequence::State::create(state_->pool, n);
+}
+
+NIBBLE_INLINE Status Engine::State::check(const SequenceInput& input, std::size_t index) const {
+  const auto error = [&](Errc code, const std::string& what) {
+    const bool many = limits.max_segments > 1;
+    return Error{code,
+                 (many ? "engine: input " + std::to_string(index) + ": " : "session: ") + what};
+  };
+  if (input.sequence == nullptr || input.sequence->state_->pool.get() != pool.get()) {
+    return error(Errc::invalid_argument, "no sequence of this engine");
+  }
+  const Sequence::State& s = *input.sequence->state_;
+  const bool has_rows = input.rows.data() != nullptr;
+  const Index n = has_rows ? input.rows.extent(0) : static_cast<Index>(input.tokens.size());
+  if (has_rows && (!input.tokens.empty() || input.rows.extent(1) != model.config().dim)) {
+    return error(Errc::invalid_argument, "rows of " + std::to_string(input.rows.extent(1)) +
+                                             " numbers instead of tokens; " + "the model's have " +
+                                             std::to_string(Index{model.config().dim}));
+  }
+  if (n < 1 || input.n_outputs < 0 || input.n_outputs > std::min(n, limits.max_outputs)) {
+    return error(Errc::invalid_argument, std::to_string(input.n_outputs) + " outputs of " +
+                                             std::to_string(n) + " tokens; at most " +
+                                             std::to_string(limits.max_outputs) + " at once");
+  }
+  if (n > s.capacity - s.position) {
+    return error(Errc::limit, std::to_string(n) + " tokens at position " +
+                                  std::to_string(s.position) + " do not fit in a context of " +
+                                  std::to_string(s.capacity));
+  }
+  if (needs.reads_both_ways && s.position > 0) {
+    return error(Errc::invalid_argument,
+                 "the model reads a sequence in both directions and so at once; this one has "
+                 "tokens already");
+  }
+  for (std::size_t i = 0; i < input.tokens.size(); ++i) {
+    const std::int32_t token = input.tokens[i];
+    if (token >= 0 && token < model.config().vocab_size) continue;
+    return error(Errc::invalid_argument,
+                 "token " + std::to_string(i) + " is " + std::to_string(token) + ", not in [0, " +
+                     std::to_string(Index{model.config().vocab_size}) + ")");
+  }
+  return ok();
+}
+
+NIBBLE_INLINE Status Engine::State::check(std::span<const SequenceInput> inputs) const {
+  const auto n_inputs = static_cast<Index>(inputs.size());
+  if (n_inputs < 1) return Error{Errc::invalid_argument, "engine: a step without inputs"};
+  if (n_inputs > limits.max_segments) {
+    return Error{Errc::limit, "engine: " + std::to_string(n_inputs) +
+                                  " sequences in one step; max_sequences is " +
+                                  std::to_string(limits.max_segments)};
+  }
+  Index n_rows = 0, n_outputs = 0, n_pages = 0;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    NIBBLE_CHECK(check(inputs[i], i));
+    for (std::size_t j = 0; j < i; ++j) {
+      if (inputs[j].sequence != inputs[i].sequence) continue;
+      return Error{Errc::invalid_argument, "engine: inputs " + std::to_string(j) + " and " +
+                                               std::to_string(i) + " are of the same sequence"};
+    }
+    const Index n = inputs[i].rows.data() != nullptr ? inputs[i].rows.extent(0)
+                                                     : static_cast<Index>(inputs[i].tokens.size());
+    n_rows += n;
+    n_outputs += inputs[i].n_outputs;
+    n_pages += inputs[i].sequence->state_->n_pages_for(n);
+  }
+  if (n_rows > limits.max_rows || n_outputs > limits.max_outputs) {
+    return Error{Errc::limit, "engine: a step of " + std::to_string(n_rows) + " tokens with " +
+                                  std::to_string(n_outputs) + " outputs; at most " +
+                                  std::to_string(limits.max_rows) + " and " +
+                                  std::to_string(limits.max_outputs)};
+  }
+  if (n_pages > pool->pages.n_free()) {
+    return Error{Errc::limit, "engine: the cache is full: the step needs " +
+                                  std::to_string(n_pages) + " pages and " +
+                                  std::to_string(pool->pages.n_free()) + " are free"};
+  }
+  return ok();
+}
+
+NIBBLE_INLINE MatrixView<const float> Engine::State::run(
+    std::span<const SequenceInput> inputs) noexcept {
+  graph::Step& step = args.step;
+  Index n_rows = 0, n_outputs = 0;
+  std::size_t n_segments = 0;
+  const Index width = model.config().dim;
+  for (const SequenceInput& input : inputs) {
+    Sequence::State& s = *input.sequence->state_;
+    const bool has_rows = input.rows.data() != nullptr;
+    const Index n = has_rows ? input.rows.extent(0) : static_cast<Index>(input.tokens.size());
+    s.prepare(n);
+    if (has_rows) {
+      std::fill_n(s.tokens + s.position, n, graph::kNoToken);
+      for (Index i = 0; i < n; ++i) {
+        for (Index j = 0; j < width; ++j) rows[(n_rows + i) * width + j] = input.rows(i, j);
+      }
+    } else {
+      // May be the sequence's own tokens.
+      std::memmove(s.tokens + s.position, input.tokens.data(), input.tokens.size_bytes());
+    }
+    std::copy_n(s.tokens + s.position, n, tokens + n_rows);
+    segments[n_segments++] = {n_rows, n, s.position, input.kind, s.page_table(), s.state};
+    for (Index i = n - input.n_outputs; i < n; ++i) output_rows[n_outputs++] = n_rows + i;
+    n_rows += n;
+  }
+  const bool has_outputs = n_outputs > 0;
+  if (!has_outputs) output_rows[n_outputs++] = n_rows - 1;  // which nobody reads
+  step.tokens = {tokens, static_cast<std::size_t>(n_rows)};
+  step.segments = {segments, n_segments};
+  step.output_rows = {output_rows, static_cast<std::size_t>(n_outputs)};
+  step.rows =
+      rows == nullptr ? MatrixView<const float>() : MatrixView<const float>(rows, n_rows, width);
+  const MatrixView<const float> logits = model.architecture().run(plan, limits, args);
+  for (const SequenceInput& input : inputs) {
+    input.sequence->state_->position += input.rows.data() != nullptr
+                                            ? input.rows.extent(0)
+                                            : static_cast<Index>(input.tokens.size());
+  }
+  return has_outputs ? logits : logits.rows(0, 0);
+}
+
+NIBBLE_INLINE Result<MatrixView<const float>> Engine::run(std::span<const SequenceInput> inputs) {
+  State& s = *state_;
+  NIBBLE_CHECK(s.check(inputs));
+  for (const SequenceInput& input : inputs) {
+    if (input.rows.data() == nullptr || s.rows != nullptr) continue;
+    const auto n = static_cast<std::size_t>(s.limits.max_rows * s.model.config().dim);
+    NIBBLE_TRY(memory, AlignedBuffer::allocate(n * sizeof(float)));
+    s.row_memory = std::move(memory);
+    s.rows = reinterpret_cast<float*>(s.row_memory.data());
+  }
+  return s.run(inputs);
+}
+
+}}  // namespace nibble::NIBBLE_ABI

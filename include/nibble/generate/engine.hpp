@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// An engine: what running a model takes (working memory, the cache, tables of rotations), for any
+// number of sequences. One step computes rows of several sequences together: weights are read once
+// for all of them, and the result of each is, bit for bit, what it would be alone.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "nibble/core/executor.hpp"
+#include "nibble/core/owned.hpp"
+#include "nibble/core/result.hpp"
+#include "nibble/generate/sequence.hpp"
+#include "nibble/model/model.hpp"
+#include "nibble/ops/kv_type.hpp"
+#include "nibble/ops/segment.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI {
+
+struct EngineOptions {
+  // Positions that a sequence may have; 0: as many as the model was trained for, at most
+  // kDefaultContext. May be more than that (quality is then the model's affair) unless positions
+  // are learned.
+  Index n_ctx = 0;
+  Index max_sequences = 1;  // in one step
+  // Positions of the cache, for all sequences together, in whole pages of ops::kPagePositions; 0:
+  // n_ctx for each of max_sequences.
+  Index cache_positions = 0;
+  Index max_step_tokens = 64;  // of all sequences in one step
+  Index max_outputs = 0;       // rows of logits of one step; 0: one for each of max_sequences
+  ops::KvType kv_type = ops::KvType::f16;
+  Executor* executor = nullptr;  // must outlive the engine; null: the calling thread
+};
+
+inline constexpr Index kDefaultContext = 4096;
+
+// What one step adds to one sequence.
+struct SequenceInput {
+  Sequence* sequence = nullptr;
+  std::span<const std::int32_t> tokens = {};
+  // Instead of tokens: rows that stand for embeddings (n, width), as of images, audio or memory.
+  MatrixView<const float> rows = {};
+  Index n_outputs = 1;  // logits are wanted of so many of the last rows; may be 0
+  // generation: each row as if it were alone, as in decoding; also for drafts that are verified.
+  ops::SegmentKind kind = ops::SegmentKind::prompt;
+};
+
+class Engine {
+ public:
+  // Errors: invalid_argument, out_of_memory, limit (where pointers have 32 bits), unsupported.
+  static Result<Engine> create(const Model& model, const EngineOptions& options = {});
+
+  // An empty sequence; at most `capacity` positions (0: n_ctx). Takes pages only as it grows.
+  // Errors: out_of_memory, invalid_argument (more than n_ctx).
+  Result<Sequence> new_sequence(Index capacity = 0);
+
+  // One step. Returns logits (all outputs, vocab_size) in the order of `inputs`, valid until the
+  // next call. Errors change nothing: invalid_argument (no inputs or rows, a sequence twice or of
+  // another engine, a token out of range, rows of another width, more outputs than rows), limit (a
+  // sequence or the cache is full, more rows, sequences or outputs than the options said).
+  Result<MatrixView<const float>> run(std::span<const SequenceInput> inputs);
+
+  // Which pages of the cache each row reads (sparse attention); null: all. Must stay alive.
+  void set_policy(const ops::PagePolicy* policy) noexcept;
+
+  const Model& model() const noexcept;
+  // As the options said, or what they left to the engine.
+  Index n_ctx() const noexcept;
+  Index max_step_tokens() const noexcept;
+  Index max_outputs() const noexcept;
+  // Whether a sequence must be given whole, since rows see what comes after them.
+  bool reads_both_ways() const noexcept;
+  // Pages of the cache, and those that no sequence uses.
+  Index n_pages() const noexcept;
+  Index n_free_pages() const noexcept;
+  // Bytes that the engine holds: working memory, cache, tables.
+  std::size_t bytes() const noexcept;
+
+ private:
+  friend class Sequence;
+  struct State;
+  struct Pool;
+  explicit Engine(Owned<State> state) noexcept;
+
+  Owned<State> state_;
+};
+
+}}  // namespace nibble::NIBBLE_ABI
+
+#if !NIBBLE_DECLARATIONS_ONLY
+#include "nibble/generate/engine-inl.hpp"
+#endif

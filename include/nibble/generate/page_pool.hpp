@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Which pages of a cache are free, and how many sequences use each of the others.
+#pragma once
+
+#include <span>
+
+#include "nibble/core/scalar.hpp"
+#include "nibble/ops/segment.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI {
+
+class PagePool {
+ public:
+  PagePool() noexcept = default;
+  // users: (n_pages), zeros, the caller's memory.
+  explicit PagePool(std::span<std::int32_t> users) noexcept
+      : users_(users), n_free_(static_cast<Index>(users.size())) {}
+
+  Index n_pages() const noexcept { return static_cast<Index>(users_.size()); }
+  Index n_free() const noexcept { return n_free_; }
+  bool is_shared(ops::PageId page) const noexcept { return users_of(page) > 1; }
+
+  // Takes a free page, the one behind `before` if it can be had: keys and values of pages that
+  // follow each other are read as one stream. There must be one.
+  ops::PageId take(ops::PageId before) noexcept {
+    NIBBLE_ASSERT(n_free_ > 0);
+    const auto n = static_cast<ops::PageId>(users_.size());
+    ops::PageId page = before + 1 < n ? before + 1 : 0;
+    while (users_of(page) != 0) page = page + 1 < n ? page + 1 : 0;
+    users_of(page) = 1;
+    --n_free_;
+    return page;
+  }
+  // One more sequence uses the page.
+  void share(ops::PageId page) noexcept {
+    NIBBLE_ASSERT(users_of(page) > 0);
+    ++users_of(page);
+  }
+  // One fewer does; without any the page is free.
+  void drop(ops::PageId page) noexcept {
+    NIBBLE_ASSERT(users_of(page) > 0);
+    if (--users_of(page) == 0) ++n_free_;
+  }
+
+ private:
+  std::int32_t& users_of(ops::PageId page) const noexcept {
+    NIBBLE_ASSERT(page >= 0 && static_cast<std::size_t>(page) < users_.size());
+    return users_[static_cast<std::size_t>(page)];
+  }
+
+  std::span<std::int32_t> users_;
+  Index n_free_ = 0;
+};
+
+}}  // namespace nibble::NIBBLE_ABI

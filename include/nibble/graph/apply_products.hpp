@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What products and norms mean; see pass.hpp.
+#pragma once
+
+#include <span>
+#include <tuple>
+
+#include "nibble/graph/pass.hpp"
+#include "nibble/graph/weights.hpp"
+#include "nibble/ops/matmul.hpp"
+#include "nibble/ops/matmul_input.hpp"
+#include "nibble/ops/norm.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
+
+// ---- Products ----------------------------------------------------------------------------------
+// Nodes that read their rows as the input of products share the steps below: declare_products()
+// names the weights, make_outputs() allocates, input_kind() says which form of the input the
+// weights need, run_products() computes.
+
+// Forms of a product's input: f32 rows, 8-bit codes in blocks.
+struct InputKind {
+  bool floats = false;
+  bool codes = false;
+  constexpr InputKind operator|(InputKind o) const noexcept {
+    return {floats || o.floats, codes || o.codes};
+  }
+};
+
+inline InputKind input_kind_of(const Weight& weight) noexcept {
+  return {!weight.ops->takes_codes, weight.ops->takes_codes};
+}
+
+static_assert(kMaxGroup == ops::kMaxProducts);
+
+class ProductList {
+ public:
+  // out = weights · input, finished by `finish`.
+  void append(const Weight& weight, const kernels::MatmulInput& input, MatrixView<float> out,
+              kernels::FinishTileFunction* finish, const kernels::EpilogueArgs& operands) noexcept {
+    NIBBLE_ASSERT(n_ < ops::kMaxProducts);
+    NIBBLE_ASSERT(out.extent(1) == weight.n && weight.n_experts == 1);
+    ops::Product& p = products_[n_++];
+    p.kernel = weight.ops->matmul();
+    p.args = {};
+    p.args.input = input;
+    p.args.m = out.extent(0);
+    p.args.weights = weight.data;
+    p.args.n = weight.n;
+    p.args.k = weight.k;
+    p.args.end_panel = quant::n_panels(weight.n);
+    p.args.out = out.data();
+    p.args.out_stride = out.stride(0);
+    p.args.finish = finish;
+    p.args.epilogue = operands;
+  }
+  // The last one's second matrix.
+  void set_gate(const Weight& gate) noexcept { products_[n_ - 1].args.gate = gate.data; }
+
+  void run(Executor& executor) const noexcept { ops::run(executor, {products_, n_}); }
+
+ private:
+  ops::Product products_[ops::kMaxProducts];
+  std::size_t n_ = 0;
+};
+
+template <class Activation, bool kBias, bool kResidual>
+kernels::FinishTileFunction* finish_of() noexcept {
+  using Epilogue = kernels::Epilogue<Activation, kBias, kResidual>;
+  return simd::kernel<kernels::FinishTile<Epilogue>>();
+}
+
+template <auto kW, auto kB, Index W, class A, class Pass>
+constexpr void declare_products(const Linear<kW, kB, W, A>& node, Pass& pass, Index k) noexcept {
+  const Index n = pass.resolve(node.width);
+  pass.template weight<kW>(n, k);
+  pass.template weight<kB>(0, n);
+}
+template <auto kW, auto kB, Index W, class A, class Pass>
+constexpr auto make_outputs(const Linear<kW, kB, W, A>& node, Pass& pass, Rows rows) noexcept {
+  return pass.make(pass.resolve(node.width), rows);
+}
+template <class Run, auto kW, auto kB, Index W, class A>
+InputKind input_kind(const Linear<kW, kB, W, A>&, const Run& run) noexcept {
+  return input_kind_of(run.weight(kW));
+}
+// kResidual: the result is added to what `out` holds.
+template <bool kResidual = false, class Run, auto kW, auto kB, Index W, class A, class Out>
+void append_product(const Linear<kW, kB, W, A>&, const Run& run, const kernels::MatmulInput& input,
+                    const Out& out, ProductList& list) noexcept {
+  const MatrixView<float> view = run.view(out);
+  kernels::EpilogueArgs operands;
+  if constexpr (kResidual) {
+    operands.residual = view.data();
+    operands.residual_stride = view.stride(0);
+  }
+  kernels::FinishTileFunction* finish = nullptr;
+  if constexpr (!kIsNone<kB>) {
+    if (const Weight& bias = run.weight(kB)) {
+      operands.bias = bias.vector();
+      finish = finish_of<A, true, kResidual>();
+    }
+  }
+  if (finish == nullptr) finish = finish_of<A, false, kResidual>();
+  list.append(run.weight(kW), input, view, finish, operands);
+}
+template <class Run, auto kW, auto kB, Index W, class A, class Out>
+void run_products(const Linear<kW, kB, W, A>& node, Run& run, const kernels::MatmulInput& input,
+                  const Out& out) noexcept {
+  ProductList list;
+  append_product(node, run, input, out, list);
+  list.run(run.executor());
+}
+
+template <class... L, class Pass>
+constexpr void declare_products(const LinearGroup<L...>& node, Pass& pass, Index k) noexcept {
+  std::apply([&](const auto&... l) { (declare_products(l, pass, k), ...); }, node.linears);
+}
+template <class... L, class Pass>
+constexpr auto make_outputs(const LinearGroup<L...>& node, Pass& pass, Rows rows) noexcept {
+  return std::apply([&](const auto&... l) { return std::tuple{make_outputs(l, pass, rows)...}; },
+                    node.linears);
+}
+template <class Run, class... L>
+InputKind input_kind(const LinearGroup<L...>& node, const Run& run) noexcept {
+  return std::apply([&](const auto&... l) { return (input_kind(l, run) | ...); }, node.linears);
+}
+template <class Run, class... L, class Out>
+void run_products(const LinearGroup<L...>& node, Run& run, const kernels::MatmulInput& input,
+                  const Out& out) noexcept {
+  ProductList list;
+  [&]<std::size_t... I>(std::index_sequence<I...>) {
+    (append_product(std::get<I>(node.linears), run, input, std::get<I>(out), list), ...);
+  }
+  (std::index_sequence_for<L...>{});
+  list.run(run.executor());
+}
+
+template <auto kG, auto kU, Index W, class A, class Pass>
+constexpr void declare_products(const GatedLinear<kG, kU, W, A>& node, Pass& pass,
+                                Index k) noexcept {
+  pass.template weight<kG>(pass.resolve(node.width), k);
+  pass.template weight<kU>(pass.resolve(node.width), k);
+}
+template <auto kG, auto kU, Index W, class A, class Pass>
+constexpr auto make_outputs(const GatedLinear<kG, kU, W, A>& node, Pass& pass, Rows rows) noexcept {
+  return pass.make(pass.resolve(node.width), rows);
+}
+template <class Run, auto kG, auto kU, Index W, class A>
+InputKind input_kind(const GatedLinear<kG, kU, W, A>&, const Run& run) noexcept {
+  return input_kind_of(run.weight(kG)) | input_kind_of(run.weight(kU));
+}
+template <class Run, auto kG, auto kU, Index W, class A, class Out>
+void run_products(const GatedLinear<kG, kU, W, A>&, Run& run, const kernels::MatmulInput& input,
+                  const Out& out) noexcept {
+  const Weight& gate = run.weight(kG);
+  const Weight& up = run.weight(kU);
+  const MatrixView<float> view = run.view(out);
+  ProductList list;
+  if (gate.ops == up.ops) {
+    list.append(up, input, view, simd::kernel<kernels::FinishGatedTile<A>>(), {});
+    list.set_gate(gate);
+  } else {  // in different formats: one after the other
+    ProductList gates;
+    gates.append(gate, input, view, finish_of<A, false, false>(), {});
+    gates.run(run.executor());
+    kernels::EpilogueArgs operands;
+    operands.residual = view.data();
+    operands.residual_stride = view.stride(0);
+    list.append(up, input, view, simd::kernel<kernels::FinishTile<kernels::TimesResidual>>(),
+                operands);
+  }
+  list.run(run.executor());
+}
+
+// Memory for the quantized form of rows, if some weights need one.
+template <class Pass>
+constexpr Scratch quantized_scratch(Pass& pass, Index width, Rows rows) noexcept {
+  if (!pass.limits().code_inputs) return {};
+  return pass.scratch(ops::QuantizedRows<kActivationBlock>::bytes_needed(pass.count(rows), width));
+}
+
+template <class Run, class AnyValue>
+auto quantized_rows(const Run& run, const Scratch& scratch, const AnyValue& like) noexcept {
+  return ops::QuantizedRows<kActivationBlock>::over(run.memory(scratch), run.count_of(like),
+                                                    like.width);
+}
+
+// The rows of x in the forms of `kind`.
+template <class Run, class AnyValue>
+kernels::MatmulInput product_input(Run& run, InputKind kind, const AnyValue& x,
+                                   const Scratch& scratch) noexcept {
+  const MatrixView<float> view = run.view(x);
+  kernels::MatmulInput input;
+  if (kind.codes) {
+    const auto rows = quantized_rows(run, scratch, x);
+    ops::quantize_rows(run.executor(), MatrixView<const float>(view), rows);
+    input = ops::matmul_input(rows);
+  }
+  if (kind.floats) {
+    input.x = view.data();
+    input.stride = view.stride(0);
+  }
+  return input;
+}
+
+// pass.step() of one output or of a tuple of them.
+template <class Pass, class F, class Out, class... Values>
+constexpr void step_to(Pass& pass, const F& compute, const Out& out,
+                       const Values&... used) noexcept {
+  if constexpr (requires { out.id; }) {
+    pass.step(compute, used..., out);
+  } else {
+    std::apply([&](const auto&... o) { pass.step(compute, used..., o...); }, out);
+  }
+}
+
+template <class Products, class Pass, Index W>
+requires requires(const Products& p, Pass& pass) { declare_products(p, pass, Index{}); }
+constexpr auto apply(const Products& node, Pass& pass, const Value<W>& x) noexcept {
+  declare_products(node, pass, x.width);
+  const auto out = make_outputs(node, pass, x.rows);
+  const Scratch scratch = quantized_scratch(pass, x.width, x.rows);
+  step_to(
+      pass,
+      [=](auto& run) {
+        run_products(node, run, product_input(run, input_kind(node, run), x, scratch), out);
+      },
+      out, x, scratch);
+  return out;
+}
+
+template <class Prefix, class LinearType, class Pass, Index W>
+constexpr auto apply(const ResidualInto<Prefix, LinearType>& node, Pass& pass,
+                     const Value<W>& x) noexcept {
+  const auto y = apply_body(node.prefix, pass, x);
+  declare_products(node.linear, pass, y.width);
+  const Scratch scratch = quantized_scratch(pass, y.width, y.rows);
+  pass.step(
+      [=](auto& run) {
+        ProductList list;
+        append_product<true>(node.linear, run,
+                             product_input(run, input_kind(node.linear, run), y, scratch), x, list);
+        list.run(run.executor());
+      },
+      x, y, scratch);
+  return x;
+}
+
+// ---- Norms -------------------------------------------------------------------------------------
+
+template <auto kW, class Pass>
+constexpr void declare_norm(const RmsNorm<kW>&, Pass& pass, Index k) noexcept {
+  pass.template weight<kW>(0, k);
+}
+template <auto kW, auto kB, class A, bool kDropout, class Pass>
+constexpr void declare_norm(const LayerNorm<kW, kB, A, kDropout>&, Pass& pass, Index k) noexcept {
+  pass.template weight<kW>(0, k);
+  pass.template weight<kB>(0, k);
+}
+template <auto kW, class Pass>
+constexpr Index dropout_place(const RmsNorm<kW>&, Pass&) noexcept {
+  return 0;
+}
+template <auto kW, auto kB, class A, bool kDropout, class Pass>
+constexpr Index dropout_place(const LayerNorm<kW, kB, A, kDropout>&, Pass& pass) noexcept {
+  return kDropout ? pass.place() : 0;
+}
+
+template <class Run, auto kW, Index W, class Out>
+void norm_into(const RmsNorm<kW>& node, Run& run, const Value<W>& x, const Out& out,
+               Index) noexcept {
+  ops::rms_norm(run.executor(), MatrixView<const float>(run.view(x)), run.vector(kW), node.eps,
+                out);
+}
+template <class Run, auto kW, auto kB, class A, bool kDropout, Index W, class Out>
+void norm_into(const LayerNorm<kW, kB, A, kDropout>& node, Run& run, const Value<W>& x,
+               const Out& out, [[maybe_unused]] Index place) noexcept {
+  const MatrixView<const float> in = run.view(x);
+  if constexpr (std::is_same_v<Out, MatrixView<float>>) {
+    if constexpr (kDropout) {
+      if (run.training()) {
+        ops::layer_norm<A>(run.executor(), in, run.vector(kW), run.vector(kB), node.eps,
+                           run.dropout(node.dropout, place), out);
+        return;
+      }
+    }
+    ops::layer_norm<A>(run.executor(), in, run.vector(kW), run.vector(kB), node.eps, out);
+  } else {
+    ops::layer_norm(run.executor(), in, run.vector(kW), run.vector(kB), node.eps, out);
+  }
+}
+
+template <class Norm>
+inline constexpr bool kIsNorm = false;
+template <auto kW>
+inline constexpr bool kIsNorm<RmsNorm<kW>> = true;
+template <auto kW, auto kB, class A, bool kDropout>
+inline constexpr bool kIsNorm<LayerNorm<kW, kB, A, kDropout>> = true;
+
+template <class Norm, class Pass, Index W>
+requires kIsNorm<Norm>
+constexpr auto apply(const Norm& node, Pass& pass, const Value<W>& x) noexcept {
+  declare_norm(node, pass, x.width);
+  const Index place = dropout_place(node, pass);
+  const auto out = pass.make(x.width, x.rows);
+  pass.step([=](auto& run) { norm_into(node, run, x, MatrixView<float>(run.view(out)), place); }, x,
+            out);
+  return out;
+}
+
+template <class Norm, class Pass, Index W>
+constexpr auto apply(const InPlace<Norm>& node, Pass& pass, const Value<W>& x) noexcept {
+  static_assert(kIsNorm<Norm>, "nibble: in_place() takes a norm");
+  declare_norm(node.norm, pass, x.width);
+  const Index place = dropout_place(node.norm, pass);
+  pass.step([=](auto& run) { norm_into(node.norm, run, x, MatrixView<float>(run.view(x)), place); },
+            x);
+  return x;
+}
+
+template <class Norm, class Products, class Pass, Index W>
+constexpr auto apply(const NormInto<Norm, Products>& node, Pass& pass, const Value<W>& x) noexcept {
+  declare_norm(node.norm, pass, x.width);
+  declare_products(node.products, pass, x.width);
+  const auto out = make_outputs(node.products, pass, x.rows);
+  const Scratch scratch = quantized_scratch(pass, x.width, x.rows);
+  Value<W> normed = x;
+  normed.id = -1;
+  if (pass.limits().float_inputs) normed = pass.make(x.width, x.rows);
+  step_to(
+      pass,
+      [=](auto& run) {
+        const InputKind kind = input_kind(node.products, run);
+        kernels::MatmulInput input;
+        if (kind.floats) {
+          norm_into(node.norm, run, x, MatrixView<float>(run.view(normed)), 0);
+          input = product_input(run, kind, normed, scratch);
+        } else {
+          const auto rows = quantized_rows(run, scratch, x);
+          norm_into(node.norm, run, x, rows, 0);
+          input = ops::matmul_input(rows);
+        }
+        run_products(node.products, run, input, out);
+      },
+      out, x, scratch, normed);
+  return out;
+}
+
+}}}  // namespace nibble::NIBBLE_ABI::graph

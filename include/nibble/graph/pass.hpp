@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A walk over an expression. apply(node, pass, input), defined for each node beside its type, says
+// what a node means by what it does with the pass; the pass decides what the walk does. There are
+// three: a Survey (survey.hpp) lists weights, caches and tables that the expression needs, a
+// Planner (plan.hpp) records how long each result lives, a Runner (run.hpp) computes. Because all
+// take the same walk, what is loaded and planned cannot differ from what runs.
+//
+// A pass offers
+//   resolve(x)               the value of a Dim or a PerLayer in this layer
+//   make(width, rows)        a new matrix of f32 rows
+//   scratch(bytes)           untyped memory for the next step
+//   step(f, used...)         f(runner) reads and writes the values named; each step ends the
+//                            lifetime of what no later step names
+//   weight<kSlot>(n, k, n_experts = 1)   declares the weights of a slot; n = 0: a vector of k
+//   weight_rows<kSlot>(n, k)             the same for a table of which rows are looked up
+//   cache(n_kv_heads, head_dim)          declares what this layer keeps of each position
+//   state(n_floats)          declares recurrent state of each sequence in this layer, says where
+//   angles<kFactors>(angles) declares a table of rotations
+//   both_ways()              declares that rows see what comes after them in their segment
+//   repeat(n, body)          body, n times, with the weights of layer 0, 1, …
+//   when(condition, body)    body, if the condition holds in this layer
+//   place()                  a number for each place that asks for one, counted in each layer
+//   observe<name>(value)     shows a value to whoever watches
+//   fail(message)            the expression is wrong: a plan is not valid
+//   count(rows), limits()    how many rows at most
+#pragma once
+
+#include <cstddef>
+
+#include "nibble/graph/expr.hpp"
+#include "nibble/graph/step.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
+
+// How many rows a value has: one for each row of a step, or one for each output wanted of it.
+enum class Rows : unsigned char { all, outputs };
+
+// A matrix of f32 rows, or some columns of one: (rows, width) at `column` of rows `stride` long.
+template <Index W = kDynamic>
+struct Value {
+  int id = -1;
+  Rows rows = Rows::all;
+  Index column = 0;
+  Index stride = 0;
+  [[no_unique_address]] Dim<W> width;
+};
+
+struct Scratch {
+  int id = -1;
+};
+
+// Where the recurrent state of a node is, in the state of a sequence.
+struct StateAt {
+  Index offset = 0;  // floats
+  Index n = 0;       // floats
+};
+
+// The input of a model's first node: the rows of the step.
+struct Start {};
+
+// What a plan must be large enough for.
+struct Limits {
+  Index max_rows = 1;      // of one step
+  Index max_outputs = 1;   // rows after OutputRows
+  Index n_positions = 1;   // of one sequence
+  Index max_workers = 1;   // of the executor
+  Index max_segments = 1;  // of one step
+  // Which forms of their input the weights of products ask for (FormatOps::takes_codes).
+  bool float_inputs = true;
+  bool code_inputs = true;
+};
+
+namespace detail {
+
+// A mistake in an expression, named by the type that the compiler shows with it.
+template <class...>
+inline constexpr bool kNever = false;
+
+template <Index A, Index B>
+inline constexpr bool kMayBeEqual = A < 0 || B < 0 || A == B;
+
+}  // namespace detail
+
+}}}  // namespace nibble::NIBBLE_ABI::graph

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Architectures as types, and what of them a loaded model keeps: a table of functions, so that
+// models, engines and sessions are compiled once, whatever architectures and formats there are.
+//
+// An architecture is a type such as
+//   struct Llama {
+//     using Config = ModelConfig;                       // or a type derived from it
+//     static constexpr std::string_view kName = "llama";  // general.architecture
+//     static Result<Config> config(const io::Gguf& file); // the dimensions that a file states
+//     static constexpr auto expression(const Config& c);  // from tokens to logits, slots: Slot
+//   };
+// A program adds its own to load(): load<graph::AllFormats, ArchitectureList<Llama, Mine>>(path).
+// Its slots may be an enumeration of its own too, named by `using Slots = Mine;`, with functions
+// slot_count(Mine) and gguf_name(Mine, Index layer) beside it.
+#pragma once
+
+#include <cstddef>
+#include <new>
+#include <string>
+#include <string_view>
+
+#include "nibble/core/owned.hpp"
+#include "nibble/core/result.hpp"
+#include "nibble/graph/fuse.hpp"
+#include "nibble/graph/plan.hpp"
+#include "nibble/graph/run.hpp"
+#include "nibble/graph/survey.hpp"
+#include "nibble/model/config.hpp"
+#include "nibble/model/slot.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI {
+
+template <class... Architectures>
+struct ArchitectureList {};
+
+// What a model's architecture can do.
+class ModelGraph {
+ public:
+  virtual ~ModelGraph() = default;
+  virtual const ModelConfig& config() const noexcept = 0;
+  // What it needs, slot by slot.
+  virtual void survey(graph::SurveySink& sink) const = 0;
+  virtual graph::Plan plan(const graph::Limits& limits) const noexcept = 0;
+  // Logits of the output rows; see graph::run.
+  virtual MatrixView<const float> run(const graph::Plan& plan, const graph::Limits& limits,
+                                      const graph::RunArgs& args) const noexcept = 0;
+  // How many slots there are, and the name of the tensor that fills one.
+  virtual std::size_t n_slots() const noexcept = 0;
+  virtual std::string tensor_name(std::size_t slot, Index layer) const = 0;
+};
+
+namespace detail {
+
+template <class Architecture>
+struct SlotsOf {
+  using Type = Slot;
+};
+template <class Architecture>
+requires requires { typename Architecture::Slots; }
+struct SlotsOf<Architecture> {
+  using Type = typename Architecture::Slots;
+};
+
+template <class Architecture>
+class ModelGraphOf final : public ModelGraph {
+ public:
+  using Config = typename Architecture::Config;
+  using Slots = typename SlotsOf<Architecture>::Type;
+
+  explicit ModelGraphOf(const Config& config) : config_(config) {}
+
+  const ModelConfig& config() const noexcept override { return config_; }
+  void survey(graph::SurveySink& sink) const override { graph::survey(expression(), sink); }
+  graph::Plan plan(const graph::Limits& limits) const noexcept override {
+    return graph::make_plan(expression(), limits);
+  }
+  MatrixView<const float> run(const graph::Plan& plan, const graph::Limits& limits,
+                              const graph::RunArgs& args) const noexcept override {
+    return MatrixView<const float>(graph::run(expression(), plan, limits, args));
+  }
+  std::size_t n_slots() const noexcept override { return slot_count(Slots{}); }
+  std::string tensor_name(std::size_t slot, Index layer) const override {
+    return gguf_name(static_cast<Slots>(slot), layer);
+  }
+
+ private:
+  auto expression() const noexcept { return graph::fuse(Architecture::expression(config_)); }
+
+  Config config_;
+};
+
+}  // namespace detail
+
+// The graph of an architecture with given dimensions, for Model::from_parts(); null if there is no
+// memory for it.
+template <class Architecture>
+Owned<ModelGraph> make_graph(const typename Architecture::Config& config) {
+  return Owned<ModelGraph>(new (std::nothrow) detail::ModelGraphOf<Architecture>(config));
+}
+
+}}  // namespace nibble::NIBBLE_ABI

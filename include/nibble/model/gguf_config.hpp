@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Reading the dimensions of a model from the metadata of a GGUF file: what architectures share.
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <string_view>
+
+#include "nibble/core/result.hpp"
+#include "nibble/core/scalar.hpp"
+#include "nibble/core/text.hpp"
+#include "nibble/io/gguf.hpp"
+#include "nibble/model/config.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI {
+
+// No dimension is larger; products of three then fit an Index by far.
+inline constexpr std::uint64_t kMaxDim = 1u << 20, kMaxLayers = 4096, kMaxVocabulary = 1u << 24;
+
+// Reads one dimension: positive and at most `max`. Errors: not_found, malformed.
+inline Result<Index> gguf_dim(const io::Gguf& file, const std::string& key, std::uint64_t max) {
+  NIBBLE_TRY(value, file.get_u64(key));
+  if (value < 1 || value > max) {
+    return Error{Errc::malformed, file.name() + ": key '" + key + "': " + std::to_string(value) +
+                                      " is not in [1, " + std::to_string(max) + "]"};
+  }
+  return static_cast<Index>(value);
+}
+inline Result<Index> gguf_dim_or(const io::Gguf& file, const std::string& key, std::uint64_t max,
+                                 Index fallback) {
+  if (file.find(key) == nullptr) return fallback;
+  return gguf_dim(file, key, max);
+}
+
+// Everything that architectures have in common but the rotation; eps_key: of the norms. Errors name
+// the key: not_found, malformed (values out of range or at odds).
+inline Result<ModelConfig> transformer_config(const io::Gguf& file, std::string_view eps_key) {
+  NIBBLE_TRY(name, file.get_string("general.architecture"));
+  ModelConfig c;
+  c.architecture = std::string(name);
+  const std::string arch = c.architecture + ".";
+  NIBBLE_TRY(dim, gguf_dim(file, arch + "embedding_length", kMaxDim));
+  NIBBLE_TRY(n_layers, gguf_dim(file, arch + "block_count", kMaxLayers));
+  NIBBLE_TRY(ffn_dim, gguf_dim(file, arch + "feed_forward_length", kMaxDim));
+  NIBBLE_TRY(n_heads, gguf_dim(file, arch + "attention.head_count", kMaxDim));
+  NIBBLE_TRY(n_kv_heads, gguf_dim_or(file, arch + "attention.head_count_kv", kMaxDim, n_heads));
+  NIBBLE_TRY(head_dim, gguf_dim_or(file, arch + "attention.key_length", kMaxDim, dim / n_heads));
+  NIBBLE_TRY(value_dim, gguf_dim_or(file, arch + "attention.value_length", kMaxDim, head_dim));
+  NIBBLE_TRY(n_ctx, gguf_dim(file, arch + "context_length", 1u << 30));
+  NIBBLE_TRY(window, file.get_u64_or(arch + "attention.sliding_window", 0));
+  NIBBLE_TRY(embedding, file.tensor("token_embd.weight"));
+  if (embedding.dims[1] < 1 || embedding.dims[1] > kMaxVocabulary) {
+    return Error{Errc::malformed, file.name() + ": tensor 'token_embd.weight': " +
+                                      std::to_string(embedding.dims[1]) + " rows"};
+  }
+  NIBBLE_TRY(eps, file.get_f32(arch + std::string(eps_key)));
+  c.dim = dim;
+  c.n_layers = n_layers;
+  c.ffn_dim = ffn_dim;
+  c.n_heads = n_heads;
+  c.n_kv_heads = n_kv_heads;
+  c.head_dim = head_dim;
+  c.n_ctx = n_ctx;
+  c.window = static_cast<Index>(std::min<std::uint64_t>(window, 1u << 30));  // 0: none
+  c.vocab_size = static_cast<Index>(embedding.dims[1]);
+  c.norm_eps = eps;
+  if (n_heads % n_kv_heads != 0 || head_dim < 1 || value_dim != head_dim || !(eps > 0) ||
+      !is_finite(static_cast<double>(eps))) {
+    return Error{Errc::malformed, file.name() + ": " + std::to_string(n_heads) + " heads, " +
+                                      std::to_string(n_kv_heads) + " kv heads, head sizes " +
+                                      std::to_string(head_dim) + " and " +
+                                      std::to_string(value_dim) + ", norm epsilon " +
+                                      to_text(static_cast<double>(eps)) + " do not go together"};
+  }
+  return c;
+}
+
+// The rotation, into `c`. Errors: malformed, unsupported (a kind of scaling that is not known
+// here).
+inline Status read_rope_config(const io::Gguf& file, ModelConfig& c) {
+  const std::string arch = c.architecture + ".";
+  const Index head_dim = c.head_dim;
+  NIBBLE_TRY(rope_dim, gguf_dim_or(file, arch + "rope.dimension_count", kMaxDim, head_dim));
+  NIBBLE_TRY(theta, file.get_f32_or(arch + "rope.freq_base", 10000.0f));
+  // A factor without a type is a linear one, and older files have it under another key.
+  NIBBLE_TRY(scaling, file.get_string_or(arch + "rope.scaling.type", "linear"));
+  NIBBLE_TRY(old_factor, file.get_f32_or(arch + "rope.scale_linear", 1.0f));
+  NIBBLE_TRY(factor, file.get_f32_or(arch + "rope.scaling.factor", old_factor));
+  if (scaling != "none" && scaling != "linear") {
+    return Error{Errc::unsupported, file.name() + ": rope scaling '" +
+                                        std::string(scaling.substr(0, 64)) +
+                                        "'; known are none and linear"};
+  }
+  if (rope_dim > head_dim || rope_dim % 2 != 0 || !(theta > 0) ||
+      !is_finite(static_cast<double>(theta)) || !(factor > 0) ||
+      !is_finite(static_cast<double>(factor))) {
+    return Error{Errc::malformed, file.name() + ": rotation of " + std::to_string(rope_dim) +
+                                      " of " + std::to_string(head_dim) + " dimensions, base " +
+                                      to_text(static_cast<double>(theta)) + ", factor " +
+                                      to_text(static_cast<double>(factor))};
+  }
+  c.rope_dim = rope_dim;
+  c.rope_theta = theta;
+  c.rope_scale = scaling == "linear" ? factor : 1.0f;
+  return ok();
+}
+
+}}  // namespace nibble::NIBBLE_ABI

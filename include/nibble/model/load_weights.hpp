@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// From the tensors of a GGUF file to the slots of an expression.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "nibble/core/scalar.hpp"
+#include "nibble/io/gguf.hpp"
+#include "nibble/model/architecture.hpp"
+#include "nibble/model/weight_store.hpp"
+#include "nibble/quant/ggml.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI { namespace detail {
+
+// Announces to a store the tensors that an expression needs, as the survey of it tells.
+class TensorBinder final : public graph::SurveySink {
+ public:
+  TensorBinder(const ModelGraph& graph, const io::Gguf& file, WeightStore& store)
+      : graph_(graph), file_(file), store_(store) {}
+
+  void weight(const graph::WeightNeed& need) override {
+    if (error_) return;
+    Status added = add(need);
+    if (!added) error_ = std::move(added).error();
+  }
+  void rope(const graph::RopeKey&, std::size_t factors) override {
+    if (error_ || factors == graph::kNoSlot) return;
+    Status checked = check_factors(factors);
+    if (!checked) error_ = std::move(checked).error();
+  }
+
+  // Errors: those of what was announced; unsupported for tensors that have no place: they belong to
+  // a variant of the architecture that would run wrongly.
+  Status finish() const {
+    if (error_) return *error_;
+    if (used_.size() == file_.tensors().size()) return ok();
+    std::string names;
+    std::size_t n_named = 0;
+    for (const io::GgufTensor& tensor : file_.tensors()) {
+      if (std::any_of(used_.begin(), used_.end(),
+                      [&](const Used& used) { return used.tensor == &tensor; })) {
+        continue;
+      }
+      if (++n_named > 3) {
+        names += ", ...";
+        break;
+      }
+      names += (n_named > 1 ? ", '" : "'") + std::string(tensor.name) + "'";
+    }
+    return Error{Errc::unsupported, file_.name() + ": " +
+                                        std::to_string(file_.tensors().size() - used_.size()) +
+                                        " tensors that are no part of a " +
+                                        graph_.config().architecture + " model here: " + names};
+  }
+
+ private:
+  struct Used {
+    const io::GgufTensor* tensor;
+  };
+
+  std::string where(const std::string& name) const {
+    return file_.name() + ": tensor '" + name + "'";
+  }
+
+  Status add(const graph::WeightNeed& need) {
+    const std::string name = graph_.tensor_name(need.slot, need.layer);
+    if (store_.table().at(need.slot, need.layer)) return check_again(need, name);
+    const io::GgufTensor* const tensor = file_.find_tensor(name);
+    if (tensor == nullptr) {
+      if (need.tied_to != graph::kNoSlot) {
+        store_.tie(need.slot, need.tied_to);
+      } else if (need.is_required) {
+        return Error{Errc::not_found, where(name) + " is missing"};
+      }
+      return ok();
+    }
+    const auto rows = static_cast<Index>(tensor->dims[1]);
+    const Index n = need.is_table && need.n == 0 ? rows : need.n;
+    const auto dims =
+        std::array{static_cast<std::uint64_t>(need.k), static_cast<std::uint64_t>(n == 0 ? 1 : n),
+                   static_cast<std::uint64_t>(need.n_experts), std::uint64_t{1}};
+    if (tensor->dims != dims) {
+      const auto text = [](const std::array<std::uint64_t, 4>& d) {
+        return (d[2] > 1 ? "(" + std::to_string(d[2]) + ", " : std::string("(")) +
+               std::to_string(d[1]) + ", " + std::to_string(d[0]) + ")";
+      };
+      return Error{Errc::malformed,
+                   where(name) + ": shape " + text(tensor->dims) + ", expected " + text(dims)};
+    }
+    const auto packed = quant::packed_format_of(tensor->type);
+    if (packed && n == 0) return Error{Errc::malformed, where(name) + ": a packed vector"};
+    Status added = ok();
+    if (packed) {
+      added = store_.add_packed(need.slot, need.layer, *packed, n, need.k, tensor->data,
+                                need.n_experts);
+    } else {
+      auto format = quant::format_of(tensor->type);
+      if (!format) return std::move(format).error().in(where(name));
+      added = store_.add(need.slot, need.layer, *format, n, need.k, tensor->data, need.n_experts);
+    }
+    if (!added) return std::move(added).error().in(where(name));
+    used_.push_back({tensor});
+    return ok();
+  }
+
+  // A slot that was filled for another node.
+  Status check_again(const graph::WeightNeed& need, const std::string& name) const {
+    const graph::Weight& w = store_.table().at(need.slot, need.layer);
+    const bool same = w.k == need.k && (w.n == need.n || (need.is_table && need.n == 0));
+    if (same && w.n_experts == need.n_experts) return ok();
+    return Error{Errc::malformed, where(name) + ": two parts of the model want other shapes of it"};
+  }
+
+  Status check_factors(std::size_t slot) const {
+    const std::string name = graph_.tensor_name(slot, -1);
+    const io::GgufTensor* const tensor = file_.find_tensor(name);
+    if (tensor == nullptr) return ok();
+    NIBBLE_TRY(format, quant::format_of(tensor->type));
+    LayerValues<float> factors(static_cast<std::size_t>(tensor->dims[0]));
+    Status read = quant::row_to_f32(format, tensor->data, {values(factors), factors.size()});
+    if (!read) return std::move(read).error().in(where(name));
+    for (const auto& [factor] : factors) {
+      if (!(factor > 0) || !is_finite(static_cast<double>(factor))) {
+        return Error{Errc::malformed, where(name) + ": a factor that is not positive"};
+      }
+    }
+    return ok();
+  }
+
+  const ModelGraph& graph_;
+  const io::Gguf& file_;
+  WeightStore& store_;
+  std::optional<Error> error_;
+  std::vector<Used> used_;
+};
+
+// Whether a store holds what an expression needs.
+class WeightChecker final : public graph::SurveySink {
+ public:
+  WeightChecker(const ModelGraph& graph, graph::WeightTable table) : graph_(graph), table_(table) {}
+
+  void weight(const graph::WeightNeed& need) override {
+    if (error_) return;
+    const graph::Weight& w = table_.at(need.slot, need.layer);
+    const std::string name = "weights '" + graph_.tensor_name(need.slot, need.layer) + "'";
+    if (!w) {
+      const bool is_tied = need.tied_to != graph::kNoSlot;  // whoever fills the store ties them
+      if (need.is_required || is_tied) error_ = Error{Errc::not_found, name + " are missing"};
+    } else if (w.k != need.k || w.n_experts != need.n_experts ||
+               (w.n != need.n && !(need.is_table && need.n == 0))) {
+      error_ =
+          Error{Errc::invalid_argument,
+                name + " have the shape (" + std::to_string(w.n) + ", " + std::to_string(w.k) +
+                    "), expected (" + std::to_string(need.n) + ", " + std::to_string(need.k) + ")"};
+    }
+  }
+  Status finish() const {
+    if (error_) return *error_;
+    return ok();
+  }
+
+ private:
+  const ModelGraph& graph_;
+  graph::WeightTable table_;
+  std::optional<Error> error_;
+};
+
+}}}  // namespace nibble::NIBBLE_ABI::detail
