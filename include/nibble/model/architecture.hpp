@@ -8,7 +8,7 @@
 //     using Config = ModelConfig;                       // or a type derived from it
 //     static constexpr std::string_view kName = "llama";  // general.architecture
 //     static Result<Config> config(const io::Gguf& file); // the dimensions that a file states
-//     static constexpr auto expression(const Config& c);  // from tokens to logits, slots: Slot
+//     static auto expression(const Config& c);           // from tokens to logits, slots: Slot
 //   };
 // A program adds its own to load(): load<graph::AllFormats, ArchitectureList<Llama, Mine>>(path).
 // Its slots may be an enumeration of its own too, named by `using Slots = Mine;`, with functions

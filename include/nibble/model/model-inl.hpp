@@ -5,23 +5,18 @@
 
 #include <new>
 #include <optional>
-#include <string_view>
 #include <utility>
 
 #include "nibble/io/gguf.hpp"
 #include "nibble/kernels/pass.hpp"
 #include "nibble/model/architecture.hpp"
-#include "nibble/model/gpt2.hpp"
-#include "nibble/model/llama.hpp"
+#include "nibble/model/load.hpp"
 #include "nibble/model/load_weights.hpp"
 #include "nibble/model/model.hpp"
 #include "nibble/model/weight_store.hpp"
 #include "nibble/text/tokenizer.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
-
-// The architectures that nibble knows.
-struct AllArchitectures : ArchitectureList<Llama, Gpt2> {};
 
 struct Model::Parts {
   Parts(Owned<ModelGraph> g, WeightStore w) : graph(std::move(g)), weights(std::move(w)) {}
@@ -110,55 +105,6 @@ NIBBLE_INLINE Result<Model> Model::from_graph(Owned<ModelGraph> graph,
   if (!parts) return Error{Errc::out_of_memory, file.name()};
   parts->tokenizer = std::move(tokenizer);
   return Model(std::move(parts));
-}
-
-namespace detail {
-
-// The graph of the architecture that a file names; null if it is none of the list.
-template <class... Architectures>
-Result<Owned<ModelGraph>> graph_of(ArchitectureList<Architectures...>, std::string_view name,
-                                   const io::Gguf& file) {
-  Result<Owned<ModelGraph>> found = Owned<ModelGraph>();
-  const auto try_one = [&]<class A>(std::type_identity<A>) {
-    if (name != A::kName) return false;
-    auto config = A::config(file);
-    if (config) {
-      found = make_graph<A>(*config);
-    } else {
-      found = std::move(config).error();
-    }
-    return true;
-  };
-  const bool is_known = (try_one(std::type_identity<Architectures>{}) || ...);
-  if (is_known) return found;
-  std::string known;
-  ((known += (known.empty() ? "" : ", ") + std::string(Architectures::kName)), ...);
-  return Error{Errc::unsupported, file.name() + ": architecture '" +
-                                      std::string(name.substr(0, 64)) + "'; this program knows " +
-                                      known};
-}
-
-}  // namespace detail
-
-template <class Formats, class Architectures>
-Result<Model> Model::from_gguf(const io::Gguf& file, const LoadOptions& options) {
-  NIBBLE_CHECK(simd::ensure_target());
-  NIBBLE_TRY(name, file.get_string("general.architecture"));
-  NIBBLE_TRY(graph, detail::graph_of(Architectures{}, name, file));
-  return from_graph(std::move(graph), Formats::kOps, file, options);
-}
-
-template <class Formats, class Architectures>
-Result<Model> Model::from_gguf(io::Gguf&& file, const LoadOptions& options) {
-  NIBBLE_TRY(model, (from_gguf<Formats, Architectures>(std::as_const(file), options)));
-  model.keep(std::move(file));
-  return model;
-}
-
-template <class Formats, class Architectures>
-Result<Model> load(const std::string& path, const LoadOptions& options) {
-  NIBBLE_TRY(file, io::Gguf::open(path));
-  return Model::from_gguf<Formats, Architectures>(std::move(file), options);
 }
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// From a file to a model of the formats and architectures that a program names: what is compiled
+// when load() is called. Included by model.hpp; in the split form by files that name formats or
+// architectures of their own.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+
+#include "nibble/graph/weights.hpp"
+#include "nibble/io/gguf.hpp"
+#include "nibble/model/architecture.hpp"
+#include "nibble/model/gpt2.hpp"
+#include "nibble/model/llama.hpp"
+#include "nibble/model/model.hpp"
+#include "nibble/simd/dispatch.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI {
+
+// The architectures that nibble knows.
+struct AllArchitectures : ArchitectureList<Llama, Gpt2> {};
+
+namespace detail {
+
+// The graph of the architecture that a file names; null if it is none of the list.
+template <class... Architectures>
+Result<Owned<ModelGraph>> graph_of(ArchitectureList<Architectures...>, std::string_view name,
+                                   const io::Gguf& file) {
+  Result<Owned<ModelGraph>> found = Owned<ModelGraph>();
+  const auto try_one = [&]<class A>(std::type_identity<A>) {
+    if (name != A::kName) return false;
+    auto config = A::config(file);
+    if (config) {
+      found = make_graph<A>(*config);
+    } else {
+      found = std::move(config).error();
+    }
+    return true;
+  };
+  const bool is_known = (try_one(std::type_identity<Architectures>{}) || ...);
+  if (is_known) return found;
+  std::string known;
+  ((known += (known.empty() ? "" : ", ") + std::string(Architectures::kName)), ...);
+  return Error{Errc::unsupported, file.name() + ": architecture '" +
+                                      std::string(name.substr(0, 64)) + "'; this program knows " +
+                                      known};
+}
+
+}  // namespace detail
+
+template <class Formats, class Architectures>
+Result<Model> Model::from_gguf(const io::Gguf& file, const LoadOptions& options) {
+  NIBBLE_CHECK(simd::ensure_target());
+  NIBBLE_TRY(name, file.get_string("general.architecture"));
+  NIBBLE_TRY(graph, detail::graph_of(Architectures{}, name, file));
+  return from_graph(std::move(graph), Formats::kOps, file, options);
+}
+
+template <class Formats, class Architectures>
+Result<Model> Model::from_gguf(io::Gguf&& file, const LoadOptions& options) {
+  NIBBLE_TRY(model, (from_gguf<Formats, Architectures>(std::as_const(file), options)));
+  model.keep(std::move(file));
+  return model;
+}
+
+template <class Formats, class Architectures>
+Result<Model> load(const std::string& path, const LoadOptions& options) {
+  NIBBLE_TRY(file, io::Gguf::open(path));
+  return Model::from_gguf<Formats, Architectures>(std::move(file), options);
+}
+
+}}  // namespace nibble::NIBBLE_ABI
