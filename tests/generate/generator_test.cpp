@@ -17,6 +17,7 @@
 #include "generate/home_model.hpp"
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/io/gguf_writer.hpp"
+#include "nibble/text/tokenizer.hpp"
 #include "why.hpp"
 
 using nibble::Errc;

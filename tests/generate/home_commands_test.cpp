@@ -14,17 +14,15 @@
 #include "doctest/doctest.h"
 #include "home_model.hpp"
 #include "nibble/generate/generator.hpp"
+#include "nibble/generate/session.hpp"
 #include "nibble/model/convert.hpp"
+#include "nibble/model/model.hpp"
 #include "test_data.hpp"
 #include "why.hpp"
 
 using namespace nibble;
 
 namespace {
-
-using Formats = graph::FormatList<quant::F32, quant::Q8_0, quant::Q4_0>;
-using HomeModel = BasicModel<Formats>;
-using HomeSession = BasicSession<HomeModel>;
 
 struct Split {
   std::string name;
@@ -53,22 +51,22 @@ std::vector<Sample> read_samples(const char* file) {
   return samples;
 }
 
-HomeModel model_in(const io::Gguf& file, quant::Format format) {
+Model model_in(const io::Gguf& file, quant::Format format) {
   auto bytes = quantize_model(file, {.format = format});
   REQUIRE_MESSAGE(bytes, test::why(bytes));
   auto converted = io::Gguf::parse(*bytes, to_string(format));
   REQUIRE_MESSAGE(converted, test::why(converted));
-  auto model = HomeModel::from_gguf(*converted);
+  auto model = Model::from_gguf(*converted);
   REQUIRE_MESSAGE(model, test::why(model));
   return *std::move(model);
 }
 
 // How many calls are right, by sessions side by side over one model. -1: an error.
-int count_right(const HomeModel& model, const std::vector<Sample>& samples) {
+int count_right(const Model& model, const std::vector<Sample>& samples) {
   std::atomic<std::size_t> next{0};
   std::atomic<int> n_right{0}, n_failed{0};
   const auto work = [&] {
-    auto session = HomeSession::create(model);
+    auto session = Session::create(model);
     if (!session) ++n_failed;
     for (std::size_t i; session && (i = next++) < samples.size();) {
       std::string call;
@@ -95,9 +93,9 @@ TEST_CASE("home commands: F32 and INT8 as accurate as they should be, all 4 000 
   if (const auto f32 = test::data_path("models/home-commands/home-commands-f32.gguf")) path = *f32;
   const auto file = io::Gguf::open(path);
   REQUIRE_MESSAGE(file, test::why(file));
-  const HomeModel f32 = model_in(*file, quant::Format::f32);
-  const HomeModel int8 = model_in(*file, quant::Format::q8_0);
-  const HomeModel int4 = model_in(*file, quant::Format::q4_0);
+  const Model f32 = model_in(*file, quant::Format::f32);
+  const Model int8 = model_in(*file, quant::Format::q8_0);
+  const Model int4 = model_in(*file, quant::Format::q4_0);
   for (const Split& split : kSplits) {
     CAPTURE(split.name);
     const std::vector<Sample> samples = read_samples(split.file);

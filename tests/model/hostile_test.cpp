@@ -12,7 +12,7 @@
 #include "doctest/doctest.h"
 #include "io/largest_allocation.hpp"
 #include "model/random_model.hpp"
-#include "model/session.hpp"
+#include "nibble/generate/session.hpp"
 #include "why.hpp"
 
 namespace {

@@ -9,7 +9,7 @@
 #include "doctest/doctest.h"
 #include "kernels/each_target.hpp"
 #include "model/reference_of.hpp"
-#include "model/session.hpp"
+#include "nibble/generate/session.hpp"
 #include "why.hpp"
 
 namespace {

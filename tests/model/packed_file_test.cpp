@@ -10,8 +10,10 @@
 #include <vector>
 
 #include "doctest/doctest.h"
-#include "model/session.hpp"
+#include "nibble/generate/session.hpp"
+#include "nibble/graph/weights.hpp"
 #include "nibble/model/convert.hpp"
+#include "nibble/model/slot.hpp"
 #include "why.hpp"
 
 using namespace nibble;

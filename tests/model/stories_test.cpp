@@ -7,9 +7,10 @@
 
 #include "doctest/doctest.h"
 #include "kernels/each_target.hpp"
-#include "model/session.hpp"
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/generate/perplexity.hpp"
+#include "nibble/generate/session.hpp"
+#include "nibble/text/tokenizer.hpp"
 #include "test_data.hpp"
 #include "why.hpp"
 

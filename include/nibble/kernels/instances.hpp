@@ -33,6 +33,7 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace simd {
   NIBBLE_INSTANCE(kernels::Matmul<Format, kernels::Epilogue<kernels::Identity, true>>)        \
   NIBBLE_INSTANCE(kernels::Matmul<Format, kernels::Epilogue<kernels::Identity, true, true>>)  \
   NIBBLE_INSTANCE(kernels::Matmul<Format, kernels::Epilogue<kernels::Identity, false, true>>) \
+  NIBBLE_INSTANCE(kernels::Matmul<Format, kernels::Epilogue<kernels::GeluTanh>>)              \
   NIBBLE_INSTANCE(kernels::Matmul<Format, kernels::Epilogue<kernels::GeluTanh, true>>)        \
   NIBBLE_INSTANCE(kernels::MatmulGated<Format, kernels::Silu>)                                \
   NIBBLE_INSTANCE(kernels::PackPanel<Format>)
