@@ -13,7 +13,10 @@
 #include <vector>
 
 #include "common.hpp"
+#include "nibble/generate/sampler.hpp"
 #include "nibble/nibble.hpp"
+#include "nibble/simd/dispatch.hpp"
+#include "nibble/text/tokenizer.hpp"
 
 namespace {
 

@@ -12,6 +12,7 @@
 
 #include "allocation_counter.hpp"
 #include "doctest/doctest.h"
+#include "nibble/core/cpus.hpp"
 
 #if defined(__linux__)
 #include <sched.h>

@@ -14,7 +14,9 @@
 #include "doctest/doctest.h"
 #include "home_model.hpp"
 #include "nibble/generate/generator.hpp"
+#include "nibble/generate/session.hpp"
 #include "nibble/model/convert.hpp"
+#include "nibble/model/model.hpp"
 #include "test_data.hpp"
 #include "why.hpp"
 

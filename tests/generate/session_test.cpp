@@ -16,6 +16,7 @@
 
 #include "allocation_counter.hpp"
 #include "doctest/doctest.h"
+#include "forget_target.hpp"
 #include "generate/home_model.hpp"
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/simd/dispatch.hpp"
@@ -402,7 +403,7 @@ TEST_CASE("loading reports a NIBBLE_TARGET that cannot be had, whether or not ke
   const std::string other = active == nibble::simd::Target::NEON ? "AVX2" : "NEON";
   for (const std::string& name : {std::string("pentium"), other}) {
     for (const bool first_use : {false, true}) {
-      if (first_use) nibble::simd::detail::active_row = -1;
+      if (first_use) test::forget_target();
       setenv("NIBBLE_TARGET", name.c_str(), 1);
       const auto loaded = nibble::load(test::home_model_path());
       const auto session = Session::create(model);

@@ -36,12 +36,9 @@
 #error "nibble needs Highway 1.3 or newer"
 #endif
 #ifdef HWY_HIGHWAY_INCLUDED
-namespace nibble {
-inline namespace NIBBLE_ABI {
-namespace simd {
-namespace detail {
+namespace nibble { inline namespace NIBBLE_ABI { namespace simd { namespace detail {
 constexpr long long kStaticTargetBefore = HWY_STATIC_TARGET;
-}
+}}}}  // namespace nibble::NIBBLE_ABI::simd::detail
 #endif
 #undef HWY_DISABLED_TARGETS
 #define HWY_DISABLED_TARGETS \
