@@ -44,6 +44,17 @@ function(try_run variable source)
   endif()
 endfunction()
 
+# link_headers(name folder ...): include/ in the work folder, with the headers of others and not those
+# of this system, for cross compilers.
+function(link_headers)
+  file(MAKE_DIRECTORY ${work_dir}/include)
+  set(pairs ${ARGN})
+  while(pairs)
+    list(POP_FRONT pairs name folder)
+    file(CREATE_LINK ${folder}/${name} ${work_dir}/include/${name} SYMBOLIC)
+  endwhile()
+endfunction()
+
 # Builds the program that has neither exceptions nor RTTI, and lets it answer.
 function(build_and_run)
   run(${ARGN} -O0 -Wall -Wextra -fno-exceptions -fno-rtti ${options}

@@ -3,7 +3,8 @@
 // Attention over a cache of f32, f16 or bf16: scores, sums of values and filling the cache. All
 // arithmetic is in f32.
 
-#if defined(NIBBLE_KERNELS_ATTENTION_FLOAT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_ATTENTION_FLOAT_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_ATTENTION_FLOAT_INL_H_
 #undef NIBBLE_KERNELS_ATTENTION_FLOAT_INL_H_
 #else
@@ -14,8 +15,9 @@
 #include "nibble/kernels/attention_vec-inl.h"
 #include "nibble/kernels/float16-inl.h"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE { namespace attention {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
+namespace attention {
 
 // Register tiles: kRows query rows times kWide vectors of positions (scores) or of dimensions (sums
 // of values). 32 registers hold 4 * 4 sums and their operands, 16 hold 4 * 2 or 2 * 4. The latency
@@ -299,7 +301,7 @@ HWY_INLINE void store_key_value(const float* HWY_RESTRICT key, const float* HWY_
   if (head_dim % kPair != 0) convert(0, column[i / kPair * kPairStep + i % kPair]);
 }
 
-}}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE::attention
-HWY_AFTER_NAMESPACE();
+}}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE::attention
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

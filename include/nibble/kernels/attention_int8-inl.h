@@ -4,7 +4,8 @@
 // and weights are rounded to 16-bit integers, of which each product with 8-bit codes is exact: what
 // is lost is what the cache lost. On targets with VNNI a 16-bit number is two of 8 bits.
 
-#if defined(NIBBLE_KERNELS_ATTENTION_INT8_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_ATTENTION_INT8_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_ATTENTION_INT8_INL_H_
 #undef NIBBLE_KERNELS_ATTENTION_INT8_INL_H_
 #else
@@ -17,8 +18,9 @@
 #include "nibble/kernels/attention_float-inl.h"
 #include "nibble/kernels/math-inl.h"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE { namespace attention {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
+namespace attention {
 
 using DI16 = hn::Repartition<std::int16_t, D>;
 using DI8 = hn::Repartition<std::int8_t, D>;
@@ -390,7 +392,7 @@ NIBBLE_LAZY HWY_INLINE void store_key_value(const float* HWY_RESTRICT key,
       put_codes(value, head_dim, 1, 4, cache + kernels::value_offset<T>(position, 0, head_dim));
 }
 
-}}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE::attention
-HWY_AFTER_NAMESPACE();
+}}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE::attention
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

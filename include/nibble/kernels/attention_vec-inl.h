@@ -2,7 +2,8 @@
 //
 // Attention: vectors, register tiles and fetching prefetcher, for every element type of the cache.
 
-#if defined(NIBBLE_KERNELS_ATTENTION_VEC_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_ATTENTION_VEC_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_ATTENTION_VEC_INL_H_
 #undef NIBBLE_KERNELS_ATTENTION_VEC_INL_H_
 #else
@@ -13,8 +14,9 @@
 #include "nibble/kernels/attention.hpp"
 #include "nibble/kernels/prefetch-inl.h"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE { namespace attention {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
+namespace attention {
 namespace hn = hwy::HWY_NAMESPACE;
 
 using kernels::kAttentionTile;
@@ -87,7 +89,7 @@ class Prefetcher {
   bool now_ = false;
 };
 
-}}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE::attention
-HWY_AFTER_NAMESPACE();
+}}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE::attention
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

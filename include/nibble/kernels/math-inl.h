@@ -4,7 +4,8 @@
 // ULP bounds are against the exact value, round to nearest, and hold on every target;
 // tests/kernels/activation_test.cpp measures them.
 
-#if defined(NIBBLE_KERNELS_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_MATH_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_MATH_INL_H_
 #undef NIBBLE_KERNELS_MATH_INL_H_
 #else
@@ -16,8 +17,8 @@
 #include "hwy/highway.h"
 #include "nibble/simd/impl.hpp"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // The greater of `x` and the number `bound`; a NaN in x stays NaN. Highway leaves open what Max
@@ -344,7 +345,7 @@ HWY_INLINE V normal_tail(D d, V a) {
   }
 }
 
-}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
+}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

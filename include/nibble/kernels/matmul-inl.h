@@ -2,7 +2,8 @@
 //
 // The matrix product: a walk over tiles, and what becomes of their sums.
 
-#if defined(NIBBLE_KERNELS_MATMUL_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_MATMUL_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_MATMUL_INL_H_
 #undef NIBBLE_KERNELS_MATMUL_INL_H_
 #else
@@ -10,12 +11,21 @@
 #endif
 
 #include "hwy/highway.h"
+#if !NIBBLE_IS_LEVEL
 #include "nibble/kernels/activation-inl.h"
+#endif
 #include "nibble/kernels/matmul_tile-inl.h"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
+
+#if NIBBLE_IS_LEVEL
+// What becomes of sums is not a level's business: its base finishes them.
+using HWY_NAMESPACE::finish_gated_tile;
+using HWY_NAMESPACE::finish_tile;
+using HWY_NAMESPACE::Outputs;
+#else
 
 // ---- Epilogues ---------------------------------------------------------------------------------
 
@@ -40,27 +50,14 @@ HWY_INLINE VF32 finish(kernels::Epilogue<Activation, kBias, kResidual>, DF32 d, 
   return v;
 }
 
-// ---- Kernels -----------------------------------------------------------------------------------
-// A kernel is a format's walk over tiles and an epilogue's way to finish one, joined by a pointer:
-// there are many pairs of them, and compiling each pair would cost more than the call per tile
-// does.
-
-// A tile of the output: n_rows rows and n_vectors vectors of columns from (row, column) on.
-struct TileAt {
-  Index row;
-  Index column;
-  int n_rows;
-  int n_vectors;
-};
-
-// Finishes and stores the outputs of a tile. sums, gate: (n_rows, n_vectors * kLanes); gate only
-// where args.gate is.
-using FinishTile = void(const kernels::MatmulArgs& args, const float* sums, const float* gate,
-                        const TileAt& tile);
+// ---- The end of a tile -------------------------------------------------------------------------
+// A kernel is a format's walk over tiles and an epilogue's way to finish one, joined by a pointer
+// (kernels::FinishTile): there are many pairs of them, and compiling each pair would cost more than
+// the call per tile does.
 
 // Calls store(index into sums, outputs) for each vector of a tile's outputs.
 template <class Store>
-HWY_INLINE void for_each_vector(const kernels::MatmulArgs& args, const TileAt& tile,
+HWY_INLINE void for_each_vector(const kernels::MatmulArgs& args, const kernels::TileAt& tile,
                                 const Store& store) {
   for (int r = 0; r < tile.n_rows; ++r) {
     for (int c = 0; c < tile.n_vectors; ++c) {
@@ -74,8 +71,8 @@ HWY_INLINE void for_each_vector(const kernels::MatmulArgs& args, const TileAt& t
 
 template <class Epilogue>
 HWY_NOINLINE void finish_tile(const kernels::MatmulArgs& args, const float* HWY_RESTRICT sums,
-                              const float*, const TileAt& tile) {
-  for_each_vector(args, tile, [&](int i, Outputs at) HWY_ATTR {
+                              const float*, const kernels::TileAt& tile) {
+  for_each_vector(args, tile, [&](int i, Outputs at) NIBBLE_ATTR {
     const VF32 v = finish(Epilogue{}, DF32(), hn::Load(DF32(), sums + i), args.epilogue, at);
     hn::StoreN(v, DF32(), args.out + at.row * args.out_stride + at.column, at.count);
   });
@@ -83,13 +80,17 @@ HWY_NOINLINE void finish_tile(const kernels::MatmulArgs& args, const float* HWY_
 
 template <class Activation>
 HWY_NOINLINE void finish_gated_tile(const kernels::MatmulArgs& args, const float* HWY_RESTRICT sums,
-                                    const float* HWY_RESTRICT gate, const TileAt& tile) {
-  for_each_vector(args, tile, [&](int i, Outputs at) HWY_ATTR {
+                                    const float* HWY_RESTRICT gate, const kernels::TileAt& tile) {
+  for_each_vector(args, tile, [&](int i, Outputs at) NIBBLE_ATTR {
     const VF32 g = activate(Activation{}, DF32(), hn::Load(DF32(), gate + i));
     const VF32 v = hn::Mul(g, hn::Load(DF32(), sums + i));
     hn::StoreN(v, DF32(), args.out + at.row * args.out_stride + at.column, at.count);
   });
 }
+
+#endif  // NIBBLE_IS_LEVEL
+
+// ---- The walk over tiles -----------------------------------------------------------------------
 
 // Bytes of a panel that a tile reads in one step of fetching ahead.
 template <class Form>
@@ -107,8 +108,8 @@ constexpr Index step_bytes() {
 
 // kNarrow: few rows, whole panels (see TileShape and PanelPrefetcher).
 template <class Form, int kRows, int kColumns, bool kNarrow>
-HWY_INLINE void compute_tile(const kernels::MatmulArgs& args, FinishTile* finish, Index row,
-                             Index column) {
+HWY_INLINE void compute_tile(const kernels::MatmulArgs& args, kernels::FinishTile* finish,
+                             Index row, Index column) {
   using Shape = TileShape<Form>;
   HWY_ALIGN float sums[kRows * kColumns * kLanes];
   HWY_ALIGN float gate[kRows * kColumns * kLanes];
@@ -118,7 +119,7 @@ HWY_INLINE void compute_tile(const kernels::MatmulArgs& args, FinishTile* finish
   const int lane = static_cast<int>(column % quant::kPanelRows);
   constexpr int kPanels = kPanelsOf<kColumns>;
   const Index next_panel = panel + kPanels;
-  const auto compute = [&](const std::byte* matrix, float* out) HWY_ATTR {
+  const auto compute = [&](const std::byte* matrix, float* out) NIBBLE_ATTR {
     const std::byte* const weights = matrix + panel * panel_bytes;
     PanelPrefetcher prefetcher;
     if (kNarrow) {
@@ -141,7 +142,7 @@ HWY_INLINE void compute_tile(const kernels::MatmulArgs& args, FinishTile* finish
 }
 
 template <class Form, int kMaxRows, int kColumns, bool kNarrow>
-HWY_INLINE void for_each_row_tile(const kernels::MatmulArgs& args, FinishTile* finish,
+HWY_INLINE void for_each_row_tile(const kernels::MatmulArgs& args, kernels::FinishTile* finish,
                                   Index column) {
   Index row = 0;
   if constexpr (kMaxRows == 4) {
@@ -177,7 +178,7 @@ HWY_INLINE void for_each_row_tile(const kernels::MatmulArgs& args, FinishTile* f
 }
 
 template <class Form>
-HWY_NOINLINE void for_each_tile(const kernels::MatmulArgs& args, FinishTile* finish) {
+HWY_NOINLINE void for_each_tile(const kernels::MatmulArgs& args, kernels::FinishTile* finish) {
   using Shape = TileShape<Form>;
   Index column = args.first_panel * quant::kPanelRows;
   const Index end = args.end_panel * quant::kPanelRows;
@@ -200,7 +201,7 @@ HWY_NOINLINE void for_each_tile(const kernels::MatmulArgs& args, FinishTile* fin
 }
 
 template <class Format, kernels::ActivationScales kScales>
-HWY_INLINE void multiply(const kernels::MatmulArgs& args, FinishTile* finish) {
+HWY_INLINE void multiply(const kernels::MatmulArgs& args, kernels::FinishTile* finish) {
 #if NIBBLE_HAVE_BF16_DOTS
   if constexpr (std::is_same_v<Format, quant::BF16>) {
     if (args.input.rounded != nullptr) return for_each_tile<Bf16Dots>(args, finish);
@@ -213,21 +214,26 @@ HWY_INLINE void multiply(const kernels::MatmulArgs& args, FinishTile* finish) {
   }
 }
 
-template <class Format, class Epilogue, kernels::ActivationScales kScales>
+// Levels have what they have for products of 8-bit integers.
+template <class Format>
+concept MultipliedHere =
+    !NIBBLE_IS_LEVEL || quant::BlockFormat<Format> || std::is_same_v<Format, quant::I8Channel>;
+
+template <MultipliedHere Format, class Epilogue, kernels::ActivationScales kScales>
 struct Impl<kernels::Matmul<Format, Epilogue, kScales>> {
   static void run(const kernels::MatmulArgs& args) {
     multiply<Format, kScales>(args, &finish_tile<Epilogue>);
   }
 };
 
-template <class Format, class Activation, kernels::ActivationScales kScales>
+template <MultipliedHere Format, class Activation, kernels::ActivationScales kScales>
 struct Impl<kernels::MatmulGated<Format, Activation, kScales>> {
   static void run(const kernels::MatmulArgs& args) {
     multiply<Format, kScales>(args, &finish_gated_tile<Activation>);
   }
 };
 
-}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
+}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -97,4 +97,19 @@ struct MatmulGated {
   using Function = MatmulFunction;
 };
 
+// ---- Parts of a kernel -------------------------------------------------------------------------
+
+// A tile of the output: n_rows rows and n_vectors vectors of columns from (row, column) on.
+struct TileAt {
+  Index row;
+  Index column;
+  int n_rows;
+  int n_vectors;
+};
+
+// Finishes and stores the outputs of a tile. sums, gate: (n_rows, n_vectors vectors); gate only
+// where args.gate is.
+using FinishTile = void(const MatmulArgs& args, const float* sums, const float* gate,
+                        const TileAt& tile);
+
 }}}  // namespace nibble::NIBBLE_ABI::kernels

@@ -2,7 +2,8 @@
 //
 // Vectors of the matrix product, and the integer sums of its 8-bit products on each kind of target.
 
-#if defined(NIBBLE_KERNELS_MATMUL_DOT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_MATMUL_DOT_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_MATMUL_DOT_INL_H_
 #undef NIBBLE_KERNELS_MATMUL_DOT_INL_H_
 #else
@@ -15,8 +16,8 @@
 #include "nibble/kernels/float16-inl.h"
 #include "nibble/kernels/matmul.hpp"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 using DF32 = hn::CappedTag<float, 16>;
@@ -200,6 +201,13 @@ struct DotSum<8, true, kLength, kManyColumns> {
   HWY_INLINE VI32 total() const { return sum; }
 };
 #elif HWY_ARCH_ARM
+HWY_INLINE VI32 dot4(VI8 w, VI8 x, VI32 sum) {
+#if NIBBLE_HAVE_DOTPROD
+  return VI32(vdotq_s32(sum.raw, w.raw, x.raw));
+#else
+  return hn::SumOfMulQuadAccumulate(DI32(), w, x, sum);
+#endif
+}
 // sdot is signed times signed: 4-bit codes are non-negative either way, 8-bit ones are made signed.
 template <bool kSymmetric, int kLength, bool kManyColumns>
 struct DotSum<4, kSymmetric, kLength, kManyColumns> {
@@ -207,9 +215,7 @@ struct DotSum<4, kSymmetric, kLength, kManyColumns> {
   static constexpr Correction kCorrection = kAtStartIf<kSymmetric>;
   VI32 sum;
   HWY_INLINE void start(VI32 first) { sum = first; }
-  HWY_INLINE void add(VU8 codes, VI8 x, bool) {
-    sum = hn::SumOfMulQuadAccumulate(DI32(), hn::BitCast(DI8(), codes), x, sum);
-  }
+  HWY_INLINE void add(VU8 codes, VI8 x, bool) { sum = dot4(hn::BitCast(DI8(), codes), x, sum); }
   HWY_INLINE void end_of_32() {}
   HWY_INLINE VI32 total() const { return sum; }
 };
@@ -221,14 +227,14 @@ struct DotSum<8, true, kLength, kManyColumns> {
   HWY_INLINE void start(VI32 zero) { sum = zero; }
   HWY_INLINE void add(VU8 codes, VI8 x, bool) {
     const VI8 w = hn::BitCast(DI8(), hn::Xor(codes, hn::Set(DU8(), 0x80)));
-    sum = hn::SumOfMulQuadAccumulate(DI32(), w, x, sum);
+    sum = dot4(w, x, sum);
   }
   HWY_INLINE void end_of_32() {}
   HWY_INLINE VI32 total() const { return sum; }
 };
 #endif
 
-}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
+}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

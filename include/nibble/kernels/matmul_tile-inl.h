@@ -3,7 +3,8 @@
 // Tiles of the matrix product: some rows of activations times some vectors of packed weights, whose
 // sums stay in registers for the whole of k.
 
-#if defined(NIBBLE_KERNELS_MATMUL_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_MATMUL_TILE_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_MATMUL_TILE_INL_H_
 #undef NIBBLE_KERNELS_MATMUL_TILE_INL_H_
 #else
@@ -16,8 +17,8 @@
 #include "nibble/kernels/matmul_dot-inl.h"
 #include "nibble/kernels/prefetch-inl.h"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // ---- Forms -------------------------------------------------------------------------------------
@@ -177,7 +178,7 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
   const std::int32_t* HWY_RESTRICT code_sums = in.code_sums;
   const Index x_stride = in.code_stride;
   const Index stride = in.n_blocks;
-  const auto correction = [&](int r, int b) HWY_ATTR {
+  const auto correction = [&](int r, int b) NIBBLE_ATTR {
     const VI32 code_sum = hn::Set(DI32(), code_sums[r * stride + b]);
     return Format::kBits == 8 ? hn::ShiftLeft<4>(code_sum) : code_sum;
   };
@@ -197,7 +198,7 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
       for (int part = 0; part < kLength / 32; ++part) {
         HWY_UNROLL(8) for (int j = 0; j < kChunksPer32; ++j) {
           const int chunk = part * kChunksPer32 + j;
-          const auto weights_of = [&](int c, VU8& low, VU8& high) HWY_ATTR {
+          const auto weights_of = [&](int c, VU8& low, VU8& high) NIBBLE_ATTR {
             const std::byte* bytes =
                 codes + panel_of(c) + chunk * quant::kChunkBytes + 4 * lane_of(c);
             low = high = hn::LoadU(DU8(), reinterpret_cast<const std::uint8_t*>(bytes));
@@ -206,7 +207,7 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
               high = high_nibbles(high);
             }
           };
-          const auto inputs_of = [&](int r, VI8& x_low, VI8& x_high) HWY_ATTR {
+          const auto inputs_of = [&](int r, VI8& x_low, VI8& x_high) NIBBLE_ATTR {
             const std::int8_t* xr = x + r * x_stride + b * kLength + 4 * chunk;
             x_low = x_high = broadcast4(xr);
             if constexpr (Format::kBits == 4) x_high = broadcast4(xr + kLength / 2);
@@ -353,7 +354,7 @@ HWY_NOINLINE void tile(quant::Float<T>, const kernels::MatmulInput& in, Index k,
   const auto lane_of = [&](int c) { return lane + c % kVectors * kLanes; };
   const float* HWY_RESTRICT x = in.x;
   const Index stride = in.stride;
-  const auto add = [&](const VF32(&w)[kColumns], Index i) HWY_ATTR {
+  const auto add = [&](const VF32(&w)[kColumns], Index i) NIBBLE_ATTR {
     HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
       const VF32 xs = hn::Set(DF32(), x[r * stride + i]);
       HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
@@ -362,7 +363,7 @@ HWY_NOINLINE void tile(quant::Float<T>, const kernels::MatmulInput& in, Index k,
     }
   };
   // Step i from here; `whole`: the second weight of a pair is there too.
-  const auto add_step = [&](Index i, bool whole) HWY_ATTR {
+  const auto add_step = [&](Index i, bool whole) NIBBLE_ATTR {
     const std::byte* const row = weights + i * kStepBytes;
     VF32 w[kColumns];
     if constexpr (L::kPair == 2) {
@@ -409,7 +410,7 @@ HWY_NOINLINE void tile(Bf16Dots, const kernels::MatmulInput& in, Index k,
   const auto lane_of = [&](int c) { return lane + c % kVectors * kLanes; };
   const bf16* HWY_RESTRICT x = in.rounded;
   const Index x_stride = in.rounded_stride;
-  const auto add_pair = [&](Index i) HWY_ATTR {
+  const auto add_pair = [&](Index i) NIBBLE_ATTR {
     VBf16 w[kColumns];
     HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
       const std::byte* pairs = weights + panel_of(c) + i * kPairBytes + 4 * lane_of(c);
@@ -454,7 +455,7 @@ HWY_INLINE void complete_sums(const kernels::MatmulInput& in, float* HWY_RESTRIC
   }
 }
 
-}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
+}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -5,17 +5,21 @@
 
 #include "nibble/core/config.hpp"
 
-// Every target that Highway offers for this architecture and compiler.
+// Every target that Highway offers for this architecture and compiler, and every level.
 #define NIBBLE_TARGETS_EVERY (~0LL)
 
-// The targets to compile, as Highway's bits; the baseline that the compiler flags allow is always
-// among them. The default is short because each one costs about a second of compile time:
+// The targets to compile, as Highway's bits and those of simd/levels.hpp; the baseline that the
+// compiler flags allow is always among them. The default is short because each one costs about a
+// second of compile time:
 //   AVX2     nearly every x86 computer of the last ten years
 //   AVX3_DL  AVX-512 with VNNI (Ice Lake, Zen 4 and later): 8-bit dot products, 3x the rate
 //   SSE4     the Atoms and Celerons of the edge, which have no AVX
-//   NEON, NEON_BF16  all 64-bit ARM; the latter with dot products (sdot)
+//   NEON_DOT   64-bit ARM with dot products (sdot); what has none runs the baseline,
+//   NEON_WITHOUT_AES:
+//              NEON is the same and AES, which nothing here uses
+//   NEON_BF16  and with bf16 (Neoverse N2, Cortex-A510), if the compiler is GCC 13.2 or Clang 17
 #ifndef NIBBLE_TARGETS
-#define NIBBLE_TARGETS (HWY_AVX3_DL | HWY_AVX2 | HWY_SSE4 | HWY_NEON | HWY_NEON_BF16)
+#define NIBBLE_TARGETS (HWY_AVX3_DL | HWY_AVX2 | HWY_SSE4 | NIBBLE_NEON_DOT | HWY_NEON_BF16)
 #endif
 
 #if defined(HIGHWAY_HWY_FOREACH_TARGET_H_)
@@ -30,18 +34,16 @@
 #define HWY_HEADER_ONLY  // nothing of Highway to link
 #endif
 #include "hwy/detect_targets.h"
+#include "nibble/simd/levels.hpp"
 // For its version.
 #include "hwy/base.h"
 #if HWY_MAJOR < 1 || (HWY_MAJOR == 1 && HWY_MINOR < 3)
 #error "nibble needs Highway 1.3 or newer"
 #endif
 #ifdef HWY_HIGHWAY_INCLUDED
-namespace nibble {
-inline namespace NIBBLE_ABI {
-namespace simd {
-namespace detail {
+namespace nibble { inline namespace NIBBLE_ABI { namespace simd { namespace detail {
 constexpr long long kStaticTargetBefore = HWY_STATIC_TARGET;
-}
+}}}}  // namespace nibble::NIBBLE_ABI::simd::detail
 #endif
 #undef HWY_DISABLED_TARGETS
 #define HWY_DISABLED_TARGETS \
@@ -72,3 +74,7 @@ static_assert(
 #endif
 
 #endif
+
+// The levels that this translation unit compiles, whoever chose Highway's targets.
+#include "nibble/simd/levels.hpp"
+#define NIBBLE_COMPILED_LEVELS ((NIBBLE_TARGETS)&NIBBLE_ATTAINABLE_LEVELS)

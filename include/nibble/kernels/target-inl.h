@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What per-target files need to know of the target that is compiled. Where a new one of Highway's
+// begins, this sets
+//   NIBBLE_TARGET_NAMESPACE    its namespace in nibble; that of Highway's operations is
+//                              hwy::HWY_NAMESPACE
+//   NIBBLE_BEFORE_NAMESPACE()  around the namespace: its functions may use the target's
+//   NIBBLE_AFTER_NAMESPACE()   instructions
+//   NIBBLE_ATTR                the same for a lambda
+//   NIBBLE_TARGET_TOGGLE       defined for every second target: for include guards
+//   NIBBLE_IS_LEVEL            1: one of simd/levels.hpp, whose base has been compiled just before
+//   NIBBLE_HAVE_DOTPROD        1: ARM's dot products of 8-bit integers
+// For a level kernels-inl.h includes this with NIBBLE_NEXT_LEVEL as its bit.
+
+#if defined(NIBBLE_NEXT_LEVEL)
+#define NIBBLE_TARGET_BEGINS
+#elif defined(NIBBLE_KERNELS_TARGET_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef NIBBLE_KERNELS_TARGET_INL_H_
+#undef NIBBLE_KERNELS_TARGET_INL_H_
+#else
+#define NIBBLE_KERNELS_TARGET_INL_H_
+#endif
+#define NIBBLE_TARGET_BEGINS
+#endif
+
+#ifdef NIBBLE_TARGET_BEGINS
+#undef NIBBLE_TARGET_BEGINS
+
+#include "hwy/highway.h"
+#include "nibble/simd/levels.hpp"
+
+#ifndef NIBBLE_TARGET_NAMESPACE
+// The first of all: the toggle starts undefined.
+#elif defined(NIBBLE_TARGET_TOGGLE)
+#undef NIBBLE_TARGET_TOGGLE
+#else
+#define NIBBLE_TARGET_TOGGLE
+#endif
+
+#undef NIBBLE_TARGET_NAMESPACE
+#undef NIBBLE_BEFORE_NAMESPACE
+#undef NIBBLE_AFTER_NAMESPACE
+#undef NIBBLE_ATTR
+#undef NIBBLE_IS_LEVEL
+#undef NIBBLE_HAVE_DOTPROD
+
+#ifndef NIBBLE_NEXT_LEVEL
+
+#define NIBBLE_TARGET_NAMESPACE HWY_NAMESPACE
+#define NIBBLE_BEFORE_NAMESPACE() HWY_BEFORE_NAMESPACE()
+#define NIBBLE_AFTER_NAMESPACE() HWY_AFTER_NAMESPACE()
+#define NIBBLE_ATTR HWY_ATTR
+#define NIBBLE_IS_LEVEL 0
+#if HWY_ARCH_ARM_A64 && (HWY_TARGET == HWY_NEON_BF16 || defined(__ARM_FEATURE_DOTPROD))
+#define NIBBLE_HAVE_DOTPROD 1
+#else
+#define NIBBLE_HAVE_DOTPROD 0
+#endif
+
+#else
+
+#define NIBBLE_IS_LEVEL 1
+
+// The instructions of a level must include the base's, or its operations cannot be inlined: those
+// of Highway's target and those of the command line. (Without arch= GCC 12 does not inline sdot.)
+#if NIBBLE_NEXT_LEVEL == NIBBLE_NEON_DOT
+#define NIBBLE_TARGET_NAMESPACE N_NEON_DOT
+#undef NIBBLE_LEVEL_STR
+#undef NIBBLE_LEVEL_FP16
+#ifdef __ARM_FEATURE_FP16_VECTOR_ARITHMETIC
+#define NIBBLE_LEVEL_FP16 "+fp16"
+#else
+#define NIBBLE_LEVEL_FP16
+#endif
+#ifdef HWY_TARGET_STR
+#define NIBBLE_LEVEL_STR "arch=armv8.2-a+dotprod" NIBBLE_LEVEL_FP16 HWY_TARGET_STR
+#else
+#define NIBBLE_LEVEL_STR "arch=armv8.2-a+dotprod" NIBBLE_LEVEL_FP16
+#endif
+#define NIBBLE_HAVE_DOTPROD 1
+#else
+#error "nibble: a level that target-inl.h does not know"
+#endif
+
+#define NIBBLE_BEFORE_NAMESPACE()       \
+  HWY_PUSH_ATTRIBUTES(NIBBLE_LEVEL_STR) \
+  static_assert(true, "For requiring trailing semicolon")
+#define NIBBLE_AFTER_NAMESPACE() \
+  HWY_POP_ATTRIBUTES             \
+  static_assert(true, "For requiring trailing semicolon")
+#define NIBBLE_ATTR __attribute__((target(NIBBLE_LEVEL_STR)))
+
+#endif
+#endif  // NIBBLE_TARGET_BEGINS
