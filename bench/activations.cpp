@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Elementwise functions, softmax and rotary embedding of the rows of a matrix. One row is in L1, 16
-// rows in L2, 512 (or what fits) in L3.
+// rows in L2, 512 (or as many as fit) in L3.
 #include "nibble/ops/activation.hpp"
 
 #include "bench/case.hpp"
@@ -25,9 +25,9 @@ struct Data {
   Floats x, y, out, cos, sin;
 };
 
-// Per element: floats read and written, and operations as kernels/math-inl.h has them where it can
-// use tables, which are the fewest (a multiply-add counts two): what is left when everything else
-// comes for free.
+// Cost per element: floats read and written, and operations. The operations are those of
+// kernels/math-inl.h where it can use tables, which is the minimum, without any overhead (a
+// multiply-add counts two).
 struct Cost {
   double read = 1;
   double ops = 0;
@@ -73,10 +73,10 @@ void add_activations(const CaseOptions& options, std::vector<Case>& cases) {
       [](Executor& e, Data& d) { ops::gelu(e, d.x.in(), d.out.view); });
   add("gelu_tanh", 5632, {.ops = 15}, options, cases,
       [](Executor& e, Data& d) { ops::gelu_tanh(e, d.x.in(), d.out.view); });
-  // Softmax reads its input for the maximum, again for the exponentials, and scales the output.
+  // Softmax reads its input for the maximum and again for the exponentials, then scales the output.
   add("softmax", 4096, {.ops = 14}, options, cases,
       [](Executor& e, Data& d) { ops::softmax(e, d.x.in(), d.out.view); });
-  // In place; cosines and sines are 128 floats for 4096.
+  // In place; for 4096 elements it also reads 128 floats of cosines and sines.
   add("rope", 4096, {.ops = 3, .in_place = true}, options, cases, [](Executor& e, Data& d) {
     ops::rope<HalfSplit>(e, d.x.view, kHeadDim, d.cos.in(), d.sin.in());
   });

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Attention over a cache: 32 query and 8 kv heads of 128, one query (decode, a cache that comes
-// from memory, as in generation, where every layer has its own) or 512 at once (prefill).
+// Attention over a cache, with 32 query heads and 8 kv heads of 128 elements. Either one query
+// (decode; the cache comes from memory, as in generation, where every layer has its own) or 512 at
+// once (prefill).
 #include "nibble/ops/attention.hpp"
 
 #include "bench/case.hpp"
@@ -17,14 +18,16 @@ constexpr Index kHeads = 32, kKvHeads = 8, kHeadDim = 128;
 template <class T>
 struct Data {
   Data(Index n_queries, Index n_positions, Index n_layers, Pages pages)
-      : shape{kHeads, kKvHeads, kHeadDim, 0.088388f, 0},
+      : shape{kHeads, kKvHeads, kHeadDim, 0.088388f},
         layout{nibble::ops::kKvType<T>, n_layers, kKvHeads, kHeadDim, n_positions},
         first(n_positions - n_queries),
         memory(layout.bytes(), pages),
         cache(*nibble::ops::KvCache::create(memory.bytes(), layout)),
         q(n_queries, kHeads * kHeadDim, pages),
         out(n_queries, kHeads * kHeadDim, pages),
-        scratch(nibble::ops::attention_scratch_bytes(kMaxThreads, shape, n_queries, n_positions),
+        scratch(nibble::ops::attention_scratch_bytes(
+                    shape,
+                    {.n_workers = kMaxThreads, .max_rows = n_queries, .n_positions = n_positions}),
                 pages) {
     constexpr Index kAtOnce = 256;
     const Floats keys(kAtOnce, kKvHeads * kHeadDim, Pages::small);
@@ -64,11 +67,12 @@ void add(const CaseOptions& options, Index n_queries, Index n_positions, bool qu
   c.work.bytes_read = cache_bytes + row_bytes;
   c.work.bytes_written = row_bytes;
   c.work.footprint = decode ? kCold : c.work.bytes();
-  // Query i sees first + i + 1 positions: one multiply-add with its key and one with its value.
+  // Query i sees first + i + 1 positions: each costs a multiply-add with its key and one with its
+  // value.
   double seen = 0;
   for (Index i = 0; i < n_queries; ++i) seen += static_cast<double>(n_positions - i);
   c.work.ops = 4.0 * kHeads * kHeadDim * seen;
-  // Whatever floats the cache holds, f32; 8-bit codes meet numbers of 16 bits.
+  // Any float type of the cache is computed in f32; 8-bit codes are multiplied with 16-bit numbers.
   c.work.arithmetic = std::is_same_v<T, std::int8_t> ? Arithmetic::int16 : Arithmetic::f32;
   const Index n_layers = decode ? options.copies(cache_bytes) : 1;
   c.prepare = [=, pages = options.pages]() -> Body {

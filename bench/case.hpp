@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A case: one kernel on one format and shape, whatever the target and the number of threads. The
-// families below make lists of them.
+// A case: one kernel on one format and shape, independent of target and number of threads. The
+// functions below make lists of cases, one for each family of kernels.
 #pragma once
 
 #include <cmath>
@@ -15,30 +15,30 @@
 
 namespace bench {
 
-// One run of a kernel, on data of its own.
+// One run of a kernel, on its own data.
 using Body = std::function<void(nibble::Executor&)>;
 
 struct Case {
   std::string kernel;  // "matmul"
   std::string format;  // of weights or cache: "q4_0"; "f32" where there is no choice
-  std::string shape;   // "m8 n4096 k4096", with underscores
+  std::string shape;   // "m8_n4096_k4096"
   std::string data;    // "cold": from memory that no cache holds; "warm": used again and again
-  std::string peer;    // whose code it is (peers.hpp); empty: nibble's, which has SIMD targets
+  std::string peer;    // whose code it runs (peers.hpp); empty: nibble's, which has SIMD targets
   bool quick = false;  // part of the short list
   Work work;
   std::function<Body()> prepare;  // allocates and fills the data
 };
 
-// Where the data of cases is, and how large it must be not to be in a cache.
+// Options for the data of cases: its pages, and how large it must be not to fit in a cache.
 struct CaseOptions {
   Pages pages = Pages::small;
   std::size_t l3 = 32 << 20;
 
-  // Enough for `bytes`-sized copies, used in turn, to be out of the caches.
+  // How many copies of `bytes` bytes, used in turn, are too large for the caches.
   Index copies(double bytes) const {
     return static_cast<Index>(std::ceil(static_cast<double>(Machine::cold_bytes()) / bytes)) + 1;
   }
-  // 512, or less if so many rows would take more than three quarters of the last cache.
+  // 512, or fewer if that many rows would take more than three quarters of the last-level cache.
   Index rows_in_l3(double row_bytes) const {
     Index rows = 512;
     while (rows > 32 && static_cast<double>(rows) * row_bytes > 0.75 * static_cast<double>(l3)) {
@@ -54,11 +54,11 @@ void add_activations(const CaseOptions& options, std::vector<Case>& cases);
 void add_attention(const CaseOptions& options, std::vector<Case>& cases);
 void add_fork_join(std::vector<Case>& cases);
 
-// CPU time that the whole process takes while it does nothing for `seconds`, right after all
-// workers of a pool had a task.
+// CPU time that the whole process uses while it idles for `seconds`, right after all workers of a
+// pool had a task.
 double idle_cpu_seconds(Index n_threads, double seconds);
 
-// Numbers in [-1, 1) that look random, the same in every run.
+// Pseudo-random numbers in [-1, 1), the same in every run.
 class Noise {
  public:
   float operator()() {
@@ -73,7 +73,7 @@ class Noise {
   std::uint64_t state_ = 88172645463325252u;
 };
 
-// An (m, k) matrix of floats in memory of its own.
+// An (m, k) matrix of floats that owns its memory.
 struct Floats {
   Floats(Index m, Index k, Pages pages)
       : memory(static_cast<std::size_t>(m * k) * sizeof(float), pages),

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# What the scripts that check the programs' output share. FOLDER: where files go.
+# Shared by the scripts that check the programs' output. FOLDER: where files are written.
 
 file(REMOVE_RECURSE ${FOLDER})
 file(MAKE_DIRECTORY ${FOLDER})
 
-# run(variable command...): what the command prints; it must exit with 0.
+# run(variable command...): the output of the command, which must exit with 0.
 function(run variable)
   execute_process(COMMAND ${ARGN} OUTPUT_VARIABLE out ERROR_VARIABLE err RESULT_VARIABLE result)
   if(NOT result STREQUAL 0)

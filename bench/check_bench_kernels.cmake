@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# cmake -DPROGRAM=bench_kernels -DFOLDER=for files -P check_bench_kernels.cmake: the list of rows, a
-# run of a few of them as short as can be, its JSON, CSV and, with gnuplot, its pictures.
+# cmake -DPROGRAM=bench_kernels -DFOLDER=for files -P check_bench_kernels.cmake: checks the list of
+# rows and a run of a few of them, as short as possible: its JSON, CSV and, with gnuplot, its
+# pictures.
 include(${CMAKE_CURRENT_LIST_DIR}/check.cmake)
 
 run(out ${PROGRAM} --list)
@@ -58,7 +59,8 @@ if(gnuplot AND shell)
   run(out ${shell} ${CMAKE_CURRENT_LIST_DIR}/plot ${FOLDER}/run.json ${FOLDER}/run.svg 1)
   file(READ ${FOLDER}/run.svg svg)
   expect("${svg}" "Roofline of ${isa}.*</svg>" "the picture")
-  # The largest of the three sizes is in the short list: a point's name and a bar's.
+  # Only the largest of the three sizes is in the short list: one name for its point, one for its
+  # bar.
   string(REGEX MATCHALL "<text>rms norm<" names "${svg}")
   list(LENGTH names n)
   if(NOT n EQUAL 2)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# cmake -DPROGRAM=bench_model -DFOLDER=for files -P check_bench_model.cmake: a tiny model's rates in
-# text, JSON and CSV.
+# cmake -DPROGRAM=bench_model -DFOLDER=for files -P check_bench_model.cmake: checks the rates of a
+# tiny model in text, JSON and CSV.
 include(${CMAKE_CURRENT_LIST_DIR}/check.cmake)
 
 set(arguments --shape dim=64,layers=2,heads=4,kv_heads=2,ffn=128,vocab=256 --format q4_0

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What it costs to have all workers of a pool at work and to know that they are done: a task for
-// each, which ends when all have begun. And what they cost when there is nothing to do.
+// The cost of starting all workers of a pool and waiting until they are done: one task for each
+// worker, which ends when all tasks have begun. Also the cost of idle workers.
 #include <atomic>
 #include <chrono>
 #include <ctime>
@@ -22,11 +22,11 @@ void add_fork_join(std::vector<Case>& cases) {
   c.prepare = []() -> Body {
     return [n_cpus = nibble::available_cpus().n_logical](nibble::Executor& executor) {
       std::atomic<Index> n_begun{0};
-      // As many as can be at work at once: of a pool with more threads than CPUs some stay asleep.
+      // As many as can work at once: of a pool with more threads than CPUs some stay asleep.
       const Index n = std::min(executor.n_workers(), n_cpus);
       executor.parallel_for(n, [&](Index, Index) {
         n_begun.fetch_add(1);
-        // A worker whose CPU others have taken is not waited for either.
+        // Do not wait forever for a worker whose CPU is taken by others.
         const double begin = n > 1 ? seconds_now(Clock::wall) : 0;
         while (n_begun.load() < n && seconds_now(Clock::wall) - begin < 1e-3) {
         }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// bench_kernels: every kernel on every SIMD target of this machine, in GB/s, GOP/s and as a
-// fraction of what the machine can do, which it measures first.
+// bench_kernels: runs every kernel on every SIMD target of this machine. It first measures the
+// limits of the machine, then reports GB/s, GOP/s and the fraction of the limit.
 #include <benchmark/benchmark.h>
 
 #include <set>
@@ -23,8 +23,8 @@ struct Options : RunOptions {
   std::string out;
 };
 
-// A case on a target with a number of threads: a row of the table. A peer chooses instructions on
-// its own; the target is the one whose limits it is compared to.
+// A row of the table: a case on a target with a number of threads. A peer chooses its instructions
+// itself; for a peer, the target is the one whose limits it is compared with.
 struct Row {
   const Case* c = nullptr;
   Target target = {};
@@ -63,14 +63,14 @@ nibble::Status check_names(const Options& o, const std::vector<Case>& cases) {
   return check_names("--format", o.formats, formats);
 }
 
-// Whose code runs.
+// Whose code runs: nibble's targets, and peers.
 struct Runners {
-  std::vector<Target> targets;  // never empty: the first one's limits are also the peers'
+  std::vector<Target> targets;  // never empty: the peers are compared with the first one's limits
   std::vector<std::string> peers;
   bool nibble = true;  // false: peers only
 };
 
-// What --isa asks for; names of peers are as good as those of targets.
+// What --isa requests; it accepts names of peers as well as of targets.
 nibble::Result<Runners> runners_of(const Options& o) {
   Runners runners;
   std::vector<std::string> targets;
@@ -101,19 +101,20 @@ std::vector<Row> rows_of(const std::vector<Case>& cases, const Options& o, const
     }
     for (const Target target : runners.targets) {
       for (const Index n : threads_of(o.threads)) rows.push_back({&c, target, n});
-      if (c.format == "none" || !c.peer.empty()) break;  // no SIMD in it, or none to choose
+      if (c.format == "none" || !c.peer.empty()) break;  // it has no SIMD code, or none to choose
     }
   }
   return rows;
 }
 
-// The row's code, ready to run: with data of its case, which is made when that first runs, and once
-// run by this row, since Google Benchmark calls a row several times and takes the first as good.
+// The row's code, ready to run. Its case's data is created when the case first runs. It has already
+// been run once for this row, since Google Benchmark calls a row several times and also counts the
+// first call.
 Body& body_of(const Row& row) {
   static Row last{};
   static Body body;
   if (last.c != row.c) {
-    Body next = row.c->prepare();  // before the old one goes: it may share its weights
+    Body next = row.c->prepare();  // before the old one is freed: it may share its weights
     body = std::move(next);
   }
   if (last != row) body(pool(row.n_threads));
@@ -132,14 +133,14 @@ void run_row(benchmark::State& state, const Row& row, const Machine& machine) {
   using benchmark::Counter;
   const Bound bound = machine.bound(row.c->work, row.target, row.n_threads);
   constexpr auto kRate = Counter::kIsIterationInvariantRate;
-  // No zeros: their coefficient of variation is no number, which JSON does not have.
+  // Zeros are left out: their coefficient of variation is NaN, which JSON cannot represent.
   const auto add = [&](const char* name, double value, Counter::Flags flags) {
     if (value > 0) state.counters[name] = Counter(value, flags);
   };
   add("GB_per_s", row.c->work.bytes() * 1e-9, kRate);
   add("GOP_per_s", row.c->work.ops * 1e-9, kRate);
   add("fraction", bound.seconds, kRate);
-  add("list", row.c->quick ? 1 : 2, Counter::kDefaults);  // 1: the short one
+  add("list", row.c->quick ? 1 : 2, Counter::kDefaults);  // 1: the short list
   state.SetLabel(bound.name);
 }
 
@@ -164,9 +165,9 @@ void add_context(const Machine& machine) {
   for (const auto& [key, value] : to_pairs(machine)) benchmark::AddCustomContext(key, value);
 }
 
-// Google Benchmark's own options, ours translated first.
+// Initializes Google Benchmark with our options, translated, and then its own.
 bool initialize(const Options& o, const std::vector<std::string>& extras) {
-  // Static, since the report still looks at the first of them.
+  // Static, because the report still uses the first argument.
   static std::vector<std::string> arguments = {"bench_kernels"};
   if (!o.out.empty()) {
     arguments.push_back("--benchmark_out=" + o.out);

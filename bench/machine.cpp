@@ -18,10 +18,10 @@ namespace {
 
 constexpr int kRepetitions = 5;
 
-// Work of one measurement; tasks are spread over the pool's workers.
+// The work of one measurement; its tasks are distributed over the pool's workers.
 using Task = nibble::Executor::Task;
 
-// The best rate of several measurements of about `seconds` each. `amount`: of one call.
+// The best rate of several measurements of about `seconds` each. `amount` is what one call does.
 template <class Call>
 double best_rate(double amount, double seconds, Clock clock, Call&& call) {
   const auto time_of = [&](int n) {
@@ -30,7 +30,7 @@ double best_rate(double amount, double seconds, Clock clock, Call&& call) {
     return seconds_now(clock) - begin;
   };
   double once = time_of(1);
-  once = std::min(once, time_of(1));  // the first one warms up
+  once = std::min(once, time_of(1));  // the first call was a warm-up
   const int n = std::clamp(static_cast<int>(seconds / std::max(once, 1e-7)), 1, 1'000'000);
   double best = 0;
   for (int r = 0; r < kRepetitions; ++r) best = std::max(best, amount * n / time_of(n));
@@ -45,7 +45,7 @@ class Prober {
         n_threads_(n_threads),
         clock_(n_threads == 1 ? options.clock : Clock::wall) {}
 
-  // Memory is `n_threads` parts, one for each worker, of part_bytes().
+  // `memory` is `n_threads` parts of part_bytes(), one for each worker.
   double read(Level level, const Memory& memory) const {
     auto* const kernel = nibble::simd::kernel<ReadMemory>();
     double best = 0;
@@ -57,7 +57,8 @@ class Prober {
     };
     measure(0, false);
     if (level < Level::l3) return best;
-    // Whether the hardware needs help, and of which kind, differs from machine to machine.
+    // Whether the hardware needs software prefetch, and of which kind, differs from machine to
+    // machine.
     for (const std::size_t ahead : {std::size_t{0}, std::size_t{2048}}) {
       measure(ahead, true);
       if (ahead != 0) measure(ahead, false);
@@ -118,8 +119,8 @@ class Prober {
   }
 
  private:
-  // Bytes per second of pass(offset, bytes, times). A cache level: each worker walks its own part,
-  // many times. DRAM: one walk through all, cut in pieces.
+  // Bytes per second of pass(offset, bytes, times). For a cache level, each worker walks its own
+  // part many times. For DRAM, all workers walk once through all memory, cut into chunks.
   template <class Pass>
   double rate(Level level, Pass&& pass) const {
     constexpr std::size_t kPiece = std::size_t{4} << 20;
@@ -148,7 +149,7 @@ class Prober {
 };
 
 void use(Target target) {
-  if (!nibble::simd::force_target(target)) std::abort();  // the caller asked what is available
+  if (!nibble::simd::force_target(target)) std::abort();  // the caller checked what is available
 }
 
 template <std::size_t... kIndices>
@@ -224,7 +225,8 @@ Machine::Machine(const ProbeOptions& options) : options_(options) {
         limits.read_other_pages[l] = prober.read(level, other_memory);
       }
       probe_arithmetic(prober, limits, std::make_index_sequence<kArithmetics.size()>());
-      // AVX3_DL's kernels use bf16 dot products where the processor has them: as this target does.
+      // AVX3_DL's kernels use bf16 dot products if the processor has them; this target has them
+      // too.
       constexpr Target kHasDots = Target::AVX3_ZEN4;
       if (target == Target::AVX3_DL && nibble::ops::takes_rounded_rows() &&
           nibble::simd::available_targets().contains(kHasDots)) {
@@ -234,7 +236,8 @@ Machine::Machine(const ProbeOptions& options) : options_(options) {
       limits_.push_back(limits);
     }
   }
-  // DRAM does not know instruction sets: what one of them reaches is every one's limit.
+  // DRAM bandwidth does not depend on the instruction set: the best target's value limits all
+  // targets.
   constexpr auto kDram = static_cast<std::size_t>(Level::dram);
   const auto take_best = [&](auto get) {
     for (Limits& a : limits_) {
@@ -253,7 +256,7 @@ const Limits& Machine::limits(Target target, Index n_threads) const {
   for (const Limits& limits : limits_) {
     if (limits.target == target && limits.n_threads == n_threads) return limits;
   }
-  std::abort();  // the caller's mistake
+  std::abort();  // a bug in the caller
 }
 
 Level Machine::level_of(double footprint, Index n_threads) const {

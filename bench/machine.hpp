@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the machine can do at most, measured in this run: read and copy bandwidth of each level of
-// memory and peak rates of arithmetic, for each SIMD target and number of threads; and which of
-// them bounds a piece of work.
+// The limits of the machine, measured in this run, for each SIMD target and number of threads: read
+// and copy bandwidth of each memory level, and peak rates of arithmetic. Also which of these limits
+// bounds a given piece of work.
 #pragma once
 
 #include <algorithm>
@@ -32,15 +32,15 @@ constexpr const char* to_string(Level level) noexcept {
   return kNames[static_cast<int>(level)];
 }
 
-// How long things take by: the clock on the wall, or the CPU time of the calling thread, which
-// other programs on a busy machine do not disturb as much. The latter only says something where
-// that thread does all the work.
+// The clock for measurements: wall time, or CPU time of the calling thread, which is less disturbed
+// by other programs on a busy machine. CPU time is meaningful only if that thread does all the
+// work.
 enum class Clock : std::uint8_t { wall, cpu };
 
 double seconds_now(Clock clock);
 
-// How memory is used, which makes a difference to its bandwidth: a store elsewhere first reads what
-// it overwrites.
+// How memory is accessed. This affects the bandwidth: a store to other memory first reads what it
+// overwrites.
 enum class Traffic : std::uint8_t { read, copy, update };
 inline constexpr std::size_t kTrafficCount = 3;
 
@@ -49,18 +49,18 @@ constexpr const char* to_string(Traffic traffic) noexcept {
   return kNames[static_cast<int>(traffic)];
 }
 
-// What one run of something moves and computes.
+// The bytes moved and operations done by one run of a kernel.
 struct Work {
   double bytes_read = 0;
   double bytes_written = 0;
-  // Bytes that the next run touches again, which decides the level they are at.
+  // Bytes that the next run touches again; they determine the memory level.
   double footprint = 0;
-  bool in_place = false;  // writes where it read
+  bool in_place = false;  // writes to the memory that it read
   double ops = 0;         // a multiply-add counts two
   Arithmetic arithmetic = Arithmetic::f32;
 
   double bytes() const { return bytes_read + bytes_written; }
-  // Up to a fifth of stores counts as reading.
+  // If up to a fifth of the traffic is stores, it counts as reading.
   Traffic traffic() const {
     if (bytes_written <= 0.2 * bytes()) return Traffic::read;
     return in_place ? Traffic::update : Traffic::copy;
@@ -69,60 +69,61 @@ struct Work {
 
 inline constexpr double kCold = std::numeric_limits<double>::infinity();  // footprint: no reuse
 
-// Bytes; of one core, except l3: of all.
+// Sizes in bytes: l1 and l2 of one core, l3 of all.
 struct Caches {
   std::size_t l1 = 32 << 10;
   std::size_t l2 = 512 << 10;
   std::size_t l3 = 16 << 20;
 };
 
-// For one target and number of threads; bytes or operations per second. DRAM: the best of all
-// targets.
+// The limits for one target and number of threads, in bytes or operations per second. The DRAM
+// values are the best of all targets.
 struct Limits {
   Target target = {};
   Index n_threads = 1;
   using Levels = std::array<double, kLevels.size()>;
-  std::array<Levels, kTrafficCount> memory{};  // on pages as chosen
-  Levels read_other_pages{};                   // on the others
+  std::array<Levels, kTrafficCount> memory{};  // with the chosen pages
+  Levels read_other_pages{};                   // with the other kind of pages
   std::array<double, kArithmetics.size()> rate{};
 };
 
-// The limit that binds: the least time that a run can take, and what decides it.
+// The limit that binds: the minimum time of a run, and what determines it.
 struct Bound {
-  double seconds = 0;     // 0: nothing known
+  double seconds = 0;     // 0: unknown
   std::string name = "";  // "dram read", "l2 copy", "int8"
 };
 
 struct ProbeOptions {
   std::vector<Target> targets;
   std::vector<Index> threads;
-  Pages pages = Pages::small;  // that bound() assumes
-  Clock clock = Clock::wall;   // of single threads
-  double seconds = 0.01;       // per measurement; the best of kRepetitions of it counts
+  Pages pages = Pages::small;  // as bound() assumes
+  Clock clock = Clock::wall;   // for single threads
+  double seconds = 0.01;       // per measurement; the best of kRepetitions counts
 };
 
 class Machine {
  public:
-  // Runs the probes: about a second for each target and number of threads. Changes the active
-  // target. Says on stderr what it does.
+  // Runs the probes: about a second per target and number of threads. Changes the active target.
+  // Reports progress on stderr.
   explicit Machine(const ProbeOptions& options);
 
   static Caches caches();
-  // So much memory, read in turn, is in no cache, even one that keeps part of it on purpose.
+  // If this much memory is read in turn, none of it is in a cache, even in one that deliberately
+  // keeps a part of it.
   static std::size_t cold_bytes() { return std::max(std::size_t{512} << 20, 8 * caches().l3); }
-  // True if memory asked to be on huge pages was.
+  // True if memory that was requested on huge pages is on huge pages.
   bool has_huge_pages() const { return has_huge_pages_; }
   const ProbeOptions& options() const { return options_; }
   const std::vector<Limits>& limits() const { return limits_; }
-  // Must have been probed.
+  // This target and number of threads must have been probed.
   const Limits& limits(Target target, Index n_threads) const;
 
-  // The level at which `footprint` bytes are, split over threads.
+  // The memory level that holds `footprint` bytes, distributed over threads.
   Level level_of(double footprint, Index n_threads) const;
   Bound bound(const Work& work, Target target, Index n_threads) const;
 
-  // The DRAM bandwidth and f32 rate of the first target again, relative to the first time: how
-  // much the machine changed since, as {dram, f32}.
+  // Measures the DRAM bandwidth and f32 rate of the first target again. Returns them relative to
+  // the first measurement, as {dram, f32}: how much the machine has changed since.
   std::array<double, 2> drift(Index n_threads) const;
 
  private:
@@ -131,10 +132,11 @@ class Machine {
   std::vector<Limits> limits_;
 };
 
-// A pool of n threads, made at the first call and kept. Ends the program where there are none.
+// A pool of n threads, created at the first call and kept. Ends the program if it cannot be
+// created.
 nibble::Executor& pool(Index n_threads);
 
-// Text tables of the limits, and key-value pairs for reports: "AVX2 t1 read dram small" = GB/s.
+// The limits as text tables, and as key-value pairs for reports: "AVX2 t1 read dram small" = GB/s.
 std::string to_text(const Machine& machine);
 std::vector<std::pair<std::string, std::string>> to_pairs(const Machine& machine);
 

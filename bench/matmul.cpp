@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Matrix products: activations (m, k), already in the form that the weights' format asks for, times
-// packed weights (n, k).
+// Matrix products: activations (m, k), already converted to what the format of the weights needs,
+// times packed weights (n, k).
 #include "nibble/ops/matmul.hpp"
 
 #include "bench/case.hpp"
@@ -10,7 +10,7 @@
 
 namespace bench {
 
-// A format of a program's own: blocks of 128 weights, 4.125 bits for each.
+// A custom format: blocks of 128 weights, 4.125 bits per weight.
 using Q4Block128 = nibble::quant::Blocks<4, 128, nibble::f16, nibble::quant::ZeroPoint::symmetric>;
 
 }  // namespace bench
@@ -24,7 +24,7 @@ namespace {
 using nibble::kernels::ActivationScales;
 using nibble::quant::BlockFormat;
 
-// Copies of a packed matrix. One panel of random weights, repeated: no kernel can tell.
+// Copies of a packed matrix. They repeat one panel of random weights; no kernel can notice.
 template <class Format>
 struct Weights {
   using Packed = nibble::quant::Packed<Format>;
@@ -42,7 +42,7 @@ struct Weights {
     for (std::size_t r = 0; r < 16; ++r) {
       noise.fill(row.data(), k);
       const auto to = sources.bytes().subspan(r * row_bytes, row_bytes);
-      if (!nibble::quant::row_from_f32<Format>(row, to)) std::abort();  // sizes are ours
+      if (!nibble::quant::row_from_f32<Format>(row, to)) std::abort();  // the sizes are our own
     }
     if constexpr (BlockFormat<Format>) {
       Packed::pack_panel(sources.as<typename Format::Block>(), 16, k, memory.data());
@@ -63,7 +63,7 @@ struct Weights {
   Memory memory;
 };
 
-// The activations of a product as Format wants them.
+// The activations of a product, as Format needs them.
 template <class Format, ActivationScales kScales>
 struct Input {
   Input(Index m, Index k, Pages pages) : x(m, k, pages) {
@@ -88,7 +88,7 @@ struct Input {
       input = nibble::ops::matmul_input(rows);
     }
   }
-  // For the target in use.
+  // The input for the active target.
   nibble::kernels::MatmulInput form() const {
     nibble::kernels::MatmulInput in = input;
     if (!nibble::ops::takes_rounded_rows()) in.rounded = nullptr;
@@ -118,7 +118,7 @@ struct Input {
   }
 };
 
-// What arithmetic the weights of a format ask for at best.
+// The fastest arithmetic that the weights of a format can use.
 template <class Format>
 constexpr Arithmetic arithmetic_of() {
   if constexpr (BlockFormat<Format> || nibble::quant::ChannelFormat<Format>) {
@@ -144,7 +144,8 @@ Body prepare(const std::shared_ptr<Weights<Format>>& weights, Index m, Pages pag
   };
 }
 
-// The weights of neighbouring cases, which are the same: made once, dropped with the last of them.
+// The weights, shared by neighbouring cases with the same ones. Created once, freed with the last
+// use.
 template <class Format>
 std::shared_ptr<Weights<Format>> shared_weights(Index n, Index k, Index copies, Pages pages) {
   static std::weak_ptr<Weights<Format>> last;
@@ -161,7 +162,7 @@ constexpr const char* kName = nibble::quant::to_string(nibble::quant::kFormatOf<
 template <>
 constexpr const char* kName<Q4Block128> = "q4_block128";
 
-// The format's name gets "_row" where activations have one scale per row.
+// The format's name gets the suffix "_row" if activations have one scale per row.
 template <class Format, ActivationScales kScales = ActivationScales::per_block>
 void add(const CaseOptions& options, Index n, Index k, std::vector<Case>& cases) {
   const double weight_bytes = static_cast<double>(nibble::quant::Packed<Format>::bytes(n, k));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Memory whose pages are chosen: small ones as mapped files have, or 2 MiB ones where the system
-// gives them.
+// Memory with a chosen page size: small pages, as for mapped files, or 2 MiB pages where the system
+// provides them.
 #pragma once
 
 #include <cstddef>
@@ -28,9 +28,9 @@ constexpr const char* to_string(Pages pages) noexcept {
 
 inline constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
-// Owned, zeroed memory with every page present, aligned to kHugePage (on Linux; elsewhere whatever
-// pages the system gives, aligned to nibble::kAlignment). A benchmark without memory cannot go on:
-// it ends the program.
+// Owned, zeroed memory with every page present. On Linux it is aligned to kHugePage; elsewhere it
+// has the system's pages and is aligned to nibble::kAlignment. If there is no memory, it ends the
+// program, since a benchmark cannot go on without it.
 class Memory {
  public:
   Memory() noexcept = default;
@@ -87,7 +87,7 @@ class Memory {
   nibble::AlignedBuffer buffer_;
 };
 
-// Bytes of this process that are on huge pages now; 0 where the system does not tell.
+// Bytes of this process on huge pages now; 0 where the system does not tell.
 inline std::size_t bytes_on_huge_pages() {
   std::size_t kibibytes = 0;
   std::FILE* const file = std::fopen("/proc/self/smaps_rollup", "r");

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// bench_model: prompt processing and generation of a whole model, from a GGUF file or from a shape
-// alone, in tokens per second and as a fraction of what the machine can do; of a file also the time
-// and memory to the first token, against copying the file.
+// bench_model: measures prompt processing and generation of a whole model, from a GGUF file or from
+// a shape alone, in tokens per second and as a fraction of the machine's limit. For a file also the
+// time and memory until the first token, compared with copying the file.
 #include <cstdio>
 #include <optional>
 
@@ -25,21 +25,21 @@ nibble::ops::KvType kv_type_of(const Options& o) {
   for (const auto type : nibble::ops::kKvTypes) {
     if (o.kv == nibble::ops::to_string(type)) return type;
   }
-  return nibble::ops::KvType::f16;  // the command line has been checked
+  return nibble::ops::KvType::f16;  // the command line was checked
 }
 
-// What the cache holds for one position.
+// Bytes of the cache per position.
 double kv_bytes_per_position(const nibble::ModelConfig& c, nibble::ops::KvType type) {
   constexpr Index kMany = 4096;
   const nibble::ops::KvCacheLayout layout{type, c.n_layers, c.n_kv_heads, c.head_dim, kMany};
   return static_cast<double>(layout.bytes()) / kMany;
 }
 
-// What every token of a model costs, but for attention.
+// What every token of a model costs, without attention.
 struct ModelCost {
-  double bytes = 0;                                // weights that generating one token reads
-  std::array<double, kArithmetics.size()> ops{};   // of the layers, for one token
-  std::array<double, kArithmetics.size()> head{};  // of the output matrix, for one row of logits
+  double bytes = 0;                                // of the weights read per generated token
+  std::array<double, kArithmetics.size()> ops{};   // of the layers, per token
+  std::array<double, kArithmetics.size()> head{};  // of the output matrix, per row of logits
 };
 
 Arithmetic arithmetic_of(nibble::quant::Format format) {
@@ -60,7 +60,7 @@ ModelCost cost_of(const nibble::Model& model) {
       const auto slot = static_cast<Slot>(s);
       if (nibble::is_per_layer(slot) != (layer >= 0)) continue;
       const nibble::graph::Weight& w = model.weights().at(slot, layer);
-      // Of the embeddings one row is read.
+      // Of the embeddings only one row is read.
       if (!w || w.n == 0 || slot == Slot::token_embd || slot == Slot::position_embd) continue;
       nibble::Model::FormatTypes::visit(w.format, [&]<class F>(F) {
         cost.bytes += static_cast<double>(nibble::quant::Packed<F>::bytes(w.n, w.k));
@@ -73,7 +73,7 @@ ModelCost cost_of(const nibble::Model& model) {
   return cost;
 }
 
-// How long it took.
+// One measured time.
 struct Timing {
   bool is_prompt = true;
   Index n_tokens = 0;
@@ -95,7 +95,7 @@ nibble::Status append(nibble::Session& session, Index n, bool prompt) {
   return nibble::ok();
 }
 
-// Prompt and generation, as the options ask for, in a session of its own.
+// Measures prompt processing and generation, as the options request, in a new session.
 nibble::Result<std::vector<Timing>> timings_of(const nibble::Model& model, const Options& o,
                                                Index n_threads, std::size_t& session_bytes) {
   nibble::SessionOptions session_options;
@@ -110,7 +110,7 @@ nibble::Result<std::vector<Timing>> timings_of(const nibble::Model& model, const
     const Index n = prompt ? o.n_prompt : o.n_generate;
     if (n == 0) continue;
     std::vector<double> times;
-    for (int r = 0; r <= o.repetitions; ++r) {  // the first one warms up
+    for (int r = 0; r <= o.repetitions; ++r) {  // the first run is a warm-up
       NIBBLE_CHECK(session.rewind(0));
       const Clock clock = n_threads == 1 ? clock_of(o) : Clock::wall;
       const double begin = seconds_now(clock);
@@ -123,30 +123,30 @@ nibble::Result<std::vector<Timing>> timings_of(const nibble::Model& model, const
   return timings;
 }
 
-// A measured row: prompt processing or generation with some threads.
+// A row of results: prompt processing or generation with some number of threads.
 struct Result {
   std::string test;  // "pp512", "tg128"
   Index n_threads = 1;
   double tokens_per_second = 0;
   double gigabytes_per_second = 0;
-  std::string limit;    // what binds
-  double fraction = 0;  // of it
+  std::string limit;    // the limit that binds
+  double fraction = 0;  // of that limit
 };
 
-// Timings against what the machine can do.
+// Compares timings with the limits of the machine.
 class Comparison {
  public:
   Comparison(const nibble::Model& model, const Machine& machine, const Options& options)
       : model_(model), machine_(machine), options_(options), cost_(cost_of(model)) {}
 
-  // The least time is what the machine's limits allow: the weights once for each step, every
-  // multiply-add, and attention.
+  // The minimum time follows from the machine's limits: reading the weights once per step, all
+  // multiply-adds, and attention.
   Result operator()(const Timing& timing) const {
     const auto [prompt, n, n_threads, seconds] = timing;
     const nibble::ModelConfig& c = model_.config();
     const Limits& limits = machine_.limits(nibble::simd::active_target(), n_threads);
     const auto tokens = static_cast<double>(n);
-    const double seen = tokens * (tokens + 1) / 2;  // positions that all tokens together look at
+    const double seen = tokens * (tokens + 1) / 2;  // positions that all tokens together attend to
     const double attention_ops =
         4.0 * static_cast<double>(c.n_heads * c.head_dim * c.n_layers) * seen;
     const double steps = prompt ? std::ceil(tokens / static_cast<double>(options_.batch)) : tokens;
@@ -178,18 +178,18 @@ class Comparison {
   ModelCost cost_;
 };
 
-// A file made ready, from opening it to the first token.
+// Loading a file, from opening it to the first token.
 struct LoadResult {
   Index n_threads = 1;
-  bool is_packed = false;    // used in place, else packed while it is loaded
+  bool is_packed = false;    // used in place; otherwise packed while it is loaded
   double copy_seconds = 0;   // reading the whole file into fresh memory, on one thread
-  double load_seconds = 0;   // until the model is there
-  double token_seconds = 0;  // from the beginning until there are logits
-  double peak_bytes = 0;     // memory gained meanwhile, pages of the file included; 0: unknown
+  double load_seconds = 0;   // until the model is loaded
+  double token_seconds = 0;  // from the beginning until the first logits
+  double peak_bytes = 0;     // memory gained meanwhile, including pages of the file; 0: unknown
   double needed_bytes = 0;   // weights and session
 };
 
-// Bytes that a line of /proc/self/status says, or 0.
+// A value of /proc/self/status in bytes, or 0.
 double status_bytes(const char* name) {
   std::size_t kilobytes = 0;
   std::FILE* const file = std::fopen("/proc/self/status", "r");
@@ -203,7 +203,7 @@ double status_bytes(const char* name) {
   return 1024.0 * static_cast<double>(kilobytes);
 }
 
-// Makes the memory of now the peak; false where the system cannot (it is Linux that can).
+// Resets the peak to the memory in use now; false where the system cannot (only Linux can).
 bool reset_peak() {
   std::FILE* const file = std::fopen("/proc/self/clear_refs", "w");
   if (file == nullptr) return false;
@@ -216,7 +216,7 @@ class LoadMeasurement {
  public:
   explicit LoadMeasurement(const Options& options) : options_(options) {}
 
-  // Medians of the repetitions, in which copying and loading take turns.
+  // Medians of the repetitions, which alternate between copying and loading.
   nibble::Result<LoadResult> run(Index n_threads) const {
     const Clock clock = n_threads == 1 ? clock_of(options_) : Clock::wall;
     LoadResult result;
@@ -275,11 +275,11 @@ class LoadMeasurement {
   const Options& options_;
 };
 
-// What is known besides the rows.
+// The results besides the rows.
 struct Summary {
   std::string model, format, isa, pages;
   double weight_bytes = 0, session_bytes = 0, load_seconds = 0, source_bytes = 0;
-  double peak_bytes = 0;          // of the process, up to the end of the runs
+  double peak_bytes = 0;          // of the process, until the end of the runs
   std::vector<LoadResult> loads;  // empty for a shape
 };
 
@@ -312,7 +312,7 @@ void print_text(const Summary& s, const std::vector<Result>& results) {
   }
 }
 
-// A string of JSON, quotes included.
+// A JSON string, including its quotes.
 std::string quoted(const std::string& text) {
   std::string out = "\"";
   for (const char c : text) {
@@ -401,7 +401,7 @@ nibble::Status measure(const Options& o, Target target) {
   summary.model = o.model.empty() ? o.shape : o.model;
   summary.format = o.model.empty() ? o.format : "file";
   summary.isa = nibble::simd::to_string(target);
-  // First, while there is memory for a second copy.
+  // Measured first, while there is memory for a second copy.
   if (!o.model.empty()) {
     for (const Index n : threads_of(o.threads)) {
       NIBBLE_TRY(row, LoadMeasurement(o).run(n));
@@ -418,7 +418,7 @@ nibble::Status measure(const Options& o, Target target) {
   }
   summary.session_bytes = static_cast<double>(session_bytes);
   summary.peak_bytes = static_cast<double>(example::peak_ram().value_or(0));
-  // After the runs: the peak of memory is the model's, not the probes'.
+  // Probed after the runs, so that the peak of memory is the model's, not the probes'.
   ProbeOptions probe;
   probe.targets = {target};
   probe.threads = threads_of(o.threads);

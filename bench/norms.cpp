@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Norms, alone and fused with what comes before and after them, and the quantization of
-// activations. One row is in L1, 16 rows in L2, 512 (or what fits) in L3.
+// Norms, alone and fused with the operations before and after them, and quantization of
+// activations. One row is in L1, 16 rows in L2, 512 (or as many as fit) in L3.
 #include "nibble/ops/norm.hpp"
 
 #include "bench/case.hpp"
@@ -42,15 +42,15 @@ struct Data {
   Memory codes, codes_of_row;
 };
 
-// Per element: matrices of floats read and written, bytes written as codes, operations (those of
-// the formula, a multiply-add counts two).
+// Cost per element: floats read and written, bytes written as codes, and operations (those of the
+// formula; a multiply-add counts two).
 struct Cost {
   double read = 1;
   double written = 1;
   double code_bytes = 0;
   double ops = 0;
 };
-constexpr double kCodeBytes = 1 + 8.0 / kBlock;  // with scale and sum
+constexpr double kCodeBytes = 1 + 8.0 / kBlock;  // including scale and sum
 
 template <class Run>
 void add(const char* kernel, const Cost& cost, const CaseOptions& options, std::vector<Case>& cases,

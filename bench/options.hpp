@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What both programs take from the command line: targets, thread counts, pages, clock.
+// Command-line options that both programs share: targets, thread counts, pages, clock.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -38,7 +38,8 @@ inline void add_run_options(CLI::App& app, RunOptions& o) {
       ->capture_default_str();
 }
 
-// The targets that names say, or all of `available`. Errors: a name that is unknown or not there.
+// The targets with these names, or all of `available`. Errors: a name that is unknown or not
+// available.
 inline nibble::Result<std::vector<Target>> targets_of(const std::vector<std::string>& names,
                                                       nibble::simd::TargetSet available) {
   std::vector<Target> targets;

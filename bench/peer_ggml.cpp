@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ggml: products of its CPU backend, as llama.cpp has them run: a graph of one mul_mat, weights in
-// the layout that the backend likes best (repacked, if it offers that), a pool of threads that
-// stays. All through the backends' registry, for builds that load backends at run time.
+// ggml: products of its CPU backend, run as in llama.cpp: a graph of one mul_mat, weights in the
+// layout that the backend prefers (repacked, if it offers that), and a persistent thread pool.
+// Everything goes through the backend registry, for builds that load backends at run time.
 #include <ggml-alloc.h>
 #include <ggml-backend.h>
 #include <ggml.h>
@@ -24,7 +24,7 @@ T* need(T* pointer, const char* what) {
   return pointer;
 }
 
-// Frees what ggml has a function for.
+// Deleter that calls one of ggml's free functions.
 template <auto kFree>
 struct Free {
   void operator()(auto* pointer) const { kFree(pointer); }
@@ -32,7 +32,7 @@ struct Free {
 using Context = std::unique_ptr<ggml_context, Free<ggml_free>>;
 using Buffer = std::unique_ptr<ggml_backend_buffer, Free<ggml_backend_buffer_free>>;
 
-// The CPU backend, and what its registry says by name. One for the whole run.
+// The CPU backend, and functions that its registry finds by name. One for the whole run.
 class Backend {
  public:
   static Backend& get() {
@@ -47,8 +47,8 @@ class Backend {
     n_threads_ = n;
     need(function<ggml_backend_set_n_threads_t>("ggml_backend_set_n_threads"),
          "ggml_backend_set_n_threads")(backend_, static_cast<int>(n));
-    // Without a pool of its own a build without OpenMP starts threads for every graph. The last
-    // pool stays: a few threads asleep.
+    // Without its own pool, a build without OpenMP starts threads for every graph. The last pool is
+    // never freed: a few sleeping threads.
     auto* const make =
         function<ggml_threadpool_t (*)(ggml_threadpool_params*)>("ggml_threadpool_new");
     auto* const set =
@@ -58,13 +58,13 @@ class Backend {
     set(backend_, need(make(&params), "threads"));
   }
 
-  // The first of the backend's buffer types in which it multiplies such weights.
+  // The first buffer type of the backend in which it can multiply such weights.
   ggml_backend_buffer_type_t buffer_type(ggml_tensor* weights, const ggml_tensor* product) const {
     auto* const extra =
         function<ggml_backend_dev_get_extra_bufts_t>("ggml_backend_dev_get_extra_bufts");
     if (extra != nullptr) {
       for (auto* type = extra(device_); type != nullptr && *type != nullptr; ++type) {
-        const Buffer none(ggml_backend_buft_alloc_buffer(*type, 0));  // says where they would be
+        const Buffer none(ggml_backend_buft_alloc_buffer(*type, 0));  // where they would be
         weights->buffer = none.get();
         const bool good = none != nullptr && ggml_backend_dev_supports_op(device_, product);
         weights->buffer = nullptr;
@@ -133,7 +133,7 @@ class Product {
     rest_buffer_.reset(
         need(ggml_backend_alloc_ctx_tensors(rest_.get(), backend.backend()), "memory"));
 
-    // ggml's blocks are GGUF's, and so nibble's.
+    // ggml's blocks are GGUF's, and therefore nibble's.
     const auto format = *nibble::quant::format_from_name(ggml_type_name(type));
     const std::vector<float> floats = weight_floats(s.n, s.k);
     const std::size_t row = *nibble::quant::row_bytes(format, static_cast<std::size_t>(s.k));

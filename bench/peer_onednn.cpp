@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// oneDNN (2.x and 3.x): products of f32, of bf16 and of 8-bit codes with a scale per channel,
-// weights in the layout that it likes best; norm, softmax and activations of rows.
+// oneDNN (2.x and 3.x): products of f32, of bf16 and of 8-bit codes with a scale per channel, with
+// weights in the layout that it prefers; norm, softmax and activations of rows.
 #include <omp.h>
 
 #include <dnnl.hpp>
@@ -22,7 +22,7 @@ const dnnl::engine& engine() {
 
 memory::desc rows_of(Type type, Index m, Index k) { return {{m, k}, type, memory::format_tag::ab}; }
 
-// Where the versions differ: what describes an operation.
+// The versions differ in how an operation is described.
 #if DNNL_VERSION_MAJOR >= 3
 template <class Operation, class... Arguments>
 auto describe(const primitive_attr& attributes, const Arguments&... arguments) {
@@ -48,7 +48,8 @@ struct Operation {
   }
 };
 
-// Calls make() for the first run with a number of threads: primitives are made for it.
+// Calls make() in the first run with a given number of threads: a primitive is made for that
+// number.
 template <class Make>
 Body body_of(Make make) {
   return [make, n_threads = Index{0}, run = std::function<void()>()](nibble::Executor& e) mutable {
@@ -62,7 +63,7 @@ Body body_of(Make make) {
   };
 }
 
-// A matrix of small whole numbers, which every type has.
+// A matrix of small integers, which every type can represent.
 std::shared_ptr<memory> filled(const memory::desc& want, Index m, Index k) {
   const memory::desc plain = rows_of(Type::f32, m, k);
   std::vector<float> values = weight_floats(m, k);
@@ -92,7 +93,7 @@ std::function<void()> make_product(const Sizes& s, Type type, bool is_cold,
   const memory::desc out = rows_of(Type::f32, s.m, s.n);
   const auto description = describe<dnnl::matmul>(attributes, rows_of(type, s.m, s.k), any, out);
 
-  // Weights are (n, k) as everywhere, so (k, n) with the columns far apart; packed once, copied.
+  // Weights are (n, k) as everywhere, so (k, n) with strided columns; packed once, then copied.
   const memory::desc packed = description.weights_desc();
   memory first(packed, engine());
   {
@@ -228,7 +229,7 @@ std::optional<Case> onednn_case(const CaseOptions& options, const Case& of) {
     if (of.kernel == kernel) return row_case(options, of);
   }
 #else
-  (void)options, (void)of;  // no way to say how many threads
+  (void)options, (void)of;  // there is no way to set the number of threads
 #endif
   return std::nullopt;
 }

@@ -11,7 +11,7 @@ struct Peer {
   PeerCase* make;
 };
 
-// BENCH_HAS_...: by CMake, with the file.
+// CMake defines BENCH_HAS_... when it adds the file of a peer.
 constexpr Peer kPeers[] = {
 #if defined(BENCH_HAS_OPENBLAS)
     {"openblas", openblas_case},
@@ -24,8 +24,8 @@ constexpr Peer kPeers[] = {
 #endif
     {nullptr, nullptr}};
 
-// What rows that belong together have in common: all but the number of rows of activations, and
-// whether they are cold.
+// A key that related rows share: everything except the number of rows of activations and whether
+// the data is cold.
 std::string group_of(const Case& c) {
   const std::size_t weights = c.shape.find("_n");
   return c.kernel + "/" + c.format + (weights == std::string::npos ? "" : c.shape.substr(weights));

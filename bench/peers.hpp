@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Peers: libraries that have some of the same kernels, where CMake finds them installed. Their rows
-// are nibble's own with a peer's name in place of a SIMD target: the same shapes and data in the
-// same run, against the same limits. Each peer has a file of its own, peer_<name>.cpp.
+// Peers: other libraries with some of the same kernels, used if CMake finds them installed. Their
+// rows are nibble's with the name of the peer instead of a SIMD target: the same shapes and data,
+// in the same run, against the same limits. Each peer has its own file, peer_<name>.cpp.
 #pragma once
 
 #include <cstring>
@@ -15,14 +15,14 @@
 
 namespace bench {
 
-// What a peer does in place of one of nibble's cases; nothing where it has no such kernel. All
-// threads that it uses are as many as the executor's workers.
+// The peer's version of one of nibble's cases; nothing if it has no such kernel. It uses as many
+// threads as the executor has workers.
 using PeerCase = std::optional<Case>(const CaseOptions& options, const Case& of);
 PeerCase openblas_case, onednn_case, ggml_case;
 
-// The peers of this build.
+// The peers compiled into this build.
 std::vector<std::string> peer_names();
-// Adds their cases, after nibble's of the same kernel, format and weights.
+// Adds their cases after nibble's cases of the same kernel, format and weights.
 void add_peers(const CaseOptions& options, std::vector<Case>& cases);
 
 // The sizes in a case's shape: (m, k) times (n, k), or a matrix (m, k) and n = 0.
@@ -31,14 +31,14 @@ struct Sizes {
 };
 std::optional<Sizes> sizes_of(const Case& c);
 
-// Copies of one matrix's bytes, used in turn.
+// Copies of the bytes of one matrix, used in turn.
 class Copies {
  public:
   Copies(std::size_t bytes, Index n, Pages pages)
       : bytes_(bytes), n_(n), memory_(bytes * static_cast<std::size_t>(n), pages) {}
 
   std::byte* first() const { return memory_.data(); }
-  // Makes the others the same as the first.
+  // Fills the other copies with the contents of the first.
   void repeat() {
     for (Index i = 1; i < n_; ++i) std::memcpy(copy(i), first(), bytes_);
   }
@@ -56,7 +56,7 @@ class Copies {
   Memory memory_;
 };
 
-// A weight matrix (n, k) of floats: 16 random rows, over and over.
+// A weight matrix (n, k) of floats: 16 random rows, repeated.
 inline std::vector<float> weight_floats(Index n, Index k) {
   std::vector<float> floats(static_cast<std::size_t>(n * k));
   const Index chunk = std::min<Index>(16, n) * k;
@@ -67,7 +67,7 @@ inline std::vector<float> weight_floats(Index n, Index k) {
   return floats;
 }
 
-// How many copies of weights a case uses in turn.
+// How many copies of its weights a case uses in turn.
 inline Index copies_for(const CaseOptions& options, const Case& c, double bytes) {
   return c.data == "cold" ? options.copies(bytes) : 1;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A NIBBLE_USER_KERNELS file: probes of what a target can do at most. Independent of nibble's own
-// kernels, which are measured against them.
+// A NIBBLE_USER_KERNELS file: probes for the limits of a target. Independent of nibble's own
+// kernels, which are measured against these limits.
 
 #if defined(BENCH_PROBE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef BENCH_PROBE_INL_H_
@@ -22,7 +22,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 namespace probe {
 
-// The widths that nibble's kernels use.
+// The vector widths that nibble's kernels use.
 using DF = hn::CappedTag<float, 16>;
 using DI = hn::Repartition<std::int32_t, DF>;
 using D16 = hn::Repartition<std::int16_t, DF>;
@@ -33,8 +33,9 @@ using VF = hn::Vec<DF>;
 using VI = hn::Vec<DI>;
 using V16 = hn::Vec<D16>;
 
-// How many sums that do not depend on each other: enough for two operations a cycle of 4 to 5
-// cycles each where there are registers for them, the operands and temporaries.
+// Rows and columns of independent sums. Latency is 4 to 5 cycles at two operations per cycle, so
+// there should be enough sums for that, as far as the registers also hold the operands and
+// temporaries.
 template <int kR, int kC>
 struct Tile {
   static constexpr int kRows = kR, kColumns = kC;
@@ -45,7 +46,7 @@ using F32Tile = Tile<5, 2>;  // 16 registers: some operands come from memory
 using F32Tile = Tile<4, 3>;  // 32 registers
 #endif
 using DotTile = Tile<4, 3>;
-using SequenceTile = Tile<4, 1>;  // only an integer addition waits for the one before it
+using SequenceTile = Tile<4, 1>;  // only an integer addition depends on the previous one
 
 template <class D>
 HWY_INLINE double sum_lanes(D d, hn::Vec<D> v) {
@@ -56,8 +57,8 @@ HWY_INLINE double sum_lanes(D d, hn::Vec<D> v) {
   return sum;
 }
 
-// One cell of the tile: add() multiplies vectors of DX and DW and adds the products up. No member
-// initializers: an implicit constructor is compiled without the target's instructions.
+// One cell of the tile: add() multiplies vectors of DX and DW and accumulates the products. No
+// member initializers: an implicit constructor would be compiled without the target's instructions.
 struct F32Cell : F32Tile {
   using DX = DF;
   using DW = DF;
@@ -74,7 +75,7 @@ struct Bf16Cell : DotTile {
   using DX = DBf;
   using DW = DBf;
   VF sum;
-  VF rest;  // stays zero where there is one instruction
+  VF rest;  // stays zero if one instruction does it all
   HWY_INLINE void start() {
     sum = hn::Zero(DF());
     rest = hn::Zero(DF());
@@ -98,7 +99,7 @@ struct Int16Cell : Int16Tile {
   using DX = D16;
   using DW = D16;
   VI sum;
-  VI rest;  // stays zero where there is one instruction
+  VI rest;  // stays zero if one instruction does it all
   HWY_INLINE void start() {
     sum = hn::Zero(DI());
     rest = hn::Zero(DI());
@@ -109,9 +110,9 @@ struct Int16Cell : Int16Tile {
 };
 
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_SSSE3 && HWY_TARGET > HWY_AVX3_DL
-// No dot product: pmaddubsw into 16 bits, which two products of 7 by 8 bits fit, pmaddwd by ones
-// into 32, paddd. What it takes to make one operand of 7 bits is not counted: it is done once for
-// many products, or is the kernel's affair.
+// No dot product: pmaddubsw into 16 bits, which hold two products of 7 by 8 bits; pmaddwd with ones
+// into 32 bits; paddd. The conversion of one operand to 7 bits is not counted: it is done once for
+// many products, or is the kernel's problem.
 struct Int8Cell : SequenceTile {
   using DX = DS8;
   using DW = DU;
@@ -144,7 +145,7 @@ struct Int4Cell : SequenceTile {
   HWY_INLINE double total() const { return sum_lanes(DI(), sum); }
 };
 #elif HWY_ARCH_X86 && HWY_TARGET > HWY_SSSE3
-using Int8Cell = Int16Cell;  // SSE2 has pmaddwd only
+using Int8Cell = Int16Cell;  // SSE2 has only pmaddwd
 using Int4Cell = Int16Cell;
 #else
 struct Int8Cell : DotTile {
@@ -174,7 +175,7 @@ HWY_INLINE hn::TFromD<D> one(D) {
   }
 }
 
-// Which cell a kind of arithmetic is.
+// The cell for a kind of arithmetic.
 template <bench::Arithmetic kind>
 struct CellOf {
   using Type = F32Cell;
@@ -207,8 +208,8 @@ struct Impl<bench::MultiplyAdd<kind, kWide>> {
   static bench::Products run(const std::uint32_t* zeros) {
     constexpr int kRows = Cell::kRows, kColumns = Cell::kColumns * (kWide ? 2 : 1);
     const hn::Repartition<std::uint32_t, DX> du;
-    // As far as the compiler knows, all operands differ, and other columns come with every step: it
-    // must multiply each pair each time.
+    // To the compiler, all operands differ and each step has other columns, so it must multiply
+    // each pair every time.
     const auto x = hn::BitCast(du, hn::Set(DX(), probe::one(DX())));
     const auto w = hn::BitCast(du, hn::Set(DW(), probe::one(DW())));
     hn::Vec<DX> xs[kRows];
@@ -253,12 +254,13 @@ struct Impl<bench::ReadMemory> {
     const D d;
     const std::size_t lanes = hn::Lanes(d);
     const auto* const words = reinterpret_cast<const std::uint32_t*>(from);
-    // A step reads four pairs of vectors: next to each other, or from a quarter of the memory each.
+    // A step reads four pairs of vectors: adjacent ones, or one pair from each quarter of the
+    // memory.
     const std::size_t n = bytes / sizeof(std::uint32_t) / (four_streams ? 4 : 1);
     const std::size_t step = four_streams ? 2 * lanes : 8 * lanes;
     const std::size_t apart = four_streams ? n : 2 * lanes;
     const std::size_t further = ahead / sizeof(std::uint32_t);
-    // One sum for each load of a step: two for one would let the compiler change their order.
+    // One sum per load of a step: with two loads per sum the compiler could change their order.
     V s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
     for (int t = 0; t < times; ++t) {
       for (std::size_t i = 0; i < n; i += step) {
@@ -278,7 +280,7 @@ struct Impl<bench::ReadMemory> {
         s6 = hn::Add(s6, hn::Load(d, p + 3 * apart));
         s7 = hn::Add(s7, hn::Load(d, p + 3 * apart + lanes));
       }
-      std::atomic_signal_fence(std::memory_order_seq_cst);  // what was read may not be kept
+      std::atomic_signal_fence(std::memory_order_seq_cst);  // values must be read again
     }
     const V low = hn::Add(hn::Add(s0, s1), hn::Add(s2, s3));
     return hn::ReduceSum(d, hn::Add(low, hn::Add(hn::Add(s4, s5), hn::Add(s6, s7))));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Models given by their shape alone, with random weights: what a model costs does not depend on
-// what it says.
+// Models defined by their shape alone, with random weights: the cost of a model does not depend on
+// the values of its weights.
 #pragma once
 
 #include <charconv>
@@ -16,7 +16,7 @@ namespace bench {
 
 struct Shape {
   nibble::ModelConfig config;
-  bool tied = true;  // the output matrix is the embedding
+  bool tied = true;  // the output matrix is the embedding matrix
 };
 
 inline Shape llama_shape(Index dim, Index n_layers, Index n_heads, Index n_kv_heads, Index ffn_dim,
@@ -36,8 +36,8 @@ inline Shape llama_shape(Index dim, Index n_layers, Index n_heads, Index n_kv_he
   return shape;
 }
 
-// A known name, or "dim=2048,layers=22,heads=32,kv_heads=4,ffn=5632,vocab=32000,tied=0"; of these
-// kv_heads (as many as heads), vocab (32000) and tied (1) may be left out.
+// Parses a known name or "dim=2048,layers=22,heads=32,kv_heads=4,ffn=5632,vocab=32000,tied=0".
+// Optional are kv_heads (default: as many as heads), vocab (32000) and tied (1).
 inline nibble::Result<Shape> shape_of(std::string_view text) {
   if (text == "tinyllama-1.1b") return llama_shape(2048, 22, 32, 4, 5632, 32000, false);
   if (text == "llama-3.2-1b") return llama_shape(2048, 16, 32, 8, 8192, 128256, true);
@@ -87,15 +87,15 @@ inline nibble::Result<Shape> shape_of(std::string_view text) {
   return llama_shape(dim, layers, heads, kv_heads, ffn, vocab, tied != 0);
 }
 
-// Packs random weights in `format` on `executor`. All tensors have the same source, as large as the
-// largest of them; source_bytes says how large, since it counts in the peak of memory. Errors:
-// invalid_argument (rows that are no whole blocks), out_of_memory.
+// Packs random weights in `format` on `executor`. All tensors have the same source, which is as
+// large as the largest of them. source_bytes returns its size, because it counts in the peak of
+// memory. Errors: invalid_argument (rows that are not whole blocks), out_of_memory.
 inline nibble::Result<nibble::Model> synthetic_model(const Shape& shape,
                                                      nibble::quant::Format format,
                                                      nibble::Executor& executor,
                                                      std::size_t& source_bytes) {
   using nibble::Slot;
-  // A few rows' worth of weights, of whole blocks in any format, over and over.
+  // A few rows of weights, whole blocks in any format, repeated.
   std::vector<float> values(1 << 16);
   Noise noise;
   for (float& v : values) v = 0.03f * noise();

@@ -25,7 +25,7 @@ double counter(const benchmark::BenchmarkReporter::Run& run, const char* name) {
   return at == run.counters.end() ? 0 : at->second.value;
 }
 
-// The parts of a row's name: kernel/format/shape/data/isa/threads.
+// Splits a row's name: kernel/format/shape/data/isa/threads.
 std::vector<std::string> parts_of(const std::string& name) {
   std::vector<std::string> parts(1);
   for (const char c : name) {
@@ -36,7 +36,7 @@ std::vector<std::string> parts_of(const std::string& name) {
     }
   }
   parts.resize(6);
-  parts[5].erase(0, 1);  // "t2"
+  parts[5].erase(0, 1);  // removes the "t" of "t2"
   return parts;
 }
 
@@ -46,7 +46,7 @@ struct Line {
   std::string limit;
 };
 
-// The medians, or the only runs.
+// The medians, or the runs themselves if there is only one per row.
 std::vector<Line> lines_of(const std::vector<benchmark::BenchmarkReporter::Run>& runs) {
   using Run = benchmark::BenchmarkReporter::Run;
   std::vector<Line> lines;
@@ -64,7 +64,7 @@ std::vector<Line> lines_of(const std::vector<benchmark::BenchmarkReporter::Run>&
   return lines;
 }
 
-// "-" for what a row does not have.
+// The formatted value, or "-" if a row does not have it.
 std::string number(const char* pattern, double value) {
   return value > 0 ? format(pattern, value) : "-";
 }

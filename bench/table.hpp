@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A run as a table, in text and in CSV: reporters of Google Benchmark, whose own CSV begins with
-// lines that are none.
+// A run as a table, in text and in CSV, as reporters of Google Benchmark. (Google Benchmark's own
+// CSV output begins with lines that are not CSV.)
 #pragma once
 
 #include <benchmark/benchmark.h>

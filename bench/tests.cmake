@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs the benchmarks as a user would, as shortly as they can be: exit codes, and the files they
-# write.
+# Runs the benchmarks as a user would, as briefly as possible, and checks exit codes and the files
+# that they write.
 
 set(run_test ${PROJECT_SOURCE_DIR}/examples/run_test.cmake)
 
-# nibble_bench_usage_test(name program ERR regex ARGS arguments...): a wrong command line.
+# nibble_bench_usage_test(name program ERR regex ARGS arguments...): tests an invalid command line.
 function(nibble_bench_usage_test test program)
   cmake_parse_arguments(arg "" "ERR" "ARGS" ${ARGN})
   add_test(NAME ${program}_${test}

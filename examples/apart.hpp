@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Work in a child process of its own, so that its peak memory can be told from that of other work.
-// Where there is no fork(), the work runs in this process and no peak is known.
+// Runs work in a separate child process, so that its peak memory can be distinguished from that of
+// other work. Where there is no fork(), it runs in this process, and the peak is unknown.
 #pragma once
 
 #include <cerrno>
@@ -30,7 +30,7 @@ namespace example {
 template <class T>
 struct Apart {
   T value{};
-  std::optional<std::uint64_t> peak_ram;  // see peak_ram(); includes what the parent had in RAM
+  std::optional<std::uint64_t> peak_ram;  // see peak_ram(); includes the parent's RAM
 };
 
 #if defined(_WIN32)
@@ -41,7 +41,7 @@ nibble::Result<Apart<T>> run_apart(Work work) {
   return Apart<T>{std::move(value), std::nullopt};
 }
 
-// Bytes that a child writes and the next one reads.
+// Bytes that one child process writes and the next one reads.
 class SharedBytes {
  public:
   static nibble::Result<SharedBytes> allocate(std::size_t capacity) {
@@ -57,7 +57,7 @@ class SharedBytes {
 
 #else
 
-// work() -> Result<T>, run in a child process. This process must have no other threads.
+// Runs work() -> Result<T> in a child process. This process must have no other threads.
 template <class T, class Work>
 nibble::Result<Apart<T>> run_apart(Work work) {
   static_assert(std::is_trivially_copyable_v<T>, "it comes through a pipe");
@@ -70,7 +70,7 @@ nibble::Result<Apart<T>> run_apart(Work work) {
   const nibble::Error broken{nibble::Errc::io, "a child process failed"};
   int ends[2];
   if (pipe(ends) != 0) return broken;
-  std::fflush(stdout);  // or the child would print it again
+  std::fflush(stdout);  // otherwise the child would print it again
   const pid_t child = fork();
   if (child < 0) {
     close(ends[0]);
@@ -93,7 +93,7 @@ nibble::Result<Apart<T>> run_apart(Work work) {
     _exit(is_sent ? 0 : 1);
   }
   close(ends[1]);
-  // Less than a pipe holds at once (PIPE_BUF or not, the child writes it in one call).
+  // The report is smaller than a pipe's buffer, and the child writes it in one call.
   std::size_t n = 0;
   for (;;) {
     const ssize_t got = read(ends[0], reinterpret_cast<char*>(&report) + n, sizeof(report) - n);
@@ -111,8 +111,8 @@ nibble::Result<Apart<T>> run_apart(Work work) {
   return Apart<T>{report.value, report.peak_ram};
 }
 
-// Bytes that a child writes and the next one reads. Only what is touched takes memory, and only in
-// the process that touches it.
+// Bytes that one child process writes and the next one reads. Only pages that are touched use
+// memory, and only in the process that touches them.
 class SharedBytes {
  public:
   static nibble::Result<SharedBytes> allocate(std::size_t capacity) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the example programs share: command line, terminal, numbers for people, peak memory.
+// Shared by the example programs: command line, terminal, readable numbers, peak memory.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -22,11 +22,12 @@
 namespace example {
 
 inline constexpr int kOk = 0;
-inline constexpr int kFailed = 1;  // the input or the machine
-inline constexpr int kUsage = 2;   // the command line
+inline constexpr int kFailed = 1;  // an error of the input or the machine
+inline constexpr int kUsage = 2;   // an error of the command line
 inline constexpr int kInterrupted = 130;
 
-// Parses the command line; a value is the exit code of a program that is done (--help, an error).
+// Parses the command line. If it returns a value, the program ends with that exit code (--help, an
+// error).
 inline std::optional<int> parse(CLI::App& app, int argc, char** argv) {
   try {
     app.parse(argc, argv);
@@ -39,7 +40,7 @@ inline std::optional<int> parse(CLI::App& app, int argc, char** argv) {
   return std::nullopt;
 }
 
-// One line to stderr; returns the exit code.
+// Prints one line to stderr; returns the exit code.
 inline int fail(const CLI::App& app, const nibble::Error& error) {
   std::fprintf(stderr, "%s: %s\n", app.get_name().c_str(), error.message.c_str());
   return kFailed;
@@ -53,7 +54,7 @@ inline bool is_terminal(std::FILE* stream) {
 #endif
 }
 
-// A line on stderr that rewrites itself, on terminals only.
+// A status line on stderr that is overwritten in place; on terminals only.
 class StatusLine {
  public:
   explicit StatusLine(bool wanted = true) : is_shown_(wanted && is_terminal(stderr)) {}
@@ -61,7 +62,7 @@ class StatusLine {
   StatusLine& operator=(const StatusLine&) = delete;
   ~StatusLine() { show({}); }
 
-  // Replaces what is shown; empty clears the line.
+  // Replaces the line; an empty text clears it.
   void show(const std::string& text) {
     if (!is_shown_ || (text.empty() && last_.empty())) return;
     std::fprintf(stderr, "\r%s\x1b[K", text.c_str());
@@ -74,7 +75,7 @@ class StatusLine {
   std::string last_;
 };
 
-// 1234567 as "1 234 567".
+// Formats 1234567 as "1 234 567".
 inline std::string grouped(std::uint64_t n) {
   std::string text = std::to_string(n);
   for (auto at = static_cast<std::ptrdiff_t>(text.size()) - 3; at > 0; at -= 3) {
@@ -89,8 +90,8 @@ inline std::string mebibytes(std::uint64_t bytes) {
   return text;
 }
 
-// The most memory that this process had in RAM at once: code, weights, mapped pages of files, all.
-// Nothing where the system does not tell.
+// Peak RAM use of this process, everything included: code, weights, mapped pages of files. Empty
+// where the system does not tell.
 inline std::optional<std::uint64_t> peak_ram() {
 #if defined(_WIN32)
   return std::nullopt;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// generate: a GGUF model and a prompt; the text goes to stdout as it comes, speed and memory to
-// stderr.
+// generate: continues a prompt with a GGUF model. The text goes to stdout as it is generated, speed
+// and memory use to stderr.
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -129,7 +129,7 @@ nibble::Result<std::string> read_prompt(const Options& o) {
   return all_of(in);
 }
 
-// "a\n" as "a\\n", with quotes around it.
+// Quotes a text and escapes special characters, e.g. a newline as \n.
 std::string quoted(std::string_view text) {
   std::string out = "\"";
   for (const char c : text) {
@@ -164,8 +164,9 @@ struct Timing {
   double decode_seconds = 0;
 };
 
-// Feeds the prompt a batch at a time, so that Ctrl-C need not wait for all of it; the session has
-// what was read until then. `at_start`: the text that follows is the beginning of a text.
+// Feeds the prompt to the session in batches, so that Ctrl-C need not wait for all of it: the
+// session then has the tokens read so far. `at_start`: the text that follows is the beginning of a
+// text.
 nibble::Status prefill(nibble::Generator& generator, std::span<const std::int32_t> ids,
                        bool at_start, std::size_t batch, example::StatusLine& status) {
   const std::size_t n = ids.size();
@@ -185,7 +186,7 @@ void print_summary(const Timing& t, nibble::Finish finish, const nibble::Model& 
     return seconds > 0 ? static_cast<double>(n) / seconds : 0.0;
   };
   const auto count = [](Index n) { return static_cast<long long>(n); };
-  // The first token comes from the prompt's own logits: each other one took a step.
+  // The first token comes from the logits of the prompt; every other token took one step.
   const Index n_steps = std::max<Index>(t.n_tokens - 1, 0);
   std::fprintf(stderr, "prefill  %lld tokens, %.1f tokens/s\n", count(t.n_prompt),
                rate(t.n_prompt, t.prefill_seconds));

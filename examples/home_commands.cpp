@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// home_commands: the model that ships with nibble turns a spoken-style home command into the one
-// call that it means. Answers a few live, then compares weight formats on the test utterances: how
-// many calls are right to the letter, how fast, in how much memory.
+// home_commands: the model that ships with nibble translates a spoken-style home command into the
+// one call that it means. Answers a few commands live, then compares weight formats on the test
+// utterances: how many calls are exactly right, how fast, in how much memory.
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -29,7 +29,7 @@ using nibble::Status;
 using nibble::quant::Format;
 using Clock = std::chrono::steady_clock;
 
-// Only these formats are compiled; nibble::Model has all that there are.
+// Only these formats are compiled; nibble::Model supports all of them.
 using Formats = nibble::graph::FormatList<nibble::quant::F32, nibble::quant::F16,
                                           nibble::quant::Q8_0, nibble::quant::Q4_0>;
 using Model = nibble::BasicModel<Formats>;
@@ -59,12 +59,12 @@ double seconds_since(Clock::time_point start) {
 
 struct Answer {
   std::string call;
-  double logprob = 0;  // of the whole call, its end included
+  double logprob = 0;  // of the whole call, including its end
   double seconds = 0;
-  Index n_tokens = 0;  // of utterance and call
+  Index n_tokens = 0;  // of utterance and call together
 };
 
-// The call that the utterance means: the likeliest continuation of utterance and newline.
+// The call that the utterance means: the most likely continuation of the utterance and a newline.
 Result<Answer> answer(Session& session, const std::string& utterance,
                       nibble::FunctionRef<void(std::string_view)> on_text) {
   Answer result;
@@ -93,7 +93,7 @@ Result<Answer> answer_and_print(Session& session, const std::string& utterance) 
   return result;
 }
 
-// The mean time of a command.
+// Returns the mean time per command.
 Result<double> answer_live(const std::string& model_path) {
   NIBBLE_TRY(file, nibble::io::Gguf::open(model_path));
   NIBBLE_TRY(model, Model::from_gguf(file));
@@ -117,7 +117,7 @@ Status answer_stdin(const std::string& model_path) {
     if (!std::getline(std::cin, utterance)) return nibble::ok();
     if (utterance.empty()) continue;
     if (const auto result = answer_and_print(session, utterance); !result) {
-      std::printf("%s\n", result.error().message.c_str());  // too long; the next may be shorter
+      std::printf("%s\n", result.error().message.c_str());  // too long; the next one may be shorter
     }
   }
 }
@@ -129,7 +129,7 @@ struct Sample {
   std::string call;
 };
 
-// Lines of utterance, tab, call.
+// Each line is an utterance, a tab, a call.
 Result<std::vector<Sample>> read_samples(const std::filesystem::path& path) {
   std::ifstream in(path);
   if (!in) {
@@ -157,8 +157,8 @@ struct Score {
   double tokens_per_second = 0;
 };
 
-// Runs the first n samples of both splits, each on one thread, n_threads of them side by side with
-// sessions of their own over one model.
+// Runs the first n samples of both splits. Each sample runs on one thread; n_threads of them run at
+// the same time, with their own sessions over one model.
 Result<Score> measure(const nibble::io::Gguf& file,
                       const std::array<std::vector<Sample>, 2>& splits, std::size_t n,
                       Index n_threads, const char* name) {
@@ -192,7 +192,7 @@ Result<Score> measure(const nibble::io::Gguf& file,
     worker.thread = std::thread([&work, &worker, &next, n] {
       if (Status done = work(worker); !done) {
         worker.error = std::move(done).error();
-        next = 2 * n;  // nobody goes on after an error
+        next = 2 * n;  // all workers stop after an error
       }
     });
   }
@@ -216,8 +216,8 @@ Result<Score> measure(const nibble::io::Gguf& file,
   return score;
 }
 
-// Score and peak memory of the model in a format. Each runs in a process of its own that finds the
-// model ready, as a file of that format would be.
+// Score and peak memory of the model in a format. Each runs in its own process and gets the
+// converted model in memory, as if it were a file of that format.
 Result<example::Apart<Score>> measure_apart(const std::string& model_path, const TableRow& row,
                                             const std::array<std::vector<Sample>, 2>& splits,
                                             std::size_t n, Index n_threads) {
@@ -256,7 +256,7 @@ Status print_table(const std::string& model_path, std::size_t n_wanted, Index n_
   splits = {std::move(test), std::move(hard)};
   const std::size_t n_all = std::min(splits[0].size(), splits[1].size());
   std::size_t n = std::min(n_wanted, n_all);
-  if (n_wanted == 0) {  // as many as about half a minute allows
+  if (n_wanted == 0) {  // as many as fit in about half a minute
     const double budget = 30.0 * static_cast<double>(n_threads) / (kTable.size() * 2);
     const double fitting = budget / std::max(command_seconds, 1e-6);
     n = fitting >= static_cast<double>(n_all)
@@ -291,7 +291,7 @@ Status print_table(const std::string& model_path, std::size_t n_wanted, Index n_
   return nibble::ok();
 }
 
-// Where the model lies: where it was when this was compiled, or beside the program.
+// Path of the model: where it was when this program was compiled, or next to the program.
 std::string default_model(const char* program) {
   const std::filesystem::path name = "home-commands-f16.gguf";
   const auto here = std::filesystem::path(program).parent_path();

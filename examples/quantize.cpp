@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// quantize: a GGUF model in another weight format, with a report of what that cost each tensor.
+// quantize: converts a GGUF model to another weight format and reports the error for each tensor.
 #include <cinttypes>
 #include <regex>
 #include <utility>
@@ -42,7 +42,7 @@ Rule parse_rule(const std::string& text) {
 
 std::string shape_of(const ConvertedTensor& tensor) {
   std::string shape;
-  for (std::uint32_t d = tensor.n_dims; d-- > 0;) {  // rows first, as everywhere but in GGUF
+  for (std::uint32_t d = tensor.n_dims; d-- > 0;) {  // rows first, as everywhere except in GGUF
     shape += (shape.empty() ? "" : " x ") + std::to_string(tensor.dims[d]);
   }
   return shape;
@@ -114,7 +114,7 @@ int main(int argc, char** argv) {
   app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage.");
 
   std::vector<Rule> rules;
-  app.callback([&] {  // so that a wrong format is a wrong usage
+  app.callback([&] {  // here, so that an invalid format is a usage error
     options.format = parse_format(format_name);
     for (const std::string& text : rule_texts) rules.push_back(parse_rule(text));
   });

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # cmake -DEXIT=code -DSTDIN=text -DOUT=regex -DERR=regex -DINPUT=file -P run_test.cmake -- program
-# arguments... Fails unless the program, given the text as its stdin (through the file), exits with
-# the code and prints to stdout and stderr what the expressions match; an empty one matches all.
+# arguments... Runs the program with the text as its stdin (through the file). Fails unless the
+# program exits with the code and what it prints to stdout and stderr matches the two expressions;
+# an empty one matches everything.
 
 set(command)
 set(is_command FALSE)

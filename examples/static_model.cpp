@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// static_model: a model whose dimensions are known to the compiler. All memory that it works in is
-// a constant of the program, checked by a static_assert: what a device without a heap wants.
+// static_model: a model whose dimensions are compile-time constants. So is the size of all memory
+// that it works in, checked by a static_assert: for devices without a heap.
 #include <array>
 #include <cstdio>
 #include <numeric>
@@ -20,10 +20,10 @@ using nibble::Result;
 using nibble::Slot;
 using nibble::Status;
 
-// Only F16 weights: nothing else is compiled.
+// Only kernels for F16 weights are compiled.
 using Formats = nibble::graph::FormatList<nibble::quant::F16>;
 
-// The model that ships with nibble, as llama() takes it.
+// The dimensions of the model that ships with nibble, as llama() expects them.
 struct HomeCommands {
   Dim<512> vocab_size;
   Dim<256> dim;
@@ -42,7 +42,7 @@ constexpr double kRopeTheta = 10000;
 
 constexpr auto kModel = nibble::graph::fuse(nibble::llama(kDims));
 
-// One thread, up to 32 tokens of a prompt at once.
+// One thread, up to 32 prompt tokens per run.
 constexpr nibble::graph::Limits kLimits{
     .max_tokens = 32, .max_outputs = 1, .n_positions = kContext, .max_workers = 1};
 constexpr nibble::graph::Plan kPlan = nibble::graph::make_plan<Formats>(kModel, kLimits);
@@ -61,7 +61,7 @@ static_assert(kBytes < 512 * 1024, "the model does not fit in the device's memor
 
 alignas(nibble::kAlignment) std::byte memory[kBytes];
 
-// The weights of the expression's slots, packed.
+// The packed weights for the slots of the expression.
 Result<nibble::WeightStore<Formats>> read_weights(const nibble::io::Gguf& file) {
   nibble::WeightStore<Formats> weights(kDims.n_layers);
   const auto add = [&](Slot slot, Index layer, Index n, Index k) -> Status {
@@ -90,7 +90,7 @@ Result<nibble::WeightStore<Formats>> read_weights(const nibble::io::Gguf& file) 
   return weights;
 }
 
-// What a run needs, in `memory`. Keeps a reference to `weights` and `executor`.
+// The arguments of a run, placed in `memory`. Keeps references to `weights` and `executor`.
 Result<nibble::graph::RunArgs> prepare(const nibble::WeightStore<Formats>& weights,
                                        nibble::Executor& executor) {
   nibble::Arena arena(memory);
@@ -136,7 +136,7 @@ Status run(const std::string& model_path, const std::string& utterance) {
     const auto logits = nibble::graph::run<Formats>(kModel, kPlan, kLimits, args);
     args.first_position += static_cast<Index>(args.tokens.size());
     tokens = tokens.subspan(args.tokens.size());
-    if (!tokens.empty()) continue;  // more of the prompt
+    if (!tokens.empty()) continue;  // still in the prompt
     const Index best = nibble::ops::argmax(logits[0]);
     if (tokenizer.vocabulary().ends_generation(static_cast<std::int32_t>(best))) break;
     call.push_back(static_cast<std::int32_t>(best));

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs the examples as a user would: what they print and how they exit.
+# Runs the examples as a user would and checks their output and exit codes.
 
 set(home_model ${CMAKE_CURRENT_SOURCE_DIR}/models/home-commands-f16.gguf)
 set(utterance "could you please dim the office light to 10 percent")

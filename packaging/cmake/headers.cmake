@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# What nibbleDependencies.cmake did not find, doctest for the tests, CLI11 for the examples and Google
-# Benchmark (a library: the only one that is linked) for the benchmarks. What is missing or too old is
-# taken from the distribution's own package mirror as plain files below the build folder: no root,
-# nothing installed. Known way: apt (Debian and its kin, any release; Highway comes from the `testing`
-# suite where the release's own is older than 1.3).
+# Gets the headers that nibbleDependencies.cmake did not find, doctest for the tests, CLI11 for the
+# examples and Google Benchmark (a library: the only one that is linked) for the benchmarks. What is
+# missing or too old is taken from the distribution's own package mirror, as plain files below the
+# build folder: it needs no root and installs nothing. Supported: apt (Debian and its derivatives,
+# any release; Highway comes from the `testing` suite if the release's own version is older than
+# 1.3).
 
 set(NIBBLE_HEADERS_DIR ${PROJECT_BINARY_DIR}/headers)
 
-# Runs apt-get with its lists and cache in our build folder and only the given suite as a source.
+# Runs apt-get with its lists and cache in our build folder and the given suite as its only source.
 function(nibble_apt suite)
   set(state ${NIBBLE_HEADERS_DIR}/apt-${suite})
   file(MAKE_DIRECTORY ${state}/lists/partial ${state}/cache/archives/partial)
@@ -17,7 +18,7 @@ function(nibble_apt suite)
       -o Dir::Etc::sourcelist=${state}/sources.list -o Dir::Etc::sourceparts=-
       -o Dir::State::lists=${state}/lists -o Dir::Cache=${state}/cache
       -o APT::Sandbox::User= -o Acquire::Languages=none -q
-      # A mirror that lags behind is as good: what it has is signed all the same.
+      # A mirror that lags behind is good enough: its packages are signed too.
       -o Acquire::Check-Valid-Until=false
     WORKING_DIRECTORY ${NIBBLE_HEADERS_DIR}
     OUTPUT_VARIABLE output ERROR_VARIABLE errors RESULT_VARIABLE result)
@@ -49,7 +50,7 @@ function(nibble_headers_from_package suite package paths)
     nibble_apt(${suite} apt-get update)
     file(TOUCH ${state}/updated)
   endif()
-  if(package MATCHES "^(.+)->(.+)$")  # what a package depends on, by a pattern
+  if(package MATCHES "^(.+)->(.+)$")  # a dependency of a package, matched by a pattern
     set(pattern "${CMAKE_MATCH_2}")
     nibble_apt(${suite} apt-cache depends ${CMAKE_MATCH_1})
     string(REGEX MATCH "${pattern}" package "${nibble_apt_output}")
@@ -69,7 +70,8 @@ function(nibble_headers_from_package suite package paths)
   file(REMOVE ${deb})
 endfunction()
 
-# find_path for `header`, else its package. What follows is for find_path too.
+# find_path for `header`; if that fails, takes it from the package. Further arguments go to
+# find_path.
 macro(nibble_find_header variable header suite package paths)
   find_path(${variable} ${header} HINTS ${NIBBLE_HEADERS_DIR}/include ${ARGN})
   if(NOT ${variable} AND NIBBLE_GET_HEADERS)
@@ -122,7 +124,7 @@ if(NIBBLE_BUILD_BENCH)
                        libbenchmark-dev "include/benchmark;lib/*/libbenchmark.so")
     set(nibble_benchmark_dir ${NIBBLE_HEADERS_DIR}/lib/${CMAKE_LIBRARY_ARCHITECTURE})
     if(NIBBLE_BENCHMARK_INCLUDE_DIR STREQUAL "${NIBBLE_HEADERS_DIR}/include" AND
-       NOT EXISTS ${nibble_benchmark_dir}/libbenchmark.so)  # or a link to nothing
+       NOT EXISTS ${nibble_benchmark_dir}/libbenchmark.so)  # or it is a dangling link
       nibble_headers_from_package(${nibble_own_suite}
         "libbenchmark-dev->libbenchmark[0-9][a-z0-9.]*" "lib/*/libbenchmark.so.*")
     endif()

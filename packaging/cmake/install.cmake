@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# cmake --install: headers, the CMake package and nibble.pc. Nothing of it depends on the architecture,
-# on where it lies or on the machine that it was made on.
+# cmake --install: headers, the CMake package and nibble.pc. None of it depends on the architecture,
+# on the folder of installation or on the machine that made it.
 
 include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
@@ -23,8 +23,8 @@ install(FILES
   packaging/cmake/nibbleDependencies.cmake
   DESTINATION ${nibble_package_dir})
 
-# Highway may be a copy of its headers without a .pc file of its own; then who compiles names its
-# folder himself. Its library is never linked, hence "private".
+# Highway may be a copy of its headers without a .pc file; then the user adds its include folder.
+# Its library is never linked, hence "private".
 find_package(PkgConfig QUIET)
 if(PkgConfig_FOUND)
   pkg_check_modules(NIBBLE_LIBHWY QUIET "libhwy >= 1.3")
@@ -35,7 +35,7 @@ if(NIBBLE_LIBHWY_FOUND)
 endif()
 cmake_path(RELATIVE_PATH CMAKE_INSTALL_PREFIX
   BASE_DIRECTORY ${CMAKE_INSTALL_FULL_DATADIR}/pkgconfig OUTPUT_VARIABLE nibble_pc_prefix)
-cmake_path(RELATIVE_PATH CMAKE_INSTALL_FULL_INCLUDEDIR  # which may be a folder outside of the prefix
+cmake_path(RELATIVE_PATH CMAKE_INSTALL_FULL_INCLUDEDIR  # may be outside the prefix
   BASE_DIRECTORY ${CMAKE_INSTALL_PREFIX} OUTPUT_VARIABLE nibble_pc_includedir)
 configure_file(packaging/cmake/nibble.pc.in nibble.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/nibble.pc DESTINATION ${CMAKE_INSTALL_DATADIR}/pkgconfig)

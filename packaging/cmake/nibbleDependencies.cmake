@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# Finds the headers that nibble includes: defines the targets nibble::hwy_headers and
-# nibble::boost_pp_headers, with include folders and nothing to link. Lists in nibble_missing what was
-# not found. Part of the build and of the installed package.
+# Finds the headers that nibble includes. Defines the targets nibble::hwy_headers and
+# nibble::boost_pp_headers, which have include folders and nothing to link. Lists in nibble_missing
+# what was not found. Used by the build and by the installed package.
 #
-# NIBBLE_HWY_INCLUDE_DIR and NIBBLE_BOOST_PP_INCLUDE_DIR name a folder outright, for copies of the
-# headers. Without them, Highway is the project's own target or package hwy::hwy, of which only the
-# include folder is used, or a folder that CMake searches.
+# NIBBLE_HWY_INCLUDE_DIR and NIBBLE_BOOST_PP_INCLUDE_DIR name a folder directly, for copies of the
+# headers. Without them, Highway is the project's own target or the package hwy::hwy, of which only
+# the include folder is used, or a folder that CMake finds.
 
 set(nibble_missing)
 
-# Sets `out` to ON if `dir` holds a Highway that is new enough.
+# Sets `out` to ON if `dir` contains a Highway that is new enough.
 function(nibble_highway_usable dir out)
   set(${out} OFF PARENT_SCOPE)
   if(EXISTS "${dir}/hwy/base.h")
@@ -24,7 +24,7 @@ function(nibble_highway_usable dir out)
   endif()
 endfunction()
 
-# A validator for find_path: passes over a Highway that is too old.
+# A validator for find_path: rejects a Highway that is too old.
 function(nibble_highway_validator result dir)
   nibble_highway_usable("${dir}" usable)
   if(NOT usable)
@@ -32,7 +32,7 @@ function(nibble_highway_validator result dir)
   endif()
 endfunction()
 
-# nibble::<name> with the include folders of the first of `targets` that exists, else nothing.
+# Makes nibble::<name> with the include folders of the first of `targets` that exists, if any.
 function(nibble_headers_of_target name)
   foreach(target ${ARGN})
     if(TARGET ${target} AND NOT TARGET nibble::${name})
@@ -45,7 +45,7 @@ function(nibble_headers_of_target name)
   endforeach()
 endfunction()
 
-# nibble::<name> with the include folder in `variable`, if there is one.
+# Makes nibble::<name> with the include folder in `variable`, if it is set.
 function(nibble_headers_of_folder name variable)
   if(${variable} AND NOT TARGET nibble::${name})
     add_library(nibble::${name} INTERFACE IMPORTED GLOBAL)
@@ -75,7 +75,7 @@ if(NOT TARGET nibble::boost_pp_headers)
   mark_as_advanced(NIBBLE_BOOST_PP_INCLUDE_DIR)
   nibble_headers_of_folder(boost_pp_headers NIBBLE_BOOST_PP_INCLUDE_DIR)
 endif()
-if(NOT TARGET nibble::boost_pp_headers)  # a package manager's
+if(NOT TARGET nibble::boost_pp_headers)  # from a package manager
   find_package(Boost CONFIG QUIET)
   nibble_headers_of_target(boost_pp_headers Boost::headers)
 endif()
@@ -84,6 +84,6 @@ if(NOT TARGET nibble::boost_pp_headers)
 endif()
 
 # The SIMD targets to compile for a program, in Highway's names: the property NIBBLE_TARGETS of its
-# target, or the variable of that name for all targets that are made after this.
+# CMake target, or the variable of that name for all CMake targets that are created afterwards.
 define_property(TARGET PROPERTY NIBBLE_TARGETS INITIALIZE_FROM_VARIABLE NIBBLE_TARGETS
   BRIEF_DOCS "SIMD targets to compile, e.g. HWY_AVX2|HWY_AVX3_DL; the same in all of a program")

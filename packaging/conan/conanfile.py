@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# conan create packaging/conan: packages the headers of the checkout that it lies in.
+# conan create packaging/conan: packages the headers of the checkout that contains this file.
 import os
 import re
 
@@ -40,7 +40,7 @@ class NibbleConan(ConanFile):
         basic_layout(self)
 
     def requirements(self):
-        # Their headers alone: nibble links nothing.
+        # Only their headers: nibble links nothing.
         self.requires("highway/[>=1.3.0 <2]", libs=False, transitive_headers=True)
         self.requires("boost/[>=1.74.0 <2]", libs=False, transitive_headers=True)
 

@@ -2,32 +2,32 @@
 #
 #   awk -f single_header.awk include > somewhere/nibble/nibble.hpp
 #
-# Joins all headers of the folder include/nibble to one. It belongs on the include path under the name
-# of the front door, nibble/nibble.hpp (another name: define NIBBLE_SINGLE_HEADER). For any POSIX awk.
+# Joins all headers of the folder include/nibble into one. Put it on the include path under the name
+# nibble/nibble.hpp (for another name define NIBBLE_SINGLE_HEADER). For any POSIX awk.
 #
-# Two kinds of headers: a .hpp is there once, in front of what includes it first. The per-target code,
-# kernels-inl.h and what it includes, is a part of its own at the top of the result: the pass over the
-# targets includes the result again once per target, with NIBBLE_SINGLE_HEADER_PASS defined, and sees
-# nothing but that part.
+# There are two kinds of headers. A .hpp appears once, before the first header that includes it. The
+# per-target code (kernels-inl.h and what it includes) is a separate part at the top of the result:
+# the pass over the targets includes the result again once per target, with
+# NIBBLE_SINGLE_HEADER_PASS defined, and then sees only that part.
 #
-# Split form: declared are the names of the front door; the other headers are there where the kernels
-# are (NIBBLE_IMPLEMENTATION).
+# Split form: the names of nibble/nibble.hpp are declared everywhere; the other headers are only
+# where the kernels are (NIBBLE_IMPLEMENTATION).
 
 BEGIN {
   root = ARGV[1]
   umbrella = "nibble/kernels/kernels-inl.h"
   guard = "NIBBLE_SINGLE_HEADER_GUARD_"
 
-  # Where a place in the result is compiled: each also has what those above it have.
+  # The conditions under which a part of the result is compiled. Each includes the parts above it.
   kAlways = 0
   kWithKernels = 1
   kImplementation = 2
-  kSometimes = 3  # under any other condition, which may differ: has only what kAlways has
+  kSometimes = 3  # under any other condition, which may differ: includes only kAlways
   only_with_kernels = "#if !NIBBLE_DECLARATIONS_ONLY"
   where_of[only_with_kernels] = kWithKernels
   where_of["#if defined(NIBBLE_IMPLEMENTATION)"] = kImplementation
 
-  expand("nibble/core/config.hpp", kAlways)  # says what NIBBLE_DECLARATIONS_ONLY is
+  expand("nibble/core/config.hpp", kAlways)  # defines NIBBLE_DECLARATIONS_ONLY
   expand("nibble/nibble.hpp", kAlways)
   once = once only_with_kernels "\n"
   command = "cd '" root "' && find nibble -name '*.hpp' | LC_ALL=C sort"
@@ -48,7 +48,7 @@ BEGIN {
   print "#endif  // NIBBLE_SINGLE_HEADER_PASS"
 }
 
-# The name in an #include "..." of ours, else "".
+# The name in an #include "..." of a nibble header, otherwise "".
 function included(line) {
   if (line !~ /^#[ ]*include "nibble\//) return ""
   gsub(/^[^"]*"|".*$/, "", line)
@@ -77,16 +77,17 @@ function read(name,    path, line, text, status) {
   return text
 }
 
-# Appends a .hpp to `once`, what it needs first. What is skipped by the compiler here may be needed
-# later, so it comes again; a guard lets the compiler see it once.
+# Appends a .hpp to `once`, after the headers that it needs. A header that the compiler skips here
+# may be needed later, so it is appended again; a guard lets the compiler see it once.
 function expand(name, where,    lines, n, i, next_name, guard_name, has_pass, depth, here) {
   if ((name, kAlways) in is_done || (name, where) in is_done) return
   if (where == kImplementation && (name, kWithKernels) in is_done) return
-  is_done[name, where] = 1  # also while what it includes may include it again
+  is_done[name, where] = 1  # already now, since what it includes may include it again
   guard_name = guard toupper(name)
   gsub(/[^A-Z0-9_]/, "_", guard_name)
   n = split(read(name), lines, "\n")
-  # What the per-target code needs cannot be in it: that would be inside of a target's pass.
+  # Headers that the per-target code needs must be outside of it: inside, they would be in a
+  # target's pass.
   for (i = 1; i <= n; ++i) {
     if (included(lines[i]) ~ /-inl\.h$/) {
       once = once only_with_kernels "\n"
@@ -118,7 +119,7 @@ function expand(name, where,    lines, n, i, next_name, guard_name, has_pass, de
   delete is_done[name, kSometimes]
 }
 
-# Expands the .hpp files that an -inl.h file and those below it include.
+# Expands the .hpp files that an -inl.h file includes, directly or through other -inl.h files.
 function expand_needs(name, where,    lines, n, i, next_name) {
   if ((name, "needs", where) in is_done) return
   is_done[name, "needs", where] = 1
@@ -130,7 +131,7 @@ function expand_needs(name, where,    lines, n, i, next_name) {
   }
 }
 
-# Appends an -inl.h file to `per_target`, those that it includes in its place.
+# Appends an -inl.h file to `per_target`, with the -inl.h files that it includes in their places.
 function expand_per_target(name,    lines, n, i, next_name) {
   if ((name, "text") in is_done) return
   is_done[name, "text"] = 1

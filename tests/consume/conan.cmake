@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# The recipe, with stand-ins for the packages that it requires: the headers of this machine, and a
-# library that must not be linked.
+# The Conan recipe, with stand-ins for the packages that it requires: the headers of this machine,
+# and a library that must not be linked.
 include(${CMAKE_CURRENT_LIST_DIR}/consume.cmake)
 need(conan conan)
 
-# Conan writes beside the recipes that it is given.
+# Conan writes next to the recipes that it is given.
 file(COPY ${source_dir}/LICENSE ${source_dir}/include ${source_dir}/packaging
      DESTINATION ${work_dir}/checkout)
 file(COPY ${consume_dir}/conan/ DESTINATION ${work_dir}/stand_ins)
@@ -20,7 +20,7 @@ run(${conan} export-pkg stand_ins/boost.py)
 run(${conan} create checkout/packaging/conan -s compiler.cppstd=20 -s build_type=Debug
     -o nibble/*:targets=0)
 
-# The package holds what cmake --install makes, as far as it is the library.
+# The package contains what cmake --install installs, restricted to the library itself.
 run_for_output(package ${conan} cache path nibble/${version}:da39a3ee5e6b4b0d3255bfef95601890afd80709)
 file(GLOB_RECURSE packaged RELATIVE ${package}/include ${package}/include/*)
 file(GLOB_RECURSE installed RELATIVE ${prefix}/include ${prefix}/include/*)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# What the scripts of this folder share.
+# Shared by the scripts of this folder.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../script.cmake)
 set(consume_dir ${CMAKE_CURRENT_LIST_DIR})
@@ -8,7 +8,7 @@ set(ENV{CXX} ${cxx})
 set(ENV{CXXFLAGS} -O0)
 set(ENV{LDFLAGS})
 
-# The folders of the headers that nibble includes, as compiler options.
+# The include folders of nibble's dependencies, as compiler options.
 set(dependency_options ${hwy_dirs} ${boost_pp_dirs})
 list(REMOVE_DUPLICATES dependency_options)
 list(TRANSFORM dependency_options PREPEND -I)
@@ -21,8 +21,8 @@ macro(need variable program)
   endif()
 endmacro()
 
-# What a build of consumer.cpp must print: also that the baseline is all there is, which every way in
-# can ask for (NIBBLE_TARGETS=0).
+# Checks the output of a build of consumer.cpp. It must also say that only the baseline is compiled,
+# which every way of using nibble can request (NIBBLE_TARGETS=0).
 function(check_consumer program)
   run_for_output(output ${program} ${source_dir}/examples/models/home-commands-f16.gguf)
   message("${output}")
@@ -33,14 +33,14 @@ function(check_consumer program)
   endif()
 endfunction()
 
-# A bare compiler line.
+# Compiles with a plain compiler command.
 function(compile_consumer)
   run(${cxx} -std=c++20 -O0 -DNIBBLE_TARGETS=0 ${ARGN} ${consume_dir}/consumer.cpp
       -o ${work_dir}/consumer -pthread)
   check_consumer(${work_dir}/consumer)
 endfunction()
 
-# Configures, builds and runs the CMake project of the folder.
+# Configures, builds and runs the CMake project in the folder.
 function(build_consumer folder)
   run(${CMAKE_COMMAND} -S ${consume_dir}/${folder} -B ${work_dir}/build -G ${generator}
       -DCMAKE_BUILD_TYPE= ${ARGN})
@@ -57,7 +57,7 @@ function(build_meson_consumer)
   check_consumer(${work_dir}/build/consumer)
 endfunction()
 
-# Packages of the dependencies, which may be plain folders here, for pkg-config.
+# Makes pkg-config packages of the dependencies, which may be plain folders here.
 function(make_pc_files)
   file(WRITE ${work_dir}/pc/libhwy.pc "Name: libhwy\nDescription: Highway\nVersion: 1.3.0\n"
     "Cflags: -I${hwy_dirs}\nLibs: -lmust_not_be_linked\n")

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What every consumer project compiles: answers one home command with the model that is its
-// argument. Exit code 0 only if the answer is right.
+// The program that every consumer project compiles. It answers one home command with the model
+// given as its argument. Exit code 0 only if the answer is right.
 #include <cstdio>
 #include <string>
 
 #include "nibble/nibble.hpp"
 
-// Only the formats that the model has: a consumer is compiled once for every way in.
+// Only the formats of this model: the consumer is compiled once for every way of using nibble.
 using Model = nibble::BasicModel<nibble::graph::FormatList<nibble::quant::F32, nibble::quant::F16>>;
 using Session = nibble::BasicSession<Model>;
 

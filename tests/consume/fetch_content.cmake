@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# From an archive of the files that a consumer needs, no more.
+# From an archive of only the files that a consumer needs.
 include(${CMAKE_CURRENT_LIST_DIR}/consume.cmake)
 
 execute_process(

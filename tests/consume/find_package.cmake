@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# Highway is a package too, whose library must not be linked.
+# Highway is a package too; its library must not be linked.
 include(${CMAKE_CURRENT_LIST_DIR}/consume.cmake)
 
 file(WRITE ${work_dir}/hwy/hwyConfig.cmake "
@@ -15,7 +15,7 @@ set(PACKAGE_VERSION_COMPATIBLE TRUE)
 build_consumer(find_package -Dnibble_ROOT=${prefix} -Dhwy_DIR=${work_dir}/hwy
                -DNIBBLE_BOOST_PP_INCLUDE_DIR=${boost_pp_dirs})
 
-# Without Highway it says what is missing.
+# Without Highway, the error says what is missing.
 execute_process(
   COMMAND ${CMAKE_COMMAND} -S ${consume_dir}/find_package -B ${work_dir}/without -G ${generator}
     -Dnibble_ROOT=${prefix} -DCMAKE_DISABLE_FIND_PACKAGE_hwy=ON -DNIBBLE_HWY_INCLUDE_DIR=

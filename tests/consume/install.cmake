@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# cmake --install, moved to another place afterwards, for the tests that use it. Nothing that is
-# installed knows a folder of this machine.
+# cmake --install, for the tests that use the installation; it is then moved to another folder. No
+# installed file contains a path of this machine.
 include(${CMAKE_CURRENT_LIST_DIR}/consume.cmake)
 
 set(ENV{DESTDIR} ${work_dir})

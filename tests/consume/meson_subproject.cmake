@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# nibble below subprojects/, and what its wraps would download already there: the headers of this
-# machine with the meson.build files that the wraps add.
+# nibble is below subprojects/, and so is what its wraps would download: the headers of this machine
+# with the meson.build files that the wraps add.
 include(${CMAKE_CURRENT_LIST_DIR}/consume.cmake)
 need(meson meson)
 need(ninja ninja)

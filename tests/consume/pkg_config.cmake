@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# A bare compiler line with what pkg-config says. Highway has a .pc file, whose library must not be
-# linked; Boost has none anywhere.
+# A plain compiler command with the output of pkg-config. Highway has a .pc file, but its library
+# must not be linked; Boost never has one.
 include(${CMAKE_CURRENT_LIST_DIR}/consume.cmake)
 need(pkg_config pkg-config)
 
@@ -15,8 +15,8 @@ run_for_output(options ${pkg_config} --cflags --libs "nibble = ${version}")
 separate_arguments(options UNIX_COMMAND "${options}")
 compile_consumer(${options} -I${boost_pp_dirs})
 
-# Headers in a folder that is not below the prefix. (Staged: CMake refuses such a folder inside the
-# source tree, where this build may be.)
+# Installs headers to a folder outside the prefix. (Staged: CMake refuses such a folder inside the
+# source tree, and this build may be there.)
 run(${CMAKE_COMMAND} -S ${source_dir} -B ${work_dir}/build
     -DCMAKE_INSTALL_INCLUDEDIR=/elsewhere/include)
 set(ENV{DESTDIR} ${work_dir}/stage)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# All headers of nibble joined to one.
+# All headers of nibble joined into one.
 include(${CMAKE_CURRENT_LIST_DIR}/consume.cmake)
 need(awk awk)
 
@@ -10,7 +10,7 @@ execute_process(
   OUTPUT_FILE ${work_dir}/include/nibble/nibble.hpp COMMAND_ERROR_IS_FATAL ANY)
 compile_consumer(-I${work_dir}/include ${dependency_options})
 
-# Split form: declarations alone compile without Highway.
+# Split form: the declarations alone compile without Highway.
 file(WRITE ${work_dir}/split.cpp "#include \"nibble/nibble.hpp\"\n"
   "nibble::Result<nibble::Model> load() { return nibble::load(\"model.gguf\"); }\n")
 list(TRANSFORM boost_pp_dirs PREPEND -I OUTPUT_VARIABLE boost_pp_options)

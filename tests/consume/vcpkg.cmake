@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# The overlay port, with stand-ins for the ports that it depends on: the headers of this machine, and a
-# library that must not be linked. VCPKG_ROOT (environment) names vcpkg's folder.
+# The overlay port, with stand-ins for the ports that it depends on: the headers of this machine,
+# and a library that must not be linked. The environment variable VCPKG_ROOT names vcpkg's folder.
 include(${CMAKE_CURRENT_LIST_DIR}/consume.cmake)
 
 need(vcpkg vcpkg)
@@ -20,7 +20,7 @@ run(${vcpkg} install nibble --classic --binarysource=clear
     --x-install-root=${work_dir}/installed --x-buildtrees-root=${work_dir}/buildtrees
     --x-packages-root=${work_dir}/packages --downloads-root=${work_dir}/downloads)
 
-# The package holds what cmake --install makes.
+# The package contains what cmake --install installs.
 file(GLOB package ${work_dir}/packages/nibble_*)
 file(GLOB_RECURSE packaged RELATIVE ${package}/include ${package}/include/*)
 file(GLOB_RECURSE installed RELATIVE ${prefix}/include ${prefix}/include/*)

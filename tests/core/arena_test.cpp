@@ -15,7 +15,7 @@ using nibble::AlignedBuffer;
 using nibble::Arena;
 using nibble::kAlignment;
 
-// Sanitizers end the program on absurd sizes unless told that null is an answer.
+// Sanitizers abort on absurd sizes unless told that an allocation may return null.
 extern "C" const char* __asan_default_options();
 extern "C" const char* __tsan_default_options();
 extern "C" const char* __asan_default_options() { return "allocator_may_return_null=1"; }
@@ -79,7 +79,7 @@ TEST_CASE("an arena hands out aligned pieces in order, without overlap, until it
   Arena arena(buffer->bytes());
   CHECK(arena.size() == 256);
   auto* const a = arena.take<char>(1);
-  auto* const b = arena.take<double>(9);  // 72 bytes: two units
+  auto* const b = arena.take<double>(9);  // 72 bytes: two units of 64
   auto* const c = arena.take<float>(16);  // exactly the rest
   REQUIRE(a != nullptr);
   REQUIRE(b != nullptr);
@@ -91,7 +91,7 @@ TEST_CASE("an arena hands out aligned pieces in order, without overlap, until it
   CHECK(reinterpret_cast<std::byte*>(c) == buffer->data() + 192);
   CHECK(arena.used() == 256);
   CHECK(arena.take<char>(1) == nullptr);
-  CHECK(arena.used() == 256);  // a refusal takes nothing
+  CHECK(arena.used() == 256);  // a failed request takes nothing
   arena.reset();
   CHECK(arena.used() == 0);
   CHECK(arena.take<char>(256) == reinterpret_cast<char*>(buffer->data()));

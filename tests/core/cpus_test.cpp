@@ -20,7 +20,7 @@ void write(const fs::path& path, const std::string& text) {
   std::ofstream(path) << text;
 }
 
-// A folder that plays the file system's root, deleted at the end.
+// A temporary folder that acts as the root of the file system.
 struct FakeRoot {
   fs::path path = fs::temp_directory_path() /
                   ("nibble_cpus_test_" + std::to_string(nibble::monotonic_nanoseconds()));
@@ -45,7 +45,7 @@ TEST_CASE("available CPUs: at least one, no more than the machine has, none twic
 TEST_CASE("the affinity mask is respected") {
   const auto all = nibble::available_cpus();
   REQUIRE(!all.ids.empty());
-  std::thread([&] {  // a thread of its own: the mask stays with it
+  std::thread([&] {  // in its own thread, so that only this thread's mask changes
     REQUIRE(nibble::pin_this_thread(all.ids.back()));
     const auto one = nibble::available_cpus();
     CHECK(one.ids == std::vector<int>{all.ids.back()});

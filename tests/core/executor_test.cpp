@@ -12,7 +12,8 @@ using nibble::Index;
 
 namespace {
 
-// What a host with threads of its own writes: here the simplest, a thread per worker and call.
+// The Executor of a host with its own threads; here the simplest one, a new thread per worker and
+// call.
 class HostExecutor final : public nibble::Executor {
  public:
   Index n_workers() const noexcept override { return 3; }
@@ -31,7 +32,7 @@ class HostExecutor final : public nibble::Executor {
   }
 };
 
-// Library code knows the interface alone: squares summed per worker, then over workers.
+// Library code uses only the interface: sums squares per worker, then over workers.
 Index sum_of_squares(nibble::Executor& executor, Index n) {
   struct alignas(64) Sum {
     Index value = 0;

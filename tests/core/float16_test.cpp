@@ -18,7 +18,7 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// A 16-bit format by its definition, in double arithmetic that is exact here.
+// A 16-bit format by its definition, in double arithmetic, which is exact here.
 struct Format {
   int n_mantissa_bits;
   int min_exponent;  // of the smallest normal number
@@ -50,8 +50,8 @@ double nearest(Format format, double x) {
   return std::copysign(value >= std::ldexp(1.0, format.max_exponent + 1) ? kInfinity : value, x);
 }
 
-// Inputs where rounding is decided: every number of the format, the midpoints between neighbours
-// and the floats next to both, of both signs; what lies beyond the range; random bits.
+// Inputs at which rounding changes: every number of the format, the midpoints between neighbours
+// and the floats next to them, of both signs; numbers beyond the range; random bits.
 std::vector<float> hard_inputs(Format format) {
   std::vector<float> inputs;
   const auto add = [&](double x) {
@@ -80,14 +80,14 @@ std::vector<float> hard_inputs(Format format) {
     const float x = std::bit_cast<float>(static_cast<std::uint32_t>(random()));
     if (!std::isnan(x)) inputs.push_back(x);
   }
-  for (int i = 0; i < 500'000; ++i) {  // most random bits overflow f16: exponents of its range
+  for (int i = 0; i < 500'000; ++i) {  // most random bits overflow f16: use exponents in its range
     const std::uint32_t u = static_cast<std::uint32_t>(random());
     inputs.push_back(std::bit_cast<float>((u & 0x807FFFFFu) | ((98 + (u >> 23) % 48) << 23)));
   }
   return inputs;
 }
 
-// Inputs that `convert` (float to bits) does not round to the nearest number.
+// Counts inputs that `convert` (float to bits) does not round to the nearest number.
 template <class Convert>
 long count_wrong(Format format, const std::vector<float>& inputs, Convert convert) {
   long n_wrong = 0;
@@ -108,7 +108,7 @@ TEST_CASE("every f16 pattern decodes as defined and survives a round trip") {
     const float got = to_f32(f16{bits});
     if (std::isnan(expected)) {
       REQUIRE(std::isnan(got));
-      // A signalling NaN comes back quiet; sign and payload stay.
+      // A signalling NaN becomes quiet; sign and payload are kept.
       REQUIRE(nibble::to_f16(got).bits == (bits | 0x0200));
       REQUIRE(std::signbit(got) == ((bits & 0x8000) != 0));
     } else {
@@ -136,7 +136,7 @@ TEST_CASE("every bf16 pattern decodes as defined and survives a round trip") {
 TEST_CASE("to_f16 rounds to the nearest, ties to even, and the check sees other roundings") {
   const auto inputs = hard_inputs(kF16);
   CHECK(count_wrong(kF16, inputs, [](float x) { return nibble::to_f16(x).bits; }) == 0);
-  // Truncation, ties away from zero, and a saturating overflow must be found out.
+  // The check must detect truncation, ties away from zero, and overflow that saturates.
   const auto mutant = [&](auto&& change) {
     return count_wrong(kF16, inputs, [&](float x) { return change(x, nibble::to_f16(x).bits); });
   };

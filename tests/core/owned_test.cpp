@@ -9,7 +9,7 @@ using nibble::Owned;
 
 namespace {
 
-// Counts the objects that are alive. Not virtual: Owned itself knows what it destroys.
+// Counts the live objects. Not virtual: Owned itself knows which type to destroy.
 struct Base {
   int value = 0;
 };
@@ -28,7 +28,7 @@ struct Counted : Base {
 
 struct Incomplete;
 struct Holder {
-  Owned<Incomplete> held;  // of a type that nobody completes
+  Owned<Incomplete> held;  // a type that is never completed
 };
 
 }  // namespace

@@ -17,7 +17,8 @@ nibble::Result<int> quarter(int x) {
   return half(h);
 }
 
-// One inside the other, as in the callbacks of a reader: their names must not shadow.
+// One macro inside another, as in the callbacks of a reader: their names must not shadow each
+// other.
 nibble::Status check_even(int x) {
   NIBBLE_CHECK([&]() -> nibble::Status {
     NIBBLE_TRY(h, half(x));

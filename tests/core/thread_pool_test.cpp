@@ -43,7 +43,7 @@ Pool make(const ThreadPoolOptions& options) {
   return *std::move(pool);
 }
 
-// n_cpus as n_threads: threads compete for this machine's CPUs, all of them take part.
+// n_cpus = n_threads: all threads take part, even if they compete for this machine's CPUs.
 Pool make(Index n_threads, Index spin_microseconds = 100) {
   ThreadPoolOptions options;
   options.n_threads = n_threads;
@@ -54,7 +54,7 @@ Pool make(Index n_threads, Index spin_microseconds = 100) {
 
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
-// How many of n_tasks did not run exactly once.
+// How many of n_tasks tasks did not run exactly once.
 Index count_wrong(ThreadPool& pool, Index n_tasks) {
   std::vector<std::atomic<int>> runs(at(n_tasks));
   pool.parallel_for(n_tasks, [&](Index i, Index) { runs[at(i)].fetch_add(1); });
@@ -63,8 +63,8 @@ Index count_wrong(ThreadPool& pool, Index n_tasks) {
   return n_wrong;
 }
 
-// Runs task(worker) on n workers at the same time: each waits until all have come. False when they
-// do not come together within ten seconds.
+// Runs task(worker) on n workers at the same time: each waits until all have arrived. Returns false
+// if they do not arrive within ten seconds.
 template <class Task>
 bool meet(ThreadPool& pool, Index n, Task task) {
   std::atomic<Index> n_here{0};
@@ -124,7 +124,7 @@ TEST_CASE("a single task runs on the caller") {
 
 TEST_CASE("what was written before is visible to tasks, and what tasks wrote to the caller") {
   const Pool pool = make(4);
-  std::vector<int> in(257), out(257);  // plain memory: the thread sanitizer watches it
+  std::vector<int> in(257), out(257);  // not atomic: the thread sanitizer checks it
   long n_wrong = 0;
   for (int rep = 0; rep < 2000; ++rep) {
     for (int& x : in) x = rep;
@@ -170,7 +170,7 @@ TEST_CASE("the caller waits for the last task, spinning or asleep, and sees what
   for (const Index spin : {0, 100, 100'000}) {
     const Pool pool = make(2, spin);
     for (int rep = 1; rep <= 10; ++rep) {
-      int written = 0;  // plain: the thread sanitizer watches it
+      int written = 0;  // not atomic: the thread sanitizer checks it
       REQUIRE(meet(*pool, 2, [&](Index worker) {
         if (worker == 0) return;
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -186,7 +186,7 @@ TEST_CASE("a long task does not hold up the others") {
   std::atomic<int> n_others{0};
   bool in_time = false;
   std::atomic<bool> is_over{false};
-  // The first task ends only when another worker has done all the rest: a static split would hang.
+  // The first task ends only when other workers have done all the rest: a static split would hang.
   pool->parallel_for(64, [&](Index i, Index) {
     if (i != 63) {
       if (is_over.load()) return;
@@ -234,7 +234,7 @@ TEST_CASE("stress: very many tiny calls, spinning, sleeping at once, and more th
 
 TEST_CASE("more threads than CPUs: those that cannot run stay out of the way") {
   ThreadPoolOptions options;
-  options.n_threads = 16;  // with n_cpus found out
+  options.n_threads = 16;  // n_cpus is detected
   const Pool pool = make(options);
   CHECK(pool->n_workers() == 16);
   CHECK(count_wrong(*pool, 1000) == 0);
@@ -246,7 +246,7 @@ TEST_CASE("more threads than CPUs: those that cannot run stay out of the way") {
 }
 
 TEST_CASE("a call allocates nothing") {
-  const Pool pool = make(4, 0);  // sleeps and wakes too
+  const Pool pool = make(4, 0);  // also tests sleeping and waking
   std::vector<int> out(1000);
   const auto before = allocation_count();
   for (int rep = 0; rep < 100; ++rep) {
@@ -255,7 +255,7 @@ TEST_CASE("a call allocates nothing") {
   CHECK(allocation_count() == before);
   CHECK(out[999] == 100);
 #if NIBBLE_TEST_COUNTS_ALLOCATIONS
-  CHECK(allocation_count() > 0);  // the counter counts
+  CHECK(allocation_count() > 0);  // the counter works
 #else
   MESSAGE("skipped: allocations are not counted under this sanitizer");
 #endif
@@ -298,7 +298,7 @@ TEST_CASE("a call through another pool on the same thread is recognized as one f
 TEST_CASE("calls from several host threads run one after the other") {
   const Pool pool = make(3);
   std::vector<std::atomic<bool>> is_busy(3);
-  std::vector<Index> scratch(3);  // plain: workers of two calls at once would race
+  std::vector<Index> scratch(3);  // not atomic: two concurrent calls would race
   std::atomic<Index> n_wrong{0}, n_started{0};
   std::vector<std::thread> hosts;
   for (int host = 0; host < 3; ++host) {
@@ -335,7 +335,7 @@ TEST_CASE("idle threads cost no CPU time") {
   const Pool pool = make(4);
   CHECK(count_wrong(*pool, 100) == 0);
   std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  const std::clock_t before = std::clock();  // of all threads of the process
+  const std::clock_t before = std::clock();  // CPU time of all threads of the process
   std::this_thread::sleep_for(std::chrono::milliseconds(100));
   const double used = static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC;
   CHECK(used < 0.03);
@@ -413,7 +413,7 @@ TEST_CASE("threads that the system refuses are an error, not the end of the prog
   const pid_t child = fork();
   REQUIRE(child >= 0);
   if (child == 0) {
-    const rlimit limit{rlim_t{256} << 20, rlim_t{256} << 20};  // room for some stacks of 8 MB
+    const rlimit limit{rlim_t{256} << 20, rlim_t{256} << 20};  // room for only some stacks of 8 MB
     setrlimit(RLIMIT_AS, &limit);
     ThreadPoolOptions options;
     options.n_threads = 1000;

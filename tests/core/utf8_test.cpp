@@ -14,7 +14,7 @@ using nibble::utf8_unfinished;
 
 namespace {
 
-// By the definition: shift the bits into place.
+// Encodes by the definition: shifts the bits into place.
 std::string encode(std::uint32_t c) {
   const auto byte = [](std::uint32_t bits) { return static_cast<char>(bits); };
   if (c < 0x80) return {byte(c)};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Debug checks, in a file of its own because they are on here however the rest is built.
+// Tests the debug checks. A separate file, because the checks are on here in every build.
 #undef NIBBLE_DEBUG
 #define NIBBLE_DEBUG 1
 
@@ -22,10 +22,10 @@ namespace {
 
 volatile int sink = 0;
 
-// The signal that ended a child which ran `action`, or 0 when it came through.
+// The signal that ended a child process that ran `action`, or 0 if it ended normally.
 template <class Action>
 int signal_of(Action action) {
-  std::fflush(nullptr);  // or the child prints it again
+  std::fflush(nullptr);  // otherwise the child prints it again
   const pid_t child = fork();
   if (child == 0) {
     const rlimit no_core{0, 0};
@@ -50,7 +50,7 @@ const nibble::MatrixView<int> m(elements, 3, 4);
 TEST_CASE("in debug builds an index out of bounds stops the program") {
   CHECK(signal_of([] { sink = m(2, 3); }) == 0);
   CHECK(is_trap(signal_of([] { sink = m(3, 0); })));
-  CHECK(is_trap(signal_of([] { sink = m(0, 4); })));  // inside the memory, outside the row
+  CHECK(is_trap(signal_of([] { sink = m(0, 4); })));  // inside the memory, but outside the row
   CHECK(is_trap(signal_of([] { sink = m(0, -1); })));
 }
 

@@ -104,7 +104,7 @@ TEST_CASE("views convert to const elements and between static and dynamic extent
   struct Base {};
   struct Derived : Base {
     int more;
-  };  // would step by the wrong size
+  };  // would use the wrong element size
   static_assert(!std::is_convertible_v<VectorView<Derived>, VectorView<Base>>);
 }
 
@@ -125,7 +125,7 @@ TEST_CASE("rows and sub-tensors keep strides and static extents") {
   const View<int, 2, 4, 5> cube(data.data(), 2, 4, 5);
   static_assert(std::is_same_v<decltype(cube[0][0]), View<int, 5>>);
   CHECK(cube[1][2](3) == cube(1, 2, 3));
-  const auto first = cube.rows(0, 1);  // how many rows is no longer static
+  const auto first = cube.rows(0, 1);  // the number of rows is no longer static
   static_assert(std::is_same_v<decltype(first), const View<int, kDynamic, 4, 5>>);
   CHECK(first.size() == 20);
   CHECK(VectorView<int>(data.data(), 40).rows(30, 5)(4) == 34);

@@ -2,8 +2,8 @@
 #
 #   awk -v root=PROJECT -v out=FOLDER -f extract.awk README.md docs/*.md
 #
-# Takes the code out of the pages, to be compiled, run or checked; for any POSIX awk. What comes
-# behind the language says what a block is:
+# Extracts the code of the pages, to be compiled, run or checked; for any POSIX awk. The words after
+# the language define what a block is:
 #
 #   ```cpp              a program, if it has a main(); else declarations of the page's program
 #   ```cpp body         statements of the page's program: one function, which returns a Status
@@ -12,9 +12,10 @@
 #   ```sh               commands whose files, targets and options must exist
 #   ```sh run           commands that are run, with build/ for the folder of the build
 #
-# A line with "// prints TEXT" (or "# prints TEXT") says what is printed. Written below FOLDER: the programs, for
-# scripts NAME.sh, for each NAME.expected; to stdout: "program NAME", "script NAME", and what must
-# exist: "path PATH", "target NAME", "option NAME", each followed by where it is said.
+# A line with "// prints TEXT" (or "# prints TEXT") gives expected output. Written to FOLDER: the
+# programs, NAME.sh for scripts, and NAME.expected for each program or script. Written to stdout:
+# "program NAME", "script NAME", and what must exist: "path PATH", "target NAME", "option NAME", each
+# followed by the position that names it.
 
 function fail(message) {
   print FILENAME ":" FNR ": " message > "/dev/stderr"
@@ -22,7 +23,7 @@ function fail(message) {
   exit 1
 }
 
-# The page's name: of the file, in lower case.
+# The name of a page: its file name in lower case, without .md.
 function page_of(file) {
   sub(/.*\//, "", file)
   sub(/\.md$/, "", file)
@@ -80,7 +81,7 @@ function end_of_block(    name) {
   }
 }
 
-# The lines of a quoted block are lines of the file, one behind the other.
+# The lines of a quoted block must be consecutive lines of the file.
 function quote(    n, i, line, file) {
   file = root "/" kind
   n = split(text, wanted, "\n") - 1
@@ -96,7 +97,7 @@ function quote(    n, i, line, file) {
   if (i <= n) fail("the block is not in " kind ", from its line " i " on: " wanted[i])
 }
 
-# What commands name must exist.
+# Whatever commands name must exist.
 function check_commands(line,    n, i, word) {
   sub(/ #.*/, "", line)
   gsub(/["$();&|<>]/, " ", line)
@@ -117,7 +118,7 @@ function check_commands(line,    n, i, word) {
 }
 function here() { return FILENAME ":" FNR }
 
-# Links to files: relative to the page.
+# Links to files, which are relative to the page.
 function check_links(line,    link, folder) {
   folder = FILENAME ~ /\// ? FILENAME : ""
   sub(/[^\/]*$/, "", folder)

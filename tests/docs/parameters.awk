@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# awk -f parameters.awk docs/parameters.md HEADERS...: every class template of the headers, outside
-# of detail namespaces, is in the first column of the table.
+# awk -f parameters.awk docs/parameters.md HEADERS...: checks that every class template of the
+# headers, outside detail namespaces, is in the first column of the table.
 FILENAME ~ /\.md$/ {
   if (!/^\|/) next
   split($0, cells, "|")

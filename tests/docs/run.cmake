@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# cmake -DPROGRAM=file -DEXPECTED=file -P run.cmake: fails unless the program succeeds and prints
-# each line of the file somewhere.
+# cmake -DPROGRAM=file -DEXPECTED=file -P run.cmake: fails unless the program succeeds and its
+# output contains each line of the file.
 execute_process(COMMAND ${PROGRAM} OUTPUT_VARIABLE printed RESULT_VARIABLE result)
 message("${printed}")
 if(NOT result EQUAL 0)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Any bytes: an error, or a file whose every value can be read, and that says the same after it is
-// written and read again.
+// Any bytes give an error, or a file whose values can all be read and that has the same content
+// after it is written and read again.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -24,7 +24,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const auto bytes = std::as_bytes(std::span(data, size));
   const auto gguf = Gguf::parse(bytes, "fuzz");
   if (!gguf) {
-    require(gguf.error().code != nibble::Errc::invalid_argument);  // misaligned: tests nothing
+    require(gguf.error().code != nibble::Errc::invalid_argument);  // misaligned: a useless test
     return 0;
   }
   GgufWriter writer;

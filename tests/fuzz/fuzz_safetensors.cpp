@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Any bytes: an error, or tensors that tile the data section exactly.
+// Any bytes give an error, or tensors that tile the data section exactly.
 #include <cstddef>
 #include <cstdint>
 #include <span>

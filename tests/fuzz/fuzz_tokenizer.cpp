@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Any vocabulary, any text, any ids: no crash, and what must agree agrees. The first byte of the
-// input chooses; then come pieces (type, score, length, text) up to a type above 6, then the text.
+// Any vocabulary, text and ids: nothing crashes, and results that must agree do. The first byte of
+// the input selects options. Then come pieces (type, score, length, text) until a type above 6,
+// then the text.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -21,7 +22,7 @@ void require(bool condition) {
   if (!condition) std::abort();
 }
 
-// The 256 byte pieces and U+2581, so that every text has a spelling.
+// The 256 byte pieces and U+2581, so that every text can be spelled.
 const std::vector<std::string>& byte_names() {
   static const std::vector<std::string> names = [] {
     std::vector<std::string> out;
@@ -83,8 +84,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const std::string_view text = input.substr(0, take() % 16);
     input.remove_prefix(text.size());
     pieces.push_back({text, score, static_cast<PieceType>(type)});
-    // What the text cannot come back through: pieces that take the place of the complete ones, and
-    // special tokens, after which a space is put.
+    // What makes a round trip lossy: pieces that replace those of the complete set, and special
+    // tokens, after which a space is added.
     lossless = lossless && (type == 1 || type == 5) && !text.empty() && text[0] != '<';
   }
   VocabularySettings settings;
@@ -100,7 +101,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   use(t, input, lossless && input.find('<') == input.npos,
       {.add_bos = true, .add_eos = true, .parse_special = true});
 
-  // Ids that no text gives.
+  // Ids that no text encodes to.
   std::vector<std::int32_t> ids;
   for (const char c : input) ids.push_back(static_cast<signed char>(c) * 3);
   const DecodeOptions options = {.show_special = (choice & 32) != 0,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# 64-bit ARM by a cross compiler and an emulator: one program has the baseline and the level with dot
-# products, and each processor gets what it has.
+# Compiles one program for 64-bit ARM, with the baseline and the level with dot products, and runs it
+# on several processors in an emulator: each must choose the best target that it can run.
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 
 find_program(cross aarch64-linux-gnu-g++)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Which target a 64-bit ARM processor gets, and products on each that it has. arm_levels.cmake
-// compiles this once and runs it on several processors.
+// Tests which target is chosen on a 64-bit ARM processor, and the products on each target that it
+// can run. arm_levels.cmake compiles this once and runs it on several processors.
 #include <cstdlib>
 #include <string>
 
@@ -39,7 +39,7 @@ TEST_CASE_TEMPLATE("products are right on each target", Format, quant::Q4_0, qua
   });
 }
 
-TEST_CASE("a level has the kernels that gain from it; the base's stand in for the others") {
+TEST_CASE("a level has its own products of block formats and the kernels of its base") {
   if (!simd::available_targets().contains(simd::Target::NEON_DOT)) return;
   REQUIRE(simd::force_target(simd::baseline_target()));
   const auto base_product = simd::kernel<Product<quant::Q4_0>>();

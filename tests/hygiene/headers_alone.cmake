@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# Every public header compiles when it is the first and only one of a file, so it includes what it
-# uses and the order of includes is the program's own business. As declarations: in the form with all
-# code Highway would hide what a header lacks, and take most of the time. (The -inl files are included
-# by their headers, or in a pass over the SIMD targets.)
+# Every public header compiles when a file includes it first and includes nothing else: so it
+# includes all that it uses, and programs may include headers in any order. Compiled as
+# declarations: with all code, Highway would hide missing includes and take most of the time. (The
+# -inl files are included by their headers, or in a pass over the SIMD targets.)
 
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 
 file(GLOB_RECURSE headers RELATIVE ${source_dir}/include ${source_dir}/include/nibble/*.hpp)
 list(FILTER headers EXCLUDE REGEX "-inl\\.hpp$")
-# Explicit instantiations, for the one file of a program in split form that makes them.
+# Contains explicit instantiations, only for the one file of a split-form program that makes them.
 list(REMOVE_ITEM headers nibble/kernels/instances.hpp)
 list(LENGTH headers n)
 if(n LESS 50)

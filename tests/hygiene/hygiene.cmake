@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# What the scripts of this folder share.
+# Shared by the scripts of this folder.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../script.cmake)
 
-# nibble's own folder with plain -I: the consumer sees every warning of its headers. Those of others
-# are theirs.
+# nibble's own folder is added with plain -I, so that all warnings of its headers are shown. The
+# warnings of other libraries' headers do not concern us.
 set(includes -I${source_dir}/include)
 foreach(dir IN LISTS hwy_dirs boost_pp_dirs)
   if(NOT dir STREQUAL "/usr/include")
@@ -15,8 +15,9 @@ endforeach()
 list(REMOVE_DUPLICATES hwy_dirs)
 set(options ${includes} -DNIBBLE_TARGETS=0)
 
-# What is more than any warning that a program may ask for. Not among them, for nibble does them on
-# purpose: switches with a default over many enumerators, comparing with the float that was stored.
+# At least all warnings that a program may request. Two are left out, because nibble does these
+# things on purpose: switches with a default over many enumerators, and comparing with the float
+# that was stored.
 set(warnings -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef
   -Wold-style-cast -Wcast-align -Wcast-qual -Wdouble-promotion -Wextra-semi -Wformat=2
   -Wmissing-declarations -Wnon-virtual-dtor -Wnull-dereference -Woverloaded-virtual
@@ -28,7 +29,7 @@ set(clang_warnings -Weverything -Wno-c++20-compat -Wno-c++98-compat -Wno-c++98-c
   -Wno-unknown-warning-option -Wno-unsafe-buffer-usage -Wno-used-but-marked-unused
   -Wno-weak-vtables)
 
-# Whether a program compiles, links and runs.
+# Sets the variable to whether a program compiles, links and runs.
 function(try_run variable source)
   file(WRITE ${work_dir}/try.cpp "${source}")
   execute_process(COMMAND ${ARGN} ${work_dir}/try.cpp -o ${work_dir}/try
@@ -44,8 +45,8 @@ function(try_run variable source)
   endif()
 endfunction()
 
-# link_headers(name folder ...): include/ in the work folder, with the headers of others and not those
-# of this system, for cross compilers.
+# link_headers(name folder ...): makes include/ in the work folder, with the headers of the dependencies
+# but not those of this system, for cross compilers.
 function(link_headers)
   file(MAKE_DIRECTORY ${work_dir}/include)
   set(pairs ${ARGN})
@@ -55,7 +56,7 @@ function(link_headers)
   endwhile()
 endfunction()
 
-# Builds the program that has neither exceptions nor RTTI, and lets it answer.
+# Builds the program that uses neither exceptions nor RTTI, and runs it.
 function(build_and_run)
   run(${ARGN} -O0 -Wall -Wextra -fno-exceptions -fno-rtti ${options}
       ${source_dir}/tests/no_exceptions.cpp -o ${work_dir}/program -pthread)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# nibble/nibble.hpp brings none of the standard library's heavy headers into a program.
+# nibble/nibble.hpp must not include any of the standard library's heavy headers.
 
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 

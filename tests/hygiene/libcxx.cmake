@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# LLVM's standard library, of the Clang that has it.
+# LLVM's standard library, with the Clang that has it.
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 
 file(GLOB clangs /usr/bin/clang++*)

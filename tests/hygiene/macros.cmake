@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# Macros that are there after nibble/nibble.hpp and not before: NIBBLE_..., and those that come from
-# the headers of others.
+# Checks the macros that nibble/nibble.hpp defines: only NIBBLE_... and those of the headers of
+# other libraries.
 
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 
-# Before: everything that nibble includes from elsewhere.
+# The macros before: those of everything that nibble includes from elsewhere.
 file(WRITE ${work_dir}/after.cpp "#include \"nibble/nibble.hpp\"\n")
 run_for_output(files ${cxx} -std=c++20 -M ${options} after.cpp)
 string(REGEX MATCHALL "[^ \\\n]+" files "${files}")
@@ -40,7 +40,7 @@ macros_of(after after.cpp)
 list(REMOVE_ITEM after ${before})
 
 set(leaked ${after})
-list(FILTER leaked EXCLUDE REGEX "^(NIBBLE|HWY|HIGHWAY_HWY|BOOST)_")  # ours and Highway's and Boost's
+list(FILTER leaked EXCLUDE REGEX "^(NIBBLE|HWY|HIGHWAY_HWY|BOOST)_")  # ours, Highway's, Boost's
 list(FILTER leaked EXCLUDE REGEX "^_")  # reserved for compilers and their headers
 if(leaked)
   message(FATAL_ERROR "nibble/nibble.hpp leaks macros: ${leaked}")

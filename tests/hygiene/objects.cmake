@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# What a file leaves in its object: if it includes nibble and uses it, nothing that runs before
-# main(), and no name of nibble outside the inline namespace of its version; if it only includes
-# nibble, no code of nibble at all.
+# What a file puts into its object. If it includes and uses nibble: nothing that runs before main(),
+# and no name of nibble outside the inline namespace of its version. If it only includes nibble: no
+# code of nibble at all.
 
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 
@@ -16,7 +16,7 @@ if(NOT result EQUAL 0)
   skip("objects are not ELF here")
 endif()
 
-# Whether an object has code to run before main().
+# Sets the variable to whether an object has code that runs before main().
 function(has_initializers variable object)
   run_for_output(sections ${objdump} -h ${object})
   run_for_output(symbols ${nm} ${object})
@@ -27,7 +27,7 @@ function(has_initializers variable object)
   endif()
 endfunction()
 
-# The test can fail: this object has one.
+# The check can fail: this object has an initializer.
 file(WRITE ${work_dir}/initializer.cpp "int f();\nint x = f();\n")
 run(${cxx} -O0 -c initializer.cpp -o initializer.o)
 has_initializers(seen initializer.o)
@@ -41,8 +41,8 @@ if(seen)
   message(FATAL_ERROR "nibble runs code before main()")
 endif()
 
-# Mangled: 6nibble, then the length and the name of the namespace in it (that of detail_ is for what
-# files compiled with different -m flags share).
+# Mangled names have 6nibble, then the length and the name of the next namespace. (detail_... is for
+# what files compiled with different -m flags share.)
 run_for_output(symbols ${nm} minimal.o)
 string(REGEX MATCHALL "[^ \n]*6nibble[^ \n]*" names "${symbols}")
 list(LENGTH names n)
@@ -55,7 +55,7 @@ if(names)
   message(FATAL_ERROR "names outside ${namespace}: ${names}")
 endif()
 
-# At -O2: without optimization constants stay.
+# At -O2: without optimization, unused constants stay in the object.
 file(WRITE ${work_dir}/only_included.cpp "#include \"nibble/nibble.hpp\"\n")
 run(${cxx} -std=c++20 -O2 ${options} -c only_included.cpp -o only_included.o)
 run_for_output(symbols ${nm} only_included.o)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# The other compiler: the newest Clang, or GCC for a build with Clang.
+# The other compiler: the newest Clang, or GCC if this build uses Clang.
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 
 if(cxx_id MATCHES "Clang")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# With sanitizers compilers take fewer expressions as constants, and the program runs under their
-# eyes.
+# With sanitizers, compilers accept fewer expressions as constants. Also runs the program under
+# them.
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 
 set(sanitizers -fsanitize=address,undefined -fno-sanitize-recover=all)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# The version is the same wherever it is said: config.hpp's numbers, string and inline namespace,
-# CMake, the packages.
+# The version is the same everywhere: in config.hpp's numbers, string and inline namespace, in CMake
+# and in the packages.
 
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 
@@ -26,7 +26,8 @@ endfunction()
 must_be(NIBBLE_VERSION ${string})
 must_be(CMake ${version})
 
-# The inline namespace: what may differ between 0.x and 0.y may not be linked together.
+# The inline namespace names major and minor version, since versions that differ in these must not
+# be linked together.
 if(NOT config MATCHES "#define NIBBLE_ABI NIBBLE_CONCAT4\\(v${major}_${minor}, ")
   message(FATAL_ERROR "NIBBLE_ABI in config.hpp does not begin with v${major}_${minor}")
 endif()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# A program that asks for every warning gets none from nibble's headers. Newer compilers find new
-# things to warn of: for them warnings are shown and no error.
+# A program that enables all warnings gets none from nibble's headers. Newer compilers may have new
+# warnings: for them warnings are shown, but are no error.
 
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 

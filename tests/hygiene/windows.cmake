@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# Windows by a cross compiler: <windows.h> may stand before nibble or behind it, and the program
-# answers, if there is Wine to run it.
+# Compiles for Windows with a cross compiler. <windows.h> may be included before or after nibble.
+# The program runs if Wine is installed.
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 
 find_program(mingw NAMES x86_64-w64-mingw32-g++-posix x86_64-w64-mingw32-g++)
@@ -13,14 +13,14 @@ link_headers(hwy ${hwy_dirs} boost ${boost_pp_dirs})
 set(options -std=c++20 -Wall -Wextra -Wpedantic -Wundef -Werror -fno-exceptions -fno-rtti
   -DNIBBLE_TARGETS=0 -I${source_dir}/include -isystem ${work_dir}/include)
 
-# Its macros are in no program that does not ask for them.
+# No program gets the macros of <windows.h> unless it includes that header.
 file(WRITE ${work_dir}/nibble.cpp "#include \"nibble/nibble.hpp\"\n")
 run_for_output(files ${mingw} ${options} -M nibble.cpp)
 if(files MATCHES "/(windows|windef|winbase)\\.h([ \n]|$)" OR NOT files MATCHES "/core/windows\\.hpp")
   message(FATAL_ERROR "nibble/nibble.hpp includes <windows.h>")
 endif()
 
-# The headers that declare or call the system's functions, and the names of all declarations.
+# All headers that declare or call system functions, and nibble.hpp, for all declared names.
 file(WRITE ${work_dir}/before.cpp "#include <windows.h>\n")
 foreach(header core/cpus core/native_thread io/mapped_file io/output_file nibble)
   file(APPEND ${work_dir}/before.cpp "#include \"nibble/${header}.hpp\"\n")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# 32-bit x86. Without SSE2 the compiler says what to do.
+# 32-bit x86. Without SSE2 the error message says what to do.
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 
-# Debian has <asm/...> for both machines in the folder of the 64-bit one.
+# Debian has <asm/...> for both architectures in the folder of the 64-bit one.
 set(m32 ${cxx} -m32 -std=c++20 -idirafter /usr/include/${library_architecture})
 try_run(works "#include <string>\nint main() { return std::string(99, 'a') == \"\"; }" ${m32})
 if(NOT works)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Test files byte by byte, independent of the library's writer, and a folder to put them in.
+// Builds test files byte by byte, independently of the library's writer, in a temporary folder.
 #pragma once
 
 #include <cstddef>
@@ -65,7 +65,7 @@ inline std::vector<std::byte> safetensors_file(std::string json, std::size_t dat
   return b.bytes();
 }
 
-// A folder of its own, removed at the end.
+// A temporary folder, removed at the end.
 class TemporaryFolder {
  public:
   TemporaryFolder() {

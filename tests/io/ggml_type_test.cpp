@@ -12,7 +12,7 @@ using nibble::Errc;
 using namespace nibble::io;
 
 TEST_CASE("block geometry follows from what a block holds") {
-  // Spelled out from the layouts: scales, minima and quants in bytes.
+  // Written out from the layouts: bytes of scales, minima and quants.
   struct {
     GgmlType type;
     std::uint32_t id, elements, bytes;

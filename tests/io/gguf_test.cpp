@@ -21,7 +21,7 @@ using test::FileBuilder;
 
 namespace {
 
-// One entry of every value type, an array of each, and two tensors.
+// A file with one entry of every value type, an array of each, and two tensors.
 FileBuilder every_type(std::uint32_t version) {
   FileBuilder b = test::gguf_header(2, 17, version);
   b.string("u8").u32(0).u8(200);
@@ -141,7 +141,7 @@ TEST_CASE("numbers convert between widths where the value allows it, and nothing
   CHECK(*gguf->get_u32_or("missing", 7) == 7);
   CHECK(*gguf->get_u32_or("u8", 7) == 200);
   CHECK(code_of(gguf->get_u32_or("string", 7)) ==
-        Errc::malformed);  // present but wrong: no default
+        Errc::malformed);  // present but invalid: no fallback
   CHECK(*gguf->get_string_or("missing", "x") == "x");
   CHECK(*gguf->get_f32_or("missing", 0.5f) == 0.5f);
   CHECK(*gguf->get_bool_or("missing", true));
@@ -225,7 +225,7 @@ TEST_CASE("reference file: stories260K") {
   CHECK(embedding->dims == std::array<std::uint64_t, 4>{64, 512, 1, 1});
   CHECK(gguf->tensor("blk.4.ffn_down.weight")->dims == std::array<std::uint64_t, 4>{172, 64, 1, 1});
 
-  // The same weights lie in the llama2.c file behind its header of seven int32.
+  // The same weights are in the llama2.c file, after its header of seven int32.
   const auto other = test::data_path("models/stories260K/stories260K.bin");
   const auto raw = test::read_file(*other);
   REQUIRE(raw.size() > 28 + embedding->data.size());

@@ -38,7 +38,7 @@ Errc write_error(const GgufWriter& writer) {
   return bytes.error().code;
 }
 
-// Metadata in order and encoded alike, tensors in order with the same bytes.
+// Same metadata in the same order and encoding, same tensors in the same order with the same bytes.
 void check_same_content(const Gguf& a, const Gguf& b) {
   REQUIRE(a.metadata().size() == b.metadata().size());
   for (std::size_t i = 0; i < a.metadata().size(); ++i) {
@@ -154,7 +154,7 @@ TEST_CASE("every metadata type comes back, from memory and through a copy") {
   const auto changed_bytes = copier.to_bytes();
   const auto changed = Gguf::parse(*changed_bytes, "m");
   REQUIRE(changed);
-  CHECK(changed->metadata()[2].key == "u16");  // in its old place
+  CHECK(changed->metadata()[2].key == "u16");  // in its old position
   CHECK(*changed->get_string("u16") == "now a text");
 }
 
@@ -179,7 +179,7 @@ TEST_CASE("alignment is honoured, and the data of every tensor starts at a multi
 
 TEST_CASE("what already ends at a multiple of the alignment is not padded") {
   GgufWriter writer;
-  // 24 bytes of header, 20 of the number, 39 of the text and 45 of the tensor's info make 128.
+  // 24 bytes of header, 20 for the number, 39 for the text and 45 for the tensor's info make 128.
   writer.set("key4", std::uint32_t{1});
   writer.set("s", "123456789012345678");
   writer.add_tensor(std::string(13, 't'), GgmlType::f32, std::array<std::uint64_t, 1>{8},
@@ -195,7 +195,7 @@ TEST_CASE("what already ends at a multiple of the alignment is not padded") {
 
 TEST_CASE("sources are called one after another, in order, when the file is written") {
   std::vector<int> calls;
-  std::vector<std::byte> buffer;  // shared: one tensor in memory at a time
+  std::vector<std::byte> buffer;  // shared: only one tensor in memory at a time
   GgufWriter writer;
   for (int i = 0; i < 3; ++i) {
     writer.add_tensor(std::string("t") + std::to_string(i), GgmlType::i8, Dims{5, 2},
@@ -300,7 +300,7 @@ TEST_CASE("a file appears whole or not at all, and nothing is left beside it") {
   CHECK(status.error().code == Errc::cancelled);
   CHECK(status.error().message == "tensor 'b': stopped by the user");
   CHECK(folder.count() == 1);
-  CHECK(*Gguf::open(path)->get_i32("version") == 1);  // the old file is untouched
+  CHECK(*Gguf::open(path)->get_i32("version") == 1);  // the old file is unchanged
 
   GgufWriter better;
   better.set("version", 2);
@@ -312,7 +312,7 @@ TEST_CASE("a file appears whole or not at all, and nothing is left beside it") {
   REQUIRE(!nowhere);
   CHECK(nowhere.error().code == Errc::io);
   CHECK(contains(nowhere.error().message, "no/such/folder.gguf: cannot create"));
-  // The name is taken by a folder: everything is written, the last step fails.
+  // A folder has this name: everything is written, but the last step fails.
   const auto folder_name = good.write(folder.path(""));
   REQUIRE(!folder_name);
   CHECK(folder_name.error().code == Errc::io);
@@ -326,7 +326,7 @@ TEST_CASE("a device that is full is an error, and the part is removed") {
   const std::vector<std::byte> data(1 << 16);
   writer.add_tensor("t", GgmlType::i8, std::array<std::uint64_t, 1>{1 << 16}, data);
 
-  // A limit on the size of files stands for the full device: the first writes are cut short.
+  // A limit on the file size simulates a full device: the first writes are cut short.
   rlimit old{};
   REQUIRE(getrlimit(RLIMIT_FSIZE, &old) == 0);
   const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Files made to hurt: cut at every length, every bit and byte changed, absurd counts, lengths,
-// offsets and shapes. Each gives an error or an object whose every view lies inside the bytes, and
-// never a large allocation. Best run under the address and undefined-behaviour sanitizers.
+// Malicious files: truncated at every length, every bit and byte changed, absurd counts, lengths,
+// offsets and shapes. Each gives an error or an object whose views all lie inside the bytes, and
+// never causes a large allocation. Best run under the address and undefined-behaviour sanitizers.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -27,8 +27,9 @@ using namespace nibble::io;
 using Bytes = std::vector<std::byte>;
 using test::FileBuilder;
 
-// A multiple of the file's size (see the smallest entry against its struct in gguf.hpp and
-// safetensors.hpp; vectors double when they grow), and room for the text of an error.
+// The largest allowed allocation: a multiple of the file's size (compare the smallest entry with
+// its struct in gguf.hpp and safetensors.hpp; vectors double when they grow), plus room for the
+// text of an error.
 constexpr std::size_t kGgufFactor = 4;
 constexpr std::size_t kSafetensorsFactor = 20;
 constexpr std::size_t kErrorText = 1024;
@@ -37,7 +38,7 @@ struct Tally {
   std::size_t cases = 0, errors = 0, valid = 0, tensors = 0;
 };
 
-// Bytes of exactly the file's size on the heap, so that a sanitizer sees the first byte too far.
+// A heap copy of exactly the file's size, so that a sanitizer detects the first byte beyond it.
 class ExactCopy {
  public:
   explicit ExactCopy(std::span<const std::byte> bytes)
@@ -64,7 +65,7 @@ unsigned touch(std::span<const std::byte> data) {
   return sum;
 }
 
-// doctest's CHECK is slow for hundreds of thousands of cases: conditions are collected here.
+// doctest's CHECK is too slow for hundreds of thousands of cases: results are collected here.
 struct Verdict {
   bool good = true;
   unsigned sum = 0;  // of what was read, so that the reads are not optimized away
@@ -118,7 +119,7 @@ Verdict examine(const Safetensors& file, std::span<const std::byte> bytes) {
   return v;
 }
 
-// Parses an exact copy of `bytes`, checks what must hold whatever they are, and counts.
+// Parses an exact copy of `bytes`, checks what must hold for any bytes, and counts the results.
 template <class File>
 nibble::Result<bool> try_parse(std::span<const std::byte> bytes, Tally& tally) {
   constexpr std::size_t kFactor = std::is_same_v<File, Gguf> ? kGgufFactor : kSafetensorsFactor;
@@ -174,7 +175,7 @@ Bytes small_safetensors() {
 template <class File>
 void change_everything(const Bytes& good, std::size_t header, Tally& tally) {
   Bytes bytes = good;
-  for (std::size_t i = 0; i < header; ++i) {  // every bit, and every byte to the extremes
+  for (std::size_t i = 0; i < header; ++i) {  // every bit flipped, every byte set to extremes
     const std::byte original = bytes[i];
     for (unsigned bit = 0; bit < 8; ++bit) {
       bytes[i] = original ^ static_cast<std::byte>(1u << bit);
@@ -186,7 +187,7 @@ void change_everything(const Bytes& good, std::size_t header, Tally& tally) {
     }
     bytes[i] = original;
   }
-  // Every place overwritten with numbers that overflow something.
+  // Every position is overwritten with numbers that overflow something.
   const std::uint64_t absurd[] = {0,          UINT64_MAX, UINT64_MAX - 7,    UINT64_MAX / 2,
                                   1ull << 63, 1ull << 62, 1ull << 61,        1ull << 32,
                                   UINT32_MAX, 1ull << 31, 0x4000000000000001};
@@ -201,7 +202,7 @@ void change_everything(const Bytes& good, std::size_t header, Tally& tally) {
     }
   }
   std::mt19937_64 random(20240607);
-  for (int round = 0; round < 20000; ++round) {  // several flips, cuts and copied runs at once
+  for (int round = 0; round < 20000; ++round) {  // several flips, cuts and copied ranges at once
     bytes = good;
     const std::size_t flips = 1 + random() % 8;
     for (std::size_t f = 0; f < flips; ++f) {
@@ -267,7 +268,7 @@ TEST_CASE("named corruptions of GGUF give named errors") {
   const auto header = [](std::uint64_t n_tensors, std::uint64_t n_entries) {
     return test::gguf_header(n_tensors, n_entries);
   };
-  // A file with one tensor; `info` writes everything behind its name.
+  // A file with one tensor; `info` writes everything after its name.
   const auto tensor = [&](auto info) {
     FileBuilder b = header(1, 0);
     b.string("t");

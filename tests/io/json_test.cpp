@@ -12,7 +12,7 @@ using nibble::io::JsonReader;
 
 namespace {
 
-// The string that `text` spells; "<error>" if it is refused or not all of the text.
+// The string that `text` encodes; "<error>" if it is rejected or if some text is left.
 std::string string_of(std::string_view text) {
   JsonReader json(text);
   auto value = json.string();
@@ -67,7 +67,7 @@ TEST_CASE("strings: escapes, surrogate pairs, UTF-8") {
     CAPTURE(text);
     CHECK(string_of(text) == "<error>");
   }
-  // The whole string is cut at every place: never read beyond.
+  // The string is cut at every position: the reader must never read beyond the end.
   const std::string_view whole = "\"\xf0\x9f\x98\x80\\ud83d\\ude00\"";
   for (std::size_t n = 0; n < whole.size(); ++n) {
     const std::string exact(whole.substr(0, n));

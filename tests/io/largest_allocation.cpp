@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// In a file of its own, so that the compiler does not look into a replaced operator new while it
-// checks that what new gave goes to delete.
+// A separate file, so that the compiler cannot see into the replaced operator new while it checks
+// that memory from new goes to delete.
 #include "largest_allocation.hpp"
 
 #include <algorithm>
@@ -36,7 +36,7 @@ void* operator new(std::size_t size) {
 #endif
 }
 void* operator new[](std::size_t size) { return operator new(size); }
-// The form that the library's own buffers use.
+// The overload that the library's own buffers use.
 void* operator new(std::size_t size, std::align_val_t alignment, const std::nothrow_t&) noexcept {
   return allocate(size, static_cast<std::size_t>(alignment));
 }

@@ -5,8 +5,8 @@
 
 namespace test {
 
-// The largest single allocation of this thread since it was set to zero. The test program that
-// links largest_allocation.cpp has its operator new replaced.
+// The largest single allocation of this thread since this was set to zero. The test program that
+// links largest_allocation.cpp gets a replaced operator new.
 extern thread_local std::size_t largest_allocation;
 
 }  // namespace test

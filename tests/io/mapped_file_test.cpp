@@ -102,7 +102,7 @@ TEST_CASE("what cannot be mapped is an error that names path and reason") {
 
   const std::string pipe = folder.path("pipe");
   REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
-  file = MappedFile::open(pipe);  // must not wait for a writer
+  file = MappedFile::open(pipe);  // must not block until there is a writer
   REQUIRE(!file);
   CHECK(contains(file.error().message, "not a regular file"));
 

@@ -40,7 +40,7 @@ TEST_CASE("a hand-made file: tensors, metadata, escapes, empty and scalar tensor
   CHECK(file->tensors()[0].name == "b");
   CHECK(file->tensors()[0].type == SafetensorType::f32);
   CHECK(file->tensors()[0].shape == Shape{2, 3});
-  // Unaligned in the file: still the right bytes.
+  // The data is not aligned in the file; its bytes must still be right.
   const auto b = file->tensor("b");
   REQUIRE(b);
   REQUIRE(b->data.size() == 24);
@@ -197,7 +197,7 @@ TEST_CASE("reference files: gpt-nano-sort") {
   REQUIRE(partials);
   CHECK(partials->find_tensor("block2") != nullptr);
 
-  // Read the numbers, not only the names: probabilities of the last layer sum to one.
+  // Check values, not only names: the probabilities of the last layer sum to one.
   const auto* probs = partials->find_tensor("probs");
   REQUIRE(probs != nullptr);
   REQUIRE(probs->type == SafetensorType::f32);

@@ -228,8 +228,8 @@ std::vector<float> run(const Case& c, const Data& data, Executor& executor, Inde
   REQUIRE(cache);
   ops::AttentionShape shape = c.shape();
   if (scale != 0) shape.scale = scale;
-  const std::size_t scratch_bytes =
-      ops::attention_scratch_bytes(executor.n_workers(), shape, step, c.n_positions());
+  const std::size_t scratch_bytes = ops::attention_scratch_bytes(
+      shape, {.n_workers = executor.n_workers(), .max_rows = step, .n_positions = c.n_positions()});
   AlignedBuffer scratch = filled(scratch_bytes + kGuard, 0xFF);
   const auto padded = static_cast<std::size_t>(columns + kGap);
   std::vector<float> out(static_cast<std::size_t>(c.n_tokens) * padded,
@@ -354,7 +354,7 @@ TEST_CASE("attention: sliding windows") {
   check_on_every_target(cases);
 }
 
-TEST_CASE("attention: several tokens against positions that are split into parts") {
+TEST_CASE("attention: one token against positions that are split into parts, and several") {
   std::vector<Case> cases;
   for (const Index n : {1, 2, 3, 5, 8, 9})
     cases.push_back({6, 2, 16, 1030, n, 0, ops::kKvTypes[n % 4]});
@@ -485,7 +485,7 @@ TEST_CASE("attention: positions that were written and taken back do not matter")
     cache->append(executor, 0, 0, rows_of(bad, 0, 100, 32), rows_of(bad, 0, 100, 32));
     cache->append(executor, 0, 0, rows_of(data.k, 0, 21, 32), rows_of(data.v, 0, 21, 32));
     const ops::AttentionShape shape = c.shape();
-    AlignedBuffer scratch = filled(ops::attention_scratch_bytes(1, shape, 1, 100), 0xFF);
+    AlignedBuffer scratch = filled(ops::attention_scratch_bytes(shape, {.n_positions = 100}), 0xFF);
     std::vector<float> out = data.q;  // in place
     ops::attention(executor, MatrixView<const float>(out.data(), 1, 64), *cache, 0, shape, 20,
                    MatrixView<float>(out.data(), 1, 64), scratch.bytes());

@@ -9,6 +9,7 @@
 
 #include "doctest/doctest.h"
 #include "nibble/core/arena.hpp"
+#include "nibble/core/view.hpp"
 
 namespace nibble_test {
 

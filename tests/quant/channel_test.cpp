@@ -12,7 +12,8 @@ namespace {
 
 using namespace nibble::quant;
 
-// Both formats round to nearest over a range that ends within half a step of the extreme weights:
+// Both formats round to nearest, over a range that ends at most half a step from the extreme
+// weights:
 //   |x - weight| <= (1/2 + 2^-13) scale
 // where 2^-13 covers x / scale (at most 255) and the product, each rounded to 24 bits.
 template <class F>
@@ -149,7 +150,7 @@ TEST_CASE_TEMPLATE("empty, zero, tiny and non-finite channels", F, I8Channel, U8
   for (const auto code : codes_of<F>(small, tiny)) {
     CHECK(std::abs(weight_of(small, code)) <= 0x1p-129f);
   }
-  // A header from elsewhere may hold anything.
+  // A header from elsewhere may contain any values.
   for (const float scale : {kNan, kInf, -kInf, -1.0f}) {
     typename F::Header strange{};
     strange.scale = scale;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Formats of a user: other parameters of our family, and a type of its own with its own rule.
+// Formats of a user: one of our family with other parameters, and a new type with its own rule.
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -15,7 +15,8 @@ namespace elsewhere {
 
 using Wide4 = nibble::quant::Blocks<4, 64, nibble::bf16, nibble::quant::ZeroPoint::symmetric>;
 
-// Blocks of 16 with a power of two as scale: no division to quantize, a shift to dequantize.
+// Blocks of 16 with a power of two as scale: quantizing needs no division, dequantizing only a
+// shift.
 struct PowerOfTwo {
   struct Block {
     std::int8_t exponent;
@@ -87,7 +88,7 @@ TEST_CASE("a user's type brings its own rule") {
     const float step = std::ldexp(1.0f, blocks[i / 16].exponent);
     REQUIRE(std::abs(x[i] - y[i]) <= 0.5f * step);
   }
-  // And goes through rows of bytes like any other.
+  // It is also converted in rows of bytes like any other format.
   std::vector<std::byte> row(*row_bytes<F>(x.size()));
   REQUIRE(row_from_f32<F>(x, row));
   CHECK(std::memcmp(row.data(), blocks.data(), row.size()) == 0);

@@ -81,7 +81,7 @@ TEST_CASE("sums keep small errors of large tensors, and the largest floats do no
   ErrorStats stats;
   stats.add(1e4f, 0.0f);
   for (int i = 0; i < 100000; ++i) stats.add(0.0f, 1e-2f);
-  // In f32 every one of them would be lost.
+  // In f32 each of these errors would be lost.
   CHECK(stats.sum_squared_error - 1e8 == doctest::Approx(100000 * 1e-4).epsilon(1e-4));
   ErrorStats large;
   large.add(std::numeric_limits<float>::max(), -std::numeric_limits<float>::max());

@@ -55,7 +55,7 @@ TEST_CASE("every format has its own type, and GGUF's types map to ours") {
     }
     REQUIRE(type);
     CHECK(*format_of(*type) == format);
-    // Two independent tables agree on sizes.
+    // Two independent tables must agree on sizes.
     CHECK(*row_bytes(format, 256) == *nibble::io::row_bytes(*type, 256));
   }
   for (const auto type : {GgmlType::q4_k, GgmlType::i8, GgmlType::q8_1, GgmlType{999}}) {
@@ -81,7 +81,7 @@ TEST_CASE("sizes of rows") {
 }
 
 TEST_CASE("rows convert both ways at any alignment, and refuse wrong sizes") {
-  // RMSE of standard normal weights in each format, at most.
+  // Upper bounds of the RMSE of standard normal weights in each format.
   const std::pair<Format, double> at_most[] = {
       {Format::f32, 0.0},         {Format::f16, 4e-4},      {Format::bf16, 3e-3},
       {Format::q8_0, 7e-3},       {Format::q4_0, 0.11},     {Format::q4_1, 0.1},

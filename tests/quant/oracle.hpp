@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// An independent view of blocks: scales, codes and weights decoded in double from their bits, and
+// An independent decoder of blocks: gets scales, codes and weights in double from their bits. Also
 // the bound on |x - dequantized(x)| that follows from the rules of quant/quantize.hpp.
 #pragma once
 
@@ -35,7 +35,7 @@ inline double decode(nibble::bf16 b) {
 }
 inline double decode(float x) { return x; }
 
-// Rounding to a type of scale: |stored - exact| <= relative * |exact| + absolute.
+// Rounding to a scale type: |stored - exact| <= relative * |exact| + absolute.
 struct Rounding {
   double relative;
   double absolute;  // half the smallest subnormal
@@ -50,7 +50,7 @@ Rounding rounding_of() {
 template <class F>
 inline constexpr bool kHasMinimum = F::kZeroPoint == ZeroPoint::minimum;
 
-// The number that multiplies the scale: -8 … 7, -127 … 127 or 0 … 2^kBits - 1.
+// The factor of the scale: -8 … 7, -127 … 127 or 0 … 2^kBits - 1.
 template <class F>
 int level(const typename F::Block& block, int i) {
   int code;
@@ -73,7 +73,7 @@ double weight(const typename F::Block& block, int i) {
   return w;
 }
 
-// Scale and minimum of a block by the rules in double.
+// Scale and minimum of a block by the rules, in double.
 struct ExactScale {
   double scale;
   double minimum;
@@ -82,17 +82,17 @@ template <class F>
 ExactScale exact_scale(const float* x) {
   const auto [low, high] = std::minmax_element(x, x + F::kLength);
   if (kHasMinimum<F>) return {(double{*high} - *low) / ((1 << F::kBits) - 1), *low};
-  const double peak = *std::max_element(  // the first, with its sign
+  const double peak = *std::max_element(  // the first one, with its sign
       x, x + F::kLength, [](float a, float b) { return std::abs(a) < std::abs(b); });
   return {F::kBits == 8 ? std::abs(peak) / 127 : peak / -8, 0};
 }
 
 // The bound for weight i of a block with level c, exact scale d and minimum m:
 //   |x - (c D + M)| <= |x - (c d + m)| + |c| |D - d| + |M - m|
-// where D and M are d and m rounded to storage. The first term is d/2 for a code to nearest; the
-// 4-bit symmetric rule has no level for the far side of its peak, (7.5 d, 8 d], and comes within d
-// there. The codes' own arithmetic in f32 adds at most a few parts in 2^24 of the largest level;
-// the addition of M in f32 half an ulp. Scales below 2^-128 are zero.
+// where D and M are d and m rounded for storage. The first term is d/2 for rounding to nearest. The
+// 4-bit symmetric rule has no level for the far side of its peak, (7.5 d, 8 d], and there the term
+// is d. The f32 arithmetic on the codes adds at most a few parts in 2^24 of the largest level; the
+// addition of M in f32 adds half an ulp. Scales below 2^-128 are zero.
 template <class F>
 double error_bound(const float* x, int i, int c) {
   const auto [signed_d, m] = exact_scale<F>(x);
@@ -112,7 +112,7 @@ double error_bound(const float* x, int i, int c) {
   return bound + (d < 0x1p-127 ? top * 0x1p-127 : 0.0);
 }
 
-// The checker: every weight of the row within its bound.
+// Checks that every weight of the row is within its bound.
 template <class F>
 bool within_bounds(std::span<const float> x, std::span<const typename F::Block> blocks) {
   for (std::size_t b = 0; b < blocks.size(); ++b) {

@@ -14,7 +14,7 @@ using quant::PackedMatrix;
 
 namespace {
 
-// One panel has 16 rows; a group of it has a line of scales (and one of minimums) and its codes.
+// One panel has 16 rows. A group has a cache line of scales (and one of minimums), then its codes.
 template <class Format>
 constexpr Index group(Index k) {
   return Packed<Format>::bytes(16, k);
@@ -27,14 +27,14 @@ static_assert(group<Q8F32>(32) == 64 + 16 * 32);
 static_assert(group<Q4Minimum128>(2 * 128) == 64 + 64 + 16 * 2 * 64);
 static_assert(group<Q8Minimum64>(2 * 64) == 64 + 64 + 16 * 2 * 64);
 
-// Whole groups and whole panels.
+// Sizes are whole groups and whole panels.
 static_assert(Packed<quant::Q4_0>::bytes(1, 1) == group<quant::Q4_0>(64));
 static_assert(Packed<quant::Q4_0>::bytes(17, 65) == 2 * 2 * group<quant::Q4_0>(64));
 static_assert(Packed<quant::Q4_0>::bytes(0, 64) == 0);
 static_assert(Packed<quant::Q4_0>::n_blocks(65) == 3 && Packed<quant::Q4_0>::padded_k(65) == 128);
 static_assert(Packed<Q8F32>::bytes(33, 65) == 3 * 3 * group<Q8F32>(32));
 
-// Float weights: 16 of each k, up to whole lines.
+// Float weights: 16 for each k, up to whole cache lines.
 static_assert(Packed<quant::F32>::bytes(16, 7) == 7 * 64);
 static_assert(Packed<quant::F16>::bytes(17, 7) == 2 * 4 * 64);
 static_assert(Packed<quant::BF16>::bytes(17, 7) == 2 * 4 * 64);
@@ -49,7 +49,7 @@ int count_different(const T& a, const T& b) {
   return std::memcmp(&a, &b, sizeof(T)) == 0 ? 0 : 1;
 }
 
-// The bytes of a panel, written down from the table in packed.hpp.
+// The bytes of a panel, computed from the table in packed.hpp.
 template <class Format>
 std::vector<int> documented(const Weights<Format>& w) {
   using Scale = typename Format::Scale;
@@ -123,7 +123,7 @@ TEST_CASE_TEMPLATE("blocks are packed as documented, and come back", Format, qua
       CHECK(faults == 0);
       if (n <= 16) CHECK(stored(memory) == documented(w));
 
-      // What lies beyond n and k are zero weights, whatever the memory held before.
+      // Whatever is beyond n and k is zero weights, independent of what the memory held before.
       faults = 0;
       const Index rows = quant::n_panels(n) * 16;
       for (Index row = 0; row < rows; ++row) {
@@ -168,7 +168,7 @@ TEST_CASE("places of single bytes in a packed panel") {
   expected[576 + 64 + 2 * 64 + 4 + 1] = 0xA3;
   CHECK(stored(memory) == expected);
 
-  // Q8_0: signed codes lose their sign bit's meaning; what is not there is 128, a zero.
+  // Q8_0: the top bit of signed codes is flipped; missing weights have code 128, which is zero.
   Weights<quant::Q8_0> w8{1, 32, std::vector<quant::Q8_0::Block>(1)};
   w8.block(0, 0).codes[5] = 0x81;  // -127
   w8.block(0, 0).codes[6] = 0x7F;

@@ -18,7 +18,7 @@ constexpr ZeroPoint kSymmetric = ZeroPoint::symmetric;
 constexpr ZeroPoint kMinimum = ZeroPoint::minimum;
 using Minimum8 = Blocks<8, 32, f16, ZeroPoint::minimum>;
 
-// GGUF's three, and other lengths and scales of each kind.
+// GGUF's three formats, and other lengths and scale types of each kind.
 #define ALL_FORMATS                                                                             \
   Q4_0, Q4_1, Q8_0, Minimum8, Blocks<4, 64, bf16, kSymmetric>, Blocks<4, 128, float, kMinimum>, \
       Blocks<8, 256, bf16, kSymmetric>, Blocks<8, 128, float, kMinimum>,                        \
@@ -46,8 +46,8 @@ bool all_finite(const typename F::Block& block) {
   return std::all_of(out, out + F::kLength, [](float v) { return std::isfinite(v); });
 }
 
-// ggml's rules step by step, with every intermediate result rounded to f32 (volatile), whatever the
-// compiler would like to fuse.
+// ggml's rules step by step, with every intermediate result rounded to f32 (volatile), so that the
+// compiler cannot fuse anything.
 template <class F>
 std::vector<int> levels_by_the_book(const float* x) {
   std::vector<int> levels;
@@ -81,7 +81,7 @@ std::vector<int> levels_by_the_book(const float* x) {
   return levels;
 }
 
-// Weights that lie on the ties between two codes and an ulp or two to either side of them.
+// Weights at the ties between two codes, and one or two ulps to either side of them.
 template <class F>
 std::vector<float> tie_row(std::size_t n_blocks, unsigned seed) {
   std::mt19937 random(seed);
@@ -96,7 +96,7 @@ std::vector<float> tie_row(std::size_t n_blocks, unsigned seed) {
       v = std::bit_cast<float>(std::bit_cast<std::uint32_t>(v) + static_cast<std::uint32_t>(nudge));
       x[b * F::kLength + i] = v;
     }
-    // Ends that make d (nearly) the block's scale.
+    // Extreme values for which the block's scale is (nearly) d.
     x[b * F::kLength] = test::kHasMinimum<F> ? -d * (F::kBits == 4 ? 7.5f : 127.5f)
                                              : d * (F::kBits == 4 ? -8.0f : 127.0f);
     x[b * F::kLength + 1] = test::kHasMinimum<F> ? d * (F::kBits == 4 ? 7.5f : 127.5f) : 0.0f;
@@ -175,8 +175,8 @@ TEST_CASE_TEMPLATE("dequantized weights are the exact ones rounded once", F, ALL
 }
 
 TEST_CASE_TEMPLATE("what a block stands for quantizes to the same weights again", F, ALL_FORMATS) {
-  // Not bytes: a block without a code at the end of its range may choose another scale. With an
-  // exact scale (a power of two) and a full range, bytes too.
+  // Compares weights, not bytes: a block without a code at the end of its range may get another
+  // scale. With an exact scale (a power of two) and a full range, it compares bytes too.
   std::vector<float> x(F::kLength);
   const int bottom = test::kHasMinimum<F> ? 0 : F::kBits == 4 ? -8 : -127;
   const int top = test::kHasMinimum<F> ? (1 << F::kBits) - 1 : F::kBits == 4 ? 7 : 127;
@@ -264,7 +264,7 @@ TEST_CASE_TEMPLATE("values beyond what a scale can hold saturate, with their sig
     int n_bad = 0;
     for (std::size_t i = 0; i < x.size(); ++i) {
       n_bad += !std::isfinite(y[i]);
-      // Never further from x than zero is, by more than the block's own bound.
+      // The error is never larger than that of zero plus the block's own bound.
       const float* block = x.data() + i / F::kLength * F::kLength;
       const double step = std::abs(test::exact_scale<F>(block).scale);
       n_bad += std::abs(double{y[i]} - x[i]) > std::abs(x[i]) + step * 1.01;
@@ -285,14 +285,15 @@ TEST_CASE("f16 scales saturate exactly where they would round to infinity") {
   CHECK(block.scale.bits == 0x7BFF);
   CHECK(test::level<Q4_0>(block, 3) == -8);
   CHECK(test::level<Q4_0>(block, 4) == 5);
-  // A minimum below f16: weights that the block can hold are held, the others go to its ends.
+  // A minimum below f16's range: weights that the block can represent are kept, the others
+  // saturate.
   std::vector<float> z(32, -1e6f);
   z[1] = 0.0f;
   const auto q4_1 = quantized<Q4_1>(z)[0];
   CHECK(q4_1.minimum.bits == 0xFBFF);
   CHECK(test::weight<Q4_1>(q4_1, 0) == -65504.0);
   CHECK(std::abs(test::weight<Q4_1>(q4_1, 1)) <= 65504.0 * 0x1p-10);
-  // All above f16 on the same side.
+  // All weights are outside f16's range, on the same side.
   const std::vector<float> above(32, 2e6f), under(32, -2e6f);
   CHECK(test::weight<Q4_1>(quantized<Q4_1>(under)[0], 0) == -65504.0);
   CHECK(test::weight<Q4_1>(quantized<Q4_1>(above)[0], 0) > 65504.0);
@@ -302,7 +303,7 @@ TEST_CASE("f16 scales saturate exactly where they would round to infinity") {
 
 namespace {
 
-// Weights whose rounding errors reach 0.49 of a step, on both sides of many codes.
+// Weights with rounding errors of up to 0.49 of a step, on both sides of many codes.
 template <class F>
 std::vector<float> sweep() {
   std::vector<float> x(F::kLength);
@@ -331,7 +332,8 @@ TEST_CASE_TEMPLATE("the bound rejects a scale that is 1 % off", F, Q4_0, Q4_1, Q
 }
 
 TEST_CASE_TEMPLATE("the bound rejects every flipped bit of every code", F, Q4_0, Q4_1, Q8_0) {
-  // Weights close to their codes (a quarter step off), so that even the neighbour is too far.
+  // Weights close to their codes (a quarter of a step away), so that even the neighbouring code is
+  // too far.
   auto x = sweep<F>();
   for (std::size_t i = 2; i < x.size(); ++i) {
     x[i] += 0.125f * (i % 2 ? -0.24f : 0.24f);

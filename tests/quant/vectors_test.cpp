@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Byte for byte against what ggml wrote and read back (data folder: quant-vectors).
+// Compares byte for byte with what ggml wrote and read back (data folder: quant-vectors).
 #include <cstring>
 #include <optional>
 #include <string>
@@ -36,7 +36,7 @@ std::optional<Vectors> vectors(const std::string& name) {
                  as<float>(test::read_file(stored + ".dequant.f32"))};
 }
 
-// The comparisons under test.
+// The functions under test.
 bool stores_the_same(Format format, const Vectors& v) {
   std::vector<std::byte> mine(*row_bytes(format, v.x.size()));
   return row_from_f32(format, v.x, mine).has_value() && mine == v.stored;
@@ -119,7 +119,7 @@ TEST_CASE_TEMPLATE("ggml's blocks are within the bound, and are not when tampere
   blocks = blocks_of<F>(*v);
   for (std::size_t b = 0; b < blocks.size(); b += 100) {
     auto& code = blocks[b].codes[b % blocks[b].codes.size()];
-    code = static_cast<std::uint8_t>(code ^ 0x40);  // the high nibble, by four
+    code = static_cast<std::uint8_t>(code ^ 0x40);  // changes the high nibble by four
     CHECK(!test::within_bounds<F>(v->x, blocks));
     code = static_cast<std::uint8_t>(code ^ 0x40);
   }

@@ -53,9 +53,9 @@ TEST_CASE("NIBBLE_TARGET chooses the target; a name that cannot be had is an err
   CHECK(status.error().message.find("NIBBLE_TARGET") != std::string::npos);
   CHECK(status.error().message.find("pentium") != std::string::npos);
   CHECK(simd::active_target() == worst);
-  CHECK(!simd::ensure_target());  // although a choice was made before
+  CHECK(!simd::ensure_target());  // even though a target was chosen before
   unsetenv("NIBBLE_TARGET");
-  REQUIRE(simd::ensure_target());  // nothing to report, and the choice is made
+  REQUIRE(simd::ensure_target());  // no error, and a target is chosen
   CHECK(simd::active_target() == worst);
   REQUIRE(simd::choose_target());
 }

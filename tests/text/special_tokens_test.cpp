@@ -41,7 +41,7 @@ TEST_CASE("the leftmost token is found, and the longest of those that begin ther
 
 TEST_CASE("random tokens in random text: as by trying every token at every place") {
   std::mt19937 random(7);
-  // `lead`, if any, then up to `longest` letters. Appended, not added: GCC 12 warns of operator+.
+  // `lead`, if any, then up to `longest` letters. append, not +: GCC 12 warns about operator+.
   const auto word = [&](const char* lead, std::size_t longest) {
     std::string text = lead;
     for (std::size_t n = 1 + random() % longest; n > 0; --n) text += "ab\xFF"[random() % 3];

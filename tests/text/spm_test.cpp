@@ -19,7 +19,7 @@ using text_fixtures::OwnedPiece;
 
 namespace {
 
-// The definition, done by hand and slowly: look at all neighbours, merge the best, start again.
+// The definition, implemented slowly: look at all neighbours, merge the best pair, repeat.
 std::vector<std::int32_t> slow_encode(const std::vector<OwnedPiece>& pieces,
                                       const std::string& text, bool space_prefix) {
   std::map<std::string, std::int32_t> ids;
@@ -79,7 +79,7 @@ TEST_CASE("merging is what the definition says, on random texts") {
   const auto pieces = text_fixtures::small_pieces();
   const Vocabulary v = text_fixtures::small_vocabulary();
   std::mt19937 random(11);
-  SpmEncoder encoder;  // one for all: nothing may stay from one text to the next
+  SpmEncoder encoder;  // one for all texts: nothing may remain from one to the next
   for (int i = 0; i < 400; ++i) {
     const std::string text = text_fixtures::random_text(random, random() % 24);
     const bool prefix = random() % 2 != 0;
@@ -114,7 +114,7 @@ TEST_CASE("merging is what the definition says, on random vocabularies with equa
 
 TEST_CASE("text does not become a control, unknown or byte piece by spelling its name") {
   auto pieces = text_fixtures::small_pieces();
-  // With these every name can be put together, at a better score than anything else.
+  // With these pieces, every name can be merged, with a better score than anything else.
   for (const char* part : {"<", ">", "<s", "</", "</s", "<u", "<un", "<unk", "0", "x", "1", "<0",
                            "<0x", "<0x4", "<0x41", "4"})
     pieces.push_back({part, 5, PieceType::normal});
@@ -176,6 +176,7 @@ TEST_CASE("time grows nearly linearly") {
     }
     return static_cast<double>(best);
   };
-  // 16 times the text: quadratic would be 256. Caches and neighbours make it more than 16.
+  // 16 times the text: quadratic time would be 256 times as long. Caches and other programs make it
+  // more than 16 times.
   CHECK(cpu_time(std::size_t{1} << 20) < 64 * cpu_time(std::size_t{1} << 16));
 }

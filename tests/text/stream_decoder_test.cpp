@@ -51,14 +51,14 @@ TEST_CASE("parts come as soon as they are whole") {
   for (const std::int32_t byte : {0xF0, 0x9F, 0x9A}) CHECK(decoder.push(3 + byte) == "");
   CHECK(decoder.push(3 + 0x80) == "🚀");
   CHECK(decoder.push(3 + 0xC3) == "");
-  CHECK(decoder.push(2) == "");   // no text: still waiting
+  CHECK(decoder.push(2) == "");   // no text: the decoder still waits
   CHECK(decoder.push(-7) == "");  // no such token
   const std::string never_whole = "\xC3";
   CHECK(decoder.push(t.vocabulary().find("a")) == never_whole + "a");
   CHECK(decoder.push(3 + 0xE2) == "");
   CHECK(decoder.flush() == "\xE2");
   CHECK(decoder.flush() == "");
-  CHECK(decoder.push(t.vocabulary().find("▁the")) == "the");  // as new
+  CHECK(decoder.push(t.vocabulary().find("▁the")) == "the");  // back in the initial state
 }
 
 TEST_CASE("a stream that continues a text keeps its first space") {
@@ -74,8 +74,8 @@ TEST_CASE("characters cut anywhere are never shown in parts") {
   const Tokenizer t = text_fixtures::small_tokenizer();
   const std::string text = "aé你🚀ß\xCC\x81😶‍🌫️ z";
   REQUIRE(is_utf8(text));
-  // Pieces up to a place, bytes up to another, pieces again: every pair of places between
-  // characters for the pieces, with the bytes cut one by one.
+  // Pieces up to a position, single bytes up to a second one, then pieces again: for every pair of
+  // positions at which the pieces end between characters.
   for (std::size_t from = 0; from <= text.size(); ++from) {
     for (std::size_t to = from; to <= text.size(); ++to) {
       if (!is_utf8(text.substr(0, from)) || !is_utf8(text.substr(to))) continue;
@@ -103,7 +103,7 @@ TEST_CASE("streamed is decoded, for any tokens at all") {
   for (int i = 0; i < 2000; ++i) {
     Ids ids(random() % 40);
     for (std::int32_t& id : ids)
-      id = random() % 3 ? 3 + static_cast<std::int32_t>(random() % 256)  // bytes: broken characters
+      id = random() % 3 ? 3 + static_cast<std::int32_t>(random() % 256)  // bytes: invalid UTF-8
                         : static_cast<std::int32_t>(random() % 520) - 4;
     const DecodeOptions options = {.show_special = random() % 2 != 0,
                                    .at_start = random() % 2 != 0};
@@ -113,7 +113,7 @@ TEST_CASE("streamed is decoded, for any tokens at all") {
 
 TEST_CASE("no token costs an allocation") {
   auto pieces = text_fixtures::small_pieces();
-  pieces.push_back({std::string(500, '='), 0, PieceType::normal});  // 512: far beyond small strings
+  pieces.push_back({std::string(500, '='), 0, PieceType::normal});  // 512: no small string
   auto vocabulary = Vocabulary::make(text_fixtures::views(pieces), {});
   REQUIRE(vocabulary);
   const Tokenizer t(*std::move(vocabulary));
@@ -122,7 +122,7 @@ TEST_CASE("no token costs an allocation") {
 #if NIBBLE_TEST_COUNTS_ALLOCATIONS
   const long long before_string = allocation_count();
   const std::string long_text(1000, 'x');
-  REQUIRE(allocation_count() > before_string);  // the counter counts
+  REQUIRE(allocation_count() > before_string);  // the counter works
 #endif
 
   std::size_t bytes = 0;

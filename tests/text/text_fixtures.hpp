@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A vocabulary of 512 pieces made by hand, and the bytes of GGUF files around vocabularies.
+// A vocabulary of 512 hand-made pieces, and the bytes of GGUF files that contain vocabularies.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@
 
 namespace text_fixtures {
 
-// Owns what nibble::text::Piece only views.
+// Like nibble::text::Piece, but owns its text.
 struct OwnedPiece {
   std::string text;
   float score;
@@ -31,7 +31,7 @@ inline std::vector<nibble::text::Piece> views(const std::vector<OwnedPiece>& pie
 }
 
 // <unk> <s> </s>, the 256 bytes, U+2581, letters, a few accented and wide characters, and prefixes
-// of words up to 512 pieces; later pieces have lower scores.
+// of words, 512 pieces in all. Later pieces have lower scores.
 inline std::vector<OwnedPiece> small_pieces() {
   using nibble::text::PieceType;
   std::vector<OwnedPiece> pieces = {{"<unk>", 0, PieceType::unknown},
@@ -74,7 +74,7 @@ inline nibble::text::Tokenizer small_tokenizer() {
   return nibble::text::Tokenizer(small_vocabulary());
 }
 
-// Texts over an alphabet of fragments, long enough to merge and break in every way.
+// Random texts over an alphabet of fragments, long enough for all kinds of merges.
 inline std::string random_text(std::mt19937& random, std::size_t n_fragments) {
   static const std::vector<std::string> fragments = {" ",
                                                      "  ",
@@ -117,7 +117,7 @@ inline std::string random_bytes(std::mt19937& random, std::size_t n) {
   return text;
 }
 
-// What a round trip through an SPM vocabulary gives: U+2581 and space are one.
+// The result of a round trip through an SPM vocabulary: U+2581 becomes a space.
 inline std::string spaces_for_u2581(std::string_view text) {
   using nibble::text::kSpmSpace;
   std::string out;

@@ -34,7 +34,7 @@ Tokenizer tokenizer_of(const std::string& path) {
   return *std::move(tokenizer);
 }
 
-// The small vocabulary and "<|user|>", control, and "[sep]", user-defined.
+// The small vocabulary plus "<|user|>" (control) and the user-defined "[sep]" and " [pad]".
 Tokenizer chat_tokenizer(const VocabularySettings& settings = {}) {
   auto pieces = text_fixtures::small_pieces();
   pieces.push_back({"<|user|>", 0, PieceType::control});     // 512
@@ -68,7 +68,7 @@ TEST_CASE("a vocabulary made by hand: words, spaces, bytes") {
   CHECK(encode(t, "é你ß") == Ids{id("▁"), id("é"), id("你"), 3 + 0xC3, 3 + 0x9F});
   CHECK(encode(t, std::string_view("\0\n", 2)) == Ids{id("▁"), 3, 3 + '\n'});
   CHECK(encode(t, "\xE4\xBD") == Ids{id("▁"), 3 + 0xE4, 3 + 0xBD});
-  // A broken character does not swallow what follows it.
+  // An incomplete character does not swallow what follows it.
   CHECK(encode(t, "\xC3 the") == Ids{id("▁"), 3 + 0xC3, id("▁the")});
   CHECK(t.piece(id("▁the")) == "▁the");
   CHECK(t.piece(-1) == "");
@@ -113,7 +113,7 @@ TEST_CASE("user-defined tokens are always read, control tokens only where allowe
   CHECK(t.decode(Ids{1, 512, id("▁the"), 2}) == "the");
   CHECK(t.decode(Ids{1, 512, id("▁the"), 2}, {.show_special = true}) == "<s><|user|>the</s>");
   CHECK(t.decode(Ids{id("▁the")}, {.at_start = false}) == " the");
-  // The space is the token's own, not the one that encoding adds.
+  // The space belongs to the token; it is not the one that encoding adds.
   CHECK(t.decode(encode(t, " [pad]")) == " [pad]");
 }
 
@@ -224,5 +224,5 @@ TEST_CASE("home commands: every utterance and its call come back") {
     }
   }
   CHECK(n == 2000);
-  CHECK(n_ids * 2 < n_bytes);  // words became pieces: it was not all bytes
+  CHECK(n_ids * 2 < n_bytes);  // words became pieces, not only bytes
 }

@@ -23,7 +23,7 @@ using text_fixtures::OwnedPiece;
 
 namespace {
 
-// The small vocabulary as a file whose parts a test changes before it is written.
+// The small vocabulary as a file; a test can change its parts before it is written.
 struct File {
   std::vector<std::string> tokens;
   std::vector<float> scores;
@@ -117,7 +117,7 @@ TEST_CASE("a file made of colliding pieces is refused instead of slowing everyth
   std::vector<Piece> pieces;
   for (const std::string& text : texts) pieces.push_back({text, 0, PieceType::normal});
   check_error(Vocabulary::make(pieces, {}), Errc::limit, "collide");
-  pieces.resize(400);  // few enough to be found one after the other
+  pieces.resize(400);  // few enough for linear search
   const auto v = Vocabulary::make(pieces, {});
   REQUIRE(v);
   for (std::size_t i = 0; i < pieces.size(); ++i)
@@ -125,7 +125,7 @@ TEST_CASE("a file made of colliding pieces is refused instead of slowing everyth
 }
 
 TEST_CASE("two pieces with the same hash are told apart") {
-  // 16 bytes are mixed in two steps, so the second half can undo the difference of the first.
+  // 16 bytes are hashed in two steps, so the second half can cancel the difference of the first.
   const auto after_first_half = [](std::uint64_t half) {
     const std::uint64_t mixed = (0x9E3779B97F4A7C15u ^ 16u ^ half) * 0xD6E8FEB86659FD93u;
     return mixed ^ mixed >> 32;
@@ -161,7 +161,7 @@ TEST_CASE("a byte without a byte piece is spelled by itself or not at all") {
   auto pieces = text_fixtures::small_pieces();
   pieces[3 + 'a'] = {"moved-a", 0, PieceType::normal};
   pieces[3 + 0x01] = {"moved-1", 0, PieceType::normal};
-  pieces.push_back({"\x01", 0, PieceType::control});  // no spelling: text must not become it
+  pieces.push_back({"\x01", 0, PieceType::control});  // must not become the spelling of its byte
   const auto v = Vocabulary::make(text_fixtures::views(pieces), {});
   REQUIRE(v);
   CHECK(v->byte_token('a') == v->find("a"));

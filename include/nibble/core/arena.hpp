@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// AlignedBuffer: one owned block of memory. Arena: hands out aligned pieces of one in order; a
-// session allocates everything it will ever need this way, before the first token.
+// AlignedBuffer: one owned block of memory. Arena: allocates aligned arrays from one block, in
+// order. A session allocates all the memory it will ever need this way, before the first token.
 #pragma once
 
 #include <cstddef>
@@ -21,19 +21,19 @@
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
-// Enough for every vector load and for a cache line: 64 bytes.
+// Alignment for every vector load, and the size of a cache line: 64 bytes.
 inline constexpr std::size_t kAlignment = 64;
 
-// The largest object that a program can have: sizes are computed in 64 bits and compared with it.
+// The largest object that a program can have. Sizes are computed in 64 bits and compared with it.
 inline constexpr std::int64_t kMaxBytes = std::numeric_limits<std::ptrdiff_t>::max();
 
 constexpr std::size_t align_up(std::size_t n, std::size_t alignment = kAlignment) noexcept {
   return (n + alignment - 1) / alignment * alignment;
 }
 
-// Owned, zeroed bytes, aligned to kAlignment. Never throws: an allocation that fails is an Error.
-// On Linux a large buffer lies on 2 MiB pages where the system has them: weights that are read once
-// per token would otherwise miss the TLB every 4 KiB.
+// Owned, zeroed bytes, aligned to kAlignment. Never throws: a failed allocation is an Error. On
+// Linux a large buffer uses 2 MiB pages where the system has them: weights are read once per token,
+// and with 4 KiB pages there would be a TLB miss every 4 KiB.
 class AlignedBuffer {
  public:
   AlignedBuffer() noexcept = default;
@@ -63,13 +63,13 @@ class AlignedBuffer {
 
  private:
   static constexpr std::size_t kHugePage = std::size_t{2} << 20;
-  static constexpr std::size_t kLargestPage = std::size_t{64} << 10;  // of those not huge, on ARM
+  static constexpr std::size_t kLargestPage = std::size_t{64} << 10;  // ARM: largest normal page
 
 #if defined(__linux__)
   static bool is_mapped(std::size_t bytes) noexcept { return bytes >= 2 * kHugePage; }
 
-  // Fresh pages, which are zero without being touched. They start at a huge page: what is mapped
-  // too much around them goes back at once.
+  // Maps fresh pages, which are zero without being touched. The mapping starts at a huge-page
+  // boundary; the surplus before and after it is unmapped at once.
   static std::byte* map(std::size_t bytes) noexcept {
     const std::size_t length = align_up(bytes, kLargestPage);
     void* const p = ::mmap(nullptr, length + kHugePage, PROT_READ | PROT_WRITE,
@@ -80,7 +80,7 @@ class AlignedBuffer {
                                reinterpret_cast<std::uintptr_t>(begin);
     if (before > 0) ::munmap(begin, before);
     if (before < kHugePage) ::munmap(begin + before + length, kHugePage - before);
-    ::madvise(begin + before, length, MADV_HUGEPAGE);  // a wish; small pages serve as well
+    ::madvise(begin + before, length, MADV_HUGEPAGE);  // a hint; small pages work as well
     return begin + before;
   }
   static void unmap(std::byte* data, std::size_t bytes) noexcept {
@@ -111,8 +111,8 @@ class AlignedBuffer {
   std::size_t size_ = 0;
 };
 
-// Pieces of a block of memory, each aligned to kAlignment, in order. Does not own the block; of one
-// that is not aligned itself, it leaves out the first bytes.
+// Allocates arrays from a block of memory, in order, each aligned to kAlignment. Does not own the
+// block. If the block itself is not aligned, its first bytes are skipped.
 class Arena {
  public:
   Arena() noexcept = default;
@@ -122,7 +122,7 @@ class Arena {
     if (skip <= memory.size()) memory_ = memory.subspan(skip);
   }
 
-  // `count` objects of T, uninitialized, or nullptr when the arena is full.
+  // Returns `count` objects of T, uninitialized, or nullptr when the arena is full.
   template <class T>
   T* take(std::size_t count) noexcept {
     static_assert(std::is_trivially_destructible_v<T> && alignof(T) <= kAlignment);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Version, the versioned inline namespace, and the few macros every header uses.
+// Version, the versioned inline namespace, and the few macros that every header uses.
 #pragma once
 
 #define NIBBLE_VERSION_MAJOR 0
@@ -16,8 +16,9 @@
 #error "nibble: <windows.h>, included before, made macros of min and max; define NOMINMAX before it"
 #endif
 
-// Debug checks (bounds of views, preconditions of ops). On in debug builds; define NIBBLE_DEBUG
-// to 0 or 1 to choose. User data never relies on them: files and parameters are checked always.
+// Debug checks: bounds of views, preconditions of operations. On in debug builds; define
+// NIBBLE_DEBUG as 0 or 1 to choose. User data never relies on them: files and parameters are always
+// checked.
 #ifndef NIBBLE_DEBUG
 #ifdef NDEBUG
 #define NIBBLE_DEBUG 0
@@ -26,7 +27,7 @@
 #endif
 #endif
 
-// Exceptions: errors are values everywhere; Result::value() throws only where exceptions exist.
+// Errors are values everywhere; Result::value() throws, and exists only where exceptions do.
 #if defined(__cpp_exceptions) || defined(_CPPUNWIND)
 #define NIBBLE_HAS_EXCEPTIONS 1
 #else
@@ -34,11 +35,11 @@
 #endif
 
 // The inline namespace names the version and everything that changes the code of an inline
-// function: the instructions the compiler may use outside our per-target namespaces, and whether
-// checks are on. Two translation units built with -m flags of different levels therefore never
-// share such a function, so the linker cannot keep the one that a lesser machine cannot run. (The
-// levels below are those that change what compilers emit for plain code; flags within one are not
-// told apart.)
+// function: the instructions that the compiler may use outside our per-target namespaces, and
+// whether checks are on. Two translation units built with -m flags of different levels therefore
+// never share such a function, so the linker cannot keep a copy that a lesser machine cannot run.
+// (The levels below are those that change what compilers emit for plain code; flags within one
+// level are not distinguished.)
 #if defined(__AVX512FP16__)
 #define NIBBLE_BASELINE_ avx512fp16
 #elif defined(__AVX512VNNI__)
@@ -97,10 +98,10 @@
 #define NIBBLE_CONCAT4(a, b, c, d) NIBBLE_CONCAT4_(a, b, c, d)
 #define NIBBLE_ABI NIBBLE_CONCAT4(v0_1, NIBBLE_BASELINE_, NIBBLE_BASELINE_BMI_, NIBBLE_CHECKS_)
 
-// The form of a program. Header form, the default: every function is inline. Split form, for
-// programs of many translation units: NIBBLE_SPLIT is defined in all of them (one compiler flag),
-// and one of them, which includes nibble/nibble.hpp, defines NIBBLE_IMPLEMENTATION as well before
-// the first of nibble's headers. All others see declarations: each x.hpp then leaves out its
+// A program uses nibble in one of two forms. Header form, the default: every function is inline.
+// Split form, for programs of many translation units: all of them define NIBBLE_SPLIT (one compiler
+// flag). One of them includes nibble/nibble.hpp and also defines NIBBLE_IMPLEMENTATION before the
+// first of nibble's headers. All others see only declarations: there, each x.hpp leaves out its
 // x-inl.hpp, whose functions are NIBBLE_INLINE.
 #if defined(NIBBLE_IMPLEMENTATION) && !defined(NIBBLE_SPLIT)
 #error "nibble: NIBBLE_IMPLEMENTATION is for the split form; define NIBBLE_SPLIT in every file"
@@ -116,8 +117,8 @@
 #define NIBBLE_DECLARATIONS_ONLY 0
 #endif
 
-// In front of a function with nothing to vary: makes it a template, so that it and the kernels that
-// it calls, for every target, are compiled where it is called and not wherever it is included.
+// Makes a function that needs no template parameter a template. It and the kernels that it calls,
+// for every target, are then compiled where it is called, not wherever it is included.
 #define NIBBLE_LAZY template <class = void>
 
 #define NIBBLE_UNREACHABLE() __builtin_unreachable()
@@ -126,8 +127,8 @@
 #define NIBBLE_UNREACHABLE() __assume(0)
 #endif
 
-// A precondition on the caller's code, never on user data. Stops in the debugger when checks are
-// on; costs nothing otherwise.
+// A precondition on the caller's code, never on user data. When checks are on, a violation stops in
+// the debugger; otherwise it costs nothing.
 #if NIBBLE_DEBUG
 #if defined(_MSC_VER) && !defined(__clang__)
 #define NIBBLE_ASSERT(condition) ((condition) ? (void)0 : __debugbreak())

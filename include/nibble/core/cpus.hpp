@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Which CPUs this process may use: the affinity mask, the physical cores behind it and the CPU
-// quota of the container. A count of the machine's CPUs alone is wrong in every container.
+// Which CPUs this process may use: its affinity mask, the physical cores behind it and the CPU
+// quota of its container. The number of CPUs of the machine alone is wrong in every container.
 #pragma once
 
 #include <algorithm>
@@ -27,28 +27,28 @@
 namespace nibble { inline namespace NIBBLE_ABI {
 
 struct AvailableCpus {
-  // Logical CPUs that the calling thread may run on, one of each physical core before any second
-  // one of a core. Empty where the system does not tell.
+  // Logical CPUs that the calling thread may run on: first one of each physical core, then the
+  // other ones. Empty where the system does not tell.
   std::vector<int> ids;
-  Index n_logical = 1;  // how many of them can run at once, the quota considered; at least 1
-  Index n_cores = 1;    // physical cores among them, as far as known, likewise; at least 1
+  Index n_logical = 1;  // how many of them can run at once under the quota; at least 1
+  Index n_cores = 1;    // physical cores among them, as far as known, under the quota; at least 1
 };
 
-// Never fails: what the system does not tell is taken for one CPU without a quota.
+// Never fails. Where the system does not tell, it assumes one CPU and no quota.
 AvailableCpus available_cpus();
 
-// Lets the calling thread run on logical CPU `cpu` alone. False when the system refuses or, as
-// macOS, has no such call.
+// Pins the calling thread to logical CPU `cpu`. Returns false when the system refuses or has no
+// such call (macOS).
 bool pin_this_thread(int cpu) noexcept;
 
-// CPUs' worth of time that the Linux control groups (v1 and v2) of this process allow: the least
-// quota / period from its group up to the root; 0 when there is no limit. `root` is put in front of
-// /proc and /sys.
+// CPU time that the Linux control groups (v1 and v2) of this process allow, in CPUs: the smallest
+// quota / period from its group up to the root; 0 when there is no limit. `root` is a prefix of the
+// paths /proc and /sys.
 double cgroup_cpu_quota(const std::string& root = "");
 
 namespace detail {
 
-// The beginning (4 KiB) of a file; empty when it cannot be read.
+// The first 4 KiB of a file; empty when it cannot be read.
 inline std::string read_beginning(const std::string& path) {
   std::array<char, 4096> buffer;
   std::FILE* const file = std::fopen(path.c_str(), "rb");
@@ -58,16 +58,16 @@ inline std::string read_beginning(const std::string& path) {
   return std::string(buffer.data(), n);
 }
 
-// quota / period, or 0 when there is no limit ("max", -1 or nothing).
+// quota / period; 0 when there is no limit ("max", -1 or empty).
 inline double quota_ratio(const std::string& quota, const std::string& period) {
   const long long q = std::strtoll(quota.c_str(), nullptr, 10);
   const long long p = std::strtoll(period.c_str(), nullptr, 10);
   return q > 0 && p > 0 ? static_cast<double>(q) / static_cast<double>(p) : 0.0;
 }
 
-// The least quota of `group` (a path such as "/a/b") and all groups above it. A container often
-// sees its own group mounted as the root while the path still names it from outside: the parts
-// that are missing count as unlimited.
+// The smallest quota of `group` (a path such as "/a/b") and of all groups above it. A container
+// often sees its own group mounted as the root, while the path still names the group as seen from
+// outside. Path components that are missing therefore count as unlimited.
 inline double least_quota(const std::string& mount, std::string group, bool v2) {
   double least = 0;
   if (group == "/") group.clear();
@@ -101,7 +101,7 @@ inline double cgroup_cpu_quota(const std::string& root) {
     const std::size_t first = line.find(':');
     const std::size_t second = first == std::string::npos ? first : line.find(':', first + 1);
     if (second == std::string::npos) continue;
-    std::string controllers = ",";  // not by operator+: GCC 12 warns of it at -O3 for no reason
+    std::string controllers = ",";  // no operator+: GCC 12 gives a false warning for it at -O3
     controllers.append(line, first + 1, second - first - 1).push_back(',');
     const bool v2 = controllers == ",,";
     if (!v2 && controllers.find(",cpu,") == std::string::npos) continue;
@@ -116,11 +116,12 @@ inline double cgroup_cpu_quota(const std::string& root) {
 
 inline AvailableCpus available_cpus() {
   AvailableCpus cpus;
-  // More CPUs than any kernel has: it fills in what it knows of them, and fails for too few.
+  // Larger than any kernel's mask: the kernel fills in what it knows, and fails if the mask is too
+  // small.
   std::array<unsigned long, 1024> mask{};
   if (sched_getaffinity(0, sizeof(mask), reinterpret_cast<cpu_set_t*>(mask.data())) != 0) mask = {};
   // Siblings of one core list each other in ascending order, so the first names the core.
-  std::vector<int> cores;  // of those in cpus.ids
+  std::vector<int> cores;  // the core of each entry of cpus.ids
   std::vector<int> seconds;
   constexpr std::size_t kBits = sizeof(unsigned long) * 8;
   for (std::size_t i = 0; i < mask.size() * kBits; ++i) {
@@ -137,7 +138,7 @@ inline AvailableCpus available_cpus() {
   for (const int id : seconds) cpus.ids.push_back(id);
   cpus.n_logical = std::max<Index>(1, static_cast<Index>(cpus.ids.size()));
 
-  // To the nearest whole CPU: a thread that is throttled holds up all others at the next join.
+  // Rounded to the nearest whole CPU: a throttled thread delays all others at the next join.
   if (const double quota = cgroup_cpu_quota(); quota > 0 && quota < 1e6) {
     const Index whole = std::max<Index>(1, static_cast<Index>(quota + 0.5));
     cpus.n_logical = std::min(cpus.n_logical, whole);

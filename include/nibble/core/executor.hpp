@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Executor: where parallel work runs. nibble's own is ThreadPool; a host program with threads of
-// its own implements this interface instead.
+// Executor: where parallel work runs. nibble's own implementation is ThreadPool; a host program
+// that has its own threads implements this interface instead.
 #pragma once
 
 #include <type_traits>
@@ -10,7 +10,7 @@
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
-// A reference to a callable, valid while the callable lives. Two pointers, no allocation.
+// A reference to a callable, valid while the callable lives. Holds two pointers, allocates nothing.
 template <class Signature>
 class FunctionRef;
 template <class R, class... Args>
@@ -42,17 +42,18 @@ class FunctionRef<R(Args...)> {
 
 class Executor {
  public:
-  // A unit of work: `task` in [0, n_tasks), run on worker `worker` in [0, n_workers()). No two
-  // tasks run on one worker at the same time, so `worker` may index scratch memory.
+  // A unit of work: `task` in [0, n_tasks), run on worker `worker` in [0, n_workers()). A worker
+  // runs one task at a time, so `worker` may index scratch memory.
   using Task = FunctionRef<void(Index task, Index worker)>;
 
   virtual ~Executor() = default;
 
-  // The most workers that may run tasks at once, the caller included; at least 1 and constant.
+  // The largest number of workers that run tasks at once, including the caller. At least 1,
+  // constant.
   virtual Index n_workers() const noexcept = 0;
 
-  // Runs task 0 … n_tasks − 1, each once, in any order, and returns when all are done; what they
-  // wrote is then visible to the caller. Called by one thread at a time; must not allocate.
+  // Runs tasks 0 … n_tasks − 1, each once, in any order. Returns when all are done; what they wrote
+  // is then visible to the caller. Only one thread calls it at a time; it must not allocate.
   virtual void parallel_for(Index n_tasks, Task task) noexcept = 0;
 };
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Storage types for 16-bit floats and their exact conversions. Arithmetic happens in f32; kernels
-// convert whole vectors, these scalar forms serve files, scales and tails. (With
-// __builtin_bit_cast, which every compiler has: std::bit_cast is a function of namespace std, see
-// core/scalar.hpp.)
+// Storage types for 16-bit floats and their exact conversions. Arithmetic is done in f32. Kernels
+// convert whole vectors; these scalar functions are for files, scales and tails. (They use
+// __builtin_bit_cast, which every compiler has. std::bit_cast is a function of namespace std, see
+// core/scalar.hpp for why that matters.)
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ struct bf16 {
 static_assert(sizeof(f16) == 2 && alignof(f16) == 2);
 static_assert(sizeof(bf16) == 2 && alignof(bf16) == 2);
 
-// Exact; NaN payloads survive.
+// Exact; NaN payloads are kept.
 constexpr float to_f32(f16 h) noexcept {
   const std::uint32_t sign = std::uint32_t{h.bits & 0x8000u} << 16;
   const std::uint32_t exponent = (h.bits >> 10) & 0x1Fu;
@@ -46,7 +46,7 @@ constexpr float to_f32(bf16 b) noexcept {
 
 constexpr float to_f32(float x) noexcept { return x; }
 
-// Round to nearest, ties to even; overflow gives infinity, NaN stays NaN (quiet).
+// Rounds to nearest, ties to even. Overflow gives infinity, NaN stays NaN (quiet).
 constexpr f16 to_f16(float x) noexcept {
   const std::uint32_t u = __builtin_bit_cast(std::uint32_t, x);
   const std::uint32_t sign = (u >> 16) & 0x8000u;
@@ -65,7 +65,7 @@ constexpr f16 to_f16(float x) noexcept {
   return f16{static_cast<std::uint16_t>(sign | bits)};
 }
 
-// Round to nearest, ties to even; NaN stays NaN (quiet). As ggml's reference.
+// Rounds to nearest, ties to even. NaN stays NaN (quiet). Same as ggml's reference.
 constexpr bf16 to_bf16(float x) noexcept {
   const std::uint32_t u = __builtin_bit_cast(std::uint32_t, x);
   if ((u & 0x7FFFFFFFu) > 0x7F800000u) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// NativeThread: a thread of the operating system whose failure to start is a value. (std::thread
-// throws, and without exceptions ends the program.) Also the clock and the pause of spin loops.
+// NativeThread: a thread of the operating system that reports a failed start as a value.
+// (std::thread throws, and without exceptions it ends the program.) Also the clock and the pause
+// for spin loops.
 #pragma once
 
 #include <cstdint>
@@ -34,13 +35,13 @@ class NativeThread {
   NativeThread() noexcept = default;
   NativeThread(const NativeThread&) = delete;
   NativeThread& operator=(const NativeThread&) = delete;
-  ~NativeThread() { NIBBLE_ASSERT(!started_); }  // joined before
+  ~NativeThread() { NIBBLE_ASSERT(!started_); }  // must be joined before
 
   // Runs entry(argument) on a new thread. Returns 0, or the system's error number. Call it once;
   // the object must not move until join().
   int start(Entry entry, void* argument) noexcept;
 
-  // Waits for the end of a thread that was started; does nothing otherwise.
+  // Waits until the thread ends. Does nothing if no thread was started.
   void join() noexcept;
 
  private:
@@ -94,8 +95,8 @@ inline std::int64_t monotonic_nanoseconds() noexcept {
 inline int NativeThread::start(Entry entry, void* argument) noexcept {
   entry_ = entry;
   argument_ = argument;
-  // The host's signals are handled on the host's threads, except those that a thread causes itself
-  // and the profiler's.
+  // Blocks the signals that belong to the host's threads: all except those that a thread causes
+  // itself and the profiler's.
   sigset_t blocked, before;
   sigfillset(&blocked);
   for (const int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF}) {
@@ -115,13 +116,13 @@ inline void NativeThread::join() noexcept {
 
 inline std::int64_t monotonic_nanoseconds() noexcept {
   timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);  // <chrono> costs more to include than the pool itself
+  clock_gettime(CLOCK_MONOTONIC, &now);  // <chrono> costs more to include than the thread pool
   return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 
 #endif
 
-// Tells the core that this is a spin loop: saves power and lets the sibling thread run.
+// Tells the core that this is a spin loop: saves power and lets the sibling hardware thread run.
 inline void cpu_relax() noexcept {
 #if defined(_MSC_VER) && !defined(__clang__)
 #if defined(_M_X64) || defined(_M_IX86)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Owned: the only owner of an object. As std::unique_ptr, but the object's type need be complete
-// only where one is made, and without <memory>, which takes longer to parse than all declarations
-// of nibble's front door.
+// Owned: sole owner of an object. Like std::unique_ptr, but the object's type must be complete only
+// where an Owned is made from a pointer, and it needs no <memory>, which takes longer to parse than
+// all declarations of nibble/nibble.hpp.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,8 @@ class Owned {
  public:
   Owned() noexcept = default;
   Owned(std::nullptr_t) noexcept {}  // NOLINT: as std::unique_ptr
-  // Takes an object made by `new`, of T or of a class derived from it; null is nothing.
+  // Takes ownership of an object made by `new`, of type T or of a class derived from it, or of
+  // nothing (null).
   template <class U>
   requires std::is_convertible_v<U*, T*>
   explicit Owned(U* object) noexcept
@@ -26,7 +27,7 @@ class Owned {
   Owned(Owned&& other) noexcept
       : object_(std::exchange(other.object_, nullptr)), destroy_(other.destroy_) {}
   Owned& operator=(Owned&& other) noexcept {
-    Owned taken(std::move(other));  // what this had ends with it, here
+    Owned taken(std::move(other));  // destroys, at the end of this function, what this object owned
     std::swap(object_, taken.object_);
     std::swap(destroy_, taken.destroy_);
     return *this;

@@ -46,7 +46,7 @@ struct Error {
   Errc code = Errc::invalid_argument;
   std::string message;  // what and where, e.g. "model.gguf: tensor 'blk.0.attn_q.weight': ..."
 
-  // The same error seen from one level further out: `where` is put in front of the message.
+  // The same error, one level further out: `where` is put in front of the message.
   Error in(const std::string& where) && { return Error{code, where + ": " + message}; }
 };
 
@@ -118,7 +118,7 @@ class [[nodiscard]] Result {
   }
 
 #if NIBBLE_HAS_EXCEPTIONS
-  // The throwing convenience: the value, or an Exception that carries the error.
+  // The throwing alternative: returns the value, or throws an Exception that carries the error.
   T& value() & {
     check();
     return value_;
@@ -139,8 +139,8 @@ class [[nodiscard]] Result {
 #endif
 
  private:
-  // Placement new and not std::construct_at: <memory> takes longer to parse than all of the front
-  // door.
+  // Placement new instead of std::construct_at: <memory> takes longer to parse than all
+  // declarations of nibble/nibble.hpp.
   void take(Result& other) noexcept {
     has_value_ = other.has_value_;
     if (has_value_) {
@@ -173,8 +173,8 @@ inline Status ok() { return Status(Unit{}); }
 
 #define NIBBLE_TRY_CAT_(a, b) a##b
 #define NIBBLE_TRY_CAT(a, b) NIBBLE_TRY_CAT_(a, b)
-// NIBBLE_TRY(name, expression): declares `name` with the value of a Result, or returns its error
-// from the enclosing function.
+// NIBBLE_TRY(name, expression): declares `name` with the value of a Result, or returns the Result's
+// error from the enclosing function.
 #define NIBBLE_TRY(name, ...)                                        \
   auto NIBBLE_TRY_CAT(nibble_try_, __LINE__) = (__VA_ARGS__);        \
   if (!NIBBLE_TRY_CAT(nibble_try_, __LINE__))                        \

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Small functions of floating-point numbers. As those of namespace std, which the linker keeps once
-// for all translation units of a program, in builds without optimization perhaps as compiled for a
-// better machine than it runs on; these are in a namespace that names the compiler flags.
+// Small functions on floating-point numbers. They replace those of namespace std, of which the
+// linker keeps one copy for all translation units of a program. In builds without optimization,
+// that may be the copy that was compiled for a better machine than the one it runs on. The
+// functions here are in a namespace that names the compiler flags.
 #pragma once
 
 #include <limits>
@@ -27,12 +28,12 @@ constexpr float clamp(float x, float low, float high) noexcept {
   return x < low ? low : high < x ? high : x;
 }
 
-// In containers instead of the number itself: their code is then nibble's own as well.
+// Wraps a number for use in containers: the container's code is then nibble's own too.
 template <class T>
 struct Scalar {
   T value{};
 };
-// The numbers of a vector of Scalars, one after the other; null if there are none.
+// Pointer to the first number of a vector of Scalars, which are contiguous; null if it is empty.
 template <class Scalars>
 constexpr auto* values(Scalars& scalars) noexcept {
   return scalars.empty() ? nullptr : &scalars.data()->value;

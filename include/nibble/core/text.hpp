@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Joining strings and writing numbers, for messages. The functions of namespace std that do it are
-// templates: the linker keeps one copy for all translation units of a program, perhaps the one that
-// was compiled for a better machine than it runs on. These are in a namespace that names the
-// compiler flags, and `+` of strings finds them before std's in all of nibble's code.
+// String concatenation and number formatting for messages. The functions of namespace std for this
+// are templates: the linker keeps one copy for all translation units of a program, possibly the
+// copy that was compiled for a better machine than the one it runs on. The functions here are in a
+// namespace that names the compiler flags, and all of nibble's code finds this `+` of strings
+// before std's.
 #pragma once
 
 #include <cstdio>
@@ -60,7 +61,7 @@ inline std::string operator+(const char* a, std::string&& b) {
   return std::move(b);
 }
 
-// As printf's %g: "1e-05".
+// Formatted like printf's %g: "1e-05".
 inline std::string to_text(double number) {
   char text[32];
   const int n = std::snprintf(text, sizeof text, "%g", number);

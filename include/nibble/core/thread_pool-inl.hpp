@@ -17,11 +17,11 @@ namespace nibble { inline namespace NIBBLE_ABI {
 struct ThreadPool::Helper {
   ThreadPool* pool = nullptr;
   Index worker = 0;
-  int cpu = -1;  // or -1: not pinned
+  int cpu = -1;  // -1: not pinned
   NativeThread thread;
 };
 
-// The calls that this thread is inside of, innermost first.
+// One call of parallel_for() that this thread is inside. Frames are linked, innermost first.
 struct ThreadPool::Frame {
   const ThreadPool* pool;
   Index worker;
@@ -32,7 +32,7 @@ NIBBLE_INLINE const ThreadPool::Frame*& ThreadPool::innermost() noexcept {
   return frame;
 }
 
-// Futex-sized mutex: 0 free, 1 held, 2 held and waited for.
+// A mutex of one futex word: 0 free, 1 held, 2 held and waited for.
 class ThreadPool::Lock {
  public:
   explicit Lock(std::atomic<std::uint32_t>& word) noexcept : word_(word) {
@@ -50,13 +50,14 @@ class ThreadPool::Lock {
   std::atomic<std::uint32_t>& word_;
 };
 
-// Large pieces first, single tasks last: few claims, and unequal cores finish together. A piece
-// is at most a quarter of a fair share, so a core of a quarter of the speed is not too late.
+// How many tasks to claim when `left` are left. Large chunks first, single tasks last: there are
+// few claims, and unequal cores finish together. A chunk is at most a quarter of a fair share, so a
+// core of a quarter of the speed does not finish late.
 NIBBLE_INLINE Index ThreadPool::piece(Index left) const noexcept {
   return std::max<Index>(1, left / (4 * n_active_));
 }
 
-// Spins until done() or the time is over; returns done().
+// Spins until done() is true or the time is over; returns done().
 template <class Done>
 bool ThreadPool::spin(Done done) const noexcept {
   if (spin_nanoseconds_ == 0) return done();
@@ -87,7 +88,7 @@ NIBBLE_INLINE Result<Owned<ThreadPool>> ThreadPool::create(const ThreadPoolOptio
 
   Index n_cpus = options.n_cpus;
   if (n_cpus == 0 && options.pin) {
-    for (std::size_t i = 0; i < cpus.size(); ++i) {  // distinct ones
+    for (std::size_t i = 0; i < cpus.size(); ++i) {  // count distinct CPUs
       std::size_t first = 0;
       while (cpus[first] != cpus[i]) ++first;
       n_cpus += first == i;
@@ -132,7 +133,7 @@ NIBBLE_INLINE Result<Owned<ThreadPool>> ThreadPool::create(const ThreadPoolOptio
         &helper);
     if (error != 0) break;
   }
-  if (error != 0) {  // the destructor ends those that did start
+  if (error != 0) {  // the destructor ends the threads that did start
     return Error{Errc::io, "thread pool: thread " + std::to_string(n_started + 1) + " of " +
                                std::to_string(n_threads) + " did not start: system error " +
                                std::to_string(error)};
@@ -170,7 +171,7 @@ NIBBLE_INLINE void ThreadPool::parallel_for(Index n_tasks, Task task) noexcept {
 }
 
 NIBBLE_INLINE void ThreadPool::fork_join(Index n_tasks, Task task) noexcept {
-  const Index first = piece(n_tasks);  // the caller's own, without a claim
+  const Index first = piece(n_tasks);  // the caller's own tasks, not claimed
   task_ = task;
   n_tasks_ = n_tasks;
   unfinished_.store(n_tasks, std::memory_order_relaxed);
@@ -181,7 +182,7 @@ NIBBLE_INLINE void ThreadPool::fork_join(Index n_tasks, Task task) noexcept {
   if (unfinished_.fetch_sub(n_done) != n_done) join();
 }
 
-// Claims and runs tasks until none is left; returns how many.
+// Claims and runs tasks until none is left; returns how many it ran.
 NIBBLE_INLINE Index ThreadPool::run_tasks(Index worker) noexcept {
   Index n_done = 0;
   Index left = left_.load(std::memory_order_relaxed);
@@ -200,8 +201,8 @@ NIBBLE_INLINE Index ThreadPool::run_tasks(Index worker) noexcept {
   return n_done;
 }
 
-// A helper's tasks are done. Sequentially consistent against join(): either the caller sees that
-// none is unfinished, or this sees that the caller sleeps.
+// Called when a helper's tasks are done. Sequentially consistent with join(): either the caller
+// sees that no task is unfinished, or this function sees that the caller sleeps.
 NIBBLE_INLINE void ThreadPool::finish(Index n_done) noexcept {
   if (unfinished_.fetch_sub(n_done) != n_done) return;
   if (is_joiner_asleep_.load() == 0) return;
@@ -214,13 +215,13 @@ NIBBLE_INLINE void ThreadPool::join() noexcept {
   for (;;) {
     is_joiner_asleep_.store(1);
     if (unfinished_.load() == 0) break;
-    is_joiner_asleep_.wait(1);  // a finish() of an earlier job may end it too early: look again
+    is_joiner_asleep_.wait(1);  // a finish() of an earlier job may wake it too early: check again
   }
   is_joiner_asleep_.store(0);
 }
 
-// Makes sure that n_wanted helpers are awake. Sequentially consistent against park(): either the
-// helper sees left_, or this sees that it sleeps.
+// Makes sure that n_wanted helpers are awake. Sequentially consistent with park(): either the
+// helper sees left_, or this function sees that the helper sleeps.
 NIBBLE_INLINE void ThreadPool::wake(Index n_wanted) noexcept {
   std::int32_t asleep = asleep_.load();
   Index n = 0;
@@ -239,7 +240,7 @@ NIBBLE_INLINE void ThreadPool::wake(Index n_wanted) noexcept {
 
 NIBBLE_INLINE void ThreadPool::park() noexcept {
   asleep_.fetch_add(1);
-  if (left_.load() != 0) {  // work came meanwhile: take this helper off again, if no caller did
+  if (left_.load() != 0) {  // work came meanwhile: uncount this helper, if no caller did
     std::int32_t asleep = asleep_.load();
     while (asleep > 0) {
       if (asleep_.compare_exchange_weak(asleep, asleep - 1)) return;
@@ -256,7 +257,7 @@ NIBBLE_INLINE void ThreadPool::park() noexcept {
   }
 }
 
-// The life of a helper.
+// The main loop of a helper thread.
 NIBBLE_INLINE void ThreadPool::help(Index worker) noexcept {
   const int cpu = helpers_[worker - 1].cpu;
   if (cpu >= 0 && !pin_this_thread(cpu)) pin_failed_.store(true);
@@ -265,7 +266,7 @@ NIBBLE_INLINE void ThreadPool::help(Index worker) noexcept {
   if (n_starting_.fetch_sub(1) == 1) n_starting_.notify_one();
   for (;;) {
     const auto has_work = [this] { return left_.load(std::memory_order_relaxed) != 0; };
-    // More awake than can run: spinning would take time from those that work.
+    // If more helpers are awake than can run, spinning would take time from those that work.
     const bool may_spin = n_helpers_ - asleep_.load(std::memory_order_relaxed) < n_active_;
     if (!(may_spin ? spin(has_work) : has_work())) park();
     if (left_.load(std::memory_order_relaxed) < 0) return;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ThreadPool: nibble's own Executor. A fork-join pool whose fork and join cost a few cache-line
-// transfers while it is in use, and whose threads sleep when it is not.
+// ThreadPool: nibble's own Executor. A fork-join pool. While it is in use, a fork and a join cost a
+// few cache-line transfers; while it is not, its threads sleep.
 #pragma once
 
 #include <atomic>
@@ -16,35 +16,36 @@
 namespace nibble { inline namespace NIBBLE_ABI {
 
 struct ThreadPoolOptions {
-  // Workers, the calling thread included. 0: one per physical core that this process may use
+  // Workers, including the calling thread. 0: one per physical core that this process may use
   // (affinity mask and container quota considered), or with `pin` one per entry of `cpus`.
   Index n_threads = 0;
 
-  // Pin worker w > 0 to cpus[w % cpus.size()]. Worker 0 is the host's own thread and is left alone;
-  // a host that pins it takes cpus[0]. No `cpus`: those this process may use, cores first.
+  // Pin worker w > 0 to cpus[w % cpus.size()]. Worker 0 is the host's own thread and is not pinned;
+  // a host that pins it uses cpus[0]. If `cpus` is empty: the CPUs that this process may use, one
+  // of each physical core first.
   bool pin = false;
   std::vector<int> cpus = {};
 
-  // How long an idle worker, or a caller waiting for the last task, spins before it sleeps. Longer
-  // than the serial work between two calls, or each call pays for waking threads up. 0: sleep at
-  // once.
+  // How long an idle worker, or a caller that waits for the last task, spins before it sleeps. It
+  // should be longer than the serial work between two calls, otherwise each call pays for waking
+  // threads up. 0: sleep at once.
   Index spin_microseconds = 100;
 
-  // How many workers can really run at once; 0: as many as this process may use. Further workers
-  // stay asleep: they could only take time from the others.
+  // How many workers can really run at once; 0: as many as the CPUs that this process may use.
+  // Further workers stay asleep: they could only take time from the others.
   Index n_cpus = 0;
 };
 
-// A fork-join pool of threads. Calls from inside a task, on the same pool, run their tasks on the
-// spot, on the calling task's worker (which so shares its scratch memory with them). Calls from two
-// host threads are safe and run one after the other. Tasks must not throw. Two pools whose tasks
-// call into each other may wait for each other forever. After fork() the child's copy runs
-// everything on the caller but must not be destroyed.
+// A fork-join pool of threads. A call from inside a task, on the same pool, runs its tasks at once,
+// on the worker of the calling task, which therefore shares its scratch memory with them. Calls
+// from two host threads are safe and run one after the other. Tasks must not throw. Two pools whose
+// tasks call into each other may deadlock. After fork(), the copy in the child runs everything on
+// the caller but must not be destroyed.
 class ThreadPool final : public Executor {
  public:
-  // (Virtual functions are declared inline, for the header form, here already: a compiler takes the
-  // first that is not for the class's key function, and with that puts all of them and the vtable
-  // into every object file.)
+  // (The declarations of virtual functions already say inline, for the header form. Otherwise the
+  // compiler takes the first virtual function that is not inline for the class's key function, and
+  // then puts all of them and the vtable into every object file.)
 
   static constexpr Index kMaxThreads = 1024;
 
@@ -89,19 +90,20 @@ class ThreadPool final : public Executor {
   Index n_active_ = 1;         // workers that can run at once
   Helper* helpers_ = nullptr;  // (n_helpers_)
 
-  // The job, in one line because a worker needs all of it. left_ counts the tasks not yet claimed:
-  // the next is n_tasks_ - left_. Negative: the pool is being destroyed. Whoever lowers left_ owns
-  // tasks, and a job with an unfinished task cannot end, so task_ and n_tasks_ are read only after
-  // a claim and need not be atomic. A worker that comes late for one job therefore claims of the
-  // next one, or nothing; nobody ever waits for a worker that has no task.
+  // The job, in one cache line because a worker needs all of it. left_ counts the tasks not yet
+  // claimed: the next task is n_tasks_ - left_. Negative: the pool is being destroyed. A thread
+  // that lowers left_ owns the tasks it claimed, and a job with an unfinished task cannot end. So
+  // task_ and n_tasks_ are read only after a claim and need not be atomic. A worker that is late
+  // for one job claims tasks of the next one, or nothing; nobody ever waits for a worker that has
+  // no task.
   alignas(kLine) std::atomic<Index> left_{0};
   Index n_tasks_ = 0;
   Task task_{nothing};
 
-  alignas(kLine) std::atomic<Index> unfinished_{0};  // tasks claimed or not, not yet done
+  alignas(kLine) std::atomic<Index> unfinished_{0};  // tasks not yet done, claimed or not
   std::atomic<std::uint32_t> is_joiner_asleep_{0};
 
-  // A sleeping helper is counted in asleep_ until a caller takes it off and gives a permit for it.
+  // asleep_ counts each sleeping helper until a caller uncounts it and adds a permit for it.
   alignas(kLine) std::atomic<std::int32_t> asleep_{0};
   std::atomic<std::uint32_t> permits_{0};
 

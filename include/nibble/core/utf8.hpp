@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // UTF-8 as the Unicode standard defines it (table 3-7: no overlong forms, no surrogates, nothing
-// above U+10FFFF), on bytes that may be anything at all.
+// above U+10FFFF). The input may be any bytes.
 #pragma once
 
 #include <cstddef>
@@ -13,18 +13,17 @@
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
-// What stands at the beginning of a byte string.
+// The character at the beginning of a byte string, which may be incomplete.
 struct Utf8Prefix {
-  std::size_t announced =
-      0;                    // bytes of the character that the first byte begins; 0: it begins none
-  std::size_t present = 0;  // how many of them are there, each one legal at its place
+  std::size_t announced = 0;  // length in bytes that the first byte announces; 0: none
+  std::size_t present = 0;    // how many of these bytes are there, each one valid at its position
 };
 
 constexpr Utf8Prefix utf8_prefix(std::string_view bytes) noexcept {
   if (bytes.empty()) return {};
   const auto at = [&](std::size_t i) { return static_cast<unsigned char>(bytes[i]); };
   const unsigned lead = at(0);
-  // The second byte's range is narrower where the lead byte alone would allow what is forbidden.
+  // The second byte has a narrower range where the full range would allow forbidden characters.
   unsigned low = 0x80, high = 0xBF;
   Utf8Prefix prefix;
   if (lead < 0x80) return {1, 1};
@@ -53,13 +52,13 @@ constexpr Utf8Prefix utf8_prefix(std::string_view bytes) noexcept {
   return prefix;
 }
 
-// Bytes of the character at the beginning of `bytes`; 0 when there is no whole character.
+// Length in bytes of the character at the beginning of `bytes`; 0 when there is no whole character.
 constexpr std::size_t utf8_length(std::string_view bytes) noexcept {
   const Utf8Prefix prefix = utf8_prefix(bytes);
   return prefix.announced == prefix.present ? prefix.announced : 0;
 }
 
-// Appends the character `c`, at most U+10FFFF.
+// Appends the character `c`, which is at most U+10FFFF.
 inline void append_utf8(std::string& out, std::uint32_t c) {
   const auto put = [&](std::uint32_t byte) { out += static_cast<char>(byte); };
   if (c < 0x80) {
@@ -79,8 +78,7 @@ inline void append_utf8(std::string& out, std::uint32_t c) {
   }
 }
 
-// How many bytes at the end of `bytes` are the beginning of a character that more bytes could
-// complete: 0 to 3.
+// How many bytes at the end of `bytes` (0 to 3) begin a character that more bytes could complete.
 constexpr std::size_t utf8_unfinished(std::string_view bytes) noexcept {
   for (std::size_t n = 1; n <= 3 && n <= bytes.size(); ++n) {
     const Utf8Prefix prefix = utf8_prefix(bytes.substr(bytes.size() - n));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Dim: an extent known at compile time or at run time. View: a non-owning tensor of up to any rank
-// whose extents are Dims, row-major unless strides say otherwise, indexed in elements.
+// Dim: an extent known at compile time or at run time. View: a non-owning tensor of any rank. Its
+// extents are Dims; it is row-major unless strides are given. Strides and indices count elements.
 #pragma once
 
 #include <array>
@@ -18,7 +18,7 @@ using Index = std::int64_t;  // counts and positions of elements
 
 inline constexpr Index kDynamic = -1;
 
-// An extent. Dim<64> takes no space and is a constant wherever it goes; Dim<> carries a value.
+// An extent. Dim<64> takes no space and is a compile-time constant everywhere; Dim<> holds a value.
 template <Index Value = kDynamic>
 struct Dim {
   static_assert(Value >= 0, "a static extent is not negative");
@@ -36,7 +36,7 @@ struct Dim<kDynamic> {
   constexpr operator Index() const noexcept { return value; }  // NOLINT
 };
 
-// Product, quotient and sum of Dims stay static when both are.
+// Products, quotients and sums of Dims are static when both operands are.
 template <Index A, Index B>
 constexpr auto operator*(Dim<A> a, Dim<B> b) noexcept {
   if constexpr (A != kDynamic && B != kDynamic)
@@ -59,7 +59,7 @@ constexpr auto operator+(Dim<A> a, Dim<B> b) noexcept {
     return Dim<>{Index{a} + Index{b}};
 }
 
-// View<float, kDynamic, 64> v(p, rows): element (i, j) is p[i * stride(0) + j * stride(1)].
+// View<float, kDynamic, 64> v(p, rows, 64): element (i, j) is p[i * stride(0) + j * stride(1)].
 // Bounds are checked when NIBBLE_DEBUG is on. A View<T> converts to a View<const T>, and static
 // extents convert to dynamic ones.
 template <class T, Index... Extents>
@@ -71,7 +71,7 @@ class View {
 
   constexpr View() noexcept = default;
 
-  // Row-major over `data`. Static extents may be given too; they must agree.
+  // Row-major over `data`. All extents are given; static ones must agree.
   template <std::convertible_to<Index>... Sizes>
   requires(sizeof...(Sizes) == kRank) constexpr explicit View(T* data, Sizes... sizes) noexcept
       : View(data, Shape{static_cast<Index>(sizes)...}) {}
@@ -133,7 +133,7 @@ class View {
     return data_[offset];
   }
 
-  // The sub-tensor at index i of the first dimension; for rank 2: a row.
+  // The sub-tensor at index i of the first dimension: for rank 2, a row.
   constexpr auto operator[](Index i) const noexcept requires(kRank >= 2) {
     NIBBLE_ASSERT(i >= 0 && i < extent(0));
     return drop_first(i, std::make_index_sequence<kRank - 1>{});

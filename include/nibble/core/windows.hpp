@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The functions of Windows that nibble calls, declared as <windows.h> does, which may be included
-// as well: without it, no program gets its thousands of macros from nibble. Empty on other systems.
+// Declarations of the Windows functions that nibble calls, so that a program does not get the
+// thousands of macros of <windows.h> from nibble. They match <windows.h>, which may be included as
+// well. Empty on other systems.
 #pragma once
 
 #if defined(_WIN32)

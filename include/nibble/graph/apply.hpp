@@ -438,7 +438,7 @@ constexpr auto apply(const Split<Ws...>& node, Pass&, const Value<W>& x) noexcep
 
 template <Index H, Index G, Index D>
 constexpr ops::AttentionShape shape_of(const Heads<H, G, D>& heads) noexcept {
-  return {heads.n_heads, heads.n_kv_heads, heads.head_dim, heads.scale, heads.window};
+  return {heads.n_heads, heads.n_kv_heads, heads.head_dim, heads.scale, heads.window, 0, {}};
 }
 
 template <class Style, class H, class Pass, Index Q, Index K>
@@ -470,8 +470,10 @@ template <class H, class Pass, Index W>
 constexpr auto apply(const Attend<H>& node, Pass& pass, const Value<W>& q) noexcept {
   const auto out = pass.make(node.heads.width(), q.rows);
   const ops::AttentionShape shape = shape_of(node.heads);
-  const Scratch scratch = pass.scratch(ops::attention_scratch_bytes(
-      pass.limits().max_workers, shape, pass.limits().max_tokens, pass.limits().n_positions));
+  const Scratch scratch =
+      pass.scratch(ops::attention_scratch_bytes(shape, {.n_workers = pass.limits().max_workers,
+                                                        .max_rows = pass.limits().max_tokens,
+                                                        .n_positions = pass.limits().n_positions}));
   pass.step(
       [=](auto& run) {
         ops::attention(run.executor(), run.view(q), run.cache(), run.layer(), shape,
@@ -488,7 +490,8 @@ constexpr auto apply(const Scores<H>& node, Pass& pass, const Value<W>& q) noexc
   const ops::AttentionShape shape = shape_of(node.heads);
   pass.step(
       [=](auto& run) {
-        ops::attention_scores(run.view(q), run.cache(), run.layer(), shape, run.first_position(),
+        const ops::Segment all = ops::single_segment(run.view(q).extent(0), run.first_position());
+        ops::attention_scores(run.view(q), run.cache(), run.layer(), shape, {&all, 1},
                               run.view(out));
       },
       q, out);
@@ -496,8 +499,8 @@ constexpr auto apply(const Scores<H>& node, Pass& pass, const Value<W>& q) noexc
 }
 template <class H, class Pass, Index W>
 constexpr auto apply(const Softmax<H>& node, Pass& pass, const Value<W>& s) noexcept {
-  const Index n_heads = node.heads.n_heads;
-  pass.step([=](auto& run) { ops::attention_softmax(run.view(s), n_heads); }, s);
+  const ops::AttentionShape shape = shape_of(node.heads);
+  pass.step([=](auto& run) { ops::attention_softmax(run.view(s), shape); }, s);
   return s;
 }
 template <class H, class Pass, Index W>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the file readers share: overflow-checked arithmetic on sizes, a bounds-checked cursor over
-// little-endian bytes, and names from files made safe to show in an error message.
+// Shared by the file readers: overflow-checked arithmetic on sizes, a bounds-checked cursor over
+// little-endian bytes, and a function that makes names from files safe to show in error messages.
 #pragma once
 
 #include <bit>
@@ -23,29 +23,30 @@ static_assert(std::endian::native == std::endian::little,
               "nibble uses the little-endian tensors of files in place: big-endian hosts are not "
               "supported");
 
-// product = a * b, or false if it does not fit.
+// product = a * b; returns false if it does not fit.
 constexpr bool checked_multiply(std::uint64_t a, std::uint64_t b, std::uint64_t& product) noexcept {
   if (b != 0 && a > std::numeric_limits<std::uint64_t>::max() / b) return false;
   product = a * b;
   return true;
 }
 
-// sum = a + b, or false if it does not fit.
+// sum = a + b; returns false if it does not fit.
 constexpr bool checked_add(std::uint64_t a, std::uint64_t b, std::uint64_t& sum) noexcept {
   if (a > std::numeric_limits<std::uint64_t>::max() - b) return false;
   sum = a + b;
   return true;
 }
 
-// A number that is known to fit in the other type, which may be the same one: size_t has 32 bits on
-// some machines and is uint64_t on others, where a cast would be useless and compilers say so.
+// Converts a number that is known to fit in the other type, which may be the same type: size_t has
+// 32 bits on some machines and is uint64_t on others, where compilers would warn about a useless
+// cast.
 template <class To, class From>
 constexpr To narrow(From value) noexcept {
   NIBBLE_ASSERT(std::in_range<To>(value));
   return static_cast<To>(value);
 }
 
-// The number stored little-endian at `p`, which need not be aligned. Not for bool: a byte of a file
+// The little-endian number stored at `p`, which need not be aligned. Not for bool: a byte of a file
 // need not be 0 or 1.
 template <class T>
 requires(std::is_arithmetic_v<T> && !std::is_same_v<T, bool>) T load_le(const std::byte* p)
@@ -55,10 +56,9 @@ noexcept {
   return value;
 }
 
-// quoted(name): a name from a file for an error message, at most 64 characters, printable ASCII
+// quoted(name): a name from a file, for an error message. At most 64 characters, printable ASCII
 // only, so that a hostile name can neither flood a log nor send control sequences to a terminal. An
-// object, not a function: for a std::string, argument-dependent lookup would find std::quoted as
-// well.
+// object, not a function: for a std::string, argument-dependent lookup would also find std::quoted.
 struct Quoted {
   std::string operator()(std::string_view name) const {
     constexpr std::size_t kMaxShown = 64;
@@ -70,7 +70,7 @@ struct Quoted {
 };
 inline constexpr Quoted quoted;
 
-// A cursor that never passes the end of its bytes.
+// A cursor that never moves past the end of its bytes.
 class ByteReader {
  public:
   explicit ByteReader(std::span<const std::byte> bytes) noexcept : bytes_(bytes) {}
@@ -78,7 +78,7 @@ class ByteReader {
   std::size_t offset() const noexcept { return offset_; }
   std::size_t remaining() const noexcept { return bytes_.size() - offset_; }
 
-  // `what` names what is being read, for the error of a file that ends too early.
+  // `what` names the item being read, for the error when the file ends too early.
   template <class T>
   Result<T> read(const char* what) {
     if (remaining() < sizeof(T)) return truncated(what);
@@ -94,7 +94,7 @@ class ByteReader {
     return taken;
   }
 
-  // Everything between two offsets that the cursor has passed.
+  // The bytes between two offsets that the cursor has already passed.
   std::span<const std::byte> between(std::size_t begin, std::size_t end) const noexcept {
     NIBBLE_ASSERT(begin <= end && end <= offset_);
     return bytes_.subspan(begin, end - begin);

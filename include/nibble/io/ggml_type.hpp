@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The tensor types of GGUF: ids as stored in files, and how many elements and bytes a block has.
-// Every type known to us is listed, also those without kernels, so that a file with them can be
-// read, listed and copied.
+// The tensor types of GGUF: their ids in files, and the elements and bytes per block. All types
+// known to us are listed, including those without kernels, so that a file with them can be read,
+// listed and copied.
 #pragma once
 
 #include <cstdint>
@@ -51,8 +51,8 @@ enum class GgmlType : std::uint32_t {
   nvfp4 = 40,
   q1_0 = 41,
   q2_0 = 42,
-  // Ours ("nb" in the upper half): matrices in the packed layout of quant/packed.hpp. dims are
-  // those of the matrix, (k, n).
+  // nibble's own ("nb" in the upper half): matrices in the packed layout of quant/packed.hpp. dims
+  // are those of the matrix, (k, n).
   packed_f32 = 0x6e620000,
   packed_f16 = 0x6e620001,
   packed_bf16 = 0x6e620002,
@@ -61,7 +61,7 @@ enum class GgmlType : std::uint32_t {
   packed_q4_1 = 0x6e620005,
 };
 
-// All ids that belong to nibble.
+// The range of ids that belong to nibble.
 inline constexpr std::uint32_t kFirstNibbleType = 0x6e620000;
 inline constexpr std::uint32_t kLastNibbleType = 0x6e62ffff;
 
@@ -69,8 +69,8 @@ struct GgmlTypeTraits {
   const char* name;          // as ggml's tools print it
   std::uint32_t block_size;  // elements of a row per block; 0 for an id that we do not know
   std::uint32_t type_size;   // bytes per block
-  // Packed types only: so many rows are interleaved, a block is a group of all of them, and what is
-  // missing at the end of rows and matrix is filled up.
+  // Packed types only: the number of interleaved rows. A block is then a group of all these rows.
+  // Incomplete groups at the end of the rows and of the matrix are padded.
   std::uint32_t panel_rows = 0;
 };
 
@@ -121,11 +121,11 @@ constexpr GgmlTypeTraits type_traits(GgmlType type) noexcept {
   return {"unknown", 0, 0};
 }
 
-// True for the types listed above; an id from a file must pass this before anything else.
+// True for the types listed above. Check an id from a file with this before any other use.
 constexpr bool is_known(GgmlType type) noexcept { return type_traits(type).block_size != 0; }
 
 // Bytes of a row of `n` elements. Errors: unsupported (unknown or packed type), malformed (n is
-// zero or no multiple of the block), limit (does not fit in 64 bits).
+// zero or not a multiple of the block size), limit (does not fit in 64 bits).
 inline Result<std::uint64_t> row_bytes(GgmlType type, std::uint64_t n) {
   const GgmlTypeTraits traits = type_traits(type);
   if (traits.block_size == 0) {
@@ -172,8 +172,8 @@ inline Result<std::uint64_t> packed_bytes(const GgmlTypeTraits& traits,
 
 }  // namespace detail
 
-// Bytes of a tensor; dims[0] is the contiguous dimension, no dims make a scalar. Errors: as
-// row_bytes, and malformed for any dimension of zero.
+// Bytes of a tensor. dims[0] is the contiguous dimension; empty dims mean a scalar. Errors: as for
+// row_bytes, and malformed if any dimension is zero.
 inline Result<std::uint64_t> tensor_bytes(GgmlType type, std::span<const std::uint64_t> dims) {
   if (type_traits(type).panel_rows != 0) return detail::packed_bytes(type_traits(type), dims);
   NIBBLE_TRY(bytes, row_bytes(type, dims.empty() ? 1 : dims[0]));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Reader for GGUF, the model file of the ggml family (specification: ggml-org/ggml, docs/gguf.md).
-// Versions 2 and 3, little-endian. Everything in the file is checked when it is opened; strings and
-// tensor data are views of the file's bytes, never copies.
+// Reader for GGUF, the model file format of the ggml family (specification: ggml-org/ggml,
+// docs/gguf.md). Versions 2 and 3, little-endian. The whole file structure is checked when the file
+// is opened. Strings and tensor data are views of the file's bytes, never copies.
 #pragma once
 
 #include <algorithm>
@@ -27,7 +27,7 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
 inline constexpr std::uint32_t kGgufMagic = 0x46554747;  // "GGUF"
-inline constexpr std::uint32_t kGgufVersion = 3;         // what we write
+inline constexpr std::uint32_t kGgufVersion = 3;         // the version that we write
 inline constexpr std::uint32_t kGgufDefaultAlignment = 32;
 inline constexpr std::uint32_t kGgufMinAlignment = 8;  // gguf.md: a multiple of 8
 inline constexpr std::uint32_t kGgufMaxAlignment = 1u << 20;
@@ -46,8 +46,8 @@ struct GgufTensor {
   GgmlType type = GgmlType::f32;
   std::uint32_t n_dims = 0;                          // 0 to 4
   std::array<std::uint64_t, 4> dims = {1, 1, 1, 1};  // dims[0] is contiguous; missing ones are 1
-  // Exactly tensor_bytes(type, dims) bytes inside the file. Aligned to kGgufMinAlignment at least,
-  // and to Gguf::alignment() where the file's first byte is (always so for Gguf::open).
+  // Exactly tensor_bytes(type, dims) bytes inside the file. Aligned to at least kGgufMinAlignment,
+  // and to Gguf::alignment() if the first byte of the file is (always the case after Gguf::open).
   std::span<const std::byte> data;
 
   std::uint64_t n_elements() const noexcept { return dims[0] * dims[1] * dims[2] * dims[3]; }
@@ -55,7 +55,7 @@ struct GgufTensor {
 
 namespace detail {
 
-// gguf.md: a power of two here is a multiple of 8 as asked there; the upper limit is ours.
+// gguf.md asks for a multiple of 8; we require a power of two and set the upper limit.
 inline Status check_gguf_alignment(std::uint64_t alignment) {
   if (!std::has_single_bit(alignment) || alignment < kGgufMinAlignment ||
       alignment > kGgufMaxAlignment) {
@@ -77,35 +77,36 @@ inline Status check_gguf_name(std::string_view name, std::size_t max_size, const
 
 }  // namespace detail
 
-// Move-only; what it hands out stays valid when it moves and ends with it (with open) or with the
-// caller's bytes (with parse).
+// Move-only. The views that it returns stay valid when it is moved. They end with it (after open)
+// or with the caller's bytes (after parse).
 class Gguf {
  public:
-  // Maps the file and checks it. Errors name the path: io (see MappedFile), malformed (breaks the
+  // Maps the file and checks it. Errors name the path: io (see MappedFile), malformed (violates the
   // format), unsupported (version 1, big-endian, a tensor type unknown to us, nested arrays).
   static Result<Gguf> open(const std::string& path);
 
-  // The same for bytes in memory that the caller keeps alive and unchanged; `name` stands for the
-  // path in errors. The bytes must start at a multiple of 8 (invalid_argument), for the tensors.
+  // The same for bytes in memory, which the caller keeps alive and unchanged. Errors use `name`
+  // instead of the path. The bytes must start at a multiple of 8, because of the tensors (else
+  // invalid_argument).
   static Result<Gguf> parse(std::span<const std::byte> bytes, std::string name);
 
   const std::string& name() const noexcept { return name_; }
   std::uint32_t version() const noexcept { return version_; }
   std::uint32_t alignment() const noexcept { return alignment_; }
   std::span<const std::byte> bytes() const noexcept { return bytes_; }
-  // Where the bytes are mapped from; empty after parse().
+  // The mapped file; empty after parse().
   const MappedFile& file() const noexcept { return file_; }
-  // Hints how the file will be read; nothing for parse().
+  // Hints to the system how the file will be read; does nothing after parse().
   void advise(Advice advice) const noexcept { file_.advise(advice); }
 
   // ---- Metadata, in file order ----
   std::span<const GgufEntry> metadata() const noexcept { return metadata_; }
   const GgufValue* find(std::string_view key) const noexcept;
 
-  // The value of `key` as a T (see GgufValue::as). Errors name file and key: not_found, malformed.
+  // The value of `key` as a T (see GgufValue::as). Errors, with file and key: not_found, malformed.
   template <class T>
   Result<T> get(std::string_view key) const;
-  // The same, but `fallback` if the key is missing. A value of the wrong type is an error still.
+  // The same, but `fallback` if the key is missing. A value of the wrong type is still an error.
   template <class T>
   Result<T> get_or(std::string_view key, T fallback) const;
   // All elements of the array `key` (see GgufValue::as_array).
@@ -144,9 +145,9 @@ class Gguf {
 
   // ---- Tensors, in file order ----
   std::span<const GgufTensor> tensors() const noexcept { return tensors_; }
-  // nullptr if there is none of this name.
+  // nullptr if there is no tensor of this name.
   const GgufTensor* find_tensor(std::string_view name) const noexcept;
-  // not_found with file and name if there is none.
+  // The error not_found, with file and name, if there is none.
   Result<GgufTensor> tensor(std::string_view name) const;
 
  private:
@@ -230,8 +231,9 @@ inline Result<GgufTensor> Gguf::tensor(std::string_view name) const {
 }
 
 inline Status Gguf::read() {
-  // The least a metadata entry (length, one-byte key, type, one-byte value) and a tensor info
-  // (length, one-byte name, dimensions, type, offset) take: bounds on the counts before reserving.
+  // Minimum size of a metadata entry (length, one-byte key, type, one-byte value) and of a tensor
+  // info (length, one-byte name, dimensions, type, offset). They bound the counts before memory is
+  // reserved.
   constexpr std::uint64_t kMinEntryBytes = 8 + 1 + 4 + 1;
   constexpr std::uint64_t kMinTensorBytes = 8 + 1 + 4 + 4 + 8;
 
@@ -325,8 +327,8 @@ inline Status Gguf::read_tensor(ByteReader& in, std::uint64_t& offset, GgufTenso
   return ok();
 }
 
-// Finds each tensor's data in the section that starts at the first multiple of the alignment behind
-// the tensor infos. The padding behind the last tensor may be missing.
+// Locates each tensor's data in the data section, which starts at the first multiple of the
+// alignment after the tensor infos. The padding after the last tensor may be missing.
 inline Status Gguf::place_tensors(std::size_t infos_end, std::span<const std::uint64_t> offsets) {
   const std::uint64_t padding = (alignment_ - infos_end % alignment_) % alignment_;
   const std::uint64_t begin =
@@ -350,7 +352,7 @@ inline Status Gguf::place_tensors(std::size_t infos_end, std::span<const std::ui
     tensor.data =
         bytes_.subspan(narrow<std::size_t>(begin + offsets[i]), narrow<std::size_t>(*size));
   }
-  // Tensors that share bytes would let a small file stand for a huge model.
+  // If tensors could share bytes, a small file could claim to be a huge model.
   std::vector<std::size_t> order(tensors_.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::sort(order.begin(), order.end(),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A metadata value of a GGUF file: a view of its checked bytes, converted when it is asked for.
+// A metadata value of a GGUF file: a view of its checked bytes, which are converted on access.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,7 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
-// Values are the ids in the file (gguf.md, enum gguf_metadata_value_type).
+// The values are the type ids in the file (gguf.md, enum gguf_metadata_value_type).
 enum class GgufType : std::uint32_t {
   u8 = 0,
   i8 = 1,
@@ -77,8 +77,8 @@ constexpr std::uint32_t scalar_bytes(GgufType type) noexcept {
 
 namespace detail {
 
-// to = from if the value survives: integers in range, any number to floating point (rounded), but
-// never a fraction to an integer and never a finite number to infinity.
+// to = from if the conversion keeps the value: integers in range, any number to floating point
+// (rounded), but never floating point to an integer and never a finite number to infinity.
 template <class To, class From>
 bool convert_number(From from, To& to) noexcept {
   if constexpr (std::is_floating_point_v<To>) {
@@ -97,7 +97,7 @@ bool convert_number(From from, To& to) noexcept {
   }
 }
 
-// The value of fixed-size type `type` at `p` as a To; false if it has no such form.
+// Loads the value of fixed-size type `type` at `p` as a To; false if it cannot be converted.
 template <class To>
 bool load_scalar(GgufType type, const std::byte* p, To& to) noexcept {
   if constexpr (std::is_same_v<To, bool>) {
@@ -124,7 +124,7 @@ bool load_scalar(GgufType type, const std::byte* p, To& to) noexcept {
   }
 }
 
-// The number that an element of as_array() is or holds.
+// The number in an element of as_array(), which is a number or a Scalar.
 template <class T>
 constexpr T& number_of(T& value) noexcept {
   return value;
@@ -151,26 +151,26 @@ inline std::string_view as_text(std::span<const std::byte> bytes) noexcept {
 
 }  // namespace detail
 
-// Made by Gguf (and GgufWriter); valid as long as the file's bytes. Writers disagree on integer
-// widths, so numbers convert: any integer type to any other that holds the value, any number to
-// floating point. Bools are only bools, strings only strings.
+// Created by Gguf (and GgufWriter); valid as long as the file's bytes. Writers disagree on integer
+// widths, so numbers are converted: any integer type to any other that can hold the value, any
+// number to floating point. Bools convert only to bool, strings only to strings.
 class GgufValue {
  public:
-  // Reads the value of `type` at the cursor and checks all of it: lengths against what remains,
-  // bools 0 or 1. Arrays of arrays are unsupported: no model uses them.
+  // Reads the value of `type` at the cursor and checks all of it: lengths do not exceed what
+  // remains, bools are 0 or 1. Arrays of arrays are unsupported: no model uses them.
   static Result<GgufValue> read(GgufType type, ByteReader& in);
 
   GgufType type() const noexcept { return type_; }
   bool is_array() const noexcept { return type_ == GgufType::array; }
-  // Of an array the type and number of its elements; otherwise type() and 1.
+  // For an array: type and number of its elements; otherwise type() and 1.
   GgufType element_type() const noexcept { return element_type_; }
   std::uint64_t size() const noexcept { return size_; }
 
-  // The value as the file holds it behind its type id.
+  // The value as encoded in the file, after its type id.
   std::span<const std::byte> encoded() const noexcept { return encoded_; }
 
-  // T: bool, an integer, a floating-point type or std::string_view (into the file).
-  // Errc::malformed if the value is no such thing.
+  // T: bool, an integer, a floating-point type or std::string_view (into the file). Errc::malformed
+  // if the value does not convert to T.
   template <class T>
   Result<T> as() const {
     T value{};
@@ -183,8 +183,8 @@ class GgufValue {
                  std::string("expected ") + detail::wanted_name<T>() + ", found " + describe()};
   }
 
-  // All elements of an array, converted like as<T>(); numbers also as Scalar<T>. The copy is at
-  // most 8 times (numbers) or twice (strings) as large as the array in the file.
+  // All elements of an array, converted as by as<T>(); for numbers T may also be Scalar<number>.
+  // The copy is at most 8 times (numbers) or twice (strings) as large as the array in the file.
   template <class T>
   Result<std::vector<T>> as_array() const {
     if (!is_array()) {
@@ -242,7 +242,7 @@ inline Result<GgufValue> GgufValue::read(GgufType type, ByteReader& in) {
     }
   }
   if (value.element_type_ == GgufType::string) {
-    // Each string takes at least its length field: fail on an absurd count before walking.
+    // Each string takes at least its length field: reject an absurd count before the loop.
     if (value.size_ > in.remaining() / kStringHeader) return in.truncated("an array of strings");
     for (std::uint64_t i = 0; i < value.size_; ++i) {
       NIBBLE_TRY(length, in.read<std::uint64_t>("a string's length"));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Writer for GGUF version 3. Metadata is kept encoded; tensor data is taken when the file is
-// written, one tensor at a time, so that a model larger than the memory can stream through.
+// Writer for GGUF version 3. Metadata is kept encoded. Tensor data is requested when the file is
+// written, one tensor at a time, so that a model larger than memory can be streamed.
 #pragma once
 
 #include <cstddef>
@@ -24,12 +24,12 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
-// Set metadata, add tensors, write. What is wrong with a key, a name or a shape is remembered, and
-// the first such error comes out of write(): calls need no checks of their own.
+// Set metadata, add tensors, then write. An error in a key, name or shape is remembered, and
+// write() returns the first one: the calls before need no checks.
 class GgufWriter {
  public:
-  // Gives the data of one tensor when its turn comes, exactly tensor_bytes(type, dims) bytes that
-  // stay valid until the next source is called or writing ends.
+  // Returns the data of one tensor when it is to be written: exactly tensor_bytes(type, dims)
+  // bytes, which stay valid until the next source is called or writing ends.
   using TensorSource = std::function<Result<std::span<const std::byte>>()>;
 
   // ---- Metadata: a key that is set again keeps its place and gets the new value ----
@@ -39,12 +39,13 @@ class GgufWriter {
   requires std::is_arithmetic_v<T>
   void set(std::string_view key, T value);
   void set(std::string_view key, std::string_view value);
-  // A value of another file; it is copied.
+  // A value from another file; it is copied.
   void set(std::string_view key, const GgufValue& value);
   // Any range of numbers, bools or strings.
   template <class Range>
   void set_array(std::string_view key, const Range& values);
-  // Everything that `gguf` says about itself; set() before or after to override: the last one wins.
+  // Copies all metadata of `gguf`. To override a key, set() it before or after: the last value
+  // wins.
   void copy_metadata(const Gguf& gguf);
 
   // ---- Tensors: written in the order in which they are added ----
@@ -54,11 +55,11 @@ class GgufWriter {
                   std::span<const std::byte> data);
   void add_tensor(std::string_view name, GgmlType type, std::span<const std::uint64_t> dims,
                   TensorSource source);
-  // A tensor of another file, which must stay open until writing ends.
+  // A tensor from another file, which must stay open until writing ends.
   void add_tensor(const GgufTensor& tensor);
 
-  // Writes the file `path`: complete or not at all (see OutputFile). Errors: what was remembered,
-  // io, and the errors of sources. May be called again; sources are then called again.
+  // Writes the file `path`, completely or not at all (see OutputFile). Errors: the remembered one,
+  // io, and the errors of sources. May be called again; it then calls the sources again.
   Status write(const std::string& path) const;
   // The same bytes in memory.
   Result<std::vector<std::byte>> to_bytes() const;
@@ -67,7 +68,7 @@ class GgufWriter {
   struct Entry {
     std::string key;
     GgufType type;
-    std::vector<std::byte> encoded;  // as in the file, behind the type id
+    std::vector<std::byte> encoded;  // as in the file, after the type id
   };
   struct Tensor {
     std::string name;
@@ -235,7 +236,7 @@ inline Result<std::uint32_t> GgufWriter::alignment() const {
   return alignment;
 }
 
-// Everything in front of the tensor data, padded to where that starts.
+// Everything before the tensor data, padded to the start of that data.
 inline Result<std::vector<std::byte>> GgufWriter::header(std::uint32_t alignment) const {
   std::vector<std::byte> out;
   append(out, kGgufMagic);
@@ -263,7 +264,7 @@ inline Result<std::vector<std::byte>> GgufWriter::header(std::uint32_t alignment
   return out;
 }
 
-// sink(bytes) -> Status takes the file piece by piece.
+// sink(bytes) -> Status receives the file in consecutive chunks.
 template <class Sink>
 Status GgufWriter::write_to(Sink sink) const {
   if (error_) return Error(*error_);

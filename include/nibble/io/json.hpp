@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A strict pull reader for JSON (RFC 8259) of a known shape, as in the headers of model files. The
-// caller asks for what it expects next, so nesting is as deep as the caller's code and no input can
-// make it deeper. Numbers are unsigned integers; nothing else is needed.
+// A strict pull parser for JSON (RFC 8259) whose structure is known in advance, as in the headers
+// of model files. The caller asks for what it expects next: nesting is only as deep as the caller's
+// code, and no input can make it deeper. Numbers are unsigned integers; nothing else is needed.
 #pragma once
 
 #include <cstddef>
@@ -17,12 +17,12 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
-// Every failure is Errc::malformed and names the byte. The text must outlive the reader.
+// Every failure is Errc::malformed and gives the byte position. The text must outlive the reader.
 class JsonReader {
  public:
   explicit JsonReader(std::string_view text) noexcept : text_(text) {}
 
-  // Passes white space and then `c`, if that is what comes next.
+  // Skips white space, then also `c` if it comes next. Returns whether it did.
   bool accept(char c) noexcept {
     skip_space();
     if (at_ == text_.size() || text_[at_] != c) return false;
@@ -36,8 +36,8 @@ class JsonReader {
     return at_ == text_.size();
   }
 
-  // An object: member(key) -> Status must read the value. Duplicate keys are the caller's to
-  // reject.
+  // An object: member(key) -> Status must read the value. Rejecting duplicate keys is up to the
+  // caller.
   template <class Member>
   Status object(Member member) {
     return list('{', '}', [&]() -> Status {
@@ -53,10 +53,10 @@ class JsonReader {
     return list('[', ']', element);
   }
 
-  // A string, unescaped; valid UTF-8.
+  // A string, without its escapes; valid UTF-8.
   Result<std::string> string();
 
-  // A number without sign, fraction and exponent that fits in 64 bits.
+  // A number without sign, fraction or exponent that fits in 64 bits.
   Result<std::uint64_t> unsigned_integer();
 
   Error error(const std::string& what) const {
@@ -116,7 +116,7 @@ inline Result<std::string> JsonReader::string() {
   return error("a string without end");
 }
 
-// What follows a backslash.
+// Reads what follows a backslash.
 inline Status JsonReader::escape(std::string& out) {
   if (at_ == text_.size()) return error("a string without end");
   switch (text_[at_++]) {
@@ -136,7 +136,7 @@ inline Status JsonReader::escape(std::string& out) {
     append_utf8(out, first);
     return ok();
   }
-  // Beyond the first 65536 a character is written as a high and a low surrogate.
+  // Characters above U+FFFF are written as a high and a low surrogate.
   if (first > 0xdbff || text_.substr(at_, 2) != "\\u") return error("half a surrogate pair");
   at_ += 2;
   NIBBLE_TRY(second, hex4());

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A whole file, read-only, in memory by mapping: opening costs no copy and no RAM until it is read.
+// A whole file, mapped into memory read-only: opening copies nothing and uses no RAM until it is
+// read.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +31,7 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
 namespace detail {
 
-// The operating system's last error as ours. Call it before anything else can change errno.
+// The operating system's last error as an Error. Call it before anything else can change errno.
 inline Error system_error(const std::string& path, const char* what) {
 #if defined(_WIN32)
   const std::error_code code(static_cast<int>(GetLastError()), std::system_category());
@@ -40,7 +41,7 @@ inline Error system_error(const std::string& path, const char* what) {
   return Error{Errc::io, path + ": " + what + ": " + code.message()};
 }
 
-// A path is given to the system as a C string: a NUL inside would silently name another file.
+// The system takes a path as a C string: a NUL inside would silently name another file.
 inline Status check_path(const std::string& path) {
   if (path.empty()) return Error{Errc::invalid_argument, "the file path is empty"};
   if (path.find('\0') != std::string::npos) {
@@ -49,11 +50,11 @@ inline Status check_path(const std::string& path) {
   return ok();
 }
 
-// Bytes of one call: macOS refuses more than INT_MAX, Windows counts them in 32 bits.
+// Largest transfer per call: macOS refuses more than INT_MAX bytes, Windows counts them in 32 bits.
 inline constexpr std::size_t kMaxTransfer = std::size_t{1} << 30;
 
 #if defined(_WIN32)
-// UTF-8 to the system's UTF-16; empty if `path` is not UTF-8.
+// Converts UTF-8 to the system's UTF-16; empty if `path` is not UTF-8.
 inline std::wstring wide_path(const std::string& path) {
   const int size = static_cast<int>(path.size());
   constexpr unsigned kUtf8 = 65001;            // CP_UTF8
@@ -64,7 +65,7 @@ inline std::wstring wide_path(const std::string& path) {
   return wide;
 }
 
-// CreateFileW, with nullptr for a file that cannot be opened or made.
+// CreateFileW, but returns nullptr if the file cannot be opened or created.
 enum class FileUse : unsigned char { read, create_new };
 inline void* open_file(const std::string& path, FileUse use) {
   constexpr unsigned long kRead = 0x80000000, kWrite = 0x40000000;   // GENERIC_...
@@ -80,7 +81,7 @@ inline void* open_file(const std::string& path, FileUse use) {
 
 }  // namespace detail
 
-// How the bytes will be read; a hint to the system that never changes what is read.
+// How the bytes will be read. A hint to the system; it never changes the bytes.
 enum class Advice : unsigned char {
   normal,
   sequential,  // front to back, once
@@ -88,9 +89,9 @@ enum class Advice : unsigned char {
   will_need,   // start loading now
 };
 
-// Move-only. bytes() stay where they are when the MappedFile moves, and end with it; as long as it
-// lives it also holds a descriptor of the file (POSIX). When another process truncates the file,
-// using bytes() beyond the new end faults (read() does not): replace files by rename (as GgufWriter
+// Move-only. bytes() keep their address when the MappedFile moves, and end with it. On POSIX it
+// also holds a file descriptor while it lives. If another process truncates the file, access to
+// bytes() beyond the new end faults (read() does not). So replace files by rename (as GgufWriter
 // does), never in place.
 class MappedFile {
  public:
@@ -111,23 +112,23 @@ class MappedFile {
   ~MappedFile() { unmap(); }
 
   // Maps the regular file `path` (UTF-8 on Windows). Errc::io with path and reason if it is
-  // missing, may not be read, or is a directory or device. An empty file gives empty bytes().
+  // missing, not readable, a directory or a device. An empty file gives empty bytes().
   static Result<MappedFile> open(const std::string& path);
 
-  // The file's bytes; the first is aligned to a page.
+  // The file's bytes; the first one is page-aligned.
   std::span<const std::byte> bytes() const noexcept { return bytes_; }
 
-  // Whether `part` is a piece of bytes().
+  // Whether `part` lies inside bytes().
   bool contains(std::span<const std::byte> part) const noexcept {
     return !bytes_.empty() && part.data() >= bytes_.data() &&
            part.data() + part.size() <= bytes_.data() + bytes_.size();
   }
 
-  // Copies `part`, a piece of bytes(), to `out`: for what is read once, front to back. On POSIX
-  // systems it is read from the file. That leaves no pages of the file counted as this process's
-  // memory, and of a file in the page cache it takes half of the time of faulting the mapping in
-  // (as long where the cache holds it in large pieces); and a file that has become shorter is an
-  // error, not a fault. Any number of threads may read at once. Error: io.
+  // Copies `part`, which lies inside bytes(), to `out`: for data that is read once, front to back.
+  // On POSIX systems it reads from the file instead of the mapping. Then no pages of the file count
+  // as this process's memory. For a file in the page cache it takes half the time of faulting in
+  // the mapping (the same time if the cache holds the file in large pages). And a file that was
+  // truncated gives an error, not a fault. Several threads may read at once. Error: io.
   Status read(std::span<const std::byte> part, std::byte* out) const;
 
   void advise(Advice advice) const noexcept;
@@ -136,7 +137,7 @@ class MappedFile {
   void unmap() noexcept;
 
   std::span<const std::byte> bytes_;
-  int descriptor_ = -1;  // of the file, for read(); −1 where there is none
+  int descriptor_ = -1;  // of the file, for read(); −1 if there is none
 };
 
 #if defined(_WIN32)
@@ -169,7 +170,7 @@ inline Result<MappedFile> MappedFile::open(const std::string& path) {
     CloseHandle(file);
     return error;
   }
-  // The view keeps the file and the mapping alive.
+  // The view keeps the file and the mapping open.
   CloseHandle(mapping);
   CloseHandle(file);
   mapped.bytes_ = {static_cast<const std::byte*>(address), static_cast<std::size_t>(size)};
@@ -192,7 +193,7 @@ inline void MappedFile::advise(Advice) const noexcept {}
 
 inline Result<MappedFile> MappedFile::open(const std::string& path) {
   NIBBLE_CHECK(detail::check_path(path));
-  // O_NONBLOCK: opening a pipe that nobody writes to must fail below, not wait here.
+  // O_NONBLOCK: opening a pipe without a writer must fail below, not block here.
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) return detail::system_error(path, "cannot open");
   struct stat info {};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Finding the entries of a file by name.
+// Looks up the entries of a file by name.
 #pragma once
 
 #include <algorithm>
@@ -14,18 +14,18 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
-// The positions of items by their names: lookup in O(log n) that no choice of names can slow down.
-// The names' bytes are not the index's own: they must stay where they are.
+// Maps names to positions. Lookup is O(log n) for any choice of names. The index does not own the
+// names: their bytes must stay at the same address.
 class NameIndex {
  public:
   static constexpr std::size_t kNone = static_cast<std::size_t>(-1);
 
   void reserve(std::size_t n_names) { entries_.reserve(n_names); }
-  // The name of the item behind those added before.
+  // Adds the name of the next item.
   void add(std::string_view name) { entries_.push_back({name, entries_.size()}); }
 
-  // To be called once, when all names are there. An error if two are equal, where `what` says what
-  // they are the names of.
+  // Call it once, after all names are added. An error if two names are equal; `what` says in the
+  // message what kind of name it is.
   Status sort(const char* what) {
     std::sort(entries_.begin(), entries_.end(), [](const Entry& a, const Entry& b) {
       return a.name != b.name ? a.name < b.name : a.position < b.position;

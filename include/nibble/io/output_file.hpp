@@ -19,8 +19,8 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
-// Writes to a temporary file beside `path`; commit() gives it the name `path`, replacing what was
-// there in one step. Without commit() the temporary file is removed and `path` stays as it was.
+// Writes to a temporary file next to `path`; commit() renames it to `path`, which atomically
+// replaces the old file. Without commit() the temporary file is removed and `path` stays as it was.
 class OutputFile {
  public:
   static Result<OutputFile> create(const std::string& path);
@@ -32,11 +32,11 @@ class OutputFile {
   OutputFile& operator=(OutputFile&&) = delete;
   ~OutputFile() { discard(); }
 
-  // Errc::io with path and reason, e.g. a full disk; the file is then discarded.
+  // Errc::io with path and reason, e.g. a full disk; the temporary file is then removed.
   Status write(std::span<const std::byte> bytes);
 
-  // Flushes to the device before renaming: after a power cut there is the old file or the new one,
-  // never a part. No writes afterwards.
+  // Flushes to the device before renaming: after a power failure there is the old file or the new
+  // one, never a partial one. No writes afterwards.
   Status commit();
 
  private:
@@ -63,7 +63,7 @@ class OutputFile {
   Handle handle_;
 };
 
-// Others may write to the same path at the same time: as many names as this are tried.
+// How many temporary names are tried: others may write to the same path at the same time.
 inline constexpr int kTemporaryNames = 100;
 
 #if defined(_WIN32)
@@ -139,7 +139,7 @@ inline Status OutputFile::write(std::span<const std::byte> bytes) {
 }
 
 inline Status OutputFile::commit() {
-  // EINVAL: a file system that cannot sync; there is nothing to wait for.
+  // EINVAL: the file system cannot sync; there is nothing to wait for.
   if (::fsync(handle_) != 0 && errno != EINVAL) return fail("cannot write");
   if (::close(std::exchange(handle_, kClosed)) != 0) return fail("cannot write");
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) return fail("cannot replace");

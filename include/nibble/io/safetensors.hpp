@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Reader for safetensors (specification: huggingface/safetensors, README). Everything in the header
-// is checked when the file is opened; tensor data are views of the file's bytes, never copies.
+// Reader for safetensors (specification: huggingface/safetensors, README). The whole header is
+// checked when the file is opened. Tensor data are views of the file's bytes, never copies.
 #pragma once
 
 #include <algorithm>
@@ -90,7 +90,7 @@ struct Safetensor {
   std::string name;
   SafetensorType type = SafetensorType::f32;
   std::vector<std::uint64_t> shape;  // row-major: the last is contiguous; empty for a scalar
-  // Exactly the tensor's bytes, at any alignment: writers need not align. Copy with memcpy, or
+  // Exactly the tensor's bytes, with any alignment: writers need not align. Copy with memcpy, or
   // check the address before reading through a typed pointer.
   std::span<const std::byte> data;
 };
@@ -100,34 +100,34 @@ struct SafetensorsEntry {
   std::string value;
 };
 
-// Move-only; tensor data stays valid when it moves and ends with it (with open) or with the
-// caller's bytes (with parse).
+// Move-only. Tensor data stays valid when it is moved. The data ends with it (after open) or with
+// the caller's bytes (after parse).
 class Safetensors {
  public:
-  // Maps the file and checks it. Errors name the path: io (see MappedFile), malformed (breaks the
+  // Maps the file and checks it. Errors name the path: io (see MappedFile), malformed (violates the
   // format), unsupported (an element type unknown to us), limit (header above 100 MB).
   static Result<Safetensors> open(const std::string& path);
 
-  // The same for bytes in memory, at any alignment, that the caller keeps alive and unchanged;
-  // `name` stands for the path in errors.
+  // The same for bytes in memory, with any alignment, which the caller keeps alive and unchanged.
+  // Errors use `name` instead of the path.
   static Result<Safetensors> parse(std::span<const std::byte> bytes, std::string name);
 
   const std::string& name() const noexcept { return name_; }
 
   // In the header's order.
   std::span<const Safetensor> tensors() const noexcept { return tensors_; }
-  // nullptr if there is none of this name.
+  // nullptr if there is no tensor of this name.
   const Safetensor* find_tensor(std::string_view name) const noexcept;
-  // not_found with file and name if there is none.
+  // The error not_found, with file and name, if there is none.
   Result<Safetensor> tensor(std::string_view name) const;
 
-  // The texts under __metadata__, in the header's order.
+  // The strings under __metadata__, in the header's order.
   std::span<const SafetensorsEntry> metadata() const noexcept { return metadata_; }
   // nullptr if the key is missing.
   const std::string* find_metadata(std::string_view key) const noexcept;
 
  private:
-  // A tensor's place in the data section: [begin, end).
+  // The range of a tensor in the data section: [begin, end).
   struct Place {
     std::uint64_t begin = 0;
     std::uint64_t end = 0;
@@ -143,8 +143,7 @@ class Safetensors {
 
   MappedFile file_;  // empty after parse()
   std::string name_;
-  // The indices refer to the names in the vectors, whose elements stay where they are when the
-  // vectors are moved.
+  // The indices refer to names in the vectors; moving the vectors does not move their elements.
   std::vector<SafetensorsEntry> metadata_;
   NameIndex metadata_index_;
   std::vector<Safetensor> tensors_;
@@ -283,7 +282,7 @@ inline Status Safetensors::read_tensor(JsonReader& json, Safetensor& tensor, Pla
   return ok();
 }
 
-// The tensors must tile the data section: nothing shared, nothing left over.
+// The tensors must tile the data section: no overlaps, no gaps.
 inline Status Safetensors::place_tensors(std::span<const std::byte> section,
                                          const std::vector<Place>& places) {
   std::vector<std::size_t> order(places.size());

@@ -97,9 +97,49 @@ HWY_INLINE void softmax(float* HWY_RESTRICT scores, int n_rows, const Seen& seen
   weights.finish(scores, n_rows, seen);
 }
 
+// ---- Changes of scores -------------------------------------------------------------------------
+
+// See ScoreOptions. n: a multiple of kPanelPositions.
+NIBBLE_LAZY HWY_NOINLINE void change_scores(const kernels::ScoreOptions& options, Index head,
+                                            Index position, Index first_key, Index n,
+                                            float* HWY_RESTRICT scores) {
+  const D d;
+  if (options.soft_cap != 0) {
+    const V cap = hn::Set(d, options.soft_cap);
+    const V inverse = hn::Set(d, 1 / options.soft_cap);
+    for (Index i = 0; i < n; i += kLanes) {
+      const V x = tanh(d, hn::Mul(load(scores + i), inverse));
+      hn::StoreU(hn::Mul(x, cap), d, scores + i);
+    }
+  }
+  if (options.alibi_slopes != nullptr) {
+    const V slope = hn::Set(d, options.alibi_slopes[head]);
+    for (Index i = 0; i < n; i += kLanes) {
+      const auto distance = hn::Iota(DI(), static_cast<std::int32_t>(first_key + i - position));
+      const V far = hn::Abs(hn::ConvertTo(d, distance));
+      hn::StoreU(hn::NegMulAdd(slope, far, load(scores + i)), d, scores + i);
+    }
+  }
+  if (options.function != nullptr) {
+    options.function(options.data, head, position, first_key, n, scores);
+  }
+}
+
+// What sums of values are multiplied with when `sum` is of weights exp(score - max) and one more
+// weight, that of the sink, belongs to it.
+NIBBLE_LAZY HWY_INLINE float factor_with_sink(float sink, float max, float sum) {
+  const D d;
+  const float top = nibble::max(sink, max);
+  const float own = hn::GetLane(exp_nonpositive(d, hn::Set(d, max - top)));
+  const float others = hn::GetLane(exp_nonpositive(d, hn::Set(d, sink - top)));
+  return own / (own * sum + others);
+}
+
 // ---- A task ------------------------------------------------------------------------------------
 
 // Rows are worked on in blocks of up to kMaxRows, all blocks of a task for each tile of positions.
+// Of a prompt, scores of the last block are computed for kMaxRows rows too, those that are missing
+// being zeros: with fewer rows they would be summed in another order.
 template <class T>
 class Task {
  public:
@@ -108,6 +148,7 @@ class Task {
   HWY_INLINE explicit Task(const Args& args)
       : a_(args),
         n_rows_(args.n_tokens * args.group),
+        n_padded_(kernels::round_up(n_rows_, kMaxRows)),
         is_few_(n_rows_ <= 2 * kMaxRows),
         padded_dim_(kernels::round_up(args.head_dim, 32)),
         tile_size_(kernels::tile_size<T>(args.head_dim)),
@@ -115,16 +156,17 @@ class Task {
     max_ = a_.scratch;
     correction_ = max_ + kernels::round_up(n_rows_, kPanelPositions);
     weight_sums_ = correction_ + kernels::round_up(n_rows_, kPanelPositions);
-    scores_ = weight_sums_ + n_rows_ * kPanelPositions;
-    sums_ = scores_ + n_rows_ * kAttentionTile;
-    queries_ = sums_ + n_rows_ * padded_dim_;
+    scores_ = weight_sums_ + n_padded_ * kPanelPositions;
+    sums_ = scores_ + n_padded_ * kAttentionTile;
+    queries_ = sums_ + n_padded_ * padded_dim_;
   }
 
   HWY_INLINE void run() {
     start();
-    for (tile_ = a_.begin / kAttentionTile * kAttentionTile; tile_ < a_.end;
-         tile_ += kAttentionTile) {
-      keys_ = a_.cache + tile_ / kAttentionTile * tile_size_;
+    for (Index slot = a_.first_slot; slot < a_.end_slot; ++slot) {
+      const Index tile = a_.tiles == nullptr ? slot : Index{a_.tiles[slot]};
+      tile_ = tile * kAttentionTile;
+      keys_ = a_.cache + kernels::page_of(a_.pages, tile) * tile_size_;
       prefetcher_ = Prefetcher(keys_, is_few_);
       for (Index row = 0; row < n_rows_; row += kMaxRows) score(row);
       for (Index row = 0; row < n_rows_; row += kMaxRows) add_values(row);
@@ -134,23 +176,28 @@ class Task {
 
  private:
   HWY_INLINE Index rows_at(Index row) const { return std::min<Index>(kMaxRows, n_rows_ - row); }
+  // Rows of the block at `row` whose scores are computed.
+  HWY_INLINE Index scored_at(Index row) const { return a_.is_prompt ? kMaxRows : rows_at(row); }
+  HWY_INLINE Index position_of(Index row) const { return a_.first_position + row / a_.group; }
 
   // Positions of the tile, relative to it, that a row sees.
   HWY_INLINE Index seen_from(Index row) const {
     Index lo = a_.begin;
-    if (a_.window > 0) lo = std::max(lo, a_.first_position + row / a_.group + 1 - a_.window);
+    if (a_.window > 0) lo = std::max(lo, position_of(row) + 1 - a_.window);
     return std::clamp<Index>(lo - tile_, 0, kAttentionTile);
   }
   HWY_INLINE Index seen_to(Index row) const {
-    const Index hi = std::min(a_.end, a_.first_position + row / a_.group + 1);
+    const Index hi = std::min(a_.end, position_of(row) + 1 + a_.ahead);
     return std::clamp<Index>(hi - tile_, 0, kAttentionTile);
   }
 
   HWY_INLINE void start() {
+    if (a_.is_prompt)
+      fill(queries_ + (n_padded_ - kMaxRows) * padded_dim_, kMaxRows * padded_dim_, 0);
     for (Index row = 0; row < n_rows_; ++row) {
       const Index r = row % kMaxRows;
       const float* const q = a_.q + row / a_.group * a_.q_stride + row % a_.group * a_.head_dim;
-      put_query(a_.cache, q, a_.scale, a_.head_dim, r, rows_at(row - r),
+      put_query(a_.cache, q, a_.scale, a_.head_dim, r, scored_at(row - r),
                 queries_ + (row - r) * padded_dim_);
     }
     fill(max_, kernels::round_up(n_rows_, kPanelPositions), -kFloatMax);
@@ -163,14 +210,11 @@ class Task {
     const Index lo = seen_from(row);
     const Index hi = seen_to(row + n - 1);
     if (lo >= hi) return;
-    if (n == kMaxRows) {
-      score_rows_at<4>(row, lo, hi);
-    } else if (n == 3) {
-      score_rows_at<3>(row, lo, hi);
-    } else if (n == 2) {
-      score_rows_at<2>(row, lo, hi);
-    } else {
-      score_rows_at<1>(row, lo, hi);
+    switch (scored_at(row)) {
+      case 4: score_rows_at<4>(row, lo, hi); break;
+      case 3: score_rows_at<3>(row, lo, hi); break;
+      case 2: score_rows_at<2>(row, lo, hi); break;
+      default: score_rows_at<1>(row, lo, hi);
     }
     Seen seen;
     seen.begin = lo / kPanelPositions * kPanelPositions;
@@ -178,6 +222,12 @@ class Task {
     for (Index r = 0; r < n; ++r) {
       seen.from[r] = seen_from(row + r);
       seen.to[r] = seen_to(row + r);
+    }
+    if (a_.scores.changes_scores()) {
+      for (Index r = row; r < row + n; ++r) {
+        change_scores(a_.scores, a_.first_head + r % a_.group, position_of(r), tile_ + seen.begin,
+                      seen.end - seen.begin, scores_ + r * kAttentionTile + seen.begin);
+      }
     }
     const RowStates state{max_ + row, weight_sums_ + row * kPanelPositions, correction_ + row};
     softmax(scores_ + row * kAttentionTile, static_cast<int>(n), seen, keys_ + values_at_,
@@ -194,14 +244,11 @@ class Task {
     const Index lo = seen_from(row);
     const Index hi = seen_to(row + n - 1);
     if (lo >= hi) return;
-    if (n == kMaxRows) {
-      value_rows_at<4>(row, lo, hi);
-    } else if (n == 3) {
-      value_rows_at<3>(row, lo, hi);
-    } else if (n == 2) {
-      value_rows_at<2>(row, lo, hi);
-    } else {
-      value_rows_at<1>(row, lo, hi);
+    switch (n) {
+      case 4: value_rows_at<4>(row, lo, hi); break;
+      case 3: value_rows_at<3>(row, lo, hi); break;
+      case 2: value_rows_at<2>(row, lo, hi); break;
+      default: value_rows_at<1>(row, lo, hi);
     }
   }
   template <int kRows>
@@ -230,7 +277,13 @@ class Task {
         lanes = hn::Add(lanes, load(weight_sums_ + row * kPanelPositions + i));
       }
       const float sum = hn::ReduceSum(D(), lanes);
-      const float factor = a_.max == nullptr ? 1 / sum : 1;
+      float factor = 1;
+      if (a_.max == nullptr) {
+        const float* const sinks = a_.scores.sink_logits;
+        factor = sinks == nullptr
+                     ? 1 / sum
+                     : factor_with_sink(sinks[a_.first_head + row % a_.group], max_[row], sum);
+      }
       for (Index i = 0; i < a_.head_dim; i += kLanes) {
         store_up_to(hn::Mul(load(sums + i), hn::Set(D(), factor)), a_.head_dim - i, out + i);
       }
@@ -243,7 +296,8 @@ class Task {
 
   const Args& a_;
   Index n_rows_;
-  bool is_few_;  // memory binds, not arithmetic
+  Index n_padded_;  // n_rows, to whole blocks
+  bool is_few_;     // memory binds, not arithmetic
   Index padded_dim_;
   Index tile_size_;
   Index values_at_;  // within a tile
@@ -253,9 +307,9 @@ class Task {
   float* max_;               // (n_rows)
   float* correction_;        // (n_rows)
   float* weight_sums_;       // (n_rows, kPanelPositions)
-  float* scores_;            // (n_rows, kAttentionTile)
+  float* scores_;            // (n_padded, kAttentionTile)
   float* sums_;              // (n_rows, padded_dim)
-  float* queries_;           // what put_query() makes
+  float* queries_;           // what put_query() makes, n_padded rows
 };
 
 // ---- Partial results ---------------------------------------------------------------------------
@@ -279,7 +333,8 @@ NIBBLE_LAZY HWY_INLINE void merge(const kernels::MergeAttention::Args& a) {
         store_up_to(hn::MulAdd(hn::Set(d, weight), x, before), n, merged + i);
       }
     }
-    const V factor = hn::Set(d, 1 / sum);
+    const V factor = hn::Set(
+        d, a.sink_logits == nullptr ? 1 / sum : factor_with_sink(a.sink_logits[row], max, sum));
     for (Index i = 0; i < a.head_dim; i += kLanes) {
       const Index n = a.head_dim - i;
       store_up_to(hn::Mul(load_up_to(merged + i, n), factor), n, merged + i);
@@ -291,9 +346,12 @@ NIBBLE_LAZY HWY_INLINE void merge(const kernels::MergeAttention::Args& a) {
 
 template <class T>
 HWY_INLINE void store_keys_values(const typename kernels::StoreKeysValues<T>::Args& a) {
+  const Index tile_size = kernels::tile_size<T>(a.head_dim);
   for (Index t = 0; t < a.n_tokens; ++t) {
-    store_key_value(a.key + t * a.key_stride, a.value + t * a.value_stride, a.first_position + t,
-                    a.head_dim, a.cache);
+    const Index position = a.first_position + t;
+    T* const tile = a.cache + kernels::page_of(a.pages, position / kAttentionTile) * tile_size;
+    store_key_value(a.key + t * a.key_stride, a.value + t * a.value_stride,
+                    position % kAttentionTile, a.head_dim, tile);
   }
 }
 

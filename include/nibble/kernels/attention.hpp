@@ -137,6 +137,17 @@ float value_at(const T* cache, Index position, Index d, Index head_dim) noexcept
   }
 }
 
+// ---- Pages -------------------------------------------------------------------------------------
+// The cache of one kv head is an array of tiles. A page is the same tile of every layer and kv
+// head: page p of a sequence's cache is tile p of each of these arrays. Which page holds which
+// positions is a table, of a sequence or of a part of it: positions [64 i, 64 i + 64) are in page
+// pages[i].
+
+// The page of positions [64 i, 64 i + 64); without a table page i.
+constexpr Index page_of(const std::int32_t* pages, Index i) noexcept {
+  return pages == nullptr ? i : Index{pages[i]};
+}
+
 // ---- Filling the cache -------------------------------------------------------------------------
 // Writes keys and values of consecutive tokens of one kv head, rounded to T (to nearest, ties to
 // even; 8-bit codes are those of x * (127 / max), all 0 where max is below 2^-110).
@@ -150,7 +161,8 @@ struct StoreKeysValues {
     Index n_tokens = 0;
     Index first_position = 0;
     Index head_dim = 0;
-    T* cache = nullptr;  // this kv head's
+    T* cache = nullptr;                   // this kv head's tiles
+    const std::int32_t* pages = nullptr;  // see page_of
   };
   using Function = void(const Args&);
 };
@@ -165,37 +177,71 @@ constexpr Index attention_tokens_per_task(Index group) noexcept {
   return std::max<Index>(1, kAttentionRows / group);
 }
 
+// Rows of one register tile.
+inline constexpr Index kAttentionBlock = 4;
+
 // Scratch of one task of n_rows query rows, in floats: the queries, one tile of scores, sums of
 // values, and each row's maximum, correction and lanes of its sum of weights.
 constexpr Index attention_scratch_floats(Index n_rows, Index head_dim) noexcept {
   const Index padded_dim = round_up(head_dim, 32);
-  return n_rows * (2 * padded_dim + kAttentionTile + kPanelPositions) + 2 * round_up(n_rows, 16);
+  return round_up(n_rows, kAttentionBlock) * (2 * padded_dim + kAttentionTile + kPanelPositions) +
+         2 * round_up(n_rows, 16);
 }
 
+// What happens to scores before their softmax, in this order: a soft cap, ALiBi, a function of the
+// program's own. The defaults do nothing.
+struct ScoreOptions {
+  float soft_cap = 0;                   // score = soft_cap * tanh(score / soft_cap); 0: none
+  const float* alibi_slopes = nullptr;  // (n_heads): score -= slope * |query's - key's position|
+  const float* sink_logits = nullptr;   // (n_heads): one more score of each query, without a value
+  // Changes the scores of one query, at `position`, with the keys at first_key ... first_key + n
+  // - 1. Some of them may be masked afterwards, and NaN until then.
+  void (*function)(const void* data, Index head, Index position, Index first_key, Index n,
+                   float* scores) = nullptr;
+  const void* data = nullptr;
+
+  constexpr bool changes_scores() const noexcept {
+    return soft_cap != 0 || alibi_slopes != nullptr || function != nullptr;
+  }
+};
+
 // One task: the queries of one kv head's group, of n_tokens consecutive tokens, against positions
-// [begin, end) of the cache. Row t * group + g is head g of the group at token t.
-//   score(row, j) = scale * q[row] . key[j],  j <= first_position + t, and with a window also
-//                                             j > first_position + t - window
+// of the cache. Row t * group + g is head g of the group at token t. Tiles are read in the order of
+// `tiles`, slots first_slot to end_slot - 1 of it; of their positions those in [begin, end) count:
+//   score(row, j) = scale * q[row] . key[j],  j <= first_position + t + ahead, and with a window
+//                                             also j > first_position + t - window
 //   out[row] = sum_j softmax_j(score(row, j)) value[j]
 // Scores, softmax and sums are in f32; with 8-bit integers queries and weights are rounded to 16
 // bits and the sums of their products with codes are exact. All query heads of the group share one
-// pass over keys and values. With max and sum given, out is left unnormalized: partial results of
-// several ranges of positions, to be merged. A row that sees nothing of [begin, end) has the lowest
-// float as its max, so that its out and sum count nothing in a merge.
+// pass over keys and values. With max and sum given, out is left unnormalized and without sinks:
+// partial results of several ranges of slots, to be merged. A row that sees nothing of its range
+// has the lowest float as its max, so that its out and sum count nothing in a merge.
+//
+// A row's result depends on is_prompt, never on the other rows of the task: with is_prompt a score
+// is summed along head_dim in one chain, without it in as many as `group` rows leave room for.
 template <class T>
 struct Attend {
   struct Args {
     const float* q = nullptr;  // (n_tokens, group, head_dim), tokens q_stride elements apart
     Index q_stride = 0;
-    Index n_tokens = 0;
+    Index n_tokens = 0;  // 1 unless is_prompt
     Index group = 0;
     Index head_dim = 0;
-    const T* cache = nullptr;  // this kv head's
-    Index first_position = 0;  // of the first token
+    const T* cache = nullptr;             // this kv head's tiles
+    const std::int32_t* pages = nullptr;  // see page_of
+    const std::int32_t* tiles = nullptr;  // slot s is the tile of positions from 64 tiles[s] on,
+                                          // ascending; null: from 64 s on
+    Index first_slot = 0;
+    Index end_slot = 0;
     Index begin = 0;
     Index end = 0;
-    Index window = 0;  // how many positions a query sees, its own included; 0: all
+    Index first_position = 0;  // of the first token
+    Index window = 0;          // positions that a query sees, up to its own; 0: all
+    Index ahead = 0;           // and so many after its own
+    bool is_prompt = false;
     float scale = 1;
+    ScoreOptions scores;
+    Index first_head = 0;  // of the group, among all heads: for `scores`
     float* out = nullptr;  // (n_tokens, group, head_dim), tokens out_stride elements apart
     Index out_stride = 0;
     float* max = nullptr;      // (n_tokens * group), or null
@@ -205,7 +251,7 @@ struct Attend {
   using Function = void(const Args&);
 };
 
-// Merges the partial results of n_parts ranges of positions, for n_rows query rows.
+// Merges the partial results of n_parts ranges of slots, for n_rows query rows.
 struct MergeAttention {
   struct Args {
     const float* out = nullptr;  // (n_parts, part_rows, head_dim), unnormalized
@@ -215,7 +261,8 @@ struct MergeAttention {
     Index part_rows = 0;  // rows from one part to the next; the first n_rows of each are merged
     Index n_rows = 0;
     Index head_dim = 0;
-    float* merged = nullptr;  // (n_rows, head_dim)
+    const float* sink_logits = nullptr;  // (n_rows), or null: see ScoreOptions
+    float* merged = nullptr;             // (n_rows, head_dim)
   };
   using Function = void(const Args&);
 };

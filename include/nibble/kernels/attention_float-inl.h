@@ -31,13 +31,16 @@ inline constexpr int kWide = kRows <= 2 ? 4 : 2;
 #endif
 // Keys that come from memory are read by few panels at a time, so that they are not far from each
 // other. Where that leaves few sums each is split in kSplits that take turns. (One panel of 16 bits
-// would do, but then loads of queries bind.)
+// would do, but then loads of queries bind.) Blocks of kMaxRows rows, which prompts are made of,
+// sum in one chain everywhere: what a score is does not depend on where the block stands in its
+// task.
 template <int kRows, class T>
 inline constexpr int kStreamVectors = kLanes < kPanelPositions
                                           ? std::min<int>(kPanelPositions / kLanes, kWide<kRows>)
-                                          : (sizeof(T) == 2 ? 2 : 1);
+                                          : (sizeof(T) == 2 || kRows == kMaxRows ? 2 : 1);
 template <int kRows, class T>
 inline constexpr int kSplits = std::max(1, std::min(4, 8 / (kRows * kStreamVectors<kRows, T>)));
+static_assert(kSplits<kMaxRows, float> == 1 && kSplits<kMaxRows, f16> == 1);
 
 // ---- Elements to f32 ---------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ using DU16 = hn::Rebind<std::uint16_t, D>;
 inline constexpr Index kLanes = HWY_MAX_LANES_D(D);
 
 // Query rows of a register tile.
-inline constexpr int kMaxRows = 4;
+inline constexpr int kMaxRows = static_cast<int>(kernels::kAttentionBlock);
 
 HWY_INLINE V load(const float* p) { return hn::LoadU(D(), p); }
 

@@ -2,7 +2,7 @@
 //
 // Umbrella of all per-target code: included once per target by pass.hpp, or by a program's own pass
 // (hwy/foreach_target.h). Has no include guard of its own; each file below guards itself once per
-// target. A target that is the base of levels (simd/levels.hpp) has theirs after its own.
+// target. If the target is the base of levels (simd/levels.hpp), their code follows.
 
 #define NIBBLE_KERNELS_IN_PASS
 #include "nibble/simd/targets.hpp"
@@ -41,9 +41,9 @@
 #endif
 
 // ---- Levels ------------------------------------------------------------------------------------
-// What gains from a level's instructions; the base's kernels stand in for the rest. Of a program's
-// file that names NIBBLE_TARGET_NAMESPACE and NIBBLE_TARGET_TOGGLE there is one more per level; one
-// that names Highway's macros instead is compiled for Highway's targets only.
+// Only the kernels that gain from a level's instructions. A program's file is compiled for levels
+// too if it uses the macros of target-inl.h; with Highway's macros instead, its include guard makes
+// it empty here.
 #if NIBBLE_COMPILED_LEVELS & NIBBLE_NEON_DOT
 #if HWY_TARGET == HWY_STATIC_TARGET
 #define NIBBLE_NEXT_LEVEL NIBBLE_NEON_DOT

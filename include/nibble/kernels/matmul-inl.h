@@ -21,7 +21,7 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPA
 namespace hn = hwy::HWY_NAMESPACE;
 
 #if NIBBLE_IS_LEVEL
-// What becomes of sums is not a level's business: its base finishes them.
+// Levels compute sums only; the functions of the base finish them.
 using HWY_NAMESPACE::finish_gated_tile;
 using HWY_NAMESPACE::finish_tile;
 using HWY_NAMESPACE::Outputs;
@@ -214,7 +214,7 @@ HWY_INLINE void multiply(const kernels::MatmulArgs& args, kernels::FinishTile* f
   }
 }
 
-// Levels have what they have for products of 8-bit integers.
+// Levels have instructions for products of 8-bit integers, so they have no others.
 template <class Format>
 concept MultipliedHere =
     !NIBBLE_IS_LEVEL || quant::BlockFormat<Format> || std::is_same_v<Format, quant::I8Channel>;

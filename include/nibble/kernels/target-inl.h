@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What per-target files need to know of the target that is compiled. Where a new one of Highway's
-// begins, this sets
-//   NIBBLE_TARGET_NAMESPACE    its namespace in nibble; that of Highway's operations is
-//                              hwy::HWY_NAMESPACE
-//   NIBBLE_BEFORE_NAMESPACE()  around the namespace: its functions may use the target's
-//   NIBBLE_AFTER_NAMESPACE()   instructions
+// The macros that per-target files use, set for the target that is being compiled. Each of
+// Highway's targets sets them where its first per-target file begins; for a level kernels-inl.h
+// includes this file with NIBBLE_NEXT_LEVEL defined as the bit of the level.
+//   NIBBLE_TARGET_NAMESPACE    the target's namespace in nibble; that of Highway's operations is
+//                              hwy::HWY_NAMESPACE, for a level that of its base
+//   NIBBLE_BEFORE_NAMESPACE()  these two enclose the namespace, so that its functions may use the
+//   NIBBLE_AFTER_NAMESPACE()   target's instructions
 //   NIBBLE_ATTR                the same for a lambda
 //   NIBBLE_TARGET_TOGGLE       defined for every second target: for include guards
-//   NIBBLE_IS_LEVEL            1: one of simd/levels.hpp, whose base has been compiled just before
-//   NIBBLE_HAVE_DOTPROD        1: ARM's dot products of 8-bit integers
-// For a level kernels-inl.h includes this with NIBBLE_NEXT_LEVEL as its bit.
+//   NIBBLE_IS_LEVEL            1 for a level; its base has been compiled just before
+//   NIBBLE_HAVE_DOTPROD        1 if ARM's dot products of 8-bit integers can be used
 
 #if defined(NIBBLE_NEXT_LEVEL)
 #define NIBBLE_TARGET_BEGINS
@@ -30,7 +30,7 @@
 #include "nibble/simd/levels.hpp"
 
 #ifndef NIBBLE_TARGET_NAMESPACE
-// The first of all: the toggle starts undefined.
+// The first target: the toggle stays undefined.
 #elif defined(NIBBLE_TARGET_TOGGLE)
 #undef NIBBLE_TARGET_TOGGLE
 #else
@@ -61,8 +61,8 @@
 
 #define NIBBLE_IS_LEVEL 1
 
-// The instructions of a level must include the base's, or its operations cannot be inlined: those
-// of Highway's target and those of the command line. (Without arch= GCC 12 does not inline sdot.)
+// The instructions of a level must include those of its base and of the command line; otherwise the
+// operations of the base cannot be inlined. (GCC 12 inlines sdot only with arch=.)
 #if NIBBLE_NEXT_LEVEL == NIBBLE_NEON_DOT
 #define NIBBLE_TARGET_NAMESPACE N_NEON_DOT
 #undef NIBBLE_LEVEL_STR
@@ -79,7 +79,7 @@
 #endif
 #define NIBBLE_HAVE_DOTPROD 1
 #else
-#error "nibble: a level that target-inl.h does not know"
+#error "nibble: NIBBLE_NEXT_LEVEL is not a level"
 #endif
 
 #define NIBBLE_BEFORE_NAMESPACE()       \

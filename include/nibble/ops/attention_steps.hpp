@@ -14,41 +14,91 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
-// scores (n_tokens, n_heads * n): for each head the scaled scores of its n = scores.extent(1) /
-// n_heads first cached positions, −∞ where token i (at position first_position + i) may not look.
+namespace detail {
+
+// Calls f(segment, row, position) for each row of the segments.
+template <class F>
+void for_each_row(std::span<const Segment> segments, F&& f) {
+  for (const Segment& segment : segments) {
+    for (Index i = 0; i < segment.n_rows; ++i) {
+      f(segment, segment.first_row + i, segment.first_position + i);
+    }
+  }
+}
+
+// The tile of the cache of a kv head that holds `position`.
+template <class T>
+const T* tile_of(const T* kv_head, const Segment& segment, Index position,
+                 Index head_dim) noexcept {
+  const std::int32_t* const pages = segment.pages.empty() ? nullptr : segment.pages.data();
+  return kv_head +
+         kernels::page_of(pages, position / kPagePositions) * kernels::tile_size<T>(head_dim);
+}
+
+// ScoreOptions of one score.
+inline float changed_score(const kernels::ScoreOptions& options, Index head, Index position,
+                           Index key, double score) noexcept {
+  if (options.soft_cap != 0) {
+    const auto cap = static_cast<double>(options.soft_cap);
+    score = cap * libm::tanh(score / cap);
+  }
+  if (options.alibi_slopes != nullptr) {
+    const Index distance = key > position ? key - position : position - key;
+    score -= static_cast<double>(options.alibi_slopes[head]) * static_cast<double>(distance);
+  }
+  auto result = static_cast<float>(score);
+  if (options.function != nullptr) {
+    options.function(options.data, head, position, key, 1, &result);
+  }
+  return result;
+}
+
+}  // namespace detail
+
+// scores (rows, n_heads * n): for each head the scores of its n = scores.extent(1) / n_heads first
+// cached positions, −∞ where a row may not look.
 inline void attention_scores(MatrixView<const float> q, const KvCache& cache, Index layer,
-                             const AttentionShape& shape, Index first_position,
+                             const AttentionShape& shape, std::span<const Segment> segments,
                              MatrixView<float> scores) noexcept {
   const Index n = scores.extent(1) / shape.n_heads;
   visit_kv_type(cache.layout().type, [&]<class T>(T) {
     const KvLayer<T> kv = cache.layer<T>(layer);
-    for (Index i = 0; i < q.extent(0); ++i) {
-      const Index position = first_position + i;
+    detail::for_each_row(segments, [&](const Segment& segment, Index row, Index position) {
       const Index begin = shape.first_seen(position);
+      const Index end = shape.end_seen(position, segment.end_position());
       for (Index h = 0; h < shape.n_heads; ++h) {
-        const T* const kv_head = kv.of(h / shape.group());
         for (Index p = 0; p < n; ++p) {
-          double sum = 0;
-          for (Index d = 0; p >= begin && p <= position && d < shape.head_dim; ++d) {
-            sum += static_cast<double>(q(i, h * shape.head_dim + d)) *
-                   static_cast<double>(kernels::key_at(kv_head, p, d, shape.head_dim));
+          float& score = scores(row, h * n + p);
+          if (p < begin || p >= end) {
+            score = -kInfinity;
+            continue;
           }
-          const bool visible = p >= begin && p <= position;
-          scores(i, h * n + p) = visible ? static_cast<float>(sum) * shape.scale : -kInfinity;
+          const T* const tile =
+              detail::tile_of<T>(kv.of(h / shape.group()), segment, p, shape.head_dim);
+          double sum = 0;
+          for (Index d = 0; d < shape.head_dim; ++d) {
+            sum +=
+                static_cast<double>(q(row, h * shape.head_dim + d)) *
+                static_cast<double>(kernels::key_at(tile, p % kPagePositions, d, shape.head_dim));
+          }
+          score = detail::changed_score(shape.scores, h, position, p,
+                                        sum * static_cast<double>(shape.scale));
         }
       }
-    }
+    });
   });
 }
 
-// Softmax of each head's scores, in place.
-inline void attention_softmax(MatrixView<float> scores, Index n_heads) noexcept {
-  const Index n = scores.extent(1) / n_heads;
+// Softmax of each head's scores, in place, with ScoreOptions::sink_logits if there are some.
+inline void attention_softmax(MatrixView<float> scores, const AttentionShape& shape) noexcept {
+  const Index n = scores.extent(1) / shape.n_heads;
   for (Index i = 0; i < scores.extent(0); ++i) {
-    for (Index h = 0; h < n_heads; ++h) {
+    for (Index h = 0; h < shape.n_heads; ++h) {
       float* const s = scores.data() + i * scores.stride(0) + h * n;
-      const float max = *std::max_element(s, s + n);
-      double sum = 0;
+      float max = *std::max_element(s, s + n);
+      const float* const sinks = shape.scores.sink_logits;
+      if (sinks != nullptr) max = nibble::max(max, sinks[h]);
+      double sum = sinks == nullptr ? 0 : libm::exp(static_cast<double>(sinks[h] - max));
       for (Index p = 0; p < n; ++p) sum += libm::exp(static_cast<double>(s[p] - max));
       for (Index p = 0; p < n; ++p) {
         s[p] = static_cast<float>(libm::exp(static_cast<double>(s[p] - max)) / sum);
@@ -57,26 +107,30 @@ inline void attention_softmax(MatrixView<float> scores, Index n_heads) noexcept 
   }
 }
 
-// out (n_tokens, n_heads * head_dim) = the values weighted by each head's `weights`.
+// out (rows, n_heads * head_dim) = the values weighted by each head's `weights`.
 inline void attention_values(MatrixView<const float> weights, const KvCache& cache, Index layer,
-                             const AttentionShape& shape, Index first_position,
+                             const AttentionShape& shape, std::span<const Segment> segments,
                              MatrixView<float> out) noexcept {
   const Index n = weights.extent(1) / shape.n_heads;
   visit_kv_type(cache.layout().type, [&]<class T>(T) {
     const KvLayer<T> kv = cache.layer<T>(layer);
-    for (Index i = 0; i < out.extent(0); ++i) {
+    detail::for_each_row(segments, [&](const Segment& segment, Index row, Index position) {
+      const Index begin = shape.first_seen(position);  // others may never have been written
+      const Index end = std::min(n, shape.end_seen(position, segment.end_position()));
       for (Index h = 0; h < shape.n_heads; ++h) {
         const T* const kv_head = kv.of(h / shape.group());
         for (Index d = 0; d < shape.head_dim; ++d) {
-          double sum = 0;  // positions after the token's own may never have been written
-          for (Index p = 0; p <= first_position + i && p < n; ++p) {
-            sum += static_cast<double>(weights(i, h * n + p)) *
-                   static_cast<double>(kernels::value_at(kv_head, p, d, shape.head_dim));
+          double sum = 0;
+          for (Index p = begin; p < end; ++p) {
+            const T* const tile = detail::tile_of<T>(kv_head, segment, p, shape.head_dim);
+            sum +=
+                static_cast<double>(weights(row, h * n + p)) *
+                static_cast<double>(kernels::value_at(tile, p % kPagePositions, d, shape.head_dim));
           }
-          out(i, h * shape.head_dim + d) = static_cast<float>(sum);
+          out(row, h * shape.head_dim + d) = static_cast<float>(sum);
         }
       }
-    }
+    });
   });
 }
 

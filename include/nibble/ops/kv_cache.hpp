@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The key-value cache of a session: for each layer the keys and values of every position so far, as
-// f32, f16, bf16 or 8-bit integers, in memory that the caller owns. Positions are the caller's: to
-// clear or to go back, write the next token at an earlier position.
+// The key-value cache: keys and values of every layer and position, as f32, f16, bf16 or 8-bit
+// integers, in memory that the caller owns. It is made of pages of 64 positions; which page is
+// whose is the caller's affair (segment.hpp), as are positions: to clear or to go back, write the
+// next token at an earlier position.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <span>
 
@@ -16,6 +18,7 @@
 #include "nibble/kernels/attention.hpp"
 #include "nibble/kernels/pass.hpp"
 #include "nibble/ops/kv_type.hpp"
+#include "nibble/ops/segment.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
@@ -40,47 +43,80 @@ constexpr decltype(auto) visit_kv_type(KvType type, F&& f) {
   return f(float{});
 }
 
-// Sizes of a cache; the bytes can be a constant of the program.
+static_assert(kPagePositions == kernels::kAttentionTile);
+
+// What one layer keeps of a position.
+struct KvShape {
+  Index n_kv_heads = 0;  // 0: the layer keeps nothing
+  Index head_dim = 0;
+};
+
+// Sizes of a cache; the bytes can be a constant of the program. Within a layer each kv head has its
+// tiles (kernels/attention.hpp) one after the other, page by page: a sequence whose pages follow
+// each other reads memory from one end to the other.
 struct KvCacheLayout {
   KvType type = KvType::f16;
   Index n_layers = 0;
   Index n_kv_heads = 0;
   Index head_dim = 0;
-  Index capacity = 0;  // positions
+  Index capacity = 0;  // positions of all sequences, rounded up to whole pages
+  std::span<const KvShape> shapes =
+      {};  // (n_layers), where layers differ: instead of the two above
 
-  // Positions that there is memory for: whole tiles.
-  constexpr Index padded_capacity() const noexcept {
-    return kernels::round_up(capacity, kernels::kAttentionTile);
+  constexpr KvShape shape(Index layer) const noexcept {
+    return shapes.empty() ? KvShape{n_kv_heads, head_dim} : shapes[static_cast<std::size_t>(layer)];
   }
-  // Elements of one kv head of one layer.
-  constexpr Index head_elements() const noexcept {
-    return visit_kv_type(type, [&]<class T>(T) {
-      return padded_capacity() / kernels::kAttentionTile * kernels::tile_size<T>(head_dim);
-    });
+  constexpr Index n_pages() const noexcept { return pages_for(capacity); }
+  // Elements of one kv head of a layer.
+  constexpr Index head_elements(const KvShape& s) const noexcept {
+    return visit_kv_type(type,
+                         [&]<class T>(T) { return n_pages() * kernels::tile_size<T>(s.head_dim); });
   }
-  constexpr std::size_t bytes_per_layer() const noexcept {
-    return align_up(static_cast<std::size_t>(n_kv_heads * head_elements()) * element_size());
+  constexpr std::size_t bytes_of(const KvShape& s) const noexcept {
+    if (s.n_kv_heads == 0) return 0;
+    return align_up(static_cast<std::size_t>(s.n_kv_heads * head_elements(s)) * element_size());
   }
-  // All layers. Requires is_valid().
-  constexpr std::size_t bytes() const noexcept {
-    return static_cast<std::size_t>(n_layers) * bytes_per_layer();
+  // Where a layer begins. Requires is_valid(), as bytes() does.
+  constexpr std::size_t offset(Index layer) const noexcept {
+    if (shapes.empty()) return static_cast<std::size_t>(layer) * bytes_of(shape(0));
+    std::size_t bytes = 0;
+    for (Index i = 0; i < layer; ++i) bytes += bytes_of(shape(i));
+    return bytes;
   }
+  // All layers.
+  constexpr std::size_t bytes() const noexcept { return offset(n_layers); }
   constexpr std::size_t element_size() const noexcept {
     return visit_kv_type(type, []<class T>(T) { return sizeof(T); });
   }
 
-  // Every count is at least one and bytes() is at most kMaxBytes.
+  // Every count is at least one (n_kv_heads of a layer: at least 0) and bytes() is at most
+  // kMaxBytes.
   constexpr bool is_valid() const noexcept {
-    if (n_layers < 1 || n_kv_heads < 1 || head_dim < 1 || capacity < 1) return false;
+    if (n_layers < 1 || capacity < 1) return false;
+    if (!shapes.empty() && static_cast<Index>(shapes.size()) != n_layers) return false;
+    if (shapes.empty()) return n_kv_heads > 0 && fits(shape(0), n_layers, kMaxBytes);
+    Index left = kMaxBytes;
+    for (const KvShape& s : shapes) {
+      if (s.n_kv_heads == 0) continue;
+      if (!fits(s, 1, left)) return false;
+      left -= static_cast<Index>(bytes_of(s));
+    }
+    return true;
+  }
+
+ private:
+  // Whether n layers like this one have at most so many bytes.
+  constexpr bool fits(const KvShape& s, Index n, Index max_bytes) const noexcept {
+    if (s.n_kv_heads < 1 || s.head_dim < 1) return false;
     // Keys and values, at most 40 bytes a dimension (8-bit integers with a head_dim of 1) and a
     // capacity rounded up to at most 64 times itself: less than 4096 times the product.
     Index room = std::numeric_limits<Index>::max() / 4096;
-    for (const Index n : {n_layers, n_kv_heads, head_dim, capacity}) {
-      if (n > room) return false;
-      room /= n;
+    for (const Index count : {n, s.n_kv_heads, s.head_dim, capacity}) {
+      if (count > room) return false;
+      room /= count;
     }
-    const auto layer_bytes = n_kv_heads * head_elements() * static_cast<Index>(element_size());
-    return layer_bytes <= kMaxBytes / n_layers - static_cast<Index>(kAlignment);
+    const auto layer_bytes = s.n_kv_heads * head_elements(s) * static_cast<Index>(element_size());
+    return layer_bytes <= max_bytes / n - static_cast<Index>(kAlignment);
   }
 };
 
@@ -90,7 +126,7 @@ struct KvLayer {
   T* data = nullptr;  // (n_kv_heads) times the tiles of kernels/attention.hpp
   Index n_kv_heads = 0;
   Index head_dim = 0;
-  Index capacity = 0;       // positions that may be written
+  Index n_pages = 0;
   Index head_elements = 0;  // of one kv head
 
   T* of(Index kv_head) const noexcept {
@@ -98,38 +134,51 @@ struct KvLayer {
     return data + kv_head * head_elements;
   }
   operator KvLayer<const T>() const noexcept requires(!std::is_const_v<T>) {  // NOLINT: a view
-    return {data, n_kv_heads, head_dim, capacity, head_elements};
+    return {data, n_kv_heads, head_dim, n_pages, head_elements};
   }
 };
 
-// Writes keys and values of tokens at positions first_position, first_position + 1, ... of a layer.
-// k, v: (n_tokens, n_kv_heads * head_dim), rows may be strided, elements of a row are consecutive.
-// Positions must be below the capacity. Values outside the range of a floating-point T become
-// infinities; for 8-bit integers all must be finite.
+namespace detail {
+
+// Whether a segment's positions are in pages that it has and the cache has.
+inline bool has_pages(const Segment& segment, [[maybe_unused]] Index n_pages) noexcept {
+  const Index n = segment.pages.empty() ? n_pages : static_cast<Index>(segment.pages.size());
+  return segment.first_position >= 0 && segment.n_rows >= 0 &&
+         segment.end_position() <= n * kPagePositions;
+}
+
+}  // namespace detail
+
+// Writes keys and values of the rows of all segments to their positions of a layer.
+// k, v: (rows, n_kv_heads * head_dim), rows may be strided, elements of a row are consecutive.
+// Values outside the range of a floating-point T become infinities; for 8-bit integers all must be
+// finite. No two segments may write the same page.
 template <class T>
-void store_keys_values(Executor& executor, KvLayer<T> layer, Index first_position,
+void store_keys_values(Executor& executor, KvLayer<T> layer, std::span<const Segment> segments,
                        MatrixView<const float> k, MatrixView<const float> v) noexcept {
-  const Index n_tokens = k.extent(0);
-  NIBBLE_ASSERT(v.extent(0) == n_tokens);
+  NIBBLE_ASSERT(v.extent(0) == k.extent(0));
   NIBBLE_ASSERT(k.extent(1) == layer.n_kv_heads * layer.head_dim && v.extent(1) == k.extent(1));
   NIBBLE_ASSERT(k.stride(1) == 1 && v.stride(1) == 1);
-  NIBBLE_ASSERT(first_position >= 0 && first_position + n_tokens <= layer.capacity);
   using Kernel = kernels::StoreKeysValues<T>;
   auto* const store = simd::kernel<Kernel>();
   const auto task = [&](Index kv_head, Index) {
     const Index column = kv_head * layer.head_dim;
     typename Kernel::Args args;
-    args.key = k.data() + column;
-    args.value = v.data() + column;
     args.key_stride = k.stride(0);
     args.value_stride = v.stride(0);
-    args.n_tokens = n_tokens;
-    args.first_position = first_position;
     args.head_dim = layer.head_dim;
     args.cache = layer.of(kv_head);
-    store(args);
+    for (const Segment& segment : segments) {
+      NIBBLE_ASSERT(detail::has_pages(segment, layer.n_pages));
+      args.key = k.data() + segment.first_row * k.stride(0) + column;
+      args.value = v.data() + segment.first_row * v.stride(0) + column;
+      args.n_tokens = segment.n_rows;
+      args.first_position = segment.first_position;
+      args.pages = segment.pages.empty() ? nullptr : segment.pages.data();
+      store(args);
+    }
   };
-  if (n_tokens < 16) {  // waking the others would take longer
+  if (k.extent(0) < 16) {  // waking the others would take longer
     for (Index h = 0; h < layer.n_kv_heads; ++h) task(h, 0);
   } else {
     executor.parallel_for(layer.n_kv_heads, task);
@@ -142,6 +191,7 @@ class KvCache {
   KvCache() noexcept = default;
 
   // `memory` must be aligned to kAlignment and hold layout.bytes(); it need not be initialized.
+  // layout.shapes must stay alive.
   static Result<KvCache> create(std::span<std::byte> memory, const KvCacheLayout& layout) {
     if (!layout.is_valid()) {
       return Error{Errc::invalid_argument,
@@ -169,16 +219,36 @@ class KvCache {
   KvLayer<T> layer(Index index) const noexcept {
     NIBBLE_ASSERT(kKvType<T> == layout_.type);
     NIBBLE_ASSERT(index >= 0 && index < layout_.n_layers);
-    std::byte* const base = memory_ + static_cast<std::size_t>(index) * layout_.bytes_per_layer();
-    return {reinterpret_cast<T*>(base), layout_.n_kv_heads, layout_.head_dim, layout_.capacity,
-            layout_.head_elements()};
+    const KvShape shape = layout_.shape(index);
+    return {reinterpret_cast<T*>(memory_ + layout_.offset(index)), shape.n_kv_heads, shape.head_dim,
+            layout_.n_pages(), layout_.head_elements(shape)};
   }
 
   // store_keys_values() for whatever the element type is.
-  NIBBLE_LAZY void append(Executor& executor, Index layer_index, Index first_position,
+  NIBBLE_LAZY void append(Executor& executor, Index layer_index, std::span<const Segment> segments,
                           MatrixView<const float> k, MatrixView<const float> v) const noexcept {
     visit_kv_type(layout_.type, [&]<class T>(T) {
-      store_keys_values(executor, layer<T>(layer_index), first_position, k, v);
+      store_keys_values(executor, layer<T>(layer_index), segments, k, v);
+    });
+  }
+  // The same for a single sequence whose pages follow each other.
+  NIBBLE_LAZY void append(Executor& executor, Index layer_index, Index first_position,
+                          MatrixView<const float> k, MatrixView<const float> v) const noexcept {
+    const Segment all = single_segment(k.extent(0), first_position);
+    append(executor, layer_index, std::span<const Segment>(&all, 1), k, v);
+  }
+
+  // Copies the keys and values of a page to another page, in every layer.
+  void copy_page(PageId from, PageId to) const noexcept {
+    visit_kv_type(layout_.type, [&]<class T>(T) {
+      for (Index l = 0; l < layout_.n_layers; ++l) {
+        const KvLayer<T> kv = layer<T>(l);
+        const Index tile = kernels::tile_size<T>(kv.head_dim);
+        for (Index h = 0; h < kv.n_kv_heads; ++h) {
+          std::memcpy(kv.of(h) + to * tile, kv.of(h) + from * tile,
+                      static_cast<std::size_t>(tile) * sizeof(T));
+        }
+      }
     });
   }
 

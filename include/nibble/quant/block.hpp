@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Weight formats as types. A block format stores kLength consecutive weights of a row as one Block:
-// a scale, perhaps a minimum, and kBits-bit codes. Q4_0, Q4_1 and Q8_0 are GGUF's, bit for bit.
+// a scale, optionally a minimum, and kBits-bit codes. Q4_0, Q4_1 and Q8_0 equal GGUF's, bit for
+// bit.
 #pragma once
 
 #include <array>
@@ -21,8 +22,9 @@ enum class ZeroPoint : std::uint8_t {
   minimum,    // weight = scale * code + minimum, code unsigned; the minimum is stored per block
 };
 
-// Codes of one block: kBits = 4: byte j holds weight j in its low half and weight j + kLength/2 in
-// its high half (GGUF's order); kBits = 8: byte j is weight j, two's complement when symmetric.
+// Order of the codes in a block. kBits = 4: byte j holds weight j in its low half and weight j +
+// kLength/2 in its high half (GGUF's order). kBits = 8: byte j is weight j, two's complement when
+// symmetric.
 template <class Scale, int kBits, int kLength, ZeroPoint kZero>
 struct BlockData;
 template <class Scale, int kBits, int kLength>
@@ -37,8 +39,8 @@ struct BlockData<Scale, kBits, kLength, ZeroPoint::minimum> {
   std::array<std::uint8_t, std::size_t{kLength / 8 * kBits}> codes;
 };
 
-// The family. A user's own format is either a member of it with other parameters, or any type that
-// satisfies the BlockFormat concept.
+// The family of block formats. A user's own format is a member with other parameters, or any type
+// that satisfies the BlockFormat concept.
 template <int Bits, int Length, class ScaleType, ZeroPoint Zero>
 struct Blocks {
   static_assert(Bits == 4 || Bits == 8, "codes of 4 or 8 bits");

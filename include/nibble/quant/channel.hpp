@@ -3,7 +3,7 @@
 // 8-bit formats with one scale for a whole channel (a row of a weight matrix) or tensor, instead of
 // one per block: I8Channel, symmetric, and U8Affine, with a zero-point and a 256-entry table.
 //
-// NaN counts as zero and magnitudes above 2^120, infinities too, count as 2^120 (quantize.hpp).
+// NaN counts as zero. Magnitudes above 2^120, including infinities, count as 2^120 (quantize.hpp).
 #pragma once
 
 #include <algorithm>
@@ -19,19 +19,20 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
 // Symmetric: weight = scale * code, scale = (largest magnitude) / 127, code = weight / scale
-// rounded half away from zero, in [-127, 127]: -128 is never produced, so codes can be negated.
+// rounded half away from zero, in [-127, 127]. -128 never occurs, so codes can be negated.
 struct I8Channel {
   using Code = std::int8_t;
   static constexpr int kBits = 8;
   static constexpr int kLength = 1;
-  // What a channel has besides its codes, and what a stored row begins with.
+  // The data of a channel besides its codes; a stored row begins with it.
   struct Header {
     float scale = 0.0f;
   };
 };
 
-// Asymmetric: weight = scale * (code - zero_point). Zero is always a weight, exactly: the range is
-// [min(0, smallest), max(0, largest)], scale = its width / 255, zero_point the code nearest zero.
+// Asymmetric: weight = scale * (code - zero_point). The range is [min(0, smallest), max(0,
+// largest)], scale = its width / 255, zero_point = the code nearest to zero: so zero is always
+// represented exactly.
 struct U8Affine {
   using Code = std::uint8_t;
   static constexpr int kBits = 8;
@@ -39,7 +40,7 @@ struct U8Affine {
   struct Header {
     float scale = 0.0f;
     std::uint8_t zero_point = 0;
-    std::array<std::uint8_t, 3> reserved{};  // zeros; keeps codes on multiples of four bytes
+    std::array<std::uint8_t, 3> reserved{};  // zeros; they align the codes to four bytes
   };
 };
 
@@ -48,7 +49,7 @@ static_assert(sizeof(I8Channel::Header) == 4 && sizeof(U8Affine::Header) == 8);
 template <class F>
 concept ChannelFormat = std::is_same_v<F, I8Channel> || std::is_same_v<F, U8Affine>;
 
-// The weight of a code; AffineTable holds exactly these values.
+// The weight of a code. AffineTable holds exactly these values.
 constexpr float weight_of(I8Channel::Header h, std::int8_t code) noexcept {
   return h.scale * static_cast<float>(code);
 }
@@ -56,7 +57,7 @@ constexpr float weight_of(U8Affine::Header h, std::uint8_t code) noexcept {
   return h.scale * static_cast<float>(code - h.zero_point);
 }
 
-// The code nearest to a weight; weights outside the range that `h` was fitted to saturate.
+// The code nearest to a weight. Weights outside the range that `h` was fitted to saturate.
 inline std::int8_t code_of(I8Channel::Header h, float x) noexcept {
   if (!(h.scale > 0.0f)) return 0;
   return static_cast<std::int8_t>(std::clamp(libm::round(tamed(x) / h.scale), -127.0f, 127.0f));
@@ -68,8 +69,8 @@ inline std::uint8_t code_of(U8Affine::Header h, float x) noexcept {
   return static_cast<std::uint8_t>(std::clamp(code, 0.0f, 255.0f));
 }
 
-// The header that fits these weights: a row for one header per channel, a whole tensor for one per
-// tensor. Without weights, or with zeros only, the scale is 0.
+// The header that fits these weights: pass a row for one header per channel, a whole tensor for one
+// per tensor. The scale is 0 if there are no weights or only zeros.
 template <ChannelFormat Format>
 typename Format::Header fit(std::span<const float> x) noexcept {
   float smallest = 0.0f;
@@ -103,7 +104,7 @@ void dequantize(typename Format::Header header, std::span<const typename Format:
   for (std::size_t i = 0; i < codes.size(); ++i) out[i] = weight_of(header, codes[i]);
 }
 
-// The weight of each of the 256 codes of a channel or tensor.
+// A table of the weights of all 256 codes of a channel or tensor.
 class AffineTable {
  public:
   constexpr explicit AffineTable(U8Affine::Header header) noexcept {

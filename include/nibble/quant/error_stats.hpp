@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How far approximated values are from the originals, e.g. dequantized weights of a tensor. Sums
-// are kept in double, so that statistics of rows can be merged into those of a tensor or a model.
+// Statistics of the error between original and approximated values, e.g. the dequantized weights of
+// a tensor. Sums are in double, so that statistics of rows can be merged into those of a tensor or
+// model.
 #pragma once
 
 #include <algorithm>
@@ -20,19 +21,19 @@ struct ErrorStats {
   std::uint64_t count = 0;            // all pairs
   std::uint64_t sign_flips = 0;       // x and y not zero and of opposite sign
   std::uint64_t rounded_to_zero = 0;  // y is zero, x is not
-  std::uint64_t not_finite = 0;       // x or y infinite or NaN: in no other number but count
+  std::uint64_t not_finite = 0;       // x or y infinite or NaN: counted only here and in count
   double max_abs = 0.0;               // max |e|
   double sum_squared_error = 0.0;     // sum e^2
   double sum_squared_signal = 0.0;    // sum x^2
 
-  // sqrt(sum e^2 / n) over the n finite pairs; 0 when there are none.
+  // sqrt(sum e^2 / n) over the n finite pairs; 0 if there are none.
   double rmse() const noexcept {
     const std::uint64_t n = count - not_finite;
     return n == 0 ? 0.0 : std::sqrt(sum_squared_error / static_cast<double>(n));
   }
 
-  // 10 log10(sum x^2 / sum e^2): +inf without any error (also when empty), -inf when there is
-  // error but no signal.
+  // 10 log10(sum x^2 / sum e^2): +inf if there is no error (also if there are no pairs), -inf if
+  // there is an error but no signal.
   double snr_db() const noexcept {
     if (sum_squared_error == 0.0) return std::numeric_limits<double>::infinity();
     if (sum_squared_signal == 0.0) return -std::numeric_limits<double>::infinity();

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The formats of this library by a name known at run time: what a file or a command line chooses.
-// visit_format goes from the name to the type; rows of bytes are converted with checked sizes.
+// The library's formats as run-time values, for what a file or a command line selects. visit_format
+// maps a value to its type; rows of bytes are converted with checked sizes.
 //
 // A stored row of n weights is, in the byte order of the host (little-endian, as files are):
 //   float formats    n elements
 //   block formats    n / kLength Blocks
 //   channel formats  the Header, then n codes
-// Rows need no alignment. Consecutive rows of a float or block format may be taken as one.
+// Rows need no alignment. Consecutive rows of a float or block format may be treated as one row.
 #pragma once
 
 #include <array>
@@ -33,7 +33,8 @@ inline constexpr std::array<Format, 8> kFormats = {
     Format::f32,  Format::f16,  Format::bf16,       Format::q8_0,
     Format::q4_0, Format::q4_1, Format::i8_channel, Format::u8_affine};
 
-// Calls f(std::type_identity<F>{}) with the type F of a format; f returns the same type for all.
+// Calls f(std::type_identity<F>{}) with the type F of a format. f must return the same type for
+// all.
 template <class Function>
 constexpr decltype(auto) visit_format(Format format, Function&& f) {
   switch (format) {
@@ -46,10 +47,10 @@ constexpr decltype(auto) visit_format(Format format, Function&& f) {
     case Format::i8_channel: return f(std::type_identity<I8Channel>{});
     case Format::u8_affine: return f(std::type_identity<U8Affine>{});
   }
-  NIBBLE_UNREACHABLE();  // not an enumerator: the caller's mistake, files and names are checked
+  NIBBLE_UNREACHABLE();  // not an enumerator: a bug in the caller; files and names are checked
 }
 
-// The name of a type. A program's own format takes a value of its own, 128 or above:
+// The Format value of a type. A program's own format uses a value of its own, 128 or above:
 //   template <> inline constexpr Format nibble::quant::kFormatOf<Mine> = Format{128};
 template <class F>
 inline constexpr Format kFormatOf = [] {
@@ -58,7 +59,7 @@ inline constexpr Format kFormatOf = [] {
                      [](auto tag) { return std::is_same_v<typename decltype(tag)::type, F>; }))
       return format;
   }
-  NIBBLE_UNREACHABLE();  // a type without a name does not compile
+  NIBBLE_UNREACHABLE();  // a type without a Format value does not compile
 }();
 
 constexpr const char* to_string(Format format) noexcept {
@@ -75,7 +76,8 @@ constexpr const char* to_string(Format format) noexcept {
   return "unknown";
 }
 
-// The format of a name as to_string gives it, in upper or lower case. Error: invalid_argument.
+// The format with a given name, spelled as by to_string in any letter case. Error:
+// invalid_argument.
 inline Result<Format> format_from_name(std::string_view name) {
   const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
   std::string known;
@@ -90,7 +92,7 @@ inline Result<Format> format_from_name(std::string_view name) {
   return Error{Errc::invalid_argument, "no such weight format; known are " + known};
 }
 
-// Storage of one weight in bits, scales of blocks included; a channel's header is not.
+// Storage of one weight in bits, including the scales of blocks but not the header of a channel.
 template <class F>
 constexpr double bits_per_weight() noexcept {
   if constexpr (BlockFormat<F>)
@@ -103,7 +105,7 @@ constexpr double bits_per_weight(Format format) noexcept {
                       [](auto tag) { return bits_per_weight<typename decltype(tag)::type>(); });
 }
 
-// Bytes of a stored row of n weights. Errors: invalid_argument (n is no whole number of blocks),
+// Bytes of a stored row of n weights. Errors: invalid_argument (n is not a whole number of blocks),
 // limit (does not fit).
 template <class F>
 Result<std::size_t> row_bytes(std::size_t n) {
@@ -145,8 +147,8 @@ Status check_row(std::size_t n, std::size_t n_bytes) {
 
 }  // namespace detail
 
-// Converts a stored row to f32; out.size() is the number of weights. Errors: invalid_argument when
-// the sizes do not fit each other, limit as row_bytes.
+// Converts a stored row to f32; out.size() is the number of weights. Errors: invalid_argument if
+// the sizes do not match, limit as for row_bytes.
 template <class F>
 Status row_to_f32(std::span<const std::byte> row, std::span<float> out) {
   NIBBLE_CHECK(detail::check_row<F>(out.size(), row.size()));
@@ -178,8 +180,8 @@ inline Status row_to_f32(Format format, std::span<const std::byte> row, std::spa
                       [&](auto tag) { return row_to_f32<typename decltype(tag)::type>(row, out); });
 }
 
-// Rounds x to a stored row; row.size() must be row_bytes of x.size(). A channel format fits its
-// header to this row. Errors: as row_to_f32.
+// Rounds x to a stored row; row.size() must be row_bytes of x.size(). For a channel format, the
+// header is fitted to this row. Errors: as for row_to_f32.
 template <class F>
 Status row_from_f32(std::span<const float> x, std::span<std::byte> row) {
   NIBBLE_CHECK(detail::check_row<F>(x.size(), row.size()));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Which of our formats a tensor type of GGUF is, and back.
+// Conversion between GGUF's tensor types and our formats.
 #pragma once
 
 #include <optional>
@@ -13,7 +13,7 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
-// Error: unsupported, for the types that have no kernels here, and for unknown ids.
+// Error: unsupported, for types that have no kernels here and for unknown ids.
 inline Result<Format> format_of(io::GgmlType type) {
   switch (type) {
     case io::GgmlType::f32: return Format::f32;
@@ -58,7 +58,7 @@ inline constexpr PackedType kPackedTypes[] = {
     {Format::bf16, io::GgmlType::packed_bf16}, {Format::q8_0, io::GgmlType::packed_q8_0},
     {Format::q4_0, io::GgmlType::packed_q4_0}, {Format::q4_1, io::GgmlType::packed_q4_1}};
 
-// The sizes that files are checked by are those of the layout.
+// Checks that the sizes used to check files are those of the layout.
 template <class F>
 constexpr bool has_sizes_of(io::GgmlType type) noexcept {
   const io::GgmlTypeTraits traits = io::type_traits(type);
@@ -77,7 +77,7 @@ static_assert(has_sizes_of<Q4_1>(io::GgmlType::packed_q4_1));
 
 }  // namespace detail
 
-// The format of a tensor that is packed (quant/packed.hpp), or nothing if it is not.
+// The format of a packed tensor (quant/packed.hpp), or nothing if the type is not packed.
 constexpr std::optional<Format> packed_format_of(io::GgmlType type) noexcept {
   for (const detail::PackedType& packed : detail::kPackedTypes) {
     if (packed.type == type) return packed.format;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The packed layout of a weight matrix (n, k): one layout for all instruction sets. Rows are
-// interleaved in panels of 16, one row per 32-bit lane, so that 512-, 256- and 128-bit vectors read
-// the same bytes and a product broadcasts activations instead of summing across lanes.
+// interleaved in panels of 16, one row per 32-bit lane. So 512-, 256- and 128-bit vectors read the
+// same bytes, and a product broadcasts activations instead of summing across lanes.
 //
 //   Block formats   A panel is a sequence of groups along k. A group is as many blocks as make its
 //                   scales fill a cache line (two for 16-bit scales):
@@ -21,8 +21,8 @@
 //   f32, f16        [k][16 rows]
 //   bf16            [k / 2][16 rows][2]: pairs along k per 32-bit lane, as dot products want them
 //
-// Rows and blocks beyond n and k are zero weights. Every panel starts on a multiple of 64 bytes
-// from the first; the matrix itself should too.
+// Rows beyond n and blocks beyond k are zero weights. Every panel starts at a multiple of 64 bytes
+// after the first; the matrix itself should also be 64-byte aligned.
 #pragma once
 
 #include <algorithm>
@@ -63,30 +63,31 @@ struct Packed<Format> {
   static constexpr Index kCodeOffset = kMinimumOffset * (kHasMinimum ? 2 : 1);
   static constexpr Index kGroupBytes = kCodeOffset + kGroupBlocks * kChunks * kChunkBytes;
   static_assert(kGroupBytes % 64 == 0);
-  // Of a program's own format too: products take 32 weights at a time and sum a block in 32 bits.
+  // Also for a program's own format: products take 32 weights at a time and sum a block in 32 bits.
   static_assert(kLength > 0 && kLength % 32 == 0 && kLength <= 1 << 16);
   static_assert(Format::kBits == 4 || Format::kBits == 8);
 
-  // Of one row; k may end within the last one.
+  // Blocks of one row; k may end inside the last one.
   static constexpr Index n_blocks(Index k) noexcept { return (k + kLength - 1) / kLength; }
   static constexpr Index n_groups(Index k) noexcept {
     return (k + kGroupLength - 1) / kGroupLength;
   }
-  // k rounded up to what the layout holds.
+  // k rounded up to whole groups, as the layout stores it.
   static constexpr Index padded_k(Index k) noexcept { return n_groups(k) * kGroupLength; }
   static constexpr Index panel_bytes(Index k) noexcept { return n_groups(k) * kGroupBytes; }
   static constexpr Index bytes(Index n, Index k) noexcept { return n_panels(n) * panel_bytes(k); }
 
-  // Packs one panel from the blocks of `n_rows` ≤ 16 rows, n_blocks(k) in each: all groups, or
-  // those from `first_group` on.
+  // Packs one panel from the blocks of `n_rows` ≤ 16 rows, with n_blocks(k) blocks each: all
+  // groups, or those from `first_group` on.
   static void pack_panel(const Block* rows, Index n_rows, Index k, std::byte* panel,
                          Index first_group = 0) noexcept {
     const Index row_blocks = n_blocks(k);
     if (n_rows < kPanelRows || row_blocks % kGroupBlocks != 0) {
       fill_with_zero_weights(first_group, n_groups(k), panel);
     }
-    // Some blocks of a row at a time: read in one go, written to a part of the panel that stays in
-    // L1 until all rows are in it. Half the time of block by block across the rows.
+    // Takes a run of blocks of each row at a time. They are read contiguously and written to a part
+    // of the panel that stays in L1 until all rows are in it. This takes half the time of going
+    // block by block across the rows.
     constexpr Index kRun = 32;
     for (Index first = first_group * kGroupBlocks; first < row_blocks; first += kRun) {
       const Index end = std::min(row_blocks, first + kRun);
@@ -96,7 +97,7 @@ struct Packed<Format> {
     }
   }
 
-  // The inverse for one row: block b of row r of a panel.
+  // The inverse for one block: block b of row r of a panel.
   static Block unpack_block(const std::byte* panel, Index r, Index b) noexcept {
     Block block;
     const std::byte* const group = panel + b / kGroupBlocks * kGroupBytes;
@@ -134,8 +135,8 @@ struct Packed<Format> {
     }
   }
 
-  // A zero weight of 8 bits has code 128; its scale is zero too, but integer sums should stay
-  // small.
+  // A zero weight of 8 bits has code 128. Its scale is zero too, so any code would do, but this one
+  // keeps integer sums small.
   static void fill_with_zero_weights(Index first_group, Index end_group,
                                      std::byte* panel) noexcept {
     for (Index g = first_group; g < end_group; ++g) {
@@ -149,7 +150,7 @@ struct Packed<Format> {
 
 template <class T>
 struct Packed<Float<T>> {
-  static constexpr Index kPair = std::is_same_v<T, bf16> ? 2 : 1;  // k-values per lane
+  static constexpr Index kPair = std::is_same_v<T, bf16> ? 2 : 1;  // values along k per lane
   static constexpr Index padded_k(Index k) noexcept { return (k + kPair - 1) / kPair * kPair; }
   static constexpr Index panel_bytes(Index k) noexcept {
     return static_cast<Index>(
@@ -157,8 +158,8 @@ struct Packed<Float<T>> {
   }
   static constexpr Index bytes(Index n, Index k) noexcept { return n_panels(n) * panel_bytes(k); }
 
-  // Packs one panel from `n_rows` ≤ 16 rows of k weights each, or the weights from `first` on, a
-  // multiple of kPair. `rows` need not be aligned.
+  // Packs one panel from `n_rows` ≤ 16 rows of k weights each: all weights, or those from `first`
+  // on, which must be a multiple of kPair. `rows` need not be aligned.
   static void pack_panel(const void* rows, Index n_rows, Index k, std::byte* panel,
                          Index first = 0) noexcept {
     const auto weight_bytes = k * kPanelRows * static_cast<Index>(sizeof(T));
@@ -189,10 +190,10 @@ struct Packed<Float<T>> {
 
 template <>
 struct Packed<I8Channel> {
-  static constexpr Index kMultiple = 32;  // weights of a row that products take at a time
+  static constexpr Index kMultiple = 32;  // number of weights of a row that products take at a time
   static constexpr Index kScaleBytes = kPanelRows * static_cast<Index>(sizeof(float));
-  // The longest rows that products take: |sum of codes| <= 2^17 * 128 * 127 < 2^31. (The sum of the
-  // unsigned codes may exceed that; it is corrected modulo 2^32.)
+  // The longest rows for products: |sum of codes| <= 2^17 * 128 * 127 < 2^31. (The sum of the
+  // unsigned codes may be larger; it is corrected modulo 2^32.)
   static constexpr Index kMaxK = Index{1} << 17;
 
   static constexpr Index padded_k(Index k) noexcept {
@@ -203,7 +204,7 @@ struct Packed<I8Channel> {
   }
   static constexpr Index bytes(Index n, Index k) noexcept { return n_panels(n) * panel_bytes(k); }
 
-  // Packs one panel from `n_rows` ≤ 16 stored rows (format.hpp): a Header and k codes each. `rows`
+  // Packs one panel from `n_rows` ≤ 16 stored rows (format.hpp), each a Header and k codes. `rows`
   // need not be aligned.
   static void pack_panel(const void* rows, Index n_rows, Index k, std::byte* panel) noexcept {
     std::memset(panel, 0, static_cast<std::size_t>(kScaleBytes));
@@ -232,8 +233,8 @@ struct Packed<I8Channel> {
   }
 };
 
-// Packs n rows of k weights, stored one after the other as format.hpp describes them, into
-// Packed<Format>::bytes(n, k) bytes at `out`. `rows` must be aligned as a block is.
+// Packs n rows of k weights, stored one after the other as in format.hpp, into
+// Packed<Format>::bytes(n, k) bytes at `out`. `rows` must have the alignment of a block.
 template <class Format>
 void pack(Executor& executor, const std::byte* rows, Index n, Index k, std::byte* out) noexcept {
   using Layout = Packed<Format>;

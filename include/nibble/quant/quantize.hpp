@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Rounding f32 weights to a block format and back, one block or one row at a time: the offline
-// reference, in plain C++. Kernels have their own vectorized forms and are tested against these.
+// Conversion of f32 weights to a block format and back, one block or one row at a time: the offline
+// reference, in plain C++. Kernels have their own vectorized versions, which are tested against it.
 //
-// Rules, those of ggml's reference quantizers, for any block length and type of scale:
+// The rules are those of ggml's reference quantizers, for any block length and scale type:
 //   4 bits, symmetric  d = (signed weight of largest magnitude) / -8, code = trunc(x/d + 8.5) ≤ 15
 //   8 bits, symmetric  d = (largest magnitude) / 127, code = x/d rounded half away from zero
 //   with a minimum m   d = (largest - m) / (2^bits - 1), code = trunc((x - m)/d + 0.5)
-// x/d is x * (1/d) with the f32 scale from before its rounding to storage. The results are GGUF's
-// bytes for every input that GGUF's rules define, and do not depend on whether the compiler fuses
-// multiplications with additions. (Do not compile this with -ffast-math.)
+// x/d is x * (1/d), with the f32 scale before it is rounded for storage. The results are GGUF's
+// bytes for every input that GGUF's rules define. They do not depend on whether the compiler fuses
+// multiplications and additions. (Do not compile this with -ffast-math.)
 //
 // Inputs that those rules leave undefined:
 //   NaN counts as zero, and magnitudes above 2^120, infinities too, count as 2^120.
@@ -30,7 +30,7 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
-// A format may bring its own rule as static functions; those of this file are used otherwise.
+// A format may have its own rule, as static functions; otherwise the rules of this file apply.
 template <class F>
 concept HasOwnRule = BlockFormat<F> &&
     requires(const float* x, float* out, typename F::Block& b, const typename F::Block& cb) {
@@ -38,7 +38,7 @@ concept HasOwnRule = BlockFormat<F> &&
   F::dequantize(cb, out);
 };
 
-// x in the storage type T, to nearest even.
+// x rounded to the storage type T, to nearest even.
 template <class T>
 constexpr T round_to(float x) noexcept {
   static_assert(std::is_same_v<T, f16> || std::is_same_v<T, bf16> || std::is_same_v<T, float>);
@@ -50,13 +50,14 @@ constexpr T round_to(float x) noexcept {
     return x;
 }
 
-// A weight as the rules can use it: finite, and small enough that no intermediate result overflows.
+// A weight made safe for the rules: finite, and small enough that no intermediate result overflows.
 constexpr float tamed(float x) noexcept {
   constexpr float kLargest = 0x1p120f;
   return x == x ? std::clamp(x, -kLargest, kLargest) : 0.0f;
 }
 
-// A scale or minimum that stays finite when rounded to T. Only f16 is narrower than tamed weights.
+// A scale or minimum that stays finite when rounded to T. Only f16 has a smaller range than tamed
+// weights.
 template <class T>
 constexpr float saturated(float x) noexcept {
   if constexpr (std::is_same_v<T, f16>) {
@@ -68,15 +69,15 @@ constexpr float saturated(float x) noexcept {
   return x;
 }
 
-// 1/d, or 0 where that is not finite.
+// 1/d, or 0 if that is not finite.
 constexpr float inverse_scale(float d) noexcept {
-  constexpr float kSmallest = 0x1p-128f;  // of which the inverse overflows
+  constexpr float kSmallest = 0x1p-128f;  // its inverse overflows
   return d > kSmallest || d < -kSmallest ? 1.0f / d : 0.0f;
 }
 
 namespace detail {
 
-// Stores kLength codes as the order in block.hpp wants them.
+// Stores kLength codes in the order that block.hpp defines.
 template <class Format>
 void pack_codes(const std::uint8_t* codes, typename Format::Block& out) noexcept {
   if constexpr (Format::kBits == 8) {
@@ -102,9 +103,9 @@ void unpack_codes(const typename Format::Block& block, std::uint8_t* codes) noex
   }
 }
 
-// In the encoders, the quotient is clamped to the codes' range before the rounding constant is
-// added: the conversion to integer is defined for any input, and the product cannot be fused with
-// the sum, which would round some ties differently from machine to machine.
+// The encoders clamp the quotient to the range of the codes before they add the rounding constant.
+// This makes the conversion to integer defined for any input. It also prevents the compiler from
+// fusing the product with the sum, which would round some ties differently on different machines.
 
 template <class Format>
 void quantize_symmetric4(const float* x, typename Format::Block& out) noexcept {
@@ -150,7 +151,7 @@ void quantize_minimum(const float* x, typename Format::Block& out) noexcept {
     if (v > largest) largest = v;
   }
   const float minimum = saturated<typename Format::Scale>(smallest);
-  // A saturated minimum may lie above all weights.
+  // A saturated minimum may be above all weights.
   const float range = std::max(largest - minimum, 0.0f);
   const float d = saturated<typename Format::Scale>(range / kLevels);
   const float inverse = inverse_scale(d);
@@ -179,7 +180,7 @@ void quantize_block(const float* x, typename Format::Block& out) noexcept {
     detail::quantize_symmetric8<Format>(x, out);
 }
 
-// The kLength weights that a block stands for, computed in f32. With 16-bit scales every product is
+// The kLength weights that a block represents, computed in f32. With 16-bit scales every product is
 // exact, so only the addition of a minimum rounds.
 template <BlockFormat Format>
 void dequantize_block(const typename Format::Block& block, float* out) noexcept {
@@ -200,8 +201,8 @@ void dequantize_block(const typename Format::Block& block, float* out) noexcept 
   }
 }
 
-// Whole rows: x.size() = out.size() * kLength. Rows of user data come through quant/format.hpp,
-// which checks sizes.
+// Whole rows: x.size() = out.size() * kLength. Rows of user data go through quant/format.hpp, which
+// checks the sizes.
 template <BlockFormat Format>
 void quantize_row(std::span<const float> x, std::span<typename Format::Block> out) noexcept {
   constexpr std::size_t kLength = Format::kLength;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Which targets the machine can run: what the processor has and what the operating system saves on
-// a context switch. The same conditions as Highway's targets, whose source is not linked here.
+// Which targets the machine can run: the processor must have the instructions, and the operating
+// system must save their registers on a context switch. The conditions are those of Highway's
+// targets; Highway's own detection is compiled code, which is not linked here.
 #pragma once
 
 #include <cstdint>
@@ -47,7 +48,7 @@ inline CpuidRegisters cpuid(std::uint32_t leaf, std::uint32_t subleaf) noexcept 
   return r;
 }
 
-// XCR0: which register state the operating system saves. Only call where CPUID says OSXSAVE.
+// XCR0: the register state that the operating system saves. Call it only if CPUID reports OSXSAVE.
 inline std::uint64_t read_xcr0() noexcept {
 #if defined(_MSC_VER) && !defined(__clang__)
   return _xgetbv(0);
@@ -118,7 +119,7 @@ inline TargetSet detect_targets() noexcept {
   const unsigned long hw = getauxval(AT_HWCAP), hw2 = getauxval(AT_HWCAP2);
   TargetSet set;
   set.add(Target::SCALAR).add(Target::EMU128).add(Target::NEON_WITHOUT_AES);
-  // With the instructions of ARMv8.2 that compilers use unasked.
+  // NEON_DOT is compiled for ARMv8.2, so it also needs what compilers may use of that on their own.
   constexpr unsigned long kDot = kCrc32 | kAtomics | kAsimdRdm | kAsimdDp;
   if ((hw & kDot) == kDot) set.add(Target::NEON_DOT);
   if (hw & kAes) {
@@ -131,13 +132,13 @@ inline TargetSet detect_targets() noexcept {
 
 #else
 
-// No run-time detection here: the baseline, which every machine that runs the program can run, is
-// all that is used.
+// No run-time detection on this system: only the baseline is used, which every machine that runs
+// the program can run.
 inline TargetSet detect_targets() noexcept { return TargetSet{}; }
 
 #endif
 
-// The targets this machine can run, compiled or not. Detected once.
+// The targets that this machine can run, whether compiled or not. Detected once.
 inline TargetSet machine_targets() noexcept {
   static const TargetSet set = detect_targets();
   return set;

@@ -13,8 +13,8 @@
 #include "nibble/simd/impl.hpp"
 #include "nibble/simd/targets.hpp"
 
-// The choice is the whole program's: unlike all else here it is shared by translation units of
-// different compiler flags.
+// The choice of target belongs to the whole program: unlike everything else here, translation units
+// with different compiler flags share it.
 namespace nibble::detail_v0_1 {
 inline constinit std::atomic<int> active_row{-1};  // a Target; -1: not chosen yet
 }
@@ -24,10 +24,10 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace simd {
 namespace detail {
 using detail_v0_1::active_row;
 
-// The levels' bits by names of the form that Highway's have.
+// The bits of levels, under names of the same form as those of Highway's targets.
 #define HWY_NEON_DOT NIBBLE_NEON_DOT
 
-// Highway's macros expand to thousands of tokens: each once.
+// Highway's macros expand to thousands of tokens, so each is expanded only once.
 constexpr long long kTargets = HWY_TARGETS | NIBBLE_COMPILED_LEVELS;
 constexpr long long kStaticTarget = HWY_STATIC_TARGET;
 
@@ -71,7 +71,7 @@ inline Status check_available(Target target) {
                                       "; available: " + to_string(available_targets())};
 }
 
-// The target that NIBBLE_TARGET names, or the best one if it is not set.
+// The target that NIBBLE_TARGET names, or the best available one if it is not set.
 inline Result<Target> wanted_target() {
   const char* const name = std::getenv("NIBBLE_TARGET");
   if (name == nullptr || *name == '\0') return available_targets().best();
@@ -96,7 +96,7 @@ NIBBLE_INLINE Status choose_target() {
 
 namespace detail {
 inline int choose_row() noexcept {
-  // A bad NIBBLE_TARGET: whoever loads a model is told, kernels still run.
+  // If NIBBLE_TARGET is invalid, loading a model reports it; kernels still run.
   if (!choose_target()) use(available_targets().best());
   return active_row.load(std::memory_order_relaxed);
 }
@@ -114,18 +114,19 @@ NIBBLE_INLINE Target active_target() noexcept {
 }
 
 namespace detail {
-// One row per target. The list of targets is a parameter so that two translation units with
-// different lists have two tables. For a target that is not compiled here the baseline stands in:
-// another translation unit of the program, with a longer list, may have chosen it. So it does for a
-// kernel that a level does not have, for it is the base of all there are.
+// One row per target. The list of targets is a template parameter, so that two translation units
+// with different lists have two tables. The row of a target that is not compiled here holds the
+// baseline's function: another translation unit of the program, with a longer list, may have chosen
+// that target. The row of a level holds it for each kernel that the level does not have, because
+// the baseline is the base of all levels so far.
 template <class Kernel, long long kTargets>
 struct Table {
   using Rows = std::array<typename Kernel::Function*, kTargetCount>;
   static constexpr Rows make() noexcept {
     Rows rows{};
     for (auto& row : rows) row = &HWY_STATIC_NAMESPACE::Impl<Kernel>::run;
-      // Impl is declared for every target and complete only for those that are compiled, of levels
-      // only for the kernels that they have.
+      // Impl is declared for every target, but complete only for those that are compiled; for
+      // levels it is complete only for the kernels that they have.
 #define NIBBLE_ROW(r, mask, name)                                                              \
   if constexpr ((kTargets & mask & BOOST_PP_CAT(HWY_, name)) != 0) {                           \
     rows[static_cast<std::size_t>(Target::name)] = &BOOST_PP_CAT(N_, name)::Impl<Kernel>::run; \

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Impl<Kernel>: what a kernel tag becomes on each target. Declared for all of them here; the
-// -inl.h files define it once per compiled target, in that target's namespace.
+// Impl<Kernel>: the implementation of a kernel tag on each target. Declared here for all targets;
+// the -inl.h files define it once per compiled target, in that target's namespace.
 #pragma once
 
 #include <boost/preprocessor/cat.hpp>

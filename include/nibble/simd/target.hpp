@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The SIMD targets by name, which of them this machine can run, and which one is in use. Free of
-// Highway: cheap to include.
+// The SIMD targets and their names, and sets of targets. Does not include Highway: cheap to
+// include.
 #pragma once
 
 #include <bit>
@@ -15,13 +15,13 @@
 
 #include "nibble/core/result.hpp"
 
-// Every target, best first within an architecture: Highway's by its names, and the levels of
+// All targets, best first within an architecture: Highway's under their names, and the levels of
 // simd/levels.hpp. Tables of kernels have one row for each.
 #define NIBBLE_ALL_TARGETS \
   (AVX10_2)(AVX3_SPR)(     \
       AVX3_ZEN4)(AVX3_DL)(AVX3)(AVX2)(SSE4)(SSSE3)(SSE2)(SVE2_128)(SVE_256)(SVE2)(SVE)(NEON_BF16)(NEON_DOT)(NEON)(NEON_WITHOUT_AES)(RVV)(LASX)(LSX)(PPC10)(PPC9)(PPC8)(Z15)(Z14)(WASM_EMU256)(WASM)(EMU128)(SCALAR)
 
-// Those of them that are levels.
+// Those targets that are levels.
 #define NIBBLE_LEVELS (NEON_DOT)
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace simd {
@@ -55,7 +55,7 @@ class TargetSet {
   }
   friend constexpr bool operator==(TargetSet, TargetSet) = default;
 
-  // The best one: the first of NIBBLE_ALL_TARGETS. The set must not be empty.
+  // The best target: the first in the order of NIBBLE_ALL_TARGETS. The set must not be empty.
   constexpr Target best() const noexcept {
     NIBBLE_ASSERT(bits_ != 0);
     return static_cast<Target>(std::countr_zero(bits_));
@@ -71,7 +71,7 @@ class TargetSet {
   std::uint64_t bits_ = 0;
 };
 
-// "AVX2 AVX3_DL SSE2": for messages and reports.
+// The names, e.g. "AVX2 AVX3_DL SSE2", for messages and reports.
 inline std::string to_string(TargetSet set) {
   std::string names;
   set.for_each([&](Target t) {
@@ -81,7 +81,7 @@ inline std::string to_string(TargetSet set) {
   return names;
 }
 
-// By name, letter case ignored. An unknown name is an error.
+// Finds a target by name, ignoring letter case. An unknown name is an error.
 inline Result<Target> target_from_name(std::string_view name) {
   const auto upper = [](char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 32) : c; };
   for (int i = 0; i < kTargetCount; ++i) {

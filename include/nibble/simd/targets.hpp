@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Which targets this translation unit compiles: NIBBLE_TARGETS, told to Highway before its pass.
+// Which targets this translation unit compiles: passes NIBBLE_TARGETS to Highway before its pass.
 #pragma once
 
 #include "nibble/core/config.hpp"
@@ -8,22 +8,22 @@
 // Every target that Highway offers for this architecture and compiler, and every level.
 #define NIBBLE_TARGETS_EVERY (~0LL)
 
-// The targets to compile, as Highway's bits and those of simd/levels.hpp; the baseline that the
-// compiler flags allow is always among them. The default is short because each one costs about a
+// The targets to compile, as Highway's bits and those of simd/levels.hpp. The baseline that the
+// compiler flags allow is always added. The default is short because each target costs about a
 // second of compile time:
 //   AVX2     nearly every x86 computer of the last ten years
 //   AVX3_DL  AVX-512 with VNNI (Ice Lake, Zen 4 and later): 8-bit dot products, 3x the rate
-//   SSE4     the Atoms and Celerons of the edge, which have no AVX
-//   NEON_DOT   64-bit ARM with dot products (sdot); what has none runs the baseline,
-//   NEON_WITHOUT_AES:
-//              NEON is the same and AES, which nothing here uses
-//   NEON_BF16  and with bf16 (Neoverse N2, Cortex-A510), if the compiler is GCC 13.2 or Clang 17
+//   SSE4     Atoms and Celerons of edge devices, which have no AVX
+//   NEON_DOT   64-bit ARM with dot products (sdot). Processors without them run the baseline. (NEON
+//              is not in the list: it is the baseline with AES, which no kernel uses.)
+//   NEON_BF16  64-bit ARM with dot products and bf16 (Neoverse N2, Cortex-A510). Only GCC 13.2,
+//              Clang 17 and later can compile it.
 #ifndef NIBBLE_TARGETS
 #define NIBBLE_TARGETS (HWY_AVX3_DL | HWY_AVX2 | HWY_SSE4 | NIBBLE_NEON_DOT | HWY_NEON_BF16)
 #endif
 
 #if defined(HIGHWAY_HWY_FOREACH_TARGET_H_)
-// The program made a pass of its own, over targets that it chose itself.
+// The program has made its own pass, over targets that it chose itself.
 #else
 
 #if defined(HWY_DISABLED_TARGETS) && !defined(HIGHWAY_HWY_DETECT_TARGETS_H_)
@@ -35,7 +35,7 @@
 #endif
 #include "hwy/detect_targets.h"
 #include "nibble/simd/levels.hpp"
-// For its version.
+// For Highway's version.
 #include "hwy/base.h"
 #if HWY_MAJOR < 1 || (HWY_MAJOR == 1 && HWY_MINOR < 3)
 #error "nibble needs Highway 1.3 or newer"
@@ -48,13 +48,14 @@ constexpr long long kStaticTargetBefore = HWY_STATIC_TARGET;
 #undef HWY_DISABLED_TARGETS
 #define HWY_DISABLED_TARGETS \
   (~((NIBBLE_TARGETS) | NIBBLE_BASELINE_TARGET) | NIBBLE_UNTESTED_TARGETS)
-// SVE: not detected by simd/detect.hpp, so not compiled either.
+// SVE is not detected by simd/detect.hpp, so it is not compiled either.
 #define NIBBLE_UNTESTED_TARGETS (HWY_ALL_SVE)
-// The lowest bit that HWY_BASELINE_TARGETS has among those we compile (lower is better).
+// The lowest bit of HWY_BASELINE_TARGETS among the targets that we compile (lower is better).
 #define NIBBLE_BASELINE_TARGET                                               \
   ((HWY_BASELINE_TARGETS & ~HWY_BROKEN_TARGETS & ~NIBBLE_UNTESTED_TARGETS) & \
    -(HWY_BASELINE_TARGETS & ~HWY_BROKEN_TARGETS & ~NIBBLE_UNTESTED_TARGETS))
-// Highway expands these macros some hundred times, at a tenth of a second: the usual ones by name.
+// Highway expands these macros some hundred times, a tenth of a second in all. For the usual
+// baselines the macro is therefore just a name.
 #if NIBBLE_BASELINE_TARGET == HWY_SSE2
 #undef NIBBLE_BASELINE_TARGET
 #define NIBBLE_BASELINE_TARGET HWY_SSE2

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Finds the tokens that are recognized as a whole in running text: user-defined pieces, and, where
-// the caller allows it, control tokens spelled out ("<|user|>").
+// Finds tokens that are recognized as a whole in running text: user-defined pieces and, where the
+// caller allows it, control tokens that are spelled out ("<|user|>").
 #pragma once
 
 #include <algorithm>
@@ -16,16 +16,16 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace text {
 
-// Holds token ids only; every call names the vocabulary it was made from.
+// Holds only token ids; every call takes the vocabulary that they were made from.
 class SpecialTokens {
  public:
-  // User-defined pieces; with `control` also control and unknown ones.
+  // Collects user-defined pieces; with `control` also control and unknown ones.
   SpecialTokens(const Vocabulary& vocabulary, bool control) {
     for (std::int32_t id = 0; vocabulary.contains(id); ++id) {
       const PieceType type = vocabulary.type(id);
       const bool wanted = type == PieceType::user_defined ||
                           (control && (type == PieceType::control || type == PieceType::unknown));
-      // Of equal texts only the one that find() gives.
+      // Among ids with equal texts, take only the one that find() returns.
       if (wanted && vocabulary.find(vocabulary.text(id)) == id) ids_.push_back(id);
     }
     std::sort(ids_.begin(), ids_.end(), [&](std::int32_t a, std::int32_t b) {
@@ -44,9 +44,9 @@ class SpecialTokens {
     std::int32_t id = kNoToken;
   };
 
-  // The leftmost token in `text`, of several there the longest, as SentencePiece and Hugging Face
-  // define it. Time: the bytes up to the match times the longest token that begins there, however
-  // many tokens there are.
+  // The leftmost token in `text`; if several begin there, the longest, as in SentencePiece and
+  // Hugging Face. Time: the bytes up to the match times the length of the longest token that begins
+  // there, however many tokens there are.
   Match find(const Vocabulary& vocabulary, std::string_view text) const noexcept {
     if (ids_.empty()) return {};
     for (std::size_t at = 0; at < text.size(); ++at) {
@@ -62,8 +62,8 @@ class SpecialTokens {
     return static_cast<unsigned char>(vocabulary.text(id)[i]);
   }
 
-  // Walks down the sorted tokens as if they were a trie: first..last are those that share the
-  // first `depth` bytes with `text`, and if one of them is no longer than that, it is the first.
+  // Descends the sorted tokens like a trie: first..last are the tokens that share the first `depth`
+  // bytes with `text`. If one of them has exactly `depth` bytes, it comes first.
   std::int32_t longest_prefix(const Vocabulary& vocabulary, std::string_view text) const noexcept {
     const auto lead = static_cast<unsigned char>(text[0]);
     auto first = ids_.begin() + static_cast<std::ptrdiff_t>(begins_[lead]);
@@ -81,8 +81,8 @@ class SpecialTokens {
     return longest;
   }
 
-  std::vector<std::int32_t> ids_;          // by text
-  std::array<std::size_t, 257> begins_{};  // where in ids_ the tokens with this first byte begin
+  std::vector<std::int32_t> ids_;          // sorted by text
+  std::array<std::size_t, 257> begins_{};  // where in ids_ the tokens with each first byte begin
 };
 
 }}}  // namespace nibble::NIBBLE_ABI::text

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The SentencePiece rules of GGUF's "llama" vocabularies, for text without special tokens: spaces
-// are written U+2581, neighbours merge by the score of what they form, bytes spell the rest.
+// The SentencePiece algorithm for GGUF's "llama" vocabularies, for text without special tokens.
+// Spaces become U+2581. Neighbours are merged, the pair whose union has the highest score first.
+// Byte pieces spell what remains.
 #pragma once
 
 #include <algorithm>
@@ -19,16 +20,18 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace text {
 
 inline constexpr std::string_view kSpmSpace = "\xE2\x96\x81";  // U+2581, "▁"
 
-// Encodes one text after the other; the buffers stay from one to the next.
+// Encodes texts one after the other; the buffers are reused.
 class SpmEncoder {
  public:
-  // Appends the ids of `text` to `ids`, as if a space stood before it if `space_prefix`. Any bytes
-  // will do: what is not UTF-8 goes through byte by byte. At most kMaxBytes of them.
+  // Appends the ids of `text` to `ids`. With `space_prefix`, it encodes as if a space stood before
+  // the text. The text may be any bytes, at most kMaxBytes; bytes that are not UTF-8 are encoded
+  // one by one.
   //
-  // The text is cut into characters; then, again and again, the two neighbours that together form
-  // the piece of the highest score become one, the leftmost two if scores are equal. A character
-  // that is no piece is spelled in byte pieces, or is one unknown token if a byte piece is missing.
-  // Text never becomes a control, unknown or byte piece by spelling its name.
+  // The text is split into characters. Then, repeatedly, the two neighbours whose union is the
+  // piece with the highest score are merged; among equal scores, the leftmost two. A character that
+  // is not a piece is spelled in byte pieces, or becomes one unknown token if a byte piece is
+  // missing. Text that spells the name of a control, unknown or byte piece never becomes that
+  // piece.
   //
   // Time O(n log n), memory O(n).
   void encode(const Vocabulary& vocabulary, std::string_view text, bool space_prefix,
@@ -39,10 +42,10 @@ class SpmEncoder {
       spell(vocabulary, at(i), ids);
   }
 
-  // So that three bytes for each of them can still be counted in 31 bits.
+  // Three bytes for each of these bytes can still be counted in 31 bits.
   static constexpr std::size_t kMaxBytes = std::size_t{1} << 29;
 
-  // How many pieces were looked up so far: at most four for each character.
+  // How many pieces were looked up so far: at most four per character.
   std::size_t n_lookups() const noexcept { return n_lookups_; }
 
  private:
@@ -50,13 +53,13 @@ class SpmEncoder {
 
   struct Symbol {
     std::uint32_t begin = 0;  // in text_
-    std::uint32_t size = 0;   // 0: its left neighbour has swallowed it
+    std::uint32_t size = 0;   // 0: merged into its left neighbour
     std::int32_t previous = kNone;
     std::int32_t next = kNone;
     std::int32_t id = kNoToken;
   };
 
-  // Two neighbours that may become one, unless one of them changes before their turn.
+  // Two neighbours that can be merged, unless one of them changes before their turn.
   struct Pair {
     float score;
     std::int32_t left;
@@ -64,14 +67,14 @@ class SpmEncoder {
     std::int32_t id;     // of both together
   };
 
-  // For the standard heap, which has the greatest element on top.
+  // Order for the standard heap functions, which keep the greatest element on top.
   static bool comes_later(const Pair& a, const Pair& b) noexcept {
     return a.score < b.score || (a.score == b.score && a.left > b.left);
   }
 
   Symbol& at(std::int32_t i) noexcept { return symbols_[static_cast<std::size_t>(i)]; }
 
-  // The token for `size` bytes of the text at `begin`, if text may become it.
+  // The token for `size` bytes of the text at `begin`, if text may become that token.
   std::int32_t look_up(const Vocabulary& vocabulary, std::uint32_t begin, std::uint32_t size) {
     ++n_lookups_;
     const std::int32_t id = vocabulary.find(std::string_view(text_).substr(begin, size));
@@ -133,7 +136,8 @@ class SpmEncoder {
     }
   }
 
-  // Adds symbol `left` and the one after it to pairs_ (not yet as a heap) if they form a piece.
+  // Adds the pair of symbol `left` and the one after it to pairs_ (not yet as a heap) if their
+  // union is a piece.
   void offer(const Vocabulary& vocabulary, std::int32_t left) {
     const Symbol& a = at(left);
     const std::uint32_t size = a.size + at(a.next).size;
@@ -151,7 +155,7 @@ class SpmEncoder {
       const std::int32_t id = vocabulary.byte_token(static_cast<unsigned char>(c));
       if (id == kNoToken) {
         ids.resize(n);
-        ids.push_back(vocabulary.settings().unk);  // there is one where a byte piece is missing
+        ids.push_back(vocabulary.settings().unk);  // there is one if a byte piece is missing
         return;
       }
       ids.push_back(id);
@@ -165,7 +169,7 @@ class SpmEncoder {
 };
 
 // Appends the text of one token to `out`: never more bytes than the piece has. Control and unknown
-// tokens have none, or their names if `show_special`.
+// tokens have no text; with `show_special` they have their names.
 inline void spm_append_text(const Vocabulary& vocabulary, std::int32_t id, bool show_special,
                             std::string& out) {
   std::string_view piece = vocabulary.text(id);

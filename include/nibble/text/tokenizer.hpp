@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Text to token ids and back. Which algorithm runs is the vocabulary's affair: callers see this
-// class only, so that byte-level BPE can come beside SentencePiece without touching them.
+// Text to token ids and back. The vocabulary decides which algorithm runs. Callers see only this
+// class, so that byte-level BPE can be added next to SentencePiece without changing them.
 #pragma once
 
 #include <cstddef>
@@ -22,24 +22,24 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace text {
 
 struct EncodeOptions {
-  // Begin with BOS, end with EOS. Unset: as the model's file asks (add_bos_token, add_eos_token).
+  // Begin with BOS, end with EOS. Unset: as the model file says (add_bos_token, add_eos_token).
   std::optional<bool> add_bos = {};
   std::optional<bool> add_eos = {};
-  // Read control and unknown tokens where the text spells them: for chat templates, never for text
-  // from strangers, who could otherwise write the turns of a chat. User-defined tokens are always
-  // read.
+  // Recognize control and unknown tokens where the text spells their names. For chat templates;
+  // never for text from strangers, who could otherwise write the turns of a chat. User-defined
+  // tokens are always recognized.
   bool parse_special = false;
 };
 
 struct DecodeOptions {
-  // Show control and unknown tokens by their names; otherwise they have no text.
+  // Show control and unknown tokens by their names; by default they have no text.
   bool show_special = false;
   // The tokens are the beginning of a text, not the continuation of one: the space that encoding
-  // put before the text is taken away.
+  // added before the text is removed.
   bool at_start = true;
 };
 
-// Immutable: threads may share one.
+// Immutable: threads may share one tokenizer.
 class Tokenizer {
  public:
   explicit Tokenizer(Vocabulary vocabulary)
@@ -61,11 +61,11 @@ class Tokenizer {
     return vocabulary_.contains(id) ? vocabulary_.text(id) : std::string_view();
   }
 
-  // Any bytes, also NUL and broken UTF-8. decode(encode(text)) is the text again, byte for byte,
-  // except that U+2581 comes back as a space, that a space follows a special token inside the text,
-  // and that what an unknown token stands for is lost. Time O(n log n).
+  // Encodes any bytes, including NUL and invalid UTF-8. decode(encode(text)) gives back the text,
+  // byte for byte, with three exceptions: U+2581 comes back as a space, a space follows a special
+  // token inside the text, and text encoded as an unknown token is lost. Time O(n log n).
   //
-  // Errors: invalid_argument if BOS or EOS is asked for and the vocabulary has none; limit if the
+  // Errors: invalid_argument if BOS or EOS is requested and the vocabulary has none; limit if the
   // text has more than SpmEncoder::kMaxBytes bytes.
   Result<std::vector<std::int32_t>> encode(std::string_view text,
                                            const EncodeOptions& options = {}) const {
@@ -74,7 +74,7 @@ class Tokenizer {
     return ids;
   }
 
-  // The same, appended to `ids`, which stay as they are if there is an error.
+  // The same, appended to `ids`. On an error, `ids` is unchanged.
   Status encode(std::string_view text, const EncodeOptions& options,
                 std::vector<std::int32_t>& ids) const;
 
@@ -87,15 +87,15 @@ class Tokenizer {
     return text;
   }
 
-  // One step of decode: appends the text of `id`, at most as many bytes as the longest piece has,
-  // and clears state.at_start once text has begun.
+  // One step of decode: appends the text of `id`, which has at most as many bytes as the longest
+  // piece, and clears state.at_start at the first token that is not a control or unknown token.
   void append_text(std::int32_t id, DecodeOptions& state, std::string& out) const {
     if (!vocabulary_.contains(id)) return;
     const std::size_t n = out.size();
     spm_append_text(vocabulary_, id, state.show_special, out);
     const PieceType type = vocabulary_.type(id);
     if (type == PieceType::control || type == PieceType::unknown) return;
-    // Encoding puts no space before a user-defined token, so one that is there is its own.
+    // Encoding adds no space before a user-defined token, so a space there belongs to the token.
     if (state.at_start && vocabulary_.settings().add_space_prefix &&
         type != PieceType::user_defined && out.size() > n && out[n] == ' ')
       out.erase(n, 1);
@@ -103,7 +103,7 @@ class Tokenizer {
   }
 
  private:
-  // The white space that Phi-3 drops after a special token.
+  // Length of the white space that Phi-3 drops after a special token.
   static std::size_t leading_white_space(std::string_view text) noexcept {
     const std::size_t n = text.find_first_not_of(" \t\n\v\f\r");
     return n == text.npos ? text.size() : n;
@@ -138,7 +138,7 @@ inline Status Tokenizer::encode(std::string_view text, const EncodeOptions& opti
   while (!text.empty()) {
     const SpecialTokens::Match match = special.find(vocabulary_, text);
     const std::string_view before = text.substr(0, match.at);
-    // Text stands at the beginning or after a special token; it takes a space in both places.
+    // Text is at the beginning or after a special token; in both places a space is added.
     if (!before.empty()) encoder.encode(vocabulary_, before, settings.add_space_prefix, ids);
     if (match.id == kNoToken) break;
     ids.push_back(match.id);

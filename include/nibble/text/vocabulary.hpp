@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The vocabulary of a model: its pieces, their scores and types, the tokens with a special role,
-// and a hash table from text to token. Immutable once made, so threads may share one.
+// The vocabulary of a model: its pieces with their scores and types, the tokens with a special
+// role, and a hash table from text to token. Immutable after creation, so threads may share one.
 #pragma once
 
 #include <algorithm>
@@ -23,40 +23,40 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace text {
 
-// In place of a token id: there is none.
+// Value of a token id that means: no token.
 inline constexpr std::int32_t kNoToken = -1;
 
 // The values are GGUF's (tokenizer.ggml.token_type).
 enum class PieceType : std::uint8_t {
   undefined = 0,
   normal = 1,
-  unknown = 2,       // stands for text that the vocabulary cannot spell
+  unknown = 2,       // represents text that the vocabulary cannot spell
   control = 3,       // begin, end, roles of a chat: no text of its own
-  user_defined = 4,  // recognized in any text before everything else
+  user_defined = 4,  // recognized in any text before all other pieces
   unused = 5,
-  byte = 6,  // "<0x00>" to "<0xFF>": spells what no other piece does
+  byte = 6,  // "<0x00>" to "<0xFF>": spells what no other piece spells
 };
 
 struct Piece {
   std::string_view text;
-  float score = 0;  // pairs whose union has the highest score merge first
+  float score = 0;  // the pair whose union has the highest score merges first
   PieceType type = PieceType::normal;
 };
 
-// What a vocabulary says besides its pieces. The defaults are those of GGUF for
-// tokenizer.ggml.model = "llama". Ids are kNoToken or index a piece.
+// The settings of a vocabulary besides its pieces. The defaults are those of GGUF for
+// tokenizer.ggml.model = "llama". An id is kNoToken or the index of a piece.
 struct VocabularySettings {
   std::int32_t bos = 1;
   std::int32_t eos = 2;
   std::int32_t unk = 0;
   std::int32_t pad = kNoToken;
   std::int32_t eot = kNoToken;  // end of a turn
-  std::int32_t eom = kNoToken;  // end of a message, for a tool to answer
+  std::int32_t eom = kNoToken;  // end of a message, which a tool is to answer
   bool add_bos = true;
   bool add_eos = false;
-  bool add_space_prefix = true;  // text is encoded as if a space stood before it
-  // Phi-3 was trained on text whose special tokens swallow the white space after them. GGUF has no
-  // key for this; the field tells it from general.name.
+  bool add_space_prefix = true;  // encode text as if a space stood before it
+  // Phi-3 was trained on text whose special tokens drop the white space after them. GGUF has no key
+  // for this; other programs also decide it from general.name.
   bool strip_after_special = false;
 };
 
@@ -84,22 +84,22 @@ inline std::uint64_t hash_of(std::string_view text) noexcept {
 
 class Vocabulary {
  public:
-  // Longer pieces are refused: the time to encode a text grows with its length times this.
+  // Longer pieces are rejected: the time to encode a text grows with its length times this value.
   static constexpr std::size_t kMaxPieceBytes = 4096;
 
-  // Copies the pieces; token ids are their places in `pieces`. The errors: no pieces, more than an
-  // id can count, a piece too long, a score that is not finite, a type that does not exist, a byte
+  // Copies the pieces; a token id is an index into `pieces`. Errors: no pieces, more pieces than an
+  // id can count, a piece that is too long, a score that is not finite, an invalid type, a byte
   // piece that is not written "<0xNN>", an id outside the vocabulary, and a vocabulary that cannot
-  // spell every text (256 byte pieces or an unknown token).
+  // spell every text (it needs 256 byte pieces or an unknown token).
   //
-  // A text that occurs more than once is encoded as the last of its ids and all of them decode to
-  // it, which is what the field does (such files exist). An empty piece is never encoded.
+  // If several ids have the same text, the text is encoded as the last of them, and all of them
+  // decode to it. Other programs do the same (such files exist). An empty piece is never encoded.
   static Result<Vocabulary> make(std::span<const Piece> pieces, const VocabularySettings& settings);
 
   // Reads the keys tokenizer.ggml.* of a file whose tokenizer.ggml.model is "llama"; any other
-  // model is Errc::unsupported. Tokens, scores and types are required; the other keys default to
-  // VocabularySettings{}, and the id 4294967295 (or -1) says that there is no such token. Nothing
-  // refers to the file afterwards.
+  // model is Errc::unsupported. Tokens, scores and types are required. The other keys default to
+  // VocabularySettings{}; the id 4294967295 (or -1) means that there is no such token. The
+  // vocabulary does not refer to the file afterwards.
   static Result<Vocabulary> from_gguf(const io::Gguf& file);
 
   std::size_t size() const noexcept { return types_.size(); }
@@ -107,8 +107,8 @@ class Vocabulary {
     return id >= 0 && static_cast<std::size_t>(id) < size();
   }
 
-  // Of a token of this vocabulary (contains(id) must be true): the text as the file spells it
-  // ("▁the", "<0x0A>"), the score, the type.
+  // Text as the file spells it ("▁the", "<0x0A>"), score and type of a token of this vocabulary:
+  // contains(id) must be true.
   std::string_view text(std::int32_t id) const noexcept {
     NIBBLE_ASSERT(contains(id));
     const auto i = static_cast<std::size_t>(id);
@@ -123,7 +123,7 @@ class Vocabulary {
     return types_[static_cast<std::size_t>(id)];
   }
 
-  // The byte that a piece of type byte stands for.
+  // The byte that a piece of type byte represents.
   unsigned char byte_value(std::int32_t id) const noexcept {
     NIBBLE_ASSERT(type(id) == PieceType::byte);
     return static_cast<unsigned char>(parse_byte(text(id)));
@@ -145,22 +145,22 @@ class Vocabulary {
 
   const VocabularySettings& settings() const noexcept { return settings_; }
 
-  // True for tokens after which a model has nothing more to say: eos, eot, eom, and the tokens
-  // that the field knows by their text ("<|im_end|>", "<end_of_turn>", ...).
+  // True for tokens that end a model's answer: eos, eot, eom, and tokens that other programs
+  // recognize by their text ("<|im_end|>", "<end_of_turn>", ...).
   bool ends_generation(std::int32_t id) const noexcept {
     return std::find(ends_.begin(), ends_.end(), id) != ends_.end();
   }
 
-  // Bytes of the longest piece.
+  // Length in bytes of the longest piece.
   std::size_t longest() const noexcept { return longest_; }
 
  private:
   struct Slot {
-    std::uint32_t tag = 0;  // bits of the hash that did not choose the place
+    std::uint32_t tag = 0;  // the bits of the hash that do not select the slot
     std::int32_t id = kNoToken;
   };
-  // More steps than this from a text's place happen only in a file made for it: with the table at
-  // most half full the longest run among a million texts is below a hundred.
+  // A lookup takes more probing steps than this only in a file made for that purpose: with the
+  // table at most half full, the longest run among a million texts is below a hundred.
   static constexpr std::size_t kMaxSteps = 512;
 
   Vocabulary() = default;
@@ -168,7 +168,7 @@ class Vocabulary {
   Status fill_table();
   Status take_settings(const VocabularySettings& settings);
 
-  // The bits of a hash that choose a slot of the table, and those that the slot keeps.
+  // The bits of a hash that select a slot of the table, and the bits that the slot stores.
   static std::size_t place_of(std::uint64_t hash) noexcept {
     return static_cast<std::uint32_t>(hash);
   }
@@ -191,8 +191,8 @@ class Vocabulary {
     return value;
   }
 
-  std::string pool_;                   // all texts, one after the other
-  std::vector<std::uint32_t> begins_;  // (size + 1) where each begins in the pool
+  std::string pool_;                   // all texts, concatenated
+  std::vector<std::uint32_t> begins_;  // (size + 1) where each text begins in the pool
   std::vector<Scalar<float>> scores_;  // (size)
   std::vector<PieceType> types_;       // (size)
   std::vector<Slot> slots_;            // a power of two, at most half full, linear probing
@@ -268,7 +268,7 @@ inline Status Vocabulary::fill_table() {
     slots_[place] = {tag_of(hash), id};
   }
 
-  // A byte is spelled by its byte piece, else by a piece that is this byte alone.
+  // A byte is spelled by its byte piece, otherwise by a piece that is exactly this byte.
   for (std::size_t byte = 0; byte < byte_tokens_.size(); ++byte) {
     const char c = static_cast<char>(byte);
     const std::int32_t id = find(std::string_view(&c, 1));
@@ -297,7 +297,7 @@ inline Status Vocabulary::take_settings(const VocabularySettings& settings) {
   settings_.add_bos = settings.add_bos && settings.bos != kNoToken;
   settings_.add_eos = settings.add_eos && settings.eos != kNoToken;
 
-  // Files often name one end only, and sometimes give an end the type of ordinary text.
+  // Files often name only one end token, and sometimes give an end token the type of ordinary text.
   for (const std::string_view name : {"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>",
                                       "<|endoftext|>", "<|eom_id|>", "<EOT>"}) {
     const std::int32_t id = find(name);
@@ -312,7 +312,7 @@ inline Status Vocabulary::take_settings(const VocabularySettings& settings) {
 
 namespace detail {
 
-// `id` becomes what the file says, if it says anything; whether it is in range is checked later.
+// Sets `id` to the value in the file, if it has one. The range is checked later.
 inline Status read_token_id(const io::Gguf& file, std::string_view key, std::int32_t& id) {
   if (file.find(key) == nullptr) return ok();
   NIBBLE_TRY(value, file.get<std::int64_t>(key));
@@ -377,7 +377,7 @@ inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
     NIBBLE_TRY(value, file.get_bool_or(key, *flag));
     *flag = value;
   }
-  // A name of another type is no reason to refuse a vocabulary.
+  // If the name is not a string, that is no reason to reject the vocabulary.
   if (const auto name = file.get_string("general.name"))
     settings.strip_after_special = detail::contains_ignoring_case(*name, "phi-3") ||
                                    detail::contains_ignoring_case(*name, "phi3");

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# vcpkg install nibble --overlay-ports=packaging/vcpkg/ports: packages the headers of the checkout that
-# this port lies in.
+# vcpkg install nibble --overlay-ports=packaging/vcpkg/ports: packages the headers of the checkout
+# that contains this port.
 set(VCPKG_BUILD_TYPE release)  # header-only
 
 get_filename_component(SOURCE_PATH "${CMAKE_CURRENT_LIST_DIR}/../../../.." ABSOLUTE)

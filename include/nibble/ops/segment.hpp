@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Segments: the rows of a step that belong to one sequence. Free of Highway: cheap to include.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "nibble/core/view.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
+
+// The number of a page of the cache: room for kPagePositions positions of one sequence, in every
+// layer and kv head.
+using PageId = std::int32_t;
+inline constexpr Index kPagePositions = 64;
+
+constexpr Index pages_for(Index n_positions) noexcept {
+  return (n_positions + kPagePositions - 1) / kPagePositions;
+}
+
+// What a row's result may depend on, besides its sequence: rows of a prompt may share work with
+// each other, a generated row is computed as if it were alone (also where several of them, such as
+// the drafts of speculative decoding, are in one segment). Never on other segments or on the number
+// of threads.
+enum class SegmentKind : std::uint8_t { prompt, generation };
+
+// Rows [first_row, first_row + n_rows) of a step, at consecutive positions of one sequence.
+struct Segment {
+  Index first_row = 0;
+  Index n_rows = 0;
+  Index first_position = 0;
+  SegmentKind kind = SegmentKind::prompt;
+  // Page i holds positions [64 i, 64 i + 64), those of these rows included. Empty: page i is i, for
+  // a cache of one sequence.
+  std::span<const PageId> pages = {};
+  // The recurrent state of the sequence, after the position before the first; null without.
+  float* state = nullptr;
+
+  constexpr Index end_position() const noexcept { return first_position + n_rows; }
+};
+
+// A segment that is the whole step, of a sequence whose pages follow each other: what operations
+// take that know one sequence only.
+constexpr Segment single_segment(Index n_rows, Index first_position) noexcept {
+  return {.n_rows = n_rows,
+          .first_position = first_position,
+          .kind = n_rows == 1 ? SegmentKind::generation : SegmentKind::prompt};
+}
+
+// Chooses the pages of a sequence that the rows of a segment read in a layer: sparse attention.
+// What a page holds beyond a row's own position stays invisible to it, and a window of the
+// attention holds as well.
+class PagePolicy {
+ public:
+  virtual ~PagePolicy() = default;
+
+  // Writes the indices of the pages (position / 64) in ascending order and returns how many. There
+  // is room for all n_pages that the sequence has; the pages that the segment's own rows are in
+  // must be among them. Called by several threads at once, not more than once for each segment and
+  // layer; must not allocate.
+  virtual Index choose(Index layer, const Segment& segment,
+                       std::span<std::int32_t> pages) const noexcept = 0;
+};
+
+// The pages of the first `n_sinks` positions and of the last `window` positions of each row
+// ("attention sinks": G. Xiao et al., "Efficient Streaming Language Models with Attention Sinks",
+// 2023), in whole pages.
+class SinkWindowPolicy final : public PagePolicy {
+ public:
+  constexpr SinkWindowPolicy(Index n_sinks, Index window) noexcept
+      : n_sinks_(n_sinks), window_(window) {}
+
+  Index choose(Index, const Segment& segment,
+               std::span<std::int32_t> pages) const noexcept override {
+    const Index first_seen = segment.first_position + 1 - window_;
+    const Index n_first = pages_for(n_sinks_);
+    Index n = 0;
+    for (Index page = 0; page < static_cast<Index>(pages.size()); ++page) {
+      if (page >= n_first && (page + 1) * kPagePositions <= first_seen) continue;
+      pages[static_cast<std::size_t>(n++)] = static_cast<std::int32_t>(page);
+    }
+    return n;
+  }
+
+ private:
+  Index n_sinks_, window_;
+};
+
+}}}  // namespace nibble::NIBBLE_ABI::ops
