@@ -13,6 +13,7 @@
 
 #include "hwy/highway.h"
 #include "nibble/kernels/pack.hpp"
+#include "nibble/kernels/registers-inl.h"
 
 NIBBLE_BEFORE_NAMESPACE();
 namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
@@ -21,12 +22,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 namespace pack_detail {
 
 // Packing is a transposition of 32-bit words, 16 rows by 4 words at a time: 64 bytes for each word.
-// One vector has 4, 8 or 16 rows; where vectors have no length at compile time, 4.
-#if HWY_HAVE_SCALABLE
-using DW = hn::FixedTag<uint32_t, 4>;
-#else
-using DW = hn::CappedTag<uint32_t, 16>;
-#endif
+// One vector has 4, 8 or 16 rows.
+using DW = PanelTag<uint32_t>;
 using VW = hn::Vec<DW>;
 inline constexpr size_t kLanes = hn::MaxLanes(DW());
 static_assert(kLanes == 4 || kLanes == 8 || kLanes == 16);

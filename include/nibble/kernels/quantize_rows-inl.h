@@ -16,6 +16,7 @@
 #include "nibble/kernels/math-inl.h"
 #include "nibble/kernels/prefetch-inl.h"
 #include "nibble/kernels/quantize_rows.hpp"
+#include "nibble/kernels/registers-inl.h"
 
 NIBBLE_BEFORE_NAMESPACE();
 namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
@@ -25,7 +26,7 @@ namespace quantize_detail {
 
 using kernels::QuantizedRow;
 // At most 16 lanes, so that a block of 32 is whole vectors everywhere.
-using DF = hn::CappedTag<float, 16>;
+using DF = PanelTag<float>;
 using DI = hn::RebindToSigned<DF>;
 using VF = hn::Vec<DF>;
 using VI = hn::Vec<DI>;

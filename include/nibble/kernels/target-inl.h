@@ -10,7 +10,9 @@
 //   NIBBLE_ATTR                the same for a lambda
 //   NIBBLE_TARGET_TOGGLE       defined for every second target: for include guards
 //   NIBBLE_IS_LEVEL            1 for a level; its base has been compiled just before
-//   NIBBLE_HAVE_DOTPROD        1 if ARM's dot products of 8-bit integers can be used
+//   NIBBLE_HAVE_DOTPROD        1 if NEON's dot products of 8-bit integers can be used
+//   NIBBLE_HAVE_SIZELESS_VECTORS  1 if the compiler does not know the size of vectors, which then
+//                              cannot be members or in arrays (SVE, RISC-V): see registers-inl.h
 
 #if defined(NIBBLE_NEXT_LEVEL)
 #define NIBBLE_TARGET_BEGINS
@@ -43,6 +45,13 @@
 #undef NIBBLE_ATTR
 #undef NIBBLE_IS_LEVEL
 #undef NIBBLE_HAVE_DOTPROD
+#undef NIBBLE_HAVE_SIZELESS_VECTORS
+
+#if (HWY_TARGET & HWY_ALL_SVE) || HWY_TARGET == HWY_RVV
+#define NIBBLE_HAVE_SIZELESS_VECTORS 1
+#else
+#define NIBBLE_HAVE_SIZELESS_VECTORS 0
+#endif
 
 #ifndef NIBBLE_NEXT_LEVEL
 
@@ -51,7 +60,8 @@
 #define NIBBLE_AFTER_NAMESPACE() HWY_AFTER_NAMESPACE()
 #define NIBBLE_ATTR HWY_ATTR
 #define NIBBLE_IS_LEVEL 0
-#if HWY_ARCH_ARM_A64 && (HWY_TARGET == HWY_NEON_BF16 || defined(__ARM_FEATURE_DOTPROD))
+#if HWY_ARCH_ARM_A64 && (HWY_TARGET & HWY_ALL_NEON) && \
+    (HWY_TARGET == HWY_NEON_BF16 || defined(__ARM_FEATURE_DOTPROD))
 #define NIBBLE_HAVE_DOTPROD 1
 #else
 #define NIBBLE_HAVE_DOTPROD 0
