@@ -13,6 +13,7 @@
 #include "hwy/highway.h"
 #include "nibble/kernels/attention.hpp"
 #include "nibble/kernels/prefetch-inl.h"
+#include "nibble/kernels/registers-inl.h"
 
 NIBBLE_BEFORE_NAMESPACE();
 namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
@@ -23,12 +24,12 @@ using kernels::kAttentionTile;
 using kernels::kKeyPair;
 using kernels::kPanelPositions;
 
-using D = hn::CappedTag<float, kPanelPositions>;  // a vector is a panel or a fraction of one
+using D = PanelTag<float>;  // a vector is a panel or a fraction of one
 using V = hn::Vec<D>;
 using DI = hn::RebindToSigned<D>;
 using DU = hn::RebindToUnsigned<D>;
 using DU16 = hn::Rebind<std::uint16_t, D>;
-inline constexpr Index kLanes = HWY_MAX_LANES_D(D);
+inline constexpr Index kLanes = static_cast<Index>(hn::MaxLanes(D()));
 
 // Query rows of a register tile.
 inline constexpr int kMaxRows = static_cast<int>(kernels::kAttentionBlock);

@@ -144,9 +144,8 @@ struct UnmixedOrder {
 inline constexpr UnmixedOrder kUnmixed;
 
 // The lanes of a, b, c and e, in this order, as bytes.
-template <class V>
-HWY_INLINE void store_bytes(V a, V b, V c, V e, std::int8_t* codes) {
-  const hn::DFromV<V> d;
+HWY_INLINE void store_bytes(VI a, VI b, VI c, VI e, std::int8_t* codes) {
+  const DI d;
   const hn::Repartition<std::int16_t, decltype(d)> d16;
   const hn::Repartition<std::int8_t, decltype(d)> d8;
 #if HWY_ARCH_X86
