@@ -353,6 +353,17 @@ HWY_NOINLINE void tile(quant::I8Channel, const kernels::MatmulInput& in, Index k
 // Rows of 16 lanes (of a panel) that float formats read in one step of fetching ahead.
 inline constexpr Index kFloatSteps = 4;
 
+// Adds the products of one input of each row with a vector of weights of each column. (Not a
+// lambda: Clang 14 does not inline one that is called twice.)
+template <int kRows, int kColumns>
+HWY_INLINE void add_products(Sums<kRows, kColumns>& sums,
+                             const typename Sums<kRows, kColumns>::Row& w,
+                             const float* HWY_RESTRICT x, Index stride) {
+  HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+    sums.multiply_add(r, hn::Set(DF32(), x[r * stride]), w);
+  }
+}
+
 template <int kRows, int kColumns, class T>
 HWY_NOINLINE void tile(quant::Float<T>, const kernels::MatmulInput& in, Index k,
                        const std::byte* HWY_RESTRICT weights, int lane, PanelPrefetcher prefetcher,
@@ -366,11 +377,6 @@ HWY_NOINLINE void tile(quant::Float<T>, const kernels::MatmulInput& in, Index k,
   const float* HWY_RESTRICT x = in.x;
   const Index stride = in.stride;
   using Weights = typename Sums<kRows, kColumns>::Row;
-  const auto add = [&](const Weights& w, Index i) NIBBLE_ATTR {
-    HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
-      sums.multiply_add(r, hn::Set(DF32(), x[r * stride + i]), w);
-    }
-  };
   // Step i from here; `whole`: the second weight of a pair is there too.
   const auto add_step = [&](Index i, bool whole) NIBBLE_ATTR {
     const std::byte* const row = weights + i * kStepBytes;
@@ -383,14 +389,14 @@ HWY_NOINLINE void tile(quant::Float<T>, const kernels::MatmulInput& in, Index k,
         w.set(0, c, hn::BitCast(DF32(), hn::ShiftLeft<16>(pair)));
         w_odd.set(0, c, hn::BitCast(DF32(), hn::And(pair, hn::Set(DU32(), 0xFFFF0000u))));
       }
-      add(w, 2 * i);
-      if (whole) add(w_odd, 2 * i + 1);
+      add_products<kRows, kColumns>(sums, w, x + 2 * i, stride);
+      if (whole) add_products<kRows, kColumns>(sums, w_odd, x + 2 * i + 1, stride);
     } else {
       HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
         const std::byte* values = columns.template at<sizeof(T)>(row, c);
         w.set(0, c, load_f32(reinterpret_cast<const T*>(values)));
       }
-      add(w, i);
+      add_products<kRows, kColumns>(sums, w, x + i, stride);
     }
   };
   Index left = k;
