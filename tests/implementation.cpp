@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // nibble's code for the test programs, which are in the split form; and epilogues that
-// nibble/kernels/instances.hpp does not name and only tests use. A kernel that is missing is an undefined symbol that names it; one
-// with a format or a block length of the test's own goes to instances.cpp.
+// nibble/kernels/instances.hpp does not name and only tests use. A kernel that is missing is an
+// undefined symbol that names it; one with a format or a block length of the test's own goes to
+// instances.cpp.
 #define NIBBLE_IMPLEMENTATION
 #include "nibble/nibble.hpp"
 

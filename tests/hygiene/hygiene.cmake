@@ -45,6 +45,17 @@ function(try_run variable source)
   endif()
 endfunction()
 
+# link_headers(name folder ...): makes include/ in the work folder, with the headers of the dependencies
+# but not those of this system, for cross compilers.
+function(link_headers)
+  file(MAKE_DIRECTORY ${work_dir}/include)
+  set(pairs ${ARGN})
+  while(pairs)
+    list(POP_FRONT pairs name folder)
+    file(CREATE_LINK ${folder}/${name} ${work_dir}/include/${name} SYMBOLIC)
+  endwhile()
+endfunction()
+
 # Builds the program that uses neither exceptions nor RTTI, and runs it.
 function(build_and_run)
   run(${ARGN} -O0 -Wall -Wextra -fno-exceptions -fno-rtti ${options}

@@ -9,10 +9,7 @@ if(NOT mingw)
   skip("there is no MinGW-w64 compiler here")
 endif()
 
-# A folder that has the headers of the dependencies but not those of this system.
-file(MAKE_DIRECTORY ${work_dir}/include)
-file(CREATE_LINK ${hwy_dirs}/hwy ${work_dir}/include/hwy SYMBOLIC)
-file(CREATE_LINK ${boost_pp_dirs}/boost ${work_dir}/include/boost SYMBOLIC)
+link_headers(hwy ${hwy_dirs} boost ${boost_pp_dirs})
 set(options -std=c++20 -Wall -Wextra -Wpedantic -Wundef -Werror -fno-exceptions -fno-rtti
   -DNIBBLE_TARGETS=0 -I${source_dir}/include -isystem ${work_dir}/include)
 

@@ -2,7 +2,7 @@
 //
 // A NIBBLE_USER_KERNELS file: included once per target, after nibble's own kernels.
 
-#if defined(TESTS_USER_KERNELS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#if defined(TESTS_USER_KERNELS_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef TESTS_USER_KERNELS_INL_H_
 #undef TESTS_USER_KERNELS_INL_H_
 #else
@@ -12,8 +12,8 @@
 #include "kernels/user_kernels.hpp"
 #include "nibble/kernels/matmul-inl.h"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 
 HWY_INLINE VF32 finish(user::SquaredRelu, DF32 d, VF32 v, const kernels::EpilogueArgs& args,
                        Outputs at) {
@@ -22,7 +22,7 @@ HWY_INLINE VF32 finish(user::SquaredRelu, DF32 d, VF32 v, const kernels::Epilogu
   return hn::Mul(v, v);
 }
 
-}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
+}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

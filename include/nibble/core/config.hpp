@@ -77,6 +77,8 @@
 #define NIBBLE_BASELINE_ dotprod
 #elif defined(__ARM_FEATURE_ATOMICS)
 #define NIBBLE_BASELINE_ lse
+#elif defined(__riscv_v)
+#define NIBBLE_BASELINE_ rvv
 #else
 #define NIBBLE_BASELINE_ generic
 #endif

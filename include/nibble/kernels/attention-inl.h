@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-#if defined(NIBBLE_KERNELS_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_ATTENTION_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_ATTENTION_INL_H_
 #undef NIBBLE_KERNELS_ATTENTION_INL_H_
 #else
@@ -14,8 +15,8 @@
 #include "nibble/kernels/attention_int8-inl.h"
 #include "nibble/kernels/math-inl.h"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace attention {
 
 // The first n elements, or a whole vector if there are that many.
@@ -373,7 +374,7 @@ struct Impl<kernels::StoreKeysValues<T>> {
   }
 };
 
-}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
+}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

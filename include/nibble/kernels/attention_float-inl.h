@@ -3,7 +3,8 @@
 // Attention over a cache of f32, f16 or bf16: scores, sums of values and filling the cache. All
 // arithmetic is in f32.
 
-#if defined(NIBBLE_KERNELS_ATTENTION_FLOAT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_ATTENTION_FLOAT_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_ATTENTION_FLOAT_INL_H_
 #undef NIBBLE_KERNELS_ATTENTION_FLOAT_INL_H_
 #else
@@ -14,8 +15,9 @@
 #include "nibble/kernels/attention_vec-inl.h"
 #include "nibble/kernels/float16-inl.h"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE { namespace attention {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
+namespace attention {
 
 // Register tiles: kRows query rows times kWide vectors of positions (scores) or of dimensions (sums
 // of values). 32 registers hold 4 * 4 sums and their operands, 16 hold 4 * 2 or 2 * 4. The latency
@@ -78,29 +80,22 @@ HWY_INLINE V odd_of(hn::Vec<DU> pairs) {
 // keys + j * stride, times those of kRows queries at q.
 template <int kRows, int kVectors, bool kOne, class T>
 HWY_INLINE void score_step(const float* HWY_RESTRICT q, const T* HWY_RESTRICT keys, Index stride,
-                           V (&sums)[kRows][kVectors]) {
+                           RegisterTile<D, kRows, kVectors>& sums) {
   const D d;
-  V even[kVectors];
-  V odd[kVectors];
+  typename RegisterTile<D, kRows, kVectors>::Row even, odd;
   HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
     if constexpr (kKeyPair<T> == 1) {
-      even[j] = load(keys + j * stride);
+      even.set(0, j, load(keys + j * stride));
     } else {
       const auto pairs = load_pairs(keys + j * stride);
-      even[j] = even_of(pairs);
-      odd[j] = odd_of(pairs);
+      even.set(0, j, even_of(pairs));
+      odd.set(0, j, odd_of(pairs));
     }
   }
   HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
-    const V x = hn::Set(d, q[r]);
-    HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
-      sums[r][j] = hn::MulAdd(x, even[j], sums[r][j]);
-    }
+    sums.multiply_add(r, hn::Set(d, q[r]), even);
     if constexpr (kKeyPair<T> == 2 && !kOne) {
-      const V y = hn::Set(d, q[kRows + r]);
-      HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
-        sums[r][j] = hn::MulAdd(y, odd[j], sums[r][j]);
-      }
+      sums.multiply_add(r, hn::Set(d, q[kRows + r]), odd);
     }
   }
 }
@@ -114,12 +109,8 @@ HWY_INLINE void score_block(const float* HWY_RESTRICT q, const T* HWY_RESTRICT k
   constexpr Index kStep = kPair * kPanelPositions;
   constexpr Index kStepBytes = kVectors * kLanes * kPair * static_cast<Index>(sizeof(T));
   const D d;
-  V sums[kSplit][kRows][kVectors];
-  HWY_UNROLL(4) for (int s = 0; s < kSplit; ++s) {
-    HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
-      HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) sums[s][r][j] = hn::Zero(d);
-    }
-  }
+  RegisterTile<D, kRows, kVectors> sums[kSplit];
+  HWY_UNROLL(4) for (int s = 0; s < kSplit; ++s) sums[s].fill(hn::Zero(d));
   Index left = head_dim / kPair;
   for (; left >= kSplit; left -= kSplit) {
     prefetcher.step<kSplit * kStepBytes>();
@@ -137,8 +128,8 @@ HWY_INLINE void score_block(const float* HWY_RESTRICT q, const T* HWY_RESTRICT k
   if (head_dim % kPair != 0) score_step<kRows, kVectors, true>(q, keys, stride, sums[0]);
   HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
     HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
-      V sum = sums[0][r][j];
-      HWY_UNROLL(4) for (int s = 1; s < kSplit; ++s) sum = hn::Add(sum, sums[s][r][j]);
+      V sum = sums[0].get(r, j);
+      HWY_UNROLL(4) for (int s = 1; s < kSplit; ++s) sum = hn::Add(sum, sums[s].get(r, j));
       hn::StoreU(sum, d, scores + r * kAttentionTile + j * kLanes);
     }
   }
@@ -191,40 +182,29 @@ HWY_INLINE void value_block(const float* HWY_RESTRICT weights, const T* HWY_REST
                             Index sums_stride, Prefetcher& prefetcher) {
   constexpr Index kStepBytes = kVectors * kLanes * static_cast<Index>(sizeof(T));
   const D d;
-  V acc[kRows][kVectors];
-  HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
-    HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
-      acc[r][j] = hn::LoadU(d, sums + r * sums_stride + j * kLanes);
-    }
-  }
+  RegisterTile<D, kRows, kVectors> acc;
+  acc.load(sums, sums_stride);
   if (correction != nullptr) {
     HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
       const V c = hn::Set(d, correction[r]);
-      HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) acc[r][j] = hn::Mul(c, acc[r][j]);
+      HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) acc.set(r, j, hn::Mul(c, acc.get(r, j)));
     }
   }
   for (Index p = lo; p < hi; ++p) {
     prefetcher.step<kStepBytes>();
-    V value[kVectors];
+    typename RegisterTile<D, kRows, kVectors>::Row value;
     HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
       if constexpr (kPartial) {
-        value[j] = load_n(values + p * head_dim, n);
+        value.set(0, j, load_n(values + p * head_dim, n));
       } else {
-        value[j] = load(values + p * head_dim + j * kLanes);
+        value.set(0, j, load(values + p * head_dim + j * kLanes));
       }
     }
     HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
-      const V w = hn::Set(d, weights[r * kAttentionTile + p]);
-      HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
-        acc[r][j] = hn::MulAdd(w, value[j], acc[r][j]);
-      }
+      acc.multiply_add(r, hn::Set(d, weights[r * kAttentionTile + p]), value);
     }
   }
-  HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
-    HWY_UNROLL(4) for (int j = 0; j < kVectors; ++j) {
-      hn::StoreU(acc[r][j], d, sums + r * sums_stride + j * kLanes);
-    }
-  }
+  acc.store(sums, sums_stride);
 }
 
 // Positions whose values are added at once where they come from memory: not more than what is
@@ -302,7 +282,7 @@ HWY_INLINE void store_key_value(const float* HWY_RESTRICT key, const float* HWY_
   if (head_dim % kPair != 0) convert(0, column[i / kPair * kPairStep + i % kPair]);
 }
 
-}}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE::attention
-HWY_AFTER_NAMESPACE();
+}}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE::attention
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

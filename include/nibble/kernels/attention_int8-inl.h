@@ -4,7 +4,8 @@
 // and weights are rounded to 16-bit integers, of which each product with 8-bit codes is exact: what
 // is lost is what the cache lost. On targets with VNNI a 16-bit number is two of 8 bits.
 
-#if defined(NIBBLE_KERNELS_ATTENTION_INT8_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_ATTENTION_INT8_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_ATTENTION_INT8_INL_H_
 #undef NIBBLE_KERNELS_ATTENTION_INT8_INL_H_
 #else
@@ -17,8 +18,9 @@
 #include "nibble/kernels/attention_float-inl.h"
 #include "nibble/kernels/math-inl.h"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE { namespace attention {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
+namespace attention {
 
 using DI16 = hn::Repartition<std::int16_t, D>;
 using DI8 = hn::Repartition<std::int8_t, D>;
@@ -55,29 +57,30 @@ HWY_INLINE VI broadcast4(const std::byte* p) {
 inline constexpr bool kHasBytePlanes = true;
 template <Kind kKind>
 struct CodeVector {
-  VI codes;
+  Register<DI> codes;
   HWY_INLINE CodeVector() {}
   HWY_INLINE void load(const std::int8_t* p) {
-    codes = hn::BitCast(DI(), hn::LoadU(DI8(), p));
+    VI loaded = hn::BitCast(DI(), hn::LoadU(DI8(), p));
     if constexpr (kKind == Kind::query) {
-      codes = hn::Xor(codes, hn::BitCast(DI(), hn::Set(DU8(), 0x80)));
+      loaded = hn::Xor(loaded, hn::BitCast(DI(), hn::Set(DU8(), 0x80)));
     }
+    codes.set(loaded);
   }
 };
 template <Kind kKind>
 struct WideSum {
-  VI high, low;
+  Register<DI> high, low;
   HWY_INLINE WideSum() {}
   HWY_INLINE void start(std::int32_t sum_of_numbers) {
-    high = hn::Zero(DI());
-    low = hn::Set(DI(), kKind == Kind::query ? -128 * sum_of_numbers : 0);
+    high.set(hn::Zero(DI()));
+    low.set(hn::Set(DI(), kKind == Kind::query ? -128 * sum_of_numbers : 0));
   }
   HWY_INLINE void add(const CodeVector<kKind>& c, VI plane0, VI plane1) {
-    high = dot(c.codes, plane0, high);
-    low = dot(c.codes, plane1, low);
+    high.set(dot(c.codes.get(), plane0, high.get()));
+    low.set(dot(c.codes.get(), plane1, low.get()));
   }
   // 32 bits may overflow on the way, but not in the end.
-  HWY_INLINE VI total() const { return hn::Add(hn::ShiftLeft<8>(high), low); }
+  HWY_INLINE VI total() const { return hn::Add(hn::ShiftLeft<8>(high.get()), low.get()); }
 
  private:
   static HWY_INLINE VI dot(VI codes, VI x, VI sum) {
@@ -90,50 +93,53 @@ struct WideSum {
 inline constexpr bool kHasBytePlanes = false;
 template <Kind>
 struct CodeVector {
-  hn::Vec<DI16> even, odd;
+  Register<DI16> even, odd;
   HWY_INLINE CodeVector() {}
   HWY_INLINE void load(const std::int8_t* p) {
     const auto codes = hn::BitCast(DI16(), hn::LoadU(DI8(), p));
-    even = hn::ShiftRight<8>(hn::ShiftLeft<8>(codes));
-    odd = hn::ShiftRight<8>(codes);
+    even.set(hn::ShiftRight<8>(hn::ShiftLeft<8>(codes)));
+    odd.set(hn::ShiftRight<8>(codes));
   }
 };
 template <Kind kKind>
 struct WideSum {
-  VI sum;
+  Register<DI> sum;
   HWY_INLINE WideSum() {}
-  HWY_INLINE void start(std::int32_t) { sum = hn::Zero(DI()); }
+  HWY_INLINE void start(std::int32_t) { sum.set(hn::Zero(DI())); }
   HWY_INLINE void add(const CodeVector<kKind>& c, VI plane0, VI plane1) {
-    sum = hn::Add(sum, hn::WidenMulPairwiseAdd(DI(), c.even, hn::BitCast(DI16(), plane0)));
-    sum = hn::Add(sum, hn::WidenMulPairwiseAdd(DI(), c.odd, hn::BitCast(DI16(), plane1)));
+    const VI even = hn::WidenMulPairwiseAdd(DI(), c.even.get(), hn::BitCast(DI16(), plane0));
+    const VI odd = hn::WidenMulPairwiseAdd(DI(), c.odd.get(), hn::BitCast(DI16(), plane1));
+    sum.set(hn::Add(hn::Add(sum.get(), even), odd));
   }
-  HWY_INLINE VI total() const { return sum; }
+  HWY_INLINE VI total() const { return sum.get(); }
 };
 #endif
 
 // Writes 16 integers of 16 bits as two planes.
-template <Kind kKind, class V>
-HWY_INLINE void put_planes(const V (&x)[kPanelPositions / kLanes], std::byte* to) {
-  const hn::DFromV<V> d;
+using Numbers = RegisterTile<DI, 1, static_cast<int>(kPanelPositions / kLanes)>;
+template <Kind kKind>
+HWY_INLINE void put_planes(const Numbers& x, std::byte* to) {
+  const DI d;
   if constexpr (kHasBytePlanes) {
     const hn::RebindToUnsigned<decltype(d)> du;
     const hn::Rebind<std::uint8_t, decltype(d)> d8;
     auto* const bytes = reinterpret_cast<std::uint8_t*>(to);
-    for (Index v = 0; v < kPanelPositions / kLanes; ++v) {
-      V high;
+    HWY_UNROLL(4) for (int v = 0; v < kPanelPositions / kLanes; ++v) {
+      VI high;
       if constexpr (kKind == Kind::query) {
-        high = hn::ShiftRight<8>(hn::Add(x[v], hn::Set(d, 128)));
+        high = hn::ShiftRight<8>(hn::Add(x.get(0, v), hn::Set(d, 128)));
       } else {
-        high = hn::ShiftRight<8>(x[v]);
+        high = hn::ShiftRight<8>(x.get(0, v));
       }
       hn::StoreU(hn::TruncateTo(d8, hn::BitCast(du, high)), d8, bytes + v * kLanes);
-      hn::StoreU(hn::TruncateTo(d8, hn::BitCast(du, x[v])), d8, bytes + kPlaneBytes + v * kLanes);
+      hn::StoreU(hn::TruncateTo(d8, hn::BitCast(du, x.get(0, v))), d8,
+                 bytes + kPlaneBytes + v * kLanes);
     }
   } else {
     const hn::Rebind<std::int16_t, decltype(d)> d16;
     HWY_ALIGN std::int16_t numbers[kPanelPositions];
-    for (Index v = 0; v < kPanelPositions / kLanes; ++v) {
-      hn::StoreU(hn::DemoteTo(d16, x[v]), d16, numbers + v * kLanes);
+    HWY_UNROLL(4) for (int v = 0; v < kPanelPositions / kLanes; ++v) {
+      hn::StoreU(hn::DemoteTo(d16, x.get(0, v)), d16, numbers + v * kLanes);
     }
     std::int16_t planes[kPanelPositions];
     for (Index i = 0; i < kPanelPositions; ++i) planes[i % 2 * 8 + i / 2] = numbers[i];
@@ -205,12 +211,12 @@ NIBBLE_LAZY HWY_INLINE void put_query(const std::int8_t*, const float* HWY_RESTR
   const V inverse = to_numbers(max, most);
   VI sum = hn::Zero(DI());
   for (Index i = 0; i < head_dim; i += kPanelPositions) {
-    VI x[kPanelPositions / kLanes];
-    for (Index v = 0; v < kPanelPositions / kLanes; ++v) {
+    Numbers x;
+    HWY_UNROLL(4) for (int v = 0; v < kPanelPositions / kLanes; ++v) {
       const Index from = std::min(i + v * kLanes, head_dim);
       const V part = hn::LoadN(d, q + from, static_cast<size_t>(head_dim - from));
-      x[v] = nearest(D(), hn::Mul(part, inverse));
-      sum = hn::Add(sum, x[v]);
+      x.set(0, v, nearest(D(), hn::Mul(part, inverse)));
+      sum = hn::Add(sum, x.get(0, v));
     }
     put_planes<Kind::query>(x, to + i * 2);
   }
@@ -270,8 +276,9 @@ class Weights<T> {
         head_dim_(head_dim),
         panel_size_(kernels::value_panel_size<std::int8_t>(head_dim)),
         fetched_per_row_((2 * kernels::code_panel_size(head_dim) + 8 * kPanelPositions * 4) /
-                         n_rows),
-        top_(hn::Zero(D())) {}
+                         n_rows) {
+    top_.set(hn::Zero(D()));
+  }
 
   HWY_INLINE V of(V e, int r, Index p, const Seen& seen) {
     const std::int8_t* const panel = values_ + p / kPanelPositions * panel_size_;
@@ -279,14 +286,14 @@ class Weights<T> {
     V weight = hn::Mul(e, scale);
     // A select: the scale of what is not seen may be NaN.
     if (!seen.all(r)) weight = hn::IfThenElseZero(seen.mask(r, p), weight);
-    top_ = hn::Max(top_, weight);
+    top_.set(hn::Max(top_.get(), weight));
     return weight;
   }
 
   HWY_INLINE void end_row(int r, Prefetcher& prefetcher) {
     for (Index i = 0; i < fetched_per_row_; i += 256) prefetcher.step<256>();
-    max_[r] = hn::ReduceMax(D(), top_);
-    top_ = hn::Zero(D());
+    max_[r] = hn::ReduceMax(D(), top_.get());
+    top_.set(hn::Zero(D()));
   }
 
   HWY_INLINE void finish(float* weights, int n_rows, const Seen& seen) const {
@@ -295,9 +302,9 @@ class Weights<T> {
       const V inverse = to_numbers(max_[r], most);
       float* const row = weights + r * kAttentionTile;
       for (Index p = seen.begin; p < seen.end; p += kPanelPositions) {
-        VI x[kPanelPositions / kLanes];
-        for (Index v = 0; v < kPanelPositions / kLanes; ++v) {
-          x[v] = nearest(D(), hn::Mul(load(row + p + v * kLanes), inverse));
+        Numbers x;
+        HWY_UNROLL(4) for (int v = 0; v < kPanelPositions / kLanes; ++v) {
+          x.set(0, v, nearest(D(), hn::Mul(load(row + p + v * kLanes), inverse)));
         }
         put_planes<Kind::weight>(x, reinterpret_cast<std::byte*>(row + p));
       }
@@ -312,7 +319,7 @@ class Weights<T> {
   Index head_dim_;
   Index panel_size_;
   Index fetched_per_row_;  // bytes
-  V top_;
+  Register<D> top_;
   float max_[kMaxRows];
 };
 
@@ -390,7 +397,7 @@ NIBBLE_LAZY HWY_INLINE void store_key_value(const float* HWY_RESTRICT key,
       put_codes(value, head_dim, 1, 4, cache + kernels::value_offset<T>(position, 0, head_dim));
 }
 
-}}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE::attention
-HWY_AFTER_NAMESPACE();
+}}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE::attention
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

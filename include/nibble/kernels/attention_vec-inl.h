@@ -2,7 +2,8 @@
 //
 // Attention: vectors, register tiles and fetching prefetcher, for every element type of the cache.
 
-#if defined(NIBBLE_KERNELS_ATTENTION_VEC_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_ATTENTION_VEC_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_ATTENTION_VEC_INL_H_
 #undef NIBBLE_KERNELS_ATTENTION_VEC_INL_H_
 #else
@@ -12,21 +13,23 @@
 #include "hwy/highway.h"
 #include "nibble/kernels/attention.hpp"
 #include "nibble/kernels/prefetch-inl.h"
+#include "nibble/kernels/registers-inl.h"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE { namespace attention {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
+namespace attention {
 namespace hn = hwy::HWY_NAMESPACE;
 
 using kernels::kAttentionTile;
 using kernels::kKeyPair;
 using kernels::kPanelPositions;
 
-using D = hn::CappedTag<float, kPanelPositions>;  // a vector is a panel or a fraction of one
+using D = PanelTag<float>;  // a vector is a panel or a fraction of one
 using V = hn::Vec<D>;
 using DI = hn::RebindToSigned<D>;
 using DU = hn::RebindToUnsigned<D>;
 using DU16 = hn::Rebind<std::uint16_t, D>;
-inline constexpr Index kLanes = HWY_MAX_LANES_D(D);
+inline constexpr Index kLanes = static_cast<Index>(hn::MaxLanes(D()));
 
 // Query rows of a register tile.
 inline constexpr int kMaxRows = static_cast<int>(kernels::kAttentionBlock);
@@ -87,7 +90,7 @@ class Prefetcher {
   bool now_ = false;
 };
 
-}}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE::attention
-HWY_AFTER_NAMESPACE();
+}}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE::attention
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-#if defined(NIBBLE_KERNELS_DROPOUT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_DROPOUT_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_DROPOUT_INL_H_
 #undef NIBBLE_KERNELS_DROPOUT_INL_H_
 #else
@@ -10,8 +11,8 @@
 #include "hwy/highway.h"
 #include "nibble/kernels/dropout.hpp"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // A bijection of 32 bits in which each input bit flips each output bit with probability 1/2 to
@@ -62,7 +63,7 @@ struct Impl<kernels::ApplyDropout> {
   }
 };
 
-}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
+}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

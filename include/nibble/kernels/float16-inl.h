@@ -3,7 +3,8 @@
 // 16-bit floats, as their bits in half a vector. Widened to f32 they are exact for every value,
 // also infinities, on every target.
 
-#if defined(NIBBLE_KERNELS_FLOAT16_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_FLOAT16_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_FLOAT16_INL_H_
 #undef NIBBLE_KERNELS_FLOAT16_INL_H_
 #else
@@ -14,8 +15,8 @@
 #include "nibble/core/float16.hpp"
 #include "nibble/simd/impl.hpp"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 template <class D, class V16 = hn::Vec<hn::Rebind<uint16_t, D>>>
@@ -54,7 +55,7 @@ HWY_INLINE hn::Vec<hn::Rebind<uint16_t, D>> round_to_bf16(D, V v) {
   return hn::TruncateTo(hn::Rebind<uint16_t, D>(), hn::ShiftRight<16>(result));
 }
 
-}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
+}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

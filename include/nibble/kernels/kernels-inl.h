@@ -2,9 +2,10 @@
 //
 // Umbrella of all per-target code: included once per target by pass.hpp, or by a program's own pass
 // (hwy/foreach_target.h). Has no include guard of its own; each file below guards itself once per
-// target.
+// target. If the target is the base of levels (simd/levels.hpp), their code follows.
 
 #define NIBBLE_KERNELS_IN_PASS
+#include "nibble/simd/targets.hpp"
 #ifdef NIBBLE_TOGGLE_FIRST  // see pass.hpp
 #undef NIBBLE_TOGGLE_FIRST
 #define HWY_TARGET_TOGGLE
@@ -37,4 +38,28 @@
 // name of an -inl.h file written like those above.
 #ifdef NIBBLE_USER_KERNELS
 #include NIBBLE_USER_KERNELS
+#endif
+
+// ---- Levels ------------------------------------------------------------------------------------
+// Only the kernels that gain from a level's instructions. A program's file is compiled for levels
+// too if it uses the macros of target-inl.h; with Highway's macros instead, its include guard makes
+// it empty here.
+#if NIBBLE_COMPILED_LEVELS & NIBBLE_NEON_DOT
+#if HWY_TARGET == HWY_STATIC_TARGET
+#define NIBBLE_NEXT_LEVEL NIBBLE_NEON_DOT
+#include "nibble/kernels/target-inl.h"
+#undef NIBBLE_NEXT_LEVEL
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+#endif
+#include "nibble/kernels/matmul-inl.h"
+#include "nibble/kernels/which-inl.h"
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+#ifdef NIBBLE_USER_KERNELS
+#include NIBBLE_USER_KERNELS
+#endif
+#endif
 #endif

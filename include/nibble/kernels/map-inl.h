@@ -3,7 +3,8 @@
 // map: a function of vectors over arrays, element by element. The function is an object with an
 // always-inlined call operator, not a lambda: GCC 12 does not inline those in target namespaces.
 
-#if defined(NIBBLE_KERNELS_MAP_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_MAP_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_MAP_INL_H_
 #undef NIBBLE_KERNELS_MAP_INL_H_
 #else
@@ -13,8 +14,8 @@
 #include "hwy/highway.h"
 #include "nibble/simd/impl.hpp"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // out[i] = f(d, in[i]...), i < n. `out` may be one of the inputs; no alignment is needed, and
@@ -33,7 +34,7 @@ HWY_INLINE void map(const F& f, float* out, Index n, const In*... in) {
   }
 }
 
-}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
+}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

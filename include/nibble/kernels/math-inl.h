@@ -4,7 +4,8 @@
 // ULP bounds are against the exact value, round to nearest, and hold on every target;
 // tests/kernels/activation_test.cpp measures them.
 
-#if defined(NIBBLE_KERNELS_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_MATH_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_MATH_INL_H_
 #undef NIBBLE_KERNELS_MATH_INL_H_
 #else
@@ -16,8 +17,8 @@
 #include "hwy/highway.h"
 #include "nibble/simd/impl.hpp"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // The greater of `x` and the number `bound`; a NaN in x stays NaN. Highway leaves open what Max
@@ -143,33 +144,29 @@ HWY_ALIGN inline constexpr std::int32_t kExp2Table[32] = {
 
 // 2^(a * b) = scale * (1 + f * q), for a * b in [-127, 128]; scale is 0 at -127, infinity at 128.
 // That a * b is split in one step costs a relative error of |a b| u without FMA, none with it.
-template <class V>
-struct Exp2 {
-  V scale, f, q;
-};
 template <class D, class V = hn::Vec<D>>
-HWY_INLINE Exp2<V> exp2_of_product(D d, V a, V b) {
+HWY_INLINE void exp2_of_product(D d, V a, V b, V& scale, V& f, V& q) {
   if constexpr (kHasTablesOf32<D>) {
     // In steps of 1/32. (2^(f / 32) - 1) / f for |f| <= 1/2: minimax of degree 1 by Remez exchange,
     // relative error in the power 2^-24.2.
     const hn::RebindToSigned<D> di;
     const V b32 = hn::Mul(b, hn::Set(d, 32.0f)), magic = hn::Set(d, 0x1.8p23f);
     const V biased = hn::MulAdd(a, b32, magic);
-    const V f = hn::MulSub(a, b32, hn::Sub(biased, magic));
+    f = hn::MulSub(a, b32, hn::Sub(biased, magic));
     const auto entry = hn::BitCast(di, look_up_32(d, kExp2Table, biased));
     const auto bits = hn::Add(entry, hn::ShiftLeft<18>(hn::BitCast(di, biased)));
-    return {hn::BitCast(d, bits), f,
-            hn::MulAdd(f, hn::Set(d, 0x1.ebfea8p-13f), hn::Set(d, 0x1.62e586p-6f))};
+    scale = hn::BitCast(d, bits);
+    q = hn::MulAdd(f, hn::Set(d, 0x1.ebfea8p-13f), hn::Set(d, 0x1.62e586p-6f));
   } else {
     const V biased = hn::MulAdd(a, b, round_and_bias(d));
-    const V f = hn::MulSub(a, b, hn::Sub(biased, round_and_bias(d)));
+    f = hn::MulSub(a, b, hn::Sub(biased, round_and_bias(d)));
     // (2^f - 1) / f for |f| <= 1/2: minimax of degree 4 by Remez exchange, relative error in 2^f
     // below 2^-23.3.
-    V q = hn::MulAdd(f, hn::Set(d, 0x1.5cc548p-10f), hn::Set(d, 0x1.3cf4d4p-7f));
+    q = hn::MulAdd(f, hn::Set(d, 0x1.5cc548p-10f), hn::Set(d, 0x1.3cf4d4p-7f));
     q = hn::MulAdd(f, q, hn::Set(d, 0x1.c6b58ep-5f));
     q = hn::MulAdd(f, q, hn::Set(d, 0x1.ebf9a2p-3f));
     q = hn::MulAdd(f, q, hn::Set(d, 0x1.62e42ap-1f));
-    return {pow2_of_biased(d, biased), f, q};
+    scale = pow2_of_biased(d, biased);
   }
 }
 
@@ -181,8 +178,9 @@ HWY_INLINE Exp2<V> exp2_of_product(D d, V a, V b) {
 // is 0 at `lowest` and below.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V exp2_nonpositive(D d, V x, V factor, V lowest) {
-  const detail::Exp2<V> e = detail::exp2_of_product(d, max_keep_nan(x, lowest), factor);
-  return hn::MulAdd(hn::Mul(e.scale, e.f), e.q, e.scale);
+  V scale, f, q;
+  detail::exp2_of_product(d, max_keep_nan(x, lowest), factor, scale, f, q);
+  return hn::MulAdd(hn::Mul(scale, f), q, scale);
 }
 
 // exp(x) for x <= 0 (or NaN), with the error and the underflow of exp2_nonpositive.
@@ -195,8 +193,9 @@ HWY_INLINE V exp_nonpositive(D d, V x) {
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V one_plus_exp2(D d, V a, V b) {
   const V one = hn::Set(d, 1.0f);
-  const detail::Exp2<V> e = detail::exp2_of_product(d, a, b);
-  return hn::MulAdd(e.scale, hn::MulAdd(e.f, e.q, one), one);
+  V scale, f, q;
+  detail::exp2_of_product(d, a, b, scale, f, q);
+  return hn::MulAdd(scale, hn::MulAdd(f, q, one), one);
 }
 
 // 1 + exp(-x), infinity from kLogisticLowest down.
@@ -344,7 +343,7 @@ HWY_INLINE V normal_tail(D d, V a) {
   }
 }
 
-}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
+}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -2,7 +2,8 @@
 //
 // The matrix product: a walk over tiles, and what becomes of their sums.
 
-#if defined(NIBBLE_KERNELS_MATMUL_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_MATMUL_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_MATMUL_INL_H_
 #undef NIBBLE_KERNELS_MATMUL_INL_H_
 #else
@@ -10,12 +11,19 @@
 #endif
 
 #include "hwy/highway.h"
+#if !NIBBLE_IS_LEVEL
 #include "nibble/kernels/activation-inl.h"
+#endif
 #include "nibble/kernels/matmul_tile-inl.h"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
+
+#if NIBBLE_IS_LEVEL
+// Levels compute sums only; the functions of the base finish them.
+using HWY_NAMESPACE::Outputs;
+#else
 
 // ---- Epilogues ---------------------------------------------------------------------------------
 
@@ -46,13 +54,11 @@ HWY_INLINE VF32 finish(kernels::TimesResidual, DF32 d, VF32 v, const kernels::Ep
   return hn::Mul(v, hn::LoadN(d, row + at.column, at.count));
 }
 
-// ---- Kernels -----------------------------------------------------------------------------------
-
-using kernels::TileAt;
+// ---- The end of a tile -------------------------------------------------------------------------
 
 // Calls store(index into sums, outputs) for each vector of a tile's outputs.
 template <class Store>
-HWY_INLINE void for_each_vector(const kernels::MatmulArgs& args, const TileAt& tile,
+HWY_INLINE void for_each_vector(const kernels::MatmulArgs& args, const kernels::TileAt& tile,
                                 const Store& store) {
   for (int r = 0; r < tile.n_rows; ++r) {
     for (int c = 0; c < tile.n_vectors; ++c) {
@@ -63,6 +69,33 @@ HWY_INLINE void for_each_vector(const kernels::MatmulArgs& args, const TileAt& t
     }
   }
 }
+
+template <class Epilogue>
+struct Impl<kernels::FinishTile<Epilogue>> {
+  static void run(const kernels::MatmulArgs& args, const float* HWY_RESTRICT sums, const float*,
+                  const kernels::TileAt& tile) {
+    for_each_vector(args, tile, [&](int i, Outputs at) NIBBLE_ATTR {
+      const VF32 v = finish(Epilogue{}, DF32(), hn::Load(DF32(), sums + i), args.epilogue, at);
+      hn::StoreN(v, DF32(), args.out + at.row * args.out_stride + at.column, at.count);
+    });
+  }
+};
+
+template <class Activation>
+struct Impl<kernels::FinishGatedTile<Activation>> {
+  static void run(const kernels::MatmulArgs& args, const float* HWY_RESTRICT sums,
+                  const float* HWY_RESTRICT gate, const kernels::TileAt& tile) {
+    for_each_vector(args, tile, [&](int i, Outputs at) NIBBLE_ATTR {
+      const VF32 g = activate(Activation{}, DF32(), hn::Load(DF32(), gate + i));
+      const VF32 v = hn::Mul(g, hn::Load(DF32(), sums + i));
+      hn::StoreN(v, DF32(), args.out + at.row * args.out_stride + at.column, at.count);
+    });
+  }
+};
+
+#endif  // NIBBLE_IS_LEVEL
+
+// ---- The walk over tiles -----------------------------------------------------------------------
 
 // Bytes of a panel that a tile reads in one step of fetching ahead.
 template <class Form>
@@ -90,7 +123,7 @@ HWY_INLINE void compute_tile(const kernels::MatmulArgs& args, Index row, Index c
   const int lane = static_cast<int>(column % quant::kPanelRows);
   constexpr int kPanels = kPanelsOf<kColumns>;
   const Index next_panel = panel + kPanels;
-  const auto compute = [&](const std::byte* matrix, float* out) HWY_ATTR {
+  const auto compute = [&](const std::byte* matrix, float* out) NIBBLE_ATTR {
     const std::byte* const weights = matrix + panel * panel_bytes;
     PanelPrefetcher prefetcher;
     if (kNarrow) {
@@ -170,7 +203,12 @@ HWY_NOINLINE void for_each_tile(const kernels::MatmulArgs& args) {
   }
 }
 
-template <class Format, kernels::ActivationScales kScales>
+// Levels have instructions for products of 8-bit integers, so they have no others.
+template <class Format>
+concept MultipliedHere =
+    !NIBBLE_IS_LEVEL || quant::BlockFormat<Format> || std::is_same_v<Format, quant::I8Channel>;
+
+template <MultipliedHere Format, kernels::ActivationScales kScales>
 struct Impl<kernels::Matmul<Format, kScales>> {
   static void run(const kernels::MatmulArgs& args) {
 #if NIBBLE_HAVE_BF16_DOTS
@@ -186,30 +224,7 @@ struct Impl<kernels::Matmul<Format, kScales>> {
   }
 };
 
-template <class Epilogue>
-struct Impl<kernels::FinishTile<Epilogue>> {
-  static void run(const kernels::MatmulArgs& args, const float* HWY_RESTRICT sums, const float*,
-                  const TileAt& tile) {
-    for_each_vector(args, tile, [&](int i, Outputs at) HWY_ATTR {
-      const VF32 v = finish(Epilogue{}, DF32(), hn::Load(DF32(), sums + i), args.epilogue, at);
-      hn::StoreN(v, DF32(), args.out + at.row * args.out_stride + at.column, at.count);
-    });
-  }
-};
-
-template <class Activation>
-struct Impl<kernels::FinishGatedTile<Activation>> {
-  static void run(const kernels::MatmulArgs& args, const float* HWY_RESTRICT sums,
-                  const float* HWY_RESTRICT gate, const TileAt& tile) {
-    for_each_vector(args, tile, [&](int i, Outputs at) HWY_ATTR {
-      const VF32 g = activate(Activation{}, DF32(), hn::Load(DF32(), gate + i));
-      const VF32 v = hn::Mul(g, hn::Load(DF32(), sums + i));
-      hn::StoreN(v, DF32(), args.out + at.row * args.out_stride + at.column, at.count);
-    });
-  }
-};
-
-}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
+}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

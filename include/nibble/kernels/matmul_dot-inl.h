@@ -2,7 +2,8 @@
 //
 // Vectors of the matrix product, and the integer sums of its 8-bit products on each kind of target.
 
-#if defined(NIBBLE_KERNELS_MATMUL_DOT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_MATMUL_DOT_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_MATMUL_DOT_INL_H_
 #undef NIBBLE_KERNELS_MATMUL_DOT_INL_H_
 #else
@@ -14,12 +15,13 @@
 #include "hwy/highway.h"
 #include "nibble/kernels/float16-inl.h"
 #include "nibble/kernels/matmul.hpp"
+#include "nibble/kernels/registers-inl.h"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using DF32 = hn::CappedTag<float, 16>;
+using DF32 = PanelTag<float>;
 using DI32 = hn::Repartition<std::int32_t, DF32>;
 using DU32 = hn::Repartition<std::uint32_t, DF32>;
 using DI16 = hn::Repartition<std::int16_t, DF32>;
@@ -31,7 +33,7 @@ using VU8 = hn::Vec<DU8>;
 using VI8 = hn::Vec<DI8>;
 
 // A panel is 16 lanes: kVectors vectors of kLanes.
-inline constexpr int kLanes = static_cast<int>(HWY_MAX_LANES_D(DF32));
+inline constexpr int kLanes = static_cast<int>(hn::MaxLanes(DF32()));
 inline constexpr int kVectors = 16 / kLanes;
 
 HWY_INLINE VI8 broadcast4(const std::int8_t* codes) {
@@ -122,32 +124,36 @@ struct DotSum {
   static constexpr Correction kCorrection = kAtStartIf<kSymmetric>;
   static constexpr bool kTwoChains =
       HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3_DL && kLength > 0 && kManyColumns;
-  VI32 sum;
-  VI32 second;
+  Register<DI32> sum;
+  Register<DI32> second;
   HWY_INLINE void start(VI32 first) {
-    sum = first;
-    if constexpr (kTwoChains) second = hn::Zero(DI32());
+    sum.set(first);
+    if constexpr (kTwoChains) second.set(hn::Zero(DI32()));
   }
   HWY_INLINE void add(VU8 codes, VI8 x, bool odd) {
     if (kTwoChains && odd) {
-      second = hn::SumOfMulQuadAccumulate(DI32(), codes, x, second);
+      second.set(hn::SumOfMulQuadAccumulate(DI32(), codes, x, second.get()));
     } else {
-      sum = hn::SumOfMulQuadAccumulate(DI32(), codes, x, sum);
+      sum.set(hn::SumOfMulQuadAccumulate(DI32(), codes, x, sum.get()));
     }
   }
   HWY_INLINE void end_of_32() {}
-  HWY_INLINE VI32 total() const { return kTwoChains ? hn::Add(sum, second) : sum; }
+  HWY_INLINE VI32 total() const {
+    if constexpr (kTwoChains) return hn::Add(sum.get(), second.get());
+    return sum.get();
+  }
 };
 
 #if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX3_DL && HWY_TARGET <= HWY_SSSE3
 // A sum that grows one term at a time. Left alone, GCC and Clang add the terms of a block as a
 // tree, which needs all of them at once: they spill, at 1.4 times the time.
-template <class V>
-HWY_INLINE void add_in_order(V& sum, V term) {
-  sum = hn::Add(sum, term);
+template <class D>
+HWY_INLINE void add_in_order(Register<D>& sum, hn::Vec<D> term) {
+  hn::Vec<D> next = hn::Add(sum.get(), term);
 #if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
-  asm("" : "+v"(sum.raw));
+  asm("" : "+v"(next.raw));
 #endif
+  sum.set(next);
 }
 
 // maddubs sums pairs of products in saturating 16 bits. 4-bit codes: |pair| ≤ 2 * 15 * 127 = 3810,
@@ -156,14 +162,14 @@ template <bool kSymmetric, bool kManyColumns>
 struct DotSum<4, kSymmetric, 32, kManyColumns> {
   HWY_INLINE DotSum() {}
   static constexpr Correction kCorrection = kSymmetric ? Correction::at_end : Correction::none;
-  hn::Vec<DI16> pairs;
-  HWY_INLINE void start(VI32) { pairs = hn::Zero(DI16()); }
+  Register<DI16> pairs;
+  HWY_INLINE void start(VI32) { pairs.set(hn::Zero(DI16())); }
   HWY_INLINE void add(VU8 codes, VI8 x, bool) {
     add_in_order(pairs, hn::SatWidenMulPairwiseAdd(DI16(), codes, x));
   }
   HWY_INLINE void end_of_32() {}
   HWY_INLINE VI32 total() const {
-    return hn::WidenMulPairwiseAdd(DI32(), pairs, hn::Set(DI16(), 1));
+    return hn::WidenMulPairwiseAdd(DI32(), pairs.get(), hn::Set(DI16(), 1));
   }
 };
 template <bool kSymmetric, int kLength, bool kManyColumns>
@@ -171,25 +177,25 @@ struct DotSum<4, kSymmetric, kLength, kManyColumns> {
   HWY_INLINE DotSum() {}
   static constexpr Correction kCorrection = kAtStartIf<kSymmetric>;
   DotSum<4, kSymmetric, 32, kManyColumns> part;
-  VI32 sum;
+  Register<DI32> sum;
   HWY_INLINE void start(VI32 first) {
-    sum = first;
+    sum.set(first);
     part.start(first);
   }
   HWY_INLINE void add(VU8 codes, VI8 x, bool) { part.add(codes, x, false); }
   HWY_INLINE void end_of_32() {
-    sum = hn::Add(sum, part.total());
-    part.start(sum);
+    sum.set(hn::Add(sum.get(), part.total()));
+    part.start(sum.get());
   }
-  HWY_INLINE VI32 total() const { return sum; }
+  HWY_INLINE VI32 total() const { return sum.get(); }
 };
 // Signed 8-bit codes as magnitude times signed activation: |pair| ≤ 2 * 128 * 127 = 32512 fits.
 template <int kLength, bool kManyColumns>
 struct DotSum<8, true, kLength, kManyColumns> {
   HWY_INLINE DotSum() {}
   static constexpr Correction kCorrection = Correction::none;
-  VI32 sum;
-  HWY_INLINE void start(VI32 zero) { sum = zero; }
+  Register<DI32> sum;
+  HWY_INLINE void start(VI32 zero) { sum.set(zero); }
   HWY_INLINE void add(VU8 codes, VI8 x, bool) {
     const VI8 w = hn::BitCast(DI8(), hn::Xor(codes, hn::Set(DU8(), 0x80)));
     const VI8 signed_x = hn::IfNegativeThenNegOrUndefIfZero(w, x);
@@ -197,38 +203,47 @@ struct DotSum<8, true, kLength, kManyColumns> {
     add_in_order(sum, hn::WidenMulPairwiseAdd(DI32(), pairs, hn::Set(DI16(), 1)));
   }
   HWY_INLINE void end_of_32() {}
-  HWY_INLINE VI32 total() const { return sum; }
+  HWY_INLINE VI32 total() const { return sum.get(); }
 };
 #elif HWY_ARCH_ARM
+// Adds four products in each lane.
+HWY_INLINE VI32 dot4(VI8 w, VI8 x, VI32 sum) {
+#if NIBBLE_HAVE_DOTPROD
+  return VI32(vdotq_s32(sum.raw, w.raw, x.raw));
+#else
+  return hn::SumOfMulQuadAccumulate(DI32(), w, x, sum);
+#endif
+}
+
 // sdot is signed times signed: 4-bit codes are non-negative either way, 8-bit ones are made signed.
 template <bool kSymmetric, int kLength, bool kManyColumns>
 struct DotSum<4, kSymmetric, kLength, kManyColumns> {
   HWY_INLINE DotSum() {}
   static constexpr Correction kCorrection = kAtStartIf<kSymmetric>;
-  VI32 sum;
-  HWY_INLINE void start(VI32 first) { sum = first; }
+  Register<DI32> sum;
+  HWY_INLINE void start(VI32 first) { sum.set(first); }
   HWY_INLINE void add(VU8 codes, VI8 x, bool) {
-    sum = hn::SumOfMulQuadAccumulate(DI32(), hn::BitCast(DI8(), codes), x, sum);
+    sum.set(dot4(hn::BitCast(DI8(), codes), x, sum.get()));
   }
   HWY_INLINE void end_of_32() {}
-  HWY_INLINE VI32 total() const { return sum; }
+  HWY_INLINE VI32 total() const { return sum.get(); }
 };
 template <int kLength, bool kManyColumns>
 struct DotSum<8, true, kLength, kManyColumns> {
   HWY_INLINE DotSum() {}
   static constexpr Correction kCorrection = Correction::none;
-  VI32 sum;
-  HWY_INLINE void start(VI32 zero) { sum = zero; }
+  Register<DI32> sum;
+  HWY_INLINE void start(VI32 zero) { sum.set(zero); }
   HWY_INLINE void add(VU8 codes, VI8 x, bool) {
     const VI8 w = hn::BitCast(DI8(), hn::Xor(codes, hn::Set(DU8(), 0x80)));
-    sum = hn::SumOfMulQuadAccumulate(DI32(), w, x, sum);
+    sum.set(dot4(w, x, sum.get()));
   }
   HWY_INLINE void end_of_32() {}
-  HWY_INLINE VI32 total() const { return sum; }
+  HWY_INLINE VI32 total() const { return sum.get(); }
 };
 #endif
 
-}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
+}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -3,7 +3,8 @@
 // Tiles of the matrix product: some rows of activations times some vectors of packed weights, whose
 // sums stay in registers for the whole of k.
 
-#if defined(NIBBLE_KERNELS_MATMUL_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_MATMUL_TILE_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_MATMUL_TILE_INL_H_
 #undef NIBBLE_KERNELS_MATMUL_TILE_INL_H_
 #else
@@ -16,8 +17,8 @@
 #include "nibble/kernels/matmul_dot-inl.h"
 #include "nibble/kernels/prefetch-inl.h"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // ---- Forms -------------------------------------------------------------------------------------
@@ -138,18 +139,29 @@ struct PanelPrefetcher {
 // sums[row][kColumns * kLanes]. The vectors begin at `lane` of the panel at `weights`; more than a
 // panel's are those of the panels after it. Not inlined: one copy serves every epilogue.
 
-template <int kRows, int kColumns>
-HWY_INLINE void store_sums(const VF32 (&sums)[kRows][kColumns], float* HWY_RESTRICT out) {
-  HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
-    HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
-      hn::Store(sums[r][c], DF32(), out + (r * kColumns + c) * kLanes);
-    }
-  }
-}
-
 // Panels that kColumns vectors touch.
 template <int kColumns>
 inline constexpr int kPanelsOf = kColumns < kVectors ? 1 : kColumns / kVectors;
+
+// Where the vectors of a tile are in the packed weights.
+class TileColumns {
+ public:
+  HWY_INLINE TileColumns(Index panel_bytes, int lane) : panel_bytes_(panel_bytes), lane_(lane) {}
+
+  // Vector c of a row of 16 values of kBytes each, which is at `row` in the first panel.
+  template <int kBytes>
+  HWY_INLINE const std::byte* at(const std::byte* row, int c) const {
+    return row + c / kVectors * panel_bytes_ + kBytes * (lane_ + c % kVectors * kLanes);
+  }
+
+ private:
+  Index panel_bytes_;
+  Index lane_;  // of the first vector in its panel
+};
+
+// The sums of a tile.
+template <int kRows, int kColumns>
+using Sums = RegisterTile<DF32, kRows, kColumns>;
 
 // Block formats. kRowScale: the scale of a row of activations waits until its sums are complete
 // (complete_sums), so that a block costs one operation less.
@@ -163,21 +175,16 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
   constexpr int kChunksPer32 = Format::kBits;  // 32 weights of a row: kBits chunks of 4 bytes
   using Dot = DotSum<Format::kBits, !L::kHasMinimum, kLength, (kColumns > 1)>;
 
-  VF32 sums[kRows][kColumns];
-  HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
-    HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) { sums[r][c] = hn::Zero(DF32()); }
-  }
-  const Index panel_bytes = L::panel_bytes(k);
-  // Where vector c of this tile is: bytes from the first panel, and lanes within its own.
-  const auto panel_of = [&](int c) { return c / kVectors * panel_bytes; };
-  const auto lane_of = [&](int c) { return lane + c % kVectors * kLanes; };
+  Sums<kRows, kColumns> sums;
+  sums.fill(hn::Zero(DF32()));
+  const TileColumns columns(L::panel_bytes(k), lane);
   // Pointers that move with k and strides between rows: few enough to stay in registers.
   const std::int8_t* HWY_RESTRICT x = in.codes;
   const float* HWY_RESTRICT x_scales = in.scales;
   const std::int32_t* HWY_RESTRICT code_sums = in.code_sums;
   const Index x_stride = in.code_stride;
   const Index stride = in.n_blocks;
-  const auto correction = [&](int r, int b) HWY_ATTR {
+  const auto correction = [&](int r, int b) NIBBLE_ATTR {
     const VI32 code_sum = hn::Set(DI32(), code_sums[r * stride + b]);
     return Format::kBits == 8 ? hn::ShiftLeft<4>(code_sum) : code_sum;
   };
@@ -197,41 +204,50 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
       for (int part = 0; part < kLength / 32; ++part) {
         HWY_UNROLL(8) for (int j = 0; j < kChunksPer32; ++j) {
           const int chunk = part * kChunksPer32 + j;
-          const auto weights_of = [&](int c, VU8& low, VU8& high) HWY_ATTR {
-            const std::byte* bytes =
-                codes + panel_of(c) + chunk * quant::kChunkBytes + 4 * lane_of(c);
+          const auto weights_of = [&](int c, VU8& low, VU8& high) NIBBLE_ATTR {
+            const std::byte* bytes = columns.template at<4>(codes + chunk * quant::kChunkBytes, c);
             low = high = hn::LoadU(DU8(), reinterpret_cast<const std::uint8_t*>(bytes));
             if constexpr (Format::kBits == 4) {
               low = low_nibbles(low);
               high = high_nibbles(high);
             }
           };
-          const auto inputs_of = [&](int r, VI8& x_low, VI8& x_high) HWY_ATTR {
+          const auto inputs_of = [&](int r, VI8& x_low, VI8& x_high) NIBBLE_ATTR {
             const std::int8_t* xr = x + r * x_stride + b * kLength + 4 * chunk;
             x_low = x_high = broadcast4(xr);
             if constexpr (Format::kBits == 4) x_high = broadcast4(xr + kLength / 2);
           };
           // Whichever there are fewer of stay in registers: inputs or weights.
           if constexpr (kRows < kColumns) {
-            VI8 x_low[kRows], x_high[kRows];
-            HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) inputs_of(r, x_low[r], x_high[r]);
+            Register<DI8> x_low[kRows], x_high[kRows];
+            HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+              VI8 low, high;
+              inputs_of(r, low, high);
+              x_low[r].set(low);
+              x_high[r].set(high);
+            }
             HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
               VU8 low, high;
               weights_of(c, low, high);
               HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
-                dot[r][c].add(low, x_low[r], Format::kBits == 8 && j % 2 != 0);
-                if constexpr (Format::kBits == 4) dot[r][c].add(high, x_high[r], true);
+                dot[r][c].add(low, x_low[r].get(), Format::kBits == 8 && j % 2 != 0);
+                if constexpr (Format::kBits == 4) dot[r][c].add(high, x_high[r].get(), true);
               }
             }
           } else {
-            VU8 low[kColumns], high[kColumns];
-            HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) weights_of(c, low[c], high[c]);
+            Register<DU8> w_low[kColumns], w_high[kColumns];
+            HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
+              VU8 low, high;
+              weights_of(c, low, high);
+              w_low[c].set(low);
+              w_high[c].set(high);
+            }
             HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
-              VI8 x_low, x_high;
-              inputs_of(r, x_low, x_high);
+              VI8 low, high;
+              inputs_of(r, low, high);
               HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
-                dot[r][c].add(low[c], x_low, Format::kBits == 8 && j % 2 != 0);
-                if constexpr (Format::kBits == 4) dot[r][c].add(high[c], x_high, true);
+                dot[r][c].add(w_low[c].get(), low, Format::kBits == 8 && j % 2 != 0);
+                if constexpr (Format::kBits == 4) dot[r][c].add(w_high[c].get(), high, true);
               }
             }
           }
@@ -241,8 +257,9 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
         }
       }
       HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
-        const std::byte* scales = weights + panel_of(c) + b * L::kScaleRowBytes;
-        const VF32 scale = load_f32(reinterpret_cast<const Scale*>(scales) + lane_of(c));
+        const std::byte* scales =
+            columns.template at<sizeof(Scale)>(weights + b * L::kScaleRowBytes, c);
+        const VF32 scale = load_f32(reinterpret_cast<const Scale*>(scales));
         HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
           VI32 total = dot[r][c].total();
           if constexpr (Dot::kCorrection == Correction::at_end) {
@@ -252,16 +269,16 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
           if constexpr (!kRowScale) {
             factor = hn::Mul(scale, hn::Set(DF32(), x_scales[r * stride + b]));
           }
-          sums[r][c] = hn::MulAdd(hn::ConvertTo(DF32(), total), factor, sums[r][c]);
+          sums.set(r, c, hn::MulAdd(hn::ConvertTo(DF32(), total), factor, sums.get(r, c)));
         }
         if constexpr (L::kHasMinimum) {
           const std::byte* minimums = scales + L::kMinimumOffset;
-          const VF32 minimum = load_f32(reinterpret_cast<const Scale*>(minimums) + lane_of(c));
+          const VF32 minimum = load_f32(reinterpret_cast<const Scale*>(minimums));
           HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
             const Index i = r * stride + b;
             float x_sum = -0.125f * static_cast<float>(code_sums[i]);  // of the codes
             if constexpr (!kRowScale) x_sum *= x_scales[i];
-            sums[r][c] = hn::MulAdd(minimum, hn::Set(DF32(), x_sum), sums[r][c]);
+            sums.set(r, c, hn::MulAdd(minimum, hn::Set(DF32(), x_sum), sums.get(r, c)));
           }
         }
       }
@@ -271,7 +288,7 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
     if constexpr (!kRowScale) x_scales += L::kGroupBlocks;
     code_sums += L::kGroupBlocks;
   }
-  store_sums<kRows, kColumns>(sums, sums_out);
+  sums.store(sums_out, kColumns * kLanes);
 }
 
 template <int kRows, int kColumns, quant::BlockFormat Format>
@@ -294,9 +311,7 @@ HWY_NOINLINE void tile(quant::I8Channel, const kernels::MatmulInput& in, Index k
   using L = quant::Packed<quant::I8Channel>;
   using Dot = DotSum<8, true, 0>;
   constexpr int kChunks = static_cast<int>(L::kMultiple) / 4;  // in one step
-  const Index panel_bytes = L::panel_bytes(k);
-  const auto panel_of = [&](int c) { return c / kVectors * panel_bytes; };
-  const auto lane_of = [&](int c) { return lane + c % kVectors * kLanes; };
+  const TileColumns columns(L::panel_bytes(k), lane);
   Dot dot[kRows][kColumns];
   HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
     VI32 start = hn::Zero(DI32());
@@ -311,31 +326,43 @@ HWY_NOINLINE void tile(quant::I8Channel, const kernels::MatmulInput& in, Index k
   for (Index i = 0; i < k; i += L::kMultiple) {
     prefetcher.step<kPanelsOf<kColumns> * kChunks * quant::kChunkBytes>();
     HWY_UNROLL(8) for (int j = 0; j < kChunks; ++j) {
-      VU8 w[kColumns];
+      Register<DU8> w[kColumns];
       HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
-        const std::byte* bytes = codes + panel_of(c) + j * quant::kChunkBytes + 4 * lane_of(c);
-        w[c] = hn::LoadU(DU8(), reinterpret_cast<const std::uint8_t*>(bytes));
+        const std::byte* bytes = columns.template at<4>(codes + j * quant::kChunkBytes, c);
+        w[c].set(hn::LoadU(DU8(), reinterpret_cast<const std::uint8_t*>(bytes)));
       }
       HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
         const VI8 xs = broadcast4(x + r * x_stride + 4 * j);
-        HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) { dot[r][c].add(w[c], xs, false); }
+        HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) { dot[r][c].add(w[c].get(), xs, false); }
       }
     }
     codes += kChunks * quant::kChunkBytes;
     x += L::kMultiple;
   }
-  VF32 sums[kRows][kColumns];
+  Sums<kRows, kColumns> sums;
   HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
-    const VF32 scale = load_f32(reinterpret_cast<const float*>(weights + panel_of(c)) + lane_of(c));
+    const std::byte* scales = columns.template at<sizeof(float)>(weights, c);
+    const VF32 scale = load_f32(reinterpret_cast<const float*>(scales));
     HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
-      sums[r][c] = hn::Mul(hn::ConvertTo(DF32(), dot[r][c].total()), scale);
+      sums.set(r, c, hn::Mul(hn::ConvertTo(DF32(), dot[r][c].total()), scale));
     }
   }
-  store_sums<kRows, kColumns>(sums, sums_out);
+  sums.store(sums_out, kColumns * kLanes);
 }
 
 // Rows of 16 lanes (of a panel) that float formats read in one step of fetching ahead.
 inline constexpr Index kFloatSteps = 4;
+
+// Adds the products of one input of each row with a vector of weights of each column. (Not a
+// lambda: Clang 14 does not inline one that is called twice.)
+template <int kRows, int kColumns>
+HWY_INLINE void add_products(Sums<kRows, kColumns>& sums,
+                             const typename Sums<kRows, kColumns>::Row& w,
+                             const float* HWY_RESTRICT x, Index stride) {
+  HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+    sums.multiply_add(r, hn::Set(DF32(), x[r * stride]), w);
+  }
+}
 
 template <int kRows, int kColumns, class T>
 HWY_NOINLINE void tile(quant::Float<T>, const kernels::MatmulInput& in, Index k,
@@ -344,42 +371,32 @@ HWY_NOINLINE void tile(quant::Float<T>, const kernels::MatmulInput& in, Index k,
   using L = quant::Packed<quant::Float<T>>;
   constexpr Index kStepBytes =
       L::kPair * quant::kPanelRows * static_cast<Index>(sizeof(T));  // of a panel, per lane
-  VF32 sums[kRows][kColumns];
-  HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
-    HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) { sums[r][c] = hn::Zero(DF32()); }
-  }
-  const Index panel_bytes = L::panel_bytes(k);
-  const auto panel_of = [&](int c) { return c / kVectors * panel_bytes; };
-  const auto lane_of = [&](int c) { return lane + c % kVectors * kLanes; };
+  Sums<kRows, kColumns> sums;
+  sums.fill(hn::Zero(DF32()));
+  const TileColumns columns(L::panel_bytes(k), lane);
   const float* HWY_RESTRICT x = in.x;
   const Index stride = in.stride;
-  const auto add = [&](const VF32(&w)[kColumns], Index i) HWY_ATTR {
-    HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
-      const VF32 xs = hn::Set(DF32(), x[r * stride + i]);
-      HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
-        sums[r][c] = hn::MulAdd(xs, w[c], sums[r][c]);
-      }
-    }
-  };
+  using Weights = typename Sums<kRows, kColumns>::Row;
   // Step i from here; `whole`: the second weight of a pair is there too.
-  const auto add_step = [&](Index i, bool whole) HWY_ATTR {
+  const auto add_step = [&](Index i, bool whole) NIBBLE_ATTR {
     const std::byte* const row = weights + i * kStepBytes;
-    VF32 w[kColumns];
+    Weights w;
     if constexpr (L::kPair == 2) {
-      VF32 w_odd[kColumns];
+      Weights w_odd;
       HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
-        const std::byte* pairs = row + panel_of(c) + 4 * lane_of(c);
+        const std::byte* pairs = columns.template at<4>(row, c);
         const auto pair = hn::LoadU(DU32(), reinterpret_cast<const std::uint32_t*>(pairs));
-        w[c] = hn::BitCast(DF32(), hn::ShiftLeft<16>(pair));
-        w_odd[c] = hn::BitCast(DF32(), hn::And(pair, hn::Set(DU32(), 0xFFFF0000u)));
+        w.set(0, c, hn::BitCast(DF32(), hn::ShiftLeft<16>(pair)));
+        w_odd.set(0, c, hn::BitCast(DF32(), hn::And(pair, hn::Set(DU32(), 0xFFFF0000u))));
       }
-      add(w, 2 * i);
-      if (whole) add(w_odd, 2 * i + 1);
+      add_products<kRows, kColumns>(sums, w, x + 2 * i, stride);
+      if (whole) add_products<kRows, kColumns>(sums, w_odd, x + 2 * i + 1, stride);
     } else {
       HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
-        w[c] = load_f32(reinterpret_cast<const T*>(row + panel_of(c)) + lane_of(c));
+        const std::byte* values = columns.template at<sizeof(T)>(row, c);
+        w.set(0, c, load_f32(reinterpret_cast<const T*>(values)));
       }
-      add(w, i);
+      add_products<kRows, kColumns>(sums, w, x + i, stride);
     }
   };
   Index left = k;
@@ -390,7 +407,7 @@ HWY_NOINLINE void tile(quant::Float<T>, const kernels::MatmulInput& in, Index k,
     x += kFloatSteps * L::kPair;
   }
   for (Index i = 0; i * L::kPair < left; ++i) add_step(i, (i + 1) * L::kPair <= left);
-  store_sums<kRows, kColumns>(sums, sums_out);
+  sums.store(sums_out, kColumns * kLanes);
 }
 
 #if NIBBLE_HAVE_BF16_DOTS
@@ -400,25 +417,22 @@ HWY_NOINLINE void tile(Bf16Dots, const kernels::MatmulInput& in, Index k,
                        float* HWY_RESTRICT sums_out) {
   using L = quant::Packed<quant::BF16>;
   constexpr Index kPairBytes = 2 * quant::kPanelRows * 2;
-  VF32 sums[kRows][kColumns];
-  HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
-    HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) { sums[r][c] = hn::Zero(DF32()); }
-  }
-  const Index panel_bytes = L::panel_bytes(k);
-  const auto panel_of = [&](int c) { return c / kVectors * panel_bytes; };
-  const auto lane_of = [&](int c) { return lane + c % kVectors * kLanes; };
+  Sums<kRows, kColumns> sums;
+  sums.fill(hn::Zero(DF32()));
+  const TileColumns columns(L::panel_bytes(k), lane);
   const bf16* HWY_RESTRICT x = in.rounded;
   const Index x_stride = in.rounded_stride;
-  const auto add_pair = [&](Index i) HWY_ATTR {
-    VBf16 w[kColumns];
+  const auto add_pair = [&](Index i) NIBBLE_ATTR {
+    Register<DBf16> w[kColumns];
     HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
-      const std::byte* pairs = weights + panel_of(c) + i * kPairBytes + 4 * lane_of(c);
-      w[c] = hn::BitCast(DBf16(), hn::LoadU(DU16(), reinterpret_cast<const std::uint16_t*>(pairs)));
+      const std::byte* pairs = columns.template at<4>(weights + i * kPairBytes, c);
+      const auto bits = hn::LoadU(DU16(), reinterpret_cast<const std::uint16_t*>(pairs));
+      w[c].set(hn::BitCast(DBf16(), bits));
     }
     HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
       const VBf16 pair = broadcast_pair(x + r * x_stride + 2 * i);
       HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
-        sums[r][c] = add_bf16_dot(sums[r][c], w[c], pair);
+        sums.set(r, c, add_bf16_dot(sums.get(r, c), w[c].get(), pair));
       }
     }
   };
@@ -430,7 +444,7 @@ HWY_NOINLINE void tile(Bf16Dots, const kernels::MatmulInput& in, Index k,
     x += 2 * kFloatSteps;
   }
   for (Index i = 0; i < left; ++i) add_pair(i);
-  store_sums<kRows, kColumns>(sums, sums_out);
+  sums.store(sums_out, kColumns * kLanes);
 }
 #endif
 
@@ -454,7 +468,7 @@ HWY_INLINE void complete_sums(const kernels::MatmulInput& in, float* HWY_RESTRIC
   }
 }
 
-}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
+}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-#if defined(NIBBLE_KERNELS_NORM_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_NORM_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_NORM_INL_H_
 #undef NIBBLE_KERNELS_NORM_INL_H_
 #else
@@ -16,9 +17,10 @@
 #include "nibble/kernels/norm.hpp"
 #include "nibble/kernels/prefetch-inl.h"
 #include "nibble/kernels/quantize_rows-inl.h"
+#include "nibble/kernels/registers-inl.h"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 namespace norm_detail {
@@ -76,34 +78,39 @@ struct Input {
 };
 
 struct SquareSum {
-  VF squares;
+  Register<DF> squares;
 
   // Written out: GCC gives an implied constructor no target, and then cannot inline into it.
-  HWY_INLINE SquareSum() : squares(hn::Zero(DF())) {}
-  HWY_INLINE void add(VF x) { squares = hn::MulAdd(x, x, squares); }
+  HWY_INLINE SquareSum() { squares.set(hn::Zero(DF())); }
+  HWY_INLINE void add(VF x) { squares.set(hn::MulAdd(x, x, squares.get())); }
   HWY_INLINE void add_n(VF x, size_t) { add(x); }  // lanes from n on are 0
-  HWY_INLINE void merge(const SquareSum& other) { squares = hn::Add(squares, other.squares); }
+  HWY_INLINE void merge(const SquareSum& other) {
+    squares.set(hn::Add(squares.get(), other.squares.get()));
+  }
 };
 
 // Sums of x - shift and of its square.
 struct ShiftedSums {
-  VF shift;
-  VF sum;
-  VF squares;
+  Register<DF> shift;
+  Register<DF> sum;
+  Register<DF> squares;
 
-  HWY_INLINE explicit ShiftedSums(float value)
-      : shift(hn::Set(DF(), value)), sum(hn::Zero(DF())), squares(hn::Zero(DF())) {}
-  HWY_INLINE void add_shifted(VF y) {
-    sum = hn::Add(sum, y);
-    squares = hn::MulAdd(y, y, squares);
+  HWY_INLINE explicit ShiftedSums(float value) {
+    shift.set(hn::Set(DF(), value));
+    sum.set(hn::Zero(DF()));
+    squares.set(hn::Zero(DF()));
   }
-  HWY_INLINE void add(VF x) { add_shifted(hn::Sub(x, shift)); }
+  HWY_INLINE void add_shifted(VF y) {
+    sum.set(hn::Add(sum.get(), y));
+    squares.set(hn::MulAdd(y, y, squares.get()));
+  }
+  HWY_INLINE void add(VF x) { add_shifted(hn::Sub(x, shift.get())); }
   HWY_INLINE void add_n(VF x, size_t n) {
-    add_shifted(hn::IfThenElseZero(hn::FirstN(DF(), n), hn::Sub(x, shift)));
+    add_shifted(hn::IfThenElseZero(hn::FirstN(DF(), n), hn::Sub(x, shift.get())));
   }
   HWY_INLINE void merge(const ShiftedSums& other) {
-    sum = hn::Add(sum, other.sum);
-    squares = hn::Add(squares, other.squares);
+    sum.set(hn::Add(sum.get(), other.sum.get()));
+    squares.set(hn::Add(squares.get(), other.squares.get()));
   }
 };
 
@@ -128,7 +135,7 @@ HWY_INLINE Sums accumulate(const Input<kAdd>& in, size_t k, const Sums& zero) {
 }
 
 NIBBLE_LAZY HWY_INLINE float rms_factor(const SquareSum& sums, const NormArgs& args) {
-  const float mean = hn::ReduceSum(DF(), sums.squares) / static_cast<float>(args.k);
+  const float mean = hn::ReduceSum(DF(), sums.squares.get()) / static_cast<float>(args.k);
   return 1.0f / libm::sqrt(mean + args.eps);
 }
 
@@ -136,13 +143,17 @@ NIBBLE_LAZY HWY_INLINE float rms_factor(const SquareSum& sums, const NormArgs& a
 struct RmsNormalized {
   const float* x;
   OptionalRow weight;
-  VF factor;
+  Register<DF> factor;
 
+  HWY_INLINE RmsNormalized(const float* row, OptionalRow row_weight, float row_factor)
+      : x(row), weight(row_weight) {
+    factor.set(hn::Set(DF(), row_factor));
+  }
   HWY_INLINE VF at(size_t i) const {
-    return hn::Mul(hn::Mul(hn::LoadU(DF(), x + i), factor), weight.at(i));
+    return hn::Mul(hn::Mul(hn::LoadU(DF(), x + i), factor.get()), weight.at(i));
   }
   HWY_INLINE VF at_n(size_t i, size_t n) const {
-    return hn::Mul(hn::Mul(hn::LoadN(DF(), x + i, n), factor), weight.at_n(i, n));
+    return hn::Mul(hn::Mul(hn::LoadN(DF(), x + i, n), factor.get()), weight.at_n(i, n));
   }
 };
 
@@ -176,12 +187,20 @@ struct LayerNormalized {
   const float* x;
   OptionalRow weight;
   OptionalRow bias;
-  VF shift;
-  VF factor;  // 1 / sigma
-  VF offset;  // -(mean - shift) / sigma
+  Register<DF> shift;
+  Register<DF> factor;  // 1 / sigma
+  Register<DF> offset;  // -(mean - shift) / sigma
 
+  HWY_INLINE LayerNormalized(const float* row, const NormArgs& args, float row_shift,
+                             float row_factor, float row_offset)
+      : x(row), weight(args.weight, kOnes), bias(args.bias, kZeros) {
+    shift.set(hn::Set(DF(), row_shift));
+    factor.set(hn::Set(DF(), row_factor));
+    offset.set(hn::Set(DF(), row_offset));
+  }
   HWY_INLINE VF finish(VF v, VF w, VF b) const {
-    return hn::MulAdd(hn::MulAdd(hn::Sub(v, shift), factor, offset), w, b);
+    const VF normalized = hn::MulAdd(hn::Sub(v, shift.get()), factor.get(), offset.get());
+    return hn::MulAdd(normalized, w, b);
   }
   HWY_INLINE VF at(size_t i) const {
     return finish(hn::LoadU(DF(), x + i), weight.at(i), bias.at(i));
@@ -204,8 +223,8 @@ struct Moments {
 
   HWY_INLINE Moments(const ShiftedSums& sums, Index k) {
     const auto n = static_cast<float>(k);
-    mean = hn::ReduceSum(DF(), sums.sum) / n;
-    variance = hn::ReduceSum(DF(), sums.squares) / n - mean * mean;
+    mean = hn::ReduceSum(DF(), sums.sum.get()) / n;
+    variance = hn::ReduceSum(DF(), sums.squares.get()) / n - mean * mean;
   }
 };
 
@@ -227,13 +246,7 @@ HWY_INLINE LayerNormalized layer_normalized(const NormArgs& args) {
     if (moments.variance < 0.0f) moments.variance = 0.0f;  // by rounding; a NaN stays
   }
   const float factor = 1.0f / libm::sqrt(moments.variance + args.eps);
-  const DF d;
-  return {in.row(),
-          OptionalRow(args.weight, kOnes),
-          OptionalRow(args.bias, kZeros),
-          hn::Set(d, shift),
-          hn::Set(d, factor),
-          hn::Set(d, -moments.mean * factor)};
+  return LayerNormalized(in.row(), args, shift, factor, -moments.mean * factor);
 }
 
 // Second pass: out = drop(activation(source)). Reads and writes index by index: in place is fine.
@@ -272,7 +285,7 @@ struct Impl<kernels::RmsNorm<kAdd>> {
     using namespace norm_detail;
     const Input<kAdd> in(args);
     const float factor = rms_factor(accumulate(in, static_cast<size_t>(args.k), SquareSum()), args);
-    const RmsNormalized row{in.row(), OptionalRow(args.weight, kOnes), hn::Set(DF(), factor)};
+    const RmsNormalized row(in.row(), OptionalRow(args.weight, kOnes), factor);
     store_row<kernels::Identity, false>(row, args, out);
   }
 };
@@ -309,7 +322,7 @@ struct Impl<kernels::LayerNormQuantize<kBlock, kAdd>> {
   }
 };
 
-}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
+}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-#if defined(NIBBLE_KERNELS_PACK_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_PACK_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_PACK_INL_H_
 #undef NIBBLE_KERNELS_PACK_INL_H_
 #else
@@ -12,20 +13,17 @@
 
 #include "hwy/highway.h"
 #include "nibble/kernels/pack.hpp"
+#include "nibble/kernels/registers-inl.h"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 namespace pack_detail {
 
 // Packing is a transposition of 32-bit words, 16 rows by 4 words at a time: 64 bytes for each word.
-// One vector has 4, 8 or 16 rows; where vectors have no length at compile time, 4.
-#if HWY_HAVE_SCALABLE
-using DW = hn::FixedTag<uint32_t, 4>;
-#else
-using DW = hn::CappedTag<uint32_t, 16>;
-#endif
+// One vector has 4, 8 or 16 rows.
+using DW = PanelTag<uint32_t>;
 using VW = hn::Vec<DW>;
 inline constexpr size_t kLanes = hn::MaxLanes(DW());
 static_assert(kLanes == 4 || kLanes == 8 || kLanes == 16);
@@ -96,7 +94,7 @@ HWY_INLINE Index pack_groups(const typename Format::Block* rows, Index k, std::b
       static_assert(L::kChunks % 4 == 0);
       for (Index chunk = 0; chunk < L::kChunks; chunk += 4) {
         transpose(block + offsetof(Block, codes) + 4 * chunk, stride,
-                  [&](size_t c, size_t first, VW words) HWY_ATTR {
+                  [&](size_t c, size_t first, VW words) NIBBLE_ATTR {
                     if constexpr (L::kFlipsTopBit) {
                       words = hn::Xor(words, hn::Set(DW(), 0x80808080u));
                     }
@@ -119,7 +117,7 @@ HWY_INLINE Index pack_elements(const std::byte* rows, Index k, std::byte* panel)
   Index i = 0;
   for (; i + kStep <= k; i += kStep) {
     const size_t at = static_cast<size_t>(i) * sizeof(T);
-    transpose(from + at, stride, [&](size_t c, size_t first, VW words) HWY_ATTR {
+    transpose(from + at, stride, [&](size_t c, size_t first, VW words) NIBBLE_ATTR {
       uint8_t* const line = to + at * quant::kPanelRows + c * quant::kChunkBytes;
       if constexpr (sizeof(T) == 2 && quant::Packed<quant::Float<T>>::kPair == 1) {
         // A word is two weights of a row, and each weight has a row of 16 in the panel.
@@ -154,7 +152,7 @@ struct Impl<kernels::PackPanel<Format>> {
   }
 };
 
-}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
+}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -47,6 +47,8 @@
 
 // From here on as if there had been no pass: more of Highway can be included for the static target.
 #undef HWY_TARGET_TOGGLE
+#undef NIBBLE_TARGET_TOGGLE
+#undef NIBBLE_TARGET_NAMESPACE
 #undef HWY_HIGHWAY_PER_TARGET
 #define HWY_HIGHWAY_PER_TARGET
 #undef HWY_SET_MACROS_PER_TARGET

@@ -2,7 +2,8 @@
 //
 // Fetching ahead of what is read: into caches of one's choice, and across rows.
 
-#if defined(NIBBLE_KERNELS_PREFETCH_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_PREFETCH_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_PREFETCH_INL_H_
 #undef NIBBLE_KERNELS_PREFETCH_INL_H_
 #else
@@ -15,8 +16,8 @@
 #include "hwy/highway.h"
 #include "nibble/simd/impl.hpp"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 
 // Fetches the cache line at p, with kLocality 0 into L1, as data that is used once; with 2 into L2,
 // with 3 into all caches. (Compilers without the builtin: not at all.) An address that does not
@@ -38,7 +39,7 @@ HWY_INLINE void prefetch(const float* x, size_t i) {
   prefetch<3>(reinterpret_cast<const std::byte*>(address));
 }
 
-}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
+}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

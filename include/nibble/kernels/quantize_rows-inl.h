@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-#if defined(NIBBLE_KERNELS_QUANTIZE_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_QUANTIZE_ROWS_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_QUANTIZE_ROWS_INL_H_
 #undef NIBBLE_KERNELS_QUANTIZE_ROWS_INL_H_
 #else
@@ -15,16 +16,17 @@
 #include "nibble/kernels/math-inl.h"
 #include "nibble/kernels/prefetch-inl.h"
 #include "nibble/kernels/quantize_rows.hpp"
+#include "nibble/kernels/registers-inl.h"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 namespace quantize_detail {
 
 using kernels::QuantizedRow;
 // At most 16 lanes, so that a block of 32 is whole vectors everywhere.
-using DF = hn::CappedTag<float, 16>;
+using DF = PanelTag<float>;
 using DI = hn::RebindToSigned<DF>;
 using VF = hn::Vec<DF>;
 using VI = hn::Vec<DI>;
@@ -142,9 +144,8 @@ struct UnmixedOrder {
 inline constexpr UnmixedOrder kUnmixed;
 
 // The lanes of a, b, c and e, in this order, as bytes.
-template <class V>
-HWY_INLINE void store_bytes(V a, V b, V c, V e, std::int8_t* codes) {
-  const hn::DFromV<V> d;
+HWY_INLINE void store_bytes(VI a, VI b, VI c, VI e, std::int8_t* codes) {
+  const DI d;
   const hn::Repartition<std::int16_t, decltype(d)> d16;
   const hn::Repartition<std::int8_t, decltype(d)> d8;
 #if HWY_ARCH_X86
@@ -409,7 +410,7 @@ struct Impl<kernels::QuantizeRow<kBlock>> {
   }
 };
 
-}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
+}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-#if defined(NIBBLE_KERNELS_SOFTMAX_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_SOFTMAX_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
 #ifdef NIBBLE_KERNELS_SOFTMAX_INL_H_
 #undef NIBBLE_KERNELS_SOFTMAX_INL_H_
 #else
@@ -18,8 +19,8 @@
 #include "nibble/kernels/prefetch-inl.h"
 #include "nibble/kernels/softmax.hpp"
 
-HWY_BEFORE_NAMESPACE();
-namespace nibble { inline namespace NIBBLE_ABI { namespace HWY_NAMESPACE {
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // The greatest of n numbers, NaN passed over; -inf if there is none.
@@ -133,7 +134,7 @@ struct Impl<kernels::ArgMax> {
   }
 };
 
-}}}  // namespace nibble::NIBBLE_ABI::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
+}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
+NIBBLE_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

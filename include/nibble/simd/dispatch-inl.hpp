@@ -24,21 +24,24 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace simd {
 namespace detail {
 using detail_v0_1::active_row;
 
+// The bits of levels, under names of the same form as those of Highway's targets.
+#define HWY_NEON_DOT NIBBLE_NEON_DOT
+
 // Highway's macros expand to thousands of tokens, so each is expanded only once.
-constexpr long long kTargets = HWY_TARGETS;
+constexpr long long kTargets = HWY_TARGETS | NIBBLE_COMPILED_LEVELS;
 constexpr long long kStaticTarget = HWY_STATIC_TARGET;
 
-constexpr long long highway_bit(Target target) noexcept {
+constexpr long long bit_of(Target target) noexcept {
 #define NIBBLE_BIT(r, data, name) BOOST_PP_CAT(HWY_, name),
   constexpr long long kBits[] = {BOOST_PP_SEQ_FOR_EACH(NIBBLE_BIT, _, NIBBLE_ALL_TARGETS)};
 #undef NIBBLE_BIT
   return kBits[static_cast<std::size_t>(target)];
 }
-constexpr TargetSet targets_of(long long highway_bits) noexcept {
+constexpr TargetSet targets_of(long long bits) noexcept {
   TargetSet set;
   for (int i = 0; i < kTargetCount; ++i) {
     const auto target = static_cast<Target>(i);
-    if ((highway_bits & highway_bit(target)) != 0) set.add(target);
+    if ((bits & bit_of(target)) != 0) set.add(target);
   }
   return set;
 }
@@ -114,19 +117,26 @@ namespace detail {
 // One row per target. The list of targets is a template parameter, so that two translation units
 // with different lists have two tables. The row of a target that is not compiled here holds the
 // baseline's function: another translation unit of the program, with a longer list, may have chosen
-// that target.
+// that target. The row of a level holds it for each kernel that the level does not have, because
+// the baseline is the base of all levels so far.
 template <class Kernel, long long kTargets>
 struct Table {
   using Rows = std::array<typename Kernel::Function*, kTargetCount>;
   static constexpr Rows make() noexcept {
     Rows rows{};
     for (auto& row : rows) row = &HWY_STATIC_NAMESPACE::Impl<Kernel>::run;
-      // Impl is declared for every target, but complete only for those that are compiled.
-#define NIBBLE_ROW(r, data, name)                                                              \
-  if constexpr ((kTargets & BOOST_PP_CAT(HWY_, name)) != 0) {                                  \
+      // Impl is declared for every target, but complete only for those that are compiled; for
+      // levels it is complete only for the kernels that they have.
+#define NIBBLE_ROW(r, mask, name)                                                              \
+  if constexpr ((kTargets & mask & BOOST_PP_CAT(HWY_, name)) != 0) {                           \
     rows[static_cast<std::size_t>(Target::name)] = &BOOST_PP_CAT(N_, name)::Impl<Kernel>::run; \
   }
-    BOOST_PP_SEQ_FOR_EACH(NIBBLE_ROW, _, NIBBLE_ALL_TARGETS)
+#define NIBBLE_LEVEL_ROW(r, data, name)                                     \
+  if constexpr (requires { sizeof(BOOST_PP_CAT(N_, name)::Impl<Kernel>); }) \
+  NIBBLE_ROW(r, NIBBLE_ATTAINABLE_LEVELS, name)
+    BOOST_PP_SEQ_FOR_EACH(NIBBLE_ROW, ~NIBBLE_ATTAINABLE_LEVELS, NIBBLE_ALL_TARGETS)
+    BOOST_PP_SEQ_FOR_EACH(NIBBLE_LEVEL_ROW, _, NIBBLE_LEVELS)
+#undef NIBBLE_LEVEL_ROW
 #undef NIBBLE_ROW
     return rows;
   }

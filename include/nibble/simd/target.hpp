@@ -15,11 +15,14 @@
 
 #include "nibble/core/result.hpp"
 
-// All targets, best first within an architecture, under Highway's names. Tables of kernels have one
-// row for each.
+// All targets, best first within an architecture: Highway's under their names, and the levels of
+// simd/levels.hpp. Tables of kernels have one row for each.
 #define NIBBLE_ALL_TARGETS \
   (AVX10_2)(AVX3_SPR)(     \
-      AVX3_ZEN4)(AVX3_DL)(AVX3)(AVX2)(SSE4)(SSSE3)(SSE2)(SVE2_128)(SVE_256)(SVE2)(SVE)(NEON_BF16)(NEON)(NEON_WITHOUT_AES)(RVV)(LASX)(LSX)(PPC10)(PPC9)(PPC8)(Z15)(Z14)(WASM_EMU256)(WASM)(EMU128)(SCALAR)
+      AVX3_ZEN4)(AVX3_DL)(AVX3)(AVX2)(SSE4)(SSSE3)(SSE2)(SVE2_128)(SVE_256)(SVE2)(SVE)(NEON_BF16)(NEON_DOT)(NEON)(NEON_WITHOUT_AES)(RVV)(LASX)(LSX)(PPC10)(PPC9)(PPC8)(Z15)(Z14)(WASM_EMU256)(WASM)(EMU128)(SCALAR)
+
+// Those targets that are levels.
+#define NIBBLE_LEVELS (NEON_DOT)
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace simd {
 

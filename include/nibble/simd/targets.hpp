@@ -5,17 +5,21 @@
 
 #include "nibble/core/config.hpp"
 
-// Every target that Highway offers for this architecture and compiler.
+// Every target that Highway offers for this architecture and compiler, and every level.
 #define NIBBLE_TARGETS_EVERY (~0LL)
 
-// The targets to compile, as Highway's bits. The baseline that the compiler flags allow is always
-// added. The default is short because each target costs about a second of compile time:
+// The targets to compile, as Highway's bits and those of simd/levels.hpp. The baseline that the
+// compiler flags allow is always added. The default is short because each target costs about a
+// second of compile time:
 //   AVX2     nearly every x86 computer of the last ten years
 //   AVX3_DL  AVX-512 with VNNI (Ice Lake, Zen 4 and later): 8-bit dot products, 3x the rate
 //   SSE4     Atoms and Celerons of edge devices, which have no AVX
-//   NEON, NEON_BF16  all 64-bit ARM; the latter with dot products (sdot)
+//   NEON_DOT   64-bit ARM with dot products (sdot). Processors without them run the baseline. (NEON
+//              is not in the list: it is the baseline with AES, which no kernel uses.)
+//   NEON_BF16  64-bit ARM with dot products and bf16 (Neoverse N2, Cortex-A510). Only GCC 13.2,
+//              Clang 17 and later can compile it.
 #ifndef NIBBLE_TARGETS
-#define NIBBLE_TARGETS (HWY_AVX3_DL | HWY_AVX2 | HWY_SSE4 | HWY_NEON | HWY_NEON_BF16)
+#define NIBBLE_TARGETS (HWY_AVX3_DL | HWY_AVX2 | HWY_SSE4 | NIBBLE_NEON_DOT | HWY_NEON_BF16)
 #endif
 
 #if defined(HIGHWAY_HWY_FOREACH_TARGET_H_)
@@ -30,6 +34,7 @@
 #define HWY_HEADER_ONLY  // nothing of Highway to link
 #endif
 #include "hwy/detect_targets.h"
+#include "nibble/simd/levels.hpp"
 // For Highway's version.
 #include "hwy/base.h"
 #if HWY_MAJOR < 1 || (HWY_MAJOR == 1 && HWY_MINOR < 3)
@@ -43,8 +48,11 @@ constexpr long long kStaticTargetBefore = HWY_STATIC_TARGET;
 #undef HWY_DISABLED_TARGETS
 #define HWY_DISABLED_TARGETS \
   (~((NIBBLE_TARGETS) | NIBBLE_BASELINE_TARGET) | NIBBLE_UNTESTED_TARGETS)
-// SVE is not detected by simd/detect.hpp, so it is not compiled either.
-#define NIBBLE_UNTESTED_TARGETS (HWY_ALL_SVE)
+// Targets that compile but are not used: simd/detect.hpp does not detect SVE, and on RISC-V the tests
+// of NaN fail. Define this as 0 to compile them all the same; the baseline may then be one of them.
+#ifndef NIBBLE_UNTESTED_TARGETS
+#define NIBBLE_UNTESTED_TARGETS (HWY_ALL_SVE | HWY_RVV)
+#endif
 // The lowest bit of HWY_BASELINE_TARGETS among the targets that we compile (lower is better).
 #define NIBBLE_BASELINE_TARGET                                               \
   ((HWY_BASELINE_TARGETS & ~HWY_BROKEN_TARGETS & ~NIBBLE_UNTESTED_TARGETS) & \
@@ -70,3 +78,7 @@ static_assert(
 #endif
 
 #endif
+
+// The levels that this translation unit compiles, whoever chose Highway's targets.
+#include "nibble/simd/levels.hpp"
+#define NIBBLE_COMPILED_LEVELS ((NIBBLE_TARGETS)&NIBBLE_ATTAINABLE_LEVELS)

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The macros that per-target files use, set for the target that is being compiled. Each of
+// Highway's targets sets them where its first per-target file begins; for a level kernels-inl.h
+// includes this file with NIBBLE_NEXT_LEVEL defined as the bit of the level.
+//   NIBBLE_TARGET_NAMESPACE    the target's namespace in nibble; that of Highway's operations is
+//                              hwy::HWY_NAMESPACE, for a level that of its base
+//   NIBBLE_BEFORE_NAMESPACE()  these two enclose the namespace, so that its functions may use the
+//   NIBBLE_AFTER_NAMESPACE()   target's instructions
+//   NIBBLE_ATTR                the same for a lambda
+//   NIBBLE_TARGET_TOGGLE       defined for every second target: for include guards
+//   NIBBLE_IS_LEVEL            1 for a level; its base has been compiled just before
+//   NIBBLE_HAVE_DOTPROD        1 if NEON's dot products of 8-bit integers can be used
+//   NIBBLE_HAVE_SIZELESS_VECTORS  1 if the compiler does not know the size of vectors, which then
+//                              cannot be members or in arrays (SVE, RISC-V): see registers-inl.h
+
+#if defined(NIBBLE_NEXT_LEVEL)
+#define NIBBLE_TARGET_BEGINS
+#elif defined(NIBBLE_KERNELS_TARGET_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef NIBBLE_KERNELS_TARGET_INL_H_
+#undef NIBBLE_KERNELS_TARGET_INL_H_
+#else
+#define NIBBLE_KERNELS_TARGET_INL_H_
+#endif
+#define NIBBLE_TARGET_BEGINS
+#endif
+
+#ifdef NIBBLE_TARGET_BEGINS
+#undef NIBBLE_TARGET_BEGINS
+
+#include "hwy/highway.h"
+#include "nibble/simd/levels.hpp"
+
+#ifndef NIBBLE_TARGET_NAMESPACE
+// The first target: the toggle stays undefined.
+#elif defined(NIBBLE_TARGET_TOGGLE)
+#undef NIBBLE_TARGET_TOGGLE
+#else
+#define NIBBLE_TARGET_TOGGLE
+#endif
+
+#undef NIBBLE_TARGET_NAMESPACE
+#undef NIBBLE_BEFORE_NAMESPACE
+#undef NIBBLE_AFTER_NAMESPACE
+#undef NIBBLE_ATTR
+#undef NIBBLE_IS_LEVEL
+#undef NIBBLE_HAVE_DOTPROD
+#undef NIBBLE_HAVE_SIZELESS_VECTORS
+
+#if (HWY_TARGET & HWY_ALL_SVE) || HWY_TARGET == HWY_RVV
+#define NIBBLE_HAVE_SIZELESS_VECTORS 1
+#else
+#define NIBBLE_HAVE_SIZELESS_VECTORS 0
+#endif
+
+#ifndef NIBBLE_NEXT_LEVEL
+
+#define NIBBLE_TARGET_NAMESPACE HWY_NAMESPACE
+#define NIBBLE_BEFORE_NAMESPACE() HWY_BEFORE_NAMESPACE()
+#define NIBBLE_AFTER_NAMESPACE() HWY_AFTER_NAMESPACE()
+#define NIBBLE_ATTR HWY_ATTR
+#define NIBBLE_IS_LEVEL 0
+#if HWY_ARCH_ARM_A64 && (HWY_TARGET & HWY_ALL_NEON) && \
+    (HWY_TARGET == HWY_NEON_BF16 || defined(__ARM_FEATURE_DOTPROD))
+#define NIBBLE_HAVE_DOTPROD 1
+#else
+#define NIBBLE_HAVE_DOTPROD 0
+#endif
+
+#else
+
+#define NIBBLE_IS_LEVEL 1
+
+// The instructions of a level must include those of its base and of the command line; otherwise the
+// operations of the base cannot be inlined. (GCC 12 inlines sdot only with arch=.)
+#if NIBBLE_NEXT_LEVEL == NIBBLE_NEON_DOT
+#define NIBBLE_TARGET_NAMESPACE N_NEON_DOT
+#undef NIBBLE_LEVEL_STR
+#undef NIBBLE_LEVEL_FP16
+#ifdef __ARM_FEATURE_FP16_VECTOR_ARITHMETIC
+#define NIBBLE_LEVEL_FP16 "+fp16"
+#else
+#define NIBBLE_LEVEL_FP16
+#endif
+#ifdef HWY_TARGET_STR
+#define NIBBLE_LEVEL_STR "arch=armv8.2-a+dotprod" NIBBLE_LEVEL_FP16 HWY_TARGET_STR
+#else
+#define NIBBLE_LEVEL_STR "arch=armv8.2-a+dotprod" NIBBLE_LEVEL_FP16
+#endif
+#define NIBBLE_HAVE_DOTPROD 1
+#else
+#error "nibble: NIBBLE_NEXT_LEVEL is not a level"
+#endif
+
+#define NIBBLE_BEFORE_NAMESPACE()       \
+  HWY_PUSH_ATTRIBUTES(NIBBLE_LEVEL_STR) \
+  static_assert(true, "For requiring trailing semicolon")
+#define NIBBLE_AFTER_NAMESPACE() \
+  HWY_POP_ATTRIBUTES             \
+  static_assert(true, "For requiring trailing semicolon")
+#define NIBBLE_ATTR __attribute__((target(NIBBLE_LEVEL_STR)))
+
+#endif
+#endif  // NIBBLE_TARGET_BEGINS

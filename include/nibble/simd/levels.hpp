@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Levels: targets for instructions that Highway has no target for. Each level has a base, which is
+// one of Highway's targets. The code of a level uses the operations of its base, and is compiled
+// with more instructions allowed. Only the kernels that gain from these instructions are compiled
+// for a level; for all others the tables hold the base's function.
+//
+// A level consists of
+//   - its name: NIBBLE_ALL_TARGETS in simd/target.hpp, where the order says how good it is;
+//   - its bit, and the condition under which it is compiled: in this file;
+//   - its namespace and its instructions as the compiler names them: kernels/target-inl.h;
+//   - the list of files that are compiled for it: kernels/kernels-inl.h;
+//   - its row in the tables of kernels: simd/dispatch-inl.hpp;
+//   - the test whether the machine can run it: simd/detect.hpp.
+#pragma once
+
+#include "hwy/detect_targets.h"
+
+// Bits for NIBBLE_TARGETS. Highway 1.3 reserves them and does not use them.
+// NEON with dot products of 8-bit integers (sdot): Cortex-A55 and A76, Raspberry Pi 5, most phones
+// since 2018. Highway's own target with dot products, NEON_BF16, needs bf16 as well, and GCC 13.2
+// or Clang 17.
+#define NIBBLE_NEON_DOT (1LL << 27)
+
+// The levels that can be compiled here: the compiler knows their instructions, the baseline does
+// not include them, and simd/detect.hpp can test for them.
+#if HWY_ARCH_ARM_A64 && HWY_OS_LINUX && HWY_HAVE_RUNTIME_DISPATCH && \
+    !defined(__ARM_FEATURE_DOTPROD) && !defined(__ARM_FEATURE_SVE)
+#define NIBBLE_ATTAINABLE_LEVELS NIBBLE_NEON_DOT
+#else
+#define NIBBLE_ATTAINABLE_LEVELS 0LL
+#endif
