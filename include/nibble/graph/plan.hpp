@@ -90,7 +90,8 @@ class Planner {
     if (n < 1) return;  // a run makes no values there either
     const int start = time_, first = n_;
     int end = time_;
-    for (layer_ = 0; layer_ == 0 || (layer_ < n && differs_); ++layer_) {
+    for (Index i = 0; i == 0 || (i < n && differs_); ++i) {
+      layer_ = i;
       time_ = start;
       next_ = first;
       body();

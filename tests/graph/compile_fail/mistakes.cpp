@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Mistakes in an expression: each must not compile, with one sentence that says what is wrong
+// (mistakes.cmake). MISTAKE 0 is none.
+#include "nibble/graph/fuse.hpp"
+#include "nibble/graph/run.hpp"
+#include "nibble/quant/block.hpp"
+
+namespace {
+
+enum class Part { e, w, n };
+
+using namespace nibble::graph;
+using nibble::Dim;
+
+constexpr Limits kLimits{};
+[[maybe_unused]] constexpr Heads kHeads{Dim<2>(), Dim<2>(), Dim<32>(), 1.0f};
+
+constexpr auto model() {
+  const auto start = embedding<Part::e>(Dim<64>());
+  const auto product = linear<Part::w>(Dim<64>());
+#if MISTAKE == 0
+  return start >> repeat(Dim<2>(), residual(product)) >> product;
+#elif MISTAKE == 1  // a residual of another width
+  return start >> residual(linear<Part::w>(Dim<32>()));
+#elif MISTAKE == 2  // attention after one product instead of a fork of three
+  return start >> linear<Part::w>(Dim<192>()) >> cache_kv(kHeads) >> scores(kHeads);
+#elif MISTAKE == 3  // no embedding
+  return rms_norm<Part::n>(1e-5f) >> product;
+#elif MISTAKE == 4  // a node without apply()
+  struct Mine : Node {};
+  return start >> Mine{} >> product;
+#elif MISTAKE == 5  // layers of layers
+  return start >> repeat(Dim<2>(), repeat(Dim<2>(), residual(product)));
+#elif MISTAKE == 6  // widths that differ
+  return start >> fork(product, linear<Part::n>(Dim<32>())) >> multiply();
+#elif MISTAKE == 7  // layers that do not work in place
+  return start >> repeat(Dim<2>(), silu());
+#elif MISTAKE == 8  // a residual that changes the rows it is added to
+  return start >> residual(scale(2.0f) >> product);
+#elif MISTAKE == 9  // a branch that changes the rows of the other
+  return start >> fork(dropout(0.5f) >> product, product) >> sum();
+#elif MISTAKE == 10  // a part that can be left out, but makes rows of its own
+  return start >> repeat(Dim<2>(), when(true, product));
+#endif
+}
+
+#if MISTAKE == 11  // blocks that are no activation's
+using Blocks64 = nibble::quant::Blocks<8, 64, nibble::f16, nibble::quant::ZeroPoint::symmetric>;
+}  // namespace
+template <>
+inline constexpr nibble::quant::Format nibble::quant::kFormatOf<Blocks64> = Format{130};
+namespace {
+const FormatOps* const kOps = &kFormatOps<Blocks64>;
+#else
+constexpr Plan kPlan = make_plan(fuse(model()), kLimits);
+static_assert(kPlan.is_valid());
+#endif
+
+}  // namespace
+
+int main() {
+#if MISTAKE == 11
+  return kOps == nullptr;
+#else
+  return kPlan.bytes == 0;
+#endif
+}

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Compiles compile_fail/mistakes.cpp with each mistake: the compiler must say the sentence given here,
+# first of all and without a flood behind it.
+include(${SETTINGS})
+
+set(program ${source_dir}/tests/graph/compile_fail/mistakes.cpp)
+set(includes -I${source_dir}/include)
+foreach(dir ${hwy_dirs} ${boost_pp_dirs})
+  list(APPEND includes -isystem ${dir})
+endforeach()
+
+function(compile mistake)
+  execute_process(
+    COMMAND ${cxx} -std=c++20 -fsyntax-only -DNIBBLE_SPLIT -DNIBBLE_TARGETS=0 -DMISTAKE=${mistake}
+            ${includes} ${program}
+    RESULT_VARIABLE result ERROR_VARIABLE errors)
+  set(result "${result}" PARENT_SCOPE)
+  set(errors "${errors}" PARENT_SCOPE)
+endfunction()
+
+compile(0)
+if(NOT result EQUAL 0)
+  message(FATAL_ERROR "the program without a mistake does not compile:\n${errors}")
+endif()
+
+set(sentences
+  "residual\\(\\): the body gives rows of another width"
+  "this node .* does not take what stands before it"
+  "an expression starts with embedding\\(\\)"
+  "a node of your own needs an apply\\(\\)"
+  "a repeat\\(\\) within a repeat\\(\\)"
+  "multiply\\(\\) or sum\\(\\) of results whose widths differ"
+  "repeat\\(\\): the body works in place"
+  "begins with a node that works in place"
+  "begins with a node that works in place"
+  "when\\(\\): the body works in place"
+  "formats in graphs have blocks of 32 weights")
+set(mistake 0)
+foreach(sentence ${sentences})
+  math(EXPR mistake "${mistake} + 1")
+  compile(${mistake})
+  if(result EQUAL 0)
+    message(FATAL_ERROR "mistake ${mistake} compiles")
+  endif()
+  string(REGEX MATCH "error:[^\n]*" first "${errors}")
+  if(NOT first MATCHES "${sentence}")
+    message(FATAL_ERROR "mistake ${mistake}: the first error is\n${first}\nnot '${sentence}'")
+  endif()
+  string(REGEX MATCHALL "\n" lines "${errors}")
+  list(LENGTH lines n_lines)
+  if(n_lines GREATER 40)
+    message(FATAL_ERROR "mistake ${mistake}: ${n_lines} lines of errors")
+  endif()
+endforeach()
