@@ -31,7 +31,7 @@ struct Life {
 };
 
 // A pass (see pass.hpp) that runs nothing and unrolls the layers.
-class Recorder {
+class Recorder : public graph::detail::LayerPass {
  public:
   explicit Recorder(const Limits& limits) : limits_(limits) {}
 
@@ -48,18 +48,6 @@ class Recorder {
   void step(F&&, const Values&... used) noexcept {
     (name(used.id), ...);
     ++time_;
-  }
-  template <Index W>
-  auto resolve(Dim<W> d) const noexcept {
-    if constexpr (W == kPerLayer) {
-      return Dim<>{d.values.at(layer_)};
-    } else {
-      return d;
-    }
-  }
-  template <class T>
-  T resolve(const PerLayer<T>& x) const noexcept {
-    return x.at(layer_);
   }
   template <auto kSlot>
   void weight(Index, Index, Index = 1) noexcept {}
@@ -107,7 +95,6 @@ class Recorder {
   }
 
   Limits limits_;
-  Index layer_ = -1;
   int next_ = 0, time_ = 0;
   std::vector<Life> lives_;
 };

@@ -73,6 +73,27 @@ struct Limits {
 
 namespace detail {
 
+// What passes with a layer have in common: values that differ by layer.
+class LayerPass {
+ public:
+  template <Index W>
+  auto resolve(Dim<W> d) const noexcept {
+    if constexpr (W == kPerLayer) {
+      return Dim<>{d.values.at(layer_)};
+    } else {
+      return d;
+    }
+  }
+  template <class T>
+  T resolve(const PerLayer<T>& x) const noexcept {
+    return x.at(layer_);
+  }
+  Index layer() const noexcept { return layer_; }
+
+ protected:
+  Index layer_ = -1;  // −1: outside of the layers
+};
+
 // A mistake in an expression, named by the type that the compiler shows with it.
 template <class...>
 inline constexpr bool kNever = false;

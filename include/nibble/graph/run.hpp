@@ -33,7 +33,7 @@ struct RunArgs {
 
 namespace detail {
 
-class Runner {
+class Runner : public LayerPass {
  public:
   Runner(const Plan& plan, const Limits& limits, const RunArgs& args) noexcept
       : plan_(plan), limits_(limits), args_(args) {
@@ -51,18 +51,6 @@ class Runner {
   // As the planner's: the most rows there may be, so that sizes agree.
   Index count(Rows rows) const noexcept {
     return rows == Rows::all ? limits_.max_rows : limits_.max_outputs;
-  }
-  template <Index W>
-  auto resolve(Dim<W> d) const noexcept {
-    if constexpr (W == kPerLayer) {
-      return Dim<>{d.values.at(layer_)};
-    } else {
-      return d;
-    }
-  }
-  template <class T>
-  T resolve(const PerLayer<T>& x) const noexcept {
-    return x.at(layer_);
   }
   template <Index W>
   Value<W> make(Dim<W> width, Rows rows) noexcept {
@@ -172,7 +160,6 @@ class Runner {
   }
   Executor& executor() const noexcept { return *args_.executor; }
   const ops::KvCache& cache() const noexcept { return args_.cache; }
-  Index layer() const noexcept { return layer_; }
   bool training() const noexcept { return args_.training; }
   // Each layer and each place draws numbers of its own.
   kernels::Dropout dropout(float probability, Index place) const noexcept {
@@ -197,7 +184,6 @@ class Runner {
   const Limits& limits_;
   const RunArgs& args_;
   int next_ = 0;
-  Index layer_ = -1;
   Index place_ = 0;
   Index state_ = 0;  // floats
   bool is_skipped_ = false;

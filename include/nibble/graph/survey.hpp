@@ -6,8 +6,12 @@
 
 #include <cstddef>
 #include <limits>
+#include <optional>
+#include <string>
 #include <type_traits>
 
+#include "nibble/core/executor.hpp"
+#include "nibble/core/result.hpp"
 #include "nibble/graph/apply.hpp"
 #include "nibble/graph/rope_table.hpp"
 #include "nibble/ops/kv_cache.hpp"
@@ -47,25 +51,13 @@ class SurveySink {
 
 namespace detail {
 
-class Survey {
+class Survey : public LayerPass {
  public:
   explicit Survey(SurveySink& sink) noexcept : sink_(sink) {}
 
   // Sizes of working memory are the planner's.
   const Limits& limits() const noexcept { return limits_; }
   Index count(Rows) const noexcept { return 1; }
-  template <Index W>
-  auto resolve(Dim<W> d) const noexcept {
-    if constexpr (W == kPerLayer) {
-      return Dim<>{d.values.at(layer_)};
-    } else {
-      return d;
-    }
-  }
-  template <class T>
-  T resolve(const PerLayer<T>& x) const noexcept {
-    return x.at(layer_);
-  }
   template <Index W>
   Value<W> make(Dim<W> width, Rows rows) noexcept {
     return {next_++, rows, 0, width, width};
@@ -139,7 +131,6 @@ class Survey {
 
   SurveySink& sink_;
   Limits limits_;
-  Index layer_ = -1;
   int next_ = 0;
 };
 
@@ -150,6 +141,55 @@ template <Expr E>
 void survey(const E& expression, SurveySink& sink) {
   detail::Survey pass(sink);
   (void)apply(expression, pass, Start{});
+}
+
+// Compares weights with what an expression needs: shapes are checked once, when weights are bound,
+// and not when they are used. name: what a message calls the weights of a slot.
+class WeightChecker final : public SurveySink {
+ public:
+  using Name = FunctionRef<std::string(std::size_t slot, Index layer)>;
+  WeightChecker(WeightTable table, Name name) : table_(table), name_(name) {}
+
+  void weight(const WeightNeed& need) override {
+    if (error_) return;
+    const Weight& w = table_.at(need.slot, need.layer);
+    const auto shape = [](Index n, Index k, Index n_experts) {
+      return (n_experts > 1 ? "(" + std::to_string(n_experts) + ", " : std::string("(")) +
+             (n > 0 ? std::to_string(n) + ", " : "") + std::to_string(k) + ")";
+    };
+    if (!w) {
+      // Tied weights too: whoever fills the table puts them there.
+      if (!need.is_required && need.tied_to == kNoSlot) return;
+      error_ = Error{Errc::not_found,
+                     "weights '" + name_(need.slot, need.layer) + "' are missing"};
+    } else if (w.k != need.k || w.n_experts != need.n_experts ||
+               (w.n != need.n && !(need.is_table && need.n == 0))) {
+      error_ = Error{Errc::invalid_argument,
+                     "weights '" + name_(need.slot, need.layer) + "': shape " +
+                         shape(w.n, w.k, w.n_experts) + ", expected " +
+                         shape(need.n, need.k, need.n_experts)};
+    }
+  }
+  Status finish() const {
+    if (error_) return *error_;
+    return ok();
+  }
+
+ private:
+  WeightTable table_;
+  Name name_;
+  std::optional<Error> error_;
+};
+
+// The same for a program that runs an expression itself. Errors: not_found, invalid_argument.
+template <Expr E>
+Status check_weights(const E& expression, WeightTable table) {
+  const auto name = [](std::size_t slot, Index layer) {
+    return "slot " + std::to_string(slot) + (layer < 0 ? "" : " of layer " + std::to_string(layer));
+  };
+  WeightChecker checker(table, name);
+  survey(expression, checker);
+  return checker.finish();
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::graph

@@ -139,35 +139,4 @@ class TensorBinder final : public graph::SurveySink {
   std::vector<Used> used_;
 };
 
-// Whether a store holds what an expression needs.
-class WeightChecker final : public graph::SurveySink {
- public:
-  WeightChecker(const ModelGraph& graph, graph::WeightTable table) : graph_(graph), table_(table) {}
-
-  void weight(const graph::WeightNeed& need) override {
-    if (error_) return;
-    const graph::Weight& w = table_.at(need.slot, need.layer);
-    const std::string name = "weights '" + graph_.tensor_name(need.slot, need.layer) + "'";
-    if (!w) {
-      const bool is_tied = need.tied_to != graph::kNoSlot;  // whoever fills the store ties them
-      if (need.is_required || is_tied) error_ = Error{Errc::not_found, name + " are missing"};
-    } else if (w.k != need.k || w.n_experts != need.n_experts ||
-               (w.n != need.n && !(need.is_table && need.n == 0))) {
-      error_ =
-          Error{Errc::invalid_argument,
-                name + " have the shape (" + std::to_string(w.n) + ", " + std::to_string(w.k) +
-                    "), expected (" + std::to_string(need.n) + ", " + std::to_string(need.k) + ")"};
-    }
-  }
-  Status finish() const {
-    if (error_) return *error_;
-    return ok();
-  }
-
- private:
-  const ModelGraph& graph_;
-  graph::WeightTable table_;
-  std::optional<Error> error_;
-};
-
 }}}  // namespace nibble::NIBBLE_ABI::detail

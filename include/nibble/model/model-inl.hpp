@@ -51,7 +51,8 @@ NIBBLE_INLINE void Model::keep(io::Gguf&& file) {
 
 NIBBLE_INLINE Result<Model> Model::from_parts(Owned<ModelGraph> graph, WeightStore weights) {
   if (!graph) return Error{Errc::out_of_memory, "a model"};
-  detail::WeightChecker checker(*graph, weights.table());
+  const auto name = [&](std::size_t slot, Index layer) { return graph->tensor_name(slot, layer); };
+  graph::WeightChecker checker(weights.table(), name);
   graph->survey(checker);
   NIBBLE_CHECK(checker.finish());
   Shared<Parts> parts(Owned<Parts>(new (std::nothrow) Parts(std::move(graph), std::move(weights))));
