@@ -62,9 +62,9 @@ class Generator {
   static Result<Generator> create(Session& session, const GenerateOptions& options);
 
   // Appends a text to the session's sequence; the tokenizer puts its begin token in front when the
-  // sequence is empty and the model wants one. After results the conversation goes on behind the
-  // last of them, the end token included, unless the session was taken somewhere else; an empty
-  // text asks for more. Errors change nothing: unsupported (the model has no tokenizer), those of
+  // sequence is empty and the model wants one. After generation, new text follows the last generated
+  // token, the end token included, unless the session was moved to another position; an empty text
+  // asks for more. Errors change nothing: unsupported (the model has no tokenizer), those of
   // Tokenizer::encode and Session::append.
   Status prompt(std::string_view text);
 
