@@ -37,9 +37,11 @@ inline std::string operator+(const std::string& a, const std::string& b) {
   joined.append(a).append(b);
   return joined;
 }
+// (Not b.insert(0, a): GCC 12 takes it for an overlapping copy.)
 inline std::string operator+(const std::string& a, std::string&& b) {
-  b.insert(0, a);
-  return std::move(b);
+  std::string joined;
+  joined.append(a).append(b);
+  return joined;
 }
 inline std::string operator+(const std::string& a, const char* b) {
   std::string joined;
@@ -57,8 +59,9 @@ inline std::string operator+(const char* a, const std::string& b) {
   return joined;
 }
 inline std::string operator+(const char* a, std::string&& b) {
-  b.insert(0, a);
-  return std::move(b);
+  std::string joined;
+  joined.append(a).append(b);
+  return joined;
 }
 
 // Formatted like printf's %g: "1e-05".

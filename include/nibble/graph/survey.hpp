@@ -153,10 +153,6 @@ class WeightChecker final : public SurveySink {
   void weight(const WeightNeed& need) override {
     if (error_) return;
     const Weight& w = table_.at(need.slot, need.layer);
-    const auto shape = [](Index n, Index k, Index n_experts) {
-      return (n_experts > 1 ? "(" + std::to_string(n_experts) + ", " : std::string("(")) +
-             (n > 0 ? std::to_string(n) + ", " : "") + std::to_string(k) + ")";
-    };
     if (!w) {
       // Tied weights too: whoever fills the table puts them there.
       if (!need.is_required && need.tied_to == kNoSlot) return;
@@ -166,8 +162,8 @@ class WeightChecker final : public SurveySink {
                (w.n != need.n && !(need.is_table && need.n == 0))) {
       error_ = Error{Errc::invalid_argument,
                      "weights '" + name_(need.slot, need.layer) + "': shape " +
-                         shape(w.n, w.k, w.n_experts) + ", expected " +
-                         shape(need.n, need.k, need.n_experts)};
+                         shape_text(w.n, w.k, w.n_experts) + ", expected " +
+                         shape_text(need.n, need.k, need.n_experts)};
     }
   }
   Status finish() const {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 
 #include "nibble/kernels/matmul.hpp"
 #include "nibble/kernels/pack.hpp"
@@ -88,6 +89,14 @@ struct Weight {
     return {ops, n, k, data + index * ops->packed_bytes(n, k), 1};
   }
 };
+
+// The shape of weights as messages name it: "(n, k)", "(n_experts, n, k)", of a vector "(k)".
+inline std::string shape_text(Index n, Index k, Index n_experts = 1) {
+  std::string text = "(";
+  if (n_experts > 1) text.append(std::to_string(n_experts)).append(", ");
+  if (n > 0) text.append(std::to_string(n)).append(", ");
+  return text.append(std::to_string(k)).append(")");
+}
 
 // A packed matrix of format F as a weight.
 template <class F>

@@ -86,8 +86,8 @@ class TensorBinder final : public graph::SurveySink {
                    static_cast<std::uint64_t>(need.n_experts), std::uint64_t{1}};
     if (tensor->dims != dims) {
       const auto text = [](const std::array<std::uint64_t, 4>& d) {
-        return (d[2] > 1 ? "(" + std::to_string(d[2]) + ", " : std::string("(")) +
-               std::to_string(d[1]) + ", " + std::to_string(d[0]) + ")";
+        return graph::shape_text(static_cast<Index>(d[1]), static_cast<Index>(d[0]),
+                                 static_cast<Index>(d[2]));
       };
       return Error{Errc::malformed,
                    where(name) + ": shape " + text(tensor->dims) + ", expected " + text(dims)};
