@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "doctest/doctest.h"
+#include "nibble/ops/pack.hpp"
 #include "nibble/quant/format.hpp"
 
 using namespace nibble;
@@ -39,7 +40,7 @@ TEST_CASE_TEMPLATE("embeddings are the stored rows, bit for bit", F, quant::F32,
   auto memory =
       AlignedBuffer::allocate(static_cast<std::size_t>(quant::Packed<F>::bytes(kRows, kWidth)));
   REQUIRE(memory);
-  quant::pack<F>(executor, rows.data(), kRows, kWidth, memory->data());
+  ops::pack<F>(executor, rows.data(), kRows, kWidth, memory->data());
   const quant::PackedMatrix<F> matrix{memory->data(), kRows, kWidth};
 
   const std::vector<std::int32_t> ids = {36, 0, 15, 16, 31, 32, 0};

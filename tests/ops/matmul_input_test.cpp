@@ -11,6 +11,7 @@
 #include "kernels/each_target.hpp"
 #include "kernels/matmul_reference.hpp"
 #include "nibble/ops/matmul.hpp"
+#include "nibble/ops/pack.hpp"
 #include "nibble/quant/format.hpp"
 
 using namespace nibble;
@@ -71,7 +72,7 @@ double measure(const Fill& fill) {
     exact_weights.insert(exact_weights.end(), row.begin(), row.end());
   }
   InlineExecutor here;
-  quant::pack<Format>(here, stored->data(), n, k, packed->data());
+  ops::pack<Format>(here, stored->data(), n, k, packed->data());
 
   AlignedBuffer memory = memory_for<Rows>();
   const Rows rows = Rows::over(memory.bytes(), m, k);

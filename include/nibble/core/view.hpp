@@ -77,17 +77,17 @@ class View {
   template <std::convertible_to<Index>... Sizes>
   requires(sizeof...(Sizes) == kRank) constexpr explicit View(T* data, Sizes... sizes) noexcept
       : View(data, Shape{static_cast<Index>(sizes)...}) {}
-  constexpr View(T* data, const Shape& shape) noexcept : data_(data), shape_(shape) {
-    check_static_extents();
+  constexpr View(T* data, const Shape& shape) noexcept : data_(data) {
+    set_extents(shape);
     Index stride = 1;
     for (std::size_t d = kRank; d-- > 0;) {
       strides_[d] = stride;
-      stride *= shape_[d];
+      stride *= shape[d];
     }
   }
   constexpr View(T* data, const Shape& shape, const Shape& strides) noexcept
-      : data_(data), shape_(shape), strides_(strides) {
-    check_static_extents();
+      : data_(data), strides_(strides) {
+    set_extents(shape);
   }
 
   template <class U, Index... Other>
@@ -103,10 +103,17 @@ class View {
     return extents[d];
   }
   constexpr Index extent(std::size_t d) const noexcept {
-    return static_extent(d) == kDynamic ? shape_[d] : static_extent(d);
+    if constexpr (kDynamicExtents > 0) {
+      if (static_extent(d) == kDynamic) return extents_[place(d)];
+    }
+    return static_extent(d);
   }
   constexpr Index stride(std::size_t d) const noexcept { return strides_[d]; }
-  constexpr const Shape& shape() const noexcept { return shape_; }
+  constexpr Shape shape() const noexcept {
+    Shape shape{};
+    for (std::size_t d = 0; d < kRank; ++d) shape[d] = extent(d);
+    return shape;
+  }
   constexpr const Shape& strides() const noexcept { return strides_; }
   constexpr T* data() const noexcept { return data_; }
 
@@ -118,8 +125,8 @@ class View {
   constexpr bool is_contiguous() const noexcept {
     Index stride = 1;
     for (std::size_t d = kRank; d-- > 0;) {
-      if (shape_[d] != 1 && strides_[d] != stride) return false;
-      stride *= shape_[d];
+      if (extent(d) != 1 && strides_[d] != stride) return false;
+      stride *= extent(d);
     }
     return true;
   }
@@ -151,24 +158,41 @@ class View {
   template <std::size_t... Ds>
   constexpr auto drop_first(Index i, std::index_sequence<Ds...>) const noexcept {
     return View<T, static_extent(Ds + 1)...>(data_ + i * strides_[0],
-                                             std::array<Index, kRank - 1>{shape_[Ds + 1]...},
+                                             std::array<Index, kRank - 1>{extent(Ds + 1)...},
                                              std::array<Index, kRank - 1>{strides_[Ds + 1]...});
   }
   template <std::size_t... Ds>
   constexpr auto with_first(Index first, Index count, std::index_sequence<Ds...>) const noexcept {
-    Shape shape = shape_;
+    Shape shape = this->shape();
     shape[0] = count;
     return View<T, kDynamic, static_extent(Ds + 1)...>(data_ + first * strides_[0], shape,
                                                        strides_);
   }
-  constexpr void check_static_extents() const noexcept {
+  // Where dynamic extent d is stored: those before it that are dynamic, too.
+  static constexpr std::size_t place(std::size_t d) noexcept {
+    std::size_t n = 0;
+    for (std::size_t before = 0; before < d; ++before) n += static_extent(before) == kDynamic;
+    return n;
+  }
+  constexpr void set_extents(const Shape& shape) noexcept {
     for (std::size_t d = 0; d < kRank; ++d) {
-      NIBBLE_ASSERT(static_extent(d) == kDynamic || static_extent(d) == shape_[d]);
+      if constexpr (kDynamicExtents > 0) {
+        if (static_extent(d) == kDynamic) extents_[place(d)] = shape[d];
+      }
+      NIBBLE_ASSERT(extent(d) == shape[d]);
     }
   }
 
+  // The extents that are not static: a view of static shape has none.
+  static constexpr std::size_t kDynamicExtents =
+      (std::size_t{0} + ... + std::size_t{Extents == kDynamic});
+
+  struct None {};
+
   T* data_ = nullptr;
-  Shape shape_{};
+  [[no_unique_address]] std::conditional_t<kDynamicExtents == 0, None,
+                                           std::array<Index, kDynamicExtents>>
+      extents_{};
   Shape strides_{};
 };
 

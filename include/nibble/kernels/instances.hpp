@@ -34,6 +34,7 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace simd {
 NIBBLE_GGUF_FORMATS(NIBBLE_ROW)
 #undef NIBBLE_ROW
 NIBBLE_INSTANCE(kernels::Matmul<quant::I8Channel>)
+NIBBLE_INSTANCE(kernels::PackPanel<quant::I8Channel>)
 
 // What products end with.
 #define NIBBLE_INSTANCES_OF_EPILOGUE(Activation)                                   \

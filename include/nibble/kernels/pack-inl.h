@@ -144,6 +144,8 @@ struct Impl<kernels::PackPanel<Format>> {
       const auto* const blocks = reinterpret_cast<const typename Format::Block*>(rows);
       if (n_rows == quant::kPanelRows) done = pack_detail::pack_groups<Format>(blocks, k, panel);
       if (done < L::n_groups(k)) L::pack_panel(blocks, n_rows, k, panel, done);
+    } else if constexpr (quant::ChannelFormat<Format>) {
+      L::pack_panel(rows, n_rows, k, panel);
     } else {
       using T = typename Format::Element;
       if (n_rows == quant::kPanelRows) done = pack_detail::pack_elements<T>(rows, k, panel);

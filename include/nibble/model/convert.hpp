@@ -22,6 +22,7 @@
 #include "nibble/core/result.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/gguf_writer.hpp"
+#include "nibble/ops/pack.hpp"
 #include "nibble/quant/error_stats.hpp"
 #include "nibble/quant/format.hpp"
 #include "nibble/quant/ggml.hpp"
@@ -181,7 +182,7 @@ inline void pack_rows(Executor& executor, const ConvertedTensor& tensor, const s
   quant::visit_format(tensor.to, [&](auto tag) {
     using F = typename decltype(tag)::type;
     if constexpr (!quant::ChannelFormat<F>) {  // which files do not have
-      quant::pack<F>(executor, rows, static_cast<Index>(tensor.dims[1]),
+      ops::pack<F>(executor, rows, static_cast<Index>(tensor.dims[1]),
                      static_cast<Index>(tensor.dims[0]), panels);
     }
   });

@@ -30,7 +30,6 @@
 #include <cstring>
 
 #include "nibble/core/arena.hpp"
-#include "nibble/core/executor.hpp"
 #include "nibble/quant/block.hpp"
 #include "nibble/quant/channel.hpp"
 
@@ -232,29 +231,6 @@ struct Packed<I8Channel> {
     return kScaleBytes + (i / 4 * kPanelRows + r) * 4 + i % 4;
   }
 };
-
-// Packs n rows of k weights, stored one after the other as in format.hpp, into
-// Packed<Format>::bytes(n, k) bytes at `out`. `rows` must have the alignment of a block.
-template <class Format>
-void pack(Executor& executor, const std::byte* rows, Index n, Index k, std::byte* out) noexcept {
-  using Layout = Packed<Format>;
-  executor.parallel_for(n_panels(n), [&](Index panel, Index) {
-    const Index row = panel * kPanelRows;
-    const Index n_rows = std::min<Index>(kPanelRows, n - row);
-    std::byte* const to = out + panel * Layout::panel_bytes(k);
-    if constexpr (BlockFormat<Format>) {
-      using Block = typename Format::Block;
-      Layout::pack_panel(reinterpret_cast<const Block*>(rows) + row * Layout::n_blocks(k), n_rows,
-                         k, to);
-    } else {
-      Index row_bytes = k * Format::kBits / 8;
-      if constexpr (ChannelFormat<Format>) {
-        row_bytes += static_cast<Index>(sizeof(typename Format::Header));
-      }
-      Layout::pack_panel(rows + row * row_bytes, n_rows, k, to);
-    }
-  });
-}
 
 // A packed matrix in memory: n rows (outputs) of k weights.
 template <class Format>

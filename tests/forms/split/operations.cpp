@@ -16,6 +16,7 @@
 #include "nibble/ops/attention.hpp"
 #include "nibble/ops/matmul.hpp"
 #include "nibble/ops/matmul_input.hpp"
+#include "nibble/ops/pack.hpp"
 #include "nibble/ops/softmax.hpp"
 #include "nibble/simd/dispatch.hpp"
 
@@ -86,8 +87,8 @@ bool check_operations() {
   auto memory =
       nibble::AlignedBuffer::allocate(static_cast<std::size_t>(Packed::bytes(nibble::Index{3}, 2)));
   if (!memory) return false;
-  nibble::quant::pack<nibble::quant::F32>(executor, reinterpret_cast<const std::byte*>(w), 3, 2,
-                                          memory->data());
+  nibble::ops::pack<nibble::quant::F32>(executor, reinterpret_cast<const std::byte*>(w), 3, 2,
+                                        memory->data());
   nibble::kernels::MatmulInput input;
   input.x = x;
   input.stride = 2;
