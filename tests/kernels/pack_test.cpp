@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "each_target.hpp"
+#include "nibble/quant/format.hpp"
 
 using namespace nibble;
 using quant::Packed;
@@ -25,15 +26,6 @@ std::vector<std::byte> expected_panel(const std::byte* rows, Index n_rows, Index
   return panel;
 }
 
-template <class Format>
-std::size_t row_bytes(Index k) {
-  if constexpr (quant::BlockFormat<Format>) {
-    return static_cast<std::size_t>(Packed<Format>::n_blocks(k)) * sizeof(typename Format::Block);
-  } else {
-    return static_cast<std::size_t>(k) * sizeof(typename Format::Element);
-  }
-}
-
 using Q8Minimum64 = quant::Blocks<8, 64, bf16, quant::ZeroPoint::minimum>;
 using Q4F32 = quant::Blocks<4, 128, float, quant::ZeroPoint::symmetric>;
 
@@ -41,7 +33,7 @@ using Q4F32 = quant::Blocks<4, 128, float, quant::ZeroPoint::symmetric>;
 
 TEST_CASE_TEMPLATE("a panel has the bytes of the layout, and nothing around it is touched", Format,
                    quant::Q4_0, quant::Q4_1, quant::Q8_0, Q8Minimum64, Q4F32, quant::F32,
-                   quant::F16, quant::BF16) {
+                   quant::F16, quant::BF16, quant::I8Channel) {
   constexpr bool kIsBlocks = quant::BlockFormat<Format>;
   constexpr Index kLength = Format::kLength;
   std::mt19937 random(5);
@@ -50,7 +42,7 @@ TEST_CASE_TEMPLATE("a panel has the bytes of the layout, and nothing around it i
     for (const Index n_rows : {1, 4, 15, 16}) {
       // The rows end where the memory ends: a read too far is a fault under the sanitizers. They
       // start where a block may start, or anywhere.
-      const std::size_t size = static_cast<std::size_t>(n_rows) * row_bytes<Format>(k);
+      const std::size_t size = static_cast<std::size_t>(n_rows) * quant::row_bytes<Format>(static_cast<std::size_t>(k)).value();
       for (const std::size_t past : {0, kIsBlocks ? 4 : 1}) {
         std::vector<std::byte> memory(past + size);
         for (std::byte& b : memory) b = static_cast<std::byte>(random());
