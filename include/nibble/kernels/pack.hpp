@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Packing weights when a plain model is loaded: the bytes of quant::Packed<Format>::pack_panel,
-// made several times as fast.
+// Packs weights when a plain model is loaded: writes the same bytes as
+// quant::Packed<Format>::pack_panel, several times as fast.
 #pragma once
 
 #include "nibble/quant/packed.hpp"
@@ -9,8 +9,8 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 
-// Packs one panel from `n_rows` ≤ 16 rows of k weights, one after the other: blocks, aligned as a
-// block is, or elements of a float format at any address. Writes Packed<Format>::panel_bytes(k)
+// Packs one panel from `n_rows` ≤ 16 rows of k weights, which are contiguous: blocks, aligned like
+// a block, or elements of a float format at any address. Writes Packed<Format>::panel_bytes(k)
 // bytes, at any address. No overlap.
 using PackPanelFunction = void(const std::byte* rows, Index n_rows, Index k, std::byte* panel);
 template <class Format>
