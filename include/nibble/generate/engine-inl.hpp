@@ -97,7 +97,7 @@ struct Engine::State {
   std::int32_t* tokens = nullptr;      // (max_rows), of a step
   graph::Segment* segments = nullptr;  // (max_segments)
   Index* output_rows = nullptr;        // (max_outputs)
-  float* rows = nullptr;  // (max_rows, width), allocated with the first rows of numbers
+  float* rows = nullptr;               // (max_rows, width), once rows of numbers were given
   AlignedBuffer row_memory;
 };
 

@@ -109,7 +109,7 @@ struct ConvertedPart {
 
 // Rows are whole numbers of blocks, so a tensor can be treated as one long row and split anywhere
 // between blocks. The parts do not depend on the number of threads, and neither do their sums.
-inline constexpr std::size_t kConvertChunk = 4096;  // weights; two of these fit a worker's stack as f32
+inline constexpr std::size_t kConvertChunk = 4096;  // weights; fits a worker's stack as f32, twice
 inline constexpr std::size_t kConvertPart = 16 * kConvertChunk;
 
 inline void convert_part(quant::Format from, std::span<const std::byte> source, quant::Format to,

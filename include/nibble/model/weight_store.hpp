@@ -191,7 +191,7 @@ class WeightStore {
                          std::span<const std::byte> packed, Index n_experts) {
     NIBBLE_CHECK(check_slot(slot, layer));
     NIBBLE_TRY(ops, ops_of(format));
-    NIBBLE_TRY(row_bytes, ops->row_bytes(static_cast<std::size_t>(k)));  // an error unless k is whole blocks
+    NIBBLE_TRY(row_bytes, ops->row_bytes(static_cast<std::size_t>(k)));  // whole blocks
     const graph::Weight weight{ops, n, k, packed.data(), n_experts};
     if (n < 1 || k < 1 || n_experts < 1 || row_bytes == 0 ||
         packed.size() % static_cast<std::size_t>(n_experts) != 0 ||
