@@ -49,8 +49,7 @@ struct Problem {
 // RMSNorm: the sum of squares has a relative error of n u; mean, eps, root, reciprocal and two
 //   products add 5 u after the root has halved the errors before it.
 // LayerNorm: with c the shift and Q = mean (x - c)^2 <= 2 variance (otherwise the kernel repeats
-// the
-//   pass), the mean has an error of 1.42 (n + 2) u sigma, the variance a relative error of
+//   the pass), the mean has an error of 1.42 (n + 2) u sigma, the variance a relative error of
 //   (4.84 n + 16) u; the root halves that; the products and the sum at the end add 3 u |z| + 2 u
 //   and 2 u |bias|.
 struct Expected {
