@@ -35,7 +35,7 @@ void* or_abort(void* memory) {  // tests are also built without exceptions
 
 long long allocation_count() noexcept { return n_allocations.load(); }
 
-// The array forms and the other nothrow forms of the standard library call these.
+// The array operators and the other nothrow operators of the standard library call these.
 void* operator new(std::size_t bytes) { return or_abort(allocate(bytes)); }
 void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return allocate(bytes); }
 void* operator new(std::size_t bytes, std::align_val_t a) { return or_abort(allocate(bytes, a)); }

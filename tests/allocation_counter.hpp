@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Counts the calls of operator new in a test program that links allocation_counter.cpp, on all
-// threads. Sizes that no machine at hand has are refused, also where a sanitizer would stop.
+// Counts the calls of operator new on all threads, in a test program that links
+// allocation_counter.cpp. Sizes that no machine at hand has are refused, even where a sanitizer
+// would stop the program.
 #pragma once
 
 // Clang links its thread sanitizer's own operator new, which cannot be replaced.
@@ -13,5 +14,5 @@
 #endif
 #endif
 
-// Since the start of the program; always 0 where the calls cannot be counted.
+// Calls since the start of the program; always 0 where they cannot be counted.
 long long allocation_count() noexcept;

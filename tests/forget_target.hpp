@@ -3,8 +3,8 @@
 
 namespace test {
 
-// The program is as if no SIMD target had been chosen yet. In implementation.cpp: the choice is no
-// part of the split form's declarations.
+// Resets the program to the state before a SIMD target was chosen. It is in implementation.cpp
+// because the choice is not part of the split form's declarations.
 void forget_target();
 
 }  // namespace test

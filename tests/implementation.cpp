@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// nibble's code for the test programs, which are in the split form; and epilogues that
-// nibble/kernels/instances.hpp does not name and only tests use. A kernel that is missing is an
-// undefined symbol that names it; one with a format or a block length of the test's own goes to
-// instances.cpp.
+// nibble's code for the test programs, which use the split form, and epilogues that only tests use
+// and that nibble/kernels/instances.hpp does not name. A missing kernel is an undefined symbol that
+// names it. A kernel with a test's own format or block length belongs in instances.cpp.
 #define NIBBLE_IMPLEMENTATION
 #include "nibble/nibble.hpp"
 

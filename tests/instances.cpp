@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Kernels with formats, block lengths and activations that nibble/kernels/instances.hpp does not
-// name and only tests call, compiled once for all test programs. They are in the split form; this
-// file, as any that brings kernels of its own, is in the header form. Apart from implementation.cpp
-// so that two cores share the work.
+// Kernels with formats, block lengths and activations that only tests use and that
+// nibble/kernels/instances.hpp does not name, compiled once for all test programs. These use the
+// split form; this file, like any file that brings its own kernels, uses the header form. It is
+// separate from implementation.cpp so that two cores can share the work.
 #undef NIBBLE_SPLIT
 
 #include "nibble/kernels/activation.hpp"

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The whole library without exceptions and RTTI: a model answers, and errors are values. No test
-// framework, which would want exceptions itself; exits with the number of the step that failed.
+// The whole library without exceptions and RTTI: a model answers, and errors are values. It uses no
+// test framework, because that would need exceptions itself; it exits with the number of the step
+// that failed.
 #include <cstdint>
 #include <cstdio>
 #include <string>
@@ -38,7 +39,7 @@ int main(int argc, char** argv) {
   absurd.n_ctx = -1;
   if (nibble::Session::create(*model, absurd)) return 6;
 
-  // Where pointers have 32 bits, what cannot be addressed is an error as well.
+  // With 32-bit pointers, what cannot be addressed is an error as well.
   if (sizeof(void*) == 4) {
     nibble::SessionOptions vast;
     vast.n_ctx = std::int64_t{1} << 24;

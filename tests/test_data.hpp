@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The reference data that tests read when it is there: the folder that NIBBLE_TEST_DATA names.
+// The reference data that tests read if it is there: the folder that NIBBLE_TEST_DATA names.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +16,7 @@
 namespace test {
 
 // The path of `file` (relative to the data folder), or nothing and a message that says what is not
-// tested. A file that is missing from a folder that is there is a failure, not a skip. Use:
+// tested. If the folder exists but the file is missing, that is a failure, not a skip. Use:
 //   const auto path = test::data_path("models/x.gguf");
 //   if (!path) return;
 inline std::optional<std::string> data_path(const std::string& file) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What went wrong, for the message of an assertion; empty if nothing did. (doctest also makes the
-// messages of assertions that hold when it is told to show them.)
+// The error, for the message of an assertion; empty if there is none. (If doctest is told to show
+// assertions that hold, it also evaluates their messages.)
 #pragma once
 
 #include <string>

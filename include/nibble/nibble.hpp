@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// nibble: small language models on CPUs, header-only. This is the front door:
+// nibble: small language models on CPUs, header-only. This is the main header:
 //
 //   auto model = nibble::load("model.gguf");
 //   auto session = nibble::Session::create(*model);
@@ -9,8 +9,8 @@
 // Every function that can fail returns a Result; nothing aborts, throws or prints.
 //
 // Split form, for programs of many files: define NIBBLE_SPLIT for all of them, and
-// NIBBLE_IMPLEMENTATION in one, before it includes the first of nibble's headers. Only that one is
-// compiled with the library's code.
+// NIBBLE_IMPLEMENTATION in one of them, before it includes the first of nibble's headers. Only that
+// file compiles the library's code.
 #pragma once
 
 #include "nibble/core/thread_pool.hpp"

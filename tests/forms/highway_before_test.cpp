@@ -4,7 +4,7 @@
 #include "forms/own_sum-inl.h"
 // Then nibble.
 #include "forms/checks.hpp"
-// Then what needs Highway's state to be as if there had been no pass.
+// Then code that needs Highway's state to be as if there had been no pass.
 #include "hwy/contrib/algo/find-inl.h"
 
 TEST_CASE("hwy/highway.h before nibble: both work") {

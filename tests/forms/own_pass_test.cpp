@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A pass of the program's own, in a translation unit without nibble. The rows of its table are
-// Highway's business; that they are different targets' code is shown by their lanes.
+// The program's own pass, in a translation unit without nibble. Highway is responsible for the rows
+// of its table; their lanes show that they are the code of different targets.
 #include "doctest/doctest.h"
 
 #define HWY_HEADER_ONLY

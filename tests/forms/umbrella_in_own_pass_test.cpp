@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One pass of the program's own for its code and nibble's: kernels-inl.h is included in the pass,
-// everything else of nibble behind it. Here with nibble's list of targets; any other does as well.
+// The program's own pass for its code and for nibble's: kernels-inl.h is included in the pass,
+// everything else of nibble after it. Here with nibble's list of targets; any other works as well.
 #ifndef TESTS_FORMS_LIST_ONCE
 #define TESTS_FORMS_LIST_ONCE
 #include "nibble/simd/targets.hpp"

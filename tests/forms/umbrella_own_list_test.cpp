@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// As umbrella_in_own_pass_test.cpp, with targets that the program chose itself and that nibble's
-// list does not name.
+// Like umbrella_in_own_pass_test.cpp, with targets that the program chose itself and that are not
+// in nibble's list.
 #ifndef TESTS_FORMS_LIST_ONCE
 #define TESTS_FORMS_LIST_ONCE
 #define HWY_HEADER_ONLY

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Engines and sequences: many sequences in one step, pages that are shared, rows in place of
-// tokens, errors that change nothing.
+// Engines and sequences: many sequences in one step, shared pages, rows in place of tokens, errors
+// that change nothing.
 #include "nibble/generate/engine.hpp"
 
 #include <algorithm>
@@ -73,7 +73,7 @@ std::vector<float> append(Engine& engine, Sequence& sequence, std::span<const st
   return copy(must(engine.run({&input, 1})));
 }
 
-// What the code of the error is, if there is one.
+// The code of the error, if there is one.
 template <class T>
 std::optional<Errc> code(const Result<T>& result) {
   return result ? std::optional<Errc>() : std::optional<Errc>(result.error().code);
@@ -98,7 +98,7 @@ TEST_CASE("eight sequences in one step give, bit for bit, what each gives alone"
                                                   .max_outputs = 40,
                                                   .kv_type = kv_type,
                                                   .executor = executor}));
-        // Tokens before the step, and in it: prompts, generated tokens, drafts.
+        // Tokens before the step, and tokens in it: prompts, generated tokens, drafts.
         struct Part {
           std::size_t before, n;
           SegmentKind kind;
@@ -183,7 +183,7 @@ TEST_CASE("a fork shares pages until one of both writes to them") {
     CHECK(engine.n_free_pages() == 12);
     CHECK(a.n_own_pages() == 0);
     CHECK(std::equal(a.tokens().begin(), a.tokens().end(), b.tokens().begin(), b.tokens().end()));
-    // Only the last page, which is not full, is copied.
+    // Only the last page, which is not full, was copied.
     const auto b_logits = append(engine, b, all.subspan(300, 5));
     CHECK(engine.n_free_pages() == 11);
     CHECK(b.n_own_pages() == 1);
@@ -191,14 +191,14 @@ TEST_CASE("a fork shares pages until one of both writes to them") {
     const auto a_logits = append(engine, a, all.subspan(200, 5));
     CHECK(engine.n_free_pages() == 11);
     CHECK(a_logits != b_logits);
-    // Both are what sequences of their own would be.
+    // Both give the same as sequences of their own.
     for (const bool is_a : {true, false}) {
       auto fresh = must(engine.new_sequence());
       append(engine, fresh, all.first(200));
       CHECK(append(engine, fresh, all.subspan(is_a ? 200 : 300, 5)) ==
             (is_a ? a_logits : b_logits));
     }
-    // Back into a page that is shared: it is copied, and the other one keeps what it had.
+    // Go back into a shared page: it is copied, and the other sequence keeps its content.
     REQUIRE(b.rewind(100));
     CHECK(b.n_pages() == 2);
     append(engine, b, all.subspan(7, 3));
@@ -219,7 +219,7 @@ TEST_CASE("rows of numbers in place of tokens") {
   auto by_tokens = must(engine.new_sequence());
   const auto expected = append(engine, by_tokens, tokens);
 
-  // The embeddings of the same tokens; before and after them, tokens.
+  // The embeddings of the same tokens, with tokens before and after them.
   const graph::Weight& table = model.weights().at(Slot::token_embd, -1);
   std::vector<float> rows(10 * 64);
   for (std::size_t i = 0; i < 10; ++i) {
@@ -234,7 +234,7 @@ TEST_CASE("rows of numbers in place of tokens") {
   CHECK(by_rows.position() == 20);
   CHECK(by_rows.tokens()[4] == tokens[4]);
   CHECK(by_rows.tokens()[5] == -1);
-  // Beside tokens of another sequence, in one step.
+  // In one step with tokens of another sequence.
   auto again = must(engine.new_sequence());
   auto other = must(engine.new_sequence());
   append(engine, again, std::span(tokens).first(5));
@@ -244,7 +244,7 @@ TEST_CASE("rows of numbers in place of tokens") {
   const auto logits = copy(must(engine.run(both)));
   CHECK(std::equal(expected.begin(), expected.end(), logits.begin()));
   CHECK(append(engine, again, std::span(tokens).subspan(15)) == expected);
-  // Numbers that mean something else give something else.
+  // Other numbers give another result.
   rows[3] += 1;
   auto changed = must(engine.new_sequence());
   append(engine, changed, std::span(tokens).first(5));
@@ -326,7 +326,7 @@ TEST_CASE("errors of a step change nothing") {
              {.sequence = &small, .tokens = all.first(1)}}) == Errc::limit);
   CHECK(code(engine.new_sequence(257)) == Errc::invalid_argument);
   CHECK(code(engine.new_sequence(-1)) == Errc::invalid_argument);
-  // Two pages are free: b may have them, not three.
+  // Two pages are free: b may take two, but not three.
   CHECK(run({{.sequence = &b, .tokens = all.first(128)}}) == std::nullopt);
   CHECK(engine.n_free_pages() == 0);
   CHECK(run({{.sequence = &b, .tokens = all.first(1)}}) == Errc::limit);
@@ -362,7 +362,7 @@ TEST_CASE("models live as long as their sessions, caches as long as their sequen
   REQUIRE(copy_of_it.rewind(1));
   CHECK(copy_of_it.n_pages() == 1);
   CHECK(must(session->append(tokens)).extent(1) == 50);
-  // Moved, it goes on.
+  // After a move, it continues.
   std::vector<Session> sessions;
   sessions.push_back(*std::move(session));
   sessions.reserve(100);

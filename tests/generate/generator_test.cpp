@@ -75,7 +75,7 @@ Outcome take(Generator& generator, std::size_t n = 1000) {
   return outcome;
 }
 
-// The answer to `text` in a session of its own.
+// The answer to `text` in its own session.
 Outcome answer(std::string_view text, const GenerateOptions& options = {},
                const SessionOptions& session_options = {}) {
   Session session = make_session(session_options);
@@ -156,7 +156,7 @@ TEST_CASE("generation ends with the model's end token, the token limit, or a ful
     SessionOptions options;
     options.n_ctx = static_cast<Index>(prompt_ids.size() + room);
     const Outcome full = answer(kPrompt, {}, options);
-    CHECK(full.ids.size() == room + 1);  // the last one needs no place
+    CHECK(full.ids.size() == room + 1);  // the last one takes no position
     CHECK(full.finishes.back() == (room + 1 < n ? Finish::context_full : Finish::end_of_text));
     CHECK(full.text == text_of(room + 1));
   }
@@ -212,7 +212,7 @@ TEST_CASE("a flag cancels before the next step, a callback after its token") {
   CHECK(take(generator).ids.empty());
   CHECK(generator.finish() == Finish::cancelled);
   cancel = false;
-  CHECK(take(generator).ids.empty());  // has ended
+  CHECK(take(generator).ids.empty());  // it has ended
 
   REQUIRE(session.rewind(0));
   prompt(generator, kPrompt);
@@ -259,8 +259,9 @@ TEST_CASE("log-probabilities are those of reading the same tokens at once") {
       double sum = 0;
       for (Index j = 0; j < logits->extent(1); ++j) sum += std::exp(double{(*logits)(row, j)});
       const double expected = double{(*logits)(row, Index{outcome.ids[i]})} - std::log(sum);
-      // The sums of a model may be taken in another order, which is worth 1e-3 here at most, the
-      // cache's rounding to f16 included; another token's would be off by whole units.
+      // The sums of a model may be computed in another order. That makes a difference of at most
+      // 1e-3 here, including the cache's rounding to f16; another token would make a difference of
+      // whole units.
       CHECK(std::fabs(double{outcome.logprobs[i]} - expected) < 1e-3);
       total += expected;
     }

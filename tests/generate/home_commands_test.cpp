@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// All utterances that the shipped model was measured with: right only if equal to the letter.
+// All utterances with which the shipped model was measured; an answer is right only if it is
+// identical.
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -61,7 +62,7 @@ Model model_in(const io::Gguf& file, quant::Format format) {
   return *std::move(model);
 }
 
-// How many calls are right, by sessions side by side over one model. -1: an error.
+// How many calls are right, with several sessions in parallel over one model. -1: an error.
 int count_right(const Model& model, const std::vector<Sample>& samples) {
   std::atomic<std::size_t> next{0};
   std::atomic<int> n_right{0}, n_failed{0};

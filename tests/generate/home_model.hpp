@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The model that ships with the examples: a prompt is an utterance and a newline, the answer one
+// The model that ships with the examples. A prompt is an utterance and a newline; the answer is one
 // call and the end token.
 #pragma once
 

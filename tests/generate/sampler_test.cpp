@@ -25,7 +25,7 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Everything is kept and the temperature is 1.
+// Keeps everything, with temperature 1.
 SamplingOptions plain(std::uint64_t seed = 0) {
   SamplingOptions options;
   options.temperature = 1;
@@ -74,10 +74,10 @@ Logits penalized(Logits logits, const Ids& recent, const SamplingOptions& option
 
 struct Kept {
   std::set<std::int32_t> ids;
-  bool near = false;  // a probability lies so near a limit that rounding decides
+  bool near = false;  // a probability is so close to a limit that rounding decides
 };
 
-// By the definitions, on probabilities: each filter takes the tokens that the one before it left.
+// By the definitions, on probabilities: each filter gets the tokens that the one before it left.
 Kept kept(const Logits& logits, const SamplingOptions& options) {
   const auto at = [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; };
   Ids order(logits.size());
@@ -101,7 +101,8 @@ Kept kept(const Logits& logits, const SamplingOptions& options) {
   return result;
 }
 
-// Every token that the sampler can give: so hot that all that are kept are equally likely.
+// Every token that the sampler can give: at a temperature so high that all kept tokens are equally
+// likely.
 std::set<std::int32_t> seen(SamplingOptions options, const Logits& logits, const Ids& recent) {
   options.temperature = 1e6f;
   Sampler sampler = make(options, logits.size());
@@ -110,7 +111,7 @@ std::set<std::int32_t> seen(SamplingOptions options, const Logits& logits, const
   return ids;
 }
 
-// Pearson's statistic of n samples against probabilities proportional to `expected`.
+// Pearson's statistic of n samples, for probabilities proportional to `expected`.
 double chi_square(const SamplingOptions& options, const Logits& logits,
                   const std::vector<double>& expected) {
   constexpr int kSamples = 20000;
@@ -142,7 +143,7 @@ TEST_CASE("temperature 0 takes the lowest index of the greatest logit") {
     Sampler sampler = make(options, logits.size());
     const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
     CHECK(sampler.sample(logits, {}).id == best);
-    options.repetition_penalty = 2;  // the way through the list of candidates
+    options.repetition_penalty = 2;  // uses the list of candidates
     Sampler penalizing = make(options, logits.size());
     CHECK(penalizing.sample(logits, {}).id == best);
   }
@@ -164,7 +165,7 @@ TEST_CASE("the log-probability is the model's own, whatever is sampled") {
 
 TEST_CASE("tokens come as often as their probability says, at any temperature") {
   const std::vector<double> p = {0.04, 0.30, 0.01, 0.20, 0.15, 0.12, 0.10, 0.08};
-  constexpr double kLimit = 29.88;  // one in 10 000 is above it, with 7 degrees of freedom
+  constexpr double kLimit = 29.88;  // exceeded once in 10 000 times, with 7 degrees of freedom
   Logits logits;
   for (const double x : p) logits.push_back(static_cast<float>(std::log(x)) + 3);
   for (const float temperature : {1.0f, 0.5f, 2.0f}) {
@@ -179,8 +180,8 @@ TEST_CASE("tokens come as often as their probability says, at any temperature") 
       SamplingOptions options = plain(seed);
       options.temperature = temperature;
       CHECK(chi_square(options, logits, expected) < kLimit);
-      CHECK(chi_square(options, logits, other) > kLimit);  // would be noticed
-      options.top_k = 100;                                 // sorted or not is the same
+      CHECK(chi_square(options, logits, other) > kLimit);  // a difference would be noticed
+      options.top_k = 100;                                 // sorted or not, the result is the same
       options.min_p = 1e-9f;
       CHECK(chi_square(options, logits, expected) < kLimit);
       options.top_k = 4;

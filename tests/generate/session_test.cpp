@@ -68,7 +68,7 @@ Logits append(Session& session, std::span<const std::int32_t> ids, Index n_outpu
   return rows;
 }
 
-// The logits behind each of `ids`, taken one by one.
+// The logits after each of `ids`, appended one by one.
 Logits one_by_one(Session& session, const Ids& ids) {
   Logits all;
   for (const std::int32_t id : ids) {
@@ -103,7 +103,8 @@ float distance(const Logits& a, const Logits& b) {
   return most;
 }
 
-// As far as the rounding of sums of up to ffn_dim terms that are taken in another order may go.
+// The difference that rounding can make when sums of up to ffn_dim terms are computed in another
+// order.
 bool same_but_rounding(const Logits& a, const Logits& b) {
   const auto n_terms = static_cast<float>(Index{test::home_model().config().ffn_dim});
   return distance(a, b) <= n_terms * 0x1p-24f * largest(a);
@@ -121,7 +122,7 @@ Errc code_of(const SessionOptions& options) {
 TEST_CASE("the logits do not depend on how tokens are grouped") {
   const Ids ids = random_ids(90);
   SessionOptions options;
-  options.kv_type = KvType::f32;  // rounds nothing that is the same but for rounding further apart
+  options.kv_type = KvType::f32;  // other types would enlarge differences of rounding
   Session reference_session = make(options);
   const Logits reference = one_by_one(reference_session, ids);
   for (const Index max_step_tokens : {1, 3, 64, 1000}) {
@@ -139,7 +140,7 @@ TEST_CASE("the logits do not depend on how tokens are grouped") {
       CHECK(std::equal(ids.begin(), ids.end(), session.tokens().begin(), session.tokens().end()));
     }
   }
-  // What a token too many or a neighbour's place would do is far beyond rounding.
+  // The effect of one token too many, or of a neighbour's position, is far larger than rounding.
   CHECK(!same_but_rounding(last_rows(reference, 1, 89), last_rows(reference, 1, 90)));
 }
 
@@ -244,7 +245,7 @@ TEST_CASE("absurd options are errors") {
     CHECK(code_of(with_outputs(none, 1)) == Errc::invalid_argument);
     CHECK(code_of(with_outputs(1, none)) == Errc::invalid_argument);
   }
-  // More than there can be is as many as there can be.
+  // More than is possible is limited to what is possible.
   Session most = make(with_outputs(kMost, kMost));
   CHECK(append(most, random_ids(96), 96).size() == 96 * n_vocab());
 }
@@ -293,8 +294,8 @@ TEST_CASE("16-bit and 8-bit caches are as near to f32 as their rounding") {
   const float f16_error = distance(run(KvType::f16, f16_bytes), f32) / largest(f32);
   const float bf16_error = distance(run(KvType::bf16, bf16_bytes), f32) / largest(f32);
   const float int8_error = distance(run(KvType::int8, int8_bytes), f32) / largest(f32);
-  // Keys and values are off by at most these roundings: 2^-11 and 2^-8, and 1/254 of a head's
-  // greatest.
+  // Keys and values have at most these rounding errors: 2^-11, 2^-8, and 1/254 of the largest of a
+  // head.
   CHECK(f16_error < 2 * 0x1p-11f);
   CHECK(bf16_error < 2 * 0x1p-8f);
   CHECK(f16_error > 0);

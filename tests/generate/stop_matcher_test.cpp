@@ -22,7 +22,7 @@ struct Outcome {
   friend bool operator==(const Outcome&, const Outcome&) = default;
 };
 
-// By the definition: letter by letter, until the text ends with a stop string; then the longest.
+// By the definition: byte by byte, until the text ends with a stop string; of several, the longest.
 Outcome expected(std::string_view text, const Strings& stops) {
   for (std::size_t n = 1; n <= text.size(); ++n) {
     std::size_t longest = 0;
@@ -34,7 +34,7 @@ Outcome expected(std::string_view text, const Strings& stops) {
   return {std::string(text), false};
 }
 
-// A stop string's beginning at the end of `text` is all that may be held back.
+// Only the beginning of a stop string at the end of `text` may be held back.
 std::size_t held_back(std::string_view text, const Strings& stops) {
   for (std::size_t n = text.size(); n > 0; --n) {
     for (const std::string& stop : stops) {
@@ -44,7 +44,7 @@ std::size_t held_back(std::string_view text, const Strings& stops) {
   return 0;
 }
 
-// Bit i of `cuts`: the text is cut behind letter i.
+// Bit i of `cuts`: the text is split after byte i.
 Outcome in_parts(std::string_view text, std::size_t cuts, const Strings& stops,
                  bool next_between = true) {
   StopMatcher matcher(stops);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The rewriting rules of fuse.hpp, each shown as text before and after, and what must stay as it
-// is. Needs no kernels.
+// The rewriting rules of fuse.hpp, each shown as text before and after, and expressions that must
+// not change. Needs no kernels.
 #include "nibble/graph/describe.hpp"
 
 #include <string>
@@ -26,7 +26,7 @@ enum class Numbered { first, second };
 template <class E>
 std::string fused(const E& expression) {
   const auto result = fuse(expression);
-  // Nothing is left to do.
+  // Nothing is left to rewrite.
   CHECK(describe(fuse(result)) == describe(result));
   return describe(result);
 }
@@ -68,7 +68,7 @@ TEST_CASE("linear >> activation") {
   CHECK(fused(linear<ffn_up>(k8) >> silu()) == "linear(ffn_up, 8, silu)");
   CHECK(fused(linear<ffn_up, ffn_up_bias>(k8) >> gelu_tanh()) ==
         "linear(ffn_up + ffn_up_bias, 8, gelu_tanh)");
-  // One epilogue has one activation.
+  // An epilogue has only one activation.
   CHECK(fused(linear<ffn_up>(k8) >> silu() >> gelu_erf()) == "linear(ffn_up, 8, silu) >> gelu_erf");
   check_stays(silu() >> linear<ffn_up>(k8));
   check_stays(linear<ffn_up>(k8) >> dropout(0.5f));
@@ -81,7 +81,7 @@ TEST_CASE("fork of linears") {
         "linear_group(linear(ffn_gate, 8, gelu_erf), linear(ffn_up, 8, silu))");
   check_stays(fork(linear<attn_q>(k8), silu()));
   check_stays(fork(linear<attn_q>(k8), linear<attn_k>(k8) >> dropout(0.5f)));
-  // More than one parallel step takes.
+  // More than one parallel step allows.
   const auto l = linear<attn_q>(k8);
   CHECK(fused(fork(l, l, l, l)).starts_with("linear_group("));
   check_stays(fork(l, l, l, l, l));
@@ -92,7 +92,7 @@ TEST_CASE("gated product") {
   const auto up = linear<ffn_up>(k8);
   CHECK(fused(fork(gate >> silu(), up) >> multiply()) == "gated_linear(ffn_gate, ffn_up, 8, silu)");
   CHECK(fused(fork(gate, up) >> multiply()) == "gated_linear(ffn_gate, ffn_up, 8)");
-  // A sum is not a product; a bias or a second activation has no place in it.
+  // A sum is not a product; a gated product has no place for a bias or a second activation.
   CHECK(fused(fork(gate >> silu(), up) >> sum()) ==
         "linear_group(linear(ffn_gate, 8, silu), linear(ffn_up, 8)) >> sum");
   CHECK(fused(fork(gate >> silu(), linear<ffn_up, ffn_up_bias>(k8)) >> multiply()) ==
@@ -111,13 +111,13 @@ TEST_CASE("norm >> products") {
         "norm_into(layer_norm(attn_norm + attn_norm_bias), linear(attn_q, 8))");
   CHECK(fused(rms >> fork(q, q)) ==
         "norm_into(rms_norm(attn_norm), linear_group(linear(attn_q, 8), linear(attn_q, 8)))");
-  // What follows the products still reaches them.
+  // What follows the products is still combined with them.
   CHECK(fused(rms >> q >> silu()) == "norm_into(rms_norm(attn_norm), linear(attn_q, 8, silu))");
   CHECK(fused(rms >> fork(linear<ffn_gate>(k8) >> silu(), linear<ffn_up>(k8)) >> multiply()) ==
         "norm_into(rms_norm(attn_norm), gated_linear(ffn_gate, ffn_up, 8, silu))");
   CHECK(fused(rms >> q >> q) ==
         "norm_into(rms_norm(attn_norm), linear(attn_q, 8)) >> linear(attn_q, 8)");
-  // Somebody else reads the norm's rows too, or something comes between.
+  // Something else reads the norm's rows too, or is in between.
   check_stays(rms >> fork(q, silu()));
   check_stays(rms >> silu() >> q);
   check_stays(rms >> output_rows() >> q);
@@ -159,7 +159,7 @@ TEST_CASE("residual that ends in a product") {
         "residual_into(linear(attn_q, 8), linear(attn_output, 8, silu))");
   CHECK(fused(residual(silu() >> tap<"name">() >> out)) ==
         "residual_into(silu, linear(attn_output, 8))");
-  // The product would read the rows that it writes.
+  // The product would read the rows that it writes to.
   check_stays(residual(out));
   check_stays(residual(dropout(0.5f) >> out));
   check_stays(residual(scale(2.0f) >> out));
@@ -169,7 +169,7 @@ TEST_CASE("residual that ends in a product") {
         "linear(attn_output, 8))");
   CHECK(fused(residual(repeat(Dim<>{2}, residual(silu())) >> out)) ==
         "residual(repeat(2, residual(silu)) >> linear(attn_output, 8))");
-  // A norm and one product: one step already.
+  // A norm and one product are one step already.
   CHECK(fused(residual(rms_norm<attn_norm>(kEps) >> out)) ==
         "residual(norm_into(rms_norm(attn_norm), linear(attn_output, 8)))");
   check_stays(residual(q >> dropout(0.5f)));

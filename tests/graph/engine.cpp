@@ -36,7 +36,7 @@ void append_rows(const Out& out, FloatRows& rows) {
   }
 }
 
-// What a survey says of caches and rotations: one kind of each is enough here.
+// What a survey reports about caches and rotations: one kind of each is enough here.
 class Needs final : public graph::SurveySink {
  public:
   void cache(Index, const ops::KvShape& shape) override { kv = shape; }

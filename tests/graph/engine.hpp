@@ -16,7 +16,7 @@ namespace test {
 using nibble::Index;
 using FloatRows = std::vector<std::vector<float>>;
 
-// A model as runs need it.
+// A model, as runs need it.
 struct Parts {
   nibble::ModelConfig config;
   nibble::graph::WeightTable weights;
@@ -24,20 +24,22 @@ struct Parts {
 
 struct RunOptions {
   bool fused = true;
-  std::size_t batch = 1000;  // tokens of one run; each gives an output
+  std::size_t batch = 1000;  // tokens of one run; each has an output
   nibble::ops::KvType kv_type = nibble::ops::KvType::f32;
-  // What arena and cache are full of at first, and the arena again before each run: bytes 255 are
-  // NaN, 127 numbers of 3e38.
+  // The initial contents of arena and cache; the arena is refilled before each run. Bytes 255 are
+  // NaN, 127 are numbers of 3e38.
   unsigned char garbage = 255;
   nibble::Executor* executor = nullptr;
   const nibble::graph::Observer* observer = nullptr;
 };
 
-// The logits at every token, by the expression of the model's architecture, all formats compiled.
+// The logits at every token, from the expression of the model's architecture, with all formats
+// compiled.
 FloatRows run_graph(const Parts& parts, std::span<const std::int32_t> tokens,
                     const RunOptions& options);
 
-// The same for a model whose dimensions are TinyDims' (tiny_dims.hpp), as compile-time constants.
+// The same for a model whose dimensions are those of TinyDims (tiny_dims.hpp), as compile-time
+// constants.
 FloatRows run_static(const Parts& parts, std::span<const std::int32_t> tokens,
                      const RunOptions& options);
 

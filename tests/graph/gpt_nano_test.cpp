@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A trained GPT-2 (minGPT's gpt-nano) against PyTorch's activations: every intermediate result by
-// its name from the expression as written, logits and probabilities also from the fused one.
+// A trained GPT-2 (minGPT's gpt-nano) compared with PyTorch's activations: every intermediate
+// result by its name, from the expression as written; logits and probabilities also from the fused
+// expression.
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -23,7 +24,7 @@ using quant::Format;
 constexpr Index kInputs = 3, kTokens = 11, kLayers = 3, kHeads = 3, kHeadDim = 16, kDim = 48;
 constexpr double kTolerance = 1e-5;
 
-// Gives the value at (token, column) of an activation for one input, as the expression has it.
+// Returns the value at (token, column) of an activation for one input, in the expression's layout.
 class Expected {
  public:
   Expected(const io::Safetensor& tensor, Index input) : shape_(tensor.shape) {
@@ -90,8 +91,8 @@ WeightStore load_weights(const io::Safetensors& file) {
   return store;
 }
 
-// Compares one activation and counts its values. The reference has the score of masked positions
-// too, ours are −∞: those are not compared.
+// Compares one activation and counts its values. The reference also has scores of masked positions;
+// ours are −∞ there, and these are not compared.
 void compare(const std::string& name, const Expected& expected, MatrixView<const float> rows,
              Index& n_compared) {
   CAPTURE(name);
@@ -162,7 +163,7 @@ TEST_CASE("gpt-nano: every activation") {
       std::memcpy(&id, idx->data.data() + static_cast<std::size_t>(input * kTokens + t) * 4, 4);
       tokens.push_back(static_cast<std::int32_t>(id));
     }
-    compared["idx"] += kTokens;  // what went in
+    compared["idx"] += kTokens;  // the input
 
     const auto see = [&](std::string_view view, Index layer, MatrixView<const float> rows) {
       const std::string name(view);
@@ -191,7 +192,7 @@ TEST_CASE("gpt-nano: every activation") {
     check_outputs(test::run_graph(parts, tokens, options));
   }
 
-  // Nothing of the file is left out, and of everything all values were seen.
+  // Nothing of the file is left out: all values of everything were seen.
   for (const io::Safetensor& tensor : partials->tensors()) {
     CAPTURE(tensor.name);
     auto n = static_cast<Index>(tensor.data.size() / sizeof(float));

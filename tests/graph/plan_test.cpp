@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The memory plan against an independent record of the walk: every round of every layer on its own,
-// every value with the steps that name it. Two that live at the same time must not share a byte.
+// The memory plan compared with an independent record of the walk: every round of every layer
+// separately, every value with the steps that name it. Two values that live at the same time must
+// not share a byte.
 #include "nibble/graph/plan.hpp"
 
 #include <algorithm>
@@ -19,8 +20,8 @@ using namespace nibble;
 using namespace nibble::graph;
 using test::kTinyPlan;
 
-// A static model's memory is a constant that a program can check. The number is what the plan gave
-// when it was written: less is welcome, more is to be noticed.
+// The memory of a static model is a constant that a program can check. The number is that of the
+// plan when this was written: less is fine, more should be noticed.
 static_assert(kTinyPlan.is_valid());
 static_assert(kTinyPlan.bytes <= 6592);  // three quarters: attention
 
@@ -99,7 +100,7 @@ class Recorder : public graph::detail::LayerPass {
   std::vector<Life> lives_;
 };
 
-// Returns the bytes that any plan needs: the most that lives at one time.
+// Returns the bytes that any plan needs: the largest amount that lives at one time.
 template <class E>
 std::size_t check_plan(const E& expression, const Limits& limits) {
   const Plan plan = make_plan(expression, limits);
@@ -125,7 +126,7 @@ std::size_t check_plan(const E& expression, const Limits& limits) {
   }
   CHECK(overlaps == 0);
   CHECK(plan.bytes >= most);
-  // Nothing much is lost to the order in which values are placed.
+  // Little is lost because of the order in which values are placed.
   CHECK(plan.bytes <= most * 3 / 2 + 64 * static_cast<std::size_t>(plan.n_values));
   return most;
 }
@@ -172,7 +173,8 @@ TEST_CASE("values that live at the same time do not share memory") {
 TEST_CASE("what a layer reads again in its next round is kept") {
   using enum Slot;
   const Dim<> d{8};
-  // Two results stand before the layers; only the second goes through them, both are summed after.
+  // Two results are made before the layers. Only the second goes through them; both are summed
+  // after.
   const auto expression =
       fork(embedding<token_embd>(d),
            embedding<token_embd>(d) >>

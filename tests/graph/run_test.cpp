@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What runs, as written and as fused, against the reference in double: for both architectures, all
-// weight formats, alone and mixed, on every target; the prompt at once and in pieces; in memory
-// full of NaN or of huge numbers.
+// Runs of expressions, as written and as fused, compared with the reference in double: for both
+// architectures, all weight formats, alone and mixed, on every target; the prompt at once and in
+// chunks; in memory full of NaN or of huge numbers.
 #include "nibble/graph/run.hpp"
 
 #include <cmath>
@@ -25,14 +25,16 @@ using test::RandomModel;
 using test::run_graph;
 using test::RunOptions;
 
-// Rounding alone, relative to the largest logit. A dot product of k random terms is off by about
-// sqrt(k) * 2^-24 relative to its operands' norms (k <= 96: 10); about twenty such steps in a row
-// add up at random, and the largest of some hundred errors is four times the typical one.
+// Rounding alone, relative to the largest logit. A dot product of k random terms has an error of
+// about sqrt(k) * 2^-24 relative to its operands' norms (k <= 96: 10). The errors of about twenty
+// such steps in a row add up at random, and the largest of some hundred errors is four times the
+// typical one.
 constexpr double kRounding = 10 * 0x1p-24 * 4.5 * 4;
 
-// What quantized activations add. A code is off by at most half a step of absmax / 127, uniformly;
-// absmax is about 2.5 deviations: 0.6 % of the values' size. Ten products in a row make 2 %, and
-// the worst logit against the largest is like the typical error against the typical logit.
+// What quantized activations add. A code has an error of at most half a step of absmax / 127,
+// uniformly distributed; absmax is about 2.5 standard deviations: 0.6 % of the values' size. Ten
+// products in a row make 2 %. The largest error relative to the largest logit is about the same as
+// the typical error relative to the typical logit.
 constexpr double kQuantization = 0.03;
 
 struct Fixture {
@@ -52,7 +54,7 @@ struct Fixture {
   test::FloatRows reference;
 };
 
-// The largest difference; infinite for another shape or for what is no number.
+// The largest difference; infinite if the shapes differ or a value is not a number.
 double distance(const test::FloatRows& a, const test::FloatRows& b) {
   if (a.size() != b.size()) return INFINITY;
   double largest = 0;
@@ -92,7 +94,7 @@ ModelShape shape_of(Architecture architecture, const std::vector<Format>& format
 struct Case {
   std::string name;
   std::vector<Format> formats;
-  bool quantized = false;  // some activations are, too
+  bool quantized = false;  // some activations are quantized, too
 };
 
 std::vector<Case> cases() {
@@ -127,8 +129,8 @@ void check_fusion(Architecture architecture, std::uint32_t seed) {
       options.fused = true;
       const auto fused = run_graph(f.parts, f.tokens, options);
       CHECK(distance(fused, f.reference) <= tolerance);
-      // An activation that lies between two codes may get the other one: a whole step where
-      // quantization is off by a third of one on average, but for one in thousands of values.
+      // An activation between two codes may get the other code: an error of a whole step, where
+      // quantization has a third of one on average, but only for one in thousands of values.
       const double same = kRounding * size + (c.quantized ? off / 4 : 0);
       CHECK(distance(fused, unfused) <= same);
 
@@ -172,10 +174,12 @@ TEST_CASE("16-bit and 8-bit caches") {
     const auto fused = run_graph(f.parts, f.tokens, options);
     options.fused = false;
     const auto unfused = run_graph(f.parts, f.tokens, options);
-    // Keys and values rounded once each, of size 1: scores off by eps, values by eps; two layers.
+    // Keys and values are rounded once each and have size 1: scores have an error of eps, values
+    // too; two layers.
     CHECK(distance(fused, f.reference) <= 8 * eps * size);
     CHECK(distance(fused, f.reference) > kRounding * size);  // it was not f32
-    // Where f32 differs in its last bits, another number may be the nearest that the cache has.
+    // If f32 values differ in their last bits, the nearest number that the cache can hold may
+    // differ.
     CHECK(distance(fused, unfused) <= 8 * eps * size);
   }
 }

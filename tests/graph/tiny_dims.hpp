@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A Llama-shaped model whose dimensions are types, and the memory it needs: constants.
+// A Llama-shaped model whose dimensions are types, and the memory it needs, all as constants.
 #pragma once
 
 #include "nibble/graph/fuse.hpp"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Oracles are the C library's functions in long double; what error is allowed is what
+// The oracles are the C library's functions in long double. The allowed error is what
 // kernels/activation.hpp and kernels/math-inl.h state.
 #include "nibble/ops/activation.hpp"
 
@@ -15,7 +15,7 @@ using namespace nibble_test;
 
 namespace {
 
-// A float's whole range and, densely, where the functions bend; NaN and infinities are among them.
+// The whole range of float, with more values where the functions bend, and with NaN and infinities.
 const Floats& inputs() {
   static const Floats x = [] {
     Floats values = {0.0f, -0.0f, kInf, -kInf, kNan, 88.72283f, 88.72284f, -103.97f, -103.98f};
@@ -29,7 +29,7 @@ const Floats& inputs() {
   return x;
 }
 
-// One function: its kernel's tag, the oracle, and the error that is allowed.
+// One function: its kernel's tag, the oracle, and the allowed error.
 template <class Tag>
 struct Function;
 template <>
@@ -67,7 +67,7 @@ struct Function<kernels::Sigmoid> {
 template <>
 struct Function<kernels::Silu> {
   static long double exact(long double x) {
-    return x == -kInf ? 0.0L : x * (1 + std::tanh(x / 2)) / 2;  // far from the kernel's own form
+    return x == -kInf ? 0.0L : x * (1 + std::tanh(x / 2)) / 2;  // computed unlike the kernel
   }
   static long double allowed(long double x, long double y) {
     const long double oracle = std::fabs(x) * 0x1p-62L;  // 1 + tanh cancels

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What tests of elementwise kernels share: arrays at odd addresses between guards, every length
-// that matters, and a judge of results that knows NaN, infinity and how much error is allowed.
+// Shared by the tests of elementwise kernels: arrays at odd addresses between guards, all lengths
+// that matter, and a comparison of results that handles NaN, infinity and the allowed error.
 #pragma once
 
 #include <algorithm>
@@ -28,8 +28,8 @@ inline long double ulp(long double x) {
   return std::ldexp(1.0L, std::max(exponent - 24, -149));
 }
 
-// The greatest error in units of what is allowed: a result is right if this is at most 1. Infinite
-// if a NaN or infinity is missing or too much, or the lengths differ.
+// The largest error in units of the allowed error: a result is right if this is at most 1. Infinite
+// if a NaN or infinity is missing or unexpected, or if the lengths differ.
 inline double worst(const Floats& got, const Exact& exact, const Exact& allowed) {
   if (got.size() != exact.size() || exact.size() != allowed.size()) return kInf;
   double result = 0.0;
@@ -55,7 +55,7 @@ inline Floats random_floats(std::size_t n, float low, float high, unsigned seed 
   return x;
 }
 
-// n floats that start `offset` floats after an allocation's start, with guards on both sides.
+// n floats that start `offset` floats after the start of an allocation, with guards on both sides.
 class Guarded {
  public:
   Guarded(std::size_t n, std::size_t offset)
@@ -82,8 +82,8 @@ class Guarded {
   std::size_t at_;
 };
 
-// body(n, offset) for every length from 0 to past three of the longest vectors (16 floats), at
-// several addresses.
+// Calls body(n, offset) for every length from 0 to more than three of the longest vectors (16
+// floats), at several addresses.
 template <class Body>
 void for_each_length(Body&& body) {
   for (std::size_t n = 0; n <= 3 * 16 + 1; ++n) {
@@ -91,7 +91,7 @@ void for_each_length(Body&& body) {
   }
 }
 
-// Runs tasks backwards under changing worker numbers: neither may matter.
+// Runs tasks backwards with changing worker numbers: neither may matter.
 class BackwardExecutor final : public nibble::Executor {
  public:
   nibble::Index n_workers() const noexcept override { return 3; }

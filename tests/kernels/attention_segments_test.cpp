@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Attention of several sequences in one step: pages anywhere in the cache, kinds of segments, pages
-// that a policy chooses, and what changes scores.
+// Attention of several sequences in one step: pages anywhere in the cache, both kinds of segments,
+// pages chosen by a policy, and everything that changes scores.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -58,7 +58,7 @@ struct Part {
   SegmentKind kind;
 };
 
-// A cache whose pages sequences take in an order of its own.
+// A cache whose pages sequences take in a random order.
 class Cache {
  public:
   Cache(ops::KvType type, Index n_pages, unsigned seed)
@@ -70,7 +70,7 @@ class Cache {
     if (seed != 0) std::shuffle(free_.begin(), free_.end(), std::mt19937(seed));
   }
 
-  // Pages for n positions, the first ones of which are filled with the sequence's.
+  // Pages for n positions; the first of these are filled with the positions of the sequence.
   std::vector<ops::PageId> take(const Sequence& sequence, Index n_written, Index n) {
     std::vector<ops::PageId> pages;
     while (static_cast<Index>(pages.size()) < ops::pages_for(n)) {
@@ -96,7 +96,7 @@ class Cache {
   std::vector<ops::PageId> free_;
 };
 
-// Everything in one step; the results of each part.
+// Runs all parts in one step; returns the results of each part.
 std::vector<std::vector<float>> run(const std::vector<Part>& parts, ops::KvType type,
                                     const ops::AttentionShape& shape, unsigned seed,
                                     Executor& executor, Index max_segments = 0,
@@ -145,7 +145,7 @@ std::vector<std::vector<float>> run(const std::vector<Part>& parts, ops::KvType 
   return results;
 }
 
-// One row in double precision: the keys that `sees` says, scores changed by `change`.
+// One row in double precision, over the keys that `sees` selects, with scores changed by `change`.
 std::vector<double> exact(const Sequence& s, Index position, Index n_positions, double scale,
                           const std::function<bool(Index)>& sees,
                           const std::function<double(Index head, Index key, double score)>& change,
@@ -179,7 +179,7 @@ std::vector<double> exact(const Sequence& s, Index position, Index n_positions, 
   return out;
 }
 
-// Results are means of values of about 1 with weights that are off by some 2^-20 relative.
+// Results are means of values of about 1, with weights whose relative error is some 2^-20.
 constexpr double kTolerance = 2e-5;
 
 double distance(const std::vector<float>& out, Index row, const std::vector<double>& expected) {
@@ -201,7 +201,7 @@ TEST_CASE("attention: many sequences in one step give, bit for bit, what each gi
   }
   std::vector<Part> parts;
   for (std::size_t i = 0; i < sequences.size(); ++i) {
-    // Whole prompts, ends of prompts, single rows and several generated ones.
+    // Whole prompts, ends of prompts, single generated rows and several of them.
     const Index n = i % 4 == 0   ? lengths[i]
                     : i % 4 == 1 ? std::min<Index>(13, lengths[i])
                     : i % 4 == 2 ? 1
@@ -382,7 +382,7 @@ TEST_CASE("attention: soft cap, ALiBi, sinks and a function of the program's own
       };
       const auto expected =
           exact(s, position, position + 1, 0.25, sees, change, variant.options.sink_logits);
-      // The tolerance must notice that nothing was changed.
+      // With the tolerance, scores that were not changed must be noticed.
       const auto unchanged = exact(s, position, position + 1, 0.25, sees,
                                    [](Index, Index, double score) { return score; });
       double difference = 0;

@@ -17,7 +17,7 @@ using namespace nibble_test;
 
 namespace {
 
-// Runs tasks backwards on several worker numbers: order and scratch must not matter.
+// Runs tasks backwards, with different worker numbers: neither order nor scratch must matter.
 class BackwardExecutor final : public Executor {
  public:
   explicit BackwardExecutor(Index n) : n_(n) {}
@@ -46,7 +46,7 @@ struct Data {
   std::vector<float> k, v;  // (n_positions, n_kv_heads * head_dim), already rounded to the type
 };
 
-// What a cache of `type` keeps of `heads`, rows of head_dim.
+// What a cache of `type` stores of `heads`, rows of head_dim.
 void round_to(ops::KvType type, Index head_dim, std::vector<float>& heads) {
   ops::visit_kv_type(type, [&]<class T>(T) {
     for (std::size_t h = 0; h < heads.size(); h += static_cast<std::size_t>(head_dim)) {
@@ -79,7 +79,7 @@ Data draw(const Case& c, unsigned seed) {
   return data;
 }
 
-// What the oracle does wrong on purpose; the kernel must then disagree with it.
+// What the oracle deliberately does wrong; the kernel must then disagree with it.
 struct Mutation {
   Index dropped = -1;  // a position that nobody sees
   Index mask = 0;      // added to the last position that a query sees
@@ -92,8 +92,8 @@ struct Expected {
   std::vector<double> out, tolerance;  // (n_tokens, n_heads * head_dim)
 };
 
-// Float softmax over all scores in double. The tolerance is a bound for arithmetic in f32 with
-// unit roundoff u = 2^-24, n positions seen, T = n / 64 + 2 tiles or parts:
+// Softmax over all scores, in double. The tolerance is a bound for arithmetic in f32 with unit
+// roundoff u = 2^-24, n positions seen, T = n / 64 + 2 tiles or parts:
 //   scores       |error| <= delta = (head_dim + 2) u max_j sum_d |scale q_d k_jd|, or 0 if they are
 //                exact by construction
 //   weights      relative, with R = max - min of the scores, at most 88 (below that weights are 0):
@@ -102,10 +102,11 @@ struct Expected {
 //   sums         n + T roundings in the numerator and in the denominator, 4 at the end
 // Weights count twice, in the numerator and in the denominator:
 //   |out - exact| <= (2 delta + 2 (5 R + 3 + 4 T) u + 2 (n + T) u + 4 u) sum_j softmax_j |v_j|
-// and 1 % for the second order. A weight lost to underflow is below 2^-126.
-// 8-bit integers: keys and values are stored to 4 u; each element of a query is off by half a step,
-// max_d |q_d| / 32512, which delta takes in; each weight times the scale of its value, which meets
-// the value's code, by half of the greatest such product of its tile of 64 positions / 32512.
+// and 1 % for second-order terms. A weight lost to underflow is below 2^-126.
+// 8-bit integers: keys and values are stored with an error of 4 u. Each element of a query has an
+// error of half a step, max_d |q_d| / 32512, which is part of delta. Each weight is multiplied by
+// the scale of its value and then by the value's code; this product of weight and scale has an
+// error of half the greatest such product of its tile of 64 positions / 32512.
 Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
                 const Mutation& mutation = {}) {
   const double u = 0x1p-24;
@@ -168,7 +169,8 @@ Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
       const double range = std::min(max - min, 88.0);
       const double roundings =
           2 * (5 * range + 3 + 4 * n_tiles) + 2 * (n + n_tiles) + 4 + (is_int8 ? 8 : 0);
-      // For each position: the scale of its value, and its tile's greatest product with a weight.
+      // For each position, the scale of its value; for each tile, its greatest product of weight
+      // and scale.
       std::vector<double> value_scale(weights.size()), top_weight(weights.size() / 64 + 1);
       for (Index j = begin; is_int8 && j < end; ++j) {
         const auto at = static_cast<std::size_t>(j);
@@ -204,7 +206,7 @@ Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
   return e;
 }
 
-// How many elements differ by more than the tolerance (NaN differs).
+// How many elements differ by more than the tolerance (NaN counts as different).
 int n_wrong(const std::vector<float>& out, const Expected& e) {
   int n = 0;
   for (std::size_t i = 0; i < out.size(); ++i) {
@@ -214,7 +216,7 @@ int n_wrong(const std::vector<float>& out, const Expected& e) {
 }
 
 // Everything that is not written explicitly is 0xFF, a NaN in every type: the cache, the scratch
-// (one guard line longer than asked for) and the gaps between rows. Tokens in steps of `step`.
+// (one guard line longer than needed) and the gaps between rows. Tokens are run in steps of `step`.
 std::vector<float> run(const Case& c, const Data& data, Executor& executor, Index step = 0,
                        float scale = 0) {
   constexpr std::size_t kGuard = 64;
@@ -457,7 +459,7 @@ TEST_CASE("attention: what overflows in f16 is an infinity on every target") {
 }
 
 TEST_CASE("attention: sums of 8-bit integers as great as they get") {
-  // 1024 queries are rounded to 1024 times the greatest number, and keys to codes of 127.
+  // 1024 queries are rounded to 1024 times the largest number, and keys to codes of 127.
   const Case c{2, 1, 1024, 20, 1, 0, ops::KvType::int8};
   for (const float q : {-1.0f, 1.0f}) {
     Data data = draw(c, 8);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What tests of attention and of its cache share.
+// Shared by the tests of attention and of its cache.
 #pragma once
 
 #include <cstring>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // for_each_target(body): runs a kernel test on every compiled and available target, and fails if
-// the forced target is not the one that runs. Restores the default choice afterwards.
+// the target that runs is not the forced one. Restores the default choice afterwards.
 #pragma once
 
 #include "doctest/doctest.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Sums and products are exact operations of IEEE 754: results must be equal to scalar ones, bit by
-// bit. Dropout has a scalar twin here.
+// bit. Dropout is compared with a scalar version here.
 #include "nibble/ops/elementwise.hpp"
 
 #include <bit>
@@ -40,7 +40,7 @@ Floats run_dropout(const kernels::Dropout& dropout, Index first, const Floats& x
   return out;
 }
 
-// f16 by the definition of its fields; NaN apart.
+// f16 by the definition of its fields, except NaN.
 double value_of(f16 h) {
   const int exponent = (h.bits >> 10) & 31, mantissa = h.bits & 1023;
   const double sign = (h.bits & 0x8000) != 0 ? -1.0 : 1.0;

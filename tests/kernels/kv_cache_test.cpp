@@ -18,7 +18,7 @@ using namespace nibble_test;
 
 namespace {
 
-// What storing one key and value means, one element after the other.
+// What storing one key and one value means, element by element.
 template <class T>
 void write_expected(const float* key, const float* value, Index position, Index head_dim,
                     T* cache) {
@@ -66,7 +66,7 @@ void write_expected(const float* key, const float* value, Index position, Index 
 }  // namespace
 
 TEST_CASE("kv cache: stored elements are the rounded ones, and nothing else is touched") {
-  // Ties, overflow to infinity, subnormals, infinities, NaN, and all kinds of magnitudes.
+  // Ties, overflow to infinity, subnormals, infinities, NaN, and magnitudes of all sizes.
   std::vector<float> special = {0.0f,
                                 -0.0f,
                                 1.0f,
@@ -98,7 +98,7 @@ TEST_CASE("kv cache: stored elements are the rounded ones, and nothing else is t
       for (std::vector<float>* m : {&k, &v}) {
         for (float& x : *m) {
           const auto exponent = static_cast<int>(rng() % 60) - 40;
-          // 8-bit integers keep finite numbers only, and may be all zeros or nearly.
+          // 8-bit integers store finite numbers only; these may all be zero or almost zero.
           x = type != ops::KvType::int8 && rng() % 4 == 0
                   ? special[rng() % special.size()]
                   : std::ldexp(static_cast<float>(rng() % 20011) - 10000.f, exponent);
@@ -136,7 +136,7 @@ TEST_CASE("kv cache: sizes are constants, and sizes that cannot be are errors") 
   constexpr ops::KvCacheLayout kLayout{ops::KvType::f16, 3, 2, 32, 96};
   static_assert(kLayout.bytes() == 3 * 2 * 2 * 32 * 128 * 2);  // tiles of 64 positions
   static_assert(ops::KvCacheLayout{ops::KvType::f32, 1, 1, 8, 17}.bytes() == 2 * 64 * 8 * 4);
-  // bf16 keys have pairs of dimensions: 3 become 4.
+  // bf16 keys store pairs of dimensions: 3 become 4.
   static_assert(ops::KvCacheLayout{ops::KvType::bf16, 1, 1, 3, 16}.bytes() == 64 * (4 + 3) * 2);
   // Codes of 20 dimensions become 32, with a scale for each position.
   static_assert(ops::KvCacheLayout{ops::KvType::int8, 1, 1, 20, 64}.bytes() == 2 * 64 * (32 + 4));

@@ -18,7 +18,7 @@ namespace {
 
 constexpr double kU = 0x1p-24;
 
-// An activation in double, the greatest magnitude of its derivative near x, and the error that
+// An activation in double, the largest magnitude of its derivative near x, and the error that
 // activation.hpp allows, all at x.
 struct Reference {
   double value;
@@ -59,7 +59,7 @@ struct Problem {
   Activations a = Activations::random<Format>(kRows, k, random);
   AlignedBuffer packed = pack(w, kColumns);
   Expected sums = expected_product(a, w);
-  // Operands of the epilogue end where the memory does.
+  // The operands of the epilogue end where their memory ends.
   static constexpr Index kResidualStride = kColumns + 3;
   std::vector<float> bias = values(kColumns);
   std::vector<float> residual = values((kRows - 1) * kResidualStride + kColumns);
@@ -72,7 +72,8 @@ struct Problem {
   }
 };
 
-// The errors of the sum, of adding the bias (rounded), of the activation, and of the last addition.
+// The errors of the sum, of the addition of the bias (rounded), of the activation, and of the last
+// addition.
 template <class Activation, bool kBias, bool kResidual, class Format>
 Expected finished(const Problem<Format>& p) {
   Expected e = p.sums;
@@ -108,7 +109,7 @@ void check_epilogue() {
     Output out(kRows, kColumns);
     auto args = matmul_args(p.a, kColumns, p.packed, out);
     args.finish = simd::kernel<FinishTile<Epilogue<Activation, kBias, kResidual>>>();
-    if (kBias) args.epilogue.bias = p.bias.data();  // what is not asked for is not read: null
+    if (kBias) args.epilogue.bias = p.bias.data();  // what is not used is not read: null
     if (kResidual) {
       args.epilogue.residual = p.residual.data();
       args.epilogue.residual_stride = p.kResidualStride;
@@ -155,7 +156,7 @@ void check_gated() {
     simd::kernel<Matmul<Format>>()(args);
     CHECK(count_faults(expected, kRows, kColumns, out) == 0);
 
-    // A fault that the check must see: the operands exchanged.
+    // A fault that the check must find: the operands are exchanged.
     std::swap(args.gate, args.weights);
     simd::kernel<Matmul<Format>>()(args);
     CHECK(count_faults(expected, kRows, kColumns, out) > kRows * kColumns / 2);

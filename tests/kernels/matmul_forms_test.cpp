@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Products with other forms of activations than their format asks for by itself, and with one scale
-// per row of weights; and what makes those forms.
+// Products with other representations of activations than their format needs by default, and with
+// one scale per row of weights; and the kernels that make these representations.
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -29,8 +29,9 @@ constexpr Index kColumns[] = {1, 16, 17, 33, 100};
 
 // ---- One scale per row of activations ----------------------------------------------------------
 
-// Quantized activations whose blocks have the scale of the first: the oracle of products per block
-// and its tolerance hold, since the scale of a row is one more rounded factor of each term.
+// Quantized activations whose blocks all have the scale of the first. The oracle of products per
+// block and its tolerance apply, because the scale of a row is one more rounded factor of each
+// term.
 struct RowScaledActivations {
   Activations a;
   std::vector<float> row_scales;
@@ -153,7 +154,7 @@ struct Channels {
   }
 };
 
-// Rows of codes, as many as fill whole steps of 32, with a gap between them.
+// Rows of codes, padded to whole steps of 32, with a gap between them.
 struct ChannelInput {
   Index m, k;
   Index stride = (k + 31) / 32 * 32 + 5;
@@ -239,7 +240,8 @@ TEST_CASE("products with one scale per row of weights are those in double") {
   }
 }
 
-// |sum| up to 2^17 * 128 * 127 = 0.99 * 2^31; the corrected sum of unsigned codes wraps on the way.
+// |sum| is at most 2^17 * 128 * 127 = 0.99 * 2^31; the corrected sum of unsigned codes wraps in
+// between.
 TEST_CASE("sums of the longest rows with the greatest codes fit") {
   constexpr Index m = 5, n = 17, k = quant::Packed<I8Channel>::kMaxK;
   std::mt19937 random(4);
@@ -297,7 +299,7 @@ TEST_CASE("products of rows rounded to bf16 are those of the rounded rows in dou
     const auto w = Weights<quant::BF16>::random(100, k, random);
     for (const Index m : kRows) {
       Activations a = Activations::random<quant::BF16>(m, k, random);
-      // (m, k + 1 + gap): after an odd k a zero, then values that would show.
+      // (m, k + 1 + gap): a zero after an odd k, then values that would show in a result.
       const Index stride = k + k % 2 + Activations::kGap;
       std::vector<bf16> rounded(size((m - 1) * stride + k + k % 2), quant::round_to<bf16>(1e20f));
       for (Index row = 0; row < m; ++row) {
@@ -325,7 +327,7 @@ TEST_CASE("products of rows rounded to bf16 are those of the rounded rows in dou
           args.input.rounded_stride = stride;
           simd::kernel<Matmul<quant::BF16>>()(args);
           REQUIRE(count_faults(expected, m, n, out) == 0);
-          // A fault that the check must see: the least change of one value.
+          // A fault that the check must find: the smallest change of one value.
           rounded[size((m - 1) * stride + k - 1)].bits ^= 1;
           simd::kernel<Matmul<quant::BF16>>()(args);
           if (n >= 16) REQUIRE(count_faults(expected, m, n, out) > 0);

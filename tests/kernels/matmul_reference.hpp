@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// For tests of products: operands in heap blocks of exactly their size, what the product is in
-// double, and by how much a kernel may differ from that. Shares no code with the kernels: codes are
-// read from the row-major blocks, 16-bit floats are converted here, sums are plain loops in double.
+// For tests of products: operands in heap blocks of exactly their size, the exact product in
+// double, and the allowed error of a kernel. Shares no code with the kernels: codes are read from
+// the row-major blocks, 16-bit floats are converted here, sums are plain loops in double.
 #pragma once
 
 #include <algorithm>
@@ -139,8 +139,8 @@ AlignedBuffer pack(const Weights<Format>& w, Index n) {
 
 // ---- Activations -------------------------------------------------------------------------------
 
-// Either form of MatmulInput. Rows of codes and of x are further apart than they are long, with
-// values between them that would show in a result.
+// Either representation of MatmulInput. Rows of codes and of x have gaps between them, filled with
+// values that would show in a result.
 struct Activations {
   Index m = 0;
   Index k = 0;
@@ -192,7 +192,7 @@ struct Activations {
     return a;
   }
 
-  // What `Format` asks for.
+  // The representation that `Format` needs.
   template <class Format>
   static Activations random(Index m, Index k, std::mt19937& random) {
     if constexpr (quant::BlockFormat<Format>) {
@@ -230,14 +230,14 @@ struct Activations {
 
 // ---- What a product should be ------------------------------------------------------------------
 
-// Values (m, n) in double, and the greatest error of a right kernel. With u = 2^-24 and A the sum
-// of the magnitudes of the terms that a kernel adds up in f32, N of them:
+// Values (m, n) in double, and the largest error that a correct kernel may have. With u = 2^-24,
+// and A the sum of the magnitudes of the N terms that a kernel adds up in f32:
 //   the N − 1 additions round partial sums, which are at most A:  (N − 1) u A
 //   each term has rounded factors or is a rounded product:        r u A
 // Float formats: a term is one x * w, r = 1. Block formats: a block's integer sum is exact, below
-// 2^24 and so exact in f32; the term scale * x_scale * sum has two roundings, minimum * x_sum has
-// two as well; N is the number of blocks, twice that with minimums. Fused multiply-adds round
-// less. Second-order terms are covered by one more u A.
+// 2^24 and so exact in f32. The term scale * x_scale * sum has two roundings, and so has minimum *
+// x_sum. N is the number of blocks, or twice that with minimums. Fused multiply-adds round less.
+// Second-order terms are covered by one more u A.
 struct Expected {
   Index m = 0;
   Index n = 0;
@@ -292,7 +292,8 @@ Expected expected_product(const Activations& a, const Weights<Format>& w) {
 
 // ---- Outputs -----------------------------------------------------------------------------------
 
-// An (m, n) matrix that starts off any alignment, with guards before, after and between its rows.
+// An (m, n) matrix that starts at an unaligned address, with guards before, after and between its
+// rows.
 class Output {
  public:
   static constexpr float kUntouched = 1e30f;
@@ -304,7 +305,7 @@ class Output {
   float& operator()(Index row, Index column) { return memory_[size(at(row, column))]; }
   float operator()(Index row, Index column) const { return memory_[size(at(row, column))]; }
 
-  // Values outside the matrix that were written.
+  // How many values outside the matrix were written.
   int n_guard_faults() const {
     const auto total = memory_.size();
     int faults = 0;
@@ -323,7 +324,8 @@ class Output {
   std::vector<float> memory_;
 };
 
-// How many values of the (m, n) corner of `e` the output misses, and how many guards are broken.
+// How many values of the (m, n) corner of `e` the output does not match, and how many guards are
+// broken.
 inline int count_faults(const Expected& e, Index m, Index n, const Output& out) {
   int faults = out.n_guard_faults();
   for (Index row = 0; row < m; ++row) {

@@ -22,7 +22,7 @@ void multiply(const Activations& a, Index n, const AlignedBuffer& weights, Outpu
   simd::kernel<Matmul<Format>>()(matmul_args(a, n, weights, out));
 }
 
-// Blocks: one, even and odd numbers of them, and a k that ends within a block.
+// Blocks: one block, even and odd numbers of blocks, and a k that ends within a block.
 template <class Format>
 std::vector<Index> lengths() {
   if constexpr (quant::BlockFormat<Format>) {
@@ -62,11 +62,11 @@ TEST_CASE_TEMPLATE("products of every size are those in double", Format, NIBBLE_
   }
 }
 
-// Where pairs or quadruples of products would not fit 16 bits, or a sign would be lost.
+// Extreme values: pairs or quadruples of products might not fit 16 bits, or a sign might be lost.
 TEST_CASE_TEMPLATE("extreme codes do not saturate", Format, NIBBLE_BLOCK_FORMATS) {
   constexpr Index kRows = 5, kColumns = 33, k = 3 * Format::kLength;
   std::mt19937 random(2);
-  // Two bytes in turn: the least, the greatest, the middle, either side of it, and mixtures.
+  // Two alternating bytes: the smallest, the largest, the middle, its neighbours, and mixtures.
   constexpr std::uint8_t kBytes[][2] = {{0x00, 0x00}, {0xFF, 0xFF}, {0x80, 0x80},
                                         {0x7F, 0x7F}, {0x80, 0x7F}, {0xFF, 0x00},
                                         {0x0F, 0xF0}, {0x88, 0x87}, {0x01, 0x81}};
@@ -157,7 +157,7 @@ TEST_CASE_TEMPLATE("the check sees small faults in products of blocks", Format,
       CHECK(faults(a, bad) > 0);
     }
     for (const std::uint8_t bit :
-         {std::uint8_t{0x01}, std::uint8_t{0x10}}) {  // the least change of a code
+         {std::uint8_t{0x01}, std::uint8_t{0x10}}) {  // the smallest change of a code
       bad = w;
       bad.block(16, 1).codes.back() ^= bit;
       CHECK(faults(a, bad) > 0);
@@ -174,8 +174,8 @@ TEST_CASE_TEMPLATE("the check sees small faults in products of blocks", Format,
     bad_x = a;
     bad_x.codes[0] = static_cast<std::int8_t>(a.codes[0] > 0 ? a.codes[0] - 1 : a.codes[0] + 1);
     CHECK(faults(bad_x, w) >= kColumns / 2);
-    // The correction of unsigned codes. Targets that sum signed 8-bit codes do not read it: x86 with
-    // VNNI and SSE2 do.
+    // The correction for unsigned codes. Targets that sum signed 8-bit codes do not read it; x86
+    // with VNNI and SSE2 do.
     using enum simd::Target;
     const bool reads_sums = Weights<Format>::kHasMinimum || Format::kBits == 4 ||
                             target <= AVX3_DL || target == SSE2;
@@ -195,7 +195,7 @@ TEST_CASE_TEMPLATE("the check sees small faults in products of blocks", Format,
     args.n = kColumns;
     args.m = kRows - 1;
     kernel(args);
-    CHECK(count_faults(expected, kRows, kColumns, out) == 1);  // the corner that neither has
+    CHECK(count_faults(expected, kRows, kColumns, out) == 1);  // the corner that is in neither
     out(0, kColumns) = 0;                                      // beyond the row
     CHECK(count_faults(expected, kRows, kColumns, out) == 2);
     out(0, 0) = std::nanf("");

@@ -42,15 +42,16 @@ struct Problem {
   float eps = 1e-5f;
 };
 
-// What the row should become, and by how much each value may be off: the bounds of
-// kernels/norm.hpp, derived there from the roundings between an input and a sum:
-//   n = k / 16 + 8: additions in one of at least 16 chains, the rest of the row, joining the
+// The expected row, and the allowed error of each value: the bounds of kernels/norm.hpp, derived
+// there from the roundings between an input and a sum:
+//   n = k / 16 + 8: additions in one of at least 16 chains, in the rest of the row, and of the
 //   chains.
-// RMSNorm: the sum of squares is off by n u, relatively; mean, eps, root, reciprocal and two
-//   products add 5 u after the root has halved what came before.
-// LayerNorm: with c the shift and Q = mean (x - c)^2 <= 2 variance (or the kernel goes again), the
-//   mean is off by 1.42 (n + 2) u sigma, the variance by (4.84 n + 16) u, relatively; the root
-//   halves that; the products and the sum at the end add 3 u |z| + 2 u and 2 u |bias|.
+// RMSNorm: the sum of squares has a relative error of n u; mean, eps, root, reciprocal and two
+//   products add 5 u after the root has halved the errors before it.
+// LayerNorm: with c the shift and Q = mean (x - c)^2 <= 2 variance (otherwise the kernel repeats
+//   the pass), the mean has an error of 1.42 (n + 2) u sigma, the variance a relative error of
+//   (4.84 n + 16) u; the root halves that; the products and the sum at the end add 3 u |z| + 2 u
+//   and 2 u |bias|.
 struct Expected {
   std::vector<double> value, tolerance;
 };
@@ -116,7 +117,7 @@ Floats run(const Problem& p) {
   return result;
 }
 
-// Rows of every kind, of every length that can go wrong.
+// Rows of every kind, and of every length that might fail.
 template <class Body>
 void for_each_problem(Body&& body) {
   std::mt19937 random(3);
@@ -280,8 +281,8 @@ struct Quantized {
   kernels::QuantizedRow out() { return {codes.data(), scales.data(), code_sums.data()}; }
 };
 
-// How many values of a quantized norm break its contract: the error of the norm comes on top of
-// half a scale, the scale is the absmax's, sums are exact, the padding is zero.
+// How many values of a quantized norm break its contract: the error is that of the norm plus half a
+// scale, the scale is that of the absmax, sums are exact, the padding is zero.
 template <int kBlock>
 int count_quantized_faults(const Expected& e, const Quantized<kBlock>& q) {
   int faults = 0;
@@ -311,7 +312,7 @@ int count_quantized_faults(const Expected& e, const Quantized<kBlock>& q) {
   return faults;
 }
 
-// Fused and one after the other: codes differ only where both are next to a tie.
+// Fused, and as separate steps: codes differ only where both are next to a tie.
 int n_compared = 0, n_different = 0;
 
 template <int kBlock, class Fused, class Norm>
@@ -349,7 +350,7 @@ TEST_CASE("norms with quantized output") {
   nibble_test::for_each_target([](simd::Target) {
     for_each_problem([](const Problem& p) {
       const Expected rms = rms_norm_oracle(p), layer = layer_norm_oracle(p);
-      // At least one value must be far from 0: a block of nothing but rounding errors has no
+      // At least one value must be far from 0: a block of only rounding errors has no meaningful
       // absmax.
       check_quantized<32, kernels::RmsNormQuantize<32>, kernels::RmsNorm<>>(p, rms);
       check_quantized<64, kernels::RmsNormQuantize<64>, kernels::RmsNorm<>>(p, rms);
@@ -467,7 +468,7 @@ TEST_CASE("norm operations on matrices") {
     CHECK(count_quantized_faults(layer_norm_oracle(problem(row, false)), quantized_row(row)) == 0);
   }
 
-  // Dropout decides by the element's number in the matrix.
+  // Dropout depends on the element's number in the matrix.
   const kernels::Dropout dropout(0.5f, 1);
   ops::layer_norm<kernels::GeluErf>(executor, xv, wv, bv, 1e-5f, ov);
   Floats expected = out;
@@ -504,13 +505,13 @@ TEST_CASE("the checks of norms see small faults") {
   short_row.x.back() = 0.0f;
   CHECK(count_faults(rms, run<kernels::RmsNorm<>>(short_row)) > 1);
   CHECK(count_faults(layer, run<kernels::LayerNorm<>>(short_row)) > 1);
-  out = good_layer;  // the variance over k - 1 values
+  out = good_layer;  // the variance with the divisor k - 1
   for (std::size_t i = 0; i < out.size(); ++i) {
     out[i] = p.bias[i] + (out[i] - p.bias[i]) * std::sqrt(576.0f / 577.0f);
   }
   CHECK(count_faults(layer, out) > 0);
 
-  // E[x^2] - E[x]^2 in floats, what the kernel must not do.
+  // E[x^2] - E[x]^2 in floats: the kernel must not compute it this way.
   p.x = random_row(577, random, 1e4f, 0.1f);
   float sum = 0, squares = 0;
   for (const float v : p.x) {

@@ -13,7 +13,7 @@ using quant::Packed;
 
 namespace {
 
-// What tests/quant/packed_test.cpp holds against the layout's description.
+// tests/quant/packed_test.cpp compares this with the description of the layout.
 template <class Format>
 std::vector<std::byte> expected_panel(const std::byte* rows, Index n_rows, Index k) {
   std::vector<std::byte> panel(static_cast<std::size_t>(Packed<Format>::panel_bytes(k)));
@@ -40,9 +40,11 @@ TEST_CASE_TEMPLATE("a panel has the bytes of the layout, and nothing around it i
   for (const Index blocks : {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 33, 66, 67}) {
     const Index k = blocks * kLength;
     for (const Index n_rows : {1, 4, 15, 16}) {
-      // The rows end where the memory ends: a read too far is a fault under the sanitizers. They
+      // The rows end where the memory ends: a read beyond is a fault under the sanitizers. They
       // start where a block may start, or anywhere.
-      const std::size_t size = static_cast<std::size_t>(n_rows) * quant::row_bytes<Format>(static_cast<std::size_t>(k)).value();
+      const std::size_t bytes_of_row =
+          quant::row_bytes<Format>(static_cast<std::size_t>(k)).value();
+      const std::size_t size = static_cast<std::size_t>(n_rows) * bytes_of_row;
       for (const std::size_t past : {0, kIsBlocks ? 4 : 1}) {
         std::vector<std::byte> memory(past + size);
         for (std::byte& b : memory) b = static_cast<std::byte>(random());

@@ -16,7 +16,7 @@ using kernels::QuantizeRow;
 
 namespace {
 
-// The output of one row, with guard values behind each array.
+// The output of one row, with guard values after each array.
 template <int kBlock>
 struct Row {
   std::vector<std::int8_t> codes;
@@ -35,7 +35,8 @@ struct Row {
 
 template <int kBlock>
 Row<kBlock> quantize(const std::vector<float>& x) {
-  // From an address that is a multiple of 4 bytes only, in a block that ends with the row.
+  // A copy at an address that is a multiple of only 4 bytes, in a heap block that ends with the
+  // row.
   std::vector<float> moved(x.size() + 1);
   std::copy(x.begin(), x.end(), moved.begin() + 1);
   Row<kBlock> row(static_cast<Index>(x.size()));
@@ -43,10 +44,10 @@ Row<kBlock> quantize(const std::vector<float>& x) {
   return row;
 }
 
-// How many rules of the contract the row breaks. Independent of the kernel: double, no reciprocal.
-// With u = 2^-24: scale = A/127 (1 + e1), inverse = 127/A (1 + e2) and p = x * inverse * (1 + e3),
-// |e| <= u. The code q is within 1/2 of p, and x = scale * p * (1 + e), |e| < 4u, |p| <= 127(1+4u):
-// |x - scale * q| <= scale * (1/2 + 127 * 2^-22).
+// How many rules of the contract the row breaks. Computed independently of the kernel: in double,
+// without a reciprocal. With u = 2^-24: scale = A/127 (1 + e1), inverse = 127/A (1 + e2) and p = x
+// * inverse * (1 + e3), |e| <= u. The code q is within 1/2 of p, and x = scale * p * (1 + e), |e| <
+// 4u, |p| <= 127(1+4u): |x - scale * q| <= scale * (1/2 + 127 * 2^-22).
 template <int kBlock>
 int count_faults(const std::vector<float>& x, const Row<kBlock>& row) {
   const std::size_t length = kBlock == 0 ? (x.size() + 31) / 32 * 32 : std::size_t{kBlock};
@@ -100,7 +101,7 @@ void check_special() {
   const float tiny = 127.0f * std::numeric_limits<float>::min();
   std::mt19937 random(8);
 
-  // Magnitudes from the smallest that counts to the greatest float.
+  // Magnitudes from the smallest that counts to the largest float.
   for (const float factor : {tiny, 1e-30f, 1e-3f, 1e30f, std::numeric_limits<float>::max()}) {
     auto x = random_row(5 * kLength, random);
     for (std::size_t first = 0; first < x.size(); first += kLength) {
@@ -114,7 +115,7 @@ void check_special() {
     CHECK(count_faults(x, quantize<kBlock>(x)) == 0);
   }
 
-  // Zeros, and what is too small to have a scale.
+  // Zeros, and values that are too small to have a scale.
   for (const float value :
        {0.0f, -0.0f, std::nextafter(tiny, 0.0f), std::numeric_limits<float>::denorm_min()}) {
     const std::vector<float> x(3 * kLength + 1, value);
@@ -127,7 +128,7 @@ void check_special() {
     }
   }
 
-  // All at +-127: the greatest sums.
+  // All at +-127: the largest sums.
   for (const float value : {3.0f, -3.0f}) {
     const std::vector<float> x(4 * kLength, value);
     const auto row = quantize<kBlock>(x);
@@ -136,7 +137,7 @@ void check_special() {
     CHECK(row.code_sums[0] == (value > 0 ? -8 : 8) * 127 * length);
   }
 
-  // NaN and infinity: the fault shows in the block's scale and nowhere else.
+  // NaN and infinity: the fault shows in the scale of the block and nowhere else.
   for (const float bad :
        {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::quiet_NaN(),
         std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
@@ -153,7 +154,7 @@ void check_special() {
       CHECK(row.code_sums[bad_block] == 0);
       for (std::size_t i = 0; i < length; ++i) REQUIRE(row.codes[bad_block * length + i] == 0);
       if (kBlock == 0) continue;
-      x[where] = 0;  // the other blocks are as they are without it
+      x[where] = 0;  // the other blocks are the same without it
       const auto clean = quantize<kBlock>(x);
       for (std::size_t i = 0; i + 1 < clean.codes.size(); ++i) {
         if (i / kLength != bad_block) REQUIRE(row.codes[i] == clean.codes[i]);
@@ -208,7 +209,7 @@ TEST_CASE("every target gives the same bytes") {
 
 namespace {
 
-// Says it has three workers and runs the tasks backwards.
+// Claims to have three workers and runs the tasks backwards.
 class Backwards final : public Executor {
  public:
   Index n_workers() const noexcept override { return 3; }
@@ -240,7 +241,7 @@ void check_matrix(Index m, Index k) {
     REQUIRE(std::equal(expected.scales.begin(), expected.scales.end() - 1, got.scales));
     REQUIRE(std::equal(expected.code_sums.begin(), expected.code_sums.end() - 1, got.code_sums));
   }
-  // The pieces end where the memory ends.
+  // The parts end where their memory ends.
   CHECK(static_cast<std::size_t>(reinterpret_cast<std::byte*>(out[m - 1].code_sums) -
                                  memory->data()) < memory->size());
 }

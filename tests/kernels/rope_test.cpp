@@ -17,7 +17,7 @@ struct Shape {
   std::size_t size() const { return static_cast<std::size_t>(n_heads * head_dim); }
 };
 
-// Each pair as a complex number times cos + i sin; the error of two products and their sum.
+// Each pair as a complex number times cos + i sin; and the error of two products and their sum.
 struct Expected {
   Exact value, allowed;
 };
@@ -98,7 +98,7 @@ TEST_CASE_TEMPLATE("the judge rejects what is wrong", Style, kernels::AdjacentPa
   CHECK(worst(run<Other>(x, s, angles), e.value, e.allowed) > 1.0);
   CHECK(worst(run<Style>(x, s, {angles.sin, angles.cos}), e.value, e.allowed) > 1.0);
   Angles wrong = angles;
-  for (float& v : wrong.sin) v = -v;  // the other way round
+  for (float& v : wrong.sin) v = -v;  // the opposite rotation
   CHECK(worst(run<Style>(x, s, wrong), e.value, e.allowed) > 1.0);
   wrong = angles;
   wrong.cos.back() *= 1.00001f;

@@ -10,8 +10,8 @@ using namespace nibble_test;
 
 namespace {
 
-// The softmax in long double, and the error that kernels/softmax.hpp allows: of each summand, of
-// their sum, and of the final product.
+// The softmax in long double, and the error that kernels/softmax.hpp allows: of each term, of the
+// sum, and of the final product.
 struct Expected {
   Exact value, allowed;
   long double log_sum = 0, log_sum_allowed = 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a program adds to nibble, in a namespace of its own: an epilogue and two weight formats.
+// What a program adds to nibble, in its own namespace: an epilogue and two weight formats.
 // user_kernels-inl.h has the code of the epilogue.
 #pragma once
 
@@ -14,10 +14,10 @@ namespace user {
 // out = max(v + bias, 0)^2
 struct SquaredRelu {};
 
-// A member of nibble's family with parameters that nibble has no name for.
+// A format of nibble's family, with parameters for which nibble has no name.
 using Q4In96 = nibble::quant::Blocks<4, 96, nibble::bf16, nibble::quant::ZeroPoint::minimum>;
 
-// Not of the family: codes come first, the scale is a float at the end.
+// A format outside of the family: codes come first, the scale is a float at the end.
 struct CodesFirst {
   static constexpr int kBits = 8;
   static constexpr int kLength = 64;

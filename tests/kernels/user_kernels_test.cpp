@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A program's own epilogue and weight formats run on every target without a change to nibble: in
-// the header form, in a program whose other files are in the split form.
+// the header form, in a program whose other files use the split form.
 #undef NIBBLE_SPLIT
 #define NIBBLE_USER_KERNELS "kernels/user_kernels-inl.h"
 

@@ -170,7 +170,7 @@ TEST_CASE("f16 to f32 and back, and q8_0 to f32 and back, are the same bytes") {
   CHECK(back.bytes == same.bytes);
   for (const ConvertedTensor& tensor : wide.report) CHECK(tensor.errors.max_abs == 0.0);
 
-  // A quantized model is read as its dequantized weights; rounding those again changes nothing.
+  // A quantized model is read as its dequantized weights; rounding these again changes nothing.
   const Converted small = convert(file, {.format = Format::q8_0});
   const Converted small_wide = convert(small.parse(), {.format = Format::f32});
   const Converted small_back = convert(small_wide.parse(), {.format = Format::q8_0});
@@ -181,7 +181,7 @@ TEST_CASE("f16 to f32 and back, and q8_0 to f32 and back, are the same bytes") {
 }
 
 TEST_CASE("in its own format a tensor is copied, also where a second rounding would change it") {
-  std::vector<std::byte> block(18, std::byte{0x99});  // codes 9: the weight is the scale
+  std::vector<std::byte> block(18, std::byte{0x99});  // codes 9: the weight equals the scale
   block[0] = std::byte{0x00};
   block[1] = std::byte{0x3C};  // 1; rounding 32 ones again gives the scale -1/8
   io::GgufWriter writer;
@@ -266,7 +266,7 @@ TEST_CASE("weights that are not finite or do not fit are errors that say where")
   const Error nan = convert_error(OneTensor({32, 5000}, values).parse(), {.format = Format::q8_0});
   CHECK(nan.code == Errc::malformed);
   CHECK(nan.message == "one: tensor 'w': weight 7 of row 4999 is not a finite number");
-  // Also where nothing is to be converted.
+  // Also if nothing is to be converted.
   CHECK(convert_error(OneTensor({32, 5000}, values).parse(), {.format = Format::f32}).code ==
         Errc::malformed);
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Model files made to hurt: cut, flipped, with absurd numbers, with tensors that are missing, too
-// many, of other shapes and types. Each gives an error, or a model that runs two tokens; no large
-// allocation either way. Best run under the address and undefined-behaviour sanitizers.
+// Model files made to break the reader: cut, with flipped bits, with absurd numbers, with tensors
+// that are missing, superfluous, of other shapes and types. Each gives an error, or a model that
+// runs two tokens; no large allocation either way. Best run under the address and
+// undefined-behaviour sanitizers.
 #include <cmath>
 #include <functional>
 #include <memory>
@@ -24,15 +25,16 @@ using test::ModelShape;
 using test::RandomModel;
 using Bytes = std::vector<std::byte>;
 
-// The files have some kilobytes. What may be large is what a file may ask for honestly: a context
-// of up to kDefaultContext positions.
+// The files have some kilobytes. Only what a valid file may ask for can be large: a context of up
+// to kDefaultContext positions.
 constexpr std::size_t kLargestAllocation = std::size_t{1} << 20;
 
 struct Tally {
   int errors = 0, models = 0, sessions = 0;
 };
 
-// Loads the file from bytes of exactly its size, so that a sanitizer sees the first byte too far.
+// Loads the file from a buffer of exactly its size, so that a sanitizer finds a read of even one
+// byte beyond it.
 void try_file(std::span<const std::byte> bytes, Tally& tally) {
   const std::unique_ptr<std::byte[]> exact(new std::byte[bytes.size()]);
   std::copy(bytes.begin(), bytes.end(), exact.get());
@@ -50,7 +52,7 @@ void try_file(std::span<const std::byte> bytes, Tally& tally) {
     CHECK(first.extent(1) == Index{model.config().vocab_size});
     if (session.capacity() < 2) return ok();
     NIBBLE_TRY(second, session.append({tokens + 1, 1}));
-    // Read every logit: whatever it is, it is initialized memory of the session.
+    // Read every logit: whatever its value is, it must be initialized memory of the session.
     float sum = 0;
     for (Index j = 0; j < second.extent(1); ++j) sum += second(0, j);
     CHECK((sum == sum || sum != sum));
@@ -84,7 +86,7 @@ RandomModel tiny_model(Architecture architecture, const std::vector<Format>& for
   return RandomModel(s, 1);
 }
 
-// A file in pieces that tests change before they write it.
+// The parts of a file, which tests change before they write it.
 struct Recipe {
   struct Tensor {
     std::string name;
@@ -131,7 +133,7 @@ void for_each_recipe(const std::function<void(const Recipe&)>& f) {
   f(recipe_of(tiny_model(Architecture::llama, {Format::q8_0, Format::q4_1, Format::f16})));
 }
 
-// Bytes in front of the tensor data.
+// Number of bytes before the tensor data.
 std::size_t header_size(const Recipe& recipe) {
   Recipe without = recipe;
   for (auto& t : without.tensors) t.dims = {0}, t.data.clear();
@@ -163,7 +165,7 @@ TEST_CASE("cut at every length") {
       ++cuts;
     }
     CHECK(cuts > 500);
-    // Only the padding behind the last tensor may be missing.
+    // Only the padding after the last tensor may be missing.
     CHECK(tally.models <= 5);
   });
 }
@@ -256,7 +258,7 @@ TEST_CASE("tensors missing, added, of other shapes and types") {
     for (std::size_t i = 0; i < recipe.tensors.size(); ++i) {
       const Recipe::Tensor& original = recipe.tensors[i];
       CAPTURE(original.name);
-      // Without these a model is another one, not a broken one.
+      // Without these a model is a different one, not a broken one.
       const bool optional =
           original.name == "output.weight" || original.name == "rope_freqs.weight" ||
           (original.name.ends_with(".bias") && recipe.tensors[0].name == "token_embd.weight" &&
@@ -279,13 +281,12 @@ TEST_CASE("tensors missing, added, of other shapes and types") {
         try_file(copy.write(), bad);
       }
       try_file(changed([](auto& t) { t.name += ".weight"; }), bad);
-      // A row more and a row less, a column more, turned, flat, with a third dimension.
+      // One row more, one row less, one column more, transposed, flat, with a third dimension.
       const std::size_t row = original.dims.size() == 1 ? original.data.size()
                                                         : original.data.size() / original.dims[1];
       if (original.dims.size() == 2) {
         for (const int by : {-1, 1}) {
-          // The embedding's rows are what says how large the vocabulary is; then the output
-          // differs.
+          // The embedding's rows determine the size of the vocabulary; then the output differs.
           try_file(changed([&](auto& t) {
                      t.dims[1] =
                          static_cast<std::uint64_t>(static_cast<std::int64_t>(t.dims[1]) + by);
@@ -319,7 +320,7 @@ TEST_CASE("tensors missing, added, of other shapes and types") {
                  }),
                  bad);
       }
-      // Types of which there are kernels are welcome where rows are whole blocks; others are not.
+      // Types that have kernels are accepted where rows are whole blocks; others are not.
       for (const io::GgmlType type :
            {io::GgmlType::f16, io::GgmlType::bf16, io::GgmlType::q4_0, io::GgmlType::q8_0,
             io::GgmlType::q5_0, io::GgmlType::f64, io::GgmlType::i8, io::GgmlType::i32}) {

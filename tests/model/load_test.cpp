@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Loading from files: how much memory it takes at its peak, on how many threads, and what becomes
-// of files that change meanwhile.
+// Loading from files: how much memory it takes at its peak, on how many threads, and what happens
+// with files that change in the meantime.
 #include <array>
 #include <cstdio>
 #include <cstring>
@@ -37,7 +37,7 @@ std::size_t status_kilobytes(const char* name) {
   return value;
 }
 
-// Makes the memory of now the peak. False where the system cannot.
+// Resets the peak to the present memory. Returns false if the system cannot do it.
 bool reset_peak() {
   std::FILE* const file = std::fopen("/proc/self/clear_refs", "w");
   if (file == nullptr) return false;
@@ -45,8 +45,8 @@ bool reset_peak() {
   return std::fclose(file) == 0 && written;
 }
 
-// Bytes that the resident memory of the program, pages of files included, grows by at most while
-// f() runs; nothing where the system does not tell.
+// By how many bytes the resident memory of the program, including pages of files, grows at most
+// while f() runs; nothing if the system does not tell.
 template <class F>
 std::optional<std::size_t> peak_growth(F f) {
   if (!reset_peak()) return std::nullopt;
@@ -57,7 +57,7 @@ std::optional<std::size_t> peak_growth(F f) {
   return (peak - before) * 1024;
 }
 
-// A model of 62 MB of Q4_0 weights, all zeros: the largest tensor is a ninth of it.
+// A model with 62 MB of Q4_0 weights, all zeros; its largest tensor is a ninth of that.
 io::GgufWriter large_model() {
   static constexpr std::uint64_t kDim = 512, kFfn = 24576, kLayers = 3, kVocabulary = 64;
   io::GgufWriter writer;
@@ -120,7 +120,7 @@ TEST_CASE("loading holds the weights once, not the file beside them") {
     options.packed = true;
     REQUIRE(quantize_model(*file, packed, options));
   }
-  constexpr std::size_t kBeside = std::size_t{2} << 20;  // a huge page, pieces, the file's header
+  constexpr std::size_t kBeside = std::size_t{2} << 20;  // a huge page, chunks, the file's header
   for (const bool is_packed : {false, true}) {
     CAPTURE(is_packed);
     std::size_t weights = 0;
@@ -142,7 +142,7 @@ TEST_CASE("weights are the same bytes from memory, from a file, on any number of
   test::ModelShape shape;
   shape.dim = 96;
   shape.ffn_dim = 160;
-  shape.vocab_size = 5003;  // several pieces, and no whole number of panels
+  shape.vocab_size = 5003;  // several chunks, and not a whole number of panels
   shape.formats = {Format::q4_0, Format::f32,  Format::q8_0,
                    Format::bf16, Format::q4_1, Format::f16};
   const std::vector<std::byte> bytes = test::RandomModel(shape, 3).gguf();

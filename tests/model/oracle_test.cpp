@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Sessions against the reference in double: models of random weights and odd shapes, written as
-// GGUF, loaded, and run in uneven pieces.
+// Sessions compared with the reference in double: models of random weights and unusual shapes,
+// written as GGUF, loaded, and run in uneven chunks.
 #include <cmath>
 #include <random>
 #include <string>
@@ -38,8 +38,9 @@ struct Loaded {
   std::optional<Model> model;
 };
 
-// Appends tokens in pieces of 1, 2, 3, … of which some are more than a batch, asks for fewer logits
-// than tokens, and compares them all; returns the largest difference relative to the largest logit.
+// Appends tokens in chunks of 1, 2, 3, …, some of which are larger than a batch, asks for fewer
+// logits than tokens, and compares them all. Returns the largest difference relative to the largest
+// logit.
 double largest_error(RandomModel& source, ops::KvType kv_type) {
   const Loaded loaded(source);
   auto session = Session::create(

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Architectures that nibble does not know, made of its nodes and of one of their own: what a
-// program does that brings a model of another kind.
+// Architectures that nibble does not know, made of its nodes and of one new node: what a program
+// does that brings another kind of model.
 //
-//   Parallel   attention and feed-forward side by side, RMSNorm of each head of q and k, a window
-//   in
-//              every second layer and another base of the rotation there, scaled embeddings, soft
+//   Parallel   attention and feed-forward side by side; RMSNorm of each head of q and k; in every
+//              second layer a window and another base of the rotation; scaled embeddings, soft
 //              caps, ffn widths that differ by layer, a norm after the sum
-//   ConvNet    a causal convolution per channel in place of attention in some layers: recurrent
-//   state
+//   ConvNet    in some layers a causal convolution per channel instead of attention: recurrent
+//              state
 #pragma once
 
 #include <string>
@@ -55,7 +54,7 @@ inline std::string gguf_name(Part part, Index layer) {
 // ---- Attention and feed-forward in parallel ----------------------------------------------------
 
 struct ParallelConfig : nibble::ModelConfig {
-  nibble::LayerValues<Index> windows;  // of the layers; 0: none
+  nibble::LayerValues<Index> windows;  // one per layer; 0: none
   nibble::LayerValues<float> rope_thetas;
   nibble::LayerValues<Index> ffn_dims;
   float embedding_scale = 1;
@@ -114,8 +113,8 @@ struct Parallel {
 
 // ---- A convolution with recurrent state --------------------------------------------------------
 
-// y[t][i] = sum_j w[j][i] * x[t - (n - 1) + j][i], the rows before the first being zeros; w (n,
-// width) as f32 rows. What it keeps of a sequence are its last n - 1 rows.
+// y[t][i] = sum_j w[j][i] * x[t - (n - 1) + j][i], where rows before the first are zeros; w (n,
+// width) as f32 rows. Its state of a sequence is the last n - 1 rows.
 template <auto kSlot>
 struct CausalConv : nibble::graph::Node {
   Index n_taps;
@@ -163,7 +162,7 @@ std::string describe(const CausalConv<kSlot>& node) {
 }
 
 struct ConvConfig : nibble::ModelConfig {
-  nibble::LayerValues<bool> has_attention;  // of the layers; the others have the convolution
+  nibble::LayerValues<bool> has_attention;  // one per layer; the others have the convolution
   nibble::LayerValues<bool> has_conv;
 };
 

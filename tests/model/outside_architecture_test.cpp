@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Architectures from outside of nibble (outside_architecture.hpp) through load(), against an
-// implementation in double; and recurrent state: snapshots, forks, rewinding.
+// Architectures from outside of nibble (outside_architecture.hpp), loaded with load() and compared
+// with an implementation in double; and recurrent state: snapshots, forks, rewinding.
 #include "model/outside_architecture.hpp"
 
 #include <cmath>
@@ -31,7 +31,7 @@ constexpr Index kVocab = 41, kDim = 64, kLayers = 4, kHeads = 4, kKvHeads = 2, k
                 kFfn = 96, kContext = 200, kWindow = 9;
 constexpr float kEps = 1e-5f, kTheta = 50000, kLocalTheta = 300, kEmbeddingScale = 8, kCap = 3;
 
-// A file, and what its tensors say in double.
+// A file, and the values of its tensors in double.
 class File {
  public:
   File(const char* architecture, Format format, std::uint32_t seed)
@@ -139,7 +139,7 @@ void rotate(Row& x, std::size_t position, double theta) {
   }
 }
 
-// Of the last position, which sees `window` of them (0: all).
+// Attention of the last position, which sees `window` positions (0: all).
 Row attend(const Row& q, const std::vector<Row>& k, const std::vector<Row>& v, Index window,
            const std::function<double(double)>& cap) {
   Row out(q.size());
@@ -292,7 +292,7 @@ std::vector<Row> conv_logits(const File& file, const std::vector<std::int32_t>& 
         const Row& taps = file[at + "conv"];
         constexpr std::size_t kTaps = outside::ConvNet::kTaps;
         for (std::size_t j = 0; j < kTaps; ++j) {
-          if (t + j + 1 < kTaps) continue;  // before the first
+          if (t + j + 1 < kTaps) continue;  // before the first row
           for (std::size_t i = 0; i < kDim; ++i) {
             y[i] += taps[j * kDim + i] * cache.x[t + j + 1 - kTaps][i];
           }
@@ -318,7 +318,7 @@ std::vector<std::int32_t> some_tokens(std::size_t n, std::uint32_t seed) {
   return tokens;
 }
 
-// The largest difference of the rows of logits, against the largest of them.
+// The largest difference between rows of logits, relative to the largest logit.
 double distance(MatrixView<const float> logits, const std::vector<Row>& expected,
                 std::size_t first) {
   double most = 0, size = 0;
@@ -338,7 +338,7 @@ double distance(MatrixView<const float> logits, const std::vector<Row>& expected
 using Architectures = ArchitectureList<Llama, outside::Parallel, outside::ConvNet>;
 
 Model load_bytes(const std::vector<std::byte>& bytes) {
-  // Through load(), as a program does, from a file.
+  // From a file with load(), as a program does it.
   const auto path = std::filesystem::temp_directory_path() /
                     ("nibble_outside_" + std::to_string(std::random_device{}()) + ".gguf");
   std::ofstream(path, std::ios::binary)
@@ -390,7 +390,7 @@ TEST_CASE("an architecture from outside: loaded by load(), right in every positi
       MESSAGE(std::string(to_string(c.format)), ": off by ", most);
     }
   }
-  // The tolerance must notice what is special here.
+  // With the tolerance, a missing specialty of the architecture must be noticed.
   for (const char* tensor : {"blk.2.q_norm", "blk.1.post_norm"}) {
     File file = parallel_file(Format::f32);
     const Model model = load_bytes(file.bytes());

@@ -90,7 +90,7 @@ TEST_CASE("a packed model computes the same bits as the plain one it was made wi
     const Model packed_model = load_from(packed_file);
     CHECK(logits_of(plain_model) == logits_of(packed_model));
 
-    // Every matrix lies in the file; only the vectors were copied.
+    // Every matrix is in the file; only the vectors were copied.
     const auto in_file = [&](const graph::Weight& w) {
       return w.data >= packed.bytes().data() &&
              w.data < packed.bytes().data() + packed.bytes().size();
@@ -115,7 +115,7 @@ TEST_CASE("a model keeps the file it was loaded from as long as it reads it in p
   options.packed = true;
   REQUIRE(quantize_model(shipped(), path.string(), options));
   auto model = load(path.string());
-  std::filesystem::remove(path);  // the mapping stays
+  std::filesystem::remove(path);  // the mapping stays valid
   REQUIRE_MESSAGE(model, test::why(model));
   const Model moved = *std::move(model);
   const InMemory plain(converted(shipped(), Format::q4_0, false), 0);
@@ -141,7 +141,7 @@ TEST_CASE("packed weights that cannot be used in place are errors that name the 
   CHECK(model.error().message.find("token_embd.weight") != std::string::npos);
   CHECK(model.error().message.find("64 bytes") != std::string::npos);
 
-  // A packed model is no source of a conversion.
+  // A packed model cannot be converted.
   const InMemory packed(bytes, 0);
   const auto again = quantize_model(packed.parse(), ConvertOptions{.format = Format::f16});
   REQUIRE(!again);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Small models of random weights, whose shapes and formats a test chooses: as tensors, as a
+// Small models of random weights, with shapes and formats that a test chooses: as tensors, as a
 // WeightStore, as a GGUF file in memory.
 #pragma once
 
@@ -42,7 +42,7 @@ struct RandomTensor {
   Format format;
   Index n, k;  // n = 0: a vector
   std::vector<std::byte> bytes;
-  std::vector<float> values;  // what the bytes say
+  std::vector<float> values;  // the values that the bytes encode
 
   std::string name() const { return nibble::gguf_name(slot, layer); }
 };
@@ -189,12 +189,12 @@ class RandomModel {
   }
 
  private:
-  // Weights that keep the size of what passes: uniform with variance 1 / k, unless given.
+  // Weights that keep the size of the values that pass: uniform with variance 1 / k, unless given.
   void matrix(Slot slot, Index layer, Index n, Index k, float amplitude = 0) {
     if (amplitude == 0) amplitude = std::sqrt(3.0f / static_cast<float>(k));
     Format format = shape_.formats[turn_++ % shape_.formats.size()];
     while (!nibble::quant::row_bytes(format, static_cast<std::size_t>(k))) {
-      format = shape_.formats[turn_++ % shape_.formats.size()];  // a row that is no whole blocks
+      format = shape_.formats[turn_++ % shape_.formats.size()];  // rows are not whole blocks
     }
     add({slot, layer, format, n, k, {}, {}}, n, 0, amplitude);
   }

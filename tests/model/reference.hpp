@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The oracle: both transformers as plain loops in double, the whole sequence at once, nothing kept
-// from token to token. Uses nothing of the library.
+// The oracle: both transformers as plain loops in double, the whole sequence at once, nothing
+// stored from token to token. Uses nothing from the library.
 #pragma once
 
 #include <cmath>
@@ -98,7 +98,7 @@ class Reference {
     return product(at + "ffn_down", up);
   }
 
-  // Turns neighbours 2i and 2i + 1 of each head by position * frequency i.
+  // Rotates neighbours 2i and 2i + 1 of each head by position * frequency i.
   void rotate(Row& x, std::size_t position) const {
     const auto factors = tensors.find("rope_freqs.weight");
     for (std::size_t head = 0; head < x.size(); head += static_cast<std::size_t>(head_dim)) {
@@ -144,7 +144,7 @@ class Reference {
     return out;
   }
 
-  // One head of one token at the last position that k and v have.
+  // One head of one token, at the last position of k and v.
   Row attend(const Row& q, const Rows& k, const Rows& v, int head, std::size_t t) const {
     const auto size = static_cast<std::size_t>(head_dim);
     const auto query = static_cast<std::size_t>(head) * size;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A trained model against llama.cpp and llama2.c: logits, greedy text, perplexity.
+// A trained model compared with llama.cpp and llama2.c: logits, greedy text, perplexity.
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -73,7 +73,7 @@ TEST_CASE("stories260K: logits") {
 TEST_CASE("stories260K: greedy text") {
   if (stories() == nullptr) return;
   std::string expected = test::read_text(*test::data_path(std::string(kFolder) + "greedy_200.txt"));
-  if (expected.ends_with('\n')) expected.pop_back();  // llama2.c's, at the end
+  if (expected.ends_with('\n')) expected.pop_back();  // llama2.c adds it at the end
   nibble_test::for_each_target([&](simd::Target) {
     Session session = session_with({.n_ctx = 256, .kv_type = ops::KvType::f32});
     std::vector<std::int32_t> text;

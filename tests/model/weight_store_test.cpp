@@ -17,9 +17,9 @@ namespace {
 
 using Store = WeightStore;
 
-constexpr Index kN = 40, kK = 64;  // no whole number of panels
+constexpr Index kN = 40, kK = 64;  // not a whole number of panels
 
-// Two vectors, of which one is stored in 16 bits, and a matrix that the output is tied to.
+// Two vectors, one of them stored in 16 bits, and a matrix to which the output is tied.
 struct Sources {
   std::vector<f16> scales = std::vector<f16>(kK);
   std::vector<float> bias = std::vector<float>(kK);
@@ -78,7 +78,7 @@ TEST_CASE("packing that was cancelled can be done again, from wherever it stoppe
     REQUIRE_FALSE(cancelled);
     CHECK(cancelled.error().code == Errc::cancelled);
     CHECK(calls == n_entries);
-    // Still the source, f16.
+    // Still the source, in f16.
     CHECK(store.table().at(Slot::attn_norm, 0).data ==
           std::as_bytes(std::span(sources.scales)).data());
     CHECK_FALSE(store.table().at(Slot::output, -1));

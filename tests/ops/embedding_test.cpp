@@ -14,7 +14,7 @@ namespace {
 constexpr Index kRows = 37;  // two whole panels and a part of one
 constexpr Index kWidth = 96;
 
-// Rows as a file stores them, each weight different.
+// Rows as a file stores them; all weights are different.
 template <class F>
 std::vector<std::byte> stored_rows() {
   const std::size_t row_bytes = *quant::row_bytes<F>(kWidth);

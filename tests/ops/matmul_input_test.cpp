@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Products of activations in the forms that ops/matmul_input.hpp makes, against exact ones: within
-// the bounds of their rounding, and as accurate as they should be.
+// Products with the representations of activations of ops/matmul_input.hpp, compared with exact
+// ones: within the bounds of their rounding, and as accurate as expected.
 #include "nibble/ops/matmul_input.hpp"
 
 #include <cmath>
@@ -29,7 +29,8 @@ std::vector<float> normal(Index count, std::mt19937& random) {
   return x;
 }
 
-// Signal-to-noise ratio in decibels of a product with these weights (n, k) against the exact one.
+// Signal-to-noise ratio in decibels of a product with these weights (n, k), relative to the exact
+// one.
 double decibels(const std::vector<float>& x, const std::vector<double>& w, const Output& out) {
   double signal = 0, noise = 0;
   for (Index row = 0; row < m; ++row) {
@@ -51,7 +52,7 @@ AlignedBuffer memory_for() {
   return std::move(*memory);
 }
 
-// The ratio of a product of normally distributed numbers, against the weights as they are stored.
+// The ratio for a product of normally distributed numbers, relative to the weights as stored.
 template <class Format, ActivationScales kScales, class Rows, class Fill>
 double measure(const Fill& fill) {
   std::mt19937 random(1);
@@ -86,8 +87,8 @@ double measure(const Fill& fill) {
 
 }  // namespace
 
-// A row's 544 normally distributed values have a greatest magnitude p with E[p^2] = 10.79, 32 of
-// them 5.71. Steps of p / 127 round with a variance of a twelfth of their square:
+// The largest magnitude p of a row's 544 normally distributed values has E[p^2] = 10.79; of 32
+// values, 5.71. Rounding with steps of p / 127 has a variance of a twelfth of the step's square:
 //   per block of 32  10 log10(12 * 127^2 / 5.71 * 32 / 31) = 45.4 dB
 //   per row          10 log10(12 * 127^2 / 10.79)          = 42.5 dB
 TEST_CASE("one scale per row costs what it should") {
@@ -148,7 +149,7 @@ TEST_CASE("a form of the activations that is missing stays so in later rows") {
   input.x = x;
   const kernels::MatmulInput rest = input.rows_from(1);
   CHECK(rest.x == x + 32);
-  CHECK(rest.rounded == nullptr);  // or bf16 products would read it
+  CHECK(rest.rounded == nullptr);  // otherwise bf16 products would read it
   CHECK(rest.codes == nullptr);
   CHECK(rest.scales == nullptr);
   CHECK(rest.row_scales == nullptr);
@@ -167,7 +168,7 @@ TEST_CASE("8 bits with one scale per row of weights and of activations") {
   });
 }
 
-// A significand of 8 bits in [1, 2) rounds with a variance of 2^-14 / 12; the mean square of a
+// Rounding a significand of 8 bits in [1, 2) has a variance of 2^-14 / 12. The mean square of a
 // normally distributed number is 1.84 of that of its power of two: 10 log10(12 * 2^14 * 1.84) =
 // 55.6 dB.
 TEST_CASE("activations rounded to bf16") {

@@ -20,7 +20,7 @@ using quant::Q8_0;
 
 namespace {
 
-// Starts threads for every call, as simply as that can be done.
+// Starts threads for every call, in the simplest way.
 class Threads final : public Executor {
  public:
   explicit Threads(Index n) : n_(n) {}
@@ -75,7 +75,7 @@ struct Input {
     in.n_blocks = Rows::n_blocks(k);
     return in;
   }
-  // The same numbers as the double oracle takes them.
+  // The same numbers for the oracle in double.
   Activations quantized() const {
     Activations a;
     a.m = m;
@@ -106,8 +106,8 @@ MatrixView<float> view(Output& out, Index m, Index n) {
 
 }  // namespace
 
-// Four products of one input as a step: other formats, other sizes, an epilogue with a residual, a
-// gated one. 130 rows are three blocks of rows.
+// Four products of one input as one step: other formats, other sizes, an epilogue with a residual,
+// a gated product. 130 rows are three blocks of rows.
 TEST_CASE("products over any number of workers are those of one thread, bit for bit") {
   constexpr Index m = 130, k = 160;
   constexpr Index n[] = {100, 33, 250, 47};
@@ -136,7 +136,7 @@ TEST_CASE("products over any number of workers are those of one thread, bit for 
     };
     std::vector<Output> expected, outs;
     for (const ops::Product& p : products(expected)) p.kernel(p.args);
-    // The kernels are right by their own tests; that these are their results:
+    // The kernels' own tests show that they are correct; this shows that these are their results:
     CHECK(count_faults(expected_product(input.quantized(), first.w), m, n[0], expected[0]) == 0);
 
     for (const Index n_workers : {1, 2, 3, 7}) {
@@ -150,7 +150,7 @@ TEST_CASE("products over any number of workers are those of one thread, bit for 
           CHECK(outs[i] == (i < n_products ? expected[i] : Output(m, n[i])));
         }
       }
-      CHECK(threads.n_tasks_run >= 4 * 3 * n_workers);  // the work was cut
+      CHECK(threads.n_tasks_run >= 4 * 3 * n_workers);  // the work was split
     }
   });
 }
@@ -208,12 +208,13 @@ double decibels(double signal, double noise) { return 10 * std::log10(signal / n
 
 // Signal-to-noise ratios of a product with rounded weights and activations.
 struct Noise {
-  double activations = 0;  // against rounded weights and exact activations
-  double total = 0;        // against exact weights and activations
+  double activations = 0;  // relative to rounded weights and exact activations
+  double total = 0;        // relative to exact weights and activations
 };
 
-// Rounds normally distributed weights and activations, multiplies, and checks each value against
-// |x - scale * code| <= scale * (1/2 + 127 * 2^-22) per activation (kernels/quantize_rows.hpp).
+// Rounds normally distributed weights and activations, multiplies them, and checks each value
+// against |x - scale * code| <= scale * (1/2 + 127 * 2^-22) per activation
+// (kernels/quantize_rows.hpp).
 template <class Format>
 Noise check_rounded_product() {
   constexpr Index m = 33, n = 128, k = 544;
@@ -262,11 +263,12 @@ Noise check_rounded_product() {
 
 }  // namespace
 
-// The greatest magnitude p of 32 normally distributed values has E[p^2] = 5.71. Steps are p / 127
-// for 8 bits and p / 8 for Q4_0; a step s rounds with a variance of s^2 / 12, the peak not at all:
+// The largest magnitude p of 32 normally distributed values has E[p^2] = 5.71. Steps are p / 127
+// for 8 bits and p / 8 for Q4_0. Rounding with a step s has a variance of s^2 / 12; the peak has no
+// error:
 //   8 bits  10 log10(12 * 127^2 / 5.71 * 32 / 31) = 45.4 dB
 //   Q4_0    10 log10(12 *   8^2 / 5.71 * 32 / 31) = 21.4 dB, less what clipping at +7 steps costs
-// Errors of independent factors add up as variances: with 8 bits for both 42.4 dB.
+// Errors of independent factors add as variances: with 8 bits for both, 42.4 dB.
 TEST_CASE("rounding errors of quantized products are bounded, and as large as they should be") {
   const Noise q8 = check_rounded_product<Q8_0>();
   CHECK(q8.activations == doctest::Approx(45.4).epsilon(0.02));

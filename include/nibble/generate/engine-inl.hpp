@@ -21,7 +21,7 @@ namespace nibble { inline namespace NIBBLE_ABI {
 
 namespace detail {
 
-// What an engine must make room for.
+// What an engine must allocate memory for.
 class EngineNeeds final : public graph::SurveySink {
  public:
   struct Rope {
@@ -64,7 +64,7 @@ class EngineNeeds final : public graph::SurveySink {
   std::vector<Rope> ropes;
   bool has_cache = false;
   Index n_state_floats = 0;
-  Index n_positions = 0;  // that there are embeddings for; 0: any
+  Index n_positions = 0;  // how many positions have embeddings; 0: any number
   bool reads_both_ways = false;
   bool float_inputs = false, code_inputs = false;
 
@@ -351,7 +351,7 @@ NIBBLE_INLINE MatrixView<const float> Engine::State::run(
         for (Index j = 0; j < width; ++j) rows[(n_rows + i) * width + j] = input.rows(i, j);
       }
     } else {
-      // May be the sequence's own tokens.
+      // The source may be the sequence's own tokens.
       std::memmove(s.tokens + s.position, input.tokens.data(), input.tokens.size_bytes());
     }
     std::copy_n(s.tokens + s.position, n, tokens + n_rows);
@@ -360,7 +360,7 @@ NIBBLE_INLINE MatrixView<const float> Engine::State::run(
     n_rows += n;
   }
   const bool has_outputs = n_outputs > 0;
-  if (!has_outputs) output_rows[n_outputs++] = n_rows - 1;  // which nobody reads
+  if (!has_outputs) output_rows[n_outputs++] = n_rows - 1;  // nobody reads it
   step.tokens = {tokens, static_cast<std::size_t>(n_rows)};
   step.segments = {segments, n_segments};
   step.output_rows = {output_rows, static_cast<std::size_t>(n_outputs)};

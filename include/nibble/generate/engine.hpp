@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// An engine: what running a model takes (working memory, the cache, tables of rotations), for any
-// number of sequences. One step computes rows of several sequences together: weights are read once
-// for all of them, and the result of each is, bit for bit, what it would be alone.
+// An engine: everything that running a model takes (working memory, the cache, tables of
+// rotations), for any number of sequences. One step computes rows of several sequences together.
+// Weights are read once for all of them, and the result of each sequence is, bit for bit, what it
+// would be alone.
 #pragma once
 
 #include <cstdint>
@@ -19,9 +20,9 @@
 namespace nibble { inline namespace NIBBLE_ABI {
 
 struct EngineOptions {
-  // Positions that a sequence may have; 0: as many as the model was trained for, at most
-  // kDefaultContext. May be more than that (quality is then the model's affair) unless positions
-  // are learned.
+  // How many positions a sequence may have; 0: as many as the model was trained for, at most
+  // kDefaultContext. May be more than the model was trained for (quality is then up to the model)
+  // unless positions are learned.
   Index n_ctx = 0;
   Index max_sequences = 1;  // in one step
   // Positions of the cache, for all sequences together, in whole pages of ops::kPagePositions; 0:
@@ -35,14 +36,16 @@ struct EngineOptions {
 
 inline constexpr Index kDefaultContext = 4096;
 
-// What one step adds to one sequence.
+// What one step appends to one sequence.
 struct SequenceInput {
   Sequence* sequence = nullptr;
   std::span<const std::int32_t> tokens = {};
-  // Instead of tokens: rows that stand for embeddings (n, width), as of images, audio or memory.
+  // Instead of tokens: rows (n, width) in place of embeddings, for example of images, audio or
+  // memory.
   MatrixView<const float> rows = {};
-  Index n_outputs = 1;  // logits are wanted of so many of the last rows; may be 0
-  // generation: each row as if it were alone, as in decoding; also for drafts that are verified.
+  Index n_outputs = 1;  // how many of the last rows get logits; may be 0
+  // generation: each row is computed as if it were alone, as in decoding; also for drafts that are
+  // verified.
   ops::SegmentKind kind = ops::SegmentKind::prompt;
 };
 
@@ -51,27 +54,28 @@ class Engine {
   // Errors: invalid_argument, out_of_memory, limit (where pointers have 32 bits), unsupported.
   static Result<Engine> create(const Model& model, const EngineOptions& options = {});
 
-  // An empty sequence; at most `capacity` positions (0: n_ctx). Takes pages only as it grows.
+  // An empty sequence of at most `capacity` positions (0: n_ctx). It takes pages only as it grows.
   // Errors: out_of_memory, invalid_argument (more than n_ctx).
   Result<Sequence> new_sequence(Index capacity = 0);
 
-  // One step. Returns logits (all outputs, vocab_size) in the order of `inputs`, valid until the
-  // next call. Errors change nothing: invalid_argument (no inputs or rows, a sequence twice or of
-  // another engine, a token out of range, rows of another width, more outputs than rows), limit (a
-  // sequence or the cache is full, more rows, sequences or outputs than the options said).
+  // Runs one step. Returns logits (all outputs, vocab_size) in the order of `inputs`, valid until
+  // the next call. Errors change nothing: invalid_argument (no inputs or rows, a sequence twice or
+  // of another engine, a token out of range, rows of another width, more outputs than rows), limit
+  // (a sequence or the cache is full, more rows, sequences or outputs than the options allow).
   Result<MatrixView<const float>> run(std::span<const SequenceInput> inputs);
 
-  // Which pages of the cache each row reads (sparse attention); null: all. Must stay alive.
+  // Chooses which pages of the cache each row reads (sparse attention); null: all. The policy must
+  // stay alive.
   void set_policy(const ops::PagePolicy* policy) noexcept;
 
   const Model& model() const noexcept;
-  // As the options said, or what they left to the engine.
+  // As in the options, or as the engine chose.
   Index n_ctx() const noexcept;
   Index max_step_tokens() const noexcept;
   Index max_outputs() const noexcept;
-  // Whether a sequence must be given whole, since rows see what comes after them.
+  // Whether a sequence must be given whole, because rows see later rows.
   bool reads_both_ways() const noexcept;
-  // Pages of the cache, and those that no sequence uses.
+  // Pages of the cache, and how many of them no sequence uses.
   Index n_pages() const noexcept;
   Index n_free_pages() const noexcept;
   // Bytes that the engine holds: working memory, cache, tables.

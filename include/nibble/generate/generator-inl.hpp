@@ -37,8 +37,8 @@ struct Generator::State {
   StopMatcher stop;
   std::optional<text::StreamDecoder> decoder;
   MatrixView<const float> logits;  // of the session's last token
-  std::int32_t last = 0;           // given last; not in the session yet
-  Index last_at = kNowhere;        // its place there
+  std::int32_t last = 0;           // returned last; not in the session yet
+  Index last_at = kNowhere;        // its position there
   Index n_tokens = 0;
   Finish finish = Finish::none;
 };
@@ -119,7 +119,7 @@ NIBBLE_INLINE Result<std::optional<Token>> Generator::State::next() {
     finish = Finish::cancelled;
     return std::optional<Token>();
   }
-  if (last_at != kNowhere) {  // only now is it known that another is wanted
+  if (last_at != kNowhere) {  // appended only now, when another token is wanted
     NIBBLE_TRY(after_last, session.append({&last, 1}));
     logits = after_last;
   }
@@ -145,7 +145,7 @@ NIBBLE_INLINE Result<std::optional<Token>> Generator::State::next() {
     else if (session.position() == session.capacity())
       finish = Finish::context_full;
   }
-  if (finish != Finish::none && !stop.found()) {  // what was held back comes now
+  if (finish != Finish::none && !stop.found()) {  // what was held back is shown now
     if (decoder) stop.push(decoder->flush());
     stop.flush();
   }

@@ -13,7 +13,7 @@ namespace nibble { inline namespace NIBBLE_ABI {
 class PagePool {
  public:
   PagePool() noexcept = default;
-  // users: (n_pages), zeros, the caller's memory.
+  // users: (n_pages), zeros, in the caller's memory.
   explicit PagePool(std::span<std::int32_t> users) noexcept
       : users_(users), n_free_(static_cast<Index>(users.size())) {}
 
@@ -21,8 +21,8 @@ class PagePool {
   Index n_free() const noexcept { return n_free_; }
   bool is_shared(ops::PageId page) const noexcept { return users_of(page) > 1; }
 
-  // Takes a free page, the one behind `before` if it can be had: keys and values of pages that
-  // follow each other are read as one stream. There must be one.
+  // Takes a free page: the one after `before` if it is free, because keys and values of consecutive
+  // pages are read as one stream. There must be a free page.
   ops::PageId take(ops::PageId before) noexcept {
     NIBBLE_ASSERT(n_free_ > 0);
     const auto n = static_cast<ops::PageId>(users_.size());
@@ -37,7 +37,7 @@ class PagePool {
     NIBBLE_ASSERT(users_of(page) > 0);
     ++users_of(page);
   }
-  // One fewer does; without any the page is free.
+  // One sequence fewer uses it; if none does, the page is free.
   void drop(ops::PageId page) noexcept {
     NIBBLE_ASSERT(users_of(page) > 0);
     if (--users_of(page) == 0) ++n_free_;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Perplexity of a text, as the field measures it: how well a model in some weight format or with
-// some cache predicts it, to compare formats and engines on.
+// Perplexity of a text, measured in the usual way: how well a model predicts the text, in some
+// weight format or with some cache. For comparing formats and engines.
 #pragma once
 
 #include <algorithm>
@@ -23,12 +23,12 @@ struct Perplexity {
   Index n_chunks = 0;
 };
 
-// `tokens` (the text's, BOS included) are cut into chunks of `context` tokens, what is left over is
-// dropped; each chunk starts a new sequence with its first token replaced by `bos`, and only the
-// second half, tokens context / 2 + 1 … context − 1, is scored: those before it are its context.
-// The same as llama.cpp's llama-perplexity. The session's sequence is lost. It goes faster with a
-// session of more max_outputs. `progress` is told after each chunk: chunks done, chunks in all;
-// false stops.
+// Cuts `tokens` (of the text, including BOS) into chunks of `context` tokens and drops the
+// remainder. Each chunk starts a new sequence, with its first token replaced by `bos`. Only the
+// second half is scored, tokens context / 2 + 1 … context − 1; the tokens before it are its
+// context. This is the same as llama.cpp's llama-perplexity. The session's sequence is lost. A
+// session with larger max_outputs is faster. `progress` is called after each chunk with the number
+// of chunks done and of all chunks; false stops.
 // Errors: invalid_argument (context below 4 or above the session's capacity, fewer tokens than
 // context, token ids out of range), cancelled.
 NIBBLE_LAZY Result<Perplexity> perplexity(Session& session, std::span<const std::int32_t> tokens,
@@ -57,7 +57,7 @@ NIBBLE_LAZY Result<Perplexity> perplexity(Session& session, std::span<const std:
     NIBBLE_CHECK(session.rewind(0));
     NIBBLE_TRY(start, session.append(ids.first(static_cast<std::size_t>(half))));
     (void)start;  // the first scored token is predicted by the one at context / 2
-    // The last token predicts nothing that is here.
+    // The last token predicts nothing in this chunk.
     for (Index first = half; first < context - 1;) {
       const Index n = std::min(session.max_outputs(), context - 1 - first);
       NIBBLE_TRY(logits,

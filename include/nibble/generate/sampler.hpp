@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// From logits to a token: repetition penalty, top-k, top-p, min-p, temperature, in this order.
+// Chooses a token from logits: repetition penalty, top-k, top-p, min-p, temperature, in this order.
 #pragma once
 
 #include <algorithm>
@@ -25,7 +25,7 @@ struct Sampled {
 // One sequence of random choices. Allocates when created, never after.
 class Sampler {
  public:
-  // Errors: invalid_argument for an option outside its range, named.
+  // Errors: invalid_argument for an option outside its range; the message names it.
   static Result<Sampler> create(const SamplingOptions& options, Index vocab_size) {
     const auto bad = [](const char* what) {
       return Error{Errc::invalid_argument, std::string("sampling: ") + what};
@@ -45,8 +45,8 @@ class Sampler {
 
   const SamplingOptions& options() const noexcept { return options_; }
 
-  // `logits` (vocab_size): finite or -inf, not all -inf; `recent`: the tokens so far, each one of
-  // the vocabulary, newest last, for the penalty.
+  // `logits` (vocab_size): finite or -inf, not all -inf. `recent`: the tokens so far, all of the
+  // vocabulary, newest last, for the penalty.
   NIBBLE_LAZY Sampled sample(std::span<const float> logits,
                              std::span<const std::int32_t> recent) noexcept {
     NIBBLE_ASSERT(logits.size() == candidates_.size());
@@ -66,7 +66,8 @@ class Sampler {
   struct Candidate {
     float logit;
     std::int32_t id;
-    // Likelier first; equal ones by id, so that a result never depends on the sorting algorithm.
+    // More likely candidates first; equal ones by id, so that a result never depends on the sorting
+    // algorithm.
     friend bool operator<(const Candidate& a, const Candidate& b) noexcept {
       return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
     }
@@ -81,7 +82,7 @@ class Sampler {
   std::int32_t choose(std::span<const float> logits,
                       std::span<const std::int32_t> recent) noexcept {
     for (std::size_t i = 0; i < logits.size(); ++i) {
-      // NaN orders with nothing; as the least likely token it does no harm.
+      // NaN has no order; as the least likely token it does no harm.
       const float logit = is_nan(static_cast<double>(logits[i])) ? -kInfinity : logits[i];
       candidates_[i] = {logit, static_cast<std::int32_t>(i)};
     }
@@ -103,7 +104,7 @@ class Sampler {
     if (options_.repetition_penalty == 1) return;
     const auto window = static_cast<std::size_t>(options_.repetition_window);
     for (const std::int32_t id : recent.last(std::min(recent.size(), window))) {
-      // From the original logit: a token that appears twice is penalized once.
+      // Uses the original logit: a token that appears twice is penalized once.
       const float logit = logits[static_cast<std::size_t>(id)];
       if (is_nan(static_cast<double>(logit))) continue;
       candidates_[static_cast<std::size_t>(id)].logit =
@@ -111,7 +112,8 @@ class Sampler {
     }
   }
 
-  // exp((logit - best) / temperature) of the first n candidates; returns their sum.
+  // Sets weights_ to exp((logit - best) / temperature) of the first n candidates; returns their
+  // sum.
   double weigh(std::size_t n, double temperature) noexcept {
     double best = static_cast<double>(candidates_[0].logit);
     for (std::size_t i = 1; i < n; ++i) {
@@ -150,7 +152,7 @@ class Sampler {
     double left = weigh(n, static_cast<double>(options_.temperature)) * uniform();
     std::size_t chosen = 0;
     for (std::size_t i = 0; i < n && left >= 0; ++i) {
-      if (!(weights_[i].value > 0)) continue;  // not even when rounding leaves something in the end
+      if (!(weights_[i].value > 0)) continue;  // never chosen, even if rounding leaves a remainder
       chosen = i;
       left -= weights_[i].value;
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How a token is chosen: what sampler.hpp does with logits.
+// Options for choosing a token; sampler.hpp applies them to logits.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +12,8 @@ namespace nibble { inline namespace NIBBLE_ABI {
 struct SamplingOptions {
   float temperature = 0.0f;  // 0: always the most likely token after the repetition penalty
   Index top_k = 40;          // only the k most likely; 0: all
-  float top_p = 0.95f;       // only the fewest that together have this probability; 1: all
-  float min_p = 0.05f;       // only those at least this likely relative to the likeliest; 0: all
+  float top_p = 0.95f;       // only the fewest that have this probability together; 1: all
+  float min_p = 0.05f;       // only those at least this likely relative to the most likely; 0: all
   float repetition_penalty = 1.0f;  // logits of recent tokens: divided if positive, else multiplied
   Index repetition_window = 64;     // how many recent tokens
   std::uint64_t seed = 0;

@@ -19,23 +19,23 @@
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
-// The cache: of an engine and of all its sequences.
+// The cache, shared by an engine and all its sequences.
 struct Engine::Pool {
-  AlignedBuffer memory;              // pages, then how many use each
-  std::vector<ops::KvShape> shapes;  // of the layers, where they differ
+  AlignedBuffer memory;              // pages, then the number of sequences that use each page
+  std::vector<ops::KvShape> shapes;  // of the layers, if they differ
   ops::KvCache cache;
   PagePool pages;
   Index n_state_floats = 0;  // of one sequence
 };
 
 struct Sequence::State {
-  // Makes room; nothing is in it.
+  // Allocates an empty sequence.
   static Result<Sequence> create(const Shared<Engine::Pool>& pool, Index capacity);
   ~State();
 
-  // How many pages a step that adds n tokens takes, copies of shared ones included.
+  // How many pages a step that adds n tokens takes, including copies of shared pages.
   Index n_pages_for(Index n) const noexcept;
-  // Takes them; there must be so many.
+  // Takes these pages; that many must be free.
   void prepare(Index n) noexcept;
   bool has_state() const noexcept { return pool->n_state_floats > 0; }
   std::size_t state_bytes() const noexcept {
@@ -49,8 +49,8 @@ struct Sequence::State {
   AlignedBuffer memory;
   std::int32_t* tokens = nullptr;  // (capacity)
   ops::PageId* pages = nullptr;    // (pages_for(capacity))
-  float* state = nullptr;          // (n_state_floats): after all tokens
-  float* checkpoint = nullptr;     // the same before the last step
+  float* state = nullptr;          // (n_state_floats): recurrent state after all tokens
+  float* checkpoint = nullptr;     // the same, before the last step
   Index capacity = 0;
   Index position = 0;
   Index n_pages = 0;
@@ -74,7 +74,7 @@ NIBBLE_INLINE Result<Sequence> Sequence::State::create(const Shared<Engine::Pool
   Arena arena(state->memory.bytes());
   state->tokens = arena.take<std::int32_t>(n);
   state->pages = arena.take<ops::PageId>(n_pages);
-  if (pool->n_state_floats > 0) {  // zeros, as the memory is
+  if (pool->n_state_floats > 0) {  // zeros, like all of the memory
     state->state = arena.take<float>(static_cast<std::size_t>(pool->n_state_floats));
     state->checkpoint = arena.take<float>(static_cast<std::size_t>(pool->n_state_floats));
   }

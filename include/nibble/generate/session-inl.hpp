@@ -62,7 +62,7 @@ NIBBLE_INLINE Result<MatrixView<const float>> Session::append(std::span<const st
                                              std::to_string(max_outputs()) + " at once"};
   }
   const Index max_rows = engine_.max_step_tokens();
-  // All of it is checked before the first step, so that errors change nothing.
+  // Everything is checked before the first step, so that errors change nothing.
   if (n > capacity() - position()) {
     return Error{Errc::limit, "session: " + std::to_string(n) + " tokens at position " +
                                   std::to_string(position()) + " do not fit in a context of " +

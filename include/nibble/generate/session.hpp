@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A session: one sequence of tokens run through a model, the simple form of an engine. Everything
-// that changes (cache, working memory) is allocated once when it is created; a token then allocates
-// nothing.
+// A session: one sequence of tokens run through a model; the simple way to use an engine.
+// Everything that changes (cache, working memory) is allocated once, when the session is created; a
+// token then allocates nothing.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,8 @@ namespace nibble { inline namespace NIBBLE_ABI {
 
 struct SessionOptions {
   // Positions of the cache; 0: as many as the model was trained for, at most kDefaultContext. May
-  // be more than that (quality is then the model's affair) unless positions are learned.
+  // be more than the model was trained for (quality is then up to the model) unless positions are
+  // learned.
   Index n_ctx = 0;
   Index max_step_tokens = 64;  // tokens of a prompt that one step computes together
   Index max_outputs = 1;       // rows of logits that one call may ask for, at most max_step_tokens
@@ -38,26 +39,26 @@ class Session {
   // Appends `tokens` to the sequence and returns the logits of the last `n_outputs` of them:
   // (n_outputs, vocab_size), valid until the next call. Errors change nothing: invalid_argument (no
   // tokens, an id out of range, more outputs than tokens or than max_outputs), limit (the cache is
-  // full, or the model reads a sequence at once and it is longer than max_step_tokens).
+  // full, or the model needs a sequence in one step and it is longer than max_step_tokens).
   Result<MatrixView<const float>> append(std::span<const std::int32_t> tokens, Index n_outputs = 1);
 
   const Model& model() const noexcept;
-  // The sequence; valid until the next call that changes it.
+  // The tokens of the sequence; valid until the next call that changes it.
   std::span<const std::int32_t> tokens() const noexcept;
-  // How many tokens it has, and may have.
+  // How many tokens it has, and how many it may have.
   Index position() const noexcept;
   Index capacity() const noexcept;
-  // The most rows of logits that one call may ask for.
+  // The largest number of rows of logits that one call may ask for.
   Index max_outputs() const noexcept;
 
-  // Forgets all tokens from `position` on. A model with recurrent state computes anew what it
-  // cannot go back to. Error: invalid_argument if there are not that many.
+  // Forgets all tokens from `position` on. A model with recurrent state recomputes what it cannot
+  // go back to. Errors: invalid_argument (there are fewer tokens).
   Status rewind(Index position);
 
   // Bytes that the session holds: working memory, cache, rotation tables, tokens.
   std::size_t bytes() const noexcept;
 
-  // What it is made of: for forks and for steps of other kinds.
+  // The parts of a session: for forks and for other kinds of steps.
   Engine& engine() noexcept;
   Sequence& sequence() noexcept;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Finds stop strings in a text that arrives in parts, holding back what may become one.
+// Finds stop strings in a text that arrives in parts, and holds back what may begin one.
 #pragma once
 
 #include <algorithm>
@@ -12,10 +12,11 @@
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
-// Holds text back that may begin a stop string. All texts shown, put together, are the text up to
-// the first stop string, or all of it after flush(). The first is the one that is complete first,
-// of several the longest: so it does not matter how the text is cut into parts. Allocates when
-// created and reset, never for parts as promised there with next() between them.
+// Holds text back that may begin a stop string. All texts shown, concatenated, are the text up to
+// the first stop string, or all of it after flush(). The first stop string is the one that is
+// complete first; if several are complete at the same byte, the longest. So the result does not
+// depend on how the text is split into parts. Allocates when created and in reset(), but not for
+// parts of the length promised to reset() with next() between them.
 class StopMatcher {
  public:
   // Stop strings must not be empty.
@@ -34,13 +35,13 @@ class StopMatcher {
     found_ = false;
   }
 
-  // What text() shows was taken: it shows only what comes from now on.
+  // What text() shows has been taken: from now on it shows only what comes later.
   void next() {
     buffer_.erase(0, shown_);
     shown_ = 0;
   }
 
-  // Takes a part; text() grows by what may be shown. After found(), nothing more comes.
+  // Takes a part; text() grows by what may be shown. After found(), nothing more is shown.
   void push(std::string_view part) {
     if (found_) return;
     buffer_ += part;
@@ -63,14 +64,14 @@ class StopMatcher {
     }
   }
 
-  // No more parts: what was held back is text too, and is added to text().
+  // There are no more parts: what was held back is ordinary text, and is added to text().
   void flush() { shown_ = buffer_.size(); }
 
   std::string_view text() const noexcept { return std::string_view(buffer_).substr(0, shown_); }
   bool found() const noexcept { return found_; }
 
  private:
-  // The length of the longest end of `text` that begins a stop string.
+  // The length of the longest suffix of `text` that is the beginning of a stop string.
   std::size_t unfinished(std::string_view text) const noexcept {
     std::size_t longest = 0;
     for (const auto& [stop] : stops_) {
@@ -81,8 +82,8 @@ class StopMatcher {
     return longest;
   }
 
-  // Not bare strings: the code of a vector of those may be another translation unit's, compiled for
-  // another machine.
+  // Not plain strings: the linker may take the code of a vector of strings from another translation
+  // unit, which is compiled for another machine.
   struct Stop {
     std::string text;
   };

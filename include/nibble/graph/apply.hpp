@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What each node means; see pass.hpp.
+// The meaning of each node; see pass.hpp.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,7 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
 // ---- Mistakes ----------------------------------------------------------------------------------
 
-// What no other apply() takes.
+// Takes what no other apply() takes.
 template <Expr Node, class Pass, class In>
 constexpr auto apply(const Node&, Pass&, const In&) noexcept {
   if constexpr (std::is_same_v<In, Start>) {
@@ -38,7 +38,7 @@ constexpr auto apply(const Node&, Pass&, const In&) noexcept {
 
 // ---- Composition -------------------------------------------------------------------------------
 
-// The nodes from the kFirst-th on.
+// Applies the nodes from index kFirst on.
 template <std::size_t kFirst = 0, class Nodes, class Pass, class In>
 constexpr auto apply_from(const Nodes& nodes, Pass& pass, const In& in) noexcept {
   if constexpr (kFirst == std::tuple_size_v<Nodes>) {
@@ -59,7 +59,8 @@ constexpr auto apply(const Seq<Nodes...>& node, Pass& pass, const In& in) noexce
   return apply_from(node.nodes, pass, in);
 }
 
-// A body whose input is still needed when it is done: of a residual, or of one branch of a fork.
+// Applies a body whose input is still needed afterwards: the body of a residual, or one branch of a
+// fork.
 template <class Body, class Pass, class In>
 constexpr auto apply_body(const Body& body, Pass& pass, const In& x) noexcept {
   static_assert(!kChangesInput<Body>,
@@ -114,7 +115,8 @@ constexpr auto apply(const Repeat<Body, N>& node, Pass& pass, const Value<W>& x)
 
 // ---- Leaves ------------------------------------------------------------------------------------
 
-// Rows of a matrix: row i is that of index_of(run, i), times `scale`; below 0 it is not written.
+// Looks up rows of a matrix: row i of `out` is row index_of(i) of the matrix, times `scale`. If
+// index_of(i) is negative, row i is not written.
 template <auto kSlot, class Run, class Out, class IndexOf>
 void look_up(Run& run, const Out& out, float scale, const IndexOf& index_of) noexcept {
   const Weight& table = run.weight(kSlot);
@@ -194,7 +196,7 @@ constexpr auto apply(const Dropout& node, Pass& pass, const Value<W>& x) noexcep
   return x;
 }
 
-// Of a pair of results, element by element, into the first.
+// Combines a pair of results element by element, into the first one.
 template <class Pass, Index V, Index W, class F>
 constexpr auto apply_pair(Pass& pass, const std::tuple<Value<V>, Value<W>>& pair,
                           F compute) noexcept {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the nodes of attention mean; see pass.hpp.
+// The meaning of the nodes of attention; see pass.hpp.
 #pragma once
 
 #include <tuple>
@@ -14,7 +14,8 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
 // ---- Hooks at the scores -----------------------------------------------------------------------
-// score_options(hook, run) says what they do, declare_hook() the weights that they read.
+// score_options(hook, run) returns what a hook does, declare_hook() declares the weights that it
+// reads.
 
 template <class Run>
 kernels::ScoreOptions score_options(NoHook, const Run&) noexcept {
@@ -66,7 +67,7 @@ ops::AttentionShape with_scores(ops::AttentionShape shape, const H& heads,
   return shape;
 }
 
-// (q, k, v), as the nodes below take them.
+// (q, k, v), the input of the nodes below.
 template <Index Q, Index K>
 using Qkv = std::tuple<Value<Q>, Value<K>, Value<K>>;
 

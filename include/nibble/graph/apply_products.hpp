@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What products and norms mean; see pass.hpp.
+// The meaning of products and norms; see pass.hpp.
 #pragma once
 
 #include <span>
@@ -16,10 +16,10 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
 // ---- Products ----------------------------------------------------------------------------------
 // Nodes that read their rows as the input of products share the steps below: declare_products()
-// names the weights, make_outputs() allocates, input_kind() says which form of the input the
-// weights need, run_products() computes.
+// declares the weights, make_outputs() allocates the results, input_kind() says which
+// representations of the input the weights need, run_products() computes.
 
-// Forms of a product's input: f32 rows, 8-bit codes in blocks.
+// Representations of a product's input: f32 rows; 8-bit codes in blocks.
 struct InputKind {
   bool floats = false;
   bool codes = false;
@@ -55,7 +55,7 @@ class ProductList {
     p.args.finish = finish;
     p.args.epilogue = operands;
   }
-  // The last one's second matrix.
+  // Sets the second matrix of the last product.
   void set_gate(const Weight& gate) noexcept { products_[n_ - 1].args.gate = gate.data; }
 
   void run(Executor& executor) const noexcept { ops::run(executor, {products_, n_}); }
@@ -161,7 +161,7 @@ void run_products(const GatedLinear<kG, kU, W, A>&, Run& run, const kernels::Mat
   if (gate.ops == up.ops) {
     list.append(up, input, view, simd::kernel<kernels::FinishGatedTile<A>>(), {});
     list.set_gate(gate);
-  } else {  // in different formats: one after the other
+  } else {  // in different formats: two products, one after the other
     ProductList gates;
     gates.append(gate, input, view, finish_of<A, false, false>(), {});
     gates.run(run.executor());
@@ -174,7 +174,7 @@ void run_products(const GatedLinear<kG, kU, W, A>&, Run& run, const kernels::Mat
   list.run(run.executor());
 }
 
-// Memory for the quantized form of rows, if some weights need one.
+// Memory for the quantized rows, if some weights need them.
 template <class Pass>
 constexpr Scratch quantized_scratch(Pass& pass, Index width, Rows rows) noexcept {
   if (!pass.limits().code_inputs) return {};
@@ -187,7 +187,7 @@ auto quantized_rows(const Run& run, const Scratch& scratch, const AnyValue& like
                                                     like.width);
 }
 
-// The rows of x in the forms of `kind`.
+// The rows of x in the representations of `kind`.
 template <class Run, class AnyValue>
 kernels::MatmulInput product_input(Run& run, InputKind kind, const AnyValue& x,
                                    const Scratch& scratch) noexcept {
@@ -205,7 +205,7 @@ kernels::MatmulInput product_input(Run& run, InputKind kind, const AnyValue& x,
   return input;
 }
 
-// pass.step() of one output or of a tuple of them.
+// pass.step() for one output or for a tuple of outputs.
 template <class Pass, class F, class Out, class... Values>
 constexpr void step_to(Pass& pass, const F& compute, const Out& out,
                        const Values&... used) noexcept {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// describe(expression): an expression in one line of text, unfused or fused, for people who want to
-// see what fuse() made of it and for tests of that.
+// describe(expression): an expression, unfused or fused, as one line of text. For people who want
+// to see what fuse() did, and for tests of that.
 //
 //   embedding(token_embd, 256) >> repeat(3, residual(rms_norm(attn_norm) >> ...) >> ...) >> ...
 //
-// Slots are shown by a to_string() that is found beside their type, else by number. A node of a
-// program's own has a describe() beside its type.
+// A slot is shown by the to_string() that is found beside its type; without one, as a number. A
+// program's own node needs a describe() beside its type.
 #pragma once
 
 #include <charconv>
@@ -65,14 +65,14 @@ std::string activation_text() {
   }
   return "activation";
 }
-// What an activation adds to a list of arguments: nothing if there is none.
+// What an activation adds to a list of arguments: nothing for the identity.
 template <class Activation>
 std::string activation_argument() {
   if constexpr (std::is_same_v<Activation, kernels::Identity>) return "";
   return ", " + activation_text<Activation>();
 }
 
-// A number, or that it differs by layer.
+// A number, or "per layer" if it differs by layer.
 template <Index W>
 std::string text_of(const Dim<W>& d) {
   if constexpr (W == kPerLayer) {
@@ -192,7 +192,7 @@ std::string describe(const Sinks<kSlot>&) {
   return ", sinks " + detail::slot_text<kSlot>();
 }
 
-// Query heads / key and value heads, times their size, and what is unusual.
+// Query heads / key and value heads, times their size, and then what differs from the usual.
 template <Index H, Index G, Index D, class Hook>
 std::string describe(const Heads<H, G, D, Hook>& heads) {
   using detail::text_of;

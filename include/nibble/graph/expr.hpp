@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A transformer as an expression: nodes joined by `>>`, each turning the rows (tokens) it is given
-// into the rows it gives on. Nodes hold dimensions, which may be compile-time (Dim<64>) or run-time
-// (Dim<>) numbers, and name their weights by a slot; they hold no data. What an expression means is
-// defined node by node in apply.hpp; fuse.hpp rewrites it; plan.hpp lays out its memory; run.hpp
-// computes it.
+// A transformer as an expression: nodes joined by `>>`. Each node turns the rows (tokens) that it
+// is given into the rows that it passes on. Nodes hold dimensions, which are compile-time (Dim<64>)
+// or run-time (Dim<>) numbers, and name their weights by a slot; they hold no data. apply.hpp
+// defines what an expression means, node by node; fuse.hpp rewrites it; plan.hpp lays out its
+// memory; run.hpp computes it.
 //
 //   residual(rms_norm<Slot::attn_norm>(eps) >> linear<Slot::attn_q>(dim) >> ...)
 #pragma once
@@ -24,13 +24,13 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
-struct Node {};  // every node derives from it
+struct Node {};  // base class of every node
 
 template <class T>
 concept Expr = std::derived_from<T, Node>;
 
 // ---- Slots -------------------------------------------------------------------------------------
-// A node names its weights by an enumerator of the program's, or by one of these.
+// A node names its weights by an enumerator of the program, or by one of the types below.
 
 // No weights: linear<Slot::q, kNone> has no bias.
 struct None {
@@ -38,7 +38,7 @@ struct None {
 };
 inline constexpr None kNone{};
 
-// Weights that a model may lack.
+// Weights that may be missing in a model.
 template <class Slot>
 struct OptionalSlot {
   Slot slot;
@@ -49,8 +49,8 @@ constexpr auto optional_slot(Slot slot) {
   return OptionalSlot<Slot>{slot};
 }
 
-// Weights for which another slot's stand where a model lacks them: an output layer tied to the
-// embedding.
+// Weights that are replaced by those of another slot if a model lacks them: an output layer tied to
+// the embedding.
 template <class Slot>
 struct TiedSlot {
   Slot slot;
@@ -65,7 +65,7 @@ constexpr auto tied_slot(Slot slot, Slot other) {
 template <auto kSlot>
 inline constexpr bool kIsNone = std::is_same_v<std::remove_const_t<decltype(kSlot)>, None>;
 
-// The enumerator alone.
+// The enumerator of a slot.
 template <class Slot>
 constexpr auto enumerator_of(Slot slot) {
   if constexpr (requires { slot.slot; }) {
@@ -77,7 +77,7 @@ constexpr auto enumerator_of(Slot slot) {
 
 // ---- Composition -------------------------------------------------------------------------------
 
-// One node after the other.
+// Nodes, one after the other.
 template <Expr... Nodes>
 struct Seq : Node {
   std::tuple<Nodes...> nodes;
@@ -102,7 +102,7 @@ constexpr auto operator>>(const A& a, const B& b) {
   return make_seq(std::tuple_cat(as_tuple(a), as_tuple(b)));
 }
 
-// Several expressions on the same rows; gives a tuple of results.
+// Several expressions on the same rows. The result is a tuple of their results.
 template <Expr... Branches>
 struct Fork : Node {
   std::tuple<Branches...> branches;
@@ -113,7 +113,7 @@ constexpr auto fork(const Branches&... branches) {
   return Fork<Branches...>(std::tuple<Branches...>(branches...));
 }
 
-// x += body(x): the rows given stay in place, and are given on.
+// x += body(x): changes the given rows in place and passes them on.
 template <Expr Body>
 struct Residual : Node {
   Body body;
@@ -124,7 +124,7 @@ constexpr auto residual(const Body& body) {
   return Residual<Body>(body);
 }
 
-// x = norm(x): the rows given stay in place, and are given on. What post-norm layers end with.
+// x = norm(x): changes the given rows in place and passes them on. Post-norm layers end with it.
 template <Expr Norm>
 struct InPlace : Node {
   Norm norm;
@@ -135,7 +135,7 @@ constexpr auto in_place(const Norm& norm) {
   return InPlace<Norm>(norm);
 }
 
-// `body` in the layers where `condition` holds; in the others nothing. The body works in place.
+// `body` in the layers where `condition` holds, nothing in the others. The body works in place.
 template <Expr Body>
 struct When : Node {
   Body body;
@@ -148,7 +148,7 @@ constexpr auto when(PerLayer<bool> condition, const Body& body) {
 }
 
 // `body` n times, each time with the next layer's weights. The body works in place (residuals) and
-// holds no Repeat of its own.
+// does not contain another Repeat.
 template <Expr Body, Index N>
 struct Repeat : Node {
   Body body;
@@ -162,9 +162,8 @@ constexpr auto repeat(Dim<N> n, const Body& body) {
 
 // ---- Leaves ------------------------------------------------------------------------------------
 
-// Rows of a matrix (n_rows, width), one for each token of the input: the start of a model. Rows
-// that the input gives as numbers are taken as they are; those of tokens are multiplied with
-// `scale`.
+// Rows of a matrix (n_rows, width), one for each token of the input: the start of a model. The rows
+// of tokens are multiplied by `scale`; rows that the input gives as numbers are used unchanged.
 template <auto kSlot, Index W>
 struct Embedding : Node {
   [[no_unique_address]] Dim<W> width;
@@ -196,7 +195,7 @@ constexpr auto rms_norm(float eps) {
   return RmsNorm<kWeight>{{}, eps};
 }
 
-// Activation and Dropout are what fuse() put into it.
+// fuse() sets Activation and kDropout.
 template <auto kWeight, auto kBias, class Activation = kernels::Identity, bool kDropout = false>
 struct LayerNorm : Node {
   float eps;
@@ -207,7 +206,7 @@ constexpr auto layer_norm(float eps) {
   return LayerNorm<kWeight, kBias>{{}, eps};
 }
 
-// x · weightsᵀ (+ bias); weights (width, k). Activation is what fuse() put into it.
+// x · weightsᵀ (+ bias); weights (width, k). fuse() sets Activation.
 template <auto kWeights, auto kBias, Index W, class Activation = kernels::Identity>
 struct Linear : Node {
   [[no_unique_address]] Dim<W> width;
@@ -229,19 +228,19 @@ struct Scale : Node {
 };
 constexpr auto scale(PerLayer<float> factor) { return Scale{{}, factor}; }
 
-// Inverted dropout where a run is a training run; otherwise the identity.
+// Inverted dropout in a training run; otherwise the identity.
 struct Dropout : Node {
   float probability;
 };
 constexpr auto dropout(float probability) { return Dropout{{}, probability}; }
 
-// The product or the sum of a pair of results, element by element, into the first.
+// The product or the sum of a pair of results, element by element, written to the first one.
 struct Multiply : Node {};
 constexpr auto multiply() { return Multiply{}; }
 struct Sum : Node {};
 constexpr auto sum() { return Sum{}; }
 
-// Columns of one result as several, without a copy.
+// Splits the columns of one result into several results, without a copy.
 template <Index... Ws>
 struct Split : Node {
   std::tuple<Dim<Ws>...> widths;
@@ -254,8 +253,9 @@ constexpr auto split(Dim<Ws>... widths) {
 
 // ---- Attention ---------------------------------------------------------------------------------
 
-// What changes scores before their softmax. A hook of a program's own is a type with a function
-// score_options() beside it, as these have in apply.hpp; it gives kernels::ScoreOptions.
+// A hook changes scores before their softmax. A program's own hook is a type with a function
+// score_options() beside it that returns kernels::ScoreOptions; apply_attention.hpp has those of
+// the types below.
 struct NoHook {};
 struct SoftCap {  // cap * tanh(score / cap)
   float cap;
@@ -263,7 +263,7 @@ struct SoftCap {  // cap * tanh(score / cap)
 struct Alibi {  // score - slope * distance; slopes (n_heads), which must stay alive
   const float* slopes;
 };
-template <auto kSlot>  // the weights of a slot (n_heads), one more score of each query
+template <auto kSlot>  // the weights of a slot (n_heads): an extra score of each query
 struct Sinks {};
 
 template <Index H, Index G, Index D, class HookType = NoHook>
@@ -272,9 +272,10 @@ struct Heads {
   [[no_unique_address]] Dim<H> n_heads;
   [[no_unique_address]] Dim<G> n_kv_heads;
   [[no_unique_address]] Dim<D> head_dim;
-  PerLayer<float> scale;   // of the scores
-  PerLayer<Index> window;  // positions that a query sees, up to its own; 0: all before it
-  // So many positions after its own too, as far as its segment reaches; 0: causal attention.
+  PerLayer<float> scale;   // factor of the scores
+  PerLayer<Index> window;  // how many positions a query sees, up to its own; 0: all
+  // How many more it sees after its own position, up to the end of its segment; 0: causal
+  // attention.
   Index ahead = 0;
   [[no_unique_address]] Hook hook;
 
@@ -288,8 +289,8 @@ struct Heads {
         ahead(seen_ahead),
         hook(h) {}
 
-  // Of the queries, and of keys or values. Where heads differ by layer there are none: give
-  // products their widths as values per layer.
+  // The width of the queries, and of keys or values. They do not exist where heads differ by layer:
+  // give products their widths as values per layer then.
   constexpr auto width() const { return n_heads * head_dim; }
   constexpr auto kv_width() const { return n_kv_heads * head_dim; }
 
@@ -297,7 +298,7 @@ struct Heads {
   constexpr auto with(NewHook h) const {
     return Heads<H, G, D, NewHook>(n_heads, n_kv_heads, head_dim, scale, window, ahead, h);
   }
-  // Attention in both directions; a window counts on both sides.
+  // Attention in both directions; a window applies on both sides.
   constexpr auto both_ways(Index window_ahead) const {
     return Heads(n_heads, n_kv_heads, head_dim, scale, window, window_ahead, hook);
   }
@@ -305,13 +306,13 @@ struct Heads {
 
 // How positions become angles; see ops/rope_table.hpp.
 struct RopeAngles {
-  PerLayer<Index> dim = Index{0};  // of head_dim, that are rotated; 0: none
+  PerLayer<Index> dim = Index{0};  // dimensions of a head that are rotated; 0: none
   PerLayer<float> theta = 10000.0f;
   float position_scale = 1;  // positions are divided by it
 };
 
 // Rotates q and k of a (q, k, v) in place, each token by its position. kFactors: a vector (dim / 2)
-// that frequencies are divided by.
+// by which frequencies are divided.
 template <class Style, auto kFactors, class HeadsType>
 struct Rope : Node {
   HeadsType heads;
@@ -333,7 +334,7 @@ constexpr auto head_norm(const HeadsType& heads, float eps) {
   return HeadNorm<kQ, kK, HeadsType>{{}, heads, eps};
 }
 
-// Stores k and v of a (q, k, v) in the cache; gives q on.
+// Stores k and v of a (q, k, v) in the cache and passes q on.
 template <class HeadsType>
 struct CacheKv : Node {
   HeadsType heads;
@@ -343,9 +344,9 @@ constexpr auto cache_kv(const HeadsType& heads) {
   return CacheKv<HeadsType>{{}, heads};
 }
 
-// Attention in three steps: scores of q with all cached positions (masked ones −∞), their softmax,
-// and the mean of the values so weighted. fuse() makes one step of them, Attend, which never holds
-// the scores.
+// Attention in three steps: scores of q with all cached positions (masked ones are −∞), their
+// softmax, and the mean of the values with these weights. fuse() turns them into one step, Attend,
+// which never stores the scores.
 template <class HeadsType>
 struct Scores : Node {
   HeadsType heads;
@@ -373,11 +374,11 @@ constexpr auto attend_values(const HeadsType& heads) {
 
 // ---- Rows and names ----------------------------------------------------------------------------
 
-// Only the rows whose outputs are wanted.
+// Keeps only the rows whose outputs are wanted.
 struct OutputRows : Node {};
 constexpr auto output_rows() { return OutputRows{}; }
 
-// A name for what passes here, for an observer of the run. Gone after fuse().
+// Gives the rows at this point a name, for an observer of the run. fuse() removes it.
 template <std::size_t N>
 struct Label {
   char text[N];
@@ -393,13 +394,13 @@ constexpr auto tap() {
 
 // ---- What fuse() makes -------------------------------------------------------------------------
 
-// Scores, Softmax and AttendValues as one.
+// Scores, Softmax and AttendValues as one node.
 template <class HeadsType>
 struct Attend : Node {
   HeadsType heads;
 };
 
-// Products of the same rows as one parallel step, at most kMaxGroup.
+// Products of the same rows, at most kMaxGroup, as one parallel step.
 inline constexpr std::size_t kMaxGroup = 4;
 template <Expr... Linears>
 struct LinearGroup : Node {
@@ -413,7 +414,8 @@ struct GatedLinear : Node {
   [[no_unique_address]] Dim<W> width;
 };
 
-// A norm whose result goes to products only: straight to their 8-bit form where they want that.
+// A norm whose result is used by products only. It writes their 8-bit input directly, if they need
+// that.
 template <Expr Norm, Expr Products>
 struct NormInto : Node {
   Norm norm;
@@ -421,8 +423,8 @@ struct NormInto : Node {
   constexpr NormInto(Norm n, Products p) : norm(n), products(p) {}
 };
 
-// A residual whose body ends in a product: it adds to the rows itself. The prefix makes rows of its
-// own: a product cannot read the rows that it adds to.
+// A residual whose body ends in a product, which itself adds to the rows. The prefix makes new
+// rows, because a product cannot read the rows that it adds to.
 template <Expr Prefix, Expr LinearType>
 struct ResidualInto : Node {
   Prefix prefix;
@@ -432,8 +434,8 @@ struct ResidualInto : Node {
 
 // ---- What is checked when an expression is made ------------------------------------------------
 
-// Nodes that give the rows they are given instead of making new ones. A node of a program's own
-// that does so says it: template <> inline constexpr bool nibble::graph::kIsInPlace<Mine> = true;
+// Nodes that pass on the rows that they are given, instead of making new ones. A program's own node
+// that does so says so: template <> inline constexpr bool nibble::graph::kIsInPlace<Mine> = true;
 template <class T>
 inline constexpr bool kIsInPlace = std::is_same_v<T, Dropout> || std::is_same_v<T, Scale>;
 template <class HeadsType>
@@ -453,14 +455,14 @@ inline constexpr bool kIsInPlace<Repeat<Body, N>> = true;
 template <class... Nodes>
 inline constexpr bool kIsInPlace<Seq<Nodes...>> = (kIsInPlace<Nodes> && ...);
 
-// Whether a node changes the rows that it is given: those that its neighbours in a fork, or the sum
-// of a residual, still need.
+// Whether a node changes the rows that it is given. Its neighbours in a fork, or the sum of a
+// residual, still need these rows.
 template <class T>
 inline constexpr bool kChangesInput = kIsInPlace<T>;
 template <Label... kNames>
 inline constexpr bool kChangesInput<Tap<kNames...>> = false;
 namespace detail {
-// Up to the first node that makes rows of its own.
+// Looks at the nodes up to the first one that makes new rows.
 template <class First, class... Rest>
 constexpr bool sequence_changes_input() {
   if constexpr (kChangesInput<First>) {

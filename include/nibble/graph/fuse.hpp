@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Fusion as rewriting: fuse(expression) gives an expression that computes the same with fewer
+// Fusion as rewriting: fuse(expression) returns an expression that computes the same with fewer
 // passes over memory. Each rule is an overload of combine(), for two or three neighbours in a
-// sequence; describe() shows what came of it.
+// sequence. describe() shows the result.
 //
 //   linear >> activation                 the activation becomes the product's epilogue
 //   fork(linear >> act, linear) >> multiply   one gated product
@@ -10,7 +10,7 @@
 //   norm >> products                     the norm writes the products' 8-bit input
 //   scores >> softmax >> attend_values             online softmax, no matrix of scores
 //   layer_norm >> activation >> dropout  one pass
-//   residual(... >> linear)              the product adds to the rows it comes back to
+//   residual(... >> linear)              the product adds to the rows of the residual
 #pragma once
 
 #include "nibble/graph/expr.hpp"
@@ -68,7 +68,7 @@ requires kIsProducts<Products>
 constexpr auto combine(const LayerNorm<kW, kB>& norm, const Products& products) {
   return NormInto<LayerNorm<kW, kB>, Products>(norm, products);
 }
-// A norm is taken up by a group before the group becomes a gated product.
+// A norm is combined with a group before the group becomes a gated product.
 template <Expr Norm, Expr Products, Expr Next>
 requires requires(Products p, Next n) { combine(p, n); }
 constexpr auto combine(const NormInto<Norm, Products>& node, const Next& next) {
@@ -81,7 +81,7 @@ constexpr auto combine(const NormInto<Norm, Products>& node, const Next& next) {
 template <class... Nodes>
 constexpr auto fuse(const Seq<Nodes...>& seq);
 
-// A leaf stays as it is.
+// A leaf is not changed.
 template <Expr T>
 constexpr auto fuse(const T& leaf) {
   return leaf;
@@ -118,7 +118,7 @@ constexpr auto fuse(const Repeat<Body, N>& node) {
 
 namespace detail {
 
-// Pushes the nodes from the kFirst-th on.
+// Pushes the nodes from index kFirst on.
 template <std::size_t kFirst = 0, class Done, class Nodes>
 constexpr auto push_all(const Done& done, const Nodes& nodes);
 
@@ -157,12 +157,12 @@ constexpr auto push(const std::tuple<T...>& done, const Next& next) {
     return std::tuple<Next>(next);
   }
 }
-// Names do not stand in the way of a rule: they go.
+// Names must not prevent a rule, so they are removed.
 template <class... T, Label... kNames>
 constexpr auto push(const std::tuple<T...>& done, const Tap<kNames...>&) {
   return done;
 }
-// A sequence within a sequence is part of it.
+// A sequence within a sequence is flattened.
 template <class... T, class... Nodes>
 constexpr auto push(const std::tuple<T...>& done, const Seq<Nodes...>& seq) {
   return push_all(done, seq.nodes);

@@ -1,29 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A walk over an expression. apply(node, pass, input), defined for each node beside its type, says
-// what a node means by what it does with the pass; the pass decides what the walk does. There are
-// three: a Survey (survey.hpp) lists weights, caches and tables that the expression needs, a
-// Planner (plan.hpp) records how long each result lives, a Runner (run.hpp) computes. Because all
-// take the same walk, what is loaded and planned cannot differ from what runs.
+// what a node means by the calls that it makes to the pass; the pass decides what the walk does.
+// There are three passes: a Survey (survey.hpp) lists the weights, caches and tables that the
+// expression needs; a Planner (plan.hpp) records how long each result lives; a Runner (run.hpp)
+// computes. All of them take the same walk, so what is loaded and planned cannot differ from what
+// runs.
 //
 // A pass offers
 //   resolve(x)               the value of a Dim or a PerLayer in this layer
 //   make(width, rows)        a new matrix of f32 rows
 //   scratch(bytes)           untyped memory for the next step
-//   step(f, used...)         f(runner) reads and writes the values named; each step ends the
-//                            lifetime of what no later step names
+//   step(f, used...)         f(runner) reads and writes the values `used`; a value lives until the
+//                            last step that names it
 //   weight<kSlot>(n, k, n_experts = 1)   declares the weights of a slot; n = 0: a vector of k
-//   weight_rows<kSlot>(n, k)             the same for a table of which rows are looked up
-//   cache(n_kv_heads, head_dim)          declares what this layer keeps of each position
-//   state(n_floats)          declares recurrent state of each sequence in this layer, says where
+//   weight_rows<kSlot>(n, k)             the same for a table whose rows are looked up
+//   cache(n_kv_heads, head_dim)          declares what this layer stores per position
+//   state(n_floats)          declares recurrent state per sequence in this layer; returns where
 //   angles<kFactors>(angles) declares a table of rotations
-//   both_ways()              declares that rows see what comes after them in their segment
+//   both_ways()              declares that rows see later positions of their segment
 //   repeat(n, body)          body, n times, with the weights of layer 0, 1, …
 //   when(condition, body)    body, if the condition holds in this layer
-//   place()                  a number for each place that asks for one, counted in each layer
-//   observe<name>(value)     shows a value to whoever watches
-//   fail(message)            the expression is wrong: a plan is not valid
-//   count(rows), limits()    how many rows at most
+//   place()                  a number for each place that asks for one; each layer counts alike
+//   observe<name>(value)     shows a value to the observer
+//   fail(message)            the expression is wrong: the plan is not valid
+//   count(rows), limits()    the largest possible number of rows; all such limits
 #pragma once
 
 #include <cstddef>
@@ -33,7 +34,8 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
-// How many rows a value has: one for each row of a step, or one for each output wanted of it.
+// How many rows a value has: one for each row of a step, or one for each output that the step
+// wants.
 enum class Rows : unsigned char { all, outputs };
 
 // A matrix of f32 rows, or some columns of one: (rows, width) at `column` of rows `stride` long.
@@ -50,7 +52,7 @@ struct Scratch {
   int id = -1;
 };
 
-// Where the recurrent state of a node is, in the state of a sequence.
+// Where the recurrent state of a node is within the state of a sequence.
 struct StateAt {
   Index offset = 0;  // floats
   Index n = 0;       // floats
@@ -59,21 +61,21 @@ struct StateAt {
 // The input of a model's first node: the rows of the step.
 struct Start {};
 
-// What a plan must be large enough for.
+// A plan must be large enough for these limits.
 struct Limits {
   Index max_rows = 1;      // of one step
   Index max_outputs = 1;   // rows after OutputRows
   Index n_positions = 1;   // of one sequence
   Index max_workers = 1;   // of the executor
   Index max_segments = 1;  // of one step
-  // Which forms of their input the weights of products ask for (FormatOps::takes_codes).
+  // Which representations of their input the weights of products need (FormatOps::takes_codes).
   bool float_inputs = true;
   bool code_inputs = true;
 };
 
 namespace detail {
 
-// What passes with a layer have in common: values that differ by layer.
+// What passes that know the layer have in common: they resolve values that differ by layer.
 class LayerPass {
  public:
   template <Index W>
@@ -94,7 +96,7 @@ class LayerPass {
   Index layer_ = -1;  // −1: outside of the layers
 };
 
-// A mistake in an expression, named by the type that the compiler shows with it.
+// Always false: for the static_assert of a mistake in an expression. The compiler shows the types.
 template <class...>
 inline constexpr bool kNever = false;
 

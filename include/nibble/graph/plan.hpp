@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The memory of an expression: where each intermediate result lies in one arena, so that results
-// that do not live at the same time share bytes. A plan is computed by the same walk over the
-// expression that runs it (apply.hpp), at compile time when all dimensions are static.
+// The memory of an expression: where each intermediate result is in one arena. Results that do not
+// live at the same time share bytes. A plan is computed by the same walk over the expression that
+// runs it (apply.hpp), at compile time if all dimensions are static.
 #pragma once
 
 #include <array>
@@ -13,10 +13,11 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
-// Results of one layer and what stands around it; a Repeat's body counts once.
+// The results of one layer and of what is around the layers; a Repeat's body counts once.
 inline constexpr int kMaxValues = 64;
 
-// So that all together fit in the address space: 32 MiB where pointers have 32 bits.
+// Small enough that all values together fit in the address space: 32 MiB where pointers have 32
+// bits.
 inline constexpr Index kMaxValueBytes = kMaxBytes / kMaxValues;
 
 struct Plan {
@@ -30,7 +31,7 @@ struct Plan {
 
 namespace detail {
 
-// Records when each value is first and last used, then packs them.
+// Records when each value is first and last used, then gives each its place in the arena.
 class Planner {
  public:
   constexpr explicit Planner(const Limits& limits) noexcept : limits_(limits) {}
@@ -83,8 +84,8 @@ class Planner {
   constexpr void max_positions(Index) noexcept {}
   constexpr Index place() noexcept { return 0; }
 
-  // The body is walked once where all layers are alike, else for each: a value is as large as the
-  // largest of its layers.
+  // The body is walked once if all layers are alike, otherwise once for each layer: a value is then
+  // as large as in the layer where it is largest.
   template <class Body>
   constexpr void repeat(Index n, Body&& body) noexcept {
     if (n < 1) return;  // a run makes no values there either
@@ -99,8 +100,8 @@ class Planner {
     }
     layer_ = -1;
     time_ = end;
-    // Only the rows that the body works on in place go from round to round, and its last step names
-    // them: nothing else needs to outlive a round.
+    // Only the rows that the body changes in place go from one round to the next, and its last step
+    // names them. Nothing else needs to outlive a round.
   }
   template <class Body>
   constexpr void when(bool, Body&& body) noexcept {
@@ -145,7 +146,7 @@ class Planner {
     } else if (id < kMaxValues) {
       Life& life = lives_[static_cast<std::size_t>(id)];
       const std::size_t rounded = align_up(static_cast<std::size_t>(bytes));
-      if (layer_ > 0) {  // as before, in another layer
+      if (layer_ > 0) {  // the same value in a later layer
         life.bytes = std::max(life.bytes, rounded);
       } else {
         life = {rounded, time_, time_};
@@ -159,7 +160,7 @@ class Planner {
           std::max(lives_[static_cast<std::size_t>(id)].last, time_);
   }
 
-  // The lowest offset at which value i overlaps no earlier value that lives when it does.
+  // The lowest offset at which value i overlaps no earlier value that lives at the same time.
   constexpr std::size_t lowest_free(const Plan& plan, int i) const noexcept {
     const Life& life = lives_[static_cast<std::size_t>(i)];
     std::size_t offset = 0;
@@ -181,7 +182,7 @@ class Planner {
   Limits limits_;
   std::array<Life, kMaxValues> lives_{};
   int n_ = 0;     // values defined
-  int next_ = 0;  // the next one
+  int next_ = 0;  // id of the next one
   int time_ = 0;
   Index layer_ = -1;
   bool differs_ = false;  // some value differs by layer

@@ -12,16 +12,16 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
-// What tells one table from another.
+// What distinguishes one table from another.
 struct RopeKey {
   Index dim = 0;  // dimensions of a head that are rotated
   float theta = 0;
   float position_scale = 1;
-  bool has_factors = false;  // frequencies are divided by a vector of the model's
+  bool has_factors = false;  // frequencies are divided by a vector of the model
   friend constexpr bool operator==(const RopeKey&, const RopeKey&) = default;
 };
 
-// Of a node in a layer.
+// The key of a node's table in a layer.
 template <auto kFactors>
 constexpr RopeKey rope_key(const RopeAngles& angles, Index layer, bool has_factors) noexcept {
   return {angles.dim.at(layer), angles.theta.at(layer), angles.position_scale,

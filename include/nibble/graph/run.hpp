@@ -13,12 +13,12 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
-// Sees what passes a Tap: its name, the layer (−1 outside of layers), and the rows.
+// Called for each Tap: with its name, the layer (−1 outside of layers), and the rows.
 using Observer = FunctionRef<void(std::string_view name, Index layer, MatrixView<const float>)>;
 
-// Everything a run needs besides the expression. All of it is checked by whoever makes it: tokens
-// in range of the embedding, segments within rows, cache and tables, output rows ascending and in
-// range.
+// Everything that a run needs besides the expression. Whoever makes it has checked all of it:
+// tokens are in range of the embedding, segments fit rows, cache and tables, output rows are
+// ascending and in range.
 struct RunArgs {
   Step step;
   WeightTable weights;
@@ -48,7 +48,7 @@ class Runner : public LayerPass {
 
   // ---- The pass ----
   const Limits& limits() const noexcept { return limits_; }
-  // As the planner's: the most rows there may be, so that sizes agree.
+  // The same as in the planner: the largest possible number of rows, so that sizes agree.
   Index count(Rows rows) const noexcept {
     return rows == Rows::all ? limits_.max_rows : limits_.max_outputs;
   }
@@ -87,7 +87,7 @@ class Runner : public LayerPass {
   Index place() noexcept { return place_++; }
   template <class Body>
   void repeat(Index n, Body&& body) noexcept {
-    NIBBLE_ASSERT(layer_ == -1);  // not within another one
+    NIBBLE_ASSERT(layer_ == -1);  // not within another repeat
     const int start = next_;
     const Index place = place_;
     for (layer_ = 0; layer_ < n; ++layer_) {
@@ -101,7 +101,7 @@ class Runner : public LayerPass {
   void when(bool condition, Body&& body) noexcept {
     const bool was_skipped = is_skipped_;
     is_skipped_ = was_skipped || !condition;
-    body();  // values are numbered as the planner does
+    body();  // skipped or not, so that values get the planner's numbers
     is_skipped_ = was_skipped;
   }
   template <Label kName, Index W>
@@ -132,7 +132,7 @@ class Runner : public LayerPass {
   const Weight& weight(Slot slot) const noexcept {
     return args_.weights.at(enumerator_of(slot), layer_);
   }
-  // An empty view where a model has no such vector.
+  // An empty view if the model has no such vector.
   template <class Slot>
   VectorView<const float> vector(Slot slot) const noexcept {
     if constexpr (std::is_same_v<Slot, None>) {
@@ -142,12 +142,12 @@ class Runner : public LayerPass {
       return w ? VectorView<const float>(w.vector(), w.k) : VectorView<const float>();
     }
   }
-  // The recurrent state of a segment's sequence that state() told of.
+  // The recurrent state that state() returned as `at`, of the sequence of `segment`.
   std::span<float> state_of(const Segment& segment, const StateAt& at) const noexcept {
     NIBBLE_ASSERT(segment.state != nullptr);
     return {segment.state + at.offset, static_cast<std::size_t>(at.n)};
   }
-  // Null where nothing rotates.
+  // Null if nothing is rotated.
   template <auto kFactors>
   const RopeTable* rope_table(const RopeAngles& angles) const noexcept {
     const RopeKey key = rope_key<kFactors>(angles, layer_, weights_have<kFactors>());
@@ -155,13 +155,13 @@ class Runner : public LayerPass {
     for (const RopeTable& table : args_.rope_tables) {
       if (table.key == key) return &table;
     }
-    NIBBLE_ASSERT(false);  // the survey told of it
+    NIBBLE_ASSERT(false);  // the survey has reported it
     return nullptr;
   }
   Executor& executor() const noexcept { return *args_.executor; }
   const ops::KvCache& cache() const noexcept { return args_.cache; }
   bool training() const noexcept { return args_.training; }
-  // Each layer and each place draws numbers of its own.
+  // Each layer and each place draws its own numbers.
   kernels::Dropout dropout(float probability, Index place) const noexcept {
     constexpr std::uint64_t kPlaces = 1 << 16;
     return {probability, args_.dropout_seed + static_cast<std::uint64_t>(layer_ + 1) * kPlaces +
@@ -175,7 +175,7 @@ class Runner : public LayerPass {
     if constexpr (kIsNone<kSlot>) {
       return false;
     } else {
-      // Factors are of the whole model: layers share them.
+      // Factors belong to the whole model: all layers share them.
       return static_cast<bool>(args_.weights.at(enumerator_of(kSlot), -1));
     }
   }
@@ -192,7 +192,7 @@ class Runner : public LayerPass {
 }  // namespace detail
 
 // Runs `expression` with the plan that make_plan() made for it and `limits`. Returns the rows of
-// the last node, (outputs or rows, width), which lie in the arena until the next run. No
+// the last node, (outputs or rows, width), which stay in the arena until the next run. No
 // allocation.
 template <Expr E>
 auto run(const E& expression, const Plan& plan, const Limits& limits,

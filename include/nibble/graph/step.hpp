@@ -15,15 +15,15 @@ using ops::PagePolicy;
 using ops::Segment;
 using ops::SegmentKind;
 
-// A token that stands for a row of Step::rows.
+// A token value that stands for a row of Step::rows.
 inline constexpr std::int32_t kNoToken = -1;
 
-// Rows 0 ... n_rows - 1, each of one segment; segments follow each other in order of their rows.
+// Rows 0 ... n_rows - 1. Each row is in one segment; segments are in the order of their rows.
 struct Step {
   std::span<const std::int32_t> tokens;  // (n_rows): inputs, or kNoToken
   MatrixView<const float> rows = {};     // (n_rows, width): inputs where there is no token
   std::span<const Segment> segments = {};
-  std::span<const Index> output_rows = {};  // which rows go on after output_rows(), ascending
+  std::span<const Index> output_rows = {};  // rows that output_rows() passes on, ascending
   const PagePolicy* policy = nullptr;       // which pages of the cache are read; null: all
 
   Index n_rows() const noexcept { return static_cast<Index>(tokens.size()); }

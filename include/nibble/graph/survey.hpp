@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What an expression needs of the world around it: weights, caches, tables. The expression is the
-// only description of an architecture; whoever loads a model or makes room for sequences asks it.
+// What an expression needs from outside: weights, caches, tables. The expression is the only
+// description of an architecture; code that loads a model or allocates memory for sequences asks
+// it.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +21,7 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
 inline constexpr std::size_t kNoSlot = std::numeric_limits<std::size_t>::max();
 
-// Weights that an expression names.
+// Weights that an expression needs.
 struct WeightNeed {
   std::size_t slot = 0;  // the enumerator
   Index layer = -1;      // −1: outside of the layers
@@ -28,24 +29,24 @@ struct WeightNeed {
   Index k = 0;
   Index n_experts = 1;
   bool is_required = true;
-  std::size_t tied_to = kNoSlot;  // a slot outside of the layers whose weights do instead
+  std::size_t tied_to = kNoSlot;  // a slot outside of the layers whose weights are used instead
   bool is_table = false;          // rows are looked up (and n = 0: any number of them)
 };
 
-// Is told of everything, in the order of the walk; a slot may come more than once.
+// Receives all needs, in the order of the walk; a slot may come more than once.
 class SurveySink {
  public:
   virtual ~SurveySink() = default;
   virtual void weight(const WeightNeed&) {}
-  // What a layer keeps of each position.
+  // What a layer stores per position.
   virtual void cache(Index /*layer*/, const ops::KvShape&) {}
-  // Floats of recurrent state that a layer keeps of each sequence.
+  // Floats of recurrent state that a layer stores per sequence.
   virtual void state(Index /*layer*/, Index /*n_floats*/) {}
   // A table of rotations. factors: the slot of its factors, or kNoSlot.
   virtual void rope(const RopeKey&, std::size_t /*factors*/) {}
-  // There are embeddings for so many positions and no more.
+  // There are embeddings for this many positions and no more.
   virtual void max_positions(Index) {}
-  // Rows see what comes after them in their segment.
+  // Rows see later positions of their segment.
   virtual void both_ways() {}
 };
 
@@ -55,7 +56,7 @@ class Survey : public LayerPass {
  public:
   explicit Survey(SurveySink& sink) noexcept : sink_(sink) {}
 
-  // Sizes of working memory are the planner's.
+  // The sizes of working memory do not matter here: the planner computes them.
   const Limits& limits() const noexcept { return limits_; }
   Index count(Rows) const noexcept { return 1; }
   template <Index W>
@@ -107,7 +108,7 @@ class Survey : public LayerPass {
   }
   template <Label kName, class AnyValue>
   void observe(const AnyValue&) const noexcept {}
-  void fail(const char*) const noexcept {}  // the plan tells
+  void fail(const char*) const noexcept {}  // the plan reports it
 
  private:
   template <auto kSlot>
@@ -136,15 +137,15 @@ class Survey : public LayerPass {
 
 }  // namespace detail
 
-// Tells `sink` what `expression` needs.
+// Reports to `sink` what `expression` needs.
 template <Expr E>
 void survey(const E& expression, SurveySink& sink) {
   detail::Survey pass(sink);
   (void)apply(expression, pass, Start{});
 }
 
-// Compares weights with what an expression needs: shapes are checked once, when weights are bound,
-// and not when they are used. name: what a message calls the weights of a slot.
+// Compares weights with what an expression needs. Shapes are checked once, when weights are bound,
+// and not when they are used. name: how messages call the weights of a slot.
 class WeightChecker final : public SurveySink {
  public:
   using Name = FunctionRef<std::string(std::size_t slot, Index layer)>;
@@ -154,7 +155,7 @@ class WeightChecker final : public SurveySink {
     if (error_) return;
     const Weight& w = table_.at(need.slot, need.layer);
     if (!w) {
-      // Tied weights too: whoever fills the table puts them there.
+      // Tied weights too: whoever fills the table enters the other slot's weights there.
       if (!need.is_required && need.tied_to == kNoSlot) return;
       error_ = Error{Errc::not_found,
                      "weights '" + name_(need.slot, need.layer) + "' are missing"};
@@ -177,7 +178,7 @@ class WeightChecker final : public SurveySink {
   std::optional<Error> error_;
 };
 
-// The same for a program that runs an expression itself. Errors: not_found, invalid_argument.
+// The same check for a program that runs an expression itself. Errors: not_found, invalid_argument.
 template <Expr E>
 Status check_weights(const E& expression, WeightTable table) {
   const auto name = [](std::size_t slot, Index layer) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a slot of an expression stands for when it runs: packed matrices and vectors in memory that
+// What the slots of an expression stand for in a run: packed matrices and vectors in memory that
 // somebody else owns (a loaded model, a mapped file, an array in flash). A weight carries the
-// operations of its format, so that nothing above needs to know which formats there are.
+// operations of its format, so that other code need not know which formats exist.
 #pragma once
 
 #include <span>
@@ -17,23 +17,23 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
-// Activations in blocks of 8-bit codes have this length, and so must the blocks of weights that
-// meet them.
+// The length of the blocks of 8-bit codes of activations. The blocks of weights that are multiplied
+// by them must have the same length.
 inline constexpr int kActivationBlock = 32;
 
-// What can be done with the weights of a format.
+// The operations on the weights of a format.
 struct FormatOps {
   quant::Format format;
-  bool takes_codes;  // products read activations in 8 bits, else f32
+  bool takes_codes;  // products read activations as 8-bit codes; otherwise as f32
   // The product's kernel (kernels::Matmul) for the active target.
   kernels::MatmulFunction* (*matmul)() noexcept;
   // out (k) = row `row` of a packed matrix as f32.
   void (*row)(const std::byte* data, Index n, Index k, Index row, float* out) noexcept;
-  // The packing kernel (kernels::PackPanel) for the active target, and the sizes of what it makes.
+  // The packing kernel (kernels::PackPanel) for the active target, and the sizes of its output.
   kernels::PackPanelFunction* (*pack_panel)() noexcept;
   Index (*packed_bytes)(Index n, Index k) noexcept;
   Index (*panel_bytes)(Index k) noexcept;
-  // Of a row as it is stored in files. Error: as quant::row_bytes.
+  // Bytes of a row as it is stored in files. Errors: as quant::row_bytes.
   Result<std::size_t> (*row_bytes)(std::size_t k);
 };
 
@@ -65,13 +65,13 @@ inline constexpr FormatOps kFormatOps = [] {
                    &quant::row_bytes<F>};
 }();
 
-// A matrix (n, k) in the packed layout of its format; n_experts of them, one after the other; or a
+// A matrix (n, k) in the packed layout of its format, or n_experts such matrices, contiguous, or a
 // vector of k floats (n = 0).
 struct Weight {
   const FormatOps* ops = nullptr;  // of a matrix
   Index n = 0;
   Index k = 0;
-  const std::byte* data = nullptr;  // 64-byte aligned; null where a model has no such weights
+  const std::byte* data = nullptr;  // 64-byte aligned; null if the model has no such weights
   Index n_experts = 1;
 
   explicit operator bool() const noexcept { return data != nullptr; }
@@ -83,7 +83,7 @@ struct Weight {
   Index bytes() const noexcept {
     return is_vector() ? k * Index{sizeof(float)} : n_experts * ops->packed_bytes(n, k);
   }
-  // One of the matrices, as a weight of its own.
+  // One of the n_experts matrices, as a weight.
   Weight expert(Index index) const noexcept {
     NIBBLE_ASSERT(index >= 0 && index < n_experts);
     return {ops, n, k, data + index * ops->packed_bytes(n, k), 1};
@@ -108,7 +108,7 @@ inline Weight weight_of(VectorView<const float> values) noexcept {
   return {nullptr, 0, values.extent(0), reinterpret_cast<const std::byte*>(values.data()), 1};
 }
 
-// All weights of a model: a row of slots for what stands outside of the layers, then a row for each
+// All weights of a model: a row of slots for what is outside of the layers, then a row for each
 // layer. Slots are any enumeration.
 class WeightTable {
  public:
@@ -139,7 +139,7 @@ struct FormatList {
   static constexpr const FormatOps* kOps[] = {&kFormatOps<Fs>...};
 };
 
-// The same as a value: what a store of weights takes.
+// The same as a value, for a store of weights.
 using FormatTable = std::span<const FormatOps* const>;
 
 // The operations of `format`, or null if it is not in the table.

@@ -17,8 +17,9 @@ NIBBLE_BEFORE_NAMESPACE();
 namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// The function of an activation's tag, for fused kernels: activate(Activation{}, d, x). A user's
-// own activation is a tag with such an Impl, see NIBBLE_USER_KERNELS.
+// Applies the activation that a tag type stands for. Fused kernels call it as
+// activate(Activation{}, d, x). A program's own activation is a tag type with such an Impl, see
+// NIBBLE_USER_KERNELS.
 template <class Activation, class D, class V = hn::Vec<D>>
 HWY_INLINE V activate(Activation, D d, V x) {
   return Impl<Activation>::apply(d, x);
@@ -44,7 +45,7 @@ template <>
 struct Impl<kernels::Silu> {
   template <class D, class V>
   static HWY_INLINE V apply(D d, V x) {
-    // Not -inf, which divided by infinity would be NaN.
+    // The numerator must not be -inf: divided by infinity it would give NaN.
     return hn::Div(max_keep_nan(x, hn::Set(d, kLogisticLowest)), one_plus_exp_of_minus(d, x));
   }
 };
@@ -53,7 +54,7 @@ template <>
 struct Impl<kernels::GeluErf> {
   template <class D, class V>
   static HWY_INLINE V apply(D d, V x) {
-    // x times the distribution function is max(x, 0) - |x| * tail(|x|), where nothing cancels.
+    // x times the distribution function equals max(x, 0) - |x| * tail(|x|), where nothing cancels.
     const V a = min_keep_nan(hn::Abs(x), hn::Set(d, kNormalTailEnd));
     return hn::NegMulAdd(a, normal_tail(d, a), max_keep_nan(x, hn::Zero(d)));
   }
@@ -63,8 +64,8 @@ template <>
 struct Impl<kernels::GeluTanh> {
   template <class D, class V>
   static HWY_INLINE V apply(D d, V x) {
-    // (1 + tanh(y / 2)) / 2 = 1 / (1 + exp(-y)), y = sqrt(8/pi) (x + 0.044715 x^3). The bounds are
-    // where exp(-y) is 2^128, infinity, and where it adds nothing to 1.
+    // (1 + tanh(y / 2)) / 2 = 1 / (1 + exp(-y)), y = sqrt(8/pi) (x + 0.044715 x^3). The bounds of x
+    // are where exp(-y) reaches 2^128, which is infinity, and where exp(-y) adds nothing to 1.
     const V above = max_keep_nan(x, hn::Set(d, -10.0609665f));
     const V inside = min_keep_nan(above, hn::Set(d, 9.986397f));
     const V square = hn::Mul(inside, inside);

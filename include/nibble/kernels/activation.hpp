@@ -7,16 +7,17 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 
-// Which function. An empty type each, so that it can be a template parameter of fused kernels,
-// which call `activate(Activation{}, d, x)` of activation-inl.h. Their limits at -inf and inf are
-// returned there (0 or -0 at -inf, inf at inf), and NaN is NaN. u = 2^-24; errors are at most
+// The activation functions. Each is an empty type, so that it can be a template parameter of fused
+// kernels, which call `activate(Activation{}, d, x)` of activation-inl.h. At -inf and inf they
+// return their limits (0 or -0 at -inf, inf at inf), and NaN gives NaN. With u = 2^-24, errors are
+// at most
 //   Silu      (6 + 1.5 |x|) u |silu(x)|  or |x| 2^-125, where exp(-|x|) is not a normal number
-//   GeluErf   5 u |x|                    of the scale of x, not of its tail, as 1 + erf has it
+//   GeluErf   5 u |x|                    relative to x, not to the tail, as with 1 + erf
 //   GeluTanh  (6 + 4 |y|) u |gelu(x)|    or |x| 2^-125; y = sqrt(8/pi) (x + 0.044715 x^3)
 //   Sigmoid   (5 + 1.5 |x|) u sigmoid(x) or 2^-125
 //   Exp       1 ULP of the result; Tanh 3 ULP; Erf 8 ULP
-// and one ULP where the result is subnormal. Without FMA they hold, with it Silu and Sigmoid have
-// 0.3 instead of 1.5.
+// plus one ULP where the result is subnormal. These bounds hold without FMA; with FMA, Silu and
+// Sigmoid have 0.3 instead of 1.5.
 struct Identity {};
 struct Relu {};      // max(x, 0)
 struct Silu {};      // x / (1 + exp(-x))

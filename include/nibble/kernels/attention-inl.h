@@ -19,7 +19,7 @@ NIBBLE_BEFORE_NAMESPACE();
 namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace attention {
 
-// The first n elements, or a whole vector if there are that many.
+// Loads or stores the first n elements, or a whole vector if n >= kLanes.
 NIBBLE_LAZY HWY_INLINE V load_up_to(const float* p, Index n) {
   return n >= kLanes ? load(p) : load_n(p, static_cast<size_t>(n));
 }
@@ -37,22 +37,23 @@ HWY_INLINE void fill(float* p, Index n, float x) {
 }
 
 // ---- Softmax -----------------------------------------------------------------------------------
-// In phases for all rows of a block, so that rows wait for horizontal maxima side by side.
+// Each phase is done for all rows of a block, so that the horizontal maxima of the rows overlap.
 
 using D4 = hn::CappedTag<float, kMaxRows>;
 static_assert(hn::MaxLanes(D4()) == kMaxRows);
 
-// What the rows of a block have seen so far.
+// The state of the rows of a block after the positions that they have seen so far.
 struct RowStates {
   float* max;         // (kMaxRows)
   float* sums;        // (kMaxRows, kPanelPositions): lanes of the sum of weights
-  float* correction;  // (kMaxRows): what earlier sums must be multiplied with
+  float* correction;  // (kMaxRows): factor for the sums so far
 };
 
-// Turns scores (n_rows, kAttentionTile) into weights for attention_float-inl.h or
-// attention_int8-inl.h, with zeros where a row does not see what others of its block see. A row
-// that has not seen anything yet has the lowest number as its maximum and exp(0) = 1 for what it
-// does not see; the first score that it sees, or the merge, multiplies that with 0.
+// Turns scores (n_rows, kAttentionTile) into the weights that attention_float-inl.h or
+// attention_int8-inl.h reads. The weight is 0 where a row does not see a position that another row
+// of its block sees. Exception: a row that has not seen anything yet has the lowest number as its
+// maximum, and exp(0) = 1 for positions that it does not see. The first score that it sees, or the
+// merge, multiplies these by 0.
 template <class T>
 HWY_INLINE void softmax(float* HWY_RESTRICT scores, int n_rows, const Seen& seen, const T* values,
                         Index head_dim, const RowStates& state, Prefetcher& prefetcher) {
@@ -66,7 +67,7 @@ HWY_INLINE void softmax(float* HWY_RESTRICT scores, int n_rows, const Seen& seen
     if (seen.all(r)) {
       for (Index p = seen.begin; p < seen.end; p += kLanes) top = hn::Max(top, load(row + p));
     } else {
-      // A select, not arithmetic: what is not seen may be NaN.
+      // A select, not arithmetic: scores of positions that are not seen may be NaN.
       for (Index p = seen.begin; p < seen.end; p += kLanes) {
         const V x = hn::IfThenElse(seen.mask(r, p), load(row + p), lowest);
         hn::StoreU(x, d, row + p);
@@ -125,8 +126,8 @@ NIBBLE_LAZY HWY_NOINLINE void change_scores(const kernels::ScoreOptions& options
   }
 }
 
-// What sums of values are multiplied with when `sum` is of weights exp(score - max) and one more
-// weight, that of the sink, belongs to it.
+// The factor for the sums of values if `sum` is the sum of weights exp(score - max) and the sink
+// adds one more weight to it.
 NIBBLE_LAZY HWY_INLINE float factor_with_sink(float sink, float max, float sum) {
   const D d;
   const float top = nibble::max(sink, max);
@@ -137,9 +138,9 @@ NIBBLE_LAZY HWY_INLINE float factor_with_sink(float sink, float max, float sum) 
 
 // ---- A task ------------------------------------------------------------------------------------
 
-// Rows are worked on in blocks of up to kMaxRows, all blocks of a task for each tile of positions.
-// Of a prompt, scores of the last block are computed for kMaxRows rows too, those that are missing
-// being zeros: with fewer rows they would be summed in another order.
+// A task processes its rows in blocks of up to kMaxRows: all its blocks for one tile of positions,
+// then the next tile. For a prompt, the scores of the last block are also computed for kMaxRows
+// rows, with zeros for the missing ones: with fewer rows, scores would be summed in another order.
 template <class T>
 class Task {
  public:
@@ -176,11 +177,11 @@ class Task {
 
  private:
   HWY_INLINE Index rows_at(Index row) const { return std::min<Index>(kMaxRows, n_rows_ - row); }
-  // Rows of the block at `row` whose scores are computed.
+  // How many rows of the block at `row` have their scores computed.
   HWY_INLINE Index scored_at(Index row) const { return a_.is_prompt ? kMaxRows : rows_at(row); }
   HWY_INLINE Index position_of(Index row) const { return a_.first_position + row / a_.group; }
 
-  // Positions of the tile, relative to it, that a row sees.
+  // The range of positions that a row sees, relative to the tile.
   HWY_INLINE Index seen_from(Index row) const {
     Index lo = a_.begin;
     if (a_.window > 0) lo = std::max(lo, position_of(row) + 1 - a_.window);
@@ -258,8 +259,9 @@ class Task {
                       is_stream<kRows>(row), prefetcher_of(row));
   }
 
-  // Whether the tile comes from memory for these rows: the first ones, which fetch for all. (The
-  // last few of many as well: it makes no difference to them, and decode's need no test.)
+  // Whether the tile comes from memory for these rows: true for the first rows, which prefetch for
+  // all. (Also true for the last few of many rows: it makes no difference to them, and decode needs
+  // no test at run time.)
   template <int kRows>
   static HWY_INLINE bool is_stream(Index row) {
     return kRows < kMaxRows || row == 0;
@@ -296,20 +298,20 @@ class Task {
 
   const Args& a_;
   Index n_rows_;
-  Index n_padded_;  // n_rows, to whole blocks
-  bool is_few_;     // memory binds, not arithmetic
+  Index n_padded_;  // n_rows_, rounded up to whole blocks
+  bool is_few_;     // bound by memory, not by arithmetic
   Index padded_dim_;
   Index tile_size_;
-  Index values_at_;  // within a tile
-  Index tile_ = 0;   // its first position
+  Index values_at_;  // offset within a tile
+  Index tile_ = 0;   // first position of the tile
   Prefetcher prefetcher_, no_prefetcher_;
-  const T* keys_ = nullptr;  // the tile's
+  const T* keys_ = nullptr;  // keys of the tile
   float* max_;               // (n_rows)
   float* correction_;        // (n_rows)
   float* weight_sums_;       // (n_rows, kPanelPositions)
   float* scores_;            // (n_padded, kAttentionTile)
   float* sums_;              // (n_rows, padded_dim)
-  float* queries_;           // what put_query() makes, n_padded rows
+  float* queries_;           // what put_query() writes, n_padded rows
 };
 
 // ---- Partial results ---------------------------------------------------------------------------

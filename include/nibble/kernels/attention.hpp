@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Attention over a key-value cache: the cache's layout within one kv head, and the kernels that
-// fill it and read it. Free of Highway; ops/attention.hpp cuts the work into these tasks.
+// Attention over a key-value cache: the layout of the cache of one kv head, and the kernels that
+// fill it and read it. Does not include Highway. ops/attention.hpp splits the work into these
+// tasks.
 //
 // Online softmax: M. Milakov, N. Gimelshein, "Online normalizer calculation for softmax" (2018);
 // merging of partial results: "Flash-Decoding" (T. Dao et al., 2023).
@@ -17,21 +18,21 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 
 // ---- Layout of one kv head's cache -------------------------------------------------------------
-// Tiles of 64 positions: all keys of a tile, then all its values, so that one query reads memory
-// from one end to the other, as fast as memory can be read. Keys and values of a tile are panels of
-// 16 positions.
-// Floats: a panel of keys has positions across the lanes, [head_dim][16], so that the scores of 16
-// positions are sums of broadcast(q[d]) * vector, without horizontal sums, and 128-, 256- and
-// 512-bit targets read the same bytes. bf16 has pairs of dimensions in a 32-bit lane,
-// [head_dim / 2][16][2], which makes its two floats a shift and a mask away; an odd head_dim is
-// filled up with one zero. A panel of values is row-major, [16][head_dim].
-// 8-bit integers: the key and the value of a position are codes times one f32 scale each, their
-// greatest magnitude / 127. Panels of keys are [head_dim / 4][16 positions][4], of values
-// [4][head_dim][4 positions], as integer dot products take them, with head_dim filled up with zeros
-// to a multiple of 16; then come the scales of the panel's 16 positions.
-// Elements at positions that were never written are never used, whatever they hold.
+// The cache consists of tiles of 64 positions. A tile has all its keys, then all its values, so
+// that one query reads memory sequentially, as fast as memory can be read. Keys and values of a
+// tile are panels of 16 positions.
+// Floats: a panel of keys has positions across the lanes, [head_dim][16]. The scores of 16
+// positions are then sums of broadcast(q[d]) * vector, without horizontal sums, and 128-, 256- and
+// 512-bit targets read the same bytes. bf16 has pairs of dimensions in a 32-bit lane, [head_dim /
+// 2][16][2], so that a shift and a mask give its two floats; an odd head_dim is padded with one
+// zero. A panel of values is row-major, [16][head_dim].
+// 8-bit integers: the key and the value of a position are codes times one f32 scale each. The scale
+// is the largest magnitude / 127. Panels of keys are [head_dim / 4][16 positions][4] and panels of
+// values [4][head_dim][4 positions], as integer dot products need them, with head_dim padded with
+// zeros to a multiple of 16. The scales of the panel's 16 positions follow.
+// Elements at positions that were never written may hold anything: they are never used.
 inline constexpr Index kPanelPositions = 16;
-// Also: positions whose scores exist at the same time.
+// Positions of a tile; also how many scores of a row exist at the same time.
 inline constexpr Index kAttentionTile = 64;
 
 constexpr Index round_up(Index n, Index multiple) noexcept {
@@ -39,19 +40,19 @@ constexpr Index round_up(Index n, Index multiple) noexcept {
 }
 
 template <class T>
-inline constexpr Index kKeyPair = 1;  // consecutive dimensions that are neighbours in memory
+inline constexpr Index kKeyPair = 1;  // consecutive dimensions that are adjacent in memory
 template <>
 inline constexpr Index kKeyPair<bf16> = 2;
 
 template <>
 inline constexpr Index kKeyPair<std::int8_t> = 4;
 
-// 8-bit codes of a panel, of keys or of values.
+// Number of 8-bit codes of a panel, of keys or of values.
 constexpr Index code_panel_size(Index head_dim) noexcept {
   return kPanelPositions * round_up(head_dim, 16);
 }
 
-// Elements of one panel.
+// Number of elements of one panel.
 template <class T>
 constexpr Index key_panel_size(Index head_dim) noexcept {
   if constexpr (std::is_same_v<T, std::int8_t>) {
@@ -69,14 +70,14 @@ constexpr Index value_panel_size(Index head_dim) noexcept {
   }
 }
 
-// Elements of one tile.
+// Number of elements of one tile.
 template <class T>
 constexpr Index tile_size(Index head_dim) noexcept {
   return kAttentionTile / kPanelPositions *
          (key_panel_size<T>(head_dim) + value_panel_size<T>(head_dim));
 }
 
-// Where the panels with `position` begin.
+// Offsets of the panels that contain `position`, of keys and of values.
 template <class T>
 constexpr Index key_panel(Index position, Index head_dim) noexcept {
   return position / kAttentionTile * tile_size<T>(head_dim) +
@@ -89,7 +90,7 @@ constexpr Index value_panel(Index position, Index head_dim) noexcept {
          position % kAttentionTile / kPanelPositions * value_panel_size<T>(head_dim);
 }
 
-// Where dimension d of the key and of the value at `position` is.
+// Offsets of dimension d of the key and of the value at `position`.
 template <class T>
 constexpr Index key_offset(Index position, Index d, Index head_dim) noexcept {
   constexpr Index kPair = kKeyPair<T>;
@@ -115,7 +116,8 @@ inline const float* panel_scales(const std::int8_t* panel, Index head_dim) noexc
   return reinterpret_cast<const float*>(panel + code_panel_size(head_dim));
 }
 
-// Dimension d of the key and of the value at `position` of the kv head's cache at `cache`.
+// Dimension d of the key and of the value at `position`, as f32. `cache` is the cache of one kv
+// head.
 template <class T>
 float key_at(const T* cache, Index position, Index d, Index head_dim) noexcept {
   const T x = cache[key_offset<T>(position, d, head_dim)];
@@ -139,18 +141,18 @@ float value_at(const T* cache, Index position, Index d, Index head_dim) noexcept
 
 // ---- Pages -------------------------------------------------------------------------------------
 // The cache of one kv head is an array of tiles. A page is the same tile of every layer and kv
-// head: page p of a sequence's cache is tile p of each of these arrays. Which page holds which
-// positions is a table, of a sequence or of a part of it: positions [64 i, 64 i + 64) are in page
+// head: page p of a sequence's cache is tile p of each of these arrays. A table, for a sequence or
+// a part of it, says which page holds which positions: positions [64 i, 64 i + 64) are in page
 // pages[i].
 
-// The page of positions [64 i, 64 i + 64); without a table page i.
+// The page of positions [64 i, 64 i + 64). Without a table, page i.
 constexpr Index page_of(const std::int32_t* pages, Index i) noexcept {
   return pages == nullptr ? i : Index{pages[i]};
 }
 
 // ---- Filling the cache -------------------------------------------------------------------------
 // Writes keys and values of consecutive tokens of one kv head, rounded to T (to nearest, ties to
-// even; 8-bit codes are those of x * (127 / max), all 0 where max is below 2^-110).
+// even). 8-bit codes are those of x * (127 / max); all are 0 where max is below 2^-110.
 template <class T>
 struct StoreKeysValues {
   struct Args {
@@ -168,8 +170,8 @@ struct StoreKeysValues {
 };
 
 // ---- Attention ---------------------------------------------------------------------------------
-// Query rows (tokens times heads of the group) that a task aims at: enough to use a tile of keys
-// and values many times while it is in the cache nearest to the core.
+// How many query rows (tokens times heads of the group) a task should have: enough to use a tile of
+// keys and values many times while it is in the cache nearest to the core.
 inline constexpr Index kAttentionRows = 48;
 
 // Tokens of one task: at least one, whatever the size of the group.
@@ -188,14 +190,14 @@ constexpr Index attention_scratch_floats(Index n_rows, Index head_dim) noexcept 
          2 * round_up(n_rows, 16);
 }
 
-// What happens to scores before their softmax, in this order: a soft cap, ALiBi, a function of the
-// program's own. The defaults do nothing.
+// What happens to scores before their softmax, in this order: a soft cap, ALiBi, the program's own
+// function. The defaults do nothing.
 struct ScoreOptions {
   float soft_cap = 0;                   // score = soft_cap * tanh(score / soft_cap); 0: none
   const float* alibi_slopes = nullptr;  // (n_heads): score -= slope * |query's - key's position|
-  const float* sink_logits = nullptr;   // (n_heads): one more score of each query, without a value
-  // Changes the scores of one query, at `position`, with the keys at first_key ... first_key + n
-  // - 1. Some of them may be masked afterwards, and NaN until then.
+  const float* sink_logits = nullptr;   // (n_heads): an extra score of each query, without a value
+  // Changes the scores of one query, at `position`, with the keys at first_key ... first_key + n -
+  // 1. Some of these scores may be masked afterwards; until then they may be NaN.
   void (*function)(const void* data, Index head, Index position, Index first_key, Index n,
                    float* scores) = nullptr;
   const void* data = nullptr;
@@ -207,18 +209,21 @@ struct ScoreOptions {
 
 // One task: the queries of one kv head's group, of n_tokens consecutive tokens, against positions
 // of the cache. Row t * group + g is head g of the group at token t. Tiles are read in the order of
-// `tiles`, slots first_slot to end_slot - 1 of it; of their positions those in [begin, end) count:
+// `tiles`, from slot first_slot to slot end_slot - 1. Of their positions, those in [begin, end)
+// count:
 //   score(row, j) = scale * q[row] . key[j],  j <= first_position + t + ahead, and with a window
 //                                             also j > first_position + t - window
 //   out[row] = sum_j softmax_j(score(row, j)) value[j]
-// Scores, softmax and sums are in f32; with 8-bit integers queries and weights are rounded to 16
-// bits and the sums of their products with codes are exact. All query heads of the group share one
-// pass over keys and values. With max and sum given, out is left unnormalized and without sinks:
-// partial results of several ranges of slots, to be merged. A row that sees nothing of its range
-// has the lowest float as its max, so that its out and sum count nothing in a merge.
+// Scores, softmax and sums are in f32. With 8-bit integers, queries and weights are rounded to 16
+// bits, and the sums of their products with codes are exact. All query heads of the group share one
+// pass over keys and values. If max and sum are given, out is not normalized and sinks are left
+// out: it is a partial result of a range of slots, to be merged with those of the other ranges. A
+// row that sees nothing of its range has the lowest float as its max, so that its out and sum count
+// nothing in a merge.
 //
-// A row's result depends on is_prompt, never on the other rows of the task: with is_prompt a score
-// is summed along head_dim in one chain, without it in as many as `group` rows leave room for.
+// A row's result depends on is_prompt, but never on the other rows of the task. With is_prompt, a
+// score is summed along head_dim in one chain; without it, in as many chains as `group` rows leave
+// registers for.
 template <class T>
 struct Attend {
   struct Args {
@@ -229,19 +234,19 @@ struct Attend {
     Index head_dim = 0;
     const T* cache = nullptr;             // this kv head's tiles
     const std::int32_t* pages = nullptr;  // see page_of
-    const std::int32_t* tiles = nullptr;  // slot s is the tile of positions from 64 tiles[s] on,
-                                          // ascending; null: from 64 s on
+    const std::int32_t* tiles = nullptr;  // slot s is the tile that starts at position 64 tiles[s],
+                                          // ascending; null: at position 64 s
     Index first_slot = 0;
     Index end_slot = 0;
     Index begin = 0;
     Index end = 0;
     Index first_position = 0;  // of the first token
-    Index window = 0;          // positions that a query sees, up to its own; 0: all
-    Index ahead = 0;           // and so many after its own
+    Index window = 0;          // how many positions a query sees, up to its own; 0: all
+    Index ahead = 0;           // how many more positions it sees, after its own
     bool is_prompt = false;
     float scale = 1;
     ScoreOptions scores;
-    Index first_head = 0;  // of the group, among all heads: for `scores`
+    Index first_head = 0;  // index of the group's first head among all heads, for `scores`
     float* out = nullptr;  // (n_tokens, group, head_dim), tokens out_stride elements apart
     Index out_stride = 0;
     float* max = nullptr;      // (n_tokens * group), or null

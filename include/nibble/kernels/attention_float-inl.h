@@ -20,8 +20,8 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPA
 namespace attention {
 
 // Register tiles: kRows query rows times kWide vectors of positions (scores) or of dimensions (sums
-// of values). 32 registers hold 4 * 4 sums and their operands, 16 hold 4 * 2 or 2 * 4. The latency
-// of a fused multiply-add, 4 cycles at 2 a cycle, asks for 8 sums.
+// of values). 32 registers hold 4 * 4 sums and their operands; 16 hold 4 * 2 or 2 * 4. A fused
+// multiply-add has a latency of 4 cycles, two per cycle: 8 independent sums are needed.
 #if (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3) || HWY_ARCH_ARM_A64
 template <int kRows>
 inline constexpr int kWide = 4;
@@ -29,11 +29,11 @@ inline constexpr int kWide = 4;
 template <int kRows>
 inline constexpr int kWide = kRows <= 2 ? 4 : 2;
 #endif
-// Keys that come from memory are read by few panels at a time, so that they are not far from each
-// other. Where that leaves few sums each is split in kSplits that take turns. (One panel of 16 bits
-// would do, but then loads of queries bind.) Blocks of kMaxRows rows, which prompts are made of,
-// sum in one chain everywhere: what a score is does not depend on where the block stands in its
-// task.
+// Keys that come from memory are read from few panels at a time, so that the addresses are close to
+// each other. Where that leaves few sums, each sum is split into kSplits chains that take turns.
+// (For 16-bit keys one panel would be enough, but then the loads of queries are the bottleneck.)
+// Blocks of kMaxRows rows, of which prompts consist, use one chain everywhere: a score must not
+// depend on where the block is in its task.
 template <int kRows, class T>
 inline constexpr int kStreamVectors = kLanes < kPanelPositions
                                           ? std::min<int>(kPanelPositions / kLanes, kWide<kRows>)
@@ -48,7 +48,7 @@ template <class T>
 HWY_INLINE V load(const T* p) {  // f16 or bf16
   return widen(T{}, D(), hn::LoadU(DU16(), reinterpret_cast<const std::uint16_t*>(p)));
 }
-// The first n < kLanes elements; the memory behind them is not touched.
+// The first n < kLanes elements; the memory after them is not accessed.
 NIBBLE_LAZY HWY_INLINE V load_n(const float* p, size_t n) { return hn::LoadN(D(), p, n); }
 template <class T>
 HWY_INLINE V load_n(const T* p, size_t n) {
@@ -57,8 +57,8 @@ HWY_INLINE V load_n(const T* p, size_t n) {
 
 // ---- Queries -----------------------------------------------------------------------------------
 
-// Row r of a block of queries against a cache of T, (head_dim, block_rows) floats at `block`: q
-// times the scale.
+// Writes row r of a block of queries for a cache of T: q times the scale. The block at `block` is
+// (head_dim, block_rows) floats.
 template <class T>
 HWY_INLINE void put_query(const T*, const float* HWY_RESTRICT q, float scale, Index head_dim,
                           Index r, Index block_rows, float* HWY_RESTRICT block) {
@@ -76,8 +76,8 @@ HWY_INLINE V odd_of(hn::Vec<DU> pairs) {
   return hn::BitCast(D(), hn::And(pairs, hn::Set(DU(), 0xFFFF0000u)));
 }
 
-// One dimension (bf16: two; kOne: the first of them) of kVectors vectors of positions, vector j at
-// keys + j * stride, times those of kRows queries at q.
+// Adds the products of one dimension (bf16: two; kOne: only the first of the two) to `sums`:
+// kVectors vectors of positions, vector j at keys + j * stride, times kRows queries at q.
 template <int kRows, int kVectors, bool kOne, class T>
 HWY_INLINE void score_step(const float* HWY_RESTRICT q, const T* HWY_RESTRICT keys, Index stride,
                            RegisterTile<D, kRows, kVectors>& sums) {
@@ -100,8 +100,9 @@ HWY_INLINE void score_step(const float* HWY_RESTRICT q, const T* HWY_RESTRICT ke
   }
 }
 
-// scores[r][j * kLanes + lane] = sum_d q[d][r] * key[d] of kRows rows against kVectors vectors of
-// positions, vector j at keys + j * stride. q: (head_dim, kRows); scores: (kRows, kAttentionTile).
+// scores[r][j * kLanes + lane] = sum_d q[d][r] * key[d], for kRows rows and kVectors vectors of
+// positions. Vector j is at keys + j * stride. q: (head_dim, kRows); scores: (kRows,
+// kAttentionTile).
 template <int kRows, int kVectors, int kSplit, class T>
 HWY_INLINE void score_block(const float* HWY_RESTRICT q, const T* HWY_RESTRICT keys, Index stride,
                             Index head_dim, float* HWY_RESTRICT scores, Prefetcher& prefetcher) {
@@ -135,12 +136,13 @@ HWY_INLINE void score_block(const float* HWY_RESTRICT q, const T* HWY_RESTRICT k
   }
 }
 
-// Scores of kRows rows for the panels that hold positions [lo, hi) of the tile whose keys are at
-// `keys`, some panels beyond them included. is_stream: the keys come from memory.
+// Computes the scores of kRows rows for the panels that hold positions [lo, hi) of the tile whose
+// keys are at `keys`, and perhaps for some panels beyond them. is_stream: the keys come from
+// memory.
 template <int kRows, class T>
 HWY_INLINE void score_rows(const float* q, const T* keys, Index lo, Index hi, Index head_dim,
                            float* scores, [[maybe_unused]] bool is_stream, Prefetcher& prefetcher) {
-  // Several vectors are panels or parts of one.
+  // The vectors of a step are several panels, or parts of one panel.
   const Index panel_size = kernels::key_panel_size<T>(head_dim);
   const Index stride = kLanes == kPanelPositions ? panel_size : kLanes * kKeyPair<T>;
   constexpr int kVectors = kStreamVectors<kRows, T>;
@@ -153,7 +155,7 @@ HWY_INLINE void score_rows(const float* q, const T* keys, Index lo, Index hi, In
     }
   }
   for (; p < hi; p += kVectors * kLanes) {
-    // Not beyond the tile, rather some panel twice.
+    // Do not go beyond the tile; rather compute some panel twice.
     const Index from = std::min(p, kAttentionTile - kVectors * kLanes);
     const T* const panel = keys + from / kPanelPositions * panel_size;
     score_block<kRows, kVectors, kSplits<kRows, T>>(q, panel + from % kPanelPositions * kKeyPair<T>,
@@ -163,7 +165,7 @@ HWY_INLINE void score_rows(const float* q, const T* keys, Index lo, Index hi, In
 
 // ---- Sums of values ----------------------------------------------------------------------------
 
-// Weights are the exponentials as they are.
+// With float caches, the weights are the exponentials themselves.
 template <class T>
 struct Weights {
   HWY_INLINE Weights(const T*, Index, int) {}
@@ -172,9 +174,9 @@ struct Weights {
   HWY_INLINE void finish(float*, int, const Seen&) const {}
 };
 
-// sums[r][...] = sums[r][...] * correction[r] + sum_p weights[r][p] * values[p][...] for p in
-// [lo, hi) and kVectors vectors of dimensions; kPartial: of the only vector, the first n lanes.
-// No correction: 1.
+// sums[r][...] = sums[r][...] * correction[r] + sum_p weights[r][p] * values[p][...] for p in [lo,
+// hi) and kVectors vectors of dimensions. kPartial: only the first n lanes of the only vector. A
+// null `correction` means 1.
 template <int kRows, int kVectors, bool kPartial, class T>
 HWY_INLINE void value_block(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values,
                             Index lo, Index hi, Index head_dim, size_t n,
@@ -207,12 +209,13 @@ HWY_INLINE void value_block(const float* HWY_RESTRICT weights, const T* HWY_REST
   acc.store(sums, sums_stride);
 }
 
-// Positions whose values are added at once where they come from memory: not more than what is
-// fetched prefetcher, of which vectors of dimensions take one part after the other.
+// How many positions are added at once if their values come from memory: not more than what has
+// been fetched ahead, because each pass over them, for some vectors of dimensions, reads only a
+// part of it.
 inline constexpr Index kStreamPositions = 16;
 
 // Adds the values at positions [lo, hi) of the tile whose values are at `values` to all sums of
-// kRows rows. The rows of `sums` are padded to whole panels, so that vectors never leave them.
+// kRows rows. The rows of `sums` are padded to whole panels, so that vectors never go beyond a row.
 template <int kRows, class T>
 HWY_INLINE void value_rows(const float* weights, const T* values, Index lo, Index hi,
                            Index head_dim, const float* correction, float* sums, Index sums_stride,
@@ -240,7 +243,7 @@ HWY_INLINE void value_rows(const float* weights, const T* values, Index lo, Inde
 
 // ---- Filling the cache -------------------------------------------------------------------------
 
-// Rounding to nearest, ties to even, as core/float16.hpp does it to the bit.
+// Rounds to nearest, ties to even, to the same bits as core/float16.hpp.
 HWY_INLINE void convert(float x, float& out) { out = x; }
 HWY_INLINE void convert(float x, f16& out) { out = to_f16(x); }
 HWY_INLINE void convert(float x, bf16& out) { out = to_bf16(x); }

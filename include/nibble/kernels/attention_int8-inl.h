@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Attention over a cache of 8-bit integers with a scale for each position's key and value. Queries
-// and weights are rounded to 16-bit integers, of which each product with 8-bit codes is exact: what
-// is lost is what the cache lost. On targets with VNNI a 16-bit number is two of 8 bits.
+// and weights are rounded to 16-bit integers, whose products with 8-bit codes are exact: the only
+// loss is that of the cache. On targets with VNNI, a 16-bit number is split into two parts of 8
+// bits.
 
 #include "nibble/kernels/target-inl.h"
 #if defined(NIBBLE_KERNELS_ATTENTION_INT8_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
@@ -28,21 +29,21 @@ using DU8 = hn::Repartition<std::uint8_t, D>;
 using VI = hn::Vec<DI>;
 
 // ---- Numbers of 16 bits times codes of 8 -------------------------------------------------------
-// 16 numbers x are two runs of 16 bytes, "planes", each with four bytes for every four numbers:
+// 16 numbers x are stored as two "planes" of 16 bytes, each with four bytes for every four numbers:
 //   VNNI      x = 256 high + low: 16 high parts; 16 low parts
 //   elsewhere 8 even-numbered x; 8 odd-numbered x
 inline constexpr Index kPlaneBytes = 16;
 
-// VNNI multiplies unsigned by signed bytes: queries have signed parts and meet codes + 128, weights
-// have unsigned parts and meet codes.
+// VNNI multiplies unsigned by signed bytes. Queries therefore have signed parts, which are
+// multiplied by codes + 128; weights have unsigned parts, which are multiplied by the codes.
 enum class Kind { query, weight };
 
-// Such that the sum of n products with codes, and 128 times the sum of n numbers, fit 32 bits with
-// either sign: n * max < 2^24; and such that the high part fits 8 bits.
+// The largest number such that the sum of n products with codes, and 128 times the sum of n
+// numbers, fit 32 bits with either sign: n * max < 2^24; and such that the high part fits 8 bits.
 constexpr float max_number(Index n) {
   return static_cast<float>(std::min<Index>(32512, ((Index{1} << 24) - 1) / n));
 }
-// By which numbers up to `top` become integers up to `max`.
+// Scale factor from [-top, top] to [-max, max]; 0 if `top` is below 2^-100.
 HWY_INLINE V to_numbers(float top, float max) {
   return hn::Set(D(), top >= 0x1p-100f ? max / top : 0);
 }
@@ -79,7 +80,7 @@ struct WideSum {
     high.set(dot(c.codes.get(), plane0, high.get()));
     low.set(dot(c.codes.get(), plane1, low.get()));
   }
-  // 32 bits may overflow on the way, but not in the end.
+  // The intermediate 32-bit sums may overflow, but the total does not.
   HWY_INLINE VI total() const { return hn::Add(hn::ShiftLeft<8>(high.get()), low.get()); }
 
  private:
@@ -147,7 +148,7 @@ HWY_INLINE void put_planes(const Numbers& x, std::byte* to) {
   }
 }
 
-// What the numbers of a row were divided by, and their sum.
+// The factor that turns the numbers of a row back into floats, and the sum of the numbers.
 struct NumberScale {
   float scale;
   std::int32_t sum;
@@ -158,15 +159,15 @@ HWY_INLINE NumberScale scale_at(const std::byte* p) {
   return s;
 }
 
-// sums[r][j] += sum over 16 numbers of row r, at x + r * x_stride, times codes: those of numbers
-// 4 i to 4 i + 3 are at codes + i * code_stride + j * vector_stride.
+// sums[r][j] += sum over 16 numbers of row r, at x + r * x_stride, times codes. The codes for
+// numbers 4 i to 4 i + 3 are at codes + i * code_stride + j * vector_stride.
 template <Kind kKind, int kRows, int kVectors>
 HWY_INLINE void add_products_of_16(const std::byte* HWY_RESTRICT x, Index x_stride,
                                    const std::int8_t* HWY_RESTRICT codes, Index code_stride,
                                    Index vector_stride, WideSum<kKind> (&sums)[kRows][kVectors],
                                    Prefetcher& prefetcher) {
   HWY_UNROLL(4) for (Index i = 0; i < 4; ++i) {
-    // A quarter of what is read, and the scales, are fetched by the softmax.
+    // The softmax fetches the last quarter of what is read, and the scales.
     if (i < 3) prefetcher.step<kVectors * kLanes * 4>();
     CodeVector<kKind> c[kVectors];
     HWY_UNROLL(2) for (int j = 0; j < kVectors; ++j) {
@@ -180,16 +181,17 @@ HWY_INLINE void add_products_of_16(const std::byte* HWY_RESTRICT x, Index x_stri
   }
 }
 
-// Register tiles: 4 rows times 2 vectors times 2 sums, or 1 where a sum is one of 16 registers, for
-// what comes from memory and for what is in L1.
+// Register tiles: 4 rows times 2 vectors times 2 sums, or times 1 sum where there are 16 registers
+// and a sum takes one. The same tile is used for data from memory and in L1.
 // (Decode from memory on a Zen 5: 80 % of the read bandwidth. The dot products of two bytes take
-// two thirds of the time that memory takes, the softmax a sixth. One byte would halve the first and
-// lose what is small in a tile, however many of it there are.)
+// two thirds of the time that memory takes, the softmax a sixth. Weights of one byte would halve
+// the time of the dot products, but lose the small weights of a tile, however many of them there
+// are.)
 inline constexpr int kCodeVectors = 2;
 
 // ---- Queries -----------------------------------------------------------------------------------
-// A row's numbers, 16 at a time, and then their scale, in the room of head_dim floats rounded up to
-// 32.
+// The numbers of a row, 16 at a time, then their NumberScale, in the space of head_dim floats
+// rounded up to 32.
 
 constexpr Index query_stride(Index head_dim) {
   return kernels::round_up(head_dim, 32) * static_cast<Index>(sizeof(float));
@@ -233,7 +235,8 @@ HWY_INLINE void score_rows(const float* queries, const std::int8_t* keys, Index 
   const auto* const x = reinterpret_cast<const std::byte*>(queries);
   const Index x_stride = query_stride(head_dim);
   const Index panel_size = kernels::key_panel_size<std::int8_t>(head_dim);
-  // Two vectors are two panels or within one; a tile has an even number of both.
+  // The two vectors are two panels or parts of one; a tile has an even number of panels and of
+  // vectors.
   constexpr Index kStep = kCodeVectors * kLanes;
   const Index vector_stride = kLanes == kPanelPositions ? panel_size : 4 * kLanes;
   for (Index p = lo / kStep * kStep; p < hi; p += kStep) {
@@ -263,8 +266,9 @@ HWY_INLINE void score_rows(const float* queries, const std::int8_t* keys, Index 
 }
 
 // ---- Sums of values ----------------------------------------------------------------------------
-// The exponentials of 16 positions, times the scales of their values, become numbers in the first
-// half of their floats' room; what to multiply all of a row with follows the first 16.
+// The exponentials of 16 positions, times the scales of their values, become numbers, in the first
+// half of the space of the 16 floats. The factor for the whole row is stored after its first 16
+// numbers.
 inline constexpr Index kWeightBlockBytes = kPanelPositions * static_cast<Index>(sizeof(float));
 inline constexpr Index kWeightScaleAt = 2 * kPlaneBytes;
 
@@ -284,7 +288,7 @@ class Weights<T> {
     const std::int8_t* const panel = values_ + p / kPanelPositions * panel_size_;
     const V scale = load(kernels::panel_scales(panel, head_dim_) + p % kPanelPositions);
     V weight = hn::Mul(e, scale);
-    // A select: the scale of what is not seen may be NaN.
+    // A select, not arithmetic: the scale of a position that is not seen may be NaN.
     if (!seen.all(r)) weight = hn::IfThenElseZero(seen.mask(r, p), weight);
     top_.set(hn::Max(top_.get(), weight));
     return weight;
@@ -323,8 +327,8 @@ class Weights<T> {
   float max_[kMaxRows];
 };
 
-// Two vectors of sums at a time: rows of `sums` are padded to 32, and what is computed beyond
-// head_dim is never used.
+// Computes two vectors of sums at a time. The rows of `sums` are padded to 32; what is computed
+// beyond head_dim is never used.
 template <int kRows>
 HWY_INLINE void value_rows(const float* weights, const std::int8_t* values, Index lo, Index hi,
                            Index head_dim, const float* correction, float* sums, Index sums_stride,
@@ -360,8 +364,8 @@ HWY_INLINE void value_rows(const float* weights, const std::int8_t* values, Inde
 
 // ---- Filling the cache -------------------------------------------------------------------------
 
-// Writes head_dim codes with `stride` bytes from four to four, those beyond head_dim 0. Returns
-// the scale.
+// Writes head_dim codes in groups of `group`, `stride` bytes from one group to the next, and zeros
+// after them up to a multiple of 16. Returns the scale.
 NIBBLE_LAZY HWY_INLINE float put_codes(const float* HWY_RESTRICT x, Index head_dim, Index group,
                                        Index stride, std::int8_t* HWY_RESTRICT to) {
   const D d;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Attention: vectors, register tiles and fetching prefetcher, for every element type of the cache.
+// Attention: vectors, register tiles and prefetching, for every element type of the cache.
 
 #include "nibble/kernels/target-inl.h"
 #if defined(NIBBLE_KERNELS_ATTENTION_VEC_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
@@ -36,14 +36,14 @@ inline constexpr int kMaxRows = static_cast<int>(kernels::kAttentionBlock);
 
 HWY_INLINE V load(const float* p) { return hn::LoadU(D(), p); }
 
-// Which positions of a tile count: panels from `begin` to `end` are worked on for a block of rows,
-// of which row r sees [from[r], to[r]).
+// Which positions of a tile count. A block of rows works on the panels from `begin` to `end`; row r
+// of it sees positions [from[r], to[r]).
 struct Seen {
   Index begin, end;
   Index from[kMaxRows], to[kMaxRows];
 
   HWY_INLINE bool all(int r) const { return from[r] <= begin && to[r] >= end; }
-  // Lanes of the vector at position p that row r sees.
+  // Which lanes of the vector at position p row r sees.
   HWY_INLINE hn::Mask<D> mask(int r, Index p) const {
     const DI di;
     const auto position = hn::Iota(di, static_cast<std::int32_t>(p));
@@ -54,11 +54,11 @@ struct Seen {
 };
 
 // ---- Fetching ahead ----------------------------------------------------------------------------
-// A tile's keys and values follow each other in memory and so do tiles, but the hardware's own
-// prefetchers stop at every page and lose the track when a register tile reads several panels side
-// by side. The first rows of a task fetch for all of them, a fixed distance ahead of what they
-// read, as decode's matrix products do. (Into L2, or at 32 KB, is slower; f32 needs the shorter
-// distance: a tile of it is more than L1 holds.)
+// A tile's keys and values are contiguous in memory, and so are tiles. But the hardware prefetchers
+// stop at every page, and lose track when a register tile reads several panels side by side.
+// Therefore the first rows of a task fetch for all of its rows, a fixed distance ahead of what they
+// read, as the matrix products of decode do. (Fetching into L2, or 32 KB ahead, is slower. f32
+// needs the shorter distance: a tile of f32 is larger than L1.)
 template <class T>
 inline constexpr Index kFetchDistance = 1024 * (sizeof(T) == 4   ? 9
                                                 : sizeof(T) == 2 ? 18
@@ -66,14 +66,14 @@ inline constexpr Index kFetchDistance = 1024 * (sizeof(T) == 4   ? 9
 
 class Prefetcher {
  public:
-  HWY_INLINE Prefetcher() = default;  // there is nothing to fetch
-  // Into L1, as data used once, if `now`, else, when there is time, into L2. (Behind the last tile
-  // is another part or kv head.)
+  HWY_INLINE Prefetcher() = default;  // nothing to fetch
+  // If `now`, fetches into L1, as data used once; otherwise, when there is time, into L2. (After
+  // the last tile comes another part or kv head.)
   template <class T>
   HWY_INLINE Prefetcher(const T* from, bool now)
       : next_(reinterpret_cast<const std::byte*>(from) + kFetchDistance<T>), now_(now) {}
 
-  // kBytes more are being read.
+  // Called when kBytes more are being read.
   template <Index kBytes>
   HWY_INLINE void step() {
     if (next_ == nullptr) return;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Sums, products and conversions of arrays, element by element. `out` may be one of the float
-// inputs but must not overlap them otherwise; no alignment is needed.
+// inputs but must not overlap an input in any other way. No alignment is needed.
 #pragma once
 
 #include "nibble/core/float16.hpp"
@@ -24,7 +24,7 @@ struct Scale {
   using Function = void(const float* x, float factor, float* out, Index n);
 };
 
-// out[i] = x[i], i < n, exactly, for T = float, f16 or bf16; may quiet a signalling NaN. No
+// out[i] = x[i], i < n, exactly, for T = float, f16 or bf16. A signalling NaN may become quiet. No
 // overlap.
 template <class T>
 struct ToF32 {

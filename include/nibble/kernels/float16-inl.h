@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// 16-bit floats, as their bits in half a vector. Widened to f32 they are exact for every value,
-// also infinities, on every target.
+// 16-bit floats, held as bits in vectors of half the width. Widening them to f32 is exact for every
+// value, including infinities, on every target.
 
 #include "nibble/kernels/target-inl.h"
 #if defined(NIBBLE_KERNELS_FLOAT16_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
@@ -24,8 +24,9 @@ HWY_INLINE hn::Vec<D> widen(f16, D d, V16 bits) {
 #if (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2) || HWY_ARCH_ARM_A64
   return hn::PromoteTo(d, hn::BitCast(hn::Rebind<hwy::float16_t, D>(), bits));
 #else
-  // Where Highway 1.3 has no instruction it takes infinity for 65536. The fields moved to their
-  // places make a float whose exponent is 112 too small; what had the greatest exponent keeps it.
+  // Where the target has no instruction for it, Highway 1.3 widens infinity to 65536. Instead: move
+  // the fields to their places, which gives a float whose exponent is 112 too small, and multiply.
+  // The largest exponent (infinity and NaN) stays the largest.
   const hn::RebindToUnsigned<D> du;
   const auto wide = hn::PromoteTo(du, bits);
   const auto magnitude = hn::ShiftLeft<13>(hn::And(wide, hn::Set(du, 0x7FFFu)));

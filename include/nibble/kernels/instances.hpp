@@ -4,8 +4,8 @@
 // others, so that typed operations on nibble's own formats and epilogues link from anywhere. With
 // -ffunction-sections and the linker's --gc-sections a program keeps only those that it uses.
 //
-// Products with ActivationScales::per_row need the header form: they are one more set of tiles for
-// each block format, and few programs want them.
+// Products with ActivationScales::per_row need the header form: they would be one more set of tiles
+// for each block format, and few programs use them.
 #pragma once
 
 #include "nibble/kernels/activation.hpp"
@@ -27,7 +27,7 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace simd {
 
 #define NIBBLE_INSTANCE(...) template __VA_ARGS__::Function* kernel<__VA_ARGS__>() noexcept;
 
-// Packing, and products.
+// Packing and products.
 #define NIBBLE_ROW(Type, name, file_type)       \
   NIBBLE_INSTANCE(kernels::Matmul<quant::Type>) \
   NIBBLE_INSTANCE(kernels::PackPanel<quant::Type>)
@@ -36,7 +36,7 @@ NIBBLE_GGUF_FORMATS(NIBBLE_ROW)
 NIBBLE_INSTANCE(kernels::Matmul<quant::I8Channel>)
 NIBBLE_INSTANCE(kernels::PackPanel<quant::I8Channel>)
 
-// What products end with.
+// Epilogues of products.
 #define NIBBLE_INSTANCES_OF_EPILOGUE(Activation)                                   \
   NIBBLE_INSTANCE(kernels::FinishTile<kernels::Epilogue<Activation>>)              \
   NIBBLE_INSTANCE(kernels::FinishTile<kernels::Epilogue<Activation, true>>)        \

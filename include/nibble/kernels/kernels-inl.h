@@ -11,7 +11,7 @@
 #define HWY_TARGET_TOGGLE
 #endif
 
-// GCC takes the sizes of arrays that depend on template parameters for conversions of variables.
+// GCC treats sizes of arrays that depend on template parameters as conversions of variables.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wsign-conversion"
@@ -41,9 +41,9 @@
 #endif
 
 // ---- Levels ------------------------------------------------------------------------------------
-// Only the kernels that gain from a level's instructions. A program's file is compiled for levels
-// too if it uses the macros of target-inl.h; with Highway's macros instead, its include guard makes
-// it empty here.
+// Only the kernels that gain from a level's instructions are compiled for it. A program's file is
+// compiled for levels too if it uses the macros of target-inl.h. If it uses Highway's macros, its
+// include guard makes it empty here.
 #if NIBBLE_COMPILED_LEVELS & NIBBLE_NEON_DOT
 #if HWY_TARGET == HWY_STATIC_TARGET
 #define NIBBLE_NEXT_LEVEL NIBBLE_NEON_DOT

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// map: a function of vectors over arrays, element by element. The function is an object with an
-// always-inlined call operator, not a lambda: GCC 12 does not inline those in target namespaces.
+// map: applies a function of vectors to arrays, element by element. The function is an object whose
+// call operator is always inlined, not a lambda: GCC 12 does not inline lambdas in target
+// namespaces.
 
 #include "nibble/kernels/target-inl.h"
 #if defined(NIBBLE_KERNELS_MAP_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)

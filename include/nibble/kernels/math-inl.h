@@ -21,8 +21,8 @@ NIBBLE_BEFORE_NAMESPACE();
 namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// The greater of `x` and the number `bound`; a NaN in x stays NaN. Highway leaves open what Max
-// does with NaN: x86 returns the second operand, ARM the NaN.
+// The greater of `x` and the number `bound`; a NaN in x stays NaN. Highway does not specify what
+// Max does with NaN: x86 returns the second operand, ARM the NaN.
 template <class V>
 HWY_INLINE V max_keep_nan(V x, V bound) {
 #if HWY_ARCH_X86
@@ -39,7 +39,7 @@ HWY_INLINE V min_keep_nan(V x, V bound) {
   return hn::IfThenElse(hn::Gt(x, bound), bound, x);
 #endif
 }
-// The greater of `x` and the number `best`; a NaN in x is passed over.
+// The greater of `x` and the number `best`; a NaN in x is ignored.
 template <class V>
 HWY_INLINE V max_skip_nan(V x, V best) {
 #if HWY_ARCH_X86
@@ -49,26 +49,27 @@ HWY_INLINE V max_skip_nan(V x, V best) {
 #endif
 }
 
-// The nearest integers, ties to even, of numbers that are within 32 bits.
+// The nearest integers, ties to even, of numbers whose integers fit 32 bits.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE hn::Vec<hn::RebindToSigned<D>> nearest(D, V x) {
 #if HWY_ARCH_X86 && HWY_TARGET != HWY_EMU128
   return hn::NearestIntInRange(hn::RebindToSigned<D>(), x);
 #else
-  return hn::NearestInt(x);  // Highway 1.3 has the cheaper form for x86 only
+  return hn::NearestInt(x);  // Highway 1.3 has the cheaper function for x86 only
 #endif
 }
 
 namespace detail {
 
-// Adding it rounds to an integer n and leaves n + 127 in the low bits, of which a shift makes 2^n.
+// Adding this constant rounds to an integer n and leaves n + 127 in the low bits; a shift turns
+// these into 2^n.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V round_and_bias(D d) {
   return hn::Set(d, 0x1.8p23f + 127.0f);
 }
 
 // x = n ln 2 + r with n integral and |r| <= ln 2 / 2. Returns n + round_and_bias. (Cody and Waite
-// 1980: ln 2 in two parts, the first of 15 bits so that n times it is exact also without FMA.)
+// 1980: ln 2 in two parts, the first of 15 bits, so that n times it is exact even without FMA.)
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V reduce_by_ln2(D d, V x, V& r) {
   const V biased = hn::MulAdd(x, hn::Set(d, 0x1.715476p+0f), round_and_bias(d));
@@ -108,7 +109,7 @@ HWY_INLINE V exp(D d, V x) {
   const V magic = detail::round_and_bias(d);
   const V n = hn::Sub(detail::reduce_by_ln2(d, x, r), magic);
   const V e = hn::Add(detail::expm1_polynomial(d, r), hn::Set(d, 1.0f));
-  // 2^n in two factors, for n may be -150 or 128.
+  // 2^n as two factors, because n may be -150 or 128.
   const V half = hn::MulAdd(n, hn::Set(d, 0.5f), magic);
   const V rest = hn::Add(hn::Sub(n, hn::Sub(half, magic)), magic);
   return hn::Mul(hn::Mul(e, detail::pow2_of_biased(d, half)), detail::pow2_of_biased(d, rest));
@@ -116,7 +117,7 @@ HWY_INLINE V exp(D d, V x) {
 
 namespace detail {
 
-// With AVX-512 one instruction looks up 32 floats that are in two registers.
+// With AVX-512, one instruction looks up values in a table of 32 floats held in two registers.
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
 template <class D>
 inline constexpr bool kHasTablesOf32 = hn::MaxLanes(D()) == 16;
@@ -125,7 +126,7 @@ template <class D>
 inline constexpr bool kHasTablesOf32 = false;
 #endif
 
-// The values of a table of 32 whose indices are the low bits of `biased`.
+// Looks up values in a table of 32; the indices are the low bits of `biased`.
 template <class D, class T, class V = hn::Vec<D>>
 HWY_INLINE V look_up_32(D d, const T* table, V biased) {
   const hn::RebindToSigned<D> di;
@@ -135,7 +136,7 @@ HWY_INLINE V look_up_32(D d, const T* table, V biased) {
                                                  hn::IndicesFromVec(dt, index)));
 }
 
-// The bits of 2^(j / 32), less j << 18: adding (32 n + j) << 18 makes 2^(n + j / 32) of them.
+// The bits of 2^(j / 32), minus j << 18. Adding (32 n + j) << 18 gives the bits of 2^(n + j / 32).
 HWY_ALIGN inline constexpr std::int32_t kExp2Table[32] = {
     0x3F800000, 0x3F7ECD87, 0x3F7DAAC3, 0x3F7C980F, 0x3F7B95C2, 0x3F7AA43A, 0x3F79C3D3, 0x3F78F4F0,
     0x3F7837F0, 0x3F778D3A, 0x3F76F532, 0x3F767043, 0x3F75FED7, 0x3F75A15B, 0x3F75583F, 0x3F7523F6,
@@ -143,12 +144,12 @@ HWY_ALIGN inline constexpr std::int32_t kExp2Table[32] = {
     0x3F7744FD, 0x3F77FBB8, 0x3F78CCDF, 0x3F79B907, 0x3F7AC0C7, 0x3F7BE4BA, 0x3F7D257D, 0x3F7E83B3};
 
 // 2^(a * b) = scale * (1 + f * q), for a * b in [-127, 128]; scale is 0 at -127, infinity at 128.
-// That a * b is split in one step costs a relative error of |a b| u without FMA, none with it.
+// Splitting a * b in one step costs a relative error of |a b| u without FMA, none with it.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE void exp2_of_product(D d, V a, V b, V& scale, V& f, V& q) {
   if constexpr (kHasTablesOf32<D>) {
-    // In steps of 1/32. (2^(f / 32) - 1) / f for |f| <= 1/2: minimax of degree 1 by Remez exchange,
-    // relative error in the power 2^-24.2.
+    // f is in units of 1/32. (2^(f / 32) - 1) / f for |f| <= 1/2: minimax of degree 1 by Remez
+    // exchange, relative error of the power 2^-24.2.
     const hn::RebindToSigned<D> di;
     const V b32 = hn::Mul(b, hn::Set(d, 32.0f)), magic = hn::Set(d, 0x1.8p23f);
     const V biased = hn::MulAdd(a, b32, magic);
@@ -172,10 +173,10 @@ HWY_INLINE void exp2_of_product(D d, V a, V b, V& scale, V& f, V& q) {
 
 }  // namespace detail
 
-// 2^(x * factor), where that is at most 1 (or NaN) and `lowest` is -127 / factor. Where most of a
-// model's exponentials are, at half the cost of exp: relative error (3 + |x| factor) u, u = 2^-24,
-// a quarter of the second term with FMA. What is not a normal number may be anything down to 0, and
-// is 0 at `lowest` and below.
+// 2^(x * factor), where that is at most 1 (or NaN); `lowest` is -127 / factor. Most of a model's
+// exponentials are of this kind, and it costs half as much as exp. Relative error (3 + |x| factor)
+// u, u = 2^-24; with FMA a quarter of the second term. A result that is not a normal number may be
+// anything down to 0; it is 0 for x at `lowest` and below.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V exp2_nonpositive(D d, V x, V factor, V lowest) {
   V scale, f, q;
@@ -189,7 +190,7 @@ HWY_INLINE V exp_nonpositive(D d, V x) {
   return exp2_nonpositive(d, x, hn::Set(d, 0x1.715476p+0f), hn::Set(d, -0x1.601e68p+6f));
 }
 
-// 1 + 2^(a * b) for a * b in [-126, 128], infinity at 128: what logistic functions divide by.
+// 1 + 2^(a * b) for a * b in [-126, 128], infinity at 128: the divisor in logistic functions.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V one_plus_exp2(D d, V a, V b) {
   const V one = hn::Set(d, 1.0f);
@@ -198,7 +199,7 @@ HWY_INLINE V one_plus_exp2(D d, V a, V b) {
   return hn::MulAdd(scale, hn::MulAdd(f, q, one), one);
 }
 
-// 1 + exp(-x), infinity from kLogisticLowest down.
+// 1 + exp(-x); infinity for x at kLogisticLowest and below.
 inline constexpr float kLogisticLowest = -0x1.62e43p+6f;  // -128 ln 2
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V one_plus_exp_of_minus(D d, V x) {
@@ -247,7 +248,7 @@ HWY_INLINE V erf(D d, V x) {
 namespace detail {
 
 // Cubics in r that give the tail of the normal distribution at (j + r) / kNormalSteps, |r| <= 1/2,
-// j < 32: minimax by Remez exchange, absolute error below 2.6 * 2^-24. The last is 0.
+// j < 32: minimax by Remez exchange, absolute error below 2.6 * 2^-24. The last cubic is 0.
 inline constexpr float kNormalSteps = 5.865103f;
 HWY_ALIGN inline constexpr float kNormalTail[4][32] = {
     {0.5f,
@@ -309,7 +310,7 @@ HWY_ALIGN inline constexpr float kNormalTail[4][32] = {
 
 }  // namespace detail
 
-// From here on normal_tail is 0.
+// normal_tail is 0 from here on.
 inline constexpr float kNormalTailEnd = 5.28f;
 
 // The tail of the normal distribution, (1 - erf(a / sqrt(2))) / 2 for 0 <= a <= kNormalTailEnd.

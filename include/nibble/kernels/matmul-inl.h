@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The matrix product: a walk over tiles, and what becomes of their sums.
+// The matrix product: the loop over tiles, and what is done with their sums.
 
 #include "nibble/kernels/target-inl.h"
 #if defined(NIBBLE_KERNELS_MATMUL_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
@@ -21,14 +21,14 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPA
 namespace hn = hwy::HWY_NAMESPACE;
 
 #if NIBBLE_IS_LEVEL
-// Levels compute sums only; the functions of the base finish them.
+// Levels compute only sums; the functions of the base finish them.
 using HWY_NAMESPACE::Outputs;
 #else
 
 // ---- Epilogues ---------------------------------------------------------------------------------
 
-// The kLanes outputs of one vector: (row, column), (row, column + 1) … The first `count` are
-// columns of the matrix, the rest is never stored. A type of this namespace, so that
+// The kLanes outputs of one vector: (row, column), (row, column + 1) … The first `count` of them
+// are columns of the matrix; the rest is never stored. The type is in this namespace so that
 // argument-dependent lookup finds a program's `finish` here although it is declared later.
 struct Outputs {
   Index row;
@@ -97,7 +97,7 @@ struct Impl<kernels::FinishGatedTile<Activation>> {
 
 // ---- The walk over tiles -----------------------------------------------------------------------
 
-// Bytes of a panel that a tile reads in one step of fetching ahead.
+// How many bytes of a panel a tile reads in one prefetching step.
 template <class Form>
 constexpr Index step_bytes() {
   using L = PackedOf<Form>;
@@ -128,9 +128,10 @@ HWY_INLINE void compute_tile(const kernels::MatmulArgs& args, Index row, Index c
     PanelPrefetcher prefetcher;
     if (kNarrow) {
       prefetcher.next = weights + kPanelFetchDistance;
-    } else if (lane == 0 && next_panel < args.end_panel) {  // once per panel, not beyond the last
-      // The tiles of a column fetch equal parts of the panels that come next, and more: fetches get
-      // lost, and each line once gave 67 % of the peak with Q4_0 instead of 76 %.
+    } else if (lane == 0 && next_panel < args.end_panel) {  // once per panel, none after the last
+      // The tiles of a column each fetch an equal part of the panels that come next, and half as
+      // much again: some fetches get lost, and fetching each line only once gave 67 % of the peak
+      // with Q4_0 instead of 76 %.
       const Index n_tiles = (args.m + Shape::kWideRows - 1) / Shape::kWideRows;
       const Index part = kPanels * panel_bytes / n_tiles;
       const Index tile_index = (row + Shape::kWideRows - 1) / Shape::kWideRows;
@@ -149,8 +150,8 @@ template <class Form, int kMaxRows, int kColumns, bool kNarrow>
 HWY_INLINE void for_each_row_tile(const kernels::MatmulArgs& args, Index column) {
   Index row = 0;
   if constexpr (kMaxRows == 4) {
-    // One row has too few sums to hide the latency of a dot product: 5 rows are 3 + 2, not 4 + 1,
-    // and 3 are not 2 + 1 (1.26 times the rate). 6 as 3 + 3 brings nothing.
+    // A tile of one row has too few sums to hide the latency of a dot product. So 5 rows are 3 + 2,
+    // not 4 + 1, and 3 rows are not 2 + 1 (1.26 times the rate). 6 rows as 3 + 3 gain nothing.
     for (; args.m - row >= 4 && args.m - row != 5; row += 4) {
       compute_tile<Form, 4, kColumns, kNarrow>(args, row, column);
     }
@@ -203,7 +204,7 @@ HWY_NOINLINE void for_each_tile(const kernels::MatmulArgs& args) {
   }
 }
 
-// Levels have instructions for products of 8-bit integers, so they have no others.
+// Levels add instructions for products of 8-bit integers, so they have no other products.
 template <class Format>
 concept MultipliedHere =
     !NIBBLE_IS_LEVEL || quant::BlockFormat<Format> || std::is_same_v<Format, quant::I8Channel>;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Matrix product of activations and packed weights: out[m][n] = epilogue(sum_k x[m][k] * w[n][k]).
-// Free of Highway; see matmul-inl.h for the code and quant/packed.hpp for the weights' layout.
+// Does not include Highway; see matmul-inl.h for the code and quant/packed.hpp for the weights'
+// layout.
 #pragma once
 
 #include "nibble/kernels/activation.hpp"
@@ -10,10 +11,11 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 
-// What happens to a finished sum v before it is stored, in this order. All flags are template
-// parameters: what is not asked for costs nothing. A program's own epilogue is any other empty type
-// for which it defines `finish(type, d, v, args, outputs)` beside those of matmul-inl.h, in its
-// NIBBLE_USER_KERNELS file and the target's namespace.
+// What happens to a finished sum v before it is stored: the bias is added, then the activation is
+// applied, then the residual is added. All of these are template parameters: what is not used costs
+// nothing. A program's own epilogue is any other empty type for which the program defines
+// `finish(type, d, v, args, outputs)`, like those of matmul-inl.h, in its NIBBLE_USER_KERNELS file
+// and the target's namespace.
 template <class Activation = Identity, bool kBias = false, bool kResidual = false>
 struct Epilogue {};
 
@@ -24,33 +26,34 @@ struct EpilogueArgs {
   Index residual_stride = 0;        // elements
 };
 
-// How many scales quantized activations have: one for each block of the weights' length, or one
-// for a row: products with block formats are 5 to 10 % faster then, and less accurate where a few
-// of a row's values are much greater than the rest.
+// How many scales quantized activations have: one per block of the weights' length, or one per row.
+// With one per row, products with block formats are 5 to 10 % faster, and less accurate where a few
+// of a row's values are much larger than the rest.
 enum class ActivationScales : std::uint8_t { per_block, per_row };
 
-// The activations of a product, in the form that the weights' format asks for; the other forms may
-// be missing.
+// The activations of a product, in the representation that the weights' format needs; the other
+// representations may be missing (null).
 struct MatmulInput {
   // Float formats: f32 rows (m, stride).
   const float* x = nullptr;
   Index stride = 0;  // elements
 
-  // bf16 weights: if given, rows rounded to bf16 are multiplied instead of x, with dot products of
-  // bf16. Only where TakesRoundedRows says so.
+  // bf16 weights: if given, rows rounded to bf16 are multiplied instead of x, with bf16 dot
+  // products. Only if TakesRoundedRows returns true.
   const bf16* rounded = nullptr;  // (m, rounded_stride), a zero after an odd k
   Index rounded_stride = 0;       // elements
 
   // Block formats and I8Channel: rows quantized to 8 bits (quantize_rows.hpp). Blocks are as long
-  // as the weights'; I8Channel has one for the whole row.
+  // as the weights' blocks; I8Channel has one block for the whole row.
   const std::int8_t* codes = nullptr;       // (m, code_stride), zeros from k to whole blocks or 32
   const float* scales = nullptr;            // (m, n_blocks): ActivationScales::per_block
   const float* row_scales = nullptr;        // (m): ActivationScales::per_row and I8Channel
   const std::int32_t* code_sums = nullptr;  // (m, n_blocks)
   Index code_stride = 0;                    // at least k rounded up to whole blocks or 32
-  Index n_blocks = 0;                       // of a row
+  Index n_blocks = 0;                       // per row
 
-  // Without the first `row` rows. A form that is missing stays so, whatever its stride.
+  // The input without its first `row` rows. A representation that is missing stays missing,
+  // whatever its stride.
   MatmulInput rows_from(Index row) const noexcept {
     const auto skip = [row](auto& rows, Index row_elements) {
       if (rows != nullptr) rows += row * row_elements;
@@ -74,8 +77,8 @@ struct TileAt {
   int n_vectors;
 };
 
-// Finishes and stores the outputs of a tile: sums of products, and of the gate's where
-// MatmulArgs::gate is, (n_rows, n_vectors times the lanes of the target).
+// Finishes and stores the outputs of a tile. `sums`: the sums of products. `gate`: those of the
+// gate, if MatmulArgs::gate is given. Both are (n_rows, n_vectors times the lanes of the target).
 struct MatmulArgs;
 using FinishTileFunction = void(const MatmulArgs& args, const float* sums, const float* gate,
                                 const TileAt& tile);
@@ -98,14 +101,14 @@ struct MatmulArgs {
 
 using MatmulFunction = void(const MatmulArgs&);
 
-// A format's walk over tiles, and an epilogue's way to finish one (below), are two kernels joined
-// by the pointer MatmulArgs::finish, both of one target: there are many pairs of them, and
-// compiling each pair would cost more than the call per tile does.
+// A format's loop over tiles (Matmul) and an epilogue's way to finish a tile (FinishTile) are two
+// kernels, both of the same target, connected by the pointer MatmulArgs::finish. There are many
+// pairs of them, and compiling each pair would cost more than the call per tile does.
 //
 // Accumulators: block formats sum 8-bit products in 32-bit integers within a block (exact: at most
-// 2^16 * 255 * 127 < 2^31) and blocks in f32; I8Channel sums whole rows in 32-bit integers (exact
-// up to k = Packed<I8Channel>::kMaxK); float formats sum in f32, along k. The sum of a row and a
-// column is the same whatever rows and columns are computed with it.
+// 2^16 * 255 * 127 < 2^31), and blocks in f32. I8Channel sums whole rows in 32-bit integers (exact
+// up to k = Packed<I8Channel>::kMaxK). Float formats sum in f32, along k. The sum for a row and a
+// column does not depend on which other rows and columns are computed with it.
 template <class Format, ActivationScales kScales = ActivationScales::per_block>
 struct Matmul {
   using Function = MatmulFunction;
@@ -116,14 +119,14 @@ struct FinishTile {
   using Function = FinishTileFunction;
 };
 
-// out = Activation(gate's sum) * sum: the gated feed-forward's first half as one kernel.
+// out = Activation(gate's sum) * sum: the first half of a gated feed-forward layer as one kernel.
 template <class Activation>
 struct FinishGatedTile {
   using Function = FinishTileFunction;
 };
 
-// An epilogue: out = sum * EpilogueArgs::residual. What a gated product ends with when its two
-// matrices have different formats.
+// An epilogue: out = sum * EpilogueArgs::residual. A gated product ends with it if its two matrices
+// have different formats.
 struct TimesResidual {};
 
 }}}  // namespace nibble::NIBBLE_ABI::kernels

@@ -52,8 +52,8 @@ HWY_INLINE VF32 load_f32(const float* p) { return hn::LoadU(DF32(), p); }
 HWY_INLINE VU8 low_nibbles(VU8 v) { return hn::And(v, hn::Set(DU8(), 0x0F)); }
 HWY_INLINE VU8 high_nibbles(VU8 v) {
 #if HWY_ARCH_X86
-  // Not ShiftRight<4> of bytes, which AVX-512 makes a Galois-field product on the ports that dot
-  // products need. On a Zen 5 the two measure alike.
+  // Not ShiftRight<4> of bytes: AVX-512 makes it a Galois-field product, on the ports that dot
+  // products need. On a Zen 5 the two are equally fast.
   const hn::Repartition<std::uint16_t, DU8> du16;
   return low_nibbles(hn::BitCast(DU8(), hn::ShiftRight<4>(hn::BitCast(du16, v))));
 #else
@@ -62,9 +62,10 @@ HWY_INLINE VU8 high_nibbles(VU8 v) {
 }
 
 // ---- bf16 dot products -------------------------------------------------------------------------
-// NIBBLE_HAVE_BF16_DOTS: pairs of bf16 products added to f32 as one instruction. AVX3_DL has it by
-// way of the processors that go beyond that target (Zen 4, Sapphire Rapids; not Ice Lake): whether
-// this one does is known at run time only, and kernels::TakesRoundedRows tells.
+// NIBBLE_HAVE_BF16_DOTS: one instruction adds pairs of bf16 products to f32. The target AVX3_DL
+// does not include it, but some processors that run this target have it (Zen 4, Sapphire Rapids;
+// not Ice Lake). Whether this processor has it is known only at run time: see
+// kernels::TakesRoundedRows.
 #undef NIBBLE_HAVE_BF16_DOTS
 #undef NIBBLE_BF16_DOTS_BEYOND_TARGET
 #if HWY_TARGET == HWY_AVX3_DL && HWY_ARCH_X86_64 && (HWY_COMPILER_GCC || HWY_COMPILER_CLANG)
@@ -100,24 +101,25 @@ HWY_INLINE VF32 add_bf16_dot(VF32 sum, VBf16 w, VBf16 x) {
 #endif
 
 // ---- Sums of 8-bit products --------------------------------------------------------------------
-// DotSum: the integer sum of one block's products for one vector of rows, or of a whole row's with
-// kLength = 0. add() takes the odd ones of its terms apart. Stored codes are unsigned; those of a
-// symmetric format have an offset of 8 or 128, so that −offset * sum(x) must be added: at the start
-// where that is free, at the end where it saves a register, or not at all where the target sums
-// signed codes.
-// (The constructors are written out because implied ones lack the target's attributes, which ARM's
-// vectors want.)
+// DotSum: the integer sum of one block's products for one vector of rows; with kLength = 0, of a
+// whole row's products. add() is told which of its terms are odd, so that these can go to a second
+// chain. Stored codes are unsigned. Those of a symmetric format have an offset of 8 or 128, so that
+// −offset * sum(x) must be added: at the start where that is free, at the end where it saves a
+// register, or not at all where the target sums signed codes.
+// (The constructors are written out because implicit ones lack the target's attributes, which ARM's
+// vectors need.)
 enum class Correction { at_start, at_end, none };
 
 template <bool kSymmetric>
 inline constexpr Correction kAtStartIf = kSymmetric ? Correction::at_start : Correction::none;
 
 // Unsigned times signed as one operation: VNNI's, or Highway's exact sequence.
-// Two a cycle of 5 cycles each want ten sums under way, a tile of a block format has eight. Two
-// chains for each, added at the end by an execution unit that has nothing else to do: Q4_0 from 73
-// to 76 % of the peak of a Zen 5. (Taller tiles bring the chains but spill, or lose the cache.)
-// Tiles of one vector of columns wait for memory, and the faster they get through what is there,
-// the further they run ahead of what has been fetched: with one chain 5 % faster.
+// Latency 5, two per cycle: ten independent sums are needed. A tile of a block format has eight, so
+// each sum is split into two chains, which are added at the end by an execution unit that has
+// nothing else to do: Q4_0 goes from 73 to 76 % of the peak of a Zen 5. (Taller tiles also have
+// more chains, but they spill registers or exceed the cache.) Tiles of one vector of columns wait
+// for memory. The faster they process what is there, the further they run ahead of what has been
+// fetched: with one chain they are 5 % faster.
 template <int kBits, bool kSymmetric, int kLength, bool kManyColumns = true>
 struct DotSum {
   HWY_INLINE DotSum() {}
@@ -145,8 +147,8 @@ struct DotSum {
 };
 
 #if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX3_DL && HWY_TARGET <= HWY_SSSE3
-// A sum that grows one term at a time. Left alone, GCC and Clang add the terms of a block as a
-// tree, which needs all of them at once: they spill, at 1.4 times the time.
+// A sum that grows one term at a time. Without this, GCC and Clang add the terms of a block as a
+// tree, which needs all terms at once: they spill registers, and it takes 1.4 times as long.
 template <class D>
 HWY_INLINE void add_in_order(Register<D>& sum, hn::Vec<D> term) {
   hn::Vec<D> next = hn::Add(sum.get(), term);
@@ -156,8 +158,8 @@ HWY_INLINE void add_in_order(Register<D>& sum, hn::Vec<D> term) {
   sum.set(next);
 }
 
-// maddubs sums pairs of products in saturating 16 bits. 4-bit codes: |pair| ≤ 2 * 15 * 127 = 3810,
-// so eight pairs (32 weights of a row) fit.
+// maddubs sums pairs of products in saturating 16-bit integers. 4-bit codes: |pair| ≤ 2 * 15 * 127
+// = 3810, so the sum of eight pairs (32 weights of a row) fits.
 template <bool kSymmetric, bool kManyColumns>
 struct DotSum<4, kSymmetric, 32, kManyColumns> {
   HWY_INLINE DotSum() {}
@@ -215,7 +217,8 @@ HWY_INLINE VI32 dot4(VI8 w, VI8 x, VI32 sum) {
 #endif
 }
 
-// sdot is signed times signed: 4-bit codes are non-negative either way, 8-bit ones are made signed.
+// sdot multiplies signed by signed: 4-bit codes are non-negative either way, 8-bit codes are made
+// signed.
 template <bool kSymmetric, int kLength, bool kManyColumns>
 struct DotSum<4, kSymmetric, kLength, kManyColumns> {
   HWY_INLINE DotSum() {}

@@ -35,7 +35,7 @@ struct Impl<kernels::RoundRow> {
 template <int kLength>
 struct Impl<kernels::BlockSums<kLength>> {
   static void run(const std::int8_t* codes, Index n_blocks, std::int32_t* code_sums) {
-    constexpr int kBytes = 4 * kLanes;  // of a vector; more than a block's are not read
+    constexpr int kBytes = 4 * kLanes;  // of a vector; not more than a block is read
     const hn::CappedTag<std::int8_t, (kBytes < 32 ? kBytes : 32)> d8;
     const hn::Repartition<std::int32_t, decltype(d8)> d32;
     const auto ones = hn::Set(hn::RebindToUnsigned<decltype(d8)>(), 1);

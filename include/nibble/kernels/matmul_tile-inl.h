@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Tiles of the matrix product: some rows of activations times some vectors of packed weights, whose
-// sums stay in registers for the whole of k.
+// Tiles of the matrix product: some rows of activations times some vectors of packed weights. The
+// sums of a tile stay in registers for the whole of k.
 
 #include "nibble/kernels/target-inl.h"
 #if defined(NIBBLE_KERNELS_MATMUL_TILE_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
@@ -22,8 +22,8 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPA
 namespace hn = hwy::HWY_NAMESPACE;
 
 // ---- Forms -------------------------------------------------------------------------------------
-// What a tile multiplies: a weight format with the form of activations that it asks for by itself,
-// or one of these.
+// A Form says what a tile multiplies: it is a weight format, with the activations that the format
+// needs by default, or one of the types below.
 
 // A block format, with one scale per row of activations.
 template <class Format>
@@ -48,10 +48,11 @@ template <class Form>
 using PackedOf = quant::Packed<typename FormatOfForm<Form>::Type>;
 
 // ---- Shapes ------------------------------------------------------------------------------------
-// For many rows, kWideRows rows times kWideVectors vectors. For few (decode), whole panels of
-// kVectors vectors, so that a panel is read once and in order: up to kNarrowRows rows.
+// For many rows: kWideRows rows times kWideVectors vectors. For few rows (decode): up to
+// kNarrowRows rows times a whole panel of kVectors vectors, so that a panel is read once and in
+// order.
 //
-// Registers, block formats: rows * vectors sums in f32, as many integer sums within a block, and
+// Registers for block formats: rows * vectors sums in f32, as many integer sums within a block, and
 // the weights and scales of a vector. Float formats have no integer sums.
 //   AVX-512 (32):  4 * 2: 8 + 2 * 8 (two chains, see DotSum) + 2 * 2 + activation, mask
 //   AVX2    (16):  4 * 1: 4 + 4 + 2 + activation, mask, scale, ones; narrow 2 * 2 the same
@@ -72,8 +73,8 @@ struct TileShape {
 template <class Format>
 struct TileShape<RowScaled<Format>> : TileShape<Format> {};
 
-// The sums of whole rows, and no others: as high as it takes to hide the latency of a dot product,
-// with weights and activations read half as often as multiplied.
+// Sums of whole rows only, none of blocks. The tile is as high as needed to hide the latency of a
+// dot product, and it reads weights and activations half as often as it multiplies them.
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3_DL
 template <>
 struct TileShape<quant::I8Channel> {
@@ -85,7 +86,7 @@ struct TileShape<quant::Float<T>> {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
   static constexpr int kWideRows = 8, kWideVectors = 2, kNarrowRows = 8;
 #elif HWY_TARGET == HWY_AVX2
-  // bf16 comes in pairs along k, which takes two more registers.
+  // bf16 comes in pairs along k, which needs two more registers.
   static constexpr int kWideRows = sizeof(T) == 2 ? 4 : 6, kWideVectors = 2, kNarrowRows = 4;
 #elif HWY_ARCH_X86
   static constexpr int kWideRows = 2, kWideVectors = 4, kNarrowRows = 2;
@@ -94,33 +95,33 @@ struct TileShape<quant::Float<T>> {
 #endif
 };
 template <>
-struct TileShape<Bf16Dots> : TileShape<quant::BF16> {};  // as many registers
+struct TileShape<Bf16Dots> : TileShape<quant::BF16> {};  // needs as many registers
 
 // ---- Fetching ahead ----------------------------------------------------------------------------
-// Weights mostly come from memory, and the processor's own prefetching starts anew at every panel
-// and page, so tiles fetch themselves. Measured cold on a Zen 5 with K = N = 4096, Q4_0, on one
-// thread, as a fraction of the read bandwidth: M = 1 from 63 % to 80-94 %, M = 4 from 46 % to
-// 80-87 %; M = 8 reaches 90-98 % of its rate with the weights in L3.
+// Weights mostly come from memory, and the hardware prefetchers start anew at every panel and page.
+// Therefore the tiles prefetch weights themselves. Measured cold on a Zen 5 with K = N = 4096,
+// Q4_0, on one thread, as a fraction of the read bandwidth: M = 1 goes from 63 % to 80-94 %, M = 4
+// from 46 % to 80-87 %. M = 8 reaches 90-98 % of its rate with the weights in L3.
 //
-// Few rows: panel after panel is one stream, fetched into L1 a fixed distance prefetcher, as data
-// that is used once: no copy stays in L2 (1.0-1.14x of an ordinary prefetch on pages of 4 KiB, the
-// same on large ones). M = 1 reaches 97 % of the read bandwidth with AVX2, 85-97 % with AVX-512.
-// (Half the distance, or fetching into L2, gives 10 % less; two panels side by side give half;
-// fetching only the start of each page, or every line twice, gives nothing.) A processor that runs
-// far ahead asks for weights before the fetched ones are there: fewer instructions, or shorter
-// chains of them, can make M = 1 slower (see DotSum).
+// Few rows: panel after panel is one stream, fetched into L1 a fixed distance ahead, as data that
+// is used once: no copy stays in L2 (1.0-1.14x of an ordinary prefetch with pages of 4 KiB, the
+// same with large pages). M = 1 reaches 97 % of the read bandwidth with AVX2, 85-97 % with AVX-512.
+// (Half the distance, or fetching into L2, is 10 % slower. Two panels side by side have half the
+// speed. Fetching only the start of each page, or every line twice, gains nothing.) A processor
+// that runs far ahead asks for weights before the fetched ones have arrived: fewer instructions, or
+// shorter chains of them, can make M = 1 slower (see DotSum).
 //
-// Many rows: the panels that come next are fetched while the present ones are used, a share by
-// each tile, so that memory never waits for arithmetic; into L2, and a line or two in each step:
-// in bursts they keep a tile from its own weights (Q8_0 from 65 to 73 % of the peak). Runs of k
-// whose weights stay in L1 cost more than they bring, as did fetching from L2 into L1.
+// Many rows: the panels that come next are fetched while the present ones are used, a share by each
+// tile, so that memory never waits for arithmetic. They go into L2, a line or two in each step:
+// bursts would delay the tile's own weights (Q8_0 from 65 to 73 % of the peak). Splitting k into
+// parts whose weights stay in L1 costs more than it gains; so did fetching from L2 into L1.
 inline constexpr Index kPanelFetchDistance = 10 * 1024;  // bytes
 
 struct PanelPrefetcher {
   const std::byte* next = nullptr;  // null: nothing to fetch
-  Index share = 0;                  // bytes to fetch in each step; 0: what the step reads, into L1
+  Index share = 0;                  // bytes to fetch per step; 0: as many as it reads, into L1
 
-  // One step of a tile, in which it reads kBytes of its own weights.
+  // Called in each step of a tile, in which the tile reads kBytes of its own weights.
   template <Index kBytes>
   HWY_INLINE void step() {
     if (next == nullptr) return;
@@ -135,11 +136,12 @@ struct PanelPrefetcher {
 };
 
 // ---- Tiles -------------------------------------------------------------------------------------
-// tile(): the sums of kRows rows of `in` with kColumns vectors of weights, written to
-// sums[row][kColumns * kLanes]. The vectors begin at `lane` of the panel at `weights`; more than a
-// panel's are those of the panels after it. Not inlined: one copy serves every epilogue.
+// tile(): computes the sums of kRows rows of `in` with kColumns vectors of weights and writes them
+// to sums[row][kColumns * kLanes]. The vectors begin at lane `lane` of the panel at `weights`;
+// where they are more than a panel, the rest is in the panels after it. Not inlined: one copy
+// serves every epilogue.
 
-// Panels that kColumns vectors touch.
+// How many panels kColumns vectors touch.
 template <int kColumns>
 inline constexpr int kPanelsOf = kColumns < kVectors ? 1 : kColumns / kVectors;
 
@@ -148,7 +150,8 @@ class TileColumns {
  public:
   HWY_INLINE TileColumns(Index panel_bytes, int lane) : panel_bytes_(panel_bytes), lane_(lane) {}
 
-  // Vector c of a row of 16 values of kBytes each, which is at `row` in the first panel.
+  // The address of vector c of a row of 16 values of kBytes each. `row`: this row in the first
+  // panel.
   template <int kBytes>
   HWY_INLINE const std::byte* at(const std::byte* row, int c) const {
     return row + c / kVectors * panel_bytes_ + kBytes * (lane_ + c % kVectors * kLanes);
@@ -163,8 +166,8 @@ class TileColumns {
 template <int kRows, int kColumns>
 using Sums = RegisterTile<DF32, kRows, kColumns>;
 
-// Block formats. kRowScale: the scale of a row of activations waits until its sums are complete
-// (complete_sums), so that a block costs one operation less.
+// Block formats. kRowScale: activations have one scale per row. complete_sums applies it when the
+// sums are complete, so that a block costs one operation less.
 template <class Format, bool kRowScale, int kRows, int kColumns>
 HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
                            const std::byte* HWY_RESTRICT weights, int lane,
@@ -178,7 +181,7 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
   Sums<kRows, kColumns> sums;
   sums.fill(hn::Zero(DF32()));
   const TileColumns columns(L::panel_bytes(k), lane);
-  // Pointers that move with k and strides between rows: few enough to stay in registers.
+  // Pointers that move along k, and strides between rows: few enough to stay in registers.
   const std::int8_t* HWY_RESTRICT x = in.codes;
   const float* HWY_RESTRICT x_scales = in.scales;
   const std::int32_t* HWY_RESTRICT code_sums = in.code_sums;
@@ -191,7 +194,7 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
   for (Index left = L::n_blocks(k); left > 0; left -= L::kGroupBlocks) {
     prefetcher.step<kPanelsOf<kColumns> * L::kGroupBytes>();
     HWY_UNROLL(4) for (int b = 0; b < static_cast<int>(L::kGroupBlocks); ++b) {
-      // Only the blocks that k has, not those that fill up the last group: inputs have no more.
+      // Only the blocks that k has, not the padding of the last group: inputs have no more blocks.
       if (b > 0 && left <= b) break;
       Dot dot[kRows][kColumns];
       HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
@@ -217,7 +220,7 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
             x_low = x_high = broadcast4(xr);
             if constexpr (Format::kBits == 4) x_high = broadcast4(xr + kLength / 2);
           };
-          // Whichever there are fewer of stay in registers: inputs or weights.
+          // Inputs or weights stay in registers, whichever are fewer.
           if constexpr (kRows < kColumns) {
             Register<DI8> x_low[kRows], x_high[kRows];
             HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
@@ -276,7 +279,7 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
           const VF32 minimum = load_f32(reinterpret_cast<const Scale*>(minimums));
           HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
             const Index i = r * stride + b;
-            float x_sum = -0.125f * static_cast<float>(code_sums[i]);  // of the codes
+            float x_sum = -0.125f * static_cast<float>(code_sums[i]);  // sum of the codes
             if constexpr (!kRowScale) x_sum *= x_scales[i];
             sums.set(r, c, hn::MulAdd(minimum, hn::Set(DF32(), x_sum), sums.get(r, c)));
           }
@@ -310,7 +313,7 @@ HWY_NOINLINE void tile(quant::I8Channel, const kernels::MatmulInput& in, Index k
                        float* HWY_RESTRICT sums_out) {
   using L = quant::Packed<quant::I8Channel>;
   using Dot = DotSum<8, true, 0>;
-  constexpr int kChunks = static_cast<int>(L::kMultiple) / 4;  // in one step
+  constexpr int kChunks = static_cast<int>(L::kMultiple) / 4;  // per step
   const TileColumns columns(L::panel_bytes(k), lane);
   Dot dot[kRows][kColumns];
   HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
@@ -350,11 +353,11 @@ HWY_NOINLINE void tile(quant::I8Channel, const kernels::MatmulInput& in, Index k
   sums.store(sums_out, kColumns * kLanes);
 }
 
-// Rows of 16 lanes (of a panel) that float formats read in one step of fetching ahead.
+// How many rows of 16 lanes (of a panel) float formats read in one prefetching step.
 inline constexpr Index kFloatSteps = 4;
 
 // Adds the products of one input of each row with a vector of weights of each column. (Not a
-// lambda: Clang 14 does not inline one that is called twice.)
+// lambda: Clang 14 does not inline a lambda that is called twice.)
 template <int kRows, int kColumns>
 HWY_INLINE void add_products(Sums<kRows, kColumns>& sums,
                              const typename Sums<kRows, kColumns>::Row& w,
@@ -377,7 +380,7 @@ HWY_NOINLINE void tile(quant::Float<T>, const kernels::MatmulInput& in, Index k,
   const float* HWY_RESTRICT x = in.x;
   const Index stride = in.stride;
   using Weights = typename Sums<kRows, kColumns>::Row;
-  // Step i from here; `whole`: the second weight of a pair is there too.
+  // Adds step i from here. `whole`: the second weight of the pair exists too.
   const auto add_step = [&](Index i, bool whole) NIBBLE_ATTR {
     const std::byte* const row = weights + i * kStepBytes;
     Weights w;
@@ -449,7 +452,8 @@ HWY_NOINLINE void tile(Bf16Dots, const kernels::MatmulInput& in, Index k,
 #endif
 
 // ---- Complete sums -----------------------------------------------------------------------------
-// What remains to be done with the sums of a tile: those with one scale per row of activations.
+// What remains to be done with the sums of a tile: the multiplication by the scales, where each row
+// of activations has one.
 
 template <class Form>
 inline constexpr bool kHasRowScales = std::is_same_v<Form, quant::I8Channel>;

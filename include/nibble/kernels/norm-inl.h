@@ -32,7 +32,8 @@ using quantize_detail::VF;
 HWY_ALIGN inline constexpr float kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 HWY_ALIGN inline constexpr float kZeros[16] = {};
 
-// A row that may be absent, then a constant: index & 0 instead of a second copy of every kernel.
+// A row that may be absent. Then a constant is read in its place, with index & 0; that avoids a
+// second copy of every kernel.
 struct OptionalRow {
   const float* values;
   size_t mask;
@@ -43,7 +44,7 @@ struct OptionalRow {
   HWY_INLINE VF at_n(size_t i, size_t n) const { return hn::LoadN(DF(), values + (i & mask), n); }
 };
 
-// The row as the first pass reads it: with kAdd, sums are made and stored on the way.
+// The row as the first pass reads it. With kAdd, this pass computes the sums and stores them.
 template <bool kAdd>
 struct Input {
   const float* x;
@@ -51,7 +52,7 @@ struct Input {
   float* sum;
 
   explicit Input(const NormArgs& args) : x(args.x), addend(args.addend), sum(args.sum) {}
-  // Where the row is to be read after the first pass.
+  // Where to read the row after the first pass.
   const float* row() const { return kAdd ? sum : x; }
 
   HWY_INLINE void fetch(size_t i) const {
@@ -80,7 +81,7 @@ struct Input {
 struct SquareSum {
   Register<DF> squares;
 
-  // Written out: GCC gives an implied constructor no target, and then cannot inline into it.
+  // Written out: GCC gives an implicit constructor no target, and then cannot inline into it.
   HWY_INLINE SquareSum() { squares.set(hn::Zero(DF())); }
   HWY_INLINE void add(VF x) { squares.set(hn::MulAdd(x, x, squares.get())); }
   HWY_INLINE void add_n(VF x, size_t) { add(x); }  // lanes from n on are 0
@@ -139,7 +140,7 @@ NIBBLE_LAZY HWY_INLINE float rms_factor(const SquareSum& sums, const NormArgs& a
   return 1.0f / libm::sqrt(mean + args.eps);
 }
 
-// The normalized row, computed where it is read.
+// The normalized row, computed as it is read.
 struct RmsNormalized {
   const float* x;
   OptionalRow weight;
@@ -157,9 +158,9 @@ struct RmsNormalized {
   }
 };
 
-// A Source for quantization: x * weight, with the sum of x^2 on the way. The codes of a block do
-// not depend on a factor that all its values have, so the one of RMSNorm can wait for the row's
-// end: the row comes from memory once, and only scales are multiplied.
+// A Source for quantization: x * weight, which also sums x^2 as it is read. The codes of a block do
+// not change if all its values have a common factor, so the factor of RMSNorm can wait until the
+// end of the row: the row is read from memory once, and only scales are multiplied.
 template <bool kAdd>
 struct WeightedRow {
   Input<kAdd> in;
@@ -206,10 +207,10 @@ struct LayerNormalized {
     return finish(hn::LoadU(DF(), x + i), weight.at(i), bias.at(i));
   }
   HWY_INLINE VF at_n(size_t i, size_t n) const {
-    // Lanes from n on come out as 0 * 0 + 0: there is no weight and no bias for them.
+    // Lanes from n on become 0, because their weight and bias are loaded as 0.
     return finish(hn::LoadN(DF(), x + i, n), weight.at_n(i, n), bias.at_n(i, n));
   }
-  // As a Source for quantization.
+  // The members of a Source for quantization.
   HWY_INLINE VF first(size_t i, size_t) const { return at(i); }
   HWY_INLINE VF first_n(size_t i, size_t n) const { return at_n(i, n); }
   HWY_INLINE VF again(size_t i) const { return at(i); }
@@ -228,7 +229,7 @@ struct Moments {
   }
 };
 
-// First pass over the row, seldom a second one.
+// The first pass over the row; rarely it needs a second one.
 template <bool kAdd>
 HWY_INLINE LayerNormalized layer_normalized(const NormArgs& args) {
   const Input<kAdd> in(args);
@@ -243,13 +244,14 @@ HWY_INLINE LayerNormalized layer_normalized(const NormArgs& args) {
     NormArgs again;
     again.x = in.row();
     moments = Moments(accumulate(Input<false>(again), k, ShiftedSums(shift)), args.k);
-    if (moments.variance < 0.0f) moments.variance = 0.0f;  // by rounding; a NaN stays
+    if (moments.variance < 0.0f) moments.variance = 0.0f;  // negative only by rounding; a NaN stays
   }
   const float factor = 1.0f / libm::sqrt(moments.variance + args.eps);
   return LayerNormalized(in.row(), args, shift, factor, -moments.mean * factor);
 }
 
-// Second pass: out = drop(activation(source)). Reads and writes index by index: in place is fine.
+// Second pass: out = drop(activation(source)). Reads each index before it writes it, so that it may
+// work in place.
 template <class Activation, bool kDropout, class Source>
 HWY_INLINE void store_row(const Source& source, const NormArgs& args, float* out) {
   const DF d;
@@ -260,7 +262,7 @@ HWY_INLINE void store_row(const Source& source, const NormArgs& args, float* out
   constexpr bool kComputes = !std::is_same_v<Activation, kernels::Identity>;
   size_t i = 0;
   for (; i + lanes <= k; i += lanes) {
-    // Arithmetic is what this pass waits for: the next row, likely next in memory, comes meanwhile.
+    // This pass is bound by arithmetic: meanwhile it fetches the next row, likely next in memory.
     if constexpr (kComputes) prefetch(args.x, k + i);
     VF v = activate(Activation{}, d, source.at(i));
     if constexpr (kDropout) {

@@ -21,14 +21,14 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 namespace pack_detail {
 
-// Packing is a transposition of 32-bit words, 16 rows by 4 words at a time: 64 bytes for each word.
-// One vector has 4, 8 or 16 rows.
+// Packing is a transposition of 32-bit words, 16 rows by 4 words at a time; each column of words
+// gives 64 bytes. One vector has 4, 8 or 16 rows.
 using DW = PanelTag<uint32_t>;
 using VW = hn::Vec<DW>;
 inline constexpr size_t kLanes = hn::MaxLanes(DW());
 static_assert(kLanes == 4 || kLanes == 8 || kLanes == 16);
 
-// Four words of every fourth row from `row` on: row 4 i in the i-th 16 bytes of the vector.
+// Four words of every fourth row, from `row` on: row 4 i is in the i-th 16 bytes of the vector.
 template <class D>
 HWY_INLINE hn::Vec<D> every_fourth_row(D d, const uint8_t* row, size_t stride) {
   if constexpr (hn::MaxLanes(D()) == 4) {
@@ -41,8 +41,8 @@ HWY_INLINE hn::Vec<D> every_fourth_row(D d, const uint8_t* row, size_t stride) {
   }
 }
 
-// Calls put(c, first, words) with word c = 0 … 3 of the rows first … first + kLanes − 1. `rows`: 16
-// bytes of the first row, the next row `stride` bytes further.
+// Calls put(c, first, words) with word c = 0 … 3 of the rows first … first + kLanes − 1. `rows`
+// points to 16 bytes of the first row; the next row is `stride` bytes further.
 template <class Put>
 HWY_INLINE void transpose(const uint8_t* rows, size_t stride, Put put) {
   const DW d;
@@ -65,7 +65,7 @@ HWY_INLINE void store(VW words, uint8_t* to) {
   hn::StoreU(words, DW(), reinterpret_cast<uint32_t*>(to));
 }
 
-// A row of 16 values of T, one from each row, `stride` bytes apart.
+// Copies 16 values of T, one from each row, to a row of 16. The rows are `stride` bytes apart.
 template <class T>
 HWY_INLINE void gather(const uint8_t* from, size_t stride, uint8_t* to) {
   for (size_t r = 0; r < size_t{quant::kPanelRows}; ++r) {
@@ -73,7 +73,7 @@ HWY_INLINE void gather(const uint8_t* from, size_t stride, uint8_t* to) {
   }
 }
 
-// A panel of 16 rows as far as it has whole groups; how many those are.
+// Packs the whole groups of a panel of 16 rows; returns how many there are.
 template <class Format>
 HWY_INLINE Index pack_groups(const typename Format::Block* rows, Index k, std::byte* panel) {
   using L = quant::Packed<Format>;
@@ -107,7 +107,8 @@ HWY_INLINE Index pack_groups(const typename Format::Block* rows, Index k, std::b
   return n_groups;
 }
 
-// A panel of 16 rows of elements as far as 16 bytes of each row reach; how many weights those are.
+// Packs a panel of 16 rows of elements as far as each row has whole steps of 16 bytes; returns how
+// many weights of each row were packed.
 template <class T>
 HWY_INLINE Index pack_elements(const std::byte* rows, Index k, std::byte* panel) {
   constexpr Index kStep = 16 / static_cast<Index>(sizeof(T));
@@ -120,7 +121,8 @@ HWY_INLINE Index pack_elements(const std::byte* rows, Index k, std::byte* panel)
     transpose(from + at, stride, [&](size_t c, size_t first, VW words) NIBBLE_ATTR {
       uint8_t* const line = to + at * quant::kPanelRows + c * quant::kChunkBytes;
       if constexpr (sizeof(T) == 2 && quant::Packed<quant::Float<T>>::kPair == 1) {
-        // A word is two weights of a row, and each weight has a row of 16 in the panel.
+        // A word holds two weights of one row; in the panel, each of the two belongs to another row
+        // of 16.
         const hn::Rebind<uint16_t, DW> half;
         auto* const even = reinterpret_cast<uint16_t*>(line) + first;
         hn::StoreU(hn::TruncateTo(half, words), half, even);

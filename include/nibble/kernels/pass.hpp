@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The one pass over the SIMD targets of this translation unit: compiles kernels-inl.h once for each
-// target of NIBBLE_TARGETS. Everything that calls kernels includes this; the second time is free.
+// target of NIBBLE_TARGETS. Every header that calls kernels includes this one; including it again
+// costs nothing.
 //
-// hwy/highway.h may be included before or after. A translation unit that makes a Highway pass of
-// its own (hwy/foreach_target.h) includes kernels-inl.h in that pass, and this header behind it,
-// where HWY_ONCE: the kernels are then compiled for the targets of that pass.
+// hwy/highway.h may be included before or after. A translation unit that makes its own Highway pass
+// (hwy/foreach_target.h) includes kernels-inl.h in that pass, and this header after it, under
+// HWY_ONCE: the kernels are then compiled for the targets of that pass.
 #pragma once
 
 #include "nibble/core/config.hpp"
@@ -32,8 +33,8 @@
 #define HWY_TARGET_INCLUDE "nibble/kernels/kernels-inl.h"
 
 #ifdef HWY_HIGHWAY_INCLUDED
-// hwy/highway.h came first and has defined the operations of the static target already: so it is
-// the first for us as well, instead of the last, and the next one finds the toggle on.
+// hwy/highway.h came first and has already defined the operations of the static target. So that
+// target is also our first one, instead of the last, and the next one finds the toggle on.
 #include "nibble/kernels/kernels-inl.h"
 #define NIBBLE_TOGGLE_FIRST
 #include "hwy/foreach_target.h"
@@ -45,7 +46,8 @@
 #include "nibble/kernels/kernels-inl.h"
 #endif
 
-// From here on as if there had been no pass: more of Highway can be included for the static target.
+// From here on, all is as if there had been no pass: more of Highway can be included for the static
+// target.
 #undef HWY_TARGET_TOGGLE
 #undef NIBBLE_TARGET_TOGGLE
 #undef NIBBLE_TARGET_NAMESPACE

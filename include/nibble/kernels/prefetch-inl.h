@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Fetching ahead of what is read: into caches of one's choice, and across rows.
+// Prefetching: into a chosen cache, and across rows.
 
 #include "nibble/kernels/target-inl.h"
 #if defined(NIBBLE_KERNELS_PREFETCH_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
@@ -19,9 +19,10 @@
 NIBBLE_BEFORE_NAMESPACE();
 namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 
-// Fetches the cache line at p, with kLocality 0 into L1, as data that is used once; with 2 into L2,
-// with 3 into all caches. (Compilers without the builtin: not at all.) An address that does not
-// exist is ignored. Not Highway's, whose header brings <memory> and its compile time.
+// Fetches the cache line at p. kLocality 0: into L1, as data that is used once; 2: into L2; 3: into
+// all caches. (Compilers without the builtin: does nothing.) An address that does not exist is
+// ignored. Highway's own prefetch is not used, because its header includes <memory>, which costs
+// compile time.
 template <int kLocality>
 HWY_INLINE void prefetch(const std::byte* p) {
 #if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
@@ -32,8 +33,8 @@ HWY_INLINE void prefetch(const std::byte* p) {
 }
 
 // Fetches the cache line of x[i] into all caches. The rows of a matrix are mostly next to each
-// other, and a kernel that computes on one has time to fetch the next, though it does not know of
-// it: x[i] may be beyond what x points into, hence no pointer arithmetic.
+// other in memory, and a kernel that computes on one row has time to fetch the next, though it does
+// not know of it. x[i] may be beyond the array that x points into, hence no pointer arithmetic.
 HWY_INLINE void prefetch(const float* x, size_t i) {
   const auto address = reinterpret_cast<std::uintptr_t>(x) + i * sizeof(float);
   prefetch<3>(reinterpret_cast<const std::byte*>(address));

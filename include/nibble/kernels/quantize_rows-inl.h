@@ -25,21 +25,21 @@ namespace hn = hwy::HWY_NAMESPACE;
 namespace quantize_detail {
 
 using kernels::QuantizedRow;
-// At most 16 lanes, so that a block of 32 is whole vectors everywhere.
+// At most 16 lanes, so that a block of 32 is a whole number of vectors on every target.
 using DF = PanelTag<float>;
 using DI = hn::RebindToSigned<DF>;
 using VF = hn::Vec<DF>;
 using VI = hn::Vec<DI>;
 static_assert(hn::MaxLanes(DF()) >= 4, "nibble needs vectors of at least 4 floats");
 
-// Quantization reads its row through a Source, so that what computes a row (a norm) needs not store
-// it. A Source has these members; they return the values from index i on.
-//   first(i, chain)   called once for each i; a source that sums on the way adds to one of four
-//                     independent sums, `chain`
-//   first_n(i, n)     the same for the last n values, n less than a vector; zeros after them
-//   again(i)          later, any number of times
-//   fetch(i)          prefetches what first will read; i may be beyond the row, where the next one
-//   may be
+// Quantization reads its row through a Source, so that code that computes a row (a norm) need not
+// store it. A Source has these members; they return the values from index i on.
+//   first(i, chain)   called once for each i; a source that also computes sums adds to one of four
+//                     independent sums, number `chain`
+//   first_n(i, n)     the same for the last n values, fewer than a vector; zeros after them
+//   again(i)          called later, any number of times
+//   fetch(i)          prefetches what first() will read; i may be beyond the row, where the next
+//                     row may be
 struct RowInMemory {
   const float* x;
 
@@ -62,7 +62,7 @@ struct SumOf {
   }
 };
 
-// Rows of one vector each, as many as a vector has lanes.
+// A matrix with one vector per row, and as many rows as a vector has lanes.
 inline constexpr size_t kQuantLanes = hn::MaxLanes(DF());
 struct Rows {
   HWY_ALIGN std::int32_t values[kQuantLanes * kQuantLanes];
@@ -71,7 +71,8 @@ struct Rows {
   HWY_INLINE void store(size_t row, VI v) { hn::Store(v, DI(), values + row * kQuantLanes); }
 };
 
-// Four rows become one vector: lane j of each group of four combines those of row `row + j` there.
+// Reduces four rows to one vector: in each group of four lanes, lane j combines the group's lanes
+// of row `row + j`.
 template <class Op, class D, class V = hn::Vec<D>>
 HWY_INLINE V reduce_4_rows(D d, const Rows& rows, size_t row) {
   const hn::RepartitionToWide<D> dw;
@@ -85,8 +86,8 @@ HWY_INLINE V reduce_4_rows(D d, const Rows& rows, size_t row) {
               hn::BitCast(d, hn::InterleaveUpper(dw, abw, cew)));
 }
 
-// All lanes of all rows at the price of log2(kQuantLanes) steps: lane j of the result combines
-// those of row j.
+// Reduces all lanes of all rows in log2(kQuantLanes) steps: lane j of the result combines the lanes
+// of row j.
 template <class Op, class D, class V = hn::Vec<D>>
 HWY_INLINE V reduce_rows([[maybe_unused]] D d, const Rows& rows) {
   const V v0 = reduce_4_rows<Op>(d, rows, 0);
@@ -104,13 +105,13 @@ HWY_INLINE V reduce_rows([[maybe_unused]] D d, const Rows& rows) {
   }
 }
 
-// |x| as its bits: ordered as integers like the absolute values, with infinity and then NaN above
-// every finite number, so that a maximum never loses a NaN.
+// |x| as its bits. As integers, they are ordered like the absolute values, with infinity and then
+// NaN above every finite number, so that a maximum never loses a NaN.
 HWY_INLINE VI magnitude(VF x) { return hn::BitCast(DI(), hn::Abs(x)); }
 
 inline constexpr std::int32_t kInfinityBits = 0x7F800000;
 
-// The two factors for absmax bits; lanes that cannot be quantized get inverse 0.
+// The scale and its inverse for absmax bits; lanes that cannot be quantized get inverse 0.
 template <class DI4, class D4 = hn::RebindToFloat<DI4>>
 HWY_INLINE void factors(DI4 di, hn::Vec<DI4> absmax_bits, hn::Vec<D4>& scale,
                         hn::Vec<D4>& inverse) {
@@ -119,7 +120,7 @@ HWY_INLINE void factors(DI4 di, hn::Vec<DI4> absmax_bits, hn::Vec<D4>& scale,
   const auto absmax = hn::BitCast(d, absmax_bits);
   const auto infinity = hn::Set(di, kInfinityBits);
   const auto finite = hn::RebindMask(d, hn::Lt(absmax_bits, infinity));
-  // Not "absmax >= tiny": true for a NaN too.
+  // Unlike "absmax >= tiny", this is true for NaN too.
   const auto usable = hn::Not(hn::Lt(absmax, hn::Set(d, kTiny)));
   const auto k127 = hn::Set(d, 127.0f);
   scale = hn::IfThenElseZero(usable, hn::Div(absmax, k127));
@@ -132,7 +133,8 @@ HWY_INLINE VI encode_vector(const Source& source, size_t i, VF inverse) {
   return nearest(DF(), hn::Mul(source.again(i), inverse));
 }
 
-// Where the groups of four bytes are that store_bytes gets from x86's packing instructions.
+// For each group of four bytes, where it is in the result of x86's packing instructions
+// (store_bytes).
 struct UnmixedOrder {
   HWY_ALIGN std::int32_t order[hn::MaxLanes(DI())];
 
@@ -143,14 +145,14 @@ struct UnmixedOrder {
 };
 inline constexpr UnmixedOrder kUnmixed;
 
-// The lanes of a, b, c and e, in this order, as bytes.
+// Stores the lanes of a, b, c and e, in this order, as bytes.
 HWY_INLINE void store_bytes(VI a, VI b, VI c, VI e, std::int8_t* codes) {
   const DI d;
   const hn::Repartition<std::int16_t, decltype(d)> d16;
   const hn::Repartition<std::int8_t, decltype(d)> d8;
 #if HWY_ARCH_X86
-  // x86 packs within 128-bit blocks, so that the four vectors alternate every four bytes; one
-  // permutation at the end costs less than the one in each OrderedDemote2To.
+  // x86 packs within 128-bit blocks, so that the four vectors alternate every four bytes. One
+  // permutation at the end costs less than one in each OrderedDemote2To.
   const auto mixed =
       hn::ReorderDemote2To(d8, hn::ReorderDemote2To(d16, a, b), hn::ReorderDemote2To(d16, c, e));
   if constexpr (hn::MaxLanes(d) == 4) {
@@ -167,8 +169,9 @@ HWY_INLINE void store_bytes(VI a, VI b, VI c, VI e, std::int8_t* codes) {
 #endif
 }
 
-// Codes of four vectors: of two with one factor and of two with another. Adds to each sum vectors
-// whose lanes add up to the sum of the codes; both sums may be the same variable.
+// Encodes four vectors: the first two with one factor, the last two with another. Adds to each of
+// the two sums vectors whose lanes add up to the sum of the codes; both sums may be the same
+// variable.
 template <class Source>
 HWY_INLINE void encode_4_vectors(const Source& source, size_t i, VF inverse0, VF inverse1,
                                  std::int8_t* codes, VI& sum0, VI& sum1) {
@@ -181,7 +184,7 @@ HWY_INLINE void encode_4_vectors(const Source& source, size_t i, VF inverse0, VF
   store_bytes(a, b, c, e, codes);
 }
 
-// The same for 32 values with one factor and the next 32 with another.
+// Encodes 32 values with one factor and the next 32 with another, likewise.
 template <class Source>
 HWY_INLINE void encode_64(const Source& source, size_t i, float inverse0, float inverse1,
                           std::int8_t* codes, VI& sum0, VI& sum1) {
@@ -199,7 +202,7 @@ HWY_INLINE void encode_64(const Source& source, size_t i, float inverse0, float 
   }
 }
 
-// Maxima of the magnitudes of 32 values and of the next 32.
+// The largest magnitudes of 32 values and of the next 32, per lane.
 template <class Source>
 HWY_INLINE void absmax_64(Source& source, size_t i, VI& max0, VI& max1) {
   for (size_t at = 0; at < 32; at += 2 * kQuantLanes) {
@@ -210,10 +213,10 @@ HWY_INLINE void absmax_64(Source& source, size_t i, VI& max0, VI& max1) {
   }
 }
 
-// The work on blocks comes in steps of 64 values. For as many as kChunk values first all scales are
-// found and then all codes: between the two the processor waits for a reduction and a division, and
-// over 512 values that wait was a third of the time. What is read again is still in the L1 cache,
-// and while codes are made the next chunk, maybe of the next row, is fetched.
+// Blocks are processed in steps of 64 values. For up to kChunk values, first all scales are
+// computed, then all codes. Between the two, the processor waits for a reduction and a division;
+// with chunks of 512 values, that wait was a third of the time. What is read again is still in the
+// L1 cache, and while codes are made, the next chunk, which may be in the next row, is fetched.
 inline constexpr size_t kChunk = 2048;
 template <int kBlock>
 inline constexpr size_t kBlocksPerStep = kBlock == 32 ? 2 : 1;
@@ -229,7 +232,8 @@ HWY_INLINE void store_some(D d, hn::Vec<D> v, T* to, size_t n) {
   }
 }
 
-// Scales and their inverses of at most kQuantLanes whole blocks. Whether all are finite.
+// Computes the scales and inverse scales of at most kQuantLanes whole blocks. Returns whether all
+// are finite.
 template <int kBlock, class Source>
 HWY_INLINE bool find_scales(Source& source, size_t i, size_t n_blocks, float* scales,
                             float* inverses) {
@@ -257,7 +261,7 @@ HWY_INLINE bool find_scales(Source& source, size_t i, size_t n_blocks, float* sc
   return hn::AllTrue(di, hn::Lt(bits, hn::Set(di, kInfinityBits)));
 }
 
-// Codes and sums of at most kQuantLanes whole blocks.
+// Computes the codes and code sums of at most kQuantLanes whole blocks.
 template <int kBlock, class Source>
 HWY_INLINE void encode_blocks(const Source& source, size_t i, size_t n_blocks,
                               const float* inverses, std::int8_t* codes, std::int32_t* code_sums) {
@@ -286,8 +290,8 @@ HWY_INLINE void encode_blocks(const Source& source, size_t i, size_t n_blocks,
   store_some(di, sums, code_sums, n_blocks);
 }
 
-// n_blocks whole blocks from value i on, at most kChunk values and whole steps; their outputs start
-// at out's first entries.
+// Quantizes n_blocks whole blocks from value i on: at most kChunk values, and whole steps. Their
+// outputs start at the first entries of `out`.
 template <int kBlock, class Source>
 HWY_INLINE void quantize_blocks(Source& source, size_t i, size_t n_blocks, QuantizedRow out) {
   constexpr size_t kLength = static_cast<size_t>(kBlock);
@@ -310,7 +314,7 @@ HWY_INLINE void quantize_blocks(Source& source, size_t i, size_t n_blocks, Quant
   }
 }
 
-// The last n values of the row, from i on, and zeros up to `capacity`.
+// Copies the last n values of the row, from i on, to `to`, and zeros up to `capacity`.
 template <class Source>
 HWY_INLINE void take_rest(Source& source, size_t i, size_t n, float* HWY_RESTRICT to,
                           size_t capacity) {
@@ -369,7 +373,7 @@ HWY_INLINE void quantize_whole_row(Source& source, size_t k, QuantizedRow out) {
 
 }  // namespace quantize_detail
 
-// The k values of the source; see kernels::QuantizeRow.
+// Quantizes the k values of the source; see kernels::QuantizeRow.
 template <int kBlock, class Source>
 HWY_INLINE void quantize_row(Source& source, size_t k, kernels::QuantizedRow out) {
   using namespace quantize_detail;

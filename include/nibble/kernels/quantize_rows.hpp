@@ -8,7 +8,7 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 
-// Where a quantized row goes. No alignment is needed.
+// Where a quantized row is written. No alignment is needed.
 struct QuantizedRow {
   std::int8_t* codes;       // (QuantizeRow::padded(k))
   float* scales;            // (QuantizeRow::n_blocks(k))
@@ -18,23 +18,24 @@ struct QuantizedRow {
 // Per block of kBlock values, or for the whole row when kBlock is 0:
 //   scale = absmax / 127,  code = round to nearest, ties to even, of x * (127 / absmax),
 //   code_sum = -8 * (sum of the block's codes):
-// what a product with unsigned 4-bit codes, which carry an offset of 8, counts too much; times 16
-// for 8-bit codes with an offset of 128.
-// Codes are in [-127, 127] and the absmax gets +-127. Both factors are rounded to float, so
-// |x - scale * code| <= scale * (0.5 + 127 * 2^-22): tests/kernels/quantize_rows_test.cpp derives
-// it. Codes from k to padded(k) are 0. `x` is read in [0, k) only and may not overlap the output.
+// the correction for a product with unsigned 4-bit codes, which have an offset of 8. Times 16, it
+// is the correction for 8-bit codes, which have an offset of 128.
+// Codes are in [-127, 127] and the absmax gets +-127. Both factors are rounded to float, so |x -
+// scale * code| <= scale * (0.5 + 127 * 2^-22): tests/kernels/quantize_rows_test.cpp derives it.
+// Codes from k to padded(k) are 0. `x` is read in [0, k) only and must not overlap the output.
 //
-// A block whose absmax is below 127 * FLT_MIN (1.5e-36) counts as zeros: scale 0, codes 0. One that
-// holds a NaN or an infinity gets codes 0 and a scale that is not finite, so that products with it
-// are NaN and the fault is seen; other blocks are not affected.
-// For kBlock = 0 the sum fits as long as k <= 2^21; shifted by 4 as long as k <= 2^17.
+// A block whose absmax is below 127 * FLT_MIN (1.5e-36) counts as zeros: scale 0, codes 0. A block
+// that holds a NaN or an infinity gets codes 0 and a scale that is not finite, so that products
+// with it are NaN and the fault is seen; other blocks are not affected.
+// For kBlock = 0 the sum fits 32 bits for k <= 2^21; shifted by 4, for k <= 2^17.
 template <int kBlock>
 struct QuantizeRow {
   static_assert(kBlock == 0 || kBlock == 32 || kBlock == 64 || kBlock == 128,
                 "blocks of 32, 64 or 128 values, or 0 for one scale per row");
   using Function = void(const float* x, Index k, QuantizedRow out);
 
-  // Codes written for a row of k values: k up to a multiple of the block, at least of 32.
+  // How many codes are written for a row of k values: k rounded up to a multiple of the block, or
+  // of 32 if kBlock is 0.
   static constexpr Index padded(Index k) noexcept {
     constexpr Index kMultiple = kBlock == 0 ? 32 : kBlock;
     return (k + kMultiple - 1) / kMultiple * kMultiple;

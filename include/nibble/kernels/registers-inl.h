@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Vectors as members and in arrays, and small matrices of them that stay in registers.
+// Vectors as members and array elements, and small matrices of vectors that stay in registers.
 
 #include "nibble/kernels/target-inl.h"
 #if defined(NIBBLE_KERNELS_REGISTERS_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
@@ -17,8 +17,8 @@ NIBBLE_BEFORE_NAMESPACE();
 namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// The vectors of 32-bit numbers for data in panels of 16 lanes: a panel or a fraction of one. Where
-// the size of vectors is not known at compile time, 4 lanes.
+// The vectors of 32-bit numbers for data in panels of 16 lanes: a vector is a panel or a fraction
+// of one. Where the size of vectors is not known at compile time, it has 4 lanes.
 #if NIBBLE_HAVE_SIZELESS_VECTORS
 template <class T>
 using PanelTag = hn::FixedTag<T, 4>;
@@ -27,9 +27,9 @@ template <class T>
 using PanelTag = hn::CappedTag<T, 16>;
 #endif
 
-// A vector that is a member or in an array. Types of vectors without a size can be neither, so
-// there the lanes are kept in memory; D must have a number of lanes that is known at compile time.
-// (The constructor is written out, because GCC and Clang give an implied one no target.)
+// A vector that can be a member or an array element. Vector types without a size can be neither;
+// for them the lanes are kept in memory. D must have a number of lanes that is known at compile
+// time. (The constructor is written out because GCC and Clang give an implicit one no target.)
 template <class D>
 class Register {
  public:
@@ -51,7 +51,7 @@ class Register {
 #endif
 };
 
-// kRows * kColumns vectors. Loops over them must have constant bounds and be unrolled.
+// A matrix of kRows * kColumns vectors. Loops over them must have constant bounds and be unrolled.
 template <class D, int kRows, int kColumns>
 class RegisterTile {
  public:
@@ -68,7 +68,7 @@ class RegisterTile {
       HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) { set(r, c, v); }
     }
   }
-  // Rows are row_stride elements apart, vectors of a row follow each other.
+  // Rows are row_stride elements apart; the vectors of a row are contiguous.
   HWY_INLINE void load(const T* p, Index row_stride) {
     HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
       HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {

@@ -17,7 +17,8 @@ NIBBLE_BEFORE_NAMESPACE();
 namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Both styles keep a vector of cosines and sines in registers and turn that part of every head.
+// Both styles keep a vector of cosines and one of sines in registers and rotate that part of every
+// head.
 template <>
 struct Impl<kernels::Rope<kernels::AdjacentPairs>> {
   NIBBLE_LAZY static void run(float* x, Index n_heads, Index head_dim, Index rope_dim,

@@ -7,13 +7,14 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 
-// Which two values of a head turn together, for pair i of rope_dim / 2.
+// Which two values of a head rotate together, for pair i of rope_dim / 2.
 struct AdjacentPairs {};  // x[2i] and x[2i + 1]: as published, and llama.cpp's "norm"
 struct HalfSplit {};      // x[i] and x[i + rope_dim / 2]: Hugging Face's, and "neox"
 
 // (a, b) <- (a cos[i] - b sin[i], a sin[i] + b cos[i]) for each pair of the first rope_dim values
-// of each head; the rest of the head stays. `x` is (n_heads, head_dim), contiguous; `cos` and `sin`
-// have rope_dim / 2 values. rope_dim is even and at most head_dim. No alignment is needed.
+// of each head; the rest of the head is unchanged. `x` is (n_heads, head_dim), contiguous; `cos`
+// and `sin` have rope_dim / 2 values. rope_dim is even and at most head_dim. No alignment is
+// needed.
 template <class Style>
 struct Rope {
   using Function = void(float* x, Index n_heads, Index head_dim, Index rope_dim, const float* cos,

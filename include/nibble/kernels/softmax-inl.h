@@ -23,7 +23,7 @@ NIBBLE_BEFORE_NAMESPACE();
 namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// The greatest of n numbers, NaN passed over; -inf if there is none.
+// The largest of n numbers, ignoring NaN; -inf if there is none.
 NIBBLE_LAZY HWY_INLINE float row_max(const float* x, size_t n) {
   const hn::ScalableTag<float> d;
   const size_t lanes = hn::Lanes(d);
@@ -41,8 +41,8 @@ NIBBLE_LAZY HWY_INLINE float row_max(const float* x, size_t n) {
   return hn::ReduceMax(d, hn::Max(hn::Max(max0, max1), hn::Max(max2, max3)));
 }
 
-// The sum of exp(scale * (x[i] - max)), i < n; with kStore the summands go to `out`. Fetches ahead
-// what is `ahead` floats further on.
+// The sum of exp(scale * (x[i] - max)), i < n. With kStore, the terms are written to `out`.
+// Prefetches what is `ahead` floats further on.
 template <bool kStore>
 HWY_INLINE double sum_exp(const float* x, float* out, size_t n, float max, float scale,
                           size_t ahead) {
@@ -88,8 +88,8 @@ template <>
 struct Impl<kernels::Softmax> {
   NIBBLE_LAZY static void run(const float* x, float* out, Index n, Index n_valid, float scale) {
     const auto size = static_cast<size_t>(n_valid);
-    // The next row, while this one keeps the arithmetic busy: a quarter of the time where rows come
-    // from L3. A long row is likely the only one.
+    // Prefetches the next row, while this one keeps the arithmetic busy: saves a quarter of the
+    // time where rows come from L3. A long row is probably the only one.
     const size_t next_row = n <= 8192 ? static_cast<size_t>(n) : 0;
     const double sum = sum_exp<true>(x, out, size, row_max(x, size), scale, next_row);
     const hn::ScalableTag<float> d;

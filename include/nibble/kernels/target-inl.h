@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The macros that per-target files use, set for the target that is being compiled. Each of
-// Highway's targets sets them where its first per-target file begins; for a level kernels-inl.h
-// includes this file with NIBBLE_NEXT_LEVEL defined as the bit of the level.
+// The macros that per-target files use, set for the target that is being compiled. For each of
+// Highway's targets, its first per-target file sets them. For a level, kernels-inl.h includes this
+// file with NIBBLE_NEXT_LEVEL defined as the bit of the level.
 //   NIBBLE_TARGET_NAMESPACE    the target's namespace in nibble; that of Highway's operations is
 //                              hwy::HWY_NAMESPACE, for a level that of its base
 //   NIBBLE_BEFORE_NAMESPACE()  these two enclose the namespace, so that its functions may use the

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A kernel that says which target's code it is: for tests and reports.
+// A kernel that returns the target for which it was compiled: for tests and reports.
 #pragma once
 
 #include "nibble/simd/impl.hpp"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Architectures as types, and what of them a loaded model keeps: a table of functions, so that
-// models, engines and sessions are compiled once, whatever architectures and formats there are.
+// Architectures as types, and what a loaded model keeps of them: a table of functions. So models,
+// engines and sessions are compiled once, whatever architectures and formats there are.
 //
 // An architecture is a type such as
 //   struct Llama {
@@ -11,8 +11,8 @@
 //     static auto expression(const Config& c);           // from tokens to logits, slots: Slot
 //   };
 // A program adds its own to load(): load<graph::AllFormats, ArchitectureList<Llama, Mine>>(path).
-// Its slots may be an enumeration of its own too, named by `using Slots = Mine;`, with functions
-// slot_count(Mine) and gguf_name(Mine, Index layer) beside it.
+// Its slots may be its own enumeration too, named by `using Slots = MySlot;`, with functions
+// slot_count(MySlot) and gguf_name(MySlot, Index layer) beside it.
 #pragma once
 
 #include <cstddef>
@@ -34,12 +34,12 @@ namespace nibble { inline namespace NIBBLE_ABI {
 template <class... Architectures>
 struct ArchitectureList {};
 
-// What a model's architecture can do.
+// The operations of a model's architecture.
 class ModelGraph {
  public:
   virtual ~ModelGraph() = default;
   virtual const ModelConfig& config() const noexcept = 0;
-  // What it needs, slot by slot.
+  // Reports what it needs, slot by slot.
   virtual void survey(graph::SurveySink& sink) const = 0;
   virtual graph::Plan plan(const graph::Limits& limits) const noexcept = 0;
   // Logits of the output rows; see graph::run.
@@ -92,8 +92,8 @@ class ModelGraphOf final : public ModelGraph {
 
 }  // namespace detail
 
-// The graph of an architecture with given dimensions, for Model::from_parts(); null if there is no
-// memory for it.
+// The graph of an architecture with given dimensions, for Model::from_parts(); null if memory runs
+// out.
 template <class Architecture>
 Owned<ModelGraph> make_graph(const typename Architecture::Config& config) {
   return Owned<ModelGraph>(new (std::nothrow) detail::ModelGraphOf<Architecture>(config));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The dimensions of a model. An architecture's expression takes any type with these members:
-// ModelConfig has them at run time; a program that knows its model writes a type of its own with
-// Dim<256> dim; and so on, and everything sized by them becomes a constant.
+// The dimensions of a model. An architecture's expression accepts any type with these members.
+// ModelConfig has them at run time. A program that knows its model writes its own type, with
+// Dim<256> dim; and so on; everything whose size depends on them is then a constant.
 #pragma once
 
 #include <cstdint>
@@ -27,13 +27,13 @@ struct ModelConfig {
   Index n_ctx = 0;   // positions the model was trained for
   Index window = 0;  // sliding window of attention; 0: none
   float norm_eps = 1e-5f;
-  Index rope_dim = 0;  // of head_dim; 0: no rotation
+  Index rope_dim = 0;  // rotated dimensions of head_dim; 0: no rotation
   float rope_theta = 10000;
   float rope_scale = 1;  // positions are divided by it
 };
 
-// Values of the layers of a model, as an architecture's own configuration keeps them; its
-// expression takes them as PerLayer or Dim<kPerLayer>.
+// One value per layer, as an architecture's own configuration stores them; its expression uses them
+// as PerLayer or Dim<kPerLayer>.
 template <class T>
 using LayerValues = std::vector<Scalar<T>>;
 template <class T>
@@ -44,8 +44,8 @@ inline Dim<kPerLayer> dim_per_layer(const LayerValues<Index>& v) noexcept {
   return Dim<kPerLayer>(per_layer(v));
 }
 
-// 1 / sqrt(n), also in constant expressions (std::sqrt is not, in C++20): Newton's iteration in
-// double, correct to f32.
+// 1 / sqrt(n), also in constant expressions (std::sqrt is not constexpr in C++20): Newton's
+// iteration in double, correct to f32.
 constexpr float inverse_sqrt(Index n) noexcept {
   const auto x = static_cast<double>(n);
   double root = x > 1 ? x : 1;

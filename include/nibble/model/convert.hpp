@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A model in another weight format: GGUF in, GGUF out, to a file or to memory. One tensor is
-// converted at a time, so a model larger than the memory streams through.
+// Converts a model to another weight format: GGUF in, GGUF out, to a file or to memory. One tensor
+// is converted at a time, so a model may be larger than the memory.
 #pragma once
 
 #include <algorithm>
@@ -31,20 +31,20 @@ namespace nibble { inline namespace NIBBLE_ABI {
 
 struct ConvertOptions {
   quant::Format format = quant::Format::q8_0;  // of matrices
-  // Asked for each matrix; gives a format for it, or nothing for `format`. Vectors are never asked
-  // for: they stay f32.
+  // Called for each matrix; returns a format for it, or nothing for `format`. Not called for
+  // vectors: they stay f32.
   std::function<std::optional<quant::Format>(std::string_view name)> choose = {};
-  // Matrices in the packed layout that the kernels read (quant/packed.hpp): such a file is mapped
-  // and used in place, loading it copies nothing. For nibble alone; other programs refuse its
-  // types.
+  // Stores matrices in the packed layout that the kernels read (quant/packed.hpp). Such a file is
+  // mapped and used in place: loading it copies nothing. It is for nibble alone; other programs
+  // refuse its types.
   bool packed = false;
   Executor* executor = nullptr;  // converts in parallel; null: the calling thread
 };
 
 enum class FormatReason : std::uint8_t {
-  asked,       // it is what the options say
-  vector,      // one dimension only (norms, biases, rope_freqs): a few bytes that matter, so f32
-  row_length,  // rows are no whole number of the asked format's blocks, so f16
+  asked,       // the one that the options name
+  vector,      // one dimension only (norms, biases, rope_freqs): small but important, so f32
+  row_length,  // rows are not whole blocks of the chosen format, so f16
 };
 
 struct ConvertedTensor {
@@ -57,10 +57,10 @@ struct ConvertedTensor {
   FormatReason reason = FormatReason::asked;
   std::uint64_t bytes_from = 0;
   std::uint64_t bytes_to = 0;
-  quant::ErrorStats errors;  // of the new weights against the old ones, both dequantized
+  quant::ErrorStats errors;  // of the new weights relative to the old ones, both dequantized
 };
 
-// Called with each tensor when it is converted, in file order; returning false cancels.
+// Called with each tensor after its conversion, in file order. Returning false cancels.
 using OnConverted = FunctionRef<bool(const ConvertedTensor&)>;
 
 namespace detail {
@@ -71,7 +71,7 @@ inline Result<io::GgmlType> type_of(const ConvertedTensor& tensor) {
   return tensor.packed ? quant::packed_type_of(tensor.to) : quant::ggml_type_of(tensor.to);
 }
 
-// What becomes of a tensor; `errors` is empty still.
+// How a tensor will be converted; `errors` is still empty.
 inline Result<ConvertedTensor> plan_conversion(const io::GgufTensor& tensor,
                                                const ConvertOptions& options) {
   ConvertedTensor plan;
@@ -101,15 +101,15 @@ inline Result<ConvertedTensor> plan_conversion(const io::GgufTensor& tensor,
   return plan;
 }
 
-// A span of a tensor that one task converts, and what came of it.
+// The result of one task, which converts a part of a tensor.
 struct ConvertedPart {
   quant::ErrorStats errors;
   std::uint64_t bad = 0;  // the first weight that is not finite, before or after
   float bad_before = 0;
 };
 
-// Rows are whole numbers of blocks, so that a tensor can be taken as one long row, and cut anywhere
-// between blocks: parts do not depend on the number of threads, nor do their sums.
+// Rows are whole numbers of blocks, so a tensor can be treated as one long row and split anywhere
+// between blocks. The parts do not depend on the number of threads, and neither do their sums.
 inline constexpr std::size_t kConvertChunk = 4096;  // weights; fits a worker's stack as f32, twice
 inline constexpr std::size_t kConvertPart = 16 * kConvertChunk;
 
@@ -128,7 +128,7 @@ inline void convert_part(quant::Format from, std::span<const std::byte> source, 
     const std::span<float> x(before.data(), n);
     const std::span<float> y(after.data(), n);
     const auto new_bytes = bytes_of(to, out);
-    // Same format: the same bytes, not a second rounding.
+    // If the format stays the same, so do the bytes: they are not rounded a second time.
     const auto old_bytes = bytes_of(from, source);
     bool converted = quant::row_to_f32(from, old_bytes, x).has_value();
     if (from == to) {
@@ -138,7 +138,7 @@ inline void convert_part(quant::Format from, std::span<const std::byte> source, 
       converted = converted && quant::row_from_f32(to, x, new_bytes).has_value() &&
                   quant::row_to_f32(to, new_bytes, y).has_value();
     }
-    NIBBLE_ASSERT(converted);  // sizes are those of plan_conversion
+    NIBBLE_ASSERT(converted);  // sizes are from plan_conversion
     (void)converted;
     for (std::size_t i = 0; i < n && result.errors.not_finite == 0; ++i) {
       if (std::isfinite(x[i]) && std::isfinite(y[i])) continue;
@@ -150,7 +150,7 @@ inline void convert_part(quant::Format from, std::span<const std::byte> source, 
   }
 }
 
-// Converts `source` to `out`, rows one after the other, and fills in plan.errors.
+// Converts `source` to `out`, with contiguous rows, and fills in plan.errors.
 inline Status convert_tensor(std::span<const std::byte> source, std::span<std::byte> out,
                              Executor& executor, ConvertedTensor& plan) {
   std::uint64_t n_weights = 1;  // no overflow: the tensor is in a file
@@ -181,7 +181,7 @@ inline void pack_rows(Executor& executor, const ConvertedTensor& tensor, const s
                       std::byte* panels) noexcept {
   quant::visit_format(tensor.to, [&](auto tag) {
     using F = typename decltype(tag)::type;
-    if constexpr (!quant::ChannelFormat<F>) {  // which files do not have
+    if constexpr (!quant::ChannelFormat<F>) {  // files have none of these
       ops::pack<F>(executor, rows, static_cast<Index>(tensor.dims[1]),
                      static_cast<Index>(tensor.dims[0]), panels);
     }
@@ -204,7 +204,7 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
   bool has_blocks = false;
   std::vector<ConvertedTensor> plans;
   plans.reserve(in.tensors().size());  // sources keep references
-  AlignedBuffer rows, panels;          // of the tensor that is converted last
+  AlignedBuffer rows, panels;          // of the tensor that was converted last
   for (const io::GgufTensor& tensor : in.tensors()) {
     const auto here = [&](Error error) {
       return std::move(error).in(in.name() + ": tensor '" + std::string(tensor.name) + "'");
@@ -252,11 +252,11 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
 }  // namespace detail
 
 // Writes the model `in` to the file `path` with its weights in another format. Weights are rounded
-// as quant/quantize.hpp does, bit for bit; a tensor that has its format already is copied. All
-// metadata is kept; general.file_type and general.quantization_version say what is new. The file is
-// complete or not there. Errors name the tensor: unsupported (a type without a format here, or a
-// format that GGUF lacks), malformed (a weight that is not finite), limit (a weight that the new
-// format cannot hold), cancelled, out_of_memory, io.
+// as in quant/quantize.hpp, bit for bit; a tensor that already has its format is copied. All
+// metadata is kept; general.file_type and general.quantization_version are updated. The file is
+// either complete or not there. Errors name the tensor: unsupported (a type without a format here,
+// or a format that GGUF lacks), malformed (a weight that is not finite), limit (a weight that the
+// new format cannot hold), cancelled, out_of_memory, io.
 inline Status quantize_model(const io::Gguf& in, const std::string& path,
                              const ConvertOptions& options,
                              OnConverted on_tensor = detail::keep_converting) {
@@ -264,7 +264,7 @@ inline Status quantize_model(const io::Gguf& in, const std::string& path,
                          [&](const io::GgufWriter& writer) { return writer.write(path); });
 }
 
-// The same to memory.
+// The same, to memory.
 inline Result<std::vector<std::byte>> quantize_model(
     const io::Gguf& in, const ConvertOptions& options,
     OnConverted on_tensor = detail::keep_converting) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Reading the dimensions of a model from the metadata of a GGUF file: what architectures share.
+// Reads the dimensions of a model from the metadata of a GGUF file: the part that architectures
+// share.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +16,7 @@
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
-// No dimension is larger; products of three then fit an Index by far.
+// Upper limits of dimensions: a product of three is far below the limit of an Index.
 inline constexpr std::uint64_t kMaxDim = 1u << 20, kMaxLayers = 4096, kMaxVocabulary = 1u << 24;
 
 // Reads one dimension: positive and at most `max`. Errors: not_found, malformed.
@@ -33,8 +34,8 @@ inline Result<Index> gguf_dim_or(const io::Gguf& file, const std::string& key, s
   return gguf_dim(file, key, max);
 }
 
-// Everything that architectures have in common but the rotation; eps_key: of the norms. Errors name
-// the key: not_found, malformed (values out of range or at odds).
+// Everything that architectures have in common, except the rotation. eps_key: key of the norms'
+// epsilon. Errors name the key: not_found, malformed (values out of range or inconsistent).
 inline Result<ModelConfig> transformer_config(const io::Gguf& file, std::string_view eps_key) {
   NIBBLE_TRY(name, file.get_string("general.architecture"));
   ModelConfig c;
@@ -76,14 +77,13 @@ inline Result<ModelConfig> transformer_config(const io::Gguf& file, std::string_
   return c;
 }
 
-// The rotation, into `c`. Errors: malformed, unsupported (a kind of scaling that is not known
-// here).
+// Reads the rotation into `c`. Errors: malformed, unsupported (an unknown kind of scaling).
 inline Status read_rope_config(const io::Gguf& file, ModelConfig& c) {
   const std::string arch = c.architecture + ".";
   const Index head_dim = c.head_dim;
   NIBBLE_TRY(rope_dim, gguf_dim_or(file, arch + "rope.dimension_count", kMaxDim, head_dim));
   NIBBLE_TRY(theta, file.get_f32_or(arch + "rope.freq_base", 10000.0f));
-  // A factor without a type is a linear one, and older files have it under another key.
+  // A factor without a type is linear; older files have it under another key.
   NIBBLE_TRY(scaling, file.get_string_or(arch + "rope.scaling.type", "linear"));
   NIBBLE_TRY(old_factor, file.get_f32_or(arch + "rope.scale_linear", 1.0f));
   NIBBLE_TRY(factor, file.get_f32_or(arch + "rope.scaling.factor", old_factor));

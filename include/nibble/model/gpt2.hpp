@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The GPT-2 architecture (Radford et al. 2019): LayerNorm before each half of a layer, learned
-// positions, q, k and v from one product, GELU (tanh form) feed-forward, biases everywhere.
+// positions, q, k and v from one product, GELU (tanh approximation) feed-forward, biases
+// everywhere.
 #pragma once
 
 #include "nibble/graph/expr.hpp"

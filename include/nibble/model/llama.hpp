@@ -11,8 +11,8 @@
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
-// From tokens to logits (outputs, vocab_size). RopeStyle: AdjacentPairs is how GGUF files of this
-// architecture have their q and k.
+// From tokens to logits (outputs, vocab_size). RopeStyle: GGUF files of this architecture store q
+// and k for AdjacentPairs.
 template <class RopeStyle = kernels::AdjacentPairs, class Dims>
 constexpr auto llama(const Dims& d) {
   using namespace graph;

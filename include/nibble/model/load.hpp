@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// From a file to a model of the formats and architectures that a program names: what is compiled
-// when load() is called. Included by model.hpp; in the split form by files that name formats or
-// architectures of their own.
+// Loads a file as a model, with the formats and architectures that a program names: this is
+// compiled when load() is called. Included by model.hpp; in the split form, by files that name
+// their own formats or architectures.
 #pragma once
 
 #include <string>
@@ -25,7 +25,8 @@ struct AllArchitectures : ArchitectureList<Llama, Gpt2> {};
 
 namespace detail {
 
-// The graph of the architecture that a file names; null if it is none of the list.
+// The graph of the architecture that a file names. Errors: unsupported (it is not in the list),
+// those of its config(). Null if memory runs out.
 template <class... Architectures>
 Result<Owned<ModelGraph>> graph_of(ArchitectureList<Architectures...>, std::string_view name,
                                    const io::Gguf& file) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// From the tensors of a GGUF file to the slots of an expression.
+// Assigns the tensors of a GGUF file to the slots of an expression.
 #pragma once
 
 #include <algorithm>
@@ -17,7 +17,7 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace detail {
 
-// Announces to a store the tensors that an expression needs, as the survey of it tells.
+// Announces to a store the tensors that an expression needs, as its survey reports them.
 class TensorBinder final : public graph::SurveySink {
  public:
   TensorBinder(const ModelGraph& graph, const io::Gguf& file, WeightStore& store)
@@ -34,8 +34,8 @@ class TensorBinder final : public graph::SurveySink {
     if (!checked) error_ = std::move(checked).error();
   }
 
-  // Errors: those of what was announced; unsupported for tensors that have no place: they belong to
-  // a variant of the architecture that would run wrongly.
+  // Errors: those of the tensors announced; unsupported if the file has tensors without a slot:
+  // they belong to a variant of the architecture, which would run wrongly.
   Status finish() const {
     if (error_) return *error_;
     if (used_.size() == file_.tensors().size()) return ok();
@@ -108,7 +108,7 @@ class TensorBinder final : public graph::SurveySink {
     return ok();
   }
 
-  // A slot that was filled for another node.
+  // Checks a slot that was already filled for another node.
   Status check_again(const graph::WeightNeed& need, const std::string& name) const {
     const graph::Weight& w = store_.table().at(need.slot, need.layer);
     const bool same = w.k == need.k && (w.n == need.n || (need.is_table && need.n == 0));

@@ -24,7 +24,7 @@ struct Model::Parts {
   Owned<ModelGraph> graph;
   WeightStore weights;
   std::optional<text::Tokenizer> tokenizer;
-  std::optional<io::Gguf> file;  // while weights are used where they are in it
+  std::optional<io::Gguf> file;  // only while weights in it are used in place
 };
 
 NIBBLE_INLINE Model::Model(Shared<Parts> parts) noexcept : parts_(std::move(parts)) {}
@@ -72,8 +72,8 @@ NIBBLE_INLINE Result<Model> Model::from_graph(Owned<ModelGraph> graph,
                                               const io::Gguf& file, const LoadOptions& options) {
   if (!graph) return Error{Errc::out_of_memory, file.name()};
   const ModelConfig& config = graph->config();
-  // Each layer has tensors of its own: a count that the file cannot hold is refused before memory
-  // is taken for it.
+  // Each layer has its own tensors. A number of layers that the file cannot hold is refused before
+  // memory is allocated for it.
   if (static_cast<std::size_t>(config.n_layers) > file.tensors().size()) {
     return Error{Errc::malformed, file.name() + ": " + std::to_string(Index{config.n_layers}) +
                                       " layers but " + std::to_string(file.tensors().size()) +
@@ -86,7 +86,7 @@ NIBBLE_INLINE Result<Model> Model::from_graph(Owned<ModelGraph> graph,
   std::optional<text::Tokenizer> tokenizer;
   if (file.find("tokenizer.ggml.model") != nullptr) {
     auto read = text::Tokenizer::from_gguf(file);
-    // A model can run on token ids alone, so a kind of tokenizer that is not known is no error yet.
+    // A model can run on token ids alone, so an unknown kind of tokenizer is not an error here.
     if (!read && read.error().code != Errc::unsupported) return read.error();
     if (read) {
       if (read->vocabulary().size() > static_cast<std::size_t>(Index{config.vocab_size})) {

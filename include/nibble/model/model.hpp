@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A model: its dimensions, its packed weights, its tokenizer. Read-only once loaded, so any number
-// of sessions on any number of threads can share one; copies are the same model, which lives as
-// long as one of them or a session does.
+// A model: its dimensions, its packed weights, its tokenizer. It is read-only once loaded, so any
+// number of sessions on any number of threads can share it. Copies refer to the same model, which
+// lives as long as one of them or a session does.
 #pragma once
 
 #include <cstddef>
@@ -38,22 +38,22 @@ struct AllArchitectures;
 
 struct LoadOptions {
   Executor* executor = nullptr;        // packs the weights; null: the calling thread
-  const Progress* progress = nullptr;  // told how far loading is
+  const Progress* progress = nullptr;  // called as loading goes on
 };
 
 class Model {
  public:
-  // A model from its parts: `graph` says what `weights` must hold, packed (model/architecture.hpp).
-  // For programs that bring weights of their own; files go through load(). Errors: not_found
-  // (weights that the graph needs), invalid_argument (of another shape).
+  // A model from its parts. `graph` says what `weights` must hold, packed (model/architecture.hpp).
+  // For programs that bring their own weights; for files, use load(). Errors: not_found (weights
+  // that the graph needs), invalid_argument (weights of another shape).
   static Result<Model> from_parts(Owned<ModelGraph> graph, WeightStore weights);
   static Result<Model> from_parts(Owned<ModelGraph> graph, WeightStore weights,
                                   text::Tokenizer tokenizer);
 
-  // From a GGUF file (io/gguf.hpp). Packed tensors are used where they are in it: the caller keeps
-  // the file as long as the model, or gives it away. Formats and Architectures: see load(). Errors
-  // name the file and the key or tensor; also those of simd::ensure_target (a NIBBLE_TARGET that
-  // cannot be had).
+  // From a GGUF file (io/gguf.hpp). Packed tensors are used in place: the caller keeps the file as
+  // long as the model, or moves it into the model. Formats and Architectures: see load(). Errors
+  // name the file and the key or tensor; also those of simd::ensure_target (a NIBBLE_TARGET that is
+  // not available).
   template <class Formats = graph::AllFormats, class Architectures = AllArchitectures>
   static Result<Model> from_gguf(const io::Gguf& file, const LoadOptions& options = {});
   template <class Formats = graph::AllFormats, class Architectures = AllArchitectures>
@@ -63,15 +63,16 @@ class Model {
   const ModelGraph& architecture() const noexcept;
   graph::WeightTable weights() const noexcept;
   std::size_t weight_bytes() const noexcept;
-  // Of these, what is used where it is in the file, packed already.
+  // The part of them that is already packed in the file and used in place.
   std::size_t weight_bytes_in_place() const noexcept;
-  // Null if the file had none.
+  // Null if the file has none, or one of an unknown kind.
   const text::Tokenizer* tokenizer() const noexcept;
 
  private:
   struct Parts;
   explicit Model(Shared<Parts> parts) noexcept;
-  // What from_gguf() does once it knows the architecture; keeps `file` where it is used in place.
+  // The part of from_gguf() after the architecture is known. keep() stores `file` if it is used in
+  // place.
   static Result<Model> from_graph(Owned<ModelGraph> graph,
                                   std::span<const graph::FormatOps* const> formats,
                                   const io::Gguf& file, const LoadOptions& options);
@@ -80,8 +81,8 @@ class Model {
   Shared<Parts> parts_;
 };
 
-// The model of a GGUF file. Everything in the file is checked; errors say what and where. Only the
-// formats and architectures named are compiled, and files that need others are refused:
+// The model of a GGUF file. Everything in the file is checked; errors say what is wrong and where.
+// Only the named formats and architectures are compiled; files that need others are refused:
 //   load<graph::FormatList<quant::Q4_0, quant::F32>, ArchitectureList<Llama>>(path)
 template <class Formats = graph::AllFormats, class Architectures = AllArchitectures>
 Result<Model> load(const std::string& path, const LoadOptions& options = {});

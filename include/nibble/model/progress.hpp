@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How a caller follows a long operation, and ends it.
+// How a caller follows a long operation, and cancels it.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,8 @@
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
-// Called from the working thread with what is done of what there is in all (bytes, when a model is
-// loaded); returning false cancels.
+// Called on the working thread with the amount that is done and the total (bytes, when a model is
+// loaded). Returning false cancels.
 using Progress = FunctionRef<bool(std::size_t done, std::size_t total)>;
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -19,8 +19,8 @@ enum class Slot : std::uint8_t {
   position_embd,  // (n_ctx, dim)
   output_norm,    // (dim)
   output_norm_bias,
-  output,      // (vocab_size, dim); the token embedding where a model ties them
-  rope_freqs,  // (rope_dim / 2), what the frequencies of rotations are divided by
+  output,      // (vocab_size, dim); the token embedding if a model ties them
+  rope_freqs,  // (rope_dim / 2), divisors of the rotation frequencies
   // in each layer
   attn_norm,  // (dim)
   attn_norm_bias,

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The weights of a model in memory: announced one by one from row-major sources (a mapped file, a
-// buffer), then packed together into one block, in parallel, without a second copy on the way.
+// The weights of a model in memory. They are announced one by one from row-major sources (a mapped
+// file, a buffer), then packed together into one block, in parallel, without a second copy in
+// between.
 #pragma once
 
 #include <algorithm>
@@ -25,38 +26,38 @@ namespace nibble { inline namespace NIBBLE_ABI {
 
 class WeightStore {
  public:
-  // Room for the weights of a model of n_layers whose slots are numbers below n_slots, in formats
-  // of `formats` (FormatList::kOps); nothing is in it yet.
+  // An empty store for the weights of a model of n_layers layers. Slots are numbers below n_slots;
+  // weights are in the formats of `formats` (FormatList::kOps).
   WeightStore(Index n_layers, std::size_t n_slots, graph::FormatTable formats)
       : formats_(formats),
         n_slots_(n_slots),
         weights_((static_cast<std::size_t>(n_layers) + 1) * n_slots) {}
-  // For nibble's own slots and formats that a program names.
+  // For nibble's own slots, and formats that a program names.
   template <class Formats>
   WeightStore(Index n_layers, Formats) : WeightStore(n_layers, kSlotCount, Formats::kOps) {}
 
-  // Announces a matrix (n, k) whose rows are stored one after the other in `format`, or a vector of
-  // k floats (n = 0; any float format, kept as f32), or n_experts matrices one after the other.
-  // `rows` must stay alive until pack() succeeds. slot: an enumerator or its number. Errors:
-  // unsupported (a format that was not named), invalid_argument (sizes that do not agree, rows that
-  // are not aligned to 4 bytes, a layer or slot that is not there, a slot that was filled before, a
-  // store that is packed), limit (more than the address space in all).
+  // Announces a matrix (n, k) in `format` whose rows are contiguous, or a vector of k floats (n =
+  // 0; any float format, kept as f32), or n_experts contiguous matrices. `rows` must stay alive
+  // until pack() succeeds. slot: an enumerator or its number. Errors: unsupported (a format that
+  // was not named), invalid_argument (sizes that do not agree, rows that are not aligned to 4
+  // bytes, a layer or slot that does not exist, a slot that is already filled, a store that is
+  // already packed), limit (the total is more than the address space).
   template <class SlotType>
   Status add(SlotType slot, Index layer, quant::Format format, Index n, Index k,
              std::span<const std::byte> rows, Index n_experts = 1) {
     return add_slot(static_cast<std::size_t>(slot), layer, format, n, k, rows, n_experts);
   }
 
-  // The same for matrices that are packed already, n_experts * Packed<Format>::bytes(n, k) bytes:
-  // they are used where they are, so `packed` must outlive the store. Errors as above; it must be
-  // aligned to 64 bytes.
+  // The same for matrices that are already packed, n_experts * Packed<Format>::bytes(n, k) bytes.
+  // They are used in place, so `packed` must outlive the store; it must be aligned to 64 bytes.
+  // Errors as above.
   template <class SlotType>
   Status add_packed(SlotType slot, Index layer, quant::Format format, Index n, Index k,
                     std::span<const std::byte> packed, Index n_experts = 1) {
     return add_packed_slot(static_cast<std::size_t>(slot), layer, format, n, k, packed, n_experts);
   }
 
-  // Makes `slot` the same weights as `other`, added before: a tied output layer. Both stand outside
+  // Gives `slot` the same weights as `other`, added before: a tied output layer. Both are outside
   // of the layers.
   template <class SlotType>
   void tie(SlotType slot, SlotType other) {
@@ -64,11 +65,10 @@ class WeightStore {
         {index(static_cast<std::size_t>(slot), -1), index(static_cast<std::size_t>(other), -1)});
   }
 
-  // Packs everything that was added; the sources are not needed after it. Rows that lie in `file`
-  // are read from it piece by piece (MappedFile::read): what is in memory is the packed weights and
-  // one piece for each worker. Succeeds once, and nothing can be added after that; after an error
-  // it may be called again. Errors: out_of_memory, cancelled (by `progress`), io, invalid_argument
-  // (packed already).
+  // Packs everything that was added; the sources are not needed afterwards. Rows in `file` are read
+  // from it in chunks (MappedFile::read): memory holds the packed weights and one chunk per worker.
+  // It succeeds once, and nothing can be added after that; after an error it may be called again.
+  // Errors: out_of_memory, cancelled (by `progress`), io, invalid_argument (already packed).
   Status pack(Executor& executor, const Progress* progress = nullptr,
               const io::MappedFile& file = {}) {
     if (is_packed_) return Error{Errc::invalid_argument, "the weights are packed already"};
@@ -97,7 +97,7 @@ class WeightStore {
         return Error{Errc::cancelled, "loading weights"};
       }
     }
-    // Only now that nothing can fail: until here the weights are those of the sources.
+    // Only now, when nothing can fail any more: until here the weights are those of the sources.
     memory_ = std::move(memory);
     for (const Entry& entry : entries_) {
       if (entry.expert == 0) weights_[entry.index].data = memory_.data() + entry.offset;
@@ -110,12 +110,12 @@ class WeightStore {
   }
 
   graph::WeightTable table() const noexcept { return {weights_, n_slots_}; }
-  // Of all weights, and of those among them that are used where they were (add_packed).
+  // Bytes of all weights, and of those that are used in place (add_packed).
   std::size_t bytes() const noexcept { return total_ + in_place_; }
   std::size_t bytes_in_place() const noexcept { return in_place_; }
 
  private:
-  // A matrix, or one of the experts, or a vector, until it is packed.
+  // A matrix, one of a slot's experts, or a vector, until it is packed.
   struct Entry {
     std::size_t index;
     const std::byte* source;
@@ -220,15 +220,16 @@ class WeightStore {
     return static_cast<std::size_t>(w.bytes() / w.n_experts);
   }
 
-  // What a worker reads and packs at once: some panels, which stay in its cache in between. Smaller
-  // pieces cost more system calls (32 KiB: an eighth more time). What binds, for 620 MB on one
-  // thread: the system zeroes the new pages (27 ms), reads (22 to 52 ms, by the size of the pieces
-  // that the page cache holds the file in), the transposition (12 ms). Tried and slower: the
-  // mapping with MADV_POPULATE_READ and MADV_DONTNEED piece by piece (1.6 times reading); streaming
-  // stores (what the system has just zeroed is in the cache).
+  // Bytes of a chunk, which a worker reads and then packs: some panels, which stay in its cache in
+  // between. Smaller chunks cost more system calls (32 KiB: an eighth more time). What takes the
+  // time, for 620 MB on one thread: the system zeroes the new pages (27 ms), reads (22 to 52 ms,
+  // depending on the size of the units in which the page cache holds the file), the transposition
+  // (12 ms). Tried and slower: the mapping with MADV_POPULATE_READ and MADV_DONTNEED chunk by chunk
+  // (1.6 times the time of reading); streaming stores (what the system has just zeroed is in the
+  // cache).
   static constexpr std::size_t kPieceBytes = std::size_t{128} << 10;
 
-  // What each worker has of its own while weights are packed.
+  // What each worker has for itself while weights are packed.
   struct Workers {
     std::byte* pieces = nullptr;  // (n_workers, piece)
     std::size_t piece = 0;        // bytes
@@ -237,13 +238,13 @@ class WeightStore {
 
   std::size_t row_bytes(const Entry& entry) const noexcept {
     const auto k = static_cast<std::size_t>(weights_[entry.index].k);
-    return *quant::row_bytes(entry.format, k);  // was checked by add()
+    return *quant::row_bytes(entry.format, k);  // checked by add()
   }
   std::size_t source_bytes(const Entry& entry) const noexcept {
     const graph::Weight& w = weights_[entry.index];
     return (w.is_vector() ? 1 : static_cast<std::size_t>(w.n)) * row_bytes(entry);
   }
-  // At least one panel of a matrix, or the whole vector.
+  // Bytes of a chunk of an entry: at least one panel of a matrix, or the whole vector.
   std::size_t piece_bytes(const Entry& entry) const noexcept {
     if (weights_[entry.index].is_vector()) return source_bytes(entry);
     const std::size_t panel = row_bytes(entry) * std::size_t{quant::kPanelRows};
@@ -285,7 +286,7 @@ class WeightStore {
     });
   }
 
-  // Packs `rows`, whole panels of which row `first_row` is the first, to their place in `out`.
+  // Packs `rows`, whole panels that begin with row `first_row`, to their place in `out`.
   static void pack_panels(const graph::Weight& w, std::span<const std::byte> rows,
                           Index bytes_of_row, Index first_row, std::byte* out) noexcept {
     const Index n = static_cast<Index>(rows.size()) / bytes_of_row;
@@ -303,7 +304,7 @@ class WeightStore {
   std::vector<Entry> entries_;
   std::vector<Tie> ties_;
   std::size_t total_ = 0;     // bytes that pack() fills
-  std::size_t in_place_ = 0;  // bytes that are the caller's
+  std::size_t in_place_ = 0;  // bytes in the caller's memory
   bool is_packed_ = false;
   AlignedBuffer memory_;
 };

@@ -11,7 +11,7 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
-// out = Activation(x). Both (m, k), the values of a row next to each other; `out` may be `x`.
+// out = Activation(x). Both (m, k); the values of a row are contiguous; `out` may be `x`.
 template <class Activation>
 void activate(Executor& executor, MatrixView<const float> x, MatrixView<float> out) noexcept {
   assert_rows_like(out, x);
@@ -20,8 +20,8 @@ void activate(Executor& executor, MatrixView<const float> x, MatrixView<float> o
            [&](Index row) { run(row_of(x, row), row_of(out, row), x.extent(1)); });
 }
 
-// out = Activation(gate) * up. All (m, k), the values of a row next to each other; `out` may be
-// `gate` or `up`.
+// out = Activation(gate) * up. All (m, k); the values of a row are contiguous; `out` may be `gate`
+// or `up`.
 template <class Activation>
 void activate_gated(Executor& executor, MatrixView<const float> gate, MatrixView<const float> up,
                     MatrixView<float> out) noexcept {

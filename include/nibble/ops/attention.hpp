@@ -20,14 +20,14 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 struct AttentionShape {
   Index n_heads = 0;  // a multiple of n_kv_heads; head h reads kv head h / (n_heads / n_kv_heads)
   Index n_kv_heads = 0;
-  Index head_dim = 0;  // any, also odd; multiples of 16 are the fast ones
-  float scale = 1;     // of the scores, usually 1 / sqrt(head_dim)
-  Index window = 0;    // a query sees this many positions up to its own, that included; 0: all
-  Index ahead = 0;     // and so many after its own, as far as its segment reaches; 0: causal
+  Index head_dim = 0;  // any, also odd; multiples of 16 are fast
+  float scale = 1;     // factor of the scores, usually 1 / sqrt(head_dim)
+  Index window = 0;    // a query sees this many positions up to and including its own; 0: all
+  Index ahead = 0;     // and this many after its own, up to the end of its segment; 0: causal
   kernels::ScoreOptions scores = {};
 
   constexpr Index group() const noexcept { return n_heads / n_kv_heads; }
-  // By the query at `position`: [first_seen, end_seen), the latter at most `end`.
+  // What the query at `position` sees: [first_seen, end_seen), where end_seen is at most `end`.
   constexpr Index first_seen(Index position) const noexcept {
     return window > 0 ? std::max<Index>(0, position + 1 - window) : 0;
   }
@@ -36,11 +36,11 @@ struct AttentionShape {
   }
 };
 
-// AttentionShape::ahead of attention that is not causal (encoders). All rows of a sequence must be
-// in one segment then: what comes in a later one was not seen.
+// Value of AttentionShape::ahead for attention that is not causal (encoders). All rows of a
+// sequence must then be in one segment: a segment does not see later ones.
 inline constexpr Index kAllAhead = Index{1} << 40;
 
-// What the scratch of attention must suffice for.
+// The scratch of attention must be large enough for these limits.
 struct AttentionLimits {
   Index n_workers = 1;
   Index max_rows = 1;      // of one step
@@ -50,9 +50,10 @@ struct AttentionLimits {
 
 namespace detail {
 
-// One row against many positions is too few tasks for many workers: the positions of a generated
-// row are split too, at tiles, each part at least kMinPart positions. A function of the row's own
-// position alone: a row's result is the same whatever is computed beside it.
+// One row against many positions gives too few tasks for many workers. So the positions of a
+// generated row are split too, at tile boundaries, into parts of at least kMinPart positions. The
+// split depends only on the row's own position: a row's result is the same, whatever is computed
+// beside it.
 inline constexpr Index kMaxParts = 16;
 inline constexpr Index kMinPart = 512;
 
@@ -60,7 +61,7 @@ constexpr Index attention_parts(Index n_positions) noexcept {
   return std::clamp<Index>(n_positions / kMinPart, 1, kMaxParts);
 }
 
-// Rows that are cut alike: a segment of a prompt, or one row of a generation.
+// Rows that are split alike: a segment of a prompt, or one row of a generation.
 struct AttentionUnit {
   Index first_row, n_rows, first_position;
   Index rows_per_task, n_row_tasks;
@@ -83,13 +84,13 @@ constexpr Index attention_part_floats(const AttentionShape& shape, Index n_parts
   return n_parts * shape.n_heads * (shape.head_dim + 2);
 }
 
-// Where things are in the scratch of attention.
+// The layout of the scratch of attention.
 struct AttentionScratch {
   Index worker_bytes = 0;
   Index max_units = 0;
-  Index max_part_rows = 0;  // rows whose partial results are there at the same time
-  Index row_floats = 0;     // of such a row
-  Index n_pages = 0;        // room for the choice of each segment's pages
+  Index max_part_rows = 0;  // rows whose partial results exist at the same time
+  Index row_floats = 0;     // floats of the partial results of one row
+  Index n_pages = 0;        // space for the chosen pages of one segment
   Index units_at = 0, tiles_at = 0, parts_at = 0, bytes = 0;
 
   constexpr AttentionScratch(const AttentionShape& shape, const AttentionLimits& l) noexcept {
@@ -109,7 +110,7 @@ struct AttentionScratch {
   }
 };
 
-// The units of a step, in order, as many at a time as the scratch has room for.
+// The units of a step, in order, as many at a time as fit in the scratch.
 class AttentionUnits {
  public:
   AttentionUnits(const AttentionShape& shape, const AttentionScratch& layout,
@@ -124,7 +125,7 @@ class AttentionUnits {
         policy_(policy),
         layer_(layer) {}
 
-  // Takes the next units; false when there are no more.
+  // Makes the next units; returns false when there are no more.
   bool next() noexcept {
     n_units_ = 0;
     Index n_part_rows = 0;
@@ -192,13 +193,13 @@ class AttentionUnits {
   const PagePolicy* policy_;
   Index layer_;
   std::size_t segment_ = 0;
-  Index row_ = 0;  // of the segment
+  Index row_ = 0;  // within the segment
   std::int32_t* tiles_of_segment_ = nullptr;
   Index n_tiles_ = 0;
   Index n_units_ = 0;
 };
 
-// Merges the partial results of the units that have some.
+// Merges the partial results of those units that have some.
 NIBBLE_LAZY void merge_attention(Executor& executor, std::span<const AttentionUnit> units,
                                  const AttentionShape& shape, MatrixView<float> out) noexcept {
   const Index group = shape.group();
@@ -225,23 +226,24 @@ NIBBLE_LAZY void merge_attention(Executor& executor, std::span<const AttentionUn
 
 }  // namespace detail
 
-// Bytes of scratch that attention() needs within `limits`. Where that is more than kMaxBytes: the
-// last multiple of kAlignment up to it.
+// Bytes of scratch that attention() needs within `limits`. At most the last multiple of kAlignment
+// that does not exceed kMaxBytes, even if it needs more.
 constexpr std::size_t attention_scratch_bytes(const AttentionShape& shape,
                                               const AttentionLimits& limits) noexcept {
   const Index bytes = detail::AttentionScratch(shape, limits).bytes;
   return align_up(static_cast<std::size_t>(std::min<Index>(bytes, kMaxBytes - 63)));
 }
 
-// out[i] = attention of row i, at its segment's position, to the positions of its sequence that it
-// sees; the cache must hold them all, those of the segment's own rows included.
+// out[i] = attention of row i, at its position in its segment, to those positions of its sequence
+// that it sees. The cache must hold all of these, including those of the segment's own rows.
 //   q    (rows, n_heads * head_dim)  rows may be strided, elements of a row are consecutive
 //   out  the same shape; may be q itself
-// Arithmetic is f32, for 8-bit integers also exact sums of integer products. Keys and values must
-// be finite where they were written; positions that a row does not see are not used. Scores of any
-// magnitude are fine as long as they are finite. `policy`: which pages are read (null: all that are
-// seen). A row's result depends on its sequence and on the kind of its segment, not on what else is
-// computed. Scratch: attention_scratch_bytes() of the shape and `limits`, aligned to kAlignment.
+// Arithmetic is in f32; for 8-bit integers there are also exact sums of integer products. Keys and
+// values must be finite where they were written; positions that a row does not see are not used.
+// Scores may have any magnitude as long as they are finite. `policy` chooses which pages are read
+// (null: all that are seen). A row's result depends on its sequence and on the kind of its segment,
+// not on what else is computed. Scratch: attention_scratch_bytes() of the shape and `limits`,
+// aligned to kAlignment.
 template <class T>
 void attention(Executor& executor, MatrixView<const float> q, KvLayer<T> cache,
                const AttentionShape& shape, std::span<const Segment> segments,
@@ -329,7 +331,7 @@ void attention(Executor& executor, MatrixView<const float> q, KvLayer<T> cache,
   }
 }
 
-// The same for whatever element type the cache has.
+// The same for any element type of the cache.
 NIBBLE_LAZY void attention(Executor& executor, MatrixView<const float> q, const KvCache& cache,
                            Index layer, const AttentionShape& shape,
                            std::span<const Segment> segments, const AttentionLimits& limits,
@@ -341,8 +343,8 @@ NIBBLE_LAZY void attention(Executor& executor, MatrixView<const float> q, const 
   });
 }
 
-// Of a single sequence whose pages follow each other: rows at first_position and after. Scratch:
-// for limits of these rows and positions.
+// For a single sequence whose pages are consecutive: rows at first_position and after. Scratch: for
+// limits of these rows and positions.
 template <class T>
 void attention(Executor& executor, MatrixView<const float> q, KvLayer<T> cache,
                const AttentionShape& shape, Index first_position, MatrixView<float> out,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Attention in its three textbook steps, with the matrix of scores in memory: what an expression
-// means before fusion, and where a program looks at the weights. Float loops, f32 with sums in
-// double; ops/attention.hpp is the one to run.
+// Attention in its three textbook steps, with the matrix of scores in memory. It shows what an
+// expression means before fusion, and lets a program look at the weights. Plain loops in f32 with
+// sums in double; for speed, use ops/attention.hpp.
 #pragma once
 
 #include <limits>
@@ -26,7 +26,7 @@ void for_each_row(std::span<const Segment> segments, F&& f) {
   }
 }
 
-// The tile of the cache of a kv head that holds `position`.
+// The tile that holds `position` in the cache of a kv head.
 template <class T>
 const T* tile_of(const T* kv_head, const Segment& segment, Index position,
                  Index head_dim) noexcept {
@@ -35,7 +35,7 @@ const T* tile_of(const T* kv_head, const Segment& segment, Index position,
          kernels::page_of(pages, position / kPagePositions) * kernels::tile_size<T>(head_dim);
 }
 
-// ScoreOptions of one score.
+// Applies ScoreOptions to one score.
 inline float changed_score(const kernels::ScoreOptions& options, Index head, Index position,
                            Index key, double score) noexcept {
   if (options.soft_cap != 0) {
@@ -55,8 +55,8 @@ inline float changed_score(const kernels::ScoreOptions& options, Index head, Ind
 
 }  // namespace detail
 
-// scores (rows, n_heads * n): for each head the scores of its n = scores.extent(1) / n_heads first
-// cached positions, −∞ where a row may not look.
+// scores (rows, n_heads * n): for each head, the scores of the first n = scores.extent(1) / n_heads
+// cached positions; −∞ for positions that a row does not see.
 inline void attention_scores(MatrixView<const float> q, const KvCache& cache, Index layer,
                              const AttentionShape& shape, std::span<const Segment> segments,
                              MatrixView<float> scores) noexcept {
@@ -89,7 +89,7 @@ inline void attention_scores(MatrixView<const float> q, const KvCache& cache, In
   });
 }
 
-// Softmax of each head's scores, in place, with ScoreOptions::sink_logits if there are some.
+// Softmax of each head's scores, in place, with ScoreOptions::sink_logits if they are given.
 inline void attention_softmax(MatrixView<float> scores, const AttentionShape& shape) noexcept {
   const Index n = scores.extent(1) / shape.n_heads;
   for (Index i = 0; i < scores.extent(0); ++i) {

@@ -11,8 +11,7 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
-// All matrices are (m, k) with the values of a row next to each other; `out` may be one of the
-// inputs.
+// All matrices are (m, k), and the values of a row are contiguous; `out` may be one of the inputs.
 
 // out = a + b: a residual connection.
 NIBBLE_LAZY void add(Executor& executor, MatrixView<const float> a, MatrixView<const float> b,
@@ -45,8 +44,8 @@ NIBBLE_LAZY void scale(Executor& executor, MatrixView<const float> x, float fact
            [&](Index row) { run(row_of(x, row), factor, row_of(out, row), x.extent(1)); });
 }
 
-// out = x with elements dropped and the rest scaled up; element (i, j) is number i * k + j of
-// kernels/dropout.hpp, whatever the strides. The default Dropout copies.
+// out = x with some elements dropped and the rest scaled up. Element (i, j) is number i * k + j of
+// kernels/dropout.hpp, whatever the strides are. The default Dropout copies.
 NIBBLE_LAZY void dropout(Executor& executor, MatrixView<const float> x,
                          const kernels::Dropout& dropout, MatrixView<float> out) noexcept {
   assert_rows_like(out, x);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Rows of a packed matrix as f32: token and position embeddings, straight from the weights that a
-// tied output layer multiplies with.
+// Rows of a packed matrix as f32: token and position embeddings, read directly from the weights
+// that a tied output layer also uses.
 #pragma once
 
 #include <cstdint>

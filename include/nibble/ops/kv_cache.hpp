@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The key-value cache: keys and values of every layer and position, as f32, f16, bf16 or 8-bit
-// integers, in memory that the caller owns. It is made of pages of 64 positions; which page is
-// whose is the caller's affair (segment.hpp), as are positions: to clear or to go back, write the
-// next token at an earlier position.
+// integers, in memory that the caller owns. It consists of pages of 64 positions. The caller
+// decides which page belongs to which sequence (segment.hpp), and also manages positions: to clear
+// the cache or to go back, write the next token at an earlier position.
 #pragma once
 
 #include <cstddef>
@@ -31,7 +31,7 @@ inline constexpr KvType kKvType<bf16> = KvType::bf16;
 template <>
 inline constexpr KvType kKvType<std::int8_t> = KvType::int8;
 
-// Calls f(T{}) with the type that `type` names.
+// Calls f(T{}), where T is the element type that `type` names.
 template <class F>
 constexpr decltype(auto) visit_kv_type(KvType type, F&& f) {
   switch (type) {
@@ -45,29 +45,28 @@ constexpr decltype(auto) visit_kv_type(KvType type, F&& f) {
 
 static_assert(kPagePositions == kernels::kAttentionTile);
 
-// What one layer keeps of a position.
+// What one layer stores per position.
 struct KvShape {
   Index n_kv_heads = 0;  // 0: the layer keeps nothing
   Index head_dim = 0;
 };
 
-// Sizes of a cache; the bytes can be a constant of the program. Within a layer each kv head has its
-// tiles (kernels/attention.hpp) one after the other, page by page: a sequence whose pages follow
-// each other reads memory from one end to the other.
+// Sizes of a cache; the number of bytes can be a compile-time constant. Within a layer, each kv
+// head has its tiles (kernels/attention.hpp) in page order, contiguously. A sequence whose pages
+// are consecutive therefore reads memory sequentially.
 struct KvCacheLayout {
   KvType type = KvType::f16;
   Index n_layers = 0;
   Index n_kv_heads = 0;
   Index head_dim = 0;
-  Index capacity = 0;  // positions of all sequences, rounded up to whole pages
-  std::span<const KvShape> shapes =
-      {};  // (n_layers), where layers differ: instead of the two above
+  Index capacity = 0;                    // positions of all sequences, rounded up to whole pages
+  std::span<const KvShape> shapes = {};  // (n_layers), if layers differ: replaces the two above
 
   constexpr KvShape shape(Index layer) const noexcept {
     return shapes.empty() ? KvShape{n_kv_heads, head_dim} : shapes[static_cast<std::size_t>(layer)];
   }
   constexpr Index n_pages() const noexcept { return pages_for(capacity); }
-  // Elements of one kv head of a layer.
+  // Elements of one kv head of a layer like `s`.
   constexpr Index head_elements(const KvShape& s) const noexcept {
     return visit_kv_type(type,
                          [&]<class T>(T) { return n_pages() * kernels::tile_size<T>(s.head_dim); });
@@ -76,14 +75,14 @@ struct KvCacheLayout {
     if (s.n_kv_heads == 0) return 0;
     return align_up(static_cast<std::size_t>(s.n_kv_heads * head_elements(s)) * element_size());
   }
-  // Where a layer begins. Requires is_valid(), as bytes() does.
+  // Byte offset of a layer. Requires is_valid(), as bytes() does.
   constexpr std::size_t offset(Index layer) const noexcept {
     if (shapes.empty()) return static_cast<std::size_t>(layer) * bytes_of(shape(0));
     std::size_t bytes = 0;
     for (Index i = 0; i < layer; ++i) bytes += bytes_of(shape(i));
     return bytes;
   }
-  // All layers.
+  // Bytes of all layers.
   constexpr std::size_t bytes() const noexcept { return offset(n_layers); }
   constexpr std::size_t element_size() const noexcept {
     return visit_kv_type(type, []<class T>(T) { return sizeof(T); });
@@ -105,11 +104,11 @@ struct KvCacheLayout {
   }
 
  private:
-  // Whether n layers like this one have at most so many bytes.
+  // Whether n layers like this one have at most max_bytes bytes.
   constexpr bool fits(const KvShape& s, Index n, Index max_bytes) const noexcept {
     if (s.n_kv_heads < 1 || s.head_dim < 1) return false;
-    // Keys and values, at most 40 bytes a dimension (8-bit integers with a head_dim of 1) and a
-    // capacity rounded up to at most 64 times itself: less than 4096 times the product.
+    // Keys and values take at most 40 bytes per dimension (8-bit integers with a head_dim of 1),
+    // and the capacity is rounded up to at most 64 times itself: less than 4096 times the product.
     Index room = std::numeric_limits<Index>::max() / 4096;
     for (const Index count : {n, s.n_kv_heads, s.head_dim, capacity}) {
       if (count > room) return false;
@@ -140,7 +139,7 @@ struct KvLayer {
 
 namespace detail {
 
-// Whether a segment's positions are in pages that it has and the cache has.
+// Whether a segment's positions are in pages that both the segment and the cache have.
 inline bool has_pages(const Segment& segment, [[maybe_unused]] Index n_pages) noexcept {
   const Index n = segment.pages.empty() ? n_pages : static_cast<Index>(segment.pages.size());
   return segment.first_position >= 0 && segment.n_rows >= 0 &&
@@ -149,10 +148,10 @@ inline bool has_pages(const Segment& segment, [[maybe_unused]] Index n_pages) no
 
 }  // namespace detail
 
-// Writes keys and values of the rows of all segments to their positions of a layer.
-// k, v: (rows, n_kv_heads * head_dim), rows may be strided, elements of a row are consecutive.
-// Values outside the range of a floating-point T become infinities; for 8-bit integers all must be
-// finite. No two segments may write the same page.
+// Writes keys and values of the rows of all segments to their positions in a layer. k, v: (rows,
+// n_kv_heads * head_dim); rows may be strided, elements of a row are consecutive. Values outside
+// the range of a floating-point T become infinities; for 8-bit integers all values must be finite.
+// No two segments may write to the same page.
 template <class T>
 void store_keys_values(Executor& executor, KvLayer<T> layer, std::span<const Segment> segments,
                        MatrixView<const float> k, MatrixView<const float> v) noexcept {
@@ -178,7 +177,7 @@ void store_keys_values(Executor& executor, KvLayer<T> layer, std::span<const Seg
       store(args);
     }
   };
-  if (k.extent(0) < 16) {  // waking the others would take longer
+  if (k.extent(0) < 16) {  // waking the other threads would take longer
     for (Index h = 0; h < layer.n_kv_heads; ++h) task(h, 0);
   } else {
     executor.parallel_for(layer.n_kv_heads, task);
@@ -224,14 +223,14 @@ class KvCache {
             layout_.n_pages(), layout_.head_elements(shape)};
   }
 
-  // store_keys_values() for whatever the element type is.
+  // store_keys_values() for any element type of the cache.
   NIBBLE_LAZY void append(Executor& executor, Index layer_index, std::span<const Segment> segments,
                           MatrixView<const float> k, MatrixView<const float> v) const noexcept {
     visit_kv_type(layout_.type, [&]<class T>(T) {
       store_keys_values(executor, layer<T>(layer_index), segments, k, v);
     });
   }
-  // The same for a single sequence whose pages follow each other.
+  // The same for a single sequence whose pages are consecutive.
   NIBBLE_LAZY void append(Executor& executor, Index layer_index, Index first_position,
                           MatrixView<const float> k, MatrixView<const float> v) const noexcept {
     const Segment all = single_segment(k.extent(0), first_position);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a key-value cache is made of.
+// The element types of a key-value cache.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
-// Element type of a cache. int8: with an f32 scale for each position's key and value of a kv head,
-// so that an element is off by at most 1/254 of the greatest of them.
+// Element type of a cache. int8 has one f32 scale for each position's key and one for its value,
+// per kv head; the error of an element is at most 1/254 of the largest element under that scale.
 enum class KvType : std::uint8_t { f32, f16, bf16, int8 };
 inline constexpr KvType kKvTypes[] = {KvType::f32, KvType::f16, KvType::bf16, KvType::int8};
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Matrix products over workers. A Product is one activation matrix times one packed weight matrix
-// with an epilogue; several that share their input (Q, K and V, say) run as one parallel step.
+// Matrix products, split over workers. A Product is one activation matrix times one packed weight
+// matrix, with an epilogue. Several products that share their input (such as Q, K and V) run as one
+// parallel step.
 #pragma once
 
 #include <algorithm>
@@ -47,9 +48,9 @@ kernels::MatmulArgs args_of(const kernels::MatmulInput& input,
 
 }  // namespace detail
 
-// out (m, n) = epilogue(input (m, k) · weightsᵀ (n, k)). `input` must hold the form that Format
-// asks for (see MatmulInput); `out` rows may be strided. The epilogue's operands are (n) and
-// (m, n). kScales: of the activations; for block formats.
+// out (m, n) = epilogue(input (m, k) · weightsᵀ (n, k)). `input` must have the representation that
+// Format needs (see MatmulInput); rows of `out` may be strided. The epilogue's operands are (n) and
+// (m, n). kScales is about the scales of the activations; for block formats.
 template <class Format, class Epilogue = kernels::Epilogue<>,
           kernels::ActivationScales kScales = kernels::ActivationScales::per_block>
 Product product(const kernels::MatmulInput& input, const quant::PackedMatrix<Format>& weights,
@@ -74,13 +75,13 @@ Product gated_product(const kernels::MatmulInput& input, const quant::PackedMatr
 
 namespace detail {
 
-// Rows of activations that one task walks with the same panels: 64 rows of 8-bit codes of
-// k = 4096 are 256 KiB and stay in L2 while the panels pass.
+// Rows of activations that one task multiplies with the same panels. 64 rows of 8-bit codes with k
+// = 4096 are 256 KiB and stay in L2 while the task goes through the panels.
 inline constexpr Index kRowBlock = 64;
 
 inline constexpr Index kTasksPerWorker = 2;
 
-// How a product is cut: row blocks times runs of panels.
+// How a product is split into tasks: row blocks times runs of panels.
 struct Cut {
   Index row_blocks = 0;
   Index panels_per_task = 0;
@@ -88,9 +89,10 @@ struct Cut {
   Index n_tasks() const noexcept { return row_blocks * panel_tasks; }
 };
 
-// Two tasks per worker: enough for unequal cores, and few starts, which find their weights not
-// fetched ahead (eight per worker: 0.8 times the decode rate of a 135M model on two threads). A
-// task is an even number of panels, since the widest targets take two at a time.
+// Two tasks per worker: enough to balance unequal cores, and few starts. When a task starts, its
+// first weights have not been prefetched (eight per worker: 0.8 times the decode rate of a 135M
+// model on two threads). A task is an even number of panels because the widest targets process two
+// at a time.
 inline Cut cut(const Product& p, Index n_workers) noexcept {
   Cut c;
   c.row_blocks = (p.args.m + kRowBlock - 1) / kRowBlock;
@@ -121,7 +123,8 @@ inline void run_task(const Product& p, const Cut& c, Index task) noexcept {
 
 inline constexpr std::size_t kMaxProducts = 4;
 
-// Runs up to kMaxProducts products as one parallel step. None may read what another writes.
+// Runs up to kMaxProducts products as one parallel step. No product may read what another one
+// writes.
 inline void run(Executor& executor, std::span<const Product> products) noexcept {
   NIBBLE_ASSERT(products.size() <= kMaxProducts);
   detail::Cut cuts[kMaxProducts];

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The activations of products in the forms that kernels::MatmulInput has: memory for them, the
-// operations that fill them, and the MatmulInput made of them.
+// The activations of products, in the representations that kernels::MatmulInput has: memory for
+// them, the operations that fill them, and the MatmulInput that refers to them.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,7 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
-// For ActivationScales::per_block with weights in blocks of kBlock; kBlock = 0: for I8Channel.
+// For ActivationScales::per_block with weights in blocks of kBlock. kBlock = 0: for I8Channel.
 template <int kBlock>
 kernels::MatmulInput matmul_input(const QuantizedRows<kBlock>& rows) noexcept {
   kernels::MatmulInput input;
@@ -25,18 +25,18 @@ kernels::MatmulInput matmul_input(const QuantizedRows<kBlock>& rows) noexcept {
   return input;
 }
 
-// Rows in 8 bits with one scale each, and the sums of blocks of kLength codes: for
-// ActivationScales::per_row with weights in such blocks.
+// Rows in 8 bits with one scale per row, and the sums of blocks of kLength codes: for
+// ActivationScales::per_row with weights in blocks of kLength.
 template <int kLength>
 struct RowScaledRows {
   Index k = 0;
-  QuantizedRows<0> rows;              // (m, padded(k)): codes go on to whole blocks of the weights
+  QuantizedRows<0> rows;  // (m, padded(k)): codes, padded to whole blocks of the weights
   std::int32_t* code_sums = nullptr;  // (m, n_blocks(k))
 
   static constexpr Index n_blocks(Index k) noexcept { return (k + kLength - 1) / kLength; }
   static constexpr Index padded(Index k) noexcept { return n_blocks(k) * kLength; }
 
-  // As QuantizedRows has it.
+  // As in QuantizedRows.
   static constexpr std::size_t bytes_needed(Index m, Index k) noexcept {
     return QuantizedRows<0>::bytes_needed(m, padded(k)) +
            align_up(static_cast<std::size_t>(m * n_blocks(k)) * sizeof(std::int32_t));
@@ -63,7 +63,7 @@ struct RowScaledRows {
   }
 };
 
-// out = x in 8 bits; x as in quantize_rows. No overlap.
+// out = x in 8 bits; x as in quantize_rows of quantize_rows.hpp. No overlap.
 template <int kLength>
 void quantize_rows(Executor& executor, MatrixView<const float> x,
                    const RowScaledRows<kLength>& out) noexcept {
@@ -80,14 +80,14 @@ void quantize_rows(Executor& executor, MatrixView<const float> x,
   });
 }
 
-// Rows rounded to bf16: what products with bf16 weights take where kernels::TakesRoundedRows says
-// so.
+// Rows rounded to bf16: the activations for products with bf16 weights, if
+// kernels::TakesRoundedRows returns true.
 struct RoundedRows {
   Index m = 0;
   Index k = 0;
   bf16* values = nullptr;  // (m, stride(k))
 
-  // Elements: rows start at multiples of 64 bytes and at different places of a page.
+  // In elements. Rows start at multiples of 64 bytes, and at different offsets within a page.
   static constexpr Index stride(Index k) noexcept {
     return static_cast<Index>(align_up(static_cast<std::size_t>(k + k % 2), std::size_t{32})) + 32;
   }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// RMSNorm and LayerNorm of the rows of a matrix. What comes before (a residual sum) is the type of
-// the input, what comes after (8-bit quantization) the type of the output. Formulas and error
-// bounds: kernels/norm.hpp.
+// RMSNorm and LayerNorm of the rows of a matrix. The type of the input says what comes before (a
+// residual sum), the type of the output says what comes after (8-bit quantization). Formulas and
+// error bounds: kernels/norm.hpp.
 #pragma once
 
 #include "nibble/kernels/norm.hpp"
@@ -10,8 +10,8 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
-// An input that is a sum, the residual connection of a transformer: x + addend is normalized, and
-// also stored. All three are (m, k); `sum` may be `x` or `addend`.
+// An input that is a sum, as in the residual connection of a transformer: x + addend is normalized,
+// and also stored in `sum`. All three are (m, k); `sum` may be `x` or `addend`.
 struct SumInput {
   MatrixView<const float> x;
   MatrixView<const float> addend;
@@ -23,9 +23,9 @@ template <class T>
 concept NormInput =
     std::convertible_to<const T&, MatrixView<const float>> || std::same_as<T, SumInput>;
 
-// For inputs and outputs alike: values of a row are next to each other, rows may be any distance
-// apart. The float output may be the input (or its addend or sum); a quantized one overlaps
-// nothing. `weight` and `bias` are (k) and contiguous; an empty view stands for ones and zeros. eps
+// For inputs and outputs alike: the values of a row are contiguous, and rows may be any distance
+// apart. The float output may be the input (or its addend or sum); a quantized output overlaps
+// nothing. `weight` and `bias` are (k) and contiguous; an empty view stands for ones or zeros. eps
 // > 0, or constant rows give NaN. Rows are split over the executor's workers.
 
 namespace detail {
@@ -55,7 +55,7 @@ inline const float* operand(VectorView<const float> v, [[maybe_unused]] Index k)
   return v.data();
 }
 
-// Runs Kernel on every row; `args` holds what is the same for all of them.
+// Runs Kernel on every row; `args` holds what all rows have in common.
 template <class Kernel, class Output>
 void norm_rows(Executor& executor, MatrixView<const float> x, const SumInput* sum,
                kernels::NormArgs args, const Output& out) noexcept {
@@ -146,7 +146,7 @@ void layer_norm(Executor& executor, const Input& x, VectorView<const float> weig
   detail::norm<Kernel>(executor, x, weight, bias, eps, {}, out);
 }
 
-// The same, then dropout: element (i, j) is number i * k + j of what `dropout` decides on.
+// The same, followed by dropout: element (i, j) is number i * k + j for `dropout`.
 template <class Activation = kernels::Identity, NormInput Input>
 void layer_norm(Executor& executor, const Input& x, VectorView<const float> weight,
                 VectorView<const float> bias, float eps, const kernels::Dropout& dropout,

@@ -13,7 +13,7 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
-// A view of m rows of k activations in 8 bits; what the numbers are: kernels/quantize_rows.hpp.
+// A view of m rows of k activations in 8 bits; kernels/quantize_rows.hpp defines the numbers.
 // kBlock: 32, 64 or 128 values per scale, or 0 for one scale per row.
 template <int kBlock>
 struct QuantizedRows {
@@ -32,16 +32,16 @@ struct QuantizedRows {
     return static_cast<Index>(align_up(static_cast<std::size_t>(padded(k))));
   }
 
-  // Memory for m rows; a constant expression for a static model. m and k are sizes that have been
-  // checked: their product fits in memory.
+  // Bytes of memory for m rows; a constant expression for a static model. The caller has checked
+  // the sizes m and k: their product fits in memory.
   static constexpr std::size_t bytes_needed(Index m, Index k) noexcept {
     const auto n_scales = static_cast<std::size_t>(m * n_blocks(k));
     return static_cast<std::size_t>(m * code_stride(k)) + align_up(n_scales * sizeof(float)) +
            align_up(n_scales * sizeof(std::int32_t));
   }
 
-  // Over the first bytes_needed(m, k) bytes of `memory`, which must start at a multiple of
-  // kAlignment. Nothing is written.
+  // A view of the first bytes_needed(m, k) bytes of `memory`, which must start at a multiple of
+  // kAlignment. Writes nothing.
   static QuantizedRows over(std::span<std::byte> memory, Index m, Index k) noexcept {
     NIBBLE_ASSERT(memory.size() >= bytes_needed(m, k));
     NIBBLE_ASSERT(reinterpret_cast<std::uintptr_t>(memory.data()) % kAlignment == 0);
@@ -54,7 +54,7 @@ struct QuantizedRows {
     return rows;
   }
 
-  // One row, as kernels take it.
+  // One row, in the type that kernels need.
   kernels::QuantizedRow operator[](Index row) const noexcept {
     NIBBLE_ASSERT(row >= 0 && row < m);
     const Index block = row * n_blocks(k);
@@ -62,7 +62,7 @@ struct QuantizedRows {
   }
 };
 
-// out = x in 8 bits. `x` is (m, k) with the values of a row next to each other; rows may be any
+// out = x in 8 bits. `x` is (m, k); the values of a row are contiguous, and rows may be any
 // distance apart. No overlap.
 template <int kBlock>
 void quantize_rows(Executor& executor, MatrixView<const float> x,

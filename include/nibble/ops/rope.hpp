@@ -11,10 +11,10 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
-// Turns the first rope_dim values of each head. `x` is (n_rows, n_heads * head_dim) with the values
-// of a row next to each other; `cos` and `sin` are (n_positions, rope_dim / 2) of rope_table, rows
-// likewise; row i takes theirs at position_of(i). Style: kernels::AdjacentPairs or
-// kernels::HalfSplit. rope_dim <= head_dim.
+// Rotates the first rope_dim values of each head. `x` is (n_rows, n_heads * head_dim); the values
+// of a row are contiguous. `cos` and `sin` are (n_positions, rope_dim / 2) from rope_table, also
+// with contiguous values; row i of x uses their row position_of(i). Style: kernels::AdjacentPairs
+// or kernels::HalfSplit. rope_dim <= head_dim.
 template <class Style, class PositionOf>
 void rope(Executor& executor, MatrixView<float> x, Index head_dim, MatrixView<const float> cos,
           MatrixView<const float> sin, PositionOf position_of) noexcept {
@@ -31,7 +31,7 @@ void rope(Executor& executor, MatrixView<float> x, Index head_dim, MatrixView<co
   });
 }
 
-// The same with a row of `cos` and `sin` for each row of x.
+// The same, with one row of `cos` and `sin` for each row of x.
 template <class Style>
 void rope(Executor& executor, MatrixView<float> x, Index head_dim, MatrixView<const float> cos,
           MatrixView<const float> sin) noexcept {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The angles of rotary position embedding: frequencies, and cosines and sines of positions. Free of
-// Highway: cheap to include.
+// The angles of rotary position embedding: frequencies, and cosines and sines of positions. Does
+// not include Highway: cheap to include.
 #pragma once
 
 #include <span>
@@ -11,10 +11,10 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
-// frequencies[i] = theta^(-2 i / rope_dim) / (factors[i] * position_scale), the angle of pair i per
+// frequencies[i] = theta^(-2 i / rope_dim) / (factors[i] * position_scale): the angle of pair i per
 // position, for rope_dim / 2 pairs. `factors` is empty or has one positive number per pair (GGUF's
-// tensor rope_freqs.weight, as Llama 3 has it); position_scale stretches the context linearly
-// (GGUF's rope.scaling.factor; 1 is none).
+// tensor rope_freqs.weight, used by Llama 3). position_scale stretches the context linearly (GGUF's
+// rope.scaling.factor; 1: no stretching).
 inline void rope_frequencies(std::span<double> frequencies, double theta,
                              std::span<const float> factors = {},
                              double position_scale = 1.0) noexcept {
@@ -28,9 +28,9 @@ inline void rope_frequencies(std::span<double> frequencies, double theta,
   }
 }
 
-// Row i of `cos` and `sin`, both (n_positions, n_pairs): the cosines and sines of
-// positions[i] * frequencies. The angle is a double: at position 2^31 it is exact to 2.4e-7, some
-// ULPs of the float that comes out.
+// Row i of `cos` and `sin`, both (n_positions, n_pairs), gets the cosines and sines of positions[i]
+// * frequencies. The angle is a double: at position 2^31 its error is 2.4e-7, a few ULPs of the
+// resulting float.
 inline void rope_table(std::span<const double> frequencies, std::span<const Index> positions,
                        MatrixView<float> cos, MatrixView<float> sin) noexcept {
   NIBBLE_ASSERT(cos.shape() == sin.shape());

@@ -9,12 +9,12 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
-// Calls body(row) once for each row in [0, m), rows next to each other on the same worker. Rows
-// have about `k` values each; small matrices stay on the calling thread, where they are done before
+// Calls body(row) once for each row in [0, m); neighbouring rows run on the same worker. Rows have
+// about `k` values each. Small matrices stay on the calling thread, which finishes them before
 // another thread would have woken up.
 template <class Body>
 void for_rows(Executor& executor, Index m, Index k, Body&& body) {
-  constexpr Index kValuesPerTask = 1 << 14;  // some microseconds of work
+  constexpr Index kValuesPerTask = 1 << 14;  // a few microseconds of work
   const Index n_tasks = std::min({executor.n_workers(), m, m * k / kValuesPerTask});
   if (n_tasks <= 1) {
     for (Index row = 0; row < m; ++row) body(row);

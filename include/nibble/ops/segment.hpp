@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Segments: the rows of a step that belong to one sequence. Free of Highway: cheap to include.
+// Segments: the rows of a step that belong to one sequence. Does not include Highway: cheap to
+// include.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +11,8 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
-// The number of a page of the cache: room for kPagePositions positions of one sequence, in every
-// layer and kv head.
+// The number of a page of the cache. A page has space for kPagePositions positions of one sequence,
+// in every layer and kv head.
 using PageId = std::int32_t;
 inline constexpr Index kPagePositions = 64;
 
@@ -19,10 +20,10 @@ constexpr Index pages_for(Index n_positions) noexcept {
   return (n_positions + kPagePositions - 1) / kPagePositions;
 }
 
-// What a row's result may depend on, besides its sequence: rows of a prompt may share work with
-// each other, a generated row is computed as if it were alone (also where several of them, such as
-// the drafts of speculative decoding, are in one segment). Never on other segments or on the number
-// of threads.
+// What a row's result may depend on, besides its sequence. Rows of a prompt may share work with
+// each other. A generated row is computed as if it were alone, also where several of them, such as
+// the drafts of speculative decoding, are in one segment. A result never depends on other segments
+// or on the number of threads.
 enum class SegmentKind : std::uint8_t { prompt, generation };
 
 // Rows [first_row, first_row + n_rows) of a step, at consecutive positions of one sequence.
@@ -31,39 +32,40 @@ struct Segment {
   Index n_rows = 0;
   Index first_position = 0;
   SegmentKind kind = SegmentKind::prompt;
-  // Page i holds positions [64 i, 64 i + 64), those of these rows included. Empty: page i is i, for
-  // a cache of one sequence.
+  // Page i holds positions [64 i, 64 i + 64); the pages include those of these rows. Empty: page i
+  // is i, for a cache of one sequence.
   std::span<const PageId> pages = {};
-  // The recurrent state of the sequence, after the position before the first; null without.
+  // The recurrent state of the sequence after the position before first_position; null if there is
+  // none.
   float* state = nullptr;
 
   constexpr Index end_position() const noexcept { return first_position + n_rows; }
 };
 
-// A segment that is the whole step, of a sequence whose pages follow each other: what operations
-// take that know one sequence only.
+// A segment that is the whole step, for a sequence whose pages are consecutive: used by operations
+// on one sequence only.
 constexpr Segment single_segment(Index n_rows, Index first_position) noexcept {
   return {.n_rows = n_rows,
           .first_position = first_position,
           .kind = n_rows == 1 ? SegmentKind::generation : SegmentKind::prompt};
 }
 
-// Chooses the pages of a sequence that the rows of a segment read in a layer: sparse attention.
-// What a page holds beyond a row's own position stays invisible to it, and a window of the
-// attention holds as well.
+// Sparse attention: chooses the pages of a sequence that the rows of a segment read in a layer. A
+// row still does not see positions after its own in these pages, and a window of the attention
+// still applies.
 class PagePolicy {
  public:
   virtual ~PagePolicy() = default;
 
-  // Writes the indices of the pages (position / 64) in ascending order and returns how many. There
-  // is room for all n_pages that the sequence has; the pages that the segment's own rows are in
-  // must be among them. Called by several threads at once, not more than once for each segment and
-  // layer; must not allocate.
+  // Writes the indices of the pages (position / 64) in ascending order and returns how many there
+  // are. `pages` has space for all n_pages of the sequence. The pages of the segment's own rows
+  // must be among those chosen. May be called by several threads at once, but at most once per
+  // segment and layer; must not allocate.
   virtual Index choose(Index layer, const Segment& segment,
                        std::span<std::int32_t> pages) const noexcept = 0;
 };
 
-// The pages of the first `n_sinks` positions and of the last `window` positions of each row
+// Chooses the pages of the first `n_sinks` positions and of the last `window` positions of each row
 // ("attention sinks": G. Xiao et al., "Efficient Streaming Language Models with Attention Sinks",
 // 2023), in whole pages.
 class SinkWindowPolicy final : public PagePolicy {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Softmax of the rows of a matrix, and what sampling asks of one row of logits. Accuracy, NaN and
-// infinities: kernels/softmax.hpp.
+// Softmax of the rows of a matrix, and functions on one row of logits for sampling. Accuracy, NaN
+// and infinities: kernels/softmax.hpp.
 #pragma once
 
 #include <algorithm>
@@ -13,8 +13,8 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
-// out = softmax(scale * x) row by row. Both (m, k), the values of a row next to each other; `out`
-// may be `x`. scale > 0.
+// out = softmax(scale * x), row by row. Both (m, k); the values of a row are contiguous; `out` may
+// be `x`. scale > 0.
 NIBBLE_LAZY void softmax(Executor& executor, MatrixView<const float> x, MatrixView<float> out,
                          float scale = 1.0f) noexcept {
   assert_rows_like(out, x);
@@ -25,9 +25,9 @@ NIBBLE_LAZY void softmax(Executor& executor, MatrixView<const float> x, MatrixVi
            [&](Index row) { run(row_of(x, row), row_of(out, row), k, k, scale); });
 }
 
-// The same of a causal matrix of scores: row i sees its first `first_valid + i` columns (at most
-// all), the others become 0 and are not read. first_valid >= 0: the number of positions before the
-// first row's own, plus one.
+// The same for a causal matrix of scores. Row i sees its first `first_valid + i` columns (at most
+// all of them); the others become 0 and are not read. first_valid >= 0: the number of positions
+// before that of the first row, plus one.
 NIBBLE_LAZY void softmax_causal(Executor& executor, MatrixView<const float> x,
                                 MatrixView<float> out, Index first_valid,
                                 float scale = 1.0f) noexcept {
@@ -40,14 +40,14 @@ NIBBLE_LAZY void softmax_causal(Executor& executor, MatrixView<const float> x,
   });
 }
 
-// log(sum of exp(logits)) in two parts; the log-probability of i is logits[i] - max - log_sum. At
-// least one value, next to each other.
+// log(sum of exp(logits)) in two parts; the log-probability of i is logits[i] - max - log_sum.
+// `logits` has at least one value and is contiguous.
 NIBBLE_LAZY kernels::LogSum log_sum_exp(VectorView<const float> logits) noexcept {
   NIBBLE_ASSERT(logits.extent(0) >= 1 && logits.is_contiguous());
   return simd::kernel<kernels::LogSumExp>()(logits.data(), logits.extent(0));
 }
 
-// The index of the greatest value, the lowest of several. At least one value, next to each other.
+// The index of the largest value; the lowest such index. At least one value, contiguous.
 NIBBLE_LAZY Index argmax(VectorView<const float> logits) noexcept {
   NIBBLE_ASSERT(logits.extent(0) >= 1 && logits.is_contiguous());
   return simd::kernel<kernels::ArgMax>()(logits.data(), logits.extent(0));

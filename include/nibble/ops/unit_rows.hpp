@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Matrices of which every row is an array, as kernels take it, while rows may be any distance
-// apart.
+// Matrices whose rows are arrays, as kernels need them; rows may be any distance apart.
 #pragma once
 
 #include "nibble/core/view.hpp"
@@ -18,7 +17,7 @@ constexpr T* row_of(MatrixView<T> v, Index row) noexcept {
   return v.data() + row * v.stride(0);
 }
 
-// The precondition of operations that go through two matrices together.
+// The precondition of operations that process two matrices together.
 template <class A, class B>
 constexpr void assert_rows_like([[maybe_unused]] MatrixView<A> a,
                                 [[maybe_unused]] MatrixView<B> b) noexcept {

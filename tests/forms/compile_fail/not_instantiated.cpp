@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Compiles in the split form and must not link: a format of the program's own, whose kernels nobody
-// has instantiated.
+// Compiles in the split form and must not link: the program's own format, whose kernels are not
+// instantiated anywhere.
 #include "nibble/ops/matmul.hpp"
 
 using Mine = nibble::quant::Blocks<4, 96, nibble::bf16, nibble::quant::ZeroPoint::minimum>;

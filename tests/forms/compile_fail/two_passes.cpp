@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Must not compile: a pass of the program's own and then nibble's in one translation unit.
+// Must not compile: the program's own pass and then nibble's in one translation unit.
 #define HWY_HEADER_ONLY
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "forms/own_sum-inl.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One of several translation units of a program, each compiled with other -m flags. ODR_LEVEL names
-// it.
+// One of several translation units of a program, each compiled with different -m flags. ODR_LEVEL
+// names it.
 #include <cstdio>
 #include <string>
 
@@ -12,7 +12,7 @@
 
 using Formats = nibble::graph::FormatList<nibble::quant::F32, nibble::quant::F16>;
 
-// The model's answer, or what went wrong.
+// The model's answer, or the error.
 std::string ODR_CONCAT(answer_, ODR_LEVEL)(const char* path, const char* prompt) {
   auto pool = nibble::ThreadPool::create({.n_threads = 2});
   if (!pool) return pool.error().message;
@@ -21,7 +21,7 @@ std::string ODR_CONCAT(answer_, ODR_LEVEL)(const char* path, const char* prompt)
   auto session = nibble::Session::create(*model, {.executor = pool->get()});
   if (!session) return session.error().message;
   nibble::GenerateOptions options;
-  options.sampling.repetition_penalty = 1.0001f;  // the sampler's longer way
+  options.sampling.repetition_penalty = 1.0001f;  // the sampler's longer path
   std::string text;
   const auto done = nibble::generate(*session, prompt, options, [&](const nibble::Token& token) {
     text += token.text;

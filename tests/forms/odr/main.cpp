@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Calls the code that was compiled for the baseline, and with the argument `all` also that for
-// more, as far as this machine has it; prints the answer, which must always be the same.
+// Calls the code that was compiled for the baseline and, with the argument `all`, also the code for
+// higher levels that this machine supports. Prints the answer, which must always be the same.
 #include <cstdio>
 #include <cstring>
 #include <string>

@@ -11,7 +11,7 @@ namespace split {
 nibble::Result<std::string> answer(const nibble::Model& model, nibble::Executor& executor,
                                    std::string_view prompt);
 
-// Typed operations on nibble's formats, and a Highway pass of the program's own beside nibble.
+// Typed operations on nibble's formats, and the program's own Highway pass beside nibble.
 bool check_operations();
 
 }  // namespace split

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A program in the split form: this file and answer.cpp see declarations, implementation.cpp has
-// the library's code. Prints the model's answer, or an error: its exit code is not looked at.
+// the library's code. Prints the model's answer, or an error; the exit code is not checked.
 #include <cstdio>
 
 #include "forms/split/answer.hpp"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A Highway pass of the program's own in one file with nibble: the split form is the way out. And
+// The program's own Highway pass in one file with nibble, which is possible in the split form. And
 // typed operations, whose kernels are in implementation.cpp.
 #include <cmath>
 
@@ -24,7 +24,7 @@ namespace split {
 
 namespace {
 
-// The first token sees itself only: its value comes back as the cache keeps it.
+// The first token sees only itself: its value comes back as the cache stores it.
 bool check_attention(nibble::ops::KvType type) {
   constexpr nibble::Index kDim = 16;
   const nibble::ops::KvCacheLayout layout{type, 1, 1, kDim, 1};
@@ -47,7 +47,7 @@ bool check_attention(nibble::ops::KvType type) {
   return true;
 }
 
-// Rows with one scale each, and a panel of weights in blocks.
+// Rows with one scale per row, and a panel of weights in blocks.
 bool check_blocks() {
   using Rows = nibble::ops::RowScaledRows<32>;
   const float x[32] = {127, -1};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Mistakes in an expression: each must not compile, with one sentence that says what is wrong
-// (mistakes.cmake). MISTAKE 0 is none.
+// Mistakes in an expression. Each must not compile, and must give one sentence that says what is
+// wrong (mistakes.cmake). MISTAKE 0 has no mistake.
 #include "nibble/graph/fuse.hpp"
 #include "nibble/graph/run.hpp"
 #include "nibble/quant/block.hpp"
@@ -21,31 +21,31 @@ constexpr auto model() {
   const auto product = linear<Part::w>(Dim<64>());
 #if MISTAKE == 0
   return start >> repeat(Dim<2>(), residual(product)) >> product;
-#elif MISTAKE == 1  // a residual of another width
+#elif MISTAKE == 1   // a residual of another width
   return start >> residual(linear<Part::w>(Dim<32>()));
-#elif MISTAKE == 2  // attention after one product instead of a fork of three
+#elif MISTAKE == 2   // attention after one product instead of a fork of three
   return start >> linear<Part::w>(Dim<192>()) >> cache_kv(kHeads) >> scores(kHeads);
-#elif MISTAKE == 3  // no embedding
+#elif MISTAKE == 3   // no embedding
   return rms_norm<Part::n>(1e-5f) >> product;
-#elif MISTAKE == 4  // a node without apply()
+#elif MISTAKE == 4   // a node without apply()
   struct Mine : Node {};
   return start >> Mine{} >> product;
-#elif MISTAKE == 5  // layers of layers
+#elif MISTAKE == 5   // layers of layers
   return start >> repeat(Dim<2>(), repeat(Dim<2>(), residual(product)));
-#elif MISTAKE == 6  // widths that differ
+#elif MISTAKE == 6   // widths that differ
   return start >> fork(product, linear<Part::n>(Dim<32>())) >> multiply();
-#elif MISTAKE == 7  // layers that do not work in place
+#elif MISTAKE == 7   // layers that do not work in place
   return start >> repeat(Dim<2>(), silu());
-#elif MISTAKE == 8  // a residual that changes the rows it is added to
+#elif MISTAKE == 8   // a residual that changes the rows it is added to
   return start >> residual(scale(2.0f) >> product);
-#elif MISTAKE == 9  // a branch that changes the rows of the other
+#elif MISTAKE == 9   // a branch that changes the rows of the other
   return start >> fork(dropout(0.5f) >> product, product) >> sum();
-#elif MISTAKE == 10  // a part that can be left out, but makes rows of its own
+#elif MISTAKE == 10  // an optional part that makes new rows
   return start >> repeat(Dim<2>(), when(true, product));
 #endif
 }
 
-#if MISTAKE == 11  // blocks that are no activation's
+#if MISTAKE == 11  // blocks of a length that activations do not have
 using Blocks64 = nibble::quant::Blocks<8, 64, nibble::f16, nibble::quant::ZeroPoint::symmetric>;
 }  // namespace
 template <>
