@@ -8,8 +8,8 @@ function(defined_symbols object out)
   set(${out} "${symbols}" PARENT_SCOPE)
 endfunction()
 
-set(code "N_[A-Z0-9_]+::Impl<" "BasicModel<[^\n]*>::from_gguf" "BasicSession<[^\n]*>::append"
-         "BasicGenerator<[^\n]*>::next" "ThreadPool::parallel_for")
+set(code "N_[A-Z0-9_]+::Impl<" "Model::from_graph\\(" "Engine::State::run\\(" "Session::append\\("
+         "Generator::State::next\\(" "ThreadPool::parallel_for\\(")
 defined_symbols("${IMPLEMENTATION}" symbols)
 foreach(part IN LISTS code)
   if(NOT symbols MATCHES "${part}")

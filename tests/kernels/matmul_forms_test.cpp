@@ -191,6 +191,7 @@ struct ChannelInput {
     a.end_panel = quant::n_panels(n);
     a.out = out.data();
     a.out_stride = out.stride();
+    a.finish = simd::kernel<kernels::FinishTile<kernels::Epilogue<>>>();
     return a;
   }
 };

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <new>
 #include <string>
 #include <utility>
@@ -346,15 +347,16 @@ NIBBLE_INLINE MatrixView<const float> Engine::State::run(
     const Index n = has_rows ? input.rows.extent(0) : static_cast<Index>(input.tokens.size());
     s.prepare(n);
     if (has_rows) {
-      std::fill_n(s.tokens + s.position, n, graph::kNoToken);
       for (Index i = 0; i < n; ++i) {
+        s.tokens[s.position + i] = graph::kNoToken;
         for (Index j = 0; j < width; ++j) rows[(n_rows + i) * width + j] = input.rows(i, j);
       }
     } else {
       // The source may be the sequence's own tokens.
       std::memmove(s.tokens + s.position, input.tokens.data(), input.tokens.size_bytes());
     }
-    std::copy_n(s.tokens + s.position, n, tokens + n_rows);
+    std::memcpy(tokens + n_rows, s.tokens + s.position,
+                static_cast<std::size_t>(n) * sizeof(*tokens));
     segments[n_segments++] = {n_rows, n, s.position, input.kind, s.page_table(), s.state};
     for (Index i = n - input.n_outputs; i < n; ++i) output_rows[n_outputs++] = n_rows + i;
     n_rows += n;

@@ -128,8 +128,9 @@ NIBBLE_INLINE Result<Sequence> Sequence::fork() const {
   const State& from = *state_;
   NIBBLE_TRY(copy, State::create(from.pool, from.capacity));
   State& to = *copy.state_;
-  std::copy_n(from.tokens, from.position, to.tokens);
-  std::copy_n(from.pages, from.n_pages, to.pages);
+  std::memcpy(to.tokens, from.tokens,
+              static_cast<std::size_t>(from.position) * sizeof(*to.tokens));
+  std::memcpy(to.pages, from.pages, static_cast<std::size_t>(from.n_pages) * sizeof(*to.pages));
   for (const ops::PageId page : from.page_table()) from.pool->pages.share(page);
   to.n_pages = from.n_pages;
   to.position = from.position;

@@ -46,8 +46,7 @@ NIBBLE_INLINE Status Session::rewind(Index position) {
   if (position < 0 || position > sequence_.position()) return sequence_.rewind(position);
   const Index reachable = sequence_.last_reachable(position);
   const auto all = sequence_.tokens();
-  const std::vector<std::int32_t> again(all.begin() + static_cast<std::ptrdiff_t>(reachable),
-                                        all.begin() + static_cast<std::ptrdiff_t>(position));
+  const std::vector<std::int32_t> again(all.data() + reachable, all.data() + position);
   NIBBLE_CHECK(sequence_.rewind(reachable));
   if (!again.empty()) NIBBLE_CHECK(append(again));
   return ok();

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <span>
 #include <tuple>
 
@@ -248,8 +249,8 @@ constexpr auto apply(const OutputRows&, Pass& pass, const Value<W>& x) noexcept 
         for (Index i = 0; i < to.extent(0); ++i) {
           const Index row =
               is_chosen ? i : run.step_args().output_rows[static_cast<std::size_t>(i)];
-          std::copy_n(from.data() + row * from.stride(0), to.extent(1),
-                      to.data() + i * to.stride(0));
+          std::memcpy(to.data() + i * to.stride(0), from.data() + row * from.stride(0),
+                      static_cast<std::size_t>(to.extent(1)) * sizeof(float));
         }
       },
       x, out);

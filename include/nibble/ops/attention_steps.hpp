@@ -95,9 +95,9 @@ inline void attention_softmax(MatrixView<float> scores, const AttentionShape& sh
   for (Index i = 0; i < scores.extent(0); ++i) {
     for (Index h = 0; h < shape.n_heads; ++h) {
       float* const s = scores.data() + i * scores.stride(0) + h * n;
-      float max = *std::max_element(s, s + n);
       const float* const sinks = shape.scores.sink_logits;
-      if (sinks != nullptr) max = nibble::max(max, sinks[h]);
+      float max = sinks == nullptr ? s[0] : sinks[h];
+      for (Index p = 0; p < n; ++p) max = nibble::max(max, s[p]);
       double sum = sinks == nullptr ? 0 : libm::exp(static_cast<double>(sinks[h] - max));
       for (Index p = 0; p < n; ++p) sum += libm::exp(static_cast<double>(s[p] - max));
       for (Index p = 0; p < n; ++p) {
