@@ -123,6 +123,13 @@
 // for every target, are then compiled where it is called, not wherever it is included.
 #define NIBBLE_LAZY template <class = void>
 
+// For what runs once for a model, a plan or a step and is much code: compiled for size.
+#if defined(__GNUC__)
+#define NIBBLE_COLD [[gnu::cold]]
+#else
+#define NIBBLE_COLD
+#endif
+
 #define NIBBLE_UNREACHABLE() __builtin_unreachable()
 #if defined(_MSC_VER) && !defined(__clang__)
 #undef NIBBLE_UNREACHABLE

@@ -15,57 +15,57 @@
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
-inline std::string operator+(std::string&& a, const std::string& b) {
+NIBBLE_COLD inline std::string operator+(std::string&& a, const std::string& b) {
   a.append(b);
   return std::move(a);
 }
-inline std::string operator+(std::string&& a, std::string&& b) {
+NIBBLE_COLD inline std::string operator+(std::string&& a, std::string&& b) {
   a.append(b);
   return std::move(a);
 }
-inline std::string operator+(std::string&& a, const char* b) {
+NIBBLE_COLD inline std::string operator+(std::string&& a, const char* b) {
   a.append(b);
   return std::move(a);
 }
-inline std::string operator+(std::string&& a, char b) {
+NIBBLE_COLD inline std::string operator+(std::string&& a, char b) {
   a.push_back(b);
   return std::move(a);
 }
-inline std::string operator+(const std::string& a, const std::string& b) {
+NIBBLE_COLD inline std::string operator+(const std::string& a, const std::string& b) {
   std::string joined;
   joined.reserve(a.size() + b.size());
   joined.append(a).append(b);
   return joined;
 }
 // (Not b.insert(0, a): GCC 12 takes it for an overlapping copy.)
-inline std::string operator+(const std::string& a, std::string&& b) {
+NIBBLE_COLD inline std::string operator+(const std::string& a, std::string&& b) {
   std::string joined;
   joined.append(a).append(b);
   return joined;
 }
-inline std::string operator+(const std::string& a, const char* b) {
+NIBBLE_COLD inline std::string operator+(const std::string& a, const char* b) {
   std::string joined;
   joined.append(a).append(b);
   return joined;
 }
-inline std::string operator+(const std::string& a, char b) {
+NIBBLE_COLD inline std::string operator+(const std::string& a, char b) {
   std::string joined;
   joined.append(a).push_back(b);
   return joined;
 }
-inline std::string operator+(const char* a, const std::string& b) {
+NIBBLE_COLD inline std::string operator+(const char* a, const std::string& b) {
   std::string joined;
   joined.append(a).append(b);
   return joined;
 }
-inline std::string operator+(const char* a, std::string&& b) {
+NIBBLE_COLD inline std::string operator+(const char* a, std::string&& b) {
   std::string joined;
   joined.append(a).append(b);
   return joined;
 }
 
 // Formatted like printf's %g: "1e-05".
-inline std::string to_text(double number) {
+NIBBLE_COLD inline std::string to_text(double number) {
   char text[32];
   const int n = std::snprintf(text, sizeof text, "%g", number);
   return std::string(text, static_cast<std::size_t>(n));

@@ -41,7 +41,7 @@ constexpr auto apply(const Node&, Pass&, const In&) noexcept {
 
 // Applies the nodes from index kFirst on.
 template <std::size_t kFirst = 0, class Nodes, class Pass, class In>
-constexpr auto apply_from(const Nodes& nodes, Pass& pass, const In& in) noexcept {
+NIBBLE_COLD constexpr auto apply_from(const Nodes& nodes, Pass& pass, const In& in) noexcept {
   if constexpr (kFirst == std::tuple_size_v<Nodes>) {
     return in;
   } else {
@@ -63,7 +63,7 @@ constexpr auto apply(const Seq<Nodes...>& node, Pass& pass, const In& in) noexce
 // Applies a body whose input is still needed afterwards: the body of a residual, or one branch of a
 // fork.
 template <class Body, class Pass, class In>
-constexpr auto apply_body(const Body& body, Pass& pass, const In& x) noexcept {
+NIBBLE_COLD constexpr auto apply_body(const Body& body, Pass& pass, const In& x) noexcept {
   static_assert(!kChangesInput<Body>,
                 "nibble: this residual or branch of a fork (Body = ...) begins with a node that "
                 "works in place: it would change the rows that others still need");

@@ -98,7 +98,7 @@ constexpr auto make_seq(std::tuple<Nodes...> nodes) {
 }
 
 template <Expr A, Expr B>
-constexpr auto operator>>(const A& a, const B& b) {
+NIBBLE_COLD constexpr auto operator>>(const A& a, const B& b) {
   return make_seq(std::tuple_cat(as_tuple(a), as_tuple(b)));
 }
 
@@ -109,7 +109,7 @@ struct Fork : Node {
   constexpr explicit Fork(std::tuple<Branches...> b) : branches(b) {}
 };
 template <Expr... Branches>
-constexpr auto fork(const Branches&... branches) {
+NIBBLE_COLD constexpr auto fork(const Branches&... branches) {
   return Fork<Branches...>(std::tuple<Branches...>(branches...));
 }
 

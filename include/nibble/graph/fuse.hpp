@@ -79,11 +79,11 @@ constexpr auto combine(const NormInto<Norm, Products>& node, const Next& next) {
 // ---- Rewriting ---------------------------------------------------------------------------------
 
 template <class... Nodes>
-constexpr auto fuse(const Seq<Nodes...>& seq);
+NIBBLE_COLD constexpr auto fuse(const Seq<Nodes...>& seq);
 
 // A leaf is not changed.
 template <Expr T>
-constexpr auto fuse(const T& leaf) {
+NIBBLE_COLD constexpr auto fuse(const T& leaf) {
   return leaf;
 }
 
@@ -93,7 +93,7 @@ template <auto kW, auto kB, Index W, class A>
 inline constexpr bool kIsLinear<Linear<kW, kB, W, A>> = true;
 
 template <class... Branches>
-constexpr auto fuse(const Fork<Branches...>& node) {
+NIBBLE_COLD constexpr auto fuse(const Fork<Branches...>& node) {
   return std::apply(
       [](const auto&... branches) {
         const auto fused = std::tuple(fuse(branches)...);
@@ -111,7 +111,7 @@ constexpr auto fuse(const Fork<Branches...>& node) {
 }
 
 template <class Body, Index N>
-constexpr auto fuse(const Repeat<Body, N>& node) {
+NIBBLE_COLD constexpr auto fuse(const Repeat<Body, N>& node) {
   const auto body = fuse(node.body);
   return Repeat<std::remove_const_t<decltype(body)>, N>(body, node.n);
 }
@@ -120,7 +120,7 @@ namespace detail {
 
 // Pushes the nodes from index kFirst on.
 template <std::size_t kFirst = 0, class Done, class Nodes>
-constexpr auto push_all(const Done& done, const Nodes& nodes);
+NIBBLE_COLD constexpr auto push_all(const Done& done, const Nodes& nodes);
 
 template <std::size_t... I, class Tuple>
 constexpr auto first_of(const Tuple& t, std::index_sequence<I...>) {
@@ -137,7 +137,7 @@ constexpr const auto& from_end(const std::tuple<T...>& t) {
 
 // Appends a fused node to the nodes before it, combining as long as a rule applies.
 template <class... T, Expr Next>
-constexpr auto push(const std::tuple<T...>& done, const Next& next) {
+NIBBLE_COLD constexpr auto push(const std::tuple<T...>& done, const Next& next) {
   constexpr std::size_t n = sizeof...(T);
   if constexpr (n >= 2) {
     if constexpr (requires { combine(from_end<1>(done), from_end<0>(done), next); }) {
@@ -159,17 +159,17 @@ constexpr auto push(const std::tuple<T...>& done, const Next& next) {
 }
 // Names must not prevent a rule, so they are removed.
 template <class... T, Label... kNames>
-constexpr auto push(const std::tuple<T...>& done, const Tap<kNames...>&) {
+NIBBLE_COLD constexpr auto push(const std::tuple<T...>& done, const Tap<kNames...>&) {
   return done;
 }
 // A sequence within a sequence is flattened.
 template <class... T, class... Nodes>
-constexpr auto push(const std::tuple<T...>& done, const Seq<Nodes...>& seq) {
+NIBBLE_COLD constexpr auto push(const std::tuple<T...>& done, const Seq<Nodes...>& seq) {
   return push_all(done, seq.nodes);
 }
 
 template <std::size_t kFirst, class Done, class Nodes>
-constexpr auto push_all(const Done& done, const Nodes& nodes) {
+NIBBLE_COLD constexpr auto push_all(const Done& done, const Nodes& nodes) {
   if constexpr (kFirst == std::tuple_size_v<Nodes>) {
     return done;
   } else {
@@ -180,7 +180,7 @@ constexpr auto push_all(const Done& done, const Nodes& nodes) {
 }  // namespace detail
 
 template <class... Nodes>
-constexpr auto fuse(const Seq<Nodes...>& seq) {
+NIBBLE_COLD constexpr auto fuse(const Seq<Nodes...>& seq) {
   const auto nodes = detail::push_all(std::tuple<>{}, seq.nodes);
   if constexpr (std::tuple_size_v<std::remove_const_t<decltype(nodes)>> == 1) {
     return std::get<0>(nodes);
@@ -190,13 +190,13 @@ constexpr auto fuse(const Seq<Nodes...>& seq) {
 }
 
 template <class Body>
-constexpr auto fuse(const When<Body>& node) {
+NIBBLE_COLD constexpr auto fuse(const When<Body>& node) {
   const auto body = fuse(node.body);
   return When<std::remove_const_t<decltype(body)>>(body, node.condition);
 }
 
 template <class Body>
-constexpr auto fuse(const Residual<Body>& node) {
+NIBBLE_COLD constexpr auto fuse(const Residual<Body>& node) {
   const auto body = fuse(node.body);
   using Fused = std::remove_const_t<decltype(body)>;
   if constexpr (requires { body.nodes; }) {

@@ -87,7 +87,7 @@ class Planner {
   // The body is walked once if all layers are alike, otherwise once for each layer: a value is then
   // as large as in the layer where it is largest.
   template <class Body>
-  constexpr void repeat(Index n, Body&& body) noexcept {
+  NIBBLE_COLD constexpr void repeat(Index n, Body&& body) noexcept {
     if (n < 1) return;  // a run makes no values there either
     const int start = time_, first = n_;
     int end = time_;
@@ -117,7 +117,7 @@ class Planner {
     if (error_ == nullptr) error_ = message;
   }
 
-  constexpr Plan plan() const noexcept {
+  NIBBLE_COLD constexpr Plan plan() const noexcept {
     Plan plan;
     plan.n_values = n_;
     plan.error = error_;
@@ -138,7 +138,7 @@ class Planner {
     int last = 0;
   };
 
-  constexpr int define(Index bytes) noexcept {
+  NIBBLE_COLD constexpr int define(Index bytes) noexcept {
     const int id = next_++;
     n_ = std::max(n_, next_);
     if (bytes > kMaxValueBytes - static_cast<Index>(kAlignment)) {
@@ -154,7 +154,7 @@ class Planner {
     }
     return id;
   }
-  constexpr void use(int id) noexcept {
+  NIBBLE_COLD constexpr void use(int id) noexcept {
     if (id >= 0 && id < kMaxValues)
       lives_[static_cast<std::size_t>(id)].last =
           std::max(lives_[static_cast<std::size_t>(id)].last, time_);

@@ -86,7 +86,7 @@ class Runner : public LayerPass {
   void max_positions(Index) const noexcept {}
   Index place() noexcept { return place_++; }
   template <class Body>
-  void repeat(Index n, Body&& body) noexcept {
+  NIBBLE_COLD void repeat(Index n, Body&& body) noexcept {
     NIBBLE_ASSERT(layer_ == -1);  // not within another repeat
     const int start = next_;
     const Index place = place_;
@@ -195,8 +195,8 @@ class Runner : public LayerPass {
 // the last node, (outputs or rows, width), which stay in the arena until the next run. No
 // allocation.
 template <Expr E>
-auto run(const E& expression, const Plan& plan, const Limits& limits,
-         const RunArgs& args) noexcept {
+NIBBLE_COLD auto run(const E& expression, const Plan& plan, const Limits& limits,
+                     const RunArgs& args) noexcept {
   detail::Runner runner(plan, limits, args);
   return runner.view(apply(expression, runner, Start{}));
 }

@@ -98,7 +98,7 @@ class Survey : public LayerPass {
   }
   Index place() const noexcept { return 0; }
   template <class Body>
-  void repeat(Index n, Body&& body) {
+  NIBBLE_COLD void repeat(Index n, Body&& body) {
     for (layer_ = 0; layer_ < n; ++layer_) body();
     layer_ = -1;
   }
@@ -139,7 +139,7 @@ class Survey : public LayerPass {
 
 // Reports to `sink` what `expression` needs.
 template <Expr E>
-void survey(const E& expression, SurveySink& sink) {
+NIBBLE_COLD void survey(const E& expression, SurveySink& sink) {
   detail::Survey pass(sink);
   (void)apply(expression, pass, Start{});
 }
@@ -157,14 +157,13 @@ class WeightChecker final : public SurveySink {
     if (!w) {
       // Tied weights too: whoever fills the table enters the other slot's weights there.
       if (!need.is_required && need.tied_to == kNoSlot) return;
-      error_ = Error{Errc::not_found,
-                     "weights '" + name_(need.slot, need.layer) + "' are missing"};
+      error_ = Error{Errc::not_found, "weights '" + name_(need.slot, need.layer) + "' are missing"};
     } else if (w.k != need.k || w.n_experts != need.n_experts ||
                (w.n != need.n && !(need.is_table && need.n == 0))) {
-      error_ = Error{Errc::invalid_argument,
-                     "weights '" + name_(need.slot, need.layer) + "': shape " +
-                         shape_text(w.n, w.k, w.n_experts) + ", expected " +
-                         shape_text(need.n, need.k, need.n_experts)};
+      error_ =
+          Error{Errc::invalid_argument, "weights '" + name_(need.slot, need.layer) + "': shape " +
+                                            shape_text(w.n, w.k, w.n_experts) + ", expected " +
+                                            shape_text(need.n, need.k, need.n_experts)};
     }
   }
   Status finish() const {
