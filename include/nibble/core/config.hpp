@@ -123,7 +123,10 @@
 // for every target, are then compiled where it is called, not wherever it is included.
 #define NIBBLE_LAZY template <class = void>
 
-// For what runs once for a model, a plan or a step and is much code: compiled for size.
+// For what runs once for a model, a plan or a step and is much code: compiled for size. Not for
+// functions that use containers of plain types: code compiled for size calls the members of
+// std::vector<std::size_t> instead of inlining them, and the linker keeps one copy of those for all
+// translation units of a program, possibly the one compiled for a better machine.
 #if defined(__GNUC__)
 #define NIBBLE_COLD [[gnu::cold]]
 #else

@@ -136,7 +136,7 @@ NIBBLE_INLINE Result<Engine> Engine::create(const Model& model, const EngineOpti
   return Engine(std::move(state));
 }
 
-NIBBLE_COLD NIBBLE_INLINE Status Engine::State::check_options() {
+NIBBLE_INLINE Status Engine::State::check_options() {
   const ModelConfig& config = model.config();
   constexpr Index kMax = Index{1} << 30;
   if (options.n_ctx < 0 || options.n_ctx > kMax || options.max_step_tokens < 1 ||
@@ -171,7 +171,7 @@ NIBBLE_COLD NIBBLE_INLINE Status Engine::State::check_options() {
   return ok();
 }
 
-NIBBLE_COLD NIBBLE_INLINE Status Engine::State::allocate() {
+NIBBLE_INLINE Status Engine::State::allocate() {
   pool = Shared<Pool>(Owned<Pool>(new (std::nothrow) Pool));
   if (!pool) return Error{Errc::out_of_memory, "an engine"};
   ops::KvCacheLayout layout;

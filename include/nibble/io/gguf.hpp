@@ -172,7 +172,7 @@ class Gguf {
   NameIndex tensor_index_;
 };
 
-NIBBLE_COLD inline Result<Gguf> Gguf::open(const std::string& path) {
+inline Result<Gguf> Gguf::open(const std::string& path) {
   NIBBLE_TRY(file, MappedFile::open(path));
   NIBBLE_TRY(gguf, parse(file.bytes(), path));
   gguf.file_ = std::move(file);
@@ -230,7 +230,7 @@ inline Result<GgufTensor> Gguf::tensor(std::string_view name) const {
   return *found;
 }
 
-NIBBLE_COLD inline Status Gguf::read() {
+inline Status Gguf::read() {
   // Minimum size of a metadata entry (length, one-byte key, type, one-byte value) and of a tensor
   // info (length, one-byte name, dimensions, type, offset). They bound the counts before memory is
   // reserved.
@@ -329,8 +329,7 @@ inline Status Gguf::read_tensor(ByteReader& in, std::uint64_t& offset, GgufTenso
 
 // Locates each tensor's data in the data section, which starts at the first multiple of the
 // alignment after the tensor infos. The padding after the last tensor may be missing.
-NIBBLE_COLD inline Status Gguf::place_tensors(std::size_t infos_end,
-                                              std::span<const std::uint64_t> offsets) {
+inline Status Gguf::place_tensors(std::size_t infos_end, std::span<const std::uint64_t> offsets) {
   const std::uint64_t padding = (alignment_ - infos_end % alignment_) % alignment_;
   const std::uint64_t begin =
       infos_end + padding;  // no overflow: infos_end is inside a real buffer

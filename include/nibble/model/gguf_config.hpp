@@ -36,8 +36,7 @@ inline Result<Index> gguf_dim_or(const io::Gguf& file, const std::string& key, s
 
 // Everything that architectures have in common, except the rotation. eps_key: key of the norms'
 // epsilon. Errors name the key: not_found, malformed (values out of range or inconsistent).
-NIBBLE_COLD inline Result<ModelConfig> transformer_config(const io::Gguf& file,
-                                                          std::string_view eps_key) {
+inline Result<ModelConfig> transformer_config(const io::Gguf& file, std::string_view eps_key) {
   NIBBLE_TRY(name, file.get_string("general.architecture"));
   ModelConfig c;
   c.architecture = std::string(name);
@@ -79,7 +78,7 @@ NIBBLE_COLD inline Result<ModelConfig> transformer_config(const io::Gguf& file,
 }
 
 // Reads the rotation into `c`. Errors: malformed, unsupported (an unknown kind of scaling).
-NIBBLE_COLD inline Status read_rope_config(const io::Gguf& file, ModelConfig& c) {
+inline Status read_rope_config(const io::Gguf& file, ModelConfig& c) {
   const std::string arch = c.architecture + ".";
   const Index head_dim = c.head_dim;
   NIBBLE_TRY(rope_dim, gguf_dim_or(file, arch + "rope.dimension_count", kMaxDim, head_dim));

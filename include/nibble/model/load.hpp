@@ -53,7 +53,7 @@ Result<Owned<ModelGraph>> graph_of(ArchitectureList<Architectures...>, std::stri
 }  // namespace detail
 
 template <class Formats, class Architectures>
-NIBBLE_COLD Result<Model> Model::from_gguf(const io::Gguf& file, const LoadOptions& options) {
+Result<Model> Model::from_gguf(const io::Gguf& file, const LoadOptions& options) {
   NIBBLE_CHECK(simd::ensure_target());
   NIBBLE_TRY(name, file.get_string("general.architecture"));
   NIBBLE_TRY(graph, detail::graph_of(Architectures{}, name, file));

@@ -36,7 +36,7 @@ class TensorBinder final : public graph::SurveySink {
 
   // Errors: those of the tensors announced; unsupported if the file has tensors without a slot:
   // they belong to a variant of the architecture, which would run wrongly.
-  NIBBLE_COLD Status finish() const {
+  Status finish() const {
     if (error_) return *error_;
     if (used_.size() == file_.tensors().size()) return ok();
     std::string names;
@@ -67,7 +67,7 @@ class TensorBinder final : public graph::SurveySink {
     return file_.name() + ": tensor '" + name + "'";
   }
 
-  NIBBLE_COLD Status add(const graph::WeightNeed& need) {
+  Status add(const graph::WeightNeed& need) {
     const std::string name = graph_.tensor_name(need.slot, need.layer);
     if (store_.table().at(need.slot, need.layer)) return check_again(need, name);
     const io::GgufTensor* const tensor = file_.find_tensor(name);

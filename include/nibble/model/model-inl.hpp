@@ -67,9 +67,9 @@ NIBBLE_INLINE Result<Model> Model::from_parts(Owned<ModelGraph> graph, WeightSto
   return model;
 }
 
-NIBBLE_COLD NIBBLE_INLINE Result<Model> Model::from_graph(
-    Owned<ModelGraph> graph, std::span<const graph::FormatOps* const> formats, const io::Gguf& file,
-    const LoadOptions& options) {
+NIBBLE_INLINE Result<Model> Model::from_graph(Owned<ModelGraph> graph,
+                                              std::span<const graph::FormatOps* const> formats,
+                                              const io::Gguf& file, const LoadOptions& options) {
   if (!graph) return Error{Errc::out_of_memory, file.name()};
   const ModelConfig& config = graph->config();
   // Each layer has its own tensors. A number of layers that the file cannot hold is refused before

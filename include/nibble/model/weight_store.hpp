@@ -128,7 +128,7 @@ class WeightStore {
     std::size_t other;
   };
 
-  NIBBLE_COLD Status check_slot(std::size_t slot, Index layer) const {
+  Status check_slot(std::size_t slot, Index layer) const {
     const auto n_layers = static_cast<Index>(weights_.size() / n_slots_) - 1;
     const bool exists = slot < n_slots_ && layer >= -1 && layer < n_layers;
     if (exists && !is_packed_ && !weights_[index(slot, layer)]) return ok();
@@ -143,8 +143,8 @@ class WeightStore {
                  std::string("weights in ") + to_string(format) + " are not compiled in"};
   }
 
-  NIBBLE_COLD Status add_slot(std::size_t slot, Index layer, quant::Format format, Index n, Index k,
-                              std::span<const std::byte> rows, Index n_experts) {
+  Status add_slot(std::size_t slot, Index layer, quant::Format format, Index n, Index k,
+                  std::span<const std::byte> rows, Index n_experts) {
     NIBBLE_CHECK(check_slot(slot, layer));
     const bool is_vector = n == 0;
     if (is_vector && !is_float(format)) {
@@ -187,8 +187,8 @@ class WeightStore {
     return ok();
   }
 
-  NIBBLE_COLD Status add_packed_slot(std::size_t slot, Index layer, quant::Format format, Index n,
-                                     Index k, std::span<const std::byte> packed, Index n_experts) {
+  Status add_packed_slot(std::size_t slot, Index layer, quant::Format format, Index n, Index k,
+                         std::span<const std::byte> packed, Index n_experts) {
     NIBBLE_CHECK(check_slot(slot, layer));
     NIBBLE_TRY(ops, ops_of(format));
     NIBBLE_TRY(row_bytes, ops->row_bytes(static_cast<std::size_t>(k)));  // whole blocks

@@ -62,7 +62,7 @@ inline void use(Target target) noexcept {
   active_row.store(static_cast<int>(target), std::memory_order_relaxed);
 }
 
-NIBBLE_COLD inline Status check_available(Target target) {
+inline Status check_available(Target target) {
   if (available_targets().contains(target)) return ok();
   const bool compiled = compiled_targets().contains(target);
   return Error{Errc::unsupported, std::string("SIMD target '") + to_string(target) + "' " +
@@ -72,7 +72,7 @@ NIBBLE_COLD inline Status check_available(Target target) {
 }
 
 // The target that NIBBLE_TARGET names, or the best available one if it is not set.
-NIBBLE_COLD inline Result<Target> wanted_target() {
+inline Result<Target> wanted_target() {
   const char* const name = std::getenv("NIBBLE_TARGET");
   if (name == nullptr || *name == '\0') return available_targets().best();
   auto target = target_from_name(name);

@@ -211,7 +211,7 @@ inline Result<Vocabulary> Vocabulary::make(std::span<const Piece> pieces,
   return vocabulary;
 }
 
-NIBBLE_COLD inline Status Vocabulary::take_pieces(std::span<const Piece> pieces) {
+inline Status Vocabulary::take_pieces(std::span<const Piece> pieces) {
   if (pieces.empty()) return Error{Errc::malformed, "the vocabulary has no pieces"};
   if (pieces.size() > std::size_t{std::numeric_limits<std::int32_t>::max()})
     return Error{Errc::limit, "the vocabulary has more pieces than a token id can count"};
@@ -280,7 +280,7 @@ inline Status Vocabulary::fill_table() {
   return ok();
 }
 
-NIBBLE_COLD inline Status Vocabulary::take_settings(const VocabularySettings& settings) {
+inline Status Vocabulary::take_settings(const VocabularySettings& settings) {
   settings_ = settings;
   const std::pair<const char*, std::int32_t> ids[] = {{"bos", settings.bos}, {"eos", settings.eos},
                                                       {"unk", settings.unk}, {"pad", settings.pad},
@@ -339,7 +339,7 @@ inline bool contains_ignoring_case(std::string_view text, std::string_view lower
 
 }  // namespace detail
 
-NIBBLE_COLD inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
+inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
   NIBBLE_TRY(model, file.get_string("tokenizer.ggml.model"));
   if (model != "llama")
     return Error{Errc::unsupported, file.name() + ": tokenizer.ggml.model is " + io::quoted(model) +
