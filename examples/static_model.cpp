@@ -112,6 +112,7 @@ Status run(const std::string& model_path, const std::string& utterance) {
   NIBBLE_TRY(file, nibble::io::Gguf::open(model_path));
   NIBBLE_TRY(tokenizer, nibble::text::Tokenizer::from_gguf(file));
   NIBBLE_TRY(weights, read_weights(file));
+  NIBBLE_CHECK(nibble::graph::check_weights(kModel, weights.table()));
   nibble::InlineExecutor executor;
   nibble::graph::RopeTable rope;
   NIBBLE_TRY(args, prepare(weights, executor, rope));

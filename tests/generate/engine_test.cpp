@@ -344,6 +344,26 @@ TEST_CASE("errors of a step change nothing") {
   }
 }
 
+TEST_CASE("a session appends all tokens or none, also if others hold its pages") {
+  const Model model = random_model({quant::Format::f32});
+  auto session = must(Session::create(model, {.n_ctx = 3 * ops::kPagePositions}));
+  const auto tokens = tokens_of(3 * ops::kPagePositions, 6);
+  const std::span<const std::int32_t> all(tokens);
+  REQUIRE(session.append(all.first(64)));
+  {
+    auto other = must(session.engine().new_sequence());
+    append(session.engine(), other, all.first(64));
+    // Two steps of 64 tokens: there is a page for the first only.
+    const auto full = session.append(all.subspan(64, 128));
+    CHECK(code(full) == Errc::limit);
+    CHECK(session.position() == 64);
+    CHECK(session.append(all.subspan(64, 64)));
+    CHECK(session.rewind(64));
+  }
+  CHECK(session.append(all.subspan(64, 128)));
+  CHECK(session.position() == 192);
+}
+
 TEST_CASE("models live as long as their sessions, caches as long as their sequences") {
   std::optional<Sequence> sequence;
   std::optional<Session> session;

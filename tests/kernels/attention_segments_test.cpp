@@ -261,6 +261,31 @@ TEST_CASE("attention: generated rows are the same together and one by one") {
   });
 }
 
+TEST_CASE("attention: a policy chooses once for each segment, however many rows are generated") {
+  const Sequence a(200, 6), b(200, 7);
+  struct All final : ops::PagePolicy {
+    Index choose(Index, const Segment& segment,
+                 std::span<std::int32_t> pages) const noexcept override {
+      ++(segment.first_row == 0 ? first : second);
+      for (std::size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<std::int32_t>(i);
+      return static_cast<Index>(pages.size());
+    }
+    mutable int first = 0, second = 0;
+  };
+  InlineExecutor executor;
+  for (Index n = 1; n <= 12; ++n) {  // 4 rows are computed at a time
+    CAPTURE(n);
+    const All policy;
+    const Part parts[] = {{&a, 100, n, SegmentKind::generation},
+                          {&b, 90, 3, SegmentKind::generation}};
+    const auto chosen =
+        run({parts[0], parts[1]}, ops::KvType::f32, default_shape(), 0, executor, 0, &policy);
+    CHECK(policy.first == 1);
+    CHECK(policy.second == 1);
+    CHECK(chosen == run({parts[0], parts[1]}, ops::KvType::f32, default_shape(), 0, executor));
+  }
+}
+
 TEST_CASE("attention: a policy's pages are read, and no others are touched") {
   constexpr Index kLength = 500;
   const Sequence s(kLength, 5);

@@ -441,10 +441,8 @@ TEST_CASE("recurrent state: snapshots, forks and rewinding") {
   const File file = conv_file();
   const Model model = load_bytes(file.bytes());
   const std::span<const std::int32_t> all(tokens);
-  auto engine = Engine::create(model, {.n_ctx = 128,
-                                       .max_sequences = 3,
-                                       .cache_positions = 1024,
-                                       .max_step_tokens = 128});
+  auto engine = Engine::create(
+      model, {.n_ctx = 128, .max_sequences = 3, .cache_positions = 1024, .max_step_tokens = 128});
   REQUIRE_MESSAGE(engine, test::why(engine));
   const auto append = [&](Sequence& sequence, std::span<const std::int32_t> ids) {
     const SequenceInput input{.sequence = &sequence, .tokens = ids};
@@ -511,5 +509,16 @@ TEST_CASE("recurrent state: snapshots, forks and rewinding") {
     REQUIRE(logits);
     const auto expected = conv_logits(file, {tokens.begin(), tokens.begin() + 70});
     CHECK(distance(*logits, expected, 69) < 2e-3);  // the cache is f16
+
+    // Rows of numbers are not kept: going back behind the last step would need them.
+    const std::vector<float> rows(static_cast<std::size_t>(2 * model.config().dim), 0.5f);
+    const SequenceInput input{.sequence = &session->sequence(),
+                              .rows = MatrixView<const float>(rows.data(), 2, model.config().dim)};
+    REQUIRE(session->engine().run({&input, 1}));
+    REQUIRE(session->append(all.first(5)));
+    const Status lost = session->rewind(71);
+    REQUIRE(!lost);
+    CHECK(lost.error().code == Errc::unsupported);
+    CHECK(session->position() == 77);
   }
 }

@@ -40,7 +40,6 @@ class EngineNeeds final : public graph::SurveySink {
   }
   void cache(Index layer, const ops::KvShape& shape) override {
     if (layer >= 0) shapes[static_cast<std::size_t>(layer)] = shape;
-    has_cache = true;
   }
   void state(Index, Index n_floats) override { n_state_floats += n_floats; }
   void rope(const graph::RopeKey& key, std::size_t factors) override {
@@ -63,7 +62,6 @@ class EngineNeeds final : public graph::SurveySink {
 
   std::vector<ops::KvShape> shapes;  // of the layers
   std::vector<Rope> ropes;
-  bool has_cache = false;
   Index n_state_floats = 0;
   Index n_positions = 0;  // how many positions have embeddings; 0: any number
   bool reads_both_ways = false;
@@ -83,6 +81,7 @@ struct Engine::State {
   Status fill_rope_tables(Arena& arena, std::size_t longest);
   Status check(std::span<const SequenceInput> inputs) const;
   Status check(const SequenceInput& input, std::size_t index) const;
+  Status check_pages(Index n_pages) const;
   MatrixView<const float> run(std::span<const SequenceInput> inputs) noexcept;
 
   Model model;
@@ -108,9 +107,6 @@ NIBBLE_INLINE const Model& Engine::model() const noexcept { return state_->model
 NIBBLE_INLINE Index Engine::n_ctx() const noexcept { return state_->limits.n_positions; }
 NIBBLE_INLINE Index Engine::max_step_tokens() const noexcept { return state_->limits.max_rows; }
 NIBBLE_INLINE Index Engine::max_outputs() const noexcept { return state_->limits.max_outputs; }
-NIBBLE_INLINE bool Engine::reads_both_ways() const noexcept {
-  return state_->needs.reads_both_ways;
-}
 NIBBLE_INLINE Index Engine::n_pages() const noexcept { return state_->pool->pages.n_pages(); }
 NIBBLE_INLINE Index Engine::n_free_pages() const noexcept { return state_->pool->pages.n_free(); }
 NIBBLE_INLINE std::size_t Engine::bytes() const noexcept {
@@ -267,9 +263,9 @@ NIBBLE_INLINE Status Engine::State::check(const SequenceInput& input, std::size_
     return error(Errc::invalid_argument, "no sequence of this engine");
   }
   const Sequence::State& s = *input.sequence->state_;
-  const bool has_rows = input.rows.data() != nullptr;
-  const Index n = has_rows ? input.rows.extent(0) : static_cast<Index>(input.tokens.size());
-  if (has_rows && (!input.tokens.empty() || input.rows.extent(1) != model.config().dim)) {
+  const Index n = input.n_rows();
+  if (input.rows.data() != nullptr &&
+      (!input.tokens.empty() || input.rows.extent(1) != model.config().dim)) {
     return error(Errc::invalid_argument, "rows of " + std::to_string(input.rows.extent(1)) +
                                              " numbers instead of tokens; " + "the model's have " +
                                              std::to_string(Index{model.config().dim}));
@@ -315,8 +311,7 @@ NIBBLE_INLINE Status Engine::State::check(std::span<const SequenceInput> inputs)
       return Error{Errc::invalid_argument, "engine: inputs " + std::to_string(j) + " and " +
                                                std::to_string(i) + " are of the same sequence"};
     }
-    const Index n = inputs[i].rows.data() != nullptr ? inputs[i].rows.extent(0)
-                                                     : static_cast<Index>(inputs[i].tokens.size());
+    const Index n = inputs[i].n_rows();
     n_rows += n;
     n_outputs += inputs[i].n_outputs;
     n_pages += inputs[i].sequence->state_->n_pages_for(n);
@@ -327,12 +322,26 @@ NIBBLE_INLINE Status Engine::State::check(std::span<const SequenceInput> inputs)
                                   std::to_string(limits.max_rows) + " and " +
                                   std::to_string(limits.max_outputs)};
   }
-  if (n_pages > pool->pages.n_free()) {
-    return Error{Errc::limit, "engine: the cache is full: the step needs " +
-                                  std::to_string(n_pages) + " pages and " +
-                                  std::to_string(pool->pages.n_free()) + " are free"};
+  return check_pages(n_pages);
+}
+
+NIBBLE_INLINE Status Engine::State::check_pages(Index n_pages) const {
+  if (n_pages <= pool->pages.n_free()) return ok();
+  return Error{Errc::limit, "engine: the cache is full: " + std::to_string(n_pages) +
+                                " pages are needed and " + std::to_string(pool->pages.n_free()) +
+                                " are free"};
+}
+
+NIBBLE_INLINE Status Engine::check(const SequenceInput& input) const {
+  const State& s = *state_;
+  NIBBLE_CHECK(s.check(input, 0));
+  const Index n = input.n_rows();
+  if (n > s.limits.max_rows && s.needs.reads_both_ways) {
+    return Error{Errc::limit, "session: the model reads all " + std::to_string(n) +
+                                  " tokens at once; max_step_tokens is " +
+                                  std::to_string(s.limits.max_rows)};
   }
-  return ok();
+  return s.check_pages(input.sequence->state_->n_pages_for(n));
 }
 
 NIBBLE_INLINE MatrixView<const float> Engine::State::run(
@@ -343,10 +352,9 @@ NIBBLE_INLINE MatrixView<const float> Engine::State::run(
   const Index width = model.config().dim;
   for (const SequenceInput& input : inputs) {
     Sequence::State& s = *input.sequence->state_;
-    const bool has_rows = input.rows.data() != nullptr;
-    const Index n = has_rows ? input.rows.extent(0) : static_cast<Index>(input.tokens.size());
+    const Index n = input.n_rows();
     s.prepare(n);
-    if (has_rows) {
+    if (input.rows.data() != nullptr) {
       for (Index i = 0; i < n; ++i) {
         s.tokens[s.position + i] = graph::kNoToken;
         for (Index j = 0; j < width; ++j) rows[(n_rows + i) * width + j] = input.rows(i, j);
@@ -370,9 +378,7 @@ NIBBLE_INLINE MatrixView<const float> Engine::State::run(
       rows == nullptr ? MatrixView<const float>() : MatrixView<const float>(rows, n_rows, width);
   const MatrixView<const float> logits = model.architecture().run(plan, limits, args);
   for (const SequenceInput& input : inputs) {
-    input.sequence->state_->position += input.rows.data() != nullptr
-                                            ? input.rows.extent(0)
-                                            : static_cast<Index>(input.tokens.size());
+    input.sequence->state_->position += input.n_rows();
   }
   return has_outputs ? logits : logits.rows(0, 0);
 }

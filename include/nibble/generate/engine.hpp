@@ -47,6 +47,10 @@ struct SequenceInput {
   // generation: each row is computed as if it were alone, as in decoding; also for drafts that are
   // verified.
   ops::SegmentKind kind = ops::SegmentKind::prompt;
+
+  Index n_rows() const noexcept {
+    return rows.data() != nullptr ? rows.extent(0) : static_cast<Index>(tokens.size());
+  }
 };
 
 class Engine {
@@ -73,8 +77,6 @@ class Engine {
   Index n_ctx() const noexcept;
   Index max_step_tokens() const noexcept;
   Index max_outputs() const noexcept;
-  // Whether a sequence must be given whole, because rows see later rows.
-  bool reads_both_ways() const noexcept;
   // Pages of the cache, and how many of them no sequence uses.
   Index n_pages() const noexcept;
   Index n_free_pages() const noexcept;
@@ -83,9 +85,12 @@ class Engine {
 
  private:
   friend class Sequence;
+  friend class Session;
   struct State;
   struct Pool;
   explicit Engine(Owned<State> state) noexcept;
+  // Whether an input can be run in as many steps as it takes. Errors: as run().
+  Status check(const SequenceInput& input) const;
 
   Owned<State> state_;
 };

@@ -47,6 +47,12 @@ NIBBLE_INLINE Status Session::rewind(Index position) {
   const Index reachable = sequence_.last_reachable(position);
   const auto all = sequence_.tokens();
   const std::vector<std::int32_t> again(all.data() + reachable, all.data() + position);
+  for (const std::int32_t token : again) {
+    if (token != graph::kNoToken) continue;
+    return Error{Errc::unsupported,
+                 "session: rows of numbers would have to be computed anew, and are not kept; keep "
+                 "a fork() of the sequence to come back to"};
+  }
   NIBBLE_CHECK(sequence_.rewind(reachable));
   if (!again.empty()) NIBBLE_CHECK(append(again));
   return ok();
@@ -55,31 +61,15 @@ NIBBLE_INLINE Status Session::rewind(Index position) {
 NIBBLE_INLINE Result<MatrixView<const float>> Session::append(std::span<const std::int32_t> ids,
                                                               Index n_outputs) {
   const auto n = static_cast<Index>(ids.size());
-  if (n < 1 || n_outputs < 1 || n_outputs > std::min(n, max_outputs())) {
-    return Error{Errc::invalid_argument, "session: " + std::to_string(n_outputs) + " outputs of " +
-                                             std::to_string(n) + " tokens; at most " +
-                                             std::to_string(max_outputs()) + " at once"};
-  }
-  const Index max_rows = engine_.max_step_tokens();
-  // Everything is checked before the first step, so that errors change nothing.
-  if (n > capacity() - position()) {
-    return Error{Errc::limit, "session: " + std::to_string(n) + " tokens at position " +
-                                  std::to_string(position()) + " do not fit in a context of " +
-                                  std::to_string(capacity())};
-  }
-  const Index vocab_size = model().config().vocab_size;
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] >= 0 && ids[i] < vocab_size) continue;
-    return Error{Errc::invalid_argument, "session: token " + std::to_string(i) + " is " +
-                                             std::to_string(ids[i]) + ", not in [0, " +
-                                             std::to_string(vocab_size) + ")"};
-  }
-  if (n > max_rows && engine_.reads_both_ways()) {
-    return Error{Errc::limit, "session: the model reads all " + std::to_string(n) +
-                                  " tokens at once; max_step_tokens is " +
-                                  std::to_string(max_rows)};
-  }
   const auto kind = n == 1 ? ops::SegmentKind::generation : ops::SegmentKind::prompt;
+  if (n_outputs < 1) {
+    return Error{Errc::invalid_argument, "session: " + std::to_string(n_outputs) + " outputs of " +
+                                             std::to_string(n) + " tokens"};
+  }
+  // Everything is checked before the first step, so that errors change nothing.
+  NIBBLE_CHECK(
+      engine_.check({.sequence = &sequence_, .tokens = ids, .n_outputs = n_outputs, .kind = kind}));
+  const Index max_rows = engine_.max_step_tokens();
   MatrixView<const float> logits;
   while (!ids.empty()) {
     // The last step must hold all outputs.

@@ -52,7 +52,9 @@ class Session {
   Index max_outputs() const noexcept;
 
   // Forgets all tokens from `position` on. A model with recurrent state recomputes what it cannot
-  // go back to. Errors: invalid_argument (there are fewer tokens).
+  // go back to. Errors: invalid_argument (there are fewer tokens), unsupported (rows of numbers
+  // would have to be computed anew), limit (forks hold the pages for that; the sequence is then
+  // shorter).
   Status rewind(Index position);
 
   // Bytes that the session holds: working memory, cache, rotation tables, tokens.

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <exception>
 #include <limits>
 #include <optional>
 #include <string>
@@ -33,7 +34,8 @@ struct WeightNeed {
   bool is_table = false;          // rows are looked up (and n = 0: any number of them)
 };
 
-// Receives all needs, in the order of the walk; a slot may come more than once.
+// Receives all needs, in the order of the walk; a slot may come more than once. May throw: the
+// exception reaches the caller of survey().
 class SurveySink {
  public:
   virtual ~SurveySink() = default;
@@ -69,15 +71,19 @@ class Survey : public LayerPass {
 
   template <auto kSlot>
   void weight(Index n, Index k, Index n_experts = 1) {
-    if constexpr (!kIsNone<kSlot>) sink_.weight(need<kSlot>(n, k, n_experts, false));
+    if constexpr (!kIsNone<kSlot>) {
+      report([&] { sink_.weight(need<kSlot>(n, k, n_experts, false)); });
+    }
   }
   template <auto kSlot>
   void weight_rows(Index n, Index k) {
-    sink_.weight(need<kSlot>(n, k, 1, true));
+    report([&] { sink_.weight(need<kSlot>(n, k, 1, true)); });
   }
-  void cache(Index n_kv_heads, Index head_dim) { sink_.cache(layer_, {n_kv_heads, head_dim}); }
+  void cache(Index n_kv_heads, Index head_dim) {
+    report([&] { sink_.cache(layer_, {n_kv_heads, head_dim}); });
+  }
   StateAt state(Index n) {
-    sink_.state(layer_, n);
+    report([&] { sink_.state(layer_, n); });
     return {0, n};
   }
   template <auto kFactors>
@@ -88,13 +94,15 @@ class Survey : public LayerPass {
       factors = static_cast<std::size_t>(enumerator_of(kFactors));
       WeightNeed vector = need<kFactors>(0, key.dim / 2, 1, false);
       vector.layer = -1;
-      if (key.dim > 0) sink_.weight(vector);
+      if (key.dim > 0) report([&] { sink_.weight(vector); });
     }
-    if (key.dim > 0) sink_.rope(key, factors);
+    if (key.dim > 0) report([&] { sink_.rope(key, factors); });
   }
-  void both_ways() { sink_.both_ways(); }
+  void both_ways() {
+    report([&] { sink_.both_ways(); });
+  }
   void max_positions(Index n) {
-    if (n > 0) sink_.max_positions(n);
+    if (n > 0) report([&] { sink_.max_positions(n); });
   }
   Index place() const noexcept { return 0; }
   template <class Body>
@@ -110,7 +118,28 @@ class Survey : public LayerPass {
   void observe(const AnyValue&) const noexcept {}
   void fail(const char*) const noexcept {}  // the plan reports it
 
+  // Throws what the sink threw.
+  void finish() const {
+#if NIBBLE_HAS_EXCEPTIONS
+    if (thrown_) std::rethrow_exception(thrown_);
+#endif
+  }
+
  private:
+  // The walk is noexcept, because runs are, but a sink may run out of memory.
+  template <class Call>
+  void report(const Call& call) noexcept {
+#if NIBBLE_HAS_EXCEPTIONS
+    if (thrown_) return;
+    try {
+      call();
+    } catch (...) {
+      thrown_ = std::current_exception();
+    }
+#else
+    call();
+#endif
+  }
   template <auto kSlot>
   WeightNeed need(Index n, Index k, Index n_experts, bool is_table) const noexcept {
     using S = std::remove_const_t<decltype(kSlot)>;
@@ -133,6 +162,9 @@ class Survey : public LayerPass {
   SurveySink& sink_;
   Limits limits_;
   int next_ = 0;
+#if NIBBLE_HAS_EXCEPTIONS
+  std::exception_ptr thrown_;
+#endif
 };
 
 }  // namespace detail
@@ -142,10 +174,12 @@ template <Expr E>
 NIBBLE_COLD void survey(const E& expression, SurveySink& sink) {
   detail::Survey pass(sink);
   (void)apply(expression, pass, Start{});
+  pass.finish();
 }
 
-// Compares weights with what an expression needs. Shapes are checked once, when weights are bound,
-// and not when they are used. name: how messages call the weights of a slot.
+namespace detail {
+
+// Compares weights with what is reported.
 class WeightChecker final : public SurveySink {
  public:
   using Name = FunctionRef<std::string(std::size_t slot, Index layer)>;
@@ -177,15 +211,25 @@ class WeightChecker final : public SurveySink {
   std::optional<Error> error_;
 };
 
-// The same check for a program that runs an expression itself. Errors: not_found, invalid_argument.
+}  // namespace detail
+
+// Compares weights with what `report(sink)` reports. Shapes are checked once, when weights are
+// bound, and not when they are used. name: how messages call the weights of a slot. Errors:
+// not_found (weights are missing), invalid_argument (they have another shape).
+inline Status check_weights(FunctionRef<void(SurveySink&)> report, WeightTable table,
+                            FunctionRef<std::string(std::size_t slot, Index layer)> name) {
+  detail::WeightChecker checker(table, name);
+  report(checker);
+  return checker.finish();
+}
+// For a program that runs an expression itself.
 template <Expr E>
 Status check_weights(const E& expression, WeightTable table) {
-  const auto name = [](std::size_t slot, Index layer) {
-    return "slot " + std::to_string(slot) + (layer < 0 ? "" : " of layer " + std::to_string(layer));
-  };
-  WeightChecker checker(table, name);
-  survey(expression, checker);
-  return checker.finish();
+  return check_weights([&](SurveySink& sink) { survey(expression, sink); }, table,
+                       [](std::size_t slot, Index layer) {
+                         return "slot " + std::to_string(slot) +
+                                (layer < 0 ? "" : " of layer " + std::to_string(layer));
+                       });
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::graph

@@ -133,9 +133,6 @@ class WeightTable {
 // kernels are not compiled.
 template <class... Fs>
 struct FormatList {
-  static constexpr bool kHasFloats = (!quant::BlockFormat<Fs> || ...);
-  static constexpr bool kHasBlocks = (quant::BlockFormat<Fs> || ...);
-
   static constexpr const FormatOps* kOps[] = {&kFormatOps<Fs>...};
 };
 

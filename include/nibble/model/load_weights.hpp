@@ -59,6 +59,7 @@ class TensorBinder final : public graph::SurveySink {
   }
 
  private:
+  // Not a plain pointer, for the same reason as in stop_matcher.hpp.
   struct Used {
     const io::GgufTensor* tensor;
   };

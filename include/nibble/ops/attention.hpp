@@ -131,7 +131,7 @@ class AttentionUnits {
     Index n_part_rows = 0;
     for (; segment_ < segments_.size(); ++segment_, row_ = 0) {
       const Segment& s = segments_[segment_];
-      if (row_ == 0) choose_tiles(s);
+      if (n_chosen_ == segment_) choose_tiles(s);
       const bool is_prompt = s.kind == SegmentKind::prompt;
       for (; row_ < s.n_rows; row_ += is_prompt ? s.n_rows : 1) {
         if (n_units_ == layout_.max_units) return true;
@@ -151,6 +151,7 @@ class AttentionUnits {
 
  private:
   void choose_tiles(const Segment& s) noexcept {
+    ++n_chosen_;
     n_tiles_ = 0;
     if (policy_ == nullptr) return;
     const Index n_pages = pages_for(s.end_position());
@@ -193,7 +194,8 @@ class AttentionUnits {
   const PagePolicy* policy_;
   Index layer_;
   std::size_t segment_ = 0;
-  Index row_ = 0;  // within the segment
+  Index row_ = 0;             // within the segment
+  std::size_t n_chosen_ = 0;  // segments whose tiles are chosen
   std::int32_t* tiles_of_segment_ = nullptr;
   Index n_tiles_ = 0;
   Index n_units_ = 0;

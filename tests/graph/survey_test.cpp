@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What an expression reports that it needs, and weights compared with it.
+#include "nibble/graph/survey.hpp"
+
+#include <array>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "doctest/doctest.h"
+#include "nibble/graph/expr.hpp"
+
+using namespace nibble;
+using namespace nibble::graph;
+
+namespace {
+
+enum class S : unsigned char { table, norm, out, bias };
+constexpr std::size_t kSlots = 4;
+constexpr Dim<64> kDim;
+constexpr Index kWords = 10, kLayers = 2;
+
+auto expression() {
+  return embedding<S::table>(kDim, kWords) >>
+         repeat(Dim<>{kLayers},
+                residual(rms_norm<S::norm>(1e-5f) >> linear<S::out, optional_slot(S::bias)>(kDim)));
+}
+
+// A table with all weights that expression() needs, but for the optional bias.
+struct Table {
+  alignas(kAlignment) std::array<float, 1> data{};  // nobody reads weights here
+  std::vector<Weight> weights = std::vector<Weight>(kSlots * (kLayers + 1));
+
+  Weight& at(S slot, Index layer) {
+    return weights[static_cast<std::size_t>(layer + 1) * kSlots + static_cast<std::size_t>(slot)];
+  }
+  Weight of(Index n, Index k) const {
+    return {n > 0 ? &kFormatOps<quant::F32> : nullptr, n, k,
+            reinterpret_cast<const std::byte*>(data.data())};
+  }
+  Table() {
+    at(S::table, -1) = of(kWords, kDim);
+    for (Index layer = 0; layer < kLayers; ++layer) {
+      at(S::norm, layer) = of(0, kDim);
+      at(S::out, layer) = of(kDim, kDim);
+    }
+  }
+  Status check() const { return check_weights(expression(), WeightTable(weights, kSlots)); }
+};
+
+void check_error(const Status& status, Errc code, const std::string& part) {
+  REQUIRE(!status);
+  CHECK(status.error().code == code);
+  CAPTURE(status.error().message);
+  CHECK(status.error().message.find(part) != std::string::npos);
+}
+
+}  // namespace
+
+TEST_CASE("weights are compared with what an expression needs") {
+  Table table;
+  CHECK(table.check());
+  table.at(S::bias, 1) = table.of(0, kDim);
+  CHECK(table.check());
+  table.at(S::bias, 1).k = kDim - 1;
+  check_error(table.check(), Errc::invalid_argument, "layer 1': shape (63), expected (64)");
+  table.at(S::bias, 1) = {};
+
+  table.at(S::out, 0).n = kDim + 1;
+  check_error(table.check(), Errc::invalid_argument, "layer 0': shape (65, 64), expected (64, 64)");
+  table.at(S::out, 0) = table.of(kDim, kDim);
+  table.at(S::out, 0).n_experts = 3;
+  check_error(table.check(), Errc::invalid_argument, "shape (3, 64, 64)");
+  table.at(S::out, 0) = {};
+  check_error(table.check(), Errc::not_found, "layer 0' are missing");
+  table.at(S::out, 0) = table.of(kDim, kDim);
+  table.at(S::table, -1).n = kWords - 1;
+  check_error(table.check(), Errc::invalid_argument, "shape (9, 64), expected (10, 64)");
+}
+
+TEST_CASE("what a sink throws reaches the caller, and nothing more is reported") {
+  struct Full final : SurveySink {
+    void weight(const WeightNeed&) override {
+      if (++n_calls == 2) throw std::runtime_error("no memory");
+    }
+    int n_calls = 0;
+  };
+  Full full;
+  CHECK_THROWS_AS(survey(expression(), full), std::runtime_error);
+  CHECK(full.n_calls == 2);
+}
