@@ -66,7 +66,7 @@ class WeightStore {
   }
 
   // Packs everything that was added; the sources are not needed afterwards. Rows in `file` are read
-  // from it in chunks (MappedFile::read): memory holds the packed weights and one chunk per worker.
+  // from it in pieces (MappedFile::read): memory holds the packed weights and one piece per worker.
   // It succeeds once, and nothing can be added after that; after an error it may be called again.
   // Errors: out_of_memory, cancelled (by `progress`), io, invalid_argument (already packed).
   Status pack(Executor& executor, const Progress* progress = nullptr,
@@ -220,11 +220,11 @@ class WeightStore {
     return static_cast<std::size_t>(w.bytes() / w.n_experts);
   }
 
-  // Bytes of a chunk, which a worker reads and then packs: some panels, which stay in its cache in
-  // between. Smaller chunks cost more system calls (32 KiB: an eighth more time). What takes the
+  // Bytes of a piece, which a worker reads and then packs: some panels, which stay in its cache in
+  // between. Smaller pieces cost more system calls (32 KiB: an eighth more time). What takes the
   // time, for 620 MB on one thread: the system zeroes the new pages (27 ms), reads (22 to 52 ms,
   // depending on the size of the units in which the page cache holds the file), the transposition
-  // (12 ms). Tried and slower: the mapping with MADV_POPULATE_READ and MADV_DONTNEED chunk by chunk
+  // (12 ms). Tried and slower: the mapping with MADV_POPULATE_READ and MADV_DONTNEED piece by piece
   // (1.6 times the time of reading); streaming stores (what the system has just zeroed is in the
   // cache).
   static constexpr std::size_t kPieceBytes = std::size_t{128} << 10;
@@ -244,7 +244,7 @@ class WeightStore {
     const graph::Weight& w = weights_[entry.index];
     return (w.is_vector() ? 1 : static_cast<std::size_t>(w.n)) * row_bytes(entry);
   }
-  // Bytes of a chunk of an entry: at least one panel of a matrix, or the whole vector.
+  // Bytes of a piece of an entry: at least one panel of a matrix, or the whole vector.
   std::size_t piece_bytes(const Entry& entry) const noexcept {
     if (weights_[entry.index].is_vector()) return source_bytes(entry);
     const std::size_t panel = row_bytes(entry) * std::size_t{quant::kPanelRows};
