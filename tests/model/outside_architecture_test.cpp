@@ -404,6 +404,13 @@ TEST_CASE("an architecture from outside: loaded by load(), right in every positi
   }
 }
 
+// An expression refers to the values of a configuration; those of a temporary would be gone.
+template <class Values>
+concept MayBeTemporary = requires {
+  per_layer(Values{});
+};
+static_assert(!MayBeTemporary<LayerValues<Index>> && !MayBeTemporary<LayerValues<float>>);
+
 TEST_CASE("an architecture from outside: what is missing or unknown is named") {
   const auto bytes = parallel_file(Format::f32).bytes();
   const auto file = io::Gguf::parse(bytes, "p.gguf");

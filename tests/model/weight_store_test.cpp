@@ -108,3 +108,22 @@ TEST_CASE("a store that is packed stays as it is") {
   CHECK_FALSE(store.table().at(Slot::ffn_norm, 0));
   CHECK(same(store, expected));
 }
+
+TEST_CASE("sizes that do not agree, or have no product, are errors") {
+  const Sources sources;
+  WeightStore store(1, graph::AllFormats{});
+  const auto bytes = std::as_bytes(std::span(sources.bias));
+  const auto add = [&](Index n, Index k, Index n_experts) {
+    const Status added = store.add(Slot::attn_q, 0, Format::f32, n, k, bytes, n_experts);
+    return added ? std::optional<Errc>() : std::optional<Errc>(added.error().code);
+  };
+  const auto n_floats = static_cast<Index>(sources.bias.size());
+  CHECK(add(1, n_floats + 1, 1) == Errc::invalid_argument);
+  CHECK(add(-1, n_floats, 1) == Errc::invalid_argument);
+  CHECK(add(1, n_floats, 0) == Errc::invalid_argument);
+  CHECK(add(0, n_floats, 2) == Errc::invalid_argument);
+  // 2^62 rows of 4 experts: the number of rows wraps to 0.
+  CHECK(add(Index{1} << 62, n_floats, 4) == Errc::invalid_argument);
+  CHECK_FALSE(store.table().at(Slot::attn_q, 0));
+  CHECK(add(1, n_floats, 1) == std::nullopt);
+}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// PerLayer: a value that may differ from layer to layer. DimPerLayer: an extent that does.
+// PerLayer: a value that may differ from layer to layer. Dim<kPerLayer>: an extent that does.
 #pragma once
 
 #include <algorithm>

@@ -95,7 +95,7 @@ constexpr auto apply(const When<Body>& node, Pass& pass, const Value<W>& x) noex
   static_assert(
       kIsInPlace<Body>,
       "nibble: when(): the body works in place (residual, in_place, ...), so that there is "
-      "something to give on where it is left out");
+      "something to pass on where it is left out");
   pass.when(pass.resolve(node.condition), [&] { apply(node.body, pass, x); });
   return x;
 }

@@ -4,13 +4,13 @@
 // passes over memory. Each rule is an overload of combine(), for two or three neighbours in a
 // sequence. describe() shows the result.
 //
-//   linear >> activation                 the activation becomes the product's epilogue
+//   linear >> activation                      the activation becomes the product's epilogue
 //   fork(linear >> act, linear) >> multiply   one gated product
-//   fork(linear, linear, ...)            one parallel step over a shared input
-//   norm >> products                     the norm writes the products' 8-bit input
-//   scores >> softmax >> attend_values             online softmax, no matrix of scores
-//   layer_norm >> activation >> dropout  one pass
-//   residual(... >> linear)              the product adds to the rows of the residual
+//   fork(linear, linear, ...)                 one parallel step over a shared input
+//   norm >> products                          the norm writes the products' 8-bit input
+//   scores >> softmax >> attend_values        online softmax, no matrix of scores
+//   layer_norm >> activation >> dropout       one pass
+//   residual(... >> linear)                   the product adds to the rows of the residual
 #pragma once
 
 #include "nibble/graph/expr.hpp"

@@ -32,17 +32,20 @@ struct ModelConfig {
   float rope_scale = 1;  // positions are divided by it
 };
 
-// One value per layer, as an architecture's own configuration stores them; its expression uses them
-// as PerLayer or Dim<kPerLayer>.
+// One value per layer, as an architecture's own configuration stores them; its expression refers to
+// them as PerLayer or Dim<kPerLayer>, so they must stay alive.
 template <class T>
 using LayerValues = std::vector<Scalar<T>>;
 template <class T>
 PerLayer<T> per_layer(const LayerValues<T>& v) noexcept {
   return {values(v), static_cast<Index>(v.size())};
 }
+template <class T>
+PerLayer<T> per_layer(const LayerValues<T>&&) = delete;
 inline Dim<kPerLayer> dim_per_layer(const LayerValues<Index>& v) noexcept {
   return Dim<kPerLayer>(per_layer(v));
 }
+Dim<kPerLayer> dim_per_layer(const LayerValues<Index>&&) = delete;
 
 // 1 / sqrt(n), also in constant expressions (std::sqrt is not constexpr in C++20): Newton's
 // iteration in double, correct to f32.

@@ -153,13 +153,14 @@ class WeightStore {
     }
     const auto row_bytes = quant::row_bytes(format, static_cast<std::size_t>(k));
     if (!row_bytes) return row_bytes.error();
+    const bool has_shape = n >= 0 && k >= 1 && n_experts >= 1 && n <= kMaxBytes / n_experts &&
+                           !(is_vector && n_experts > 1);
     const std::size_t n_rows =
-        is_vector ? 1 : static_cast<std::size_t>(n) * static_cast<std::size_t>(n_experts);
-    if (n < 0 || k < 1 || n_experts < 1 || (is_vector && n_experts > 1) ||
-        rows.size() / n_rows != *row_bytes || rows.size() % n_rows != 0) {
+        has_shape && !is_vector ? static_cast<std::size_t>(n * n_experts) : std::size_t{1};
+    if (!has_shape || rows.size() / n_rows != *row_bytes || rows.size() % n_rows != 0) {
       return Error{Errc::invalid_argument, std::to_string(rows.size()) + " bytes are not " +
-                                               std::to_string(n_rows) + " rows of " +
-                                               std::to_string(k) + " " + to_string(format)};
+                                               graph::shape_text(n, k, n_experts) + " weights of " +
+                                               to_string(format)};
     }
     if (reinterpret_cast<std::uintptr_t>(rows.data()) % alignof(float) != 0) {
       return Error{Errc::invalid_argument, "weights that are not aligned to 4 bytes"};
