@@ -41,8 +41,8 @@ struct Row {
 };
 
 // Every wanted name must be in `known`.
-nibble::Status check_names(const char* option, const std::vector<std::string>& wanted,
-                           const std::set<std::string>& known) {
+nibble::Result<void> check_names(const char* option, const std::vector<std::string>& wanted,
+                                 const std::set<std::string>& known) {
   for (const std::string& name : wanted) {
     if (known.contains(name)) continue;
     std::string all;
@@ -53,7 +53,7 @@ nibble::Status check_names(const char* option, const std::vector<std::string>& w
   return nibble::ok();
 }
 
-nibble::Status check_names(const Options& o, const std::vector<Case>& cases) {
+nibble::Result<void> check_names(const Options& o, const std::vector<Case>& cases) {
   std::set<std::string> kernels, formats;
   for (const Case& c : cases) {
     kernels.insert(c.kernel);

@@ -90,14 +90,15 @@ std::vector<std::int32_t> token_ids(const nibble::Model& model, Index n) {
   return ids;
 }
 
-nibble::Status prompt(nibble::Session& session, Index n) {
+nibble::Result<void> prompt(nibble::Session& session, Index n) {
   const std::vector<std::int32_t> ids = token_ids(session.model(), n);
   NIBBLE_CHECK(session.append(ids));
   return nibble::ok();
 }
 
 // n tokens of each sequence, one of each in every step.
-nibble::Status generate(nibble::Engine& engine, std::vector<nibble::Sequence>& sequences, Index n) {
+nibble::Result<void> generate(nibble::Engine& engine, std::vector<nibble::Sequence>& sequences,
+                              Index n) {
   const std::vector<std::int32_t> ids = token_ids(engine.model(), n);
   std::vector<nibble::SequenceInput> inputs;
   for (nibble::Sequence& sequence : sequences) {
@@ -158,7 +159,7 @@ nibble::Result<std::vector<Timing>> timings_of(const nibble::Model& model, const
       NIBBLE_TRY(sequence, engine.new_sequence());
       sequences.push_back(std::move(sequence));
     }
-    const auto reset = [&]() -> nibble::Status {
+    const auto reset = [&]() -> nibble::Result<void> {
       for (nibble::Sequence& sequence : sequences) NIBBLE_CHECK(sequence.rewind(0));
       return nibble::ok();
     };
@@ -416,8 +417,8 @@ bool write_csv(std::FILE* file, const Summary& s, const std::vector<Result>& res
   return good;
 }
 
-nibble::Status write(const std::string& path, const Summary& s,
-                     const std::vector<Result>& results) {
+nibble::Result<void> write(const std::string& path, const Summary& s,
+                           const std::vector<Result>& results) {
   std::FILE* const file = std::fopen(path.c_str(), "w");
   const bool written = file != nullptr && (path.ends_with(".csv") ? write_csv(file, s, results)
                                                                   : write_json(file, s, results));
@@ -445,7 +446,7 @@ nibble::Result<nibble::Model> get_model(const Options& o, Summary& summary) {
   return model;
 }
 
-nibble::Status measure(const Options& o, Target target) {
+nibble::Result<void> measure(const Options& o, Target target) {
   NIBBLE_CHECK(nibble::simd::force_target(target));
   Summary summary;
   summary.model = o.model.empty() ? o.shape : o.model;
@@ -479,7 +480,7 @@ nibble::Status measure(const Options& o, Target target) {
   std::vector<Result> results;
   for (const Timing& timing : timings) results.push_back(compare(timing));
   print_text(summary, results);
-  return o.out.empty() ? nibble::Status(nibble::ok()) : write(o.out, summary, results);
+  return o.out.empty() ? nibble::Result<void>(nibble::ok()) : write(o.out, summary, results);
 }
 
 int run(int argc, char** argv) {

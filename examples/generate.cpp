@@ -170,8 +170,8 @@ struct Timing {
 // Feeds the prompt to the session in batches, so that Ctrl-C need not wait for all of it: the
 // session then has the tokens read so far. `at_start`: the text that follows is the beginning of a
 // text.
-nibble::Status prefill(nibble::Generator& generator, std::span<const std::int32_t> ids,
-                       bool at_start, std::size_t batch, example::StatusLine& status) {
+nibble::Result<void> prefill(nibble::Generator& generator, std::span<const std::int32_t> ids,
+                             bool at_start, std::size_t batch, example::StatusLine& status) {
   const std::size_t n = ids.size();
   while (!ids.empty() && !interrupted) {
     const auto part = ids.first(std::min(batch, ids.size()));

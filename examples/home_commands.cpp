@@ -25,7 +25,7 @@ namespace {
 
 using nibble::Index;
 using nibble::Result;
-using nibble::Status;
+using nibble::Result<void>;
 using nibble::quant::Format;
 using Clock = std::chrono::steady_clock;
 
@@ -105,7 +105,7 @@ Result<double> answer_live(const std::string& model_path) {
   return seconds / kLiveUtterances.size();
 }
 
-Status answer_stdin(const std::string& model_path) {
+Result<void> answer_stdin(const std::string& model_path) {
   NIBBLE_TRY(file, nibble::io::Gguf::open(model_path));
   NIBBLE_TRY(model, nibble::Model::from_gguf<Formats>(file));
   NIBBLE_TRY(session, nibble::Session::create(model));
@@ -172,7 +172,7 @@ Result<Score> measure(const nibble::io::Gguf& file,
     std::thread thread;
   };
   std::atomic<std::size_t> next{0};
-  const auto work = [&](Worker& worker) -> Status {
+  const auto work = [&](Worker& worker) -> Result<void> {
     NIBBLE_TRY(session, nibble::Session::create(model));
     for (std::size_t i; (i = next.fetch_add(1)) < 2 * n;) {
       const Sample& sample = splits[i / n][i % n];
@@ -188,7 +188,7 @@ Result<Score> measure(const nibble::io::Gguf& file,
   std::vector<Worker> workers(static_cast<std::size_t>(n_threads));
   for (Worker& worker : workers) {
     worker.thread = std::thread([&work, &worker, &next, n] {
-      if (Status done = work(worker); !done) {
+      if (Result<void> done = work(worker); !done) {
         worker.error = std::move(done).error();
         next = 2 * n;  // all workers stop after an error
       }
@@ -245,8 +245,8 @@ Result<example::Apart<Score>> measure_apart(const std::string& model_path, const
   });
 }
 
-Status print_table(const std::string& model_path, std::size_t n_wanted, Index n_threads,
-                   double command_seconds) {
+Result<void> print_table(const std::string& model_path, std::size_t n_wanted, Index n_threads,
+                         double command_seconds) {
   const auto folder = std::filesystem::path(model_path).parent_path();
   std::array<std::vector<Sample>, 2> splits;
   NIBBLE_TRY(test, read_samples(folder / "test_2000.tsv"));
@@ -301,7 +301,8 @@ std::string default_model(const char* program) {
   return built.string();
 }
 
-Status run(const std::string& model_path, std::size_t n, Index n_threads, bool is_interactive) {
+Result<void> run(const std::string& model_path, std::size_t n, Index n_threads,
+                 bool is_interactive) {
   NIBBLE_CHECK(nibble::simd::ensure_target());
   if (is_interactive) return answer_stdin(model_path);
   std::printf("%s\n\n", std::filesystem::path(model_path).filename().string().c_str());
@@ -330,7 +331,7 @@ int main(int argc, char** argv) {
   app.add_flag("--interactive", is_interactive, "answer the commands on stdin, a line each");
   app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage.");
   if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
-  const Status done = run(model_path, n, n_threads, is_interactive);
+  const Result<void> done = run(model_path, n, n_threads, is_interactive);
   if (!done) return example::fail(app, done.error());
   return std::fflush(stdout) == 0 ? example::kOk : example::kFailed;
 }

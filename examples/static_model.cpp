@@ -17,7 +17,7 @@ using nibble::Dim;
 using nibble::Index;
 using nibble::Result;
 using nibble::Slot;
-using nibble::Status;
+using nibble::Result<void>;
 
 // The dimensions of the model that ships with nibble, as llama() expects them.
 struct HomeCommands {
@@ -63,7 +63,7 @@ alignas(nibble::kAlignment) std::byte memory[kBytes];
 Result<nibble::WeightStore> read_weights(const nibble::io::Gguf& file) {
   // Only the kernels of F16 are compiled.
   nibble::WeightStore weights(kDims.n_layers, nibble::graph::FormatList<nibble::quant::F16>{});
-  const auto add = [&](Slot slot, Index layer, Index n, Index k) -> Status {
+  const auto add = [&](Slot slot, Index layer, Index n, Index k) -> Result<void> {
     NIBBLE_TRY(tensor, file.tensor(nibble::gguf_name(slot, layer)));
     NIBBLE_TRY(format, nibble::quant::format_of(tensor.type));
     return weights.add(slot, layer, format, n, k, tensor.data);
@@ -107,7 +107,7 @@ Result<nibble::graph::RunArgs> prepare(const nibble::WeightStore& weights,
   return args;
 }
 
-Status run(const std::string& model_path, const std::string& utterance) {
+Result<void> run(const std::string& model_path, const std::string& utterance) {
   NIBBLE_CHECK(nibble::simd::ensure_target());
   NIBBLE_TRY(file, nibble::io::Gguf::open(model_path));
   NIBBLE_TRY(tokenizer, nibble::text::Tokenizer::from_gguf(file));
@@ -156,7 +156,7 @@ int main(int argc, char** argv) {
   const std::string model = argc > 1 ? argv[1] : "examples/models/home-commands-f16.gguf";
   const std::string utterance =
       argc > 2 ? argv[2] : "could you please dim the office light to 10 percent";
-  const Status done = run(model, utterance);
+  const Result<void> done = run(model, utterance);
   if (!done) {
     std::fprintf(stderr, "static_model: %s\n", done.error().message.c_str());
     return 1;

@@ -19,10 +19,10 @@ nibble::Result<int> quarter(int x) {
 
 // One macro inside another, as in the callbacks of a reader: their names must not shadow each
 // other.
-nibble::Status check_even(int x) {
-  NIBBLE_CHECK([&]() -> nibble::Status {
+nibble::Result<void> check_even(int x) {
+  NIBBLE_CHECK([&]() -> nibble::Result<void> {
     NIBBLE_TRY(h, half(x));
-    NIBBLE_CHECK(h * 2 == x ? nibble::ok() : nibble::Status(nibble::Error{}));
+    NIBBLE_CHECK(h * 2 == x ? nibble::ok() : nibble::Result<void>(nibble::Error{}));
     return nibble::ok();
   }());
   return nibble::ok();

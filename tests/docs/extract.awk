@@ -6,7 +6,7 @@
 # the language define what a block is:
 #
 #   ```cpp              a program, if it has a main(); else declarations of the page's program
-#   ```cpp body         statements of the page's program: one function, which returns a Status
+#   ```cpp body         statements of the page's program: one function, which returns a Result<void>
 #   ```cpp NAME         the file NAME beside it: a header, or a program where it has a main()
 #   ```cpp FOLDER/NAME  quoted from this file of the project, line by line
 #   ```sh               commands whose files, targets and options must exist
@@ -45,7 +45,8 @@ function write_page() {
   name = page
   expected[name] = page_expected
   write_program(name, declarations \
-    "namespace {\nnibble::Status page() {\n" body "  return nibble::ok();\n}\n}  // namespace\n" \
+    "namespace {\nnibble::Result<void> page() {\n" body \
+    "  return nibble::ok();\n}\n}  // namespace\n" \
     "int main() {\n  const auto done = page();\n" \
     "  if (!done) std::puts(done.error().message.c_str());\n  return done ? 0 : 1;\n}\n")
 }

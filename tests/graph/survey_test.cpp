@@ -46,10 +46,10 @@ struct Table {
       at(S::out, layer) = of(kDim, kDim);
     }
   }
-  Status check() const { return check_weights(expression(), WeightTable(weights, kSlots)); }
+  Result<void> check() const { return check_weights(expression(), WeightTable(weights, kSlots)); }
 };
 
-void check_error(const Status& status, Errc code, const std::string& part) {
+void check_error(const Result<void>& status, Errc code, const std::string& part) {
   REQUIRE(!status);
   CHECK(status.error().code == code);
   CAPTURE(status.error().message);

@@ -91,9 +91,9 @@ TEST_CASE("numbers: unsigned integers of 64 bits and nothing else") {
 TEST_CASE("objects and arrays call back per item and stop at the first error") {
   std::string seen;
   JsonReader json(" { \"a\" : [ 1 , 2 ] , \"b\":[] }\n");
-  const auto status = json.object([&](const std::string& key) -> nibble::Status {
+  const auto status = json.object([&](const std::string& key) -> nibble::Result<void> {
     seen += key;
-    return json.array([&]() -> nibble::Status {
+    return json.array([&]() -> nibble::Result<void> {
       NIBBLE_TRY(value, json.unsigned_integer());
       seen += std::to_string(value);
       return nibble::ok();
@@ -107,8 +107,8 @@ TEST_CASE("objects and arrays call back per item and stop at the first error") {
                            "{1:2}", "[]", "{\"a\" 1}", "{\"a\":1 \"b\":2}", "{\"a\":1]", ""}) {
     CAPTURE(text);
     JsonReader broken(text);
-    const auto refused = broken.object([&](const std::string&) -> nibble::Status {
-      NIBBLE_CHECK([&]() -> nibble::Status {
+    const auto refused = broken.object([&](const std::string&) -> nibble::Result<void> {
+      NIBBLE_CHECK([&]() -> nibble::Result<void> {
         NIBBLE_TRY(value, broken.unsigned_integer());
         (void)value;
         return nibble::ok();

@@ -318,8 +318,8 @@ TEST_CASE("a file is written whole or not at all") {
   std::filesystem::create_directory(folder);
   const std::string path = (folder / "out.gguf").string();
   int n_seen = 0;
-  const Status cancelled = quantize_model(file, path, {.format = Format::q4_0},
-                                          [&](const ConvertedTensor&) { return ++n_seen < 3; });
+  const Result<void> cancelled = quantize_model(
+      file, path, {.format = Format::q4_0}, [&](const ConvertedTensor&) { return ++n_seen < 3; });
   REQUIRE(!cancelled);
   CHECK(cancelled.error().code == Errc::cancelled);
   CHECK(std::filesystem::is_empty(folder));

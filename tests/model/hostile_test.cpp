@@ -39,7 +39,7 @@ void try_file(std::span<const std::byte> bytes, Tally& tally) {
   const std::unique_ptr<std::byte[]> exact(new std::byte[bytes.size()]);
   std::copy(bytes.begin(), bytes.end(), exact.get());
   test::largest_allocation = 0;
-  const auto run = [&]() -> Status {
+  const auto run = [&]() -> Result<void> {
     NIBBLE_TRY(file, io::Gguf::parse({exact.get(), bytes.size()}, "hostile.gguf"));
     NIBBLE_TRY(model, Model::from_gguf(file));
     ++tally.models;
@@ -58,7 +58,7 @@ void try_file(std::span<const std::byte> bytes, Tally& tally) {
     CHECK((sum == sum || sum != sum));
     return ok();
   };
-  const Status status = run();
+  const Result<void> status = run();
   if (!status) {
     ++tally.errors;
     CHECK_FALSE(status.error().message.empty());

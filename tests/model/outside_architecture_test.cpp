@@ -480,7 +480,7 @@ TEST_CASE("recurrent state: snapshots, forks and rewinding") {
   SUBCASE("back to before the last step, and to the beginning") {
     CHECK(a->last_reachable(55) == 40);
     CHECK(a->last_reachable(39) == 0);
-    const Status lost = a->rewind(55);
+    const Result<void> lost = a->rewind(55);
     REQUIRE(!lost);
     CHECK(lost.error().code == Errc::unsupported);
     CHECK(a->position() == 70);
@@ -523,7 +523,7 @@ TEST_CASE("recurrent state: snapshots, forks and rewinding") {
                               .rows = MatrixView<const float>(rows.data(), 2, model.config().dim)};
     REQUIRE(session->engine().run({&input, 1}));
     REQUIRE(session->append(all.first(5)));
-    const Status lost = session->rewind(71);
+    const Result<void> lost = session->rewind(71);
     REQUIRE(!lost);
     CHECK(lost.error().code == Errc::unsupported);
     CHECK(session->position() == 77);

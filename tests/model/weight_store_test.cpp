@@ -98,7 +98,7 @@ TEST_CASE("a store that is packed stays as it is") {
   REQUIRE(store.pack(executor));
   const std::byte* const data = store.table().at(Slot::token_embd, -1).data;
 
-  const auto code = [](const Status& status) {
+  const auto code = [](const Result<void>& status) {
     return status ? std::optional<Errc>() : std::optional<Errc>(status.error().code);
   };
   CHECK(code(store.pack(executor)) == Errc::invalid_argument);
@@ -114,7 +114,7 @@ TEST_CASE("sizes that do not agree, or have no product, are errors") {
   WeightStore store(1, graph::AllFormats{});
   const auto bytes = std::as_bytes(std::span(sources.bias));
   const auto add = [&](Index n, Index k, Index n_experts) {
-    const Status added = store.add(Slot::attn_q, 0, Format::f32, n, k, bytes, n_experts);
+    const Result<void> added = store.add(Slot::attn_q, 0, Format::f32, n, k, bytes, n_experts);
     return added ? std::optional<Errc>() : std::optional<Errc>(added.error().code);
   };
   const auto n_floats = static_cast<Index>(sources.bias.size());

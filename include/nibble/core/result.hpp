@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Errors are values. A function that can fail on user data returns Result<T> (or Status when there
-// is nothing to return); the Error says what is wrong and where. Nothing here aborts or prints.
+// Errors are values. A function that can fail on user data returns Result<T> (or Result<void> when
+// there is nothing to return); the Error says what is wrong and where. Nothing here aborts or
+// prints.
 #pragma once
 
 #include <new>
@@ -164,10 +165,14 @@ class [[nodiscard]] Result {
   bool has_value_;
 };
 
-struct Unit {};
 // The result of an operation that returns nothing: `return ok();`
-using Status = Result<Unit>;
-inline Status ok() { return Status(Unit{}); }
+struct Unit {};
+template <>
+class [[nodiscard]] Result<void> : public Result<Unit> {
+ public:
+  using Result<Unit>::Result;
+};
+inline Result<void> ok() { return Unit{}; }
 
 }}  // namespace nibble::NIBBLE_ABI
 
@@ -180,7 +185,7 @@ inline Status ok() { return Status(Unit{}); }
   if (!NIBBLE_TRY_CAT(nibble_try_, __LINE__))                        \
     return std::move(NIBBLE_TRY_CAT(nibble_try_, __LINE__)).error(); \
   auto name = *std::move(NIBBLE_TRY_CAT(nibble_try_, __LINE__))
-// NIBBLE_CHECK(expression): the same for a Status.
+// NIBBLE_CHECK(expression): the same for a Result<void>.
 #define NIBBLE_CHECK(...)                                                \
   do {                                                                   \
     auto NIBBLE_TRY_CAT(nibble_check_, __LINE__) = (__VA_ARGS__);        \

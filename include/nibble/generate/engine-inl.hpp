@@ -76,12 +76,12 @@ class EngineNeeds final : public graph::SurveySink {
 struct Engine::State {
   State(const Model& m, const EngineOptions& o) : model(m), options(o), needs(m) {}
 
-  Status check_options();
-  Status allocate();
-  Status fill_rope_tables(Arena& arena, std::size_t longest);
-  Status check(std::span<const SequenceInput> inputs) const;
-  Status check(const SequenceInput& input, std::size_t index) const;
-  Status check_pages(Index n_pages) const;
+  Result<void> check_options();
+  Result<void> allocate();
+  Result<void> fill_rope_tables(Arena& arena, std::size_t longest);
+  Result<void> check(std::span<const SequenceInput> inputs) const;
+  Result<void> check(const SequenceInput& input, std::size_t index) const;
+  Result<void> check_pages(Index n_pages) const;
   MatrixView<const float> run(std::span<const SequenceInput> inputs) noexcept;
 
   Model model;
@@ -132,7 +132,7 @@ NIBBLE_INLINE Result<Engine> Engine::create(const Model& model, const EngineOpti
   return Engine(std::move(state));
 }
 
-NIBBLE_INLINE Status Engine::State::check_options() {
+NIBBLE_INLINE Result<void> Engine::State::check_options() {
   const ModelConfig& config = model.config();
   constexpr Index kMax = Index{1} << 30;
   if (options.n_ctx < 0 || options.n_ctx > kMax || options.max_step_tokens < 1 ||
@@ -167,7 +167,7 @@ NIBBLE_INLINE Status Engine::State::check_options() {
   return ok();
 }
 
-NIBBLE_INLINE Status Engine::State::allocate() {
+NIBBLE_INLINE Result<void> Engine::State::allocate() {
   pool = Shared<Pool>(Owned<Pool>(new (std::nothrow) Pool));
   if (!pool) return Error{Errc::out_of_memory, "an engine"};
   ops::KvCacheLayout layout;
@@ -228,7 +228,7 @@ NIBBLE_INLINE Status Engine::State::allocate() {
   return fill_rope_tables(arena, most_pairs);
 }
 
-NIBBLE_INLINE Status Engine::State::fill_rope_tables(Arena& arena, std::size_t most_pairs) {
+NIBBLE_INLINE Result<void> Engine::State::fill_rope_tables(Arena& arena, std::size_t most_pairs) {
   double* const frequencies = arena.take<double>(most_pairs);
   for (const auto& [key, factors_slot] : needs.ropes) {
     const auto n_pairs = static_cast<std::size_t>(key.dim / 2);
@@ -253,7 +253,8 @@ NIBBLE_INLINE Result<Sequence> Engine::new_sequence(Index capacity) {
   return Sequence::State::create(state_->pool, n);
 }
 
-NIBBLE_INLINE Status Engine::State::check(const SequenceInput& input, std::size_t index) const {
+NIBBLE_INLINE Result<void> Engine::State::check(const SequenceInput& input,
+                                                std::size_t index) const {
   const auto error = [&](Errc code, const std::string& what) {
     const bool many = limits.max_segments > 1;
     return Error{code,
@@ -295,7 +296,7 @@ NIBBLE_INLINE Status Engine::State::check(const SequenceInput& input, std::size_
   return ok();
 }
 
-NIBBLE_INLINE Status Engine::State::check(std::span<const SequenceInput> inputs) const {
+NIBBLE_INLINE Result<void> Engine::State::check(std::span<const SequenceInput> inputs) const {
   const auto n_inputs = static_cast<Index>(inputs.size());
   if (n_inputs < 1) return Error{Errc::invalid_argument, "engine: a step without inputs"};
   if (n_inputs > limits.max_segments) {
@@ -325,14 +326,14 @@ NIBBLE_INLINE Status Engine::State::check(std::span<const SequenceInput> inputs)
   return check_pages(n_pages);
 }
 
-NIBBLE_INLINE Status Engine::State::check_pages(Index n_pages) const {
+NIBBLE_INLINE Result<void> Engine::State::check_pages(Index n_pages) const {
   if (n_pages <= pool->pages.n_free()) return ok();
   return Error{Errc::limit, "engine: the cache is full: " + std::to_string(n_pages) +
                                 " pages are needed and " + std::to_string(pool->pages.n_free()) +
                                 " are free"};
 }
 
-NIBBLE_INLINE Status Engine::check(const SequenceInput& input) const {
+NIBBLE_INLINE Result<void> Engine::check(const SequenceInput& input) const {
   const State& s = *state_;
   NIBBLE_CHECK(s.check(input, 0));
   const Index n = input.n_rows();

@@ -90,7 +90,7 @@ class Engine {
   struct Pool;
   explicit Engine(Owned<State> state) noexcept;
   // Whether an input can be run in as many steps as it takes. Errors: as run().
-  Status check(const SequenceInput& input) const;
+  Result<void> check(const SequenceInput& input) const;
 
   Owned<State> state_;
 };

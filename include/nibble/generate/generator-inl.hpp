@@ -23,8 +23,8 @@ struct Generator::State {
         sampler(std::move(a)),
         stop(o.stop) {}
 
-  Status prompt(std::string_view text);
-  Status prompt(std::span<const std::int32_t> ids, bool at_start);
+  Result<void> prompt(std::string_view text);
+  Result<void> prompt(std::span<const std::int32_t> ids, bool at_start);
   Result<std::optional<Token>> next();
 
   static constexpr Index kNowhere = -1;
@@ -59,9 +59,9 @@ NIBBLE_INLINE Result<Generator> Generator::create(Session& session,
   return Generator(std::move(state));
 }
 
-NIBBLE_INLINE Status Generator::prompt(std::string_view text) { return state_->prompt(text); }
+NIBBLE_INLINE Result<void> Generator::prompt(std::string_view text) { return state_->prompt(text); }
 
-NIBBLE_INLINE Status Generator::prompt(std::span<const std::int32_t> ids, bool at_start) {
+NIBBLE_INLINE Result<void> Generator::prompt(std::span<const std::int32_t> ids, bool at_start) {
   return state_->prompt(ids, at_start);
 }
 
@@ -71,7 +71,7 @@ NIBBLE_INLINE Finish Generator::finish() const noexcept { return state_->finish;
 
 NIBBLE_INLINE Index Generator::n_tokens() const noexcept { return state_->n_tokens; }
 
-NIBBLE_INLINE Status Generator::State::prompt(std::string_view text) {
+NIBBLE_INLINE Result<void> Generator::State::prompt(std::string_view text) {
   const text::Tokenizer* const tokenizer = session.model().tokenizer();
   if (tokenizer == nullptr) {
     return Error{Errc::unsupported, "generate: the model has no tokenizer that is known here"};
@@ -84,7 +84,8 @@ NIBBLE_INLINE Status Generator::State::prompt(std::string_view text) {
   return prompt(ids, text.empty() && session.position() == 0);
 }
 
-NIBBLE_INLINE Status Generator::State::prompt(std::span<const std::int32_t> ids, bool at_start) {
+NIBBLE_INLINE Result<void> Generator::State::prompt(std::span<const std::int32_t> ids,
+                                                    bool at_start) {
   const Index before = session.position();
   MatrixView<const float> after;
   if (last_at == before) {

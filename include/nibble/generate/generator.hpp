@@ -67,10 +67,10 @@ class Generator {
   // generated token, including an end token, unless the session was moved to another position. An
   // empty text continues the generation. Errors change nothing: unsupported (the model has no
   // tokenizer), those of Tokenizer::encode and Session::append.
-  Status prompt(std::string_view text);
+  Result<void> prompt(std::string_view text);
 
   // The same for token ids. `at_start`: what is generated is the beginning of a text.
-  Status prompt(std::span<const std::int32_t> ids, bool at_start = false);
+  Result<void> prompt(std::span<const std::int32_t> ids, bool at_start = false);
 
   // The next token, or nothing when generation has ended. (After a cancellation, text is lost that
   // was held back because it may begin a stop string.) Errors: invalid_argument before prompt().

@@ -148,7 +148,7 @@ NIBBLE_INLINE Index Sequence::last_reachable(Index position) const noexcept {
   return position >= s.checkpoint_position ? s.checkpoint_position : 0;
 }
 
-NIBBLE_INLINE Status Sequence::rewind(Index position) {
+NIBBLE_INLINE Result<void> Sequence::rewind(Index position) {
   State& s = *state_;
   if (position < 0 || position > s.position) {
     return Error{Errc::invalid_argument, "session: cannot go back to position " +

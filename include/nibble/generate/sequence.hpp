@@ -32,7 +32,7 @@ class Sequence {
   // Forgets all tokens from `position` on. Recurrent state cannot go back: with it, the only
   // possible positions are the present one, the one before the last step, and 0. Errors:
   // invalid_argument (there are fewer tokens), unsupported (the state of that position is gone).
-  Status rewind(Index position);
+  Result<void> rewind(Index position);
   // The last position up to `position` that rewind() can reach.
   Index last_reachable(Index position) const noexcept;
 

@@ -42,7 +42,7 @@ NIBBLE_INLINE std::size_t Session::bytes() const noexcept {
 NIBBLE_INLINE Engine& Session::engine() noexcept { return engine_; }
 NIBBLE_INLINE Sequence& Session::sequence() noexcept { return sequence_; }
 
-NIBBLE_INLINE Status Session::rewind(Index position) {
+NIBBLE_INLINE Result<void> Session::rewind(Index position) {
   if (position < 0 || position > sequence_.position()) return sequence_.rewind(position);
   const Index reachable = sequence_.last_reachable(position);
   const auto all = sequence_.tokens();

@@ -55,7 +55,7 @@ class Session {
   // go back to. Errors: invalid_argument (there are fewer tokens), unsupported (rows of numbers
   // would have to be computed anew), limit (forks hold the pages for that; the sequence is then
   // shorter).
-  Status rewind(Index position);
+  Result<void> rewind(Index position);
 
   // Bytes that the session holds: working memory, cache, rotation tables, tokens.
   std::size_t bytes() const noexcept;

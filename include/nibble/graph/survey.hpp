@@ -200,7 +200,7 @@ class WeightChecker final : public SurveySink {
                                             shape_text(need.n, need.k, need.n_experts)};
     }
   }
-  Status finish() const {
+  Result<void> finish() const {
     if (error_) return *error_;
     return ok();
   }
@@ -216,15 +216,15 @@ class WeightChecker final : public SurveySink {
 // Compares weights with what `report(sink)` reports. Shapes are checked once, when weights are
 // bound, and not when they are used. name: how messages call the weights of a slot. Errors:
 // not_found (weights are missing), invalid_argument (they have another shape).
-inline Status check_weights(FunctionRef<void(SurveySink&)> report, WeightTable table,
-                            FunctionRef<std::string(std::size_t slot, Index layer)> name) {
+inline Result<void> check_weights(FunctionRef<void(SurveySink&)> report, WeightTable table,
+                                  FunctionRef<std::string(std::size_t slot, Index layer)> name) {
   detail::WeightChecker checker(table, name);
   report(checker);
   return checker.finish();
 }
 // For a program that runs an expression itself.
 template <Expr E>
-Status check_weights(const E& expression, WeightTable table) {
+Result<void> check_weights(const E& expression, WeightTable table) {
   return check_weights([&](SurveySink& sink) { survey(expression, sink); }, table,
                        [](std::size_t slot, Index layer) {
                          return "slot " + std::to_string(slot) +

@@ -56,7 +56,7 @@ struct GgufTensor {
 namespace detail {
 
 // gguf.md asks for a multiple of 8; we require a power of two and set the upper limit.
-inline Status check_gguf_alignment(std::uint64_t alignment) {
+inline Result<void> check_gguf_alignment(std::uint64_t alignment) {
   if (!std::has_single_bit(alignment) || alignment < kGgufMinAlignment ||
       alignment > kGgufMaxAlignment) {
     return Error{Errc::malformed, "alignment " + std::to_string(alignment) +
@@ -65,7 +65,7 @@ inline Status check_gguf_alignment(std::uint64_t alignment) {
   return ok();
 }
 
-inline Status check_gguf_name(std::string_view name, std::size_t max_size, const char* what) {
+inline Result<void> check_gguf_name(std::string_view name, std::size_t max_size, const char* what) {
   if (name.empty()) return Error{Errc::malformed, std::string(what) + " is empty"};
   if (name.size() > max_size) {
     return Error{Errc::malformed, std::string(what) + " " + quoted(name) + " has " +
@@ -153,10 +153,10 @@ class Gguf {
  private:
   Gguf() = default;
 
-  Status read();
+  Result<void> read();
   Result<GgufEntry> read_entry(ByteReader& in) const;
-  Status read_tensor(ByteReader& in, std::uint64_t& offset, GgufTensor& tensor) const;
-  Status place_tensors(std::size_t infos_end, std::span<const std::uint64_t> offsets);
+  Result<void> read_tensor(ByteReader& in, std::uint64_t& offset, GgufTensor& tensor) const;
+  Result<void> place_tensors(std::size_t infos_end, std::span<const std::uint64_t> offsets);
   Error key_error(std::string_view key, Error error) const {
     return std::move(error).in(name_ + ": key " + quoted(key));
   }
@@ -183,7 +183,7 @@ inline Result<Gguf> Gguf::parse(std::span<const std::byte> bytes, std::string na
   Gguf gguf;
   gguf.bytes_ = bytes;
   gguf.name_ = std::move(name);
-  Status status = gguf.read();
+  Result<void> status = gguf.read();
   if (!status) return std::move(status).error().in(gguf.name_);
   return gguf;
 }
@@ -230,7 +230,7 @@ inline Result<GgufTensor> Gguf::tensor(std::string_view name) const {
   return *found;
 }
 
-inline Status Gguf::read() {
+inline Result<void> Gguf::read() {
   // Minimum size of a metadata entry (length, one-byte key, type, one-byte value) and of a tensor
   // info (length, one-byte name, dimensions, type, offset). They bound the counts before memory is
   // reserved.
@@ -283,7 +283,7 @@ inline Status Gguf::read() {
   tensor_index_.reserve(tensors_.size());
   std::vector<std::uint64_t> offsets(tensors_.size());
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
-    Status status = read_tensor(in, offsets[i], tensors_[i]);
+    Result<void> status = read_tensor(in, offsets[i], tensors_[i]);
     if (!status) {
       const std::string_view name = tensors_[i].name;
       return std::move(status).error().in("tensor " + std::to_string(i) +
@@ -306,7 +306,8 @@ inline Result<GgufEntry> Gguf::read_entry(ByteReader& in) const {
   return GgufEntry{key, *value};
 }
 
-inline Status Gguf::read_tensor(ByteReader& in, std::uint64_t& offset, GgufTensor& tensor) const {
+inline Result<void> Gguf::read_tensor(ByteReader& in, std::uint64_t& offset,
+                                      GgufTensor& tensor) const {
   NIBBLE_TRY(name_size, in.read<std::uint64_t>("a tensor name's length"));
   NIBBLE_TRY(name_bytes, in.take(name_size, "a tensor's name"));
   tensor.name = detail::as_text(name_bytes);
@@ -329,7 +330,8 @@ inline Status Gguf::read_tensor(ByteReader& in, std::uint64_t& offset, GgufTenso
 
 // Locates each tensor's data in the data section, which starts at the first multiple of the
 // alignment after the tensor infos. The padding after the last tensor may be missing.
-inline Status Gguf::place_tensors(std::size_t infos_end, std::span<const std::uint64_t> offsets) {
+inline Result<void> Gguf::place_tensors(std::size_t infos_end,
+                                        std::span<const std::uint64_t> offsets) {
   const std::uint64_t padding = (alignment_ - infos_end % alignment_) % alignment_;
   const std::uint64_t begin =
       infos_end + padding;  // no overflow: infos_end is inside a real buffer

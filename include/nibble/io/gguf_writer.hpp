@@ -60,7 +60,7 @@ class GgufWriter {
 
   // Writes the file `path`, completely or not at all (see OutputFile). Errors: the remembered one,
   // io, and the errors of sources. May be called again; it then calls the sources again.
-  Status write(const std::string& path) const;
+  Result<void> write(const std::string& path) const;
   // The same bytes in memory.
   Result<std::vector<std::byte>> to_bytes() const;
 
@@ -94,7 +94,7 @@ class GgufWriter {
   Result<std::uint32_t> alignment() const;
   Result<std::vector<std::byte>> header(std::uint32_t alignment) const;
   template <class Sink>
-  Status write_to(Sink sink) const;
+  Result<void> write_to(Sink sink) const;
 
   std::optional<Error> error_;
   std::vector<Entry> entries_;
@@ -181,7 +181,7 @@ inline void GgufWriter::copy_metadata(const Gguf& gguf) {
 }
 
 inline void GgufWriter::put(std::string_view key, GgufType type, std::vector<std::byte> encoded) {
-  if (Status status = detail::check_gguf_name(key, kGgufMaxKey, "key"); !status) {
+  if (Result<void> status = detail::check_gguf_name(key, kGgufMaxKey, "key"); !status) {
     return remember(std::move(status).error());
   }
   const auto found = entry_index_.find(key);
@@ -208,7 +208,8 @@ inline void GgufWriter::add_tensor(const GgufTensor& tensor) {
 inline void GgufWriter::add_tensor(std::string_view name, GgmlType type,
                                    std::span<const std::uint64_t> dims, TensorSource source) {
   const std::string what = "tensor " + quoted(name);
-  if (Status status = detail::check_gguf_name(name, kGgufMaxTensorName, "tensor name"); !status) {
+  if (Result<void> status = detail::check_gguf_name(name, kGgufMaxTensorName, "tensor name");
+      !status) {
     return remember(std::move(status).error());
   }
   if (dims.size() > kGgufMaxDims) {
@@ -264,9 +265,9 @@ inline Result<std::vector<std::byte>> GgufWriter::header(std::uint32_t alignment
   return out;
 }
 
-// sink(bytes) -> Status receives the file in consecutive chunks.
+// sink(bytes) -> Result<void> receives the file in consecutive chunks.
 template <class Sink>
-Status GgufWriter::write_to(Sink sink) const {
+Result<void> GgufWriter::write_to(Sink sink) const {
   if (error_) return Error(*error_);
   auto align = alignment();
   if (!align) return std::move(align).error().in(std::string(kGgufAlignmentKey));
@@ -288,7 +289,7 @@ Status GgufWriter::write_to(Sink sink) const {
   return ok();
 }
 
-inline Status GgufWriter::write(const std::string& path) const {
+inline Result<void> GgufWriter::write(const std::string& path) const {
   NIBBLE_TRY(file, OutputFile::create(path));
   NIBBLE_CHECK(write_to([&](std::span<const std::byte> bytes) { return file.write(bytes); }));
   return file.commit();

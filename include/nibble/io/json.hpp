@@ -36,20 +36,20 @@ class JsonReader {
     return at_ == text_.size();
   }
 
-  // An object: member(key) -> Status must read the value. Rejecting duplicate keys is up to the
-  // caller.
+  // An object: member(key) -> Result<void> must read the value. Rejecting duplicate keys is up to
+  // the caller.
   template <class Member>
-  Status object(Member member) {
-    return list('{', '}', [&]() -> Status {
+  Result<void> object(Member member) {
+    return list('{', '}', [&]() -> Result<void> {
       NIBBLE_TRY(key, string());
       NIBBLE_CHECK(expect(':'));
       return member(std::move(key));
     });
   }
 
-  // An array: element() -> Status must read the value.
+  // An array: element() -> Result<void> must read the value.
   template <class Element>
-  Status array(Element element) {
+  Result<void> array(Element element) {
     return list('[', ']', element);
   }
 
@@ -71,13 +71,13 @@ class JsonReader {
     }
   }
 
-  Status expect(char c) {
+  Result<void> expect(char c) {
     if (!accept(c)) return error(std::string("expected '") + c + "'");
     return ok();
   }
 
   template <class Item>
-  Status list(char open, char close, Item item) {
+  Result<void> list(char open, char close, Item item) {
     NIBBLE_CHECK(expect(open));
     if (accept(close)) return ok();
     do {
@@ -86,7 +86,7 @@ class JsonReader {
     return expect(close);
   }
 
-  Status escape(std::string& out);
+  Result<void> escape(std::string& out);
   Result<std::uint32_t> hex4();
 
   std::string_view text_;
@@ -117,7 +117,7 @@ inline Result<std::string> JsonReader::string() {
 }
 
 // Reads what follows a backslash.
-inline Status JsonReader::escape(std::string& out) {
+inline Result<void> JsonReader::escape(std::string& out) {
   if (at_ == text_.size()) return error("a string without end");
   switch (text_[at_++]) {
     case '"': out += '"'; return ok();

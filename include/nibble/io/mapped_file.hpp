@@ -42,7 +42,7 @@ inline Error system_error(const std::string& path, const char* what) {
 }
 
 // The system takes a path as a C string: a NUL inside would silently name another file.
-inline Status check_path(const std::string& path) {
+inline Result<void> check_path(const std::string& path) {
   if (path.empty()) return Error{Errc::invalid_argument, "the file path is empty"};
   if (path.find('\0') != std::string::npos) {
     return Error{Errc::invalid_argument, "the file path contains a NUL character"};
@@ -129,7 +129,7 @@ class MappedFile {
   // as this process's memory. For a file in the page cache it takes half the time of faulting in
   // the mapping (the same time if the cache holds the file in large pages). And a file that was
   // truncated gives an error, not a fault. Several threads may read at once. Error: io.
-  Status read(std::span<const std::byte> part, std::byte* out) const;
+  Result<void> read(std::span<const std::byte> part, std::byte* out) const;
 
   void advise(Advice advice) const noexcept;
 
@@ -181,7 +181,7 @@ inline void MappedFile::unmap() noexcept {
   if (!bytes_.empty()) UnmapViewOfFile(bytes_.data());
 }
 
-inline Status MappedFile::read(std::span<const std::byte> part, std::byte* out) const {
+inline Result<void> MappedFile::read(std::span<const std::byte> part, std::byte* out) const {
   NIBBLE_ASSERT(contains(part));
   std::memcpy(out, part.data(), part.size());
   return ok();
@@ -233,7 +233,7 @@ inline void MappedFile::unmap() noexcept {
   if (descriptor_ >= 0) ::close(descriptor_);
 }
 
-inline Status MappedFile::read(std::span<const std::byte> part, std::byte* out) const {
+inline Result<void> MappedFile::read(std::span<const std::byte> part, std::byte* out) const {
   NIBBLE_ASSERT(contains(part));
   auto at = static_cast<std::size_t>(part.data() - bytes_.data());
   for (std::size_t left = part.size(); left > 0;) {

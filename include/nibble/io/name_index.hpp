@@ -26,7 +26,7 @@ class NameIndex {
 
   // Call it once, after all names are added. An error if two names are equal; `what` says in the
   // message what kind of name it is.
-  Status sort(const char* what) {
+  Result<void> sort(const char* what) {
     std::sort(entries_.begin(), entries_.end(), [](const Entry& a, const Entry& b) {
       return a.name != b.name ? a.name < b.name : a.position < b.position;
     });

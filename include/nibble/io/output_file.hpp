@@ -33,11 +33,11 @@ class OutputFile {
   ~OutputFile() { discard(); }
 
   // Errc::io with path and reason, e.g. a full disk; the temporary file is then removed.
-  Status write(std::span<const std::byte> bytes);
+  Result<void> write(std::span<const std::byte> bytes);
 
   // Flushes to the device before renaming: after a power failure there is the old file or the new
   // one, never a partial one. No writes afterwards.
-  Status commit();
+  Result<void> commit();
 
  private:
 #if defined(_WIN32)
@@ -82,7 +82,7 @@ inline Result<OutputFile> OutputFile::create(const std::string& path) {
   }
 }
 
-inline Status OutputFile::write(std::span<const std::byte> bytes) {
+inline Result<void> OutputFile::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const auto chunk = static_cast<unsigned long>(std::min(bytes.size(), detail::kMaxTransfer));
     unsigned long written = 0;
@@ -94,7 +94,7 @@ inline Status OutputFile::write(std::span<const std::byte> bytes) {
   return ok();
 }
 
-inline Status OutputFile::commit() {
+inline Result<void> OutputFile::commit() {
   if (FlushFileBuffers(handle_) == 0) return fail("cannot write");
   if (CloseHandle(std::exchange(handle_, kClosed)) == 0) return fail("cannot write");
   constexpr unsigned long kReplaceExisting = 1;  // MOVEFILE_REPLACE_EXISTING
@@ -127,7 +127,7 @@ inline Result<OutputFile> OutputFile::create(const std::string& path) {
   }
 }
 
-inline Status OutputFile::write(std::span<const std::byte> bytes) {
+inline Result<void> OutputFile::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const std::size_t chunk = std::min(bytes.size(), detail::kMaxTransfer);
     const ::ssize_t written = ::write(handle_, bytes.data(), chunk);
@@ -138,7 +138,7 @@ inline Status OutputFile::write(std::span<const std::byte> bytes) {
   return ok();
 }
 
-inline Status OutputFile::commit() {
+inline Result<void> OutputFile::commit() {
   // EINVAL: the file system cannot sync; there is nothing to wait for.
   if (::fsync(handle_) != 0 && errno != EINVAL) return fail("cannot write");
   if (::close(std::exchange(handle_, kClosed)) != 0) return fail("cannot write");

@@ -135,11 +135,11 @@ class Safetensors {
 
   Safetensors() = default;
 
-  Status read(std::span<const std::byte> bytes);
-  Status read_metadata(JsonReader& json);
-  static Status read_tensor(JsonReader& json, Safetensor& tensor, Place& place);
-  static Status read_place(JsonReader& json, Place& place);
-  Status place_tensors(std::span<const std::byte> section, const std::vector<Place>& places);
+  Result<void> read(std::span<const std::byte> bytes);
+  Result<void> read_metadata(JsonReader& json);
+  static Result<void> read_tensor(JsonReader& json, Safetensor& tensor, Place& place);
+  static Result<void> read_place(JsonReader& json, Place& place);
+  Result<void> place_tensors(std::span<const std::byte> section, const std::vector<Place>& places);
 
   MappedFile file_;  // empty after parse()
   std::string name_;
@@ -174,7 +174,7 @@ inline Result<Safetensors> Safetensors::open(const std::string& path) {
 inline Result<Safetensors> Safetensors::parse(std::span<const std::byte> bytes, std::string name) {
   Safetensors safetensors;
   safetensors.name_ = std::move(name);
-  Status status = safetensors.read(bytes);
+  Result<void> status = safetensors.read(bytes);
   if (!status) return std::move(status).error().in(safetensors.name_);
   return safetensors;
 }
@@ -197,7 +197,7 @@ inline const std::string* Safetensors::find_metadata(std::string_view key) const
   return i == NameIndex::kNone ? nullptr : &metadata_[i].value;
 }
 
-inline Status Safetensors::read(std::span<const std::byte> bytes) {
+inline Result<void> Safetensors::read(std::span<const std::byte> bytes) {
   ByteReader in(bytes);
   NIBBLE_TRY(header_size, in.read<std::uint64_t>("the header's length"));
   if (header_size > kSafetensorsMaxHeader) {
@@ -213,13 +213,13 @@ inline Status Safetensors::read(std::span<const std::byte> bytes) {
   JsonReader json(text);
   std::vector<Place> places;
   bool has_metadata = false;
-  NIBBLE_CHECK(json.object([&](std::string key) -> Status {
+  NIBBLE_CHECK(json.object([&](std::string key) -> Result<void> {
     if (key == "__metadata__") {
       if (std::exchange(has_metadata, true)) return json.error("__metadata__ appears twice");
       return read_metadata(json);
     }
     tensors_.emplace_back().name = std::move(key);
-    Status status = read_tensor(json, tensors_.back(), places.emplace_back());
+    Result<void> status = read_tensor(json, tensors_.back(), places.emplace_back());
     if (!status) return std::move(status).error().in("tensor " + quoted(tensors_.back().name));
     return ok();
   }));
@@ -232,17 +232,17 @@ inline Status Safetensors::read(std::span<const std::byte> bytes) {
   return place_tensors(bytes.subspan(in.offset()), places);
 }
 
-inline Status Safetensors::read_metadata(JsonReader& json) {
-  return json.object([&](std::string key) -> Status {
+inline Result<void> Safetensors::read_metadata(JsonReader& json) {
+  return json.object([&](std::string key) -> Result<void> {
     NIBBLE_TRY(value, json.string());
     metadata_.push_back({std::move(key), std::move(value)});
     return ok();
   });
 }
 
-inline Status Safetensors::read_place(JsonReader& json, Place& place) {
+inline Result<void> Safetensors::read_place(JsonReader& json, Place& place) {
   std::size_t n = 0;
-  NIBBLE_CHECK(json.array([&]() -> Status {
+  NIBBLE_CHECK(json.array([&]() -> Result<void> {
     NIBBLE_TRY(offset, json.unsigned_integer());
     if (n == 2) return json.error("more than two data_offsets");
     (n++ == 0 ? place.begin : place.end) = offset;
@@ -252,9 +252,9 @@ inline Status Safetensors::read_place(JsonReader& json, Place& place) {
   return ok();
 }
 
-inline Status Safetensors::read_tensor(JsonReader& json, Safetensor& tensor, Place& place) {
+inline Result<void> Safetensors::read_tensor(JsonReader& json, Safetensor& tensor, Place& place) {
   bool has_type = false, has_shape = false, has_offsets = false;
-  NIBBLE_CHECK(json.object([&](const std::string& key) -> Status {
+  NIBBLE_CHECK(json.object([&](const std::string& key) -> Result<void> {
     if (key == "dtype" && !std::exchange(has_type, true)) {
       NIBBLE_TRY(name, json.string());
       const auto* const found =
@@ -267,7 +267,7 @@ inline Status Safetensors::read_tensor(JsonReader& json, Safetensor& tensor, Pla
       return ok();
     }
     if (key == "shape" && !std::exchange(has_shape, true)) {
-      return json.array([&]() -> Status {
+      return json.array([&]() -> Result<void> {
         NIBBLE_TRY(dim, json.unsigned_integer());
         tensor.shape.push_back(dim);
         return ok();
@@ -283,8 +283,8 @@ inline Status Safetensors::read_tensor(JsonReader& json, Safetensor& tensor, Pla
 }
 
 // The tensors must tile the data section: no overlaps, no gaps.
-inline Status Safetensors::place_tensors(std::span<const std::byte> section,
-                                         const std::vector<Place>& places) {
+inline Result<void> Safetensors::place_tensors(std::span<const std::byte> section,
+                                               const std::vector<Place>& places) {
   std::vector<std::size_t> order(places.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {

@@ -151,7 +151,7 @@ inline void convert_part(quant::Format from, std::span<const std::byte> source, 
 }
 
 // Converts `source` to `out`, with contiguous rows, and fills in plan.errors.
-inline Status convert_tensor(std::span<const std::byte> source, std::span<std::byte> out,
+inline Result<void> convert_tensor(std::span<const std::byte> source, std::span<std::byte> out,
                              Executor& executor, ConvertedTensor& plan) {
   std::uint64_t n_weights = 1;  // no overflow: the tensor is in a file
   for (const std::uint64_t dim : plan.dims) n_weights *= dim;
@@ -257,7 +257,7 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
 // either complete or not there. Errors name the tensor: unsupported (a type without a format here,
 // or a format that GGUF lacks), malformed (a weight that is not finite), limit (a weight that the
 // new format cannot hold), cancelled, out_of_memory, io.
-inline Status quantize_model(const io::Gguf& in, const std::string& path,
+inline Result<void> quantize_model(const io::Gguf& in, const std::string& path,
                              const ConvertOptions& options,
                              OnConverted on_tensor = detail::keep_converting) {
   return detail::convert(in, options, on_tensor,

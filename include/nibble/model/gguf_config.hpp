@@ -78,7 +78,7 @@ inline Result<ModelConfig> transformer_config(const io::Gguf& file, std::string_
 }
 
 // Reads the rotation into `c`. Errors: malformed, unsupported (an unknown kind of scaling).
-inline Status read_rope_config(const io::Gguf& file, ModelConfig& c) {
+inline Result<void> read_rope_config(const io::Gguf& file, ModelConfig& c) {
   const std::string arch = c.architecture + ".";
   const Index head_dim = c.head_dim;
   NIBBLE_TRY(rope_dim, gguf_dim_or(file, arch + "rope.dimension_count", kMaxDim, head_dim));

@@ -25,18 +25,18 @@ class TensorBinder final : public graph::SurveySink {
 
   void weight(const graph::WeightNeed& need) override {
     if (error_) return;
-    Status added = add(need);
+    Result<void> added = add(need);
     if (!added) error_ = std::move(added).error();
   }
   void rope(const graph::RopeKey&, std::size_t factors) override {
     if (error_ || factors == graph::kNoSlot) return;
-    Status checked = check_factors(factors);
+    Result<void> checked = check_factors(factors);
     if (!checked) error_ = std::move(checked).error();
   }
 
   // Errors: those of the tensors announced; unsupported if the file has tensors without a slot:
   // they belong to a variant of the architecture, which would run wrongly.
-  Status finish() const {
+  Result<void> finish() const {
     if (error_) return *error_;
     if (used_.size() == file_.tensors().size()) return ok();
     std::string names;
@@ -68,7 +68,7 @@ class TensorBinder final : public graph::SurveySink {
     return file_.name() + ": tensor '" + name + "'";
   }
 
-  Status add(const graph::WeightNeed& need) {
+  Result<void> add(const graph::WeightNeed& need) {
     const std::string name = graph_.tensor_name(need.slot, need.layer);
     if (store_.table().at(need.slot, need.layer)) return check_again(need, name);
     const io::GgufTensor* const tensor = file_.find_tensor(name);
@@ -95,7 +95,7 @@ class TensorBinder final : public graph::SurveySink {
     }
     const auto packed = quant::packed_format_of(tensor->type);
     if (packed && n == 0) return Error{Errc::malformed, where(name) + ": a packed vector"};
-    Status added = ok();
+    Result<void> added = ok();
     if (packed) {
       added = store_.add_packed(need.slot, need.layer, *packed, n, need.k, tensor->data,
                                 need.n_experts);
@@ -110,20 +110,20 @@ class TensorBinder final : public graph::SurveySink {
   }
 
   // Checks a slot that was already filled for another node.
-  Status check_again(const graph::WeightNeed& need, const std::string& name) const {
+  Result<void> check_again(const graph::WeightNeed& need, const std::string& name) const {
     const graph::Weight& w = store_.table().at(need.slot, need.layer);
     const bool same = w.k == need.k && (w.n == need.n || (need.is_table && need.n == 0));
     if (same && w.n_experts == need.n_experts) return ok();
     return Error{Errc::malformed, where(name) + ": two parts of the model want other shapes of it"};
   }
 
-  Status check_factors(std::size_t slot) const {
+  Result<void> check_factors(std::size_t slot) const {
     const std::string name = graph_.tensor_name(slot, -1);
     const io::GgufTensor* const tensor = file_.find_tensor(name);
     if (tensor == nullptr) return ok();
     NIBBLE_TRY(format, quant::format_of(tensor->type));
     LayerValues<float> factors(static_cast<std::size_t>(tensor->dims[0]));
-    Status read = quant::row_to_f32(format, tensor->data, {values(factors), factors.size()});
+    Result<void> read = quant::row_to_f32(format, tensor->data, {values(factors), factors.size()});
     if (!read) return std::move(read).error().in(where(name));
     for (const auto& [factor] : factors) {
       if (!(factor > 0) || !is_finite(static_cast<double>(factor))) {

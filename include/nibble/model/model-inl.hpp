@@ -99,7 +99,7 @@ NIBBLE_INLINE Result<Model> Model::from_graph(Owned<ModelGraph> graph,
   }
   InlineExecutor alone;
   Executor& executor = options.executor != nullptr ? *options.executor : alone;
-  Status packed = weights.pack(executor, options.progress, file.file());
+  Result<void> packed = weights.pack(executor, options.progress, file.file());
   if (!packed) return std::move(packed).error().in(file.name());
   Shared<Parts> parts(Owned<Parts>(new (std::nothrow) Parts(std::move(graph), std::move(weights))));
   if (!parts) return Error{Errc::out_of_memory, file.name()};

@@ -43,8 +43,8 @@ class WeightStore {
   // bytes, a layer or slot that does not exist, a slot that is already filled, a store that is
   // already packed), limit (the total is more than the address space).
   template <class SlotType>
-  Status add(SlotType slot, Index layer, quant::Format format, Index n, Index k,
-             std::span<const std::byte> rows, Index n_experts = 1) {
+  Result<void> add(SlotType slot, Index layer, quant::Format format, Index n, Index k,
+                   std::span<const std::byte> rows, Index n_experts = 1) {
     return add_slot(static_cast<std::size_t>(slot), layer, format, n, k, rows, n_experts);
   }
 
@@ -52,8 +52,8 @@ class WeightStore {
   // They are used in place, so `packed` must outlive the store; it must be aligned to 64 bytes.
   // Errors as above.
   template <class SlotType>
-  Status add_packed(SlotType slot, Index layer, quant::Format format, Index n, Index k,
-                    std::span<const std::byte> packed, Index n_experts = 1) {
+  Result<void> add_packed(SlotType slot, Index layer, quant::Format format, Index n, Index k,
+                          std::span<const std::byte> packed, Index n_experts = 1) {
     return add_packed_slot(static_cast<std::size_t>(slot), layer, format, n, k, packed, n_experts);
   }
 
@@ -69,8 +69,8 @@ class WeightStore {
   // from it in pieces (MappedFile::read): memory holds the packed weights and one piece per worker.
   // It succeeds once, and nothing can be added after that; after an error it may be called again.
   // Errors: out_of_memory, cancelled (by `progress`), io, invalid_argument (already packed).
-  Status pack(Executor& executor, const Progress* progress = nullptr,
-              const io::MappedFile& file = {}) {
+  Result<void> pack(Executor& executor, const Progress* progress = nullptr,
+                    const io::MappedFile& file = {}) {
     if (is_packed_) return Error{Errc::invalid_argument, "the weights are packed already"};
     NIBBLE_TRY(memory, AlignedBuffer::allocate(total_));
     Workers workers;
@@ -128,7 +128,7 @@ class WeightStore {
     std::size_t other;
   };
 
-  Status check_slot(std::size_t slot, Index layer) const {
+  Result<void> check_slot(std::size_t slot, Index layer) const {
     const auto n_layers = static_cast<Index>(weights_.size() / n_slots_) - 1;
     const bool exists = slot < n_slots_ && layer >= -1 && layer < n_layers;
     if (exists && !is_packed_ && !weights_[index(slot, layer)]) return ok();
@@ -143,8 +143,8 @@ class WeightStore {
                  std::string("weights in ") + to_string(format) + " are not compiled in"};
   }
 
-  Status add_slot(std::size_t slot, Index layer, quant::Format format, Index n, Index k,
-                  std::span<const std::byte> rows, Index n_experts) {
+  Result<void> add_slot(std::size_t slot, Index layer, quant::Format format, Index n, Index k,
+                        std::span<const std::byte> rows, Index n_experts) {
     NIBBLE_CHECK(check_slot(slot, layer));
     const bool is_vector = n == 0;
     if (is_vector && !is_float(format)) {
@@ -188,8 +188,8 @@ class WeightStore {
     return ok();
   }
 
-  Status add_packed_slot(std::size_t slot, Index layer, quant::Format format, Index n, Index k,
-                         std::span<const std::byte> packed, Index n_experts) {
+  Result<void> add_packed_slot(std::size_t slot, Index layer, quant::Format format, Index n,
+                               Index k, std::span<const std::byte> packed, Index n_experts) {
     NIBBLE_CHECK(check_slot(slot, layer));
     NIBBLE_TRY(ops, ops_of(format));
     NIBBLE_TRY(row_bytes, ops->row_bytes(static_cast<std::size_t>(k)));  // whole blocks
@@ -269,7 +269,7 @@ class WeightStore {
       std::span<const std::byte> rows = source.subspan(at, std::min(piece, source.size() - at));
       if (is_in_file) {
         std::byte* const copy = workers.pieces + i * workers.piece;
-        Status read = file.read(rows, copy);
+        Result<void> read = file.read(rows, copy);
         if (!read) {
           workers.errors[i] = std::move(read).error();
           return;

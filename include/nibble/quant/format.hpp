@@ -144,7 +144,7 @@ inline Result<std::size_t> row_bytes(Format format, std::size_t n) {
 namespace detail {
 
 template <class F>
-Status check_row(std::size_t n, std::size_t n_bytes) {
+Result<void> check_row(std::size_t n, std::size_t n_bytes) {
   NIBBLE_TRY(expected, row_bytes<F>(n));
   if (n_bytes != expected) {
     return Error{Errc::invalid_argument, "a row of " + std::to_string(n) + " weights takes " +
@@ -159,7 +159,7 @@ Status check_row(std::size_t n, std::size_t n_bytes) {
 // Converts a stored row to f32; out.size() is the number of weights. Errors: invalid_argument if
 // the sizes do not match, limit as for row_bytes.
 template <class F>
-Status row_to_f32(std::span<const std::byte> row, std::span<float> out) {
+Result<void> row_to_f32(std::span<const std::byte> row, std::span<float> out) {
   NIBBLE_CHECK(detail::check_row<F>(out.size(), row.size()));
   if constexpr (ChannelFormat<F>) {
     typename F::Header header;
@@ -184,7 +184,8 @@ Status row_to_f32(std::span<const std::byte> row, std::span<float> out) {
   }
   return ok();
 }
-inline Status row_to_f32(Format format, std::span<const std::byte> row, std::span<float> out) {
+inline Result<void> row_to_f32(Format format, std::span<const std::byte> row,
+                               std::span<float> out) {
   return visit_format(format,
                       [&](auto tag) { return row_to_f32<typename decltype(tag)::type>(row, out); });
 }
@@ -192,7 +193,7 @@ inline Status row_to_f32(Format format, std::span<const std::byte> row, std::spa
 // Rounds x to a stored row; row.size() must be row_bytes of x.size(). For a channel format, the
 // header is fitted to this row. Errors: as for row_to_f32.
 template <class F>
-Status row_from_f32(std::span<const float> x, std::span<std::byte> row) {
+Result<void> row_from_f32(std::span<const float> x, std::span<std::byte> row) {
   NIBBLE_CHECK(detail::check_row<F>(x.size(), row.size()));
   if constexpr (ChannelFormat<F>) {
     const typename F::Header header = fit<F>(x);
@@ -216,7 +217,8 @@ Status row_from_f32(std::span<const float> x, std::span<std::byte> row) {
   }
   return ok();
 }
-inline Status row_from_f32(Format format, std::span<const float> x, std::span<std::byte> row) {
+inline Result<void> row_from_f32(Format format, std::span<const float> x,
+                                 std::span<std::byte> row) {
   return visit_format(format,
                       [&](auto tag) { return row_from_f32<typename decltype(tag)::type>(x, row); });
 }

@@ -62,7 +62,7 @@ inline void use(Target target) noexcept {
   active_row.store(static_cast<int>(target), std::memory_order_relaxed);
 }
 
-inline Status check_available(Target target) {
+inline Result<void> check_available(Target target) {
   if (available_targets().contains(target)) return ok();
   const bool compiled = compiled_targets().contains(target);
   return Error{Errc::unsupported, std::string("SIMD target '") + to_string(target) + "' " +
@@ -76,19 +76,19 @@ inline Result<Target> wanted_target() {
   const char* const name = std::getenv("NIBBLE_TARGET");
   if (name == nullptr || *name == '\0') return available_targets().best();
   auto target = target_from_name(name);
-  const Status available = target ? check_available(*target) : Status(target.error());
+  const Result<void> available = target ? check_available(*target) : Result<void>(target.error());
   if (!available) return Error(available.error()).in("environment variable NIBBLE_TARGET");
   return target;
 }
 }  // namespace detail
 
-NIBBLE_INLINE Status force_target(Target target) {
+NIBBLE_INLINE Result<void> force_target(Target target) {
   NIBBLE_CHECK(detail::check_available(target));
   detail::use(target);
   return ok();
 }
 
-NIBBLE_INLINE Status choose_target() {
+NIBBLE_INLINE Result<void> choose_target() {
   NIBBLE_TRY(target, detail::wanted_target());
   detail::use(target);
   return ok();
@@ -102,7 +102,7 @@ inline int choose_row() noexcept {
 }
 }  // namespace detail
 
-NIBBLE_INLINE Status ensure_target() {
+NIBBLE_INLINE Result<void> ensure_target() {
   NIBBLE_TRY(target, detail::wanted_target());
   if (detail::active_row.load(std::memory_order_relaxed) < 0) detail::use(target);
   return ok();

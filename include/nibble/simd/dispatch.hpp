@@ -29,16 +29,16 @@ Target active_target() noexcept;
 
 // Uses `target` for every later kernel call of the program. Returns an Error if it is not compiled
 // or this machine cannot run it. Do not call it while kernels run.
-Status force_target(Target target);
+Result<void> force_target(Target target);
 
 // Uses the best available target, or the one that the environment variable NIBBLE_TARGET names.
 // Returns an Error if that name is unknown or the target cannot run. Replaces an earlier
 // force_target().
-Status choose_target();
+Result<void> choose_target();
 
 // Called when a model is loaded: makes the first choice if none was made. Reports a NIBBLE_TARGET
 // that is not available, even if a target was chosen before.
-Status ensure_target();
+Result<void> ensure_target();
 
 // The function of `Kernel` for the active target. In the split form it is defined only for the
 // kernels of kernels/instances.hpp. There, a tag of the program's own, with its own format or

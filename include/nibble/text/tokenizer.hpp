@@ -75,8 +75,8 @@ class Tokenizer {
   }
 
   // The same, appended to `ids`. On an error, `ids` is unchanged.
-  Status encode(std::string_view text, const EncodeOptions& options,
-                std::vector<std::int32_t>& ids) const;
+  Result<void> encode(std::string_view text, const EncodeOptions& options,
+                      std::vector<std::int32_t>& ids) const;
 
   // The text of all ids together. Byte pieces give their bytes, so the result is UTF-8 only if the
   // ids spell UTF-8. Ids outside the vocabulary have no text.
@@ -119,8 +119,8 @@ class Tokenizer {
   SpecialTokens all_special_;
 };
 
-inline Status Tokenizer::encode(std::string_view text, const EncodeOptions& options,
-                                std::vector<std::int32_t>& ids) const {
+inline Result<void> Tokenizer::encode(std::string_view text, const EncodeOptions& options,
+                                      std::vector<std::int32_t>& ids) const {
   const VocabularySettings& settings = vocabulary_.settings();
   const bool add_bos = options.add_bos.value_or(settings.add_bos);
   const bool add_eos = options.add_eos.value_or(settings.add_eos);

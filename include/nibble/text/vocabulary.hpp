@@ -164,9 +164,9 @@ class Vocabulary {
   static constexpr std::size_t kMaxSteps = 512;
 
   Vocabulary() = default;
-  Status take_pieces(std::span<const Piece> pieces);
-  Status fill_table();
-  Status take_settings(const VocabularySettings& settings);
+  Result<void> take_pieces(std::span<const Piece> pieces);
+  Result<void> fill_table();
+  Result<void> take_settings(const VocabularySettings& settings);
 
   // The bits of a hash that select a slot of the table, and the bits that the slot stores.
   static std::size_t place_of(std::uint64_t hash) noexcept {
@@ -211,7 +211,7 @@ inline Result<Vocabulary> Vocabulary::make(std::span<const Piece> pieces,
   return vocabulary;
 }
 
-inline Status Vocabulary::take_pieces(std::span<const Piece> pieces) {
+inline Result<void> Vocabulary::take_pieces(std::span<const Piece> pieces) {
   if (pieces.empty()) return Error{Errc::malformed, "the vocabulary has no pieces"};
   if (pieces.size() > std::size_t{std::numeric_limits<std::int32_t>::max()})
     return Error{Errc::limit, "the vocabulary has more pieces than a token id can count"};
@@ -249,7 +249,7 @@ inline Status Vocabulary::take_pieces(std::span<const Piece> pieces) {
   return ok();
 }
 
-inline Status Vocabulary::fill_table() {
+inline Result<void> Vocabulary::fill_table() {
   slots_.resize(std::bit_ceil(2 * size()));
   const std::size_t mask = slots_.size() - 1;
   for (std::int32_t id = 0; contains(id); ++id) {
@@ -280,7 +280,7 @@ inline Status Vocabulary::fill_table() {
   return ok();
 }
 
-inline Status Vocabulary::take_settings(const VocabularySettings& settings) {
+inline Result<void> Vocabulary::take_settings(const VocabularySettings& settings) {
   settings_ = settings;
   const std::pair<const char*, std::int32_t> ids[] = {{"bos", settings.bos}, {"eos", settings.eos},
                                                       {"unk", settings.unk}, {"pad", settings.pad},
@@ -313,7 +313,7 @@ inline Status Vocabulary::take_settings(const VocabularySettings& settings) {
 namespace detail {
 
 // Sets `id` to the value in the file, if it has one. The range is checked later.
-inline Status read_token_id(const io::Gguf& file, std::string_view key, std::int32_t& id) {
+inline Result<void> read_token_id(const io::Gguf& file, std::string_view key, std::int32_t& id) {
   if (file.find(key) == nullptr) return ok();
   NIBBLE_TRY(value, file.get<std::int64_t>(key));
   if (value == -1 || value == std::numeric_limits<std::uint32_t>::max()) {
