@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "nibble/graph/check.hpp"
 #include "nibble/nibble.hpp"
 #include "nibble/ops/softmax.hpp"
 
@@ -17,7 +18,6 @@ using nibble::Dim;
 using nibble::Index;
 using nibble::Result;
 using nibble::Slot;
-using nibble::Result<void>;
 
 // The dimensions of the model that ships with nibble, as llama() expects them.
 struct HomeCommands {
@@ -112,7 +112,6 @@ Result<void> run(const std::string& model_path, const std::string& utterance) {
   NIBBLE_TRY(file, nibble::io::Gguf::open(model_path));
   NIBBLE_TRY(tokenizer, nibble::text::Tokenizer::from_gguf(file));
   NIBBLE_TRY(weights, read_weights(file));
-  NIBBLE_CHECK(nibble::graph::check_weights(kModel, weights.table()));
   nibble::InlineExecutor executor;
   nibble::graph::RopeTable rope;
   NIBBLE_TRY(args, prepare(weights, executor, rope));
@@ -132,6 +131,9 @@ Result<void> run(const std::string& model_path, const std::string& utterance) {
     const nibble::graph::Segment segment = nibble::ops::single_segment(n, position);
     const Index last = n - 1;
     args.step = {.tokens = some, .segments = {&segment, 1}, .output_rows = {&last, 1}};
+    if (position == 0) {
+      NIBBLE_CHECK(nibble::graph::check_run(kModel, kPlan, kLimits, args));
+    }
     const auto logits = nibble::graph::run(kModel, kPlan, kLimits, args);
     position += n;
     tokens = tokens.subspan(some.size());

@@ -35,7 +35,21 @@ set(sentences
   "begins with a node that works in place"
   "begins with a node that works in place"
   "when\\(\\): the body works in place"
-  "formats in graphs have blocks of 32 weights")
+  "formats in graphs have blocks of 32 weights"
+  "residual\\(\\): the body gives rows of another width"
+  "residual\\(\\): the body gives several results"
+  "linear\\(\\) needs weights"
+  "linear\\(\\) needs weights"
+  "embedding\\(\\) needs weights"
+  "split\\(\\): the widths do not add up"
+  "n_heads \\(H\\) is not a multiple of n_kv_heads"
+  "the width of q is not that of the heads"
+  "the width of k and v is not that of the heads"
+  "the width of q is not that of the heads"
+  "tap\\(\\): another number of names"
+  "in_place\\(\\) takes a norm"
+  "an expression that is run gives one result"
+  "a node of your own needs a describe\\(\\)")
 set(mistake 0)
 foreach(sentence ${sentences})
   math(EXPR mistake "${mistake} + 1")

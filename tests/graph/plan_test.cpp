@@ -53,8 +53,9 @@ class Recorder : public graph::detail::LayerPass {
   template <auto kSlot>
   void weight(Index, Index, Index = 1) noexcept {}
   template <auto kSlot>
-  void weight_rows(Index, Index) noexcept {}
+  void weight_rows(Index, Index, bool) noexcept {}
   void cache(Index, Index) noexcept {}
+  void reads_cache(Index, Index) noexcept {}
   StateAt state(Index n) noexcept { return {0, n}; }
   template <auto kFactors>
   void angles(const RopeAngles&) noexcept {}

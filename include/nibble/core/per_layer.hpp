@@ -20,11 +20,14 @@ class PerLayer {
       : value_(values[0]), values_(values), n_layers_(n_layers) {}
 
   constexpr bool is_uniform() const noexcept { return values_ == nullptr; }
-  // Layer -1 is outside of the layers, where only a uniform value makes sense.
+  // Whether there is a value for `layer`. Layer -1 is outside of the layers, where only a uniform
+  // value makes sense.
+  constexpr bool has(Index layer) const noexcept {
+    return is_uniform() || (layer >= 0 && layer < n_layers_);
+  }
+  // Where there is none, that of layer 0: a plan of the expression says what is missing.
   constexpr T at(Index layer) const noexcept {
-    if (values_ == nullptr) return value_;
-    NIBBLE_ASSERT(layer >= 0 && layer < n_layers_);
-    return values_[layer];
+    return is_uniform() || !has(layer) ? value_ : values_[layer];
   }
 
  private:

@@ -60,6 +60,17 @@ constexpr auto apply(const Seq<Nodes...>& node, Pass& pass, const In& in) noexce
   return apply_from(node.nodes, pass, in);
 }
 
+constexpr Start shared(Start start) noexcept { return start; }
+template <Index W>
+constexpr Value<W> shared(Value<W> x) noexcept {
+  x.is_shared = true;
+  return x;
+}
+template <class... Values>
+constexpr auto shared(const std::tuple<Values...>& values) noexcept {
+  return std::apply([](const auto&... x) { return std::tuple{shared(x)...}; }, values);
+}
+
 // Applies a body whose input is still needed afterwards: the body of a residual, or one branch of a
 // fork.
 template <class Body, class Pass, class In>
@@ -67,7 +78,7 @@ NIBBLE_COLD constexpr auto apply_body(const Body& body, Pass& pass, const In& x)
   static_assert(!kChangesInput<Body>,
                 "nibble: this residual or branch of a fork (Body = ...) begins with a node that "
                 "works in place: it would change the rows that others still need");
-  return apply(body, pass, x);
+  return apply(body, pass, shared(x));
 }
 
 template <class... Branches, class Pass, class In>
@@ -80,13 +91,13 @@ constexpr auto apply(const Fork<Branches...>& node, Pass& pass, const In& x) noe
 template <class Body, class Pass, Index W>
 constexpr auto apply(const Residual<Body>& node, Pass& pass, const Value<W>& x) noexcept {
   const auto y = apply_body(node.body, pass, x);
-  static_assert(
-      requires { y.id; }, "nibble: residual(): the body gives several results");
-  static_assert(detail::kMayBeEqual<W, decltype(y.width)::kStatic>,
-                "nibble: residual(): the body gives rows of another width than it is given");
-  if (y.width != x.width) pass.fail("residual(): the body gives rows of another width");
-  pass.step([=](auto& run) { ops::add(run.executor(), run.view(x), run.view(y), run.view(x)); }, x,
-            y);
+  if constexpr (requires { y.id; }) {
+    check_residual<W, decltype(y.width)::kStatic>(pass, x, y, y.width);
+    pass.step([=](auto& run) { ops::add(run.executor(), run.view(x), run.view(y), run.view(x)); },
+              x, y);
+  } else {
+    static_assert(detail::kNever<Body>, "nibble: residual(): the body gives several results");
+  }
   return x;
 }
 
@@ -136,7 +147,7 @@ void look_up(Run& run, const Out& out, float scale, const IndexOf& index_of) noe
 template <auto kSlot, Index W, class Pass>
 constexpr auto apply(const Embedding<kSlot, W>& node, Pass& pass, Start) noexcept {
   const auto out = pass.make(pass.resolve(node.width), Rows::all);
-  pass.template weight_rows<kSlot>(node.n_rows, out.width);
+  pass.template weight_rows<kSlot>(node.n_rows, out.width, false);
   const float scale = node.scale;
   pass.step(
       [=](auto& run) {
@@ -158,7 +169,7 @@ constexpr auto apply(const Embedding<kSlot, W>& node, Pass& pass, Start) noexcep
 template <auto kSlot, Index W, class Pass>
 constexpr auto apply(const PositionEmbedding<kSlot, W>& node, Pass& pass, Start) noexcept {
   const auto out = pass.make(pass.resolve(node.width), Rows::all);
-  pass.template weight_rows<kSlot>(node.n_rows, out.width);
+  pass.template weight_rows<kSlot>(node.n_rows, out.width, true);
   pass.max_positions(node.n_rows);
   pass.step(
       [=](auto& run) {
@@ -187,6 +198,7 @@ constexpr auto apply(const Scale& node, Pass& pass, const Value<W>& x) noexcept 
 template <class Pass, Index W>
 constexpr auto apply(const Dropout& node, Pass& pass, const Value<W>& x) noexcept {
   const Index place = pass.place();
+  check_probability(pass, node.probability);
   pass.step(
       [=](auto& run) {
         if (!run.training()) return;
@@ -206,6 +218,10 @@ constexpr auto apply_pair(Pass& pass, const std::tuple<Value<V>, Value<W>>& pair
   const auto x = std::get<0>(pair);
   const auto y = std::get<1>(pair);
   if (x.width != y.width) pass.fail("multiply() or sum() of results whose widths differ");
+  if (x.rows != y.rows) pass.fail("multiply() or sum(): output_rows() in one of the two only");
+  if (x.is_shared) {
+    pass.fail("multiply() or sum() would write to the first of its pair, which others still need");
+  }
   pass.step([=](auto& run) { compute(run.executor(), run.view(x), run.view(y), run.view(x)); }, x,
             y);
   return x;
@@ -222,16 +238,20 @@ constexpr auto apply(const Sum&, Pass& pass, const std::tuple<Value<V>, Value<W>
 
 template <Index... Ws, class Pass, Index W>
 constexpr auto apply(const Split<Ws...>& node, Pass& pass, const Value<W>& x) noexcept {
+  static_assert(W < 0 || ((Ws < 0) || ...) || (Ws + ... + 0) == W,
+                "nibble: split(): the widths do not add up to the columns that there are");
   return std::apply(
       [&](auto... widths) {
         Index column = x.column;
         const auto part = [&](auto width) {
-          Value value = {x.id, x.rows, column, x.stride, width};
+          Value value = {x.id, x.rows, column, x.stride, width, x.is_shared};
           column += width;
           return value;
         };
         const auto parts = std::tuple{part(pass.resolve(widths))...};
-        if (column - x.column > x.width) pass.fail("split(): more columns than there are");
+        if (column - x.column != x.width) {
+          pass.fail("split(): the widths do not add up to the columns that there are");
+        }
         return parts;
       },
       node.widths);
@@ -265,10 +285,15 @@ constexpr auto apply(const Tap<kName>&, Pass& pass, const Value<W>& x) noexcept 
 template <Label... kNames, class Pass, class... Values>
 constexpr auto apply(const Tap<kNames...>&, Pass& pass,
                      const std::tuple<Values...>& values) noexcept {
-  [&]<std::size_t... I>(std::index_sequence<I...>) {
-    (pass.template observe<kNames>(std::get<I>(values)), ...);
+  if constexpr (sizeof...(kNames) == sizeof...(Values)) {
+    [&]<std::size_t... I>(std::index_sequence<I...>) {
+      (pass.template observe<kNames>(std::get<I>(values)), ...);
+    }
+    (std::index_sequence_for<Values...>{});
+  } else {
+    static_assert(detail::kNever<Tap<kNames...>>,
+                  "nibble: tap(): another number of names than of results");
   }
-  (std::index_sequence_for<Values...>{});
   return values;
 }
 

@@ -42,6 +42,10 @@ kernels::ScoreOptions score_options(const Sinks<kSlot>&, const Run& run) noexcep
 
 template <class Hook, class Pass>
 constexpr void declare_hook(const Hook&, Pass&, Index) noexcept {}
+template <class Pass>
+constexpr void declare_hook(const Alibi& hook, Pass& pass, Index) noexcept {
+  if (hook.slopes == nullptr) pass.fail("alibi without slopes");
+}
 template <auto kSlot, class Pass>
 constexpr void declare_hook(const Sinks<kSlot>&, Pass& pass, Index n_heads) noexcept {
   pass.template weight<kSlot>(0, n_heads);
@@ -71,19 +75,51 @@ ops::AttentionShape with_scores(ops::AttentionShape shape, const H& heads,
 template <Index Q, Index K>
 using Qkv = std::tuple<Value<Q>, Value<K>, Value<K>>;
 
+// What is wrong with heads; null: nothing.
+constexpr const char* heads_error(const ops::AttentionShape& s) noexcept {
+  if (s.head_dim < 1 || s.n_kv_heads < 1 || s.n_heads < 1 || s.n_heads % s.n_kv_heads != 0) {
+    return "heads: n_heads is not a multiple of n_kv_heads, or a size is 0";
+  }
+  if (s.window < 0 || s.ahead < 0) return "heads: a window of fewer than 0 positions";
+  if (s.scale == 0) return "heads: scores times 0";
+  return nullptr;
+}
+
+// Heads whose queries are `width` wide.
+template <class H, class Pass, Index W>
+constexpr ops::AttentionShape checked_shape(const H& heads, Pass& pass,
+                                            const Value<W>& q) noexcept {
+  static_assert(detail::kMayBeEqual<W, H::kWidth>,
+                "nibble: the width of q is not that of the heads (n_heads * head_dim)");
+  const ops::AttentionShape shape = shape_of(heads, pass);
+  if (const char* const error = heads_error(shape)) pass.fail(error);
+  if (q.width != shape.n_heads * shape.head_dim) pass.fail("the width of q is not that of heads");
+  if (q.rows != Rows::all) pass.fail("attention after output_rows()");
+  return shape;
+}
+
 template <class H, Index Q, Index K, class Pass>
 constexpr void check_widths(const H& heads, const Qkv<Q, K>& qkv, Pass& pass) noexcept {
-  const ops::AttentionShape shape = shape_of(heads, pass);
-  if (std::get<0>(qkv).width != shape.n_heads * shape.head_dim ||
-      std::get<1>(qkv).width != shape.n_kv_heads * shape.head_dim ||
+  static_assert(detail::kMayBeEqual<K, H::kKvWidth>,
+                "nibble: the width of k and v is not that of the heads (n_kv_heads * head_dim)");
+  const ops::AttentionShape shape = checked_shape(heads, pass, std::get<0>(qkv));
+  if (std::get<1>(qkv).width != shape.n_kv_heads * shape.head_dim ||
       std::get<2>(qkv).width != shape.n_kv_heads * shape.head_dim) {
-    pass.fail("the widths of q, k and v are not those of the heads");
+    pass.fail("the width of k or v is not that of the heads");
+  }
+}
+// For nodes that change q and k in place.
+template <class H, Index Q, Index K, class Pass>
+constexpr void check_in_place(const H& heads, const Qkv<Q, K>& qkv, Pass& pass) noexcept {
+  check_widths(heads, qkv, pass);
+  if (std::get<0>(qkv).is_shared || std::get<1>(qkv).is_shared) {
+    pass.fail("rope() or head_norm() would write to rows that others still need");
   }
 }
 
 template <auto kQ, auto kK, class H, class Pass, Index Q, Index K>
 constexpr auto apply(const HeadNorm<kQ, kK, H>& node, Pass& pass, const Qkv<Q, K>& qkv) noexcept {
-  check_widths(node.heads, qkv, pass);
+  check_in_place(node.heads, qkv, pass);
   const Index head_dim = pass.resolve(node.heads.head_dim);
   pass.template weight<kQ>(0, head_dim);
   pass.template weight<kK>(0, head_dim);
@@ -102,12 +138,20 @@ constexpr auto apply(const HeadNorm<kQ, kK, H>& node, Pass& pass, const Qkv<Q, K
 template <class Style, auto kFactors, class H, class Pass, Index Q, Index K>
 constexpr auto apply(const Rope<Style, kFactors, H>& node, Pass& pass,
                      const Qkv<Q, K>& qkv) noexcept {
-  check_widths(node.heads, qkv, pass);
+  check_in_place(node.heads, qkv, pass);
   pass.template angles<kFactors>(node.angles);
   const auto q = std::get<0>(qkv);
   const auto k = std::get<1>(qkv);
   const Index head_dim = pass.resolve(node.heads.head_dim);
   const RopeAngles angles = node.angles;
+  const Index dim = pass.resolve(angles.dim);
+  const float theta = pass.resolve(angles.theta);
+  if (dim < 0 || dim % 2 != 0 || dim > head_dim) {
+    pass.fail("rope(): the rotated dimensions are not an even number of at most head_dim");
+  }
+  if (dim > 0 && !(theta > 0 && angles.position_scale > 0)) {
+    pass.fail("rope(): theta and position_scale are not above 0");
+  }
   pass.step(
       [=](auto& run) {
         const auto* const table = run.template rope_table<kFactors>(angles);
@@ -138,16 +182,25 @@ constexpr auto apply(const CacheKv<H>& node, Pass& pass, const Qkv<Q, K>& qkv) n
 }
 
 template <class H, class Pass, Index W>
-constexpr auto apply(const Attend<H>& node, Pass& pass, const Value<W>& q) noexcept {
-  const ops::AttentionShape shape = shape_of(node.heads, pass);
+constexpr ops::AttentionShape declare_attention(const H& heads, Pass& pass,
+                                                const Value<W>& q) noexcept {
+  const ops::AttentionShape shape = checked_shape(heads, pass, q);
+  pass.reads_cache(shape.n_kv_heads, shape.head_dim);
   if (shape.ahead > 0) pass.both_ways();
-  declare_hook(node.heads.hook, pass, shape.n_heads);
+  declare_hook(heads.hook, pass, shape.n_heads);
+  return shape;
+}
+
+template <class H, class Pass, Index W>
+constexpr auto apply(const Attend<H>& node, Pass& pass, const Value<W>& q) noexcept {
+  const ops::AttentionShape shape = declare_attention(node.heads, pass, q);
   const auto out = pass.make(q.width, q.rows);
   const ops::AttentionLimits limits{.n_workers = pass.limits().max_workers,
                                     .max_rows = pass.limits().max_rows,
                                     .max_segments = pass.limits().max_segments,
                                     .n_positions = pass.limits().n_positions};
-  const Scratch scratch = pass.scratch(ops::attention_scratch_bytes(shape, limits));
+  const Scratch scratch =
+      pass.scratch(heads_error(shape) == nullptr ? ops::attention_scratch_bytes(shape, limits) : 0);
   pass.step(
       [=](auto& run) {
         const Step& step = run.step_args();
@@ -161,9 +214,7 @@ constexpr auto apply(const Attend<H>& node, Pass& pass, const Value<W>& q) noexc
 
 template <class H, class Pass, Index W>
 constexpr auto apply(const Scores<H>& node, Pass& pass, const Value<W>& q) noexcept {
-  const ops::AttentionShape shape = shape_of(node.heads, pass);
-  if (shape.ahead > 0) pass.both_ways();
-  declare_hook(node.heads.hook, pass, shape.n_heads);
+  const ops::AttentionShape shape = declare_attention(node.heads, pass, q);
   // (rows, heads * positions): for each head a row of n_positions scores.
   const auto out = pass.make(Dim<>{shape.n_heads * pass.limits().n_positions}, q.rows);
   pass.step(
@@ -175,9 +226,20 @@ constexpr auto apply(const Scores<H>& node, Pass& pass, const Value<W>& q) noexc
       q, out);
   return out;
 }
+// The heads of a node that reads what scores() made.
+template <class H, class Pass, Index W>
+constexpr ops::AttentionShape shape_of_scores(const H& heads, Pass& pass,
+                                              const Value<W>& s) noexcept {
+  const ops::AttentionShape shape = shape_of(heads, pass);
+  if (s.width != shape.n_heads * pass.limits().n_positions) {
+    pass.fail("softmax() and attend_values() take what scores() of the same heads gives");
+  }
+  return shape;
+}
+
 template <class H, class Pass, Index W>
 constexpr auto apply(const Softmax<H>& node, Pass& pass, const Value<W>& s) noexcept {
-  const ops::AttentionShape shape = shape_of(node.heads, pass);
+  const ops::AttentionShape shape = shape_of_scores(node.heads, pass, s);
   pass.step(
       [=](auto& run) { ops::attention_softmax(run.view(s), with_scores(shape, node.heads, run)); },
       s);
@@ -185,7 +247,8 @@ constexpr auto apply(const Softmax<H>& node, Pass& pass, const Value<W>& s) noex
 }
 template <class H, class Pass, Index W>
 constexpr auto apply(const AttendValues<H>& node, Pass& pass, const Value<W>& s) noexcept {
-  const ops::AttentionShape shape = shape_of(node.heads, pass);
+  const ops::AttentionShape shape = shape_of_scores(node.heads, pass, s);
+  pass.reads_cache(shape.n_kv_heads, shape.head_dim);
   const auto out = pass.make(Dim<>{shape.n_heads * shape.head_dim}, s.rows);
   pass.step(
       [=](auto& run) {

@@ -235,6 +235,8 @@ template <class Prefix, class LinearType, class Pass, Index W>
 constexpr auto apply(const ResidualInto<Prefix, LinearType>& node, Pass& pass,
                      const Value<W>& x) noexcept {
   const auto y = apply_body(node.prefix, pass, x);
+  check_residual<W, decltype(node.linear.width)::kStatic>(pass, x, y,
+                                                          pass.resolve(node.linear.width));
   declare_products(node.linear, pass, y.width);
   const Scratch scratch = quantized_scratch(pass, y.width, y.rows);
   pass.step(
@@ -250,12 +252,18 @@ constexpr auto apply(const ResidualInto<Prefix, LinearType>& node, Pass& pass,
 
 // ---- Norms -------------------------------------------------------------------------------------
 
+template <class Pass>
+constexpr void check_probability(Pass& pass, float p) noexcept {
+  if (!(p >= 0 && p < 1)) pass.fail("dropout(): a probability is from 0 to less than 1");
+}
 template <auto kW, class Pass>
 constexpr void declare_norm(const RmsNorm<kW>&, Pass& pass, Index k) noexcept {
   pass.template weight<kW>(0, k);
 }
 template <auto kW, auto kB, class A, bool kDropout, class Pass>
-constexpr void declare_norm(const LayerNorm<kW, kB, A, kDropout>&, Pass& pass, Index k) noexcept {
+constexpr void declare_norm(const LayerNorm<kW, kB, A, kDropout>& node, Pass& pass,
+                            Index k) noexcept {
+  if constexpr (kDropout) check_probability(pass, node.dropout);
   pass.template weight<kW>(0, k);
   pass.template weight<kB>(0, k);
 }
@@ -313,10 +321,12 @@ constexpr auto apply(const Norm& node, Pass& pass, const Value<W>& x) noexcept {
 template <class Norm, class Pass, Index W>
 constexpr auto apply(const InPlace<Norm>& node, Pass& pass, const Value<W>& x) noexcept {
   static_assert(kIsNorm<Norm>, "nibble: in_place() takes a norm");
-  declare_norm(node.norm, pass, x.width);
-  const Index place = dropout_place(node.norm, pass);
-  pass.step([=](auto& run) { norm_into(node.norm, run, x, MatrixView<float>(run.view(x)), place); },
-            x);
+  if constexpr (kIsNorm<Norm>) {
+    declare_norm(node.norm, pass, x.width);
+    const Index place = dropout_place(node.norm, pass);
+    pass.step(
+        [=](auto& run) { norm_into(node.norm, run, x, MatrixView<float>(run.view(x)), place); }, x);
+  }
   return x;
 }
 

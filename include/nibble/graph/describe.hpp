@@ -13,7 +13,7 @@
 #include <string>
 #include <string_view>
 
-#include "nibble/graph/expr.hpp"
+#include "nibble/graph/pass.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
@@ -103,6 +103,14 @@ std::string described(std::string_view separator, const std::tuple<Nodes...>& no
 }
 
 }  // namespace detail
+
+// Takes what no other describe() takes.
+template <Expr Node>
+std::string describe(const Node&) {
+  static_assert(detail::kNever<Node>,
+                "nibble: a node of your own needs a describe() beside its type (Node = ...)");
+  return {};
+}
 
 // ---- Composition -------------------------------------------------------------------------------
 

@@ -64,6 +64,11 @@ constexpr auto tied_slot(Slot slot, Slot other) {
 
 template <auto kSlot>
 inline constexpr bool kIsNone = std::is_same_v<std::remove_const_t<decltype(kSlot)>, None>;
+// Whether a model may run without these weights.
+template <auto kSlot>
+inline constexpr bool kMayBeMissing = kIsNone<kSlot> ||
+                                      (
+                                          requires { kSlot.slot; } && !requires { kSlot.other; });
 
 // The enumerator of a slot.
 template <class Slot>
@@ -147,8 +152,8 @@ constexpr auto when(PerLayer<bool> condition, const Body& body) {
   return When<Body>(body, condition);
 }
 
-// `body` n times, each time with the next layer's weights. The body works in place (residuals) and
-// does not contain another Repeat.
+// `body` n times, each time with the next layer's weights: a second Repeat goes on where the first
+// one ended. The body works in place (residuals) and does not contain another Repeat.
 template <Expr Body, Index N>
 struct Repeat : Node {
   Body body;
@@ -172,6 +177,9 @@ struct Embedding : Node {
 };
 template <auto kSlot, Index W>
 constexpr auto embedding(Dim<W> width, Index n_rows = 0, float scale = 1) {
+  static_assert(!kMayBeMissing<kSlot>,
+                "nibble: embedding() needs weights: no kNone, no "
+                "optional_slot()");
   return Embedding<kSlot, W>{{}, width, n_rows, scale};
 }
 
@@ -183,6 +191,9 @@ struct PositionEmbedding : Node {
 };
 template <auto kSlot, Index W>
 constexpr auto position_embedding(Dim<W> width, Index n_rows = 0) {
+  static_assert(!kMayBeMissing<kSlot>,
+                "nibble: position_embedding() needs weights: no kNone, no "
+                "optional_slot()");
   return PositionEmbedding<kSlot, W>{{}, width, n_rows};
 }
 
@@ -213,6 +224,9 @@ struct Linear : Node {
 };
 template <auto kWeights, auto kBias = kNone, Index W>
 constexpr auto linear(Dim<W> width) {
+  static_assert(!kMayBeMissing<kWeights>,
+                "nibble: linear() needs weights: no kNone, no "
+                "optional_slot(); only its bias may be missing");
   return Linear<kWeights, kBias, W>{{}, width};
 }
 
@@ -268,6 +282,13 @@ struct Sinks {};
 
 template <Index H, Index G, Index D, class HookType = NoHook>
 struct Heads {
+  static_assert(D < 0 || D > 0, "nibble: Heads: head_dim is 0");
+  static_assert(H < 0 || G < 0 || (H > 0 && G > 0 && H % (G > 0 ? G : 1) == 0),
+                "nibble: Heads: n_heads (H) is not a multiple of n_kv_heads (G)");
+  // The widths below, as template arguments.
+  static constexpr Index kWidth = H >= 0 && D >= 0 ? H * D : kDynamic;
+  static constexpr Index kKvWidth = G >= 0 && D >= 0 ? G * D : kDynamic;
+
   using Hook = HookType;
   [[no_unique_address]] Dim<H> n_heads;
   [[no_unique_address]] Dim<G> n_kv_heads;

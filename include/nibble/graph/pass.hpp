@@ -14,8 +14,9 @@
 //   step(f, used...)         f(runner) reads and writes the values `used`; a value lives until the
 //                            last step that names it
 //   weight<kSlot>(n, k, n_experts = 1)   declares the weights of a slot; n = 0: a vector of k
-//   weight_rows<kSlot>(n, k)             the same for a table whose rows are looked up
+//   weight_rows<kSlot>(n, k, by_position)   the same for a table whose rows are looked up
 //   cache(n_kv_heads, head_dim)          declares what this layer stores per position
+//   reads_cache(n_kv_heads, head_dim)    declares that this layer reads it
 //   state(n_floats)          declares recurrent state per sequence in this layer; returns where
 //   angles<kFactors>(angles) declares a table of rotations
 //   both_ways()              declares that rows see later positions of their segment
@@ -46,6 +47,7 @@ struct Value {
   Index column = 0;
   Index stride = 0;
   [[no_unique_address]] Dim<W> width;
+  bool is_shared = false;  // others still need these rows: nobody may write to them
 };
 
 struct Scratch {
@@ -104,5 +106,17 @@ template <Index A, Index B>
 inline constexpr bool kMayBeEqual = A < 0 || B < 0 || A == B;
 
 }  // namespace detail
+
+// x += y, or += a product of `width` columns made of y: what is known when an expression is
+// compiled, and what is known when it is planned.
+template <Index W, Index Added, class Pass, Index V>
+constexpr void check_residual(Pass& pass, const Value<W>& x, const Value<V>& y,
+                              Index width) noexcept {
+  static_assert(detail::kMayBeEqual<W, Added>,
+                "nibble: residual(): the body gives rows of another width than it is given");
+  if (width != x.width) pass.fail("residual(): the body gives rows of another width");
+  if (y.rows != x.rows) pass.fail("residual(): output_rows() within the body");
+  if (y.id == x.id) pass.fail("residual(): the body gives the rows that it is given");
+}
 
 }}}  // namespace nibble::NIBBLE_ABI::graph

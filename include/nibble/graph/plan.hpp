@@ -25,6 +25,8 @@ struct Plan {
   int n_values = 0;
   std::size_t bytes = 0;        // of the arena, which must be aligned to kAlignment
   const char* error = nullptr;  // what is wrong with the expression or too large; null: nothing
+  Rows rows = Rows::all;        // of the result
+  Index width = 0;
 
   constexpr bool is_valid() const noexcept { return error == nullptr; }
 };
@@ -34,7 +36,12 @@ namespace detail {
 // Records when each value is first and last used, then gives each its place in the arena.
 class Planner {
  public:
-  constexpr explicit Planner(const Limits& limits) noexcept : limits_(limits) {}
+  constexpr explicit Planner(const Limits& limits) noexcept : limits_(limits) {
+    if (limits.max_rows < 1 || limits.max_outputs < 1 || limits.n_positions < 1 ||
+        limits.max_workers < 1 || limits.max_segments < 1) {
+      fail("a limit is less than 1");
+    }
+  }
 
   constexpr const Limits& limits() const noexcept { return limits_; }
   constexpr Index count(Rows rows) const noexcept {
@@ -52,11 +59,16 @@ class Planner {
   template <class T>
   constexpr T resolve(const PerLayer<T>& x) noexcept {
     differs_ = differs_ || !x.is_uniform();
+    if (!x.has(layer_)) {
+      fail(layer_ < 0 ? "a value that differs by layer, outside of the layers"
+                      : "a value that differs by layer has fewer values than there are layers");
+    }
     return x.at(layer_);
   }
 
   template <Index W>
   constexpr Value<W> make(Dim<W> width, Rows rows) noexcept {
+    if (width < 1) fail("a node gives rows without columns: a width is 0 or less");
     const Index row_bytes = width * Index{sizeof(float)};
     const bool fits = width >= 0 && width <= kMaxValueBytes / Index{sizeof(float)} &&
                       (row_bytes == 0 || count(rows) <= kMaxValueBytes / row_bytes);
@@ -75,8 +87,19 @@ class Planner {
   template <auto kSlot>
   constexpr void weight(Index, Index, Index = 1) noexcept {}
   template <auto kSlot>
-  constexpr void weight_rows(Index, Index) noexcept {}
-  constexpr void cache(Index, Index) noexcept {}
+  constexpr void weight_rows(Index, Index, bool) noexcept {}
+  constexpr void cache(Index n_kv_heads, Index head_dim) noexcept {
+    if (is_skipped_) return;
+    if (layer_ < 0) fail("cache_kv() outside of repeat(): a cache belongs to a layer");
+    if (kv_heads_ > 0) fail("two cache_kv() in one layer: the second would overwrite the first");
+    kv_heads_ = n_kv_heads;
+    kv_dim_ = head_dim;
+  }
+  constexpr void reads_cache(Index n_kv_heads, Index head_dim) noexcept {
+    if (kv_heads_ != n_kv_heads || kv_dim_ != head_dim) {
+      fail("attention without a cache_kv() of the same heads before it in its layer");
+    }
+  }
   constexpr StateAt state(Index n) noexcept { return {0, n}; }
   template <auto kFactors>
   constexpr void angles(const RopeAngles&) noexcept {}
@@ -88,24 +111,33 @@ class Planner {
   // as large as in the layer where it is largest.
   template <class Body>
   NIBBLE_COLD constexpr void repeat(Index n, Body&& body) noexcept {
+    if (n < 0) fail("repeat(): fewer than 0 layers");
     if (n < 1) return;  // a run makes no values there either
     const int start = time_, first = n_;
     int end = time_;
     for (Index i = 0; i == 0 || (i < n && differs_); ++i) {
-      layer_ = i;
+      layer_ = n_layers_ + i;
+      is_later_round_ = i > 0;
       time_ = start;
       next_ = first;
+      kv_heads_ = kv_dim_ = 0;
       body();
       end = std::max(end, time_);
     }
+    n_layers_ += n;
     layer_ = -1;
+    is_later_round_ = false;
+    kv_heads_ = kv_dim_ = 0;
     time_ = end;
     // Only the rows that the body changes in place go from one round to the next, and its last step
     // names them. Nothing else needs to outlive a round.
   }
   template <class Body>
-  constexpr void when(bool, Body&& body) noexcept {
-    body();
+  constexpr void when(bool condition, Body&& body) noexcept {
+    const bool was_skipped = is_skipped_;
+    is_skipped_ = was_skipped || !condition;
+    body();  // skipped or not: one layer's memory must do for all
+    is_skipped_ = was_skipped;
   }
 
   template <Label kName, class AnyValue>
@@ -113,14 +145,25 @@ class Planner {
     use(value.id);
   }
 
+  // What a layer skips need not make sense there.
   constexpr void fail(const char* message) noexcept {
-    if (error_ == nullptr) error_ = message;
+    if (error_ == nullptr && !is_skipped_) error_ = message;
+  }
+
+  // The walk is over: its result stays until the end.
+  template <Index W>
+  constexpr void finish(const Value<W>& out) noexcept {
+    use(out.id);
+    rows_ = out.rows;
+    width_ = out.width;
   }
 
   NIBBLE_COLD constexpr Plan plan() const noexcept {
     Plan plan;
     plan.n_values = n_;
     plan.error = error_;
+    plan.rows = rows_;
+    plan.width = width_;
     if (n_ > kMaxValues && error_ == nullptr) plan.error = "the expression has too many results";
     if (!plan.is_valid()) return plan;
     for (int i = 0; i < n_; ++i) {
@@ -143,10 +186,12 @@ class Planner {
     n_ = std::max(n_, next_);
     if (bytes > kMaxValueBytes - static_cast<Index>(kAlignment)) {
       fail("a result is too large for the address space");
-    } else if (id < kMaxValues) {
+      bytes = 0;  // of a layer that skips it: it has no memory there
+    }
+    if (id < kMaxValues) {
       Life& life = lives_[static_cast<std::size_t>(id)];
       const std::size_t rounded = align_up(static_cast<std::size_t>(bytes));
-      if (layer_ > 0) {  // the same value in a later layer
+      if (is_later_round_) {  // the same value in a later layer
         life.bytes = std::max(life.bytes, rounded);
       } else {
         life = {rounded, time_, time_};
@@ -185,17 +230,25 @@ class Planner {
   int next_ = 0;  // id of the next one
   int time_ = 0;
   Index layer_ = -1;
-  bool differs_ = false;  // some value differs by layer
+  Index n_layers_ = 0;  // so far
+  Index kv_heads_ = 0;  // what the layer has stored in its cache; 0: nothing
+  Index kv_dim_ = 0;
+  Rows rows_ = Rows::all;  // of the result
+  Index width_ = 0;
+  bool is_later_round_ = false;  // of a repeat
+  bool is_skipped_ = false;      // this layer leaves out what is being walked
+  bool differs_ = false;         // some value differs by layer
   const char* error_ = nullptr;
 };
 
 }  // namespace detail
 
-// The memory that `expression` needs within `limits`.
+// The memory that `expression` needs within `limits`; Plan::error says what is wrong with them.
 template <Expr E>
 constexpr Plan make_plan(const E& expression, const Limits& limits) noexcept {
   detail::Planner planner(limits);
-  apply(expression, planner, Start{});
+  const auto out = apply(expression, planner, Start{});
+  if constexpr (requires { out.id; }) planner.finish(out);
   return planner.plan();
 }
 

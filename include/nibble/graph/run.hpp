@@ -71,10 +71,11 @@ class Runner : public LayerPass {
 #endif
   }
   template <auto kSlot>
-  void weight_rows([[maybe_unused]] Index n, [[maybe_unused]] Index k) const noexcept {
+  void weight_rows([[maybe_unused]] Index n, [[maybe_unused]] Index k, bool) const noexcept {
     NIBBLE_ASSERT(weight(kSlot).k == k && weight(kSlot).n >= n);
   }
   void cache(Index, Index) const noexcept {}
+  void reads_cache(Index, Index) const noexcept {}
   StateAt state(Index n) noexcept {
     const StateAt at{state_, n};
     if (!is_skipped_) state_ += n;
@@ -90,7 +91,8 @@ class Runner : public LayerPass {
     NIBBLE_ASSERT(layer_ == -1);  // not within another repeat
     const int start = next_;
     const Index place = place_;
-    for (layer_ = 0; layer_ < n; ++layer_) {
+    for (Index i = 0; i < n; ++i) {
+      layer_ = n_layers_++;
       next_ = start;
       place_ = place;
       body();
@@ -185,7 +187,8 @@ class Runner : public LayerPass {
   const RunArgs& args_;
   int next_ = 0;
   Index place_ = 0;
-  Index state_ = 0;  // floats
+  Index n_layers_ = 0;  // so far
+  Index state_ = 0;     // floats
   bool is_skipped_ = false;
 };
 
@@ -198,7 +201,10 @@ template <Expr E>
 NIBBLE_COLD auto run(const E& expression, const Plan& plan, const Limits& limits,
                      const RunArgs& args) noexcept {
   detail::Runner runner(plan, limits, args);
-  return runner.view(apply(expression, runner, Start{}));
+  const auto out = apply(expression, runner, Start{});
+  static_assert(
+      requires { out.id; }, "nibble: an expression that is run gives one result");
+  if constexpr (requires { out.id; }) return runner.view(out);
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::graph

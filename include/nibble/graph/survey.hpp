@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <limits>
 #include <optional>
@@ -32,6 +33,7 @@ struct WeightNeed {
   bool is_required = true;
   std::size_t tied_to = kNoSlot;  // a slot outside of the layers whose weights are used instead
   bool is_table = false;          // rows are looked up (and n = 0: any number of them)
+  bool by_position = false;       // by the position of a token, not by the token
 };
 
 // Receives all needs, in the order of the walk; a slot may come more than once. May throw: the
@@ -76,12 +78,15 @@ class Survey : public LayerPass {
     }
   }
   template <auto kSlot>
-  void weight_rows(Index n, Index k) {
-    report([&] { sink_.weight(need<kSlot>(n, k, 1, true)); });
+  void weight_rows(Index n, Index k, bool by_position) {
+    WeightNeed table = need<kSlot>(n, k, 1, true);
+    table.by_position = by_position;
+    report([&] { sink_.weight(table); });
   }
   void cache(Index n_kv_heads, Index head_dim) {
     report([&] { sink_.cache(layer_, {n_kv_heads, head_dim}); });
   }
+  void reads_cache(Index, Index) const noexcept {}
   StateAt state(Index n) {
     report([&] { sink_.state(layer_, n); });
     return {0, n};
@@ -107,7 +112,10 @@ class Survey : public LayerPass {
   Index place() const noexcept { return 0; }
   template <class Body>
   NIBBLE_COLD void repeat(Index n, Body&& body) {
-    for (layer_ = 0; layer_ < n; ++layer_) body();
+    for (Index i = 0; i < n; ++i) {
+      layer_ = n_layers_++;
+      body();
+    }
     layer_ = -1;
   }
   template <class Body>
@@ -162,6 +170,7 @@ class Survey : public LayerPass {
   SurveySink& sink_;
   Limits limits_;
   int next_ = 0;
+  Index n_layers_ = 0;  // so far
 #if NIBBLE_HAS_EXCEPTIONS
   std::exception_ptr thrown_;
 #endif
@@ -179,6 +188,11 @@ NIBBLE_COLD void survey(const E& expression, SurveySink& sink) {
 
 namespace detail {
 
+// How messages call the weights of a slot that has no name.
+inline std::string slot_name(std::size_t slot, Index layer) {
+  return "slot " + std::to_string(slot) + (layer < 0 ? "" : " of layer " + std::to_string(layer));
+}
+
 // Compares weights with what is reported.
 class WeightChecker final : public SurveySink {
  public:
@@ -187,18 +201,33 @@ class WeightChecker final : public SurveySink {
 
   void weight(const WeightNeed& need) override {
     if (error_) return;
+    if (!table_.has(need.slot, need.layer)) {
+      return fail(Errc::invalid_argument, need,
+                  " have no place in a table of " + std::to_string(table_.n_slots()) +
+                      " slots and " + std::to_string(table_.n_layers()) + " layers");
+    }
     const Weight& w = table_.at(need.slot, need.layer);
     if (!w) {
       // Tied weights too: whoever fills the table enters the other slot's weights there.
       if (!need.is_required && need.tied_to == kNoSlot) return;
-      error_ = Error{Errc::not_found, "weights '" + name_(need.slot, need.layer) + "' are missing"};
-    } else if (w.k != need.k || w.n_experts != need.n_experts ||
-               (w.n != need.n && !(need.is_table && need.n == 0))) {
-      error_ =
-          Error{Errc::invalid_argument, "weights '" + name_(need.slot, need.layer) + "': shape " +
-                                            shape_text(w.n, w.k, w.n_experts) + ", expected " +
-                                            shape_text(need.n, need.k, need.n_experts)};
+      return fail(Errc::not_found, need, " are missing");
     }
+    const bool any_rows = need.is_table && need.n == 0;
+    if (w.k != need.k || w.n_experts != need.n_experts || (any_rows ? w.n < 1 : w.n != need.n)) {
+      return fail(Errc::invalid_argument, need,
+                  ": shape " + shape_text(w.n, w.k, w.n_experts) + ", expected " +
+                      (need.is_table && need.n == 0 ? "(any, " + std::to_string(need.k) + ")"
+                                                    : shape_text(need.n, need.k, need.n_experts)));
+    }
+    if (reinterpret_cast<std::uintptr_t>(w.data) % kAlignment != 0) {
+      return fail(Errc::invalid_argument, need,
+                  " are not aligned to " + std::to_string(kAlignment) + " bytes");
+    }
+    if (w.is_vector()) return;
+    if (w.ops == nullptr)
+      return fail(Errc::invalid_argument, need, " are a matrix without a format");
+    const auto row = w.ops->row_bytes(static_cast<std::size_t>(w.k));
+    if (!row) return fail(row.error().code, need, ": " + row.error().message);
   }
   Result<void> finish() const {
     if (error_) return *error_;
@@ -206,6 +235,10 @@ class WeightChecker final : public SurveySink {
   }
 
  private:
+  void fail(Errc code, const WeightNeed& need, const std::string& what) {
+    error_ = Error{code, "weights '" + name_(need.slot, need.layer) + "'" + what};
+  }
+
   WeightTable table_;
   Name name_;
   std::optional<Error> error_;
@@ -215,7 +248,8 @@ class WeightChecker final : public SurveySink {
 
 // Compares weights with what `report(sink)` reports. Shapes are checked once, when weights are
 // bound, and not when they are used. name: how messages call the weights of a slot. Errors:
-// not_found (weights are missing), invalid_argument (they have another shape).
+// not_found (weights are missing), invalid_argument (they have another shape, or the table is too
+// small for them).
 inline Result<void> check_weights(FunctionRef<void(SurveySink&)> report, WeightTable table,
                                   FunctionRef<std::string(std::size_t slot, Index layer)> name) {
   detail::WeightChecker checker(table, name);
@@ -226,10 +260,7 @@ inline Result<void> check_weights(FunctionRef<void(SurveySink&)> report, WeightT
 template <Expr E>
 Result<void> check_weights(const E& expression, WeightTable table) {
   return check_weights([&](SurveySink& sink) { survey(expression, sink); }, table,
-                       [](std::size_t slot, Index layer) {
-                         return "slot " + std::to_string(slot) +
-                                (layer < 0 ? "" : " of layer " + std::to_string(layer));
-                       });
+                       detail::slot_name);
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::graph

@@ -116,11 +116,20 @@ class WeightTable {
   WeightTable(std::span<const Weight> weights, std::size_t n_slots) noexcept
       : weights_(weights), n_slots_(n_slots) {}
 
+  std::size_t n_slots() const noexcept { return n_slots_; }
+  Index n_layers() const noexcept {
+    return n_slots_ == 0 ? 0 : static_cast<Index>(weights_.size() / n_slots_) - 1;
+  }
+  // Whether there is a place for the weights of a slot in a layer.
+  template <class Slot>
+  bool has(Slot slot, Index layer) const noexcept {
+    return static_cast<std::size_t>(slot) < n_slots_ && layer >= -1 && layer < n_layers();
+  }
   // layer −1: outside of the layers.
   template <class Slot>
   const Weight& at(Slot slot, Index layer) const noexcept {
     const auto row = static_cast<std::size_t>(layer + 1);
-    NIBBLE_ASSERT((row + 1) * n_slots_ <= weights_.size());
+    NIBBLE_ASSERT(has(slot, layer));
     return weights_[row * n_slots_ + static_cast<std::size_t>(slot)];
   }
 

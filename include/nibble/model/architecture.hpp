@@ -73,7 +73,12 @@ class ModelGraphOf final : public ModelGraph {
   const ModelConfig& config() const noexcept override { return config_; }
   void survey(graph::SurveySink& sink) const override { graph::survey(expression(), sink); }
   graph::Plan plan(const graph::Limits& limits) const noexcept override {
-    return graph::make_plan(expression(), limits);
+    graph::Plan plan = graph::make_plan(expression(), limits);
+    if (plan.is_valid() &&
+        (plan.rows != graph::Rows::outputs || plan.width != config_.vocab_size)) {
+      plan.error = "the expression does not end in logits of the rows that output_rows() keeps";
+    }
+    return plan;
   }
   MatrixView<const float> run(const graph::Plan& plan, const graph::Limits& limits,
                               const graph::RunArgs& args) const noexcept override {

@@ -2,6 +2,7 @@
 //
 // Mistakes in an expression. Each must not compile, and must give one sentence that says what is
 // wrong (mistakes.cmake). MISTAKE 0 has no mistake.
+#include "nibble/graph/describe.hpp"
 #include "nibble/graph/fuse.hpp"
 #include "nibble/graph/run.hpp"
 #include "nibble/quant/block.hpp"
@@ -15,6 +16,7 @@ using nibble::Dim;
 
 constexpr Limits kLimits{};
 [[maybe_unused]] constexpr Heads kHeads{Dim<2>(), Dim<2>(), Dim<32>(), 1.0f};
+struct Mine : Node {};
 
 constexpr auto model() {
   const auto start = embedding<Part::e>(Dim<64>());
@@ -28,7 +30,6 @@ constexpr auto model() {
 #elif MISTAKE == 3   // no embedding
   return rms_norm<Part::n>(1e-5f) >> product;
 #elif MISTAKE == 4   // a node without apply()
-  struct Mine : Node {};
   return start >> Mine{} >> product;
 #elif MISTAKE == 5   // layers of layers
   return start >> repeat(Dim<2>(), repeat(Dim<2>(), residual(product)));
@@ -42,6 +43,37 @@ constexpr auto model() {
   return start >> fork(dropout(0.5f) >> product, product) >> sum();
 #elif MISTAKE == 10  // an optional part that makes new rows
   return start >> repeat(Dim<2>(), when(true, product));
+#elif MISTAKE == 12  // a residual of another width, which fuse() makes one node
+  return start >> residual(silu() >> linear<Part::w>(Dim<32>()));
+#elif MISTAKE == 13  // a residual of two results
+  return start >> residual(fork(product, product));
+#elif MISTAKE == 14  // a product without weights
+  return start >> linear<kNone>(Dim<64>());
+#elif MISTAKE == 15  // a product whose weights may be missing
+  return start >> linear<optional_slot(Part::w)>(Dim<64>());
+#elif MISTAKE == 16  // embeddings that may be missing
+  return embedding<optional_slot(Part::e)>(Dim<64>()) >> product;
+#elif MISTAKE == 17  // fewer columns than there are
+  return start >> split(Dim<32>(), Dim<16>()) >> sum();
+#elif MISTAKE == 18  // 3 query heads for 2 kv heads
+  constexpr Heads heads{Dim<3>(), Dim<2>(), Dim<32>(), 1.0f};
+  return start >> fork(linear<Part::w>(Dim<96>()), product, product) >> cache_kv(heads);
+#elif MISTAKE == 19  // queries of another width than the heads
+  return start >> fork(linear<Part::w>(Dim<32>()), product, product) >> cache_kv(kHeads);
+#elif MISTAKE == 20  // keys and values of another width than the heads
+  return start >> fork(product, linear<Part::w>(Dim<32>()), linear<Part::w>(Dim<32>())) >>
+         cache_kv(kHeads);
+#elif MISTAKE == 21  // attention of other heads
+  return start >> fork(product, product, product) >> cache_kv(kHeads) >>
+         scores(Heads{Dim<4>(), Dim<4>(), Dim<32>(), 1.0f});
+#elif MISTAKE == 22  // two names for three results
+  return start >> fork(product, product, silu()) >> tap<"q", "k">();
+#elif MISTAKE == 23  // something in place that is no norm
+  return start >> in_place(silu());
+#elif MISTAKE == 24  // two results at the end
+  return start >> fork(product, product);
+#elif MISTAKE == 25  // a node without describe()
+  return start >> Mine{};
 #endif
 }
 
@@ -52,7 +84,7 @@ template <>
 inline constexpr nibble::quant::Format nibble::quant::kFormatOf<Blocks64> = Format{130};
 namespace {
 const FormatOps* const kOps = &kFormatOps<Blocks64>;
-#else
+#elif MISTAKE < 22
 constexpr Plan kPlan = make_plan(fuse(model()), kLimits);
 static_assert(kPlan.is_valid());
 #endif
@@ -62,6 +94,12 @@ static_assert(kPlan.is_valid());
 int main() {
 #if MISTAKE == 11
   return kOps == nullptr;
+#elif MISTAKE == 22 || MISTAKE == 23
+  return make_plan(model(), kLimits).bytes == 0;
+#elif MISTAKE == 24
+  return run(model(), Plan{}, kLimits, RunArgs{}).extent(0) == 0;
+#elif MISTAKE == 25
+  return describe(model()).empty();
 #else
   return kPlan.bytes == 0;
 #endif

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What run() takes for granted, checked: for a program that runs an expression itself. An engine
+// does the same for its model, in other ways.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "nibble/core/result.hpp"
+#include "nibble/graph/run.hpp"
+#include "nibble/graph/survey.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
+
+namespace detail {
+
+// Compares the arguments of a run with what a survey reports.
+class RunChecker final : public SurveySink {
+ public:
+  // expected: the plan of the expression that runs.
+  RunChecker(const Plan& plan, const Plan& expected, const Limits& limits, const RunArgs& args)
+      : limits_(limits), args_(args), weights_(args.weights, slot_name) {
+    check_memory(plan, expected);
+    check_rows();
+    for (const Segment& s : args.step.segments) check_segment(s);
+    if (args.step.segments.empty() || n_rows_ != args.step.n_rows()) {
+      fail("the segments of the step are not all of its rows");
+    }
+  }
+
+  void weight(const WeightNeed& need) override {
+    weights_.weight(need);
+    if (!weights_.finish()) return;
+    const Weight& w = args_.weights.at(need.slot, need.layer);
+    if (!w) return;  // optional
+    if (need.is_table) {
+      check_lookups(need, w.n);
+    } else if (!w.is_vector() &&
+               !(w.ops->takes_codes ? limits_.code_inputs : limits_.float_inputs)) {
+      fail("weights '" + slot_name(need.slot, need.layer) + "' read their input as " +
+           (w.ops->takes_codes ? "8-bit codes, but Limits::code_inputs"
+                               : "floats, but Limits::float_inputs") +
+           " is false");
+    }
+  }
+  void cache(Index layer, const ops::KvShape& shape) override {
+    const ops::KvCacheLayout& layout = args_.cache.layout();
+    const bool has_layer = layer < layout.n_layers;
+    const ops::KvShape has = has_layer ? layout.shape(layer) : ops::KvShape{};
+    if (has.n_kv_heads != shape.n_kv_heads || has.head_dim != shape.head_dim) {
+      fail("the cache has " + std::to_string(has.n_kv_heads) + " kv heads of " +
+           std::to_string(has.head_dim) + " in layer " + std::to_string(layer) + ", expected " +
+           std::to_string(shape.n_kv_heads) + " of " + std::to_string(shape.head_dim));
+      return;
+    }
+    for (const Segment& s : args_.step.segments) check_pages(s, layout.n_pages());
+  }
+  void state(Index, Index) override {
+    for (const Segment& s : args_.step.segments) {
+      if (s.state == nullptr) fail("a segment without recurrent state");
+    }
+  }
+  void rope(const RopeKey& key, std::size_t factors) override {
+    RopeKey wanted = key;
+    wanted.has_factors = factors != kNoSlot && args_.weights.has(factors, -1) &&
+                         static_cast<bool>(args_.weights.at(factors, -1));
+    for (const RopeTable& table : args_.rope_tables) {
+      if (!(table.key == wanted)) continue;
+      if (table.cos.extent(0) >= limits_.n_positions) return;
+      fail("a rope table of " + std::to_string(table.cos.extent(0)) + " positions, expected " +
+           std::to_string(limits_.n_positions));
+      return;
+    }
+    fail("no rope table for " + std::to_string(key.dim) + " dimensions and theta " +
+         std::to_string(key.theta));
+  }
+
+  Result<void> finish() const {
+    if (error_) return *error_;
+    return weights_.finish();
+  }
+
+ private:
+  void fail(std::string message) {
+    if (!error_) error_ = Error{Errc::invalid_argument, "run: " + std::move(message)};
+  }
+
+  void check_memory(const Plan& plan, const Plan& expected) {
+    if (expected.error != nullptr) return fail(expected.error);
+    if (plan.error != nullptr || plan.n_values != expected.n_values ||
+        plan.bytes != expected.bytes || plan.offsets != expected.offsets) {
+      return fail("the plan is of another expression or of other limits");
+    }
+    if (args_.arena.size() < plan.bytes ||
+        reinterpret_cast<std::uintptr_t>(args_.arena.data()) % kAlignment != 0) {
+      fail("an arena of " + std::to_string(args_.arena.size()) + " bytes, expected " +
+           std::to_string(plan.bytes) + " aligned to " + std::to_string(kAlignment));
+    }
+    if (args_.executor == nullptr || args_.executor->n_workers() > limits_.max_workers) {
+      fail("no executor, or one with more workers than Limits::max_workers");
+    }
+  }
+
+  // Tokens and output rows.
+  void check_rows() {
+    const Step& step = args_.step;
+    if (step.n_rows() < 1 || step.n_rows() > limits_.max_rows) {
+      fail(std::to_string(step.n_rows()) + " rows; Limits::max_rows is " +
+           std::to_string(limits_.max_rows));
+    }
+    if (step.n_outputs() < 1 || step.n_outputs() > limits_.max_outputs) {
+      fail(std::to_string(step.n_outputs()) + " outputs; Limits::max_outputs is " +
+           std::to_string(limits_.max_outputs));
+    }
+    Index last = -1;
+    for (const Index row : step.output_rows) {
+      if (row <= last || row >= step.n_rows())
+        fail("output rows are not ascending rows of the step");
+      last = row;
+    }
+  }
+  void check_segment(const Segment& s) {
+    if (s.first_row != n_rows_ || s.n_rows < 1) {
+      fail("a segment does not begin where the one before it ends, or is empty");
+    }
+    n_rows_ = s.first_row + s.n_rows;
+    if (++n_segments_ > limits_.max_segments) {
+      fail("more segments than Limits::max_segments, " + std::to_string(limits_.max_segments));
+    }
+    if (s.first_position < 0 || s.end_position() > limits_.n_positions) {
+      fail("a segment ends at position " + std::to_string(s.end_position()) +
+           "; Limits::n_positions is " + std::to_string(limits_.n_positions));
+    }
+  }
+  void check_pages(const Segment& s, Index n_pages) {
+    const Index n = s.pages.empty() ? n_pages : static_cast<Index>(s.pages.size());
+    bool fits = s.end_position() <= n * ops::kPagePositions;
+    for (const ops::PageId page : s.pages) fits = fits && page >= 0 && page < n_pages;
+    if (!fits) fail("a segment's positions are not in pages that the cache has");
+  }
+  // Rows of a table of n.
+  void check_lookups(const WeightNeed& need, Index n) {
+    if (need.by_position) {
+      if (limits_.n_positions > n) {
+        fail("embeddings of " + std::to_string(n) + " positions; Limits::n_positions is " +
+             std::to_string(limits_.n_positions));
+      }
+      return;
+    }
+    const Step& step = args_.step;
+    for (const std::int32_t token : step.tokens) {
+      if (token == kNoToken && step.rows.extent(0) == step.n_rows() &&
+          step.rows.extent(1) == need.k)
+        continue;
+      if (token >= 0 && token < n) continue;
+      fail("token " + std::to_string(token) + " is not in [0, " + std::to_string(n) +
+           "), and Step::rows has no row of " + std::to_string(need.k) + " for it");
+    }
+  }
+
+  const Limits& limits_;
+  const RunArgs& args_;
+  WeightChecker weights_;
+  Index n_rows_ = 0;
+  Index n_segments_ = 0;
+  std::optional<Error> error_;
+};
+
+}  // namespace detail
+
+// Checks everything that run() takes for granted. Errors: not_found (weights are missing),
+// invalid_argument (anything else). Takes longer than a small step: for the first step of each
+// kind, and while a program is being written.
+template <Expr E>
+Result<void> check_run(const E& expression, const Plan& plan, const Limits& limits,
+                       const RunArgs& args) {
+  detail::RunChecker checker(plan, make_plan(expression, limits), limits, args);
+  survey(expression, checker);
+  return checker.finish();
+}
+
+}}}  // namespace nibble::NIBBLE_ABI::graph
