@@ -157,11 +157,11 @@ inline const FormatOps* find(FormatTable formats, quant::Format format) noexcept
 }
 
 namespace detail {
-struct None {};
+struct NoFormat {};
 #define NIBBLE_ROW(Type, name, file_type) , quant::Type
 template <class, class... Fs>
 using ListOf = FormatList<Fs...>;
-using GgufFormats = ListOf<None NIBBLE_GGUF_FORMATS(NIBBLE_ROW)>;
+using GgufFormats = ListOf<NoFormat NIBBLE_GGUF_FORMATS(NIBBLE_ROW)>;
 #undef NIBBLE_ROW
 }  // namespace detail
 
