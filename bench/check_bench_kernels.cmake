@@ -19,6 +19,10 @@ expect("${out}" "rms_norm +f32 +m1_k4096 +warm +${isa} +1 [^\n]* %\n" "the text"
 file(READ ${FOLDER}/run.json json)
 string(JSON limit GET "${json}" context "limit/${isa}/t1/read_dram")
 expect_positive(${limit} "the DRAM bandwidth")
+foreach(key cpu clock date)  # where and when it was measured
+  string(JSON value GET "${json}" context ${key})
+  expect("${value}" "[a-zA-Z0-9]" "${key}")
+endforeach()
 string(JSON n LENGTH "${json}" benchmarks)
 expect_positive(${n} "the number of rows")
 math(EXPR last "${n} - 1")

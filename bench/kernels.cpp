@@ -161,6 +161,8 @@ void add_context(const Machine& machine) {
 #if defined(__VERSION__)
   benchmark::AddCustomContext("compiler", __VERSION__);
 #endif
+  benchmark::AddCustomContext("cpu", cpu_name());
+  benchmark::AddCustomContext("clock", machine.options().clock == Clock::cpu ? "cpu" : "wall");
   benchmark::AddCustomContext("pages", to_string(machine.options().pages));
   for (const auto& [key, value] : to_pairs(machine)) benchmark::AddCustomContext(key, value);
 }

@@ -6,8 +6,13 @@
 #include <benchmark/benchmark.h>
 #include <time.h>
 
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 #include <algorithm>
 #include <chrono>
+#include <fstream>
 #include <map>
 
 #include "nibble/kernels/pass.hpp"
@@ -176,6 +181,23 @@ double seconds_now(Clock clock) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+std::string cpu_name() {
+#if defined(__APPLE__)
+  char name[256] = {};
+  std::size_t size = sizeof(name) - 1;
+  if (sysctlbyname("machdep.cpu.brand_string", name, &size, nullptr, 0) == 0) return name;
+#else
+  // On x86 each processor has a "model name"; on ARM there is a "Model" of the board, or nothing.
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (!line.starts_with("model name") && !line.starts_with("Model")) continue;
+    const std::size_t begin = line.find_first_not_of(": \t", line.find(':'));
+    if (begin != std::string::npos) return line.substr(begin);
+  }
+#endif
+  return "unknown processor";
+}
+
 nibble::Executor& pool(Index n_threads) {
   static std::map<Index, nibble::Owned<nibble::ThreadPool>> pools;
   auto& entry = pools[n_threads];
@@ -318,7 +340,7 @@ std::vector<std::pair<std::string, std::string>> to_pairs(const Machine& machine
 std::string to_text(const Machine& machine) {
   const Pages pages = machine.options().pages;
   const Pages other = pages == Pages::small ? Pages::huge : Pages::small;
-  std::string text = "Limits of this machine: read bandwidth in GB/s on ";
+  std::string text = cpu_name() + "\nLimits of this machine: read bandwidth in GB/s on ";
   text += to_string(pages);
   text += " pages, multiply-add peaks in GOP/s (two per multiply-add)\n";
   char line[160];

@@ -39,6 +39,9 @@ enum class Clock : std::uint8_t { wall, cpu };
 
 double seconds_now(Clock clock);
 
+// The processor, as the system calls it; "unknown processor" where it does not say.
+std::string cpu_name();
+
 // How memory is accessed. This affects the bandwidth: a store to other memory first reads what it
 // overwrites.
 enum class Traffic : std::uint8_t { read, copy, update };

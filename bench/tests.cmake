@@ -35,3 +35,5 @@ foreach(program bench_kernels bench_model)
       -DFOLDER=${CMAKE_CURRENT_BINARY_DIR}/${program}_files
       -P ${CMAKE_CURRENT_SOURCE_DIR}/check_${program}.cmake)
 endforeach()
+add_test(NAME bench_plot COMMAND ${CMAKE_COMMAND}
+  -DFOLDER=${CMAKE_CURRENT_BINARY_DIR}/bench_plot -P ${CMAKE_CURRENT_SOURCE_DIR}/check_plot.cmake)
