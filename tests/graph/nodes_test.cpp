@@ -232,6 +232,9 @@ TEST_CASE("layers: each has its weights, its values and its parts") {
   check_run_gives(start() >> repeat(Dim<>{3}, when(PerLayer<bool>(some.data(), kLayers), factor)),
                   args, times(10));
   check_run_gives(start() >> repeat(Dim<>{3}, when(false, factor)), args, times(1));
+  const auto in_some = when(PerLayer<bool>(some.data(), kLayers), factor >> when(true, factor));
+  check_run_gives(start() >> repeat(Dim<>{3}, in_some), args, times(100));
+  check_run_gives(start() >> repeat(Dim<>{3}, when(false, factor >> in_some)), args, times(1));
 
   const auto body = residual(rms_norm<S::norm>(0) >> linear<S::w>(kDim) >> silu());
   const auto layer = [](const Table& x, Index i) {
@@ -335,6 +338,19 @@ TEST_CASE("columns, pairs and biases") {
       row[j] /= value(S::norm, -1, 0, static_cast<Index>(j));
   }
   check_run_gives(start() >> rms_norm<kNone>(0), args, unit);  // no weights: ones
+}
+
+TEST_CASE("without a plan, or without its memory, there are no rows") {
+  const Weights weights;
+  RunArgs args = args_of(weights);
+  InlineExecutor executor;
+  args.executor = &executor;
+  const auto wrong = start() >> residual(linear<S::w>(Dim<>{5}));
+  const Plan none = make_plan(wrong, kLimits);
+  CHECK_FALSE(none.is_valid());
+  CHECK(run(wrong, none, kLimits, args).extent(0) == 0);
+  const auto right = start() >> residual(linear<S::w>(kDim));
+  CHECK(run(right, make_plan(right, kLimits), kLimits, args).extent(0) == 0);  // no arena
 }
 
 TEST_CASE("dropout: each layer and each place draws its own numbers") {

@@ -185,6 +185,53 @@ TEST_CASE("what a layer reads again in its next round is kept") {
   check_plan(fuse(expression), Limits{4, 4, 1, 1});
 }
 
+namespace {
+
+// Two steps in place, of which the second names only its scratch.
+struct Late : Node {};
+template <class Pass, Index W>
+constexpr auto apply(const Late&, Pass& pass, const Value<W>& x) noexcept {
+  pass.step([](auto&) {}, x);
+  pass.step([](auto&) {}, pass.scratch(100));
+  return x;
+}
+
+}  // namespace
+template <>
+inline constexpr bool nibble::graph::kIsInPlace<Late> = true;
+
+TEST_CASE("the result stays until the end") {
+  using enum Slot;
+  const Dim<> d{8};
+  const auto apart = [](const Plan& plan) {
+    REQUIRE(plan.n_values == 2);
+    return plan.offsets[0] + 128 <= plan.offsets[1] || plan.offsets[1] + 128 <= plan.offsets[0];
+  };
+  const Limits limits{4, 4, 1, 1};
+  CHECK(apart(make_plan(embedding<token_embd>(d) >> Late{}, limits)));
+  // Also from layer to layer.
+  CHECK(apart(make_plan(embedding<token_embd>(d) >> repeat(Dim<>{2}, Late{}), limits)));
+}
+
+TEST_CASE("layers that differ") {
+  using enum Slot;
+  const Dim<> d{8};
+  // In each order: the first layer is not always the largest.
+  for (const std::array<Index, 3>& widths :
+       {std::array<Index, 3>{8, 40, 24}, {40, 24, 8}, {8, 8, 200}}) {
+    const Dim<kPerLayer> wide(widths.data(), 3);
+    const auto body = residual(linear<ffn_up>(wide) >> silu() >> linear<ffn_down>(d) >> silu());
+    const auto model =
+        embedding<token_embd>(d) >> repeat(Dim<>{3}, body >> body) >> linear<output>(d);
+    check_plan(model, Limits{4, 4, 1, 1});
+    check_plan(fuse(model), Limits{4, 4, 1, 1});
+    // No more values than in one layer.
+    const auto one =
+        embedding<token_embd>(d) >> repeat(Dim<>{1}, body >> body) >> linear<output>(d);
+    CHECK(make_plan(model, Limits{}).n_values == make_plan(one, Limits{}).n_values);
+  }
+}
+
 TEST_CASE("layers that are not there take no memory") {
   using enum Slot;
   const Dim<> d{8}, wide{1000};

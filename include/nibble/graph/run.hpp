@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 #include <string_view>
+#include <utility>
 
 #include "nibble/graph/plan.hpp"
 #include "nibble/graph/rope_table.hpp"
@@ -37,7 +38,6 @@ class Runner : public LayerPass {
  public:
   Runner(const Plan& plan, const Limits& limits, const RunArgs& args) noexcept
       : plan_(plan), limits_(limits), args_(args) {
-    NIBBLE_ASSERT(plan.is_valid() && args.arena.size() >= plan.bytes);
     NIBBLE_ASSERT(n_rows() >= 1 && n_rows() <= limits.max_rows);
     NIBBLE_ASSERT(args.step.n_outputs() >= 1 && args.step.n_outputs() <= limits.max_outputs);
     NIBBLE_ASSERT(!args.step.segments.empty() &&
@@ -196,15 +196,20 @@ class Runner : public LayerPass {
 
 // Runs `expression` with the plan that make_plan() made for it and `limits`. Returns the rows of
 // the last node, (outputs or rows, width), which stay in the arena until the next run. No
-// allocation.
+// allocation. With a plan that is not valid, or an arena that is too small for it, nothing is
+// computed and there are no rows.
 template <Expr E>
 NIBBLE_COLD auto run(const E& expression, const Plan& plan, const Limits& limits,
                      const RunArgs& args) noexcept {
-  detail::Runner runner(plan, limits, args);
-  const auto out = apply(expression, runner, Start{});
-  static_assert(
-      requires { out.id; }, "nibble: an expression that is run gives one result");
-  if constexpr (requires { out.id; }) return runner.view(out);
+  using Out = decltype(apply(expression, std::declval<detail::Runner&>(), Start{}));
+  constexpr bool kIsOne = requires(Out out) { out.id; };
+  static_assert(kIsOne, "nibble: an expression that is run gives one result");
+  if constexpr (kIsOne) {
+    using Rows = decltype(std::declval<detail::Runner&>().view(std::declval<Out>()));
+    if (!plan.is_valid() || args.arena.size() < plan.bytes) return Rows();
+    detail::Runner runner(plan, limits, args);
+    return runner.view(apply(expression, runner, Start{}));
+  }
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::graph
