@@ -49,7 +49,8 @@ set(sentences
   "tap\\(\\): another number of names"
   "in_place\\(\\) takes a norm"
   "an expression that is run gives one result"
-  "a node of your own needs a describe\\(\\)")
+  "a node of your own needs a describe\\(\\)"
+  "values that differ by layer come with their number")
 set(mistake 0)
 foreach(sentence ${sentences})
   math(EXPR mistake "${mistake} + 1")

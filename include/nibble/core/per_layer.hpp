@@ -3,7 +3,7 @@
 // PerLayer: a value that may differ from layer to layer. Dim<kPerLayer>: an extent that does.
 #pragma once
 
-#include <algorithm>
+#include <type_traits>
 
 #include "nibble/core/view.hpp"
 
@@ -15,6 +15,18 @@ template <class T>
 class PerLayer {
  public:
   constexpr PerLayer(T value = T{}) noexcept : value_(value) {}  // NOLINT: a value is one
+  // A dimension is a value too, unless it differs by layer: then its values are.
+  template <Index N>
+  requires(N >= kDynamic) constexpr PerLayer(Dim<N> dim) noexcept  // NOLINT: as above
+      : value_(static_cast<T>(Index{dim})) {}
+  // Would be a value for a T of bool.
+  template <class Pointer>
+  requires std::is_pointer_v<Pointer>
+  constexpr PerLayer(Pointer) noexcept {
+    static_assert(!std::is_pointer_v<Pointer>,
+                  "nibble: values that differ by layer come with their number: PerLayer<T>(values, "
+                  "n_layers)");
+  }
   // values: (n_layers), at least one.
   constexpr PerLayer(const T* values, Index n_layers) noexcept
       : value_(values[0]), values_(values), n_layers_(n_layers) {}

@@ -72,6 +72,9 @@ constexpr auto model() {
   return start >> in_place(silu());
 #elif MISTAKE == 24  // two results at the end
   return start >> fork(product, product);
+#elif MISTAKE == 26  // conditions without their number
+  constexpr bool conditions[] = {true, false};
+  return start >> repeat(Dim<2>(), when(conditions, residual(product)));
 #elif MISTAKE == 25  // a node without describe()
   return start >> Mine{};
 #endif
@@ -84,7 +87,7 @@ template <>
 inline constexpr nibble::quant::Format nibble::quant::kFormatOf<Blocks64> = Format{130};
 namespace {
 const FormatOps* const kOps = &kFormatOps<Blocks64>;
-#elif MISTAKE < 22
+#elif MISTAKE < 22 || MISTAKE == 26
 constexpr Plan kPlan = make_plan(fuse(model()), kLimits);
 static_assert(kPlan.is_valid());
 #endif
