@@ -223,7 +223,8 @@ int run(int argc, char** argv) {
   const auto runners = runners_of(o);
   if (!runners) return usage(runners.error().message);
 
-  const CaseOptions case_options{pages_of(o), Machine::caches().l3};
+  const CaseOptions case_options{pages_of(o), Machine::caches().l3,
+                                 o.tuning.value_or(nibble::Tuning())};
   std::vector<Case> cases;
   add_matmul(case_options, cases);
   add_attention(case_options, cases);

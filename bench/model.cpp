@@ -304,6 +304,7 @@ class LoadMeasurement {
   nibble::Result<LoadResult> load(Index n_threads, Clock clock) const {
     nibble::LoadOptions load_options;
     load_options.executor = &pool(n_threads);
+    load_options.tuning = options_.tuning;
     nibble::SessionOptions session_options;
     session_options.executor = load_options.executor;
     const bool has_peak = reset_peak();
@@ -328,7 +329,8 @@ class LoadMeasurement {
 
 // The results besides the rows.
 struct Summary {
-  std::string model, format, isa, pages;
+  std::string model, format, isa, tuning;
+  bool is_measured = false;  // the tuning
   double weight_bytes = 0, session_bytes = 0, load_seconds = 0, source_bytes = 0;
   double peak_bytes = 0;          // of the process, until the end of the runs
   std::vector<LoadResult> loads;  // empty for a shape
@@ -343,6 +345,7 @@ void print_text(const Summary& s, const std::vector<Result>& results) {
     std::printf(" (while loading %.1f MiB for the source of random weights)",
                 s.source_bytes / 0x1p20);
   }
+  std::printf("\n%s%s", s.tuning.c_str(), s.is_measured ? " (measured)" : "");
   if (!s.loads.empty()) {
     std::printf("\n%-8s %3s %10s %10s %10s %7s %9s %6s", "load", "thr", "copy ms", "load ms",
                 "token ms", "of copy", "peak MiB", "needed");
@@ -374,12 +377,13 @@ std::string quoted(const std::string& text) {
 }
 
 bool write_json(std::FILE* file, const Summary& s, const std::vector<Result>& results) {
-  std::fprintf(file,
-               "{\n  \"model\": %s,\n  \"format\": \"%s\",\n  \"isa\": \"%s\",\n"
-               "  \"weight_bytes\": %.0f,\n  \"session_bytes\": %.0f,\n  \"load_seconds\": %.6f,\n"
-               "  \"source_bytes\": %.0f,\n  \"peak_bytes\": %.0f,\n  \"loads\": [",
-               quoted(s.model).c_str(), s.format.c_str(), s.isa.c_str(), s.weight_bytes,
-               s.session_bytes, s.load_seconds, s.source_bytes, s.peak_bytes);
+  std::fprintf(
+      file,
+      "{\n  \"model\": %s,\n  \"format\": \"%s\",\n  \"isa\": \"%s\",\n  \"tuning\": \"%s\",\n"
+      "  \"weight_bytes\": %.0f,\n  \"session_bytes\": %.0f,\n  \"load_seconds\": %.6f,\n"
+      "  \"source_bytes\": %.0f,\n  \"peak_bytes\": %.0f,\n  \"loads\": [",
+      quoted(s.model).c_str(), s.format.c_str(), s.isa.c_str(), s.tuning.c_str(), s.weight_bytes,
+      s.session_bytes, s.load_seconds, s.source_bytes, s.peak_bytes);
   const char* separator = "\n";
   for (const LoadResult& r : s.loads) {
     std::fprintf(file,
@@ -406,13 +410,13 @@ bool write_json(std::FILE* file, const Summary& s, const std::vector<Result>& re
 bool write_csv(std::FILE* file, const Summary& s, const std::vector<Result>& results) {
   bool good = std::fprintf(file,
                            "model,format,isa,test,threads,tokens_per_second,GB_per_s,limit,"
-                           "fraction,load_seconds,peak_bytes\n") > 0;
+                           "fraction,load_seconds,peak_bytes,tuning\n") > 0;
   for (const Result& r : results) {
-    good = good &&
-           std::fprintf(file, "%s,%s,%s,%s,%d,%.4f,%.4f,%s,%.4f,%.6f,%.0f\n",
-                        quoted(s.model).c_str(), s.format.c_str(), s.isa.c_str(), r.test.c_str(),
-                        static_cast<int>(r.n_threads), r.tokens_per_second, r.gigabytes_per_second,
-                        r.limit.c_str(), r.fraction, s.load_seconds, s.peak_bytes) > 0;
+    good = good && std::fprintf(file, "%s,%s,%s,%s,%d,%.4f,%.4f,%s,%.4f,%.6f,%.0f,%s\n",
+                                quoted(s.model).c_str(), s.format.c_str(), s.isa.c_str(),
+                                r.test.c_str(), static_cast<int>(r.n_threads), r.tokens_per_second,
+                                r.gigabytes_per_second, r.limit.c_str(), r.fraction, s.load_seconds,
+                                s.peak_bytes, s.tuning.c_str()) > 0;
   }
   return good;
 }
@@ -428,11 +432,11 @@ nibble::Result<void> write(const std::string& path, const Summary& s,
 }
 
 nibble::Result<nibble::Model> get_model(const Options& o, Summary& summary) {
-  nibble::Executor& executor = pool(threads_of(o.threads).back());
+  nibble::LoadOptions load;
+  load.executor = &pool(threads_of(o.threads).back());
+  load.tuning = o.tuning;
   const double begin = seconds_now(Clock::wall);
   if (!o.model.empty()) {
-    nibble::LoadOptions load;
-    load.executor = &executor;
     NIBBLE_TRY(model, nibble::load(o.model, load));
     summary.load_seconds = seconds_now(Clock::wall) - begin;
     return model;
@@ -440,7 +444,7 @@ nibble::Result<nibble::Model> get_model(const Options& o, Summary& summary) {
   NIBBLE_TRY(shape, shape_of(o.shape));
   NIBBLE_TRY(format, nibble::quant::format_from_name(o.format));
   std::size_t source_bytes = 0;
-  NIBBLE_TRY(model, synthetic_model(shape, format, executor, source_bytes));
+  NIBBLE_TRY(model, synthetic_model(shape, format, load, source_bytes));
   summary.load_seconds = seconds_now(Clock::wall) - begin;
   summary.source_bytes = static_cast<double>(source_bytes);
   return model;
@@ -461,6 +465,8 @@ nibble::Result<void> measure(const Options& o, Target target) {
   }
   NIBBLE_TRY(model, get_model(o, summary));
   summary.weight_bytes = static_cast<double>(model.weight_bytes());
+  summary.tuning = to_string(model.tuning());
+  summary.is_measured = !o.tuning;
   std::vector<Timing> timings;
   std::size_t session_bytes = 0;
   for (const Index n : threads_of(o.threads)) {

@@ -5,12 +5,14 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "bench/machine.hpp"
 #include "nibble/core/cpus.hpp"
 #include "nibble/core/result.hpp"
+#include "nibble/model/tuning.hpp"
 
 namespace bench {
 
@@ -21,6 +23,7 @@ struct RunOptions {
   std::vector<Index> threads;
   std::string pages = "small";
   std::string clock = "wall";
+  std::optional<nibble::Tuning> tuning = std::nullopt;
 };
 
 inline void add_run_options(CLI::App& app, RunOptions& o) {
@@ -36,6 +39,14 @@ inline void add_run_options(CLI::App& app, RunOptions& o) {
                  "wall, or cpu: one thread's rows and limits in CPU time, for a busy machine")
       ->check(CLI::IsMember({"wall", "cpu"}))
       ->capture_default_str();
+  app.add_option_function<std::string>(
+      "--tuning",
+      [&o](const std::string& text) {
+        const auto tuning = nibble::parse_tuning(text);
+        if (!tuning) throw CLI::ValidationError("--tuning", tuning.error().message);
+        o.tuning = *tuning;
+      },
+      "how weights are read, e.g. weights=once@10240 (default: of models what is measured)");
 }
 
 // The targets with these names, or all of `available`. Errors: a name that is unknown or not

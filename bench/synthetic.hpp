@@ -96,7 +96,7 @@ inline nibble::Result<Shape> shape_of(std::string_view text) {
 // memory. Errors: invalid_argument (rows that are not whole blocks), out_of_memory.
 inline nibble::Result<nibble::Model> synthetic_model(const Shape& shape,
                                                      nibble::quant::Format format,
-                                                     nibble::Executor& executor,
+                                                     const nibble::LoadOptions& options,
                                                      std::size_t& source_bytes) {
   using nibble::Slot;
   // A few rows of weights, whole blocks in any format, repeated.
@@ -143,8 +143,8 @@ inline nibble::Result<nibble::Model> synthetic_model(const Shape& shape,
                              source.bytes().first(static_cast<std::size_t>(need.n) * row)));
     }
   }
-  NIBBLE_CHECK(store.pack(executor));
-  return nibble::Model::from_parts(std::move(graph), std::move(store));
+  NIBBLE_CHECK(store.pack(*options.executor));
+  return nibble::Model::from_parts(std::move(graph), std::move(store), options);
 }
 
 }  // namespace bench

@@ -222,6 +222,7 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
   args.arena = {arena.take<std::byte>(plan.bytes), plan.bytes};
   args.cache = cache;
   args.weights = model.weights();
+  args.tuning = model.tuning();
   tokens = arena.take<std::int32_t>(max_rows);
   segments = arena.take<graph::Segment>(max_segments);
   output_rows = arena.take<Index>(max_outputs);

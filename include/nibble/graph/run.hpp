@@ -26,6 +26,7 @@ struct RunArgs {
   std::span<const RopeTable> rope_tables;  // one for each set of angles of the expression
   std::span<std::byte> arena;              // Plan::bytes, aligned to kAlignment
   Executor* executor = nullptr;
+  Tuning tuning;
   const Observer* observer = nullptr;
   bool training = false;  // Dropout drops
   std::uint64_t dropout_seed = 0;
@@ -159,6 +160,7 @@ class Runner : public LayerPass {
     return nullptr;
   }
   Executor& executor() const noexcept { return *args_.executor; }
+  const Tuning& tuning() const noexcept { return args_.tuning; }
   const ops::KvCache& cache() const noexcept { return args_.cache; }
   bool training() const noexcept { return args_.training; }
   // Each layer and each place draws its own numbers.

@@ -5,6 +5,7 @@
 // operations of its format, so that other code need not know which formats exist.
 #pragma once
 
+#include <algorithm>
 #include <span>
 #include <string>
 
@@ -122,6 +123,11 @@ class WeightTable {
     const auto row = static_cast<std::size_t>(layer + 1);
     NIBBLE_ASSERT((row + 1) * n_slots_ <= weights_.size());
     return weights_[row * n_slots_ + static_cast<std::size_t>(slot)];
+  }
+
+  // The weights of all layers, without those outside of layers.
+  std::span<const Weight> layers() const noexcept {
+    return weights_.subspan(std::min(n_slots_, weights_.size()));
   }
 
  private:

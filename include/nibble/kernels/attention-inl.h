@@ -168,7 +168,7 @@ class Task {
       const Index tile = a_.tiles == nullptr ? slot : Index{a_.tiles[slot]};
       tile_ = tile * kAttentionTile;
       keys_ = a_.cache + kernels::page_of(a_.pages, tile) * tile_size_;
-      prefetcher_ = Prefetcher(keys_, is_few_);
+      prefetcher_ = Prefetcher(keys_, is_few_, a_.tuning);
       for (Index row = 0; row < n_rows_; row += kMaxRows) score(row);
       for (Index row = 0; row < n_rows_; row += kMaxRows) add_values(row);
     }

@@ -250,7 +250,8 @@ template <class T>
 void attention(Executor& executor, MatrixView<const float> q, KvLayer<T> cache,
                const AttentionShape& shape, std::span<const Segment> segments,
                const AttentionLimits& limits, MatrixView<float> out, std::span<std::byte> scratch,
-               const PagePolicy* policy = nullptr, Index layer = 0) noexcept {
+               const PagePolicy* policy = nullptr, Index layer = 0,
+               const Tuning& tuning = {}) noexcept {
   using Element = std::remove_const_t<T>;
   using Kernel = kernels::Attend<Element>;
   const Index group = shape.group();
@@ -304,6 +305,7 @@ void attention(Executor& executor, MatrixView<const float> q, KvLayer<T> cache,
       args.is_prompt = unit.is_prompt;
       args.scale = shape.scale;
       args.scores = shape.scores;
+      args.tuning = tuning;
       args.scratch = reinterpret_cast<float*>(scratch.data() + worker * memory.worker_bytes);
       args.begin = shape.first_seen(args.first_position);
       args.end = shape.end_seen(args.first_position + args.n_tokens - 1, unit.end);
@@ -338,10 +340,10 @@ NIBBLE_LAZY void attention(Executor& executor, MatrixView<const float> q, const 
                            Index layer, const AttentionShape& shape,
                            std::span<const Segment> segments, const AttentionLimits& limits,
                            MatrixView<float> out, std::span<std::byte> scratch,
-                           const PagePolicy* policy = nullptr) noexcept {
+                           const PagePolicy* policy = nullptr, const Tuning& tuning = {}) noexcept {
   visit_kv_type(cache.layout().type, [&]<class T>(T) {
     attention(executor, q, cache.layer<T>(layer), shape, segments, limits, out, scratch, policy,
-              layer);
+              layer, tuning);
   });
 }
 
