@@ -35,3 +35,19 @@ foreach(program bench_kernels bench_model)
       -DFOLDER=${CMAKE_CURRENT_BINARY_DIR}/${program}_files
       -P ${CMAKE_CURRENT_SOURCE_DIR}/check_${program}.cmake)
 endforeach()
+
+# bench/compare: a run is as fast as itself, and a run of twice the time is slower.
+find_package(Python3 COMPONENTS Interpreter)
+if(Python3_FOUND)
+  set(header "kernel,format,shape,data,isa,threads,seconds,GB_per_s,GOP_per_s,limit,fraction")
+  set(row "matmul,q4_0,m1_n4096_k4096,cold,AVX2,1")
+  file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/compare_old.csv "${header}\n${row},0.001,9,18,dram read,0.9\n")
+  file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/compare_new.csv "${header}\n${row},0.002,5,9,dram read,0.45\n")
+  set(compare ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/compare compare_old.csv)
+  add_test(NAME bench_compare_same COMMAND ${compare} compare_old.csv
+    WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
+  add_test(NAME bench_compare_slower COMMAND ${compare} compare_new.csv
+    WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
+  set_tests_properties(bench_compare_same bench_compare_slower PROPERTIES
+    PASS_REGULAR_EXPRESSION "1 rows, median (1.000.*; 0|0.500.*; 1) slower by more than 5 %")
+endif()
