@@ -21,6 +21,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <time.h>
+#include <unistd.h>
 #endif
 #if defined(_MSC_VER) && !defined(__clang__)
 #include <intrin.h>
@@ -43,6 +44,9 @@ class NativeThread {
 
   // Waits until the thread ends. Does nothing if no thread was started.
   void join() noexcept;
+
+  // In place of join() in the child of a fork(), which has only the thread that forked.
+  void forget() noexcept { started_ = false; }
 
  private:
   Entry entry_ = nullptr;
@@ -84,6 +88,10 @@ inline void NativeThread::join() noexcept {
   started_ = false;
 }
 
+inline std::uintptr_t this_thread() noexcept { return GetCurrentThreadId(); }
+
+inline std::int64_t this_process() noexcept { return GetCurrentProcessId(); }
+
 inline std::int64_t monotonic_nanoseconds() noexcept {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
              std::chrono::steady_clock::now().time_since_epoch())
@@ -113,6 +121,15 @@ inline void NativeThread::join() noexcept {
   if (started_) pthread_join(handle_, nullptr);
   started_ = false;
 }
+
+// A number that no other living thread of this process has; never 0.
+inline std::uintptr_t this_thread() noexcept {
+  static_assert(sizeof(pthread_t) == sizeof(std::uintptr_t));
+  return __builtin_bit_cast(std::uintptr_t, pthread_self());
+}
+
+// The number of this process. The child of a fork() has another one.
+inline std::int64_t this_process() noexcept { return getpid(); }
 
 inline std::int64_t monotonic_nanoseconds() noexcept {
   timespec now{};

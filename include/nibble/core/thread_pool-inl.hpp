@@ -17,20 +17,10 @@ namespace nibble { inline namespace NIBBLE_ABI {
 struct ThreadPool::Helper {
   ThreadPool* pool = nullptr;
   Index worker = 0;
-  int cpu = -1;  // -1: not pinned
+  int cpu = -1;           // -1: not pinned
+  std::uintptr_t id = 0;  // this_thread() of the thread
   NativeThread thread;
 };
-
-// One call of parallel_for() that this thread is inside. Frames are linked, innermost first.
-struct ThreadPool::Frame {
-  const ThreadPool* pool;
-  Index worker;
-  const Frame* outer;
-};
-NIBBLE_INLINE const ThreadPool::Frame*& ThreadPool::innermost() noexcept {
-  static thread_local const Frame* frame = nullptr;
-  return frame;
-}
 
 // A mutex of one futex word: 0 free, 1 held, 2 held and waited for.
 class ThreadPool::Lock {
@@ -116,6 +106,7 @@ NIBBLE_INLINE Result<Owned<ThreadPool>> ThreadPool::create(const ThreadPoolOptio
   pool->spin_nanoseconds_ = std::min(options.spin_microseconds, kMaxSpin) * 1000;
   pool->n_active_ = std::min(n_threads, n_cpus);
   pool->n_helpers_ = n_threads - 1;
+  pool->process_ = this_process();
   pool->n_starting_.store(static_cast<std::uint32_t>(n_helpers));
 
   int error = 0;
@@ -146,28 +137,42 @@ NIBBLE_INLINE Result<Owned<ThreadPool>> ThreadPool::create(const ThreadPoolOptio
 }
 
 NIBBLE_INLINE ThreadPool::~ThreadPool() {
-  left_.store(-1);
-  wake(n_helpers_);
-  for (Index i = 0; i < n_helpers_; ++i) helpers_[i].thread.join();
+  if (this_process() != process_) {  // the child of a fork(): there are no threads to wait for
+    for (Index i = 0; i < n_helpers_; ++i) helpers_[i].thread.forget();
+  } else {
+    left_.store(-1);
+    wake(n_helpers_);
+    for (Index i = 0; i < n_helpers_; ++i) helpers_[i].thread.join();
+  }
   delete[] helpers_;
+}
+
+// Which worker of this pool the calling thread is, now; -1: none. (Each pool knows its threads. A
+// variable of each thread would be one per shared library, and pools may be used by several.)
+NIBBLE_INLINE Index ThreadPool::worker_of_this_thread() const noexcept {
+  const std::uintptr_t id = this_thread();
+  if (caller_.load(std::memory_order_relaxed) == id) return 0;
+  for (Index i = 0; i < n_helpers_; ++i) {
+    // A new thread in the child of a fork() may have the number of one that is not there.
+    if (helpers_[i].id == id) return this_process() == process_ ? i + 1 : -1;
+  }
+  return -1;
 }
 
 NIBBLE_INLINE void ThreadPool::parallel_for(Index n_tasks, Task task) noexcept {
   if (n_tasks <= 0) return;
-  for (const Frame* frame = innermost(); frame != nullptr; frame = frame->outer) {
-    if (frame->pool != this) continue;
-    for (Index i = 0; i < n_tasks; ++i) task(i, frame->worker);
+  if (const Index worker = worker_of_this_thread(); worker >= 0) {
+    for (Index i = 0; i < n_tasks; ++i) task(i, worker);
     return;
   }
   const Lock lock(caller_lock_);
-  const Frame frame{this, 0, innermost()};
-  innermost() = &frame;
+  caller_.store(this_thread(), std::memory_order_relaxed);
   if (n_tasks == 1 || n_active_ == 1) {
     for (Index i = 0; i < n_tasks; ++i) task(i, 0);
   } else {
     fork_join(n_tasks, task);
   }
-  innermost() = frame.outer;
+  caller_.store(0, std::memory_order_relaxed);
 }
 
 NIBBLE_INLINE void ThreadPool::fork_join(Index n_tasks, Task task) noexcept {
@@ -261,8 +266,7 @@ NIBBLE_INLINE void ThreadPool::park() noexcept {
 NIBBLE_INLINE void ThreadPool::help(Index worker) noexcept {
   const int cpu = helpers_[worker - 1].cpu;
   if (cpu >= 0 && !pin_this_thread(cpu)) pin_failed_.store(true);
-  const Frame frame{this, worker, nullptr};
-  innermost() = &frame;
+  helpers_[worker - 1].id = this_thread();
   if (n_starting_.fetch_sub(1) == 1) n_starting_.notify_one();
   for (;;) {
     const auto has_work = [this] { return left_.load(std::memory_order_relaxed) != 0; };
