@@ -33,8 +33,10 @@ class Sampler {
     if (!(options.temperature >= 0) || !is_finite(static_cast<double>(options.temperature)))
       return bad("temperature must be at least 0");
     if (options.top_k < 0) return bad("top_k must be at least 0");
-    if (!(options.top_p > 0 && options.top_p <= 1)) return bad("top_p must be in (0, 1]");
-    if (!(options.min_p >= 0 && options.min_p <= 1)) return bad("min_p must be in [0, 1]");
+    if (is_nan(static_cast<double>(options.top_p)) || !(options.top_p > 0 && options.top_p <= 1))
+      return bad("top_p must be in (0, 1]");
+    if (is_nan(static_cast<double>(options.min_p)) || !(options.min_p >= 0 && options.min_p <= 1))
+      return bad("min_p must be in [0, 1]");
     if (!(options.repetition_penalty > 0) ||
         !is_finite(static_cast<double>(options.repetition_penalty)))
       return bad("repetition_penalty must be positive");

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -20,6 +19,7 @@
 #include "nibble/core/arena.hpp"
 #include "nibble/core/executor.hpp"
 #include "nibble/core/result.hpp"
+#include "nibble/core/scalar.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/gguf_writer.hpp"
 #include "nibble/ops/pack.hpp"
@@ -141,7 +141,7 @@ inline void convert_part(quant::Format from, std::span<const std::byte> source, 
     NIBBLE_ASSERT(converted);  // sizes are from plan_conversion
     (void)converted;
     for (std::size_t i = 0; i < n && result.errors.not_finite == 0; ++i) {
-      if (std::isfinite(x[i]) && std::isfinite(y[i])) continue;
+      if (is_finite(static_cast<double>(x[i])) && is_finite(static_cast<double>(y[i]))) continue;
       result.bad = at + i;
       result.bad_before = x[i];
       break;
@@ -166,7 +166,7 @@ inline Result<void> convert_tensor(std::span<const std::byte> source, std::span<
     if (part.errors.not_finite > 0) {
       const std::string where = "weight " + std::to_string(part.bad % plan.dims[0]) + " of row " +
                                 std::to_string(part.bad / plan.dims[0]);
-      if (!std::isfinite(part.bad_before)) {
+      if (!is_finite(static_cast<double>(part.bad_before))) {
         return Error{Errc::malformed, where + " is not a finite number"};
       }
       return Error{Errc::limit, where + ", " + std::to_string(part.bad_before) +

@@ -13,9 +13,11 @@
 #include <span>
 #include <type_traits>
 
+#include "nibble/core/exact_math.hpp"
 #include "nibble/core/libm.hpp"
 #include "nibble/quant/quantize.hpp"
 
+NIBBLE_EXACT_MATH_BEGIN
 namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
 // Symmetric: weight = scale * code, scale = (largest magnitude) / 127, code = weight / scale
@@ -127,3 +129,4 @@ class AffineTable {
 };
 
 }}}  // namespace nibble::NIBBLE_ABI::quant
+NIBBLE_EXACT_MATH_END

@@ -13,6 +13,7 @@
 #include <span>
 
 #include "nibble/core/config.hpp"
+#include "nibble/core/scalar.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
@@ -44,7 +45,7 @@ struct ErrorStats {
     ++count;
     const auto x = static_cast<double>(original);
     const auto y = static_cast<double>(approximation);
-    if (!std::isfinite(x) || !std::isfinite(y)) {
+    if (!is_finite(x) || !is_finite(y)) {
       ++not_finite;
       return;
     }

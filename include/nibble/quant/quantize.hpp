@@ -9,7 +9,7 @@
 //   with a minimum m   d = (largest - m) / (2^bits - 1), code = trunc((x - m)/d + 0.5)
 // x/d is x * (1/d), with the f32 scale before it is rounded for storage. The results are GGUF's
 // bytes for every input that GGUF's rules define. They do not depend on whether the compiler fuses
-// multiplications and additions. (Do not compile this with -ffast-math.)
+// multiplications and additions, nor on -ffast-math.
 //
 // Inputs that those rules leave undefined:
 //   NaN counts as zero, and magnitudes above 2^120, infinities too, count as 2^120.
@@ -24,10 +24,13 @@
 #include <span>
 #include <type_traits>
 
+#include "nibble/core/exact_math.hpp"
 #include "nibble/core/float16.hpp"
 #include "nibble/core/libm.hpp"
+#include "nibble/core/scalar.hpp"
 #include "nibble/quant/block.hpp"
 
+NIBBLE_EXACT_MATH_BEGIN
 namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
 // A format may have its own rule, as static functions; otherwise the rules of this file apply.
@@ -53,7 +56,7 @@ constexpr T round_to(float x) noexcept {
 // A weight made safe for the rules: finite, and small enough that no intermediate result overflows.
 constexpr float tamed(float x) noexcept {
   constexpr float kLargest = 0x1p120f;
-  return x == x ? std::clamp(x, -kLargest, kLargest) : 0.0f;
+  return is_nan(static_cast<double>(x)) ? 0.0f : std::clamp(x, -kLargest, kLargest);
 }
 
 // A scale or minimum that stays finite when rounded to T. Only f16 has a smaller range than tamed
@@ -222,3 +225,4 @@ void dequantize_row(std::span<const typename Format::Block> blocks, std::span<fl
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::quant
+NIBBLE_EXACT_MATH_END
