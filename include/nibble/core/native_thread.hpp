@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // NativeThread: a thread of the operating system that reports a failed start as a value.
-// (std::thread throws, and without exceptions it ends the program.) Also the clock and the pause
-// for spin loops.
+// (std::thread throws, and without exceptions it ends the program.) Also sleeping until a word
+// changes, the clock and the pause for spin loops.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <initializer_list>
 
@@ -22,6 +23,10 @@
 #include <signal.h>
 #include <time.h>
 #include <unistd.h>
+#endif
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
 #endif
 #if defined(_MSC_VER) && !defined(__clang__)
 #include <intrin.h>
@@ -137,6 +142,28 @@ inline std::int64_t monotonic_nanoseconds() noexcept {
   return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 
+#endif
+
+// Sleeps while the word has this value; may also return for no reason. wake_one() and wake_all()
+// end the sleep of threads that sleep on it. (On Linux not atomic::wait(): the table that libstdc++
+// keeps for it is a symbol that pins a plug-in in memory, see NIBBLE_HIDDEN.)
+#if defined(__linux__) && defined(SYS_futex)
+inline void sleep_while(std::atomic<std::uint32_t>& word, std::uint32_t value) noexcept {
+  static_assert(sizeof(word) == sizeof(std::uint32_t));
+  syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, nullptr);
+}
+inline void wake_one(std::atomic<std::uint32_t>& word) noexcept {
+  syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, 1);
+}
+inline void wake_all(std::atomic<std::uint32_t>& word) noexcept {
+  syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, 0x7FFFFFFF);
+}
+#else
+inline void sleep_while(std::atomic<std::uint32_t>& word, std::uint32_t value) noexcept {
+  word.wait(value);
+}
+inline void wake_one(std::atomic<std::uint32_t>& word) noexcept { word.notify_one(); }
+inline void wake_all(std::atomic<std::uint32_t>& word) noexcept { word.notify_all(); }
 #endif
 
 // Tells the core that this is a spin loop: saves power and lets the sibling hardware thread run.

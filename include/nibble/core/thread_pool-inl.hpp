@@ -28,10 +28,10 @@ class ThreadPool::Lock {
   explicit Lock(std::atomic<std::uint32_t>& word) noexcept : word_(word) {
     std::uint32_t state = 0;
     if (word_.compare_exchange_strong(state, 1, std::memory_order_acquire)) return;
-    while (word_.exchange(2, std::memory_order_acquire) != 0) word_.wait(2);
+    while (word_.exchange(2, std::memory_order_acquire) != 0) sleep_while(word_, 2);
   }
   ~Lock() {
-    if (word_.exchange(0) == 2) word_.notify_one();
+    if (word_.exchange(0) == 2) wake_one(word_);
   }
   Lock(const Lock&) = delete;
   Lock& operator=(const Lock&) = delete;
@@ -129,7 +129,7 @@ NIBBLE_INLINE Result<Owned<ThreadPool>> ThreadPool::create(const ThreadPoolOptio
                                std::to_string(n_threads) + " did not start: system error " +
                                std::to_string(error)};
   }
-  while (const std::uint32_t n = pool->n_starting_.load()) pool->n_starting_.wait(n);
+  while (const std::uint32_t n = pool->n_starting_.load()) sleep_while(pool->n_starting_, n);
   if (pool->pin_failed_.load()) {
     return Error{Errc::invalid_argument, "thread pool: the system refused to pin to the CPUs"};
   }
@@ -212,7 +212,7 @@ NIBBLE_INLINE void ThreadPool::finish(Index n_done) noexcept {
   if (unfinished_.fetch_sub(n_done) != n_done) return;
   if (is_joiner_asleep_.load() == 0) return;
   is_joiner_asleep_.store(0);
-  is_joiner_asleep_.notify_one();
+  wake_one(is_joiner_asleep_);
 }
 
 NIBBLE_INLINE void ThreadPool::join() noexcept {
@@ -220,7 +220,8 @@ NIBBLE_INLINE void ThreadPool::join() noexcept {
   for (;;) {
     is_joiner_asleep_.store(1);
     if (unfinished_.load() == 0) break;
-    is_joiner_asleep_.wait(1);  // a finish() of an earlier job may wake it too early: check again
+    sleep_while(is_joiner_asleep_,
+                1);  // a finish() of an earlier job may wake it too early: check again
   }
   is_joiner_asleep_.store(0);
 }
@@ -237,9 +238,9 @@ NIBBLE_INLINE void ThreadPool::wake(Index n_wanted) noexcept {
   } while (!asleep_.compare_exchange_weak(asleep, asleep - static_cast<std::int32_t>(n)));
   permits_.fetch_add(static_cast<std::uint32_t>(n));
   if (n == n_helpers_) {
-    permits_.notify_all();
+    wake_all(permits_);
   } else {
-    for (; n > 0; --n) permits_.notify_one();
+    for (; n > 0; --n) wake_one(permits_);
   }
 }
 
@@ -254,7 +255,7 @@ NIBBLE_INLINE void ThreadPool::park() noexcept {
   std::uint32_t permits = permits_.load();
   for (;;) {
     if (permits == 0) {
-      permits_.wait(0);
+      sleep_while(permits_, 0);
       permits = permits_.load();
     } else if (permits_.compare_exchange_weak(permits, permits - 1)) {
       return;
@@ -267,7 +268,7 @@ NIBBLE_INLINE void ThreadPool::help(Index worker) noexcept {
   const int cpu = helpers_[worker - 1].cpu;
   if (cpu >= 0 && !pin_this_thread(cpu)) pin_failed_.store(true);
   helpers_[worker - 1].id = this_thread();
-  if (n_starting_.fetch_sub(1) == 1) n_starting_.notify_one();
+  if (n_starting_.fetch_sub(1) == 1) wake_one(n_starting_);
   for (;;) {
     const auto has_work = [this] { return left_.load(std::memory_order_relaxed) != 0; };
     // If more helpers are awake than can run, spinning would take time from those that work.

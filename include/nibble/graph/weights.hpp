@@ -49,7 +49,7 @@ void format_row(const std::byte* data, Index n, Index k, Index row, float* out) 
 // The operations of a format; using them compiles its kernels. A program's own format needs a
 // Format value (quant::kFormatOf).
 template <class F>
-inline constexpr FormatOps kFormatOps = [] {
+NIBBLE_HIDDEN inline constexpr FormatOps kFormatOps = [] {
   if constexpr (quant::BlockFormat<F>) {
     static_assert(F::kLength == kActivationBlock,
                   "nibble: formats in graphs have blocks of 32 weights, since activations are "
@@ -133,7 +133,7 @@ class WeightTable {
 // kernels are not compiled.
 template <class... Fs>
 struct FormatList {
-  static constexpr const FormatOps* kOps[] = {&kFormatOps<Fs>...};
+  NIBBLE_HIDDEN static constexpr const FormatOps* kOps[] = {&kFormatOps<Fs>...};
 };
 
 // The same as a value, for a store of weights.

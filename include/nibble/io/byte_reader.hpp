@@ -68,7 +68,7 @@ struct Quoted {
     return out;
   }
 };
-inline constexpr Quoted quoted;
+NIBBLE_HIDDEN inline constexpr Quoted quoted;
 
 // A cursor that never moves past the end of its bytes.
 class ByteReader {

@@ -34,7 +34,7 @@ inline constexpr std::uint32_t kGgufMaxAlignment = 1u << 20;
 inline constexpr std::size_t kGgufMaxDims = 4;
 inline constexpr std::size_t kGgufMaxTensorName = 64;  // bytes
 inline constexpr std::size_t kGgufMaxKey = 65535;      // bytes
-inline constexpr std::string_view kGgufAlignmentKey = "general.alignment";
+NIBBLE_HIDDEN inline constexpr std::string_view kGgufAlignmentKey = "general.alignment";
 
 struct GgufEntry {
   std::string_view key;

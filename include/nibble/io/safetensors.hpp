@@ -57,7 +57,7 @@ struct SafetensorTypeTraits {
   std::uint32_t bits;     // per element; elements of less than 8 bits are packed
 };
 
-inline constexpr SafetensorTypeTraits kSafetensorTypes[] = {
+NIBBLE_HIDDEN inline constexpr SafetensorTypeTraits kSafetensorTypes[] = {
     {SafetensorType::boolean, "BOOL", 8},
     {SafetensorType::f4, "F4", 4},
     {SafetensorType::f6_e2m3, "F6_E2M3", 6},

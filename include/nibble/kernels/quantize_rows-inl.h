@@ -143,7 +143,7 @@ struct UnmixedOrder {
     for (std::int32_t i = 0; i < 4 * kBlocks; ++i) order[i] = i % kBlocks * 4 + i / kBlocks;
   }
 };
-inline constexpr UnmixedOrder kUnmixed;
+NIBBLE_HIDDEN inline constexpr UnmixedOrder kUnmixed;
 
 // Stores the lanes of a, b, c and e, in this order, as bytes.
 HWY_INLINE void store_bytes(VI a, VI b, VI c, VI e, std::int8_t* codes) {

@@ -44,7 +44,7 @@ enum class Format : std::uint8_t {
 #undef NIBBLE_ROW
 };
 
-inline constexpr std::array kFormats = {
+NIBBLE_HIDDEN inline constexpr std::array kFormats = {
 #define NIBBLE_ROW(Type, name, file_type) Format::name,
     NIBBLE_FORMATS(NIBBLE_ROW)
 #undef NIBBLE_ROW

@@ -22,7 +22,7 @@ struct GgufNames {
   io::GgmlType packed_type;
   std::uint32_t file_type;
 };
-inline constexpr GgufNames kGgufNames[] = {
+NIBBLE_HIDDEN inline constexpr GgufNames kGgufNames[] = {
 #define NIBBLE_ROW(Type, name, file_type) \
   {Format::name, io::GgmlType::name, io::GgmlType::packed_##name, file_type},
     NIBBLE_GGUF_FORMATS(NIBBLE_ROW)
