@@ -51,7 +51,7 @@ class AlignedBuffer {
     if (bytes == 0) return buffer;
     if (bytes <= static_cast<std::size_t>(kMaxBytes) - 2 * kHugePage) buffer.data_ = take(bytes);
     if (buffer.data_ == nullptr) {
-      return Error{Errc::out_of_memory, "cannot allocate " + std::to_string(bytes) + " bytes"};
+      return Error{Errc::out_of_memory, "cannot allocate " + to_text(bytes) + " bytes"};
     }
     buffer.size_ = bytes;
     return buffer;

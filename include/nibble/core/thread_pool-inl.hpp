@@ -92,15 +92,15 @@ NIBBLE_INLINE Result<Owned<ThreadPool>> ThreadPool::create(const ThreadPoolOptio
                                                      : available.n_cores;
   }
   if (n_threads > kMaxThreads) {
-    return Error{Errc::limit, "thread pool: " + std::to_string(n_threads) + " threads, at most " +
-                                  std::to_string(kMaxThreads)};
+    return Error{Errc::limit, "thread pool: " + to_text(n_threads) + " threads, at most " +
+                                  to_text(kMaxThreads)};
   }
 
   Owned<ThreadPool> pool(new (std::nothrow) ThreadPool);
   const auto n_helpers = static_cast<std::size_t>(n_threads - 1);
   if (pool != nullptr) pool->helpers_ = new (std::nothrow) Helper[n_helpers];
   if (pool == nullptr || pool->helpers_ == nullptr) {
-    return Error{Errc::out_of_memory, "thread pool: " + std::to_string(n_threads) + " threads"};
+    return Error{Errc::out_of_memory, "thread pool: " + to_text(n_threads) + " threads"};
   }
   constexpr Index kMaxSpin = 1'000'000;  // a second
   pool->spin_nanoseconds_ = std::min(options.spin_microseconds, kMaxSpin) * 1000;
@@ -125,9 +125,9 @@ NIBBLE_INLINE Result<Owned<ThreadPool>> ThreadPool::create(const ThreadPoolOptio
     if (error != 0) break;
   }
   if (error != 0) {  // the destructor ends the threads that did start
-    return Error{Errc::io, "thread pool: thread " + std::to_string(n_started + 1) + " of " +
-                               std::to_string(n_threads) + " did not start: system error " +
-                               std::to_string(error)};
+    return Error{Errc::io, "thread pool: thread " + to_text(n_started + 1) + " of " +
+                               to_text(n_threads) + " did not start: system error " +
+                               to_text(error)};
   }
   while (const std::uint32_t n = pool->n_starting_.load()) sleep_while(pool->n_starting_, n);
   if (pool->pin_failed_.load()) {

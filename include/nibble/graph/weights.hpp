@@ -93,9 +93,9 @@ struct Weight {
 // The shape of weights as messages name it: "(n, k)", "(n_experts, n, k)", of a vector "(k)".
 inline std::string shape_text(Index n, Index k, Index n_experts = 1) {
   std::string text = "(";
-  if (n_experts > 1) text.append(std::to_string(n_experts)).append(", ");
-  if (n > 0) text.append(std::to_string(n)).append(", ");
-  return text.append(std::to_string(k)).append(")");
+  if (n_experts > 1) text.append(to_text(n_experts)).append(", ");
+  if (n > 0) text.append(to_text(n)).append(", ");
+  return text.append(to_text(k)).append(")");
 }
 
 // A packed matrix of format F as a weight.

@@ -102,8 +102,8 @@ class ByteReader {
 
   Error truncated(const char* what) const {
     return Error{Errc::malformed, "the file ends inside " + std::string(what) + " at byte " +
-                                      std::to_string(offset_) + " of " +
-                                      std::to_string(bytes_.size())};
+                                      to_text(offset_) + " of " +
+                                      to_text(bytes_.size())};
   }
 
  private:

@@ -164,12 +164,12 @@ inline Result<void> convert_tensor(std::span<const std::byte> source, std::span<
   plan.errors = {};
   for (const ConvertedPart& part : parts) {
     if (part.errors.not_finite > 0) {
-      const std::string where = "weight " + std::to_string(part.bad % plan.dims[0]) + " of row " +
-                                std::to_string(part.bad / plan.dims[0]);
+      const std::string where = "weight " + to_text(part.bad % plan.dims[0]) + " of row " +
+                                to_text(part.bad / plan.dims[0]);
       if (!is_finite(static_cast<double>(part.bad_before))) {
         return Error{Errc::malformed, where + " is not a finite number"};
       }
-      return Error{Errc::limit, where + ", " + std::to_string(part.bad_before) +
+      return Error{Errc::limit, where + ", " + to_text(part.bad_before) +
                                     ", is too large for " + to_string(plan.to)};
     }
     plan.errors.merge(part.errors);

@@ -61,7 +61,7 @@ inline Result<Format> format_of(io::GgmlType type) {
     if (names.type == type) return names.format;
   }
   const std::string name = io::is_known(type) ? io::type_traits(type).name
-                                              : std::to_string(static_cast<std::uint32_t>(type));
+                                              : to_text(static_cast<std::uint32_t>(type));
   return Error{Errc::unsupported, "no weight format for tensor type " + name};
 }
 
