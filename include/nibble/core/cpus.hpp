@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "nibble/core/text.hpp"
 #include "nibble/core/view.hpp"
 
 #if defined(__linux__)

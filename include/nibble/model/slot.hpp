@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include "nibble/core/text.hpp"
 #include "nibble/core/view.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
