@@ -25,7 +25,7 @@ namespace nibble { inline namespace NIBBLE_ABI {
 inline constexpr std::size_t kAlignment = 64;
 
 // The largest object that a program can have. Sizes are computed in 64 bits and compared with it.
-inline constexpr std::int64_t kMaxBytes = std::numeric_limits<std::ptrdiff_t>::max();
+inline constexpr std::int64_t kMaxBytes = (std::numeric_limits<std::ptrdiff_t>::max)();
 
 constexpr std::size_t align_up(std::size_t n, std::size_t alignment = kAlignment) noexcept {
   return (n + alignment - 1) / alignment * alignment;

@@ -12,10 +12,6 @@
 #error "nibble needs C++20: compile with -std=c++20 or newer"
 #endif
 
-#if defined(_WIN32) && (defined(min) || defined(max))
-#error "nibble: <windows.h>, included before, made macros of min and max; define NOMINMAX before it"
-#endif
-
 // Debug checks: bounds of views, preconditions of operations. On in debug builds; define
 // NIBBLE_DEBUG as 0 or 1 to choose. User data never relies on them: files and parameters are always
 // checked.

@@ -122,20 +122,20 @@ class [[nodiscard]] Result {
 #if NIBBLE_HAS_EXCEPTIONS
   // The throwing alternative: returns the value, or throws an Exception that carries the error.
   T& value() & {
-    check();
+    throw_if_error();
     return value_;
   }
   const T& value() const& {
-    check();
+    throw_if_error();
     return value_;
   }
   T value() && {
-    check();
+    throw_if_error();
     return std::move(value_);
   }
 
  private:
-  void check() const {
+  void throw_if_error() const {
     if (!has_value_) throw Exception(error_);
   }
 #endif

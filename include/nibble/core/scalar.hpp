@@ -15,7 +15,7 @@
 namespace nibble { inline namespace NIBBLE_ABI {
 
 inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
-inline constexpr float kFloatMax = std::numeric_limits<float>::max();
+inline constexpr float kFloatMax = (std::numeric_limits<float>::max)();
 
 namespace detail {
 // |x| as its bits: ordered like the numbers, then infinity, then NaN. A comparison of numbers would
@@ -37,12 +37,9 @@ constexpr bool is_finite(double x) noexcept {
   return detail::magnitude_bits(x) < detail::kInfinityBits;
 }
 
-constexpr float max(float a, float b) noexcept { return a < b ? b : a; }
-constexpr double max(double a, double b) noexcept { return a < b ? b : a; }
-constexpr float min(float a, float b) noexcept { return b < a ? b : a; }
-constexpr float clamp(float x, float low, float high) noexcept {
-  return x < low ? low : high < x ? high : x;
-}
+// (The names max, min, abs and round are macros in some programs.)
+constexpr float larger(float a, float b) noexcept { return a < b ? b : a; }
+constexpr double larger(double a, double b) noexcept { return a < b ? b : a; }
 
 // Wraps a number for use in containers: the container's code is then nibble's own too.
 template <class T>

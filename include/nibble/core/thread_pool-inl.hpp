@@ -103,8 +103,8 @@ NIBBLE_INLINE Result<Owned<ThreadPool>> ThreadPool::create(const ThreadPoolOptio
     return Error{Errc::out_of_memory, "thread pool: " + to_text(n_threads) + " threads"};
   }
   constexpr Index kMaxSpin = 1'000'000;  // a second
-  pool->spin_nanoseconds_ = std::min(options.spin_microseconds, kMaxSpin) * 1000;
-  pool->n_active_ = std::min(n_threads, n_cpus);
+  pool->spin_nanoseconds_ = (std::min)(options.spin_microseconds, kMaxSpin) * 1000;
+  pool->n_active_ = (std::min)(n_threads, n_cpus);
   pool->n_helpers_ = n_threads - 1;
   pool->process_ = this_process();
   pool->n_starting_.store(static_cast<std::uint32_t>(n_helpers));
@@ -181,7 +181,7 @@ NIBBLE_INLINE void ThreadPool::fork_join(Index n_tasks, Task task) noexcept {
   n_tasks_ = n_tasks;
   unfinished_.store(n_tasks, std::memory_order_relaxed);
   left_.store(n_tasks - first);
-  wake(std::min(n_tasks - first, n_active_ - 1));
+  wake((std::min)(n_tasks - first, n_active_ - 1));
   for (Index i = 0; i < first; ++i) task(i, 0);
   const Index n_done = first + run_tasks(0);
   if (unfinished_.fetch_sub(n_done) != n_done) join();

@@ -79,8 +79,8 @@ struct Engine::State {
   Result<void> check_options();
   Result<void> allocate();
   Result<void> fill_rope_tables(Arena& arena, std::size_t longest);
-  Result<void> check(std::span<const SequenceInput> inputs) const;
-  Result<void> check(const SequenceInput& input, std::size_t index) const;
+  Result<void> can_run(std::span<const SequenceInput> inputs) const;
+  Result<void> can_run(const SequenceInput& input, std::size_t index) const;
   Result<void> check_pages(Index n_pages) const;
   MatrixView<const float> run(std::span<const SequenceInput> inputs) noexcept;
 
@@ -145,16 +145,17 @@ NIBBLE_INLINE Result<void> Engine::State::check_options() {
                      to_text(options.max_sequences) + ", cache_positions " +
                      to_text(options.cache_positions) + " out of range"};
   }
-  limits.n_positions = options.n_ctx > 0 ? options.n_ctx : std::min(config.n_ctx, kDefaultContext);
+  limits.n_positions =
+      options.n_ctx > 0 ? options.n_ctx : (std::min)(config.n_ctx, kDefaultContext);
   if (needs.n_positions > 0 && limits.n_positions > needs.n_positions) {
     return Error{Errc::invalid_argument, "session: " + to_text(limits.n_positions) +
                                              " positions, but the model has learned only " +
                                              to_text(needs.n_positions)};
   }
   limits.max_segments = options.max_sequences;
-  limits.max_rows = std::min(options.max_step_tokens, limits.n_positions * options.max_sequences);
+  limits.max_rows = (std::min)(options.max_step_tokens, limits.n_positions * options.max_sequences);
   const Index outputs = options.max_outputs > 0 ? options.max_outputs : options.max_sequences;
-  limits.max_outputs = std::min(outputs, limits.max_rows);
+  limits.max_outputs = (std::min)(outputs, limits.max_rows);
   if (limits.max_rows > kMax) {
     return Error{Errc::invalid_argument, "session: max_step_tokens " +
                                              to_text(options.max_step_tokens) +
@@ -192,7 +193,7 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
       return Error{Errc::limit, "session: the cache is too large for the address space"};
     }
     rope_bytes += graph::RopeTable::bytes_needed(rope.key, limits.n_positions);
-    most_pairs = std::max(most_pairs, static_cast<std::size_t>(n_pairs));
+    most_pairs = (std::max)(most_pairs, static_cast<std::size_t>(n_pairs));
   }
   if (static_cast<Index>(layout.bytes()) > kMaxBytes / 2 || n_pages > kMaxBytes / 64) {
     return Error{Errc::limit, "session: the cache is too large for the address space"};
@@ -253,8 +254,8 @@ NIBBLE_INLINE Result<Sequence> Engine::new_sequence(Index capacity) {
   return Sequence::State::create(state_->pool, n);
 }
 
-NIBBLE_INLINE Result<void> Engine::State::check(const SequenceInput& input,
-                                                std::size_t index) const {
+NIBBLE_INLINE Result<void> Engine::State::can_run(const SequenceInput& input,
+                                                  std::size_t index) const {
   const auto error = [&](Errc code, const std::string& what) {
     const bool many = limits.max_segments > 1;
     return Error{code,
@@ -271,7 +272,7 @@ NIBBLE_INLINE Result<void> Engine::State::check(const SequenceInput& input,
                                              " numbers instead of tokens; " + "the model's have " +
                                              to_text(Index{model.config().dim}));
   }
-  if (n < 1 || input.n_outputs < 0 || input.n_outputs > std::min(n, limits.max_outputs)) {
+  if (n < 1 || input.n_outputs < 0 || input.n_outputs > (std::min)(n, limits.max_outputs)) {
     return error(Errc::invalid_argument, to_text(input.n_outputs) + " outputs of " +
                                              to_text(n) + " tokens; at most " +
                                              to_text(limits.max_outputs) + " at once");
@@ -296,7 +297,7 @@ NIBBLE_INLINE Result<void> Engine::State::check(const SequenceInput& input,
   return ok();
 }
 
-NIBBLE_INLINE Result<void> Engine::State::check(std::span<const SequenceInput> inputs) const {
+NIBBLE_INLINE Result<void> Engine::State::can_run(std::span<const SequenceInput> inputs) const {
   const auto n_inputs = static_cast<Index>(inputs.size());
   if (n_inputs < 1) return Error{Errc::invalid_argument, "engine: a step without inputs"};
   if (n_inputs > limits.max_segments) {
@@ -306,7 +307,7 @@ NIBBLE_INLINE Result<void> Engine::State::check(std::span<const SequenceInput> i
   }
   Index n_rows = 0, n_outputs = 0, n_pages = 0;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
-    NIBBLE_CHECK(check(inputs[i], i));
+    NIBBLE_CHECK(can_run(inputs[i], i));
     for (std::size_t j = 0; j < i; ++j) {
       if (inputs[j].sequence != inputs[i].sequence) continue;
       return Error{Errc::invalid_argument, "engine: inputs " + to_text(j) + " and " +
@@ -333,9 +334,9 @@ NIBBLE_INLINE Result<void> Engine::State::check_pages(Index n_pages) const {
                                 " are free"};
 }
 
-NIBBLE_INLINE Result<void> Engine::check(const SequenceInput& input) const {
+NIBBLE_INLINE Result<void> Engine::can_run(const SequenceInput& input) const {
   const State& s = *state_;
-  NIBBLE_CHECK(s.check(input, 0));
+  NIBBLE_CHECK(s.can_run(input, 0));
   const Index n = input.n_rows();
   if (n > s.limits.max_rows && s.needs.reads_both_ways) {
     return Error{Errc::limit, "session: the model reads all " + to_text(n) +
@@ -386,7 +387,7 @@ NIBBLE_INLINE MatrixView<const float> Engine::State::run(
 
 NIBBLE_INLINE Result<MatrixView<const float>> Engine::run(std::span<const SequenceInput> inputs) {
   State& s = *state_;
-  NIBBLE_CHECK(s.check(inputs));
+  NIBBLE_CHECK(s.can_run(inputs));
   for (const SequenceInput& input : inputs) {
     if (input.rows.data() == nullptr || s.rows != nullptr) continue;
     const auto n = static_cast<std::size_t>(s.limits.max_rows * s.model.config().dim);

@@ -144,7 +144,7 @@ NIBBLE_INLINE Result<Sequence> Sequence::fork() const {
 
 NIBBLE_INLINE Index Sequence::last_reachable(Index position) const noexcept {
   const State& s = *state_;
-  if (!s.has_state() || position >= s.position) return std::min(position, s.position);
+  if (!s.has_state() || position >= s.position) return (std::min)(position, s.position);
   return position >= s.checkpoint_position ? s.checkpoint_position : 0;
 }
 

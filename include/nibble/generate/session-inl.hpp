@@ -67,14 +67,14 @@ NIBBLE_INLINE Result<MatrixView<const float>> Session::append(std::span<const st
                                              to_text(n) + " tokens"};
   }
   // Everything is checked before the first step, so that errors change nothing.
-  NIBBLE_CHECK(
-      engine_.check({.sequence = &sequence_, .tokens = ids, .n_outputs = n_outputs, .kind = kind}));
+  NIBBLE_CHECK(engine_.can_run(
+      {.sequence = &sequence_, .tokens = ids, .n_outputs = n_outputs, .kind = kind}));
   const Index max_rows = engine_.max_step_tokens();
   MatrixView<const float> logits;
   while (!ids.empty()) {
     // The last step must hold all outputs.
     const auto left = static_cast<Index>(ids.size());
-    Index now = std::min(left, max_rows);
+    Index now = (std::min)(left, max_rows);
     if (left > now && left - now < n_outputs) now = left - n_outputs;
     const auto count = static_cast<std::size_t>(now);
     const SequenceInput input{.sequence = &sequence_,

@@ -136,7 +136,7 @@ class Runner : public LayerPass {
   // An empty view if the model has no such vector.
   template <class Slot>
   VectorView<const float> vector(Slot slot) const noexcept {
-    if constexpr (std::is_same_v<Slot, None>) {
+    if constexpr (std::is_same_v<Slot, Nothing>) {
       return {};
     } else {
       const Weight& w = weight(slot);

@@ -20,7 +20,7 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
-inline constexpr std::size_t kNoSlot = std::numeric_limits<std::size_t>::max();
+inline constexpr std::size_t kNoSlot = (std::numeric_limits<std::size_t>::max)();
 
 // Weights that an expression needs.
 struct WeightNeed {

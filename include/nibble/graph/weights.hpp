@@ -148,11 +148,11 @@ inline const FormatOps* find(FormatTable formats, quant::Format format) noexcept
 }
 
 namespace detail {
-struct None {};
+struct Nothing {};
 #define NIBBLE_ROW(Type, name, file_type) , quant::Type
 template <class, class... Fs>
 using ListOf = FormatList<Fs...>;
-using GgufFormats = ListOf<None NIBBLE_GGUF_FORMATS(NIBBLE_ROW)>;
+using GgufFormats = ListOf<Nothing NIBBLE_GGUF_FORMATS(NIBBLE_ROW)>;
 #undef NIBBLE_ROW
 }  // namespace detail
 

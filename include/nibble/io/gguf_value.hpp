@@ -83,7 +83,7 @@ template <class To, class From>
 bool convert_number(From from, To& to) noexcept {
   if constexpr (std::is_floating_point_v<To>) {
     if constexpr (std::is_floating_point_v<From> && sizeof(From) > sizeof(To)) {
-      constexpr auto kMax = static_cast<From>(std::numeric_limits<To>::max());
+      constexpr auto kMax = static_cast<From>((std::numeric_limits<To>::max)());
       if (is_finite(from) && (from > kMax || from < -kMax)) return false;
     }
     to = static_cast<To>(from);

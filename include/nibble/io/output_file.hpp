@@ -84,7 +84,7 @@ inline Result<OutputFile> OutputFile::create(const std::string& path) {
 
 inline Result<void> OutputFile::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const auto chunk = static_cast<unsigned long>(std::min(bytes.size(), detail::kMaxTransfer));
+    const auto chunk = static_cast<unsigned long>((std::min)(bytes.size(), detail::kMaxTransfer));
     unsigned long written = 0;
     if (WriteFile(handle_, bytes.data(), chunk, &written, nullptr) == 0 || written == 0) {
       return fail("cannot write");
@@ -129,7 +129,7 @@ inline Result<OutputFile> OutputFile::create(const std::string& path) {
 
 inline Result<void> OutputFile::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const std::size_t chunk = std::min(bytes.size(), detail::kMaxTransfer);
+    const std::size_t chunk = (std::min)(bytes.size(), detail::kMaxTransfer);
     const ::ssize_t written = ::write(handle_, bytes.data(), chunk);
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) return fail("cannot write");

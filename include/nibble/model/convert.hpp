@@ -118,7 +118,7 @@ inline void convert_part(quant::Format from, std::span<const std::byte> source, 
                          ConvertedPart& result) noexcept {
   std::array<float, kConvertChunk> before;
   std::array<float, kConvertChunk> after;
-  const std::uint64_t end = std::min(n_weights, (part + 1) * kConvertPart);
+  const std::uint64_t end = (std::min)(n_weights, (part + 1) * kConvertPart);
   for (std::uint64_t at = part * kConvertPart; at < end; at += kConvertChunk) {
     const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(kConvertChunk, end - at));
     const auto bytes_of = [&]<class Byte>(quant::Format format, std::span<Byte> all) {
@@ -216,13 +216,13 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
     const io::GgmlType row_type = *quant::ggml_type_of(plan.to);
     auto row_bytes = io::tensor_bytes(row_type, dims);
     if (!row_bytes) return here(std::move(row_bytes).error());
-    if (!std::in_range<std::size_t>(std::max(*row_bytes, plan.bytes_to))) {
+    if (!std::in_range<std::size_t>((std::max)(*row_bytes, plan.bytes_to))) {
       return here({Errc::limit, "converted, it is larger than the address space"});
     }
     const auto n_bytes = io::narrow<std::size_t>(*row_bytes);
-    largest = std::max(largest, n_bytes);
+    largest = (std::max)(largest, n_bytes);
     if (plan.packed) {
-      largest_packed = std::max(largest_packed, io::narrow<std::size_t>(plan.bytes_to));
+      largest_packed = (std::max)(largest_packed, io::narrow<std::size_t>(plan.bytes_to));
     }
     has_blocks = has_blocks || io::type_traits(row_type).block_size > 1;
     writer.add_tensor(plan.name, *type_of(plan), dims,

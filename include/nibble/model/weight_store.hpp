@@ -76,7 +76,7 @@ class WeightStore {
     Workers workers;
     for (const Entry& entry : entries_) {
       if (!file.contains(source_of(entry))) continue;
-      workers.piece = std::max(workers.piece, align_up(piece_bytes(entry)));
+      workers.piece = (std::max)(workers.piece, align_up(piece_bytes(entry)));
     }
     const auto n_workers = static_cast<std::size_t>(executor.n_workers());
     if (workers.piece > SIZE_MAX / n_workers) {
@@ -249,7 +249,7 @@ class WeightStore {
   std::size_t piece_bytes(const Entry& entry) const noexcept {
     if (weights_[entry.index].is_vector()) return source_bytes(entry);
     const std::size_t panel = row_bytes(entry) * std::size_t{quant::kPanelRows};
-    return std::min(source_bytes(entry), std::max(panel, kPieceBytes / panel * panel));
+    return (std::min)(source_bytes(entry), (std::max)(panel, kPieceBytes / panel * panel));
   }
   std::span<const std::byte> source_of(const Entry& entry) const noexcept {
     return {entry.source, source_bytes(entry)};
@@ -266,7 +266,7 @@ class WeightStore {
     executor.parallel_for(n_pieces, [&](Index task, Index worker) {
       const auto i = static_cast<std::size_t>(worker);
       const auto at = static_cast<std::size_t>(task) * piece;
-      std::span<const std::byte> rows = source.subspan(at, std::min(piece, source.size() - at));
+      std::span<const std::byte> rows = source.subspan(at, (std::min)(piece, source.size() - at));
       if (is_in_file) {
         std::byte* const copy = workers.pieces + i * workers.piece;
         Result<void> read = file.read(rows, copy);
@@ -294,7 +294,7 @@ class WeightStore {
     kernels::PackPanelFunction* const pack_panel = w.ops->pack_panel();
     const Index panel_bytes = w.ops->panel_bytes(w.k);
     for (Index row = 0; row < n; row += quant::kPanelRows) {
-      pack_panel(rows.data() + row * bytes_of_row, std::min(quant::kPanelRows, n - row), w.k,
+      pack_panel(rows.data() + row * bytes_of_row, (std::min)(quant::kPanelRows, n - row), w.k,
                  out + (first_row + row) / quant::kPanelRows * panel_bytes);
     }
   }

@@ -109,7 +109,7 @@ struct KvCacheLayout {
     if (s.n_kv_heads < 1 || s.head_dim < 1) return false;
     // Keys and values take at most 40 bytes per dimension (8-bit integers with a head_dim of 1),
     // and the capacity is rounded up to at most 64 times itself: less than 4096 times the product.
-    Index room = std::numeric_limits<Index>::max() / 4096;
+    Index room = (std::numeric_limits<Index>::max)() / 4096;
     for (const Index count : {n, s.n_kv_heads, s.head_dim, capacity}) {
       if (count > room) return false;
       room /= count;

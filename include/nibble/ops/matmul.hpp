@@ -109,9 +109,9 @@ inline void run_task(const Product& p, const Cut& c, Index task) noexcept {
   const Index row = task / c.panel_tasks * kRowBlock;
   kernels::MatmulArgs args = p.args;
   args.first_panel = task % c.panel_tasks * c.panels_per_task;
-  args.end_panel = std::min(p.args.end_panel, args.first_panel + c.panels_per_task);
+  args.end_panel = (std::min)(p.args.end_panel, args.first_panel + c.panels_per_task);
   args.input = p.args.input.rows_from(row);
-  args.m = std::min(kRowBlock, p.args.m - row);
+  args.m = (std::min)(kRowBlock, p.args.m - row);
   args.out += row * args.out_stride;
   if (args.epilogue.residual != nullptr) {
     args.epilogue.residual += row * args.epilogue.residual_stride;

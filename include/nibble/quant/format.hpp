@@ -132,7 +132,7 @@ Result<std::size_t> row_bytes(std::size_t n) {
                                              " weights is no whole number of blocks of " +
                                              to_text(kLength)};
   }
-  if (n / kLength > (std::numeric_limits<std::size_t>::max() - header) / unit) {
+  if (n / kLength > ((std::numeric_limits<std::size_t>::max)() - header) / unit) {
     return Error{Errc::limit, "a row of " + to_text(n) + " weights is too large"};
   }
   return header + n / kLength * unit;

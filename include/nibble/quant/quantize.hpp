@@ -56,7 +56,7 @@ constexpr T round_to(float x) noexcept {
 // A weight made safe for the rules: finite, and small enough that no intermediate result overflows.
 constexpr float tamed(float x) noexcept {
   constexpr float kLargest = 0x1p120f;
-  return is_nan(static_cast<double>(x)) ? 0.0f : std::clamp(x, -kLargest, kLargest);
+  return is_nan(static_cast<double>(x)) ? 0.0f : (std::clamp)(x, -kLargest, kLargest);
 }
 
 // A scale or minimum that stays finite when rounded to T. Only f16 has a smaller range than tamed
@@ -115,13 +115,13 @@ void quantize_symmetric4(const float* x, typename Format::Block& out) noexcept {
   float peak = 0.0f;  // signed
   for (int i = 0; i < Format::kLength; ++i) {
     const float v = tamed(x[i]);
-    if (libm::abs(v) > libm::abs(peak)) peak = v;
+    if (libm::fabs(v) > libm::fabs(peak)) peak = v;
   }
   const float d = saturated<typename Format::Scale>(peak / -8.0f);
   const float inverse = inverse_scale(d);
   std::uint8_t codes[Format::kLength];
   for (int i = 0; i < Format::kLength; ++i) {
-    const float quotient = std::clamp(tamed(x[i]) * inverse, -8.0f, 7.0f);
+    const float quotient = (std::clamp)(tamed(x[i]) * inverse, -8.0f, 7.0f);
     codes[i] = static_cast<std::uint8_t>(quotient + 8.5f);
   }
   out.scale = round_to<typename Format::Scale>(d);
@@ -131,13 +131,13 @@ void quantize_symmetric4(const float* x, typename Format::Block& out) noexcept {
 template <class Format>
 void quantize_symmetric8(const float* x, typename Format::Block& out) noexcept {
   float peak = 0.0f;
-  for (int i = 0; i < Format::kLength; ++i) peak = std::max(peak, libm::abs(tamed(x[i])));
+  for (int i = 0; i < Format::kLength; ++i) peak = (std::max)(peak, libm::fabs(tamed(x[i])));
   const float d = saturated<typename Format::Scale>(peak / 127.0f);
   const float inverse = inverse_scale(d);
   std::uint8_t codes[Format::kLength];
   for (int i = 0; i < Format::kLength; ++i) {
-    const float quotient = std::clamp(tamed(x[i]) * inverse, -127.0f, 127.0f);
-    codes[i] = static_cast<std::uint8_t>(static_cast<std::int8_t>(libm::round(quotient)));
+    const float quotient = (std::clamp)(tamed(x[i]) * inverse, -127.0f, 127.0f);
+    codes[i] = static_cast<std::uint8_t>(static_cast<std::int8_t>(libm::round_away(quotient)));
   }
   out.scale = round_to<typename Format::Scale>(d);
   pack_codes<Format>(codes, out);
@@ -155,12 +155,12 @@ void quantize_minimum(const float* x, typename Format::Block& out) noexcept {
   }
   const float minimum = saturated<typename Format::Scale>(smallest);
   // A saturated minimum may be above all weights.
-  const float range = std::max(largest - minimum, 0.0f);
+  const float range = (std::max)(largest - minimum, 0.0f);
   const float d = saturated<typename Format::Scale>(range / kLevels);
   const float inverse = inverse_scale(d);
   std::uint8_t codes[Format::kLength];
   for (int i = 0; i < Format::kLength; ++i) {
-    const float quotient = std::clamp((tamed(x[i]) - minimum) * inverse, 0.0f, kLevels);
+    const float quotient = (std::clamp)((tamed(x[i]) - minimum) * inverse, 0.0f, kLevels);
     codes[i] = static_cast<std::uint8_t>(quotient + 0.5f);
   }
   out.scale = round_to<typename Format::Scale>(d);

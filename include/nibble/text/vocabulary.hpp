@@ -213,7 +213,7 @@ inline Result<Vocabulary> Vocabulary::make(std::span<const Piece> pieces,
 
 inline Result<void> Vocabulary::take_pieces(std::span<const Piece> pieces) {
   if (pieces.empty()) return Error{Errc::malformed, "the vocabulary has no pieces"};
-  if (pieces.size() > std::size_t{std::numeric_limits<std::int32_t>::max()})
+  if (pieces.size() > std::size_t{(std::numeric_limits<std::int32_t>::max)()})
     return Error{Errc::limit, "the vocabulary has more pieces than a token id can count"};
   const auto wrong = [](std::size_t i, const char* what) {
     return Error{Errc::malformed, "piece " + to_text(i) + " " + what};
@@ -230,9 +230,9 @@ inline Result<void> Vocabulary::take_pieces(std::span<const Piece> pieces) {
     if (piece.type == PieceType::byte && parse_byte(piece.text) < 0)
       return wrong(i, "has the type of a byte, but is not written <0xNN>");
     bytes += piece.text.size();  // at most 2^31 pieces of 2^12 bytes
-    longest_ = std::max(longest_, piece.text.size());
+    longest_ = (std::max)(longest_, piece.text.size());
   }
-  if (bytes > std::numeric_limits<std::uint32_t>::max())
+  if (bytes > (std::numeric_limits<std::uint32_t>::max)())
     return Error{Errc::limit, "the pieces of the vocabulary have more than 4 GiB of text"};
 
   pool_.reserve(io::narrow<std::size_t>(bytes));
@@ -316,9 +316,9 @@ namespace detail {
 inline Result<void> read_token_id(const io::Gguf& file, std::string_view key, std::int32_t& id) {
   if (file.find(key) == nullptr) return ok();
   NIBBLE_TRY(value, file.get<std::int64_t>(key));
-  if (value == -1 || value == std::numeric_limits<std::uint32_t>::max()) {
+  if (value == -1 || value == (std::numeric_limits<std::uint32_t>::max)()) {
     id = kNoToken;
-  } else if (value < 0 || value > std::numeric_limits<std::int32_t>::max()) {
+  } else if (value < 0 || value > (std::numeric_limits<std::int32_t>::max)()) {
     return Error{Errc::malformed, file.name() + ": " + std::string(key) + ": " +
                                       to_text(value) + " is no token id"};
   } else {
