@@ -9,6 +9,7 @@
 
 #include <cstdio>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "nibble/core/config.hpp"
@@ -69,6 +70,25 @@ NIBBLE_COLD inline std::string to_text(double number) {
   char text[32];
   const int n = std::snprintf(text, sizeof text, "%g", number);
   return std::string(text, static_cast<std::size_t>(n));
+}
+// In place of std::to_string, whose table of digits is a symbol that pins a plug-in in memory (see
+// NIBBLE_HIDDEN).
+NIBBLE_COLD inline std::string to_text(long long number) {
+  char text[32];
+  const int n = std::snprintf(text, sizeof text, "%lld", number);
+  return std::string(text, static_cast<std::size_t>(n));
+}
+NIBBLE_COLD inline std::string to_text(unsigned long long number) {
+  char text[32];
+  const int n = std::snprintf(text, sizeof text, "%llu", number);
+  return std::string(text, static_cast<std::size_t>(n));
+}
+template <class Integer>
+requires std::is_integral_v<Integer> std::string to_text(Integer number) {
+  if constexpr (std::is_signed_v<Integer>)
+    return to_text(static_cast<long long>(number));
+  else
+    return to_text(static_cast<unsigned long long>(number));
 }
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -265,8 +265,8 @@ constexpr auto apply(const Tap<kName>&, Pass& pass, const Value<W>& x) noexcept 
 template <Label... kNames, class Pass, class... Values>
 constexpr auto apply(const Tap<kNames...>&, Pass& pass,
                      const std::tuple<Values...>& values) noexcept {
-  [&]<std::size_t... I>(std::index_sequence<I...>) {
-    (pass.template observe<kNames>(std::get<I>(values)), ...);
+  [&]<std::size_t... Is>(std::index_sequence<Is...>) {
+    (pass.template observe<kNames>(std::get<Is>(values)), ...);
   }
   (std::index_sequence_for<Values...>{});
   return values;

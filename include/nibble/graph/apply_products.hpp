@@ -133,8 +133,8 @@ template <class Run, class... L, class Out>
 void run_products(const LinearGroup<L...>& node, Run& run, const kernels::MatmulInput& input,
                   const Out& out) noexcept {
   ProductList list;
-  [&]<std::size_t... I>(std::index_sequence<I...>) {
-    (append_product(std::get<I>(node.linears), run, input, std::get<I>(out), list), ...);
+  [&]<std::size_t... Is>(std::index_sequence<Is...>) {
+    (append_product(std::get<Is>(node.linears), run, input, std::get<Is>(out), list), ...);
   }
   (std::index_sequence_for<L...>{});
   list.run(run);

@@ -33,10 +33,10 @@ concept Expr = std::derived_from<T, Node>;
 // A node names its weights by an enumerator of the program, or by one of the types below.
 
 // No weights: linear<Slot::q, kNone> has no bias.
-struct None {
-  friend constexpr bool operator==(None, None) = default;
+struct Nothing {
+  friend constexpr bool operator==(Nothing, Nothing) = default;
 };
-inline constexpr None kNone{};
+inline constexpr Nothing kNone{};
 
 // Weights that may be missing in a model.
 template <class Slot>
@@ -63,7 +63,7 @@ constexpr auto tied_slot(Slot slot, Slot other) {
 }
 
 template <auto kSlot>
-inline constexpr bool kIsNone = std::is_same_v<std::remove_const_t<decltype(kSlot)>, None>;
+inline constexpr bool kIsNone = std::is_same_v<std::remove_const_t<decltype(kSlot)>, Nothing>;
 
 // The enumerator of a slot.
 template <class Slot>

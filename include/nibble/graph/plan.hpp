@@ -96,7 +96,7 @@ class Planner {
       time_ = start;
       next_ = first;
       body();
-      end = std::max(end, time_);
+      end = (std::max)(end, time_);
     }
     layer_ = -1;
     time_ = end;
@@ -126,7 +126,7 @@ class Planner {
     for (int i = 0; i < n_; ++i) {
       const std::size_t offset = lowest_free(plan, i);
       plan.offsets[static_cast<std::size_t>(i)] = offset;
-      plan.bytes = std::max(plan.bytes, offset + lives_[static_cast<std::size_t>(i)].bytes);
+      plan.bytes = (std::max)(plan.bytes, offset + lives_[static_cast<std::size_t>(i)].bytes);
     }
     return plan;
   }
@@ -140,14 +140,14 @@ class Planner {
 
   NIBBLE_COLD constexpr int define(Index bytes) noexcept {
     const int id = next_++;
-    n_ = std::max(n_, next_);
+    n_ = (std::max)(n_, next_);
     if (bytes > kMaxValueBytes - static_cast<Index>(kAlignment)) {
       fail("a result is too large for the address space");
     } else if (id < kMaxValues) {
       Life& life = lives_[static_cast<std::size_t>(id)];
       const std::size_t rounded = align_up(static_cast<std::size_t>(bytes));
       if (layer_ > 0) {  // the same value in a later layer
-        life.bytes = std::max(life.bytes, rounded);
+        life.bytes = (std::max)(life.bytes, rounded);
       } else {
         life = {rounded, time_, time_};
       }
@@ -157,7 +157,7 @@ class Planner {
   NIBBLE_COLD constexpr void use(int id) noexcept {
     if (id >= 0 && id < kMaxValues)
       lives_[static_cast<std::size_t>(id)].last =
-          std::max(lives_[static_cast<std::size_t>(id)].last, time_);
+          (std::max)(lives_[static_cast<std::size_t>(id)].last, time_);
   }
 
   // The lowest offset at which value i overlaps no earlier value that lives at the same time.

@@ -7,6 +7,7 @@
 #include <span>
 #include <string_view>
 
+#include "nibble/core/callback.hpp"
 #include "nibble/graph/plan.hpp"
 #include "nibble/graph/rope_table.hpp"
 #include "nibble/graph/step.hpp"
@@ -14,7 +15,7 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
 // Called for each Tap: with its name, the layer (−1 outside of layers), and the rows.
-using Observer = FunctionRef<void(std::string_view name, Index layer, MatrixView<const float>)>;
+using Observer = Callback<void(std::string_view name, Index layer, MatrixView<const float>)>;
 
 // Everything that a run needs besides the expression. Whoever makes it has checked all of it:
 // tokens are in range of the embedding, segments fit rows, cache and tables, output rows are
@@ -136,7 +137,7 @@ class Runner : public LayerPass {
   // An empty view if the model has no such vector.
   template <class Slot>
   VectorView<const float> vector(Slot slot) const noexcept {
-    if constexpr (std::is_same_v<Slot, None>) {
+    if constexpr (std::is_same_v<Slot, Nothing>) {
       return {};
     } else {
       const Weight& w = weight(slot);

@@ -20,7 +20,7 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
-inline constexpr std::size_t kNoSlot = std::numeric_limits<std::size_t>::max();
+inline constexpr std::size_t kNoSlot = (std::numeric_limits<std::size_t>::max)();
 
 // Weights that an expression needs.
 struct WeightNeed {
@@ -227,8 +227,8 @@ template <Expr E>
 Result<void> check_weights(const E& expression, WeightTable table) {
   return check_weights([&](SurveySink& sink) { survey(expression, sink); }, table,
                        [](std::size_t slot, Index layer) {
-                         return "slot " + std::to_string(slot) +
-                                (layer < 0 ? "" : " of layer " + std::to_string(layer));
+                         return "slot " + to_text(slot) +
+                                (layer < 0 ? "" : " of layer " + to_text(layer));
                        });
 }
 

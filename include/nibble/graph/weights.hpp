@@ -50,7 +50,7 @@ void format_row(const std::byte* data, Index n, Index k, Index row, float* out) 
 // The operations of a format; using them compiles its kernels. A program's own format needs a
 // Format value (quant::kFormatOf).
 template <class F>
-inline constexpr FormatOps kFormatOps = [] {
+NIBBLE_HIDDEN inline constexpr FormatOps kFormatOps = [] {
   if constexpr (quant::BlockFormat<F>) {
     static_assert(F::kLength == kActivationBlock,
                   "nibble: formats in graphs have blocks of 32 weights, since activations are "
@@ -94,9 +94,9 @@ struct Weight {
 // The shape of weights as messages name it: "(n, k)", "(n_experts, n, k)", of a vector "(k)".
 inline std::string shape_text(Index n, Index k, Index n_experts = 1) {
   std::string text = "(";
-  if (n_experts > 1) text.append(std::to_string(n_experts)).append(", ");
-  if (n > 0) text.append(std::to_string(n)).append(", ");
-  return text.append(std::to_string(k)).append(")");
+  if (n_experts > 1) text.append(to_text(n_experts)).append(", ");
+  if (n > 0) text.append(to_text(n)).append(", ");
+  return text.append(to_text(k)).append(")");
 }
 
 // A packed matrix of format F as a weight.
@@ -127,7 +127,7 @@ class WeightTable {
 
   // The weights of all layers, without those outside of layers.
   std::span<const Weight> layers() const noexcept {
-    return weights_.subspan(std::min(n_slots_, weights_.size()));
+    return weights_.subspan((std::min)(n_slots_, weights_.size()));
   }
 
  private:
@@ -139,7 +139,7 @@ class WeightTable {
 // kernels are not compiled.
 template <class... Fs>
 struct FormatList {
-  static constexpr const FormatOps* kOps[] = {&kFormatOps<Fs>...};
+  NIBBLE_HIDDEN static constexpr const FormatOps* kOps[] = {&kFormatOps<Fs>...};
 };
 
 // The same as a value, for a store of weights.
@@ -154,11 +154,11 @@ inline const FormatOps* find(FormatTable formats, quant::Format format) noexcept
 }
 
 namespace detail {
-struct None {};
+struct Nothing {};
 #define NIBBLE_ROW(Type, name, file_type) , quant::Type
 template <class, class... Fs>
 using ListOf = FormatList<Fs...>;
-using GgufFormats = ListOf<None NIBBLE_GGUF_FORMATS(NIBBLE_ROW)>;
+using GgufFormats = ListOf<Nothing NIBBLE_GGUF_FORMATS(NIBBLE_ROW)>;
 #undef NIBBLE_ROW
 }  // namespace detail
 

@@ -25,14 +25,14 @@ static_assert(std::endian::native == std::endian::little,
 
 // product = a * b; returns false if it does not fit.
 constexpr bool checked_multiply(std::uint64_t a, std::uint64_t b, std::uint64_t& product) noexcept {
-  if (b != 0 && a > std::numeric_limits<std::uint64_t>::max() / b) return false;
+  if (b != 0 && a > (std::numeric_limits<std::uint64_t>::max)() / b) return false;
   product = a * b;
   return true;
 }
 
 // sum = a + b; returns false if it does not fit.
 constexpr bool checked_add(std::uint64_t a, std::uint64_t b, std::uint64_t& sum) noexcept {
-  if (a > std::numeric_limits<std::uint64_t>::max() - b) return false;
+  if (a > (std::numeric_limits<std::uint64_t>::max)() - b) return false;
   sum = a + b;
   return true;
 }
@@ -68,7 +68,7 @@ struct Quoted {
     return out;
   }
 };
-inline constexpr Quoted quoted;
+NIBBLE_HIDDEN inline constexpr Quoted quoted;
 
 // A cursor that never moves past the end of its bytes.
 class ByteReader {
@@ -102,8 +102,8 @@ class ByteReader {
 
   Error truncated(const char* what) const {
     return Error{Errc::malformed, "the file ends inside " + std::string(what) + " at byte " +
-                                      std::to_string(offset_) + " of " +
-                                      std::to_string(bytes_.size())};
+                                      to_text(offset_) + " of " +
+                                      to_text(bytes_.size())};
   }
 
  private:

@@ -34,7 +34,7 @@ inline constexpr std::uint32_t kGgufMaxAlignment = 1u << 20;
 inline constexpr std::size_t kGgufMaxDims = 4;
 inline constexpr std::size_t kGgufMaxTensorName = 64;  // bytes
 inline constexpr std::size_t kGgufMaxKey = 65535;      // bytes
-inline constexpr std::string_view kGgufAlignmentKey = "general.alignment";
+NIBBLE_HIDDEN inline constexpr std::string_view kGgufAlignmentKey = "general.alignment";
 
 struct GgufEntry {
   std::string_view key;
@@ -59,7 +59,7 @@ namespace detail {
 inline Result<void> check_gguf_alignment(std::uint64_t alignment) {
   if (!std::has_single_bit(alignment) || alignment < kGgufMinAlignment ||
       alignment > kGgufMaxAlignment) {
-    return Error{Errc::malformed, "alignment " + std::to_string(alignment) +
+    return Error{Errc::malformed, "alignment " + to_text(alignment) +
                                       " is not a power of two from 8 to 1048576"};
   }
   return ok();
@@ -69,8 +69,8 @@ inline Result<void> check_gguf_name(std::string_view name, std::size_t max_size,
   if (name.empty()) return Error{Errc::malformed, std::string(what) + " is empty"};
   if (name.size() > max_size) {
     return Error{Errc::malformed, std::string(what) + " " + quoted(name) + " has " +
-                                      std::to_string(name.size()) + " bytes, more than " +
-                                      std::to_string(max_size)};
+                                      to_text(name.size()) + " bytes, more than " +
+                                      to_text(max_size)};
   }
   return ok();
 }
@@ -249,7 +249,7 @@ inline Result<void> Gguf::read() {
     const bool swapped = version != 0 && (version & 0xffff) == 0;
     return Error{Errc::unsupported,
                  swapped ? std::string("a big-endian GGUF file")
-                         : "GGUF version " + std::to_string(version) + ", not 2 or 3"};
+                         : "GGUF version " + to_text(version) + ", not 2 or 3"};
   }
   version_ = version;
   NIBBLE_TRY(n_tensors, in.read<std::uint64_t>("the header"));
@@ -257,13 +257,13 @@ inline Result<void> Gguf::read() {
 
   if (n_entries > in.remaining() / kMinEntryBytes) {
     return Error{Errc::malformed,
-                 std::to_string(n_entries) + " metadata entries do not fit in the file"};
+                 to_text(n_entries) + " metadata entries do not fit in the file"};
   }
   metadata_.reserve(narrow<std::size_t>(n_entries));
   metadata_index_.reserve(narrow<std::size_t>(n_entries));
   for (std::uint64_t i = 0; i < n_entries; ++i) {
     auto entry = read_entry(in);
-    if (!entry) return std::move(entry).error().in("metadata entry " + std::to_string(i));
+    if (!entry) return std::move(entry).error().in("metadata entry " + to_text(i));
     metadata_.push_back(*entry);
     metadata_index_.add(entry->key);
   }
@@ -277,7 +277,7 @@ inline Result<void> Gguf::read() {
   }
 
   if (n_tensors > in.remaining() / kMinTensorBytes) {
-    return Error{Errc::malformed, std::to_string(n_tensors) + " tensors do not fit in the file"};
+    return Error{Errc::malformed, to_text(n_tensors) + " tensors do not fit in the file"};
   }
   tensors_.resize(narrow<std::size_t>(n_tensors));
   tensor_index_.reserve(tensors_.size());
@@ -286,7 +286,7 @@ inline Result<void> Gguf::read() {
     Result<void> status = read_tensor(in, offsets[i], tensors_[i]);
     if (!status) {
       const std::string_view name = tensors_[i].name;
-      return std::move(status).error().in("tensor " + std::to_string(i) +
+      return std::move(status).error().in("tensor " + to_text(i) +
                                           (name.empty() ? "" : " " + quoted(name)));
     }
     tensor_index_.add(tensors_[i].name);
@@ -314,7 +314,7 @@ inline Result<void> Gguf::read_tensor(ByteReader& in, std::uint64_t& offset,
   NIBBLE_CHECK(detail::check_gguf_name(tensor.name, kGgufMaxTensorName, "name"));
   NIBBLE_TRY(n_dims, in.read<std::uint32_t>("a tensor's shape"));
   if (n_dims > kGgufMaxDims) {
-    return Error{Errc::malformed, std::to_string(n_dims) + " dimensions, more than 4"};
+    return Error{Errc::malformed, to_text(n_dims) + " dimensions, more than 4"};
   }
   tensor.n_dims = n_dims;
   for (std::uint32_t i = 0; i < n_dims; ++i) {
@@ -342,13 +342,13 @@ inline Result<void> Gguf::place_tensors(std::size_t infos_end,
     if (!size) return std::move(size).error().in("tensor " + quoted(tensor.name));
     if (offsets[i] % alignment_ != 0) {
       return Error{Errc::malformed, "tensor " + quoted(tensor.name) + ": offset " +
-                                        std::to_string(offsets[i]) + " is no multiple of " +
-                                        std::to_string(alignment_)};
+                                        to_text(offsets[i]) + " is no multiple of " +
+                                        to_text(alignment_)};
     }
     if (offsets[i] > section || *size > section - offsets[i]) {
-      return Error{Errc::malformed, "tensor " + quoted(tensor.name) + ": " + std::to_string(*size) +
-                                        " bytes at offset " + std::to_string(offsets[i]) +
-                                        " reach beyond the file's " + std::to_string(section) +
+      return Error{Errc::malformed, "tensor " + quoted(tensor.name) + ": " + to_text(*size) +
+                                        " bytes at offset " + to_text(offsets[i]) +
+                                        " reach beyond the file's " + to_text(section) +
                                         " bytes of tensor data"};
     }
     tensor.data =

@@ -214,7 +214,7 @@ inline void GgufWriter::add_tensor(std::string_view name, GgmlType type,
   }
   if (dims.size() > kGgufMaxDims) {
     return remember({Errc::invalid_argument,
-                     what + ": " + std::to_string(dims.size()) + " dimensions, more than 4"});
+                     what + ": " + to_text(dims.size()) + " dimensions, more than 4"});
   }
   auto bytes = tensor_bytes(type, dims);
   if (!bytes) return remember(std::move(bytes).error().in(what));
@@ -279,8 +279,8 @@ Result<void> GgufWriter::write_to(Sink sink) const {
     if (!data) return std::move(data).error().in("tensor " + quoted(tensor.name));
     if (data->size() != tensor.bytes) {
       return Error{Errc::invalid_argument,
-                   "tensor " + quoted(tensor.name) + ": " + std::to_string(data->size()) +
-                       " bytes of data for a shape of " + std::to_string(tensor.bytes)};
+                   "tensor " + quoted(tensor.name) + ": " + to_text(data->size()) +
+                       " bytes of data for a shape of " + to_text(tensor.bytes)};
     }
     NIBBLE_CHECK(sink(*data));
     const auto padding = narrow<std::size_t>((*align - tensor.bytes % *align) % *align);

@@ -238,7 +238,7 @@ inline Result<void> MappedFile::read(std::span<const std::byte> part, std::byte*
   auto at = static_cast<std::size_t>(part.data() - bytes_.data());
   for (std::size_t left = part.size(); left > 0;) {
     const ssize_t n =
-        ::pread(descriptor_, out, std::min(left, detail::kMaxTransfer), static_cast<off_t>(at));
+        ::pread(descriptor_, out, (std::min)(left, detail::kMaxTransfer), static_cast<off_t>(at));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return detail::system_error("the file", "cannot read");
     if (n == 0) return Error{Errc::io, "the file has become shorter"};

@@ -70,9 +70,9 @@ inline constexpr int kTemporaryNames = 100;
 
 inline Result<OutputFile> OutputFile::create(const std::string& path) {
   NIBBLE_CHECK(detail::check_path(path));
-  const std::string stem = path + ".tmp." + std::to_string(GetCurrentProcessId()) + ".";
+  const std::string stem = path + ".tmp." + to_text(GetCurrentProcessId()) + ".";
   for (int i = 0;; ++i) {
-    const std::string temporary = stem + std::to_string(i);
+    const std::string temporary = stem + to_text(i);
     void* const handle = detail::open_file(temporary, detail::FileUse::create_new);
     if (handle != nullptr) return OutputFile(path, temporary, handle);
     constexpr unsigned long kFileExists = 80;  // ERROR_FILE_EXISTS
@@ -84,7 +84,7 @@ inline Result<OutputFile> OutputFile::create(const std::string& path) {
 
 inline Result<void> OutputFile::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const auto chunk = static_cast<unsigned long>(std::min(bytes.size(), detail::kMaxTransfer));
+    const auto chunk = static_cast<unsigned long>((std::min)(bytes.size(), detail::kMaxTransfer));
     unsigned long written = 0;
     if (WriteFile(handle_, bytes.data(), chunk, &written, nullptr) == 0 || written == 0) {
       return fail("cannot write");
@@ -116,9 +116,9 @@ inline void OutputFile::discard() noexcept {
 
 inline Result<OutputFile> OutputFile::create(const std::string& path) {
   NIBBLE_CHECK(detail::check_path(path));
-  const std::string stem = path + ".tmp." + std::to_string(::getpid()) + ".";
+  const std::string stem = path + ".tmp." + to_text(::getpid()) + ".";
   for (int i = 0;; ++i) {
-    const std::string temporary = stem + std::to_string(i);
+    const std::string temporary = stem + to_text(i);
     const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd >= 0) return OutputFile(path, temporary, fd);
     if (errno != EEXIST || i == kTemporaryNames) {
@@ -129,7 +129,7 @@ inline Result<OutputFile> OutputFile::create(const std::string& path) {
 
 inline Result<void> OutputFile::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const std::size_t chunk = std::min(bytes.size(), detail::kMaxTransfer);
+    const std::size_t chunk = (std::min)(bytes.size(), detail::kMaxTransfer);
     const ::ssize_t written = ::write(handle_, bytes.data(), chunk);
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) return fail("cannot write");

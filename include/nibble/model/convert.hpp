@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -20,6 +19,7 @@
 #include "nibble/core/arena.hpp"
 #include "nibble/core/executor.hpp"
 #include "nibble/core/result.hpp"
+#include "nibble/core/scalar.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/gguf_writer.hpp"
 #include "nibble/ops/pack.hpp"
@@ -118,7 +118,7 @@ inline void convert_part(quant::Format from, std::span<const std::byte> source, 
                          ConvertedPart& result) noexcept {
   std::array<float, kConvertChunk> before;
   std::array<float, kConvertChunk> after;
-  const std::uint64_t end = std::min(n_weights, (part + 1) * kConvertPart);
+  const std::uint64_t end = (std::min)(n_weights, (part + 1) * kConvertPart);
   for (std::uint64_t at = part * kConvertPart; at < end; at += kConvertChunk) {
     const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(kConvertChunk, end - at));
     const auto bytes_of = [&]<class Byte>(quant::Format format, std::span<Byte> all) {
@@ -141,7 +141,7 @@ inline void convert_part(quant::Format from, std::span<const std::byte> source, 
     NIBBLE_ASSERT(converted);  // sizes are from plan_conversion
     (void)converted;
     for (std::size_t i = 0; i < n && result.errors.not_finite == 0; ++i) {
-      if (std::isfinite(x[i]) && std::isfinite(y[i])) continue;
+      if (is_finite(static_cast<double>(x[i])) && is_finite(static_cast<double>(y[i]))) continue;
       result.bad = at + i;
       result.bad_before = x[i];
       break;
@@ -164,12 +164,12 @@ inline Result<void> convert_tensor(std::span<const std::byte> source, std::span<
   plan.errors = {};
   for (const ConvertedPart& part : parts) {
     if (part.errors.not_finite > 0) {
-      const std::string where = "weight " + std::to_string(part.bad % plan.dims[0]) + " of row " +
-                                std::to_string(part.bad / plan.dims[0]);
-      if (!std::isfinite(part.bad_before)) {
+      const std::string where = "weight " + to_text(part.bad % plan.dims[0]) + " of row " +
+                                to_text(part.bad / plan.dims[0]);
+      if (!is_finite(static_cast<double>(part.bad_before))) {
         return Error{Errc::malformed, where + " is not a finite number"};
       }
-      return Error{Errc::limit, where + ", " + std::to_string(part.bad_before) +
+      return Error{Errc::limit, where + ", " + to_text(part.bad_before) +
                                     ", is too large for " + to_string(plan.to)};
     }
     plan.errors.merge(part.errors);
@@ -216,13 +216,13 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
     const io::GgmlType row_type = *quant::ggml_type_of(plan.to);
     auto row_bytes = io::tensor_bytes(row_type, dims);
     if (!row_bytes) return here(std::move(row_bytes).error());
-    if (!std::in_range<std::size_t>(std::max(*row_bytes, plan.bytes_to))) {
+    if (!std::in_range<std::size_t>((std::max)(*row_bytes, plan.bytes_to))) {
       return here({Errc::limit, "converted, it is larger than the address space"});
     }
     const auto n_bytes = io::narrow<std::size_t>(*row_bytes);
-    largest = std::max(largest, n_bytes);
+    largest = (std::max)(largest, n_bytes);
     if (plan.packed) {
-      largest_packed = std::max(largest_packed, io::narrow<std::size_t>(plan.bytes_to));
+      largest_packed = (std::max)(largest_packed, io::narrow<std::size_t>(plan.bytes_to));
     }
     has_blocks = has_blocks || io::type_traits(row_type).block_size > 1;
     writer.add_tensor(plan.name, *type_of(plan), dims,

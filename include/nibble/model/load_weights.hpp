@@ -53,7 +53,7 @@ class TensorBinder final : public graph::SurveySink {
       names += (n_named > 1 ? ", '" : "'") + std::string(tensor.name) + "'";
     }
     return Error{Errc::unsupported, file_.name() + ": " +
-                                        std::to_string(file_.tensors().size() - used_.size()) +
+                                        to_text(file_.tensors().size() - used_.size()) +
                                         " tensors that are no part of a " +
                                         graph_.config().architecture + " model here: " + names};
   }

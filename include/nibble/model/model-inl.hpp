@@ -93,8 +93,8 @@ NIBBLE_INLINE Result<Model> Model::from_graph(Owned<ModelGraph> graph,
   // Each layer has its own tensors. A number of layers that the file cannot hold is refused before
   // memory is allocated for it.
   if (static_cast<std::size_t>(config.n_layers) > file.tensors().size()) {
-    return Error{Errc::malformed, file.name() + ": " + std::to_string(Index{config.n_layers}) +
-                                      " layers but " + std::to_string(file.tensors().size()) +
+    return Error{Errc::malformed, file.name() + ": " + to_text(Index{config.n_layers}) +
+                                      " layers but " + to_text(file.tensors().size()) +
                                       " tensors"};
   }
   WeightStore weights(config.n_layers, graph->n_slots(), formats);
@@ -109,8 +109,8 @@ NIBBLE_INLINE Result<Model> Model::from_graph(Owned<ModelGraph> graph,
     if (read) {
       if (read->vocabulary().size() > static_cast<std::size_t>(Index{config.vocab_size})) {
         return Error{Errc::malformed,
-                     file.name() + ": " + std::to_string(read->vocabulary().size()) +
-                         " tokens but " + std::to_string(Index{config.vocab_size}) +
+                     file.name() + ": " + to_text(read->vocabulary().size()) +
+                         " tokens but " + to_text(Index{config.vocab_size}) +
                          " rows of embeddings"};
       }
       tokenizer = *std::move(read);

@@ -20,7 +20,7 @@ inline constexpr const char* kFetchNames[] = {"none", "once", "l1", "l2"};
 
 inline std::string fetch_text(Fetch into, Index distance) {
   std::string text = kFetchNames[static_cast<std::size_t>(into)];
-  if (into != Fetch::none) text += '@' + std::to_string(distance);
+  if (into != Fetch::none) text += '@' + to_text(distance);
   return text;
 }
 
@@ -84,8 +84,8 @@ class WeightReader {
     for (const graph::Weight& w : weights) {
       if (!is_read(w)) continue;
       total_ += w.bytes();
-      max_n_ = std::max(max_n_, w.n);
-      max_k_ = std::max(max_k_, w.k);
+      max_n_ = (std::max)(max_n_, w.n);
+      max_k_ = (std::max)(max_k_, w.k);
     }
   }
 
@@ -135,12 +135,12 @@ class WeightReader {
     const graph::Weight& w = weights_[at_];
     const Index panel_bytes = w.ops->panel_bytes(w.k);
     const Index n_panels =
-        std::min(quant::n_panels(w.n) - panel_, std::max<Index>(1, bytes / panel_bytes));
+        (std::min)(quant::n_panels(w.n) - panel_, std::max<Index>(1, bytes / panel_bytes));
     ops::Product product{w.ops->matmul(), {}};
     product.args.input = input_;
     product.args.m = 1;
     product.args.weights = w.data + panel_ * panel_bytes;
-    product.args.n = std::min(w.n - panel_ * quant::kPanelRows, n_panels * quant::kPanelRows);
+    product.args.n = (std::min)(w.n - panel_ * quant::kPanelRows, n_panels * quant::kPanelRows);
     product.args.k = w.k;
     product.args.end_panel = n_panels;
     product.args.out = out_;
@@ -169,8 +169,8 @@ NIBBLE_INLINE std::string to_string(const Tuning& t) {
   return "weights=" + detail::fetch_text(t.weights, t.weights_distance) +
          " cache=" + detail::fetch_text(t.cache, t.cache_distance) +
          " many_rows=" + detail::kFetchNames[static_cast<std::size_t>(t.many_rows)] +
-         " tasks_per_worker=" + std::to_string(t.tasks_per_worker) +
-         " rows_per_task=" + std::to_string(t.rows_per_task);
+         " tasks_per_worker=" + to_text(t.tasks_per_worker) +
+         " rows_per_task=" + to_text(t.rows_per_task);
 }
 
 NIBBLE_INLINE Result<void> check_tuning(const Tuning& t) {
@@ -184,9 +184,8 @@ NIBBLE_INLINE Result<void> check_tuning(const Tuning& t) {
   for (const auto& field : fields) {
     if (field.value >= field.least && field.value <= field.most) continue;
     return Error{Errc::invalid_argument, std::string("tuning: ") + field.name + " is " +
-                                             std::to_string(field.value) + "; it must be from " +
-                                             std::to_string(field.least) + " to " +
-                                             std::to_string(field.most)};
+                                             to_text(field.value) + "; it must be from " +
+                                             to_text(field.least) + " to " + to_text(field.most)};
   }
   return ok();
 }
@@ -194,9 +193,9 @@ NIBBLE_INLINE Result<void> check_tuning(const Tuning& t) {
 NIBBLE_INLINE Result<Tuning> parse_tuning(std::string_view text) {
   Tuning tuning;
   while (!text.empty()) {
-    const std::size_t end = std::min(text.find(' '), text.size());
+    const std::size_t end = (std::min)(text.find(' '), text.size());
     if (end > 0) NIBBLE_CHECK(detail::TuningField(text.substr(0, end)).read_into(tuning));
-    text.remove_prefix(std::min(end + 1, text.size()));
+    text.remove_prefix((std::min)(end + 1, text.size()));
   }
   NIBBLE_CHECK(check_tuning(tuning));
   return tuning;
@@ -216,7 +215,7 @@ NIBBLE_INLINE Tuning measure_tuning(std::span<const graph::Weight> weights, Exec
     double times[3] = {};
     double median() const {
       const auto [a, b, c] = times;
-      return std::max(std::min(a, b), std::min(std::max(a, b), c));
+      return (std::max)((std::min)(a, b), (std::min)((std::max)(a, b), c));
     }
   };
   Candidate candidates[8];
@@ -232,7 +231,7 @@ NIBBLE_INLINE Tuning measure_tuning(std::span<const graph::Weight> weights, Exec
     }
   }
 
-  const Index all = std::min(reader.total(), kMost);
+  const Index all = (std::min)(reader.total(), kMost);
   reader.time(all, from);  // reads pages of a file into memory
   // Each measurement goes on where the one before it ended, so that none finds its weights in a
   // cache unless generation does as well.

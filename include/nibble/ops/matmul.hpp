@@ -103,9 +103,9 @@ inline void run_task(const Product& p, const Cut& c, Index task, const Tuning& t
   kernels::MatmulArgs args = p.args;
   args.tuning = tuning;
   args.first_panel = task % c.panel_tasks * c.panels_per_task;
-  args.end_panel = std::min(p.args.end_panel, args.first_panel + c.panels_per_task);
+  args.end_panel = (std::min)(p.args.end_panel, args.first_panel + c.panels_per_task);
   args.input = p.args.input.rows_from(row);
-  args.m = std::min(c.rows_per_task, p.args.m - row);
+  args.m = (std::min)(c.rows_per_task, p.args.m - row);
   args.out += row * args.out_stride;
   if (args.epilogue.residual != nullptr) {
     args.epilogue.residual += row * args.epilogue.residual_stride;

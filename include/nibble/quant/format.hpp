@@ -44,7 +44,7 @@ enum class Format : std::uint8_t {
 #undef NIBBLE_ROW
 };
 
-inline constexpr std::array kFormats = {
+NIBBLE_HIDDEN inline constexpr std::array kFormats = {
 #define NIBBLE_ROW(Type, name, file_type) Format::name,
     NIBBLE_FORMATS(NIBBLE_ROW)
 #undef NIBBLE_ROW
@@ -128,12 +128,12 @@ Result<std::size_t> row_bytes(std::size_t n) {
     unit = sizeof(typename F::Element);
   constexpr std::size_t kLength = F::kLength;
   if (n % kLength != 0) {
-    return Error{Errc::invalid_argument, "a row of " + std::to_string(n) +
+    return Error{Errc::invalid_argument, "a row of " + to_text(n) +
                                              " weights is no whole number of blocks of " +
-                                             std::to_string(kLength)};
+                                             to_text(kLength)};
   }
-  if (n / kLength > (std::numeric_limits<std::size_t>::max() - header) / unit) {
-    return Error{Errc::limit, "a row of " + std::to_string(n) + " weights is too large"};
+  if (n / kLength > ((std::numeric_limits<std::size_t>::max)() - header) / unit) {
+    return Error{Errc::limit, "a row of " + to_text(n) + " weights is too large"};
   }
   return header + n / kLength * unit;
 }
@@ -147,9 +147,9 @@ template <class F>
 Result<void> check_row(std::size_t n, std::size_t n_bytes) {
   NIBBLE_TRY(expected, row_bytes<F>(n));
   if (n_bytes != expected) {
-    return Error{Errc::invalid_argument, "a row of " + std::to_string(n) + " weights takes " +
-                                             std::to_string(expected) + " bytes, not " +
-                                             std::to_string(n_bytes)};
+    return Error{Errc::invalid_argument, "a row of " + to_text(n) + " weights takes " +
+                                             to_text(expected) + " bytes, not " +
+                                             to_text(n_bytes)};
   }
   return ok();
 }

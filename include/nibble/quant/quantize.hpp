@@ -9,7 +9,7 @@
 //   with a minimum m   d = (largest - m) / (2^bits - 1), code = trunc((x - m)/d + 0.5)
 // x/d is x * (1/d), with the f32 scale before it is rounded for storage. The results are GGUF's
 // bytes for every input that GGUF's rules define. They do not depend on whether the compiler fuses
-// multiplications and additions. (Do not compile this with -ffast-math.)
+// multiplications and additions, nor on -ffast-math.
 //
 // Inputs that those rules leave undefined:
 //   NaN counts as zero, and magnitudes above 2^120, infinities too, count as 2^120.
@@ -24,10 +24,13 @@
 #include <span>
 #include <type_traits>
 
+#include "nibble/core/exact_math.hpp"
 #include "nibble/core/float16.hpp"
 #include "nibble/core/libm.hpp"
+#include "nibble/core/scalar.hpp"
 #include "nibble/quant/block.hpp"
 
+NIBBLE_EXACT_MATH_BEGIN
 namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
 // A format may have its own rule, as static functions; otherwise the rules of this file apply.
@@ -53,7 +56,7 @@ constexpr T round_to(float x) noexcept {
 // A weight made safe for the rules: finite, and small enough that no intermediate result overflows.
 constexpr float tamed(float x) noexcept {
   constexpr float kLargest = 0x1p120f;
-  return x == x ? std::clamp(x, -kLargest, kLargest) : 0.0f;
+  return is_nan(static_cast<double>(x)) ? 0.0f : (std::clamp)(x, -kLargest, kLargest);
 }
 
 // A scale or minimum that stays finite when rounded to T. Only f16 has a smaller range than tamed
@@ -112,13 +115,13 @@ void quantize_symmetric4(const float* x, typename Format::Block& out) noexcept {
   float peak = 0.0f;  // signed
   for (int i = 0; i < Format::kLength; ++i) {
     const float v = tamed(x[i]);
-    if (libm::abs(v) > libm::abs(peak)) peak = v;
+    if (libm::fabs(v) > libm::fabs(peak)) peak = v;
   }
   const float d = saturated<typename Format::Scale>(peak / -8.0f);
   const float inverse = inverse_scale(d);
   std::uint8_t codes[Format::kLength];
   for (int i = 0; i < Format::kLength; ++i) {
-    const float quotient = std::clamp(tamed(x[i]) * inverse, -8.0f, 7.0f);
+    const float quotient = (std::clamp)(tamed(x[i]) * inverse, -8.0f, 7.0f);
     codes[i] = static_cast<std::uint8_t>(quotient + 8.5f);
   }
   out.scale = round_to<typename Format::Scale>(d);
@@ -128,13 +131,13 @@ void quantize_symmetric4(const float* x, typename Format::Block& out) noexcept {
 template <class Format>
 void quantize_symmetric8(const float* x, typename Format::Block& out) noexcept {
   float peak = 0.0f;
-  for (int i = 0; i < Format::kLength; ++i) peak = std::max(peak, libm::abs(tamed(x[i])));
+  for (int i = 0; i < Format::kLength; ++i) peak = (std::max)(peak, libm::fabs(tamed(x[i])));
   const float d = saturated<typename Format::Scale>(peak / 127.0f);
   const float inverse = inverse_scale(d);
   std::uint8_t codes[Format::kLength];
   for (int i = 0; i < Format::kLength; ++i) {
-    const float quotient = std::clamp(tamed(x[i]) * inverse, -127.0f, 127.0f);
-    codes[i] = static_cast<std::uint8_t>(static_cast<std::int8_t>(libm::round(quotient)));
+    const float quotient = (std::clamp)(tamed(x[i]) * inverse, -127.0f, 127.0f);
+    codes[i] = static_cast<std::uint8_t>(static_cast<std::int8_t>(libm::round_away(quotient)));
   }
   out.scale = round_to<typename Format::Scale>(d);
   pack_codes<Format>(codes, out);
@@ -152,12 +155,12 @@ void quantize_minimum(const float* x, typename Format::Block& out) noexcept {
   }
   const float minimum = saturated<typename Format::Scale>(smallest);
   // A saturated minimum may be above all weights.
-  const float range = std::max(largest - minimum, 0.0f);
+  const float range = (std::max)(largest - minimum, 0.0f);
   const float d = saturated<typename Format::Scale>(range / kLevels);
   const float inverse = inverse_scale(d);
   std::uint8_t codes[Format::kLength];
   for (int i = 0; i < Format::kLength; ++i) {
-    const float quotient = std::clamp((tamed(x[i]) - minimum) * inverse, 0.0f, kLevels);
+    const float quotient = (std::clamp)((tamed(x[i]) - minimum) * inverse, 0.0f, kLevels);
     codes[i] = static_cast<std::uint8_t>(quotient + 0.5f);
   }
   out.scale = round_to<typename Format::Scale>(d);
@@ -222,3 +225,4 @@ void dequantize_row(std::span<const typename Format::Block> blocks, std::span<fl
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::quant
+NIBBLE_EXACT_MATH_END

@@ -129,8 +129,8 @@ inline Result<void> Tokenizer::encode(std::string_view text, const EncodeOptions
   if (add_eos && settings.eos == kNoToken)
     return Error{Errc::invalid_argument, "encode: the vocabulary has no EOS token to add"};
   if (text.size() > SpmEncoder::kMaxBytes)
-    return Error{Errc::limit, "encode: the text has " + std::to_string(text.size()) +
-                                  " bytes, more than " + std::to_string(SpmEncoder::kMaxBytes)};
+    return Error{Errc::limit, "encode: the text has " + to_text(text.size()) +
+                                  " bytes, more than " + to_text(SpmEncoder::kMaxBytes)};
 
   if (add_bos) ids.push_back(settings.bos);
   const SpecialTokens& special = options.parse_special ? all_special_ : user_defined_;
