@@ -16,7 +16,7 @@
 namespace nibble { inline namespace NIBBLE_ABI {
 namespace detail {
 
-inline constexpr const char* kFetchNames[] = {"none", "once", "l1", "l2"};
+NIBBLE_HIDDEN inline constexpr const char* kFetchNames[] = {"none", "once", "l1", "l2"};
 
 inline std::string fetch_text(Fetch into, Index distance) {
   std::string text = kFetchNames[static_cast<std::size_t>(into)];
