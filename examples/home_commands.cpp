@@ -25,7 +25,6 @@ namespace {
 
 using nibble::Index;
 using nibble::Result;
-using nibble::Result<void>;
 using nibble::quant::Format;
 using Clock = std::chrono::steady_clock;
 

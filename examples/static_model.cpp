@@ -17,7 +17,6 @@ using nibble::Dim;
 using nibble::Index;
 using nibble::Result;
 using nibble::Slot;
-using nibble::Result<void>;
 
 // The dimensions of the model that ships with nibble, as llama() expects them.
 struct HomeCommands {
