@@ -275,8 +275,29 @@ TEST_CASE("weights that are not finite or do not fit are errors that say where")
   const Error large = convert_error(OneTensor({32, 5000}, values).parse(), {.format = Format::f16});
   CHECK(large.code == Errc::limit);
   CHECK(large.message ==
-        "one: tensor 'w': weight 2 of row 3, 1000000.000000, is too large for f16");
+        "one: tensor 'w': weight 2 of row 3, 1e+06, is too large for f16; choose another format "
+        "for this tensor: f32 holds it");
   CHECK(quantize_model(OneTensor({32, 5000}, values).parse(), {.format = Format::bf16}));
+}
+
+TEST_CASE("a weight beyond the scale of a block is an error, not another weight") {
+  // Far inside the tensor, so that one task of several finds it; small weights around it.
+  std::vector<float> values(32 * 5000, 1.0f);
+  values[32 * 3000 + 9] = -1e7f;
+  const OneTensor one({32, 5000}, values);
+  for (const Format format : {Format::q8_0, Format::q4_0, Format::q4_1}) {
+    CAPTURE(to_string(format));
+    for (const bool packed : {false, true}) {
+      const Error error = convert_error(one.parse(), {.format = format, .packed = packed});
+      CHECK(error.code == Errc::limit);
+      CHECK(error.message ==
+            std::string("one: tensor 'w': weight 9 of row 3000, -1e+07, is too large for ") +
+                to_string(format) + "; choose another format for this tensor: f32 holds it");
+    }
+  }
+  for (const Format format : {Format::f32, Format::bf16}) {
+    CHECK(quantize_model(one.parse(), {.format = format}));
+  }
 }
 
 TEST_CASE("what cannot be converted is an error") {
@@ -296,6 +317,12 @@ TEST_CASE("what cannot be converted is an error") {
   const Error error = convert_error(*other, {});
   CHECK(error.code == Errc::unsupported);
   CHECK(error.message.find("k.gguf: tensor 'k'") == 0);
+
+  const Converted packed = convert(file, {.format = Format::q8_0, .packed = true});
+  const Error again = convert_error(packed.parse(), {});
+  CHECK(again.code == Errc::unsupported);
+  CHECK(again.message.find("is packed; convert the file that it was made from") !=
+        std::string::npos);
 }
 
 TEST_CASE("every matrix may have a format of its own, a gate and its product too") {
