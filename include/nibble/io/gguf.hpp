@@ -88,8 +88,9 @@ class Gguf {
   // The same for bytes in memory, which the caller keeps alive and unchanged. Errors use `name`
   // instead of the path. The bytes must start at a multiple of 8, because of the tensors (else
   // invalid_argument).
-  static Result<Gguf> parse(std::span<const std::byte> bytes, std::string name);
+  static Result<Gguf> parse(std::span<const std::byte> bytes, const std::string& name);
 
+  // As messages show it: printable (core/text.hpp).
   const std::string& name() const noexcept { return name_; }
   std::uint32_t version() const noexcept { return version_; }
   std::uint32_t alignment() const noexcept { return alignment_; }
@@ -157,6 +158,9 @@ class Gguf {
   Result<GgufEntry> read_entry(ByteReader& in) const;
   Result<void> read_tensor(ByteReader& in, std::uint64_t& offset, GgufTensor& tensor) const;
   Result<void> place_tensors(std::size_t infos_end, std::span<const std::uint64_t> offsets);
+  Error missing(std::string_view key) const {
+    return {Errc::not_found, name_ + ": the metadata has no key " + quoted(key)};
+  }
   Error key_error(std::string_view key, Error error) const {
     return std::move(error).in(name_ + ": key " + quoted(key));
   }
@@ -179,10 +183,10 @@ inline Result<Gguf> Gguf::open(const std::string& path) {
   return gguf;
 }
 
-inline Result<Gguf> Gguf::parse(std::span<const std::byte> bytes, std::string name) {
+inline Result<Gguf> Gguf::parse(std::span<const std::byte> bytes, const std::string& name) {
   Gguf gguf;
   gguf.bytes_ = bytes;
-  gguf.name_ = std::move(name);
+  gguf.name_ = printable(name);
   Result<void> status = gguf.read();
   if (!status) return std::move(status).error().in(gguf.name_);
   return gguf;
@@ -196,7 +200,7 @@ inline const GgufValue* Gguf::find(std::string_view key) const noexcept {
 template <class T>
 Result<T> Gguf::get(std::string_view key) const {
   const GgufValue* value = find(key);
-  if (value == nullptr) return key_error(key, {Errc::not_found, "missing from the metadata"});
+  if (value == nullptr) return missing(key);
   auto result = value->as<T>();
   if (!result) return key_error(key, std::move(result).error());
   return result;
@@ -211,7 +215,7 @@ Result<T> Gguf::get_or(std::string_view key, T fallback) const {
 template <class T>
 Result<std::vector<T>> Gguf::get_array(std::string_view key) const {
   const GgufValue* value = find(key);
-  if (value == nullptr) return key_error(key, {Errc::not_found, "missing from the metadata"});
+  if (value == nullptr) return missing(key);
   auto result = value->as_array<T>();
   if (!result) return key_error(key, std::move(result).error());
   return result;

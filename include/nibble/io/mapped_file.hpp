@@ -38,7 +38,7 @@ inline Error system_error(const std::string& path, const char* what) {
 #else
   const std::error_code code(errno, std::generic_category());
 #endif
-  return Error{Errc::io, path + ": " + what + ": " + code.message()};
+  return Error{Errc::io, printable(path) + ": " + what + ": " + code.message()};
 }
 
 // The system takes a path as a C string: a NUL inside would silently name another file.
@@ -159,7 +159,7 @@ inline Result<MappedFile> MappedFile::open(const std::string& path) {
   }
   if (static_cast<std::uint64_t>(size) > SIZE_MAX) {
     CloseHandle(file);
-    return Error{Errc::limit, path + ": larger than the address space"};
+    return Error{Errc::limit, printable(path) + ": larger than the address space"};
   }
   constexpr unsigned long kPageReadOnly = 2, kMapRead = 4;
   void* const mapping = CreateFileMappingW(file, nullptr, kPageReadOnly, 0, 0, nullptr);
@@ -214,7 +214,7 @@ inline Result<MappedFile> MappedFile::open(const std::string& path) {
   }
   if (static_cast<std::uint64_t>(info.st_size) > SIZE_MAX) {
     ::close(fd);
-    return Error{Errc::limit, path + ": larger than the address space"};
+    return Error{Errc::limit, printable(path) + ": larger than the address space"};
   }
   const auto size = static_cast<std::size_t>(info.st_size);
   void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);

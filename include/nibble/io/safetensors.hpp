@@ -110,8 +110,9 @@ class Safetensors {
 
   // The same for bytes in memory, with any alignment, which the caller keeps alive and unchanged.
   // Errors use `name` instead of the path.
-  static Result<Safetensors> parse(std::span<const std::byte> bytes, std::string name);
+  static Result<Safetensors> parse(std::span<const std::byte> bytes, const std::string& name);
 
+  // As messages show it: printable (core/text.hpp).
   const std::string& name() const noexcept { return name_; }
 
   // In the header's order.
@@ -171,9 +172,10 @@ inline Result<Safetensors> Safetensors::open(const std::string& path) {
   return safetensors;
 }
 
-inline Result<Safetensors> Safetensors::parse(std::span<const std::byte> bytes, std::string name) {
+inline Result<Safetensors> Safetensors::parse(std::span<const std::byte> bytes,
+                                              const std::string& name) {
   Safetensors safetensors;
-  safetensors.name_ = std::move(name);
+  safetensors.name_ = printable(name);
   Result<void> status = safetensors.read(bytes);
   if (!status) return std::move(status).error().in(safetensors.name_);
   return safetensors;

@@ -237,7 +237,7 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
   AlignedBuffer rows, panels;          // of the tensor that was converted last
   for (const io::GgufTensor& tensor : in.tensors()) {
     const auto here = [&](Error error) {
-      return std::move(error).in(in.name() + ": tensor '" + std::string(tensor.name) + "'");
+      return std::move(error).in(in.name() + ": tensor " + io::quoted(tensor.name));
     };
     auto planned = plan_conversion(tensor, options);
     if (!planned) return here(std::move(planned).error());

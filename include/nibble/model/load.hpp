@@ -45,9 +45,8 @@ Result<Owned<ModelGraph>> graph_of(ArchitectureList<Architectures...>, std::stri
   if (is_known) return found;
   std::string known;
   ((known += (known.empty() ? "" : ", ") + std::string(Architectures::kName)), ...);
-  return Error{Errc::unsupported, file.name() + ": architecture '" +
-                                      std::string(name.substr(0, 64)) + "'; this program knows " +
-                                      known};
+  return Error{Errc::unsupported, file.name() + ": architecture " + io::quoted(name) +
+                                      "; this program knows " + known};
 }
 
 }  // namespace detail
