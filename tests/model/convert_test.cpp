@@ -338,6 +338,36 @@ TEST_CASE("every matrix may have a format of its own, a gate and its product too
   CHECK(converted.parse().tensor("blk.1.ffn_gate.weight")->type == io::GgmlType::q4_0);
 }
 
+#if !defined(_WIN32)
+TEST_CASE("a file that another program cuts is an error while it is converted") {
+  const auto folder = std::filesystem::temp_directory_path() /
+                      ("nibble_cut_test_" + std::to_string(std::random_device{}()));
+  std::filesystem::create_directory(folder);
+  const std::string path = (folder / "in.gguf").string();
+  io::GgufWriter writer;
+  const std::vector<std::byte> weights(4 << 20);
+  for (const char* const name : {"a", "b"}) {
+    writer.add_tensor(name, io::GgmlType::f32, std::array<std::uint64_t, 2>{1024, 1024}, weights);
+  }
+  for (const Format format : {Format::q8_0, Format::f32}) {
+    REQUIRE(writer.write(path));
+    const auto file = io::Gguf::open(path);
+    REQUIRE(file);
+    const auto cut = quantize_model(*file, (folder / "out.gguf").string(), {.format = format},
+                                    [&](const ConvertedTensor& tensor) {
+                                      CHECK(tensor.name == "a");
+                                      std::filesystem::resize_file(path, 0);
+                                      return true;
+                                    });
+    REQUIRE(!cut);
+    CHECK(cut.error().code == Errc::io);
+    CHECK(cut.error().message == path + ": tensor 'b': the file has become shorter");
+    CHECK(!std::filesystem::exists(folder / "out.gguf"));
+  }
+  std::filesystem::remove_all(folder);
+}
+#endif
+
 TEST_CASE("a file is written whole or not at all") {
   const io::Gguf file = open_shipped();
   const auto folder = std::filesystem::temp_directory_path() /
@@ -350,6 +380,11 @@ TEST_CASE("a file is written whole or not at all") {
   REQUIRE(!cancelled);
   CHECK(cancelled.error().code == Errc::cancelled);
   CHECK(std::filesystem::is_empty(folder));
+
+  // An error of the file that is written names only that file.
+  const Result<void> refused = quantize_model(file, folder.string(), {.format = Format::q4_0});
+  REQUIRE(!refused);
+  CHECK(refused.error().message == folder.string() + ": cannot be written: it is a directory");
 
   REQUIRE(quantize_model(file, path, {.format = Format::q4_0}));
   CHECK(test::read_file(path) == convert(file, {.format = Format::q4_0}).bytes);

@@ -232,6 +232,7 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
 
   std::size_t largest = 0, largest_packed = 0;
   bool has_blocks = false;
+  bool in_source = false;  // an error is then about `in`, not about the file that is written
   std::vector<ConvertedTensor> plans;
   plans.reserve(in.tensors().size());  // sources keep references
   AlignedBuffer rows, panels;          // of the tensor that was converted last
@@ -258,6 +259,7 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
     writer.add_tensor(
         plan.name, *type_of(plan), dims,
         [&, n_bytes, on_tensor]() -> Result<std::span<const std::byte>> {
+          in_source = true;
           auto out = rows.bytes().first(n_bytes);
           const bool is_in_file = in.file().contains(tensor.data);
           NIBBLE_CHECK(convert_tensor({plan.from, plan.to, tensor.data,
@@ -268,6 +270,7 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
             out = panels.bytes().first(io::narrow<std::size_t>(plan.bytes_to));
           }
           if (!on_tensor(plan)) return Error{Errc::cancelled, "converting"};
+          in_source = false;
           return std::span<const std::byte>(out);
         });
   }
@@ -279,7 +282,7 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
   rows = std::move(row_memory);
   panels = std::move(panel_memory);
   auto result = finish(writer);
-  if (!result) return std::move(result).error().in(in.name());
+  if (!result && in_source) return std::move(result).error().in(in.name());
   return result;
 }
 
@@ -288,9 +291,11 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
 // Writes the model `in` to the file `path` with its weights in another format. Weights are rounded
 // as in quant/quantize.hpp, bit for bit; a tensor that already has its format is copied. All
 // metadata is kept; general.file_type and general.quantization_version are updated. The file is
-// either complete or not there. Errors name the tensor: unsupported (a type without a format here,
-// or a format that GGUF lacks), malformed (a weight that is not finite), limit (a weight that the
-// new format cannot hold), cancelled, out_of_memory, io.
+// either complete or as it was before (io/output_file.hpp). Weights of a mapped file are read, not
+// taken from the mapping, so a file that another program cuts meanwhile is an error. Errors name
+// the tensor: unsupported (a type without a format here, or a format that GGUF lacks), malformed (a
+// weight that is not finite), limit (a weight that the new format cannot hold), cancelled,
+// out_of_memory, io.
 inline Result<void> quantize_model(const io::Gguf& in, const std::string& path,
                                    const ConvertOptions& options,
                                    OnConverted on_tensor = detail::keep_converting) {
