@@ -118,18 +118,20 @@ NIBBLE_INLINE void Engine::set_policy(const ops::PagePolicy* policy) noexcept {
 
 NIBBLE_INLINE Result<Engine> Engine::create(const Model& model, const EngineOptions& options) {
   NIBBLE_CHECK(simd::ensure_target());
-  Owned<State> state(new (std::nothrow) State(model, options));
-  if (!state) return Error{Errc::out_of_memory, "an engine"};
-  model.architecture().survey(state->needs);
-  NIBBLE_CHECK(state->check_options());
-  state->plan = model.architecture().plan(state->limits);
-  if (!state->plan.is_valid()) {
-    return Error{Errc::limit, "session: max_step_tokens " +
-                                  std::to_string(options.max_step_tokens) +
-                                  " cannot be had: " + state->plan.error};
-  }
-  NIBBLE_CHECK(state->allocate());
-  return Engine(std::move(state));
+  return catch_out_of_memory([&]() -> Result<Engine> {
+    Owned<State> state(new (std::nothrow) State(model, options));
+    if (!state) return Error{Errc::out_of_memory, "an engine"};
+    model.architecture().survey(state->needs);
+    NIBBLE_CHECK(state->check_options());
+    state->plan = model.architecture().plan(state->limits);
+    if (!state->plan.is_valid()) {
+      return Error{Errc::limit, "session: max_step_tokens " +
+                                    std::to_string(options.max_step_tokens) +
+                                    " cannot be had: " + state->plan.error};
+    }
+    NIBBLE_CHECK(state->allocate());
+    return Engine(std::move(state));
+  });
 }
 
 NIBBLE_INLINE Result<void> Engine::State::check_options() {
@@ -250,7 +252,7 @@ NIBBLE_INLINE Result<Sequence> Engine::new_sequence(Index capacity) {
                                              " positions; n_ctx is " +
                                              std::to_string(state_->limits.n_positions)};
   }
-  return Sequence::State::create(state_->pool, n);
+  return catch_out_of_memory([&] { return Sequence::State::create(state_->pool, n); });
 }
 
 NIBBLE_INLINE Result<void> Engine::State::check(const SequenceInput& input,

@@ -177,19 +177,23 @@ class Gguf {
 };
 
 inline Result<Gguf> Gguf::open(const std::string& path) {
-  NIBBLE_TRY(file, MappedFile::open(path));
-  NIBBLE_TRY(gguf, parse(file.bytes(), path));
-  gguf.file_ = std::move(file);
-  return gguf;
+  return catch_out_of_memory([&]() -> Result<Gguf> {
+    NIBBLE_TRY(file, MappedFile::open(path));
+    NIBBLE_TRY(gguf, parse(file.bytes(), path));
+    gguf.file_ = std::move(file);
+    return gguf;
+  });
 }
 
 inline Result<Gguf> Gguf::parse(std::span<const std::byte> bytes, const std::string& name) {
-  Gguf gguf;
-  gguf.bytes_ = bytes;
-  gguf.name_ = printable(name);
-  Result<void> status = gguf.read();
-  if (!status) return std::move(status).error().in(gguf.name_);
-  return gguf;
+  return catch_out_of_memory([&]() -> Result<Gguf> {
+    Gguf gguf;
+    gguf.bytes_ = bytes;
+    gguf.name_ = printable(name);
+    Result<void> status = gguf.read();
+    if (!status) return std::move(status).error().in(gguf.name_);
+    return gguf;
+  });
 }
 
 inline const GgufValue* Gguf::find(std::string_view key) const noexcept {
@@ -199,11 +203,13 @@ inline const GgufValue* Gguf::find(std::string_view key) const noexcept {
 
 template <class T>
 Result<T> Gguf::get(std::string_view key) const {
-  const GgufValue* value = find(key);
-  if (value == nullptr) return missing(key);
-  auto result = value->as<T>();
-  if (!result) return key_error(key, std::move(result).error());
-  return result;
+  return catch_out_of_memory([&]() -> Result<T> {
+    const GgufValue* value = find(key);
+    if (value == nullptr) return missing(key);
+    auto result = value->as<T>();
+    if (!result) return key_error(key, std::move(result).error());
+    return result;
+  });
 }
 
 template <class T>
@@ -214,11 +220,13 @@ Result<T> Gguf::get_or(std::string_view key, T fallback) const {
 
 template <class T>
 Result<std::vector<T>> Gguf::get_array(std::string_view key) const {
-  const GgufValue* value = find(key);
-  if (value == nullptr) return missing(key);
-  auto result = value->as_array<T>();
-  if (!result) return key_error(key, std::move(result).error());
-  return result;
+  return catch_out_of_memory([&]() -> Result<std::vector<T>> {
+    const GgufValue* value = find(key);
+    if (value == nullptr) return missing(key);
+    auto result = value->as_array<T>();
+    if (!result) return key_error(key, std::move(result).error());
+    return result;
+  });
 }
 
 inline const GgufTensor* Gguf::find_tensor(std::string_view name) const noexcept {
@@ -227,11 +235,13 @@ inline const GgufTensor* Gguf::find_tensor(std::string_view name) const noexcept
 }
 
 inline Result<GgufTensor> Gguf::tensor(std::string_view name) const {
-  const GgufTensor* found = find_tensor(name);
-  if (found == nullptr) {
-    return Error{Errc::not_found, name_ + ": tensor " + quoted(name) + " is missing"};
-  }
-  return *found;
+  return catch_out_of_memory([&]() -> Result<GgufTensor> {
+    const GgufTensor* found = find_tensor(name);
+    if (found == nullptr) {
+      return Error{Errc::not_found, name_ + ": tensor " + quoted(name) + " is missing"};
+    }
+    return *found;
+  });
 }
 
 inline Result<void> Gguf::read() {

@@ -50,11 +50,15 @@ class OutputFile {
   ~OutputFile() { discard(); }
 
   // Errc::io with path and reason, e.g. a full disk; the temporary file is then removed.
-  Result<void> write(std::span<const std::byte> bytes);
+  Result<void> write(std::span<const std::byte> bytes) {
+    return catch_out_of_memory([&] { return write_all(bytes); });
+  }
 
   // Flushes to the device before renaming: after a power failure there is the old file or the new
   // one, never a partial one. No writes afterwards.
-  Result<void> commit();
+  Result<void> commit() {
+    return catch_out_of_memory([&] { return finish(); });
+  }
 
  private:
 #if defined(_WIN32)
@@ -71,7 +75,9 @@ class OutputFile {
 
   Result<void> open();
   Result<void> check_target() const;  // that what is there, if anything, may be replaced
-  Result<void> give_name();           // links a file without a name
+  Result<void> write_all(std::span<const std::byte> bytes);
+  Result<void> finish();
+  Result<void> give_name();  // links a file without a name
   void discard() noexcept;
   Error fail(const char* what) {
     Error error = detail::system_error(path_, what);
@@ -88,10 +94,12 @@ class OutputFile {
 };
 
 inline Result<OutputFile> OutputFile::create(const std::string& path) {
-  NIBBLE_CHECK(detail::check_path(path));
-  OutputFile file(path);
-  NIBBLE_CHECK(file.open());
-  return file;
+  return catch_out_of_memory([&]() -> Result<OutputFile> {
+    NIBBLE_CHECK(detail::check_path(path));
+    OutputFile file(path);
+    NIBBLE_CHECK(file.open());
+    return file;
+  });
 }
 
 namespace detail {
@@ -144,7 +152,7 @@ inline Result<void> OutputFile::open() {
   }
 }
 
-inline Result<void> OutputFile::write(std::span<const std::byte> bytes) {
+inline Result<void> OutputFile::write_all(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const auto chunk = static_cast<unsigned long>(std::min(bytes.size(), detail::kMaxTransfer));
     unsigned long written = 0;
@@ -156,7 +164,7 @@ inline Result<void> OutputFile::write(std::span<const std::byte> bytes) {
   return ok();
 }
 
-inline Result<void> OutputFile::commit() {
+inline Result<void> OutputFile::finish() {
   if (FlushFileBuffers(handle_) == 0) return fail("cannot write");
   if (CloseHandle(std::exchange(handle_, kClosed)) == 0) return fail("cannot write");
   NIBBLE_CHECK(check_target());  // again: others may have put something else there meanwhile
@@ -261,7 +269,7 @@ inline Result<void> OutputFile::open() {
   }
   return ok();
 }
-inline Result<void> OutputFile::write(std::span<const std::byte> bytes) {
+inline Result<void> OutputFile::write_all(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const std::size_t chunk = std::min(bytes.size(), detail::kMaxTransfer);
     const ::ssize_t written = ::write(handle_, bytes.data(), chunk);
@@ -293,7 +301,7 @@ inline Result<void> OutputFile::give_name() {
   return fail("cannot create");
 }
 
-inline Result<void> OutputFile::commit() {
+inline Result<void> OutputFile::finish() {
   // EINVAL: the file system cannot sync; there is nothing to wait for.
   if (::fsync(handle_) != 0 && errno != EINVAL) return fail("cannot write");
   NIBBLE_CHECK(check_target());  // again: others may have put something else there meanwhile

@@ -299,16 +299,20 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
 inline Result<void> quantize_model(const io::Gguf& in, const std::string& path,
                                    const ConvertOptions& options,
                                    OnConverted on_tensor = detail::keep_converting) {
-  return detail::convert(in, options, on_tensor,
-                         [&](const io::GgufWriter& writer) { return writer.write(path); });
+  return catch_out_of_memory([&] {
+    return detail::convert(in, options, on_tensor,
+                           [&](const io::GgufWriter& writer) { return writer.write(path); });
+  });
 }
 
 // The same, to memory.
 inline Result<std::vector<std::byte>> quantize_model(
     const io::Gguf& in, const ConvertOptions& options,
     OnConverted on_tensor = detail::keep_converting) {
-  return detail::convert(in, options, on_tensor,
-                         [](const io::GgufWriter& writer) { return writer.to_bytes(); });
+  return catch_out_of_memory([&] {
+    return detail::convert(in, options, on_tensor,
+                           [](const io::GgufWriter& writer) { return writer.to_bytes(); });
+  });
 }
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -53,10 +53,12 @@ Result<Owned<ModelGraph>> graph_of(ArchitectureList<Architectures...>, std::stri
 
 template <class Formats, class Architectures>
 Result<Model> Model::from_gguf(const io::Gguf& file, const LoadOptions& options) {
-  NIBBLE_CHECK(simd::ensure_target());
-  NIBBLE_TRY(name, file.get_string("general.architecture"));
-  NIBBLE_TRY(graph, detail::graph_of(Architectures{}, name, file));
-  return from_graph(std::move(graph), Formats::kOps, file, options);
+  return catch_out_of_memory([&]() -> Result<Model> {
+    NIBBLE_CHECK(simd::ensure_target());
+    NIBBLE_TRY(name, file.get_string("general.architecture"));
+    NIBBLE_TRY(graph, detail::graph_of(Architectures{}, name, file));
+    return from_graph(std::move(graph), Formats::kOps, file, options);
+  });
 }
 
 template <class Formats, class Architectures>

@@ -51,9 +51,11 @@ NIBBLE_INLINE void Model::keep(io::Gguf&& file) {
 
 NIBBLE_INLINE Result<Model> Model::from_parts(Owned<ModelGraph> graph, WeightStore weights) {
   if (!graph) return Error{Errc::out_of_memory, "a model"};
-  NIBBLE_CHECK(graph::check_weights(
-      [&](graph::SurveySink& sink) { graph->survey(sink); }, weights.table(),
-      [&](std::size_t slot, Index layer) { return graph->tensor_name(slot, layer); }));
+  NIBBLE_CHECK(catch_out_of_memory([&] {
+    return graph::check_weights(
+        [&](graph::SurveySink& sink) { graph->survey(sink); }, weights.table(),
+        [&](std::size_t slot, Index layer) { return graph->tensor_name(slot, layer); });
+  }));
   Shared<Parts> parts(Owned<Parts>(new (std::nothrow) Parts(std::move(graph), std::move(weights))));
   if (!parts) return Error{Errc::out_of_memory, "a model"};
   return Model(std::move(parts));
