@@ -29,6 +29,29 @@ nibble_bench_usage_test(no_shape bench_model ERR gpt-5 ARGS --shape gpt-5)
 nibble_bench_usage_test(bad_shape bench_model ERR even
   ARGS --shape dim=65,layers=1,heads=2,ffn=64)
 
+# A file of results that cannot be written is found out before the measurements.
+foreach(program bench_kernels bench_model)
+  set(shape)
+  if(program STREQUAL "bench_model")
+    set(shape --shape smollm2-135m)
+  endif()
+  add_test(NAME ${program}_no_folder
+    COMMAND ${CMAKE_COMMAND} -DEXIT=1 -DOUT=^$ -DERR=^${program}:\ [^\n]*cannot\ create[^\n]*\n$
+      -DINPUT=${CMAKE_CURRENT_BINARY_DIR}/${program}_no_folder.txt
+      -P ${run_test} -- $<TARGET_FILE:${program}> ${shape} --out no/such/folder/run.json)
+endforeach()
+
+# The sizes of data are bounded by the memory that there is.
+if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
+  add_test(NAME bench_kernels_little_memory COMMAND sh -c
+    "ulimit -v 800000; exec $<TARGET_FILE:bench_kernels> --kernel matmul --format q8_0 --quick \
+--threads 1 --min-time 0.0001 --repetitions 1")
+  add_test(NAME bench_model_little_memory COMMAND sh -c
+    "ulimit -v 600000; exec $<TARGET_FILE:bench_model> --shape tinyllama-1.1b --threads 1")
+  set_tests_properties(bench_model_little_memory PROPERTIES
+    PASS_REGULAR_EXPRESSION "MiB of RAM are available")
+endif()
+
 foreach(program bench_kernels bench_model)
   add_test(NAME ${program}_files
     COMMAND ${CMAKE_COMMAND} -DPROGRAM=$<TARGET_FILE:${program}>

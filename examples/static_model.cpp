@@ -17,7 +17,6 @@ using nibble::Dim;
 using nibble::Index;
 using nibble::Result;
 using nibble::Slot;
-using nibble::Result<void>;
 
 // The dimensions of the model that ships with nibble, as llama() expects them.
 struct HomeCommands {
@@ -165,5 +164,5 @@ int main(int argc, char** argv) {
       "%zu bytes of working memory, known when this was compiled:\n"
       "  %zu intermediate results, %zu key-value cache, %zu rotation tables\n",
       kBytes, kPlan.bytes, kCache.bytes(), kRopeBytes);
-  return 0;
+  return std::fflush(stdout) == 0 ? 0 : 1;
 }

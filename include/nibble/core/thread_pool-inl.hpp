@@ -64,6 +64,10 @@ bool ThreadPool::spin(Done done) const noexcept {
 }
 
 NIBBLE_INLINE Result<Owned<ThreadPool>> ThreadPool::create(const ThreadPoolOptions& options) {
+  return catch_out_of_memory([&] { return start(options); });
+}
+
+NIBBLE_INLINE Result<Owned<ThreadPool>> ThreadPool::start(const ThreadPoolOptions& options) {
   if (options.n_threads < 0 || options.spin_microseconds < 0 || options.n_cpus < 0) {
     return Error{Errc::invalid_argument, "thread pool: a negative number in the options"};
   }

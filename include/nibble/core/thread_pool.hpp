@@ -70,6 +70,7 @@ class ThreadPool final : public Executor {
   class Lock;
 
   ThreadPool() noexcept = default;
+  static Result<Owned<ThreadPool>> start(const ThreadPoolOptions& options);
   static void nothing(Index, Index) noexcept {}
 
   void fork_join(Index n_tasks, Task task) noexcept;

@@ -118,18 +118,19 @@ NIBBLE_INLINE void Engine::set_policy(const ops::PagePolicy* policy) noexcept {
 
 NIBBLE_INLINE Result<Engine> Engine::create(const Model& model, const EngineOptions& options) {
   NIBBLE_CHECK(simd::ensure_target());
-  Owned<State> state(new (std::nothrow) State(model, options));
-  if (!state) return Error{Errc::out_of_memory, "an engine"};
-  model.architecture().survey(state->needs);
-  NIBBLE_CHECK(state->check_options());
-  state->plan = model.architecture().plan(state->limits);
-  if (!state->plan.is_valid()) {
-    return Error{Errc::limit, "session: max_step_tokens " +
-                                  to_text(options.max_step_tokens) +
-                                  " cannot be had: " + state->plan.error};
-  }
-  NIBBLE_CHECK(state->allocate());
-  return Engine(std::move(state));
+  return catch_out_of_memory([&]() -> Result<Engine> {
+    Owned<State> state(new (std::nothrow) State(model, options));
+    if (!state) return Error{Errc::out_of_memory, "an engine"};
+    model.architecture().survey(state->needs);
+    NIBBLE_CHECK(state->check_options());
+    state->plan = model.architecture().plan(state->limits);
+    if (!state->plan.is_valid()) {
+      return Error{Errc::limit, "session: max_step_tokens " + to_text(options.max_step_tokens) +
+                                    " cannot be had: " + state->plan.error};
+    }
+    NIBBLE_CHECK(state->allocate());
+    return Engine(std::move(state));
+  });
 }
 
 NIBBLE_INLINE Result<void> Engine::State::check_options() {
@@ -138,12 +139,12 @@ NIBBLE_INLINE Result<void> Engine::State::check_options() {
   if (options.n_ctx < 0 || options.n_ctx > kMax || options.max_step_tokens < 1 ||
       options.max_outputs < 0 || options.max_sequences < 1 || options.max_sequences > 1 << 16 ||
       options.cache_positions < 0 || options.cache_positions > kMax) {
-    return Error{Errc::invalid_argument,
-                 "session: n_ctx " + to_text(options.n_ctx) + ", max_step_tokens " +
-                     to_text(options.max_step_tokens) + ", max_outputs " +
-                     to_text(options.max_outputs) + ", max_sequences " +
-                     to_text(options.max_sequences) + ", cache_positions " +
-                     to_text(options.cache_positions) + " out of range"};
+    return Error{Errc::invalid_argument, "session: n_ctx " + to_text(options.n_ctx) +
+                                             ", max_step_tokens " +
+                                             to_text(options.max_step_tokens) + ", max_outputs " +
+                                             to_text(options.max_outputs) + ", max_sequences " +
+                                             to_text(options.max_sequences) + ", cache_positions " +
+                                             to_text(options.cache_positions) + " out of range"};
   }
   limits.n_positions =
       options.n_ctx > 0 ? options.n_ctx : (std::min)(config.n_ctx, kDefaultContext);
@@ -252,15 +253,14 @@ NIBBLE_INLINE Result<Sequence> Engine::new_sequence(Index capacity) {
                                              " positions; n_ctx is " +
                                              to_text(state_->limits.n_positions)};
   }
-  return Sequence::State::create(state_->pool, n);
+  return catch_out_of_memory([&] { return Sequence::State::create(state_->pool, n); });
 }
 
 NIBBLE_INLINE Result<void> Engine::State::can_run(const SequenceInput& input,
                                                   std::size_t index) const {
   const auto error = [&](Errc code, const std::string& what) {
     const bool many = limits.max_segments > 1;
-    return Error{code,
-                 (many ? "engine: input " + to_text(index) + ": " : "session: ") + what};
+    return Error{code, (many ? "engine: input " + to_text(index) + ": " : "session: ") + what};
   };
   if (input.sequence == nullptr || input.sequence->state_->pool.get() != pool.get()) {
     return error(Errc::invalid_argument, "no sequence of this engine");
@@ -274,14 +274,13 @@ NIBBLE_INLINE Result<void> Engine::State::can_run(const SequenceInput& input,
                                              to_text(Index{model.config().dim}));
   }
   if (n < 1 || input.n_outputs < 0 || input.n_outputs > (std::min)(n, limits.max_outputs)) {
-    return error(Errc::invalid_argument, to_text(input.n_outputs) + " outputs of " +
-                                             to_text(n) + " tokens; at most " +
-                                             to_text(limits.max_outputs) + " at once");
+    return error(Errc::invalid_argument, to_text(input.n_outputs) + " outputs of " + to_text(n) +
+                                             " tokens; at most " + to_text(limits.max_outputs) +
+                                             " at once");
   }
   if (n > s.capacity - s.position) {
-    return error(Errc::limit, to_text(n) + " tokens at position " +
-                                  to_text(s.position) + " do not fit in a context of " +
-                                  to_text(s.capacity));
+    return error(Errc::limit, to_text(n) + " tokens at position " + to_text(s.position) +
+                                  " do not fit in a context of " + to_text(s.capacity));
   }
   if (needs.reads_both_ways && s.position > 0) {
     return error(Errc::invalid_argument,
@@ -291,9 +290,9 @@ NIBBLE_INLINE Result<void> Engine::State::can_run(const SequenceInput& input,
   for (std::size_t i = 0; i < input.tokens.size(); ++i) {
     const std::int32_t token = input.tokens[i];
     if (token >= 0 && token < model.config().vocab_size) continue;
-    return error(Errc::invalid_argument,
-                 "token " + to_text(i) + " is " + to_text(token) + ", not in [0, " +
-                     to_text(Index{model.config().vocab_size}) + ")");
+    return error(Errc::invalid_argument, "token " + to_text(i) + " is " + to_text(token) +
+                                             ", not in [0, " +
+                                             to_text(Index{model.config().vocab_size}) + ")");
   }
   return ok();
 }
@@ -311,8 +310,8 @@ NIBBLE_INLINE Result<void> Engine::State::can_run(std::span<const SequenceInput>
     NIBBLE_CHECK(can_run(inputs[i], i));
     for (std::size_t j = 0; j < i; ++j) {
       if (inputs[j].sequence != inputs[i].sequence) continue;
-      return Error{Errc::invalid_argument, "engine: inputs " + to_text(j) + " and " +
-                                               to_text(i) + " are of the same sequence"};
+      return Error{Errc::invalid_argument, "engine: inputs " + to_text(j) + " and " + to_text(i) +
+                                               " are of the same sequence"};
     }
     const Index n = inputs[i].n_rows();
     n_rows += n;
@@ -322,8 +321,7 @@ NIBBLE_INLINE Result<void> Engine::State::can_run(std::span<const SequenceInput>
   if (n_rows > limits.max_rows || n_outputs > limits.max_outputs) {
     return Error{Errc::limit, "engine: a step of " + to_text(n_rows) + " tokens with " +
                                   to_text(n_outputs) + " outputs; at most " +
-                                  to_text(limits.max_rows) + " and " +
-                                  to_text(limits.max_outputs)};
+                                  to_text(limits.max_rows) + " and " + to_text(limits.max_outputs)};
   }
   return check_pages(n_pages);
 }

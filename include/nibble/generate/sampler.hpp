@@ -42,7 +42,7 @@ class Sampler {
       return bad("repetition_penalty must be positive");
     if (options.repetition_window < 0) return bad("repetition_window must be at least 0");
     if (vocab_size < 1) return bad("the vocabulary is empty");
-    return Sampler(options, vocab_size);
+    return catch_out_of_memory([&]() -> Result<Sampler> { return Sampler(options, vocab_size); });
   }
 
   const SamplingOptions& options() const noexcept { return options_; }

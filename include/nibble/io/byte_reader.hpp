@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Shared by the file readers: overflow-checked arithmetic on sizes, a bounds-checked cursor over
-// little-endian bytes, and a function that makes names from files safe to show in error messages.
+// little-endian bytes, and a function that quotes names from files in error messages.
 #pragma once
 
 #include <bit>
@@ -16,6 +16,8 @@
 #include <utility>
 
 #include "nibble/core/result.hpp"
+#include "nibble/core/text.hpp"
+#include "nibble/core/utf8.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
@@ -56,16 +58,16 @@ noexcept {
   return value;
 }
 
-// quoted(name): a name from a file, for an error message. At most 64 characters, printable ASCII
-// only, so that a hostile name can neither flood a log nor send control sequences to a terminal. An
-// object, not a function: for a std::string, argument-dependent lookup would also find std::quoted.
+// quoted(name): a name from a file, for an error message: at most 64 bytes of it, and only what is
+// printable, so that a hostile name can neither flood a log nor send control sequences to a
+// terminal. An object, not a function: for a std::string, argument-dependent lookup would also find
+// std::quoted.
 struct Quoted {
   std::string operator()(std::string_view name) const {
     constexpr std::size_t kMaxShown = 64;
-    std::string out = "'";
-    for (const char c : name.substr(0, kMaxShown)) out += c >= 0x20 && c < 0x7f ? c : '?';
-    out += name.size() > kMaxShown ? "...'" : "'";
-    return out;
+    std::string_view shown = name.substr(0, kMaxShown);
+    if (shown.size() < name.size()) shown.remove_suffix(utf8_unfinished(shown));
+    return "'" + printable(shown) + (shown.size() < name.size() ? "...'" : "'");
   }
 };
 NIBBLE_HIDDEN inline constexpr Quoted quoted;

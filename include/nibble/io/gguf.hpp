@@ -88,8 +88,9 @@ class Gguf {
   // The same for bytes in memory, which the caller keeps alive and unchanged. Errors use `name`
   // instead of the path. The bytes must start at a multiple of 8, because of the tensors (else
   // invalid_argument).
-  static Result<Gguf> parse(std::span<const std::byte> bytes, std::string name);
+  static Result<Gguf> parse(std::span<const std::byte> bytes, const std::string& name);
 
+  // As messages show it: printable (core/text.hpp).
   const std::string& name() const noexcept { return name_; }
   std::uint32_t version() const noexcept { return version_; }
   std::uint32_t alignment() const noexcept { return alignment_; }
@@ -157,6 +158,9 @@ class Gguf {
   Result<GgufEntry> read_entry(ByteReader& in) const;
   Result<void> read_tensor(ByteReader& in, std::uint64_t& offset, GgufTensor& tensor) const;
   Result<void> place_tensors(std::size_t infos_end, std::span<const std::uint64_t> offsets);
+  Error missing(std::string_view key) const {
+    return {Errc::not_found, name_ + ": the metadata has no key " + quoted(key)};
+  }
   Error key_error(std::string_view key, Error error) const {
     return std::move(error).in(name_ + ": key " + quoted(key));
   }
@@ -173,19 +177,23 @@ class Gguf {
 };
 
 inline Result<Gguf> Gguf::open(const std::string& path) {
-  NIBBLE_TRY(file, MappedFile::open(path));
-  NIBBLE_TRY(gguf, parse(file.bytes(), path));
-  gguf.file_ = std::move(file);
-  return gguf;
+  return catch_out_of_memory([&]() -> Result<Gguf> {
+    NIBBLE_TRY(file, MappedFile::open(path));
+    NIBBLE_TRY(gguf, parse(file.bytes(), path));
+    gguf.file_ = std::move(file);
+    return gguf;
+  });
 }
 
-inline Result<Gguf> Gguf::parse(std::span<const std::byte> bytes, std::string name) {
-  Gguf gguf;
-  gguf.bytes_ = bytes;
-  gguf.name_ = std::move(name);
-  Result<void> status = gguf.read();
-  if (!status) return std::move(status).error().in(gguf.name_);
-  return gguf;
+inline Result<Gguf> Gguf::parse(std::span<const std::byte> bytes, const std::string& name) {
+  return catch_out_of_memory([&]() -> Result<Gguf> {
+    Gguf gguf;
+    gguf.bytes_ = bytes;
+    gguf.name_ = printable(name);
+    Result<void> status = gguf.read();
+    if (!status) return std::move(status).error().in(gguf.name_);
+    return gguf;
+  });
 }
 
 inline const GgufValue* Gguf::find(std::string_view key) const noexcept {
@@ -195,11 +203,13 @@ inline const GgufValue* Gguf::find(std::string_view key) const noexcept {
 
 template <class T>
 Result<T> Gguf::get(std::string_view key) const {
-  const GgufValue* value = find(key);
-  if (value == nullptr) return key_error(key, {Errc::not_found, "missing from the metadata"});
-  auto result = value->as<T>();
-  if (!result) return key_error(key, std::move(result).error());
-  return result;
+  return catch_out_of_memory([&]() -> Result<T> {
+    const GgufValue* value = find(key);
+    if (value == nullptr) return missing(key);
+    auto result = value->as<T>();
+    if (!result) return key_error(key, std::move(result).error());
+    return result;
+  });
 }
 
 template <class T>
@@ -210,11 +220,13 @@ Result<T> Gguf::get_or(std::string_view key, T fallback) const {
 
 template <class T>
 Result<std::vector<T>> Gguf::get_array(std::string_view key) const {
-  const GgufValue* value = find(key);
-  if (value == nullptr) return key_error(key, {Errc::not_found, "missing from the metadata"});
-  auto result = value->as_array<T>();
-  if (!result) return key_error(key, std::move(result).error());
-  return result;
+  return catch_out_of_memory([&]() -> Result<std::vector<T>> {
+    const GgufValue* value = find(key);
+    if (value == nullptr) return missing(key);
+    auto result = value->as_array<T>();
+    if (!result) return key_error(key, std::move(result).error());
+    return result;
+  });
 }
 
 inline const GgufTensor* Gguf::find_tensor(std::string_view name) const noexcept {
@@ -223,11 +235,13 @@ inline const GgufTensor* Gguf::find_tensor(std::string_view name) const noexcept
 }
 
 inline Result<GgufTensor> Gguf::tensor(std::string_view name) const {
-  const GgufTensor* found = find_tensor(name);
-  if (found == nullptr) {
-    return Error{Errc::not_found, name_ + ": tensor " + quoted(name) + " is missing"};
-  }
-  return *found;
+  return catch_out_of_memory([&]() -> Result<GgufTensor> {
+    const GgufTensor* found = find_tensor(name);
+    if (found == nullptr) {
+      return Error{Errc::not_found, name_ + ": tensor " + quoted(name) + " is missing"};
+    }
+    return *found;
+  });
 }
 
 inline Result<void> Gguf::read() {

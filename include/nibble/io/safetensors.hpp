@@ -110,8 +110,9 @@ class Safetensors {
 
   // The same for bytes in memory, with any alignment, which the caller keeps alive and unchanged.
   // Errors use `name` instead of the path.
-  static Result<Safetensors> parse(std::span<const std::byte> bytes, std::string name);
+  static Result<Safetensors> parse(std::span<const std::byte> bytes, const std::string& name);
 
+  // As messages show it: printable (core/text.hpp).
   const std::string& name() const noexcept { return name_; }
 
   // In the header's order.
@@ -165,18 +166,23 @@ inline Result<std::uint64_t> tensor_bytes(SafetensorType type,
 }
 
 inline Result<Safetensors> Safetensors::open(const std::string& path) {
-  NIBBLE_TRY(file, MappedFile::open(path));
-  NIBBLE_TRY(safetensors, parse(file.bytes(), path));
-  safetensors.file_ = std::move(file);
-  return safetensors;
+  return catch_out_of_memory([&]() -> Result<Safetensors> {
+    NIBBLE_TRY(file, MappedFile::open(path));
+    NIBBLE_TRY(safetensors, parse(file.bytes(), path));
+    safetensors.file_ = std::move(file);
+    return safetensors;
+  });
 }
 
-inline Result<Safetensors> Safetensors::parse(std::span<const std::byte> bytes, std::string name) {
-  Safetensors safetensors;
-  safetensors.name_ = std::move(name);
-  Result<void> status = safetensors.read(bytes);
-  if (!status) return std::move(status).error().in(safetensors.name_);
-  return safetensors;
+inline Result<Safetensors> Safetensors::parse(std::span<const std::byte> bytes,
+                                              const std::string& name) {
+  return catch_out_of_memory([&]() -> Result<Safetensors> {
+    Safetensors safetensors;
+    safetensors.name_ = printable(name);
+    Result<void> status = safetensors.read(bytes);
+    if (!status) return std::move(status).error().in(safetensors.name_);
+    return safetensors;
+  });
 }
 
 inline const Safetensor* Safetensors::find_tensor(std::string_view name) const noexcept {
@@ -185,11 +191,13 @@ inline const Safetensor* Safetensors::find_tensor(std::string_view name) const n
 }
 
 inline Result<Safetensor> Safetensors::tensor(std::string_view name) const {
-  const Safetensor* found = find_tensor(name);
-  if (found == nullptr) {
-    return Error{Errc::not_found, name_ + ": tensor " + quoted(name) + " is missing"};
-  }
-  return *found;
+  return catch_out_of_memory([&]() -> Result<Safetensor> {
+    const Safetensor* found = find_tensor(name);
+    if (found == nullptr) {
+      return Error{Errc::not_found, name_ + ": tensor " + quoted(name) + " is missing"};
+    }
+    return *found;
+  });
 }
 
 inline const std::string* Safetensors::find_metadata(std::string_view key) const noexcept {

@@ -50,7 +50,7 @@ class TensorBinder final : public graph::SurveySink {
         names += ", ...";
         break;
       }
-      names += (n_named > 1 ? ", '" : "'") + std::string(tensor.name) + "'";
+      names += (n_named > 1 ? ", " : "") + io::quoted(tensor.name);
     }
     return Error{Errc::unsupported, file_.name() + ": " +
                                         to_text(file_.tensors().size() - used_.size()) +

@@ -71,9 +71,11 @@ NIBBLE_INLINE Result<Model> Model::make(Owned<ModelGraph> graph, WeightStore wei
 NIBBLE_INLINE Result<Model> Model::from_parts(Owned<ModelGraph> graph, WeightStore weights,
                                               const LoadOptions& options) {
   if (!graph) return Error{Errc::out_of_memory, "a model"};
-  NIBBLE_CHECK(graph::check_weights(
-      [&](graph::SurveySink& sink) { graph->survey(sink); }, weights.table(),
-      [&](std::size_t slot, Index layer) { return graph->tensor_name(slot, layer); }));
+  NIBBLE_CHECK(catch_out_of_memory([&] {
+    return graph::check_weights(
+        [&](graph::SurveySink& sink) { graph->survey(sink); }, weights.table(),
+        [&](std::size_t slot, Index layer) { return graph->tensor_name(slot, layer); });
+  }));
   return make(std::move(graph), std::move(weights), options);
 }
 
@@ -94,8 +96,7 @@ NIBBLE_INLINE Result<Model> Model::from_graph(Owned<ModelGraph> graph,
   // memory is allocated for it.
   if (static_cast<std::size_t>(config.n_layers) > file.tensors().size()) {
     return Error{Errc::malformed, file.name() + ": " + to_text(Index{config.n_layers}) +
-                                      " layers but " + to_text(file.tensors().size()) +
-                                      " tensors"};
+                                      " layers but " + to_text(file.tensors().size()) + " tensors"};
   }
   WeightStore weights(config.n_layers, graph->n_slots(), formats);
   detail::TensorBinder binder(*graph, file, weights);
@@ -108,10 +109,9 @@ NIBBLE_INLINE Result<Model> Model::from_graph(Owned<ModelGraph> graph,
     if (!read && read.error().code != Errc::unsupported) return read.error();
     if (read) {
       if (read->vocabulary().size() > static_cast<std::size_t>(Index{config.vocab_size})) {
-        return Error{Errc::malformed,
-                     file.name() + ": " + to_text(read->vocabulary().size()) +
-                         " tokens but " + to_text(Index{config.vocab_size}) +
-                         " rows of embeddings"};
+        return Error{Errc::malformed, file.name() + ": " + to_text(read->vocabulary().size()) +
+                                          " tokens but " + to_text(Index{config.vocab_size}) +
+                                          " rows of embeddings"};
       }
       tokenizer = *std::move(read);
     }

@@ -11,11 +11,12 @@
 // bytes for every input that GGUF's rules define. They do not depend on whether the compiler fuses
 // multiplications and additions, nor on -ffast-math.
 //
-// Inputs that those rules leave undefined:
+// Inputs that those rules leave undefined (quantize_block() then returns false):
 //   NaN counts as zero, and magnitudes above 2^120, infinities too, count as 2^120.
 //   A scale or minimum too large for its type becomes the type's largest finite value and the codes
 //   follow it, so that every block dequantizes to finite weights (f16: from 65520 up).
-//   A scale so small that 1/d overflows (|d| < 2^-128) gives the codes of zeros.
+//   A scale so small that 1/d overflows (|d| < 2^-128) gives the codes of zeros. (This returns
+//   true.)
 #pragma once
 
 #include <algorithm>
@@ -33,7 +34,9 @@
 NIBBLE_EXACT_MATH_BEGIN
 namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
-// A format may have its own rule, as static functions; otherwise the rules of this file apply.
+// A format may have its own rule, as static functions; otherwise the rules of this file apply. Its
+// quantize() may return a bool, as quantize_block() does; one that returns nothing fits any
+// weights.
 template <class F>
 concept HasOwnRule = BlockFormat<F> &&
     requires(const float* x, float* out, typename F::Block& b, const typename F::Block& cb) {
@@ -110,14 +113,19 @@ void unpack_codes(const typename Format::Block& block, std::uint8_t* codes) noex
 // This makes the conversion to integer defined for any input. It also prevents the compiler from
 // fusing the product with the sum, which would round some ties differently on different machines.
 
+// They return false if they had to change a weight, the scale or the minimum first.
+
 template <class Format>
-void quantize_symmetric4(const float* x, typename Format::Block& out) noexcept {
+bool quantize_symmetric4(const float* x, typename Format::Block& out) noexcept {
+  bool fits = true;
   float peak = 0.0f;  // signed
   for (int i = 0; i < Format::kLength; ++i) {
     const float v = tamed(x[i]);
+    fits = fits && v == x[i];
     if (libm::fabs(v) > libm::fabs(peak)) peak = v;
   }
   const float d = saturated<typename Format::Scale>(peak / -8.0f);
+  fits = fits && d == peak / -8.0f;
   const float inverse = inverse_scale(d);
   std::uint8_t codes[Format::kLength];
   for (int i = 0; i < Format::kLength; ++i) {
@@ -126,13 +134,20 @@ void quantize_symmetric4(const float* x, typename Format::Block& out) noexcept {
   }
   out.scale = round_to<typename Format::Scale>(d);
   pack_codes<Format>(codes, out);
+  return fits;
 }
 
 template <class Format>
-void quantize_symmetric8(const float* x, typename Format::Block& out) noexcept {
+bool quantize_symmetric8(const float* x, typename Format::Block& out) noexcept {
+  bool fits = true;
   float peak = 0.0f;
-  for (int i = 0; i < Format::kLength; ++i) peak = (std::max)(peak, libm::fabs(tamed(x[i])));
+  for (int i = 0; i < Format::kLength; ++i) {
+    const float v = tamed(x[i]);
+    fits = fits && v == x[i];
+    peak = (std::max)(peak, libm::fabs(v));
+  }
   const float d = saturated<typename Format::Scale>(peak / 127.0f);
+  fits = fits && d == peak / 127.0f;
   const float inverse = inverse_scale(d);
   std::uint8_t codes[Format::kLength];
   for (int i = 0; i < Format::kLength; ++i) {
@@ -141,15 +156,18 @@ void quantize_symmetric8(const float* x, typename Format::Block& out) noexcept {
   }
   out.scale = round_to<typename Format::Scale>(d);
   pack_codes<Format>(codes, out);
+  return fits;
 }
 
 template <class Format>
-void quantize_minimum(const float* x, typename Format::Block& out) noexcept {
+bool quantize_minimum(const float* x, typename Format::Block& out) noexcept {
   constexpr float kLevels = (1 << Format::kBits) - 1;
+  bool fits = true;
   float smallest = tamed(x[0]);
   float largest = smallest;
-  for (int i = 1; i < Format::kLength; ++i) {
+  for (int i = 0; i < Format::kLength; ++i) {
     const float v = tamed(x[i]);
+    fits = fits && v == x[i];
     if (v < smallest) smallest = v;
     if (v > largest) largest = v;
   }
@@ -157,6 +175,7 @@ void quantize_minimum(const float* x, typename Format::Block& out) noexcept {
   // A saturated minimum may be above all weights.
   const float range = (std::max)(largest - minimum, 0.0f);
   const float d = saturated<typename Format::Scale>(range / kLevels);
+  fits = fits && minimum == smallest && d == range / kLevels;
   const float inverse = inverse_scale(d);
   std::uint8_t codes[Format::kLength];
   for (int i = 0; i < Format::kLength; ++i) {
@@ -166,21 +185,27 @@ void quantize_minimum(const float* x, typename Format::Block& out) noexcept {
   out.scale = round_to<typename Format::Scale>(d);
   out.minimum = round_to<typename Format::Scale>(minimum);
   pack_codes<Format>(codes, out);
+  return fits;
 }
 
 }  // namespace detail
 
-// Rounds x (kLength weights) to one block.
+// Rounds x (kLength weights) to one block. Returns false if a weight is NaN or larger than the
+// format can hold: the block is then the nearest that there is, which may be far off.
 template <BlockFormat Format>
-void quantize_block(const float* x, typename Format::Block& out) noexcept {
-  if constexpr (HasOwnRule<Format>)
-    Format::quantize(x, out);
-  else if constexpr (Format::kZeroPoint == ZeroPoint::minimum)
-    detail::quantize_minimum<Format>(x, out);
-  else if constexpr (Format::kBits == 4)
-    detail::quantize_symmetric4<Format>(x, out);
-  else
-    detail::quantize_symmetric8<Format>(x, out);
+bool quantize_block(const float* x, typename Format::Block& out) noexcept {
+  if constexpr (HasOwnRule<Format>) {
+    if constexpr (std::is_same_v<decltype(Format::quantize(x, out)), bool>)
+      return Format::quantize(x, out);
+    else
+      return Format::quantize(x, out), true;
+  } else if constexpr (Format::kZeroPoint == ZeroPoint::minimum) {
+    return detail::quantize_minimum<Format>(x, out);
+  } else if constexpr (Format::kBits == 4) {
+    return detail::quantize_symmetric4<Format>(x, out);
+  } else {
+    return detail::quantize_symmetric8<Format>(x, out);
+  }
 }
 
 // The kLength weights that a block represents, computed in f32. With 16-bit scales every product is
@@ -205,14 +230,16 @@ void dequantize_block(const typename Format::Block& block, float* out) noexcept 
 }
 
 // Whole rows: x.size() = out.size() * kLength. Rows of user data go through quant/format.hpp, which
-// checks the sizes.
+// checks the sizes. Returns false if a block does.
 template <BlockFormat Format>
-void quantize_row(std::span<const float> x, std::span<typename Format::Block> out) noexcept {
+bool quantize_row(std::span<const float> x, std::span<typename Format::Block> out) noexcept {
   constexpr std::size_t kLength = Format::kLength;
   NIBBLE_ASSERT(x.size() == out.size() * kLength);
+  bool fits = true;
   for (std::size_t i = 0; i < out.size(); ++i) {
-    quantize_block<Format>(x.data() + i * kLength, out[i]);
+    fits &= quantize_block<Format>(x.data() + i * kLength, out[i]);
   }
+  return fits;
 }
 
 template <BlockFormat Format>

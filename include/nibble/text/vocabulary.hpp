@@ -204,11 +204,13 @@ class Vocabulary {
 
 inline Result<Vocabulary> Vocabulary::make(std::span<const Piece> pieces,
                                            const VocabularySettings& settings) {
-  Vocabulary vocabulary;
-  NIBBLE_CHECK(vocabulary.take_pieces(pieces));
-  NIBBLE_CHECK(vocabulary.fill_table());
-  NIBBLE_CHECK(vocabulary.take_settings(settings));
-  return vocabulary;
+  return catch_out_of_memory([&]() -> Result<Vocabulary> {
+    Vocabulary vocabulary;
+    NIBBLE_CHECK(vocabulary.take_pieces(pieces));
+    NIBBLE_CHECK(vocabulary.fill_table());
+    NIBBLE_CHECK(vocabulary.take_settings(settings));
+    return vocabulary;
+  });
 }
 
 inline Result<void> Vocabulary::take_pieces(std::span<const Piece> pieces) {
