@@ -225,8 +225,8 @@ constexpr auto apply(const Split<Ws...>& node, Pass& pass, const Value<W>& x) no
   return std::apply(
       [&](auto... widths) {
         Index column = x.column;
-        const auto part = [&](auto width) {
-          Value value = {x.id, x.rows, column, x.stride, width};
+        const auto part = [&]<Index V>(Dim<V> width) {
+          const Value<V> value = {x.id, x.rows, column, x.stride, width};
           column += width;
           return value;
         };
