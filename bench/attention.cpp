@@ -75,11 +75,15 @@ void add(const CaseOptions& options, Index n_queries, Index n_positions, bool qu
   // Any float type of the cache is computed in f32; 8-bit codes are multiplied with 16-bit numbers.
   c.work.arithmetic = std::is_same_v<T, std::int8_t> ? Arithmetic::int16 : Arithmetic::f32;
   const Index n_layers = decode ? options.copies(cache_bytes) : 1;
-  c.prepare = [=, pages = options.pages]() -> Body {
+  c.prepare = [=, pages = options.pages, tuning = options.tuning]() -> Body {
     auto data = std::make_shared<Data<T>>(n_queries, n_positions, n_layers, pages);
-    return [data, n_layers, layer = Index{0}](nibble::Executor& executor) mutable {
-      nibble::ops::attention(executor, data->q.in(), data->cache, layer, data->shape, data->first,
-                             data->out.view, data->scratch.bytes());
+    return [data, n_layers, tuning, layer = Index{0}](nibble::Executor& executor) mutable {
+      const Index n = data->q.view.extent(0);
+      const nibble::ops::Segment all = nibble::ops::single_segment(n, data->first);
+      const nibble::ops::AttentionLimits limits{
+          .n_workers = executor.n_workers(), .max_rows = n, .n_positions = all.end_position()};
+      nibble::ops::attention(executor, data->q.in(), data->cache, layer, data->shape, {&all, 1},
+                             limits, data->out.view, data->scratch.bytes(), nullptr, tuning);
       layer = (layer + 1) % n_layers;
     };
   };

@@ -5,6 +5,7 @@
 #include <benchmark/benchmark.h>
 
 #include <set>
+#include <sstream>
 
 #include "bench/case.hpp"
 #include "bench/options.hpp"
@@ -20,7 +21,6 @@ struct Options : RunOptions {
   bool quick = false, list = false;
   int repetitions = 0;
   double min_time = 0;
-  std::string out;
 };
 
 // A row of the table: a case on a target with a number of threads. A peer chooses its instructions
@@ -167,14 +167,10 @@ void add_context(const Machine& machine) {
   for (const auto& [key, value] : to_pairs(machine)) benchmark::AddCustomContext(key, value);
 }
 
-// Initializes Google Benchmark with our options, translated, and then its own.
-bool initialize(const Options& o, const std::vector<std::string>& extras) {
+// Initializes Google Benchmark with its own options.
+bool initialize(const std::vector<std::string>& extras) {
   // Static, because the report still uses the first argument.
   static std::vector<std::string> arguments = {"bench_kernels"};
-  if (!o.out.empty()) {
-    arguments.push_back("--benchmark_out=" + o.out);
-    arguments.push_back("--benchmark_out_format=json");
-  }
   arguments.insert(arguments.end(), extras.begin(), extras.end());
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
@@ -182,6 +178,30 @@ bool initialize(const Options& o, const std::vector<std::string>& extras) {
   benchmark::Initialize(&argc, argv.data());
   return !benchmark::ReportUnrecognizedArguments(argc, argv.data());
 }
+
+// Two reporters of the same runs.
+class Both final : public benchmark::BenchmarkReporter {
+ public:
+  Both(benchmark::BenchmarkReporter& first, benchmark::BenchmarkReporter& second)
+      : first_(first), second_(second) {}
+  benchmark::BenchmarkReporter& second() { return second_; }
+
+  bool ReportContext(const Context& context) override {
+    return first_.ReportContext(context) && second_.ReportContext(context);
+  }
+  void ReportRuns(const std::vector<Run>& runs) override {
+    first_.ReportRuns(runs);
+    second_.ReportRuns(runs);
+  }
+  void Finalize() override {
+    first_.Finalize();
+    second_.Finalize();
+  }
+
+ private:
+  benchmark::BenchmarkReporter& first_;
+  benchmark::BenchmarkReporter& second_;
+};
 
 void add_options(CLI::App& app, Options& o) {
   add_run_options(app, o);
@@ -195,12 +215,7 @@ void add_options(CLI::App& app, Options& o) {
       ->check(CLI::Range(1, 1000));
   app.add_option("--min-time", o.min_time, "seconds of each repetition (0.05; quick: 0.02)")
       ->check(CLI::Range(1e-4, 60.0));
-  app.add_option("-o,--out", o.out,
-                 "also writes FILE.json, as Google Benchmark does, or FILE.csv, the table")
-      ->check([](const std::string& name) {
-        return name.ends_with(".json") || name.ends_with(".csv") ? std::string()
-                                                                 : "must end in .json or .csv";
-      });
+  add_out_option(app, o, "also writes FILE.json, as Google Benchmark does, or FILE.csv, the table");
   app.allow_extras();
   app.footer(
       "Rows are medians. GB/s counts what must move, GOP/s two per multiply-add; the limit is the\n"
@@ -210,7 +225,7 @@ void add_options(CLI::App& app, Options& o) {
       "Options of Google Benchmark (--benchmark_...) work too.");
 }
 
-int run(int argc, char** argv) {
+int bench_kernels(int argc, char** argv) {
   CLI::App app("Kernels against the limits of this machine.", "bench_kernels");
   Options o;
   add_options(app, o);
@@ -225,7 +240,8 @@ int run(int argc, char** argv) {
   const auto runners = runners_of(o);
   if (!runners) return usage(runners.error().message);
 
-  const CaseOptions case_options{pages_of(o), Machine::caches().l3};
+  const CaseOptions case_options{pages_of(o), Machine::caches().l3,
+                                 o.tuning.value_or(nibble::Tuning())};
   std::vector<Case> cases;
   add_matmul(case_options, cases);
   add_attention(case_options, cases);
@@ -240,7 +256,10 @@ int run(int argc, char** argv) {
     return example::kOk;
   }
   if (rows.empty()) return usage("no kernel has such a format");
-  if (!initialize(o, app.remaining())) return example::kUsage;
+  if (!initialize(app.remaining())) return example::kUsage;
+
+  OutFile out(o.out);  // first: a path that cannot be written is not found out after minutes
+  if (const auto opened = out.open(); !opened) return example::fail(app, opened.error());
 
   ProbeOptions probe;
   probe.targets = runners->targets;
@@ -253,11 +272,12 @@ int run(int argc, char** argv) {
   register_rows(rows, machine, o);
   TextTable text;
   CsvTable csv;
-  if (o.out.ends_with(".csv")) {
-    benchmark::RunSpecifiedBenchmarks(&text, &csv);
-  } else {
-    benchmark::RunSpecifiedBenchmarks(&text);
-  }
+  benchmark::JSONReporter json;
+  std::ostringstream results;
+  Both both(text, out.is_csv() ? static_cast<benchmark::BenchmarkReporter&>(csv) : json);
+  both.second().SetOutputStream(&results);
+  benchmark::RunSpecifiedBenchmarks(
+      out.is_wanted() ? &both : static_cast<benchmark::BenchmarkReporter*>(&text));
   std::puts("\nThe machine after the run, relative to before (far from 1: do not trust the rows):");
   for (const Index n : probe.threads) {
     const auto [dram, f32] = machine.drift(n);
@@ -270,9 +290,12 @@ int run(int argc, char** argv) {
                 static_cast<int>(n), 1e3 * idle_cpu_seconds(n, 1));
   }
   benchmark::Shutdown();
-  return example::kOk;
+  if (const auto done = out.write(results.str()); !done) return example::fail(app, done.error());
+  return example::is_stdout_written() ? example::kOk : example::kFailed;
 }
 
 }}  // namespace bench
 
-int main(int argc, char** argv) { return bench::run(argc, argv); }
+int main(int argc, char** argv) {
+  return example::guarded("bench_kernels", bench::bench_kernels, argc, argv);
+}

@@ -111,13 +111,14 @@ class Prober {
   std::size_t part_bytes(Level level) const {
     const Caches caches = Machine::caches();
     const auto n = static_cast<std::size_t>(n_threads_);
+    const std::size_t all = Machine::cold_bytes() / n;
     switch (level) {
-      case Level::l1: return caches.l1 / 2;
-      case Level::l2: return caches.l2 / 2;
-      case Level::l3: return std::max(2 * caches.l2, caches.l3 / 4 / n);
+      case Level::l1: return std::min(all, caches.l1 / 2);
+      case Level::l2: return std::min(all, caches.l2 / 2);
+      case Level::l3: return std::min(all, std::max(2 * caches.l2, caches.l3 / 4 / n));
       case Level::dram: break;
     }
-    return Machine::cold_bytes() / n;
+    return all;
   }
   std::size_t bytes(Level level) const {
     return part_bytes(level) * static_cast<std::size_t>(n_threads_);
@@ -224,14 +225,26 @@ Caches Machine::caches() {
   return caches;
 }
 
+std::size_t Machine::cold_bytes() {
+  static const std::size_t bytes = [] {
+    constexpr std::size_t kLeast = std::size_t{64} << 20;
+    const std::size_t wanted = std::max(std::size_t{512} << 20, 8 * caches().l3);
+    return std::min(wanted, std::max(kLeast, available_memory() / 4));
+  }();
+  return bytes;
+}
+
 Machine::Machine(const ProbeOptions& options) : options_(options) {
+  const auto allocate = [&](std::size_t bytes, Pages pages) {
+    const std::size_t before = bytes_on_huge_pages();
+    Memory memory(bytes, pages);
+    if (pages == Pages::huge) has_huge_pages_ = bytes_on_huge_pages() >= before + bytes / 2;
+    return memory;
+  };
   for (const Index n_threads : options.threads) {
     const Prober prober(options_, n_threads);
-    const std::size_t before = bytes_on_huge_pages();
-    const bool huge = options.pages == Pages::huge;
-    const Memory memory(prober.bytes(Level::dram), options.pages);
-    const Memory other_memory(prober.bytes(Level::dram), huge ? Pages::small : Pages::huge);
-    has_huge_pages_ = bytes_on_huge_pages() - before >= memory.size() / 2;
+    const std::size_t first = limits_.size();
+    Memory memory = allocate(prober.bytes(Level::dram), options.pages);
     for (const Target target : options.targets) {
       use(target);
       std::fprintf(stderr, "probing %s, %d thread%s ...\n", nibble::simd::to_string(target),
@@ -244,7 +257,6 @@ Machine::Machine(const ProbeOptions& options) : options_(options) {
         limits.memory[0][l] = prober.read(level, memory);
         limits.memory[1][l] = prober.copy(level, memory);
         limits.memory[2][l] = prober.update(level, memory);
-        limits.read_other_pages[l] = prober.read(level, other_memory);
       }
       probe_arithmetic(prober, limits, std::make_index_sequence<kArithmetics.size()>());
       // AVX3_DL's kernels use bf16 dot products if the processor has them; this target has them
@@ -256,6 +268,16 @@ Machine::Machine(const ProbeOptions& options) : options_(options) {
         limits.rate[static_cast<int>(Arithmetic::bf16)] = prober.arithmetic<Arithmetic::bf16>();
       }
       limits_.push_back(limits);
+    }
+    memory = Memory();  // before the other is taken
+    memory = allocate(prober.bytes(Level::dram),
+                      options.pages == Pages::huge ? Pages::small : Pages::huge);
+    for (std::size_t i = first; i < limits_.size(); ++i) {
+      use(limits_[i].target);
+      for (const Level level : kLevels) {
+        const auto l = static_cast<std::size_t>(level);
+        limits_[i].read_other_pages[l] = prober.read(level, memory);
+      }
     }
   }
   // DRAM bandwidth does not depend on the instruction set: the best target's value limits all
@@ -359,6 +381,13 @@ std::string to_text(const Machine& machine) {
                   giga(l.memory[1][3]), giga(l.rate[0]), giga(l.rate[1]), giga(l.rate[2]),
                   giga(l.rate[3]), giga(l.rate[4]));
     text += line;
+  }
+  if (!Machine::is_cold()) {
+    text += "There is RAM for " +
+            format("%.0f", static_cast<double>(Machine::cold_bytes()) / 0x1p20) +
+            " MiB of data only, and the last cache has " +
+            format("%.0f", static_cast<double>(Machine::caches().l3) / 0x1p20) +
+            " MiB: DRAM and cold rows may look too fast.\n";
   }
   if (!machine.has_huge_pages()) text += "The system gave no huge pages when asked for them.\n";
   return text;

@@ -112,8 +112,11 @@ class Machine {
 
   static Caches caches();
   // If this much memory is read in turn, none of it is in a cache, even in one that deliberately
-  // keeps a part of it.
-  static std::size_t cold_bytes() { return std::max(std::size_t{512} << 20, 8 * caches().l3); }
+  // keeps a part of it. But never more than a quarter of the RAM that was available at the start,
+  // since some processors report the cache of a whole server for two cores of it; is_cold() tells
+  // whether this is still well beyond the cache.
+  static std::size_t cold_bytes();
+  static bool is_cold() { return cold_bytes() >= 2 * caches().l3; }
   // True if memory that was requested on huge pages is on huge pages.
   bool has_huge_pages() const { return has_huge_pages_; }
   const ProbeOptions& options() const { return options_; }

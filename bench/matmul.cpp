@@ -129,7 +129,8 @@ constexpr Arithmetic arithmetic_of() {
 }
 
 template <class Format, ActivationScales kScales>
-Body prepare(const std::shared_ptr<Weights<Format>>& weights, Index m, Pages pages) {
+Body prepare(const std::shared_ptr<Weights<Format>>& weights, Index m, Pages pages,
+             const nibble::Tuning& tuning) {
   struct Data {
     std::shared_ptr<Weights<Format>> weights;
     Input<Format, kScales> input;
@@ -137,9 +138,9 @@ Body prepare(const std::shared_ptr<Weights<Format>>& weights, Index m, Pages pag
   };
   auto data = std::make_shared<Data>(
       Data{weights, Input<Format, kScales>(m, weights->k, pages), Floats(m, weights->n, pages)});
-  return [data, copy = Index{0}](nibble::Executor& executor) mutable {
+  return [data, tuning, copy = Index{0}](nibble::Executor& executor) mutable {
     nibble::ops::matmul<Format, nibble::kernels::Epilogue<>, kScales>(
-        executor, data->input.form(), data->weights->copy(copy), data->out.view);
+        executor, data->input.form(), data->weights->copy(copy), data->out.view, {}, tuning);
     copy = (copy + 1) % data->weights->n_copies;
   };
 }
@@ -184,8 +185,9 @@ void add(const CaseOptions& options, Index n, Index k, std::vector<Case>& cases)
       c.work.ops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
       c.work.arithmetic = arithmetic_of<Format>();
       const Index copies = cold ? options.copies(weight_bytes) : 1;
-      c.prepare = [=, pages = options.pages] {
-        return prepare<Format, kScales>(shared_weights<Format>(n, k, copies, pages), m, pages);
+      c.prepare = [=, pages = options.pages, tuning = options.tuning] {
+        return prepare<Format, kScales>(shared_weights<Format>(n, k, copies, pages), m, pages,
+                                        tuning);
       };
       cases.push_back(std::move(c));
     }

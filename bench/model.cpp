@@ -3,6 +3,7 @@
 // bench_model: measures prompt processing and generation of a whole model, from a GGUF file or from
 // a shape alone, in tokens per second and as a fraction of the machine's limit. For a file also the
 // time and memory until the first token, compared with copying the file.
+#include <cstdarg>
 #include <cstdio>
 #include <optional>
 
@@ -16,7 +17,7 @@ namespace bench { namespace {
 using nibble::Slot;
 
 struct Options : RunOptions {
-  std::string model, shape, format = "q4_0", kv = "f16", out;
+  std::string model, shape, format = "q4_0", kv = "f16";
   Index n_prompt = 512, n_generate = 128, batch = 512;
   std::vector<Index> sequences = {1};  // generated together
   int repetitions = 3;
@@ -304,6 +305,7 @@ class LoadMeasurement {
   nibble::Result<LoadResult> load(Index n_threads, Clock clock) const {
     nibble::LoadOptions load_options;
     load_options.executor = &pool(n_threads);
+    load_options.tuning = options_.tuning;
     nibble::SessionOptions session_options;
     session_options.executor = load_options.executor;
     const bool has_peak = reset_peak();
@@ -328,7 +330,8 @@ class LoadMeasurement {
 
 // The results besides the rows.
 struct Summary {
-  std::string model, format, isa, pages;
+  std::string model, format, isa, tuning;
+  bool is_measured = false;  // the tuning
   double weight_bytes = 0, session_bytes = 0, load_seconds = 0, source_bytes = 0;
   double peak_bytes = 0;          // of the process, until the end of the runs
   std::vector<LoadResult> loads;  // empty for a shape
@@ -343,6 +346,7 @@ void print_text(const Summary& s, const std::vector<Result>& results) {
     std::printf(" (while loading %.1f MiB for the source of random weights)",
                 s.source_bytes / 0x1p20);
   }
+  std::printf("\n%s%s", s.tuning.c_str(), s.is_measured ? " (measured)" : "");
   if (!s.loads.empty()) {
     std::printf("\n%-8s %3s %10s %10s %10s %7s %9s %6s", "load", "thr", "copy ms", "load ms",
                 "token ms", "of copy", "peak MiB", "needed");
@@ -373,66 +377,74 @@ std::string quoted(const std::string& text) {
   return out + '"';
 }
 
-bool write_json(std::FILE* file, const Summary& s, const std::vector<Result>& results) {
-  std::fprintf(file,
-               "{\n  \"model\": %s,\n  \"format\": \"%s\",\n  \"isa\": \"%s\",\n"
-               "  \"weight_bytes\": %.0f,\n  \"session_bytes\": %.0f,\n  \"load_seconds\": %.6f,\n"
-               "  \"source_bytes\": %.0f,\n  \"peak_bytes\": %.0f,\n  \"loads\": [",
-               quoted(s.model).c_str(), s.format.c_str(), s.isa.c_str(), s.weight_bytes,
-               s.session_bytes, s.load_seconds, s.source_bytes, s.peak_bytes);
+// Appends what printf would print.
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+void print(std::string& out, const char* format, ...) {
+  va_list arguments, again;
+  va_start(arguments, format);
+  va_copy(again, arguments);
+  const int n = std::vsnprintf(nullptr, 0, format, arguments);
+  va_end(arguments);
+  const std::size_t at = out.size();
+  out.resize(at + static_cast<std::size_t>(std::max(n, 0)) + 1);
+  std::vsnprintf(out.data() + at, out.size() - at, format, again);
+  va_end(again);
+  out.pop_back();
+}
+
+std::string json_of(const Summary& s, const std::vector<Result>& results) {
+  std::string out;
+  print(out,
+        "{\n  \"model\": %s,\n  \"format\": \"%s\",\n  \"isa\": \"%s\",\n  \"tuning\": \"%s\",\n"
+        "  \"weight_bytes\": %.0f,\n  \"session_bytes\": %.0f,\n  \"load_seconds\": %.6f,\n"
+        "  \"source_bytes\": %.0f,\n  \"peak_bytes\": %.0f,\n  \"loads\": [",
+        quoted(s.model).c_str(), s.format.c_str(), s.isa.c_str(), s.tuning.c_str(), s.weight_bytes,
+        s.session_bytes, s.load_seconds, s.source_bytes, s.peak_bytes);
   const char* separator = "\n";
   for (const LoadResult& r : s.loads) {
-    std::fprintf(file,
-                 "%s    {\"file\": \"%s\", \"threads\": %d, \"copy_seconds\": %.6f, "
-                 "\"load_seconds\": %.6f, \"first_token_seconds\": %.6f, \"peak_bytes\": %.0f, "
-                 "\"needed_bytes\": %.0f}",
-                 separator, r.is_packed ? "packed" : "plain", static_cast<int>(r.n_threads),
-                 r.copy_seconds, r.load_seconds, r.token_seconds, r.peak_bytes, r.needed_bytes);
+    print(out,
+          "%s    {\"file\": \"%s\", \"threads\": %d, \"copy_seconds\": %.6f, "
+          "\"load_seconds\": %.6f, \"first_token_seconds\": %.6f, \"peak_bytes\": %.0f, "
+          "\"needed_bytes\": %.0f}",
+          separator, r.is_packed ? "packed" : "plain", static_cast<int>(r.n_threads),
+          r.copy_seconds, r.load_seconds, r.token_seconds, r.peak_bytes, r.needed_bytes);
     separator = ",\n";
   }
-  std::fprintf(file, "%s  ],\n  \"results\": [", s.loads.empty() ? "" : "\n");
+  print(out, "%s  ],\n  \"results\": [", s.loads.empty() ? "" : "\n");
   separator = "\n";
   for (const Result& r : results) {
-    std::fprintf(file,
-                 "%s    {\"test\": \"%s\", \"threads\": %d, \"tokens_per_second\": %.4f, "
-                 "\"GB_per_s\": %.4f, \"limit\": \"%s\", \"fraction\": %.4f}",
-                 separator, r.test.c_str(), static_cast<int>(r.n_threads), r.tokens_per_second,
-                 r.gigabytes_per_second, r.limit.c_str(), r.fraction);
+    print(out,
+          "%s    {\"test\": \"%s\", \"threads\": %d, \"tokens_per_second\": %.4f, "
+          "\"GB_per_s\": %.4f, \"limit\": \"%s\", \"fraction\": %.4f}",
+          separator, r.test.c_str(), static_cast<int>(r.n_threads), r.tokens_per_second,
+          r.gigabytes_per_second, r.limit.c_str(), r.fraction);
     separator = ",\n";
   }
-  return std::fprintf(file, "\n  ]\n}\n") > 0;
+  print(out, "\n  ]\n}\n");
+  return out;
 }
 
-bool write_csv(std::FILE* file, const Summary& s, const std::vector<Result>& results) {
-  bool good = std::fprintf(file,
-                           "model,format,isa,test,threads,tokens_per_second,GB_per_s,limit,"
-                           "fraction,load_seconds,peak_bytes\n") > 0;
+std::string csv_of(const Summary& s, const std::vector<Result>& results) {
+  std::string out =
+      "model,format,isa,test,threads,tokens_per_second,GB_per_s,limit,fraction,load_seconds,"
+      "peak_bytes,tuning\n";
   for (const Result& r : results) {
-    good = good &&
-           std::fprintf(file, "%s,%s,%s,%s,%d,%.4f,%.4f,%s,%.4f,%.6f,%.0f\n",
-                        quoted(s.model).c_str(), s.format.c_str(), s.isa.c_str(), r.test.c_str(),
-                        static_cast<int>(r.n_threads), r.tokens_per_second, r.gigabytes_per_second,
-                        r.limit.c_str(), r.fraction, s.load_seconds, s.peak_bytes) > 0;
+    print(out, "%s,%s,%s,%s,%d,%.4f,%.4f,%s,%.4f,%.6f,%.0f,%s\n", quoted(s.model).c_str(),
+          s.format.c_str(), s.isa.c_str(), r.test.c_str(), static_cast<int>(r.n_threads),
+          r.tokens_per_second, r.gigabytes_per_second, r.limit.c_str(), r.fraction, s.load_seconds,
+          s.peak_bytes, s.tuning.c_str());
   }
-  return good;
-}
-
-nibble::Result<void> write(const std::string& path, const Summary& s,
-                           const std::vector<Result>& results) {
-  std::FILE* const file = std::fopen(path.c_str(), "w");
-  const bool written = file != nullptr && (path.ends_with(".csv") ? write_csv(file, s, results)
-                                                                  : write_json(file, s, results));
-  const bool closed = file != nullptr && std::fclose(file) == 0;
-  if (!written || !closed) return nibble::Error{nibble::Errc::io, path + ": cannot be written"};
-  return nibble::ok();
+  return out;
 }
 
 nibble::Result<nibble::Model> get_model(const Options& o, Summary& summary) {
-  nibble::Executor& executor = pool(threads_of(o.threads).back());
+  nibble::LoadOptions load;
+  load.executor = &pool(threads_of(o.threads).back());
+  load.tuning = o.tuning;
   const double begin = seconds_now(Clock::wall);
   if (!o.model.empty()) {
-    nibble::LoadOptions load;
-    load.executor = &executor;
     NIBBLE_TRY(model, nibble::load(o.model, load));
     summary.load_seconds = seconds_now(Clock::wall) - begin;
     return model;
@@ -440,13 +452,15 @@ nibble::Result<nibble::Model> get_model(const Options& o, Summary& summary) {
   NIBBLE_TRY(shape, shape_of(o.shape));
   NIBBLE_TRY(format, nibble::quant::format_from_name(o.format));
   std::size_t source_bytes = 0;
-  NIBBLE_TRY(model, synthetic_model(shape, format, executor, source_bytes));
+  NIBBLE_TRY(model, synthetic_model(shape, format, load, source_bytes));
   summary.load_seconds = seconds_now(Clock::wall) - begin;
   summary.source_bytes = static_cast<double>(source_bytes);
   return model;
 }
 
 nibble::Result<void> measure(const Options& o, Target target) {
+  OutFile out(o.out);  // first: a path that cannot be written is not found out after minutes
+  NIBBLE_CHECK(out.open());
   NIBBLE_CHECK(nibble::simd::force_target(target));
   Summary summary;
   summary.model = o.model.empty() ? o.shape : o.model;
@@ -461,6 +475,8 @@ nibble::Result<void> measure(const Options& o, Target target) {
   }
   NIBBLE_TRY(model, get_model(o, summary));
   summary.weight_bytes = static_cast<double>(model.weight_bytes());
+  summary.tuning = to_string(model.tuning());
+  summary.is_measured = !o.tuning;
   std::vector<Timing> timings;
   std::size_t session_bytes = 0;
   for (const Index n : threads_of(o.threads)) {
@@ -480,10 +496,10 @@ nibble::Result<void> measure(const Options& o, Target target) {
   std::vector<Result> results;
   for (const Timing& timing : timings) results.push_back(compare(timing));
   print_text(summary, results);
-  return o.out.empty() ? nibble::Result<void>(nibble::ok()) : write(o.out, summary, results);
+  return out.write(out.is_csv() ? csv_of(summary, results) : json_of(summary, results));
 }
 
-int run(int argc, char** argv) {
+int bench_model(int argc, char** argv) {
   CLI::App app("Prompt and generation rates of a whole model.", "bench_model");
   Options o;
   add_run_options(app, o);
@@ -514,11 +530,7 @@ int run(int argc, char** argv) {
   app.add_option("-r,--repetitions", o.repetitions, "of which the median counts")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  app.add_option("-o,--out", o.out, "also writes FILE.json or FILE.csv")
-      ->check([](const std::string& name) {
-        return name.ends_with(".json") || name.ends_with(".csv") ? std::string()
-                                                                 : "must end in .json or .csv";
-      });
+  add_out_option(app, o, "also writes FILE.json or FILE.csv");
   if (const auto code = example::parse(app, argc, argv)) return *code;
   const auto usage = [&](const std::string& message) {
     std::fprintf(stderr, "bench_model: %s (see --help)\n", message.c_str());
@@ -543,4 +555,6 @@ int run(int argc, char** argv) {
 
 }}  // namespace bench
 
-int main(int argc, char** argv) { return bench::run(argc, argv); }
+int main(int argc, char** argv) {
+  return example::guarded("bench_model", bench::bench_model, argc, argv);
+}

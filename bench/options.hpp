@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Command-line options that both programs share: targets, thread counts, pages, clock.
+// Command-line options that both programs share: targets, thread counts, pages, clock, the file of
+// results.
 #pragma once
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "bench/machine.hpp"
 #include "nibble/core/cpus.hpp"
 #include "nibble/core/result.hpp"
+#include "nibble/io/output_file.hpp"
+#include "nibble/model/tuning.hpp"
 
 namespace bench {
 
@@ -21,6 +26,8 @@ struct RunOptions {
   std::vector<Index> threads;
   std::string pages = "small";
   std::string clock = "wall";
+  std::optional<nibble::Tuning> tuning = std::nullopt;
+  std::string out;
 };
 
 inline void add_run_options(CLI::App& app, RunOptions& o) {
@@ -36,7 +43,48 @@ inline void add_run_options(CLI::App& app, RunOptions& o) {
                  "wall, or cpu: one thread's rows and limits in CPU time, for a busy machine")
       ->check(CLI::IsMember({"wall", "cpu"}))
       ->capture_default_str();
+  app.add_option_function<std::string>(
+      "--tuning",
+      [&o](const std::string& text) {
+        const auto tuning = nibble::parse_tuning(text);
+        if (!tuning) throw CLI::ValidationError("--tuning", tuning.error().message);
+        o.tuning = *tuning;
+      },
+      "how weights are read, e.g. weights=once@10240 (default: of models what is measured)");
 }
+
+inline void add_out_option(CLI::App& app, RunOptions& o, const char* help) {
+  app.add_option("-o,--out", o.out, help)->check([](const std::string& name) {
+    return name.ends_with(".json") || name.ends_with(".csv") ? std::string()
+                                                             : "must end in .json or .csv";
+  });
+}
+
+// The file that --out names, or none. It is opened before the measurements, and there when they are
+// done.
+class OutFile {
+ public:
+  explicit OutFile(const std::string& path) : path_(path) {}
+
+  bool is_wanted() const { return !path_.empty(); }
+  bool is_csv() const { return path_.ends_with(".csv"); }
+
+  nibble::Result<void> open() {
+    if (!is_wanted()) return nibble::ok();
+    NIBBLE_TRY(file, nibble::io::OutputFile::create(path_));
+    file_.emplace(std::move(file));
+    return nibble::ok();
+  }
+  nibble::Result<void> write(const std::string& text) {
+    if (!is_wanted()) return nibble::ok();
+    NIBBLE_CHECK(file_->write(std::as_bytes(std::span(text))));
+    return file_->commit();
+  }
+
+ private:
+  std::string path_;
+  std::optional<nibble::io::OutputFile> file_;
+};
 
 // The targets with these names, or all of `available`. Errors: a name that is unknown or not
 // available.

@@ -93,10 +93,11 @@ inline nibble::Result<Shape> shape_of(std::string_view text) {
 
 // Packs random weights in `format` on `executor`. All tensors have the same source, which is as
 // large as the largest of them. source_bytes returns its size, because it counts in the peak of
-// memory. Errors: invalid_argument (rows that are not whole blocks), out_of_memory.
+// memory. Errors: invalid_argument (rows that are not whole blocks), limit (more than the RAM that
+// is available), out_of_memory.
 inline nibble::Result<nibble::Model> synthetic_model(const Shape& shape,
                                                      nibble::quant::Format format,
-                                                     nibble::Executor& executor,
+                                                     const nibble::LoadOptions& options,
                                                      std::size_t& source_bytes) {
   using nibble::Slot;
   // A few rows of weights, whole blocks in any format, repeated.
@@ -143,8 +144,14 @@ inline nibble::Result<nibble::Model> synthetic_model(const Shape& shape,
                              source.bytes().first(static_cast<std::size_t>(need.n) * row)));
     }
   }
-  NIBBLE_CHECK(store.pack(executor));
-  return nibble::Model::from_parts(std::move(graph), std::move(store));
+  if (store.bytes() > available_memory()) {
+    return nibble::Error{nibble::Errc::limit,
+                         "the weights take " + std::to_string(store.bytes() >> 20) + " MiB, but " +
+                             std::to_string(available_memory() >> 20) +
+                             " MiB of RAM are available"};
+  }
+  NIBBLE_CHECK(store.pack(*options.executor));
+  return nibble::Model::from_parts(std::move(graph), std::move(store), options);
 }
 
 }  // namespace bench

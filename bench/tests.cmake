@@ -29,6 +29,29 @@ nibble_bench_usage_test(no_shape bench_model ERR gpt-5 ARGS --shape gpt-5)
 nibble_bench_usage_test(bad_shape bench_model ERR even
   ARGS --shape dim=65,layers=1,heads=2,ffn=64)
 
+# A file of results that cannot be written is found out before the measurements.
+foreach(program bench_kernels bench_model)
+  set(shape)
+  if(program STREQUAL "bench_model")
+    set(shape --shape smollm2-135m)
+  endif()
+  add_test(NAME ${program}_no_folder
+    COMMAND ${CMAKE_COMMAND} -DEXIT=1 -DOUT=^$ -DERR=^${program}:\ [^\n]*cannot\ create[^\n]*\n$
+      -DINPUT=${CMAKE_CURRENT_BINARY_DIR}/${program}_no_folder.txt
+      -P ${run_test} -- $<TARGET_FILE:${program}> ${shape} --out no/such/folder/run.json)
+endforeach()
+
+# The sizes of data are bounded by the memory that there is.
+if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
+  add_test(NAME bench_kernels_little_memory COMMAND sh -c
+    "ulimit -v 800000; exec $<TARGET_FILE:bench_kernels> --kernel matmul --format q8_0 --quick \
+--threads 1 --min-time 0.0001 --repetitions 1")
+  add_test(NAME bench_model_little_memory COMMAND sh -c
+    "ulimit -v 600000; exec $<TARGET_FILE:bench_model> --shape tinyllama-1.1b --threads 1")
+  set_tests_properties(bench_model_little_memory PROPERTIES
+    PASS_REGULAR_EXPRESSION "MiB of RAM are available")
+endif()
+
 foreach(program bench_kernels bench_model)
   add_test(NAME ${program}_files
     COMMAND ${CMAKE_COMMAND} -DPROGRAM=$<TARGET_FILE:${program}>
@@ -37,3 +60,19 @@ foreach(program bench_kernels bench_model)
 endforeach()
 add_test(NAME bench_plot COMMAND ${CMAKE_COMMAND}
   -DFOLDER=${CMAKE_CURRENT_BINARY_DIR}/bench_plot -P ${CMAKE_CURRENT_SOURCE_DIR}/check_plot.cmake)
+
+# bench/compare: a run is as fast as itself, and a run of twice the time is slower.
+find_package(Python3 COMPONENTS Interpreter)
+if(Python3_FOUND)
+  set(header "kernel,format,shape,data,isa,threads,seconds,GB_per_s,GOP_per_s,limit,fraction")
+  set(row "matmul,q4_0,m1_n4096_k4096,cold,AVX2,1")
+  file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/compare_old.csv "${header}\n${row},0.001,9,18,dram read,0.9\n")
+  file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/compare_new.csv "${header}\n${row},0.002,5,9,dram read,0.45\n")
+  set(compare ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/compare compare_old.csv)
+  add_test(NAME bench_compare_same COMMAND ${compare} compare_old.csv
+    WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
+  add_test(NAME bench_compare_slower COMMAND ${compare} compare_new.csv
+    WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
+  set_tests_properties(bench_compare_same bench_compare_slower PROPERTIES
+    PASS_REGULAR_EXPRESSION "1 rows, median (1.000.*; 0|0.500.*; 1) slower by more than 5 %")
+endif()

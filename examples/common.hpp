@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Shared by the example programs: command line, terminal, readable numbers, peak memory.
+// Shared by the example programs: command line, errors, signals, files, terminal, readable numbers,
+// peak memory.
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <atomic>
+#include <cerrno>
+#include <csignal>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
+#include <exception>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -34,7 +40,8 @@ inline std::optional<int> parse(CLI::App& app, int argc, char** argv) {
   } catch (const CLI::Success& success) {  // --help
     return app.exit(success);
   } catch (const CLI::ParseError& error) {
-    std::fprintf(stderr, "%s: %s (see --help)\n", app.get_name().c_str(), error.what());
+    std::fprintf(stderr, "%s: %s (see --help)\n", app.get_name().c_str(),
+                 nibble::printable(error.what()).c_str());
     return kUsage;
   }
   return std::nullopt;
@@ -44,6 +51,66 @@ inline std::optional<int> parse(CLI::App& app, int argc, char** argv) {
 inline int fail(const CLI::App& app, const nibble::Error& error) {
   std::fprintf(stderr, "%s: %s\n", app.get_name().c_str(), error.message.c_str());
   return kFailed;
+}
+
+// Calls program(argc, argv). What the libraries of a program throw, for example where no memory is
+// left, ends it with a message, too.
+inline int guarded(const char* name, int (*program)(int, char**), int argc, char** argv) {
+  try {
+    return program(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s: %s\n", name, error.what());
+    return kFailed;
+  }
+}
+
+// Whether all that the program printed to stdout has arrived, e.g. not on a full disk.
+inline bool is_stdout_written() { return std::fflush(stdout) == 0 && std::ferror(stdout) == 0; }
+
+// Set by Ctrl-C and by the signals that ask a program to end.
+inline std::atomic<bool> interrupted{false};
+static_assert(std::atomic<bool>::is_always_lock_free);  // set by a signal handler
+
+extern "C" inline void on_interrupt(int signal) {
+  interrupted.store(true);
+  std::signal(signal, SIG_DFL);  // a second Ctrl-C ends the program at once
+}
+
+// Lets the program end in an orderly way when it is interrupted: it looks at `interrupted`. And a
+// limit on the size of files becomes an error of writing.
+inline void catch_signals() {
+  std::signal(SIGINT, on_interrupt);
+  std::signal(SIGTERM, on_interrupt);
+#if !defined(_WIN32)
+  std::signal(SIGHUP, on_interrupt);
+  std::signal(SIGXFSZ, SIG_IGN);
+#endif
+}
+
+// All bytes of a file; "-" is stdin. Errors: io, limit (more than 1 GiB).
+inline nibble::Result<std::string> read_text(const std::string& path) {
+  constexpr std::size_t kMaxBytes = std::size_t{1} << 30;
+  const bool is_stdin = path == "-";
+  const std::string name = is_stdin ? "stdin" : nibble::printable(path);
+  std::FILE* const file = is_stdin ? stdin : std::fopen(path.c_str(), "rb");
+  if (file == nullptr) {
+    return nibble::Error{nibble::Errc::io, name + ": cannot open: " + std::strerror(errno)};
+  }
+  std::string text;
+  char part[1 << 14];
+  for (std::size_t n;
+       text.size() <= kMaxBytes && (n = std::fread(part, 1, sizeof(part), file)) > 0;) {
+    text.append(part, n);
+  }
+  const int failed = std::ferror(file) != 0 ? errno : 0;  // a folder can be opened, but not read
+  if (!is_stdin) std::fclose(file);
+  if (failed != 0) {
+    return nibble::Error{nibble::Errc::io, name + ": cannot read: " + std::strerror(failed)};
+  }
+  if (text.size() > kMaxBytes) {
+    return nibble::Error{nibble::Errc::limit, name + ": more than 1 GiB of text"};
+  }
+  return text;
 }
 
 inline bool is_terminal(std::FILE* stream) {

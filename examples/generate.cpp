@@ -2,14 +2,7 @@
 //
 // generate: continues a prompt with a GGUF model. The text goes to stdout as it is generated, speed
 // and memory use to stderr.
-#include <atomic>
-#include <cerrno>
 #include <chrono>
-#include <csignal>
-#include <cstring>
-#include <fstream>
-#include <iostream>
-#include <iterator>
 #include <vector>
 
 #include "common.hpp"
@@ -20,17 +13,10 @@
 
 namespace {
 
+using example::interrupted;
 using nibble::Index;
 using nibble::ops::KvType;
 using Clock = std::chrono::steady_clock;
-
-std::atomic<bool> interrupted{false};
-static_assert(std::atomic<bool>::is_always_lock_free);  // set by a signal handler
-
-extern "C" void on_interrupt(int) {
-  interrupted.store(true);
-  std::signal(SIGINT, SIG_DFL);  // a second Ctrl-C ends the program at once
-}
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -63,7 +49,9 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--max-tokens", o.generate.max_tokens, "the most tokens to generate")
       ->check(kAtLeastOne)
       ->capture_default_str();
-  app.add_option("--ctx", o.session.n_ctx, "positions of the cache; 0: as the model was trained")
+  app.add_option(
+         "--ctx", o.session.n_ctx,
+         "positions of the cache; 0: as many as the model was trained with, but at most 4096")
       ->check(kCount);
   app.add_option("--threads", o.n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
   app.add_flag("--pin", o.pin, "pin threads to CPUs");
@@ -116,20 +104,6 @@ void add_options(CLI::App& app, Options& o) {
       if (o.kv == to_string(type)) o.session.kv_type = type;
     }
   });
-}
-
-nibble::Result<std::string> read_prompt(const Options& o) {
-  if (o.prompt_file.empty()) return o.prompt;
-  const auto all_of = [](std::istream& in) {
-    return std::string(std::istreambuf_iterator<char>(in), {});
-  };
-  if (o.prompt_file == "-") return all_of(std::cin);
-  std::ifstream in(o.prompt_file, std::ios::binary);
-  if (!in) {
-    return nibble::Error{nibble::Errc::io,
-                         o.prompt_file + ": cannot open: " + std::strerror(errno)};
-  }
-  return all_of(in);
 }
 
 // Quotes a text and escapes special characters, e.g. a newline as \n.
@@ -208,7 +182,8 @@ void print_summary(const Timing& t, nibble::Finish finish, const nibble::Model& 
 
 // Returns the exit code.
 nibble::Result<int> run(Options& o) {
-  NIBBLE_TRY(prompt, read_prompt(o));
+  NIBBLE_TRY(prompt, o.prompt_file.empty() ? nibble::Result<std::string>(o.prompt)
+                                           : example::read_text(o.prompt_file));
   if (o.target) NIBBLE_CHECK(nibble::simd::force_target(*o.target));
   NIBBLE_TRY(pool, nibble::ThreadPool::create({.n_threads = o.n_threads, .pin = o.pin}));
   o.session.executor = pool.get();
@@ -228,7 +203,7 @@ nibble::Result<int> run(Options& o) {
   }
   if (model->tokenizer() == nullptr) {
     return nibble::Error{nibble::Errc::unsupported,
-                         o.model + ": has no tokenizer that is known here"};
+                         nibble::printable(o.model) + ": has no tokenizer that is known here"};
   }
   NIBBLE_TRY(session, nibble::Session::create(*model, o.session));
   NIBBLE_TRY(generator, nibble::Generator::create(session, o.generate));
@@ -257,14 +232,14 @@ nibble::Result<int> run(Options& o) {
   if (timing.n_prompt == static_cast<Index>(ids.size())) {
     for (;;) {
       NIBBLE_TRY(token, generator.next());
-      if (!token) break;
+      if (!token || std::ferror(stdout) != 0) break;
       print(*token, o);
     }
   }
   timing.decode_seconds = seconds_since(start);
   timing.n_tokens = generator.n_tokens();
   if (!o.ids && !o.logprobs) std::puts("");
-  if (std::fflush(stdout) != 0) {
+  if (!example::is_stdout_written()) {
     return nibble::Error{nibble::Errc::io, "cannot write to stdout"};
   }
   const auto finish = interrupted ? nibble::Finish::cancelled : generator.finish();
@@ -272,14 +247,16 @@ nibble::Result<int> run(Options& o) {
   return interrupted ? example::kInterrupted : example::kOk;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int generate(int argc, char** argv) {
   CLI::App app("Continues a text with a GGUF model (Llama architecture).", "generate");
   Options options;
   add_options(app, options);
   if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
-  std::signal(SIGINT, on_interrupt);
+  example::catch_signals();
   const auto exit_code = run(options);
   return exit_code ? *exit_code : example::fail(app, exit_code.error());
 }
+
+}  // namespace
+
+int main(int argc, char** argv) { return example::guarded("generate", generate, argc, argv); }

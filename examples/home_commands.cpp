@@ -6,13 +6,12 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cerrno>
 #include <chrono>
 #include <cmath>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
+#include <sstream>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -111,7 +110,10 @@ Result<void> answer_stdin(const std::string& model_path) {
   std::string utterance;
   for (;;) {
     if (example::is_terminal(stderr)) std::fputs("> ", stderr);
-    if (!std::getline(std::cin, utterance)) return nibble::ok();
+    if (!std::getline(std::cin, utterance)) {
+      if (!std::cin.bad()) return nibble::ok();
+      return nibble::Error{nibble::Errc::io, "stdin: cannot read"};
+    }
     if (utterance.empty()) continue;
     if (const auto result = answer_and_print(session, utterance); !result) {
       std::printf("%s\n", result.error().message.c_str());  // too long; the next one may be shorter
@@ -128,19 +130,16 @@ struct Sample {
 
 // Each line is an utterance, a tab, a call.
 Result<std::vector<Sample>> read_samples(const std::filesystem::path& path) {
-  std::ifstream in(path);
-  if (!in) {
-    return nibble::Error{nibble::Errc::io,
-                         path.string() + ": cannot open: " + std::strerror(errno)};
-  }
+  NIBBLE_TRY(text, example::read_text(path.string()));
+  std::istringstream in(text);
   std::vector<Sample> samples;
   std::string line;
   while (std::getline(in, line)) {
     const std::size_t tab = line.find('\t');
     if (tab == line.npos) {
-      return nibble::Error{
-          nibble::Errc::malformed,
-          path.string() + ": line " + std::to_string(samples.size() + 1) + " has no tab"};
+      return nibble::Error{nibble::Errc::malformed, nibble::printable(path.string()) + ": line " +
+                                                        std::to_string(samples.size() + 1) +
+                                                        " has no tab"};
     }
     samples.push_back({line.substr(0, tab), line.substr(tab + 1)});
   }
@@ -186,12 +185,18 @@ Result<Score> measure(const nibble::io::Gguf& file,
   const auto start = Clock::now();
   std::vector<Worker> workers(static_cast<std::size_t>(n_threads));
   for (Worker& worker : workers) {
-    worker.thread = std::thread([&work, &worker, &next, n] {
-      if (Result<void> done = work(worker); !done) {
-        worker.error = std::move(done).error();
-        next = 2 * n;  // all workers stop after an error
-      }
-    });
+    const auto fail = [&worker, &next, n](nibble::Error error) {
+      worker.error = std::move(error);
+      next = 2 * n;  // all workers stop after an error
+    };
+    try {
+      worker.thread = std::thread([&work, &worker, fail] {
+        if (Result<void> done = work(worker); !done) fail(std::move(done).error());
+      });
+    } catch (const std::system_error& error) {
+      fail({nibble::Errc::limit, std::string("cannot start a thread: ") + error.what()});
+      break;
+    }
   }
   {
     example::StatusLine status;
@@ -200,7 +205,9 @@ Result<Score> measure(const nibble::io::Gguf& file,
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
   }
-  for (Worker& worker : workers) worker.thread.join();
+  for (Worker& worker : workers) {
+    if (worker.thread.joinable()) worker.thread.join();
+  }
   const double seconds = seconds_since(start);
   Index n_tokens = 0;
   for (Worker& worker : workers) {
@@ -232,7 +239,8 @@ Result<example::Apart<Score>> measure_apart(const std::string& model_path, const
     NIBBLE_TRY(file, nibble::io::Gguf::open(model_path));
     NIBBLE_TRY(bytes, nibble::quantize_model(file, {.format = row.format}));
     if (bytes.size() > capacity) {
-      return nibble::Error{nibble::Errc::limit, model_path + ": is no F16 model"};
+      return nibble::Error{nibble::Errc::limit,
+                           nibble::printable(model_path) + ": is no F16 model"};
     }
     std::copy(bytes.begin(), bytes.end(), converted.bytes().begin());
     return bytes.size();
@@ -260,7 +268,9 @@ Result<void> print_table(const std::string& model_path, std::size_t n_wanted, In
             ? n_all
             : std::min(n_all, std::max<std::size_t>(50, static_cast<std::size_t>(fitting)));
   }
-  if (n == 0) return nibble::Error{nibble::Errc::malformed, folder.string() + ": no utterances"};
+  if (n == 0)
+    return nibble::Error{nibble::Errc::malformed,
+                         nibble::printable(folder.string()) + ": no utterances"};
 
   std::printf(
       "\nThe first %zu of %zu held-out and of %zu hard utterances; right: to the letter\n\n", n,
@@ -310,9 +320,7 @@ Result<void> run(const std::string& model_path, std::size_t n, Index n_threads,
   return print_table(model_path, n, n_threads, live.value);
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int home_commands(int argc, char** argv) {
   CLI::App app(
       "Turns home commands into calls with the model that ships with nibble, and compares weight "
       "formats.",
@@ -332,5 +340,11 @@ int main(int argc, char** argv) {
   if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
   const Result<void> done = run(model_path, n, n_threads, is_interactive);
   if (!done) return example::fail(app, done.error());
-  return std::fflush(stdout) == 0 ? example::kOk : example::kFailed;
+  return example::is_stdout_written() ? example::kOk : example::kFailed;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return example::guarded("home_commands", home_commands, argc, argv);
 }

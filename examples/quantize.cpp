@@ -17,8 +17,10 @@ using nibble::quant::ErrorStats;
 using nibble::quant::Format;
 
 struct Rule {
+  std::string text;
   std::regex pattern;
   Format format;
+  bool has_matched = false;
 };
 
 Format parse_format(const std::string& name) {
@@ -34,7 +36,7 @@ Rule parse_rule(const std::string& text) {
   const std::size_t at = text.rfind('=');
   if (at == std::string::npos) throw CLI::ValidationError("'" + text + "' is not REGEX=FORMAT");
   try {
-    return {std::regex(text.substr(0, at)), parse_format(text.substr(at + 1))};
+    return {text, std::regex(text.substr(0, at)), parse_format(text.substr(at + 1))};
   } catch (const std::regex_error& error) {
     throw CLI::ValidationError("'" + text + "': " + error.what());
   }
@@ -67,7 +69,7 @@ void print_report(const std::vector<ConvertedTensor>& tensors, int name_width) {
   bool has_short_rows = false;
   for (const ConvertedTensor& tensor : tensors) {
     const bool is_short = tensor.reason == nibble::FormatReason::row_length;
-    std::printf("%-*s %-15s %-5s %-6s %14s ", name_width, std::string(tensor.name).c_str(),
+    std::printf("%-*s %-15s %-5s %-6s %14s ", name_width, nibble::printable(tensor.name).c_str(),
                 shape_of(tensor).c_str(), to_string(tensor.from),
                 (std::string(to_string(tensor.to)) + (is_short ? " *" : "")).c_str(),
                 example::grouped(tensor.bytes_to).c_str());
@@ -87,9 +89,7 @@ void print_report(const std::vector<ConvertedTensor>& tensors, int name_width) {
   if (has_short_rows) std::printf("* rows are no whole number of blocks of the format asked for\n");
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int quantize(int argc, char** argv) {
   CLI::App app("Writes a GGUF model in another weight format and reports what it cost each tensor.",
                "quantize");
   std::string in_path, out_path, format_name;
@@ -104,14 +104,15 @@ int main(int argc, char** argv) {
   app.add_option(
          "--tensor", rule_texts,
          "REGEX=FORMAT: another format for matrices whose names contain a match; of several "
-         "options the last that matches counts (a layer's ffn_gate and ffn_up must stay alike)")
+         "options the last that matches counts, and each must match a matrix")
       ->allow_extra_args(false);
   app.add_flag(
       "--packed", options.packed,
       "matrices in the packed layout that nibble's kernels read: the file is then mapped and "
       "used in place; other programs cannot read it");
   app.add_option("--threads", n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
-  app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage.");
+  app.footer(
+      "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted: OUT.gguf is then as it was.");
 
   std::vector<Rule> rules;
   app.callback([&] {  // here, so that an invalid format is a usage error
@@ -123,11 +124,14 @@ int main(int argc, char** argv) {
   auto pool = nibble::ThreadPool::create({.n_threads = n_threads});
   if (!pool) return example::fail(app, pool.error());
   options.executor = pool->get();
-  options.choose = [&](std::string_view name) -> std::optional<Format> {
-    for (auto rule = rules.rbegin(); rule != rules.rend(); ++rule) {
-      if (std::regex_search(name.begin(), name.end(), rule->pattern)) return rule->format;
+  options.choose = [&](std::string_view name) {
+    std::optional<Format> format;
+    for (Rule& rule : rules) {
+      if (!std::regex_search(name.begin(), name.end(), rule.pattern)) continue;
+      rule.has_matched = true;
+      format = rule.format;
     }
-    return std::nullopt;
+    return format;
   };
 
   const auto file = nibble::io::Gguf::open(in_path);
@@ -136,7 +140,15 @@ int main(int argc, char** argv) {
   int name_width = 6;
   for (const auto& tensor : file->tensors()) {
     name_width = std::max(name_width, static_cast<int>(tensor.name.size()));
+    if (tensor.n_dims >= 2) options.choose(tensor.name);
   }
+  for (const Rule& rule : rules) {  // before anything is written
+    if (rule.has_matched) continue;
+    std::fprintf(stderr, "quantize: --tensor %s: no matrix of %s has such a name\n",
+                 nibble::printable(rule.text).c_str(), file->name().c_str());
+    return example::kFailed;
+  }
+  example::catch_signals();
 
   std::vector<ConvertedTensor> report;
   {
@@ -144,12 +156,17 @@ int main(int argc, char** argv) {
     const auto on_tensor = [&](const ConvertedTensor& tensor) {
       report.push_back(tensor);
       status.show("converted " + std::to_string(report.size()) + " of " +
-                  std::to_string(n_tensors) + ": " + std::string(tensor.name));
-      return true;
+                  std::to_string(n_tensors) + ": " + nibble::printable(tensor.name));
+      return !example::interrupted;
     };
     const auto written = nibble::quantize_model(*file, out_path, options, on_tensor);
+    if (!written && written.error().code == nibble::Errc::cancelled) return example::kInterrupted;
     if (!written) return example::fail(app, written.error());
   }
   print_report(report, name_width);
-  return std::fflush(stdout) == 0 ? example::kOk : example::kFailed;
+  return example::is_stdout_written() ? example::kOk : example::kFailed;
 }
+
+}  // namespace
+
+int main(int argc, char** argv) { return example::guarded("quantize", quantize, argc, argv); }

@@ -167,5 +167,5 @@ int main(int argc, char** argv) {
       "%zu bytes of working memory, known when this was compiled:\n"
       "  %zu intermediate results, %zu key-value cache, %zu rotation tables\n",
       kBytes, kPlan.bytes, kCache.bytes(), kRopeBytes);
-  return 0;
+  return std::fflush(stdout) == 0 ? 0 : 1;
 }

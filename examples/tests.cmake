@@ -34,12 +34,18 @@ nibble_example_test(generate_no_file generate EXIT 1 ERR "^generate: missing.ggu
   ARGS missing.gguf --prompt x)
 nibble_example_test(generate_no_prompt_file generate EXIT 1 ERR "^generate: missing.txt: [^\n]*\n$"
   ARGS ${home_model} --prompt-file missing.txt)
+nibble_example_test(generate_prompt_folder generate EXIT 1 ERR "^generate: [^\n]*: cannot read: [^\n]*\n$"
+  ARGS ${home_model} --prompt-file ${CMAKE_CURRENT_BINARY_DIR})
 nibble_example_test(generate_long_prompt generate EXIT 1 ERR "context 10"
   ARGS ${home_model} --prompt ${utterance} --ctx 10)
 nibble_example_test(quantize_no_file quantize EXIT 1 ERR "^quantize: missing.gguf: [^\n]*\n$"
   ARGS missing.gguf out.gguf --format q4_0)
 nibble_example_test(quantize_no_folder quantize EXIT 1 ERR "^quantize: [^\n]*missing/out.gguf"
   ARGS ${home_model} missing/out.gguf --format q4_0)
+nibble_example_test(quantize_onto_folder quantize EXIT 1 ERR "^quantize: [^\n]*: cannot be written: it is a directory\n$"
+  ARGS ${home_model} ${CMAKE_CURRENT_BINARY_DIR} --format q4_0)
+nibble_example_test(quantize_unused_rule quantize EXIT 1 ERR "^quantize: --tensor embed=f16: no matrix [^\n]*\n$"
+  ARGS ${home_model} out.gguf --format q4_0 --tensor "embed=f16" --tensor "^token=q8_0")
 nibble_example_test(home_commands_no_file home_commands EXIT 1 ERR "missing.gguf"
   ARGS --model missing.gguf)
 
@@ -69,6 +75,12 @@ endforeach()
 nibble_example_test(home_commands home_commands EXIT 0
   OUT "office light to 10 percent\n    -> ${call}.*F32 .*40/40 .*F16 .*INT8 .*INT4 .*SIMD target"
   ARGS --utterances 40)
+if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
+  foreach(how INT TERM XFSZ)
+    add_test(NAME example_quantize_${how} COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/ended_test.sh
+             $<TARGET_FILE:nibble_quantize> ${CMAKE_CURRENT_BINARY_DIR}/quantize_${how} ${how})
+  endforeach()
+endif()
 nibble_example_test(home_commands_stdin home_commands EXIT 0 STDIN "${utterance}\nwhy cats purr\n"
   OUT "^${call} .*none\\(\\)" ARGS --interactive)
 nibble_example_test(static_model static_model EXIT 0

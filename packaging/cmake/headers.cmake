@@ -97,6 +97,9 @@ if(EXISTS /etc/os-release)
   endif()
 endif()
 
+if(nibble_old_highway)
+  message(FATAL_ERROR "nibble needs ${nibble_old_highway}.")
+endif()
 if(NOT TARGET nibble::hwy_headers)
   nibble_find_header(NIBBLE_HWY_INCLUDE_DIR hwy/highway.h testing libhwy-dev "include/hwy"
                      VALIDATOR nibble_highway_validator)

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nibble/core/executor.hpp"
 
+#include <memory>
 #include <thread>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "doctest/doctest.h"
+#include "nibble/core/callback.hpp"
 #include "nibble/core/thread_pool.hpp"
 
 using nibble::Index;
@@ -78,5 +81,39 @@ TEST_CASE("a function reference takes lambdas, const callables, functions and th
   executor.parallel_for(4, pointer);
   CHECK(n_calls == 7);
   static_assert(!std::is_constructible_v<nibble::Executor::Task, int>);
+  // Assigned callables are refused: most are temporaries, which would be gone.
+  static_assert(std::is_assignable_v<nibble::Executor::Task&, const nibble::Executor::Task&>);
+  static_assert(!std::is_assignable_v<nibble::Executor::Task&, void (*)(Index, Index)>);
   static_assert(sizeof(nibble::Executor::Task) == 2 * sizeof(void*));
+}
+
+TEST_CASE("a callback owns its callable: a temporary, one that only moves, or a copy") {
+  using nibble::Callback;
+  CHECK(!Callback<int(int)>());
+  const auto count = std::make_shared<int>(0);
+  {
+    const Callback<int(int)> add = [count](int x) { return *count += x; };
+    CHECK(count.use_count() == 2);
+    Callback<int(int)> other;
+    other = add;
+    CHECK(other(2) == 2);
+    CHECK(add(3) == 5);
+    CHECK(count.use_count() == 2);
+    other = [count](int x) { return *count -= x; };
+    CHECK(other(1) == 4);
+  }
+  CHECK(count.use_count() == 1);
+
+  Callback<int()> once = [value = std::make_unique<int>(7)] { return *value; };
+  CHECK(once() == 7);
+  const Callback<void(std::unique_ptr<int>)> take = [&](std::unique_ptr<int> p) { *count = *p; };
+  take(std::make_unique<int>(9));
+  CHECK(*count == 9);
+  const Callback<Index(Index, Index)> function = [](auto a, auto b) { return a * b; };
+  CHECK(function(6, 7) == 42);
+  const Callback<void(Index, Index)> pointer = count_call;
+  n_calls = 0;
+  pointer(0, 0);
+  CHECK(n_calls == 1);
+  static_assert(!std::is_constructible_v<Callback<int()>, int>);
 }

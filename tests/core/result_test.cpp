@@ -2,6 +2,8 @@
 #include "nibble/core/result.hpp"
 
 #include <memory>
+#include <type_traits>
+#include <utility>
 
 #include "doctest/doctest.h"
 
@@ -48,6 +50,49 @@ TEST_CASE("results move, also of move-only values, and can be assigned over each
   CHECK(**b == 5);
   a = nibble::Error{nibble::Errc::io, "gone"};
   CHECK(!a);
+}
+
+TEST_CASE("results are assigned over each other, from variables and from calls") {
+  auto result = half(4);
+  result = half(3);
+  REQUIRE(!result);
+  CHECK(result.error().message == "odd");
+  auto other = half(8);
+  result = std::move(other);
+  REQUIRE(result);
+  CHECK(*result == 4);
+  auto& same = result;
+  result = std::move(same);
+  CHECK(*result == 4);
+  auto checked = check_even(4);
+  checked = check_even(5);
+  CHECK(!checked);
+  checked = nibble::ok();
+  CHECK(checked.has_value());
+}
+
+TEST_CASE("a value that is taken out of a result outlives it") {
+  static_assert(std::is_same_v<decltype(*half(4)), int>);
+  static_assert(std::is_same_v<decltype(half(3).error()), nibble::Error>);
+  const auto make = [] { return nibble::Result<std::unique_ptr<int>>(std::make_unique<int>(5)); };
+  auto&& value = *make();
+  CHECK(*value == 5);
+#if NIBBLE_HAS_EXCEPTIONS
+  auto&& other = make().value();
+  CHECK(*other == 5);
+#endif
+}
+
+TEST_CASE("two values are tried on one line") {
+  const auto sum = [](int x, int y) -> nibble::Result<int> {
+    // clang-format off
+    NIBBLE_TRY(a, half(x)); NIBBLE_TRY(b, half(y));
+    NIBBLE_CHECK(check_even(a * 2)); NIBBLE_CHECK(check_even(b * 2));
+    // clang-format on
+    return a + b;
+  };
+  CHECK(*sum(4, 6) == 5);
+  CHECK(!sum(4, 5));
 }
 
 TEST_CASE("an error can say where it was seen from") {

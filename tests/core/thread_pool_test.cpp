@@ -407,6 +407,52 @@ TEST_CASE("the host's signals stay on the host's threads") {
   CHECK(sigismember(&own, SIGTERM) == 0);
 }
 
+// What the body does in the child of a fork(): its exit code, or -1 if it did not end by itself.
+template <class Body>
+int in_child(Body body) {
+  const pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    alarm(20);
+    _exit(body());
+  }
+  int status = -1;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+TEST_CASE("in the child of a fork a pool runs everything on the caller and can be destroyed") {
+  Pool pool = make(4);
+  CHECK(in_child([&] {
+          const Index n_wrong = count_wrong(*pool, 1000);
+          { const Pool gone = std::move(pool); }
+          Pool own = make(3);  // its threads may have the numbers of threads that are gone
+          return n_wrong == 0 && count_wrong(*own, 1000) == 0 ? 0 : 1;
+        }) == 0);
+  CHECK(count_wrong(*pool, 1000) == 0);
+}
+
+TEST_CASE(
+    "in the child of a fork a pool can be destroyed though another thread was inside a call") {
+  Pool pool = make(3);
+  std::atomic<int> n_here{0};
+  std::atomic<bool> end{false};
+  std::thread other([&] {
+    pool->parallel_for(3, [&](Index, Index) {
+      n_here.fetch_add(1);
+      while (!end.load()) std::this_thread::yield();
+    });
+  });
+  while (n_here.load() < 3) std::this_thread::yield();
+  const int code = in_child([&] {
+    { const Pool gone = std::move(pool); }
+    return 0;
+  });
+  end.store(true);
+  other.join();
+  CHECK(code == 0);
+}
+
 TEST_CASE("threads that the system refuses are an error, not the end of the program") {
 #if defined(NIBBLE_TEST_SANITIZED)
   MESSAGE("skipped: sanitizers need the address space that this test takes away");

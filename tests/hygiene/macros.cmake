@@ -1,33 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# Checks the macros that nibble/nibble.hpp defines: only NIBBLE_... and those of the headers of
-# other libraries.
+# Macros. Those that nibble/nibble.hpp defines are NIBBLE_... and those of the headers of other
+# libraries. Those of other headers that were included before do no harm: Xlib, windows.h, Arduino, Qt
+# and others have macros that are ordinary words (foreign_macros.h).
 
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 
-# The macros before: those of everything that nibble includes from elsewhere.
-file(WRITE ${work_dir}/after.cpp "#include \"nibble/nibble.hpp\"\n")
-run_for_output(files ${cxx} -std=c++20 -M ${options} after.cpp)
-string(REGEX MATCHALL "[^ \\\n]+" files "${files}")
-set(own ${files})
-list(FILTER own INCLUDE REGEX "^${source_dir}/include/nibble/")
-list(LENGTH own n)
-if(n LESS 50)
-  message(FATAL_ERROR "only ${n} files of nibble: not what the compiler includes")
-endif()
-set(before "#define HWY_HEADER_ONLY\n")
-foreach(file IN LISTS own)
-  file(STRINGS ${file} lines REGEX "^ *# *include (<|\"hwy/)")
-  foreach(line IN LISTS lines)
-    string(REGEX REPLACE "^ *# *include .(.*)[>\"].*" "\\1" header "${line}")
-    if(files MATCHES "/${header}(;|$)" AND NOT header STREQUAL "hwy/foreach_target.h")
-      list(APPEND before "#include <${header}>\n")
-    endif()
+# from_elsewhere(variable source): the #include lines of all that a file includes, through nibble, from
+# elsewhere.
+function(from_elsewhere variable source)
+  run_for_output(files ${cxx} -std=c++20 -M ${options} ${source})
+  string(REGEX MATCHALL "[^ \\\n]+" files "${files}")
+  set(own ${files})
+  list(FILTER own INCLUDE REGEX "^${source_dir}/include/nibble/")
+  list(LENGTH own n)
+  if(n LESS 50)
+    message(FATAL_ERROR "only ${n} files of nibble: not what the compiler includes")
+  endif()
+  set(text "#define HWY_HEADER_ONLY\n")
+  foreach(file IN LISTS own)
+    file(STRINGS ${file} lines REGEX "^ *# *include (<|\"hwy/)")
+    foreach(line IN LISTS lines)
+      string(REGEX REPLACE "^ *# *include .(.*)[>\"].*" "\\1" header "${line}")
+      if(files MATCHES "/${header}(;|$)" AND NOT header STREQUAL "hwy/foreach_target.h")
+        list(APPEND text "#include <${header}>\n")
+      endif()
+    endforeach()
   endforeach()
-endforeach()
-list(REMOVE_DUPLICATES before)
-list(JOIN before "" before)
-file(WRITE ${work_dir}/before.cpp "${before}")
+  list(REMOVE_DUPLICATES text)
+  list(JOIN text "" text)
+  set(${variable} "${text}" PARENT_SCOPE)
+endfunction()
+
+file(WRITE ${work_dir}/after.cpp "#include \"nibble/nibble.hpp\"\n")
+from_elsewhere(text after.cpp)
+file(WRITE ${work_dir}/before.cpp "${text}")
 
 function(macros_of variable source)
   run_for_output(lines ${cxx} -std=c++20 -dM -E ${options} ${source})
@@ -51,3 +58,22 @@ if(n LESS 10)
   message(FATAL_ERROR "only ${n} macros of nibble: not what the compiler defines")
 endif()
 message("${n} macros, all NIBBLE_")
+
+# ---- Macros of others ----------------------------------------------------------------------------
+# Behind the headers that nibble includes from elsewhere, which cannot all live with them, and before
+# each of nibble's headers. (libstdc++ removes min and max; defined after it, they stay.)
+file(GLOB_RECURSE headers RELATIVE ${source_dir}/include ${source_dir}/include/nibble/*.hpp)
+list(FILTER headers EXCLUDE REGEX "(-inl|/instances)\\.hpp$")
+list(TRANSFORM headers REPLACE "(.+)" "#include \"\\1\"\n")
+list(JOIN headers "" headers)
+file(WRITE ${work_dir}/all.cpp "${headers}")
+from_elsewhere(text all.cpp)
+file(WRITE ${work_dir}/foreign.cpp "${text}
+#include \"${source_dir}/tests/hygiene/foreign_macros.h\"
+${headers}
+#ifndef min
+#error \"a header has removed min\"
+#endif
+")
+run(${cxx} -std=c++20 -fsyntax-only ${options} foreign.cpp)
+run(${cxx} -std=c++20 -fsyntax-only -DNIBBLE_SPLIT ${options} foreign.cpp)

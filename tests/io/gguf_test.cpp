@@ -271,3 +271,19 @@ TEST_CASE("reference files: home-commands and the vocabularies") {
     }
   }
 }
+
+TEST_CASE("names in messages are printable, whatever the file or its path says") {
+  const auto none = Gguf::open("no\x1b]0;such\x07\xc2\x9b \xc3\xa9\xff\xe2\x80\xae.gguf");
+  REQUIRE(!none);
+  CHECK(contains(none.error().message, "no?]0;such?? \xc3\xa9??.gguf: cannot open: "));
+
+  const auto bytes = test::gguf_header(0, 0).bytes();
+  const auto file = Gguf::parse(bytes, "a\nb.gguf");
+  REQUIRE(file);
+  CHECK(file->name() == "a?b.gguf");
+  CHECK(file->get_u32("no.key").error().message == "a?b.gguf: the metadata has no key 'no.key'");
+  CHECK(file->tensor("bad\x1b").error().message == "a?b.gguf: tensor 'bad?' is missing");
+  // A name of 64 bytes whose last character is cut is shown without it.
+  const std::string long_name = std::string(63, 'x') + "\xc3\xa9 and more";
+  CHECK(contains(file->tensor(long_name).error().message, std::string(63, 'x') + "...' is"));
+}

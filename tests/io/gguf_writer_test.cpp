@@ -312,7 +312,7 @@ TEST_CASE("a file appears whole or not at all, and nothing is left beside it") {
   REQUIRE(!nowhere);
   CHECK(nowhere.error().code == Errc::io);
   CHECK(contains(nowhere.error().message, "no/such/folder.gguf: cannot create"));
-  // A folder has this name: everything is written, but the last step fails.
+  // A folder has this name.
   const auto folder_name = good.write(folder.path(""));
   REQUIRE(!folder_name);
   CHECK(folder_name.error().code == Errc::io);

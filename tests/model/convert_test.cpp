@@ -275,8 +275,29 @@ TEST_CASE("weights that are not finite or do not fit are errors that say where")
   const Error large = convert_error(OneTensor({32, 5000}, values).parse(), {.format = Format::f16});
   CHECK(large.code == Errc::limit);
   CHECK(large.message ==
-        "one: tensor 'w': weight 2 of row 3, 1000000.000000, is too large for f16");
+        "one: tensor 'w': weight 2 of row 3, 1e+06, is too large for f16; choose another format "
+        "for this tensor: f32 holds it");
   CHECK(quantize_model(OneTensor({32, 5000}, values).parse(), {.format = Format::bf16}));
+}
+
+TEST_CASE("a weight beyond the scale of a block is an error, not another weight") {
+  // Far inside the tensor, so that one task of several finds it; small weights around it.
+  std::vector<float> values(32 * 5000, 1.0f);
+  values[32 * 3000 + 9] = -1e7f;
+  const OneTensor one({32, 5000}, values);
+  for (const Format format : {Format::q8_0, Format::q4_0, Format::q4_1}) {
+    CAPTURE(to_string(format));
+    for (const bool packed : {false, true}) {
+      const Error error = convert_error(one.parse(), {.format = format, .packed = packed});
+      CHECK(error.code == Errc::limit);
+      CHECK(error.message ==
+            std::string("one: tensor 'w': weight 9 of row 3000, -1e+07, is too large for ") +
+                to_string(format) + "; choose another format for this tensor: f32 holds it");
+    }
+  }
+  for (const Format format : {Format::f32, Format::bf16}) {
+    CHECK(quantize_model(one.parse(), {.format = format}));
+  }
 }
 
 TEST_CASE("what cannot be converted is an error") {
@@ -296,6 +317,12 @@ TEST_CASE("what cannot be converted is an error") {
   const Error error = convert_error(*other, {});
   CHECK(error.code == Errc::unsupported);
   CHECK(error.message.find("k.gguf: tensor 'k'") == 0);
+
+  const Converted packed = convert(file, {.format = Format::q8_0, .packed = true});
+  const Error again = convert_error(packed.parse(), {});
+  CHECK(again.code == Errc::unsupported);
+  CHECK(again.message.find("is packed; convert the file that it was made from") !=
+        std::string::npos);
 }
 
 TEST_CASE("every matrix may have a format of its own, a gate and its product too") {
@@ -311,6 +338,36 @@ TEST_CASE("every matrix may have a format of its own, a gate and its product too
   CHECK(converted.parse().tensor("blk.1.ffn_gate.weight")->type == io::GgmlType::q4_0);
 }
 
+#if !defined(_WIN32)
+TEST_CASE("a file that another program cuts is an error while it is converted") {
+  const auto folder = std::filesystem::temp_directory_path() /
+                      ("nibble_cut_test_" + std::to_string(std::random_device{}()));
+  std::filesystem::create_directory(folder);
+  const std::string path = (folder / "in.gguf").string();
+  io::GgufWriter writer;
+  const std::vector<std::byte> weights(4 << 20);
+  for (const char* const name : {"a", "b"}) {
+    writer.add_tensor(name, io::GgmlType::f32, std::array<std::uint64_t, 2>{1024, 1024}, weights);
+  }
+  for (const Format format : {Format::q8_0, Format::f32}) {
+    REQUIRE(writer.write(path));
+    const auto file = io::Gguf::open(path);
+    REQUIRE(file);
+    const auto cut = quantize_model(*file, (folder / "out.gguf").string(), {.format = format},
+                                    [&](const ConvertedTensor& tensor) {
+                                      CHECK(tensor.name == "a");
+                                      std::filesystem::resize_file(path, 0);
+                                      return true;
+                                    });
+    REQUIRE(!cut);
+    CHECK(cut.error().code == Errc::io);
+    CHECK(cut.error().message == path + ": tensor 'b': the file has become shorter");
+    CHECK(!std::filesystem::exists(folder / "out.gguf"));
+  }
+  std::filesystem::remove_all(folder);
+}
+#endif
+
 TEST_CASE("a file is written whole or not at all") {
   const io::Gguf file = open_shipped();
   const auto folder = std::filesystem::temp_directory_path() /
@@ -323,6 +380,11 @@ TEST_CASE("a file is written whole or not at all") {
   REQUIRE(!cancelled);
   CHECK(cancelled.error().code == Errc::cancelled);
   CHECK(std::filesystem::is_empty(folder));
+
+  // An error of the file that is written names only that file.
+  const Result<void> refused = quantize_model(file, folder.string(), {.format = Format::q4_0});
+  REQUIRE(!refused);
+  CHECK(refused.error().message == folder.string() + ": cannot be written: it is a directory");
 
   REQUIRE(quantize_model(file, path, {.format = Format::q4_0}));
   CHECK(test::read_file(path) == convert(file, {.format = Format::q4_0}).bytes);

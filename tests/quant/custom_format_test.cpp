@@ -46,6 +46,14 @@ struct PowerOfTwo {
   }
 };
 
+// The same; its rule says what does not fit.
+struct Careful : PowerOfTwo {
+  static bool quantize(const float* x, Block& out) noexcept {
+    PowerOfTwo::quantize(x, out);
+    return out.exponent < 100;
+  }
+};
+
 }  // namespace elsewhere
 
 namespace {
@@ -93,4 +101,10 @@ TEST_CASE("a user's type brings its own rule") {
   REQUIRE(row_from_f32<F>(x, row));
   CHECK(std::memcmp(row.data(), blocks.data(), row.size()) == 0);
   CHECK(row_bytes<F>(17).error().code == nibble::Errc::invalid_argument);
+  // Its rule may say what does not fit.
+  auto large = x;
+  large[40] = 1e38f;
+  CHECK(row_from_f32<F>(large, row));
+  CHECK(row_from_f32<elsewhere::Careful>(x, row));
+  CHECK(row_from_f32<elsewhere::Careful>(large, row).error().code == nibble::Errc::limit);
 }

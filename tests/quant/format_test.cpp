@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nibble/quant/format.hpp"
 
+#include <cmath>
 #include <limits>
 #include <set>
 
@@ -125,5 +126,60 @@ TEST_CASE("any bytes read as a row of some weights") {
       for (std::byte& b : row) b = static_cast<std::byte>(random());
       CHECK(row_to_f32(format, row, y).has_value());
     }
+  }
+}
+
+TEST_CASE("a weight that a format cannot hold is an error that says which") {
+  // The largest weight of a row of otherwise small ones that each format holds, and one beyond.
+  const float under_f16 = std::nextafter(65520.0f, 0.0f);  // rounds to 65504
+  const float max = std::numeric_limits<float>::max();
+  struct Limit {
+    Format format;
+    float holds, beyond;
+  };
+  const Limit limits[] = {
+      {Format::f16, under_f16, 65520.0f},
+      {Format::bf16, 0x1.fep127f, max},
+      {Format::q8_0, 127.0f * 65504.0f, 127.0f * 65536.0f},
+      {Format::q4_0, 8.0f * 65504.0f, 8.0f * 65520.0f},
+      {Format::q4_1, 15.0f * 65504.0f, 15.0f * 65536.0f},
+      {Format::i8_channel, 0x1p120f, 0x1.8p120f},
+      {Format::u8_affine, 0x1p120f, 0x1.8p120f},
+  };
+  for (const Limit& limit : limits) {
+    CAPTURE(to_string(limit.format));
+    std::vector<float> x(96, 0.0f), y(96);
+    std::vector<std::byte> row(*row_bytes(limit.format, x.size()));
+    for (const float sign : {1.0f, -1.0f}) {
+      if (limit.format == Format::q4_1 && sign < 0) continue;  // below
+      x[70] = sign * limit.holds;
+      CHECK(row_from_f32(limit.format, x, row));
+      REQUIRE(row_to_f32(limit.format, row, y));
+      CHECK(std::abs(y[70] / x[70] - 1) < 1e-3f);
+      x[70] = sign * limit.beyond;
+      const auto stored = row_from_f32(limit.format, x, row);
+      REQUIRE(!stored);
+      CHECK(stored.error().code == Errc::limit);
+      CHECK(stored.error().message.find("weight 70, ") == 0);
+      CHECK(stored.error().message.find(to_string(limit.format)) != std::string::npos);
+      if (limit.format == Format::f16 || limit.format == Format::bf16) continue;
+      x[70] = std::numeric_limits<float>::quiet_NaN();
+      CHECK(row_from_f32(limit.format, x, row).error().code == Errc::malformed);
+    }
+  }
+  // A minimum has a range of its own.
+  std::vector<float> x(32, -65504.0f);
+  std::vector<std::byte> row(*row_bytes(Format::q4_1, x.size()));
+  CHECK(row_from_f32(Format::q4_1, x, row));
+  x.assign(32, -65520.0f);
+  CHECK(row_from_f32(Format::q4_1, x, row).error().code == Errc::limit);
+  x.assign(32, 65520.0f);
+  CHECK(row_from_f32(Format::q4_1, x, row).error().code == Errc::limit);
+  // Floats hold what is no finite number.
+  x[3] = std::numeric_limits<float>::infinity();
+  x[4] = std::numeric_limits<float>::quiet_NaN();
+  for (const Format format : {Format::f32, Format::bf16}) {
+    row.resize(*row_bytes(format, x.size()));
+    CHECK(row_from_f32(format, x, row));
   }
 }

@@ -299,6 +299,26 @@ TEST_CASE("f16 scales saturate exactly where they would round to infinity") {
   CHECK(test::weight<Q4_1>(quantized<Q4_1>(above)[0], 0) > 65504.0);
 }
 
+TEST_CASE_TEMPLATE("a block says whether it could hold its weights", F, ALL_FORMATS) {
+  const auto holds = [](const std::vector<float>& x) {
+    std::vector<typename F::Block> blocks(x.size() / F::kLength);
+    return quantize_row<F>(x, blocks);
+  };
+  auto x = test::normal_row(3 * F::kLength, 1.0f, 31);
+  CHECK(holds(x));
+  CHECK(holds(std::vector<float>(F::kLength, 0.0f)));
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), 0x1.8p120f, -0x1.8p120f,
+                          std::numeric_limits<float>::infinity()}) {
+    for (const std::size_t at : {std::size_t{0}, x.size() / 2, x.size() - 1}) {
+      auto y = x;
+      y[at] = bad;
+      CHECK(!holds(y));
+    }
+  }
+  x[0] = 2e7f;  // beyond 255 steps of the largest f16
+  CHECK(holds(x) == !std::is_same_v<typename F::Scale, nibble::f16>);
+}
+
 // ---- The checkers can say no --------------------------------------------------------------------
 
 namespace {

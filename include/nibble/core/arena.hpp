@@ -25,7 +25,7 @@ namespace nibble { inline namespace NIBBLE_ABI {
 inline constexpr std::size_t kAlignment = 64;
 
 // The largest object that a program can have. Sizes are computed in 64 bits and compared with it.
-inline constexpr std::int64_t kMaxBytes = std::numeric_limits<std::ptrdiff_t>::max();
+inline constexpr std::int64_t kMaxBytes = (std::numeric_limits<std::ptrdiff_t>::max)();
 
 constexpr std::size_t align_up(std::size_t n, std::size_t alignment = kAlignment) noexcept {
   return (n + alignment - 1) / alignment * alignment;
@@ -51,7 +51,7 @@ class AlignedBuffer {
     if (bytes == 0) return buffer;
     if (bytes <= static_cast<std::size_t>(kMaxBytes) - 2 * kHugePage) buffer.data_ = take(bytes);
     if (buffer.data_ == nullptr) {
-      return Error{Errc::out_of_memory, "cannot allocate " + std::to_string(bytes) + " bytes"};
+      return Error{Errc::out_of_memory, "cannot allocate " + to_text(bytes) + " bytes"};
     }
     buffer.size_ = bytes;
     return buffer;

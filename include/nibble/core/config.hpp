@@ -12,10 +12,6 @@
 #error "nibble needs C++20: compile with -std=c++20 or newer"
 #endif
 
-#if defined(_WIN32) && (defined(min) || defined(max))
-#error "nibble: <windows.h>, included before, made macros of min and max; define NOMINMAX before it"
-#endif
-
 // Debug checks: bounds of views, preconditions of operations. On in debug builds; define
 // NIBBLE_DEBUG as 0 or 1 to choose. User data never relies on them: files and parameters are always
 // checked.
@@ -133,20 +129,53 @@
 #define NIBBLE_COLD
 #endif
 
+// For objects in headers: variables of which the linker keeps one for many files. Each shared
+// library then has its own. Otherwise GCC makes them "unique", one for the whole process even
+// between plug-ins that are loaded apart (RTLD_LOCAL), and a plug-in that has one is never
+// unloaded.
+#if defined(__GNUC__) && defined(__ELF__)
+#define NIBBLE_HIDDEN [[gnu::visibility("hidden")]]
+#else
+#define NIBBLE_HIDDEN
+#endif
+// For functions of the header form that use such variables: all of a shared library use its own.
+// (In the split form the code of nibble may be in a shared library of its own.)
+#if defined(NIBBLE_SPLIT)
+#define NIBBLE_HIDDEN_INLINE
+#else
+#define NIBBLE_HIDDEN_INLINE NIBBLE_HIDDEN
+#endif
+
 #define NIBBLE_UNREACHABLE() __builtin_unreachable()
 #if defined(_MSC_VER) && !defined(__clang__)
 #undef NIBBLE_UNREACHABLE
 #define NIBBLE_UNREACHABLE() __assume(0)
 #endif
 
-// A precondition on the caller's code, never on user data. When checks are on, a violation stops in
-// the debugger; otherwise it costs nothing.
-#if NIBBLE_DEBUG
-#if defined(_MSC_VER) && !defined(__clang__)
-#define NIBBLE_ASSERT(condition) ((condition) ? (void)0 : __debugbreak())
+// A parameter to which what is returned or made refers: Clang then warns if it would be gone.
+#if defined(__clang__)
+#define NIBBLE_LIFETIMEBOUND [[clang::lifetimebound]]
 #else
-#define NIBBLE_ASSERT(condition) ((condition) ? (void)0 : __builtin_trap())
+#define NIBBLE_LIFETIMEBOUND
 #endif
+
+// A precondition on the caller's code, never on user data. When checks are on, a violation ends the
+// program with a message; otherwise it costs nothing.
+#if NIBBLE_DEBUG
+#include <cstdio>
+#include <cstdlib>
+namespace nibble { inline namespace NIBBLE_ABI { namespace detail {
+[[noreturn]] NIBBLE_COLD inline void check_failed(const char* what, const char* where) noexcept {
+  std::fprintf(stderr, "nibble: %s: %s\n", what, where);
+  std::abort();
+}
+}}}  // namespace nibble::NIBBLE_ABI::detail
+#define NIBBLE_STRING_(x) #x
+#define NIBBLE_STRING(x) NIBBLE_STRING_(x)
+#define NIBBLE_ASSERT(condition)                                             \
+  ((condition) ? (void)0                                                     \
+               : ::nibble::detail::check_failed("check failed: " #condition, \
+                                                __FILE__ ":" NIBBLE_STRING(__LINE__)))
 #else
 #define NIBBLE_ASSERT(condition) ((void)0)
 #endif

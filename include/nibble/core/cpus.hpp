@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "nibble/core/text.hpp"
 #include "nibble/core/view.hpp"
 
 #if defined(__linux__)
@@ -95,7 +96,7 @@ inline double cgroup_cpu_quota(const std::string& root) {
   const std::string groups = detail::read_beginning(root + "/proc/self/cgroup");
   double least = 0;
   for (std::size_t begin = 0; begin < groups.size();) {  // lines of "id:controllers:path"
-    const std::size_t end = std::min(groups.find('\n', begin), groups.size());
+    const std::size_t end = (std::min)(groups.find('\n', begin), groups.size());
     const std::string line = groups.substr(begin, end - begin);
     begin = end + 1;
     const std::size_t first = line.find(':');
@@ -127,7 +128,7 @@ inline AvailableCpus available_cpus() {
   for (std::size_t i = 0; i < mask.size() * kBits; ++i) {
     if ((mask[i / kBits] >> (i % kBits) & 1) == 0) continue;
     const std::string siblings = detail::read_beginning(
-        "/sys/devices/system/cpu/cpu" + std::to_string(i) + "/topology/thread_siblings_list");
+        "/sys/devices/system/cpu/cpu" + to_text(i) + "/topology/thread_siblings_list");
     const int core = siblings.empty() ? static_cast<int>(i) : std::atoi(siblings.c_str());
     bool is_first = true;
     for (const int other : cores) is_first = is_first && other != core;
@@ -141,8 +142,8 @@ inline AvailableCpus available_cpus() {
   // Rounded to the nearest whole CPU: a throttled thread delays all others at the next join.
   if (const double quota = cgroup_cpu_quota(); quota > 0 && quota < 1e6) {
     const Index whole = std::max<Index>(1, static_cast<Index>(quota + 0.5));
-    cpus.n_logical = std::min(cpus.n_logical, whole);
-    cpus.n_cores = std::min(cpus.n_cores, whole);
+    cpus.n_logical = (std::min)(cpus.n_logical, whole);
+    cpus.n_cores = (std::min)(cpus.n_cores, whole);
   }
   return cpus;
 }

@@ -10,7 +10,10 @@
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
-// A reference to a callable, valid while the callable lives. Holds two pointers, allocates nothing.
+// For parameters: a reference to a callable, valid while the callable lives. Holds two pointers,
+// allocates nothing. A lambda that is written as an argument lives until the call returns; a
+// variable of this type would refer to one that is gone (Clang warns of it). To keep a callable:
+// Callback.
 template <class Signature>
 class FunctionRef;
 template <class R, class... Args>
@@ -18,7 +21,7 @@ class FunctionRef<R(Args...)> {
  public:
   template <class F>
   requires(!std::is_same_v<std::remove_cvref_t<F>, FunctionRef> &&
-           std::is_invocable_r_v<R, F&, Args...>) FunctionRef(F&& f)
+           std::is_invocable_r_v<R, F&, Args...>) FunctionRef(F&& f NIBBLE_LIFETIMEBOUND)
   noexcept {  // NOLINT: meant to be implicit
     using Callable = std::remove_reference_t<F>;
     if constexpr (std::is_function_v<Callable>) {
@@ -33,6 +36,10 @@ class FunctionRef<R(Args...)> {
       };
     }
   }
+  template <class F>
+  requires(!std::is_same_v<std::remove_cvref_t<F>, FunctionRef>) FunctionRef& operator=(F&&) =
+      delete;  // most callables that are assigned are temporaries
+
   R operator()(Args... args) const { return call_(object_, args...); }
 
  private:

@@ -26,9 +26,9 @@ inline double sin(double x) noexcept { return NIBBLE_LIBM(sin)(x); }
 inline double cos(double x) noexcept { return NIBBLE_LIBM(cos)(x); }
 inline double tanh(double x) noexcept { return NIBBLE_LIBM(tanh)(x); }
 inline float sqrt(float x) noexcept { return NIBBLE_LIBM(sqrtf)(x); }
-inline float abs(float x) noexcept { return NIBBLE_LIBM(fabsf)(x); }
+inline float fabs(float x) noexcept { return NIBBLE_LIBM(fabsf)(x); }
 // Rounds halves away from zero.
-inline float round(float x) noexcept { return NIBBLE_LIBM(roundf)(x); }
+inline float round_away(float x) noexcept { return NIBBLE_LIBM(roundf)(x); }
 
 #undef NIBBLE_LIBM
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // NativeThread: a thread of the operating system that reports a failed start as a value.
-// (std::thread throws, and without exceptions it ends the program.) Also the clock and the pause
-// for spin loops.
+// (std::thread throws, and without exceptions it ends the program.) Also sleeping until a word
+// changes, the clock and the pause for spin loops.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <initializer_list>
 
@@ -21,6 +22,11 @@
 #include <pthread.h>
 #include <signal.h>
 #include <time.h>
+#include <unistd.h>
+#endif
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
 #endif
 #if defined(_MSC_VER) && !defined(__clang__)
 #include <intrin.h>
@@ -43,6 +49,9 @@ class NativeThread {
 
   // Waits until the thread ends. Does nothing if no thread was started.
   void join() noexcept;
+
+  // In place of join() in the child of a fork(), which has only the thread that forked.
+  void forget() noexcept { started_ = false; }
 
  private:
   Entry entry_ = nullptr;
@@ -84,6 +93,10 @@ inline void NativeThread::join() noexcept {
   started_ = false;
 }
 
+inline std::uintptr_t this_thread() noexcept { return GetCurrentThreadId(); }
+
+inline std::int64_t this_process() noexcept { return GetCurrentProcessId(); }
+
 inline std::int64_t monotonic_nanoseconds() noexcept {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
              std::chrono::steady_clock::now().time_since_epoch())
@@ -114,12 +127,43 @@ inline void NativeThread::join() noexcept {
   started_ = false;
 }
 
+// A number that no other living thread of this process has; never 0.
+inline std::uintptr_t this_thread() noexcept {
+  static_assert(sizeof(pthread_t) == sizeof(std::uintptr_t));
+  return __builtin_bit_cast(std::uintptr_t, pthread_self());
+}
+
+// The number of this process. The child of a fork() has another one.
+inline std::int64_t this_process() noexcept { return getpid(); }
+
 inline std::int64_t monotonic_nanoseconds() noexcept {
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC, &now);  // <chrono> costs more to include than the thread pool
   return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 
+#endif
+
+// Sleeps while the word has this value; may also return for no reason. wake_one() and wake_all()
+// end the sleep of threads that sleep on it. (On Linux not atomic::wait(): the table that libstdc++
+// keeps for it is a symbol that pins a plug-in in memory, see NIBBLE_HIDDEN.)
+#if defined(__linux__) && defined(SYS_futex)
+inline void sleep_while(std::atomic<std::uint32_t>& word, std::uint32_t value) noexcept {
+  static_assert(sizeof(word) == sizeof(std::uint32_t));
+  syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, nullptr);
+}
+inline void wake_one(std::atomic<std::uint32_t>& word) noexcept {
+  syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, 1);
+}
+inline void wake_all(std::atomic<std::uint32_t>& word) noexcept {
+  syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, 0x7FFFFFFF);
+}
+#else
+inline void sleep_while(std::atomic<std::uint32_t>& word, std::uint32_t value) noexcept {
+  word.wait(value);
+}
+inline void wake_one(std::atomic<std::uint32_t>& word) noexcept { word.notify_one(); }
+inline void wake_all(std::atomic<std::uint32_t>& word) noexcept { word.notify_all(); }
 #endif
 
 // Tells the core that this is a spin loop: saves power and lets the sibling hardware thread run.

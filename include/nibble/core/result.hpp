@@ -2,7 +2,7 @@
 //
 // Errors are values. A function that can fail on user data returns Result<T> (or Result<void> when
 // there is nothing to return); the Error says what is wrong and where. Nothing here aborts or
-// prints.
+// prints, unless checks are on (NIBBLE_DEBUG) and a Result is used as what it is not.
 #pragma once
 
 #include <new>
@@ -88,23 +88,24 @@ class [[nodiscard]] Result {
 
   // Unchecked access: has_value() must be true.
   T& operator*() & noexcept {
-    NIBBLE_ASSERT(has_value_);
+    assert_value();
     return value_;
   }
   const T& operator*() const& noexcept {
-    NIBBLE_ASSERT(has_value_);
+    assert_value();
     return value_;
   }
-  T&& operator*() && noexcept {
-    NIBBLE_ASSERT(has_value_);
+  // By value: `auto&& model = *load(path);` keeps the model.
+  T operator*() && noexcept {
+    assert_value();
     return std::move(value_);
   }
   T* operator->() noexcept {
-    NIBBLE_ASSERT(has_value_);
+    assert_value();
     return &value_;
   }
   const T* operator->() const noexcept {
-    NIBBLE_ASSERT(has_value_);
+    assert_value();
     return &value_;
   }
 
@@ -113,7 +114,7 @@ class [[nodiscard]] Result {
     NIBBLE_ASSERT(!has_value_);
     return error_;
   }
-  Error&& error() && noexcept {
+  Error error() && noexcept {
     NIBBLE_ASSERT(!has_value_);
     return std::move(error_);
   }
@@ -121,25 +122,33 @@ class [[nodiscard]] Result {
 #if NIBBLE_HAS_EXCEPTIONS
   // The throwing alternative: returns the value, or throws an Exception that carries the error.
   T& value() & {
-    check();
+    throw_if_error();
     return value_;
   }
   const T& value() const& {
-    check();
+    throw_if_error();
     return value_;
   }
-  T&& value() && {
-    check();
+  T value() && {
+    throw_if_error();
     return std::move(value_);
   }
 
  private:
-  void check() const {
+  void throw_if_error() const {
     if (!has_value_) throw Exception(error_);
   }
 #endif
 
  private:
+  void assert_value() const noexcept {
+#if NIBBLE_DEBUG
+    if (!has_value_) {
+      detail::check_failed("a Result without a value is used as one; its error",
+                           error_.message.c_str());
+    }
+#endif
+  }
   // Placement new instead of std::construct_at: <memory> takes longer to parse than all
   // declarations of nibble/nibble.hpp.
   void take(Result& other) noexcept {
@@ -174,17 +183,33 @@ class [[nodiscard]] Result<void> : public Result<Unit> {
 };
 inline Result<void> ok() { return Unit{}; }
 
+// Calls f(), which returns a Result. A container that finds no memory throws; here that becomes the
+// error out_of_memory: what reads, loads, generates and writes does not throw. (The message is short
+// enough to need no memory.) Without exceptions the standard library ends the program instead;
+// buffers whose size depends on a model are errors there too (core/arena.hpp).
+template <class Function>
+auto catch_out_of_memory(Function&& f) -> decltype(f()) {
+#if NIBBLE_HAS_EXCEPTIONS
+  try {
+    return f();
+  } catch (const std::bad_alloc&) {
+    return Error{Errc::out_of_memory, "out of memory"};
+  }
+#else
+  return f();
+#endif
+}
+
 }}  // namespace nibble::NIBBLE_ABI
 
-#define NIBBLE_TRY_CAT_(a, b) a##b
-#define NIBBLE_TRY_CAT(a, b) NIBBLE_TRY_CAT_(a, b)
 // NIBBLE_TRY(name, expression): declares `name` with the value of a Result, or returns the Result's
 // error from the enclosing function.
-#define NIBBLE_TRY(name, ...)                                        \
-  auto NIBBLE_TRY_CAT(nibble_try_, __LINE__) = (__VA_ARGS__);        \
-  if (!NIBBLE_TRY_CAT(nibble_try_, __LINE__))                        \
-    return std::move(NIBBLE_TRY_CAT(nibble_try_, __LINE__)).error(); \
-  auto name = *std::move(NIBBLE_TRY_CAT(nibble_try_, __LINE__))
+#define NIBBLE_TRY(name, ...)                                          \
+  auto nibble_try_##name = (__VA_ARGS__);                              \
+  if (!nibble_try_##name) return std::move(nibble_try_##name).error(); \
+  auto name = *std::move(nibble_try_##name)
+#define NIBBLE_TRY_CAT_(a, b) a##b
+#define NIBBLE_TRY_CAT(a, b) NIBBLE_TRY_CAT_(a, b)
 // NIBBLE_CHECK(expression): the same for a Result<void>.
 #define NIBBLE_CHECK(...)                                                \
   do {                                                                   \

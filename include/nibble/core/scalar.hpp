@@ -6,27 +6,40 @@
 // functions here are in a namespace that names the compiler flags.
 #pragma once
 
+#include <cstdint>
 #include <limits>
 
 #include "nibble/core/config.hpp"
+#include "nibble/core/exact_math.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
 inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
-inline constexpr float kFloatMax = std::numeric_limits<float>::max();
+inline constexpr float kFloatMax = (std::numeric_limits<float>::max)();
 
-constexpr bool is_nan(double x) noexcept { return x != x; }
+namespace detail {
+// |x| as its bits: ordered like the numbers, then infinity, then NaN. A comparison of numbers would
+// be no test for these with -ffast-math, and Clang sees through some tests of bits as well.
+constexpr std::uint64_t magnitude_bits(double x) noexcept {
+  std::uint64_t bits = __builtin_bit_cast(std::uint64_t, x);
+#if NIBBLE_HAVE_FAST_MATH && defined(__GNUC__)
+  if (!__builtin_is_constant_evaluated()) __asm__("" : "+m"(bits));
+#endif
+  return bits & 0x7FFFFFFFFFFFFFFFu;
+}
+inline constexpr std::uint64_t kInfinityBits = 0x7FF0000000000000u;
+}  // namespace detail
+
+constexpr bool is_nan(double x) noexcept {
+  return detail::magnitude_bits(x) > detail::kInfinityBits;
+}
 constexpr bool is_finite(double x) noexcept {
-  constexpr double kMax = std::numeric_limits<double>::max();
-  return x >= -kMax && x <= kMax;
+  return detail::magnitude_bits(x) < detail::kInfinityBits;
 }
 
-constexpr float max(float a, float b) noexcept { return a < b ? b : a; }
-constexpr double max(double a, double b) noexcept { return a < b ? b : a; }
-constexpr float min(float a, float b) noexcept { return b < a ? b : a; }
-constexpr float clamp(float x, float low, float high) noexcept {
-  return x < low ? low : high < x ? high : x;
-}
+// (The names max, min, abs and round are macros in some programs.)
+constexpr float larger(float a, float b) noexcept { return a < b ? b : a; }
+constexpr double larger(double a, double b) noexcept { return a < b ? b : a; }
 
 // Wraps a number for use in containers: the container's code is then nibble's own too.
 template <class T>

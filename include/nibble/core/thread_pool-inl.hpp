@@ -17,20 +17,10 @@ namespace nibble { inline namespace NIBBLE_ABI {
 struct ThreadPool::Helper {
   ThreadPool* pool = nullptr;
   Index worker = 0;
-  int cpu = -1;  // -1: not pinned
+  int cpu = -1;           // -1: not pinned
+  std::uintptr_t id = 0;  // this_thread() of the thread
   NativeThread thread;
 };
-
-// One call of parallel_for() that this thread is inside. Frames are linked, innermost first.
-struct ThreadPool::Frame {
-  const ThreadPool* pool;
-  Index worker;
-  const Frame* outer;
-};
-NIBBLE_INLINE const ThreadPool::Frame*& ThreadPool::innermost() noexcept {
-  static thread_local const Frame* frame = nullptr;
-  return frame;
-}
 
 // A mutex of one futex word: 0 free, 1 held, 2 held and waited for.
 class ThreadPool::Lock {
@@ -38,10 +28,10 @@ class ThreadPool::Lock {
   explicit Lock(std::atomic<std::uint32_t>& word) noexcept : word_(word) {
     std::uint32_t state = 0;
     if (word_.compare_exchange_strong(state, 1, std::memory_order_acquire)) return;
-    while (word_.exchange(2, std::memory_order_acquire) != 0) word_.wait(2);
+    while (word_.exchange(2, std::memory_order_acquire) != 0) sleep_while(word_, 2);
   }
   ~Lock() {
-    if (word_.exchange(0) == 2) word_.notify_one();
+    if (word_.exchange(0) == 2) wake_one(word_);
   }
   Lock(const Lock&) = delete;
   Lock& operator=(const Lock&) = delete;
@@ -74,6 +64,10 @@ bool ThreadPool::spin(Done done) const noexcept {
 }
 
 NIBBLE_INLINE Result<Owned<ThreadPool>> ThreadPool::create(const ThreadPoolOptions& options) {
+  return catch_out_of_memory([&] { return start(options); });
+}
+
+NIBBLE_INLINE Result<Owned<ThreadPool>> ThreadPool::start(const ThreadPoolOptions& options) {
   if (options.n_threads < 0 || options.spin_microseconds < 0 || options.n_cpus < 0) {
     return Error{Errc::invalid_argument, "thread pool: a negative number in the options"};
   }
@@ -102,20 +96,21 @@ NIBBLE_INLINE Result<Owned<ThreadPool>> ThreadPool::create(const ThreadPoolOptio
                                                      : available.n_cores;
   }
   if (n_threads > kMaxThreads) {
-    return Error{Errc::limit, "thread pool: " + std::to_string(n_threads) + " threads, at most " +
-                                  std::to_string(kMaxThreads)};
+    return Error{Errc::limit, "thread pool: " + to_text(n_threads) + " threads, at most " +
+                                  to_text(kMaxThreads)};
   }
 
   Owned<ThreadPool> pool(new (std::nothrow) ThreadPool);
   const auto n_helpers = static_cast<std::size_t>(n_threads - 1);
   if (pool != nullptr) pool->helpers_ = new (std::nothrow) Helper[n_helpers];
   if (pool == nullptr || pool->helpers_ == nullptr) {
-    return Error{Errc::out_of_memory, "thread pool: " + std::to_string(n_threads) + " threads"};
+    return Error{Errc::out_of_memory, "thread pool: " + to_text(n_threads) + " threads"};
   }
   constexpr Index kMaxSpin = 1'000'000;  // a second
-  pool->spin_nanoseconds_ = std::min(options.spin_microseconds, kMaxSpin) * 1000;
-  pool->n_active_ = std::min(n_threads, n_cpus);
+  pool->spin_nanoseconds_ = (std::min)(options.spin_microseconds, kMaxSpin) * 1000;
+  pool->n_active_ = (std::min)(n_threads, n_cpus);
   pool->n_helpers_ = n_threads - 1;
+  pool->process_ = this_process();
   pool->n_starting_.store(static_cast<std::uint32_t>(n_helpers));
 
   int error = 0;
@@ -134,11 +129,11 @@ NIBBLE_INLINE Result<Owned<ThreadPool>> ThreadPool::create(const ThreadPoolOptio
     if (error != 0) break;
   }
   if (error != 0) {  // the destructor ends the threads that did start
-    return Error{Errc::io, "thread pool: thread " + std::to_string(n_started + 1) + " of " +
-                               std::to_string(n_threads) + " did not start: system error " +
-                               std::to_string(error)};
+    return Error{Errc::io, "thread pool: thread " + to_text(n_started + 1) + " of " +
+                               to_text(n_threads) + " did not start: system error " +
+                               to_text(error)};
   }
-  while (const std::uint32_t n = pool->n_starting_.load()) pool->n_starting_.wait(n);
+  while (const std::uint32_t n = pool->n_starting_.load()) sleep_while(pool->n_starting_, n);
   if (pool->pin_failed_.load()) {
     return Error{Errc::invalid_argument, "thread pool: the system refused to pin to the CPUs"};
   }
@@ -146,28 +141,42 @@ NIBBLE_INLINE Result<Owned<ThreadPool>> ThreadPool::create(const ThreadPoolOptio
 }
 
 NIBBLE_INLINE ThreadPool::~ThreadPool() {
-  left_.store(-1);
-  wake(n_helpers_);
-  for (Index i = 0; i < n_helpers_; ++i) helpers_[i].thread.join();
+  if (this_process() != process_) {  // the child of a fork(): there are no threads to wait for
+    for (Index i = 0; i < n_helpers_; ++i) helpers_[i].thread.forget();
+  } else {
+    left_.store(-1);
+    wake(n_helpers_);
+    for (Index i = 0; i < n_helpers_; ++i) helpers_[i].thread.join();
+  }
   delete[] helpers_;
+}
+
+// Which worker of this pool the calling thread is, now; -1: none. (Each pool knows its threads. A
+// variable of each thread would be one per shared library, and pools may be used by several.)
+NIBBLE_INLINE Index ThreadPool::worker_of_this_thread() const noexcept {
+  const std::uintptr_t id = this_thread();
+  if (caller_.load(std::memory_order_relaxed) == id) return 0;
+  for (Index i = 0; i < n_helpers_; ++i) {
+    // A new thread in the child of a fork() may have the number of one that is not there.
+    if (helpers_[i].id == id) return this_process() == process_ ? i + 1 : -1;
+  }
+  return -1;
 }
 
 NIBBLE_INLINE void ThreadPool::parallel_for(Index n_tasks, Task task) noexcept {
   if (n_tasks <= 0) return;
-  for (const Frame* frame = innermost(); frame != nullptr; frame = frame->outer) {
-    if (frame->pool != this) continue;
-    for (Index i = 0; i < n_tasks; ++i) task(i, frame->worker);
+  if (const Index worker = worker_of_this_thread(); worker >= 0) {
+    for (Index i = 0; i < n_tasks; ++i) task(i, worker);
     return;
   }
   const Lock lock(caller_lock_);
-  const Frame frame{this, 0, innermost()};
-  innermost() = &frame;
+  caller_.store(this_thread(), std::memory_order_relaxed);
   if (n_tasks == 1 || n_active_ == 1) {
     for (Index i = 0; i < n_tasks; ++i) task(i, 0);
   } else {
     fork_join(n_tasks, task);
   }
-  innermost() = frame.outer;
+  caller_.store(0, std::memory_order_relaxed);
 }
 
 NIBBLE_INLINE void ThreadPool::fork_join(Index n_tasks, Task task) noexcept {
@@ -176,7 +185,7 @@ NIBBLE_INLINE void ThreadPool::fork_join(Index n_tasks, Task task) noexcept {
   n_tasks_ = n_tasks;
   unfinished_.store(n_tasks, std::memory_order_relaxed);
   left_.store(n_tasks - first);
-  wake(std::min(n_tasks - first, n_active_ - 1));
+  wake((std::min)(n_tasks - first, n_active_ - 1));
   for (Index i = 0; i < first; ++i) task(i, 0);
   const Index n_done = first + run_tasks(0);
   if (unfinished_.fetch_sub(n_done) != n_done) join();
@@ -207,7 +216,7 @@ NIBBLE_INLINE void ThreadPool::finish(Index n_done) noexcept {
   if (unfinished_.fetch_sub(n_done) != n_done) return;
   if (is_joiner_asleep_.load() == 0) return;
   is_joiner_asleep_.store(0);
-  is_joiner_asleep_.notify_one();
+  wake_one(is_joiner_asleep_);
 }
 
 NIBBLE_INLINE void ThreadPool::join() noexcept {
@@ -215,7 +224,8 @@ NIBBLE_INLINE void ThreadPool::join() noexcept {
   for (;;) {
     is_joiner_asleep_.store(1);
     if (unfinished_.load() == 0) break;
-    is_joiner_asleep_.wait(1);  // a finish() of an earlier job may wake it too early: check again
+    sleep_while(is_joiner_asleep_,
+                1);  // a finish() of an earlier job may wake it too early: check again
   }
   is_joiner_asleep_.store(0);
 }
@@ -232,9 +242,9 @@ NIBBLE_INLINE void ThreadPool::wake(Index n_wanted) noexcept {
   } while (!asleep_.compare_exchange_weak(asleep, asleep - static_cast<std::int32_t>(n)));
   permits_.fetch_add(static_cast<std::uint32_t>(n));
   if (n == n_helpers_) {
-    permits_.notify_all();
+    wake_all(permits_);
   } else {
-    for (; n > 0; --n) permits_.notify_one();
+    for (; n > 0; --n) wake_one(permits_);
   }
 }
 
@@ -249,7 +259,7 @@ NIBBLE_INLINE void ThreadPool::park() noexcept {
   std::uint32_t permits = permits_.load();
   for (;;) {
     if (permits == 0) {
-      permits_.wait(0);
+      sleep_while(permits_, 0);
       permits = permits_.load();
     } else if (permits_.compare_exchange_weak(permits, permits - 1)) {
       return;
@@ -261,9 +271,8 @@ NIBBLE_INLINE void ThreadPool::park() noexcept {
 NIBBLE_INLINE void ThreadPool::help(Index worker) noexcept {
   const int cpu = helpers_[worker - 1].cpu;
   if (cpu >= 0 && !pin_this_thread(cpu)) pin_failed_.store(true);
-  const Frame frame{this, worker, nullptr};
-  innermost() = &frame;
-  if (n_starting_.fetch_sub(1) == 1) n_starting_.notify_one();
+  helpers_[worker - 1].id = this_thread();
+  if (n_starting_.fetch_sub(1) == 1) wake_one(n_starting_);
   for (;;) {
     const auto has_work = [this] { return left_.load(std::memory_order_relaxed) != 0; };
     // If more helpers are awake than can run, spinning would take time from those that work.

@@ -39,8 +39,9 @@ struct ThreadPoolOptions {
 // A fork-join pool of threads. A call from inside a task, on the same pool, runs its tasks at once,
 // on the worker of the calling task, which therefore shares its scratch memory with them. Calls
 // from two host threads are safe and run one after the other. Tasks must not throw. Two pools whose
-// tasks call into each other may deadlock. After fork(), the copy in the child runs everything on
-// the caller but must not be destroyed.
+// tasks call into each other may deadlock. After fork(), the copy in the child has no threads: it
+// runs everything on the caller, and can be destroyed. (If another thread was inside a call at that
+// moment, the copy can only be destroyed.)
 class ThreadPool final : public Executor {
  public:
   // (The declarations of virtual functions already say inline, for the header form. Otherwise the
@@ -66,10 +67,10 @@ class ThreadPool final : public Executor {
   static constexpr std::size_t kLine = 128;
 
   struct Helper;
-  struct Frame;
   class Lock;
 
   ThreadPool() noexcept = default;
+  static Result<Owned<ThreadPool>> start(const ThreadPoolOptions& options);
   static void nothing(Index, Index) noexcept {}
 
   void fork_join(Index n_tasks, Task task) noexcept;
@@ -82,13 +83,14 @@ class ThreadPool final : public Executor {
   Index piece(Index left) const noexcept;
   template <class Done>
   bool spin(Done done) const noexcept;
-  static const Frame*& innermost() noexcept;
+  Index worker_of_this_thread() const noexcept;
 
   // Constant after create().
   std::int64_t spin_nanoseconds_ = 0;
   Index n_helpers_ = 0;
   Index n_active_ = 1;         // workers that can run at once
   Helper* helpers_ = nullptr;  // (n_helpers_)
+  std::int64_t process_ = 0;
 
   // The job, in one cache line because a worker needs all of it. left_ counts the tasks not yet
   // claimed: the next task is n_tasks_ - left_. Negative: the pool is being destroyed. A thread
@@ -107,7 +109,8 @@ class ThreadPool final : public Executor {
   alignas(kLine) std::atomic<std::int32_t> asleep_{0};
   std::atomic<std::uint32_t> permits_{0};
 
-  alignas(kLine) std::atomic<std::uint32_t> caller_lock_{0};
+  alignas(kLine) std::atomic<std::uintptr_t> caller_{0};  // the thread that holds the lock, or 0
+  std::atomic<std::uint32_t> caller_lock_{0};
   std::atomic<std::uint32_t> n_starting_{0};
   std::atomic<bool> pin_failed_{false};
 };

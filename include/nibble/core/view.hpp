@@ -187,10 +187,10 @@ class View {
   static constexpr std::size_t kDynamicExtents =
       (std::size_t{0} + ... + std::size_t{Extents == kDynamic});
 
-  struct None {};
+  struct NoExtents {};
 
   T* data_ = nullptr;
-  [[no_unique_address]] std::conditional_t<kDynamicExtents == 0, None,
+  [[no_unique_address]] std::conditional_t<kDynamicExtents == 0, NoExtents,
                                            std::array<Index, kDynamicExtents>>
       extents_{};
   Shape strides_{};

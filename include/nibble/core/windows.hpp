@@ -30,6 +30,8 @@ __declspec(dllimport) int __stdcall FlushFileBuffers(void*);
 __declspec(dllimport) void* __stdcall GetCurrentProcess();
 __declspec(dllimport) unsigned long __stdcall GetCurrentProcessId();
 __declspec(dllimport) void* __stdcall GetCurrentThread();
+__declspec(dllimport) unsigned long __stdcall GetCurrentThreadId();
+__declspec(dllimport) unsigned long __stdcall GetFileAttributesW(const wchar_t*);
 __declspec(dllimport) int __stdcall GetFileSizeEx(void*, _LARGE_INTEGER*);
 __declspec(dllimport) unsigned long __stdcall GetLastError();
 __declspec(dllimport) int __stdcall MoveFileExW(const wchar_t*, const wchar_t*, unsigned long);

@@ -79,8 +79,8 @@ struct Engine::State {
   Result<void> check_options();
   Result<void> allocate();
   Result<void> fill_rope_tables(Arena& arena, std::size_t longest);
-  Result<void> check(std::span<const SequenceInput> inputs) const;
-  Result<void> check(const SequenceInput& input, std::size_t index) const;
+  Result<void> can_run(std::span<const SequenceInput> inputs) const;
+  Result<void> can_run(const SequenceInput& input, std::size_t index) const;
   Result<void> check_pages(Index n_pages) const;
   MatrixView<const float> run(std::span<const SequenceInput> inputs) noexcept;
 
@@ -118,18 +118,19 @@ NIBBLE_INLINE void Engine::set_policy(const ops::PagePolicy* policy) noexcept {
 
 NIBBLE_INLINE Result<Engine> Engine::create(const Model& model, const EngineOptions& options) {
   NIBBLE_CHECK(simd::ensure_target());
-  Owned<State> state(new (std::nothrow) State(model, options));
-  if (!state) return Error{Errc::out_of_memory, "an engine"};
-  model.architecture().survey(state->needs);
-  NIBBLE_CHECK(state->check_options());
-  state->plan = model.architecture().plan(state->limits);
-  if (!state->plan.is_valid()) {
-    return Error{Errc::limit, "session: max_step_tokens " +
-                                  std::to_string(options.max_step_tokens) +
-                                  " cannot be had: " + state->plan.error};
-  }
-  NIBBLE_CHECK(state->allocate());
-  return Engine(std::move(state));
+  return catch_out_of_memory([&]() -> Result<Engine> {
+    Owned<State> state(new (std::nothrow) State(model, options));
+    if (!state) return Error{Errc::out_of_memory, "an engine"};
+    model.architecture().survey(state->needs);
+    NIBBLE_CHECK(state->check_options());
+    state->plan = model.architecture().plan(state->limits);
+    if (!state->plan.is_valid()) {
+      return Error{Errc::limit, "session: max_step_tokens " + to_text(options.max_step_tokens) +
+                                    " cannot be had: " + state->plan.error};
+    }
+    NIBBLE_CHECK(state->allocate());
+    return Engine(std::move(state));
+  });
 }
 
 NIBBLE_INLINE Result<void> Engine::State::check_options() {
@@ -138,26 +139,27 @@ NIBBLE_INLINE Result<void> Engine::State::check_options() {
   if (options.n_ctx < 0 || options.n_ctx > kMax || options.max_step_tokens < 1 ||
       options.max_outputs < 0 || options.max_sequences < 1 || options.max_sequences > 1 << 16 ||
       options.cache_positions < 0 || options.cache_positions > kMax) {
-    return Error{Errc::invalid_argument,
-                 "session: n_ctx " + std::to_string(options.n_ctx) + ", max_step_tokens " +
-                     std::to_string(options.max_step_tokens) + ", max_outputs " +
-                     std::to_string(options.max_outputs) + ", max_sequences " +
-                     std::to_string(options.max_sequences) + ", cache_positions " +
-                     std::to_string(options.cache_positions) + " out of range"};
+    return Error{Errc::invalid_argument, "session: n_ctx " + to_text(options.n_ctx) +
+                                             ", max_step_tokens " +
+                                             to_text(options.max_step_tokens) + ", max_outputs " +
+                                             to_text(options.max_outputs) + ", max_sequences " +
+                                             to_text(options.max_sequences) + ", cache_positions " +
+                                             to_text(options.cache_positions) + " out of range"};
   }
-  limits.n_positions = options.n_ctx > 0 ? options.n_ctx : std::min(config.n_ctx, kDefaultContext);
+  limits.n_positions =
+      options.n_ctx > 0 ? options.n_ctx : (std::min)(config.n_ctx, kDefaultContext);
   if (needs.n_positions > 0 && limits.n_positions > needs.n_positions) {
-    return Error{Errc::invalid_argument, "session: " + std::to_string(limits.n_positions) +
+    return Error{Errc::invalid_argument, "session: " + to_text(limits.n_positions) +
                                              " positions, but the model has learned only " +
-                                             std::to_string(needs.n_positions)};
+                                             to_text(needs.n_positions)};
   }
   limits.max_segments = options.max_sequences;
-  limits.max_rows = std::min(options.max_step_tokens, limits.n_positions * options.max_sequences);
+  limits.max_rows = (std::min)(options.max_step_tokens, limits.n_positions * options.max_sequences);
   const Index outputs = options.max_outputs > 0 ? options.max_outputs : options.max_sequences;
-  limits.max_outputs = std::min(outputs, limits.max_rows);
+  limits.max_outputs = (std::min)(outputs, limits.max_rows);
   if (limits.max_rows > kMax) {
     return Error{Errc::invalid_argument, "session: max_step_tokens " +
-                                             std::to_string(options.max_step_tokens) +
+                                             to_text(options.max_step_tokens) +
                                              " is too large for this model"};
   }
   if (args.executor = options.executor; args.executor == nullptr) args.executor = &own_executor;
@@ -192,7 +194,7 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
       return Error{Errc::limit, "session: the cache is too large for the address space"};
     }
     rope_bytes += graph::RopeTable::bytes_needed(rope.key, limits.n_positions);
-    most_pairs = std::max(most_pairs, static_cast<std::size_t>(n_pairs));
+    most_pairs = (std::max)(most_pairs, static_cast<std::size_t>(n_pairs));
   }
   if (static_cast<Index>(layout.bytes()) > kMaxBytes / 2 || n_pages > kMaxBytes / 64) {
     return Error{Errc::limit, "session: the cache is too large for the address space"};
@@ -222,6 +224,7 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
   args.arena = {arena.take<std::byte>(plan.bytes), plan.bytes};
   args.cache = cache;
   args.weights = model.weights();
+  args.tuning = model.tuning();
   tokens = arena.take<std::int32_t>(max_rows);
   segments = arena.take<graph::Segment>(max_segments);
   output_rows = arena.take<Index>(max_outputs);
@@ -246,19 +249,18 @@ NIBBLE_INLINE Result<void> Engine::State::fill_rope_tables(Arena& arena, std::si
 NIBBLE_INLINE Result<Sequence> Engine::new_sequence(Index capacity) {
   const Index n = capacity == 0 ? state_->limits.n_positions : capacity;
   if (n < 1 || n > state_->limits.n_positions) {
-    return Error{Errc::invalid_argument, "engine: a sequence of " + std::to_string(n) +
+    return Error{Errc::invalid_argument, "engine: a sequence of " + to_text(n) +
                                              " positions; n_ctx is " +
-                                             std::to_string(state_->limits.n_positions)};
+                                             to_text(state_->limits.n_positions)};
   }
-  return Sequence::State::create(state_->pool, n);
+  return catch_out_of_memory([&] { return Sequence::State::create(state_->pool, n); });
 }
 
-NIBBLE_INLINE Result<void> Engine::State::check(const SequenceInput& input,
-                                                std::size_t index) const {
+NIBBLE_INLINE Result<void> Engine::State::can_run(const SequenceInput& input,
+                                                  std::size_t index) const {
   const auto error = [&](Errc code, const std::string& what) {
     const bool many = limits.max_segments > 1;
-    return Error{code,
-                 (many ? "engine: input " + std::to_string(index) + ": " : "session: ") + what};
+    return Error{code, (many ? "engine: input " + to_text(index) + ": " : "session: ") + what};
   };
   if (input.sequence == nullptr || input.sequence->state_->pool.get() != pool.get()) {
     return error(Errc::invalid_argument, "no sequence of this engine");
@@ -267,19 +269,18 @@ NIBBLE_INLINE Result<void> Engine::State::check(const SequenceInput& input,
   const Index n = input.n_rows();
   if (input.rows.data() != nullptr &&
       (!input.tokens.empty() || input.rows.extent(1) != model.config().dim)) {
-    return error(Errc::invalid_argument, "rows of " + std::to_string(input.rows.extent(1)) +
+    return error(Errc::invalid_argument, "rows of " + to_text(input.rows.extent(1)) +
                                              " numbers instead of tokens; " + "the model's have " +
-                                             std::to_string(Index{model.config().dim}));
+                                             to_text(Index{model.config().dim}));
   }
-  if (n < 1 || input.n_outputs < 0 || input.n_outputs > std::min(n, limits.max_outputs)) {
-    return error(Errc::invalid_argument, std::to_string(input.n_outputs) + " outputs of " +
-                                             std::to_string(n) + " tokens; at most " +
-                                             std::to_string(limits.max_outputs) + " at once");
+  if (n < 1 || input.n_outputs < 0 || input.n_outputs > (std::min)(n, limits.max_outputs)) {
+    return error(Errc::invalid_argument, to_text(input.n_outputs) + " outputs of " + to_text(n) +
+                                             " tokens; at most " + to_text(limits.max_outputs) +
+                                             " at once");
   }
   if (n > s.capacity - s.position) {
-    return error(Errc::limit, std::to_string(n) + " tokens at position " +
-                                  std::to_string(s.position) + " do not fit in a context of " +
-                                  std::to_string(s.capacity));
+    return error(Errc::limit, to_text(n) + " tokens at position " + to_text(s.position) +
+                                  " do not fit in a context of " + to_text(s.capacity));
   }
   if (needs.reads_both_ways && s.position > 0) {
     return error(Errc::invalid_argument,
@@ -289,28 +290,28 @@ NIBBLE_INLINE Result<void> Engine::State::check(const SequenceInput& input,
   for (std::size_t i = 0; i < input.tokens.size(); ++i) {
     const std::int32_t token = input.tokens[i];
     if (token >= 0 && token < model.config().vocab_size) continue;
-    return error(Errc::invalid_argument,
-                 "token " + std::to_string(i) + " is " + std::to_string(token) + ", not in [0, " +
-                     std::to_string(Index{model.config().vocab_size}) + ")");
+    return error(Errc::invalid_argument, "token " + to_text(i) + " is " + to_text(token) +
+                                             ", not in [0, " +
+                                             to_text(Index{model.config().vocab_size}) + ")");
   }
   return ok();
 }
 
-NIBBLE_INLINE Result<void> Engine::State::check(std::span<const SequenceInput> inputs) const {
+NIBBLE_INLINE Result<void> Engine::State::can_run(std::span<const SequenceInput> inputs) const {
   const auto n_inputs = static_cast<Index>(inputs.size());
   if (n_inputs < 1) return Error{Errc::invalid_argument, "engine: a step without inputs"};
   if (n_inputs > limits.max_segments) {
-    return Error{Errc::limit, "engine: " + std::to_string(n_inputs) +
+    return Error{Errc::limit, "engine: " + to_text(n_inputs) +
                                   " sequences in one step; max_sequences is " +
-                                  std::to_string(limits.max_segments)};
+                                  to_text(limits.max_segments)};
   }
   Index n_rows = 0, n_outputs = 0, n_pages = 0;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
-    NIBBLE_CHECK(check(inputs[i], i));
+    NIBBLE_CHECK(can_run(inputs[i], i));
     for (std::size_t j = 0; j < i; ++j) {
       if (inputs[j].sequence != inputs[i].sequence) continue;
-      return Error{Errc::invalid_argument, "engine: inputs " + std::to_string(j) + " and " +
-                                               std::to_string(i) + " are of the same sequence"};
+      return Error{Errc::invalid_argument, "engine: inputs " + to_text(j) + " and " + to_text(i) +
+                                               " are of the same sequence"};
     }
     const Index n = inputs[i].n_rows();
     n_rows += n;
@@ -318,29 +319,28 @@ NIBBLE_INLINE Result<void> Engine::State::check(std::span<const SequenceInput> i
     n_pages += inputs[i].sequence->state_->n_pages_for(n);
   }
   if (n_rows > limits.max_rows || n_outputs > limits.max_outputs) {
-    return Error{Errc::limit, "engine: a step of " + std::to_string(n_rows) + " tokens with " +
-                                  std::to_string(n_outputs) + " outputs; at most " +
-                                  std::to_string(limits.max_rows) + " and " +
-                                  std::to_string(limits.max_outputs)};
+    return Error{Errc::limit, "engine: a step of " + to_text(n_rows) + " tokens with " +
+                                  to_text(n_outputs) + " outputs; at most " +
+                                  to_text(limits.max_rows) + " and " + to_text(limits.max_outputs)};
   }
   return check_pages(n_pages);
 }
 
 NIBBLE_INLINE Result<void> Engine::State::check_pages(Index n_pages) const {
   if (n_pages <= pool->pages.n_free()) return ok();
-  return Error{Errc::limit, "engine: the cache is full: " + std::to_string(n_pages) +
-                                " pages are needed and " + std::to_string(pool->pages.n_free()) +
+  return Error{Errc::limit, "engine: the cache is full: " + to_text(n_pages) +
+                                " pages are needed and " + to_text(pool->pages.n_free()) +
                                 " are free"};
 }
 
-NIBBLE_INLINE Result<void> Engine::check(const SequenceInput& input) const {
+NIBBLE_INLINE Result<void> Engine::can_run(const SequenceInput& input) const {
   const State& s = *state_;
-  NIBBLE_CHECK(s.check(input, 0));
+  NIBBLE_CHECK(s.can_run(input, 0));
   const Index n = input.n_rows();
   if (n > s.limits.max_rows && s.needs.reads_both_ways) {
-    return Error{Errc::limit, "session: the model reads all " + std::to_string(n) +
+    return Error{Errc::limit, "session: the model reads all " + to_text(n) +
                                   " tokens at once; max_step_tokens is " +
-                                  std::to_string(s.limits.max_rows)};
+                                  to_text(s.limits.max_rows)};
   }
   return s.check_pages(input.sequence->state_->n_pages_for(n));
 }
@@ -386,7 +386,7 @@ NIBBLE_INLINE MatrixView<const float> Engine::State::run(
 
 NIBBLE_INLINE Result<MatrixView<const float>> Engine::run(std::span<const SequenceInput> inputs) {
   State& s = *state_;
-  NIBBLE_CHECK(s.check(inputs));
+  NIBBLE_CHECK(s.can_run(inputs));
   for (const SequenceInput& input : inputs) {
     if (input.rows.data() == nullptr || s.rows != nullptr) continue;
     const auto n = static_cast<std::size_t>(s.limits.max_rows * s.model.config().dim);

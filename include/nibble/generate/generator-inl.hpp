@@ -54,18 +54,24 @@ NIBBLE_INLINE Result<Generator> Generator::create(Session& session,
   for (const std::string& stop : options.stop) {
     if (stop.empty()) return Error{Errc::invalid_argument, "generate: an empty stop string"};
   }
-  Owned<State> state(new (std::nothrow) State{session, options, std::move(sampler)});
-  if (!state) return Error{Errc::out_of_memory, "generate"};
-  return Generator(std::move(state));
+  return catch_out_of_memory([&]() -> Result<Generator> {
+    Owned<State> state(new (std::nothrow) State{session, options, std::move(sampler)});
+    if (!state) return Error{Errc::out_of_memory, "generate"};
+    return Generator(std::move(state));
+  });
 }
 
-NIBBLE_INLINE Result<void> Generator::prompt(std::string_view text) { return state_->prompt(text); }
+NIBBLE_INLINE Result<void> Generator::prompt(std::string_view text) {
+  return catch_out_of_memory([&] { return state_->prompt(text); });
+}
 
 NIBBLE_INLINE Result<void> Generator::prompt(std::span<const std::int32_t> ids, bool at_start) {
-  return state_->prompt(ids, at_start);
+  return catch_out_of_memory([&] { return state_->prompt(ids, at_start); });
 }
 
-NIBBLE_INLINE Result<std::optional<Token>> Generator::next() { return state_->next(); }
+NIBBLE_INLINE Result<std::optional<Token>> Generator::next() {
+  return catch_out_of_memory([&] { return state_->next(); });
+}
 
 NIBBLE_INLINE Finish Generator::finish() const noexcept { return state_->finish; }
 

@@ -35,16 +35,16 @@ NIBBLE_LAZY Result<Perplexity> perplexity(Session& session, std::span<const std:
                                           Index context, std::int32_t bos,
                                           const Progress* progress = nullptr) {
   if (context < 4 || context > session.capacity()) {
-    return Error{Errc::invalid_argument, "perplexity: a context of " + std::to_string(context) +
+    return Error{Errc::invalid_argument, "perplexity: a context of " + to_text(context) +
                                              "; the session holds " +
-                                             std::to_string(session.capacity())};
+                                             to_text(session.capacity())};
   }
   Perplexity result;
   result.n_chunks = static_cast<Index>(tokens.size()) / context;
   if (result.n_chunks == 0) {
-    return Error{Errc::invalid_argument, "perplexity: " + std::to_string(tokens.size()) +
+    return Error{Errc::invalid_argument, "perplexity: " + to_text(tokens.size()) +
                                              " tokens are less than a context of " +
-                                             std::to_string(context)};
+                                             to_text(context)};
   }
   const Index half = context / 2;
   double sum = 0;
@@ -59,7 +59,7 @@ NIBBLE_LAZY Result<Perplexity> perplexity(Session& session, std::span<const std:
     (void)start;  // the first scored token is predicted by the one at context / 2
     // The last token predicts nothing in this chunk.
     for (Index first = half; first < context - 1;) {
-      const Index n = std::min(session.max_outputs(), context - 1 - first);
+      const Index n = (std::min)(session.max_outputs(), context - 1 - first);
       NIBBLE_TRY(logits,
                  session.append(
                      ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n)), n));
@@ -67,7 +67,7 @@ NIBBLE_LAZY Result<Perplexity> perplexity(Session& session, std::span<const std:
         const std::int32_t next = ids[static_cast<std::size_t>(first + i + 1)];
         if (next < 0 || next >= logits.extent(1)) {
           return Error{Errc::invalid_argument,
-                       "perplexity: token " + std::to_string(next) + " is not in the vocabulary"};
+                       "perplexity: token " + to_text(next) + " is not in the vocabulary"};
         }
         const auto total = ops::log_sum_exp(logits[i]);
         const auto logit = static_cast<double>(logits(i, next));

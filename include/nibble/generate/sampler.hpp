@@ -33,14 +33,16 @@ class Sampler {
     if (!(options.temperature >= 0) || !is_finite(static_cast<double>(options.temperature)))
       return bad("temperature must be at least 0");
     if (options.top_k < 0) return bad("top_k must be at least 0");
-    if (!(options.top_p > 0 && options.top_p <= 1)) return bad("top_p must be in (0, 1]");
-    if (!(options.min_p >= 0 && options.min_p <= 1)) return bad("min_p must be in [0, 1]");
+    if (is_nan(static_cast<double>(options.top_p)) || !(options.top_p > 0 && options.top_p <= 1))
+      return bad("top_p must be in (0, 1]");
+    if (is_nan(static_cast<double>(options.min_p)) || !(options.min_p >= 0 && options.min_p <= 1))
+      return bad("min_p must be in [0, 1]");
     if (!(options.repetition_penalty > 0) ||
         !is_finite(static_cast<double>(options.repetition_penalty)))
       return bad("repetition_penalty must be positive");
     if (options.repetition_window < 0) return bad("repetition_window must be at least 0");
     if (vocab_size < 1) return bad("the vocabulary is empty");
-    return Sampler(options, vocab_size);
+    return catch_out_of_memory([&]() -> Result<Sampler> { return Sampler(options, vocab_size); });
   }
 
   const SamplingOptions& options() const noexcept { return options_; }
@@ -91,7 +93,7 @@ class Sampler {
       return std::min_element(candidates_.begin(), candidates_.end())->id;
     }
     std::size_t n = candidates_.size();
-    if (options_.top_k > 0) n = std::min(n, static_cast<std::size_t>(options_.top_k));
+    if (options_.top_k > 0) n = (std::min)(n, static_cast<std::size_t>(options_.top_k));
     const bool ordered = n < candidates_.size() || options_.top_p < 1 || options_.min_p > 0;
     const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(n);
     if (ordered) std::partial_sort(candidates_.begin(), end, candidates_.end());
@@ -103,7 +105,7 @@ class Sampler {
   void penalize(std::span<const float> logits, std::span<const std::int32_t> recent) noexcept {
     if (options_.repetition_penalty == 1) return;
     const auto window = static_cast<std::size_t>(options_.repetition_window);
-    for (const std::int32_t id : recent.last(std::min(recent.size(), window))) {
+    for (const std::int32_t id : recent.last((std::min)(recent.size(), window))) {
       // Uses the original logit: a token that appears twice is penalized once.
       const float logit = logits[static_cast<std::size_t>(id)];
       if (is_nan(static_cast<double>(logit))) continue;
@@ -117,7 +119,7 @@ class Sampler {
   double weigh(std::size_t n, double temperature) noexcept {
     double best = static_cast<double>(candidates_[0].logit);
     for (std::size_t i = 1; i < n; ++i) {
-      best = max(best, static_cast<double>(candidates_[i].logit));
+      best = larger(best, static_cast<double>(candidates_[i].logit));
     }
     double sum = 0;
     for (std::size_t i = 0; i < n; ++i) {

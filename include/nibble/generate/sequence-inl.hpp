@@ -144,7 +144,7 @@ NIBBLE_INLINE Result<Sequence> Sequence::fork() const {
 
 NIBBLE_INLINE Index Sequence::last_reachable(Index position) const noexcept {
   const State& s = *state_;
-  if (!s.has_state() || position >= s.position) return std::min(position, s.position);
+  if (!s.has_state() || position >= s.position) return (std::min)(position, s.position);
   return position >= s.checkpoint_position ? s.checkpoint_position : 0;
 }
 
@@ -152,13 +152,13 @@ NIBBLE_INLINE Result<void> Sequence::rewind(Index position) {
   State& s = *state_;
   if (position < 0 || position > s.position) {
     return Error{Errc::invalid_argument, "session: cannot go back to position " +
-                                             std::to_string(position) + " of " +
-                                             std::to_string(s.position)};
+                                             to_text(position) + " of " +
+                                             to_text(s.position)};
   }
   if (last_reachable(position) != position) {
     return Error{Errc::unsupported,
                  "session: the model has recurrent state, and that of position " +
-                     std::to_string(position) +
+                     to_text(position) +
                      " is gone; keep a fork() of the sequence to come back to"};
   }
   if (s.has_state() && position < s.position) {

@@ -18,7 +18,7 @@ NIBBLE_INLINE Session::Session(Engine engine, Sequence sequence) noexcept
 NIBBLE_INLINE Result<Session> Session::create(const Model& model, const SessionOptions& options) {
   if (options.max_outputs < 1) {
     return Error{Errc::invalid_argument,
-                 "session: max_outputs " + std::to_string(options.max_outputs) + " out of range"};
+                 "session: max_outputs " + to_text(options.max_outputs) + " out of range"};
   }
   NIBBLE_TRY(engine, Engine::create(model, {.n_ctx = options.n_ctx,
                                             .max_step_tokens = options.max_step_tokens,
@@ -63,18 +63,18 @@ NIBBLE_INLINE Result<MatrixView<const float>> Session::append(std::span<const st
   const auto n = static_cast<Index>(ids.size());
   const auto kind = n == 1 ? ops::SegmentKind::generation : ops::SegmentKind::prompt;
   if (n_outputs < 1) {
-    return Error{Errc::invalid_argument, "session: " + std::to_string(n_outputs) + " outputs of " +
-                                             std::to_string(n) + " tokens"};
+    return Error{Errc::invalid_argument, "session: " + to_text(n_outputs) + " outputs of " +
+                                             to_text(n) + " tokens"};
   }
   // Everything is checked before the first step, so that errors change nothing.
-  NIBBLE_CHECK(
-      engine_.check({.sequence = &sequence_, .tokens = ids, .n_outputs = n_outputs, .kind = kind}));
+  NIBBLE_CHECK(engine_.can_run(
+      {.sequence = &sequence_, .tokens = ids, .n_outputs = n_outputs, .kind = kind}));
   const Index max_rows = engine_.max_step_tokens();
   MatrixView<const float> logits;
   while (!ids.empty()) {
     // The last step must hold all outputs.
     const auto left = static_cast<Index>(ids.size());
-    Index now = std::min(left, max_rows);
+    Index now = (std::min)(left, max_rows);
     if (left > now && left - now < n_outputs) now = left - n_outputs;
     const auto count = static_cast<std::size_t>(now);
     const SequenceInput input{.sequence = &sequence_,

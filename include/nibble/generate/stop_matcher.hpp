@@ -28,7 +28,7 @@ class StopMatcher {
   // Begins a new text whose parts are at most `longest_part` bytes.
   void reset(std::size_t longest_part) {
     std::size_t longest = 0;
-    for (const auto& [stop] : stops_) longest = std::max(longest, stop.size());
+    for (const auto& [stop] : stops_) longest = (std::max)(longest, stop.size());
     buffer_.clear();
     buffer_.reserve(2 * (longest + longest_part) + 16);
     shown_ = 0;
@@ -75,7 +75,7 @@ class StopMatcher {
   std::size_t unfinished(std::string_view text) const noexcept {
     std::size_t longest = 0;
     for (const auto& [stop] : stops_) {
-      for (std::size_t n = std::min(stop.size() - 1, text.size()); n > longest; --n) {
+      for (std::size_t n = (std::min)(stop.size() - 1, text.size()); n > longest; --n) {
         if (text.substr(text.size() - n) == std::string_view(stop).substr(0, n)) longest = n;
       }
     }

@@ -243,8 +243,8 @@ constexpr auto apply(const Split<Ws...>& node, Pass& pass, const Value<W>& x) no
   return std::apply(
       [&](auto... widths) {
         Index column = x.column;
-        const auto part = [&](auto width) {
-          Value value = {x.id, x.rows, column, x.stride, width, x.is_shared};
+        const auto part = [&]<Index V>(Dim<V> width) {
+          const Value<V> value = {x.id, x.rows, column, x.stride, width, x.is_shared};
           column += width;
           return value;
         };
@@ -286,8 +286,8 @@ template <Label... kNames, class Pass, class... Values>
 constexpr auto apply(const Tap<kNames...>&, Pass& pass,
                      const std::tuple<Values...>& values) noexcept {
   if constexpr (sizeof...(kNames) == sizeof...(Values)) {
-    [&]<std::size_t... I>(std::index_sequence<I...>) {
-      (pass.template observe<kNames>(std::get<I>(values)), ...);
+    [&]<std::size_t... Is>(std::index_sequence<Is...>) {
+      (pass.template observe<kNames>(std::get<Is>(values)), ...);
     }
     (std::index_sequence_for<Values...>{});
   } else {

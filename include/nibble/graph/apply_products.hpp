@@ -58,7 +58,10 @@ class ProductList {
   // Sets the second matrix of the last product.
   void set_gate(const Weight& gate) noexcept { products_[n_ - 1].args.gate = gate.data; }
 
-  void run(Executor& executor) const noexcept { ops::run(executor, {products_, n_}); }
+  template <class Run>
+  void run(const Run& run) const noexcept {
+    ops::run(run.executor(), {products_, n_}, run.tuning());
+  }
 
  private:
   ops::Product products_[ops::kMaxProducts];
@@ -110,7 +113,7 @@ void run_products(const Linear<kW, kB, W, A>& node, Run& run, const kernels::Mat
                   const Out& out) noexcept {
   ProductList list;
   append_product(node, run, input, out, list);
-  list.run(run.executor());
+  list.run(run);
 }
 
 template <class... L, class Pass>
@@ -130,11 +133,11 @@ template <class Run, class... L, class Out>
 void run_products(const LinearGroup<L...>& node, Run& run, const kernels::MatmulInput& input,
                   const Out& out) noexcept {
   ProductList list;
-  [&]<std::size_t... I>(std::index_sequence<I...>) {
-    (append_product(std::get<I>(node.linears), run, input, std::get<I>(out), list), ...);
+  [&]<std::size_t... Is>(std::index_sequence<Is...>) {
+    (append_product(std::get<Is>(node.linears), run, input, std::get<Is>(out), list), ...);
   }
   (std::index_sequence_for<L...>{});
-  list.run(run.executor());
+  list.run(run);
 }
 
 template <auto kG, auto kU, Index W, class A, class Pass>
@@ -164,14 +167,14 @@ void run_products(const GatedLinear<kG, kU, W, A>&, Run& run, const kernels::Mat
   } else {  // in different formats: two products, one after the other
     ProductList gates;
     gates.append(gate, input, view, finish_of<A, false, false>(), {});
-    gates.run(run.executor());
+    gates.run(run);
     kernels::EpilogueArgs operands;
     operands.residual = view.data();
     operands.residual_stride = view.stride(0);
     list.append(up, input, view, simd::kernel<kernels::FinishTile<kernels::TimesResidual>>(),
                 operands);
   }
-  list.run(run.executor());
+  list.run(run);
 }
 
 // Memory for the quantized rows, if some weights need them.
@@ -244,7 +247,7 @@ constexpr auto apply(const ResidualInto<Prefix, LinearType>& node, Pass& pass,
         ProductList list;
         append_product<true>(node.linear, run,
                              product_input(run, input_kind(node.linear, run), y, scratch), x, list);
-        list.run(run.executor());
+        list.run(run);
       },
       x, y, scratch);
   return x;

@@ -51,9 +51,9 @@ class RunChecker final : public SurveySink {
     const bool has_layer = layer < layout.n_layers;
     const ops::KvShape has = has_layer ? layout.shape(layer) : ops::KvShape{};
     if (has.n_kv_heads != shape.n_kv_heads || has.head_dim != shape.head_dim) {
-      fail("the cache has " + std::to_string(has.n_kv_heads) + " kv heads of " +
-           std::to_string(has.head_dim) + " in layer " + std::to_string(layer) + ", expected " +
-           std::to_string(shape.n_kv_heads) + " of " + std::to_string(shape.head_dim));
+      fail("the cache has " + to_text(has.n_kv_heads) + " kv heads of " + to_text(has.head_dim) +
+           " in layer " + to_text(layer) + ", expected " + to_text(shape.n_kv_heads) + " of " +
+           to_text(shape.head_dim));
       return;
     }
     for (const Segment& s : args_.step.segments) check_pages(s, layout.n_pages());
@@ -70,12 +70,11 @@ class RunChecker final : public SurveySink {
     for (const RopeTable& table : args_.rope_tables) {
       if (!(table.key == wanted)) continue;
       if (table.cos.extent(0) >= limits_.n_positions) return;
-      fail("a rope table of " + std::to_string(table.cos.extent(0)) + " positions, expected " +
-           std::to_string(limits_.n_positions));
+      fail("a rope table of " + to_text(table.cos.extent(0)) + " positions, expected " +
+           to_text(limits_.n_positions));
       return;
     }
-    fail("no rope table for " + std::to_string(key.dim) + " dimensions and theta " +
-         std::to_string(key.theta));
+    fail("no rope table for " + to_text(key.dim) + " dimensions and theta " + to_text(key.theta));
   }
 
   Result<void> finish() const {
@@ -96,8 +95,8 @@ class RunChecker final : public SurveySink {
     }
     if (args_.arena.size() < plan.bytes ||
         reinterpret_cast<std::uintptr_t>(args_.arena.data()) % kAlignment != 0) {
-      fail("an arena of " + std::to_string(args_.arena.size()) + " bytes, expected " +
-           std::to_string(plan.bytes) + " aligned to " + std::to_string(kAlignment));
+      fail("an arena of " + to_text(args_.arena.size()) + " bytes, expected " +
+           to_text(plan.bytes) + " aligned to " + to_text(kAlignment));
     }
     if (args_.executor == nullptr || args_.executor->n_workers() > limits_.max_workers) {
       fail("no executor, or one with more workers than Limits::max_workers");
@@ -108,12 +107,11 @@ class RunChecker final : public SurveySink {
   void check_rows() {
     const Step& step = args_.step;
     if (step.n_rows() < 1 || step.n_rows() > limits_.max_rows) {
-      fail(std::to_string(step.n_rows()) + " rows; Limits::max_rows is " +
-           std::to_string(limits_.max_rows));
+      fail(to_text(step.n_rows()) + " rows; Limits::max_rows is " + to_text(limits_.max_rows));
     }
     if (step.n_outputs() < 1 || step.n_outputs() > limits_.max_outputs) {
-      fail(std::to_string(step.n_outputs()) + " outputs; Limits::max_outputs is " +
-           std::to_string(limits_.max_outputs));
+      fail(to_text(step.n_outputs()) + " outputs; Limits::max_outputs is " +
+           to_text(limits_.max_outputs));
     }
     Index last = -1;
     for (const Index row : step.output_rows) {
@@ -128,11 +126,11 @@ class RunChecker final : public SurveySink {
     }
     n_rows_ = s.first_row + s.n_rows;
     if (++n_segments_ > limits_.max_segments) {
-      fail("more segments than Limits::max_segments, " + std::to_string(limits_.max_segments));
+      fail("more segments than Limits::max_segments, " + to_text(limits_.max_segments));
     }
     if (s.first_position < 0 || s.end_position() > limits_.n_positions) {
-      fail("a segment ends at position " + std::to_string(s.end_position()) +
-           "; Limits::n_positions is " + std::to_string(limits_.n_positions));
+      fail("a segment ends at position " + to_text(s.end_position()) + "; Limits::n_positions is " +
+           to_text(limits_.n_positions));
     }
   }
   void check_pages(const Segment& s, Index n_pages) {
@@ -145,8 +143,8 @@ class RunChecker final : public SurveySink {
   void check_lookups(const WeightNeed& need, Index n) {
     if (need.by_position) {
       if (limits_.n_positions > n) {
-        fail("embeddings of " + std::to_string(n) + " positions; Limits::n_positions is " +
-             std::to_string(limits_.n_positions));
+        fail("embeddings of " + to_text(n) + " positions; Limits::n_positions is " +
+             to_text(limits_.n_positions));
       }
       return;
     }
@@ -156,8 +154,8 @@ class RunChecker final : public SurveySink {
           step.rows.extent(1) == need.k)
         continue;
       if (token >= 0 && token < n) continue;
-      fail("token " + std::to_string(token) + " is not in [0, " + std::to_string(n) +
-           "), and Step::rows has no row of " + std::to_string(need.k) + " for it");
+      fail("token " + to_text(token) + " is not in [0, " + to_text(n) +
+           "), and Step::rows has no row of " + to_text(need.k) + " for it");
     }
   }
 

@@ -19,7 +19,7 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
 namespace detail {
 
-inline std::string text_of(Index n) { return std::to_string(n); }
+inline std::string text_of(Index n) { return to_text(n); }
 inline std::string text_of(float x) {
   char text[32];
   const auto end = std::to_chars(text, text + sizeof(text), x);

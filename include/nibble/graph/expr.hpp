@@ -33,10 +33,10 @@ concept Expr = std::derived_from<T, Node>;
 // A node names its weights by an enumerator of the program, or by one of the types below.
 
 // No weights: linear<Slot::q, kNone> has no bias.
-struct None {
-  friend constexpr bool operator==(None, None) = default;
+struct Nothing {
+  friend constexpr bool operator==(Nothing, Nothing) = default;
 };
-inline constexpr None kNone{};
+inline constexpr Nothing kNone{};
 
 // Weights that may be missing in a model.
 template <class Slot>
@@ -63,12 +63,16 @@ constexpr auto tied_slot(Slot slot, Slot other) {
 }
 
 template <auto kSlot>
-inline constexpr bool kIsNone = std::is_same_v<std::remove_const_t<decltype(kSlot)>, None>;
+inline constexpr bool kIsNone = std::is_same_v<std::remove_const_t<decltype(kSlot)>, Nothing>;
 // Whether a model may run without these weights.
 template <auto kSlot>
-inline constexpr bool kMayBeMissing = kIsNone<kSlot> ||
-                                      (
-                                          requires { kSlot.slot; } && !requires { kSlot.other; });
+constexpr bool may_be_missing() {
+  if constexpr (requires { kSlot.other; }) {
+    return false;
+  } else {
+    return kIsNone<kSlot> || requires { kSlot.slot; };
+  }
+}
 
 // The enumerator of a slot.
 template <class Slot>
@@ -177,7 +181,7 @@ struct Embedding : Node {
 };
 template <auto kSlot, Index W>
 constexpr auto embedding(Dim<W> width, Index n_rows = 0, float scale = 1) {
-  static_assert(!kMayBeMissing<kSlot>,
+  static_assert(!may_be_missing<kSlot>(),
                 "nibble: embedding() needs weights: no kNone, no "
                 "optional_slot()");
   return Embedding<kSlot, W>{{}, width, n_rows, scale};
@@ -191,7 +195,7 @@ struct PositionEmbedding : Node {
 };
 template <auto kSlot, Index W>
 constexpr auto position_embedding(Dim<W> width, Index n_rows = 0) {
-  static_assert(!kMayBeMissing<kSlot>,
+  static_assert(!may_be_missing<kSlot>(),
                 "nibble: position_embedding() needs weights: no kNone, no "
                 "optional_slot()");
   return PositionEmbedding<kSlot, W>{{}, width, n_rows};
@@ -224,7 +228,7 @@ struct Linear : Node {
 };
 template <auto kWeights, auto kBias = kNone, Index W>
 constexpr auto linear(Dim<W> width) {
-  static_assert(!kMayBeMissing<kWeights>,
+  static_assert(!may_be_missing<kWeights>(),
                 "nibble: linear() needs weights: no kNone, no "
                 "optional_slot(); only its bias may be missing");
   return Linear<kWeights, kBias, W>{{}, width};

@@ -122,9 +122,9 @@ namespace detail {
 template <std::size_t kFirst = 0, class Done, class Nodes>
 NIBBLE_COLD constexpr auto push_all(const Done& done, const Nodes& nodes);
 
-template <std::size_t... I, class Tuple>
-constexpr auto first_of(const Tuple& t, std::index_sequence<I...>) {
-  return std::tuple(std::get<I>(t)...);
+template <std::size_t... Is, class Tuple>
+constexpr auto first_of(const Tuple& t, std::index_sequence<Is...>) {
+  return std::tuple(std::get<Is>(t)...);
 }
 template <std::size_t kDropped, class... T>
 constexpr auto drop_last(const std::tuple<T...>& t) {

@@ -122,7 +122,7 @@ class Planner {
       next_ = first;
       kv_heads_ = kv_dim_ = 0;
       body();
-      end = std::max(end, time_);
+      end = (std::max)(end, time_);
     }
     n_layers_ += n;
     layer_ = -1;
@@ -169,7 +169,7 @@ class Planner {
     for (int i = 0; i < n_; ++i) {
       const std::size_t offset = lowest_free(plan, i);
       plan.offsets[static_cast<std::size_t>(i)] = offset;
-      plan.bytes = std::max(plan.bytes, offset + lives_[static_cast<std::size_t>(i)].bytes);
+      plan.bytes = (std::max)(plan.bytes, offset + lives_[static_cast<std::size_t>(i)].bytes);
     }
     return plan;
   }
@@ -183,7 +183,7 @@ class Planner {
 
   NIBBLE_COLD constexpr int define(Index bytes) noexcept {
     const int id = next_++;
-    n_ = std::max(n_, next_);
+    n_ = (std::max)(n_, next_);
     if (bytes > kMaxValueBytes - static_cast<Index>(kAlignment)) {
       fail("a result is too large for the address space");
       bytes = 0;  // of a layer that skips it: it has no memory there
@@ -192,7 +192,7 @@ class Planner {
       Life& life = lives_[static_cast<std::size_t>(id)];
       const std::size_t rounded = align_up(static_cast<std::size_t>(bytes));
       if (is_later_round_) {  // the same value in a later layer
-        life.bytes = std::max(life.bytes, rounded);
+        life.bytes = (std::max)(life.bytes, rounded);
       } else {
         life = {rounded, time_, time_};
       }
@@ -202,7 +202,7 @@ class Planner {
   NIBBLE_COLD constexpr void use(int id) noexcept {
     if (id >= 0 && id < kMaxValues)
       lives_[static_cast<std::size_t>(id)].last =
-          std::max(lives_[static_cast<std::size_t>(id)].last, time_);
+          (std::max)(lives_[static_cast<std::size_t>(id)].last, time_);
   }
 
   // The lowest offset at which value i overlaps no earlier value that lives at the same time.

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <utility>
 
+#include "nibble/core/callback.hpp"
 #include "nibble/graph/plan.hpp"
 #include "nibble/graph/rope_table.hpp"
 #include "nibble/graph/step.hpp"
@@ -15,7 +16,7 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
 // Called for each Tap: with its name, the layer (−1 outside of layers), and the rows.
-using Observer = FunctionRef<void(std::string_view name, Index layer, MatrixView<const float>)>;
+using Observer = Callback<void(std::string_view name, Index layer, MatrixView<const float>)>;
 
 // Everything that a run needs besides the expression. Whoever makes it has checked all of it:
 // tokens are in range of the embedding, segments fit rows, cache and tables, output rows are
@@ -27,6 +28,7 @@ struct RunArgs {
   std::span<const RopeTable> rope_tables;  // one for each set of angles of the expression
   std::span<std::byte> arena;              // Plan::bytes, aligned to kAlignment
   Executor* executor = nullptr;
+  Tuning tuning;
   const Observer* observer = nullptr;
   bool training = false;  // Dropout drops
   std::uint64_t dropout_seed = 0;
@@ -137,7 +139,7 @@ class Runner : public LayerPass {
   // An empty view if the model has no such vector.
   template <class Slot>
   VectorView<const float> vector(Slot slot) const noexcept {
-    if constexpr (std::is_same_v<Slot, None>) {
+    if constexpr (std::is_same_v<Slot, Nothing>) {
       return {};
     } else {
       const Weight& w = weight(slot);
@@ -161,6 +163,7 @@ class Runner : public LayerPass {
     return nullptr;
   }
   Executor& executor() const noexcept { return *args_.executor; }
+  const Tuning& tuning() const noexcept { return args_.tuning; }
   const ops::KvCache& cache() const noexcept { return args_.cache; }
   bool training() const noexcept { return args_.training; }
   // Each layer and each place draws its own numbers.

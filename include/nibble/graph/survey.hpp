@@ -21,7 +21,7 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
-inline constexpr std::size_t kNoSlot = std::numeric_limits<std::size_t>::max();
+inline constexpr std::size_t kNoSlot = (std::numeric_limits<std::size_t>::max)();
 
 // Weights that an expression needs.
 struct WeightNeed {
@@ -190,7 +190,7 @@ namespace detail {
 
 // How messages call the weights of a slot that has no name.
 inline std::string slot_name(std::size_t slot, Index layer) {
-  return "slot " + std::to_string(slot) + (layer < 0 ? "" : " of layer " + std::to_string(layer));
+  return "slot " + to_text(slot) + (layer < 0 ? "" : " of layer " + to_text(layer));
 }
 
 // Compares weights with what is reported.
@@ -203,8 +203,8 @@ class WeightChecker final : public SurveySink {
     if (error_) return;
     if (!table_.has(need.slot, need.layer)) {
       return fail(Errc::invalid_argument, need,
-                  " have no place in a table of " + std::to_string(table_.n_slots()) +
-                      " slots and " + std::to_string(table_.n_layers()) + " layers");
+                  " have no place in a table of " + to_text(table_.n_slots()) + " slots and " +
+                      to_text(table_.n_layers()) + " layers");
     }
     const Weight& w = table_.at(need.slot, need.layer);
     if (!w) {
@@ -216,12 +216,12 @@ class WeightChecker final : public SurveySink {
     if (w.k != need.k || w.n_experts != need.n_experts || (any_rows ? w.n < 1 : w.n != need.n)) {
       return fail(Errc::invalid_argument, need,
                   ": shape " + shape_text(w.n, w.k, w.n_experts) + ", expected " +
-                      (need.is_table && need.n == 0 ? "(any, " + std::to_string(need.k) + ")"
+                      (need.is_table && need.n == 0 ? "(any, " + to_text(need.k) + ")"
                                                     : shape_text(need.n, need.k, need.n_experts)));
     }
     if (reinterpret_cast<std::uintptr_t>(w.data) % kAlignment != 0) {
       return fail(Errc::invalid_argument, need,
-                  " are not aligned to " + std::to_string(kAlignment) + " bytes");
+                  " are not aligned to " + to_text(kAlignment) + " bytes");
     }
     if (w.is_vector()) return;
     if (w.ops == nullptr)

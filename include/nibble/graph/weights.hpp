@@ -5,6 +5,7 @@
 // operations of its format, so that other code need not know which formats exist.
 #pragma once
 
+#include <algorithm>
 #include <span>
 #include <string>
 
@@ -49,7 +50,7 @@ void format_row(const std::byte* data, Index n, Index k, Index row, float* out) 
 // The operations of a format; using them compiles its kernels. A program's own format needs a
 // Format value (quant::kFormatOf).
 template <class F>
-inline constexpr FormatOps kFormatOps = [] {
+NIBBLE_HIDDEN inline constexpr FormatOps kFormatOps = [] {
   if constexpr (quant::BlockFormat<F>) {
     static_assert(F::kLength == kActivationBlock,
                   "nibble: formats in graphs have blocks of 32 weights, since activations are "
@@ -93,9 +94,9 @@ struct Weight {
 // The shape of weights as messages name it: "(n, k)", "(n_experts, n, k)", of a vector "(k)".
 inline std::string shape_text(Index n, Index k, Index n_experts = 1) {
   std::string text = "(";
-  if (n_experts > 1) text.append(std::to_string(n_experts)).append(", ");
-  if (n > 0) text.append(std::to_string(n)).append(", ");
-  return text.append(std::to_string(k)).append(")");
+  if (n_experts > 1) text.append(to_text(n_experts)).append(", ");
+  if (n > 0) text.append(to_text(n)).append(", ");
+  return text.append(to_text(k)).append(")");
 }
 
 // A packed matrix of format F as a weight.
@@ -133,6 +134,11 @@ class WeightTable {
     return weights_[row * n_slots_ + static_cast<std::size_t>(slot)];
   }
 
+  // The weights of all layers, without those outside of layers.
+  std::span<const Weight> layers() const noexcept {
+    return weights_.subspan((std::min)(n_slots_, weights_.size()));
+  }
+
  private:
   std::span<const Weight> weights_;
   std::size_t n_slots_ = 0;
@@ -142,7 +148,7 @@ class WeightTable {
 // kernels are not compiled.
 template <class... Fs>
 struct FormatList {
-  static constexpr const FormatOps* kOps[] = {&kFormatOps<Fs>...};
+  NIBBLE_HIDDEN static constexpr const FormatOps* kOps[] = {&kFormatOps<Fs>...};
 };
 
 // The same as a value, for a store of weights.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Shared by the file readers: overflow-checked arithmetic on sizes, a bounds-checked cursor over
-// little-endian bytes, and a function that makes names from files safe to show in error messages.
+// little-endian bytes, and a function that quotes names from files in error messages.
 #pragma once
 
 #include <bit>
@@ -16,6 +16,8 @@
 #include <utility>
 
 #include "nibble/core/result.hpp"
+#include "nibble/core/text.hpp"
+#include "nibble/core/utf8.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
@@ -25,14 +27,14 @@ static_assert(std::endian::native == std::endian::little,
 
 // product = a * b; returns false if it does not fit.
 constexpr bool checked_multiply(std::uint64_t a, std::uint64_t b, std::uint64_t& product) noexcept {
-  if (b != 0 && a > std::numeric_limits<std::uint64_t>::max() / b) return false;
+  if (b != 0 && a > (std::numeric_limits<std::uint64_t>::max)() / b) return false;
   product = a * b;
   return true;
 }
 
 // sum = a + b; returns false if it does not fit.
 constexpr bool checked_add(std::uint64_t a, std::uint64_t b, std::uint64_t& sum) noexcept {
-  if (a > std::numeric_limits<std::uint64_t>::max() - b) return false;
+  if (a > (std::numeric_limits<std::uint64_t>::max)() - b) return false;
   sum = a + b;
   return true;
 }
@@ -56,19 +58,19 @@ noexcept {
   return value;
 }
 
-// quoted(name): a name from a file, for an error message. At most 64 characters, printable ASCII
-// only, so that a hostile name can neither flood a log nor send control sequences to a terminal. An
-// object, not a function: for a std::string, argument-dependent lookup would also find std::quoted.
+// quoted(name): a name from a file, for an error message: at most 64 bytes of it, and only what is
+// printable, so that a hostile name can neither flood a log nor send control sequences to a
+// terminal. An object, not a function: for a std::string, argument-dependent lookup would also find
+// std::quoted.
 struct Quoted {
   std::string operator()(std::string_view name) const {
     constexpr std::size_t kMaxShown = 64;
-    std::string out = "'";
-    for (const char c : name.substr(0, kMaxShown)) out += c >= 0x20 && c < 0x7f ? c : '?';
-    out += name.size() > kMaxShown ? "...'" : "'";
-    return out;
+    std::string_view shown = name.substr(0, kMaxShown);
+    if (shown.size() < name.size()) shown.remove_suffix(utf8_unfinished(shown));
+    return "'" + printable(shown) + (shown.size() < name.size() ? "...'" : "'");
   }
 };
-inline constexpr Quoted quoted;
+NIBBLE_HIDDEN inline constexpr Quoted quoted;
 
 // A cursor that never moves past the end of its bytes.
 class ByteReader {
@@ -102,8 +104,8 @@ class ByteReader {
 
   Error truncated(const char* what) const {
     return Error{Errc::malformed, "the file ends inside " + std::string(what) + " at byte " +
-                                      std::to_string(offset_) + " of " +
-                                      std::to_string(bytes_.size())};
+                                      to_text(offset_) + " of " +
+                                      to_text(bytes_.size())};
   }
 
  private:

@@ -132,20 +132,20 @@ inline Result<std::uint64_t> row_bytes(GgmlType type, std::uint64_t n) {
     const auto id = static_cast<std::uint32_t>(type);
     const bool ours = id >= kFirstNibbleType && id <= kLastNibbleType;
     return Error{Errc::unsupported,
-                 "tensor type " + std::to_string(id) +
+                 "tensor type " + to_text(id) +
                      (ours ? " is from another version of nibble" : " is unknown")};
   }
   if (traits.panel_rows != 0) {
     return Error{Errc::unsupported, std::string(traits.name) + " has no rows of its own"};
   }
   if (n == 0 || n % traits.block_size != 0) {
-    return Error{Errc::malformed, "a row of " + std::to_string(n) +
+    return Error{Errc::malformed, "a row of " + to_text(n) +
                                       " elements is no whole number of " + traits.name +
-                                      " blocks of " + std::to_string(traits.block_size)};
+                                      " blocks of " + to_text(traits.block_size)};
   }
   std::uint64_t bytes = 0;
   if (!checked_multiply(n / traits.block_size, traits.type_size, bytes)) {
-    return Error{Errc::limit, "a row of " + std::to_string(n) + " elements overflows 64 bits"};
+    return Error{Errc::limit, "a row of " + to_text(n) + " elements overflows 64 bits"};
   }
   return bytes;
 }
@@ -157,8 +157,8 @@ inline Result<std::uint64_t> packed_bytes(const GgmlTypeTraits& traits,
   std::uint64_t sizes[2] = {1, 1};  // k and n
   for (std::size_t i = 0; i < dims.size(); ++i) {
     if (dims[i] == 0 || (i >= 2 && dims[i] != 1)) {
-      return Error{Errc::malformed, std::string(traits.name) + ": dimension " + std::to_string(i) +
-                                        " is " + std::to_string(dims[i])};
+      return Error{Errc::malformed, std::string(traits.name) + ": dimension " + to_text(i) +
+                                        " is " + to_text(dims[i])};
     }
     if (i < 2) sizes[i] = dims[i];
   }
@@ -179,7 +179,7 @@ inline Result<std::uint64_t> tensor_bytes(GgmlType type, std::span<const std::ui
   NIBBLE_TRY(bytes, row_bytes(type, dims.empty() ? 1 : dims[0]));
   for (std::size_t i = 1; i < dims.size(); ++i) {
     if (dims[i] == 0) {
-      return Error{Errc::malformed, "dimension " + std::to_string(i) + " is zero"};
+      return Error{Errc::malformed, "dimension " + to_text(i) + " is zero"};
     }
     if (!checked_multiply(bytes, dims[i], bytes)) {
       return Error{Errc::limit, "the size in bytes overflows 64 bits"};

@@ -34,7 +34,7 @@ inline constexpr std::uint32_t kGgufMaxAlignment = 1u << 20;
 inline constexpr std::size_t kGgufMaxDims = 4;
 inline constexpr std::size_t kGgufMaxTensorName = 64;  // bytes
 inline constexpr std::size_t kGgufMaxKey = 65535;      // bytes
-inline constexpr std::string_view kGgufAlignmentKey = "general.alignment";
+NIBBLE_HIDDEN inline constexpr std::string_view kGgufAlignmentKey = "general.alignment";
 
 struct GgufEntry {
   std::string_view key;
@@ -59,7 +59,7 @@ namespace detail {
 inline Result<void> check_gguf_alignment(std::uint64_t alignment) {
   if (!std::has_single_bit(alignment) || alignment < kGgufMinAlignment ||
       alignment > kGgufMaxAlignment) {
-    return Error{Errc::malformed, "alignment " + std::to_string(alignment) +
+    return Error{Errc::malformed, "alignment " + to_text(alignment) +
                                       " is not a power of two from 8 to 1048576"};
   }
   return ok();
@@ -69,8 +69,8 @@ inline Result<void> check_gguf_name(std::string_view name, std::size_t max_size,
   if (name.empty()) return Error{Errc::malformed, std::string(what) + " is empty"};
   if (name.size() > max_size) {
     return Error{Errc::malformed, std::string(what) + " " + quoted(name) + " has " +
-                                      std::to_string(name.size()) + " bytes, more than " +
-                                      std::to_string(max_size)};
+                                      to_text(name.size()) + " bytes, more than " +
+                                      to_text(max_size)};
   }
   return ok();
 }
@@ -88,8 +88,9 @@ class Gguf {
   // The same for bytes in memory, which the caller keeps alive and unchanged. Errors use `name`
   // instead of the path. The bytes must start at a multiple of 8, because of the tensors (else
   // invalid_argument).
-  static Result<Gguf> parse(std::span<const std::byte> bytes, std::string name);
+  static Result<Gguf> parse(std::span<const std::byte> bytes, const std::string& name);
 
+  // As messages show it: printable (core/text.hpp).
   const std::string& name() const noexcept { return name_; }
   std::uint32_t version() const noexcept { return version_; }
   std::uint32_t alignment() const noexcept { return alignment_; }
@@ -157,6 +158,9 @@ class Gguf {
   Result<GgufEntry> read_entry(ByteReader& in) const;
   Result<void> read_tensor(ByteReader& in, std::uint64_t& offset, GgufTensor& tensor) const;
   Result<void> place_tensors(std::size_t infos_end, std::span<const std::uint64_t> offsets);
+  Error missing(std::string_view key) const {
+    return {Errc::not_found, name_ + ": the metadata has no key " + quoted(key)};
+  }
   Error key_error(std::string_view key, Error error) const {
     return std::move(error).in(name_ + ": key " + quoted(key));
   }
@@ -173,19 +177,23 @@ class Gguf {
 };
 
 inline Result<Gguf> Gguf::open(const std::string& path) {
-  NIBBLE_TRY(file, MappedFile::open(path));
-  NIBBLE_TRY(gguf, parse(file.bytes(), path));
-  gguf.file_ = std::move(file);
-  return gguf;
+  return catch_out_of_memory([&]() -> Result<Gguf> {
+    NIBBLE_TRY(file, MappedFile::open(path));
+    NIBBLE_TRY(gguf, parse(file.bytes(), path));
+    gguf.file_ = std::move(file);
+    return gguf;
+  });
 }
 
-inline Result<Gguf> Gguf::parse(std::span<const std::byte> bytes, std::string name) {
-  Gguf gguf;
-  gguf.bytes_ = bytes;
-  gguf.name_ = std::move(name);
-  Result<void> status = gguf.read();
-  if (!status) return std::move(status).error().in(gguf.name_);
-  return gguf;
+inline Result<Gguf> Gguf::parse(std::span<const std::byte> bytes, const std::string& name) {
+  return catch_out_of_memory([&]() -> Result<Gguf> {
+    Gguf gguf;
+    gguf.bytes_ = bytes;
+    gguf.name_ = printable(name);
+    Result<void> status = gguf.read();
+    if (!status) return std::move(status).error().in(gguf.name_);
+    return gguf;
+  });
 }
 
 inline const GgufValue* Gguf::find(std::string_view key) const noexcept {
@@ -195,11 +203,13 @@ inline const GgufValue* Gguf::find(std::string_view key) const noexcept {
 
 template <class T>
 Result<T> Gguf::get(std::string_view key) const {
-  const GgufValue* value = find(key);
-  if (value == nullptr) return key_error(key, {Errc::not_found, "missing from the metadata"});
-  auto result = value->as<T>();
-  if (!result) return key_error(key, std::move(result).error());
-  return result;
+  return catch_out_of_memory([&]() -> Result<T> {
+    const GgufValue* value = find(key);
+    if (value == nullptr) return missing(key);
+    auto result = value->as<T>();
+    if (!result) return key_error(key, std::move(result).error());
+    return result;
+  });
 }
 
 template <class T>
@@ -210,11 +220,13 @@ Result<T> Gguf::get_or(std::string_view key, T fallback) const {
 
 template <class T>
 Result<std::vector<T>> Gguf::get_array(std::string_view key) const {
-  const GgufValue* value = find(key);
-  if (value == nullptr) return key_error(key, {Errc::not_found, "missing from the metadata"});
-  auto result = value->as_array<T>();
-  if (!result) return key_error(key, std::move(result).error());
-  return result;
+  return catch_out_of_memory([&]() -> Result<std::vector<T>> {
+    const GgufValue* value = find(key);
+    if (value == nullptr) return missing(key);
+    auto result = value->as_array<T>();
+    if (!result) return key_error(key, std::move(result).error());
+    return result;
+  });
 }
 
 inline const GgufTensor* Gguf::find_tensor(std::string_view name) const noexcept {
@@ -223,11 +235,13 @@ inline const GgufTensor* Gguf::find_tensor(std::string_view name) const noexcept
 }
 
 inline Result<GgufTensor> Gguf::tensor(std::string_view name) const {
-  const GgufTensor* found = find_tensor(name);
-  if (found == nullptr) {
-    return Error{Errc::not_found, name_ + ": tensor " + quoted(name) + " is missing"};
-  }
-  return *found;
+  return catch_out_of_memory([&]() -> Result<GgufTensor> {
+    const GgufTensor* found = find_tensor(name);
+    if (found == nullptr) {
+      return Error{Errc::not_found, name_ + ": tensor " + quoted(name) + " is missing"};
+    }
+    return *found;
+  });
 }
 
 inline Result<void> Gguf::read() {
@@ -249,7 +263,7 @@ inline Result<void> Gguf::read() {
     const bool swapped = version != 0 && (version & 0xffff) == 0;
     return Error{Errc::unsupported,
                  swapped ? std::string("a big-endian GGUF file")
-                         : "GGUF version " + std::to_string(version) + ", not 2 or 3"};
+                         : "GGUF version " + to_text(version) + ", not 2 or 3"};
   }
   version_ = version;
   NIBBLE_TRY(n_tensors, in.read<std::uint64_t>("the header"));
@@ -257,13 +271,13 @@ inline Result<void> Gguf::read() {
 
   if (n_entries > in.remaining() / kMinEntryBytes) {
     return Error{Errc::malformed,
-                 std::to_string(n_entries) + " metadata entries do not fit in the file"};
+                 to_text(n_entries) + " metadata entries do not fit in the file"};
   }
   metadata_.reserve(narrow<std::size_t>(n_entries));
   metadata_index_.reserve(narrow<std::size_t>(n_entries));
   for (std::uint64_t i = 0; i < n_entries; ++i) {
     auto entry = read_entry(in);
-    if (!entry) return std::move(entry).error().in("metadata entry " + std::to_string(i));
+    if (!entry) return std::move(entry).error().in("metadata entry " + to_text(i));
     metadata_.push_back(*entry);
     metadata_index_.add(entry->key);
   }
@@ -277,7 +291,7 @@ inline Result<void> Gguf::read() {
   }
 
   if (n_tensors > in.remaining() / kMinTensorBytes) {
-    return Error{Errc::malformed, std::to_string(n_tensors) + " tensors do not fit in the file"};
+    return Error{Errc::malformed, to_text(n_tensors) + " tensors do not fit in the file"};
   }
   tensors_.resize(narrow<std::size_t>(n_tensors));
   tensor_index_.reserve(tensors_.size());
@@ -286,7 +300,7 @@ inline Result<void> Gguf::read() {
     Result<void> status = read_tensor(in, offsets[i], tensors_[i]);
     if (!status) {
       const std::string_view name = tensors_[i].name;
-      return std::move(status).error().in("tensor " + std::to_string(i) +
+      return std::move(status).error().in("tensor " + to_text(i) +
                                           (name.empty() ? "" : " " + quoted(name)));
     }
     tensor_index_.add(tensors_[i].name);
@@ -314,7 +328,7 @@ inline Result<void> Gguf::read_tensor(ByteReader& in, std::uint64_t& offset,
   NIBBLE_CHECK(detail::check_gguf_name(tensor.name, kGgufMaxTensorName, "name"));
   NIBBLE_TRY(n_dims, in.read<std::uint32_t>("a tensor's shape"));
   if (n_dims > kGgufMaxDims) {
-    return Error{Errc::malformed, std::to_string(n_dims) + " dimensions, more than 4"};
+    return Error{Errc::malformed, to_text(n_dims) + " dimensions, more than 4"};
   }
   tensor.n_dims = n_dims;
   for (std::uint32_t i = 0; i < n_dims; ++i) {
@@ -342,13 +356,13 @@ inline Result<void> Gguf::place_tensors(std::size_t infos_end,
     if (!size) return std::move(size).error().in("tensor " + quoted(tensor.name));
     if (offsets[i] % alignment_ != 0) {
       return Error{Errc::malformed, "tensor " + quoted(tensor.name) + ": offset " +
-                                        std::to_string(offsets[i]) + " is no multiple of " +
-                                        std::to_string(alignment_)};
+                                        to_text(offsets[i]) + " is no multiple of " +
+                                        to_text(alignment_)};
     }
     if (offsets[i] > section || *size > section - offsets[i]) {
-      return Error{Errc::malformed, "tensor " + quoted(tensor.name) + ": " + std::to_string(*size) +
-                                        " bytes at offset " + std::to_string(offsets[i]) +
-                                        " reach beyond the file's " + std::to_string(section) +
+      return Error{Errc::malformed, "tensor " + quoted(tensor.name) + ": " + to_text(*size) +
+                                        " bytes at offset " + to_text(offsets[i]) +
+                                        " reach beyond the file's " + to_text(section) +
                                         " bytes of tensor data"};
     }
     tensor.data =

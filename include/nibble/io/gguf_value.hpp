@@ -83,7 +83,7 @@ template <class To, class From>
 bool convert_number(From from, To& to) noexcept {
   if constexpr (std::is_floating_point_v<To>) {
     if constexpr (std::is_floating_point_v<From> && sizeof(From) > sizeof(To)) {
-      constexpr auto kMax = static_cast<From>(std::numeric_limits<To>::max());
+      constexpr auto kMax = static_cast<From>((std::numeric_limits<To>::max)());
       if (is_finite(from) && (from > kMax || from < -kMax)) return false;
     }
     to = static_cast<To>(from);
@@ -207,7 +207,7 @@ class GgufValue {
       }
     }
     if (values.size() != size_) {
-      return Error{Errc::malformed, std::string("element ") + std::to_string(values.size()) +
+      return Error{Errc::malformed, std::string("element ") + to_text(values.size()) +
                                         " of " + describe() + " is not " +
                                         detail::wanted_name<detail::NumberOf<T>>()};
     }
@@ -253,7 +253,7 @@ inline Result<GgufValue> GgufValue::read(GgufType type, ByteReader& in) {
     const std::uint32_t element_bytes = scalar_bytes(value.element_type_);
     if (element_bytes == 0) {
       return Error{Errc::malformed,
-                   "value type " + std::to_string(static_cast<std::uint32_t>(value.element_type_)) +
+                   "value type " + to_text(static_cast<std::uint32_t>(value.element_type_)) +
                        " does not exist"};
     }
     if (value.size_ > in.remaining() / element_bytes) return in.truncated("a value");
@@ -270,11 +270,11 @@ inline Result<GgufValue> GgufValue::read(GgufType type, ByteReader& in) {
 
 inline std::string GgufValue::describe() const {
   if (is_array()) {
-    return "array of " + std::to_string(size_) + " " + to_string(element_type_);
+    return "array of " + to_text(size_) + " " + to_string(element_type_);
   }
   std::string text = to_string(type_);
   std::int64_t number = 0;
-  if (detail::load_scalar(type_, encoded_.data(), number)) text += " = " + std::to_string(number);
+  if (detail::load_scalar(type_, encoded_.data(), number)) text += " = " + to_text(number);
   return text;
 }
 

@@ -25,7 +25,7 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
 // Set metadata, add tensors, then write. An error in a key, name or shape is remembered, and
-// write() returns the first one: the calls before need no checks.
+// write() returns the first one: the calls before need no checks. So is memory that runs out.
 class GgufWriter {
  public:
   // Returns the data of one tensor when it is to be written: exactly tensor_bytes(type, dims)
@@ -87,9 +87,14 @@ class GgufWriter {
     out.resize((out.size() + alignment - 1) / alignment * alignment);
   }
 
-  void put(std::string_view key, GgufType type, std::vector<std::byte> encoded);
-  void remember(Error error) {
-    if (!error_) error_ = std::move(error);
+  Result<void> put(std::string_view key, GgufType type, std::vector<std::byte> encoded);
+  Result<void> put_tensor(std::string_view name, GgmlType type, std::span<const std::uint64_t> dims,
+                          TensorSource source);
+  // Calls f() -> Result<void> and remembers the first error.
+  template <class Function>
+  void remember_error_of(Function f) {
+    Result<void> done = catch_out_of_memory(f);
+    if (!done && !error_) error_ = std::move(done).error();
   }
   Result<std::uint32_t> alignment() const;
   Result<std::vector<std::byte>> header(std::uint32_t alignment) const;
@@ -138,61 +143,69 @@ inline void GgufWriter::append_string(std::vector<std::byte>& out, std::string_v
 template <class T>
 requires std::is_arithmetic_v<T>
 void GgufWriter::set(std::string_view key, T value) {
-  std::vector<std::byte> encoded;
-  append(encoded, value);
-  put(key, type_of<T>(), std::move(encoded));
+  remember_error_of([&] {
+    std::vector<std::byte> encoded;
+    append(encoded, value);
+    return put(key, type_of<T>(), std::move(encoded));
+  });
 }
 
 inline void GgufWriter::set(std::string_view key, std::string_view value) {
-  std::vector<std::byte> encoded;
-  append_string(encoded, value);
-  put(key, GgufType::string, std::move(encoded));
+  remember_error_of([&] {
+    std::vector<std::byte> encoded;
+    append_string(encoded, value);
+    return put(key, GgufType::string, std::move(encoded));
+  });
 }
 
 inline void GgufWriter::set(std::string_view key, const GgufValue& value) {
-  put(key, value.type(), {value.encoded().begin(), value.encoded().end()});
+  remember_error_of([&] {
+    return put(key, value.type(), {value.encoded().begin(), value.encoded().end()});
+  });
 }
 
 template <class Range>
 void GgufWriter::set_array(std::string_view key, const Range& values) {
   using T = std::remove_cvref_t<decltype(*std::begin(values))>;
   constexpr bool kStrings = std::is_convertible_v<T, std::string_view>;
-  std::vector<std::byte> elements;
-  std::uint64_t count = 0;
-  for (const auto& value : values) {
-    if constexpr (kStrings) {
-      append_string(elements, value);
-    } else {
-      append(elements, static_cast<T>(value));
+  remember_error_of([&] {
+    std::vector<std::byte> elements;
+    std::uint64_t count = 0;
+    for (const auto& value : values) {
+      if constexpr (kStrings) {
+        append_string(elements, value);
+      } else {
+        append(elements, static_cast<T>(value));
+      }
+      ++count;
     }
-    ++count;
-  }
-  GgufType type = GgufType::string;
-  if constexpr (!kStrings) type = type_of<T>();
-  std::vector<std::byte> encoded;
-  append(encoded, static_cast<std::uint32_t>(type));
-  append(encoded, count);
-  encoded.insert(encoded.end(), elements.begin(), elements.end());
-  put(key, GgufType::array, std::move(encoded));
+    GgufType type = GgufType::string;
+    if constexpr (!kStrings) type = type_of<T>();
+    std::vector<std::byte> encoded;
+    append(encoded, static_cast<std::uint32_t>(type));
+    append(encoded, count);
+    encoded.insert(encoded.end(), elements.begin(), elements.end());
+    return put(key, GgufType::array, std::move(encoded));
+  });
 }
 
 inline void GgufWriter::copy_metadata(const Gguf& gguf) {
   for (const GgufEntry& entry : gguf.metadata()) set(entry.key, entry.value);
 }
 
-inline void GgufWriter::put(std::string_view key, GgufType type, std::vector<std::byte> encoded) {
-  if (Result<void> status = detail::check_gguf_name(key, kGgufMaxKey, "key"); !status) {
-    return remember(std::move(status).error());
-  }
+inline Result<void> GgufWriter::put(std::string_view key, GgufType type,
+                                    std::vector<std::byte> encoded) {
+  NIBBLE_CHECK(detail::check_gguf_name(key, kGgufMaxKey, "key"));
   const auto found = entry_index_.find(key);
   if (found != entry_index_.end()) {
     Entry& entry = entries_[found->second];
     entry.type = type;
     entry.encoded = std::move(encoded);
-    return;
+    return ok();
   }
-  entry_index_.emplace(key, entries_.size());
   entries_.push_back({std::string(key), type, std::move(encoded)});
+  entry_index_.emplace(key, entries_.size() - 1);
+  return ok();
 }
 
 inline void GgufWriter::add_tensor(std::string_view name, GgmlType type,
@@ -207,23 +220,27 @@ inline void GgufWriter::add_tensor(const GgufTensor& tensor) {
 
 inline void GgufWriter::add_tensor(std::string_view name, GgmlType type,
                                    std::span<const std::uint64_t> dims, TensorSource source) {
+  remember_error_of([&] { return put_tensor(name, type, dims, std::move(source)); });
+}
+
+inline Result<void> GgufWriter::put_tensor(std::string_view name, GgmlType type,
+                                           std::span<const std::uint64_t> dims,
+                                           TensorSource source) {
   const std::string what = "tensor " + quoted(name);
-  if (Result<void> status = detail::check_gguf_name(name, kGgufMaxTensorName, "tensor name");
-      !status) {
-    return remember(std::move(status).error());
-  }
+  NIBBLE_CHECK(detail::check_gguf_name(name, kGgufMaxTensorName, "tensor name"));
   if (dims.size() > kGgufMaxDims) {
-    return remember({Errc::invalid_argument,
-                     what + ": " + std::to_string(dims.size()) + " dimensions, more than 4"});
+    return Error{Errc::invalid_argument,
+                 what + ": " + to_text(dims.size()) + " dimensions, more than 4"};
   }
   auto bytes = tensor_bytes(type, dims);
-  if (!bytes) return remember(std::move(bytes).error().in(what));
-  if (!source) return remember({Errc::invalid_argument, what + ": no source for its data"});
+  if (!bytes) return std::move(bytes).error().in(what);
+  if (!source) return Error{Errc::invalid_argument, what + ": no source for its data"};
   if (!tensor_index_.emplace(name, tensors_.size()).second) {
-    return remember({Errc::invalid_argument, what + " is added twice"});
+    return Error{Errc::invalid_argument, what + " is added twice"};
   }
   tensors_.push_back(
       {std::string(name), type, {dims.begin(), dims.end()}, *bytes, std::move(source)});
+  return ok();
 }
 
 inline Result<std::uint32_t> GgufWriter::alignment() const {
@@ -279,8 +296,8 @@ Result<void> GgufWriter::write_to(Sink sink) const {
     if (!data) return std::move(data).error().in("tensor " + quoted(tensor.name));
     if (data->size() != tensor.bytes) {
       return Error{Errc::invalid_argument,
-                   "tensor " + quoted(tensor.name) + ": " + std::to_string(data->size()) +
-                       " bytes of data for a shape of " + std::to_string(tensor.bytes)};
+                   "tensor " + quoted(tensor.name) + ": " + to_text(data->size()) +
+                       " bytes of data for a shape of " + to_text(tensor.bytes)};
     }
     NIBBLE_CHECK(sink(*data));
     const auto padding = narrow<std::size_t>((*align - tensor.bytes % *align) % *align);
@@ -290,18 +307,22 @@ Result<void> GgufWriter::write_to(Sink sink) const {
 }
 
 inline Result<void> GgufWriter::write(const std::string& path) const {
-  NIBBLE_TRY(file, OutputFile::create(path));
-  NIBBLE_CHECK(write_to([&](std::span<const std::byte> bytes) { return file.write(bytes); }));
-  return file.commit();
+  return catch_out_of_memory([&]() -> Result<void> {
+    NIBBLE_TRY(file, OutputFile::create(path));
+    NIBBLE_CHECK(write_to([&](std::span<const std::byte> bytes) { return file.write(bytes); }));
+    return file.commit();
+  });
 }
 
 inline Result<std::vector<std::byte>> GgufWriter::to_bytes() const {
-  std::vector<std::byte> out;
-  NIBBLE_CHECK(write_to([&](std::span<const std::byte> bytes) {
-    out.insert(out.end(), bytes.begin(), bytes.end());
-    return ok();
-  }));
-  return out;
+  return catch_out_of_memory([&]() -> Result<std::vector<std::byte>> {
+    std::vector<std::byte> out;
+    NIBBLE_CHECK(write_to([&](std::span<const std::byte> bytes) {
+      out.insert(out.end(), bytes.begin(), bytes.end());
+      return ok();
+    }));
+    return out;
+  });
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::io

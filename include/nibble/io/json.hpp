@@ -60,7 +60,7 @@ class JsonReader {
   Result<std::uint64_t> unsigned_integer();
 
   Error error(const std::string& what) const {
-    return Error{Errc::malformed, "JSON at byte " + std::to_string(at_) + ": " + what};
+    return Error{Errc::malformed, "JSON at byte " + to_text(at_) + ": " + what};
   }
 
  private:

@@ -38,7 +38,7 @@ inline Error system_error(const std::string& path, const char* what) {
 #else
   const std::error_code code(errno, std::generic_category());
 #endif
-  return Error{Errc::io, path + ": " + what + ": " + code.message()};
+  return Error{Errc::io, printable(path) + ": " + what + ": " + code.message()};
 }
 
 // The system takes a path as a C string: a NUL inside would silently name another file.
@@ -113,7 +113,9 @@ class MappedFile {
 
   // Maps the regular file `path` (UTF-8 on Windows). Errc::io with path and reason if it is
   // missing, not readable, a directory or a device. An empty file gives empty bytes().
-  static Result<MappedFile> open(const std::string& path);
+  static Result<MappedFile> open(const std::string& path) {
+    return catch_out_of_memory([&] { return map(path); });
+  }
 
   // The file's bytes; the first one is page-aligned.
   std::span<const std::byte> bytes() const noexcept { return bytes_; }
@@ -129,11 +131,16 @@ class MappedFile {
   // as this process's memory. For a file in the page cache it takes half the time of faulting in
   // the mapping (the same time if the cache holds the file in large pages). And a file that was
   // truncated gives an error, not a fault. Several threads may read at once. Error: io.
-  Result<void> read(std::span<const std::byte> part, std::byte* out) const;
+  Result<void> read(std::span<const std::byte> part, std::byte* out) const {
+    NIBBLE_ASSERT(contains(part));
+    return catch_out_of_memory([&] { return copy(part, out); });
+  }
 
   void advise(Advice advice) const noexcept;
 
  private:
+  static Result<MappedFile> map(const std::string& path);
+  Result<void> copy(std::span<const std::byte> part, std::byte* out) const;
   void unmap() noexcept;
 
   std::span<const std::byte> bytes_;
@@ -142,7 +149,7 @@ class MappedFile {
 
 #if defined(_WIN32)
 
-inline Result<MappedFile> MappedFile::open(const std::string& path) {
+inline Result<MappedFile> MappedFile::map(const std::string& path) {
   NIBBLE_CHECK(detail::check_path(path));
   void* const file = detail::open_file(path, detail::FileUse::read);
   if (file == nullptr) return detail::system_error(path, "cannot open");
@@ -159,7 +166,7 @@ inline Result<MappedFile> MappedFile::open(const std::string& path) {
   }
   if (static_cast<std::uint64_t>(size) > SIZE_MAX) {
     CloseHandle(file);
-    return Error{Errc::limit, path + ": larger than the address space"};
+    return Error{Errc::limit, printable(path) + ": larger than the address space"};
   }
   constexpr unsigned long kPageReadOnly = 2, kMapRead = 4;
   void* const mapping = CreateFileMappingW(file, nullptr, kPageReadOnly, 0, 0, nullptr);
@@ -181,8 +188,7 @@ inline void MappedFile::unmap() noexcept {
   if (!bytes_.empty()) UnmapViewOfFile(bytes_.data());
 }
 
-inline Result<void> MappedFile::read(std::span<const std::byte> part, std::byte* out) const {
-  NIBBLE_ASSERT(contains(part));
+inline Result<void> MappedFile::copy(std::span<const std::byte> part, std::byte* out) const {
   std::memcpy(out, part.data(), part.size());
   return ok();
 }
@@ -191,40 +197,28 @@ inline void MappedFile::advise(Advice) const noexcept {}
 
 #else
 
-inline Result<MappedFile> MappedFile::open(const std::string& path) {
+inline Result<MappedFile> MappedFile::map(const std::string& path) {
   NIBBLE_CHECK(detail::check_path(path));
   // O_NONBLOCK: opening a pipe without a writer must fail below, not block here.
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) return detail::system_error(path, "cannot open");
+  MappedFile mapped;
+  mapped.descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (mapped.descriptor_ < 0) return detail::system_error(path, "cannot open");
   struct stat info {};
-  if (::fstat(fd, &info) != 0) {
-    Error error = detail::system_error(path, "cannot get the size");
-    ::close(fd);
-    return error;
+  if (::fstat(mapped.descriptor_, &info) != 0) {
+    return detail::system_error(path, "cannot get the size");
   }
   if (!S_ISREG(info.st_mode)) {
-    ::close(fd);
-    return Error{Errc::io, path + ": cannot open: " +
+    return Error{Errc::io, printable(path) + ": cannot open: " +
                                (S_ISDIR(info.st_mode) ? "is a directory" : "not a regular file")};
   }
-  MappedFile mapped;
-  if (info.st_size == 0) {  // mmap refuses a length of zero
-    ::close(fd);
-    return mapped;
-  }
+  if (info.st_size == 0) return mapped;  // mmap refuses a length of zero
   if (static_cast<std::uint64_t>(info.st_size) > SIZE_MAX) {
-    ::close(fd);
-    return Error{Errc::limit, path + ": larger than the address space"};
+    return Error{Errc::limit, printable(path) + ": larger than the address space"};
   }
   const auto size = static_cast<std::size_t>(info.st_size);
-  void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
-  if (address == MAP_FAILED) {
-    Error error = detail::system_error(path, "cannot map");
-    ::close(fd);
-    return error;
-  }
+  void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, mapped.descriptor_, 0);
+  if (address == MAP_FAILED) return detail::system_error(path, "cannot map");
   mapped.bytes_ = {static_cast<const std::byte*>(address), size};
-  mapped.descriptor_ = fd;
   return mapped;
 }
 
@@ -233,12 +227,11 @@ inline void MappedFile::unmap() noexcept {
   if (descriptor_ >= 0) ::close(descriptor_);
 }
 
-inline Result<void> MappedFile::read(std::span<const std::byte> part, std::byte* out) const {
-  NIBBLE_ASSERT(contains(part));
+inline Result<void> MappedFile::copy(std::span<const std::byte> part, std::byte* out) const {
   auto at = static_cast<std::size_t>(part.data() - bytes_.data());
   for (std::size_t left = part.size(); left > 0;) {
     const ssize_t n =
-        ::pread(descriptor_, out, std::min(left, detail::kMaxTransfer), static_cast<off_t>(at));
+        ::pread(descriptor_, out, (std::min)(left, detail::kMaxTransfer), static_cast<off_t>(at));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return detail::system_error("the file", "cannot read");
     if (n == 0) return Error{Errc::io, "the file has become shorter"};

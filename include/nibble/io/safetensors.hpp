@@ -57,7 +57,7 @@ struct SafetensorTypeTraits {
   std::uint32_t bits;     // per element; elements of less than 8 bits are packed
 };
 
-inline constexpr SafetensorTypeTraits kSafetensorTypes[] = {
+NIBBLE_HIDDEN inline constexpr SafetensorTypeTraits kSafetensorTypes[] = {
     {SafetensorType::boolean, "BOOL", 8},
     {SafetensorType::f4, "F4", 4},
     {SafetensorType::f6_e2m3, "F6_E2M3", 6},
@@ -110,8 +110,9 @@ class Safetensors {
 
   // The same for bytes in memory, with any alignment, which the caller keeps alive and unchanged.
   // Errors use `name` instead of the path.
-  static Result<Safetensors> parse(std::span<const std::byte> bytes, std::string name);
+  static Result<Safetensors> parse(std::span<const std::byte> bytes, const std::string& name);
 
+  // As messages show it: printable (core/text.hpp).
   const std::string& name() const noexcept { return name_; }
 
   // In the header's order.
@@ -165,18 +166,23 @@ inline Result<std::uint64_t> tensor_bytes(SafetensorType type,
 }
 
 inline Result<Safetensors> Safetensors::open(const std::string& path) {
-  NIBBLE_TRY(file, MappedFile::open(path));
-  NIBBLE_TRY(safetensors, parse(file.bytes(), path));
-  safetensors.file_ = std::move(file);
-  return safetensors;
+  return catch_out_of_memory([&]() -> Result<Safetensors> {
+    NIBBLE_TRY(file, MappedFile::open(path));
+    NIBBLE_TRY(safetensors, parse(file.bytes(), path));
+    safetensors.file_ = std::move(file);
+    return safetensors;
+  });
 }
 
-inline Result<Safetensors> Safetensors::parse(std::span<const std::byte> bytes, std::string name) {
-  Safetensors safetensors;
-  safetensors.name_ = std::move(name);
-  Result<void> status = safetensors.read(bytes);
-  if (!status) return std::move(status).error().in(safetensors.name_);
-  return safetensors;
+inline Result<Safetensors> Safetensors::parse(std::span<const std::byte> bytes,
+                                              const std::string& name) {
+  return catch_out_of_memory([&]() -> Result<Safetensors> {
+    Safetensors safetensors;
+    safetensors.name_ = printable(name);
+    Result<void> status = safetensors.read(bytes);
+    if (!status) return std::move(status).error().in(safetensors.name_);
+    return safetensors;
+  });
 }
 
 inline const Safetensor* Safetensors::find_tensor(std::string_view name) const noexcept {
@@ -185,11 +191,13 @@ inline const Safetensor* Safetensors::find_tensor(std::string_view name) const n
 }
 
 inline Result<Safetensor> Safetensors::tensor(std::string_view name) const {
-  const Safetensor* found = find_tensor(name);
-  if (found == nullptr) {
-    return Error{Errc::not_found, name_ + ": tensor " + quoted(name) + " is missing"};
-  }
-  return *found;
+  return catch_out_of_memory([&]() -> Result<Safetensor> {
+    const Safetensor* found = find_tensor(name);
+    if (found == nullptr) {
+      return Error{Errc::not_found, name_ + ": tensor " + quoted(name) + " is missing"};
+    }
+    return *found;
+  });
 }
 
 inline const std::string* Safetensors::find_metadata(std::string_view key) const noexcept {
@@ -202,7 +210,7 @@ inline Result<void> Safetensors::read(std::span<const std::byte> bytes) {
   NIBBLE_TRY(header_size, in.read<std::uint64_t>("the header's length"));
   if (header_size > kSafetensorsMaxHeader) {
     return Error{Errc::limit,
-                 "a header of " + std::to_string(header_size) + " bytes, more than 100000000"};
+                 "a header of " + to_text(header_size) + " bytes, more than 100000000"};
   }
   NIBBLE_TRY(header, in.take(header_size, "the header"));
   const std::string_view text(reinterpret_cast<const char*>(header.data()), header.size());
@@ -301,8 +309,8 @@ inline Result<void> Safetensors::place_tensors(std::span<const std::byte> sectio
     };
     if (place.begin > place.end) return fail("data_offsets end before they begin");
     if (place.end > section.size()) {
-      return fail("data_offsets end at " + std::to_string(place.end) + " of " +
-                  std::to_string(section.size()) + " bytes");
+      return fail("data_offsets end at " + to_text(place.end) + " of " +
+                  to_text(section.size()) + " bytes");
     }
     if (place.begin != at) {
       return fail(place.begin < at ? "its data overlaps another tensor's"
@@ -311,15 +319,15 @@ inline Result<void> Safetensors::place_tensors(std::span<const std::byte> sectio
     auto size = tensor_bytes(tensor.type, tensor.shape);
     if (!size) return std::move(size).error().in("tensor " + quoted(tensor.name));
     if (*size != place.end - place.begin) {
-      return fail("data_offsets span " + std::to_string(place.end - place.begin) +
-                  " bytes, the shape needs " + std::to_string(*size));
+      return fail("data_offsets span " + to_text(place.end - place.begin) +
+                  " bytes, the shape needs " + to_text(*size));
     }
     tensor.data = section.subspan(narrow<std::size_t>(place.begin), narrow<std::size_t>(*size));
     at = place.end;
   }
   if (at != section.size()) {
     return Error{Errc::malformed,
-                 std::to_string(section.size() - at) + " bytes at the end belong to no tensor"};
+                 to_text(section.size() - at) + " bytes at the end belong to no tensor"};
   }
   return ok();
 }

@@ -117,8 +117,8 @@ NIBBLE_LAZY HWY_NOINLINE void change_scores(const kernels::ScoreOptions& options
     const V slope = hn::Set(d, options.alibi_slopes[head]);
     for (Index i = 0; i < n; i += kLanes) {
       const auto distance = hn::Iota(DI(), static_cast<std::int32_t>(first_key + i - position));
-      const V far = hn::Abs(hn::ConvertTo(d, distance));
-      hn::StoreU(hn::NegMulAdd(slope, far, load(scores + i)), d, scores + i);
+      const V away = hn::Abs(hn::ConvertTo(d, distance));
+      hn::StoreU(hn::NegMulAdd(slope, away, load(scores + i)), d, scores + i);
     }
   }
   if (options.function != nullptr) {
@@ -130,7 +130,7 @@ NIBBLE_LAZY HWY_NOINLINE void change_scores(const kernels::ScoreOptions& options
 // adds one more weight to it.
 NIBBLE_LAZY HWY_INLINE float factor_with_sink(float sink, float max, float sum) {
   const D d;
-  const float top = nibble::max(sink, max);
+  const float top = larger(sink, max);
   const float own = hn::GetLane(exp_nonpositive(d, hn::Set(d, max - top)));
   const float others = hn::GetLane(exp_nonpositive(d, hn::Set(d, sink - top)));
   return own / (own * sum + others);
@@ -168,7 +168,7 @@ class Task {
       const Index tile = a_.tiles == nullptr ? slot : Index{a_.tiles[slot]};
       tile_ = tile * kAttentionTile;
       keys_ = a_.cache + kernels::page_of(a_.pages, tile) * tile_size_;
-      prefetcher_ = Prefetcher(keys_, is_few_);
+      prefetcher_ = Prefetcher(keys_, is_few_, a_.tuning);
       for (Index row = 0; row < n_rows_; row += kMaxRows) score(row);
       for (Index row = 0; row < n_rows_; row += kMaxRows) add_values(row);
     }
@@ -184,11 +184,11 @@ class Task {
   // The range of positions that a row sees, relative to the tile.
   HWY_INLINE Index seen_from(Index row) const {
     Index lo = a_.begin;
-    if (a_.window > 0) lo = std::max(lo, position_of(row) + 1 - a_.window);
+    if (a_.window > 0) lo = (std::max)(lo, position_of(row) + 1 - a_.window);
     return std::clamp<Index>(lo - tile_, 0, kAttentionTile);
   }
   HWY_INLINE Index seen_to(Index row) const {
-    const Index hi = std::min(a_.end, position_of(row) + 1 + a_.ahead);
+    const Index hi = (std::min)(a_.end, position_of(row) + 1 + a_.ahead);
     return std::clamp<Index>(hi - tile_, 0, kAttentionTile);
   }
 
@@ -320,7 +320,7 @@ NIBBLE_LAZY HWY_INLINE void merge(const kernels::MergeAttention::Args& a) {
   const D d;
   for (Index row = 0; row < a.n_rows; ++row) {
     float max = -kFloatMax;
-    for (Index p = 0; p < a.n_parts; ++p) max = nibble::max(max, a.max[p * a.part_rows + row]);
+    for (Index p = 0; p < a.n_parts; ++p) max = larger(max, a.max[p * a.part_rows + row]);
     float* const merged = a.merged + row * a.head_dim;
     float sum = 0;
     for (Index p = 0; p < a.n_parts; ++p) {

@@ -13,6 +13,7 @@
 #include <type_traits>
 
 #include "nibble/core/float16.hpp"
+#include "nibble/kernels/tuning.hpp"
 #include "nibble/simd/impl.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
@@ -252,6 +253,7 @@ struct Attend {
     float* max = nullptr;      // (n_tokens * group), or null
     float* sum = nullptr;      // (n_tokens * group), or null
     float* scratch = nullptr;  // attention_scratch_floats(n_tokens * group, head_dim), aligned
+    Tuning tuning;
   };
   using Function = void(const Args&);
 };

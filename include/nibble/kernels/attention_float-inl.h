@@ -39,7 +39,7 @@ inline constexpr int kStreamVectors = kLanes < kPanelPositions
                                           ? std::min<int>(kPanelPositions / kLanes, kWide<kRows>)
                                           : (sizeof(T) == 2 || kRows == kMaxRows ? 2 : 1);
 template <int kRows, class T>
-inline constexpr int kSplits = std::max(1, std::min(4, 8 / (kRows * kStreamVectors<kRows, T>)));
+inline constexpr int kSplits = (std::max)(1, (std::min)(4, 8 / (kRows * kStreamVectors<kRows, T>)));
 static_assert(kSplits<kMaxRows, float> == 1 && kSplits<kMaxRows, f16> == 1);
 
 // ---- Elements to f32 ---------------------------------------------------------------------------
@@ -156,7 +156,7 @@ HWY_INLINE void score_rows(const float* q, const T* keys, Index lo, Index hi, In
   }
   for (; p < hi; p += kVectors * kLanes) {
     // Do not go beyond the tile; rather compute some panel twice.
-    const Index from = std::min(p, kAttentionTile - kVectors * kLanes);
+    const Index from = (std::min)(p, kAttentionTile - kVectors * kLanes);
     const T* const panel = keys + from / kPanelPositions * panel_size;
     score_block<kRows, kVectors, kSplits<kRows, T>>(q, panel + from % kPanelPositions * kKeyPair<T>,
                                                     stride, head_dim, scores + from, prefetcher);
@@ -222,7 +222,7 @@ HWY_INLINE void value_rows(const float* weights, const T* values, Index lo, Inde
                            bool is_stream, Prefetcher& prefetcher) {
   constexpr int kVectors = kWide<kRows>;
   for (Index p = lo; p < hi; correction = nullptr) {
-    const Index end = is_stream ? std::min(hi, kernels::round_up(p + 1, kStreamPositions)) : hi;
+    const Index end = is_stream ? (std::min)(hi, kernels::round_up(p + 1, kStreamPositions)) : hi;
     Index i = 0;
     for (; i + kVectors * kLanes <= head_dim; i += kVectors * kLanes) {
       value_block<kRows, kVectors, false>(weights, values + i, p, end, head_dim, 0, correction,

@@ -215,7 +215,7 @@ NIBBLE_LAZY HWY_INLINE void put_query(const std::int8_t*, const float* HWY_RESTR
   for (Index i = 0; i < head_dim; i += kPanelPositions) {
     Numbers x;
     HWY_UNROLL(4) for (int v = 0; v < kPanelPositions / kLanes; ++v) {
-      const Index from = std::min(i + v * kLanes, head_dim);
+      const Index from = (std::min)(i + v * kLanes, head_dim);
       const V part = hn::LoadN(d, q + from, static_cast<size_t>(head_dim - from));
       x.set(0, v, nearest(D(), hn::Mul(part, inverse)));
       sum = hn::Add(sum, x.get(0, v));
@@ -377,7 +377,7 @@ NIBBLE_LAZY HWY_INLINE float put_codes(const float* HWY_RESTRICT x, Index head_d
   const bool is_zero = !(max >= 0x1p-110f);
   const V inverse = hn::Set(d, is_zero ? 0 : 127 / max);
   for (Index i = 0; i < kernels::round_up(head_dim, 16); i += kLanes) {
-    const Index from = std::min(i, head_dim);
+    const Index from = (std::min)(i, head_dim);
     const V part = hn::LoadN(d, x + from, static_cast<size_t>(head_dim - from));
     HWY_ALIGN std::int32_t codes[kLanes];
     hn::Store(nearest(d, hn::Mul(part, inverse)), DI(), codes);

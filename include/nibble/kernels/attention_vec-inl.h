@@ -57,37 +57,28 @@ struct Seen {
 // A tile's keys and values are contiguous in memory, and so are tiles. But the hardware prefetchers
 // stop at every page, and lose track when a register tile reads several panels side by side.
 // Therefore the first rows of a task fetch for all of its rows, a fixed distance ahead of what they
-// read, as the matrix products of decode do. (Fetching into L2, or 32 KB ahead, is slower. f32
-// needs the shorter distance: a tile of f32 is larger than L1.)
-template <class T>
-inline constexpr Index kFetchDistance = 1024 * (sizeof(T) == 4   ? 9
-                                                : sizeof(T) == 2 ? 18
-                                                                 : 13);
-
+// read, as the matrix products of decode do: as Tuning says.
 class Prefetcher {
  public:
   HWY_INLINE Prefetcher() = default;  // nothing to fetch
-  // If `now`, fetches into L1, as data used once; otherwise, when there is time, into L2. (After
-  // the last tile comes another part or kv head.)
-  template <class T>
-  HWY_INLINE Prefetcher(const T* from, bool now)
-      : next_(reinterpret_cast<const std::byte*>(from) + kFetchDistance<T>), now_(now) {}
+  // is_few: as a stream. (After the last tile comes another part or kv head.)
+  HWY_INLINE Prefetcher(const void* from, bool is_few, const Tuning& tuning)
+      : next_(static_cast<const std::byte*>(from) + tuning.cache_distance),
+        into_(is_few ? tuning.cache : tuning.many_rows) {
+    if (into_ == Fetch::none) next_ = nullptr;
+  }
 
   // Called when kBytes more are being read.
   template <Index kBytes>
   HWY_INLINE void step() {
     if (next_ == nullptr) return;
-    if (now_) {
-      HWY_UNROLL(8) for (Index i = 0; i < kBytes; i += 64) prefetch<0>(next_ + i);
-    } else {
-      HWY_UNROLL(8) for (Index i = 0; i < kBytes; i += 64) prefetch<2>(next_ + i);
-    }
+    prefetch_lines<kBytes>(into_, next_);
     next_ += kBytes;
   }
 
  private:
   const std::byte* next_ = nullptr;
-  bool now_ = false;
+  Fetch into_ = Fetch::none;
 };
 
 }}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE::attention

@@ -137,7 +137,7 @@ HWY_INLINE V look_up_32(D d, const T* table, V biased) {
 }
 
 // The bits of 2^(j / 32), minus j << 18. Adding (32 n + j) << 18 gives the bits of 2^(n + j / 32).
-HWY_ALIGN inline constexpr std::int32_t kExp2Table[32] = {
+HWY_ALIGN NIBBLE_HIDDEN inline constexpr std::int32_t kExp2Table[32] = {
     0x3F800000, 0x3F7ECD87, 0x3F7DAAC3, 0x3F7C980F, 0x3F7B95C2, 0x3F7AA43A, 0x3F79C3D3, 0x3F78F4F0,
     0x3F7837F0, 0x3F778D3A, 0x3F76F532, 0x3F767043, 0x3F75FED7, 0x3F75A15B, 0x3F75583F, 0x3F7523F6,
     0x3F7504F3, 0x3F74FBAF, 0x3F7508A4, 0x3F752C4D, 0x3F75672A, 0x3F75B9BE, 0x3F76248C, 0x3F76A81E,
@@ -250,7 +250,7 @@ namespace detail {
 // Cubics in r that give the tail of the normal distribution at (j + r) / kNormalSteps, |r| <= 1/2,
 // j < 32: minimax by Remez exchange, absolute error below 2.6 * 2^-24. The last cubic is 0.
 inline constexpr float kNormalSteps = 5.865103f;
-HWY_ALIGN inline constexpr float kNormalTail[4][32] = {
+HWY_ALIGN NIBBLE_HIDDEN inline constexpr float kNormalTail[4][32] = {
     {0.5f,
      0.432308525f,
      0.366551906f,

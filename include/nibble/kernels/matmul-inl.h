@@ -126,9 +126,12 @@ HWY_INLINE void compute_tile(const kernels::MatmulArgs& args, Index row, Index c
   const auto compute = [&](const std::byte* matrix, float* out) NIBBLE_ATTR {
     const std::byte* const weights = matrix + panel * panel_bytes;
     PanelPrefetcher prefetcher;
+    const Tuning& tuning = args.tuning;
+    prefetcher.into = kNarrow ? tuning.weights : tuning.many_rows;
     if (kNarrow) {
-      prefetcher.next = weights + kPanelFetchDistance;
-    } else if (lane == 0 && next_panel < args.end_panel) {  // once per panel, none after the last
+      if (tuning.weights != Fetch::none) prefetcher.next = weights + tuning.weights_distance;
+    } else if (tuning.many_rows != Fetch::none && lane == 0 && next_panel < args.end_panel) {
+      // Once per panel, none after the last.
       // The tiles of a column each fetch an equal part of the panels that come next, and half as
       // much again: some fetches get lost, and fetching each line only once gave 67 % of the peak
       // with Q4_0 instead of 76 %.

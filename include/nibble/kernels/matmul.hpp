@@ -6,6 +6,7 @@
 #pragma once
 
 #include "nibble/kernels/activation.hpp"
+#include "nibble/kernels/tuning.hpp"
 #include "nibble/quant/packed.hpp"
 #include "nibble/simd/impl.hpp"
 
@@ -97,6 +98,7 @@ struct MatmulArgs {
   Index out_stride = 0;  // elements
   FinishTileFunction* finish = nullptr;
   EpilogueArgs epilogue;
+  Tuning tuning;
 };
 
 using MatmulFunction = void(const MatmulArgs&);

@@ -99,38 +99,34 @@ struct TileShape<Bf16Dots> : TileShape<quant::BF16> {};  // needs as many regist
 
 // ---- Fetching ahead ----------------------------------------------------------------------------
 // Weights mostly come from memory, and the hardware prefetchers start anew at every panel and page.
-// Therefore the tiles prefetch weights themselves. Measured cold on a Zen 5 with K = N = 4096,
-// Q4_0, on one thread, as a fraction of the read bandwidth: M = 1 goes from 63 % to 80-94 %, M = 4
-// from 46 % to 80-87 %. M = 8 reaches 90-98 % of its rate with the weights in L3.
+// Therefore the tiles prefetch weights themselves, as Tuning says. Measured cold on a Zen 5 with
+// K = N = 4096, Q4_0, on one thread, as a fraction of the read bandwidth: M = 1 goes from 63 % to
+// 80-94 %, M = 4 from 46 % to 80-87 %. M = 8 reaches 90-98 % of its rate with the weights in L3.
 //
-// Few rows: panel after panel is one stream, fetched into L1 a fixed distance ahead, as data that
-// is used once: no copy stays in L2 (1.0-1.14x of an ordinary prefetch with pages of 4 KiB, the
-// same with large pages). M = 1 reaches 97 % of the read bandwidth with AVX2, 85-97 % with AVX-512.
-// (Half the distance, or fetching into L2, is 10 % slower. Two panels side by side have half the
-// speed. Fetching only the start of each page, or every line twice, gains nothing.) A processor
-// that runs far ahead asks for weights before the fetched ones have arrived: fewer instructions, or
-// shorter chains of them, can make M = 1 slower (see DotSum).
+// Few rows: panel after panel is one stream, fetched a fixed distance ahead. (On the Zen 5, two
+// panels side by side have half the speed; fetching only the start of each page, or every line
+// twice, gains nothing.) A processor that runs far ahead asks for weights before the fetched ones
+// have arrived: fewer instructions, or shorter chains of them, can make M = 1 slower (see DotSum).
 //
 // Many rows: the panels that come next are fetched while the present ones are used, a share by each
-// tile, so that memory never waits for arithmetic. They go into L2, a line or two in each step:
+// tile, so that memory never waits for arithmetic. They are fetched a line or two in each step:
 // bursts would delay the tile's own weights (Q8_0 from 65 to 73 % of the peak). Splitting k into
 // parts whose weights stay in L1 costs more than it gains; so did fetching from L2 into L1.
-inline constexpr Index kPanelFetchDistance = 10 * 1024;  // bytes
-
 struct PanelPrefetcher {
   const std::byte* next = nullptr;  // null: nothing to fetch
-  Index share = 0;                  // bytes to fetch per step; 0: as many as it reads, into L1
+  Index share = 0;                  // bytes to fetch per step; 0: as many as it reads
+  Fetch into = Fetch::none;
 
   // Called in each step of a tile, in which the tile reads kBytes of its own weights.
   template <Index kBytes>
   HWY_INLINE void step() {
     if (next == nullptr) return;
     if (share == 0) {
-      HWY_UNROLL(64) for (Index i = 0; i < kBytes; i += 64) { prefetch<0>(next + i); }
+      prefetch_lines<kBytes>(into, next);
       next += kBytes;
     } else {
       const std::byte* const end = next + share;
-      for (; next < end; next += 64) prefetch<2>(next);
+      for (; next < end; next += 64) prefetch_lines<64>(into, next);
     }
   }
 };

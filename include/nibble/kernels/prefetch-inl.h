@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include "hwy/highway.h"
+#include "nibble/kernels/tuning.hpp"
 #include "nibble/simd/impl.hpp"
 
 NIBBLE_BEFORE_NAMESPACE();
@@ -30,6 +31,22 @@ HWY_INLINE void prefetch(const std::byte* p) {
 #else
   (void)p;
 #endif
+}
+
+// Fetches the kBytes at p, line by line.
+template <int kLocality, Index kBytes>
+HWY_INLINE void prefetch_lines(const std::byte* p) {
+  HWY_UNROLL(64) for (Index i = 0; i < kBytes; i += 64) prefetch<kLocality>(p + i);
+}
+template <Index kBytes>
+HWY_INLINE void prefetch_lines(Fetch into, const std::byte* p) {
+  if (into == Fetch::once) {
+    prefetch_lines<0, kBytes>(p);
+  } else if (into == Fetch::l1) {
+    prefetch_lines<3, kBytes>(p);
+  } else if (into == Fetch::l2) {
+    prefetch_lines<2, kBytes>(p);
+  }
 }
 
 // Fetches the cache line of x[i] into all caches. The rows of a matrix are mostly next to each

@@ -116,7 +116,7 @@ template <class DI4, class D4 = hn::RebindToFloat<DI4>>
 HWY_INLINE void factors(DI4 di, hn::Vec<DI4> absmax_bits, hn::Vec<D4>& scale,
                         hn::Vec<D4>& inverse) {
   const D4 d;
-  constexpr float kTiny = 127.0f * std::numeric_limits<float>::min();
+  constexpr float kTiny = 127.0f * (std::numeric_limits<float>::min)();
   const auto absmax = hn::BitCast(d, absmax_bits);
   const auto infinity = hn::Set(di, kInfinityBits);
   const auto finite = hn::RebindMask(d, hn::Lt(absmax_bits, infinity));
@@ -143,7 +143,7 @@ struct UnmixedOrder {
     for (std::int32_t i = 0; i < 4 * kBlocks; ++i) order[i] = i % kBlocks * 4 + i / kBlocks;
   }
 };
-inline constexpr UnmixedOrder kUnmixed;
+NIBBLE_HIDDEN inline constexpr UnmixedOrder kUnmixed;
 
 // Stores the lanes of a, b, c and e, in this order, as bytes.
 HWY_INLINE void store_bytes(VI a, VI b, VI c, VI e, std::int8_t* codes) {

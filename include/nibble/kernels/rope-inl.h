@@ -27,7 +27,7 @@ struct Impl<kernels::Rope<kernels::AdjacentPairs>> {
     const size_t lanes = hn::Lanes(d);
     const auto size = static_cast<size_t>(rope_dim);
     for (size_t i = 0; i < size; i += lanes) {
-      const size_t n = std::min(lanes, size - i);
+      const size_t n = (std::min)(lanes, size - i);
       const auto c = hn::LoadN(d, cos + i / 2, n / 2);
       const auto s = hn::LoadN(d, sin + i / 2, n / 2);
       const auto cc = hn::InterleaveWholeLower(d, c, c);
@@ -60,7 +60,7 @@ struct Impl<kernels::Rope<kernels::HalfSplit>> {
     const size_t lanes = hn::Lanes(d);
     const auto half = static_cast<size_t>(rope_dim / 2);
     for (size_t i = 0; i < half; i += lanes) {
-      const size_t n = std::min(lanes, half - i);
+      const size_t n = (std::min)(lanes, half - i);
       const auto c = hn::LoadN(d, cos + i, n);
       const auto s = hn::LoadN(d, sin + i, n);
       float* part = x + i;

@@ -51,11 +51,11 @@ HWY_INLINE double sum_exp(const float* x, float* out, size_t n, float max, float
   const auto vmax = hn::Set(d, max);
   const float factor = scale * 1.44269504f;  // exp(scale t) = 2^(factor t)
   const auto vfactor = hn::Set(d, factor);
-  const auto lowest = hn::Set(d, nibble::max(-127.0f / factor, -kFloatMax));
+  const auto lowest = hn::Set(d, larger(-127.0f / factor, -kFloatMax));
   const size_t block = 64 * lanes;
   double total = 0.0;
   for (size_t begin = 0; begin < n; begin += block) {
-    const size_t end = std::min(n, begin + block);
+    const size_t end = (std::min)(n, begin + block);
     auto sum0 = hn::Zero(d), sum1 = hn::Zero(d);
     size_t i = begin;
     for (; i + 2 * lanes <= end; i += 2 * lanes) {
@@ -72,7 +72,7 @@ HWY_INLINE double sum_exp(const float* x, float* out, size_t n, float max, float
       sum1 = hn::Add(sum1, e1);
     }
     for (; i < end; i += lanes) {
-      const size_t rest = std::min(lanes, end - i);
+      const size_t rest = (std::min)(lanes, end - i);
       // Lanes beyond the end are -inf, whose exponential adds 0.
       const auto v = hn::LoadNOr(hn::Set(d, -kInfinity), d, x + i, rest);
       const auto e = exp2_nonpositive(d, hn::Sub(v, vmax), vfactor, lowest);

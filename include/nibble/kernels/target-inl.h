@@ -28,7 +28,23 @@
 #ifdef NIBBLE_TARGET_BEGINS
 #undef NIBBLE_TARGET_BEGINS
 
+#include "nibble/core/exact_math.hpp"
+// Kernels keep NaN, and round as they say, with -ffast-math too: compilers then see the operations of
+// Highway and the intrinsics below these in exact code.
+#if NIBBLE_HAVE_FAST_MATH && !defined(NIBBLE_KERNELS_EXACT_MATH)
+#define NIBBLE_KERNELS_EXACT_MATH
+#if defined(__clang__)
+#error \
+    "nibble: Clang compiles vector code wrongly with -ffast-math or -Ofast: NaN would go unnoticed. Compile this file with -fno-fast-math behind that option; in the split form, the file that defines NIBBLE_IMPLEMENTATION"
+#elif defined(HWY_HIGHWAY_INCLUDED) || defined(_XMMINTRIN_H_INCLUDED) || \
+    defined(_AARCH64_NEON_H_) || defined(_GCC_ARM_NEON_H)
+#error \
+    "nibble: this file is compiled with -ffast-math or -Ofast. Include nibble before hwy/highway.h and before what includes headers of intrinsics (<immintrin.h>, <arm_neon.h>; <random> with -msse3 and better), or add -fno-fast-math behind that option: kernels need exact arithmetic"
+#endif
+#endif
+NIBBLE_EXACT_MATH_BEGIN
 #include "hwy/highway.h"
+NIBBLE_EXACT_MATH_END
 #include "nibble/simd/levels.hpp"
 
 #ifndef NIBBLE_TARGET_NAMESPACE
@@ -56,8 +72,8 @@
 #ifndef NIBBLE_NEXT_LEVEL
 
 #define NIBBLE_TARGET_NAMESPACE HWY_NAMESPACE
-#define NIBBLE_BEFORE_NAMESPACE() HWY_BEFORE_NAMESPACE()
-#define NIBBLE_AFTER_NAMESPACE() HWY_AFTER_NAMESPACE()
+#define NIBBLE_BEFORE_NAMESPACE() NIBBLE_EXACT_MATH_BEGIN HWY_BEFORE_NAMESPACE()
+#define NIBBLE_AFTER_NAMESPACE() NIBBLE_EXACT_MATH_END HWY_AFTER_NAMESPACE()
 #define NIBBLE_ATTR HWY_ATTR
 #define NIBBLE_IS_LEVEL 0
 #if HWY_ARCH_ARM_A64 && (HWY_TARGET & HWY_ALL_NEON) && \
@@ -93,10 +109,12 @@
 #endif
 
 #define NIBBLE_BEFORE_NAMESPACE()       \
+  NIBBLE_EXACT_MATH_BEGIN               \
   HWY_PUSH_ATTRIBUTES(NIBBLE_LEVEL_STR) \
   static_assert(true, "For requiring trailing semicolon")
 #define NIBBLE_AFTER_NAMESPACE() \
   HWY_POP_ATTRIBUTES             \
+  NIBBLE_EXACT_MATH_END          \
   static_assert(true, "For requiring trailing semicolon")
 #define NIBBLE_ATTR __attribute__((target(NIBBLE_LEVEL_STR)))
 

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -20,6 +19,7 @@
 #include "nibble/core/arena.hpp"
 #include "nibble/core/executor.hpp"
 #include "nibble/core/result.hpp"
+#include "nibble/core/scalar.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/gguf_writer.hpp"
 #include "nibble/ops/pack.hpp"
@@ -48,7 +48,7 @@ enum class FormatReason : std::uint8_t {
 };
 
 struct ConvertedTensor {
-  std::string_view name;
+  std::string name;
   std::array<std::uint64_t, 4> dims = {1, 1, 1, 1};  // dims[0] is contiguous
   std::uint32_t n_dims = 0;
   quant::Format from = quant::Format::f32;
@@ -75,10 +75,13 @@ inline Result<io::GgmlType> type_of(const ConvertedTensor& tensor) {
 inline Result<ConvertedTensor> plan_conversion(const io::GgufTensor& tensor,
                                                const ConvertOptions& options) {
   ConvertedTensor plan;
-  plan.name = tensor.name;
+  plan.name = tensor.name;  // a copy: the file may be cut while it is converted
   plan.dims = tensor.dims;
   plan.n_dims = tensor.n_dims;
   plan.bytes_from = tensor.data.size();
+  if (quant::packed_format_of(tensor.type)) {
+    return Error{Errc::unsupported, "is packed; convert the file that it was made from"};
+  }
   NIBBLE_TRY(from, quant::format_of(tensor.type));
   plan.from = from;
   const std::span<const std::uint64_t> dims(plan.dims.data(), plan.n_dims);
@@ -104,8 +107,27 @@ inline Result<ConvertedTensor> plan_conversion(const io::GgufTensor& tensor,
 // The result of one task, which converts a part of a tensor.
 struct ConvertedPart {
   quant::ErrorStats errors;
-  std::uint64_t bad = 0;  // the first weight that is not finite, before or after
-  float bad_before = 0;
+  bool has_bad = false;  // a weight that is not finite or does not fit: the first, and its value
+  std::uint64_t bad = 0;
+  float bad_weight = 0;
+  std::optional<Error> error;  // of reading the file
+};
+
+// What a tensor is converted from and to, its rows contiguous.
+struct ConvertedRows {
+  quant::Format from, to;
+  std::span<const std::byte> source;
+  const io::MappedFile* file;  // null: `source` is in memory
+  std::span<std::byte> out;
+  std::uint64_t n_weights;
+
+  // Copies a part of the source. From a file it is read, not taken from the mapping: that another
+  // program cuts the file is then an error, not the end of this program.
+  Result<void> read(std::span<const std::byte> part, std::span<std::byte> copy) const {
+    if (file != nullptr) return file->read(part, copy.data());
+    std::copy(part.begin(), part.end(), copy.begin());
+    return ok();
+  }
 };
 
 // Rows are whole numbers of blocks, so a tensor can be treated as one long row and split anywhere
@@ -113,12 +135,10 @@ struct ConvertedPart {
 inline constexpr std::size_t kConvertChunk = 4096;  // weights; fits a worker's stack as f32, twice
 inline constexpr std::size_t kConvertPart = 16 * kConvertChunk;
 
-inline void convert_part(quant::Format from, std::span<const std::byte> source, quant::Format to,
-                         std::span<std::byte> out, std::uint64_t n_weights, std::uint64_t part,
-                         ConvertedPart& result) noexcept {
+inline void convert_part(const ConvertedRows& rows, std::uint64_t part, ConvertedPart& result) {
   std::array<float, kConvertChunk> before;
   std::array<float, kConvertChunk> after;
-  const std::uint64_t end = std::min(n_weights, (part + 1) * kConvertPart);
+  const std::uint64_t end = (std::min)(rows.n_weights, (part + 1) * kConvertPart);
   for (std::uint64_t at = part * kConvertPart; at < end; at += kConvertChunk) {
     const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(kConvertChunk, end - at));
     const auto bytes_of = [&]<class Byte>(quant::Format format, std::span<Byte> all) {
@@ -127,50 +147,60 @@ inline void convert_part(quant::Format from, std::span<const std::byte> source, 
     };
     const std::span<float> x(before.data(), n);
     const std::span<float> y(after.data(), n);
-    const auto new_bytes = bytes_of(to, out);
-    // If the format stays the same, so do the bytes: they are not rounded a second time.
-    const auto old_bytes = bytes_of(from, source);
-    bool converted = quant::row_to_f32(from, old_bytes, x).has_value();
-    if (from == to) {
-      std::copy(old_bytes.begin(), old_bytes.end(), new_bytes.begin());
+    const auto new_bytes = bytes_of(rows.to, rows.out);
+    const auto source = bytes_of(rows.from, rows.source);
+    // If the format stays the same, so do the bytes: they are not rounded a second time. Otherwise
+    // the old bytes are in `after` until the new weights are: no weight takes more than an f32.
+    const bool is_same = rows.from == rows.to;
+    const auto old_bytes =
+        is_same ? new_bytes : std::as_writable_bytes(std::span(after)).first(source.size());
+    if (Result<void> read = rows.read(source, old_bytes); !read) {
+      result.error = std::move(read).error();
+      return;
+    }
+    [[maybe_unused]] bool converted = quant::row_to_f32(rows.from, old_bytes, x).has_value();
+    std::size_t bad = n;
+    if (is_same) {
       std::copy(x.begin(), x.end(), y.begin());
     } else {
-      converted = converted && quant::row_from_f32(to, x, new_bytes).has_value() &&
-                  quant::row_to_f32(to, new_bytes, y).has_value();
+      bad = quant::detail::round_row(rows.to, x, new_bytes.data());
+      converted = converted && quant::row_to_f32(rows.to, new_bytes, y).has_value();
     }
     NIBBLE_ASSERT(converted);  // sizes are from plan_conversion
-    (void)converted;
-    for (std::size_t i = 0; i < n && result.errors.not_finite == 0; ++i) {
-      if (std::isfinite(x[i]) && std::isfinite(y[i])) continue;
-      result.bad = at + i;
-      result.bad_before = x[i];
-      break;
+    for (std::size_t i = 0; i < n; ++i) {
+      if (!is_finite(static_cast<double>(x[i]))) bad = (std::min)(bad, i);
+    }
+    if (bad < n) {
+      result.has_bad = true;
+      result.bad = at + bad;
+      result.bad_weight = x[bad];
+      return;
     }
     result.errors.add(x, y);
   }
 }
 
-// Converts `source` to `out`, with contiguous rows, and fills in plan.errors.
-inline Result<void> convert_tensor(std::span<const std::byte> source, std::span<std::byte> out,
-                             Executor& executor, ConvertedTensor& plan) {
-  std::uint64_t n_weights = 1;  // no overflow: the tensor is in a file
-  for (const std::uint64_t dim : plan.dims) n_weights *= dim;
-  const std::uint64_t n_parts = (n_weights + kConvertPart - 1) / kConvertPart;
+// Converts the rows and fills in plan.errors.
+inline Result<void> convert_tensor(const ConvertedRows& rows, Executor& executor,
+                                   ConvertedTensor& plan) {
+  const std::uint64_t n_parts = (rows.n_weights + kConvertPart - 1) / kConvertPart;
   std::vector<ConvertedPart> parts(static_cast<std::size_t>(n_parts));
   executor.parallel_for(static_cast<Index>(n_parts), [&](Index part, Index) {
     const auto i = static_cast<std::size_t>(part);
-    convert_part(plan.from, source, plan.to, out, n_weights, i, parts[i]);
+    convert_part(rows, i, parts[i]);
   });
   plan.errors = {};
-  for (const ConvertedPart& part : parts) {
-    if (part.errors.not_finite > 0) {
-      const std::string where = "weight " + std::to_string(part.bad % plan.dims[0]) + " of row " +
-                                std::to_string(part.bad / plan.dims[0]);
-      if (!std::isfinite(part.bad_before)) {
+  for (ConvertedPart& part : parts) {
+    if (part.error) return *std::move(part.error);
+    if (part.has_bad) {
+      const std::string where = "weight " + to_text(part.bad % plan.dims[0]) + " of row " +
+                                to_text(part.bad / plan.dims[0]);
+      if (!is_finite(static_cast<double>(part.bad_weight))) {
         return Error{Errc::malformed, where + " is not a finite number"};
       }
-      return Error{Errc::limit, where + ", " + std::to_string(part.bad_before) +
-                                    ", is too large for " + to_string(plan.to)};
+      return Error{Errc::limit, where + ", " + to_text(static_cast<double>(part.bad_weight)) +
+                                    ", is too large for " + to_string(plan.to) +
+                                    "; choose another format for this tensor: f32 holds it"};
     }
     plan.errors.merge(part.errors);
   }
@@ -183,7 +213,7 @@ inline void pack_rows(Executor& executor, const ConvertedTensor& tensor, const s
     using F = typename decltype(tag)::type;
     if constexpr (!quant::ChannelFormat<F>) {  // files have none of these
       ops::pack<F>(executor, rows, static_cast<Index>(tensor.dims[1]),
-                     static_cast<Index>(tensor.dims[0]), panels);
+                   static_cast<Index>(tensor.dims[0]), panels);
     }
   });
 }
@@ -202,12 +232,13 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
 
   std::size_t largest = 0, largest_packed = 0;
   bool has_blocks = false;
+  bool in_source = false;  // an error is then about `in`, not about the file that is written
   std::vector<ConvertedTensor> plans;
   plans.reserve(in.tensors().size());  // sources keep references
   AlignedBuffer rows, panels;          // of the tensor that was converted last
   for (const io::GgufTensor& tensor : in.tensors()) {
     const auto here = [&](Error error) {
-      return std::move(error).in(in.name() + ": tensor '" + std::string(tensor.name) + "'");
+      return std::move(error).in(in.name() + ": tensor " + io::quoted(tensor.name));
     };
     auto planned = plan_conversion(tensor, options);
     if (!planned) return here(std::move(planned).error());
@@ -216,26 +247,32 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
     const io::GgmlType row_type = *quant::ggml_type_of(plan.to);
     auto row_bytes = io::tensor_bytes(row_type, dims);
     if (!row_bytes) return here(std::move(row_bytes).error());
-    if (!std::in_range<std::size_t>(std::max(*row_bytes, plan.bytes_to))) {
+    if (!std::in_range<std::size_t>((std::max)(*row_bytes, plan.bytes_to))) {
       return here({Errc::limit, "converted, it is larger than the address space"});
     }
     const auto n_bytes = io::narrow<std::size_t>(*row_bytes);
-    largest = std::max(largest, n_bytes);
+    largest = (std::max)(largest, n_bytes);
     if (plan.packed) {
-      largest_packed = std::max(largest_packed, io::narrow<std::size_t>(plan.bytes_to));
+      largest_packed = (std::max)(largest_packed, io::narrow<std::size_t>(plan.bytes_to));
     }
     has_blocks = has_blocks || io::type_traits(row_type).block_size > 1;
-    writer.add_tensor(plan.name, *type_of(plan), dims,
-                      [&, n_bytes, on_tensor]() -> Result<std::span<const std::byte>> {
-                        auto out = rows.bytes().first(n_bytes);
-                        NIBBLE_CHECK(convert_tensor(tensor.data, out, executor, plan));
-                        if (plan.packed) {
-                          pack_rows(executor, plan, out.data(), panels.data());
-                          out = panels.bytes().first(io::narrow<std::size_t>(plan.bytes_to));
-                        }
-                        if (!on_tensor(plan)) return Error{Errc::cancelled, "converting"};
-                        return std::span<const std::byte>(out);
-                      });
+    writer.add_tensor(
+        plan.name, *type_of(plan), dims,
+        [&, n_bytes, on_tensor]() -> Result<std::span<const std::byte>> {
+          in_source = true;
+          auto out = rows.bytes().first(n_bytes);
+          const bool is_in_file = in.file().contains(tensor.data);
+          NIBBLE_CHECK(convert_tensor({plan.from, plan.to, tensor.data,
+                                       is_in_file ? &in.file() : nullptr, out, tensor.n_elements()},
+                                      executor, plan));
+          if (plan.packed) {
+            pack_rows(executor, plan, out.data(), panels.data());
+            out = panels.bytes().first(io::narrow<std::size_t>(plan.bytes_to));
+          }
+          if (!on_tensor(plan)) return Error{Errc::cancelled, "converting"};
+          in_source = false;
+          return std::span<const std::byte>(out);
+        });
   }
   if (options.packed) writer.set(io::kGgufAlignmentKey, static_cast<std::uint32_t>(kAlignment));
   // The version of the block formats' layouts (GGML_QNT_VERSION).
@@ -245,7 +282,7 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
   rows = std::move(row_memory);
   panels = std::move(panel_memory);
   auto result = finish(writer);
-  if (!result) return std::move(result).error().in(in.name());
+  if (!result && in_source) return std::move(result).error().in(in.name());
   return result;
 }
 
@@ -254,22 +291,28 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
 // Writes the model `in` to the file `path` with its weights in another format. Weights are rounded
 // as in quant/quantize.hpp, bit for bit; a tensor that already has its format is copied. All
 // metadata is kept; general.file_type and general.quantization_version are updated. The file is
-// either complete or not there. Errors name the tensor: unsupported (a type without a format here,
-// or a format that GGUF lacks), malformed (a weight that is not finite), limit (a weight that the
-// new format cannot hold), cancelled, out_of_memory, io.
+// either complete or as it was before (io/output_file.hpp). Weights of a mapped file are read, not
+// taken from the mapping, so a file that another program cuts meanwhile is an error. Errors name
+// the tensor: unsupported (a type without a format here, or a format that GGUF lacks), malformed (a
+// weight that is not finite), limit (a weight that the new format cannot hold), cancelled,
+// out_of_memory, io.
 inline Result<void> quantize_model(const io::Gguf& in, const std::string& path,
-                             const ConvertOptions& options,
-                             OnConverted on_tensor = detail::keep_converting) {
-  return detail::convert(in, options, on_tensor,
-                         [&](const io::GgufWriter& writer) { return writer.write(path); });
+                                   const ConvertOptions& options,
+                                   OnConverted on_tensor = detail::keep_converting) {
+  return catch_out_of_memory([&] {
+    return detail::convert(in, options, on_tensor,
+                           [&](const io::GgufWriter& writer) { return writer.write(path); });
+  });
 }
 
 // The same, to memory.
 inline Result<std::vector<std::byte>> quantize_model(
     const io::Gguf& in, const ConvertOptions& options,
     OnConverted on_tensor = detail::keep_converting) {
-  return detail::convert(in, options, on_tensor,
-                         [](const io::GgufWriter& writer) { return writer.to_bytes(); });
+  return catch_out_of_memory([&] {
+    return detail::convert(in, options, on_tensor,
+                           [](const io::GgufWriter& writer) { return writer.to_bytes(); });
+  });
 }
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -23,8 +23,8 @@ inline constexpr std::uint64_t kMaxDim = 1u << 20, kMaxLayers = 4096, kMaxVocabu
 inline Result<Index> gguf_dim(const io::Gguf& file, const std::string& key, std::uint64_t max) {
   NIBBLE_TRY(value, file.get_u64(key));
   if (value < 1 || value > max) {
-    return Error{Errc::malformed, file.name() + ": key '" + key + "': " + std::to_string(value) +
-                                      " is not in [1, " + std::to_string(max) + "]"};
+    return Error{Errc::malformed, file.name() + ": key '" + key + "': " + to_text(value) +
+                                      " is not in [1, " + to_text(max) + "]"};
   }
   return static_cast<Index>(value);
 }
@@ -53,7 +53,7 @@ inline Result<ModelConfig> transformer_config(const io::Gguf& file, std::string_
   NIBBLE_TRY(embedding, file.tensor("token_embd.weight"));
   if (embedding.dims[1] < 1 || embedding.dims[1] > kMaxVocabulary) {
     return Error{Errc::malformed, file.name() + ": tensor 'token_embd.weight': " +
-                                      std::to_string(embedding.dims[1]) + " rows"};
+                                      to_text(embedding.dims[1]) + " rows"};
   }
   NIBBLE_TRY(eps, file.get_f32(arch + std::string(eps_key)));
   c.dim = dim;
@@ -68,10 +68,10 @@ inline Result<ModelConfig> transformer_config(const io::Gguf& file, std::string_
   c.norm_eps = eps;
   if (n_heads % n_kv_heads != 0 || head_dim < 1 || value_dim != head_dim || !(eps > 0) ||
       !is_finite(static_cast<double>(eps))) {
-    return Error{Errc::malformed, file.name() + ": " + std::to_string(n_heads) + " heads, " +
-                                      std::to_string(n_kv_heads) + " kv heads, head sizes " +
-                                      std::to_string(head_dim) + " and " +
-                                      std::to_string(value_dim) + ", norm epsilon " +
+    return Error{Errc::malformed, file.name() + ": " + to_text(n_heads) + " heads, " +
+                                      to_text(n_kv_heads) + " kv heads, head sizes " +
+                                      to_text(head_dim) + " and " +
+                                      to_text(value_dim) + ", norm epsilon " +
                                       to_text(static_cast<double>(eps)) + " do not go together"};
   }
   return c;
@@ -95,8 +95,8 @@ inline Result<void> read_rope_config(const io::Gguf& file, ModelConfig& c) {
   if (rope_dim > head_dim || rope_dim % 2 != 0 || !(theta > 0) ||
       !is_finite(static_cast<double>(theta)) || !(factor > 0) ||
       !is_finite(static_cast<double>(factor))) {
-    return Error{Errc::malformed, file.name() + ": rotation of " + std::to_string(rope_dim) +
-                                      " of " + std::to_string(head_dim) + " dimensions, base " +
+    return Error{Errc::malformed, file.name() + ": rotation of " + to_text(rope_dim) +
+                                      " of " + to_text(head_dim) + " dimensions, base " +
                                       to_text(static_cast<double>(theta)) + ", factor " +
                                       to_text(static_cast<double>(factor))};
   }

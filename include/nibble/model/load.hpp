@@ -45,19 +45,20 @@ Result<Owned<ModelGraph>> graph_of(ArchitectureList<Architectures...>, std::stri
   if (is_known) return found;
   std::string known;
   ((known += (known.empty() ? "" : ", ") + std::string(Architectures::kName)), ...);
-  return Error{Errc::unsupported, file.name() + ": architecture '" +
-                                      std::string(name.substr(0, 64)) + "'; this program knows " +
-                                      known};
+  return Error{Errc::unsupported, file.name() + ": architecture " + io::quoted(name) +
+                                      "; this program knows " + known};
 }
 
 }  // namespace detail
 
 template <class Formats, class Architectures>
 Result<Model> Model::from_gguf(const io::Gguf& file, const LoadOptions& options) {
-  NIBBLE_CHECK(simd::ensure_target());
-  NIBBLE_TRY(name, file.get_string("general.architecture"));
-  NIBBLE_TRY(graph, detail::graph_of(Architectures{}, name, file));
-  return from_graph(std::move(graph), Formats::kOps, file, options);
+  return catch_out_of_memory([&]() -> Result<Model> {
+    NIBBLE_CHECK(simd::ensure_target());
+    NIBBLE_TRY(name, file.get_string("general.architecture"));
+    NIBBLE_TRY(graph, detail::graph_of(Architectures{}, name, file));
+    return from_graph(std::move(graph), Formats::kOps, file, options);
+  });
 }
 
 template <class Formats, class Architectures>

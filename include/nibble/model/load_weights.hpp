@@ -50,10 +50,10 @@ class TensorBinder final : public graph::SurveySink {
         names += ", ...";
         break;
       }
-      names += (n_named > 1 ? ", '" : "'") + std::string(tensor.name) + "'";
+      names += (n_named > 1 ? ", " : "") + io::quoted(tensor.name);
     }
     return Error{Errc::unsupported, file_.name() + ": " +
-                                        std::to_string(file_.tensors().size() - used_.size()) +
+                                        to_text(file_.tensors().size() - used_.size()) +
                                         " tensors that are no part of a " +
                                         graph_.config().architecture + " model here: " + names};
   }

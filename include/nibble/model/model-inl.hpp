@@ -13,6 +13,7 @@
 #include "nibble/model/load.hpp"
 #include "nibble/model/load_weights.hpp"
 #include "nibble/model/model.hpp"
+#include "nibble/model/tuning.hpp"
 #include "nibble/model/weight_store.hpp"
 #include "nibble/text/tokenizer.hpp"
 
@@ -23,6 +24,7 @@ struct Model::Parts {
 
   Owned<ModelGraph> graph;
   WeightStore weights;
+  Tuning tuning;
   std::optional<text::Tokenizer> tokenizer;
   std::optional<io::Gguf> file;  // only while weights in it are used in place
 };
@@ -41,6 +43,8 @@ NIBBLE_INLINE std::size_t Model::weight_bytes_in_place() const noexcept {
   return parts_->weights.bytes_in_place();
 }
 
+NIBBLE_INLINE const Tuning& Model::tuning() const noexcept { return parts_->tuning; }
+
 NIBBLE_INLINE const text::Tokenizer* Model::tokenizer() const noexcept {
   return parts_->tokenizer ? &*parts_->tokenizer : nullptr;
 }
@@ -49,19 +53,36 @@ NIBBLE_INLINE void Model::keep(io::Gguf&& file) {
   if (weight_bytes_in_place() > 0) parts_->file = std::move(file);
 }
 
-NIBBLE_INLINE Result<Model> Model::from_parts(Owned<ModelGraph> graph, WeightStore weights) {
-  if (!graph) return Error{Errc::out_of_memory, "a model"};
-  NIBBLE_CHECK(graph::check_weights(
-      [&](graph::SurveySink& sink) { graph->survey(sink); }, weights.table(),
-      [&](std::size_t slot, Index layer) { return graph->tensor_name(slot, layer); }));
+NIBBLE_INLINE Result<Model> Model::make(Owned<ModelGraph> graph, WeightStore weights,
+                                        const LoadOptions& options) {
   Shared<Parts> parts(Owned<Parts>(new (std::nothrow) Parts(std::move(graph), std::move(weights))));
   if (!parts) return Error{Errc::out_of_memory, "a model"};
+  if (options.tuning) {
+    NIBBLE_CHECK(check_tuning(*options.tuning));
+    parts->tuning = *options.tuning;
+  } else {
+    InlineExecutor alone;
+    Executor& executor = options.executor != nullptr ? *options.executor : alone;
+    parts->tuning = measure_tuning(parts->weights.table().layers(), executor);
+  }
   return Model(std::move(parts));
 }
 
 NIBBLE_INLINE Result<Model> Model::from_parts(Owned<ModelGraph> graph, WeightStore weights,
-                                              text::Tokenizer tokenizer) {
-  NIBBLE_TRY(model, from_parts(std::move(graph), std::move(weights)));
+                                              const LoadOptions& options) {
+  if (!graph) return Error{Errc::out_of_memory, "a model"};
+  NIBBLE_CHECK(catch_out_of_memory([&] {
+    return graph::check_weights(
+        [&](graph::SurveySink& sink) { graph->survey(sink); }, weights.table(),
+        [&](std::size_t slot, Index layer) { return graph->tensor_name(slot, layer); });
+  }));
+  return make(std::move(graph), std::move(weights), options);
+}
+
+NIBBLE_INLINE Result<Model> Model::from_parts(Owned<ModelGraph> graph, WeightStore weights,
+                                              text::Tokenizer tokenizer,
+                                              const LoadOptions& options) {
+  NIBBLE_TRY(model, from_parts(std::move(graph), std::move(weights), options));
   model.parts_->tokenizer = std::move(tokenizer);
   return model;
 }
@@ -74,9 +95,8 @@ NIBBLE_INLINE Result<Model> Model::from_graph(Owned<ModelGraph> graph,
   // Each layer has its own tensors. A number of layers that the file cannot hold is refused before
   // memory is allocated for it.
   if (static_cast<std::size_t>(config.n_layers) > file.tensors().size()) {
-    return Error{Errc::malformed, file.name() + ": " + std::to_string(Index{config.n_layers}) +
-                                      " layers but " + std::to_string(file.tensors().size()) +
-                                      " tensors"};
+    return Error{Errc::malformed, file.name() + ": " + to_text(Index{config.n_layers}) +
+                                      " layers but " + to_text(file.tensors().size()) + " tensors"};
   }
   WeightStore weights(config.n_layers, graph->n_slots(), formats);
   detail::TensorBinder binder(*graph, file, weights);
@@ -89,10 +109,9 @@ NIBBLE_INLINE Result<Model> Model::from_graph(Owned<ModelGraph> graph,
     if (!read && read.error().code != Errc::unsupported) return read.error();
     if (read) {
       if (read->vocabulary().size() > static_cast<std::size_t>(Index{config.vocab_size})) {
-        return Error{Errc::malformed,
-                     file.name() + ": " + std::to_string(read->vocabulary().size()) +
-                         " tokens but " + std::to_string(Index{config.vocab_size}) +
-                         " rows of embeddings"};
+        return Error{Errc::malformed, file.name() + ": " + to_text(read->vocabulary().size()) +
+                                          " tokens but " + to_text(Index{config.vocab_size}) +
+                                          " rows of embeddings"};
       }
       tokenizer = *std::move(read);
     }
@@ -101,10 +120,10 @@ NIBBLE_INLINE Result<Model> Model::from_graph(Owned<ModelGraph> graph,
   Executor& executor = options.executor != nullptr ? *options.executor : alone;
   Result<void> packed = weights.pack(executor, options.progress, file.file());
   if (!packed) return std::move(packed).error().in(file.name());
-  Shared<Parts> parts(Owned<Parts>(new (std::nothrow) Parts(std::move(graph), std::move(weights))));
-  if (!parts) return Error{Errc::out_of_memory, file.name()};
-  parts->tokenizer = std::move(tokenizer);
-  return Model(std::move(parts));
+  auto model = make(std::move(graph), std::move(weights), options);
+  if (!model) return std::move(model).error().in(file.name());
+  model->parts_->tokenizer = std::move(tokenizer);
+  return model;
 }
 
 }}  // namespace nibble::NIBBLE_ABI

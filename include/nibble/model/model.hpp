@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -14,6 +15,7 @@
 #include "nibble/core/owned.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/core/shared.hpp"
+#include "nibble/kernels/tuning.hpp"
 #include "nibble/model/config.hpp"
 #include "nibble/model/progress.hpp"
 
@@ -39,16 +41,19 @@ struct AllArchitectures;
 struct LoadOptions {
   Executor* executor = nullptr;        // packs the weights; null: the calling thread
   const Progress* progress = nullptr;  // called as loading goes on
+  // How its weights are read; none: measured (model/tuning.hpp).
+  std::optional<Tuning> tuning = std::nullopt;
 };
 
 class Model {
  public:
   // A model from its parts. `graph` says what `weights` must hold, packed (model/architecture.hpp).
   // For programs that bring their own weights; for files, use load(). Errors: not_found (weights
-  // that the graph needs), invalid_argument (weights of another shape).
-  static Result<Model> from_parts(Owned<ModelGraph> graph, WeightStore weights);
+  // that the graph needs), invalid_argument (weights of another shape; a tuning out of range).
   static Result<Model> from_parts(Owned<ModelGraph> graph, WeightStore weights,
-                                  text::Tokenizer tokenizer);
+                                  const LoadOptions& options = {});
+  static Result<Model> from_parts(Owned<ModelGraph> graph, WeightStore weights,
+                                  text::Tokenizer tokenizer, const LoadOptions& options = {});
 
   // From a GGUF file (io/gguf.hpp). Packed tensors are used in place: the caller keeps the file as
   // long as the model, or moves it into the model. Formats and Architectures: see load(). Errors
@@ -65,12 +70,16 @@ class Model {
   std::size_t weight_bytes() const noexcept;
   // The part of them that is already packed in the file and used in place.
   std::size_t weight_bytes_in_place() const noexcept;
+  // How its weights are read fastest, for sessions and engines.
+  const Tuning& tuning() const noexcept;
   // Null if the file has none, or one of an unknown kind.
   const text::Tokenizer* tokenizer() const noexcept;
 
  private:
   struct Parts;
   explicit Model(Shared<Parts> parts) noexcept;
+  static Result<Model> make(Owned<ModelGraph> graph, WeightStore weights,
+                            const LoadOptions& options);
   // The part of from_gguf() after the architecture is known. keep() stores `file` if it is used in
   // place.
   static Result<Model> from_graph(Owned<ModelGraph> graph,

@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include "nibble/core/text.hpp"
 #include "nibble/core/view.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
@@ -64,7 +65,7 @@ constexpr std::string_view to_string(Slot slot) noexcept {
 // the layers.
 inline std::string gguf_name(Slot slot, Index layer) {
   constexpr std::string_view kBias = "_bias";
-  std::string name = layer < 0 ? "" : "blk." + std::to_string(layer) + ".";
+  std::string name = layer < 0 ? "" : "blk." + to_text(layer) + ".";
   name += to_string(slot);
   if (!name.ends_with(kBias)) return name + ".weight";
   return name.replace(name.size() - kBias.size(), kBias.size(), ".bias");

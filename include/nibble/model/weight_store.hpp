@@ -76,12 +76,12 @@ class WeightStore {
     Workers workers;
     for (const Entry& entry : entries_) {
       if (!file.contains(source_of(entry))) continue;
-      workers.piece = std::max(workers.piece, align_up(piece_bytes(entry)));
+      workers.piece = (std::max)(workers.piece, align_up(piece_bytes(entry)));
     }
     const auto n_workers = static_cast<std::size_t>(executor.n_workers());
     if (workers.piece > SIZE_MAX / n_workers) {
-      return Error{Errc::out_of_memory, std::to_string(n_workers) + " pieces of " +
-                                            std::to_string(workers.piece) + " bytes"};
+      return Error{Errc::out_of_memory, to_text(n_workers) + " pieces of " +
+                                            to_text(workers.piece) + " bytes"};
     }
     NIBBLE_TRY(pieces, AlignedBuffer::allocate(n_workers * workers.piece));
     workers.pieces = pieces.data();
@@ -132,8 +132,8 @@ class WeightStore {
     const auto n_layers = static_cast<Index>(weights_.size() / n_slots_) - 1;
     const bool exists = slot < n_slots_ && layer >= -1 && layer < n_layers;
     if (exists && !is_packed_ && !weights_[index(slot, layer)]) return ok();
-    return Error{Errc::invalid_argument, "weights for slot " + std::to_string(slot) + " of layer " +
-                                             std::to_string(layer) +
+    return Error{Errc::invalid_argument, "weights for slot " + to_text(slot) + " of layer " +
+                                             to_text(layer) +
                                              ": no such place, added twice, or packed already"};
   }
   Result<const graph::FormatOps*> ops_of(quant::Format format) const {
@@ -158,7 +158,7 @@ class WeightStore {
     const std::size_t n_rows =
         has_shape && !is_vector ? static_cast<std::size_t>(n * n_experts) : std::size_t{1};
     if (!has_shape || rows.size() / n_rows != *row_bytes || rows.size() % n_rows != 0) {
-      return Error{Errc::invalid_argument, std::to_string(rows.size()) + " bytes are not " +
+      return Error{Errc::invalid_argument, to_text(rows.size()) + " bytes are not " +
                                                graph::shape_text(n, k, n_experts) + " weights of " +
                                                to_string(format)};
     }
@@ -198,8 +198,8 @@ class WeightStore {
         packed.size() % static_cast<std::size_t>(n_experts) != 0 ||
         static_cast<Index>(packed.size()) / n_experts != weight.expert(0).bytes()) {
       return Error{Errc::invalid_argument,
-                   std::to_string(packed.size()) + " bytes are not a packed " + to_string(format) +
-                       " matrix of " + std::to_string(n) + " rows of " + std::to_string(k)};
+                   to_text(packed.size()) + " bytes are not a packed " + to_string(format) +
+                       " matrix of " + to_text(n) + " rows of " + to_text(k)};
     }
     if (reinterpret_cast<std::uintptr_t>(packed.data()) % kAlignment != 0) {
       return Error{Errc::invalid_argument, "packed weights that are not aligned to 64 bytes"};
@@ -249,7 +249,7 @@ class WeightStore {
   std::size_t piece_bytes(const Entry& entry) const noexcept {
     if (weights_[entry.index].is_vector()) return source_bytes(entry);
     const std::size_t panel = row_bytes(entry) * std::size_t{quant::kPanelRows};
-    return std::min(source_bytes(entry), std::max(panel, kPieceBytes / panel * panel));
+    return (std::min)(source_bytes(entry), (std::max)(panel, kPieceBytes / panel * panel));
   }
   std::span<const std::byte> source_of(const Entry& entry) const noexcept {
     return {entry.source, source_bytes(entry)};
@@ -266,7 +266,7 @@ class WeightStore {
     executor.parallel_for(n_pieces, [&](Index task, Index worker) {
       const auto i = static_cast<std::size_t>(worker);
       const auto at = static_cast<std::size_t>(task) * piece;
-      std::span<const std::byte> rows = source.subspan(at, std::min(piece, source.size() - at));
+      std::span<const std::byte> rows = source.subspan(at, (std::min)(piece, source.size() - at));
       if (is_in_file) {
         std::byte* const copy = workers.pieces + i * workers.piece;
         Result<void> read = file.read(rows, copy);
@@ -294,7 +294,7 @@ class WeightStore {
     kernels::PackPanelFunction* const pack_panel = w.ops->pack_panel();
     const Index panel_bytes = w.ops->panel_bytes(w.k);
     for (Index row = 0; row < n; row += quant::kPanelRows) {
-      pack_panel(rows.data() + row * bytes_of_row, std::min(quant::kPanelRows, n - row), w.k,
+      pack_panel(rows.data() + row * bytes_of_row, (std::min)(quant::kPanelRows, n - row), w.k,
                  out + (first_row + row) / quant::kPanelRows * panel_bytes);
     }
   }

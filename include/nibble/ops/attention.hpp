@@ -32,7 +32,7 @@ struct AttentionShape {
     return window > 0 ? std::max<Index>(0, position + 1 - window) : 0;
   }
   constexpr Index end_seen(Index position, Index end) const noexcept {
-    return std::min(end, position + 1 + ahead);
+    return (std::min)(end, position + 1 + ahead);
   }
 };
 
@@ -95,10 +95,10 @@ struct AttentionScratch {
 
   constexpr AttentionScratch(const AttentionShape& shape, const AttentionLimits& l) noexcept {
     const auto aligned = [](Index n) { return kernels::round_up(n, Index{kAlignment}); };
-    const Index rows = std::min(l.max_rows, kernels::attention_tokens_per_task(shape.group()));
+    const Index rows = (std::min)(l.max_rows, kernels::attention_tokens_per_task(shape.group()));
     worker_bytes = aligned(kernels::attention_scratch_floats(rows * shape.group(), shape.head_dim) *
                            Index{sizeof(float)});
-    max_part_rows = std::min(l.max_rows, l.max_segments);
+    max_part_rows = (std::min)(l.max_rows, l.max_segments);
     max_units = l.max_segments + max_part_rows;
     const Index n_parts = attention_parts(l.n_positions);
     row_floats = n_parts > 1 ? attention_part_floats(shape, n_parts) : 0;
@@ -166,7 +166,7 @@ class AttentionUnits {
     u.first_row = s.first_row + row_;
     u.n_rows = n_rows;
     u.first_position = s.first_position + row_;
-    u.rows_per_task = std::min(n_rows, kernels::attention_tokens_per_task(shape_.group()));
+    u.rows_per_task = (std::min)(n_rows, kernels::attention_tokens_per_task(shape_.group()));
     u.n_row_tasks = (n_rows + u.rows_per_task - 1) / u.rows_per_task;
     u.pages = s.pages.empty() ? nullptr : s.pages.data();
     u.begin = shape_.first_seen(u.first_position);
@@ -250,7 +250,8 @@ template <class T>
 void attention(Executor& executor, MatrixView<const float> q, KvLayer<T> cache,
                const AttentionShape& shape, std::span<const Segment> segments,
                const AttentionLimits& limits, MatrixView<float> out, std::span<std::byte> scratch,
-               const PagePolicy* policy = nullptr, Index layer = 0) noexcept {
+               const PagePolicy* policy = nullptr, Index layer = 0,
+               const Tuning& tuning = {}) noexcept {
   using Element = std::remove_const_t<T>;
   using Kernel = kernels::Attend<Element>;
   const Index group = shape.group();
@@ -289,7 +290,7 @@ void attention(Executor& executor, MatrixView<const float> q, KvLayer<T> cache,
       const Index kv_head = index / unit.n_parts / unit.n_row_tasks;
       const Index row = unit.first_row + first;
       typename Kernel::Args args;
-      args.n_tokens = std::min(unit.rows_per_task, unit.n_rows - first);
+      args.n_tokens = (std::min)(unit.rows_per_task, unit.n_rows - first);
       args.first_head = kv_head * group;
       args.q = q.data() + row * q.stride(0) + args.first_head * head_dim;
       args.q_stride = q.stride(0);
@@ -304,6 +305,7 @@ void attention(Executor& executor, MatrixView<const float> q, KvLayer<T> cache,
       args.is_prompt = unit.is_prompt;
       args.scale = shape.scale;
       args.scores = shape.scores;
+      args.tuning = tuning;
       args.scratch = reinterpret_cast<float*>(scratch.data() + worker * memory.worker_bytes);
       args.begin = shape.first_seen(args.first_position);
       args.end = shape.end_seen(args.first_position + args.n_tokens - 1, unit.end);
@@ -338,10 +340,10 @@ NIBBLE_LAZY void attention(Executor& executor, MatrixView<const float> q, const 
                            Index layer, const AttentionShape& shape,
                            std::span<const Segment> segments, const AttentionLimits& limits,
                            MatrixView<float> out, std::span<std::byte> scratch,
-                           const PagePolicy* policy = nullptr) noexcept {
+                           const PagePolicy* policy = nullptr, const Tuning& tuning = {}) noexcept {
   visit_kv_type(cache.layout().type, [&]<class T>(T) {
     attention(executor, q, cache.layer<T>(layer), shape, segments, limits, out, scratch, policy,
-              layer);
+              layer, tuning);
   });
 }
 

@@ -97,7 +97,7 @@ inline void attention_softmax(MatrixView<float> scores, const AttentionShape& sh
       float* const s = scores.data() + i * scores.stride(0) + h * n;
       const float* const sinks = shape.scores.sink_logits;
       float max = sinks == nullptr ? s[0] : sinks[h];
-      for (Index p = 0; p < n; ++p) max = nibble::max(max, s[p]);
+      for (Index p = 0; p < n; ++p) max = larger(max, s[p]);
       double sum = sinks == nullptr ? 0 : libm::exp(static_cast<double>(sinks[h] - max));
       for (Index p = 0; p < n; ++p) sum += libm::exp(static_cast<double>(s[p] - max));
       for (Index p = 0; p < n; ++p) {
@@ -116,7 +116,7 @@ inline void attention_values(MatrixView<const float> weights, const KvCache& cac
     const KvLayer<T> kv = cache.layer<T>(layer);
     detail::for_each_row(segments, [&](const Segment& segment, Index row, Index position) {
       const Index begin = shape.first_seen(position);  // others may never have been written
-      const Index end = std::min(n, shape.end_seen(position, segment.end_position()));
+      const Index end = (std::min)(n, shape.end_seen(position, segment.end_position()));
       for (Index h = 0; h < shape.n_heads; ++h) {
         const T* const kv_head = kv.of(h / shape.group());
         for (Index d = 0; d < shape.head_dim; ++d) {

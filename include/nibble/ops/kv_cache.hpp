@@ -109,7 +109,7 @@ struct KvCacheLayout {
     if (s.n_kv_heads < 1 || s.head_dim < 1) return false;
     // Keys and values take at most 40 bytes per dimension (8-bit integers with a head_dim of 1),
     // and the capacity is rounded up to at most 64 times itself: less than 4096 times the product.
-    Index room = std::numeric_limits<Index>::max() / 4096;
+    Index room = (std::numeric_limits<Index>::max)() / 4096;
     for (const Index count : {n, s.n_kv_heads, s.head_dim, capacity}) {
       if (count > room) return false;
       room /= count;
@@ -194,16 +194,16 @@ class KvCache {
   static Result<KvCache> create(std::span<std::byte> memory, const KvCacheLayout& layout) {
     if (!layout.is_valid()) {
       return Error{Errc::invalid_argument,
-                   "kv cache: " + std::to_string(layout.n_layers) + " layers, " +
-                       std::to_string(layout.n_kv_heads) + " kv heads, head size " +
-                       std::to_string(layout.head_dim) + ", " + std::to_string(layout.capacity) +
+                   "kv cache: " + to_text(layout.n_layers) + " layers, " +
+                       to_text(layout.n_kv_heads) + " kv heads, head size " +
+                       to_text(layout.head_dim) + ", " + to_text(layout.capacity) +
                        " positions: each must be at least 1 and their product in range"};
     }
     if (memory.size() < layout.bytes() ||
         reinterpret_cast<std::uintptr_t>(memory.data()) % kAlignment != 0) {
-      return Error{Errc::invalid_argument, "kv cache: needs " + std::to_string(layout.bytes()) +
-                                               " bytes aligned to " + std::to_string(kAlignment) +
-                                               ", got " + std::to_string(memory.size())};
+      return Error{Errc::invalid_argument, "kv cache: needs " + to_text(layout.bytes()) +
+                                               " bytes aligned to " + to_text(kAlignment) +
+                                               ", got " + to_text(memory.size())};
     }
     KvCache cache;
     cache.memory_ = memory.data();

@@ -75,43 +75,37 @@ Product gated_product(const kernels::MatmulInput& input, const quant::PackedMatr
 
 namespace detail {
 
-// Rows of activations that one task multiplies with the same panels. 64 rows of 8-bit codes with k
-// = 4096 are 256 KiB and stay in L2 while the task goes through the panels.
-inline constexpr Index kRowBlock = 64;
-
-inline constexpr Index kTasksPerWorker = 2;
-
 // How a product is split into tasks: row blocks times runs of panels.
 struct Cut {
+  Index rows_per_task = 0;
   Index row_blocks = 0;
   Index panels_per_task = 0;
   Index panel_tasks = 0;
   Index n_tasks() const noexcept { return row_blocks * panel_tasks; }
 };
 
-// Two tasks per worker: enough to balance unequal cores, and few starts. When a task starts, its
-// first weights have not been prefetched (eight per worker: 0.8 times the decode rate of a 135M
-// model on two threads). A task is an even number of panels because the widest targets process two
-// at a time.
-inline Cut cut(const Product& p, Index n_workers) noexcept {
+// A task is an even number of panels because the widest targets process two at a time.
+inline Cut cut(const Product& p, Index n_workers, const Tuning& tuning) noexcept {
   Cut c;
-  c.row_blocks = (p.args.m + kRowBlock - 1) / kRowBlock;
+  c.rows_per_task = tuning.rows_per_task;
+  c.row_blocks = (p.args.m + c.rows_per_task - 1) / c.rows_per_task;
   if (c.row_blocks == 0) return c;
   const Index panels = p.args.end_panel;
   const Index wanted =
-      n_workers == 1 ? 1 : std::max<Index>(1, kTasksPerWorker * n_workers / c.row_blocks);
+      n_workers == 1 ? 1 : std::max<Index>(1, tuning.tasks_per_worker * n_workers / c.row_blocks);
   c.panels_per_task = std::max<Index>(2, ((panels + wanted - 1) / wanted + 1) / 2 * 2);
   c.panel_tasks = (panels + c.panels_per_task - 1) / c.panels_per_task;
   return c;
 }
 
-inline void run_task(const Product& p, const Cut& c, Index task) noexcept {
-  const Index row = task / c.panel_tasks * kRowBlock;
+inline void run_task(const Product& p, const Cut& c, Index task, const Tuning& tuning) noexcept {
+  const Index row = task / c.panel_tasks * c.rows_per_task;
   kernels::MatmulArgs args = p.args;
+  args.tuning = tuning;
   args.first_panel = task % c.panel_tasks * c.panels_per_task;
-  args.end_panel = std::min(p.args.end_panel, args.first_panel + c.panels_per_task);
+  args.end_panel = (std::min)(p.args.end_panel, args.first_panel + c.panels_per_task);
   args.input = p.args.input.rows_from(row);
-  args.m = std::min(kRowBlock, p.args.m - row);
+  args.m = (std::min)(c.rows_per_task, p.args.m - row);
   args.out += row * args.out_stride;
   if (args.epilogue.residual != nullptr) {
     args.epilogue.residual += row * args.epilogue.residual_stride;
@@ -125,18 +119,19 @@ inline constexpr std::size_t kMaxProducts = 4;
 
 // Runs up to kMaxProducts products as one parallel step. No product may read what another one
 // writes.
-inline void run(Executor& executor, std::span<const Product> products) noexcept {
+inline void run(Executor& executor, std::span<const Product> products,
+                const Tuning& tuning = {}) noexcept {
   NIBBLE_ASSERT(products.size() <= kMaxProducts);
   detail::Cut cuts[kMaxProducts];
   Index n_tasks = 0;
   for (std::size_t i = 0; i < products.size(); ++i) {
-    cuts[i] = detail::cut(products[i], executor.n_workers());
+    cuts[i] = detail::cut(products[i], executor.n_workers(), tuning);
     n_tasks += cuts[i].n_tasks();
   }
   const auto task = [&](Index t, Index) {
     std::size_t i = 0;
     while (t >= cuts[i].n_tasks()) t -= cuts[i++].n_tasks();
-    detail::run_task(products[i], cuts[i], t);
+    detail::run_task(products[i], cuts[i], t, tuning);
   };
   executor.parallel_for(n_tasks, task);
 }
@@ -145,9 +140,9 @@ template <class Format, class Epilogue = kernels::Epilogue<>,
           kernels::ActivationScales kScales = kernels::ActivationScales::per_block>
 void matmul(Executor& executor, const kernels::MatmulInput& input,
             const quant::PackedMatrix<Format>& weights, MatrixView<float> out,
-            const kernels::EpilogueArgs& epilogue = {}) noexcept {
+            const kernels::EpilogueArgs& epilogue = {}, const Tuning& tuning = {}) noexcept {
   const Product p = product<Format, Epilogue, kScales>(input, weights, out, epilogue);
-  run(executor, {&p, 1});
+  run(executor, {&p, 1}, tuning);
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::ops

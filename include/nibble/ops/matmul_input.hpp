@@ -117,9 +117,9 @@ NIBBLE_LAZY void round_rows(Executor& executor, MatrixView<const float> x,
                             const RoundedRows& out) noexcept {
   NIBBLE_ASSERT(x.extent(0) == out.m && x.extent(1) == out.k);
   NIBBLE_ASSERT(x.stride(1) == 1 || x.extent(1) <= 1);
-  const auto round = simd::kernel<kernels::RoundRow>();
+  const auto round_row = simd::kernel<kernels::RoundRow>();
   for_rows(executor, out.m, out.k, [&](Index row) {
-    round(x.data() + row * x.stride(0), out.k, out.values + row * RoundedRows::stride(out.k));
+    round_row(x.data() + row * x.stride(0), out.k, out.values + row * RoundedRows::stride(out.k));
   });
 }
 

@@ -15,7 +15,7 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 template <class Body>
 void for_rows(Executor& executor, Index m, Index k, Body&& body) {
   constexpr Index kValuesPerTask = 1 << 14;  // a few microseconds of work
-  const Index n_tasks = std::min({executor.n_workers(), m, m * k / kValuesPerTask});
+  const Index n_tasks = (std::min)({executor.n_workers(), m, m * k / kValuesPerTask});
   if (n_tasks <= 1) {
     for (Index row = 0; row < m; ++row) body(row);
     return;

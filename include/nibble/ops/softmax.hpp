@@ -36,7 +36,7 @@ NIBBLE_LAZY void softmax_causal(Executor& executor, MatrixView<const float> x,
   const Index k = x.extent(1);
   const auto run = simd::kernel<kernels::Softmax>();
   for_rows(executor, x.extent(0), k, [&](Index row) {
-    run(row_of(x, row), row_of(out, row), k, std::min(first_valid + row, k), scale);
+    run(row_of(x, row), row_of(out, row), k, (std::min)(first_valid + row, k), scale);
   });
 }
 

@@ -13,9 +13,11 @@
 #include <span>
 #include <type_traits>
 
+#include "nibble/core/exact_math.hpp"
 #include "nibble/core/libm.hpp"
 #include "nibble/quant/quantize.hpp"
 
+NIBBLE_EXACT_MATH_BEGIN
 namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
 // Symmetric: weight = scale * code, scale = (largest magnitude) / 127, code = weight / scale
@@ -60,13 +62,14 @@ constexpr float weight_of(U8Affine::Header h, std::uint8_t code) noexcept {
 // The code nearest to a weight. Weights outside the range that `h` was fitted to saturate.
 inline std::int8_t code_of(I8Channel::Header h, float x) noexcept {
   if (!(h.scale > 0.0f)) return 0;
-  return static_cast<std::int8_t>(std::clamp(libm::round(tamed(x) / h.scale), -127.0f, 127.0f));
+  return static_cast<std::int8_t>(
+      (std::clamp)(libm::round_away(tamed(x) / h.scale), -127.0f, 127.0f));
 }
 inline std::uint8_t code_of(U8Affine::Header h, float x) noexcept {
   const float zero_point = static_cast<float>(h.zero_point);
   if (!(h.scale > 0.0f)) return h.zero_point;
-  const float code = libm::round(tamed(x) / h.scale) + zero_point;
-  return static_cast<std::uint8_t>(std::clamp(code, 0.0f, 255.0f));
+  const float code = libm::round_away(tamed(x) / h.scale) + zero_point;
+  return static_cast<std::uint8_t>((std::clamp)(code, 0.0f, 255.0f));
 }
 
 // The header that fits these weights: pass a row for one header per channel, a whole tensor for one
@@ -76,15 +79,15 @@ typename Format::Header fit(std::span<const float> x) noexcept {
   float smallest = 0.0f;
   float largest = 0.0f;
   for (const float v : x) {
-    smallest = std::min(smallest, tamed(v));
-    largest = std::max(largest, tamed(v));
+    smallest = (std::min)(smallest, tamed(v));
+    largest = (std::max)(largest, tamed(v));
   }
   if constexpr (std::is_same_v<Format, I8Channel>) {
-    return {std::max(largest, -smallest) / 127.0f};
+    return {(std::max)(largest, -smallest) / 127.0f};
   } else {
     const float scale = (largest - smallest) / 255.0f;
     if (!(scale > 0.0f)) return {};
-    const float zero_point = std::clamp(libm::round(-smallest / scale), 0.0f, 255.0f);
+    const float zero_point = (std::clamp)(libm::round_away(-smallest / scale), 0.0f, 255.0f);
     return {scale, static_cast<std::uint8_t>(zero_point)};
   }
 }
@@ -127,3 +130,4 @@ class AffineTable {
 };
 
 }}}  // namespace nibble::NIBBLE_ABI::quant
+NIBBLE_EXACT_MATH_END

@@ -13,6 +13,7 @@
 #include <span>
 
 #include "nibble/core/config.hpp"
+#include "nibble/core/scalar.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
@@ -44,12 +45,12 @@ struct ErrorStats {
     ++count;
     const auto x = static_cast<double>(original);
     const auto y = static_cast<double>(approximation);
-    if (!std::isfinite(x) || !std::isfinite(y)) {
+    if (!is_finite(x) || !is_finite(y)) {
       ++not_finite;
       return;
     }
     const double error = y - x;
-    max_abs = std::max(max_abs, std::abs(error));
+    max_abs = (std::max)(max_abs, (std::abs)(error));
     sum_squared_error += error * error;
     sum_squared_signal += x * x;
     if ((x < 0.0 && y > 0.0) || (x > 0.0 && y < 0.0)) ++sign_flips;
@@ -67,7 +68,7 @@ struct ErrorStats {
     sign_flips += other.sign_flips;
     rounded_to_zero += other.rounded_to_zero;
     not_finite += other.not_finite;
-    max_abs = std::max(max_abs, other.max_abs);
+    max_abs = (std::max)(max_abs, other.max_abs);
     sum_squared_error += other.sum_squared_error;
     sum_squared_signal += other.sum_squared_signal;
   }

@@ -20,7 +20,9 @@
 #include <string_view>
 #include <type_traits>
 
+#include "nibble/core/libm.hpp"
 #include "nibble/core/result.hpp"
+#include "nibble/core/scalar.hpp"
 #include "nibble/quant/block.hpp"
 #include "nibble/quant/channel.hpp"
 #include "nibble/quant/quantize.hpp"
@@ -44,7 +46,7 @@ enum class Format : std::uint8_t {
 #undef NIBBLE_ROW
 };
 
-inline constexpr std::array kFormats = {
+NIBBLE_HIDDEN inline constexpr std::array kFormats = {
 #define NIBBLE_ROW(Type, name, file_type) Format::name,
     NIBBLE_FORMATS(NIBBLE_ROW)
 #undef NIBBLE_ROW
@@ -128,12 +130,12 @@ Result<std::size_t> row_bytes(std::size_t n) {
     unit = sizeof(typename F::Element);
   constexpr std::size_t kLength = F::kLength;
   if (n % kLength != 0) {
-    return Error{Errc::invalid_argument, "a row of " + std::to_string(n) +
-                                             " weights is no whole number of blocks of " +
-                                             std::to_string(kLength)};
+    return Error{
+        Errc::invalid_argument,
+        "a row of " + to_text(n) + " weights is no whole number of blocks of " + to_text(kLength)};
   }
-  if (n / kLength > (std::numeric_limits<std::size_t>::max() - header) / unit) {
-    return Error{Errc::limit, "a row of " + std::to_string(n) + " weights is too large"};
+  if (n / kLength > ((std::numeric_limits<std::size_t>::max)() - header) / unit) {
+    return Error{Errc::limit, "a row of " + to_text(n) + " weights is too large"};
   }
   return header + n / kLength * unit;
 }
@@ -147,9 +149,8 @@ template <class F>
 Result<void> check_row(std::size_t n, std::size_t n_bytes) {
   NIBBLE_TRY(expected, row_bytes<F>(n));
   if (n_bytes != expected) {
-    return Error{Errc::invalid_argument, "a row of " + std::to_string(n) + " weights takes " +
-                                             std::to_string(expected) + " bytes, not " +
-                                             std::to_string(n_bytes)};
+    return Error{Errc::invalid_argument, "a row of " + to_text(n) + " weights takes " +
+                                             to_text(expected) + " bytes, not " + to_text(n_bytes)};
   }
   return ok();
 }
@@ -190,37 +191,81 @@ inline Result<void> row_to_f32(Format format, std::span<const std::byte> row,
                       [&](auto tag) { return row_to_f32<typename decltype(tag)::type>(row, out); });
 }
 
-// Rounds x to a stored row; row.size() must be row_bytes of x.size(). For a channel format, the
-// header is fitted to this row. Errors: as for row_to_f32.
+namespace detail {
+
+// The weight of largest magnitude; a NaN counts as larger than any number.
+inline std::size_t position_of_largest(std::span<const float> x) noexcept {
+  std::size_t at = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    if (is_nan(static_cast<double>(x[i]))) return i;
+    if (libm::fabs(x[i]) > libm::fabs(x[at])) at = i;
+  }
+  return at;
+}
+
+// Rounds x to the bytes of a stored row, whose size is right. Returns the position of a weight that
+// the format cannot hold, or x.size() if there is none.
 template <class F>
-Result<void> row_from_f32(std::span<const float> x, std::span<std::byte> row) {
-  NIBBLE_CHECK(detail::check_row<F>(x.size(), row.size()));
+std::size_t round_row(std::span<const float> x, std::byte* row) noexcept {
+  std::size_t bad = x.size();
   if constexpr (ChannelFormat<F>) {
     const typename F::Header header = fit<F>(x);
-    std::memcpy(row.data(), &header, sizeof(header));
-    const auto codes = row.subspan(sizeof(header));
+    std::memcpy(row, &header, sizeof(header));
     for (std::size_t i = 0; i < x.size(); ++i) {
-      codes[i] = static_cast<std::byte>(code_of(header, x[i]));
+      if (bad == x.size() && tamed(x[i]) != x[i]) bad = i;
+      row[sizeof(header) + i] = static_cast<std::byte>(code_of(header, x[i]));
     }
   } else if constexpr (BlockFormat<F>) {
     typename F::Block block;
     constexpr std::size_t kLength = F::kLength;
     for (std::size_t i = 0; i < x.size() / kLength; ++i) {
-      quantize_block<F>(x.data() + i * kLength, block);
-      std::memcpy(row.data() + i * sizeof(block), &block, sizeof(block));
+      const std::span<const float> weights = x.subspan(i * kLength, kLength);
+      const bool fits = quantize_block<F>(weights.data(), block);
+      if (!fits && bad == x.size()) bad = i * kLength + position_of_largest(weights);
+      std::memcpy(row + i * sizeof(block), &block, sizeof(block));
     }
   } else {
     for (std::size_t i = 0; i < x.size(); ++i) {
       const auto element = round_to<typename F::Element>(x[i]);
-      std::memcpy(row.data() + i * sizeof(element), &element, sizeof(element));
+      const bool fits =
+          !is_finite(static_cast<double>(x[i])) || is_finite(static_cast<double>(to_f32(element)));
+      if (!fits && bad == x.size()) bad = i;
+      std::memcpy(row + i * sizeof(element), &element, sizeof(element));
     }
   }
-  return ok();
+  return bad;
+}
+inline std::size_t round_row(Format format, std::span<const float> x, std::byte* row) noexcept {
+  return visit_format(format,
+                      [&](auto tag) { return round_row<typename decltype(tag)::type>(x, row); });
+}
+
+// Whether round_row() found no weight that does not fit.
+inline Result<void> check_fits(std::span<const float> x, std::size_t bad, const char* format) {
+  if (bad == x.size()) return ok();
+  const std::string where = "weight " + to_text(bad);
+  const auto value = static_cast<double>(x[bad]);
+  if (is_nan(value)) return Error{Errc::malformed, where + " is not a number"};
+  return Error{Errc::limit, where + ", " + to_text(value) + ", is too large for " + format};
+}
+
+}  // namespace detail
+
+// Rounds x to a stored row; row.size() must be row_bytes of x.size(). For a channel format, the
+// header is fitted to this row. Errors: as for row_to_f32; limit if a weight is larger than the
+// format can hold, and malformed if it is NaN and the format has none (the row is then the nearest
+// that there is, see quantize.hpp).
+template <class F>
+Result<void> row_from_f32(std::span<const float> x, std::span<std::byte> row) {
+  NIBBLE_CHECK(detail::check_row<F>(x.size(), row.size()));
+  return detail::check_fits(x, detail::round_row<F>(x, row.data()), "this format");
 }
 inline Result<void> row_from_f32(Format format, std::span<const float> x,
                                  std::span<std::byte> row) {
-  return visit_format(format,
-                      [&](auto tag) { return row_from_f32<typename decltype(tag)::type>(x, row); });
+  NIBBLE_CHECK(visit_format(format, [&](auto tag) {
+    return detail::check_row<typename decltype(tag)::type>(x.size(), row.size());
+  }));
+  return detail::check_fits(x, detail::round_row(format, x, row.data()), to_string(format));
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::quant

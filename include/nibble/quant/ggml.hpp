@@ -22,7 +22,7 @@ struct GgufNames {
   io::GgmlType packed_type;
   std::uint32_t file_type;
 };
-inline constexpr GgufNames kGgufNames[] = {
+NIBBLE_HIDDEN inline constexpr GgufNames kGgufNames[] = {
 #define NIBBLE_ROW(Type, name, file_type) \
   {Format::name, io::GgmlType::name, io::GgmlType::packed_##name, file_type},
     NIBBLE_GGUF_FORMATS(NIBBLE_ROW)
@@ -61,7 +61,7 @@ inline Result<Format> format_of(io::GgmlType type) {
     if (names.type == type) return names.format;
   }
   const std::string name = io::is_known(type) ? io::type_traits(type).name
-                                              : std::to_string(static_cast<std::uint32_t>(type));
+                                              : to_text(static_cast<std::uint32_t>(type));
   return Error{Errc::unsupported, "no weight format for tensor type " + name};
 }
 

@@ -89,7 +89,7 @@ struct Packed<Format> {
     // block by block across the rows.
     constexpr Index kRun = 32;
     for (Index first = first_group * kGroupBlocks; first < row_blocks; first += kRun) {
-      const Index end = std::min(row_blocks, first + kRun);
+      const Index end = (std::min)(row_blocks, first + kRun);
       for (Index r = 0; r < n_rows; ++r) {
         for (Index b = first; b < end; ++b) pack_block(rows[r * row_blocks + b], r, b, panel);
       }

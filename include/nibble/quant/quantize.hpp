@@ -9,13 +9,14 @@
 //   with a minimum m   d = (largest - m) / (2^bits - 1), code = trunc((x - m)/d + 0.5)
 // x/d is x * (1/d), with the f32 scale before it is rounded for storage. The results are GGUF's
 // bytes for every input that GGUF's rules define. They do not depend on whether the compiler fuses
-// multiplications and additions. (Do not compile this with -ffast-math.)
+// multiplications and additions, nor on -ffast-math.
 //
-// Inputs that those rules leave undefined:
+// Inputs that those rules leave undefined (quantize_block() then returns false):
 //   NaN counts as zero, and magnitudes above 2^120, infinities too, count as 2^120.
 //   A scale or minimum too large for its type becomes the type's largest finite value and the codes
 //   follow it, so that every block dequantizes to finite weights (f16: from 65520 up).
-//   A scale so small that 1/d overflows (|d| < 2^-128) gives the codes of zeros.
+//   A scale so small that 1/d overflows (|d| < 2^-128) gives the codes of zeros. (This returns
+//   true.)
 #pragma once
 
 #include <algorithm>
@@ -24,13 +25,18 @@
 #include <span>
 #include <type_traits>
 
+#include "nibble/core/exact_math.hpp"
 #include "nibble/core/float16.hpp"
 #include "nibble/core/libm.hpp"
+#include "nibble/core/scalar.hpp"
 #include "nibble/quant/block.hpp"
 
+NIBBLE_EXACT_MATH_BEGIN
 namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
-// A format may have its own rule, as static functions; otherwise the rules of this file apply.
+// A format may have its own rule, as static functions; otherwise the rules of this file apply. Its
+// quantize() may return a bool, as quantize_block() does; one that returns nothing fits any
+// weights.
 template <class F>
 concept HasOwnRule = BlockFormat<F> &&
     requires(const float* x, float* out, typename F::Block& b, const typename F::Block& cb) {
@@ -53,7 +59,7 @@ constexpr T round_to(float x) noexcept {
 // A weight made safe for the rules: finite, and small enough that no intermediate result overflows.
 constexpr float tamed(float x) noexcept {
   constexpr float kLargest = 0x1p120f;
-  return x == x ? std::clamp(x, -kLargest, kLargest) : 0.0f;
+  return is_nan(static_cast<double>(x)) ? 0.0f : (std::clamp)(x, -kLargest, kLargest);
 }
 
 // A scale or minimum that stays finite when rounded to T. Only f16 has a smaller range than tamed
@@ -107,77 +113,99 @@ void unpack_codes(const typename Format::Block& block, std::uint8_t* codes) noex
 // This makes the conversion to integer defined for any input. It also prevents the compiler from
 // fusing the product with the sum, which would round some ties differently on different machines.
 
+// They return false if they had to change a weight, the scale or the minimum first.
+
 template <class Format>
-void quantize_symmetric4(const float* x, typename Format::Block& out) noexcept {
+bool quantize_symmetric4(const float* x, typename Format::Block& out) noexcept {
+  bool fits = true;
   float peak = 0.0f;  // signed
   for (int i = 0; i < Format::kLength; ++i) {
     const float v = tamed(x[i]);
-    if (libm::abs(v) > libm::abs(peak)) peak = v;
+    fits = fits && v == x[i];
+    if (libm::fabs(v) > libm::fabs(peak)) peak = v;
   }
   const float d = saturated<typename Format::Scale>(peak / -8.0f);
+  fits = fits && d == peak / -8.0f;
   const float inverse = inverse_scale(d);
   std::uint8_t codes[Format::kLength];
   for (int i = 0; i < Format::kLength; ++i) {
-    const float quotient = std::clamp(tamed(x[i]) * inverse, -8.0f, 7.0f);
+    const float quotient = (std::clamp)(tamed(x[i]) * inverse, -8.0f, 7.0f);
     codes[i] = static_cast<std::uint8_t>(quotient + 8.5f);
   }
   out.scale = round_to<typename Format::Scale>(d);
   pack_codes<Format>(codes, out);
+  return fits;
 }
 
 template <class Format>
-void quantize_symmetric8(const float* x, typename Format::Block& out) noexcept {
+bool quantize_symmetric8(const float* x, typename Format::Block& out) noexcept {
+  bool fits = true;
   float peak = 0.0f;
-  for (int i = 0; i < Format::kLength; ++i) peak = std::max(peak, libm::abs(tamed(x[i])));
+  for (int i = 0; i < Format::kLength; ++i) {
+    const float v = tamed(x[i]);
+    fits = fits && v == x[i];
+    peak = (std::max)(peak, libm::fabs(v));
+  }
   const float d = saturated<typename Format::Scale>(peak / 127.0f);
+  fits = fits && d == peak / 127.0f;
   const float inverse = inverse_scale(d);
   std::uint8_t codes[Format::kLength];
   for (int i = 0; i < Format::kLength; ++i) {
-    const float quotient = std::clamp(tamed(x[i]) * inverse, -127.0f, 127.0f);
-    codes[i] = static_cast<std::uint8_t>(static_cast<std::int8_t>(libm::round(quotient)));
+    const float quotient = (std::clamp)(tamed(x[i]) * inverse, -127.0f, 127.0f);
+    codes[i] = static_cast<std::uint8_t>(static_cast<std::int8_t>(libm::round_away(quotient)));
   }
   out.scale = round_to<typename Format::Scale>(d);
   pack_codes<Format>(codes, out);
+  return fits;
 }
 
 template <class Format>
-void quantize_minimum(const float* x, typename Format::Block& out) noexcept {
+bool quantize_minimum(const float* x, typename Format::Block& out) noexcept {
   constexpr float kLevels = (1 << Format::kBits) - 1;
+  bool fits = true;
   float smallest = tamed(x[0]);
   float largest = smallest;
-  for (int i = 1; i < Format::kLength; ++i) {
+  for (int i = 0; i < Format::kLength; ++i) {
     const float v = tamed(x[i]);
+    fits = fits && v == x[i];
     if (v < smallest) smallest = v;
     if (v > largest) largest = v;
   }
   const float minimum = saturated<typename Format::Scale>(smallest);
   // A saturated minimum may be above all weights.
-  const float range = std::max(largest - minimum, 0.0f);
+  const float range = (std::max)(largest - minimum, 0.0f);
   const float d = saturated<typename Format::Scale>(range / kLevels);
+  fits = fits && minimum == smallest && d == range / kLevels;
   const float inverse = inverse_scale(d);
   std::uint8_t codes[Format::kLength];
   for (int i = 0; i < Format::kLength; ++i) {
-    const float quotient = std::clamp((tamed(x[i]) - minimum) * inverse, 0.0f, kLevels);
+    const float quotient = (std::clamp)((tamed(x[i]) - minimum) * inverse, 0.0f, kLevels);
     codes[i] = static_cast<std::uint8_t>(quotient + 0.5f);
   }
   out.scale = round_to<typename Format::Scale>(d);
   out.minimum = round_to<typename Format::Scale>(minimum);
   pack_codes<Format>(codes, out);
+  return fits;
 }
 
 }  // namespace detail
 
-// Rounds x (kLength weights) to one block.
+// Rounds x (kLength weights) to one block. Returns false if a weight is NaN or larger than the
+// format can hold: the block is then the nearest that there is, which may be far off.
 template <BlockFormat Format>
-void quantize_block(const float* x, typename Format::Block& out) noexcept {
-  if constexpr (HasOwnRule<Format>)
-    Format::quantize(x, out);
-  else if constexpr (Format::kZeroPoint == ZeroPoint::minimum)
-    detail::quantize_minimum<Format>(x, out);
-  else if constexpr (Format::kBits == 4)
-    detail::quantize_symmetric4<Format>(x, out);
-  else
-    detail::quantize_symmetric8<Format>(x, out);
+bool quantize_block(const float* x, typename Format::Block& out) noexcept {
+  if constexpr (HasOwnRule<Format>) {
+    if constexpr (std::is_same_v<decltype(Format::quantize(x, out)), bool>)
+      return Format::quantize(x, out);
+    else
+      return Format::quantize(x, out), true;
+  } else if constexpr (Format::kZeroPoint == ZeroPoint::minimum) {
+    return detail::quantize_minimum<Format>(x, out);
+  } else if constexpr (Format::kBits == 4) {
+    return detail::quantize_symmetric4<Format>(x, out);
+  } else {
+    return detail::quantize_symmetric8<Format>(x, out);
+  }
 }
 
 // The kLength weights that a block represents, computed in f32. With 16-bit scales every product is
@@ -202,14 +230,16 @@ void dequantize_block(const typename Format::Block& block, float* out) noexcept 
 }
 
 // Whole rows: x.size() = out.size() * kLength. Rows of user data go through quant/format.hpp, which
-// checks the sizes.
+// checks the sizes. Returns false if a block does.
 template <BlockFormat Format>
-void quantize_row(std::span<const float> x, std::span<typename Format::Block> out) noexcept {
+bool quantize_row(std::span<const float> x, std::span<typename Format::Block> out) noexcept {
   constexpr std::size_t kLength = Format::kLength;
   NIBBLE_ASSERT(x.size() == out.size() * kLength);
+  bool fits = true;
   for (std::size_t i = 0; i < out.size(); ++i) {
-    quantize_block<Format>(x.data() + i * kLength, out[i]);
+    fits &= quantize_block<Format>(x.data() + i * kLength, out[i]);
   }
+  return fits;
 }
 
 template <BlockFormat Format>
@@ -222,3 +252,4 @@ void dequantize_row(std::span<const typename Format::Block> blocks, std::span<fl
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::quant
+NIBBLE_EXACT_MATH_END

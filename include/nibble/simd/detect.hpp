@@ -139,7 +139,7 @@ inline TargetSet detect_targets() noexcept { return TargetSet{}; }
 #endif
 
 // The targets that this machine can run, whether compiled or not. Detected once.
-inline TargetSet machine_targets() noexcept {
+NIBBLE_HIDDEN inline TargetSet machine_targets() noexcept {
   static const TargetSet set = detect_targets();
   return set;
 }

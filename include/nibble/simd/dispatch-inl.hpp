@@ -13,10 +13,10 @@
 #include "nibble/simd/impl.hpp"
 #include "nibble/simd/targets.hpp"
 
-// The choice of target belongs to the whole program: unlike everything else here, translation units
-// with different compiler flags share it.
+// The choice of target belongs to the whole program, or shared library: unlike everything else
+// here, translation units with different compiler flags share it.
 namespace nibble::detail_v0_1 {
-inline constinit std::atomic<int> active_row{-1};  // a Target; -1: not chosen yet
+NIBBLE_HIDDEN inline constinit std::atomic<int> active_row{-1};  // a Target; -1: not chosen yet
 }
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace simd {
@@ -58,11 +58,11 @@ NIBBLE_INLINE TargetSet available_targets() noexcept {
 }
 
 namespace detail {
-inline void use(Target target) noexcept {
+NIBBLE_HIDDEN inline void use(Target target) noexcept {
   active_row.store(static_cast<int>(target), std::memory_order_relaxed);
 }
 
-inline Result<void> check_available(Target target) {
+NIBBLE_HIDDEN inline Result<void> check_available(Target target) {
   if (available_targets().contains(target)) return ok();
   const bool compiled = compiled_targets().contains(target);
   return Error{Errc::unsupported, std::string("SIMD target '") + to_string(target) + "' " +
@@ -72,7 +72,7 @@ inline Result<void> check_available(Target target) {
 }
 
 // The target that NIBBLE_TARGET names, or the best available one if it is not set.
-inline Result<Target> wanted_target() {
+NIBBLE_HIDDEN inline Result<Target> wanted_target() {
   const char* const name = std::getenv("NIBBLE_TARGET");
   if (name == nullptr || *name == '\0') return available_targets().best();
   auto target = target_from_name(name);
@@ -95,7 +95,7 @@ NIBBLE_INLINE Result<void> choose_target() {
 }
 
 namespace detail {
-inline int choose_row() noexcept {
+NIBBLE_HIDDEN inline int choose_row() noexcept {
   // If NIBBLE_TARGET is invalid, loading a model reports it; kernels still run.
   if (!choose_target()) use(available_targets().best());
   return active_row.load(std::memory_order_relaxed);
@@ -120,7 +120,7 @@ namespace detail {
 // that target. The row of a level holds it for each kernel that the level does not have, because
 // the baseline is the base of all levels so far.
 template <class Kernel, long long kTargets>
-struct Table {
+struct NIBBLE_HIDDEN Table {
   using Rows = std::array<typename Kernel::Function*, kTargetCount>;
   static constexpr Rows make() noexcept {
     Rows rows{};

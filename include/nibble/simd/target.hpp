@@ -91,7 +91,7 @@ inline Result<Target> target_from_name(std::string_view name) {
     if (equal) return static_cast<Target>(i);
   }
   return Error{Errc::invalid_argument,
-               "SIMD target '" + std::string(name.substr(0, 32)) + "' is unknown"};
+               "SIMD target '" + printable(name.substr(0, 32)) + "' is unknown"};
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::simd

@@ -39,6 +39,7 @@
 #include "hwy/base.h"
 #if HWY_MAJOR < 1 || (HWY_MAJOR == 1 && HWY_MINOR < 3)
 #error "nibble needs Highway 1.3 or newer"
+#include "nibble: stopped by the error above"  // no such file: nothing else is worth reading
 #endif
 #ifdef HWY_HIGHWAY_INCLUDED
 namespace nibble { inline namespace NIBBLE_ABI { namespace simd { namespace detail {
@@ -69,6 +70,7 @@ constexpr long long kStaticTargetBefore = HWY_STATIC_TARGET;
 #if HWY_STATIC_TARGET == HWY_SCALAR
 #error \
     "nibble: without SIMD instructions that every machine has, the kernels need those that Highway emulates, and this compiler gets some of them wrong. On 32-bit x86 compile with -msse2 -mfpmath=sse; elsewhere with the option for the vector instructions of the machine, or with Clang."
+#include "nibble: stopped by the error above"
 #endif
 #ifdef HWY_HIGHWAY_INCLUDED
 static_assert(

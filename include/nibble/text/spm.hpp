@@ -18,7 +18,7 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace text {
 
-inline constexpr std::string_view kSpmSpace = "\xE2\x96\x81";  // U+2581, "▁"
+NIBBLE_HIDDEN inline constexpr std::string_view kSpmSpace = "\xE2\x96\x81";  // U+2581, "▁"
 
 // Encodes texts one after the other; the buffers are reused.
 class SpmEncoder {

@@ -49,8 +49,10 @@ class Tokenizer {
 
   // Errors: those of Vocabulary::from_gguf.
   static Result<Tokenizer> from_gguf(const io::Gguf& file) {
-    NIBBLE_TRY(vocabulary, Vocabulary::from_gguf(file));
-    return Tokenizer(std::move(vocabulary));
+    return catch_out_of_memory([&]() -> Result<Tokenizer> {
+      NIBBLE_TRY(vocabulary, Vocabulary::from_gguf(file));
+      return Tokenizer(std::move(vocabulary));
+    });
   }
 
   const Vocabulary& vocabulary() const noexcept { return vocabulary_; }
@@ -76,7 +78,12 @@ class Tokenizer {
 
   // The same, appended to `ids`. On an error, `ids` is unchanged.
   Result<void> encode(std::string_view text, const EncodeOptions& options,
-                      std::vector<std::int32_t>& ids) const;
+                      std::vector<std::int32_t>& ids) const {
+    const std::size_t n = ids.size();
+    Result<void> done = catch_out_of_memory([&] { return append_ids(text, options, ids); });
+    if (!done) ids.resize(n);
+    return done;
+  }
 
   // The text of all ids together. Byte pieces give their bytes, so the result is UTF-8 only if the
   // ids spell UTF-8. Ids outside the vocabulary have no text.
@@ -103,6 +110,9 @@ class Tokenizer {
   }
 
  private:
+  Result<void> append_ids(std::string_view text, const EncodeOptions& options,
+                          std::vector<std::int32_t>& ids) const;
+
   // Length of the white space that Phi-3 drops after a special token.
   static std::size_t leading_white_space(std::string_view text) noexcept {
     const std::size_t n = text.find_first_not_of(" \t\n\v\f\r");
@@ -119,8 +129,8 @@ class Tokenizer {
   SpecialTokens all_special_;
 };
 
-inline Result<void> Tokenizer::encode(std::string_view text, const EncodeOptions& options,
-                                      std::vector<std::int32_t>& ids) const {
+inline Result<void> Tokenizer::append_ids(std::string_view text, const EncodeOptions& options,
+                                          std::vector<std::int32_t>& ids) const {
   const VocabularySettings& settings = vocabulary_.settings();
   const bool add_bos = options.add_bos.value_or(settings.add_bos);
   const bool add_eos = options.add_eos.value_or(settings.add_eos);
@@ -129,8 +139,8 @@ inline Result<void> Tokenizer::encode(std::string_view text, const EncodeOptions
   if (add_eos && settings.eos == kNoToken)
     return Error{Errc::invalid_argument, "encode: the vocabulary has no EOS token to add"};
   if (text.size() > SpmEncoder::kMaxBytes)
-    return Error{Errc::limit, "encode: the text has " + std::to_string(text.size()) +
-                                  " bytes, more than " + std::to_string(SpmEncoder::kMaxBytes)};
+    return Error{Errc::limit, "encode: the text has " + to_text(text.size()) +
+                                  " bytes, more than " + to_text(SpmEncoder::kMaxBytes)};
 
   if (add_bos) ids.push_back(settings.bos);
   const SpecialTokens& special = options.parse_special ? all_special_ : user_defined_;

@@ -204,35 +204,37 @@ class Vocabulary {
 
 inline Result<Vocabulary> Vocabulary::make(std::span<const Piece> pieces,
                                            const VocabularySettings& settings) {
-  Vocabulary vocabulary;
-  NIBBLE_CHECK(vocabulary.take_pieces(pieces));
-  NIBBLE_CHECK(vocabulary.fill_table());
-  NIBBLE_CHECK(vocabulary.take_settings(settings));
-  return vocabulary;
+  return catch_out_of_memory([&]() -> Result<Vocabulary> {
+    Vocabulary vocabulary;
+    NIBBLE_CHECK(vocabulary.take_pieces(pieces));
+    NIBBLE_CHECK(vocabulary.fill_table());
+    NIBBLE_CHECK(vocabulary.take_settings(settings));
+    return vocabulary;
+  });
 }
 
 inline Result<void> Vocabulary::take_pieces(std::span<const Piece> pieces) {
   if (pieces.empty()) return Error{Errc::malformed, "the vocabulary has no pieces"};
-  if (pieces.size() > std::size_t{std::numeric_limits<std::int32_t>::max()})
+  if (pieces.size() > std::size_t{(std::numeric_limits<std::int32_t>::max)()})
     return Error{Errc::limit, "the vocabulary has more pieces than a token id can count"};
   const auto wrong = [](std::size_t i, const char* what) {
-    return Error{Errc::malformed, "piece " + std::to_string(i) + " " + what};
+    return Error{Errc::malformed, "piece " + to_text(i) + " " + what};
   };
   std::uint64_t bytes = 0;
   for (std::size_t i = 0; i < pieces.size(); ++i) {
     const Piece& piece = pieces[i];
     if (piece.text.size() > kMaxPieceBytes)
-      return Error{Errc::limit, "piece " + std::to_string(i) + " has more than " +
-                                    std::to_string(kMaxPieceBytes) + " bytes"};
+      return Error{Errc::limit, "piece " + to_text(i) + " has more than " +
+                                    to_text(kMaxPieceBytes) + " bytes"};
     if (!is_finite(static_cast<double>(piece.score)))
       return wrong(i, "has a score that is not a finite number");
     if (piece.type > PieceType::byte) return wrong(i, "has a type that does not exist");
     if (piece.type == PieceType::byte && parse_byte(piece.text) < 0)
       return wrong(i, "has the type of a byte, but is not written <0xNN>");
     bytes += piece.text.size();  // at most 2^31 pieces of 2^12 bytes
-    longest_ = std::max(longest_, piece.text.size());
+    longest_ = (std::max)(longest_, piece.text.size());
   }
-  if (bytes > std::numeric_limits<std::uint32_t>::max())
+  if (bytes > (std::numeric_limits<std::uint32_t>::max)())
     return Error{Errc::limit, "the pieces of the vocabulary have more than 4 GiB of text"};
 
   pool_.reserve(io::narrow<std::size_t>(bytes));
@@ -261,7 +263,7 @@ inline Result<void> Vocabulary::fill_table() {
     while (slots_[place].id != kNoToken &&
            !(slots_[place].tag == tag_of(hash) && this->text(slots_[place].id) == text)) {
       if (++steps > kMaxSteps)
-        return Error{Errc::limit, "the pieces around " + std::to_string(id) +
+        return Error{Errc::limit, "the pieces around " + to_text(id) +
                                       " collide in the hash table beyond what chance can do"};
       place = (place + 1) & mask;
     }
@@ -287,8 +289,8 @@ inline Result<void> Vocabulary::take_settings(const VocabularySettings& settings
                                                       {"eot", settings.eot}, {"eom", settings.eom}};
   for (const auto& [name, id] : ids)
     if (id != kNoToken && !contains(id))
-      return Error{Errc::malformed, std::string("the ") + name + " token is " + std::to_string(id) +
-                                        ", the vocabulary has " + std::to_string(size()) +
+      return Error{Errc::malformed, std::string("the ") + name + " token is " + to_text(id) +
+                                        ", the vocabulary has " + to_text(size()) +
                                         " pieces"};
   if (settings.unk == kNoToken &&
       std::find(byte_tokens_.begin(), byte_tokens_.end(), kNoToken) != byte_tokens_.end())
@@ -316,11 +318,11 @@ namespace detail {
 inline Result<void> read_token_id(const io::Gguf& file, std::string_view key, std::int32_t& id) {
   if (file.find(key) == nullptr) return ok();
   NIBBLE_TRY(value, file.get<std::int64_t>(key));
-  if (value == -1 || value == std::numeric_limits<std::uint32_t>::max()) {
+  if (value == -1 || value == (std::numeric_limits<std::uint32_t>::max)()) {
     id = kNoToken;
-  } else if (value < 0 || value > std::numeric_limits<std::int32_t>::max()) {
+  } else if (value < 0 || value > (std::numeric_limits<std::int32_t>::max)()) {
     return Error{Errc::malformed, file.name() + ": " + std::string(key) + ": " +
-                                      std::to_string(value) + " is no token id"};
+                                      to_text(value) + " is no token id"};
   } else {
     id = static_cast<std::int32_t>(value);
   }
@@ -349,13 +351,13 @@ inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
   NIBBLE_TRY(types, file.get_array<std::int64_t>("tokenizer.ggml.token_type"));
   if (scores.size() != texts.size() || types.size() != texts.size())
     return Error{Errc::malformed, file.name() + ": tokenizer.ggml has " +
-                                      std::to_string(texts.size()) + " tokens, " +
-                                      std::to_string(scores.size()) + " scores and " +
-                                      std::to_string(types.size()) + " types"};
+                                      to_text(texts.size()) + " tokens, " +
+                                      to_text(scores.size()) + " scores and " +
+                                      to_text(types.size()) + " types"};
   std::vector<Piece> pieces(texts.size());
   for (std::size_t i = 0; i < pieces.size(); ++i) {
     if (!std::in_range<std::uint8_t>(types[i]))
-      return Error{Errc::malformed, file.name() + ": piece " + std::to_string(i) +
+      return Error{Errc::malformed, file.name() + ": piece " + to_text(i) +
                                         " has a type that does not exist"};
     pieces[i] = {texts[i], scores[i].value, static_cast<PieceType>(types[i])};
   }
