@@ -210,7 +210,7 @@ TEST_CASE("what an expression is run with: the step") {
   after([](Run& r, Step&) { r.segments[0].n_rows = 1; }, "does not begin where");
   after([](Run& r, Step&) { r.segments[1].first_position = 8; },
         "ends at position 9; Limits::n_positions is 8");
-  after([](Run& r, Step&) { r.segments[0].first_position = -1; }, "ends at position 1;");
+  after([](Run& r, Step&) { r.segments[0].first_position = -1; }, "a segment at position -1");
   after(
       [](Run& r, Step& s) {
         r.segments = {{.n_rows = 1}, {.first_row = 1, .n_rows = 1}, {.first_row = 2, .n_rows = 1}};

@@ -47,6 +47,7 @@ class RunChecker final : public SurveySink {
     }
   }
   void cache(Index layer, const ops::KvShape& shape) override {
+    check_positions();
     const ops::KvCacheLayout& layout = args_.cache.layout();
     const bool has_layer = layer < layout.n_layers;
     const ops::KvShape has = has_layer ? layout.shape(layer) : ops::KvShape{};
@@ -64,6 +65,7 @@ class RunChecker final : public SurveySink {
     }
   }
   void rope(const RopeKey& key, std::size_t factors) override {
+    check_positions();
     RopeKey wanted = key;
     wanted.has_factors = factors != kNoSlot && args_.weights.has(factors, -1) &&
                          static_cast<bool>(args_.weights.at(factors, -1));
@@ -128,7 +130,12 @@ class RunChecker final : public SurveySink {
     if (++n_segments_ > limits_.max_segments) {
       fail("more segments than Limits::max_segments, " + to_text(limits_.max_segments));
     }
-    if (s.first_position < 0 || s.end_position() > limits_.n_positions) {
+    if (s.first_position < 0) fail("a segment at position " + to_text(s.first_position));
+  }
+  // For an expression whose nodes read positions.
+  void check_positions() {
+    for (const Segment& s : args_.step.segments) {
+      if (s.end_position() <= limits_.n_positions) continue;
       fail("a segment ends at position " + to_text(s.end_position()) + "; Limits::n_positions is " +
            to_text(limits_.n_positions));
     }
@@ -142,6 +149,7 @@ class RunChecker final : public SurveySink {
   // Rows of a table of n.
   void check_lookups(const WeightNeed& need, Index n) {
     if (need.by_position) {
+      check_positions();
       if (limits_.n_positions > n) {
         fail("embeddings of " + to_text(n) + " positions; Limits::n_positions is " +
              to_text(limits_.n_positions));
