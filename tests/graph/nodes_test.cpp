@@ -340,6 +340,36 @@ TEST_CASE("columns, pairs and biases") {
   check_run_gives(start() >> rms_norm<kNone>(0), args, unit);  // no weights: ones
 }
 
+TEST_CASE("norms: their eps, their weights, what follows") {
+  const Weights weights;
+  const RunArgs args = args_of(weights);
+  constexpr double kEps = 0.5;
+  Table layer = embedded(), rms = embedded();
+  for (std::size_t i = 0; i < layer.size(); ++i) {
+    double sum = 0, squares = 0;
+    for (const float x : layer[i]) {
+      sum += static_cast<double>(x) / kWidth;
+      squares += static_cast<double>(x) * static_cast<double>(x) / kWidth;
+    }
+    for (std::size_t j = 0; j < kWidth; ++j) {
+      const auto x = static_cast<double>(layer[i][j]);
+      const auto w = static_cast<double>(value(S::norm, -1, 0, static_cast<Index>(j)));
+      layer[i][j] = static_cast<float>((x - sum) / std::sqrt(squares - sum * sum + kEps) * w);
+      rms[i][j] = static_cast<float>(x / std::sqrt(squares + kEps) * w);
+    }
+  }
+  const auto eps = static_cast<float>(kEps);
+  const auto layer_of = layer_norm<S::norm, kNone>(eps);
+  check_run_gives(start() >> layer_of, args, layer);
+  check_run_gives(start() >> layer_of >> linear<S::w>(kDim), args, product(layer, S::w, -1));
+  check_run_gives(start() >> layer_of >> gelu_erf(), args, each(layer, [](float x) {
+                    return x * 0.5f * (1 + std::erf(x / std::sqrt(2.0f)));
+                  }));
+  check_run_gives(start() >> rms_norm<S::norm>(eps), args, rms);
+  check_run_gives(start() >> rms_norm<S::norm>(eps) >> linear<S::w>(kDim), args,
+                  product(rms, S::w, -1));
+}
+
 TEST_CASE("without a plan, or without its memory, there are no rows") {
   const Weights weights;
   RunArgs args = args_of(weights);

@@ -16,8 +16,8 @@ using namespace nibble::graph;
 
 namespace {
 
-enum class S : unsigned char { table, norm, out, bias };
-constexpr std::size_t kSlots = 4;
+enum class S : unsigned char { table, norm, out, bias, head };
+constexpr std::size_t kSlots = 5;
 constexpr Dim<64> kDim;
 constexpr Index kWords = 10, kLayers = 2;
 
@@ -89,4 +89,45 @@ TEST_CASE("what a sink throws reaches the caller, and nothing more is reported")
   Full full;
   CHECK_THROWS_AS(survey(expression(), full), std::runtime_error);
   CHECK(full.n_calls == 2);
+}
+
+TEST_CASE("weights that must be there, that may be missing, that are tied; layers that have them") {
+  struct List final : SurveySink {
+    void weight(const WeightNeed& need) override { needs.push_back(need); }
+    std::vector<WeightNeed> needs;
+  };
+  const std::array<bool, 3> some = {true, false, true};
+  const auto part =
+      residual(rms_norm<S::norm>(1e-5f) >> linear<S::out, optional_slot(S::bias)>(kDim));
+  List list;
+  survey(embedding<S::table>(kDim) >>
+             repeat(Dim<>{2}, when(PerLayer<bool>(some.data(), 3), part)) >>
+             repeat(Dim<>{1}, part) >> linear<tied_slot(S::head, S::table)>(Dim<>{kWords}),
+         list);
+  struct Row {
+    S slot;
+    Index layer, n;
+    bool is_required;
+    std::size_t tied_to;
+  };
+  const std::vector<Row> expected = {
+      {S::table, -1, 0, true, kNoSlot},
+      {S::norm, 0, 0, true, kNoSlot},
+      {S::out, 0, kDim, true, kNoSlot},
+      {S::bias, 0, 0, false, kNoSlot},
+      {S::norm, 2, 0, true, kNoSlot},
+      {S::out, 2, kDim, true, kNoSlot},
+      {S::bias, 2, 0, false, kNoSlot},
+      {S::head, -1, kWords, false, static_cast<std::size_t>(S::table)}};
+  REQUIRE(list.needs.size() == expected.size());
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    CAPTURE(i);
+    CHECK(list.needs[i].slot == static_cast<std::size_t>(expected[i].slot));
+    CHECK(list.needs[i].layer == expected[i].layer);
+    CHECK(list.needs[i].n == expected[i].n);
+    CHECK(list.needs[i].k == kDim);
+    CHECK(list.needs[i].is_required == expected[i].is_required);
+    CHECK(list.needs[i].tied_to == expected[i].tied_to);
+    CHECK(list.needs[i].is_table == (i == 0));
+  }
 }
