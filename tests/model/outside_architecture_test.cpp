@@ -529,3 +529,35 @@ TEST_CASE("recurrent state: snapshots, forks and rewinding") {
     CHECK(session->position() == 77);
   }
 }
+
+namespace {
+
+// Architectures that give no logits of the rows that are wanted.
+struct AllRows : outside::ConvNet {
+  static auto expression(const Config& c) {
+    using namespace nibble::graph;
+    return embedding<outside::Part::token_embd>(c.dim) >>
+           linear<outside::Part::output>(c.vocab_size);
+  }
+};
+struct NoLogits : outside::ConvNet {
+  static auto expression(const Config& c) {
+    using namespace nibble::graph;
+    return embedding<outside::Part::token_embd>(c.dim) >> output_rows() >>
+           linear<outside::Part::output>(c.dim);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("an architecture ends in logits of the rows that are wanted") {
+  outside::ConvConfig config;
+  config.vocab_size = 10;
+  config.dim = 8;
+  for (const auto& graph : {make_graph<AllRows>(config), make_graph<NoLogits>(config)}) {
+    REQUIRE(graph != nullptr);
+    const auto plan = graph->plan({});
+    REQUIRE_FALSE(plan.is_valid());
+    CHECK(std::string(plan.error).find("does not end in logits") != std::string::npos);
+  }
+}
