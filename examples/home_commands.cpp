@@ -18,14 +18,16 @@
 
 #include "apart.hpp"
 #include "common.hpp"
+#include "nibble/core/cpus.hpp"
+#include "nibble/graph/weights.hpp"
 #include "nibble/model/convert.hpp"
+#include "nibble/model/load.hpp"
 #include "nibble/nibble.hpp"
 
 namespace {
 
 using nibble::Index;
 using nibble::Result;
-using nibble::Result<void>;
 using nibble::quant::Format;
 using Clock = std::chrono::steady_clock;
 

@@ -8,8 +8,16 @@
 #include <string>
 #include <vector>
 
+#include "nibble/graph/fuse.hpp"
+#include "nibble/graph/run.hpp"
+#include "nibble/io/gguf.hpp"
+#include "nibble/model/llama.hpp"
+#include "nibble/model/load.hpp"
+#include "nibble/model/weight_store.hpp"
 #include "nibble/nibble.hpp"
 #include "nibble/ops/softmax.hpp"
+#include "nibble/quant/ggml.hpp"
+#include "nibble/text/tokenizer.hpp"
 
 namespace {
 
@@ -17,7 +25,6 @@ using nibble::Dim;
 using nibble::Index;
 using nibble::Result;
 using nibble::Slot;
-using nibble::Result<void>;
 
 // The dimensions of the model that ships with nibble, as llama() expects them.
 struct HomeCommands {
