@@ -227,8 +227,7 @@ nibble::Result<int> run(Options& o) {
     return model.error();
   }
   if (model->tokenizer() == nullptr) {
-    return nibble::Error{nibble::Errc::unsupported,
-                         o.model + ": has no tokenizer that is known here"};
+    return *model->tokenizer_error();
   }
   NIBBLE_TRY(session, nibble::Session::create(*model, o.session));
   NIBBLE_TRY(generator, nibble::Generator::create(session, o.generate));

@@ -61,16 +61,22 @@ Result<Model> Model::from_gguf(const io::Gguf& file, const LoadOptions& options)
 }
 
 template <class Formats, class Architectures>
-Result<Model> Model::from_gguf(io::Gguf&& file, const LoadOptions& options) {
-  NIBBLE_TRY(model, (from_gguf<Formats, Architectures>(std::as_const(file), options)));
-  model.keep(std::move(file));
-  return model;
+Result<ModelMemory> Model::memory_needed(const io::Gguf& file, const LoadOptions& options) {
+  NIBBLE_TRY(name, file.get_string("general.architecture"));
+  NIBBLE_TRY(graph, detail::graph_of(Architectures{}, name, file));
+  return memory_of_graph(std::move(graph), Formats::kOps, file, options);
 }
 
 template <class Formats, class Architectures>
 Result<Model> load(const std::string& path, const LoadOptions& options) {
   NIBBLE_TRY(file, io::Gguf::open(path));
-  return Model::from_gguf<Formats, Architectures>(std::move(file), options);
+  return Model::from_gguf<Formats, Architectures>(file, options);
+}
+
+template <class Formats, class Architectures>
+Result<ModelMemory> memory_needed(const std::string& path, const LoadOptions& options) {
+  NIBBLE_TRY(file, io::Gguf::open(path));
+  return Model::memory_needed<Formats, Architectures>(file, options);
 }
 
 }}  // namespace nibble::NIBBLE_ABI
