@@ -33,6 +33,6 @@ template Result<ModelMemory> Model::memory_needed<graph::AllFormats, AllArchitec
 template Result<Model> load<graph::AllFormats, AllArchitectures>(const std::string&,
                                                                  const LoadOptions&);
 template Result<ModelMemory> memory_needed<graph::AllFormats, AllArchitectures>(const std::string&,
-                                                                               const LoadOptions&);
+                                                                                const LoadOptions&);
 }}  // namespace nibble::NIBBLE_ABI
 #endif

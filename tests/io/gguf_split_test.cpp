@@ -38,7 +38,9 @@ Error error_of(const std::string& path) {
   return file.error();
 }
 
-bool has(const Error& error, const std::string& part) { return test::contains(error.message, part); }
+bool has(const Error& error, const std::string& part) {
+  return test::contains(error.message, part);
+}
 
 }  // namespace
 

@@ -83,6 +83,16 @@ TEST_CASE("tensors that are missing are named, up to three of them") {
                        "'blk.0.attn_v.weight' and 2 more are missing"));
 }
 
+TEST_CASE("a file with metadata alone says so") {
+  io::GgufWriter writer = File().metadata;
+  const auto bytes = writer.to_bytes();
+  REQUIRE(bytes);
+  const auto file = io::Gguf::parse(*bytes, "vocab.gguf");
+  REQUIRE(file);
+  CHECK(Model::from_gguf(*file).error().message ==
+        "vocab.gguf: the file has no tensors, only metadata, perhaps a vocabulary");
+}
+
 TEST_CASE("tensors that are no part of the architecture are named, up to three of them") {
   File file;
   static const std::vector<std::byte> zeros(32 * sizeof(float));
@@ -122,16 +132,17 @@ TEST_CASE("a type without kernels is named, with its tensor and a way to convert
 
 TEST_CASE("dimensions may be stated for each layer if all are equal") {
   const std::vector<std::string> keys = {
-      "llama.attention.head_count",   "llama.attention.head_count_kv", "llama.feed_forward_length",
-      "llama.attention.key_length",   "llama.attention.value_length",  "llama.rope.dimension_count",
+      "llama.attention.head_count",    "llama.attention.head_count_kv",
+      "llama.feed_forward_length",     "llama.attention.key_length",
+      "llama.attention.value_length",  "llama.rope.dimension_count",
       "llama.attention.sliding_window"};
   for (const std::string& key : keys) {
     CAPTURE(key);
     File file;
-    const std::uint32_t value = key.ends_with("count_kv")               ? 2
-                                : key.ends_with("head_count")           ? 4
-                                : key.ends_with("feed_forward_length")  ? 32
-                                                                        : 8;
+    const std::uint32_t value = key.ends_with("count_kv")              ? 2
+                                : key.ends_with("head_count")          ? 4
+                                : key.ends_with("feed_forward_length") ? 32
+                                                                       : 8;
     file.metadata.set_array(key, std::vector<std::uint32_t>{value, value});
     check_logits(file.load());
     file.metadata.set_array(key, std::vector<std::int32_t>{static_cast<std::int32_t>(value), 1});

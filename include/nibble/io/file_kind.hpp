@@ -40,7 +40,8 @@ inline std::string not_gguf(std::span<const std::byte> bytes) {
     return kind + std::string(", not a GGUF file; ") + kConvertFolder;
   };
   if (text.starts_with("tjgg") || text.starts_with("fmgg") || text.starts_with("lmgg")) {
-    return "a model file of 2023 from before GGUF (GGML, GGJT), which is not supported; take a GGUF "
+    return "a model file of 2023 from before GGUF (GGML, GGJT), which is not supported; take a "
+           "GGUF "
            "of the model, or convert the original: " +
            std::string(kConvertFolder);
   }

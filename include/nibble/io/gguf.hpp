@@ -11,6 +11,8 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <new>
 #include <numeric>
 #include <span>
 #include <string>
@@ -308,7 +310,8 @@ inline Result<Gguf> Gguf::open_split(const std::string& path, Gguf part) {
   all.name_ = shown;
   all.split_ = {};
   if (split.n_tensors != 0 && split.n_tensors != all.tensors_.size()) {
-    return Error{Errc::malformed, shown + ": the parts have " + std::to_string(all.tensors_.size()) +
+    return Error{Errc::malformed, shown + ": the parts have " +
+                                      std::to_string(all.tensors_.size()) +
                                       " tensors together, not " + std::to_string(split.n_tensors)};
   }
   std::erase_if(all.metadata_,
@@ -333,7 +336,8 @@ inline Result<void> Gguf::append(Gguf&& part) {
       continue;
     }
     const std::span<const std::byte> a = own->encoded(), b = entry.value.encoded();
-    if (own->type() != entry.value.type() || !std::equal(a.begin(), a.end(), b.begin(), b.end())) {
+    if (own->type() != entry.value.type() || a.size() != b.size() ||
+        std::memcmp(a.data(), b.data(), a.size()) != 0) {
       return Error{Errc::malformed, part.name_ + ": not a part of the same model as " + name_ +
                                         ": key " + quoted(entry.key) + " differs"};
     }
@@ -364,8 +368,8 @@ inline Result<void> Gguf::read_split() {
 // Refuses a part of a split model.
 inline Result<Gguf> Gguf::whole(Result<Gguf> gguf) {
   if (gguf && gguf->split_.n_parts > 0) {
-    return Error{Errc::unsupported, gguf->name_ + ": " + gguf->part_text() +
-                                        "; only Gguf::open() reads all parts"};
+    return Error{Errc::unsupported,
+                 gguf->name_ + ": " + gguf->part_text() + "; only Gguf::open() reads all parts"};
   }
   return gguf;
 }

@@ -25,11 +25,16 @@ struct AllArchitectures : ArchitectureList<Llama, Gpt2> {};
 
 namespace detail {
 
-// The graph of the architecture that a file names. Errors: unsupported (it is not in the list),
-// those of its config(). Null if memory runs out.
+// The graph of the architecture that a file names. Errors: malformed (a file without tensors),
+// unsupported (an architecture that is not in the list), those of its config(). Null if memory runs
+// out.
 template <class... Architectures>
 Result<Owned<ModelGraph>> graph_of(ArchitectureList<Architectures...>, std::string_view name,
                                    const io::Gguf& file) {
+  if (file.tensors().empty()) {
+    return Error{Errc::malformed,
+                 file.name() + ": the file has no tensors, only metadata, perhaps a vocabulary"};
+  }
   Result<Owned<ModelGraph>> found = Owned<ModelGraph>();
   const auto try_one = [&]<class A>(std::type_identity<A>) {
     if (name != A::kName) return false;
@@ -46,8 +51,8 @@ Result<Owned<ModelGraph>> graph_of(ArchitectureList<Architectures...>, std::stri
   std::string known;
   ((known += (known.empty() ? "" : ", ") + std::string(Architectures::kName)), ...);
   return Error{Errc::unsupported, file.name() + ": architecture '" +
-                                      std::string(name.substr(0, 64)) + "'; this program knows " +
-                                      known};
+                                      std::string(name.substr(0, 64)) +
+                                      "' is not supported; this program knows " + known};
 }
 
 }  // namespace detail

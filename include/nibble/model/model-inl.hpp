@@ -123,8 +123,8 @@ NIBBLE_INLINE Result<Model> Model::from_graph(Owned<ModelGraph> graph, FormatTab
   return Model(std::move(parts));
 }
 
-NIBBLE_INLINE Result<ModelMemory> Model::memory_of_graph(Owned<ModelGraph> graph, FormatTable formats,
-                                                         const io::Gguf& file,
+NIBBLE_INLINE Result<ModelMemory> Model::memory_of_graph(Owned<ModelGraph> graph,
+                                                         FormatTable formats, const io::Gguf& file,
                                                          const LoadOptions& options) {
   NIBBLE_TRY(weights, bind(graph.get(), formats, file));
   const Index n_workers = options.executor != nullptr ? options.executor->n_workers() : 1;

@@ -41,8 +41,8 @@ struct LoadOptions {
   const Progress* progress = nullptr;  // called as loading goes on
 };
 
-// What loading a file takes, in bytes. Beside this, loading needs memory for the names in the file
-// and for its vocabulary, some ten times their size in the file at most.
+// What loading a file takes, in bytes, exactly. Beside this, loading needs memory for the names in
+// the file and for its vocabulary: a few times their size in the file.
 struct ModelMemory {
   std::size_t weights = 0;   // of memory that the model holds: weights packed by loading
   std::size_t in_place = 0;  // of the file, mapped, which the model reads: weights packed before
@@ -89,9 +89,10 @@ class Model {
   explicit Model(Shared<Parts> parts) noexcept;
   // The parts of from_gguf() and memory_needed() after the architecture is known.
   using FormatTable = std::span<const graph::FormatOps* const>;
-  static Result<WeightStore> bind(const ModelGraph* graph, FormatTable formats, const io::Gguf& file);
-  static Result<Model> from_graph(Owned<ModelGraph> graph, FormatTable formats, const io::Gguf& file,
-                                  const LoadOptions& options);
+  static Result<WeightStore> bind(const ModelGraph* graph, FormatTable formats,
+                                  const io::Gguf& file);
+  static Result<Model> from_graph(Owned<ModelGraph> graph, FormatTable formats,
+                                  const io::Gguf& file, const LoadOptions& options);
   static Result<ModelMemory> memory_of_graph(Owned<ModelGraph> graph, FormatTable formats,
                                              const io::Gguf& file, const LoadOptions& options);
 

@@ -63,9 +63,9 @@ inline Result<Format> format_of(io::GgmlType type) {
   }
   const io::GgmlTypeTraits traits = io::type_traits(type);
   if (traits.panel_rows != 0) {
-    return Error{Errc::unsupported,
-                 std::string(traits.name) + ": the file was made by quantize --packed, which cannot "
-                                            "be undone; convert the file that it was made from"};
+    return Error{Errc::unsupported, std::string(traits.name) +
+                                        ": the file was made by quantize --packed, which cannot "
+                                        "be undone; convert the file that it was made from"};
   }
   std::string known;
   for (const detail::GgufNames& names : detail::kGgufNames) {
