@@ -35,13 +35,14 @@ struct Options {
   bool logprobs = false;
   bool ids = false;
   bool quiet = false;
+  bool memory = false;
 };
 
 void add_options(CLI::App& app, Options& o) {
   auto& sampling = o.generate.sampling;
   const auto kAtLeastOne = CLI::Range(Index{1}, Index{1} << 30);
   const auto kCount = CLI::Range(Index{0}, Index{1} << 30);
-  app.add_option("MODEL.gguf", o.model, "the model")->required();
+  app.add_option("MODEL.gguf", o.model, "the model; of a split one, any part")->required();
   auto* const prompt = app.add_option("--prompt", o.prompt, "the text to continue");
   auto* const prompt_file = app.add_option("--prompt-file", o.prompt_file,
                                            "a file with that text, taken as it is; - is stdin")
@@ -92,10 +93,13 @@ void add_options(CLI::App& app, Options& o) {
       "the SIMD target, e.g. AVX2; default: the best there is");
   app.add_flag("--logprobs", o.logprobs, "a line per token, with its log-probability");
   app.add_flag("--ids", o.ids, "a line per token, with its id; the prompt's ids on stderr");
+  app.add_flag(
+      "--memory", o.memory,
+      "only say how much memory the model takes, which its header tells; no prompt needed");
   app.add_flag("--quiet", o.quiet, "nothing on stderr but errors");
   app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C).");
   app.callback([&o, prompt, prompt_file] {
-    if (prompt->empty() && prompt_file->empty()) {
+    if (prompt->empty() && prompt_file->empty() && !o.memory) {
       throw CLI::RequiredError("--prompt or --prompt-file");
     }
     const auto sampler = nibble::Sampler::create(o.generate.sampling, 1);
@@ -180,12 +184,22 @@ void print_summary(const Timing& t, nibble::Finish finish, const nibble::Model& 
   std::fputc('\n', stderr);
 }
 
+nibble::Result<int> print_memory(const Options& o, nibble::Executor& executor) {
+  NIBBLE_TRY(needed, nibble::memory_needed(o.model, {.executor = &executor}));
+  std::printf("weights   %s of memory\n", example::mebibytes(needed.weights).c_str());
+  std::printf("in place  %s of the file, mapped\n", example::mebibytes(needed.in_place).c_str());
+  std::printf("loading   %s of memory more, until it is loaded\n",
+              example::mebibytes(needed.loading).c_str());
+  return example::kOk;
+}
+
 // Returns the exit code.
 nibble::Result<int> run(Options& o) {
   NIBBLE_TRY(prompt, o.prompt_file.empty() ? nibble::Result<std::string>(o.prompt)
                                            : example::read_text(o.prompt_file));
   if (o.target) NIBBLE_CHECK(nibble::simd::force_target(*o.target));
   NIBBLE_TRY(pool, nibble::ThreadPool::create({.n_threads = o.n_threads, .pin = o.pin}));
+  if (o.memory) return print_memory(o, *pool);
   o.session.executor = pool.get();
   o.generate.cancel = &interrupted;
 
@@ -202,8 +216,7 @@ nibble::Result<int> run(Options& o) {
     return model.error();
   }
   if (model->tokenizer() == nullptr) {
-    return nibble::Error{nibble::Errc::unsupported,
-                         nibble::printable(o.model) + ": has no tokenizer that is known here"};
+    return *model->tokenizer_error();
   }
   NIBBLE_TRY(session, nibble::Session::create(*model, o.session));
   NIBBLE_TRY(generator, nibble::Generator::create(session, o.generate));

@@ -52,6 +52,9 @@ nibble_example_test(home_commands_no_file home_commands EXIT 1 ERR "missing.gguf
 nibble_example_test(generate generate EXIT 0 STDIN "${utterance}\n" OUT "^${call}\n$"
   ERR "prefill  17 tokens.*decode   8 tokens.*finish: end of text.*peak RAM"
   ARGS ${home_model} --prompt-file -)
+nibble_example_test(generate_memory generate EXIT 0 ERR "^$"
+  OUT "^weights   3.[0-9] MiB of memory\nin place  0.0 MiB [^\n]*\nloading   [0-9.]+ MiB [^\n]*\n$"
+  ARGS ${home_model} --memory)
 nibble_example_test(generate_stop generate EXIT 0 STDIN "${utterance}\n"
   OUT "^light.set\\(room=\n$" ERR "^$" ARGS ${home_model} --prompt-file - --stop office --quiet)
 nibble_example_test(generate_tokens generate EXIT 0 STDIN "${utterance}\n"

@@ -34,9 +34,11 @@
 namespace nibble { inline namespace NIBBLE_ABI {
 template Result<Model> Model::from_gguf<graph::AllFormats, AllArchitectures>(const io::Gguf&,
                                                                              const LoadOptions&);
-template Result<Model> Model::from_gguf<graph::AllFormats, AllArchitectures>(io::Gguf&&,
-                                                                             const LoadOptions&);
+template Result<ModelMemory> Model::memory_needed<graph::AllFormats, AllArchitectures>(
+    const io::Gguf&, const LoadOptions&);
 template Result<Model> load<graph::AllFormats, AllArchitectures>(const std::string&,
                                                                  const LoadOptions&);
+template Result<ModelMemory> memory_needed<graph::AllFormats, AllArchitectures>(const std::string&,
+                                                                                const LoadOptions&);
 }}  // namespace nibble::NIBBLE_ABI
 #endif

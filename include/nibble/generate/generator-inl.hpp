@@ -80,7 +80,8 @@ NIBBLE_INLINE Index Generator::n_tokens() const noexcept { return state_->n_toke
 NIBBLE_INLINE Result<void> Generator::State::prompt(std::string_view text) {
   const text::Tokenizer* const tokenizer = session.model().tokenizer();
   if (tokenizer == nullptr) {
-    return Error{Errc::unsupported, "generate: the model has no tokenizer that is known here"};
+    const Error& why = *session.model().tokenizer_error();
+    return Error{why.code, "generate: there is no tokenizer for the text: " + why.message};
   }
   text::EncodeOptions encode;
   if (session.position() > 0) encode.add_bos = false;
