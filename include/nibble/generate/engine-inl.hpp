@@ -76,19 +76,28 @@ class EngineNeeds final : public graph::SurveySink {
 struct Engine::State {
   State(const Model& m, const EngineOptions& o) : model(m), options(o), needs(m) {}
 
-  Result<void> check_options();
+  // What an engine takes, before any of it is allocated.
+  Result<void> measure();
   Result<void> allocate();
-  Result<void> fill_rope_tables(Arena& arena, std::size_t longest);
+  void fill_rope_tables(Arena& arena);
   Result<void> check(std::span<const SequenceInput> inputs) const;
   Result<void> check(const SequenceInput& input, std::size_t index) const;
   Result<void> check_pages(Index n_pages) const;
-  MatrixView<const float> run(std::span<const SequenceInput> inputs) noexcept;
+  // Computes the pending tokens of each sequence, but at most max_rows of each. On an error they
+  // stay pending.
+  Result<MatrixView<const float>> run(std::span<const SequenceInput> inputs, Index max_rows);
+  void put_rows(const SequenceInput& input, Index first_row) noexcept;
+  std::size_t bytes() const noexcept;
 
   Model model;
   EngineOptions options;
   detail::EngineNeeds needs;
   graph::Limits limits;
   graph::Plan plan;
+  ops::KvCacheLayout layout;
+  std::size_t cache_bytes = 0, working_bytes = 0;  // of the two blocks of memory
+  std::size_t most_pairs = 0;                      // of a table of rotations
+  std::uint64_t n_steps = 0;                       // logits are valid until the next one
   Shared<Pool> pool;
   AlignedBuffer memory;
   graph::RunArgs args;
@@ -110,7 +119,7 @@ NIBBLE_INLINE Index Engine::max_outputs() const noexcept { return state_->limits
 NIBBLE_INLINE Index Engine::n_pages() const noexcept { return state_->pool->pages.n_pages(); }
 NIBBLE_INLINE Index Engine::n_free_pages() const noexcept { return state_->pool->pages.n_free(); }
 NIBBLE_INLINE std::size_t Engine::bytes() const noexcept {
-  return state_->memory.size() + state_->pool->memory.size() + state_->row_memory.size();
+  return state_->bytes() + state_->row_memory.size();
 }
 NIBBLE_INLINE void Engine::set_policy(const ops::PagePolicy* policy) noexcept {
   state_->args.step.policy = policy;
@@ -120,20 +129,34 @@ NIBBLE_INLINE Result<Engine> Engine::create(const Model& model, const EngineOpti
   NIBBLE_CHECK(simd::ensure_target());
   Owned<State> state(new (std::nothrow) State(model, options));
   if (!state) return Error{Errc::out_of_memory, "an engine"};
-  model.architecture().survey(state->needs);
-  NIBBLE_CHECK(state->check_options());
-  state->plan = model.architecture().plan(state->limits);
-  if (!state->plan.is_valid()) {
-    return Error{Errc::limit, "session: max_step_tokens " +
-                                  std::to_string(options.max_step_tokens) +
-                                  " cannot be had: " + state->plan.error};
-  }
+  NIBBLE_CHECK(state->measure());
   NIBBLE_CHECK(state->allocate());
   return Engine(std::move(state));
 }
 
-NIBBLE_INLINE Result<void> Engine::State::check_options() {
+NIBBLE_INLINE Result<std::size_t> Engine::bytes_needed(const Model& model,
+                                                       const EngineOptions& options) {
+  State state(model, options);
+  NIBBLE_CHECK(state.measure());
+  return state.bytes();
+}
+
+NIBBLE_INLINE std::size_t Engine::State::bytes() const noexcept {
+  return sizeof(State) + needs.ropes.size() * sizeof(graph::RopeTable) + working_bytes +
+         sizeof(Pool) + Shared<Pool>::count_bytes() +
+         static_cast<std::size_t>(layout.n_layers) * sizeof(ops::KvShape) + cache_bytes;
+}
+
+NIBBLE_INLINE Result<void> Engine::State::measure() {
+  model.architecture().survey(needs);
   const ModelConfig& config = model.config();
+  bool is_type = false;
+  for (const ops::KvType type : ops::kKvTypes) is_type = is_type || type == options.kv_type;
+  if (!is_type) {
+    return Error{Errc::invalid_argument, "session: kv_type " +
+                                             std::to_string(static_cast<int>(options.kv_type)) +
+                                             " is none of f32, f16, bf16, int8"};
+  }
   constexpr Index kMax = Index{1} << 30;
   if (options.n_ctx < 0 || options.n_ctx > kMax || options.max_step_tokens < 1 ||
       options.max_outputs < 0 || options.max_sequences < 1 || options.max_sequences > 1 << 16 ||
@@ -164,15 +187,15 @@ NIBBLE_INLINE Result<void> Engine::State::check_options() {
   limits.max_workers = args.executor->n_workers();
   limits.float_inputs = needs.float_inputs;
   limits.code_inputs = needs.code_inputs;
-  return ok();
-}
+  plan = model.architecture().plan(limits);
+  if (!plan.is_valid()) {
+    return Error{Errc::limit, "session: max_step_tokens " +
+                                  std::to_string(options.max_step_tokens) +
+                                  " cannot be had: " + plan.error};
+  }
 
-NIBBLE_INLINE Result<void> Engine::State::allocate() {
-  pool = Shared<Pool>(Owned<Pool>(new (std::nothrow) Pool));
-  if (!pool) return Error{Errc::out_of_memory, "an engine"};
-  ops::KvCacheLayout layout;
   layout.type = options.kv_type;
-  layout.n_layers = model.config().n_layers;
+  layout.n_layers = config.n_layers;
   layout.capacity = options.cache_positions > 0 ? options.cache_positions
                                                 : ops::pages_for(limits.n_positions) *
                                                       ops::kPagePositions * limits.max_segments;
@@ -180,12 +203,11 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
     layout.n_kv_heads = needs.shapes[0].n_kv_heads;
     layout.head_dim = needs.shapes[0].head_dim;
   }
-  pool->shapes = std::move(needs.shapes);
-  if (layout.n_kv_heads == 0) layout.shapes = pool->shapes;
+  if (layout.n_kv_heads == 0) layout.shapes = needs.shapes;
   if (!layout.is_valid()) return Error{Errc::invalid_argument, "session: the cache is too large"};
 
   const Index n_pages = layout.n_pages();
-  std::size_t rope_bytes = 0, most_pairs = 0;
+  std::size_t rope_bytes = 0;
   for (const auto& rope : needs.ropes) {
     const Index n_pairs = rope.key.dim / 2;
     if (limits.n_positions * (8 * n_pairs + 4) > kMaxBytes / 16) {  // no sum below overflows
@@ -197,25 +219,38 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
   if (static_cast<Index>(layout.bytes()) > kMaxBytes / 2 || n_pages > kMaxBytes / 64) {
     return Error{Errc::limit, "session: the cache is too large for the address space"};
   }
-  const auto n_users = static_cast<std::size_t>(n_pages);
-  auto cache_memory =
-      AlignedBuffer::allocate(align_up(layout.bytes()) + align_up(n_users * sizeof(std::int32_t)));
+  cache_bytes =
+      align_up(layout.bytes()) + align_up(static_cast<std::size_t>(n_pages) * sizeof(std::int32_t));
+  working_bytes = align_up(plan.bytes) + rope_bytes + align_up(most_pairs * sizeof(double)) +
+                  align_up(static_cast<std::size_t>(limits.max_rows) * sizeof(std::int32_t)) +
+                  align_up(static_cast<std::size_t>(limits.max_segments) * sizeof(graph::Segment)) +
+                  align_up(static_cast<std::size_t>(limits.max_outputs) * sizeof(Index));
+  return ok();
+}
+
+NIBBLE_INLINE Result<void> Engine::State::allocate() {
+  pool = Shared<Pool>(Owned<Pool>(new (std::nothrow) Pool));
+  if (!pool) return Error{Errc::out_of_memory, "an engine"};
+  pool->shapes = std::move(needs.shapes);
+  if (layout.n_kv_heads == 0) layout.shapes = pool->shapes;
+  auto cache_memory = AlignedBuffer::allocate(cache_bytes);
   if (!cache_memory) return std::move(cache_memory).error().in("session: the cache");
   pool->memory = *std::move(cache_memory);
   Arena cache_arena(pool->memory.bytes());
-  std::byte* const cache_bytes = cache_arena.take<std::byte>(layout.bytes());
-  NIBBLE_TRY(cache, ops::KvCache::create({cache_bytes, layout.bytes()}, layout));
+  const std::size_t n_cache_bytes = layout.bytes();
+  NIBBLE_TRY(cache, ops::KvCache::create(
+                        {cache_arena.take<std::byte>(n_cache_bytes), n_cache_bytes}, layout));
+  cache.report_exceeded(&pool->is_exceeded);
   pool->cache = cache;
+  const auto n_users = static_cast<std::size_t>(layout.n_pages());
   pool->pages = PagePool({cache_arena.take<std::int32_t>(n_users), n_users});
   pool->n_state_floats = needs.n_state_floats;
+  pool->vocab_size = model.config().vocab_size;
 
   const auto max_rows = static_cast<std::size_t>(limits.max_rows);
   const auto max_segments = static_cast<std::size_t>(limits.max_segments);
   const auto max_outputs = static_cast<std::size_t>(limits.max_outputs);
-  auto working_memory = AlignedBuffer::allocate(
-      align_up(plan.bytes) + rope_bytes + align_up(most_pairs * sizeof(double)) +
-      align_up(max_rows * sizeof(std::int32_t)) + align_up(max_segments * sizeof(graph::Segment)) +
-      align_up(max_outputs * sizeof(Index)));
+  auto working_memory = AlignedBuffer::allocate(working_bytes);
   if (!working_memory) return std::move(working_memory).error().in("session: working memory");
   memory = *std::move(working_memory);
   Arena arena(memory.bytes());
@@ -225,10 +260,12 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
   tokens = arena.take<std::int32_t>(max_rows);
   segments = arena.take<graph::Segment>(max_segments);
   output_rows = arena.take<Index>(max_outputs);
-  return fill_rope_tables(arena, most_pairs);
+  fill_rope_tables(arena);
+  return ok();
 }
 
-NIBBLE_INLINE Result<void> Engine::State::fill_rope_tables(Arena& arena, std::size_t most_pairs) {
+NIBBLE_INLINE void Engine::State::fill_rope_tables(Arena& arena) {
+  rope_tables.reserve(needs.ropes.size());
   double* const frequencies = arena.take<double>(most_pairs);
   for (const auto& [key, factors_slot] : needs.ropes) {
     const auto n_pairs = static_cast<std::size_t>(key.dim / 2);
@@ -240,7 +277,6 @@ NIBBLE_INLINE Result<void> Engine::State::fill_rope_tables(Arena& arena, std::si
                                                  factors));
   }
   args.rope_tables = rope_tables;
-  return ok();
 }
 
 NIBBLE_INLINE Result<Sequence> Engine::new_sequence(Index capacity) {
@@ -264,7 +300,7 @@ NIBBLE_INLINE Result<void> Engine::State::check(const SequenceInput& input,
     return error(Errc::invalid_argument, "no sequence of this engine");
   }
   const Sequence::State& s = *input.sequence->state_;
-  const Index n = input.n_rows();
+  const Index n = input.n_rows() + s.n_pending();
   if (input.rows.data() != nullptr &&
       (!input.tokens.empty() || input.rows.extent(1) != model.config().dim)) {
     return error(Errc::invalid_argument, "rows of " + std::to_string(input.rows.extent(1)) +
@@ -276,12 +312,12 @@ NIBBLE_INLINE Result<void> Engine::State::check(const SequenceInput& input,
                                              std::to_string(n) + " tokens; at most " +
                                              std::to_string(limits.max_outputs) + " at once");
   }
-  if (n > s.capacity - s.position) {
-    return error(Errc::limit, std::to_string(n) + " tokens at position " +
-                                  std::to_string(s.position) + " do not fit in a context of " +
+  if (input.n_rows() > s.capacity - s.n_tokens) {
+    return error(Errc::limit, std::to_string(input.n_rows()) + " tokens at position " +
+                                  std::to_string(s.n_tokens) + " do not fit in a context of " +
                                   std::to_string(s.capacity));
   }
-  if (needs.reads_both_ways && s.position > 0) {
+  if (needs.reads_both_ways && s.n_computed > 0) {
     return error(Errc::invalid_argument,
                  "the model reads a sequence in both directions and so at once; this one has "
                  "tokens already");
@@ -312,13 +348,15 @@ NIBBLE_INLINE Result<void> Engine::State::check(std::span<const SequenceInput> i
       return Error{Errc::invalid_argument, "engine: inputs " + std::to_string(j) + " and " +
                                                std::to_string(i) + " are of the same sequence"};
     }
-    const Index n = inputs[i].n_rows();
+    const Sequence::State& s = *inputs[i].sequence->state_;
+    const Index n = inputs[i].n_rows() + s.n_pending();
     n_rows += n;
     n_outputs += inputs[i].n_outputs;
-    n_pages += inputs[i].sequence->state_->n_pages_for(n);
+    n_pages += s.n_pages_for(n);
   }
   if (n_rows > limits.max_rows || n_outputs > limits.max_outputs) {
-    return Error{Errc::limit, "engine: a step of " + std::to_string(n_rows) + " tokens with " +
+    return Error{Errc::limit, "engine: a step of " + std::to_string(n_rows) +
+                                  " tokens (pending ones included) with " +
                                   std::to_string(n_outputs) + " outputs; at most " +
                                   std::to_string(limits.max_rows) + " and " +
                                   std::to_string(limits.max_outputs)};
@@ -336,7 +374,7 @@ NIBBLE_INLINE Result<void> Engine::State::check_pages(Index n_pages) const {
 NIBBLE_INLINE Result<void> Engine::check(const SequenceInput& input) const {
   const State& s = *state_;
   NIBBLE_CHECK(s.check(input, 0));
-  const Index n = input.n_rows();
+  const Index n = input.n_rows() + input.sequence->n_pending();
   if (n > s.limits.max_rows && s.needs.reads_both_ways) {
     return Error{Errc::limit, "session: the model reads all " + std::to_string(n) +
                                   " tokens at once; max_step_tokens is " +
@@ -345,28 +383,26 @@ NIBBLE_INLINE Result<void> Engine::check(const SequenceInput& input) const {
   return s.check_pages(input.sequence->state_->n_pages_for(n));
 }
 
-NIBBLE_INLINE MatrixView<const float> Engine::State::run(
-    std::span<const SequenceInput> inputs) noexcept {
+NIBBLE_INLINE void Engine::State::put_rows(const SequenceInput& input, Index first_row) noexcept {
+  const Index width = model.config().dim;
+  for (Index i = 0; i < input.rows.extent(0); ++i) {
+    for (Index j = 0; j < width; ++j) rows[(first_row + i) * width + j] = input.rows(i, j);
+  }
+}
+
+NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
+    std::span<const SequenceInput> inputs, Index max_rows) {
   graph::Step& step = args.step;
   Index n_rows = 0, n_outputs = 0;
   std::size_t n_segments = 0;
-  const Index width = model.config().dim;
   for (const SequenceInput& input : inputs) {
     Sequence::State& s = *input.sequence->state_;
-    const Index n = input.n_rows();
+    const Index n = std::min(s.n_pending(), max_rows);
     s.prepare(n);
-    if (input.rows.data() != nullptr) {
-      for (Index i = 0; i < n; ++i) {
-        s.tokens[s.position + i] = graph::kNoToken;
-        for (Index j = 0; j < width; ++j) rows[(n_rows + i) * width + j] = input.rows(i, j);
-      }
-    } else {
-      // The source may be the sequence's own tokens.
-      std::memmove(s.tokens + s.position, input.tokens.data(), input.tokens.size_bytes());
-    }
-    std::memcpy(tokens + n_rows, s.tokens + s.position,
+    if (input.rows.data() != nullptr) put_rows(input, n_rows + n - input.n_rows());
+    std::memcpy(tokens + n_rows, s.tokens + s.n_computed,
                 static_cast<std::size_t>(n) * sizeof(*tokens));
-    segments[n_segments++] = {n_rows, n, s.position, input.kind, s.page_table(), s.state};
+    segments[n_segments++] = {n_rows, n, s.n_computed, input.kind, s.page_table(), s.state};
     for (Index i = n - input.n_outputs; i < n; ++i) output_rows[n_outputs++] = n_rows + i;
     n_rows += n;
   }
@@ -375,11 +411,21 @@ NIBBLE_INLINE MatrixView<const float> Engine::State::run(
   step.tokens = {tokens, static_cast<std::size_t>(n_rows)};
   step.segments = {segments, n_segments};
   step.output_rows = {output_rows, static_cast<std::size_t>(n_outputs)};
-  step.rows =
-      rows == nullptr ? MatrixView<const float>() : MatrixView<const float>(rows, n_rows, width);
+  step.rows = rows == nullptr ? MatrixView<const float>()
+                              : MatrixView<const float>(rows, n_rows, Index{model.config().dim});
   const MatrixView<const float> logits = model.architecture().run(plan, limits, args);
-  for (const SequenceInput& input : inputs) {
-    input.sequence->state_->position += input.n_rows();
+  ++n_steps;
+  const bool is_exceeded = pool->is_exceeded.exchange(false, std::memory_order_relaxed);
+  for (std::size_t i = 0; i < n_segments; ++i) {
+    Sequence::State& s = *inputs[i].sequence->state_;
+    const Index before = s.n_computed;
+    s.n_computed += segments[i].n_rows;
+    if (is_exceeded) s.uncompute(before);
+  }
+  if (is_exceeded) {
+    return Error{Errc::limit,
+                 "session: a key or value of the model is beyond 65504, the most that an f16 cache "
+                 "can hold; choose kv_type bf16 or f32 in the session's or engine's options"};
   }
   return has_outputs ? logits : logits.rows(0, 0);
 }
@@ -394,7 +440,18 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::run(std::span<const Sequen
     s.row_memory = std::move(memory);
     s.rows = reinterpret_cast<float*>(s.row_memory.data());
   }
-  return s.run(inputs);
+  for (const SequenceInput& input : inputs) {
+    input.sequence->state_->add(input.rows.data() != nullptr ? nullptr : input.tokens.data(),
+                                input.n_rows());
+  }
+  auto logits = s.run(inputs, s.limits.max_rows);
+  if (!logits) {
+    for (const SequenceInput& input : inputs) {
+      Sequence::State& sequence = *input.sequence->state_;
+      sequence.cut(sequence.n_tokens - input.n_rows());
+    }
+  }
+  return logits;
 }
 
 }}  // namespace nibble::NIBBLE_ABI
