@@ -6,25 +6,37 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 
 namespace {
 
-std::atomic<long long> n_allocations{0};
+std::atomic<long long> n_allocations{0}, n_bytes{0};
 constexpr std::size_t kMaxBytes = std::size_t{1} << 36;
 
-void* allocate(std::size_t bytes) noexcept {
+// The size of a block is stored in front of it, in `alignment` bytes.
+void* allocate(std::size_t bytes, std::size_t alignment) noexcept {
   n_allocations.fetch_add(1, std::memory_order_relaxed);
   if (bytes > kMaxBytes) return nullptr;
-  return std::malloc(bytes == 0 ? 1 : bytes);
+  const std::size_t whole = (bytes + alignment - 1) / alignment * alignment + alignment;
+  auto* const base = static_cast<char*>(std::aligned_alloc(alignment, whole));
+  if (base == nullptr) return nullptr;
+  std::memcpy(base, &bytes, sizeof(bytes));
+  n_bytes.fetch_add(static_cast<long long>(bytes), std::memory_order_relaxed);
+  return base + alignment;
 }
 
-void* allocate(std::size_t bytes, std::align_val_t alignment) noexcept {
-  n_allocations.fetch_add(1, std::memory_order_relaxed);
-  const auto a = static_cast<std::size_t>(alignment);
-  if (bytes > kMaxBytes) return nullptr;
-  return std::aligned_alloc(a, (bytes + a - 1) / a * a);
+void release(void* memory, std::size_t alignment) noexcept {
+  if (memory == nullptr) return;
+  char* const base = static_cast<char*>(memory) - alignment;
+  std::size_t bytes = 0;
+  std::memcpy(&bytes, base, sizeof(bytes));
+  n_bytes.fetch_sub(static_cast<long long>(bytes), std::memory_order_relaxed);
+  std::free(base);
 }
+
+constexpr std::size_t kUsual = __STDCPP_DEFAULT_NEW_ALIGNMENT__;
+constexpr std::size_t of(std::align_val_t a) { return static_cast<std::size_t>(a); }
 
 void* or_abort(void* memory) {  // tests are also built without exceptions
   if (memory == nullptr) std::abort();
@@ -34,21 +46,29 @@ void* or_abort(void* memory) {  // tests are also built without exceptions
 }  // namespace
 
 long long allocation_count() noexcept { return n_allocations.load(); }
+long long allocated_bytes() noexcept { return n_bytes.load(); }
 
 // The array operators and the other nothrow operators of the standard library call these.
-void* operator new(std::size_t bytes) { return or_abort(allocate(bytes)); }
-void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return allocate(bytes); }
-void* operator new(std::size_t bytes, std::align_val_t a) { return or_abort(allocate(bytes, a)); }
-void* operator new(std::size_t bytes, std::align_val_t a, const std::nothrow_t&) noexcept {
-  return allocate(bytes, a);
+void* operator new(std::size_t bytes) { return or_abort(allocate(bytes, kUsual)); }
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  return allocate(bytes, kUsual);
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+void* operator new(std::size_t bytes, std::align_val_t a) {
+  return or_abort(allocate(bytes, of(a)));
+}
+void* operator new(std::size_t bytes, std::align_val_t a, const std::nothrow_t&) noexcept {
+  return allocate(bytes, of(a));
+}
+void operator delete(void* memory) noexcept { release(memory, kUsual); }
+void operator delete(void* memory, std::size_t) noexcept { release(memory, kUsual); }
+void operator delete(void* memory, std::align_val_t a) noexcept { release(memory, of(a)); }
+void operator delete(void* memory, std::size_t, std::align_val_t a) noexcept {
+  release(memory, of(a));
+}
 
 #else
 
 long long allocation_count() noexcept { return 0; }
+long long allocated_bytes() noexcept { return 0; }
 
 #endif

@@ -16,3 +16,6 @@
 
 // Calls since the start of the program; always 0 where they cannot be counted.
 long long allocation_count() noexcept;
+
+// Bytes that were asked for and are not given back yet; always 0 where they cannot be counted.
+long long allocated_bytes() noexcept;

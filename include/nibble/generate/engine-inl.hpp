@@ -114,6 +114,7 @@ NIBBLE_INLINE Engine::Engine(Owned<State> state) noexcept : state_(std::move(sta
 
 NIBBLE_INLINE const Model& Engine::model() const noexcept { return state_->model; }
 NIBBLE_INLINE Index Engine::n_ctx() const noexcept { return state_->limits.n_positions; }
+NIBBLE_INLINE Index Engine::max_sequences() const noexcept { return state_->limits.max_segments; }
 NIBBLE_INLINE Index Engine::max_step_tokens() const noexcept { return state_->limits.max_rows; }
 NIBBLE_INLINE Index Engine::max_outputs() const noexcept { return state_->limits.max_outputs; }
 NIBBLE_INLINE Index Engine::n_pages() const noexcept { return state_->pool->pages.n_pages(); }
@@ -142,8 +143,9 @@ NIBBLE_INLINE Result<std::size_t> Engine::bytes_needed(const Model& model,
 }
 
 NIBBLE_INLINE std::size_t Engine::State::bytes() const noexcept {
-  return sizeof(State) + needs.ropes.size() * sizeof(graph::RopeTable) + working_bytes +
-         sizeof(Pool) + Shared<Pool>::count_bytes() +
+  return sizeof(State) + needs.ropes.capacity() * sizeof(detail::EngineNeeds::Rope) +
+         needs.ropes.size() * sizeof(graph::RopeTable) + working_bytes + sizeof(Pool) +
+         Shared<Pool>::count_bytes() +
          static_cast<std::size_t>(layout.n_layers) * sizeof(ops::KvShape) + cache_bytes;
 }
 

@@ -79,6 +79,7 @@ class Engine {
   const Model& model() const noexcept;
   // As in the options, or as the engine chose.
   Index n_ctx() const noexcept;
+  Index max_sequences() const noexcept;
   Index max_step_tokens() const noexcept;
   Index max_outputs() const noexcept;
   // Pages of the cache, and how many of them no sequence uses.
