@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Counts the calls of operator new on all threads, in a test program that links
-// allocation_counter.cpp. Sizes that no machine at hand has are refused, even where a sanitizer
-// would stop the program.
+// allocation_counter.cpp, and lets them fail. Sizes that no machine at hand has are refused, even
+// where a sanitizer would stop the program.
 #pragma once
 
 // Clang links its thread sanitizer's own operator new, which cannot be replaced.
@@ -19,3 +19,18 @@ long long allocation_count() noexcept;
 
 // Bytes that were asked for and are not given back yet; always 0 where they cannot be counted.
 long long allocated_bytes() noexcept;
+
+// While it lives, calls of operator new fail from the n-th on (the next one is the first): that one
+// alone, or all of them.
+class FailingAllocations {
+ public:
+  FailingAllocations(long long n, bool all) noexcept;
+  FailingAllocations(const FailingAllocations&) = delete;
+  FailingAllocations& operator=(const FailingAllocations&) = delete;
+  ~FailingAllocations();
+  // Whether one has failed.
+  bool happened() const noexcept;
+
+ private:
+  long long first_;
+};

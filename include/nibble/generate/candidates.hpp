@@ -20,7 +20,8 @@ namespace nibble { inline namespace NIBBLE_ABI {
 // The candidates are in order, the most likely first, and equally likely ones by id; except after
 // take_all(), which leaves them in the order of their ids. So a result depends neither on how they
 // are found nor on how they are sorted. `best` is the largest logit, a finite number. A candidate
-// weighs exp(logit − best), or nothing if that is below exp(−64). NaN counts as -infinity.
+// weighs exp(logit − best), or nothing if that is below exp(−64). Logits
+// are finite or -infinity.
 class Candidates {
  public:
   // Allocates what calls on vocab_size logits take: take_best() with top_k, or, if that is 0,
@@ -216,7 +217,7 @@ class Candidates {
     double sum = 0;
     for (std::size_t begin = 0, b = 0; begin < n_; begin += block, ++b) {
       double of_block = 0;
-      for (std::size_t i = begin; i < std::min(begin + block, n_); ++i) of_block += weight_of(i);
+      for (std::size_t i = begin; i < (std::min)(begin + block, n_); ++i) of_block += weight_of(i);
       sums_[b].value = of_block;
       sum += of_block;
     }
@@ -231,7 +232,7 @@ class Candidates {
     }
     left = left_before;
     std::size_t chosen = first;
-    for (std::size_t i = first; i < std::min(first + block, n_) && left >= 0; ++i) {
+    for (std::size_t i = first; i < (std::min)(first + block, n_) && left >= 0; ++i) {
       const double w = weight_of(i);
       if (!(w > 0)) continue;
       chosen = i;

@@ -80,8 +80,8 @@ struct Engine::State {
   Result<void> measure();
   Result<void> allocate();
   void fill_rope_tables(Arena& arena);
-  Result<void> check(std::span<const SequenceInput> inputs) const;
-  Result<void> check(const SequenceInput& input, std::size_t index) const;
+  Result<void> can_run(std::span<const SequenceInput> inputs) const;
+  Result<void> can_run(const SequenceInput& input, std::size_t index) const;
   Result<void> check_pages(Index n_pages) const;
   // Computes the pending tokens of each sequence, but at most max_rows of each. On an error they
   // stay pending.
@@ -170,16 +170,17 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
                      std::to_string(options.max_sequences) + ", cache_positions " +
                      std::to_string(options.cache_positions) + " out of range"};
   }
-  limits.n_positions = options.n_ctx > 0 ? options.n_ctx : std::min(config.n_ctx, kDefaultContext);
+  limits.n_positions =
+      options.n_ctx > 0 ? options.n_ctx : (std::min)(config.n_ctx, kDefaultContext);
   if (needs.n_positions > 0 && limits.n_positions > needs.n_positions) {
     return Error{Errc::invalid_argument, "session: " + std::to_string(limits.n_positions) +
                                              " positions, but the model has learned only " +
                                              std::to_string(needs.n_positions)};
   }
   limits.max_segments = options.max_sequences;
-  limits.max_rows = std::min(options.max_step_tokens, limits.n_positions * options.max_sequences);
+  limits.max_rows = (std::min)(options.max_step_tokens, limits.n_positions * options.max_sequences);
   const Index outputs = options.max_outputs > 0 ? options.max_outputs : options.max_sequences;
-  limits.max_outputs = std::min(outputs, limits.max_rows);
+  limits.max_outputs = (std::min)(outputs, limits.max_rows);
   if (limits.max_rows > kMax) {
     return Error{Errc::invalid_argument, "session: max_step_tokens " +
                                              std::to_string(options.max_step_tokens) +
@@ -216,7 +217,7 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
       return Error{Errc::limit, "session: the cache is too large for the address space"};
     }
     rope_bytes += graph::RopeTable::bytes_needed(rope.key, limits.n_positions);
-    most_pairs = std::max(most_pairs, static_cast<std::size_t>(n_pairs));
+    most_pairs = (std::max)(most_pairs, static_cast<std::size_t>(n_pairs));
   }
   if (static_cast<Index>(layout.bytes()) > kMaxBytes / 2 || n_pages > kMaxBytes / 64) {
     return Error{Errc::limit, "session: the cache is too large for the address space"};
@@ -291,8 +292,8 @@ NIBBLE_INLINE Result<Sequence> Engine::new_sequence(Index capacity) {
   return Sequence::State::create(state_->pool, n);
 }
 
-NIBBLE_INLINE Result<void> Engine::State::check(const SequenceInput& input,
-                                                std::size_t index) const {
+NIBBLE_INLINE Result<void> Engine::State::can_run(const SequenceInput& input,
+                                                  std::size_t index) const {
   const auto error = [&](Errc code, const std::string& what) {
     const bool many = limits.max_segments > 1;
     return Error{code,
@@ -309,7 +310,7 @@ NIBBLE_INLINE Result<void> Engine::State::check(const SequenceInput& input,
                                              " numbers instead of tokens; " + "the model's have " +
                                              std::to_string(Index{model.config().dim}));
   }
-  if (n < 1 || input.n_outputs < 0 || input.n_outputs > std::min(n, limits.max_outputs)) {
+  if (n < 1 || input.n_outputs < 0 || input.n_outputs > (std::min)(n, limits.max_outputs)) {
     return error(Errc::invalid_argument, std::to_string(input.n_outputs) + " outputs of " +
                                              std::to_string(n) + " tokens; at most " +
                                              std::to_string(limits.max_outputs) + " at once");
@@ -334,7 +335,7 @@ NIBBLE_INLINE Result<void> Engine::State::check(const SequenceInput& input,
   return ok();
 }
 
-NIBBLE_INLINE Result<void> Engine::State::check(std::span<const SequenceInput> inputs) const {
+NIBBLE_INLINE Result<void> Engine::State::can_run(std::span<const SequenceInput> inputs) const {
   const auto n_inputs = static_cast<Index>(inputs.size());
   if (n_inputs < 1) return Error{Errc::invalid_argument, "engine: a step without inputs"};
   if (n_inputs > limits.max_segments) {
@@ -344,7 +345,7 @@ NIBBLE_INLINE Result<void> Engine::State::check(std::span<const SequenceInput> i
   }
   Index n_rows = 0, n_outputs = 0, n_pages = 0;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
-    NIBBLE_CHECK(check(inputs[i], i));
+    NIBBLE_CHECK(can_run(inputs[i], i));
     for (std::size_t j = 0; j < i; ++j) {
       if (inputs[j].sequence != inputs[i].sequence) continue;
       return Error{Errc::invalid_argument, "engine: inputs " + std::to_string(j) + " and " +
@@ -373,9 +374,9 @@ NIBBLE_INLINE Result<void> Engine::State::check_pages(Index n_pages) const {
                                 " are free"};
 }
 
-NIBBLE_INLINE Result<void> Engine::check(const SequenceInput& input) const {
+NIBBLE_INLINE Result<void> Engine::can_run(const SequenceInput& input) const {
   const State& s = *state_;
-  NIBBLE_CHECK(s.check(input, 0));
+  NIBBLE_CHECK(s.can_run(input, 0));
   const Index n = input.n_rows() + input.sequence->n_pending();
   if (n > s.limits.max_rows && s.needs.reads_both_ways) {
     return Error{Errc::limit, "session: the model reads all " + std::to_string(n) +
@@ -399,7 +400,7 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
   std::size_t n_segments = 0;
   for (const SequenceInput& input : inputs) {
     Sequence::State& s = *input.sequence->state_;
-    const Index n = std::min(s.n_pending(), max_rows);
+    const Index n = (std::min)(s.n_pending(), max_rows);
     s.prepare(n);
     if (input.rows.data() != nullptr) put_rows(input, n_rows + n - input.n_rows());
     std::memcpy(tokens + n_rows, s.tokens + s.n_computed,
@@ -434,7 +435,7 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
 
 NIBBLE_INLINE Result<MatrixView<const float>> Engine::run(std::span<const SequenceInput> inputs) {
   State& s = *state_;
-  NIBBLE_CHECK(s.check(inputs));
+  NIBBLE_CHECK(s.can_run(inputs));
   for (const SequenceInput& input : inputs) {
     if (input.rows.data() == nullptr || s.rows != nullptr) continue;
     const auto n = static_cast<std::size_t>(s.limits.max_rows * s.model.config().dim);

@@ -97,7 +97,7 @@ class Engine {
   struct Pool;
   explicit Engine(Owned<State> state) noexcept;
   // Whether an input can be run in as many steps as it takes. Errors: as run().
-  Result<void> check(const SequenceInput& input) const;
+  Result<void> can_run(const SequenceInput& input) const;
 
   Owned<State> state_;
 };

@@ -22,7 +22,7 @@ struct Generator::State {
     take(o);
   }
 
-  static Result<void> check(const GenerateOptions& options, const Model& model);
+  static Result<void> validate(const GenerateOptions& options, const Model& model);
   void take(const GenerateOptions& o);
   const GenerateOptions& options_of_prompt() const noexcept { return next ? *next : options; }
   const text::Tokenizer* tokenizer() const noexcept { return session.model().tokenizer(); }
@@ -63,7 +63,7 @@ NIBBLE_INLINE Generator::Generator(Owned<State> state) noexcept : state_(std::mo
 
 NIBBLE_INLINE Result<Generator> Generator::create(Session& session,
                                                   const GenerateOptions& options) {
-  NIBBLE_CHECK(State::check(options, session.model()));
+  NIBBLE_CHECK(State::validate(options, session.model()));
   NIBBLE_TRY(sampler, Sampler::create(options.sampling, session.model().config().vocab_size));
   Owned<State> state(new (std::nothrow)
                          State(Session(session.state_), options, std::move(sampler)));
@@ -72,7 +72,7 @@ NIBBLE_INLINE Result<Generator> Generator::create(Session& session,
 }
 
 NIBBLE_INLINE Result<void> Generator::set_options(const GenerateOptions& options) {
-  NIBBLE_CHECK(State::check(options, state_->session.model()));
+  NIBBLE_CHECK(State::validate(options, state_->session.model()));
   state_->next = options;
   return ok();
 }
@@ -89,13 +89,13 @@ NIBBLE_INLINE Finish Generator::finish() const noexcept { return state_->finish;
 
 NIBBLE_INLINE Index Generator::n_tokens() const noexcept { return state_->n_tokens; }
 
-NIBBLE_INLINE Result<void> Generator::State::check(const GenerateOptions& options,
-                                                   const Model& model) {
+NIBBLE_INLINE Result<void> Generator::State::validate(const GenerateOptions& options,
+                                                      const Model& model) {
   const auto bad = [](const std::string& what) {
     return Error{Errc::invalid_argument, "generate: " + what};
   };
   const Index vocab_size = model.config().vocab_size;
-  NIBBLE_CHECK(Sampler::check(options.sampling, vocab_size));
+  NIBBLE_CHECK(Sampler::validate(options.sampling, vocab_size));
   if (options.max_tokens < 1) return bad("max_tokens must be at least 1");
   if (options.time_limit_ms < 0) return bad("time_limit_ms must be at least 0");
   for (const std::string& stop : options.stop) {

@@ -19,10 +19,10 @@
 namespace nibble { inline namespace NIBBLE_ABI {
 
 struct GenerateOptions {
-  SamplingOptions sampling;
+  SamplingOptions sampling = {};
   Index max_tokens = 256;
   // Generation ends before the first of these in the text, and at a control token of that name.
-  std::vector<std::string> stop;
+  std::vector<std::string> stop = {};
   bool parse_special = false;  // names of control tokens in the prompt mean those tokens
   // Checked before every step, also of the prompt; true ends generation.
   const std::atomic<bool>* cancel = nullptr;

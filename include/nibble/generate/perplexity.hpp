@@ -59,7 +59,7 @@ NIBBLE_LAZY Result<Perplexity> perplexity(Session& session, std::span<const std:
     (void)start;  // the first scored token is predicted by the one at context / 2
     // The last token predicts nothing in this chunk.
     for (Index first = half; first < context - 1;) {
-      const Index n = std::min(session.max_outputs(), context - 1 - first);
+      const Index n = (std::min)(session.max_outputs(), context - 1 - first);
       NIBBLE_TRY(logits,
                  session.append(
                      ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n)), n));

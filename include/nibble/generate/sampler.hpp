@@ -29,20 +29,22 @@ class Sampler {
  public:
   // Errors: invalid_argument for an option outside its range; the message names it.
   static Result<Sampler> create(const SamplingOptions& options, Index vocab_size) {
-    NIBBLE_CHECK(check(options, vocab_size));
+    NIBBLE_CHECK(validate(options, vocab_size));
     return Sampler(options, vocab_size);
   }
 
   // Whether create() would succeed.
-  static Result<void> check(const SamplingOptions& options, Index vocab_size) {
+  static Result<void> validate(const SamplingOptions& options, Index vocab_size) {
     const auto bad = [](const std::string& what) {
       return Error{Errc::invalid_argument, "sampling: " + what};
     };
     if (!(options.temperature >= 0) || !is_finite(static_cast<double>(options.temperature)))
       return bad("temperature must be at least 0");
     if (options.top_k < 0) return bad("top_k must be at least 0");
-    if (!(options.top_p > 0 && options.top_p <= 1)) return bad("top_p must be in (0, 1]");
-    if (!(options.min_p >= 0 && options.min_p <= 1)) return bad("min_p must be in [0, 1]");
+    if (is_nan(static_cast<double>(options.top_p)) || !(options.top_p > 0 && options.top_p <= 1))
+      return bad("top_p must be in (0, 1]");
+    if (is_nan(static_cast<double>(options.min_p)) || !(options.min_p >= 0 && options.min_p <= 1))
+      return bad("min_p must be in [0, 1]");
     if (!(options.repetition_penalty > 0) ||
         !is_finite(static_cast<double>(options.repetition_penalty)))
       return bad("repetition_penalty must be positive");
@@ -54,10 +56,11 @@ class Sampler {
       if (b.token < 0 || b.token >= vocab_size)
         return bad("logit_bias: token " + std::to_string(b.token) + " is not in [0, " +
                    std::to_string(vocab_size) + ")");
-      if (is_nan(static_cast<double>(b.bias)) || b.bias == kInfinity)
+      const bool is_number = is_finite(static_cast<double>(b.bias));
+      if (!is_number && !(b.bias < 0))
         return bad("logit_bias of token " + std::to_string(b.token) +
                    " must be a number or -infinity");
-      if (b.bias != -kInfinity || b.token == last_banned) continue;
+      if (is_number || b.token == last_banned) continue;
       last_banned = b.token;
       ++n_banned;
     }
@@ -70,21 +73,22 @@ class Sampler {
   // Other options for the tokens to come. The sequence of random numbers goes on, unless the seed
   // is another one. Errors: as create(); then nothing changes.
   Result<void> set_options(const SamplingOptions& options) {
-    NIBBLE_CHECK(check(options, vocab_size_));
+    NIBBLE_CHECK(validate(options, vocab_size_));
     if (options.seed != options_.seed) state_ = options.seed;
     take(options);
     return ok();
   }
 
-  // `logits` (vocab_size): finite or -inf, not all -inf. `recent`: the tokens so far, newest last,
-  // for the penalty; values outside the vocabulary are ignored.
+  // `logits` (vocab_size): finite or -inf, not all -inf; otherwise logprob is NaN. `recent`: the
+  // tokens so far, newest last, for the penalty; values outside the vocabulary are ignored.
   NIBBLE_LAZY Sampled sample(std::span<const float> logits,
                              std::span<const std::int32_t> recent) noexcept {
     NIBBLE_ASSERT(static_cast<Index>(logits.size()) == vocab_size_);
     const std::span<const float> changed = change(logits, recent);
     const auto best = static_cast<std::int32_t>(ops::argmax(view_of(changed)));
-    const std::int32_t id = options_.temperature == 0 ? best : choose(changed, best);
     const auto sum = ops::log_sum_exp(view_of(logits));
+    const bool chooses = options_.temperature > 0 && !is_nan(sum.log_sum);
+    const std::int32_t id = chooses ? choose(changed, best) : best;
     const double logit = static_cast<double>(logits[static_cast<std::size_t>(id)]);
     return {id, static_cast<float>(logit - static_cast<double>(sum.max) - sum.log_sum)};
   }
@@ -126,7 +130,7 @@ class Sampler {
     for (const LogitBias& b : biases) changed[b.token] += b.bias;
     if (options_.repetition_penalty != 1) {
       const auto window = static_cast<std::size_t>(options_.repetition_window);
-      for (const std::int32_t id : recent.last(std::min(recent.size(), window))) {
+      for (const std::int32_t id : recent.last((std::min)(recent.size(), window))) {
         if (id < 0 || id >= vocab_size_) continue;  // a row of numbers
         // From the logit before the penalty: a token that appears twice is penalized once.
         const float logit = biased(logits[static_cast<std::size_t>(id)], id);

@@ -73,7 +73,7 @@ NIBBLE_LAZY Result<Score> score_here(Session& session, std::span<const std::int3
   // The last token predicts nothing here.
   for (std::size_t done = 1; done < continuation.size();) {
     const std::size_t n =
-        std::min(static_cast<std::size_t>(session.max_outputs()), continuation.size() - done);
+        (std::min)(static_cast<std::size_t>(session.max_outputs()), continuation.size() - done);
     NIBBLE_TRY(logits, session.append(continuation.subspan(done - 1, n), static_cast<Index>(n)));
     for (std::size_t i = 0; i < n; ++i) {
       NIBBLE_CHECK(add_token(score, continuation[done + i], logits[static_cast<Index>(i)]));
@@ -142,7 +142,7 @@ NIBBLE_LAZY Result<std::vector<Score>> score(
   NIBBLE_TRY(base, engine.new_sequence());
   while (!prompt.empty()) {
     const auto most = static_cast<std::size_t>(engine.max_step_tokens());
-    const std::size_t n = std::min(prompt.size(), most);
+    const std::size_t n = (std::min)(prompt.size(), most);
     const bool is_last = n == prompt.size();
     const SequenceInput input{
         .sequence = &base, .tokens = prompt.first(n), .n_outputs = is_last ? 1 : 0};
@@ -179,11 +179,11 @@ NIBBLE_LAZY Result<std::vector<Score>> score(
     }
     if (forks.empty()) continue;
     inputs.clear();
-    Index n_left = std::min(engine.max_step_tokens(), engine.max_outputs());
+    Index n_left = (std::min)(engine.max_step_tokens(), engine.max_outputs());
     for (Fork& fork : forks) {
       const auto& tokens = continuations[fork.index];
       const std::size_t done = scores[fork.index].tokens.size();
-      const Index n = std::min(n_left, static_cast<Index>(tokens.size() - done));
+      const Index n = (std::min)(n_left, static_cast<Index>(tokens.size() - done));
       if (n == 0) break;
       inputs.push_back({.sequence = &fork.sequence,
                         .tokens = tokens.subspan(done - 1, static_cast<std::size_t>(n)),

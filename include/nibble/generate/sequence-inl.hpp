@@ -181,7 +181,7 @@ NIBBLE_INLINE bool Sequence::State::has_ids(Index begin, Index end) const noexce
 }
 
 NIBBLE_INLINE Index Sequence::State::last_reachable(Index n) const noexcept {
-  if (!has_state() || n >= n_computed) return std::min(n, n_computed);
+  if (!has_state() || n >= n_computed) return (std::min)(n, n_computed);
   return n >= checkpoint_position ? checkpoint_position : 0;
 }
 
@@ -241,7 +241,7 @@ NIBBLE_INLINE Result<void> Sequence::push(std::int32_t token) {
 
 NIBBLE_INLINE Index Sequence::last_reachable(Index position) const noexcept {
   const State& s = *state_;
-  return position >= s.n_computed ? std::min(position, s.n_tokens) : s.last_reachable(position);
+  return position >= s.n_computed ? (std::min)(position, s.n_tokens) : s.last_reachable(position);
 }
 
 NIBBLE_INLINE Result<void> Sequence::rewind(Index position) {

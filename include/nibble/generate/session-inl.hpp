@@ -125,7 +125,7 @@ NIBBLE_INLINE Result<MatrixView<const float>> Session::State::append(
                                              std::to_string(total) + " tokens"};
   }
   // Everything that can be is checked before the first step.
-  NIBBLE_CHECK(engine.check({.sequence = &sequence, .tokens = ids, .n_outputs = n_outputs}));
+  NIBBLE_CHECK(engine.can_run({.sequence = &sequence, .tokens = ids, .n_outputs = n_outputs}));
   s.add(ids.data(), static_cast<Index>(ids.size()));
   auto logits = compute_pending(n_outputs, progress);
   if (!logits) {
@@ -149,7 +149,7 @@ NIBBLE_INLINE Result<MatrixView<const float>> Session::State::compute_pending(
       return Error{Errc::cancelled, "session: reading a prompt"};
     }
     // The last step must hold all outputs.
-    Index now = std::min(left, max_rows);
+    Index now = (std::min)(left, max_rows);
     if (left > now && left - now < n_outputs) now = left - n_outputs;
     const SequenceInput input{
         .sequence = &sequence, .n_outputs = now == left ? n_outputs : 0, .kind = kind};

@@ -29,7 +29,7 @@ class StopMatcher {
   void reset(std::size_t longest_part) {
     std::size_t longest = 0;
     for (Stop& stop : stops_) {
-      longest = std::max(longest, stop.text.size());
+      longest = (std::max)(longest, stop.text.size());
       stop.n_matched = 0;
     }
     buffer_.clear();
@@ -52,7 +52,7 @@ class StopMatcher {
       buffer_ += c;
       std::size_t longest = 0;
       for (Stop& stop : stops_) {
-        if (stop.push(c)) longest = std::max(longest, stop.text.size());
+        if (stop.push(c)) longest = (std::max)(longest, stop.text.size());
       }
       if (longest == 0) continue;
       found_ = true;
@@ -61,7 +61,7 @@ class StopMatcher {
       return;
     }
     std::size_t held = 0;  // the longest end of the text that begins a stop string
-    for (const Stop& stop : stops_) held = std::max(held, stop.n_matched);
+    for (const Stop& stop : stops_) held = (std::max)(held, stop.n_matched);
     shown_ = buffer_.size() - held;
   }
 

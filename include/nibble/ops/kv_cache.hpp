@@ -7,6 +7,7 @@
 #pragma once
 
 #include <atomic>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -16,7 +17,6 @@
 #include "nibble/core/arena.hpp"
 #include "nibble/core/executor.hpp"
 #include "nibble/core/result.hpp"
-#include "nibble/core/scalar.hpp"
 #include "nibble/kernels/attention.hpp"
 #include "nibble/kernels/pass.hpp"
 #include "nibble/ops/kv_type.hpp"
@@ -150,11 +150,13 @@ inline bool has_pages(const Segment& segment, [[maybe_unused]] Index n_pages) no
 
 // Whether one of n numbers is finite, but not when rounded to f16.
 inline bool exceeds_f16(const float* x, Index n) noexcept {
-  constexpr float kLeast = 65520;  // halfway between the largest f16 and the next power of two
+  // Bits of 65520, halfway between the largest f16 and the next power of two, and of infinity.
+  // Bits, because -ffast-math makes no difference to them.
+  constexpr std::uint32_t kLeast = 0x477FF000u, kEnd = 0x7F800000u;
   int found = 0;
   for (Index i = 0; i < n; ++i) {
-    const float size = x[i] < 0 ? -x[i] : x[i];
-    found |= static_cast<int>(size >= kLeast) & static_cast<int>(size <= kFloatMax);
+    const std::uint32_t size = std::bit_cast<std::uint32_t>(x[i]) & 0x7FFFFFFFu;
+    found |= static_cast<int>(size - kLeast < kEnd - kLeast);
   }
   return found != 0;
 }
