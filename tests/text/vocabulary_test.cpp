@@ -229,6 +229,56 @@ TEST_CASE("a file's own settings are read, whatever integer type they have") {
   CHECK(v->ends_generation(9));
 }
 
+TEST_CASE("tokens end an answer by the names that other programs know, whatever else is the end") {
+  const auto with = [](const std::vector<std::string>& names) {
+    File file;
+    file.writer.set("tokenizer.ggml.eos_token_id", std::int32_t{500});
+    for (std::size_t i = 0; i < names.size(); ++i) file.tokens[300 + i] = names[i];
+    auto v = file.read();
+    REQUIRE(v);
+    return *std::move(v);
+  };
+  const Vocabulary plain = with({});
+  CHECK(plain.ends_generation(500));
+  CHECK(plain.text(2) == "</s>");
+  CHECK(plain.ends_generation(2));
+  CHECK(!plain.ends_generation(300));
+  const std::vector<std::string> names = {"<eos>",
+                                          "[EOS]",
+                                          "<EOT>",
+                                          "_<EOT>",
+                                          "[EOT]",
+                                          "<|eot_id|>",
+                                          "<|eom_id|>",
+                                          "<|im_end|>",
+                                          "<|end|>",
+                                          "<|return|>",
+                                          "<end_of_turn>",
+                                          "<|endoftext|>",
+                                          "<|flush|>",
+                                          "<|fim_pad|>",
+                                          "<|file_sep|>",
+                                          "<|end_of_text|>",
+                                          "<|repo_name|>",
+                                          "<end_of_utterance>",
+                                          "<｜end▁of▁sentence｜>"};
+  const Vocabulary all = with(names);
+  for (std::int32_t id = 300; id < 300 + static_cast<std::int32_t>(names.size()); ++id) {
+    CAPTURE(all.text(id));
+    CHECK(all.ends_generation(id));
+    CHECK(all.type(id) == PieceType::control);
+  }
+  CHECK(!all.ends_generation(1));
+  // Where <|end|> ends only a part of an answer, it is none of them.
+  for (const auto& [a, b] :
+       {std::pair("<|return|>", "<|call|>"), std::pair("<|calls|>", "<|flush|>")}) {
+    const Vocabulary parts = with({"<|end|>", a, b});
+    CHECK(!parts.ends_generation(300));
+    CHECK(parts.type(300) == PieceType::normal);
+    CHECK(parts.ends_generation(301));
+    CHECK(parts.ends_generation(302));
+  }
+  CHECK(!with({"<|tool_response>"}).ends_generation(2));
 // Fine-tuned models have them: a pad token that was added, embeddings that were not.
 TEST_CASE("ids of special tokens beyond the vocabulary give way to the defaults") {
   File file;

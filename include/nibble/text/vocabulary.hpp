@@ -171,6 +171,7 @@ class Vocabulary {
   Result<void> take_pieces(std::span<const Piece> pieces);
   Result<void> fill_table();
   Result<void> take_settings(const VocabularySettings& settings);
+  void find_ends();
 
   // The bits of a hash that select a slot of the table, and the bits that the slot stores.
   static std::size_t place_of(std::uint64_t hash) noexcept {
@@ -302,17 +303,34 @@ inline Result<void> Vocabulary::take_settings(const VocabularySettings& settings
   settings_.add_bos = settings.add_bos && settings.bos != kNoToken;
   settings_.add_eos = settings.add_eos && settings.eos != kNoToken;
 
-  // Files often name only one end token, and sometimes give an end token the type of ordinary text.
-  for (const std::string_view name : {"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>",
-                                      "<|endoftext|>", "<|eom_id|>", "<EOT>"}) {
+  find_ends();
+  for (const std::int32_t id : {settings.eos, settings.eot, settings.eom})
+    if (id != kNoToken && !ends_generation(id)) ends_.push_back(id);
+  return ok();
+}
+
+// Files often name only one end token, and sometimes give an end token the type of ordinary text.
+// The names are those that llama.cpp knows; the last two lines end the filling of a gap in code.
+inline void Vocabulary::find_ends() {
+  const auto has = [&](std::string_view name) { return find(name) != kNoToken; };
+  const bool has_call = has("<|call|>") || has("<|calls|>");
+  // clang-format off
+  for (const std::string_view name :
+       {"</s>", "<eos>", "[EOS]", "<EOT>", "_<EOT>", "▁<EOT>", "[EOT]", "<|eot_id|>", "<|eom_id|>",
+        "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|calls|>", "<|flush|>",
+        "<end_of_turn>", "<turn|>", "<|tool_response>", "<|endoftext|>", "<|end_of_text|>",
+        "<end_of_utterance>", "<｜end▁of▁sentence｜>", "[e~[",
+        "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>",
+        "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>"}) {
+    // clang-format on
+    // Here these end a part of an answer, or nothing.
+    if (name == "<|end|>" && has_call && (has("<|return|>") || has("<|flush|>"))) continue;
+    if (name == "</s>" && has("<|tool_response>")) continue;
     const std::int32_t id = find(name);
     if (id == kNoToken) continue;
     types_[static_cast<std::size_t>(id)] = PieceType::control;
     ends_.push_back(id);
   }
-  for (const std::int32_t id : {settings.eos, settings.eot, settings.eom})
-    if (id != kNoToken && !ends_generation(id)) ends_.push_back(id);
-  return ok();
 }
 
 namespace detail {
