@@ -133,9 +133,9 @@ void add_options(CLI::App& app, Options& o) {
       throw CLI::RequiredError("--prompt or --prompt-file");
     }
     // Which tokens there are is known only when the model is.
-    auto sampling = o.generate.sampling;
-    sampling.logit_bias.clear();
-    const auto checked = nibble::Sampler::validate(sampling, 1);
+    auto rest = o.generate.sampling;
+    rest.logit_bias.clear();
+    const auto checked = nibble::Sampler::validate(rest, 1);
     if (!checked) throw CLI::ValidationError(checked.error().message);
     for (const KvType type : nibble::ops::kKvTypes) {
       if (o.kv == to_string(type)) o.session.kv_type = type;

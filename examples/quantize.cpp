@@ -104,7 +104,8 @@ int quantize(int argc, char** argv) {
   app.add_option(
          "--tensor", rule_texts,
          "REGEX=FORMAT: another format for matrices whose names contain a match; of several "
-         "options the last that matches counts, and each must match a matrix (a layer's ffn_gate and "
+         "options the last that matches counts, and each must match a matrix (a layer's ffn_gate "
+         "and "
          "ffn_up are faster alike)")
       ->allow_extra_args(false);
   app.add_flag(

@@ -32,9 +32,9 @@ struct ModelShape {
   Index ffn_dim = 80, n_ctx = 32, window = 0;
   Index rope_dim = 12;  // Llama only
   float rope_theta = 10000, rope_scale = 1, norm_eps = 1e-5f;
-  bool tied = false, qkv_bias = false, rope_factors = false;  // Llama only
+  bool tied = false, qkv_bias = false, rope_factors = false;                        // Llama only
   bool output_bias = false, gate_bias = false, up_bias = false, down_bias = false;  // Llama only
-  std::vector<Format> formats = {Format::f32};                // of the matrices, in turn
+  std::vector<Format> formats = {Format::f32};  // of the matrices, in turn
 };
 
 struct RandomTensor {

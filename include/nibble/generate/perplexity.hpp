@@ -36,8 +36,7 @@ NIBBLE_LAZY Result<Perplexity> perplexity(Session& session, std::span<const std:
                                           const Progress* progress = nullptr) {
   if (context < 4 || context > session.capacity()) {
     return Error{Errc::invalid_argument, "perplexity: a context of " + to_text(context) +
-                                             "; the session holds " +
-                                             to_text(session.capacity())};
+                                             "; the session holds " + to_text(session.capacity())};
   }
   Perplexity result;
   result.n_chunks = static_cast<Index>(tokens.size()) / context;

@@ -99,8 +99,7 @@ class ByteReader {
 
   Error truncated(const char* what) const {
     return Error{Errc::malformed, "the file ends inside " + std::string(what) + " at byte " +
-                                      to_text(offset_) + " of " +
-                                      to_text(bytes_.size())};
+                                      to_text(offset_) + " of " + to_text(bytes_.size())};
   }
 
  private:
