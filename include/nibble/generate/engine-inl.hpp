@@ -310,7 +310,8 @@ NIBBLE_INLINE Result<void> Engine::State::can_run(const SequenceInput& input,
                                              " numbers instead of tokens; " + "the model's have " +
                                              std::to_string(Index{model.config().dim}));
   }
-  if (n < 1 || input.n_outputs < 0 || input.n_outputs > (std::min)(n, limits.max_outputs)) {
+  if (n < 1) return error(Errc::invalid_argument, "0 tokens: there is nothing to compute");
+  if (input.n_outputs < 0 || input.n_outputs > (std::min)(n, limits.max_outputs)) {
     return error(Errc::invalid_argument, std::to_string(input.n_outputs) + " outputs of " +
                                              std::to_string(n) + " tokens; at most " +
                                              std::to_string(limits.max_outputs) + " at once");
