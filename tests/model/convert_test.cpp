@@ -275,7 +275,7 @@ TEST_CASE("weights that are not finite or do not fit are errors that say where")
   const Error large = convert_error(OneTensor({32, 5000}, values).parse(), {.format = Format::f16});
   CHECK(large.code == Errc::limit);
   CHECK(large.message ==
-        "one: tensor 'w': weight 2 of row 3, 1000000.000000, is too large for f16");
+        "one: tensor 'w': weight 2 of row 3, 1e+06, is too large for f16");
   CHECK(quantize_model(OneTensor({32, 5000}, values).parse(), {.format = Format::bf16}));
 }
 
