@@ -214,6 +214,7 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--repetitions", o.repetitions, "of which the median counts (5; quick: 3)")
       ->check(CLI::Range(1, 1000));
   app.add_option("--min-time", o.min_time, "seconds of each repetition (0.05; quick: 0.02)")
+      ->check(example::is_number)
       ->check(CLI::Range(1e-4, 60.0));
   add_out_option(app, o, "also writes FILE.json, as Google Benchmark does, or FILE.csv, the table");
   app.allow_extras();

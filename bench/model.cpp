@@ -542,7 +542,7 @@ int bench_model(int argc, char** argv) {
   if (o.model.empty() == o.shape.empty()) return usage("either --model or --shape");
   if (!o.shape.empty()) {
     const auto format = nibble::quant::format_from_name(o.format);
-    if (!format) return usage(format.error().message);
+    if (!format) return usage("--format '" + o.format + "': " + format.error().message);
     const auto shape = shape_of(o.shape);
     if (!shape) return usage(shape.error().message);
   }

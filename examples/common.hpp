@@ -33,6 +33,19 @@ inline constexpr int kFailed = 1;  // an error of the input or the machine
 inline constexpr int kUsage = 2;   // an error of the command line
 inline constexpr int kInterrupted = 130;
 
+// Checks of options. CLI11's own let NaN pass, and turn -1 into the largest unsigned number.
+inline std::string is_not_empty(const std::string& text) {
+  return text.empty() ? "must not be empty" : "";
+}
+inline std::string is_not_negative(const std::string& text) {
+  return text.starts_with('-') ? "Value " + text + " is less than 0" : "";
+}
+inline std::string is_number(const std::string& text) {
+  double value = 0;
+  return CLI::detail::lexical_cast(text, value) && value - value == 0 ? ""
+                                                                      : text + " is not a number";
+}
+
 // Parses the command line. If it returns a value, the program ends with that exit code (--help, an
 // error).
 inline std::optional<int> parse(CLI::App& app, int argc, char** argv) {

@@ -57,6 +57,7 @@ void add_options(CLI::App& app, Options& o) {
   auto* const prompt = app.add_option("--prompt", o.prompt, "the text to continue");
   auto* const prompt_file = app.add_option("--prompt-file", o.prompt_file,
                                            "a file with that text, taken as it is; - is stdin")
+                                ->check(example::is_not_empty)
                                 ->excludes(prompt);
   app.add_option("--max-tokens", o.generate.max_tokens, "the most tokens to generate")
       ->check(kAtLeastOne)
@@ -73,26 +74,32 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--kv", o.kv, "type of the cache: f32, f16, bf16 or int8")
       ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}))
       ->capture_default_str();
-  app.add_option("--seed", sampling.seed, "of the random choices")->capture_default_str();
+  app.add_option("--seed", sampling.seed, "of the random choices")
+      ->check(example::is_not_negative)
+      ->capture_default_str();
   app.add_option("--temperature", sampling.temperature, "0: always the most likely token")
-      ->check(CLI::NonNegativeNumber)
+      ->check(example::is_number)
+      ->check(example::is_not_negative)
       ->capture_default_str();
   app.add_option("--top-k", sampling.top_k, "only the k most likely tokens; 0: all")
       ->check(kCount)
       ->capture_default_str();
   app.add_option("--top-p", sampling.top_p, "only the fewest that have this probability together")
+      ->check(example::is_number)
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   app.add_option("--min-p", sampling.min_p, "only those this likely relative to the likeliest")
+      ->check(example::is_number)
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   app.add_option("--repetition-penalty", sampling.repetition_penalty, "1: none")
-      ->check(CLI::PositiveNumber)
+      ->check(example::is_number)  // above 0, as Sampler::create() says
       ->capture_default_str();
   app.add_option("--repetition-window", sampling.repetition_window, "tokens that it looks back")
       ->check(kCount)
       ->capture_default_str();
   app.add_option("--stop", o.generate.stop, "end before this text; may be given several times")
+      ->check(example::is_not_empty)
       ->allow_extra_args(false);
   app.add_option("--stop-token", o.generate.stop_tokens,
                  "end at the token with this id; may be given several times")

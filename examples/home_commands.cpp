@@ -335,7 +335,8 @@ int home_commands(int argc, char** argv) {
   app.add_option("--model", model_path, "an F16 model; test_2000.tsv and hard_2000.tsv beside it")
       ->capture_default_str();
   app.add_option("--utterances", n,
-                 "how many of each test file; 0: as many as half a minute allows");
+                 "how many of each test file; 0: as many as half a minute allows")
+      ->check(example::is_not_negative);
   app.add_option("--threads", n_threads, "commands that run side by side; 0: one per core")
       ->check(CLI::Range(0, 1024));
   app.add_flag("--interactive", is_interactive, "answer the commands on stdin, a line each");

@@ -159,11 +159,14 @@ Result<void> run(const std::string& model_path, const std::string& utterance) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc > 3) {
-    std::fprintf(stderr, "usage: static_model [home-commands-f16.gguf [utterance]]\n");
+  constexpr const char* kUsage = "usage: static_model [home-commands-f16.gguf [utterance]]\n";
+  const std::string model = argc > 1 ? argv[1] : "examples/models/home-commands-f16.gguf";
+  if (model == "--help") return std::fputs(kUsage, stdout) >= 0 ? 0 : 1;
+  if (argc > 3 || model.starts_with('-')) {
+    std::fprintf(stderr, "static_model: %s; %s",
+                 argc > 3 ? "too many arguments" : (model + " is not known").c_str(), kUsage);
     return 2;
   }
-  const std::string model = argc > 1 ? argv[1] : "examples/models/home-commands-f16.gguf";
   const std::string utterance =
       argc > 2 ? argv[2] : "could you please dim the office light to 10 percent";
   const Result<void> done = run(model, utterance);

@@ -25,6 +25,21 @@ nibble_example_test(generate_no_target generate EXIT 2 ERR "SSE99"
   ARGS ${home_model} --prompt x --target SSE99)
 nibble_example_test(generate_bad_top_p generate EXIT 2 ERR "top_p"
   ARGS ${home_model} --prompt x --top-p 0)
+foreach(option --seed=-1 --temperature=-1 --temperature=nan --top-p=nan --min-p=2 --stop=)
+  string(REGEX REPLACE "(.*)=.*" "\\1" name ${option})
+  string(MAKE_C_IDENTIFIER ${option} id)
+  nibble_example_test(generate_bad${id} generate EXIT 2 ERR "^generate: ${name}: [^\n]*--help.\n$"
+    ARGS ${home_model} --prompt x ${option})
+endforeach()
+nibble_example_test(generate_empty_prompt_file generate EXIT 2 ERR "^generate: --prompt-file: [^\n]*\n$"
+  ARGS ${home_model} --prompt-file=)
+nibble_example_test(home_commands_bad_count home_commands EXIT 2 ERR "^home_commands: --utterances: [^\n]*\n$"
+  ARGS --utterances=-1)
+nibble_example_test(static_model_help static_model EXIT 0 OUT "^usage: static_model" ARGS --help)
+nibble_example_test(static_model_usage static_model EXIT 2 ERR "^static_model: --nonsense is not known"
+  ARGS --nonsense)
+nibble_example_test(static_model_no_file static_model EXIT 1 ERR "^static_model: missing.gguf: [^\n]*\n$"
+  ARGS missing.gguf)
 nibble_example_test(quantize_no_format quantize EXIT 2 ERR "q9_9"
   ARGS ${home_model} out.gguf --format q9_9)
 nibble_example_test(quantize_bad_rule quantize EXIT 2 ERR "regular expression"
