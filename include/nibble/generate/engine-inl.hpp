@@ -139,9 +139,11 @@ NIBBLE_INLINE Result<Engine> Engine::create(const Model& model, const EngineOpti
 
 NIBBLE_INLINE Result<std::size_t> Engine::bytes_needed(const Model& model,
                                                        const EngineOptions& options) {
-  State state(model, options);
-  NIBBLE_CHECK(state.measure());
-  return state.bytes();
+  return catch_out_of_memory([&]() -> Result<std::size_t> {
+    State state(model, options);
+    NIBBLE_CHECK(state.measure());
+    return state.bytes();
+  });
 }
 
 NIBBLE_INLINE std::size_t Engine::State::bytes() const noexcept {

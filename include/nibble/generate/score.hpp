@@ -97,7 +97,8 @@ NIBBLE_LAZY Result<Score> score(Session& session, std::span<const std::int32_t> 
     return Error{Errc::invalid_argument,
                  "score: nothing is before the continuation; begin with the model's begin token"};
   }
-  auto score = detail::score_here(session, prompt, continuation);
+  auto score =
+      catch_out_of_memory([&] { return detail::score_here(session, prompt, continuation); });
   NIBBLE_CHECK(session.rewind(before));
   return score;
 }
@@ -110,7 +111,8 @@ NIBBLE_LAZY Result<Score> score(Session& session, std::string_view prompt,
                                 std::string_view continuation) {
   const text::Tokenizer* const tokenizer = session.model().tokenizer();
   if (tokenizer == nullptr) {
-    return Error{Errc::unsupported, "score: the model has no tokenizer that is known here"};
+    const Error& why = *session.model().tokenizer_error();
+    return Error{why.code, "score: there is no tokenizer for the text: " + why.message};
   }
   text::EncodeOptions options;
   if (session.position() > 0) options.add_bos = false;

@@ -57,12 +57,14 @@ NIBBLE_INLINE Result<Session> Session::create(const Model& model, const SessionO
 
 NIBBLE_INLINE Result<std::size_t> Session::bytes_needed(const Model& model,
                                                         const SessionOptions& options) {
-  NIBBLE_TRY(engine_options, State::engine_options(options));
-  Engine::State engine(model, engine_options);
-  NIBBLE_CHECK(engine.measure());
-  return engine.bytes() + sizeof(Sequence::State) +
-         Sequence::State::memory_bytes(engine.limits.n_positions, engine.needs.n_state_floats) +
-         sizeof(State) + Shared<State>::count_bytes();
+  return catch_out_of_memory([&]() -> Result<std::size_t> {
+    NIBBLE_TRY(engine_options, State::engine_options(options));
+    Engine::State engine(model, engine_options);
+    NIBBLE_CHECK(engine.measure());
+    return engine.bytes() + sizeof(Sequence::State) +
+           Sequence::State::memory_bytes(engine.limits.n_positions, engine.needs.n_state_floats) +
+           sizeof(State) + Shared<State>::count_bytes();
+  });
 }
 
 NIBBLE_INLINE const Model& Session::model() const noexcept { return state_->engine.model(); }
