@@ -11,6 +11,7 @@
 #include "bench/synthetic.hpp"
 #include "examples/common.hpp"
 #include "nibble/generate/session.hpp"
+#include "nibble/io/gguf.hpp"
 
 namespace bench { namespace {
 
@@ -296,9 +297,11 @@ class LoadMeasurement {
 
   nibble::Result<double> copy_seconds(Clock clock) const {
     const double begin = seconds_now(clock);
-    NIBBLE_TRY(file, nibble::io::MappedFile::open(options_.model));
-    NIBBLE_TRY(memory, nibble::AlignedBuffer::allocate(file.bytes().size()));
-    NIBBLE_CHECK(file.read(file.bytes(), memory.data()));
+    NIBBLE_TRY(model, nibble::io::Gguf::open(options_.model));
+    for (const nibble::io::MappedFile& file : model.files()) {
+      NIBBLE_TRY(memory, nibble::AlignedBuffer::allocate(file.bytes().size()));
+      NIBBLE_CHECK(file.read(file.bytes(), memory.data()));
+    }
     return seconds_now(clock) - begin;
   }
 

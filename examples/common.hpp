@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
@@ -134,25 +135,44 @@ inline bool is_terminal(std::FILE* stream) {
 #endif
 }
 
-// A status line on stderr that is overwritten in place; on terminals only.
+// A status line on stderr: on terminals it is overwritten in place. Elsewhere (a log file), with
+// kInLogs, what takes longer than a second writes a line after that and then every ten seconds.
 class StatusLine {
  public:
-  explicit StatusLine(bool wanted = true) : is_shown_(wanted && is_terminal(stderr)) {}
+  enum Where { kTerminals, kInLogs };
+
+  explicit StatusLine(bool wanted = true, Where where = kTerminals)
+      : is_shown_(wanted && is_terminal(stderr)), is_logged_(wanted && where == kInLogs) {}
   StatusLine(const StatusLine&) = delete;
   StatusLine& operator=(const StatusLine&) = delete;
   ~StatusLine() { show({}); }
 
-  // Replaces the line; an empty text clears it.
+  // Replaces the line; an empty text clears it: the work is done.
   void show(const std::string& text) {
-    if (!is_shown_ || (text.empty() && last_.empty())) return;
-    std::fprintf(stderr, "\r%s\x1b[K", text.c_str());
-    std::fflush(stderr);
+    if (text.empty() && last_.empty()) return;
+    if (is_shown_) {
+      std::fprintf(stderr, "\r%s\x1b[K", text.c_str());
+      std::fflush(stderr);
+    } else if (is_logged_) {
+      log(text);
+    }
     last_ = text;
   }
 
  private:
-  bool is_shown_;
+  using Clock = std::chrono::steady_clock;
+
+  void log(const std::string& text) {
+    const auto now = Clock::now();
+    if (last_.empty()) next_ = now + std::chrono::seconds(1);
+    if (text.empty() || now < next_) return;
+    std::fprintf(stderr, "%s\n", text.c_str());
+    next_ = now + std::chrono::seconds(10);
+  }
+
+  bool is_shown_, is_logged_;
   std::string last_;
+  Clock::time_point next_;
 };
 
 // Formats 1234567 as "1 234 567".

@@ -35,13 +35,25 @@ struct Options {
   bool logprobs = false;
   bool ids = false;
   bool quiet = false;
+  bool memory = false;
 };
+
+// From "ID=NUMBER".
+nibble::LogitBias bias_of(const std::string& text) {
+  nibble::LogitBias result;
+  const std::size_t at = text.find('=');
+  if (at == text.npos || !CLI::detail::lexical_cast(text.substr(0, at), result.token) ||
+      !CLI::detail::lexical_cast(text.substr(at + 1), result.bias)) {
+    throw CLI::ValidationError("--logit-bias", text + " is not of the form ID=NUMBER");
+  }
+  return result;
+}
 
 void add_options(CLI::App& app, Options& o) {
   auto& sampling = o.generate.sampling;
   const auto kAtLeastOne = CLI::Range(Index{1}, Index{1} << 30);
   const auto kCount = CLI::Range(Index{0}, Index{1} << 30);
-  app.add_option("MODEL.gguf", o.model, "the model")->required();
+  app.add_option("MODEL.gguf", o.model, "the model; of a split one, any part")->required();
   auto* const prompt = app.add_option("--prompt", o.prompt, "the text to continue");
   auto* const prompt_file = app.add_option("--prompt-file", o.prompt_file,
                                            "a file with that text, taken as it is; - is stdin")
@@ -89,6 +101,25 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--stop", o.generate.stop, "end before this text; may be given several times")
       ->check(example::is_not_empty)
       ->allow_extra_args(false);
+  app.add_option("--stop-token", o.generate.stop_tokens,
+                 "end at the token with this id; may be given several times")
+      ->allow_extra_args(false);
+  app.add_option_function<std::vector<std::string>>(
+         "--logit-bias",
+         [&sampling](const std::vector<std::string>& all) {
+           for (const std::string& text : all) sampling.logit_bias.push_back(bias_of(text));
+         },
+         "ID=NUMBER, added to the token's logit; -inf bans it; may be given several times")
+      ->allow_extra_args(false);
+  app.add_option("--time-limit", o.generate.time_limit_ms,
+                 "milliseconds for reading the prompt and generating; 0: none")
+      ->check(kCount)
+      ->capture_default_str();
+  app.add_flag("--parse-special", o.generate.parse_special,
+               "names of control tokens in the prompt mean those tokens");
+  app.add_option_function<bool>(
+      "--bos", [&o](bool yes) { o.generate.add_bos = yes; },
+      "whether to begin with the begin token: true or false; default: as the model wants");
   app.add_option_function<std::string>(
       "--target",
       [&o](const std::string& name) {
@@ -99,14 +130,20 @@ void add_options(CLI::App& app, Options& o) {
       "the SIMD target, e.g. AVX2; default: the best there is");
   app.add_flag("--logprobs", o.logprobs, "a line per token, with its log-probability");
   app.add_flag("--ids", o.ids, "a line per token, with its id; the prompt's ids on stderr");
+  app.add_flag(
+      "--memory", o.memory,
+      "only say how much memory the model takes, which its header tells; no prompt needed");
   app.add_flag("--quiet", o.quiet, "nothing on stderr but errors");
   app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C).");
   app.callback([&o, prompt, prompt_file] {
-    if (prompt->empty() && prompt_file->empty()) {
+    if (prompt->empty() && prompt_file->empty() && !o.memory) {
       throw CLI::RequiredError("--prompt or --prompt-file");
     }
-    const auto sampler = nibble::Sampler::create(o.generate.sampling, 1);
-    if (!sampler) throw CLI::ValidationError(sampler.error().message);
+    // Which tokens there are is known only when the model is.
+    auto rest = o.generate.sampling;
+    rest.logit_bias.clear();
+    const auto checked = nibble::Sampler::validate(rest, 1);
+    if (!checked) throw CLI::ValidationError(checked.error().message);
     for (const KvType type : nibble::ops::kKvTypes) {
       if (o.kv == to_string(type)) o.session.kv_type = type;
     }
@@ -148,22 +185,6 @@ struct Timing {
   double decode_seconds = 0;
 };
 
-// Feeds the prompt to the session in batches, so that Ctrl-C need not wait for all of it: the
-// session then has the tokens read so far. `at_start`: the text that follows is the beginning of a
-// text.
-nibble::Result<void> prefill(nibble::Generator& generator, std::span<const std::int32_t> ids,
-                             bool at_start, std::size_t batch, example::StatusLine& status) {
-  const std::size_t n = ids.size();
-  while (!ids.empty() && !interrupted) {
-    const auto part = ids.first(std::min(batch, ids.size()));
-    NIBBLE_CHECK(generator.prompt(part, at_start));
-    ids = ids.subspan(part.size());
-    status.show("prompt: " + std::to_string(n - ids.size()) + " of " + std::to_string(n));
-  }
-  status.show({});
-  return nibble::ok();
-}
-
 void print_summary(const Timing& t, nibble::Finish finish, const nibble::Model& model,
                    const nibble::Session& session, Index n_threads) {
   const auto rate = [](Index n, double seconds) {
@@ -187,16 +208,26 @@ void print_summary(const Timing& t, nibble::Finish finish, const nibble::Model& 
   std::fputc('\n', stderr);
 }
 
+nibble::Result<int> print_memory(const Options& o, nibble::Executor& executor) {
+  NIBBLE_TRY(needed, nibble::memory_needed(o.model, {.executor = &executor}));
+  std::printf("weights   %s of memory\n", example::mebibytes(needed.weights).c_str());
+  std::printf("in place  %s of the file, mapped\n", example::mebibytes(needed.in_place).c_str());
+  std::printf("loading   %s of memory more, until it is loaded\n",
+              example::mebibytes(needed.loading).c_str());
+  return example::kOk;
+}
+
 // Returns the exit code.
 nibble::Result<int> run(Options& o) {
   NIBBLE_TRY(prompt, o.prompt_file.empty() ? nibble::Result<std::string>(o.prompt)
                                            : example::read_text(o.prompt_file));
   if (o.target) NIBBLE_CHECK(nibble::simd::force_target(*o.target));
   NIBBLE_TRY(pool, nibble::ThreadPool::create({.n_threads = o.n_threads, .pin = o.pin}));
+  if (o.memory) return print_memory(o, *pool);
   o.session.executor = pool.get();
   o.generate.cancel = &interrupted;
 
-  example::StatusLine status(!o.quiet);
+  example::StatusLine status(!o.quiet, example::StatusLine::kInLogs);
   const auto on_load = [&](std::size_t done, std::size_t total) {
     status.show("loading: " + example::mebibytes(done) + " of " + example::mebibytes(total));
     return !interrupted.load();
@@ -209,39 +240,39 @@ nibble::Result<int> run(Options& o) {
     return model.error();
   }
   if (model->tokenizer() == nullptr) {
-    return nibble::Error{nibble::Errc::unsupported,
-                         nibble::printable(o.model) + ": has no tokenizer that is known here"};
+    return *model->tokenizer_error();
   }
   NIBBLE_TRY(session, nibble::Session::create(*model, o.session));
+  const auto on_prompt = [&](std::size_t done, std::size_t total) {
+    status.show("prompt: " + std::to_string(done) + " of " + std::to_string(total) + " tokens");
+    return true;
+  };
+  const nibble::Progress prompt_progress(on_prompt);
+  o.generate.progress = &prompt_progress;
   NIBBLE_TRY(generator, nibble::Generator::create(session, o.generate));
-  NIBBLE_TRY(ids, model->tokenizer()->encode(prompt, {.add_eos = false}));
-  if (ids.empty()) {
-    return nibble::Error{nibble::Errc::invalid_argument,
-                         "the prompt is empty and the model has no token to begin with"};
-  }
-  if (static_cast<Index>(ids.size()) > session.capacity()) {
-    return nibble::Error{nibble::Errc::limit,
-                         "the prompt has " + std::to_string(ids.size()) + " tokens, the context " +
-                             std::to_string(session.capacity()) + " (see --ctx)"};
-  }
-  if (o.ids && !o.quiet) {
-    for (const std::int32_t id : ids) std::fprintf(stderr, "%d ", static_cast<int>(id));
-    std::fputc('\n', stderr);
-  }
 
   Timing timing;
   auto start = Clock::now();
-  NIBBLE_CHECK(prefill(generator, ids, prompt.empty(),
-                       static_cast<std::size_t>(o.session.max_step_tokens), status));
+  auto read = generator.prompt(prompt);
+  status.show({});
+  if (!read) {
+    const bool is_limit = read.error().code == nibble::Errc::limit;
+    return nibble::Error{read.error().code,
+                         read.error().message + (is_limit ? " (see --ctx and --kv)" : "")};
+  }
   timing.n_prompt = session.position();
   timing.prefill_seconds = seconds_since(start);
-  start = Clock::now();
-  if (timing.n_prompt == static_cast<Index>(ids.size())) {
-    for (;;) {
-      NIBBLE_TRY(token, generator.next());
-      if (!token || std::ferror(stdout) != 0) break;
-      print(*token, o);
+  if (o.ids && !o.quiet) {
+    for (const std::int32_t id : session.tokens()) {
+      std::fprintf(stderr, "%d ", static_cast<int>(id));
     }
+    std::fputc('\n', stderr);
+  }
+  start = Clock::now();
+  for (;;) {
+    NIBBLE_TRY(token, generator.next());
+    if (!token || std::ferror(stdout) != 0) break;
+    print(*token, o);
   }
   timing.decode_seconds = seconds_since(start);
   timing.n_tokens = generator.n_tokens();

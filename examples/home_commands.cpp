@@ -17,7 +17,10 @@
 
 #include "apart.hpp"
 #include "common.hpp"
+#include "nibble/core/cpus.hpp"
+#include "nibble/graph/weights.hpp"
 #include "nibble/model/convert.hpp"
+#include "nibble/model/load.hpp"
 #include "nibble/nibble.hpp"
 
 namespace {

@@ -96,7 +96,7 @@ int quantize(int argc, char** argv) {
   std::vector<std::string> rule_texts;
   nibble::Index n_threads = 0;
   nibble::ConvertOptions options;
-  app.add_option("IN.gguf", in_path, "the model to read")->required();
+  app.add_option("IN.gguf", in_path, "the model to read; of a split one, any part")->required();
   app.add_option("OUT.gguf", out_path, "the model to write")->required();
   app.add_option("--format", format_name,
                  "f32, f16, bf16, q8_0, q4_0 or q4_1, for all matrices; vectors stay f32")
@@ -104,7 +104,9 @@ int quantize(int argc, char** argv) {
   app.add_option(
          "--tensor", rule_texts,
          "REGEX=FORMAT: another format for matrices whose names contain a match; of several "
-         "options the last that matches counts, and each must match a matrix")
+         "options the last that matches counts, and each must match a matrix (a layer's ffn_gate "
+         "and "
+         "ffn_up are faster alike)")
       ->allow_extra_args(false);
   app.add_flag(
       "--packed", options.packed,

@@ -9,8 +9,16 @@
 #include <vector>
 
 #include "nibble/graph/check.hpp"
+#include "nibble/graph/fuse.hpp"
+#include "nibble/graph/run.hpp"
+#include "nibble/io/gguf.hpp"
+#include "nibble/model/llama.hpp"
+#include "nibble/model/load.hpp"
+#include "nibble/model/weight_store.hpp"
 #include "nibble/nibble.hpp"
 #include "nibble/ops/softmax.hpp"
+#include "nibble/quant/ggml.hpp"
+#include "nibble/text/tokenizer.hpp"
 
 namespace {
 

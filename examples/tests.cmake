@@ -51,7 +51,7 @@ nibble_example_test(generate_no_prompt_file generate EXIT 1 ERR "^generate: miss
   ARGS ${home_model} --prompt-file missing.txt)
 nibble_example_test(generate_prompt_folder generate EXIT 1 ERR "^generate: [^\n]*: cannot read: [^\n]*\n$"
   ARGS ${home_model} --prompt-file ${CMAKE_CURRENT_BINARY_DIR})
-nibble_example_test(generate_long_prompt generate EXIT 1 ERR "context 10"
+nibble_example_test(generate_long_prompt generate EXIT 1 ERR "context of 10 \\(see --ctx"
   ARGS ${home_model} --prompt ${utterance} --ctx 10)
 nibble_example_test(quantize_no_file quantize EXIT 1 ERR "^quantize: missing.gguf: [^\n]*\n$"
   ARGS missing.gguf out.gguf --format q4_0)
@@ -67,8 +67,24 @@ nibble_example_test(home_commands_no_file home_commands EXIT 1 ERR "missing.gguf
 nibble_example_test(generate generate EXIT 0 STDIN "${utterance}\n" OUT "^${call}\n$"
   ERR "prefill  17 tokens.*decode   8 tokens.*finish: end of text.*peak RAM"
   ARGS ${home_model} --prompt-file -)
+nibble_example_test(generate_memory generate EXIT 0 ERR "^$"
+  OUT "^weights   3.[0-9] MiB of memory\nin place  0.0 MiB [^\n]*\nloading   [0-9.]+ MiB [^\n]*\n$"
+  ARGS ${home_model} --memory)
 nibble_example_test(generate_stop generate EXIT 0 STDIN "${utterance}\n"
   OUT "^light.set\\(room=\n$" ERR "^$" ARGS ${home_model} --prompt-file - --stop office --quiet)
+nibble_example_test(generate_stop_token generate EXIT 0 STDIN "${utterance}\n"
+  OUT "^light.set\\(room=\n$" ERR "finish: stop token"
+  ARGS ${home_model} --prompt-file - --stop-token 390)
+nibble_example_test(generate_banned generate EXIT 0 STDIN "${utterance}\n"
+  OUT "^light.set\\(room=[^o]" ARGS ${home_model} --prompt-file - --logit-bias 390=-inf)
+nibble_example_test(generate_bad_bias generate EXIT 2 ERR "ID=NUMBER"
+  ARGS ${home_model} --prompt x --logit-bias 390)
+nibble_example_test(generate_one_begin generate EXIT 0 ERR "^1 482 [0-9 ]+\n"
+  ARGS ${home_model} --prompt "<s>${utterance}" --parse-special --ids --max-tokens 1)
+nibble_example_test(generate_no_begin generate EXIT 0 ERR "^482 [0-9 ]+\n"
+  ARGS ${home_model} --prompt ${utterance} --bos false --ids --max-tokens 1)
+nibble_example_test(generate_empty generate EXIT 1 ERR "the prompt is empty"
+  ARGS ${home_model} --prompt "" --bos false)
 nibble_example_test(generate_tokens generate EXIT 0 STDIN "${utterance}\n"
   OUT "^ +[0-9]+ +-0\\.[0-9]+ \"light" ERR "^1 [0-9 ]+\n.*token limit"
   ARGS ${home_model} --prompt-file - --ids --logprobs --max-tokens 1)

@@ -17,6 +17,9 @@
 // Calls since the start of the program; always 0 where they cannot be counted.
 long long allocation_count() noexcept;
 
+// Bytes that were asked for and are not given back yet; always 0 where they cannot be counted.
+long long allocated_bytes() noexcept;
+
 // While it lives, calls of operator new fail from the n-th on (the next one is the first): that one
 // alone, or all of them.
 class FailingAllocations {

@@ -8,6 +8,11 @@
 //
 // Every function that can fail returns a Result; nothing aborts, throws or prints.
 //
+// It declares models, sessions, generators, engines, the thread pool and the choice of the SIMD
+// target. For anything else include its header (text/tokenizer.hpp, io/gguf.hpp, model/convert.hpp,
+// ...): in the header form many of these names are there by accident, in the split form they are
+// not.
+//
 // Split form, for programs of many files: define NIBBLE_SPLIT for all of them, and
 // NIBBLE_IMPLEMENTATION in one of them, before it includes the first of nibble's headers. Only that
 // file compiles the library's code.
@@ -18,6 +23,7 @@
 #include "nibble/generate/generator.hpp"
 #include "nibble/generate/session.hpp"
 #include "nibble/model/model.hpp"
+#include "nibble/simd/dispatch.hpp"
 
 #if defined(NIBBLE_IMPLEMENTATION) && NIBBLE_DECLARATIONS_ONLY
 #error "nibble: define NIBBLE_IMPLEMENTATION before the first of nibble's headers is included"
@@ -28,9 +34,11 @@
 namespace nibble { inline namespace NIBBLE_ABI {
 template Result<Model> Model::from_gguf<graph::AllFormats, AllArchitectures>(const io::Gguf&,
                                                                              const LoadOptions&);
-template Result<Model> Model::from_gguf<graph::AllFormats, AllArchitectures>(io::Gguf&&,
-                                                                             const LoadOptions&);
+template Result<ModelMemory> Model::memory_needed<graph::AllFormats, AllArchitectures>(
+    const io::Gguf&, const LoadOptions&);
 template Result<Model> load<graph::AllFormats, AllArchitectures>(const std::string&,
                                                                  const LoadOptions&);
+template Result<ModelMemory> memory_needed<graph::AllFormats, AllArchitectures>(const std::string&,
+                                                                                const LoadOptions&);
 }}  // namespace nibble::NIBBLE_ABI
 #endif

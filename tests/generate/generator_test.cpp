@@ -152,13 +152,17 @@ TEST_CASE("generation ends with the model's end token, the token limit, or a ful
   }
 
   const Ids prompt_ids = encode(kPrompt);
-  for (std::size_t room = 0; room < n; ++room) {
+  for (std::size_t room = 0; room <= n; ++room) {
     SessionOptions options;
     options.n_ctx = static_cast<Index>(prompt_ids.size() + room);
-    const Outcome full = answer(kPrompt, {}, options);
-    CHECK(full.ids.size() == room + 1);  // the last one takes no position
-    CHECK(full.finishes.back() == (room + 1 < n ? Finish::context_full : Finish::end_of_text));
-    CHECK(full.text == text_of(room + 1));
+    Session session = make_session(options);
+    Generator generator = make(session);
+    prompt(generator, kPrompt);
+    const Outcome full = take(generator);
+    CHECK(full.ids.size() == room);  // each token is a part of the session
+    CHECK(generator.finish() == (room < n ? Finish::context_full : Finish::end_of_text));
+    CHECK(full.text == text_of(room));
+    CHECK(equal(session.tokens(), joined({prompt_ids, full.ids})));
   }
 
   Session session = make_session();
@@ -173,7 +177,7 @@ TEST_CASE("generation ends with the model's end token, the token limit, or a ful
     CHECK(!*token);
   }
   CHECK(generator.n_tokens() == static_cast<Index>(n));
-  CHECK(session.position() == static_cast<Index>(prompt_ids.size() + n - 1));
+  CHECK(session.position() == static_cast<Index>(prompt_ids.size() + n));
 }
 
 TEST_CASE("the text ends before the first stop string, wherever the tokens end") {

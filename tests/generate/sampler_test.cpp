@@ -272,6 +272,134 @@ TEST_CASE("the same seed gives the same tokens, on every machine; another seed g
   CHECK(sequence(7) != sequence(8));
 }
 
+namespace {
+
+// As the definition says: all logits are sorted, and each option keeps a beginning of them.
+std::int32_t by_definition(const Logits& logits, const SamplingOptions& o, double uniform) {
+  Ids order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto at = [&](std::int32_t id) { return double{logits[static_cast<std::size_t>(id)]}; };
+  const bool all = (o.top_k == 0 || o.top_k >= static_cast<Index>(logits.size())) && o.top_p == 1 &&
+                   o.min_p == 0;
+  const double best = *std::max_element(logits.begin(), logits.end());
+  if (!all) {
+    std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return at(a) > at(b); });
+  }
+  if (o.top_k > 0 && static_cast<std::size_t>(o.top_k) < order.size()) {
+    order.resize(static_cast<std::size_t>(o.top_k));
+  }
+  double mass = 0, sum = 0;
+  for (const auto id : order) mass += std::exp(at(id) - best);
+  std::size_t n = order.size();
+  for (std::size_t i = 0; o.top_p < 1 && i < order.size(); ++i) {
+    sum += std::exp(at(order[i]) - best);
+    if (sum >= double{o.top_p} * mass) {
+      n = i + 1;
+      break;
+    }
+  }
+  order.resize(n);
+  while (o.min_p > 0 && at(order.back()) < best + std::log(double{o.min_p})) order.pop_back();
+  double total = 0;
+  for (const auto id : order) total += std::exp((at(id) - best) / double{o.temperature});
+  double left = total * uniform;
+  for (const auto id : order) {
+    left -= std::exp((at(id) - best) / double{o.temperature});
+    if (left < 0) return id;
+  }
+  return order.back();
+}
+
+}  // namespace
+
+TEST_CASE("whatever is not sorted: the tokens are those that sorting everything gives") {
+  std::mt19937 random(12);
+  const auto one_of = [&](auto... x) {
+    const float all[] = {static_cast<float>(x)...};
+    return all[random() % sizeof...(x)];
+  };
+  int n_different = 0;
+  for (int i = 0; i < 600; ++i) {
+    Logits logits =
+        random_logits(random, i % 40 == 0 ? 30000 : 1 + random() % 700, one_of(0, 0.01, 1, 4, 20));
+    if (i % 3 == 0) {
+      for (float& x : logits) x = std::round(2 * x) / 2;  // many are equal, some of them -0
+    }
+    for (std::size_t j = 1; j < logits.size(); j += 7) logits[j] = -kInfinity;
+    SamplingOptions options;
+    options.temperature = one_of(0.01, 0.8, 1, 3, 1e6);
+    options.top_k = i % 2 == 0 ? 0 : static_cast<Index>(random() % 800);
+    options.top_p = one_of(1, 0.95, 0.5, 0.999999, 1e-6);
+    options.min_p = one_of(0, 0.05, 0.5, 1e-9, 1);
+    options.seed = random();
+    Sampler sampler = make(options, logits.size());
+    // Flat logits give the same random numbers as parts of a million.
+    SamplingOptions plainly = plain(options.seed);
+    Sampler uniform = make(plainly, 1u << 20);
+    static const Logits flat(1u << 20, 0.0f);
+    for (int k = 0; k < (i % 40 == 0 ? 3 : 2); ++k) {
+      const double u = (uniform.sample(flat, {}).id + 0.5) / static_cast<double>(1u << 20);
+      n_different += sampler.sample(logits, {}).id != by_definition(logits, options, u);
+    }
+  }
+  // Only where the boundary between two tokens is within the rounding to parts of a million.
+  CHECK(n_different <= 8);
+}
+
+TEST_CASE("a bias is added to a token's logit; -infinity bans it") {
+  const auto sample = [](const Logits& logits, const SamplingOptions& options,
+                         const Ids& recent = {}) {
+    const auto sampled = make(options, logits.size()).sample(logits, recent);
+    CHECK(is_logprob(sampled.logprob, log_softmax(logits, static_cast<std::size_t>(sampled.id))));
+    return sampled.id;
+  };
+  const Logits logits = {1.0f, 3.0f, 2.0f, -1.0f};
+  SamplingOptions options;
+  options.logit_bias = {{3, 4.5f}};
+  CHECK(sample(logits, options) == 3);
+  options.logit_bias = {{3, 3.5f}};
+  CHECK(sample(logits, options) == 1);
+  options.logit_bias = {{1, -kInfinity}, {2, -1.5f}};
+  CHECK(sample(logits, options) == 0);
+  options.logit_bias = {{3, 2.0f}, {0, 0.5f}, {3, 2.5f}};  // added up
+  CHECK(sample(logits, options) == 3);
+  // The penalty acts on the biased logit: -1 + 5 is positive, and is divided.
+  options.logit_bias = {{3, 5.0f}};
+  options.repetition_penalty = 2;
+  CHECK(sample(logits, options, {3, 3}) == 1);
+  options.repetition_penalty = 1.3f;
+  CHECK(sample(logits, options, {3, 3}) == 3);
+
+  // At a temperature: banned tokens never come, and others as often as their biased logit says.
+  SamplingOptions drawn = plain();
+  drawn.logit_bias = {{1, -kInfinity}, {0, 1.0f}};
+  CHECK(chi_square(drawn, logits, {std::exp(2.0), 0, std::exp(2.0), std::exp(-1.0)}) < 16.27);
+  CHECK(chi_square(drawn, logits, {std::exp(1.8), 0, std::exp(2.0), std::exp(-1.0)}) > 16.27);
+}
+
+TEST_CASE("other options for a sampler: its random numbers go on, unless the seed changes") {
+  const Logits flat(1000, 0.5f);
+  Sampler sampler = make(plain(1234567), flat.size());
+  CHECK(sampler.sample(flat, {}).id == 350);  // as above
+  SamplingOptions options = plain(1234567);
+  options.repetition_penalty = 2;
+  options.min_p = 0.5f;
+  REQUIRE(sampler.set_options(options));
+  CHECK(sampler.sample(flat, {}).id == 173);
+  options.seed = 0;
+  REQUIRE(sampler.set_options(options));
+  CHECK(sampler.sample(flat, {}).id == 883);
+  options.top_p = 7;
+  CHECK(!sampler.set_options(options));
+  CHECK(sampler.options().top_p == 1);
+}
+
+TEST_CASE("rows of numbers among the recent tokens are not penalized") {
+  SamplingOptions options;
+  options.repetition_penalty = 10;
+  CHECK(make(options, 3).sample(Logits{1, 2, 1.5f}, Ids{-1, 1, -1, 3}).id == 2);
+}
+
 TEST_CASE("an option outside its range is an error that names it") {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const auto error_of = [](auto change, Index vocab_size = 10) {
@@ -295,6 +423,20 @@ TEST_CASE("an option outside its range is an error that names it") {
   names("repetition_penalty", &SamplingOptions::repetition_penalty, 0.0f, -1.0f, nan, kInfinity);
   names("top_k", &SamplingOptions::top_k, Index{-1}, std::numeric_limits<Index>::min());
   names("repetition_window", &SamplingOptions::repetition_window, Index{-1});
+  for (const nibble::LogitBias bias :
+       {nibble::LogitBias{-1, 1}, {10, 1}, {0, nan}, {0, kInfinity}}) {
+    CHECK(error_of([&](SamplingOptions& o) { o.logit_bias = {bias}; }).find("logit_bias") !=
+          std::string::npos);
+  }
+  CHECK(error_of(
+            [](SamplingOptions& o) {
+              o.logit_bias = {{0, -kInfinity}, {1, -kInfinity}};
+            },
+            2)
+            .find("no token is left") != std::string::npos);
+  SamplingOptions twice;
+  twice.logit_bias = {{0, -kInfinity}, {0, -kInfinity}};
+  CHECK(make(twice, 2).sample(Logits{5, 1}, {}).id == 1);
   for (const Index vocab_size : {Index{0}, Index{-1}}) {
     CHECK(error_of([](SamplingOptions&) {}, vocab_size).find("vocabulary") != std::string::npos);
   }
@@ -342,8 +484,13 @@ TEST_CASE("no sample costs an allocation") {
   SamplingOptions all;
   all.temperature = 0.8f;
   all.repetition_penalty = 1.1f;
+  all.logit_bias = {{17, 1.0f}, {3, -kInfinity}};
+  SamplingOptions top_p = all, min_p = plain();
+  top_p.top_k = 0;
+  min_p.min_p = 0.01f;
   Sampler samplers[] = {make({}, logits.size()), make(plain(), logits.size()),
-                        make(all, logits.size())};
+                        make(all, logits.size()), make(top_p, logits.size()),
+                        make(min_p, logits.size())};
   std::int64_t sum = 0;
   const auto before = allocation_count();
   for (Sampler& sampler : samplers) {

@@ -148,6 +148,24 @@ TEST_CASE("after a stop string nothing comes; reset begins again") {
   CHECK(matcher.text() == "d");
 }
 
+TEST_CASE("the time does not grow with the length of the stop strings") {
+  // Each byte of the text nearly completes every stop string; comparing them anew for each would
+  // take 10^11 steps.
+  const std::size_t n = 300000;
+  const std::string stop = std::string(n, 'a') + 'b';
+  StopMatcher matcher({stop, "x" + stop, stop + "y"});
+  matcher.reset(n);
+  for (int i = 0; i < 3; ++i) matcher.push(std::string(n, 'a'));
+  CHECK(matcher.text().size() == 2 * n);
+  matcher.next();
+  matcher.push("c");
+  CHECK(matcher.text().size() == n + 1);
+  matcher.next();
+  matcher.push(stop);
+  CHECK(matcher.found());
+  CHECK(matcher.text().empty());
+}
+
 TEST_CASE("no part as long as promised costs an allocation") {
   const std::string stop(100, '=');
   StopMatcher matcher({stop, "end of a long text"});

@@ -92,11 +92,11 @@ TEST_CASE("gated product") {
   const auto up = linear<ffn_up>(k8);
   CHECK(fused(fork(gate >> silu(), up) >> multiply()) == "gated_linear(ffn_gate, ffn_up, 8, silu)");
   CHECK(fused(fork(gate, up) >> multiply()) == "gated_linear(ffn_gate, ffn_up, 8)");
-  // A sum is not a product; a gated product has no place for a bias or a second activation.
+  CHECK(fused(fork(gate >> silu(), linear<ffn_up, ffn_up_bias>(k8)) >> multiply()) ==
+        "gated_linear(ffn_gate, ffn_up + ffn_up_bias, 8, silu)");
+  // A sum is not a product; a gated product has no place for a second activation.
   CHECK(fused(fork(gate >> silu(), up) >> sum()) ==
         "linear_group(linear(ffn_gate, 8, silu), linear(ffn_up, 8)) >> sum");
-  CHECK(fused(fork(gate >> silu(), linear<ffn_up, ffn_up_bias>(k8)) >> multiply()) ==
-        "linear_group(linear(ffn_gate, 8, silu), linear(ffn_up + ffn_up_bias, 8)) >> multiply");
   CHECK(fused(fork(gate >> silu(), up >> silu()) >> multiply()) ==
         "linear_group(linear(ffn_gate, 8, silu), linear(ffn_up, 8, silu)) >> multiply");
   CHECK(fused(fork(gate, up, up) >> multiply()).starts_with("linear_group("));
@@ -196,18 +196,19 @@ TEST_CASE("whole models") {
         "residual(rms_norm(attn_norm) >> fork(linear(attn_q + attn_q_bias, 64), "
         "linear(attn_k + attn_k_bias, 32), linear(attn_v + attn_v_bias, 32)) >> "
         "rope(adjacent_pairs) >> cache_kv >> scores(8/4 x 8) >> softmax >> attend_values >> "
-        "linear(attn_output, 64)) >> "
-        "residual(rms_norm(ffn_norm) >> fork(linear(ffn_gate, 172) >> silu, "
-        "linear(ffn_up, 172)) >> multiply >> linear(ffn_down, 64))) >> "
+        "linear(attn_output + attn_output_bias, 64)) >> "
+        "residual(rms_norm(ffn_norm) >> fork(linear(ffn_gate + ffn_gate_bias, 172) >> silu, "
+        "linear(ffn_up + ffn_up_bias, 172)) >> multiply >> linear(ffn_down + ffn_down_bias, 64))) "
+        ">> "
         "output_rows >> rms_norm(output_norm) >> linear(output, 512)");
   CHECK(fused(llama(c)) ==
         "embedding(token_embd, 64) >> repeat(5, "
         "residual_into(norm_into(rms_norm(attn_norm), linear_group("
         "linear(attn_q + attn_q_bias, 64), linear(attn_k + attn_k_bias, 32), "
         "linear(attn_v + attn_v_bias, 32))) >> rope(adjacent_pairs) >> cache_kv >> "
-        "attend(8/4 x 8), linear(attn_output, 64)) >> "
-        "residual_into(norm_into(rms_norm(ffn_norm), gated_linear(ffn_gate, ffn_up, 172, silu)), "
-        "linear(ffn_down, 64))) >> "
+        "attend(8/4 x 8), linear(attn_output + attn_output_bias, 64)) >> "
+        "residual_into(norm_into(rms_norm(ffn_norm), gated_linear(ffn_gate + ffn_gate_bias, "
+        "ffn_up + ffn_up_bias, 172, silu)), linear(ffn_down + ffn_down_bias, 64))) >> "
         "output_rows >> norm_into(rms_norm(output_norm), linear(output, 512))");
   c.n_kv_heads = 8;
   CHECK(

@@ -9,7 +9,7 @@ include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 # one message that names the way out.
 file(WRITE ${work_dir}/kernels.cpp "#include \"nibble/ops/softmax.hpp\"\n")
 file(WRITE ${work_dir}/intrinsics_first.cpp "#include <immintrin.h>\n#include \"nibble/ops/softmax.hpp\"\n")
-function(must_compile yes source)
+function(must_compile expected source)
   execute_process(COMMAND ${ARGN} -std=c++20 -fsyntax-only ${options} ${source}
                   WORKING_DIRECTORY ${work_dir} OUTPUT_QUIET ERROR_VARIABLE errors RESULT_VARIABLE result)
   string(REGEX MATCHALL "error:" all "${errors}")

@@ -284,7 +284,9 @@ TEST_CASE("named corruptions of GGUF give named errors") {
     Errc code;
     const char* message;
   } const cases[] = {
-      {FileBuilder(), Errc::malformed, "the file ends inside the header at byte 0 of 0"},
+      {FileBuilder(), Errc::malformed, "the file is empty"},
+      {FileBuilder().raw("GGUF").u32(3), Errc::malformed,
+       "the file ends inside the header at byte 8 of 8"},
       {FileBuilder().raw("GGUX").u32(3).u64(0).u64(0), Errc::malformed, "not a GGUF file"},
       {test::gguf_header(0, 0, 1), Errc::unsupported, "GGUF version 1, not 2 or 3"},
       {test::gguf_header(0, 0, 4), Errc::unsupported, "GGUF version 4"},
@@ -332,7 +334,7 @@ TEST_CASE("named corruptions of GGUF give named errors") {
       {tensor([](auto& b) { b.u32(1).u64(33).u32(2).u64(0); }), Errc::malformed,
        "33 elements is no whole number of Q4_0 blocks of 32"},
       {tensor([](auto& b) { b.u32(1).u64(32).u32(4).u64(0); }), Errc::unsupported,
-       "tensor 't': tensor type 4 is unknown"},
+       "tensor 't': Q4_2 (tensor type 4) was withdrawn"},
       {tensor([](auto& b) { b.u32(1).u64(32).u32(kFirstNibbleType + 9).u64(0); }),
        Errc::unsupported, "another version of nibble"},
       {tensor([](auto& b) { b.u32(2).u64(1ull << 33).u64(1ull << 33).u32(0).u64(0); }), Errc::limit,
@@ -347,7 +349,8 @@ TEST_CASE("named corruptions of GGUF give named errors") {
       {tensor([](auto& b) { b.u32(1).u64(4).u32(0).u64(UINT64_MAX - 31); }), Errc::malformed,
        "reach beyond"},
       {tensor([](auto& b) { b.u32(1).u64(17).u32(0).u64(0); }), Errc::malformed,
-       "68 bytes at offset 0 reach beyond"},
+       "68 bytes at offset 0 reach beyond the file's 64 bytes of tensor data: the file is "
+       "incomplete"},
       {header(2, 0).string("t").u32(0).u32(0).u64(0).string("t").u32(0).u32(0).u64(32).pad(32).raw(
            std::string(64, 'x')),
        Errc::malformed, "tensor 't' appears twice"},

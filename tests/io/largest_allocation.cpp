@@ -13,15 +13,31 @@
 namespace test {
 
 thread_local std::size_t largest_allocation = 0;
+thread_local std::size_t buffer_bytes = 0;
+thread_local std::size_t buffer_peak = 0;
 
 }  // namespace test
 
 namespace {
 
+// The size is kept in front of the memory, in `alignment` bytes of its own.
 void* allocate(std::size_t size, std::size_t alignment) noexcept {
   test::largest_allocation = std::max(test::largest_allocation, size);
-  return std::aligned_alloc(
-      alignment, (std::max<std::size_t>(size, 1) + alignment - 1) / alignment * alignment);
+  const std::size_t rounded =
+      (std::max<std::size_t>(size, 1) + alignment - 1) / alignment * alignment;
+  void* const p = std::aligned_alloc(alignment, alignment + rounded);
+  if (p == nullptr) return nullptr;
+  *static_cast<std::size_t*>(p) = size;
+  test::buffer_bytes += size;
+  test::buffer_peak = std::max(test::buffer_peak, test::buffer_bytes);
+  return static_cast<char*>(p) + alignment;
+}
+
+void release(void* memory, std::align_val_t alignment) noexcept {
+  if (memory == nullptr) return;
+  void* const p = static_cast<char*>(memory) - static_cast<std::size_t>(alignment);
+  test::buffer_bytes -= *static_cast<std::size_t*>(p);
+  std::free(p);
 }
 
 }  // namespace
@@ -44,5 +60,5 @@ void operator delete(void* p) noexcept { std::free(p); }
 void operator delete[](void* p) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
-void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t a) noexcept { release(p, a); }
+void operator delete(void* p, std::size_t, std::align_val_t a) noexcept { release(p, a); }

@@ -12,6 +12,7 @@
 
 #include "doctest/doctest.h"
 #include "io/file_builder.hpp"
+#include "io/largest_allocation.hpp"
 #include "model/random_model.hpp"
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/model/convert.hpp"
@@ -183,3 +184,58 @@ TEST_CASE("a file that is cut after it was opened is an error that names it") {
   CHECK(model.error().message.find(path) != std::string::npos);
 }
 #endif
+
+TEST_CASE("what loading needs is known before, to the byte") {
+  test::ModelShape shape;
+  shape.dim = 96;
+  shape.head_dim = shape.rope_dim = 16;  // all rows are whole blocks
+  shape.ffn_dim = 160;
+  shape.vocab_size = 1003;
+  const test::TemporaryFolder folder;
+  for (const Format format : {Format::f32, Format::q8_0, Format::q4_0}) {
+    for (const bool packed : {false, true}) {
+      CAPTURE(std::string(to_string(format)));
+      CAPTURE(packed);
+      shape.formats = {format};
+      const std::vector<std::byte> plain = test::RandomModel(shape, 3).gguf();
+      std::string path = folder.write("model.gguf", plain);
+      if (packed) {
+        const auto file = io::Gguf::open(path);
+        REQUIRE(file);
+        path = folder.path("packed.gguf");
+        REQUIRE(quantize_model(*file, path, {.format = format, .packed = true}));
+      }
+      for (const Index n_threads : {1, 3}) {
+        auto pool = ThreadPool::create({.n_threads = n_threads});
+        REQUIRE(pool);
+        LoadOptions options;
+        options.executor = pool->get();
+        const std::size_t before = test::buffer_bytes;
+        test::buffer_peak = before;
+        const auto needed = memory_needed(path, options);
+        REQUIRE_MESSAGE(needed, test::why(needed));
+        CHECK(test::buffer_peak == before);  // nothing was allocated for weights
+        const auto model = load(path, options);
+        REQUIRE_MESSAGE(model, test::why(model));
+        CHECK(needed->weights == test::buffer_bytes - before);
+        CHECK(needed->peak() == test::buffer_peak - before);
+        CHECK(needed->in_place == model->weight_bytes_in_place());
+        CHECK(needed->weights + needed->in_place == model->weight_bytes());
+        CHECK((needed->in_place > 0) == packed);
+        CHECK(needed->loading > 0);
+      }
+      // From memory that the caller keeps, packed weights are copied, and nothing is read.
+      const auto bytes = io::Gguf::open(path);
+      REQUIRE(bytes);
+      const auto whole = bytes->files()[0].bytes();
+      const auto borrowed = io::Gguf::parse(whole, "borrowed");
+      REQUIRE(borrowed);
+      const auto needed = Model::memory_needed(*borrowed);
+      REQUIRE_MESSAGE(needed, test::why(needed));
+      CHECK(needed->in_place == 0);
+      CHECK(needed->loading == 0);
+      CHECK(needed->weights == Model::from_gguf(*borrowed)->weight_bytes());
+    }
+  }
+  CHECK(memory_needed(folder.path("missing.gguf")).error().code == Errc::io);
+}

@@ -131,7 +131,7 @@ TEST_CASE("GPT-2 of odd shapes") {
 
 TEST_CASE("each option of the Llama architecture, on every target") {
   const ModelShape plain{.head_dim = 6, .rope_dim = 6};
-  std::vector<ModelShape> shapes(9, plain);
+  std::vector<ModelShape> shapes(13, plain);
   shapes[1].tied = true;
   shapes[2].qkv_bias = true;
   shapes[3].rope_factors = true;
@@ -140,6 +140,10 @@ TEST_CASE("each option of the Llama architecture, on every target") {
   shapes[6].window = 5;
   shapes[7].n_heads = 6, shapes[7].n_kv_heads = 2;
   shapes[8].norm_eps = 0.5f;
+  shapes[9].output_bias = true;
+  shapes[10].gate_bias = true;
+  shapes[11].up_bias = true;
+  shapes[12].output_bias = shapes[12].gate_bias = shapes[12].up_bias = shapes[12].down_bias = true;
   nibble_test::for_each_target([&](simd::Target) {
     for (const ModelShape& shape : shapes) check(shape, 3);
   });
@@ -152,6 +156,29 @@ TEST_CASE("quantized weights are read as they are meant") {
     shape.formats = {format};
     RandomModel source(shape, 4);
     CHECK(largest_error(source, ops::KvType::f32) <= kRounding + kQuantization);
+  }
+}
+
+// Gate and up are one product if they have the same format, and two otherwise.
+TEST_CASE("gate and up in different formats, without and with biases") {
+  ModelShape shape{.dim = 64, .head_dim = 16, .ffn_dim = 96, .rope_dim = 16};
+  for (const auto& formats : std::vector<std::vector<Format>>{
+           {Format::f16, Format::f32}, {Format::q8_0, Format::f16, Format::q4_0}}) {
+    for (const bool biases : {false, true}) {
+      CAPTURE(biases);
+      shape.formats = formats;
+      shape.gate_bias = shape.up_bias = biases;
+      RandomModel source(shape, 4);
+      const auto format_of = [&](Slot slot) {
+        for (const test::RandomTensor& t : source.tensors()) {
+          if (t.slot == slot && t.layer == 0) return t.format;
+        }
+        return Format::i8_channel;  // not there
+      };
+      REQUIRE(format_of(Slot::ffn_gate) != format_of(Slot::ffn_up));
+      CHECK(largest_error(source, ops::KvType::f32) <=
+            kRounding + (formats.size() == 2 ? 0 : kQuantization));
+    }
   }
 }
 

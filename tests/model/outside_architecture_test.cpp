@@ -419,7 +419,7 @@ TEST_CASE("an architecture from outside: what is missing or unknown is named") {
   REQUIRE(!unknown);
   CHECK(unknown.error().code == Errc::unsupported);
   CHECK(unknown.error().message ==
-        "p.gguf: architecture 'parallel'; this program knows llama, gpt2");
+        "p.gguf: architecture 'parallel' is not supported; this program knows llama, gpt2");
 }
 
 TEST_CASE("recurrent state: right in every position, however the tokens are cut") {

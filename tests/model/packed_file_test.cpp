@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "doctest/doctest.h"
+#include "io/file_builder.hpp"
 #include "nibble/generate/session.hpp"
 #include "nibble/graph/weights.hpp"
 #include "nibble/model/convert.hpp"
@@ -49,8 +50,9 @@ class InMemory {
     std::copy(bytes.begin(), bytes.end(), bytes_.begin());
   }
   std::span<std::byte> bytes() const { return bytes_; }
+  // To be used in place: the bytes stay as long as the test's models.
   io::Gguf parse() const {
-    auto file = io::Gguf::parse(bytes_, "in memory");
+    auto file = io::Gguf::parse_static(bytes_, "in memory");
     REQUIRE_MESSAGE(file, test::why(file));
     return *std::move(file);
   }
@@ -122,6 +124,56 @@ TEST_CASE("a model keeps the file it was loaded from as long as it reads it in p
   CHECK(logits_of(moved) == logits_of(load_from(plain.parse())));
 }
 
+// Run with an address sanitizer, these find a model that refers to what is gone.
+TEST_CASE("a model outlives the Gguf it was made from, wherever its bytes were") {
+  const std::vector<std::byte> bytes = converted(shipped(), Format::q4_0, true);
+  const InMemory plain(converted(shipped(), Format::q4_0, false), 0);
+  const std::vector<float> expected = logits_of(load_from(plain.parse()));
+
+  SUBCASE("a mapped file") {
+    const test::TemporaryFolder folder;
+    const std::string path = folder.write("packed.gguf", bytes);
+    const auto load_locally = [&] {
+      const auto file = io::Gguf::open(path);
+      REQUIRE(file);
+      return load_from(*file);
+    };
+    const Model model = load_locally();
+    CHECK(model.weight_bytes_in_place() > model.weight_bytes() / 2);
+    CHECK(logits_of(model) == expected);
+  }
+  SUBCASE("a buffer that the Gguf keeps") {
+    const auto load_locally = [&] {
+      auto memory = AlignedBuffer::allocate(bytes.size());
+      REQUIRE(memory);
+      std::copy(bytes.begin(), bytes.end(), memory->data());
+      const auto file = io::Gguf::parse(*std::move(memory), "kept");
+      REQUIRE(file);
+      CHECK_FALSE(file->is_borrowed());
+      return load_from(*file);
+    };
+    const Model model = load_locally();
+    CHECK(model.weight_bytes_in_place() > model.weight_bytes() / 2);
+    CHECK(logits_of(model) == expected);
+  }
+  SUBCASE("bytes that the caller keeps: copied, from any address") {
+    for (const std::size_t past : {0, 8}) {
+      const auto load_locally = [&] {
+        const InMemory memory(bytes, past);
+        const auto file = io::Gguf::parse(memory.bytes(), "borrowed");
+        REQUIRE(file);
+        CHECK(file->is_borrowed());
+        const Model model = load_from(*file);
+        std::fill(memory.bytes().begin(), memory.bytes().end(), std::byte{255});
+        return model;
+      };
+      const Model model = load_locally();
+      CHECK(model.weight_bytes_in_place() == 0);
+      CHECK(logits_of(model) == expected);
+    }
+  }
+}
+
 TEST_CASE("a changed packed weight changes the result") {
   const InMemory packed(converted(shipped(), Format::q4_0, true), 0);
   const io::Gguf file = packed.parse();
@@ -146,4 +198,7 @@ TEST_CASE("packed weights that cannot be used in place are errors that name the 
   const auto again = quantize_model(packed.parse(), ConvertOptions{.format = Format::f16});
   REQUIRE(!again);
   CHECK(again.error().code == Errc::unsupported);
+  CHECK(again.error().message ==
+        "in memory: tensor 'token_embd.weight': packed Q4_0: the file was made by quantize "
+        "--packed, which cannot be undone; convert the file that it was made from");
 }

@@ -32,8 +32,9 @@ struct ModelShape {
   Index ffn_dim = 80, n_ctx = 32, window = 0;
   Index rope_dim = 12;  // Llama only
   float rope_theta = 10000, rope_scale = 1, norm_eps = 1e-5f;
-  bool tied = false, qkv_bias = false, rope_factors = false;  // Llama only
-  std::vector<Format> formats = {Format::f32};                // of the matrices, in turn
+  bool tied = false, qkv_bias = false, rope_factors = false;                        // Llama only
+  bool output_bias = false, gate_bias = false, up_bias = false, down_bias = false;  // Llama only
+  std::vector<Format> formats = {Format::f32};  // of the matrices, in turn
 };
 
 struct RandomTensor {
@@ -68,6 +69,10 @@ class RandomModel {
           vector(Slot::attn_k_bias, layer, kv, 0, 0.5f);
           vector(Slot::attn_v_bias, layer, kv, 0, 0.5f);
         }
+        if (s.output_bias) vector(Slot::attn_output_bias, layer, s.dim, 0, 0.3f);
+        if (s.gate_bias) vector(Slot::ffn_gate_bias, layer, s.ffn_dim, 0, 0.3f);
+        if (s.up_bias) vector(Slot::ffn_up_bias, layer, s.ffn_dim, 0, 0.3f);
+        if (s.down_bias) vector(Slot::ffn_down_bias, layer, s.dim, 0, 0.3f);
       } else {
         matrix(Slot::attn_qkv, layer, q + 2 * kv, s.dim);
         vector(Slot::attn_qkv_bias, layer, q + 2 * kv, 0, 0.5f);

@@ -52,6 +52,9 @@ TEST_CASE("NIBBLE_TARGET chooses the target; a name that cannot be had is an err
   REQUIRE(!status);
   CHECK(status.error().message.find("NIBBLE_TARGET") != std::string::npos);
   CHECK(status.error().message.find("pentium") != std::string::npos);
+  for (const char* const known : {"AVX2", "NEON", "SCALAR"}) {
+    CHECK(status.error().message.find(known) != std::string::npos);
+  }
   CHECK(simd::active_target() == worst);
   CHECK(!simd::ensure_target());  // even though a target was chosen before
   unsetenv("NIBBLE_TARGET");

@@ -10,6 +10,12 @@
 
 #if __cplusplus < 202002L && !(defined(_MSVC_LANG) && _MSVC_LANG >= 202002L)
 #error "nibble needs C++20: compile with -std=c++20 or newer"
+#include "nibble: stopped by the error above"  // no such file: nothing else is worth reading
+#endif
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "nibble: this machine is big-endian; model files and the layout of weights are little-endian"
+#include "nibble: stopped by the error above"
 #endif
 
 // Debug checks: bounds of views, preconditions of operations. On in debug builds; define

@@ -127,8 +127,8 @@ inline AvailableCpus available_cpus() {
   constexpr std::size_t kBits = sizeof(unsigned long) * 8;
   for (std::size_t i = 0; i < mask.size() * kBits; ++i) {
     if ((mask[i / kBits] >> (i % kBits) & 1) == 0) continue;
-    const std::string siblings = detail::read_beginning(
-        "/sys/devices/system/cpu/cpu" + to_text(i) + "/topology/thread_siblings_list");
+    const std::string siblings = detail::read_beginning("/sys/devices/system/cpu/cpu" + to_text(i) +
+                                                        "/topology/thread_siblings_list");
     const int core = siblings.empty() ? static_cast<int>(i) : std::atoi(siblings.c_str());
     bool is_first = true;
     for (const int other : cores) is_first = is_first && other != core;

@@ -184,9 +184,9 @@ class [[nodiscard]] Result<void> : public Result<Unit> {
 inline Result<void> ok() { return Unit{}; }
 
 // Calls f(), which returns a Result. A container that finds no memory throws; here that becomes the
-// error out_of_memory: what reads, loads, generates and writes does not throw. (The message is short
-// enough to need no memory.) Without exceptions the standard library ends the program instead;
-// buffers whose size depends on a model are errors there too (core/arena.hpp).
+// error out_of_memory: what reads, loads, generates and writes does not throw. (The message is
+// short enough to need no memory.) Without exceptions the standard library ends the program
+// instead; buffers whose size depends on a model are errors there too (core/arena.hpp).
 template <class Function>
 auto catch_out_of_memory(Function&& f) -> decltype(f()) {
 #if NIBBLE_HAS_EXCEPTIONS

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <new>
 #include <utility>
 
@@ -39,6 +40,9 @@ class Shared {
   T* operator->() const noexcept { return get(); }
   T& operator*() const noexcept { return *get(); }
   explicit operator bool() const noexcept { return block_ != nullptr; }
+
+  // Bytes that counting the owners takes, besides the object.
+  static constexpr std::size_t count_bytes() noexcept { return sizeof(Block); }
 
  private:
   struct Block {

@@ -76,19 +76,28 @@ class EngineNeeds final : public graph::SurveySink {
 struct Engine::State {
   State(const Model& m, const EngineOptions& o) : model(m), options(o), needs(m) {}
 
-  Result<void> check_options();
+  // What an engine takes, before any of it is allocated.
+  Result<void> measure();
   Result<void> allocate();
-  Result<void> fill_rope_tables(Arena& arena, std::size_t longest);
+  void fill_rope_tables(Arena& arena);
   Result<void> can_run(std::span<const SequenceInput> inputs) const;
   Result<void> can_run(const SequenceInput& input, std::size_t index) const;
   Result<void> check_pages(Index n_pages) const;
-  MatrixView<const float> run(std::span<const SequenceInput> inputs) noexcept;
+  // Computes the pending tokens of each sequence, but at most max_rows of each. On an error they
+  // stay pending.
+  Result<MatrixView<const float>> run(std::span<const SequenceInput> inputs, Index max_rows);
+  void put_rows(const SequenceInput& input, Index first_row) noexcept;
+  std::size_t bytes() const noexcept;
 
   Model model;
   EngineOptions options;
   detail::EngineNeeds needs;
   graph::Limits limits;
   graph::Plan plan;
+  ops::KvCacheLayout layout;
+  std::size_t cache_bytes = 0, working_bytes = 0;  // of the two blocks of memory
+  std::size_t most_pairs = 0;                      // of a table of rotations
+  std::uint64_t n_steps = 0;                       // logits are valid until the next one
   Shared<Pool> pool;
   AlignedBuffer memory;
   graph::RunArgs args;
@@ -105,12 +114,13 @@ NIBBLE_INLINE Engine::Engine(Owned<State> state) noexcept : state_(std::move(sta
 
 NIBBLE_INLINE const Model& Engine::model() const noexcept { return state_->model; }
 NIBBLE_INLINE Index Engine::n_ctx() const noexcept { return state_->limits.n_positions; }
+NIBBLE_INLINE Index Engine::max_sequences() const noexcept { return state_->limits.max_segments; }
 NIBBLE_INLINE Index Engine::max_step_tokens() const noexcept { return state_->limits.max_rows; }
 NIBBLE_INLINE Index Engine::max_outputs() const noexcept { return state_->limits.max_outputs; }
 NIBBLE_INLINE Index Engine::n_pages() const noexcept { return state_->pool->pages.n_pages(); }
 NIBBLE_INLINE Index Engine::n_free_pages() const noexcept { return state_->pool->pages.n_free(); }
 NIBBLE_INLINE std::size_t Engine::bytes() const noexcept {
-  return state_->memory.size() + state_->pool->memory.size() + state_->row_memory.size();
+  return state_->bytes() + state_->row_memory.size();
 }
 NIBBLE_INLINE void Engine::set_policy(const ops::PagePolicy* policy) noexcept {
   state_->args.step.policy = policy;
@@ -121,20 +131,38 @@ NIBBLE_INLINE Result<Engine> Engine::create(const Model& model, const EngineOpti
   return catch_out_of_memory([&]() -> Result<Engine> {
     Owned<State> state(new (std::nothrow) State(model, options));
     if (!state) return Error{Errc::out_of_memory, "an engine"};
-    model.architecture().survey(state->needs);
-    NIBBLE_CHECK(state->check_options());
-    state->plan = model.architecture().plan(state->limits);
-    if (!state->plan.is_valid()) {
-      return Error{Errc::limit, "session: max_step_tokens " + to_text(options.max_step_tokens) +
-                                    " cannot be had: " + state->plan.error};
-    }
+    NIBBLE_CHECK(state->measure());
     NIBBLE_CHECK(state->allocate());
     return Engine(std::move(state));
   });
 }
 
-NIBBLE_INLINE Result<void> Engine::State::check_options() {
+NIBBLE_INLINE Result<std::size_t> Engine::bytes_needed(const Model& model,
+                                                       const EngineOptions& options) {
+  return catch_out_of_memory([&]() -> Result<std::size_t> {
+    State state(model, options);
+    NIBBLE_CHECK(state.measure());
+    return state.bytes();
+  });
+}
+
+NIBBLE_INLINE std::size_t Engine::State::bytes() const noexcept {
+  return sizeof(State) + needs.ropes.capacity() * sizeof(detail::EngineNeeds::Rope) +
+         needs.ropes.size() * sizeof(graph::RopeTable) + working_bytes + sizeof(Pool) +
+         Shared<Pool>::count_bytes() +
+         static_cast<std::size_t>(layout.n_layers) * sizeof(ops::KvShape) + cache_bytes;
+}
+
+NIBBLE_INLINE Result<void> Engine::State::measure() {
+  model.architecture().survey(needs);
   const ModelConfig& config = model.config();
+  bool is_type = false;
+  for (const ops::KvType type : ops::kKvTypes) is_type = is_type || type == options.kv_type;
+  if (!is_type) {
+    return Error{Errc::invalid_argument, "session: kv_type " +
+                                             to_text(static_cast<int>(options.kv_type)) +
+                                             " is none of f32, f16, bf16, int8"};
+  }
   constexpr Index kMax = Index{1} << 30;
   if (options.n_ctx < 0 || options.n_ctx > kMax || options.max_step_tokens < 1 ||
       options.max_outputs < 0 || options.max_sequences < 1 || options.max_sequences > 1 << 16 ||
@@ -166,15 +194,14 @@ NIBBLE_INLINE Result<void> Engine::State::check_options() {
   limits.max_workers = args.executor->n_workers();
   limits.float_inputs = needs.float_inputs;
   limits.code_inputs = needs.code_inputs;
-  return ok();
-}
+  plan = model.architecture().plan(limits);
+  if (!plan.is_valid()) {
+    return Error{Errc::limit, "session: max_step_tokens " + to_text(options.max_step_tokens) +
+                                  " cannot be had: " + plan.error};
+  }
 
-NIBBLE_INLINE Result<void> Engine::State::allocate() {
-  pool = Shared<Pool>(Owned<Pool>(new (std::nothrow) Pool));
-  if (!pool) return Error{Errc::out_of_memory, "an engine"};
-  ops::KvCacheLayout layout;
   layout.type = options.kv_type;
-  layout.n_layers = model.config().n_layers;
+  layout.n_layers = config.n_layers;
   layout.capacity = options.cache_positions > 0 ? options.cache_positions
                                                 : ops::pages_for(limits.n_positions) *
                                                       ops::kPagePositions * limits.max_segments;
@@ -182,12 +209,11 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
     layout.n_kv_heads = needs.shapes[0].n_kv_heads;
     layout.head_dim = needs.shapes[0].head_dim;
   }
-  pool->shapes = std::move(needs.shapes);
-  if (layout.n_kv_heads == 0) layout.shapes = pool->shapes;
+  if (layout.n_kv_heads == 0) layout.shapes = needs.shapes;
   if (!layout.is_valid()) return Error{Errc::invalid_argument, "session: the cache is too large"};
 
   const Index n_pages = layout.n_pages();
-  std::size_t rope_bytes = 0, most_pairs = 0;
+  std::size_t rope_bytes = 0;
   for (const auto& rope : needs.ropes) {
     const Index n_pairs = rope.key.dim / 2;
     if (limits.n_positions * (8 * n_pairs + 4) > kMaxBytes / 16) {  // no sum below overflows
@@ -199,25 +225,38 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
   if (static_cast<Index>(layout.bytes()) > kMaxBytes / 2 || n_pages > kMaxBytes / 64) {
     return Error{Errc::limit, "session: the cache is too large for the address space"};
   }
-  const auto n_users = static_cast<std::size_t>(n_pages);
-  auto cache_memory =
-      AlignedBuffer::allocate(align_up(layout.bytes()) + align_up(n_users * sizeof(std::int32_t)));
+  cache_bytes =
+      align_up(layout.bytes()) + align_up(static_cast<std::size_t>(n_pages) * sizeof(std::int32_t));
+  working_bytes = align_up(plan.bytes) + rope_bytes + align_up(most_pairs * sizeof(double)) +
+                  align_up(static_cast<std::size_t>(limits.max_rows) * sizeof(std::int32_t)) +
+                  align_up(static_cast<std::size_t>(limits.max_segments) * sizeof(graph::Segment)) +
+                  align_up(static_cast<std::size_t>(limits.max_outputs) * sizeof(Index));
+  return ok();
+}
+
+NIBBLE_INLINE Result<void> Engine::State::allocate() {
+  pool = Shared<Pool>(Owned<Pool>(new (std::nothrow) Pool));
+  if (!pool) return Error{Errc::out_of_memory, "an engine"};
+  pool->shapes = std::move(needs.shapes);
+  if (layout.n_kv_heads == 0) layout.shapes = pool->shapes;
+  auto cache_memory = AlignedBuffer::allocate(cache_bytes);
   if (!cache_memory) return std::move(cache_memory).error().in("session: the cache");
   pool->memory = *std::move(cache_memory);
   Arena cache_arena(pool->memory.bytes());
-  std::byte* const cache_bytes = cache_arena.take<std::byte>(layout.bytes());
-  NIBBLE_TRY(cache, ops::KvCache::create({cache_bytes, layout.bytes()}, layout));
+  const std::size_t n_cache_bytes = layout.bytes();
+  NIBBLE_TRY(cache, ops::KvCache::create(
+                        {cache_arena.take<std::byte>(n_cache_bytes), n_cache_bytes}, layout));
+  cache.report_exceeded(&pool->is_exceeded);
   pool->cache = cache;
+  const auto n_users = static_cast<std::size_t>(layout.n_pages());
   pool->pages = PagePool({cache_arena.take<std::int32_t>(n_users), n_users});
   pool->n_state_floats = needs.n_state_floats;
+  pool->vocab_size = model.config().vocab_size;
 
   const auto max_rows = static_cast<std::size_t>(limits.max_rows);
   const auto max_segments = static_cast<std::size_t>(limits.max_segments);
   const auto max_outputs = static_cast<std::size_t>(limits.max_outputs);
-  auto working_memory = AlignedBuffer::allocate(
-      align_up(plan.bytes) + rope_bytes + align_up(most_pairs * sizeof(double)) +
-      align_up(max_rows * sizeof(std::int32_t)) + align_up(max_segments * sizeof(graph::Segment)) +
-      align_up(max_outputs * sizeof(Index)));
+  auto working_memory = AlignedBuffer::allocate(working_bytes);
   if (!working_memory) return std::move(working_memory).error().in("session: working memory");
   memory = *std::move(working_memory);
   Arena arena(memory.bytes());
@@ -228,10 +267,12 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
   tokens = arena.take<std::int32_t>(max_rows);
   segments = arena.take<graph::Segment>(max_segments);
   output_rows = arena.take<Index>(max_outputs);
-  return fill_rope_tables(arena, most_pairs);
+  fill_rope_tables(arena);
+  return ok();
 }
 
-NIBBLE_INLINE Result<void> Engine::State::fill_rope_tables(Arena& arena, std::size_t most_pairs) {
+NIBBLE_INLINE void Engine::State::fill_rope_tables(Arena& arena) {
+  rope_tables.reserve(needs.ropes.size());
   double* const frequencies = arena.take<double>(most_pairs);
   for (const auto& [key, factors_slot] : needs.ropes) {
     const auto n_pairs = static_cast<std::size_t>(key.dim / 2);
@@ -243,7 +284,6 @@ NIBBLE_INLINE Result<void> Engine::State::fill_rope_tables(Arena& arena, std::si
                                                  factors));
   }
   args.rope_tables = rope_tables;
-  return ok();
 }
 
 NIBBLE_INLINE Result<Sequence> Engine::new_sequence(Index capacity) {
@@ -266,23 +306,25 @@ NIBBLE_INLINE Result<void> Engine::State::can_run(const SequenceInput& input,
     return error(Errc::invalid_argument, "no sequence of this engine");
   }
   const Sequence::State& s = *input.sequence->state_;
-  const Index n = input.n_rows();
+  const Index n = input.n_rows() + s.n_pending();
   if (input.rows.data() != nullptr &&
       (!input.tokens.empty() || input.rows.extent(1) != model.config().dim)) {
     return error(Errc::invalid_argument, "rows of " + to_text(input.rows.extent(1)) +
                                              " numbers instead of tokens; " + "the model's have " +
                                              to_text(Index{model.config().dim}));
   }
-  if (n < 1 || input.n_outputs < 0 || input.n_outputs > (std::min)(n, limits.max_outputs)) {
+  if (n < 1) return error(Errc::invalid_argument, "0 tokens: there is nothing to compute");
+  if (input.n_outputs < 0 || input.n_outputs > (std::min)(n, limits.max_outputs)) {
     return error(Errc::invalid_argument, to_text(input.n_outputs) + " outputs of " + to_text(n) +
                                              " tokens; at most " + to_text(limits.max_outputs) +
                                              " at once");
   }
-  if (n > s.capacity - s.position) {
-    return error(Errc::limit, to_text(n) + " tokens at position " + to_text(s.position) +
-                                  " do not fit in a context of " + to_text(s.capacity));
+  if (input.n_rows() > s.capacity - s.n_tokens) {
+    return error(Errc::limit, to_text(input.n_rows()) + " tokens at position " +
+                                  to_text(s.n_tokens) + " do not fit in a context of " +
+                                  to_text(s.capacity));
   }
-  if (needs.reads_both_ways && s.position > 0) {
+  if (needs.reads_both_ways && s.n_computed > 0) {
     return error(Errc::invalid_argument,
                  "the model reads a sequence in both directions and so at once; this one has "
                  "tokens already");
@@ -313,15 +355,17 @@ NIBBLE_INLINE Result<void> Engine::State::can_run(std::span<const SequenceInput>
       return Error{Errc::invalid_argument, "engine: inputs " + to_text(j) + " and " + to_text(i) +
                                                " are of the same sequence"};
     }
-    const Index n = inputs[i].n_rows();
+    const Sequence::State& s = *inputs[i].sequence->state_;
+    const Index n = inputs[i].n_rows() + s.n_pending();
     n_rows += n;
     n_outputs += inputs[i].n_outputs;
-    n_pages += inputs[i].sequence->state_->n_pages_for(n);
+    n_pages += s.n_pages_for(n);
   }
   if (n_rows > limits.max_rows || n_outputs > limits.max_outputs) {
-    return Error{Errc::limit, "engine: a step of " + to_text(n_rows) + " tokens with " +
-                                  to_text(n_outputs) + " outputs; at most " +
-                                  to_text(limits.max_rows) + " and " + to_text(limits.max_outputs)};
+    return Error{Errc::limit, "engine: a step of " + to_text(n_rows) +
+                                  " tokens (pending ones included) with " + to_text(n_outputs) +
+                                  " outputs; at most " + to_text(limits.max_rows) + " and " +
+                                  to_text(limits.max_outputs)};
   }
   return check_pages(n_pages);
 }
@@ -336,7 +380,7 @@ NIBBLE_INLINE Result<void> Engine::State::check_pages(Index n_pages) const {
 NIBBLE_INLINE Result<void> Engine::can_run(const SequenceInput& input) const {
   const State& s = *state_;
   NIBBLE_CHECK(s.can_run(input, 0));
-  const Index n = input.n_rows();
+  const Index n = input.n_rows() + input.sequence->n_pending();
   if (n > s.limits.max_rows && s.needs.reads_both_ways) {
     return Error{Errc::limit, "session: the model reads all " + to_text(n) +
                                   " tokens at once; max_step_tokens is " +
@@ -345,28 +389,26 @@ NIBBLE_INLINE Result<void> Engine::can_run(const SequenceInput& input) const {
   return s.check_pages(input.sequence->state_->n_pages_for(n));
 }
 
-NIBBLE_INLINE MatrixView<const float> Engine::State::run(
-    std::span<const SequenceInput> inputs) noexcept {
+NIBBLE_INLINE void Engine::State::put_rows(const SequenceInput& input, Index first_row) noexcept {
+  const Index width = model.config().dim;
+  for (Index i = 0; i < input.rows.extent(0); ++i) {
+    for (Index j = 0; j < width; ++j) rows[(first_row + i) * width + j] = input.rows(i, j);
+  }
+}
+
+NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
+    std::span<const SequenceInput> inputs, Index max_rows) {
   graph::Step& step = args.step;
   Index n_rows = 0, n_outputs = 0;
   std::size_t n_segments = 0;
-  const Index width = model.config().dim;
   for (const SequenceInput& input : inputs) {
     Sequence::State& s = *input.sequence->state_;
-    const Index n = input.n_rows();
+    const Index n = (std::min)(s.n_pending(), max_rows);
     s.prepare(n);
-    if (input.rows.data() != nullptr) {
-      for (Index i = 0; i < n; ++i) {
-        s.tokens[s.position + i] = graph::kNoToken;
-        for (Index j = 0; j < width; ++j) rows[(n_rows + i) * width + j] = input.rows(i, j);
-      }
-    } else {
-      // The source may be the sequence's own tokens.
-      std::memmove(s.tokens + s.position, input.tokens.data(), input.tokens.size_bytes());
-    }
-    std::memcpy(tokens + n_rows, s.tokens + s.position,
+    if (input.rows.data() != nullptr) put_rows(input, n_rows + n - input.n_rows());
+    std::memcpy(tokens + n_rows, s.tokens + s.n_computed,
                 static_cast<std::size_t>(n) * sizeof(*tokens));
-    segments[n_segments++] = {n_rows, n, s.position, input.kind, s.page_table(), s.state};
+    segments[n_segments++] = {n_rows, n, s.n_computed, input.kind, s.page_table(), s.state};
     for (Index i = n - input.n_outputs; i < n; ++i) output_rows[n_outputs++] = n_rows + i;
     n_rows += n;
   }
@@ -375,11 +417,21 @@ NIBBLE_INLINE MatrixView<const float> Engine::State::run(
   step.tokens = {tokens, static_cast<std::size_t>(n_rows)};
   step.segments = {segments, n_segments};
   step.output_rows = {output_rows, static_cast<std::size_t>(n_outputs)};
-  step.rows =
-      rows == nullptr ? MatrixView<const float>() : MatrixView<const float>(rows, n_rows, width);
+  step.rows = rows == nullptr ? MatrixView<const float>()
+                              : MatrixView<const float>(rows, n_rows, Index{model.config().dim});
   const MatrixView<const float> logits = model.architecture().run(plan, limits, args);
-  for (const SequenceInput& input : inputs) {
-    input.sequence->state_->position += input.n_rows();
+  ++n_steps;
+  const bool is_exceeded = pool->is_exceeded.exchange(false, std::memory_order_relaxed);
+  for (std::size_t i = 0; i < n_segments; ++i) {
+    Sequence::State& s = *inputs[i].sequence->state_;
+    const Index before = s.n_computed;
+    s.n_computed += segments[i].n_rows;
+    if (is_exceeded) s.uncompute(before);
+  }
+  if (is_exceeded) {
+    return Error{Errc::limit,
+                 "session: a key or value of the model is beyond 65504, the most that an f16 cache "
+                 "can hold; choose kv_type bf16 or f32 in the session's or engine's options"};
   }
   return has_outputs ? logits : logits.rows(0, 0);
 }
@@ -394,7 +446,18 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::run(std::span<const Sequen
     s.row_memory = std::move(memory);
     s.rows = reinterpret_cast<float*>(s.row_memory.data());
   }
-  return s.run(inputs);
+  for (const SequenceInput& input : inputs) {
+    input.sequence->state_->add(input.rows.data() != nullptr ? nullptr : input.tokens.data(),
+                                input.n_rows());
+  }
+  auto logits = s.run(inputs, s.limits.max_rows);
+  if (!logits) {
+    for (const SequenceInput& input : inputs) {
+      Sequence::State& sequence = *input.sequence->state_;
+      sequence.cut(sequence.n_tokens - input.n_rows());
+    }
+  }
+  return logits;
 }
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -36,7 +36,7 @@ struct EngineOptions {
 
 inline constexpr Index kDefaultContext = 4096;
 
-// What one step appends to one sequence.
+// What one step appends to one sequence; nothing, if it has pending tokens to compute.
 struct SequenceInput {
   Sequence* sequence = nullptr;
   std::span<const std::int32_t> tokens = {};
@@ -57,15 +57,19 @@ class Engine {
  public:
   // Errors: invalid_argument, out_of_memory, limit (where pointers have 32 bits), unsupported.
   static Result<Engine> create(const Model& model, const EngineOptions& options = {});
+  // What bytes() will be, without allocating that. Errors: as create().
+  static Result<std::size_t> bytes_needed(const Model& model, const EngineOptions& options = {});
 
   // An empty sequence of at most `capacity` positions (0: n_ctx). It takes pages only as it grows.
   // Errors: out_of_memory, invalid_argument (more than n_ctx).
   Result<Sequence> new_sequence(Index capacity = 0);
 
-  // Runs one step. Returns logits (all outputs, vocab_size) in the order of `inputs`, valid until
+  // Runs one step: adds what is given to the sequences and computes it, together with their pending
+  // tokens. Returns logits (all outputs, vocab_size) in the order of `inputs`, valid until
   // the next call. Errors change nothing: invalid_argument (no inputs or rows, a sequence twice or
   // of another engine, a token out of range, rows of another width, more outputs than rows), limit
-  // (a sequence or the cache is full, more rows, sequences or outputs than the options allow).
+  // (a sequence or the cache is full; more rows, sequences or outputs than the options allow; a key
+  // or value of the model is too large for an f16 cache).
   Result<MatrixView<const float>> run(std::span<const SequenceInput> inputs);
 
   // Chooses which pages of the cache each row reads (sparse attention); null: all. The policy must
@@ -75,15 +79,18 @@ class Engine {
   const Model& model() const noexcept;
   // As in the options, or as the engine chose.
   Index n_ctx() const noexcept;
+  Index max_sequences() const noexcept;
   Index max_step_tokens() const noexcept;
   Index max_outputs() const noexcept;
   // Pages of the cache, and how many of them no sequence uses.
   Index n_pages() const noexcept;
   Index n_free_pages() const noexcept;
-  // Bytes that the engine holds: working memory, cache, tables.
+  // Bytes that the engine holds: working memory, cache, tables. More once rows of numbers were
+  // given.
   std::size_t bytes() const noexcept;
 
  private:
+  friend class Generator;
   friend class Sequence;
   friend class Session;
   struct State;

@@ -4,8 +4,10 @@
 #pragma once
 
 #include <new>
+#include <string>
 #include <utility>
 
+#include "nibble/core/native_thread.hpp"
 #include "nibble/core/scalar.hpp"
 #include "nibble/generate/generator.hpp"
 #include "nibble/generate/sampler.hpp"
@@ -15,30 +17,44 @@
 namespace nibble { inline namespace NIBBLE_ABI {
 
 struct Generator::State {
-  State(Session& s, const GenerateOptions& o, Sampler a)
-      : session(s),
-        max_tokens(o.max_tokens),
-        parse_special(o.parse_special),
-        cancel(o.cancel),
-        sampler(std::move(a)),
-        stop(o.stop) {}
+  State(Session s, const GenerateOptions& o, Sampler a)
+      : session(std::move(s)), sampler(std::move(a)), stop({}) {
+    take(o);
+  }
+
+  static Result<void> validate(const GenerateOptions& options, const Model& model);
+  void take(const GenerateOptions& o);
+  const GenerateOptions& options_of_prompt() const noexcept { return next ? *next : options; }
+  const text::Tokenizer* tokenizer() const noexcept { return session.model().tokenizer(); }
+  // Whether a token is shown as text.
+  bool has_text(std::span<const std::int32_t> ids) const noexcept;
+  // Another number after each change of the sequence, by whomever.
+  std::uint64_t version() noexcept { return session.sequence().state_->version; }
+  // Why nothing may be computed any more; none: nothing speaks against it.
+  static Finish interrupted(const GenerateOptions& o, std::int64_t start) noexcept;
+  Finish finish_after(std::int32_t id) const noexcept;
 
   Result<void> prompt(std::string_view text);
   Result<void> prompt(std::span<const std::int32_t> ids, bool at_start);
-  Result<std::optional<Token>> next();
+  Result<std::optional<Token>> next_token();
+  std::optional<Token> end(Finish why);
+  void show_held();
 
-  static constexpr Index kNowhere = -1;
+  struct StopToken {
+    std::int32_t id;
+    Finish finish;
+  };
 
-  Session& session;
-  Index max_tokens;
-  bool parse_special;
-  const std::atomic<bool>* cancel;
+  Session session;  // a second owner of what the caller's session owns
   Sampler sampler;
+  GenerateOptions options;
+  std::optional<GenerateOptions> next;  // for the next prompt
   StopMatcher stop;
+  std::vector<StopToken> stop_tokens;
   std::optional<text::StreamDecoder> decoder;
-  MatrixView<const float> logits;  // of the session's last token
-  std::int32_t last = 0;           // returned last; not in the session yet
-  Index last_at = kNowhere;        // its position there
+  bool is_prompted = false;
+  std::uint64_t known_version = 0;  // of the sequence, after our own last change
+  std::int64_t start = 0;           // of the prompt, in nanoseconds
   Index n_tokens = 0;
   Finish finish = Finish::none;
 };
@@ -47,17 +63,21 @@ NIBBLE_INLINE Generator::Generator(Owned<State> state) noexcept : state_(std::mo
 
 NIBBLE_INLINE Result<Generator> Generator::create(Session& session,
                                                   const GenerateOptions& options) {
-  NIBBLE_TRY(sampler, Sampler::create(options.sampling, session.model().config().vocab_size));
-  if (options.max_tokens < 1) {
-    return Error{Errc::invalid_argument, "generate: max_tokens must be at least 1"};
-  }
-  for (const std::string& stop : options.stop) {
-    if (stop.empty()) return Error{Errc::invalid_argument, "generate: an empty stop string"};
-  }
+  NIBBLE_CHECK(State::validate(options, session.model()));
   return catch_out_of_memory([&]() -> Result<Generator> {
-    Owned<State> state(new (std::nothrow) State{session, options, std::move(sampler)});
+    NIBBLE_TRY(sampler, Sampler::create(options.sampling, session.model().config().vocab_size));
+    Owned<State> state(new (std::nothrow)
+                           State(Session(session.state_), options, std::move(sampler)));
     if (!state) return Error{Errc::out_of_memory, "generate"};
     return Generator(std::move(state));
+  });
+}
+
+NIBBLE_INLINE Result<void> Generator::set_options(const GenerateOptions& options) {
+  NIBBLE_CHECK(State::validate(options, state_->session.model()));
+  return catch_out_of_memory([&]() -> Result<void> {
+    state_->next = options;
+    return ok();
   });
 }
 
@@ -70,95 +90,183 @@ NIBBLE_INLINE Result<void> Generator::prompt(std::span<const std::int32_t> ids, 
 }
 
 NIBBLE_INLINE Result<std::optional<Token>> Generator::next() {
-  return catch_out_of_memory([&] { return state_->next(); });
+  return catch_out_of_memory([&] { return state_->next_token(); });
 }
 
 NIBBLE_INLINE Finish Generator::finish() const noexcept { return state_->finish; }
 
 NIBBLE_INLINE Index Generator::n_tokens() const noexcept { return state_->n_tokens; }
 
-NIBBLE_INLINE Result<void> Generator::State::prompt(std::string_view text) {
-  const text::Tokenizer* const tokenizer = session.model().tokenizer();
-  if (tokenizer == nullptr) {
-    return Error{Errc::unsupported, "generate: the model has no tokenizer that is known here"};
+NIBBLE_INLINE Result<void> Generator::State::validate(const GenerateOptions& options,
+                                                      const Model& model) {
+  const auto bad = [](const std::string& what) {
+    return Error{Errc::invalid_argument, "generate: " + what};
+  };
+  const Index vocab_size = model.config().vocab_size;
+  NIBBLE_CHECK(Sampler::validate(options.sampling, vocab_size));
+  if (options.max_tokens < 1) return bad("max_tokens must be at least 1");
+  if (options.time_limit_ms < 0) return bad("time_limit_ms must be at least 0");
+  for (const std::string& stop : options.stop) {
+    if (stop.empty()) return bad("an empty stop string");
   }
-  text::EncodeOptions encode;
-  if (session.position() > 0) encode.add_bos = false;
-  encode.add_eos = false;
-  encode.parse_special = parse_special;
-  NIBBLE_TRY(ids, tokenizer->encode(text, encode));
-  return prompt(ids, text.empty() && session.position() == 0);
-}
-
-NIBBLE_INLINE Result<void> Generator::State::prompt(std::span<const std::int32_t> ids,
-                                                    bool at_start) {
-  const Index before = session.position();
-  MatrixView<const float> after;
-  if (last_at == before) {
-    NIBBLE_TRY(after_last, session.append({&last, 1}));
-    after = after_last;
-  }
-  if (!ids.empty() || after.data() == nullptr) {
-    auto after_ids = session.append(ids);
-    if (!after_ids) {
-      NIBBLE_CHECK(session.rewind(before));
-      return std::move(after_ids).error();
-    }
-    after = *after_ids;
-  }
-  logits = after;
-  last_at = kNowhere;
-  n_tokens = 0;
-  finish = Finish::none;
-  if (const auto* tokenizer = session.model().tokenizer()) {
-    decoder.emplace(*tokenizer, text::DecodeOptions{.at_start = at_start});
-    stop.reset(tokenizer->vocabulary().longest());
+  for (const std::int32_t id : options.stop_tokens) {
+    if (id >= 0 && id < vocab_size) continue;
+    return bad("stop token " + to_text(id) + " is not in [0, " + to_text(vocab_size) + ")");
   }
   return ok();
 }
 
-NIBBLE_INLINE Result<std::optional<Token>> Generator::State::next() {
+NIBBLE_INLINE void Generator::State::take(const GenerateOptions& o) {
+  options = o;
+  stop = StopMatcher(o.stop);
+  stop_tokens.clear();
+  for (const std::int32_t id : o.stop_tokens) stop_tokens.push_back({id, Finish::stop_token});
+  if (tokenizer() == nullptr) return;
+  const text::Vocabulary& vocabulary = tokenizer()->vocabulary();
+  for (const std::string& name : o.stop) {
+    const std::int32_t id = vocabulary.find(name);
+    if (id == text::kNoToken || has_text({&id, 1})) continue;
+    stop_tokens.push_back({id, Finish::stop_string});
+  }
+}
+
+NIBBLE_INLINE bool Generator::State::has_text(std::span<const std::int32_t> ids) const noexcept {
+  const text::Vocabulary& vocabulary = tokenizer()->vocabulary();
+  for (const std::int32_t id : ids) {
+    if (!vocabulary.contains(id)) continue;
+    const text::PieceType type = vocabulary.type(id);
+    if (type != text::PieceType::control && type != text::PieceType::unknown) return true;
+  }
+  return false;
+}
+
+NIBBLE_INLINE Finish Generator::State::interrupted(const GenerateOptions& o,
+                                                   std::int64_t start) noexcept {
+  if (o.cancel != nullptr && o.cancel->load(std::memory_order_relaxed)) return Finish::cancelled;
+  if (o.time_limit_ms == 0) return Finish::none;
+  const std::int64_t passed_ms = (monotonic_nanoseconds() - start) / 1'000'000;
+  return passed_ms >= o.time_limit_ms ? Finish::time_limit : Finish::none;
+}
+
+NIBBLE_INLINE Result<void> Generator::State::prompt(std::string_view text) {
+  if (tokenizer() == nullptr) {
+    const Error& why = *session.model().tokenizer_error();
+    return Error{why.code, "generate: there is no tokenizer for the text: " + why.message};
+  }
+  const GenerateOptions& o = options_of_prompt();
+  const text::VocabularySettings& settings = tokenizer()->vocabulary().settings();
+  text::EncodeOptions encode;
+  encode.add_bos = o.add_bos.value_or(settings.add_bos && session.position() == 0);
+  encode.add_eos = false;
+  encode.parse_special = o.parse_special;
+  NIBBLE_TRY(all, tokenizer()->encode(text, encode));
+  std::span<const std::int32_t> ids = all;
+  const bool begins_itself = ids.size() > 1 && ids[0] == settings.bos && ids[1] == settings.bos;
+  if (begins_itself && !o.add_bos) ids = ids.subspan(1);
+  return prompt(ids, !has_text(session.tokens()) && !has_text(ids));
+}
+
+NIBBLE_INLINE Result<void> Generator::State::prompt(std::span<const std::int32_t> ids,
+                                                    bool at_start) {
+  if (ids.empty() && session.position() == 0) {
+    return Error{Errc::invalid_argument,
+                 "generate: the prompt is empty, and so is the session: there is nothing to go on "
+                 "from (the model wants no begin token; GenerateOptions::add_bos can ask for it)"};
+  }
+  const GenerateOptions& o = options_of_prompt();
+  const std::int64_t now = monotonic_nanoseconds();
+  const bool was_current = known_version == version();
+  Finish stopped = Finish::none;
+  if (!ids.empty()) {
+    const auto go_on = [&](std::size_t done, std::size_t total) {
+      stopped = interrupted(o, now);
+      if (stopped == Finish::none && o.progress != nullptr && !(*o.progress)(done, total)) {
+        stopped = Finish::cancelled;
+      }
+      return stopped == Finish::none;
+    };
+    const Progress progress(go_on);
+    const auto logits = session.append(ids, 1, &progress);
+    if (!logits && stopped == Finish::none) {
+      if (was_current) known_version = version();  // the session is as it was
+      return logits.error();
+    }
+  }
+  if (next) {
+    (void)sampler.set_options(next->sampling);  // checked in set_options()
+    take(*next);
+    next.reset();
+  }
+  is_prompted = true;
+  known_version = version();
+  start = now;
+  n_tokens = 0;
+  finish = stopped;
+  if (tokenizer() != nullptr) {
+    decoder.emplace(*tokenizer(), text::DecodeOptions{.at_start = at_start});
+    stop.reset(tokenizer()->vocabulary().longest());
+  }
+  return ok();
+}
+
+NIBBLE_INLINE Result<std::optional<Token>> Generator::State::next_token() {
   if (finish != Finish::none) return std::optional<Token>();
-  if (logits.data() == nullptr) {
-    return Error{Errc::invalid_argument, "generate: next() before prompt()"};
+  if (!is_prompted) return Error{Errc::invalid_argument, "generate: next() before prompt()"};
+  if (known_version != version()) {
+    return Error{Errc::invalid_argument,
+                 "generate: next() after the session's sequence was changed by something else "
+                 "(rewind, append, another generator); call prompt() first, prompt(\"\") to go on"};
   }
-  if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) {
-    finish = Finish::cancelled;
-    return std::optional<Token>();
-  }
-  if (last_at != kNowhere) {  // appended only now, when another token is wanted
-    NIBBLE_TRY(after_last, session.append({&last, 1}));
-    logits = after_last;
-  }
+  stop.next();
+  if (const Finish why = interrupted(options, start); why != Finish::none) return end(why);
+  if (session.position() == session.capacity()) return end(Finish::context_full);
+  NIBBLE_TRY(logits, session.logits());
   const Sampled sampled =
       sampler.sample({logits.data(), static_cast<std::size_t>(logits.extent(1))}, session.tokens());
   if (is_nan(static_cast<double>(sampled.logprob))) {
-    return Error{Errc::malformed, "generate: the model's logits are not numbers"};
+    return Error{Errc::malformed,
+                 "generate: the model's logits are not numbers; probably a weight of the file is "
+                 "NaN or infinite"};
   }
-  Token token{sampled.id, sampled.logprob, {}, Finish::none};
-  last = sampled.id;
-  last_at = session.position();
+  NIBBLE_CHECK(session.sequence().push(sampled.id));
+  known_version = version();
   ++n_tokens;
-  stop.next();
-  const auto* const tokenizer = session.model().tokenizer();
-  if (tokenizer != nullptr && tokenizer->vocabulary().ends_generation(sampled.id)) {
-    finish = Finish::end_of_text;
-  } else {
+  finish = finish_after(sampled.id);
+  if (finish == Finish::none) {
     if (decoder) stop.push(decoder->push(sampled.id));
     if (stop.found())
       finish = Finish::stop_string;
-    else if (n_tokens == max_tokens)
+    else if (n_tokens == options.max_tokens)
       finish = Finish::max_tokens;
     else if (session.position() == session.capacity())
       finish = Finish::context_full;
   }
-  if (finish != Finish::none && !stop.found()) {  // what was held back is shown now
-    if (decoder) stop.push(decoder->flush());
-    stop.flush();
+  if (finish != Finish::none && !stop.found()) show_held();
+  return std::optional<Token>(Token{sampled.id, sampled.logprob, stop.text(), finish});
+}
+
+// Why a token itself is the last, if it is.
+NIBBLE_INLINE Finish Generator::State::finish_after(std::int32_t id) const noexcept {
+  if (tokenizer() != nullptr && tokenizer()->vocabulary().ends_generation(id)) {
+    return Finish::end_of_text;
   }
-  token.finish = finish;
-  token.text = stop.text();
-  return std::optional<Token>(token);
+  for (const StopToken& token : stop_tokens) {
+    if (token.id == id) return token.finish;
+  }
+  return Finish::none;
+}
+
+NIBBLE_INLINE void Generator::State::show_held() {
+  if (decoder) stop.push(decoder->flush());
+  stop.flush();
+}
+
+// Ends generation without another token.
+NIBBLE_INLINE std::optional<Token> Generator::State::end(Finish why) {
+  finish = why;
+  show_held();
+  if (stop.text().empty()) return std::nullopt;
+  return Token{text::kNoToken, 0, stop.text(), finish};
 }
 
 NIBBLE_INLINE Result<Generated> generate(Session& session, std::string_view prompt,

@@ -14,15 +14,26 @@
 #include "nibble/core/owned.hpp"
 #include "nibble/generate/sampling.hpp"
 #include "nibble/generate/session.hpp"
+#include "nibble/model/progress.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
 struct GenerateOptions {
-  SamplingOptions sampling;
+  SamplingOptions sampling = {};
   Index max_tokens = 256;
-  std::vector<std::string> stop;  // generation ends before the first of these in the text
-  bool parse_special = false;     // names of control tokens in the prompt mean those tokens
-  const std::atomic<bool>* cancel = nullptr;  // checked before every step; true ends generation
+  // Generation ends before the first of these in the text, and at a control token of that name.
+  std::vector<std::string> stop = {};
+  bool parse_special = false;  // names of control tokens in the prompt mean those tokens
+  // Checked before every step, also of the prompt; true ends generation.
+  const std::atomic<bool>* cancel = nullptr;
+  std::vector<std::int32_t> stop_tokens = {};  // generation ends at these too; they are not shown
+  // Whether the tokenizer's begin token is put in front of a text. Unset: if the model wants one,
+  // the session is empty, and the text does not itself begin with one.
+  std::optional<bool> add_bos = {};
+  Index time_limit_ms = 0;  // since the call of prompt(), checked as `cancel` is; 0: none
+  // Called before each step of a prompt with the numbers of tokens read and of all to read; false
+  // cancels.
+  const Progress* progress = nullptr;
 };
 
 enum class Finish : unsigned char {
@@ -32,6 +43,8 @@ enum class Finish : unsigned char {
   stop_string,
   context_full,
   cancelled,
+  stop_token,  // one of GenerateOptions::stop_tokens
+  time_limit,
 };
 
 constexpr const char* to_string(Finish finish) noexcept {
@@ -42,11 +55,15 @@ constexpr const char* to_string(Finish finish) noexcept {
     case Finish::stop_string: return "stop string";
     case Finish::context_full: return "context full";
     case Finish::cancelled: return "cancelled";
+    case Finish::stop_token: return "stop token";
+    case Finish::time_limit: return "time limit";
   }
   return "unknown";
 }
 
 struct Token {
+  // −1: no token, only the text that was held back when generation was cancelled or ran out of
+  // time.
   std::int32_t id = 0;
   float logprob = 0;  // see Sampled
   // The text that this token completes: often none, or that of several tokens; valid until next()
@@ -55,25 +72,34 @@ struct Token {
   Finish finish = Finish::none;  // other than none with the last token
 };
 
-// Gets tokens from a session one by one. After prompt() nothing allocates.
+// Gets tokens from a session one by one. A token is part of the session's sequence as soon as
+// next() returns it: session.tokens() is always the whole history, and what comes next follows all
+// of it. After prompt() nothing allocates.
+//
+// It shares what the session owns, so both may be moved, and destroyed in any order.
 class Generator {
  public:
-  // The session must outlive the generator. Errors: those of Sampler::create; invalid_argument for
-  // max_tokens < 1 or an empty stop string.
+  // Errors: those of Sampler::create; invalid_argument for max_tokens < 1, an empty stop string, a
+  // stop token that does not exist, or a negative time limit.
   static Result<Generator> create(Session& session, const GenerateOptions& options);
 
-  // Appends a text to the session's sequence. The tokenizer puts its begin token in front if the
-  // sequence is empty and the model wants one. After generation, new text follows the last
-  // generated token, including an end token, unless the session was moved to another position. An
-  // empty text continues the generation. Errors change nothing: unsupported (the model has no
-  // tokenizer), those of Tokenizer::encode and Session::append.
+  // Other options, from the next prompt() on. The sequence of random numbers goes on, unless the
+  // seed is another one. Errors: as create(); then nothing changes.
+  Result<void> set_options(const GenerateOptions& options);
+
+  // Appends a text to the session's sequence and reads it. An empty text continues the generation,
+  // or whatever the session has. If the prompt is cancelled or runs out of time, the session is as
+  // it was, and finish() says so. Errors change nothing: invalid_argument (text and session are
+  // empty), unsupported (the model has no tokenizer), those of Tokenizer::encode and
+  // Session::append.
   Result<void> prompt(std::string_view text);
 
   // The same for token ids. `at_start`: what is generated is the beginning of a text.
   Result<void> prompt(std::span<const std::int32_t> ids, bool at_start = false);
 
-  // The next token, or nothing when generation has ended. (After a cancellation, text is lost that
-  // was held back because it may begin a stop string.) Errors: invalid_argument before prompt().
+  // The next token, or nothing when generation has ended. Errors: invalid_argument before prompt(),
+  // or if something else has changed the session's sequence since then (prompt("") goes on from
+  // there); malformed (the logits are not numbers); those of Session::logits.
   Result<std::optional<Token>> next();
 
   Finish finish() const noexcept;
@@ -93,7 +119,7 @@ struct Generated {
 };
 
 // Runs a prompt and calls `on_token` with each token until the end, or until it returns false
-// (finish: cancelled).
+// (finish: cancelled; text that is held back is not shown then).
 Result<Generated> generate(Session& session, std::string_view prompt,
                            const GenerateOptions& options,
                            FunctionRef<bool(const Token&)> on_token);

@@ -30,14 +30,13 @@ struct Perplexity {
 // session with larger max_outputs is faster. `progress` is called after each chunk with the number
 // of chunks done and of all chunks; false stops.
 // Errors: invalid_argument (context below 4 or above the session's capacity, fewer tokens than
-// context, token ids out of range), cancelled.
+// context, token ids out of range), malformed (logits that are not numbers), cancelled.
 NIBBLE_LAZY Result<Perplexity> perplexity(Session& session, std::span<const std::int32_t> tokens,
                                           Index context, std::int32_t bos,
                                           const Progress* progress = nullptr) {
   if (context < 4 || context > session.capacity()) {
     return Error{Errc::invalid_argument, "perplexity: a context of " + to_text(context) +
-                                             "; the session holds " +
-                                             to_text(session.capacity())};
+                                             "; the session holds " + to_text(session.capacity())};
   }
   Perplexity result;
   result.n_chunks = static_cast<Index>(tokens.size()) / context;
@@ -72,6 +71,12 @@ NIBBLE_LAZY Result<Perplexity> perplexity(Session& session, std::span<const std:
         const auto total = ops::log_sum_exp(logits[i]);
         const auto logit = static_cast<double>(logits(i, next));
         sum += total.log_sum + static_cast<double>(total.max) - logit;
+      }
+      if (is_nan(sum)) {
+        return Error{
+            Errc::malformed,
+            "perplexity: the model's logits are not numbers; probably a weight of the file "
+            "is NaN or infinite"};
       }
       result.n_scored += n;
       first += n;

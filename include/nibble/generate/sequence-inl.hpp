@@ -4,10 +4,12 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <new>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "nibble/core/arena.hpp"
 #include "nibble/core/shared.hpp"
@@ -26,17 +28,36 @@ struct Engine::Pool {
   ops::KvCache cache;
   PagePool pages;
   Index n_state_floats = 0;  // of one sequence
+  Index vocab_size = 0;
+  std::uint64_t n_changes = 0;           // of the tokens of all sequences
+  std::atomic<bool> is_exceeded{false};  // a key or value was too large for the cache's type
 };
 
 struct Sequence::State {
   // Allocates an empty sequence.
   static Result<Sequence> create(const Shared<Engine::Pool>& pool, Index capacity);
+  // Of its block of memory.
+  static std::size_t memory_bytes(Index capacity, Index n_state_floats) noexcept;
   ~State();
 
-  // How many pages a step that adds n tokens takes, including copies of shared pages.
+  // How many pages a step that computes n tokens takes, including copies of shared pages.
   Index n_pages_for(Index n) const noexcept;
   // Takes these pages; that many must be free.
   void prepare(Index n) noexcept;
+  // Adds n pending tokens, for which there must be space: a copy of `ids`, or n times kNoToken if
+  // that is null.
+  void add(const std::int32_t* ids, Index n) noexcept;
+  // Forgets all tokens from n on.
+  void cut(Index n) noexcept;
+  // Makes all tokens from n on pending; with recurrent state also those before n whose state is
+  // gone.
+  void uncompute(Index n) noexcept;
+  // Whether tokens [begin, end) can be computed again: rows of numbers are not kept.
+  bool has_ids(Index begin, Index end) const noexcept;
+  // The last position up to n, and up to n_computed, whose state is still there.
+  Index last_reachable(Index n) const noexcept;
+  void drop_unused_pages() noexcept;
+  Index n_pending() const noexcept { return n_tokens - n_computed; }
   bool has_state() const noexcept { return pool->n_state_floats > 0; }
   std::size_t state_bytes() const noexcept {
     return static_cast<std::size_t>(pool->n_state_floats) * sizeof(float);
@@ -49,12 +70,16 @@ struct Sequence::State {
   AlignedBuffer memory;
   std::int32_t* tokens = nullptr;  // (capacity)
   ops::PageId* pages = nullptr;    // (pages_for(capacity))
-  float* state = nullptr;          // (n_state_floats): recurrent state after all tokens
+  float* state = nullptr;          // (n_state_floats): recurrent state after n_computed tokens
   float* checkpoint = nullptr;     // the same, before the last step
   Index capacity = 0;
-  Index position = 0;
+  Index n_tokens = 0;
+  Index n_computed = 0;  // the first of them, whose keys, values and state there are
   Index n_pages = 0;
   Index checkpoint_position = 0;
+  // Another number after each change of the tokens, unlike that of any other sequence of the
+  // engine.
+  std::uint64_t version = 0;
 };
 
 NIBBLE_INLINE Sequence::Sequence(Owned<State> state) noexcept : state_(std::move(state)) {}
@@ -65,10 +90,7 @@ NIBBLE_INLINE Result<Sequence> Sequence::State::create(const Shared<Engine::Pool
   if (!state) return Error{Errc::out_of_memory, "a sequence"};
   const auto n = static_cast<std::size_t>(capacity);
   const auto n_pages = static_cast<std::size_t>(ops::pages_for(capacity));
-  const std::size_t state_bytes =
-      align_up(static_cast<std::size_t>(pool->n_state_floats) * sizeof(float));
-  auto memory = AlignedBuffer::allocate(align_up(n * sizeof(std::int32_t)) +
-                                        align_up(n_pages * sizeof(ops::PageId)) + 2 * state_bytes);
+  auto memory = AlignedBuffer::allocate(memory_bytes(capacity, pool->n_state_floats));
   if (!memory) return std::move(memory).error().in("a sequence");
   state->memory = *std::move(memory);
   Arena arena(state->memory.bytes());
@@ -80,7 +102,15 @@ NIBBLE_INLINE Result<Sequence> Sequence::State::create(const Shared<Engine::Pool
   }
   state->capacity = capacity;
   state->pool = pool;
+  state->version = ++pool->n_changes;
   return Sequence(std::move(state));
+}
+
+NIBBLE_INLINE std::size_t Sequence::State::memory_bytes(Index capacity,
+                                                        Index n_state_floats) noexcept {
+  return align_up(static_cast<std::size_t>(capacity) * sizeof(std::int32_t)) +
+         align_up(static_cast<std::size_t>(ops::pages_for(capacity)) * sizeof(ops::PageId)) +
+         2 * align_up(static_cast<std::size_t>(n_state_floats) * sizeof(float));
 }
 
 NIBBLE_INLINE Sequence::State::~State() {
@@ -88,35 +118,87 @@ NIBBLE_INLINE Sequence::State::~State() {
 }
 
 NIBBLE_INLINE Index Sequence::State::n_pages_for(Index n) const noexcept {
-  const Index first = position / ops::kPagePositions;
+  const Index first = n_computed / ops::kPagePositions;
   const bool copies = first < n_pages && pool->pages.is_shared(pages[first]);
-  return ops::pages_for(position + n) - n_pages + (copies ? 1 : 0);
+  return ops::pages_for(n_computed + n) - n_pages + (copies ? 1 : 0);
 }
 
 NIBBLE_INLINE void Sequence::State::prepare(Index n) noexcept {
   PagePool& pool_pages = pool->pages;
-  const Index first = position / ops::kPagePositions;
+  const Index first = n_computed / ops::kPagePositions;
   if (first < n_pages && pool_pages.is_shared(pages[first])) {
     const ops::PageId shared = pages[first];
     pages[first] = pool_pages.take(first > 0 ? pages[first - 1] : shared);
     pool->cache.copy_page(shared, pages[first]);
     pool_pages.drop(shared);
   }
-  for (; n_pages < ops::pages_for(position + n); ++n_pages) {
+  for (; n_pages < ops::pages_for(n_computed + n); ++n_pages) {
     pages[n_pages] = pool_pages.take(n_pages > 0 ? pages[n_pages - 1] : -1);
   }
   if (!has_state()) return;
   std::memcpy(checkpoint, state, state_bytes());
-  checkpoint_position = position;
+  checkpoint_position = n_computed;
+}
+
+NIBBLE_INLINE void Sequence::State::add(const std::int32_t* ids, Index n) noexcept {
+  NIBBLE_ASSERT(n >= 0 && n <= capacity - n_tokens);
+  if (n == 0) return;
+  if (ids == nullptr) {
+    for (Index i = 0; i < n; ++i) tokens[n_tokens + i] = graph::kNoToken;
+  } else {  // may be the sequence's own tokens
+    std::memmove(tokens + n_tokens, ids, static_cast<std::size_t>(n) * sizeof(*ids));
+  }
+  n_tokens += n;
+  version = ++pool->n_changes;
+}
+
+NIBBLE_INLINE void Sequence::State::cut(Index n) noexcept {
+  if (n >= n_tokens) return;
+  n_tokens = n;
+  version = ++pool->n_changes;
+  uncompute(n);
+}
+
+NIBBLE_INLINE void Sequence::State::uncompute(Index n) noexcept {
+  if (n >= n_computed) return;
+  n = last_reachable(n);
+  if (has_state() && n == checkpoint_position) {
+    std::memcpy(state, checkpoint, state_bytes());
+  } else if (has_state()) {
+    std::memset(state, 0, state_bytes());
+    std::memset(checkpoint, 0, state_bytes());
+    checkpoint_position = 0;
+  }
+  n_computed = n;
+  drop_unused_pages();
+}
+
+NIBBLE_INLINE bool Sequence::State::has_ids(Index begin, Index end) const noexcept {
+  for (Index i = begin; i < end; ++i) {
+    if (tokens[i] == graph::kNoToken) return false;
+  }
+  return true;
+}
+
+NIBBLE_INLINE Index Sequence::State::last_reachable(Index n) const noexcept {
+  if (!has_state() || n >= n_computed) return (std::min)(n, n_computed);
+  return n >= checkpoint_position ? checkpoint_position : 0;
+}
+
+NIBBLE_INLINE void Sequence::State::drop_unused_pages() noexcept {
+  while (n_pages > ops::pages_for(n_computed)) pool->pages.drop(pages[--n_pages]);
 }
 
 NIBBLE_INLINE std::span<const std::int32_t> Sequence::tokens() const noexcept {
-  return {state_->tokens, static_cast<std::size_t>(state_->position)};
+  return {state_->tokens, static_cast<std::size_t>(state_->n_tokens)};
 }
-NIBBLE_INLINE Index Sequence::position() const noexcept { return state_->position; }
+NIBBLE_INLINE Index Sequence::position() const noexcept { return state_->n_tokens; }
+NIBBLE_INLINE Index Sequence::n_pending() const noexcept { return state_->n_pending(); }
 NIBBLE_INLINE Index Sequence::capacity() const noexcept { return state_->capacity; }
 NIBBLE_INLINE Index Sequence::n_pages() const noexcept { return state_->n_pages; }
-NIBBLE_INLINE std::size_t Sequence::bytes() const noexcept { return state_->memory.size(); }
+NIBBLE_INLINE std::size_t Sequence::bytes() const noexcept {
+  return sizeof(State) + state_->memory.size();
+}
 
 NIBBLE_INLINE Index Sequence::n_own_pages() const noexcept {
   Index n = 0;
@@ -128,12 +210,12 @@ NIBBLE_INLINE Result<Sequence> Sequence::fork() const {
   const State& from = *state_;
   NIBBLE_TRY(copy, State::create(from.pool, from.capacity));
   State& to = *copy.state_;
-  std::memcpy(to.tokens, from.tokens,
-              static_cast<std::size_t>(from.position) * sizeof(*to.tokens));
+  std::memcpy(to.tokens, from.tokens, static_cast<std::size_t>(from.n_tokens) * sizeof(*to.tokens));
   std::memcpy(to.pages, from.pages, static_cast<std::size_t>(from.n_pages) * sizeof(*to.pages));
   for (const ops::PageId page : from.page_table()) from.pool->pages.share(page);
   to.n_pages = from.n_pages;
-  to.position = from.position;
+  to.n_tokens = from.n_tokens;
+  to.n_computed = from.n_computed;
   to.checkpoint_position = from.checkpoint_position;
   if (from.has_state()) {
     std::memcpy(to.state, from.state, from.state_bytes());
@@ -142,36 +224,36 @@ NIBBLE_INLINE Result<Sequence> Sequence::fork() const {
   return copy;
 }
 
+NIBBLE_INLINE Result<void> Sequence::push(std::int32_t token) {
+  State& s = *state_;
+  if (token < 0 || token >= s.pool->vocab_size) {
+    return Error{Errc::invalid_argument, "session: token " + to_text(token) + " is not in [0, " +
+                                             to_text(s.pool->vocab_size) + ")"};
+  }
+  if (s.n_tokens == s.capacity) {
+    return Error{Errc::limit, "session: a context of " + to_text(s.capacity) + " tokens is full"};
+  }
+  s.add(&token, 1);
+  return ok();
+}
+
 NIBBLE_INLINE Index Sequence::last_reachable(Index position) const noexcept {
   const State& s = *state_;
-  if (!s.has_state() || position >= s.position) return (std::min)(position, s.position);
-  return position >= s.checkpoint_position ? s.checkpoint_position : 0;
+  return position >= s.n_computed ? (std::min)(position, s.n_tokens) : s.last_reachable(position);
 }
 
 NIBBLE_INLINE Result<void> Sequence::rewind(Index position) {
   State& s = *state_;
-  if (position < 0 || position > s.position) {
+  if (position < 0 || position > s.n_tokens) {
     return Error{Errc::invalid_argument, "session: cannot go back to position " +
-                                             to_text(position) + " of " +
-                                             to_text(s.position)};
+                                             to_text(position) + " of " + to_text(s.n_tokens)};
   }
   if (last_reachable(position) != position) {
     return Error{Errc::unsupported,
                  "session: the model has recurrent state, and that of position " +
-                     to_text(position) +
-                     " is gone; keep a fork() of the sequence to come back to"};
+                     to_text(position) + " is gone; keep a fork() of the sequence to come back to"};
   }
-  if (s.has_state() && position < s.position) {
-    if (position == s.checkpoint_position) {
-      std::memcpy(s.state, s.checkpoint, s.state_bytes());
-    } else {
-      std::memset(s.state, 0, s.state_bytes());
-      std::memset(s.checkpoint, 0, s.state_bytes());
-      s.checkpoint_position = 0;
-    }
-  }
-  s.position = position;
-  while (s.n_pages > ops::pages_for(position)) s.pool->pages.drop(s.pages[--s.n_pages]);
+  s.cut(position);
   return ok();
 }
 

@@ -17,12 +17,20 @@ namespace nibble { inline namespace NIBBLE_ABI {
 // used by only one thread at a time.
 class Sequence {
  public:
-  // The tokens so far; kNoToken (−1) where rows of numbers were given. Valid until the next call
-  // that changes the sequence.
+  // The tokens so far, pending ones included; kNoToken (−1) where rows of numbers were given. Valid
+  // until the next call that changes the sequence.
   std::span<const std::int32_t> tokens() const noexcept;
   // How many tokens it has, and how many it may have.
   Index position() const noexcept;
   Index capacity() const noexcept;
+
+  // Adds a token without computing it: it is pending until the next step of the sequence, which
+  // computes it together with what that step adds. For a token that a model has generated: it is a
+  // part of the sequence at once, but what follows it may never be asked for. Errors:
+  // invalid_argument (no token of the model), limit (the sequence is full).
+  Result<void> push(std::int32_t token);
+  // How many of the last tokens are pending.
+  Index n_pending() const noexcept;
 
   // A second sequence with the same tokens. Pages of keys and values are shared; a page is copied
   // when either sequence writes to it. Recurrent state is copied now. A fork is also a snapshot to
@@ -45,6 +53,8 @@ class Sequence {
 
  private:
   friend class Engine;
+  friend class Generator;
+  friend class Session;
   struct State;
   explicit Sequence(Owned<State> state) noexcept;
 

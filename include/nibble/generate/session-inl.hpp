@@ -4,88 +4,160 @@
 #pragma once
 
 #include <algorithm>
+#include <new>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "nibble/generate/session.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
-NIBBLE_INLINE Session::Session(Engine engine, Sequence sequence) noexcept
-    : engine_(std::move(engine)), sequence_(std::move(sequence)) {}
+struct Session::State {
+  State(Engine e, Sequence s) noexcept : engine(std::move(e)), sequence(std::move(s)) {}
 
-NIBBLE_INLINE Result<Session> Session::create(const Model& model, const SessionOptions& options) {
+  static Result<EngineOptions> engine_options(const SessionOptions& options);
+  Result<MatrixView<const float>> append(std::span<const std::int32_t> ids, Index n_outputs,
+                                         const Progress* progress);
+  Result<MatrixView<const float>> compute_pending(Index n_outputs, const Progress* progress);
+  // Whether last_logits are still those after the last token.
+  bool has_logits() const noexcept;
+  // Fails if tokens would have to be computed again that are rows of numbers.
+  Result<void> check_ids(Index begin, Index end) const;
+
+  Engine engine;
+  Sequence sequence;
+  MatrixView<const float> last_logits;  // (1, vocab_size)
+  std::uint64_t logits_step = 0;        // of the engine, that computed them
+  std::uint64_t logits_version = 0;     // of the sequence, that they belong to
+};
+
+NIBBLE_INLINE Session::Session(Shared<State> state) noexcept : state_(std::move(state)) {}
+
+NIBBLE_INLINE Result<EngineOptions> Session::State::engine_options(const SessionOptions& options) {
   if (options.max_outputs < 1) {
     return Error{Errc::invalid_argument,
                  "session: max_outputs " + to_text(options.max_outputs) + " out of range"};
   }
-  NIBBLE_TRY(engine, Engine::create(model, {.n_ctx = options.n_ctx,
-                                            .max_step_tokens = options.max_step_tokens,
-                                            .max_outputs = options.max_outputs,
-                                            .kv_type = options.kv_type,
-                                            .executor = options.executor}));
-  NIBBLE_TRY(sequence, engine.new_sequence());
-  return Session(std::move(engine), std::move(sequence));
+  return EngineOptions{.n_ctx = options.n_ctx,
+                       .max_step_tokens = options.max_step_tokens,
+                       .max_outputs = options.max_outputs,
+                       .kv_type = options.kv_type,
+                       .executor = options.executor};
 }
 
-NIBBLE_INLINE const Model& Session::model() const noexcept { return engine_.model(); }
+NIBBLE_INLINE Result<Session> Session::create(const Model& model, const SessionOptions& options) {
+  NIBBLE_TRY(engine_options, State::engine_options(options));
+  NIBBLE_TRY(engine, Engine::create(model, engine_options));
+  NIBBLE_TRY(sequence, engine.new_sequence());
+  Shared<State> state(
+      Owned<State>(new (std::nothrow) State(std::move(engine), std::move(sequence))));
+  if (!state) return Error{Errc::out_of_memory, "a session"};
+  return Session(std::move(state));
+}
+
+NIBBLE_INLINE Result<std::size_t> Session::bytes_needed(const Model& model,
+                                                        const SessionOptions& options) {
+  return catch_out_of_memory([&]() -> Result<std::size_t> {
+    NIBBLE_TRY(engine_options, State::engine_options(options));
+    Engine::State engine(model, engine_options);
+    NIBBLE_CHECK(engine.measure());
+    return engine.bytes() + sizeof(Sequence::State) +
+           Sequence::State::memory_bytes(engine.limits.n_positions, engine.needs.n_state_floats) +
+           sizeof(State) + Shared<State>::count_bytes();
+  });
+}
+
+NIBBLE_INLINE const Model& Session::model() const noexcept { return state_->engine.model(); }
 NIBBLE_INLINE std::span<const std::int32_t> Session::tokens() const noexcept {
-  return sequence_.tokens();
+  return state_->sequence.tokens();
 }
-NIBBLE_INLINE Index Session::position() const noexcept { return sequence_.position(); }
-NIBBLE_INLINE Index Session::capacity() const noexcept { return sequence_.capacity(); }
-NIBBLE_INLINE Index Session::max_outputs() const noexcept { return engine_.max_outputs(); }
+NIBBLE_INLINE Index Session::position() const noexcept { return state_->sequence.position(); }
+NIBBLE_INLINE Index Session::capacity() const noexcept { return state_->sequence.capacity(); }
+NIBBLE_INLINE Index Session::max_outputs() const noexcept { return state_->engine.max_outputs(); }
 NIBBLE_INLINE std::size_t Session::bytes() const noexcept {
-  return engine_.bytes() + sequence_.bytes();
+  return state_->engine.bytes() + state_->sequence.bytes() + sizeof(State) +
+         Shared<State>::count_bytes();
 }
-NIBBLE_INLINE Engine& Session::engine() noexcept { return engine_; }
-NIBBLE_INLINE Sequence& Session::sequence() noexcept { return sequence_; }
+NIBBLE_INLINE Engine& Session::engine() noexcept { return state_->engine; }
+NIBBLE_INLINE Sequence& Session::sequence() noexcept { return state_->sequence; }
+
+NIBBLE_INLINE Result<void> Session::State::check_ids(Index begin, Index end) const {
+  if (sequence.state_->has_ids(begin, end)) return ok();
+  return Error{Errc::unsupported,
+               "session: rows of numbers would have to be computed anew, and are not kept; keep a "
+               "fork() of the sequence to come back to"};
+}
 
 NIBBLE_INLINE Result<void> Session::rewind(Index position) {
-  if (position < 0 || position > sequence_.position()) return sequence_.rewind(position);
-  const Index reachable = sequence_.last_reachable(position);
-  const auto all = sequence_.tokens();
-  const std::vector<std::int32_t> again(all.data() + reachable, all.data() + position);
-  for (const std::int32_t token : again) {
-    if (token != graph::kNoToken) continue;
-    return Error{Errc::unsupported,
-                 "session: rows of numbers would have to be computed anew, and are not kept; keep "
-                 "a fork() of the sequence to come back to"};
-  }
-  NIBBLE_CHECK(sequence_.rewind(reachable));
-  if (!again.empty()) NIBBLE_CHECK(append(again));
+  Sequence::State& s = *state_->sequence.state_;
+  if (position < 0 || position > s.n_tokens) return state_->sequence.rewind(position);
+  NIBBLE_CHECK(state_->check_ids(s.last_reachable(position), position));
+  s.cut(position);
   return ok();
 }
 
-NIBBLE_INLINE Result<MatrixView<const float>> Session::append(std::span<const std::int32_t> ids,
-                                                              Index n_outputs) {
-  const auto n = static_cast<Index>(ids.size());
-  const auto kind = n == 1 ? ops::SegmentKind::generation : ops::SegmentKind::prompt;
-  if (n_outputs < 1) {
-    return Error{Errc::invalid_argument, "session: " + to_text(n_outputs) + " outputs of " +
-                                             to_text(n) + " tokens"};
+NIBBLE_INLINE Result<MatrixView<const float>> Session::append(std::span<const std::int32_t> tokens,
+                                                              Index n_outputs,
+                                                              const Progress* progress) {
+  return state_->append(tokens, n_outputs, progress);
+}
+
+NIBBLE_INLINE bool Session::State::has_logits() const noexcept {
+  return last_logits.data() != nullptr && logits_step == engine.state_->n_steps &&
+         logits_version == sequence.state_->version;
+}
+
+NIBBLE_INLINE Result<MatrixView<const float>> Session::logits() {
+  Sequence::State& s = *state_->sequence.state_;
+  if (s.n_tokens == 0) return Error{Errc::invalid_argument, "session: there are no tokens yet"};
+  if (s.n_pending() == 0) {
+    if (state_->has_logits()) return state_->last_logits;
+    NIBBLE_CHECK(state_->check_ids(s.last_reachable(s.n_tokens - 1), s.n_tokens));
+    s.uncompute(s.n_tokens - 1);
   }
-  // Everything is checked before the first step, so that errors change nothing.
-  NIBBLE_CHECK(engine_.can_run(
-      {.sequence = &sequence_, .tokens = ids, .n_outputs = n_outputs, .kind = kind}));
-  const Index max_rows = engine_.max_step_tokens();
-  MatrixView<const float> logits;
-  while (!ids.empty()) {
+  return state_->append({}, 1, nullptr);
+}
+
+NIBBLE_INLINE Result<MatrixView<const float>> Session::State::append(
+    std::span<const std::int32_t> ids, Index n_outputs, const Progress* progress) {
+  Sequence::State& s = *sequence.state_;
+  const Index before = s.n_tokens, total = static_cast<Index>(ids.size()) + s.n_pending();
+  if (n_outputs < 1) {
+    return Error{Errc::invalid_argument,
+                 "session: " + to_text(n_outputs) + " outputs of " + to_text(total) + " tokens"};
+  }
+  // Everything that can be is checked before the first step.
+  NIBBLE_CHECK(engine.can_run({.sequence = &sequence, .tokens = ids, .n_outputs = n_outputs}));
+  s.add(ids.data(), static_cast<Index>(ids.size()));
+  auto logits = compute_pending(n_outputs, progress);
+  if (!logits) {
+    s.cut(before);
+    return logits;
+  }
+  last_logits = logits->rows(n_outputs - 1, 1);
+  logits_step = engine.state_->n_steps;
+  logits_version = s.version;
+  return logits;
+}
+
+NIBBLE_INLINE Result<MatrixView<const float>> Session::State::compute_pending(
+    Index n_outputs, const Progress* progress) {
+  const Index total = sequence.n_pending(), max_rows = engine.max_step_tokens();
+  const auto kind = total == 1 ? ops::SegmentKind::generation : ops::SegmentKind::prompt;
+  for (;;) {
+    const Index left = sequence.n_pending();
+    if (progress != nullptr &&
+        !(*progress)(static_cast<std::size_t>(total - left), static_cast<std::size_t>(total))) {
+      return Error{Errc::cancelled, "session: reading a prompt"};
+    }
     // The last step must hold all outputs.
-    const auto left = static_cast<Index>(ids.size());
     Index now = (std::min)(left, max_rows);
     if (left > now && left - now < n_outputs) now = left - n_outputs;
-    const auto count = static_cast<std::size_t>(now);
-    const SequenceInput input{.sequence = &sequence_,
-                              .tokens = ids.first(count),
-                              .n_outputs = now == left ? n_outputs : 0,
-                              .kind = kind};
-    NIBBLE_TRY(rows, engine_.run({&input, 1}));
-    logits = rows;
-    ids = ids.subspan(count);
+    const SequenceInput input{
+        .sequence = &sequence, .n_outputs = now == left ? n_outputs : 0, .kind = kind};
+    NIBBLE_TRY(logits, engine.state_->run({&input, 1}, now));
+    if (now == left) return logits;
   }
-  return logits;
 }
 
 }}  // namespace nibble::NIBBLE_ABI

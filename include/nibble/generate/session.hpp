@@ -11,9 +11,11 @@
 #include "nibble/core/executor.hpp"
 #include "nibble/core/owned.hpp"
 #include "nibble/core/result.hpp"
+#include "nibble/core/shared.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/sequence.hpp"
 #include "nibble/model/model.hpp"
+#include "nibble/model/progress.hpp"
 #include "nibble/ops/kv_type.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
@@ -29,21 +31,35 @@ struct SessionOptions {
   Executor* executor = nullptr;  // must outlive the session; null: the calling thread
 };
 
-// One engine and one sequence. Keeps the model alive. Not thread-safe; sessions of one model may
-// run on different threads, each with its own executor.
+// One engine and one sequence. Keeps the model alive, and may be moved at any time: generators
+// refer to what it owns, not to this object. Not thread-safe; sessions of one model may run on
+// different threads, each with its own executor.
 class Session {
  public:
   // Errors: invalid_argument, out_of_memory, limit (where pointers have 32 bits).
   static Result<Session> create(const Model& model, const SessionOptions& options = {});
+  // What bytes() will be, without allocating that. Errors: as create().
+  static Result<std::size_t> bytes_needed(const Model& model, const SessionOptions& options = {});
+  Session(Session&&) noexcept = default;
+  Session& operator=(Session&&) noexcept = default;
 
-  // Appends `tokens` to the sequence and returns the logits of the last `n_outputs` of them:
-  // (n_outputs, vocab_size), valid until the next call. Errors change nothing: invalid_argument (no
-  // tokens, an id out of range, more outputs than tokens or than max_outputs), limit (the cache is
-  // full, or the model needs a sequence in one step and it is longer than max_step_tokens).
-  Result<MatrixView<const float>> append(std::span<const std::int32_t> tokens, Index n_outputs = 1);
+  // Appends `tokens` to the sequence, computes them and what was pending, and returns the logits of
+  // the last `n_outputs` of the sequence: (n_outputs, vocab_size), valid until the next call.
+  // `progress` is called before each step with the numbers of tokens that are computed and of all
+  // to compute; false cancels. Errors change nothing: invalid_argument (nothing to compute, an id
+  // out of range, more outputs than tokens or than max_outputs), limit (the cache is full; the
+  // model needs a sequence in one step and it is longer than max_step_tokens; a key or value of the
+  // model is too large for an f16 cache), cancelled.
+  Result<MatrixView<const float>> append(std::span<const std::int32_t> tokens, Index n_outputs = 1,
+                                         const Progress* progress = nullptr);
+
+  // The logits after the last token: (1, vocab_size), valid until the next call. Computes them if
+  // the token is pending; and once more if they are gone, after rewind() or steps of other
+  // sequences of the engine. Errors: those of append(); invalid_argument (there are no tokens).
+  Result<MatrixView<const float>> logits();
 
   const Model& model() const noexcept;
-  // The tokens of the sequence; valid until the next call that changes it.
+  // The tokens of the sequence, pending ones included; valid until the next call that changes it.
   std::span<const std::int32_t> tokens() const noexcept;
   // How many tokens it has, and how many it may have.
   Index position() const noexcept;
@@ -51,24 +67,26 @@ class Session {
   // The largest number of rows of logits that one call may ask for.
   Index max_outputs() const noexcept;
 
-  // Forgets all tokens from `position` on. A model with recurrent state recomputes what it cannot
-  // go back to. Errors: invalid_argument (there are fewer tokens), unsupported (rows of numbers
-  // would have to be computed anew), limit (forks hold the pages for that; the sequence is then
-  // shorter).
+  // Forgets all tokens from `position` on. A model with recurrent state cannot go back to each
+  // position: the tokens since the last that it can go back to become pending, and the next call
+  // computes them once more. Errors: invalid_argument (there are fewer tokens), unsupported (rows
+  // of numbers would have to be computed anew).
   Result<void> rewind(Index position);
 
   // Bytes that the session holds: working memory, cache, rotation tables, tokens.
   std::size_t bytes() const noexcept;
 
-  // The parts of a session: for forks and for other kinds of steps.
+  // The parts of a session: for forks and for other kinds of steps. They stay where they are when
+  // the session moves.
   Engine& engine() noexcept;
   Sequence& sequence() noexcept;
 
  private:
-  Session(Engine engine, Sequence sequence) noexcept;
+  friend class Generator;
+  struct State;
+  explicit Session(Shared<State> state) noexcept;
 
-  Engine engine_;
-  Sequence sequence_;
+  Shared<State> state_;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -21,14 +21,17 @@ class StopMatcher {
  public:
   // Stop strings must not be empty.
   explicit StopMatcher(const std::vector<std::string>& stops) : stops_(stops.size()) {
-    for (std::size_t i = 0; i < stops.size(); ++i) stops_[i].text = stops[i];
+    for (std::size_t i = 0; i < stops.size(); ++i) stops_[i].set(stops[i]);
     reset(0);
   }
 
   // Begins a new text whose parts are at most `longest_part` bytes.
   void reset(std::size_t longest_part) {
     std::size_t longest = 0;
-    for (const auto& [stop] : stops_) longest = (std::max)(longest, stop.size());
+    for (Stop& stop : stops_) {
+      longest = (std::max)(longest, stop.text.size());
+      stop.n_matched = 0;
+    }
     buffer_.clear();
     buffer_.reserve(2 * (longest + longest_part) + 16);
     shown_ = 0;
@@ -41,27 +44,25 @@ class StopMatcher {
     shown_ = 0;
   }
 
-  // Takes a part; text() grows by what may be shown. After found(), nothing more is shown.
+  // Takes a part; text() grows by what may be shown. After found(), nothing more is shown. Time:
+  // the bytes of the part times the number of stop strings, whatever their length.
   void push(std::string_view part) {
     if (found_) return;
-    buffer_ += part;
-    const std::string_view text = buffer_;
-    std::size_t begin = 0, end = text.npos;  // of the first stop string
-    for (const auto& [stop] : stops_) {
-      const std::size_t at = text.find(stop);
-      if (at == text.npos) continue;
-      if (at + stop.size() < end || (at + stop.size() == end && at < begin)) {
-        begin = at;
-        end = at + stop.size();
-        found_ = true;
+    for (const char c : part) {
+      buffer_ += c;
+      std::size_t longest = 0;
+      for (Stop& stop : stops_) {
+        if (stop.push(c)) longest = (std::max)(longest, stop.text.size());
       }
+      if (longest == 0) continue;
+      found_ = true;
+      buffer_.resize(buffer_.size() - longest);
+      shown_ = buffer_.size();
+      return;
     }
-    if (found_) {
-      buffer_.resize(begin);
-      shown_ = begin;
-    } else {
-      shown_ = text.size() - unfinished(text);
-    }
+    std::size_t held = 0;  // the longest end of the text that begins a stop string
+    for (const Stop& stop : stops_) held = (std::max)(held, stop.n_matched);
+    shown_ = buffer_.size() - held;
   }
 
   // There are no more parts: what was held back is ordinary text, and is added to text().
@@ -71,21 +72,34 @@ class StopMatcher {
   bool found() const noexcept { return found_; }
 
  private:
-  // The length of the longest suffix of `text` that is the beginning of a stop string.
-  std::size_t unfinished(std::string_view text) const noexcept {
-    std::size_t longest = 0;
-    for (const auto& [stop] : stops_) {
-      for (std::size_t n = (std::min)(stop.size() - 1, text.size()); n > longest; --n) {
-        if (text.substr(text.size() - n) == std::string_view(stop).substr(0, n)) longest = n;
+  // Also how far the text so far ends with the beginning of this stop string (Knuth, Morris and
+  // Pratt 1977). Not plain strings and numbers: the linker may take the code of their vectors from
+  // another translation unit, which is compiled for another machine.
+  struct Stop {
+    struct Border {
+      std::size_t size =
+          0;  // of the longest beginning of text[0, i] that also is its end, but not all
+    };
+
+    void set(const std::string& stop) {
+      text = stop;
+      borders.resize(stop.size());
+      for (std::size_t i = 1; i < stop.size(); ++i) {
+        n_matched = borders[i - 1].size;
+        push(stop[i]);
+        borders[i].size = n_matched;
       }
     }
-    return longest;
-  }
+    // Whether the text, with this byte, ends with the stop string.
+    bool push(char c) noexcept {
+      while (n_matched > 0 && text[n_matched] != c) n_matched = borders[n_matched - 1].size;
+      if (text[n_matched] == c) ++n_matched;
+      return n_matched == text.size();
+    }
 
-  // Not plain strings: the linker may take the code of a vector of strings from another translation
-  // unit, which is compiled for another machine.
-  struct Stop {
     std::string text;
+    std::vector<Border> borders;
+    std::size_t n_matched = 0;  // bytes
   };
 
   std::vector<Stop> stops_;

@@ -88,6 +88,14 @@ template <class Run, auto kW, auto kB, Index W, class A>
 InputKind input_kind(const Linear<kW, kB, W, A>&, const Run& run) noexcept {
   return input_kind_of(run.weight(kW));
 }
+// The bias in a slot; null if there is none.
+template <auto kSlot, class Run>
+const float* bias_of(const Run& run) noexcept {
+  if constexpr (!kIsNone<kSlot>) {
+    if (const Weight& bias = run.weight(kSlot)) return bias.vector();
+  }
+  return nullptr;
+}
 // kResidual: the result is added to what `out` holds.
 template <bool kResidual = false, class Run, auto kW, auto kB, Index W, class A, class Out>
 void append_product(const Linear<kW, kB, W, A>&, const Run& run, const kernels::MatmulInput& input,
@@ -98,12 +106,10 @@ void append_product(const Linear<kW, kB, W, A>&, const Run& run, const kernels::
     operands.residual = view.data();
     operands.residual_stride = view.stride(0);
   }
+  operands.bias = bias_of<kB>(run);
   kernels::FinishTileFunction* finish = nullptr;
   if constexpr (!kIsNone<kB>) {
-    if (const Weight& bias = run.weight(kB)) {
-      operands.bias = bias.vector();
-      finish = finish_of<A, true, kResidual>();
-    }
+    if (operands.bias != nullptr) finish = finish_of<A, true, kResidual>();
   }
   if (finish == nullptr) finish = finish_of<A, false, kResidual>();
   list.append(run.weight(kW), input, view, finish, operands);
@@ -140,35 +146,39 @@ void run_products(const LinearGroup<L...>& node, Run& run, const kernels::Matmul
   list.run(run);
 }
 
-template <auto kG, auto kU, Index W, class A, class Pass>
-constexpr void declare_products(const GatedLinear<kG, kU, W, A>& node, Pass& pass,
+template <auto kG, auto kGB, auto kU, auto kUB, Index W, class A, class Pass>
+constexpr void declare_products(const GatedLinear<kG, kGB, kU, kUB, W, A>& node, Pass& pass,
                                 Index k) noexcept {
-  pass.template weight<kG>(pass.resolve(node.width), k);
-  pass.template weight<kU>(pass.resolve(node.width), k);
+  const Index n = pass.resolve(node.width);
+  pass.template weight<kG>(n, k);
+  pass.template weight<kGB>(0, n);
+  pass.template weight<kU>(n, k);
+  pass.template weight<kUB>(0, n);
 }
-template <auto kG, auto kU, Index W, class A, class Pass>
-constexpr auto make_outputs(const GatedLinear<kG, kU, W, A>& node, Pass& pass, Rows rows) noexcept {
+template <auto kG, auto kGB, auto kU, auto kUB, Index W, class A, class Pass>
+constexpr auto make_outputs(const GatedLinear<kG, kGB, kU, kUB, W, A>& node, Pass& pass,
+                            Rows rows) noexcept {
   return pass.make(pass.resolve(node.width), rows);
 }
-template <class Run, auto kG, auto kU, Index W, class A>
-InputKind input_kind(const GatedLinear<kG, kU, W, A>&, const Run& run) noexcept {
+template <class Run, auto kG, auto kGB, auto kU, auto kUB, Index W, class A>
+InputKind input_kind(const GatedLinear<kG, kGB, kU, kUB, W, A>&, const Run& run) noexcept {
   return input_kind_of(run.weight(kG)) | input_kind_of(run.weight(kU));
 }
-template <class Run, auto kG, auto kU, Index W, class A, class Out>
-void run_products(const GatedLinear<kG, kU, W, A>&, Run& run, const kernels::MatmulInput& input,
-                  const Out& out) noexcept {
+template <class Run, auto kG, auto kGB, auto kU, auto kUB, Index W, class A, class Out>
+void run_products(const GatedLinear<kG, kGB, kU, kUB, W, A>& node, Run& run,
+                  const kernels::MatmulInput& input, const Out& out) noexcept {
   const Weight& gate = run.weight(kG);
   const Weight& up = run.weight(kU);
   const MatrixView<float> view = run.view(out);
+  const float* const up_bias = bias_of<kUB>(run);
   ProductList list;
-  if (gate.ops == up.ops) {
+  if (gate.ops == up.ops && up_bias == nullptr && bias_of<kGB>(run) == nullptr) {
     list.append(up, input, view, simd::kernel<kernels::FinishGatedTile<A>>(), {});
     list.set_gate(gate);
-  } else {  // in different formats: two products, one after the other
-    ProductList gates;
-    gates.append(gate, input, view, finish_of<A, false, false>(), {});
-    gates.run(run);
+  } else {  // with biases or in different formats: two products, one after the other
+    run_products(Linear<kG, kGB, W, A>{{}, node.width}, run, input, out);
     kernels::EpilogueArgs operands;
+    operands.bias = up_bias;
     operands.residual = view.data();
     operands.residual_stride = view.stride(0);
     list.append(up, input, view, simd::kernel<kernels::FinishTile<kernels::TimesResidual>>(),

@@ -262,10 +262,11 @@ template <class... Linears>
 std::string describe(const LinearGroup<Linears...>& node) {
   return "linear_group(" + detail::described(", ", node.linears) + ")";
 }
-template <auto kGate, auto kUp, Index W, class Activation>
-std::string describe(const GatedLinear<kGate, kUp, W, Activation>& node) {
-  return "gated_linear(" + detail::slot_text<kGate>() + ", " + detail::slot_text<kUp>() + ", " +
-         detail::text_of(node.width) + detail::activation_argument<Activation>() + ")";
+template <auto kGate, auto kGateBias, auto kUp, auto kUpBias, Index W, class Activation>
+std::string describe(const GatedLinear<kGate, kGateBias, kUp, kUpBias, W, Activation>& node) {
+  return "gated_linear(" + detail::slots_text<kGate, kGateBias>() + ", " +
+         detail::slots_text<kUp, kUpBias>() + ", " + detail::text_of(node.width) +
+         detail::activation_argument<Activation>() + ")";
 }
 template <class Norm, class Products>
 std::string describe(const NormInto<Norm, Products>& node) {

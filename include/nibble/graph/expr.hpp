@@ -433,8 +433,8 @@ struct LinearGroup : Node {
   constexpr explicit LinearGroup(std::tuple<Linears...> l) : linears(l) {}
 };
 
-// Activation(x · gateᵀ) * (x · upᵀ) as one product.
-template <auto kGate, auto kUp, Index W, class Activation>
+// Activation(x · gateᵀ + bias) * (x · upᵀ + bias) as one product; as two if it has biases.
+template <auto kGate, auto kGateBias, auto kUp, auto kUpBias, Index W, class Activation>
 struct GatedLinear : Node {
   [[no_unique_address]] Dim<W> width;
 };

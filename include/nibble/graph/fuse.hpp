@@ -36,11 +36,12 @@ constexpr auto combine(const LayerNorm<kW, kB, Activation, false>& norm, const D
   return LayerNorm<kW, kB, Activation, true>{{}, norm.eps, drop.probability};
 }
 
-template <auto kGate, auto kUp, Index W, class Activation>
-constexpr auto combine(const LinearGroup<Linear<kGate, kNone, W, Activation>,
-                                         Linear<kUp, kNone, W, kernels::Identity>>& group,
+template <auto kGate, auto kGateBias, auto kUp, auto kUpBias, Index W, class Activation>
+constexpr auto combine(const LinearGroup<Linear<kGate, kGateBias, W, Activation>,
+                                         Linear<kUp, kUpBias, W, kernels::Identity>>& group,
                        const Multiply&) {
-  return GatedLinear<kGate, kUp, W, Activation>{{}, std::get<0>(group.linears).width};
+  return GatedLinear<kGate, kGateBias, kUp, kUpBias, W, Activation>{
+      {}, std::get<0>(group.linears).width};
 }
 
 template <class H>
@@ -55,8 +56,8 @@ template <auto kW, auto kB, Index W, class A>
 inline constexpr bool kIsProducts<Linear<kW, kB, W, A>> = true;
 template <class... L>
 inline constexpr bool kIsProducts<LinearGroup<L...>> = true;
-template <auto kG, auto kU, Index W, class A>
-inline constexpr bool kIsProducts<GatedLinear<kG, kU, W, A>> = true;
+template <auto kG, auto kGB, auto kU, auto kUB, Index W, class A>
+inline constexpr bool kIsProducts<GatedLinear<kG, kGB, kU, kUB, W, A>> = true;
 
 template <auto kW, Expr Products>
 requires kIsProducts<Products>

@@ -208,8 +208,8 @@ NIBBLE_COLD auto run(const E& expression, const Plan& plan, const Limits& limits
   constexpr bool kIsOne = requires(Out out) { out.id; };
   static_assert(kIsOne, "nibble: an expression that is run gives one result");
   if constexpr (kIsOne) {
-    using Rows = decltype(std::declval<detail::Runner&>().view(std::declval<Out>()));
-    if (!plan.is_valid() || args.arena.size() < plan.bytes) return Rows();
+    using RowsOut = decltype(std::declval<detail::Runner&>().view(std::declval<Out>()));
+    if (!plan.is_valid() || args.arena.size() < plan.bytes) return RowsOut();
     detail::Runner runner(plan, limits, args);
     return runner.view(apply(expression, runner, Start{}));
   }

@@ -4,7 +4,6 @@
 // little-endian bytes, and a function that quotes names from files in error messages.
 #pragma once
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -20,10 +19,6 @@
 #include "nibble/core/utf8.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace io {
-
-static_assert(std::endian::native == std::endian::little,
-              "nibble uses the little-endian tensors of files in place: big-endian hosts are not "
-              "supported");
 
 // product = a * b; returns false if it does not fit.
 constexpr bool checked_multiply(std::uint64_t a, std::uint64_t b, std::uint64_t& product) noexcept {
@@ -104,8 +99,7 @@ class ByteReader {
 
   Error truncated(const char* what) const {
     return Error{Errc::malformed, "the file ends inside " + std::string(what) + " at byte " +
-                                      to_text(offset_) + " of " +
-                                      to_text(bytes_.size())};
+                                      to_text(offset_) + " of " + to_text(bytes_.size())};
   }
 
  private:

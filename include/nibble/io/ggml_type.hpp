@@ -124,6 +124,21 @@ constexpr GgmlTypeTraits type_traits(GgmlType type) noexcept {
 // True for the types listed above. Check an id from a file with this before any other use.
 constexpr bool is_known(GgmlType type) noexcept { return type_traits(type).block_size != 0; }
 
+// The name of a type that ggml no longer has; null for other ids.
+constexpr const char* withdrawn_name(std::uint32_t id) noexcept {
+  switch (id) {
+    case 4: return "Q4_2";
+    case 5: return "Q4_3";
+    case 31: return "Q4_0_4_4";
+    case 32: return "Q4_0_4_8";
+    case 33: return "Q4_0_8_8";
+    case 36: return "IQ4_NL_4_4";
+    case 37: return "IQ4_NL_4_8";
+    case 38: return "IQ4_NL_8_8";
+    default: return nullptr;
+  }
+}
+
 // Bytes of a row of `n` elements. Errors: unsupported (unknown or packed type), malformed (n is
 // zero or not a multiple of the block size), limit (does not fit in 64 bits).
 inline Result<std::uint64_t> row_bytes(GgmlType type, std::uint64_t n) {
@@ -131,17 +146,23 @@ inline Result<std::uint64_t> row_bytes(GgmlType type, std::uint64_t n) {
   if (traits.block_size == 0) {
     const auto id = static_cast<std::uint32_t>(type);
     const bool ours = id >= kFirstNibbleType && id <= kLastNibbleType;
+    if (const char* const name = withdrawn_name(id)) {
+      return Error{Errc::unsupported,
+                   std::string(name) + " (tensor type " + to_text(id) +
+                       ") was withdrawn from GGUF; convert the model's original again"};
+    }
     return Error{Errc::unsupported,
                  "tensor type " + to_text(id) +
-                     (ours ? " is from another version of nibble" : " is unknown")};
+                     (ours ? " is of another version of nibble; convert the model's original with "
+                             "this one's quantize --packed"
+                           : " is unknown")};
   }
   if (traits.panel_rows != 0) {
     return Error{Errc::unsupported, std::string(traits.name) + " has no rows of its own"};
   }
   if (n == 0 || n % traits.block_size != 0) {
-    return Error{Errc::malformed, "a row of " + to_text(n) +
-                                      " elements is no whole number of " + traits.name +
-                                      " blocks of " + to_text(traits.block_size)};
+    return Error{Errc::malformed, "a row of " + to_text(n) + " elements is no whole number of " +
+                                      traits.name + " blocks of " + to_text(traits.block_size)};
   }
   std::uint64_t bytes = 0;
   if (!checked_multiply(n / traits.block_size, traits.type_size, bytes)) {

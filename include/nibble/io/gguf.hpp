@@ -2,7 +2,8 @@
 //
 // Reader for GGUF, the model file format of the ggml family (specification: ggml-org/ggml,
 // docs/gguf.md). Versions 2 and 3, little-endian. The whole file structure is checked when the file
-// is opened. Strings and tensor data are views of the file's bytes, never copies.
+// is opened. Strings and tensor data are views of the file's bytes, never copies. A model that was
+// split into several files (llama-gguf-split) is read as one.
 #pragma once
 
 #include <algorithm>
@@ -10,6 +11,8 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <new>
 #include <numeric>
 #include <span>
 #include <string>
@@ -17,8 +20,11 @@
 #include <utility>
 #include <vector>
 
+#include "nibble/core/arena.hpp"
 #include "nibble/core/result.hpp"
+#include "nibble/core/shared.hpp"
 #include "nibble/io/byte_reader.hpp"
+#include "nibble/io/file_kind.hpp"
 #include "nibble/io/ggml_type.hpp"
 #include "nibble/io/gguf_value.hpp"
 #include "nibble/io/mapped_file.hpp"
@@ -35,6 +41,8 @@ inline constexpr std::size_t kGgufMaxDims = 4;
 inline constexpr std::size_t kGgufMaxTensorName = 64;  // bytes
 inline constexpr std::size_t kGgufMaxKey = 65535;      // bytes
 NIBBLE_HIDDEN inline constexpr std::string_view kGgufAlignmentKey = "general.alignment";
+// Of the keys of a part of a model.
+NIBBLE_HIDDEN inline constexpr std::string_view kGgufSplitPrefix = "split.";
 
 struct GgufEntry {
   std::string_view key;
@@ -59,8 +67,8 @@ namespace detail {
 inline Result<void> check_gguf_alignment(std::uint64_t alignment) {
   if (!std::has_single_bit(alignment) || alignment < kGgufMinAlignment ||
       alignment > kGgufMaxAlignment) {
-    return Error{Errc::malformed, "alignment " + to_text(alignment) +
-                                      " is not a power of two from 8 to 1048576"};
+    return Error{Errc::malformed,
+                 "alignment " + to_text(alignment) + " is not a power of two from 8 to 1048576"};
   }
   return ok();
 }
@@ -77,28 +85,54 @@ inline Result<void> check_gguf_name(std::string_view name, std::size_t max_size,
 
 }  // namespace detail
 
-// Move-only. The views that it returns stay valid when it is moved. They end with it (after open)
-// or with the caller's bytes (after parse).
+// What the views of a Gguf refer to. Models whose weights are used in place share it.
+struct GgufBytes {
+  std::vector<MappedFile> files;  // one; of a split model all, in order
+  AlignedBuffer memory;           // instead of files
+};
+
+// Move-only. The views that it returns stay valid when it is moved.
 class Gguf {
  public:
-  // Maps the file and checks it. Errors name the path: io (see MappedFile), malformed (violates the
-  // format), unsupported (version 1, big-endian, a tensor type unknown to us, nested arrays).
+  Gguf(Gguf&&) noexcept = default;
+  Gguf& operator=(Gguf&&) noexcept = default;
+  Gguf(const Gguf&) = delete;
+  Gguf& operator=(const Gguf&) = delete;
+
+  // Maps the file and checks it. If it is a part of a split model ("m-00001-of-00002.gguf"), all
+  // parts are: the Gguf has the tensors of all, and the metadata without the keys "split.…". Errors
+  // name the path: io (see MappedFile; a part that is missing), malformed (violates the format;
+  // parts of different models), unsupported (version 1, big-endian, a tensor type unknown to us,
+  // nested arrays, a part under another name).
   static Result<Gguf> open(const std::string& path);
 
-  // The same for bytes in memory, which the caller keeps alive and unchanged. Errors use `name`
-  // instead of the path. The bytes must start at a multiple of 8, because of the tensors (else
+  // The same for bytes in memory, which the Gguf keeps, and models that use them in place too.
+  // Errors use `name` instead of the path.
+  static Result<Gguf> parse(AlignedBuffer bytes, const std::string& name);
+  // For bytes that the caller keeps alive and unchanged as long as the Gguf. Models copy what they
+  // need of them. The bytes must start at a multiple of 8, because of the tensors (else
   // invalid_argument).
   static Result<Gguf> parse(std::span<const std::byte> bytes, const std::string& name);
+  // For bytes that are never freed: an array in the program or in flash. Models use them in place.
+  static Result<Gguf> parse_static(std::span<const std::byte> bytes, const std::string& name);
 
   // As messages show it: printable (core/text.hpp).
   const std::string& name() const noexcept { return name_; }
   std::uint32_t version() const noexcept { return version_; }
   std::uint32_t alignment() const noexcept { return alignment_; }
-  std::span<const std::byte> bytes() const noexcept { return bytes_; }
-  // The mapped file; empty after parse().
-  const MappedFile& file() const noexcept { return file_; }
-  // Hints to the system how the file will be read; does nothing after parse().
-  void advise(Advice advice) const noexcept { file_.advise(advice); }
+  // The mapped files, in the order of the parts; none after parse().
+  std::span<const MappedFile> files() const noexcept {
+    return bytes_ ? std::span<const MappedFile>(bytes_->files) : std::span<const MappedFile>();
+  }
+  // Hints to the system how the files will be read; does nothing after parse().
+  void advise(Advice advice) const noexcept {
+    for (const MappedFile& file : files()) file.advise(advice);
+  }
+  // What keeps the bytes alive; null if the caller does, after parse() of a span.
+  const Shared<GgufBytes>& keeper() const noexcept { return bytes_; }
+  // Whether the bytes end with the Gguf or soon after: nothing that lives longer may refer to them
+  // without being a keeper.
+  bool is_borrowed() const noexcept { return !bytes_ && !is_static_; }
 
   // ---- Metadata, in file order ----
   std::span<const GgufEntry> metadata() const noexcept { return metadata_; }
@@ -152,12 +186,30 @@ class Gguf {
   Result<GgufTensor> tensor(std::string_view name) const;
 
  private:
+  // What a part of a split model says about the set; n_parts = 0: it is no part.
+  struct Split {
+    std::uint64_t n_parts = 0;
+    std::uint64_t index = 0;
+    std::uint64_t n_tensors = 0;  // in all parts; 0: not stated
+  };
+
   Gguf() = default;
 
-  Result<void> read();
+  static Result<Gguf> read_from(std::span<const std::byte> bytes, const std::string& name);
+  static Result<Gguf> whole(Result<Gguf> gguf);
+  static Result<Gguf> open_part(const std::string& path);
+  static Result<Gguf> open_split(const std::string& path, Gguf part);
+  Result<void> append(Gguf&& part);
+  std::string part_text() const {
+    return "part " + to_text(split_.index + 1) + " of " + to_text(split_.n_parts) +
+           " of a model in several files";
+  }
+  Result<void> read(std::span<const std::byte> bytes);
+  Result<void> read_split();
   Result<GgufEntry> read_entry(ByteReader& in) const;
   Result<void> read_tensor(ByteReader& in, std::uint64_t& offset, GgufTensor& tensor) const;
-  Result<void> place_tensors(std::size_t infos_end, std::span<const std::uint64_t> offsets);
+  Result<void> place_tensors(std::span<const std::byte> bytes, std::size_t infos_end,
+                             std::span<const std::uint64_t> offsets);
   Error missing(std::string_view key) const {
     return {Errc::not_found, name_ + ": the metadata has no key " + quoted(key)};
   }
@@ -165,8 +217,9 @@ class Gguf {
     return std::move(error).in(name_ + ": key " + quoted(key));
   }
 
-  MappedFile file_;  // empty after parse()
-  std::span<const std::byte> bytes_;
+  Shared<GgufBytes> bytes_;
+  bool is_static_ = false;
+  Split split_;
   std::string name_;
   std::uint32_t version_ = 0;
   std::uint32_t alignment_ = kGgufDefaultAlignment;
@@ -176,24 +229,158 @@ class Gguf {
   NameIndex tensor_index_;
 };
 
-inline Result<Gguf> Gguf::open(const std::string& path) {
+inline Result<Gguf> Gguf::read_from(std::span<const std::byte> bytes, const std::string& name) {
+  Gguf gguf;
+  gguf.name_ = printable(name);
+  Result<void> status = gguf.read(bytes);
+  if (!status) return std::move(status).error().in(gguf.name_);
+  return gguf;
+}
+
+inline Result<Gguf> Gguf::parse(AlignedBuffer bytes, const std::string& name) {
   return catch_out_of_memory([&]() -> Result<Gguf> {
-    NIBBLE_TRY(file, MappedFile::open(path));
-    NIBBLE_TRY(gguf, parse(file.bytes(), path));
-    gguf.file_ = std::move(file);
+    Shared<GgufBytes> kept(Owned<GgufBytes>(new (std::nothrow) GgufBytes));
+    if (!kept) return Error{Errc::out_of_memory, printable(name)};
+    kept->memory = std::move(bytes);
+    auto gguf = whole(read_from(kept->memory.bytes(), name));
+    if (gguf) gguf->bytes_ = std::move(kept);
     return gguf;
   });
 }
 
 inline Result<Gguf> Gguf::parse(std::span<const std::byte> bytes, const std::string& name) {
+  return catch_out_of_memory([&] { return whole(read_from(bytes, name)); });
+}
+
+inline Result<Gguf> Gguf::parse_static(std::span<const std::byte> bytes, const std::string& name) {
+  auto gguf = parse(bytes, name);
+  if (gguf) gguf->is_static_ = true;
+  return gguf;
+}
+
+// Opens a file, which may be a part of a split model.
+inline Result<Gguf> Gguf::open_part(const std::string& path) {
+  auto file = MappedFile::open(path);
+  if (!file && detail::is_folder(path)) {
+    return Error{Errc::io,
+                 printable(path) + ": is a folder, not a GGUF file; " + detail::kConvertFolder};
+  }
+  if (!file) return std::move(file).error();
+  NIBBLE_TRY(gguf, read_from(file->bytes(), path));
+  gguf.bytes_ = Shared<GgufBytes>(Owned<GgufBytes>(new (std::nothrow) GgufBytes));
+  if (!gguf.bytes_) return Error{Errc::out_of_memory, printable(path)};
+  gguf.bytes_->files.push_back(*std::move(file));
+  return gguf;
+}
+
+inline Result<Gguf> Gguf::open(const std::string& path) {
   return catch_out_of_memory([&]() -> Result<Gguf> {
-    Gguf gguf;
-    gguf.bytes_ = bytes;
-    gguf.name_ = printable(name);
-    Result<void> status = gguf.read();
-    if (!status) return std::move(status).error().in(gguf.name_);
-    return gguf;
+    NIBBLE_TRY(gguf, open_part(path));
+    if (gguf.split_.n_parts == 0) return gguf;
+    return open_split(path, std::move(gguf));
   });
+}
+
+// Opens the other parts of the model of which `path` is one, and puts them together.
+inline Result<Gguf> Gguf::open_split(const std::string& path, Gguf part) {
+  const Split split = part.split_;
+  const std::string shown = part.name_;
+  const auto ending = [&](std::uint64_t index) {  // "-00001-of-00002.gguf"
+    const auto five_digits = [](std::uint64_t n) {
+      std::string text = to_text(n);
+      if (text.size() < 5) text.insert(0, 5 - text.size(), '0');
+      return text;
+    };
+    return "-" + five_digits(index + 1) + "-of-" + five_digits(split.n_parts) + ".gguf";
+  };
+  const std::string own = ending(split.index);
+  if (split.index >= split.n_parts || !path.ends_with(own)) {
+    return Error{Errc::unsupported, shown + ": " + part.part_text() +
+                                        ", which are found by their names: this one must end in " +
+                                        own};
+  }
+  Gguf all;
+  for (std::uint64_t i = 0; i < split.n_parts; ++i) {
+    const std::string name = path.substr(0, path.size() - own.size()) + ending(i);
+    auto next = i == split.index ? Result<Gguf>(std::move(part)) : open_part(name);
+    if (!next) {
+      return std::move(next).error().in(shown + ": part " + to_text(i + 1) + " of " +
+                                        to_text(split.n_parts) + " is missing or unusable");
+    }
+    const Split& says = next->split_;
+    if (says.n_parts != split.n_parts || says.index != i || says.n_tensors != split.n_tensors) {
+      return Error{Errc::malformed, next->name_ + ": not a part of the same model as " + shown};
+    }
+    if (i == 0) {
+      all = *std::move(next);
+    } else {
+      NIBBLE_CHECK(all.append(*std::move(next)));
+    }
+  }
+  all.name_ = shown;
+  all.split_ = {};
+  if (split.n_tensors != 0 && split.n_tensors != all.tensors_.size()) {
+    return Error{Errc::malformed, shown + ": the parts have " + to_text(all.tensors_.size()) +
+                                      " tensors together, not " + to_text(split.n_tensors)};
+  }
+  std::erase_if(all.metadata_,
+                [](const GgufEntry& e) { return e.key.starts_with(kGgufSplitPrefix); });
+  all.metadata_index_ = {};
+  for (const GgufEntry& entry : all.metadata_) all.metadata_index_.add(entry.key);
+  NIBBLE_CHECK(all.metadata_index_.sort("key"));
+  all.tensor_index_ = {};
+  for (const GgufTensor& tensor : all.tensors_) all.tensor_index_.add(tensor.name);
+  Result<void> sorted = all.tensor_index_.sort("tensor");
+  if (!sorted) return std::move(sorted).error().in(shown);
+  return all;
+}
+
+// Adds the tensors of a later part. The metadata is in the first one; what a later one repeats must
+// be the same, or it is a part of another model.
+inline Result<void> Gguf::append(Gguf&& part) {
+  for (const GgufEntry& entry : part.metadata_) {
+    const GgufValue* const own = find(entry.key);
+    if (own == nullptr || entry.key == kGgufAlignmentKey ||
+        entry.key.starts_with(kGgufSplitPrefix)) {
+      continue;
+    }
+    const std::span<const std::byte> a = own->encoded(), b = entry.value.encoded();
+    if (own->type() != entry.value.type() || a.size() != b.size() ||
+        std::memcmp(a.data(), b.data(), a.size()) != 0) {
+      return Error{Errc::malformed, part.name_ + ": not a part of the same model as " + name_ +
+                                        ": key " + quoted(entry.key) + " differs"};
+    }
+  }
+  alignment_ = (std::min)(alignment_, part.alignment_);
+  tensors_.insert(tensors_.end(), part.tensors_.begin(), part.tensors_.end());
+  for (MappedFile& file : part.bytes_->files) bytes_->files.push_back(std::move(file));
+  return ok();
+}
+
+// Reads what a part of a split model says about the set.
+inline Result<void> Gguf::read_split() {
+  const std::pair<std::string_view, std::uint64_t*> numbers[] = {
+      {"split.count", &split_.n_parts},
+      {"split.no", &split_.index},
+      {"split.tensors.count", &split_.n_tensors}};
+  for (const auto& [key, number] : numbers) {
+    const GgufValue* const value = find(key);
+    if (value == nullptr) continue;
+    auto read = value->as<std::uint64_t>();
+    if (!read) return std::move(read).error().in(std::string(key));
+    *number = *read;
+  }
+  if (split_.n_parts <= 1) split_ = {};  // a set of one file is a whole model
+  return ok();
+}
+
+// Refuses a part of a split model.
+inline Result<Gguf> Gguf::whole(Result<Gguf> gguf) {
+  if (gguf && gguf->split_.n_parts > 0) {
+    return Error{Errc::unsupported,
+                 gguf->name_ + ": " + gguf->part_text() + "; only Gguf::open() reads all parts"};
+  }
+  return gguf;
 }
 
 inline const GgufValue* Gguf::find(std::string_view key) const noexcept {
@@ -244,25 +431,24 @@ inline Result<GgufTensor> Gguf::tensor(std::string_view name) const {
   });
 }
 
-inline Result<void> Gguf::read() {
+inline Result<void> Gguf::read(std::span<const std::byte> bytes) {
   // Minimum size of a metadata entry (length, one-byte key, type, one-byte value) and of a tensor
   // info (length, one-byte name, dimensions, type, offset). They bound the counts before memory is
   // reserved.
   constexpr std::uint64_t kMinEntryBytes = 8 + 1 + 4 + 1;
   constexpr std::uint64_t kMinTensorBytes = 8 + 1 + 4 + 4 + 8;
 
-  if (reinterpret_cast<std::uintptr_t>(bytes_.data()) % kGgufMinAlignment != 0) {
+  if (reinterpret_cast<std::uintptr_t>(bytes.data()) % kGgufMinAlignment != 0) {
     return Error{Errc::invalid_argument, "the bytes do not start at a multiple of 8"};
   }
-  ByteReader in(bytes_);
-  NIBBLE_TRY(magic, in.read<std::uint32_t>("the header"));
-  if (magic != kGgufMagic)
-    return Error{Errc::malformed, "not a GGUF file (no \"GGUF\" at its start)"};
+  ByteReader in(bytes);
+  const auto magic = in.read<std::uint32_t>("the header");
+  if (!magic || *magic != kGgufMagic) return Error{Errc::malformed, detail::not_gguf(bytes)};
   NIBBLE_TRY(version, in.read<std::uint32_t>("the header"));
   if (version != 2 && version != 3) {
     const bool swapped = version != 0 && (version & 0xffff) == 0;
     return Error{Errc::unsupported,
-                 swapped ? std::string("a big-endian GGUF file")
+                 swapped ? std::string("a big-endian GGUF file, not a little-endian one")
                          : "GGUF version " + to_text(version) + ", not 2 or 3"};
   }
   version_ = version;
@@ -270,8 +456,7 @@ inline Result<void> Gguf::read() {
   NIBBLE_TRY(n_entries, in.read<std::uint64_t>("the header"));
 
   if (n_entries > in.remaining() / kMinEntryBytes) {
-    return Error{Errc::malformed,
-                 to_text(n_entries) + " metadata entries do not fit in the file"};
+    return Error{Errc::malformed, to_text(n_entries) + " metadata entries do not fit in the file"};
   }
   metadata_.reserve(narrow<std::size_t>(n_entries));
   metadata_index_.reserve(narrow<std::size_t>(n_entries));
@@ -290,6 +475,8 @@ inline Result<void> Gguf::read() {
     alignment_ = *alignment;
   }
 
+  NIBBLE_CHECK(read_split());
+
   if (n_tensors > in.remaining() / kMinTensorBytes) {
     return Error{Errc::malformed, to_text(n_tensors) + " tensors do not fit in the file"};
   }
@@ -306,7 +493,7 @@ inline Result<void> Gguf::read() {
     tensor_index_.add(tensors_[i].name);
   }
   NIBBLE_CHECK(tensor_index_.sort("tensor"));
-  return place_tensors(in.offset(), offsets);
+  return place_tensors(bytes, in.offset(), offsets);
 }
 
 inline Result<GgufEntry> Gguf::read_entry(ByteReader& in) const {
@@ -344,12 +531,12 @@ inline Result<void> Gguf::read_tensor(ByteReader& in, std::uint64_t& offset,
 
 // Locates each tensor's data in the data section, which starts at the first multiple of the
 // alignment after the tensor infos. The padding after the last tensor may be missing.
-inline Result<void> Gguf::place_tensors(std::size_t infos_end,
+inline Result<void> Gguf::place_tensors(std::span<const std::byte> bytes, std::size_t infos_end,
                                         std::span<const std::uint64_t> offsets) {
   const std::uint64_t padding = (alignment_ - infos_end % alignment_) % alignment_;
   const std::uint64_t begin =
       infos_end + padding;  // no overflow: infos_end is inside a real buffer
-  const std::uint64_t section = begin < bytes_.size() ? bytes_.size() - begin : 0;
+  const std::uint64_t section = begin < bytes.size() ? bytes.size() - begin : 0;
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     GgufTensor& tensor = tensors_[i];
     auto size = tensor_bytes(tensor.type, tensor.dims);
@@ -363,10 +550,10 @@ inline Result<void> Gguf::place_tensors(std::size_t infos_end,
       return Error{Errc::malformed, "tensor " + quoted(tensor.name) + ": " + to_text(*size) +
                                         " bytes at offset " + to_text(offsets[i]) +
                                         " reach beyond the file's " + to_text(section) +
-                                        " bytes of tensor data"};
+                                        " bytes of tensor data: the file is incomplete"};
     }
     tensor.data =
-        bytes_.subspan(narrow<std::size_t>(begin + offsets[i]), narrow<std::size_t>(*size));
+        bytes.subspan(narrow<std::size_t>(begin + offsets[i]), narrow<std::size_t>(*size));
   }
   // If tensors could share bytes, a small file could claim to be a huge model.
   std::vector<std::size_t> order(tensors_.size());

@@ -207,8 +207,8 @@ class GgufValue {
       }
     }
     if (values.size() != size_) {
-      return Error{Errc::malformed, std::string("element ") + to_text(values.size()) +
-                                        " of " + describe() + " is not " +
+      return Error{Errc::malformed, std::string("element ") + to_text(values.size()) + " of " +
+                                        describe() + " is not " +
                                         detail::wanted_name<detail::NumberOf<T>>()};
     }
     return values;
@@ -252,9 +252,9 @@ inline Result<GgufValue> GgufValue::read(GgufType type, ByteReader& in) {
   } else {
     const std::uint32_t element_bytes = scalar_bytes(value.element_type_);
     if (element_bytes == 0) {
-      return Error{Errc::malformed,
-                   "value type " + to_text(static_cast<std::uint32_t>(value.element_type_)) +
-                       " does not exist"};
+      return Error{Errc::malformed, "value type " +
+                                        to_text(static_cast<std::uint32_t>(value.element_type_)) +
+                                        " does not exist"};
     }
     if (value.size_ > in.remaining() / element_bytes) return in.truncated("a value");
     NIBBLE_TRY(data, in.take(value.size_ * element_bytes, "a value"));

@@ -309,8 +309,8 @@ inline Result<void> Safetensors::place_tensors(std::span<const std::byte> sectio
     };
     if (place.begin > place.end) return fail("data_offsets end before they begin");
     if (place.end > section.size()) {
-      return fail("data_offsets end at " + to_text(place.end) + " of " +
-                  to_text(section.size()) + " bytes");
+      return fail("data_offsets end at " + to_text(place.end) + " of " + to_text(section.size()) +
+                  " bytes");
     }
     if (place.begin != at) {
       return fail(place.begin < at ? "its data overlaps another tensor's"

@@ -50,6 +50,7 @@ HWY_INLINE VF32 finish(kernels::Epilogue<Activation, kBias, kResidual>, DF32 d, 
 
 HWY_INLINE VF32 finish(kernels::TimesResidual, DF32 d, VF32 v, const kernels::EpilogueArgs& args,
                        Outputs at) {
+  if (args.bias != nullptr) v = hn::Add(v, hn::LoadN(d, args.bias + at.column, at.count));
   const float* row = args.residual + at.row * args.residual_stride;
   return hn::Mul(v, hn::LoadN(d, row + at.column, at.count));
 }

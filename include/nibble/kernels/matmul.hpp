@@ -127,8 +127,8 @@ struct FinishGatedTile {
   using Function = FinishTileFunction;
 };
 
-// An epilogue: out = sum * EpilogueArgs::residual. A gated product ends with it if its two matrices
-// have different formats.
+// An epilogue: out = (sum + bias) * EpilogueArgs::residual; the bias may be null. A gated product
+// ends with it if its two matrices have biases or different formats.
 struct TimesResidual {};
 
 }}}  // namespace nibble::NIBBLE_ABI::kernels

@@ -29,7 +29,8 @@ using kernels::NormArgs;
 using quantize_detail::DF;
 using quantize_detail::VF;
 
-HWY_ALIGN NIBBLE_HIDDEN inline constexpr float kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+HWY_ALIGN NIBBLE_HIDDEN inline constexpr float kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1,
+                                                            1, 1, 1, 1, 1, 1, 1, 1};
 HWY_ALIGN NIBBLE_HIDDEN inline constexpr float kZeros[16] = {};
 
 // A row that may be absent. Then a constant is read in its place, with index & 0; that avoids a

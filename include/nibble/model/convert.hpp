@@ -261,10 +261,12 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
         [&, n_bytes, on_tensor]() -> Result<std::span<const std::byte>> {
           in_source = true;
           auto out = rows.bytes().first(n_bytes);
-          const bool is_in_file = in.file().contains(tensor.data);
-          NIBBLE_CHECK(convert_tensor({plan.from, plan.to, tensor.data,
-                                       is_in_file ? &in.file() : nullptr, out, tensor.n_elements()},
-                                      executor, plan));
+          const io::MappedFile* source = nullptr;
+          for (const io::MappedFile& file : in.files()) {
+            if (file.contains(tensor.data)) source = &file;
+          }
+          NIBBLE_CHECK(convert_tensor(
+              {plan.from, plan.to, tensor.data, source, out, tensor.n_elements()}, executor, plan));
           if (plan.packed) {
             pack_rows(executor, plan, out.data(), panels.data());
             out = panels.bytes().first(io::narrow<std::size_t>(plan.bytes_to));

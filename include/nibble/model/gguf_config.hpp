@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -19,9 +20,27 @@ namespace nibble { inline namespace NIBBLE_ABI {
 // Upper limits of dimensions: a product of three is far below the limit of an Index.
 inline constexpr std::uint64_t kMaxDim = 1u << 20, kMaxLayers = 4096, kMaxVocabulary = 1u << 24;
 
-// Reads one dimension: positive and at most `max`. Errors: not_found, malformed.
+// The unsigned integer `key`, which some files state once for each layer, as an array. Errors:
+// not_found; malformed; unsupported (values that differ: per_layer() is for architectures that have
+// such).
+inline Result<std::uint64_t> gguf_uniform(const io::Gguf& file, const std::string& key) {
+  const io::GgufValue* const value = file.find(key);
+  if (value == nullptr || !value->is_array()) return file.get_u64(key);
+  NIBBLE_TRY(values, file.get_array<Scalar<std::uint64_t>>(key));
+  if (values.empty()) return Error{Errc::malformed, file.name() + ": key '" + key + "' is empty"};
+  for (const auto& [other] : values) {
+    if (other == values[0].value) continue;
+    return Error{Errc::unsupported, file.name() + ": key '" + key + "' has " +
+                                        to_text(values[0].value) + " for one layer and " +
+                                        to_text(other) +
+                                        " for another; values per layer are not supported"};
+  }
+  return values[0].value;
+}
+
+// Reads one dimension: positive and at most `max`. Errors: those of gguf_uniform().
 inline Result<Index> gguf_dim(const io::Gguf& file, const std::string& key, std::uint64_t max) {
-  NIBBLE_TRY(value, file.get_u64(key));
+  NIBBLE_TRY(value, gguf_uniform(file, key));
   if (value < 1 || value > max) {
     return Error{Errc::malformed, file.name() + ": key '" + key + "': " + to_text(value) +
                                       " is not in [1, " + to_text(max) + "]"};
@@ -49,7 +68,11 @@ inline Result<ModelConfig> transformer_config(const io::Gguf& file, std::string_
   NIBBLE_TRY(head_dim, gguf_dim_or(file, arch + "attention.key_length", kMaxDim, dim / n_heads));
   NIBBLE_TRY(value_dim, gguf_dim_or(file, arch + "attention.value_length", kMaxDim, head_dim));
   NIBBLE_TRY(n_ctx, gguf_dim(file, arch + "context_length", 1u << 30));
-  NIBBLE_TRY(window, file.get_u64_or(arch + "attention.sliding_window", 0));
+  std::uint64_t window = 0;
+  if (const std::string key = arch + "attention.sliding_window"; file.find(key) != nullptr) {
+    NIBBLE_TRY(value, gguf_uniform(file, key));
+    window = value;
+  }
   NIBBLE_TRY(embedding, file.tensor("token_embd.weight"));
   if (embedding.dims[1] < 1 || embedding.dims[1] > kMaxVocabulary) {
     return Error{Errc::malformed, file.name() + ": tensor 'token_embd.weight': " +
@@ -68,11 +91,10 @@ inline Result<ModelConfig> transformer_config(const io::Gguf& file, std::string_
   c.norm_eps = eps;
   if (n_heads % n_kv_heads != 0 || head_dim < 1 || value_dim != head_dim || !(eps > 0) ||
       !is_finite(static_cast<double>(eps))) {
-    return Error{Errc::malformed, file.name() + ": " + to_text(n_heads) + " heads, " +
-                                      to_text(n_kv_heads) + " kv heads, head sizes " +
-                                      to_text(head_dim) + " and " +
-                                      to_text(value_dim) + ", norm epsilon " +
-                                      to_text(static_cast<double>(eps)) + " do not go together"};
+    return Error{Errc::malformed,
+                 file.name() + ": " + to_text(n_heads) + " heads, " + to_text(n_kv_heads) +
+                     " kv heads, head sizes " + to_text(head_dim) + " and " + to_text(value_dim) +
+                     ", norm epsilon " + to_text(static_cast<double>(eps)) + " do not go together"};
   }
   return c;
 }
@@ -95,8 +117,8 @@ inline Result<void> read_rope_config(const io::Gguf& file, ModelConfig& c) {
   if (rope_dim > head_dim || rope_dim % 2 != 0 || !(theta > 0) ||
       !is_finite(static_cast<double>(theta)) || !(factor > 0) ||
       !is_finite(static_cast<double>(factor))) {
-    return Error{Errc::malformed, file.name() + ": rotation of " + to_text(rope_dim) +
-                                      " of " + to_text(head_dim) + " dimensions, base " +
+    return Error{Errc::malformed, file.name() + ": rotation of " + to_text(rope_dim) + " of " +
+                                      to_text(head_dim) + " dimensions, base " +
                                       to_text(static_cast<double>(theta)) + ", factor " +
                                       to_text(static_cast<double>(factor))};
   }

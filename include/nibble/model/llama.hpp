@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The Llama architecture (Touvron et al. 2023): RMSNorm before each half of a layer, rotary
-// positions, grouped-query attention, gated SiLU feed-forward, output tied to the embedding or not.
+// positions, grouped-query attention, gated SiLU feed-forward, output tied to the embedding or not;
+// biases of products, which models have that were converted to this architecture (Qwen, InternLM).
 #pragma once
 
 #include "nibble/graph/expr.hpp"
@@ -26,12 +27,14 @@ constexpr auto llama(const Dims& d) {
                               linear<attn_v, optional_slot(attn_v_bias)>(heads.kv_width())) >>
                          rope<RopeStyle, optional_slot(rope_freqs)>(heads, angles) >>
                          cache_kv(heads) >> scores(heads) >> softmax(heads) >>
-                         attend_values(heads) >> linear<attn_output>(d.dim);
+                         attend_values(heads) >>
+                         linear<attn_output, optional_slot(attn_output_bias)>(d.dim);
 
   const auto feed_forward =
       rms_norm<ffn_norm>(d.norm_eps) >>
-      fork(linear<ffn_gate>(d.ffn_dim) >> silu(), linear<ffn_up>(d.ffn_dim)) >> multiply() >>
-      linear<ffn_down>(d.dim);
+      fork(linear<ffn_gate, optional_slot(ffn_gate_bias)>(d.ffn_dim) >> silu(),
+           linear<ffn_up, optional_slot(ffn_up_bias)>(d.ffn_dim)) >>
+      multiply() >> linear<ffn_down, optional_slot(ffn_down_bias)>(d.dim);
 
   return embedding<token_embd>(d.dim, d.vocab_size) >>
          repeat(d.n_layers, residual(attention) >> residual(feed_forward)) >> output_rows() >>

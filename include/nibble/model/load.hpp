@@ -25,11 +25,16 @@ struct AllArchitectures : ArchitectureList<Llama, Gpt2> {};
 
 namespace detail {
 
-// The graph of the architecture that a file names. Errors: unsupported (it is not in the list),
-// those of its config(). Null if memory runs out.
+// The graph of the architecture that a file names. Errors: malformed (a file without tensors),
+// unsupported (an architecture that is not in the list), those of its config(). Null if memory runs
+// out.
 template <class... Architectures>
 Result<Owned<ModelGraph>> graph_of(ArchitectureList<Architectures...>, std::string_view name,
                                    const io::Gguf& file) {
+  if (file.tensors().empty()) {
+    return Error{Errc::malformed,
+                 file.name() + ": the file has no tensors, only metadata, perhaps a vocabulary"};
+  }
   Result<Owned<ModelGraph>> found = Owned<ModelGraph>();
   const auto try_one = [&]<class A>(std::type_identity<A>) {
     if (name != A::kName) return false;
@@ -46,7 +51,7 @@ Result<Owned<ModelGraph>> graph_of(ArchitectureList<Architectures...>, std::stri
   std::string known;
   ((known += (known.empty() ? "" : ", ") + std::string(Architectures::kName)), ...);
   return Error{Errc::unsupported, file.name() + ": architecture " + io::quoted(name) +
-                                      "; this program knows " + known};
+                                      " is not supported; this program knows " + known};
 }
 
 }  // namespace detail
@@ -62,16 +67,22 @@ Result<Model> Model::from_gguf(const io::Gguf& file, const LoadOptions& options)
 }
 
 template <class Formats, class Architectures>
-Result<Model> Model::from_gguf(io::Gguf&& file, const LoadOptions& options) {
-  NIBBLE_TRY(model, (from_gguf<Formats, Architectures>(std::as_const(file), options)));
-  model.keep(std::move(file));
-  return model;
+Result<ModelMemory> Model::memory_needed(const io::Gguf& file, const LoadOptions& options) {
+  NIBBLE_TRY(name, file.get_string("general.architecture"));
+  NIBBLE_TRY(graph, detail::graph_of(Architectures{}, name, file));
+  return memory_of_graph(std::move(graph), Formats::kOps, file, options);
 }
 
 template <class Formats, class Architectures>
 Result<Model> load(const std::string& path, const LoadOptions& options) {
   NIBBLE_TRY(file, io::Gguf::open(path));
-  return Model::from_gguf<Formats, Architectures>(std::move(file), options);
+  return Model::from_gguf<Formats, Architectures>(file, options);
+}
+
+template <class Formats, class Architectures>
+Result<ModelMemory> memory_needed(const std::string& path, const LoadOptions& options) {
+  NIBBLE_TRY(file, io::Gguf::open(path));
+  return Model::memory_needed<Formats, Architectures>(file, options);
 }
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -7,6 +7,7 @@
 #include <array>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "nibble/core/scalar.hpp"
@@ -34,38 +35,54 @@ class TensorBinder final : public graph::SurveySink {
     if (!checked) error_ = std::move(checked).error();
   }
 
-  // Errors: those of the tensors announced; unsupported if the file has tensors without a slot:
-  // they belong to a variant of the architecture, which would run wrongly.
+  // Errors: those of the tensors announced; not_found if the file lacks some; unsupported if it has
+  // tensors without a slot: they belong to a variant of the architecture, which would run wrongly.
   Result<void> finish() const {
     if (error_) return *error_;
+    const std::string model = "a model of the architecture " + graph_.config().architecture;
+    if (missing_.n > 0) {
+      return Error{Errc::not_found, file_.name() + ": " + missing_.text() + " missing, which " +
+                                        model + " needs: the file is incomplete, or of a variant " +
+                                        "that is not supported"};
+    }
     if (used_.size() == file_.tensors().size()) return ok();
-    std::string names;
-    std::size_t n_named = 0;
+    Names unknown;
     for (const io::GgufTensor& tensor : file_.tensors()) {
       if (std::any_of(used_.begin(), used_.end(),
                       [&](const Used& used) { return used.tensor == &tensor; })) {
         continue;
       }
-      if (++n_named > 3) {
-        names += ", ...";
-        break;
-      }
-      names += (n_named > 1 ? ", " : "") + io::quoted(tensor.name);
+      unknown.add(tensor.name);
     }
-    return Error{Errc::unsupported, file_.name() + ": " +
-                                        to_text(file_.tensors().size() - used_.size()) +
-                                        " tensors that are no part of a " +
-                                        graph_.config().architecture + " model here: " + names};
+    return Error{Errc::unsupported, file_.name() + ": " + unknown.text() + " no part of " + model +
+                                        " as it is known here; without " +
+                                        (unknown.n == 1 ? "it" : "them") +
+                                        " the model would run wrongly"};
   }
 
  private:
+  // Tensors to name in a message: the first few, and how many more.
+  struct Names {
+    std::string first;
+    std::size_t n = 0;
+
+    void add(std::string_view name) {
+      if (++n <= 3) first += (n > 1 ? ", " : "") + io::quoted(name);
+    }
+    // "tensor 'a' is", "tensors 'a', 'b', 'c' and 4 more are"
+    std::string text() const {
+      return (n == 1 ? "tensor " : "tensors ") + first +
+             (n > 3 ? " and " + to_text(n - 3) + " more" : std::string()) +
+             (n == 1 ? " is" : " are");
+    }
+  };
   // Not a plain pointer, for the same reason as in stop_matcher.hpp.
   struct Used {
     const io::GgufTensor* tensor;
   };
 
   std::string where(const std::string& name) const {
-    return file_.name() + ": tensor '" + name + "'";
+    return file_.name() + ": tensor " + io::quoted(name);
   }
 
   Result<void> add(const graph::WeightNeed& need) {
@@ -76,7 +93,7 @@ class TensorBinder final : public graph::SurveySink {
       if (need.tied_to != graph::kNoSlot) {
         store_.tie(need.slot, need.tied_to);
       } else if (need.is_required) {
-        return Error{Errc::not_found, where(name) + " is missing"};
+        missing_.add(name);
       }
       return ok();
     }
@@ -96,7 +113,10 @@ class TensorBinder final : public graph::SurveySink {
     const auto packed = quant::packed_format_of(tensor->type);
     if (packed && n == 0) return Error{Errc::malformed, where(name) + ": a packed vector"};
     Result<void> added = ok();
-    if (packed) {
+    if (packed && file_.is_borrowed()) {
+      added = store_.copy_packed(need.slot, need.layer, *packed, n, need.k, tensor->data,
+                                 need.n_experts);
+    } else if (packed) {
       added = store_.add_packed(need.slot, need.layer, *packed, n, need.k, tensor->data,
                                 need.n_experts);
     } else {
@@ -121,9 +141,10 @@ class TensorBinder final : public graph::SurveySink {
     const std::string name = graph_.tensor_name(slot, -1);
     const io::GgufTensor* const tensor = file_.find_tensor(name);
     if (tensor == nullptr) return ok();
-    NIBBLE_TRY(format, quant::format_of(tensor->type));
+    auto format = quant::format_of(tensor->type);
+    if (!format) return std::move(format).error().in(where(name));
     LayerValues<float> factors(static_cast<std::size_t>(tensor->dims[0]));
-    Result<void> read = quant::row_to_f32(format, tensor->data, {values(factors), factors.size()});
+    Result<void> read = quant::row_to_f32(*format, tensor->data, {values(factors), factors.size()});
     if (!read) return std::move(read).error().in(where(name));
     for (const auto& [factor] : factors) {
       if (!(factor > 0) || !is_finite(static_cast<double>(factor))) {
@@ -138,6 +159,7 @@ class TensorBinder final : public graph::SurveySink {
   WeightStore& store_;
   std::optional<Error> error_;
   std::vector<Used> used_;
+  Names missing_;
 };
 
 }}}  // namespace nibble::NIBBLE_ABI::detail

@@ -26,7 +26,8 @@ struct Model::Parts {
   WeightStore weights;
   Tuning tuning;
   std::optional<text::Tokenizer> tokenizer;
-  std::optional<io::Gguf> file;  // only while weights in it are used in place
+  Error tokenizer_error{Errc::not_found, "the model was made without a tokenizer"};
+  Shared<io::GgufBytes> file;  // only if weights in it are used in place
 };
 
 NIBBLE_INLINE Model::Model(Shared<Parts> parts) noexcept : parts_(std::move(parts)) {}
@@ -49,8 +50,8 @@ NIBBLE_INLINE const text::Tokenizer* Model::tokenizer() const noexcept {
   return parts_->tokenizer ? &*parts_->tokenizer : nullptr;
 }
 
-NIBBLE_INLINE void Model::keep(io::Gguf&& file) {
-  if (weight_bytes_in_place() > 0) parts_->file = std::move(file);
+NIBBLE_INLINE const Error* Model::tokenizer_error() const noexcept {
+  return parts_->tokenizer ? nullptr : &parts_->tokenizer_error;
 }
 
 NIBBLE_INLINE Result<Model> Model::make(Owned<ModelGraph> graph, WeightStore weights,
@@ -87,10 +88,9 @@ NIBBLE_INLINE Result<Model> Model::from_parts(Owned<ModelGraph> graph, WeightSto
   return model;
 }
 
-NIBBLE_INLINE Result<Model> Model::from_graph(Owned<ModelGraph> graph,
-                                              std::span<const graph::FormatOps* const> formats,
-                                              const io::Gguf& file, const LoadOptions& options) {
-  if (!graph) return Error{Errc::out_of_memory, file.name()};
+NIBBLE_INLINE Result<WeightStore> Model::bind(const ModelGraph* graph, FormatTable formats,
+                                              const io::Gguf& file) {
+  if (graph == nullptr) return Error{Errc::out_of_memory, file.name()};
   const ModelConfig& config = graph->config();
   // Each layer has its own tensors. A number of layers that the file cannot hold is refused before
   // memory is allocated for it.
@@ -102,28 +102,54 @@ NIBBLE_INLINE Result<Model> Model::from_graph(Owned<ModelGraph> graph,
   detail::TensorBinder binder(*graph, file, weights);
   graph->survey(binder);
   NIBBLE_CHECK(binder.finish());
-  std::optional<text::Tokenizer> tokenizer;
-  if (file.find("tokenizer.ggml.model") != nullptr) {
-    auto read = text::Tokenizer::from_gguf(file);
-    // A model can run on token ids alone, so an unknown kind of tokenizer is not an error here.
-    if (!read && read.error().code != Errc::unsupported) return read.error();
-    if (read) {
-      if (read->vocabulary().size() > static_cast<std::size_t>(Index{config.vocab_size})) {
-        return Error{Errc::malformed, file.name() + ": " + to_text(read->vocabulary().size()) +
-                                          " tokens but " + to_text(Index{config.vocab_size}) +
-                                          " rows of embeddings"};
-      }
-      tokenizer = *std::move(read);
-    }
+  return weights;
+}
+
+namespace detail {
+
+NIBBLE_INLINE Result<text::Tokenizer> tokenizer_in(const io::Gguf& file, Index vocab_size) {
+  if (file.find("tokenizer.ggml.model") == nullptr) {
+    return Error{Errc::not_found, file.name() + ": the file has no tokenizer"};
   }
+  NIBBLE_TRY(tokenizer, text::Tokenizer::from_gguf(file));
+  if (tokenizer.vocabulary().size() > static_cast<std::size_t>(vocab_size)) {
+    return Error{Errc::malformed,
+                 file.name() + ": the tokenizer has " + to_text(tokenizer.vocabulary().size()) +
+                     " tokens, but there are " + to_text(vocab_size) + " rows of embeddings"};
+  }
+  return tokenizer;
+}
+
+}  // namespace detail
+
+NIBBLE_INLINE Result<Model> Model::from_graph(Owned<ModelGraph> graph, FormatTable formats,
+                                              const io::Gguf& file, const LoadOptions& options) {
+  NIBBLE_TRY(weights, bind(graph.get(), formats, file));
+  // A model can run on token ids alone.
+  auto tokenizer = detail::tokenizer_in(file, graph->config().vocab_size);
   InlineExecutor alone;
   Executor& executor = options.executor != nullptr ? *options.executor : alone;
-  Result<void> packed = weights.pack(executor, options.progress, file.file());
+  Result<void> packed = weights.pack(executor, options.progress, file.files());
   if (!packed) return std::move(packed).error().in(file.name());
   auto model = make(std::move(graph), std::move(weights), options);
   if (!model) return std::move(model).error().in(file.name());
-  model->parts_->tokenizer = std::move(tokenizer);
+  Parts& parts = *model->parts_;
+  if (tokenizer) {
+    parts.tokenizer = *std::move(tokenizer);
+  } else {
+    parts.tokenizer_error = std::move(tokenizer).error();
+  }
+  if (parts.weights.bytes_in_place() > 0) parts.file = file.keeper();
   return model;
+}
+
+NIBBLE_INLINE Result<ModelMemory> Model::memory_of_graph(Owned<ModelGraph> graph,
+                                                         FormatTable formats, const io::Gguf& file,
+                                                         const LoadOptions& options) {
+  NIBBLE_TRY(weights, bind(graph.get(), formats, file));
+  const Index n_workers = options.executor != nullptr ? options.executor->n_workers() : 1;
+  return ModelMemory{weights.bytes() - weights.bytes_in_place(), weights.bytes_in_place(),
+                     static_cast<std::size_t>(n_workers) * weights.largest_piece(file.files())};
 }
 
 }}  // namespace nibble::NIBBLE_ABI

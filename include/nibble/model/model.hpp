@@ -45,6 +45,17 @@ struct LoadOptions {
   std::optional<Tuning> tuning = std::nullopt;
 };
 
+// What loading a file takes, in bytes, exactly. Beside this, loading needs memory for the names in
+// the file and for its vocabulary: a few times their size in the file.
+struct ModelMemory {
+  std::size_t weights = 0;   // of memory that the model holds: weights packed by loading
+  std::size_t in_place = 0;  // of the file, mapped, which the model reads: weights packed before
+  std::size_t loading = 0;   // of memory that is free again after loading
+
+  // The most memory at one time, without what is in place: the system can drop pages of a file.
+  std::size_t peak() const noexcept { return weights + loading; }
+};
+
 class Model {
  public:
   // A model from its parts. `graph` says what `weights` must hold, packed (model/architecture.hpp).
@@ -55,14 +66,17 @@ class Model {
   static Result<Model> from_parts(Owned<ModelGraph> graph, WeightStore weights,
                                   text::Tokenizer tokenizer, const LoadOptions& options = {});
 
-  // From a GGUF file (io/gguf.hpp). Packed tensors are used in place: the caller keeps the file as
-  // long as the model, or moves it into the model. Formats and Architectures: see load(). Errors
-  // name the file and the key or tensor; also those of simd::ensure_target (a NIBBLE_TARGET that is
-  // not available).
+  // From a GGUF file (io/gguf.hpp), which is not needed afterwards. Packed tensors are used in
+  // place, and the model shares the mapping or the buffer; those in bytes that the caller keeps
+  // (io::Gguf::parse of a span) are copied. A tokenizer that cannot be used is no error: see
+  // tokenizer_error(). Formats and Architectures: see load(). Errors name the file and the key or
+  // tensor; also those of simd::ensure_target (a NIBBLE_TARGET that is not available).
   template <class Formats = graph::AllFormats, class Architectures = AllArchitectures>
   static Result<Model> from_gguf(const io::Gguf& file, const LoadOptions& options = {});
+  // What from_gguf() will take. Nothing of the weights is read. Errors: those of from_gguf() that
+  // can be found out this way.
   template <class Formats = graph::AllFormats, class Architectures = AllArchitectures>
-  static Result<Model> from_gguf(io::Gguf&& file, const LoadOptions& options = {});
+  static Result<ModelMemory> memory_needed(const io::Gguf& file, const LoadOptions& options = {});
 
   const ModelConfig& config() const noexcept;
   const ModelGraph& architecture() const noexcept;
@@ -72,20 +86,24 @@ class Model {
   std::size_t weight_bytes_in_place() const noexcept;
   // How its weights are read fastest, for sessions and engines.
   const Tuning& tuning() const noexcept;
-  // Null if the file has none, or one of an unknown kind.
+  // Null if the file has none that can be used; token ids work without.
   const text::Tokenizer* tokenizer() const noexcept;
+  // Why tokenizer() is null (not_found: there is none); null if it is not.
+  const Error* tokenizer_error() const noexcept;
 
  private:
   struct Parts;
   explicit Model(Shared<Parts> parts) noexcept;
   static Result<Model> make(Owned<ModelGraph> graph, WeightStore weights,
                             const LoadOptions& options);
-  // The part of from_gguf() after the architecture is known. keep() stores `file` if it is used in
-  // place.
-  static Result<Model> from_graph(Owned<ModelGraph> graph,
-                                  std::span<const graph::FormatOps* const> formats,
+  // The parts of from_gguf() and memory_needed() after the architecture is known.
+  using FormatTable = std::span<const graph::FormatOps* const>;
+  static Result<WeightStore> bind(const ModelGraph* graph, FormatTable formats,
+                                  const io::Gguf& file);
+  static Result<Model> from_graph(Owned<ModelGraph> graph, FormatTable formats,
                                   const io::Gguf& file, const LoadOptions& options);
-  void keep(io::Gguf&& file);
+  static Result<ModelMemory> memory_of_graph(Owned<ModelGraph> graph, FormatTable formats,
+                                             const io::Gguf& file, const LoadOptions& options);
 
   Shared<Parts> parts_;
 };
@@ -93,8 +111,13 @@ class Model {
 // The model of a GGUF file. Everything in the file is checked; errors say what is wrong and where.
 // Only the named formats and architectures are compiled; files that need others are refused:
 //   load<graph::FormatList<quant::Q4_0, quant::F32>, ArchitectureList<Llama>>(path)
+// A model that was split into several files is loaded by the path of any of them.
 template <class Formats = graph::AllFormats, class Architectures = AllArchitectures>
 Result<Model> load(const std::string& path, const LoadOptions& options = {});
+
+// What load() of the file will take, found out without reading any weights.
+template <class Formats = graph::AllFormats, class Architectures = AllArchitectures>
+Result<ModelMemory> memory_needed(const std::string& path, const LoadOptions& options = {});
 
 }}  // namespace nibble::NIBBLE_ABI
 

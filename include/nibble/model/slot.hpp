@@ -38,7 +38,8 @@ enum class Slot : std::uint8_t {
   ffn_norm,  // (dim)
   ffn_norm_bias,
   ffn_gate,  // (ffn_dim, dim)
-  ffn_up,    // (ffn_dim, dim)
+  ffn_gate_bias,
+  ffn_up,  // (ffn_dim, dim)
   ffn_up_bias,
   ffn_down,  // (dim, ffn_dim)
   ffn_down_bias,
@@ -57,7 +58,8 @@ constexpr std::string_view to_string(Slot slot) noexcept {
       "rope_freqs",    "attn_norm",     "attn_norm_bias",   "attn_q",           "attn_q_bias",
       "attn_k",        "attn_k_bias",   "attn_v",           "attn_v_bias",      "attn_qkv",
       "attn_qkv_bias", "attn_output",   "attn_output_bias", "ffn_norm",         "ffn_norm_bias",
-      "ffn_gate",      "ffn_up",        "ffn_up_bias",      "ffn_down",         "ffn_down_bias"};
+      "ffn_gate",      "ffn_gate_bias", "ffn_up",           "ffn_up_bias",      "ffn_down",
+      "ffn_down_bias"};
   return kNames[static_cast<std::size_t>(slot)];
 }
 

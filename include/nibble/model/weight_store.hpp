@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <span>
 #include <string>
@@ -54,7 +55,16 @@ class WeightStore {
   template <class SlotType>
   Result<void> add_packed(SlotType slot, Index layer, quant::Format format, Index n, Index k,
                           std::span<const std::byte> packed, Index n_experts = 1) {
-    return add_packed_slot(static_cast<std::size_t>(slot), layer, format, n, k, packed, n_experts);
+    return add_packed_slot(static_cast<std::size_t>(slot), layer, format, n, k, packed, n_experts,
+                           true);
+  }
+  // The same for packed matrices that pack() copies: `packed` must stay alive until it succeeds,
+  // aligned in any way.
+  template <class SlotType>
+  Result<void> copy_packed(SlotType slot, Index layer, quant::Format format, Index n, Index k,
+                           std::span<const std::byte> packed, Index n_experts = 1) {
+    return add_packed_slot(static_cast<std::size_t>(slot), layer, format, n, k, packed, n_experts,
+                           false);
   }
 
   // Gives `slot` the same weights as `other`, added before: a tied output layer. Both are outside
@@ -65,30 +75,28 @@ class WeightStore {
         {index(static_cast<std::size_t>(slot), -1), index(static_cast<std::size_t>(other), -1)});
   }
 
-  // Packs everything that was added; the sources are not needed afterwards. Rows in `file` are read
-  // from it in pieces (MappedFile::read): memory holds the packed weights and one piece per worker.
-  // It succeeds once, and nothing can be added after that; after an error it may be called again.
-  // Errors: out_of_memory, cancelled (by `progress`), io, invalid_argument (already packed).
+  // Packs everything that was added; the sources are not needed afterwards. Rows in one of `files`
+  // are read from it in pieces (MappedFile::read): memory holds the packed weights and one piece
+  // per worker. It succeeds once, and nothing can be added after that; after an error it may be
+  // called again. Errors: out_of_memory, cancelled (by `progress`), io, invalid_argument (already
+  // packed).
   Result<void> pack(Executor& executor, const Progress* progress = nullptr,
-                    const io::MappedFile& file = {}) {
+                    std::span<const io::MappedFile> files = {}) {
     if (is_packed_) return Error{Errc::invalid_argument, "the weights are packed already"};
     NIBBLE_TRY(memory, AlignedBuffer::allocate(total_));
     Workers workers;
-    for (const Entry& entry : entries_) {
-      if (!file.contains(source_of(entry))) continue;
-      workers.piece = (std::max)(workers.piece, align_up(piece_bytes(entry)));
-    }
+    workers.piece = largest_piece(files);
     const auto n_workers = static_cast<std::size_t>(executor.n_workers());
     if (workers.piece > SIZE_MAX / n_workers) {
-      return Error{Errc::out_of_memory, to_text(n_workers) + " pieces of " +
-                                            to_text(workers.piece) + " bytes"};
+      return Error{Errc::out_of_memory,
+                   to_text(n_workers) + " pieces of " + to_text(workers.piece) + " bytes"};
     }
     NIBBLE_TRY(pieces, AlignedBuffer::allocate(n_workers * workers.piece));
     workers.pieces = pieces.data();
     workers.errors.resize(n_workers);
     std::size_t done = 0;
     for (const Entry& entry : entries_) {
-      pack_one(executor, entry, file, workers, memory.data() + entry.offset);
+      pack_one(executor, entry, files, workers, memory.data() + entry.offset);
       for (std::optional<Error>& error : workers.errors) {
         if (error) return *std::move(error);
       }
@@ -113,6 +121,15 @@ class WeightStore {
   // Bytes of all weights, and of those that are used in place (add_packed).
   std::size_t bytes() const noexcept { return total_ + in_place_; }
   std::size_t bytes_in_place() const noexcept { return in_place_; }
+  // Before pack(): bytes of the piece of the files that each worker of the executor will hold.
+  std::size_t largest_piece(std::span<const io::MappedFile> files) const noexcept {
+    std::size_t largest = 0;
+    for (const Entry& entry : entries_) {
+      if (file_of(entry, files) == nullptr) continue;
+      largest = (std::max)(largest, align_up(piece_bytes(entry)));
+    }
+    return largest;
+  }
 
  private:
   // A matrix, one of a slot's experts, or a vector, until it is packed.
@@ -122,6 +139,7 @@ class WeightStore {
     std::size_t offset;  // in the memory of the packed weights
     quant::Format format;
     Index expert = 0;
+    bool is_packed = false;  // the source is: it is only copied
   };
   struct Tie {
     std::size_t index;
@@ -139,8 +157,12 @@ class WeightStore {
   Result<const graph::FormatOps*> ops_of(quant::Format format) const {
     const graph::FormatOps* const ops = graph::find(formats_, format);
     if (ops != nullptr) return ops;
-    return Error{Errc::unsupported,
-                 std::string("weights in ") + to_string(format) + " are not compiled in"};
+    std::string compiled;
+    for (const graph::FormatOps* const other : formats_) {
+      compiled += (compiled.empty() ? "" : ", ") + std::string(to_string(other->format));
+    }
+    return Error{Errc::unsupported, std::string("weights in ") + to_string(format) +
+                                        " are not compiled into this program, only " + compiled};
   }
 
   Result<void> add_slot(std::size_t slot, Index layer, quant::Format format, Index n, Index k,
@@ -176,20 +198,27 @@ class WeightStore {
     if (weight.bytes() > kMaxBytes - static_cast<Index>(total_ + kAlignment)) {
       return Error{Errc::limit, "the packed weights do not fit in the address space"};
     }
-    const std::size_t source_bytes = rows.size() / static_cast<std::size_t>(n_experts);
-    const auto packed_bytes = static_cast<std::size_t>(weight.bytes() / n_experts);
-    for (Index e = 0; e < n_experts; ++e) {
-      const auto at = static_cast<std::size_t>(e);
-      entries_.push_back({index(slot, layer), rows.data() + at * source_bytes,
-                          total_ + at * packed_bytes, format, e});
-    }
-    weights_[index(slot, layer)] = weight;
-    total_ += align_up(static_cast<std::size_t>(weight.bytes()));
+    enter(index(slot, layer), weight, format, rows, false);
     return ok();
   }
 
+  // Makes the entries of a weight whose source pack() reads.
+  void enter(std::size_t at, const graph::Weight& weight, quant::Format format,
+             std::span<const std::byte> source, bool is_packed) {
+    const std::size_t source_bytes = source.size() / static_cast<std::size_t>(weight.n_experts);
+    const auto packed_bytes = static_cast<std::size_t>(weight.bytes() / weight.n_experts);
+    for (Index e = 0; e < weight.n_experts; ++e) {
+      const auto i = static_cast<std::size_t>(e);
+      entries_.push_back(
+          {at, source.data() + i * source_bytes, total_ + i * packed_bytes, format, e, is_packed});
+    }
+    weights_[at] = weight;
+    total_ += align_up(static_cast<std::size_t>(weight.bytes()));
+  }
+
   Result<void> add_packed_slot(std::size_t slot, Index layer, quant::Format format, Index n,
-                               Index k, std::span<const std::byte> packed, Index n_experts) {
+                               Index k, std::span<const std::byte> packed, Index n_experts,
+                               bool in_place) {
     NIBBLE_CHECK(check_slot(slot, layer));
     NIBBLE_TRY(ops, ops_of(format));
     NIBBLE_TRY(row_bytes, ops->row_bytes(static_cast<std::size_t>(k)));  // whole blocks
@@ -197,9 +226,16 @@ class WeightStore {
     if (n < 1 || k < 1 || n_experts < 1 || row_bytes == 0 ||
         packed.size() % static_cast<std::size_t>(n_experts) != 0 ||
         static_cast<Index>(packed.size()) / n_experts != weight.expert(0).bytes()) {
-      return Error{Errc::invalid_argument,
-                   to_text(packed.size()) + " bytes are not a packed " + to_string(format) +
-                       " matrix of " + to_text(n) + " rows of " + to_text(k)};
+      return Error{Errc::invalid_argument, to_text(packed.size()) + " bytes are not a packed " +
+                                               to_string(format) + " matrix of " + to_text(n) +
+                                               " rows of " + to_text(k)};
+    }
+    if (!in_place) {
+      if (weight.bytes() > kMaxBytes - static_cast<Index>(total_ + kAlignment)) {
+        return Error{Errc::limit, "the packed weights do not fit in the address space"};
+      }
+      enter(index(slot, layer), weight, format, packed, true);
+      return ok();
     }
     if (reinterpret_cast<std::uintptr_t>(packed.data()) % kAlignment != 0) {
       return Error{Errc::invalid_argument, "packed weights that are not aligned to 64 bytes"};
@@ -242,11 +278,13 @@ class WeightStore {
     return *quant::row_bytes(entry.format, k);  // checked by add()
   }
   std::size_t source_bytes(const Entry& entry) const noexcept {
+    if (entry.is_packed) return packed_bytes(entry);
     const graph::Weight& w = weights_[entry.index];
     return (w.is_vector() ? 1 : static_cast<std::size_t>(w.n)) * row_bytes(entry);
   }
   // Bytes of a piece of an entry: at least one panel of a matrix, or the whole vector.
   std::size_t piece_bytes(const Entry& entry) const noexcept {
+    if (entry.is_packed) return (std::min)(source_bytes(entry), kPieceBytes);
     if (weights_[entry.index].is_vector()) return source_bytes(entry);
     const std::size_t panel = row_bytes(entry) * std::size_t{quant::kPanelRows};
     return (std::min)(source_bytes(entry), (std::max)(panel, kPieceBytes / panel * panel));
@@ -254,27 +292,39 @@ class WeightStore {
   std::span<const std::byte> source_of(const Entry& entry) const noexcept {
     return {entry.source, source_bytes(entry)};
   }
+  // The file from which an entry's source is read; null if it is used where it is.
+  const io::MappedFile* file_of(const Entry& entry,
+                                std::span<const io::MappedFile> files) const noexcept {
+    for (const io::MappedFile& file : files) {
+      if (file.contains(source_of(entry))) return &file;
+    }
+    return nullptr;
+  }
 
-  void pack_one(Executor& executor, const Entry& entry, const io::MappedFile& file,
+  void pack_one(Executor& executor, const Entry& entry, std::span<const io::MappedFile> files,
                 Workers& workers, std::byte* out) noexcept {
     const graph::Weight& w = weights_[entry.index];
     const std::span<const std::byte> source = source_of(entry);
-    const bool is_in_file = file.contains(source);
+    const io::MappedFile* const file = file_of(entry, files);
     const std::size_t piece = piece_bytes(entry);
-    const std::size_t bytes_of_row = row_bytes(entry);
+    const std::size_t bytes_of_row = entry.is_packed ? 0 : row_bytes(entry);
     const auto n_pieces = static_cast<Index>((source.size() + piece - 1) / piece);
     executor.parallel_for(n_pieces, [&](Index task, Index worker) {
       const auto i = static_cast<std::size_t>(worker);
       const auto at = static_cast<std::size_t>(task) * piece;
       std::span<const std::byte> rows = source.subspan(at, (std::min)(piece, source.size() - at));
-      if (is_in_file) {
+      if (file != nullptr) {
         std::byte* const copy = workers.pieces + i * workers.piece;
-        Result<void> read = file.read(rows, copy);
+        Result<void> read = file->read(rows, copy);
         if (!read) {
           workers.errors[i] = std::move(read).error();
           return;
         }
         rows = {copy, rows.size()};
+      }
+      if (entry.is_packed) {
+        std::memcpy(out + at, rows.data(), rows.size());
+        return;
       }
       if (w.is_vector()) {
         const std::span<float> values(reinterpret_cast<float*>(out), static_cast<std::size_t>(w.k));

@@ -6,6 +6,8 @@
 // the cache or to go back, write the next token at an earlier position.
 #pragma once
 
+#include <atomic>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -146,15 +148,31 @@ inline bool has_pages(const Segment& segment, [[maybe_unused]] Index n_pages) no
          segment.end_position() <= n * kPagePositions;
 }
 
+// Whether one of n numbers is finite, but not when rounded to f16.
+inline bool exceeds_f16(const float* x, Index n) noexcept {
+  // Bits of 65520, halfway between the largest f16 and the next power of two, and of infinity.
+  // Bits, because -ffast-math makes no difference to them.
+  constexpr std::uint32_t kLeast = 0x477FF000u, kEnd = 0x7F800000u;
+  int found = 0;
+  for (Index i = 0; i < n; ++i) {
+    const std::uint32_t size = std::bit_cast<std::uint32_t>(x[i]) & 0x7FFFFFFFu;
+    found |= static_cast<int>(size - kLeast < kEnd - kLeast);
+  }
+  return found != 0;
+}
+
 }  // namespace detail
 
 // Writes keys and values of the rows of all segments to their positions in a layer. k, v: (rows,
 // n_kv_heads * head_dim); rows may be strided, elements of a row are consecutive. Values outside
 // the range of a floating-point T become infinities; for 8-bit integers all values must be finite.
-// No two segments may write to the same page.
+// If T is f16 and a finite value becomes one, *is_exceeded is set. (Text that depends on such a key
+// may be wrong without any other sign: a score of -infinity hides its position.) No two segments
+// may write to the same page.
 template <class T>
 void store_keys_values(Executor& executor, KvLayer<T> layer, std::span<const Segment> segments,
-                       MatrixView<const float> k, MatrixView<const float> v) noexcept {
+                       MatrixView<const float> k, MatrixView<const float> v,
+                       std::atomic<bool>* is_exceeded = nullptr) noexcept {
   NIBBLE_ASSERT(v.extent(0) == k.extent(0));
   NIBBLE_ASSERT(k.extent(1) == layer.n_kv_heads * layer.head_dim && v.extent(1) == k.extent(1));
   NIBBLE_ASSERT(k.stride(1) == 1 && v.stride(1) == 1);
@@ -167,6 +185,14 @@ void store_keys_values(Executor& executor, KvLayer<T> layer, std::span<const Seg
     args.value_stride = v.stride(0);
     args.head_dim = layer.head_dim;
     args.cache = layer.of(kv_head);
+    if constexpr (kKvType<T> == KvType::f16) {
+      for (Index row = 0; is_exceeded != nullptr && row < k.extent(0); ++row) {
+        if (detail::exceeds_f16(k.data() + row * k.stride(0) + column, layer.head_dim) ||
+            detail::exceeds_f16(v.data() + row * v.stride(0) + column, layer.head_dim)) {
+          is_exceeded->store(true, std::memory_order_relaxed);
+        }
+      }
+    }
     for (const Segment& segment : segments) {
       NIBBLE_ASSERT(detail::has_pages(segment, layer.n_pages));
       args.key = k.data() + segment.first_row * k.stride(0) + column;
@@ -212,6 +238,8 @@ class KvCache {
   }
 
   const KvCacheLayout& layout() const noexcept { return layout_; }
+  // What append() sets where store_keys_values() does; it must stay alive.
+  void report_exceeded(std::atomic<bool>* is_exceeded) noexcept { is_exceeded_ = is_exceeded; }
 
   // T must be the cache's element type.
   template <class T>
@@ -227,7 +255,7 @@ class KvCache {
   NIBBLE_LAZY void append(Executor& executor, Index layer_index, std::span<const Segment> segments,
                           MatrixView<const float> k, MatrixView<const float> v) const noexcept {
     visit_kv_type(layout_.type, [&]<class T>(T) {
-      store_keys_values(executor, layer<T>(layer_index), segments, k, v);
+      store_keys_values(executor, layer<T>(layer_index), segments, k, v, is_exceeded_);
     });
   }
   // The same for a single sequence whose pages are consecutive.
@@ -254,6 +282,7 @@ class KvCache {
  private:
   std::byte* memory_ = nullptr;
   KvCacheLayout layout_;
+  std::atomic<bool>* is_exceeded_ = nullptr;
 };
 
 }}}  // namespace nibble::NIBBLE_ABI::ops

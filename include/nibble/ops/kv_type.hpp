@@ -12,7 +12,8 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 // Element type of a cache. int8 has one f32 scale for each position's key and one for its value,
 // per kv head; the error of an element is at most 1/254 of the largest element under that scale.
 enum class KvType : std::uint8_t { f32, f16, bf16, int8 };
-NIBBLE_HIDDEN inline constexpr KvType kKvTypes[] = {KvType::f32, KvType::f16, KvType::bf16, KvType::int8};
+NIBBLE_HIDDEN inline constexpr KvType kKvTypes[] = {KvType::f32, KvType::f16, KvType::bf16,
+                                                    KvType::int8};
 
 constexpr const char* to_string(KvType type) noexcept {
   switch (type) {

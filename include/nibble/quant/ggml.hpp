@@ -55,14 +55,28 @@ NIBBLE_GGUF_FORMATS(NIBBLE_ROW)
 
 }  // namespace detail
 
-// Error: unsupported, for types that have no kernels here and for unknown ids.
+// Error: unsupported, for types that have no kernels here, packed ones and unknown ids. It says how
+// to make a file without them.
 inline Result<Format> format_of(io::GgmlType type) {
   for (const detail::GgufNames& names : detail::kGgufNames) {
     if (names.type == type) return names.format;
   }
-  const std::string name = io::is_known(type) ? io::type_traits(type).name
-                                              : to_text(static_cast<std::uint32_t>(type));
-  return Error{Errc::unsupported, "no weight format for tensor type " + name};
+  const io::GgmlTypeTraits traits = io::type_traits(type);
+  if (traits.panel_rows != 0) {
+    return Error{Errc::unsupported, std::string(traits.name) +
+                                        ": the file was made by quantize --packed, which cannot "
+                                        "be undone; convert the file that it was made from"};
+  }
+  std::string known;
+  for (const detail::GgufNames& names : detail::kGgufNames) {
+    known += (known.empty() ? "" : ", ") + std::string(io::type_traits(names.type).name);
+  }
+  const std::string name =
+      io::is_known(type) ? std::string(traits.name) : to_text(static_cast<std::uint32_t>(type));
+  return Error{Errc::unsupported,
+               "type " + name + " is not supported, only " + known +
+                   " are; convert the model's F16 file with nibble's quantize, or this one with "
+                   "llama.cpp: llama-quantize --allow-requantize IN.gguf OUT.gguf q8_0"};
 }
 
 // Error: unsupported, for the per-channel formats, which GGUF does not have.

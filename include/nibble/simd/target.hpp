@@ -91,7 +91,8 @@ inline Result<Target> target_from_name(std::string_view name) {
     if (equal) return static_cast<Target>(i);
   }
   return Error{Errc::invalid_argument,
-               "SIMD target '" + printable(name.substr(0, 32)) + "' is unknown"};
+               "SIMD target '" + printable(name.substr(0, 32)) + "' is unknown; known are " +
+                   to_string(TargetSet((std::uint64_t{1} << kTargetCount) - 1))};
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::simd

@@ -97,9 +97,13 @@ class Vocabulary {
   static Result<Vocabulary> make(std::span<const Piece> pieces, const VocabularySettings& settings);
 
   // Reads the keys tokenizer.ggml.* of a file whose tokenizer.ggml.model is "llama"; any other
-  // model is Errc::unsupported. Tokens, scores and types are required. The other keys default to
-  // VocabularySettings{}; the id 4294967295 (or -1) means that there is no such token. The
-  // vocabulary does not refer to the file afterwards.
+  // model is Errc::unsupported. Only the tokens are required. Without scores all are 0. Without
+  // types, "<0xNN>" is a byte, the tokens with a role that are written "<...>" are control tokens
+  // (unk: unknown), and all others are normal. The other keys default to VocabularySettings{}; the
+  // id 4294967295 (or -1) means that there is no such token. An id beyond the vocabulary, which
+  // fine-tuned models have for tokens that they never use, is replaced by the default, or by
+  // kNoToken if that is beyond the vocabulary too: other programs do the same. The vocabulary does
+  // not refer to the file afterwards.
   static Result<Vocabulary> from_gguf(const io::Gguf& file);
 
   std::size_t size() const noexcept { return types_.size(); }
@@ -167,6 +171,7 @@ class Vocabulary {
   Result<void> take_pieces(std::span<const Piece> pieces);
   Result<void> fill_table();
   Result<void> take_settings(const VocabularySettings& settings);
+  void find_ends();
 
   // The bits of a hash that select a slot of the table, and the bits that the slot stores.
   static std::size_t place_of(std::uint64_t hash) noexcept {
@@ -224,8 +229,8 @@ inline Result<void> Vocabulary::take_pieces(std::span<const Piece> pieces) {
   for (std::size_t i = 0; i < pieces.size(); ++i) {
     const Piece& piece = pieces[i];
     if (piece.text.size() > kMaxPieceBytes)
-      return Error{Errc::limit, "piece " + to_text(i) + " has more than " +
-                                    to_text(kMaxPieceBytes) + " bytes"};
+      return Error{Errc::limit,
+                   "piece " + to_text(i) + " has more than " + to_text(kMaxPieceBytes) + " bytes"};
     if (!is_finite(static_cast<double>(piece.score)))
       return wrong(i, "has a score that is not a finite number");
     if (piece.type > PieceType::byte) return wrong(i, "has a type that does not exist");
@@ -290,8 +295,7 @@ inline Result<void> Vocabulary::take_settings(const VocabularySettings& settings
   for (const auto& [name, id] : ids)
     if (id != kNoToken && !contains(id))
       return Error{Errc::malformed, std::string("the ") + name + " token is " + to_text(id) +
-                                        ", the vocabulary has " + to_text(size()) +
-                                        " pieces"};
+                                        ", the vocabulary has " + to_text(size()) + " pieces"};
   if (settings.unk == kNoToken &&
       std::find(byte_tokens_.begin(), byte_tokens_.end(), kNoToken) != byte_tokens_.end())
     return Error{Errc::malformed,
@@ -299,33 +303,51 @@ inline Result<void> Vocabulary::take_settings(const VocabularySettings& settings
   settings_.add_bos = settings.add_bos && settings.bos != kNoToken;
   settings_.add_eos = settings.add_eos && settings.eos != kNoToken;
 
-  // Files often name only one end token, and sometimes give an end token the type of ordinary text.
-  for (const std::string_view name : {"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>",
-                                      "<|endoftext|>", "<|eom_id|>", "<EOT>"}) {
-    const std::int32_t id = find(name);
-    if (id == kNoToken) continue;
-    types_[static_cast<std::size_t>(id)] = PieceType::control;
-    ends_.push_back(id);
-  }
+  find_ends();
   for (const std::int32_t id : {settings.eos, settings.eot, settings.eom})
     if (id != kNoToken && !ends_generation(id)) ends_.push_back(id);
   return ok();
 }
 
+// Files often name only one end token, and sometimes give an end token the type of ordinary text.
+// The names are those that llama.cpp knows; the last two lines end the filling of a gap in code.
+inline void Vocabulary::find_ends() {
+  const auto has = [&](std::string_view name) { return find(name) != kNoToken; };
+  const bool has_call = has("<|call|>") || has("<|calls|>");
+  // clang-format off
+  for (const std::string_view name :
+       {"</s>", "<eos>", "[EOS]", "<EOT>", "_<EOT>", "▁<EOT>", "[EOT]", "<|eot_id|>", "<|eom_id|>",
+        "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|calls|>", "<|flush|>",
+        "<end_of_turn>", "<turn|>", "<|tool_response>", "<|endoftext|>", "<|end_of_text|>",
+        "<end_of_utterance>", "<｜end▁of▁sentence｜>", "[e~[",
+        "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>",
+        "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>"}) {
+    // clang-format on
+    // Here these end a part of an answer, or nothing.
+    if (name == "<|end|>" && has_call && (has("<|return|>") || has("<|flush|>"))) continue;
+    if (name == "</s>" && has("<|tool_response>")) continue;
+    const std::int32_t id = find(name);
+    if (id == kNoToken) continue;
+    types_[static_cast<std::size_t>(id)] = PieceType::control;
+    ends_.push_back(id);
+  }
+}
+
 namespace detail {
 
-// Sets `id` to the value in the file, if it has one. The range is checked later.
-inline Result<void> read_token_id(const io::Gguf& file, std::string_view key, std::int32_t& id) {
-  if (file.find(key) == nullptr) return ok();
-  NIBBLE_TRY(value, file.get<std::int64_t>(key));
-  if (value == -1 || value == (std::numeric_limits<std::uint32_t>::max)()) {
-    id = kNoToken;
-  } else if (value < 0 || value > (std::numeric_limits<std::int32_t>::max)()) {
-    return Error{Errc::malformed, file.name() + ": " + std::string(key) + ": " +
-                                      to_text(value) + " is no token id"};
-  } else {
-    id = static_cast<std::int32_t>(value);
+// Sets `id`, which is the default, to the value in the file if it is the id of one of `n_pieces`
+// pieces.
+inline Result<void> read_token_id(const io::Gguf& file, std::string_view key, std::size_t n_pieces,
+                                  std::int32_t& id) {
+  if (file.find(key) != nullptr) {
+    NIBBLE_TRY(value, file.get<std::int64_t>(key));
+    if (value == -1 || value == (std::numeric_limits<std::uint32_t>::max)()) {
+      id = kNoToken;
+    } else if (value >= 0 && static_cast<std::uint64_t>(value) < n_pieces) {
+      id = static_cast<std::int32_t>(value);
+    }
   }
+  if (id != kNoToken && static_cast<std::size_t>(id) >= n_pieces) id = kNoToken;
   return ok();
 }
 
@@ -344,22 +366,35 @@ inline bool contains_ignoring_case(std::string_view text, std::string_view lower
 inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
   NIBBLE_TRY(model, file.get_string("tokenizer.ggml.model"));
   if (model != "llama")
-    return Error{Errc::unsupported, file.name() + ": tokenizer.ggml.model is " + io::quoted(model) +
-                                        ", only 'llama' (SentencePiece) is supported"};
+    return Error{Errc::unsupported,
+                 file.name() + ": the tokenizer " + io::quoted(model) +
+                     (model == "gpt2" ? " (byte-level BPE)" : "") +
+                     " is not supported, only 'llama' (SentencePiece) is; token ids work"};
   NIBBLE_TRY(texts, file.get_strings("tokenizer.ggml.tokens"));
-  NIBBLE_TRY(scores, file.get_array<Scalar<float>>("tokenizer.ggml.scores"));
-  NIBBLE_TRY(types, file.get_array<std::int64_t>("tokenizer.ggml.token_type"));
-  if (scores.size() != texts.size() || types.size() != texts.size())
-    return Error{Errc::malformed, file.name() + ": tokenizer.ggml has " +
-                                      to_text(texts.size()) + " tokens, " +
-                                      to_text(scores.size()) + " scores and " +
-                                      to_text(types.size()) + " types"};
   std::vector<Piece> pieces(texts.size());
-  for (std::size_t i = 0; i < pieces.size(); ++i) {
-    if (!std::in_range<std::uint8_t>(types[i]))
-      return Error{Errc::malformed, file.name() + ": piece " + to_text(i) +
-                                        " has a type that does not exist"};
-    pieces[i] = {texts[i], scores[i].value, static_cast<PieceType>(types[i])};
+  for (std::size_t i = 0; i < pieces.size(); ++i) pieces[i].text = texts[i];
+  const auto check_size = [&](const char* what, std::size_t n) -> Result<void> {
+    if (n == pieces.size()) return ok();
+    return Error{Errc::malformed, file.name() + ": tokenizer.ggml has " + to_text(pieces.size()) +
+                                      " tokens but " + to_text(n) + " " + what};
+  };
+  constexpr std::string_view kScores = "tokenizer.ggml.scores";
+  if (file.find(kScores) != nullptr) {
+    NIBBLE_TRY(scores, file.get_array<Scalar<float>>(kScores));
+    NIBBLE_CHECK(check_size("scores", scores.size()));
+    for (std::size_t i = 0; i < pieces.size(); ++i) pieces[i].score = scores[i].value;
+  }
+  constexpr std::string_view kTypes = "tokenizer.ggml.token_type";
+  const bool has_types = file.find(kTypes) != nullptr;
+  if (has_types) {
+    NIBBLE_TRY(types, file.get_array<std::int64_t>(kTypes));
+    NIBBLE_CHECK(check_size("types", types.size()));
+    for (std::size_t i = 0; i < pieces.size(); ++i) {
+      if (!std::in_range<std::uint8_t>(types[i]))
+        return Error{Errc::malformed,
+                     file.name() + ": piece " + to_text(i) + " has a type that does not exist"};
+      pieces[i].type = static_cast<PieceType>(types[i]);
+    }
   }
 
   VocabularySettings settings;
@@ -370,7 +405,19 @@ inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
       {"tokenizer.ggml.padding_token_id", &settings.pad},
       {"tokenizer.ggml.eot_token_id", &settings.eot},
       {"tokenizer.ggml.eom_token_id", &settings.eom}};
-  for (const auto& [key, id] : ids) NIBBLE_CHECK(detail::read_token_id(file, key, *id));
+  for (const auto& [key, id] : ids)
+    NIBBLE_CHECK(detail::read_token_id(file, key, pieces.size(), *id));
+  if (!has_types) {
+    for (Piece& piece : pieces)
+      if (parse_byte(piece.text) >= 0) piece.type = PieceType::byte;
+    for (const auto& [key, id] : ids) {
+      if (*id == kNoToken) continue;
+      Piece& piece = pieces[static_cast<std::size_t>(*id)];
+      if (piece.type == PieceType::normal && piece.text.starts_with('<') &&
+          piece.text.ends_with('>'))
+        piece.type = id == &settings.unk ? PieceType::unknown : PieceType::control;
+    }
+  }
   const std::pair<std::string_view, bool*> flags[] = {
       {"tokenizer.ggml.add_bos_token", &settings.add_bos},
       {"tokenizer.ggml.add_eos_token", &settings.add_eos},

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Recognizes files that people pass where a GGUF file is wanted, and says what to do with them.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "nibble/core/result.hpp"
+#include "nibble/io/byte_reader.hpp"
+
+#if !defined(_WIN32)
+#include <sys/stat.h>
+#endif
+
+namespace nibble { inline namespace NIBBLE_ABI { namespace io { namespace detail {
+
+// What to do with a model as Hugging Face has them, for a message.
+inline constexpr const char* kConvertFolder =
+    "llama.cpp's convert_hf_to_gguf.py makes one of the model's folder (config.json and the "
+    "weights): convert_hf_to_gguf.py FOLDER --outfile model.gguf";
+
+// Whether `path` is a folder; false where this cannot be found out.
+inline bool is_folder([[maybe_unused]] const std::string& path) noexcept {
+#if defined(_WIN32)
+  return false;
+#else
+  struct stat info {};
+  return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+#endif
+}
+
+// Why bytes that do not begin like a GGUF file are none.
+inline std::string not_gguf(std::span<const std::byte> bytes) {
+  if (bytes.empty()) return "the file is empty";
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  const auto convert = [](const char* kind) {
+    return kind + std::string(", not a GGUF file; ") + kConvertFolder;
+  };
+  if (text.starts_with("tjgg") || text.starts_with("fmgg") || text.starts_with("lmgg")) {
+    return "a model file of 2023 from before GGUF (GGML, GGJT), which is not supported; take a "
+           "GGUF "
+           "of the model, or convert the original: " +
+           std::string(kConvertFolder);
+  }
+  if (text.starts_with("PK\3\4") || text.starts_with("\x80\2")) {
+    return convert("a PyTorch file (.bin, .pt, .pth)");
+  }
+  if (text.size() > 8 && text[8] == '{' && load_le<std::uint64_t>(bytes.data()) < text.size()) {
+    return convert("a safetensors file");
+  }
+  if (text.starts_with("version https://git-lfs")) {
+    return "a Git LFS pointer, not the model itself; git lfs pull brings the model";
+  }
+  if (text.starts_with("<!") || text.starts_with("<html")) {
+    return "a web page, not a GGUF file; the download gave a page about the model";
+  }
+  return "not a GGUF file (no \"GGUF\" at its start)";
+}
+
+}}}}  // namespace nibble::NIBBLE_ABI::io::detail
