@@ -34,7 +34,7 @@ struct Case {
 struct CaseOptions {
   Pages pages = Pages::small;
   std::size_t l3 = 32 << 20;
-  nibble::Tuning tuning;
+  nibble::Tuning tuning = {};
 
   // How many copies of `bytes` bytes, used in turn, are too large for the caches.
   Index copies(double bytes) const {

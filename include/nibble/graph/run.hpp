@@ -28,7 +28,7 @@ struct RunArgs {
   std::span<const RopeTable> rope_tables;  // one for each set of angles of the expression
   std::span<std::byte> arena;              // Plan::bytes, aligned to kAlignment
   Executor* executor = nullptr;
-  Tuning tuning;
+  Tuning tuning = {};
   const Observer* observer = nullptr;
   bool training = false;  // Dropout drops
   std::uint64_t dropout_seed = 0;

@@ -253,7 +253,7 @@ struct Attend {
     float* max = nullptr;      // (n_tokens * group), or null
     float* sum = nullptr;      // (n_tokens * group), or null
     float* scratch = nullptr;  // attention_scratch_floats(n_tokens * group, head_dim), aligned
-    Tuning tuning;
+    Tuning tuning = {};
   };
   using Function = void(const Args&);
 };

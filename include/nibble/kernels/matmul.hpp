@@ -98,7 +98,7 @@ struct MatmulArgs {
   Index out_stride = 0;  // elements
   FinishTileFunction* finish = nullptr;
   EpilogueArgs epilogue;
-  Tuning tuning;
+  Tuning tuning = {};
 };
 
 using MatmulFunction = void(const MatmulArgs&);

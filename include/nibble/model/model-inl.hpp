@@ -24,7 +24,7 @@ struct Model::Parts {
 
   Owned<ModelGraph> graph;
   WeightStore weights;
-  Tuning tuning;
+  Tuning tuning = {};
   std::optional<text::Tokenizer> tokenizer;
   Error tokenizer_error{Errc::not_found, "the model was made without a tokenizer"};
   Shared<io::GgufBytes> file;  // only if weights in it are used in place

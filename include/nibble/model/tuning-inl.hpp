@@ -191,7 +191,7 @@ NIBBLE_INLINE Result<void> check_tuning(const Tuning& t) {
 }
 
 NIBBLE_INLINE Result<Tuning> parse_tuning(std::string_view text) {
-  Tuning tuning;
+  Tuning tuning = {};
   while (!text.empty()) {
     const std::size_t end = (std::min)(text.find(' '), text.size());
     if (end > 0) NIBBLE_CHECK(detail::TuningField(text.substr(0, end)).read_into(tuning));
@@ -211,7 +211,7 @@ NIBBLE_INLINE Tuning measure_tuning(std::span<const graph::Weight> weights, Exec
   if (reader.total() < kLeast || !reader.allocate()) return from;
 
   struct Candidate {
-    Tuning tuning;
+    Tuning tuning = {};
     double times[3] = {};
     double median() const {
       const auto [a, b, c] = times;
