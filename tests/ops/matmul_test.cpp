@@ -183,20 +183,27 @@ TEST_CASE("products of few rows or columns, and of none") {
 
 TEST_CASE("tasks are whole, disjoint and enough for every worker") {
   ops::Product p;
+  const Tuning usual;
+  Tuning small;
+  small.rows_per_task = 5;
+  small.tasks_per_worker = 3;
   for (const Index m : {1, 63, 64, 65, 1000}) {
     for (const Index panels : {1, 2, 3, 7, 48, 2000}) {
       for (const Index n_workers : {1, 2, 7, 64}) {
         p.args.m = m;
         p.args.end_panel = panels;
-        const ops::detail::Cut cut = ops::detail::cut(p, n_workers);
         CAPTURE(m);
         CAPTURE(panels);
         CAPTURE(n_workers);
-        CHECK(cut.row_blocks == (m + 63) / 64);
-        CHECK(cut.panels_per_task % 2 == 0);
-        CHECK(cut.panel_tasks * cut.panels_per_task >= panels);
-        CHECK((cut.panel_tasks - 1) * cut.panels_per_task < panels);
-        CHECK(cut.n_tasks() >= std::min(n_workers, panels / 2));
+        for (const Tuning& tuning : {usual, small}) {
+          const ops::detail::Cut cut = ops::detail::cut(p, n_workers, tuning);
+          const Index rows = tuning.rows_per_task;
+          CHECK(cut.row_blocks == (m + rows - 1) / rows);
+          CHECK(cut.panels_per_task % 2 == 0);
+          CHECK(cut.panel_tasks * cut.panels_per_task >= panels);
+          CHECK((cut.panel_tasks - 1) * cut.panels_per_task < panels);
+          CHECK(cut.n_tasks() >= std::min(n_workers, panels / 2));
+        }
       }
     }
   }
