@@ -362,7 +362,7 @@ TEST_CASE("reference files come back with the same bytes") {
     const auto copy = Gguf::open(folder.path("copy.gguf"));
     REQUIRE(copy);
     check_same_content(*original, *copy);
-    CHECK(std::ranges::equal(original->bytes(), copy->bytes()));
+    CHECK(test::read_file(*path) == test::read_file(folder.path("copy.gguf")));
     CHECK(*writer.to_bytes() == test::read_file(folder.path("copy.gguf")));
   }
 }

@@ -279,118 +279,119 @@ TEST_CASE("tokens end an answer by the names that other programs know, whatever 
     CHECK(parts.ends_generation(302));
   }
   CHECK(!with({"<|tool_response>"}).ends_generation(2));
-  // Fine-tuned models have them: a pad token that was added, embeddings that were not.
-  TEST_CASE("ids of special tokens beyond the vocabulary give way to the defaults") {
+}
+
+// Fine-tuned models have them: a pad token that was added, embeddings that were not.
+TEST_CASE("ids of special tokens beyond the vocabulary give way to the defaults") {
+  File file;
+  file.writer.set("tokenizer.ggml.padding_token_id", 512u);
+  file.writer.set("tokenizer.ggml.bos_token_id", 512u);
+  file.writer.set("tokenizer.ggml.eos_token_id", -2);
+  file.writer.set("tokenizer.ggml.unknown_token_id", std::uint64_t{1} << 32);
+  file.writer.set("tokenizer.ggml.eot_token_id", std::numeric_limits<std::int64_t>::min());
+  file.writer.set("tokenizer.ggml.eom_token_id", std::numeric_limits<std::uint64_t>::max() / 2);
+  const auto v = file.read();
+  REQUIRE(v);
+  CHECK(v->settings().pad == kNoToken);
+  CHECK(v->settings().bos == 1);
+  CHECK(v->settings().eos == 2);
+  CHECK(v->settings().unk == 0);
+  CHECK(v->settings().eot == kNoToken);
+  CHECK(v->settings().eom == kNoToken);
+  CHECK(v->settings().add_bos);
+  CHECK(v->ends_generation(2));
+  file.writer.set("tokenizer.ggml.padding_token_id", 511u);  // the last one is inside
+  REQUIRE(file.read());
+  CHECK(file.read()->settings().pad == 511);
+
+  File tiny;  // the defaults themselves are beyond it
+  tiny.tokens = {"<unk>", "a"};
+  tiny.scores = {0, 0};
+  tiny.types = {2, 1};
+  tiny.writer.set("tokenizer.ggml.bos_token_id", 7);
+  const auto two = tiny.read();
+  REQUIRE(two);
+  CHECK(two->settings().unk == 0);
+  CHECK(two->settings().bos == 1);
+  CHECK(two->settings().eos == kNoToken);
+}
+
+TEST_CASE("without types, bytes and special tokens are known by how they are written") {
+  File file;
+  file.tokens[300] = "<0x0G>";  // not a byte
+  file.tokens[301] = "<pad>";
+  file.writer.set("tokenizer.ggml.padding_token_id", 301);
+  file.writer.set("tokenizer.ggml.eot_token_id", 302);  // written like ordinary text
+  const auto v = file.read("token_type");
+  REQUIRE(v);
+  const Vocabulary small = text_fixtures::small_vocabulary();
+  for (std::int32_t id = 0; small.contains(id); ++id) {
+    CAPTURE(id);
+    if (id >= 300 && id <= 302) continue;
+    CHECK(v->type(id) == small.type(id));
+    CHECK(v->score(id) == small.score(id));
+  }
+  CHECK(v->type(0) == PieceType::unknown);
+  CHECK(v->type(1) == PieceType::control);
+  CHECK(v->type(300) == PieceType::normal);
+  CHECK(v->type(301) == PieceType::control);
+  CHECK(v->type(302) == PieceType::normal);
+  CHECK(v->byte_token('\n') == small.byte_token('\n'));
+}
+
+TEST_CASE("without scores all are equal") {
+  const auto v = File().read("scores");
+  REQUIRE(v);
+  CHECK(v->score(300) == 0);
+  CHECK(v->type(300) == text_fixtures::small_vocabulary().type(300));
+}
+
+TEST_CASE("a malformed vocabulary is an error that says what is wrong") {
+  const auto with = [](const std::function<void(File&)>& change) {
     File file;
-    file.writer.set("tokenizer.ggml.padding_token_id", 512u);
-    file.writer.set("tokenizer.ggml.bos_token_id", 512u);
-    file.writer.set("tokenizer.ggml.eos_token_id", -2);
-    file.writer.set("tokenizer.ggml.unknown_token_id", std::uint64_t{1} << 32);
-    file.writer.set("tokenizer.ggml.eot_token_id", std::numeric_limits<std::int64_t>::min());
-    file.writer.set("tokenizer.ggml.eom_token_id", std::numeric_limits<std::uint64_t>::max() / 2);
-    const auto v = file.read();
-    REQUIRE(v);
-    CHECK(v->settings().pad == kNoToken);
-    CHECK(v->settings().bos == 1);
-    CHECK(v->settings().eos == 2);
-    CHECK(v->settings().unk == 0);
-    CHECK(v->settings().eot == kNoToken);
-    CHECK(v->settings().eom == kNoToken);
-    CHECK(v->settings().add_bos);
-    CHECK(v->ends_generation(2));
-    file.writer.set("tokenizer.ggml.padding_token_id", 511u);  // the last one is inside
-    REQUIRE(file.read());
-    CHECK(file.read()->settings().pad == 511);
+    change(file);
+    return file.read();
+  };
+  const float inf = std::numeric_limits<float>::infinity();
+  check_error(File().read("tokens"), Errc::not_found, "tokenizer.ggml.tokens");
+  check_error(with([](File& f) { f.scores.pop_back(); }), Errc::malformed, "511 scores");
+  check_error(with([](File& f) { f.types.push_back(1); }), Errc::malformed, "513 types");
+  check_error(with([](File& f) { f.tokens.pop_back(); }), Errc::malformed, "511 tokens");
+  check_error(with([&](File& f) { f.scores[300] = inf; }), Errc::malformed, "piece 300");
+  check_error(with([&](File& f) { f.scores[300] = inf - inf; }), Errc::malformed, "piece 300");
+  check_error(with([](File& f) { f.types[300] = 7; }), Errc::malformed, "piece 300");
+  check_error(with([](File& f) { f.types[300] = -1; }), Errc::malformed, "piece 300");
+  check_error(with([](File& f) { f.types[300] = 257; }), Errc::malformed, "piece 300");
+  check_error(with([](File& f) { f.types[300] = 6; }), Errc::malformed, "not written <0xNN>");
+  for (const char* bad : {"<0x0G>", "<0x 1>", "<0x0>", "<0x001>", "(0x01>", "<0x01)", ""})
+    check_error(with([&](File& f) { f.tokens[4] = bad; }), Errc::malformed, "piece 4");
+  check_error(with([](File& f) { f.tokens[300] = std::string(4097, 'a'); }), Errc::limit,
+              "piece 300");
+  check_error(with([](File& f) {
+                f.tokens.clear();
+                f.scores.clear();
+                f.types.clear();
+              }),
+              Errc::malformed, "no pieces");
+  check_error(
+      with([](File& f) { f.writer.set("tokenizer.ggml.eot_token_id", std::string_view("2")); }),
+      Errc::malformed, "eot_token_id");
+  check_error(with([](File& f) { f.writer.set("tokenizer.ggml.add_bos_token", 1); }),
+              Errc::malformed, "add_bos_token");
+  check_error(with([](File& f) { f.writer.set("tokenizer.ggml.model", std::string_view("gpt2")); }),
+              Errc::unsupported, "gpt2");
+  check_error(with([](File& f) { f.writer.set("tokenizer.ggml.model", 3); }), Errc::malformed,
+              "tokenizer.ggml.model");
 
-    File tiny;  // the defaults themselves are beyond it
-    tiny.tokens = {"<unk>", "a"};
-    tiny.scores = {0, 0};
-    tiny.types = {2, 1};
-    tiny.writer.set("tokenizer.ggml.bos_token_id", 7);
-    const auto two = tiny.read();
-    REQUIRE(two);
-    CHECK(two->settings().unk == 0);
-    CHECK(two->settings().bos == 1);
-    CHECK(two->settings().eos == kNoToken);
-  }
+  std::vector<Piece> two(2, Piece{"a", 0, PieceType::normal});
+  check_error(Vocabulary::make(two, {}), Errc::malformed, "eos token is 2");
 
-  TEST_CASE("without types, bytes and special tokens are known by how they are written") {
-    File file;
-    file.tokens[300] = "<0x0G>";  // not a byte
-    file.tokens[301] = "<pad>";
-    file.writer.set("tokenizer.ggml.padding_token_id", 301);
-    file.writer.set("tokenizer.ggml.eot_token_id", 302);  // written like ordinary text
-    const auto v = file.read("token_type");
-    REQUIRE(v);
-    const Vocabulary small = text_fixtures::small_vocabulary();
-    for (std::int32_t id = 0; small.contains(id); ++id) {
-      CAPTURE(id);
-      if (id >= 300 && id <= 302) continue;
-      CHECK(v->type(id) == small.type(id));
-      CHECK(v->score(id) == small.score(id));
-    }
-    CHECK(v->type(0) == PieceType::unknown);
-    CHECK(v->type(1) == PieceType::control);
-    CHECK(v->type(300) == PieceType::normal);
-    CHECK(v->type(301) == PieceType::control);
-    CHECK(v->type(302) == PieceType::normal);
-    CHECK(v->byte_token('\n') == small.byte_token('\n'));
-  }
-
-  TEST_CASE("without scores all are equal") {
-    const auto v = File().read("scores");
-    REQUIRE(v);
-    CHECK(v->score(300) == 0);
-    CHECK(v->type(300) == text_fixtures::small_vocabulary().type(300));
-  }
-
-  TEST_CASE("a malformed vocabulary is an error that says what is wrong") {
-    const auto with = [](const std::function<void(File&)>& change) {
-      File file;
-      change(file);
-      return file.read();
-    };
-    const float inf = std::numeric_limits<float>::infinity();
-    check_error(File().read("tokens"), Errc::not_found, "tokenizer.ggml.tokens");
-    check_error(with([](File& f) { f.scores.pop_back(); }), Errc::malformed, "511 scores");
-    check_error(with([](File& f) { f.types.push_back(1); }), Errc::malformed, "513 types");
-    check_error(with([](File& f) { f.tokens.pop_back(); }), Errc::malformed, "511 tokens");
-    check_error(with([&](File& f) { f.scores[300] = inf; }), Errc::malformed, "piece 300");
-    check_error(with([&](File& f) { f.scores[300] = inf - inf; }), Errc::malformed, "piece 300");
-    check_error(with([](File& f) { f.types[300] = 7; }), Errc::malformed, "piece 300");
-    check_error(with([](File& f) { f.types[300] = -1; }), Errc::malformed, "piece 300");
-    check_error(with([](File& f) { f.types[300] = 257; }), Errc::malformed, "piece 300");
-    check_error(with([](File& f) { f.types[300] = 6; }), Errc::malformed, "not written <0xNN>");
-    for (const char* bad : {"<0x0G>", "<0x 1>", "<0x0>", "<0x001>", "(0x01>", "<0x01)", ""})
-      check_error(with([&](File& f) { f.tokens[4] = bad; }), Errc::malformed, "piece 4");
-    check_error(with([](File& f) { f.tokens[300] = std::string(4097, 'a'); }), Errc::limit,
-                "piece 300");
-    check_error(with([](File& f) {
-                  f.tokens.clear();
-                  f.scores.clear();
-                  f.types.clear();
-                }),
-                Errc::malformed, "no pieces");
-    check_error(
-        with([](File& f) { f.writer.set("tokenizer.ggml.eot_token_id", std::string_view("2")); }),
-        Errc::malformed, "eot_token_id");
-    check_error(with([](File& f) { f.writer.set("tokenizer.ggml.add_bos_token", 1); }),
-                Errc::malformed, "add_bos_token");
-    check_error(
-        with([](File& f) { f.writer.set("tokenizer.ggml.model", std::string_view("gpt2")); }),
-        Errc::unsupported, "gpt2");
-    check_error(with([](File& f) { f.writer.set("tokenizer.ggml.model", 3); }), Errc::malformed,
-                "tokenizer.ggml.model");
-
-    std::vector<Piece> two(2, Piece{"a", 0, PieceType::normal});
-    check_error(Vocabulary::make(two, {}), Errc::malformed, "eos token is 2");
-
-    GgufWriter swapped;
-    swapped.set("tokenizer.ggml.model", std::string_view("llama"));
-    swapped.set_array("tokenizer.ggml.tokens", std::vector<float>(3, 0.0f));
-    const auto bytes = swapped.to_bytes();
-    REQUIRE(bytes);
-    const auto file = Gguf::parse(*bytes, "made.gguf");
-    REQUIRE(file);
-    check_error(Vocabulary::from_gguf(*file), Errc::malformed, "tokenizer.ggml.tokens");
-  }
+  GgufWriter swapped;
+  swapped.set("tokenizer.ggml.model", std::string_view("llama"));
+  swapped.set_array("tokenizer.ggml.tokens", std::vector<float>(3, 0.0f));
+  const auto bytes = swapped.to_bytes();
+  REQUIRE(bytes);
+  const auto file = Gguf::parse(*bytes, "made.gguf");
+  REQUIRE(file);
+  check_error(Vocabulary::from_gguf(*file), Errc::malformed, "tokenizer.ggml.tokens");
+}
