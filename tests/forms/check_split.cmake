@@ -9,7 +9,7 @@ function(defined_symbols object out)
 endfunction()
 
 set(code "N_[A-Z0-9_]+::Impl<" "Model::from_graph\\(" "Engine::State::run\\(" "Session::append\\("
-         "Generator::State::next\\(" "ThreadPool::parallel_for\\(")
+         "Generator::State::next_token\\(" "ThreadPool::parallel_for\\(")
 defined_symbols("${IMPLEMENTATION}" symbols)
 foreach(part IN LISTS code)
   if(NOT symbols MATCHES "${part}")

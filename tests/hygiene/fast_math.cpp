@@ -45,10 +45,11 @@ int main(int argc, char** argv) {
          {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
       const auto file = io::Gguf::open(argv[1]);
       if (!file) return 3;
-      std::vector<std::byte> bytes(file->bytes().begin(), file->bytes().end());
+      const auto whole = file->files()[0].bytes();
+      std::vector<std::byte> bytes(whole.begin(), whole.end());
       const auto* const tensor = file->find_tensor(name);
       if (tensor == nullptr) return 4;
-      const auto at = static_cast<std::size_t>(tensor->data.data() - file->bytes().data());
+      const auto at = static_cast<std::size_t>(tensor->data.data() - whole.data());
       const bool is_f32 = tensor->type == io::GgmlType::f32;
       const std::uint32_t bits = is_f32 ? __builtin_bit_cast(std::uint32_t, bad) : to_f16(bad).bits;
       for (std::size_t i = 0; i < (is_f32 ? 4 : 2); ++i) {

@@ -5,6 +5,7 @@
 // time; copies share the callable.
 #pragma once
 
+#include <new>
 #include <type_traits>
 #include <utility>
 
@@ -24,7 +25,11 @@ class Callback<R(Args...)> {
       : object_(Owned<Base>(new Holder<Callable>(std::forward<F>(f)))),
         call_([](Base& object, Args... args) -> R {
           return static_cast<Holder<Callable>&>(object).callable(std::forward<Args>(args)...);
-        }) {}
+        }) {
+#if NIBBLE_HAS_EXCEPTIONS
+    if (!object_) throw std::bad_alloc();
+#endif
+  }
 
   explicit operator bool() const noexcept { return static_cast<bool>(object_); }
   R operator()(Args... args) const {

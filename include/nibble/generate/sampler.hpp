@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <string>
 #include <vector>
@@ -125,7 +126,7 @@ class Sampler {
     const std::span<const LogitBias> biases = options_.logit_bias;
     if (biases.empty() && options_.repetition_penalty == 1) return logits;
     float* const changed = values(changed_);
-    std::copy(logits.begin(), logits.end(), changed);
+    std::memcpy(changed, logits.data(), logits.size_bytes());
     for (const LogitBias& b : biases) changed[b.token] += b.bias;
     if (options_.repetition_penalty != 1) {
       const auto window = static_cast<std::size_t>(options_.repetition_window);

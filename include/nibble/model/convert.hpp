@@ -79,9 +79,6 @@ inline Result<ConvertedTensor> plan_conversion(const io::GgufTensor& tensor,
   plan.dims = tensor.dims;
   plan.n_dims = tensor.n_dims;
   plan.bytes_from = tensor.data.size();
-  if (quant::packed_format_of(tensor.type)) {
-    return Error{Errc::unsupported, "is packed; convert the file that it was made from"};
-  }
   NIBBLE_TRY(from, quant::format_of(tensor.type));
   plan.from = from;
   const std::span<const std::uint64_t> dims(plan.dims.data(), plan.n_dims);

@@ -41,7 +41,8 @@ struct AllArchitectures;
 struct LoadOptions {
   Executor* executor = nullptr;        // packs the weights; null: the calling thread
   const Progress* progress = nullptr;  // called as loading goes on
-  // How its weights are read; none: measured (model/tuning.hpp).
+  // How its weights are read; none: measured (model/tuning.hpp), unless they are used in place,
+  // since their pages are then read only when they are needed.
   std::optional<Tuning> tuning = std::nullopt;
 };
 

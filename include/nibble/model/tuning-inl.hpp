@@ -215,7 +215,8 @@ NIBBLE_INLINE Tuning measure_tuning(std::span<const graph::Weight> weights, Exec
     double times[3] = {};
     double median() const {
       const auto [a, b, c] = times;
-      return (std::max)((std::min)(a, b), (std::min)((std::max)(a, b), c));
+      const double low = a < b ? a : b, high = a < b ? b : a;
+      return c < low ? low : c < high ? c : high;
     }
   };
   Candidate candidates[8];

@@ -328,7 +328,8 @@ inline void Vocabulary::find_ends() {
     if (name == "</s>" && has("<|tool_response>")) continue;
     const std::int32_t id = find(name);
     if (id == kNoToken) continue;
-    types_[static_cast<std::size_t>(id)] = PieceType::control;
+    PieceType& type = types_[static_cast<std::size_t>(id)];
+    if (type == PieceType::normal) type = PieceType::control;
     ends_.push_back(id);
   }
 }
