@@ -84,7 +84,7 @@ nibble_example_test(generate_one_begin generate EXIT 0 ERR "^1 482 [0-9 ]+\n"
 nibble_example_test(generate_no_begin generate EXIT 0 ERR "^482 [0-9 ]+\n"
   ARGS ${home_model} --prompt ${utterance} --bos false --ids --max-tokens 1)
 nibble_example_test(generate_empty generate EXIT 1 ERR "the prompt is empty"
-  ARGS ${home_model} --prompt "" --bos false)
+  ARGS ${home_model} --prompt-file - --bos false)
 nibble_example_test(generate_tokens generate EXIT 0 STDIN "${utterance}\n"
   OUT "^ +[0-9]+ +-0\\.[0-9]+ \"light" ERR "^1 [0-9 ]+\n.*token limit"
   ARGS ${home_model} --prompt-file - --ids --logprobs --max-tokens 1)
