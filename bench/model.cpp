@@ -334,7 +334,6 @@ class LoadMeasurement {
 // The results besides the rows.
 struct Summary {
   std::string model, format, isa, tuning;
-  bool is_measured = false;  // the tuning
   double weight_bytes = 0, session_bytes = 0, load_seconds = 0, source_bytes = 0;
   double peak_bytes = 0;          // of the process, until the end of the runs
   std::vector<LoadResult> loads;  // empty for a shape
@@ -349,7 +348,7 @@ void print_text(const Summary& s, const std::vector<Result>& results) {
     std::printf(" (while loading %.1f MiB for the source of random weights)",
                 s.source_bytes / 0x1p20);
   }
-  std::printf("\n%s%s", s.tuning.c_str(), s.is_measured ? " (measured)" : "");
+  std::printf("\ntuning %s", s.tuning.c_str());
   if (!s.loads.empty()) {
     std::printf("\n%-8s %3s %10s %10s %10s %7s %9s %6s", "load", "thr", "copy ms", "load ms",
                 "token ms", "of copy", "peak MiB", "needed");
@@ -479,7 +478,6 @@ nibble::Result<void> measure(const Options& o, Target target) {
   NIBBLE_TRY(model, get_model(o, summary));
   summary.weight_bytes = static_cast<double>(model.weight_bytes());
   summary.tuning = to_string(model.tuning());
-  summary.is_measured = !o.tuning;
   std::vector<Timing> timings;
   std::size_t session_bytes = 0;
   for (const Index n : threads_of(o.threads)) {

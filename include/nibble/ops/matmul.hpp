@@ -86,6 +86,7 @@ struct Cut {
 
 // A task is an even number of panels because the widest targets process two at a time.
 inline Cut cut(const Product& p, Index n_workers, const Tuning& tuning) noexcept {
+  NIBBLE_ASSERT(tuning.rows_per_task >= 1 && tuning.tasks_per_worker >= 1);
   Cut c;
   c.rows_per_task = tuning.rows_per_task;
   c.row_blocks = (p.args.m + c.rows_per_task - 1) / c.rows_per_task;
