@@ -96,7 +96,7 @@ inline void catch_signals() {
   std::signal(SIGINT, on_interrupt);
   std::signal(SIGTERM, on_interrupt);
 #if !defined(_WIN32)
-  std::signal(SIGHUP, on_interrupt);
+  if (std::signal(SIGHUP, SIG_IGN) != SIG_IGN) std::signal(SIGHUP, on_interrupt);  // not nohup's
   std::signal(SIGXFSZ, SIG_IGN);
 #endif
 }

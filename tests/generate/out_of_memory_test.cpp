@@ -116,6 +116,16 @@ TEST_CASE("answering without memory") {
     if (!done) return std::move(done).error();
     return n == 32 ? ok() : Error{Errc::malformed, ""};
   });
+  // A prompt that fails leaves the session as it was.
+  auto generator = Generator::create(*session, {});
+  REQUIRE(generator);
+  check_each("prompt", [&]() -> Result<void> {
+    NIBBLE_CHECK(session->rewind(0));
+    NIBBLE_CHECK(generator->set_options(options));
+    auto done = generator->prompt(kPrompt);
+    if (!done && session->position() != 0) return Error{Errc::malformed, "the prompt stayed"};
+    return done;
+  });
   std::vector<std::int32_t> ids = {7};
   check_each("encode", [&]() -> Result<void> {
     ids.resize(1);

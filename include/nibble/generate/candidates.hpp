@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The tokens that a sampler chooses from, and their probabilities. Vocabularies have up to hundreds
-// of thousands of tokens, so nothing here sorts all of them.
+// of thousands of tokens, so they are not sorted unless the options keep all.
 #pragma once
 
 #include <algorithm>

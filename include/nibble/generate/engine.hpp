@@ -90,7 +90,6 @@ class Engine {
   std::size_t bytes() const noexcept;
 
  private:
-  friend class Generator;
   friend class Sequence;
   friend class Session;
   struct State;

@@ -18,12 +18,19 @@ namespace nibble { inline namespace NIBBLE_ABI {
 
 struct Generator::State {
   State(Session s, const GenerateOptions& o, Sampler a)
-      : session(std::move(s)), sampler(std::move(a)), stop({}) {
-    take(o);
-  }
+      : session(std::move(s)),
+        sampler(std::move(a)),
+        options(o),
+        stop(o.stop),
+        stop_tokens(stop_tokens_of(o)) {}
+
+  struct StopToken {
+    std::int32_t id;
+    Finish finish;
+  };
 
   static Result<void> validate(const GenerateOptions& options, const Model& model);
-  void take(const GenerateOptions& o);
+  std::vector<StopToken> stop_tokens_of(const GenerateOptions& o) const;
   const GenerateOptions& options_of_prompt() const noexcept { return next ? *next : options; }
   const text::Tokenizer* tokenizer() const noexcept { return session.model().tokenizer(); }
   // Whether a token is shown as text.
@@ -39,11 +46,6 @@ struct Generator::State {
   Result<std::optional<Token>> next_token();
   std::optional<Token> end(Finish why);
   void show_held();
-
-  struct StopToken {
-    std::int32_t id;
-    Finish finish;
-  };
 
   Session session;  // a second owner of what the caller's session owns
   Sampler sampler;
@@ -63,8 +65,8 @@ NIBBLE_INLINE Generator::Generator(Owned<State> state) noexcept : state_(std::mo
 
 NIBBLE_INLINE Result<Generator> Generator::create(Session& session,
                                                   const GenerateOptions& options) {
-  NIBBLE_CHECK(State::validate(options, session.model()));
   return catch_out_of_memory([&]() -> Result<Generator> {
+    NIBBLE_CHECK(State::validate(options, session.model()));
     NIBBLE_TRY(sampler, Sampler::create(options.sampling, session.model().config().vocab_size));
     Owned<State> state(new (std::nothrow)
                            State(Session(session.state_), options, std::move(sampler)));
@@ -74,9 +76,10 @@ NIBBLE_INLINE Result<Generator> Generator::create(Session& session,
 }
 
 NIBBLE_INLINE Result<void> Generator::set_options(const GenerateOptions& options) {
-  NIBBLE_CHECK(State::validate(options, state_->session.model()));
   return catch_out_of_memory([&]() -> Result<void> {
-    state_->next = options;
+    NIBBLE_CHECK(State::validate(options, state_->session.model()));
+    GenerateOptions copy = options;
+    state_->next = std::move(copy);
     return ok();
   });
 }
@@ -106,6 +109,9 @@ NIBBLE_INLINE Result<void> Generator::State::validate(const GenerateOptions& opt
   NIBBLE_CHECK(Sampler::validate(options.sampling, vocab_size));
   if (options.max_tokens < 1) return bad("max_tokens must be at least 1");
   if (options.time_limit_ms < 0) return bad("time_limit_ms must be at least 0");
+  if (!options.stop.empty() && model.tokenizer() == nullptr) {
+    return bad("stop strings, but the model has no tokenizer; use stop_tokens");
+  }
   for (const std::string& stop : options.stop) {
     if (stop.empty()) return bad("an empty stop string");
   }
@@ -116,18 +122,18 @@ NIBBLE_INLINE Result<void> Generator::State::validate(const GenerateOptions& opt
   return ok();
 }
 
-NIBBLE_INLINE void Generator::State::take(const GenerateOptions& o) {
-  options = o;
-  stop = StopMatcher(o.stop);
-  stop_tokens.clear();
-  for (const std::int32_t id : o.stop_tokens) stop_tokens.push_back({id, Finish::stop_token});
-  if (tokenizer() == nullptr) return;
+NIBBLE_INLINE std::vector<Generator::State::StopToken> Generator::State::stop_tokens_of(
+    const GenerateOptions& o) const {
+  std::vector<StopToken> tokens;
+  for (const std::int32_t id : o.stop_tokens) tokens.push_back({id, Finish::stop_token});
+  if (tokenizer() == nullptr) return tokens;
   const text::Vocabulary& vocabulary = tokenizer()->vocabulary();
   for (const std::string& name : o.stop) {
     const std::int32_t id = vocabulary.find(name);
     if (id == text::kNoToken || has_text({&id, 1})) continue;
-    stop_tokens.push_back({id, Finish::stop_string});
+    tokens.push_back({id, Finish::stop_string});
   }
+  return tokens;
 }
 
 NIBBLE_INLINE bool Generator::State::has_text(std::span<const std::int32_t> ids) const noexcept {
@@ -156,13 +162,14 @@ NIBBLE_INLINE Result<void> Generator::State::prompt(std::string_view text) {
   const GenerateOptions& o = options_of_prompt();
   const text::VocabularySettings& settings = tokenizer()->vocabulary().settings();
   text::EncodeOptions encode;
-  encode.add_bos = o.add_bos.value_or(settings.add_bos && session.position() == 0);
+  const bool adds_bos = o.add_bos.value_or(settings.add_bos && session.position() == 0);
+  encode.add_bos = adds_bos;
   encode.add_eos = false;
   encode.parse_special = o.parse_special;
   NIBBLE_TRY(all, tokenizer()->encode(text, encode));
   std::span<const std::int32_t> ids = all;
   const bool begins_itself = ids.size() > 1 && ids[0] == settings.bos && ids[1] == settings.bos;
-  if (begins_itself && !o.add_bos) ids = ids.subspan(1);
+  if (begins_itself && adds_bos && !o.add_bos) ids = ids.subspan(1);
   return prompt(ids, !has_text(session.tokens()) && !has_text(ids));
 }
 
@@ -171,11 +178,24 @@ NIBBLE_INLINE Result<void> Generator::State::prompt(std::span<const std::int32_t
   if (ids.empty() && session.position() == 0) {
     return Error{Errc::invalid_argument,
                  "generate: the prompt is empty, and so is the session: there is nothing to go on "
-                 "from (the model wants no begin token; GenerateOptions::add_bos can ask for it)"};
+                 "from (a text can begin with the begin token: GenerateOptions::add_bos)"};
   }
   const GenerateOptions& o = options_of_prompt();
   const std::int64_t now = monotonic_nanoseconds();
   const bool was_current = known_version == version();
+  // What allocates comes first, so that errors change nothing.
+  std::optional<Sampler> new_sampler;
+  if (next) {
+    new_sampler.emplace(sampler);
+    NIBBLE_CHECK(new_sampler->set_options(next->sampling));
+  }
+  StopMatcher new_stop = next ? StopMatcher(next->stop) : stop;
+  std::vector<StopToken> new_stop_tokens = stop_tokens_of(o);
+  std::optional<text::StreamDecoder> new_decoder;
+  if (tokenizer() != nullptr) {
+    new_decoder.emplace(*tokenizer(), text::DecodeOptions{.at_start = at_start});
+    new_stop.reset(tokenizer()->vocabulary().longest());
+  }
   Finish stopped = Finish::none;
   if (!ids.empty()) {
     const auto go_on = [&](std::size_t done, std::size_t total) {
@@ -193,19 +213,18 @@ NIBBLE_INLINE Result<void> Generator::State::prompt(std::span<const std::int32_t
     }
   }
   if (next) {
-    (void)sampler.set_options(next->sampling);  // checked in set_options()
-    take(*next);
+    sampler = *std::move(new_sampler);
+    options = *std::move(next);
     next.reset();
   }
+  stop = std::move(new_stop);
+  stop_tokens = std::move(new_stop_tokens);
+  decoder = std::move(new_decoder);
   is_prompted = true;
   known_version = version();
   start = now;
   n_tokens = 0;
   finish = stopped;
-  if (tokenizer() != nullptr) {
-    decoder.emplace(*tokenizer(), text::DecodeOptions{.at_start = at_start});
-    stop.reset(tokenizer()->vocabulary().longest());
-  }
   return ok();
 }
 

@@ -90,11 +90,12 @@ class Generator {
   // Appends a text to the session's sequence and reads it. An empty text continues the generation,
   // or whatever the session has. If the prompt is cancelled or runs out of time, the session is as
   // it was, and finish() says so. Errors change nothing: invalid_argument (text and session are
-  // empty), unsupported (the model has no tokenizer), those of Tokenizer::encode and
-  // Session::append.
+  // empty), the one for which the model has no tokenizer (Model::tokenizer_error), those of
+  // Tokenizer::encode and Session::append.
   Result<void> prompt(std::string_view text);
 
-  // The same for token ids. `at_start`: what is generated is the beginning of a text.
+  // The same for token ids. `at_start`: what is generated is the beginning of a text. Without a
+  // tokenizer there is no text, and no end token is known: name it in stop_tokens.
   Result<void> prompt(std::span<const std::int32_t> ids, bool at_start = false);
 
   // The next token, or nothing when generation has ended. Errors: invalid_argument before prompt(),

@@ -30,8 +30,10 @@ class Sampler {
  public:
   // Errors: invalid_argument for an option outside its range; the message names it.
   static Result<Sampler> create(const SamplingOptions& options, Index vocab_size) {
-    NIBBLE_CHECK(validate(options, vocab_size));
-    return catch_out_of_memory([&]() -> Result<Sampler> { return Sampler(options, vocab_size); });
+    return catch_out_of_memory([&]() -> Result<Sampler> {
+      NIBBLE_CHECK(validate(options, vocab_size));
+      return Sampler(options, vocab_size);
+    });
   }
 
   // Whether create() would succeed.
@@ -73,9 +75,9 @@ class Sampler {
   // Other options for the tokens to come. The sequence of random numbers goes on, unless the seed
   // is another one. Errors: as create(); then nothing changes.
   Result<void> set_options(const SamplingOptions& options) {
-    NIBBLE_CHECK(validate(options, vocab_size_));
-    if (options.seed != options_.seed) state_ = options.seed;
-    take(options);
+    NIBBLE_TRY(changed, create(options, vocab_size_));
+    if (options.seed == options_.seed) changed.state_ = state_;
+    *this = std::move(changed);
     return ok();
   }
 

@@ -88,7 +88,8 @@ NIBBLE_LAZY Result<Score> score_here(Session& session, std::span<const std::int3
 // The score of token ids after what the session has and `prompt`; one of both may be empty. The
 // session is then as it was. With a larger max_outputs it is faster. Errors: invalid_argument (an
 // empty continuation, nothing before it, ids out of range), malformed (the logits are not numbers),
-// those of Session::append.
+// out_of_memory, those of Session::append and Session::rewind: where rewind() is unsupported, the
+// session keeps the tokens.
 NIBBLE_LAZY Result<Score> score(Session& session, std::span<const std::int32_t> prompt,
                                 std::span<const std::int32_t> continuation) {
   NIBBLE_CHECK(detail::check_scored(continuation, session.model()));
@@ -106,7 +107,8 @@ NIBBLE_LAZY Result<Score> score(Session& session, std::span<const std::int32_t> 
 // The same for texts. They are tokenized as one, and what differs from the tokens of the prompt
 // alone is scored: that includes the end of the prompt if it is in one token with the beginning of
 // the continuation. If the session is empty, the tokenizer's begin token comes first, if the model
-// wants one. Errors: also unsupported (no tokenizer), those of Tokenizer::encode.
+// wants one. Errors: also the one for which the model has no tokenizer
+// (Model::tokenizer_error), those of Tokenizer::encode.
 NIBBLE_LAZY Result<Score> score(Session& session, std::string_view prompt,
                                 std::string_view continuation) {
   const text::Tokenizer* const tokenizer = session.model().tokenizer();
@@ -114,17 +116,19 @@ NIBBLE_LAZY Result<Score> score(Session& session, std::string_view prompt,
     const Error& why = *session.model().tokenizer_error();
     return Error{why.code, "score: there is no tokenizer for the text: " + why.message};
   }
-  text::EncodeOptions options;
-  if (session.position() > 0) options.add_bos = false;
-  options.add_eos = false;
-  NIBBLE_TRY(before, tokenizer->encode(prompt, options));
-  std::string both(prompt);
-  both += continuation;
-  NIBBLE_TRY(ids, tokenizer->encode(both, options));
-  std::size_t n = 0;
-  while (n < before.size() && n < ids.size() && before[n] == ids[n]) ++n;
-  const std::span<const std::int32_t> all(ids);
-  return score(session, all.first(n), all.subspan(n));
+  return catch_out_of_memory([&]() -> Result<Score> {
+    text::EncodeOptions options;
+    if (session.position() > 0) options.add_bos = false;
+    options.add_eos = false;
+    NIBBLE_TRY(before, tokenizer->encode(prompt, options));
+    std::string both(prompt);
+    both += continuation;
+    NIBBLE_TRY(ids, tokenizer->encode(both, options));
+    std::size_t n = 0;
+    while (n < before.size() && n < ids.size() && before[n] == ids[n]) ++n;
+    const std::span<const std::int32_t> all(ids);
+    return score(session, all.first(n), all.subspan(n));
+  });
 }
 
 // The scores of several continuations of one prompt, which is computed once: each continuation is a
@@ -140,72 +144,74 @@ NIBBLE_LAZY Result<std::vector<Score>> score(
     return Error{Errc::invalid_argument,
                  "score: nothing is before the continuations; begin with the model's begin token"};
   }
-  std::vector<Score> scores(continuations.size());
-  NIBBLE_TRY(base, engine.new_sequence());
-  while (!prompt.empty()) {
-    const auto most = static_cast<std::size_t>(engine.max_step_tokens());
-    const std::size_t n = (std::min)(prompt.size(), most);
-    const bool is_last = n == prompt.size();
-    const SequenceInput input{
-        .sequence = &base, .tokens = prompt.first(n), .n_outputs = is_last ? 1 : 0};
-    NIBBLE_TRY(logits, engine.run({&input, 1}));
-    for (std::size_t i = 0; is_last && i < scores.size(); ++i) {
-      NIBBLE_CHECK(detail::add_token(scores[i], continuations[i][0], logits[0]));
+  return catch_out_of_memory([&]() -> Result<std::vector<Score>> {
+    std::vector<Score> scores(continuations.size());
+    NIBBLE_TRY(base, engine.new_sequence());
+    while (!prompt.empty()) {
+      const auto most = static_cast<std::size_t>(engine.max_step_tokens());
+      const std::size_t n = (std::min)(prompt.size(), most);
+      const bool is_last = n == prompt.size();
+      const SequenceInput input{
+          .sequence = &base, .tokens = prompt.first(n), .n_outputs = is_last ? 1 : 0};
+      NIBBLE_TRY(logits, engine.run({&input, 1}));
+      for (std::size_t i = 0; is_last && i < scores.size(); ++i) {
+        NIBBLE_CHECK(detail::add_token(scores[i], continuations[i][0], logits[0]));
+      }
+      prompt = prompt.subspan(n);
     }
-    prompt = prompt.subspan(n);
-  }
 
-  struct Fork {
-    Sequence sequence;
-    std::size_t index;  // of its continuation
-    Index n_pages;      // that it may still take
-  };
-  const auto pages_of = [&](std::size_t i) {
-    const auto n = static_cast<Index>(continuations[i].size()) - 1;
-    // One more for the copy of the page that the prompt ends in.
-    return ops::pages_for(base.position() + n) - ops::pages_for(base.position()) + 1;
-  };
-  std::vector<Fork> forks;
-  std::vector<SequenceInput> inputs;
-  for (std::size_t next = 0; next < scores.size() || !forks.empty();) {
-    Index n_reserved = 0;
-    for (const Fork& fork : forks) n_reserved += fork.n_pages - fork.sequence.n_own_pages();
-    while (next < scores.size() && static_cast<Index>(forks.size()) < engine.max_sequences() &&
-           (forks.empty() || n_reserved + pages_of(next) <= engine.n_free_pages())) {
-      if (continuations[next].size() > 1) {
-        NIBBLE_TRY(sequence, base.fork());
-        forks.push_back({std::move(sequence), next, pages_of(next)});
-        n_reserved += pages_of(next);
+    struct Fork {
+      Sequence sequence;
+      std::size_t index;  // of its continuation
+      Index n_pages;      // that it may still take
+    };
+    const auto pages_of = [&](std::size_t i) {
+      const auto n = static_cast<Index>(continuations[i].size()) - 1;
+      // One more for the copy of the page that the prompt ends in.
+      return ops::pages_for(base.position() + n) - ops::pages_for(base.position()) + 1;
+    };
+    std::vector<Fork> forks;
+    std::vector<SequenceInput> inputs;
+    for (std::size_t next = 0; next < scores.size() || !forks.empty();) {
+      Index n_reserved = 0;
+      for (const Fork& fork : forks) n_reserved += fork.n_pages - fork.sequence.n_own_pages();
+      while (next < scores.size() && static_cast<Index>(forks.size()) < engine.max_sequences() &&
+             (forks.empty() || n_reserved + pages_of(next) <= engine.n_free_pages())) {
+        if (continuations[next].size() > 1) {
+          NIBBLE_TRY(sequence, base.fork());
+          forks.push_back({std::move(sequence), next, pages_of(next)});
+          n_reserved += pages_of(next);
+        }
+        ++next;
       }
-      ++next;
-    }
-    if (forks.empty()) continue;
-    inputs.clear();
-    Index n_left = (std::min)(engine.max_step_tokens(), engine.max_outputs());
-    for (Fork& fork : forks) {
-      const auto& tokens = continuations[fork.index];
-      const std::size_t done = scores[fork.index].tokens.size();
-      const Index n = (std::min)(n_left, static_cast<Index>(tokens.size() - done));
-      if (n == 0) break;
-      inputs.push_back({.sequence = &fork.sequence,
-                        .tokens = tokens.subspan(done - 1, static_cast<std::size_t>(n)),
-                        .n_outputs = n});
-      n_left -= n;
-    }
-    NIBBLE_TRY(logits, engine.run(inputs));
-    Index row = 0;
-    for (std::size_t f = 0; f < inputs.size(); ++f) {
-      Score& score = scores[forks[f].index];
-      for (Index i = 0; i < inputs[f].n_outputs; ++i) {
-        const std::int32_t id = continuations[forks[f].index][score.tokens.size()];
-        NIBBLE_CHECK(detail::add_token(score, id, logits[row++]));
+      if (forks.empty()) continue;
+      inputs.clear();
+      Index n_left = (std::min)(engine.max_step_tokens(), engine.max_outputs());
+      for (Fork& fork : forks) {
+        const auto& tokens = continuations[fork.index];
+        const std::size_t done = scores[fork.index].tokens.size();
+        const Index n = (std::min)(n_left, static_cast<Index>(tokens.size() - done));
+        if (n == 0) break;
+        inputs.push_back({.sequence = &fork.sequence,
+                          .tokens = tokens.subspan(done - 1, static_cast<std::size_t>(n)),
+                          .n_outputs = n});
+        n_left -= n;
       }
+      NIBBLE_TRY(logits, engine.run(inputs));
+      Index row = 0;
+      for (std::size_t f = 0; f < inputs.size(); ++f) {
+        Score& score = scores[forks[f].index];
+        for (Index i = 0; i < inputs[f].n_outputs; ++i) {
+          const std::int32_t id = continuations[forks[f].index][score.tokens.size()];
+          NIBBLE_CHECK(detail::add_token(score, id, logits[row++]));
+        }
+      }
+      std::erase_if(forks, [&](const Fork& fork) {
+        return scores[fork.index].tokens.size() == continuations[fork.index].size();
+      });
     }
-    std::erase_if(forks, [&](const Fork& fork) {
-      return scores[fork.index].tokens.size() == continuations[fork.index].size();
-    });
-  }
-  return scores;
+    return scores;
+  });
 }
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -38,8 +38,9 @@ class Sequence {
   Result<Sequence> fork() const;
 
   // Forgets all tokens from `position` on. Recurrent state cannot go back: with it, the only
-  // possible positions are the present one, the one before the last step, and 0. Errors:
-  // invalid_argument (there are fewer tokens), unsupported (the state of that position is gone).
+  // possible positions are those of pending tokens, the end of what is computed, the one before the
+  // last step, and 0. Errors: invalid_argument (there are fewer tokens), unsupported (the state of
+  // that position is gone).
   Result<void> rewind(Index position);
   // The last position up to `position` that rewind() can reach.
   Index last_reachable(Index position) const noexcept;

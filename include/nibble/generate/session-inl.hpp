@@ -128,6 +128,8 @@ NIBBLE_INLINE Result<MatrixView<const float>> Session::State::append(
   }
   // Everything that can be is checked before the first step.
   NIBBLE_CHECK(engine.can_run({.sequence = &sequence, .tokens = ids, .n_outputs = n_outputs}));
+  // Should a later step fail, recurrent state is computed anew.
+  if (s.has_state() && total > engine.max_step_tokens()) NIBBLE_CHECK(check_ids(0, before));
   s.add(ids.data(), static_cast<Index>(ids.size()));
   auto logits = compute_pending(n_outputs, progress);
   if (!logits) {

@@ -49,7 +49,8 @@ class Session {
   // to compute; false cancels. Errors change nothing: invalid_argument (nothing to compute, an id
   // out of range, more outputs than tokens or than max_outputs), limit (the cache is full; the
   // model needs a sequence in one step and it is longer than max_step_tokens; a key or value of the
-  // model is too large for an f16 cache), cancelled.
+  // model is too large for an f16 cache), cancelled, unsupported (several steps of a model with
+  // recurrent state, after rows of numbers: what would be computed anew is not kept).
   Result<MatrixView<const float>> append(std::span<const std::int32_t> tokens, Index n_outputs = 1,
                                          const Progress* progress = nullptr);
 
