@@ -112,8 +112,8 @@ class Machine {
 
   static Caches caches();
   // If this much memory is read in turn, none of it is in a cache, even in one that deliberately
-  // keeps a part of it. But never more than a quarter of the RAM that was available at the start,
-  // since some processors report the cache of a whole server for two cores of it; is_cold() tells
+  // keeps a part of it. But at most a quarter of the RAM that was available at the first call, or
+  // 64 MiB if that is more, since some processors report the cache of a whole server for two cores of it; is_cold() tells
   // whether this is still well beyond the cache.
   static std::size_t cold_bytes();
   static bool is_cold() { return cold_bytes() >= 2 * caches().l3; }
@@ -142,7 +142,7 @@ class Machine {
 // created.
 nibble::Executor& pool(Index n_threads);
 
-// The limits as text tables, and as key-value pairs for reports: "AVX2 t1 read dram small" = GB/s.
+// The limits as text tables, and as key-value pairs for reports: "limit/AVX2/t1/read_dram" = GB/s
 std::string to_text(const Machine& machine);
 std::vector<std::pair<std::string, std::string>> to_pairs(const Machine& machine);
 

@@ -70,11 +70,15 @@ if(Python3_FOUND)
   set(row "matmul,q4_0,m1_n4096_k4096,cold,AVX2,1")
   file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/compare_old.csv "${header}\n${row},0.001,9,18,dram read,0.9\n")
   file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/compare_new.csv "${header}\n${row},0.002,5,9,dram read,0.45\n")
-  set(compare ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/compare compare_old.csv)
-  add_test(NAME bench_compare_same COMMAND ${compare} compare_old.csv
-    WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
-  add_test(NAME bench_compare_slower COMMAND ${compare} compare_new.csv
-    WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
-  set_tests_properties(bench_compare_same bench_compare_slower PROPERTIES
-    PASS_REGULAR_EXPRESSION "1 rows, median (1.000.*; 0|0.500.*; 1) slower by more than 5 %")
+  function(bench_compare_test name exit_code new out)
+    add_test(NAME bench_compare_${name} COMMAND
+      ${CMAKE_COMMAND} -DEXIT=${exit_code} -DOUT=${out} -DINPUT=bench_compare_${name}.in
+      -P ${PROJECT_SOURCE_DIR}/examples/run_test.cmake --
+      ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/compare compare_old.csv ${new}
+      WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
+  endfunction()
+  bench_compare_test(same 0 compare_old.csv
+    "1 rows, median 1[.]000, from 1[.]000 to 1[.]000. 0 slower by more than 5 %")
+  bench_compare_test(slower 1 compare_new.csv
+    "1 rows, median 0[.]500, from 0[.]500 to 0[.]500. 1 slower by more than 5 %")
 endif()

@@ -115,5 +115,7 @@ TEST_CASE("a callback owns its callable: a temporary, one that only moves, or a 
   n_calls = 0;
   pointer(0, 0);
   CHECK(n_calls == 1);
+  void (*nothing)(Index, Index) = nullptr;
+  CHECK(!Callback<void(Index, Index)>(nothing));
   static_assert(!std::is_constructible_v<Callback<int()>, int>);
 }

@@ -159,6 +159,8 @@ TEST_CASE("what an expression is run with: memory and tables") {
   after([](Run& r) { r.args.arena = r.args.arena.first(r.plan.bytes - 1); }, "an arena of");
   after([](Run& r) { r.args.arena = {r.args.arena.data() + 1, r.plan.bytes}; }, "an arena of");
   after([](Run& r) { r.args.executor = nullptr; }, "no executor");
+  after([](Run& r) { r.args.tuning.rows_per_task = 0; }, "a Tuning with less than 1 row per task");
+  after([](Run& r) { r.args.tuning.tasks_per_worker = 0; }, "less than 1 row per task or 1 task");
   after([](Run& r) { r.args.cache = {}; }, "the cache has 0 kv heads of 0 in layer 0, expected 2");
   after(
       [](Run& r) {

@@ -96,6 +96,9 @@ TEST_CASE("widths") {
   check_works(start() >> split(Dim<>{32}, Dim<32>()) >> multiply());
   check_fails(start() >> split(Dim<>{32}, Dim<>{16}) >> multiply(), "split(): the widths do not");
   check_fails(start() >> split(Dim<>{64}, Dim<>{16}) >> multiply(), "split(): the widths do not");
+  const auto gate = linear<S::v>(Dim<>{32}) >> silu();
+  check_works(start() >> fork(gate, product(32)) >> multiply());
+  check_fails(start() >> fork(gate, product(16)) >> multiply(), "widths differ");
   check_fails(start() >> product(0), "a width is 0");
   check_fails(start() >> product(-1), "a width is 0");
   check_fails(start() >> product(Index{1} << 60), "too large");

@@ -247,6 +247,15 @@ TEST_CASE("layers: each has its weights, its values and its parts") {
   check_run_gives(start() >> repeat(Dim<>{1}, factor) >> repeat(Dim<>{2}, factor), args, times(30));
   check_run_gives(start() >> repeat(Dim<>{2}, body) >> linear<S::w>(kDim), args,
                   product(two, S::w, -1));
+  // What a layer leaves out need not make sense there.
+  const std::array<Index, kLayers> widths = {kWidth, 7, kWidth};
+  const auto of_width =
+      residual(rms_norm<S::norm>(0) >> linear<S::w>(Dim<kPerLayer>(widths.data(), kLayers)));
+  const auto linear_layer = [](const Table& x, Index i) {
+    return sum_of(x, product(normed(x, i), S::w, i));
+  };
+  check_run_gives(start() >> repeat(Dim<>{3}, when(PerLayer<bool>(some.data(), kLayers), of_width)),
+                  args, linear_layer(linear_layer(embedded(), 0), 2));
 }
 
 TEST_CASE("an observer sees each layer once, and nothing where a part is left out") {

@@ -29,6 +29,9 @@ class Callback<R(Args...)> {
 #if NIBBLE_HAS_EXCEPTIONS
     if (!object_) throw std::bad_alloc();
 #endif
+    if constexpr (std::is_pointer_v<Callable>) {  // as std::function: a null pointer makes it empty
+      if (object_ && static_cast<Holder<Callable>&>(*object_).callable == nullptr) object_ = {};
+    }
   }
 
   explicit operator bool() const noexcept { return static_cast<bool>(object_); }

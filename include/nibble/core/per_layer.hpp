@@ -55,6 +55,7 @@ inline constexpr Index kPerLayer = -2;
 template <>
 struct Dim<kPerLayer> {
   static constexpr bool kIsStatic = false;
+  static constexpr Index kStatic = kDynamic;
   PerLayer<Index> values;
   constexpr explicit Dim(PerLayer<Index> v) noexcept : values(v) {}
   constexpr Dim(const Index* v, Index n_layers) noexcept : values(v, n_layers) {}

@@ -156,9 +156,9 @@ constexpr auto apply(const Embedding<kSlot, W>& node, Pass& pass, Start) noexcep
                        [&](Index i) { return Index{step.tokens[static_cast<std::size_t>(i)]}; });
         if (step.rows.data() == nullptr) return;
         const MatrixView<float> rows = run.view(out);
-        NIBBLE_ASSERT(step.rows.extent(1) == rows.extent(1));
         for (Index i = 0; i < rows.extent(0); ++i) {
           if (step.tokens[static_cast<std::size_t>(i)] >= 0) continue;
+          NIBBLE_ASSERT(step.rows.extent(1) == rows.extent(1));
           for (Index j = 0; j < rows.extent(1); ++j) rows(i, j) = step.rows(i, j);
         }
       },

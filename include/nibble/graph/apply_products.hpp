@@ -158,7 +158,11 @@ constexpr void declare_products(const GatedLinear<kG, kGB, kU, kUB, W, A>& node,
 template <auto kG, auto kGB, auto kU, auto kUB, Index W, class A, class Pass>
 constexpr auto make_outputs(const GatedLinear<kG, kGB, kU, kUB, W, A>& node, Pass& pass,
                             Rows rows) noexcept {
-  return pass.make(pass.resolve(node.width), rows);
+  const auto width = pass.resolve(node.width);
+  if (pass.resolve(node.up_width) != width) {
+    pass.fail("multiply() or sum() of results whose widths differ");
+  }
+  return pass.make(width, rows);
 }
 template <class Run, auto kG, auto kGB, auto kU, auto kUB, Index W, class A>
 InputKind input_kind(const GatedLinear<kG, kGB, kU, kUB, W, A>&, const Run& run) noexcept {
@@ -191,6 +195,10 @@ void run_products(const GatedLinear<kG, kGB, kU, kUB, W, A>& node, Run& run,
 template <class Pass>
 constexpr Scratch quantized_scratch(Pass& pass, Index width, Rows rows) noexcept {
   if (!pass.limits().code_inputs) return {};
+  // A layer that leaves the product out may have any width; elsewhere make() has refused it.
+  if (width < 1 || width > kMaxBytes / 8 / (std::max)(pass.count(rows), Index{1})) {
+    return pass.scratch(0);
+  }
   return pass.scratch(ops::QuantizedRows<kActivationBlock>::bytes_needed(pass.count(rows), width));
 }
 

@@ -66,6 +66,7 @@ class RunChecker final : public SurveySink {
   }
   void rope(const RopeKey& key, std::size_t factors) override {
     check_positions();
+    if (!weights_.finish()) return;  // missing factors: not the table is what is wrong
     RopeKey wanted = key;
     wanted.has_factors = factors != kNoSlot && args_.weights.has(factors, -1) &&
                          static_cast<bool>(args_.weights.at(factors, -1));
@@ -102,6 +103,9 @@ class RunChecker final : public SurveySink {
     }
     if (args_.executor == nullptr || args_.executor->n_workers() > limits_.max_workers) {
       fail("no executor, or one with more workers than Limits::max_workers");
+    }
+    if (args_.tuning.rows_per_task < 1 || args_.tuning.tasks_per_worker < 1) {
+      fail("a Tuning with less than 1 row per task or 1 task per worker");
     }
   }
 
@@ -178,7 +182,7 @@ class RunChecker final : public SurveySink {
 }  // namespace detail
 
 // Checks everything that run() takes for granted. Errors: not_found (weights are missing),
-// invalid_argument (anything else). Takes longer than a small step: for the first step of each
+// limit (rows that are too large), invalid_argument (anything else). Takes longer than a small step: for the first step of each
 // kind, and while a program is being written.
 template <Expr E>
 Result<void> check_run(const E& expression, const Plan& plan, const Limits& limits,

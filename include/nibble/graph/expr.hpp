@@ -437,6 +437,7 @@ struct LinearGroup : Node {
 template <auto kGate, auto kGateBias, auto kUp, auto kUpBias, Index W, class Activation>
 struct GatedLinear : Node {
   [[no_unique_address]] Dim<W> width;
+  [[no_unique_address]] Dim<W> up_width;  // must be the same
 };
 
 // A norm whose result is used by products only. It writes their 8-bit input directly, if they need

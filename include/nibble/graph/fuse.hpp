@@ -41,7 +41,7 @@ constexpr auto combine(const LinearGroup<Linear<kGate, kGateBias, W, Activation>
                                          Linear<kUp, kUpBias, W, kernels::Identity>>& group,
                        const Multiply&) {
   return GatedLinear<kGate, kGateBias, kUp, kUpBias, W, Activation>{
-      {}, std::get<0>(group.linears).width};
+      {}, std::get<0>(group.linears).width, std::get<1>(group.linears).width};
 }
 
 template <class H>

@@ -20,6 +20,7 @@
 //   state(n_floats)          declares recurrent state per sequence in this layer; returns where
 //   angles<kFactors>(angles) declares a table of rotations
 //   both_ways()              declares that rows see later positions of their segment
+//   max_positions(n)         declares that there are embeddings for n positions (0: any number)
 //   repeat(n, body)          body, n times, with the weights of layer 0, 1, …
 //   when(condition, body)    body, if the condition holds in this layer
 //   place()                  a number for each place that asks for one; each layer counts alike

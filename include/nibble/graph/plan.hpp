@@ -75,7 +75,7 @@ class Planner {
     return {define(fits ? count(rows) * row_bytes : kMaxValueBytes), rows, 0, width, width};
   }
   constexpr Scratch scratch(std::size_t bytes) noexcept {
-    return {define(static_cast<Index>(bytes))};
+    return {define(static_cast<Index>((std::min)(bytes, std::size_t{kMaxValueBytes})))};
   }
 
   template <class F, class... Values>

@@ -216,8 +216,8 @@ class WeightChecker final : public SurveySink {
     if (w.k != need.k || w.n_experts != need.n_experts || (any_rows ? w.n < 1 : w.n != need.n)) {
       return fail(Errc::invalid_argument, need,
                   ": shape " + shape_text(w.n, w.k, w.n_experts) + ", expected " +
-                      (need.is_table && need.n == 0 ? "(any, " + to_text(need.k) + ")"
-                                                    : shape_text(need.n, need.k, need.n_experts)));
+                      (any_rows ? "(any, " + to_text(need.k) + ")"
+                                : shape_text(need.n, need.k, need.n_experts)));
     }
     if (reinterpret_cast<std::uintptr_t>(w.data) % kAlignment != 0) {
       return fail(Errc::invalid_argument, need,
@@ -248,8 +248,8 @@ class WeightChecker final : public SurveySink {
 
 // Compares weights with what `report(sink)` reports. Shapes are checked once, when weights are
 // bound, and not when they are used. name: how messages call the weights of a slot. Errors:
-// not_found (weights are missing), invalid_argument (they have another shape, or the table is too
-// small for them).
+// not_found (weights are missing), limit (rows that are too large), invalid_argument (they have
+// another shape, or the table is too small for them).
 inline Result<void> check_weights(FunctionRef<void(SurveySink&)> report, WeightTable table,
                                   FunctionRef<std::string(std::size_t slot, Index layer)> name) {
   detail::WeightChecker checker(table, name);
