@@ -293,7 +293,7 @@ int bench_kernels(int argc, char** argv) {
   benchmark::Shutdown();
   if (out.is_wanted() && results.str().empty()) return usage("no row ran");
   if (const auto done = out.write(results.str()); !done) return example::fail(app, done.error());
-  return example::is_stdout_written() ? example::kOk : example::kFailed;
+  return example::finished(app);
 }
 
 }}  // namespace bench

@@ -551,7 +551,7 @@ int bench_model(int argc, char** argv) {
   if (const auto done = measure(o, targets->front()); !done) {
     return example::fail(app, done.error());
   }
-  return example::is_stdout_written() ? example::kOk : example::kFailed;
+  return example::finished(app);
 }
 
 }}  // namespace bench

@@ -80,6 +80,11 @@ inline int guarded(const char* name, int (*program)(int, char**), int argc, char
 
 // Whether all that the program printed to stdout has arrived, e.g. not on a full disk.
 inline bool is_stdout_written() { return std::fflush(stdout) == 0 && std::ferror(stdout) == 0; }
+// The exit code of a program that has done everything and printed its results.
+inline int finished(const CLI::App& app) {
+  if (is_stdout_written()) return kOk;
+  return fail(app, {nibble::Errc::io, "cannot write to stdout"});
+}
 
 // Set by Ctrl-C and by the signals that ask a program to end.
 inline std::atomic<bool> interrupted{false};

@@ -30,9 +30,12 @@ using nibble::Result;
 using nibble::quant::Format;
 using Clock = std::chrono::steady_clock;
 
-// Only these formats are compiled; without a list all of nibble's are.
+#ifdef NIBBLE_SPLIT  // the implementation has all formats
+using Formats = nibble::graph::AllFormats;
+#else  // only these are compiled; without a list all of nibble's are
 using Formats = nibble::graph::FormatList<nibble::quant::F32, nibble::quant::F16,
                                           nibble::quant::Q8_0, nibble::quant::Q4_0>;
+#endif
 
 struct TableRow {
   Format format;
@@ -344,7 +347,7 @@ int home_commands(int argc, char** argv) {
   if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
   const Result<void> done = run(model_path, n, n_threads, is_interactive);
   if (!done) return example::fail(app, done.error());
-  return example::is_stdout_written() ? example::kOk : example::kFailed;
+  return example::finished(app);
 }
 
 }  // namespace

@@ -122,6 +122,7 @@ int quantize(int argc, char** argv) {
     for (const std::string& text : rule_texts) rules.push_back(parse_rule(text));
   });
   if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
+  example::catch_signals();
 
   auto pool = nibble::ThreadPool::create({.n_threads = n_threads});
   if (!pool) return example::fail(app, pool.error());
@@ -150,8 +151,6 @@ int quantize(int argc, char** argv) {
                  nibble::printable(rule.text).c_str(), file->name().c_str());
     return example::kFailed;
   }
-  example::catch_signals();
-
   std::vector<ConvertedTensor> report;
   {
     example::StatusLine status;
@@ -166,7 +165,7 @@ int quantize(int argc, char** argv) {
     if (!written) return example::fail(app, written.error());
   }
   print_report(report, name_width);
-  return example::is_stdout_written() ? example::kOk : example::kFailed;
+  return example::finished(app);
 }
 
 }  // namespace

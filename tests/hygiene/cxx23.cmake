@@ -5,4 +5,5 @@ try_run(works "#if __cplusplus <= 202002L\n#error\n#endif\nint main() {}" ${cxx}
 if(NOT works)
   skip("the compiler does not know C++23")
 endif()
-build_and_run(${cxx} -std=c++2b)
+run(${cxx} -std=c++2b -fsyntax-only -Wall -Wextra -fno-exceptions -fno-rtti ${options}
+    ${source_dir}/tests/no_exceptions.cpp)

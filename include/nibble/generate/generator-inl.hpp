@@ -200,7 +200,8 @@ NIBBLE_INLINE Result<void> Generator::State::prompt(std::span<const std::int32_t
   if (!ids.empty()) {
     const auto go_on = [&](std::size_t done, std::size_t total) {
       stopped = interrupted(o, now);
-      if (stopped == Finish::none && o.progress != nullptr && !(*o.progress)(done, total)) {
+      if (stopped == Finish::none && o.progress != nullptr && *o.progress &&
+          !(*o.progress)(done, total)) {
         stopped = Finish::cancelled;
       }
       return stopped == Finish::none;

@@ -81,7 +81,7 @@ NIBBLE_LAZY Result<Perplexity> perplexity(Session& session, std::span<const std:
       result.n_scored += n;
       first += n;
     }
-    if (progress != nullptr &&
+    if (progress != nullptr && *progress &&
         !(*progress)(static_cast<std::size_t>(c) + 1, static_cast<std::size_t>(result.n_chunks))) {
       return Error{Errc::cancelled, "perplexity"};
     }

@@ -148,7 +148,7 @@ NIBBLE_INLINE Result<MatrixView<const float>> Session::State::compute_pending(
   const auto kind = total == 1 ? ops::SegmentKind::generation : ops::SegmentKind::prompt;
   for (;;) {
     const Index left = sequence.n_pending();
-    if (progress != nullptr &&
+    if (progress != nullptr && *progress &&
         !(*progress)(static_cast<std::size_t>(total - left), static_cast<std::size_t>(total))) {
       return Error{Errc::cancelled, "session: reading a prompt"};
     }

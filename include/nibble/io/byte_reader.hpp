@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Shared by the file readers: overflow-checked arithmetic on sizes, a bounds-checked cursor over
-// little-endian bytes, and a function that quotes names from files in error messages.
+// little-endian bytes, and `quoted`, which quotes names from files in error messages.
 #pragma once
 
 #include <cstddef>

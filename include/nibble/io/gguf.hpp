@@ -55,7 +55,8 @@ struct GgufTensor {
   std::uint32_t n_dims = 0;                          // 0 to 4
   std::array<std::uint64_t, 4> dims = {1, 1, 1, 1};  // dims[0] is contiguous; missing ones are 1
   // Exactly tensor_bytes(type, dims) bytes inside the file. Aligned to at least kGgufMinAlignment,
-  // and to Gguf::alignment() if the first byte of the file is (always the case after Gguf::open).
+  // and to Gguf::alignment() if the first byte of the file is (the case after Gguf::open, up to the
+  // size of a page).
   std::span<const std::byte> data;
 
   std::uint64_t n_elements() const noexcept { return dims[0] * dims[1] * dims[2] * dims[3]; }
@@ -113,7 +114,8 @@ class Gguf {
   // need of them. The bytes must start at a multiple of 8, because of the tensors (else
   // invalid_argument).
   static Result<Gguf> parse(std::span<const std::byte> bytes, const std::string& name);
-  // For bytes that are never freed: an array in the program or in flash. Models use them in place.
+  // For bytes that are never freed: an array in the program or in flash. Models use packed tensors
+  // in place; these must be aligned to 64 bytes (kAlignment), and so must the array.
   static Result<Gguf> parse_static(std::span<const std::byte> bytes, const std::string& name);
 
   // As messages show it: printable (core/text.hpp).
@@ -261,7 +263,7 @@ inline Result<Gguf> Gguf::parse_static(std::span<const std::byte> bytes, const s
 // Opens a file, which may be a part of a split model.
 inline Result<Gguf> Gguf::open_part(const std::string& path) {
   auto file = MappedFile::open(path);
-  if (!file && detail::is_folder(path)) {
+  if (!file && file.error().code == Errc::io && detail::is_folder(path)) {
     return Error{Errc::io,
                  printable(path) + ": is a folder, not a GGUF file; " + detail::kConvertFolder};
   }

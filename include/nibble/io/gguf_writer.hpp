@@ -131,7 +131,7 @@ template <class T>
 void GgufWriter::append(std::vector<std::byte>& out, T value) {
   const std::size_t at = out.size();
   out.resize(at + sizeof(T));
-  std::memcpy(out.data() + at, &value, sizeof(T));  // little-endian host: see byte_reader.hpp
+  std::memcpy(out.data() + at, &value, sizeof(T));  // little-endian host: see core/config.hpp
 }
 
 inline void GgufWriter::append_string(std::vector<std::byte>& out, std::string_view text) {

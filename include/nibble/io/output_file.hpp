@@ -26,12 +26,14 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
 // Writes to a temporary file beside `path`, of which commit() makes `path`, atomically. Without
 // commit() nothing changes. On Linux the temporary file has no name until commit(): it is gone
-// however the program ends. Elsewhere, and on file systems that cannot do this, it is removed by
+// however the program ends (unless that is in the moment in which it replaces a file: then a whole
+// copy may be left). Elsewhere, and on file systems that cannot do this, it is removed by
 // the destructor and stays if the program is killed.
 //
 // A symbolic link is followed: the file that it names is replaced, the link stays. A file that is
 // replaced keeps its permissions, and its owner where the system allows it. What is not a regular
-// file (a folder, a device, a pipe, a socket) and a file that nobody may write are refused.
+// file (a folder, a device, a pipe, a socket) and a file that nobody may write are refused. On
+// Windows links are refused too, and a file that is replaced gets the permissions of a new one.
 //
 // A program with a limit on the size of files should ignore SIGXFSZ: write() then returns the error
 // instead.

@@ -110,9 +110,8 @@ inline Result<void> read_rope_config(const io::Gguf& file, ModelConfig& c) {
   NIBBLE_TRY(old_factor, file.get_f32_or(arch + "rope.scale_linear", 1.0f));
   NIBBLE_TRY(factor, file.get_f32_or(arch + "rope.scaling.factor", old_factor));
   if (scaling != "none" && scaling != "linear") {
-    return Error{Errc::unsupported, file.name() + ": rope scaling '" +
-                                        std::string(scaling.substr(0, 64)) +
-                                        "'; known are none and linear"};
+    return Error{Errc::unsupported, file.name() + ": rope scaling " + io::quoted(scaling) +
+                                        "; known are none and linear"};
   }
   if (rope_dim > head_dim || rope_dim % 2 != 0 || !(theta > 0) ||
       !is_finite(static_cast<double>(theta)) || !(factor > 0) ||

@@ -68,9 +68,11 @@ Result<Model> Model::from_gguf(const io::Gguf& file, const LoadOptions& options)
 
 template <class Formats, class Architectures>
 Result<ModelMemory> Model::memory_needed(const io::Gguf& file, const LoadOptions& options) {
-  NIBBLE_TRY(name, file.get_string("general.architecture"));
-  NIBBLE_TRY(graph, detail::graph_of(Architectures{}, name, file));
-  return memory_of_graph(std::move(graph), Formats::kOps, file, options);
+  return catch_out_of_memory([&]() -> Result<ModelMemory> {
+    NIBBLE_TRY(name, file.get_string("general.architecture"));
+    NIBBLE_TRY(graph, detail::graph_of(Architectures{}, name, file));
+    return memory_of_graph(std::move(graph), Formats::kOps, file, options);
+  });
 }
 
 template <class Formats, class Architectures>

@@ -56,17 +56,20 @@ NIBBLE_INLINE const Error* Model::tokenizer_error() const noexcept {
 
 NIBBLE_INLINE Result<Model> Model::make(Owned<ModelGraph> graph, WeightStore weights,
                                         const LoadOptions& options) {
-  Shared<Parts> parts(Owned<Parts>(new (std::nothrow) Parts(std::move(graph), std::move(weights))));
-  if (!parts) return Error{Errc::out_of_memory, "a model"};
-  if (options.tuning) {
-    NIBBLE_CHECK(check_tuning(*options.tuning));
-    parts->tuning = *options.tuning;
-  } else if (parts->weights.bytes_in_place() == 0) {
-    InlineExecutor alone;
-    Executor& executor = options.executor != nullptr ? *options.executor : alone;
-    parts->tuning = measure_tuning(parts->weights.table().layers(), executor);
-  }
-  return Model(std::move(parts));
+  return catch_out_of_memory([&]() -> Result<Model> {
+    Shared<Parts> parts(
+        Owned<Parts>(new (std::nothrow) Parts(std::move(graph), std::move(weights))));
+    if (!parts) return Error{Errc::out_of_memory, "a model"};
+    if (options.tuning) {
+      NIBBLE_CHECK(check_tuning(*options.tuning));
+      parts->tuning = *options.tuning;
+    } else if (parts->weights.bytes_in_place() == 0) {
+      InlineExecutor alone;
+      Executor& executor = options.executor != nullptr ? *options.executor : alone;
+      parts->tuning = measure_tuning(parts->weights.table().layers(), executor);
+    }
+    return Model(std::move(parts));
+  });
 }
 
 NIBBLE_INLINE Result<Model> Model::from_parts(Owned<ModelGraph> graph, WeightStore weights,
@@ -124,6 +127,7 @@ NIBBLE_INLINE Result<text::Tokenizer> tokenizer_in(const io::Gguf& file, Index v
 
 NIBBLE_INLINE Result<Model> Model::from_graph(Owned<ModelGraph> graph, FormatTable formats,
                                               const io::Gguf& file, const LoadOptions& options) {
+  if (options.tuning) NIBBLE_CHECK(check_tuning(*options.tuning));
   NIBBLE_TRY(weights, bind(graph.get(), formats, file));
   // A model can run on token ids alone.
   auto tokenizer = detail::tokenizer_in(file, graph->config().vocab_size);

@@ -47,7 +47,8 @@ struct LoadOptions {
 };
 
 // What loading a file takes, in bytes, exactly. Beside this, loading needs memory for the names in
-// the file and for its vocabulary: a few times their size in the file.
+// the file and for its vocabulary, a few times their size in the file; and, where it measures a
+// Tuning, for some rows of the largest product (some hundred KB).
 struct ModelMemory {
   std::size_t weights = 0;   // of memory that the model holds: weights packed by loading
   std::size_t in_place = 0;  // of the file, mapped, which the model reads: weights packed before

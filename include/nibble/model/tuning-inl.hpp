@@ -83,7 +83,7 @@ class WeightReader {
       : weights_(weights), executor_(executor) {
     for (const graph::Weight& w : weights) {
       if (!is_read(w)) continue;
-      total_ += w.bytes();
+      total_ += w.bytes() / w.n_experts;  // read() reads the first
       max_n_ = (std::max)(max_n_, w.n);
       max_k_ = (std::max)(max_k_, w.k);
     }

@@ -101,7 +101,7 @@ class WeightStore {
         if (error) return *std::move(error);
       }
       done += align_up(packed_bytes(entry));
-      if (progress != nullptr && !(*progress)(done, total_)) {
+      if (progress != nullptr && *progress && !(*progress)(done, total_)) {
         return Error{Errc::cancelled, "loading weights"};
       }
     }
@@ -173,7 +173,12 @@ class WeightStore {
       return Error{Errc::unsupported,
                    std::string("weights in ") + to_string(format) + " for a vector"};
     }
-    const auto row_bytes = quant::row_bytes(format, static_cast<std::size_t>(k));
+    graph::Weight weight{nullptr, n, k, rows.data(), n_experts};
+    if (!is_vector) {
+      NIBBLE_TRY(ops, ops_of(format));
+      weight.ops = ops;
+    }
+    const auto row_bytes = bytes_of_row(weight, format);
     if (!row_bytes) return row_bytes.error();
     const bool has_shape = n >= 0 && k >= 1 && n_experts >= 1 && n <= kMaxBytes / n_experts &&
                            !(is_vector && n_experts > 1);
@@ -186,11 +191,6 @@ class WeightStore {
     }
     if (reinterpret_cast<std::uintptr_t>(rows.data()) % alignof(float) != 0) {
       return Error{Errc::invalid_argument, "weights that are not aligned to 4 bytes"};
-    }
-    graph::Weight weight{nullptr, n, k, rows.data(), n_experts};
-    if (!is_vector) {
-      NIBBLE_TRY(ops, ops_of(format));
-      weight.ops = ops;
     }
     if (n_experts > 1 && weight.expert(0).bytes() > kMaxBytes / n_experts) {
       return Error{Errc::limit, "the packed weights do not fit in the address space"};
@@ -273,9 +273,13 @@ class WeightStore {
     std::vector<std::optional<Error>> errors;
   };
 
+  // A program's own format is known only to its operations.
+  static Result<std::size_t> bytes_of_row(const graph::Weight& w, quant::Format format) {
+    const auto k = static_cast<std::size_t>(w.k);
+    return w.is_vector() ? quant::row_bytes(format, k) : w.ops->row_bytes(k);
+  }
   std::size_t row_bytes(const Entry& entry) const noexcept {
-    const auto k = static_cast<std::size_t>(weights_[entry.index].k);
-    return *quant::row_bytes(entry.format, k);  // checked by add()
+    return *bytes_of_row(weights_[entry.index], entry.format);  // checked by add()
   }
   std::size_t source_bytes(const Entry& entry) const noexcept {
     if (entry.is_packed) return packed_bytes(entry);

@@ -212,7 +212,8 @@ std::size_t round_row(std::span<const float> x, std::byte* row) noexcept {
     const typename F::Header header = fit<F>(x);
     std::memcpy(row, &header, sizeof(header));
     for (std::size_t i = 0; i < x.size(); ++i) {
-      if (bad == x.size() && tamed(x[i]) != x[i]) bad = i;
+      const bool fits = !is_nan(static_cast<double>(x[i])) && tamed(x[i]) == x[i];
+      if (!fits && bad == x.size()) bad = i;
       row[sizeof(header) + i] = static_cast<std::byte>(code_of(header, x[i]));
     }
   } else if constexpr (BlockFormat<F>) {
