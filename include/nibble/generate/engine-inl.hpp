@@ -196,8 +196,9 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
   limits.code_inputs = needs.code_inputs;
   plan = model.architecture().plan(limits);
   if (!plan.is_valid()) {
-    return Error{Errc::limit, "session: max_step_tokens " + to_text(options.max_step_tokens) +
-                                  " cannot be had: " + plan.error};
+    return Error{Errc::limit, "session: " + to_text(options.max_step_tokens) +
+                                  " tokens per step and " + to_text(limits.n_positions) +
+                                  " positions cannot be had: " + plan.error};
   }
 
   layout.type = options.kv_type;

@@ -10,6 +10,7 @@
 #include "nibble/core/native_thread.hpp"
 #include "nibble/core/scalar.hpp"
 #include "nibble/generate/generator.hpp"
+#include "nibble/generate/logprob.hpp"
 #include "nibble/generate/sampler.hpp"
 #include "nibble/generate/stop_matcher.hpp"
 #include "nibble/text/stream_decoder.hpp"
@@ -244,9 +245,7 @@ NIBBLE_INLINE Result<std::optional<Token>> Generator::State::next_token() {
   const Sampled sampled =
       sampler.sample({logits.data(), static_cast<std::size_t>(logits.extent(1))}, session.tokens());
   if (is_nan(static_cast<double>(sampled.logprob))) {
-    return Error{Errc::malformed,
-                 "generate: the model's logits are not numbers; probably a weight of the file is "
-                 "NaN or infinite"};
+    return detail::not_numbers("generate");
   }
   NIBBLE_CHECK(session.sequence().push(sampled.id));
   known_version = version();

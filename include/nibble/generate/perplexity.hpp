@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "nibble/generate/logprob.hpp"
 #include "nibble/generate/session.hpp"
-#include "nibble/ops/softmax.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
@@ -68,16 +68,9 @@ NIBBLE_LAZY Result<Perplexity> perplexity(Session& session, std::span<const std:
           return Error{Errc::invalid_argument,
                        "perplexity: token " + to_text(next) + " is not in the vocabulary"};
         }
-        const auto total = ops::log_sum_exp(logits[i]);
-        const auto logit = static_cast<double>(logits(i, next));
-        sum += total.log_sum + static_cast<double>(total.max) - logit;
+        sum -= detail::logprob_of(next, logits[i]);
       }
-      if (is_nan(sum)) {
-        return Error{
-            Errc::malformed,
-            "perplexity: the model's logits are not numbers; probably a weight of the file "
-            "is NaN or infinite"};
-      }
+      if (is_nan(sum)) return detail::not_numbers("perplexity");
       result.n_scored += n;
       first += n;
     }

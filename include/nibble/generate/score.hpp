@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "nibble/generate/logprob.hpp"
 #include "nibble/generate/session.hpp"
 #include "nibble/ops/softmax.hpp"
 #include "nibble/text/tokenizer.hpp"
@@ -55,14 +56,10 @@ inline Result<void> check_scored(std::span<const std::int32_t> tokens, const Mod
 }
 
 NIBBLE_LAZY Result<void> add_token(Score& score, std::int32_t id, VectorView<const float> logits) {
-  const auto total = ops::log_sum_exp(logits);
-  const double logprob = static_cast<double>(logits(id)) - static_cast<double>(total.max);
-  score.tokens.push_back({id, logprob - total.log_sum, ops::argmax(logits) == id});
+  score.tokens.push_back({id, logprob_of(id, logits), ops::argmax(logits) == id});
   score.logprob += score.tokens.back().logprob;
-  if (!is_nan(score.logprob)) return ok();
-  return Error{Errc::malformed,
-               "score: the model's logits are not numbers; probably a weight of the file is NaN or "
-               "infinite"};
+  if (is_nan(score.logprob)) return not_numbers("score");
+  return ok();
 }
 
 NIBBLE_LAZY Result<Score> score_here(Session& session, std::span<const std::int32_t> prompt,
