@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The Mistral 3 architecture (Ministral 3): Llama whose context is stretched by YaRN, with scores
+// that grow with the position beyond the first context.
+#pragma once
+
+#include "nibble/model/decoder_config.hpp"
+#include "nibble/model/llama.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI {
+
+struct Mistral3 {
+  using Config = DecoderConfig;
+  static constexpr std::string_view kName = "mistral3";
+
+  static Result<Config> config(const io::Gguf& file) {
+    NIBBLE_TRY(c, decoder_config(file));
+    NIBBLE_TRY(scale, file.get_f32_or("mistral3.attention.temperature_scale", 0.0f));
+    if (!is_finite(static_cast<double>(scale))) {
+      return Error{Errc::malformed, file.name() + ": the attention's temperature is not finite"};
+    }
+    c.temperature = {scale, c.n_original};
+    return c;
+  }
+  static auto expression(const Config& c) { return llama(c); }
+};
+
+}}  // namespace nibble::NIBBLE_ABI
