@@ -92,11 +92,10 @@ inline Result<void> read_rope_config(const io::Gguf& file, DecoderConfig& c) {
   if (type != "yarn") return ok();
   NIBBLE_TRY(beta_fast, gguf_positive_or(file, scaling + "yarn_beta_fast", 32.0f));
   NIBBLE_TRY(beta_slow, gguf_positive_or(file, scaling + "yarn_beta_slow", 1.0f));
-  NIBBLE_TRY(weight, file.get_f32_or(scaling + "yarn_log_multiplier", 0.0f));
-  if (!(theta > 1) || !(weight >= 0) || !is_finite(static_cast<double>(weight))) {
+  NIBBLE_TRY(weight, gguf_positive_or(file, scaling + "yarn_log_multiplier", 0.0f, true));
+  if (!(theta > 1)) {
     return Error{Errc::malformed, file.name() + ": rope scaling 'yarn' with base " +
-                                      to_text(static_cast<double>(theta)) + " and log multiplier " +
-                                      to_text(static_cast<double>(weight))};
+                                      to_text(static_cast<double>(theta))};
   }
   c.yarn = {static_cast<float>(n_original), beta_fast, beta_slow};
   const double stretch = static_cast<double>(factor);

@@ -47,7 +47,7 @@ inline Result<DecoderConfig> gemma_config(const io::Gguf& file, std::uint64_t pe
   NIBBLE_TRY(c, decoder_config(file));
   c.embedding_scale = 1 / inverse_sqrt(c.dim);
   NIBBLE_TRY(windows, gguf_windows(file, c, period));
-  NIBBLE_TRY(cap, file.get_f32_or(c.architecture + ".final_logit_softcapping", 0.0f));
+  NIBBLE_TRY(cap, gguf_positive_or(file, c.architecture + ".final_logit_softcapping", 0.0f, true));
   c.windows = std::move(windows);
   c.logit_cap = cap;
   return c;

@@ -14,7 +14,7 @@ struct Gemma2 {
 
   static Result<Config> config(const io::Gguf& file) {
     NIBBLE_TRY(c, gemma_config(file, 2));
-    NIBBLE_TRY(cap, file.get_f32_or("gemma2.attn_logit_softcapping", 50.0f));
+    NIBBLE_TRY(cap, gguf_positive_or(file, "gemma2.attn_logit_softcapping", 50.0f, true));
     c.attention_cap = cap;
     if (file.find("gemma2.final_logit_softcapping") == nullptr) c.logit_cap = 30;
     // Files of the model of 27 billion parameters do not state that its scale is another one.

@@ -53,13 +53,14 @@ inline Result<Index> gguf_dim_or(const io::Gguf& file, const std::string& key, s
   return gguf_dim(file, key, max);
 }
 
-// A positive finite number. Errors: malformed.
-inline Result<float> gguf_positive_or(const io::Gguf& file, const std::string& key,
-                                      float fallback) {
+// A finite number that is above 0, or at least 0. Errors: malformed.
+inline Result<float> gguf_positive_or(const io::Gguf& file, const std::string& key, float fallback,
+                                      bool may_be_0 = false) {
   NIBBLE_TRY(value, file.get_f32_or(key, fallback));
-  if (value > 0 && is_finite(static_cast<double>(value))) return value;
+  const bool is_in_range = may_be_0 ? value >= 0 : value > 0;
+  if (is_in_range && is_finite(static_cast<double>(value))) return value;
   return Error{Errc::malformed, file.name() + ": key '" + key + "': " +
-                                    to_text(static_cast<double>(value)) + " is not above 0"};
+                                    to_text(static_cast<double>(value)) + " is out of range"};
 }
 
 // Everything that architectures have in common, except the rotation. eps_key: key of the norms'

@@ -25,6 +25,10 @@ struct Granite {
     c.given_scale = embedding / residual;
     c.norm_eps /= residual * residual;
     c.logit_scale = 1 / logit;
+    if (!is_finite(static_cast<double>(c.embedding_scale)) ||
+        !is_finite(static_cast<double>(c.norm_eps))) {
+      return Error{Errc::malformed, file.name() + ": the factors of granite are out of range"};
+    }
     if (!has_rope) c.rope_dim = 0;
     return c;
   }

@@ -15,10 +15,7 @@ struct Mistral3 {
 
   static Result<Config> config(const io::Gguf& file) {
     NIBBLE_TRY(c, decoder_config(file));
-    NIBBLE_TRY(scale, file.get_f32_or("mistral3.attention.temperature_scale", 0.0f));
-    if (!is_finite(static_cast<double>(scale))) {
-      return Error{Errc::malformed, file.name() + ": the attention's temperature is not finite"};
-    }
+    NIBBLE_TRY(scale, gguf_positive_or(file, "mistral3.attention.temperature_scale", 0.0f, true));
     c.temperature = {scale, c.n_original};
     return c;
   }
