@@ -32,13 +32,13 @@
 #include "nibble/kernels/instances.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
-template Result<Model> Model::from_gguf<graph::AllFormats, AllArchitectures>(const io::Gguf&,
+template Result<Model> Model::from_gguf<graph::AllFormats, CommonArchitectures>(const io::Gguf&,
                                                                              const LoadOptions&);
-template Result<ModelMemory> Model::memory_needed<graph::AllFormats, AllArchitectures>(
+template Result<ModelMemory> Model::memory_needed<graph::AllFormats, CommonArchitectures>(
     const io::Gguf&, const LoadOptions&);
-template Result<Model> load<graph::AllFormats, AllArchitectures>(const std::string&,
+template Result<Model> load<graph::AllFormats, CommonArchitectures>(const std::string&,
                                                                  const LoadOptions&);
-template Result<ModelMemory> memory_needed<graph::AllFormats, AllArchitectures>(const std::string&,
+template Result<ModelMemory> memory_needed<graph::AllFormats, CommonArchitectures>(const std::string&,
                                                                                 const LoadOptions&);
 }}  // namespace nibble::NIBBLE_ABI
 #endif

@@ -40,9 +40,9 @@ void append_rows(const Out& out, FloatRows& rows) {
 class Needs final : public graph::SurveySink {
  public:
   void cache(Index, const ops::KvShape& shape) override { kv = shape; }
-  void rope(const graph::RopeKey& k, std::size_t factors) override {
+  void rope(const graph::RopeKey& k, const graph::RopeFactors& factors) override {
     key = k;
-    factors_slot = factors;
+    factors_slot = factors.slot;
   }
   ops::KvShape kv;
   graph::RopeKey key;

@@ -217,5 +217,7 @@ TEST_CASE("a rope factor without a type, and its old name") {
   CHECK(rotation("llama.rope.scaling.factor", "linear") == 3.0f);
   CHECK(rotation("llama.rope.scaling.factor", "none") == 1.0f);
   CHECK(rotation("llama.rope.scale_linear", nullptr) == 3.0f);
-  CHECK(rotation("llama.rope.scaling.factor", "yarn") == -1.0f);  // refused
+  CHECK(rotation("llama.rope.scaling.factor", "yarn") == 3.0f);
+  CHECK(rotation("llama.rope.scaling.factor", "longrope") == 3.0f);
+  CHECK(rotation("llama.rope.scaling.factor", "sunk") == -1.0f);  // refused
 }

@@ -419,7 +419,8 @@ TEST_CASE("an architecture from outside: what is missing or unknown is named") {
   REQUIRE(!unknown);
   CHECK(unknown.error().code == Errc::unsupported);
   CHECK(unknown.error().message ==
-        "p.gguf: architecture 'parallel' is not supported; this program knows llama, gpt2");
+        "p.gguf: architecture 'parallel' is not supported; this program knows llama, qwen2, "
+        "qwen3, mistral3, smollm3, granite, gemma2, gemma3, phi3, gpt2");
 }
 
 TEST_CASE("recurrent state: right in every position, however the tokens are cut") {

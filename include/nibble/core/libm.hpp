@@ -25,6 +25,8 @@ inline double pow(double x, double y) noexcept { return NIBBLE_LIBM(pow)(x, y); 
 inline double sin(double x) noexcept { return NIBBLE_LIBM(sin)(x); }
 inline double cos(double x) noexcept { return NIBBLE_LIBM(cos)(x); }
 inline double tanh(double x) noexcept { return NIBBLE_LIBM(tanh)(x); }
+inline double floor(double x) noexcept { return NIBBLE_LIBM(floor)(x); }
+inline double ceil(double x) noexcept { return NIBBLE_LIBM(ceil)(x); }
 inline float sqrt(float x) noexcept { return NIBBLE_LIBM(sqrtf)(x); }
 inline float fabs(float x) noexcept { return NIBBLE_LIBM(fabsf)(x); }
 // Rounds halves away from zero.

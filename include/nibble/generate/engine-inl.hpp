@@ -27,7 +27,7 @@ class EngineNeeds final : public graph::SurveySink {
  public:
   struct Rope {
     graph::RopeKey key;
-    std::size_t factors;
+    graph::RopeFactors factors;
   };
 
   explicit EngineNeeds(const Model& model)
@@ -42,9 +42,9 @@ class EngineNeeds final : public graph::SurveySink {
     if (layer >= 0) shapes[static_cast<std::size_t>(layer)] = shape;
   }
   void state(Index, Index n_floats) override { n_state_floats += n_floats; }
-  void rope(const graph::RopeKey& key, std::size_t factors) override {
+  void rope(const graph::RopeKey& key, const graph::RopeFactors& factors) override {
     Rope rope{key, factors};
-    rope.key.has_factors = factors != graph::kNoSlot && weights_.at(factors, -1);
+    rope.key.has_factors = factors.slot != graph::kNoSlot && weights_.at(factors.slot, -1);
     for (const Rope& known : ropes) {
       if (known.key == rope.key) return;
     }
@@ -275,10 +275,13 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
 NIBBLE_INLINE void Engine::State::fill_rope_tables(Arena& arena) {
   rope_tables.reserve(needs.ropes.size());
   double* const frequencies = arena.take<double>(most_pairs);
-  for (const auto& [key, factors_slot] : needs.ropes) {
+  for (const auto& [key, slots] : needs.ropes) {
     const auto n_pairs = static_cast<std::size_t>(key.dim / 2);
     std::span<const float> factors;
-    if (key.has_factors) factors = {model.weights().at(factors_slot, -1).vector(), n_pairs};
+    if (key.has_factors) {
+      const std::size_t slot = slots.slot_for(limits.n_positions);
+      factors = {model.weights().at(slot, -1).vector(), n_pairs};
+    }
     const std::size_t bytes = graph::RopeTable::bytes_needed(key, limits.n_positions);
     rope_tables.push_back(graph::RopeTable::fill({arena.take<std::byte>(bytes), bytes}, key,
                                                  limits.n_positions, {frequencies, n_pairs},

@@ -101,8 +101,9 @@ constexpr auto apply(const Residual<Body>& node, Pass& pass, const Value<W>& x) 
   return x;
 }
 
-template <class Body, class Pass, Index W>
-constexpr auto apply(const When<Body>& node, Pass& pass, const Value<W>& x) noexcept {
+template <class Body, class Pass, class In>
+requires(!std::is_same_v<In, Start>) constexpr auto apply(const When<Body>& node, Pass& pass,
+                                                          const In& x) noexcept {
   static_assert(
       kIsInPlace<Body>,
       "nibble: when(): the body works in place (residual, in_place, ...), so that there is "
@@ -148,7 +149,7 @@ template <auto kSlot, Index W, class Pass>
 constexpr auto apply(const Embedding<kSlot, W>& node, Pass& pass, Start) noexcept {
   const auto out = pass.make(pass.resolve(node.width), Rows::all);
   pass.template weight_rows<kSlot>(node.n_rows, out.width, false);
-  const float scale = node.scale;
+  const float scale = node.scale, given_scale = node.given_scale;
   pass.step(
       [=](auto& run) {
         const Step& step = run.step_args();
@@ -159,7 +160,7 @@ constexpr auto apply(const Embedding<kSlot, W>& node, Pass& pass, Start) noexcep
         for (Index i = 0; i < rows.extent(0); ++i) {
           if (step.tokens[static_cast<std::size_t>(i)] >= 0) continue;
           NIBBLE_ASSERT(step.rows.extent(1) == rows.extent(1));
-          for (Index j = 0; j < rows.extent(1); ++j) rows(i, j) = step.rows(i, j);
+          for (Index j = 0; j < rows.extent(1); ++j) rows(i, j) = step.rows(i, j) * given_scale;
         }
       },
       out);
@@ -191,7 +192,22 @@ constexpr auto apply(const Activate<Activation>&, Pass& pass, const Value<W>& x)
 template <class Pass, Index W>
 constexpr auto apply(const Scale& node, Pass& pass, const Value<W>& x) noexcept {
   const float factor = pass.resolve(node.factor);
-  pass.step([=](auto& run) { ops::scale(run.executor(), run.view(x), factor, run.view(x)); }, x);
+  pass.step(
+      [=](auto& run) {
+        if (factor != 1) ops::scale(run.executor(), run.view(x), factor, run.view(x));
+      },
+      x);
+  return x;
+}
+
+template <class Pass, Index W>
+constexpr auto apply(const CapRows& node, Pass& pass, const Value<W>& x) noexcept {
+  const float cap = node.cap;
+  pass.step(
+      [=](auto& run) {
+        if (cap != 0) ops::soft_cap(run.executor(), run.view(x), cap, run.view(x));
+      },
+      x);
   return x;
 }
 
@@ -234,6 +250,12 @@ constexpr auto apply(const Multiply&, Pass& pass,
 template <class Pass, Index V, Index W>
 constexpr auto apply(const Sum&, Pass& pass, const std::tuple<Value<V>, Value<W>>& pair) noexcept {
   return apply_pair(pass, pair, [](auto&&... args) { ops::add(args...); });
+}
+
+template <class Activation, class Pass, Index V, Index W>
+constexpr auto apply(const Gate<Activation>&, Pass& pass,
+                     const std::tuple<Value<V>, Value<W>>& pair) noexcept {
+  return apply_pair(pass, pair, [](auto&&... args) { ops::activate_gated<Activation>(args...); });
 }
 
 template <Index... Ws, class Pass, Index W>

@@ -5,9 +5,11 @@
 
 #include <tuple>
 
+#include "nibble/core/libm.hpp"
 #include "nibble/graph/pass.hpp"
 #include "nibble/ops/attention.hpp"
 #include "nibble/ops/attention_steps.hpp"
+#include "nibble/ops/elementwise.hpp"
 #include "nibble/ops/norm.hpp"
 #include "nibble/ops/rope.hpp"
 
@@ -61,7 +63,7 @@ constexpr ops::AttentionShape shape_of(const H& heads, Pass& pass) noexcept {
   shape.head_dim = pass.resolve(heads.head_dim);
   shape.scale = pass.resolve(heads.scale);
   shape.window = pass.resolve(heads.window);
-  shape.ahead = heads.ahead;
+  shape.ahead = pass.resolve(heads.ahead);
   return shape;
 }
 template <class H, class Run>
@@ -135,6 +137,18 @@ constexpr auto apply(const HeadNorm<kQ, kK, H>& node, Pass& pass, const Qkv<Q, K
   return qkv;
 }
 
+// Calls f with the style as a type.
+template <class Style, class F>
+void with_style(Style style, const F& f) noexcept {
+  if constexpr (!std::is_same_v<Style, EitherStyle>) {
+    f(style);
+  } else if (style.is_half_split) {
+    f(kernels::HalfSplit{});
+  } else {
+    f(kernels::AdjacentPairs{});
+  }
+}
+
 template <class Style, auto kFactors, class H, class Pass, Index Q, Index K>
 constexpr auto apply(const Rope<Style, kFactors, H>& node, Pass& pass,
                      const Qkv<Q, K>& qkv) noexcept {
@@ -144,13 +158,16 @@ constexpr auto apply(const Rope<Style, kFactors, H>& node, Pass& pass,
   const auto k = std::get<1>(qkv);
   const Index head_dim = pass.resolve(node.heads.head_dim);
   const RopeAngles angles = node.angles;
+  const Style style = node.style;
   const Index dim = pass.resolve(angles.dim);
   const float theta = pass.resolve(angles.theta);
+  const float position_scale = pass.resolve(angles.position_scale);
+  const float magnitude = pass.resolve(angles.magnitude);
   if (dim < 0 || dim % 2 != 0 || dim > head_dim) {
     pass.fail("rope(): the rotated dimensions are not an even number of at most head_dim");
   }
-  if (dim > 0 && !(theta > 0 && angles.position_scale > 0)) {
-    pass.fail("rope(): theta and position_scale are not above 0");
+  if (dim > 0 && !(theta > 0 && position_scale > 0 && magnitude > 0)) {
+    pass.fail("rope(): theta, position_scale and magnitude are not above 0");
   }
   pass.step(
       [=](auto& run) {
@@ -159,10 +176,34 @@ constexpr auto apply(const Rope<Style, kFactors, H>& node, Pass& pass,
         const auto position_of = [&](Index row) { return run.step_args().position_of(row); };
         for (const MatrixView<float> x :
              {MatrixView<float>(run.view(q)), MatrixView<float>(run.view(k))}) {
-          ops::rope<Style>(run.executor(), x, head_dim, table->cos, table->sin, position_of);
+          with_style(style, [&]<class S>(S) {
+            ops::rope<S>(run.executor(), x, head_dim, table->cos, table->sin, position_of);
+          });
         }
       },
       q, k, std::get<2>(qkv));
+  return qkv;
+}
+
+template <class Pass, Index Q, Index K>
+constexpr auto apply(const TemperQueries& node, Pass& pass, const Qkv<Q, K>& qkv) noexcept {
+  const Temperature temperature = node.temperature;
+  if (temperature.step < 1) pass.fail("temper_queries(): a step of fewer than 1 positions");
+  const auto q = std::get<0>(qkv);
+  if (q.is_shared) pass.fail("temper_queries() would write to rows that others still need");
+  pass.step(
+      [=](auto& run) {
+        if (temperature.scale == 0) return;
+        const MatrixView<float> rows = run.view(q);
+        for (Index i = 0; i < rows.extent(0); ++i) {
+          const Index steps = run.step_args().position_of(i) / temperature.step;
+          if (steps == 0) continue;
+          const double factor = 1 + static_cast<double>(temperature.scale) *
+                                        libm::log(static_cast<double>(1 + steps));
+          ops::scale(run.executor(), rows.rows(i, 1), static_cast<float>(factor), rows.rows(i, 1));
+        }
+      },
+      q, std::get<1>(qkv), std::get<2>(qkv));
   return qkv;
 }
 

@@ -64,12 +64,12 @@ class RunChecker final : public SurveySink {
       if (s.state == nullptr) fail("a segment without recurrent state");
     }
   }
-  void rope(const RopeKey& key, std::size_t factors) override {
+  void rope(const RopeKey& key, const RopeFactors& factors) override {
     check_positions();
     if (!weights_.finish()) return;  // missing factors: not the table is what is wrong
     RopeKey wanted = key;
-    wanted.has_factors = factors != kNoSlot && args_.weights.has(factors, -1) &&
-                         static_cast<bool>(args_.weights.at(factors, -1));
+    wanted.has_factors = factors.slot != kNoSlot && args_.weights.has(factors.slot, -1) &&
+                         static_cast<bool>(args_.weights.at(factors.slot, -1));
     for (const RopeTable& table : args_.rope_tables) {
       if (!(table.key == wanted)) continue;
       if (table.cos.extent(0) >= limits_.n_positions) return;

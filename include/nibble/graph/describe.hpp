@@ -179,6 +179,13 @@ inline std::string describe(const Dropout& node) {
 inline std::string describe(const Scale& node) {
   return "scale(" + detail::text_of(node.factor) + ")";
 }
+inline std::string describe(const CapRows& node) {
+  return "cap_rows(" + detail::text_of(node.cap) + ")";
+}
+template <class Activation>
+std::string describe(const Gate<Activation>&) {
+  return "gate(" + detail::activation_text<Activation>() + ")";
+}
 inline std::string describe(const Multiply&) { return "multiply"; }
 inline std::string describe(const Sum&) { return "sum"; }
 template <Index... Ws>
@@ -209,7 +216,7 @@ std::string describe(const Heads<H, G, D, Hook>& heads) {
   if (!heads.window.is_uniform() || heads.window.at(-1) > 0) {
     text += ", window " + text_of(heads.window);
   }
-  if (heads.ahead > 0) text += ", both ways";
+  if (!heads.ahead.is_uniform() || heads.ahead.at(-1) > 0) text += ", both ways";
   if constexpr (requires { describe(heads.hook); }) {
     text += describe(heads.hook);
   } else {
@@ -218,10 +225,17 @@ std::string describe(const Heads<H, G, D, Hook>& heads) {
   return text;
 }
 template <class Style, auto kFactors, class HeadsType>
-std::string describe(const Rope<Style, kFactors, HeadsType>&) {
-  return std::is_same_v<Style, kernels::AdjacentPairs> ? "rope(adjacent_pairs)"
-         : std::is_same_v<Style, kernels::HalfSplit>   ? "rope(half_split)"
-                                                       : "rope";
+std::string describe(const Rope<Style, kFactors, HeadsType>& node) {
+  if constexpr (std::is_same_v<Style, EitherStyle>) {
+    return node.style.is_half_split ? "rope(half_split)" : "rope(adjacent_pairs)";
+  } else {
+    return std::is_same_v<Style, kernels::AdjacentPairs> ? "rope(adjacent_pairs)"
+           : std::is_same_v<Style, kernels::HalfSplit>   ? "rope(half_split)"
+                                                         : "rope";
+  }
+}
+inline std::string describe(const TemperQueries& node) {
+  return "temper_queries(" + detail::text_of(node.temperature.scale) + ")";
 }
 template <auto kQ, auto kK, class HeadsType>
 std::string describe(const HeadNorm<kQ, kK, HeadsType>&) {

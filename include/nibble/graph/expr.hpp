@@ -21,6 +21,7 @@
 #include "nibble/kernels/activation.hpp"
 #include "nibble/kernels/attention.hpp"
 #include "nibble/kernels/rope.hpp"
+#include "nibble/ops/rope_table.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
@@ -60,6 +61,19 @@ struct TiedSlot {
 template <class Slot>
 constexpr auto tied_slot(Slot slot, Slot other) {
   return TiedSlot<Slot>{slot, other};
+}
+
+// Factors of a rotation (longrope): those in `slot` for contexts of up to RopeAngles::n_original
+// positions, those in `beyond` for longer ones. A model has both or none.
+template <class Slot>
+struct ContextSlots {
+  Slot slot;
+  Slot beyond;
+  friend constexpr bool operator==(ContextSlots, ContextSlots) = default;
+};
+template <class Slot>
+constexpr auto context_slots(Slot slot, Slot beyond) {
+  return ContextSlots<Slot>{slot, beyond};
 }
 
 template <auto kSlot>
@@ -172,19 +186,20 @@ constexpr auto repeat(Dim<N> n, const Body& body) {
 // ---- Leaves ------------------------------------------------------------------------------------
 
 // Rows of a matrix (n_rows, width), one for each token of the input: the start of a model. The rows
-// of tokens are multiplied by `scale`; rows that the input gives as numbers are used unchanged.
+// of tokens are multiplied by `scale`, rows that the input gives as numbers by `given_scale`.
 template <auto kSlot, Index W>
 struct Embedding : Node {
   [[no_unique_address]] Dim<W> width;
   Index n_rows = 0;  // 0: not checked
   float scale = 1;
+  float given_scale = 1;
 };
 template <auto kSlot, Index W>
-constexpr auto embedding(Dim<W> width, Index n_rows = 0, float scale = 1) {
+constexpr auto embedding(Dim<W> width, Index n_rows = 0, float scale = 1, float given_scale = 1) {
   static_assert(!may_be_missing<kSlot>(),
                 "nibble: embedding() needs weights: no kNone, no "
                 "optional_slot()");
-  return Embedding<kSlot, W>{{}, width, n_rows, scale};
+  return Embedding<kSlot, W>{{}, width, n_rows, scale, given_scale};
 }
 
 // The rows of a matrix (n_rows, width) for the positions of the input.
@@ -246,6 +261,12 @@ struct Scale : Node {
 };
 constexpr auto scale(PerLayer<float> factor) { return Scale{{}, factor}; }
 
+// cap * tanh(x / cap), in place; 0: no cap.
+struct CapRows : Node {
+  float cap;
+};
+constexpr auto cap_rows(float cap) { return CapRows{{}, cap}; }
+
 // Inverted dropout in a training run; otherwise the identity.
 struct Dropout : Node {
   float probability;
@@ -255,6 +276,10 @@ constexpr auto dropout(float probability) { return Dropout{{}, probability}; }
 // The product or the sum of a pair of results, element by element, written to the first one.
 struct Multiply : Node {};
 constexpr auto multiply() { return Multiply{}; }
+// Activation(first) * second of a pair, written to the first one.
+template <class Activation>
+struct Gate : Node {};
+constexpr auto silu_gate() { return Gate<kernels::Silu>{}; }
 struct Sum : Node {};
 constexpr auto sum() { return Sum{}; }
 
@@ -301,11 +326,12 @@ struct Heads {
   PerLayer<Index> window;  // how many positions a query sees, up to its own; 0: all
   // How many more it sees after its own position, up to the end of its segment; 0: causal
   // attention.
-  Index ahead = 0;
+  PerLayer<Index> ahead;
   [[no_unique_address]] Hook hook;
 
   constexpr Heads(Dim<H> heads, Dim<G> kv_heads, Dim<D> head_size, PerLayer<float> score_scale,
-                  PerLayer<Index> sliding_window = Index{0}, Index seen_ahead = 0, Hook h = {})
+                  PerLayer<Index> sliding_window = Index{0}, PerLayer<Index> seen_ahead = Index{0},
+                  Hook h = {})
       : n_heads(heads),
         n_kv_heads(kv_heads),
         head_dim(head_size),
@@ -324,7 +350,7 @@ struct Heads {
     return Heads<H, G, D, NewHook>(n_heads, n_kv_heads, head_dim, scale, window, ahead, h);
   }
   // Attention in both directions; a window applies on both sides.
-  constexpr auto both_ways(Index window_ahead) const {
+  constexpr auto both_ways(PerLayer<Index> window_ahead) const {
     return Heads(n_heads, n_kv_heads, head_dim, scale, window, window_ahead, hook);
   }
 };
@@ -333,20 +359,40 @@ struct Heads {
 struct RopeAngles {
   PerLayer<Index> dim = Index{0};  // dimensions of a head that are rotated; 0: none
   PerLayer<float> theta = 10000.0f;
-  float position_scale = 1;  // positions are divided by it
+  PerLayer<float> position_scale = 1.0f;  // positions are divided by it
+  PerLayer<float> magnitude = 1.0f;       // what is rotated is multiplied by it
+  ops::Yarn yarn = {};
+  Index n_original = 0;  // of context_slots()
+};
+
+// kernels::AdjacentPairs or kernels::HalfSplit, chosen when the expression is made.
+struct EitherStyle {
+  bool is_half_split = false;
 };
 
 // Rotates q and k of a (q, k, v) in place, each token by its position. kFactors: a vector (dim / 2)
-// by which frequencies are divided.
+// by which frequencies are divided, or context_slots() of two.
 template <class Style, auto kFactors, class HeadsType>
 struct Rope : Node {
   HeadsType heads;
   RopeAngles angles;
+  [[no_unique_address]] Style style;
 };
 template <class Style, auto kFactors = kNone, class HeadsType>
-constexpr auto rope(const HeadsType& heads, const RopeAngles& angles) {
-  return Rope<Style, kFactors, HeadsType>{{}, heads, angles};
+constexpr auto rope(const HeadsType& heads, const RopeAngles& angles, Style style = {}) {
+  return Rope<Style, kFactors, HeadsType>{{}, heads, angles, style};
 }
+
+// Scores grow with the position of the query (Llama 4, Ministral): q of a (q, k, v) is multiplied
+// by 1 + scale * log(1 + floor(position / step)), in place.
+struct Temperature {
+  float scale = 0;  // 0: none
+  Index step = 1;
+};
+struct TemperQueries : Node {
+  Temperature temperature;
+};
+constexpr auto temper_queries(Temperature temperature) { return TemperQueries{{}, temperature}; }
 
 // RMSNorm of each head of q and of k of a (q, k, v), in place; weights (head_dim).
 template <auto kQ, auto kK, class HeadsType>
@@ -463,7 +509,12 @@ struct ResidualInto : Node {
 // Nodes that pass on the rows that they are given, instead of making new ones. A program's own node
 // that does so says so: template <> inline constexpr bool nibble::graph::kIsInPlace<Mine> = true;
 template <class T>
-inline constexpr bool kIsInPlace = std::is_same_v<T, Dropout> || std::is_same_v<T, Scale>;
+inline constexpr bool kIsInPlace = std::is_same_v<T, Dropout> || std::is_same_v<T, Scale> ||
+                                   std::is_same_v<T, CapRows> || std::is_same_v<T, TemperQueries>;
+template <class Style, auto kFactors, class HeadsType>
+inline constexpr bool kIsInPlace<Rope<Style, kFactors, HeadsType>> = true;
+template <auto kQ, auto kK, class HeadsType>
+inline constexpr bool kIsInPlace<HeadNorm<kQ, kK, HeadsType>> = true;
 template <class HeadsType>
 inline constexpr bool kIsInPlace<Softmax<HeadsType>> = true;
 template <Label... kNames>

@@ -18,15 +18,33 @@ struct RopeKey {
   float theta = 0;
   float position_scale = 1;
   bool has_factors = false;  // frequencies are divided by a vector of the model
+  float magnitude = 1;
+  ops::Yarn yarn = {};
   friend constexpr bool operator==(const RopeKey&, const RopeKey&) = default;
 };
 
 // The key of a node's table in a layer.
 template <auto kFactors>
 constexpr RopeKey rope_key(const RopeAngles& angles, Index layer, bool has_factors) noexcept {
-  return {angles.dim.at(layer), angles.theta.at(layer), angles.position_scale,
-          !kIsNone<kFactors> && has_factors};
+  return {angles.dim.at(layer),
+          angles.theta.at(layer),
+          angles.position_scale.at(layer),
+          !kIsNone<kFactors> && has_factors,
+          angles.magnitude.at(layer),
+          angles.yarn};
 }
+
+// The vectors of a model by which frequencies are divided.
+struct RopeFactors {
+  static constexpr std::size_t kNone = static_cast<std::size_t>(-1);
+  std::size_t slot = kNone;
+  std::size_t beyond = kNone;  // the same for contexts of more than n_original positions
+  Index n_original = 0;
+
+  constexpr std::size_t slot_for(Index n_positions) const noexcept {
+    return beyond != kNone && n_positions > n_original ? beyond : slot;
+  }
+};
 
 struct RopeTable {
   RopeKey key;
@@ -48,9 +66,10 @@ struct RopeTable {
     const MatrixView<float> cos(arena.take<float>(n), n_positions, n_pairs);
     const MatrixView<float> sin(arena.take<float>(n), n_positions, n_pairs);
     ops::rope_frequencies(frequencies, static_cast<double>(key.theta), factors,
-                          static_cast<double>(key.position_scale));
+                          static_cast<double>(key.position_scale), key.yarn);
     for (Index p = 0; p < n_positions; ++p) {
-      ops::rope_table(frequencies, {&p, 1}, cos.rows(p, 1), sin.rows(p, 1));
+      ops::rope_table(frequencies, {&p, 1}, cos.rows(p, 1), sin.rows(p, 1),
+                      static_cast<double>(key.magnitude));
     }
     return {key, cos, sin};
   }

@@ -21,7 +21,7 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
-inline constexpr std::size_t kNoSlot = (std::numeric_limits<std::size_t>::max)();
+inline constexpr std::size_t kNoSlot = RopeFactors::kNone;
 
 // Weights that an expression needs.
 struct WeightNeed {
@@ -46,8 +46,8 @@ class SurveySink {
   virtual void cache(Index /*layer*/, const ops::KvShape&) {}
   // Floats of recurrent state that a layer stores per sequence.
   virtual void state(Index /*layer*/, Index /*n_floats*/) {}
-  // A table of rotations. factors: the slot of its factors, or kNoSlot.
-  virtual void rope(const RopeKey&, std::size_t /*factors*/) {}
+  // A table of rotations.
+  virtual void rope(const RopeKey&, const RopeFactors&) {}
   // There are embeddings for this many positions and no more.
   virtual void max_positions(Index) {}
   // Rows see later positions of their segment.
@@ -93,15 +93,21 @@ class Survey : public LayerPass {
   }
   template <auto kFactors>
   void angles(const RopeAngles& angles) {
-    std::size_t factors = kNoSlot;
+    RopeFactors factors;
     const RopeKey key = rope_key<kFactors>(angles, layer_, true);
+    if (key.dim == 0) return;
     if constexpr (!kIsNone<kFactors>) {
-      factors = static_cast<std::size_t>(enumerator_of(kFactors));
       WeightNeed vector = need<kFactors>(0, key.dim / 2, 1, false);
       vector.layer = -1;
-      if (key.dim > 0) report([&] { sink_.weight(vector); });
+      factors.slot = vector.slot;
+      report([&] { sink_.weight(vector); });
+      if constexpr (requires { kFactors.beyond; }) {
+        vector.slot = factors.beyond = static_cast<std::size_t>(kFactors.beyond);
+        factors.n_original = angles.n_original;
+        report([&] { sink_.weight(vector); });
+      }
     }
-    if (key.dim > 0) report([&] { sink_.rope(key, factors); });
+    report([&] { sink_.rope(key, factors); });
   }
   void both_ways() {
     report([&] { sink_.both_ways(); });

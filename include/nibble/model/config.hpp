@@ -47,6 +47,14 @@ inline Dim<kPerLayer> dim_per_layer(const LayerValues<Index>& v) noexcept {
 }
 Dim<kPerLayer> dim_per_layer(const LayerValues<Index>&&) = delete;
 
+// The values of the layers, or `otherwise` in all of them if there are none.
+template <class T>
+PerLayer<T> per_layer_or(const LayerValues<T>& v, T otherwise) noexcept {
+  return v.empty() ? PerLayer<T>(otherwise) : per_layer(v);
+}
+template <class T>
+PerLayer<T> per_layer_or(const LayerValues<T>&&, T) = delete;
+
 // 1 / sqrt(n), also in constant expressions (std::sqrt is not constexpr in C++20): Newton's
 // iteration in double, correct to f32.
 constexpr float inverse_sqrt(Index n) noexcept {

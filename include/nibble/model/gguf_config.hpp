@@ -53,6 +53,16 @@ inline Result<Index> gguf_dim_or(const io::Gguf& file, const std::string& key, s
   return gguf_dim(file, key, max);
 }
 
+// A finite number that is above 0, or at least 0. Errors: malformed.
+inline Result<float> gguf_positive_or(const io::Gguf& file, const std::string& key, float fallback,
+                                      bool may_be_0 = false) {
+  NIBBLE_TRY(value, file.get_f32_or(key, fallback));
+  const bool is_in_range = may_be_0 ? value >= 0 : value > 0;
+  if (is_in_range && is_finite(static_cast<double>(value))) return value;
+  return Error{Errc::malformed, file.name() + ": key '" + key + "': " +
+                                    to_text(static_cast<double>(value)) + " is out of range"};
+}
+
 // Everything that architectures have in common, except the rotation. eps_key: key of the norms'
 // epsilon. Errors name the key: not_found, malformed (values out of range or inconsistent).
 inline Result<ModelConfig> transformer_config(const io::Gguf& file, std::string_view eps_key) {
@@ -97,34 +107,6 @@ inline Result<ModelConfig> transformer_config(const io::Gguf& file, std::string_
                      ", norm epsilon " + to_text(static_cast<double>(eps)) + " do not go together"};
   }
   return c;
-}
-
-// Reads the rotation into `c`. Errors: malformed, unsupported (an unknown kind of scaling).
-inline Result<void> read_rope_config(const io::Gguf& file, ModelConfig& c) {
-  const std::string arch = c.architecture + ".";
-  const Index head_dim = c.head_dim;
-  NIBBLE_TRY(rope_dim, gguf_dim_or(file, arch + "rope.dimension_count", kMaxDim, head_dim));
-  NIBBLE_TRY(theta, file.get_f32_or(arch + "rope.freq_base", 10000.0f));
-  // A factor without a type is linear; older files have it under another key.
-  NIBBLE_TRY(scaling, file.get_string_or(arch + "rope.scaling.type", "linear"));
-  NIBBLE_TRY(old_factor, file.get_f32_or(arch + "rope.scale_linear", 1.0f));
-  NIBBLE_TRY(factor, file.get_f32_or(arch + "rope.scaling.factor", old_factor));
-  if (scaling != "none" && scaling != "linear") {
-    return Error{Errc::unsupported, file.name() + ": rope scaling " + io::quoted(scaling) +
-                                        "; known are none and linear"};
-  }
-  if (rope_dim > head_dim || rope_dim % 2 != 0 || !(theta > 0) ||
-      !is_finite(static_cast<double>(theta)) || !(factor > 0) ||
-      !is_finite(static_cast<double>(factor))) {
-    return Error{Errc::malformed, file.name() + ": rotation of " + to_text(rope_dim) + " of " +
-                                      to_text(head_dim) + " dimensions, base " +
-                                      to_text(static_cast<double>(theta)) + ", factor " +
-                                      to_text(static_cast<double>(factor))};
-  }
-  c.rope_dim = rope_dim;
-  c.rope_theta = theta;
-  c.rope_scale = scaling == "linear" ? factor : 1.0f;
-  return ok();
 }
 
 }}  // namespace nibble::NIBBLE_ABI

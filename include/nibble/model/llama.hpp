@@ -3,31 +3,63 @@
 // The Llama architecture (Touvron et al. 2023): RMSNorm before each half of a layer, rotary
 // positions, grouped-query attention, gated SiLU feed-forward, output tied to the embedding or not;
 // biases of products, which models have that were converted to this architecture (Qwen, InternLM).
+//
+// Many later models differ from it in numbers and in a few parts that may be there or not. They
+// share its expression, so that it is compiled once: see DecoderConfig, and qwen2.hpp, qwen3.hpp,
+// mistral3.hpp, smollm3.hpp, granite.hpp.
 #pragma once
+
+#include <string_view>
+#include <type_traits>
 
 #include "nibble/graph/expr.hpp"
 #include "nibble/model/config.hpp"
-#include "nibble/model/gguf_config.hpp"
+#include "nibble/model/decoder_config.hpp"
 #include "nibble/model/slot.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
-// From tokens to logits (outputs, vocab_size). RopeStyle: GGUF files of this architecture store q
-// and k for AdjacentPairs.
-template <class RopeStyle = kernels::AdjacentPairs, class Dims>
+namespace detail {
+
+// q, k and v of Llama, made ready for attention.
+template <class Dims, class Heads>
+constexpr auto positioned(const Dims& d, const Heads& heads) {
+  using namespace graph;
+  using enum Slot;
+  if constexpr (std::is_base_of_v<DecoderConfig, Dims>) {
+    return when(d.has_head_norms, head_norm<attn_q_norm, attn_k_norm>(heads, d.norm_eps)) >>
+           rope<EitherStyle, optional_slot(rope_freqs)>(heads, d.rope_angles(),
+                                                        {d.is_half_split}) >>
+           temper_queries(d.temperature);
+  } else {  // GGUF files of this architecture store q and k for AdjacentPairs
+    return rope<kernels::AdjacentPairs, optional_slot(rope_freqs)>(
+        heads, RopeAngles{d.rope_dim, d.rope_theta, d.rope_scale});
+  }
+}
+
+}  // namespace detail
+
+// From tokens to logits (outputs, vocab_size). Dims: DecoderConfig; or the dimensions of a fixed
+// model, a type with those members of ModelConfig that are used here, which is plain Llama.
+template <class Dims>
 constexpr auto llama(const Dims& d) {
   using namespace graph;
   using enum Slot;
-  const Heads heads{d.n_heads, d.n_kv_heads, d.head_dim, inverse_sqrt(d.head_dim), Index{d.window}};
-  const RopeAngles angles{d.rope_dim, d.rope_theta, d.rope_scale};
+  constexpr bool kIsPlain = !std::is_base_of_v<DecoderConfig, Dims>;
+  const auto heads = [&] {
+    if constexpr (kIsPlain) {
+      return Heads(d.n_heads, d.n_kv_heads, d.head_dim, inverse_sqrt(d.head_dim), Index{d.window});
+    } else {
+      return d.heads();
+    }
+  }();
 
   const auto attention = rms_norm<attn_norm>(d.norm_eps) >>
                          fork(linear<attn_q, optional_slot(attn_q_bias)>(heads.width()),
                               linear<attn_k, optional_slot(attn_k_bias)>(heads.kv_width()),
                               linear<attn_v, optional_slot(attn_v_bias)>(heads.kv_width())) >>
-                         rope<RopeStyle, optional_slot(rope_freqs)>(heads, angles) >>
-                         cache_kv(heads) >> scores(heads) >> softmax(heads) >>
-                         attend_values(heads) >>
+                         nibble::detail::positioned(d, heads) >> cache_kv(heads) >> scores(heads) >>
+                         softmax(heads) >> attend_values(heads) >>
                          linear<attn_output, optional_slot(attn_output_bias)>(d.dim);
 
   const auto feed_forward =
@@ -36,21 +68,23 @@ constexpr auto llama(const Dims& d) {
            linear<ffn_up, optional_slot(ffn_up_bias)>(d.ffn_dim)) >>
       multiply() >> linear<ffn_down, optional_slot(ffn_down_bias)>(d.dim);
 
-  return embedding<token_embd>(d.dim, d.vocab_size) >>
-         repeat(d.n_layers, residual(attention) >> residual(feed_forward)) >> output_rows() >>
-         rms_norm<output_norm>(d.norm_eps) >> linear<tied_slot(output, token_embd)>(d.vocab_size);
+  const auto layers = repeat(d.n_layers, residual(attention) >> residual(feed_forward)) >>
+                      output_rows() >> rms_norm<output_norm>(d.norm_eps) >>
+                      linear<tied_slot(output, token_embd)>(d.vocab_size);
+  if constexpr (kIsPlain) {
+    return embedding<token_embd>(d.dim, d.vocab_size) >> layers;
+  } else {
+    return embedding<token_embd>(d.dim, d.vocab_size, d.embedding_scale, d.given_scale) >> layers >>
+           scale(d.logit_scale);
+  }
 }
 
 struct Llama {
-  using Config = ModelConfig;
+  using Config = DecoderConfig;
   static constexpr std::string_view kName = "llama";
 
-  static Result<Config> config(const io::Gguf& file) {
-    NIBBLE_TRY(c, transformer_config(file, "attention.layer_norm_rms_epsilon"));
-    NIBBLE_CHECK(read_rope_config(file, c));
-    return c;
-  }
-  static constexpr auto expression(const Config& c) { return llama(c); }
+  static Result<Config> config(const io::Gguf& file) { return decoder_config(file); }
+  static auto expression(const Config& c) { return llama(c); }
 };
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -29,10 +29,18 @@ class TensorBinder final : public graph::SurveySink {
     Result<void> added = add(need);
     if (!added) error_ = std::move(added).error();
   }
-  void rope(const graph::RopeKey&, std::size_t factors) override {
-    if (error_ || factors == graph::kNoSlot) return;
-    Result<void> checked = check_factors(factors);
-    if (!checked) error_ = std::move(checked).error();
+  void rope(const graph::RopeKey&, const graph::RopeFactors& factors) override {
+    for (const std::size_t slot : {factors.slot, factors.beyond}) {
+      if (error_ || slot == graph::kNoSlot) continue;
+      Result<void> checked = check_factors(slot);
+      if (!checked) error_ = std::move(checked).error();
+    }
+    if (error_ || factors.beyond == graph::kNoSlot) return;
+    const graph::WeightTable weights = store_.table();
+    if (!weights.at(factors.slot, -1) != !weights.at(factors.beyond, -1)) {
+      missing_.add(
+          graph_.tensor_name(weights.at(factors.slot, -1) ? factors.beyond : factors.slot, -1));
+    }
   }
 
   // Errors: those of the tensors announced; not_found if the file lacks some; unsupported if it has

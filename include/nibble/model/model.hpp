@@ -36,7 +36,7 @@ class ModelGraph;
 class WeightStore;
 template <class... Architectures>
 struct ArchitectureList;
-struct AllArchitectures;
+struct CommonArchitectures;
 
 struct LoadOptions {
   Executor* executor = nullptr;        // packs the weights; null: the calling thread
@@ -73,11 +73,11 @@ class Model {
   // (io::Gguf::parse of a span) are copied. A tokenizer that cannot be used is no error: see
   // tokenizer_error(). Formats and Architectures: see load(). Errors name the file and the key or
   // tensor; also those of simd::ensure_target (a NIBBLE_TARGET that is not available).
-  template <class Formats = graph::AllFormats, class Architectures = AllArchitectures>
+  template <class Formats = graph::AllFormats, class Architectures = CommonArchitectures>
   static Result<Model> from_gguf(const io::Gguf& file, const LoadOptions& options = {});
   // What from_gguf() will take. Nothing of the weights is read. Errors: those of from_gguf() that
   // can be found out this way.
-  template <class Formats = graph::AllFormats, class Architectures = AllArchitectures>
+  template <class Formats = graph::AllFormats, class Architectures = CommonArchitectures>
   static Result<ModelMemory> memory_needed(const io::Gguf& file, const LoadOptions& options = {});
 
   const ModelConfig& config() const noexcept;
@@ -114,11 +114,11 @@ class Model {
 // Only the named formats and architectures are compiled; files that need others are refused:
 //   load<graph::FormatList<quant::Q4_0, quant::F32>, ArchitectureList<Llama>>(path)
 // A model that was split into several files is loaded by the path of any of them.
-template <class Formats = graph::AllFormats, class Architectures = AllArchitectures>
+template <class Formats = graph::AllFormats, class Architectures = CommonArchitectures>
 Result<Model> load(const std::string& path, const LoadOptions& options = {});
 
 // What load() of the file will take, found out without reading any weights.
-template <class Formats = graph::AllFormats, class Architectures = AllArchitectures>
+template <class Formats = graph::AllFormats, class Architectures = CommonArchitectures>
 Result<ModelMemory> memory_needed(const std::string& path, const LoadOptions& options = {});
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -16,12 +16,19 @@ namespace nibble { inline namespace NIBBLE_ABI {
 
 enum class Slot : std::uint8_t {
   // outside of the layers
-  token_embd,     // (vocab_size, dim)
-  position_embd,  // (n_ctx, dim)
-  output_norm,    // (dim)
+  token_embd,       // (vocab_size, dim)
+  position_embd,    // (n_ctx, dim)
+  token_types,      // (number of types, dim)
+  token_embd_norm,  // (dim)
+  token_embd_norm_bias,
+  output_norm,  // (dim)
   output_norm_bias,
-  output,      // (vocab_size, dim); the token embedding if a model ties them
-  rope_freqs,  // (rope_dim / 2), divisors of the rotation frequencies
+  output,              // (vocab_size, dim); the token embedding if a model ties them
+  rope_freqs,          // (rope_dim / 2), divisors of the rotation frequencies
+  rope_factors_short,  // the same for contexts up to that of the training, and for longer ones
+  rope_factors_long,
+  dense_2,  // (any, dim), after pooling
+  dense_3,  // (dim, rows of dense_2)
   // in each layer
   attn_norm,  // (dim)
   attn_norm_bias,
@@ -31,10 +38,15 @@ enum class Slot : std::uint8_t {
   attn_k_bias,
   attn_v,  // (n_kv_heads * head_dim, dim)
   attn_v_bias,
-  attn_qkv,  // ((n_heads + 2 n_kv_heads) * head_dim, dim)
+  attn_q_norm,  // (head_dim), or (n_heads * head_dim)
+  attn_k_norm,  // (head_dim), or (n_kv_heads * head_dim)
+  attn_qkv,     // ((n_heads + 2 n_kv_heads) * head_dim, dim)
   attn_qkv_bias,
   attn_output,  // (dim, n_heads * head_dim)
   attn_output_bias,
+  post_attention_norm,  // (dim), of the result of attention
+  attn_output_norm,     // (dim), of its sum with the input of the layer
+  attn_output_norm_bias,
   ffn_norm,  // (dim)
   ffn_norm_bias,
   ffn_gate,  // (ffn_dim, dim)
@@ -43,9 +55,13 @@ enum class Slot : std::uint8_t {
   ffn_up_bias,
   ffn_down,  // (dim, ffn_dim)
   ffn_down_bias,
+  post_ffw_norm,      // (dim), of the result of the feed-forward part
+  layer_output_norm,  // (dim), of its sum with its input
+  layer_output_norm_bias,
 };
 
-inline constexpr std::size_t kSlotCount = static_cast<std::size_t>(Slot::ffn_down_bias) + 1;
+inline constexpr std::size_t kSlotCount =
+    static_cast<std::size_t>(Slot::layer_output_norm_bias) + 1;
 
 constexpr std::size_t slot_count(Slot) noexcept { return kSlotCount; }
 
@@ -53,13 +69,47 @@ constexpr bool is_per_layer(Slot slot) noexcept { return slot >= Slot::attn_norm
 
 // The slot's name, as above.
 constexpr std::string_view to_string(Slot slot) noexcept {
-  constexpr std::array<std::string_view, kSlotCount> kNames = {
-      "token_embd",    "position_embd", "output_norm",      "output_norm_bias", "output",
-      "rope_freqs",    "attn_norm",     "attn_norm_bias",   "attn_q",           "attn_q_bias",
-      "attn_k",        "attn_k_bias",   "attn_v",           "attn_v_bias",      "attn_qkv",
-      "attn_qkv_bias", "attn_output",   "attn_output_bias", "ffn_norm",         "ffn_norm_bias",
-      "ffn_gate",      "ffn_gate_bias", "ffn_up",           "ffn_up_bias",      "ffn_down",
-      "ffn_down_bias"};
+  constexpr std::array<std::string_view, kSlotCount> kNames = {"token_embd",
+                                                               "position_embd",
+                                                               "token_types",
+                                                               "token_embd_norm",
+                                                               "token_embd_norm_bias",
+                                                               "output_norm",
+                                                               "output_norm_bias",
+                                                               "output",
+                                                               "rope_freqs",
+                                                               "rope_factors_short",
+                                                               "rope_factors_long",
+                                                               "dense_2",
+                                                               "dense_3",
+                                                               "attn_norm",
+                                                               "attn_norm_bias",
+                                                               "attn_q",
+                                                               "attn_q_bias",
+                                                               "attn_k",
+                                                               "attn_k_bias",
+                                                               "attn_v",
+                                                               "attn_v_bias",
+                                                               "attn_q_norm",
+                                                               "attn_k_norm",
+                                                               "attn_qkv",
+                                                               "attn_qkv_bias",
+                                                               "attn_output",
+                                                               "attn_output_bias",
+                                                               "post_attention_norm",
+                                                               "attn_output_norm",
+                                                               "attn_output_norm_bias",
+                                                               "ffn_norm",
+                                                               "ffn_norm_bias",
+                                                               "ffn_gate",
+                                                               "ffn_gate_bias",
+                                                               "ffn_up",
+                                                               "ffn_up_bias",
+                                                               "ffn_down",
+                                                               "ffn_down_bias",
+                                                               "post_ffw_norm",
+                                                               "layer_output_norm",
+                                                               "layer_output_norm_bias"};
   return kNames[static_cast<std::size_t>(slot)];
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "nibble/kernels/activation.hpp"
+#include "nibble/kernels/elementwise.hpp"
 #include "nibble/kernels/pass.hpp"
 #include "nibble/ops/rows.hpp"
 #include "nibble/ops/unit_rows.hpp"
@@ -30,6 +31,19 @@ void activate_gated(Executor& executor, MatrixView<const float> gate, MatrixView
   const auto run = simd::kernel<kernels::ActivateGated<Activation>>();
   for_rows(executor, out.extent(0), out.extent(1), [&](Index row) {
     run(row_of(gate, row), row_of(up, row), row_of(out, row), out.extent(1));
+  });
+}
+
+// out = cap * tanh(x / cap).
+NIBBLE_LAZY void soft_cap(Executor& executor, MatrixView<const float> x, float cap,
+                          MatrixView<float> out) noexcept {
+  assert_rows_like(out, x);
+  const auto scale = simd::kernel<kernels::Scale>();
+  const auto tanh = simd::kernel<kernels::Activate<kernels::Tanh>>();
+  for_rows(executor, x.extent(0), x.extent(1), [&](Index row) {
+    scale(row_of(x, row), 1 / cap, row_of(out, row), x.extent(1));
+    tanh(row_of(out, row), row_of(out, row), x.extent(1));
+    scale(row_of(out, row), cap, row_of(out, row), x.extent(1));
   });
 }
 

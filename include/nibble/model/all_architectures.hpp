@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// All architectures that nibble knows: load<graph::AllFormats, AllArchitectures>(path). Those that
+// load() leaves out unless it is told so cost a program code and are rare.
+#pragma once
+
+#include "nibble/model/gptneox.hpp"
+#include "nibble/model/load.hpp"
+#include "nibble/model/olmo2.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI {
+
+struct AllArchitectures : ArchitectureList<Llama, Qwen2, Qwen3, Mistral3, SmolLm3, Granite, Gemma2,
+                                           Gemma3, Phi3, Gpt2, Olmo2, GptNeox> {};
+
+}}  // namespace nibble::NIBBLE_ABI

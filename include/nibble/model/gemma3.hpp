@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The Gemma 3 architecture (text): norms of heads; a window and another base of the rotation in
+// five of six layers.
+#pragma once
+
+#include "nibble/model/decoder_config.hpp"
+#include "nibble/model/gemma.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI {
+
+struct Gemma3 {
+  using Config = DecoderConfig;
+  static constexpr std::string_view kName = "gemma3";
+
+  static Result<Config> config(const io::Gguf& file) { return config(file, 6); }
+  static auto expression(const Config& c) { return gemma(c); }
+
+  static Result<Config> config(const io::Gguf& file, std::uint64_t period) {
+    NIBBLE_TRY(c, gemma_config(file, period));
+    c.has_head_norms = true;
+    // The context is stretched in the layers without window.
+    NIBBLE_TRY(base, gguf_positive_or(file, c.architecture + ".rope.freq_base_swa", 10000.0f));
+    for (const auto& [window] : c.windows) {
+      c.rope_thetas.push_back({window > 0 ? base : c.rope_theta});
+      c.rope_scales.push_back({window > 0 ? 1.0f : c.rope_scale});
+    }
+    // As in gemma2.hpp.
+    if (c.n_layers == 62 && c.attention_scale == 0) {
+      c.attention_scale = inverse_sqrt(c.dim / c.n_heads);
+    }
+    return c;
+  }
+};
+
+}}  // namespace nibble::NIBBLE_ABI

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The Granite architecture (dense): Llama with factors of embeddings, scores, logits, and of what
+// each half of a layer adds.
+#pragma once
+
+#include "nibble/model/decoder_config.hpp"
+#include "nibble/model/llama.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI {
+
+struct Granite {
+  using Config = DecoderConfig;
+  static constexpr std::string_view kName = "granite";
+
+  static Result<Config> config(const io::Gguf& file) {
+    NIBBLE_TRY(c, decoder_config(file));
+    NIBBLE_TRY(embedding, gguf_positive_or(file, "granite.embedding_scale", 1.0f));
+    NIBBLE_TRY(residual, gguf_positive_or(file, "granite.residual_scale", 1.0f));
+    NIBBLE_TRY(logit, gguf_positive_or(file, "granite.logit_scale", 1.0f));
+    NIBBLE_TRY(has_rope, file.get_bool_or("granite.rope.scaling.finetuned", true));
+    // Layers add residual * f(norm(x)) to x. Here x is divided by `residual` from the beginning, so
+    // that they add f(norm(x)): only norms read x, and they do not see the factor if eps follows.
+    c.embedding_scale = embedding / residual;
+    c.given_scale = embedding / residual;
+    c.norm_eps /= residual * residual;
+    c.logit_scale = 1 / logit;
+    if (!is_finite(static_cast<double>(c.embedding_scale)) ||
+        !is_finite(static_cast<double>(c.norm_eps))) {
+      return Error{Errc::malformed, file.name() + ": the factors of granite are out of range"};
+    }
+    if (!has_rope) c.rope_dim = 0;
+    return c;
+  }
+  static auto expression(const Config& c) { return llama(c); }
+};
+
+}}  // namespace nibble::NIBBLE_ABI

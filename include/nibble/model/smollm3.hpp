@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The SmolLM 3 architecture: Llama without rotation in each fourth layer.
+#pragma once
+
+#include "nibble/model/decoder_config.hpp"
+#include "nibble/model/llama.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI {
+
+struct SmolLm3 {
+  using Config = DecoderConfig;
+  static constexpr std::string_view kName = "smollm3";
+
+  static Result<Config> config(const io::Gguf& file) {
+    NIBBLE_TRY(c, decoder_config(file));
+    for (Index layer = 0; layer < c.n_layers; ++layer) {
+      c.rope_dims.push_back({layer % 4 == 3 ? 0 : c.rope_dim});
+    }
+    return c;
+  }
+  static auto expression(const Config& c) { return llama(c); }
+};
+
+}}  // namespace nibble::NIBBLE_ABI

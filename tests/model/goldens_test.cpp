@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Architectures compared with PyTorch transformers: goldens/*.gguf, which make_goldens.py makes,
+// have what each computes in double precision for a tiny model of random weights.
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "doctest/doctest.h"
+#include "nibble/generate/session.hpp"
+#include "nibble/io/gguf_writer.hpp"
+#include "nibble/model/all_architectures.hpp"
+#include "why.hpp"
+
+namespace {
+
+using namespace nibble;
+using Formats = graph::FormatList<quant::F32>;
+
+// As weights() of make_goldens.py.
+std::vector<float> random_weights(const std::string& name, Index n_rows, Index k) {
+  std::uint64_t seed = 0xCBF29CE484222325u;
+  for (const char c : name) seed = (seed ^ static_cast<unsigned char>(c)) * 0x100000001B3u;
+  double centre = 0, amplitude = std::sqrt(3.0 / static_cast<double>(k));
+  if (name.starts_with("rope_f")) {
+    centre = 2, amplitude = 1;
+  } else if (name.ends_with("norm.weight")) {
+    centre = 1, amplitude = 0.3;
+  } else if (name.ends_with(".bias")) {
+    amplitude = 0.3;
+  } else if (name == "token_embd.weight" || name == "position_embd.weight" ||
+             name == "token_types.weight") {
+    amplitude = 1;
+  }
+  std::vector<float> values(static_cast<std::size_t>(std::max<Index>(n_rows, 1) * k));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    std::uint64_t z = seed + (i + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    z ^= z >> 31;
+    const double u = static_cast<double>(z >> 40) / 0x1p23 - 1;
+    values[i] = static_cast<float>(centre + amplitude * u);
+  }
+  return values;
+}
+
+struct Golden {
+  std::vector<std::byte> model;  // a whole GGUF file
+  std::vector<std::int32_t> tokens;
+  std::vector<float> expected;
+};
+
+Golden read_golden(const std::filesystem::path& path) {
+  const auto file = io::Gguf::open(path.string());
+  REQUIRE_MESSAGE(file, test::why(file));
+  Golden golden;
+  io::GgufWriter writer;
+  for (const io::GgufEntry& entry : file->metadata()) {
+    if (!entry.key.starts_with("golden.")) writer.set(entry.key, entry.value);
+  }
+  const auto tokens = file->get_array<std::int32_t>("golden.tokens");
+  const auto names = file->get_strings("golden.names");
+  const auto shapes = file->get_array<std::int32_t>("golden.shapes");
+  REQUIRE((tokens && names && shapes && shapes->size() == 2 * names->size()));
+  golden.tokens = *tokens;
+  std::vector<std::vector<float>> values;
+  for (std::size_t i = 0; i < names->size(); ++i) {
+    const Index n = (*shapes)[2 * i], k = (*shapes)[2 * i + 1];
+    values.push_back(random_weights(std::string((*names)[i]), n, k));
+    const std::uint64_t dims[] = {static_cast<std::uint64_t>(k), static_cast<std::uint64_t>(n)};
+    writer.add_tensor(std::string((*names)[i]), io::GgmlType::f32,
+                      std::span(dims).first(n > 0 ? 2 : 1), std::as_bytes(std::span(values[i])));
+  }
+  for (const io::GgufTensor& tensor : file->tensors()) {
+    if (tensor.name == "golden.expected") {
+      golden.expected.resize(tensor.data.size() / sizeof(float));
+      std::memcpy(golden.expected.data(), tensor.data.data(), tensor.data.size());
+    } else {
+      writer.add_tensor(tensor.name, tensor.type, std::span(tensor.dims).first(1), tensor.data);
+    }
+  }
+  auto bytes = writer.to_bytes();
+  REQUIRE(bytes);
+  golden.model = *std::move(bytes);
+  return golden;
+}
+
+Model load_golden(const Golden& golden) {
+  const auto file = io::Gguf::parse(golden.model, "golden.gguf");
+  REQUIRE_MESSAGE(file, test::why(file));
+  auto model = Model::from_gguf<Formats, AllArchitectures>(*file);
+  REQUIRE_MESSAGE(model, test::why(model));
+  return *std::move(model);
+}
+
+// The largest difference, relative to the largest logit, when `batch` tokens are computed at once.
+double largest_error(const Model& model, const Golden& golden, Index batch) {
+  const auto n_tokens = static_cast<Index>(golden.tokens.size());
+  auto session = Session::create(model, {.n_ctx = n_tokens,
+                                         .max_step_tokens = batch,
+                                         .max_outputs = batch,
+                                         .kv_type = ops::KvType::f32});
+  REQUIRE_MESSAGE(session, test::why(session));
+  const Index vocab_size = model.config().vocab_size;
+  REQUIRE(golden.expected.size() == static_cast<std::size_t>(n_tokens * vocab_size));
+  double off = 0, largest = 0;
+  for (Index at = 0; at < n_tokens; at += batch) {
+    const Index n = std::min(batch, n_tokens - at);
+    const auto logits = session->append(
+        std::span(golden.tokens).subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(n)),
+        n);
+    REQUIRE_MESSAGE(logits, test::why(logits));
+    for (Index i = 0; i < n; ++i) {
+      for (Index j = 0; j < vocab_size; ++j) {
+        const double expected =
+            golden.expected[static_cast<std::size_t>((at + i) * vocab_size + j)];
+        const double difference = std::fabs(static_cast<double>((*logits)(i, j)) - expected);
+        off = difference <= off ? off : std::isnan(difference) ? INFINITY : difference;
+        largest = std::fmax(largest, std::fabs(expected));
+      }
+    }
+  }
+  return off / largest;
+}
+
+}  // namespace
+
+TEST_CASE("architectures compute what PyTorch transformers does") {
+  const char* const project = std::getenv("NIBBLE_PROJECT_DIR");
+  REQUIRE(project != nullptr);
+  std::size_t n_goldens = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(project) /
+                                                               "tests" / "model" / "goldens")) {
+    CAPTURE(entry.path().filename().string());
+    const Golden golden = read_golden(entry.path());
+    const Model model = load_golden(golden);
+    for (const Index batch : {30, 7, 1}) {
+      const double error = largest_error(model, golden, batch);
+      CHECK(error < 1e-5);
+      if (batch == 30) MESSAGE(entry.path().filename().string(), ": off by ", error);
+    }
+    ++n_goldens;
+  }
+  CHECK(n_goldens == 18);
+}

@@ -1,0 +1,548 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Makes goldens/*.gguf: what each architecture computes, according to PyTorch transformers in double
+# precision, for a tiny model of random weights.
+#
+#   make_goldens.py                          writes the goldens beside this file
+#   make_goldens.py --llama-cpp FOLDER       also writes whole models, and compares with llama.cpp
+#
+# Needs torch, transformers, gguf, numpy; --llama-cpp also needs xllamacpp, whose library is called.
+# A golden holds the metadata of a model, its tensors' names and shapes, tokens, and the logits at
+# each of them (or the embedding of the text). Its weights are those of weights() below, which
+# goldens_test.cpp computes as well.
+import argparse
+import ctypes
+import math
+import os
+import sys
+
+import gguf
+import numpy as np
+import torch
+import transformers as hf
+
+VOCAB, LENGTH = 24, 30
+
+
+def weights(name, shape):
+    """Random weights, from the tensor's name alone."""
+    with np.errstate(over="ignore"):
+        seed = np.uint64(0xCBF29CE484222325)
+        for byte in name.encode():
+            seed = (seed ^ np.uint64(byte)) * np.uint64(0x100000001B3)
+        n = int(np.prod(shape))
+        z = seed + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    u = (z >> np.uint64(40)).astype(np.float64) / 2.0**23 - 1
+    centre, amplitude = 0.0, math.sqrt(3.0 / shape[-1])
+    if name.startswith("rope_f"):
+        centre, amplitude = 2.0, 1.0
+    elif name.endswith("norm.weight"):
+        centre, amplitude = 1.0, 0.3
+    elif name.endswith(".bias"):
+        amplitude = 0.3
+    elif name in ("token_embd.weight", "position_embd.weight", "token_types.weight"):
+        amplitude = 1.0
+    return (centre + amplitude * u).astype(np.float32).reshape(shape)
+
+
+def tokens():
+    return [(7 * i * i + 3 * i + 5) % VOCAB for i in range(LENGTH)]
+
+
+# ---- Tensors: their names in GGUF and in transformers, and how one becomes the other -------------
+
+
+def unpermute(n_heads):
+    """From adjacent pairs of a head's values to its two halves."""
+
+    def change(w):
+        size = w.shape[0] // n_heads
+        return w.reshape(n_heads, size // 2, 2, -1).swapaxes(1, 2).reshape(w.shape)
+
+    return change
+
+
+class Tensors:
+    def __init__(self, model):
+        self.model = model.double().eval()
+        self.hf = dict(self.model.named_parameters())
+        self.list = []  # (name, shape)
+        self.set = set()
+
+    def add(self, name, hf_name, change=lambda w: w):
+        """The tensor `name`, of the shape that the parameter `hf_name` has."""
+        self.put(name, tuple(self.hf[hf_name].shape), [(hf_name, change)])
+
+    def put(self, name, shape, targets):
+        w = weights(name, shape)
+        self.list.append((name, shape))
+        for hf_name, change in targets:
+            value = np.ascontiguousarray(change(w.astype(np.float64)))
+            parameter = self.hf[hf_name]
+            assert tuple(parameter.shape) == value.shape, (hf_name, parameter.shape, value.shape)
+            with torch.no_grad():
+                parameter.copy_(torch.from_numpy(value))
+            self.set.add(hf_name)
+
+    def optional(self, name, hf_name, change=lambda w: w):
+        if hf_name in self.hf:
+            self.add(name, hf_name, change)
+
+    def check(self):
+        left = set(self.hf) - self.set
+        assert not left, left
+
+
+def minus_one(w):
+    return w - 1  # Gemma's norms multiply by 1 + weight; files have the sum
+
+
+def llama_tensors(t, c, norms=None, permuted=False, fused=False):
+    same = lambda w: w
+    q = unpermute(c.num_attention_heads) if permuted else same
+    k = unpermute(c.num_key_value_heads) if permuted else same
+    norms = norms or {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+    change = minus_one if c.model_type.startswith("gemma") else same
+    t.add("token_embd.weight", "model.embed_tokens.weight")
+    t.add("output_norm.weight", "model.norm.weight", change)
+    t.optional("output.weight", "lm_head.weight")
+    for i in range(c.num_hidden_layers):
+        at, of = f"blk.{i}.", f"model.layers.{i}."
+        for name, hf_name in norms.items():
+            t.add(at + name + ".weight", of + hf_name + ".weight", change)
+        if fused:
+            t.add(at + "attn_qkv.weight", of + "self_attn.qkv_proj.weight")
+            t.add(at + "ffn_up.weight", of + "mlp.gate_up_proj.weight")
+        else:
+            for part, how in (("q", q), ("k", k), ("v", same)):
+                for kind in ("weight", "bias"):
+                    name = of + f"self_attn.{part}_proj.{kind}"
+                    t.optional(at + f"attn_{part}.{kind}", name, how)
+            for part in ("gate", "up"):
+                for kind in ("weight", "bias"):
+                    t.optional(at + f"ffn_{part}.{kind}", of + f"mlp.{part}_proj.{kind}")
+        t.optional(at + "attn_q_norm.weight", of + "self_attn.q_norm.weight", change)
+        t.optional(at + "attn_k_norm.weight", of + "self_attn.k_norm.weight", change)
+        for kind in ("weight", "bias"):
+            t.optional(at + f"attn_output.{kind}", of + f"self_attn.o_proj.{kind}")
+            t.optional(at + f"ffn_down.{kind}", of + f"mlp.down_proj.{kind}")
+
+
+# ---- The models ----------------------------------------------------------------------------------
+
+SHAPE = dict(
+    vocab_size=VOCAB,
+    hidden_size=20,
+    intermediate_size=28,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=6,
+    max_position_embeddings=64,
+    rms_norm_eps=1e-5,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=2,
+    attn_implementation="eager",
+    tie_word_embeddings=False,
+)
+
+
+def rope(theta=10000.0, **more):
+    return {"rope_type": "default", "rope_theta": theta, **more}
+
+
+def keys_of(c, head_dim=None):
+    """The metadata that all have."""
+    head_dim = head_dim or c.head_dim
+    keys = {
+        "context_length": c.max_position_embeddings,
+        "embedding_length": c.hidden_size,
+        "block_count": c.num_hidden_layers,
+        "feed_forward_length": c.intermediate_size,
+        "attention.head_count": c.num_attention_heads,
+        "attention.head_count_kv": getattr(c, "num_key_value_heads", c.num_attention_heads),
+        "attention.key_length": head_dim,
+        "attention.value_length": head_dim,
+        "rope.dimension_count": head_dim,
+        "vocab_size": VOCAB,
+    }
+    if hasattr(c, "rms_norm_eps"):
+        keys["attention.layer_norm_rms_epsilon"] = float(c.rms_norm_eps)
+    parameters = getattr(c, "rope_parameters", None) or {}
+    if "rope_theta" in parameters:
+        keys["rope.freq_base"] = float(parameters["rope_theta"])
+    return keys
+
+
+def decoder(config_class, model_class, more=None, keys=None, **how):
+    c = config_class(**{**SHAPE, **(more or {})})
+    t = Tensors(model_class(c))
+    llama_tensors(t, c, **how)
+    t.check()
+    return t, {**keys_of(c), **(keys or {})}
+
+
+def llama():
+    return decoder(hf.LlamaConfig, hf.LlamaForCausalLM,
+                   dict(attention_bias=True, mlp_bias=True, rope_parameters=rope(500.0)),
+                   permuted=True)
+
+
+def llama_linear():
+    return decoder(hf.LlamaConfig, hf.LlamaForCausalLM,
+                   dict(rope_parameters=rope(500.0, rope_type="linear", factor=4.0)),
+                   {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}, permuted=True)
+
+
+def llama3_factors():
+    scaling = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                   original_max_position_embeddings=16)
+    c = hf.LlamaConfig(**{**SHAPE, "head_dim": 12, "rope_parameters": rope(500.0, **scaling)})
+    t = Tensors(hf.LlamaForCausalLM(c))
+    llama_tensors(t, c, permuted=True)
+    t.check()
+    # The divisors that converters write for this scaling.
+    plain = 500.0 ** (-np.arange(0, 12, 2) / 12)
+    factors = (plain / t.model.model.rotary_emb.inv_freq.numpy()).astype(np.float32)
+    return t, {**keys_of(c), "#rope_freqs": factors}
+
+
+def yarn_scaling(**more):
+    return dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16,
+                beta_fast=4.0, beta_slow=1.0, **more)
+
+
+YARN_KEYS = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
+             "rope.scaling.original_context_length": 16,
+             "rope.scaling.yarn_beta_fast": 4.0, "rope.scaling.yarn_beta_slow": 1.0}
+
+
+def qwen2():
+    return decoder(hf.Qwen2Config, hf.Qwen2ForCausalLM,
+                   dict(hidden_size=24, tie_word_embeddings=True))
+
+
+def qwen2_yarn():
+    return decoder(hf.Qwen2Config, hf.Qwen2ForCausalLM,
+                   dict(hidden_size=48, head_dim=12,
+                        rope_parameters=rope(100.0, **yarn_scaling())), YARN_KEYS)
+
+
+def qwen3():
+    return decoder(hf.Qwen3Config, hf.Qwen3ForCausalLM, dict(rope_parameters=rope(1000000.0)))
+
+
+def mistral3():
+    scaling = yarn_scaling(mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1,
+                           max_position_embeddings=16)
+    return decoder(hf.Ministral3Config, hf.Ministral3ForCausalLM,
+                   dict(head_dim=12, rope_parameters=rope(100.0, **scaling)),
+                   {**YARN_KEYS, "rope.scaling.yarn_log_multiplier": 1.0,
+                    "attention.temperature_scale": 0.1}, permuted=True)
+
+
+def smollm3():
+    return decoder(hf.SmolLM3Config, hf.SmolLM3ForCausalLM,
+                   dict(num_hidden_layers=5, rope_parameters=rope(500.0)), permuted=True)
+
+
+def granite():
+    return decoder(hf.GraniteConfig, hf.GraniteForCausalLM,
+                   dict(head_dim=6, embedding_multiplier=12.0, residual_multiplier=0.25,
+                        attention_multiplier=0.3, logits_scaling=8.0, rms_norm_eps=1e-3),
+                   {"embedding_scale": 12.0, "residual_scale": 0.25, "attention.scale": 0.3,
+                    "logit_scale": 8.0}, permuted=True)
+
+
+GEMMA_NORMS = {"attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm",
+               "ffn_norm": "pre_feedforward_layernorm",
+               "post_ffw_norm": "post_feedforward_layernorm"}
+
+
+def gemma2():
+    return decoder(hf.Gemma2Config, hf.Gemma2ForCausalLM,
+                   dict(query_pre_attn_scalar=6, sliding_window=5, attn_logit_softcapping=2.0,
+                        final_logit_softcapping=3.0, tie_word_embeddings=True,
+                        num_hidden_layers=4),
+                   {"attention.sliding_window": 5, "attn_logit_softcapping": 2.0,
+                    "final_logit_softcapping": 3.0}, norms=GEMMA_NORMS)
+
+
+def gemma3():
+    parameters = {"full_attention": rope(100000.0, rope_type="linear", factor=8.0),
+                  "sliding_attention": rope(1000.0)}
+    return decoder(hf.Gemma3TextConfig, hf.Gemma3ForCausalLM,
+                   dict(query_pre_attn_scalar=6, sliding_window=5, num_hidden_layers=7,
+                        rope_parameters=parameters, tie_word_embeddings=True),
+                   {"attention.sliding_window": 5, "rope.freq_base": 100000.0,
+                    "rope.freq_base_swa": 1000.0, "rope.scaling.type": "linear",
+                    "rope.scaling.factor": 8.0}, norms=GEMMA_NORMS)
+
+
+def phi3_of(n_original, n_ctx, window):
+    n_pairs = 4
+    short = weights("rope_factors_short.weight", (n_pairs,))
+    long = weights("rope_factors_long.weight", (n_pairs,))
+    scaling = dict(rope_type="longrope", short_factor=short.astype(float).tolist(),
+                   long_factor=long.astype(float).tolist(), factor=n_ctx / n_original,
+                   original_max_position_embeddings=n_original, partial_rotary_factor=0.8)
+    c = hf.Phi3Config(**{**SHAPE, "hidden_size": 40, "head_dim": 10, "sliding_window": window,
+                         "max_position_embeddings": n_ctx,
+                         "original_max_position_embeddings": n_original,
+                         "partial_rotary_factor": 0.8,
+                         "rope_parameters": rope(500.0, **scaling)})
+    t = Tensors(hf.Phi3ForCausalLM(c))
+    llama_tensors(t, c, fused=True)
+    t.check()
+    t.list += [("rope_factors_short.weight", (n_pairs,)), ("rope_factors_long.weight", (n_pairs,))]
+    magnitude = math.sqrt(1 + math.log(n_ctx / n_original) / math.log(n_original))
+    keys = {**keys_of(c), "rope.dimension_count": 2 * n_pairs,
+            "rope.scaling.original_context_length": n_original,
+            "rope.scaling.attn_factor": magnitude}
+    return t, {**keys, "attention.sliding_window": window} if window else keys
+
+
+def phi3_long():
+    return phi3_of(16, 64, None)
+
+
+def phi3_short():
+    return phi3_of(256, 512, None)
+
+
+def phi3_window():  # llama.cpp leaves the window out
+    return phi3_of(256, 512, 7)
+
+
+OLMO_NORMS = {"post_attention_norm": "post_attention_layernorm",
+              "post_ffw_norm": "post_feedforward_layernorm"}
+
+
+def olmo2():
+    return decoder(hf.Olmo2Config, hf.Olmo2ForCausalLM, dict(head_dim=5 * 2, hidden_size=40),
+                   norms=OLMO_NORMS)
+
+
+def olmo3():
+    return decoder(hf.Olmo3Config, hf.Olmo3ForCausalLM,
+                   dict(head_dim=10, hidden_size=40, num_hidden_layers=4, sliding_window=5,
+                        rope_parameters={"full_attention": rope(100.0, **yarn_scaling()),
+                                         "sliding_attention": rope(100.0)}),
+                   {**YARN_KEYS, "rope.freq_base": 100.0, "attention.sliding_window": 5},
+                   norms=OLMO_NORMS)
+
+
+def gptneox_of(parallel):
+    c = hf.GPTNeoXConfig(vocab_size=VOCAB, hidden_size=40, intermediate_size=28,
+                         num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=64,
+                         layer_norm_eps=1e-5, use_parallel_residual=parallel,
+                         attn_implementation="eager",
+                         rope_parameters=rope(500.0, partial_rotary_factor=0.6))
+    t = Tensors(hf.GPTNeoXForCausalLM(c))
+    pairs = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
+             "attn_output": "attention.dense", "ffn_up": "mlp.dense_h_to_4h",
+             "ffn_down": "mlp.dense_4h_to_h"}
+    t.add("token_embd.weight", "gpt_neox.embed_in.weight")
+    t.add("output.weight", next(n for n in t.hf if n.startswith("embed_out")
+                                or n.startswith("lm_head")))
+
+    def interleave(w):  # files have all heads' q, then k, then v; here each head has its three
+        return w.reshape(3, 4, 10, -1).swapaxes(0, 1).reshape(w.shape)
+
+    for kind in ("weight", "bias"):
+        t.add(f"output_norm.{kind}", f"gpt_neox.final_layer_norm.{kind}")
+        for i in range(c.num_hidden_layers):
+            at, of = f"blk.{i}.", f"gpt_neox.layers.{i}."
+            for name, hf_name in pairs.items():
+                t.add(f"{at}{name}.{kind}", f"{of}{hf_name}.{kind}")
+            t.add(f"{at}attn_qkv.{kind}", f"{of}attention.query_key_value.{kind}", interleave)
+    t.check()
+    keys = keys_of(c, 10)
+    return t, {**keys, "rope.dimension_count": 6, "rope.freq_base": 500.0,
+               "attention.layer_norm_epsilon": 1e-5, "use_parallel_residual": parallel}
+
+
+def gptneox():
+    return gptneox_of(True)
+
+
+def gptneox_sequential():
+    return gptneox_of(False)
+
+
+DECODERS = {
+    "llama": ("llama", llama), "llama-linear": ("llama", llama_linear),
+    "llama-factors": ("llama", llama3_factors), "qwen2": ("qwen2", qwen2),
+    "qwen2-yarn": ("qwen2", qwen2_yarn), "qwen3": ("qwen3", qwen3),
+    "mistral3": ("mistral3", mistral3), "smollm3": ("smollm3", smollm3),
+    "granite": ("granite", granite), "gemma2": ("gemma2", gemma2), "gemma3": ("gemma3", gemma3),
+    "phi3-long": ("phi3", phi3_long), "phi3-short": ("phi3", phi3_short),
+    "phi3-window": ("phi3", phi3_window),
+    "olmo2": ("olmo2", olmo2), "olmo3": ("olmo2", olmo3), "gptneox": ("gptneox", gptneox),
+    "gptneox-sequential": ("gptneox", gptneox_sequential),
+}
+
+# ---- Files ---------------------------------------------------------------------------------------
+
+
+def write_keys(writer, architecture, keys):
+    for key, value in keys.items():
+        if key.startswith("#"):
+            continue
+        name = f"{architecture}.{key}"
+        if isinstance(value, bool):
+            writer.add_bool(name, value)
+        elif isinstance(value, float):
+            writer.add_float32(name, value)
+        elif isinstance(value, str):
+            writer.add_string(name, value)
+        else:
+            writer.add_uint32(name, value)
+
+
+def finish(writer):
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write_golden(path, architecture, t, keys, expected):
+    writer = gguf.GGUFWriter(path, architecture)
+    write_keys(writer, architecture, keys)
+    writer.add_array("golden.names", [name for name, _ in t.list])
+    writer.add_array("golden.shapes", [int(n) for _, s in t.list
+                                       for n in (s if len(s) == 2 else (0, s[0]))])
+    writer.add_array("golden.tokens", tokens())
+    factors = keys.get("#rope_freqs")
+    if factors is not None:
+        writer.add_tensor("rope_freqs.weight", factors)
+    writer.add_tensor("golden.expected", expected.astype(np.float32))
+    finish(writer)
+
+
+def write_model(path, architecture, t, keys):
+    writer = gguf.GGUFWriter(path, architecture)
+    write_keys(writer, architecture, keys)
+    writer.add_tokenizer_model("llama")
+    words = ["<unk>", "<s>", "</s>"] + [f"▁w{i}" for i in range(3, VOCAB)]
+    writer.add_token_list(words)
+    writer.add_token_scores([0.0] * VOCAB)
+    writer.add_token_types([2, 3, 3] + [1] * (VOCAB - 3))
+    for name, shape in t.list:
+        writer.add_tensor(name, weights(name, shape))
+    if keys.get("#rope_freqs") is not None:
+        writer.add_tensor("rope_freqs.weight", keys["#rope_freqs"])
+    finish(writer)
+
+
+# ---- llama.cpp -----------------------------------------------------------------------------------
+
+
+class Params(ctypes.Structure):  # of models and contexts: larger than both
+    _fields_ = [("words", ctypes.c_uint32 * 64)]
+
+
+class Batch(ctypes.Structure):
+    _fields_ = [("n_tokens", ctypes.c_int32), ("token", ctypes.c_void_p),
+                ("embd", ctypes.c_void_p), ("pos", ctypes.c_void_p),
+                ("n_seq_id", ctypes.c_void_p), ("seq_id", ctypes.c_void_p),
+                ("logits", ctypes.c_void_p)]
+
+
+class LlamaCpp:
+    """llama.cpp's library, with the layout of its parameters as of xllamacpp 2026.10."""
+
+    def __init__(self):
+        import xllamacpp
+
+        folder = os.path.dirname(xllamacpp.__file__)
+        name = next(n for n in os.listdir(folder) if n.endswith(".so"))
+        self.lib = lib = ctypes.CDLL(os.path.join(folder, name))
+        lib.llama_model_default_params.restype = Params
+        lib.llama_context_default_params.restype = Params
+        lib.llama_model_load_from_file.restype = ctypes.c_void_p
+        lib.llama_model_load_from_file.argtypes = [ctypes.c_char_p, Params]
+        lib.llama_init_from_model.restype = ctypes.c_void_p
+        lib.llama_init_from_model.argtypes = [ctypes.c_void_p, Params]
+        lib.llama_batch_init.restype = Batch
+        lib.llama_decode.argtypes = [ctypes.c_void_p, Batch]
+        lib.llama_encode.argtypes = [ctypes.c_void_p, Batch]
+        lib.llama_free.argtypes = [ctypes.c_void_p]
+        lib.llama_model_free.argtypes = [ctypes.c_void_p]
+        for f in ("llama_get_logits_ith", "llama_get_embeddings_ith", "llama_get_embeddings_seq"):
+            getattr(lib, f).restype = ctypes.POINTER(ctypes.c_float)
+            getattr(lib, f).argtypes = [ctypes.c_void_p, ctypes.c_int32]
+        self.quiet = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(
+            lambda level, text, data: level >= 4 and sys.stderr.write(text.decode()))
+        lib.llama_log_set.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+        lib.llama_log_set(ctypes.cast(self.quiet, ctypes.c_void_p), None)
+        lib.llama_backend_init()
+
+    def run(self, path, ids, n_ctx, width, embed=False):
+        lib = self.lib
+        model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
+        if not model:
+            return None
+        p = lib.llama_context_default_params()
+        p.words[0] = n_ctx
+        p.words[5] = p.words[6] = len(ids)  # outputs
+        p.words[7] = p.words[8] = 1  # threads
+        p.words[13] = 0  # no flash attention: its sums are f16
+        p.words[26] = p.words[27] = 0  # an f32 cache
+        bytes_of = ctypes.cast(ctypes.pointer(p), ctypes.POINTER(ctypes.c_uint8))
+        bytes_of[136] = 1 if embed else 0
+        context = lib.llama_init_from_model(model, p)
+        assert context, path
+        batch = lib.llama_batch_init(len(ids), 0, 1)
+        batch.n_tokens = len(ids)
+        for i, token in enumerate(ids):
+            ctypes.cast(batch.token, ctypes.POINTER(ctypes.c_int32))[i] = token
+            ctypes.cast(batch.pos, ctypes.POINTER(ctypes.c_int32))[i] = i
+            ctypes.cast(batch.n_seq_id, ctypes.POINTER(ctypes.c_int32))[i] = 1
+            ctypes.cast(batch.seq_id, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)))[i][0] = 0
+            ctypes.cast(batch.logits, ctypes.POINTER(ctypes.c_int8))[i] = 1
+        assert lib.llama_decode(context, batch) == 0
+        if embed:
+            rows = [lib.llama_get_embeddings_seq(context, 0)[:width]]
+        else:
+            rows = [lib.llama_get_logits_ith(context, i)[:width] for i in range(len(ids))]
+        lib.llama_free(context)
+        lib.llama_model_free(model)
+        return np.array(rows, dtype=np.float64)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--llama-cpp", metavar="FOLDER", help="compare, with models written here")
+    parser.add_argument("names", nargs="*", help="only these goldens")
+    options = parser.parse_args()
+    here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "goldens")
+    os.makedirs(here, exist_ok=True)
+    torch.set_default_dtype(torch.float64)
+    llama_cpp = LlamaCpp() if options.llama_cpp else None
+    for name, (architecture, make) in DECODERS.items():
+        if options.names and name not in options.names:
+            continue
+        t, keys = make()
+        with torch.no_grad():
+            logits = t.model(torch.tensor([tokens()])).logits[0].numpy()
+        write_golden(os.path.join(here, name + ".gguf"), architecture, t, keys, logits)
+        line = f"{name}: largest logit {np.abs(logits).max():.3f}"
+        if llama_cpp:
+            path = os.path.join(options.llama_cpp, name + ".gguf")
+            write_model(path, architecture, t, keys)
+            theirs = llama_cpp.run(path, tokens(), LENGTH, VOCAB)
+            if theirs is None:
+                line += ", llama.cpp does not load it"
+            else:
+                off = np.abs(theirs - logits).max(axis=1) / np.abs(logits).max()
+                line += f", llama.cpp off by {off.max():.2e} (at token {off.argmax()})"
+        print(line, flush=True)
+
+
+main()
