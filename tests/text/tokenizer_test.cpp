@@ -149,8 +149,9 @@ TEST_CASE("a megabyte of the beginnings of special tokens") {
   CHECK(encode(t, text) == Ids(text.size() / 5, 513));
 }
 
-TEST_CASE("llama-spm and phi-3: the expected ids of llama.cpp, and back") {
-  for (const char* name : {"ggml-vocab-llama-spm", "ggml-vocab-phi-3"}) {
+TEST_CASE("vocabularies of models: the expected ids of llama.cpp, and back") {
+  for (const char* name : {"ggml-vocab-llama-spm", "ggml-vocab-phi-3", "ggml-vocab-gpt-2",
+                           "ggml-vocab-llama-bpe", "ggml-vocab-starcoder"}) {
     const auto path = test::data_path(std::string("tokenizers/") + name + ".gguf");
     if (!path) return;
     CAPTURE(name);
