@@ -14,10 +14,10 @@ import unicodedata2 as unicode
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "include" / "nibble" / "text"
 END = 0x110000
 # The names of CharClass in unicode.hpp, in its order.
-CLASSES = ["other", "unassigned", "space", "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Nd", "No",
-           "P", "S"]
+CLASSES = ["other", "unassigned", "space", "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Nd", "Nl",
+           "No", "P", "S"]
 OF_CATEGORY = {"Cc": "other", "Cf": "other", "Co": "other", "Cs": "other", "Cn": "unassigned",
-               "Zs": "space", "Zl": "space", "Zp": "space", "Me": "Mc", "Nl": "No"}
+               "Zs": "space", "Zl": "space", "Zp": "space", "Me": "Mc"}
 
 
 def class_of(code):

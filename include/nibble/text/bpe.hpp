@@ -29,7 +29,10 @@ class BpeEncoder {
   // `expected` bytes are going to be encoded: how many words are worth remembering.
   explicit BpeEncoder(const Vocabulary& vocabulary, std::size_t expected)
       : vocabulary_(vocabulary),
-        words_(std::bit_ceil(std::clamp(expected / 16, std::size_t{16}, kMaxWords))) {}
+        words_(std::bit_ceil(std::clamp(expected / 16, std::size_t{16}, kMaxWords))) {
+    const std::int32_t unk = vocabulary.settings().unk;
+    if (unk != kNoToken && vocabulary.type(unk) == PieceType::unknown) unknown_ = unk;
+  }
 
   // Appends the ids of `text`, which may be any bytes, at most kMaxBytes, to `ids`. Time
   // O(n log n), memory O(n).
@@ -85,12 +88,14 @@ class BpeEncoder {
               -static_cast<float>(rank)};
     });
     symbols_.for_each([&](const MergeList::Symbol& symbol) {
-      const std::int32_t id = symbol.id != kNoToken ? symbol.id : vocabulary_.settings().unk;
+      const std::int32_t id = symbol.id != kNoToken ? symbol.id : unknown_;
       if (id != kNoToken) ids.push_back(id);
     });
   }
 
   const Vocabulary& vocabulary_;
+  // For bytes without a token. (Files also name other tokens; text must not become those.)
+  std::int32_t unknown_ = kNoToken;
   std::vector<Word> words_;  // by hash; a power of two
   std::string characters_;
   MergeList symbols_;

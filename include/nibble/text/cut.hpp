@@ -88,11 +88,17 @@ inline std::size_t count_of(CharSet set, std::string_view text, Character& after
   return count;
 }
 
+// Whether `c`, after a digit, is in the same word: \b does not match between them.
+inline bool is_in_word(const Character& c) noexcept {
+  return c.is_in(kLetters | kMarks | kDigits | char_set(CharClass::letter_number)) ||
+         (c.type == CharClass::number && c.code < 0x100) || c.code == '_';
+}
+
 // How many digits begin `text`, if they are to be grouped: if no letter follows them.
 inline std::size_t groupable_digits(std::string_view text) noexcept {
   Character after;
   const std::size_t count = count_of(kDigits, text, after);
-  return after.is_in(kLetters | kMarks) || after.code == '_' ? 0 : count;
+  return is_in_word(after) ? 0 : count;
 }
 
 }  // namespace detail

@@ -26,7 +26,8 @@ enum class CharClass : std::uint8_t {
   letter,  // without case
   mark,    // nonspacing
   spacing_mark,
-  digit,   // decimal
+  digit,  // decimal
+  letter_number,
   number,  // other numbers
   punctuation,
   symbol,
@@ -47,7 +48,7 @@ inline constexpr CharSet kMarks = char_set(CharClass::mark, CharClass::spacing_m
 inline constexpr CharSet kCased = char_set(CharClass::upper, CharClass::lower, CharClass::title);
 inline constexpr CharSet kLetters = (kCased | kUncased) & ~kMarks;
 inline constexpr CharSet kDigits = char_set(CharClass::digit);
-inline constexpr CharSet kNumbers = kDigits | char_set(CharClass::number);
+inline constexpr CharSet kNumbers = kDigits | char_set(CharClass::letter_number, CharClass::number);
 inline constexpr CharSet kSigns = char_set(CharClass::punctuation, CharClass::symbol);
 
 namespace detail {
