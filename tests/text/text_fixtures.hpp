@@ -11,6 +11,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "nibble/text/tokenizer.hpp"
@@ -73,6 +74,45 @@ inline nibble::text::Vocabulary small_vocabulary() {
 inline nibble::text::Tokenizer small_tokenizer() {
   return nibble::text::Tokenizer(small_vocabulary());
 }
+
+// A byte-level vocabulary: the token of each byte has its value; merges can be added.
+struct BpeParts {
+  std::vector<OwnedPiece> pieces;
+  std::vector<std::pair<std::string, std::string>> merges;
+
+  BpeParts() {
+    for (int byte = 0; byte < 256; ++byte) {
+      const char c = static_cast<char>(byte);
+      pieces.push_back({"", 0, nibble::text::PieceType::normal});
+      nibble::text::append_byte_characters(pieces.back().text, {&c, 1});
+    }
+  }
+  // Adds this merge, and the piece that it makes.
+  void add(const std::string& left, const std::string& right) {
+    std::string both = left;
+    both += right;
+    pieces.push_back({both, 0, nibble::text::PieceType::normal});
+    merges.emplace_back(left, right);
+  }
+  static nibble::text::VocabularySettings settings() {
+    nibble::text::VocabularySettings settings;
+    settings.kind = nibble::text::VocabularyKind::bpe;
+    settings.pre = "gpt-2";
+    settings.bos = settings.eos = settings.unk = nibble::text::kNoToken;
+    return settings;
+  }
+  nibble::Result<nibble::text::Vocabulary> try_make(
+      const nibble::text::VocabularySettings& settings) const {
+    std::vector<nibble::text::TextMerge> views_of_merges;
+    for (const auto& [left, right] : merges) views_of_merges.push_back({left, right});
+    return nibble::text::Vocabulary::make(views(pieces), settings, views_of_merges);
+  }
+  nibble::text::Vocabulary make(
+      const nibble::text::VocabularySettings& settings = BpeParts::settings()) const {
+    auto vocabulary = try_make(settings);
+    return *std::move(vocabulary);
+  }
+};
 
 // Random texts over an alphabet of fragments, long enough for all kinds of merges.
 inline std::string random_text(std::mt19937& random, std::size_t n_fragments) {

@@ -149,8 +149,9 @@ TEST_CASE("a megabyte of the beginnings of special tokens") {
   CHECK(encode(t, text) == Ids(text.size() / 5, 513));
 }
 
-TEST_CASE("llama-spm and phi-3: the expected ids of llama.cpp, and back") {
-  for (const char* name : {"ggml-vocab-llama-spm", "ggml-vocab-phi-3"}) {
+TEST_CASE("vocabularies of models: the expected ids of llama.cpp, and back") {
+  for (const char* name : {"ggml-vocab-llama-spm", "ggml-vocab-phi-3", "ggml-vocab-gpt-2",
+                           "ggml-vocab-llama-bpe", "ggml-vocab-starcoder"}) {
     const auto path = test::data_path(std::string("tokenizers/") + name + ".gguf");
     if (!path) return;
     CAPTURE(name);
@@ -178,7 +179,10 @@ TEST_CASE("llama-spm and phi-3: the expected ids of llama.cpp, and back") {
       CHECK(encode(t, texts[i]) == expected[i]);
       CHECK(t.decode(expected[i]) == texts[i]);
     }
-    check_round_trips(t, 17);
+    bool spells_all = true;  // starcoder has no tokens for bytes that UTF-8 never has
+    for (int byte = 0; byte < 256; ++byte)
+      spells_all &= t.vocabulary().byte_token(static_cast<unsigned char>(byte)) != kNoToken;
+    if (spells_all) check_round_trips(t, 17);
   }
 }
 

@@ -378,8 +378,10 @@ TEST_CASE("a malformed vocabulary is an error that says what is wrong") {
       Errc::malformed, "eot_token_id");
   check_error(with([](File& f) { f.writer.set("tokenizer.ggml.add_bos_token", 1); }),
               Errc::malformed, "add_bos_token");
+  check_error(with([](File& f) { f.writer.set("tokenizer.ggml.model", std::string_view("rwkv")); }),
+              Errc::unsupported, "rwkv");
   check_error(with([](File& f) { f.writer.set("tokenizer.ggml.model", std::string_view("gpt2")); }),
-              Errc::unsupported, "gpt2");
+              Errc::not_found, "tokenizer.ggml.merges");
   check_error(with([](File& f) { f.writer.set("tokenizer.ggml.model", 3); }), Errc::malformed,
               "tokenizer.ggml.model");
 

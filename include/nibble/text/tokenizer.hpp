@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Text to token ids and back. The vocabulary decides which algorithm runs. Callers see only this
-// class, so that byte-level BPE can be added next to SentencePiece without changing them.
+// Text to token ids and back. The vocabulary decides which algorithm runs; callers see only this
+// class.
 #pragma once
 
 #include <cstddef>
@@ -15,6 +15,9 @@
 
 #include "nibble/core/result.hpp"
 #include "nibble/io/gguf.hpp"
+#include "nibble/text/bpe.hpp"
+#include "nibble/text/decode.hpp"
+#include "nibble/text/gguf_vocabulary.hpp"
 #include "nibble/text/special_tokens.hpp"
 #include "nibble/text/spm.hpp"
 #include "nibble/text/vocabulary.hpp"
@@ -99,7 +102,7 @@ class Tokenizer {
   void append_text(std::int32_t id, DecodeOptions& state, std::string& out) const {
     if (!vocabulary_.contains(id)) return;
     const std::size_t n = out.size();
-    spm_append_text(vocabulary_, id, state.show_special, out);
+    append_token_text(vocabulary_, id, state.show_special, out);
     const PieceType type = vocabulary_.type(id);
     if (type == PieceType::control || type == PieceType::unknown) return;
     // Encoding adds no space before a user-defined token, so a space there belongs to the token.
@@ -112,6 +115,10 @@ class Tokenizer {
  private:
   Result<void> append_ids(std::string_view text, const EncodeOptions& options,
                           std::vector<std::int32_t>& ids) const;
+  // Appends the special tokens in `text`, and calls encode(part) for what is between them.
+  template <class Encode>
+  void append_parts(std::string_view text, const SpecialTokens& special,
+                    std::vector<std::int32_t>& ids, Encode encode) const;
 
   // Length of the white space that Phi-3 drops after a special token.
   static std::size_t leading_white_space(std::string_view text) noexcept {
@@ -142,21 +149,38 @@ inline Result<void> Tokenizer::append_ids(std::string_view text, const EncodeOpt
     return Error{Errc::limit, "encode: the text has " + to_text(text.size()) +
                                   " bytes, more than " + to_text(SpmEncoder::kMaxBytes)};
 
-  if (add_bos) ids.push_back(settings.bos);
   const SpecialTokens& special = options.parse_special ? all_special_ : user_defined_;
-  SpmEncoder encoder;
+  if (add_bos) ids.push_back(settings.bos);
+  switch (settings.kind) {
+    case VocabularyKind::bpe: {
+      BpeEncoder encoder(vocabulary_, text.size());
+      append_parts(text, special, ids, [&](std::string_view part) { encoder.encode(part, ids); });
+      break;
+    }
+    default: {
+      SpmEncoder encoder;
+      // Text is at the beginning or after a special token; in both places a space is added.
+      append_parts(text, special, ids, [&](std::string_view part) {
+        encoder.encode(vocabulary_, part, settings.add_space_prefix, ids);
+      });
+    }
+  }
+  if (add_eos) ids.push_back(settings.eos);
+  return ok();
+}
+
+template <class Encode>
+void Tokenizer::append_parts(std::string_view text, const SpecialTokens& special,
+                             std::vector<std::int32_t>& ids, Encode encode) const {
   while (!text.empty()) {
     const SpecialTokens::Match match = special.find(vocabulary_, text);
     const std::string_view before = text.substr(0, match.at);
-    // Text is at the beginning or after a special token; in both places a space is added.
-    if (!before.empty()) encoder.encode(vocabulary_, before, settings.add_space_prefix, ids);
+    if (!before.empty()) encode(before);
     if (match.id == kNoToken) break;
     ids.push_back(match.id);
     text.remove_prefix(match.at + vocabulary_.text(match.id).size());
     if (strips_after(match.id)) text.remove_prefix(leading_white_space(text));
   }
-  if (add_eos) ids.push_back(settings.eos);
-  return ok();
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::text

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The vocabulary of a model: its pieces with their scores and types, the tokens with a special
-// role, and a hash table from text to token. Immutable after creation, so threads may share one.
+// The vocabulary of a model: its pieces with their scores and types, its merges, the tokens with a
+// special role, and hash tables to find pieces and merges. Immutable after creation, so threads may
+// share one.
 #pragma once
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <span>
 #include <string>
@@ -20,8 +19,14 @@
 #include "nibble/core/result.hpp"
 #include "nibble/core/scalar.hpp"
 #include "nibble/io/gguf.hpp"
+#include "nibble/text/byte_characters.hpp"
+#include "nibble/text/hash_index.hpp"
+#include "nibble/text/pre_tokenizer.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace text {
+
+// What stands for a space in the pieces of SentencePiece: U+2581, "▁".
+NIBBLE_HIDDEN inline constexpr std::string_view kSpmSpace = "\xE2\x96\x81";
 
 // Value of a token id that means: no token.
 inline constexpr std::int32_t kNoToken = -1;
@@ -43,44 +48,35 @@ struct Piece {
   PieceType type = PieceType::normal;
 };
 
+// A rule of byte-level BPE: these two pieces, side by side, become the piece that has both texts.
+struct TextMerge {
+  std::string_view left, right;
+};
+
+// How text becomes pieces. GGUF's names (tokenizer.ggml.model): llama, gpt2, bert, t5.
+enum class VocabularyKind : std::uint8_t { spm, bpe, wordpiece, unigram };
+
 // The settings of a vocabulary besides its pieces. The defaults are those of GGUF for
 // tokenizer.ggml.model = "llama". An id is kNoToken or the index of a piece.
 struct VocabularySettings {
+  VocabularyKind kind = VocabularyKind::spm;
+  std::string pre = "default";  // bpe: the name of the pre-tokenizer (pre_tokenizer.hpp)
   std::int32_t bos = 1;
   std::int32_t eos = 2;
   std::int32_t unk = 0;
   std::int32_t pad = kNoToken;
-  std::int32_t eot = kNoToken;  // end of a turn
-  std::int32_t eom = kNoToken;  // end of a message, which a tool is to answer
+  std::int32_t eot = kNoToken;   // end of a turn
+  std::int32_t eom = kNoToken;   // end of a message, which a tool is to answer
+  std::int32_t mask = kNoToken;  // what a model is to fill in
   bool add_bos = true;
   bool add_eos = false;
   bool add_space_prefix = true;  // encode text as if a space stood before it
   // Phi-3 was trained on text whose special tokens drop the white space after them. GGUF has no key
   // for this; other programs also decide it from general.name.
   bool strip_after_special = false;
+  bool ignore_merges = false;  // bpe: a word that is a piece is that token, whatever merging gives
+  bool compose = false;        // bring the text into Unicode's form NFC first
 };
-
-namespace detail {
-
-inline std::uint64_t hash_of(std::string_view text) noexcept {
-  std::uint64_t hash = 0x9E3779B97F4A7C15u ^ text.size();
-  const auto mix = [&hash](std::uint64_t bits) {
-    hash = (hash ^ bits) * 0xD6E8FEB86659FD93u;
-    hash ^= hash >> 32;
-  };
-  std::uint64_t bits = 0;
-  for (; text.size() >= sizeof bits; text.remove_prefix(sizeof bits)) {
-    std::memcpy(&bits, text.data(), sizeof bits);
-    mix(bits);
-  }
-  bits = 0;
-  for (const char c : text) bits = bits << 8 | static_cast<unsigned char>(c);
-  mix(bits);
-  mix(bits >> 7);
-  return hash;
-}
-
-}  // namespace detail
 
 class Vocabulary {
  public:
@@ -89,21 +85,16 @@ class Vocabulary {
 
   // Copies the pieces; a token id is an index into `pieces`. Errors: no pieces, more pieces than an
   // id can count, a piece that is too long, a score that is not finite, an invalid type, a byte
-  // piece that is not written "<0xNN>", an id outside the vocabulary, and a vocabulary that cannot
-  // spell every text (it needs 256 byte pieces or an unknown token).
+  // piece that is not written "<0xNN>", an id outside the vocabulary, a vocabulary that cannot
+  // spell every text (it needs 256 byte pieces or an unknown token; with bpe, bytes that have no
+  // piece are lost), a pre-tokenizer that is not known, merges of what is no piece.
   //
   // If several ids have the same text, the text is encoded as the last of them, and all of them
   // decode to it. Other programs do the same (such files exist). An empty piece is never encoded.
-  static Result<Vocabulary> make(std::span<const Piece> pieces, const VocabularySettings& settings);
+  static Result<Vocabulary> make(std::span<const Piece> pieces, const VocabularySettings& settings,
+                                 std::span<const TextMerge> merges = {});
 
-  // Reads the keys tokenizer.ggml.* of a file whose tokenizer.ggml.model is "llama"; any other
-  // model is Errc::unsupported. Only the tokens are required. Without scores all are 0. Without
-  // types, "<0xNN>" is a byte, the tokens with a role that are written "<...>" are control tokens
-  // (unk: unknown), and all others are normal. The other keys default to VocabularySettings{}; the
-  // id 4294967295 (or -1) means that there is no such token. An id beyond the vocabulary, which
-  // fine-tuned models have for tokens that they never use, is replaced by the default, or by
-  // kNoToken if that is beyond the vocabulary too: other programs do the same. The vocabulary does
-  // not refer to the file afterwards.
+  // Reads the keys tokenizer.ggml.* of a file (gguf_vocabulary.hpp).
   static Result<Vocabulary> from_gguf(const io::Gguf& file);
 
   std::size_t size() const noexcept { return types_.size(); }
@@ -138,14 +129,24 @@ class Vocabulary {
   // The token with exactly this text, of any type, or kNoToken. Never allocates.
   std::int32_t find(std::string_view text) const noexcept {
     if (text.size() > longest_) return kNoToken;
-    const std::uint64_t hash = detail::hash_of(text);
-    const std::size_t mask = slots_.size() - 1;
-    for (std::size_t i = place_of(hash) & mask;; i = (i + 1) & mask) {
-      const Slot& slot = slots_[i];
-      if (slot.id == kNoToken) return kNoToken;
-      if (slot.tag == tag_of(hash) && this->text(slot.id) == text) return slot.id;
-    }
+    return index_.find(detail::hash_of(text),
+                       [&](std::int32_t id) { return this->text(id) == text; });
   }
+
+  // ---- Merges, the first one first ----
+  struct Merge {
+    std::int32_t left, right, result;
+  };
+  std::span<const Merge> merges() const noexcept { return merges_; }
+  // The position of the merge of these two tokens, or -1.
+  std::int32_t find_merge(std::int32_t left, std::int32_t right) const noexcept {
+    return merge_index_.find(detail::hash_of(left, right), [&](std::int32_t rank) {
+      const Merge& merge = merges_[static_cast<std::size_t>(rank)];
+      return merge.left == left && merge.right == right;
+    });
+  }
+  // Of the kind bpe: never null.
+  const PreTokenizer* pre_tokenizer() const noexcept { return pre_tokenizer_; }
 
   const VocabularySettings& settings() const noexcept { return settings_; }
 
@@ -159,27 +160,16 @@ class Vocabulary {
   std::size_t longest() const noexcept { return longest_; }
 
  private:
-  struct Slot {
-    std::uint32_t tag = 0;  // the bits of the hash that do not select the slot
-    std::int32_t id = kNoToken;
-  };
-  // A lookup takes more probing steps than this only in a file made for that purpose: with the
-  // table at most half full, the longest run among a million texts is below a hundred.
-  static constexpr std::size_t kMaxSteps = 512;
+  // Ranks are compared as numbers of type float, which are exact up to here.
+  static constexpr std::size_t kMaxMerges = std::size_t{1} << 24;
 
   Vocabulary() = default;
   Result<void> take_pieces(std::span<const Piece> pieces);
-  Result<void> fill_table();
+  Result<void> fill_index();
   Result<void> take_settings(const VocabularySettings& settings);
+  Result<void> take_merges(std::span<const TextMerge> merges);
+  void find_byte_tokens();
   void find_ends();
-
-  // The bits of a hash that select a slot of the table, and the bits that the slot stores.
-  static std::size_t place_of(std::uint64_t hash) noexcept {
-    return static_cast<std::uint32_t>(hash);
-  }
-  static std::uint32_t tag_of(std::uint64_t hash) noexcept {
-    return static_cast<std::uint32_t>(hash >> 32);
-  }
 
   // The byte that "<0xNN>" names; -1 for any other text.
   static constexpr int parse_byte(std::string_view text) noexcept {
@@ -200,7 +190,10 @@ class Vocabulary {
   std::vector<std::uint32_t> begins_;  // (size + 1) where each text begins in the pool
   std::vector<Scalar<float>> scores_;  // (size)
   std::vector<PieceType> types_;       // (size)
-  std::vector<Slot> slots_;            // a power of two, at most half full, linear probing
+  detail::HashIndex index_;            // the token of each text
+  std::vector<Merge> merges_;
+  detail::HashIndex merge_index_;  // the position of each pair's merge
+  const PreTokenizer* pre_tokenizer_ = nullptr;
   std::array<std::int32_t, 256> byte_tokens_{};
   std::vector<std::int32_t> ends_;
   std::size_t longest_ = 0;
@@ -208,12 +201,14 @@ class Vocabulary {
 };
 
 inline Result<Vocabulary> Vocabulary::make(std::span<const Piece> pieces,
-                                           const VocabularySettings& settings) {
+                                           const VocabularySettings& settings,
+                                           std::span<const TextMerge> merges) {
   return catch_out_of_memory([&]() -> Result<Vocabulary> {
     Vocabulary vocabulary;
     NIBBLE_CHECK(vocabulary.take_pieces(pieces));
-    NIBBLE_CHECK(vocabulary.fill_table());
+    NIBBLE_CHECK(vocabulary.fill_index());
     NIBBLE_CHECK(vocabulary.take_settings(settings));
+    NIBBLE_CHECK(vocabulary.take_merges(merges));
     return vocabulary;
   });
 }
@@ -256,47 +251,56 @@ inline Result<void> Vocabulary::take_pieces(std::span<const Piece> pieces) {
   return ok();
 }
 
-inline Result<void> Vocabulary::fill_table() {
-  slots_.resize(std::bit_ceil(2 * size()));
-  const std::size_t mask = slots_.size() - 1;
+inline Result<void> Vocabulary::fill_index() {
+  index_.reset(size());
   for (std::int32_t id = 0; contains(id); ++id) {
     const std::string_view text = this->text(id);
     if (text.empty()) continue;
-    const std::uint64_t hash = detail::hash_of(text);
-    std::size_t place = place_of(hash) & mask;
-    std::size_t steps = 0;
-    while (slots_[place].id != kNoToken &&
-           !(slots_[place].tag == tag_of(hash) && this->text(slots_[place].id) == text)) {
-      if (++steps > kMaxSteps)
-        return Error{Errc::limit, "the pieces around " + to_text(id) +
-                                      " collide in the hash table beyond what chance can do"};
-      place = (place + 1) & mask;
-    }
-    slots_[place] = {tag_of(hash), id};
+    if (!index_.insert(detail::hash_of(text), id,
+                       [&](std::int32_t other) { return this->text(other) == text; }))
+      return Error{Errc::limit, "the pieces around " + to_text(id) +
+                                    " collide in the hash table beyond what chance can do"};
   }
+  return ok();
+}
 
-  // A byte is spelled by its byte piece, otherwise by a piece that is exactly this byte.
+// A byte is spelled by its byte piece, otherwise by a piece that is exactly this byte.
+inline void Vocabulary::find_byte_tokens() {
+  const bool byte_level = pre_tokenizer_ != nullptr && pre_tokenizer_->byte_level;
+  std::string name;
   for (std::size_t byte = 0; byte < byte_tokens_.size(); ++byte) {
     const char c = static_cast<char>(byte);
-    const std::int32_t id = find(std::string_view(&c, 1));
+    name.clear();
+    if (byte_level) {
+      append_byte_characters(name, std::string_view(&c, 1));
+    } else {
+      name.push_back(c);
+    }
+    const std::int32_t id = find(name);
     const bool spells = id != kNoToken && type(id) == PieceType::normal;
     byte_tokens_[byte] = spells ? id : kNoToken;
   }
   for (std::int32_t id = 0; contains(id); ++id)
     if (type(id) == PieceType::byte) byte_tokens_[byte_value(id)] = id;
-  return ok();
 }
 
 inline Result<void> Vocabulary::take_settings(const VocabularySettings& settings) {
   settings_ = settings;
-  const std::pair<const char*, std::int32_t> ids[] = {{"bos", settings.bos}, {"eos", settings.eos},
-                                                      {"unk", settings.unk}, {"pad", settings.pad},
-                                                      {"eot", settings.eot}, {"eom", settings.eom}};
+  if (settings.kind == VocabularyKind::bpe) {
+    pre_tokenizer_ = find_pre_tokenizer(settings.pre);
+    if (pre_tokenizer_ == nullptr)
+      return Error{Errc::unsupported, "the pre-tokenizer " + io::quoted(settings.pre) +
+                                          " is not known (tokenizer.ggml.pre); token ids work"};
+  }
+  find_byte_tokens();
+  const std::pair<const char*, std::int32_t> ids[] = {
+      {"bos", settings.bos}, {"eos", settings.eos}, {"unk", settings.unk},  {"pad", settings.pad},
+      {"eot", settings.eot}, {"eom", settings.eom}, {"mask", settings.mask}};
   for (const auto& [name, id] : ids)
     if (id != kNoToken && !contains(id))
       return Error{Errc::malformed, std::string("the ") + name + " token is " + to_text(id) +
                                         ", the vocabulary has " + to_text(size()) + " pieces"};
-  if (settings.unk == kNoToken &&
+  if (settings.unk == kNoToken && settings.kind != VocabularyKind::bpe &&
       std::find(byte_tokens_.begin(), byte_tokens_.end(), kNoToken) != byte_tokens_.end())
     return Error{Errc::malformed,
                  "the vocabulary has neither all 256 byte pieces nor an unknown token"};
@@ -306,6 +310,30 @@ inline Result<void> Vocabulary::take_settings(const VocabularySettings& settings
   find_ends();
   for (const std::int32_t id : {settings.eos, settings.eot, settings.eom})
     if (id != kNoToken && !ends_generation(id)) ends_.push_back(id);
+  return ok();
+}
+
+inline Result<void> Vocabulary::take_merges(std::span<const TextMerge> merges) {
+  if (merges.size() > kMaxMerges)
+    return Error{Errc::limit, "the vocabulary has more merges than " + to_text(kMaxMerges)};
+  merges_.reserve(merges.size());
+  merge_index_.reset(merges.size());
+  std::string both;
+  for (const TextMerge& merge : merges) {
+    const auto rank = static_cast<std::int32_t>(merges_.size());
+    both.assign(merge.left).append(merge.right);
+    const Merge ids = {find(merge.left), find(merge.right), find(both)};
+    if (ids.left == kNoToken || ids.right == kNoToken || ids.result == kNoToken)
+      return Error{Errc::malformed, "merge " + to_text(rank) + ", " + io::quoted(merge.left) +
+                                        " and " + io::quoted(merge.right) +
+                                        ": they or their union are no piece"};
+    if (find_merge(ids.left, ids.right) >= 0) continue;  // the first one counts
+    if (!merge_index_.insert(detail::hash_of(ids.left, ids.right), rank,
+                             [](std::int32_t) { return false; }))
+      return Error{Errc::limit, "the merges around " + to_text(rank) +
+                                    " collide in the hash table beyond what chance can do"};
+    merges_.push_back(ids);
+  }
   return ok();
 }
 
@@ -332,109 +360,6 @@ inline void Vocabulary::find_ends() {
     if (type == PieceType::normal) type = PieceType::control;
     ends_.push_back(id);
   }
-}
-
-namespace detail {
-
-// Sets `id`, which is the default, to the value in the file if it is the id of one of `n_pieces`
-// pieces.
-inline Result<void> read_token_id(const io::Gguf& file, std::string_view key, std::size_t n_pieces,
-                                  std::int32_t& id) {
-  if (file.find(key) != nullptr) {
-    NIBBLE_TRY(value, file.get<std::int64_t>(key));
-    if (value == -1 || value == (std::numeric_limits<std::uint32_t>::max)()) {
-      id = kNoToken;
-    } else if (value >= 0 && static_cast<std::uint64_t>(value) < n_pieces) {
-      id = static_cast<std::int32_t>(value);
-    }
-  }
-  if (id != kNoToken && static_cast<std::size_t>(id) >= n_pieces) id = kNoToken;
-  return ok();
-}
-
-inline bool contains_ignoring_case(std::string_view text, std::string_view lower_case) noexcept {
-  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
-  for (; text.size() >= lower_case.size(); text.remove_prefix(1)) {
-    std::size_t i = 0;
-    while (i < lower_case.size() && lower(text[i]) == lower_case[i]) ++i;
-    if (i == lower_case.size()) return true;
-  }
-  return false;
-}
-
-}  // namespace detail
-
-inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
-  NIBBLE_TRY(model, file.get_string("tokenizer.ggml.model"));
-  if (model != "llama")
-    return Error{Errc::unsupported,
-                 file.name() + ": the tokenizer " + io::quoted(model) +
-                     (model == "gpt2" ? " (byte-level BPE)" : "") +
-                     " is not supported, only 'llama' (SentencePiece) is; token ids work"};
-  NIBBLE_TRY(texts, file.get_strings("tokenizer.ggml.tokens"));
-  std::vector<Piece> pieces(texts.size());
-  for (std::size_t i = 0; i < pieces.size(); ++i) pieces[i].text = texts[i];
-  const auto check_size = [&](const char* what, std::size_t n) -> Result<void> {
-    if (n == pieces.size()) return ok();
-    return Error{Errc::malformed, file.name() + ": tokenizer.ggml has " + to_text(pieces.size()) +
-                                      " tokens but " + to_text(n) + " " + what};
-  };
-  constexpr std::string_view kScores = "tokenizer.ggml.scores";
-  if (file.find(kScores) != nullptr) {
-    NIBBLE_TRY(scores, file.get_array<Scalar<float>>(kScores));
-    NIBBLE_CHECK(check_size("scores", scores.size()));
-    for (std::size_t i = 0; i < pieces.size(); ++i) pieces[i].score = scores[i].value;
-  }
-  constexpr std::string_view kTypes = "tokenizer.ggml.token_type";
-  const bool has_types = file.find(kTypes) != nullptr;
-  if (has_types) {
-    NIBBLE_TRY(types, file.get_array<std::int64_t>(kTypes));
-    NIBBLE_CHECK(check_size("types", types.size()));
-    for (std::size_t i = 0; i < pieces.size(); ++i) {
-      if (!std::in_range<std::uint8_t>(types[i]))
-        return Error{Errc::malformed,
-                     file.name() + ": piece " + to_text(i) + " has a type that does not exist"};
-      pieces[i].type = static_cast<PieceType>(types[i]);
-    }
-  }
-
-  VocabularySettings settings;
-  const std::pair<std::string_view, std::int32_t*> ids[] = {
-      {"tokenizer.ggml.bos_token_id", &settings.bos},
-      {"tokenizer.ggml.eos_token_id", &settings.eos},
-      {"tokenizer.ggml.unknown_token_id", &settings.unk},
-      {"tokenizer.ggml.padding_token_id", &settings.pad},
-      {"tokenizer.ggml.eot_token_id", &settings.eot},
-      {"tokenizer.ggml.eom_token_id", &settings.eom}};
-  for (const auto& [key, id] : ids)
-    NIBBLE_CHECK(detail::read_token_id(file, key, pieces.size(), *id));
-  if (!has_types) {
-    for (Piece& piece : pieces)
-      if (parse_byte(piece.text) >= 0) piece.type = PieceType::byte;
-    for (const auto& [key, id] : ids) {
-      if (*id == kNoToken) continue;
-      Piece& piece = pieces[static_cast<std::size_t>(*id)];
-      if (piece.type == PieceType::normal && piece.text.starts_with('<') &&
-          piece.text.ends_with('>'))
-        piece.type = id == &settings.unk ? PieceType::unknown : PieceType::control;
-    }
-  }
-  const std::pair<std::string_view, bool*> flags[] = {
-      {"tokenizer.ggml.add_bos_token", &settings.add_bos},
-      {"tokenizer.ggml.add_eos_token", &settings.add_eos},
-      {"tokenizer.ggml.add_space_prefix", &settings.add_space_prefix}};
-  for (const auto& [key, flag] : flags) {
-    NIBBLE_TRY(value, file.get_bool_or(key, *flag));
-    *flag = value;
-  }
-  // If the name is not a string, that is no reason to reject the vocabulary.
-  if (const auto name = file.get_string("general.name"))
-    settings.strip_after_special = detail::contains_ignoring_case(*name, "phi-3") ||
-                                   detail::contains_ignoring_case(*name, "phi3");
-
-  auto vocabulary = make(pieces, settings);
-  if (!vocabulary) return std::move(vocabulary).error().in(file.name());
-  return vocabulary;
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::text

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Reads the vocabulary of a GGUF file, its keys tokenizer.ggml.*. Of them, only the model and the
+// tokens are required, and the merges with byte-level BPE. Without scores all are 0. Without types,
+// "<0xNN>" is a byte, the tokens with a role that are written "<...>" are control tokens (unk:
+// unknown), and all others are normal. The other keys have defaults, as in llama.cpp; the id
+// 4294967295 (or -1) means that there is no such token. An id beyond the vocabulary, which
+// fine-tuned models have for tokens that they never use, is replaced by the default, or by kNoToken
+// if that is beyond the vocabulary too: other programs do the same. The vocabulary does not refer
+// to the file afterwards.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "nibble/core/result.hpp"
+#include "nibble/core/scalar.hpp"
+#include "nibble/io/gguf.hpp"
+#include "nibble/text/vocabulary.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI { namespace text {
+
+namespace detail {
+
+// Sets `id`, which is the default, to the value in the file if it is the id of one of `n_pieces`
+// pieces.
+inline Result<void> read_token_id(const io::Gguf& file, std::string_view key, std::size_t n_pieces,
+                                  std::int32_t& id) {
+  if (file.find(key) != nullptr) {
+    NIBBLE_TRY(value, file.get<std::int64_t>(key));
+    if (value == -1 || value == (std::numeric_limits<std::uint32_t>::max)()) {
+      id = kNoToken;
+    } else if (value >= 0 && static_cast<std::uint64_t>(value) < n_pieces) {
+      id = static_cast<std::int32_t>(value);
+    }
+  }
+  if (id != kNoToken && static_cast<std::size_t>(id) >= n_pieces) id = kNoToken;
+  return ok();
+}
+
+inline bool contains_ignoring_case(std::string_view text, std::string_view lower_case) noexcept {
+  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
+  for (; text.size() >= lower_case.size(); text.remove_prefix(1)) {
+    std::size_t i = 0;
+    while (i < lower_case.size() && lower(text[i]) == lower_case[i]) ++i;
+    if (i == lower_case.size()) return true;
+  }
+  return false;
+}
+
+// The defaults of llama.cpp for a file whose tokenizer.ggml.model is `model` and whose
+// tokenizer.ggml.pre is `pre`.
+inline Result<VocabularySettings> default_settings(std::string_view model, std::string_view pre) {
+  VocabularySettings settings;
+  if (model == "llama") return settings;
+  settings.add_space_prefix = false;
+  if (model == "gpt2" || model == "gemma4") {
+    settings.kind = VocabularyKind::bpe;
+    settings.pre = model == "gemma4" ? "gemma4" : pre;
+    settings.bos = settings.eos = model == "gemma4" ? kNoToken : 11;
+    settings.unk = kNoToken;
+    const PreTokenizer* pre_tokenizer = find_pre_tokenizer(settings.pre);
+    settings.add_bos = pre_tokenizer != nullptr && pre_tokenizer->adds_bos;
+    settings.ignore_merges = pre_tokenizer != nullptr && pre_tokenizer->ignore_merges;
+    return settings;
+  }
+  return Error{Errc::unsupported,
+               "the tokenizer " + io::quoted(model) + " is not supported; token ids work"};
+}
+
+// "left right"; a space may be the first character of the left one.
+inline TextMerge split_merge(std::string_view text) noexcept {
+  const std::size_t at = text.find(' ', 1);
+  if (at == text.npos) return {text, {}};
+  return {text.substr(0, at), text.substr(at + 1)};
+}
+
+}  // namespace detail
+
+inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
+  NIBBLE_TRY(model, file.get_string("tokenizer.ggml.model"));
+  NIBBLE_TRY(pre, file.get_string_or("tokenizer.ggml.pre", "default"));
+  auto defaults = detail::default_settings(model, pre);
+  if (!defaults) return std::move(defaults).error().in(file.name());
+  VocabularySettings settings = *std::move(defaults);
+  NIBBLE_TRY(texts, file.get_strings("tokenizer.ggml.tokens"));
+  std::vector<Piece> pieces(texts.size());
+  for (std::size_t i = 0; i < pieces.size(); ++i) pieces[i].text = texts[i];
+  const auto check_size = [&](const char* what, std::size_t n) -> Result<void> {
+    if (n == pieces.size()) return ok();
+    return Error{Errc::malformed, file.name() + ": tokenizer.ggml has " + to_text(pieces.size()) +
+                                      " tokens but " + to_text(n) + " " + what};
+  };
+  constexpr std::string_view kScores = "tokenizer.ggml.scores";
+  if (file.find(kScores) != nullptr) {
+    NIBBLE_TRY(scores, file.get_array<Scalar<float>>(kScores));
+    NIBBLE_CHECK(check_size("scores", scores.size()));
+    for (std::size_t i = 0; i < pieces.size(); ++i) pieces[i].score = scores[i].value;
+  }
+  constexpr std::string_view kTypes = "tokenizer.ggml.token_type";
+  const bool has_types = file.find(kTypes) != nullptr;
+  if (has_types) {
+    NIBBLE_TRY(types, file.get_array<std::int64_t>(kTypes));
+    NIBBLE_CHECK(check_size("types", types.size()));
+    for (std::size_t i = 0; i < pieces.size(); ++i) {
+      if (!std::in_range<std::uint8_t>(types[i]))
+        return Error{Errc::malformed,
+                     file.name() + ": piece " + to_text(i) + " has a type that does not exist"};
+      pieces[i].type = static_cast<PieceType>(types[i]);
+    }
+  }
+
+  const std::pair<std::string_view, std::int32_t*> ids[] = {
+      {"tokenizer.ggml.bos_token_id", &settings.bos},
+      {"tokenizer.ggml.eos_token_id", &settings.eos},
+      {"tokenizer.ggml.unknown_token_id", &settings.unk},
+      {"tokenizer.ggml.padding_token_id", &settings.pad},
+      {"tokenizer.ggml.eot_token_id", &settings.eot},
+      {"tokenizer.ggml.eom_token_id", &settings.eom},
+      {"tokenizer.ggml.mask_token_id", &settings.mask}};
+  for (const auto& [key, id] : ids)
+    NIBBLE_CHECK(detail::read_token_id(file, key, pieces.size(), *id));
+  if (!has_types) {
+    for (Piece& piece : pieces)
+      if (settings.kind == VocabularyKind::spm && parse_byte(piece.text) >= 0)
+        piece.type = PieceType::byte;
+    for (const auto& [key, id] : ids) {
+      if (*id == kNoToken) continue;
+      Piece& piece = pieces[static_cast<std::size_t>(*id)];
+      if (piece.type == PieceType::normal && piece.text.starts_with('<') &&
+          piece.text.ends_with('>'))
+        piece.type = id == &settings.unk ? PieceType::unknown : PieceType::control;
+    }
+  }
+  const std::pair<std::string_view, bool*> flags[] = {
+      {"tokenizer.ggml.add_bos_token", &settings.add_bos},
+      {"tokenizer.ggml.add_eos_token", &settings.add_eos},
+      {"tokenizer.ggml.add_space_prefix", &settings.add_space_prefix}};
+  for (const auto& [key, flag] : flags) {
+    NIBBLE_TRY(value, file.get_bool_or(key, *flag));
+    *flag = value;
+  }
+  // If the name is not a string, that is no reason to reject the vocabulary.
+  if (const auto name = file.get_string("general.name"))
+    settings.strip_after_special = detail::contains_ignoring_case(*name, "phi-3") ||
+                                   detail::contains_ignoring_case(*name, "phi3");
+
+  std::vector<TextMerge> merges;
+  if (settings.kind == VocabularyKind::bpe) {
+    NIBBLE_TRY(lines, file.get_strings("tokenizer.ggml.merges"));
+    merges.reserve(lines.size());
+    for (const std::string_view line : lines) merges.push_back(detail::split_merge(line));
+  }
+
+  auto vocabulary = make(pieces, settings, merges);
+  if (!vocabulary) return std::move(vocabulary).error().in(file.name());
+  return vocabulary;
+}
+
+}}}  // namespace nibble::NIBBLE_ABI::text
