@@ -20,21 +20,17 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace hub {
 
 using Names = std::initializer_list<std::string_view>;
 
-// Integers of a model are below this; they are kept as u32 in GGUF.
-inline constexpr double kMaxInteger = 4294967295.0;
-
+// A lookup that fails remembers its error and returns zero, or what is documented; status() returns
+// the first error. So what reads a configuration is a list of what there is in it.
 class Config {
  public:
   // Errors: those of Folder::json; malformed (no object).
   static Result<Config> open(const Folder& folder) {
-    Config config;
-    config.name_ = folder.name_of(kConfigFile);
     NIBBLE_TRY(root, folder.json(kConfigFile));
     if (root.kind() != io::JsonValue::Kind::object) {
-      return Error{Errc::malformed, config.name_ + ": not a JSON object"};
+      return Error{Errc::malformed, folder.name_of(kConfigFile) + ": not a JSON object"};
     }
-    config.root_ = std::move(root);
-    return config;
+    return Config(folder.name_of(kConfigFile), std::move(root));
   }
 
   const std::string& name() const noexcept { return name_; }
@@ -56,82 +52,87 @@ class Config {
     }
     return nullptr;
   }
-  bool has(Names keys) const noexcept { return find(keys) != nullptr; }
+  bool has(std::string_view key) const noexcept { return find(key) != nullptr; }
 
-  // Errors name file and key: not_found (without a fallback), malformed (not such a value).
-  Result<std::uint32_t> integer(Names keys, std::optional<std::uint32_t> fallback = {}) const {
-    const io::JsonValue* const value = find(keys);
-    if (value == nullptr && fallback) return *fallback;
-    if (value == nullptr) return missing(keys);
-    const double number = value->number();
-    if (value->kind() != io::JsonValue::Kind::number || !(number >= 0) || number > kMaxInteger ||
-        static_cast<double>(static_cast<std::uint32_t>(number)) != number) {
-      return wrong(keys, "is not an integer of 32 bits");
+  // An integer of 32 bits, or a number that an f32 can hold. Errors: not_found (without a
+  // fallback), malformed (not such a value).
+  std::uint32_t integer(Names keys, std::optional<std::uint32_t> fallback = {}) {
+    const double value = checked(keys, find(keys), fallback);
+    constexpr double kMax = 4294967295.0;
+    if (value >= 0 && value <= kMax && static_cast<std::uint32_t>(value) == value) {
+      return static_cast<std::uint32_t>(value);
     }
-    return static_cast<std::uint32_t>(number);
+    refuse(Errc::malformed, shown(keys), "is not an integer of 32 bits");
+    return 0;
   }
-  Result<double> number(Names keys, std::optional<double> fallback = {}) const {
-    const io::JsonValue* const value = find(keys);
-    if (value == nullptr && fallback) return *fallback;
-    if (value == nullptr) return missing(keys);
-    if (value->kind() != io::JsonValue::Kind::number || !fits_f32(value->number())) {
-      return wrong(keys, "is not a number that fits in 32 bits");
-    }
-    return value->number();
+  double number(Names keys, std::optional<double> fallback = {}) {
+    return checked(keys, find(keys), fallback);
   }
-  Result<bool> boolean(std::string_view key, bool fallback) const {
+  // The same for a number in an object that a key has; null: none.
+  double number_in(const io::JsonValue* object, std::string_view key,
+                   std::optional<double> fallback = {}) {
+    const io::JsonValue* const value = object == nullptr ? nullptr : object->find(key);
+    return checked({key}, value == nullptr || value->is_null() ? nullptr : value, fallback);
+  }
+  bool boolean(std::string_view key, bool fallback) {
     const io::JsonValue* const value = find(key);
     if (value == nullptr) return fallback;
-    if (value->kind() != io::JsonValue::Kind::boolean) return wrong({key}, "is not true or false");
+    if (value->kind() != io::JsonValue::Kind::boolean) {
+      refuse(Errc::malformed, key, "is not true or false");
+    }
     return value->boolean();
   }
-  Result<std::string_view> string(Names keys, std::string_view fallback) const {
+  std::string_view string(Names keys, std::string_view fallback) const noexcept {
     const io::JsonValue* const value = find(keys);
-    if (value == nullptr) return fallback;
-    if (value->kind() != io::JsonValue::Kind::string) return wrong(keys, "is not a string");
-    return std::string_view(value->string());
+    return value == nullptr ? fallback : std::string_view(value->string());
+  }
+  // Refuses a flag that asks for what is not computed.
+  void require(std::string_view key, bool wanted, bool fallback) {
+    const bool value = boolean(key, fallback);
+    if (value != wanted) {
+      refuse(Errc::unsupported, key, value ? "is true: not supported" : "is false: not supported");
+    }
   }
 
-  // The same for a number in an object that a key has; null: none.
-  Result<double> number_in(const io::JsonValue* object, std::string_view key,
-                           std::optional<double> fallback = {}) const {
-    const io::JsonValue* const value = object == nullptr ? nullptr : object->find(key);
-    if ((value == nullptr || value->is_null()) && fallback) return *fallback;
-    if (value == nullptr || value->is_null()) return missing({key});
-    if (value->kind() != io::JsonValue::Kind::number || !fits_f32(value->number())) {
-      return Error{Errc::malformed,
-                   name_ + ": key " + io::quoted(key) + " is not a number that fits in 32 bits"};
-    }
-    return value->number();
+  // Remembers an error about a key.
+  void refuse(Errc code, std::string_view key, const std::string& what) {
+    if (!error_) error_ = Error{code, name_ + ": key " + io::quoted(key) + " " + what};
+  }
+  Result<void> status() const {
+    if (error_) return *error_;
+    return ok();
   }
 
   static bool fits_f32(double number) noexcept {
     return number <= static_cast<double>(kFloatMax) && number >= -static_cast<double>(kFloatMax);
   }
 
-  Error wrong(Names keys, const std::string& what) const {
-    return Error{Errc::malformed, name_ + ": key " + io::quoted(present(keys)) + " " + what};
-  }
-  // What the configuration asks for is not what is computed here.
-  Error unsupported(std::string_view key, const std::string& what) const {
-    return Error{Errc::unsupported, name_ + ": key " + io::quoted(key) + ": " + what};
-  }
-
  private:
-  Config() = default;
+  Config(std::string name, io::JsonValue root) : name_(std::move(name)), root_(std::move(root)) {}
 
-  std::string_view present(Names keys) const noexcept {
+  // The key that is present, or the first.
+  std::string_view shown(Names keys) const noexcept {
     for (const std::string_view key : keys) {
-      if (find(key) != nullptr) return key;
+      if (has(key)) return key;
     }
     return *keys.begin();
   }
-  Error missing(Names keys) const {
-    return Error{Errc::not_found, name_ + ": key " + io::quoted(*keys.begin()) + " is missing"};
+  template <class T>
+  double checked(Names keys, const io::JsonValue* value, std::optional<T> fallback) {
+    if (value == nullptr) {
+      if (!fallback) refuse(Errc::not_found, *keys.begin(), "is missing");
+      return fallback ? static_cast<double>(*fallback) : 0;
+    }
+    if (value->kind() != io::JsonValue::Kind::number || !fits_f32(value->number())) {
+      refuse(Errc::malformed, shown(keys), "is not a number that fits in 32 bits");
+      return 0;
+    }
+    return value->number();
   }
 
   std::string name_;
   io::JsonValue root_;
+  std::optional<Error> error_;
 };
 
 }}}  // namespace nibble::NIBBLE_ABI::hub

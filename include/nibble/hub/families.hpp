@@ -5,6 +5,7 @@
 // tensors are those of llama.cpp's converter, so that files made here and there are alike.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -22,7 +23,7 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace hub {
 
-using KeysFunction = Result<void>(Keys&);
+using KeysFunction = void(Keys&);
 using Words = std::span<const std::string_view>;
 
 struct Family {
@@ -44,217 +45,175 @@ inline constexpr std::string_view kAnyGelu[] = {"gelu", "gelu_new", "gelu_fast",
                                                 "gelu_pytorch_tanh"};
 inline constexpr std::string_view kSwiglu[] = {"swiglu"};
 
-// Refuses a flag that asks for what is not computed.
-inline Result<void> require(const Config& config, std::string_view key, bool wanted,
-                            bool fallback) {
-  NIBBLE_TRY(value, config.boolean(key, fallback));
-  if (value == wanted) return ok();
-  return config.unsupported(key, value ? "true is not supported" : "false is not supported");
-}
-
-inline Result<void> llama_keys(Keys& keys) {
-  NIBBLE_CHECK(dimension_keys(keys));
-  NIBBLE_CHECK(rms_keys(keys));
-  NIBBLE_CHECK(rope_keys(keys));
-  if (keys.config().has({"sliding_window"})) {  // Mistral 7B v0.1
-    NIBBLE_CHECK(keys.integer("attention.sliding_window", {"sliding_window"}));
+inline void llama_keys(Keys& keys) {
+  keys.dimensions();
+  keys.rms_norm();
+  keys.rope();
+  if (keys.config.has("sliding_window")) {  // Mistral 7B v0.1
+    keys.integer("attention.sliding_window", {"sliding_window"});
   }
-  return ok();
 }
 
-inline Result<void> qwen_keys(Keys& keys) {
-  NIBBLE_CHECK(require(keys.config(), "use_sliding_window", false, false));
-  NIBBLE_CHECK(dimension_keys(keys));
-  NIBBLE_CHECK(rms_keys(keys));
-  NIBBLE_CHECK(rope_keys(keys));
-  return ok();
+inline void qwen_keys(Keys& keys) {
+  keys.config.require("use_sliding_window", false, false);
+  keys.dimensions();
+  keys.rms_norm();
+  keys.rope();
 }
 
-inline Result<void> smollm3_keys(Keys& keys) {
-  const Config& config = keys.config();
-  NIBBLE_CHECK(require(config, "use_sliding_window", false, false));
-  NIBBLE_CHECK(dimension_keys(keys));
-  NIBBLE_CHECK(rms_keys(keys));
-  NIBBLE_CHECK(rope_keys(keys, 2000000));
-  if (const io::JsonValue* const rotated = config.find("no_rope_layers")) {
-    const auto layers = rotated->elements();
-    for (std::size_t i = 0; i < layers.size(); ++i) {
-      if ((layers[i].number() != 0) == ((i + 1) % 4 != 0)) continue;
-      return config.unsupported("no_rope_layers", "other layers than each fourth are not rotated");
-    }
+inline void smollm3_keys(Keys& keys) {
+  keys.config.require("use_sliding_window", false, false);
+  keys.dimensions();
+  keys.rms_norm();
+  keys.rope(2000000);
+  const io::JsonValue* const rotated = keys.config.find("no_rope_layers");
+  const auto layers = rotated == nullptr ? std::span<const io::JsonValue>() : rotated->elements();
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    if ((layers[i].number() != 0) == ((i + 1) % 4 != 0)) continue;
+    keys.config.refuse(Errc::unsupported, "no_rope_layers", "names others than each fourth layer");
   }
-  return ok();
 }
 
-inline Result<void> mistral3_keys(Keys& keys) {
-  NIBBLE_CHECK(dimension_keys(keys));
-  NIBBLE_CHECK(rms_keys(keys));
-  NIBBLE_TRY(rope, rope_keys(keys));
-  if (rope.type == "yarn") {
-    NIBBLE_TRY(mscale, keys.config().number_in(rope.scaling, "mscale_all_dim", 0.0));
-    NIBBLE_TRY(beta, keys.config().number_in(rope.scaling, "llama_4_scaling_beta", 0.0));
-    keys.set("rope.scaling.yarn_log_multiplier", mscale);
-    keys.set("attention.temperature_scale", beta);
-  }
-  return ok();
+inline void mistral3_keys(Keys& keys) {
+  keys.dimensions();
+  keys.rms_norm();
+  const Rope rope = keys.rope();
+  if (rope.type != "yarn") return;
+  const auto number = [&](std::string_view name) {
+    return keys.config.number_in(rope.scaling, name, 0.0);
+  };
+  keys.number("rope.scaling.yarn_log_multiplier", number("mscale_all_dim"));
+  keys.number("attention.temperature_scale", number("llama_4_scaling_beta"));
 }
 
-inline Result<void> granite_keys(Keys& keys) {
-  NIBBLE_CHECK(dimension_keys(keys));
-  NIBBLE_CHECK(rms_keys(keys));
-  NIBBLE_CHECK(rope_keys(keys));
-  NIBBLE_CHECK(keys.number("attention.scale", {"attention_multiplier"}, 1.0));
-  NIBBLE_CHECK(keys.number("embedding_scale", {"embedding_multiplier"}, 1.0));
-  NIBBLE_CHECK(keys.number("residual_scale", {"residual_multiplier"}, 1.0));
-  NIBBLE_CHECK(keys.number("logit_scale", {"logits_scaling"}, 1.0));
-  return ok();
+inline void granite_keys(Keys& keys) {
+  keys.dimensions();
+  keys.rms_norm();
+  keys.rope();
+  keys.number("attention.scale", {"attention_multiplier"}, 1.0);
+  keys.number("embedding_scale", {"embedding_multiplier"}, 1.0);
+  keys.number("residual_scale", {"residual_multiplier"}, 1.0);
+  keys.number("logit_scale", {"logits_scaling"}, 1.0);
 }
 
-inline Result<void> olmo2_keys(Keys& keys) {
-  const Config& config = keys.config();
-  NIBBLE_CHECK(dimension_keys(keys));
-  NIBBLE_CHECK(rms_keys(keys));
-  NIBBLE_CHECK(rope_keys(keys));
-  if (!config.has({"sliding_window"})) return ok();
+inline void olmo2_keys(Keys& keys) {
+  keys.dimensions();
+  keys.rms_norm();
+  keys.rope();
+  if (!keys.config.has("sliding_window")) return;
   // OLMo 3: three layers with a window, one without.
-  NIBBLE_CHECK(keys.integer("attention.sliding_window", {"sliding_window"}));
-  NIBBLE_TRY(n_layers, config.integer({"num_hidden_layers"}));
-  const io::JsonValue* const types = config.find("layer_types");
-  if (types != nullptr && types->elements().size() != n_layers) {
-    return config.wrong({"layer_types"}, "has not one entry for each layer");
-  }
-  if (n_layers > kMaxHubDim) return config.wrong({"num_hidden_layers"}, "is too large");
-  std::vector<Scalar<bool>> pattern;
-  for (std::uint32_t i = 0; i < n_layers; ++i) {
-    const bool has_window = types == nullptr
-                                ? (i + 1) % 4 != 0
-                                : types->elements()[i].string() == "sliding_attention";
-    pattern.push_back({has_window});
-  }
+  keys.integer("attention.sliding_window", {"sliding_window"});
+  const std::uint32_t period = window_period(keys.config, 4);
+  std::vector<Scalar<bool>> pattern((std::min)(keys.config.integer({"num_hidden_layers"}),
+                                               kMaxHubDim));
+  for (std::size_t i = 0; i < pattern.size(); ++i) pattern[i].value = (i + 1) % period != 0;
   keys.set_array("attention.sliding_window_pattern", std::span(values(pattern), pattern.size()));
-  return ok();
 }
 
 // Gemma scales q by another number than the size of heads only in its 27B models.
-inline Result<void> gemma_scale_keys(Keys& keys) {
-  NIBBLE_TRY(scalar, keys.config().number({"query_pre_attn_scalar"}, keys.shape.head_dim));
-  if (!(scalar > 0)) return keys.config().wrong({"query_pre_attn_scalar"}, "is not positive");
-  if (scalar != keys.shape.head_dim) {
-    keys.set("attention.scale", 1 / static_cast<double>(libm::sqrt(static_cast<float>(scalar))));
-  }
-  return ok();
+inline void gemma_scale(Keys& keys) {
+  const double dim = keys.config.number({"query_pre_attn_scalar"}, keys.shape.head_dim);
+  if (!(dim > 0)) keys.config.refuse(Errc::malformed, "query_pre_attn_scalar", "is not positive");
+  if (dim == keys.shape.head_dim) return;
+  keys.set("attention.scale", 1 / libm::sqrt(static_cast<float>(dim)));
 }
 
-inline Result<void> gemma2_keys(Keys& keys) {
-  const Config& config = keys.config();
-  NIBBLE_CHECK(dimension_keys(keys, {.head_dim = 256, .n_ctx = 8192}));
-  NIBBLE_CHECK(rms_keys(keys, 1e-6));
-  NIBBLE_CHECK(rope_keys(keys));
-  NIBBLE_CHECK(keys.number("attn_logit_softcapping", {"attn_logit_softcapping"}, 50.0));
-  NIBBLE_CHECK(keys.number("final_logit_softcapping", {"final_logit_softcapping"}, 30.0));
-  NIBBLE_CHECK(keys.integer("attention.sliding_window", {"sliding_window"}, 4096));
-  NIBBLE_TRY(period, window_period(config, 2));
-  if (period != 2) return config.unsupported("layer_types", "a window not on each other layer");
-  return gemma_scale_keys(keys);
+inline void gemma2_keys(Keys& keys) {
+  keys.dimensions({.head_dim = 256, .n_ctx = 8192});
+  keys.rms_norm(1e-6);
+  keys.rope();
+  keys.number("attn_logit_softcapping", {"attn_logit_softcapping"}, 50.0);
+  keys.number("final_logit_softcapping", {"final_logit_softcapping"}, 30.0);
+  keys.integer("attention.sliding_window", {"sliding_window"}, 4096);
+  if (window_period(keys.config, 2) != 2) {
+    keys.config.refuse(Errc::unsupported, "layer_types", "have a window not on each other layer");
+  }
+  gemma_scale(keys);
 }
 
-inline Result<void> gemma3_keys(Keys& keys) {
-  const Config& config = keys.config();
-  NIBBLE_CHECK(dimension_keys(
-      keys, {.n_heads = 8, .n_kv_heads = 4, .head_dim = 256, .n_ctx = 131072}));
-  NIBBLE_CHECK(rms_keys(keys, 1e-6));
-  NIBBLE_CHECK(rope_keys(keys, 1000000));
-  if (config.has({"attn_logit_softcapping"})) {
-    return config.unsupported("attn_logit_softcapping", "Gemma 3 has none");
+inline void gemma3_keys(Keys& keys) {
+  keys.dimensions({.n_heads = 8, .n_kv_heads = 4, .head_dim = 256, .n_ctx = 131072});
+  keys.rms_norm(1e-6);
+  keys.rope(1000000);
+  if (keys.config.has("attn_logit_softcapping")) {
+    keys.config.refuse(Errc::unsupported, "attn_logit_softcapping", "is not what Gemma 3 has");
   }
-  if (config.has({"final_logit_softcapping"})) {
-    NIBBLE_CHECK(keys.number("final_logit_softcapping", {"final_logit_softcapping"}));
+  if (keys.config.has("final_logit_softcapping")) {
+    keys.number("final_logit_softcapping", {"final_logit_softcapping"});
   }
-  NIBBLE_CHECK(keys.integer("attention.sliding_window", {"sliding_window"}, 4096));
-  NIBBLE_TRY(period, window_period(config, 6));
+  keys.integer("attention.sliding_window", {"sliding_window"}, 4096);
+  const std::uint32_t period = window_period(keys.config, 6);
   if (period != 6) keys.set("attention.sliding_window_pattern", period);
-  return gemma_scale_keys(keys);
+  gemma_scale(keys);
 }
 
-inline Result<void> phi3_keys(Keys& keys) {
-  const Config& config = keys.config();
-  NIBBLE_CHECK(dimension_keys(keys));
-  NIBBLE_CHECK(rms_keys(keys));
-  NIBBLE_TRY(rope, rope_keys(keys));
-  NIBBLE_CHECK(keys.integer("attention.sliding_window", {"sliding_window"}, 0));
-  NIBBLE_TRY(n_ctx, config.number({"max_position_embeddings"}));
-  NIBBLE_TRY(stated, config.number({"original_max_position_embeddings"}, n_ctx));
-  NIBBLE_TRY(old_ctx, config.number_in(rope.scaling, "original_max_position_embeddings", stated));
-  if (!(old_ctx > 1) || old_ctx > kMaxInteger) {
-    return config.wrong({"original_max_position_embeddings"}, "is " + to_text(old_ctx));
+inline void phi3_keys(Keys& keys) {
+  Config& config = keys.config;
+  keys.dimensions();
+  keys.rms_norm();
+  const Rope rope = keys.rope();
+  keys.integer("attention.sliding_window", {"sliding_window"}, 0);
+  const double n_ctx = config.number({"max_position_embeddings"});
+  const double old_ctx = rope.old_ctx > 0 ? rope.old_ctx : n_ctx;
+  if (!(old_ctx > 1) || old_ctx > 4294967295.0) {
+    return config.refuse(Errc::malformed, "original_max_position_embeddings",
+                         "is " + to_text(old_ctx));
   }
   keys.set("rope.scaling.original_context_length", static_cast<std::uint32_t>(old_ctx));
-  if (rope.type != "longrope" && rope.type != "su") return ok();
-  NIBBLE_TRY(part, config.number({"partial_rotary_factor"}, 1.0));
-  NIBBLE_TRY(rotated, config.number_in(rope.scaling, "partial_rotary_factor", part));
-  const auto n = static_cast<std::uint32_t>(rotated * keys.shape.head_dim) / 2;
-  NIBBLE_TRY(long_factors, read_factors(config, rope, "long_factor", n));
-  NIBBLE_TRY(short_factors, read_factors(config, rope, "short_factor", n));
-  keys.shape.long_factors = std::move(long_factors);
-  keys.shape.short_factors = std::move(short_factors);
-  const double scale = n_ctx / old_ctx;
-  const double growth = scale > 1 ? 1 + libm::log(scale) / libm::log(old_ctx) : 1;
-  keys.set("rope.scaling.attn_factor",
-           static_cast<double>(libm::sqrt(static_cast<float>(growth))));
-  return ok();
+  if (rope.type != "longrope" && rope.type != "su") return;
+  const auto n = static_cast<std::uint32_t>(rope.part * keys.shape.head_dim) / 2;
+  keys.shape.long_factors = read_factors(config, rope, "long_factor", n);
+  keys.shape.short_factors = read_factors(config, rope, "short_factor", n);
+  const double growth = n_ctx > old_ctx ? 1 + libm::log(n_ctx / old_ctx) / libm::log(old_ctx) : 1;
+  keys.set("rope.scaling.attn_factor", libm::sqrt(static_cast<float>(growth)));
 }
 
-inline Result<void> gpt2_keys(Keys& keys) {
-  const Config& config = keys.config();
-  NIBBLE_CHECK(require(config, "scale_attn_weights", true, true));
-  NIBBLE_CHECK(require(config, "scale_attn_by_inverse_layer_idx", false, false));
-  NIBBLE_CHECK(dimension_keys(keys));
-  return layer_norm_keys(keys);
+inline void gpt2_keys(Keys& keys) {
+  keys.config.require("scale_attn_weights", true, true);
+  keys.config.require("scale_attn_by_inverse_layer_idx", false, false);
+  keys.dimensions();
+  keys.layer_norm();
 }
 
-inline Result<void> gptneox_keys(Keys& keys) {
-  NIBBLE_CHECK(dimension_keys(keys));
-  NIBBLE_CHECK(layer_norm_keys(keys));
-  NIBBLE_CHECK(rope_keys(keys));
-  NIBBLE_TRY(parallel, keys.config().boolean("use_parallel_residual", true));
-  keys.set("use_parallel_residual", parallel);
-  return ok();
+inline void gptneox_keys(Keys& keys) {
+  keys.dimensions();
+  keys.layer_norm();
+  keys.rope();
+  keys.set("use_parallel_residual", keys.config.boolean("use_parallel_residual", true));
 }
 
-inline Result<void> bert_keys(Keys& keys) {
-  const Config& config = keys.config();
-  NIBBLE_TRY(kind, config.string({"position_embedding_type"}, "absolute"));
-  if (kind != "absolute") {
-    return config.unsupported("position_embedding_type", io::quoted(kind) + " is not supported");
+inline void bert_keys(Keys& keys) {
+  Config& config = keys.config;
+  if (config.string({"position_embedding_type"}, "absolute") != "absolute") {
+    config.refuse(Errc::unsupported, "position_embedding_type", "is not 'absolute'");
   }
-  NIBBLE_CHECK(require(config, "is_decoder", false, false));
-  NIBBLE_CHECK(dimension_keys(keys));
-  NIBBLE_CHECK(layer_norm_keys(keys));
+  config.require("is_decoder", false, false);
+  keys.dimensions();
+  keys.layer_norm();
   keys.set("attention.causal", false);
-  return ok();
 }
 
-inline Result<void> nomic_bert_keys(Keys& keys) {
-  const Config& config = keys.config();
+inline void nomic_bert_keys(Keys& keys) {
+  Config& config = keys.config;
   for (const char* const key : {"prenorm", "causal", "qkv_proj_bias", "mlp_fc1_bias",
                                 "mlp_fc2_bias", "rotary_emb_interleaved"}) {
-    NIBBLE_CHECK(require(config, key, false, false));
+    config.require(key, false, false);
   }
-  if (config.has({"moe_every_n_layers"})) {
-    NIBBLE_TRY(moe, config.integer({"moe_every_n_layers"}));
-    if (moe != 0) return config.unsupported("moe_every_n_layers", "experts are not supported");
+  if (config.integer({"moe_every_n_layers"}, 0) != 0) {
+    config.refuse(Errc::unsupported, "moe_every_n_layers", "asks for experts");
   }
-  NIBBLE_TRY(part, config.number({"rotary_emb_fraction"}, 1.0));
-  if (part != 1) return config.unsupported("rotary_emb_fraction", "only 1 is supported");
-  NIBBLE_CHECK(dimension_keys(keys));
-  NIBBLE_CHECK(layer_norm_keys(keys));
-  NIBBLE_CHECK(rope_keys(keys, 1000));
+  if (config.number({"rotary_emb_fraction"}, 1.0) != 1) {
+    config.refuse(Errc::unsupported, "rotary_emb_fraction", "is not 1");
+  }
+  keys.dimensions();
+  keys.layer_norm();
+  keys.rope(1000);
   // Positions beyond those of training need scaling that files do not describe.
-  NIBBLE_TRY(n_ctx, config.integer({"n_positions", "max_position_embeddings"}));
-  NIBBLE_TRY(trained, config.integer({"max_trained_positions"}, 2048));
-  if (trained < n_ctx) keys.set("context_length", trained);
+  const std::uint32_t trained = config.integer({"max_trained_positions"}, 2048);
+  if (trained < config.integer({"n_positions", "max_position_embeddings"})) {
+    keys.set("context_length", trained);
+  }
   keys.set("attention.causal", false);
-  return ok();
 }
 
 inline constexpr std::string_view kLlamaClasses[] = {"LlamaForCausalLM", "LLaMAForCausalLM",
@@ -302,7 +261,7 @@ NIBBLE_HIDDEN inline constexpr Family kFamilies[] = {
 
 // The family of a configuration. Errors: not_found (architectures is missing), unsupported (not in
 // the table; an activation that is not computed; weights that were quantized).
-inline Result<Family> family_of(const Config& config) {
+inline Result<Family> family_of(Config& config) {
   const io::JsonValue* const list = config.root().find("architectures");
   if (list == nullptr || list->elements().empty() || list->elements()[0].string().empty()) {
     return Error{Errc::not_found, config.name() + ": key 'architectures' names no architecture"};
@@ -320,18 +279,20 @@ inline Result<Family> family_of(const Config& config) {
     return Error{Errc::unsupported, config.name() + ": architecture " + io::quoted(wanted) +
                                         " is not supported as a folder; known are " + known};
   }
-  if (config.has({"quantization_config"})) {
-    return config.unsupported("quantization_config",
-                              "the weights are quantized for other programs; take the original");
+  if (config.has("quantization_config")) {
+    config.refuse(Errc::unsupported, "quantization_config",
+                  "says that the weights are quantized for other programs; take the original");
   }
-  NIBBLE_TRY(activation, config.string({"hidden_activation", "hidden_act", "activation_function"},
-                                       found->activations[0]));
-  for (const std::string_view name : found->activations) {
-    if (name == activation) return Family(*found);
+  const std::string_view activation = config.string(
+      {"hidden_activation", "hidden_act", "activation_function"}, found->activations[0]);
+  if (std::find(found->activations.begin(), found->activations.end(), activation) ==
+      found->activations.end()) {
+    config.refuse(Errc::unsupported, "hidden_act",
+                  io::quoted(activation) + " is not computed for the architecture " +
+                      std::string(found->architecture));
   }
-  return config.unsupported("hidden_act", "activation " + io::quoted(activation) +
-                                              " is not computed for " +
-                                              std::string(found->architecture));
+  NIBBLE_CHECK(config.status());
+  return Family(*found);
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::hub

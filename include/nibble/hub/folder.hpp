@@ -4,7 +4,6 @@
 // and the weights in one or several safetensors files.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -18,6 +17,7 @@
 #include "nibble/io/json.hpp"
 #include "nibble/io/json_value.hpp"
 #include "nibble/io/mapped_file.hpp"
+#include "nibble/io/name_index.hpp"
 #include "nibble/io/safetensors.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace hub {
@@ -97,15 +97,24 @@ inline bool is_plain_file_name(std::string_view name) noexcept {
          name.find('\0') == name.npos && name[0] != '.';
 }
 
-struct IndexEntry {
-  std::string tensor;
-  std::string file;
+// The weight_map of an index: which file has which tensor.
+struct ShardIndex {
+  struct Entry {
+    std::string tensor;
+    std::size_t file = 0;
+    bool is_found = false;
+  };
+  std::vector<std::string> files;
+  std::vector<Entry> entries;
+  io::NameIndex by_tensor;
 };
 
-// Reads the weight_map of an index.
-inline Result<std::vector<IndexEntry>> read_index(const std::string& text) {
+// The most files of one model; a file takes a descriptor of the process.
+inline constexpr std::size_t kMaxShards = 1024;
+
+inline Result<ShardIndex> read_index(const std::string& text) {
   io::JsonReader json(text);
-  std::vector<IndexEntry> entries;
+  ShardIndex index;
   bool has_map = false;
   NIBBLE_CHECK(json.object([&](const std::string& key) -> Result<void> {
     if (key != "weight_map") return json.skip();
@@ -116,13 +125,23 @@ inline Result<std::vector<IndexEntry>> read_index(const std::string& text) {
         return json.error("tensor " + io::quoted(tensor) + " is said to be in " +
                           io::quoted(file) + ", which is no *.safetensors of this folder");
       }
-      entries.push_back({std::move(tensor), std::move(file)});
+      // Neighbours are often in the same file, so the search begins with the last one.
+      std::size_t at = index.files.size();
+      while (at > 0 && index.files[at - 1] != file) --at;
+      if (at == 0) {
+        index.files.push_back(std::move(file));
+        at = index.files.size();
+        if (at > kMaxShards) return json.error("more than " + to_text(kMaxShards) + " files");
+      }
+      index.entries.push_back({std::move(tensor), at - 1});
       return ok();
     });
   }));
   if (!json.at_end()) return json.error("more text behind the index");
   if (!has_map) return json.error("weight_map is missing");
-  return entries;
+  for (const ShardIndex::Entry& entry : index.entries) index.by_tensor.add(entry.tensor);
+  NIBBLE_CHECK(index.by_tensor.sort("tensor"));
+  return index;
 }
 
 // Adds a file and its tensors. `keep(name)`: whether a tensor is taken from this file.
@@ -145,42 +164,25 @@ Result<void> add_weights(const Folder& folder, std::string_view file, WeightFile
 inline Result<WeightFiles> open_shards(const Folder& folder) {
   const std::string shown = folder.name_of(kIndexFile);
   NIBBLE_TRY(text, folder.text(kIndexFile, kMaxIndexBytes));
-  auto entries = read_index(text);
-  if (!entries) return std::move(entries).error().in(shown);
-  const auto by_file = [](const IndexEntry& a, const IndexEntry& b) {
-    return a.file != b.file ? a.file < b.file : a.tensor < b.tensor;
-  };
-  std::sort(entries->begin(), entries->end(), by_file);
+  auto index = read_index(text);
+  if (!index) return std::move(index).error().in(shown);
   WeightFiles weights;
-  for (auto begin = entries->begin(); begin != entries->end();) {
-    const auto end = std::find_if(
-        begin, entries->end(), [&](const IndexEntry& entry) { return entry.file != begin->file; });
-    // The entries of one file, sorted: each must be there once.
-    const std::size_t before = weights.tensors.size();
-    const auto find = [&](const std::string& name) {
-      const auto found = std::lower_bound(begin, end, IndexEntry{name, begin->file}, by_file);
-      return found != end && found->tensor == name;
-    };
-    Result<void> added = add_weights(folder, begin->file, weights, find);
+  for (std::size_t f = 0; f < index->files.size(); ++f) {
+    Result<void> added =
+        add_weights(folder, index->files[f], weights, [&](const std::string& name) {
+          const std::size_t i = index->by_tensor.find(name);
+          if (i == io::NameIndex::kNone || index->entries[i].file != f) return false;
+          return index->entries[i].is_found = true;
+        });
     if (!added) return std::move(added).error().in(shown);
-    const auto n_named = static_cast<std::size_t>(end - begin);
-    if (weights.tensors.size() - before != n_named) {
-      for (auto entry = begin; entry != end; ++entry) {
-        const auto first = weights.tensors.begin() + static_cast<std::ptrdiff_t>(before);
-        if (std::any_of(first, weights.tensors.end(),
-                        [&](const HubTensor& t) { return t.name == entry->tensor; })) {
-          continue;
-        }
-        return Error{Errc::malformed, folder.name_of(begin->file) + ": tensor " +
-                                          io::quoted(entry->tensor) + " is missing, which " +
-                                          std::string(kIndexFile) +
-                                          " says it has: the download is incomplete, or of "
-                                          "different versions"};
-      }
-      return Error{Errc::malformed, shown + ": a tensor of " + io::quoted(begin->file) +
-                                        " is named twice"};
-    }
-    begin = end;
+  }
+  for (const ShardIndex::Entry& entry : index->entries) {
+    if (entry.is_found) continue;
+    return Error{Errc::malformed, weights.names[entry.file] + ": tensor " +
+                                      io::quoted(entry.tensor) + " is missing, which " +
+                                      std::string(kIndexFile) +
+                                      " says it has: the download is incomplete, or of different "
+                                      "versions"};
   }
   return weights;
 }

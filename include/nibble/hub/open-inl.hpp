@@ -58,6 +58,9 @@ inline Result<void> pooling_keys(const Folder& folder, Keys& keys) {
   return ok();
 }
 
+// Rows of a token embedding: far more than any vocabulary has.
+inline constexpr std::uint64_t kMaxRows = 1u << 24;
+
 inline Result<io::Gguf> open_folder(const Folder& folder) {
   NIBBLE_TRY(config, Config::open(folder));
   NIBBLE_TRY(family, family_of(config));
@@ -66,7 +69,8 @@ inline Result<io::Gguf> open_folder(const Folder& folder) {
   out.set("general.type", std::string_view("model"));
   if (!folder.last_name().empty()) out.set("general.name", folder.last_name());
   Keys keys(config, family.architecture, out);
-  NIBBLE_CHECK(family.keys(keys));
+  family.keys(keys);
+  NIBBLE_CHECK(config.status());
   NIBBLE_CHECK(pooling_keys(folder, keys));
   NIBBLE_TRY(weights, open_weights(folder));
   Tensors tensors(config, family, keys.shape, weights, out);
@@ -74,7 +78,11 @@ inline Result<io::Gguf> open_folder(const Folder& folder) {
   NIBBLE_TRY(format, quant::format_of(tensors.type()));
   NIBBLE_TRY(file_type, quant::gguf_file_type(format));
   out.set("general.file_type", file_type);
-  if (tensors.n_rows() > 0) keys.set("vocab_size", tensors.n_rows());
+  if (tensors.n_rows() > kMaxRows) {
+    return Error{Errc::malformed, folder.name() + ": " + to_text(tensors.n_rows()) +
+                                      " rows in the token embedding"};
+  }
+  keys.set("vocab_size", static_cast<std::uint32_t>(tensors.n_rows()));
   NIBBLE_CHECK(tokenizer_keys(folder, tensors.n_rows(), out));
   NIBBLE_TRY(bytes, out.to_bytes());
   NIBBLE_TRY(memory, AlignedBuffer::allocate(bytes.size()));

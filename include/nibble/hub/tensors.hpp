@@ -32,7 +32,7 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace hub {
 class Tensors {
  public:
   // All must stay alive as long as the tensors and until `out` is written.
-  Tensors(const Config& config, const Family& family, const Shape& shape,
+  Tensors(Config& config, const Family& family, const Shape& shape,
           const WeightFiles& weights, io::GgufWriter& out)
       : config_(config), family_(family), shape_(shape), weights_(weights), out_(out) {}
   Tensors(const Tensors&) = delete;  // `out` refers to it
@@ -42,7 +42,8 @@ class Tensors {
   // tensor: unsupported (a tensor without a place in this architecture, an element type that is not
   // read), malformed (a shape that the configuration does not allow).
   Result<void> take() {
-    NIBBLE_TRY(ties, config_.boolean("tie_word_embeddings", family_.adds_one_to_norms));
+    const bool ties = config_.boolean("tie_word_embeddings", family_.adds_one_to_norms);
+    NIBBLE_CHECK(config_.status());
     add_factors("rope_freqs.weight", shape_.rope_freqs);
     add_factors("rope_factors_long.weight", shape_.long_factors);
     add_factors("rope_factors_short.weight", shape_.short_factors);
@@ -192,7 +193,7 @@ class Tensors {
                     std::as_bytes(std::span(values(factors), factors.size())));
   }
 
-  const Config& config_;
+  Config& config_;
   const Family& family_;
   const Shape& shape_;
   const WeightFiles& weights_;

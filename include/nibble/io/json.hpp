@@ -253,11 +253,11 @@ inline Result<double> JsonReader::number() {
   }
   // Powers of ten up to 10^22 are exact, so that usual numbers are rounded once.
   double value = static_cast<double>(significand);
-  for (; exponent < 0 && value != 0; exponent += 22) {
-    value /= libm::pow(10, exponent < -22 ? 22 : static_cast<double>(-exponent));
-  }
-  for (; exponent > 0 && value != 0 && is_finite(value); exponent -= 22) {
-    value *= libm::pow(10, exponent > 22 ? 22 : static_cast<double>(exponent));
+  while (exponent != 0 && value != 0 && is_finite(value)) {
+    const std::int64_t step = exponent < -22 ? -22 : exponent > 22 ? 22 : exponent;
+    const double power = libm::pow(10, static_cast<double>(step < 0 ? -step : step));
+    value = step < 0 ? value / power : value * power;
+    exponent -= step;
   }
   if (!is_finite(value)) return error("a number that is too large");
   return is_negative ? -value : value;
