@@ -32,7 +32,7 @@ struct Family {
   std::span<const Rename> names;
   Words activations;  // the values of hidden_act that are computed
   KeysFunction* keys;
-  bool rotates_pairs = false;     // rope turns adjacent dimensions: rows of q and k change places
+  bool rotates_pairs = false;      // rope turns adjacent dimensions: rows of q and k change places
   bool adds_one_to_norms = false;  // hubs store the norms' weights minus 1
 };
 
@@ -104,8 +104,8 @@ inline void olmo2_keys(Keys& keys) {
   // OLMo 3: three layers with a window, one without.
   keys.integer("attention.sliding_window", {"sliding_window"});
   const std::uint32_t period = window_period(keys.config, 4);
-  std::vector<Scalar<bool>> pattern((std::min)(keys.config.integer({"num_hidden_layers"}),
-                                               kMaxHubDim));
+  std::vector<Scalar<bool>> pattern(
+      (std::min)(keys.config.integer({"num_hidden_layers"}), kMaxHubDim));
   for (std::size_t i = 0; i < pattern.size(); ++i) pattern[i].value = (i + 1) % period != 0;
   keys.set_array("attention.sliding_window_pattern", std::span(values(pattern), pattern.size()));
 }

@@ -32,14 +32,15 @@ inline constexpr std::size_t kMaxIndexBytes = std::size_t{64} << 20;
 
 class Folder {
  public:
-  explicit Folder(std::string path) : path_(std::move(path)) {}
+  explicit Folder(std::string path) : path_(std::move(path)) {
+    while (path_.size() > 1 && (path_.back() == '/' || path_.back() == '\\')) path_.pop_back();
+  }
 
   // As messages show it.
   std::string name() const { return printable(path_); }
   // The last part of the path: what the folder is called.
   std::string_view last_name() const noexcept {
-    std::string_view path = path_;
-    while (path.size() > 1 && (path.back() == '/' || path.back() == '\\')) path.remove_suffix(1);
+    const std::string_view path = path_;
     return path.substr(path.find_last_of("/\\") + 1);  // all of it if there is none
   }
 
@@ -56,6 +57,7 @@ class Folder {
                                     " bytes, more than " + to_text(max)};
     }
     std::string text(bytes.size(), '\0');
+    if (bytes.empty()) return text;
     Result<void> read = mapped.read(bytes, reinterpret_cast<std::byte*>(text.data()));
     if (!read) return std::move(read).error().in(name_of(file));
     return text;
@@ -122,8 +124,8 @@ inline Result<ShardIndex> read_index(const std::string& text) {
     return json.object([&](std::string tensor) -> Result<void> {
       NIBBLE_TRY(file, json.string());
       if (!is_plain_file_name(file)) {
-        return json.error("tensor " + io::quoted(tensor) + " is said to be in " +
-                          io::quoted(file) + ", which is no *.safetensors of this folder");
+        return json.error("tensor " + io::quoted(tensor) + " is said to be in " + io::quoted(file) +
+                          ", which is no *.safetensors of this folder");
       }
       // Neighbours are often in the same file, so the search begins with the last one.
       std::size_t at = index.files.size();

@@ -96,8 +96,8 @@ inline void Keys::dimensions(const Defaults& defaults) {
   integer("context_length", {"max_position_embeddings", "n_positions", "n_ctx"}, defaults.n_ctx);
   const std::uint32_t dim = dimension("embedding_length", {"hidden_size", "n_embd"});
   dimension("feed_forward_length", {"intermediate_size", "n_inner"}, 4 * dim);
-  shape.n_heads = dimension("attention.head_count", {"num_attention_heads", "n_head"},
-                            defaults.n_heads);
+  shape.n_heads =
+      dimension("attention.head_count", {"num_attention_heads", "n_head"}, defaults.n_heads);
   shape.n_kv_heads = shape.n_heads;
   if (config.has("num_key_value_heads") || defaults.n_kv_heads) {
     shape.n_kv_heads =
@@ -117,9 +117,9 @@ inline Rope Keys::rope(double default_theta) {
   if (rope.window_theta != 0) number("rope.freq_base_swa", rope.window_theta);
   const double rope_dim = rope.part * shape.head_dim;
   if (!(rope_dim >= 2) || rope.part > 1) {
-    config.refuse(Errc::malformed, "partial_rotary_factor",
-                  "leaves " + to_text(rope_dim) + " of " + to_text(shape.head_dim) +
-                      " dimensions to rotate");
+    config.refuse(
+        Errc::malformed, "partial_rotary_factor",
+        "leaves " + to_text(rope_dim) + " of " + to_text(shape.head_dim) + " dimensions to rotate");
     return rope;
   }
   set("rope.dimension_count", static_cast<std::uint32_t>(rope_dim));
@@ -157,8 +157,9 @@ inline void Keys::scaling(const Rope& rope, std::uint32_t rope_dim) {
              rope.type != "longrope" && rope.type != "su") {
     // (dynamic changes only what is beyond the context that the model was trained for.)
     config.refuse(Errc::unsupported, "rope_type",
-                  io::quoted(rope.type) + " is not known; known are default, linear, dynamic, "
-                                          "yarn, llama3 and longrope");
+                  io::quoted(rope.type) +
+                      " is not known; known are default, linear, dynamic, "
+                      "yarn, llama3 and longrope");
   }
 }
 

@@ -136,8 +136,9 @@ NIBBLE_HIDDEN inline constexpr std::string_view kOuterModules[] = {
 NIBBLE_HIDDEN inline constexpr std::string_view kIgnoredStarts[] = {
     "vision_tower.", "vision_model.", "multi_modal_projector.", "pooler.", "cls."};
 NIBBLE_HIDDEN inline constexpr std::string_view kIgnoredEnds[] = {
-    ".rotary_emb.inv_freq", ".attn.bias",        ".attn.masked_bias",
-    ".attention.bias",      ".attention.masked_bias", "embeddings.position_ids"};
+    ".rotary_emb.inv_freq",   ".attn.bias",
+    ".attn.masked_bias",      ".attention.bias",
+    ".attention.masked_bias", "embeddings.position_ids"};
 
 // If `name` is `pattern` with a number for '#' (or without one): that number as text.
 inline std::optional<std::string_view> match(std::string_view pattern,

@@ -26,7 +26,8 @@
 #include "nibble/io/gguf_writer.hpp"
 #include "nibble/quant/ggml.hpp"
 
-namespace nibble { inline namespace NIBBLE_ABI { namespace hub {
+namespace nibble { inline namespace NIBBLE_ABI {
+namespace hub {
 
 namespace detail {
 
@@ -48,7 +49,8 @@ inline Result<void> pooling_keys(const Folder& folder, Keys& keys) {
     }
     NIBBLE_TRY(pooling, folder.json(name + "/config.json"));
     constexpr std::pair<std::string_view, std::uint32_t> kModes[] = {
-        {"pooling_mode_mean_tokens", 1}, {"pooling_mode_cls_token", 2},
+        {"pooling_mode_mean_tokens", 1},
+        {"pooling_mode_cls_token", 2},
         {"pooling_mode_lasttoken", 3}};
     for (const auto& [mode, value] : kModes) {
       const io::JsonValue* const is_on = pooling.find(mode);
@@ -79,8 +81,8 @@ inline Result<io::Gguf> open_folder(const Folder& folder) {
   NIBBLE_TRY(file_type, quant::gguf_file_type(format));
   out.set("general.file_type", file_type);
   if (tensors.n_rows() > kMaxRows) {
-    return Error{Errc::malformed, folder.name() + ": " + to_text(tensors.n_rows()) +
-                                      " rows in the token embedding"};
+    return Error{Errc::malformed,
+                 folder.name() + ": " + to_text(tensors.n_rows()) + " rows in the token embedding"};
   }
   keys.set("vocab_size", static_cast<std::uint32_t>(tensors.n_rows()));
   NIBBLE_CHECK(tokenizer_keys(folder, tensors.n_rows(), out));

@@ -21,10 +21,10 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace hub {
 using Factors = std::vector<Scalar<float>>;
 
 struct Rope {
-  double theta = 0;         // 0: not stated
-  double window_theta = 0;  // of layers with a window; 0: not stated
-  double part = 1;          // of a head's dimensions that is rotated
-  double old_ctx = 0;       // positions before scaling; 0: not stated
+  double theta = 0;                        // 0: not stated
+  double window_theta = 0;                 // of layers with a window; 0: not stated
+  double part = 1;                         // of a head's dimensions that is rotated
+  double old_ctx = 0;                      // positions before scaling; 0: not stated
   std::string_view type = "default";       // of scaling
   const io::JsonValue* scaling = nullptr;  // the object that has its numbers
 };
@@ -45,8 +45,8 @@ inline Rope read_rope(Config& config) {
   rope.theta = number(all, "rope_theta", {"rope_theta", "rotary_emb_base"}, 0);
   rope.window_theta = number(window, "rope_theta", {"rope_local_base_freq"}, 0);
   rope.part = number(all, "partial_rotary_factor", {"partial_rotary_factor", "rotary_pct"}, 1);
-  rope.old_ctx = number(all, "original_max_position_embeddings",
-                        {"original_max_position_embeddings"}, 0);
+  rope.old_ctx =
+      number(all, "original_max_position_embeddings", {"original_max_position_embeddings"}, 0);
   for (const char* const key : {"type", "rope_type"}) {
     const io::JsonValue* const type = all == nullptr ? nullptr : all->find(key);
     if (type != nullptr && !type->string().empty()) rope.type = type->string();
@@ -83,8 +83,8 @@ inline Factors llama3_factors(Config& config, const Rope& rope, std::uint32_t ro
   if (!(factor > 0) || !(low > 0) || !(high > low) || !(rope.theta > 0)) {
     config.refuse(Errc::malformed, "rope_type",
                   "llama3 with numbers that do not go together: factor " + to_text(factor) +
-                      ", low_freq_factor " + to_text(low) + ", high_freq_factor " +
-                      to_text(high) + ", rope_theta " + to_text(rope.theta));
+                      ", low_freq_factor " + to_text(low) + ", high_freq_factor " + to_text(high) +
+                      ", rope_theta " + to_text(rope.theta));
     return factors;
   }
   constexpr double kTwoPi = 6.283185307179586;

@@ -32,8 +32,8 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace hub {
 class Tensors {
  public:
   // All must stay alive as long as the tensors and until `out` is written.
-  Tensors(Config& config, const Family& family, const Shape& shape,
-          const WeightFiles& weights, io::GgufWriter& out)
+  Tensors(Config& config, const Family& family, const Shape& shape, const WeightFiles& weights,
+          io::GgufWriter& out)
       : config_(config), family_(family), shape_(shape), weights_(weights), out_(out) {}
   Tensors(const Tensors&) = delete;  // `out` refers to it
   Tensors& operator=(const Tensors&) = delete;
@@ -75,8 +75,7 @@ class Tensors {
     }
     if (renamed->name.empty() || (ties && renamed->name == "output.weight")) return ok();
     if (tensor.shape.empty() || tensor.shape.size() > io::kGgufMaxDims) {
-      return Error{Errc::malformed,
-                   to_text(tensor.shape.size()) + " dimensions, not 1 to 4"};
+      return Error{Errc::malformed, to_text(tensor.shape.size()) + " dimensions, not 1 to 4"};
     }
     io::GgufTensor out;
     out.name = names_.emplace_back(renamed->name);
@@ -100,9 +99,9 @@ class Tensors {
       case io::SafetensorType::f16: out.type = io::GgmlType::f16; break;
       case io::SafetensorType::bf16: out.type = io::GgmlType::bf16; break;
       default:
-        return Error{Errc::unsupported,
-                     "element type " + std::string(type_traits(tensor.type).name) +
-                         "; weights are read as F32, F16, BF16 or F64"};
+        return Error{Errc::unsupported, "element type " +
+                                            std::string(type_traits(tensor.type).name) +
+                                            "; weights are read as F32, F16, BF16 or F64"};
     }
     if (is_table || in_place_.empty()) type_ = out.type;
     NIBBLE_CHECK(reorder(renamed->change, out));
@@ -151,15 +150,14 @@ class Tensors {
   void make(const HubTensor& tensor, const io::GgufTensor& out, float offset) {
     const auto dims = std::span(out.dims).first(out.n_dims);
     const io::MappedFile& file = weights_.files[tensor.file];
-    out_.add_tensor(
-        out.name, io::GgmlType::f32, dims,
-        [this, &tensor, &file, offset]() -> Result<std::span<const std::byte>> {
-          stored_.resize(tensor.data.size());
-          NIBBLE_CHECK(io::TensorBytes(tensor.data, {}, &file).read(0, stored_));
-          NIBBLE_CHECK(to_f32(tensor.type));
-          for (auto& [value] : made_) value += offset;
-          return std::as_bytes(std::span(values(made_), made_.size()));
-        });
+    out_.add_tensor(out.name, io::GgmlType::f32, dims,
+                    [this, &tensor, &file, offset]() -> Result<std::span<const std::byte>> {
+                      stored_.resize(tensor.data.size());
+                      NIBBLE_CHECK(io::TensorBytes(tensor.data, {}, &file).read(0, stored_));
+                      NIBBLE_CHECK(to_f32(tensor.type));
+                      for (auto& [value] : made_) value += offset;
+                      return std::as_bytes(std::span(values(made_), made_.size()));
+                    });
   }
 
   // From stored_ to made_.
@@ -181,8 +179,7 @@ class Tensors {
         }
         return ok();
       default:
-        return Error{Errc::unsupported,
-                     "element type " + std::string(io::type_traits(type).name)};
+        return Error{Errc::unsupported, "element type " + std::string(io::type_traits(type).name)};
     }
   }
 
@@ -202,8 +199,8 @@ class Tensors {
   std::vector<io::GgufTensor> in_place_;
   io::GgmlType type_ = io::GgmlType::f32;
   std::uint64_t n_rows_ = 0;
-  std::vector<std::byte> stored_;     // the tensor that is being made,
-  std::vector<Scalar<float>> made_;   // and its weights
+  std::vector<std::byte> stored_;    // the tensor that is being made,
+  std::vector<Scalar<float>> made_;  // and its weights
 };
 
 }}}  // namespace nibble::NIBBLE_ABI::hub

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Loads a file or a folder as a model, with the formats and architectures that a program names: this is
-// compiled when load() is called. Included by model.hpp; in the split form, by files that name
-// their own formats or architectures.
+// Loads a file or a folder as a model, with the formats and architectures that a program names:
+// this is compiled when load() is called. Included by model.hpp; in the split form, by files that
+// name their own formats or architectures.
 #pragma once
 
 #include <string>

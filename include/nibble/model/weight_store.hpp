@@ -80,9 +80,9 @@ class WeightStore {
 
   // Packs everything that was added; the sources are not needed afterwards. Rows in one of `files`
   // are read from it in pieces (MappedFile::read), and so are rows in memory that are not aligned
-  // to 4 bytes or in another order: memory holds the packed weights and one piece per worker. It succeeds once, and nothing can be added after that; after an error it may be
-  // called again. Errors: out_of_memory, cancelled (by `progress`), io, invalid_argument (already
-  // packed).
+  // to 4 bytes or in another order: memory holds the packed weights and one piece per worker. It
+  // succeeds once, and nothing can be added after that; after an error it may be called again.
+  // Errors: out_of_memory, cancelled (by `progress`), io, invalid_argument (already packed).
   Result<void> pack(Executor& executor, const Progress* progress = nullptr,
                     std::span<const io::MappedFile> files = {}) {
     if (is_packed_) return Error{Errc::invalid_argument, "the weights are packed already"};
@@ -212,8 +212,8 @@ class WeightStore {
     const auto packed_bytes = static_cast<std::size_t>(weight.bytes() / weight.n_experts);
     for (Index e = 0; e < weight.n_experts; ++e) {
       const auto i = static_cast<std::size_t>(e);
-      entries_.push_back({at, source.data() + i * source_bytes, total_ + i * packed_bytes, format, e,
-                          is_packed, swapped});
+      entries_.push_back({at, source.data() + i * source_bytes, total_ + i * packed_bytes, format,
+                          e, is_packed, swapped});
     }
     weights_[at] = weight;
     total_ += align_up(static_cast<std::size_t>(weight.bytes()));
