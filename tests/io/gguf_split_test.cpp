@@ -167,11 +167,12 @@ TEST_CASE("what else people pass as a model is recognized") {
     return error_of(folder.write("model.gguf", bytes)).message;
   };
   const auto safetensors = test::safetensors_file("{}", 8);
-  CHECK(test::contains(error_of(folder.write("m.safetensors", safetensors)).message,
-                       "m.safetensors: a safetensors file, not a GGUF file; llama.cpp's "
-                       "convert_hf_to_gguf.py"));
+  CHECK(
+      test::contains(error_of(folder.write("m.safetensors", safetensors)).message,
+                     "m.safetensors: a safetensors file, not a GGUF file; a model of this kind is "
+                     "a folder with config.json"));
   CHECK(test::contains(error("PK\3\4 and so on"), "a PyTorch file"));
-  CHECK(test::contains(error("\x80\2 and so on"), "convert_hf_to_gguf.py"));
+  CHECK(test::contains(error("\x80\2 and so on"), "is loaded by the folder's path"));
   CHECK(test::contains(error("tjgg and so on"), "from before GGUF"));
   CHECK(test::contains(error("lmgg"), "from before GGUF"));
   CHECK(test::contains(error("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"));
@@ -181,6 +182,7 @@ TEST_CASE("what else people pass as a model is recognized") {
 #if !defined(_WIN32)
   const Error in_folder = error_of(folder.path(""));
   CHECK(in_folder.code == Errc::io);
-  CHECK(has(in_folder, "is a folder, not a GGUF file; llama.cpp's convert_hf_to_gguf.py"));
+  CHECK(has(in_folder,
+            "is a folder, not a GGUF file; a model of this kind is a folder with config.json"));
 #endif
 }

@@ -11,26 +11,40 @@
 #include "nibble/core/result.hpp"
 #include "nibble/io/byte_reader.hpp"
 
-#if !defined(_WIN32)
+#if defined(_WIN32)
+#include "nibble/core/windows.hpp"
+#include "nibble/io/mapped_file.hpp"
+#else
 #include <sys/stat.h>
 #endif
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace io { namespace detail {
 
-// What to do with a model as Hugging Face has them, for a message.
+// What to do with a part of a model as Hugging Face has them, for a message.
 inline constexpr const char* kConvertFolder =
-    "llama.cpp's convert_hf_to_gguf.py makes one of the model's folder (config.json and the "
-    "weights): convert_hf_to_gguf.py FOLDER --outfile model.gguf";
+    "a model of this kind is a folder with config.json, tokenizer.json and *.safetensors, and is "
+    "loaded by the folder's path";
 
-// Whether `path` is a folder; false where this cannot be found out.
-inline bool is_folder([[maybe_unused]] const std::string& path) noexcept {
 #if defined(_WIN32)
-  return false;
+inline bool has_attributes(const std::string& path, unsigned long mask) {
+  const unsigned long attributes = GetFileAttributesW(wide_path(path).c_str());
+  return attributes != 0xFFFFFFFFul && (attributes & mask) == mask;  // INVALID_FILE_ATTRIBUTES
+}
+inline bool is_folder(const std::string& path) {
+  return has_attributes(path, 0x10);  // FILE_ATTRIBUTE_DIRECTORY
+}
+inline bool exists(const std::string& path) { return has_attributes(path, 0); }
 #else
+inline bool is_folder(const std::string& path) noexcept {
   struct stat info {};
   return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
-#endif
 }
+// Whether there is a file, a folder or a link of this name, which need not lead anywhere.
+inline bool exists(const std::string& path) noexcept {
+  struct stat info {};
+  return ::lstat(path.c_str(), &info) == 0;
+}
+#endif
 
 // Why bytes that do not begin like a GGUF file are none.
 inline std::string not_gguf(std::span<const std::byte> bytes) {

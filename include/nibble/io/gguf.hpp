@@ -29,6 +29,7 @@
 #include "nibble/io/gguf_value.hpp"
 #include "nibble/io/mapped_file.hpp"
 #include "nibble/io/name_index.hpp"
+#include "nibble/io/tensor_bytes.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
@@ -57,7 +58,9 @@ struct GgufTensor {
   // Exactly tensor_bytes(type, dims) bytes inside the file. Aligned to at least kGgufMinAlignment,
   // and to Gguf::alignment() if the first byte of the file is (the case after Gguf::open, up to the
   // size of a page).
+  // After Gguf::join: aligned in any way, and stored in the order of `swapped`.
   std::span<const std::byte> data;
+  SwappedAxes swapped = {};
 
   std::uint64_t n_elements() const noexcept { return dims[0] * dims[1] * dims[2] * dims[3]; }
 };
@@ -89,7 +92,8 @@ inline Result<void> check_gguf_name(std::string_view name, std::size_t max_size,
 // What the views of a Gguf refer to. Models whose weights are used in place share it.
 struct GgufBytes {
   std::vector<MappedFile> files;  // one; of a split model all, in order
-  AlignedBuffer memory;           // instead of files
+  AlignedBuffer memory;           // instead of files, or beside them (Gguf::join)
+  std::string names;              // of the tensors in these files (Gguf::join)
 };
 
 // Move-only. The views that it returns stay valid when it is moved.
@@ -117,12 +121,17 @@ class Gguf {
   // For bytes that are never freed: an array in the program or in flash. Models use packed tensors
   // in place; these must be aligned to 64 bytes (kAlignment), and so must the array.
   static Result<Gguf> parse_static(std::span<const std::byte> bytes, const std::string& name);
+  // A model whose tensors are in files of another kind: the metadata and the tensors of `bytes`,
+  // which are a GGUF file, and then `tensors`, whose data lies in `files`; names are copied.
+  // Errors: those of parse(), and of a file with such tensors (malformed, limit).
+  static Result<Gguf> join(AlignedBuffer bytes, std::span<const GgufTensor> tensors,
+                           std::vector<MappedFile> files, const std::string& name);
 
   // As messages show it: printable (core/text.hpp).
   const std::string& name() const noexcept { return name_; }
   std::uint32_t version() const noexcept { return version_; }
   std::uint32_t alignment() const noexcept { return alignment_; }
-  // The mapped files, in the order of the parts; none after parse().
+  // The mapped files that have tensors, in the order of the parts; none after parse().
   std::span<const MappedFile> files() const noexcept {
     return bytes_ ? std::span<const MappedFile>(bytes_->files) : std::span<const MappedFile>();
   }
@@ -202,6 +211,8 @@ class Gguf {
   static Result<Gguf> open_part(const std::string& path);
   static Result<Gguf> open_split(const std::string& path, Gguf part);
   Result<void> append(Gguf&& part);
+  Result<void> append(std::span<const GgufTensor> tensors);
+  Result<void> index_tensors();
   std::string part_text() const {
     return "part " + to_text(split_.index + 1) + " of " + to_text(split_.n_parts) +
            " of a model in several files";
@@ -258,6 +269,17 @@ inline Result<Gguf> Gguf::parse_static(std::span<const std::byte> bytes, const s
   auto gguf = parse(bytes, name);
   if (gguf) gguf->is_static_ = true;
   return gguf;
+}
+
+inline Result<Gguf> Gguf::join(AlignedBuffer bytes, std::span<const GgufTensor> tensors,
+                               std::vector<MappedFile> files, const std::string& name) {
+  return catch_out_of_memory([&]() -> Result<Gguf> {
+    NIBBLE_TRY(gguf, parse(std::move(bytes), name));
+    gguf.bytes_->files = std::move(files);
+    Result<void> appended = gguf.append(tensors);
+    if (!appended) return std::move(appended).error().in(gguf.name_);
+    return gguf;
+  });
 }
 
 // Opens a file, which may be a part of a split model.
@@ -330,11 +352,16 @@ inline Result<Gguf> Gguf::open_split(const std::string& path, Gguf part) {
   all.metadata_index_ = {};
   for (const GgufEntry& entry : all.metadata_) all.metadata_index_.add(entry.key);
   NIBBLE_CHECK(all.metadata_index_.sort("key"));
-  all.tensor_index_ = {};
-  for (const GgufTensor& tensor : all.tensors_) all.tensor_index_.add(tensor.name);
-  Result<void> sorted = all.tensor_index_.sort("tensor");
-  if (!sorted) return std::move(sorted).error().in(shown);
+  Result<void> indexed = all.index_tensors();
+  if (!indexed) return std::move(indexed).error().in(shown);
   return all;
+}
+
+inline Result<void> Gguf::index_tensors() {
+  tensor_index_ = {};
+  tensor_index_.reserve(tensors_.size());
+  for (const GgufTensor& tensor : tensors_) tensor_index_.add(tensor.name);
+  return tensor_index_.sort("tensor");
 }
 
 // Adds the tensors of a later part. The metadata is in the first one; what a later one repeats must
@@ -357,6 +384,29 @@ inline Result<void> Gguf::append(Gguf&& part) {
   tensors_.insert(tensors_.end(), part.tensors_.begin(), part.tensors_.end());
   for (MappedFile& file : part.bytes_->files) bytes_->files.push_back(std::move(file));
   return ok();
+}
+
+// Adds tensors of other files.
+inline Result<void> Gguf::append(std::span<const GgufTensor> tensors) {
+  std::size_t n_bytes = 0;
+  for (const GgufTensor& tensor : tensors) n_bytes += tensor.name.size();
+  std::string& names = bytes_->names;
+  names.reserve(n_bytes);  // the tensors refer to it
+  for (const GgufTensor& tensor : tensors) {
+    NIBBLE_CHECK(detail::check_gguf_name(tensor.name, kGgufMaxTensorName, "tensor name"));
+    auto size = tensor_bytes(tensor.type, tensor.dims);
+    if (!size) return std::move(size).error().in("tensor " + quoted(tensor.name));
+    if (*size != tensor.data.size()) {
+      return Error{Errc::malformed, "tensor " + quoted(tensor.name) + ": " +
+                                        to_text(tensor.data.size()) + " bytes, not the " +
+                                        to_text(*size) + " of its shape"};
+    }
+    tensors_.push_back(tensor);
+    const std::size_t at = names.size();
+    names += tensor.name;
+    tensors_.back().name = std::string_view(names).substr(at);
+  }
+  return index_tensors();
 }
 
 // Reads what a part of a split model says about the set.

@@ -215,7 +215,15 @@ inline void GgufWriter::add_tensor(std::string_view name, GgmlType type,
 }
 
 inline void GgufWriter::add_tensor(const GgufTensor& tensor) {
-  add_tensor(tensor.name, tensor.type, std::span(tensor.dims).first(tensor.n_dims), tensor.data);
+  const auto dims = std::span(tensor.dims).first(tensor.n_dims);
+  if (!tensor.swapped.any()) return add_tensor(tensor.name, tensor.type, dims, tensor.data);
+  add_tensor(tensor.name, tensor.type, dims,
+             [tensor,
+              in_order = std::vector<std::byte>()]() mutable -> Result<std::span<const std::byte>> {
+               in_order.resize(tensor.data.size());
+               NIBBLE_CHECK(TensorBytes(tensor.data, tensor.swapped).read(0, in_order));
+               return std::span<const std::byte>(in_order);
+             });
 }
 
 inline void GgufWriter::add_tensor(std::string_view name, GgmlType type,

@@ -110,21 +110,13 @@ struct ConvertedPart {
   std::optional<Error> error;  // of reading the file
 };
 
-// What a tensor is converted from and to, its rows contiguous.
+// What a tensor is converted from and to, its rows contiguous. The source is read, not taken from a
+// file's mapping: that another program cuts the file is then an error, not the end of this program.
 struct ConvertedRows {
   quant::Format from, to;
-  std::span<const std::byte> source;
-  const io::MappedFile* file;  // null: `source` is in memory
+  io::TensorBytes source;
   std::span<std::byte> out;
   std::uint64_t n_weights;
-
-  // Copies a part of the source. From a file it is read, not taken from the mapping: that another
-  // program cuts the file is then an error, not the end of this program.
-  Result<void> read(std::span<const std::byte> part, std::span<std::byte> copy) const {
-    if (file != nullptr) return file->read(part, copy.data());
-    std::copy(part.begin(), part.end(), copy.begin());
-    return ok();
-  }
 };
 
 // Rows are whole numbers of blocks, so a tensor can be treated as one long row and split anywhere
@@ -138,20 +130,19 @@ inline void convert_part(const ConvertedRows& rows, std::uint64_t part, Converte
   const std::uint64_t end = (std::min)(rows.n_weights, (part + 1) * kConvertPart);
   for (std::uint64_t at = part * kConvertPart; at < end; at += kConvertChunk) {
     const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(kConvertChunk, end - at));
-    const auto bytes_of = [&]<class Byte>(quant::Format format, std::span<Byte> all) {
-      const auto begin = *quant::row_bytes(format, io::narrow<std::size_t>(at));
-      return all.subspan(begin, *quant::row_bytes(format, n));
+    const auto begin_of = [&](quant::Format format) {
+      return *quant::row_bytes(format, io::narrow<std::size_t>(at));
     };
     const std::span<float> x(before.data(), n);
     const std::span<float> y(after.data(), n);
-    const auto new_bytes = bytes_of(rows.to, rows.out);
-    const auto source = bytes_of(rows.from, rows.source);
+    const auto new_bytes = rows.out.subspan(begin_of(rows.to), *quant::row_bytes(rows.to, n));
     // If the format stays the same, so do the bytes: they are not rounded a second time. Otherwise
     // the old bytes are in `after` until the new weights are: no weight takes more than an f32.
     const bool is_same = rows.from == rows.to;
     const auto old_bytes =
-        is_same ? new_bytes : std::as_writable_bytes(std::span(after)).first(source.size());
-    if (Result<void> read = rows.read(source, old_bytes); !read) {
+        is_same ? new_bytes
+                : std::as_writable_bytes(std::span(after)).first(*quant::row_bytes(rows.from, n));
+    if (Result<void> read = rows.source.read(begin_of(rows.from), old_bytes); !read) {
       result.error = std::move(read).error();
       return;
     }
@@ -258,12 +249,13 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
         [&, n_bytes, on_tensor]() -> Result<std::span<const std::byte>> {
           in_source = true;
           auto out = rows.bytes().first(n_bytes);
-          const io::MappedFile* source = nullptr;
-          for (const io::MappedFile& file : in.files()) {
-            if (file.contains(tensor.data)) source = &file;
+          const io::MappedFile* file = nullptr;
+          for (const io::MappedFile& other : in.files()) {
+            if (other.contains(tensor.data)) file = &other;
           }
-          NIBBLE_CHECK(convert_tensor(
-              {plan.from, plan.to, tensor.data, source, out, tensor.n_elements()}, executor, plan));
+          const io::TensorBytes source(tensor.data, tensor.swapped, file);
+          NIBBLE_CHECK(convert_tensor({plan.from, plan.to, source, out, tensor.n_elements()},
+                                      executor, plan));
           if (plan.packed) {
             pack_rows(executor, plan, out.data(), panels.data());
             out = panels.bytes().first(io::narrow<std::size_t>(plan.bytes_to));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Loads a file as a model, with the formats and architectures that a program names: this is
-// compiled when load() is called. Included by model.hpp; in the split form, by files that name
-// their own formats or architectures.
+// Loads a file or a folder as a model, with the formats and architectures that a program names:
+// this is compiled when load() is called. Included by model.hpp; in the split form, by files that
+// name their own formats or architectures.
 #pragma once
 
 #include <string>
@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "nibble/graph/weights.hpp"
+#include "nibble/hub/open.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/model/architecture.hpp"
 #include "nibble/model/gemma2.hpp"
@@ -87,13 +88,13 @@ Result<ModelMemory> Model::memory_needed(const io::Gguf& file, const LoadOptions
 
 template <class Formats, class Architectures>
 Result<Model> load(const std::string& path, const LoadOptions& options) {
-  NIBBLE_TRY(file, io::Gguf::open(path));
+  NIBBLE_TRY(file, open_model(path));
   return Model::from_gguf<Formats, Architectures>(file, options);
 }
 
 template <class Formats, class Architectures>
 Result<ModelMemory> memory_needed(const std::string& path, const LoadOptions& options) {
-  NIBBLE_TRY(file, io::Gguf::open(path));
+  NIBBLE_TRY(file, open_model(path));
   return Model::memory_needed<Formats, Architectures>(file, options);
 }
 

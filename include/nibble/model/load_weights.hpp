@@ -130,7 +130,8 @@ class TensorBinder final : public graph::SurveySink {
     } else {
       auto format = quant::format_of(tensor->type);
       if (!format) return std::move(format).error().in(where(name));
-      added = store_.add(need.slot, need.layer, *format, n, need.k, tensor->data, need.n_experts);
+      added = store_.add(need.slot, need.layer, *format, n, need.k, tensor->data, need.n_experts,
+                         tensor->swapped);
     }
     if (!added) return std::move(added).error().in(where(name));
     used_.push_back({tensor});

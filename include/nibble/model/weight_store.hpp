@@ -18,6 +18,7 @@
 #include "nibble/core/executor.hpp"
 #include "nibble/graph/weights.hpp"
 #include "nibble/io/mapped_file.hpp"
+#include "nibble/io/tensor_bytes.hpp"
 #include "nibble/kernels/pack.hpp"
 #include "nibble/kernels/pass.hpp"
 #include "nibble/model/progress.hpp"
@@ -39,14 +40,16 @@ class WeightStore {
 
   // Announces a matrix (n, k) in `format` whose rows are contiguous, or a vector of k floats (n =
   // 0; any float format, kept as f32), or n_experts contiguous matrices. `rows` must stay alive
-  // until pack() succeeds. slot: an enumerator or its number. Errors: unsupported (a format that
-  // was not named), invalid_argument (sizes that do not agree, rows that are not aligned to 4
-  // bytes, a layer or slot that does not exist, a slot that is already filled, a store that is
-  // already packed), limit (the total is more than the address space).
+  // until pack() succeeds. slot: an enumerator or its number. `swapped`: the order in which the
+  // rows are stored, if another (io/tensor_bytes.hpp). Errors: unsupported (a format that was not
+  // named), invalid_argument (sizes that do not agree, a layer or slot that does not exist, a slot
+  // that is already filled, a store that is already packed), limit (the total is more than the
+  // address space).
   template <class SlotType>
   Result<void> add(SlotType slot, Index layer, quant::Format format, Index n, Index k,
-                   std::span<const std::byte> rows, Index n_experts = 1) {
-    return add_slot(static_cast<std::size_t>(slot), layer, format, n, k, rows, n_experts);
+                   std::span<const std::byte> rows, Index n_experts = 1,
+                   const io::SwappedAxes& swapped = {}) {
+    return add_slot(static_cast<std::size_t>(slot), layer, format, n, k, rows, n_experts, swapped);
   }
 
   // The same for matrices that are already packed, n_experts * Packed<Format>::bytes(n, k) bytes.
@@ -76,10 +79,10 @@ class WeightStore {
   }
 
   // Packs everything that was added; the sources are not needed afterwards. Rows in one of `files`
-  // are read from it in pieces (MappedFile::read): memory holds the packed weights and one piece
-  // per worker. It succeeds once, and nothing can be added after that; after an error it may be
-  // called again. Errors: out_of_memory, cancelled (by `progress`), io, invalid_argument (already
-  // packed).
+  // are read from it in pieces (MappedFile::read), and so are rows in memory that are not aligned
+  // to 4 bytes or in another order: memory holds the packed weights and one piece per worker. It
+  // succeeds once, and nothing can be added after that; after an error it may be called again.
+  // Errors: out_of_memory, cancelled (by `progress`), io, invalid_argument (already packed).
   Result<void> pack(Executor& executor, const Progress* progress = nullptr,
                     std::span<const io::MappedFile> files = {}) {
     if (is_packed_) return Error{Errc::invalid_argument, "the weights are packed already"};
@@ -121,11 +124,11 @@ class WeightStore {
   // Bytes of all weights, and of those that are used in place (add_packed).
   std::size_t bytes() const noexcept { return total_ + in_place_; }
   std::size_t bytes_in_place() const noexcept { return in_place_; }
-  // Before pack(): bytes of the piece of the files that each worker of the executor will hold.
+  // Before pack(): bytes of the piece of rows that each worker of the executor will hold.
   std::size_t largest_piece(std::span<const io::MappedFile> files) const noexcept {
     std::size_t largest = 0;
     for (const Entry& entry : entries_) {
-      if (file_of(entry, files) == nullptr) continue;
+      if (!is_read(entry, file_of(entry, files))) continue;
       largest = (std::max)(largest, align_up(piece_bytes(entry)));
     }
     return largest;
@@ -140,6 +143,7 @@ class WeightStore {
     quant::Format format;
     Index expert = 0;
     bool is_packed = false;  // the source is: it is only copied
+    io::SwappedAxes swapped = {};
   };
   struct Tie {
     std::size_t index;
@@ -166,7 +170,8 @@ class WeightStore {
   }
 
   Result<void> add_slot(std::size_t slot, Index layer, quant::Format format, Index n, Index k,
-                        std::span<const std::byte> rows, Index n_experts) {
+                        std::span<const std::byte> rows, Index n_experts,
+                        const io::SwappedAxes& swapped) {
     NIBBLE_CHECK(check_slot(slot, layer));
     const bool is_vector = n == 0;
     if (is_vector && !is_float(format)) {
@@ -189,28 +194,26 @@ class WeightStore {
                                                graph::shape_text(n, k, n_experts) + " weights of " +
                                                to_string(format)};
     }
-    if (reinterpret_cast<std::uintptr_t>(rows.data()) % alignof(float) != 0) {
-      return Error{Errc::invalid_argument, "weights that are not aligned to 4 bytes"};
-    }
     if (n_experts > 1 && weight.expert(0).bytes() > kMaxBytes / n_experts) {
       return Error{Errc::limit, "the packed weights do not fit in the address space"};
     }
     if (weight.bytes() > kMaxBytes - static_cast<Index>(total_ + kAlignment)) {
       return Error{Errc::limit, "the packed weights do not fit in the address space"};
     }
-    enter(index(slot, layer), weight, format, rows, false);
+    enter(index(slot, layer), weight, format, rows, false, swapped);
     return ok();
   }
 
   // Makes the entries of a weight whose source pack() reads.
   void enter(std::size_t at, const graph::Weight& weight, quant::Format format,
-             std::span<const std::byte> source, bool is_packed) {
+             std::span<const std::byte> source, bool is_packed,
+             const io::SwappedAxes& swapped = {}) {
     const std::size_t source_bytes = source.size() / static_cast<std::size_t>(weight.n_experts);
     const auto packed_bytes = static_cast<std::size_t>(weight.bytes() / weight.n_experts);
     for (Index e = 0; e < weight.n_experts; ++e) {
       const auto i = static_cast<std::size_t>(e);
-      entries_.push_back(
-          {at, source.data() + i * source_bytes, total_ + i * packed_bytes, format, e, is_packed});
+      entries_.push_back({at, source.data() + i * source_bytes, total_ + i * packed_bytes, format,
+                          e, is_packed, swapped});
     }
     weights_[at] = weight;
     total_ += align_up(static_cast<std::size_t>(weight.bytes()));
@@ -305,11 +308,18 @@ class WeightStore {
     return nullptr;
   }
 
+  // Whether the rows of a source are copied to a worker's piece before they are packed.
+  static bool is_read(const Entry& entry, const io::MappedFile* file) noexcept {
+    return file != nullptr || entry.swapped.any() ||
+           reinterpret_cast<std::uintptr_t>(entry.source) % alignof(float) != 0;
+  }
+
   void pack_one(Executor& executor, const Entry& entry, std::span<const io::MappedFile> files,
                 Workers& workers, std::byte* out) noexcept {
     const graph::Weight& w = weights_[entry.index];
     const std::span<const std::byte> source = source_of(entry);
     const io::MappedFile* const file = file_of(entry, files);
+    const io::TensorBytes stored(source, entry.swapped, file);
     const std::size_t piece = piece_bytes(entry);
     const std::size_t bytes_of_row = entry.is_packed ? 0 : row_bytes(entry);
     const auto n_pieces = static_cast<Index>((source.size() + piece - 1) / piece);
@@ -317,9 +327,9 @@ class WeightStore {
       const auto i = static_cast<std::size_t>(worker);
       const auto at = static_cast<std::size_t>(task) * piece;
       std::span<const std::byte> rows = source.subspan(at, (std::min)(piece, source.size() - at));
-      if (file != nullptr) {
+      if (is_read(entry, file)) {
         std::byte* const copy = workers.pieces + i * workers.piece;
-        Result<void> read = file->read(rows, copy);
+        Result<void> read = stored.read(at, {copy, rows.size()});
         if (!read) {
           workers.errors[i] = std::move(read).error();
           return;

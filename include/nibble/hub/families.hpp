@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The architectures that are known as hub folders: each is a row of a table (its names there and in
+// GGUF, how its tensors are named) and a function that sets its keys. The keys and the changes of
+// tensors are those of llama.cpp's converter, so that files made here and there are alike.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nibble/core/libm.hpp"
+#include "nibble/core/result.hpp"
+#include "nibble/core/scalar.hpp"
+#include "nibble/hub/config.hpp"
+#include "nibble/hub/keys.hpp"
+#include "nibble/hub/names.hpp"
+#include "nibble/hub/rope.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI { namespace hub {
+
+using KeysFunction = void(Keys&);
+using Words = std::span<const std::string_view>;
+
+struct Family {
+  std::string_view architecture;  // general.architecture
+  Words classes;                  // what config.json calls the model
+  std::span<const Rename> names;
+  Words activations;  // the values of hidden_act that are computed
+  KeysFunction* keys;
+  bool rotates_pairs = false;      // rope turns adjacent dimensions: rows of q and k change places
+  bool adds_one_to_norms = false;  // hubs store the norms' weights minus 1
+};
+
+namespace detail {
+
+inline constexpr std::string_view kSilu[] = {"silu", "swish"};
+inline constexpr std::string_view kGelu[] = {"gelu"};
+inline constexpr std::string_view kGeluTanh[] = {"gelu_pytorch_tanh", "gelu_new"};
+inline constexpr std::string_view kAnyGelu[] = {"gelu", "gelu_new", "gelu_fast",
+                                                "gelu_pytorch_tanh"};
+inline constexpr std::string_view kSwiglu[] = {"swiglu"};
+
+inline void llama_keys(Keys& keys) {
+  keys.dimensions();
+  keys.rms_norm();
+  keys.rope();
+  if (keys.config.has("sliding_window")) {  // Mistral 7B v0.1
+    keys.integer("attention.sliding_window", {"sliding_window"});
+  }
+}
+
+inline void qwen_keys(Keys& keys) {
+  keys.config.require("use_sliding_window", false, false);
+  keys.dimensions();
+  keys.rms_norm();
+  keys.rope();
+}
+
+inline void smollm3_keys(Keys& keys) {
+  keys.config.require("use_sliding_window", false, false);
+  keys.dimensions();
+  keys.rms_norm();
+  keys.rope(2000000);
+  const io::JsonValue* const rotated = keys.config.find("no_rope_layers");
+  const auto layers = rotated == nullptr ? std::span<const io::JsonValue>() : rotated->elements();
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    if ((layers[i].number() != 0) == ((i + 1) % 4 != 0)) continue;
+    keys.config.refuse(Errc::unsupported, "no_rope_layers", "names others than each fourth layer");
+  }
+}
+
+inline void mistral3_keys(Keys& keys) {
+  keys.dimensions();
+  keys.rms_norm();
+  const Rope rope = keys.rope();
+  if (rope.type != "yarn") return;
+  const auto number = [&](std::string_view name) {
+    return keys.config.number_in(rope.scaling, name, 0.0);
+  };
+  keys.number("rope.scaling.yarn_log_multiplier", number("mscale_all_dim"));
+  keys.number("attention.temperature_scale", number("llama_4_scaling_beta"));
+}
+
+inline void granite_keys(Keys& keys) {
+  keys.dimensions();
+  keys.rms_norm();
+  keys.rope();
+  keys.number("attention.scale", {"attention_multiplier"}, 1.0);
+  keys.number("embedding_scale", {"embedding_multiplier"}, 1.0);
+  keys.number("residual_scale", {"residual_multiplier"}, 1.0);
+  keys.number("logit_scale", {"logits_scaling"}, 1.0);
+}
+
+inline void olmo2_keys(Keys& keys) {
+  keys.dimensions();
+  keys.rms_norm();
+  keys.rope();
+  if (!keys.config.has("sliding_window")) return;
+  // OLMo 3: three layers with a window, one without.
+  keys.integer("attention.sliding_window", {"sliding_window"});
+  const std::uint32_t period = window_period(keys.config, 4);
+  std::vector<Scalar<bool>> pattern(
+      (std::min)(keys.config.integer({"num_hidden_layers"}), kMaxHubDim));
+  for (std::size_t i = 0; i < pattern.size(); ++i) pattern[i].value = (i + 1) % period != 0;
+  keys.set_array("attention.sliding_window_pattern", std::span(values(pattern), pattern.size()));
+}
+
+// Gemma scales q by another number than the size of heads only in its 27B models.
+inline void gemma_scale(Keys& keys) {
+  const double dim = keys.config.number({"query_pre_attn_scalar"}, keys.shape.head_dim);
+  if (!(dim > 0)) keys.config.refuse(Errc::malformed, "query_pre_attn_scalar", "is not positive");
+  if (dim == keys.shape.head_dim) return;
+  keys.set("attention.scale", 1 / libm::sqrt(static_cast<float>(dim)));
+}
+
+inline void gemma2_keys(Keys& keys) {
+  keys.dimensions({.head_dim = 256, .n_ctx = 8192});
+  keys.rms_norm(1e-6);
+  keys.rope();
+  keys.number("attn_logit_softcapping", {"attn_logit_softcapping"}, 50.0);
+  keys.number("final_logit_softcapping", {"final_logit_softcapping"}, 30.0);
+  keys.integer("attention.sliding_window", {"sliding_window"}, 4096);
+  if (window_period(keys.config, 2) != 2) {
+    keys.config.refuse(Errc::unsupported, "layer_types", "have a window not on each other layer");
+  }
+  gemma_scale(keys);
+}
+
+inline void gemma3_keys(Keys& keys) {
+  keys.dimensions({.n_heads = 8, .n_kv_heads = 4, .head_dim = 256, .n_ctx = 131072});
+  keys.rms_norm(1e-6);
+  keys.rope(1000000);
+  if (keys.config.has("attn_logit_softcapping")) {
+    keys.config.refuse(Errc::unsupported, "attn_logit_softcapping", "is not what Gemma 3 has");
+  }
+  if (keys.config.has("final_logit_softcapping")) {
+    keys.number("final_logit_softcapping", {"final_logit_softcapping"});
+  }
+  keys.integer("attention.sliding_window", {"sliding_window"}, 4096);
+  const std::uint32_t period = window_period(keys.config, 6);
+  if (period != 6) keys.set("attention.sliding_window_pattern", period);
+  gemma_scale(keys);
+}
+
+inline void phi3_keys(Keys& keys) {
+  Config& config = keys.config;
+  keys.dimensions();
+  keys.rms_norm();
+  const Rope rope = keys.rope();
+  keys.integer("attention.sliding_window", {"sliding_window"}, 0);
+  const double n_ctx = config.number({"max_position_embeddings"});
+  const double old_ctx = rope.old_ctx > 0 ? rope.old_ctx : n_ctx;
+  if (!(old_ctx > 1) || old_ctx > 4294967295.0) {
+    return config.refuse(Errc::malformed, "original_max_position_embeddings",
+                         "is " + to_text(old_ctx));
+  }
+  keys.set("rope.scaling.original_context_length", static_cast<std::uint32_t>(old_ctx));
+  if (rope.type != "longrope" && rope.type != "su") return;
+  const auto n = static_cast<std::uint32_t>(rope.part * keys.shape.head_dim) / 2;
+  keys.shape.long_factors = read_factors(config, rope, "long_factor", n);
+  keys.shape.short_factors = read_factors(config, rope, "short_factor", n);
+  const double growth = n_ctx > old_ctx ? 1 + libm::log(n_ctx / old_ctx) / libm::log(old_ctx) : 1;
+  keys.set("rope.scaling.attn_factor", libm::sqrt(static_cast<float>(growth)));
+}
+
+inline void gpt2_keys(Keys& keys) {
+  keys.config.require("scale_attn_weights", true, true);
+  keys.config.require("scale_attn_by_inverse_layer_idx", false, false);
+  keys.dimensions();
+  keys.layer_norm();
+}
+
+inline void gptneox_keys(Keys& keys) {
+  keys.dimensions();
+  keys.layer_norm();
+  keys.rope();
+  keys.set("use_parallel_residual", keys.config.boolean("use_parallel_residual", true));
+}
+
+inline void bert_keys(Keys& keys) {
+  Config& config = keys.config;
+  if (config.string({"position_embedding_type"}, "absolute") != "absolute") {
+    config.refuse(Errc::unsupported, "position_embedding_type", "is not 'absolute'");
+  }
+  config.require("is_decoder", false, false);
+  keys.dimensions();
+  keys.layer_norm();
+  keys.set("attention.causal", false);
+}
+
+inline void nomic_bert_keys(Keys& keys) {
+  Config& config = keys.config;
+  for (const char* const key : {"prenorm", "causal", "qkv_proj_bias", "mlp_fc1_bias",
+                                "mlp_fc2_bias", "rotary_emb_interleaved"}) {
+    config.require(key, false, false);
+  }
+  if (config.integer({"moe_every_n_layers"}, 0) != 0) {
+    config.refuse(Errc::unsupported, "moe_every_n_layers", "asks for experts");
+  }
+  if (config.number({"rotary_emb_fraction"}, 1.0) != 1) {
+    config.refuse(Errc::unsupported, "rotary_emb_fraction", "is not 1");
+  }
+  keys.dimensions();
+  keys.layer_norm();
+  keys.rope(1000);
+  // Positions beyond those of training need scaling that files do not describe.
+  const std::uint32_t trained = config.integer({"max_trained_positions"}, 2048);
+  if (trained < config.integer({"n_positions", "max_position_embeddings"})) {
+    keys.set("context_length", trained);
+  }
+  keys.set("attention.causal", false);
+}
+
+inline constexpr std::string_view kLlamaClasses[] = {"LlamaForCausalLM", "LLaMAForCausalLM",
+                                                     "MistralForCausalLM", "LlamaModel"};
+inline constexpr std::string_view kMistral3Classes[] = {"Ministral3ForCausalLM",
+                                                        "Mistral3ForConditionalGeneration"};
+inline constexpr std::string_view kSmolLm3Classes[] = {"SmolLM3ForCausalLM"};
+inline constexpr std::string_view kQwen2Classes[] = {"Qwen2ForCausalLM", "Qwen2Model"};
+inline constexpr std::string_view kQwen3Classes[] = {"Qwen3ForCausalLM", "Qwen3Model"};
+inline constexpr std::string_view kGemma2Classes[] = {"Gemma2ForCausalLM"};
+inline constexpr std::string_view kGemma3Classes[] = {"Gemma3ForCausalLM",
+                                                      "Gemma3ForConditionalGeneration"};
+inline constexpr std::string_view kGemmaEmbeddingClasses[] = {"Gemma3TextModel"};
+inline constexpr std::string_view kPhi3Classes[] = {"Phi3ForCausalLM"};
+inline constexpr std::string_view kOlmo2Classes[] = {"Olmo2ForCausalLM", "Olmo3ForCausalLM"};
+inline constexpr std::string_view kGraniteClasses[] = {"GraniteForCausalLM"};
+inline constexpr std::string_view kGpt2Classes[] = {"GPT2LMHeadModel"};
+inline constexpr std::string_view kGptNeoxClasses[] = {"GPTNeoXForCausalLM"};
+inline constexpr std::string_view kBertClasses[] = {"BertModel", "BertForMaskedLM"};
+inline constexpr std::string_view kNomicBertClasses[] = {"NomicBertModel"};
+
+}  // namespace detail
+
+NIBBLE_HIDDEN inline constexpr Family kFamilies[] = {
+    {"llama", detail::kLlamaClasses, kLlamaNames, detail::kSilu, detail::llama_keys, true},
+    {"mistral3", detail::kMistral3Classes, kLlamaNames, detail::kSilu, detail::mistral3_keys, true},
+    {"smollm3", detail::kSmolLm3Classes, kLlamaNames, detail::kSilu, detail::smollm3_keys, true},
+    {"granite", detail::kGraniteClasses, kLlamaNames, detail::kSilu, detail::granite_keys, true},
+    {"qwen2", detail::kQwen2Classes, kLlamaNames, detail::kSilu, detail::qwen_keys},
+    {"qwen3", detail::kQwen3Classes, kLlamaNames, detail::kSilu, detail::qwen_keys},
+    {"phi3", detail::kPhi3Classes, kLlamaNames, detail::kSilu, detail::phi3_keys},
+    {"olmo2", detail::kOlmo2Classes, kGemmaNames, detail::kSilu, detail::olmo2_keys},
+    {"gemma2", detail::kGemma2Classes, kGemmaNames, detail::kGeluTanh, detail::gemma2_keys, false,
+     true},
+    {"gemma3", detail::kGemma3Classes, kGemmaNames, detail::kGeluTanh, detail::gemma3_keys, false,
+     true},
+    {"gemma-embedding", detail::kGemmaEmbeddingClasses, kGemmaNames, detail::kGeluTanh,
+     detail::gemma3_keys, false, true},
+    {"gpt2", detail::kGpt2Classes, kGpt2Names, detail::kGeluTanh, detail::gpt2_keys},
+    {"gptneox", detail::kGptNeoxClasses, kGptNeoxNames, detail::kAnyGelu, detail::gptneox_keys},
+    {"bert", detail::kBertClasses, kBertNames, detail::kGelu, detail::bert_keys},
+    {"nomic-bert", detail::kNomicBertClasses, kNomicBertNames, detail::kSwiglu,
+     detail::nomic_bert_keys},
+};
+
+// The family of a configuration. Errors: not_found (architectures is missing), unsupported (not in
+// the table; an activation that is not computed; weights that were quantized).
+inline Result<Family> family_of(Config& config) {
+  const io::JsonValue* const list = config.root().find("architectures");
+  if (list == nullptr || list->elements().empty() || list->elements()[0].string().empty()) {
+    return Error{Errc::not_found, config.name() + ": key 'architectures' names no architecture"};
+  }
+  const std::string_view wanted = list->elements()[0].string();
+  const Family* found = nullptr;
+  std::string known;
+  for (const Family& family : kFamilies) {
+    for (const std::string_view name : family.classes) {
+      if (name == wanted) found = &family;
+    }
+    known += (known.empty() ? "" : ", ") + std::string(family.classes[0]);
+  }
+  if (found == nullptr) {
+    return Error{Errc::unsupported, config.name() + ": architecture " + io::quoted(wanted) +
+                                        " is not supported as a folder; known are " + known};
+  }
+  if (config.has("quantization_config")) {
+    config.refuse(Errc::unsupported, "quantization_config",
+                  "says that the weights are quantized for other programs; take the original");
+  }
+  const std::string_view activation = config.string(
+      {"hidden_activation", "hidden_act", "activation_function"}, found->activations[0]);
+  if (std::find(found->activations.begin(), found->activations.end(), activation) ==
+      found->activations.end()) {
+    config.refuse(Errc::unsupported, "hidden_act",
+                  io::quoted(activation) + " is not computed for the architecture " +
+                      std::string(found->architecture));
+  }
+  NIBBLE_CHECK(config.status());
+  return Family(*found);
+}
+
+}}}  // namespace nibble::NIBBLE_ABI::hub

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Writes small folders as model hubs have them, independently of the library.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "io/file_builder.hpp"
+
+namespace test {
+
+struct HubWeights {
+  std::string name;
+  std::vector<std::uint64_t> shape;  // row-major
+  std::vector<float> values;         // 0, 1, 2, ... if there are none
+  std::string type = "F32";          // or F64, BF16; any other has values of 4 bytes
+
+  std::uint64_t n() const {
+    return std::accumulate(shape.begin(), shape.end(), std::uint64_t{1}, std::multiplies<>());
+  }
+};
+
+inline std::vector<std::byte> safetensors_of(const std::vector<HubWeights>& tensors) {
+  std::string header = "{";
+  FileBuilder data;
+  for (const HubWeights& tensor : tensors) {
+    const std::size_t begin = data.size();
+    for (std::uint64_t i = 0; i < tensor.n(); ++i) {
+      const float value = tensor.values.empty() ? static_cast<float>(i) : tensor.values[i];
+      if (tensor.type == "F64") {
+        data.number(static_cast<double>(value));
+      } else if (tensor.type == "BF16") {
+        std::uint32_t bits = 0;
+        std::memcpy(&bits, &value, sizeof bits);
+        data.number(static_cast<std::uint16_t>(bits >> 16));
+      } else {
+        data.number(value);
+      }
+    }
+    std::string shape;
+    for (const std::uint64_t d : tensor.shape) {
+      shape += (shape.empty() ? "" : ",") + std::to_string(d);
+    }
+    header += (header.size() > 1 ? ",\"" : "\"") + tensor.name + "\":{\"dtype\":\"" + tensor.type +
+              "\",\"shape\":[" + shape + "],\"data_offsets\":[" + std::to_string(begin) + "," +
+              std::to_string(data.size()) + "]}";
+  }
+  header += "}";
+  FileBuilder file;
+  file.string(header);  // not padded: some writers do not align
+  for (const std::byte b : data.bytes()) file.u8(static_cast<unsigned>(b));
+  return file.bytes();
+}
+
+inline void write_text(const TemporaryFolder& folder, const std::string& name,
+                       const std::string& text) {
+  folder.write(name, std::as_bytes(std::span(text.data(), text.size())));
+}
+
+inline void write_hub_folder(const TemporaryFolder& folder, const std::string& config,
+                             const std::vector<HubWeights>& tensors) {
+  write_text(folder, "config.json", config);
+  folder.write("model.safetensors", safetensors_of(tensors));
+}
+
+}  // namespace test
