@@ -69,7 +69,7 @@ std::vector<std::int32_t> slow_encode(const std::vector<OwnedPiece>& pieces,
 
 std::vector<std::int32_t> encode(const Vocabulary& v, std::string_view text, bool space_prefix) {
   std::vector<std::int32_t> ids;
-  SpmEncoder().encode(v, text, space_prefix, ids);
+  SpmEncoder(v, text.size()).encode(text, space_prefix, ids);
   return ids;
 }
 
@@ -79,12 +79,12 @@ TEST_CASE("merging is what the definition says, on random texts") {
   const auto pieces = text_fixtures::small_pieces();
   const Vocabulary v = text_fixtures::small_vocabulary();
   std::mt19937 random(11);
-  SpmEncoder encoder;  // one for all texts: nothing may remain from one to the next
+  SpmEncoder encoder(v, 100);  // one for all texts: nothing may remain from one to the next
   for (int i = 0; i < 400; ++i) {
     const std::string text = text_fixtures::random_text(random, random() % 24);
     const bool prefix = random() % 2 != 0;
     std::vector<std::int32_t> ids;
-    encoder.encode(v, text, prefix, ids);
+    encoder.encode(text, prefix, ids);
     CHECK(ids == slow_encode(pieces, text, prefix));
   }
 }
@@ -153,9 +153,9 @@ TEST_CASE("a megabyte of anything takes at most four lookups a character and no 
         repeat("banana"), repeat("the light in the kitchen "), repeat(std::string("\0\xF0\x9F", 3)),
         text_fixtures::random_bytes(random, kSize)}) {
     CAPTURE(text.substr(0, 8));
-    SpmEncoder encoder;
+    SpmEncoder encoder(v, text.size());
     std::vector<std::int32_t> ids;
-    encoder.encode(v, text, true, ids);
+    encoder.encode(text, true, ids);
     CHECK(ids.size() > kSize / 8);
     CHECK(encoder.n_lookups() <= 4 * (text.size() + 1));
   }

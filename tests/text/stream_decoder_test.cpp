@@ -82,7 +82,7 @@ TEST_CASE("characters cut anywhere are never shown in parts") {
       auto ids = t.encode(text.substr(0, from), {.add_bos = false});
       REQUIRE(ids);
       for (const std::int32_t id : bytes_of(text.substr(from, to - from))) ids->push_back(id);
-      SpmEncoder().encode(t.vocabulary(), text.substr(to), false, *ids);
+      SpmEncoder(t.vocabulary(), text.size()).encode(text.substr(to), false, *ids);
       StreamDecoder decoder(t);
       std::string all;
       for (const std::int32_t id : *ids) {

@@ -79,6 +79,13 @@ class JsonReader {
   // Passes over a value of any kind, in which at most kMaxDepth objects and arrays are open.
   static constexpr int kMaxDepth = 64;
   Result<void> skip(int depth = 0);
+  // The text of a value of any kind.
+  Result<std::string_view> raw() {
+    skip_space();
+    const std::size_t begin = at_;
+    NIBBLE_CHECK(skip());
+    return text_.substr(begin, at_ - begin);
+  }
 
   Error error(const std::string& what) const {
     return Error{Errc::malformed, "JSON at byte " + to_text(at_) + ": " + what};

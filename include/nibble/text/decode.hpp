@@ -30,8 +30,7 @@ inline void append_token_text(const Vocabulary& vocabulary, std::int32_t id, boo
     case PieceType::unused:
     case PieceType::undefined: break;
   }
-  const PreTokenizer* const pre_tokenizer = vocabulary.pre_tokenizer();
-  if (pre_tokenizer != nullptr && pre_tokenizer->byte_level) return append_bytes(out, piece);
+  if (vocabulary.is_byte_level()) return append_bytes(out, piece);
   for (std::size_t at; (at = piece.find(kSpmSpace)) != piece.npos;) {
     out.append(piece.substr(0, at)).push_back(' ');
     piece.remove_prefix(at + kSpmSpace.size());

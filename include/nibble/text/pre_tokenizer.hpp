@@ -19,7 +19,7 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace text {
 
 struct PreTokenizer {
   std::string_view name;
-  std::span<const Cut> cuts;
+  std::span<const Cut> cuts;   // none: the text is one word
   bool ignore_merges = false;  // a word that is a token is that token, whatever the merges say
   bool adds_bos = false;       // unless the file says otherwise
   bool byte_level = true;      // pieces are bytes; otherwise characters, and spaces are U+2581
@@ -272,7 +272,12 @@ NIBBLE_HIDDEN inline constexpr PreTokenizer kPreTokenizers[] = {
     {.name = "gpt3-finnish", .cuts = kBloom},
     {.name = "viking", .cuts = kViking},
     {.name = "superbpe", .cuts = kSuperbpe},
-    {.name = "gemma4", .cuts = kLines, .adds_bos = true, .byte_level = false},
+    {.name = "gemma4",
+     .cuts = kLines,
+     .ignore_merges = true,
+     .adds_bos = true,
+     .byte_level = false},
+    {.name = "whole text", .cuts = {}, .byte_level = false},
     {.name = "granite-embed-multi-311m", .cuts = kLines, .byte_level = false},
     {.name = "sarvam-moe", .cuts = kLines, .byte_level = false},
 };

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The SentencePiece algorithm for GGUF's "llama" vocabularies, for text without special tokens.
-// Spaces become U+2581. Neighbours are merged, the pair whose union has the highest score first.
-// Byte pieces spell what remains.
+// The SentencePiece algorithm for text without special tokens. Spaces become U+2581. Neighbours are
+// merged: the pair whose union has the highest score first (GGUF's "llama" vocabularies), or in the
+// order of a list of merges. Byte pieces spell what remains.
 #pragma once
 
 #include <algorithm>
@@ -14,37 +14,54 @@
 
 #include "nibble/core/config.hpp"
 #include "nibble/core/utf8.hpp"
+#include "nibble/text/cut.hpp"
 #include "nibble/text/merge_list.hpp"
 #include "nibble/text/vocabulary.hpp"
+#include "nibble/text/word_memory.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace text {
 
-// Encodes texts one after the other; the buffers are reused.
+// Appends `text` with U+2581 in place of spaces.
+inline void append_escaped(std::string& out, std::string_view text) {
+  for (std::size_t at; (at = text.find(' ')) != text.npos; text.remove_prefix(at + 1))
+    out.append(text.substr(0, at)).append(kSpmSpace);
+  out.append(text);
+}
+
+// Encodes texts one after the other; the buffers are reused, and words are remembered.
 class SpmEncoder {
  public:
+  // `expected` bytes are going to be encoded.
+  SpmEncoder(const Vocabulary& vocabulary, std::size_t expected)
+      : vocabulary_(vocabulary), memory_(expected) {}
+
   // Appends the ids of `text` to `ids`. With `space_prefix`, it encodes as if a space stood before
-  // the text. The text may be any bytes, at most kMaxBytes; bytes that are not UTF-8 are encoded
-  // one by one.
+  // the text. The text may be any bytes; those that are not UTF-8 are encoded one by one.
   //
-  // The text is split into characters. Then, repeatedly, the two neighbours whose union is the
-  // piece with the highest score are merged; among equal scores, the leftmost two. A character that
-  // is not a piece is spelled in byte pieces, or becomes one unknown token if a byte piece is
+  // The text is split into characters. Then, repeatedly, two neighbours are merged: those whose
+  // union is the piece with the highest score; among equal scores, the leftmost two. A character
+  // that is not a piece is spelled in byte pieces, or becomes one unknown token if a byte piece is
   // missing. Text that spells the name of a control, unknown or byte piece never becomes that
   // piece.
   //
   // Time O(n log n), memory O(n).
-  void encode(const Vocabulary& vocabulary, std::string_view text, bool space_prefix,
-              std::vector<std::int32_t>& ids) {
-    cut(vocabulary, text, space_prefix);
-    symbols_.merge([&](const Symbol& a, const Symbol& b) -> MergeList::Union {
-      const std::int32_t id = look_up(vocabulary, a.begin, a.size + b.size);
-      return {id, id == kNoToken ? 0 : vocabulary.score(id)};
-    });
-    symbols_.for_each([&](const Symbol& symbol) { spell(vocabulary, symbol, ids); });
+  void encode(std::string_view text, bool space_prefix, std::vector<std::int32_t>& ids) {
+    text_.clear();
+    if (space_prefix) text_.append(kSpmSpace);
+    append_escaped(text_, text);
+    if (vocabulary_.pre_tokenizer() == nullptr || vocabulary_.pre_tokenizer()->cuts.empty())
+      return encode_piece(text_, ids);
+    WordCutter pieces(vocabulary_.pre_tokenizer()->cuts, text_);
+    for (std::string_view piece; !(piece = pieces.next()).empty();) {
+      const std::int32_t id =
+          vocabulary_.settings().ignore_merges ? vocabulary_.find_ordinary(piece) : kNoToken;
+      if (id != kNoToken) {
+        ids.push_back(id);
+      } else {
+        encode_piece(piece, ids);
+      }
+    }
   }
-
-  // Three bytes for each of these bytes can still be counted in 31 bits.
-  static constexpr std::size_t kMaxBytes = std::size_t{1} << 29;
 
   // How many pieces were looked up so far: at most four per character.
   std::size_t n_lookups() const noexcept { return n_lookups_; }
@@ -52,55 +69,64 @@ class SpmEncoder {
  private:
   using Symbol = MergeList::Symbol;
 
-  // The token for `size` bytes of the text at `begin`, if text may become that token.
-  std::int32_t look_up(const Vocabulary& vocabulary, std::uint32_t begin, std::uint32_t size) {
-    ++n_lookups_;
-    const std::int32_t id = vocabulary.find(std::string_view(text_).substr(begin, size));
-    if (id == kNoToken) return id;
-    const PieceType type = vocabulary.type(id);
-    const bool named_only =
-        type == PieceType::control || type == PieceType::unknown || type == PieceType::byte;
-    return named_only ? kNoToken : id;
+  // Cuts before the spaces that follow something else, if no merge can cross these places.
+  void encode_piece(std::string_view piece, std::vector<std::int32_t>& ids) {
+    while (!piece.empty()) {
+      const std::string_view word =
+          vocabulary_.has_separate_words() ? piece.substr(0, word_size(piece)) : piece;
+      memory_.append(word, ids, [&](std::string_view w) { encode_word(w, ids); });
+      piece.remove_prefix(word.size());
+    }
   }
 
-  void cut(const Vocabulary& vocabulary, std::string_view text, bool space_prefix) {
-    NIBBLE_ASSERT(text.size() <= kMaxBytes);
-    const auto n_spaces =
-        static_cast<std::size_t>(std::count(text.begin(), text.end(), ' ')) + space_prefix;
-    text_.clear();
-    text_.reserve(text.size() + n_spaces * kSpmSpace.size());
+  // The spaces at the beginning, and what is before the next space.
+  static std::size_t word_size(std::string_view piece) noexcept {
+    std::size_t begin = 0;
+    while (piece.substr(begin, kSpmSpace.size()) == kSpmSpace) begin += kSpmSpace.size();
+    return (std::min)(piece.find(kSpmSpace, begin), piece.size());
+  }
+
+  void encode_word(std::string_view word, std::vector<std::int32_t>& ids) {
     symbols_.clear();
-    const auto add = [&](std::string_view character) {
-      const auto begin = io::narrow<std::uint32_t>(text_.size());
-      const auto size = io::narrow<std::uint32_t>(character.size());
-      text_.append(character);
-      symbols_.add(size, look_up(vocabulary, begin, size));
-    };
-    if (space_prefix) add(kSpmSpace);
-    while (!text.empty()) {
-      const std::size_t size = std::max<std::size_t>(utf8_length(text), 1);
-      add(text[0] == ' ' ? kSpmSpace : text.substr(0, size));
-      text.remove_prefix(size);
+    for (std::size_t at = 0; at < word.size();) {
+      const std::size_t size = (std::max)(utf8_length(word.substr(at)), std::size_t{1});
+      symbols_.add(static_cast<std::uint32_t>(size), look_up(word.substr(at, size)));
+      at += size;
     }
+    if (vocabulary_.settings().kind == VocabularyKind::bpe) {
+      symbols_.merge([&](const Symbol& a, const Symbol& b) { return merge_of(vocabulary_, a, b); });
+    } else {
+      symbols_.merge([&](const Symbol& a, const Symbol& b) -> MergeList::Union {
+        const std::int32_t id = look_up(word.substr(a.begin, a.size + b.size));
+        return {id, id == kNoToken ? 0 : vocabulary_.score(id)};
+      });
+    }
+    symbols_.for_each([&](const Symbol& symbol) {
+      if (symbol.id != kNoToken) return ids.push_back(symbol.id);
+      spell(word.substr(symbol.begin, symbol.size), ids);
+    });
   }
 
-  void spell(const Vocabulary& vocabulary, const Symbol& symbol, std::vector<std::int32_t>& ids) {
-    if (symbol.id != kNoToken) {
-      ids.push_back(symbol.id);
-      return;
-    }
+  std::int32_t look_up(std::string_view text) noexcept {
+    ++n_lookups_;
+    return vocabulary_.find_ordinary(text);
+  }
+
+  void spell(std::string_view character, std::vector<std::int32_t>& ids) {
     const std::size_t n = ids.size();
-    for (const char c : std::string_view(text_).substr(symbol.begin, symbol.size)) {
-      const std::int32_t id = vocabulary.byte_token(static_cast<unsigned char>(c));
+    for (const char c : character) {
+      const std::int32_t id = vocabulary_.byte_token(static_cast<unsigned char>(c));
       if (id == kNoToken) {
         ids.resize(n);
-        ids.push_back(vocabulary.settings().unk);  // there is one if a byte piece is missing
+        if (vocabulary_.unknown() != kNoToken) ids.push_back(vocabulary_.unknown());
         return;
       }
       ids.push_back(id);
     }
   }
 
+  const Vocabulary& vocabulary_;
+  WordMemory memory_;
   std::string text_;  // with U+2581 for spaces
   MergeList symbols_;
   std::size_t n_lookups_ = 0;

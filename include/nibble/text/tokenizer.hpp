@@ -45,6 +45,9 @@ struct DecodeOptions {
 // Immutable: threads may share one tokenizer.
 class Tokenizer {
  public:
+  // The longest text that can be encoded: three bytes for each of its bytes count in 31 bits.
+  static constexpr std::size_t kMaxBytes = std::size_t{1} << 29;
+
   explicit Tokenizer(Vocabulary vocabulary)
       : vocabulary_(std::move(vocabulary)),
         user_defined_(vocabulary_, false),
@@ -71,7 +74,7 @@ class Tokenizer {
   // token inside the text, and text encoded as an unknown token is lost. Time O(n log n).
   //
   // Errors: invalid_argument if BOS or EOS is requested and the vocabulary has none; limit if the
-  // text has more than SpmEncoder::kMaxBytes bytes.
+  // text has more than kMaxBytes bytes.
   Result<std::vector<std::int32_t>> encode(std::string_view text,
                                            const EncodeOptions& options = {}) const {
     std::vector<std::int32_t> ids;
@@ -145,25 +148,23 @@ inline Result<void> Tokenizer::append_ids(std::string_view text, const EncodeOpt
     return Error{Errc::invalid_argument, "encode: the vocabulary has no BOS token to add"};
   if (add_eos && settings.eos == kNoToken)
     return Error{Errc::invalid_argument, "encode: the vocabulary has no EOS token to add"};
-  if (text.size() > SpmEncoder::kMaxBytes)
+  if (text.size() > kMaxBytes)
     return Error{Errc::limit, "encode: the text has " + to_text(text.size()) +
-                                  " bytes, more than " + to_text(SpmEncoder::kMaxBytes)};
+                                  " bytes, more than " + to_text(kMaxBytes)};
 
   const SpecialTokens& special = options.parse_special ? all_special_ : user_defined_;
   if (add_bos) ids.push_back(settings.bos);
-  switch (settings.kind) {
-    case VocabularyKind::bpe: {
-      BpeEncoder encoder(vocabulary_, text.size());
-      append_parts(text, special, ids, [&](std::string_view part) { encoder.encode(part, ids); });
-      break;
-    }
-    default: {
-      SpmEncoder encoder;
-      // Text is at the beginning or after a special token; in both places a space is added.
-      append_parts(text, special, ids, [&](std::string_view part) {
-        encoder.encode(vocabulary_, part, settings.add_space_prefix, ids);
-      });
-    }
+  if (vocabulary_.is_byte_level()) {
+    BpeEncoder encoder(vocabulary_, text.size());
+    append_parts(text, special, ids, [&](std::string_view part) { encoder.encode(part, ids); });
+  } else {
+    SpmEncoder encoder(vocabulary_, text.size());
+    const char* const begin = text.data();
+    append_parts(text, special, ids, [&](std::string_view part) {
+      const bool prefix =
+          settings.add_space_prefix && (!settings.prefix_once || part.data() == begin);
+      encoder.encode(part, prefix, ids);
+    });
   }
   if (add_eos) ids.push_back(settings.eos);
   return ok();

@@ -85,18 +85,27 @@ struct Character {
   constexpr bool is_newline() const noexcept { return code == '\n' || code == '\r'; }
 };
 
+namespace detail {
+
+// The first character of `text`, which begins with a byte beyond ASCII.
+NIBBLE_COLD inline Character decode_character(std::string_view text) noexcept {
+  const std::size_t size = utf8_length(text);
+  if (size == 0) return {0xFFFD, 1, CharClass::symbol};
+  char32_t code = static_cast<unsigned char>(text[0]) & (0x7Fu >> size);
+  for (std::size_t i = 1; i < size; ++i)
+    code = code << 6 | (static_cast<unsigned char>(text[i]) & 0x3Fu);
+  return {code, static_cast<std::uint32_t>(size), search_class(code)};
+}
+
+}  // namespace detail
+
 // The first character of `text`. A byte that is no UTF-8 counts as U+FFFD; an empty text has a
 // character of no class and no size.
 inline Character first_character(std::string_view text) noexcept {
   if (text.empty()) return {};
   const auto lead = static_cast<unsigned char>(text[0]);
   if (lead < 0x80) return {lead, 1, detail::kAsciiClasses[lead]};
-  const std::size_t size = utf8_length(text);
-  if (size == 0) return {0xFFFD, 1, CharClass::symbol};
-  char32_t code = lead & (0x7Fu >> size);
-  for (std::size_t i = 1; i < size; ++i)
-    code = code << 6 | (static_cast<unsigned char>(text[i]) & 0x3Fu);
-  return {code, static_cast<std::uint32_t>(size), detail::search_class(code)};
+  return detail::decode_character(text);
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::text

@@ -71,6 +71,7 @@ struct VocabularySettings {
   bool add_bos = true;
   bool add_eos = false;
   bool add_space_prefix = true;  // encode text as if a space stood before it
+  bool prefix_once = false;      // only at the beginning, not after special tokens
   // Phi-3 was trained on text whose special tokens drop the white space after them. GGUF has no key
   // for this; other programs also decide it from general.name.
   bool strip_after_special = false;
@@ -133,6 +134,25 @@ class Vocabulary {
                        [&](std::int32_t id) { return this->text(id) == text; });
   }
 
+  // The same, but kNoToken if it is a control, unknown or byte piece: text does not become those by
+  // spelling their names.
+  std::int32_t find_ordinary(std::string_view text) const noexcept {
+    const std::int32_t id = find(text);
+    if (id == kNoToken) return id;
+    const PieceType type = this->type(id);
+    const bool named_only =
+        type == PieceType::control || type == PieceType::unknown || type == PieceType::byte;
+    return named_only ? kNoToken : id;
+  }
+  // The token for what cannot be spelled, or kNoToken. (Files of the kind bpe also name tokens that
+  // mean something else.)
+  std::int32_t unknown() const noexcept {
+    const std::int32_t unk = settings_.unk;
+    const bool is_one = settings_.kind != VocabularyKind::bpe ||
+                        (unk != kNoToken && type(unk) == PieceType::unknown);
+    return is_one ? unk : kNoToken;
+  }
+
   // ---- Merges, the first one first ----
   struct Merge {
     std::int32_t left, right, result;
@@ -145,8 +165,15 @@ class Vocabulary {
       return merge.left == left && merge.right == right;
     });
   }
-  // Of the kind bpe: never null.
+  // Null if the kind is not bpe.
   const PreTokenizer* pre_tokenizer() const noexcept { return pre_tokenizer_; }
+  // Whether each byte of a piece is written as one character (byte_characters.hpp).
+  bool is_byte_level() const noexcept {
+    return pre_tokenizer_ != nullptr && pre_tokenizer_->byte_level;
+  }
+
+  // Whether U+2581 is in no piece behind another character, so that words can be encoded alone.
+  bool has_separate_words() const noexcept { return has_separate_words_; }
 
   const VocabularySettings& settings() const noexcept { return settings_; }
 
@@ -170,6 +197,11 @@ class Vocabulary {
   Result<void> take_merges(std::span<const TextMerge> merges);
   void find_byte_tokens();
   void find_ends();
+
+  static bool has_inner_space(std::string_view text) noexcept {
+    while (text.starts_with(kSpmSpace)) text.remove_prefix(kSpmSpace.size());
+    return text.find(kSpmSpace) != text.npos;
+  }
 
   // The byte that "<0xNN>" names; -1 for any other text.
   static constexpr int parse_byte(std::string_view text) noexcept {
@@ -197,6 +229,7 @@ class Vocabulary {
   std::array<std::int32_t, 256> byte_tokens_{};
   std::vector<std::int32_t> ends_;
   std::size_t longest_ = 0;
+  bool has_separate_words_ = true;
   VocabularySettings settings_;
 };
 
@@ -233,6 +266,7 @@ inline Result<void> Vocabulary::take_pieces(std::span<const Piece> pieces) {
       return wrong(i, "has the type of a byte, but is not written <0xNN>");
     bytes += piece.text.size();  // at most 2^31 pieces of 2^12 bytes
     longest_ = (std::max)(longest_, piece.text.size());
+    has_separate_words_ = has_separate_words_ && !has_inner_space(piece.text);
   }
   if (bytes > (std::numeric_limits<std::uint32_t>::max)())
     return Error{Errc::limit, "the pieces of the vocabulary have more than 4 GiB of text"};
@@ -266,12 +300,11 @@ inline Result<void> Vocabulary::fill_index() {
 
 // A byte is spelled by its byte piece, otherwise by a piece that is exactly this byte.
 inline void Vocabulary::find_byte_tokens() {
-  const bool byte_level = pre_tokenizer_ != nullptr && pre_tokenizer_->byte_level;
   std::string name;
   for (std::size_t byte = 0; byte < byte_tokens_.size(); ++byte) {
     const char c = static_cast<char>(byte);
     name.clear();
-    if (byte_level) {
+    if (is_byte_level()) {
       append_byte_characters(name, std::string_view(&c, 1));
     } else {
       name.push_back(c);
