@@ -128,6 +128,9 @@ NIBBLE_INLINE void Engine::set_policy(const ops::PagePolicy* policy) noexcept {
 
 NIBBLE_INLINE Result<Engine> Engine::create(const Model& model, const EngineOptions& options) {
   NIBBLE_CHECK(simd::ensure_target());
+  if (!model.has_weights()) {
+    return Error{Errc::invalid_argument, "session: the model is an outline, without weights"};
+  }
   return catch_out_of_memory([&]() -> Result<Engine> {
     Owned<State> state(new (std::nothrow) State(model, options));
     if (!state) return Error{Errc::out_of_memory, "an engine"};

@@ -19,6 +19,7 @@ namespace nibble { inline namespace NIBBLE_ABI {
 struct Perplexity {
   double value = 0;         // exp(negative_log): 1 is perfect, vocab_size is guessing
   double negative_log = 0;  // mean negative log-probability of the scored tokens, in nats
+  double standard_error = 0;  // of value, as if the tokens were independent; 0 of a single one
   Index n_scored = 0;       // tokens
   Index n_chunks = 0;
 };
@@ -26,7 +27,8 @@ struct Perplexity {
 // Cuts `tokens` (of the text, including BOS) into chunks of `context` tokens and drops the
 // remainder. Each chunk starts a new sequence, with its first token replaced by `bos`. Only the
 // second half is scored, tokens context / 2 + 1 … context − 1; the tokens before it are its
-// context. This is the same as llama.cpp's llama-perplexity. The session's sequence is lost. A
+// context. This is the same as llama.cpp's llama-perplexity. For a model that does not
+// want a begin token (bos < 0) the chunks stay as they are. The session's sequence is lost. A
 // session with larger max_outputs is faster. `progress` is called after each chunk with the number
 // of chunks done and of all chunks; false stops.
 // Errors: invalid_argument (context below 4 or above the session's capacity, fewer tokens than
@@ -46,12 +48,12 @@ NIBBLE_LAZY Result<Perplexity> perplexity(Session& session, std::span<const std:
                                              to_text(context)};
   }
   const Index half = context / 2;
-  double sum = 0;
+  double sum = 0, sum_squared = 0;
   std::vector<std::int32_t> chunk(static_cast<std::size_t>(context));
   for (Index c = 0; c < result.n_chunks; ++c) {
     const auto from = tokens.subspan(static_cast<std::size_t>(c * context), chunk.size());
     std::copy(from.begin(), from.end(), chunk.begin());
-    chunk[0] = bos;
+    if (bos >= 0) chunk[0] = bos;
     const std::span<const std::int32_t> ids = chunk;
     NIBBLE_CHECK(session.rewind(0));
     NIBBLE_TRY(start, session.append(ids.first(static_cast<std::size_t>(half))));
@@ -68,7 +70,9 @@ NIBBLE_LAZY Result<Perplexity> perplexity(Session& session, std::span<const std:
           return Error{Errc::invalid_argument,
                        "perplexity: token " + to_text(next) + " is not in the vocabulary"};
         }
-        sum -= detail::logprob_of(next, logits[i]);
+        const double surprise = -detail::logprob_of(next, logits[i]);
+        sum += surprise;
+        sum_squared += surprise * surprise;
       }
       if (is_nan(sum)) return detail::not_numbers("perplexity");
       result.n_scored += n;
@@ -81,6 +85,9 @@ NIBBLE_LAZY Result<Perplexity> perplexity(Session& session, std::span<const std:
   }
   result.negative_log = sum / static_cast<double>(result.n_scored);
   result.value = std::exp(result.negative_log);
+  const auto n = static_cast<double>(result.n_scored);
+  const double variance = sum_squared / n - result.negative_log * result.negative_log;
+  if (n > 1 && variance > 0) result.standard_error = result.value * std::sqrt(variance / (n - 1));
   return result;
 }
 

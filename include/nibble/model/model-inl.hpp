@@ -25,6 +25,7 @@ struct Model::Parts {
   Owned<ModelGraph> graph;
   WeightStore weights;
   Tuning tuning = {};
+  bool is_outline = false;
   std::optional<text::Tokenizer> tokenizer;
   Error tokenizer_error{Errc::not_found, "the model was made without a tokenizer"};
   Shared<io::GgufBytes> file;  // only if weights in it are used in place
@@ -35,6 +36,8 @@ NIBBLE_INLINE Model::Model(Shared<Parts> parts) noexcept : parts_(std::move(part
 NIBBLE_INLINE const ModelConfig& Model::config() const noexcept { return parts_->graph->config(); }
 
 NIBBLE_INLINE const ModelGraph& Model::architecture() const noexcept { return *parts_->graph; }
+
+NIBBLE_INLINE bool Model::has_weights() const noexcept { return !parts_->is_outline; }
 
 NIBBLE_INLINE graph::WeightTable Model::weights() const noexcept { return parts_->weights.table(); }
 
@@ -60,10 +63,11 @@ NIBBLE_INLINE Result<Model> Model::make(Owned<ModelGraph> graph, WeightStore wei
     Shared<Parts> parts(
         Owned<Parts>(new (std::nothrow) Parts(std::move(graph), std::move(weights))));
     if (!parts) return Error{Errc::out_of_memory, "a model"};
+  parts->is_outline = options.outline_only;
     if (options.tuning) {
       NIBBLE_CHECK(check_tuning(*options.tuning));
       parts->tuning = *options.tuning;
-    } else if (parts->weights.bytes_in_place() == 0) {
+    } else if (!options.outline_only && parts->weights.bytes_in_place() == 0) {
       InlineExecutor alone;
       Executor& executor = options.executor != nullptr ? *options.executor : alone;
       parts->tuning = measure_tuning(parts->weights.table().layers(), executor);
@@ -133,8 +137,10 @@ NIBBLE_INLINE Result<Model> Model::from_graph(Owned<ModelGraph> graph, FormatTab
   auto tokenizer = detail::tokenizer_in(file, graph->config().vocab_size);
   InlineExecutor alone;
   Executor& executor = options.executor != nullptr ? *options.executor : alone;
-  Result<void> packed = weights.pack(executor, options.progress, file.files());
-  if (!packed) return std::move(packed).error().in(file.name());
+  if (!options.outline_only) {
+    Result<void> packed = weights.pack(executor, options.progress, file.files());
+    if (!packed) return std::move(packed).error().in(file.name());
+  }
   auto model = make(std::move(graph), std::move(weights), options);
   if (!model) return std::move(model).error().in(file.name());
   Parts& parts = *model->parts_;

@@ -44,6 +44,9 @@ struct LoadOptions {
   // How its weights are read; none: measured (model/tuning.hpp), unless they are used in place,
   // since their pages are then read only when they are needed.
   std::optional<Tuning> tuning = std::nullopt;
+  // Reads no weights: the model then serves to ask what it is and what its sessions will take
+  // (bytes_needed); none can be made of it.
+  bool outline_only = false;
 };
 
 // What loading a file takes, in bytes, exactly. Beside this, loading needs memory for the names in
@@ -82,6 +85,8 @@ class Model {
 
   const ModelConfig& config() const noexcept;
   const ModelGraph& architecture() const noexcept;
+  // False only if it was loaded as an outline.
+  bool has_weights() const noexcept;
   graph::WeightTable weights() const noexcept;
   std::size_t weight_bytes() const noexcept;
   // The part of them that is already packed in the file and used in place.
@@ -110,14 +115,15 @@ class Model {
   Shared<Parts> parts_;
 };
 
-// The model of a GGUF file. Everything in the file is checked; errors say what is wrong and where.
+// The model of a GGUF file, or of a folder as hubs have it (hub/open.hpp). Everything in it is
+// checked; errors say what is wrong and where.
 // Only the named formats and architectures are compiled; files that need others are refused:
 //   load<graph::FormatList<quant::Q4_0, quant::F32>, ArchitectureList<Llama>>(path)
 // A model that was split into several files is loaded by the path of any of them.
 template <class Formats = graph::AllFormats, class Architectures = CommonArchitectures>
 Result<Model> load(const std::string& path, const LoadOptions& options = {});
 
-// What load() of the file will take, found out without reading any weights.
+// What load() of a file or folder will take, found out without reading any weights.
 template <class Formats = graph::AllFormats, class Architectures = CommonArchitectures>
 Result<ModelMemory> memory_needed(const std::string& path, const LoadOptions& options = {});
 

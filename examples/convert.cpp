@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// convert: makes a GGUF file of a model's folder as hubs have it, in any weight format.
+#include <cinttypes>
+#include <utility>
+#include <vector>
+
+#include "common.hpp"
+#include "nibble/core/thread_pool.hpp"
+#include "nibble/hub/open.hpp"
+#include "nibble/model/convert.hpp"
+
+namespace {
+
+using nibble::ConvertedTensor;
+using nibble::quant::Format;
+
+// The format of a model's largest matrix.
+Format format_of(const nibble::io::Gguf& file) {
+  std::size_t most = 0;
+  Format format = Format::f32;
+  for (const auto& tensor : file.tensors()) {
+    const auto own = nibble::quant::format_of(tensor.type);
+    if (!own || tensor.n_dims < 2 || tensor.data.size() <= most) continue;
+    most = tensor.data.size();
+    format = *own;
+  }
+  return format;
+}
+
+int convert(int argc, char** argv) {
+  CLI::App app("Makes a GGUF file of a model's folder: config.json, tokenizer.json, *.safetensors.",
+               "convert");
+  std::string in_path, out_path, format_name;
+  nibble::Index n_threads = 0;
+  nibble::ConvertOptions options;
+  std::optional<Format> format;
+  app.add_option("FOLDER", in_path, "the folder, or a GGUF file")->required();
+  app.add_option("OUT.gguf", out_path, "the file to write")->required();
+  app.add_option("--format", format_name,
+                 "f32, f16, bf16, q8_0, q4_0 or q4_1, for all matrices; vectors become f32; without "
+                 "it, the format that the folder has");
+  app.add_flag("--packed", options.packed,
+               "matrices in the packed layout that nibble's kernels read; other programs cannot "
+               "read the file");
+  app.add_option("--threads", n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
+  app.footer(
+      "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted: OUT.gguf is then as it was.");
+  app.callback([&] {  // here, so that an invalid format is a usage error
+    if (format_name.empty()) return;
+    const auto named = nibble::quant::format_from_name(format_name);
+    if (!named || !nibble::quant::ggml_type_of(*named)) {
+      throw CLI::ValidationError("--format", "'" + format_name + "' is no format of GGUF");
+    }
+    format = *named;
+  });
+  if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
+
+  auto pool = nibble::ThreadPool::create({.n_threads = n_threads});
+  if (!pool) return example::fail(app, pool.error());
+  options.executor = pool->get();
+  const auto file = nibble::open_model(in_path);
+  if (!file) return example::fail(app, file.error());
+  options.format = format ? *format : format_of(*file);
+  example::catch_signals();
+
+  const std::size_t n_tensors = file->tensors().size();
+  std::uint64_t bytes_from = 0, bytes_to = 0;
+  std::size_t n_done = 0;
+  {
+    example::StatusLine status(true, example::StatusLine::kInLogs);
+    const auto on_tensor = [&](const ConvertedTensor& tensor) {
+      bytes_from += tensor.bytes_from;
+      bytes_to += tensor.bytes_to;
+      status.show("converted " + std::to_string(++n_done) + " of " + std::to_string(n_tensors) +
+                  ": " + nibble::printable(tensor.name));
+      return !example::interrupted;
+    };
+    const auto written = nibble::quantize_model(*file, out_path, options, on_tensor);
+    if (!written && written.error().code == nibble::Errc::cancelled) return example::kInterrupted;
+    if (!written) return example::fail(app, written.error());
+  }
+  if (file->find("tokenizer.ggml.model") == nullptr) {
+    std::fprintf(stderr, "convert: %s has no tokenizer.json: the model takes token ids alone\n",
+                 file->name().c_str());
+  }
+  std::printf("%zu tensors, %s -> %s bytes in %s (%.1f %%): %s\n", n_tensors,
+              example::grouped(bytes_from).c_str(), example::grouped(bytes_to).c_str(),
+              to_string(options.format),
+              100.0 * static_cast<double>(bytes_to) / static_cast<double>(bytes_from),
+              nibble::printable(out_path).c_str());
+  return example::is_stdout_written() ? example::kOk : example::kFailed;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return example::guarded("convert", convert, argc, argv); }

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// perplexity: how well a model predicts a text, as llama.cpp's llama-perplexity measures it.
+#include <chrono>
+#include <cmath>
+#include <vector>
+
+#include "common.hpp"
+#include "nibble/generate/perplexity.hpp"
+#include "nibble/nibble.hpp"
+#include "nibble/simd/dispatch.hpp"
+#include "nibble/text/tokenizer.hpp"
+
+namespace {
+
+using nibble::Index;
+using Clock = std::chrono::steady_clock;
+
+int measure(int argc, char** argv) {
+  CLI::App app(
+      "Measures the perplexity of a text: chunks of --ctx tokens, of each of which the second half "
+      "is scored, as in llama.cpp's llama-perplexity.",
+      "perplexity");
+  std::string model_path, text_path, kv = "f16";
+  Index context = 512, n_threads = 0, n_chunks = 0;
+  nibble::SessionOptions options{.max_step_tokens = 256};
+  app.add_option("MODEL", model_path, "a GGUF file or a folder as hubs have it")->required();
+  app.add_option("TEXT", text_path, "the file with the text; - is stdin")
+      ->check(example::is_not_empty)
+      ->required();
+  app.add_option("--ctx", context, "tokens of a chunk")
+      ->check(CLI::Range(Index{4}, Index{1} << 30))
+      ->capture_default_str();
+  app.add_option("--chunks", n_chunks, "the most chunks to measure; 0: all")
+      ->check(CLI::Range(Index{0}, Index{1} << 30))
+      ->capture_default_str();
+  app.add_option("--kv", kv, "type of the cache: f32, f16, bf16 or int8")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}))
+      ->capture_default_str();
+  app.add_option("--batch", options.max_step_tokens, "tokens computed together")
+      ->check(CLI::Range(Index{1}, Index{1} << 16))
+      ->capture_default_str();
+  app.add_option("--threads", n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
+  app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.");
+  if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
+
+  auto pool = nibble::ThreadPool::create({.n_threads = n_threads});
+  if (!pool) return example::fail(app, pool.error());
+  const auto text = example::read_text(text_path);
+  if (!text) return example::fail(app, text.error());
+  const auto model = nibble::load(model_path, {.executor = pool->get()});
+  if (!model) return example::fail(app, model.error());
+  if (model->tokenizer() == nullptr) return example::fail(app, *model->tokenizer_error());
+  options.n_ctx = context;
+  options.max_step_tokens = (std::min)(options.max_step_tokens, context);
+  options.max_outputs = options.max_step_tokens;
+  options.executor = pool->get();
+  for (const auto type : nibble::ops::kKvTypes) {
+    if (kv == to_string(type)) options.kv_type = type;
+  }
+  auto session = nibble::Session::create(*model, options);
+  if (!session) return example::fail(app, session.error());
+  auto tokens = model->tokenizer()->encode(*text, {.add_eos = false});
+  if (!tokens) return example::fail(app, tokens.error());
+  const auto& settings = model->tokenizer()->vocabulary().settings();
+  const std::int32_t bos = settings.add_bos ? settings.bos : nibble::text::kNoToken;
+  if (n_chunks > 0 && tokens->size() / static_cast<std::size_t>(context) >
+                          static_cast<std::size_t>(n_chunks)) {
+    tokens->resize(static_cast<std::size_t>(n_chunks * context));
+  }
+
+  example::catch_signals();
+  const auto start = Clock::now();
+  const auto seconds = [&] {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
+  nibble::Result<nibble::Perplexity> result = nibble::Error{};
+  {
+    example::StatusLine status(true, example::StatusLine::kInLogs);
+    const auto show = [&](std::size_t done, std::size_t total) {
+      char line[96];
+      std::snprintf(line, sizeof(line), "chunk %zu of %zu, %.0f seconds left", done, total,
+                    seconds() / static_cast<double>(done) * static_cast<double>(total - done));
+      status.show(line);
+      return !example::interrupted;
+    };
+    const nibble::Progress progress = show;
+    result = nibble::perplexity(*session, *tokens, context, bos, &progress);
+  }
+  if (!result && result.error().code == nibble::Errc::cancelled) return example::kInterrupted;
+  if (!result) return example::fail(app, result.error());
+  std::printf("perplexity %.4f +- %.4f: %lld tokens scored in %lld chunks of %lld\n",
+              result->value, result->standard_error, static_cast<long long>(result->n_scored),
+              static_cast<long long>(result->n_chunks), static_cast<long long>(context));
+  const auto n_computed = static_cast<double>(result->n_chunks * context);
+  std::fprintf(stderr, "%.1f seconds, %.1f tokens per second, %s\n", seconds(),
+               n_computed / seconds(), nibble::simd::to_string(nibble::simd::active_target()));
+  return example::is_stdout_written() ? example::kOk : example::kFailed;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return example::guarded("perplexity", measure, argc, argv); }

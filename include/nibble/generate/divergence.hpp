@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How far the predictions of one model are from those of another on the same text: what a weight
+// format, a cache type or a conversion costs.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "nibble/core/scalar.hpp"
+#include "nibble/generate/logprob.hpp"
+#include "nibble/generate/session.hpp"
+#include "nibble/ops/softmax.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI {
+
+// Over all compared positions; probabilities are those of all tokens of the vocabulary.
+struct Divergence {
+  double mean = 0;                     // of D(a || b) = sum of p_a log(p_a / p_b), in nats
+  double median = 0, p99 = 0, max = 0;  // of the same
+  double same_best = 0;                // the part of the positions whose most likely token is equal
+  double perplexity_a = 0, perplexity_b = 0;
+  Index n_positions = 0;
+};
+
+namespace detail {
+
+// D(a || b) of two rows of logits.
+NIBBLE_LAZY double kl_divergence(VectorView<const float> a, VectorView<const float> b) {
+  const auto total_a = ops::log_sum_exp(a), total_b = ops::log_sum_exp(b);
+  const auto logprob = [](float logit, const auto& total) {
+    return static_cast<double>(logit) - static_cast<double>(total.max) - total.log_sum;
+  };
+  double sum = 0;
+  for (Index i = 0; i < a.extent(0); ++i) {
+    const double log_a = logprob(a(i), total_a);
+    if (log_a > -100) sum += std::exp(log_a) * (log_a - logprob(b(i), total_b));
+  }
+  return larger(sum, 0.0);  // rounding can make it slightly negative
+}
+
+}  // namespace detail
+
+// Compares the predictions of two sessions, in chunks as perplexity() measures them: the second
+// half of each chunk of `context` tokens. The models must have the same vocabulary. Both sequences
+// are lost. `progress` as for perplexity(). Errors: those of perplexity(); invalid_argument
+// (vocabularies of different sizes).
+NIBBLE_LAZY Result<Divergence> divergence(Session& a, Session& b,
+                                          std::span<const std::int32_t> tokens, Index context,
+                                          std::int32_t bos, const Progress* progress = nullptr) {
+  const Index most = (std::min)(a.capacity(), b.capacity());
+  const Index n_chunks = context < 1 ? 0 : static_cast<Index>(tokens.size()) / context;
+  if (context < 4 || context > most || n_chunks == 0) {
+    return Error{Errc::invalid_argument, "divergence: " + to_text(tokens.size()) +
+                                             " tokens in chunks of " + to_text(context) +
+                                             "; the sessions hold " + to_text(most)};
+  }
+  const Index vocab_a = a.model().config().vocab_size, vocab_b = b.model().config().vocab_size;
+  if (vocab_a != vocab_b) {
+    return Error{Errc::invalid_argument, "divergence: vocabularies of " + to_text(vocab_a) +
+                                             " and " + to_text(vocab_b) + " tokens"};
+  }
+  return catch_out_of_memory([&]() -> Result<Divergence> {
+    Divergence result;
+    std::vector<Scalar<double>> all;
+    std::vector<std::int32_t> chunk(static_cast<std::size_t>(context));
+    const Index half = context / 2;
+    double sum = 0, sum_a = 0, sum_b = 0;
+    Index n_same = 0;
+    for (Index c = 0; c < n_chunks; ++c) {
+      const auto from = tokens.subspan(static_cast<std::size_t>(c * context), chunk.size());
+      std::copy(from.begin(), from.end(), chunk.begin());
+      if (bos >= 0) chunk[0] = bos;
+      const std::span<const std::int32_t> ids = chunk;
+      for (Session* const session : {&a, &b}) {
+        NIBBLE_CHECK(session->rewind(0));
+        NIBBLE_CHECK(session->append(ids.first(static_cast<std::size_t>(half))));
+      }
+      const Index step = (std::min)(a.max_outputs(), b.max_outputs());
+      for (Index first = half; first < context - 1;) {
+        const Index n = (std::min)(step, context - 1 - first);
+        const auto part =
+            ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n));
+        NIBBLE_TRY(rows_a, a.append(part, n));
+        NIBBLE_TRY(rows_b, b.append(part, n));
+        for (Index i = 0; i < n; ++i) {
+          const std::int32_t next = ids[static_cast<std::size_t>(first + i + 1)];
+          if (next < 0 || next >= vocab_a) {
+            return Error{Errc::invalid_argument,
+                         "divergence: token " + to_text(next) + " is not in the vocabulary"};
+          }
+          const double d = detail::kl_divergence(rows_a[i], rows_b[i]);
+          all.push_back({d});
+          sum += d;
+          sum_a -= detail::logprob_of(next, rows_a[i]);
+          sum_b -= detail::logprob_of(next, rows_b[i]);
+          if (ops::argmax(rows_a[i]) == ops::argmax(rows_b[i])) ++n_same;
+        }
+        if (is_nan(sum + sum_a + sum_b)) return detail::not_numbers("divergence");
+        first += n;
+      }
+      if (progress != nullptr && *progress &&
+          !(*progress)(static_cast<std::size_t>(c) + 1, static_cast<std::size_t>(n_chunks))) {
+        return Error{Errc::cancelled, "divergence"};
+      }
+    }
+    std::sort(all.begin(), all.end(),
+              [](const auto& x, const auto& y) { return x.value < y.value; });
+    const auto n = static_cast<double>(all.size());
+    result.n_positions = static_cast<Index>(all.size());
+    result.mean = sum / n;
+    result.median = all[all.size() / 2].value;
+    result.p99 = all[all.size() * 99 / 100].value;
+    result.max = all.back().value;
+    result.same_best = static_cast<double>(n_same) / n;
+    result.perplexity_a = std::exp(sum_a / n);
+    result.perplexity_b = std::exp(sum_b / n);
+    return result;
+  });
+}
+
+}}  // namespace nibble::NIBBLE_ABI
