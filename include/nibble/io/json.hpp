@@ -2,7 +2,7 @@
 //
 // A strict pull parser for JSON (RFC 8259) whose structure is known in advance, as in the headers
 // of model files. The caller asks for what it expects next: nesting is only as deep as the caller's
-// code, and no input can make it deeper. Numbers are unsigned integers; nothing else is needed.
+// code, and no input can make it deeper. (For parts of unknown structure: json_value.hpp.)
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,9 @@
 #include <string_view>
 #include <utility>
 
+#include "nibble/core/libm.hpp"
 #include "nibble/core/result.hpp"
+#include "nibble/core/scalar.hpp"
 #include "nibble/core/utf8.hpp"
 #include "nibble/io/byte_reader.hpp"
 
@@ -34,6 +36,12 @@ class JsonReader {
   bool at_end() noexcept {
     skip_space();
     return at_ == text_.size();
+  }
+
+  // The next character that is no white space; NUL at the end.
+  char peek() noexcept {
+    skip_space();
+    return at_ == text_.size() ? '\0' : text_[at_];
   }
 
   // An object: member(key) -> Result<void> must read the value. Rejecting duplicate keys is up to
@@ -59,6 +67,26 @@ class JsonReader {
   // A number without sign, fraction or exponent that fits in 64 bits.
   Result<std::uint64_t> unsigned_integer();
 
+  // Any number: the nearest double, or a neighbour of it if there are more than 15 digits. An error
+  // if it is too large for a double.
+  Result<double> number();
+  // The same, as it is written: 1 and 1.0 differ.
+  Result<std::string_view> number_text() {
+    skip_space();
+    const std::size_t begin = at_;
+    NIBBLE_CHECK(number());
+    return text_.substr(begin, at_ - begin);
+  }
+
+  Result<bool> boolean();
+
+  // Passes over `null` if that comes next. Returns whether it did.
+  bool accept_null() noexcept { return accept_word("null"); }
+
+  // Passes over a value of any kind, in which at most kMaxDepth objects and arrays are open.
+  static constexpr int kMaxDepth = 64;
+  Result<void> skip(int depth = 0);
+
   Error error(const std::string& what) const {
     return Error{Errc::malformed, "JSON at byte " + to_text(at_) + ": " + what};
   }
@@ -70,6 +98,17 @@ class JsonReader {
       ++at_;
     }
   }
+
+  bool accept_word(std::string_view word) noexcept {
+    skip_space();
+    if (text_.substr(at_, word.size()) != word) return false;
+    at_ += word.size();
+    return true;
+  }
+
+  // Passes over decimal digits and appends them to a number: value = value * 10 + digit. Digits
+  // that no longer fit count in `dropped` instead. Returns how many there were.
+  std::size_t digits(std::uint64_t& value, int& dropped) noexcept;
 
   Result<void> expect(char c) {
     if (!accept(c)) return error(std::string("expected '") + c + "'");
@@ -177,6 +216,81 @@ inline Result<std::uint64_t> JsonReader::unsigned_integer() {
   if (at_ == begin) return error("expected an unsigned integer");
   if (text_[begin] == '0' && at_ - begin > 1) return error("a number with a leading zero");
   return value;
+}
+
+inline std::size_t JsonReader::digits(std::uint64_t& value, int& dropped) noexcept {
+  constexpr std::uint64_t kMostDigits = 99'999'999'999'999'999;  // one more and it may not fit
+  const std::size_t begin = at_;
+  for (; at_ < text_.size() && text_[at_] >= '0' && text_[at_] <= '9'; ++at_) {
+    if (value > kMostDigits) {
+      ++dropped;
+    } else {
+      value = value * 10 + static_cast<std::uint64_t>(text_[at_] - '0');
+    }
+  }
+  return at_ - begin;
+}
+
+inline Result<double> JsonReader::number() {
+  const bool is_negative = accept('-');
+  const std::size_t begin = at_;
+  std::uint64_t significand = 0;
+  int dropped = 0;
+  const std::size_t n_digits = digits(significand, dropped);
+  if (n_digits == 0) return error("expected a number");
+  if (text_[begin] == '0' && n_digits > 1) return error("a number with a leading zero");
+  std::int64_t exponent = dropped;
+  const auto next_is = [&](char c) { return at_ < text_.size() && text_[at_] == c; };
+  if (next_is('.')) {
+    ++at_;
+    dropped = 0;
+    const std::size_t n_decimals = digits(significand, dropped);
+    if (n_decimals == 0) return error("a number without digits after its point");
+    exponent += dropped - static_cast<std::int64_t>(n_decimals);
+  }
+  if (next_is('e') || next_is('E')) {
+    ++at_;
+    const bool is_small = next_is('-');
+    if (is_small || next_is('+')) ++at_;
+    std::uint64_t power = 0;
+    int ignored = 0;
+    if (digits(power, ignored) == 0) return error("a number without digits in its exponent");
+    const auto limited = static_cast<std::int64_t>(power < 100'000 ? power : 100'000);
+    exponent += is_small ? -limited : limited;
+  }
+  // Powers of ten up to 10^22 are exact, so that usual numbers are rounded once.
+  double value = static_cast<double>(significand);
+  while (exponent != 0 && value != 0 && is_finite(value)) {
+    const std::int64_t step = exponent < -22 ? -22 : exponent > 22 ? 22 : exponent;
+    const double power = libm::pow(10, static_cast<double>(step < 0 ? -step : step));
+    value = step < 0 ? value / power : value * power;
+    exponent -= step;
+  }
+  if (!is_finite(value)) return error("a number that is too large");
+  return is_negative ? -value : value;
+}
+
+inline Result<bool> JsonReader::boolean() {
+  if (accept_word("true")) return true;
+  if (accept_word("false")) return false;
+  return error("expected true or false");
+}
+
+inline Result<void> JsonReader::skip(int depth) {
+  if (depth >= kMaxDepth && (peek() == '{' || peek() == '[')) return error("nested too deeply");
+  switch (peek()) {
+    case '{': return object([&](const std::string&) { return skip(depth + 1); });
+    case '[': return array([&] { return skip(depth + 1); });
+    case '"': NIBBLE_CHECK(string()); return ok();
+    case 't':
+    case 'f': NIBBLE_CHECK(boolean()); return ok();
+    case 'n':
+      if (accept_null()) return ok();
+      break;
+    default: break;
+  }
+  NIBBLE_CHECK(number());
+  return ok();
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::io
