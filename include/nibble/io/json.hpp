@@ -79,7 +79,7 @@ class JsonReader {
   // Passes over a value of any kind, in which at most kMaxDepth objects and arrays are open.
   static constexpr int kMaxDepth = 64;
   Result<void> skip(int depth = 0);
-  // The text of a value of any kind.
+  // The text of a value of any kind, as it is written: 1 and 1.0 differ.
   Result<std::string_view> raw() {
     skip_space();
     const std::size_t begin = at_;

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Values as text, in Python's forms (str, repr) and as JSON (json.dumps), and values from JSON.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "nibble/chat/value.hpp"
+#include "nibble/core/scalar.hpp"
+#include "nibble/io/byte_reader.hpp"
+#include "nibble/io/json.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI { namespace chat {
+
+namespace detail {
+
+// The fewest decimal digits that give this number again, without point, and the power of ten of the
+// first. `number` is finite.
+struct Digits {
+  std::string digits;
+  int exponent = 0;
+};
+inline Digits shortest_digits(double number) {
+  Digits result;
+  for (int precision = 0; precision < 17; ++precision) {
+    char text[40];
+    const int n = std::snprintf(text, sizeof text, "%.*e", precision, number);
+    // Only digits are taken: what stands between them depends on the locale.
+    const std::string_view all(text, static_cast<std::size_t>(n));
+    const std::size_t e = all.find('e');
+    result.digits.clear();
+    for (const char c : all.substr(0, e)) {
+      if (is_digit(c)) result.digits += c;
+    }
+    const std::string_view power = all.substr(e + 2);
+    result.exponent = 0;
+    for (const char c : power) result.exponent = result.exponent * 10 + (c - '0');
+    if (all[e + 1] == '-') result.exponent = -result.exponent;
+
+    std::string again = result.digits;
+    again.insert(1, ".0");
+    if (result.digits.size() > 1) again.erase(2, 1);
+    again += 'e' + to_text(result.exponent);
+    const auto read = io::JsonReader(again).number();
+    if (read && *read == (number < 0 ? -number : number)) break;
+  }
+  return result;
+}
+
+// Python's repr of a float.
+inline std::string number_text(double number) {
+  if (is_nan(number)) return "nan";
+  if (!is_finite(number)) return number < 0 ? "-inf" : "inf";
+  auto [digits, exponent] = shortest_digits(number);
+  const bool is_negative = number < 0 || (number == 0 && 1 / number < 0);
+  std::string text;
+  if (exponent < -4 || exponent >= 16) {
+    text = digits.substr(0, 1);
+    if (digits.size() > 1) text.append(".").append(digits, 1);
+    char power[16];
+    std::snprintf(power, sizeof power, "e%+03d", exponent);
+    text += power;
+  } else if (exponent < 0) {
+    text = "0." + std::string(static_cast<std::size_t>(-exponent - 1), '0') + digits;
+  } else {
+    const auto whole = static_cast<std::size_t>(exponent) + 1;
+    if (digits.size() < whole + 1) digits.append(whole + 1 - digits.size(), '0');
+    text = digits.substr(0, whole) + '.' + digits.substr(whole);
+  }
+  return is_negative ? '-' + text : text;
+}
+
+// Whether Python's repr and JSON with ensure_ascii = false show the character as it is. (Of those
+// beyond ASCII that Python escapes: the spaces and the most frequent invisible ones.)
+constexpr bool is_printable(std::uint32_t c) noexcept {
+  return c >= 0x20 && !(c >= 0x7F && c <= 0xA0) && c != 0xAD && !(c > 0x7F && is_space(c)) &&
+         !(c >= 0x200B && c <= 0x200F) && !(c >= 0x202A && c <= 0x202E) &&
+         !(c >= 0x2060 && c <= 0x206F) && c != 0xFEFF;
+}
+
+inline std::string hex_escape(const char* format, std::uint32_t code) {
+  char text[16];
+  const int n = std::snprintf(text, sizeof text, format, code);
+  return std::string(text, static_cast<std::size_t>(n));
+}
+
+// Appends a text with escape(character) in place of each character for which it is not empty.
+template <class Escape>
+void append_escaped(TextBuilder& out, const MarkedText& text, Escape escape) {
+  const std::string_view bytes = text.bytes();
+  std::size_t copied = 0;
+  for (std::size_t at = 0; at < bytes.size() && out.is_whole();) {
+    const Character c = first_character(bytes.substr(at));
+    if (const std::string escaped = escape(c.code); !escaped.empty()) {
+      out.append(text, copied, at - copied);
+      out.append(escaped, text.origin(at));
+      copied = at + c.size;
+    }
+    at += c.size;
+  }
+  out.append(text, copied);
+}
+
+inline void append_string_repr(TextBuilder& out, const MarkedText& text) {
+  const bool has_single = text.bytes().find('\'') != std::string_view::npos;
+  const bool has_double = text.bytes().find('"') != std::string_view::npos;
+  const char quote = has_single && !has_double ? '"' : '\'';
+  out.append({&quote, 1}, Origin::own);
+  append_escaped(out, text, [&](std::uint32_t c) -> std::string {
+    if (c == '\\') return "\\\\";
+    if (c == '\n') return "\\n";
+    if (c == '\r') return "\\r";
+    if (c == '\t') return "\\t";
+    if (c == static_cast<unsigned char>(quote)) return std::string("\\") + quote;
+    if (is_printable(c)) return "";
+    return c > 0xFF ? hex_escape("\\u%04x", c) : hex_escape("\\x%02x", c);
+  });
+  out.append({&quote, 1}, Origin::own);
+}
+
+}  // namespace detail
+
+// Appends str(value), or repr(value): they differ for strings only.
+inline void append_text(TextBuilder& out, const Value& value, bool is_repr = false) {
+  const auto put = [&](std::string_view text) { out.append(text, Origin::own); };
+  const auto put_items = [&](const char* open, const char* close) {
+    put(open);
+    for (std::size_t i = 0; i < value.items().size() && out.is_whole(); ++i) {
+      if (i != 0) put(", ");
+      append_text(out, value.items()[i], true);
+    }
+    put(close);
+  };
+  switch (value.type()) {
+    case Type::undefined: return is_repr ? put("Undefined") : put("");
+    case Type::none: return put("None");
+    case Type::boolean: return put(value.integer() != 0 ? "True" : "False");
+    case Type::integer: return put(to_text(value.integer()));
+    case Type::number: return put(detail::number_text(value.number()));
+    case Type::string:
+      return is_repr ? detail::append_string_repr(out, value.text()) : out.append(value.text());
+    case Type::tuple: return put_items("(", value.items().size() == 1 ? ",)" : ")");
+    case Type::list:
+    case Type::lazy: return put_items("[", "]");
+    case Type::dict: {
+      put("{");
+      bool is_first = true;
+      for (const Entry& entry : value.entries()) {
+        if (!out.is_whole()) return;
+        if (!is_first) put(", ");
+        is_first = false;
+        append_text(out, entry.key, true);
+        put(": ");
+        append_text(out, entry.value, true);
+      }
+      return put("}");
+    }
+    case Type::space:
+    case Type::function:
+    case Type::loop: return put(std::string("<") + to_string(value.type()) + ">");
+  }
+}
+
+// str(value), as a string.
+inline Result<Value> to_string_value(Budget& budget, const Value& value) {
+  if (value.is_string()) return value;
+  TextBuilder out(budget);
+  append_text(out, value);
+  return out.finish();
+}
+
+struct JsonStyle {
+  bool ensure_ascii = false;
+  bool sort_keys = false;
+  bool is_indented = false;
+  MarkedText indent = {};  // one level of it
+  MarkedText item_separator = MarkedText(", ", Origin::own);
+  MarkedText key_separator = MarkedText(": ", Origin::own);
+};
+
+namespace detail {
+
+class JsonWriter {
+ public:
+  JsonWriter(Budget& budget, TextBuilder& out, const JsonStyle& style)
+      : budget_(&budget), out_(&out), style_(&style) {}
+
+  Result<void> write(const Value& value, std::size_t depth = 0) {
+    NIBBLE_CHECK(budget_->step());
+    switch (value.type()) {
+      case Type::none: put("null"); return ok();
+      case Type::boolean: put(value.integer() != 0 ? "true" : "false"); return ok();
+      case Type::integer: put(to_text(value.integer())); return ok();
+      case Type::number: put(number(value.number())); return ok();
+      case Type::string: write_string(value.text()); return ok();
+      case Type::list:
+      case Type::tuple: {
+        const auto& items = value.items();
+        return write_all('[', ']', items.size(), depth,
+                         [&](std::size_t i) { return write(items[i], depth + 1); });
+      }
+      case Type::dict: return write_dict(value, depth);
+      default:
+        return Error{Errc::invalid_argument,
+                     std::string(to_string(value.type())) + " cannot be written as JSON"};
+    }
+  }
+
+ private:
+  void put(std::string_view text) { out_->append(text, Origin::own); }
+
+  static std::string number(double value) {
+    if (is_nan(value)) return "NaN";
+    if (!is_finite(value)) return value < 0 ? "-Infinity" : "Infinity";
+    return number_text(value);
+  }
+
+  void write_string(const MarkedText& text) {
+    put("\"");
+    append_escaped(*out_, text, [&](std::uint32_t c) -> std::string {
+      switch (c) {
+        case '"': return "\\\"";
+        case '\\': return "\\\\";
+        case '\n': return "\\n";
+        case '\r': return "\\r";
+        case '\t': return "\\t";
+        case '\b': return "\\b";
+        case '\f': return "\\f";
+        default: break;
+      }
+      if (c < 0x20) return hex_escape("\\u%04x", c);
+      if (c < 0x7F || !style_->ensure_ascii) return "";
+      if (c < 0x10000) return hex_escape("\\u%04x", c);
+      return hex_escape("\\u%04x", 0xD800 + ((c - 0x10000) >> 10)) +
+             hex_escape("\\u%04x", 0xDC00 + ((c - 0x10000) & 0x3FF));
+    });
+    put("\"");
+  }
+
+  // Keys that are no strings are written as strings.
+  Result<void> write_key(const Value& key) {
+    if (key.is_string()) {
+      write_string(key.text());
+      return ok();
+    }
+    if (!key.is_number() && !key.is(Type::none))
+      return Error{Errc::invalid_argument,
+                   std::string(to_string(key.type())) + " cannot be a key in JSON"};
+    put("\"");
+    NIBBLE_CHECK(write(key));
+    put("\"");
+    return ok();
+  }
+
+  Result<void> write_dict(const Value& value, std::size_t depth) {
+    std::vector<Entry> sorted;
+    if (style_->sort_keys) {
+      sorted = value.entries();
+      std::stable_sort(sorted.begin(), sorted.end(), [](const Entry& a, const Entry& b) {
+        return a.key.bytes() < b.key.bytes();
+      });
+    }
+    const auto& entries = style_->sort_keys ? sorted : value.entries();
+    return write_all('{', '}', entries.size(), depth, [&](std::size_t i) -> Result<void> {
+      NIBBLE_CHECK(write_key(entries[i].key));
+      out_->append(style_->key_separator);
+      return write(entries[i].value, depth + 1);
+    });
+  }
+
+  template <class Write>
+  Result<void> write_all(char open, char close, std::size_t n, std::size_t depth, Write write_one) {
+    put({&open, 1});
+    for (std::size_t i = 0; i < n; ++i) {
+      if (i != 0) out_->append(style_->item_separator);
+      break_line(depth + 1);
+      NIBBLE_CHECK(write_one(i));
+    }
+    if (n != 0) break_line(depth);
+    put({&close, 1});
+    return ok();
+  }
+
+  void break_line(std::size_t depth) {
+    if (!style_->is_indented) return;
+    put("\n");
+    for (; depth > 0; --depth) out_->append(style_->indent);
+  }
+
+  Budget* budget_;
+  TextBuilder* out_;
+  const JsonStyle* style_;
+};
+
+}  // namespace detail
+
+// json.dumps(value). Errors: invalid_argument (values that JSON does not have), limit.
+inline Result<Value> to_json(Budget& budget, const Value& value, const JsonStyle& style = {}) {
+  TextBuilder out(budget);
+  NIBBLE_CHECK(detail::JsonWriter(budget, out, style).write(value));
+  return out.finish();
+}
+
+// The next value of a reader; its strings have this origin. Integers that 64 bits cannot hold
+// become floating-point numbers. Errors: those of JsonReader; malformed (nested too deeply).
+inline Result<Value> read_json(io::JsonReader& json, Origin origin, int depth = 0) {
+  const char first = json.peek();
+  if ((first == '{' || first == '[') && depth >= io::JsonReader::kMaxDepth - 1)
+    return json.error("nested too deeply");
+  if (first == '{') {
+    std::vector<Entry> entries;
+    NIBBLE_CHECK(json.object([&](const std::string& key) -> Result<void> {
+      NIBBLE_TRY(value, read_json(json, origin, depth + 1));
+      entries.push_back({Value::string(key, origin), std::move(value)});
+      return ok();
+    }));
+    return Value::dict(std::move(entries));
+  }
+  if (first == '[') {
+    std::vector<Value> items;
+    NIBBLE_CHECK(json.array([&]() -> Result<void> {
+      NIBBLE_TRY(value, read_json(json, origin, depth + 1));
+      items.push_back(std::move(value));
+      return ok();
+    }));
+    return Value::list(std::move(items));
+  }
+  if (first == '"') {
+    NIBBLE_TRY(text, json.string());
+    return Value::string(text, origin);
+  }
+  if (first == 't' || first == 'f') {
+    NIBBLE_TRY(truth, json.boolean());
+    return Value::boolean(truth);
+  }
+  if (json.accept_null()) return Value::none();
+  NIBBLE_TRY(text, json.raw());
+  const bool is_negative = text.starts_with('-');
+  io::JsonReader digits(is_negative ? text.substr(1) : text);
+  const auto magnitude = digits.unsigned_integer();
+  if (magnitude && digits.at_end() && *magnitude <= std::uint64_t{INT64_MAX}) {
+    const auto integer = static_cast<std::int64_t>(*magnitude);
+    return Value::integer(is_negative ? -integer : integer);
+  }
+  NIBBLE_TRY(number, io::JsonReader(text).number());
+  return Value::number(number);
+}
+
+// A whole text.
+inline Result<Value> value_from_json(std::string_view text, Origin origin) {
+  io::JsonReader json(text);
+  NIBBLE_TRY(value, read_json(json, origin));
+  if (!json.at_end()) return json.error("more text behind the value");
+  return value;
+}
+
+}}}  // namespace nibble::NIBBLE_ABI::chat
