@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -48,6 +49,33 @@ inline double to_double(float x) { return x; }
 
 // ---- Weights -----------------------------------------------------------------------------------
 
+// Codes and small scales of super-blocks.
+template <class Format>
+int code_in_super_block(const typename Format::Block& block, Index j) {
+  const auto& codes = block.codes;
+  if constexpr (Format::kBits == 6) {
+    const Index half = j / 128, part = j / 32 % 4;
+    const int low = codes[size(64 * half + 32 * (part % 2) + j % 32)] >> (part < 2 ? 0 : 4);
+    const int high = codes[size(128 + 32 * half + j % 32)] >> 2 * part;
+    return low % 16 + 16 * (high % 4) - 32;
+  } else {
+    const Index first = Format::kBits == 5 ? 32 : 0;
+    const int byte = codes[size(first + j / 64 * 32 + j % 32)];
+    const bool fifth = first > 0 && (codes[size(j % 32)] >> j / 32) % 2 == 1;
+    return (j / 32 % 2 == 0 ? byte % 16 : byte / 16) + (fifth ? 16 : 0);
+  }
+}
+inline int small_minimum(const std::array<std::uint8_t, 12>& s, Index g) {
+  return g < 4 ? s[size(g + 4)] % 64 : s[size(g + 4)] / 16 + s[size(g)] / 64 * 16;
+}
+template <class Format>
+int small_scale(const typename Format::Block& block, Index j) {
+  const auto& s = block.scales;
+  if constexpr (Format::kBits == 6) return s[size(j / 16)];
+  const Index g = j / 32;
+  return g < 4 ? s[size(g)] % 64 : s[size(g + 4)] % 16 + s[size(g - 4)] / 64 * 16;
+}
+
 // Row-major weights (n, k) as files have them.
 template <class Format>
 struct Weights;
@@ -65,23 +93,32 @@ struct Weights<Format> {
   Block& block(Index row, Index b) { return blocks[size(row * row_blocks() + b)]; }
   const Block& block(Index row, Index b) const { return blocks[size(row * row_blocks() + b)]; }
 
-  // Code j of a block, as the number that the scale multiplies.
+  // The integer that the block's scale multiplies: code j, times its small scale if it has one.
   static int code(const Block& block, Index j) {
-    if constexpr (Format::kBits == 8) {
+    if constexpr (quant::SuperBlockFormat<Format>) {
+      return code_in_super_block<Format>(block, j) * small_scale<Format>(block, j);
+    } else if constexpr (Format::kBits == 8) {
       const int byte = block.codes[size(j)];
       return !kHasMinimum && byte >= 128 ? byte - 256 : byte;
     } else {
-      const int byte = block.codes[size(j % (kLength / 2))];
-      return (j < kLength / 2 ? byte % 16 : byte / 16) - (kHasMinimum ? 0 : 8);
+      const int first = Format::kBits == 5 ? 4 : 0;
+      const int byte = block.codes[size(first + j % (kLength / 2))];
+      int result = j < kLength / 2 ? byte % 16 : byte / 16;
+      if (first > 0 && block.codes[size(j / 8)] >> j % 8 & 1) result += 16;
+      return result - (kHasMinimum ? 0 : 1 << (Format::kBits - 1));
     }
   }
-  static double minimum(const Block& block) {
-    if constexpr (kHasMinimum) return to_double(block.minimum);
-    return 0;
+  static double minimum(const Block& block, Index j) {
+    if constexpr (quant::SuperBlockFormat<Format> && kHasMinimum)
+      return -to_double(block.minimum) * small_minimum(block.scales, j / 32);
+    else if constexpr (kHasMinimum)
+      return to_double(block.minimum);
+    else
+      return 0;
   }
   double weight(Index row, Index i) const {
     const Block& b = block(row, i / kLength);
-    return to_double(b.scale) * code(b, i % kLength) + minimum(b);
+    return to_double(b.scale) * code(b, i % kLength) + minimum(b, i % kLength);
   }
 
   // Codes are any bytes, scales and minimums around 1/64 with both signs.
@@ -98,6 +135,9 @@ struct Weights<Format> {
       b.scale = scale();
       if constexpr (kHasMinimum) b.minimum = scale();
       for (std::uint8_t& byte : b.codes) byte = static_cast<std::uint8_t>(random());
+      if constexpr (quant::SuperBlockFormat<Format>) {
+        for (auto& s : b.scales) s = static_cast<std::int8_t>(random() | 0x11);  // none is zero
+      }
     }
     return w;
   }
@@ -149,6 +189,7 @@ struct Activations {
   std::vector<std::int8_t> codes;
   std::vector<float> scales;
   std::vector<std::int32_t> code_sums;
+  std::vector<std::int32_t> half_sums;  // of blocks of 32
 
   static constexpr Index kGap = 5;
   Index stride() const { return k + kGap; }
@@ -164,6 +205,7 @@ struct Activations {
       in.codes = codes.data();
       in.scales = scales.data();
       in.code_sums = code_sums.data();
+      if (length == 32) in.half_sums = half_sums.data();
       in.code_stride = code_stride();
       in.n_blocks = n_blocks();
     }
@@ -187,7 +229,15 @@ struct Activations {
         a.codes[size(row * a.code_stride() + i)] = static_cast<std::int8_t>(c);
         a.code_sums[size(row * a.n_blocks() + i / length)] -= 8 * c;
       }
-      for (Index b = 0; b < a.n_blocks(); ++b) a.scales.push_back(uniform(random));
+      for (Index b = 0; b < a.n_blocks(); ++b) {
+        a.scales.push_back(uniform(random));
+        std::int16_t halves[2] = {};
+        for (Index i = b * length; i < (b + 1) * length; ++i) {
+          const int c = a.codes[size(row * a.code_stride() + i)];
+          halves[i / 16 % 2] = static_cast<std::int16_t>(halves[i / 16 % 2] - 8 * c);
+        }
+        a.half_sums.push_back((halves[0] & 0xFFFF) | halves[1] * 0x10000);
+      }
     }
     return a;
   }
@@ -196,7 +246,7 @@ struct Activations {
   template <class Format>
   static Activations random(Index m, Index k, std::mt19937& random) {
     if constexpr (quant::BlockFormat<Format>) {
-      return quantized(m, k, Format::kLength, random,
+      return quantized(m, k, quant::Packed<Format>::kStepLength, random,
                        [&](Index, Index) { return static_cast<int>(random() % 255) - 127; });
     } else {
       std::uniform_real_distribution<float> uniform(-2, 2);
@@ -223,6 +273,7 @@ struct Activations {
                      codes.begin() + (rows - 1) * code_stride() + n_blocks() * length);
       a.scales.assign(scales.begin(), scales.begin() + rows * n_blocks());
       a.code_sums.assign(code_sums.begin(), code_sums.begin() + rows * n_blocks());
+      a.half_sums.assign(half_sums.begin(), half_sums.begin() + rows * n_blocks());
     }
     return a;
   }
@@ -235,7 +286,7 @@ struct Activations {
 //   the N − 1 additions round partial sums, which are at most A:  (N − 1) u A
 //   each term has rounded factors or is a rounded product:        r u A
 // Float formats: a term is one x * w, r = 1. Block formats: a block's integer sum is exact, below
-// 2^24 and so exact in f32. The term scale * x_scale * sum has two roundings, and so has minimum *
+// 2^24 and so exact in f32; that of 32 weights of a super-block, too. The term scale * x_scale * sum has two roundings, and so has minimum *
 // x_sum. N is the number of blocks, or twice that with minimums. Fused multiply-adds round less.
 // Second-order terms are covered by one more u A.
 struct Expected {
@@ -257,19 +308,20 @@ Expected expected_product(const Activations& a, const Weights<Format>& w) {
       double magnitudes = 0;
       double n_roundings = 0;
       if constexpr (quant::BlockFormat<Format>) {
-        constexpr Index kLength = Format::kLength;
+        constexpr Index kLength = quant::Packed<Format>::kStepLength;
         for (Index b = 0; b < a.n_blocks(); ++b) {
-          const auto& block = w.block(column, b);
+          const auto& block = w.block(column, b * kLength / Format::kLength);
+          const Index first = b * kLength % Format::kLength;  // in the block
           double products = 0;
           double codes = 0;
           for (Index j = 0; j < kLength; ++j) {
             const double x = a.codes[size(row * a.code_stride() + b * kLength + j)];
-            products += x * Weights<Format>::code(block, j);
+            products += x * Weights<Format>::code(block, first + j);
             codes += x;
           }
           const double x_scale = a.scales[size(row * a.n_blocks() + b)];
           const double main = to_double(block.scale) * x_scale * products;
-          const double rest = Weights<Format>::minimum(block) * x_scale * codes;
+          const double rest = Weights<Format>::minimum(block, first) * x_scale * codes;
           sum += main + rest;
           magnitudes += std::abs(main) + std::abs(rest);
         }

@@ -52,7 +52,7 @@ void format_row(const std::byte* data, Index n, Index k, Index row, float* out) 
 template <class F>
 NIBBLE_HIDDEN inline constexpr FormatOps kFormatOps = [] {
   if constexpr (quant::BlockFormat<F>) {
-    static_assert(F::kLength == kActivationBlock,
+    static_assert(quant::Packed<F>::kStepLength == kActivationBlock,
                   "nibble: formats in graphs have blocks of 32 weights, since activations are "
                   "quantized in blocks of 32");
   }

@@ -59,6 +59,11 @@ enum class GgmlType : std::uint32_t {
   packed_q8_0 = 0x6e620003,
   packed_q4_0 = 0x6e620004,
   packed_q4_1 = 0x6e620005,
+  packed_q5_0 = 0x6e620006,
+  packed_q5_1 = 0x6e620007,
+  packed_q4_k = 0x6e620008,
+  packed_q5_k = 0x6e620009,
+  packed_q6_k = 0x6e62000a,
 };
 
 // The range of ids that belong to nibble.
@@ -117,6 +122,11 @@ constexpr GgmlTypeTraits type_traits(GgmlType type) noexcept {
     case GgmlType::packed_q8_0: return {"packed Q8_0", 64, 1088, 16};
     case GgmlType::packed_q4_0: return {"packed Q4_0", 64, 576, 16};
     case GgmlType::packed_q4_1: return {"packed Q4_1", 64, 640, 16};
+    case GgmlType::packed_q5_0: return {"packed Q5_0", 64, 704, 16};
+    case GgmlType::packed_q5_1: return {"packed Q5_1", 64, 768, 16};
+    case GgmlType::packed_q4_k: return {"packed Q4_K", 256, 2304, 16};
+    case GgmlType::packed_q5_k: return {"packed Q5_K", 256, 2816, 16};
+    case GgmlType::packed_q6_k: return {"packed Q6_K", 256, 3392, 16};
   }
   return {"unknown", 0, 0};
 }

@@ -104,7 +104,7 @@ constexpr Index step_bytes() {
   using L = PackedOf<Form>;
   using Format = typename FormatOfForm<Form>::Type;
   if constexpr (quant::BlockFormat<Format>) {
-    return L::kGroupBytes;
+    return kTurnBytes<L>;
   } else if constexpr (std::is_same_v<Format, quant::I8Channel>) {
     return L::kMultiple * quant::kPanelRows;
   } else {

@@ -50,6 +50,7 @@ struct MatmulInput {
   const float* scales = nullptr;            // (m, n_blocks): ActivationScales::per_block
   const float* row_scales = nullptr;        // (m): ActivationScales::per_row and I8Channel
   const std::int32_t* code_sums = nullptr;  // (m, n_blocks)
+  const std::int32_t* half_sums = nullptr;  // (m, n_blocks): formats with two scales in 32 weights
   Index code_stride = 0;                    // at least k rounded up to whole blocks or 32
   Index n_blocks = 0;                       // per row
 
@@ -66,6 +67,7 @@ struct MatmulInput {
     skip(rest.scales, n_blocks);
     skip(rest.row_scales, 1);
     skip(rest.code_sums, n_blocks);
+    skip(rest.half_sums, n_blocks);
     return rest;
   }
 };

@@ -25,10 +25,12 @@ using DF32 = PanelTag<float>;
 using DI32 = hn::Repartition<std::int32_t, DF32>;
 using DU32 = hn::Repartition<std::uint32_t, DF32>;
 using DI16 = hn::Repartition<std::int16_t, DF32>;
+using DU16 = hn::Repartition<std::uint16_t, DF32>;
 using DU8 = hn::Repartition<std::uint8_t, DF32>;
 using DI8 = hn::Repartition<std::int8_t, DF32>;
 using VF32 = hn::Vec<DF32>;
 using VI32 = hn::Vec<DI32>;
+using VI16 = hn::Vec<DI16>;
 using VU8 = hn::Vec<DU8>;
 using VI8 = hn::Vec<DI8>;
 
@@ -77,7 +79,6 @@ HWY_INLINE VU8 high_nibbles(VU8 v) {
 #endif
 
 #if NIBBLE_HAVE_BF16_DOTS
-using DU16 = hn::Repartition<std::uint16_t, DF32>;
 using DBf16 = hn::Repartition<hwy::bfloat16_t, DF32>;
 using VBf16 = hn::Vec<DBf16>;
 
@@ -103,8 +104,8 @@ HWY_INLINE VF32 add_bf16_dot(VF32 sum, VBf16 w, VBf16 x) {
 // ---- Sums of 8-bit products --------------------------------------------------------------------
 // DotSum: the integer sum of one block's products for one vector of rows; with kLength = 0, of a
 // whole row's products. add() is told which of its terms are odd, so that these can go to a second
-// chain. Stored codes are unsigned. Those of a symmetric format have an offset of 8 or 128, so that
-// −offset * sum(x) must be added: at the start where that is free, at the end where it saves a
+// chain. Stored codes are unsigned. Those of a symmetric format have an offset of 8, 16 or 128, so
+// that −offset * sum(x) must be added: at the start where that is free, at the end where it saves a
 // register, or not at all where the target sums signed codes.
 // (The constructors are written out because implicit ones lack the target's attributes, which ARM's
 // vectors need.)
@@ -174,6 +175,23 @@ struct DotSum<4, kSymmetric, 32, kManyColumns> {
     return hn::WidenMulPairwiseAdd(DI32(), pairs.get(), hn::Set(DI16(), 1));
   }
 };
+// 5-bit codes: |pair| ≤ 2 * 31 * 127 = 7874. Those of a chunk are widened together.
+template <bool kSymmetric, int kLength, bool kManyColumns>
+struct DotSum<5, kSymmetric, kLength, kManyColumns> {
+  HWY_INLINE DotSum() {}
+  static constexpr Correction kCorrection = kAtStartIf<kSymmetric>;
+  Register<DI16> pairs;
+  Register<DI32> sum;
+  HWY_INLINE void start(VI32 first) { sum.set(first); }
+  HWY_INLINE void add(VU8 codes, VI8 x, bool odd) {
+    const VI16 products = hn::SatWidenMulPairwiseAdd(DI16(), codes, x);
+    if (!odd) return pairs.set(products);
+    add_in_order(sum, hn::WidenMulPairwiseAdd(DI32(), hn::Add(pairs.get(), products),
+                                              hn::Set(DI16(), 1)));
+  }
+  HWY_INLINE void end_of_32() {}
+  HWY_INLINE VI32 total() const { return sum.get(); }
+};
 template <bool kSymmetric, int kLength, bool kManyColumns>
 struct DotSum<4, kSymmetric, kLength, kManyColumns> {
   HWY_INLINE DotSum() {}
@@ -217,10 +235,11 @@ HWY_INLINE VI32 dot4(VI8 w, VI8 x, VI32 sum) {
 #endif
 }
 
-// sdot multiplies signed by signed: 4-bit codes are non-negative either way, 8-bit codes are made
-// signed.
-template <bool kSymmetric, int kLength, bool kManyColumns>
-struct DotSum<4, kSymmetric, kLength, kManyColumns> {
+// sdot multiplies signed by signed: 4- and 5-bit codes are non-negative either way, 8-bit codes are
+// made signed.
+template <int kBits, bool kSymmetric, int kLength, bool kManyColumns>
+requires(kBits < 8)
+struct DotSum<kBits, kSymmetric, kLength, kManyColumns> {
   HWY_INLINE DotSum() {}
   static constexpr Correction kCorrection = kAtStartIf<kSymmetric>;
   Register<DI32> sum;
@@ -243,6 +262,60 @@ struct DotSum<8, true, kLength, kManyColumns> {
   }
   HWY_INLINE void end_of_32() {}
   HWY_INLINE VI32 total() const { return sum.get(); }
+};
+#endif
+
+// ---- Two scales in 32 weights ------------------------------------------------------------------
+// TwoScaleSum: the sum of 32 weights' products whose codes have an offset of 32, where the first 16
+// and the last 16 weights have integer scales of their own. `scales` has both in each lane, as
+// 16-bit numbers; `half_sums` is MatmulInput's. The total is an integer of at most 2 * 16 * 32 * 127
+// * 128 < 2^24, so it is exact in f32. add() is told which half its terms belong to.
+#if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX3_DL && HWY_TARGET <= HWY_SSSE3
+// |pair| ≤ 2 * 63 * 127 = 16002: two of them fit 16 bits. The scale is the factor of the operation
+// that widens their sum.
+struct TwoScaleSum {
+  HWY_INLINE TwoScaleSum() {}
+  Register<DI16> pairs;
+  Register<DI32> sum;
+  // The scale of a half, twice in each lane.
+  static HWY_INLINE VI16 scale_of(VI16 scales, int half) {
+    return half == 0 ? hn::DupEven(scales) : hn::DupOdd(scales);
+  }
+  HWY_INLINE void start(VI16 scales, std::int32_t half_sums) {
+    const VI16 sums = hn::BitCast(DI16(), hn::Set(DI32(), half_sums));
+    sum.set(hn::ShiftLeft<2>(hn::WidenMulPairwiseAdd(DI32(), scales, sums)));
+  }
+  HWY_INLINE void add(VU8 codes, VI8 x, bool odd, int, VI16 scale) {
+    const VI16 products = hn::SatWidenMulPairwiseAdd(DI16(), codes, x);
+    if (!odd) return pairs.set(products);
+    add_in_order(sum, hn::WidenMulPairwiseAdd(DI32(), hn::Add(pairs.get(), products), scale));
+  }
+  HWY_INLINE VF32 total(VI16) const { return hn::ConvertTo(DF32(), sum.get()); }
+};
+#else
+struct TwoScaleSum {
+  HWY_INLINE TwoScaleSum() {}
+  DotSum<6, true, 32, false> first, second;
+  static HWY_INLINE VI16 scale_of(VI16 scales, int) { return scales; }
+  HWY_INLINE void start(VI16, std::int32_t half_sums) {
+    first.start(hn::Set(DI32(), 4 * static_cast<std::int16_t>(half_sums & 0xFFFF)));
+    second.start(hn::Set(DI32(), 4 * (half_sums >> 16)));
+  }
+  HWY_INLINE void add(VU8 codes, VI8 x, bool, int half, VI16) {
+    if (half == 0) {
+      first.add(codes, x, false);
+    } else {
+      second.add(codes, x, false);
+    }
+  }
+  HWY_INLINE VF32 total(VI16 scales) const {
+    const VI32 both = hn::BitCast(DI32(), scales);
+    const VI32 scale0 = hn::ShiftRight<16>(hn::ShiftLeft<16>(both));
+    const VI32 scale1 = hn::ShiftRight<16>(both);
+    const DF32 d;
+    const VF32 part = hn::Mul(hn::ConvertTo(d, second.total()), hn::ConvertTo(d, scale1));
+    return hn::MulAdd(hn::ConvertTo(d, first.total()), hn::ConvertTo(d, scale0), part);
+  }
 };
 #endif
 

@@ -91,8 +91,14 @@ HWY_INLINE Index pack_groups(const typename Format::Block* rows, Index k, std::b
                                        scales + L::kMinimumOffset);
       }
       uint8_t* const codes = group + L::kCodeOffset + b * L::kChunks * quant::kChunkBytes;
-      static_assert(L::kChunks % 4 == 0);
-      for (Index chunk = 0; chunk < L::kChunks; chunk += 4) {
+      for (size_t r = 0; L::kUpperChunks > 0 && r < size_t{quant::kPanelRows}; ++r) {
+        std::uint32_t word;
+        std::memcpy(&word, block + offsetof(Block, codes) + r * stride, 4);
+        word = quant::detail::pack_fifth_bits(word);
+        std::memcpy(codes + 4 * r, &word, 4);
+      }
+      static_assert((L::kChunks - L::kUpperChunks) % 4 == 0);
+      for (Index chunk = L::kUpperChunks; chunk < L::kChunks; chunk += 4) {
         transpose(block + offsetof(Block, codes) + 4 * chunk, stride,
                   [&](size_t c, size_t first, VW words) NIBBLE_ATTR {
                     if constexpr (L::kFlipsTopBit) {
@@ -103,6 +109,33 @@ HWY_INLINE Index pack_groups(const typename Format::Block* rows, Index k, std::b
                   });
       }
     }
+  }
+  return n_groups;
+}
+
+// The same for super-blocks: the words of 16 blocks are transposed, then rearranged.
+template <quant::SuperBlockFormat Format>
+HWY_INLINE Index pack_super_blocks(const typename Format::Block* rows, Index k, std::byte* panel) {
+  using L = quant::Packed<Format>;
+  using Block = typename Format::Block;
+  constexpr size_t kWhole = sizeof(Block) / 16 * 4;  // words that are transposed
+  constexpr size_t kRest = sizeof(Block) - 4 * kWhole;
+  const Index n_groups = L::n_blocks(k);
+  const size_t stride = static_cast<size_t>(n_groups) * sizeof(Block);
+  HWY_ALIGN std::uint32_t words[L::kStoredWords][quant::kPanelRows] = {};
+  HWY_ALIGN std::uint32_t chunks[L::kGroupChunks][quant::kPanelRows];
+  for (Index g = 0; g < n_groups; ++g) {
+    const auto* const block = reinterpret_cast<const uint8_t*>(rows + g);
+    for (size_t word = 0; word < kWhole; word += 4) {
+      transpose(block + 4 * word, stride, [&](size_t c, size_t first, VW v) NIBBLE_ATTR {
+        store(v, reinterpret_cast<uint8_t*>(words[word + c] + first));
+      });
+    }
+    for (size_t r = 0; kRest > 0 && r < size_t{quant::kPanelRows}; ++r) {
+      std::memcpy(words[kWhole] + r, block + 4 * kWhole + r * stride, kRest);
+    }
+    L::pack_words(words, chunks);
+    std::memcpy(panel + g * L::kGroupBytes, chunks, sizeof(chunks));
   }
   return n_groups;
 }
@@ -144,7 +177,13 @@ struct Impl<kernels::PackPanel<Format>> {
     Index done = 0;
     if constexpr (quant::BlockFormat<Format>) {
       const auto* const blocks = reinterpret_cast<const typename Format::Block*>(rows);
-      if (n_rows == quant::kPanelRows) done = pack_detail::pack_groups<Format>(blocks, k, panel);
+      if (n_rows == quant::kPanelRows) {
+        if constexpr (quant::SuperBlockFormat<Format>) {
+          done = pack_detail::pack_super_blocks<Format>(blocks, k, panel);
+        } else {
+          done = pack_detail::pack_groups<Format>(blocks, k, panel);
+        }
+      }
       if (done < L::n_groups(k)) L::pack_panel(blocks, n_rows, k, panel, done);
     } else if constexpr (quant::ChannelFormat<Format>) {
       L::pack_panel(rows, n_rows, k, panel);

@@ -61,6 +61,15 @@ struct SumOf {
     return hn::Add(a, b);
   }
 };
+// Of both 16-bit halves of each lane.
+struct SumOfHalves {
+  template <class V>
+  HWY_INLINE V operator()(V a, V b) const {
+    const hn::DFromV<V> d;
+    const hn::Repartition<std::int16_t, hn::DFromV<V>> d16;
+    return hn::BitCast(d, hn::Add(hn::BitCast(d16, a), hn::BitCast(d16, b)));
+  }
+};
 
 // A matrix with one vector per row, and as many rows as a vector has lanes.
 inline constexpr size_t kQuantLanes = hn::MaxLanes(DF());
@@ -169,36 +178,39 @@ HWY_INLINE void store_bytes(VI a, VI b, VI c, VI e, std::int8_t* codes) {
 #endif
 }
 
-// Encodes four vectors: the first two with one factor, the last two with another. Adds to each of
-// the two sums vectors whose lanes add up to the sum of the codes; both sums may be the same
-// variable.
+// Encodes four vectors: the first two with one factor, the last two with another. Adds the codes of
+// each vector to a sum; sums may be the same variable.
 template <class Source>
 HWY_INLINE void encode_4_vectors(const Source& source, size_t i, VF inverse0, VF inverse1,
-                                 std::int8_t* codes, VI& sum0, VI& sum1) {
+                                 std::int8_t* codes, VI& sum0, VI& sum1, VI& sum2, VI& sum3) {
   const VI a = encode_vector(source, i, inverse0);
   const VI b = encode_vector(source, i + kQuantLanes, inverse0);
   const VI c = encode_vector(source, i + 2 * kQuantLanes, inverse1);
   const VI e = encode_vector(source, i + 3 * kQuantLanes, inverse1);
-  sum0 = hn::Add(sum0, hn::Add(a, b));
-  sum1 = hn::Add(sum1, hn::Add(c, e));
+  sum0 = hn::Add(sum0, a);
+  sum1 = hn::Add(sum1, b);
+  sum2 = hn::Add(sum2, c);
+  sum3 = hn::Add(sum3, e);
   store_bytes(a, b, c, e, codes);
 }
 
-// Encodes 32 values with one factor and the next 32 with another, likewise.
+// Encodes 32 values with one factor and the next 32 with another. Each sum gets vectors whose lanes
+// add up to the sum of the codes of 16 values; sums may be the same variable.
 template <class Source>
 HWY_INLINE void encode_64(const Source& source, size_t i, float inverse0, float inverse1,
-                          std::int8_t* codes, VI& sum0, VI& sum1) {
+                          std::int8_t* codes, VI& sum0, VI& sum1, VI& sum2, VI& sum3) {
   constexpr size_t kStep = 4 * kQuantLanes;
   const VF factor0 = hn::Set(DF(), inverse0), factor1 = hn::Set(DF(), inverse1);
   if constexpr (kStep == 64) {
-    encode_4_vectors(source, i, factor0, factor1, codes, sum0, sum1);
+    encode_4_vectors(source, i, factor0, factor1, codes, sum0, sum1, sum2, sum3);
+  } else if constexpr (kStep == 32) {
+    encode_4_vectors(source, i, factor0, factor0, codes, sum0, sum0, sum1, sum1);
+    encode_4_vectors(source, i + 32, factor1, factor1, codes + 32, sum2, sum2, sum3, sum3);
   } else {
-    for (size_t at = 0; at < 32; at += kStep) {
-      encode_4_vectors(source, i + at, factor0, factor0, codes + at, sum0, sum0);
-    }
-    for (size_t at = 32; at < 64; at += kStep) {
-      encode_4_vectors(source, i + at, factor1, factor1, codes + at, sum1, sum1);
-    }
+    encode_4_vectors(source, i, factor0, factor0, codes, sum0, sum0, sum0, sum0);
+    encode_4_vectors(source, i + 16, factor0, factor0, codes + 16, sum1, sum1, sum1, sum1);
+    encode_4_vectors(source, i + 32, factor1, factor1, codes + 32, sum2, sum2, sum2, sum2);
+    encode_4_vectors(source, i + 48, factor1, factor1, codes + 48, sum3, sum3, sum3, sum3);
   }
 }
 
@@ -261,33 +273,50 @@ HWY_INLINE bool find_scales(Source& source, size_t i, size_t n_blocks, float* sc
   return hn::AllTrue(di, hn::Lt(bits, hn::Set(di, kInfinityBits)));
 }
 
+// In each lane the sums of two halves of a block as 16-bit numbers: at most 16 * 127 each.
+HWY_INLINE VI both_halves(VI first, VI second) {
+  return hn::Or(hn::And(first, hn::Set(DI(), 0xFFFF)), hn::ShiftLeft<16>(second));
+}
+
 // Computes the codes and code sums of at most kQuantLanes whole blocks.
 template <int kBlock, class Source>
 HWY_INLINE void encode_blocks(const Source& source, size_t i, size_t n_blocks,
-                              const float* inverses, std::int8_t* codes, std::int32_t* code_sums) {
+                              const float* inverses, QuantizedRow out) {
   const DI di;
   constexpr size_t kLength = static_cast<size_t>(kBlock), kStep = kBlocksPerStep<kBlock>;
   Rows rows;
   for (size_t block = 0; block < n_blocks; block += kStep) {
-    VI sum0 = hn::Zero(di), sum1 = sum0;
+    VI sum0 = hn::Zero(di), sum1 = sum0, sum2 = sum0, sum3 = sum0;
     const float inverse0 = inverses[block], inverse1 = inverses[block + kStep - 1];
     const size_t first = block * kLength;
     for (size_t at = 0; at < kStep * kLength; at += 64) {
       for (size_t line = 0; line < 64; line += 16) {
         source.fetch(i + first + at + line + kChunk);
       }
-      encode_64(source, i + first + at, inverse0, inverse1, codes + first + at, sum0, sum1);
+      encode_64(source, i + first + at, inverse0, inverse1, out.codes + first + at, sum0, sum1,
+                sum2, sum3);
     }
     if constexpr (kStep == 2) {
-      rows.store(block, sum0);
-      rows.store(block + 1, sum1);
+      rows.store(block, both_halves(sum0, sum1));
+      rows.store(block + 1, both_halves(sum2, sum3));
     } else {
-      rows.store(block, hn::Add(sum0, sum1));
+      rows.store(block, hn::Add(hn::Add(sum0, sum1), hn::Add(sum2, sum3)));
     }
   }
   for (size_t block = n_blocks; block < kQuantLanes; ++block) rows.store(block, hn::Zero(di));
-  const VI sums = hn::Neg(hn::ShiftLeft<3>(reduce_rows<SumOf>(di, rows)));
-  store_some(di, sums, code_sums, n_blocks);
+  if constexpr (kStep == 2) {
+    const hn::Repartition<std::int16_t, DI> d16;
+    const auto halves = hn::BitCast(d16, reduce_rows<SumOfHalves>(di, rows));
+    const VI sums = hn::WidenMulPairwiseAdd(di, halves, hn::Set(d16, -8));
+    store_some(di, sums, out.code_sums, n_blocks);
+    if (out.half_sums != nullptr) {
+      const VI half_sums = hn::BitCast(di, hn::Neg(hn::ShiftLeft<3>(halves)));
+      store_some(di, half_sums, out.half_sums, n_blocks);
+    }
+  } else {
+    const VI sums = hn::Neg(hn::ShiftLeft<3>(reduce_rows<SumOf>(di, rows)));
+    store_some(di, sums, out.code_sums, n_blocks);
+  }
 }
 
 // Quantizes n_blocks whole blocks from value i on: at most kChunk values, and whole steps. Their
@@ -303,14 +332,14 @@ HWY_INLINE void quantize_blocks(Source& source, size_t i, size_t n_blocks, Quant
   }
   for (size_t block = 0; block < n_blocks; block += kQuantLanes) {
     const size_t n = at_most(n_blocks - block, kQuantLanes), at = block * kLength;
-    encode_blocks<kBlock>(source, i + at, n, inverses + block, out.codes + at,
-                          out.code_sums + block);
+    encode_blocks<kBlock>(source, i + at, n, inverses + block, out.from(block, kLength));
   }
   if (HWY_LIKELY(finite)) return;
   for (size_t block = 0; block < n_blocks; ++block) {
     if (out.scales[block] <= kFloatMax) continue;
     std::memset(out.codes + block * kLength, 0, kLength);
     out.code_sums[block] = 0;
+    if (out.half_sums != nullptr) out.half_sums[block] = 0;
   }
 }
 
@@ -363,10 +392,10 @@ HWY_INLINE void quantize_whole_row(Source& source, size_t k, QuantizedRow out) {
   const float inverse = hn::GetLane(inverse_of_all);
   VI sum0 = hn::Zero(di), sum1 = sum0;
   for (size_t i = 0; i < whole; i += 64) {
-    encode_64(source, i, inverse, inverse, out.codes + i, sum0, sum1);
+    encode_64(source, i, inverse, inverse, out.codes + i, sum0, sum0, sum1, sum1);
   }
   HWY_ALIGN std::int8_t rest_codes[64];
-  encode_64(rest_source, 0, inverse, inverse, rest_codes, sum0, sum1);
+  encode_64(rest_source, 0, inverse, inverse, rest_codes, sum0, sum0, sum1, sum1);
   std::memcpy(out.codes + whole, rest_codes, rest_padded);
   *out.code_sums = -8 * hn::ReduceSum(di, hn::Add(sum0, sum1));
 }
@@ -385,8 +414,7 @@ HWY_INLINE void quantize_row(Source& source, size_t k, kernels::QuantizedRow out
     size_t block = 0;
     while (block < whole) {
       const size_t n = at_most(whole - block, kChunk / kLength), i = block * kLength;
-      quantize_blocks<kBlock>(source, i, n,
-                              {out.codes + i, out.scales + block, out.code_sums + block});
+      quantize_blocks<kBlock>(source, i, n, out.from(block, kLength));
       block += n;
     }
     const size_t i = block * kLength;
@@ -395,14 +423,17 @@ HWY_INLINE void quantize_row(Source& source, size_t k, kernels::QuantizedRow out
     HWY_ALIGN float values[kStep * kLength];
     HWY_ALIGN std::int8_t codes[kStep * kLength];
     float scales[kStep];
-    std::int32_t code_sums[kStep];
+    std::int32_t code_sums[kStep], half_sums[kStep];
     take_rest(source, i, k - i, values, kStep * kLength);
     RowInMemory rest{values};
-    quantize_blocks<kBlock>(rest, 0, kStep, {codes, scales, code_sums});
+    quantize_blocks<kBlock>(rest, 0, kStep, {codes, scales, code_sums, half_sums});
     const size_t n_blocks = (k - i + kLength - 1) / kLength;
     std::memcpy(out.codes + i, codes, n_blocks * kLength);
     std::memcpy(out.scales + block, scales, n_blocks * sizeof(float));
     std::memcpy(out.code_sums + block, code_sums, n_blocks * sizeof(std::int32_t));
+    if (kBlock == 32 && out.half_sums != nullptr) {
+      std::memcpy(out.half_sums + block, half_sums, n_blocks * sizeof(std::int32_t));
+    }
   }
 }
 

@@ -4,6 +4,9 @@
 // for matrix products in integers.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+
 #include "nibble/simd/impl.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
@@ -13,13 +16,22 @@ struct QuantizedRow {
   std::int8_t* codes;       // (QuantizeRow::padded(k))
   float* scales;            // (QuantizeRow::n_blocks(k))
   std::int32_t* code_sums;  // (QuantizeRow::n_blocks(k))
+  std::int32_t* half_sums = nullptr;  // likewise, or null; only for blocks of 32
+
+  // The row from a block on; blocks have `length` codes.
+  QuantizedRow from(std::size_t block, std::size_t length) const noexcept {
+    return {codes + block * length, scales + block, code_sums + block,
+            half_sums == nullptr ? nullptr : half_sums + block};
+  }
 };
 
 // Per block of kBlock values, or for the whole row when kBlock is 0:
 //   scale = absmax / 127,  code = round to nearest, ties to even, of x * (127 / absmax),
 //   code_sum = -8 * (sum of the block's codes):
 // the correction for a product with unsigned 4-bit codes, which have an offset of 8. Times 16, it
-// is the correction for 8-bit codes, which have an offset of 128.
+// is the correction for 8-bit codes, which have an offset of 128. Of blocks of 32,
+//   half_sum = the same of the first 16 codes in the lower 16 bits, of the others in the upper ones
+// for formats with two scales per block.
 // Codes are in [-127, 127] and the absmax gets +-127. Both factors are rounded to float, so |x -
 // scale * code| <= scale * (0.5 + 127 * 2^-22): tests/kernels/quantize_rows_test.cpp derives it.
 // Codes from k to padded(k) are 0. `x` is read in [0, k) only and must not overlap the output.

@@ -105,6 +105,7 @@ class WeightReader {
     input_.codes = arena.take<std::int8_t>(k);
     input_.scales = arena.take<float>(k / graph::kActivationBlock + 1);
     input_.code_sums = arena.take<std::int32_t>(k / graph::kActivationBlock + 1);
+    input_.half_sums = arena.take<std::int32_t>(k / graph::kActivationBlock + 1);
     input_.code_stride = max_k_ + kMultiple;
     input_.n_blocks = static_cast<Index>(k) / graph::kActivationBlock;
     out_ = arena.take<float>(static_cast<std::size_t>(max_n_));

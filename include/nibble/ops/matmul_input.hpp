@@ -20,6 +20,7 @@ kernels::MatmulInput matmul_input(const QuantizedRows<kBlock>& rows) noexcept {
   input.codes = rows.codes;
   (kBlock == 0 ? input.row_scales : input.scales) = rows.scales;
   input.code_sums = rows.code_sums;
+  input.half_sums = rows.half_sums;
   input.code_stride = rows.code_stride(rows.k);
   input.n_blocks = rows.n_blocks(rows.k);
   return input;

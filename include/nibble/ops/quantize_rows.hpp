@@ -24,6 +24,7 @@ struct QuantizedRows {
   std::int8_t* codes = nullptr;       // (m, padded(k)), rows code_stride(k) bytes apart
   float* scales = nullptr;            // (m, n_blocks(k))
   std::int32_t* code_sums = nullptr;  // (m, n_blocks(k))
+  std::int32_t* half_sums = nullptr;  // (m, n_blocks(k)); only for kBlock = 32
 
   static constexpr Index padded(Index k) noexcept { return Kernel::padded(k); }
   static constexpr Index n_blocks(Index k) noexcept { return Kernel::n_blocks(k); }
@@ -36,8 +37,9 @@ struct QuantizedRows {
   // the sizes m and k: their product fits in memory.
   static constexpr std::size_t bytes_needed(Index m, Index k) noexcept {
     const auto n_scales = static_cast<std::size_t>(m * n_blocks(k));
+    constexpr std::size_t kSums = kBlock == 32 ? 2 : 1;
     return static_cast<std::size_t>(m * code_stride(k)) + align_up(n_scales * sizeof(float)) +
-           align_up(n_scales * sizeof(std::int32_t));
+           kSums * align_up(n_scales * sizeof(std::int32_t));
   }
 
   // A view of the first bytes_needed(m, k) bytes of `memory`, which must start at a multiple of
@@ -51,6 +53,7 @@ struct QuantizedRows {
     rows.codes = arena.take<std::int8_t>(static_cast<std::size_t>(m * code_stride(k)));
     rows.scales = arena.take<float>(n_scales);
     rows.code_sums = arena.take<std::int32_t>(n_scales);
+    if constexpr (kBlock == 32) rows.half_sums = arena.take<std::int32_t>(n_scales);
     return rows;
   }
 
@@ -58,7 +61,8 @@ struct QuantizedRows {
   kernels::QuantizedRow operator[](Index row) const noexcept {
     NIBBLE_ASSERT(row >= 0 && row < m);
     const Index block = row * n_blocks(k);
-    return {codes + row * code_stride(k), scales + block, code_sums + block};
+    return {codes + row * code_stride(k), scales + block, code_sums + block,
+            half_sums == nullptr ? nullptr : half_sums + block};
   }
 };
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Weight formats as types. A block format stores kLength consecutive weights of a row as one Block:
-// a scale, optionally a minimum, and kBits-bit codes. Q4_0, Q4_1 and Q8_0 equal GGUF's, bit for
-// bit.
+// a scale, optionally a minimum, and kBits-bit codes. Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 equal GGUF's,
+// bit for bit. Formats with scales of two levels are in quant/super_block.hpp.
 #pragma once
 
 #include <array>
@@ -18,13 +18,14 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
 // How a code becomes a weight.
 enum class ZeroPoint : std::uint8_t {
-  symmetric,  // weight = scale * (code - 2^(kBits-1)) for 4 bits, scale * code (signed) for 8 bits
+  symmetric,  // weight = scale * (code - 2^(kBits-1)); 8 bits: scale * code (signed)
   minimum,    // weight = scale * code + minimum, code unsigned; the minimum is stored per block
 };
 
 // Order of the codes in a block. kBits = 4: byte j holds weight j in its low half and weight j +
-// kLength/2 in its high half (GGUF's order). kBits = 8: byte j is weight j, two's complement when
-// symmetric.
+// kLength/2 in its high half (GGUF's order). kBits = 5: four bytes come first whose bit j is the
+// fifth bit of weight j (bit 0 is the lowest of the first byte); then 4-bit codes as above. kBits =
+// 8: byte j is weight j, two's complement when symmetric.
 template <class Scale, int kBits, int kLength, ZeroPoint kZero>
 struct BlockData;
 template <class Scale, int kBits, int kLength>
@@ -43,8 +44,9 @@ struct BlockData<Scale, kBits, kLength, ZeroPoint::minimum> {
 // that satisfies the BlockFormat concept.
 template <int Bits, int Length, class ScaleType, ZeroPoint Zero>
 struct Blocks {
-  static_assert(Bits == 4 || Bits == 8, "codes of 4 or 8 bits");
+  static_assert(Bits == 4 || Bits == 5 || Bits == 8, "codes of 4, 5 or 8 bits");
   static_assert(Length % 32 == 0 && Length > 0, "blocks are whole groups of 32 weights");
+  static_assert(Bits != 5 || Length == 32, "codes of 5 bits are in blocks of 32 weights");
   static constexpr int kBits = Bits;
   static constexpr int kLength = Length;
   static constexpr ZeroPoint kZeroPoint = Zero;
@@ -54,10 +56,14 @@ struct Blocks {
 
 using Q4_0 = Blocks<4, 32, f16, ZeroPoint::symmetric>;
 using Q4_1 = Blocks<4, 32, f16, ZeroPoint::minimum>;
+using Q5_0 = Blocks<5, 32, f16, ZeroPoint::symmetric>;
+using Q5_1 = Blocks<5, 32, f16, ZeroPoint::minimum>;
 using Q8_0 = Blocks<8, 32, f16, ZeroPoint::symmetric>;
 
 static_assert(sizeof(Q4_0::Block) == 18 && alignof(Q4_0::Block) == 2);
 static_assert(sizeof(Q4_1::Block) == 20 && alignof(Q4_1::Block) == 2);
+static_assert(sizeof(Q5_0::Block) == 22 && alignof(Q5_0::Block) == 2);
+static_assert(sizeof(Q5_1::Block) == 24 && alignof(Q5_1::Block) == 2);
 static_assert(sizeof(Q8_0::Block) == 34 && alignof(Q8_0::Block) == 2);
 
 // Weights stored as they are: no blocks, no codes.

@@ -12,7 +12,21 @@
 //                   Chunk c holds bytes 4c … 4c+3 of each row's GGUF block: packing moves 32-bit
 //                   words and computes nothing, except that signed 8-bit codes have their top bit
 //                   flipped: all codes are unsigned then (offset 8 or 128), as dot-product
-//                   instructions want them.
+//                   instructions want them; and that fifth bits, which are the first chunk of their
+//                   block, are ordered as below.
+//   Super-blocks    A group is one super-block of each row:
+//                     scales    [16 rows][4 bytes]         the f16 scale, and the minimum or zeros
+//                     scales    [chunk][16 rows][4 bytes]  the small ones: three chunks as in GGUF's
+//                               block; of Q6_K four, in which chunk c has those of the groups of 16
+//                               4c, 4c + 2, 4c + 1, 4c + 3
+//                     codes     [step][chunk][16 rows][4 bytes]
+//                   A step is 32 weights: first the chunks with bits above the fourth, one for each
+//                   such bit; then four with 4-bit codes, as in a block of 32. (Q6_K: in which
+//                   weights 8 apart share a byte, so that a chunk has one scale.)
+//   Upper bits      A chunk with n bits above the fourth for each weight goes with 4 / n chunks of
+//                   4-bit codes: with the bytes of the first in bits 4 … of its bytes for the low
+//                   halves, in bits 0 … for the high halves; of the next n bits further up. So a
+//                   shift and a mask extract them for a vector.
 //   I8Channel       A panel is
 //                     scales    [16 rows]                   f32, one for the whole row
 //                     codes     [chunk][16 rows][4 bytes]
@@ -32,26 +46,47 @@
 #include "nibble/core/arena.hpp"
 #include "nibble/quant/block.hpp"
 #include "nibble/quant/channel.hpp"
+#include "nibble/quant/packed_panel.hpp"
+#include "nibble/quant/packed_super_block.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
-inline constexpr Index kPanelRows = 16;
-inline constexpr Index kChunkBytes = 4 * kPanelRows;  // four code bytes of each row
+namespace detail {
 
-constexpr Index n_panels(Index n) noexcept { return (n + kPanelRows - 1) / kPanelRows; }
+// Fifth bits in the order of GGUF (bit j: weight j) to the order of upper bits: bit 4 c + i goes to 8
+// i + 4 + c, bit 16 + 4 c + i to 8 i + c. Each step exchanges bits that are `distance` apart; the
+// steps backwards undo it.
+constexpr std::uint32_t exchange_bits(std::uint32_t x, int distance, std::uint32_t mask) noexcept {
+  const std::uint32_t differences = (x ^ (x >> distance)) & mask;
+  return x ^ differences ^ (differences << distance);
+}
+constexpr std::uint32_t pack_fifth_bits(std::uint32_t x) noexcept {
+  x = x << 16 | x >> 16;
+  x = exchange_bits(x, 3, 0x0A0A0A0Au);  // transposes the 4 by 4 bits of each half
+  x = exchange_bits(x, 6, 0x00CC00CCu);
+  x = exchange_bits(x, 8, 0x0000FF00u);  // the groups of four bits of the two halves alternate
+  return exchange_bits(x, 4, 0x00F000F0u);
+}
+constexpr std::uint32_t unpack_fifth_bits(std::uint32_t x) noexcept {
+  x = exchange_bits(x, 4, 0x00F000F0u);
+  x = exchange_bits(x, 8, 0x0000FF00u);
+  x = exchange_bits(x, 6, 0x00CC00CCu);
+  x = exchange_bits(x, 3, 0x0A0A0A0Au);
+  return x << 16 | x >> 16;
+}
 
-// Sizes and offsets of a packed format.
-template <class Format>
-struct Packed;
+}  // namespace detail
 
 template <BlockFormat Format>
-struct Packed<Format> {
+struct Packed<Format> {  // super-blocks: packed_super_block.hpp
   using Block = typename Format::Block;
   using Scale = typename Format::Scale;
   static constexpr Index kLength = Format::kLength;
   static constexpr bool kHasMinimum = Format::kZeroPoint == ZeroPoint::minimum;
   static constexpr Index kBlockCodeBytes = kLength * Format::kBits / 8;  // of one row
   static constexpr Index kChunks = kBlockCodeBytes / 4;                  // per block
+  static constexpr Index kUpperChunks = Format::kBits == 5 ? 1 : 0;
+  static constexpr Index kSharedByte = kLength / 2;  // as for super-blocks
   static constexpr bool kFlipsTopBit =
       Format::kBits == 8 && Format::kZeroPoint == ZeroPoint::symmetric;
 
@@ -64,7 +99,13 @@ struct Packed<Format> {
   static_assert(kGroupBytes % 64 == 0);
   // Also for a program's own format: products take 32 weights at a time and sum a block in 32 bits.
   static_assert(kLength > 0 && kLength % 32 == 0 && kLength <= 1 << 16);
-  static_assert(Format::kBits == 4 || Format::kBits == 8);
+  static_assert(Format::kBits == 4 || Format::kBits == 5 || Format::kBits == 8);
+
+  // What products go through step by step: weights of a row with one scale, and their chunks.
+  static constexpr Index kStepLength = kLength;
+  static constexpr Index kStepChunks = kChunks;
+  static constexpr Index kGroupSteps = kGroupBlocks;
+  static constexpr Index n_steps(Index k) noexcept { return n_blocks(k); }
 
   // Blocks of one row; k may end inside the last one.
   static constexpr Index n_blocks(Index k) noexcept { return (k + kLength - 1) / kLength; }
@@ -111,6 +152,7 @@ struct Packed<Format> {
       std::uint32_t word;
       std::memcpy(&word, codes + c * kChunkBytes + r * 4, 4);
       if constexpr (kFlipsTopBit) word ^= 0x80808080u;
+      if (c < kUpperChunks) word = detail::unpack_fifth_bits(word);
       std::memcpy(block.codes.data() + 4 * c, &word, 4);
     }
     return block;
@@ -130,6 +172,7 @@ struct Packed<Format> {
       std::uint32_t word;
       std::memcpy(&word, block.codes.data() + 4 * c, 4);
       if constexpr (kFlipsTopBit) word ^= 0x80808080u;
+      if (c < kUpperChunks) word = detail::pack_fifth_bits(word);
       std::memcpy(codes + c * kChunkBytes + r * 4, &word, 4);
     }
   }

@@ -5,6 +5,7 @@
 //
 // The rules are those of ggml's reference quantizers, for any block length and scale type:
 //   4 bits, symmetric  d = (signed weight of largest magnitude) / -8, code = trunc(x/d + 8.5) ≤ 15
+//   5 bits, symmetric  likewise with 16 and 31
 //   8 bits, symmetric  d = (largest magnitude) / 127, code = x/d rounded half away from zero
 //   with a minimum m   d = (largest - m) / (2^bits - 1), code = trunc((x - m)/d + 0.5)
 // x/d is x * (1/d), with the f32 scale before it is rounded for storage. The results are GGUF's
@@ -90,8 +91,14 @@ void pack_codes(const std::uint8_t* codes, typename Format::Block& out) noexcept
     std::copy_n(codes, Format::kLength, out.codes.begin());
   } else {
     constexpr std::size_t kHalf = Format::kLength / 2;
+    constexpr std::size_t kFirst = Format::kBits == 5 ? 4 : 0;  // of the 4-bit codes
     for (std::size_t j = 0; j < kHalf; ++j) {
-      out.codes[j] = static_cast<std::uint8_t>(codes[j] | codes[j + kHalf] << 4);
+      out.codes[kFirst + j] = static_cast<std::uint8_t>((codes[j] & 15) | codes[j + kHalf] << 4);
+    }
+    for (std::size_t i = 0; i < kFirst; ++i) {
+      int fifth_bits = 0;
+      for (std::size_t j = 0; j < 8; ++j) fifth_bits |= (codes[8 * i + j] >> 4) << j;
+      out.codes[i] = static_cast<std::uint8_t>(fifth_bits);
     }
   }
 }
@@ -102,9 +109,13 @@ void unpack_codes(const typename Format::Block& block, std::uint8_t* codes) noex
     std::copy_n(block.codes.begin(), Format::kLength, codes);
   } else {
     constexpr std::size_t kHalf = Format::kLength / 2;
+    constexpr std::size_t kFirst = Format::kBits == 5 ? 4 : 0;
     for (std::size_t j = 0; j < kHalf; ++j) {
-      codes[j] = block.codes[j] & 0x0F;
-      codes[j + kHalf] = static_cast<std::uint8_t>(block.codes[j] >> 4);
+      codes[j] = block.codes[kFirst + j] & 0x0F;
+      codes[j + kHalf] = static_cast<std::uint8_t>(block.codes[kFirst + j] >> 4);
+    }
+    for (std::size_t j = 0; j < 8 * kFirst; ++j) {
+      codes[j] |= static_cast<std::uint8_t>((block.codes[j / 8] >> j % 8 & 1) << 4);
     }
   }
 }
@@ -115,8 +126,10 @@ void unpack_codes(const typename Format::Block& block, std::uint8_t* codes) noex
 
 // They return false if they had to change a weight, the scale or the minimum first.
 
+// 4 and 5 bits.
 template <class Format>
-bool quantize_symmetric4(const float* x, typename Format::Block& out) noexcept {
+bool quantize_to_peak(const float* x, typename Format::Block& out) noexcept {
+  constexpr float kOffset = 1 << (Format::kBits - 1);
   bool fits = true;
   float peak = 0.0f;  // signed
   for (int i = 0; i < Format::kLength; ++i) {
@@ -124,13 +137,13 @@ bool quantize_symmetric4(const float* x, typename Format::Block& out) noexcept {
     fits = fits && v == x[i];
     if (libm::fabs(v) > libm::fabs(peak)) peak = v;
   }
-  const float d = saturated<typename Format::Scale>(peak / -8.0f);
-  fits = fits && d == peak / -8.0f;
+  const float d = saturated<typename Format::Scale>(peak / -kOffset);
+  fits = fits && d == peak / -kOffset;
   const float inverse = inverse_scale(d);
   std::uint8_t codes[Format::kLength];
   for (int i = 0; i < Format::kLength; ++i) {
-    const float quotient = (std::clamp)(tamed(x[i]) * inverse, -8.0f, 7.0f);
-    codes[i] = static_cast<std::uint8_t>(quotient + 8.5f);
+    const float quotient = (std::clamp)(tamed(x[i]) * inverse, -kOffset, kOffset - 1.0f);
+    codes[i] = static_cast<std::uint8_t>(quotient + (kOffset + 0.5f));
   }
   out.scale = round_to<typename Format::Scale>(d);
   pack_codes<Format>(codes, out);
@@ -201,10 +214,10 @@ bool quantize_block(const float* x, typename Format::Block& out) noexcept {
       return Format::quantize(x, out), true;
   } else if constexpr (Format::kZeroPoint == ZeroPoint::minimum) {
     return detail::quantize_minimum<Format>(x, out);
-  } else if constexpr (Format::kBits == 4) {
-    return detail::quantize_symmetric4<Format>(x, out);
-  } else {
+  } else if constexpr (Format::kBits == 8) {
     return detail::quantize_symmetric8<Format>(x, out);
+  } else {
+    return detail::quantize_to_peak<Format>(x, out);
   }
 }
 
@@ -221,10 +234,10 @@ void dequantize_block(const typename Format::Block& block, float* out) noexcept 
     for (int i = 0; i < Format::kLength; ++i) {
       if constexpr (Format::kZeroPoint == ZeroPoint::minimum)
         out[i] = d * static_cast<float>(codes[i]) + to_f32(block.minimum);
-      else if constexpr (Format::kBits == 4)
-        out[i] = d * static_cast<float>(codes[i] - 8);
-      else
+      else if constexpr (Format::kBits == 8)
         out[i] = d * static_cast<float>(static_cast<std::int8_t>(codes[i]));
+      else
+        out[i] = d * static_cast<float>(codes[i] - (1 << (Format::kBits - 1)));
     }
   }
 }

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The packed layout of super-blocks; packed.hpp describes it.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "nibble/quant/packed_panel.hpp"
+#include "nibble/quant/super_block.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
+
+template <SuperBlockFormat Format>
+struct Packed<Format> {
+  using Block = typename Format::Block;
+  static constexpr Index kLength = Format::kLength;
+  static constexpr bool kHasMinimum = Format::kZeroPoint == ZeroPoint::minimum;
+  static constexpr bool kFlipsTopBit = false;
+  static constexpr Index kUpperChunks = Format::kBits - 4;   // of a step
+  static constexpr Index kScaleChunks = kHasMinimum ? 3 : 4;  // of small scales
+  // How far apart the weights are that share a byte of 4-bit codes.
+  static constexpr Index kSharedByte = Format::kGroupLength / 2;
+
+  static constexpr Index kStepLength = 32;
+  static constexpr Index kStepChunks = Format::kBits;
+  static constexpr Index kGroupSteps = kLength / kStepLength;
+  static constexpr Index kGroupLength = kLength;
+  static constexpr Index kScaleOffset = kChunkBytes;  // of the small scales in a group
+  static constexpr Index kCodeOffset = kScaleOffset + kScaleChunks * kChunkBytes;
+  static constexpr Index kGroupChunks = 1 + kScaleChunks + kGroupSteps * kStepChunks;
+  static constexpr Index kGroupBytes = kGroupChunks * kChunkBytes;
+
+  static constexpr Index n_blocks(Index k) noexcept { return (k + kLength - 1) / kLength; }
+  static constexpr Index n_groups(Index k) noexcept { return n_blocks(k); }
+  static constexpr Index n_steps(Index k) noexcept { return n_blocks(k) * kGroupSteps; }
+  static constexpr Index padded_k(Index k) noexcept { return n_groups(k) * kGroupLength; }
+  static constexpr Index panel_bytes(Index k) noexcept { return n_groups(k) * kGroupBytes; }
+  static constexpr Index bytes(Index n, Index k) noexcept { return n_panels(n) * panel_bytes(k); }
+
+  // As for other blocks.
+  static void pack_panel(const Block* rows, Index n_rows, Index k, std::byte* panel,
+                         Index first_group = 0) noexcept {
+    const Index row_blocks = n_blocks(k);
+    if (n_rows < kPanelRows) {
+      std::memset(panel + first_group * kGroupBytes, 0,
+                  static_cast<std::size_t>((row_blocks - first_group) * kGroupBytes));
+    }
+    for (Index b = first_group; b < row_blocks; ++b) {
+      std::byte* const group = panel + b * kGroupBytes;
+      for (Index r = 0; r < n_rows; ++r) {
+        std::uint32_t stored[kStoredWords][1];
+        std::uint32_t chunks[kGroupChunks][1];
+        read_words(rows[r * row_blocks + b], stored);
+        pack_words(stored, chunks);
+        for (Index c = 0; c < kGroupChunks; ++c) {
+          std::memcpy(group + c * kChunkBytes + 4 * r, chunks[c], 4);
+        }
+      }
+    }
+  }
+
+  static Block unpack_block(const std::byte* panel, Index r, Index b) noexcept {
+    const std::byte* const group = panel + b * kGroupBytes;
+    std::uint32_t stored[kStoredWords][1];
+    std::uint32_t chunks[kGroupChunks][1];
+    for (Index c = 0; c < kGroupChunks; ++c) {
+      std::memcpy(chunks[c], group + c * kChunkBytes + 4 * r, 4);
+    }
+    unpack_words(chunks, stored);
+    Block block;
+    for (std::size_t i = 0; i < kStoredWords; ++i) {
+      const std::size_t at = 4 * i;
+      std::memcpy(reinterpret_cast<std::byte*>(&block) + at, stored[i],
+                  (std::min)(sizeof(Block) - at, std::size_t{4}));
+    }
+    return block;
+  }
+
+  // ---- A block as 32-bit words -----------------------------------------------------------------
+  // Of kRows rows at a time. The last word of Q6_K's block has only two bytes, its scale.
+  static constexpr std::size_t kStoredWords = (sizeof(Block) + 3) / 4;
+
+  template <std::size_t kRows>
+  static void pack_words(const std::uint32_t (&stored)[kStoredWords][kRows],
+                         std::uint32_t (&chunks)[kGroupChunks][kRows]) noexcept {
+    move_scales<true>(stored, chunks);
+    for (std::size_t step = 0; step < std::size_t{kGroupSteps}; ++step) {
+      std::uint32_t(*const to)[kRows] = chunks + kFirstCodes + step * kStepChunks;
+      for (std::size_t r = 0; r < kRows; ++r) {
+        std::uint32_t upper[2] = {};
+        for (std::size_t c = 0; c < 4; ++c) {
+          const std::size_t low = word_of(c), high = low + kSharedByte / 4;
+          const Place first = place_of(step, low), second = place_of(step, high);
+          to[kUpperChunks + c][r] = (stored[first.word][r] >> first.shift & 0x0F0F0F0Fu) |
+                                    (stored[second.word][r] >> second.shift & 0x0F0F0F0Fu) << 4;
+          if constexpr (kUpperChunks > 0) {
+            const auto low_bits = stored[first.upper_word][r] >> first.upper_shift & kMask;
+            const auto high_bits = stored[second.upper_word][r] >> second.upper_shift & kMask;
+            upper[upper_chunk(c)] |= (low_bits << 4 | high_bits) << upper_shift(c);
+          }
+        }
+        for (std::size_t i = 0; i < std::size_t{kUpperChunks}; ++i) to[i][r] = upper[i];
+      }
+    }
+  }
+
+  template <std::size_t kRows>
+  static void unpack_words(const std::uint32_t (&chunks)[kGroupChunks][kRows],
+                           std::uint32_t (&stored)[kStoredWords][kRows]) noexcept {
+    std::memset(stored, 0, sizeof(stored));
+    move_scales<false>(chunks, stored);
+    for (std::size_t step = 0; step < std::size_t{kGroupSteps}; ++step) {
+      const std::uint32_t(*const from)[kRows] = chunks + kFirstCodes + step * kStepChunks;
+      for (std::size_t r = 0; r < kRows; ++r) {
+        for (std::size_t i = 0; i < 8; ++i) {
+          const std::size_t c = i / 2, high = i % 2;
+          const Place place = place_of(step, word_of(c) + high * (kSharedByte / 4));
+          const std::uint32_t codes = from[kUpperChunks + c][r] >> 4 * high & 0x0F0F0F0Fu;
+          stored[place.word][r] |= codes << place.shift;
+          if constexpr (kUpperChunks > 0) {
+            const std::uint32_t bits = from[upper_chunk(c)][r] >> (4 - 4 * high + upper_shift(c));
+            stored[place.upper_word][r] |= (bits & kMask) << place.upper_shift;
+          }
+        }
+      }
+    }
+  }
+
+  static void read_words(const Block& block, std::uint32_t (&words)[kStoredWords][1]) noexcept {
+    words[kStoredWords - 1][0] = 0;
+    std::memcpy(words, &block, sizeof(block));
+  }
+
+ private:
+  static constexpr std::size_t kFirstCodes = 1 + kScaleChunks;
+  static constexpr std::uint32_t kMask = kUpperChunks == 1 ? 0x01010101u : 0x03030303u;
+
+  // Where the codes of weights 4 w … 4 w + 3 of a step are in the stored block.
+  struct Place {
+    std::size_t word;
+    std::size_t shift;
+    std::size_t upper_word;
+    std::size_t upper_shift;
+  };
+  static constexpr Place place_of(std::size_t step, std::size_t w) noexcept {
+    if constexpr (kHasMinimum) {
+      constexpr std::size_t kFirst = 4 + (Format::kBits - 4) * 8;
+      return {kFirst + step / 2 * 8 + w, step % 2 * 4, 4 + w, step};
+    } else {
+      const std::size_t half = step / 4, part = step % 4;
+      return {16 * half + part % 2 * 8 + w, part / 2 * 4, 32 + 8 * half + w, 2 * part};
+    }
+  }
+  // Where the upper bits of chunk c of 4-bit codes are.
+  static constexpr std::size_t upper_chunk(std::size_t c) noexcept { return c * kUpperChunks / 4; }
+  static constexpr std::size_t upper_shift(std::size_t c) noexcept {
+    return c * kUpperChunks % 4;
+  }
+  // Which four weights of a step are in the low halves of chunk c.
+  static constexpr std::size_t word_of(std::size_t c) noexcept {
+    return kHasMinimum ? c : c / 2 * 4 + c % 2;
+  }
+
+  // Copies the scales, either way: exchanging two bytes undoes itself.
+  template <bool kPacks, std::size_t kFrom, std::size_t kTo, std::size_t kRows>
+  static void move_scales(const std::uint32_t (&from)[kFrom][kRows],
+                          std::uint32_t (&to)[kTo][kRows]) noexcept {
+    constexpr std::size_t kStored = kHasMinimum ? 0 : 52, kStoredSmall = kHasMinimum ? 1 : 48;
+    for (std::size_t r = 0; r < kRows; ++r) {
+      to[kPacks ? 0 : kStored][r] = from[kPacks ? kStored : 0][r];
+      for (std::size_t i = 0; i < std::size_t{kScaleChunks}; ++i) {
+        std::uint32_t word = from[(kPacks ? kStoredSmall : 1) + i][r];
+        if constexpr (!kHasMinimum) {
+          word = (word & 0xFF0000FFu) | (word >> 8 & 0xFF00u) | (word & 0xFF00u) << 8;
+        }
+        to[(kPacks ? 1 : kStoredSmall) + i][r] = word;
+      }
+    }
+  }
+};
+
+}}}  // namespace nibble::NIBBLE_ABI::quant
