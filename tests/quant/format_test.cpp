@@ -17,6 +17,8 @@ using nibble::io::GgmlType;
 
 static_assert(bits_per_weight(Format::f32) == 32 && bits_per_weight(Format::bf16) == 16);
 static_assert(bits_per_weight(Format::q4_0) == 4.5 && bits_per_weight(Format::q4_1) == 5);
+static_assert(bits_per_weight(Format::q5_0) == 5.5 && bits_per_weight(Format::q4_k) == 4.5);
+static_assert(bits_per_weight(Format::q6_k) == 6.5625);
 static_assert(bits_per_weight(Format::q8_0) == 8.5 && bits_per_weight(Format::u8_affine) == 8);
 static_assert(visit_format(Format::q4_1, [](auto tag) {
   return std::is_same_v<typename decltype(tag)::type, Q4_1>;
@@ -36,7 +38,7 @@ TEST_CASE("names go both ways, in either case") {
   CHECK(names.size() == kFormats.size());
   CHECK(*format_from_name("Q4_0") == Format::q4_0);
   CHECK(*format_from_name("BF16") == Format::bf16);
-  for (const char* bad : {"", "q4", "q4_0 ", "q4_00", "unknown", "Q5_K"}) {
+  for (const char* bad : {"", "q4", "q4_0 ", "q4_00", "unknown", "Q2_K"}) {
     CAPTURE(bad);
     const auto none = format_from_name(bad);
     REQUIRE(!none);
@@ -59,11 +61,11 @@ TEST_CASE("every format has its own type, and GGUF's types map to ours") {
     // Two independent tables must agree on sizes.
     CHECK(*row_bytes(format, 256) == *nibble::io::row_bytes(*type, 256));
   }
-  for (const auto type : {GgmlType::q4_k, GgmlType::i8, GgmlType::q8_1, GgmlType{999}}) {
+  for (const auto type : {GgmlType::q2_k, GgmlType::i8, GgmlType::q8_1, GgmlType{999}}) {
     REQUIRE(!format_of(type));
     CHECK(format_of(type).error().code == Errc::unsupported);
   }
-  CHECK(format_of(GgmlType::q4_k).error().message.find("Q4_K") != std::string::npos);
+  CHECK(format_of(GgmlType::q2_k).error().message.find("Q2_K") != std::string::npos);
   CHECK(format_of(GgmlType{999}).error().message.find("999") != std::string::npos);
 }
 
@@ -86,6 +88,8 @@ TEST_CASE("rows convert both ways at any alignment, and refuse wrong sizes") {
   const std::pair<Format, double> at_most[] = {
       {Format::f32, 0.0},         {Format::f16, 4e-4},      {Format::bf16, 3e-3},
       {Format::q8_0, 7e-3},       {Format::q4_0, 0.11},     {Format::q4_1, 0.1},
+      {Format::q5_0, 0.055},      {Format::q5_1, 0.045},    {Format::q4_k, 0.08},
+      {Format::q5_k, 0.04},       {Format::q6_k, 0.02},
       {Format::i8_channel, 0.01}, {Format::u8_affine, 0.01}};
   const auto x = test::normal_row(512, 1.0f, 8);
   for (const auto& limit : at_most) {
@@ -143,15 +147,22 @@ TEST_CASE("a weight that a format cannot hold is an error that says which") {
       {Format::q8_0, 127.0f * 65504.0f, 127.0f * 65536.0f},
       {Format::q4_0, 8.0f * 65504.0f, 8.0f * 65520.0f},
       {Format::q4_1, 15.0f * 65504.0f, 15.0f * 65536.0f},
+      {Format::q5_0, 16.0f * 65504.0f, 16.0f * 65520.0f},
+      {Format::q5_1, 31.0f * 65504.0f, 31.0f * 65536.0f},
+      {Format::q4_k, 63.0f * 15.0f * 65000.0f, 63.0f * 15.0f * 66000.0f},
+      {Format::q5_k, 63.0f * 31.0f * 65000.0f, 63.0f * 31.0f * 66000.0f},
+      {Format::q6_k, 128.0f * 31.0f * 65000.0f, 0x1p31f},
       {Format::i8_channel, 0x1p120f, 0x1.8p120f},
       {Format::u8_affine, 0x1p120f, 0x1.8p120f},
   };
   for (const Limit& limit : limits) {
     CAPTURE(to_string(limit.format));
-    std::vector<float> x(96, 0.0f), y(96);
+    std::vector<float> x(512, 0.0f), y(512);
     std::vector<std::byte> row(*row_bytes(limit.format, x.size()));
     for (const float sign : {1.0f, -1.0f}) {
-      if (limit.format == Format::q4_1 && sign < 0) continue;  // below
+      const bool has_minimum = limit.format == Format::q4_1 || limit.format == Format::q5_1 ||
+                               limit.format == Format::q4_k || limit.format == Format::q5_k;
+      if (has_minimum && sign < 0) continue;  // below
       x[70] = sign * limit.holds;
       CHECK(row_from_f32(limit.format, x, row));
       REQUIRE(row_to_f32(limit.format, row, y));

@@ -50,15 +50,16 @@ Rounding rounding_of() {
 template <class F>
 inline constexpr bool kHasMinimum = F::kZeroPoint == ZeroPoint::minimum;
 
-// The factor of the scale: -8 … 7, -127 … 127 or 0 … 2^kBits - 1.
+// The factor of the scale: -8 … 7, -16 … 15, -127 … 127 or 0 … 2^kBits - 1.
 template <class F>
 int level(const typename F::Block& block, int i) {
   int code;
-  if constexpr (F::kBits == 4) {
-    const int half = F::kLength / 2;
-    const int byte = block.codes[static_cast<std::size_t>(i % half)];
+  if constexpr (F::kBits < 8) {
+    const int half = F::kLength / 2, first = F::kBits == 5 ? 4 : 0;
+    const int byte = block.codes[static_cast<std::size_t>(first + i % half)];
     code = i < half ? byte % 16 : byte / 16;
-    if (!kHasMinimum<F>) code -= 8;
+    if (first > 0) code += block.codes[static_cast<std::size_t>(i / 8)] >> i % 8 << 4 & 16;
+    if (!kHasMinimum<F>) code -= 1 << (F::kBits - 1);
   } else {
     code = block.codes[static_cast<std::size_t>(i)];
     if (!kHasMinimum<F> && code > 127) code -= 256;
@@ -84,24 +85,24 @@ ExactScale exact_scale(const float* x) {
   if (kHasMinimum<F>) return {(double{*high} - *low) / ((1 << F::kBits) - 1), *low};
   const double peak = *std::max_element(  // the first one, with its sign
       x, x + F::kLength, [](float a, float b) { return std::abs(a) < std::abs(b); });
-  return {F::kBits == 8 ? std::abs(peak) / 127 : peak / -8, 0};
+  return {F::kBits == 8 ? std::abs(peak) / 127 : peak / -(1 << (F::kBits - 1)), 0};
 }
 
 // The bound for weight i of a block with level c, exact scale d and minimum m:
 //   |x - (c D + M)| <= |x - (c d + m)| + |c| |D - d| + |M - m|
 // where D and M are d and m rounded for storage. The first term is d/2 for rounding to nearest. The
-// 4-bit symmetric rule has no level for the far side of its peak, (7.5 d, 8 d], and there the term
-// is d. The f32 arithmetic on the codes adds at most a few parts in 2^24 of the largest level; the
+// 4- and 5-bit symmetric rules have no level for the far side of their peak, (7.5 d, 8 d] or (15.5
+// d, 16 d], and there the term is d. The f32 arithmetic on the codes adds at most a few parts in 2^24 of the largest level; the
 // addition of M in f32 adds half an ulp. Scales below 2^-128 are zero.
 template <class F>
 double error_bound(const float* x, int i, int c) {
   const auto [signed_d, m] = exact_scale<F>(x);
   const double d = std::abs(signed_d);
   const auto [relative, absolute] = rounding_of<typename F::Scale>();
-  const double top = F::kBits == 8 ? 256 : 16;
+  const double top = 1 << F::kBits;
   double steps = 0.5;
-  if (!kHasMinimum<F> && F::kBits == 4) {
-    if (d > 0) steps = std::max(steps, x[i] / signed_d - 7);
+  if (!kHasMinimum<F> && F::kBits < 8) {
+    if (d > 0) steps = std::max(steps, x[i] / signed_d - ((1 << (F::kBits - 1)) - 1));
   }
   steps += top * 0x1p-21;
   double bound = d * steps + std::abs(c) * (relative * d + absolute);

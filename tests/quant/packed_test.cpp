@@ -22,6 +22,10 @@ constexpr Index group(Index k) {
 static_assert(group<quant::Q4_0>(2 * 32) == 64 + 16 * 2 * 16);
 static_assert(group<quant::Q4_1>(2 * 32) == 64 + 64 + 16 * 2 * 16);
 static_assert(group<quant::Q8_0>(2 * 32) == 64 + 16 * 2 * 32);
+static_assert(group<quant::Q5_0>(2 * 32) == 64 + 16 * 2 * 20);
+static_assert(group<quant::Q5_1>(2 * 32) == 64 + 64 + 16 * 2 * 20);
+static_assert(group<quant::Q4_K>(256) == 16 * 144 && group<quant::Q5_K>(256) == 16 * 176);
+static_assert(group<quant::Q6_K>(256) == 16 * 212);
 static_assert(group<Q4Bf16>(2 * 64) == 64 + 16 * 2 * 32);
 static_assert(group<Q8F32>(32) == 64 + 16 * 32);
 static_assert(group<Q4Minimum128>(2 * 128) == 64 + 64 + 16 * 2 * 64);
@@ -47,6 +51,17 @@ PackedMatrix<Format> matrix(const AlignedBuffer& memory, Index n, Index k) {
 template <class T>
 int count_different(const T& a, const T& b) {
   return std::memcmp(&a, &b, sizeof(T)) == 0 ? 0 : 1;
+}
+
+// Byte i of the chunk of fifth bits that goes with four chunks of 4-bit codes, whose bytes hold
+// weights `apart` from each other.
+template <class BitOf>
+int upper_bits(const BitOf& bit_of, int i, int apart) {
+  int byte = 0;
+  for (int c = 0; c < 4; ++c) {
+    byte |= bit_of(4 * c + i) << (4 + c) | bit_of(4 * c + i + apart) << c;
+  }
+  return byte;
 }
 
 // The bytes of a panel, computed from the table in packed.hpp.
@@ -81,7 +96,11 @@ std::vector<int> documented(const Weights<Format>& w) {
         for (int row = 0; row < 16; ++row) {
           for (int i = 4 * chunk; i < 4 * chunk + 4; ++i) {
             const bool exists = row < w.n && b < w.row_blocks();
-            const int byte = exists ? w.block(row, b).codes[size(i)] : 0;
+            int byte = exists ? w.block(row, b).codes[size(i)] : 0;
+            if (Format::kBits == 5 && chunk == 0 && exists) {
+              const auto& codes = w.block(row, b).codes;
+              byte = upper_bits([&](int j) { return codes[size(j / 8)] >> j % 8 & 1; }, i, 16);
+            }
             bytes.push_back(kSigned8 ? (byte + 128) % 256 : byte);
           }
         }
@@ -97,10 +116,65 @@ std::vector<int> stored(const AlignedBuffer& memory) {
   return bytes;
 }
 
+// The bytes of a panel of whole super-blocks, likewise.
+template <class Format>
+std::vector<int> documented_super_blocks(const Weights<Format>& w) {
+  constexpr bool kIsQ6 = Format::kBits == 6;
+  constexpr int kUpper = Format::kBits - 4;
+  std::vector<int> bytes;
+  const auto for_rows = [&](const auto& byte_of) {
+    for (int row = 0; row < 16; ++row) {
+      for (int i = 0; i < 4; ++i) bytes.push_back(row < w.n ? byte_of(row, i) : 0);
+    }
+  };
+  for (Index b = 0; b < w.row_blocks(); ++b) {
+    for_rows([&](Index row, int i) {
+      const auto& block = w.block(row, b);
+      int bits = block.scale.bits;
+      if constexpr (!kIsQ6) bits |= block.minimum.bits << 16;
+      return static_cast<unsigned>(bits) >> 8 * i & 255;
+    });
+    for (int chunk = 0; chunk < (kIsQ6 ? 4 : 3); ++chunk) {
+      for_rows([&](Index row, int i) {
+        const int at = kIsQ6 && (i == 1 || i == 2) ? 3 - i : i;
+        return static_cast<std::uint8_t>(w.block(row, b).scales[size(4 * chunk + at)]);
+      });
+    }
+    for (int step = 0; step < 8; ++step) {
+      const auto code = [&](Index row, int j) {
+        return nibble_test::code_in_super_block<Format>(w.block(row, b), 32 * step + j) +
+               (kIsQ6 ? 32 : 0);
+      };
+      // Of the low and the high half of byte i of chunk c of 4-bit codes.
+      const auto low = [&](int c, int i) { return (kIsQ6 ? c / 2 * 16 + c % 2 * 4 : 4 * c) + i; };
+      constexpr int kApart = kIsQ6 ? 8 : 16;
+      for (int chunk = 0; chunk < kUpper; ++chunk) {
+        for_rows([&](Index row, int i) {
+          if constexpr (kIsQ6) {
+            const int first = low(2 * chunk, i), next = low(2 * chunk + 1, i);
+            return code(row, first) / 16 << 4 | code(row, first + kApart) / 16 |
+                   code(row, next) / 16 << 6 | code(row, next + kApart) / 16 << 2;
+          } else {
+            return upper_bits([&](int j) { return code(row, j) / 16; }, i, kApart);
+          }
+        });
+      }
+      for (int chunk = 0; chunk < 4; ++chunk) {
+        for_rows([&](Index row, int i) {
+          const int j = low(chunk, i);
+          return code(row, j) % 16 | code(row, j + kApart) % 16 << 4;
+        });
+      }
+    }
+  }
+  return bytes;
+}
+
 }  // namespace
 
 TEST_CASE_TEMPLATE("blocks are packed as documented, and come back", Format, quant::Q4_0,
-                   quant::Q4_1, quant::Q8_0, Q4Bf16, Q8F32, Q4Minimum128, Q8Minimum64) {
+                   quant::Q4_1, quant::Q5_0, quant::Q5_1, quant::Q8_0, Q4Bf16, Q8F32, Q4Minimum128,
+                   Q8Minimum64) {
   using P = Packed<Format>;
   std::mt19937 random(1);
   for (const Index n : {1, 2, 15, 16, 17, 33}) {
@@ -129,7 +203,7 @@ TEST_CASE_TEMPLATE("blocks are packed as documented, and come back", Format, qua
       for (Index row = 0; row < rows; ++row) {
         for (Index b = row < n ? w.row_blocks() : 0; b < P::padded_k(k) / P::kLength; ++b) {
           const auto block = P::unpack_block(packed.panel(row / 16), row % 16, b);
-          if (to_double(block.scale) != 0 || Weights<Format>::minimum(block) != 0) ++faults;
+          if (to_double(block.scale) != 0 || Weights<Format>::minimum(block, 0) != 0) ++faults;
           for (const auto byte : block.codes) faults += byte != 0;
         }
       }
@@ -140,6 +214,35 @@ TEST_CASE_TEMPLATE("blocks are packed as documented, and come back", Format, qua
       std::memset(panel, 0xA5, size(P::panel_bytes(k)));
       P::pack_panel(w.data() + last * 16 * w.row_size(), n - last * 16, k, panel);
       CHECK(stored(again) == stored(memory));
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("super-blocks are packed as documented, and come back", Format, quant::Q4_K,
+                   quant::Q5_K, quant::Q6_K) {
+  using P = Packed<Format>;
+  std::mt19937 random(4);
+  for (const Index n : {1, 15, 16, 17}) {
+    for (const Index k : {256, 768}) {
+      CAPTURE(n);
+      CAPTURE(k);
+      const auto w = Weights<Format>::random(n, k, random);
+      const AlignedBuffer memory = pack(w, n);
+      REQUIRE(static_cast<Index>(memory.size()) == P::bytes(n, k));
+      if (n <= 16) CHECK(stored(memory) == documented_super_blocks(w));
+      const auto packed = matrix<Format>(memory, n, k);
+      int faults = 0;
+      for (Index row = 0; row < n; ++row) {
+        for (Index b = 0; b < w.row_blocks(); ++b) {
+          const auto block = P::unpack_block(packed.panel(row / 16), row % 16, b);
+          faults += count_different(block, w.block(row, b));
+        }
+      }
+      for (Index row = n; row < quant::n_panels(n) * 16; ++row) {
+        const auto block = P::unpack_block(packed.panel(row / 16), row % 16, 0);
+        faults += to_double(block.scale) != 0;
+      }
+      CHECK(faults == 0);
     }
   }
 }

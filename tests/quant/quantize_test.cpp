@@ -18,9 +18,9 @@ constexpr ZeroPoint kSymmetric = ZeroPoint::symmetric;
 constexpr ZeroPoint kMinimum = ZeroPoint::minimum;
 using Minimum8 = Blocks<8, 32, f16, ZeroPoint::minimum>;
 
-// GGUF's three formats, and other lengths and scale types of each kind.
+// GGUF's formats, and other lengths and scale types of each kind.
 #define ALL_FORMATS                                                                             \
-  Q4_0, Q4_1, Q8_0, Minimum8, Blocks<4, 64, bf16, kSymmetric>, Blocks<4, 128, float, kMinimum>, \
+  Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Minimum8, Blocks<4, 64, bf16, kSymmetric>, Blocks<4, 128, float, kMinimum>, \
       Blocks<8, 256, bf16, kSymmetric>, Blocks<8, 128, float, kMinimum>,                        \
       Blocks<4, 256, f16, kSymmetric>, Blocks<8, 64, float, kSymmetric>,                        \
       Blocks<4, 32, float, kSymmetric>, Blocks<4, 64, bf16, kMinimum>
@@ -50,6 +50,7 @@ bool all_finite(const typename F::Block& block) {
 // compiler cannot fuse anything.
 template <class F>
 std::vector<int> levels_by_the_book(const float* x) {
+  constexpr int kOffset = 1 << (F::kBits - 1);
   std::vector<int> levels;
   volatile float low = x[0], high = x[0], peak = 0;
   for (int i = 0; i < F::kLength; ++i) {
@@ -62,7 +63,7 @@ std::vector<int> levels_by_the_book(const float* x) {
     volatile float range = high - low;
     d = range / static_cast<float>((1 << F::kBits) - 1);
   } else {
-    d = F::kBits == 4 ? peak / -8 : std::fabs(peak) / 127;
+    d = F::kBits == 8 ? std::fabs(peak) / 127 : peak / -kOffset;
   }
   volatile float inverse = d != 0 ? 1 / d : 0;
   for (int i = 0; i < F::kLength; ++i) {
@@ -72,10 +73,10 @@ std::vector<int> levels_by_the_book(const float* x) {
     if (!test::kHasMinimum<F> && F::kBits == 8) {
       levels.push_back(static_cast<int>(std::lround(v)));
     } else {
-      const bool signed4 = !test::kHasMinimum<F>;
-      v = v + (signed4 ? 8.5f : 0.5f);
+      const bool is_signed = !test::kHasMinimum<F>;
+      v = v + (is_signed ? kOffset + 0.5f : 0.5f);
       const int code = std::min((1 << F::kBits) - 1, static_cast<int>(v));
-      levels.push_back(signed4 ? code - 8 : code);
+      levels.push_back(is_signed ? code - kOffset : code);
     }
   }
   return levels;
@@ -89,7 +90,7 @@ std::vector<float> tie_row(std::size_t n_blocks, unsigned seed) {
   for (std::size_t b = 0; b < n_blocks; ++b) {
     const float d = std::uniform_real_distribution<float>(0.001f, 2.0f)(random);
     for (std::size_t i = 0; i < F::kLength; ++i) {
-      const int top = F::kBits == 4 ? 7 : 126;
+      const int top = F::kBits == 8 ? 126 : (1 << (F::kBits - 1)) - 1;
       const int k = std::uniform_int_distribution<int>(-top, top - 1)(random);
       float v = d * (static_cast<float>(k) + 0.5f);
       const auto nudge = std::uniform_int_distribution<int>(-2, 2)(random);
@@ -97,9 +98,10 @@ std::vector<float> tie_row(std::size_t n_blocks, unsigned seed) {
       x[b * F::kLength + i] = v;
     }
     // Extreme values for which the block's scale is (nearly) d.
-    x[b * F::kLength] = test::kHasMinimum<F> ? -d * (F::kBits == 4 ? 7.5f : 127.5f)
-                                             : d * (F::kBits == 4 ? -8.0f : 127.0f);
-    x[b * F::kLength + 1] = test::kHasMinimum<F> ? d * (F::kBits == 4 ? 7.5f : 127.5f) : 0.0f;
+    constexpr float kHalf = 1 << (F::kBits - 1);
+    x[b * F::kLength] = test::kHasMinimum<F> ? -d * (kHalf - 0.5f)
+                                             : d * (F::kBits == 8 ? 127.0f : -kHalf);
+    x[b * F::kLength + 1] = test::kHasMinimum<F> ? d * (kHalf - 0.5f) : 0.0f;
   }
   return x;
 }
@@ -178,8 +180,9 @@ TEST_CASE_TEMPLATE("what a block stands for quantizes to the same weights again"
   // Compares weights, not bytes: a block without a code at the end of its range may get another
   // scale. With an exact scale (a power of two) and a full range, it compares bytes too.
   std::vector<float> x(F::kLength);
-  const int bottom = test::kHasMinimum<F> ? 0 : F::kBits == 4 ? -8 : -127;
-  const int top = test::kHasMinimum<F> ? (1 << F::kBits) - 1 : F::kBits == 4 ? 7 : 127;
+  constexpr int kHalf = 1 << (F::kBits - 1);
+  const int bottom = test::kHasMinimum<F> ? 0 : F::kBits == 8 ? -127 : -kHalf;
+  const int top = test::kHasMinimum<F> ? 2 * kHalf - 1 : kHalf - 1;
   for (std::size_t i = 0; i < x.size(); ++i) {
     const int k = bottom + static_cast<int>(i * 37) % (top - bottom + 1);
     x[i] = 0.125f * static_cast<float>(k);
@@ -327,8 +330,9 @@ namespace {
 template <class F>
 std::vector<float> sweep() {
   std::vector<float> x(F::kLength);
-  const int bottom = test::kHasMinimum<F> ? 0 : F::kBits == 4 ? -8 : -127;
-  const int top = test::kHasMinimum<F> ? (1 << F::kBits) - 1 : F::kBits == 4 ? 7 : 127;
+  constexpr int kHalf = 1 << (F::kBits - 1);
+  const int bottom = test::kHasMinimum<F> ? 0 : F::kBits == 8 ? -127 : -kHalf;
+  const int top = test::kHasMinimum<F> ? 2 * kHalf - 1 : kHalf - 1;
   for (std::size_t i = 0; i < x.size(); ++i) {
     const int k = bottom + 1 + static_cast<int>(i / 2 * 5) % (top - bottom - 1);
     x[i] = 0.125f * (static_cast<float>(k) + (i % 2 ? 0.49f : -0.49f));
