@@ -99,8 +99,8 @@ struct Case {
 
 std::vector<Case> cases() {
   std::vector<Case> all;
-  for (const Format format :
-       {Format::f32, Format::f16, Format::bf16, Format::q8_0, Format::q4_0, Format::q4_1}) {
+  for (const Format format : {Format::f32, Format::f16, Format::bf16, Format::q8_0, Format::q4_0,
+                              Format::q4_1, Format::q5_0, Format::q5_1}) {
     const bool plain = format == Format::f32 || format == Format::f16 || format == Format::bf16;
     all.push_back({quant::to_string(format), {format}, !plain});
   }

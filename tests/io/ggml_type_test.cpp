@@ -85,7 +85,7 @@ TEST_CASE("sizes are checked for blocks, zeros and overflow") {
   CHECK(unknown.error().message ==
         "Q4_0_4_4 (tensor type 31) was withdrawn from GGUF; convert the model's original again");
   CHECK(row_bytes(static_cast<GgmlType>(99), 32).error().message == "tensor type 99 is unknown");
-  const auto ours = row_bytes(static_cast<GgmlType>(kFirstNibbleType + 9), 32);
+  const auto ours = row_bytes(static_cast<GgmlType>(kFirstNibbleType + 99), 32);
   CHECK(ours.error().code == Errc::unsupported);
   CHECK(test::contains(ours.error().message, "another version of nibble"));
 }

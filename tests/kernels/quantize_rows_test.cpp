@@ -22,14 +22,19 @@ struct Row {
   std::vector<std::int8_t> codes;
   std::vector<float> scales;
   std::vector<std::int32_t> code_sums;
+  std::vector<std::int32_t> half_sums;  // only of blocks of 32
 
   explicit Row(Index k)
       : codes(static_cast<std::size_t>(QuantizeRow<kBlock>::padded(k)) + 1, std::int8_t{99}),
         scales(static_cast<std::size_t>(QuantizeRow<kBlock>::n_blocks(k)) + 1, 99.0f),
-        code_sums(scales.size(), 99) {}
-  kernels::QuantizedRow out() { return {codes.data(), scales.data(), code_sums.data()}; }
+        code_sums(scales.size(), 99),
+        half_sums(scales.size(), 99) {}
+  kernels::QuantizedRow out() {
+    return {codes.data(), scales.data(), code_sums.data(), half_sums.data()};
+  }
   bool guards_hold() const {
-    return codes.back() == 99 && scales.back() == 99.0f && code_sums.back() == 99;
+    return codes.back() == 99 && scales.back() == 99.0f && code_sums.back() == 99 &&
+           half_sums.back() == 99;
   }
 };
 
@@ -60,9 +65,11 @@ int count_faults(const std::vector<float>& x, const Row<kBlock>& row) {
     const double scale = row.scales[block];
     if (scale != static_cast<float>(absmax / 127)) ++faults;
     std::int64_t sum = 0;
+    int halves[2] = {};
     for (std::size_t i = first; i < first + length; ++i) {
       const int code = row.codes[i];
       sum += code;
+      halves[i / 16 % 2] += code;
       if (i >= x.size()) {
         if (code != 0) ++faults;
         continue;
@@ -74,6 +81,10 @@ int count_faults(const std::vector<float>& x, const Row<kBlock>& row) {
       }
     }
     if (row.code_sums[block] != -8 * sum) ++faults;
+    const int both = row.half_sums[block];
+    const bool is_right = static_cast<std::int16_t>(both & 0xFFFF) == -8 * halves[0] &&
+                          both >> 16 == -8 * halves[1];
+    if (kBlock == 32 ? !is_right : both != 99) ++faults;
   }
   return faults;
 }
@@ -152,6 +163,7 @@ void check_special() {
         REQUIRE(std::isfinite(row.scales[block]) == (block != bad_block));
       }
       CHECK(row.code_sums[bad_block] == 0);
+      if (kBlock == 32) CHECK(row.half_sums[bad_block] == 0);
       for (std::size_t i = 0; i < length; ++i) REQUIRE(row.codes[bad_block * length + i] == 0);
       if (kBlock == 0) continue;
       x[where] = 0;  // the other blocks are the same without it
@@ -240,6 +252,11 @@ void check_matrix(Index m, Index k) {
     REQUIRE(std::equal(expected.codes.begin(), expected.codes.end() - 1, got.codes));
     REQUIRE(std::equal(expected.scales.begin(), expected.scales.end() - 1, got.scales));
     REQUIRE(std::equal(expected.code_sums.begin(), expected.code_sums.end() - 1, got.code_sums));
+    if constexpr (kBlock == 32) {
+      REQUIRE(std::equal(expected.half_sums.begin(), expected.half_sums.end() - 1, got.half_sums));
+    } else {
+      REQUIRE(got.half_sums == nullptr);
+    }
   }
   // The parts end where their memory ends.
   CHECK(static_cast<std::size_t>(reinterpret_cast<std::byte*>(out[m - 1].code_sums) -
@@ -255,7 +272,7 @@ TEST_CASE("a matrix is quantized row by row, whatever the split") {
   check_matrix<128>(7, 8192);
   check_matrix<0>(33, 1025);
   using Rows = ops::QuantizedRows<32>;
-  static_assert(Rows::bytes_needed(4, 100) == 4 * 128 + 64 + 64);  // a constant expression
+  static_assert(Rows::bytes_needed(4, 100) == 4 * 128 + 64 + 2 * 64);  // a constant expression
 }
 
 TEST_CASE("the check of quantized rows sees small faults") {
@@ -273,12 +290,17 @@ TEST_CASE("the check of quantized rows sees small faults") {
   row.code_sums[2] += 8;
   CHECK(count_faults(x, row) > 0);
   row = good;
+  row.half_sums[2] += 8 * 0x10000;
+  CHECK(count_faults(x, row) > 0);
+  row = good;
   row.codes[300] = 1;
   CHECK(count_faults(x, row) > 0);
   for (std::size_t i = 0; i < 300; ++i) {  // any code off by one
     row = good;
     row.codes[i] = static_cast<std::int8_t>(row.codes[i] + (row.codes[i] > 0 ? -1 : 1));
-    row.code_sums[i / 32] -= 8 * (row.codes[i] - good.codes[i]);
+    const int more = -8 * (row.codes[i] - good.codes[i]);
+    row.code_sums[i / 32] += more;
+    row.half_sums[i / 32] += i / 16 % 2 == 0 ? more : more * 0x10000;
     CHECK(count_faults(x, row) > 0);
   }
 }

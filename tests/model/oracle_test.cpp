@@ -151,9 +151,19 @@ TEST_CASE("each option of the Llama architecture, on every target") {
 
 TEST_CASE("quantized weights are read as they are meant") {
   ModelShape shape{.dim = 64, .head_dim = 16, .ffn_dim = 96, .rope_dim = 16};
-  for (const Format format : {Format::q8_0, Format::q4_0, Format::q4_1}) {
+  for (const Format format :
+       {Format::q8_0, Format::q4_0, Format::q4_1, Format::q5_0, Format::q5_1}) {
     CAPTURE(quant::to_string(format));
     shape.formats = {format};
+    RandomModel source(shape, 4);
+    CHECK(largest_error(source, ops::KvType::f32) <= kRounding + kQuantization);
+  }
+  shape.dim = 256, shape.ffn_dim = 512, shape.head_dim = shape.rope_dim = 64;
+  shape.tied = true;  // as in files whose output is in Q6_K: rows of it are embeddings too
+  for (const auto& formats : std::vector<std::vector<Format>>{
+           {Format::q4_k}, {Format::q5_k}, {Format::q6_k}, {Format::q6_k, Format::q4_k}}) {
+    CAPTURE(quant::to_string(formats[0]));
+    shape.formats = formats;
     RandomModel source(shape, 4);
     CHECK(largest_error(source, ops::KvType::f32) <= kRounding + kQuantization);
   }
