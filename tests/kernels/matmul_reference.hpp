@@ -286,9 +286,9 @@ struct Activations {
 //   the N − 1 additions round partial sums, which are at most A:  (N − 1) u A
 //   each term has rounded factors or is a rounded product:        r u A
 // Float formats: a term is one x * w, r = 1. Block formats: a block's integer sum is exact, below
-// 2^24 and so exact in f32; that of 32 weights of a super-block, too. The term scale * x_scale * sum has two roundings, and so has minimum *
-// x_sum. N is the number of blocks, or twice that with minimums. Fused multiply-adds round less.
-// Second-order terms are covered by one more u A.
+// 2^24 and so exact in f32; that of 32 weights of a super-block, too. The term scale * x_scale *
+// sum has two roundings, and so has minimum * x_sum. N is the number of blocks, or twice that with
+// minimums. Fused multiply-adds round less. Second-order terms are covered by one more u A.
 struct Expected {
   Index m = 0;
   Index n = 0;

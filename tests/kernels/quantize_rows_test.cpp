@@ -82,8 +82,8 @@ int count_faults(const std::vector<float>& x, const Row<kBlock>& row) {
     }
     if (row.code_sums[block] != -8 * sum) ++faults;
     const int both = row.half_sums[block];
-    const bool is_right = static_cast<std::int16_t>(both & 0xFFFF) == -8 * halves[0] &&
-                          both >> 16 == -8 * halves[1];
+    const bool is_right =
+        static_cast<std::int16_t>(both & 0xFFFF) == -8 * halves[0] && both >> 16 == -8 * halves[1];
     if (kBlock == 32 ? !is_right : both != 99) ++faults;
   }
   return faults;

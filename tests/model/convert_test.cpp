@@ -308,8 +308,8 @@ TEST_CASE("what cannot be converted is an error") {
   CHECK(convert_error(file, options).code == Errc::unsupported);
 
   io::GgufWriter writer;
-  const std::vector<std::byte> block(210);
-  writer.add_tensor("k", io::GgmlType::q6_k, std::array<std::uint64_t, 2>{256, 1}, block);
+  const std::vector<std::byte> block(256);
+  writer.add_tensor("k", io::GgmlType::i8, std::array<std::uint64_t, 2>{256, 1}, block);
   const auto bytes = writer.to_bytes();
   REQUIRE(bytes);
   const auto other = io::Gguf::parse(*bytes, "k.gguf");

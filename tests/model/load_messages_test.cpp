@@ -118,15 +118,15 @@ TEST_CASE("a type without kernels is named, with its tensor and a way to convert
   File file;
   file.without = {"blk.0.ffn_down.weight"};
   file.add = [](io::GgufWriter& writer) {
-    static const std::vector<std::byte> zeros(32 * 22);
+    static const std::vector<std::byte> zeros(32 * 32);
     const std::uint64_t dims[] = {32, 32};
-    writer.add_tensor("blk.0.ffn_down.weight", io::GgmlType::q5_0, dims, zeros);
+    writer.add_tensor("blk.0.ffn_down.weight", io::GgmlType::i8, dims, zeros);
   };
   const Error error = file.error();
   CHECK(error.code == Errc::unsupported);
   CHECK(error.message ==
-        "m.gguf: tensor 'blk.0.ffn_down.weight': type Q5_0 is not supported, only F32, F16, BF16, "
-        "Q8_0, Q4_0, Q4_1 are; convert the model's F16 file with nibble's quantize, or this one "
+        "m.gguf: tensor 'blk.0.ffn_down.weight': type I8 is not supported, only F32, F16, BF16, "
+        "Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K are; convert the model's F16 file with nibble's quantize, or this one "
         "with llama.cpp: llama-quantize --allow-requantize IN.gguf OUT.gguf q8_0");
 }
 

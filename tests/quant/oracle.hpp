@@ -92,8 +92,9 @@ ExactScale exact_scale(const float* x) {
 //   |x - (c D + M)| <= |x - (c d + m)| + |c| |D - d| + |M - m|
 // where D and M are d and m rounded for storage. The first term is d/2 for rounding to nearest. The
 // 4- and 5-bit symmetric rules have no level for the far side of their peak, (7.5 d, 8 d] or (15.5
-// d, 16 d], and there the term is d. The f32 arithmetic on the codes adds at most a few parts in 2^24 of the largest level; the
-// addition of M in f32 adds half an ulp. Scales below 2^-128 are zero.
+// d, 16 d], and there the term is d. The f32 arithmetic on the codes adds at most a few parts in
+// 2^24 of the largest level; the addition of M in f32 adds half an ulp. Scales below 2^-128 are
+// zero.
 template <class F>
 double error_bound(const float* x, int i, int c) {
   const auto [signed_d, m] = exact_scale<F>(x);

@@ -19,11 +19,12 @@ constexpr ZeroPoint kMinimum = ZeroPoint::minimum;
 using Minimum8 = Blocks<8, 32, f16, ZeroPoint::minimum>;
 
 // GGUF's formats, and other lengths and scale types of each kind.
-#define ALL_FORMATS                                                                             \
-  Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Minimum8, Blocks<4, 64, bf16, kSymmetric>, Blocks<4, 128, float, kMinimum>, \
-      Blocks<8, 256, bf16, kSymmetric>, Blocks<8, 128, float, kMinimum>,                        \
-      Blocks<4, 256, f16, kSymmetric>, Blocks<8, 64, float, kSymmetric>,                        \
-      Blocks<4, 32, float, kSymmetric>, Blocks<4, 64, bf16, kMinimum>
+#define ALL_FORMATS                                                        \
+  Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Minimum8, Blocks<4, 64, bf16, kSymmetric>, \
+      Blocks<4, 128, float, kMinimum>, Blocks<8, 256, bf16, kSymmetric>,   \
+      Blocks<8, 128, float, kMinimum>, Blocks<4, 256, f16, kSymmetric>,    \
+      Blocks<8, 64, float, kSymmetric>, Blocks<4, 32, float, kSymmetric>,  \
+      Blocks<4, 64, bf16, kMinimum>
 
 template <class F>
 std::vector<typename F::Block> quantized(std::span<const float> x) {
@@ -99,8 +100,8 @@ std::vector<float> tie_row(std::size_t n_blocks, unsigned seed) {
     }
     // Extreme values for which the block's scale is (nearly) d.
     constexpr float kHalf = 1 << (F::kBits - 1);
-    x[b * F::kLength] = test::kHasMinimum<F> ? -d * (kHalf - 0.5f)
-                                             : d * (F::kBits == 8 ? 127.0f : -kHalf);
+    x[b * F::kLength] =
+        test::kHasMinimum<F> ? -d * (kHalf - 0.5f) : d * (F::kBits == 8 ? 127.0f : -kHalf);
     x[b * F::kLength + 1] = test::kHasMinimum<F> ? d * (kHalf - 0.5f) : 0.0f;
   }
   return x;

@@ -186,8 +186,8 @@ struct DotSum<5, kSymmetric, kLength, kManyColumns> {
   HWY_INLINE void add(VU8 codes, VI8 x, bool odd) {
     const VI16 products = hn::SatWidenMulPairwiseAdd(DI16(), codes, x);
     if (!odd) return pairs.set(products);
-    add_in_order(sum, hn::WidenMulPairwiseAdd(DI32(), hn::Add(pairs.get(), products),
-                                              hn::Set(DI16(), 1)));
+    add_in_order(
+        sum, hn::WidenMulPairwiseAdd(DI32(), hn::Add(pairs.get(), products), hn::Set(DI16(), 1)));
   }
   HWY_INLINE void end_of_32() {}
   HWY_INLINE VI32 total() const { return sum.get(); }
@@ -238,8 +238,7 @@ HWY_INLINE VI32 dot4(VI8 w, VI8 x, VI32 sum) {
 // sdot multiplies signed by signed: 4- and 5-bit codes are non-negative either way, 8-bit codes are
 // made signed.
 template <int kBits, bool kSymmetric, int kLength, bool kManyColumns>
-requires(kBits < 8)
-struct DotSum<kBits, kSymmetric, kLength, kManyColumns> {
+requires(kBits < 8) struct DotSum<kBits, kSymmetric, kLength, kManyColumns> {
   HWY_INLINE DotSum() {}
   static constexpr Correction kCorrection = kAtStartIf<kSymmetric>;
   Register<DI32> sum;
@@ -268,7 +267,8 @@ struct DotSum<8, true, kLength, kManyColumns> {
 // ---- Two scales in 32 weights ------------------------------------------------------------------
 // TwoScaleSum: the sum of 32 weights' products whose codes have an offset of 32, where the first 16
 // and the last 16 weights have integer scales of their own. `scales` has both in each lane, as
-// 16-bit numbers; `half_sums` is MatmulInput's. The total is an integer of at most 2 * 16 * 32 * 127
+// 16-bit numbers; `half_sums` is MatmulInput's. The total is an integer of at most 2 * 16 * 32 *
+// 127
 // * 128 < 2^24, so it is exact in f32. add() is told which half its terms belong to.
 #if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX3_DL && HWY_TARGET <= HWY_SSSE3
 // |pair| ≤ 2 * 63 * 127 = 16002: two of them fit 16 bits. The scale is the factor of the operation

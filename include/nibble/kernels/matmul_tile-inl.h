@@ -163,12 +163,12 @@ class TileColumns {
 template <int kRows, int kColumns>
 using Sums = RegisterTile<DF32, kRows, kColumns>;
 
-// Block formats go through k in steps of one scale, two of them in a turn of the loop: between turns
-// only pointers change.
+// Block formats go through k in steps of one scale, two of them in a turn of the loop: between
+// turns only pointers change.
 template <class L>
 inline constexpr int kStepsPerTurn = L::kGroupSteps < 2 ? 1 : 2;
 template <class L>
-inline constexpr Index kTurnBytes = L::kGroupBytes / L::kGroupSteps * kStepsPerTurn<L>;
+inline constexpr Index kTurnBytes = L::kGroupBytes / L::kGroupSteps* kStepsPerTurn<L>;
 
 // Codes of two vectors: the low and the high halves of the bytes of a chunk, or twice the same of 8
 // bits.
@@ -300,9 +300,7 @@ class ScaleReader<Format, kColumns> {
   HWY_INLINE VF32 scale(int step, int c) const {
     return hn::LoadU(DF32(), scales_[L::kHasMinimum ? step : 0][c]);
   }
-  HWY_INLINE VF32 minimum(int step, int c) const {
-    return hn::LoadU(DF32(), minimums_[step][c]);
-  }
+  HWY_INLINE VF32 minimum(int step, int c) const { return hn::LoadU(DF32(), minimums_[step][c]); }
   // The integer scales of the halves of a step, as TwoScaleSum needs them. `odd`: of step's number.
   HWY_INLINE VI16 halves(int step, bool odd, int c) const {
     const auto words = load(group_ + L::kScaleOffset + step / 2 * quant::kChunkBytes, c);

@@ -13,9 +13,9 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 
 // Where a quantized row is written. No alignment is needed.
 struct QuantizedRow {
-  std::int8_t* codes;       // (QuantizeRow::padded(k))
-  float* scales;            // (QuantizeRow::n_blocks(k))
-  std::int32_t* code_sums;  // (QuantizeRow::n_blocks(k))
+  std::int8_t* codes;                 // (QuantizeRow::padded(k))
+  float* scales;                      // (QuantizeRow::n_blocks(k))
+  std::int32_t* code_sums;            // (QuantizeRow::n_blocks(k))
   std::int32_t* half_sums = nullptr;  // likewise, or null; only for blocks of 32
 
   // The row from a block on; blocks have `length` codes.

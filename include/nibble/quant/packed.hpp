@@ -16,7 +16,8 @@
 //                   block, are ordered as below.
 //   Super-blocks    A group is one super-block of each row:
 //                     scales    [16 rows][4 bytes]         the f16 scale, and the minimum or zeros
-//                     scales    [chunk][16 rows][4 bytes]  the small ones: three chunks as in GGUF's
+//                     scales    [chunk][16 rows][4 bytes]  the small ones: three chunks as in
+//                     GGUF's
 //                               block; of Q6_K four, in which chunk c has those of the groups of 16
 //                               4c, 4c + 2, 4c + 1, 4c + 3
 //                     codes     [step][chunk][16 rows][4 bytes]
@@ -53,8 +54,8 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
 namespace detail {
 
-// Fifth bits in the order of GGUF (bit j: weight j) to the order of upper bits: bit 4 c + i goes to 8
-// i + 4 + c, bit 16 + 4 c + i to 8 i + c. Each step exchanges bits that are `distance` apart; the
+// Fifth bits in the order of GGUF (bit j: weight j) to the order of upper bits: bit 4 c + i goes to
+// 8 i + 4 + c, bit 16 + 4 c + i to 8 i + c. Each step exchanges bits that are `distance` apart; the
 // steps backwards undo it.
 constexpr std::uint32_t exchange_bits(std::uint32_t x, int distance, std::uint32_t mask) noexcept {
   const std::uint32_t differences = (x ^ (x >> distance)) & mask;

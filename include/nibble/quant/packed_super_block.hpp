@@ -19,7 +19,7 @@ struct Packed<Format> {
   static constexpr Index kLength = Format::kLength;
   static constexpr bool kHasMinimum = Format::kZeroPoint == ZeroPoint::minimum;
   static constexpr bool kFlipsTopBit = false;
-  static constexpr Index kUpperChunks = Format::kBits - 4;   // of a step
+  static constexpr Index kUpperChunks = Format::kBits - 4;    // of a step
   static constexpr Index kScaleChunks = kHasMinimum ? 3 : 4;  // of small scales
   // How far apart the weights are that share a byte of 4-bit codes.
   static constexpr Index kSharedByte = Format::kGroupLength / 2;
@@ -156,9 +156,7 @@ struct Packed<Format> {
   }
   // Where the upper bits of chunk c of 4-bit codes are.
   static constexpr std::size_t upper_chunk(std::size_t c) noexcept { return c * kUpperChunks / 4; }
-  static constexpr std::size_t upper_shift(std::size_t c) noexcept {
-    return c * kUpperChunks % 4;
-  }
+  static constexpr std::size_t upper_shift(std::size_t c) noexcept { return c * kUpperChunks % 4; }
   // Which four weights of a step are in the low halves of chunk c.
   static constexpr std::size_t word_of(std::size_t c) noexcept {
     return kHasMinimum ? c : c / 2 * 4 + c % 2;

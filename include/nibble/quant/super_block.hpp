@@ -35,11 +35,11 @@ struct SuperBlocks {
   static constexpr ZeroPoint kZeroPoint = ZeroPoint::minimum;
   using Scale = f16;
   // scales: of groups 0 … 3 in the low six bits of bytes 0 … 3, their minimums in bytes 4 … 7; of
-  // groups 4 … 7 the low four bits in the lower halves of bytes 8 … 11, their minimums' in the upper
-  // halves, and the top two bits in the top two bits of bytes 0 … 3 and 4 … 7.
-  // codes: with 5 bits, first 32 bytes, where bit g of byte j is the fifth bit of weight j of group
-  // g. Then 32 bytes for each two groups: byte j holds weight j of the first in its low half, of the
-  // second in its high half.
+  // groups 4 … 7 the low four bits in the lower halves of bytes 8 … 11, their minimums' in the
+  // upper halves, and the top two bits in the top two bits of bytes 0 … 3 and 4 … 7. codes: with 5
+  // bits, first 32 bytes, where bit g of byte j is the fifth bit of weight j of group g. Then 32
+  // bytes for each two groups: byte j holds weight j of the first in its low half, of the second in
+  // its high half.
   struct Block {
     f16 scale;
     f16 minimum;
@@ -93,8 +93,8 @@ struct GroupScale {
 };
 inline GroupScale group_scale(const std::array<std::uint8_t, 12>& scales, std::size_t g) noexcept {
   if (g < 4) return {scales[g] & 63, scales[g + 4] & 63};
-  return {(scales[g + 4] & 15) | (scales[g - 4] >> 6) << 4,
-          (scales[g + 4] >> 4) | (scales[g] >> 6) << 4};
+  return {(scales[g + 4] & 15) | (scales[g - 4] >> 6) << 4, (scales[g + 4] >> 4) | (scales[g] >> 6)
+                                                                                       << 4};
 }
 inline void set_group_scale(std::array<std::uint8_t, 12>& scales, std::size_t g,
                             GroupScale s) noexcept {
