@@ -19,6 +19,7 @@
 #pragma once
 
 #include "nibble/core/thread_pool.hpp"
+#include "nibble/generate/embedder.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/generator.hpp"
 #include "nibble/generate/session.hpp"

@@ -182,6 +182,28 @@ TEST_CASE("taps go, and do not stand in the way") {
         "linear_group(linear(ffn_gate, 8), linear(ffn_up, 8))");
 }
 
+TEST_CASE("decoders of one expression: what differs is in their numbers") {
+  DecoderConfig c;
+  c.dim = c.ffn_dim = c.vocab_size = 8;
+  c.n_layers = 2;
+  c.n_heads = c.n_kv_heads = 1;
+  c.head_dim = 8;
+  const std::string llama_text = describe(llama(c));
+  CHECK(llama_text.find("when(false, head_norm(attn_q_norm, attn_k_norm)) >> "
+                        "rope(adjacent_pairs) >> temper_queries(0)") != std::string::npos);
+  CHECK(llama_text.ends_with("linear(output, 8) >> scale(1)"));
+  c.has_head_norms = c.is_half_split = true;
+  c.logit_scale = 0.5f;
+  c.embedding_scale = 3;
+  const auto other = llama(c);
+  CHECK(describe(other).find("when(true, head_norm(attn_q_norm, attn_k_norm)) >> "
+                             "rope(half_split)") != std::string::npos);
+  CHECK(describe(other).starts_with("embedding(token_embd, 8, scale 3)"));
+  CHECK(describe(other).ends_with("linear(output, 8) >> scale(0.5)"));
+  CHECK(describe(add_row<token_types>() >> cap_rows(2) >> silu_gate() >> pool(Pooling::first)) ==
+        "add_row(token_types) >> cap_rows(2) >> gate(silu) >> pool(first)");
+}
+
 TEST_CASE("whole models") {
   ModelConfig c;
   c.vocab_size = 512;

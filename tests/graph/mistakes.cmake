@@ -47,7 +47,7 @@ set(sentences
   "the width of k and v is not that of the heads"
   "the width of q is not that of the heads"
   "tap\\(\\): another number of names"
-  "in_place\\(\\) takes a norm"
+  "in_place\\(\\): the body gives rows of another width"
   "an expression that is run gives one result"
   "a node of your own needs a describe\\(\\)"
   "values that differ by layer come with their number")

@@ -191,6 +191,14 @@ Table chosen(const Table& rows) {
 
 auto start() { return embedding<S::table>(kDim); }
 
+// The first of several results.
+struct SplitFirst : Node {};
+auto split_first() { return SplitFirst{}; }
+template <class Pass, class... Values>
+constexpr auto apply(const SplitFirst&, Pass&, const std::tuple<Values...>& values) noexcept {
+  return std::get<0>(values);
+}
+
 }  // namespace
 
 TEST_CASE("embeddings: of tokens, with a factor; of positions; rows of numbers") {
@@ -218,6 +226,10 @@ TEST_CASE("embeddings: of tokens, with a factor; of positions; rows of numbers")
     for (std::size_t j = 0; j < kWidth; ++j) expected[row][j] = numbers[row * kWidth + j];
   }
   check_run_gives(embedding<S::table>(kDim, kWords, 0.5f), args, expected);
+  for (const std::size_t row : {1u, 3u}) {
+    for (float& x : expected[row]) x *= 3;
+  }
+  check_run_gives(embedding<S::table>(kDim, kWords, 0.5f, 3.0f), args, expected);
 }
 
 TEST_CASE("layers: each has its weights, its values and its parts") {
@@ -347,6 +359,67 @@ TEST_CASE("columns, pairs and biases") {
       row[j] /= value(S::norm, -1, 0, static_cast<Index>(j));
   }
   check_run_gives(start() >> rms_norm<kNone>(0), args, unit);  // no weights: ones
+}
+
+TEST_CASE("a gate, caps, a row for all, a body in place") {
+  Weights weights;
+  const RunArgs args = args_of(weights);
+  Table gated;
+  for (const auto& row : embedded()) {
+    gated.emplace_back();
+    for (std::size_t j = 0; j < 4; ++j) gated.back().push_back(silu_of(row[j]) * row[4 + j]);
+  }
+  check_run_gives(start() >> scale(1) >> split(Dim<>{4}, Dim<>{4}) >> silu_gate(), args, gated);
+  check_run_gives(start() >> cap_rows(0.75f), args,
+                  each(embedded(), [](float x) { return 0.75f * std::tanh(x / 0.75f); }));
+  check_run_gives(start() >> cap_rows(0), args, embedded());
+  check_run_gives(start() >> in_place(linear<S::w>(kDim) >> silu()), args,
+                  each(product(embedded(), S::w, -1), silu_of));
+  Table with_row = embedded();
+  for (auto& row : with_row) {
+    for (std::size_t j = 0; j < row.size(); ++j) {
+      row[j] += value(S::places, -1, 0, static_cast<Index>(j));
+    }
+  }
+  const auto typed = start() >> add_row<optional_slot(S::places)>();
+  check_run_gives(typed, args, with_row);
+  weights.remove(S::places, -1);
+  check_run_gives(typed, args, embedded());
+}
+
+TEST_CASE("pooling: a row for each sequence") {
+  const Weights weights;
+  const RunArgs args = args_of(weights);
+  const Table rows = embedded();
+  Table mean(2, std::vector<float>(kWidth));
+  for (std::size_t j = 0; j < kWidth; ++j) {
+    mean[0][j] = (rows[0][j] + rows[1][j] + rows[2][j]) / 3;
+    mean[1][j] = (rows[3][j] + rows[4][j]) / 2;
+  }
+  check_run_gives(start() >> pool(Pooling::mean), args, mean);
+  check_run_gives(start() >> pool(Pooling::first), args, {rows[0], rows[3]});
+  check_run_gives(start() >> pool(Pooling::last) >> linear<S::w>(kDim), args,
+                  product({rows[2], rows[4]}, S::w, -1));
+}
+
+TEST_CASE("parts of q, k and v: norms of heads or none, temperatures by position") {
+  const Weights weights;
+  const RunArgs args = args_of(weights);
+  const auto heads = Heads(Dim<>{1}, Dim<>{1}, kDim, 1.0f);
+  const auto query = [&](const auto& part) {
+    return start() >> fork(linear<S::w>(kDim), linear<S::v>(kDim), linear<S::v>(kDim)) >> part >>
+           split_first();
+  };
+  const Table q = product(embedded(), S::w, -1);
+  const auto norms = head_norm<S::norm, S::norm>(heads, 0);
+  check_run_gives(query(when(true, norms)), args, normed(q, -1));
+  check_run_gives(query(when(false, norms)), args, q);
+  // Positions 0, 1, 2, 6, 7 in steps of 3.
+  Table warm = q;
+  for (float& x : warm[3]) x *= 1 + 0.5f * std::log(3.0f);
+  for (float& x : warm[4]) x *= 1 + 0.5f * std::log(3.0f);
+  check_run_gives(query(temper_queries({0.5f, 3})), args, warm);
+  check_run_gives(query(temper_queries({})), args, q);
 }
 
 TEST_CASE("norms: their eps, their weights, what follows") {

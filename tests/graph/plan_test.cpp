@@ -53,7 +53,7 @@ class Recorder : public graph::detail::LayerPass {
   template <auto kSlot>
   void weight(Index, Index, Index = 1) noexcept {}
   template <auto kSlot>
-  void weight_rows(Index, Index, bool) noexcept {}
+  void weight_rows(Index, Index, RowsOf) noexcept {}
   void cache(Index, Index) noexcept {}
   void reads_cache(Index, Index) noexcept {}
   StateAt state(Index n) noexcept { return {0, n}; }

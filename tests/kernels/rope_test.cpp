@@ -145,6 +145,31 @@ TEST_CASE("frequencies: formula, factors and linear scaling") {
   }
 }
 
+TEST_CASE("YaRN: fast pairs keep their frequency, slow ones are stretched") {
+  // Over 4096 positions these pairs turn 652, 206, 65, 20.6, 6.5, 2.06, 0.65, 0.2 times.
+  std::vector<double> plain(8), yarn(8);
+  ops::rope_frequencies(plain, 10000.0);
+  ops::rope_frequencies(yarn, 10000.0, {}, 8.0, {4096, 32, 1});
+  // 32 turns: pair 2.6, so the ramp begins at 2; 1 turn: pair 5.6, so it ends at 6.
+  for (std::size_t i = 0; i < 8; ++i) {
+    const double stretched = i < 2 ? 0 : i < 6 ? (static_cast<double>(i) - 2) / 4 : 1;
+    CAPTURE(i);
+    CHECK(std::fabs(yarn[i] / plain[i] - (1 - stretched + stretched / 8)) < 1e-12);
+  }
+  // A ramp that is no longer than nothing.
+  ops::rope_frequencies(yarn, 10000.0, {}, 8.0, {1, 1, 1});
+  for (std::size_t i = 1; i < 8; ++i) CHECK(std::fabs(yarn[i] - plain[i] / 8) < 1e-15);
+  const Index position = 3;
+  Floats cos(8), sin(8), cos_times(8), sin_times(8);
+  const auto view = [](Floats& v) { return MatrixView<float>(v.data(), 1, 8); };
+  ops::rope_table(plain, {&position, 1}, view(cos), view(sin));
+  ops::rope_table(plain, {&position, 1}, view(cos_times), view(sin_times), 2.0);
+  for (std::size_t i = 0; i < 8; ++i) {
+    CHECK(cos_times[i] == 2 * cos[i]);
+    CHECK(sin_times[i] == 2 * sin[i]);
+  }
+}
+
 TEST_CASE("what rope is for: the product of a query and a key depends on their distance alone") {
   constexpr Index kDim = 64, kHeads = 2, kTokens = 400;
   std::vector<double> frequencies(kDim / 2);

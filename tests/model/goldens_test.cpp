@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "doctest/doctest.h"
+#include "nibble/generate/embedder.hpp"
 #include "nibble/generate/session.hpp"
 #include "nibble/io/gguf_writer.hpp"
 #include "nibble/model/all_architectures.hpp"
@@ -129,21 +130,90 @@ double largest_error(const Model& model, const Golden& golden, Index batch) {
 
 }  // namespace
 
-TEST_CASE("architectures compute what PyTorch transformers does") {
+namespace {
+
+// Calls f(name, golden, model) for each golden of models that embed texts, or of the others.
+template <class F>
+std::size_t for_each_golden(bool embeds, const F& f) {
   const char* const project = std::getenv("NIBBLE_PROJECT_DIR");
   REQUIRE(project != nullptr);
-  std::size_t n_goldens = 0;
+  std::size_t n = 0;
   for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(project) /
                                                                "tests" / "model" / "goldens")) {
-    CAPTURE(entry.path().filename().string());
+    const std::string name = entry.path().filename().string();
+    CAPTURE(name);
     const Golden golden = read_golden(entry.path());
     const Model model = load_golden(golden);
+    const graph::Plan plan = model.architecture().plan({});
+    if ((plan.rows == graph::Rows::segments) != embeds) continue;
+    f(name, golden, model);
+    ++n;
+  }
+  return n;
+}
+
+double distance(VectorView<const float> row, std::span<const float> expected) {
+  REQUIRE(row.extent(0) == static_cast<Index>(expected.size()));
+  double most = 0;
+  for (Index i = 0; i < row.extent(0); ++i) {
+    const double difference = std::fabs(static_cast<double>(row(i)) -
+                                        static_cast<double>(expected[static_cast<std::size_t>(i)]));
+    most = difference <= most ? most : std::isnan(difference) ? INFINITY : difference;
+  }
+  return most;
+}
+
+}  // namespace
+
+TEST_CASE("architectures compute what PyTorch transformers does") {
+  const std::size_t n = for_each_golden(false, [](auto& name, auto& golden, auto& model) {
     for (const Index batch : {30, 7, 1}) {
       const double error = largest_error(model, golden, batch);
-      CHECK(error < 1e-5);
-      if (batch == 30) MESSAGE(entry.path().filename().string(), ": off by ", error);
+      CHECK(error < 5e-6);
+      if (batch == 30) MESSAGE(name, ": off by ", error);
     }
-    ++n_goldens;
-  }
-  CHECK(n_goldens == 18);
+  });
+  CHECK(n == 18);
+}
+
+TEST_CASE("embeddings are those of PyTorch transformers, alone or with other texts") {
+  const std::size_t n = for_each_golden(true, [](auto& name, auto& golden, auto& model) {
+    auto embedder = Embedder::create(model, {.max_texts = 3});
+    REQUIRE_MESSAGE(embedder, test::why(embedder));
+    const auto row = embedder->embed(golden.tokens);
+    REQUIRE_MESSAGE(row, test::why(row));
+    const double error = distance(*row, golden.expected);
+    CHECK(error < 2e-6);
+    MESSAGE(name, ": off by ", error);
+    const std::vector<float> alone(row->data(), row->data() + row->extent(0));
+
+    // Seven texts: two or three fit in a step.
+    const std::span<const std::int32_t> all(golden.tokens);
+    std::vector<Embedder::Tokens> texts;
+    for (const std::size_t length : {3u, 30u, 8u, 1u, 11u, 30u, 2u}) {
+      texts.push_back(all.first(length));
+    }
+    std::vector<float> out(texts.size() * alone.size());
+    const MatrixView<float> rows(out.data(), 7, embedder->width());
+    const auto done = embedder->embed(texts, rows);
+    REQUIRE_MESSAGE(done, test::why(done));
+    CHECK(std::memcmp(&rows(1, 0), alone.data(), alone.size() * sizeof(float)) == 0);
+    CHECK(std::memcmp(&rows(5, 0), alone.data(), alone.size() * sizeof(float)) == 0);
+    const auto third = embedder->embed(texts[2]);
+    REQUIRE(third);
+    CHECK(distance(*third, {&rows(2, 0), alone.size()}) == 0);
+
+    // A longer text than the model was trained for, no text, and a generator's session.
+    std::vector<std::int32_t> long_text(static_cast<std::size_t>(embedder->n_ctx()) + 1, 3);
+    CHECK(embedder->embed(long_text).error().code == Errc::limit);
+    CHECK(embedder->embed(all.first(0)).error().code == Errc::invalid_argument);
+    CHECK(Session::create(model).error().code == Errc::unsupported);
+  });
+  CHECK(n == 4);
+}
+
+TEST_CASE("a decoder gives no embeddings") {
+  for_each_golden(false, [](auto&, auto&, auto& model) {
+    CHECK(Embedder::create(model).error().code == Errc::unsupported);
+  });
 }

@@ -386,6 +386,100 @@ DECODERS = {
     "gptneox-sequential": ("gptneox", gptneox_sequential),
 }
 
+# ---- Models that embed texts ---------------------------------------------------------------------
+
+
+def bert_tensors(t, c, names, kinds):
+    for kind in ("weight", "bias"):
+        t.add(f"token_embd_norm.{kind}", f"embeddings.LayerNorm.{kind}")
+    t.add("token_embd.weight", "embeddings.word_embeddings.weight")
+    t.add("token_types.weight", "embeddings.token_type_embeddings.weight")
+    t.optional("position_embd.weight", "embeddings.position_embeddings.weight")
+    for i in range(c.num_hidden_layers):
+        for name, hf_name in names.items():
+            for kind in ("weight", "bias") if name.endswith("norm") else kinds:
+                t.add(f"blk.{i}.{name}.{kind}", hf_name.replace("#", str(i)) + "." + kind)
+
+
+BERT_NAMES = {
+    "attn_q": "encoder.layer.#.attention.self.query", "attn_k": "encoder.layer.#.attention.self.key",
+    "attn_v": "encoder.layer.#.attention.self.value",
+    "attn_output": "encoder.layer.#.attention.output.dense",
+    "attn_output_norm": "encoder.layer.#.attention.output.LayerNorm",
+    "ffn_up": "encoder.layer.#.intermediate.dense", "ffn_down": "encoder.layer.#.output.dense",
+    "layer_output_norm": "encoder.layer.#.output.LayerNorm"}
+NOMIC_NAMES = {
+    "attn_output": "layers.#.self_attn.o_proj", "attn_output_norm": "layers.#.post_attention_layernorm",
+    "ffn_gate": "layers.#.mlp.gate_proj", "ffn_up": "layers.#.mlp.up_proj",
+    "ffn_down": "layers.#.mlp.down_proj", "layer_output_norm": "layers.#.post_mlp_layernorm"}
+BERT_SHAPE = dict(vocab_size=VOCAB, hidden_size=28, intermediate_size=36, num_hidden_layers=3,
+                  num_attention_heads=4, max_position_embeddings=40, layer_norm_eps=1e-5,
+                  type_vocab_size=2, attn_implementation="eager", pad_token_id=0,
+                  hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+def pooled(rows, pooling):
+    return {1: rows.mean(axis=0), 2: rows[0], 3: rows[-1]}[pooling]
+
+
+def embedding_of(t, pooling):
+    with torch.no_grad():
+        rows = t.model(torch.tensor([tokens()])).last_hidden_state[0].numpy()
+    return pooled(rows, pooling)
+
+
+def bert_keys(c, pooling):
+    keys = keys_of(c, c.hidden_size // c.num_attention_heads)
+    return {**keys, "attention.layer_norm_epsilon": 1e-5, "attention.causal": False,
+            "pooling_type": pooling}
+
+
+def bert_of(pooling):
+    c = hf.BertConfig(**BERT_SHAPE)
+    t = Tensors(hf.BertModel(c, add_pooling_layer=False))
+    bert_tensors(t, c, BERT_NAMES, ("weight", "bias"))
+    t.check()
+    keys = bert_keys(c, pooling)
+    del keys["rope.dimension_count"]
+    return t, keys, embedding_of(t, pooling)
+
+
+def nomic_bert():
+    c = hf.NomicBertConfig(**{**BERT_SHAPE, "hidden_size": 32, "rope_parameters": rope(1000.0)})
+    t = Tensors(hf.NomicBertModel(c, add_pooling_layer=False))
+    bert_tensors(t, c, NOMIC_NAMES, ("weight",))
+    for i in range(c.num_hidden_layers):
+        of = f"layers.{i}.self_attn."
+        t.put(f"blk.{i}.attn_qkv.weight", (96, 32),
+              [(of + name + "_proj.weight", lambda w, j=j: w[32 * j:32 * (j + 1)])
+               for j, name in enumerate("qkv")])
+    t.check()
+    return t, bert_keys(c, 1), embedding_of(t, 1)
+
+
+def gemma_embedding():
+    parameters = {"full_attention": rope(100000.0), "sliding_attention": rope(1000.0)}
+    c = hf.Gemma3TextConfig(**{**SHAPE, "query_pre_attn_scalar": 6, "sliding_window": 6,
+                               "num_hidden_layers": 7, "rope_parameters": parameters,
+                               "use_bidirectional_attention": True})
+    t = Tensors(hf.Gemma3TextModel(c))
+    t.hf = {"model." + name: p for name, p in t.hf.items()}
+    llama_tensors(t, c, norms=GEMMA_NORMS)
+    t.check()
+    t.list += [("dense_2.weight", (33, 20)), ("dense_3.weight", (20, 33))]
+    row = embedding_of(t, 1)
+    for name, shape in t.list[-2:]:
+        row = weights(name, shape).astype(np.float64) @ row
+    return t, {**keys_of(c), "attention.sliding_window": 6, "rope.freq_base": 100000.0,
+               "rope.freq_base_swa": 1000.0, "pooling_type": 1, "attention.causal": False,
+               "dense_2_feat_in": 20, "dense_2_feat_out": 33, "dense_3_feat_in": 33,
+               "dense_3_feat_out": 20}, row
+
+
+ENCODERS = {"bert-mean": ("bert", lambda: bert_of(1)), "bert-first": ("bert", lambda: bert_of(2)),
+            "nomic-bert": ("nomic-bert", nomic_bert),
+            "gemma-embedding": ("gemma-embedding", gemma_embedding)}
+
 # ---- Files ---------------------------------------------------------------------------------------
 
 
@@ -433,6 +527,7 @@ def write_model(path, architecture, t, keys):
     writer.add_token_list(words)
     writer.add_token_scores([0.0] * VOCAB)
     writer.add_token_types([2, 3, 3] + [1] * (VOCAB - 3))
+    writer.add_token_type_count(2)
     for name, shape in t.list:
         writer.add_tensor(name, weights(name, shape))
     if keys.get("#rope_freqs") is not None:
@@ -490,7 +585,8 @@ class LlamaCpp:
             return None
         p = lib.llama_context_default_params()
         p.words[0] = n_ctx
-        p.words[5] = p.words[6] = len(ids)  # outputs
+        if not embed:
+            p.words[5] = p.words[6] = len(ids)  # outputs
         p.words[7] = p.words[8] = 1  # threads
         p.words[13] = 0  # no flash attention: its sums are f16
         p.words[26] = p.words[27] = 0  # an f32 cache
@@ -525,22 +621,27 @@ def main():
     os.makedirs(here, exist_ok=True)
     torch.set_default_dtype(torch.float64)
     llama_cpp = LlamaCpp() if options.llama_cpp else None
-    for name, (architecture, make) in DECODERS.items():
+    for name, (architecture, make) in {**DECODERS, **ENCODERS}.items():
         if options.names and name not in options.names:
             continue
-        t, keys = make()
-        with torch.no_grad():
-            logits = t.model(torch.tensor([tokens()])).logits[0].numpy()
-        write_golden(os.path.join(here, name + ".gguf"), architecture, t, keys, logits)
-        line = f"{name}: largest logit {np.abs(logits).max():.3f}"
+        t, keys, *row = make()
+        if row:
+            expected = row[0][None] / np.linalg.norm(row[0])
+        else:
+            with torch.no_grad():
+                expected = t.model(torch.tensor([tokens()])).logits[0].numpy()
+        write_golden(os.path.join(here, name + ".gguf"), architecture, t, keys, expected)
+        line = f"{name}: largest number {np.abs(expected).max():.3f}"
         if llama_cpp:
             path = os.path.join(options.llama_cpp, name + ".gguf")
             write_model(path, architecture, t, keys)
-            theirs = llama_cpp.run(path, tokens(), LENGTH, VOCAB)
+            theirs = llama_cpp.run(path, tokens(), LENGTH, expected.shape[1], embed=bool(row))
             if theirs is None:
                 line += ", llama.cpp does not load it"
             else:
-                off = np.abs(theirs - logits).max(axis=1) / np.abs(logits).max()
+                if row:
+                    theirs = theirs / np.linalg.norm(theirs)
+                off = np.abs(theirs - expected).max(axis=1) / np.abs(expected).max()
                 line += f", llama.cpp off by {off.max():.2e} (at token {off.argmax()})"
         print(line, flush=True)
 

@@ -420,7 +420,8 @@ TEST_CASE("an architecture from outside: what is missing or unknown is named") {
   CHECK(unknown.error().code == Errc::unsupported);
   CHECK(unknown.error().message ==
         "p.gguf: architecture 'parallel' is not supported; this program knows llama, qwen2, "
-        "qwen3, mistral3, smollm3, granite, gemma2, gemma3, phi3, gpt2");
+        "qwen3, mistral3, smollm3, granite, gemma2, gemma3, gemma-embedding, phi3, gpt2, bert, "
+        "nomic-bert");
 }
 
 TEST_CASE("recurrent state: right in every position, however the tokens are cut") {

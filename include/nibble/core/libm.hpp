@@ -27,6 +27,7 @@ inline double cos(double x) noexcept { return NIBBLE_LIBM(cos)(x); }
 inline double tanh(double x) noexcept { return NIBBLE_LIBM(tanh)(x); }
 inline double floor(double x) noexcept { return NIBBLE_LIBM(floor)(x); }
 inline double ceil(double x) noexcept { return NIBBLE_LIBM(ceil)(x); }
+inline double sqrt(double x) noexcept { return NIBBLE_LIBM(sqrt)(x); }
 inline float sqrt(float x) noexcept { return NIBBLE_LIBM(sqrtf)(x); }
 inline float fabs(float x) noexcept { return NIBBLE_LIBM(fabsf)(x); }
 // Rounds halves away from zero.

@@ -119,6 +119,10 @@ NIBBLE_INLINE Index Engine::max_step_tokens() const noexcept { return state_->li
 NIBBLE_INLINE Index Engine::max_outputs() const noexcept { return state_->limits.max_outputs; }
 NIBBLE_INLINE Index Engine::n_pages() const noexcept { return state_->pool->pages.n_pages(); }
 NIBBLE_INLINE Index Engine::n_free_pages() const noexcept { return state_->pool->pages.n_free(); }
+NIBBLE_INLINE bool Engine::gives_embeddings() const noexcept {
+  return state_->plan.rows == graph::Rows::segments;
+}
+NIBBLE_INLINE Index Engine::output_width() const noexcept { return state_->plan.width; }
 NIBBLE_INLINE std::size_t Engine::bytes() const noexcept {
   return state_->bytes() + state_->row_memory.size();
 }
@@ -153,7 +157,8 @@ NIBBLE_INLINE std::size_t Engine::State::bytes() const noexcept {
   return sizeof(State) + needs.ropes.capacity() * sizeof(detail::EngineNeeds::Rope) +
          needs.ropes.size() * sizeof(graph::RopeTable) + working_bytes + sizeof(Pool) +
          Shared<Pool>::count_bytes() +
-         static_cast<std::size_t>(layout.n_layers) * sizeof(ops::KvShape) + cache_bytes;
+         static_cast<std::size_t>(Index{model.config().n_layers}) * sizeof(ops::KvShape) +
+         cache_bytes;
 }
 
 NIBBLE_INLINE Result<void> Engine::State::measure() {
@@ -205,7 +210,9 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
   }
 
   layout.type = options.kv_type;
-  layout.n_layers = config.n_layers;
+  // A sequence that is computed at once needs the keys and values of one layer at a time.
+  args.layers_share_cache = needs.reads_both_ways && needs.are_alike();
+  layout.n_layers = args.layers_share_cache ? Index{1} : Index{config.n_layers};
   layout.capacity = options.cache_positions > 0 ? options.cache_positions
                                                 : ops::pages_for(limits.n_positions) *
                                                       ops::kPagePositions * limits.max_segments;
@@ -440,7 +447,7 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
                  "session: a key or value of the model is beyond 65504, the most that an f16 cache "
                  "can hold; choose kv_type bf16 or f32 in the session's or engine's options"};
   }
-  return has_outputs ? logits : logits.rows(0, 0);
+  return has_outputs || plan.rows == graph::Rows::segments ? logits : logits.rows(0, 0);
 }
 
 NIBBLE_INLINE Result<MatrixView<const float>> Engine::run(std::span<const SequenceInput> inputs) {

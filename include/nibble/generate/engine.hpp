@@ -65,11 +65,12 @@ class Engine {
   Result<Sequence> new_sequence(Index capacity = 0);
 
   // Runs one step: adds what is given to the sequences and computes it, together with their pending
-  // tokens. Returns logits (all outputs, vocab_size) in the order of `inputs`, valid until
-  // the next call. Errors change nothing: invalid_argument (no inputs or rows, a sequence twice or
-  // of another engine, a token out of range, rows of another width, more outputs than rows), limit
-  // (a sequence or the cache is full; more rows, sequences or outputs than the options allow; a key
-  // or value of the model is too large for an f16 cache).
+  // tokens. Returns logits (all outputs, vocab_size), or embeddings (inputs, output_width()) if the
+  // model gives such, in the order of `inputs`, valid until the next call. Errors change nothing:
+  // invalid_argument (no inputs or rows, a sequence twice or of another engine, a token out of
+  // range, rows of another width, more outputs than rows), limit (a sequence or the cache is full;
+  // more rows, sequences or outputs than the options allow; a key or value of the model is too
+  // large for an f16 cache).
   Result<MatrixView<const float>> run(std::span<const SequenceInput> inputs);
 
   // Chooses which pages of the cache each row reads (sparse attention); null: all. The policy must
@@ -77,6 +78,10 @@ class Engine {
   void set_policy(const ops::PagePolicy* policy) noexcept;
 
   const Model& model() const noexcept;
+  // Whether a step gives one embedding for each input instead of logits: the model is one for
+  // Embedder. And how many numbers a row of the result has.
+  bool gives_embeddings() const noexcept;
+  Index output_width() const noexcept;
   // As in the options, or as the engine chose.
   Index n_ctx() const noexcept;
   Index max_sequences() const noexcept;

@@ -48,6 +48,10 @@ NIBBLE_INLINE Result<EngineOptions> Session::State::engine_options(const Session
 NIBBLE_INLINE Result<Session> Session::create(const Model& model, const SessionOptions& options) {
   NIBBLE_TRY(engine_options, State::engine_options(options));
   NIBBLE_TRY(engine, Engine::create(model, engine_options));
+  if (engine.gives_embeddings()) {
+    return Error{Errc::unsupported,
+                 "session: the model gives embeddings of texts, no next tokens; use Embedder"};
+  }
   NIBBLE_TRY(sequence, engine.new_sequence());
   Shared<State> state(
       Owned<State>(new (std::nothrow) State(std::move(engine), std::move(sequence))));

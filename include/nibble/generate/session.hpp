@@ -36,7 +36,8 @@ struct SessionOptions {
 // different threads, each with its own executor.
 class Session {
  public:
-  // Errors: invalid_argument, out_of_memory, limit (where pointers have 32 bits).
+  // Errors: invalid_argument, out_of_memory, limit (where pointers have 32 bits), unsupported (a
+  // model that gives embeddings).
   static Result<Session> create(const Model& model, const SessionOptions& options = {});
   // What bytes() will be, without allocating that. Errors: as create().
   static Result<std::size_t> bytes_needed(const Model& model, const SessionOptions& options = {});

@@ -60,6 +60,13 @@ constexpr auto apply(const Seq<Nodes...>& node, Pass& pass, const In& in) noexce
   return apply_from(node.nodes, pass, in);
 }
 
+inline void copy_rows(MatrixView<const float> from, MatrixView<float> to) noexcept {
+  for (Index i = 0; i < to.extent(0); ++i) {
+    std::memcpy(to.data() + i * to.stride(0), from.data() + i * from.stride(0),
+                static_cast<std::size_t>(to.extent(1)) * sizeof(float));
+  }
+}
+
 constexpr Start shared(Start start) noexcept { return start; }
 template <Index W>
 constexpr Value<W> shared(Value<W> x) noexcept {
@@ -97,6 +104,23 @@ constexpr auto apply(const Residual<Body>& node, Pass& pass, const Value<W>& x) 
               x, y);
   } else {
     static_assert(detail::kNever<Body>, "nibble: residual(): the body gives several results");
+  }
+  return x;
+}
+
+template <class Body, class Pass, Index W>
+requires(!kIsNorm<Body>) constexpr auto apply(const InPlace<Body>& node, Pass& pass,
+                                              const Value<W>& x) noexcept {
+  const auto y = apply_body(node.body, pass, x);
+  if constexpr (requires { y.id; }) {
+    static_assert(detail::kMayBeEqual<W, decltype(y.width)::kStatic>,
+                  "nibble: in_place(): the body gives rows of another width than it is given");
+    if (y.width != x.width || y.rows != x.rows || y.id == x.id) {
+      pass.fail("in_place(): the body does not give new rows like those that it is given");
+    }
+    pass.step([=](auto& run) { copy_rows(run.view(y), run.view(x)); }, x, y);
+  } else {
+    static_assert(detail::kNever<Body>, "nibble: in_place(): the body gives several results");
   }
   return x;
 }
@@ -148,7 +172,7 @@ void look_up(Run& run, const Out& out, float scale, const IndexOf& index_of) noe
 template <auto kSlot, Index W, class Pass>
 constexpr auto apply(const Embedding<kSlot, W>& node, Pass& pass, Start) noexcept {
   const auto out = pass.make(pass.resolve(node.width), Rows::all);
-  pass.template weight_rows<kSlot>(node.n_rows, out.width, false);
+  pass.template weight_rows<kSlot>(node.n_rows, out.width, RowsOf::tokens);
   const float scale = node.scale, given_scale = node.given_scale;
   pass.step(
       [=](auto& run) {
@@ -170,7 +194,7 @@ constexpr auto apply(const Embedding<kSlot, W>& node, Pass& pass, Start) noexcep
 template <auto kSlot, Index W, class Pass>
 constexpr auto apply(const PositionEmbedding<kSlot, W>& node, Pass& pass, Start) noexcept {
   const auto out = pass.make(pass.resolve(node.width), Rows::all);
-  pass.template weight_rows<kSlot>(node.n_rows, out.width, true);
+  pass.template weight_rows<kSlot>(node.n_rows, out.width, RowsOf::positions);
   pass.max_positions(node.n_rows);
   pass.step(
       [=](auto& run) {
@@ -197,6 +221,26 @@ constexpr auto apply(const Scale& node, Pass& pass, const Value<W>& x) noexcept 
         if (factor != 1) ops::scale(run.executor(), run.view(x), factor, run.view(x));
       },
       x);
+  return x;
+}
+
+template <auto kSlot, class Pass, Index W>
+constexpr auto apply(const AddRow<kSlot>&, Pass& pass, const Value<W>& x) noexcept {
+  pass.template weight_rows<kSlot>(0, x.width, RowsOf::nothing);
+  const Scratch scratch = pass.scratch(static_cast<std::size_t>(x.width) * sizeof(float));
+  pass.step(
+      [=](auto& run) {
+        const Weight& table = run.weight(kSlot);
+        if (!table) return;
+        auto* const row = reinterpret_cast<float*>(run.memory(scratch).data());
+        table.ops->row(table.data, table.n, table.k, 0, row);
+        const MatrixView<float> rows = run.view(x);
+        for (Index i = 0; i < rows.extent(0); ++i) {
+          const MatrixView<float> to = rows.rows(i, 1);
+          ops::add(run.executor(), to, MatrixView<const float>(row, 1, rows.extent(1)), to);
+        }
+      },
+      x, scratch);
   return x;
 }
 
@@ -293,6 +337,31 @@ constexpr auto apply(const OutputRows&, Pass& pass, const Value<W>& x) noexcept 
               is_chosen ? i : run.step_args().output_rows[static_cast<std::size_t>(i)];
           std::memcpy(to.data() + i * to.stride(0), from.data() + row * from.stride(0),
                       static_cast<std::size_t>(to.extent(1)) * sizeof(float));
+        }
+      },
+      x, out);
+  return out;
+}
+
+template <class Pass, Index W>
+constexpr auto apply(const Pool& node, Pass& pass, const Value<W>& x) noexcept {
+  if (x.rows != Rows::all) pass.fail("pool() after output_rows() or pool()");
+  pass.both_ways();
+  const auto out = pass.make(x.width, Rows::segments);
+  const Pooling pooling = node.pooling;
+  pass.step(
+      [=](auto& run) {
+        const MatrixView<const float> from = run.view(x);
+        const MatrixView<float> to = run.view(out);
+        for (Index i = 0; i < to.extent(0); ++i) {
+          const Segment& s = run.step_args().segments[static_cast<std::size_t>(i)];
+          const Index row = s.first_row + (pooling == Pooling::last ? s.n_rows - 1 : 0);
+          const Index n = pooling == Pooling::mean ? s.n_rows : 1;
+          for (Index j = 0; j < to.extent(1); ++j) {
+            double sum = 0;
+            for (Index k = 0; k < n; ++k) sum += static_cast<double>(from(row + k, j));
+            to(i, j) = static_cast<float>(sum / static_cast<double>(n));
+          }
         }
       },
       x, out);

@@ -215,7 +215,7 @@ constexpr auto apply(const CacheKv<H>& node, Pass& pass, const Qkv<Q, K>& qkv) n
   const auto v = std::get<2>(qkv);
   pass.step(
       [=](auto& run) {
-        run.cache().append(run.executor(), run.layer(), run.step_args().segments, run.view(k),
+        run.cache().append(run.executor(), run.cache_layer(), run.step_args().segments, run.view(k),
                            run.view(v));
       },
       std::get<0>(qkv), k, v);
@@ -245,7 +245,7 @@ constexpr auto apply(const Attend<H>& node, Pass& pass, const Value<W>& q) noexc
   pass.step(
       [=](auto& run) {
         const Step& step = run.step_args();
-        ops::attention(run.executor(), run.view(q), run.cache(), run.layer(),
+        ops::attention(run.executor(), run.view(q), run.cache(), run.cache_layer(),
                        with_scores(shape, node.heads, run), step.segments, limits, run.view(out),
                        run.memory(scratch), step.policy, run.tuning());
       },
@@ -260,7 +260,7 @@ constexpr auto apply(const Scores<H>& node, Pass& pass, const Value<W>& q) noexc
   const auto out = pass.make(Dim<>{shape.n_heads * pass.limits().n_positions}, q.rows);
   pass.step(
       [=](auto& run) {
-        ops::attention_scores(run.view(q), run.cache(), run.layer(),
+        ops::attention_scores(run.view(q), run.cache(), run.cache_layer(),
                               with_scores(shape, node.heads, run), run.step_args().segments,
                               run.view(out));
       },
@@ -293,7 +293,7 @@ constexpr auto apply(const AttendValues<H>& node, Pass& pass, const Value<W>& s)
   const auto out = pass.make(Dim<>{shape.n_heads * shape.head_dim}, s.rows);
   pass.step(
       [=](auto& run) {
-        ops::attention_values(run.view(s), run.cache(), run.layer(), shape,
+        ops::attention_values(run.view(s), run.cache(), run.cache_layer(), shape,
                               run.step_args().segments, run.view(out));
       },
       s, out);

@@ -339,15 +339,14 @@ constexpr auto apply(const Norm& node, Pass& pass, const Value<W>& x) noexcept {
   return out;
 }
 
+// A norm can write to the rows that it reads.
 template <class Norm, class Pass, Index W>
+requires kIsNorm<Norm>
 constexpr auto apply(const InPlace<Norm>& node, Pass& pass, const Value<W>& x) noexcept {
-  static_assert(kIsNorm<Norm>, "nibble: in_place() takes a norm");
-  if constexpr (kIsNorm<Norm>) {
-    declare_norm(node.norm, pass, x.width);
-    const Index place = dropout_place(node.norm, pass);
-    pass.step(
-        [=](auto& run) { norm_into(node.norm, run, x, MatrixView<float>(run.view(x)), place); }, x);
-  }
+  declare_norm(node.body, pass, x.width);
+  const Index place = dropout_place(node.body, pass);
+  pass.step([=](auto& run) { norm_into(node.body, run, x, MatrixView<float>(run.view(x)), place); },
+            x);
   return x;
 }
 

@@ -48,6 +48,7 @@ class RunChecker final : public SurveySink {
   }
   void cache(Index layer, const ops::KvShape& shape) override {
     check_positions();
+    if (args_.layers_share_cache) layer = 0;
     const ops::KvCacheLayout& layout = args_.cache.layout();
     const bool has_layer = layer < layout.n_layers;
     const ops::KvShape has = has_layer ? layout.shape(layer) : ops::KvShape{};
@@ -152,7 +153,8 @@ class RunChecker final : public SurveySink {
   }
   // Rows of a table of n.
   void check_lookups(const WeightNeed& need, Index n) {
-    if (need.by_position) {
+    if (need.rows_of == RowsOf::nothing) return;
+    if (need.rows_of == RowsOf::positions) {
       check_positions();
       if (limits_.n_positions > n) {
         fail("embeddings of " + to_text(n) + " positions; Limits::n_positions is " +

@@ -126,9 +126,9 @@ template <class Body>
 std::string describe(const Residual<Body>& node) {
   return "residual(" + describe(node.body) + ")";
 }
-template <class Norm>
-std::string describe(const InPlace<Norm>& node) {
-  return "in_place(" + describe(node.norm) + ")";
+template <class Body>
+std::string describe(const InPlace<Body>& node) {
+  return "in_place(" + describe(node.body) + ")";
 }
 template <class Body>
 std::string describe(const When<Body>& node) {
@@ -178,6 +178,10 @@ inline std::string describe(const Dropout& node) {
 }
 inline std::string describe(const Scale& node) {
   return "scale(" + detail::text_of(node.factor) + ")";
+}
+template <auto kSlot>
+std::string describe(const AddRow<kSlot>&) {
+  return "add_row(" + detail::slot_text<kSlot>() + ")";
 }
 inline std::string describe(const CapRows& node) {
   return "cap_rows(" + detail::text_of(node.cap) + ")";
@@ -261,6 +265,11 @@ std::string describe(const AttendValues<HeadsType>&) {
 // ---- Rows and names ----------------------------------------------------------------------------
 
 inline std::string describe(const OutputRows&) { return "output_rows"; }
+inline std::string describe(const Pool& node) {
+  return node.pooling == Pooling::mean    ? "pool(mean)"
+         : node.pooling == Pooling::first ? "pool(first)"
+                                          : "pool(last)";
+}
 template <Label... kNames>
 std::string describe(const Tap<kNames...>&) {
   return "tap(" + detail::joined(", ", {std::string(kNames.view())...}) + ")";

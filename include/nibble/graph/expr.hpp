@@ -147,15 +147,15 @@ constexpr auto residual(const Body& body) {
   return Residual<Body>(body);
 }
 
-// x = norm(x): changes the given rows in place and passes them on. Post-norm layers end with it.
-template <Expr Norm>
+// x = body(x): changes the given rows in place and passes them on. Post-norm layers end with it.
+template <Expr Body>
 struct InPlace : Node {
-  Norm norm;
-  constexpr explicit InPlace(Norm n) : norm(n) {}
+  Body body;
+  constexpr explicit InPlace(Body b) : body(b) {}
 };
-template <Expr Norm>
-constexpr auto in_place(const Norm& norm) {
-  return InPlace<Norm>(norm);
+template <Expr Body>
+constexpr auto in_place(const Body& body) {
+  return InPlace<Body>(body);
 }
 
 // `body` in the layers where `condition` holds, nothing in the others. The body works in place.
@@ -260,6 +260,14 @@ struct Scale : Node {
   PerLayer<float> factor;
 };
 constexpr auto scale(PerLayer<float> factor) { return Scale{{}, factor}; }
+
+// x + row 0 of a matrix (any, width), in place: the type of all tokens, in models that have types.
+template <auto kSlot>
+struct AddRow : Node {};
+template <auto kSlot>
+constexpr auto add_row() {
+  return AddRow<kSlot>{};
+}
 
 // cap * tanh(x / cap), in place; 0: no cap.
 struct CapRows : Node {
@@ -449,6 +457,14 @@ constexpr auto attend_values(const HeadsType& heads) {
 struct OutputRows : Node {};
 constexpr auto output_rows() { return OutputRows{}; }
 
+// One row for each segment of the step: the mean of its rows, its first one, its last one. A
+// sequence is then computed at once.
+enum class Pooling : unsigned char { mean, first, last };
+struct Pool : Node {
+  Pooling pooling;
+};
+constexpr auto pool(Pooling pooling) { return Pool{{}, pooling}; }
+
 // Gives the rows at this point a name, for an observer of the run. fuse() removes it.
 template <std::size_t N>
 struct Label {
@@ -513,6 +529,8 @@ inline constexpr bool kIsInPlace = std::is_same_v<T, Dropout> || std::is_same_v<
                                    std::is_same_v<T, CapRows> || std::is_same_v<T, TemperQueries>;
 template <class Style, auto kFactors, class HeadsType>
 inline constexpr bool kIsInPlace<Rope<Style, kFactors, HeadsType>> = true;
+template <auto kSlot>
+inline constexpr bool kIsInPlace<AddRow<kSlot>> = true;
 template <auto kQ, auto kK, class HeadsType>
 inline constexpr bool kIsInPlace<HeadNorm<kQ, kK, HeadsType>> = true;
 template <class HeadsType>
@@ -521,8 +539,8 @@ template <Label... kNames>
 inline constexpr bool kIsInPlace<Tap<kNames...>> = true;
 template <class Body>
 inline constexpr bool kIsInPlace<Residual<Body>> = true;
-template <class Norm>
-inline constexpr bool kIsInPlace<InPlace<Norm>> = true;
+template <class Body>
+inline constexpr bool kIsInPlace<InPlace<Body>> = true;
 template <class Body>
 inline constexpr bool kIsInPlace<When<Body>> = true;
 template <class Prefix, class LinearType>

@@ -197,6 +197,12 @@ NIBBLE_COLD constexpr auto fuse(const When<Body>& node) {
 }
 
 template <class Body>
+NIBBLE_COLD constexpr auto fuse(const InPlace<Body>& node) {
+  const auto body = fuse(node.body);
+  return InPlace<std::remove_const_t<decltype(body)>>(body);
+}
+
+template <class Body>
 NIBBLE_COLD constexpr auto fuse(const Residual<Body>& node) {
   const auto body = fuse(node.body);
   using Fused = std::remove_const_t<decltype(body)>;

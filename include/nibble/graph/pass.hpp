@@ -14,7 +14,7 @@
 //   step(f, used...)         f(runner) reads and writes the values `used`; a value lives until the
 //                            last step that names it
 //   weight<kSlot>(n, k, n_experts = 1)   declares the weights of a slot; n = 0: a vector of k
-//   weight_rows<kSlot>(n, k, by_position)   the same for a table whose rows are looked up
+//   weight_rows<kSlot>(n, k, rows_of)    the same for a table whose rows are looked up
 //   cache(n_kv_heads, head_dim)          declares what this layer stores per position
 //   reads_cache(n_kv_heads, head_dim)    declares that this layer reads it
 //   state(n_floats)          declares recurrent state per sequence in this layer; returns where
@@ -36,9 +36,9 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
-// How many rows a value has: one for each row of a step, or one for each output that the step
-// wants.
-enum class Rows : unsigned char { all, outputs };
+// How many rows a value has: one for each row of a step, one for each output that the step wants,
+// or one for each of its segments.
+enum class Rows : unsigned char { all, outputs, segments };
 
 // A matrix of f32 rows, or some columns of one: (rows, width) at `column` of rows `stride` long.
 template <Index W = kDynamic>
@@ -54,6 +54,9 @@ struct Value {
 struct Scratch {
   int id = -1;
 };
+
+// Which rows of a table are looked up: those of tokens, those of positions, one for all.
+enum class RowsOf : unsigned char { tokens, positions, nothing };
 
 // Where the recurrent state of a node is within the state of a sequence.
 struct StateAt {
@@ -74,6 +77,10 @@ struct Limits {
   // Which representations of their input the weights of products need (FormatOps::takes_codes).
   bool float_inputs = true;
   bool code_inputs = true;
+
+  constexpr Index count(Rows rows) const noexcept {
+    return rows == Rows::all ? max_rows : rows == Rows::outputs ? max_outputs : max_segments;
+  }
 };
 
 namespace detail {

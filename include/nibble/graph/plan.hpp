@@ -44,9 +44,7 @@ class Planner {
   }
 
   constexpr const Limits& limits() const noexcept { return limits_; }
-  constexpr Index count(Rows rows) const noexcept {
-    return rows == Rows::all ? limits_.max_rows : limits_.max_outputs;
-  }
+  constexpr Index count(Rows rows) const noexcept { return limits_.count(rows); }
 
   template <Index W>
   constexpr auto resolve(Dim<W> d) noexcept {
@@ -87,7 +85,7 @@ class Planner {
   template <auto kSlot>
   constexpr void weight(Index, Index, Index = 1) noexcept {}
   template <auto kSlot>
-  constexpr void weight_rows(Index, Index, bool) noexcept {}
+  constexpr void weight_rows(Index, Index, RowsOf) noexcept {}
   constexpr void cache(Index n_kv_heads, Index head_dim) noexcept {
     if (is_skipped_) return;
     if (layer_ < 0) fail("cache_kv() outside of repeat(): a cache belongs to a layer");

@@ -30,6 +30,9 @@ struct RunArgs {
   Executor* executor = nullptr;
   Tuning tuning = {};
   const Observer* observer = nullptr;
+  // All layers keep their keys and values in layer 0 of the cache, one after the other. Only where
+  // no later step reads them.
+  bool layers_share_cache = false;
   bool training = false;  // Dropout drops
   std::uint64_t dropout_seed = 0;
 };
@@ -51,9 +54,7 @@ class Runner : public LayerPass {
   // ---- The pass ----
   const Limits& limits() const noexcept { return limits_; }
   // The same as in the planner: the largest possible number of rows, so that sizes agree.
-  Index count(Rows rows) const noexcept {
-    return rows == Rows::all ? limits_.max_rows : limits_.max_outputs;
-  }
+  Index count(Rows rows) const noexcept { return limits_.count(rows); }
   template <Index W>
   Value<W> make(Dim<W> width, Rows rows) noexcept {
     return {next_++, rows, 0, width, width};
@@ -73,8 +74,8 @@ class Runner : public LayerPass {
 #endif
   }
   template <auto kSlot>
-  void weight_rows([[maybe_unused]] Index n, [[maybe_unused]] Index k, bool) const noexcept {
-    NIBBLE_ASSERT(weight(kSlot).k == k && weight(kSlot).n >= n);
+  void weight_rows([[maybe_unused]] Index n, [[maybe_unused]] Index k, RowsOf) const noexcept {
+    NIBBLE_ASSERT(!weight(kSlot) || (weight(kSlot).k == k && weight(kSlot).n >= n));
   }
   void cache(Index, Index) const noexcept {}
   void reads_cache(Index, Index) const noexcept {}
@@ -131,7 +132,12 @@ class Runner : public LayerPass {
   }
   template <Index W>
   Index count_of(const Value<W>& value) const noexcept {
-    return value.rows == Rows::all ? n_rows() : args_.step.n_outputs();
+    switch (value.rows) {
+      case Rows::all: return n_rows();
+      case Rows::outputs: return args_.step.n_outputs();
+      case Rows::segments: break;
+    }
+    return static_cast<Index>(args_.step.segments.size());
   }
   template <class Slot>
   const Weight& weight(Slot slot) const noexcept {
@@ -166,6 +172,7 @@ class Runner : public LayerPass {
   Executor& executor() const noexcept { return *args_.executor; }
   const Tuning& tuning() const noexcept { return args_.tuning; }
   const ops::KvCache& cache() const noexcept { return args_.cache; }
+  Index cache_layer() const noexcept { return args_.layers_share_cache ? 0 : layer_; }
   bool training() const noexcept { return args_.training; }
   // Each layer and each place draws its own numbers.
   kernels::Dropout dropout(float probability, Index place) const noexcept {

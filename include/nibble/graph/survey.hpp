@@ -31,9 +31,9 @@ struct WeightNeed {
   Index k = 0;
   Index n_experts = 1;
   bool is_required = true;
-  std::size_t tied_to = kNoSlot;  // a slot outside of the layers whose weights are used instead
-  bool is_table = false;          // rows are looked up (and n = 0: any number of them)
-  bool by_position = false;       // by the position of a token, not by the token
+  std::size_t tied_to = kNoSlot;    // a slot outside of the layers whose weights are used instead
+  bool is_table = false;            // rows are looked up (and n = 0: any number of them)
+  RowsOf rows_of = RowsOf::tokens;  // of a table
 };
 
 // Receives all needs, in the order of the walk; a slot may come more than once. May throw: the
@@ -78,9 +78,9 @@ class Survey : public LayerPass {
     }
   }
   template <auto kSlot>
-  void weight_rows(Index n, Index k, bool by_position) {
+  void weight_rows(Index n, Index k, RowsOf rows_of) {
     WeightNeed table = need<kSlot>(n, k, 1, true);
-    table.by_position = by_position;
+    table.rows_of = rows_of;
     report([&] { sink_.weight(table); });
   }
   void cache(Index n_kv_heads, Index head_dim) {

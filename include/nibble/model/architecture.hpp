@@ -8,8 +8,8 @@
 //     using Config = ModelConfig;                       // or a type derived from it
 //     static constexpr std::string_view kName = "llama";  // general.architecture
 //     static Result<Config> config(const io::Gguf& file); // the dimensions that a file states
-//     static auto expression(const Config& c);           // from tokens to logits, slots: Slot
-//   };
+//     static auto expression(const Config& c);           // from tokens to logits, or to one
+//   };                                                   // embedding of a text; slots: Slot
 // A program adds its own to load(): load<graph::AllFormats, ArchitectureList<Llama, Mine>>(path).
 // Its slots may be its own enumeration too, named by `using Slots = MySlot;`, with functions
 // slot_count(MySlot) and gguf_name(MySlot, Index layer) beside it.
@@ -42,7 +42,7 @@ class ModelGraph {
   // Reports what it needs, slot by slot.
   virtual void survey(graph::SurveySink& sink) const = 0;
   virtual graph::Plan plan(const graph::Limits& limits) const noexcept = 0;
-  // Logits of the output rows; see graph::run.
+  // Logits of the output rows, or the embedding of each segment (Plan::rows); see graph::run.
   virtual MatrixView<const float> run(const graph::Plan& plan, const graph::Limits& limits,
                                       const graph::RunArgs& args) const noexcept = 0;
   // How many slots there are, and the name of the tensor that fills one.
@@ -74,9 +74,11 @@ class ModelGraphOf final : public ModelGraph {
   void survey(graph::SurveySink& sink) const override { graph::survey(expression(), sink); }
   graph::Plan plan(const graph::Limits& limits) const noexcept override {
     graph::Plan plan = graph::make_plan(expression(), limits);
-    if (plan.is_valid() &&
-        (plan.rows != graph::Rows::outputs || plan.width != config_.vocab_size)) {
-      plan.error = "the expression does not end in logits of the rows that output_rows() keeps";
+    const bool gives_logits = plan.rows == graph::Rows::outputs && plan.width == config_.vocab_size;
+    if (plan.is_valid() && !gives_logits && plan.rows != graph::Rows::segments) {
+      plan.error =
+          "the expression does not end in logits of the rows that output_rows() keeps, nor in a "
+          "row for each segment";
     }
     return plan;
   }

@@ -14,13 +14,16 @@
 #include "nibble/hub/open.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/model/architecture.hpp"
+#include "nibble/model/bert.hpp"
 #include "nibble/model/gemma2.hpp"
 #include "nibble/model/gemma3.hpp"
+#include "nibble/model/gemma_embedding.hpp"
 #include "nibble/model/gpt2.hpp"
 #include "nibble/model/granite.hpp"
 #include "nibble/model/llama.hpp"
 #include "nibble/model/mistral3.hpp"
 #include "nibble/model/model.hpp"
+#include "nibble/model/nomic_bert.hpp"
 #include "nibble/model/phi3.hpp"
 #include "nibble/model/qwen2.hpp"
 #include "nibble/model/qwen3.hpp"
@@ -31,8 +34,9 @@ namespace nibble { inline namespace NIBBLE_ABI {
 
 // The architectures that load() knows unless it is told others: of most models that people have.
 // (all_architectures.hpp has the rest.)
-struct CommonArchitectures : ArchitectureList<Llama, Qwen2, Qwen3, Mistral3, SmolLm3, Granite,
-                                              Gemma2, Gemma3, Phi3, Gpt2> {};
+struct CommonArchitectures
+    : ArchitectureList<Llama, Qwen2, Qwen3, Mistral3, SmolLm3, Granite, Gemma2, Gemma3,
+                       GemmaEmbedding, Phi3, Gpt2, Bert, NomicBert> {};
 
 namespace detail {
 

@@ -68,8 +68,8 @@ constexpr auto model() {
          scores(Heads{Dim<4>(), Dim<4>(), Dim<32>(), 1.0f});
 #elif MISTAKE == 22  // two names for three results
   return start >> fork(product, product, silu()) >> tap<"q", "k">();
-#elif MISTAKE == 23  // something in place that is no norm
-  return start >> in_place(silu());
+#elif MISTAKE == 23  // rows of another width in place of those that are given
+  return start >> in_place(linear<Part::w>(Dim<32>()));
 #elif MISTAKE == 24  // two results at the end
   return start >> fork(product, product);
 #elif MISTAKE == 26  // conditions without their number

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The dimensions of models that embed texts.
+#pragma once
+
+#include <string>
+#include <utility>
+
+#include "nibble/graph/expr.hpp"
+#include "nibble/model/decoder_config.hpp"
+#include "nibble/ops/attention.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI {
+
+struct EncoderConfig : DecoderConfig {
+  EncoderConfig() = default;
+  explicit EncoderConfig(DecoderConfig c) noexcept : DecoderConfig(std::move(c)) {}
+
+  graph::Pooling pooling = graph::Pooling::mean;
+  LayerValues<Index> aheads;  // positions that a token sees after its own; empty: all
+  Index dense_dim = 0;        // of two products after pooling; 0: there are none
+
+  auto heads() const noexcept {
+    return DecoderConfig::heads().both_ways(per_layer_or(aheads, ops::kAllAhead));
+  }
+};
+
+// Reads how the rows of a text become one. Errors: malformed, unsupported (rerankers).
+inline Result<void> read_pooling(const io::Gguf& file, EncoderConfig& c) {
+  const std::string key = c.architecture + ".pooling_type";
+  NIBBLE_TRY(type, file.get_u64_or(key, 1));
+  switch (type) {
+    case 0:  // a row for each token: up to the caller
+    case 1: c.pooling = graph::Pooling::mean; return ok();
+    case 2: c.pooling = graph::Pooling::first; return ok();
+    case 3: c.pooling = graph::Pooling::last; return ok();
+    default: break;
+  }
+  return Error{Errc::unsupported, file.name() + ": key '" + key + "': pooling of the type " +
+                                      to_text(type) + "; known are 1 (mean), 2 (first), 3 (last)"};
+}
+
+}}  // namespace nibble::NIBBLE_ABI

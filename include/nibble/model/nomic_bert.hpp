@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The Nomic BERT architecture (nomic-embed-text 1 and 1.5): BERT with rotary positions in halves,
+// q, k and v from one product, gated SiLU feed-forward, without biases of products.
+#pragma once
+
+#include "nibble/graph/expr.hpp"
+#include "nibble/model/encoder_config.hpp"
+#include "nibble/model/slot.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI {
+
+// From tokens to one row for each text (texts, dim).
+inline auto nomic_bert(const EncoderConfig& d) {
+  using namespace graph;
+  using enum Slot;
+  const auto heads = d.heads();
+  const auto attention = linear<attn_qkv>(heads.width() + heads.kv_width() + heads.kv_width()) >>
+                         split(heads.width(), heads.kv_width(), heads.kv_width()) >>
+                         rope<kernels::HalfSplit>(heads, d.rope_angles()) >> cache_kv(heads) >>
+                         scores(heads) >> softmax(heads) >> attend_values(heads) >>
+                         linear<attn_output>(d.dim);
+
+  const auto feed_forward =
+      fork(linear<ffn_gate>(d.ffn_dim) >> silu(), linear<ffn_up>(d.ffn_dim)) >> multiply() >>
+      linear<ffn_down>(d.dim);
+
+  return embedding<token_embd>(d.dim, d.vocab_size) >> add_row<optional_slot(token_types)>() >>
+         in_place(layer_norm<token_embd_norm, token_embd_norm_bias>(d.norm_eps)) >>
+         repeat(d.n_layers,
+                residual(attention) >>
+                    in_place(layer_norm<attn_output_norm, attn_output_norm_bias>(d.norm_eps)) >>
+                    residual(feed_forward) >>
+                    in_place(layer_norm<layer_output_norm, layer_output_norm_bias>(d.norm_eps))) >>
+         pool(d.pooling);
+}
+
+struct NomicBert {
+  using Config = EncoderConfig;
+  static constexpr std::string_view kName = "nomic-bert";
+
+  static Result<Config> config(const io::Gguf& file) {
+    NIBBLE_TRY(base, decoder_config(file, "attention.layer_norm_epsilon"));
+    Config c(std::move(base));
+    NIBBLE_CHECK(read_pooling(file, c));
+    return c;
+  }
+  static auto expression(const Config& c) { return nomic_bert(c); }
+};
+
+}}  // namespace nibble::NIBBLE_ABI
