@@ -90,7 +90,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   VocabularySettings settings;
   settings.add_space_prefix = (choice & 2) != 0;
-  settings.strip_after_special = (choice & 4) != 0;
+  for (Piece& piece : pieces) piece.strip_after = (choice & 4) != 0;
   if ((choice & 8) != 0) settings.unk = kNoToken;
   if ((choice & 16) != 0) settings.bos = settings.eos = kNoToken;
 

@@ -35,12 +35,14 @@ Tokenizer tokenizer_of(const std::string& path) {
 }
 
 // The small vocabulary plus "<|user|>" (control) and the user-defined "[sep]" and " [pad]".
-Tokenizer chat_tokenizer(const VocabularySettings& settings = {}) {
+Tokenizer chat_tokenizer(const VocabularySettings& settings = {}, bool strip_after = false) {
   auto pieces = text_fixtures::small_pieces();
   pieces.push_back({"<|user|>", 0, PieceType::control});     // 512
   pieces.push_back({"[sep]", 0, PieceType::user_defined});   // 513
   pieces.push_back({" [pad]", 0, PieceType::user_defined});  // 514
-  auto vocabulary = Vocabulary::make(text_fixtures::views(pieces), settings);
+  auto views = text_fixtures::views(pieces);
+  for (const std::size_t i : {512, 513}) views[i].strip_after = strip_after;
+  auto vocabulary = Vocabulary::make(views, settings);
   REQUIRE(vocabulary);
   return Tokenizer(*std::move(vocabulary));
 }
@@ -127,7 +129,7 @@ TEST_CASE("without a space prefix nothing is added and nothing taken away") {
 }
 
 TEST_CASE("Phi-3 drops white space after special tokens") {
-  const Tokenizer t = chat_tokenizer({.strip_after_special = true});
+  const Tokenizer t = chat_tokenizer({}, true);
   const std::int32_t the = t.vocabulary().find("▁the");
   const EncodeOptions parse = {.add_bos = false, .parse_special = true};
   CHECK(encode(t, "<|user|>\n the", parse) == Ids{512, the});

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the tables include/nibble/text/unicode_{classes,normalization}.hpp.
+"""Writes the tables include/nibble/text/unicode_{classes,decompositions,
+marks_and_cases}.hpp.
 
-They are those of Unicode 16.0, the version that Hugging Face's tokenizers know in their regular
-expressions:
+They are those of Unicode 16.0, which Hugging Face's tokenizers have in their regular expressions:
 
     pip install unicodedata2==16.0.0
     python3 tests/text/unicode_tables.py
@@ -18,6 +18,19 @@ CLASSES = ["other", "unassigned", "space", "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "
            "No", "P", "S"]
 OF_CATEGORY = {"Cc": "other", "Cf": "other", "Co": "other", "Cs": "other", "Cn": "unassigned",
                "Zs": "space", "Zl": "space", "Zp": "space", "Me": "Mc"}
+
+# Characters that are younger than Unicode 9 and would be reordered or decomposed. Hugging Face's
+# normalizers, with which models are trained, do not know them.
+YOUNG = [
+    0x7fd, 0x7fd, 0x897, 0x89f, 0x8ca, 0x8d3, 0x9fe, 0x9fe, 0xc3c, 0xc3c, 0xd3b, 0xd3c, 0xeba,
+    0xeba, 0x1715, 0x1715, 0x1abf, 0x1ace, 0x1df6, 0x1dfa, 0xa82c, 0xa82c, 0x105c9, 0x105e4,
+    0x10d24, 0x10d6d, 0x10eab, 0x10f85, 0x11070, 0x11070, 0x1133b, 0x1133b, 0x11383, 0x113d0,
+    0x1145e, 0x1145e, 0x11839, 0x1183a, 0x11938, 0x11a99, 0x11d42, 0x11f42, 0x16121, 0x1612f,
+    0x16d68, 0x16d6a, 0x16ff0, 0x16ff1, 0x1e08f, 0x1e5ef]
+
+
+def is_young(code):
+    return any(first <= code <= last for first, last in zip(YOUNG[::2], YOUNG[1::2]))
 
 
 def class_of(code):
@@ -77,20 +90,28 @@ def write_classes():
           [array("kClassRuns", runs)])
 
 
-def write_normalization():
-    decompositions = []
+def write_decompositions():
+    decompositions, compositions = [], []
     for code in range(END):
         parts = unicode.decomposition(chr(code)).split()
-        if not parts or parts[0].startswith("<"):
+        if not parts or parts[0].startswith("<") or is_young(code):
             continue
         first, second = (int(part, 16) for part in (parts + ["0"])[:2])
-        # A pair that no composition gives back: its first part is marked.
-        if second and unicode.normalize("NFC", chr(code)) != chr(code):
-            first |= 1 << 31
+        assert not unicode.decomposition(chr(second)) or second == 0
+        if second and unicode.normalize("NFC", chr(code)) == chr(code):
+            compositions.append((first, second, len(decompositions) // 3))
         decompositions += [code, first, second]
+    write("unicode_decompositions.hpp", "", [
+        "// A character and the two that it consists of (the second may be 0: none), ascending.\n",
+        array("kDecompositions", decompositions),
+        "// Positions of those decompositions that are also composed, ascending by the two parts.\n",
+        array("kCompositions", [position for _, _, position in sorted(compositions)])])
+
+
+def write_marks_and_cases():
     marks = []
     for code in range(END):
-        order = unicode.combining(chr(code))
+        order = 0 if is_young(code) else unicode.combining(chr(code))
         if order != (marks[-1] & 0xFF if marks else 0):
             marks.append(code << 8 | order)
     lower = []  # [first, last, step, distance]
@@ -105,10 +126,7 @@ def write_normalization():
             run[1:3] = code, code - run[1]
         else:
             lower.append([code, code, 1, distance])
-    write("unicode_normalization.hpp", "", [
-        "// Character, its canonical decomposition (two characters, the second 0 for none; the first\n"
-        "// has bit 31 set if the two are never composed), ascending by character.\n",
-        array("kDecompositions", decompositions),
+    write("unicode_marks_and_cases.hpp", "", [
         "// Runs of characters of one canonical combining class: first code << 8 | class.\n",
         array("kCombiningRuns", marks),
         "// Runs of upper case letters, each one or each second character: first, last << 1 | whether\n"
@@ -118,4 +136,5 @@ def write_normalization():
 
 
 write_classes()
-write_normalization()
+write_decompositions()
+write_marks_and_cases()

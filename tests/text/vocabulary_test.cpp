@@ -199,7 +199,7 @@ TEST_CASE("a file gives the same vocabulary, with GGUF's defaults where it is si
   CHECK(s.add_bos);
   CHECK(!s.add_eos);
   CHECK(s.add_space_prefix);
-  CHECK(!s.strip_after_special);
+  for (std::int32_t id = 0; v->contains(id); ++id) CHECK(!v->strips_after(id));
 }
 
 TEST_CASE("a file's own settings are read, whatever integer type they have") {
@@ -224,7 +224,9 @@ TEST_CASE("a file's own settings are read, whatever integer type they have") {
   CHECK(!s.add_bos);
   CHECK(s.add_eos);
   CHECK(!s.add_space_prefix);
-  CHECK(s.strip_after_special);
+  CHECK(v->strips_after(2));
+  CHECK(!v->strips_after(1));    // "<s>"
+  CHECK(!v->strips_after(300));  // ordinary text
   CHECK(v->ends_generation(8));
   CHECK(v->ends_generation(9));
 }

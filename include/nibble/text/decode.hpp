@@ -25,12 +25,15 @@ inline void append_token_text(const Vocabulary& vocabulary, std::int32_t id, boo
       if (show_special) out.append(piece);
       return;
     case PieceType::byte: out.push_back(static_cast<char>(vocabulary.byte_value(id))); return;
-    case PieceType::user_defined: out.append(piece); return;
+    case PieceType::user_defined:
+      if (vocabulary.is_byte_level()) return void(out.append(piece));
+      break;
     case PieceType::normal:
     case PieceType::unused:
-    case PieceType::undefined: break;
+    case PieceType::undefined:
+      if (vocabulary.is_byte_level()) return append_bytes(out, piece);
+      break;
   }
-  if (vocabulary.is_byte_level()) return append_bytes(out, piece);
   for (std::size_t at; (at = piece.find(kSpmSpace)) != piece.npos;) {
     out.append(piece.substr(0, at)).push_back(' ');
     piece.remove_prefix(at + kSpmSpace.size());

@@ -53,6 +53,22 @@ inline bool contains_ignoring_case(std::string_view text, std::string_view lower
   return false;
 }
 
+// Phi-3 was trained on text whose special tokens drop the white space behind them. GGUF has no key
+// for this; other programs also decide it from general.name. (If that is not a string, that is no
+// reason to reject the vocabulary.)
+inline void strip_if_phi3(const io::Gguf& file, std::vector<Piece>& pieces) {
+  const auto name = file.get_string("general.name");
+  if (!name || !(contains_ignoring_case(*name, "phi-3") || contains_ignoring_case(*name, "phi3")))
+    return;
+  for (Piece& piece : pieces) {
+    const bool is_special = piece.type == PieceType::control ||
+                            piece.type == PieceType::user_defined ||
+                            piece.type == PieceType::unknown;
+    piece.strip_after =
+        is_special && piece.text != "<unk>" && piece.text != "<s>" && piece.text != "<|endoftext|>";
+  }
+}
+
 // The defaults of llama.cpp for a file whose tokenizer.ggml.model is `model` and whose
 // tokenizer.ggml.pre is `pre`.
 inline Result<VocabularySettings> default_settings(std::string_view model, std::string_view pre) {
@@ -71,13 +87,6 @@ inline Result<VocabularySettings> default_settings(std::string_view model, std::
   }
   return Error{Errc::unsupported,
                "the tokenizer " + io::quoted(model) + " is not supported; token ids work"};
-}
-
-// "left right"; a space may be the first character of the left one.
-inline TextMerge split_merge(std::string_view text) noexcept {
-  const std::size_t at = text.find(' ', 1);
-  if (at == text.npos) return {text, {}};
-  return {text.substr(0, at), text.substr(at + 1)};
 }
 
 }  // namespace detail
@@ -127,7 +136,7 @@ inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
     NIBBLE_CHECK(detail::read_token_id(file, key, pieces.size(), *id));
   if (!has_types) {
     for (Piece& piece : pieces)
-      if (settings.kind == VocabularyKind::spm && parse_byte(piece.text) >= 0)
+      if (settings.kind == VocabularyKind::spm && detail::byte_of_name(piece.text) >= 0)
         piece.type = PieceType::byte;
     for (const auto& [key, id] : ids) {
       if (*id == kNoToken) continue;
@@ -145,10 +154,7 @@ inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
     NIBBLE_TRY(value, file.get_bool_or(key, *flag));
     *flag = value;
   }
-  // If the name is not a string, that is no reason to reject the vocabulary.
-  if (const auto name = file.get_string("general.name"))
-    settings.strip_after_special = detail::contains_ignoring_case(*name, "phi-3") ||
-                                   detail::contains_ignoring_case(*name, "phi3");
+  detail::strip_if_phi3(file, pieces);
 
   std::vector<TextMerge> merges;
   if (settings.kind == VocabularyKind::bpe) {

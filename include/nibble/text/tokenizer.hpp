@@ -18,6 +18,7 @@
 #include "nibble/text/bpe.hpp"
 #include "nibble/text/decode.hpp"
 #include "nibble/text/gguf_vocabulary.hpp"
+#include "nibble/text/normalization.hpp"
 #include "nibble/text/special_tokens.hpp"
 #include "nibble/text/spm.hpp"
 #include "nibble/text/vocabulary.hpp"
@@ -123,17 +124,11 @@ class Tokenizer {
   void append_parts(std::string_view text, const SpecialTokens& special,
                     std::vector<std::int32_t>& ids, Encode encode) const;
 
-  // Length of the white space that Phi-3 drops after a special token.
+  // Length of the white space that some special tokens drop.
   static std::size_t leading_white_space(std::string_view text) noexcept {
     const std::size_t n = text.find_first_not_of(" \t\n\v\f\r");
     return n == text.npos ? text.size() : n;
   }
-  bool strips_after(std::int32_t id) const noexcept {
-    const std::string_view text = vocabulary_.text(id);
-    return vocabulary_.settings().strip_after_special && text != "<unk>" && text != "<s>" &&
-           text != "<|endoftext|>";
-  }
-
   Vocabulary vocabulary_;
   SpecialTokens user_defined_;
   SpecialTokens all_special_;
@@ -154,16 +149,19 @@ inline Result<void> Tokenizer::append_ids(std::string_view text, const EncodeOpt
 
   const SpecialTokens& special = options.parse_special ? all_special_ : user_defined_;
   if (add_bos) ids.push_back(settings.bos);
+  Normalizer normalizer;
   if (vocabulary_.is_byte_level()) {
     BpeEncoder encoder(vocabulary_, text.size());
-    append_parts(text, special, ids, [&](std::string_view part) { encoder.encode(part, ids); });
+    append_parts(text, special, ids, [&](std::string_view part) {
+      encoder.encode(settings.compose ? normalizer.compose(part) : part, ids);
+    });
   } else {
     SpmEncoder encoder(vocabulary_, text.size());
     const char* const begin = text.data();
     append_parts(text, special, ids, [&](std::string_view part) {
       const bool prefix =
           settings.add_space_prefix && (!settings.prefix_once || part.data() == begin);
-      encoder.encode(part, prefix, ids);
+      encoder.encode(settings.compose ? normalizer.compose(part) : part, prefix, ids);
     });
   }
   if (add_eos) ids.push_back(settings.eos);
@@ -180,7 +178,7 @@ void Tokenizer::append_parts(std::string_view text, const SpecialTokens& special
     if (match.id == kNoToken) break;
     ids.push_back(match.id);
     text.remove_prefix(match.at + vocabulary_.text(match.id).size());
-    if (strips_after(match.id)) text.remove_prefix(leading_white_space(text));
+    if (vocabulary_.strips_after(match.id)) text.remove_prefix(leading_white_space(text));
   }
 }
 

@@ -46,6 +46,7 @@ struct Piece {
   std::string_view text;
   float score = 0;  // the pair whose union has the highest score merges first
   PieceType type = PieceType::normal;
+  bool strip_after = false;  // of a special token: the white space behind it is dropped
 };
 
 // A rule of byte-level BPE: these two pieces, side by side, become the piece that has both texts.
@@ -72,12 +73,35 @@ struct VocabularySettings {
   bool add_eos = false;
   bool add_space_prefix = true;  // encode text as if a space stood before it
   bool prefix_once = false;      // only at the beginning, not after special tokens
-  // Phi-3 was trained on text whose special tokens drop the white space after them. GGUF has no key
-  // for this; other programs also decide it from general.name.
-  bool strip_after_special = false;
   bool ignore_merges = false;  // bpe: a word that is a piece is that token, whatever merging gives
   bool compose = false;        // bring the text into Unicode's form NFC first
 };
+
+namespace detail {
+
+// "left right"; a space may be the first character of the left one.
+inline TextMerge split_merge(std::string_view text) noexcept {
+  const std::size_t at = text.find(' ', 1);
+  if (at == text.npos) return {text, {}};
+  return {text.substr(0, at), text.substr(at + 1)};
+}
+
+// The byte that "<0xNN>" names; -1 for any other text.
+constexpr int byte_of_name(std::string_view text) noexcept {
+  if (text.size() != 6 || text.substr(0, 3) != "<0x" || text[5] != '>') return -1;
+  int value = 0;
+  for (const char c : text.substr(3, 2)) {
+    const int digit = c >= '0' && c <= '9'   ? c - '0'
+                      : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                      : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                             : -1;
+    if (digit < 0) return -1;
+    value = value * 16 + digit;
+  }
+  return value;
+}
+
+}  // namespace detail
 
 class Vocabulary {
  public:
@@ -119,10 +143,15 @@ class Vocabulary {
     return types_[static_cast<std::size_t>(id)];
   }
 
+  // Whether the white space behind this special token is dropped.
+  bool strips_after(std::int32_t id) const noexcept {
+    return std::binary_search(strips_.begin(), strips_.end(), id);
+  }
+
   // The byte that a piece of type byte represents.
   unsigned char byte_value(std::int32_t id) const noexcept {
     NIBBLE_ASSERT(type(id) == PieceType::byte);
-    return static_cast<unsigned char>(parse_byte(text(id)));
+    return static_cast<unsigned char>(detail::byte_of_name(text(id)));
   }
   // The token that spells this byte, or kNoToken.
   std::int32_t byte_token(unsigned char byte) const noexcept { return byte_tokens_[byte]; }
@@ -203,25 +232,11 @@ class Vocabulary {
     return text.find(kSpmSpace) != text.npos;
   }
 
-  // The byte that "<0xNN>" names; -1 for any other text.
-  static constexpr int parse_byte(std::string_view text) noexcept {
-    if (text.size() != 6 || text.substr(0, 3) != "<0x" || text[5] != '>') return -1;
-    int value = 0;
-    for (const char c : text.substr(3, 2)) {
-      const int digit = c >= '0' && c <= '9'   ? c - '0'
-                        : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                        : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                                               : -1;
-      if (digit < 0) return -1;
-      value = value * 16 + digit;
-    }
-    return value;
-  }
-
   std::string pool_;                   // all texts, concatenated
   std::vector<std::uint32_t> begins_;  // (size + 1) where each text begins in the pool
   std::vector<Scalar<float>> scores_;  // (size)
   std::vector<PieceType> types_;       // (size)
+  std::vector<std::int32_t> strips_;   // the tokens that drop white space behind them, ascending
   detail::HashIndex index_;            // the token of each text
   std::vector<Merge> merges_;
   detail::HashIndex merge_index_;  // the position of each pair's merge
@@ -262,7 +277,7 @@ inline Result<void> Vocabulary::take_pieces(std::span<const Piece> pieces) {
     if (!is_finite(static_cast<double>(piece.score)))
       return wrong(i, "has a score that is not a finite number");
     if (piece.type > PieceType::byte) return wrong(i, "has a type that does not exist");
-    if (piece.type == PieceType::byte && parse_byte(piece.text) < 0)
+    if (piece.type == PieceType::byte && detail::byte_of_name(piece.text) < 0)
       return wrong(i, "has the type of a byte, but is not written <0xNN>");
     bytes += piece.text.size();  // at most 2^31 pieces of 2^12 bytes
     longest_ = (std::max)(longest_, piece.text.size());
@@ -279,6 +294,7 @@ inline Result<void> Vocabulary::take_pieces(std::span<const Piece> pieces) {
     begins_.push_back(io::narrow<std::uint32_t>(pool_.size()));
     pool_.append(piece.text);
     scores_.push_back({piece.score});
+    if (piece.strip_after) strips_.push_back(static_cast<std::int32_t>(types_.size()));
     types_.push_back(piece.type);
   }
   begins_.push_back(io::narrow<std::uint32_t>(pool_.size()));

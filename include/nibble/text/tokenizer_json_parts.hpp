@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the parts of a tokenizer.json around its model mean: what is done to a text before it is
+// encoded, and which tokens are added to it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "nibble/core/result.hpp"
+#include "nibble/io/json.hpp"
+#include "nibble/io/json_value.hpp"
+#include "nibble/text/vocabulary.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI { namespace text { namespace detail {
+
+inline Error unsupported_part(const char* part, std::string_view what) {
+  return Error{Errc::unsupported,
+               std::string(part) + ": " + io::quoted(what) + " is not supported"};
+}
+
+// The string or flag at `key` of an object; empty or `fallback` if there is none.
+inline std::string_view string_at(const io::JsonValue& object, std::string_view key) noexcept {
+  const io::JsonValue* const value = object.find(key);
+  return value == nullptr ? std::string_view() : std::string_view(value->string());
+}
+inline bool flag_at(const io::JsonValue& object, std::string_view key, bool fallback) noexcept {
+  const io::JsonValue* const value = object.find(key);
+  return value == nullptr || value->is_null() ? fallback : value->boolean();
+}
+
+// The steps of a part: those of the array `steps` if it is a "Sequence" (in which there may be
+// others), else itself.
+inline std::vector<const io::JsonValue*> steps_of(const io::JsonValue& part,
+                                                  std::string_view steps) {
+  std::vector<const io::JsonValue*> todo = {&part}, found;  // todo: the next one last
+  while (!todo.empty()) {
+    const io::JsonValue& step = *todo.back();
+    todo.pop_back();
+    if (step.is_null()) continue;
+    const io::JsonValue* const inner =
+        string_at(step, "type") == "Sequence" ? step.find(steps) : nullptr;
+    if (inner == nullptr) {
+      found.push_back(&step);
+    } else {
+      for (std::size_t i = inner->elements().size(); i-- > 0;)
+        todo.push_back(&inner->elements()[i]);
+    }
+  }
+  return found;
+}
+
+inline void replace_all(std::string& text, std::string_view what, std::string_view by) {
+  for (std::size_t at = 0; (at = text.find(what, at)) != text.npos; at += by.size())
+    text.replace(at, what.size(), by);
+}
+
+// Regular expressions of pre-tokenizers, in the spelling that expressions are brought into: one
+// line for each cut.
+#define NIBBLE_CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+#define NIBBLE_SPACES R"(|\s*[\r\n]+|\s+(?!\S)|\s+)"
+#define NIBBLE_SIGNS R"(| ?[^\s\p{L}\p{N}]+[\r\n]*)" NIBBLE_SPACES
+#define NIBBLE_SIGNS_SLASHES R"(| ?[^\s\p{L}\p{N}]+[\r\n/]*)" NIBBLE_SPACES
+#define NIBBLE_WORDS R"(|[^\r\n\p{L}\p{N}]?\p{L}+|)"
+#define NIBBLE_CASED(ending)                                                               \
+  R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+)" ending \
+  R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*)" ending "|"
+#define NIBBLE_GPT2 \
+  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+\n"
+#define NIBBLE_GPT4O NIBBLE_CASED(NIBBLE_CONTRACTIONS "?") "\\p{N}{1,3}" NIBBLE_SIGNS_SLASHES "\n"
+#define NIBBLE_DEEPSEEK3                                   \
+  "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|" \
+  "[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*" NIBBLE_SPACES "\n"
+
+struct Expression {
+  std::string_view text, pre;
+};
+NIBBLE_HIDDEN inline constexpr Expression kExpressions[] = {
+    {NIBBLE_GPT2, "gpt-2"},
+    {"\\p{N}\n" NIBBLE_GPT2, "smollm"},
+    {"[\\p{P}\\$\\+<=>\\^~\\|`]+\n" NIBBLE_GPT2 "[0-9][0-9][0-9]\n", "falcon"},
+    {NIBBLE_CONTRACTIONS NIBBLE_WORDS "\\p{N}{1,3}" NIBBLE_SIGNS "\n", "llama-bpe"},
+    {"\\p{N}{1,3}\n" NIBBLE_CONTRACTIONS NIBBLE_WORDS "\\p{N}+" NIBBLE_SIGNS "\n", "minicpm5"},
+    {NIBBLE_CONTRACTIONS NIBBLE_WORDS "\\p{N}" NIBBLE_SIGNS "\n", "qwen2"},
+    {NIBBLE_CONTRACTIONS
+     R"(|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*)" NIBBLE_SPACES "\n",
+     "qwen35"},
+    {NIBBLE_CONTRACTIONS NIBBLE_WORDS R"(\p{N}| ?[^\s\p{L}\p{N}\r\n]+)" NIBBLE_SPACES "\n",
+     "seed-coder"},
+    {NIBBLE_CONTRACTIONS
+     R"(|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?)" NIBBLE_SPACES
+     "\n",
+     "exaone-moe"},
+    {NIBBLE_GPT4O, "gpt-4o"},
+    {"\\d{1,3}(?=(?:\\d{3})*\\b)\n" NIBBLE_GPT4O, "tiny_aya"},
+    {NIBBLE_CASED("") "\\p{N}" NIBBLE_SIGNS_SLASHES "\n", "tekken"},
+    {"[\r\n]\n\\s?\\p{L}+\n\\s?\\p{P}+\n[一-龥ࠀ-一가-\xED\x9F\xBF]+\n\\p{N}\n", "deepseek-coder"},
+    {"\\p{N}{1,3}\n[一-龥\u3040-ゟ゠-ヿ]+\n" NIBBLE_DEEPSEEK3, "deepseek-v3"},
+    {" ?[^(\\s|.,!?…。，、।۔،)]+\n", "bloom"},
+    {"\\p{N}+\n(?=(\\d{3})+(?!\\d))\n", "superbpe"},
+};
+
+#undef NIBBLE_CONTRACTIONS
+#undef NIBBLE_SPACES
+#undef NIBBLE_SIGNS
+#undef NIBBLE_SIGNS_SLASHES
+#undef NIBBLE_WORDS
+#undef NIBBLE_CASED
+#undef NIBBLE_GPT4O
+#undef NIBBLE_DEEPSEEK3
+
+// Brings different spellings of the same expression into one.
+inline void simplify_expression(std::string& text) {
+  constexpr std::string_view kSpellings[][2] = {
+      {"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])", "(?i:'s|'t|'re|'ve|'m|'ll|'d)"},
+      {"'(?i:[sdmt]|ll|ve|re)", "(?i:'s|'t|'re|'ve|'m|'ll|'d)"},
+      {"'(?:[sdmt]|ll|ve|re)", "'s|'t|'re|'ve|'m|'ll|'d"},
+      {"?+\\p{L}", "?\\p{L}"},
+      {"]++[", "]+["},
+      {"\\s*[\\r\\n]|", "\\s*[\\r\\n]+|"},
+      {"\\p{N}{1}|", "\\p{N}|"}};
+  for (const auto& [from, to] : kSpellings) replace_all(text, from, to);
+}
+
+// Finds the pre-tokenizer that byte-level BPE names by its expressions.
+inline Result<void> read_pre_tokenizer(const io::JsonValue& part, VocabularySettings& settings) {
+  std::string expressions;
+  bool is_byte_level = false;
+  for (const io::JsonValue* step : steps_of(part, "pretokenizers")) {
+    const std::string_view type = string_at(*step, "type");
+    if (type == "ByteLevel") {
+      is_byte_level = true;
+      settings.add_space_prefix = flag_at(*step, "add_prefix_space", true);
+      if (flag_at(*step, "use_regex", true)) expressions += NIBBLE_GPT2;
+    } else if (type == "Split") {
+      const io::JsonValue* const pattern = step->find("pattern");
+      if (pattern == nullptr) return unsupported_part("pre_tokenizer", "Split without a pattern");
+      const std::string_view regex = string_at(*pattern, "Regex");
+      // SentencePiece as BPE: spaces are replaced before they could be cut at.
+      if (regex.empty() && string_at(*pattern, "String") == " ") continue;
+      const std::string_view behavior = string_at(*step, "behavior");
+      const bool inverted = flag_at(*step, "invert", false);
+      if (regex.empty() || !(behavior == (inverted ? "Removed" : "Isolated")))
+        return unsupported_part("pre_tokenizer", "this Split");
+      (expressions += regex) += '\n';
+    } else if (type == "Digits") {
+      expressions += flag_at(*step, "individual_digits", false) ? "\\p{N}\n" : "\\p{N}+\n";
+    } else if (type == "Metaspace") {
+      settings.add_space_prefix =
+          string_at(*step, "prepend_scheme") != "never" && flag_at(*step, "add_prefix_space", true);
+      settings.prefix_once = string_at(*step, "prepend_scheme") == "first";
+      if (flag_at(*step, "split", true)) expressions += "Metaspace\n";
+    } else {
+      return unsupported_part("pre_tokenizer", type);
+    }
+  }
+  if (!is_byte_level && (expressions.empty() || expressions == "Metaspace\n")) {
+    settings.pre = "whole text";
+    return ok();
+  }
+  simplify_expression(expressions);
+  for (const Expression& known : kExpressions) {
+    if (is_byte_level && known.text == expressions) {
+      settings.pre = known.pre;
+      return ok();
+    }
+  }
+  return unsupported_part("pre_tokenizer", expressions);
+}
+
+#undef NIBBLE_GPT2
+
+// What BPE does to a text first.
+inline Result<void> read_bpe_normalizer(const io::JsonValue& part, VocabularySettings& settings) {
+  for (const io::JsonValue* step : steps_of(part, "normalizers")) {
+    const std::string_view type = string_at(*step, "type");
+    const io::JsonValue* const pattern = step->find("pattern");
+    const std::string_view replaced =
+        pattern == nullptr ? std::string_view() : string_at(*pattern, "String");
+    if (type == "NFC") {
+      settings.compose = true;
+    } else if (type == "Prepend" && string_at(*step, "prepend") == kSpmSpace) {
+      settings.add_space_prefix = true;
+    } else if (!(type == "Replace" && replaced == " " &&
+                 string_at(*step, "content") == kSpmSpace)) {
+      return unsupported_part("normalizer", type);
+    }
+  }
+  return ok();
+}
+
+// The tokens that are added before and after a text; empty: none.
+struct AddedEnds {
+  std::string begin, end;
+  std::string error;
+};
+
+inline AddedEnds ends_of(const io::JsonValue& part) {
+  AddedEnds ends;
+  for (const io::JsonValue* step : steps_of(part, "processors")) {
+    const std::string_view type = string_at(*step, "type");
+    if (type == "BertProcessing" || type == "RobertaProcessing") {
+      const io::JsonValue* const begin = step->find("cls");
+      const io::JsonValue* const end = step->find("sep");  // both: [token, id]
+      if (begin != nullptr && !begin->elements().empty())
+        ends.begin = begin->elements()[0].string();
+      if (end != nullptr && !end->elements().empty()) ends.end = end->elements()[0].string();
+    } else if (type == "TemplateProcessing") {
+      const io::JsonValue* const single = step->find("single");
+      bool is_behind = false;
+      for (std::size_t i = 0; single != nullptr && i < single->elements().size(); ++i) {
+        const io::JsonValue* const token = single->elements()[i].find("SpecialToken");
+        std::string& place = is_behind ? ends.end : ends.begin;
+        if (token == nullptr) {
+          is_behind = true;
+        } else if (!place.empty()) {
+          ends.error = "more than one token at an end";
+        } else {
+          place = string_at(*token, "id");
+        }
+      }
+    } else if (type != "ByteLevel") {
+      ends.error = std::string(type) + " is not supported";
+    }
+  }
+  return ends;
+}
+
+// What tokenizer_config.json says.
+struct TokenRoles {
+  std::string bos, eos, pad, mask;
+  std::optional<bool> add_bos, add_eos;
+};
+
+// A token is its text, or an object with that as its content; null: none.
+inline Result<std::string> read_token(io::JsonReader& json) {
+  std::string text;
+  if (json.accept_null()) return text;
+  if (json.peek() == '"') return json.string();
+  NIBBLE_CHECK(json.object([&](const std::string& key) -> Result<void> {
+    if (key != "content") return json.skip();
+    NIBBLE_TRY(content, json.string());
+    text = std::move(content);
+    return ok();
+  }));
+  return text;
+}
+
+inline Result<TokenRoles> read_roles(std::string_view text) {
+  TokenRoles roles;
+  const std::pair<std::string_view, std::string*> tokens[] = {{"bos_token", &roles.bos},
+                                                              {"eos_token", &roles.eos},
+                                                              {"pad_token", &roles.pad},
+                                                              {"mask_token", &roles.mask}};
+  const std::pair<std::string_view, std::optional<bool>*> flags[] = {
+      {"add_bos_token", &roles.add_bos}, {"add_eos_token", &roles.add_eos}};
+  io::JsonReader json(text);
+  NIBBLE_CHECK(json.object([&](const std::string& key) -> Result<void> {
+    for (const auto& [name, token] : tokens) {
+      if (key != name) continue;
+      NIBBLE_TRY(value, read_token(json));
+      *token = std::move(value);
+      return ok();
+    }
+    for (const auto& [name, flag] : flags) {
+      if (key != name || json.accept_null()) continue;
+      NIBBLE_TRY(value, json.boolean());
+      *flag = value;
+      return ok();
+    }
+    return json.skip();
+  }));
+  if (!json.at_end()) return json.error("more text behind the configuration");
+  return roles;
+}
+
+}}}}  // namespace nibble::NIBBLE_ABI::text::detail
