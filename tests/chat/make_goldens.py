@@ -3,8 +3,11 @@
 # Writes goldens.json: what jinja2, with the settings that Hugging Face transformers uses for chat
 # templates, makes of the templates below. Run it in this folder after a change of them:
 #   pip install jinja2 && python3 make_goldens.py
+# If NIBBLE_TEST_DATA names the folder of reference data, also writes model_goldens.json: what becomes
+# of some conversations with the templates of real models, which stay in that folder.
 import datetime
 import json
+import os
 
 import jinja2
 from jinja2 import ext, nodes
@@ -217,9 +220,37 @@ TEMPLATES = {
 }
 
 
-def rendered(source):
+TOOLS = [{"type": "function", "function": {
+    "name": "get_weather", "description": "The \"weather\" <now>",
+    "parameters": {"type": "object", "properties": {
+        "city": {"type": "string", "description": "e.g. São Paulo"},
+        "days": {"type": "integer", "default": 1.5}}, "required": ["city"]}}}]
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "id": "call00001", "function": {
+    "name": "get_weather", "arguments": {"city": "Paris", "days": 2}}}]}
+
+# Conversations for the templates of models.
+CONVERSATIONS = {
+    "one turn": {"messages": [{"role": "user", "content": " Hi\n"}]},
+    "turns": {"messages": [{"role": "system", "content": "Be brief. "}, {"role": "user", "content": "Größe?"},
+                           {"role": "assistant", "content": "1 m"}, {"role": "user", "content": "你好 🙂"}]},
+    "no prompt": {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+                  "add_generation_prompt": False},
+    "thoughts": {"messages": [{"role": "user", "content": "a"},
+                              {"role": "assistant", "content": "<think>\nwhy\n</think>\n\nb"},
+                              {"role": "user", "content": "c"},
+                              {"role": "assistant", "content": "d", "reasoning_content": "so"}]},
+    "no thinking": {"messages": [{"role": "user", "content": "a"}], "enable_thinking": False},
+    "tools": {"messages": [{"role": "system", "content": "Be nice."}, {"role": "user", "content": "Weather?"}], "tools": TOOLS},
+    "tool call": {"messages": [{"role": "user", "content": "Weather?"}, CALL,
+                               {"role": "tool", "content": "21", "tool_call_id": "call00001", "name": "get_weather"}],
+                  "tools": TOOLS},
+    "refused": {"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]},
+}
+
+
+def rendered(source, variables=VARIABLES):
     try:
-        return {"text": environment().from_string(source).render(**json.loads(json.dumps(VARIABLES)))}
+        return {"text": environment().from_string(source).render(**json.loads(json.dumps(variables)))}
     except Exception:
         return {}  # an error
 
@@ -235,6 +266,19 @@ def main():
         out.write('{"variables": ' + json.dumps(VARIABLES, ensure_ascii=False) + ",\n\"cases\": [\n")
         out.write(",\n".join(json.dumps(case, ensure_ascii=False) for case in cases))
         out.write("\n]}\n")
+
+    data = os.environ.get("NIBBLE_TEST_DATA")
+    if not data:
+        return
+    cases = []
+    for model in ["gemma3", "llama3_1", "qwen3"]:
+        path = os.path.join(data, "tokenizers/hf", model, "tokenizer_config.json")
+        source = json.load(open(path, encoding="utf-8"))["chat_template"]
+        for name, conversation in CONVERSATIONS.items():
+            variables = {"bos_token": "<s>", "eos_token": "</s>", "add_generation_prompt": True, **conversation}
+            cases.append({"model": model, "name": name, "variables": variables, **rendered(source, variables)})
+    with open("model_goldens.json", "w", encoding="utf-8") as out:
+        out.write("[\n" + ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases) + "\n]\n")
 
 
 main()
