@@ -39,9 +39,20 @@ constexpr Character last_character(std::string_view text) noexcept {
   return {};
 }
 
+constexpr bool is_ascii(char c) noexcept { return static_cast<unsigned char>(c) < 0x80; }
+
+// Where in the text the character with this index begins; its end if there are not so many.
+constexpr std::size_t offset_of_character(std::string_view text, std::size_t index) noexcept {
+  std::size_t at = 0;
+  for (; index > 0 && at < text.size(); --index)
+    at += is_ascii(text[at]) ? 1 : first_character(text.substr(at)).size;
+  return at;
+}
+
 constexpr std::size_t count_characters(std::string_view text) noexcept {
   std::size_t n = 0;
-  for (; !text.empty(); ++n) text.remove_prefix(first_character(text).size);
+  for (std::size_t at = 0; at < text.size(); ++n)
+    at += is_ascii(text[at]) ? 1 : first_character(text.substr(at)).size;
   return n;
 }
 

@@ -98,13 +98,6 @@ constexpr std::size_t place_of(std::int64_t index, std::size_t n) noexcept {
   return static_cast<std::size_t>(index < 0 ? index + size : index);
 }
 
-// Where in the text the character with this index begins.
-constexpr std::size_t offset_of_character(std::string_view text, std::size_t index) noexcept {
-  std::size_t at = 0;
-  for (; index > 0 && at < text.size(); --index) at += first_character(text.substr(at)).size;
-  return at;
-}
-
 // value[key]; undefined if there is no such element.
 inline Result<Value> item_of(Budget& budget, const Value& value, const Value& key) {
   NIBBLE_CHECK(budget.step());
@@ -132,8 +125,19 @@ inline Result<Value> item_of(Budget& budget, const Value& value, const Value& ke
 }
 
 // The value at a path like "function.name" or "0.id": what filters take for an attribute.
-inline Result<Value> at_path(Budget& budget, Value value, const Value& path) {
-  if (!path.is_string()) return item_of(budget, value, path);
+// `fallback`, if it is not null, is taken for each part that does not exist.
+inline Result<Value> at_path(Budget& budget, Value value, const Value& path,
+                             const Value* fallback = nullptr) {
+  const auto go_to = [&](const Value& part) -> Result<void> {
+    if (value.is_undefined()) return undefined_error("what has the attribute");
+    NIBBLE_TRY(next, item_of(budget, value, part));
+    value = next.is_undefined() && fallback != nullptr ? *fallback : std::move(next);
+    return ok();
+  };
+  if (!path.is_string()) {
+    NIBBLE_CHECK(go_to(path));
+    return value;
+  }
   std::string_view rest = path.bytes();
   for (bool is_last = false; !is_last;) {
     const std::size_t dot = rest.find('.');
@@ -142,11 +146,8 @@ inline Result<Value> at_path(Budget& budget, Value value, const Value& path) {
     io::JsonReader digits(part);
     const auto index = digits.unsigned_integer();
     const bool is_index = index && digits.at_end() && *index <= std::uint64_t{INT64_MAX};
-    if (value.is_undefined()) return undefined_error("what has '" + printable(part) + "'");
-    NIBBLE_TRY(next, item_of(budget, value,
-                             is_index ? Value::integer(static_cast<std::int64_t>(*index))
-                                      : Value::string(part)));
-    value = std::move(next);
+    NIBBLE_CHECK(
+        go_to(is_index ? Value::integer(static_cast<std::int64_t>(*index)) : Value::string(part)));
     if (!is_last) rest.remove_prefix(dot + 1);
   }
   return value;

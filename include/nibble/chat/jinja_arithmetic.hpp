@@ -56,6 +56,7 @@ inline Result<Value> integer_result(Operator op, std::int64_t a, std::int64_t b)
     case Operator::power: return power_of_integers(a, b);
     default:  // floor_divide, modulo
       if (b == 0) return argument_error("division by zero");
+      if (op == Operator::modulo && b == -1) break;  // 0, where the machine's division overflows
       fits = a != INT64_MIN || b != -1;
       if (!fits) break;
       const bool is_below = a % b != 0 && (a < 0) != (b < 0);

@@ -354,8 +354,8 @@ inline Result<Value> map(Budget& budget, const Value& input, const Arguments& ar
     NIBBLE_TRY(bound, bind<2>(arguments, {"attribute", "default"}));
     if (bound[0] == nullptr) return argument_error("takes the name of a filter or an attribute");
     for (Value& item : items) {
-      NIBBLE_TRY(part, at_path(budget, item, *bound[0]));
-      item = part.is_undefined() && bound[1] != nullptr ? *bound[1] : part;
+      NIBBLE_TRY(part, at_path(budget, item, *bound[0], bound[1]));
+      item = std::move(part);
     }
   } else {
     const Arguments rest = rest_of(arguments, 1);

@@ -263,10 +263,9 @@ class JinjaInterpreter {
 
   Result<Flow> execute_loop(const Node& node) {
     NIBBLE_TRY(items, loop_items(node));
-    const NodeId otherwise = program_->element(node.c, 2);
-    if (items.items().empty() && otherwise != kNoNode) return execute_in_scope(otherwise);
     const Value loop = Value::loop(items);
     const ScopeId before = scope_;
+    bool is_empty = true;  // as Jinja sees it: no iteration went to its end
     for (std::size_t i = 0; i < items.items().size(); ++i) {
       loop.loop_position() = i;
       push_scope(before);
@@ -276,7 +275,10 @@ class JinjaInterpreter {
       NIBBLE_TRY(flow, execute(program_->element(node.c, 1)));
       pop_scope(before);
       if (flow == Flow::broken) break;
+      if (flow == Flow::next) is_empty = false;
     }
+    const NodeId otherwise = program_->element(node.c, 2);
+    if (is_empty && otherwise != kNoNode) return execute_in_scope(otherwise);
     return Flow::next;
   }
 

@@ -39,10 +39,10 @@ inline Result<std::vector<Value>> words(Budget& budget, const MarkedText& text,
       if (is_space(c.code)) break;
       end += c.size;
     }
-    if (count-- == 0) end = without_trailing_space(rest).size();
+    if (count-- == 0) end = rest.size();  // the rest, as it is
     NIBBLE_TRY(part, part_of(budget, text, rest.substr(0, end)));
     parts.push_back(std::move(part));
-    rest.remove_prefix(count == -1 ? rest.size() : end);
+    rest.remove_prefix(end);
   }
   return parts;
 }

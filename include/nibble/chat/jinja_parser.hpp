@@ -131,7 +131,7 @@ class JinjaParser {
   Result<NodeId> block(std::initializer_list<std::string_view> ends) {
     const Deeper deeper(depth_);
     NIBBLE_CHECK(check_depth());
-    const std::uint32_t line = peek().line;
+    const std::uint32_t line = at_ == 0 ? 1 : tokens_[at_ - 1].line;  // of the tag before it
     List statements;
     for (;;) {
       const Token& token = peek();

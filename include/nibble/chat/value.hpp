@@ -21,8 +21,8 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace chat {
 
 // What one rendering may use. A template comes with a model, from anywhere.
 struct RenderLimits {
-  std::size_t max_steps = 4'000'000;               // operations, and elements that they look at
-  std::size_t max_bytes = std::size_t{128} << 20;  // of all texts and lists that it makes
+  std::size_t max_steps = 4'000'000;              // operations, and elements that they look at
+  std::size_t max_bytes = std::size_t{64} << 20;  // of all texts and lists that it makes
 };
 
 // Counts what is used, and never gives anything back: so it bounds time and memory.
@@ -380,9 +380,10 @@ class TextBuilder {
 
  private:
   static constexpr std::size_t kOverhead = 128;  // of a string, besides its bytes
+  static constexpr std::size_t kPerPart = 8;     // for the time that it takes
 
   bool takes(std::size_t n) {
-    if (status_ && n != 0) status_ = budget_->grow(n);
+    if (status_ && n != 0) status_ = budget_->grow(n + kPerPart);
     return is_whole();
   }
 

@@ -84,10 +84,12 @@ constexpr bool is_printable(std::uint32_t c) noexcept {
          !(c >= 0x2060 && c <= 0x206F) && c != 0xFEFF;
 }
 
-inline std::string hex_escape(const char* format, std::uint32_t code) {
-  char text[16];
-  const int n = std::snprintf(text, sizeof text, format, code);
-  return std::string(text, static_cast<std::size_t>(n));
+// \x41, \u0041
+inline std::string hex_escape(char kind, std::uint32_t code) {
+  std::string text{'\\', kind};
+  for (int shift = kind == 'x' ? 4 : 12; shift >= 0; shift -= 4)
+    text += "0123456789abcdef"[code >> shift & 15];
+  return text;
 }
 
 // Appends a text with escape(character) in place of each character for which it is not empty.
@@ -119,7 +121,7 @@ inline void append_string_repr(TextBuilder& out, const MarkedText& text) {
     if (c == '\t') return "\\t";
     if (c == static_cast<unsigned char>(quote)) return std::string("\\") + quote;
     if (is_printable(c)) return "";
-    return c > 0xFF ? hex_escape("\\u%04x", c) : hex_escape("\\x%02x", c);
+    return hex_escape(c > 0xFF ? 'u' : 'x', c);
   });
   out.append({&quote, 1}, Origin::own);
 }
@@ -234,11 +236,11 @@ class JsonWriter {
         case '\f': return "\\f";
         default: break;
       }
-      if (c < 0x20) return hex_escape("\\u%04x", c);
+      if (c < 0x20) return hex_escape('u', c);
       if (c < 0x7F || !style_->ensure_ascii) return "";
-      if (c < 0x10000) return hex_escape("\\u%04x", c);
-      return hex_escape("\\u%04x", 0xD800 + ((c - 0x10000) >> 10)) +
-             hex_escape("\\u%04x", 0xDC00 + ((c - 0x10000) & 0x3FF));
+      if (c < 0x10000) return hex_escape('u', c);
+      return hex_escape('u', 0xD800 + ((c - 0x10000) >> 10)) +
+             hex_escape('u', 0xDC00 + ((c - 0x10000) & 0x3FF));
     });
     put("\"");
   }
