@@ -63,7 +63,7 @@ NIBBLE_INLINE Result<Model> Model::make(Owned<ModelGraph> graph, WeightStore wei
     Shared<Parts> parts(
         Owned<Parts>(new (std::nothrow) Parts(std::move(graph), std::move(weights))));
     if (!parts) return Error{Errc::out_of_memory, "a model"};
-  parts->is_outline = options.outline_only;
+    parts->is_outline = options.outline_only;
     if (options.tuning) {
       NIBBLE_CHECK(check_tuning(*options.tuning));
       parts->tuning = *options.tuning;
