@@ -7,6 +7,7 @@
 
 #include "common.hpp"
 #include "nibble/core/thread_pool.hpp"
+#include "nibble/hub/folder.hpp"
 #include "nibble/hub/open.hpp"
 #include "nibble/model/convert.hpp"
 
@@ -82,8 +83,9 @@ int convert(int argc, char** argv) {
     if (!written) return example::fail(app, written.error());
   }
   if (file->find("tokenizer.ggml.model") == nullptr) {
-    std::fprintf(stderr, "convert: %s has no tokenizer.json: the model takes token ids alone\n",
-                 file->name().c_str());
+    const auto why = file->get_string_or(nibble::hub::kTokenizerErrorKey, "there is no tokenizer");
+    std::fprintf(stderr, "convert: the model takes token ids alone: %s\n",
+                 why ? std::string(*why).c_str() : why.error().message.c_str());
   }
   std::printf("%zu tensors, %s -> %s bytes in %s (%.1f %%): %s\n", n_tensors,
               example::grouped(bytes_from).c_str(), example::grouped(bytes_to).c_str(),
