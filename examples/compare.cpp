@@ -135,7 +135,6 @@ Result<std::vector<TensorError>> tensor_errors(const Gguf& a, const Gguf& b,
 }
 
 void print_tensors(std::vector<TensorError> errors, bool all) {
-  std::map<std::string, int> widths;
   std::size_t n_equal = 0;
   for (const TensorError& error : errors) n_equal += error.stats.sum_squared_error == 0 ? 1 : 0;
   std::stable_sort(errors.begin(), errors.end(),

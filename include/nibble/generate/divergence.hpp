@@ -40,7 +40,7 @@ NIBBLE_LAZY double kl_divergence(VectorView<const float> a, VectorView<const flo
     const double log_a = logprob(a(i), total_a);
     if (log_a > -100) sum += std::exp(log_a) * (log_a - logprob(b(i), total_b));
   }
-  return larger(sum, 0.0);  // rounding can make it slightly negative
+  return sum > 0 ? sum : 0;  // rounding can make it slightly negative
 }
 
 }  // namespace detail
