@@ -44,7 +44,9 @@ struct TensorError {
   nibble::quant::ErrorStats stats;
 
   double relative() const {  // RMS of the difference, relative to that of the weights
-    return stats.sum_squared_signal == 0 ? 0 : std::sqrt(stats.sum_squared_error / stats.sum_squared_signal);
+    return stats.sum_squared_signal == 0
+               ? 0
+               : std::sqrt(stats.sum_squared_error / stats.sum_squared_signal);
   }
 };
 
@@ -133,12 +135,10 @@ Result<std::vector<TensorError>> tensor_errors(const Gguf& a, const Gguf& b,
 }
 
 void print_tensors(std::vector<TensorError> errors, bool all) {
-  std::map<std::string, int> widths;
   std::size_t n_equal = 0;
   for (const TensorError& error : errors) n_equal += error.stats.sum_squared_error == 0 ? 1 : 0;
-  std::stable_sort(errors.begin(), errors.end(), [](const auto& x, const auto& y) {
-    return x.relative() > y.relative();
-  });
+  std::stable_sort(errors.begin(), errors.end(),
+                   [](const auto& x, const auto& y) { return x.relative() > y.relative(); });
   const std::size_t n_shown = all ? errors.size() : (std::min)(errors.size(), std::size_t{10});
   std::printf("\n%-40s %-8s %-8s %12s %12s %9s\n", "tensor", "A", "B", "relative RMS", "max error",
               "SNR dB");
@@ -196,8 +196,8 @@ bool draw(const std::vector<TensorError>& errors, const std::string& path) {
 struct Side {
   std::uint64_t bytes = 0;  // of weights in the file
   std::string types;
-  std::size_t memory = 0;  // of weights when it is loaded
-  double load = 0;         // seconds
+  std::size_t memory = 0;             // of weights when it is loaded
+  double load = 0;                    // seconds
   double prompt = 0, generation = 0;  // tokens per second
 };
 

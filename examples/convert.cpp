@@ -7,6 +7,7 @@
 
 #include "common.hpp"
 #include "nibble/core/thread_pool.hpp"
+#include "nibble/hub/folder.hpp"
 #include "nibble/hub/open.hpp"
 #include "nibble/model/convert.hpp"
 
@@ -37,9 +38,10 @@ int convert(int argc, char** argv) {
   std::optional<Format> format;
   app.add_option("FOLDER", in_path, "the folder, or a GGUF file")->required();
   app.add_option("OUT.gguf", out_path, "the file to write")->required();
-  app.add_option("--format", format_name,
-                 "f32, f16, bf16, q8_0, q4_0 or q4_1, for all matrices; vectors become f32; without "
-                 "it, the format that the folder has");
+  app.add_option(
+      "--format", format_name,
+      "f32, f16, bf16, q8_0, q4_0 or q4_1, for all matrices; vectors become f32; without "
+      "it, the format that the folder has");
   app.add_flag("--packed", options.packed,
                "matrices in the packed layout that nibble's kernels read; other programs cannot "
                "read the file");
@@ -81,8 +83,9 @@ int convert(int argc, char** argv) {
     if (!written) return example::fail(app, written.error());
   }
   if (file->find("tokenizer.ggml.model") == nullptr) {
-    std::fprintf(stderr, "convert: %s has no tokenizer.json: the model takes token ids alone\n",
-                 file->name().c_str());
+    const auto why = file->get_string_or(nibble::hub::kTokenizerErrorKey, "there is no tokenizer");
+    std::fprintf(stderr, "convert: the model takes token ids alone: %s\n",
+                 why ? std::string(*why).c_str() : why.error().message.c_str());
   }
   std::printf("%zu tensors, %s -> %s bytes in %s (%.1f %%): %s\n", n_tensors,
               example::grouped(bytes_from).c_str(), example::grouped(bytes_to).c_str(),

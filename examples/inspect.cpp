@@ -24,8 +24,8 @@ using nibble::io::GgufTensor;
 using nibble::io::GgufValue;
 using nibble::ops::KvType;
 
-constexpr std::size_t kShownText = 80;      // bytes of a string
-constexpr std::size_t kShownElements = 4;   // of an array
+constexpr std::size_t kShownText = 80;     // bytes of a string
+constexpr std::size_t kShownElements = 4;  // of an array
 
 std::string quoted(std::string_view text, std::size_t most) {
   return '"' + nibble::printable(text.substr(0, most)) + (text.size() > most ? "\"..." : "\"");
@@ -121,10 +121,10 @@ std::map<std::string, Sum> by_type(const Gguf& file) {
 }
 
 void print_text(const Gguf& file, const Needs& needs, bool with_tensors) {
-  std::printf("%s: %s, %zu keys, %zu tensors\n\n", file.name().c_str(),
-              std::string(file.get_string_or("general.architecture", "no architecture").value())
-                  .c_str(),
-              file.metadata().size(), file.tensors().size());
+  std::printf(
+      "%s: %s, %zu keys, %zu tensors\n\n", file.name().c_str(),
+      std::string(file.get_string_or("general.architecture", "no architecture").value()).c_str(),
+      file.metadata().size(), file.tensors().size());
   for (const auto& [key, value] : file.metadata()) {
     std::printf("%-44s %s\n", nibble::printable(key).c_str(),
                 (value.is_array() ? array_text(value) : text_of(value, kShownText)).c_str());
@@ -193,8 +193,8 @@ std::string json_value(const GgufValue& value) {
     std::snprintf(digits, sizeof(digits), "%.17g", *n);
     const bool is_number = *n - *n == 0;
     return value.as<std::int64_t>() || value.as<std::uint64_t>() ? text_of(value, 0)
-           : is_number                                            ? digits
-                                                                  : "null";
+           : is_number                                           ? digits
+                                                                 : "null";
   }
   return text_of(value, 0);
 }
@@ -224,10 +224,11 @@ void print_json(const Gguf& file, const Needs& needs) {
     std::printf(",\n \"tokenizer_error\": %s", json_text(needs.tokenizer_error->message).c_str());
   }
   if (!needs.error) {
-    std::printf(",\n \"memory\": {\"weights\": %zu, \"in_place\": %zu, \"loading\": %zu},"
-                "\n \"sessions\": {\"n_ctx\": %lld",
-                needs.memory.weights, needs.memory.in_place, needs.memory.loading,
-                static_cast<long long>(needs.n_ctx));
+    std::printf(
+        ",\n \"memory\": {\"weights\": %zu, \"in_place\": %zu, \"loading\": %zu},"
+        "\n \"sessions\": {\"n_ctx\": %lld",
+        needs.memory.weights, needs.memory.in_place, needs.memory.loading,
+        static_cast<long long>(needs.n_ctx));
     for (const auto& [type, bytes] : needs.sessions) {
       std::printf(", \"%s\": %zu", to_string(type), bytes);
     }
@@ -242,7 +243,8 @@ int inspect(int argc, char** argv) {
   std::string path;
   bool as_json = false, with_tensors = false;
   Index n_ctx = 0, n_threads = 0;
-  app.add_option("MODEL", path, "a GGUF file (of a split one, any part) or a folder as hubs have it")
+  app.add_option("MODEL", path,
+                 "a GGUF file (of a split one, any part) or a folder as hubs have it")
       ->required();
   app.add_flag("--tensors", with_tensors, "each tensor, too");
   app.add_flag("--json", as_json, "everything, as JSON");

@@ -64,16 +64,14 @@ int measure(int argc, char** argv) {
   if (!tokens) return example::fail(app, tokens.error());
   const auto& settings = model->tokenizer()->vocabulary().settings();
   const std::int32_t bos = settings.add_bos ? settings.bos : nibble::text::kNoToken;
-  if (n_chunks > 0 && tokens->size() / static_cast<std::size_t>(context) >
-                          static_cast<std::size_t>(n_chunks)) {
+  if (n_chunks > 0 &&
+      tokens->size() / static_cast<std::size_t>(context) > static_cast<std::size_t>(n_chunks)) {
     tokens->resize(static_cast<std::size_t>(n_chunks * context));
   }
 
   example::catch_signals();
   const auto start = Clock::now();
-  const auto seconds = [&] {
-    return std::chrono::duration<double>(Clock::now() - start).count();
-  };
+  const auto seconds = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
   nibble::Result<nibble::Perplexity> result = nibble::Error{};
   {
     example::StatusLine status(true, example::StatusLine::kInLogs);
@@ -89,8 +87,8 @@ int measure(int argc, char** argv) {
   }
   if (!result && result.error().code == nibble::Errc::cancelled) return example::kInterrupted;
   if (!result) return example::fail(app, result.error());
-  std::printf("perplexity %.4f +- %.4f: %lld tokens scored in %lld chunks of %lld\n",
-              result->value, result->standard_error, static_cast<long long>(result->n_scored),
+  std::printf("perplexity %.4f +- %.4f: %lld tokens scored in %lld chunks of %lld\n", result->value,
+              result->standard_error, static_cast<long long>(result->n_scored),
               static_cast<long long>(result->n_chunks), static_cast<long long>(context));
   const auto n_computed = static_cast<double>(result->n_chunks * context);
   std::fprintf(stderr, "%.1f seconds, %.1f tokens per second, %s\n", seconds(),

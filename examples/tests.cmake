@@ -15,7 +15,7 @@ function(nibble_example_test test program)
       -P ${CMAKE_CURRENT_SOURCE_DIR}/run_test.cmake -- $<TARGET_FILE:nibble_${program}> ${arg_ARGS})
 endfunction()
 
-foreach(program generate quantize home_commands)
+foreach(program compare convert generate home_commands inspect perplexity quantize)
   nibble_example_test(${program}_help ${program} EXIT 0 OUT "Usage: ${program}" ARGS --help)
   nibble_example_test(${program}_usage ${program} EXIT 2 ERR "^${program}: [^\n]*--help.\n$"
     ARGS --nonsense)
@@ -45,6 +45,36 @@ nibble_example_test(quantize_no_format quantize EXIT 2 ERR "q9_9"
 nibble_example_test(quantize_bad_rule quantize EXIT 2 ERR "regular expression"
   ARGS ${home_model} out.gguf --format q4_0 --tensor "(=f16")
 
+set(build_folder ${CMAKE_CURRENT_BINARY_DIR})
+nibble_example_test(convert_no_format convert EXIT 2 ERR "q9_9" ARGS ${home_model} out.gguf --format q9_9)
+nibble_example_test(convert_no_folder convert EXIT 1 ERR "^convert: missing: [^\n]*\n$"
+  ARGS missing out.gguf)
+nibble_example_test(convert_no_config convert EXIT 1 ERR "is a folder, not a GGUF file; [^\n]*config.json"
+  ARGS ${build_folder} out.gguf)
+nibble_example_test(inspect_no_file inspect EXIT 1 ERR "^inspect: missing.gguf: [^\n]*\n$"
+  ARGS missing.gguf)
+nibble_example_test(perplexity_no_file perplexity EXIT 1 ERR "^perplexity: missing.txt: [^\n]*\n$"
+  ARGS ${home_model} missing.txt)
+nibble_example_test(perplexity_short perplexity EXIT 1 STDIN "light\n" ERR "less than a context of 64"
+  ARGS ${home_model} - --ctx 64)
+nibble_example_test(compare_no_file compare EXIT 1 ERR "^compare: missing.gguf: [^\n]*\n$"
+  ARGS ${home_model} missing.gguf)
+
+nibble_example_test(inspect inspect EXIT 0 ERR "^$"
+  OUT "general.architecture +\"llama\".*F16 +22 .*session  0.4 MiB for 96 positions [^\n]* f16\n"
+  ARGS ${home_model})
+nibble_example_test(inspect_json inspect EXIT 0
+  OUT "^{\"name\": .*\"type\": \"F16\", \"shape\": .256, 256., \"bytes\": 131072}.*\"loads\": true"
+  ARGS ${home_model} --json)
+nibble_example_test(perplexity perplexity EXIT 0 OUT "^perplexity [0-9.]+ .- [0-9.]+: 62 tokens scored in 2 chunks of 64\n$"
+  ARGS ${home_model} ${CMAKE_CURRENT_SOURCE_DIR}/models/test_2000.tsv --ctx 64 --chunks 2)
+nibble_example_test(convert convert EXIT 0 OUT "^29 tensors, [0-9 ]+ -> [0-9 ]+ bytes in q8_0 [^\n]*\n$"
+  ARGS ${home_model} ${build_folder}/converted.gguf --format q8_0)
+nibble_example_test(compare compare EXIT 0 OUT "A +B\n.*KL.A .. B., nats: mean [0-9.e-]+.*29 tensors compared, 7 of them equal\n$"
+  ARGS ${home_model} ${build_folder}/converted.gguf --text ${CMAKE_CURRENT_SOURCE_DIR}/models/test_2000.tsv
+    --ctx 64 --chunks 2)
+set_tests_properties(example_convert PROPERTIES FIXTURES_SETUP converted)
+set_tests_properties(example_compare PROPERTIES FIXTURES_REQUIRED converted)
 nibble_example_test(generate_no_file generate EXIT 1 ERR "^generate: missing.gguf: [^\n]*\n$"
   ARGS missing.gguf --prompt x)
 nibble_example_test(generate_no_prompt_file generate EXIT 1 ERR "^generate: missing.txt: [^\n]*\n$"

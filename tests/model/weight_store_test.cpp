@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nibble/model/weight_store.hpp"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <optional>
@@ -126,4 +127,35 @@ TEST_CASE("sizes that do not agree, or have no product, are errors") {
   CHECK(add(Index{1} << 62, n_floats, 4) == Errc::invalid_argument);
   CHECK_FALSE(store.table().at(Slot::attn_q, 0));
   CHECK(add(1, n_floats, 1) == std::nullopt);
+}
+
+TEST_CASE("rows in memory may lie anywhere and in another order") {
+  const Sources sources;
+  InlineExecutor executor;
+  const auto rows = std::as_bytes(std::span(sources.matrix));
+  WeightStore expected(1, graph::AllFormats{});
+  REQUIRE(expected.add(Slot::attn_q, 0, Format::f32, kN, kK, rows));
+  REQUIRE(expected.pack(executor));
+
+  std::vector<std::byte> shifted(rows.size() + 1);
+  std::copy(rows.begin(), rows.end(), shifted.begin() + 1);
+  WeightStore unaligned(1, graph::AllFormats{});
+  REQUIRE(unaligned.add(Slot::attn_q, 0, Format::f32, kN, kK, std::span(shifted).subspan(1)));
+  CHECK(unaligned.largest_piece({}) > 0);
+  REQUIRE(unaligned.pack(executor));
+  CHECK(bytes_of(unaligned, Slot::attn_q, 0) == bytes_of(expected, Slot::attn_q, 0));
+
+  // Row 2 j + i is stored as row i * kN / 2 + j.
+  const std::size_t row_bytes = kK * sizeof(float);
+  std::vector<std::byte> halves(rows.size());
+  for (std::size_t row = 0; row < kN; ++row) {
+    const auto from = rows.subspan(row * row_bytes, row_bytes);
+    std::copy(
+        from.begin(), from.end(),
+        halves.begin() + static_cast<std::ptrdiff_t>((row % 2 * kN / 2 + row / 2) * row_bytes));
+  }
+  WeightStore reordered(1, graph::AllFormats{});
+  REQUIRE(reordered.add(Slot::attn_q, 0, Format::f32, kN, kK, halves, 1, {2, kN / 2, row_bytes}));
+  REQUIRE(reordered.pack(executor));
+  CHECK(bytes_of(reordered, Slot::attn_q, 0) == bytes_of(expected, Slot::attn_q, 0));
 }

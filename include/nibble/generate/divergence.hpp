@@ -20,9 +20,9 @@ namespace nibble { inline namespace NIBBLE_ABI {
 
 // Over all compared positions; probabilities are those of all tokens of the vocabulary.
 struct Divergence {
-  double mean = 0;                     // of D(a || b) = sum of p_a log(p_a / p_b), in nats
+  double mean = 0;                      // of D(a || b) = sum of p_a log(p_a / p_b), in nats
   double median = 0, p99 = 0, max = 0;  // of the same
-  double same_best = 0;                // the part of the positions whose most likely token is equal
+  double same_best = 0;  // the part of the positions whose most likely token is equal
   double perplexity_a = 0, perplexity_b = 0;
   Index n_positions = 0;
 };
@@ -40,7 +40,7 @@ NIBBLE_LAZY double kl_divergence(VectorView<const float> a, VectorView<const flo
     const double log_a = logprob(a(i), total_a);
     if (log_a > -100) sum += std::exp(log_a) * (log_a - logprob(b(i), total_b));
   }
-  return larger(sum, 0.0);  // rounding can make it slightly negative
+  return sum > 0 ? sum : 0;  // rounding can make it slightly negative
 }
 
 }  // namespace detail
@@ -83,8 +83,7 @@ NIBBLE_LAZY Result<Divergence> divergence(Session& a, Session& b,
       const Index step = (std::min)(a.max_outputs(), b.max_outputs());
       for (Index first = half; first < context - 1;) {
         const Index n = (std::min)(step, context - 1 - first);
-        const auto part =
-            ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n));
+        const auto part = ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n));
         NIBBLE_TRY(rows_a, a.append(part, n));
         NIBBLE_TRY(rows_b, b.append(part, n));
         for (Index i = 0; i < n; ++i) {

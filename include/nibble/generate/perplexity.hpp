@@ -17,10 +17,10 @@
 namespace nibble { inline namespace NIBBLE_ABI {
 
 struct Perplexity {
-  double value = 0;         // exp(negative_log): 1 is perfect, vocab_size is guessing
-  double negative_log = 0;  // mean negative log-probability of the scored tokens, in nats
+  double value = 0;           // exp(negative_log): 1 is perfect, vocab_size is guessing
+  double negative_log = 0;    // mean negative log-probability of the scored tokens, in nats
   double standard_error = 0;  // of value, as if the tokens were independent; 0 of a single one
-  Index n_scored = 0;       // tokens
+  Index n_scored = 0;         // tokens
   Index n_chunks = 0;
 };
 

@@ -43,7 +43,7 @@ inline constexpr std::string_view kGelu[] = {"gelu"};
 inline constexpr std::string_view kGeluTanh[] = {"gelu_pytorch_tanh", "gelu_new"};
 inline constexpr std::string_view kAnyGelu[] = {"gelu", "gelu_new", "gelu_fast",
                                                 "gelu_pytorch_tanh"};
-inline constexpr std::string_view kSwiglu[] = {"swiglu"};
+inline constexpr std::string_view kSwiglu[] = {"swiglu", "silu"};
 
 inline void llama_keys(Keys& keys) {
   keys.dimensions();

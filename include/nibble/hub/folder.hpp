@@ -26,6 +26,9 @@ inline constexpr std::string_view kConfigFile = "config.json";
 inline constexpr std::string_view kWeightsFile = "model.safetensors";
 inline constexpr std::string_view kIndexFile = "model.safetensors.index.json";
 
+// The key that a folder has as a GGUF file if its vocabulary cannot be read: why.
+inline constexpr std::string_view kTokenizerErrorKey = "nibble.tokenizer_error";
+
 // The longest text of a JSON file: those of a few keys, and those with an entry for each tensor.
 inline constexpr std::size_t kMaxConfigBytes = std::size_t{1} << 20;
 inline constexpr std::size_t kMaxIndexBytes = std::size_t{64} << 20;

@@ -60,9 +60,6 @@ inline Result<void> pooling_keys(const Folder& folder, Keys& keys) {
   return ok();
 }
 
-// Rows of a token embedding: far more than any vocabulary has.
-inline constexpr std::uint64_t kMaxRows = 1u << 24;
-
 inline Result<io::Gguf> open_folder(const Folder& folder) {
   NIBBLE_TRY(config, Config::open(folder));
   NIBBLE_TRY(family, family_of(config));
@@ -85,6 +82,10 @@ inline Result<io::Gguf> open_folder(const Folder& folder) {
                  folder.name() + ": " + to_text(tensors.n_rows()) + " rows in the token embedding"};
   }
   keys.set("vocab_size", static_cast<std::uint32_t>(tensors.n_rows()));
+  if (config.has("type_vocab_size")) {
+    out.set("tokenizer.ggml.token_type_count", config.integer({"type_vocab_size"}));
+    NIBBLE_CHECK(config.status());
+  }
   NIBBLE_CHECK(tokenizer_keys(folder, tensors.n_rows(), out));
   NIBBLE_TRY(bytes, out.to_bytes());
   NIBBLE_TRY(memory, AlignedBuffer::allocate(bytes.size()));

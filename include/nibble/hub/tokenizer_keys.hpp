@@ -14,12 +14,18 @@
 #include "nibble/io/gguf_writer.hpp"
 #include "nibble/io/json.hpp"
 #include "nibble/io/json_value.hpp"
+#include "nibble/text/tokenizer_json.hpp"
+#include "nibble/text/vocabulary.hpp"
+#include "nibble/text/write_vocabulary.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace hub {
 
 inline constexpr std::string_view kTokenizerConfigFile = "tokenizer_config.json";
 // These may be large: all added tokens, all templates.
 inline constexpr std::size_t kMaxTokenizerBytes = std::size_t{256} << 20;
+
+// Rows of a token embedding: far more than any vocabulary has.
+inline constexpr std::uint64_t kMaxRows = 1u << 24;
 
 namespace detail {
 
@@ -55,12 +61,65 @@ inline Result<void> template_keys(const Folder& folder, io::GgufWriter& out) {
   return ok();
 }
 
+// The vocabulary. Errors: not_found (the folder has none), and those of its files.
+inline Result<text::Vocabulary> read_vocabulary(const Folder& folder) {
+  constexpr std::string_view kTokenizerFile = "tokenizer.json";
+  if (!folder.has(kTokenizerFile)) {
+    return Error{Errc::not_found,
+                 folder.name() + ": the folder has no tokenizer.json" +
+                     (folder.has("tokenizer.model")
+                          ? "; tokenizer.model is not read: save the tokenizer again, "
+                            "transformers.AutoTokenizer.from_pretrained(F).save_pretrained(F)"
+                          : "")};
+  }
+  NIBBLE_TRY(json, folder.text(kTokenizerFile, kMaxTokenizerBytes));
+  std::string config;
+  if (folder.has(kTokenizerConfigFile)) {
+    NIBBLE_TRY(text, folder.text(kTokenizerConfigFile, kMaxTokenizerBytes));
+    config = std::move(text);
+  }
+  auto vocabulary = text::read_tokenizer_json(json, config);
+  if (!vocabulary) return std::move(vocabulary).error().in(folder.name_of(kTokenizerFile));
+  return vocabulary;
+}
+
+// Tokens that end an answer besides the vocabulary's own. (GGUF has no list of them, but names for
+// three.)
+inline Result<void> end_keys(const Folder& folder, const text::VocabularySettings& settings,
+                             io::GgufWriter& out) {
+  constexpr std::string_view kGenerationFile = "generation_config.json";
+  if (!folder.has(kGenerationFile)) return ok();
+  NIBBLE_TRY(config, folder.json(kGenerationFile));
+  const io::JsonValue* const ids = config.find("eos_token_id");
+  if (ids == nullptr) return ok();
+  std::int32_t eot = settings.eot, eom = settings.eom;
+  for (const io::JsonValue& value : ids->elements()) {
+    const double id = value.number();
+    if (!(id >= 0) || id > kMaxRows || id == settings.eos || id == eot || id == eom) continue;
+    std::int32_t& free = eot == text::kNoToken ? eot : eom;
+    if (free != text::kNoToken) continue;
+    free = static_cast<std::int32_t>(id);
+    out.set(&free == &eot ? "tokenizer.ggml.eot_token_id" : "tokenizer.ggml.eom_token_id",
+            static_cast<std::uint32_t>(free));
+  }
+  return ok();
+}
+
 }  // namespace detail
 
-// Sets the keys tokenizer.*: nothing if the folder has no tokenizer. n_rows: rows of the token
-// embedding, which may be more than the tokens. Errors name the file.
-inline Result<void> tokenizer_keys(const Folder& folder, std::uint64_t, io::GgufWriter& out) {
-  return detail::template_keys(folder, out);
+// Sets the keys tokenizer.*. n_rows: rows of the token embedding, which may be more than the
+// tokens. A vocabulary that cannot be read is no error: the model takes token ids, and the key
+// kTokenizerErrorKey says why. Other errors name the file.
+inline Result<void> tokenizer_keys(const Folder& folder, std::uint64_t n_rows,
+                                   io::GgufWriter& out) {
+  NIBBLE_CHECK(detail::template_keys(folder, out));
+  const auto vocabulary = detail::read_vocabulary(folder);
+  if (!vocabulary) {
+    out.set(kTokenizerErrorKey, std::string_view(vocabulary.error().message));
+    return ok();
+  }
+  text::write_vocabulary(*vocabulary, out, io::narrow<std::size_t>(n_rows));
+  return detail::end_keys(folder, vocabulary->settings(), out);
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::hub

@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "nibble/hub/folder.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/kernels/pass.hpp"
 #include "nibble/model/architecture.hpp"
@@ -63,7 +64,7 @@ NIBBLE_INLINE Result<Model> Model::make(Owned<ModelGraph> graph, WeightStore wei
     Shared<Parts> parts(
         Owned<Parts>(new (std::nothrow) Parts(std::move(graph), std::move(weights))));
     if (!parts) return Error{Errc::out_of_memory, "a model"};
-  parts->is_outline = options.outline_only;
+    parts->is_outline = options.outline_only;
     if (options.tuning) {
       NIBBLE_CHECK(check_tuning(*options.tuning));
       parts->tuning = *options.tuning;
@@ -116,6 +117,8 @@ namespace detail {
 
 NIBBLE_INLINE Result<text::Tokenizer> tokenizer_in(const io::Gguf& file, Index vocab_size) {
   if (file.find("tokenizer.ggml.model") == nullptr) {
+    NIBBLE_TRY(why, file.get_string_or(hub::kTokenizerErrorKey, ""));
+    if (!why.empty()) return Error{Errc::unsupported, std::string(why)};
     return Error{Errc::not_found, file.name() + ": the file has no tokenizer"};
   }
   NIBBLE_TRY(tokenizer, text::Tokenizer::from_gguf(file));
