@@ -286,7 +286,7 @@ nibble::Result<int> run(Options& o) {
 }
 
 int generate(int argc, char** argv) {
-  CLI::App app("Continues a text with a GGUF model (Llama architecture).", "generate");
+  CLI::App app("Continues a text with a model: a GGUF file, or a folder as hubs have them.", "generate");
   Options options;
   add_options(app, options);
   if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;

@@ -11,12 +11,13 @@
 #define ODR_CONCAT(a, b) ODR_CONCAT_(a, b)
 
 using Formats = nibble::graph::FormatList<nibble::quant::F32, nibble::quant::F16>;
+using Architectures = nibble::ArchitectureList<nibble::Llama>;
 
 // The model's answer, or the error.
 std::string ODR_CONCAT(answer_, ODR_LEVEL)(const char* path, const char* prompt) {
   auto pool = nibble::ThreadPool::create({.n_threads = 2});
   if (!pool) return pool.error().message;
-  const auto model = nibble::load<Formats>(path, {.executor = pool->get()});
+  const auto model = nibble::load<Formats, Architectures>(path, {.executor = pool->get()});
   if (!model) return model.error().message;
   auto session = nibble::Session::create(*model, {.executor = pool->get()});
   if (!session) return session.error().message;
