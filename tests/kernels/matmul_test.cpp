@@ -27,9 +27,10 @@ void multiply(const Activations& a, Index n, const AlignedBuffer& weights, Outpu
 template <class Format>
 std::vector<Index> lengths() {
   if constexpr (quant::SuperBlockFormat<Format>) {
-    return {256, 512, 768};  // whole ones only
+    return {256, 768, 2304};  // whole ones only; the last is widened in parts
   } else if constexpr (quant::BlockFormat<Format>) {
     constexpr Index kLength = Format::kLength;
+    if (Format::kBits == 5) return {kLength, 2 * kLength + 7, 71 * kLength};  // in parts, too
     return {kLength, 2 * kLength, 2 * kLength + 7, 5 * kLength};
   } else {
     return {1, 2, 7, 33, 64};

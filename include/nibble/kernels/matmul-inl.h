@@ -104,7 +104,7 @@ constexpr Index step_bytes() {
   using L = PackedOf<Form>;
   using Format = typename FormatOfForm<Form>::Type;
   if constexpr (quant::BlockFormat<Format>) {
-    return kTurnBytes<L>;
+    return PackedSteps<Format, 1>::kTurnBytes;
   } else if constexpr (std::is_same_v<Format, quant::I8Channel>) {
     return L::kMultiple * quant::kPanelRows;
   } else {
@@ -185,14 +185,92 @@ HWY_INLINE void for_each_row_tile(const kernels::MatmulArgs& args, Index column)
   }
 }
 
+// ---- Widened tiles -----------------------------------------------------------------------------
+// Codes that take many operations to unpack are widened once for many rows. A part of k at a time,
+// so that it stays in L1; sums are in memory between parts. Results are those of other tiles, bit
+// for bit: the order of the sums is the same.
+template <class Form>
+inline constexpr bool kWidens = false;
+template <quant::BlockFormat Format>
+inline constexpr bool kWidens<Format> = quant::SuperBlockFormat<Format> || Format::kBits == 5;
+
+// Adds the products of rows with a part that begins `step` steps from the start of k. `next`: what
+// to fetch meanwhile.
+template <class Steps, int kColumns>
+HWY_INLINE void add_wide_part(const kernels::MatmulInput& input, Index m, Index step, int n_steps,
+                              const WideStep<kColumns>* steps, PanelPrefetcher prefetcher,
+                              float* HWY_RESTRICT sums) {
+  constexpr Index kRowSums = kColumns * kLanes;
+  const Index turns = (n_steps + 1) / 2;
+  Index row = 0;
+  const auto add = [&]<int kRows>(std::integral_constant<int, kRows>) NIBBLE_ATTR {
+    kernels::MatmulInput in = input.rows_from(row);
+    in.codes += step * Steps::kLength;
+    in.scales += step;
+    in.code_sums += step;
+    if (in.half_sums != nullptr) in.half_sums += step;
+    wide_tile<kRows, Steps>(in, n_steps, steps, prefetcher, sums + row * kRowSums);
+    if (prefetcher.next != nullptr) prefetcher.next += turns * prefetcher.share;
+    row += kRows;
+  };
+  while (m - row >= 4 && m - row != 5) add(std::integral_constant<int, 4>());
+  if (m - row >= 3) add(std::integral_constant<int, 3>());
+  if (m - row == 2) add(std::integral_constant<int, 2>());
+  if (m - row == 1) add(std::integral_constant<int, 1>());
+}
+
+template <class Format, int kColumns>
+HWY_NOINLINE void compute_wide_tiles(const kernels::MatmulArgs& args, Index column) {
+  using L = quant::Packed<Format>;
+  using Step = WideStep<kColumns>;
+  constexpr Index kRowSums = kColumns * kLanes;
+  constexpr Index kMaxRows = 64;
+  constexpr int kPartSteps = WideStepsOf<Format, kColumns>::kMaxSteps;
+  constexpr Index kPartBytes = L::kGroupBytes * kPartSteps / L::kGroupSteps;  // of a panel
+  Step steps[kPartSteps];
+  HWY_ALIGN float sums[2][kMaxRows * kRowSums];
+  const Index panel_bytes = L::panel_bytes(args.k);
+  const Index panel = column / quant::kPanelRows;
+  const int lane = static_cast<int>(column % quant::kPanelRows);
+  const auto n_steps = static_cast<int>(L::n_steps(args.k));
+  for (Index row = 0; row < args.m; row += kMaxRows) {
+    const Index m = HWY_MIN(kMaxRows, args.m - row);
+    const auto input = args.input.rows_from(row);
+    const auto compute = [&](const std::byte* matrix, float* out) NIBBLE_ATTR {
+      std::fill_n(out, m * kRowSums, 0.0f);
+      const std::byte* weights = matrix + panel * panel_bytes;
+      for (int step = 0; step < n_steps; step += kPartSteps) {
+        const int n = HWY_MIN(kPartSteps, n_steps - step);
+        widen_steps<Format, kColumns>(weights, args.k, lane, n, steps);
+        weights += kPartBytes;
+        PanelPrefetcher prefetcher;
+        prefetcher.into = args.tuning.many_rows;
+        add_wide_part<WideStepsOf<Format, kColumns>>(input, m, step, n, steps, prefetcher, out);
+      }
+    };
+    compute(args.weights, sums[0]);
+    if (args.gate != nullptr) compute(args.gate, sums[1]);
+    args.finish(args, sums[0], sums[1], {row, column, static_cast<int>(m), kColumns});
+  }
+}
+
 template <class Form>
 HWY_NOINLINE void for_each_tile(const kernels::MatmulArgs& args) {
   using Shape = TileShape<Form>;
   Index column = args.first_panel * quant::kPanelRows;
   const Index end = args.end_panel * quant::kPanelRows;
-  if (args.m <= Shape::kNarrowRows) {
+  // Where the alternative is to widen: several narrow tiles, one after the other on each panel.
+  constexpr Index kMaxNarrow = (kWidens<Form> ? 2 : 1) * Shape::kNarrowRows;
+  if (args.m <= kMaxNarrow) {
     for (; column < end; column += quant::kPanelRows) {
       for_each_row_tile<Form, Shape::kNarrowRows, kVectors, true>(args, column);
+    }
+    return;
+  }
+  if constexpr (kWidens<Form>) {
+    constexpr int kColumns = HWY_MIN(Shape::kWideVectors, kVectors);
+    for (; column < end; column += kColumns * kLanes) {
+      compute_wide_tiles<Form, kColumns>(args, column);
     }
     return;
   }

@@ -140,6 +140,7 @@ struct DotSum {
       sum.set(hn::SumOfMulQuadAccumulate(DI32(), codes, x, sum.get()));
     }
   }
+  HWY_INLINE void end_of_16() {}
   HWY_INLINE void end_of_32() {}
   HWY_INLINE VI32 total() const {
     if constexpr (kTwoChains) return hn::Add(sum.get(), second.get());
@@ -170,24 +171,30 @@ struct DotSum<4, kSymmetric, 32, kManyColumns> {
   HWY_INLINE void add(VU8 codes, VI8 x, bool) {
     add_in_order(pairs, hn::SatWidenMulPairwiseAdd(DI16(), codes, x));
   }
+  HWY_INLINE void end_of_16() {}
   HWY_INLINE void end_of_32() {}
   HWY_INLINE VI32 total() const {
     return hn::WidenMulPairwiseAdd(DI32(), pairs.get(), hn::Set(DI16(), 1));
   }
 };
-// 5-bit codes: |pair| ≤ 2 * 31 * 127 = 7874. Those of a chunk are widened together.
+// 5-bit codes: |pair| ≤ 2 * 31 * 127 = 7874, so the sum of four pairs, of 16 weights, fits.
 template <bool kSymmetric, int kLength, bool kManyColumns>
 struct DotSum<5, kSymmetric, kLength, kManyColumns> {
   HWY_INLINE DotSum() {}
   static constexpr Correction kCorrection = kAtStartIf<kSymmetric>;
   Register<DI16> pairs;
   Register<DI32> sum;
-  HWY_INLINE void start(VI32 first) { sum.set(first); }
-  HWY_INLINE void add(VU8 codes, VI8 x, bool odd) {
-    const VI16 products = hn::SatWidenMulPairwiseAdd(DI16(), codes, x);
-    if (!odd) return pairs.set(products);
-    add_in_order(
-        sum, hn::WidenMulPairwiseAdd(DI32(), hn::Add(pairs.get(), products), hn::Set(DI16(), 1)));
+  HWY_INLINE void start(VI32 first) {
+    sum.set(first);
+    pairs.set(hn::Zero(DI16()));
+  }
+  HWY_INLINE void add(VU8 codes, VI8 x, bool) {
+    add_in_order(pairs, hn::SatWidenMulPairwiseAdd(DI16(), codes, x));
+  }
+  HWY_INLINE void end_of_16() {
+    const VI32 wide = hn::WidenMulPairwiseAdd(DI32(), pairs.get(), hn::Set(DI16(), 1));
+    sum.set(hn::Add(sum.get(), wide));
+    pairs.set(hn::Zero(DI16()));
   }
   HWY_INLINE void end_of_32() {}
   HWY_INLINE VI32 total() const { return sum.get(); }
@@ -203,6 +210,7 @@ struct DotSum<4, kSymmetric, kLength, kManyColumns> {
     part.start(first);
   }
   HWY_INLINE void add(VU8 codes, VI8 x, bool) { part.add(codes, x, false); }
+  HWY_INLINE void end_of_16() {}
   HWY_INLINE void end_of_32() {
     sum.set(hn::Add(sum.get(), part.total()));
     part.start(sum.get());
@@ -222,6 +230,7 @@ struct DotSum<8, true, kLength, kManyColumns> {
     const auto pairs = hn::SatWidenMulPairwiseAdd(DI16(), hn::BitCast(DU8(), hn::Abs(w)), signed_x);
     add_in_order(sum, hn::WidenMulPairwiseAdd(DI32(), pairs, hn::Set(DI16(), 1)));
   }
+  HWY_INLINE void end_of_16() {}
   HWY_INLINE void end_of_32() {}
   HWY_INLINE VI32 total() const { return sum.get(); }
 };
@@ -246,6 +255,7 @@ requires(kBits < 8) struct DotSum<kBits, kSymmetric, kLength, kManyColumns> {
   HWY_INLINE void add(VU8 codes, VI8 x, bool) {
     sum.set(dot4(hn::BitCast(DI8(), codes), x, sum.get()));
   }
+  HWY_INLINE void end_of_16() {}
   HWY_INLINE void end_of_32() {}
   HWY_INLINE VI32 total() const { return sum.get(); }
 };
@@ -259,6 +269,7 @@ struct DotSum<8, true, kLength, kManyColumns> {
     const VI8 w = hn::BitCast(DI8(), hn::Xor(codes, hn::Set(DU8(), 0x80)));
     sum.set(dot4(w, x, sum.get()));
   }
+  HWY_INLINE void end_of_16() {}
   HWY_INLINE void end_of_32() {}
   HWY_INLINE VI32 total() const { return sum.get(); }
 };

@@ -15,7 +15,7 @@
 #include <type_traits>
 
 #include "hwy/highway.h"
-#include "nibble/kernels/matmul_dot-inl.h"
+#include "nibble/kernels/matmul_steps-inl.h"
 #include "nibble/kernels/prefetch-inl.h"
 
 NIBBLE_BEFORE_NAMESPACE();
@@ -142,223 +142,22 @@ struct PanelPrefetcher {
 template <int kColumns>
 inline constexpr int kPanelsOf = kColumns < kVectors ? 1 : kColumns / kVectors;
 
-// Where the vectors of a tile are in the packed weights.
-class TileColumns {
- public:
-  HWY_INLINE TileColumns(Index panel_bytes, int lane) : panel_bytes_(panel_bytes), lane_(lane) {}
-
-  // The address of vector c of a row of 16 values of kBytes each. `row`: this row in the first
-  // panel.
-  template <int kBytes>
-  HWY_INLINE const std::byte* at(const std::byte* row, int c) const {
-    return row + c / kVectors * panel_bytes_ + kBytes * (lane_ + c % kVectors * kLanes);
-  }
-
- private:
-  Index panel_bytes_;
-  Index lane_;  // of the first vector in its panel
-};
-
 // The sums of a tile.
 template <int kRows, int kColumns>
 using Sums = RegisterTile<DF32, kRows, kColumns>;
 
-// Block formats go through k in steps of one scale, two of them in a turn of the loop: between
-// turns only pointers change.
-template <class L>
-inline constexpr int kStepsPerTurn = L::kGroupSteps < 2 ? 1 : 2;
-template <class L>
-inline constexpr Index kTurnBytes = L::kGroupBytes / L::kGroupSteps* kStepsPerTurn<L>;
+// Block formats: adds the products with n_steps steps to the sums. kRowScale: activations have one
+// scale per row. complete_sums applies it when the sums are complete, so that a block costs one
+// operation less.
+template <bool kRowScale, int kRows, int kColumns, class Steps>
+HWY_INLINE void add_steps(const kernels::MatmulInput& in, Index n_steps, Steps steps,
+                          PanelPrefetcher prefetcher, Sums<kRows, kColumns>& sums) {
+  constexpr int kLength = Steps::kLength;
+  constexpr bool kTwoScales = Steps::kTwoScales;
+  using Dot =
+      std::conditional_t<kTwoScales, TwoScaleSum,
+                         DotSum<Steps::kBits, !Steps::kHasMinimum, kLength, (kColumns > 1)>>;
 
-// Codes of two vectors: the low and the high halves of the bytes of a chunk, or twice the same of 8
-// bits.
-struct CodePair {
-  Register<DU8> low;
-  Register<DU8> high;
-  HWY_INLINE CodePair() {}
-};
-
-// The codes of kColumns vectors, chunk after chunk.
-template <class Format, int kColumns>
-class CodeReader {
-  using L = quant::Packed<Format>;
-  static constexpr int kUpper = static_cast<int>(L::kUpperChunks);  // bits above the fourth
-
- public:
-  // How many chunks 32 weights have, beside those of upper bits.
-  static constexpr int kChunksPer32 = Format::kBits == 8 ? 8 : 4;
-
-  HWY_INLINE explicit CodeReader(const TileColumns& columns) : columns_(columns) {}
-
-  // Chunk j of the 32 weights at `codes`, of vector c.
-  HWY_INLINE void read(const std::byte* codes, int j, int c, CodePair& pair) {
-    const VU8 both = load(codes, kUpper + j, c);
-    if constexpr (Format::kBits == 8) {
-      pair.low.set(both);
-      pair.high.set(both);
-    } else if constexpr (kUpper == 0) {
-      pair.low.set(low_nibbles(both));
-      pair.high.set(high_nibbles(both));
-    } else {
-      // Upper bits come to bits 4 … by shifts of 16-bit lanes; what crosses bytes is masked away.
-      constexpr int kChunksPerUpper = 4 / kUpper;
-      if (j % kChunksPerUpper == 0) {
-        const auto upper = hn::BitCast(DU16(), load(codes, j / kChunksPerUpper, c));
-        low_upper_[c].set(upper);
-        high_upper_[c].set(hn::ShiftLeft<4>(upper));
-      } else {
-        low_upper_[c].set(hn::ShiftRight<kUpper>(low_upper_[c].get()));
-        high_upper_[c].set(hn::ShiftRight<kUpper>(high_upper_[c].get()));
-      }
-      const VU8 mask = hn::Set(DU8(), ((1 << kUpper) - 1) << 4);
-      const VU8 low = hn::And(hn::BitCast(DU8(), low_upper_[c].get()), mask);
-      const VU8 high = hn::And(hn::BitCast(DU8(), high_upper_[c].get()), mask);
-      pair.low.set(hn::Or(low_nibbles(both), low));
-      pair.high.set(hn::Or(high_nibbles(both), high));
-    }
-  }
-
-  // Where the activations of the low halves of chunk j begin; those of the high halves are
-  // L::kSharedByte further.
-  static constexpr HWY_INLINE int first_input(int j) {
-    if constexpr (Format::kBits == 8) return 4 * j;
-    constexpr int kShared = static_cast<int>(L::kSharedByte);
-    return 4 * j + 4 * j / kShared * kShared;
-  }
-
- private:
-  HWY_INLINE VU8 load(const std::byte* codes, int chunk, int c) const {
-    const std::byte* bytes = columns_.template at<4>(codes + chunk * quant::kChunkBytes, c);
-    return hn::LoadU(DU8(), reinterpret_cast<const std::uint8_t*>(bytes));
-  }
-
-  const TileColumns& columns_;
-  Register<DU16> low_upper_[kColumns], high_upper_[kColumns];
-};
-
-// The scales and minimums of kColumns vectors.
-template <class Format, int kColumns>
-class ScaleReader {
-  using L = quant::Packed<Format>;
-  using Scale = typename Format::Scale;
-
- public:
-  HWY_INLINE explicit ScaleReader(const TileColumns& columns) : columns_(columns) {}
-
-  HWY_INLINE void start_group(const std::byte* group) { group_ = group; }
-  HWY_INLINE VF32 scale(int step, int c) const {
-    return load_f32(reinterpret_cast<const Scale*>(
-        columns_.template at<sizeof(Scale)>(group_ + step * L::kScaleRowBytes, c)));
-  }
-  HWY_INLINE VF32 minimum(int step, int c) const {
-    return load_f32(reinterpret_cast<const Scale*>(columns_.template at<sizeof(Scale)>(
-        group_ + L::kMinimumOffset + step * L::kScaleRowBytes, c)));
-  }
-
- private:
-  const TileColumns& columns_;
-  const std::byte* group_ = nullptr;
-};
-
-HWY_INLINE VF32 low_half_as_f32(hn::Vec<DU32> words) {
-  const hn::Rebind<std::uint16_t, DF32> d16;
-  return widen(f16{}, DF32(), hn::TruncateTo(d16, words));
-}
-
-// Super-blocks: a group's scales are made at its start, and are in L1 when its steps need them.
-template <quant::SuperBlockFormat Format, int kColumns>
-class ScaleReader<Format, kColumns> {
-  using L = quant::Packed<Format>;
-
- public:
-  HWY_INLINE explicit ScaleReader(const TileColumns& columns) : columns_(columns) {}
-
-  HWY_INLINE void start_group(const std::byte* group) {
-    group_ = group;
-    HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
-      const hn::Vec<DU32> words = load(group, c);
-      const VF32 scale = low_half_as_f32(words);
-      if constexpr (L::kHasMinimum) {
-        const VF32 minimum = hn::Neg(low_half_as_f32(hn::ShiftRight<16>(words)));
-        const auto low = load(group + L::kScaleOffset, c);
-        const auto low_minimums = load(group + L::kScaleOffset + quant::kChunkBytes, c);
-        const auto rest = load(group + L::kScaleOffset + 2 * quant::kChunkBytes, c);
-        const auto six = hn::Set(DU32(), 0x3F3F3F3Fu), four = hn::Set(DU32(), 0x0F0F0F0Fu);
-        const auto top = hn::Set(DU32(), 0x30303030u);
-        put(hn::And(low, six), scale, scales_, 0, c);
-        put(hn::Or(hn::And(rest, four), hn::And(hn::ShiftRight<2>(low), top)), scale, scales_, 4,
-            c);
-        put(hn::And(low_minimums, six), minimum, minimums_, 0, c);
-        put(hn::Or(hn::And(hn::ShiftRight<4>(rest), four),
-                   hn::And(hn::ShiftRight<2>(low_minimums), top)),
-            minimum, minimums_, 4, c);
-      } else {
-        hn::StoreU(scale, DF32(), scales_[0][c]);
-      }
-    }
-  }
-  HWY_INLINE VF32 scale(int step, int c) const {
-    return hn::LoadU(DF32(), scales_[L::kHasMinimum ? step : 0][c]);
-  }
-  HWY_INLINE VF32 minimum(int step, int c) const { return hn::LoadU(DF32(), minimums_[step][c]); }
-  // The integer scales of the halves of a step, as TwoScaleSum needs them. `odd`: of step's number.
-  HWY_INLINE VI16 halves(int step, bool odd, int c) const {
-    const auto words = load(group_ + L::kScaleOffset + step / 2 * quant::kChunkBytes, c);
-    const VI16 bytes = hn::BitCast(DI16(), words);
-    return hn::ShiftRight<8>(odd ? bytes : hn::ShiftLeft<8>(bytes));
-  }
-
- private:
-  static constexpr int kSteps = L::kHasMinimum ? static_cast<int>(L::kGroupSteps) : 1;
-
-  HWY_INLINE hn::Vec<DU32> load(const std::byte* chunk, int c) const {
-    const std::byte* words = columns_.template at<4>(chunk, c);
-    return hn::LoadU(DU32(), reinterpret_cast<const std::uint32_t*>(words));
-  }
-  // Stores the four bytes of each lane, times `factor`, as those of steps first … first + 3.
-  static HWY_INLINE void put(hn::Vec<DU32> bytes, VF32 factor, float (*to)[kColumns][kLanes],
-                             int first, int c) {
-    const auto byte = hn::Set(DU32(), 0xFF);
-    const auto store = [&](int step, hn::Vec<DU32> v) NIBBLE_ATTR {
-      const VF32 value = hn::ConvertTo(DF32(), hn::BitCast(DI32(), v));
-      hn::StoreU(hn::Mul(value, factor), DF32(), to[step][c]);
-    };
-    store(first, hn::And(bytes, byte));
-    store(first + 1, hn::And(hn::ShiftRight<8>(bytes), byte));
-    store(first + 2, hn::And(hn::ShiftRight<16>(bytes), byte));
-    store(first + 3, hn::ShiftRight<24>(bytes));
-  }
-
-  const TileColumns& columns_;
-  const std::byte* group_ = nullptr;
-  HWY_ALIGN float scales_[kSteps][kColumns][kLanes];
-  HWY_ALIGN float minimums_[kSteps][kColumns][kLanes];
-};
-
-template <class Format>
-inline constexpr bool kHasTwoScales = false;
-template <quant::SuperBlockFormat Format>
-inline constexpr bool kHasTwoScales<Format> = Format::kGroupLength == 16;
-
-// Block formats. kRowScale: activations have one scale per row. complete_sums applies it when the
-// sums are complete, so that a block costs one operation less.
-template <class Format, bool kRowScale, int kRows, int kColumns>
-HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
-                           const std::byte* HWY_RESTRICT weights, int lane,
-                           PanelPrefetcher prefetcher, float* HWY_RESTRICT sums_out) {
-  using L = quant::Packed<Format>;
-  using Codes = CodeReader<Format, kColumns>;
-  constexpr int kLength = static_cast<int>(L::kStepLength);
-  constexpr int kSteps = kStepsPerTurn<L>;
-  constexpr bool kTwoScales = kHasTwoScales<Format>;
-  using Dot = std::conditional_t<kTwoScales, TwoScaleSum,
-                                 DotSum<Format::kBits, !L::kHasMinimum, kLength, (kColumns > 1)>>;
-
-  Sums<kRows, kColumns> sums;
-  sums.fill(hn::Zero(DF32()));
-  const TileColumns columns(L::panel_bytes(k), lane);
-  Codes code_reader(columns);
-  ScaleReader<Format, kColumns> scale_reader(columns);
   // Pointers that move along k, and strides between rows: few enough to stay in registers.
   const std::int8_t* HWY_RESTRICT x = in.codes;
   const float* HWY_RESTRICT x_scales = in.scales;
@@ -367,21 +166,20 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
   const Index stride = in.n_blocks;
   const auto correction = [&](int r, int b) NIBBLE_ATTR {
     const VI32 code_sum = hn::Set(DI32(), code_sums[r * stride + b]);
-    return Format::kBits == 4 ? code_sum : hn::ShiftLeft<Format::kBits - 4>(code_sum);
+    return Steps::kBits == 4 ? code_sum : hn::ShiftLeft<Steps::kBits - 4>(code_sum);
   };
-  for (Index left = L::n_steps(k); left > 0; left -= L::kGroupSteps) {
-    scale_reader.start_group(weights);
-    const std::byte* HWY_RESTRICT codes = weights + L::kCodeOffset;
-    for (int first = 0; first < static_cast<int>(L::kGroupSteps); first += kSteps) {
-      prefetcher.step<kPanelsOf<kColumns> * kTurnBytes<L>>();
-      HWY_UNROLL(2) for (int b = 0; b < kSteps; ++b) {
+  for (Index left = n_steps; left > 0; left -= Steps::kGroup) {
+    steps.start_group();
+    for (int first = 0; first < Steps::kGroup; first += Steps::kTurn) {
+      prefetcher.step<kPanelsOf<kColumns> * Steps::kTurnBytes>();
+      HWY_UNROLL(2) for (int b = 0; b < Steps::kTurn; ++b) {
         // Only the blocks that k has, not the padding of the last group: inputs have no more.
-        if (!quant::SuperBlockFormat<Format> && first + b > 0 && left <= first + b) break;
+        if (!Steps::kWholeGroups && first + b > 0 && left <= first + b) break;
         Dot dot[kRows][kColumns];
         [[maybe_unused]] Register<DI16> halves[kColumns];
         if constexpr (kTwoScales) {
           HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
-            halves[c].set(scale_reader.halves(first + b, b % 2 != 0, c));
+            halves[c].set(steps.halves(first + b, b % 2 != 0, c));
           }
         }
         HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
@@ -396,12 +194,13 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
           }
         }
         for (int part = 0; part < kLength / 32; ++part) {
-          HWY_UNROLL(8) for (int j = 0; j < Codes::kChunksPer32; ++j) {
-            const int chunk = part * Codes::kChunksPer32 + j;
+          HWY_UNROLL(8) for (int j = 0; j < Steps::kChunks; ++j) {
+            const int chunk = part * Steps::kChunks + j;
             const auto inputs_of = [&](int r, VI8& x_low, VI8& x_high) NIBBLE_ATTR {
-              const std::int8_t* xr = x + r * x_stride + b * kLength + Codes::first_input(chunk);
+              const std::int8_t* xr = x + r * x_stride + b * kLength + 4 * chunk;
+              if constexpr (Steps::kBits < 8) xr += 4 * chunk / Steps::kApart * Steps::kApart;
               x_low = x_high = broadcast4(xr);
-              if constexpr (Format::kBits < 8) x_high = broadcast4(xr + L::kSharedByte);
+              if constexpr (Steps::kBits < 8) x_high = broadcast4(xr + Steps::kApart);
             };
             const auto add = [&](int r, int c, const CodePair& w, VI8 x_low,
                                  VI8 x_high) NIBBLE_ATTR {
@@ -410,8 +209,8 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
                 dot[r][c].add(w.low.get(), x_low, false, j / 2, scale);
                 dot[r][c].add(w.high.get(), x_high, true, j / 2, scale);
               } else {
-                dot[r][c].add(w.low.get(), x_low, Format::kBits == 8 && j % 2 != 0);
-                if constexpr (Format::kBits < 8) dot[r][c].add(w.high.get(), x_high, true);
+                dot[r][c].add(w.low.get(), x_low, Steps::kBits == 8 && j % 2 != 0);
+                if constexpr (Steps::kBits < 8) dot[r][c].add(w.high.get(), x_high, true);
               }
             };
             // Inputs or weights stay in registers, whichever are fewer.
@@ -425,7 +224,7 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
               }
               HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
                 CodePair w;
-                code_reader.read(codes, chunk, c, w);
+                steps.read(first + b, chunk, c, w);
                 HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
                   add(r, c, w, x_low[r].get(), x_high[r].get());
                 }
@@ -433,12 +232,19 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
             } else {
               CodePair w[kColumns];
               HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
-                code_reader.read(codes, chunk, c, w[c]);
+                steps.read(first + b, chunk, c, w[c]);
               }
               HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
                 VI8 low, high;
                 inputs_of(r, low, high);
                 HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) { add(r, c, w[c], low, high); }
+              }
+            }
+            if constexpr (Steps::kBits == 5) {
+              if (j % 2 != 0) {
+                HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+                  HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) { dot[r][c].end_of_16(); }
+                }
               }
             }
           }
@@ -449,7 +255,7 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
           }
         }
         HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
-          const VF32 scale = scale_reader.scale(first + b, c);
+          const VF32 scale = steps.scale(first + b, c);
           HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
             VF32 total;
             if constexpr (kTwoScales) {
@@ -467,25 +273,56 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k,
             }
             sums.set(r, c, hn::MulAdd(total, factor, sums.get(r, c)));
           }
-          if constexpr (L::kHasMinimum) {
-            const VF32 minimum = scale_reader.minimum(first + b, c);
+          if constexpr (Steps::kHasMinimum) {
+            const VF32 minimum = steps.minimum(first + b, c);
             HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
               const Index i = r * stride + b;
-              float x_sum = -0.125f * static_cast<float>(code_sums[i]);  // sum of the codes
-              if constexpr (!kRowScale) x_sum *= x_scales[i];
+              float x_sum;
+              if constexpr (Steps::kHasInputSums) {
+                x_sum = steps.input_sum(r, b);
+              } else {
+                x_sum = -0.125f * static_cast<float>(code_sums[i]);  // sum of the codes
+                if constexpr (!kRowScale) x_sum *= x_scales[i];
+              }
               sums.set(r, c, hn::MulAdd(minimum, hn::Set(DF32(), x_sum), sums.get(r, c)));
             }
           }
         }
-        codes += static_cast<int>(L::kStepChunks) * quant::kChunkBytes;
       }
-      x += kSteps * kLength;
-      if constexpr (!kRowScale) x_scales += kSteps;
-      code_sums += kSteps;
+      x += Steps::kTurn * kLength;
+      if constexpr (!kRowScale) x_scales += Steps::kTurn;
+      code_sums += Steps::kTurn;
     }
-    weights += L::kGroupBytes;
+    steps.end_group();
   }
+}
+
+template <class Format, bool kRowScale, int kRows, int kColumns>
+HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k, const std::byte* weights,
+                           int lane, PanelPrefetcher prefetcher, float* HWY_RESTRICT sums_out) {
+  Sums<kRows, kColumns> sums;
+  sums.fill(hn::Zero(DF32()));
+  add_steps<kRowScale>(in, quant::Packed<Format>::n_steps(k),
+                       PackedSteps<Format, kColumns>(weights, k, lane), prefetcher, sums);
   sums.store(sums_out, kColumns * kLanes);
+}
+
+// Adds to sums that are in memory.
+template <int kRows, class Steps, int kColumns>
+HWY_NOINLINE void wide_tile(const kernels::MatmulInput& in, Index n_steps,
+                            const WideStep<kColumns>* steps, PanelPrefetcher prefetcher,
+                            float* HWY_RESTRICT sums_inout) {
+  HWY_ALIGN float input_sums[kRows][Steps::kMaxSteps];
+  if constexpr (Steps::kHasMinimum) {
+    for (int r = 0; r < kRows; ++r) {
+      const Index first = r * in.n_blocks;
+      sum_inputs(in.code_sums + first, in.scales + first, n_steps, input_sums[r]);
+    }
+  }
+  Sums<kRows, kColumns> sums;
+  sums.load(sums_inout, kColumns * kLanes);
+  add_steps<false>(in, n_steps, Steps(steps, input_sums), prefetcher, sums);
+  sums.store(sums_inout, kColumns * kLanes);
 }
 
 template <int kRows, int kColumns, quant::BlockFormat Format>

@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What products with block formats read: weights step by step, a step being those of a row with one
+// scale. Either from the packed layout, or from steps that were widened before, to be read often.
+
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_MATMUL_STEPS_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
+#ifdef NIBBLE_KERNELS_MATMUL_STEPS_INL_H_
+#undef NIBBLE_KERNELS_MATMUL_STEPS_INL_H_
+#else
+#define NIBBLE_KERNELS_MATMUL_STEPS_INL_H_
+#endif
+
+#include "hwy/highway.h"
+#include "nibble/kernels/matmul_dot-inl.h"
+
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Where the vectors of a tile are in the packed weights.
+class TileColumns {
+ public:
+  HWY_INLINE TileColumns(Index panel_bytes, int lane) : panel_bytes_(panel_bytes), lane_(lane) {}
+
+  // The address of vector c of a row of 16 values of kBytes each. `row`: this row in the first
+  // panel.
+  template <int kBytes>
+  HWY_INLINE const std::byte* at(const std::byte* row, int c) const {
+    return row + c / kVectors * panel_bytes_ + kBytes * (lane_ + c % kVectors * kLanes);
+  }
+
+ private:
+  Index panel_bytes_;
+  Index lane_;  // of the first vector in its panel
+};
+
+// ---- Codes -------------------------------------------------------------------------------------
+
+// Codes of two vectors: the low and the high halves of the bytes of a chunk, or twice the same of 8
+// bits.
+struct CodePair {
+  Register<DU8> low;
+  Register<DU8> high;
+  HWY_INLINE CodePair() {}
+};
+
+template <class Format, int kColumns>
+class CodeReader {
+  using L = quant::Packed<Format>;
+  static constexpr int kUpper = static_cast<int>(L::kUpperChunks);  // bits above the fourth
+
+ public:
+  HWY_INLINE CodeReader() {}
+
+  // Chunk j of the 32 weights at `codes`, of vector c. Called for one j after the other.
+  HWY_INLINE void read(const TileColumns& columns, const std::byte* codes, int j, int c,
+                       CodePair& pair) {
+    const VU8 both = load(columns, codes, kUpper + j, c);
+    if constexpr (Format::kBits == 8) {
+      pair.low.set(both);
+      pair.high.set(both);
+    } else if constexpr (kUpper == 0) {
+      pair.low.set(low_nibbles(both));
+      pair.high.set(high_nibbles(both));
+    } else {
+      // Upper bits come to bits 4 … by shifts of 16-bit lanes; what crosses bytes is masked away.
+      constexpr int kChunksPerUpper = 4 / kUpper;
+      if (j % kChunksPerUpper == 0) {
+        const auto upper = hn::BitCast(DU16(), load(columns, codes, j / kChunksPerUpper, c));
+        low_upper_[c].set(upper);
+        high_upper_[c].set(hn::ShiftLeft<4>(upper));
+      } else {
+        low_upper_[c].set(hn::ShiftRight<kUpper>(low_upper_[c].get()));
+        high_upper_[c].set(hn::ShiftRight<kUpper>(high_upper_[c].get()));
+      }
+      const VU8 mask = hn::Set(DU8(), ((1 << kUpper) - 1) << 4);
+      const VU8 low = hn::And(hn::BitCast(DU8(), low_upper_[c].get()), mask);
+      const VU8 high = hn::And(hn::BitCast(DU8(), high_upper_[c].get()), mask);
+      pair.low.set(hn::Or(low_nibbles(both), low));
+      pair.high.set(hn::Or(high_nibbles(both), high));
+    }
+  }
+
+ private:
+  static HWY_INLINE VU8 load(const TileColumns& columns, const std::byte* codes, int chunk, int c) {
+    const std::byte* bytes = columns.template at<4>(codes + chunk * quant::kChunkBytes, c);
+    return hn::LoadU(DU8(), reinterpret_cast<const std::uint8_t*>(bytes));
+  }
+
+  Register<DU16> low_upper_[kColumns], high_upper_[kColumns];
+};
+
+// ---- Scales ------------------------------------------------------------------------------------
+
+// The scales and minimums of a group of blocks.
+template <class Format, int kColumns>
+class ScaleReader {
+  using L = quant::Packed<Format>;
+  using Scale = typename Format::Scale;
+
+ public:
+  HWY_INLINE ScaleReader() {}
+
+  HWY_INLINE void start_group(const TileColumns&, const std::byte*) {}
+  HWY_INLINE VF32 scale(const TileColumns& columns, const std::byte* group, int step, int c) const {
+    return load_f32(reinterpret_cast<const Scale*>(
+        columns.template at<sizeof(Scale)>(group + step * L::kScaleRowBytes, c)));
+  }
+  HWY_INLINE VF32 minimum(const TileColumns& columns, const std::byte* group, int step,
+                          int c) const {
+    return scale(columns, group + L::kMinimumOffset, step, c);
+  }
+};
+
+HWY_INLINE VF32 low_half_as_f32(hn::Vec<DU32> words) {
+  const hn::Rebind<std::uint16_t, DF32> d16;
+  return widen(f16{}, DF32(), hn::TruncateTo(d16, words));
+}
+
+// Super-blocks: a group's scales are made at its start, and are in L1 when its steps need them.
+template <quant::SuperBlockFormat Format, int kColumns>
+class ScaleReader<Format, kColumns> {
+  using L = quant::Packed<Format>;
+
+ public:
+  HWY_INLINE ScaleReader() {}
+
+  HWY_INLINE void start_group(const TileColumns& columns, const std::byte* group) {
+    HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
+      const hn::Vec<DU32> words = load(columns, group, c);
+      const VF32 scale = low_half_as_f32(words);
+      if constexpr (L::kHasMinimum) {
+        const std::byte* const small = group + L::kScaleOffset;
+        const auto scales = load(columns, small, c);
+        const auto minimums = load(columns, small + quant::kChunkBytes, c);
+        const auto rest = load(columns, small + 2 * quant::kChunkBytes, c);
+        const VF32 minus = hn::Neg(low_half_as_f32(hn::ShiftRight<16>(words)));
+        put(first_four(scales), scale, scales_[0][c]);
+        put(last_four(scales, rest), scale, scales_[4][c]);
+        put(first_four(minimums), minus, minimums_[0][c]);
+        put(last_four(minimums, hn::ShiftRight<4>(rest)), minus, minimums_[4][c]);
+      } else {
+        hn::StoreU(scale, DF32(), scales_[0][c]);
+      }
+    }
+  }
+  HWY_INLINE VF32 scale(const TileColumns&, const std::byte*, int step, int c) const {
+    return hn::LoadU(DF32(), scales_[L::kHasMinimum ? step : 0][c]);
+  }
+  HWY_INLINE VF32 minimum(const TileColumns&, const std::byte*, int step, int c) const {
+    return hn::LoadU(DF32(), minimums_[step][c]);
+  }
+  // The integer scales of the halves of a step, as TwoScaleSum needs them. `odd`: of step's number.
+  HWY_INLINE VI16 halves(const TileColumns& columns, const std::byte* group, int step, bool odd,
+                         int c) const {
+    const auto words = load(columns, group + L::kScaleOffset + step / 2 * quant::kChunkBytes, c);
+    const VI16 bytes = hn::BitCast(DI16(), words);
+    return hn::ShiftRight<8>(odd ? bytes : hn::ShiftLeft<8>(bytes));
+  }
+
+ private:
+  static constexpr int kSteps = L::kHasMinimum ? static_cast<int>(L::kGroupSteps) : 1;
+  using Floats = float[kLanes];
+
+  static HWY_INLINE hn::Vec<DU32> load(const TileColumns& columns, const std::byte* chunk, int c) {
+    const std::byte* words = columns.template at<4>(chunk, c);
+    return hn::LoadU(DU32(), reinterpret_cast<const std::uint32_t*>(words));
+  }
+  // Of the steps 0 … 3 the lower six bits of bytes; of 4 … 7 the upper two, above four of `rest`.
+  static HWY_INLINE hn::Vec<DU32> first_four(hn::Vec<DU32> bytes) {
+    return hn::And(bytes, hn::Set(DU32(), 0x3F3F3F3Fu));
+  }
+  static HWY_INLINE hn::Vec<DU32> last_four(hn::Vec<DU32> bytes, hn::Vec<DU32> rest) {
+    return hn::Or(hn::And(rest, hn::Set(DU32(), 0x0F0F0F0Fu)),
+                  hn::And(hn::ShiftRight<2>(bytes), hn::Set(DU32(), 0x30303030u)));
+  }
+  // Stores the four bytes of each lane, times `factor`, kColumns vectors apart.
+  static HWY_INLINE void put(hn::Vec<DU32> bytes, VF32 factor, float* to) {
+    const auto byte = hn::Set(DU32(), 0xFF);
+    put_one(hn::And(bytes, byte), factor, to);
+    put_one(hn::And(hn::ShiftRight<8>(bytes), byte), factor, to + kColumns * kLanes);
+    put_one(hn::And(hn::ShiftRight<16>(bytes), byte), factor, to + 2 * kColumns * kLanes);
+    put_one(hn::ShiftRight<24>(bytes), factor, to + 3 * kColumns * kLanes);
+  }
+  static HWY_INLINE void put_one(hn::Vec<DU32> integers, VF32 factor, float* to) {
+    const VF32 value = hn::ConvertTo(DF32(), hn::BitCast(DI32(), integers));
+    hn::StoreU(hn::Mul(value, factor), DF32(), to);
+  }
+
+  HWY_ALIGN Floats scales_[kSteps][kColumns];
+  HWY_ALIGN Floats minimums_[kSteps][kColumns];
+};
+
+// ---- Steps -------------------------------------------------------------------------------------
+// Block formats go through k in groups of steps, and through a group in turns of two steps (or
+// one): between turns only pointers change.
+
+template <class Format>
+inline constexpr bool kHasTwoScales = false;  // in 32 weights
+template <quant::SuperBlockFormat Format>
+inline constexpr bool kHasTwoScales<Format> = Format::kGroupLength == 16;
+
+// Steps of kColumns vectors in the packed layout.
+template <class Format, int kColumns>
+class PackedSteps {
+  using L = quant::Packed<Format>;
+
+ public:
+  static constexpr int kBits = Format::kBits;
+  static constexpr int kLength = static_cast<int>(L::kStepLength);
+  static constexpr bool kHasMinimum = L::kHasMinimum;
+  static constexpr bool kTwoScales = kHasTwoScales<Format>;
+  static constexpr int kGroup = static_cast<int>(L::kGroupSteps);
+  static constexpr int kTurn = kGroup < 2 ? 1 : 2;
+  static constexpr Index kTurnBytes = L::kGroupBytes / kGroup * kTurn;  // of a panel
+  // Whether all steps of the last group exist.
+  static constexpr bool kWholeGroups = quant::SuperBlockFormat<Format>;
+  // Chunks of 32 weights, beside those of upper bits.
+  static constexpr int kChunks = kBits == 8 ? 8 : 4;
+  static constexpr bool kHasInputSums = false;
+  // How far apart the weights of the two vectors of a chunk are.
+  static constexpr int kApart = kBits == 8 ? 0 : static_cast<int>(L::kSharedByte);
+
+  HWY_INLINE PackedSteps(const std::byte* weights, Index k, int lane)
+      : columns_(L::panel_bytes(k), lane), group_(weights) {}
+
+  HWY_INLINE void start_group() { scales_.start_group(columns_, group_); }
+  HWY_INLINE void end_group() { group_ += L::kGroupBytes; }
+
+  // Chunk j of a step of the group, one after the other.
+  HWY_INLINE void read(int step, int j, int c, CodePair& pair) {
+    const std::byte* const codes =
+        group_ + L::kCodeOffset + step * static_cast<int>(L::kStepChunks) * quant::kChunkBytes;
+    codes_.read(columns_, codes, j, c, pair);
+  }
+  HWY_INLINE VF32 scale(int step, int c) const { return scales_.scale(columns_, group_, step, c); }
+  HWY_INLINE VF32 minimum(int step, int c) const {
+    return scales_.minimum(columns_, group_, step, c);
+  }
+  HWY_INLINE VI16 halves(int step, bool odd, int c) const {
+    return scales_.halves(columns_, group_, step, odd, c);
+  }
+
+ private:
+  const TileColumns columns_;
+  const std::byte* HWY_RESTRICT group_;
+  CodeReader<Format, kColumns> codes_;
+  ScaleReader<Format, kColumns> scales_;
+};
+
+// A step of 32 weights, widened: a byte for each code, scales in f32.
+template <int kColumns>
+struct WideStep {
+  HWY_ALIGN float scales[kColumns][kLanes];
+  HWY_ALIGN float minimums[kColumns][kLanes];        // or
+  HWY_ALIGN std::uint32_t halves[kColumns][kLanes];  // integer scales
+  HWY_ALIGN std::uint8_t codes[4][2][kColumns][4 * kLanes];
+};
+
+// Widened steps. Formats whose codes have at most Bits bits, and the same kinds of scales, share
+// the code that multiplies them.
+template <int Bits, bool HasMinimum, bool TwoScales, int kColumns>
+class WideSteps {
+ public:
+  static constexpr int kBits = Bits;
+  static constexpr int kLength = 32;
+  static constexpr bool kHasMinimum = HasMinimum;
+  static constexpr bool kTwoScales = TwoScales;
+  static constexpr int kGroup = 2;
+  static constexpr int kTurn = 2;
+  static constexpr Index kTurnBytes = 0;  // of a panel: none is read
+  static constexpr bool kWholeGroups = false;
+  static constexpr int kChunks = 4;
+  static constexpr int kApart = TwoScales ? 8 : 16;
+  // How many steps are widened at a time: they, and a tile's inputs, stay in L1.
+  static constexpr int kMaxSteps =
+      static_cast<int>((16 << 10) / sizeof(WideStep<kColumns>)) / 8 * 8;
+  static_assert(kMaxSteps > 0);
+  // input_sums[r][s]: the sum of the inputs of row r that step s multiplies.
+  static constexpr bool kHasInputSums = true;
+  using InputSums = float[kMaxSteps];
+
+  HWY_INLINE WideSteps(const WideStep<kColumns>* steps, const InputSums* input_sums)
+      : steps_(steps), input_sums_(input_sums[0]) {}
+
+  HWY_INLINE void start_group() {}
+  HWY_INLINE void end_group() {
+    steps_ += kGroup;
+    input_sums_ += kGroup;
+  }
+  HWY_INLINE float input_sum(int r, int step) const { return input_sums_[r * kMaxSteps + step]; }
+  HWY_INLINE void read(int step, int j, int c, CodePair& pair) const {
+    pair.low.set(hn::LoadU(DU8(), steps_[step].codes[j][0][c]));
+    pair.high.set(hn::LoadU(DU8(), steps_[step].codes[j][1][c]));
+  }
+  HWY_INLINE VF32 scale(int step, int c) const { return hn::LoadU(DF32(), steps_[step].scales[c]); }
+  HWY_INLINE VF32 minimum(int step, int c) const {
+    return hn::LoadU(DF32(), steps_[step].minimums[c]);
+  }
+  HWY_INLINE VI16 halves(int step, bool, int c) const {
+    return hn::BitCast(DI16(), hn::LoadU(DU32(), steps_[step].halves[c]));
+  }
+
+ private:
+  const WideStep<kColumns>* HWY_RESTRICT steps_;
+  const float* HWY_RESTRICT input_sums_;
+};
+
+// The sums of the inputs of n blocks, from the sums of their codes and their scales.
+HWY_INLINE void sum_inputs(const std::int32_t* code_sums, const float* scales, Index n,
+                           float* HWY_RESTRICT sums) {
+  const VF32 eighth = hn::Set(DF32(), -0.125f);
+  Index i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const VF32 codes = hn::Mul(eighth, hn::ConvertTo(DF32(), hn::LoadU(DI32(), code_sums + i)));
+    hn::StoreU(hn::Mul(codes, hn::LoadU(DF32(), scales + i)), DF32(), sums + i);
+  }
+  for (; i < n; ++i) sums[i] = -0.125f * static_cast<float>(code_sums[i]) * scales[i];
+}
+
+template <class Format, int kColumns>
+using WideStepsOf = WideSteps<(Format::kBits < 5 ? 5 : Format::kBits),
+                              quant::Packed<Format>::kHasMinimum, kHasTwoScales<Format>, kColumns>;
+
+// Widens n_steps steps from the group at `weights` on; see PackedSteps for k and lane.
+template <class Format, int kColumns>
+HWY_NOINLINE void widen_steps(const std::byte* weights, Index k, int lane, int n_steps,
+                              WideStep<kColumns>* HWY_RESTRICT out) {
+  using Steps = PackedSteps<Format, kColumns>;
+  Steps steps(weights, k, lane);
+  for (int first = 0; first < n_steps; first += Steps::kGroup) {
+    steps.start_group();
+    for (int turn = 0; turn < Steps::kGroup && first + turn < n_steps; turn += Steps::kTurn) {
+      HWY_UNROLL(2) for (int s = 0; s < Steps::kTurn; ++s) {
+        if (!Steps::kWholeGroups && first + turn + s >= n_steps) break;
+        HWY_UNROLL(8) for (int j = 0; j < Steps::kChunks; ++j) {
+          HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
+            CodePair pair;
+            steps.read(turn + s, j, c, pair);
+            hn::StoreU(pair.low.get(), DU8(), out->codes[j][0][c]);
+            hn::StoreU(pair.high.get(), DU8(), out->codes[j][1][c]);
+          }
+        }
+        HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
+          hn::StoreU(steps.scale(turn + s, c), DF32(), out->scales[c]);
+          if constexpr (Steps::kHasMinimum) {
+            hn::StoreU(steps.minimum(turn + s, c), DF32(), out->minimums[c]);
+          }
+          if constexpr (Steps::kTwoScales) {
+            const VI16 halves = steps.halves(turn + s, s % 2 != 0, c);
+            hn::StoreU(hn::BitCast(DU32(), halves), DU32(), out->halves[c]);
+          }
+        }
+        ++out;
+      }
+    }
+    steps.end_group();
+  }
+}
+
+}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
+NIBBLE_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Types of GGUF that are read exactly, but have no kernels: a model's weights in them are converted
+// to the nearest of nibble's formats when it is loaded. The nearest is the smallest that adds
+// little to the error that the weights have already; where it is said, it adds none.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+
+#include "nibble/core/exact_math.hpp"
+#include "nibble/core/result.hpp"
+#include "nibble/io/ggml_type.hpp"
+#include "nibble/quant/codebooks.hpp"
+#include "nibble/quant/format.hpp"
+
+NIBBLE_EXACT_MATH_BEGIN
+namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
+
+namespace detail {
+
+// ---- Reading one block -------------------------------------------------------------------------
+
+struct BlockBytes {
+  const std::uint8_t* at;
+
+  int operator[](std::size_t i) const noexcept { return at[i]; }
+  std::uint32_t word(std::size_t i) const noexcept { return half(i) | half(i + 2) << 16; }
+  std::uint32_t half(std::size_t i) const noexcept { return at[i] | std::uint32_t{at[i + 1]} << 8; }
+  float f16_at(std::size_t i) const noexcept {
+    return to_f32(f16{static_cast<std::uint16_t>(half(i))});
+  }
+};
+
+// Two bits each: 16 groups of 16 with 4-bit scales and minimums.
+inline void read_q2_k(BlockBytes b, float* out) noexcept {
+  const float d = b.f16_at(80), minimum = b.f16_at(82);
+  for (std::size_t i = 0; i < 256; ++i) {
+    const int code = b[16 + i / 128 * 32 + i % 32] >> i / 32 % 4 * 2 & 3;
+    const int scales = b[i / 16];
+    out[i] = d * static_cast<float>(scales & 15) * static_cast<float>(code) -
+             minimum * static_cast<float>(scales >> 4);
+  }
+}
+
+// Three bits: the third in a mask of its own; 16 groups of 16 with 6-bit scales.
+inline void read_q3_k(BlockBytes b, float* out) noexcept {
+  const float d = b.f16_at(108);
+  for (std::size_t i = 0; i < 256; ++i) {
+    const std::size_t g = i / 16;
+    const int low = b[96 + g % 8] >> g / 8 * 4 & 15;
+    const int high = b[104 + g % 4] >> g / 4 * 2 & 3;
+    const int code = b[32 + i / 128 * 32 + i % 32] >> i / 32 % 4 * 2 & 3;
+    const bool third = (b[i % 32] >> i / 32 & 1) != 0;
+    out[i] = d * static_cast<float>((low | high << 4) - 32) *
+             static_cast<float>(third ? code : code - 4);
+  }
+}
+
+// Eight magnitudes of a codebook of 2-bit levels, times `scale` and the signs.
+inline void read_iq2_entry(std::uint32_t entry, int signs, float scale, float* out) noexcept {
+  constexpr float kMagnitudes[4] = {8, 25, 43, 0};
+  for (int i = 0; i < 8; ++i) {
+    const float value = scale * kMagnitudes[entry >> 2 * i & 3];
+    out[i] = (signs >> i & 1) != 0 ? -value : value;
+  }
+}
+// Seven signs, and an eighth that makes the number of negative ones even.
+inline int eight_signs(std::uint32_t seven) noexcept {
+  std::uint32_t parity = seven ^ seven >> 4;
+  parity ^= parity >> 2;
+  parity ^= parity >> 1;
+  return static_cast<int>(seven | (parity & 1) << 7);
+}
+
+inline void read_iq2_xxs(BlockBytes b, float* out) noexcept {
+  const float d = b.f16_at(0);
+  for (std::size_t g = 0; g < 8; ++g) {
+    const std::uint32_t rest = b.word(2 + 8 * g + 4);
+    const float scale = d * (0.5f + static_cast<float>(rest >> 28)) * 0.25f;
+    for (std::size_t j = 0; j < 4; ++j) {
+      read_iq2_entry(kCodebookIq2Xxs[b[2 + 8 * g + j]], eight_signs(rest >> 7 * j & 127), scale,
+                     out + 32 * g + 8 * j);
+    }
+  }
+}
+
+inline void read_iq2_xs(BlockBytes b, float* out) noexcept {
+  const float d = b.f16_at(0);
+  for (std::size_t j = 0; j < 32; ++j) {
+    const std::uint32_t code = b.half(2 + 2 * j);
+    const int scale = b[66 + j / 4] >> j / 2 % 2 * 4 & 15;
+    read_iq2_entry(kCodebookIq2Xs[code & 511], eight_signs(code >> 9),
+                   d * (0.5f + static_cast<float>(scale)) * 0.25f, out + 8 * j);
+  }
+}
+
+inline void read_iq2_s(BlockBytes b, float* out) noexcept {
+  const float d = b.f16_at(0);
+  for (std::size_t j = 0; j < 32; ++j) {
+    const int code = b[2 + j] | (b[66 + j / 4] >> j % 4 * 2 & 3) << 8;
+    const int scale = b[74 + j / 4] >> j / 2 % 2 * 4 & 15;
+    read_iq2_entry(kCodebookIq2S[code], b[34 + j], d * (0.5f + static_cast<float>(scale)) * 0.25f,
+                   out + 8 * j);
+  }
+}
+
+inline void read_iq3_xxs(BlockBytes b, float* out) noexcept {
+  constexpr float kMagnitudes[8] = {4, 12, 20, 28, 36, 44, 52, 62};
+  const float d = b.f16_at(0);
+  for (std::size_t i = 0; i < 256; ++i) {
+    const std::uint32_t rest = b.word(66 + i / 32 * 4);
+    const float scale = d * (0.5f + static_cast<float>(rest >> 28)) * 0.5f;
+    const int level = kCodebookIq3Xxs[b[2 + i / 4]] >> 3 * (i % 4) & 7;
+    const int signs = eight_signs(rest >> 7 * (i / 8 % 4) & 127);
+    const float value = scale * kMagnitudes[level];
+    out[i] = (signs >> i % 8 & 1) != 0 ? -value : value;
+  }
+}
+
+inline void read_iq3_s(BlockBytes b, float* out) noexcept {
+  const float d = b.f16_at(0);
+  for (std::size_t i = 0; i < 256; ++i) {
+    const int scale = b[106 + i / 64] >> i / 32 % 2 * 4 & 15;
+    const int code = b[2 + i / 4] | (b[66 + i / 32] >> i / 4 % 8 & 1) << 8;
+    const int level = kCodebookIq3S[code] >> 3 * (i % 4) & 7;
+    const float value = d * static_cast<float>(1 + 2 * scale) * static_cast<float>(2 * level + 1);
+    out[i] = (b[74 + i / 8] >> i % 8 & 1) != 0 ? -value : value;
+  }
+}
+
+// Eight of -1, 0, 1, shifted by an eighth.
+inline void read_iq1_entry(int code, bool down, float scale, float* out) noexcept {
+  const int entry = kCodebookIq1[code];
+  const float shift = down ? -0.125f : 0.125f;
+  for (int i = 0; i < 8; ++i) {
+    out[i] = scale * (static_cast<float>((entry >> 2 * i & 3) - 1) + shift);
+  }
+}
+
+inline void read_iq1_s(BlockBytes b, float* out) noexcept {
+  const float d = b.f16_at(0);
+  for (std::size_t j = 0; j < 32; ++j) {
+    const int upper = static_cast<int>(b.half(34 + j / 4 * 2));
+    const int code = b[2 + j] | (upper >> 3 * (j % 4) & 7) << 8;
+    read_iq1_entry(code, upper >> 15 != 0, d * static_cast<float>(2 * (upper >> 12 & 7) + 1),
+                   out + 8 * j);
+  }
+}
+
+// The f16 scale is in the top bits of the four halves with small scales.
+inline void read_iq1_m(BlockBytes b, float* out) noexcept {
+  std::uint32_t bits = 0;
+  for (std::size_t i = 0; i < 4; ++i) bits |= b.half(48 + 2 * i) >> 12 << 4 * i;
+  const float d = to_f32(f16{static_cast<std::uint16_t>(bits)});
+  for (std::size_t j = 0; j < 32; ++j) {
+    const int upper = b[32 + j / 2] >> j % 2 * 4;
+    const std::uint32_t scale = b.half(48 + j / 8 * 2) >> 3 * (j / 2 % 4) & 7;
+    read_iq1_entry(b[j] | (upper & 7) << 8, (upper & 8) != 0, d * static_cast<float>(2 * scale + 1),
+                   out + 8 * j);
+  }
+}
+
+inline constexpr std::int8_t kIq4Levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                               1,    13,   25,  38,  53,  69,  89,  113};
+// 32 codes of 4 bits in 16 bytes, `n` apart in a byte, as levels of a table times `scale`.
+inline void read_levels(const std::uint8_t* codes, std::size_t n, const std::int8_t* levels,
+                        float scale, float* out) noexcept {
+  for (std::size_t j = 0; j < n; ++j) {
+    out[j] = scale * static_cast<float>(levels[codes[j] & 15]);
+    out[j + n] = scale * static_cast<float>(levels[codes[j] >> 4]);
+  }
+}
+
+inline void read_iq4_nl(BlockBytes b, float* out) noexcept {
+  read_levels(b.at + 2, 16, kIq4Levels, b.f16_at(0), out);
+}
+
+inline void read_iq4_xs(BlockBytes b, float* out) noexcept {
+  const float d = b.f16_at(0);
+  for (std::size_t g = 0; g < 8; ++g) {
+    const int low = b[4 + g / 2] >> g % 2 * 4 & 15;
+    const int high = static_cast<int>(b.half(2) >> 2 * g & 3);
+    read_levels(b.at + 8 + 16 * g, 16, kIq4Levels, d * static_cast<float>((low | high << 4) - 32),
+                out + 32 * g);
+  }
+}
+
+inline constexpr std::int8_t kFp4Levels[16] = {0, 1,  2,  3,  4,  6,  8,  12,
+                                               0, -1, -2, -3, -4, -6, -8, -12};
+
+// Half of 2^(e - 127).
+inline float mxfp4_scale(BlockBytes b) noexcept {
+  const auto e = static_cast<std::uint32_t>(b[0]);
+  return __builtin_bit_cast(float, e < 2 ? 0x00200000u << e : (e - 1) << 23);
+}
+inline void read_mxfp4(BlockBytes b, float* out) noexcept {
+  read_levels(b.at + 1, 16, kFp4Levels, mxfp4_scale(b), out);
+}
+
+// Four groups of 16, each with half of an 8-bit float without sign: 4 bits of exponent, 3 of
+// mantissa.
+inline void read_nvfp4(BlockBytes b, float* out) noexcept {
+  for (std::size_t g = 0; g < 4; ++g) {
+    const int exponent = b[g] >> 3 & 15, mantissa = b[g] & 7;
+    const auto power = static_cast<std::uint32_t>(exponent == 0 ? 117 : 116 + exponent) << 23;
+    const float unit = __builtin_bit_cast(float, power);  // half of the mantissa's last place
+    const bool is_zero = b[g] == 0 || b[g] == 127;
+    const int steps = is_zero ? 0 : exponent == 0 ? mantissa : 8 + mantissa;
+    read_levels(b.at + 4 + 8 * g, 8, kFp4Levels, unit * static_cast<float>(steps), out + 16 * g);
+  }
+}
+
+// Five of -1, 0, 1 in a byte, as a fraction of 256 in base 3.
+inline void read_tq1_0(BlockBytes b, float* out) noexcept {
+  constexpr int kPowers[5] = {1, 3, 9, 27, 81};
+  const float d = b.f16_at(52);
+  const auto read = [&](std::size_t first, std::size_t n_bytes, std::size_t n_digits) {
+    for (std::size_t digit = 0; digit < n_digits; ++digit) {
+      for (std::size_t j = 0; j < n_bytes; ++j) {
+        const int rest = b[first + j] * kPowers[digit] & 255;
+        *out++ = d * static_cast<float>((rest * 3 >> 8) - 1);
+      }
+    }
+  };
+  read(0, 32, 5);
+  read(32, 16, 5);
+  read(48, 4, 4);
+}
+
+inline void read_tq2_0(BlockBytes b, float* out) noexcept {
+  const float d = b.f16_at(64);
+  for (std::size_t i = 0; i < 256; ++i) {
+    const int code = b[i / 128 * 32 + i % 32] >> i / 32 % 4 * 2 & 3;
+    out[i] = d * static_cast<float>(code - 1);
+  }
+}
+
+inline void read_q1_0(BlockBytes b, float* out) noexcept {
+  const float d = b.f16_at(0);
+  for (std::size_t i = 0; i < 128; ++i) out[i] = (b[2 + i / 8] >> i % 8 & 1) != 0 ? d : -d;
+}
+
+inline void read_q2_0(BlockBytes b, float* out) noexcept {
+  const float d = b.f16_at(0);
+  for (std::size_t i = 0; i < 64; ++i) {
+    out[i] = d * static_cast<float>((b[2 + i / 4] >> i % 4 * 2 & 3) - 1);
+  }
+}
+
+// ---- All of them -------------------------------------------------------------------------------
+
+// The scale of a block whose weights are small integers times it.
+template <std::size_t kAt>
+float f16_scale(BlockBytes b) noexcept {
+  return b.f16_at(kAt);
+}
+
+}  // namespace detail
+
+struct ReadOnlyType {
+  io::GgmlType type;
+  Format nearest;        // for rows that are whole super-blocks
+  Format nearest_short;  // for others
+  void (*read)(detail::BlockBytes block, float* out);
+  // Where all weights of a block are integers times one scale that `nearest` can hold: that scale.
+  float (*scale)(detail::BlockBytes block) = nullptr;
+
+  Format nearest_for(std::size_t k) const noexcept {
+    return k % 256 == 0 ? nearest : nearest_short;
+  }
+};
+
+NIBBLE_HIDDEN inline constexpr ReadOnlyType kReadOnlyTypes[] = {
+    {io::GgmlType::q2_k, Format::q4_k, Format::q4_k, detail::read_q2_k},
+    {io::GgmlType::q3_k, Format::q4_k, Format::q4_k, detail::read_q3_k},
+    {io::GgmlType::iq1_s, Format::q4_k, Format::q4_k, detail::read_iq1_s},
+    {io::GgmlType::iq1_m, Format::q4_k, Format::q4_k, detail::read_iq1_m},
+    {io::GgmlType::iq2_xxs, Format::q4_k, Format::q4_k, detail::read_iq2_xxs},
+    {io::GgmlType::iq2_xs, Format::q4_k, Format::q4_k, detail::read_iq2_xs},
+    {io::GgmlType::iq2_s, Format::q4_k, Format::q4_k, detail::read_iq2_s},
+    {io::GgmlType::iq3_xxs, Format::q4_k, Format::q4_k, detail::read_iq3_xxs},
+    {io::GgmlType::iq3_s, Format::q4_k, Format::q4_k, detail::read_iq3_s},
+    {io::GgmlType::iq4_nl, Format::q5_k, Format::q5_0, detail::read_iq4_nl},
+    {io::GgmlType::iq4_xs, Format::q5_k, Format::q5_k, detail::read_iq4_xs},
+    {io::GgmlType::nvfp4, Format::q6_k, Format::q8_0, detail::read_nvfp4},
+    // These become exactly the same weights.
+    {io::GgmlType::mxfp4, Format::q5_0, Format::q5_0, detail::read_mxfp4, detail::mxfp4_scale},
+    {io::GgmlType::tq1_0, Format::q4_0, Format::q4_0, detail::read_tq1_0, detail::f16_scale<52>},
+    {io::GgmlType::tq2_0, Format::q4_0, Format::q4_0, detail::read_tq2_0, detail::f16_scale<64>},
+    {io::GgmlType::q1_0, Format::q4_0, Format::q4_0, detail::read_q1_0, detail::f16_scale<0>},
+    {io::GgmlType::q2_0, Format::q4_0, Format::q4_0, detail::read_q2_0, detail::f16_scale<0>},
+};
+
+// Null for types that are formats (format_of in ggml.hpp), and for those that hold no weights.
+constexpr const ReadOnlyType* read_only_type(io::GgmlType type) noexcept {
+  for (const ReadOnlyType& other : kReadOnlyTypes) {
+    if (other.type == type) return &other;
+  }
+  return nullptr;
+}
+
+// A row of whole blocks as f32.
+inline void read_row(const ReadOnlyType& from, const std::byte* row,
+                     std::span<float> out) noexcept {
+  const io::GgmlTypeTraits traits = io::type_traits(from.type);
+  const auto* block = reinterpret_cast<const std::uint8_t*>(row);
+  for (std::size_t i = 0; i < out.size(); i += traits.block_size) {
+    from.read({block}, out.data() + i);
+    block += traits.type_size;
+  }
+}
+
+namespace detail {
+
+// Rounds 32 weights that are integers times `scale` to a block with this scale. Returns false if
+// they are not, or if the block cannot hold the scale.
+template <class F>
+bool round_exactly(const float* x, float scale, std::byte* out) noexcept {
+  constexpr int kOffset = 1 << (F::kBits - 1);
+  typename F::Block block;
+  block.scale = to_f16(scale);
+  if (!(scale != 0.0f) || to_f32(block.scale) != scale) return false;
+  std::uint8_t codes[32];
+  for (int i = 0; i < 32; ++i) {
+    const float quotient = x[i] / scale;
+    if (!(quotient >= -kOffset && quotient < kOffset)) return false;
+    codes[i] = static_cast<std::uint8_t>(static_cast<int>(quotient) + kOffset);
+  }
+  pack_codes<F>(codes, block);
+  std::memcpy(out, &block, sizeof(block));
+  return true;
+}
+
+}  // namespace detail
+
+// Converts a row to its nearest format. `scratch`: as many floats as the row has weights.
+inline void read_row_as(const ReadOnlyType& from, Format to, const std::byte* row,
+                        std::span<float> scratch, std::byte* out) noexcept {
+  read_row(from, row, scratch);
+  if (from.scale == nullptr || to != from.nearest) {
+    detail::round_row(to, scratch, out);
+    return;
+  }
+  const io::GgmlTypeTraits traits = io::type_traits(from.type);
+  for (std::size_t i = 0; i < scratch.size(); i += 32) {
+    const auto* const block =
+        reinterpret_cast<const std::uint8_t*>(row) + i / traits.block_size * traits.type_size;
+    const float scale = from.scale({block});
+    const std::span<const float> x = scratch.subspan(i, 32);
+    std::byte* const to_block =
+        out + i / 32 * (to == Format::q4_0 ? sizeof(Q4_0::Block) : sizeof(Q5_0::Block));
+    const bool is_exact = to == Format::q4_0
+                              ? detail::round_exactly<Q4_0>(x.data(), scale, to_block)
+                              : detail::round_exactly<Q5_0>(x.data(), scale, to_block);
+    if (!is_exact) detail::round_row(to, x, to_block);
+  }
+}
+
+}}}  // namespace nibble::NIBBLE_ABI::quant
+NIBBLE_EXACT_MATH_END
