@@ -476,7 +476,17 @@ def gemma_embedding():
                "dense_3_feat_out": 20}, row
 
 
-ENCODERS = {"bert-mean": ("bert", lambda: bert_of(1)), "bert-first": ("bert", lambda: bert_of(2)),
+def qwen3_embedding():
+    c = hf.Qwen3Config(**SHAPE)
+    t = Tensors(hf.Qwen3Model(c))
+    t.hf = {"model." + name: p for name, p in t.hf.items()}
+    llama_tensors(t, c)
+    t.check()
+    return t, {**keys_of(c), "pooling_type": 3}, embedding_of(t, 3)
+
+
+ENCODERS = {"qwen3-embedding": ("qwen3", qwen3_embedding),
+            "bert-mean": ("bert", lambda: bert_of(1)), "bert-first": ("bert", lambda: bert_of(2)),
             "nomic-bert": ("nomic-bert", nomic_bert),
             "gemma-embedding": ("gemma-embedding", gemma_embedding)}
 
