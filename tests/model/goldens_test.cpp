@@ -81,7 +81,7 @@ Golden read_golden(const std::filesystem::path& path) {
   for (const io::GgufEntry& entry : file->metadata()) {
     if (entry.key.starts_with("golden.")) continue;
     golden.metadata.set(entry.key, entry.value);
-    golden.keys.push_back(entry.key);
+    golden.keys.emplace_back(entry.key);
   }
   const auto tokens = file->get_array<std::int32_t>("golden.tokens");
   const auto names = file->get_strings("golden.names");

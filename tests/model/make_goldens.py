@@ -5,6 +5,7 @@
 #
 #   make_goldens.py                          writes the goldens beside this file
 #   make_goldens.py --llama-cpp FOLDER       also writes whole models, and compares with llama.cpp
+#   make_goldens.py --hub FOLDER             also writes hub folders, in f32
 #
 # Needs torch, transformers, gguf, numpy; --llama-cpp also needs xllamacpp, whose library is called.
 # A golden holds the metadata of a model, its tensors' names and shapes, tokens, and the logits at
@@ -625,6 +626,7 @@ class LlamaCpp:
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--llama-cpp", metavar="FOLDER", help="compare, with models written here")
+    parser.add_argument("--hub", metavar="FOLDER", help="write the models as hub folders too")
     parser.add_argument("names", nargs="*", help="only these goldens")
     options = parser.parse_args()
     here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "goldens")
@@ -653,6 +655,8 @@ def main():
                     theirs = theirs / np.linalg.norm(theirs)
                 off = np.abs(theirs - expected).max(axis=1) / np.abs(expected).max()
                 line += f", llama.cpp off by {off.max():.2e} (at token {off.argmax()})"
+        if options.hub:
+            t.model.float().save_pretrained(os.path.join(options.hub, name))
         print(line, flush=True)
 
 
