@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "doctest/doctest.h"
+#include "io/largest_allocation.hpp"
 #include "nibble/generate/embedder.hpp"
 #include "nibble/generate/session.hpp"
 #include "nibble/io/gguf_writer.hpp"
@@ -50,50 +51,69 @@ std::vector<float> random_weights(const std::string& name, Index n_rows, Index k
 }
 
 struct Golden {
-  std::vector<std::byte> model;  // a whole GGUF file
+  struct Tensor {
+    std::string name;
+    std::vector<std::uint64_t> dims;
+    std::vector<float> values;
+  };
+  io::GgufWriter metadata;
+  std::vector<std::string> keys;  // of the metadata
+  std::vector<Tensor> tensors;
   std::vector<std::int32_t> tokens;
   std::vector<float> expected;
+
+  // The whole GGUF file.
+  std::vector<std::byte> write() const {
+    io::GgufWriter writer = metadata;
+    for (const Tensor& t : tensors) {
+      writer.add_tensor(t.name, io::GgmlType::f32, t.dims, std::as_bytes(std::span(t.values)));
+    }
+    auto bytes = writer.to_bytes();
+    REQUIRE_MESSAGE(bytes, test::why(bytes));
+    return *std::move(bytes);
+  }
 };
 
 Golden read_golden(const std::filesystem::path& path) {
   const auto file = io::Gguf::open(path.string());
   REQUIRE_MESSAGE(file, test::why(file));
   Golden golden;
-  io::GgufWriter writer;
   for (const io::GgufEntry& entry : file->metadata()) {
-    if (!entry.key.starts_with("golden.")) writer.set(entry.key, entry.value);
+    if (entry.key.starts_with("golden.")) continue;
+    golden.metadata.set(entry.key, entry.value);
+    golden.keys.emplace_back(entry.key);
   }
   const auto tokens = file->get_array<std::int32_t>("golden.tokens");
   const auto names = file->get_strings("golden.names");
   const auto shapes = file->get_array<std::int32_t>("golden.shapes");
   REQUIRE((tokens && names && shapes && shapes->size() == 2 * names->size()));
   golden.tokens = *tokens;
-  std::vector<std::vector<float>> values;
   for (std::size_t i = 0; i < names->size(); ++i) {
+    const std::string name((*names)[i]);
     const Index n = (*shapes)[2 * i], k = (*shapes)[2 * i + 1];
-    values.push_back(random_weights(std::string((*names)[i]), n, k));
-    const std::uint64_t dims[] = {static_cast<std::uint64_t>(k), static_cast<std::uint64_t>(n)};
-    writer.add_tensor(std::string((*names)[i]), io::GgmlType::f32,
-                      std::span(dims).first(n > 0 ? 2 : 1), std::as_bytes(std::span(values[i])));
+    std::vector<std::uint64_t> dims = {static_cast<std::uint64_t>(k)};
+    if (n > 0) dims.push_back(static_cast<std::uint64_t>(n));
+    golden.tensors.push_back({name, dims, random_weights(name, n, k)});
   }
   for (const io::GgufTensor& tensor : file->tensors()) {
+    std::vector<float> values(tensor.data.size() / sizeof(float));
+    std::memcpy(values.data(), tensor.data.data(), tensor.data.size());
     if (tensor.name == "golden.expected") {
-      golden.expected.resize(tensor.data.size() / sizeof(float));
-      std::memcpy(golden.expected.data(), tensor.data.data(), tensor.data.size());
+      golden.expected = std::move(values);
     } else {
-      writer.add_tensor(tensor.name, tensor.type, std::span(tensor.dims).first(1), tensor.data);
+      golden.tensors.push_back({std::string(tensor.name), {values.size()}, values});
     }
   }
-  auto bytes = writer.to_bytes();
-  REQUIRE(bytes);
-  golden.model = *std::move(bytes);
   return golden;
 }
 
+Result<Model> load_bytes(std::span<const std::byte> bytes) {
+  NIBBLE_TRY(file, io::Gguf::parse(bytes, "golden.gguf"));
+  return Model::from_gguf<Formats, AllArchitectures>(file, {.tuning = Tuning{}});
+}
+
 Model load_golden(const Golden& golden) {
-  const auto file = io::Gguf::parse(golden.model, "golden.gguf");
-  REQUIRE_MESSAGE(file, test::why(file));
-  auto model = Model::from_gguf<Formats, AllArchitectures>(*file);
+  auto model = load_bytes(golden.write());
   REQUIRE_MESSAGE(model, test::why(model));
   return *std::move(model);
 }
@@ -132,23 +152,31 @@ double largest_error(const Model& model, const Golden& golden, Index batch) {
 
 namespace {
 
-// Calls f(name, golden, model) for each golden of models that embed texts, or of the others.
+// Calls f(name, golden) for each golden.
 template <class F>
-std::size_t for_each_golden(bool embeds, const F& f) {
+void for_each_file(const F& f) {
   const char* const project = std::getenv("NIBBLE_PROJECT_DIR");
   REQUIRE(project != nullptr);
-  std::size_t n = 0;
   for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(project) /
                                                                "tests" / "model" / "goldens")) {
     const std::string name = entry.path().filename().string();
     CAPTURE(name);
-    const Golden golden = read_golden(entry.path());
+    f(name, read_golden(entry.path()));
+  }
+}
+
+// Calls f(name, golden, model) for each golden of models that embed texts, or of the others.
+// Returns how many there are.
+template <class F>
+std::size_t for_each_golden(bool embeds, const F& f) {
+  std::size_t n = 0;
+  for_each_file([&](const std::string& name, const Golden& golden) {
     const Model model = load_golden(golden);
     const graph::Plan plan = model.architecture().plan({});
-    if ((plan.rows == graph::Rows::segments) != embeds) continue;
+    if ((plan.rows == graph::Rows::segments) != embeds) return;
     f(name, golden, model);
     ++n;
-  }
+  });
   return n;
 }
 
@@ -209,11 +237,88 @@ TEST_CASE("embeddings are those of PyTorch transformers, alone or with other tex
     CHECK(embedder->embed(all.first(0)).error().code == Errc::invalid_argument);
     CHECK(Session::create(model).error().code == Errc::unsupported);
   });
-  CHECK(n == 4);
+  CHECK(n == 5);
 }
 
 TEST_CASE("a decoder gives no embeddings") {
   for_each_golden(false, [](auto&, auto&, auto& model) {
     CHECK(Embedder::create(model).error().code == Errc::unsupported);
   });
+}
+
+namespace {
+
+// Loads a file and, if that works, runs a few tokens: an error or a result, but no crash, no large
+// allocation. Returns whether there was a result.
+bool survives(std::span<const std::byte> bytes, std::span<const std::int32_t> tokens) {
+  test::largest_allocation = 0;
+  const auto run = [&]() -> Result<void> {
+    NIBBLE_TRY(model, load_bytes(bytes));
+    if (model.architecture().plan({}).rows == graph::Rows::segments) {
+      NIBBLE_TRY(embedder, Embedder::create(model, {.n_ctx = 12, .max_texts = 1}));
+      NIBBLE_CHECK(embedder.embed(tokens));
+    } else {
+      NIBBLE_TRY(session, Session::create(model, {.n_ctx = 12}));
+      NIBBLE_CHECK(session.append(tokens));
+    }
+    return ok();
+  };
+  const Result<void> status = run();
+  CHECK(test::largest_allocation < std::size_t{4} << 20);
+  if (status) return true;
+  CHECK_FALSE(status.error().message.empty());
+  CHECK(status.error().code != Errc::out_of_memory);
+  return false;
+}
+
+}  // namespace
+
+TEST_CASE("absurd numbers in the metadata of each architecture, tensors that are missing") {
+  std::size_t n_errors = 0, n_results = 0;
+  for_each_file([&](const std::string&, const Golden& golden) {
+    const auto some = std::span(golden.tokens).first(5);
+    const auto with = [&](const std::string& key, auto value) {
+      CAPTURE(key);
+      Golden changed = golden;
+      changed.metadata.set(key, value);
+      ++(survives(changed.write(), some) ? n_results : n_errors);
+    };
+    std::vector<std::string> keys = golden.keys;
+    const auto architecture = keys[0];
+    REQUIRE(architecture == "general.architecture");
+    const std::string prefix = keys[1].substr(0, keys[1].find('.'));
+    for (const char* const key :
+         {"attention.scale", "attention.sliding_window", "attention.sliding_window_pattern",
+          "attention.causal", "attention.temperature_scale", "rope.freq_base_swa",
+          "rope.scaling.factor", "rope.scaling.attn_factor", "rope.scaling.original_context_length",
+          "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_log_multiplier",
+          "rope.scaling.finetuned", "embedding_scale", "residual_scale", "logit_scale",
+          "attn_logit_softcapping", "final_logit_softcapping", "pooling_type",
+          "use_parallel_residual"}) {
+      keys.push_back(prefix + "." + key);
+    }
+    for (std::size_t i = 1; i < keys.size(); ++i) {
+      for (const std::uint32_t v : {0u, 1u, 7u, 0xffffffffu}) with(keys[i], v);
+      for (const float v : {0.0f, -1.0f, 1e-42f, 1e38f, INFINITY, NAN}) with(keys[i], v);
+      with(keys[i], false);
+      with(keys[i], std::string_view("yarn"));
+    }
+    Golden changed = golden;
+    changed.metadata.set(prefix + ".rope.scaling.type", std::string_view("yarn"));
+    for (const float v : {1.0f, 1e-42f, 1e38f}) {
+      for (const char* const key : {"rope.freq_base", "rope.scaling.factor",
+                                    "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"}) {
+        Golden yarn = changed;
+        yarn.metadata.set(prefix + "." + key, v);
+        ++(survives(yarn.write(), some) ? n_results : n_errors);
+      }
+    }
+    for (std::size_t i = 0; i < golden.tensors.size(); ++i) {
+      changed = golden;
+      changed.tensors.erase(changed.tensors.begin() + static_cast<std::ptrdiff_t>(i));
+      ++(survives(changed.write(), some) ? n_results : n_errors);
+    }
+  });
+  CHECK(n_errors > 3000);
+  CHECK(n_results > 1000);
 }

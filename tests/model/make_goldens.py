@@ -5,6 +5,7 @@
 #
 #   make_goldens.py                          writes the goldens beside this file
 #   make_goldens.py --llama-cpp FOLDER       also writes whole models, and compares with llama.cpp
+#   make_goldens.py --hub FOLDER             also writes hub folders, in f32
 #
 # Needs torch, transformers, gguf, numpy; --llama-cpp also needs xllamacpp, whose library is called.
 # A golden holds the metadata of a model, its tensors' names and shapes, tokens, and the logits at
@@ -476,7 +477,17 @@ def gemma_embedding():
                "dense_3_feat_out": 20}, row
 
 
-ENCODERS = {"bert-mean": ("bert", lambda: bert_of(1)), "bert-first": ("bert", lambda: bert_of(2)),
+def qwen3_embedding():
+    c = hf.Qwen3Config(**SHAPE)
+    t = Tensors(hf.Qwen3Model(c))
+    t.hf = {"model." + name: p for name, p in t.hf.items()}
+    llama_tensors(t, c)
+    t.check()
+    return t, {**keys_of(c), "pooling_type": 3}, embedding_of(t, 3)
+
+
+ENCODERS = {"qwen3-embedding": ("qwen3", qwen3_embedding),
+            "bert-mean": ("bert", lambda: bert_of(1)), "bert-first": ("bert", lambda: bert_of(2)),
             "nomic-bert": ("nomic-bert", nomic_bert),
             "gemma-embedding": ("gemma-embedding", gemma_embedding)}
 
@@ -615,6 +626,7 @@ class LlamaCpp:
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--llama-cpp", metavar="FOLDER", help="compare, with models written here")
+    parser.add_argument("--hub", metavar="FOLDER", help="write the models as hub folders too")
     parser.add_argument("names", nargs="*", help="only these goldens")
     options = parser.parse_args()
     here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "goldens")
@@ -643,6 +655,8 @@ def main():
                     theirs = theirs / np.linalg.norm(theirs)
                 off = np.abs(theirs - expected).max(axis=1) / np.abs(expected).max()
                 line += f", llama.cpp off by {off.max():.2e} (at token {off.argmax()})"
+        if options.hub:
+            t.model.float().save_pretrained(os.path.join(options.hub, name))
         print(line, flush=True)
 
 

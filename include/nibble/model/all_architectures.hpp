@@ -11,7 +11,8 @@
 namespace nibble { inline namespace NIBBLE_ABI {
 
 struct AllArchitectures
-    : ArchitectureList<Llama, Qwen2, Qwen3, Mistral3, SmolLm3, Granite, Gemma2, Gemma3,
-                       GemmaEmbedding, Phi3, Gpt2, Bert, NomicBert, Olmo2, GptNeox> {};
+    : ArchitectureList<EmbeddingOf<Llama>, Llama, EmbeddingOf<Qwen2>, Qwen2, EmbeddingOf<Qwen3>,
+                       Qwen3, Mistral3, SmolLm3, Granite, Gemma2, Gemma3, GemmaEmbedding, Phi3,
+                       Gpt2, Bert, NomicBert, Olmo2, GptNeox> {};
 
 }}  // namespace nibble::NIBBLE_ABI

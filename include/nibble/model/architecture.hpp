@@ -10,9 +10,11 @@
 //     static Result<Config> config(const io::Gguf& file); // the dimensions that a file states
 //     static auto expression(const Config& c);           // from tokens to logits, or to one
 //   };                                                   // embedding of a text; slots: Slot
-// A program adds its own to load(): load<graph::AllFormats, ArchitectureList<Llama, Mine>>(path).
-// Its slots may be its own enumeration too, named by `using Slots = MySlot;`, with functions
-// slot_count(MySlot) and gguf_name(MySlot, Index layer) beside it.
+// If it is only for some files of that name, `static bool is_for(const io::Gguf& file)` says which;
+// it stands before the one for the others. A program adds its own to load():
+// load<graph::AllFormats, ArchitectureList<Llama, Mine>>(path). Its slots may be its own
+// enumeration too, named by `using Slots = MySlot;`, with functions slot_count(MySlot) and
+// gguf_name(MySlot, Index layer) beside it.
 #pragma once
 
 #include <cstddef>

@@ -45,6 +45,7 @@ struct Bert {
     NIBBLE_TRY(base, transformer_config(file, "attention.layer_norm_epsilon"));
     Config c{DecoderConfig(std::move(base))};
     NIBBLE_CHECK(read_pooling(file, c));
+    c.is_causal = false;
     return c;
   }
   static auto expression(const Config& c) { return bert(c); }

@@ -16,6 +16,7 @@
 #include "nibble/io/gguf.hpp"
 #include "nibble/model/config.hpp"
 #include "nibble/model/gguf_config.hpp"
+#include "nibble/ops/attention.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
@@ -26,11 +27,13 @@ struct DecoderConfig : ModelConfig {
 
   // Where layers differ; empty: as in ModelConfig.
   LayerValues<Index> windows;
+  LayerValues<Index> aheads;  // positions that a token sees after its own; see is_causal
   LayerValues<Index> rope_dims;
   LayerValues<float> rope_thetas;
   LayerValues<float> rope_scales;
   LayerValues<float> rope_magnitudes;
 
+  bool is_causal = true;       // no token sees later ones; otherwise all of them
   bool is_half_split = false;  // the rotation's pairs; see kernels/rope.hpp
   float rope_magnitude = 1;    // what is rotated is multiplied by it
   ops::Yarn yarn;
@@ -54,7 +57,9 @@ struct DecoderConfig : ModelConfig {
   }
   auto heads() const noexcept {
     const float scale = attention_scale > 0 ? attention_scale : inverse_sqrt(head_dim);
-    return graph::Heads(n_heads, n_kv_heads, head_dim, scale, per_layer_or(windows, window));
+    const Index ahead = is_causal ? 0 : ops::kAllAhead;
+    return graph::Heads(n_heads, n_kv_heads, head_dim, scale, per_layer_or(windows, window),
+                        per_layer_or(aheads, ahead));
   }
 };
 
@@ -141,6 +146,8 @@ inline Result<DecoderConfig> decoder_config(
   NIBBLE_TRY(base, transformer_config(file, eps_key));
   DecoderConfig c(std::move(base));
   NIBBLE_CHECK(read_rope_config(file, c));
+  NIBBLE_TRY(is_causal, file.get_bool_or(c.architecture + ".attention.causal", true));
+  c.is_causal = is_causal;
   if (file.find(c.architecture + ".attention.scale") != nullptr) {
     NIBBLE_TRY(scale, gguf_positive_or(file, c.architecture + ".attention.scale", 1.0f));
     c.attention_scale = scale;

@@ -8,7 +8,6 @@
 
 #include "nibble/graph/expr.hpp"
 #include "nibble/model/decoder_config.hpp"
-#include "nibble/ops/attention.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
@@ -17,12 +16,7 @@ struct EncoderConfig : DecoderConfig {
   explicit EncoderConfig(DecoderConfig c) noexcept : DecoderConfig(std::move(c)) {}
 
   graph::Pooling pooling = graph::Pooling::mean;
-  LayerValues<Index> aheads;  // positions that a token sees after its own; empty: all
-  Index dense_dim = 0;        // of two products after pooling; 0: there are none
-
-  auto heads() const noexcept {
-    return DecoderConfig::heads().both_ways(per_layer_or(aheads, ops::kAllAhead));
-  }
+  Index dense_dim = 0;  // of two products after pooling; 0: there are none
 };
 
 // Reads how the rows of a text become one. Errors: malformed, unsupported (rerankers).

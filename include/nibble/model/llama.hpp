@@ -39,10 +39,10 @@ constexpr auto positioned(const Dims& d, const Heads& heads) {
 
 }  // namespace detail
 
-// From tokens to logits (outputs, vocab_size). Dims: DecoderConfig; or the dimensions of a fixed
-// model, a type with those members of ModelConfig that are used here, which is plain Llama.
+// The layers, from embeddings on. Dims: DecoderConfig; or the dimensions of a fixed model, a type
+// with those members of ModelConfig that are used here, which is plain Llama.
 template <class Dims>
-constexpr auto llama(const Dims& d) {
+constexpr auto llama_layers(const Dims& d) {
   using namespace graph;
   using enum Slot;
   constexpr bool kIsPlain = !std::is_base_of_v<DecoderConfig, Dims>;
@@ -68,14 +68,25 @@ constexpr auto llama(const Dims& d) {
            linear<ffn_up, optional_slot(ffn_up_bias)>(d.ffn_dim)) >>
       multiply() >> linear<ffn_down, optional_slot(ffn_down_bias)>(d.dim);
 
-  const auto layers = repeat(d.n_layers, residual(attention) >> residual(feed_forward)) >>
-                      output_rows() >> rms_norm<output_norm>(d.norm_eps) >>
-                      linear<tied_slot(output, token_embd)>(d.vocab_size);
+  const auto layers = repeat(d.n_layers, residual(attention) >> residual(feed_forward));
   if constexpr (kIsPlain) {
     return embedding<token_embd>(d.dim, d.vocab_size) >> layers;
   } else {
-    return embedding<token_embd>(d.dim, d.vocab_size, d.embedding_scale, d.given_scale) >> layers >>
-           scale(d.logit_scale);
+    return embedding<token_embd>(d.dim, d.vocab_size, d.embedding_scale, d.given_scale) >> layers;
+  }
+}
+
+// From tokens to logits (outputs, vocab_size).
+template <class Dims>
+constexpr auto llama(const Dims& d) {
+  using namespace graph;
+  using enum Slot;
+  const auto logits = llama_layers(d) >> output_rows() >> rms_norm<output_norm>(d.norm_eps) >>
+                      linear<tied_slot(output, token_embd)>(d.vocab_size);
+  if constexpr (std::is_base_of_v<DecoderConfig, Dims>) {
+    return logits >> scale(d.logit_scale);
+  } else {
+    return logits;
   }
 }
 

@@ -21,6 +21,7 @@
 #include "nibble/model/gpt2.hpp"
 #include "nibble/model/granite.hpp"
 #include "nibble/model/llama.hpp"
+#include "nibble/model/llama_embedding.hpp"
 #include "nibble/model/mistral3.hpp"
 #include "nibble/model/model.hpp"
 #include "nibble/model/nomic_bert.hpp"
@@ -35,8 +36,8 @@ namespace nibble { inline namespace NIBBLE_ABI {
 // The architectures that load() knows unless it is told others: of most models that people have.
 // (all_architectures.hpp has the rest.)
 struct CommonArchitectures
-    : ArchitectureList<Llama, Qwen2, Qwen3, Mistral3, SmolLm3, Granite, Gemma2, Gemma3,
-                       GemmaEmbedding, Phi3, Gpt2, Bert, NomicBert> {};
+    : ArchitectureList<Llama, Qwen2, EmbeddingOf<Qwen3>, Qwen3, Mistral3, SmolLm3, Granite, Gemma2,
+                       Gemma3, GemmaEmbedding, Phi3, Gpt2, Bert, NomicBert> {};
 
 namespace detail {
 
@@ -53,6 +54,9 @@ Result<Owned<ModelGraph>> graph_of(ArchitectureList<Architectures...>, std::stri
   Result<Owned<ModelGraph>> found = Owned<ModelGraph>();
   const auto try_one = [&]<class A>(std::type_identity<A>) {
     if (name != A::kName) return false;
+    if constexpr (requires { A::is_for(file); }) {
+      if (!A::is_for(file)) return false;
+    }
     auto config = A::config(file);
     if (config) {
       found = make_graph<A>(*config);
@@ -64,7 +68,13 @@ Result<Owned<ModelGraph>> graph_of(ArchitectureList<Architectures...>, std::stri
   const bool is_known = (try_one(std::type_identity<Architectures>{}) || ...);
   if (is_known) return found;
   std::string known;
-  ((known += (known.empty() ? "" : ", ") + std::string(Architectures::kName)), ...);
+  std::string_view last;
+  const auto add = [&](std::string_view other) {
+    if (other == last) return;  // two for files of one name
+    known += (known.empty() ? "" : ", ") + std::string(other);
+    last = other;
+  };
+  (add(Architectures::kName), ...);
   return Error{Errc::unsupported, file.name() + ": architecture " + io::quoted(name) +
                                       " is not supported; this program knows " + known};
 }

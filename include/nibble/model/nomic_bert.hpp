@@ -43,6 +43,7 @@ struct NomicBert {
     NIBBLE_TRY(base, decoder_config(file, "attention.layer_norm_epsilon"));
     Config c(std::move(base));
     NIBBLE_CHECK(read_pooling(file, c));
+    c.is_causal = false;
     return c;
   }
   static auto expression(const Config& c) { return nomic_bert(c); }
