@@ -27,6 +27,22 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace text {
 
 namespace detail {
 
+struct Role {
+  std::string_view key;
+  std::int32_t VocabularySettings::*id;
+};
+NIBBLE_HIDDEN inline constexpr Role kRoles[] = {
+    {"tokenizer.ggml.bos_token_id", &VocabularySettings::bos},
+    {"tokenizer.ggml.eos_token_id", &VocabularySettings::eos},
+    {"tokenizer.ggml.unknown_token_id", &VocabularySettings::unk},
+    {"tokenizer.ggml.padding_token_id", &VocabularySettings::pad},
+    {"tokenizer.ggml.eot_token_id", &VocabularySettings::eot},
+    {"tokenizer.ggml.eom_token_id", &VocabularySettings::eom},
+    {"tokenizer.ggml.mask_token_id", &VocabularySettings::mask}};
+
+// Our own: other programs never bring text into the form NFC.
+NIBBLE_HIDDEN inline constexpr std::string_view kComposeKey = "nibble.tokenizer.compose";
+
 // Sets `id`, which is the default, to the value in the file if it is the id of one of `n_pieces`
 // pieces.
 inline Result<void> read_token_id(const io::Gguf& file, std::string_view key, std::size_t n_pieces,
@@ -124,32 +140,25 @@ inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
     }
   }
 
-  const std::pair<std::string_view, std::int32_t*> ids[] = {
-      {"tokenizer.ggml.bos_token_id", &settings.bos},
-      {"tokenizer.ggml.eos_token_id", &settings.eos},
-      {"tokenizer.ggml.unknown_token_id", &settings.unk},
-      {"tokenizer.ggml.padding_token_id", &settings.pad},
-      {"tokenizer.ggml.eot_token_id", &settings.eot},
-      {"tokenizer.ggml.eom_token_id", &settings.eom},
-      {"tokenizer.ggml.mask_token_id", &settings.mask}};
-  for (const auto& [key, id] : ids)
-    NIBBLE_CHECK(detail::read_token_id(file, key, pieces.size(), *id));
+  for (const auto& [key, id] : detail::kRoles)
+    NIBBLE_CHECK(detail::read_token_id(file, key, pieces.size(), settings.*id));
   if (!has_types) {
     for (Piece& piece : pieces)
       if (settings.kind == VocabularyKind::spm && detail::byte_of_name(piece.text) >= 0)
         piece.type = PieceType::byte;
-    for (const auto& [key, id] : ids) {
-      if (*id == kNoToken) continue;
-      Piece& piece = pieces[static_cast<std::size_t>(*id)];
+    for (const auto& [key, id] : detail::kRoles) {
+      if (settings.*id == kNoToken) continue;
+      Piece& piece = pieces[static_cast<std::size_t>(settings.*id)];
       if (piece.type == PieceType::normal && piece.text.starts_with('<') &&
           piece.text.ends_with('>'))
-        piece.type = id == &settings.unk ? PieceType::unknown : PieceType::control;
+        piece.type = id == &VocabularySettings::unk ? PieceType::unknown : PieceType::control;
     }
   }
   const std::pair<std::string_view, bool*> flags[] = {
       {"tokenizer.ggml.add_bos_token", &settings.add_bos},
       {"tokenizer.ggml.add_eos_token", &settings.add_eos},
-      {"tokenizer.ggml.add_space_prefix", &settings.add_space_prefix}};
+      {"tokenizer.ggml.add_space_prefix", &settings.add_space_prefix},
+      {detail::kComposeKey, &settings.compose}};
   for (const auto& [key, flag] : flags) {
     NIBBLE_TRY(value, file.get_bool_or(key, *flag));
     *flag = value;
@@ -158,6 +167,7 @@ inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
 
   std::vector<TextMerge> merges;
   if (settings.kind == VocabularyKind::bpe) {
+    settings.add_space_prefix = false;  // other programs ignore the key here
     NIBBLE_TRY(lines, file.get_strings("tokenizer.ggml.merges"));
     merges.reserve(lines.size());
     for (const std::string_view line : lines) merges.push_back(detail::split_merge(line));

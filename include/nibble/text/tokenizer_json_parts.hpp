@@ -135,7 +135,8 @@ inline Result<void> read_pre_tokenizer(const io::JsonValue& part, VocabularySett
     const std::string_view type = string_at(*step, "type");
     if (type == "ByteLevel") {
       is_byte_level = true;
-      settings.add_space_prefix = flag_at(*step, "add_prefix_space", true);
+      if (flag_at(*step, "add_prefix_space", true))
+        return unsupported_part("pre_tokenizer", "add_prefix_space");
       if (flag_at(*step, "use_regex", true)) expressions += NIBBLE_GPT2;
     } else if (type == "Split") {
       const io::JsonValue* const pattern = step->find("pattern");
@@ -268,7 +269,8 @@ inline Result<TokenRoles> read_roles(std::string_view text) {
       return ok();
     }
     for (const auto& [name, flag] : flags) {
-      if (key != name || json.accept_null()) continue;
+      if (key != name) continue;
+      if (json.accept_null()) return ok();
       NIBBLE_TRY(value, json.boolean());
       *flag = value;
       return ok();
