@@ -40,9 +40,11 @@ inline void write_vocabulary(const Vocabulary& vocabulary, io::GgufWriter& write
   const PreTokenizer* const pre_tokenizer = vocabulary.pre_tokenizer();
   const bool is_whole_text = pre_tokenizer != nullptr && pre_tokenizer->cuts.empty();
   const bool has_merges = pre_tokenizer != nullptr && !is_whole_text;
-  const std::string_view model = !has_merges                 ? "llama"
-                                 : pre_tokenizer->byte_level ? "gpt2"
-                                                             : "gemma4";
+  const std::string_view model = settings.kind == VocabularyKind::wordpiece ? "bert"
+                                 : settings.kind == VocabularyKind::unigram ? "t5"
+                                 : !has_merges                              ? "llama"
+                                 : pre_tokenizer->byte_level                ? "gpt2"
+                                                                            : "gemma4";
   writer.set("tokenizer.ggml.model", model);
   if (has_merges) writer.set("tokenizer.ggml.pre", std::string_view(settings.pre));
 
@@ -82,6 +84,18 @@ inline void write_vocabulary(const Vocabulary& vocabulary, io::GgufWriter& write
   writer.set("tokenizer.ggml.add_bos_token", settings.add_bos);
   writer.set("tokenizer.ggml.add_eos_token", settings.add_eos);
   writer.set("tokenizer.ggml.add_space_prefix", settings.add_space_prefix);
+  if (settings.kind == VocabularyKind::wordpiece) {
+    for (const auto& [key, id] : detail::kBertRoles)
+      writer.set(key, static_cast<std::uint32_t>(settings.*id));
+    writer.set(detail::kLowerCaseKey, settings.lower_case);
+    writer.set(detail::kStripAccentsKey, settings.strip_accents);
+  }
+  if (settings.kind == VocabularyKind::unigram) {
+    writer.set(detail::kMergesSpacesKey, settings.merges_spaces);
+    std::vector<std::uint8_t> bytes;
+    for (const char c : settings.characters_map) bytes.push_back(static_cast<std::uint8_t>(c));
+    if (!bytes.empty()) writer.set_array(detail::kCharactersMapKey, bytes);
+  }
   if (settings.compose) writer.set(detail::kComposeKey, true);
 }
 

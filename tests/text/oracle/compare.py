@@ -94,6 +94,8 @@ def report(what, texts_, expected, actual):
 def compare(program, path, count):
     print(path, flush=True)
     tokenizer = Tokenizer.from_file(path)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     with open(path, encoding="utf-8") as file:
         tree = json.load(file)
     special = [token["content"] for token in tree["added_tokens"]]
@@ -138,4 +140,5 @@ def main():
     sys.exit(wrong != 0)
 
 
-main()
+if __name__ == "__main__":
+    main()
