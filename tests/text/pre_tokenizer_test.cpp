@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "doctest/doctest.h"
-#include "pre_tokenizer_golden.hpp"
+#include "golden_texts.hpp"
 
 using namespace nibble::text;
 
@@ -27,29 +27,11 @@ std::vector<std::string> words_of(std::string_view name, std::string_view text) 
 
 using Words = std::vector<std::string>;
 
-// The generator of tests/text/oracle/words.py.
-struct Random {
-  std::uint64_t state;
-  std::size_t below(std::size_t n) {
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    return static_cast<std::size_t>(state >> 33) % n;
-  }
-};
-
 std::uint64_t digest_of(const PreTokenizer& pre_tokenizer) {
-  std::uint64_t hash = 0xCBF29CE484222325u;
-  const auto add = [&](std::size_t n) { hash = (hash ^ n) * 0x100000001B3u; };
-  Random random{1};
-  std::string text;
-  for (int i = 0; i < golden::kTexts; ++i) {
-    text.clear();
-    for (std::size_t n = random.below(14); n > 0; --n)
-      text += golden::kFragments[random.below(std::size(golden::kFragments))];
+  return golden::digest_of_texts([&](const std::string& text, auto add) {
     WordCutter cutter(pre_tokenizer.cuts, text);
     for (std::string_view word; !(word = cutter.next()).empty();) add(word.size());
-    add(0);
-  }
-  return hash;
+  });
 }
 
 std::size_t count_words(const PreTokenizer& pre_tokenizer, std::string_view text) {

@@ -41,7 +41,7 @@ Tokenizer chat_tokenizer(const VocabularySettings& settings = {}, bool strip_aft
   pieces.push_back({"[sep]", 0, PieceType::user_defined});   // 513
   pieces.push_back({" [pad]", 0, PieceType::user_defined});  // 514
   auto views = text_fixtures::views(pieces);
-  for (const std::size_t i : {512, 513}) views[i].strip_after = strip_after;
+  for (const std::size_t i : {512u, 513u}) views[i].strip_after = strip_after;
   auto vocabulary = Vocabulary::make(views, settings);
   REQUIRE(vocabulary);
   return Tokenizer(*std::move(vocabulary));

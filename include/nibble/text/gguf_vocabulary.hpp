@@ -27,6 +27,34 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace text {
 
 namespace detail {
 
+struct Role {
+  std::string_view key;
+  std::int32_t VocabularySettings::*id;
+};
+NIBBLE_HIDDEN inline constexpr Role kRoles[] = {
+    {"tokenizer.ggml.bos_token_id", &VocabularySettings::bos},
+    {"tokenizer.ggml.eos_token_id", &VocabularySettings::eos},
+    {"tokenizer.ggml.unknown_token_id", &VocabularySettings::unk},
+    {"tokenizer.ggml.padding_token_id", &VocabularySettings::pad},
+    {"tokenizer.ggml.eot_token_id", &VocabularySettings::eot},
+    {"tokenizer.ggml.eom_token_id", &VocabularySettings::eom},
+    {"tokenizer.ggml.mask_token_id", &VocabularySettings::mask}};
+// BERT's names for the ends. (The misspelling is that of the format.)
+NIBBLE_HIDDEN inline constexpr Role kBertRoles[] = {
+    {"tokenizer.ggml.cls_token_id", &VocabularySettings::bos},
+    {"tokenizer.ggml.seperator_token_id", &VocabularySettings::eos}};
+
+NIBBLE_HIDDEN inline constexpr std::string_view kLowerCaseKey =
+                                                    "tokenizer.ggml.normalizer.lowercase",
+                                                kMergesSpacesKey =
+                                                    "tokenizer.ggml.remove_extra_whitespaces",
+                                                kStripAccentsKey =
+                                                    "tokenizer.ggml.normalizer.strip_accents",
+                                                kCharactersMapKey =
+                                                    "tokenizer.ggml.precompiled_charsmap";
+// Our own: other programs never bring text into the form NFC.
+NIBBLE_HIDDEN inline constexpr std::string_view kComposeKey = "nibble.tokenizer.compose";
+
 // Sets `id`, which is the default, to the value in the file if it is the id of one of `n_pieces`
 // pieces.
 inline Result<void> read_token_id(const io::Gguf& file, std::string_view key, std::size_t n_pieces,
@@ -85,6 +113,26 @@ inline Result<VocabularySettings> default_settings(std::string_view model, std::
     settings.ignore_merges = pre_tokenizer != nullptr && pre_tokenizer->ignore_merges;
     return settings;
   }
+  if (model == "bert") {
+    settings.kind = VocabularyKind::wordpiece;
+    settings.bos = 101;
+    settings.eos = 102;  // the separator
+    settings.unk = 100;
+    settings.pad = 0;
+    settings.mask = 103;
+    settings.add_eos = settings.lower_case = settings.add_space_prefix = true;
+    return settings;
+  }
+  if (model == "t5") {
+    settings.kind = VocabularyKind::unigram;
+    settings.bos = kNoToken;
+    settings.eos = 1;
+    settings.unk = 2;
+    settings.pad = 0;
+    settings.add_bos = false;
+    settings.add_eos = true;
+    return settings;
+  }
   return Error{Errc::unsupported,
                "the tokenizer " + io::quoted(model) + " is not supported; token ids work"};
 }
@@ -124,35 +172,45 @@ inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
     }
   }
 
-  const std::pair<std::string_view, std::int32_t*> ids[] = {
-      {"tokenizer.ggml.bos_token_id", &settings.bos},
-      {"tokenizer.ggml.eos_token_id", &settings.eos},
-      {"tokenizer.ggml.unknown_token_id", &settings.unk},
-      {"tokenizer.ggml.padding_token_id", &settings.pad},
-      {"tokenizer.ggml.eot_token_id", &settings.eot},
-      {"tokenizer.ggml.eom_token_id", &settings.eom},
-      {"tokenizer.ggml.mask_token_id", &settings.mask}};
-  for (const auto& [key, id] : ids)
-    NIBBLE_CHECK(detail::read_token_id(file, key, pieces.size(), *id));
+  for (const auto& [key, id] : detail::kRoles)
+    NIBBLE_CHECK(detail::read_token_id(file, key, pieces.size(), settings.*id));
+  if (settings.kind == VocabularyKind::wordpiece) {
+    for (const auto& [key, id] : detail::kBertRoles)
+      NIBBLE_CHECK(detail::read_token_id(file, key, pieces.size(), settings.*id));
+  }
   if (!has_types) {
     for (Piece& piece : pieces)
       if (settings.kind == VocabularyKind::spm && detail::byte_of_name(piece.text) >= 0)
         piece.type = PieceType::byte;
-    for (const auto& [key, id] : ids) {
-      if (*id == kNoToken) continue;
-      Piece& piece = pieces[static_cast<std::size_t>(*id)];
+    for (const auto& [key, id] : detail::kRoles) {
+      if (settings.*id == kNoToken) continue;
+      Piece& piece = pieces[static_cast<std::size_t>(settings.*id)];
       if (piece.type == PieceType::normal && piece.text.starts_with('<') &&
           piece.text.ends_with('>'))
-        piece.type = id == &settings.unk ? PieceType::unknown : PieceType::control;
+        piece.type = id == &VocabularySettings::unk ? PieceType::unknown : PieceType::control;
     }
   }
   const std::pair<std::string_view, bool*> flags[] = {
       {"tokenizer.ggml.add_bos_token", &settings.add_bos},
       {"tokenizer.ggml.add_eos_token", &settings.add_eos},
-      {"tokenizer.ggml.add_space_prefix", &settings.add_space_prefix}};
+      {"tokenizer.ggml.add_space_prefix", &settings.add_space_prefix},
+      {detail::kMergesSpacesKey, &settings.merges_spaces},
+      {detail::kLowerCaseKey, &settings.lower_case},
+      {detail::kComposeKey, &settings.compose}};
   for (const auto& [key, flag] : flags) {
     NIBBLE_TRY(value, file.get_bool_or(key, *flag));
     *flag = value;
+  }
+  NIBBLE_TRY(strip_accents, file.get_bool_or(detail::kStripAccentsKey, settings.lower_case));
+  settings.strip_accents = strip_accents;
+  // Other programs ignore the key here.
+  if (settings.kind == VocabularyKind::bpe) settings.add_space_prefix = false;
+  if (settings.kind == VocabularyKind::wordpiece) settings.add_space_prefix = true;
+  if (file.find(detail::kCharactersMapKey) != nullptr) {
+    NIBBLE_TRY(bytes, file.get_array<std::int64_t>(detail::kCharactersMapKey));
+    settings.characters_map.reserve(bytes.size());
+    for (const std::int64_t byte : bytes)
+      settings.characters_map.push_back(static_cast<char>(byte & 0xFF));
   }
   detail::strip_if_phi3(file, pieces);
 

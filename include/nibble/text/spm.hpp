@@ -69,21 +69,12 @@ class SpmEncoder {
  private:
   using Symbol = MergeList::Symbol;
 
-  // Cuts before the spaces that follow something else, if no merge can cross these places.
   void encode_piece(std::string_view piece, std::vector<std::int32_t>& ids) {
     while (!piece.empty()) {
-      const std::string_view word =
-          vocabulary_.has_separate_words() ? piece.substr(0, word_size(piece)) : piece;
+      const std::string_view word = vocabulary_.first_word(piece);
       memory_.append(word, ids, [&](std::string_view w) { encode_word(w, ids); });
       piece.remove_prefix(word.size());
     }
-  }
-
-  // The spaces at the beginning, and what is before the next space.
-  static std::size_t word_size(std::string_view piece) noexcept {
-    std::size_t begin = 0;
-    while (piece.substr(begin, kSpmSpace.size()) == kSpmSpace) begin += kSpmSpace.size();
-    return (std::min)(piece.find(kSpmSpace, begin), piece.size());
   }
 
   void encode_word(std::string_view word, std::vector<std::int32_t>& ids) {

@@ -19,9 +19,12 @@
 #include "nibble/text/decode.hpp"
 #include "nibble/text/gguf_vocabulary.hpp"
 #include "nibble/text/normalization.hpp"
+#include "nibble/text/piece_trie.hpp"
 #include "nibble/text/special_tokens.hpp"
 #include "nibble/text/spm.hpp"
+#include "nibble/text/unigram.hpp"
 #include "nibble/text/vocabulary.hpp"
+#include "nibble/text/wordpiece.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace text {
 
@@ -52,7 +55,14 @@ class Tokenizer {
   explicit Tokenizer(Vocabulary vocabulary)
       : vocabulary_(std::move(vocabulary)),
         user_defined_(vocabulary_, false),
-        all_special_(vocabulary_, true) {}
+        all_special_(vocabulary_, true) {
+    const VocabularyKind kind = vocabulary_.settings().kind;
+    if (kind == VocabularyKind::wordpiece || kind == VocabularyKind::unigram)
+      pieces_ = PieceTrie(vocabulary_, [](PieceType type) {
+        return type == PieceType::normal || type == PieceType::unused ||
+               type == PieceType::user_defined;
+      });
+  }
 
   // Errors: those of Vocabulary::from_gguf.
   static Result<Tokenizer> from_gguf(const io::Gguf& file) {
@@ -132,6 +142,7 @@ class Tokenizer {
   Vocabulary vocabulary_;
   SpecialTokens user_defined_;
   SpecialTokens all_special_;
+  PieceTrie pieces_;  // of wordpiece and unigram: what text may become
 };
 
 inline Result<void> Tokenizer::append_ids(std::string_view text, const EncodeOptions& options,
@@ -150,19 +161,27 @@ inline Result<void> Tokenizer::append_ids(std::string_view text, const EncodeOpt
   const SpecialTokens& special = options.parse_special ? all_special_ : user_defined_;
   if (add_bos) ids.push_back(settings.bos);
   Normalizer normalizer;
-  if (vocabulary_.is_byte_level()) {
-    BpeEncoder encoder(vocabulary_, text.size());
-    append_parts(text, special, ids, [&](std::string_view part) {
-      encoder.encode(settings.compose ? normalizer.compose(part) : part, ids);
-    });
-  } else {
-    SpmEncoder encoder(vocabulary_, text.size());
+  // Calls encode(part, space_prefix).
+  const auto each_part = [&](auto encode) {
     const char* const begin = text.data();
     append_parts(text, special, ids, [&](std::string_view part) {
       const bool prefix =
           settings.add_space_prefix && (!settings.prefix_once || part.data() == begin);
-      encoder.encode(settings.compose ? normalizer.compose(part) : part, prefix, ids);
+      encode(settings.compose ? normalizer.compose(part) : part, prefix);
     });
+  };
+  if (settings.kind == VocabularyKind::wordpiece) {
+    WordPieceEncoder encoder(vocabulary_, pieces_, text.size());
+    each_part([&](std::string_view part, bool) { encoder.encode(part, ids); });
+  } else if (settings.kind == VocabularyKind::unigram) {
+    UnigramEncoder encoder(vocabulary_, pieces_, text.size());
+    each_part([&](std::string_view part, bool prefix) { encoder.encode(part, prefix, ids); });
+  } else if (vocabulary_.is_byte_level()) {
+    BpeEncoder encoder(vocabulary_, text.size());
+    each_part([&](std::string_view part, bool) { encoder.encode(part, ids); });
+  } else {
+    SpmEncoder encoder(vocabulary_, text.size());
+    each_part([&](std::string_view part, bool prefix) { encoder.encode(part, prefix, ids); });
   }
   if (add_eos) ids.push_back(settings.eos);
   return ok();

@@ -36,6 +36,7 @@ class TokenizerJson {
       return json.skip();
     }));
     if (!json.at_end()) return json.error("more text behind the tokenizer");
+    if (type_ == "WordPiece") respell_words();
     return ok();
   }
 
@@ -155,6 +156,21 @@ class TokenizerJson {
     });
   }
 
+  // Brings "##piece" and "piece" into GGUF's spelling: "piece" and "▁piece". Names in brackets
+  // stay.
+  void respell_words() {
+    for (Entry& entry : entries_) {
+      const std::string text(view(entry.text));
+      if (text.starts_with("##")) {
+        entry.text = {entry.text.begin + 2, entry.text.size - 2};
+      } else if (!(text.starts_with('[') && text.ends_with(']') && text.size() > 2)) {
+        const Text space = keep(kSpmSpace);
+        entry.text = {space.begin, space.size + text.size()};
+        pool_.append(text);
+      }
+    }
+  }
+
   // "left right" or ["left", "right"].
   Result<void> read_merge(io::JsonReader& json) {
     if (json.peek() != '[') {
@@ -228,7 +244,7 @@ inline Result<std::vector<Piece>> TokenizerJson::make_pieces() const {
                                   to_text(n_named) + " pieces"};
   std::vector<Piece> pieces(static_cast<std::size_t>(size) + 1, {{}, 0, PieceType::unused});
   for (const Entry& entry : entries_) {
-    const std::string_view text = view(entry.text);
+    std::string_view text = view(entry.text);
     const bool is_byte = byte_fallback_ && byte_of_name(text) >= 0;
     pieces[entry.id] = {text, entry.score, is_byte ? PieceType::byte : PieceType::normal};
   }
@@ -250,6 +266,18 @@ inline Result<void> TokenizerJson::choose_kind(VocabularySettings& settings) con
     settings.ignore_merges = ignore_merges_;
     NIBBLE_CHECK(read_pre_tokenizer(pre_tokenizer_, settings));
     return read_bpe_normalizer(normalizer_, settings);
+  }
+  if (type_ == "WordPiece") {
+    if (word_prefix_ != "##" && !word_prefix_.empty())
+      return Error{Errc::unsupported, "tokenizer.json: continuing_subword_prefix is not \"##\""};
+    settings.kind = VocabularyKind::wordpiece;
+    settings.add_space_prefix = true;
+    return read_bert_normalizer(normalizer_, settings);
+  }
+  if (type_ == "Unigram") {
+    settings.kind = VocabularyKind::unigram;
+    NIBBLE_CHECK(read_unigram_normalizer(normalizer_, settings));
+    return read_unigram_pre_tokenizer(pre_tokenizer_, settings);
   }
   return Error{Errc::unsupported,
                "tokenizer.json: the model " + io::quoted(type_) + " is not supported"};

@@ -127,6 +127,13 @@ inline void simplify_expression(std::string& text) {
   for (const auto& [from, to] : kSpellings) replace_all(text, from, to);
 }
 
+// Spaces become U+2581, which may also be put before the text.
+inline void read_metaspace(const io::JsonValue& step, VocabularySettings& settings) {
+  settings.add_space_prefix =
+      string_at(step, "prepend_scheme") != "never" && flag_at(step, "add_prefix_space", true);
+  settings.prefix_once = string_at(step, "prepend_scheme") == "first";
+}
+
 // Finds the pre-tokenizer that byte-level BPE names by its expressions.
 inline Result<void> read_pre_tokenizer(const io::JsonValue& part, VocabularySettings& settings) {
   std::string expressions;
@@ -135,7 +142,8 @@ inline Result<void> read_pre_tokenizer(const io::JsonValue& part, VocabularySett
     const std::string_view type = string_at(*step, "type");
     if (type == "ByteLevel") {
       is_byte_level = true;
-      settings.add_space_prefix = flag_at(*step, "add_prefix_space", true);
+      if (flag_at(*step, "add_prefix_space", true))
+        return unsupported_part("pre_tokenizer", "add_prefix_space");
       if (flag_at(*step, "use_regex", true)) expressions += NIBBLE_GPT2;
     } else if (type == "Split") {
       const io::JsonValue* const pattern = step->find("pattern");
@@ -189,6 +197,74 @@ inline Result<void> read_bpe_normalizer(const io::JsonValue& part, VocabularySet
     } else if (!(type == "Replace" && replaced == " " &&
                  string_at(*step, "content") == kSpmSpace)) {
       return unsupported_part("normalizer", type);
+    }
+  }
+  return ok();
+}
+
+inline Result<void> read_bert_normalizer(const io::JsonValue& part, VocabularySettings& settings) {
+  for (const io::JsonValue* step : steps_of(part, "normalizers")) {
+    const std::string_view type = string_at(*step, "type");
+    if (type != "BertNormalizer") return unsupported_part("normalizer", type);
+    if (!flag_at(*step, "clean_text", true)) return unsupported_part("normalizer", "clean_text");
+    if (!flag_at(*step, "handle_chinese_chars", true))
+      return unsupported_part("normalizer", "handle_chinese_chars");
+    settings.lower_case = flag_at(*step, "lowercase", true);
+    settings.strip_accents = flag_at(*step, "strip_accents", settings.lower_case);
+  }
+  return ok();
+}
+
+// The bytes that `text` has in base 64; empty if it is none.
+inline std::string bytes_of_base64(std::string_view text) {
+  std::string bytes;
+  std::uint32_t bits = 0;
+  int n_bits = 0;
+  while (text.ends_with('=')) text.remove_suffix(1);
+  for (const char c : text) {
+    const int digit = c >= 'A' && c <= 'Z'   ? c - 'A'
+                      : c >= 'a' && c <= 'z' ? c - 'a' + 26
+                      : c >= '0' && c <= '9' ? c - '0' + 52
+                      : c == '+'             ? 62
+                      : c == '/'             ? 63
+                                             : -1;
+    if (digit < 0) return {};
+    bits = bits << 6 | static_cast<std::uint32_t>(digit);
+    n_bits += 6;
+    if (n_bits < 8) continue;
+    n_bits -= 8;
+    bytes.push_back(static_cast<char>(bits >> n_bits & 0xFF));
+  }
+  return bytes;
+}
+
+inline Result<void> read_unigram_normalizer(const io::JsonValue& part,
+                                            VocabularySettings& settings) {
+  for (const io::JsonValue* step : steps_of(part, "normalizers")) {
+    const std::string_view type = string_at(*step, "type");
+    const io::JsonValue* const pattern = step->find("pattern");
+    if (type == "Precompiled") {
+      settings.characters_map = bytes_of_base64(string_at(*step, "precompiled_charsmap"));
+    } else if (type == "Strip" || (type == "Replace" && pattern != nullptr &&
+                                   string_at(*pattern, "Regex") == " {2,}")) {
+      settings.merges_spaces = true;
+    } else {
+      return unsupported_part("normalizer", type);
+    }
+  }
+  return ok();
+}
+
+inline Result<void> read_unigram_pre_tokenizer(const io::JsonValue& part,
+                                               VocabularySettings& settings) {
+  for (const io::JsonValue* step : steps_of(part, "pretokenizers")) {
+    const std::string_view type = string_at(*step, "type");
+    if (type == "WhitespaceSplit") {
+      settings.merges_spaces = true;
+    } else if (type == "Metaspace") {
+      read_metaspace(*step, settings);
+    } else {
+      return unsupported_part("pre_tokenizer", type);
     }
   }
   return ok();
@@ -268,7 +344,8 @@ inline Result<TokenRoles> read_roles(std::string_view text) {
       return ok();
     }
     for (const auto& [name, flag] : flags) {
-      if (key != name || json.accept_null()) continue;
+      if (key != name) continue;
+      if (json.accept_null()) return ok();
       NIBBLE_TRY(value, json.boolean());
       *flag = value;
       return ok();

@@ -71,10 +71,14 @@ struct VocabularySettings {
   std::int32_t mask = kNoToken;  // what a model is to fill in
   bool add_bos = true;
   bool add_eos = false;
-  bool add_space_prefix = true;  // encode text as if a space stood before it
+  bool add_space_prefix = true;  // encode text as if a space stood before it (wordpiece: always)
   bool prefix_once = false;      // only at the beginning, not after special tokens
   bool ignore_merges = false;  // bpe: a word that is a piece is that token, whatever merging gives
   bool compose = false;        // bring the text into Unicode's form NFC first
+  bool lower_case = false;     // wordpiece: make the text lower case
+  bool strip_accents = false;  // wordpiece: drop marks
+  bool merges_spaces = false;  // unigram: spaces in a row are one, those at the ends none
+  std::string characters_map;  // unigram: what replaces what (characters_map.hpp)
 };
 
 namespace detail {
@@ -156,6 +160,11 @@ class Vocabulary {
   // The token that spells this byte, or kNoToken.
   std::int32_t byte_token(unsigned char byte) const noexcept { return byte_tokens_[byte]; }
 
+  // Whether every byte has a token.
+  bool spells_bytes() const noexcept {
+    return std::find(byte_tokens_.begin(), byte_tokens_.end(), kNoToken) == byte_tokens_.end();
+  }
+
   // The token with exactly this text, of any type, or kNoToken. Never allocates.
   std::int32_t find(std::string_view text) const noexcept {
     if (text.size() > longest_) return kNoToken;
@@ -201,8 +210,14 @@ class Vocabulary {
     return pre_tokenizer_ != nullptr && pre_tokenizer_->byte_level;
   }
 
-  // Whether U+2581 is in no piece behind another character, so that words can be encoded alone.
-  bool has_separate_words() const noexcept { return has_separate_words_; }
+  // What can be encoded alone of a text that has U+2581 for spaces: the spaces at its beginning and
+  // what is before the next one, if no piece has U+2581 behind another character; else all of it.
+  std::string_view first_word(std::string_view text) const noexcept {
+    if (!has_separate_words_) return text;
+    std::size_t begin = 0;
+    while (text.substr(begin, kSpmSpace.size()) == kSpmSpace) begin += kSpmSpace.size();
+    return text.substr(0, text.find(kSpmSpace, begin));
+  }
 
   const VocabularySettings& settings() const noexcept { return settings_; }
 
@@ -349,8 +364,7 @@ inline Result<void> Vocabulary::take_settings(const VocabularySettings& settings
     if (id != kNoToken && !contains(id))
       return Error{Errc::malformed, std::string("the ") + name + " token is " + to_text(id) +
                                         ", the vocabulary has " + to_text(size()) + " pieces"};
-  if (settings.unk == kNoToken && settings.kind != VocabularyKind::bpe &&
-      std::find(byte_tokens_.begin(), byte_tokens_.end(), kNoToken) != byte_tokens_.end())
+  if (settings.unk == kNoToken && settings.kind != VocabularyKind::bpe && !spells_bytes())
     return Error{Errc::malformed,
                  "the vocabulary has neither all 256 byte pieces nor an unknown token"};
   settings_.add_bos = settings.add_bos && settings.bos != kNoToken;

@@ -7,8 +7,12 @@
 
 Texts that are no UTF-8 cannot be given to the other side: for byte-level BPE without a normalizer,
 its pre-tokenizer gets U+FFFD for each byte that is wrong, and the words are merged here.
+
+Writes digests of the ids for the texts of words.py in tests/text/tokenizer_json_golden.hpp, named
+after the folders.
 """
 import json
+import pathlib
 import struct
 import subprocess
 import sys
@@ -16,8 +20,10 @@ import sys
 from tokenizers import Tokenizer
 
 import texts
+import words
 
 SEED = 5
+GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "tokenizer_json_golden.hpp"
 # Byte-level BPE writes bytes as these characters.
 PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 CHARACTERS = {b: chr(b) for b in PRINTABLE}
@@ -88,6 +94,8 @@ def report(what, texts_, expected, actual):
 def compare(program, path, count):
     print(path, flush=True)
     tokenizer = Tokenizer.from_file(path)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     with open(path, encoding="utf-8") as file:
         tree = json.load(file)
     special = [token["content"] for token in tree["added_tokens"]]
@@ -108,9 +116,29 @@ def compare(program, path, count):
     return wrong
 
 
+def write_golden(paths):
+    lines = ["// SPDX-License-Identifier: Apache-2.0", "//",
+             "// Written by tests/text/oracle/compare.py with Hugging Face's tokenizers.",
+             "#pragma once", "", "#include <cstdint>", "", "namespace golden {", "",
+             "// A folder, and the digest of the ids of all texts of pre_tokenizer_golden.hpp.",
+             "struct IdsDigest {", "  const char* folder;", "  std::uint64_t value;", "};",
+             "constexpr IdsDigest kIdsDigests[] = {"]
+    for path in paths:
+        tokenizer = Tokenizer.from_file(path)
+        hash_ = words.DIGEST_OF_NOTHING
+        for text in words.texts(words.GOLDEN_TEXTS, 1):
+            hash_ = words.digest(tokenizer.encode(text, add_special_tokens=False).ids, hash_)
+        lines.append(f"    {{\"{pathlib.Path(path).parent.name}\", {hash_:#x}}},")
+    lines += ["};", "", "}  // namespace golden", ""]
+    GOLDEN.write_text("\n".join(lines))
+
+
 def main():
-    program, count = sys.argv[1], int(sys.argv[2])
-    sys.exit(sum(compare(program, path, count) for path in sys.argv[3:]) != 0)
+    program, count, paths = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+    wrong = sum(compare(program, path, count) for path in paths)
+    write_golden(paths)
+    sys.exit(wrong != 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -140,9 +140,12 @@ def words_of(name, text):
     return [word for word, _ in PRE_TOKENIZERS[name].pre_tokenize_str(text)] if text else []
 
 
-def digest(words, hash_):
-    """FNV-1a over the lengths of the words of a text, with a 0 behind the last one."""
-    for number in [len(w.encode()) for w in words] + [0]:
+DIGEST_OF_NOTHING = 0xCBF29CE484222325
+
+
+def digest(numbers, hash_):
+    """FNV-1a over numbers, with a 0 behind the last one."""
+    for number in [*numbers, 0]:
         hash_ = ((hash_ ^ number) * 0x100000001B3) & (1 << 64) - 1
     return hash_
 
@@ -175,9 +178,9 @@ def write_golden():
               "struct Digest { const char* name; std::uint64_t value; };",
               "constexpr Digest kDigests[] = {"]
     for name in EXPRESSIONS:
-        hash_ = 0xCBF29CE484222325
+        hash_ = DIGEST_OF_NOTHING
         for text in texts(GOLDEN_TEXTS, 1):
-            hash_ = digest(words_of(name, text), hash_)
+            hash_ = digest([len(word.encode()) for word in words_of(name, text)], hash_)
         lines.append(f"    {{\"{name}\", {hash_:#x}}},")
     lines += ["};", "// clang-format on", "", "}  // namespace golden", ""]
     GOLDEN.write_text("\n".join(lines))
@@ -206,4 +209,5 @@ def main():
     sys.exit(wrong != 0)
 
 
-main()
+if __name__ == "__main__":
+    main()
