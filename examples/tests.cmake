@@ -93,7 +93,7 @@ nibble_example_test(generate_sampled generate EXIT 0 OUT "." ERR "decode   20 to
     --seed 7 --kv bf16 --batch 1 --threads 2 --stop "<unk>")
 
 # A conversation. The model continues commands: it has no chat template.
-nibble_example_test(chat chat EXIT 0 STDIN "${utterance}\n\nwhy cats purr\n"
+nibble_example_test(chat chat EXIT 0 STDIN "${utterance}\n\n/reset\nwhy cats purr\n"
   OUT "^${call}\nnone\\(\\)\n$" ERR "^$" ARGS ${home_model} --temperature 0 --quiet --template plain)
 nibble_example_test(chat_commands chat EXIT 0
   STDIN "${utterance}\n/stats\n/reset\n${utterance}\n/stats\n/help\n/quit\nwhy cats purr\n"
