@@ -3,150 +3,62 @@
 // generate: continues a prompt with a GGUF model. The text goes to stdout as it is generated, speed
 // and memory use to stderr.
 #include <chrono>
-#include <vector>
 
 #include "common.hpp"
-#include "nibble/generate/sampler.hpp"
 #include "nibble/nibble.hpp"
 #include "nibble/simd/dispatch.hpp"
 #include "nibble/text/tokenizer.hpp"
+#include "settings.hpp"
 
 namespace {
 
 using example::interrupted;
 using nibble::Index;
-using nibble::ops::KvType;
 using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-struct Options {
-  std::string model;
+struct Options : example::Settings {
   std::string prompt;
   std::string prompt_file;
-  Index n_threads = 0;
-  bool pin = false;
-  std::optional<nibble::simd::Target> target;
-  std::string kv = to_string(KvType::f16);
-  nibble::SessionOptions session;
-  nibble::GenerateOptions generate;
   bool logprobs = false;
   bool ids = false;
-  bool quiet = false;
   bool memory = false;
 };
 
-// From "ID=NUMBER".
-nibble::LogitBias bias_of(const std::string& text) {
-  nibble::LogitBias result;
-  const std::size_t at = text.find('=');
-  if (at == text.npos || !CLI::detail::lexical_cast(text.substr(0, at), result.token) ||
-      !CLI::detail::lexical_cast(text.substr(at + 1), result.bias)) {
-    throw CLI::ValidationError("--logit-bias", text + " is not of the form ID=NUMBER");
-  }
-  return result;
-}
-
 void add_options(CLI::App& app, Options& o) {
-  auto& sampling = o.generate.sampling;
-  const auto kAtLeastOne = CLI::Range(Index{1}, Index{1} << 30);
-  const auto kCount = CLI::Range(Index{0}, Index{1} << 30);
-  app.add_option("MODEL.gguf", o.model, "the model; of a split one, any part")->required();
+  example::add_model_options(app, o);
   auto* const prompt = app.add_option("--prompt", o.prompt, "the text to continue");
   auto* const prompt_file = app.add_option("--prompt-file", o.prompt_file,
                                            "a file with that text, taken as it is; - is stdin")
                                 ->check(example::is_not_empty)
                                 ->excludes(prompt);
   app.add_option("--max-tokens", o.generate.max_tokens, "the most tokens to generate")
-      ->check(kAtLeastOne)
+      ->check(example::at_least_one())
       ->capture_default_str();
-  app.add_option(
-         "--ctx", o.session.n_ctx,
-         "positions of the cache; 0: as many as the model was trained with, but at most 4096")
-      ->check(kCount);
-  app.add_option("--threads", o.n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
-  app.add_flag("--pin", o.pin, "pin threads to CPUs");
-  app.add_option("--batch", o.session.max_step_tokens, "tokens of the prompt computed together")
-      ->check(kAtLeastOne)
-      ->capture_default_str();
-  app.add_option("--kv", o.kv, "type of the cache: f32, f16, bf16 or int8")
-      ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}))
-      ->capture_default_str();
-  app.add_option("--seed", sampling.seed, "of the random choices")
-      ->check(example::is_not_negative)
-      ->capture_default_str();
-  app.add_option("--temperature", sampling.temperature, "0: always the most likely token")
-      ->check(example::is_number)
-      ->check(example::is_not_negative)
-      ->capture_default_str();
-  app.add_option("--top-k", sampling.top_k, "only the k most likely tokens; 0: all")
-      ->check(kCount)
-      ->capture_default_str();
-  app.add_option("--top-p", sampling.top_p, "only the fewest that have this probability together")
-      ->check(example::is_number)
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str();
-  app.add_option("--min-p", sampling.min_p, "only those this likely relative to the likeliest")
-      ->check(example::is_number)
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str();
-  app.add_option("--repetition-penalty", sampling.repetition_penalty, "1: none")
-      ->check(example::is_number)  // above 0, as Sampler::create() says
-      ->capture_default_str();
-  app.add_option("--repetition-window", sampling.repetition_window, "tokens that it looks back")
-      ->check(kCount)
-      ->capture_default_str();
-  app.add_option("--stop", o.generate.stop, "end before this text; may be given several times")
-      ->check(example::is_not_empty)
-      ->allow_extra_args(false);
-  app.add_option("--stop-token", o.generate.stop_tokens,
-                 "end at the token with this id; may be given several times")
-      ->allow_extra_args(false);
-  app.add_option_function<std::vector<std::string>>(
-         "--logit-bias",
-         [&sampling](const std::vector<std::string>& all) {
-           for (const std::string& text : all) sampling.logit_bias.push_back(bias_of(text));
-         },
-         "ID=NUMBER, added to the token's logit; -inf bans it; may be given several times")
-      ->allow_extra_args(false);
+  example::add_sampling_options(app, o);
   app.add_option("--time-limit", o.generate.time_limit_ms,
                  "milliseconds for reading the prompt and generating; 0: none")
-      ->check(kCount)
+      ->check(example::any_count())
       ->capture_default_str();
   app.add_flag("--parse-special", o.generate.parse_special,
                "names of control tokens in the prompt mean those tokens");
   app.add_option_function<bool>(
       "--bos", [&o](bool yes) { o.generate.add_bos = yes; },
       "whether to begin with the begin token: true or false; default: as the model wants");
-  app.add_option_function<std::string>(
-      "--target",
-      [&o](const std::string& name) {
-        auto target = nibble::simd::target_from_name(name);
-        if (!target) throw CLI::ValidationError("--target", target.error().message);
-        o.target = *target;
-      },
-      "the SIMD target, e.g. AVX2; default: the best there is");
   app.add_flag("--logprobs", o.logprobs, "a line per token, with its log-probability");
   app.add_flag("--ids", o.ids, "a line per token, with its id; the prompt's ids on stderr");
   app.add_flag(
       "--memory", o.memory,
       "only say how much memory the model takes, which its header tells; no prompt needed");
-  app.add_flag("--quiet", o.quiet, "nothing on stderr but errors");
   app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C).");
   app.callback([&o, prompt, prompt_file] {
     if (prompt->empty() && prompt_file->empty() && !o.memory) {
       throw CLI::RequiredError("--prompt or --prompt-file");
     }
-    // Which tokens there are is known only when the model is.
-    auto rest = o.generate.sampling;
-    rest.logit_bias.clear();
-    const auto checked = nibble::Sampler::validate(rest, 1);
-    if (!checked) throw CLI::ValidationError(checked.error().message);
-    for (const KvType type : nibble::ops::kKvTypes) {
-      if (o.kv == to_string(type)) o.session.kv_type = type;
-    }
+    example::finish_settings(o);
   });
 }
 

@@ -15,7 +15,7 @@ function(nibble_example_test test program)
       -P ${CMAKE_CURRENT_SOURCE_DIR}/run_test.cmake -- $<TARGET_FILE:nibble_${program}> ${arg_ARGS})
 endfunction()
 
-foreach(program compare convert generate home_commands inspect perplexity quantize)
+foreach(program chat compare convert generate home_commands inspect perplexity quantize)
   nibble_example_test(${program}_help ${program} EXIT 0 OUT "Usage: ${program}" ARGS --help)
   nibble_example_test(${program}_usage ${program} EXIT 2 ERR "^${program}: [^\n]*--help.\n$"
     ARGS --nonsense)
@@ -121,6 +121,27 @@ nibble_example_test(generate_tokens generate EXIT 0 STDIN "${utterance}\n"
 nibble_example_test(generate_sampled generate EXIT 0 OUT "." ERR "decode   20 tokens.*token limit"
   ARGS ${home_model} --prompt light --max-tokens 20 --temperature 5 --top-k 0 --top-p 1 --min-p 0
     --seed 7 --kv bf16 --batch 1 --threads 2 --stop "<unk>")
+
+# A conversation. The model continues commands: it has no chat template.
+nibble_example_test(chat chat EXIT 0 STDIN "${utterance}\n\n/reset\nwhy cats purr\n"
+  OUT "^${call}\nnone\\(\\)\n$" ERR "^$" ARGS ${home_model} --temperature 0 --quiet --template plain)
+nibble_example_test(chat_commands chat EXIT 0
+  STDIN "${utterance}\n/stats\n/reset\n${utterance}\n/stats\n/help\n/quit\nwhy cats purr\n"
+  OUT "^${call}\n${call}\n$"
+  ERR "^template  plain\ncontext   25 of [0-9]+ tokens, 2 messages\nprompt    17 tokens, of them 0 kept.*prompt    17 tokens, of them 16 kept.*answer    8 tokens.*/save FILE"
+  ARGS ${home_model} --temperature 0)
+nibble_example_test(chat_save chat EXIT 0
+  STDIN "${utterance}\n/save ${CMAKE_CURRENT_BINARY_DIR}/chat.json\n" ERR "^$"
+  ARGS ${home_model} --temperature 0)
+nibble_example_test(chat_not_saved chat EXIT 1 STDIN "/save ${CMAKE_CURRENT_BINARY_DIR}\n"
+  ERR "^chat: [^\n]*: cannot be written: [^\n]*\n$" ARGS ${home_model})
+nibble_example_test(chat_no_command chat EXIT 1 STDIN "/nope\n" OUT "^$"
+  ERR "^chat: no command /nope \\(see /help\\)\n$" ARGS ${home_model})
+nibble_example_test(chat_no_template chat EXIT 1 ERR "^chat: there is no chat template 'nope', only [^\n]*\n$"
+  ARGS ${home_model} --template nope)
+nibble_example_test(chat_no_room chat EXIT 1 STDIN "${utterance}\n" ERR "context of 10 \\(see --ctx"
+  ARGS ${home_model} --ctx 10)
+nibble_example_test(chat_no_file chat EXIT 1 ERR "^chat: missing.gguf: [^\n]*\n$" ARGS missing.gguf)
 
 foreach(format q8_0 q4_0)
   set(made ${CMAKE_CURRENT_BINARY_DIR}/home-commands-${format}.gguf)

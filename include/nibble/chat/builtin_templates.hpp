@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "nibble/core/config.hpp"
+#include "nibble/text/gguf_vocabulary.hpp"
 #include "nibble/text/vocabulary.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace chat {

@@ -111,6 +111,15 @@ inline Result<Value> message_value(const ChatMessage& message) {
   return Value::dict(std::move(entries));
 }
 
+inline Result<Value> messages_value(std::span<const ChatMessage> messages) {
+  std::vector<Value> values;
+  for (const ChatMessage& message : messages) {
+    NIBBLE_TRY(value, message_value(message));
+    values.push_back(std::move(value));
+  }
+  return Value::list(std::move(values));
+}
+
 // The messages of a JSON array, with roles as the program's own words.
 inline Result<Value> messages_from_json(std::string_view json) {
   NIBBLE_TRY(read, value_from_json(json, Origin::foreign));
@@ -131,6 +140,20 @@ inline Result<Value> messages_from_json(std::string_view json) {
 }
 
 }  // namespace detail
+
+// Messages as JSON, which render_json() takes: a conversation to keep.
+inline Result<std::string> messages_to_json(std::span<const ChatMessage> messages) {
+  return catch_out_of_memory([&]() -> Result<std::string> {
+    NIBBLE_TRY(list, detail::messages_value(messages));
+    JsonStyle style;
+    style.is_indented = true;
+    style.indent = MarkedText("  ", Origin::own);
+    style.item_separator = MarkedText(",", Origin::own);
+    Budget unlimited({.max_steps = SIZE_MAX, .max_bytes = SIZE_MAX});
+    NIBBLE_TRY(json, to_json(unlimited, list, style));
+    return std::string(json.bytes());
+  });
+}
 
 inline Result<ChatTemplate> ChatTemplate::make(std::string_view source,
                                                const text::Vocabulary& vocabulary,
@@ -182,12 +205,7 @@ inline Result<ChatTemplate> ChatTemplate::from_gguf(const io::Gguf& file,
 inline Result<MarkedText> ChatTemplate::render(std::span<const ChatMessage> messages,
                                                const ChatOptions& options) const {
   return catch_out_of_memory([&]() -> Result<MarkedText> {
-    std::vector<Value> values;
-    for (const ChatMessage& message : messages) {
-      NIBBLE_TRY(value, detail::message_value(message));
-      values.push_back(std::move(value));
-    }
-    NIBBLE_TRY(list, Value::list(std::move(values)));
+    NIBBLE_TRY(list, detail::messages_value(messages));
     return render_value(std::move(list), options);
   });
 }

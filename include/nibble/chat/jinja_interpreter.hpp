@@ -18,6 +18,7 @@
 #include "nibble/chat/jinja_filters.hpp"
 #include "nibble/chat/jinja_methods.hpp"
 #include "nibble/chat/jinja_program.hpp"
+#include "nibble/chat/jinja_scopes.hpp"
 #include "nibble/chat/jinja_tests.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace chat {
@@ -36,9 +37,9 @@ class JinjaInterpreter {
   // Errors: invalid_argument (what the template does wrong, or refuses by raise_exception),
   // unsupported, limit; with the line.
   Result<MarkedText> run(std::span<const Variable> variables) {
-    push_scope(kNoScope);
-    for (const Variable& variable : variables) set_name(variable.name, variable.value);
-    push_scope(0);
+    scopes_.enter(JinjaScopes::kNone);
+    for (const Variable& variable : variables) scopes_.names().set(variable.name, variable.value);
+    scopes_.enter(scopes_.current());
     auto flow = execute(program_->root);
     if (!flow) return std::move(flow).error().in("line " + to_text(error_line_));
     return output_.take();
@@ -47,58 +48,21 @@ class JinjaInterpreter {
  private:
   // Expressions and statements that contain each other, with the functions that they call.
   static constexpr int kMaxDepth = 200;
-  using ScopeId = std::uint32_t;
-  static constexpr ScopeId kNoScope = 0xFFFFFFFF;
 
   enum class Flow : unsigned char { next, broken, continued };
   // What a Value of type function refers to: one of these, or kMacros + its place in macros_.
   enum Builtin : std::int64_t { kMethod, kRange, kDict, kNamespace, kRaise, kNow, kMacros };
 
-  // The variables of a block. A scope that a macro was defined in is kept, with those around it.
-  struct Scope {
-    ScopeId parent = kNoScope;
-    bool is_kept = false;
-    std::vector<std::pair<std::string_view, Value>> names;
-  };
   struct Macro {
     NodeId node = kNoNode;  // of kind macro or call_block
-    ScopeId scope = kNoScope;
+    JinjaScopes::Id scope = JinjaScopes::kNone;
   };
 
-  // ---- Scopes -----------------------------------------------------------------------------------
-
-  void push_scope(ScopeId parent) {
-    scopes_.push_back({parent, false, {}});
-    scope_ = static_cast<ScopeId>(scopes_.size() - 1);
-  }
-  // Back to the scope that was the current one before.
-  void pop_scope(ScopeId before) {
-    if (scope_ + 1 == scopes_.size() && !scopes_[scope_].is_kept) scopes_.pop_back();
-    scope_ = before;
-  }
-
-  static Value* find_in(std::vector<std::pair<std::string_view, Value>>& names,
-                        std::string_view name) noexcept {
-    for (auto& [known, value] : names) {
-      if (known == name) return &value;
-    }
-    return nullptr;
-  }
-  void set_name(std::string_view name, Value value) {
-    auto& names = scopes_[scope_].names;
-    Value* const known = find_in(names, name);
-    if (known != nullptr) {
-      *known = std::move(value);
-    } else {
-      names.emplace_back(name, std::move(value));
-    }
-  }
+  // ---- Variables --------------------------------------------------------------------------------
 
   Result<Value> value_of(std::string_view name) {
-    for (ScopeId scope = scope_; scope != kNoScope; scope = scopes_[scope].parent) {
-      NIBBLE_CHECK(budget_.step(1 + scopes_[scope].names.size() / 8));
-      if (const Value* known = find_in(scopes_[scope].names, name)) return *known;
-    }
+    NIBBLE_TRY(known, scopes_.find(budget_, name));
+    if (known != nullptr) return *known;
     const auto builtin = [](Builtin which) { return Value::reference(Type::function, which); };
     if (name == "range") return builtin(kRange);
     if (name == "dict") return builtin(kDict);
@@ -108,10 +72,14 @@ class JinjaInterpreter {
     return Value();
   }
 
+  JinjaNames& names_of(const Value& space) noexcept {
+    return spaces_[static_cast<std::size_t>(space.integer())];
+  }
+
   Result<void> assign(NodeId id, Value value) {
     const Node& target = program_->nodes[id];
     if (target.kind == NodeKind::name) {
-      set_name(program_->names[target.a], std::move(value));
+      scopes_.names().set(program_->names[target.a], std::move(value));
       return ok();
     }
     if (target.kind == NodeKind::attribute) {
@@ -119,7 +87,9 @@ class JinjaInterpreter {
       if (!space.is(Type::space))
         return argument_error("only attributes of a namespace can be set, " + described(target.a) +
                               " is " + to_string(space.type()));
-      return set_attribute(space, program_->names[target.b], std::move(value));
+      NIBBLE_CHECK(budget_.step(names_of(space).cost()));
+      names_of(space).set(program_->names[target.b], std::move(value));
+      return ok();
     }
     NIBBLE_TRY(items, elements_of(budget_, value));
     if (items.size() != program_->size(target.a))
@@ -130,30 +100,7 @@ class JinjaInterpreter {
     return ok();
   }
 
-  Result<void> set_attribute(const Value& space, std::string_view name, Value value) {
-    auto& names = spaces_[static_cast<std::size_t>(space.integer())];
-    NIBBLE_CHECK(budget_.step(1 + names.size() / 8));
-    Value* const known = find_in(names, name);
-    if (known != nullptr) {
-      *known = std::move(value);
-    } else {
-      names.emplace_back(name, std::move(value));
-    }
-    return ok();
-  }
-
   // ---- Statements -------------------------------------------------------------------------------
-
-  class Deeper {
-   public:
-    explicit Deeper(int& depth) noexcept : depth_(&depth) { ++depth; }
-    Deeper(const Deeper&) = delete;
-    Deeper& operator=(const Deeper&) = delete;
-    ~Deeper() { --*depth_; }
-
-   private:
-    int* depth_;
-  };
 
   // Remembers the line of the innermost node that failed.
   template <class T>
@@ -194,7 +141,7 @@ class JinjaInterpreter {
         NIBBLE_CHECK(assign(node.a, std::move(value)));
         break;
       }
-      case NodeKind::macro: set_name(program_->names[node.a], define(node)); break;
+      case NodeKind::macro: scopes_.names().set(program_->names[node.a], define(node)); break;
       case NodeKind::call_block: {
         const Value caller = define(node);
         NIBBLE_TRY(value, evaluate_call(program_->nodes[node.a], &caller));
@@ -232,10 +179,10 @@ class JinjaInterpreter {
   }
 
   Result<Flow> execute_in_scope(NodeId block) {
-    const ScopeId before = scope_;
-    push_scope(before);
+    const JinjaScopes::Id before = scopes_.current();
+    scopes_.enter(before);
     NIBBLE_TRY(flow, execute(block));
-    pop_scope(before);
+    scopes_.leave_for(before);
     return flow;
   }
 
@@ -248,13 +195,13 @@ class JinjaInterpreter {
     const NodeId filter = program_->element(node.c, 0);
     if (filter != kNoNode) {
       std::vector<Value> kept;
-      const ScopeId before = scope_;
+      const JinjaScopes::Id before = scopes_.current();
       for (Value& item : items) {
-        push_scope(before);
+        scopes_.enter(before);
         NIBBLE_CHECK(assign(node.a, item));
         NIBBLE_TRY(condition, evaluate(filter));
         if (condition.is_true()) kept.push_back(std::move(item));
-        pop_scope(before);
+        scopes_.leave_for(before);
       }
       items = std::move(kept);
     }
@@ -264,16 +211,16 @@ class JinjaInterpreter {
   Result<Flow> execute_loop(const Node& node) {
     NIBBLE_TRY(items, loop_items(node));
     const Value loop = Value::loop(items);
-    const ScopeId before = scope_;
+    const JinjaScopes::Id before = scopes_.current();
     bool is_empty = true;  // as Jinja sees it: no iteration went to its end
     for (std::size_t i = 0; i < items.items().size(); ++i) {
       loop.loop_position() = i;
-      push_scope(before);
-      NIBBLE_CHECK(budget_.grow(sizeof(Scope)));
-      set_name("loop", loop);
+      scopes_.enter(before);
+      NIBBLE_CHECK(budget_.grow(JinjaScopes::kBytes));
+      scopes_.names().set("loop", loop);
       NIBBLE_CHECK(assign(node.a, items.items()[i]));
       NIBBLE_TRY(flow, execute(program_->element(node.c, 1)));
-      pop_scope(before);
+      scopes_.leave_for(before);
       if (flow == Flow::broken) break;
       if (flow == Flow::next) is_empty = false;
     }
@@ -294,8 +241,8 @@ class JinjaInterpreter {
   }
 
   Value define(const Node& node) {
-    scopes_[scope_].is_kept = true;
-    macros_.push_back({static_cast<NodeId>(&node - program_->nodes.data()), scope_});
+    scopes_.keep_current();
+    macros_.push_back({static_cast<NodeId>(&node - program_->nodes.data()), scopes_.current()});
     return Value::reference(Type::function,
                             kMacros + static_cast<std::int64_t>(macros_.size() - 1));
   }
@@ -404,9 +351,8 @@ class JinjaInterpreter {
   }
 
   Result<Value> attribute_of_space(const Value& space, std::string_view name) {
-    auto& names = spaces_[static_cast<std::size_t>(space.integer())];
-    NIBBLE_CHECK(budget_.step(1 + names.size() / 8));
-    const Value* const value = find_in(names, name);
+    NIBBLE_CHECK(budget_.step(names_of(space).cost()));
+    const Value* const value = names_of(space).find(name);
     return value == nullptr ? Value() : *value;
   }
 
@@ -592,8 +538,8 @@ class JinjaInterpreter {
       }
       case kNamespace:
         if (!arguments.positional.empty()) return argument_error("namespace() takes names");
-        NIBBLE_CHECK(budget_.grow(arguments.named.size() * sizeof(Value) + sizeof(Scope)));
-        spaces_.push_back(arguments.named);
+        NIBBLE_CHECK(budget_.grow(arguments.named.size() * sizeof(Value) + JinjaScopes::kBytes));
+        spaces_.emplace_back(arguments.named);
         return Value::reference(Type::space, static_cast<std::int64_t>(spaces_.size() - 1));
       case kRaise: {
         NIBBLE_TRY(bound, bind<1>(arguments, {"message"}));
@@ -632,13 +578,13 @@ class JinjaInterpreter {
   Result<Value> call_macro(const Value& function, const Arguments& arguments, const Value* caller) {
     const Macro macro = macros_[static_cast<std::size_t>(function.integer() - kMacros)];
     const Node& node = program_->nodes[macro.node];
-    const ScopeId before = scope_;
-    push_scope(macro.scope);
-    NIBBLE_CHECK(budget_.grow(sizeof(Scope)));
-    if (caller != nullptr) set_name("caller", *caller);
+    const JinjaScopes::Id before = scopes_.current();
+    scopes_.enter(macro.scope);
+    NIBBLE_CHECK(budget_.grow(JinjaScopes::kBytes));
+    if (caller != nullptr) scopes_.names().set("caller", *caller);
     NIBBLE_CHECK(bind_parameters(node, arguments));
     NIBBLE_TRY(text, text_of_block(node.c, kNoNode));
-    pop_scope(before);
+    scopes_.leave_for(before);
     return text;
   }
 
@@ -659,12 +605,12 @@ class JinjaInterpreter {
         ++n_used;
       }
       if (value != nullptr) {
-        set_name(name, *value);
+        scopes_.names().set(name, *value);
       } else if (otherwise != kNoNode) {
         NIBBLE_TRY(computed, evaluate(otherwise));
-        set_name(name, std::move(computed));
+        scopes_.names().set(name, std::move(computed));
       } else {
-        set_name(name, Value());
+        scopes_.names().set(name, Value());
       }
     }
     if (n_used != arguments.named.size())
@@ -676,9 +622,8 @@ class JinjaInterpreter {
   const std::tm* now_;
   Budget budget_;
   TextBuilder output_;
-  std::vector<Scope> scopes_;
-  ScopeId scope_ = kNoScope;
-  std::vector<std::vector<std::pair<std::string_view, Value>>> spaces_;  // of the namespaces
+  JinjaScopes scopes_;
+  std::vector<JinjaNames> spaces_;  // the attributes of the namespaces
   std::vector<Macro> macros_;
   Value block_text_;  // the input of a filter_block's or set_block's filter
   int depth_ = 0;

@@ -55,6 +55,18 @@ class Budget {
   std::size_t steps_, bytes_;
 };
 
+// Counts how many functions that call each other are running, while it exists.
+class Deeper {
+ public:
+  explicit Deeper(int& depth) noexcept : depth_(&depth) { ++depth; }
+  Deeper(const Deeper&) = delete;
+  Deeper& operator=(const Deeper&) = delete;
+  ~Deeper() { --*depth_; }
+
+ private:
+  int* depth_;
+};
+
 enum class Type : unsigned char {
   undefined,
   none,
