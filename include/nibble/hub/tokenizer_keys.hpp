@@ -79,7 +79,7 @@ inline Result<text::Vocabulary> read_vocabulary(const Folder& folder) {
     config = std::move(text);
   }
   auto vocabulary = text::read_tokenizer_json(json, config);
-  if (!vocabulary) return std::move(vocabulary).error().in(folder.name_of(kTokenizerFile));
+  if (!vocabulary) return std::move(vocabulary).error().in(folder.name());
   return vocabulary;
 }
 
