@@ -14,6 +14,7 @@
 #include "nibble/io/gguf_writer.hpp"
 #include "nibble/io/json.hpp"
 #include "nibble/io/json_value.hpp"
+#include "nibble/text/sentencepiece_model.hpp"
 #include "nibble/text/tokenizer_json.hpp"
 #include "nibble/text/vocabulary.hpp"
 #include "nibble/text/write_vocabulary.hpp"
@@ -63,23 +64,25 @@ inline Result<void> template_keys(const Folder& folder, io::GgufWriter& out) {
 
 // The vocabulary. Errors: not_found (the folder has none), and those of its files.
 inline Result<text::Vocabulary> read_vocabulary(const Folder& folder) {
-  constexpr std::string_view kTokenizerFile = "tokenizer.json";
-  if (!folder.has(kTokenizerFile)) {
+  constexpr std::string_view kTokenizerFile = "tokenizer.json", kModelFile = "tokenizer.model";
+  const bool has_json = folder.has(kTokenizerFile);
+  if (!has_json && !folder.has(kModelFile)) {
     return Error{Errc::not_found,
-                 folder.name() + ": the folder has no tokenizer.json" +
-                     (folder.has("tokenizer.model")
-                          ? "; tokenizer.model is not read: save the tokenizer again, "
-                            "transformers.AutoTokenizer.from_pretrained(F).save_pretrained(F)"
-                          : "")};
+                 folder.name() + ": the folder has no tokenizer.json and no tokenizer.model"};
   }
-  NIBBLE_TRY(json, folder.text(kTokenizerFile, kMaxTokenizerBytes));
+  NIBBLE_TRY(file, folder.text(has_json ? kTokenizerFile : kModelFile, kMaxTokenizerBytes));
   std::string config;
   if (folder.has(kTokenizerConfigFile)) {
     NIBBLE_TRY(text, folder.text(kTokenizerConfigFile, kMaxTokenizerBytes));
     config = std::move(text);
   }
-  auto vocabulary = text::read_tokenizer_json(json, config);
-  if (!vocabulary) return std::move(vocabulary).error().in(folder.name_of(kTokenizerFile));
+  if (!has_json) {
+    auto vocabulary = text::read_sentencepiece_model(file, config);
+    if (!vocabulary) return std::move(vocabulary).error().in(folder.name_of(kModelFile));
+    return vocabulary;
+  }
+  auto vocabulary = text::read_tokenizer_json(file, config);
+  if (!vocabulary) return std::move(vocabulary).error().in(folder.name());
   return vocabulary;
 }
 
