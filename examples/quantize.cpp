@@ -64,16 +64,16 @@ void print_errors(const ErrorStats& errors) {
 }
 
 void print_report(const std::vector<ConvertedTensor>& tensors, int name_width) {
-  std::printf("%-*s %-15s %-5s %-6s %14s %10s %10s %7s %8s %9s\n", name_width, "tensor", "shape",
+  std::printf("%-*s %-15s %-7s %-6s %14s %10s %10s %7s %8s %9s\n", name_width, "tensor", "shape",
               "from", "to", "bytes", "RMSE", "max error", "SNR dB", "sign", "rounded");
-  std::printf("%-*s %-15s %-5s %-6s %14s %10s %10s %7s %8s %9s\n", name_width, "", "", "", "", "",
+  std::printf("%-*s %-15s %-7s %-6s %14s %10s %10s %7s %8s %9s\n", name_width, "", "", "", "", "",
               "", "", "", "flips", "to zero");
   ErrorStats all;
   std::uint64_t bytes_from = 0, bytes_to = 0;
   bool has_short_rows = false;
   for (const ConvertedTensor& tensor : tensors) {
     const bool is_short = tensor.reason == nibble::FormatReason::row_length;
-    std::printf("%-*s %-15s %-5s %-6s %14s ", name_width, nibble::printable(tensor.name).c_str(),
+    std::printf("%-*s %-15s %-7s %-6s %14s ", name_width, nibble::printable(tensor.name).c_str(),
                 shape_of(tensor).c_str(), nibble::io::type_traits(tensor.from).name,
                 (std::string(to_string(tensor.to)) + (is_short ? " *" : "")).c_str(),
                 example::grouped(tensor.bytes_to).c_str());
@@ -83,7 +83,7 @@ void print_report(const std::vector<ConvertedTensor>& tensors, int name_width) {
     bytes_to += tensor.bytes_to;
     has_short_rows = has_short_rows || is_short;
   }
-  std::printf("%-*s %-15s %-5s %-6s %14s ", name_width, "all", "", "", "",
+  std::printf("%-*s %-15s %-7s %-6s %14s ", name_width, "all", "", "", "",
               example::grouped(bytes_to).c_str());
   print_errors(all);
   std::printf("\n%s -> %s bytes of weights (%.1f %%), %.2f bits per weight\n",
