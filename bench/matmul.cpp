@@ -63,6 +63,10 @@ struct Weights {
   Memory memory;
 };
 
+// The length of the blocks of activations.
+template <class Format>
+constexpr int kBlock = static_cast<int>(nibble::quant::Packed<Format>::kStepLength);
+
 // The activations of a product, as Format needs them.
 template <class Format, ActivationScales kScales>
 struct Input {
@@ -82,9 +86,9 @@ struct Input {
       input.x = x.view.data();
       input.stride = k;
     } else if constexpr (kScales == ActivationScales::per_row) {
-      input = quantize<nibble::ops::RowScaledRows<Format::kLength>>(pages).input();
+      input = quantize<nibble::ops::RowScaledRows<kBlock<Format>>>(pages).input();
     } else {
-      const auto rows = quantize<nibble::ops::QuantizedRows<Format::kLength>>(pages);
+      const auto rows = quantize<nibble::ops::QuantizedRows<kBlock<Format>>>(pages);
       input = nibble::ops::matmul_input(rows);
     }
   }
@@ -96,7 +100,7 @@ struct Input {
   }
   static double bytes(Index m, Index k) {
     if constexpr (BlockFormat<Format>) {
-      return static_cast<double>(nibble::ops::QuantizedRows<Format::kLength>::bytes_needed(m, k));
+      return static_cast<double>(nibble::ops::QuantizedRows<kBlock<Format>>::bytes_needed(m, k));
     } else {
       return static_cast<double>(m * k) * sizeof(float);
     }
@@ -122,7 +126,7 @@ struct Input {
 template <class Format>
 constexpr Arithmetic arithmetic_of() {
   if constexpr (BlockFormat<Format> || nibble::quant::ChannelFormat<Format>) {
-    return Format::kBits == 4 ? Arithmetic::int4 : Arithmetic::int8;
+    return Format::kBits < 8 ? Arithmetic::int4 : Arithmetic::int8;
   } else {
     return std::is_same_v<Format, nibble::quant::BF16> ? Arithmetic::bf16 : Arithmetic::f32;
   }
@@ -204,6 +208,10 @@ void add_matmul(const CaseOptions& options, std::vector<Case>& cases) {
     add<nibble::quant::Q4_0, ActivationScales::per_row>(options, n, k, cases);
     add<Q4Block128>(options, n, k, cases);
     add<nibble::quant::Q4_1>(options, n, k, cases);
+    add<nibble::quant::Q5_0>(options, n, k, cases);
+    add<nibble::quant::Q4_K>(options, n, k, cases);
+    add<nibble::quant::Q5_K>(options, n, k, cases);
+    add<nibble::quant::Q6_K>(options, n, k, cases);
     add<nibble::quant::Q8_0>(options, n, k, cases);
     add<nibble::quant::I8Channel>(options, n, k, cases);
     add<nibble::quant::BF16>(options, n, k, cases);

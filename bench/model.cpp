@@ -49,7 +49,12 @@ Arithmetic arithmetic_of(nibble::quant::Format format) {
   using enum nibble::quant::Format;
   switch (format) {
     case q4_0:
-    case q4_1: return Arithmetic::int4;
+    case q4_1:
+    case q5_0:
+    case q5_1:
+    case q4_k:
+    case q5_k:
+    case q6_k: return Arithmetic::int4;
     case q8_0: return Arithmetic::int8;
     case bf16: return Arithmetic::bf16;
     default: return Arithmetic::f32;
@@ -509,7 +514,9 @@ int bench_model(int argc, char** argv) {
                  "random weights instead: tinyllama-1.1b, llama-3.2-1b, smollm2-135m or "
                  "dim=..,layers=..,heads=..,kv_heads=..,ffn=..,vocab=..,tied=0")
       ->excludes(model);
-  app.add_option("--format", o.format, "of random weights: f32 f16 bf16 q8_0 q4_0 q4_1")
+  app.add_option(
+         "--format", o.format,
+         "of random weights: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k or q6_k")
       ->capture_default_str();
   app.add_option("--kv", o.kv, "cache: f32 f16 bf16 int8")
       ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}))

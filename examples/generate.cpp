@@ -5,6 +5,7 @@
 #include <chrono>
 
 #include "common.hpp"
+#include "nibble/model/weight_conversion.hpp"
 #include "nibble/nibble.hpp"
 #include "nibble/simd/dispatch.hpp"
 #include "nibble/text/tokenizer.hpp"
@@ -151,6 +152,9 @@ nibble::Result<int> run(Options& o) {
     if (model.error().code == nibble::Errc::cancelled) return example::kInterrupted;
     return model.error();
   }
+  for (const nibble::WeightConversion& conversion : model->conversions()) {
+    if (!o.quiet) std::fprintf(stderr, "%s\n", to_string(conversion).c_str());
+  }
   if (model->tokenizer() == nullptr) {
     return *model->tokenizer_error();
   }
@@ -198,7 +202,8 @@ nibble::Result<int> run(Options& o) {
 }
 
 int generate(int argc, char** argv) {
-  CLI::App app("Continues a text with a model: a GGUF file, or a folder as hubs have them.", "generate");
+  CLI::App app("Continues a text with a model: a GGUF file, or a folder as hubs have them.",
+               "generate");
   Options options;
   add_options(app, options);
   if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;

@@ -9,6 +9,7 @@
 #include "common.hpp"
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/model/convert.hpp"
+#include "nibble/model/format_mix.hpp"
 
 namespace {
 
@@ -23,10 +24,13 @@ struct Rule {
   bool has_matched = false;
 };
 
+constexpr const char* kFormatNames =
+    "f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k";
+
 Format parse_format(const std::string& name) {
   auto format = nibble::quant::format_from_name(name);
   if (!format || !nibble::quant::ggml_type_of(*format)) {
-    throw CLI::ValidationError("'" + name + "': GGUF formats are f32, f16, bf16, q8_0, q4_0, q4_1");
+    throw CLI::ValidationError("'" + name + "': formats are " + kFormatNames);
   }
   return *format;
 }
@@ -60,17 +64,17 @@ void print_errors(const ErrorStats& errors) {
 }
 
 void print_report(const std::vector<ConvertedTensor>& tensors, int name_width) {
-  std::printf("%-*s %-15s %-5s %-6s %14s %10s %10s %7s %8s %9s\n", name_width, "tensor", "shape",
+  std::printf("%-*s %-15s %-7s %-6s %14s %10s %10s %7s %8s %9s\n", name_width, "tensor", "shape",
               "from", "to", "bytes", "RMSE", "max error", "SNR dB", "sign", "rounded");
-  std::printf("%-*s %-15s %-5s %-6s %14s %10s %10s %7s %8s %9s\n", name_width, "", "", "", "", "",
+  std::printf("%-*s %-15s %-7s %-6s %14s %10s %10s %7s %8s %9s\n", name_width, "", "", "", "", "",
               "", "", "", "flips", "to zero");
   ErrorStats all;
   std::uint64_t bytes_from = 0, bytes_to = 0;
   bool has_short_rows = false;
   for (const ConvertedTensor& tensor : tensors) {
     const bool is_short = tensor.reason == nibble::FormatReason::row_length;
-    std::printf("%-*s %-15s %-5s %-6s %14s ", name_width, nibble::printable(tensor.name).c_str(),
-                shape_of(tensor).c_str(), to_string(tensor.from),
+    std::printf("%-*s %-15s %-7s %-6s %14s ", name_width, nibble::printable(tensor.name).c_str(),
+                shape_of(tensor).c_str(), nibble::io::type_traits(tensor.from).name,
                 (std::string(to_string(tensor.to)) + (is_short ? " *" : "")).c_str(),
                 example::grouped(tensor.bytes_to).c_str());
     print_errors(tensor.errors);
@@ -79,7 +83,7 @@ void print_report(const std::vector<ConvertedTensor>& tensors, int name_width) {
     bytes_to += tensor.bytes_to;
     has_short_rows = has_short_rows || is_short;
   }
-  std::printf("%-*s %-15s %-5s %-6s %14s ", name_width, "all", "", "", "",
+  std::printf("%-*s %-15s %-7s %-6s %14s ", name_width, "all", "", "", "",
               example::grouped(bytes_to).c_str());
   print_errors(all);
   std::printf("\n%s -> %s bytes of weights (%.1f %%), %.2f bits per weight\n",
@@ -92,15 +96,19 @@ void print_report(const std::vector<ConvertedTensor>& tensors, int name_width) {
 int quantize(int argc, char** argv) {
   CLI::App app("Writes a GGUF model in another weight format and reports what it cost each tensor.",
                "quantize");
-  std::string in_path, out_path, format_name;
+  std::string in_path, out_path, format_name, mix_name;
   std::vector<std::string> rule_texts;
   nibble::Index n_threads = 0;
   nibble::ConvertOptions options;
   app.add_option("IN.gguf", in_path, "the model to read; of a split one, any part")->required();
   app.add_option("OUT.gguf", out_path, "the model to write")->required();
-  app.add_option("--format", format_name,
-                 "f32, f16, bf16, q8_0, q4_0 or q4_1, for all matrices; vectors stay f32")
-      ->required();
+  auto* const what = app.add_option_group("what");
+  what->add_option("--format", format_name,
+                   std::string(kFormatNames) + ": for all matrices; vectors stay f32");
+  what->add_option("--mix", mix_name,
+                   "q4_k_m, q5_k_m, q6_k, q4_0, q8_0, q4_1, q5_0, q5_1, q4_k_s, q5_k_s: what the "
+                   "field means by these names, with a better format for some matrices");
+  what->require_option(1);
   app.add_option(
          "--tensor", rule_texts,
          "REGEX=FORMAT: another format for matrices whose names contain a match; of several "
@@ -117,8 +125,17 @@ int quantize(int argc, char** argv) {
       "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted: OUT.gguf is then as it was.");
 
   std::vector<Rule> rules;
+  std::optional<nibble::FormatMix> mix;
   app.callback([&] {  // here, so that an invalid format is a usage error
-    options.format = parse_format(format_name);
+    if (!mix_name.empty()) {
+      const auto named = nibble::format_mix_from_name(mix_name);
+      if (!named) throw CLI::ValidationError("'" + mix_name + "': " + named.error().message);
+      mix = *named;
+      options.format = mix->most;
+      options.file_type = mix->file_type;
+    } else {
+      options.format = parse_format(format_name);
+    }
     for (const std::string& text : rule_texts) rules.push_back(parse_rule(text));
   });
   if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
@@ -127,8 +144,10 @@ int quantize(int argc, char** argv) {
   auto pool = nibble::ThreadPool::create({.n_threads = n_threads});
   if (!pool) return example::fail(app, pool.error());
   options.executor = pool->get();
+  std::optional<nibble::MixedFormats> mixed;
   options.choose = [&](std::string_view name) {
     std::optional<Format> format;
+    if (mixed) format = (*mixed)(name);
     for (Rule& rule : rules) {
       if (!std::regex_search(name.begin(), name.end(), rule.pattern)) continue;
       rule.has_matched = true;
@@ -139,6 +158,7 @@ int quantize(int argc, char** argv) {
 
   const auto file = nibble::io::Gguf::open(in_path);
   if (!file) return example::fail(app, file.error());
+  if (mix) mixed.emplace(*file, *mix);
   const std::size_t n_tensors = file->tensors().size();
   int name_width = 6;
   for (const auto& tensor : file->tensors()) {

@@ -146,13 +146,24 @@ nibble_example_test(chat_no_file chat EXIT 1 ERR "^chat: missing.gguf: [^\n]*\n$
 foreach(format q8_0 q4_0)
   set(made ${CMAKE_CURRENT_BINARY_DIR}/home-commands-${format}.gguf)
   nibble_example_test(quantize_${format} quantize EXIT 0
-    OUT "blk.0.attn_q.weight +256 x 256 +f16 +${format} .*all .*bytes of weights"
+    OUT "blk.0.attn_q.weight +256 x 256 +F16 +${format} .*all .*bytes of weights"
     ARGS ${home_model} ${made} --format ${format} --tensor "token_embd=q8_0")
   nibble_example_test(generate_${format} generate EXIT 0 STDIN "${utterance}\n" OUT "^${call}\n$"
     ARGS ${made} --prompt-file - --quiet)
   set_tests_properties(example_quantize_${format} PROPERTIES FIXTURES_SETUP home_${format})
   set_tests_properties(example_generate_${format} PROPERTIES FIXTURES_REQUIRED home_${format})
 endforeach()
+# A mix: some matrices in another format than most.
+set(made ${CMAKE_CURRENT_BINARY_DIR}/home-commands-q4_k_m.gguf)
+nibble_example_test(quantize_mix quantize EXIT 0
+  OUT "token_embd.weight +[0-9]+ x 256 +F16 +q6_k .*blk.1.attn_q.weight +256 x 256 +F16 +q4_k "
+  ARGS ${home_model} ${made} --mix Q4_K_M)
+nibble_example_test(generate_mix generate EXIT 0 STDIN "${utterance}\n" OUT "^${call}\n$"
+  ARGS ${made} --prompt-file - --quiet)
+set_tests_properties(example_quantize_mix PROPERTIES FIXTURES_SETUP home_mix)
+set_tests_properties(example_generate_mix PROPERTIES FIXTURES_REQUIRED home_mix)
+nibble_example_test(quantize_bad_mix quantize EXIT 2 ERR "q4_k_m"
+  ARGS ${home_model} out.gguf --mix q9_m)
 
 nibble_example_test(home_commands home_commands EXIT 0
   OUT "office light to 10 percent\n    -> ${call}.*F32 .*40/40 .*F16 .*INT8 .*INT4 .*SIMD target"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nibble/model/convert.hpp"
+#include "nibble/model/format_mix.hpp"
 
 #include <algorithm>
 #include <array>
@@ -88,7 +89,7 @@ class OneTensor {
 
 std::vector<float> weights_of(const io::GgufTensor& tensor) {
   std::vector<float> weights(static_cast<std::size_t>(tensor.n_elements()));
-  REQUIRE(quant::row_to_f32(*quant::format_of(tensor.type), tensor.data, weights));
+  REQUIRE(quant::row_to_f32(tensor.type, tensor.data, weights));
   return weights;
 }
 
@@ -222,7 +223,7 @@ TEST_CASE("the report of a tensor states sizes and errors") {
   const Converted converted = convert(one.parse(), {.format = Format::q4_0});
   REQUIRE(converted.report.size() == 1);
   const ConvertedTensor& w = converted.report[0];
-  CHECK(w.from == Format::f32);
+  CHECK(w.from == io::GgmlType::f32);
   CHECK(w.to == Format::q4_0);
   CHECK(w.reason == FormatReason::asked);
   CHECK(w.bytes_from == 256);
@@ -321,8 +322,105 @@ TEST_CASE("what cannot be converted is an error") {
   const Converted packed = convert(file, {.format = Format::q8_0, .packed = true});
   const Error again = convert_error(packed.parse(), {});
   CHECK(again.code == Errc::unsupported);
-  CHECK(again.message.find("convert the file that it was made from") !=
-        std::string::npos);
+  CHECK(again.message.find("convert the file that it was made from") != std::string::npos);
+}
+
+TEST_CASE("weights of any type that is read can be converted") {
+  for (const auto& [type, k] : {std::pair{io::GgmlType::iq3_s, 768},
+                                {io::GgmlType::tq1_0, 256},
+                                {io::GgmlType::q6_k, 512},
+                                {io::GgmlType::nvfp4, 192}}) {
+    CAPTURE(io::type_traits(type).name);
+    const auto dims = std::array<std::uint64_t, 2>{static_cast<std::uint64_t>(k), 33};
+    std::mt19937 random(1);
+    std::vector<std::byte> stored(static_cast<std::size_t>(*io::tensor_bytes(type, dims)));
+    for (std::byte& byte : stored) byte = static_cast<std::byte>(random() % 64);  // finite scales
+    io::GgufWriter writer;
+    writer.add_tensor("w", type, dims, stored);
+    const auto bytes = writer.to_bytes();
+    REQUIRE(bytes);
+    const auto file = io::Gguf::parse(*bytes, "file");
+    REQUIRE(file);
+    const Converted wide = convert(*file, {.format = Format::f32});
+    CHECK(wide.report[0].from == type);
+    CHECK(wide.report[0].errors.max_abs == 0);
+    CHECK(weights_of(*wide.parse().tensor("w")) == weights_of(*file->tensor("w")));
+    const Converted small = convert(*file, {.format = Format::q8_0});
+    CHECK(small.parse().tensor("w")->type == io::GgmlType::q8_0);
+    CHECK(small.report[0].errors.snr_db() > 35);
+  }
+}
+
+TEST_CASE("rows that are no whole super-blocks get a format that is a little better") {
+  const std::vector<float> values(96 * 2, 0.25f);
+  for (const auto& [wanted, made] : {std::pair{Format::q4_k, Format::q5_0},
+                                     {Format::q5_k, Format::q5_1},
+                                     {Format::q6_k, Format::q8_0}}) {
+    const Converted converted = convert(OneTensor({96, 2}, values).parse(), {.format = wanted});
+    CHECK(converted.report[0].to == made);
+    CHECK(converted.report[0].reason == FormatReason::row_length);
+    const Converted odd = convert(OneTensor({48, 4}, values).parse(), {.format = wanted});
+    CHECK(odd.report[0].to == Format::f16);
+  }
+}
+
+TEST_CASE("mixes of formats give the matrices that matter more a better one") {
+  constexpr int kLayers = 16;
+  const auto make = [](bool tied) {
+    io::GgufWriter writer;
+    const std::vector<float> zeros(256);
+    const auto add = [&](const std::string& name) {
+      writer.add_tensor(name, io::GgmlType::f32, std::array<std::uint64_t, 2>{256, 1},
+                        std::as_bytes(std::span(zeros)));
+    };
+    add("token_embd.weight");
+    add("position_embd.weight");
+    if (!tied) add("output.weight");
+    for (int layer = 0; layer < kLayers; ++layer) {
+      for (const char* part : {"attn_q", "attn_v", "ffn_down", "ffn_up"}) {
+        add("blk." + std::to_string(layer) + "." + part + ".weight");
+      }
+    }
+    auto bytes = writer.to_bytes();
+    REQUIRE(bytes);
+    return *std::move(bytes);
+  };
+  const auto untied_bytes = make(false), tied_bytes = make(true);
+  const auto untied = *io::Gguf::parse(untied_bytes, "untied");
+  const auto tied = *io::Gguf::parse(tied_bytes, "tied");
+
+  const MixedFormats q4_k_m(untied, *format_mix_from_name("Q4_K_M"));
+  CHECK(q4_k_m("token_embd.weight") == Format::q4_k);
+  CHECK(q4_k_m("output.weight") == Format::q6_k);
+  CHECK(q4_k_m("position_embd.weight") == Format::f32);
+  // The first and last eighth of the layers, and each third between.
+  const std::vector<int> better = {0, 1, 4, 7, 10, 13, 14, 15};
+  for (int layer = 0; layer < kLayers; ++layer) {
+    const std::string prefix = "blk." + std::to_string(layer) + ".";
+    const bool more = std::ranges::find(better, layer) != better.end();
+    CHECK(q4_k_m(prefix + "attn_q.weight") == Format::q4_k);
+    CHECK(q4_k_m(prefix + "ffn_up.weight") == Format::q4_k);
+    CHECK(q4_k_m(prefix + "attn_v.weight") == (more ? Format::q6_k : Format::q4_k));
+    CHECK(q4_k_m(prefix + "ffn_down.weight") == (more ? Format::q6_k : Format::q4_k));
+    const MixedFormats q4_k_s(untied, *format_mix_from_name("q4_k_s"));
+    CHECK(q4_k_s(prefix + "attn_v.weight") == (layer < 4 ? Format::q5_k : Format::q4_k));
+    CHECK(q4_k_s(prefix + "ffn_down.weight") == (layer < 2 ? Format::q5_k : Format::q4_k));
+    const MixedFormats q4_0(untied, *format_mix_from_name("q4_0"));
+    CHECK(q4_0(prefix + "attn_v.weight") == Format::q4_0);
+  }
+  // Tied: the embeddings are the output.
+  CHECK(MixedFormats(tied, *format_mix_from_name("q4_0"))("token_embd.weight") == Format::q6_k);
+  CHECK(MixedFormats(tied, *format_mix_from_name("q8_0"))("token_embd.weight") == Format::q8_0);
+  CHECK(MixedFormats(untied, *format_mix_from_name("q4_0"))("token_embd.weight") == Format::q4_0);
+  CHECK(format_mix_from_name("q3_k_m").error().code == Errc::invalid_argument);
+
+  ConvertOptions options;
+  options.format = Format::q4_k;
+  options.file_type = 14;
+  options.choose = q4_k_m;
+  const Converted converted = convert(untied, options);
+  CHECK(*converted.parse().get_u32("general.file_type") == 14);
+  CHECK(converted.parse().tensor("output.weight")->type == io::GgmlType::q6_k);
 }
 
 TEST_CASE("every matrix may have a format of its own, a gate and its product too") {

@@ -5,7 +5,9 @@
 #include <cstddef>
 #include <cstring>
 #include <optional>
+#include <random>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "doctest/doctest.h"
@@ -158,4 +160,63 @@ TEST_CASE("rows in memory may lie anywhere and in another order") {
   REQUIRE(reordered.add(Slot::attn_q, 0, Format::f32, kN, kK, halves, 1, {2, kN / 2, row_bytes}));
   REQUIRE(reordered.pack(executor));
   CHECK(bytes_of(reordered, Slot::attn_q, 0) == bytes_of(expected, Slot::attn_q, 0));
+}
+
+TEST_CASE("matrices in types without kernels are converted, rows in a file's order or another") {
+  struct Case {
+    io::GgmlType type;
+    Format format;
+    Index k;
+  };
+  const Case cases[] = {{io::GgmlType::iq4_nl, Format::q5_0, 96},
+                        {io::GgmlType::iq4_xs, Format::q5_k, 512},
+                        {io::GgmlType::tq2_0, Format::q4_0, 256},
+                        {io::GgmlType::mxfp4, Format::q5_0, 64}};
+  for (const Case& c : cases) {
+    CAPTURE(io::type_traits(c.type).name);
+    const auto row_bytes =
+        static_cast<std::size_t>(*io::row_bytes(c.type, static_cast<std::uint64_t>(c.k)));
+    std::mt19937 random(5);
+    std::vector<std::byte> rows(row_bytes * kN + 1);
+    for (std::byte& byte : rows) byte = static_cast<std::byte>(0x30 + random() % 16);
+    const auto source = std::span(rows).subspan(1);  // of an unaligned file
+    if (c.type == io::GgmlType::mxfp4) {             // scales that f16 holds
+      for (std::size_t i = 0; i < source.size(); i += 17) source[i] = std::byte{0x78};
+    }
+    const quant::ReadOnlyType& type = *quant::read_only_type(c.type);
+    Store store(1, graph::AllFormats{});
+    REQUIRE(store.add(Slot::token_embd, -1, type, kN, c.k, source));
+    REQUIRE(store.conversions().size() == 1);
+    CHECK(to_string(store.conversions()[0]) == std::string("1 matrix in ") +
+                                                   io::type_traits(c.type).name +
+                                                   " is computed with as " + to_string(c.format));
+    CHECK(store.largest_piece({}) > row_bytes);
+    InlineExecutor executor;
+    REQUIRE(store.pack(executor));
+    const graph::Weight& w = store.table().at(Slot::token_embd, -1);
+    REQUIRE(w.ops->format == c.format);
+    const auto k = static_cast<std::size_t>(c.k);
+    std::vector<float> row(k), expected(k), exact(k);
+    std::vector<std::byte> converted(*quant::row_bytes(c.format, k));
+    double error = 0, size = 0;
+    for (Index r = 0; r < kN; ++r) {
+      const std::byte* const from = source.data() + static_cast<std::size_t>(r) * row_bytes;
+      quant::read_row_as(type, c.format, from, exact, converted.data());
+      REQUIRE(quant::row_to_f32(c.format, converted, expected));
+      w.ops->row(w.data, kN, c.k, r, row.data());
+      REQUIRE(row == expected);
+      for (std::size_t i = 0; i < k; ++i) {
+        error += (double{row[i]} - exact[i]) * (double{row[i]} - exact[i]);
+        size += double{exact[i]} * exact[i];
+      }
+    }
+    CHECK(error <= (type.scale != nullptr ? 0 : 0.01) * size);
+  }
+  // Bytes that are too few.
+  Store store(1, graph::AllFormats{});
+  const std::vector<std::byte> few(64);
+  const auto added =
+      store.add(Slot::token_embd, -1, *quant::read_only_type(io::GgmlType::iq4_nl), kN, kK, few);
+  REQUIRE(!added);
+  CHECK(added.error().message == "64 bytes are not (40, 64) weights of IQ4_NL");
 }

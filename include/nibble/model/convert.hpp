@@ -26,6 +26,7 @@
 #include "nibble/quant/error_stats.hpp"
 #include "nibble/quant/format.hpp"
 #include "nibble/quant/ggml.hpp"
+#include "nibble/quant/read_only.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
@@ -38,20 +39,22 @@ struct ConvertOptions {
   // mapped and used in place: loading it copies nothing. It is for nibble alone; other programs
   // refuse its types.
   bool packed = false;
+  // What the new file states as its type (general.file_type); none: that of `format`.
+  std::optional<std::uint32_t> file_type = std::nullopt;
   Executor* executor = nullptr;  // converts in parallel; null: the calling thread
 };
 
 enum class FormatReason : std::uint8_t {
   asked,       // the one that the options name
   vector,      // one dimension only (norms, biases, rope_freqs): small but important, so f32
-  row_length,  // rows are not whole blocks of the chosen format, so f16
+  row_length,  // rows are not whole blocks of the chosen format, so another one
 };
 
 struct ConvertedTensor {
   std::string name;
   std::array<std::uint64_t, 4> dims = {1, 1, 1, 1};  // dims[0] is contiguous
   std::uint32_t n_dims = 0;
-  quant::Format from = quant::Format::f32;
+  io::GgmlType from = io::GgmlType::f32;
   quant::Format to = quant::Format::f32;
   bool packed = false;
   FormatReason reason = FormatReason::asked;
@@ -71,6 +74,20 @@ inline Result<io::GgmlType> type_of(const ConvertedTensor& tensor) {
   return tensor.packed ? quant::packed_type_of(tensor.to) : quant::ggml_type_of(tensor.to);
 }
 
+// The format for rows that are no whole blocks of another: a little better, as in llama.cpp, or
+// f16.
+inline quant::Format format_for_row(quant::Format wanted, std::uint64_t k) {
+  const auto fits = [k](quant::Format format) {
+    return quant::row_bytes(format, static_cast<std::size_t>(k % 256)).has_value();
+  };
+  if (fits(wanted)) return wanted;
+  quant::Format shorter = quant::Format::f16;
+  if (wanted == quant::Format::q4_k) shorter = quant::Format::q5_0;
+  if (wanted == quant::Format::q5_k) shorter = quant::Format::q5_1;
+  if (wanted == quant::Format::q6_k) shorter = quant::Format::q8_0;
+  return fits(shorter) ? shorter : quant::Format::f16;
+}
+
 // How a tensor will be converted; `errors` is still empty.
 inline Result<ConvertedTensor> plan_conversion(const io::GgufTensor& tensor,
                                                const ConvertOptions& options) {
@@ -79,8 +96,8 @@ inline Result<ConvertedTensor> plan_conversion(const io::GgufTensor& tensor,
   plan.dims = tensor.dims;
   plan.n_dims = tensor.n_dims;
   plan.bytes_from = tensor.data.size();
-  NIBBLE_TRY(from, quant::format_of(tensor.type));
-  plan.from = from;
+  if (quant::read_only_type(tensor.type) == nullptr) NIBBLE_CHECK(quant::format_of(tensor.type));
+  plan.from = tensor.type;
   const std::span<const std::uint64_t> dims(plan.dims.data(), plan.n_dims);
   if (plan.n_dims < 2) {
     plan.to = quant::Format::f32;
@@ -88,11 +105,10 @@ inline Result<ConvertedTensor> plan_conversion(const io::GgufTensor& tensor,
   } else {
     plan.to = options.format;
     if (options.choose) plan.to = options.choose(tensor.name).value_or(options.format);
-    NIBBLE_TRY(wanted, quant::ggml_type_of(plan.to));
-    if (plan.dims[0] % io::type_traits(wanted).block_size != 0) {
-      plan.to = quant::Format::f16;
-      plan.reason = FormatReason::row_length;
-    }
+    NIBBLE_CHECK(quant::ggml_type_of(plan.to));
+    const quant::Format possible = format_for_row(plan.to, plan.dims[0]);
+    if (possible != plan.to) plan.reason = FormatReason::row_length;
+    plan.to = possible;
   }
   plan.packed = options.packed && plan.n_dims == 2;
   NIBBLE_TRY(type, type_of(plan));
@@ -113,7 +129,8 @@ struct ConvertedPart {
 // What a tensor is converted from and to, its rows contiguous. The source is read, not taken from a
 // file's mapping: that another program cuts the file is then an error, not the end of this program.
 struct ConvertedRows {
-  quant::Format from, to;
+  io::GgmlType from;
+  quant::Format to;
   io::TensorBytes source;
   std::span<std::byte> out;
   std::uint64_t n_weights;
@@ -130,19 +147,18 @@ inline void convert_part(const ConvertedRows& rows, std::uint64_t part, Converte
   const std::uint64_t end = (std::min)(rows.n_weights, (part + 1) * kConvertPart);
   for (std::uint64_t at = part * kConvertPart; at < end; at += kConvertChunk) {
     const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(kConvertChunk, end - at));
-    const auto begin_of = [&](quant::Format format) {
-      return *quant::row_bytes(format, io::narrow<std::size_t>(at));
-    };
+    const auto begin = *quant::row_bytes(rows.to, io::narrow<std::size_t>(at));
+    const auto old_begin = at == 0 ? 0 : io::narrow<std::size_t>(*io::row_bytes(rows.from, at));
     const std::span<float> x(before.data(), n);
     const std::span<float> y(after.data(), n);
-    const auto new_bytes = rows.out.subspan(begin_of(rows.to), *quant::row_bytes(rows.to, n));
+    const auto new_bytes = rows.out.subspan(begin, *quant::row_bytes(rows.to, n));
     // If the format stays the same, so do the bytes: they are not rounded a second time. Otherwise
     // the old bytes are in `after` until the new weights are: no weight takes more than an f32.
-    const bool is_same = rows.from == rows.to;
+    const bool is_same = rows.from == *quant::ggml_type_of(rows.to);
+    const auto n_old_bytes = static_cast<std::size_t>(*io::row_bytes(rows.from, n));
     const auto old_bytes =
-        is_same ? new_bytes
-                : std::as_writable_bytes(std::span(after)).first(*quant::row_bytes(rows.from, n));
-    if (Result<void> read = rows.source.read(begin_of(rows.from), old_bytes); !read) {
+        is_same ? new_bytes : std::as_writable_bytes(std::span(after)).first(n_old_bytes);
+    if (Result<void> read = rows.source.read(old_begin, old_bytes); !read) {
       result.error = std::move(read).error();
       return;
     }
@@ -216,7 +232,7 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
   writer.copy_metadata(in);
   auto file_type = quant::gguf_file_type(options.format);
   if (!file_type) return std::move(file_type).error().in(in.name());
-  writer.set("general.file_type", *file_type);
+  writer.set("general.file_type", options.file_type.value_or(*file_type));
 
   std::size_t largest = 0, largest_packed = 0;
   bool has_blocks = false;

@@ -127,6 +127,9 @@ class TensorBinder final : public graph::SurveySink {
     } else if (packed) {
       added = store_.add_packed(need.slot, need.layer, *packed, n, need.k, tensor->data,
                                 need.n_experts);
+    } else if (const auto* const type = quant::read_only_type(tensor->type)) {
+      added = store_.add(need.slot, need.layer, *type, n, need.k, tensor->data, need.n_experts,
+                         tensor->swapped);
     } else {
       auto format = quant::format_of(tensor->type);
       if (!format) return std::move(format).error().in(where(name));

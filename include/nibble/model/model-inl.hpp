@@ -48,6 +48,10 @@ NIBBLE_INLINE std::size_t Model::weight_bytes_in_place() const noexcept {
   return parts_->weights.bytes_in_place();
 }
 
+NIBBLE_INLINE std::span<const WeightConversion> Model::conversions() const noexcept {
+  return parts_->weights.conversions();
+}
+
 NIBBLE_INLINE const Tuning& Model::tuning() const noexcept { return parts_->tuning; }
 
 NIBBLE_INLINE const text::Tokenizer* Model::tokenizer() const noexcept {

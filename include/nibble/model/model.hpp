@@ -34,6 +34,7 @@ class Tokenizer;
 }
 class ModelGraph;
 class WeightStore;
+struct WeightConversion;
 template <class... Architectures>
 struct ArchitectureList;
 struct CommonArchitectures;
@@ -91,6 +92,9 @@ class Model {
   std::size_t weight_bytes() const noexcept;
   // The part of them that is already packed in the file and used in place.
   std::size_t weight_bytes_in_place() const noexcept;
+  // The matrices that loading converted, since their types have no kernels; to_string() says it in
+  // words (model/weight_conversion.hpp). Mostly none.
+  std::span<const WeightConversion> conversions() const noexcept;
   // How its weights are read fastest, for sessions and engines.
   const Tuning& tuning() const noexcept;
   // Null if the file has none that can be used; token ids work without.

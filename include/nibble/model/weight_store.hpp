@@ -23,6 +23,8 @@
 #include "nibble/kernels/pass.hpp"
 #include "nibble/model/progress.hpp"
 #include "nibble/model/slot.hpp"
+#include "nibble/model/weight_conversion.hpp"
+#include "nibble/quant/read_only.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
@@ -50,6 +52,16 @@ class WeightStore {
                    std::span<const std::byte> rows, Index n_experts = 1,
                    const io::SwappedAxes& swapped = {}) {
     return add_slot(static_cast<std::size_t>(slot), layer, format, n, k, rows, n_experts, swapped);
+  }
+  // The same for a matrix in a type that is only read: pack() converts it to the nearest format
+  // (quant/read_only.hpp).
+  template <class SlotType>
+  Result<void> add(SlotType slot, Index layer, const quant::ReadOnlyType& type, Index n, Index k,
+                   std::span<const std::byte> rows, Index n_experts = 1,
+                   const io::SwappedAxes& swapped = {}) {
+    const quant::Format format = type.nearest_for(static_cast<std::size_t>(k));
+    return add_slot(static_cast<std::size_t>(slot), layer, format, n, k, rows, n_experts, swapped,
+                    &type);
   }
 
   // The same for matrices that are already packed, n_experts * Packed<Format>::bytes(n, k) bytes.
@@ -124,12 +136,16 @@ class WeightStore {
   // Bytes of all weights, and of those that are used in place (add_packed).
   std::size_t bytes() const noexcept { return total_ + in_place_; }
   std::size_t bytes_in_place() const noexcept { return in_place_; }
-  // Before pack(): bytes of the piece of rows that each worker of the executor will hold.
+  // What pack() converts, one entry for each two types.
+  std::span<const WeightConversion> conversions() const noexcept { return conversions_; }
+  // Before pack(): bytes of what each worker of the executor will hold, the piece of rows that it
+  // reads and the rows that it converts.
   std::size_t largest_piece(std::span<const io::MappedFile> files) const noexcept {
     std::size_t largest = 0;
     for (const Entry& entry : entries_) {
-      if (!is_read(entry, file_of(entry, files))) continue;
-      largest = (std::max)(largest, align_up(piece_bytes(entry)));
+      const std::size_t piece =
+          is_read(entry, file_of(entry, files)) ? align_up(piece_bytes(entry)) : 0;
+      largest = (std::max)(largest, piece + conversion_bytes(entry));
     }
     return largest;
   }
@@ -144,6 +160,7 @@ class WeightStore {
     Index expert = 0;
     bool is_packed = false;  // the source is: it is only copied
     io::SwappedAxes swapped = {};
+    const quant::ReadOnlyType* type = nullptr;  // of the source, if it is not in `format`
   };
   struct Tie {
     std::size_t index;
@@ -171,28 +188,31 @@ class WeightStore {
 
   Result<void> add_slot(std::size_t slot, Index layer, quant::Format format, Index n, Index k,
                         std::span<const std::byte> rows, Index n_experts,
-                        const io::SwappedAxes& swapped) {
+                        const io::SwappedAxes& swapped, const quant::ReadOnlyType* type = nullptr) {
     NIBBLE_CHECK(check_slot(slot, layer));
     const bool is_vector = n == 0;
     if (is_vector && !is_float(format)) {
       return Error{Errc::unsupported,
-                   std::string("weights in ") + to_string(format) + " for a vector"};
+                   std::string("weights in ") +
+                       (type == nullptr ? to_string(format) : io::type_traits(type->type).name) +
+                       " for a vector"};
     }
     graph::Weight weight{nullptr, n, k, rows.data(), n_experts};
     if (!is_vector) {
       NIBBLE_TRY(ops, ops_of(format));
       weight.ops = ops;
     }
-    const auto row_bytes = bytes_of_row(weight, format);
+    const auto row_bytes = bytes_of_row(weight, format, type);
     if (!row_bytes) return row_bytes.error();
     const bool has_shape = n >= 0 && k >= 1 && n_experts >= 1 && n <= kMaxBytes / n_experts &&
                            !(is_vector && n_experts > 1);
     const std::size_t n_rows =
         has_shape && !is_vector ? static_cast<std::size_t>(n * n_experts) : std::size_t{1};
     if (!has_shape || rows.size() / n_rows != *row_bytes || rows.size() % n_rows != 0) {
-      return Error{Errc::invalid_argument, to_text(rows.size()) + " bytes are not " +
-                                               graph::shape_text(n, k, n_experts) + " weights of " +
-                                               to_string(format)};
+      return Error{Errc::invalid_argument,
+                   to_text(rows.size()) + " bytes are not " + graph::shape_text(n, k, n_experts) +
+                       " weights of " +
+                       (type == nullptr ? to_string(format) : io::type_traits(type->type).name)};
     }
     if (n_experts > 1 && weight.expert(0).bytes() > kMaxBytes / n_experts) {
       return Error{Errc::limit, "the packed weights do not fit in the address space"};
@@ -200,20 +220,30 @@ class WeightStore {
     if (weight.bytes() > kMaxBytes - static_cast<Index>(total_ + kAlignment)) {
       return Error{Errc::limit, "the packed weights do not fit in the address space"};
     }
-    enter(index(slot, layer), weight, format, rows, false, swapped);
+    enter(index(slot, layer), weight, format, rows, false, swapped, type);
+    if (type != nullptr) count_conversion(*type, format);
     return ok();
+  }
+
+  void count_conversion(const quant::ReadOnlyType& type, quant::Format format) {
+    for (WeightConversion& conversion : conversions_) {
+      if (conversion.from != type.type || conversion.to != format) continue;
+      ++conversion.n_tensors;
+      return;
+    }
+    conversions_.push_back({type.type, format, 1});
   }
 
   // Makes the entries of a weight whose source pack() reads.
   void enter(std::size_t at, const graph::Weight& weight, quant::Format format,
-             std::span<const std::byte> source, bool is_packed,
-             const io::SwappedAxes& swapped = {}) {
+             std::span<const std::byte> source, bool is_packed, const io::SwappedAxes& swapped = {},
+             const quant::ReadOnlyType* type = nullptr) {
     const std::size_t source_bytes = source.size() / static_cast<std::size_t>(weight.n_experts);
     const auto packed_bytes = static_cast<std::size_t>(weight.bytes() / weight.n_experts);
     for (Index e = 0; e < weight.n_experts; ++e) {
       const auto i = static_cast<std::size_t>(e);
       entries_.push_back({at, source.data() + i * source_bytes, total_ + i * packed_bytes, format,
-                          e, is_packed, swapped});
+                          e, is_packed, swapped, type});
     }
     weights_[at] = weight;
     total_ += align_up(static_cast<std::size_t>(weight.bytes()));
@@ -277,12 +307,26 @@ class WeightStore {
   };
 
   // A program's own format is known only to its operations.
-  static Result<std::size_t> bytes_of_row(const graph::Weight& w, quant::Format format) {
+  static Result<std::size_t> bytes_of_row(const graph::Weight& w, quant::Format format,
+                                          const quant::ReadOnlyType* type) {
     const auto k = static_cast<std::size_t>(w.k);
+    if (type != nullptr) {
+      NIBBLE_TRY(bytes, io::row_bytes(type->type, k));
+      if (bytes > SIZE_MAX) return Error{Errc::limit, "a row is larger than the address space"};
+      return static_cast<std::size_t>(bytes);
+    }
     return w.is_vector() ? quant::row_bytes(format, k) : w.ops->row_bytes(k);
   }
   std::size_t row_bytes(const Entry& entry) const noexcept {
-    return *bytes_of_row(weights_[entry.index], entry.format);  // checked by add()
+    return *bytes_of_row(weights_[entry.index], entry.format, entry.type);  // checked by add()
+  }
+  // What a conversion needs beside its source: a row of floats, and the rows of a panel.
+  std::size_t conversion_bytes(const Entry& entry) const noexcept {
+    if (entry.type == nullptr) return 0;
+    const graph::Weight& w = weights_[entry.index];
+    const auto k = static_cast<std::size_t>(w.k);
+    return align_up(k * sizeof(float)) +
+           align_up(std::size_t{quant::kPanelRows} * *w.ops->row_bytes(k));
   }
   std::size_t source_bytes(const Entry& entry) const noexcept {
     if (entry.is_packed) return packed_bytes(entry);
@@ -346,9 +390,37 @@ class WeightStore {
         NIBBLE_ASSERT(status.has_value());  // sizes were checked by add()
         return;
       }
-      pack_panels(w, rows, static_cast<Index>(bytes_of_row), static_cast<Index>(at / bytes_of_row),
-                  out);
+      const auto first_row = static_cast<Index>(at / bytes_of_row);
+      if (entry.type != nullptr) {
+        std::byte* const scratch =
+            workers.pieces + (i + 1) * workers.piece - conversion_bytes(entry);
+        convert_panels(w, *entry.type, entry.format, rows, bytes_of_row, first_row, scratch, out);
+      } else {
+        pack_panels(w, rows, static_cast<Index>(bytes_of_row), first_row, out);
+      }
     });
+  }
+
+  // The same as pack_panels() for a type that is only read.
+  static void convert_panels(const graph::Weight& w, const quant::ReadOnlyType& type,
+                             quant::Format format, std::span<const std::byte> rows,
+                             std::size_t bytes_of_row, Index first_row, std::byte* scratch,
+                             std::byte* out) noexcept {
+    const auto k = static_cast<std::size_t>(w.k);
+    const std::size_t new_bytes = *w.ops->row_bytes(k);
+    const std::span<float> weights(reinterpret_cast<float*>(scratch), k);
+    std::byte* const converted = scratch + align_up(k * sizeof(float));
+    const std::size_t n = rows.size() / bytes_of_row;
+    constexpr auto kRows = static_cast<std::size_t>(quant::kPanelRows);
+    for (std::size_t row = 0; row < n; row += kRows) {
+      const std::size_t n_rows = (std::min)(kRows, n - row);
+      for (std::size_t r = 0; r < n_rows; ++r) {
+        quant::read_row_as(type, format, rows.data() + (row + r) * bytes_of_row, weights,
+                           converted + r * new_bytes);
+      }
+      pack_panels(w, {converted, n_rows * new_bytes}, static_cast<Index>(new_bytes),
+                  first_row + static_cast<Index>(row), out);
+    }
   }
 
   // Packs `rows`, whole panels that begin with row `first_row`, to their place in `out`.
@@ -368,6 +440,7 @@ class WeightStore {
   std::vector<graph::Weight> weights_;
   std::vector<Entry> entries_;
   std::vector<Tie> ties_;
+  std::vector<WeightConversion> conversions_;
   std::size_t total_ = 0;     // bytes that pack() fills
   std::size_t in_place_ = 0;  // bytes in the caller's memory
   bool is_packed_ = false;

@@ -55,8 +55,8 @@ NIBBLE_GGUF_FORMATS(NIBBLE_ROW)
 
 }  // namespace detail
 
-// Error: unsupported, for types that have no kernels here, packed ones and unknown ids. It says how
-// to make a file without them.
+// Error: unsupported, for types that are only read (quant/read_only.hpp), packed ones, those that
+// hold no weights, and unknown ids.
 inline Result<Format> format_of(io::GgmlType type) {
   for (const detail::GgufNames& names : detail::kGgufNames) {
     if (names.type == type) return names.format;
@@ -73,10 +73,7 @@ inline Result<Format> format_of(io::GgmlType type) {
   }
   const std::string name =
       io::is_known(type) ? std::string(traits.name) : to_text(static_cast<std::uint32_t>(type));
-  return Error{Errc::unsupported,
-               "type " + name + " is not supported, only " + known +
-                   " are; convert the model's F16 file with nibble's quantize, or this one with "
-                   "llama.cpp: llama-quantize --allow-requantize IN.gguf OUT.gguf q8_0"};
+  return Error{Errc::unsupported, "type " + name + " is no format of weights; those are " + known};
 }
 
 // Error: unsupported, for the per-channel formats, which GGUF does not have.

@@ -17,6 +17,7 @@
 #include "nibble/io/ggml_type.hpp"
 #include "nibble/quant/codebooks.hpp"
 #include "nibble/quant/format.hpp"
+#include "nibble/quant/ggml.hpp"
 
 NIBBLE_EXACT_MATH_BEGIN
 namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
@@ -313,6 +314,25 @@ inline void read_row(const ReadOnlyType& from, const std::byte* row,
     from.read({block}, out.data() + i);
     block += traits.type_size;
   }
+}
+
+// A stored row of weights of any type that is read, as f32. Errors: unsupported (as format_of),
+// otherwise as for the row_to_f32 of a format.
+inline Result<void> row_to_f32(io::GgmlType type, std::span<const std::byte> row,
+                               std::span<float> out) {
+  const ReadOnlyType* const from = read_only_type(type);
+  if (from == nullptr) {
+    NIBBLE_TRY(format, format_of(type));
+    return row_to_f32(format, row, out);
+  }
+  if (out.empty() && row.empty()) return ok();
+  NIBBLE_TRY(bytes, io::row_bytes(type, out.size()));
+  if (bytes != row.size()) {
+    return Error{Errc::invalid_argument, "a row of " + to_text(out.size()) + " weights takes " +
+                                             to_text(bytes) + " bytes, not " + to_text(row.size())};
+  }
+  read_row(*from, row.data(), out);
+  return ok();
 }
 
 namespace detail {

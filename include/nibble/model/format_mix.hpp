@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The mixes of formats that the field's presets stand for: most matrices in one format, those that
+// matter more in a better one. They are llama.cpp's, for models without experts.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "nibble/core/result.hpp"
+#include "nibble/io/gguf.hpp"
+#include "nibble/quant/format.hpp"
+#include "nibble/quant/ggml.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI {
+
+struct FormatMix {
+  std::string_view name;
+  quant::Format most;
+  std::uint32_t file_type;  // general.file_type
+  // Of the values' matrices and the last of feed-forward layers: in some layers, or the first ones.
+  quant::Format better;
+  enum class Where : std::uint8_t { nowhere, some_layers, first_layers } where;
+};
+
+inline constexpr std::array kFormatMixes = {
+    FormatMix{"q4_0", quant::Format::q4_0, 2, quant::Format::q4_0, FormatMix::Where::nowhere},
+    FormatMix{"q4_1", quant::Format::q4_1, 3, quant::Format::q4_1, FormatMix::Where::nowhere},
+    FormatMix{"q5_0", quant::Format::q5_0, 8, quant::Format::q5_0, FormatMix::Where::nowhere},
+    FormatMix{"q5_1", quant::Format::q5_1, 9, quant::Format::q5_1, FormatMix::Where::nowhere},
+    FormatMix{"q8_0", quant::Format::q8_0, 7, quant::Format::q8_0, FormatMix::Where::nowhere},
+    FormatMix{"q4_k_s", quant::Format::q4_k, 14, quant::Format::q5_k,
+              FormatMix::Where::first_layers},
+    FormatMix{"q4_k_m", quant::Format::q4_k, 15, quant::Format::q6_k,
+              FormatMix::Where::some_layers},
+    FormatMix{"q5_k_s", quant::Format::q5_k, 16, quant::Format::q5_k, FormatMix::Where::nowhere},
+    FormatMix{"q5_k_m", quant::Format::q5_k, 17, quant::Format::q6_k,
+              FormatMix::Where::some_layers},
+    FormatMix{"q6_k", quant::Format::q6_k, 18, quant::Format::q6_k, FormatMix::Where::nowhere}};
+
+// In any letter case. Error: invalid_argument.
+inline Result<FormatMix> format_mix_from_name(std::string_view name) {
+  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
+  std::string known;
+  for (const FormatMix& mix : kFormatMixes) {
+    bool equal = mix.name.size() == name.size();
+    for (std::size_t i = 0; equal && i < name.size(); ++i) equal = mix.name[i] == lower(name[i]);
+    if (equal) return mix;
+    known += (known.empty() ? "" : ", ") + std::string(mix.name);
+  }
+  return Error{Errc::invalid_argument, "no such mix of formats; known are " + known};
+}
+
+// Says the format of each matrix of a model in a mix. (Rows that are no whole blocks of it: see
+// model/convert.hpp.)
+class MixedFormats {
+ public:
+  // The file must outlive this.
+  MixedFormats(const io::Gguf& file, const FormatMix& mix) : file_(&file), mix_(mix) {
+    is_tied_ = file.find_tensor("output.weight") == nullptr;
+    for (const io::GgufTensor& tensor : file.tensors()) {
+      n_values_ += is_values(tensor.name) ? 1 : 0;
+      n_layers_ = (std::max)(n_layers_, layer_of(tensor.name) + 1);
+    }
+  }
+
+  quant::Format operator()(std::string_view name) const {
+    if (stays(name)) return own_format(name);
+    if (name == "output.weight" || (is_tied_ && name == "token_embd.weight")) {
+      return mix_.most == quant::Format::q8_0 ? quant::Format::q8_0 : quant::Format::q6_k;
+    }
+    const bool values = is_values(name);
+    const bool down = name.find("ffn_down") != name.npos;
+    const int n = values ? n_values_ : n_layers_;
+    const int layer = layer_of(name);
+    if ((!values && !down) || layer < 0) return mix_.most;
+    bool is_better = false;
+    if (mix_.where == FormatMix::Where::some_layers) {
+      is_better = layer < n / 8 || layer >= 7 * n / 8 || (layer - n / 8) % 3 == 2;
+    } else if (mix_.where == FormatMix::Where::first_layers) {
+      is_better = values ? layer < 4 : layer < n / 8;
+    }
+    return is_better ? mix_.better : mix_.most;
+  }
+
+ private:
+  static bool is_values(std::string_view name) noexcept {
+    return name.find("attn_v.weight") != name.npos || name.find("attn_qkv.weight") != name.npos;
+  }
+  // The number in "blk.7.ffn_down.weight"; -1 if there is none.
+  static int layer_of(std::string_view name) noexcept {
+    constexpr std::string_view kPrefix = "blk.";
+    if (!name.starts_with(kPrefix)) return -1;
+    int layer = -1;
+    for (const char c : name.substr(kPrefix.size())) {
+      if (c < '0' || c > '9' || layer > 100000) break;
+      layer = (layer < 0 ? 0 : layer) * 10 + (c - '0');
+    }
+    return layer;
+  }
+  // Matrices that are too small or too sensitive.
+  static bool stays(std::string_view name) noexcept {
+    for (const std::string_view part :
+         {"_norm.weight", "ffn_gate_inp.weight", "position_embd.weight", "token_types.weight",
+          "ssm_conv1d", "shortconv.conv.weight"}) {
+      if (name.find(part) != name.npos) return true;
+    }
+    return !name.ends_with("weight");
+  }
+  quant::Format own_format(std::string_view name) const {
+    const io::GgufTensor* const tensor = file_->find_tensor(name);
+    if (tensor == nullptr) return quant::Format::f32;
+    const auto format = quant::format_of(tensor->type);
+    return format ? *format : quant::Format::f16;
+  }
+
+  const io::Gguf* file_;
+  FormatMix mix_;
+  bool is_tied_ = false;
+  int n_values_ = 0;
+  int n_layers_ = 0;
+};
+
+}}  // namespace nibble::NIBBLE_ABI
