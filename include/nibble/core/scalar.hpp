@@ -39,6 +39,7 @@ constexpr bool is_finite(double x) noexcept {
 
 // (The names max, min, abs and round are macros in some programs.)
 constexpr float larger(float a, float b) noexcept { return a < b ? b : a; }
+constexpr double larger(double a, double b) noexcept { return a < b ? b : a; }
 
 // Wraps a number for use in containers: the container's code is then nibble's own too.
 template <class T>
