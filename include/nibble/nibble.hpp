@@ -34,12 +34,12 @@
 
 namespace nibble { inline namespace NIBBLE_ABI {
 template Result<Model> Model::from_gguf<graph::AllFormats, CommonArchitectures>(const io::Gguf&,
-                                                                             const LoadOptions&);
+                                                                                const LoadOptions&);
 template Result<ModelMemory> Model::memory_needed<graph::AllFormats, CommonArchitectures>(
     const io::Gguf&, const LoadOptions&);
 template Result<Model> load<graph::AllFormats, CommonArchitectures>(const std::string&,
-                                                                 const LoadOptions&);
-template Result<ModelMemory> memory_needed<graph::AllFormats, CommonArchitectures>(const std::string&,
-                                                                                const LoadOptions&);
+                                                                    const LoadOptions&);
+template Result<ModelMemory> memory_needed<graph::AllFormats, CommonArchitectures>(
+    const std::string&, const LoadOptions&);
 }}  // namespace nibble::NIBBLE_ABI
 #endif

@@ -13,6 +13,7 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/generate/embedder.hpp"
 #include "nibble/generate/engine.hpp"
+#include "nibble/ops/kv_cache.hpp"
 #include "nibble/text/tokenizer.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
@@ -48,6 +49,11 @@ NIBBLE_INLINE Result<Embedder> Embedder::create(const Model& model,
                                .executor = options.executor};
   if (options.n_ctx == 0) engine_options.n_ctx = (std::min)(model.config().n_ctx, kDefaultContext);
   if (options.max_step_tokens == 0) engine_options.max_step_tokens = engine_options.n_ctx;
+  // The tokens of a step, and a page of each text that is not full. (Options out of range are the
+  // engine's to refuse.)
+  const auto in_range = [](Index n) { return std::clamp<Index>(n, 0, Index{1} << 20); };
+  engine_options.cache_positions =
+      in_range(engine_options.max_step_tokens) + in_range(options.max_texts) * ops::kPagePositions;
   return catch_out_of_memory([&]() -> Result<Embedder> {
     NIBBLE_TRY(engine, Engine::create(model, engine_options));
     if (!engine.gives_embeddings()) {
