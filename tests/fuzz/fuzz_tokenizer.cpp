@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Any vocabulary, text and ids: nothing crashes, and results that must agree do. The first byte of
-// the input selects options. Then come pieces (type, score, length, text) until a type above 6,
-// then the text.
+// the input selects options, the second the kind of vocabulary. Then come pieces (type, score,
+// length, text) until a type above 6, then merges (two positions of pieces) for BPE until one is
+// beyond the pieces, then the text.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <iterator>
 #include <span>
 #include <string>
 #include <string_view>
@@ -34,6 +36,19 @@ const std::vector<std::string>& byte_names() {
   return names;
 }
 
+// The characters that byte-level BPE writes for bytes.
+const std::vector<std::string>& byte_characters() {
+  static const std::vector<std::string> characters = [] {
+    std::vector<std::string> out(256);
+    for (std::size_t i = 0; i < 256; ++i) {
+      const char byte = static_cast<char>(i);
+      append_byte_characters(out[i], {&byte, 1});
+    }
+    return out;
+  }();
+  return characters;
+}
+
 void use(const Tokenizer& t, std::string_view text, bool lossless, EncodeOptions options) {
   const auto ids = t.encode(text, options);
   if (!ids) return;
@@ -46,8 +61,10 @@ void use(const Tokenizer& t, std::string_view text, bool lossless, EncodeOptions
   const std::string decoded = t.decode(*ids);
   if (lossless) {
     std::string expected(text);
-    for (std::size_t at; (at = expected.find(kSpmSpace)) != expected.npos;)
-      expected.replace(at, kSpmSpace.size(), " ");
+    if (!t.vocabulary().is_byte_level()) {
+      for (std::size_t at; (at = expected.find(kSpmSpace)) != expected.npos;)
+        expected.replace(at, kSpmSpace.size(), " ");
+    }
     require(decoded == expected);
   }
   StreamDecoder stream(t);
@@ -55,6 +72,20 @@ void use(const Tokenizer& t, std::string_view text, bool lossless, EncodeOptions
   for (const std::int32_t id : *ids) streamed += stream.push(id);
   streamed += stream.flush();
   require(streamed == decoded);
+}
+
+// The kind, the pre-tokenizer and the flags that the byte `choice` selects.
+VocabularySettings settings_of(unsigned choice) {
+  VocabularySettings settings;
+  if (choice < std::size(detail::kPreTokenizers)) {
+    settings.kind = VocabularyKind::bpe;
+    settings.pre = detail::kPreTokenizers[choice].name;
+  } else if (choice >= 192) {
+    settings.kind = choice < 224 ? VocabularyKind::wordpiece : VocabularyKind::unigram;
+  }
+  settings.ignore_merges = settings.lower_case = settings.merges_spaces = (choice & 1) != 0;
+  settings.strip_accents = settings.prefix_once = (choice & 2) != 0;
+  return settings;
 }
 
 }  // namespace
@@ -69,6 +100,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   };
   const unsigned choice = take();
   const bool complete = (choice & 1) != 0;
+  VocabularySettings settings = settings_of(take());
+  const bool is_bpe = settings.kind == VocabularyKind::bpe;
+  const bool is_byte_level = is_bpe && find_pre_tokenizer(settings.pre)->byte_level;
 
   std::vector<Piece> pieces;
   if (complete) {
@@ -76,9 +110,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
               {"<s>", 0, PieceType::control},
               {"</s>", 0, PieceType::control},
               {kSpmSpace, -1, PieceType::normal}};
-    for (const std::string& name : byte_names()) pieces.push_back({name, 0, PieceType::byte});
+    for (const std::string& name : is_byte_level ? byte_characters() : byte_names())
+      pieces.push_back({name, 0, is_byte_level ? PieceType::normal : PieceType::byte});
   }
-  bool lossless = complete;
+  bool lossless = complete && (is_bpe || settings.kind == VocabularyKind::spm);
   for (unsigned type; (type = take()) <= 6;) {
     const float score = static_cast<float>(static_cast<int>(take()) - 128);
     const std::string_view text = input.substr(0, take() % 16);
@@ -88,13 +123,26 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     // tokens, after which a space is added.
     lossless = lossless && (type == 1 || type == 5) && !text.empty() && text[0] != '<';
   }
-  VocabularySettings settings;
-  settings.add_space_prefix = (choice & 2) != 0;
   for (Piece& piece : pieces) piece.strip_after = (choice & 4) != 0;
+  settings.add_space_prefix = (choice & 2) != 0;
   if ((choice & 8) != 0) settings.unk = kNoToken;
   if ((choice & 16) != 0) settings.bos = settings.eos = kNoToken;
+  settings.compose = (choice & 128) != 0;
+  lossless = lossless && !settings.compose;
 
-  auto vocabulary = Vocabulary::make(pieces, settings);
+  std::vector<TextMerge> merges;
+  std::vector<std::string> unions;
+  unions.reserve(256);
+  while (is_bpe && unions.size() < 256) {
+    const std::size_t left = take(), right = take();
+    if (left >= pieces.size() || right >= pieces.size()) break;
+    merges.push_back({pieces[left].text, pieces[right].text});
+    std::string both(pieces[left].text);
+    unions.push_back(both.append(pieces[right].text));
+    pieces.push_back({unions.back(), 0, PieceType::normal});
+  }
+
+  auto vocabulary = Vocabulary::make(pieces, settings, merges);
   if (!vocabulary) return 0;
   const Tokenizer t(*std::move(vocabulary));
   use(t, input, lossless, {});

@@ -137,16 +137,10 @@ inline Result<VocabularySettings> default_settings(std::string_view model, std::
                "the tokenizer " + io::quoted(model) + " is not supported; token ids work"};
 }
 
-}  // namespace detail
-
-inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
-  NIBBLE_TRY(model, file.get_string("tokenizer.ggml.model"));
-  NIBBLE_TRY(pre, file.get_string_or("tokenizer.ggml.pre", "default"));
-  auto defaults = detail::default_settings(model, pre);
-  if (!defaults) return std::move(defaults).error().in(file.name());
-  VocabularySettings settings = *std::move(defaults);
+// Texts, scores and types. Returns whether the file has types.
+inline Result<bool> read_pieces(const io::Gguf& file, std::vector<Piece>& pieces) {
   NIBBLE_TRY(texts, file.get_strings("tokenizer.ggml.tokens"));
-  std::vector<Piece> pieces(texts.size());
+  pieces.resize(texts.size());
   for (std::size_t i = 0; i < pieces.size(); ++i) pieces[i].text = texts[i];
   const auto check_size = [&](const char* what, std::size_t n) -> Result<void> {
     if (n == pieces.size()) return ok();
@@ -160,68 +154,83 @@ inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
     for (std::size_t i = 0; i < pieces.size(); ++i) pieces[i].score = scores[i].value;
   }
   constexpr std::string_view kTypes = "tokenizer.ggml.token_type";
-  const bool has_types = file.find(kTypes) != nullptr;
-  if (has_types) {
-    NIBBLE_TRY(types, file.get_array<std::int64_t>(kTypes));
-    NIBBLE_CHECK(check_size("types", types.size()));
-    for (std::size_t i = 0; i < pieces.size(); ++i) {
-      if (!std::in_range<std::uint8_t>(types[i]))
-        return Error{Errc::malformed,
-                     file.name() + ": piece " + to_text(i) + " has a type that does not exist"};
-      pieces[i].type = static_cast<PieceType>(types[i]);
-    }
+  if (file.find(kTypes) == nullptr) return false;
+  NIBBLE_TRY(types, file.get_array<std::int64_t>(kTypes));
+  NIBBLE_CHECK(check_size("types", types.size()));
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    if (!std::in_range<std::uint8_t>(types[i]))
+      return Error{Errc::malformed,
+                   file.name() + ": piece " + to_text(i) + " has a type that does not exist"};
+    pieces[i].type = static_cast<PieceType>(types[i]);
   }
+  return true;
+}
 
-  for (const auto& [key, id] : detail::kRoles)
-    NIBBLE_CHECK(detail::read_token_id(file, key, pieces.size(), settings.*id));
-  if (settings.kind == VocabularyKind::wordpiece) {
-    for (const auto& [key, id] : detail::kBertRoles)
-      NIBBLE_CHECK(detail::read_token_id(file, key, pieces.size(), settings.*id));
+// Types where the file has none.
+inline void guess_types(const VocabularySettings& settings, std::vector<Piece>& pieces) {
+  for (Piece& piece : pieces)
+    if (settings.kind == VocabularyKind::spm && byte_of_name(piece.text) >= 0)
+      piece.type = PieceType::byte;
+  for (const auto& [key, id] : kRoles) {
+    if (settings.*id == kNoToken) continue;
+    Piece& piece = pieces[static_cast<std::size_t>(settings.*id)];
+    if (piece.type == PieceType::normal && piece.text.starts_with('<') && piece.text.ends_with('>'))
+      piece.type = id == &VocabularySettings::unk ? PieceType::unknown : PieceType::control;
   }
-  if (!has_types) {
-    for (Piece& piece : pieces)
-      if (settings.kind == VocabularyKind::spm && detail::byte_of_name(piece.text) >= 0)
-        piece.type = PieceType::byte;
-    for (const auto& [key, id] : detail::kRoles) {
-      if (settings.*id == kNoToken) continue;
-      Piece& piece = pieces[static_cast<std::size_t>(settings.*id)];
-      if (piece.type == PieceType::normal && piece.text.starts_with('<') &&
-          piece.text.ends_with('>'))
-        piece.type = id == &VocabularySettings::unk ? PieceType::unknown : PieceType::control;
-    }
+}
+
+// What the file says other than the defaults.
+inline Result<void> read_settings(const io::Gguf& file, std::size_t n_pieces,
+                                  VocabularySettings& settings) {
+  for (const auto& [key, id] : kRoles)
+    NIBBLE_CHECK(read_token_id(file, key, n_pieces, settings.*id));
+  if (settings.kind == VocabularyKind::wordpiece) {
+    for (const auto& [key, id] : kBertRoles)
+      NIBBLE_CHECK(read_token_id(file, key, n_pieces, settings.*id));
   }
   const std::pair<std::string_view, bool*> flags[] = {
       {"tokenizer.ggml.add_bos_token", &settings.add_bos},
       {"tokenizer.ggml.add_eos_token", &settings.add_eos},
       {"tokenizer.ggml.add_space_prefix", &settings.add_space_prefix},
-      {detail::kMergesSpacesKey, &settings.merges_spaces},
-      {detail::kLowerCaseKey, &settings.lower_case},
-      {detail::kComposeKey, &settings.compose}};
+      {kMergesSpacesKey, &settings.merges_spaces},
+      {kLowerCaseKey, &settings.lower_case},
+      {kComposeKey, &settings.compose}};
   for (const auto& [key, flag] : flags) {
     NIBBLE_TRY(value, file.get_bool_or(key, *flag));
     *flag = value;
   }
-  NIBBLE_TRY(strip_accents, file.get_bool_or(detail::kStripAccentsKey, settings.lower_case));
+  NIBBLE_TRY(strip_accents, file.get_bool_or(kStripAccentsKey, settings.lower_case));
   settings.strip_accents = strip_accents;
   // Other programs ignore the key here.
   if (settings.kind == VocabularyKind::bpe) settings.add_space_prefix = false;
   if (settings.kind == VocabularyKind::wordpiece) settings.add_space_prefix = true;
-  if (file.find(detail::kCharactersMapKey) != nullptr) {
-    NIBBLE_TRY(bytes, file.get_array<std::int64_t>(detail::kCharactersMapKey));
-    settings.characters_map.reserve(bytes.size());
-    for (const std::int64_t byte : bytes)
-      settings.characters_map.push_back(static_cast<char>(byte & 0xFF));
-  }
-  detail::strip_if_phi3(file, pieces);
+  if (file.find(kCharactersMapKey) == nullptr) return ok();
+  NIBBLE_TRY(bytes, file.get_array<std::int64_t>(kCharactersMapKey));
+  settings.characters_map.reserve(bytes.size());
+  for (const std::int64_t byte : bytes)
+    settings.characters_map.push_back(static_cast<char>(byte & 0xFF));
+  return ok();
+}
 
+}  // namespace detail
+
+inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
+  NIBBLE_TRY(model, file.get_string("tokenizer.ggml.model"));
+  NIBBLE_TRY(pre, file.get_string_or("tokenizer.ggml.pre", "default"));
+  auto settings = detail::default_settings(model, pre);
+  if (!settings) return std::move(settings).error().in(file.name());
+  std::vector<Piece> pieces;
+  NIBBLE_TRY(has_types, detail::read_pieces(file, pieces));
+  NIBBLE_CHECK(detail::read_settings(file, pieces.size(), *settings));
+  if (!has_types) detail::guess_types(*settings, pieces);
+  detail::strip_if_phi3(file, pieces);
   std::vector<TextMerge> merges;
-  if (settings.kind == VocabularyKind::bpe) {
+  if (settings->kind == VocabularyKind::bpe) {
     NIBBLE_TRY(lines, file.get_strings("tokenizer.ggml.merges"));
     merges.reserve(lines.size());
     for (const std::string_view line : lines) merges.push_back(detail::split_merge(line));
   }
-
-  auto vocabulary = make(pieces, settings, merges);
+  auto vocabulary = make(pieces, *settings, merges);
   if (!vocabulary) return std::move(vocabulary).error().in(file.name());
   return vocabulary;
 }

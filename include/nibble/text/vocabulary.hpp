@@ -78,7 +78,7 @@ struct VocabularySettings {
   bool lower_case = false;     // wordpiece: make the text lower case
   bool strip_accents = false;  // wordpiece: drop marks
   bool merges_spaces = false;  // unigram: spaces in a row are one, those at the ends none
-  std::string characters_map;  // unigram: what replaces what (characters_map.hpp)
+  std::string characters_map = {};  // unigram: what replaces what (characters_map.hpp)
 };
 
 namespace detail {
