@@ -371,10 +371,9 @@ nibble::Result<int> run(Options& o) {
   if (model->tokenizer() == nullptr) return *model->tokenizer_error();
   const auto& tokenizer = *model->tokenizer();
   NIBBLE_TRY(chat_template, template_for(o, file, tokenizer.vocabulary()));
-  for (const std::int32_t id : nibble::chat::turn_ends(tokenizer.vocabulary()))
+  const nibble::chat::ChatEncoder encoder(tokenizer);
+  for (const std::int32_t id : encoder.ends_of_answer(chat_template))
     o.generate.stop_tokens.push_back(id);
-  const std::int32_t end = nibble::chat::ChatEncoder(tokenizer).end_of_answer(chat_template);
-  if (end != nibble::text::kNoToken) o.generate.stop_tokens.push_back(end);
 
   NIBBLE_TRY(session, nibble::Session::create(*model, o.session));
   if (o.generate.max_tokens == 0) o.generate.max_tokens = session.capacity();
