@@ -10,6 +10,8 @@
 #include "common.hpp"
 #include "nibble/chat/chat_encoder.hpp"
 #include "nibble/chat/chat_template.hpp"
+#include "nibble/chat/thoughts.hpp"
+#include "nibble/hub/open.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/nibble.hpp"
 #include "nibble/text/tokenizer.hpp"
@@ -66,76 +68,52 @@ class CatchInterrupt {
   ~CatchInterrupt() { std::signal(SIGINT, SIG_DFL); }
 };
 
-// Takes an answer as it comes and shows it; what the model thinks before it answers is dimmed on a
-// terminal.
+// Shows an answer as it comes. What the model thinks before it is dimmed on a terminal, and between
+// tags elsewhere.
 class Answer {
  public:
-  Answer(bool is_thinking, bool is_terminal)
-      : is_thinking_(is_thinking), is_terminal_(is_terminal) {
-    if (is_thinking_) dim(true);
-  }
+  explicit Answer(std::string_view prompt)
+      : splitter_(prompt), is_terminal_(example::is_terminal(stdout)) {}
   Answer(const Answer&) = delete;
   Answer& operator=(const Answer&) = delete;
-  ~Answer() {
-    if (is_thinking_) dim(false);
-  }
+  ~Answer() { mark(false); }
 
   void add(std::string_view text) {
-    pending_ += text;
-    // Thoughts can only stand at the beginning.
-    const bool is_decided = !is_thinking_ && text_.find_first_not_of(" \n") != std::string::npos;
-    while (!is_decided && !pending_.empty()) {
-      const std::string_view tag = is_thinking_ ? "</think>" : "<think>";
-      const std::size_t at = pending_.find(tag);
-      if (at == pending_.npos) break;
-      show(at);
-      if (is_thinking_) show_tag(tag);
-      is_thinking_ = !is_thinking_;
-      dim(is_thinking_);
-      if (is_thinking_) show_tag(tag);
-    }
-    show(is_decided ? pending_.size() : pending_.size() - begun_tag());
+    splitter_.push(text, [this](std::string_view part, bool is_thought) {
+      mark(is_thought);
+      print(part);
+    });
+    std::fflush(stdout);
   }
-  void finish() { show(pending_.size()); }
+  void finish() {
+    splitter_.finish([this](std::string_view part, bool is_thought) {
+      mark(is_thought);
+      print(part);
+    });
+  }
 
   ChatMessage message() const {
-    return {
-        .role = "assistant", .content = trimmed(text_), .reasoning_content = trimmed(thoughts_)};
+    return {.role = "assistant",
+            .content = std::string(splitter_.answer()),
+            .reasoning_content = std::string(splitter_.thoughts())};
   }
 
  private:
-  // How many bytes at the end may be the beginning of the next tag.
-  std::size_t begun_tag() const {
-    const std::string_view tag = is_thinking_ ? "</think>" : "<think>";
-    for (std::size_t n = std::min(tag.size() - 1, pending_.size()); n > 0; --n) {
-      if (std::string_view(pending_).ends_with(tag.substr(0, n))) return n;
+  // Begins or ends the thoughts on the screen.
+  void mark(bool is_thought) {
+    if (is_thought == was_thought_) return;
+    was_thought_ = is_thought;
+    if (is_terminal_) {
+      print(is_thought ? "\x1b[2m" : "\x1b[0m");
+    } else {
+      print(is_thought ? "<think>" : "</think>");
     }
-    return 0;
   }
-  void show(std::size_t n) {
-    (is_thinking_ ? thoughts_ : text_).append(pending_, 0, n);
-    print(std::string_view(pending_).substr(0, n));
-    pending_.erase(0, n);
-  }
-  void show_tag(std::string_view tag) {
-    print(tag);
-    pending_.erase(0, tag.size());
-  }
-  static void print(std::string_view text) {
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    std::fflush(stdout);
-  }
-  void dim(bool on) const {
-    if (is_terminal_) print(on ? "\x1b[2m" : "\x1b[0m");
-  }
-  static std::string trimmed(const std::string& text) {
-    const std::size_t begin = text.find_first_not_of('\n');
-    return begin == text.npos ? "" : text.substr(begin, text.find_last_not_of('\n') + 1 - begin);
-  }
+  static void print(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stdout); }
 
-  bool is_thinking_, is_terminal_;
-  std::string pending_;  // not yet shown
-  std::string text_, thoughts_;
+  nibble::chat::ThoughtSplitter splitter_;
+  bool is_terminal_;
+  bool was_thought_ = false;
 };
 
 class Chat {
@@ -197,15 +175,14 @@ class Chat {
   }
 
  private:
-  // The tokens of the conversation, up to where the answer begins. What does not fit in the context
-  // with some room for the answer is forgotten, oldest turns first.
-  nibble::Result<std::vector<std::int32_t>> prompt(bool& begins_with_thoughts) {
+  // The tokens of the conversation, and its text, up to where the answer begins. What does not fit
+  // in the context with some room for the answer is forgotten, oldest turns first.
+  nibble::Result<std::vector<std::int32_t>> prompt(std::string& asked) {
     const Index room = std::min<Index>(session_.capacity() / 4, 512);
     for (;;) {
       NIBBLE_TRY(text, template_.render(messages_, options_->chat));
       NIBBLE_TRY(ids, encoder_.encode(text));
-      const std::string_view end = nibble::chat::without_trailing_space(text.bytes());
-      begins_with_thoughts = end.ends_with("<think>");
+      asked = text.bytes();
       const bool fits = static_cast<Index>(ids.size()) + room <= session_.capacity();
       if (fits || !forget_oldest_turn()) return ids;
       if (!options_->quiet) std::fprintf(stderr, "(the oldest turn is forgotten: no room)\n");
@@ -223,8 +200,8 @@ class Chat {
 
   // Finish::none if the answer was stopped before it began.
   nibble::Result<nibble::Finish> answer() {
-    bool begins_with_thoughts = false;
-    NIBBLE_TRY(ids, prompt(begins_with_thoughts));
+    std::string asked;
+    NIBBLE_TRY(ids, prompt(asked));
     // What the session has already read stays; at least the last token is read, for its logits.
     const auto read = session_.tokens();
     std::size_t same = 0;
@@ -245,7 +222,7 @@ class Chat {
     read_seconds_ = seconds_since(start);
 
     start = Clock::now();
-    Answer shown(begins_with_thoughts, example::is_terminal(stdout));
+    Answer shown(asked);
     for (;;) {
       NIBBLE_TRY(token, generator_.next());
       if (!token || std::ferror(stdout) != 0) break;
@@ -352,7 +329,7 @@ nibble::Result<int> run(Options& o) {
   o.session.executor = pool.get();
   o.generate.cancel = &interrupted;
 
-  NIBBLE_TRY(file, nibble::io::Gguf::open(o.model));
+  NIBBLE_TRY(file, nibble::open_model(o.model));
   example::StatusLine status(!o.quiet, example::StatusLine::kInLogs);
   const auto on_load = [&](std::size_t done, std::size_t total) {
     status.show("loading: " + example::mebibytes(done) + " of " + example::mebibytes(total));
@@ -371,10 +348,9 @@ nibble::Result<int> run(Options& o) {
   if (model->tokenizer() == nullptr) return *model->tokenizer_error();
   const auto& tokenizer = *model->tokenizer();
   NIBBLE_TRY(chat_template, template_for(o, file, tokenizer.vocabulary()));
-  for (const std::int32_t id : nibble::chat::turn_ends(tokenizer.vocabulary()))
+  const nibble::chat::ChatEncoder encoder(tokenizer);
+  for (const std::int32_t id : encoder.ends_of_answer(chat_template))
     o.generate.stop_tokens.push_back(id);
-  const std::int32_t end = nibble::chat::ChatEncoder(tokenizer).end_of_answer(chat_template);
-  if (end != nibble::text::kNoToken) o.generate.stop_tokens.push_back(end);
 
   NIBBLE_TRY(session, nibble::Session::create(*model, o.session));
   if (o.generate.max_tokens == 0) o.generate.max_tokens = session.capacity();

@@ -199,6 +199,14 @@ TEST_CASE("what templates see") {
       R"([{"name": "f"}]FalseB</s>False2024)";
   CHECK(text->bytes() == expected);
 
+  // What was written as JSON is read again.
+  const auto kept = messages_to_json(messages);
+  REQUIRE_MESSAGE(kept, test::why(kept));
+  CHECK(kept->starts_with("[\n  {\n    \"role\": \"user\",\n    \"content\": \"U\"\n  },"));
+  const auto again = chat->render_json(*kept, options);
+  REQUIRE_MESSAGE(again, test::why(again));
+  CHECK(again->bytes() == expected);
+
   const auto json = chat->render_json(
       R"([{"role": "user", "content": [{"type": "text", "text": "U"}]}])", options);
   REQUIRE_MESSAGE(json, test::why(json));
@@ -334,6 +342,15 @@ TEST_CASE("what ends a turn") {
   CHECK(end(ChatTemplate::make("{% for m in messages %}{{ m.content }}<other>{% endfor %}",
                                vocabulary)) == "<other>");
   CHECK(end(ChatTemplate::make("{{ raise_exception('no') }}", vocabulary)).empty());
+
+  const auto other = ChatTemplate::make("{{ messages[-1].content }} <other>", vocabulary);
+  REQUIRE(other);
+  auto expected = turn_ends(vocabulary);
+  expected.push_back(vocabulary.find("<other>"));
+  CHECK(encoder.ends_of_answer(*other) == expected);
+  const auto chatml = ChatTemplate::builtin("chatml", vocabulary);
+  REQUIRE(chatml);
+  CHECK(encoder.ends_of_answer(*chatml) == turn_ends(vocabulary));
 }
 
 TEST_CASE("what jinja2 makes of the templates of models") {

@@ -18,6 +18,22 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace chat {
 
+// All tokens that end a turn: those of the vocabulary that end an answer, whatever the file
+// declares, and those of families that have names of their own for it.
+inline std::vector<std::int32_t> turn_ends(const text::Vocabulary& vocabulary) {
+  std::vector<std::int32_t> ids;
+  for (std::int32_t id = 0; vocabulary.contains(id); ++id) {
+    if (vocabulary.ends_generation(id)) ids.push_back(id);
+  }
+  for (const std::string_view name :
+       {"<|END_OF_TURN_TOKEN|>", "<|end_of_turn|>", "[|endofturn|]", "<|eot|>", "<|role_end|>"}) {
+    const std::int32_t id = vocabulary.find(name);
+    if (id != text::kNoToken && std::find(ids.begin(), ids.end(), id) == ids.end())
+      ids.push_back(id);
+  }
+  return ids;
+}
+
 class ChatEncoder {
  public:
   // The tokenizer must outlive it.
@@ -68,7 +84,7 @@ class ChatEncoder {
   }
 
   // The token with which the template ends an answer, as it writes one of an earlier turn; kNoToken
-  // if it writes none. Models end their answers with it, whatever end token their file declares.
+  // if it writes none. Models end theirs with it, whatever end token their file declares.
   std::int32_t end_of_answer(const ChatTemplate& chat) const {
     constexpr std::string_view kAnswer = "nibble";
     const ChatMessage messages[] = {{"user", "Hi"}, {"assistant", std::string(kAnswer)}};
@@ -80,6 +96,15 @@ class ChatEncoder {
         without_leading_space(text->bytes().substr(at + kAnswer.size()));
     const auto match = special_.find(tokenizer_->vocabulary(), behind);
     return match.at == 0 ? match.id : text::kNoToken;
+  }
+
+  // All tokens at which an answer ends: what GenerateOptions::stop_tokens should have.
+  std::vector<std::int32_t> ends_of_answer(const ChatTemplate& chat) const {
+    std::vector<std::int32_t> ids = turn_ends(tokenizer_->vocabulary());
+    const std::int32_t own = end_of_answer(chat);
+    if (own != text::kNoToken && std::find(ids.begin(), ids.end(), own) == ids.end())
+      ids.push_back(own);
+    return ids;
   }
 
  private:
@@ -111,21 +136,5 @@ class ChatEncoder {
   const text::Tokenizer* tokenizer_;
   text::SpecialTokens special_;
 };
-
-// All tokens that end a turn: those of the vocabulary that end an answer, whatever the file
-// declares, and those of families that have names of their own for it.
-inline std::vector<std::int32_t> turn_ends(const text::Vocabulary& vocabulary) {
-  std::vector<std::int32_t> ids;
-  for (std::int32_t id = 0; vocabulary.contains(id); ++id) {
-    if (vocabulary.ends_generation(id)) ids.push_back(id);
-  }
-  for (const std::string_view name :
-       {"<|END_OF_TURN_TOKEN|>", "<|end_of_turn|>", "[|endofturn|]", "<|eot|>", "<|role_end|>"}) {
-    const std::int32_t id = vocabulary.find(name);
-    if (id != text::kNoToken && std::find(ids.begin(), ids.end(), id) == ids.end())
-      ids.push_back(id);
-  }
-  return ids;
-}
 
 }}}  // namespace nibble::NIBBLE_ABI::chat
