@@ -38,10 +38,10 @@ int convert(int argc, char** argv) {
   std::optional<Format> format;
   app.add_option("FOLDER", in_path, "the folder, or a GGUF file")->required();
   app.add_option("OUT.gguf", out_path, "the file to write")->required();
-  app.add_option(
-      "--format", format_name,
-      "f32, f16, bf16, q8_0, q4_0 or q4_1, for all matrices; vectors become f32; without "
-      "it, the format that the folder has");
+  app.add_option("--format", format_name,
+                 "f16, q8_0, q4_0 or another format of GGUF, for all matrices; vectors become f32; "
+                 "without it, "
+                 "the format that the folder has");
   app.add_flag("--packed", options.packed,
                "matrices in the packed layout that nibble's kernels read; other programs cannot "
                "read the file");

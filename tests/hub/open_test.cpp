@@ -354,6 +354,41 @@ TEST_CASE("keys of the other architectures") {
         "vocab_size=0 ");
 }
 
+TEST_CASE("products after pooling") {
+  const TemporaryFolder folder;
+  test::write_hub_folder(
+      folder,
+      R"({"architectures":["Gemma3TextModel"],"hidden_size":4,"num_hidden_layers":1,"head_dim":4,)"
+      R"("intermediate_size":8,"sliding_window":8})",
+      {{"embed_tokens.weight", {3, 4}, {}}});
+  test::write_text(folder, "modules.json",
+                   R"([{"path":"2_Dense","type":"sentence_transformers.models.Dense"},)"
+                   R"({"path":"3_Dense","type":"sentence_transformers.models.Dense"}])");
+  for (const char* const name : {"2_Dense", "3_Dense"}) {
+    std::filesystem::create_directory(folder.path(name));
+    folder.write(std::string(name) + "/model.safetensors",
+                 test::safetensors_of({{"linear.weight", {4, 6}, {}}}));
+  }
+  const auto config = [&](const std::string& path, const std::string& text) {
+    test::write_text(folder, path + "/config.json", text);
+  };
+  const std::string good =
+      R"({"in_features":4,"out_features":6,"activation_function":"torch.nn.modules.linear.Identity"})";
+  config("2_Dense", good);
+  config("3_Dense", R"({"in_features":6,"out_features":4})");
+  const auto gguf = hub::open(folder.path(""));
+  REQUIRE_MESSAGE(gguf, test::why(gguf));
+  CHECK(gguf->files().size() == 3);
+  CHECK(gguf->find_tensor("dense_2.weight") != nullptr);
+  CHECK(gguf->find_tensor("dense_3.weight") != nullptr);
+  CHECK(*gguf->get_u32("gemma-embedding.dense_2_feat_out") == 6);
+  CHECK(*gguf->get_u32("gemma-embedding.dense_3_feat_in") == 6);
+  config("3_Dense", R"({"activation_function":"torch.nn.modules.activation.Tanh"})");
+  CHECK(test::contains(hub::open(folder.path("")).error().message, "Tanh' after pooling"));
+  config("3_Dense", R"({"in_features":6})");
+  CHECK(test::contains(hub::open(folder.path("")).error().message, "in_features or out_features"));
+}
+
 TEST_CASE("names of encoders") {
   const TemporaryFolder folder;
   test::write_hub_folder(

@@ -25,6 +25,7 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace hub {
 inline constexpr std::string_view kConfigFile = "config.json";
 inline constexpr std::string_view kWeightsFile = "model.safetensors";
 inline constexpr std::string_view kIndexFile = "model.safetensors.index.json";
+inline constexpr std::string_view kModulesFile = "modules.json";
 
 // The key that a folder has as a GGUF file if its vocabulary cannot be read: why.
 inline constexpr std::string_view kTokenizerErrorKey = "nibble.tokenizer_error";
@@ -149,17 +150,18 @@ inline Result<ShardIndex> read_index(const std::string& text) {
   return index;
 }
 
-// Adds a file and its tensors. `keep(name)`: whether a tensor is taken from this file.
+// Adds a file and its tensors, with `prefix` before their names. `keep(name)`: whether a tensor is
+// taken from this file.
 template <class Keep>
 Result<void> add_weights(const Folder& folder, std::string_view file, WeightFiles& weights,
-                         Keep keep) {
+                         Keep keep, const std::string& prefix = {}) {
   const std::string path = folder.path_of(file);
   NIBBLE_TRY(mapped, io::MappedFile::open(path));
   NIBBLE_TRY(parsed, io::Safetensors::parse(mapped.bytes(), path));
   for (const io::Safetensor& tensor : parsed.tensors()) {
     if (!keep(tensor.name)) continue;
     weights.tensors.push_back(
-        {tensor.name, tensor.type, tensor.shape, tensor.data, weights.files.size()});
+        {prefix + tensor.name, tensor.type, tensor.shape, tensor.data, weights.files.size()});
   }
   weights.files.push_back(std::move(mapped));
   weights.names.push_back(printable(path));

@@ -70,6 +70,9 @@ NIBBLE_HIDDEN inline constexpr Rename kGemmaNames[] = {
     {"layers.#.mlp.up_proj", "blk.#.ffn_up"},
     {"layers.#.mlp.down_proj", "blk.#.ffn_down"},
     {"layers.#.post_feedforward_layernorm", "blk.#.post_ffw_norm"},
+    // EmbeddingGemma: products after pooling.
+    {"dense_2.linear", "dense_2"},
+    {"dense_3.linear", "dense_3"},
 };
 
 NIBBLE_HIDDEN inline constexpr Rename kGpt2Names[] = {

@@ -18,6 +18,7 @@
 #include "nibble/hub/families.hpp"
 #include "nibble/hub/folder.hpp"
 #include "nibble/hub/keys.hpp"
+#include "nibble/hub/modules.hpp"
 #include "nibble/hub/open.hpp"
 #include "nibble/hub/tensors.hpp"
 #include "nibble/hub/tokenizer_keys.hpp"
@@ -31,35 +32,6 @@ namespace hub {
 
 namespace detail {
 
-// How the rows of an embedding model become one: sentence-transformers say it in files of their
-// own. (The values are those of GGUF.)
-inline Result<void> pooling_keys(const Folder& folder, Keys& keys) {
-  constexpr std::string_view kModules = "modules.json";
-  if (!folder.has(kModules)) return ok();
-  NIBBLE_TRY(modules, folder.json(kModules));
-  for (const io::JsonValue& module : modules.elements()) {
-    const io::JsonValue* const type = module.find("type");
-    const io::JsonValue* const path = module.find("path");
-    if (type == nullptr || path == nullptr || !type->string().ends_with("Pooling")) continue;
-    const std::string& name = path->string();
-    if (name.empty() || name[0] == '.' || name.find_first_of("/\\:") != name.npos ||
-        name.find('\0') != name.npos) {
-      return Error{Errc::malformed, folder.name_of(kModules) + ": path " + io::quoted(name) +
-                                        " is no folder of this folder"};
-    }
-    NIBBLE_TRY(pooling, folder.json(name + "/config.json"));
-    constexpr std::pair<std::string_view, std::uint32_t> kModes[] = {
-        {"pooling_mode_mean_tokens", 1},
-        {"pooling_mode_cls_token", 2},
-        {"pooling_mode_lasttoken", 3}};
-    for (const auto& [mode, value] : kModes) {
-      const io::JsonValue* const is_on = pooling.find(mode);
-      if (is_on != nullptr && is_on->boolean()) keys.set("pooling_type", value);
-    }
-  }
-  return ok();
-}
-
 inline Result<io::Gguf> open_folder(const Folder& folder) {
   NIBBLE_TRY(config, Config::open(folder));
   NIBBLE_TRY(family, family_of(config));
@@ -70,8 +42,8 @@ inline Result<io::Gguf> open_folder(const Folder& folder) {
   Keys keys(config, family.architecture, out);
   family.keys(keys);
   NIBBLE_CHECK(config.status());
-  NIBBLE_CHECK(pooling_keys(folder, keys));
   NIBBLE_TRY(weights, open_weights(folder));
+  NIBBLE_CHECK(take_modules(folder, keys, weights));
   Tensors tensors(config, family, keys.shape, weights, out);
   NIBBLE_CHECK(tensors.take());
   NIBBLE_TRY(format, quant::format_of(tensors.type()));
