@@ -194,14 +194,31 @@ inline constexpr bool kWidens = false;
 template <quant::BlockFormat Format>
 inline constexpr bool kWidens<Format> = quant::SuperBlockFormat<Format> || Format::kBits == 5;
 
-// Adds the products of rows with a part that begins `step` steps from the start of k. `next`: what
-// to fetch meanwhile.
-template <class Steps, int kColumns>
+// What the tiles of a part fetch: the part that comes next, a share by each (see PanelPrefetcher).
+struct NextPart {
+  const std::byte* at = nullptr;  // in the first of kPanels panels; null: nothing to fetch
+  Index bytes = 0;                // of each panel
+  Index panel_bytes = 0;
+  Fetch into = Fetch::none;
+
+  template <int kPanels>
+  HWY_INLINE PanelPrefetcher for_tile(Index tile, Index n_tiles, Index turns) const {
+    PanelPrefetcher prefetcher;
+    if (at == nullptr || into == Fetch::none) return prefetcher;
+    const Index n_turns = (n_tiles + kPanels - 1) / kPanels * turns;
+    prefetcher.into = into;
+    prefetcher.share = ((bytes + n_turns - 1) / n_turns + 63) / 64 * 64;
+    prefetcher.next = at + tile % kPanels * panel_bytes + tile / kPanels * turns * prefetcher.share;
+    return prefetcher;
+  }
+};
+
+// Adds the products of m rows with the n_steps steps that follow the first `step` of k.
+template <int kMaxRows, class Steps, int kColumns>
 HWY_INLINE void add_wide_part(const kernels::MatmulInput& input, Index m, Index step, int n_steps,
-                              const WideStep<kColumns>* steps, PanelPrefetcher prefetcher,
+                              const WideStep<kColumns>* steps, const NextPart& next,
                               float* HWY_RESTRICT sums) {
-  constexpr Index kRowSums = kColumns * kLanes;
-  const Index turns = (n_steps + 1) / 2;
+  const Index n_tiles = (m + kMaxRows - 1) / kMaxRows, turns = (n_steps + 1) / 2;
   Index row = 0;
   const auto add = [&]<int kRows>(std::integral_constant<int, kRows>) NIBBLE_ATTR {
     kernels::MatmulInput in = input.rows_from(row);
@@ -209,43 +226,54 @@ HWY_INLINE void add_wide_part(const kernels::MatmulInput& input, Index m, Index 
     in.scales += step;
     in.code_sums += step;
     if (in.half_sums != nullptr) in.half_sums += step;
-    wide_tile<kRows, Steps>(in, n_steps, steps, prefetcher, sums + row * kRowSums);
-    if (prefetcher.next != nullptr) prefetcher.next += turns * prefetcher.share;
+    const PanelPrefetcher prefetcher =
+        next.template for_tile<kPanelsOf<kColumns>>(row / kMaxRows, n_tiles, turns);
+    wide_tile<kRows, Steps>(in, n_steps, steps, prefetcher, sums + row * (kColumns * kLanes));
     row += kRows;
   };
-  while (m - row >= 4 && m - row != 5) add(std::integral_constant<int, 4>());
-  if (m - row >= 3) add(std::integral_constant<int, 3>());
-  if (m - row == 2) add(std::integral_constant<int, 2>());
+  if constexpr (kMaxRows == 4) {  // 5 rows are 3 + 2, as in for_each_row_tile
+    while (m - row >= 4 && m - row != 5) add(std::integral_constant<int, 4>());
+    if (m - row >= 3) add(std::integral_constant<int, 3>());
+  }
+  while (m - row >= 2) add(std::integral_constant<int, 2>());
   if (m - row == 1) add(std::integral_constant<int, 1>());
 }
 
 template <class Format, int kColumns>
 HWY_NOINLINE void compute_wide_tiles(const kernels::MatmulArgs& args, Index column) {
   using L = quant::Packed<Format>;
-  using Step = WideStep<kColumns>;
-  constexpr Index kRowSums = kColumns * kLanes;
-  constexpr Index kMaxRows = 64;
-  constexpr int kPartSteps = WideStepsOf<Format, kColumns>::kMaxSteps;
-  constexpr Index kPartBytes = L::kGroupBytes * kPartSteps / L::kGroupSteps;  // of a panel
-  Step steps[kPartSteps];
-  HWY_ALIGN float sums[2][kMaxRows * kRowSums];
+  using Steps = WideStepsOf<Format, kColumns>;
+  constexpr int kTileRows = TileShape<Format>::kWideRows;
+  constexpr Index kMaxRows = 64;  // whose sums are in memory
+  constexpr int kPanels = kPanelsOf<kColumns>;
+  WideStep<kColumns> steps[Steps::kMaxSteps];
+  HWY_ALIGN float sums[2][kMaxRows * kColumns * kLanes];
   const Index panel_bytes = L::panel_bytes(args.k);
   const Index panel = column / quant::kPanelRows;
   const int lane = static_cast<int>(column % quant::kPanelRows);
+  const bool is_first = lane == 0;  // of the columns of a panel
+  const bool is_last = lane + kColumns * kLanes >= int{quant::kPanelRows};
   const auto n_steps = static_cast<int>(L::n_steps(args.k));
+  NextPart next;
+  next.bytes = L::kGroupBytes * Steps::kMaxSteps / L::kGroupSteps;
+  next.panel_bytes = panel_bytes;
+  next.into = args.tuning.many_rows;
   for (Index row = 0; row < args.m; row += kMaxRows) {
     const Index m = HWY_MIN(kMaxRows, args.m - row);
     const auto input = args.input.rows_from(row);
     const auto compute = [&](const std::byte* matrix, float* out) NIBBLE_ATTR {
-      std::fill_n(out, m * kRowSums, 0.0f);
+      std::fill_n(out, m * kColumns * kLanes, 0.0f);
       const std::byte* weights = matrix + panel * panel_bytes;
-      for (int step = 0; step < n_steps; step += kPartSteps) {
-        const int n = HWY_MIN(kPartSteps, n_steps - step);
+      for (int step = 0; step < n_steps; step += Steps::kMaxSteps) {
+        const int n = HWY_MIN(Steps::kMaxSteps, n_steps - step);
         widen_steps<Format, kColumns>(weights, args.k, lane, n, steps);
-        weights += kPartBytes;
-        PanelPrefetcher prefetcher;
-        prefetcher.into = args.tuning.many_rows;
-        add_wide_part<WideStepsOf<Format, kColumns>>(input, m, step, n, steps, prefetcher, out);
+        weights += next.bytes;
+        next.at = is_first ? weights : nullptr;
+        if (step + n == n_steps) {
+          const bool has_more = is_last && panel + 2 * kPanels <= args.end_panel;
+          next.at = has_more ? matrix + (panel + kPanels) * panel_bytes : nullptr;
+        }
+        add_wide_part<kTileRows, Steps>(input, m, step, n, steps, next, out);
       }
     };
     compute(args.weights, sums[0]);
@@ -261,21 +289,20 @@ HWY_NOINLINE void for_each_tile(const kernels::MatmulArgs& args) {
   const Index end = args.end_panel * quant::kPanelRows;
   // Where the alternative is to widen: several narrow tiles, one after the other on each panel.
   constexpr Index kMaxNarrow = (kWidens<Form> ? 2 : 1) * Shape::kNarrowRows;
-  if (args.m <= kMaxNarrow) {
+  const auto narrow_tiles = [&] NIBBLE_ATTR {
     for (; column < end; column += quant::kPanelRows) {
       for_each_row_tile<Form, Shape::kNarrowRows, kVectors, true>(args, column);
     }
-    return;
-  }
-  if constexpr (kWidens<Form>) {
-    constexpr int kColumns = HWY_MIN(Shape::kWideVectors, kVectors);
-    for (; column < end; column += kColumns * kLanes) {
-      compute_wide_tiles<Form, kColumns>(args, column);
-    }
-    return;
-  }
+  };
+  if (args.m <= kMaxNarrow) return narrow_tiles();
   constexpr int kWideVectors = Shape::kWideVectors;
   constexpr Index kWideColumns = kWideVectors * kLanes;
+  if constexpr (kWidens<Form>) {
+    for (; column + kWideColumns <= end; column += kWideColumns) {
+      compute_wide_tiles<Form, kWideVectors>(args, column);
+    }
+    return narrow_tiles();  // the last panel of an odd number
+  }
   for (; column + kWideColumns <= end; column += kWideColumns) {
     for_each_row_tile<Form, Shape::kWideRows, kWideVectors, false>(args, column);
   }

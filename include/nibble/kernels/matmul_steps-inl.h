@@ -253,8 +253,7 @@ class PackedSteps {
 template <int kColumns>
 struct WideStep {
   HWY_ALIGN float scales[kColumns][kLanes];
-  HWY_ALIGN float minimums[kColumns][kLanes];        // or
-  HWY_ALIGN std::uint32_t halves[kColumns][kLanes];  // integer scales
+  HWY_ALIGN float more[kColumns][kLanes];  // minimums, or both integer scales as TwoScaleSum's
   HWY_ALIGN std::uint8_t codes[4][2][kColumns][4 * kLanes];
 };
 
@@ -275,7 +274,7 @@ class WideSteps {
   static constexpr int kApart = TwoScales ? 8 : 16;
   // How many steps are widened at a time: they, and a tile's inputs, stay in L1.
   static constexpr int kMaxSteps =
-      static_cast<int>((16 << 10) / sizeof(WideStep<kColumns>)) / 8 * 8;
+      static_cast<int>((20 << 10) / sizeof(WideStep<kColumns>)) / 8 * 8;
   static_assert(kMaxSteps > 0);
   // input_sums[r][s]: the sum of the inputs of row r that step s multiplies.
   static constexpr bool kHasInputSums = true;
@@ -295,11 +294,9 @@ class WideSteps {
     pair.high.set(hn::LoadU(DU8(), steps_[step].codes[j][1][c]));
   }
   HWY_INLINE VF32 scale(int step, int c) const { return hn::LoadU(DF32(), steps_[step].scales[c]); }
-  HWY_INLINE VF32 minimum(int step, int c) const {
-    return hn::LoadU(DF32(), steps_[step].minimums[c]);
-  }
+  HWY_INLINE VF32 minimum(int step, int c) const { return hn::LoadU(DF32(), steps_[step].more[c]); }
   HWY_INLINE VI16 halves(int step, bool, int c) const {
-    return hn::BitCast(DI16(), hn::LoadU(DU32(), steps_[step].halves[c]));
+    return hn::BitCast(DI16(), hn::LoadU(DF32(), steps_[step].more[c]));
   }
 
  private:
@@ -345,11 +342,11 @@ HWY_NOINLINE void widen_steps(const std::byte* weights, Index k, int lane, int n
         HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
           hn::StoreU(steps.scale(turn + s, c), DF32(), out->scales[c]);
           if constexpr (Steps::kHasMinimum) {
-            hn::StoreU(steps.minimum(turn + s, c), DF32(), out->minimums[c]);
+            hn::StoreU(steps.minimum(turn + s, c), DF32(), out->more[c]);
           }
           if constexpr (Steps::kTwoScales) {
             const VI16 halves = steps.halves(turn + s, s % 2 != 0, c);
-            hn::StoreU(hn::BitCast(DU32(), halves), DU32(), out->halves[c]);
+            hn::StoreU(hn::BitCast(DF32(), halves), DF32(), out->more[c]);
           }
         }
         ++out;
