@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/rare_architectures.hpp"
+
+#include "nibble/model/all_architectures.hpp"
+
+nibble::Result<nibble::Model> test::load_rare(const nibble::io::Gguf& file,
+                                              const nibble::LoadOptions& options) {
+  using namespace nibble;
+  return Model::from_gguf<graph::FormatList<quant::F32>, ArchitectureList<Olmo2, GptNeox>>(file,
+                                                                                           options);
+}
