@@ -113,6 +113,16 @@ TEST_CASE("a word with more than a hundred characters is unknown") {
   CHECK(encode(t, std::string(1 << 20, 'q')) == Ids{1});
 }
 
+TEST_CASE("without an unknown token there is no vocabulary") {
+  VocabularySettings settings;
+  settings.kind = VocabularyKind::wordpiece;
+  settings.bos = settings.eos = settings.unk = kNoToken;
+  const std::vector<Piece> pieces = {{"▁a", 0, PieceType::normal}};
+  const auto vocabulary = Vocabulary::make(pieces, settings);
+  REQUIRE(!vocabulary);
+  CHECK(vocabulary.error().code == nibble::Errc::malformed);
+}
+
 TEST_CASE("decoding puts spaces between words") {
   const Tokenizer t = tokenizer_of(true, true);
   CHECK(t.decode(*t.encode("Unaffable, hello x")) == "unaffable , hello x");

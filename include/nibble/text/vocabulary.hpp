@@ -364,7 +364,10 @@ inline Result<void> Vocabulary::take_settings(const VocabularySettings& settings
     if (id != kNoToken && !contains(id))
       return Error{Errc::malformed, std::string("the ") + name + " token is " + to_text(id) +
                                         ", the vocabulary has " + to_text(size()) + " pieces"};
-  if (settings.unk == kNoToken && settings.kind != VocabularyKind::bpe && !spells_bytes())
+  // (Words of wordpiece are never spelled in bytes.)
+  const bool needs_unknown = settings.kind == VocabularyKind::wordpiece ||
+                             (settings.kind != VocabularyKind::bpe && !spells_bytes());
+  if (settings.unk == kNoToken && needs_unknown)
     return Error{Errc::malformed,
                  "the vocabulary has neither all 256 byte pieces nor an unknown token"};
   settings_.add_bos = settings.add_bos && settings.bos != kNoToken;

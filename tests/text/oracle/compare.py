@@ -2,7 +2,8 @@
 """Compares nibble's ids with those of Hugging Face's tokenizers on generated texts.
 
     pip install tokenizers
-    c++ -std=c++20 -O2 -DNIBBLE_TARGETS=0 -Iinclude tests/text/oracle/encode_texts.cpp -o encode_texts
+    c++ -std=c++20 -O2 -DNIBBLE_TARGETS=0 -Iinclude -o encode_texts \\
+        tests/text/oracle/encode_texts.cpp
     python3 tests/text/oracle/compare.py ./encode_texts 20000 folder/tokenizer.json ...
 
 Texts that are no UTF-8 cannot be given to the other side: for byte-level BPE without a normalizer,
@@ -87,7 +88,8 @@ def report(what, texts_, expected, actual):
     wrong = [i for i, (e, a) in enumerate(zip(expected, actual, strict=True)) if e != a]
     print(f"  {what}: {len(wrong)} differences in {len(texts_)} texts", flush=True)
     for i in wrong[:3]:
-        print("   ", ascii(texts_[i]), "\n      expected", expected[i], "\n      nibble  ", actual[i])
+        print("   ", ascii(texts_[i]))
+        print("      expected", expected[i], "\n      nibble  ", actual[i])
     return len(wrong)
 
 

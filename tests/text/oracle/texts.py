@@ -20,16 +20,18 @@ BLOCKS = [
     (0xFF00, 0xFFEF), (0x10000, 0x100FF), (0x10400, 0x1044F), (0x1D400, 0x1D7FF),
     (0x1F000, 0x1FAFF), (0x20000, 0x2A6DF), (0x2F800, 0x2FA1F), (0xE0000, 0xE007F)]
 WORDS = """the of and to in is that it was for on are with as his they at be this from I'm don't we'll
-it's he'd you've THE Hello World naïve café résumé Über straße garçon señor İstanbul ΑΒΓ λόγος Привет
-мир שלום עולם مرحبا بالعالم नमस्ते दुनिया สวัสดีชาวโลก 你好世界 こんにちは世界 안녕하세요 Việt Nam
-int main() { return 0; } printf("%d\\n", x) != == => -> :: /* */ // # <html> </p> &amp; http://a.b/c?d=e
-snake_case camelCase HTTPServer JSONParser x86_64 v1.2.3 1st 2nd 3.14159 1,000,000 12345678901234567890
+it's he'd you've THE Hello World naïve café résumé Über straße garçon señor İstanbul ΑΒΓ λόγος
+Привет мир שלום עולם مرحبا بالعالم नमस्ते दुनिया สวัสดีชาวโลก 你好世界 こんにちは世界 안녕하세요 Việt Nam
+int main() { return 0; } printf("%d\\n", x) != == => -> :: /* */ // # <html> </p> &amp;
+http://a.b/c?d=e snake_case camelCase HTTPServer JSONParser x86_64 v1.2.3 1st 2nd 3.14159 1,000,000
+12345678901234567890
 0xDEADBEEF 1e-05 $100 50% 2024-11-27 12:34:56 +1-800-555-0199 user@example.com #tag @name""".split()
-SPACES = [" ", " ", " ", " ", " ", "  ", "   ", "        ", "\n", "\n\n", "\r\n", "\t", "\t\t", " \n ",
-          "\n" * 5, " " * 17, "\n" * 33, " " * 40, "\u00a0", "\u3000", "\u2003", "\u0085", "\u2028"]
+SPACES = [" ", " ", " ", " ", " ", "  ", "   ", "        ", "\n", "\n\n", "\r\n", "\t", "\t\t",
+          " \n ", "\n" * 5, " " * 17, "\n" * 33, " " * 40, "\u00a0", "\u3000", "\u2003", "\u0085", "\u2028"]
 EMOJI = ["😀", "👍🏽", "👨‍👩‍👧‍👦", "🏳️‍🌈", "🇩🇪", "❤️", "1️⃣", "🤷🏻‍♀️", "😶‍🌫️"]
-SIGNS = list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~") + ["...", "!!!", "---", "===", "'s", "'T", "'ll", "’s",
-                                                       "\u2581", "\ufffd", "\u0000", "\u200b", "\ufeff"]
+SIGNS = list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~") + [
+    "...", "!!!", "---", "===", "'s", "'T", "'ll", "’s", "\u2581", "\ufffd", "\u0000", "\u200b",
+    "\ufeff"]
 
 
 def character(rng):
