@@ -108,6 +108,7 @@ s.startswith('Hell'), s.endswith('ld'), s.startswith(('x', 'H')), s.endswith('x'
 s.find('W'), s.find('r'), s.find('zz'), s.rfind('l'), s.count('l'), s.index('W')
 ', '.join(['a', 'b']), ''.join([]), '-'.join('abc')
 '12'.isdigit(), '1a'.isdigit(), ''.isdigit(), 'ab'.isalpha(), ' '.isspace(), 'a1'.isalnum()
+'äß你'.isalpha(), 'a\u0301'.isalpha(), '٣'.isdigit(), '½a'.isalnum(), '\u3000\x1f'.isspace(), ['\u00ad\u200b\u2028\ue000\U000e0001\u0378é½']
 'ab'.isupper(), 'AB'.isupper(), 'ab'.islower(), 'prefix-x'.removeprefix('prefix-')
 'a\nb\r\nc'.splitlines(), xs.count(1), 'aa'.count('a')
 s | length, xs | length, d | length, empty | count, missing | length

@@ -69,7 +69,7 @@ class ChatEncoder {
     std::vector<std::string_view> result;
     std::string_view rest = text.bytes();
     for_each_token(text, [&](std::size_t at, std::int32_t id) {
-      const std::size_t first = first_character(name(id)).size;
+      const std::size_t first = first_size(name(id));
       const bool is_structure =
           is_control(id) || std::find(written.begin(), written.end(), id) != written.end();
       if (!is_structure || !text.has_foreign(at, name(id).size()) || first == name(id).size())

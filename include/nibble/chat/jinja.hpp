@@ -27,8 +27,9 @@ class JinjaTemplate {
     });
   }
 
-  // `now`: what strftime_now() tells. Errors, which name the line: invalid_argument (the template
-  // asks for something impossible, or refuses the variables), unsupported, limit.
+  // `now`: what strftime_now() tells. Takes at most 256 KiB of stack. Errors, which name the line:
+  // invalid_argument (the template asks for something impossible, or refuses the variables),
+  // unsupported, limit.
   Result<MarkedText> render(std::span<const Variable> variables, const RenderLimits& limits = {},
                             const std::tm& now = local_time_now()) const {
     return catch_out_of_memory(

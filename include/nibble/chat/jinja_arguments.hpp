@@ -79,7 +79,7 @@ inline Result<std::vector<Value>> elements_of(Budget& budget, const Value& value
   } else if (value.is_string()) {
     std::string_view rest = value.bytes();
     while (!rest.empty()) {
-      const std::size_t size = first_character(rest).size;
+      const std::size_t size = first_size(rest);
       NIBBLE_TRY(character, part_of(budget, value.text(), rest.substr(0, size)));
       elements.push_back(std::move(character));
       rest.remove_prefix(size);
@@ -119,7 +119,7 @@ inline Result<Value> item_of(Budget& budget, const Value& value, const Value& ke
     const std::size_t at = place_of(key.integer(), n);
     if (at == n) return Value();
     const std::string_view rest = value.bytes().substr(offset_of_character(value.bytes(), at));
-    return part_of(budget, value.text(), rest.substr(0, first_character(rest).size));
+    return part_of(budget, value.text(), rest.substr(0, first_size(rest)));
   }
   return Value();
 }
@@ -209,7 +209,7 @@ inline Result<Value> stripped(Budget& budget, const MarkedText& text, const Valu
   NIBBLE_CHECK(budget.search(text.bytes(), set.bytes()));
   std::string_view rest = text.bytes();
   const auto is_removed = [&](std::size_t at, const Character& c) {
-    return is_space_removed ? is_space(c.code)
+    return is_space_removed ? is_space(c)
                             : set.bytes().find(rest.substr(at, c.size)) != std::string_view::npos;
   };
   while (side != Side::right && !rest.empty()) {
@@ -242,7 +242,7 @@ inline Result<Value> replaced(Budget& budget, const MarkedText& text, const Mark
     at = copied;
     if (from.size() == 0) {
       if (at == bytes.size()) break;
-      at += first_character(bytes.substr(at)).size;
+      at += first_size(bytes.substr(at));
     }
   }
   out.append(text, copied);

@@ -248,9 +248,9 @@ class JinjaLexer {
     }
     if (size == 0 && std::string_view("+-/*%~[](){}<>=.:|,;").find(rest[0]) != rest.npos) size = 1;
     if (size == 0)
-      return error("unexpected " + std::string("'") +
-                       printable(rest.substr(0, first_character(rest).size)) + "'",
-                   line_);
+      return error(
+          "unexpected " + std::string("'") + printable(rest.substr(0, first_size(rest))) + "'",
+          line_);
     const std::string_view text = rest.substr(0, size);
     if (text == "(" || text == "[" || text == "{") {
       open += text == "(" ? ')' : text == "[" ? ']' : '}';

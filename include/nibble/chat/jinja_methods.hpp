@@ -36,7 +36,7 @@ inline Result<std::vector<Value>> words(Budget& budget, const MarkedText& text,
     std::size_t end = 0;
     while (end < rest.size()) {
       const Character c = first_character(rest.substr(end));
-      if (is_space(c.code)) break;
+      if (is_space(c)) break;
       end += c.size;
     }
     if (count-- == 0) end = rest.size();  // the rest, as it is
@@ -167,26 +167,23 @@ inline Result<Value> count(Budget& budget, const Value& self, const Arguments& a
 }
 
 // isdigit, isalpha, isalnum, isspace: whether all characters are of a kind, and there are some.
-template <bool (*kIsKind)(std::uint32_t)>
+template <bool (*kIsKind)(const Character&)>
 Result<Value> is_all(Budget& budget, const Value& self, const Arguments&) {
   std::string_view rest = self.bytes();
   NIBBLE_CHECK(budget.look_at(rest));
   bool is_kind = !rest.empty();
   while (is_kind && !rest.empty()) {
     const Character c = first_character(rest);
-    is_kind = kIsKind(c.code);
+    is_kind = kIsKind(c);
     rest.remove_prefix(c.size);
   }
   return Value::boolean(is_kind);
 }
-constexpr bool is_digit_code(std::uint32_t c) noexcept { return c >= '0' && c <= '9'; }
-constexpr bool is_letter_code(std::uint32_t c) noexcept {
-  return c >= 0x80 ? !is_space(c) : lower(static_cast<char>(c)) != upper(static_cast<char>(c));
+inline bool is_decimal(const Character& c) noexcept { return c.is_in(text::kDigits); }
+inline bool is_letter(const Character& c) noexcept { return c.is_in(text::kLetters); }
+inline bool is_alphanumeric(const Character& c) noexcept {
+  return c.is_in(text::kLetters | text::kNumbers);
 }
-constexpr bool is_word_code(std::uint32_t c) noexcept {
-  return is_digit_code(c) || is_letter_code(c);
-}
-constexpr bool is_space_code(std::uint32_t c) noexcept { return is_space(c); }
 
 template <bool kWantsUpper>
 Result<Value> is_cased(Budget& budget, const Value& self, const Arguments& arguments) {
@@ -239,11 +236,11 @@ NIBBLE_HIDDEN inline constexpr NamedMethod kStringMethods[] = {
     {"endswith", has_affix<false>},
     {"find", find<false, false>},
     {"index", find<false, true>},
-    {"isalnum", is_all<is_word_code>},
-    {"isalpha", is_all<is_letter_code>},
-    {"isdigit", is_all<is_digit_code>},
+    {"isalnum", is_all<is_alphanumeric>},
+    {"isalpha", is_all<is_letter>},
+    {"isdigit", is_all<is_decimal>},
     {"islower", is_cased<false>},
-    {"isspace", is_all<is_space_code>},
+    {"isspace", is_all<is_space>},
     {"isupper", is_cased<true>},
     {"join", join_method},
     {"lower", changed<to_lower>},

@@ -76,30 +76,22 @@ inline std::string number_text(double number) {
   return is_negative ? '-' + text : text;
 }
 
-// Whether Python's repr and JSON with ensure_ascii = false show the character as it is. (Of those
-// beyond ASCII that Python escapes: the spaces and the most frequent invisible ones.)
-constexpr bool is_printable(std::uint32_t c) noexcept {
-  return c >= 0x20 && !(c >= 0x7F && c <= 0xA0) && c != 0xAD && !(c > 0x7F && is_space(c)) &&
-         !(c >= 0x200B && c <= 0x200F) && !(c >= 0x202A && c <= 0x202E) &&
-         !(c >= 0x2060 && c <= 0x206F) && c != 0xFEFF;
-}
-
-// \x41, \u0041
+// \x41, \u0041, \U00000041
 inline std::string hex_escape(char kind, std::uint32_t code) {
   std::string text{'\\', kind};
-  for (int shift = kind == 'x' ? 4 : 12; shift >= 0; shift -= 4)
+  for (int shift = kind == 'x' ? 4 : kind == 'u' ? 12 : 28; shift >= 0; shift -= 4)
     text += "0123456789abcdef"[code >> shift & 15];
   return text;
 }
 
-// Appends a text with escape(character) in place of each character for which it is not empty.
+// Appends a text with escape(character) in place of each character for which that is not empty.
 template <class Escape>
 void append_escaped(TextBuilder& out, const MarkedText& text, Escape escape) {
   const std::string_view bytes = text.bytes();
   std::size_t copied = 0;
   for (std::size_t at = 0; at < bytes.size() && out.is_whole();) {
     const Character c = first_character(bytes.substr(at));
-    if (const std::string escaped = escape(c.code); !escaped.empty()) {
+    if (const std::string escaped = escape(c); !escaped.empty()) {
       out.append(text, copied, at - copied);
       out.append(escaped, text.origin(at));
       copied = at + c.size;
@@ -114,14 +106,15 @@ inline void append_string_repr(TextBuilder& out, const MarkedText& text) {
   const bool has_double = text.bytes().find('"') != std::string_view::npos;
   const char quote = has_single && !has_double ? '"' : '\'';
   out.append({&quote, 1}, Origin::own);
-  append_escaped(out, text, [&](std::uint32_t c) -> std::string {
+  append_escaped(out, text, [&](const Character& character) -> std::string {
+    const std::uint32_t c = character.code;
     if (c == '\\') return "\\\\";
     if (c == '\n') return "\\n";
     if (c == '\r') return "\\r";
     if (c == '\t') return "\\t";
     if (c == static_cast<unsigned char>(quote)) return std::string("\\") + quote;
-    if (is_printable(c)) return "";
-    return hex_escape(c > 0xFF ? 'u' : 'x', c);
+    if (is_printable(character)) return "";
+    return hex_escape(c > 0xFFFF ? 'U' : c > 0xFF ? 'u' : 'x', c);
   });
   out.append({&quote, 1}, Origin::own);
 }
@@ -225,7 +218,8 @@ class JsonWriter {
 
   void write_string(const MarkedText& text) {
     put("\"");
-    append_escaped(*out_, text, [&](std::uint32_t c) -> std::string {
+    append_escaped(*out_, text, [&](const Character& character) -> std::string {
+      const std::uint32_t c = character.code;
       switch (c) {
         case '"': return "\\\"";
         case '\\': return "\\\\";
