@@ -39,7 +39,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   std::span<const std::uint8_t> input(data, size);
   for (const char* const name :
        {"config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json",
-        "tokenizer_config.json", "generation_config.json"}) {
+        "tokenizer_config.json", "generation_config.json", "tokenizer.model"}) {
     const std::string path = folder() + '/' + name;
     std::remove(path.c_str());
     if (input.size() < 2) continue;

@@ -65,10 +65,18 @@ TEST_CASE("a config.json that is wrong") {
   refused(with(eps + R"(,"head_dim":4294967295)"), Errc::malformed, "is 4294967295, not in");
   refused(with(eps + R"(,"rope_scaling":{"type":"mrope"})"), Errc::unsupported,
           "key 'rope_type' 'mrope' is not known");
+  refused(with(eps + R"(,"rope_scaling":{"type":"longrope"})"), Errc::unsupported,
+          "longrope is known for phi3 alone");
+  refused(with(eps + R"(,"rope_scaling":{"type":"yarn","factor":2,"attention_factor":1})"),
+          Errc::unsupported, "key 'attention_factor' is not computed");
   refused(with(eps + R"(,"rope_scaling":{"type":"linear"})"), Errc::not_found,
           "key 'factor' is missing");
   refused(with(eps + R"(,"rope_scaling":{"type":"llama3","low_freq_factor":4})"), Errc::malformed,
           "llama3 with numbers that do not go together");
+  refused(R"({"architectures":["Olmo3ForCausalLM"],"hidden_size":8,"num_hidden_layers":1,)"
+          R"("num_attention_heads":2,"max_position_embeddings":64,"rms_norm_eps":1,)"
+          R"("sliding_window":8,"sliding_window_pattern":0})",
+          Errc::malformed, "key 'sliding_window_pattern' is 0");
   refused(with(eps + R"(,"partial_rotary_factor":1.5)"), Errc::malformed, "dimensions to rotate");
   refused(with(eps + R"(,"tie_word_embeddings":"yes")"), Errc::malformed, "is not true or false");
   std::string deep(100000, '[');

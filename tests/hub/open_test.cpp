@@ -450,3 +450,37 @@ TEST_CASE("weights in several files; the chat template; what a folder is called"
   test::write_text(parent, "tiny/chat_template.jinja", "from a file of its own");
   CHECK(*open_model(path)->get_string("tokenizer.chat_template") == "from a file of its own");
 }
+
+TEST_CASE("the tokenizer: as many tokens as rows, and the tokens that end an answer") {
+  const TemporaryFolder folder;
+  test::write_hub_folder(folder, kLlama + "}", {{"model.embed_tokens.weight", {7, 8}, {}}});
+  test::write_text(
+      folder, "tokenizer.json",
+      R"({"version":"1.0","added_tokens":[{"id":3,"content":"<|end|>","special":true},)"
+      R"({"id":4,"content":"<|stop|>","special":true}],"normalizer":null,"pre_tokenizer":)"
+      R"({"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true},)"
+      R"("decoder":{"type":"ByteLevel"},"post_processor":null,)"
+      R"("model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":["a b"]}})");
+  test::write_text(folder, "tokenizer_config.json", R"({"eos_token":"<|end|>"})");
+  test::write_text(folder, "generation_config.json", R"({"eos_token_id":[3,4,-1,1e30]})");
+  const auto gguf = hub::open(folder.path(""));
+  REQUIRE_MESSAGE(gguf, test::why(gguf));
+  const auto why = gguf->get_string_or(hub::kTokenizerErrorKey, "");
+  REQUIRE_MESSAGE(why->empty(), std::string(*why));
+  CHECK(*gguf->get_string("tokenizer.ggml.model") == "gpt2");
+  const auto tokens = gguf->get_strings("tokenizer.ggml.tokens");
+  REQUIRE_MESSAGE(tokens, test::why(tokens));
+  REQUIRE(tokens->size() == 7);
+  CHECK((*tokens)[2] == "ab");
+  CHECK((*tokens)[6] == "[PAD6]");
+  CHECK(*gguf->get_u32("tokenizer.ggml.eos_token_id") == 3);
+  CHECK(*gguf->get_u32("tokenizer.ggml.eot_token_id") == 4);
+
+  // One that cannot be read leaves the model usable by ids.
+  test::write_text(folder, "tokenizer.json", R"({"model":{"type":"Fancy"}})");
+  const auto by_ids = hub::open(folder.path(""));
+  REQUIRE_MESSAGE(by_ids, test::why(by_ids));
+  CHECK(by_ids->find("tokenizer.ggml.tokens") == nullptr);
+  CHECK(test::contains(std::string(*by_ids->get_string(hub::kTokenizerErrorKey)),
+                       "tokenizer.json: "));
+}

@@ -151,7 +151,7 @@ inline void phi3_keys(Keys& keys) {
   Config& config = keys.config;
   keys.dimensions();
   keys.rms_norm();
-  const Rope rope = keys.rope();
+  const Rope rope = keys.rope(10000, true);
   keys.integer("attention.sliding_window", {"sliding_window"}, 0);
   const double n_ctx = config.number({"max_position_embeddings"});
   const double old_ctx = rope.old_ctx > 0 ? rope.old_ctx : n_ctx;

@@ -81,11 +81,12 @@ class Keys {
   void layer_norm() {
     number("attention.layer_norm_epsilon", {"layer_norm_epsilon", "layer_norm_eps"});
   }
-  // default_theta: of layers with full attention.
-  Rope rope(double default_theta = 10000);
+  // default_theta: of layers with full attention. with_longrope: whether the caller sets what that
+  // scaling needs.
+  Rope rope(double default_theta = 10000, bool with_longrope = false);
 
  private:
-  void scaling(const Rope& rope, std::uint32_t rope_dim);
+  void scaling(const Rope& rope, std::uint32_t rope_dim, bool with_longrope);
 
   std::string prefix_;
   io::GgufWriter& out_;
@@ -110,7 +111,7 @@ inline void Keys::dimensions(const Defaults& defaults) {
   }
 }
 
-inline Rope Keys::rope(double default_theta) {
+inline Rope Keys::rope(double default_theta, bool with_longrope) {
   Rope rope = read_rope(config);
   if (rope.theta == 0) rope.theta = default_theta;
   number("rope.freq_base", rope.theta);
@@ -123,11 +124,11 @@ inline Rope Keys::rope(double default_theta) {
     return rope;
   }
   set("rope.dimension_count", static_cast<std::uint32_t>(rope_dim));
-  scaling(rope, static_cast<std::uint32_t>(rope_dim));
+  scaling(rope, static_cast<std::uint32_t>(rope_dim), with_longrope);
   return rope;
 }
 
-inline void Keys::scaling(const Rope& rope, std::uint32_t rope_dim) {
+inline void Keys::scaling(const Rope& rope, std::uint32_t rope_dim, bool with_longrope) {
   if (rope.type == "linear" || rope.type == "yarn") {
     set("rope.scaling.type", rope.type);
     number("rope.scaling.factor", config.number_in(rope.scaling, "factor"));
@@ -143,9 +144,12 @@ inline void Keys::scaling(const Rope& rope, std::uint32_t rope_dim) {
     constexpr std::pair<std::string_view, std::string_view> kNumbers[] = {
         {"yarn_ext_factor", "extrapolation_factor"},
         {"yarn_attn_factor", "attn_factor"},
-        {"yarn_attn_factor", "attention_factor"},
         {"yarn_beta_fast", "beta_fast"},
         {"yarn_beta_slow", "beta_slow"}};
+    if (const io::JsonValue* const value = rope.scaling->find("attention_factor");
+        value != nullptr && !value->is_null()) {
+      config.refuse(Errc::unsupported, "attention_factor", "is not computed for yarn");
+    }
     for (const auto& [key, name] : kNumbers) {
       const io::JsonValue* const value = rope.scaling->find(name);
       if (value == nullptr || value->is_null()) continue;
@@ -153,8 +157,11 @@ inline void Keys::scaling(const Rope& rope, std::uint32_t rope_dim) {
     }
   } else if (rope.type == "llama3") {
     shape.rope_freqs = llama3_factors(config, rope, rope_dim);
-  } else if (rope.type != "default" && rope.type != "linear" && rope.type != "dynamic" &&
-             rope.type != "longrope" && rope.type != "su") {
+  } else if (rope.type == "longrope" || rope.type == "su") {
+    if (!with_longrope) {
+      config.refuse(Errc::unsupported, "rope_type", "longrope is known for phi3 alone");
+    }
+  } else if (rope.type != "default" && rope.type != "linear" && rope.type != "dynamic") {
     // (dynamic changes only what is beyond the context that the model was trained for.)
     config.refuse(Errc::unsupported, "rope_type",
                   io::quoted(rope.type) +
@@ -168,14 +175,18 @@ inline void Keys::scaling(const Rope& rope, std::uint32_t rope_dim) {
 inline std::uint32_t window_period(Config& config, std::uint32_t fallback) {
   const std::uint32_t period =
       config.integer({"sliding_window_pattern", "_sliding_window_pattern"}, fallback);
+  if (period == 0) {
+    config.refuse(Errc::malformed, "sliding_window_pattern", "is 0");
+    return fallback;
+  }
   const io::JsonValue* const types = config.find("layer_types");
   if (types == nullptr) return period;
   const auto layers = types->elements();
   const auto fits = [&](std::size_t p) {
-    for (std::size_t i = 0; p > 0 && i < layers.size(); ++i) {
+    for (std::size_t i = 0; i < layers.size(); ++i) {
       if ((layers[i].string() == "sliding_attention") != ((i + 1) % p != 0)) return false;
     }
-    return p > 0;
+    return true;
   };
   if (fits(period)) return period;
   for (std::uint32_t p = 1; p <= 64; ++p) {

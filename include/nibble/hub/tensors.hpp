@@ -60,7 +60,7 @@ class Tensors {
 
   // Those that are used where they are.
   std::span<const io::GgufTensor> in_place() const noexcept { return in_place_; }
-  // The type that most weights have.
+  // The type of the token embedding: what most weights have.
   io::GgmlType type() const noexcept { return type_; }
   // Rows of the token embedding; 0 if there is none.
   std::uint64_t n_rows() const noexcept { return n_rows_; }
