@@ -38,12 +38,12 @@ struct Family {
 
 namespace detail {
 
-inline constexpr std::string_view kSilu[] = {"silu", "swish"};
-inline constexpr std::string_view kGelu[] = {"gelu"};
-inline constexpr std::string_view kGeluTanh[] = {"gelu_pytorch_tanh", "gelu_new"};
-inline constexpr std::string_view kAnyGelu[] = {"gelu", "gelu_new", "gelu_fast",
-                                                "gelu_pytorch_tanh"};
-inline constexpr std::string_view kSwiglu[] = {"swiglu", "silu"};
+NIBBLE_HIDDEN inline constexpr std::string_view kSilu[] = {"silu", "swish"};
+NIBBLE_HIDDEN inline constexpr std::string_view kGelu[] = {"gelu"};
+NIBBLE_HIDDEN inline constexpr std::string_view kGeluTanh[] = {"gelu_pytorch_tanh", "gelu_new"};
+NIBBLE_HIDDEN inline constexpr std::string_view kAnyGelu[] = {"gelu", "gelu_new", "gelu_fast",
+                                                              "gelu_pytorch_tanh"};
+NIBBLE_HIDDEN inline constexpr std::string_view kSwiglu[] = {"swiglu", "silu"};
 
 inline void llama_keys(Keys& keys) {
   keys.dimensions();
@@ -216,24 +216,27 @@ inline void nomic_bert_keys(Keys& keys) {
   keys.set("attention.causal", false);
 }
 
-inline constexpr std::string_view kLlamaClasses[] = {"LlamaForCausalLM", "LLaMAForCausalLM",
-                                                     "MistralForCausalLM", "LlamaModel"};
-inline constexpr std::string_view kMistral3Classes[] = {"Ministral3ForCausalLM",
-                                                        "Mistral3ForConditionalGeneration"};
-inline constexpr std::string_view kSmolLm3Classes[] = {"SmolLM3ForCausalLM"};
-inline constexpr std::string_view kQwen2Classes[] = {"Qwen2ForCausalLM", "Qwen2Model"};
-inline constexpr std::string_view kQwen3Classes[] = {"Qwen3ForCausalLM", "Qwen3Model"};
-inline constexpr std::string_view kGemma2Classes[] = {"Gemma2ForCausalLM"};
-inline constexpr std::string_view kGemma3Classes[] = {"Gemma3ForCausalLM",
-                                                      "Gemma3ForConditionalGeneration"};
-inline constexpr std::string_view kGemmaEmbeddingClasses[] = {"Gemma3TextModel"};
-inline constexpr std::string_view kPhi3Classes[] = {"Phi3ForCausalLM"};
-inline constexpr std::string_view kOlmo2Classes[] = {"Olmo2ForCausalLM", "Olmo3ForCausalLM"};
-inline constexpr std::string_view kGraniteClasses[] = {"GraniteForCausalLM"};
-inline constexpr std::string_view kGpt2Classes[] = {"GPT2LMHeadModel"};
-inline constexpr std::string_view kGptNeoxClasses[] = {"GPTNeoXForCausalLM"};
-inline constexpr std::string_view kBertClasses[] = {"BertModel", "BertForMaskedLM"};
-inline constexpr std::string_view kNomicBertClasses[] = {"NomicBertModel"};
+NIBBLE_HIDDEN inline constexpr std::string_view kLlamaClasses[] = {
+    "LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "LlamaModel"};
+NIBBLE_HIDDEN inline constexpr std::string_view kMistral3Classes[] = {
+    "Ministral3ForCausalLM", "Mistral3ForConditionalGeneration"};
+NIBBLE_HIDDEN inline constexpr std::string_view kSmolLm3Classes[] = {"SmolLM3ForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kQwen2Classes[] = {"Qwen2ForCausalLM",
+                                                                   "Qwen2Model"};
+NIBBLE_HIDDEN inline constexpr std::string_view kQwen3Classes[] = {"Qwen3ForCausalLM",
+                                                                   "Qwen3Model"};
+NIBBLE_HIDDEN inline constexpr std::string_view kGemma2Classes[] = {"Gemma2ForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kGemma3Classes[] = {
+    "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"};
+NIBBLE_HIDDEN inline constexpr std::string_view kGemmaEmbeddingClasses[] = {"Gemma3TextModel"};
+NIBBLE_HIDDEN inline constexpr std::string_view kPhi3Classes[] = {"Phi3ForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kOlmo2Classes[] = {"Olmo2ForCausalLM",
+                                                                   "Olmo3ForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kGraniteClasses[] = {"GraniteForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kGpt2Classes[] = {"GPT2LMHeadModel"};
+NIBBLE_HIDDEN inline constexpr std::string_view kGptNeoxClasses[] = {"GPTNeoXForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kBertClasses[] = {"BertModel", "BertForMaskedLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kNomicBertClasses[] = {"NomicBertModel"};
 
 }  // namespace detail
 

@@ -22,13 +22,13 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace hub {
 
-inline constexpr std::string_view kConfigFile = "config.json";
-inline constexpr std::string_view kWeightsFile = "model.safetensors";
-inline constexpr std::string_view kIndexFile = "model.safetensors.index.json";
-inline constexpr std::string_view kModulesFile = "modules.json";
+NIBBLE_HIDDEN inline constexpr std::string_view kConfigFile = "config.json";
+NIBBLE_HIDDEN inline constexpr std::string_view kWeightsFile = "model.safetensors";
+NIBBLE_HIDDEN inline constexpr std::string_view kIndexFile = "model.safetensors.index.json";
+NIBBLE_HIDDEN inline constexpr std::string_view kModulesFile = "modules.json";
 
 // The key that a folder has as a GGUF file if its vocabulary cannot be read: why.
-inline constexpr std::string_view kTokenizerErrorKey = "nibble.tokenizer_error";
+NIBBLE_HIDDEN inline constexpr std::string_view kTokenizerErrorKey = "nibble.tokenizer_error";
 
 // The longest text of a JSON file: those of a few keys, and those with an entry for each tensor.
 inline constexpr std::size_t kMaxConfigBytes = std::size_t{1} << 20;

@@ -21,7 +21,7 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace hub {
 
-inline constexpr std::string_view kTokenizerConfigFile = "tokenizer_config.json";
+NIBBLE_HIDDEN inline constexpr std::string_view kTokenizerConfigFile = "tokenizer_config.json";
 // These may be large: all added tokens, all templates.
 inline constexpr std::size_t kMaxTokenizerBytes = std::size_t{256} << 20;
 

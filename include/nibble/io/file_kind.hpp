@@ -21,7 +21,7 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace io { namespace detail {
 
 // What to do with a part of a model as Hugging Face has them, for a message.
-inline constexpr const char* kConvertFolder =
+NIBBLE_HIDDEN inline constexpr const char* kConvertFolder =
     "a model of this kind is a folder with config.json, tokenizer.json and *.safetensors, and is "
     "loaded by the folder's path";
 

@@ -26,7 +26,7 @@ struct FormatMix {
   enum class Where : std::uint8_t { nowhere, some_layers, first_layers } where;
 };
 
-inline constexpr std::array kFormatMixes = {
+NIBBLE_HIDDEN inline constexpr std::array kFormatMixes = {
     FormatMix{"q4_0", quant::Format::q4_0, 2, quant::Format::q4_0, FormatMix::Where::nowhere},
     FormatMix{"q4_1", quant::Format::q4_1, 3, quant::Format::q4_1, FormatMix::Where::nowhere},
     FormatMix{"q5_0", quant::Format::q5_0, 8, quant::Format::q5_0, FormatMix::Where::nowhere},

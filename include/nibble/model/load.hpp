@@ -53,7 +53,8 @@ Result<Owned<ModelGraph>> graph_of(ArchitectureList<Architectures...>, std::stri
   }
   Result<Owned<ModelGraph>> found = Owned<ModelGraph>();
   const auto try_one = [&]<class A>(std::type_identity<A>) {
-    if (name != A::kName) return false;
+    constexpr std::string_view known = A::kName;  // the member itself would be a unique symbol
+    if (name != known) return false;
     if constexpr (requires { A::is_for(file); }) {
       if (!A::is_for(file)) return false;
     }
@@ -69,12 +70,13 @@ Result<Owned<ModelGraph>> graph_of(ArchitectureList<Architectures...>, std::stri
   if (is_known) return found;
   std::string known;
   std::string_view last;
-  const auto add = [&](std::string_view other) {
+  const auto add = [&]<class A>(std::type_identity<A>) {
+    constexpr std::string_view other = A::kName;
     if (other == last) return;  // two for files of one name
     known += (known.empty() ? "" : ", ") + std::string(other);
     last = other;
   };
-  (add(Architectures::kName), ...);
+  (add(std::type_identity<Architectures>{}), ...);
   return Error{Errc::unsupported, file.name() + ": architecture " + io::quoted(name) +
                                       " is not supported; this program knows " + known};
 }
