@@ -132,6 +132,33 @@ TEST_CASE_TEMPLATE("a product in runs of panels is the whole product", Format, q
   });
 }
 
+// Few rows are multiplied by other tiles than many, and weights of some formats are widened for
+// many.
+TEST_CASE_TEMPLATE("a row's results are the same bits whatever rows are beside it", Format,
+                   quant::Q4_0, quant::Q5_0, quant::Q4_K, quant::Q5_K, quant::Q6_K) {
+  constexpr Index kRows = 21, kColumns = 50, k = 2304;
+  std::mt19937 random(6);
+  const auto w = Weights<Format>::random(kColumns, k, random);
+  const auto a = Activations::random<Format>(kRows, k, random);
+  const AlignedBuffer packed = pack(w, kColumns);
+  for_each_target([&](simd::Target) {
+    Output together(kRows, kColumns);
+    multiply<Format>(a, kColumns, packed, together);
+    int different = 0;
+    for (Index row = 0; row < kRows; ++row) {
+      Output alone(1, kColumns);
+      auto args = matmul_args(a, kColumns, packed, alone);
+      args.input = args.input.rows_from(row);
+      args.m = 1;
+      simd::kernel<Matmul<Format>>()(args);
+      for (Index column = 0; column < kColumns; ++column) {
+        different += alone(0, column) != together(row, column);
+      }
+    }
+    CHECK(different == 0);
+  });
+}
+
 // ---- The check itself --------------------------------------------------------------------------
 
 TEST_CASE_TEMPLATE("the check sees small faults in products of blocks", Format,
