@@ -81,8 +81,10 @@ class Tokenizer {
   }
 
   // Encodes any bytes, including NUL and invalid UTF-8. decode(encode(text)) gives back the text,
-  // byte for byte, with three exceptions: U+2581 comes back as a space, a space follows a special
-  // token inside the text, and text encoded as an unknown token is lost. Time O(n log n).
+  // byte for byte, with these exceptions. SentencePiece: U+2581 comes back as a space, and a space
+  // follows a special token inside the text. Vocabularies that normalize text (WordPiece, unigram,
+  // VocabularySettings::compose): the normalized text comes back. Text encoded as an unknown token,
+  // and bytes for which byte-level BPE has no token, are lost. Time O(n log n).
   //
   // Errors: invalid_argument if BOS or EOS is requested and the vocabulary has none; limit if the
   // text has more than kMaxBytes bytes.

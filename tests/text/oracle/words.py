@@ -32,7 +32,7 @@ def llama3(digits=r"\p{N}{1,3}"):
 
 QWEN2 = llama3(r"\p{N}")
 GPT4O = CASED_WORD % (ENDING, ENDING) + r"|\p{N}{1,3}" + SLASHES
-DEEPSEEK3 = (r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|"
+DEEPSEEK3 = (r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|"""
              r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*" + SPACES)
 DEEPSEEK3_CJK = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
 # Letters with case; ranges by number, so that nothing on the way normalizes them.
