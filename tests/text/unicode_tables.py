@@ -104,7 +104,7 @@ def write_decompositions():
     write("unicode_decompositions.hpp", "", [
         "// A character and the two that it consists of (the second may be 0: none), ascending.\n",
         array("kDecompositions", decompositions),
-        "// Positions of those decompositions that are also composed, ascending by the two parts.\n",
+        "// Positions of the decompositions that are also composed, ascending by the two parts.\n",
         array("kCompositions", [position for _, _, position in sorted(compositions)])])
 
 
@@ -129,8 +129,8 @@ def write_marks_and_cases():
     write("unicode_marks_and_cases.hpp", "", [
         "// Runs of characters of one canonical combining class: first code << 8 | class.\n",
         array("kCombiningRuns", marks),
-        "// Runs of upper case letters, each one or each second character: first, last << 1 | whether\n"
-        "// each second, distance to the lower case letters (modulo 2^32).\n",
+        "// Runs of upper case letters, each one or each second character: first, last << 1 |\n"
+        "// whether each second, distance to the lower case letters (modulo 2^32).\n",
         array("kLowerCaseRuns", [number for first, last, step, distance in lower for number in
                                  (first, last << 1 | step - 1, distance % (1 << 32))])])
 

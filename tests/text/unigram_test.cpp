@@ -155,6 +155,13 @@ TEST_CASE("text is normalized by the vocabulary's table; a broken table changes 
   CHECK(encode(t, "ABA\tA") == Ids{3, 2, 1, 2});
   CHECK(encode(t, "CA") == Ids{0, 2});
 
+  // A replacement without end, or with a far one, is none.
+  const std::string endless = small_table().substr(0, 4 + 512 * 4) + std::string(257, 'x');
+  CHECK(CharactersMap(endless).find("A").size == 0);
+  CHECK(CharactersMap(endless + '\0').find("A").size == 0);
+  const std::string longest = endless.substr(0, endless.size() - 1) + '\0';
+  CHECK(CharactersMap(longest).find("A").replacement == std::string(256, 'x'));
+
   std::mt19937 random(5);
   for (int i = 0; i < 2000; ++i) {
     settings.characters_map = small_table();

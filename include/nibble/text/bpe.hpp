@@ -45,7 +45,7 @@ class BpeEncoder {
     symbols_.clear();
     for (const char c : word)
       symbols_.add(1, vocabulary_.byte_token(static_cast<unsigned char>(c)));
-    symbols_.merge([&](const auto& a, const auto& b) { return merge_of(vocabulary_, a, b); });
+    symbols_.merge(ListedMerges{vocabulary_});
     const std::int32_t unknown = vocabulary_.unknown();
     symbols_.for_each([&](const MergeList::Symbol& symbol) {
       const std::int32_t id = symbol.id != kNoToken ? symbol.id : unknown;

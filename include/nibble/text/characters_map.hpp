@@ -17,6 +17,9 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace text {
 // The table may be any bytes: what is wrong in it is not replaced.
 class CharactersMap {
  public:
+  // Longer replacements are wrong; those of real tables have some dozens of bytes.
+  static constexpr std::size_t kMaxReplacement = 256;
+
   CharactersMap() = default;
   // `table` must outlive the map.
   explicit CharactersMap(std::string_view table) noexcept {
@@ -50,8 +53,9 @@ class CharactersMap {
       if ((unit >> 8 & 1) == 0 || !read(place, value)) continue;
       const std::size_t begin = value & 0x7FFFFFFF;
       if (begin >= replacements_.size()) continue;
-      const std::size_t end = replacements_.find('\0', begin);
-      if (end != replacements_.npos) longest = {i + 1, replacements_.substr(begin, end - begin)};
+      const std::string_view replacement = replacements_.substr(begin, kMaxReplacement + 1);
+      const std::size_t size = replacement.find('\0');
+      if (size != replacement.npos) longest = {i + 1, replacement.substr(0, size)};
     }
     return longest;
   }

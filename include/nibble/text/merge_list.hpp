@@ -114,11 +114,15 @@ class MergeList {
 };
 
 // What the vocabulary's list of merges makes of two symbols.
-inline MergeList::Union merge_of(const Vocabulary& vocabulary, const MergeList::Symbol& a,
-                                 const MergeList::Symbol& b) noexcept {
-  const std::int32_t rank = vocabulary.find_merge(a.id, b.id);
-  if (rank < 0) return {};
-  return {vocabulary.merges()[static_cast<std::size_t>(rank)].result, -static_cast<float>(rank)};
-}
+struct ListedMerges {
+  const Vocabulary& vocabulary;
+
+  MergeList::Union operator()(const MergeList::Symbol& a,
+                              const MergeList::Symbol& b) const noexcept {
+    const std::int32_t rank = vocabulary.find_merge(a.id, b.id);
+    if (rank < 0) return {};
+    return {vocabulary.merges()[static_cast<std::size_t>(rank)].result, -static_cast<float>(rank)};
+  }
+};
 
 }}}  // namespace nibble::NIBBLE_ABI::text

@@ -85,7 +85,7 @@ class SpmEncoder {
       at += size;
     }
     if (vocabulary_.settings().kind == VocabularyKind::bpe) {
-      symbols_.merge([&](const Symbol& a, const Symbol& b) { return merge_of(vocabulary_, a, b); });
+      symbols_.merge(ListedMerges{vocabulary_});
     } else {
       symbols_.merge([&](const Symbol& a, const Symbol& b) -> MergeList::Union {
         const std::int32_t id = look_up(word.substr(a.begin, a.size + b.size));

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "nibble/core/executor.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/text/bpe.hpp"
@@ -81,8 +82,10 @@ class Tokenizer {
   }
 
   // Encodes any bytes, including NUL and invalid UTF-8. decode(encode(text)) gives back the text,
-  // byte for byte, with three exceptions: U+2581 comes back as a space, a space follows a special
-  // token inside the text, and text encoded as an unknown token is lost. Time O(n log n).
+  // byte for byte, with these exceptions. SentencePiece: U+2581 comes back as a space, and a space
+  // follows a special token inside the text. Vocabularies that normalize text (WordPiece, unigram,
+  // VocabularySettings::compose): the normalized text comes back. Text encoded as an unknown token,
+  // and bytes for which byte-level BPE has no token, are lost. Time O(n log n).
   //
   // Errors: invalid_argument if BOS or EOS is requested and the vocabulary has none; limit if the
   // text has more than kMaxBytes bytes.
@@ -129,10 +132,11 @@ class Tokenizer {
  private:
   Result<void> append_ids(std::string_view text, const EncodeOptions& options,
                           std::vector<std::int32_t>& ids) const;
-  // Appends the special tokens in `text`, and calls encode(part) for what is between them.
-  template <class Encode>
+  // encode(part, whether a space is put before it)
+  using EncodePart = FunctionRef<void(std::string_view, bool)>;
+  // Appends the special tokens in `text`, and calls `encode` for what is between them.
   void append_parts(std::string_view text, const SpecialTokens& special,
-                    std::vector<std::int32_t>& ids, Encode encode) const;
+                    std::vector<std::int32_t>& ids, EncodePart encode) const;
 
   // Length of the white space that some special tokens drop.
   static std::size_t leading_white_space(std::string_view text) noexcept {
@@ -160,42 +164,42 @@ inline Result<void> Tokenizer::append_ids(std::string_view text, const EncodeOpt
 
   const SpecialTokens& special = options.parse_special ? all_special_ : user_defined_;
   if (add_bos) ids.push_back(settings.bos);
-  Normalizer normalizer;
-  // Calls encode(part, space_prefix).
-  const auto each_part = [&](auto encode) {
-    const char* const begin = text.data();
-    append_parts(text, special, ids, [&](std::string_view part) {
-      const bool prefix =
-          settings.add_space_prefix && (!settings.prefix_once || part.data() == begin);
-      encode(settings.compose ? normalizer.compose(part) : part, prefix);
-    });
-  };
   if (settings.kind == VocabularyKind::wordpiece) {
     WordPieceEncoder encoder(vocabulary_, pieces_, text.size());
-    each_part([&](std::string_view part, bool) { encoder.encode(part, ids); });
+    append_parts(text, special, ids,
+                 [&](std::string_view part, bool) { encoder.encode(part, ids); });
   } else if (settings.kind == VocabularyKind::unigram) {
     UnigramEncoder encoder(vocabulary_, pieces_, text.size());
-    each_part([&](std::string_view part, bool prefix) { encoder.encode(part, prefix, ids); });
+    append_parts(text, special, ids, [&](std::string_view part, bool space_prefix) {
+      encoder.encode(part, space_prefix, ids);
+    });
   } else if (vocabulary_.is_byte_level()) {
     BpeEncoder encoder(vocabulary_, text.size());
-    each_part([&](std::string_view part, bool) { encoder.encode(part, ids); });
+    append_parts(text, special, ids,
+                 [&](std::string_view part, bool) { encoder.encode(part, ids); });
   } else {
     SpmEncoder encoder(vocabulary_, text.size());
-    each_part([&](std::string_view part, bool prefix) { encoder.encode(part, prefix, ids); });
+    append_parts(text, special, ids, [&](std::string_view part, bool space_prefix) {
+      encoder.encode(part, space_prefix, ids);
+    });
   }
   if (add_eos) ids.push_back(settings.eos);
   return ok();
 }
 
-template <class Encode>
-void Tokenizer::append_parts(std::string_view text, const SpecialTokens& special,
-                             std::vector<std::int32_t>& ids, Encode encode) const {
+inline void Tokenizer::append_parts(std::string_view text, const SpecialTokens& special,
+                                    std::vector<std::int32_t>& ids, EncodePart encode) const {
+  const VocabularySettings& settings = vocabulary_.settings();
+  Normalizer normalizer;
+  bool wants_prefix = settings.add_space_prefix;
   while (!text.empty()) {
     const SpecialTokens::Match match = special.find(vocabulary_, text);
     const std::string_view before = text.substr(0, match.at);
-    if (!before.empty()) encode(before);
+    if (!before.empty())
+      encode(settings.compose ? normalizer.compose(before) : before, wants_prefix);
     if (match.id == kNoToken) break;
     ids.push_back(match.id);
+    wants_prefix = settings.add_space_prefix && !settings.prefix_once;
     text.remove_prefix(match.at + vocabulary_.text(match.id).size());
     if (vocabulary_.strips_after(match.id)) text.remove_prefix(leading_white_space(text));
   }

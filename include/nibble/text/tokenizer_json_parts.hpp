@@ -15,6 +15,7 @@
 #include "nibble/core/result.hpp"
 #include "nibble/io/json.hpp"
 #include "nibble/io/json_value.hpp"
+#include "nibble/text/expressions.hpp"
 #include "nibble/text/vocabulary.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace text { namespace detail {
@@ -55,78 +56,6 @@ inline std::vector<const io::JsonValue*> steps_of(const io::JsonValue& part,
   return found;
 }
 
-inline void replace_all(std::string& text, std::string_view what, std::string_view by) {
-  for (std::size_t at = 0; (at = text.find(what, at)) != text.npos; at += by.size())
-    text.replace(at, what.size(), by);
-}
-
-// Regular expressions of pre-tokenizers, in the spelling that expressions are brought into: one
-// line for each cut.
-#define NIBBLE_CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-#define NIBBLE_SPACES R"(|\s*[\r\n]+|\s+(?!\S)|\s+)"
-#define NIBBLE_SIGNS R"(| ?[^\s\p{L}\p{N}]+[\r\n]*)" NIBBLE_SPACES
-#define NIBBLE_SIGNS_SLASHES R"(| ?[^\s\p{L}\p{N}]+[\r\n/]*)" NIBBLE_SPACES
-#define NIBBLE_WORDS R"(|[^\r\n\p{L}\p{N}]?\p{L}+|)"
-#define NIBBLE_CASED(ending)                                                               \
-  R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+)" ending \
-  R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*)" ending "|"
-#define NIBBLE_GPT2 \
-  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+\n"
-#define NIBBLE_GPT4O NIBBLE_CASED(NIBBLE_CONTRACTIONS "?") "\\p{N}{1,3}" NIBBLE_SIGNS_SLASHES "\n"
-#define NIBBLE_DEEPSEEK3                                   \
-  "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|" \
-  "[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*" NIBBLE_SPACES "\n"
-
-struct Expression {
-  std::string_view text, pre;
-};
-NIBBLE_HIDDEN inline constexpr Expression kExpressions[] = {
-    {NIBBLE_GPT2, "gpt-2"},
-    {"\\p{N}\n" NIBBLE_GPT2, "smollm"},
-    {"[\\p{P}\\$\\+<=>\\^~\\|`]+\n" NIBBLE_GPT2 "[0-9][0-9][0-9]\n", "falcon"},
-    {NIBBLE_CONTRACTIONS NIBBLE_WORDS "\\p{N}{1,3}" NIBBLE_SIGNS "\n", "llama-bpe"},
-    {"\\p{N}{1,3}\n" NIBBLE_CONTRACTIONS NIBBLE_WORDS "\\p{N}+" NIBBLE_SIGNS "\n", "minicpm5"},
-    {NIBBLE_CONTRACTIONS NIBBLE_WORDS "\\p{N}" NIBBLE_SIGNS "\n", "qwen2"},
-    {NIBBLE_CONTRACTIONS
-     R"(|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*)" NIBBLE_SPACES "\n",
-     "qwen35"},
-    {NIBBLE_CONTRACTIONS NIBBLE_WORDS R"(\p{N}| ?[^\s\p{L}\p{N}\r\n]+)" NIBBLE_SPACES "\n",
-     "seed-coder"},
-    {NIBBLE_CONTRACTIONS
-     R"(|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?)" NIBBLE_SPACES
-     "\n",
-     "exaone-moe"},
-    {NIBBLE_GPT4O, "gpt-4o"},
-    {"\\d{1,3}(?=(?:\\d{3})*\\b)\n" NIBBLE_GPT4O, "tiny_aya"},
-    {NIBBLE_CASED("") "\\p{N}" NIBBLE_SIGNS_SLASHES "\n", "tekken"},
-    {"[\r\n]\n\\s?\\p{L}+\n\\s?\\p{P}+\n[一-龥ࠀ-一가-\xED\x9F\xBF]+\n\\p{N}\n", "deepseek-coder"},
-    {"\\p{N}{1,3}\n[一-龥\u3040-ゟ゠-ヿ]+\n" NIBBLE_DEEPSEEK3, "deepseek-v3"},
-    {" ?[^(\\s|.,!?…。，、।۔،)]+\n", "bloom"},
-    {"\\p{N}+\n(?=(\\d{3})+(?!\\d))\n", "superbpe"},
-};
-
-#undef NIBBLE_CONTRACTIONS
-#undef NIBBLE_SPACES
-#undef NIBBLE_SIGNS
-#undef NIBBLE_SIGNS_SLASHES
-#undef NIBBLE_WORDS
-#undef NIBBLE_CASED
-#undef NIBBLE_GPT4O
-#undef NIBBLE_DEEPSEEK3
-
-// Brings different spellings of the same expression into one.
-inline void simplify_expression(std::string& text) {
-  constexpr std::string_view kSpellings[][2] = {
-      {"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])", "(?i:'s|'t|'re|'ve|'m|'ll|'d)"},
-      {"'(?i:[sdmt]|ll|ve|re)", "(?i:'s|'t|'re|'ve|'m|'ll|'d)"},
-      {"'(?:[sdmt]|ll|ve|re)", "'s|'t|'re|'ve|'m|'ll|'d"},
-      {"?+\\p{L}", "?\\p{L}"},
-      {"]++[", "]+["},
-      {"\\s*[\\r\\n]|", "\\s*[\\r\\n]+|"},
-      {"\\p{N}{1}|", "\\p{N}|"}};
-  for (const auto& [from, to] : kSpellings) replace_all(text, from, to);
-}
-
 // Spaces become U+2581, which may also be put before the text.
 inline void read_metaspace(const io::JsonValue& step, VocabularySettings& settings) {
   settings.add_space_prefix =
@@ -144,7 +73,7 @@ inline Result<void> read_pre_tokenizer(const io::JsonValue& part, VocabularySett
       is_byte_level = true;
       if (flag_at(*step, "add_prefix_space", true))
         return unsupported_part("pre_tokenizer", "add_prefix_space");
-      if (flag_at(*step, "use_regex", true)) expressions += NIBBLE_GPT2;
+      if (flag_at(*step, "use_regex", true)) expressions += kGpt2Expression;
     } else if (type == "Split") {
       const io::JsonValue* const pattern = step->find("pattern");
       if (pattern == nullptr) return unsupported_part("pre_tokenizer", "Split without a pattern");
@@ -171,17 +100,13 @@ inline Result<void> read_pre_tokenizer(const io::JsonValue& part, VocabularySett
     settings.pre = "whole text";
     return ok();
   }
-  simplify_expression(expressions);
-  for (const Expression& known : kExpressions) {
-    if (is_byte_level && known.text == expressions) {
-      settings.pre = known.pre;
-      return ok();
-    }
+  const std::string_view name = is_byte_level ? pre_tokenizer_of(expressions) : std::string_view();
+  if (!name.empty()) {
+    settings.pre = name;
+    return ok();
   }
   return unsupported_part("pre_tokenizer", expressions);
 }
-
-#undef NIBBLE_GPT2
 
 // What BPE does to a text first.
 inline Result<void> read_bpe_normalizer(const io::JsonValue& part, VocabularySettings& settings) {

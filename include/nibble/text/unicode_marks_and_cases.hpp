@@ -67,8 +67,8 @@ NIBBLE_HIDDEN inline constexpr std::uint32_t kCombiningRuns[] = {
     0x1e000e6, 0x1e00700, 0x1e008e6, 0x1e01900, 0x1e01be6, 0x1e02200, 0x1e023e6, 0x1e02500,
     0x1e026e6, 0x1e02b00, 0x1e8d0dc, 0x1e8d700, 0x1e944e6, 0x1e94a07, 0x1e94b00,
 };
-// Runs of upper case letters, each one or each second character: first, last << 1 | whether
-// each second, distance to the lower case letters (modulo 2^32).
+// Runs of upper case letters, each one or each second character: first, last << 1 |
+// whether each second, distance to the lower case letters (modulo 2^32).
 NIBBLE_HIDDEN inline constexpr std::uint32_t kLowerCaseRuns[] = {
     0x41, 0xb4, 0x20, 0xc0, 0x1ac, 0x20, 0xd8, 0x1bc, 0x20, 0x100, 0x25d, 1, 0x132, 0x26d, 1, 0x139,
     0x28f, 1, 0x14a, 0x2ed, 1, 0x178, 0x2f0, 0xffffff87, 0x179, 0x2fb, 1, 0x181, 0x302, 0xd2, 0x182,

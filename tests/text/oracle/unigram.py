@@ -56,7 +56,8 @@ def main():
     for name, options in MODELS.items():
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(corpus), model_prefix=str(folder / name), vocab_size=2000,
-            hard_vocab_limit=False, model_type="unigram", character_coverage=0.98, minloglevel=2, **options)
+            hard_vocab_limit=False, model_type="unigram", character_coverage=0.98, minloglevel=2,
+            **options)
         data = (folder / (name + ".model")).read_bytes()
         model = sentencepiece_model_pb2.ModelProto()
         model.ParseFromString(data)
