@@ -118,9 +118,11 @@ class Answer {
 
 class Chat {
  public:
-  Chat(Options& options, nibble::Session session, nibble::Generator generator,
-       nibble::chat::ChatTemplate chat_template)
+  // `status`: where the progress of reading a prompt is shown; cleared before the answer.
+  Chat(Options& options, example::StatusLine& status, nibble::Session session,
+       nibble::Generator generator, nibble::chat::ChatTemplate chat_template)
       : options_(&options),
+        status_(&status),
         session_(std::move(session)),
         generator_(std::move(generator)),
         template_(std::move(chat_template)),
@@ -212,6 +214,7 @@ class Chat {
     auto start = Clock::now();
     const auto rest = std::span<const std::int32_t>(ids).subspan(same);
     auto done = generator_.prompt(rest, true);
+    status_->show({});
     if (!done) {
       const bool is_limit = done.error().code == nibble::Errc::limit;
       return nibble::Error{done.error().code,
@@ -240,6 +243,7 @@ class Chat {
   }
 
   Options* options_;
+  example::StatusLine* status_;
   nibble::Session session_;
   nibble::Generator generator_;
   nibble::chat::ChatTemplate template_;
@@ -356,13 +360,12 @@ nibble::Result<int> run(Options& o) {
   if (o.generate.max_tokens == 0) o.generate.max_tokens = session.capacity();
   const auto on_prompt = [&](std::size_t done, std::size_t total) {
     status.show("reading: " + std::to_string(done) + " of " + std::to_string(total) + " tokens");
-    if (done == total) status.show({});
     return true;
   };
   const nibble::Progress prompt_progress(on_prompt);
   o.generate.progress = &prompt_progress;
   NIBBLE_TRY(generator, nibble::Generator::create(session, o.generate));
-  Chat chat(o, std::move(session), std::move(generator), std::move(chat_template));
+  Chat chat(o, status, std::move(session), std::move(generator), std::move(chat_template));
   return converse(chat, o);
 }
 

@@ -16,6 +16,7 @@
 #include "nibble/chat/date_text.hpp"
 #include "nibble/chat/jinja_arithmetic.hpp"
 #include "nibble/chat/jinja_filters.hpp"
+#include "nibble/chat/jinja_functions.hpp"
 #include "nibble/chat/jinja_methods.hpp"
 #include "nibble/chat/jinja_program.hpp"
 #include "nibble/chat/jinja_scopes.hpp"
@@ -356,24 +357,6 @@ class JinjaInterpreter {
     return value == nullptr ? Value() : *value;
   }
 
-  static Value attribute_of_loop(const Value& loop, std::string_view name) {
-    const auto& items = loop.loop_items();
-    const std::size_t at = loop.loop_position();
-    const auto integer = [](std::size_t n) { return Value::integer(static_cast<std::int64_t>(n)); };
-    if (name == "index") return integer(at + 1);
-    if (name == "index0") return integer(at);
-    if (name == "revindex") return integer(items.size() - at);
-    if (name == "revindex0") return integer(items.size() - at - 1);
-    if (name == "first") return Value::boolean(at == 0);
-    if (name == "last") return Value::boolean(at + 1 == items.size());
-    if (name == "length") return integer(items.size());
-    if (name == "depth") return integer(1);
-    if (name == "depth0") return integer(0);
-    if (name == "previtem") return at == 0 ? Value() : items[at - 1];
-    if (name == "nextitem") return at + 1 == items.size() ? Value() : items[at + 1];
-    return Value();
-  }
-
   Result<Value> evaluate_item(const Node& node) {
     NIBBLE_TRY(object, evaluate(node.a));
     NIBBLE_TRY(key, evaluate(node.b));
@@ -516,11 +499,6 @@ class JinjaInterpreter {
     return call(node.a, function, arguments, caller);
   }
 
-  static Result<Value> cycled(const Value& loop, const Arguments& arguments) {
-    if (arguments.positional.empty()) return argument_error("cycle() without values");
-    return arguments.positional[loop.loop_position() % arguments.positional.size()];
-  }
-
   Result<Value> call(NodeId id, const Value& function, const Arguments& arguments,
                      const Value* caller) {
     if (function.is_undefined()) return undefined_error(described(id));
@@ -529,7 +507,7 @@ class JinjaInterpreter {
                             ", not a function");
     if (function.integer() >= kMacros) return call_macro(function, arguments, caller);
     switch (static_cast<Builtin>(function.integer())) {
-      case kRange: return range(arguments);
+      case kRange: return range(budget_, arguments);
       case kDict: {
         std::vector<Entry> entries;
         for (const auto& [name, value] : arguments.named)
@@ -555,24 +533,6 @@ class JinjaInterpreter {
       }
       default: return argument_error("a method must be called where it is named");
     }
-  }
-
-  Result<Value> range(const Arguments& arguments) {
-    NIBBLE_TRY(bound, bind<3>(arguments, {"start", "stop", "step"}));
-    const bool has_start = bound[1] != nullptr;
-    NIBBLE_TRY(start, integer_or(has_start ? bound[0] : nullptr, 0));
-    NIBBLE_TRY(stop, integer_or(has_start ? bound[1] : bound[0], 0));
-    NIBBLE_TRY(step, integer_or(bound[2], 1));
-    if (step == 0) return argument_error("the step of range() is 0");
-    constexpr std::size_t kMaxRange = 100'000;  // Jinja's sandbox has the same
-    std::vector<Value> items;
-    for (std::int64_t i = start; step < 0 ? i > stop : i < stop;) {
-      if (items.size() == kMaxRange)
-        return Error{Errc::limit, "range() has more than 100000 elements"};
-      items.push_back(Value::integer(i));
-      if (!detail::add_integers(i, step, i)) break;
-    }
-    return make_list(budget_, std::move(items));
   }
 
   Result<Value> call_macro(const Value& function, const Arguments& arguments, const Value* caller) {
