@@ -57,7 +57,8 @@ def main():
     out = ["// SPDX-License-Identifier: Apache-2.0", "//",
            "// The tables that GGUF's IQ types index, each entry packed into 16 bits: value i is the",
            "// level in bits n i … n i + n - 1. Made by tests/quant/make_read_only.py.",
-           "#pragma once", "", "#include <cstdint>", "", '#include "nibble/core/config.hpp"', "",
+           "#pragma once", "", "#include <cstdint>", "",
+           '#include "nibble/core/config.hpp"', "",
            "namespace nibble { inline namespace NIBBLE_ABI { namespace quant { namespace detail {",
            ""]
     two = "Eight levels of 2 bits: 0, 1, 2 mean the magnitudes 8, 25, 43."
@@ -73,14 +74,29 @@ def main():
     with open(os.path.join(root, "include/nibble/quant/codebooks.hpp"), "w") as file:
         file.write("\n".join(out))
 
-    out = ["// SPDX-License-Identifier: Apache-2.0", "//",
-           f"// Of {N_BLOCKS} blocks of random bytes: what the Python package gguf dequantizes. Made by",
-           "// make_read_only.py.", "#pragma once", "", "#include <array>", "#include <cstdint>", "",
-           '#include "nibble/io/ggml_type.hpp"', "", "namespace test {", "", "struct ReadOnlyGolden {",
-           "  nibble::io::GgmlType type;", "  std::array<int, 2> scales;  // their offsets in a block",
-           "  std::uint64_t hash;         // FNV-1a of all weights' bytes", "  float first[4];", "};", "",
-           f"inline constexpr int kGoldenBlocks = {N_BLOCKS};",
-           "inline constexpr ReadOnlyGolden kReadOnlyGoldens[] = {"]
+    out = f"""\
+// SPDX-License-Identifier: Apache-2.0
+//
+// Of {N_BLOCKS} blocks of random bytes: what the Python package gguf dequantizes. Made by
+// make_read_only.py.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "nibble/io/ggml_type.hpp"
+
+namespace test {{
+
+struct ReadOnlyGolden {{
+  nibble::io::GgmlType type;
+  std::array<int, 2> scales;  // their offsets in a block
+  std::uint64_t hash;         // FNV-1a of all weights' bytes
+  float first[4];
+}};
+
+inline constexpr int kGoldenBlocks = {N_BLOCKS};
+inline constexpr ReadOnlyGolden kReadOnlyGoldens[] = {{""".split("\n")
     for kind, scales in SCALES.items():
         length, size = GGML_QUANT_SIZES[kind]
         data = random_bytes(N_BLOCKS * size, 1 + kind.value)
@@ -92,8 +108,8 @@ def main():
             weights = quants.dequantize(rows, kind).astype("<f4").ravel()
         places = (scales + [-1, -1])[:2]
         first = ", ".join(float(w).hex() + "f" for w in weights[:4])
-        out.append(f"    {{nibble::io::GgmlType::{kind.name.lower()}, {{{places[0]}, {places[1]}}}, "
-                   f"0x{fnv1a(weights.tobytes()):016x}u,")
+        out.append(f"    {{nibble::io::GgmlType::{kind.name.lower()}, "
+                   f"{{{places[0]}, {places[1]}}}, 0x{fnv1a(weights.tobytes()):016x}u,")
         out.append(f"     {{{first}}}}},")
     out += ["};", "", "}  // namespace test", ""]
     with open(os.path.join(root, "tests/quant/read_only_goldens.hpp"), "w") as file:

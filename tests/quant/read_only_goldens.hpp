@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Of 40 blocks of random bytes: what the Python package gguf dequantizes. Made by
-// make_read_only.py.
+// Of 40 blocks of random bytes: what the Python package gguf dequantizes. Made
+// by make_read_only.py.
 #pragma once
 
 #include <array>
