@@ -19,7 +19,7 @@ class WordMemory {
  public:
   // `expected` bytes are going to be encoded: how many words are worth remembering.
   explicit WordMemory(std::size_t expected)
-      : words_(std::bit_ceil(std::clamp(expected / 16, std::size_t{16}, kMaxWords))) {}
+      : words_(std::bit_ceil(std::clamp(expected / 16, std::size_t{16}, std::size_t{kMaxWords}))) {}
 
   // Appends the ids of `word` to `ids`: those that are remembered, or those that encode(word)
   // appends. A word of another hash takes the place of one that is remembered.
