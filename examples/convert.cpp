@@ -40,8 +40,8 @@ int convert(int argc, char** argv) {
   app.add_option("OUT.gguf", out_path, "the file to write")->required();
   app.add_option("--format", format_name,
                  "f16, q8_0, q4_0 or another format of GGUF, for all matrices; vectors become f32; "
-                 "without it, "
-                 "the format that the folder has");
+                 "without it, the format that the folder has; quantize, which takes folders too, "
+                 "knows mixes such as q4_k_m");
   app.add_flag("--packed", options.packed,
                "matrices in the packed layout that nibble's kernels read; other programs cannot "
                "read the file");

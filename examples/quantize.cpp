@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// quantize: converts a GGUF model to another weight format and reports the error for each tensor.
+// quantize: converts a model to other weight formats and reports the error for each tensor.
 #include <cinttypes>
 #include <regex>
 #include <utility>
@@ -8,6 +8,7 @@
 
 #include "common.hpp"
 #include "nibble/core/thread_pool.hpp"
+#include "nibble/hub/open.hpp"
 #include "nibble/model/convert.hpp"
 #include "nibble/model/format_mix.hpp"
 
@@ -100,7 +101,9 @@ int quantize(int argc, char** argv) {
   std::vector<std::string> rule_texts;
   nibble::Index n_threads = 0;
   nibble::ConvertOptions options;
-  app.add_option("IN.gguf", in_path, "the model to read; of a split one, any part")->required();
+  app.add_option("IN.gguf", in_path,
+                 "the model to read: a GGUF file (of a split one, any part) or a folder")
+      ->required();
   app.add_option("OUT.gguf", out_path, "the model to write")->required();
   auto* const what = app.add_option_group("what");
   what->add_option("--format", format_name,
@@ -156,7 +159,7 @@ int quantize(int argc, char** argv) {
     return format;
   };
 
-  const auto file = nibble::io::Gguf::open(in_path);
+  const auto file = nibble::open_model(in_path);
   if (!file) return example::fail(app, file.error());
   if (mix) mixed.emplace(*file, *mix);
   const std::size_t n_tensors = file->tensors().size();
