@@ -335,7 +335,7 @@ TEST_CASE("named corruptions of GGUF give named errors") {
        "33 elements is no whole number of Q4_0 blocks of 32"},
       {tensor([](auto& b) { b.u32(1).u64(32).u32(4).u64(0); }), Errc::unsupported,
        "tensor 't': Q4_2 (tensor type 4) was withdrawn"},
-      {tensor([](auto& b) { b.u32(1).u64(32).u32(kFirstNibbleType + 9).u64(0); }),
+      {tensor([](auto& b) { b.u32(1).u64(32).u32(kFirstNibbleType + 99).u64(0); }),
        Errc::unsupported, "another version of nibble"},
       {tensor([](auto& b) { b.u32(2).u64(1ull << 33).u64(1ull << 33).u32(0).u64(0); }), Errc::limit,
        "tensor 't': the size in bytes overflows"},

@@ -179,10 +179,10 @@ TEST_CASE("a tokenizer that cannot be used is no reason to refuse the model, and
   CHECK(error.code == Errc::not_found);
   CHECK(error.message == "m.gguf: the file has no tokenizer");
   error = why([](File& f) { f.metadata.set("tokenizer.ggml.model", "gpt2"); });
+  CHECK(test::contains(error.message, "tokenizer.ggml.tokens"));
+  error = why([](File& f) { f.metadata.set("tokenizer.ggml.model", "rwkv"); });
   CHECK(error.code == Errc::unsupported);
-  CHECK(error.message ==
-        "m.gguf: the tokenizer 'gpt2' (byte-level BPE) is not supported, only 'llama' "
-        "(SentencePiece) is; token ids work");
+  CHECK(test::contains(error.message, "'rwkv'"));
   error = why([](File& f) { f.metadata.set("tokenizer.ggml.model", "llama"); });
   CHECK(test::contains(error.message, "tokenizer.ggml.tokens"));
   error = why([](File& f) {

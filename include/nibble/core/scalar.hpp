@@ -40,6 +40,11 @@ constexpr bool is_finite(double x) noexcept {
 // (The names max, min, abs and round are macros in some programs.)
 constexpr float larger(float a, float b) noexcept { return a < b ? b : a; }
 constexpr double larger(double a, double b) noexcept { return a < b ? b : a; }
+constexpr float smaller(float a, float b) noexcept { return b < a ? b : a; }
+constexpr double smaller(double a, double b) noexcept { return b < a ? b : a; }
+constexpr float clamped(float x, float low, float high) noexcept {
+  return x < low ? low : high < x ? high : x;
+}
 
 // Wraps a number for use in containers: the container's code is then nibble's own too.
 template <class T>

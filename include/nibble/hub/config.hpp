@@ -87,7 +87,7 @@ class Config {
     return value == nullptr ? fallback : std::string_view(value->string());
   }
   // Refuses a flag that asks for what is not computed.
-  void require(std::string_view key, bool wanted, bool fallback) {
+  void must_be(std::string_view key, bool wanted, bool fallback) {
     const bool value = boolean(key, fallback);
     if (value != wanted) {
       refuse(Errc::unsupported, key, value ? "is true: not supported" : "is false: not supported");

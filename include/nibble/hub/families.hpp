@@ -55,14 +55,14 @@ inline void llama_keys(Keys& keys) {
 }
 
 inline void qwen_keys(Keys& keys) {
-  keys.config.require("use_sliding_window", false, false);
+  keys.config.must_be("use_sliding_window", false, false);
   keys.dimensions();
   keys.rms_norm();
   keys.rope();
 }
 
 inline void smollm3_keys(Keys& keys) {
-  keys.config.require("use_sliding_window", false, false);
+  keys.config.must_be("use_sliding_window", false, false);
   keys.dimensions();
   keys.rms_norm();
   keys.rope(2000000);
@@ -169,8 +169,8 @@ inline void phi3_keys(Keys& keys) {
 }
 
 inline void gpt2_keys(Keys& keys) {
-  keys.config.require("scale_attn_weights", true, true);
-  keys.config.require("scale_attn_by_inverse_layer_idx", false, false);
+  keys.config.must_be("scale_attn_weights", true, true);
+  keys.config.must_be("scale_attn_by_inverse_layer_idx", false, false);
   keys.dimensions();
   keys.layer_norm();
 }
@@ -187,7 +187,7 @@ inline void bert_keys(Keys& keys) {
   if (config.string({"position_embedding_type"}, "absolute") != "absolute") {
     config.refuse(Errc::unsupported, "position_embedding_type", "is not 'absolute'");
   }
-  config.require("is_decoder", false, false);
+  config.must_be("is_decoder", false, false);
   keys.dimensions();
   keys.layer_norm();
   keys.set("attention.causal", false);
@@ -197,7 +197,7 @@ inline void nomic_bert_keys(Keys& keys) {
   Config& config = keys.config;
   for (const char* const key : {"prenorm", "causal", "qkv_proj_bias", "mlp_fc1_bias",
                                 "mlp_fc2_bias", "rotary_emb_interleaved"}) {
-    config.require(key, false, false);
+    config.must_be(key, false, false);
   }
   if (config.integer({"moe_every_n_layers"}, 0) != 0) {
     config.refuse(Errc::unsupported, "moe_every_n_layers", "asks for experts");

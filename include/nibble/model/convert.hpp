@@ -78,7 +78,7 @@ inline Result<io::GgmlType> type_of(const ConvertedTensor& tensor) {
 // f16.
 inline quant::Format format_for_row(quant::Format wanted, std::uint64_t k) {
   const auto fits = [k](quant::Format format) {
-    return quant::row_bytes(format, static_cast<std::size_t>(k % 256)).has_value();
+    return quant::row_bytes(format, io::narrow<std::size_t>(k % 256)).has_value();
   };
   if (fits(wanted)) return wanted;
   quant::Format shorter = quant::Format::f16;
@@ -155,7 +155,7 @@ inline void convert_part(const ConvertedRows& rows, std::uint64_t part, Converte
     // If the format stays the same, so do the bytes: they are not rounded a second time. Otherwise
     // the old bytes are in `after` until the new weights are: no weight takes more than an f32.
     const bool is_same = rows.from == *quant::ggml_type_of(rows.to);
-    const auto n_old_bytes = static_cast<std::size_t>(*io::row_bytes(rows.from, n));
+    const auto n_old_bytes = io::narrow<std::size_t>(*io::row_bytes(rows.from, n));
     const auto old_bytes =
         is_same ? new_bytes : std::as_writable_bytes(std::span(after)).first(n_old_bytes);
     if (Result<void> read = rows.source.read(old_begin, old_bytes); !read) {

@@ -313,7 +313,7 @@ class WeightStore {
     if (type != nullptr) {
       NIBBLE_TRY(bytes, io::row_bytes(type->type, k));
       if (bytes > SIZE_MAX) return Error{Errc::limit, "a row is larger than the address space"};
-      return static_cast<std::size_t>(bytes);
+      return io::narrow<std::size_t>(bytes);
     }
     return w.is_vector() ? quant::row_bytes(format, k) : w.ops->row_bytes(k);
   }

@@ -6,7 +6,6 @@
 // NaN counts as zero. Magnitudes above 2^120, including infinities, count as 2^120 (quantize.hpp).
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -63,13 +62,13 @@ constexpr float weight_of(U8Affine::Header h, std::uint8_t code) noexcept {
 inline std::int8_t code_of(I8Channel::Header h, float x) noexcept {
   if (!(h.scale > 0.0f)) return 0;
   return static_cast<std::int8_t>(
-      (std::clamp)(libm::round_away(tamed(x) / h.scale), -127.0f, 127.0f));
+      clamped(libm::round_away(tamed(x) / h.scale), -127.0f, 127.0f));
 }
 inline std::uint8_t code_of(U8Affine::Header h, float x) noexcept {
   const float zero_point = static_cast<float>(h.zero_point);
   if (!(h.scale > 0.0f)) return h.zero_point;
   const float code = libm::round_away(tamed(x) / h.scale) + zero_point;
-  return static_cast<std::uint8_t>((std::clamp)(code, 0.0f, 255.0f));
+  return static_cast<std::uint8_t>(clamped(code, 0.0f, 255.0f));
 }
 
 // The header that fits these weights: pass a row for one header per channel, a whole tensor for one
@@ -79,15 +78,15 @@ typename Format::Header fit(std::span<const float> x) noexcept {
   float smallest = 0.0f;
   float largest = 0.0f;
   for (const float v : x) {
-    smallest = (std::min)(smallest, tamed(v));
-    largest = (std::max)(largest, tamed(v));
+    smallest = smaller(smallest, tamed(v));
+    largest = larger(largest, tamed(v));
   }
   if constexpr (std::is_same_v<Format, I8Channel>) {
-    return {(std::max)(largest, -smallest) / 127.0f};
+    return {larger(largest, -smallest) / 127.0f};
   } else {
     const float scale = (largest - smallest) / 255.0f;
     if (!(scale > 0.0f)) return {};
-    const float zero_point = (std::clamp)(libm::round_away(-smallest / scale), 0.0f, 255.0f);
+    const float zero_point = clamped(libm::round_away(-smallest / scale), 0.0f, 255.0f);
     return {scale, static_cast<std::uint8_t>(zero_point)};
   }
 }

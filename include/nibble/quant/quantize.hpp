@@ -60,7 +60,7 @@ constexpr T round_to(float x) noexcept {
 // A weight made safe for the rules: finite, and small enough that no intermediate result overflows.
 constexpr float tamed(float x) noexcept {
   constexpr float kLargest = 0x1p120f;
-  return is_nan(static_cast<double>(x)) ? 0.0f : (std::clamp)(x, -kLargest, kLargest);
+  return is_nan(static_cast<double>(x)) ? 0.0f : clamped(x, -kLargest, kLargest);
 }
 
 // A scale or minimum that stays finite when rounded to T. Only f16 has a smaller range than tamed
@@ -142,7 +142,7 @@ bool quantize_to_peak(const float* x, typename Format::Block& out) noexcept {
   const float inverse = inverse_scale(d);
   std::uint8_t codes[Format::kLength];
   for (int i = 0; i < Format::kLength; ++i) {
-    const float quotient = (std::clamp)(tamed(x[i]) * inverse, -kOffset, kOffset - 1.0f);
+    const float quotient = clamped(tamed(x[i]) * inverse, -kOffset, kOffset - 1.0f);
     codes[i] = static_cast<std::uint8_t>(quotient + (kOffset + 0.5f));
   }
   out.scale = round_to<typename Format::Scale>(d);
@@ -157,14 +157,14 @@ bool quantize_symmetric8(const float* x, typename Format::Block& out) noexcept {
   for (int i = 0; i < Format::kLength; ++i) {
     const float v = tamed(x[i]);
     fits = fits && v == x[i];
-    peak = (std::max)(peak, libm::fabs(v));
+    peak = larger(peak, libm::fabs(v));
   }
   const float d = saturated<typename Format::Scale>(peak / 127.0f);
   fits = fits && d == peak / 127.0f;
   const float inverse = inverse_scale(d);
   std::uint8_t codes[Format::kLength];
   for (int i = 0; i < Format::kLength; ++i) {
-    const float quotient = (std::clamp)(tamed(x[i]) * inverse, -127.0f, 127.0f);
+    const float quotient = clamped(tamed(x[i]) * inverse, -127.0f, 127.0f);
     codes[i] = static_cast<std::uint8_t>(static_cast<std::int8_t>(libm::round_away(quotient)));
   }
   out.scale = round_to<typename Format::Scale>(d);
@@ -186,13 +186,13 @@ bool quantize_minimum(const float* x, typename Format::Block& out) noexcept {
   }
   const float minimum = saturated<typename Format::Scale>(smallest);
   // A saturated minimum may be above all weights.
-  const float range = (std::max)(largest - minimum, 0.0f);
+  const float range = larger(largest - minimum, 0.0f);
   const float d = saturated<typename Format::Scale>(range / kLevels);
   fits = fits && minimum == smallest && d == range / kLevels;
   const float inverse = inverse_scale(d);
   std::uint8_t codes[Format::kLength];
   for (int i = 0; i < Format::kLength; ++i) {
-    const float quotient = (std::clamp)((tamed(x[i]) - minimum) * inverse, 0.0f, kLevels);
+    const float quotient = clamped((tamed(x[i]) - minimum) * inverse, 0.0f, kLevels);
     codes[i] = static_cast<std::uint8_t>(quotient + 0.5f);
   }
   out.scale = round_to<typename Format::Scale>(d);

@@ -166,7 +166,7 @@ inline void read_iq1_m(BlockBytes b, float* out) noexcept {
   }
 }
 
-inline constexpr std::int8_t kIq4Levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+NIBBLE_HIDDEN inline constexpr std::int8_t kIq4Levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                                1,    13,   25,  38,  53,  69,  89,  113};
 // 32 codes of 4 bits in 16 bytes, `n` apart in a byte, as levels of a table times `scale`.
 inline void read_levels(const std::uint8_t* codes, std::size_t n, const std::int8_t* levels,
@@ -191,7 +191,7 @@ inline void read_iq4_xs(BlockBytes b, float* out) noexcept {
   }
 }
 
-inline constexpr std::int8_t kFp4Levels[16] = {0, 1,  2,  3,  4,  6,  8,  12,
+NIBBLE_HIDDEN inline constexpr std::int8_t kFp4Levels[16] = {0, 1,  2,  3,  4,  6,  8,  12,
                                                0, -1, -2, -3, -4, -6, -8, -12};
 
 // Half of 2^(e - 127).

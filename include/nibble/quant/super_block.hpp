@@ -114,7 +114,7 @@ inline void set_group_scale(std::array<std::uint8_t, 12>& scales, std::size_t g,
 // x clamped to [low, high] and rounded to nearest, ties to even; NaN gives low.
 inline int nearest_in(float x, int low, int high) noexcept {
   constexpr float kNoFractions = 0x1.8p23f;
-  const float clamped = x > static_cast<float>(low) ? (std::min)(x, static_cast<float>(high))
+  const float clamped = x > static_cast<float>(low) ? smaller(x, static_cast<float>(high))
                                                     : static_cast<float>(low);
   return static_cast<int>((clamped + kNoFractions) - kNoFractions);
 }
@@ -126,7 +126,7 @@ inline constexpr float kLargestInSuperBlock = 0x1p30f;
 inline bool tame_super_block(const float* x, std::array<float, 256>& out) noexcept {
   bool fits = true;
   for (std::size_t i = 0; i < out.size(); ++i) {
-    out[i] = (std::clamp)(tamed(x[i]), -kLargestInSuperBlock, kLargestInSuperBlock);
+    out[i] = clamped(tamed(x[i]), -kLargestInSuperBlock, kLargestInSuperBlock);
     fits = fits && out[i] == x[i];
   }
   return fits;
@@ -147,12 +147,12 @@ inline FittedGroup fit_with_minimum(const float* x, const float* weights, int n_
   float low = x[0], high = x[0];
   float sum_w = weights[0], sum_x = weights[0] * x[0];
   for (int i = 1; i < n; ++i) {
-    low = (std::min)(low, x[i]);
-    high = (std::max)(high, x[i]);
+    low = smaller(low, x[i]);
+    high = larger(high, x[i]);
     sum_w += weights[i];
     sum_x += weights[i] * x[i];
   }
-  low = (std::min)(low, 0.0f);
+  low = smaller(low, 0.0f);
   std::fill_n(codes, n, std::uint8_t{0});
   const float range = high - low;
   if (range < 0x1p-60f) return {0.0f, -low};
@@ -269,8 +269,8 @@ bool SuperBlocks<Bits>::quantize(const float* weights, Block& out) noexcept {
                                                      codes.data() + 32 * g)
                           : detail::fit_with_minimum(group, importance, kLevels, -0.5f, 15,
                                                      codes.data() + 32 * g);
-    largest_scale = (std::max)(largest_scale, groups[g].scale);
-    largest_minimum = (std::max)(largest_minimum, groups[g].minimum);
+    largest_scale = larger(largest_scale, groups[g].scale);
+    largest_minimum = larger(largest_minimum, groups[g].minimum);
   }
   const float inverse_scale = largest_scale > 0.0f ? 63.0f / largest_scale : 0.0f;
   const float inverse_minimum = largest_minimum > 0.0f ? 63.0f / largest_minimum : 0.0f;

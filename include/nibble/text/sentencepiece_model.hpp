@@ -59,7 +59,7 @@ class ProtoReader {
       case 2: {
         NIBBLE_TRY(n, varint());
         if (n > bytes_.size()) break;
-        field.bytes = bytes_.substr(0, static_cast<std::size_t>(n));
+        field.bytes = bytes_.substr(0, io::narrow<std::size_t>(n));
         bytes_.remove_prefix(field.bytes.size());
         return field;
       }
@@ -150,7 +150,7 @@ inline Result<void> read_added_pieces(std::string_view config, std::vector<Piece
       texts.push_back("[PAD" + to_text(pieces.size()) + "]");
       pieces.push_back({texts.back(), -1000, PieceType::unused});
     }
-    Piece& piece = pieces[static_cast<std::size_t>(token.id)];
+    Piece& piece = pieces[io::narrow<std::size_t>(token.id)];
     if (piece.type == PieceType::unknown || piece.type == PieceType::byte) continue;
     texts.push_back(std::move(token.text));
     piece = {texts.back(), -1000, token.is_special ? PieceType::control : PieceType::user_defined};

@@ -242,7 +242,7 @@ inline Result<std::vector<Piece>> TokenizerJson::make_pieces() const {
   if (size > 4 * n_named + 4096)
     return Error{Errc::limit, "tokenizer.json: the id " + to_text(size) + " among " +
                                   to_text(n_named) + " pieces"};
-  std::vector<Piece> pieces(static_cast<std::size_t>(size) + 1, {{}, 0, PieceType::unused});
+  std::vector<Piece> pieces(io::narrow<std::size_t>(size) + 1, {{}, 0, PieceType::unused});
   for (const Entry& entry : entries_) {
     std::string_view text = view(entry.text);
     const bool is_byte = byte_fallback_ && byte_of_name(text) >= 0;

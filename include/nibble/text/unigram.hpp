@@ -34,7 +34,7 @@ class UnigramEncoder {
         memory_(expected) {
     for (std::int32_t id = 0; vocabulary.contains(id); ++id)
       if (vocabulary.type(id) == PieceType::normal)
-        least_score_ = (std::min)(least_score_, double{vocabulary.score(id)});
+        least_score_ = smaller(least_score_, double{vocabulary.score(id)});
   }
 
   // Appends the ids of `text` to `ids`. The text may be any bytes; those that are no UTF-8 become

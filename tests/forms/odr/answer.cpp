@@ -17,7 +17,10 @@ using Architectures = nibble::ArchitectureList<nibble::Llama>;
 std::string ODR_CONCAT(answer_, ODR_LEVEL)(const char* path, const char* prompt) {
   auto pool = nibble::ThreadPool::create({.n_threads = 2});
   if (!pool) return pool.error().message;
-  const auto model = nibble::load<Formats, Architectures>(path, {.executor = pool->get()});
+  const auto file = nibble::io::Gguf::open(path);
+  if (!file) return file.error().message;
+  const auto model =
+      nibble::Model::from_gguf<Formats, Architectures>(*file, {.executor = pool->get()});
   if (!model) return model.error().message;
   auto session = nibble::Session::create(*model, {.executor = pool->get()});
   if (!session) return session.error().message;
