@@ -285,11 +285,11 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
 NIBBLE_INLINE void Engine::State::fill_rope_tables(Arena& arena) {
   rope_tables.reserve(needs.ropes.size());
   double* const frequencies = arena.take<double>(most_pairs);
-  for (const auto& [key, slots] : needs.ropes) {
+  for (const auto& [key, by_context] : needs.ropes) {
     const auto n_pairs = static_cast<std::size_t>(key.dim / 2);
     std::span<const float> factors;
     if (key.has_factors) {
-      const std::size_t slot = slots.slot_for(limits.n_positions);
+      const std::size_t slot = by_context.slot_for(limits.n_positions);
       factors = {model.weights().at(slot, -1).vector(), n_pairs};
     }
     const std::size_t bytes = graph::RopeTable::bytes_needed(key, limits.n_positions);

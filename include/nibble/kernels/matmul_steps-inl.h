@@ -131,10 +131,10 @@ class ScaleReader<Format, kColumns> {
       const hn::Vec<DU32> words = load(columns, group, c);
       const VF32 scale = low_half_as_f32(words);
       if constexpr (L::kHasMinimum) {
-        const std::byte* const small = group + L::kScaleOffset;
-        const auto scales = load(columns, small, c);
-        const auto minimums = load(columns, small + quant::kChunkBytes, c);
-        const auto rest = load(columns, small + 2 * quant::kChunkBytes, c);
+        const std::byte* const group_scales = group + L::kScaleOffset;
+        const auto scales = load(columns, group_scales, c);
+        const auto minimums = load(columns, group_scales + quant::kChunkBytes, c);
+        const auto rest = load(columns, group_scales + 2 * quant::kChunkBytes, c);
         const VF32 minus = hn::Neg(low_half_as_f32(hn::ShiftRight<16>(words)));
         put(first_four(scales), scale, scales_[0][c]);
         put(last_four(scales, rest), scale, scales_[4][c]);

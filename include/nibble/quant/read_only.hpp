@@ -30,7 +30,7 @@ struct BlockBytes {
   const std::uint8_t* at;
 
   int operator[](std::size_t i) const noexcept { return at[i]; }
-  std::uint32_t word(std::size_t i) const noexcept { return half(i) | half(i + 2) << 16; }
+  std::uint32_t u32_at(std::size_t i) const noexcept { return half(i) | half(i + 2) << 16; }
   std::uint32_t half(std::size_t i) const noexcept { return at[i] | std::uint32_t{at[i + 1]} << 8; }
   float f16_at(std::size_t i) const noexcept {
     return to_f32(f16{static_cast<std::uint16_t>(half(i))});
@@ -81,7 +81,7 @@ inline int eight_signs(std::uint32_t seven) noexcept {
 inline void read_iq2_xxs(BlockBytes b, float* out) noexcept {
   const float d = b.f16_at(0);
   for (std::size_t g = 0; g < 8; ++g) {
-    const std::uint32_t rest = b.word(2 + 8 * g + 4);
+    const std::uint32_t rest = b.u32_at(2 + 8 * g + 4);
     const float scale = d * (0.5f + static_cast<float>(rest >> 28)) * 0.25f;
     for (std::size_t j = 0; j < 4; ++j) {
       read_iq2_entry(kCodebookIq2Xxs[b[2 + 8 * g + j]], eight_signs(rest >> 7 * j & 127), scale,
@@ -114,7 +114,7 @@ inline void read_iq3_xxs(BlockBytes b, float* out) noexcept {
   constexpr float kMagnitudes[8] = {4, 12, 20, 28, 36, 44, 52, 62};
   const float d = b.f16_at(0);
   for (std::size_t i = 0; i < 256; ++i) {
-    const std::uint32_t rest = b.word(66 + i / 32 * 4);
+    const std::uint32_t rest = b.u32_at(66 + i / 32 * 4);
     const float scale = d * (0.5f + static_cast<float>(rest >> 28)) * 0.5f;
     const int level = kCodebookIq3Xxs[b[2 + i / 4]] >> 3 * (i % 4) & 7;
     const int signs = eight_signs(rest >> 7 * (i / 8 % 4) & 127);
@@ -166,8 +166,8 @@ inline void read_iq1_m(BlockBytes b, float* out) noexcept {
   }
 }
 
-NIBBLE_HIDDEN inline constexpr std::int8_t kIq4Levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                               1,    13,   25,  38,  53,  69,  89,  113};
+NIBBLE_HIDDEN inline constexpr std::int8_t kIq4Levels[16] = {
+    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 // 32 codes of 4 bits in 16 bytes, `n` apart in a byte, as levels of a table times `scale`.
 inline void read_levels(const std::uint8_t* codes, std::size_t n, const std::int8_t* levels,
                         float scale, float* out) noexcept {
@@ -192,7 +192,7 @@ inline void read_iq4_xs(BlockBytes b, float* out) noexcept {
 }
 
 NIBBLE_HIDDEN inline constexpr std::int8_t kFp4Levels[16] = {0, 1,  2,  3,  4,  6,  8,  12,
-                                               0, -1, -2, -3, -4, -6, -8, -12};
+                                                             0, -1, -2, -3, -4, -6, -8, -12};
 
 // Half of 2^(e - 127).
 inline float mxfp4_scale(BlockBytes b) noexcept {

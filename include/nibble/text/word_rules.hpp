@@ -65,7 +65,7 @@ class WordMatcher {
         rules_.contractions == WordRules::Contractions::any_case) {
       if ((n = contraction(0)) > 0) return n;
     }
-    if ((n = word(first)) > 0) return n;
+    if ((n = letters(first)) > 0) return n;
     if ((n = number(first)) > 0) return n;
     if ((n = signs(first)) > 0) return n;
     return first.is_in(kSpaces) ? spaces(first) : 0;
@@ -101,7 +101,7 @@ class WordMatcher {
     return any_case && text_.substr(i + 1, 2) == "\xC5\xBF" ? 3 : 0;
   }
 
-  std::size_t word(const Character& first) const noexcept {
+  std::size_t letters(const Character& first) const noexcept {
     const bool may_precede = rules_.only_space_before_word
                                  ? first.code == ' '
                                  : first.is_in(rules_.before_word) && !first.is_newline();
