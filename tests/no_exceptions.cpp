@@ -14,12 +14,18 @@
 #error "compile this with -fno-exceptions"
 #endif
 
+#ifdef ONE_ARCHITECTURE  // compiled again and again, by other compilers and for other machines
+using Architectures = nibble::ArchitectureList<nibble::Llama>;
+#else
+using Architectures = nibble::CommonArchitectures;
+#endif
+
 int main(int argc, char** argv) {
   if (argc != 2) return 1;
-  const auto missing = nibble::load("no/such/file.gguf");
+  const auto missing = nibble::load<nibble::graph::AllFormats, Architectures>("no/such/file.gguf");
   if (missing || missing.error().code != nibble::Errc::io) return 2;
 
-  const auto model = nibble::load(argv[1]);
+  const auto model = nibble::load<nibble::graph::AllFormats, Architectures>(argv[1]);
   if (!model) {
     std::puts(model.error().message.c_str());
     return 3;

@@ -17,8 +17,13 @@ using namespace nibble;
 
 static_assert(NIBBLE_HAVE_FAST_MATH);
 
+// One architecture: there is enough to compile.
+static Result<Model> load_llama(const std::string& path) {
+  return load<graph::AllFormats, ArchitectureList<Llama>>(path);
+}
+
 static Result<std::string> answer(const std::string& path) {
-  NIBBLE_TRY(model, load(path));
+  NIBBLE_TRY(model, load_llama(path));
   NIBBLE_TRY(session, Session::create(model));
   std::string text;
   const auto on_token = [&](const Token& token) {
@@ -75,7 +80,7 @@ int main(int argc, char** argv) {
     }
   }
 
-  const auto model = load(argv[1]);
+  const auto model = load_llama(argv[1]);
   if (!model) return 9;
   auto session = Session::create(*model);
   if (!session) return 10;

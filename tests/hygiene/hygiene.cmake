@@ -59,6 +59,6 @@ endfunction()
 # Builds the program that uses neither exceptions nor RTTI, and runs it.
 function(build_and_run)
   run(${ARGN} -O0 -Wall -Wextra -fno-exceptions -fno-rtti ${options}
-      ${source_dir}/tests/no_exceptions.cpp -o ${work_dir}/program -pthread)
+      -DONE_ARCHITECTURE ${source_dir}/tests/no_exceptions.cpp -o ${work_dir}/program -pthread)
   run(${work_dir}/program ${source_dir}/examples/models/home-commands-f16.gguf)
 endfunction()
