@@ -5,7 +5,10 @@
 // everywhere.
 #pragma once
 
+#include <utility>
+
 #include "nibble/graph/expr.hpp"
+#include "nibble/model/encoder.hpp"
 #include "nibble/model/encoder_config.hpp"
 #include "nibble/model/slot.hpp"
 
@@ -25,16 +28,11 @@ inline auto bert(const EncoderConfig& d) {
   const auto feed_forward = linear<ffn_up, ffn_up_bias>(d.ffn_dim) >> gelu_erf() >>
                             linear<ffn_down, ffn_down_bias>(d.dim);
 
-  return fork(embedding<token_embd>(d.dim, d.vocab_size),
-              position_embedding<position_embd>(d.dim, d.n_ctx)) >>
-         sum() >> add_row<optional_slot(token_types)>() >>
-         in_place(layer_norm<token_embd_norm, token_embd_norm_bias>(d.norm_eps)) >>
-         repeat(d.n_layers,
-                residual(attention) >>
-                    in_place(layer_norm<attn_output_norm, attn_output_norm_bias>(d.norm_eps)) >>
-                    residual(feed_forward) >>
-                    in_place(layer_norm<layer_output_norm, layer_output_norm_bias>(d.norm_eps))) >>
-         pool(d.pooling);
+  return encoder(d,
+                 fork(embedding<token_embd>(d.dim, d.vocab_size),
+                      position_embedding<position_embd>(d.dim, d.n_ctx)) >>
+                     sum(),
+                 attention, feed_forward);
 }
 
 struct Bert {
@@ -43,10 +41,7 @@ struct Bert {
 
   static Result<Config> config(const io::Gguf& file) {
     NIBBLE_TRY(base, transformer_config(file, "attention.layer_norm_epsilon"));
-    Config c{DecoderConfig(std::move(base))};
-    NIBBLE_CHECK(read_pooling(file, c));
-    c.is_causal = false;
-    return c;
+    return encoder_config(file, DecoderConfig(std::move(base)));
   }
   static auto expression(const Config& c) { return bert(c); }
 };

@@ -25,9 +25,7 @@ struct GemmaEmbedding {
 
   static Result<Config> config(const io::Gguf& file) {
     NIBBLE_TRY(base, Gemma3::config(file, 6));
-    Config c(std::move(base));
-    NIBBLE_CHECK(read_pooling(file, c));
-    c.is_causal = false;
+    NIBBLE_TRY(c, encoder_config(file, std::move(base)));
     // A window of n: n / 2 positions on both sides, and the token's own.
     for (auto& [window] : c.windows) {
       c.aheads.push_back({window > 0 ? window / 2 : ops::kAllAhead});

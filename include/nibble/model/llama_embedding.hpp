@@ -27,9 +27,7 @@ struct EmbeddingOf {
   }
   static Result<Config> config(const io::Gguf& file) {
     NIBBLE_TRY(base, Decoder::config(file));
-    Config c(std::move(base));
-    NIBBLE_CHECK(read_pooling(file, c));
-    return c;
+    return pooled_config(file, std::move(base));
   }
   // From tokens to one row for each text (texts, dim).
   static auto expression(const Config& c) {

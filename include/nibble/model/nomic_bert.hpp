@@ -4,7 +4,10 @@
 // q, k and v from one product, gated SiLU feed-forward, without biases of products.
 #pragma once
 
+#include <utility>
+
 #include "nibble/graph/expr.hpp"
+#include "nibble/model/encoder.hpp"
 #include "nibble/model/encoder_config.hpp"
 #include "nibble/model/slot.hpp"
 
@@ -25,14 +28,7 @@ inline auto nomic_bert(const EncoderConfig& d) {
       fork(linear<ffn_gate>(d.ffn_dim) >> silu(), linear<ffn_up>(d.ffn_dim)) >> multiply() >>
       linear<ffn_down>(d.dim);
 
-  return embedding<token_embd>(d.dim, d.vocab_size) >> add_row<optional_slot(token_types)>() >>
-         in_place(layer_norm<token_embd_norm, token_embd_norm_bias>(d.norm_eps)) >>
-         repeat(d.n_layers,
-                residual(attention) >>
-                    in_place(layer_norm<attn_output_norm, attn_output_norm_bias>(d.norm_eps)) >>
-                    residual(feed_forward) >>
-                    in_place(layer_norm<layer_output_norm, layer_output_norm_bias>(d.norm_eps))) >>
-         pool(d.pooling);
+  return encoder(d, embedding<token_embd>(d.dim, d.vocab_size), attention, feed_forward);
 }
 
 struct NomicBert {
@@ -41,10 +37,7 @@ struct NomicBert {
 
   static Result<Config> config(const io::Gguf& file) {
     NIBBLE_TRY(base, decoder_config(file, "attention.layer_norm_epsilon"));
-    Config c(std::move(base));
-    NIBBLE_CHECK(read_pooling(file, c));
-    c.is_causal = false;
-    return c;
+    return encoder_config(file, std::move(base));
   }
   static auto expression(const Config& c) { return nomic_bert(c); }
 };
