@@ -30,12 +30,10 @@ using nibble::Result;
 using nibble::quant::Format;
 using Clock = std::chrono::steady_clock;
 
-#ifdef NIBBLE_SPLIT  // the implementation has all formats
-using Formats = nibble::graph::AllFormats;
-#else  // only these are compiled; without a list all of nibble's are
+// Only these are compiled; without lists all that load() knows would be.
 using Formats = nibble::graph::FormatList<nibble::quant::F32, nibble::quant::F16,
                                           nibble::quant::Q8_0, nibble::quant::Q4_0>;
-#endif
+using Architectures = nibble::ArchitectureList<nibble::Llama>;
 
 struct TableRow {
   Format format;
@@ -98,7 +96,7 @@ Result<Answer> answer_and_print(nibble::Session& session, const std::string& utt
 // Returns the mean time per command.
 Result<double> answer_live(const std::string& model_path) {
   NIBBLE_TRY(file, nibble::io::Gguf::open(model_path));
-  NIBBLE_TRY(model, nibble::Model::from_gguf<Formats>(file));
+  NIBBLE_TRY(model, nibble::Model::from_gguf<Formats, Architectures>(file));
   NIBBLE_TRY(session, nibble::Session::create(model));
   double seconds = 0;
   for (const char* const utterance : kLiveUtterances) {
@@ -111,7 +109,7 @@ Result<double> answer_live(const std::string& model_path) {
 
 Result<void> answer_stdin(const std::string& model_path) {
   NIBBLE_TRY(file, nibble::io::Gguf::open(model_path));
-  NIBBLE_TRY(model, nibble::Model::from_gguf<Formats>(file));
+  NIBBLE_TRY(model, nibble::Model::from_gguf<Formats, Architectures>(file));
   NIBBLE_TRY(session, nibble::Session::create(model));
   std::string utterance;
   for (;;) {
@@ -164,7 +162,7 @@ struct Score {
 Result<Score> measure(const nibble::io::Gguf& file,
                       const std::array<std::vector<Sample>, 2>& splits, std::size_t n,
                       Index n_threads, const char* name) {
-  NIBBLE_TRY(model, nibble::Model::from_gguf<Formats>(file));
+  NIBBLE_TRY(model, nibble::Model::from_gguf<Formats, Architectures>(file));
   Score score;
   for (const auto& tensor : file.tensors()) score.weight_bytes += tensor.data.size();
 
