@@ -10,6 +10,8 @@
 //     static Result<Config> config(const io::Gguf& file); // the dimensions that a file states
 //     static auto expression(const Config& c);           // from tokens to logits, or to one
 //   };                                                   // embedding of a text; slots: Slot
+// (nibble's own expressions are templates of the configuration: what is only included is not
+// compiled.)
 // If it is only for some files of that name, `static bool is_for(const io::Gguf& file)` says which;
 // it stands before the one for the others. A program adds its own to load():
 // load<graph::AllFormats, ArchitectureList<Llama, Mine>>(path). Its slots may be its own

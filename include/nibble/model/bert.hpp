@@ -15,7 +15,8 @@
 namespace nibble { inline namespace NIBBLE_ABI {
 
 // From tokens to one row for each text (texts, dim).
-inline auto bert(const EncoderConfig& d) {
+template <class Dims>
+auto bert(const Dims& d) {
   using namespace graph;
   using enum Slot;
   const auto heads = d.heads();
@@ -43,7 +44,8 @@ struct Bert {
     NIBBLE_TRY(base, transformer_config(file, "attention.layer_norm_epsilon"));
     return encoder_config(file, DecoderConfig(std::move(base)));
   }
-  static auto expression(const Config& c) { return bert(c); }
+  template <class Dims>
+  static auto expression(const Dims& c) { return bert(c); }
 };
 
 }}  // namespace nibble::NIBBLE_ABI

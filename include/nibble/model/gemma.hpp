@@ -34,7 +34,8 @@ auto gemma_layers(const DecoderConfig& d, const Heads& heads) {
 }
 
 // From tokens to logits (outputs, vocab_size).
-inline auto gemma(const DecoderConfig& d) {
+template <class Dims>
+auto gemma(const Dims& d) {
   using namespace graph;
   using enum Slot;
   return gemma_layers(d, d.heads().with(SoftCap{d.attention_cap})) >> output_rows() >>

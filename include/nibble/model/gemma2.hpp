@@ -23,7 +23,8 @@ struct Gemma2 {
     }
     return c;
   }
-  static auto expression(const Config& c) { return gemma(c); }
+  template <class Dims>
+  static auto expression(const Dims& c) { return gemma(c); }
 };
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -14,7 +14,8 @@ struct Gemma3 {
   static constexpr std::string_view kName = "gemma3";
 
   static Result<Config> config(const io::Gguf& file) { return config(file, 6); }
-  static auto expression(const Config& c) { return gemma(c); }
+  template <class Dims>
+  static auto expression(const Dims& c) { return gemma(c); }
 
   static Result<Config> config(const io::Gguf& file, std::uint64_t period) {
     NIBBLE_TRY(c, gemma_config(file, period));

@@ -10,7 +10,8 @@
 namespace nibble { inline namespace NIBBLE_ABI {
 
 // From tokens to one row for each text (texts, dim).
-inline auto gemma_embedding(const EncoderConfig& d) {
+template <class Dims>
+auto gemma_embedding(const Dims& d) {
   using namespace graph;
   using enum Slot;
   return gemma_layers(d, d.heads().with(SoftCap{d.attention_cap})) >>
@@ -40,7 +41,8 @@ struct GemmaEmbedding {
     }
     return c;
   }
-  static auto expression(const Config& c) { return gemma_embedding(c); }
+  template <class Dims>
+  static auto expression(const Dims& c) { return gemma_embedding(c); }
 };
 
 }}  // namespace nibble::NIBBLE_ABI

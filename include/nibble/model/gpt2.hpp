@@ -47,7 +47,8 @@ struct Gpt2 {
   static Result<Config> config(const io::Gguf& file) {
     return transformer_config(file, "attention.layer_norm_epsilon");
   }
-  static constexpr auto expression(const Config& c) { return gpt2(c); }
+  template <class Dims>
+  static constexpr auto expression(const Dims& c) { return gpt2(c); }
 };
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -16,7 +16,8 @@ struct GptNeoxConfig : DecoderConfig {
 };
 
 // From tokens to logits (outputs, vocab_size).
-inline auto gptneox(const GptNeoxConfig& d) {
+template <class Dims>
+auto gptneox(const Dims& d) {
   using namespace graph;
   using enum Slot;
   const auto heads = d.heads();
@@ -48,7 +49,8 @@ struct GptNeox {
     NIBBLE_TRY(is_parallel, file.get_bool_or("gptneox.use_parallel_residual", true));
     return Config{{std::move(base)}, is_parallel};
   }
-  static auto expression(const Config& c) { return gptneox(c); }
+  template <class Dims>
+  static auto expression(const Dims& c) { return gptneox(c); }
 };
 
 }}  // namespace nibble::NIBBLE_ABI

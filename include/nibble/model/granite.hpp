@@ -32,7 +32,8 @@ struct Granite {
     if (!has_rope) c.rope_dim = 0;
     return c;
   }
-  static auto expression(const Config& c) { return llama(c); }
+  template <class Dims>
+  static auto expression(const Dims& c) { return llama(c); }
 };
 
 }}  // namespace nibble::NIBBLE_ABI

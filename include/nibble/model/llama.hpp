@@ -95,7 +95,8 @@ struct Llama {
   static constexpr std::string_view kName = "llama";
 
   static Result<Config> config(const io::Gguf& file) { return decoder_config(file); }
-  static auto expression(const Config& c) { return llama(c); }
+  template <class Dims>
+  static auto expression(const Dims& c) { return llama(c); }
 };
 
 }}  // namespace nibble::NIBBLE_ABI

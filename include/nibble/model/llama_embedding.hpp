@@ -30,7 +30,8 @@ struct EmbeddingOf {
     return pooled_config(file, std::move(base));
   }
   // From tokens to one row for each text (texts, dim).
-  static auto expression(const Config& c) {
+  template <class Dims>
+  static auto expression(const Dims& c) {
     using namespace graph;
     return llama_layers(static_cast<const DecoderConfig&>(c)) >>
            in_place(rms_norm<Slot::output_norm>(c.norm_eps)) >> pool(c.pooling);

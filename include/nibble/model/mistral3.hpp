@@ -19,7 +19,8 @@ struct Mistral3 {
     c.temperature = {scale, c.n_original};
     return c;
   }
-  static auto expression(const Config& c) { return llama(c); }
+  template <class Dims>
+  static auto expression(const Dims& c) { return llama(c); }
 };
 
 }}  // namespace nibble::NIBBLE_ABI

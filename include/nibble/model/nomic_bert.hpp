@@ -14,7 +14,8 @@
 namespace nibble { inline namespace NIBBLE_ABI {
 
 // From tokens to one row for each text (texts, dim).
-inline auto nomic_bert(const EncoderConfig& d) {
+template <class Dims>
+auto nomic_bert(const Dims& d) {
   using namespace graph;
   using enum Slot;
   const auto heads = d.heads();
@@ -39,7 +40,8 @@ struct NomicBert {
     NIBBLE_TRY(base, decoder_config(file, "attention.layer_norm_epsilon"));
     return encoder_config(file, std::move(base));
   }
-  static auto expression(const Config& c) { return nomic_bert(c); }
+  template <class Dims>
+  static auto expression(const Dims& c) { return nomic_bert(c); }
 };
 
 }}  // namespace nibble::NIBBLE_ABI

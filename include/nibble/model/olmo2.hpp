@@ -11,7 +11,8 @@
 namespace nibble { inline namespace NIBBLE_ABI {
 
 // From tokens to logits (outputs, vocab_size).
-inline auto olmo2(const DecoderConfig& d) {
+template <class Dims>
+auto olmo2(const Dims& d) {
   using namespace graph;
   using enum Slot;
   const auto heads = d.heads();
@@ -50,7 +51,8 @@ struct Olmo2 {
     }
     return c;
   }
-  static auto expression(const Config& c) { return olmo2(c); }
+  template <class Dims>
+  static auto expression(const Dims& c) { return olmo2(c); }
 };
 
 }}  // namespace nibble::NIBBLE_ABI

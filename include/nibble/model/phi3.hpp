@@ -12,7 +12,8 @@
 namespace nibble { inline namespace NIBBLE_ABI {
 
 // From tokens to logits (outputs, vocab_size).
-inline auto phi3(const DecoderConfig& d) {
+template <class Dims>
+auto phi3(const Dims& d) {
   using namespace graph;
   using enum Slot;
   const auto heads = d.heads();
@@ -39,7 +40,8 @@ struct Phi3 {
   static constexpr std::string_view kName = "phi3";
 
   static Result<Config> config(const io::Gguf& file) { return decoder_config(file); }
-  static auto expression(const Config& c) { return phi3(c); }
+  template <class Dims>
+  static auto expression(const Dims& c) { return phi3(c); }
 };
 
 }}  // namespace nibble::NIBBLE_ABI

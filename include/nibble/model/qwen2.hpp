@@ -18,7 +18,8 @@ struct Qwen2 {
     c.is_half_split = true;
     return c;
   }
-  static auto expression(const Config& c) { return llama(c); }
+  template <class Dims>
+  static auto expression(const Dims& c) { return llama(c); }
 };
 
 }}  // namespace nibble::NIBBLE_ABI

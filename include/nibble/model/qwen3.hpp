@@ -19,7 +19,8 @@ struct Qwen3 {
     c.has_head_norms = true;
     return c;
   }
-  static auto expression(const Config& c) { return llama(c); }
+  template <class Dims>
+  static auto expression(const Dims& c) { return llama(c); }
 };
 
 }}  // namespace nibble::NIBBLE_ABI

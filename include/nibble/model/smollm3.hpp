@@ -19,7 +19,8 @@ struct SmolLm3 {
     }
     return c;
   }
-  static auto expression(const Config& c) { return llama(c); }
+  template <class Dims>
+  static auto expression(const Dims& c) { return llama(c); }
 };
 
 }}  // namespace nibble::NIBBLE_ABI
