@@ -29,7 +29,7 @@ struct GroupGrid {
 // Formats that are such grids: those of block.hpp with 16-bit scales, and those of super_block.hpp.
 template <class F>
 concept GridFormat = BlockFormat<F> && sizeof(typename F::Scale) == 2 &&
-    (SuperBlockFormat<F> || !HasOwnRule<F>);
+                     (SuperBlockFormat<F> || !HasOwnRule<F>);
 
 template <class F>
 constexpr int group_length() noexcept {

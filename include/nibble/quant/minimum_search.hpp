@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Good and best pairs of a scale and a minimum for a group of weights: the least Σ importance · (x -
-// (scale · code + minimum))².
+// Good and best pairs of a scale and a minimum for a group of weights: the least Σ importance · (x
+// - (scale · code + minimum))².
 //
 // fit_affine() starts from many pairs that span the group more or less, and alternates between the
 // codes for a pair and the pair for these codes (least squares) where that looks best: a local
@@ -147,8 +147,8 @@ AffineFit fit_affine(const AffineItems<n>& items, bool at_most_zero) noexcept {
       const float start = low + at_low * step;
       const float scale = (high - at_high * step - start) / items.levels;
       if (!(scale > 0.0f)) continue;
-      AffineFit fit = items.improved(scale, at_most_zero ? smaller(start, 0.0f) : start,
-                                     at_most_zero);
+      AffineFit fit =
+          items.improved(scale, at_most_zero ? smaller(start, 0.0f) : start, at_most_zero);
       for (AffineFit& other : kept) {
         if (fit.error < other.error) std::swap(fit, other);
       }
@@ -203,8 +203,9 @@ void descend_stored(const AffineItems<n>& items, const StoredNumbers<T>& numbers
     for (int by_step = -2; by_step <= 2; ++by_step) {
       // With another step, the middle of the codes stays where it was.
       const float middle = items.levels / 2.0f;
-      const float moved = numbers(from.offset) +
-                          middle * (numbers(from.step) - numbers((std::max)(from.step + by_step, 0)));
+      const float moved =
+          numbers(from.offset) +
+          middle * (numbers(from.step) - numbers((std::max)(from.step + by_step, 0)));
       const int near = numbers.nearest(moved);
       for (int by_offset = -1; by_offset <= 1; ++by_offset) {
         consider(from.step + by_step, near + by_offset);
@@ -251,9 +252,8 @@ void search_boxes(const AffineItems<n>& items, const StoredNumbers<T>& numbers,
     if (box.bound >= best.error) continue;
     const float middle_code = items.levels / 2.0f;
     const bool by_step =
-        box.p == box.q ||
-        (box.a < box.b && (numbers(box.b) - numbers(box.a)) * middle_code >
-                              numbers(box.q) - numbers(box.p));
+        box.p == box.q || (box.a < box.b && (numbers(box.b) - numbers(box.a)) * middle_code >
+                                                numbers(box.q) - numbers(box.p));
     const int before = depth;
     if (by_step) {
       const int middle = box.a + (box.b - box.a) / 2;

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Conversion of f32 weights to block formats with the least weighted error, Σ importance · (x - x̂)²:
-// the same bytes and layout as quantize.hpp and super_block.hpp write, but scales, minimums and
-// codes that are searched. Importance is what the inputs of a product make of an error in a weight:
-// Σx² of its column over a calibration text (an importance matrix), or the diagonal of a Hessian.
+// Conversion of f32 weights to block formats with the least weighted error, Σ importance · (x -
+// x̂)²: the same bytes and layout as quantize.hpp and super_block.hpp write, but scales, minimums
+// and codes that are searched. Importance is what the inputs of a product make of an error in a
+// weight: Σx² of its column over a calibration text (an importance matrix), or the diagonal of a
+// Hessian.
 //
 // What is guaranteed, for weights that the format can hold:
 //   Q4_0, Q5_0, Q8_0 (symmetric)  the optimum among all stored scales, of both signs where that
 //       makes a difference, and all codes (to a few parts in a million; scale_search.hpp)
-//   Q4_1, Q5_1 (with a minimum)   with Effort::most the optimum among all stored pairs of a positive
+//   Q4_1, Q5_1 (with a minimum)   with Effort::most the optimum among all stored pairs of a
+//   positive
 //       scale and a minimum; otherwise a local one
-//   Q4_K, Q5_K, Q6_K              a local optimum: codes, group scales and block scales are each the
+//   Q4_K, Q5_K, Q6_K              a local optimum: codes, group scales and block scales are each
+//   the
 //       best for the others among their neighbours. Group scales of Q6_K are the best of all.
 // All: never more error than quantize_block() with the same importance. Results depend on nothing
 // but the arguments.
@@ -47,8 +50,7 @@ namespace detail {
 // ---- Blocks with one scale ---------------------------------------------------------------------
 
 template <class F>
-void search_symmetric(const float* x, const float* importance,
-                      typename F::Block& block) noexcept {
+void search_symmetric(const float* x, const float* importance, typename F::Block& block) noexcept {
   using T = typename F::Scale;
   constexpr std::size_t n = F::kLength;
   const Normalized<n> normalized(x);
@@ -112,12 +114,11 @@ float descend_group(const AffineItems<n>& items, float scale, float minimum,
     const GroupScale from = group;
     const float middle = scale * items.levels / 2.0f;
     for (int by_scale = -1; by_scale <= 1; ++by_scale) {
-      const int moved =
-          minimum > 0.0f
-              ? nearest_in(static_cast<float>(from.minimum) +
-                               static_cast<float>(by_scale) * (middle / minimum),
-                           -2, 65)
-              : from.minimum;
+      const int moved = minimum > 0.0f
+                            ? nearest_in(static_cast<float>(from.minimum) +
+                                             static_cast<float>(by_scale) * (middle / minimum),
+                                         -2, 65)
+                            : from.minimum;
       for (int by_minimum = -1; by_minimum <= 1; ++by_minimum) {
         const GroupScale next{from.scale + by_scale, moved + by_minimum};
         if (next.scale < 0 || next.scale > 63 || next.minimum < 0 || next.minimum > 63) continue;
@@ -428,8 +429,7 @@ inline void emphasize(Emphasis emphasis, std::span<const float> x,
   for (std::size_t i = 0; i < x.size(); ++i) {
     const double w = importance.empty() ? 1.0 : static_cast<double>(importance[i]);
     const auto v = static_cast<double>(x[i]);
-    out[i] = static_cast<float>(
-        emphasis == Emphasis::none ? w : w * libm::sqrt(mean + v * v));
+    out[i] = static_cast<float>(emphasis == Emphasis::none ? w : w * libm::sqrt(mean + v * v));
   }
 }
 
