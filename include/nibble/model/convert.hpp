@@ -30,6 +30,8 @@
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
+class TensorToRound;
+
 struct ConvertOptions {
   quant::Format format = quant::Format::q8_0;  // of matrices
   // Called for each matrix; returns a format for it, or nothing for `format`. Not called for
@@ -42,6 +44,9 @@ struct ConvertOptions {
   // What the new file states as its type (general.file_type); none: that of `format`.
   std::optional<std::uint32_t> file_type = std::nullopt;
   Executor* executor = nullptr;  // converts in parallel; null: the calling thread
+  // Another way to round: called for each matrix whose format changes. Writes all of
+  // TensorToRound::out() and returns true, or returns false for the usual way.
+  std::function<Result<bool>(const TensorToRound&)> rounder = {};
 };
 
 enum class FormatReason : std::uint8_t {
@@ -134,7 +139,47 @@ struct ConvertedRows {
   io::TensorBytes source;
   std::span<std::byte> out;
   std::uint64_t n_weights;
+  bool is_rounded = false;  // `out` holds the new weights already
 };
+
+}  // namespace detail
+
+// The matrices of a tensor for a rounder: rows of f32 in, stored rows out.
+class TensorToRound {
+ public:
+  TensorToRound(const ConvertedTensor& tensor, const detail::ConvertedRows& rows,
+                Executor& executor) noexcept
+      : tensor_(tensor), rows_(rows), executor_(executor) {}
+
+  const ConvertedTensor& tensor() const noexcept { return tensor_; }  // name, shape and format
+  std::size_t k() const noexcept { return static_cast<std::size_t>(tensor_.dims[0]); }
+  std::uint64_t n_rows() const noexcept { return rows_.n_weights / tensor_.dims[0]; }
+  Executor& executor() const noexcept { return executor_; }
+  // All rows in the format tensor().to.
+  std::span<std::byte> out() const noexcept { return rows_.out; }
+
+  // Reads rows from `first` on: to.size() is a multiple of k(). May be called by several tasks at
+  // once. Errors: invalid_argument, out_of_memory, io.
+  Result<void> read(std::uint64_t first, std::span<float> to) const {
+    const std::size_t n = to.size() / k();
+    if (to.size() % k() != 0 || first > n_rows() || n > n_rows() - first) {
+      return Error{Errc::invalid_argument, "rows that the tensor does not have"};
+    }
+    if (n == 0) return ok();
+    NIBBLE_TRY(bytes_of_row, io::row_bytes(rows_.from, k()));
+    const auto n_bytes = io::narrow<std::size_t>(bytes_of_row);  // all of the tensor is in memory
+    NIBBLE_TRY(stored, AlignedBuffer::allocate(n * n_bytes));
+    NIBBLE_CHECK(rows_.source.read(static_cast<std::size_t>(first) * n_bytes, stored.bytes()));
+    return quant::row_to_f32(rows_.from, stored.bytes(), to);
+  }
+
+ private:
+  const ConvertedTensor& tensor_;
+  const detail::ConvertedRows& rows_;
+  Executor& executor_;
+};
+
+namespace detail {
 
 // Rows are whole numbers of blocks, so a tensor can be treated as one long row and split anywhere
 // between blocks. The parts do not depend on the number of threads, and neither do their sums.
@@ -166,6 +211,8 @@ inline void convert_part(const ConvertedRows& rows, std::uint64_t part, Converte
     std::size_t bad = n;
     if (is_same) {
       std::copy(x.begin(), x.end(), y.begin());
+    } else if (rows.is_rounded) {
+      converted = converted && quant::row_to_f32(rows.to, new_bytes, y).has_value();
     } else {
       bad = quant::detail::round_row(rows.to, x, new_bytes.data());
       converted = converted && quant::row_to_f32(rows.to, new_bytes, y).has_value();
@@ -262,7 +309,7 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
     has_blocks = has_blocks || io::type_traits(row_type).block_size > 1;
     writer.add_tensor(
         plan.name, *type_of(plan), dims,
-        [&, n_bytes, on_tensor]() -> Result<std::span<const std::byte>> {
+        [&, n_bytes, row_type, on_tensor]() -> Result<std::span<const std::byte>> {
           in_source = true;
           auto out = rows.bytes().first(n_bytes);
           const io::MappedFile* file = nullptr;
@@ -270,8 +317,13 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
             if (other.contains(tensor.data)) file = &other;
           }
           const io::TensorBytes source(tensor.data, tensor.swapped, file);
-          NIBBLE_CHECK(convert_tensor({plan.from, plan.to, source, out, tensor.n_elements()},
-                                      executor, plan));
+          ConvertedRows parts{plan.from, plan.to, source, out, tensor.n_elements()};
+          if (options.rounder && plan.n_dims >= 2 && plan.from != row_type &&
+              tensor.n_elements() > 0) {
+            NIBBLE_TRY(rounded, options.rounder(TensorToRound(plan, parts, executor)));
+            parts.is_rounded = rounded;
+          }
+          NIBBLE_CHECK(convert_tensor(parts, executor, plan));
           if (plan.packed) {
             pack_rows(executor, plan, out.data(), panels.data());
             out = panels.bytes().first(io::narrow<std::size_t>(plan.bytes_to));
@@ -296,7 +348,7 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
 }  // namespace detail
 
 // Writes the model `in` to the file `path` with its weights in another format. Weights are rounded
-// as in quant/quantize.hpp, bit for bit; a tensor that already has its format is copied. All
+// as in quant/quantize.hpp, bit for bit, unless options.rounder does it; a tensor that already has its format is copied. All
 // metadata is kept; general.file_type and general.quantization_version are updated. The file is
 // either complete or as it was before (io/output_file.hpp). Weights of a mapped file are read, not
 // taken from the mapping, so a file that another program cuts meanwhile is an error. Errors name

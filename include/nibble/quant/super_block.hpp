@@ -247,6 +247,32 @@ inline float fit_symmetric6(const float* x, std::uint8_t* codes) noexcept {
   return scale;
 }
 
+// Store codes, 0 … 2^kBits - 1, in the order that the blocks define.
+template <int Bits>
+void pack_codes(const std::array<std::uint8_t, 256>& codes,
+                typename SuperBlocks<Bits>::Block& out) noexcept {
+  constexpr std::size_t kFirst = Bits == 5 ? 32 : 0;  // of the 4-bit codes
+  for (std::size_t j = 0; j < kFirst; ++j) {
+    int fifth_bits = 0;
+    for (std::size_t g = 0; g < 8; ++g) fifth_bits |= (codes[32 * g + j] >> 4) << g;
+    out.codes[j] = static_cast<std::uint8_t>(fifth_bits);
+  }
+  for (std::size_t i = 0; i < 128; ++i) {
+    const std::size_t at = i / 32 * 64 + i % 32;
+    out.codes[kFirst + i] = static_cast<std::uint8_t>((codes[at] & 15) | codes[at + 32] << 4);
+  }
+}
+inline void pack_codes(const std::array<std::uint8_t, 256>& codes, Q6_K::Block& out) noexcept {
+  out.codes = {};
+  for (std::size_t i = 0; i < 256; ++i) {
+    const std::size_t half = i / 128, part = i / 32 % 4, j = i % 32;
+    std::uint8_t& low = out.codes[64 * half + part % 2 * 32 + j];
+    std::uint8_t& high = out.codes[128 + 32 * half + j];
+    low = static_cast<std::uint8_t>(low | (codes[i] & 15) << part / 2 * 4);
+    high = static_cast<std::uint8_t>(high | (codes[i] >> 4) << 2 * part);
+  }
+}
+
 }  // namespace detail
 
 template <int Bits>
@@ -295,16 +321,7 @@ bool SuperBlocks<Bits>::quantize(const float* weights, Block& out) noexcept {
       codes[i] = static_cast<std::uint8_t>(detail::nearest_in((x[i] + m) / d, 0, kLevels));
     }
   }
-  constexpr std::size_t kFirst = Bits == 5 ? 32 : 0;  // of the 4-bit codes
-  for (std::size_t j = 0; j < kFirst; ++j) {
-    int fifth_bits = 0;
-    for (std::size_t g = 0; g < kGroups; ++g) fifth_bits |= (codes[32 * g + j] >> 4) << g;
-    out.codes[j] = static_cast<std::uint8_t>(fifth_bits);
-  }
-  for (std::size_t i = 0; i < 128; ++i) {
-    const std::size_t at = i / 32 * 64 + i % 32;
-    out.codes[kFirst + i] = static_cast<std::uint8_t>((codes[at] & 15) | codes[at + 32] << 4);
-  }
+  detail::pack_codes<Bits>(codes, out);
   return fits;
 }
 
@@ -349,13 +366,7 @@ inline bool Q6_K::quantize(const float* weights, Block& out) noexcept {
       codes[i] = static_cast<std::uint8_t>(32 + detail::nearest_in(x[i] / d, -32, 31));
     }
   }
-  for (std::size_t i = 0; i < 256; ++i) {
-    const std::size_t half = i / 128, part = i / 32 % 4, j = i % 32;
-    std::uint8_t& low = out.codes[64 * half + part % 2 * 32 + j];
-    std::uint8_t& high = out.codes[128 + 32 * half + j];
-    low = static_cast<std::uint8_t>(low | (codes[i] & 15) << part / 2 * 4);
-    high = static_cast<std::uint8_t>(high | (codes[i] >> 4) << 2 * part);
-  }
+  detail::pack_codes(codes, out);
   return fits;
 }
 

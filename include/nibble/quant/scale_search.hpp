@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The best scale of a group of weights without a minimum: of all scales that a format can store,
+// the one with the least Σ importance · (x - scale · code)², each code being the best for the
+// scale.
+//
+// The error as a function of the scale has a piece for each assignment of codes, hundreds for a
+// block, so a grid of guesses misses the best one (llama.cpp#12557 enumerates the borders of the
+// pieces). Here intervals of stored scales are halved instead. For an interval [a, b] every weight
+// x ≥ 0 has a least distance from what any scale in it can represent: with c = floor(x / b), which
+// is the largest code not beyond x for all of them, it is the smaller of x - b·c and a·(c+1) - x,
+// or zero. The weighted sum of their squares bounds the error from below; an interval whose bound
+// is not less than the best error so far is dropped. What is left at the end is the optimum, and it
+// is an optimum among scales as they are stored: rounding a scale afterwards costs as much as half
+// of the gain.
+//
+// Accuracy: a bound or an error is a sum of squares in f32 whose terms are exact but for one
+// rounding (a 16-bit scale times a code is exact), so the result's error is at most a few parts in
+// a million more than the least possible.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "nibble/core/exact_math.hpp"
+#include "nibble/core/float16.hpp"
+#include "nibble/core/libm.hpp"
+#include "nibble/core/scalar.hpp"
+#include "nibble/quant/quantize.hpp"
+
+NIBBLE_EXACT_MATH_BEGIN
+namespace nibble { inline namespace NIBBLE_ABI { namespace quant { namespace detail {
+
+// 2^n as f32, n in [-126, 127].
+constexpr float power_of_two(int n) noexcept {
+  return __builtin_bit_cast(float, static_cast<std::uint32_t>(n + 127) << 23);
+}
+// n with 2^n ≤ x < 2^(n+1), for positive x; -127 for subnormal x.
+constexpr int exponent_of(float x) noexcept {
+  return static_cast<int>(__builtin_bit_cast(std::uint32_t, x) >> 23 & 255) - 127;
+}
+
+// Importance is finite and not negative; anything else counts as zero. Relative to the largest of a
+// block, less than this counts as this: weights without any importance then follow the scale
+// instead of becoming anything, and where none has any, all have the same.
+inline constexpr float kLeastImportance = 0x1p-40f;
+
+// Importance scaled by a power of two, so that the largest is in [1, 2). `importance` may be null:
+// all the same.
+template <std::size_t n>
+void normalize_importance(const float* importance, std::array<float, n>& out) noexcept {
+  float largest = 0.0f;
+  for (std::size_t i = 0; i < n; ++i) {
+    const float w = importance == nullptr ? 1.0f : importance[i];
+    out[i] = is_finite(static_cast<double>(w)) && w > 0.0f ? w : 0.0f;
+    largest = larger(largest, out[i]);
+  }
+  // In two steps, because the factor itself may overflow.
+  const int exponent = largest > 0.0f ? exponent_of(largest) : 0;
+  const float half = power_of_two(-exponent / 2), rest = power_of_two(-exponent + exponent / 2);
+  for (float& w : out) w = larger(w * half * rest, kLeastImportance);
+}
+
+// Weights scaled by a power of two so that no square overflows.
+template <std::size_t n>
+struct Normalized {
+  std::array<float, n> x;
+  float unit = 1.0f;  // the weights are x / unit
+
+  explicit Normalized(const float* weights) noexcept {
+    float peak = 0.0f;
+    for (std::size_t i = 0; i < n; ++i) peak = larger(peak, libm::fabs(weights[i]));
+    const int exponent = (std::max)((std::min)(exponent_of(peak), 120), -100);
+    unit = power_of_two(-exponent);
+    for (std::size_t i = 0; i < n; ++i) x[i] = weights[i] * unit;
+  }
+};
+
+// The positive numbers of a 16-bit float type, in ascending order, times a power of two.
+template <class T>
+struct StoredScales {
+  static constexpr int kFirst = 1;
+  static constexpr int kLast = std::is_same_v<T, f16> ? 0x7BFF : 0x7F7F;
+  float unit = 1.0f;
+  float operator()(int index) const noexcept {
+    return to_f32(T{static_cast<std::uint16_t>(index)}) * unit;
+  }
+  // The first that is at least x, or the largest.
+  int at_least(float x) const noexcept {
+    const int index = round_to<T>(x / unit).bits;
+    if (index >= kLast) return kLast;
+    return (std::max)(kFirst, (*this)(index) < x ? index + 1 : index);
+  }
+};
+
+// 1 … largest times a number.
+struct WholeScales {
+  float unit = 1.0f;
+  float operator()(int index) const noexcept { return unit * static_cast<float>(index); }
+};
+
+// Magnitudes of n weights, and for each the largest code in its direction.
+template <std::size_t n>
+struct ScaleItems {
+  static_assert(n % 8 == 0);
+  std::array<float, n> magnitude;
+  std::array<float, n> importance;
+  std::array<float, n> top;
+
+  // For scales of the given sign.
+  void set_sign(const std::array<float, n>& x, bool negative, int lowest, int highest) noexcept {
+    for (std::size_t i = 0; i < n; ++i) {
+      magnitude[i] = libm::fabs(x[i]);
+      top[i] = static_cast<float>((x[i] < 0.0f) == negative ? highest : -lowest);
+    }
+  }
+
+  // A lower bound of the error for all scales in [a, b]; of a single scale its error.
+  float least_error(float a, float b) const noexcept {
+    const float inverse = smaller(1.0f / b, kFloatMax);
+    float sums[8] = {};  // as many as let the compiler use vectors
+    for (std::size_t i = 0; i < n; i += 8) {
+      for (std::size_t j = 0; j < 8; ++j) {
+        const float x = magnitude[i + j], last = top[i + j];
+        const float quotient = smaller(x * inverse, last);
+        const float code = static_cast<float>(static_cast<std::int32_t>(quotient));
+        const float above = x - b * code;
+        const float below = a * (code + 1.0f) - x;
+        const float nearer = code < last ? smaller(above, below) : above;
+        const float distance = larger(nearer, 0.0f);
+        sums[j] += importance[i + j] * (distance * distance);
+      }
+    }
+    return ((sums[0] + sums[4]) + (sums[2] + sums[6])) +
+           ((sums[1] + sums[5]) + (sums[3] + sums[7]));
+  }
+};
+
+struct BestScale {
+  float error = kInfinity;
+  int index = 0;  // 0: all codes are zero
+  bool is_negative = false;
+};
+
+// Improves `best` with the scales first … last of `scales`.
+template <std::size_t n, class Scales>
+void search_scales(const ScaleItems<n>& items, const Scales& scales, bool negative, int first,
+                   int last, BestScale& best) noexcept {
+  struct Interval {
+    int first, last;
+    float bound;
+  };
+  Interval stack[40];  // halving 2^15 scales, two of each size
+  int depth = 0;
+  const auto push = [&](int from, int to) {
+    const float bound = items.least_error(scales(from), scales(to));
+    if (bound >= best.error) return;
+    if (from == to)
+      best = {bound, from, negative};
+    else
+      stack[depth++] = {from, to, bound};
+  };
+  push(first, last);
+  while (depth > 0) {
+    const Interval interval = stack[--depth];
+    if (interval.bound >= best.error) continue;
+    const int middle = interval.first + (interval.last - interval.first) / 2;
+    const int before = depth;
+    push(middle + 1, interval.last);
+    push(interval.first, middle);
+    // The more promising half comes first, because it may make the other one needless.
+    if (depth == before + 2 && stack[depth - 1].bound > stack[depth - 2].bound) {
+      std::swap(stack[depth - 1], stack[depth - 2]);
+    }
+  }
+}
+
+// The best of all scales of type T for codes lowest … highest; `best` may hold a result that is
+// to be improved. x is normalized.
+template <class T, std::size_t n>
+void search_all_scales(const Normalized<n>& x, const std::array<float, n>& importance, int lowest,
+                       int highest, BestScale& best) noexcept {
+  ScaleItems<n> items;
+  items.importance = importance;
+  float peak = 0.0f, all_zero = 0.0f;
+  for (std::size_t i = 0; i < n; ++i) {
+    peak = larger(peak, libm::fabs(x.x[i]));
+    all_zero += importance[i] * (x.x[i] * x.x[i]);
+  }
+  if (all_zero < best.error) best = {all_zero, 0, false};
+  if (peak == 0.0f) return;
+  const StoredScales<T> scales{x.unit};
+  const int n_signs = -lowest == highest ? 1 : 2;
+  // Good guesses first.
+  for (int sign = 0; sign < n_signs; ++sign) {
+    items.set_sign(x.x, sign == 1, lowest, highest);
+    for (int step = -4; step <= 4; ++step) {
+      const float levels = static_cast<float>(-lowest) + 0.2f * static_cast<float>(step);
+      const int index = scales.at_least(peak / levels);
+      const float error = items.least_error(scales(index), scales(index));
+      if (error < best.error) best = {error, index, sign == 1};
+    }
+  }
+  // With a scale above twice the peak, all codes are zero.
+  const int last = scales.at_least(2.0f * peak);
+  for (int sign = n_signs; sign-- > 0;) {
+    if (n_signs == 2) items.set_sign(x.x, sign == 1, lowest, highest);
+    search_scales(items, scales, sign == 1, StoredScales<T>::kFirst, last, best);
+  }
+}
+
+}}}}  // namespace nibble::NIBBLE_ABI::quant::detail
+NIBBLE_EXACT_MATH_END
