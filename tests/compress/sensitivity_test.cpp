@@ -55,19 +55,6 @@ ReferencePredictions reference_of(Session& session) {
   return must(ReferencePredictions::record(session, text_ids(session.model()), kContext, 1));
 }
 
-// As quantize does it.
-Result<void> round_plainly(std::string_view, Format format, MatrixView<const float> rows,
-                           std::span<std::byte> out) {
-  const auto k = static_cast<std::size_t>(rows.extent(1));
-  const std::size_t row_bytes = out.size() / static_cast<std::size_t>(rows.extent(0));
-  for (Index i = 0; i < rows.extent(0); ++i) {
-    NIBBLE_CHECK(
-        quant::row_from_f32(format, {rows.data() + i * rows.stride(0), k},
-                            out.subspan(static_cast<std::size_t>(i) * row_bytes, row_bytes)));
-  }
-  return ok();
-}
-
 struct Log final : TrialLog {
   std::map<std::string, double> known;
   std::size_t n_found = 0, n_added = 0, last = 0;
@@ -130,10 +117,7 @@ TEST_CASE("A model with some weights in another format is that model in a file")
                           : name == "blk.1.ffn_down.weight" ? Format::q4_0
                                                             : Format::f16;
     if (format == Format::f16) continue;
-    std::vector<std::byte> rows(static_cast<std::size_t>(matrix.n) *
-                                must(quant::row_bytes(format, static_cast<std::size_t>(matrix.k))));
-    const auto rounded = compress::detail::round_matrix(file, matrix, format, round_plainly, rows);
-    REQUIRE_MESSAGE(rounded, test::why(rounded));
+    const auto rows = must(quantize_tensor(file, name, {.format = format}));
     const auto set = trial.set(matrix.slot, matrix.layer,
                                *graph::find(graph::AllFormats::kOps, format), rows, executor);
     REQUIRE_MESSAGE(set, test::why(set));
@@ -189,13 +173,12 @@ TEST_CASE("Weights of another shape, and engines that were not asked, exchange n
 TEST_CASE("Coarser formats cost more, each matrix by itself; what is known is not measured again") {
   const Model& model = test::home_model();
   const io::Gguf file = home_file();
-  InlineExecutor executor;
   Session session = session_of(model);
   const ReferencePredictions reference = reference_of(session);
   const std::array formats = {Format::q4_0, Format::q8_0, Format::f16};
   Log log;
-  const auto all = must(measure_sensitivity(file, session, reference, formats,
-                                            graph::AllFormats::kOps, round_plainly, executor, log));
+  const auto all = must(
+      measure_sensitivity(file, session, reference, formats, graph::AllFormats::kOps, {}, log));
   REQUIRE(all.size() == 22);  // 3 layers of 7, and the embedding
   CHECK(log.n_added == 66);
   double sum = 0;
@@ -216,8 +199,8 @@ TEST_CASE("Coarser formats cost more, each matrix by itself; what is known is no
   CHECK(sum < 2.5 * together);
 
   log.last = 0;
-  const auto again = must(measure_sensitivity(
-      file, session, reference, formats, graph::AllFormats::kOps, round_plainly, executor, log));
+  const auto again = must(
+      measure_sensitivity(file, session, reference, formats, graph::AllFormats::kOps, {}, log));
   CHECK(log.n_found == 44);
   CHECK(again[3].trials[0].divergence == all[3].trials[0].divergence);
 }

@@ -4,19 +4,16 @@
 // where the model has them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
-#include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "nibble/core/result.hpp"
 #include "nibble/graph/weights.hpp"
 #include "nibble/io/gguf.hpp"
-#include "nibble/io/tensor_bytes.hpp"
 #include "nibble/model/architecture.hpp"
 #include "nibble/model/model.hpp"
-#include "nibble/quant/read_only.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
@@ -56,24 +53,6 @@ inline Result<std::vector<Matrix>> matrices_of(const Model& model, const io::Ggu
     }
     return found;
   });
-}
-
-// Reads rows [first, first + out.extent(0)) of a matrix as f32. Errors: those of reading.
-inline Result<void> read_rows(const io::Gguf& file, const io::GgufTensor& tensor, Index first,
-                              MatrixView<float> out, std::vector<std::byte>& scratch) {
-  const auto k = static_cast<std::size_t>(tensor.dims[0]);
-  NIBBLE_ASSERT(out.extent(1) == static_cast<Index>(k) && out.is_contiguous());
-  NIBBLE_TRY(row_bytes, io::row_bytes(tensor.type, k));
-  const auto n = static_cast<std::size_t>(out.extent(0));
-  scratch.resize(io::narrow<std::size_t>(row_bytes) * n);
-  const io::MappedFile* mapped = nullptr;
-  for (const io::MappedFile& other : file.files()) {
-    if (other.contains(tensor.data)) mapped = &other;
-  }
-  const io::TensorBytes bytes(tensor.data, tensor.swapped, mapped);
-  NIBBLE_CHECK(
-      bytes.read(static_cast<std::size_t>(first) * io::narrow<std::size_t>(row_bytes), scratch));
-  return quant::row_to_f32(tensor.type, scratch, {out.data(), n * k});
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::compress

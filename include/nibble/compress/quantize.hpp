@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -44,7 +45,7 @@ namespace detail {
 // The rounder of a conversion.
 class WeightedRounder {
  public:
-  explicit WeightedRounder(const WeightedConvertOptions& options) : options_(options) {}
+  explicit WeightedRounder(WeightedConvertOptions options) : options_(std::move(options)) {}
 
   Result<bool> operator()(const TensorToRound& tensor) {
     const bool is_grid = quant::visit_format(tensor.tensor().to, [](auto tag) {
@@ -145,33 +146,22 @@ class WeightedRounder {
     return true;
   }
 
-  const WeightedConvertOptions& options_;
+  WeightedConvertOptions options_;
   std::optional<ColumnFactor> factor_;  // of h_
   std::span<const double> h_;
 };
 
 }  // namespace detail
 
-// As quantize_model(): writes the model `in` to the file `path` with its weights in other formats.
-// Errors: also those of ColumnFactor::create() and round_columns(), and importance that does not
-// fit a tensor (invalid_argument, malformed).
-NIBBLE_LAZY Result<void> quantize_model_weighted(
-    const io::Gguf& in, const std::string& path, const WeightedConvertOptions& options,
-    OnConverted on_tensor = nibble::detail::keep_converting) {
-  detail::WeightedRounder rounder(options);
+// The options of a conversion that rounds in this way, for quantize_model() and quantize_tensor()
+// (model/convert.hpp). Copies share what is kept of the moments that came last. Conversions then
+// have more errors: those of ColumnFactor::create() and round_columns(), and importance that does
+// not fit a tensor (invalid_argument, malformed).
+inline ConvertOptions weighted(WeightedConvertOptions options) {
   ConvertOptions convert = options.convert;
-  convert.rounder = [&](const TensorToRound& tensor) { return rounder(tensor); };
-  return quantize_model(in, path, convert, on_tensor);
-}
-
-// The same, to memory.
-NIBBLE_LAZY Result<std::vector<std::byte>> quantize_model_weighted(
-    const io::Gguf& in, const WeightedConvertOptions& options,
-    OnConverted on_tensor = nibble::detail::keep_converting) {
-  detail::WeightedRounder rounder(options);
-  ConvertOptions convert = options.convert;
-  convert.rounder = [&](const TensorToRound& tensor) { return rounder(tensor); };
-  return quantize_model(in, convert, on_tensor);
+  convert.rounder = [rounder = std::make_shared<detail::WeightedRounder>(std::move(options))](
+                        const TensorToRound& tensor) { return (*rounder)(tensor); };
+  return convert;
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::compress

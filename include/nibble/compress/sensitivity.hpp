@@ -18,15 +18,10 @@
 #include "nibble/core/executor.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/generate/session.hpp"
+#include "nibble/model/convert.hpp"
 #include "nibble/quant/ggml.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
-
-// Rounds whole rows (n, k) of the named tensor to `format`, in the layout of files; the first one
-// is row `first` of the tensor. Called on one thread at a time; may use the executor that its maker
-// has.
-using RoundRows = FunctionRef<Result<void>(std::string_view tensor, quant::Format format,
-                                           MatrixView<const float> rows, std::span<std::byte> out)>;
 
 struct FormatTrial {
   quant::Format format = quant::Format::f32;
@@ -51,29 +46,6 @@ class TrialLog {
                    std::size_t n_trials) = 0;
 };
 
-namespace detail {
-
-// Rounds all rows of a matrix, some at a time, so that only a part of them is in memory as f32.
-inline Result<void> round_matrix(const io::Gguf& file, const Matrix& matrix, quant::Format format,
-                                 RoundRows round, std::span<std::byte> out) {
-  constexpr Index kMostValues = Index{1} << 22;
-  NIBBLE_TRY(row_bytes, quant::row_bytes(format, static_cast<std::size_t>(matrix.k)));
-  const Index most_rows = (std::min)(matrix.n, (std::max)(Index{1}, kMostValues / matrix.k));
-  std::vector<std::byte> scratch;
-  std::vector<Scalar<float>> rows(static_cast<std::size_t>(most_rows * matrix.k));
-  for (Index first = 0; first < matrix.n; first += most_rows) {
-    const Index n = (std::min)(most_rows, matrix.n - first);
-    const MatrixView<float> part(values(rows), n, matrix.k);
-    NIBBLE_CHECK(read_rows(file, *matrix.tensor, first, part, scratch));
-    NIBBLE_CHECK(round(matrix.tensor->name, format, MatrixView<const float>(part),
-                       out.subspan(static_cast<std::size_t>(first) * row_bytes,
-                                   static_cast<std::size_t>(n) * row_bytes)));
-  }
-  return ok();
-}
-
-}  // namespace detail
-
 // Measures each matrix in each format that its rows have whole blocks of. session: of the model
 // that was loaded from `file`, with exchangeable_weights; its predictions are the reference. A
 // matrix that is in a format already is not rounded, and costs nothing. `ops` finds the operations
@@ -82,7 +54,7 @@ inline Result<std::vector<TensorTrials>> measure_sensitivity(const io::Gguf& fil
                                                              const ReferencePredictions& reference,
                                                              std::span<const quant::Format> formats,
                                                              graph::FormatTable compiled,
-                                                             RoundRows round, Executor& executor,
+                                                             ConvertOptions convert,
                                                              TrialLog& log) {
   return catch_out_of_memory([&]() -> Result<std::vector<TensorTrials>> {
     NIBBLE_TRY(matrices, matrices_of(session.model(), file));
@@ -106,14 +78,16 @@ inline Result<std::vector<TensorTrials>> measure_sensitivity(const io::Gguf& fil
                                                  to_text(tensor.k) + " weights"};
       }
     }
-    std::vector<std::byte> rows;
+    InlineExecutor alone;
+    Executor& executor = convert.executor != nullptr ? *convert.executor : alone;
+    convert.choose = {};
     for (std::size_t i = 0; i < all.size(); ++i) {
       const Matrix& matrix = matrices[i];
       for (FormatTrial& t : all[i].trials) {
         const bool is_same = *quant::ggml_type_of(t.format) == matrix.tensor->type;
         if (!is_same && !log.find(all[i].tensor, t.format, t.divergence)) {
-          rows.resize(io::narrow<std::size_t>(t.bytes));
-          NIBBLE_CHECK(detail::round_matrix(file, matrix, t.format, round, rows));
+          convert.format = t.format;
+          NIBBLE_TRY(rows, quantize_tensor(file, all[i].tensor, convert));
           NIBBLE_CHECK(trial.set(matrix.slot, matrix.layer, *graph::find(compiled, t.format), rows,
                                  executor));
           NIBBLE_CHECK(session.engine().exchange_weights(trial.table()));

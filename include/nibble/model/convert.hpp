@@ -258,6 +258,24 @@ inline Result<void> convert_tensor(const ConvertedRows& rows, Executor& executor
   return ok();
 }
 
+// Converts a tensor as planned; `out` gets its rows, not packed.
+inline Result<void> convert_one(const io::Gguf& in, const io::GgufTensor& tensor,
+                                const ConvertOptions& options, Executor& executor,
+                                ConvertedTensor& plan, std::span<std::byte> out) {
+  const io::MappedFile* file = nullptr;
+  for (const io::MappedFile& other : in.files()) {
+    if (other.contains(tensor.data)) file = &other;
+  }
+  const io::TensorBytes source(tensor.data, tensor.swapped, file);
+  ConvertedRows rows{plan.from, plan.to, source, out, tensor.n_elements()};
+  const bool changes = plan.from != *quant::ggml_type_of(plan.to);
+  if (options.rounder && plan.n_dims >= 2 && changes && tensor.n_elements() > 0) {
+    NIBBLE_TRY(is_rounded, options.rounder(TensorToRound(plan, rows, executor)));
+    rows.is_rounded = is_rounded;
+  }
+  return convert_tensor(rows, executor, plan);
+}
+
 inline void pack_rows(Executor& executor, const ConvertedTensor& tensor, const std::byte* rows,
                       std::byte* panels) noexcept {
   quant::visit_format(tensor.to, [&](auto tag) {
@@ -307,31 +325,19 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
       largest_packed = (std::max)(largest_packed, io::narrow<std::size_t>(plan.bytes_to));
     }
     has_blocks = has_blocks || io::type_traits(row_type).block_size > 1;
-    writer.add_tensor(
-        plan.name, *type_of(plan), dims,
-        [&, n_bytes, row_type, on_tensor]() -> Result<std::span<const std::byte>> {
-          in_source = true;
-          auto out = rows.bytes().first(n_bytes);
-          const io::MappedFile* file = nullptr;
-          for (const io::MappedFile& other : in.files()) {
-            if (other.contains(tensor.data)) file = &other;
-          }
-          const io::TensorBytes source(tensor.data, tensor.swapped, file);
-          ConvertedRows parts{plan.from, plan.to, source, out, tensor.n_elements()};
-          if (options.rounder && plan.n_dims >= 2 && plan.from != row_type &&
-              tensor.n_elements() > 0) {
-            NIBBLE_TRY(rounded, options.rounder(TensorToRound(plan, parts, executor)));
-            parts.is_rounded = rounded;
-          }
-          NIBBLE_CHECK(convert_tensor(parts, executor, plan));
-          if (plan.packed) {
-            pack_rows(executor, plan, out.data(), panels.data());
-            out = panels.bytes().first(io::narrow<std::size_t>(plan.bytes_to));
-          }
-          if (!on_tensor(plan)) return Error{Errc::cancelled, "converting"};
-          in_source = false;
-          return std::span<const std::byte>(out);
-        });
+    writer.add_tensor(plan.name, *type_of(plan), dims,
+                      [&, n_bytes, on_tensor]() -> Result<std::span<const std::byte>> {
+                        in_source = true;
+                        auto out = rows.bytes().first(n_bytes);
+                        NIBBLE_CHECK(convert_one(in, tensor, options, executor, plan, out));
+                        if (plan.packed) {
+                          pack_rows(executor, plan, out.data(), panels.data());
+                          out = panels.bytes().first(io::narrow<std::size_t>(plan.bytes_to));
+                        }
+                        if (!on_tensor(plan)) return Error{Errc::cancelled, "converting"};
+                        in_source = false;
+                        return std::span<const std::byte>(out);
+                      });
   }
   if (options.packed) writer.set(io::kGgufAlignmentKey, static_cast<std::uint32_t>(kAlignment));
   // The version of the block formats' layouts (GGML_QNT_VERSION).
@@ -348,13 +354,13 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
 }  // namespace detail
 
 // Writes the model `in` to the file `path` with its weights in another format. Weights are rounded
-// as in quant/quantize.hpp, bit for bit, unless options.rounder does it; a tensor that already has its format is copied. All
-// metadata is kept; general.file_type and general.quantization_version are updated. The file is
-// either complete or as it was before (io/output_file.hpp). Weights of a mapped file are read, not
-// taken from the mapping, so a file that another program cuts meanwhile is an error. Errors name
-// the tensor: unsupported (a type without a format here, or a format that GGUF lacks), malformed (a
-// weight that is not finite), limit (a weight that the new format cannot hold), cancelled,
-// out_of_memory, io.
+// as in quant/quantize.hpp, bit for bit, unless options.rounder does it; a tensor that already has
+// its format is copied. All metadata is kept; general.file_type and general.quantization_version
+// are updated. The file is either complete or as it was before (io/output_file.hpp). Weights of a
+// mapped file are read, not taken from the mapping, so a file that another program cuts meanwhile
+// is an error. Errors name the tensor: unsupported (a type without a format here, or a format that
+// GGUF lacks), malformed (a weight that is not finite), limit (a weight that the new format cannot
+// hold), cancelled, out_of_memory, io.
 inline Result<void> quantize_model(const io::Gguf& in, const std::string& path,
                                    const ConvertOptions& options,
                                    OnConverted on_tensor = detail::keep_converting) {
@@ -371,6 +377,33 @@ inline Result<std::vector<std::byte>> quantize_model(
   return catch_out_of_memory([&] {
     return detail::convert(in, options, on_tensor,
                            [](const io::GgufWriter& writer) { return writer.to_bytes(); });
+  });
+}
+
+// The rows of one tensor of `in` as quantize_model() converts them, without packing them; for
+// trials of formats. Errors: also not_found.
+inline Result<std::vector<std::byte>> quantize_tensor(const io::Gguf& in, std::string_view name,
+                                                      const ConvertOptions& options) {
+  return catch_out_of_memory([&]() -> Result<std::vector<std::byte>> {
+    const io::GgufTensor* const tensor = in.find_tensor(name);
+    if (tensor == nullptr) {
+      return Error{Errc::not_found, in.name() + ": no tensor " + io::quoted(name)};
+    }
+    const auto convert = [&]() -> Result<std::vector<std::byte>> {
+      ConvertOptions rows_only = options;
+      rows_only.packed = false;
+      InlineExecutor alone;
+      Executor& executor = options.executor != nullptr ? *options.executor : alone;
+      NIBBLE_TRY(plan, detail::plan_conversion(*tensor, rows_only));
+      std::vector<std::byte> rows(io::narrow<std::size_t>(plan.bytes_to));
+      NIBBLE_CHECK(detail::convert_one(in, *tensor, rows_only, executor, plan, rows));
+      return rows;
+    };
+    auto converted = convert();
+    if (!converted) {
+      return std::move(converted).error().in(in.name() + ": tensor " + io::quoted(name));
+    }
+    return converted;
   });
 }
 
