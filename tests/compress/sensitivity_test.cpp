@@ -52,7 +52,8 @@ std::vector<std::int32_t> text_ids(const Model& model) {
 }
 
 ReferencePredictions reference_of(Session& session) {
-  return must(ReferencePredictions::record(session, text_ids(session.model()), kContext, 1));
+  return must(ReferencePredictions::record(
+      session, must(TrialText::chunks(text_ids(session.model()), kContext, 1))));
 }
 
 struct Log final : TrialLog {

@@ -22,7 +22,35 @@ struct Matrix {
   std::size_t slot = 0;                    // of the model
   Index layer = -1;                        // −1: outside of the layers
   Index n = 0, k = 0;
+  bool is_product = false;  // it is multiplied with rows; not a table of embeddings alone
 };
+
+namespace detail {
+
+// Which matrices of a model are multiplied, by their data.
+class ProductNeeds final : public graph::SurveySink {
+ public:
+  explicit ProductNeeds(graph::WeightTable weights) : weights_(weights) {}
+  void weight(const graph::WeightNeed& need) override {
+    if (need.is_table || !weights_.has(need.slot, need.layer)) return;
+    const graph::Weight& weight = weights_.at(need.slot, need.layer);
+    if (weight && !weight.is_vector()) products_.push_back({weight.data});
+  }
+
+  bool has(const std::byte* data) const {
+    return std::any_of(products_.begin(), products_.end(),
+                       [&](const Product& product) { return product.data == data; });
+  }
+
+ private:
+  struct Product {
+    const std::byte* data;
+  };
+  graph::WeightTable weights_;
+  std::vector<Product> products_;
+};
+
+}  // namespace detail
 
 // The matrices that `model` has from `file`, in the order of the file; each once, even if several
 // slots share it. Matrices of experts are left out. The file must outlive the result. Error:
@@ -30,6 +58,8 @@ struct Matrix {
 inline Result<std::vector<Matrix>> matrices_of(const Model& model, const io::Gguf& file) {
   return catch_out_of_memory([&]() -> Result<std::vector<Matrix>> {
     const graph::WeightTable weights = model.weights();
+    detail::ProductNeeds needs(weights);
+    model.architecture().survey(needs);
     std::vector<Matrix> found;
     for (Index layer = -1; layer < weights.n_layers(); ++layer) {
       for (std::size_t slot = 0; slot < weights.n_slots(); ++slot) {
@@ -43,7 +73,7 @@ inline Result<std::vector<Matrix>> matrices_of(const Model& model, const io::Ggu
           return Error{Errc::invalid_argument,
                        file.name() + ": tensor " + io::quoted(name) + " is not that of the model"};
         }
-        found.push_back({tensor, slot, layer, weight.n, weight.k});
+        found.push_back({tensor, slot, layer, weight.n, weight.k, needs.has(weight.data)});
       }
     }
     std::sort(found.begin(), found.end(),

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "nibble/core/scalar.hpp"
@@ -20,6 +21,67 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
+// The sequences along which predictions are compared: parts of a text, or prompts with answers.
+class TrialText {
+ public:
+  // Cuts a text into chunks of `context` tokens, as perplexity() does, and drops the remainder: the
+  // second half of each is scored; its first token is replaced by `bos` (not if that is negative).
+  // Errors: invalid_argument (context below 4, fewer tokens than that), out_of_memory.
+  static Result<TrialText> chunks(std::span<const std::int32_t> tokens, Index context,
+                                  std::int32_t bos) {
+    const auto n_chunks = context < 4 ? Index{0} : static_cast<Index>(tokens.size()) / context;
+    if (n_chunks == 0) {
+      return Error{Errc::invalid_argument, "predictions: " + to_text(tokens.size()) +
+                                               " tokens in chunks of " + to_text(context)};
+    }
+    return catch_out_of_memory([&]() -> Result<TrialText> {
+      TrialText text;
+      for (Index c = 0; c < n_chunks; ++c) {
+        NIBBLE_CHECK(text.add(tokens.subspan(static_cast<std::size_t>(c * context),
+                                             static_cast<std::size_t>(context)),
+                              context / 2 + 1));
+        if (bos >= 0) text.ids_[text.parts_.back().begin].value = bos;
+      }
+      return text;
+    });
+  }
+
+  // Adds a sequence; its tokens from `first_scored` on are scored. Errors: invalid_argument (none
+  // are, or the first is, which nothing predicts), out_of_memory.
+  Result<void> add(std::span<const std::int32_t> ids, Index first_scored) {
+    if (first_scored < 1 || first_scored >= static_cast<Index>(ids.size())) {
+      return Error{Errc::invalid_argument, "predictions: token " + to_text(first_scored) +
+                                               " as the first to predict of " +
+                                               to_text(ids.size())};
+    }
+    return catch_out_of_memory([&]() -> Result<void> {
+      parts_.push_back({ids_.size(), ids.size(), static_cast<std::size_t>(first_scored)});
+      for (const std::int32_t id : ids) ids_.push_back({id});
+      longest_ = (std::max)(longest_, static_cast<Index>(ids.size()));
+      n_scored_ += static_cast<Index>(ids.size()) - first_scored;
+      return ok();
+    });
+  }
+
+  std::size_t n_sequences() const noexcept { return parts_.size(); }
+  Index n_scored() const noexcept { return n_scored_; }  // tokens
+  Index longest() const noexcept { return longest_; }
+  std::span<const std::int32_t> ids(std::size_t sequence) const noexcept {
+    return {values(ids_) + parts_[sequence].begin, parts_[sequence].length};
+  }
+  std::size_t first_scored(std::size_t sequence) const noexcept {
+    return parts_[sequence].first_scored;
+  }
+
+ private:
+  struct Part {
+    std::size_t begin, length, first_scored;
+  };
+  std::vector<Scalar<std::int32_t>> ids_;
+  std::vector<Part> parts_;
+  Index longest_ = 0, n_scored_ = 0;
+};
+
 // Of each position it keeps the tokens with a probability of at least kLeastProbability, and how
 // probable all others are together; they count as one token. So the divergence is a lower bound of
 // the exact one, which is seldom more than a few hundredths above it.
@@ -27,33 +89,28 @@ class ReferencePredictions {
  public:
   static constexpr double kLeastProbability = 1e-5;
 
-  // Runs the text through the session, in chunks as perplexity() does (the second half of each
-  // chunk of `context` tokens is kept). The session's sequence is lost. Errors: as for
-  // perplexity().
-  NIBBLE_COLD static Result<ReferencePredictions> record(Session& session,
-                                                         std::span<const std::int32_t> tokens,
-                                                         Index context, std::int32_t bos,
+  // Runs the text through the session, whose sequence is lost. `progress` as for perplexity(), by
+  // sequences. Errors: invalid_argument (an empty text, a sequence that is longer than the session
+  // holds, a token that is not in the vocabulary), malformed (logits that are not numbers),
+  // cancelled, those of Session::append().
+  NIBBLE_COLD static Result<ReferencePredictions> record(Session& session, TrialText text,
                                                          const Progress* progress = nullptr) {
-    const auto n_chunks = context < 1 ? Index{0} : static_cast<Index>(tokens.size()) / context;
-    if (context < 4 || context > session.capacity() || n_chunks == 0) {
-      return Error{Errc::invalid_argument,
-                   "predictions: " + to_text(tokens.size()) + " tokens in chunks of " +
-                       to_text(context) + "; the session holds " + to_text(session.capacity())};
+    if (text.n_sequences() == 0 || text.longest() > session.capacity()) {
+      return Error{Errc::invalid_argument, "predictions: " + to_text(text.n_sequences()) +
+                                               " sequences of up to " + to_text(text.longest()) +
+                                               " tokens; the session holds " +
+                                               to_text(session.capacity())};
     }
     return catch_out_of_memory([&]() -> Result<ReferencePredictions> {
       ReferencePredictions kept;
-      kept.context_ = context;
-      kept.n_chunks_ = n_chunks;
+      kept.text_ = std::move(text);
       kept.vocab_size_ = session.model().config().vocab_size;
-      kept.ids_.resize(static_cast<std::size_t>(n_chunks * context));
-      for (std::size_t i = 0; i < kept.ids_.size(); ++i) {
-        const bool is_first = i % static_cast<std::size_t>(context) == 0;
-        const std::int32_t id = is_first && bos >= 0 ? bos : tokens[i];
-        if (id < 0 || id >= kept.vocab_size_) {
+      for (std::size_t i = 0; i < kept.text_.n_sequences(); ++i) {
+        for (const std::int32_t id : kept.text_.ids(i)) {
+          if (id >= 0 && id < kept.vocab_size_) continue;
           return Error{Errc::invalid_argument,
                        "predictions: token " + to_text(id) + " is not in the vocabulary"};
         }
-        kept.ids_[i].value = id;
       }
       NIBBLE_CHECK(kept.run(session, progress,
                             [&](std::size_t, VectorView<const float> logits, std::int32_t next) {
@@ -65,16 +122,18 @@ class ReferencePredictions {
   }
 
   Index n_positions() const noexcept { return static_cast<Index>(positions_.size()); }
-  Index context() const noexcept { return context_; }
+  const TrialText& text() const noexcept { return text_; }
 
   // How far the predictions of a session (of a model with the same vocabulary) are from these. In
   // the result, a is this reference. The sequence is lost. Errors: those of perplexity().
   NIBBLE_COLD Result<Divergence> compare(Session& session,
                                          const Progress* progress = nullptr) const {
-    if (session.model().config().vocab_size != vocab_size_ || session.capacity() < context_) {
+    if (session.model().config().vocab_size != vocab_size_ ||
+        session.capacity() < text_.longest()) {
       return Error{Errc::invalid_argument, "predictions: of a vocabulary of " +
-                                               to_text(vocab_size_) + " and chunks of " +
-                                               to_text(context_) + " tokens; the session has " +
+                                               to_text(vocab_size_) + " and sequences of up to " +
+                                               to_text(text_.longest()) +
+                                               " tokens; the session has " +
                                                to_text(Index{session.model().config().vocab_size}) +
                                                " and holds " + to_text(session.capacity())};
     }
@@ -124,16 +183,15 @@ class ReferencePredictions {
   // Calls on_position(index, logits, next token) for each position that is kept.
   template <class F>
   Result<void> run(Session& session, const Progress* progress, F on_position) const {
-    const std::span<const std::int32_t> all(values(ids_), ids_.size());
-    const auto length = static_cast<std::size_t>(context_);
     std::size_t index = 0;
-    for (Index c = 0; c < n_chunks_; ++c) {
-      const auto ids = all.subspan(static_cast<std::size_t>(c) * length, length);
+    for (std::size_t s = 0; s < text_.n_sequences(); ++s) {
+      const std::span<const std::int32_t> ids = text_.ids(s);
+      std::size_t first = text_.first_scored(s) - 1;  // predicts the first token that is scored
       NIBBLE_CHECK(session.rewind(0));
-      NIBBLE_CHECK(session.append(ids.first(length / 2)));
-      for (std::size_t first = length / 2; first < length - 1;) {
+      if (first > 0) NIBBLE_CHECK(session.append(ids.first(first)));
+      while (first < ids.size() - 1) {
         const auto n =
-            (std::min)(static_cast<std::size_t>(session.max_outputs()), length - 1 - first);
+            (std::min)(static_cast<std::size_t>(session.max_outputs()), ids.size() - 1 - first);
         NIBBLE_TRY(rows, session.append(ids.subspan(first, n), static_cast<Index>(n)));
         for (std::size_t i = 0; i < n; ++i) {
           if (!on_position(index++, rows[static_cast<Index>(i)], ids[first + i + 1])) {
@@ -142,8 +200,7 @@ class ReferencePredictions {
         }
         first += n;
       }
-      if (progress != nullptr && *progress &&
-          !(*progress)(static_cast<std::size_t>(c) + 1, static_cast<std::size_t>(n_chunks_))) {
+      if (progress != nullptr && *progress && !(*progress)(s + 1, text_.n_sequences())) {
         return Error{Errc::cancelled, "predictions"};
       }
     }
@@ -183,8 +240,8 @@ class ReferencePredictions {
     return is_nan(sum) || sum > 0 ? sum : 0;
   }
 
-  Index context_ = 0, n_chunks_ = 0, vocab_size_ = 0;
-  std::vector<Scalar<std::int32_t>> ids_;  // (n_chunks, context)
+  TrialText text_;
+  Index vocab_size_ = 0;
   std::vector<Token> tokens_;
   std::vector<Position> positions_;
 };
