@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the example programs measure of a model: its speed, and how many answers are right.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "common.hpp"
+#include "nibble/nibble.hpp"
+
+namespace example {
+
+struct Speed {
+  double prompt = 0, generation = 0;  // tokens per second
+};
+
+// Times a prompt and single tokens after it, the best of three runs.
+inline nibble::Result<Speed> measure_speed(nibble::Session& session) {
+  using Clock = std::chrono::steady_clock;
+  const auto n_all = std::min<nibble::Index>(80, session.capacity());
+  const nibble::Index n_prompt = n_all * 4 / 5;
+  const nibble::Index vocab_size = session.model().config().vocab_size;
+  std::vector<std::int32_t> ids;
+  for (nibble::Index i = 0; i < n_all; ++i) {
+    ids.push_back(static_cast<std::int32_t>(i * 37 % vocab_size));
+  }
+  const std::span<const std::int32_t> all(ids);
+  const auto rate = [](nibble::Index n, Clock::time_point start) {
+    return static_cast<double>(n) / std::chrono::duration<double>(Clock::now() - start).count();
+  };
+  Speed speed;
+  for (int run = 0; run < 3 && !interrupted; ++run) {
+    NIBBLE_CHECK(session.rewind(0));
+    auto start = Clock::now();
+    NIBBLE_CHECK(session.append(all.first(static_cast<std::size_t>(n_prompt))));
+    speed.prompt = std::max(speed.prompt, rate(n_prompt, start));
+    start = Clock::now();
+    for (auto i = static_cast<std::size_t>(n_prompt); i < ids.size(); ++i) {
+      NIBBLE_CHECK(session.append(all.subspan(i, 1)));
+    }
+    speed.generation = std::max(speed.generation, rate(n_all - n_prompt, start));
+  }
+  return speed;
+}
+
+// A prompt and the answer that is right.
+struct Sample {
+  std::string prompt;
+  std::string answer;
+};
+
+// Each line is a prompt, a tab, an answer. Errors: io, malformed.
+inline nibble::Result<std::vector<Sample>> read_samples(const std::string& path) {
+  NIBBLE_TRY(text, read_text(path));
+  std::istringstream in(text);
+  std::vector<Sample> samples;
+  std::string line;
+  while (std::getline(in, line)) {
+    const std::size_t tab = line.find('\t');
+    if (tab == line.npos) {
+      return nibble::Error{
+          nibble::Errc::malformed,
+          nibble::printable(path) + ": line " + std::to_string(samples.size() + 1) + " has no tab"};
+    }
+    samples.push_back({line.substr(0, tab), line.substr(tab + 1)});
+  }
+  return samples;
+}
+
+// The most likely answer to a prompt and a newline.
+inline nibble::Result<std::string> answer_of(nibble::Session& session, const std::string& prompt) {
+  NIBBLE_CHECK(session.rewind(0));
+  std::string answer;
+  const auto on_token = [&](const nibble::Token& token) {
+    answer += token.text;
+    return true;
+  };
+  NIBBLE_CHECK(nibble::generate(session, prompt + "\n", {}, on_token));
+  return answer;
+}
+
+// How many of the samples get their answer to the letter. Runs on n_threads threads, each with a
+// session of its own.
+inline nibble::Result<nibble::Index> count_right(const nibble::Model& model,
+                                                 const std::vector<Sample>& samples,
+                                                 nibble::Index n_threads) {
+  std::atomic<std::size_t> next{0};
+  std::atomic<nibble::Index> n_right{0};
+  std::vector<std::optional<nibble::Error>> errors(static_cast<std::size_t>(n_threads));
+  const auto work = [&](std::optional<nibble::Error>& error) {
+    auto session = nibble::Session::create(model);
+    if (!session) {
+      error = std::move(session).error();
+      return;
+    }
+    for (std::size_t i; (i = next.fetch_add(1)) < samples.size() && !interrupted;) {
+      const auto answer = answer_of(*session, samples[i].prompt);
+      if (!answer) {
+        error = answer.error();
+        next = samples.size();
+        return;
+      }
+      n_right += *answer == samples[i].answer ? 1 : 0;
+    }
+  };
+  std::vector<std::jthread> threads;
+  for (auto& error : errors) threads.emplace_back([&work, &error] { work(error); });
+  threads.clear();  // joins
+  for (const auto& error : errors) {
+    if (error) return *error;
+  }
+  return n_right.load();
+}
+
+}  // namespace example
