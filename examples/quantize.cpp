@@ -2,11 +2,11 @@
 //
 // quantize: converts a model to other weight formats and reports the error for each tensor.
 #include <cinttypes>
-#include <regex>
 #include <utility>
 #include <vector>
 
 #include "common.hpp"
+#include "format_rules.hpp"
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/hub/open.hpp"
 #include "nibble/model/convert.hpp"
@@ -17,35 +17,6 @@ namespace {
 using nibble::ConvertedTensor;
 using nibble::quant::ErrorStats;
 using nibble::quant::Format;
-
-struct Rule {
-  std::string text;
-  std::regex pattern;
-  Format format;
-  bool has_matched = false;
-};
-
-constexpr const char* kFormatNames =
-    "f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k";
-
-Format parse_format(const std::string& name) {
-  auto format = nibble::quant::format_from_name(name);
-  if (!format || !nibble::quant::ggml_type_of(*format)) {
-    throw CLI::ValidationError("'" + name + "': formats are " + kFormatNames);
-  }
-  return *format;
-}
-
-// REGEX=FORMAT; the format is what follows the last '='.
-Rule parse_rule(const std::string& text) {
-  const std::size_t at = text.rfind('=');
-  if (at == std::string::npos) throw CLI::ValidationError("'" + text + "' is not REGEX=FORMAT");
-  try {
-    return {text, std::regex(text.substr(0, at)), parse_format(text.substr(at + 1))};
-  } catch (const std::regex_error& error) {
-    throw CLI::ValidationError("'" + text + "': " + error.what());
-  }
-}
 
 std::string shape_of(const ConvertedTensor& tensor) {
   std::string shape;
@@ -98,7 +69,7 @@ int quantize(int argc, char** argv) {
   CLI::App app("Writes a GGUF model in another weight format and reports what it cost each tensor.",
                "quantize");
   std::string in_path, out_path, format_name, mix_name;
-  std::vector<std::string> rule_texts;
+  example::FormatRules rules;
   nibble::Index n_threads = 0;
   nibble::ConvertOptions options;
   app.add_option("IN.gguf", in_path,
@@ -107,18 +78,12 @@ int quantize(int argc, char** argv) {
   app.add_option("OUT.gguf", out_path, "the model to write")->required();
   auto* const what = app.add_option_group("what");
   what->add_option("--format", format_name,
-                   std::string(kFormatNames) + ": for all matrices; vectors stay f32");
+                   std::string(example::kFormatNames) + ": for all matrices; vectors stay f32");
   what->add_option("--mix", mix_name,
                    "q4_k_m, q5_k_m, q6_k, q4_0, q8_0, q4_1, q5_0, q5_1, q4_k_s, q5_k_s: what the "
                    "field means by these names, with a better format for some matrices");
   what->require_option(1);
-  app.add_option(
-         "--tensor", rule_texts,
-         "REGEX=FORMAT: another format for matrices whose names contain a match; of several "
-         "options the last that matches counts, and each must match a matrix (a layer's ffn_gate "
-         "and "
-         "ffn_up are faster alike)")
-      ->allow_extra_args(false);
+  rules.add_option_to(app);
   app.add_flag(
       "--packed", options.packed,
       "matrices in the packed layout that nibble's kernels read: the file is then mapped and "
@@ -127,7 +92,6 @@ int quantize(int argc, char** argv) {
   app.footer(
       "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted: OUT.gguf is then as it was.");
 
-  std::vector<Rule> rules;
   std::optional<nibble::FormatMix> mix;
   app.callback([&] {  // here, so that an invalid format is a usage error
     if (!mix_name.empty()) {
@@ -137,9 +101,9 @@ int quantize(int argc, char** argv) {
       options.format = mix->most;
       options.file_type = mix->file_type;
     } else {
-      options.format = parse_format(format_name);
+      options.format = example::parse_format(format_name);
     }
-    for (const std::string& text : rule_texts) rules.push_back(parse_rule(text));
+    rules.parse();
   });
   if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
   example::catch_signals();
@@ -151,11 +115,7 @@ int quantize(int argc, char** argv) {
   options.choose = [&](std::string_view name) {
     std::optional<Format> format;
     if (mixed) format = (*mixed)(name);
-    for (Rule& rule : rules) {
-      if (!std::regex_search(name.begin(), name.end(), rule.pattern)) continue;
-      rule.has_matched = true;
-      format = rule.format;
-    }
+    if (const auto ruled = rules(name)) format = ruled;
     return format;
   };
 
@@ -166,14 +126,9 @@ int quantize(int argc, char** argv) {
   int name_width = 6;
   for (const auto& tensor : file->tensors()) {
     name_width = std::max(name_width, static_cast<int>(tensor.name.size()));
-    if (tensor.n_dims >= 2) options.choose(tensor.name);
   }
-  for (const Rule& rule : rules) {  // before anything is written
-    if (rule.has_matched) continue;
-    std::fprintf(stderr, "quantize: --tensor %s: no matrix of %s has such a name\n",
-                 nibble::printable(rule.text).c_str(), file->name().c_str());
-    return example::kFailed;
-  }
+  // Before anything is written.
+  if (const auto checked = rules.check(*file); !checked) return example::fail(app, checked.error());
   std::vector<ConvertedTensor> report;
   {
     example::StatusLine status;

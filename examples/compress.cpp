@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// compress: makes a model as small as a budget wants and loses as little as possible.
+#include "compress/job.hpp"
+
+#include <cctype>
+#include <string>
+#include <vector>
+
+#include "common.hpp"
+#include "nibble/core/thread_pool.hpp"
+
+namespace {
+
+using nibble::Index;
+using nibble::quant::Format;
+
+// "900KiB", "3.5MB", "120000".
+std::uint64_t parse_bytes(const std::string& text) {
+  std::size_t end = 0;
+  double number = 0;
+  try {
+    number = std::stod(text, &end);
+  } catch (const std::exception&) {
+    throw CLI::ValidationError("'" + text + "' is not a number of bytes, such as 900KiB");
+  }
+  std::string unit = text.substr(end);
+  for (char& c : unit) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  const struct {
+    const char* name;
+    double bytes;
+  } units[] = {{"", 1},
+               {"B", 1},
+               {"KB", 1e3},
+               {"MB", 1e6},
+               {"GB", 1e9},
+               {"K", 1024},
+               {"M", 1024. * 1024},
+               {"G", 1024. * 1024 * 1024},
+               {"KIB", 1024},
+               {"MIB", 1024. * 1024},
+               {"GIB", 1024. * 1024 * 1024}};
+  for (const auto& known : units) {
+    const double bytes = number * known.bytes;
+    if (unit == known.name && bytes >= 1 && bytes < 1e15) return static_cast<std::uint64_t>(bytes);
+  }
+  throw CLI::ValidationError("'" + text + "' is not a number of bytes, such as 900KiB");
+}
+
+int compress(int argc, char** argv) {
+  CLI::App app(
+      "Makes a model as small as a budget wants: observes it on a text, tries each matrix in each "
+      "format, takes the formats that lose least, and rounds as well as it can. What it writes "
+      "runs in nibble and in llama.cpp.",
+      "compress");
+  example::JobOptions options;
+  std::string budget, preset;
+  std::vector<std::string> format_names = {"q4_0", "q4_1", "q5_0", "q5_1", "q4_k",
+                                           "q5_k", "q6_k", "q8_0", "f16"};
+  Index n_threads = 0;
+  app.add_option("MODEL", options.in, "a GGUF file or a folder as hubs have it")->required();
+  app.add_option("OUT.gguf", options.out, "the file to write")
+      ->check(example::is_not_empty)
+      ->required();
+  auto* const what = app.add_option_group("budget");
+  what->add_option("--budget", budget, "bytes of the file, e.g. 900KiB");
+  what->add_option("--budget-us", options.budget_us,
+                   "microseconds of a token on this machine, as the products are timed")
+      ->check(CLI::PositiveNumber);
+  what->add_option("--preset", preset,
+                   "q4: 4.5 bits a weight; q5: 5.5; q6: 6.6; smallest: the smallest that costs no "
+                   "more than 0.05 nats")
+      ->check(CLI::IsMember({"q4", "q5", "q6", "smallest"}));
+  what->require_option(1);
+  app.add_option("--text", options.text.path, "a text of the kind that the model is for")
+      ->check(example::is_not_empty)
+      ->required();
+  app.add_option("--ctx", options.text.context, "tokens of a chunk of the text")
+      ->check(CLI::Range(Index{8}, Index{1} << 20))
+      ->capture_default_str();
+  app.add_option("--calibration-tokens", options.text.n_calibration, "the most tokens to observe")
+      ->check(CLI::Range(Index{8}, Index{1} << 30))
+      ->capture_default_str();
+  app.add_option("--trial-tokens", options.text.n_trial, "the most tokens to try formats on")
+      ->check(CLI::Range(Index{8}, Index{1} << 30))
+      ->capture_default_str();
+  app.add_option("--report-tokens", options.text.n_report, "the most tokens to report on")
+      ->check(CLI::Range(Index{8}, Index{1} << 30))
+      ->capture_default_str();
+  app.add_option("--formats", format_names, "the formats that may be used")
+      ->delimiter(',')
+      ->capture_default_str();
+  options.rules.add_option_to(app);
+  app.add_option("--exact", options.sample_paths,
+                 "FILE.tsv of prompts and answers, with a tab between: how many answers are right")
+      ->allow_extra_args(false);
+  app.add_option("--plot", options.plot, "a picture of size against loss, FILE.svg (by gnuplot)")
+      ->check(example::is_not_empty);
+  app.add_option("--threads", n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
+  app.footer(
+      "OUT.gguf.trials keeps what was measured: if it is stopped, the same command goes on.\n"
+      "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted: OUT.gguf is then as it was.");
+  app.callback([&] {
+    if (!budget.empty()) options.budget_bytes = parse_bytes(budget);
+    if (preset == "q4") options.budget_bits = 4.5;
+    if (preset == "q5") options.budget_bits = 5.5;
+    if (preset == "q6") options.budget_bits = 6.6;
+    if (preset == "smallest") options.most_divergence = 0.05;
+    for (const std::string& name : format_names) {
+      options.formats.push_back(example::parse_format(name));
+    }
+    options.rules.parse();
+  });
+  if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
+  example::catch_signals();
+  auto pool = nibble::ThreadPool::create({.n_threads = n_threads});
+  if (!pool) return example::fail(app, pool.error());
+  example::Job job(options, **pool);
+  const auto done = job.run();
+  if (!done && done.error().code == nibble::Errc::cancelled) return example::kInterrupted;
+  if (!done) return example::fail(app, done.error());
+  return example::finished(app);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return example::guarded("compress", compress, argc, argv); }
