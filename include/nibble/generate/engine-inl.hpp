@@ -232,7 +232,8 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
   }
   if (args.executor = options.executor; args.executor == nullptr) args.executor = &own_executor;
   limits.max_workers = args.executor->n_workers();
-  limits.float_inputs = needs.float_inputs || options.exchangeable_weights;
+  limits.float_inputs =
+      needs.float_inputs || options.exchangeable_weights || options.product_observer;
   limits.code_inputs = needs.code_inputs || options.exchangeable_weights;
   plan = model.architecture().plan(limits);
   if (!plan.is_valid()) {
@@ -307,6 +308,8 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
   args.cache = cache;
   args.weights = model.weights();
   args.tuning = model.tuning();
+  args.observer = &options.observer;
+  args.product_observer = &options.product_observer;
   tokens = arena.take<std::int32_t>(max_rows);
   segments = arena.take<graph::Segment>(max_segments);
   output_rows = arena.take<Index>(max_outputs);

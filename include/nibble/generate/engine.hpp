@@ -13,6 +13,7 @@
 #include "nibble/core/owned.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/generate/sequence.hpp"
+#include "nibble/graph/observer.hpp"
 #include "nibble/model/model.hpp"
 #include "nibble/ops/kv_type.hpp"
 #include "nibble/ops/segment.hpp"
@@ -35,6 +36,10 @@ struct EngineOptions {
   // Has working memory for weights of any format: others can then take the place of the model's
   // (exchange_weights).
   bool exchangeable_weights = false;
+  // Look into the graph while it runs (graph/run.hpp); empty: nobody does. Results do not change.
+  // The engine shares the callables. They must not run the engine.
+  graph::Observer observer = {};                // sees what a Tap shows
+  graph::ProductObserver product_observer = {};  // sees the inputs of products
 };
 
 inline constexpr Index kDefaultContext = 4096;
