@@ -216,7 +216,7 @@ TEST_CASE_TEMPLATE("a search is never worse than plain rounding", F, ALL_FORMATS
       }
     }
   }
-  MESSAGE(to_string(kFormatOf<F>), ": mean error relative to plain rounding ",
+  MESSAGE(std::string(to_string(kFormatOf<F>)), ": mean error relative to plain rounding ",
           std::exp((searched - plain) / n));
   CHECK(std::exp((searched - plain) / n) < (F::kBits == 8 ? 0.99 : 0.9));
 }

@@ -4,12 +4,13 @@
 // k): how an error in one column of the weights is best made good by the columns after it, and what
 // error then remains.
 //
-// With H = R Rᵀ, R upper triangular, U = R with its columns divided by their diagonal elements, and
-// D the squares of these, the error of a row of weights w that is stored as q is
-//   (w - q) H (w - q)ᵀ = Σ_j D_j (q_j - w_j - Σ_{i<j} (w_i - q_i) U_ij)²
-// so column j should be near to w_j + Σ_{i<j} (w_i - q_i) U_ij. This is GPTQ and SparseGPT (in
-// theirs, 1/D_j is the square of the diagonal of chol(H⁻¹); that both are one is shown in QuIP,
-// Chee et al. 2023, theorem 6), without an inverse of H.
+// With H = R Rᵀ, R upper triangular, let U be R with its columns divided by their diagonal elements
+// and D the squares of these. A row of weights w that is stored as q then has the error
+//   (w - q) H (w - q)ᵀ = Σ_j D_j e_j²,  e (U⁻¹) = w - q
+// so if column j is rounded from w_j - Σ_{i<j} e_i (U⁻¹)_ij, and is off by e_j, the error grows by
+// D_j e_j², and the columns after it have made good all that they can: optimal brain surgery. This
+// is GPTQ and SparseGPT, where D and U⁻¹ come from a Cholesky factor of H⁻¹ (whose diagonal is
+// 1/√D); an inverse of H is not needed.
 #pragma once
 
 #include <algorithm>
@@ -114,8 +115,8 @@ class ColumnFactor {
   double damping() const noexcept { return damping_; }  // that was needed
   // The column that is the i-th to be rounded.
   Index column(Index i) const noexcept { return columns_[static_cast<std::size_t>(i)].value; }
-  // Row i of U, i.e. U_i,j for the columns j in their order, which is zero up to j = i; stride()
-  // numbers, zero from k on.
+  // Row i: what the columns after the i-th in order take over of an error of 1 in it, -(U⁻¹)_ij;
+  // zero up to j = i. stride() numbers, zero from k on.
   const float* row(Index i) const noexcept { return values(upper_) + i * stride_; }
   Index stride() const noexcept { return stride_; }  // a multiple of 256
   // D, in order.
@@ -165,7 +166,7 @@ class ColumnFactor {
                      "second moments that are not those of any data (not positive semidefinite)"};
       }
     }
-    factor.take(values(lower));
+    factor.take(values(lower), executor);
     return factor;
   }
 
@@ -193,19 +194,35 @@ class ColumnFactor {
     }
   }
 
-  void take(const double* lower) {
+  // Inverts U, in strips of columns, which do not depend on each other.
+  void take(const double* lower, Executor& executor) {
+    constexpr Index kStrip = 64;
     stride_ = (k_ + 255) / 256 * 256;
     upper_.resize(static_cast<std::size_t>(k_ * stride_));
     remaining_.resize(static_cast<std::size_t>(k_));
+    const auto r = [&](Index i, Index j) { return lower[(k_ - 1 - i) * k_ + (k_ - 1 - j)]; };
     for (Index j = 0; j < k_; ++j) {
-      const Index turned = k_ - 1 - j;
-      const double diagonal = lower[turned * k_ + turned];
-      remaining_[static_cast<std::size_t>(j)].value = diagonal * diagonal;
-      for (Index i = 0; i < j; ++i) {
-        upper_[static_cast<std::size_t>(i * stride_ + j)].value =
-            static_cast<float>(lower[(k_ - 1 - i) * k_ + turned] / diagonal);
-      }
+      remaining_[static_cast<std::size_t>(j)].value = r(j, j) * r(j, j);
     }
+    std::vector<Scalar<double>> strips(
+        static_cast<std::size_t>(executor.n_workers() * k_ * kStrip));
+    executor.parallel_for((k_ + kStrip - 1) / kStrip, [&](Index task, Index worker) {
+      double* const strip = values(strips) + worker * k_ * kStrip;  // (k, kStrip) of the inverse
+      const Index first = task * kStrip, last = (std::min)(first + kStrip, k_);
+      for (Index i = last; i-- > 0;) {
+        double* const row = strip + i * kStrip;
+        for (Index j = 0; j < kStrip; ++j) row[j] = i == first + j ? 1.0 : 0.0;
+        for (Index m = i + 1; m < last; ++m) {
+          const double amount = r(i, m) / r(m, m);
+          const double* const other = strip + m * kStrip;
+          for (Index j = 0; j < kStrip; ++j) row[j] -= amount * other[j];
+        }
+        for (Index j = (std::max)(first, i + 1); j < last; ++j) {
+          upper_[static_cast<std::size_t>(i * stride_ + j)].value =
+              static_cast<float>(-row[j - first]);
+        }
+      }
+    });
   }
 
   Index k_ = 0, stride_ = 0;

@@ -319,7 +319,7 @@ class ColumnRounder {
       if (!mask_.empty()) mask_[at(row, column)] = is_kept ? 1 : 0;
       const double off = static_cast<double>(wanted) - static_cast<double>(stored);
       state.error += factor_.remaining(j) * off * off;
-      const float missing = weights_[at(row, column)] - stored;
+      const float missing = wanted - stored;
       missing_[at(row, j)].value = missing;
       // The factor is zero up to j, so whole groups of 16 columns can be corrected.
       const float* const from = factor_.row(j) + begin;
@@ -355,7 +355,7 @@ class ColumnRounder {
   std::span<std::uint8_t> mask_;
   bool is_planned_ = false;  // scales were chosen before the first column
   std::vector<RowState> rows_;
-  std::vector<Scalar<float>> missing_;      // (n, k): weight - what is stored, in order
+  std::vector<Scalar<float>> missing_;      // (n, k): e, in order
   std::vector<Scalar<float>> current_;      // (n, kColumnBlock)
   std::vector<Scalar<std::uint8_t>> keep_;  // (n, kColumnBlock)
   std::vector<Score> scores_;

@@ -19,6 +19,7 @@
 #include <utility>
 
 #include "nibble/core/exact_math.hpp"
+#include "nibble/quant/four.hpp"
 #include "nibble/quant/scale_search.hpp"
 
 NIBBLE_EXACT_MATH_BEGIN
@@ -38,55 +39,50 @@ struct AffineItems {
   std::array<float, n> importance;
   float levels;
 
-  // The sums over the group that least squares needs, with the codes nearest for step and offset.
-  struct Sums {
-    float w = 0, c = 0, cc = 0, x = 0, xc = 0;
-  };
-
+  // The codes nearest to x with 1 / step and offset.
+  Four codes_of(Four x_i, Four inverse, Four offset) const noexcept {
+    const Four inside =
+        larger(Four::all(0.0f), smaller((x_i - offset) * inverse, Four::all(levels)));
+    return truncated(inside + Four::all(0.5f));
+  }
   float code_of(float x_i, float inverse, float offset) const noexcept {
-    const float quotient = (x_i - offset) * inverse;
-    const float inside = larger(0.0f, smaller(quotient, levels));
-    return static_cast<float>(static_cast<std::int32_t>(inside + 0.5f));
+    return codes_of(Four::all(x_i), Four::all(inverse), Four::all(offset))[0];
+  }
+  static float inverse_of(float step) noexcept {
+    return step > 0.0f ? nibble::smaller(1.0f / step, kFloatMax) : 0.0f;
   }
 
   // The error with the nearest codes.
   float error(float step, float offset) const noexcept {
-    const float inverse = step > 0.0f ? smaller(1.0f / step, kFloatMax) : 0.0f;
-    float sums[8] = {};
-    for (std::size_t i = 0; i < n; i += 8) {
-      for (std::size_t j = 0; j < 8; ++j) {
-        const float code = code_of(x[i + j], inverse, offset);
-        const float residual = (x[i + j] - step * code) - offset;
-        sums[j] += importance[i + j] * (residual * residual);
-      }
+    const Four inverse = Four::all(inverse_of(step)), low = Four::all(offset);
+    const Four scale = Four::all(step);
+    Four sums[2] = {Four::all(0.0f), Four::all(0.0f)};
+    for (std::size_t i = 0; i < n; i += 4) {
+      const Four v = Four::load(x.data() + i);
+      const Four residual = (v - scale * codes_of(v, inverse, low)) - low;
+      Four& to = sums[i / 4 % 2];
+      to = to + Four::load(importance.data() + i) * (residual * residual);
     }
-    return ((sums[0] + sums[4]) + (sums[2] + sums[6])) +
-           ((sums[1] + sums[5]) + (sums[3] + sums[7]));
+    return sum(sums[0] + sums[1]);
   }
 
   // The pair that is best for the codes of another pair. At most zero: the largest offset.
   AffineFit improved(float step, float offset, bool at_most_zero) const noexcept {
-    const float inverse = step > 0.0f ? smaller(1.0f / step, kFloatMax) : 0.0f;
-    float w[8] = {}, c[8] = {}, cc[8] = {}, sx[8] = {}, xc[8] = {};
-    for (std::size_t i = 0; i < n; i += 8) {
-      for (std::size_t j = 0; j < 8; ++j) {
-        const float code = code_of(x[i + j], inverse, offset);
-        const float weighted = importance[i + j] * code;
-        w[j] += importance[i + j];
-        c[j] += weighted;
-        cc[j] += weighted * code;
-        sx[j] += importance[i + j] * x[i + j];
-        xc[j] += weighted * x[i + j];
-      }
+    const Four inverse = Four::all(inverse_of(step)), low = Four::all(offset);
+    const Four zero = Four::all(0.0f);
+    Four w = zero, c = zero, cc = zero, sx = zero, xc = zero;
+    for (std::size_t i = 0; i < n; i += 4) {
+      const Four v = Four::load(x.data() + i), weight = Four::load(importance.data() + i);
+      const Four code = codes_of(v, inverse, low);
+      const Four weighted = weight * code;
+      w = w + weight;
+      c = c + weighted;
+      cc = cc + weighted * code;
+      sx = sx + weight * v;
+      xc = xc + weighted * v;
     }
-    Sums s;
-    for (std::size_t j = 0; j < 8; ++j) {
-      s.w += w[j];
-      s.c += c[j];
-      s.cc += cc[j];
-      s.x += sx[j];
-      s.xc += xc[j];
-    }
+    // The sums over the group that least squares needs.
+    const struct { float w, c, cc, x, xc; } s = {sum(w), sum(c), sum(cc), sum(sx), sum(xc)};
     AffineFit fit;
     const float determinant = s.w * s.cc - s.c * s.c;
     if (!(determinant > 0.0f)) return fit;
@@ -103,22 +99,23 @@ struct AffineItems {
 
   // A lower bound of the error for all steps in [a, b] and offsets in [p, q].
   float least_error(float a, float b, float p, float q) const noexcept {
-    const float inverse = smaller(1.0f / b, kFloatMax);
-    float sums[8] = {};
-    for (std::size_t i = 0; i < n; i += 8) {
-      for (std::size_t j = 0; j < 8; ++j) {
-        // The largest code that is not beyond x for any pair, or -1; and the next one.
-        const float v = x[i + j];
-        const float quotient = larger(-1.0f, smaller((v - q) * inverse, levels));
-        const float code = static_cast<float>(static_cast<std::int32_t>(quotient + 1.0f)) - 1.0f;
-        const float above = code >= 0.0f ? (v - b * code) - q : kFloatMax;
-        const float below = code < levels ? (a * (code + 1.0f) - v) + p : kFloatMax;
-        const float distance = larger(smaller(above, below), 0.0f);
-        sums[j] += importance[i + j] * (distance * distance);
-      }
+    const Four inverse = Four::all(nibble::smaller(1.0f / b, kFloatMax));
+    const Four zero = Four::all(0.0f), one = Four::all(1.0f), far = Four::all(kFloatMax);
+    const Four least = Four::all(a), most = Four::all(b), last = Four::all(levels);
+    const Four lowest = Four::all(p), highest = Four::all(q);
+    Four sums[2] = {zero, zero};
+    for (std::size_t i = 0; i < n; i += 4) {
+      // The largest code that is not beyond x for any pair, or -1; and the next one.
+      const Four v = Four::load(x.data() + i);
+      const Four quotient = larger(zero - one, smaller((v - highest) * inverse, last));
+      const Four code = truncated(quotient + one) - one;
+      const Four above = if_less(code, zero, far, (v - most * code) - highest);
+      const Four below = if_less(code, last, (least * (code + one) - v) + lowest, far);
+      const Four distance = larger(smaller(above, below), zero);
+      Four& to = sums[i / 4 % 2];
+      to = to + Four::load(importance.data() + i) * (distance * distance);
     }
-    return ((sums[0] + sums[4]) + (sums[2] + sums[6])) +
-           ((sums[1] + sums[5]) + (sums[3] + sums[7]));
+    return sum(sums[0] + sums[1]);
   }
 };
 

@@ -29,6 +29,7 @@
 #include "nibble/core/float16.hpp"
 #include "nibble/core/libm.hpp"
 #include "nibble/core/scalar.hpp"
+#include "nibble/quant/four.hpp"
 #include "nibble/quant/quantize.hpp"
 
 NIBBLE_EXACT_MATH_BEGIN
@@ -120,22 +121,46 @@ struct ScaleItems {
 
   // A lower bound of the error for all scales in [a, b]; of a single scale its error.
   float least_error(float a, float b) const noexcept {
-    const float inverse = smaller(1.0f / b, kFloatMax);
-    float sums[8] = {};  // as many as let the compiler use vectors
-    for (std::size_t i = 0; i < n; i += 8) {
-      for (std::size_t j = 0; j < 8; ++j) {
-        const float x = magnitude[i + j], last = top[i + j];
-        const float quotient = smaller(x * inverse, last);
-        const float code = static_cast<float>(static_cast<std::int32_t>(quotient));
-        const float above = x - b * code;
-        const float below = a * (code + 1.0f) - x;
-        const float nearer = code < last ? smaller(above, below) : above;
-        const float distance = larger(nearer, 0.0f);
-        sums[j] += importance[i + j] * (distance * distance);
-      }
+    const Four inverse = Four::all(smaller(1.0f / b, kFloatMax));
+    const Four least = Four::all(a), most = Four::all(b), zero = Four::all(0.0f);
+    const Four one = Four::all(1.0f);
+    Four sums[2] = {zero, zero};
+    for (std::size_t i = 0; i < n; i += 4) {
+      const Four x = Four::load(magnitude.data() + i), last = Four::load(top.data() + i);
+      const Four code = truncated(smaller(x * inverse, last));
+      const Four above = x - most * code;
+      const Four below = least * (code + one) - x;
+      const Four distance = larger(if_less(code, last, smaller(above, below), above), zero);
+      Four& to = sums[i / 4 % 2];
+      to = to + Four::load(importance.data() + i) * (distance * distance);
     }
-    return ((sums[0] + sums[4]) + (sums[2] + sums[6])) +
-           ((sums[1] + sums[5]) + (sums[3] + sums[7]));
+    return sum(sums[0] + sums[1]);
+  }
+
+  // The error with codes of zero.
+  float all_zero() const noexcept {
+    Four squares = Four::all(0.0f);
+    for (std::size_t i = 0; i < n; i += 4) {
+      const Four x = Four::load(magnitude.data() + i);
+      squares = squares + Four::load(importance.data() + i) * (x * x);
+    }
+    return sum(squares);
+  }
+
+  // The scale that is best for the codes of another one: least squares.
+  float improved(float scale) const noexcept {
+    const Four inverse = Four::all(smaller(1.0f / scale, kFloatMax)), half = Four::all(0.5f);
+    Four xc = Four::all(0.0f), cc = xc;
+    for (std::size_t i = 0; i < n; i += 4) {
+      const Four x = Four::load(magnitude.data() + i), last = Four::load(top.data() + i);
+      const Four code = truncated(smaller(x * inverse, last) + half);
+      const Four nearest = smaller(code, last);
+      const Four weighted = Four::load(importance.data() + i) * nearest;
+      xc = xc + weighted * x;
+      cc = cc + weighted * nearest;
+    }
+    const float squares = sum(cc);
+    return squares > 0.0f ? sum(xc) / squares : scale;
   }
 };
 
@@ -178,36 +203,44 @@ void search_scales(const ScaleItems<n>& items, const Scales& scales, bool negati
   }
 }
 
-// The best of all scales of type T for codes lowest … highest; `best` may hold a result that is
-// to be improved. x is normalized.
+// Improves `best` with a good scale of type T for codes lowest … highest. x is normalized.
+template <class T, std::size_t n>
+void guess_scale(ScaleItems<n>& items, const Normalized<n>& x, int lowest, int highest,
+                 BestScale& best) noexcept {
+  float peak = 0.0f, all_zero = 0.0f;
+  for (std::size_t i = 0; i < n; ++i) {
+    peak = larger(peak, libm::fabs(x.x[i]));
+    all_zero += items.importance[i] * (x.x[i] * x.x[i]);
+  }
+  if (all_zero < best.error) best = {all_zero, 0, false};
+  if (peak == 0.0f) return;
+  const StoredScales<T> scales{x.unit};
+  for (int sign = 0; sign < (-lowest == highest ? 1 : 2); ++sign) {
+    items.set_sign(x.x, sign == 1, lowest, highest);
+    for (int step = -4; step <= 4; ++step) {
+      const float levels = static_cast<float>(-lowest) + 0.2f * static_cast<float>(step);
+      const int index = scales.at_least(items.improved(peak / levels));
+      const float error = items.least_error(scales(index), scales(index));
+      if (error < best.error) best = {error, index, sign == 1};
+    }
+  }
+}
+
+// The best of all scales of type T; `best` may hold a result that is to be improved.
 template <class T, std::size_t n>
 void search_all_scales(const Normalized<n>& x, const std::array<float, n>& importance, int lowest,
                        int highest, BestScale& best) noexcept {
   ScaleItems<n> items;
   items.importance = importance;
-  float peak = 0.0f, all_zero = 0.0f;
-  for (std::size_t i = 0; i < n; ++i) {
-    peak = larger(peak, libm::fabs(x.x[i]));
-    all_zero += importance[i] * (x.x[i] * x.x[i]);
-  }
-  if (all_zero < best.error) best = {all_zero, 0, false};
+  guess_scale<T>(items, x, lowest, highest, best);
+  float peak = 0.0f;
+  for (const float v : x.x) peak = larger(peak, libm::fabs(v));
   if (peak == 0.0f) return;
   const StoredScales<T> scales{x.unit};
-  const int n_signs = -lowest == highest ? 1 : 2;
-  // Good guesses first.
-  for (int sign = 0; sign < n_signs; ++sign) {
-    items.set_sign(x.x, sign == 1, lowest, highest);
-    for (int step = -4; step <= 4; ++step) {
-      const float levels = static_cast<float>(-lowest) + 0.2f * static_cast<float>(step);
-      const int index = scales.at_least(peak / levels);
-      const float error = items.least_error(scales(index), scales(index));
-      if (error < best.error) best = {error, index, sign == 1};
-    }
-  }
   // With a scale above twice the peak, all codes are zero.
   const int last = scales.at_least(2.0f * peak);
-  for (int sign = n_signs; sign-- > 0;) {
-    if (n_signs == 2) items.set_sign(x.x, sign == 1, lowest, highest);
+  for (int sign = -lowest == highest ? 1 : 2; sign-- > 0;) {
+    items.set_sign(x.x, sign == 1, lowest, highest);
     search_scales(items, scales, sign == 1, StoredScales<T>::kFirst, last, best);
   }
 }

@@ -219,7 +219,7 @@ class SuperSearch {
       const auto s = static_cast<float>(trial.groups[g].scale);
       const auto b = -static_cast<double>(trial.groups[g].minimum);
       const float step = d * s, offset = -(m * static_cast<float>(trial.groups[g].minimum));
-      const float inverse = step > 0.0f ? smaller(1.0f / step, kFloatMax) : 0.0f;
+      const float inverse = AffineItems<32>::inverse_of(step);
       for (std::size_t i = 0; i < 32; ++i) {
         const AffineItems<32>& items = items_[g];
         const double a = static_cast<double>(s * items.code_of(items.x[i], inverse, offset));
@@ -268,10 +268,13 @@ class Q6Search {
   }
 
   void run(Block& block) noexcept {
-    Trial first{kInfinity, block.scale, block.scales};
-    Trial best = refined(first);
-    const Trial second = refined(fitted());
+    const auto search = [&](Trial& trial, std::size_t g) { return search_group(trial, g); };
+    const auto descend = [&](Trial& trial, std::size_t g) { return descend_group(trial, g); };
+    Trial best = refined({kInfinity, block.scale, block.scales}, 1, search);
+    const Trial second = refined(fitted(), 1, search);
     if (second.error < best.error) best = second;
+    best = refined(best, 6, descend);
+    best = refined(best, 3, search);
     block.scale = best.scale;
     block.scales = best.groups;
   }
@@ -284,29 +287,37 @@ class Q6Search {
     std::array<std::int8_t, 16> groups = {};
   };
 
-  // The scale for which the largest group scale is -128; all groups then get theirs.
+  // Each group by itself, then rounded to the common scale for which the largest is -126.
   Trial fitted() const noexcept {
-    Trial trial;
+    float scales[16] = {};
     float largest = 0.0f;  // signed
     for (std::size_t g = 0; g < 16; ++g) {
-      Normalized<16> group(x_[g].data());
-      std::array<float, 16> weights;
-      normalize_importance(importance_[g].data(), weights);
+      const Normalized<16> group(x_[g].data());
+      ScaleItems<16> items;
+      normalize_importance(importance_[g].data(), items.importance);
       BestScale best;
-      search_all_scales<bf16>(group, weights, kLowest, kHighest, best);
-      if (best.index == 0) continue;
+      guess_scale<bf16>(items, group, kLowest, kHighest, best);
       const float scale = to_f32(bf16{static_cast<std::uint16_t>(best.index)});
-      if (scale > libm::fabs(largest)) largest = best.is_negative ? -scale : scale;
+      scales[g] = best.is_negative ? -scale : scale;
+      if (scale > libm::fabs(largest)) largest = scales[g];
     }
-    trial.scale = stored(largest / -128.0f);
+    Trial trial;
+    trial.scale = stored(largest / -126.0f);
+    const float d = value(trial.scale);
+    for (std::size_t g = 0; g < 16 && d != 0.0f; ++g) {
+      trial.groups[g] = static_cast<std::int8_t>(nearest_in(scales[g] / d, -128, 127));
+    }
     return trial;
   }
 
-  Trial refined(Trial trial) const noexcept {
+  // Alternates between the groups' scales for the block's, which improve(trial, g) finds, and the
+  // block's for the groups' codes.
+  template <class Improve>
+  Trial refined(Trial trial, int n_rounds, Improve improve) const noexcept {
     Trial best;
-    for (int round = 0; round < 6; ++round) {
+    for (int round = 0; round < n_rounds; ++round) {
       float error = 0.0f;
-      for (std::size_t g = 0; g < 16; ++g) error += search_group(trial, g);
+      for (std::size_t g = 0; g < 16; ++g) error += improve(trial, g);
       trial.error = error;
       if (!(trial.error < best.error)) break;
       best = trial;
@@ -315,17 +326,37 @@ class Q6Search {
     return best;
   }
 
+  // A better scale of a group among its neighbours.
+  float descend_group(Trial& trial, std::size_t g) const noexcept {
+    const float d = value(trial.scale);
+    ScaleItems<16> items;
+    items.importance = importance_[g];
+    const int now = trial.groups[g];
+    items.set_sign(x_[g], (now < 0) != (d < 0.0f), kLowest, kHighest);
+    float least = kInfinity;
+    for (const int by : {0, -1, 1, -2, 2}) {
+      const int next = now + by;
+      if (next < -128 || next > 127 || (next < 0) != (now < 0)) continue;
+      const float scale = libm::fabs(d * static_cast<float>(next));
+      const float error = scale == 0.0f ? items.all_zero() : items.least_error(scale, scale);
+      if (!(error < least)) continue;
+      least = error;
+      trial.groups[g] = static_cast<std::int8_t>(next);
+    }
+    return least;
+  }
+
   // The best of all scales of a group, for the block's scale of the trial.
   float search_group(Trial& trial, std::size_t g) const noexcept {
     const float d = value(trial.scale);
     ScaleItems<16> items;
     items.importance = importance_[g];
-    float all_zero = 0.0f;
-    for (std::size_t i = 0; i < 16; ++i) all_zero += items.importance[i] * (x_[g][i] * x_[g][i]);
+    const int now = trial.groups[g];
+    items.set_sign(x_[g], (now < 0) != (d < 0.0f), kLowest, kHighest);
+    const float all_zero = items.all_zero();
     BestScale best{all_zero, 0, false};
     const WholeScales scales{libm::fabs(d)};
     if (d != 0.0f) {
-      const int now = trial.groups[g];
       for (const bool is_negative : {now < 0, now >= 0}) {  // of the group's number
         items.set_sign(x_[g], is_negative != (d < 0.0f), kLowest, kHighest);
         if (is_negative == (now < 0) && now != 0) {  // the first to beat

@@ -1,0 +1,514 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Column-by-column rounding against the textbook: optimal brain surgery with an explicit inverse of
+// what is left of H, in double.
+#include "nibble/compress/column_rounding.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "doctest/doctest.h"
+#include "why.hpp"
+
+namespace {
+
+using namespace nibble;
+using namespace nibble::compress;
+using quant::Format;
+using Kind = MaskRule::Kind;
+
+// Runs tasks backwards, on three workers in turn.
+class Backwards final : public Executor {
+ public:
+  Index n_workers() const noexcept override { return 3; }
+  void parallel_for(Index n_tasks, Task task) noexcept override {
+    for (Index i = n_tasks; i-- > 0;) task(i, i % 3);
+  }
+};
+
+std::vector<float> random_weights(Index n, Index k, unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0.0f, 0.05f);
+  std::vector<float> w(static_cast<std::size_t>(n * k));
+  for (float& v : w) v = normal(random);
+  return w;
+}
+
+// Σ x xᵀ of inputs that resemble each other, with columns of different size.
+std::vector<double> random_moments(Index k, unsigned seed, Index n_inputs = 0) {
+  std::mt19937 random(seed);
+  std::normal_distribution<double> normal;
+  const Index n_factors = 6;
+  std::vector<double> mixes(static_cast<std::size_t>(n_factors * k)),
+      sizes(static_cast<std::size_t>(k));
+  for (double& v : mixes) v = normal(random);
+  for (double& v : sizes) v = std::exp(0.7 * normal(random));
+  std::vector<double> h(static_cast<std::size_t>(k * k)), x(static_cast<std::size_t>(k));
+  for (Index t = 0; t < (n_inputs > 0 ? n_inputs : 3 * k); ++t) {
+    double factors[n_factors];
+    for (double& v : factors) v = normal(random);
+    for (Index j = 0; j < k; ++j) {
+      double v = normal(random);
+      for (Index f = 0; f < n_factors; ++f)
+        v += factors[f] * mixes[static_cast<std::size_t>(f * k + j)];
+      x[static_cast<std::size_t>(j)] = v * sizes[static_cast<std::size_t>(j)];
+    }
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      for (std::size_t j = 0; j < x.size(); ++j) h[i * x.size() + j] += x[i] * x[j];
+    }
+  }
+  return h;
+}
+
+std::vector<double> damped(std::vector<double> h, Index k, double damping) {
+  double mean = 0;
+  const auto n = static_cast<std::size_t>(k);
+  for (std::size_t i = 0; i < n; ++i) mean += h[i * n + i] / static_cast<double>(k);
+  for (std::size_t i = 0; i < n; ++i) h[i * n + i] += damping * mean;
+  return h;
+}
+
+// By Gauss and Jordan, with pivots from the largest down.
+std::vector<double> inverse(std::vector<double> a, std::size_t n) {
+  std::vector<double> b(n * n);
+  for (std::size_t i = 0; i < n; ++i) b[i * n + i] = 1;
+  for (std::size_t c = 0; c < n; ++c) {
+    std::size_t pivot = c;
+    for (std::size_t r = c; r < n; ++r) {
+      if (std::abs(a[r * n + c]) > std::abs(a[pivot * n + c])) pivot = r;
+    }
+    for (std::size_t j = 0; j < n; ++j) {
+      std::swap(a[c * n + j], a[pivot * n + j]);
+      std::swap(b[c * n + j], b[pivot * n + j]);
+    }
+    const double scale = 1 / a[c * n + c];
+    for (std::size_t j = 0; j < n; ++j) a[c * n + j] *= scale, b[c * n + j] *= scale;
+    for (std::size_t r = 0; r < n; ++r) {
+      if (r == c || a[r * n + c] == 0) continue;
+      const double amount = a[r * n + c];
+      for (std::size_t j = 0; j < n; ++j) {
+        a[r * n + j] -= amount * a[c * n + j];
+        b[r * n + j] -= amount * b[c * n + j];
+      }
+    }
+  }
+  return b;
+}
+
+// The inverses of H without its first 0, 1, … columns: of each its first row.
+std::vector<std::vector<double>> first_rows(const std::vector<double>& h, Index k) {
+  std::vector<std::vector<double>> rows;
+  for (Index begin = 0; begin < k; ++begin) {
+    const auto n = static_cast<std::size_t>(k - begin);
+    std::vector<double> rest(n * n);
+    for (std::size_t i = 0; i < n; ++i) {
+      for (std::size_t j = 0; j < n; ++j) {
+        rest[i * n + j] = h[(i + static_cast<std::size_t>(begin)) * static_cast<std::size_t>(k) +
+                            j + static_cast<std::size_t>(begin)];
+      }
+    }
+    auto inverted = inverse(std::move(rest), n);
+    inverted.resize(n);
+    rows.push_back(std::move(inverted));
+  }
+  return rows;
+}
+
+struct Rounded {
+  std::vector<float> weights;
+  std::vector<std::uint8_t> mask;
+  ColumnRoundingResult result;
+  std::vector<std::byte> bytes;
+};
+
+Rounded rounded(const std::vector<float>& w, Index n, Index k, const std::vector<double>& h,
+                const ColumnRoundingOptions& options, const ColumnFactorOptions& columns = {},
+                bool backwards = false) {
+  InlineExecutor forwards;
+  Backwards other;
+  Executor& executor = backwards ? static_cast<Executor&>(other) : forwards;
+  auto factor = ColumnFactor::create(h, k, columns, executor);
+  REQUIRE_MESSAGE(factor, test::why(factor));
+  const auto row_bytes = *quant::row_bytes(options.format, static_cast<std::size_t>(k));
+  Rounded out;
+  out.bytes.resize(static_cast<std::size_t>(n) * row_bytes);
+  out.mask.resize(w.size(), 7);
+  auto done = round_columns(*factor, w, n, options, executor, out.bytes, out.mask);
+  REQUIRE_MESSAGE(done, test::why(done));
+  out.result = *done;
+  out.weights.resize(w.size());
+  for (Index row = 0; row < n; ++row) {
+    const auto at = static_cast<std::size_t>(row);
+    REQUIRE(quant::row_to_f32(
+        options.format, std::span(out.bytes).subspan(at * row_bytes, row_bytes),
+        std::span(out.weights)
+            .subspan(at * static_cast<std::size_t>(k), static_cast<std::size_t>(k))));
+  }
+  return out;
+}
+
+std::vector<float> plainly(const std::vector<float>& w, Index k, Format format) {
+  const auto columns = static_cast<std::size_t>(k);
+  std::vector<std::byte> row(*quant::row_bytes(format, columns));
+  std::vector<float> out(w.size());
+  for (std::size_t i = 0; i < w.size(); i += columns) {
+    REQUIRE(quant::search_row(format, std::span(w).subspan(i, columns), {}, row));
+    REQUIRE(quant::row_to_f32(format, row, std::span(out).subspan(i, columns)));
+  }
+  return out;
+}
+
+// The weights of a row by the textbook. group(j, w) is called with the current weights (from column
+// 0 on) when column j comes, and round(j, w_j) returns what is stored.
+template <class Group, class Round>
+std::vector<double> by_the_book(const float* w, Index k,
+                                const std::vector<std::vector<double>>& rows, Group group,
+                                Round round) {
+  std::vector<double> current(w, w + k), stored(static_cast<std::size_t>(k));
+  for (std::size_t j = 0; j < current.size(); ++j) {
+    group(static_cast<Index>(j), current);
+    stored[j] = round(static_cast<Index>(j), current[j]);
+    const double error = (current[j] - stored[j]) / rows[j][0];
+    for (std::size_t i = j; i < current.size(); ++i) current[i] -= error * rows[j][i - j];
+  }
+  return stored;
+}
+
+template <class F>
+void check_against_the_book(Index k, const MaskRule& rule, double damping = 0.01) {
+  const Index n = 4;
+  const std::vector<float> w = random_weights(n, k, 11);
+  const std::vector<double> h = random_moments(k, 12);
+  ColumnRoundingOptions options;
+  options.format = quant::kFormatOf<F>;
+  options.mask = rule;
+  const Rounded ours = rounded(w, n, k, h, options, {.damping = damping});
+  const auto rows = first_rows(damped(h, k, damping), k);
+  double error = 0;
+  Index n_pruned = 0;
+  for (Index row = 0; row < n; ++row) {
+    std::vector<bool> keep(static_cast<std::size_t>(k), true);
+    typename F::Block block;
+    const auto choose = [&](Index from, const std::vector<double>& current) {
+      for (Index i = 0; i < rule.m; ++i) keep[static_cast<std::size_t>(from + i)] = true;
+      for (Index left = rule.m; left > rule.n; --left) {
+        Index least = -1;
+        double lowest = std::numeric_limits<double>::infinity();
+        for (Index i = from; i < from + rule.m; ++i) {
+          const auto at = static_cast<std::size_t>(i);
+          const double saliency = current[at] * current[at] / rows[at][0];
+          if (keep[at] && saliency < lowest) lowest = saliency, least = i;
+        }
+        keep[static_cast<std::size_t>(least)] = false;
+      }
+    };
+    const auto stored = by_the_book(
+        w.data() + row * k, k, rows,
+        [&](Index j, const std::vector<double>& current) {
+          if (j % F::kLength == 0) {
+            float x[F::kLength], importance[F::kLength];
+            for (Index i = 0; i < F::kLength && rule.kind == Kind::n_of_m; i += rule.m) {
+              choose(j + i, current);
+            }
+            for (Index i = 0; i < F::kLength; ++i) {
+              const auto at = static_cast<std::size_t>(j + i);
+              if (rule.kind == Kind::given) {
+                keep[at] = rule.mask[static_cast<std::size_t>(row * k) + at] != 0;
+              }
+              x[i] = keep[at] ? static_cast<float>(current[at]) : 0.0f;
+              importance[i] = keep[at] ? static_cast<float>(1 / rows[at][0]) : 0.0f;
+            }
+            quant::search_block<F>(x, importance, block);
+          }
+          if (rule.kind == Kind::n_of_m && j % rule.m == 0) choose(j, current);
+        },
+        [&](Index j, double v) {
+          const auto at = static_cast<std::size_t>(j);
+          if (!keep[at]) {
+            ++n_pruned;
+            return 0.0;
+          }
+          const double scale = double{to_f32(block.scale)};
+          if (scale == 0) return 0.0;
+          const int low = quant::lowest_code<F>(), high = quant::highest_code<F>();
+          return scale * std::min<double>(high, std::max<double>(low, std::round(v / scale)));
+        });
+    for (Index j = 0; j < k; ++j) {
+      CAPTURE(row);
+      CAPTURE(j);
+      const auto at = static_cast<std::size_t>(row * k + j);
+      CHECK(double{ours.weights[at]} == stored[static_cast<std::size_t>(j)]);
+      CHECK((ours.mask[at] != 0) == keep[static_cast<std::size_t>(j)]);
+    }
+  }
+  error = output_error(w, ours.weights, n, k, damped(h, k, damping));
+  CHECK(ours.result.error == doctest::Approx(error).epsilon(1e-3));
+  CHECK(ours.result.n_pruned == n_pruned);
+}
+
+}  // namespace
+
+TEST_CASE("the factor is that of the inverses of what is left of H, in both orders") {
+  for (const Index k : {1, 5, 64, 65, 150}) {
+    const std::vector<double> h = random_moments(k, 3);
+    const auto at = [&](Index i, Index j) { return static_cast<std::size_t>(i * k + j); };
+    for (const ColumnOrder order : {ColumnOrder::natural, ColumnOrder::by_diagonal}) {
+      Backwards executor;
+      const auto factor = ColumnFactor::create(h, k, {.damping = 0.1, .order = order}, executor);
+      REQUIRE_MESSAGE(factor, test::why(factor));
+      CHECK(factor->damping() == 0.1);
+      CHECK(factor->stride() % 256 == 0);
+      const std::vector<double> wanted = damped(h, k, 0.1);
+      std::vector<double> in_order(wanted.size());
+      for (Index i = 0; i < k; ++i) {
+        for (Index j = 0; j < k; ++j) {
+          in_order[at(i, j)] = wanted[at(factor->column(i), factor->column(j))];
+        }
+      }
+      const auto rows = first_rows(in_order, k);
+      for (Index i = 0; i < k; ++i) {
+        const auto& row = rows[static_cast<std::size_t>(i)];
+        if (order == ColumnOrder::natural) {
+          CHECK(factor->column(i) == i);
+        } else if (i > 0) {
+          CHECK(in_order[at(i, i)] <= in_order[at(i - 1, i - 1)]);
+        }
+        CHECK(factor->remaining(i) == doctest::Approx(1 / row[0]).epsilon(1e-9));
+        for (Index j = 0; j < factor->stride(); ++j) {
+          const double exact =
+              j <= i || j >= k ? 0.0 : -row[static_cast<std::size_t>(j - i)] / row[0];
+          CHECK(std::abs(double{factor->row(i)[j]} - exact) <= 1e-7 * std::abs(exact) + 1e-12);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("rounding is the textbook's") {
+  check_against_the_book<quant::Q4_0>(96, {});
+  check_against_the_book<quant::Q5_0>(64, {}, 0.1);
+  check_against_the_book<quant::Q8_0>(32, {});
+}
+
+TEST_CASE("N:M and a given mask with rounding are the textbook's") {
+  check_against_the_book<quant::Q4_0>(96, {.kind = Kind::n_of_m, .n = 2, .m = 4});
+  check_against_the_book<quant::Q8_0>(64, {.kind = Kind::n_of_m, .n = 5, .m = 8});
+  std::vector<std::uint8_t> mask(4 * 96);
+  std::mt19937 random(5);
+  for (auto& keep : mask) keep = random() % 3 == 0 ? 0 : 1;
+  check_against_the_book<quant::Q4_0>(96, {.kind = Kind::given, .mask = mask});
+}
+
+TEST_CASE("a share of weights is pruned as by the textbook") {
+  const Index n = 6, k = 300;  // two blocks of columns
+  const std::vector<float> w = random_weights(n, k, 21);
+  const std::vector<double> h = random_moments(k, 22);
+  ColumnRoundingOptions options;
+  options.format = Format::f32;
+  options.mask = {.kind = Kind::share, .sparsity = 0.6};
+  const Rounded ours = rounded(w, n, k, h, options, {.damping = 0.05});
+  const auto rows = first_rows(damped(h, k, 0.05), k);
+  std::vector<std::vector<double>> current;
+  for (Index row = 0; row < n; ++row) {
+    current.emplace_back(w.begin() + row * k, w.begin() + (row + 1) * k);
+  }
+  for (Index begin = 0; begin < k; begin += 256) {
+    const Index end = std::min<Index>(begin + 256, k);
+    std::vector<std::pair<double, std::pair<std::size_t, std::size_t>>> scores;
+    for (std::size_t row = 0; row < current.size(); ++row) {
+      for (auto j = static_cast<std::size_t>(begin); j < static_cast<std::size_t>(end); ++j) {
+        scores.push_back({current[row][j] * current[row][j] / rows[j][0], {row, j}});
+      }
+    }
+    std::sort(scores.begin(), scores.end());
+    scores.resize(static_cast<std::size_t>(std::lround(0.6 * static_cast<double>(scores.size()))));
+    std::vector<std::vector<bool>> keep(current.size(),
+                                        std::vector<bool>(static_cast<std::size_t>(k), true));
+    for (const auto& score : scores) keep[score.second.first][score.second.second] = false;
+    for (std::size_t row = 0; row < current.size(); ++row) {
+      for (auto j = static_cast<std::size_t>(begin); j < static_cast<std::size_t>(end); ++j) {
+        if (keep[row][j]) continue;
+        const double error = current[row][j] / rows[j][0];
+        for (std::size_t i = j; i < current[row].size(); ++i) {
+          current[row][i] -= error * rows[j][i - j];
+        }
+        current[row][j] = 0;
+      }
+    }
+  }
+  Index n_zero = 0;
+  for (std::size_t i = 0; i < w.size(); ++i) {
+    const double wanted = current[i / static_cast<std::size_t>(k)][i % static_cast<std::size_t>(k)];
+    CHECK((ours.weights[i] == 0) == (wanted == 0));
+    CHECK(std::abs(double{ours.weights[i]} - wanted) < 2e-5);
+    CHECK((ours.mask[i] == 0) == (ours.weights[i] == 0));
+    if (ours.mask[i] == 0) ++n_zero;
+  }
+  CHECK(ours.result.n_pruned == n_zero);
+  CHECK(n_zero == std::lround(0.6 * 6 * 256) + std::lround(0.6 * 6 * 44));
+}
+
+TEST_CASE("inputs that do not resemble each other: plain rounding") {
+  const Index n = 3;
+  for (const Format format :
+       {Format::q4_0, Format::q4_1, Format::q5_0, Format::q5_1, Format::q8_0, Format::q4_k,
+        Format::q5_k, Format::q6_k, Format::f16, Format::bf16, Format::f32}) {
+    CAPTURE(to_string(format));
+    const Index k = format == Format::f16 ? 172 : 512;
+    const std::vector<float> w = random_weights(n, k, 31);
+    std::vector<double> h(static_cast<std::size_t>(k * k));
+    for (std::size_t i = 0; i < static_cast<std::size_t>(k); ++i) {
+      h[i * static_cast<std::size_t>(k + 1)] = 4;
+    }
+    ColumnRoundingOptions options;
+    options.format = format;
+    const auto plain = plainly(w, k, format);
+    CHECK(rounded(w, n, k, h, options, {.damping = 0}).weights == plain);
+    CHECK(rounded(w, n, k, h, options, {.damping = 0, .order = ColumnOrder::by_diagonal}).weights ==
+          plain);
+    // By diagonal, but otherwise the same: codes find their way back.
+    for (std::size_t i = 0; i < static_cast<std::size_t>(k); ++i) {
+      h[i * static_cast<std::size_t>(k + 1)] = 4 + 1e-9 * static_cast<double>(i * 7 % 13);
+    }
+    CHECK(rounded(w, n, k, h, options, {.damping = 0, .order = ColumnOrder::by_diagonal}).weights ==
+          plain);
+  }
+}
+
+TEST_CASE("rounding by columns loses less than plain rounding, whatever runs it") {
+  const Index n = 21, k = 512;
+  const std::vector<float> w = random_weights(n, k, 41);
+  const std::vector<double> h = random_moments(k, 42);
+  for (const Format format : {Format::q4_0, Format::q4_1, Format::q5_0, Format::q5_1, Format::q8_0,
+                              Format::q4_k, Format::q5_k, Format::q6_k}) {
+    CAPTURE(to_string(format));
+    ColumnRoundingOptions options;
+    options.format = format;
+    const double plain = output_error(w, plainly(w, k, format), n, k, h);
+    const Rounded by_columns = rounded(w, n, k, h, options);
+    const double error = output_error(w, by_columns.weights, n, k, h);
+    const double by_diagonal = output_error(
+        w, rounded(w, n, k, h, options, {.order = ColumnOrder::by_diagonal}).weights, n, k, h);
+    MESSAGE(std::string(to_string(format)), ": error relative to plain rounding ", error / plain,
+            ", by diagonal ", by_diagonal / plain);
+    CHECK(error < 0.7 * plain);
+    CHECK(by_diagonal < 0.8 * plain);
+    CHECK(rounded(w, n, k, h, options, {}, true).bytes == by_columns.bytes);
+  }
+}
+
+TEST_CASE("pruning by columns loses less than pruning alone, and masks are kept") {
+  const Index n = 16, k = 172;
+  const std::vector<float> w = random_weights(n, k, 51);
+  const std::vector<double> h = random_moments(k, 52);
+  std::vector<std::uint8_t> mask(w.size());
+  std::vector<float> zeroed = w;
+  for (std::size_t i = 0; i < w.size(); ++i) {
+    mask[i] = std::abs(w[i]) > 0.03f ? 1 : 0;
+    if (mask[i] == 0) zeroed[i] = 0;
+  }
+  ColumnRoundingOptions options;
+  options.format = Format::f16;
+  options.mask = {.kind = Kind::given, .mask = mask};
+  for (const ColumnOrder order : {ColumnOrder::natural, ColumnOrder::by_diagonal}) {
+    const Rounded ours = rounded(w, n, k, h, options, {.order = order}, true);
+    for (std::size_t i = 0; i < w.size(); ++i) {
+      CHECK((ours.weights[i] == 0) == (mask[i] == 0));
+      CHECK(ours.mask[i] == mask[i]);
+    }
+    CHECK(output_error(w, ours.weights, n, k, h) < 0.6 * output_error(w, zeroed, n, k, h));
+  }
+  // All and nothing.
+  options.mask = {.kind = Kind::share, .sparsity = 1};
+  const Rounded none = rounded(w, n, k, h, options);
+  CHECK(std::all_of(none.weights.begin(), none.weights.end(), [](float v) { return v == 0; }));
+  options.mask = {.kind = Kind::share, .sparsity = 0};
+  CHECK(rounded(w, n, k, h, options).result.n_pruned == 0);
+  options.format = Format::f32;
+  CHECK(rounded(w, n, k, h, options).weights == w);
+  // A row's end that is no whole group.
+  options.mask = {.kind = Kind::n_of_m, .n = 3, .m = 8};
+  CHECK(rounded(w, n, k, h, options).result.n_pruned == n * (21 * 5 + 1));
+}
+
+TEST_CASE("few data, or none for a column") {
+  const Index n = 4, k = 96;
+  const std::vector<float> w = random_weights(n, k, 61);
+  std::vector<double> h = random_moments(k, 62, 10);  // rank 10
+  ColumnRoundingOptions options;
+  const Rounded ours = rounded(w, n, k, h, options);
+  CHECK(output_error(w, ours.weights, n, k, h) <
+        output_error(w, plainly(w, k, Format::q4_0), n, k, h));
+  for (std::size_t i = 0; i < 96; ++i) h[5 * 96 + i] = h[i * 96 + 5] = 0;
+  const Rounded unseen = rounded(w, n, k, h, options, {.damping = 0});  // raised
+  for (const float v : unseen.weights) CHECK(std::isfinite(v));
+}
+
+TEST_CASE("what does not fit is refused with a reason") {
+  InlineExecutor executor;
+  const auto create = [&](std::vector<double> h, Index k, double damping = 0.01) {
+    const auto factor = ColumnFactor::create(h, k, {.damping = damping}, executor);
+    REQUIRE(!factor);
+    return factor.error().message;
+  };
+  CHECK(create(std::vector<double>(9), 3).find("no data were seen") != std::string::npos);
+  CHECK(create({1, 0, 0, 1}, 3).find("9 numbers, not 4") != std::string::npos);
+  CHECK(create({1}, 1, -1).find("damping") != std::string::npos);
+  CHECK(create({1, 0, 5, 1}, 2).find("semidefinite") != std::string::npos);
+  CHECK(create({1, 0, NAN, 1}, 2).find("(1, 0)") != std::string::npos);
+  CHECK(create({1, 0, 0, -1}, 2).find("(1, 1)") != std::string::npos);
+  CHECK(create({}, 0).find("0 columns") != std::string::npos);
+
+  const Index k = 64;
+  const std::vector<double> h = random_moments(k, 71);
+  const auto factor = ColumnFactor::create(h, k, {}, executor);
+  const auto by_diagonal =
+      ColumnFactor::create(h, k, {.order = ColumnOrder::by_diagonal}, executor);
+  REQUIRE(factor);
+  REQUIRE(by_diagonal);
+  std::vector<float> w = random_weights(2, k, 72);
+  std::vector<std::byte> out(2 * 36);
+  const auto refused = [&](const ColumnRoundingOptions& options, const ColumnFactor& with,
+                           std::span<std::byte> to, std::span<std::uint8_t> mask = {}) {
+    const auto done = round_columns(with, w, 2, options, executor, to, mask);
+    REQUIRE(!done);
+    return done.error();
+  };
+  CHECK(refused({}, *factor, std::span(out).first(71)).code == Errc::invalid_argument);
+  std::uint8_t short_mask[3];
+  CHECK(refused({}, *factor, out, short_mask).code == Errc::invalid_argument);
+  CHECK(refused({.format = Format::q4_k}, *factor, out).code == Errc::invalid_argument);
+  std::vector<std::byte> channel(2 * *quant::row_bytes(Format::i8_channel, 64));
+  CHECK(refused({.format = Format::i8_channel}, *factor, channel).code == Errc::unsupported);
+  const auto with_mask = [](MaskRule rule, Format format = Format::q4_0) {
+    ColumnRoundingOptions options;
+    options.format = format;
+    options.mask = rule;
+    return options;
+  };
+  std::vector<std::byte> minimum(2 * 40);
+  CHECK(refused(with_mask({.kind = Kind::share}, Format::q4_1), *factor, minimum).code ==
+        Errc::unsupported);
+  CHECK(refused(with_mask({.kind = Kind::share, .sparsity = 1.5}), *factor, out).code ==
+        Errc::invalid_argument);
+  CHECK(refused(with_mask({.kind = Kind::share, .sparsity = NAN}), *factor, out).code ==
+        Errc::invalid_argument);
+  CHECK(refused(with_mask({.kind = Kind::n_of_m, .n = 2, .m = 3}), *factor, out).code ==
+        Errc::invalid_argument);
+  CHECK(refused(with_mask({.kind = Kind::n_of_m, .n = 5, .m = 4}), *factor, out).code ==
+        Errc::invalid_argument);
+  CHECK(refused(with_mask({.kind = Kind::n_of_m}), *by_diagonal, out).code ==
+        Errc::invalid_argument);
+  CHECK(refused(with_mask({.kind = Kind::given}), *factor, out).code == Errc::invalid_argument);
+  w[64 + 5] = INFINITY;
+  CHECK(refused({}, *factor, out).message.find("weight 5 of row 1") != std::string::npos);
+  w[64 + 5] = 1e9f;
+  CHECK(refused({}, *factor, out).code == Errc::limit);
+  w.pop_back();
+  CHECK(refused({}, *factor, out).code == Errc::invalid_argument);
+}
