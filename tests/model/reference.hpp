@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -22,6 +23,8 @@ class Reference {
   int rope_dim = 0;
   double eps = 0, rope_theta = 0, rope_scale = 1;
   std::map<std::string, Row> tensors;  // by their GGUF names, row-major
+  // Called with the name of each matrix and what it is multiplied by.
+  std::function<void(const std::string& name, const Row& x)> on_product;
 
   // The logits at every position.
   Rows logits(const std::vector<int>& tokens) const {
@@ -60,6 +63,7 @@ class Reference {
 
   Row product(const std::string& name, const Row& x) const {
     const Row& w = tensors.at(name + ".weight");
+    if (on_product) on_product(name + ".weight", x);
     Row y(w.size() / x.size());
     for (std::size_t i = 0; i < y.size(); ++i) {
       for (std::size_t j = 0; j < x.size(); ++j) y[i] += w[i * x.size() + j] * x[j];

@@ -119,6 +119,8 @@ class ColumnFactor {
   // zero up to j = i. stride() numbers, zero from k on.
   const float* row(Index i) const noexcept { return values(upper_) + i * stride_; }
   Index stride() const noexcept { return stride_; }  // a multiple of 256
+  // Row `column` of H with damping, not in order; stride() numbers, zero from k on.
+  const float* moments(Index column) const noexcept { return values(moments_) + column * stride_; }
   // D, in order.
   double remaining(Index i) const noexcept { return remaining_[static_cast<std::size_t>(i)].value; }
 
@@ -167,6 +169,7 @@ class ColumnFactor {
       }
     }
     factor.take(values(lower), executor);
+    factor.keep(h, mean * factor.damping_);
     return factor;
   }
 
@@ -190,6 +193,17 @@ class ColumnFactor {
         const Index other = column(k_ - 1 - j);
         const Index at = (std::max)(row, other) * k_ + (std::min)(row, other);
         out[i * k_ + j] = h[static_cast<std::size_t>(at)] + (i == j ? added : 0.0);
+      }
+    }
+  }
+
+  void keep(std::span<const double> h, double added) {
+    moments_.resize(upper_.size());
+    for (Index i = 0; i < k_; ++i) {
+      for (Index j = 0; j < k_; ++j) {
+        const Index at = (std::max)(i, j) * k_ + (std::min)(i, j);
+        moments_[static_cast<std::size_t>(i * stride_ + j)].value =
+            static_cast<float>(h[static_cast<std::size_t>(at)] + (i == j ? added : 0.0));
       }
     }
   }
@@ -229,7 +243,7 @@ class ColumnFactor {
   ColumnOrder order_ = ColumnOrder::natural;
   double damping_ = 0;
   std::vector<Scalar<Index>> columns_;
-  std::vector<Scalar<float>> upper_;
+  std::vector<Scalar<float>> upper_, moments_;
   std::vector<Scalar<double>> remaining_;
 };
 

@@ -10,6 +10,11 @@
 // ColumnOrder::by_diagonal get all scales before the first column, from the weights as they were,
 // because the columns of a block then do not come together.
 //
+// When all columns are rounded, each is looked at again, with all others as they are now
+// (coordinate descent): another code, or another scale of a block, is taken where that lowers the
+// error. One pass over the columns rounds each without knowing how those after it will be rounded;
+// these further ones know.
+//
 // Rows do not depend on each other, except that a share of pruned weights is chosen in a block of
 // columns of all rows. Results do not depend on the executor.
 #pragma once
@@ -27,6 +32,7 @@
 #include "nibble/compress/column_factor.hpp"
 #include "nibble/core/arena.hpp"
 #include "nibble/core/executor.hpp"
+#include "nibble/core/libm.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/core/scalar.hpp"
 #include "nibble/quant/block_grid.hpp"
@@ -53,6 +59,7 @@ struct ColumnRoundingOptions {
   quant::Format format = quant::Format::q4_0;  // f32: nothing is rounded
   MaskRule mask = {};
   quant::Effort effort = quant::Effort::usual;
+  Index n_sweeps = 8;  // at most so many times is each column looked at again; 0: GPTQ as it is
 };
 
 struct ColumnRoundingResult {
@@ -94,7 +101,7 @@ class ColumnRounder {
         mask_(mask) {}
 
   Result<ColumnRoundingResult> run(Executor& executor) {
-    allocate();
+    allocate(executor.n_workers());
     const Index n_tiles = (n_ + kTile - 1) / kTile;
     if (is_planned_) {
       executor.parallel_for(n_, [&](Index row, Index) { plan_row(row); });
@@ -105,9 +112,10 @@ class ColumnRounder {
       choose_mask(begin, end);
       executor.parallel_for(n_, [&](Index row, Index) { round(row, begin, end); });
     }
-    if (is_planned_) {
-      executor.parallel_for(n_, [&](Index row, Index) { store_row(row); });
+    if (options_.n_sweeps > 0) {
+      executor.parallel_for(n_, [&](Index row, Index worker) { refine_row(row, worker); });
     }
+    executor.parallel_for(n_, [&](Index row, Index) { store_row(row); });
     ColumnRoundingResult result;
     for (std::size_t row = 0; row < static_cast<std::size_t>(n_); ++row) {
       if (rows_[row].is_too_large) {
@@ -132,15 +140,19 @@ class ColumnRounder {
     return static_cast<std::size_t>(row * k_ + column);
   }
 
-  void allocate() {
+  void allocate(Index n_workers) {
     is_planned_ = kIsGrid && factor_.order() != ColumnOrder::natural;
     const auto n = static_cast<std::size_t>(n_), k = static_cast<std::size_t>(k_);
     rows_.resize(n);
     missing_.resize(n * k);
     current_.resize(n * std::size_t{kColumnBlock});
     keep_.resize(n * std::size_t{kColumnBlock});
+    if (kIsGrid) codes_.resize(n * k);
+    if (options_.mask.kind != MaskRule::Kind::none) pruned_.resize(n * k);
+    if (options_.n_sweeps > 0) {
+      work_.resize(static_cast<std::size_t>(n_workers * 2 * factor_.stride()));
+    }
     if (is_planned_) {
-      codes_.resize(n * k);
       remaining_.resize(k);
       for (Index i = 0; i < k_; ++i) {
         remaining_[static_cast<std::size_t>(factor_.column(i))].value = factor_.remaining(i);
@@ -266,7 +278,6 @@ class ColumnRounder {
     RowState& state = rows_[static_cast<std::size_t>(row)];
     float* const current = values(current_) + row * kColumnBlock;
     typename BlockOf<F>::Type block;
-    std::int16_t codes[kIsGrid ? kLength : 1];
     for (Index j = begin; j < end; ++j) {
       const Index at_j = j - begin;
       const Index column = factor_.column(j);
@@ -299,14 +310,9 @@ class ColumnRounder {
                                           quant::highest_code<F>())
                     : 0;
         stored = grid.step * static_cast<float>(code) + grid.offset;
-        if (is_planned_) {
-          codes_[at(row, column)].value = static_cast<std::int16_t>(code);
-        } else {
-          codes[column % kLength] = static_cast<std::int16_t>(code);
-          if (column % kLength == kLength - 1) {
-            quant::set_codes<F>(codes, block);
-            std::memcpy(block_at(row, column / kLength), &block, sizeof(block));
-          }
+        codes_[at(row, column)].value = static_cast<std::int16_t>(code);
+        if (!is_planned_ && column % kLength == kLength - 1) {
+          std::memcpy(block_at(row, column / kLength), &block, sizeof(block));
         }
       } else {
         const auto element = quant::round_to<typename F::Element>(is_kept ? wanted : 0.0f);
@@ -315,7 +321,10 @@ class ColumnRounder {
         std::memcpy(block_at(row, 0) + static_cast<std::size_t>(column) * sizeof(element), &element,
                     sizeof(element));
       }
-      if (!is_kept) ++state.n_pruned;
+      if (!is_kept) {
+        ++state.n_pruned;
+        pruned_[at(row, column)].value = 1;
+      }
       if (!mask_.empty()) mask_[at(row, column)] = is_kept ? 1 : 0;
       const double off = static_cast<double>(wanted) - static_cast<double>(stored);
       state.error += factor_.remaining(j) * off * off;
@@ -329,7 +338,145 @@ class ColumnRounder {
     }
   }
 
-  // Puts the codes of a row in order.
+  bool is_pruned(Index row, Index column) const noexcept {
+    return !pruned_.empty() && pruned_[at(row, column)].value != 0;
+  }
+
+  // What a row has to be decided anew: weights as they are stored, and the slopes of the error.
+  struct Sweep {
+    float* stored;  // (k)
+    float* slope;   // (stride): (w - q) H
+    void change(const ColumnFactor& factor, Index column, float by) const noexcept {
+      stored[column] += by;
+      const float* const h = factor.moments(column);
+      for (Index i = 0; i < factor.stride(); i += 16) {
+        for (Index l = 0; l < 16; ++l) slope[i + l] -= by * h[i + l];
+      }
+    }
+  };
+
+  void refine_row(Index row, Index worker) noexcept {
+    float* const work = values(work_) + worker * 2 * factor_.stride();
+    const Sweep sweep{work, work + factor_.stride()};
+    for (Index round = 0; round < options_.n_sweeps; ++round) {
+      start(row, sweep);
+      bool has_changed = false;
+      for (Index j = 0; j < k_; ++j) {
+        if (!is_pruned(row, j)) has_changed |= reconsider(row, j, sweep);
+      }
+      if constexpr (kIsGrid && !quant::SuperBlockFormat<F>) {
+        for (Index b = 0; b < k_ / kLength; ++b) has_changed |= rescale(row, b, sweep);
+      }
+      if (!has_changed) break;
+    }
+    start(row, sweep);
+    double error = 0;
+    for (Index j = 0; j < k_; ++j) {
+      error += (static_cast<double>(weights_[at(row, j)]) - static_cast<double>(sweep.stored[j])) *
+               static_cast<double>(sweep.slope[j]);
+    }
+    rows_[static_cast<std::size_t>(row)].error = error;
+  }
+
+  void start(Index row, const Sweep& sweep) noexcept {
+    std::fill_n(sweep.slope, factor_.stride(), 0.0f);
+    for (Index j = 0; j < k_; ++j) {
+      sweep.stored[j] = weights_[at(row, j)];
+      const float by = value_of(row, j) - sweep.stored[j];
+      if (by != 0.0f) sweep.change(factor_, j, by);
+      sweep.stored[j] = value_of(row, j);
+    }
+  }
+
+  // The weight that is stored.
+  float value_of(Index row, Index j) const noexcept {
+    if constexpr (kIsGrid) {
+      const quant::GroupGrid grid = grid_at(row, j);
+      return grid.step * static_cast<float>(codes_[at(row, j)].value) + grid.offset;
+    } else {
+      typename F::Element element;
+      std::memcpy(&element, block_at(row, 0) + static_cast<std::size_t>(j) * sizeof(element),
+                  sizeof(element));
+      return to_f32(element);
+    }
+  }
+  quant::GroupGrid grid_at(Index row, Index j) const noexcept {
+    constexpr auto kGroup = static_cast<Index>(quant::group_length<F>());
+    typename F::Block block;
+    std::memcpy(&block, block_at(row, j / kLength), sizeof(block));
+    return quant::grid_of<F>(block, static_cast<std::size_t>(j % kLength / kGroup));
+  }
+
+  // Rounds a column anew, with all others as they are.
+  bool reconsider(Index row, Index j, const Sweep& sweep) noexcept {
+    const float h = factor_.moments(j)[j];
+    if (!(h > 0.0f)) return false;
+    const float wanted = sweep.stored[j] + sweep.slope[j] / h;
+    if (!is_finite(static_cast<double>(wanted))) return false;
+    const auto is_better = [&](float by) {
+      return 2.0f * by * sweep.slope[j] - by * by * h > 1e-3f * by * by * h;
+    };
+    if constexpr (kIsGrid) {
+      const quant::GroupGrid grid = grid_at(row, j);
+      const int code =
+          quant::nearest_code(grid, wanted, quant::lowest_code<F>(), quant::highest_code<F>());
+      const float by = (grid.step * static_cast<float>(code) + grid.offset) - sweep.stored[j];
+      if (by == 0.0f || !is_better(by)) return false;
+      codes_[at(row, j)].value = static_cast<std::int16_t>(code);
+      sweep.change(factor_, j, by);
+    } else {
+      const auto element = quant::round_to<typename F::Element>(wanted);
+      const float by = to_f32(element) - sweep.stored[j];
+      // (Every float is a code: changes that cannot matter are not followed.)
+      if (!is_finite(static_cast<double>(by)) || !is_better(by)) return false;
+      if (libm::fabs(by) <= 0x1p-16f * libm::fabs(wanted)) return false;
+      std::memcpy(block_at(row, 0) + static_cast<std::size_t>(j) * sizeof(element), &element,
+                  sizeof(element));
+      sweep.change(factor_, j, by);
+    }
+    return true;
+  }
+
+  // Another scale, and another minimum, of a block, with its codes as they are.
+  bool rescale(Index row, Index b, const Sweep& sweep) noexcept {
+    typename F::Block block;
+    std::memcpy(&block, block_at(row, b), sizeof(block));
+    bool has_changed = rescale(row, b, sweep, block, block.scale, [&](Index j) {
+      return static_cast<float>(codes_[at(row, j)].value);
+    });
+    if constexpr (F::kZeroPoint == quant::ZeroPoint::minimum) {
+      has_changed |= rescale(row, b, sweep, block, block.minimum, [](Index) { return 1.0f; });
+    }
+    return has_changed;
+  }
+  template <class Block, class Number, class Factor>
+  bool rescale(Index row, Index b, const Sweep& sweep, Block& block, Number& number,
+               Factor factor_of) noexcept {
+    double slope = 0, curvature = 0;
+    for (Index i = b * kLength; i < (b + 1) * kLength; ++i) {
+      const auto f = static_cast<double>(factor_of(i));
+      slope += f * static_cast<double>(sweep.slope[i]);
+      for (Index j = b * kLength; j < (b + 1) * kLength; ++j) {
+        curvature +=
+            f * static_cast<double>(factor_of(j)) * static_cast<double>(factor_.moments(i)[j]);
+      }
+    }
+    if (!(curvature > 0)) return false;
+    const auto old = static_cast<double>(to_f32(number));
+    const auto wanted = quant::round_to<Number>(
+        quant::saturated<Number>(static_cast<float>(old + slope / curvature)));
+    const double by = static_cast<double>(to_f32(wanted)) - old;
+    if (!(2 * by * slope - by * by * curvature > 1e-3 * by * by * curvature)) return false;
+    number = wanted;
+    std::memcpy(block_at(row, b), &block, sizeof(block));
+    for (Index j = b * kLength; j < (b + 1) * kLength; ++j) {
+      const float change = value_of(row, j) - sweep.stored[j];
+      if (change != 0.0f) sweep.change(factor_, j, change);
+    }
+    return true;
+  }
+
+  // Puts the codes of a row into its blocks.
   void store_row(Index row) noexcept {
     if constexpr (kIsGrid) {
       typename F::Block block;
@@ -359,8 +506,10 @@ class ColumnRounder {
   std::vector<Scalar<float>> current_;      // (n, kColumnBlock)
   std::vector<Scalar<std::uint8_t>> keep_;  // (n, kColumnBlock)
   std::vector<Score> scores_;
-  std::vector<Scalar<std::int16_t>> codes_;  // (n, k), not in order
-  std::vector<Scalar<double>> remaining_;    // (k): D, not in order; only if is_planned_
+  std::vector<Scalar<std::int16_t>> codes_;   // (n, k), not in order
+  std::vector<Scalar<std::uint8_t>> pruned_;  // (n, k), not in order; empty: nothing is pruned
+  std::vector<Scalar<float>> work_;           // (n_workers, 2, stride)
+  std::vector<Scalar<double>> remaining_;     // (k): D, not in order; only if is_planned_
 };
 
 inline Result<void> check_mask_rule(const MaskRule& rule, const ColumnFactor& factor, Index n) {
@@ -409,7 +558,7 @@ inline Result<void> check_weights(std::span<const float> weights, Index n, Index
 // k) to 1 where a weight was kept, if it is not empty. Errors: invalid_argument (sizes, a rule that
 // does not fit), unsupported (channel formats; a mask with a format that has no exact zero),
 // malformed (a weight that is not finite), limit (a weight too large for the format),
-// out_of_memory. Takes 14 n · k bytes of memory besides.
+// out_of_memory. Takes up to 14 n · k bytes of memory besides.
 NIBBLE_LAZY Result<ColumnRoundingResult> round_columns(const ColumnFactor& factor,
                                                        std::span<const float> weights, Index n,
                                                        const ColumnRoundingOptions& options,

@@ -436,8 +436,9 @@ inline Result<void> merge(Imatrix& into, const Imatrix& other) {
   return catch_out_of_memory([&]() -> Result<void> {
     Imatrix merged = into;
     for (const ImatrixEntry& b : other.entries) {
-      ImatrixEntry* const a = const_cast<ImatrixEntry*>(merged.find(b.name));
-      if (a == nullptr) continue;
+      const ImatrixEntry* const found = merged.find(b.name);
+      if (found == nullptr) continue;
+      ImatrixEntry* const a = &merged.entries[static_cast<std::size_t>(found - merged.entries.data())];
       if (a->sum_squares.size() != b.sum_squares.size() || a->counts.empty() || b.counts.empty() ||
           (a->counts.size() > 1 && b.counts.size() > 1 && a->counts.size() != b.counts.size())) {
         return Error{Errc::invalid_argument,

@@ -39,6 +39,7 @@ struct ObserveOptions {
   // For which inputs more is gathered, by the names of the matrices; empty: for none. One that is
   // wanted for one of several matrices with the same input is there for all of them.
   std::function<InputStatisticsOptions(std::string_view name)> more = {};
+  std::size_t text_piece = std::size_t{1} << 16;  // bytes that observe_text() tokenizes at once
   ops::KvType kv_type = ops::KvType::f16;
   Executor* executor = nullptr;  // must outlive the Observation; null: the calling thread
 };
@@ -135,6 +136,20 @@ struct Gathering {
     return ok();
   }
 };
+
+// How long the next piece of a text is: up to the end of a line in its second half, or of a word, or
+// `most` bytes and the rest of a character.
+inline std::size_t piece_of(std::string_view text, std::size_t most) noexcept {
+  if (text.size() <= most) return text.size();
+  const std::string_view piece = text.substr(0, (std::max)(most, std::size_t{1}));
+  for (const char last : {'\n', ' '}) {
+    const std::size_t at = piece.find_last_of(last);
+    if (at != std::string_view::npos && at >= piece.size() / 2) return at + 1;
+  }
+  std::size_t n = piece.size();
+  while (n < text.size() && (static_cast<unsigned char>(text[n]) & 0xC0u) == 0x80u) ++n;
+  return n;
+}
 
 // How many rows of logits a step may have: all, unless they take more memory than this.
 inline constexpr Index kMaxLogitBytes = Index{16} << 20;
@@ -315,12 +330,9 @@ NIBBLE_LAZY Result<Statistics> observe(const Model& model, std::span<const std::
 }
 
 // Observes `model` on a text of any length, which is tokenized piece by piece: pieces end with a
-// line, or a word, about every `kTextPiece` bytes, so tokens may differ there from those of the
-// whole text. options.bos, if negative, becomes the one of the vocabulary where that wants one.
+// line, or else a word, and tokens may differ there from those of the whole text. options.bos, if negative, becomes the one of the vocabulary where that wants one.
 // `progress` is called after each piece with the number of bytes done and of all. Errors: as
 // observe(); not_found (the model has no tokenizer), and those of Tokenizer::encode().
-inline constexpr std::size_t kTextPiece = std::size_t{1} << 16;
-
 NIBBLE_LAZY Result<Statistics> observe_text(const Model& model, std::string_view text,
                                             const ObserveOptions& options = {},
                                             const Progress* progress = nullptr) {
@@ -335,13 +347,7 @@ NIBBLE_LAZY Result<Statistics> observe_text(const Model& model, std::string_view
   text::EncodeOptions encode{.add_eos = false};
   std::vector<std::int32_t> ids;
   while (!text.empty() && !observation.is_full()) {
-    std::size_t n = (std::min)(text.size(), kTextPiece);
-    if (n < text.size()) {
-      std::size_t end = text.substr(0, n).find_last_of('\n');
-      if (end == std::string_view::npos || end < n / 2) end = text.substr(0, n).find_last_of(' ');
-      if (end != std::string_view::npos && end >= n / 2) n = end + 1;
-      while (n < text.size() && (static_cast<unsigned char>(text[n]) & 0xC0u) == 0x80u) ++n;
-    }
+    const std::size_t n = detail::piece_of(text, options.text_piece);
     ids.clear();
     NIBBLE_CHECK(tokenizer->encode(text.substr(0, n), encode, ids));
     NIBBLE_CHECK(observation.add(ids));

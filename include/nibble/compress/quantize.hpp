@@ -38,6 +38,7 @@ struct WeightedConvertOptions {
   quant::Emphasis emphasis = quant::Emphasis::none;
   quant::Effort effort = quant::Effort::usual;
   ColumnFactorOptions columns = {};
+  Index n_sweeps = ColumnRoundingOptions{}.n_sweeps;
 };
 
 namespace detail {
@@ -83,6 +84,7 @@ class WeightedRounder {
     ColumnRoundingOptions options;
     options.format = tensor.tensor().to;
     options.effort = options_.effort;
+    options.n_sweeps = options_.n_sweeps;
     NIBBLE_TRY(done, round_columns(*factor_, x, n, options, tensor.executor(), tensor.out()));
     (void)done;
     return true;
