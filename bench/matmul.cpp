@@ -212,6 +212,8 @@ void add_matmul(const CaseOptions& options, std::vector<Case>& cases) {
     add<nibble::quant::Q4_K>(options, n, k, cases);
     add<nibble::quant::Q5_K>(options, n, k, cases);
     add<nibble::quant::Q6_K>(options, n, k, cases);
+    add<nibble::quant::Q3_H>(options, n, k, cases);
+    add<nibble::quant::Q2_H>(options, n, k, cases);
     add<nibble::quant::Q8_0>(options, n, k, cases);
     add<nibble::quant::I8Channel>(options, n, k, cases);
     add<nibble::quant::BF16>(options, n, k, cases);

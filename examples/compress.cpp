@@ -56,7 +56,7 @@ int compress(int argc, char** argv) {
   example::JobOptions options;
   std::string budget, preset;
   std::vector<std::string> format_names = {"q4_0", "q4_1", "q5_0", "q5_1", "q4_k",
-                                           "q5_k", "q6_k", "q8_0", "f16"};
+                                           "q5_k", "q6_k", "q8_0", "f16", "q3_h", "q2_h"};
   Index n_threads = 0;
   app.add_option("MODEL", options.in, "a GGUF file or a folder as hubs have it")->required();
   app.add_option("OUT.gguf", options.out, "the file to write")
@@ -68,9 +68,9 @@ int compress(int argc, char** argv) {
                    "microseconds of a token on this machine, as the products are timed")
       ->check(CLI::PositiveNumber);
   what->add_option("--preset", preset,
-                   "q4: 4.5 bits a weight; q5: 5.5; q6: 6.6; smallest: the smallest that costs no "
+                   "q4: 4.5 bits a weight; q3: 3.5; q2: 2.75; smallest: the smallest that costs no "
                    "more than 0.05 nats")
-      ->check(CLI::IsMember({"q4", "q5", "q6", "smallest"}));
+      ->check(CLI::IsMember({"q4", "q3", "q2", "smallest"}));
   what->require_option(1);
   app.add_option("--text", options.text.path, "a text of the kind that the model is for")
       ->check(example::is_not_empty)
@@ -103,8 +103,8 @@ int compress(int argc, char** argv) {
   app.callback([&] {
     if (!budget.empty()) options.budget_bytes = parse_bytes(budget);
     if (preset == "q4") options.budget_bits = 4.5;
-    if (preset == "q5") options.budget_bits = 5.5;
-    if (preset == "q6") options.budget_bits = 6.6;
+    if (preset == "q3") options.budget_bits = 3.5;
+    if (preset == "q2") options.budget_bits = 2.75;
     if (preset == "smallest") options.most_divergence = 0.05;
     for (const std::string& name : format_names) {
       options.formats.push_back(example::parse_format(name));

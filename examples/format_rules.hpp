@@ -17,7 +17,7 @@
 namespace example {
 
 inline constexpr const char* kFormatNames =
-    "f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k";
+    "f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k, q3_h, q2_h";
 
 inline nibble::quant::Format parse_format(const std::string& name) {
   auto format = nibble::quant::format_from_name(name);

@@ -383,7 +383,7 @@ class Job {
       NIBBLE_TRY(divergence, divergence_of(bytes));
       points_.push_back({method.name, static_cast<double>(bytes.size()), divergence});
       const bool helps = divergence < divergence_;
-      std::printf("%-16s KL %.5f: %s\n", method.name.c_str(), divergence,
+      std::printf("%-16s KL %.3g: %s\n", method.name.c_str(), divergence,
                   helps ? "kept" : "does not help, left out");
       if (!helps) continue;
       divergence_ = divergence;

@@ -83,7 +83,7 @@ inline void print_report(const std::vector<ReportRow>& rows,
   for (const SampleFile& file : samples) std::printf(" %14.14s", file.name.c_str());
   std::printf("\n");
   for (const ReportRow& row : rows) {
-    std::printf("%-*s %14s %7.3f %11.4f %11.5f %8.2f%% %9.1f", width, row.step.c_str(),
+    std::printf("%-*s %14s %7.3f %11.4f %11.3g %8.2f%% %9.1f", width, row.step.c_str(),
                 grouped(row.bytes).c_str(), row.bits, row.divergence.perplexity_b,
                 row.divergence.mean, 100 * row.divergence.same_best, row.tokens_per_second);
     for (const double right : row.right) std::printf(" %13.2f%%", 100 * right);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "../common.hpp"
+#include "../measure.hpp"
 #include "nibble/compress/predictions.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/model/model.hpp"
@@ -34,11 +35,53 @@ struct TextOptions {
   nibble::Index n_report = 1 << 14;
 };
 
+// From prompts and answers: each sample is a sequence of its own (begin, prompt, newline, answer,
+// end), of which the answer is scored.
+inline nibble::Result<Texts> texts_of_samples(const nibble::text::Tokenizer& tokenizer,
+                                              const std::vector<Sample>& samples,
+                                              nibble::Index n_ctx, const TextOptions& options) {
+  Texts texts;
+  texts.context = n_ctx;
+  const auto& settings = tokenizer.vocabulary().settings();
+  if (settings.add_bos) texts.bos = settings.bos;
+  nibble::Index n_trial = 0, n_report = 0;
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    NIBBLE_TRY(prompt, tokenizer.encode(samples[i].prompt + "\n", {.add_eos = false}));
+    NIBBLE_TRY(ids,
+               tokenizer.encode(samples[i].prompt + "\n" + samples[i].answer, {.add_eos = false}));
+    if (settings.eos >= 0) ids.push_back(settings.eos);
+    if (static_cast<nibble::Index>(ids.size()) > n_ctx || prompt.size() >= ids.size()) continue;
+    const std::size_t turn = i % 5;
+    if (turn < 3) {
+      if (static_cast<nibble::Index>(texts.calibration.size()) > options.n_calibration) continue;
+      texts.calibration.insert(texts.calibration.end(), ids.begin(), ids.end());
+      continue;
+    }
+    nibble::Index& n = turn == 3 ? n_trial : n_report;
+    if (n > (turn == 3 ? options.n_trial : options.n_report)) continue;
+    n += static_cast<nibble::Index>(ids.size());
+    NIBBLE_CHECK((turn == 3 ? texts.trial : texts.report)
+                     .add(ids, static_cast<nibble::Index>(prompt.size())));
+  }
+  if (texts.report.n_sequences() == 0) {
+    return nibble::Error{nibble::Errc::invalid_argument,
+                         nibble::printable(options.path) +
+                             ": at least five samples are needed that fit in the context of " +
+                             std::to_string(n_ctx) + " tokens"};
+  }
+  return texts;
+}
+
 // Six tenths of the text's chunks to observe, two to decide, two to report, as far as the options
-// allow; chunks of the three parts take turns, since a text may change along its way.
+// allow; chunks of the three parts take turns, since a text may change along its way. A file .tsv
+// has prompts and answers, a tab between them.
 inline nibble::Result<Texts> read_texts(const nibble::Model& model, const TextOptions& options) {
   const nibble::text::Tokenizer* const tokenizer = model.tokenizer();
   if (tokenizer == nullptr) return *model.tokenizer_error();
+  if (options.path.ends_with(".tsv")) {
+    NIBBLE_TRY(samples, read_samples(options.path));
+    return texts_of_samples(*tokenizer, samples, nibble::Index{model.config().n_ctx}, options);
+  }
   NIBBLE_TRY(text, read_text(options.path));
   NIBBLE_TRY(tokens, tokenizer->encode(text, {.add_eos = false}));
   Texts texts;

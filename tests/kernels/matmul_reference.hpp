@@ -100,6 +100,13 @@ struct Weights<Format> {
     } else if constexpr (Format::kBits == 8) {
       const int byte = block.codes[size(j)];
       return !kHasMinimum && byte >= 128 ? byte - 256 : byte;
+    } else if constexpr (Format::kBits < 4) {  // block.hpp's table, weight by weight
+      const int first = Format::kBits == 3 ? 4 : 0, in_half = static_cast<int>(j % 16);
+      const int byte = block.codes[size(first + in_half / 8 * 4 + in_half % 4)];
+      const int shift = (j < 16 ? 0 : 2) + (in_half % 8 < 4 ? 0 : 4);
+      const int low = byte >> shift & 3;
+      if (first == 0) return 4 * low + 2 - 8;
+      return 2 * (low + (block.codes[size(j / 8)] >> j % 8 & 1) * 4) + 1 - 8;
     } else {
       const int first = Format::kBits == 5 ? 4 : 0;
       const int byte = block.codes[size(first + j % (kLength / 2))];

@@ -13,7 +13,7 @@ using kernels::Matmul;
 
 #define NIBBLE_BLOCK_FORMATS                                                                 \
   quant::Q4_0, quant::Q4_1, quant::Q5_0, quant::Q5_1, quant::Q8_0, quant::Q4_K, quant::Q5_K, \
-      quant::Q6_K, Q4Bf16, Q8F32, Q4Minimum128, Q8Minimum64
+      quant::Q6_K, quant::Q3_H, quant::Q2_H, Q4Bf16, Q8F32, Q4Minimum128, Q8Minimum64
 #define NIBBLE_PLAIN_FORMATS quant::F32, quant::F16, quant::BF16
 
 namespace {
@@ -30,7 +30,7 @@ std::vector<Index> lengths() {
     return {256, 768, 2304};  // whole ones only; the last is widened in parts
   } else if constexpr (quant::BlockFormat<Format>) {
     constexpr Index kLength = Format::kLength;
-    if (Format::kBits == 5) return {kLength, 2 * kLength + 7, 71 * kLength};  // in parts, too
+    if (Format::kBits == 5 || Format::kBits < 4) return {kLength, 2 * kLength + 7, 71 * kLength};  // in parts, too
     return {kLength, 2 * kLength, 2 * kLength + 7, 5 * kLength};
   } else {
     return {1, 2, 7, 33, 64};
@@ -135,7 +135,8 @@ TEST_CASE_TEMPLATE("a product in runs of panels is the whole product", Format, q
 // Few rows are multiplied by other tiles than many, and weights of some formats are widened for
 // many.
 TEST_CASE_TEMPLATE("a row's results are the same bits whatever rows are beside it", Format,
-                   quant::Q4_0, quant::Q5_0, quant::Q4_K, quant::Q5_K, quant::Q6_K) {
+                   quant::Q4_0, quant::Q5_0, quant::Q4_K, quant::Q5_K, quant::Q6_K, quant::Q3_H,
+                   quant::Q2_H) {
   constexpr Index kRows = 21, kColumns = 50, k = 2304;
   std::mt19937 random(6);
   const auto w = Weights<Format>::random(kColumns, k, random);

@@ -19,6 +19,7 @@ static_assert(bits_per_weight(Format::f32) == 32 && bits_per_weight(Format::bf16
 static_assert(bits_per_weight(Format::q4_0) == 4.5 && bits_per_weight(Format::q4_1) == 5);
 static_assert(bits_per_weight(Format::q5_0) == 5.5 && bits_per_weight(Format::q4_k) == 4.5);
 static_assert(bits_per_weight(Format::q6_k) == 6.5625);
+static_assert(bits_per_weight(Format::q3_h) == 3.5 && bits_per_weight(Format::q2_h) == 2.5);
 static_assert(bits_per_weight(Format::q8_0) == 8.5 && bits_per_weight(Format::u8_affine) == 8);
 static_assert(visit_format(Format::q4_1, [](auto tag) {
   return std::is_same_v<typename decltype(tag)::type, Q4_1>;

@@ -50,11 +50,18 @@ Rounding rounding_of() {
 template <class F>
 inline constexpr bool kHasMinimum = F::kZeroPoint == ZeroPoint::minimum;
 
-// The factor of the scale: -8 … 7, -16 … 15, -127 … 127 or 0 … 2^kBits - 1.
+// The factor of the scale: -6, -2, 2, 6, or -7, -5, … 7, or -8 … 7, -16 … 15, -127 … 127 or 0 …
+// 2^kBits - 1.
 template <class F>
 int level(const typename F::Block& block, int i) {
   int code;
-  if constexpr (F::kBits < 8) {
+  if constexpr (F::kBits < 4) {  // as the 4-bit code that it stands for, less 8
+    const int first = F::kBits == 3 ? 4 : 0, byte = first + i % 16 / 8 * 4 + i % 4;
+    const int shift = (i % 8 < 4 ? 0 : 4) + (i < 16 ? 0 : 2);
+    code = block.codes[static_cast<std::size_t>(byte)] >> shift & 3;
+    if (first > 0) code += (block.codes[static_cast<std::size_t>(i / 8)] >> i % 8 & 1) * 4;
+    return F::kBits == 3 ? 2 * code - 7 : 4 * code - 6;
+  } else if constexpr (F::kBits < 8) {
     const int half = F::kLength / 2, first = F::kBits == 5 ? 4 : 0;
     const int byte = block.codes[static_cast<std::size_t>(first + i % half)];
     code = i < half ? byte % 16 : byte / 16;

@@ -24,6 +24,8 @@ static_assert(group<quant::Q4_1>(2 * 32) == 64 + 64 + 16 * 2 * 16);
 static_assert(group<quant::Q8_0>(2 * 32) == 64 + 16 * 2 * 32);
 static_assert(group<quant::Q5_0>(2 * 32) == 64 + 16 * 2 * 20);
 static_assert(group<quant::Q5_1>(2 * 32) == 64 + 64 + 16 * 2 * 20);
+static_assert(group<quant::Q3_H>(2 * 32) == 64 + 16 * 2 * 12);
+static_assert(group<quant::Q2_H>(2 * 32) == 64 + 16 * 2 * 8);
 static_assert(group<quant::Q4_K>(256) == 16 * 144 && group<quant::Q5_K>(256) == 16 * 176);
 static_assert(group<quant::Q6_K>(256) == 16 * 212);
 static_assert(group<Q4Bf16>(2 * 64) == 64 + 16 * 2 * 32);
@@ -97,7 +99,7 @@ std::vector<int> documented(const Weights<Format>& w) {
           for (int i = 4 * chunk; i < 4 * chunk + 4; ++i) {
             const bool exists = row < w.n && b < w.row_blocks();
             int byte = exists ? w.block(row, b).codes[size(i)] : 0;
-            if (Format::kBits == 5 && chunk == 0 && exists) {
+            if ((Format::kBits == 5 || Format::kBits == 3) && chunk == 0 && exists) {
               const auto& codes = w.block(row, b).codes;
               byte = upper_bits([&](int j) { return codes[size(j / 8)] >> j % 8 & 1; }, i, 16);
             }
@@ -174,7 +176,7 @@ std::vector<int> documented_super_blocks(const Weights<Format>& w) {
 
 TEST_CASE_TEMPLATE("blocks are packed as documented, and come back", Format, quant::Q4_0,
                    quant::Q4_1, quant::Q5_0, quant::Q5_1, quant::Q8_0, Q4Bf16, Q8F32, Q4Minimum128,
-                   Q8Minimum64) {
+                   Q8Minimum64, quant::Q3_H, quant::Q2_H) {
   using P = Packed<Format>;
   std::mt19937 random(1);
   for (const Index n : {1, 2, 15, 16, 17, 33}) {

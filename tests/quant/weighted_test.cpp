@@ -15,7 +15,7 @@ namespace {
 using namespace nibble::quant;
 using nibble::f16;
 
-#define SYMMETRIC_FORMATS Q4_0, Q5_0, Q8_0
+#define SYMMETRIC_FORMATS Q4_0, Q5_0, Q8_0, Q3_H, Q2_H
 #define ALL_FORMATS SYMMETRIC_FORMATS, Q4_1, Q5_1, Q4_K, Q5_K, Q6_K
 
 template <class F>
@@ -39,6 +39,16 @@ double error_of(const std::vector<float>& x, const std::vector<float>& w,
 // The least error of a symmetric block with this scale.
 template <class F>
 double error_with(const std::vector<float>& x, const std::vector<float>& w, double scale) {
+  if (F::kBits < 4) {  // odd numbers of half steps, up to 7 or 6 scales
+    const double step = F::kBits == 3 ? 2 : 4, top = F::kBits == 3 ? 7 : 6;
+    double sum = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const double odd = (std::floor(std::abs(x[i] / scale) / step) + 0.5) * step;
+      const double off = std::abs(x[i]) - std::abs(scale) * std::min(odd, top);
+      sum += double{w[i]} * off * off;
+    }
+    return sum;
+  }
   const int low = F::kBits == 8 ? -127 : -(1 << (F::kBits - 1));
   const int high = F::kBits == 8 ? 127 : (1 << (F::kBits - 1)) - 1;
   double sum = 0;

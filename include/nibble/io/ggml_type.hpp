@@ -64,6 +64,11 @@ enum class GgmlType : std::uint32_t {
   packed_q4_k = 0x6e620008,
   packed_q5_k = 0x6e620009,
   packed_q6_k = 0x6e62000a,
+  packed_q3_h = 0x6e62000b,
+  packed_q2_h = 0x6e62000c,
+  // Block formats of nibble's own, row by row (quant/block.hpp).
+  q3_h = 0x6e620100,
+  q2_h = 0x6e620101,
 };
 
 // The range of ids that belong to nibble.
@@ -127,6 +132,10 @@ constexpr GgmlTypeTraits type_traits(GgmlType type) noexcept {
     case GgmlType::packed_q4_k: return {"packed Q4_K", 256, 2304, 16};
     case GgmlType::packed_q5_k: return {"packed Q5_K", 256, 2816, 16};
     case GgmlType::packed_q6_k: return {"packed Q6_K", 256, 3392, 16};
+    case GgmlType::packed_q3_h: return {"packed Q3_H", 64, 448, 16};
+    case GgmlType::packed_q2_h: return {"packed Q2_H", 64, 320, 16};
+    case GgmlType::q3_h: return {"Q3_H", 32, 14};
+    case GgmlType::q2_h: return {"Q2_H", 32, 10};
   }
   return {"unknown", 0, 0};
 }

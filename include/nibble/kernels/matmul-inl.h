@@ -192,7 +192,8 @@ HWY_INLINE void for_each_row_tile(const kernels::MatmulArgs& args, Index column)
 template <class Form>
 inline constexpr bool kWidens = false;
 template <quant::BlockFormat Format>
-inline constexpr bool kWidens<Format> = quant::SuperBlockFormat<Format> || Format::kBits == 5;
+inline constexpr bool kWidens<Format> =
+    quant::SuperBlockFormat<Format> || Format::kBits == 5 || Format::kBits < 4;
 
 // What the tiles of a part fetch: the part that comes next, a share by each (see PanelPrefetcher).
 struct NextPart {

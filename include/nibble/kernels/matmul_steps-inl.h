@@ -56,6 +56,10 @@ class CodeReader {
   // Chunk j of the 32 weights at `codes`, of vector c. Called for one j after the other.
   HWY_INLINE void read(const TileColumns& columns, const std::byte* codes, int j, int c,
                        CodePair& pair) {
+    if constexpr (Format::kBits < 4) {
+      read_few_bits(columns, codes, j, c, pair);
+      return;
+    }
     const VU8 both = load(columns, codes, kUpper + j, c);
     if constexpr (Format::kBits == 8) {
       pair.low.set(both);
@@ -83,6 +87,37 @@ class CodeReader {
   }
 
  private:
+  // Codes of 2 or 3 bits, as the 4-bit codes that they stand for. Two chunks share one of bytes.
+  HWY_INLINE void read_few_bits(const TileColumns& columns, const std::byte* codes, int j, int c,
+                                CodePair& pair) {
+    auto bits = hn::BitCast(DU16(), load(columns, codes, kUpper + j / 2, c));
+    if (j % 2 != 0) bits = hn::ShiftRight<4>(bits);
+    const auto of_bytes = [](hn::Vec<DU16> words, int mask) NIBBLE_ATTR {
+      return hn::And(hn::BitCast(DU8(), words), hn::Set(DU8(), static_cast<std::uint8_t>(mask)));
+    };
+    if constexpr (Format::kBits == 2) {
+      const VU8 middle = hn::Set(DU8(), 2);
+      pair.low.set(hn::Or(of_bytes(hn::ShiftLeft<2>(bits), 12), middle));
+      pair.high.set(hn::Or(of_bytes(bits, 12), middle));
+    } else {
+      // Third bits come to bit 3, as fifth bits to bit 4 below.
+      if (j == 0) {
+        const auto upper = hn::BitCast(DU16(), load(columns, codes, 0, c));
+        low_upper_[c].set(hn::ShiftRight<1>(upper));
+        high_upper_[c].set(hn::ShiftLeft<3>(upper));
+      } else {
+        low_upper_[c].set(hn::ShiftRight<1>(low_upper_[c].get()));
+        high_upper_[c].set(hn::ShiftRight<1>(high_upper_[c].get()));
+      }
+      const VU8 middle = hn::Set(DU8(), 1);
+      const VU8 low = hn::Or(of_bytes(hn::ShiftLeft<1>(bits), 6), of_bytes(low_upper_[c].get(), 8));
+      const VU8 high =
+          hn::Or(of_bytes(hn::ShiftRight<1>(bits), 6), of_bytes(high_upper_[c].get(), 8));
+      pair.low.set(hn::Or(low, middle));
+      pair.high.set(hn::Or(high, middle));
+    }
+  }
+
   static HWY_INLINE VU8 load(const TileColumns& columns, const std::byte* codes, int chunk, int c) {
     const std::byte* bytes = columns.template at<4>(codes + chunk * quant::kChunkBytes, c);
     return hn::LoadU(DU8(), reinterpret_cast<const std::uint8_t*>(bytes));
@@ -207,7 +242,7 @@ class PackedSteps {
   using L = quant::Packed<Format>;
 
  public:
-  static constexpr int kBits = Format::kBits;
+  static constexpr int kBits = Format::kBits < 4 ? 4 : Format::kBits;  // of what it reads
   static constexpr int kLength = static_cast<int>(L::kStepLength);
   static constexpr bool kHasMinimum = L::kHasMinimum;
   static constexpr bool kTwoScales = kHasTwoScales<Format>;
@@ -335,6 +370,11 @@ HWY_NOINLINE void widen_steps(const std::byte* weights, Index k, int lane, int n
           HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
             CodePair pair;
             steps.read(turn + s, j, c, pair);
+            if constexpr (Format::kBits < 4) {  // 5-bit codes count from 16 instead of 8
+              const VU8 more = hn::Set(DU8(), 8);
+              pair.low.set(hn::Add(pair.low.get(), more));
+              pair.high.set(hn::Add(pair.high.get(), more));
+            }
             hn::StoreU(pair.low.get(), DU8(), out->codes[j][0][c]);
             hn::StoreU(pair.high.get(), DU8(), out->codes[j][1][c]);
           }

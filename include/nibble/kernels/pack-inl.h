@@ -97,8 +97,14 @@ HWY_INLINE Index pack_groups(const typename Format::Block* rows, Index k, std::b
         word = quant::detail::pack_fifth_bits(word);
         std::memcpy(codes + 4 * r, &word, 4);
       }
-      static_assert((L::kChunks - L::kUpperChunks) % 4 == 0);
-      for (Index chunk = L::kUpperChunks; chunk < L::kChunks; chunk += 4) {
+      constexpr Index kWholeChunks = (L::kChunks - L::kUpperChunks) / 4 * 4;  // transposed
+      for (Index chunk = L::kUpperChunks + kWholeChunks; chunk < L::kChunks; ++chunk) {
+        for (size_t r = 0; r < size_t{quant::kPanelRows}; ++r) {
+          std::memcpy(codes + chunk * quant::kChunkBytes + 4 * r,
+                      block + offsetof(Block, codes) + 4 * chunk + r * stride, 4);
+        }
+      }
+      for (Index chunk = L::kUpperChunks; chunk < L::kUpperChunks + kWholeChunks; chunk += 4) {
         transpose(block + offsetof(Block, codes) + 4 * chunk, stride,
                   [&](size_t c, size_t first, VW words) NIBBLE_ATTR {
                     if constexpr (L::kFlipsTopBit) {

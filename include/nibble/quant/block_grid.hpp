@@ -42,12 +42,12 @@ constexpr int group_length() noexcept {
 // The codes of a format: lowest … highest. (8 bits, symmetric: -128 is never used, as in GGUF.)
 template <GridFormat F>
 constexpr int lowest_code() noexcept {
-  if (F::kZeroPoint == ZeroPoint::minimum) return 0;
+  if (F::kZeroPoint == ZeroPoint::minimum || F::kBits < 4) return 0;
   return F::kBits == 8 ? -127 : -(1 << (F::kBits - 1));
 }
 template <GridFormat F>
 constexpr int highest_code() noexcept {
-  if (F::kZeroPoint == ZeroPoint::minimum) return (1 << F::kBits) - 1;
+  if (F::kZeroPoint == ZeroPoint::minimum || F::kBits < 4) return (1 << F::kBits) - 1;
   return (1 << (F::kBits - 1)) - 1;
 }
 
@@ -62,6 +62,9 @@ GroupGrid grid_of(const typename F::Block& block, [[maybe_unused]] std::size_t g
             -(to_f32(block.minimum) * static_cast<float>(s.minimum))};
   } else if constexpr (F::kZeroPoint == ZeroPoint::minimum) {
     return {to_f32(block.scale), to_f32(block.minimum)};
+  } else if constexpr (F::kBits < 4) {  // see ZeroPoint::symmetric
+    constexpr float kStep = 1 << (4 - F::kBits);
+    return {kStep * to_f32(block.scale), (kStep / 2 - 8) * to_f32(block.scale)};
   } else {
     return {to_f32(block.scale), 0.0f};
   }

@@ -61,8 +61,7 @@ constexpr float weight_of(U8Affine::Header h, std::uint8_t code) noexcept {
 // The code nearest to a weight. Weights outside the range that `h` was fitted to saturate.
 inline std::int8_t code_of(I8Channel::Header h, float x) noexcept {
   if (!(h.scale > 0.0f)) return 0;
-  return static_cast<std::int8_t>(
-      clamped(libm::round_away(tamed(x) / h.scale), -127.0f, 127.0f));
+  return static_cast<std::int8_t>(clamped(libm::round_away(tamed(x) / h.scale), -127.0f, 127.0f));
 }
 inline std::uint8_t code_of(U8Affine::Header h, float x) noexcept {
   const float zero_point = static_cast<float>(h.zero_point);

@@ -12,8 +12,8 @@
 //                   Chunk c holds bytes 4c … 4c+3 of each row's GGUF block: packing moves 32-bit
 //                   words and computes nothing, except that signed 8-bit codes have their top bit
 //                   flipped: all codes are unsigned then (offset 8 or 128), as dot-product
-//                   instructions want them; and that fifth bits, which are the first chunk of their
-//                   block, are ordered as below.
+//                   instructions want them; and that fifth (or third) bits, which are the first
+//                   chunk of their block, are ordered as below.
 //   Super-blocks    A group is one super-block of each row:
 //                     scales    [16 rows][4 bytes]         the f16 scale, and the minimum or zeros
 //                     scales    [chunk][16 rows][4 bytes]  the small ones: three chunks as in
@@ -86,7 +86,7 @@ struct Packed<Format> {  // super-blocks: packed_super_block.hpp
   static constexpr bool kHasMinimum = Format::kZeroPoint == ZeroPoint::minimum;
   static constexpr Index kBlockCodeBytes = kLength * Format::kBits / 8;  // of one row
   static constexpr Index kChunks = kBlockCodeBytes / 4;                  // per block
-  static constexpr Index kUpperChunks = Format::kBits == 5 ? 1 : 0;
+  static constexpr Index kUpperChunks = Format::kBits == 5 || Format::kBits == 3 ? 1 : 0;
   static constexpr Index kSharedByte = kLength / 2;  // as for super-blocks
   static constexpr bool kFlipsTopBit =
       Format::kBits == 8 && Format::kZeroPoint == ZeroPoint::symmetric;
@@ -100,7 +100,8 @@ struct Packed<Format> {  // super-blocks: packed_super_block.hpp
   static_assert(kGroupBytes % 64 == 0);
   // Also for a program's own format: products take 32 weights at a time and sum a block in 32 bits.
   static_assert(kLength > 0 && kLength % 32 == 0 && kLength <= 1 << 16);
-  static_assert(Format::kBits == 4 || Format::kBits == 5 || Format::kBits == 8);
+  static_assert((Format::kBits >= 2 && Format::kBits <= 5) || Format::kBits == 8);
+  static_assert(Format::kBits == 4 || Format::kBits == 8 || kLength == 32);
 
   // What products go through step by step: weights of a row with one scale, and their chunks.
   static constexpr Index kStepLength = kLength;

@@ -89,6 +89,19 @@ template <class Format>
 void pack_codes(const std::uint8_t* codes, typename Format::Block& out) noexcept {
   if constexpr (Format::kBits == 8) {
     std::copy_n(codes, Format::kLength, out.codes.begin());
+  } else if constexpr (Format::kBits < 4) {
+    constexpr std::size_t kFirst = Format::kBits == 3 ? 4 : 0;  // of the lower two bits
+    for (std::size_t i = 0; i < kFirst; ++i) {
+      int third_bits = 0;
+      for (std::size_t j = 0; j < 8; ++j) third_bits |= (codes[8 * i + j] >> 2) << j;
+      out.codes[i] = static_cast<std::uint8_t>(third_bits);
+    }
+    for (std::size_t i = 0; i < 8; ++i) {
+      const std::size_t at = i / 4 * 8 + i % 4;
+      out.codes[kFirst + i] =
+          static_cast<std::uint8_t>((codes[at] & 3) | (codes[at + 16] & 3) << 2 |
+                                    (codes[at + 4] & 3) << 4 | (codes[at + 20] & 3) << 6);
+    }
   } else {
     constexpr std::size_t kHalf = Format::kLength / 2;
     constexpr std::size_t kFirst = Format::kBits == 5 ? 4 : 0;  // of the 4-bit codes
@@ -107,6 +120,19 @@ template <class Format>
 void unpack_codes(const typename Format::Block& block, std::uint8_t* codes) noexcept {
   if constexpr (Format::kBits == 8) {
     std::copy_n(block.codes.begin(), Format::kLength, codes);
+  } else if constexpr (Format::kBits < 4) {
+    constexpr std::size_t kFirst = Format::kBits == 3 ? 4 : 0;
+    for (std::size_t i = 0; i < 8; ++i) {
+      const std::size_t at = i / 4 * 8 + i % 4;
+      const int byte = block.codes[kFirst + i];
+      codes[at] = byte & 3;
+      codes[at + 16] = byte >> 2 & 3;
+      codes[at + 4] = byte >> 4 & 3;
+      codes[at + 20] = static_cast<std::uint8_t>(byte >> 6);
+    }
+    for (std::size_t j = 0; j < 8 * kFirst; ++j) {
+      codes[j] |= static_cast<std::uint8_t>((block.codes[j / 8] >> j % 8 & 1) << 2);
+    }
   } else {
     constexpr std::size_t kHalf = Format::kLength / 2;
     constexpr std::size_t kFirst = Format::kBits == 5 ? 4 : 0;
@@ -146,6 +172,58 @@ bool quantize_to_peak(const float* x, typename Format::Block& out) noexcept {
     codes[i] = static_cast<std::uint8_t>(quotient + (kOffset + 0.5f));
   }
   out.scale = round_to<typename Format::Scale>(d);
+  pack_codes<Format>(codes, out);
+  return fits;
+}
+
+// 2 and 3 bits: the scale that represents the block best among some around the one that its peak
+// would want; with so few codes, the largest weight is better cut off than all others rounded to
+// next to nothing.
+template <class Format>
+bool quantize_half_steps(const float* x, typename Format::Block& out) noexcept {
+  constexpr int kStep = 1 << (4 - Format::kBits);  // of 4-bit codes
+  constexpr int kTop = (1 << Format::kBits) - 1;
+  constexpr float kPeak = 8 - kStep / 2;  // the largest weight of a block, over its scale
+  bool fits = true;
+  float safe[Format::kLength];
+  float peak = 0.0f;
+  for (int i = 0; i < Format::kLength; ++i) {
+    safe[i] = tamed(x[i]);
+    fits = fits && safe[i] == x[i];
+    peak = larger(peak, libm::fabs(safe[i]));
+  }
+  using Scale = typename Format::Scale;
+  const float largest_scale = saturated<Scale>(peak / kPeak);
+  fits = fits && largest_scale == peak / kPeak;
+  // The weights and the scale divided by the peak: their squares do not overflow.
+  const float inverse_peak = inverse_scale(peak);
+  const auto code_of = [&](float value, float inverse) {
+    const float quotient = clamped(value * inverse, -8.0f, 7.999f);
+    return static_cast<int>((quotient + 8.0f) / kStep);
+  };
+  float best_scale = 1.0f / kPeak, least = kInfinity;
+  for (int candidate = 0; candidate < 20; ++candidate) {
+    const float scale = (1.0f - 0.035f * static_cast<float>(candidate)) / kPeak;
+    float error = 0.0f;
+    for (int i = 0; i < Format::kLength; ++i) {
+      const float value = safe[i] * inverse_peak;
+      const int code = code_of(value, 1.0f / scale);
+      const float difference = value - scale * static_cast<float>(code * kStep + kStep / 2 - 8);
+      error += difference * difference;
+    }
+    if (error < least) {
+      least = error;
+      best_scale = scale;
+    }
+  }
+  const float d = saturated<Scale>(peak * best_scale);
+  out.scale = round_to<Scale>(d);
+  const float inverse = inverse_scale(to_f32(out.scale));
+  std::uint8_t codes[Format::kLength];
+  for (int i = 0; i < Format::kLength; ++i) {
+    const int code = inverse == 0.0f ? 0 : code_of(safe[i], inverse);
+    codes[i] = static_cast<std::uint8_t>(code > kTop ? kTop : code);
+  }
   pack_codes<Format>(codes, out);
   return fits;
 }
@@ -216,6 +294,8 @@ bool quantize_block(const float* x, typename Format::Block& out) noexcept {
     return detail::quantize_minimum<Format>(x, out);
   } else if constexpr (Format::kBits == 8) {
     return detail::quantize_symmetric8<Format>(x, out);
+  } else if constexpr (Format::kBits < 4) {
+    return detail::quantize_half_steps<Format>(x, out);
   } else {
     return detail::quantize_to_peak<Format>(x, out);
   }
@@ -236,6 +316,8 @@ void dequantize_block(const typename Format::Block& block, float* out) noexcept 
         out[i] = d * static_cast<float>(codes[i]) + to_f32(block.minimum);
       else if constexpr (Format::kBits == 8)
         out[i] = d * static_cast<float>(static_cast<std::int8_t>(codes[i]));
+      else if constexpr (Format::kBits < 4)
+        out[i] = d * static_cast<float>((2 * codes[i] + 1) * (1 << (3 - Format::kBits)) - 8);
       else
         out[i] = d * static_cast<float>(codes[i] - (1 << (Format::kBits - 1)));
     }

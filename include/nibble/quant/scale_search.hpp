@@ -103,13 +103,15 @@ struct WholeScales {
   float operator()(int index) const noexcept { return unit * static_cast<float>(index); }
 };
 
-// Magnitudes of n weights, and for each the largest code in its direction.
+// Magnitudes of n weights, and for each the largest code in its direction. Codes stand for
+// themselves, or with `half` = 0.5 for 0.5, 1.5, 2.5, …
 template <std::size_t n>
 struct ScaleItems {
   static_assert(n % 8 == 0);
   std::array<float, n> magnitude;
   std::array<float, n> importance;
   std::array<float, n> top;
+  float half = 0.0f;
 
   // For scales of the given sign.
   void set_sign(const std::array<float, n>& x, bool negative, int lowest, int highest) noexcept {
@@ -123,14 +125,15 @@ struct ScaleItems {
   float least_error(float a, float b) const noexcept {
     const Four inverse = Four::all(smaller(1.0f / b, kFloatMax));
     const Four least = Four::all(a), most = Four::all(b), zero = Four::all(0.0f);
-    const Four one = Four::all(1.0f);
+    const Four one = Four::all(1.0f), from = Four::all(half);
     Four sums[2] = {zero, zero};
     for (std::size_t i = 0; i < n; i += 4) {
       const Four x = Four::load(magnitude.data() + i), last = Four::load(top.data() + i);
-      const Four code = truncated(smaller(x * inverse, last));
-      const Four above = x - most * code;
-      const Four below = least * (code + one) - x;
-      const Four distance = larger(if_less(code, last, smaller(above, below), above), zero);
+      const Four code = truncated(smaller(larger(x * inverse - from, zero), last));
+      const Four above = x - most * (code + from);
+      const Four below = least * (code + one + from) - x;
+      const Four beyond = larger(if_less(code, last, smaller(above, below), above), zero);
+      const Four distance = larger(beyond, least * from - x);  // x is below the first code
       Four& to = sums[i / 4 % 2];
       to = to + Four::load(importance.data() + i) * (distance * distance);
     }
@@ -149,12 +152,13 @@ struct ScaleItems {
 
   // The scale that is best for the codes of another one: least squares.
   float improved(float scale) const noexcept {
-    const Four inverse = Four::all(smaller(1.0f / scale, kFloatMax)), half = Four::all(0.5f);
+    const Four inverse = Four::all(smaller(1.0f / scale, kFloatMax));
+    const Four to_nearest = Four::all(0.5f - half), from = Four::all(half);
     Four xc = Four::all(0.0f), cc = xc;
     for (std::size_t i = 0; i < n; i += 4) {
       const Four x = Four::load(magnitude.data() + i), last = Four::load(top.data() + i);
-      const Four code = truncated(smaller(x * inverse, last) + half);
-      const Four nearest = smaller(code, last);
+      const Four code = truncated(smaller(x * inverse, last + from) + to_nearest);
+      const Four nearest = smaller(code, last) + from;
       const Four weighted = Four::load(importance.data() + i) * nearest;
       xc = xc + weighted * x;
       cc = cc + weighted * nearest;
@@ -203,9 +207,10 @@ void search_scales(const ScaleItems<n>& items, const Scales& scales, bool negati
   }
 }
 
-// Improves `best` with a good scale of type T for codes lowest … highest. x is normalized.
+// Improves `best` with a good scale of type T for codes lowest … highest, which are `steps` scales
+// apart. x is normalized.
 template <class T, std::size_t n>
-void guess_scale(ScaleItems<n>& items, const Normalized<n>& x, int lowest, int highest,
+void guess_scale(ScaleItems<n>& items, const Normalized<n>& x, float steps, int lowest, int highest,
                  BestScale& best) noexcept {
   float peak = 0.0f, all_zero = 0.0f;
   for (std::size_t i = 0; i < n; ++i) {
@@ -214,11 +219,12 @@ void guess_scale(ScaleItems<n>& items, const Normalized<n>& x, int lowest, int h
   }
   if (all_zero < best.error) best = {all_zero, 0, false};
   if (peak == 0.0f) return;
-  const StoredScales<T> scales{x.unit};
+  const StoredScales<T> scales{x.unit * steps};
   for (int sign = 0; sign < (-lowest == highest ? 1 : 2); ++sign) {
     items.set_sign(x.x, sign == 1, lowest, highest);
     for (int step = -4; step <= 4; ++step) {
-      const float levels = static_cast<float>(-lowest) + 0.2f * static_cast<float>(step);
+      const float levels = (static_cast<float>(-lowest) + items.half) *
+                           (1.0f + 0.2f * static_cast<float>(step) / static_cast<float>(-lowest));
       const int index = scales.at_least(items.improved(peak / levels));
       const float error = items.least_error(scales(index), scales(index));
       if (error < best.error) best = {error, index, sign == 1};
@@ -226,17 +232,20 @@ void guess_scale(ScaleItems<n>& items, const Normalized<n>& x, int lowest, int h
   }
 }
 
-// The best of all scales of type T; `best` may hold a result that is to be improved.
+// The best of all scales of type T; `best` may hold a result that is to be improved. `half`: as in
+// ScaleItems.
 template <class T, std::size_t n>
 void search_all_scales(const Normalized<n>& x, const std::array<float, n>& importance, int lowest,
-                       int highest, BestScale& best) noexcept {
+                       int highest, BestScale& best, float half = 0.0f,
+                       float steps = 1.0f) noexcept {
   ScaleItems<n> items;
   items.importance = importance;
-  guess_scale<T>(items, x, lowest, highest, best);
+  items.half = half;
+  guess_scale<T>(items, x, steps, lowest, highest, best);
   float peak = 0.0f;
   for (const float v : x.x) peak = larger(peak, libm::fabs(v));
   if (peak == 0.0f) return;
-  const StoredScales<T> scales{x.unit};
+  const StoredScales<T> scales{x.unit * steps};
   // With a scale above twice the peak, all codes are zero.
   const int last = scales.at_least(2.0f * peak);
   for (int sign = -lowest == highest ? 1 : 2; sign-- > 0;) {

@@ -114,8 +114,8 @@ inline void set_group_scale(std::array<std::uint8_t, 12>& scales, std::size_t g,
 // x clamped to [low, high] and rounded to nearest, ties to even; NaN gives low.
 inline int nearest_in(float x, int low, int high) noexcept {
   constexpr float kNoFractions = 0x1.8p23f;
-  const float clamped = x > static_cast<float>(low) ? smaller(x, static_cast<float>(high))
-                                                    : static_cast<float>(low);
+  const float clamped =
+      x > static_cast<float>(low) ? smaller(x, static_cast<float>(high)) : static_cast<float>(low);
   return static_cast<int>((clamped + kNoFractions) - kNoFractions);
 }
 

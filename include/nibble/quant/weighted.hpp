@@ -7,7 +7,8 @@
 // Hessian.
 //
 // What is guaranteed, for weights that the format can hold:
-//   Q4_0, Q5_0, Q8_0 (symmetric)  the optimum among all stored scales, of both signs where that
+//   Q4_0, Q5_0, Q8_0, Q3_H, Q2_H (symmetric)  the optimum among all stored scales, of both signs
+//   where that
 //       makes a difference, and all codes (to a few parts in a million; scale_search.hpp)
 //   Q4_1, Q5_1 (with a minimum)   with Effort::most the optimum among all stored pairs of a
 //   positive
@@ -57,15 +58,21 @@ void search_symmetric(const float* x, const float* importance, typename F::Block
   std::array<float, n> weights;
   normalize_importance(importance, weights);
   // What the block has is the first to beat.
+  // Codes of few bits stand for odd halves of a step, which is two or four scales.
+  constexpr bool kIsFew = F::kBits < 4;
+  constexpr int kHighest = kIsFew ? (1 << (F::kBits - 1)) - 1 : highest_code<F>();
+  constexpr int kLowest = kIsFew ? -kHighest : lowest_code<F>();
+  constexpr float kHalf = kIsFew ? 0.5f : 0.0f, kSteps = kIsFew ? 1 << (4 - F::kBits) : 1;
   ScaleItems<n> items;
   items.importance = weights;
+  items.half = kHalf;
   BestScale best;
   best.index = block.scale.bits & 0x7FFF;
   best.is_negative = block.scale.bits >> 15 != 0;
-  items.set_sign(normalized.x, best.is_negative, lowest_code<F>(), highest_code<F>());
-  const float scale = StoredScales<T>{normalized.unit}(best.index);
+  items.set_sign(normalized.x, best.is_negative, kLowest, kHighest);
+  const float scale = StoredScales<T>{normalized.unit * kSteps}(best.index);
   best.error = best.index == 0 ? kInfinity : items.least_error(scale, scale);
-  search_all_scales<T>(normalized, weights, lowest_code<F>(), highest_code<F>(), best);
+  search_all_scales<T>(normalized, weights, kLowest, kHighest, best, kHalf, kSteps);
   if (best.index == 0 && (block.scale.bits & 0x7FFF) == 0) return;  // zeros, as they were
   block.scale.bits = static_cast<std::uint16_t>(best.index | (best.is_negative ? 0x8000 : 0));
 }
@@ -296,7 +303,7 @@ class Q6Search {
       ScaleItems<16> items;
       normalize_importance(importance_[g].data(), items.importance);
       BestScale best;
-      guess_scale<bf16>(items, group, kLowest, kHighest, best);
+      guess_scale<bf16>(items, group, 1.0f, kLowest, kHighest, best);
       const float scale = to_f32(bf16{static_cast<std::uint16_t>(best.index)});
       scales[g] = best.is_negative ? -scale : scale;
       if (scale > libm::fabs(largest)) largest = scales[g];
