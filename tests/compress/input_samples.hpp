@@ -16,6 +16,7 @@
 #include "doctest/doctest.h"
 #include "nibble/compress/static_int8.hpp"
 #include "nibble/graph/run.hpp"
+#include "nibble/graph/survey.hpp"
 #include "nibble/model/config.hpp"
 #include "nibble/model/llama.hpp"
 #include "nibble/model/model.hpp"
@@ -71,6 +72,7 @@ class InputSamples {
     REQUIRE(cache.has_value());
     Rope needs;
     graph::survey(expression, needs);
+    needs.key.has_factors = false;
     auto rope = AlignedBuffer::allocate(graph::RopeTable::bytes_needed(needs.key, n_positions));
     REQUIRE(rope);
     std::vector<double> frequencies(static_cast<std::size_t>(needs.key.dim / 2));
