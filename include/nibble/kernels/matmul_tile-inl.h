@@ -88,6 +88,11 @@ template <>
 struct TileShape<quant::I8Channel> {
   static constexpr int kWideRows = 8, kWideVectors = 2, kNarrowRows = 4;
 };
+#elif HWY_TARGET == HWY_AVX2
+template <>  // 4 * 1 takes 1.07 times as long on a Zen 3, with a zero point 1.15 times
+struct TileShape<quant::I8Channel> {
+  static constexpr int kWideRows = 4, kWideVectors = 2, kNarrowRows = 2;
+};
 #endif
 template <>
 struct TileShape<AffineChannel> : TileShape<quant::I8Channel> {};

@@ -29,33 +29,57 @@ using quantize_detail::kQuantLanes;
 using quantize_detail::VF;
 using quantize_detail::VI;
 
-// Makes codes of vectors.
+using DI16 = hn::Repartition<std::int16_t, DI>;
+using DI8 = hn::Repartition<std::int8_t, DI>;
+using VI16 = hn::Vec<DI16>;
+using VI8 = hn::Vec<DI8>;
+
+// Makes codes of four vectors at a time.
 struct Encoder {
-  Register<DF> inverse, low, high;
-  Register<DI> zero;
-  Register<DF> faults;  // 0, or NaN from the first value on that is not finite
-  Register<DI> sum;     // of codes, per lane
+  Register<DF> inverse;
+  Register<DI16> zero;
+  Register<DI8> low;
+  // 0, or NaN from the first value on that is not finite; one for each of the four vectors, so that
+  // none waits for another.
+  Register<DF> faults[4];
+  Register<DI> sum;  // of codes, per lane
 
   HWY_INLINE explicit Encoder(const quant::StaticScale& s) {
-    const auto code_of_zero = static_cast<float>(s.stored_zero());
     inverse.set(hn::Set(DF(), 1.0f / s.scale));
-    // Bounds that are integers can be applied before the rounding, and before the code of zero is
-    // added: ties go to even multiples of the scale, whatever that code is.
-    low.set(hn::Set(DF(), static_cast<float>(s.stored_low()) - code_of_zero));
-    high.set(hn::Set(DF(), static_cast<float>(s.stored_high()) - code_of_zero));
-    zero.set(hn::Set(DI(), s.stored_zero()));
-    faults.set(hn::Zero(DF()));
+    zero.set(hn::Set(DI16(), static_cast<std::int16_t>(s.stored_zero())));
+    low.set(hn::Set(DI8(), static_cast<std::int8_t>(s.stored_low())));
+    HWY_UNROLL(4) for (int i = 0; i < 4; ++i) { faults[i].set(hn::Zero(DF())); }
     sum.set(hn::Zero(DI()));
   }
 
-  HWY_INLINE VI encode(VF x) {
-    faults.set(hn::MulAdd(x, hn::Zero(DF()), faults.get()));
-    const VF steps = hn::Min(hn::Max(hn::Mul(x, inverse.get()), low.get()), high.get());
-    const VI code = hn::Add(nearest(DF(), steps), zero.get());
-    sum.set(hn::Add(sum.get(), code));
-    return code;
+  // The nearest multiple of the scale. What is far above the range stays above it, and what is far
+  // below it too: x86 makes the least integer of what does not fit one.
+  HWY_INLINE VI steps(VF x, Register<DF>& fault) {
+    fault.set(hn::MulAdd(x, hn::Zero(DF()), fault.get()));
+    return nearest(DF(), hn::Min(hn::Mul(x, inverse.get()), hn::Set(DF(), 32767.0f)));
   }
-  HWY_INLINE bool is_finite() const { return hn::ReduceSum(DF(), faults.get()) == 0.0f; }
+  // Narrowing to 16 and to 8 bits saturates, as the addition does.
+  HWY_INLINE void encode(VF a, VF b, VF c, VF e, std::int8_t* codes) {
+    const VI ia = steps(a, faults[0]), ib = steps(b, faults[1]);
+    const VI ic = steps(c, faults[2]), ie = steps(e, faults[3]);
+#if HWY_ARCH_X86
+    const VI16 ab = hn::SaturatedAdd(hn::ReorderDemote2To(DI16(), ia, ib), zero.get());
+    const VI16 ce = hn::SaturatedAdd(hn::ReorderDemote2To(DI16(), ic, ie), zero.get());
+    const VI8 all = hn::Max(hn::ReorderDemote2To(DI8(), ab, ce), low.get());
+    quantize_detail::store_mixed(all, codes);
+#else
+    const VI16 ab = hn::SaturatedAdd(hn::OrderedDemote2To(DI16(), ia, ib), zero.get());
+    const VI16 ce = hn::SaturatedAdd(hn::OrderedDemote2To(DI16(), ic, ie), zero.get());
+    const VI8 all = hn::Max(hn::OrderedDemote2To(DI8(), ab, ce), low.get());
+    hn::StoreU(all, DI8(), codes);
+#endif
+    const auto ones = hn::Set(hn::RebindToUnsigned<DI8>(), 1);
+    sum.set(hn::SumOfMulQuadAccumulate(DI(), ones, all, sum.get()));
+  }
+  HWY_INLINE float fault() const {
+    const VF first = hn::Add(faults[0].get(), faults[1].get());
+    return hn::ReduceSum(DF(), hn::Add(first, hn::Add(faults[2].get(), faults[3].get())));
+  }
 };
 
 // A row in memory, with the members that rows of norms have: at(i), at_n(i, n).
@@ -70,17 +94,15 @@ template <class Source>
 HWY_INLINE void quantize_row_static(const Source& source, size_t k, const quant::StaticScale& s,
                                     QuantizedRow out) {
   constexpr size_t kStep = 4 * kQuantLanes;
-  const size_t padded = (k + 31) / 32 * 32;
+  const size_t padded = (k + 31) / 32 * 32;  // a step is 64, 32 or 16 values
   Encoder encoder(s);
   size_t i = 0;
   for (; i + kStep <= k; i += kStep) {
-    const VI a = encoder.encode(source.at(i));
-    const VI b = encoder.encode(source.at(i + kQuantLanes));
-    const VI c = encoder.encode(source.at(i + 2 * kQuantLanes));
-    const VI e = encoder.encode(source.at(i + 3 * kQuantLanes));
-    quantize_detail::store_bytes(a, b, c, e, out.codes + i);
+    encoder.encode(source.at(i), source.at(i + kQuantLanes), source.at(i + 2 * kQuantLanes),
+                   source.at(i + 3 * kQuantLanes), out.codes + i);
   }
   std::int32_t rest_sum = 0;
+  float rest_fault = 0.0f;
   if (i < k) {
     // The last, incomplete step. The values beyond k, zeros, get codes too; these are dropped.
     const size_t n = k - i;
@@ -96,18 +118,17 @@ HWY_INLINE void quantize_row_static(const Source& source, size_t k, const quant:
       }
     }
     Encoder rest(s);
-    const VI a = rest.encode(values[0].get()), b = rest.encode(values[1].get());
-    const VI c = rest.encode(values[2].get()), e = rest.encode(values[3].get());
-    quantize_detail::store_bytes(a, b, c, e, codes);
+    rest.encode(values[0].get(), values[1].get(), values[2].get(), values[3].get(), codes);
     for (size_t j = 0; j < n; ++j) rest_sum += codes[j];
     std::memcpy(out.codes + i, codes, n);
-    encoder.faults.set(hn::Add(encoder.faults.get(), rest.faults.get()));
+    rest_fault = rest.fault();
   }
-  std::memset(out.codes + k, 0, padded - k);
-  if (HWY_UNLIKELY(!encoder.is_finite())) {
+  if (padded > k) std::memset(out.codes + k, 0, padded - k);
+  const float fault = encoder.fault() + rest_fault;
+  if (HWY_UNLIKELY(!(fault == 0.0f))) {
     std::memset(out.codes, 0, k);
     *out.code_sums = 0;
-    *out.scales = hn::ReduceSum(DF(), encoder.faults.get());
+    *out.scales = fault;
     return;
   }
   *out.scales = s.scale;
