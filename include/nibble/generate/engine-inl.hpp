@@ -130,6 +130,38 @@ NIBBLE_INLINE void Engine::set_policy(const ops::PagePolicy* policy) noexcept {
   state_->args.step.policy = policy;
 }
 
+NIBBLE_INLINE Result<void> Engine::exchange_weights(graph::WeightTable weights) {
+  State& s = *state_;
+  const graph::WeightTable own = s.model.weights();
+  if (weights.size() == 0) {
+    s.args.weights = own;
+    return ok();
+  }
+  if (!s.options.exchangeable_weights) {
+    return Error{Errc::invalid_argument,
+                 "engine: it was made without exchangeable_weights in its options"};
+  }
+  if (weights.size() != own.size() || weights.n_slots() != own.n_slots()) {
+    return Error{Errc::invalid_argument, "engine: a table of " + to_text(weights.size()) +
+                                             " weights for a model of " + to_text(own.size())};
+  }
+  for (Index layer = -1; layer < own.n_layers(); ++layer) {
+    for (std::size_t slot = 0; slot < own.n_slots(); ++slot) {
+      const graph::Weight &a = own.at(slot, layer), &b = weights.at(slot, layer);
+      if (!a && !b) continue;
+      if (a && b && a.n == b.n && a.k == b.k && a.n_experts == b.n_experts) continue;
+      const auto text = [](const graph::Weight& w) {
+        return w ? graph::shape_text(w.n, w.k, w.n_experts) : std::string("none");
+      };
+      return Error{Errc::invalid_argument, "engine: other weights for " +
+                                               s.model.architecture().tensor_name(slot, layer) +
+                                               " are " + text(b) + ", the model's " + text(a)};
+    }
+  }
+  s.args.weights = weights;
+  return ok();
+}
+
 NIBBLE_INLINE Result<Engine> Engine::create(const Model& model, const EngineOptions& options) {
   NIBBLE_CHECK(simd::ensure_target());
   if (!model.has_weights()) {
@@ -200,8 +232,9 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
   }
   if (args.executor = options.executor; args.executor == nullptr) args.executor = &own_executor;
   limits.max_workers = args.executor->n_workers();
-  limits.float_inputs = needs.float_inputs;
-  limits.code_inputs = needs.code_inputs;
+  limits.float_inputs =
+      needs.float_inputs || options.exchangeable_weights || options.product_observer;
+  limits.code_inputs = needs.code_inputs || options.exchangeable_weights;
   plan = model.architecture().plan(limits);
   if (!plan.is_valid()) {
     return Error{Errc::limit, "session: " + to_text(options.max_step_tokens) +
@@ -275,6 +308,8 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
   args.cache = cache;
   args.weights = model.weights();
   args.tuning = model.tuning();
+  args.observer = &options.observer;
+  args.product_observer = &options.product_observer;
   tokens = arena.take<std::int32_t>(max_rows);
   segments = arena.take<graph::Segment>(max_segments);
   output_rows = arena.take<Index>(max_outputs);

@@ -13,6 +13,7 @@
 #include "nibble/core/owned.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/generate/sequence.hpp"
+#include "nibble/graph/observer.hpp"
 #include "nibble/model/model.hpp"
 #include "nibble/ops/kv_type.hpp"
 #include "nibble/ops/segment.hpp"
@@ -32,6 +33,13 @@ struct EngineOptions {
   Index max_outputs = 0;       // rows of logits of one step; 0: one for each of max_sequences
   ops::KvType kv_type = ops::KvType::f16;
   Executor* executor = nullptr;  // must outlive the engine; null: the calling thread
+  // Has working memory for weights of any format: others can then take the place of the model's
+  // (exchange_weights).
+  bool exchangeable_weights = false;
+  // Look into the graph while it runs (graph/run.hpp); empty: nobody does. Results do not change.
+  // The engine shares the callables. They must not run the engine.
+  graph::Observer observer = {};                // sees what a Tap shows
+  graph::ProductObserver product_observer = {};  // sees the inputs of products
 };
 
 inline constexpr Index kDefaultContext = 4096;
@@ -76,6 +84,13 @@ class Engine {
   // Chooses which pages of the cache each row reads (sparse attention); null: all. The policy must
   // stay alive.
   void set_policy(const ops::PagePolicy* policy) noexcept;
+
+  // Runs with other weights from now on: a table of the model's slots, where each weight has the
+  // shape of the model's, in any format. An empty table: the model's own. The table and what it
+  // refers to must outlive the last step with it. Sequences keep what they have computed. For
+  // trials of formats, of changed or of adapted weights. Error: invalid_argument (another shape,
+  // a weight too many or missing, an engine without exchangeable_weights); nothing changes then.
+  Result<void> exchange_weights(graph::WeightTable weights);
 
   const Model& model() const noexcept;
   // Whether a step gives one embedding for each input instead of logits: the model is one for

@@ -42,7 +42,10 @@ NIBBLE_INLINE Result<EngineOptions> Session::State::engine_options(const Session
                        .max_step_tokens = options.max_step_tokens,
                        .max_outputs = options.max_outputs,
                        .kv_type = options.kv_type,
-                       .executor = options.executor};
+                       .executor = options.executor,
+                       .exchangeable_weights = options.exchangeable_weights,
+                       .observer = options.observer,
+                       .product_observer = options.product_observer};
 }
 
 NIBBLE_INLINE Result<Session> Session::create(const Model& model, const SessionOptions& options) {

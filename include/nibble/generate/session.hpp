@@ -29,6 +29,9 @@ struct SessionOptions {
   Index max_outputs = 1;       // rows of logits that one call may ask for, at most max_step_tokens
   ops::KvType kv_type = ops::KvType::f16;
   Executor* executor = nullptr;  // must outlive the session; null: the calling thread
+  bool exchangeable_weights = false;  // see EngineOptions
+  graph::Observer observer = {};      // see EngineOptions
+  graph::ProductObserver product_observer = {};
 };
 
 // One engine and one sequence. Keeps the model alive, and may be moved at any time: generators

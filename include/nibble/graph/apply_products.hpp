@@ -3,6 +3,8 @@
 // The meaning of products and norms; see pass.hpp.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <span>
 #include <tuple>
 
@@ -288,6 +290,33 @@ kernels::MatmulInput product_input(Run& run, const InputForm& form, const AnyVal
   });
 }
 
+// The slots of the weights of a node's products, as numbers.
+template <auto kW, auto kB, Index W, class A>
+constexpr std::array<std::size_t, 1> slots_of(const Linear<kW, kB, W, A>&) noexcept {
+  return {static_cast<std::size_t>(enumerator_of(kW))};
+}
+template <auto kG, auto kGB, auto kU, auto kUB, Index W, class A>
+constexpr std::array<std::size_t, 2> slots_of(
+    const GatedLinear<kG, kGB, kU, kUB, W, A>&) noexcept {
+  return {static_cast<std::size_t>(enumerator_of(kG)), static_cast<std::size_t>(enumerator_of(kU))};
+}
+template <class... L>
+constexpr std::array<std::size_t, sizeof...(L)> slots_of(const LinearGroup<L...>& node) noexcept {
+  return std::apply(
+      [](const auto&... l) {
+        return std::array<std::size_t, sizeof...(L)>{slots_of(l)[0]...};
+      },
+      node.linears);
+}
+
+// Shows the rows of x, which `node` multiplies, to the observer of products.
+template <class Products, class Run, class AnyValue>
+void observe_products(const Products& node, Run& run, const AnyValue& x) noexcept {
+  if (!run.observes_products()) return;
+  const auto slots = slots_of(node);
+  run.observe_product(slots, MatrixView<const float>(run.view(x)));
+}
+
 // pass.step() for one output or for a tuple of outputs.
 template <class Pass, class F, class Out, class... Values>
 constexpr void step_to(Pass& pass, const F& compute, const Out& out,
@@ -308,6 +337,7 @@ constexpr auto apply(const Products& node, Pass& pass, const Value<W>& x) noexce
   step_to(
       pass,
       [=](auto& run) {
+        observe_products(node, run, x);
         const auto make = [&](const InputForm& form) {
           return product_input(run, form, x, scratch);
         };
@@ -328,6 +358,7 @@ constexpr auto apply(const ResidualInto<Prefix, LinearType>& node, Pass& pass,
   const Scratch scratch = quantized_scratch(pass, y.width, y.rows);
   pass.step(
       [=](auto& run) {
+        observe_products(node.linear, run, y);
         const auto make = [&](const InputForm& form) {
           return product_input(run, form, y, scratch);
         };
@@ -431,6 +462,10 @@ constexpr auto apply(const NormInto<Norm, Products>& node, Pass& pass, const Val
   step_to(
       pass,
       [=](auto& run) {
+        if (run.observes_products() && normed.id >= 0) {  // computed anew, so that nothing differs
+          norm_into(node.norm, run, x, MatrixView<float>(run.view(normed)), 0);
+          observe_products(node.products, run, normed);
+        }
         // Where some weights read floats, codes are made of these; otherwise by the norm itself.
         const bool has_floats = needs_floats(node.products, run);
         if (has_floats) norm_into(node.norm, run, x, MatrixView<float>(run.view(normed)), 0);

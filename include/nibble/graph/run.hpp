@@ -3,20 +3,18 @@
 // Runs an expression: the walk of apply.hpp with data.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
 #include <utility>
 
-#include "nibble/core/callback.hpp"
+#include "nibble/graph/observer.hpp"
 #include "nibble/graph/plan.hpp"
 #include "nibble/graph/rope_table.hpp"
 #include "nibble/graph/step.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
-
-// Called for each Tap: with its name, the layer (−1 outside of layers), and the rows.
-using Observer = Callback<void(std::string_view name, Index layer, MatrixView<const float>)>;
 
 // Everything that a run needs besides the expression. Whoever makes it has checked all of it:
 // tokens are in range of the embedding, segments fit rows, cache and tables, output rows are
@@ -30,6 +28,7 @@ struct RunArgs {
   Executor* executor = nullptr;
   Tuning tuning = {};
   const Observer* observer = nullptr;
+  const ProductObserver* product_observer = nullptr;  // needs a plan with Limits::float_inputs
   // All layers keep their keys and values in layer 0 of the cache, one after the other. Only where
   // no later step reads them.
   bool layers_share_cache = false;
@@ -113,6 +112,12 @@ class Runner : public LayerPass {
   void observe(const Value<W>& value) noexcept {
     if (args_.observer == nullptr || !*args_.observer || is_skipped_) return;
     (*args_.observer)(kName.view(), layer_, view(value));
+  }
+  bool observes_products() const noexcept {
+    return args_.product_observer != nullptr && *args_.product_observer;
+  }
+  void observe_product(std::span<const std::size_t> slots, MatrixView<const float> x) noexcept {
+    (*args_.product_observer)(slots, layer_, x);
   }
   // What a layer leaves out need not make sense there; the plan has checked the rest.
   void fail(const char*) const noexcept { NIBBLE_ASSERT(is_skipped_); }

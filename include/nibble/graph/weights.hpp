@@ -124,6 +124,19 @@ inline Weight weight_of(VectorView<const float> values) noexcept {
   return {nullptr, 0, values.extent(0), reinterpret_cast<const std::byte*>(values.data()), 1, {}};
 }
 
+// Packs `rows`, whole panels of the matrix `w` (or its last rows) that begin with row `first_row`,
+// to their place in `out`, w.bytes() bytes. The rows are in the format's layout of files.
+inline void pack_panels(const Weight& w, std::span<const std::byte> rows, Index bytes_of_row,
+                        Index first_row, std::byte* out) noexcept {
+  const Index n = static_cast<Index>(rows.size()) / bytes_of_row;
+  kernels::PackPanelFunction* const pack_panel = w.ops->pack_panel();
+  const Index panel_bytes = w.ops->panel_bytes(w.k);
+  for (Index row = 0; row < n; row += quant::kPanelRows) {
+    pack_panel(rows.data() + row * bytes_of_row, (std::min)(quant::kPanelRows, n - row), w.k,
+               out + (first_row + row) / quant::kPanelRows * panel_bytes);
+  }
+}
+
 // All weights of a model: a row of slots for what is outside of the layers, then a row for each
 // layer. Slots are any enumeration.
 class WeightTable {
@@ -132,6 +145,7 @@ class WeightTable {
   WeightTable(std::span<const Weight> weights, std::size_t n_slots) noexcept
       : weights_(weights), n_slots_(n_slots) {}
 
+  std::size_t size() const noexcept { return weights_.size(); }
   std::size_t n_slots() const noexcept { return n_slots_; }
   Index n_layers() const noexcept {
     return n_slots_ == 0 ? 0 : static_cast<Index>(weights_.size() / n_slots_) - 1;

@@ -448,7 +448,7 @@ class WeightStore {
       } else if (entry.type != nullptr) {
         convert_panels(w, *entry.type, entry.format, rows, bytes_of_row, first_row, scratch, out);
       } else {
-        pack_panels(w, rows, static_cast<Index>(bytes_of_row), first_row, out);
+        graph::pack_panels(w, rows, static_cast<Index>(bytes_of_row), first_row, out);
       }
     });
   }
@@ -470,8 +470,8 @@ class WeightStore {
         quant::read_row_as(type, format, rows.data() + (row + r) * bytes_of_row, weights,
                            converted + r * new_bytes);
       }
-      pack_panels(w, {converted, n_rows * new_bytes}, static_cast<Index>(new_bytes),
-                  first_row + static_cast<Index>(row), out);
+      graph::pack_panels(w, {converted, n_rows * new_bytes}, static_cast<Index>(new_bytes),
+                         first_row + static_cast<Index>(row), out);
     }
   }
 
@@ -495,20 +495,8 @@ class WeightStore {
           return;
         }
       }
-      pack_panels(w, {stored, n_rows * new_bytes}, static_cast<Index>(new_bytes),
-                  first_row + static_cast<Index>(row), out);
-    }
-  }
-
-  // Packs `rows`, whole panels that begin with row `first_row`, to their place in `out`.
-  static void pack_panels(const graph::Weight& w, std::span<const std::byte> rows,
-                          Index bytes_of_row, Index first_row, std::byte* out) noexcept {
-    const Index n = static_cast<Index>(rows.size()) / bytes_of_row;
-    kernels::PackPanelFunction* const pack_panel = w.ops->pack_panel();
-    const Index panel_bytes = w.ops->panel_bytes(w.k);
-    for (Index row = 0; row < n; row += quant::kPanelRows) {
-      pack_panel(rows.data() + row * bytes_of_row, (std::min)(quant::kPanelRows, n - row), w.k,
-                 out + (first_row + row) / quant::kPanelRows * panel_bytes);
+      graph::pack_panels(w, {stored, n_rows * new_bytes}, static_cast<Index>(new_bytes),
+                         first_row + static_cast<Index>(row), out);
     }
   }
 

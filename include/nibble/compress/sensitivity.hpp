@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How much a model's predictions change if one matrix is in another format, measured for each
+// matrix and each format: what allocation.hpp decides by.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "nibble/compress/matrices.hpp"
+#include "nibble/compress/predictions.hpp"
+#include "nibble/compress/trial_weights.hpp"
+#include "nibble/core/executor.hpp"
+#include "nibble/core/result.hpp"
+#include "nibble/generate/session.hpp"
+#include "nibble/quant/ggml.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
+
+// Rounds whole rows (n, k) of the named tensor to `format`, in the layout of files; the first one
+// is row `first` of the tensor. Called on one thread at a time; may use the executor that its maker
+// has.
+using RoundRows = FunctionRef<Result<void>(std::string_view tensor, quant::Format format,
+                                           MatrixView<const float> rows, std::span<std::byte> out)>;
+
+struct FormatTrial {
+  quant::Format format = quant::Format::f32;
+  std::uint64_t bytes = 0;  // of the tensor
+  double divergence = 0;    // mean, in nats; see ReferencePredictions
+};
+
+struct TensorTrials {
+  std::string tensor;
+  std::uint64_t n = 0, k = 0;
+  std::vector<FormatTrial> trials;  // in the order of the formats that were asked for
+};
+
+// What is known already, and what comes to be known: a file to go on from, a status line.
+class TrialLog {
+ public:
+  virtual ~TrialLog() = default;
+  // Whether a trial was made before; then its divergence.
+  virtual bool find(std::string_view tensor, quant::Format format, double& divergence) = 0;
+  // A trial was made. n_done of n_trials. False cancels.
+  virtual bool add(std::string_view tensor, const FormatTrial& trial, std::size_t n_done,
+                   std::size_t n_trials) = 0;
+};
+
+namespace detail {
+
+// Rounds all rows of a matrix, some at a time, so that only a part of them is in memory as f32.
+inline Result<void> round_matrix(const io::Gguf& file, const Matrix& matrix, quant::Format format,
+                                 RoundRows round, std::span<std::byte> out) {
+  constexpr Index kMostValues = Index{1} << 22;
+  NIBBLE_TRY(row_bytes, quant::row_bytes(format, static_cast<std::size_t>(matrix.k)));
+  const Index most_rows = (std::min)(matrix.n, (std::max)(Index{1}, kMostValues / matrix.k));
+  std::vector<std::byte> scratch;
+  std::vector<Scalar<float>> rows(static_cast<std::size_t>(most_rows * matrix.k));
+  for (Index first = 0; first < matrix.n; first += most_rows) {
+    const Index n = (std::min)(most_rows, matrix.n - first);
+    const MatrixView<float> part(values(rows), n, matrix.k);
+    NIBBLE_CHECK(read_rows(file, *matrix.tensor, first, part, scratch));
+    NIBBLE_CHECK(round(matrix.tensor->name, format, MatrixView<const float>(part),
+                       out.subspan(static_cast<std::size_t>(first) * row_bytes,
+                                   static_cast<std::size_t>(n) * row_bytes)));
+  }
+  return ok();
+}
+
+}  // namespace detail
+
+// Measures each matrix in each format that its rows have whole blocks of. session: of the model
+// that was loaded from `file`, with exchangeable_weights; its predictions are the reference. A
+// matrix that is in a format already is not rounded, and costs nothing. `ops` finds the operations
+// of a format, null if it is not compiled (graph::find). Errors: those of the parts; cancelled.
+inline Result<std::vector<TensorTrials>> measure_sensitivity(const io::Gguf& file, Session& session,
+                                                             const ReferencePredictions& reference,
+                                                             std::span<const quant::Format> formats,
+                                                             graph::FormatTable compiled,
+                                                             RoundRows round, Executor& executor,
+                                                             TrialLog& log) {
+  return catch_out_of_memory([&]() -> Result<std::vector<TensorTrials>> {
+    NIBBLE_TRY(matrices, matrices_of(session.model(), file));
+    TrialWeights trial(session.model());
+    std::vector<TensorTrials> all;
+    std::size_t n_trials = 0, n_done = 0;
+    for (const Matrix& matrix : matrices) {
+      TensorTrials& tensor = all.emplace_back();
+      tensor.tensor = matrix.tensor->name;
+      tensor.n = matrix.tensor->dims[1];
+      tensor.k = matrix.tensor->dims[0];
+      for (const quant::Format format : formats) {
+        const auto row_bytes = quant::row_bytes(format, static_cast<std::size_t>(matrix.k));
+        if (!row_bytes || graph::find(compiled, format) == nullptr) continue;
+        tensor.trials.push_back({format, tensor.n * *row_bytes, 0});
+        ++n_trials;
+      }
+      if (tensor.trials.empty()) {
+        return Error{Errc::invalid_argument, "no format for the rows of " +
+                                                 io::quoted(tensor.tensor) + ", of " +
+                                                 to_text(tensor.k) + " weights"};
+      }
+    }
+    std::vector<std::byte> rows;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const Matrix& matrix = matrices[i];
+      for (FormatTrial& t : all[i].trials) {
+        const bool is_same = *quant::ggml_type_of(t.format) == matrix.tensor->type;
+        if (!is_same && !log.find(all[i].tensor, t.format, t.divergence)) {
+          rows.resize(io::narrow<std::size_t>(t.bytes));
+          NIBBLE_CHECK(detail::round_matrix(file, matrix, t.format, round, rows));
+          NIBBLE_CHECK(trial.set(matrix.slot, matrix.layer, *graph::find(compiled, t.format), rows,
+                                 executor));
+          NIBBLE_CHECK(session.engine().exchange_weights(trial.table()));
+          auto divergence = reference.compare(session);
+          NIBBLE_CHECK(session.engine().exchange_weights({}));
+          trial.reset();
+          if (!divergence) return std::move(divergence).error();
+          t.divergence = divergence->mean;
+        }
+        if (!log.add(all[i].tensor, t, ++n_done, n_trials)) {
+          return Error{Errc::cancelled, "measuring sensitivities"};
+        }
+      }
+    }
+    return all;
+  });
+}
+
+}}}  // namespace nibble::NIBBLE_ABI::compress

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nibble/compress/sensitivity.hpp"
+
+#include <array>
+#include <cmath>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "doctest/doctest.h"
+#include "generate/home_model.hpp"
+#include "nibble/compress/predictions.hpp"
+#include "nibble/core/executor.hpp"
+#include "nibble/graph/weights.hpp"
+#include "nibble/model/convert.hpp"
+#include "nibble/nibble.hpp"
+#include "nibble/text/tokenizer.hpp"
+#include "why.hpp"
+
+using namespace nibble;
+using namespace nibble::compress;
+using quant::Format;
+
+namespace {
+
+constexpr const char* kText =
+    "could you please dim the office light to 10 percent\nlight.set(room=office, level=10)\n"
+    "wake me up at six thirty am tomorrow\nalarm.set(day=tomorrow, time=06:30)\n"
+    "it is too cold, heat the nursery to twenty one degrees please\n"
+    "could you add milk and eggs to my list\nlist.add(milk, eggs)\nplay some jazz in the kitchen\n";
+
+constexpr Index kContext = 16;
+
+template <class T>
+T must(Result<T> result) {
+  REQUIRE_MESSAGE(result, test::why(result));
+  return *std::move(result);
+}
+
+io::Gguf home_file() { return must(io::Gguf::open(test::home_model_path())); }
+
+Session session_of(const Model& model) {
+  return must(Session::create(model, {.n_ctx = 32,
+                                      .max_step_tokens = 16,
+                                      .max_outputs = 16,
+                                      .kv_type = ops::KvType::f32,
+                                      .exchangeable_weights = true}));
+}
+
+std::vector<std::int32_t> text_ids(const Model& model) {
+  return must(model.tokenizer()->encode(kText, {}));
+}
+
+ReferencePredictions reference_of(Session& session) {
+  return must(ReferencePredictions::record(session, text_ids(session.model()), kContext, 1));
+}
+
+// As quantize does it.
+Result<void> round_plainly(std::string_view, Format format, MatrixView<const float> rows,
+                           std::span<std::byte> out) {
+  const auto k = static_cast<std::size_t>(rows.extent(1));
+  const std::size_t row_bytes = out.size() / static_cast<std::size_t>(rows.extent(0));
+  for (Index i = 0; i < rows.extent(0); ++i) {
+    NIBBLE_CHECK(
+        quant::row_from_f32(format, {rows.data() + i * rows.stride(0), k},
+                            out.subspan(static_cast<std::size_t>(i) * row_bytes, row_bytes)));
+  }
+  return ok();
+}
+
+struct Log final : TrialLog {
+  std::map<std::string, double> known;
+  std::size_t n_found = 0, n_added = 0, last = 0;
+  bool find(std::string_view tensor, Format format, double& divergence) override {
+    const auto it = known.find(std::string(tensor) + quant::to_string(format));
+    if (it == known.end()) return false;
+    divergence = it->second;
+    ++n_found;
+    return true;
+  }
+  bool add(std::string_view tensor, const FormatTrial& trial, std::size_t n_done,
+           std::size_t n_trials) override {
+    known[std::string(tensor) + quant::to_string(trial.format)] = trial.divergence;
+    ++n_added;
+    CHECK(n_done == ++last);
+    CHECK(n_done <= n_trials);
+    return true;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("Kept predictions give the divergence that two models side by side have") {
+  const Model& model = test::home_model();
+  const io::Gguf file = home_file();
+  Session session = session_of(model);
+  const ReferencePredictions reference = reference_of(session);
+  const auto same = must(reference.compare(session));
+  CHECK(same.mean < 1e-7);  // log-probabilities are kept as f32
+  CHECK(same.same_best == 1);
+  CHECK(same.perplexity_a == doctest::Approx(same.perplexity_b));
+
+  const auto bytes = must(quantize_model(file, {.format = Format::q4_0}));
+  const Model other = must(Model::from_gguf(must(io::Gguf::parse(bytes, "converted"))));
+  Session a = session_of(model), b = session_of(other);
+  const auto exact = must(divergence(a, b, text_ids(model), kContext, 1));
+  const auto kept = must(reference.compare(b));
+  CHECK(kept.n_positions == exact.n_positions);
+  CHECK(kept.mean > 0.001);
+  CHECK(kept.mean <= exact.mean * 1.0001);  // the rest as one token: a lower bound
+  CHECK(kept.mean >= exact.mean * 0.97);
+  CHECK(kept.same_best == exact.same_best);
+  CHECK(kept.perplexity_a == doctest::Approx(exact.perplexity_a).epsilon(1e-4));
+  CHECK(kept.perplexity_b == doctest::Approx(exact.perplexity_b).epsilon(1e-4));
+}
+
+TEST_CASE("A model with some weights in another format is that model in a file") {
+  const Model& model = test::home_model();
+  const io::Gguf file = home_file();
+  InlineExecutor executor;
+  Session session = session_of(model);
+  const auto ids = text_ids(model);
+  const std::span<const std::int32_t> first(ids.data(), 12);
+
+  // The embedding, which is the output too, in Q8_0, and a matrix of a layer in Q4_0.
+  TrialWeights trial(model);
+  for (const Matrix& matrix : must(matrices_of(model, file))) {
+    const std::string_view name = matrix.tensor->name;
+    const Format format = name == "token_embd.weight"       ? Format::q8_0
+                          : name == "blk.1.ffn_down.weight" ? Format::q4_0
+                                                            : Format::f16;
+    if (format == Format::f16) continue;
+    std::vector<std::byte> rows(static_cast<std::size_t>(matrix.n) *
+                                must(quant::row_bytes(format, static_cast<std::size_t>(matrix.k))));
+    const auto rounded = compress::detail::round_matrix(file, matrix, format, round_plainly, rows);
+    REQUIRE_MESSAGE(rounded, test::why(rounded));
+    const auto set = trial.set(matrix.slot, matrix.layer,
+                               *graph::find(graph::AllFormats::kOps, format), rows, executor);
+    REQUIRE_MESSAGE(set, test::why(set));
+  }
+  const auto bytes = must(quantize_model(
+      file, {.format = Format::f16, .choose = [](std::string_view name) -> std::optional<Format> {
+               if (name == "token_embd.weight") return Format::q8_0;
+               if (name == "blk.1.ffn_down.weight") return Format::q4_0;
+               return Format::f16;
+             }}));
+  const Model other = must(Model::from_gguf(must(io::Gguf::parse(bytes, "converted"))));
+  Session of_other = session_of(other);
+  const auto expected = must(of_other.append(first));
+  const auto before = must(session.append(first));
+  std::vector<float> own(before.data(), before.data() + before.extent(1));
+
+  REQUIRE(session.engine().exchange_weights(trial.table()));
+  REQUIRE(session.rewind(0));
+  const auto got = must(session.append(first));
+  bool differs = false;
+  for (Index i = 0; i < got.extent(1); ++i) {
+    REQUIRE(got(0, i) == expected(0, i));
+    differs = differs || got(0, i) != own[static_cast<std::size_t>(i)];
+  }
+  CHECK(differs);
+
+  trial.reset();
+  REQUIRE(session.rewind(0));
+  const auto again = must(session.append(first));
+  for (Index i = 0; i < again.extent(1); ++i) {
+    REQUIRE(again(0, i) == own[static_cast<std::size_t>(i)]);
+  }
+}
+
+TEST_CASE("Weights of another shape, and engines that were not asked, exchange nothing") {
+  const Model& model = test::home_model();
+  Session plain = must(Session::create(model, {.n_ctx = 32}));
+  TrialWeights trial(model);
+  CHECK(plain.engine().exchange_weights(trial.table()).error().code == Errc::invalid_argument);
+  Session session = session_of(model);
+  const std::vector<graph::Weight> none(trial.table().size());
+  const auto refused =
+      session.engine().exchange_weights(graph::WeightTable(none, trial.table().n_slots()));
+  REQUIRE(!refused);
+  CHECK(refused.error().message.find("none") != std::string::npos);
+  const std::vector<graph::Weight> few(trial.table().n_slots());
+  CHECK(!session.engine().exchange_weights(graph::WeightTable(few, few.size())));
+  InlineExecutor executor;
+  CHECK(trial.set(10000, 0, *graph::AllFormats::kOps[0], {}, executor).error().code ==
+        Errc::invalid_argument);
+}
+
+TEST_CASE("Coarser formats cost more, each matrix by itself; what is known is not measured again") {
+  const Model& model = test::home_model();
+  const io::Gguf file = home_file();
+  InlineExecutor executor;
+  Session session = session_of(model);
+  const ReferencePredictions reference = reference_of(session);
+  const std::array formats = {Format::q4_0, Format::q8_0, Format::f16};
+  Log log;
+  const auto all = must(measure_sensitivity(file, session, reference, formats,
+                                            graph::AllFormats::kOps, round_plainly, executor, log));
+  REQUIRE(all.size() == 22);  // 3 layers of 7, and the embedding
+  CHECK(log.n_added == 66);
+  double sum = 0;
+  for (const TensorTrials& tensor : all) {
+    CAPTURE(tensor.tensor);
+    REQUIRE(tensor.trials.size() == 3);
+    CHECK(tensor.trials[0].bytes == tensor.n * tensor.k / 32 * 18);
+    CHECK(tensor.trials[0].divergence > tensor.trials[1].divergence);
+    CHECK(tensor.trials[2].divergence == 0);  // it is in f16
+    sum += tensor.trials[0].divergence;
+  }
+  // Small changes add up: all of them together are about the sum of each.
+  const auto bytes = must(quantize_model(file, {.format = Format::q4_0}));
+  const Model other = must(Model::from_gguf(must(io::Gguf::parse(bytes, "converted"))));
+  Session of_other = session_of(other);
+  const double together = must(reference.compare(of_other)).mean;
+  CHECK(sum > 0.4 * together);
+  CHECK(sum < 2.5 * together);
+
+  log.last = 0;
+  const auto again = must(measure_sensitivity(
+      file, session, reference, formats, graph::AllFormats::kOps, round_plainly, executor, log));
+  CHECK(log.n_found == 44);
+  CHECK(again[3].trials[0].divergence == all[3].trials[0].divergence);
+}
