@@ -7,13 +7,13 @@
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
-#include <functional>
 #include <string>
 #include <vector>
 
-#include "compress/input_samples.hpp"
 #include "doctest/doctest.h"
 #include "generate/home_splits.hpp"
+#include "nibble/compress/input_ranges.hpp"
+#include "nibble/compress/observe.hpp"
 #include "nibble/compress/static_int8.hpp"
 #include "nibble/model/convert.hpp"
 #include "nibble/text/tokenizer.hpp"
@@ -21,7 +21,6 @@
 #include "why.hpp"
 
 using namespace nibble;
-using quant::StaticScale;
 
 namespace {
 
@@ -50,27 +49,50 @@ Model from(const std::vector<std::byte>& bytes) {
   return *std::move(model);
 }
 
+// What the model's products see, each text from the beginning.
+compress::Statistics statistics_of(const Model& model) {
+  compress::Statistics all;
+  for (const auto& ids : calibration_texts(*model.tokenizer())) {
+    auto observation =
+        compress::Observation::create(model, {.context = static_cast<Index>(ids.size())});
+    REQUIRE_MESSAGE(observation, test::why(observation));
+    const auto added = observation->add(ids);
+    REQUIRE_MESSAGE(added, test::why(added));
+    auto of_text = std::move(*observation).finish();
+    REQUIRE_MESSAGE(of_text, test::why(of_text));
+    if (all.inputs().empty()) {
+      all = *std::move(of_text);
+    } else {
+      const auto merged = all.merge(*of_text);
+      REQUIRE_MESSAGE(merged, test::why(merged));
+    }
+  }
+  return all;
+}
+
 struct Home {
   io::Gguf file;
   Model f32;
-  test::InputSamples samples;
+  compress::Statistics statistics;
 
   static Home open() {
     std::string path = test::home_model_path();  // F16; the F32 file has the bits that F16 lost
-    if (const auto f32 = test::data_path("models/home-commands/home-commands-f32.gguf"))
+    if (const auto f32 = test::data_path("models/home-commands/home-commands-f32.gguf")) {
       path = *f32;
+    }
     auto file = io::Gguf::open(path);
     REQUIRE_MESSAGE(file, test::why(file));
     const auto bytes = quantize_model(*file, {.format = quant::Format::f32});
     REQUIRE_MESSAGE(bytes, test::why(bytes));
     Model model = from(*bytes);
     REQUIRE(model.tokenizer() != nullptr);
-    test::InputSamples samples(model, calibration_texts(*model.tokenizer()), 96);
-    return {*std::move(file), std::move(model), std::move(samples)};
+    compress::Statistics statistics = statistics_of(model);
+    return {*std::move(file), std::move(model), std::move(statistics)};
   }
-  template <class Choose>
-  Model int8(const Choose& choose, bool dynamic = false) const {
-    const auto bytes = compress::to_static_int8(file, samples.ranges(choose), {.dynamic = dynamic});
+  Model int8(const compress::RangeOptions& options, bool dynamic = false) const {
+    const auto inputs = compress::product_inputs(statistics, options);
+    REQUIRE_MESSAGE(inputs, test::why(inputs));
+    const auto bytes = compress::to_static_int8(file, *inputs, {.dynamic = dynamic});
     REQUIRE_MESSAGE(bytes, test::why(bytes));
     return from(*bytes);
   }
@@ -81,10 +103,11 @@ struct Home {
 TEST_CASE("home commands with static INT8: as accurate as F32, both splits") {
   const Home home = Home::open();
   // Of 3 layers: the inputs of attention's and the feed-forward's two products; and of the output.
-  CHECK(home.samples.values().size() == 3 * 4 + 1);
-  const Model dynamic = home.int8(test::min_max, true);
-  const Model symmetric = home.int8(test::min_max);
-  const Model affine = home.int8(test::min_max_affine);
+  CHECK(home.statistics.inputs().size() == 3 * 4 + 1);
+  CHECK(home.statistics.entries().size() == 3 * 7 + 1);
+  const Model dynamic = home.int8({}, true);
+  const Model symmetric = home.int8({});
+  const Model affine = home.int8({.is_unsigned = true});
   CHECK(affine.weights().at(Slot::ffn_down, 0).input.is_unsigned);
   for (const test::Split& split : test::kSplits) {
     const auto samples = test::read_samples(split.file);
@@ -100,32 +123,27 @@ TEST_CASE("home commands with static INT8: as accurate as F32, both splits") {
   }
 }
 
-// For a table of the ways to choose ranges; takes a minute. NIBBLE_LONG_TESTS=1 runs it.
-TEST_CASE(
-    "home commands with static INT8: ranges by minimum and maximum, percentiles, least squares") {
+// For a table of the ways to choose ranges; takes minutes. NIBBLE_LONG_TESTS=1 runs it.
+TEST_CASE("home commands with static INT8: ranges by all methods") {
   if (std::getenv("NIBBLE_LONG_TESTS") == nullptr) return;
   const Home home = Home::open();
-  using Values = std::vector<float>;
-  const auto percentile = [](double fraction) {
-    return
-        [fraction](Values& x) { return test::symmetric_range(test::percentile_of(x, fraction)); };
-  };
-  const struct {
-    const char* name;
-    std::function<StaticScale(Values&)> choose;
-  } methods[] = {{"min/max", test::min_max},
-                 {"min/max, zero point", test::min_max_affine},
-                 {"percentile 99.999", percentile(0.99999)},
-                 {"percentile 99.99", percentile(0.9999)},
-                 {"percentile 99.9", percentile(0.999)},
-                 {"percentile 99", percentile(0.99)},
-                 {"least squares", test::least_squares}};
-  for (const auto& method : methods) {
-    const Model model = home.int8(method.choose);
-    int right[2];
-    for (std::size_t i = 0; i < 2; ++i) {
-      right[i] = test::count_right(model, test::read_samples(test::kSplits[i].file));
+  using enum compress::RangeMethod;
+  const compress::RangeOptions methods[] = {{.method = min_max},
+                                            {.method = percentile, .percentile = 99.999},
+                                            {.method = percentile, .percentile = 99.99},
+                                            {.method = percentile, .percentile = 99.9},
+                                            {.method = kl},
+                                            {.method = mse}};
+  for (const bool is_unsigned : {false, true}) {
+    for (compress::RangeOptions options : methods) {
+      options.is_unsigned = is_unsigned;
+      const Model model = home.int8(options);
+      int right[2];
+      for (std::size_t i = 0; i < 2; ++i) {
+        right[i] = test::count_right(model, test::read_samples(test::kSplits[i].file));
+      }
+      MESSAGE(std::string(to_string(options.method)), " ", options.percentile,
+              is_unsigned ? ", zero point: " : ": ", right[0], ", ", right[1]);
     }
-    MESSAGE(std::string(method.name), ": ", right[0], ", ", right[1]);
   }
 }
