@@ -51,11 +51,9 @@ NIBBLE_INSTANCE(kernels::LayerNorm<kernels::GeluTanh>)
 NIBBLE_INSTANCE(kernels::LayerNorm<kernels::GeluTanh, true>)
 NIBBLE_INSTANCE(kernels::LayerNorm<kernels::Silu>)
 NIBBLE_INSTANCE(kernels::LayerNorm<kernels::Silu, true>)
-NIBBLE_INSTANCE(kernels::LayerNormQuantize<0>)
 NIBBLE_INSTANCE(kernels::LayerNormQuantize<128>)
 NIBBLE_INSTANCE(kernels::QuantizeRow<64>)
 NIBBLE_INSTANCE(kernels::QuantizeRow<128>)
-NIBBLE_INSTANCE(kernels::RmsNormQuantize<0>)
 NIBBLE_INSTANCE(kernels::RmsNormQuantize<64>)
 
 }}}  // namespace nibble::NIBBLE_ABI::simd

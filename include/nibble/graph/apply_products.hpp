@@ -13,26 +13,64 @@
 #include "nibble/ops/matmul.hpp"
 #include "nibble/ops/matmul_input.hpp"
 #include "nibble/ops/norm.hpp"
+#include "nibble/ops/quantize_static.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
 // ---- Products ----------------------------------------------------------------------------------
 // Nodes that read their rows as the input of products share the steps below: declare_products()
-// declares the weights, make_outputs() allocates the results, input_kind() says which
-// representations of the input the weights need, run_products() computes.
+// declares the weights, make_outputs() allocates the results, run_products() computes.
 
-// Representations of a product's input: f32 rows; 8-bit codes in blocks.
-struct InputKind {
-  bool floats = false;
-  bool codes = false;
-  constexpr InputKind operator|(InputKind o) const noexcept {
-    return {floats || o.floats, codes || o.codes};
-  }
+// The form of a product's input: f32 rows; 8-bit codes with a scale for each block, for each row,
+// or with one that is known before.
+struct InputForm {
+  enum class Kind : unsigned char { floats, blocks, rows, fixed } kind = Kind::floats;
+  quant::StaticScale scale = {};  // fixed
+
+  friend constexpr bool operator==(const InputForm&, const InputForm&) noexcept = default;
 };
 
-inline InputKind input_kind_of(const Weight& weight) noexcept {
-  return {!weight.ops->takes_codes, weight.ops->takes_codes};
+// What the weights' format reads.
+inline InputForm input_form(const Weight& weight) noexcept {
+  using enum InputForm::Kind;
+  if (!weight.ops->takes_codes) return {};
+  if (!weight.ops->takes_row_codes) return {blocks};
+  if (!weight.input) return {rows};
+  return {fixed, weight.input};
 }
+
+// The input of the products of a node, in the forms that their weights need: each form is made when
+// a weight first needs it. There is memory for codes in one form.
+class ProductInputs {
+ public:
+  using Make = FunctionRef<kernels::MatmulInput(const InputForm&)>;
+  explicit ProductInputs(Make make) noexcept : make_(make) {}
+
+  // Whether of(weight) will overwrite codes that are in memory: products that read these must have
+  // run.
+  bool overwrites(const Weight& weight) const noexcept {
+    const InputForm form = input_form(weight);
+    return form.kind != InputForm::Kind::floats && has_codes_ && !(form == form_);
+  }
+  const kernels::MatmulInput& of(const Weight& weight) noexcept {
+    const InputForm form = input_form(weight);
+    if (form.kind == InputForm::Kind::floats) {
+      if (!has_floats_) floats_ = make_(form);
+      has_floats_ = true;
+      return floats_;
+    }
+    if (!has_codes_ || !(form == form_)) codes_ = make_(form);
+    has_codes_ = true;
+    form_ = form;
+    return codes_;
+  }
+
+ private:
+  Make make_;
+  bool has_floats_ = false, has_codes_ = false;
+  InputForm form_;  // of the codes
+  kernels::MatmulInput floats_, codes_;
+};
 
 static_assert(kMaxGroup == ops::kMaxProducts);
 
@@ -44,7 +82,8 @@ class ProductList {
     NIBBLE_ASSERT(n_ < ops::kMaxProducts);
     NIBBLE_ASSERT(out.extent(1) == weight.n && weight.n_experts == 1);
     ops::Product& p = products_[n_++];
-    p.kernel = weight.ops->matmul();
+    const bool is_affine = weight.ops->takes_row_codes && weight.input.is_unsigned;
+    p.kernel = is_affine ? weight.ops->affine_matmul() : weight.ops->matmul();
     p.args = {};
     p.args.input = input;
     p.args.m = out.extent(0);
@@ -63,6 +102,11 @@ class ProductList {
   template <class Run>
   void run(const Run& run) const noexcept {
     ops::run(run.executor(), {products_, n_}, run.tuning());
+  }
+  template <class Run>
+  void run_and_clear(const Run& r) noexcept {
+    if (n_ > 0) run(r);
+    n_ = 0;
   }
 
  private:
@@ -87,8 +131,8 @@ constexpr auto make_outputs(const Linear<kW, kB, W, A>& node, Pass& pass, Rows r
   return pass.make(pass.resolve(node.width), rows);
 }
 template <class Run, auto kW, auto kB, Index W, class A>
-InputKind input_kind(const Linear<kW, kB, W, A>&, const Run& run) noexcept {
-  return input_kind_of(run.weight(kW));
+bool needs_floats(const Linear<kW, kB, W, A>&, const Run& run) noexcept {
+  return !run.weight(kW).ops->takes_codes;
 }
 // The bias in a slot; null if there is none.
 template <auto kSlot, class Run>
@@ -98,11 +142,14 @@ const float* bias_of(const Run& run) noexcept {
   }
   return nullptr;
 }
-// kResidual: the result is added to what `out` holds.
+// kResidual: the result is added to what `out` holds. Runs the products of the list if their input
+// must give way to the input of this one.
 template <bool kResidual = false, class Run, auto kW, auto kB, Index W, class A, class Out>
-void append_product(const Linear<kW, kB, W, A>&, const Run& run, const kernels::MatmulInput& input,
+void append_product(const Linear<kW, kB, W, A>&, const Run& run, ProductInputs& inputs,
                     const Out& out, ProductList& list) noexcept {
   const MatrixView<float> view = run.view(out);
+  const Weight& weight = run.weight(kW);
+  if (inputs.overwrites(weight)) list.run_and_clear(run);
   kernels::EpilogueArgs operands;
   if constexpr (kResidual) {
     operands.residual = view.data();
@@ -114,13 +161,13 @@ void append_product(const Linear<kW, kB, W, A>&, const Run& run, const kernels::
     if (operands.bias != nullptr) finish = finish_of<A, true, kResidual>();
   }
   if (finish == nullptr) finish = finish_of<A, false, kResidual>();
-  list.append(run.weight(kW), input, view, finish, operands);
+  list.append(weight, inputs.of(weight), view, finish, operands);
 }
 template <class Run, auto kW, auto kB, Index W, class A, class Out>
-void run_products(const Linear<kW, kB, W, A>& node, Run& run, const kernels::MatmulInput& input,
+void run_products(const Linear<kW, kB, W, A>& node, Run& run, ProductInputs& inputs,
                   const Out& out) noexcept {
   ProductList list;
-  append_product(node, run, input, out, list);
+  append_product(node, run, inputs, out, list);
   list.run(run);
 }
 
@@ -134,15 +181,15 @@ constexpr auto make_outputs(const LinearGroup<L...>& node, Pass& pass, Rows rows
                     node.linears);
 }
 template <class Run, class... L>
-InputKind input_kind(const LinearGroup<L...>& node, const Run& run) noexcept {
-  return std::apply([&](const auto&... l) { return (input_kind(l, run) | ...); }, node.linears);
+bool needs_floats(const LinearGroup<L...>& node, const Run& run) noexcept {
+  return std::apply([&](const auto&... l) { return (needs_floats(l, run) || ...); }, node.linears);
 }
 template <class Run, class... L, class Out>
-void run_products(const LinearGroup<L...>& node, Run& run, const kernels::MatmulInput& input,
+void run_products(const LinearGroup<L...>& node, Run& run, ProductInputs& inputs,
                   const Out& out) noexcept {
   ProductList list;
   [&]<std::size_t... Is>(std::index_sequence<Is...>) {
-    (append_product(std::get<Is>(node.linears), run, input, std::get<Is>(out), list), ...);
+    (append_product(std::get<Is>(node.linears), run, inputs, std::get<Is>(out), list), ...);
   }
   (std::index_sequence_for<L...>{});
   list.run(run);
@@ -167,28 +214,29 @@ constexpr auto make_outputs(const GatedLinear<kG, kGB, kU, kUB, W, A>& node, Pas
   return pass.make(width, rows);
 }
 template <class Run, auto kG, auto kGB, auto kU, auto kUB, Index W, class A>
-InputKind input_kind(const GatedLinear<kG, kGB, kU, kUB, W, A>&, const Run& run) noexcept {
-  return input_kind_of(run.weight(kG)) | input_kind_of(run.weight(kU));
+bool needs_floats(const GatedLinear<kG, kGB, kU, kUB, W, A>&, const Run& run) noexcept {
+  return !run.weight(kG).ops->takes_codes || !run.weight(kU).ops->takes_codes;
 }
 template <class Run, auto kG, auto kGB, auto kU, auto kUB, Index W, class A, class Out>
-void run_products(const GatedLinear<kG, kGB, kU, kUB, W, A>& node, Run& run,
-                  const kernels::MatmulInput& input, const Out& out) noexcept {
+void run_products(const GatedLinear<kG, kGB, kU, kUB, W, A>& node, Run& run, ProductInputs& inputs,
+                  const Out& out) noexcept {
   const Weight& gate = run.weight(kG);
   const Weight& up = run.weight(kU);
   const MatrixView<float> view = run.view(out);
   const float* const up_bias = bias_of<kUB>(run);
   ProductList list;
-  if (gate.ops == up.ops && up_bias == nullptr && bias_of<kGB>(run) == nullptr) {
-    list.append(up, input, view, simd::kernel<kernels::FinishGatedTile<A>>(), {});
+  const bool are_alike = gate.ops == up.ops && input_form(gate) == input_form(up);
+  if (are_alike && up_bias == nullptr && bias_of<kGB>(run) == nullptr) {
+    list.append(up, inputs.of(up), view, simd::kernel<kernels::FinishGatedTile<A>>(), {});
     list.set_gate(gate);
-  } else {  // with biases or in different formats: two products, one after the other
-    run_products(Linear<kG, kGB, W, A>{{}, node.width}, run, input, out);
+  } else {  // with biases, in different formats or of different inputs: one after the other
+    run_products(Linear<kG, kGB, W, A>{{}, node.width}, run, inputs, out);
     kernels::EpilogueArgs operands;
     operands.bias = up_bias;
     operands.residual = view.data();
     operands.residual_stride = view.stride(0);
-    list.append(up, input, view, simd::kernel<kernels::FinishTile<kernels::TimesResidual>>(),
-                operands);
+    list.append(up, inputs.of(up), view,
+                simd::kernel<kernels::FinishTile<kernels::TimesResidual>>(), operands);
   }
   list.run(run);
 }
@@ -204,28 +252,42 @@ constexpr Scratch quantized_scratch(Pass& pass, Index width, Rows rows) noexcept
   return pass.scratch(ops::QuantizedRows<kActivationBlock>::bytes_needed(pass.count(rows), width));
 }
 
-template <class Run, class AnyValue>
-auto quantized_rows(const Run& run, const Scratch& scratch, const AnyValue& like) noexcept {
-  return ops::QuantizedRows<kActivationBlock>::over(run.memory(scratch), run.count_of(like),
-                                                    like.width);
+// A product's input as codes in the memory of quantized_scratch(), for rows like `like`.
+// fill(rows) writes them, to ops::QuantizedRows<kActivationBlock>, to ops::QuantizedRows<0> or to
+// ops::StaticRows.
+template <class Run, class AnyValue, class Fill>
+kernels::MatmulInput code_input(const Run& run, const InputForm& form, const AnyValue& like,
+                                const Scratch& scratch, const Fill& fill) noexcept {
+  const std::span<std::byte> memory = run.memory(scratch);
+  const Index m = run.count_of(like), k = like.width;
+  const auto filled = [&](const auto& rows) {
+    fill(rows);
+    return ops::matmul_input(rows);
+  };
+  if (form.kind == InputForm::Kind::blocks) {
+    return filled(ops::QuantizedRows<kActivationBlock>::over(memory, m, k));
+  }
+  const auto rows = ops::QuantizedRows<0>::over(memory, m, k);
+  if (form.kind == InputForm::Kind::rows) return filled(rows);
+  return filled(ops::StaticRows{rows, form.scale});
 }
 
-// The rows of x in the representations of `kind`.
+inline kernels::MatmulInput float_input(MatrixView<float> rows) noexcept {
+  kernels::MatmulInput input;
+  input.x = rows.data();
+  input.stride = rows.stride(0);
+  return input;
+}
+
+// The rows of x as the input of a product.
 template <class Run, class AnyValue>
-kernels::MatmulInput product_input(Run& run, InputKind kind, const AnyValue& x,
+kernels::MatmulInput product_input(Run& run, const InputForm& form, const AnyValue& x,
                                    const Scratch& scratch) noexcept {
   const MatrixView<float> view = run.view(x);
-  kernels::MatmulInput input;
-  if (kind.codes) {
-    const auto rows = quantized_rows(run, scratch, x);
+  if (form.kind == InputForm::Kind::floats) return float_input(view);
+  return code_input(run, form, x, scratch, [&](const auto& rows) {
     ops::quantize_rows(run.executor(), MatrixView<const float>(view), rows);
-    input = ops::matmul_input(rows);
-  }
-  if (kind.floats) {
-    input.x = view.data();
-    input.stride = view.stride(0);
-  }
-  return input;
+  });
 }
 
 // The slots of the weights of a node's products, as numbers.
@@ -276,7 +338,11 @@ constexpr auto apply(const Products& node, Pass& pass, const Value<W>& x) noexce
       pass,
       [=](auto& run) {
         observe_products(node, run, x);
-        run_products(node, run, product_input(run, input_kind(node, run), x, scratch), out);
+        const auto make = [&](const InputForm& form) {
+          return product_input(run, form, x, scratch);
+        };
+        ProductInputs inputs(make);
+        run_products(node, run, inputs, out);
       },
       out, x, scratch);
   return out;
@@ -293,9 +359,12 @@ constexpr auto apply(const ResidualInto<Prefix, LinearType>& node, Pass& pass,
   pass.step(
       [=](auto& run) {
         observe_products(node.linear, run, y);
+        const auto make = [&](const InputForm& form) {
+          return product_input(run, form, y, scratch);
+        };
+        ProductInputs inputs(make);
         ProductList list;
-        append_product<true>(node.linear, run,
-                             product_input(run, input_kind(node.linear, run), y, scratch), x, list);
+        append_product<true>(node.linear, run, inputs, x, list);
         list.run(run);
       },
       x, y, scratch);
@@ -397,17 +466,16 @@ constexpr auto apply(const NormInto<Norm, Products>& node, Pass& pass, const Val
           norm_into(node.norm, run, x, MatrixView<float>(run.view(normed)), 0);
           observe_products(node.products, run, normed);
         }
-        const InputKind kind = input_kind(node.products, run);
-        kernels::MatmulInput input;
-        if (kind.floats) {
-          norm_into(node.norm, run, x, MatrixView<float>(run.view(normed)), 0);
-          input = product_input(run, kind, normed, scratch);
-        } else {
-          const auto rows = quantized_rows(run, scratch, x);
-          norm_into(node.norm, run, x, rows, 0);
-          input = ops::matmul_input(rows);
-        }
-        run_products(node.products, run, input, out);
+        // Where some weights read floats, codes are made of these; otherwise by the norm itself.
+        const bool has_floats = needs_floats(node.products, run);
+        if (has_floats) norm_into(node.norm, run, x, MatrixView<float>(run.view(normed)), 0);
+        const auto make = [&](const InputForm& form) {
+          if (has_floats) return product_input(run, form, normed, scratch);
+          return code_input(run, form, x, scratch,
+                            [&](const auto& rows) { norm_into(node.norm, run, x, rows, 0); });
+        };
+        ProductInputs inputs(make);
+        run_products(node.products, run, inputs, out);
       },
       out, x, scratch, normed);
   return out;

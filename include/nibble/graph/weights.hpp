@@ -15,6 +15,7 @@
 #include "nibble/ops/embedding.hpp"
 #include "nibble/quant/format.hpp"
 #include "nibble/quant/packed.hpp"
+#include "nibble/quant/static_scale.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
@@ -36,6 +37,11 @@ struct FormatOps {
   Index (*panel_bytes)(Index k) noexcept;
   // Bytes of a row as it is stored in files. Errors: as quant::row_bytes.
   Result<std::size_t> (*row_bytes)(std::size_t k);
+  // Codes have one scale for the whole row, not one for each block; it may be known before
+  // (Weight::input).
+  bool takes_row_codes = false;
+  // Then: the product's kernel for codes with a zero point.
+  kernels::MatmulFunction* (*affine_matmul)() noexcept = nullptr;
 };
 
 namespace detail {
@@ -56,14 +62,19 @@ NIBBLE_HIDDEN inline constexpr FormatOps kFormatOps = [] {
                   "nibble: formats in graphs have blocks of 32 weights, since activations are "
                   "quantized in blocks of 32");
   }
-  return FormatOps{quant::kFormatOf<F>,
-                   quant::BlockFormat<F>,
-                   &simd::kernel<kernels::Matmul<F>>,
-                   &detail::format_row<F>,
-                   &simd::kernel<kernels::PackPanel<F>>,
-                   &quant::Packed<F>::bytes,
-                   &quant::Packed<F>::panel_bytes,
-                   &quant::row_bytes<F>};
+  FormatOps ops{quant::kFormatOf<F>,
+                quant::BlockFormat<F>,
+                &simd::kernel<kernels::Matmul<F>>,
+                &detail::format_row<F>,
+                &simd::kernel<kernels::PackPanel<F>>,
+                &quant::Packed<F>::bytes,
+                &quant::Packed<F>::panel_bytes,
+                &quant::row_bytes<F>};
+  if constexpr (quant::ChannelFormat<F>) {
+    ops.takes_codes = ops.takes_row_codes = true;
+    ops.affine_matmul = &simd::kernel<kernels::Matmul<F, kernels::ActivationScales::affine>>;
+  }
+  return ops;
 }();
 
 // A matrix (n, k) in the packed layout of its format, or n_experts such matrices, contiguous, or a
@@ -74,6 +85,9 @@ struct Weight {
   Index k = 0;
   const std::byte* data = nullptr;  // 64-byte aligned; null if the model has no such weights
   Index n_experts = 1;
+  // The range of the product's input, if it is known before; for formats that take row codes.
+  // Without one each row gets a scale when it is computed.
+  quant::StaticScale input = {};
 
   explicit operator bool() const noexcept { return data != nullptr; }
   bool is_vector() const noexcept { return n == 0; }
@@ -87,7 +101,7 @@ struct Weight {
   // One of the n_experts matrices, as a weight.
   Weight expert(Index index) const noexcept {
     NIBBLE_ASSERT(index >= 0 && index < n_experts);
-    return {ops, n, k, data + index * ops->packed_bytes(n, k), 1};
+    return {ops, n, k, data + index * ops->packed_bytes(n, k), 1, input};
   }
 };
 
@@ -101,12 +115,13 @@ inline std::string shape_text(Index n, Index k, Index n_experts = 1) {
 
 // A packed matrix of format F as a weight.
 template <class F>
-constexpr Weight weight_of(const quant::PackedMatrix<F>& matrix) noexcept {
-  return {&kFormatOps<F>, matrix.n, matrix.k, matrix.data, 1};
+constexpr Weight weight_of(const quant::PackedMatrix<F>& matrix,
+                           const quant::StaticScale& input = {}) noexcept {
+  return {&kFormatOps<F>, matrix.n, matrix.k, matrix.data, 1, input};
 }
 // A vector as a weight; `values` must be aligned to 64 bytes.
 inline Weight weight_of(VectorView<const float> values) noexcept {
-  return {nullptr, 0, values.extent(0), reinterpret_cast<const std::byte*>(values.data()), 1};
+  return {nullptr, 0, values.extent(0), reinterpret_cast<const std::byte*>(values.data()), 1, {}};
 }
 
 // Packs `rows`, whole panels of the matrix `w` (or its last rows) that begin with row `first_row`,
@@ -183,9 +198,13 @@ template <class, class... Fs>
 using ListOf = FormatList<Fs...>;
 using GgufFormats = ListOf<NoFormat NIBBLE_GGUF_FORMATS(NIBBLE_ROW)>;
 #undef NIBBLE_ROW
+template <class List>
+struct AndChannels;
+template <class... Fs>
+struct AndChannels<FormatList<Fs...>> : FormatList<Fs..., quant::I8Channel> {};
 }  // namespace detail
 
-// All formats of GGUF that nibble knows.
-struct AllFormats : detail::GgufFormats {};
+// All formats of files that nibble knows.
+struct AllFormats : detail::AndChannels<detail::GgufFormats> {};
 
 }}}  // namespace nibble::NIBBLE_ABI::graph

@@ -18,6 +18,7 @@
 #include "nibble/kernels/pack.hpp"
 #include "nibble/kernels/pass.hpp"
 #include "nibble/kernels/quantize_rows.hpp"
+#include "nibble/kernels/quantize_static.hpp"
 #include "nibble/kernels/rope.hpp"
 #include "nibble/kernels/softmax.hpp"
 #include "nibble/kernels/which.hpp"
@@ -34,6 +35,7 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace simd {
 NIBBLE_GGUF_FORMATS(NIBBLE_ROW)
 #undef NIBBLE_ROW
 NIBBLE_INSTANCE(kernels::Matmul<quant::I8Channel>)
+NIBBLE_INSTANCE(kernels::Matmul<quant::I8Channel, kernels::ActivationScales::affine>)
 NIBBLE_INSTANCE(kernels::PackPanel<quant::I8Channel>)
 
 // Epilogues of products.
@@ -84,15 +86,21 @@ NIBBLE_INSTANCE(kernels::LayerNorm<>)
 NIBBLE_INSTANCE(kernels::LayerNorm<kernels::Identity, false, true>)
 NIBBLE_INSTANCE(kernels::LayerNormQuantize<32>)
 NIBBLE_INSTANCE(kernels::LayerNormQuantize<32, true>)
+NIBBLE_INSTANCE(kernels::LayerNormQuantize<0>)
+NIBBLE_INSTANCE(kernels::LayerNormStatic)
 NIBBLE_INSTANCE(kernels::LogSumExp)
+NIBBLE_INSTANCE(kernels::MapCodes)
 NIBBLE_INSTANCE(kernels::MergeAttention)
 NIBBLE_INSTANCE(kernels::Multiply)
 NIBBLE_INSTANCE(kernels::QuantizeRow<0>)
 NIBBLE_INSTANCE(kernels::QuantizeRow<32>)
+NIBBLE_INSTANCE(kernels::QuantizeRowStatic)
 NIBBLE_INSTANCE(kernels::RmsNorm<>)
 NIBBLE_INSTANCE(kernels::RmsNorm<true>)
+NIBBLE_INSTANCE(kernels::RmsNormQuantize<0>)
 NIBBLE_INSTANCE(kernels::RmsNormQuantize<32>)
 NIBBLE_INSTANCE(kernels::RmsNormQuantize<32, true>)
+NIBBLE_INSTANCE(kernels::RmsNormStatic)
 NIBBLE_INSTANCE(kernels::Rope<kernels::AdjacentPairs>)
 NIBBLE_INSTANCE(kernels::Rope<kernels::HalfSplit>)
 NIBBLE_INSTANCE(kernels::Scale)

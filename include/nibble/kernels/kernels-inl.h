@@ -26,6 +26,7 @@
 #include "nibble/kernels/norm-inl.h"
 #include "nibble/kernels/pack-inl.h"
 #include "nibble/kernels/quantize_rows-inl.h"
+#include "nibble/kernels/quantize_static-inl.h"
 #include "nibble/kernels/rope-inl.h"
 #include "nibble/kernels/softmax-inl.h"
 #include "nibble/kernels/which-inl.h"

@@ -327,7 +327,12 @@ struct Impl<kernels::Matmul<Format, kScales>> {
       if (args.input.rounded != nullptr) return for_each_tile<Bf16Dots>(args);
     }
 #endif
-    if constexpr (kScales == kernels::ActivationScales::per_row && quant::BlockFormat<Format>) {
+    if constexpr (kScales == kernels::ActivationScales::affine) {
+      static_assert(std::is_same_v<Format, quant::I8Channel>,
+                    "nibble: products with a zero point are for weights in I8Channel");
+      for_each_tile<AffineChannel>(args);
+    } else if constexpr (kScales == kernels::ActivationScales::per_row &&
+                         quant::BlockFormat<Format>) {
       for_each_tile<RowScaled<Format>>(args);
     } else {
       for_each_tile<Format>(args);

@@ -29,8 +29,9 @@ struct EpilogueArgs {
 
 // How many scales quantized activations have: one per block of the weights' length, or one per row.
 // With one per row, products with block formats are 5 to 10 % faster, and less accurate where a few
-// of a row's values are much larger than the rest.
-enum class ActivationScales : std::uint8_t { per_block, per_row };
+// of a row's values are much larger than the rest. affine: one per row and a zero point for all
+// rows (MatmulInput::zero_point); for I8Channel, whose codes must then be in [-127, 127].
+enum class ActivationScales : std::uint8_t { per_block, per_row, affine };
 
 // The activations of a product, in the representation that the weights' format needs; the other
 // representations may be missing (null).
@@ -53,6 +54,8 @@ struct MatmulInput {
   const std::int32_t* half_sums = nullptr;  // (m, n_blocks): formats with two scales in 32 weights
   Index code_stride = 0;                    // at least k rounded up to whole blocks or 32
   Index n_blocks = 0;                       // per row
+  // ActivationScales::affine: the stored code of zero (quant/static_scale.hpp).
+  std::int32_t zero_point = 0;
 
   // The input without its first `row` rows. A representation that is missing stays missing,
   // whatever its stride.
@@ -111,7 +114,8 @@ using MatmulFunction = void(const MatmulArgs&);
 //
 // Accumulators: block formats sum 8-bit products in 32-bit integers within a block (exact: at most
 // 2^16 * 255 * 127 < 2^31), and blocks in f32. I8Channel sums whole rows in 32-bit integers (exact
-// up to k = Packed<I8Channel>::kMaxK). Float formats sum in f32, along k. The sum for a row and a
+// up to k = Packed<I8Channel>::kMaxK; with a zero point, which is taken away from the integers by
+// the sums of the weights' codes, up to kMaxAffineK). Float formats sum in f32, along k. The sum for a row and a
 // column does not depend on which other rows and columns are computed with it.
 template <class Format, ActivationScales kScales = ActivationScales::per_block>
 struct Matmul {

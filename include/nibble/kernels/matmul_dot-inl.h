@@ -234,6 +234,21 @@ struct DotSum<8, true, kLength, kManyColumns> {
   HWY_INLINE void end_of_32() {}
   HWY_INLINE VI32 total() const { return sum.get(); }
 };
+// The same for activations of -128 too, with weights that are not: the magnitude of the activation
+// times the weight with its sign: |pair| ≤ 2 * 128 * 127 fits.
+struct FullRangeDotSum {
+  HWY_INLINE FullRangeDotSum() {}
+  static constexpr Correction kCorrection = Correction::none;
+  Register<DI32> sum;
+  HWY_INLINE void start(VI32 zero) { sum.set(zero); }
+  HWY_INLINE void add(VU8 codes, VI8 x, bool) {
+    const VI8 w = hn::BitCast(DI8(), hn::Xor(codes, hn::Set(DU8(), 0x80)));
+    const VI8 signed_w = hn::IfNegativeThenNegOrUndefIfZero(x, w);
+    const auto pairs = hn::SatWidenMulPairwiseAdd(DI16(), hn::BitCast(DU8(), hn::Abs(x)), signed_w);
+    add_in_order(sum, hn::WidenMulPairwiseAdd(DI32(), pairs, hn::Set(DI16(), 1)));
+  }
+  HWY_INLINE VI32 total() const { return sum.get(); }
+};
 #elif HWY_ARCH_ARM
 // Adds four products in each lane.
 HWY_INLINE VI32 dot4(VI8 w, VI8 x, VI32 sum) {
@@ -273,6 +288,11 @@ struct DotSum<8, true, kLength, kManyColumns> {
   HWY_INLINE void end_of_32() {}
   HWY_INLINE VI32 total() const { return sum.get(); }
 };
+#endif
+
+// The sum of a whole row's products of I8Channel for all activations in 8 bits.
+#if !(HWY_ARCH_X86 && HWY_TARGET > HWY_AVX3_DL && HWY_TARGET <= HWY_SSSE3)
+using FullRangeDotSum = DotSum<8, true, 0>;
 #endif
 
 // ---- Two scales in 32 weights ------------------------------------------------------------------

@@ -154,23 +154,32 @@ struct UnmixedOrder {
 };
 NIBBLE_HIDDEN inline constexpr UnmixedOrder kUnmixed;
 
+#if HWY_ARCH_X86
+// Stores bytes that x86's packing instructions made of four vectors. They pack within 128-bit
+// blocks, so that the vectors alternate every four bytes. One permutation at the end costs less
+// than one in each OrderedDemote2To.
+HWY_INLINE void store_mixed(hn::Vec<hn::Repartition<std::int8_t, DI>> mixed, std::int8_t* codes) {
+  using D8 = hn::Repartition<std::int8_t, DI>;
+  const DI d;
+  if constexpr (hn::MaxLanes(d) == 4) {
+    hn::StoreU(mixed, D8(), codes);
+  } else {
+    hn::StoreU(hn::BitCast(D8(), hn::TableLookupLanes(hn::BitCast(d, mixed),
+                                                      hn::SetTableIndices(d, kUnmixed.order))),
+               D8(), codes);
+  }
+}
+#endif
+
 // Stores the lanes of a, b, c and e, in this order, as bytes.
 HWY_INLINE void store_bytes(VI a, VI b, VI c, VI e, std::int8_t* codes) {
   const DI d;
   const hn::Repartition<std::int16_t, decltype(d)> d16;
   const hn::Repartition<std::int8_t, decltype(d)> d8;
 #if HWY_ARCH_X86
-  // x86 packs within 128-bit blocks, so that the four vectors alternate every four bytes. One
-  // permutation at the end costs less than one in each OrderedDemote2To.
-  const auto mixed =
-      hn::ReorderDemote2To(d8, hn::ReorderDemote2To(d16, a, b), hn::ReorderDemote2To(d16, c, e));
-  if constexpr (hn::MaxLanes(d) == 4) {
-    hn::StoreU(mixed, d8, codes);
-  } else {
-    hn::StoreU(hn::BitCast(d8, hn::TableLookupLanes(hn::BitCast(d, mixed),
-                                                    hn::SetTableIndices(d, kUnmixed.order))),
-               d8, codes);
-  }
+  store_mixed(
+      hn::ReorderDemote2To(d8, hn::ReorderDemote2To(d16, a, b), hn::ReorderDemote2To(d16, c, e)),
+      codes);
 #else
   hn::StoreU(
       hn::OrderedDemote2To(d8, hn::OrderedDemote2To(d16, a, b), hn::OrderedDemote2To(d16, c, e)),

@@ -13,6 +13,7 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/model/architecture.hpp"
+#include "nibble/model/channels.hpp"
 #include "nibble/model/weight_store.hpp"
 #include "nibble/quant/ggml.hpp"
 
@@ -127,6 +128,8 @@ class TensorBinder final : public graph::SurveySink {
     } else if (packed) {
       added = store_.add_packed(need.slot, need.layer, *packed, n, need.k, tensor->data,
                                 need.n_experts);
+    } else if (tensor->type == io::GgmlType::i8 && n > 0) {
+      return add_channels(need, n, name, *tensor);
     } else if (const auto* const type = quant::read_only_type(tensor->type)) {
       added = store_.add(need.slot, need.layer, *type, n, need.k, tensor->data, need.n_experts,
                          tensor->swapped);
@@ -138,6 +141,25 @@ class TensorBinder final : public graph::SurveySink {
     }
     if (!added) return std::move(added).error().in(where(name));
     used_.push_back({tensor});
+    return ok();
+  }
+
+  // A matrix of 8-bit codes, with its scales.
+  Result<void> add_channels(const graph::WeightNeed& need, Index n, const std::string& name,
+                            const io::GgufTensor& tensor) {
+    if (tensor.swapped.any()) {
+      return Error{Errc::unsupported, where(name) + ": codes whose axes are swapped"};
+    }
+    NIBBLE_TRY(beside,
+               read_channel_tensors(file_, name, static_cast<std::size_t>(n * need.n_experts)));
+    const std::span<const float> scales(values(beside.scales), beside.scales.size());
+    Result<void> added = store_.add_channels(need.slot, need.layer, n, need.k, tensor.data, scales,
+                                             beside.input, need.n_experts);
+    if (!added) return std::move(added).error().in(where(name));
+    used_.push_back({&tensor});
+    for (const io::GgufTensor* const other : beside.tensors) {
+      if (other != nullptr) used_.push_back({other});
+    }
     return ok();
   }
 

@@ -166,7 +166,8 @@ NIBBLE_INLINE Result<ModelMemory> Model::memory_of_graph(Owned<ModelGraph> graph
   NIBBLE_TRY(weights, bind(graph.get(), formats, file));
   const Index n_workers = options.executor != nullptr ? options.executor->n_workers() : 1;
   return ModelMemory{weights.bytes() - weights.bytes_in_place(), weights.bytes_in_place(),
-                     static_cast<std::size_t>(n_workers) * weights.largest_piece(file.files())};
+                     static_cast<std::size_t>(n_workers) * weights.largest_piece(file.files()) +
+                         weights.bytes_of_scales()};
 }
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -104,6 +104,7 @@ class WeightReader {
     input_.stride = max_k_;
     input_.codes = arena.take<std::int8_t>(k);
     input_.scales = arena.take<float>(k / graph::kActivationBlock + 1);
+    input_.row_scales = input_.scales;
     input_.code_sums = arena.take<std::int32_t>(k / graph::kActivationBlock + 1);
     input_.half_sums = arena.take<std::int32_t>(k / graph::kActivationBlock + 1);
     input_.code_stride = max_k_ + kMultiple;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What loading converts: matrices in types that have no kernels (quant/read_only.hpp).
+// What loading converts: matrices in types that have no kernels (quant/read_only.hpp), and 8-bit
+// codes with a scale for each row in programs without kernels for them.
 #pragma once
 
 #include <cstddef>

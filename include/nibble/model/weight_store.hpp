@@ -21,6 +21,7 @@
 #include "nibble/io/tensor_bytes.hpp"
 #include "nibble/kernels/pack.hpp"
 #include "nibble/kernels/pass.hpp"
+#include "nibble/model/channels.hpp"
 #include "nibble/model/progress.hpp"
 #include "nibble/model/slot.hpp"
 #include "nibble/model/weight_conversion.hpp"
@@ -64,6 +65,21 @@ class WeightStore {
                     &type);
   }
 
+  // The same for 8-bit weights with a scale for each row (I8Channel), in two arrays: `codes` (n,
+  // k), contiguous, in [-127, 127], and the scales (n). `input`: the range of the product's input
+  // if it is known before. The scales are copied. Without I8Channel among the formats of the store,
+  // pack() converts them to f16, or to f32 if f16 is none of them or does not hold them;
+  // conversions() says so, and the input is f32. Errors: as above; also invalid_argument (a scale
+  // that is not a finite number of at least 0, or an `input` that is not usable), limit (rows that
+  // are longer than products allow).
+  template <class SlotType>
+  Result<void> add_channels(SlotType slot, Index layer, Index n, Index k,
+                            std::span<const std::byte> codes, std::span<const float> scales,
+                            const quant::StaticScale& input = {}, Index n_experts = 1) {
+    return add_channel_slot(static_cast<std::size_t>(slot), layer,
+                            {nullptr, n, k, codes.data(), n_experts, input}, codes, scales);
+  }
+
   // The same for matrices that are already packed, n_experts * Packed<Format>::bytes(n, k) bytes.
   // They are used in place, so `packed` must outlive the store; it must be aligned to 64 bytes.
   // Errors as above.
@@ -94,7 +110,8 @@ class WeightStore {
   // are read from it in pieces (MappedFile::read), and so are rows in memory that are not aligned
   // to 4 bytes or in another order: memory holds the packed weights and one piece per worker. It
   // succeeds once, and nothing can be added after that; after an error it may be called again.
-  // Errors: out_of_memory, cancelled (by `progress`), io, invalid_argument (already packed).
+  // Errors: out_of_memory, cancelled (by `progress`), io, malformed (codes of channels that are not
+  // in [-127, 127]), invalid_argument (already packed).
   Result<void> pack(Executor& executor, const Progress* progress = nullptr,
                     std::span<const io::MappedFile> files = {}) {
     if (is_packed_) return Error{Errc::invalid_argument, "the weights are packed already"};
@@ -128,6 +145,7 @@ class WeightStore {
     for (const Tie& tie : ties_) weights_[tie.index] = weights_[tie.other];
     entries_.clear();
     ties_.clear();
+    scales_ = {};
     is_packed_ = true;
     return ok();
   }
@@ -138,6 +156,8 @@ class WeightStore {
   std::size_t bytes_in_place() const noexcept { return in_place_; }
   // What pack() converts, one entry for each two types.
   std::span<const WeightConversion> conversions() const noexcept { return conversions_; }
+  // Before pack(): bytes that are free again after it, beside what the workers hold.
+  std::size_t bytes_of_scales() const noexcept { return scales_.size() * sizeof(float); }
   // Before pack(): bytes of what each worker of the executor will hold, the piece of rows that it
   // reads and the rows that it converts.
   std::size_t largest_piece(std::span<const io::MappedFile> files) const noexcept {
@@ -161,7 +181,9 @@ class WeightStore {
     bool is_packed = false;  // the source is: it is only copied
     io::SwappedAxes swapped = {};
     const quant::ReadOnlyType* type = nullptr;  // of the source, if it is not in `format`
+    std::size_t first_scale = kNoScales;        // in scales_, if the source is codes of channels
   };
+  static constexpr std::size_t kNoScales = SIZE_MAX;
   struct Tie {
     std::size_t index;
     std::size_t other;
@@ -221,17 +243,41 @@ class WeightStore {
       return Error{Errc::limit, "the packed weights do not fit in the address space"};
     }
     enter(index(slot, layer), weight, format, rows, false, swapped, type);
-    if (type != nullptr) count_conversion(*type, format);
+    if (type != nullptr) count_conversion(type->type, format);
     return ok();
   }
 
-  void count_conversion(const quant::ReadOnlyType& type, quant::Format format) {
+  void count_conversion(io::GgmlType from, quant::Format format) {
     for (WeightConversion& conversion : conversions_) {
-      if (conversion.from != type.type || conversion.to != format) continue;
+      if (conversion.from != from || conversion.to != format) continue;
       ++conversion.n_tensors;
       return;
     }
-    conversions_.push_back({type.type, format, 1});
+    conversions_.push_back({from, format, 1});
+  }
+
+  Result<void> add_channel_slot(std::size_t slot, Index layer, graph::Weight weight,
+                                std::span<const std::byte> codes, std::span<const float> scales) {
+    NIBBLE_CHECK(check_slot(slot, layer));
+    NIBBLE_TRY(format, detail::channel_format(formats_, scales));
+    NIBBLE_CHECK(detail::check_channels(weight, codes.size(), scales));
+    NIBBLE_TRY(ops, ops_of(format));
+    weight.ops = ops;
+    if (format != quant::Format::i8_channel) weight.input = {};
+    if (weight.expert(0).bytes() > kMaxBytes / weight.n_experts ||
+        weight.bytes() > kMaxBytes - static_cast<Index>(total_ + kAlignment)) {
+      return Error{Errc::limit, "the packed weights do not fit in the address space"};
+    }
+    const std::size_t first_entry = entries_.size(), first_scale = scales_.size();
+    scales_.reserve(scales_.size() + scales.size());
+    for (const float scale : scales) scales_.push_back({scale});
+    enter(index(slot, layer), weight, format, codes, false);
+    for (std::size_t i = first_entry; i < entries_.size(); ++i) {
+      entries_[i].first_scale =
+          first_scale + static_cast<std::size_t>(entries_[i].expert * weight.n);
+    }
+    if (format != quant::Format::i8_channel) count_conversion(io::GgmlType::i8, format);
+    return ok();
   }
 
   // Makes the entries of a weight whose source pack() reads.
@@ -318,11 +364,14 @@ class WeightStore {
     return w.is_vector() ? quant::row_bytes(format, k) : w.ops->row_bytes(k);
   }
   std::size_t row_bytes(const Entry& entry) const noexcept {
+    if (entry.first_scale != kNoScales) {  // one byte for each code
+      return static_cast<std::size_t>(weights_[entry.index].k);
+    }
     return *bytes_of_row(weights_[entry.index], entry.format, entry.type);  // checked by add()
   }
   // What a conversion needs beside its source: a row of floats, and the rows of a panel.
   std::size_t conversion_bytes(const Entry& entry) const noexcept {
-    if (entry.type == nullptr) return 0;
+    if (entry.type == nullptr && entry.first_scale == kNoScales) return 0;
     const graph::Weight& w = weights_[entry.index];
     const auto k = static_cast<std::size_t>(w.k);
     return align_up(k * sizeof(float)) +
@@ -391,9 +440,12 @@ class WeightStore {
         return;
       }
       const auto first_row = static_cast<Index>(at / bytes_of_row);
-      if (entry.type != nullptr) {
-        std::byte* const scratch =
-            workers.pieces + (i + 1) * workers.piece - conversion_bytes(entry);
+      std::byte* const scratch = workers.pieces + (i + 1) * workers.piece - conversion_bytes(entry);
+      if (entry.first_scale != kNoScales) {
+        const std::span<const Scalar<float>> all = scales_;
+        const auto scales = all.subspan(entry.first_scale + static_cast<std::size_t>(first_row));
+        pack_channels(w, entry.format, rows, scales, first_row, scratch, out, workers.errors[i]);
+      } else if (entry.type != nullptr) {
         convert_panels(w, *entry.type, entry.format, rows, bytes_of_row, first_row, scratch, out);
       } else {
         graph::pack_panels(w, rows, static_cast<Index>(bytes_of_row), first_row, out);
@@ -423,14 +475,40 @@ class WeightStore {
     }
   }
 
+  // The same for codes of channels, whose scales begin with that of the first row.
+  static void pack_channels(const graph::Weight& w, quant::Format format,
+                            std::span<const std::byte> codes, std::span<const Scalar<float>> scales,
+                            Index first_row, std::byte* scratch, std::byte* out,
+                            std::optional<Error>& error) noexcept {
+    const auto k = static_cast<std::size_t>(w.k);
+    const std::size_t new_bytes = *w.ops->row_bytes(k);
+    const std::span<float> weights(reinterpret_cast<float*>(scratch), k);
+    std::byte* const stored = scratch + align_up(k * sizeof(float));
+    const std::size_t n = codes.size() / k;
+    constexpr auto kRows = static_cast<std::size_t>(quant::kPanelRows);
+    for (std::size_t row = 0; row < n; row += kRows) {
+      const std::size_t n_rows = (std::min)(kRows, n - row);
+      for (std::size_t r = 0; r < n_rows; ++r) {
+        if (!detail::store_channel(format, codes.subspan((row + r) * k, k), scales[row + r].value,
+                                   weights, stored + r * new_bytes)) {
+          error = detail::code_error(first_row + static_cast<Index>(row + r));
+          return;
+        }
+      }
+      graph::pack_panels(w, {stored, n_rows * new_bytes}, static_cast<Index>(new_bytes),
+                         first_row + static_cast<Index>(row), out);
+    }
+  }
+
   graph::FormatTable formats_;
   std::size_t n_slots_;
   std::vector<graph::Weight> weights_;
   std::vector<Entry> entries_;
   std::vector<Tie> ties_;
   std::vector<WeightConversion> conversions_;
-  std::size_t total_ = 0;     // bytes that pack() fills
-  std::size_t in_place_ = 0;  // bytes in the caller's memory
+  std::vector<Scalar<float>> scales_;  // of channels, until they are packed
+  std::size_t total_ = 0;              // bytes that pack() fills
+  std::size_t in_place_ = 0;           // bytes in the caller's memory
   bool is_packed_ = false;
   AlignedBuffer memory_;
 };

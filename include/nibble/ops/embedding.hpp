@@ -24,6 +24,11 @@ void packed_row(const quant::PackedMatrix<Format>& matrix, Index row, float* out
     for (Index b = 0; b < matrix.k / L::kLength; ++b) {
       quant::dequantize_block<Format>(L::unpack_block(panel, lane, b), out + b * L::kLength);
     }
+  } else if constexpr (quant::ChannelFormat<Format>) {
+    const auto header = L::header(panel, lane);
+    for (Index i = 0; i < matrix.k; ++i) {
+      out[i] = quant::weight_of(header, L::code(panel, lane, i));
+    }
   } else {
     for (Index i = 0; i < matrix.k; ++i) out[i] = to_f32(L::weight(panel, lane, i));
   }

@@ -30,8 +30,10 @@
 //                   shift and a mask extract them for a vector.
 //   I8Channel       A panel is
 //                     scales    [16 rows]                   f32, one for the whole row
+//                     sums      [16 rows]                   32-bit integers, of the row's codes
 //                     codes     [chunk][16 rows][4 bytes]
-//                   with the top bit of codes flipped too. k is filled up to a multiple of 32 with
+//                   with the top bit of codes flipped too. (The sums are for inputs with a zero
+//                   point.) k is filled up to a multiple of 32 with
 //                   zero weights.
 //   f32, f16        [k][16 rows]
 //   bf16            [k / 2][16 rows][2]: pairs along k per 32-bit lane, as dot products want them
@@ -235,29 +237,37 @@ struct Packed<Float<T>> {
 template <>
 struct Packed<I8Channel> {
   static constexpr Index kMultiple = 32;  // number of weights of a row that products take at a time
-  static constexpr Index kScaleBytes = kPanelRows * static_cast<Index>(sizeof(float));
+  static constexpr Index kSumOffset = kPanelRows * static_cast<Index>(sizeof(float));
+  static constexpr Index kCodeOffset = 2 * kSumOffset;
   // The longest rows for products: |sum of codes| <= 2^17 * 128 * 127 < 2^31. (The sum of the
   // unsigned codes may be larger; it is corrected modulo 2^32.)
   static constexpr Index kMaxK = Index{1} << 17;
+  // With a zero point: |sum of code * (input's code - zero point)| <= 2^16 * 127 * 255 < 2^31.
+  static constexpr Index kMaxAffineK = Index{1} << 16;
 
   static constexpr Index padded_k(Index k) noexcept {
     return (k + kMultiple - 1) / kMultiple * kMultiple;
   }
   static constexpr Index panel_bytes(Index k) noexcept {
-    return kScaleBytes + padded_k(k) * kPanelRows;
+    return kCodeOffset + padded_k(k) * kPanelRows;
   }
   static constexpr Index bytes(Index n, Index k) noexcept { return n_panels(n) * panel_bytes(k); }
 
   // Packs one panel from `n_rows` ≤ 16 stored rows (format.hpp), each a Header and k codes. `rows`
   // need not be aligned.
   static void pack_panel(const void* rows, Index n_rows, Index k, std::byte* panel) noexcept {
-    std::memset(panel, 0, static_cast<std::size_t>(kScaleBytes));
-    std::memset(panel + kScaleBytes, 0x80, static_cast<std::size_t>(padded_k(k) * kPanelRows));
+    std::memset(panel, 0, static_cast<std::size_t>(kCodeOffset));
+    std::memset(panel + kCodeOffset, 0x80, static_cast<std::size_t>(padded_k(k) * kPanelRows));
     const auto* row = static_cast<const std::byte*>(rows);
     for (Index r = 0; r < n_rows; ++r) {
       std::memcpy(panel + r * 4, row, sizeof(I8Channel::Header));
       row += sizeof(I8Channel::Header);
-      for (Index i = 0; i < k; ++i) panel[offset(r, i)] = row[i] ^ std::byte{0x80};
+      std::int32_t sum = 0;
+      for (Index i = 0; i < k; ++i) {
+        sum += static_cast<std::int8_t>(row[i]);
+        panel[offset(r, i)] = row[i] ^ std::byte{0x80};
+      }
+      std::memcpy(panel + kSumOffset + r * 4, &sum, sizeof(sum));
       row += k;
     }
   }
@@ -267,13 +277,18 @@ struct Packed<I8Channel> {
     std::memcpy(&header, panel + r * 4, sizeof(header));
     return header;
   }
+  static std::int32_t code_sum(const std::byte* panel, Index r) noexcept {
+    std::int32_t sum;
+    std::memcpy(&sum, panel + kSumOffset + r * 4, sizeof(sum));
+    return sum;
+  }
   static std::int8_t code(const std::byte* panel, Index r, Index i) noexcept {
     return static_cast<std::int8_t>(panel[offset(r, i)] ^ std::byte{0x80});
   }
 
  private:
   static constexpr Index offset(Index r, Index i) noexcept {
-    return kScaleBytes + (i / 4 * kPanelRows + r) * 4 + i % 4;
+    return kCodeOffset + (i / 4 * kPanelRows + r) * 4 + i % 4;
   }
 };
 
