@@ -13,7 +13,8 @@
 #include "model/reference_of.hpp"
 #include "nibble/compress/imatrix.hpp"
 #include "nibble/core/thread_pool.hpp"
-#include "nibble/model/convert.hpp"
+#include "nibble/model/gpt2.hpp"
+#include "nibble/model/load.hpp"
 #include "nibble/nibble.hpp"
 #include "test_data.hpp"
 #include "why.hpp"
@@ -52,7 +53,7 @@ constexpr const char* kText =
     "it is too cold, heat the nursery to twenty one degrees please\n";
 
 struct Seen {
-  std::size_t n_products = 0, n_weights = 0, n_taps = 0;
+  std::size_t n_products = 0, n_weights = 0;
   std::map<std::string, std::vector<float>> inputs;  // by tensor
 };
 
@@ -113,13 +114,11 @@ TEST_CASE("product observer: results are the same bits, whatever form inputs hav
       SessionOptions options;
       const std::vector<float> plain = logits_of(model, tokens, options);
       options.product_observer = recorder(model, seen);
-      options.observer = [&](std::string_view, Index, MatrixView<const float>) { ++seen.n_taps; };
       CHECK(same_bits(logits_of(model, tokens, options), plain));
       const bool is_llama = architecture == Architecture::llama;
       // In each of three steps: qkv, output of attention, gate and up, down, in two layers; logits.
       CHECK(seen.n_products == 3 * (2 * 4 + 1));
       CHECK(seen.n_weights == 3 * (2 * (is_llama ? 7u : 4u) + 1));
-      CHECK((seen.n_taps > 0) == !is_llama);
       CHECK(seen.inputs.at("blk.1.ffn_down.weight").size() == 19 * 96);
     }
   }
@@ -196,6 +195,52 @@ TEST_CASE("product observer: it shows what the products of an independent model 
               1e-5 + 2e-4 * cross_size);
       }
     }
+  }
+}
+
+namespace {
+
+struct Gpt2AsWritten : Gpt2 {
+  static constexpr bool kIsFused = false;
+};
+
+}  // namespace
+
+TEST_CASE("observer: sees all taps of an architecture that keeps them") {
+  test::ModelShape shape;
+  shape.architecture = Architecture::gpt2;
+  shape.n_kv_heads = 4;
+  test::RandomModel random(shape, 4);
+  const std::vector<std::byte> bytes = random.gguf();
+  const io::Gguf file = must(io::Gguf::parse(buffer_of(bytes), "model"));
+  const Model written =
+      must(Model::from_gguf<graph::FormatList<quant::F32>, ArchitectureList<Gpt2AsWritten>>(file));
+  const auto tokens = random.tokens(7);
+  std::map<std::pair<std::string, Index>, Index> rows_of;  // by name and layer
+  std::vector<float> normed;
+  SessionOptions options;
+  options.observer = [&](std::string_view name, Index layer, MatrixView<const float> x) {
+    rows_of[{std::string(name), layer}] += x.extent(0);
+    if (name != "ln1" || layer != 1) return;
+    for (Index i = 0; i < x.extent(0); ++i) {
+      for (Index j = 0; j < x.extent(1); ++j) normed.push_back(x(i, j));
+    }
+  };
+  Seen seen;
+  options.product_observer = recorder(written, seen);
+  const std::vector<float> logits = logits_of(written, tokens, options);
+  CHECK(rows_of.size() == 5 + 2 * 15);
+  for (const auto& [name, n] : rows_of) {
+    CAPTURE(name.first);
+    CHECK(n == 7);
+  }
+  CHECK(rows_of.count({"lm_head", -1}) == 1);
+  CHECK(rows_of.count({"mlpResid", 1}) == 1);
+  CHECK(same_bits(seen.inputs["blk.1.attn_qkv.weight"], normed));  // a tap before a product
+  const std::vector<float> fused = logits_of(model_of(bytes), tokens, {});
+  REQUIRE(fused.size() == logits.size());
+  for (std::size_t i = 0; i < fused.size(); ++i) {
+    CHECK(logits[i] == doctest::Approx(fused[i]).epsilon(1e-3));
   }
 }
 

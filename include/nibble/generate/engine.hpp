@@ -38,8 +38,8 @@ struct EngineOptions {
   bool exchangeable_weights = false;
   // Look into the graph while it runs (graph/run.hpp); empty: nobody does. Results do not change.
   // The engine shares the callables. They must not run the engine.
-  graph::Observer observer = {};                // sees what a Tap shows
-  graph::ProductObserver product_observer = {};  // sees the inputs of products
+  graph::Observer observer = {};  // what a Tap shows, of architectures that keep them (kIsFused)
+  graph::ProductObserver product_observer = {};  // the inputs of products
 };
 
 inline constexpr Index kDefaultContext = 4096;

@@ -17,6 +17,9 @@
 // load<graph::AllFormats, ArchitectureList<Llama, Mine>>(path). Its slots may be its own
 // enumeration too, named by `using Slots = MySlot;`, with functions slot_count(MySlot) and
 // gguf_name(MySlot, Index layer) beside it.
+// Fusion removes taps. With `static constexpr bool kIsFused = false;` the expression runs as it is
+// written, slower, and EngineOptions::observer sees all of them:
+//   struct Gpt2AsWritten : Gpt2 { static constexpr bool kIsFused = false; };
 #pragma once
 
 #include <cstddef>
@@ -96,7 +99,13 @@ class ModelGraphOf final : public ModelGraph {
   }
 
  private:
-  auto expression() const noexcept { return graph::fuse(Architecture::expression(config_)); }
+  auto expression() const noexcept {
+    if constexpr (requires { requires !Architecture::kIsFused; }) {
+      return Architecture::expression(config_);
+    } else {
+      return graph::fuse(Architecture::expression(config_));
+    }
+  }
 
   Config config_;
 };
