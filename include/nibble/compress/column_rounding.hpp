@@ -239,7 +239,8 @@ class ColumnRounder {
   // Chooses the scales of the block of weights x (kLength), of which some are pruned.
   template <class Block, class Keep, class Remaining>
   bool set_scales(const float* x, Keep keep_at, Remaining remaining_at, Block& block) noexcept {
-    float importance[kLength], kept[kLength];
+    constexpr auto kSize = static_cast<std::size_t>(kLength);
+    float importance[kSize], kept[kSize];
     double largest = 0;
     for (Index i = 0; i < kLength; ++i) largest = (std::max)(largest, remaining_at(i));
     for (Index i = 0; i < kLength; ++i) {
