@@ -408,6 +408,91 @@ TEST_CASE("rounding by columns loses less than plain rounding, whatever runs it"
   }
 }
 
+TEST_CASE("when all columns were looked at again, no other code and no other scale is better") {
+  const Index n = 3, k = 96;
+  const std::vector<float> w = random_weights(n, k, 81);
+  const std::vector<double> h = random_moments(k, 82);
+  const std::vector<double> with_damping = damped(h, k, 0.01);
+  ColumnRoundingOptions options;
+  options.n_sweeps = 0;
+  const Rounded once = rounded(w, n, k, h, options);
+  options.n_sweeps = 100;
+  const Rounded ours = rounded(w, n, k, h, options);
+  const double least = output_error(w, ours.weights, n, k, with_damping);
+  CHECK(ours.result.error == doctest::Approx(least).epsilon(1e-3));
+  CHECK(least < 0.99 * output_error(w, once.weights, n, k, with_damping));
+  for (std::size_t b = 0; b < 9; ++b) {
+    quant::Q4_0::Block block;
+    std::memcpy(&block, ours.bytes.data() + b * sizeof(block), sizeof(block));
+    std::vector<float> other = ours.weights;
+    const auto error = [&] { return output_error(w, other, n, k, with_damping); };
+    const float scale = to_f32(block.scale);
+    for (std::size_t i = 32 * b; i < 32 * b + 32; ++i) {
+      for (const float by : {-scale, scale}) {
+        const float code = (ours.weights[i] + by) / scale;
+        if (code < -8.5f || code > 7.5f) continue;
+        other[i] = ours.weights[i] + by;
+        const double h_jj = with_damping[i % 96 * 97];
+        CHECK(error() > least - 2e-3 * double{by} * double{by} * h_jj);
+        other[i] = ours.weights[i];
+      }
+    }
+    for (const int by : {-4, -2, -1, 1, 2, 4}) {
+      const float next = to_f32(f16{static_cast<std::uint16_t>(block.scale.bits + by)});
+      for (std::size_t i = 32 * b; i < 32 * b + 32; ++i) {
+        other[i] = ours.weights[i] / scale * next;
+      }
+      CHECK(error() > least * (1 - 1e-4));
+    }
+  }
+}
+
+TEST_CASE("kept weights become those that make good best") {
+  const Index n = 3, k = 40;
+  const std::vector<float> w = random_weights(n, k, 91);
+  const std::vector<double> h = random_moments(k, 92);
+  const std::vector<double> with_damping = damped(h, k, 0.01);
+  std::vector<std::uint8_t> mask(w.size());
+  for (std::size_t i = 0; i < mask.size(); ++i) mask[i] = i * i % 7 < 3 ? 1 : 0;
+  ColumnRoundingOptions options;
+  options.format = Format::f32;
+  options.mask = {.kind = Kind::given, .mask = mask};
+  options.n_sweeps = 0;
+  const Rounded once = rounded(w, n, k, h, options);
+  options.n_sweeps = 500;
+  const Rounded ours = rounded(w, n, k, h, options);
+  // Least squares for the kept weights of each row.
+  std::vector<float> best(w.size());
+  for (std::size_t row = 0; row < 3; ++row) {
+    std::vector<std::size_t> kept;
+    for (std::size_t j = 0; j < 40; ++j) {
+      if (mask[row * 40 + j] != 0) kept.push_back(j);
+    }
+    std::vector<double> a;
+    for (const std::size_t i : kept) {
+      for (const std::size_t j : kept) a.push_back(with_damping[i * 40 + j]);
+    }
+    const auto inverted = inverse(a, kept.size());
+    for (std::size_t i = 0; i < kept.size(); ++i) {
+      double sum = 0;
+      for (std::size_t j = 0; j < kept.size(); ++j) {
+        double wanted = 0;
+        for (std::size_t c = 0; c < 40; ++c) {
+          wanted += with_damping[kept[j] * 40 + c] * double{w[row * 40 + c]};
+        }
+        sum += inverted[i * kept.size() + j] * wanted;
+      }
+      best[row * 40 + kept[i]] = static_cast<float>(sum);
+    }
+  }
+  const double least = output_error(w, best, n, k, with_damping);
+  const double error = output_error(w, ours.weights, n, k, with_damping);
+  MESSAGE("error relative to the least: ", error / least, ", once ",
+          output_error(w, once.weights, n, k, with_damping) / least);
+  CHECK(error < 1.02 * least);
+  CHECK(error < output_error(w, once.weights, n, k, with_damping));
+}
+
 TEST_CASE("pruning by columns loses less than pruning alone, and masks are kept") {
   const Index n = 16, k = 172;
   const std::vector<float> w = random_weights(n, k, 51);

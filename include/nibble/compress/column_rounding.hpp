@@ -239,7 +239,8 @@ class ColumnRounder {
   // Chooses the scales of the block of weights x (kLength), of which some are pruned.
   template <class Block, class Keep, class Remaining>
   bool set_scales(const float* x, Keep keep_at, Remaining remaining_at, Block& block) noexcept {
-    float importance[kLength], kept[kLength];
+    constexpr auto kSize = static_cast<std::size_t>(kLength);
+    float importance[kSize], kept[kSize];
     double largest = 0;
     for (Index i = 0; i < kLength; ++i) largest = (std::max)(largest, remaining_at(i));
     for (Index i = 0; i < kLength; ++i) {
@@ -358,8 +359,8 @@ class ColumnRounder {
   void refine_row(Index row, Index worker) noexcept {
     float* const work = values(work_) + worker * 2 * factor_.stride();
     const Sweep sweep{work, work + factor_.stride()};
+    start(row, sweep);
     for (Index round = 0; round < options_.n_sweeps; ++round) {
-      start(row, sweep);
       bool has_changed = false;
       for (Index j = 0; j < k_; ++j) {
         if (!is_pruned(row, j)) has_changed |= reconsider(row, j, sweep);
@@ -369,7 +370,6 @@ class ColumnRounder {
       }
       if (!has_changed) break;
     }
-    start(row, sweep);
     double error = 0;
     for (Index j = 0; j < k_; ++j) {
       error += (static_cast<double>(weights_[at(row, j)]) - static_cast<double>(sweep.stored[j])) *

@@ -152,7 +152,7 @@ class TensorToRound {
       : tensor_(tensor), rows_(rows), executor_(executor) {}
 
   const ConvertedTensor& tensor() const noexcept { return tensor_; }  // name, shape and format
-  std::size_t k() const noexcept { return static_cast<std::size_t>(tensor_.dims[0]); }
+  std::size_t k() const noexcept { return io::narrow<std::size_t>(tensor_.dims[0]); }
   std::uint64_t n_rows() const noexcept { return rows_.n_weights / tensor_.dims[0]; }
   Executor& executor() const noexcept { return executor_; }
   // All rows in the format tensor().to.
@@ -169,7 +169,7 @@ class TensorToRound {
     NIBBLE_TRY(bytes_of_row, io::row_bytes(rows_.from, k()));
     const auto n_bytes = io::narrow<std::size_t>(bytes_of_row);  // all of the tensor is in memory
     NIBBLE_TRY(stored, AlignedBuffer::allocate(n * n_bytes));
-    NIBBLE_CHECK(rows_.source.read(static_cast<std::size_t>(first) * n_bytes, stored.bytes()));
+    NIBBLE_CHECK(rows_.source.read(io::narrow<std::size_t>(first) * n_bytes, stored.bytes()));
     return quant::row_to_f32(rows_.from, stored.bytes(), to);
   }
 
