@@ -66,29 +66,47 @@ NIBBLE_HIDDEN inline constexpr FormatOps kFormatOps = [] {
                    &quant::row_bytes<F>};
 }();
 
+struct Factors;
+
 // A matrix (n, k) in the packed layout of its format, or n_experts such matrices, contiguous, or a
-// vector of k floats (n = 0).
+// vector of k floats (n = 0). A matrix for products may have factors of low rank beside it (a
+// correction) or instead of it (then data and ops are null).
 struct Weight {
   const FormatOps* ops = nullptr;  // of a matrix
   Index n = 0;
   Index k = 0;
   const std::byte* data = nullptr;  // 64-byte aligned; null if the model has no such weights
   Index n_experts = 1;
+  const Factors* factors = nullptr;  // of a product; not owned
 
-  explicit operator bool() const noexcept { return data != nullptr; }
+  // Whether there is a matrix beside the factors.
+  bool has_base() const noexcept { return data != nullptr; }
+  explicit operator bool() const noexcept { return data != nullptr || factors != nullptr; }
   bool is_vector() const noexcept { return n == 0; }
   const float* vector() const noexcept {
     NIBBLE_ASSERT(is_vector());
     return reinterpret_cast<const float*>(data);
   }
+  // Without the factors.
   Index bytes() const noexcept {
+    if (!has_base() && !is_vector()) return 0;
     return is_vector() ? k * Index{sizeof(float)} : n_experts * ops->packed_bytes(n, k);
   }
   // One of the n_experts matrices, as a weight.
   Weight expert(Index index) const noexcept {
     NIBBLE_ASSERT(index >= 0 && index < n_experts);
-    return {ops, n, k, data + index * ops->packed_bytes(n, k), 1};
+    return {ops, n, k, data + index * ops->packed_bytes(n, k)};
   }
+};
+
+// Two matrices of low rank r whose product is added to a weight (n, k), in any formats:
+// y = base · x + scale · A · (B · x).
+struct Factors {
+  Weight a;  // (n, r)
+  Weight b;  // (r, k)
+  float scale = 1;
+
+  Index rank() const noexcept { return b.n; }
 };
 
 // The shape of weights as messages name it: "(n, k)", "(n_experts, n, k)", of a vector "(k)".
@@ -102,11 +120,11 @@ inline std::string shape_text(Index n, Index k, Index n_experts = 1) {
 // A packed matrix of format F as a weight.
 template <class F>
 constexpr Weight weight_of(const quant::PackedMatrix<F>& matrix) noexcept {
-  return {&kFormatOps<F>, matrix.n, matrix.k, matrix.data, 1};
+  return {&kFormatOps<F>, matrix.n, matrix.k, matrix.data};
 }
 // A vector as a weight; `values` must be aligned to 64 bytes.
 inline Weight weight_of(VectorView<const float> values) noexcept {
-  return {nullptr, 0, values.extent(0), reinterpret_cast<const std::byte*>(values.data()), 1};
+  return {nullptr, 0, values.extent(0), reinterpret_cast<const std::byte*>(values.data())};
 }
 
 // All weights of a model: a row of slots for what is outside of the layers, then a row for each
