@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "nibble/compress/dense_algebra.hpp"
+#include "nibble/core/arena.hpp"
 #include "nibble/core/executor.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/core/scalar.hpp"

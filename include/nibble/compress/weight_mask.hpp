@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "nibble/core/arena.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/core/scalar.hpp"
 #include "nibble/core/text.hpp"

@@ -70,17 +70,17 @@ struct DecoderConfig : ModelConfig {
   Dim<kPerLayer> kv_width() const noexcept {
     return Dim<kPerLayer>(per_layer_or(kv_widths, Index{n_kv_heads} * Index{head_dim}));
   }
-  auto layer_heads() const noexcept {
-    const auto same = heads();
-    return graph::Heads(Dim<kPerLayer>(per_layer_or(layer_dims.n_heads, Index{n_heads})),
-                        Dim<kPerLayer>(per_layer_or(layer_dims.n_kv_heads, Index{n_kv_heads})),
-                        head_dim, same.scale, same.window, same.ahead);
-  }
   auto heads() const noexcept {
     const float scale = attention_scale > 0 ? attention_scale : inverse_sqrt(head_dim);
     const Index ahead = is_causal ? 0 : ops::kAllAhead;
     return graph::Heads(n_heads, n_kv_heads, head_dim, scale, per_layer_or(windows, window),
                         per_layer_or(aheads, ahead));
+  }
+  auto layer_heads() const noexcept {
+    const auto same = heads();
+    return graph::Heads(Dim<kPerLayer>(per_layer_or(layer_dims.n_heads, Index{n_heads})),
+                        Dim<kPerLayer>(per_layer_or(layer_dims.n_kv_heads, Index{n_kv_heads})),
+                        head_dim, same.scale, same.window, same.ahead);
   }
 };
 
