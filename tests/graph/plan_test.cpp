@@ -61,6 +61,7 @@ class Recorder : public graph::detail::LayerPass {
   void angles(const RopeAngles&) noexcept {}
   void both_ways() noexcept {}
   void max_positions(Index) noexcept {}
+  void factors(Index) noexcept {}
   Index place() noexcept { return 0; }
   void fail(const char* message) { FAIL(message); }
   template <class Body>

@@ -34,7 +34,7 @@ class ProductNeeds final : public graph::SurveySink {
   void weight(const graph::WeightNeed& need) override {
     if (need.is_table || !weights_.has(need.slot, need.layer)) return;
     const graph::Weight& weight = weights_.at(need.slot, need.layer);
-    if (weight && !weight.is_vector()) products_.push_back({weight.data});
+    if (weight.has_base() && !weight.is_vector()) products_.push_back({weight.data});
   }
 
   bool has(const std::byte* data) const {
@@ -64,7 +64,7 @@ inline Result<std::vector<Matrix>> matrices_of(const Model& model, const io::Ggu
     for (Index layer = -1; layer < weights.n_layers(); ++layer) {
       for (std::size_t slot = 0; slot < weights.n_slots(); ++slot) {
         const graph::Weight& weight = weights.at(slot, layer);
-        if (!weight || weight.is_vector() || weight.n_experts != 1) continue;
+        if (!weight.has_base() || weight.is_vector() || weight.n_experts != 1) continue;
         const std::string name = model.architecture().tensor_name(slot, layer);
         const io::GgufTensor* const tensor = file.find_tensor(name);
         if (tensor == nullptr) continue;  // tied to another

@@ -36,7 +36,13 @@ class EngineNeeds final : public graph::SurveySink {
   void weight(const graph::WeightNeed& need) override {
     const graph::Weight& w = weights_.at(need.slot, need.layer);
     if (!w || w.is_vector() || need.is_table) return;
-    (w.ops->takes_codes ? code_inputs : float_inputs) = true;
+    const auto reads_as = [&](const graph::Weight& m) {
+      (m.ops->takes_codes ? code_inputs : float_inputs) = true;
+    };
+    if (w.has_base()) reads_as(w);
+    if (w.factors == nullptr) return;
+    reads_as(w.factors->b);
+    max_rank = (std::max)(max_rank, w.factors->rank());
   }
   void cache(Index layer, const ops::KvShape& shape) override {
     if (layer >= 0) shapes[static_cast<std::size_t>(layer)] = shape;
@@ -66,6 +72,7 @@ class EngineNeeds final : public graph::SurveySink {
   Index n_positions = 0;  // how many positions have embeddings; 0: any number
   bool reads_both_ways = false;
   bool float_inputs = false, code_inputs = false;
+  Index max_rank = 0;  // of factors
 
  private:
   graph::WeightTable weights_;
@@ -235,6 +242,7 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
   limits.float_inputs =
       needs.float_inputs || options.exchangeable_weights || options.product_observer;
   limits.code_inputs = needs.code_inputs || options.exchangeable_weights;
+  limits.max_rank = needs.max_rank;
   plan = model.architecture().plan(limits);
   if (!plan.is_valid()) {
     return Error{Errc::limit, "session: " + to_text(options.max_step_tokens) +

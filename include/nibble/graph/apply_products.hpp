@@ -10,6 +10,8 @@
 
 #include "nibble/graph/pass.hpp"
 #include "nibble/graph/weights.hpp"
+#include "nibble/ops/activation.hpp"
+#include "nibble/ops/elementwise.hpp"
 #include "nibble/ops/matmul.hpp"
 #include "nibble/ops/matmul_input.hpp"
 #include "nibble/ops/norm.hpp"
@@ -30,7 +32,7 @@ struct InputForm {
   friend constexpr bool operator==(const InputForm&, const InputForm&) noexcept = default;
 };
 
-// What the weights' format reads.
+// What the format of a matrix reads (of weights with factors: of the matrix beside them).
 inline InputForm input_form(const Weight& weight) noexcept {
   using enum InputForm::Kind;
   if (!weight.ops->takes_codes) return {};
@@ -73,6 +75,24 @@ class ProductInputs {
 };
 
 static_assert(kMaxGroup == ops::kMaxProducts);
+
+namespace detail {
+
+// Where products with factors put what is between their two parts, for `rows` rows: rows of floats
+// (rank), the same as 8-bit codes, rows of the result (width).
+struct FactorMemory {
+  static constexpr std::size_t floats(Index rows, Index columns) noexcept {
+    return align_up(static_cast<std::size_t>(rows * columns) * sizeof(float));
+  }
+  static constexpr std::size_t codes(Index rows, Index rank) noexcept {
+    return align_up(ops::QuantizedRows<kActivationBlock>::bytes_needed(rows, rank));
+  }
+  static constexpr std::size_t bytes(Index rows, Index rank, Index width) noexcept {
+    return floats(rows, rank) + codes(rows, rank) + floats(rows, width);
+  }
+};
+
+}  // namespace detail
 
 class ProductList {
  public:
@@ -125,6 +145,7 @@ constexpr void declare_products(const Linear<kW, kB, W, A>& node, Pass& pass, In
   const Index n = pass.resolve(node.width);
   pass.template weight<kW>(n, k);
   pass.template weight<kB>(0, n);
+  pass.factors(0);
 }
 template <auto kW, auto kB, Index W, class A, class Pass>
 constexpr auto make_outputs(const Linear<kW, kB, W, A>& node, Pass& pass, Rows rows) noexcept {
@@ -142,6 +163,75 @@ const float* bias_of(const Run& run) noexcept {
   }
   return nullptr;
 }
+// ---- Weights with factors: y = base · x + scale · A · (B · x) ----
+// These products run at once, before those of the list that they would be in: there is memory for
+// one of them.
+
+// One product, out = Activation(weights · input + bias), plus what `out` holds with kResidual.
+template <class A, bool kResidual, class Run>
+void run_alone(const Run& run, const Weight& weight, const kernels::MatmulInput& input,
+               const float* bias, MatrixView<float> out) noexcept {
+  kernels::EpilogueArgs operands;
+  operands.bias = bias;
+  if constexpr (kResidual) {
+    operands.residual = out.data();
+    operands.residual_stride = out.stride(0);
+  }
+  ProductList list;
+  list.append(weight, input, out,
+              bias != nullptr ? finish_of<A, true, kResidual>() : finish_of<A, false, kResidual>(),
+              operands);
+  list.run(run);
+}
+
+// scale · B · x, as the input of A, in the memory for factors.
+template <class Run>
+kernels::MatmulInput inner_rows(const Run& run, const Factors& f, const kernels::MatmulInput& input,
+                                Index m) noexcept {
+  const Index rank = f.rank();
+  const std::span<std::byte> memory = run.factor_memory();
+  const MatrixView<float> inner(reinterpret_cast<float*>(memory.data()), m, rank);
+  run_alone<kernels::Identity, false>(run, f.b, input, nullptr, inner);
+  if (f.scale != 1) ops::scale(run.executor(), inner, f.scale, inner);
+  kernels::MatmulInput rows;
+  rows.x = inner.data();
+  rows.stride = inner.stride(0);
+  if (!f.a.ops->takes_codes) return rows;
+  const auto codes = ops::QuantizedRows<kActivationBlock>::over(
+      memory.subspan(detail::FactorMemory::floats(m, rank)), m, rank);
+  ops::quantize_rows(run.executor(), MatrixView<const float>(inner), codes);
+  return ops::matmul_input(codes);
+}
+
+// Behind the inner rows: rows of the result.
+template <class Run>
+MatrixView<float> result_rows(const Run& run, const Factors& f, Index m, Index n) noexcept {
+  const std::size_t at =
+      detail::FactorMemory::floats(m, f.rank()) + detail::FactorMemory::codes(m, f.rank());
+  return MatrixView<float>(reinterpret_cast<float*>(run.factor_memory().data() + at), m, n);
+}
+
+// out = A(weights · input + bias), plus what `out` holds with kResidual. An activation is a step of
+// its own if two products are its input: epilogues add a residual behind it.
+template <class A, bool kResidual, class Run>
+void run_with_factors(const Run& run, const Weight& weight, ProductInputs& inputs,
+                      const float* bias, MatrixView<float> out) noexcept {
+  constexpr bool kIsLast = std::is_same_v<A, kernels::Identity>;
+  const Factors& f = *weight.factors;
+  const Index m = out.extent(0);
+  const kernels::MatmulInput inner = inner_rows(run, f, inputs.of(f.b), m);
+  if (!weight.has_base()) return run_alone<A, kResidual>(run, f.a, inner, bias, out);
+  const MatrixView<float> sum = kIsLast || !kResidual ? out : result_rows(run, f, m, weight.n);
+  run_alone<kernels::Identity, kIsLast && kResidual>(run, f.a, inner, nullptr, sum);
+  run_alone<kernels::Identity, true>(run, weight, inputs.of(weight), bias, sum);
+  if constexpr (!kIsLast) {
+    ops::activate<A>(run.executor(), MatrixView<const float>(sum), sum);
+    if constexpr (kResidual) {
+      ops::add(run.executor(), MatrixView<const float>(out), MatrixView<const float>(sum), out);
+    }
+  }
+}
+
 // kResidual: the result is added to what `out` holds. Runs the products of the list if their input
 // must give way to the input of this one.
 template <bool kResidual = false, class Run, auto kW, auto kB, Index W, class A, class Out>
@@ -149,6 +239,11 @@ void append_product(const Linear<kW, kB, W, A>&, const Run& run, ProductInputs& 
                     const Out& out, ProductList& list) noexcept {
   const MatrixView<float> view = run.view(out);
   const Weight& weight = run.weight(kW);
+  if (weight.factors != nullptr) {
+    list.run_and_clear(run);  // its input may have to give way
+    run_with_factors<A, kResidual>(run, weight, inputs, bias_of<kB>(run), view);
+    return;
+  }
   if (inputs.overwrites(weight)) list.run_and_clear(run);
   kernels::EpilogueArgs operands;
   if constexpr (kResidual) {
@@ -203,6 +298,7 @@ constexpr void declare_products(const GatedLinear<kG, kGB, kU, kUB, W, A>& node,
   pass.template weight<kGB>(0, n);
   pass.template weight<kU>(n, k);
   pass.template weight<kUB>(0, n);
+  pass.factors(n);
 }
 template <auto kG, auto kGB, auto kU, auto kUB, Index W, class A, class Pass>
 constexpr auto make_outputs(const GatedLinear<kG, kGB, kU, kUB, W, A>& node, Pass& pass,
@@ -225,12 +321,21 @@ void run_products(const GatedLinear<kG, kGB, kU, kUB, W, A>& node, Run& run, Pro
   const MatrixView<float> view = run.view(out);
   const float* const up_bias = bias_of<kUB>(run);
   ProductList list;
-  const bool are_alike = gate.ops == up.ops && input_form(gate) == input_form(up);
+  const bool has_factors = gate.factors != nullptr || up.factors != nullptr;
+  const bool are_alike =
+      !has_factors && gate.ops == up.ops && input_form(gate) == input_form(up);
   if (are_alike && up_bias == nullptr && bias_of<kGB>(run) == nullptr) {
     list.append(up, inputs.of(up), view, simd::kernel<kernels::FinishGatedTile<A>>(), {});
     list.set_gate(gate);
   } else {  // with biases, in different formats or of different inputs: one after the other
     run_products(Linear<kG, kGB, W, A>{{}, node.width}, run, inputs, out);
+    if (up.factors != nullptr) {
+      const MatrixView<float> rows = result_rows(run, *up.factors, view.extent(0), up.n);
+      run_with_factors<kernels::Identity, false>(run, up, inputs, up_bias, rows);
+      ops::multiply(run.executor(), MatrixView<const float>(view), MatrixView<const float>(rows),
+                    view);
+      return;
+    }
     kernels::EpilogueArgs operands;
     operands.bias = up_bias;
     operands.residual = view.data();
@@ -355,6 +460,7 @@ constexpr auto apply(const ResidualInto<Prefix, LinearType>& node, Pass& pass,
   check_residual<W, decltype(node.linear.width)::kStatic>(pass, x, y,
                                                           pass.resolve(node.linear.width));
   declare_products(node.linear, pass, y.width);
+  pass.factors(pass.resolve(node.linear.width));
   const Scratch scratch = quantized_scratch(pass, y.width, y.rows);
   pass.step(
       [=](auto& run) {

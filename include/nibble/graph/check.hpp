@@ -38,12 +38,9 @@ class RunChecker final : public SurveySink {
     if (!w) return;  // optional
     if (need.is_table) {
       check_lookups(need, w.n);
-    } else if (!w.is_vector() &&
-               !(w.ops->takes_codes ? limits_.code_inputs : limits_.float_inputs)) {
-      fail("weights '" + slot_name(need.slot, need.layer) + "' read their input as " +
-           (w.ops->takes_codes ? "8-bit codes, but Limits::code_inputs"
-                               : "floats, but Limits::float_inputs") +
-           " is false");
+    } else if (!w.is_vector()) {
+      if (w.has_base()) check_input(need, *w.ops);
+      if (w.factors != nullptr) check_factors(need, *w.factors);
     }
   }
   void cache(Index layer, const ops::KvShape& shape) override {
@@ -108,6 +105,20 @@ class RunChecker final : public SurveySink {
     if (args_.tuning.rows_per_task < 1 || args_.tuning.tasks_per_worker < 1) {
       fail("a Tuning with less than 1 row per task or 1 task per worker");
     }
+  }
+
+  void check_input(const WeightNeed& need, const FormatOps& ops) {
+    if (ops.takes_codes ? limits_.code_inputs : limits_.float_inputs) return;
+    fail("weights '" + slot_name(need.slot, need.layer) + "' read their input as " +
+         (ops.takes_codes ? "8-bit codes, but Limits::code_inputs"
+                          : "floats, but Limits::float_inputs") +
+         " is false");
+  }
+  void check_factors(const WeightNeed& need, const Factors& factors) {
+    check_input(need, *factors.b.ops);
+    if (factors.rank() <= limits_.max_rank) return;
+    fail("weights '" + slot_name(need.slot, need.layer) + "' have factors of rank " +
+         to_text(factors.rank()) + "; Limits::max_rank is " + to_text(limits_.max_rank));
   }
 
   // Tokens and output rows.

@@ -23,6 +23,8 @@
 //   max_positions(n)         declares that there are embeddings for n positions (0: any number)
 //   repeat(n, body)          body, n times, with the weights of layer 0, 1, …
 //   when(condition, body)    body, if the condition holds in this layer
+//   factors(width)           memory for products whose weights have factors: their inner rows, and
+//                            rows of `width`; one for all products, which run one after the other
 //   place()                  a number for each place that asks for one; each layer counts alike
 //   observe<name>(value)     shows a value to the observer
 //   fail(message)            the expression is wrong: the plan is not valid
@@ -77,9 +79,15 @@ struct Limits {
   // Which representations of their input the weights of products need (FormatOps::takes_codes).
   bool float_inputs = true;
   bool code_inputs = true;
+  // The largest rank of factors that weights have; 0: none have any, and they cost nothing.
+  Index max_rank = 0;
 
   constexpr Index count(Rows rows) const noexcept {
     return rows == Rows::all ? max_rows : rows == Rows::outputs ? max_outputs : max_segments;
+  }
+  constexpr Index largest_count() const noexcept {
+    const Index some = max_outputs > max_segments ? max_outputs : max_segments;
+    return max_rows > some ? max_rows : some;
   }
 };
 

@@ -27,6 +27,7 @@ struct Plan {
   const char* error = nullptr;  // what is wrong with the expression or too large; null: nothing
   Rows rows = Rows::all;        // of the result
   Index width = 0;
+  std::size_t factors_at = 0;  // memory for factors of weights: from here to the end of the arena
 
   constexpr bool is_valid() const noexcept { return error == nullptr; }
 };
@@ -103,6 +104,17 @@ class Planner {
   constexpr void angles(const RopeAngles&) noexcept {}
   constexpr void both_ways() noexcept {}
   constexpr void max_positions(Index) noexcept {}
+  constexpr void factors(Index width) noexcept {
+    if (limits_.max_rank < 1) return;
+    const Index rows = limits_.largest_count();
+    const auto fits = [&](Index columns) {
+      return columns >= 0 && columns <= kMaxValueBytes / Index{sizeof(float)} / rows;
+    };
+    if (!fits(width) || !fits(limits_.max_rank)) {
+      return fail("the rows for factors of weights are too large for the address space");
+    }
+    factor_bytes_ = (std::max)(factor_bytes_, FactorMemory::bytes(rows, limits_.max_rank, width));
+  }
   constexpr Index place() noexcept { return 0; }
 
   // The body is walked once if all layers are alike, otherwise once for each layer: a value is then
@@ -169,6 +181,8 @@ class Planner {
       plan.offsets[static_cast<std::size_t>(i)] = offset;
       plan.bytes = (std::max)(plan.bytes, offset + lives_[static_cast<std::size_t>(i)].bytes);
     }
+    plan.factors_at = plan.bytes;
+    plan.bytes += factor_bytes_;
     return plan;
   }
 
@@ -236,6 +250,7 @@ class Planner {
   bool is_later_round_ = false;  // of a repeat
   bool is_skipped_ = false;      // this layer leaves out what is being walked
   bool differs_ = false;         // some value differs by layer
+  std::size_t factor_bytes_ = 0;
   const char* error_ = nullptr;
 };
 

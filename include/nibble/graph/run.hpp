@@ -87,6 +87,7 @@ class Runner : public LayerPass {
   void angles(const RopeAngles&) const noexcept {}
   void both_ways() const noexcept {}
   void max_positions(Index) const noexcept {}
+  void factors(Index) const noexcept {}
   Index place() noexcept { return place_++; }
   template <class Body>
   NIBBLE_COLD void repeat(Index n, Body&& body) noexcept {
@@ -134,6 +135,10 @@ class Runner : public LayerPass {
   }
   std::span<std::byte> memory(const Scratch& scratch) const noexcept {
     return args_.arena.subspan(plan_.offsets[static_cast<std::size_t>(scratch.id)]);
+  }
+  // Memory for products whose weights have factors; see detail::FactorMemory.
+  std::span<std::byte> factor_memory() const noexcept {
+    return args_.arena.subspan(plan_.factors_at);
   }
   template <Index W>
   Index count_of(const Value<W>& value) const noexcept {

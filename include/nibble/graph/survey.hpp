@@ -115,6 +115,7 @@ class Survey : public LayerPass {
   void max_positions(Index n) {
     if (n > 0) report([&] { sink_.max_positions(n); });
   }
+  void factors(Index) const noexcept {}
   Index place() const noexcept { return 0; }
   template <class Body>
   NIBBLE_COLD void repeat(Index n, Body&& body) {
@@ -230,6 +231,8 @@ class WeightChecker final : public SurveySink {
                   " are not aligned to " + to_text(kAlignment) + " bytes");
     }
     if (w.is_vector()) return;
+    if (w.factors != nullptr && !check_factors(need, w)) return;
+    if (!w.has_base()) return;
     if (w.ops == nullptr)
       return fail(Errc::invalid_argument, need, " are a matrix without a format");
     const auto row = w.ops->row_bytes(static_cast<std::size_t>(w.k));
@@ -241,6 +244,23 @@ class WeightChecker final : public SurveySink {
   }
 
  private:
+  bool check_factors(const WeightNeed& need, const Weight& w) {
+    const Factors& f = *w.factors;
+    const auto is_matrix = [](const Weight& m, Index n, Index k) {
+      return m.has_base() && m.ops != nullptr && m.factors == nullptr && m.n_experts == 1 &&
+             m.n == n && m.k == k && k > 0 &&
+             reinterpret_cast<std::uintptr_t>(m.data) % kAlignment == 0 &&
+             m.ops->row_bytes(static_cast<std::size_t>(m.k)).has_value();
+    };
+    const char* what = nullptr;
+    if (need.is_table) what = ": factors of a table, whose rows are looked up";
+    if (w.n_experts != 1) what = ": factors of experts";
+    if (!is_matrix(f.a, w.n, f.rank()) || !is_matrix(f.b, f.rank(), w.k)) {
+      what = ": factors that are not whole matrices (n, rank) and (rank, k)";
+    }
+    if (what != nullptr) fail(Errc::invalid_argument, need, what);
+    return what == nullptr;
+  }
   void fail(Errc code, const WeightNeed& need, const std::string& what) {
     error_ = Error{code, "weights '" + name_(need.slot, need.layer) + "'" + what};
   }

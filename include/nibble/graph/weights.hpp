@@ -77,8 +77,11 @@ NIBBLE_HIDDEN inline constexpr FormatOps kFormatOps = [] {
   return ops;
 }();
 
+struct Factors;
+
 // A matrix (n, k) in the packed layout of its format, or n_experts such matrices, contiguous, or a
-// vector of k floats (n = 0).
+// vector of k floats (n = 0). A matrix for products may have factors of low rank beside it (a
+// correction) or instead of it (then data and ops are null).
 struct Weight {
   const FormatOps* ops = nullptr;  // of a matrix
   Index n = 0;
@@ -88,14 +91,19 @@ struct Weight {
   // The range of the product's input, if it is known before; for formats that take row codes.
   // Without one each row gets a scale when it is computed.
   quant::StaticScale input = {};
+  const Factors* factors = nullptr;  // of a product; not owned
 
-  explicit operator bool() const noexcept { return data != nullptr; }
+  // Whether there is a matrix beside the factors.
+  bool has_base() const noexcept { return data != nullptr; }
+  explicit operator bool() const noexcept { return data != nullptr || factors != nullptr; }
   bool is_vector() const noexcept { return n == 0; }
   const float* vector() const noexcept {
     NIBBLE_ASSERT(is_vector());
     return reinterpret_cast<const float*>(data);
   }
+  // Without the factors.
   Index bytes() const noexcept {
+    if (!has_base() && !is_vector()) return 0;
     return is_vector() ? k * Index{sizeof(float)} : n_experts * ops->packed_bytes(n, k);
   }
   // One of the n_experts matrices, as a weight.
@@ -103,6 +111,16 @@ struct Weight {
     NIBBLE_ASSERT(index >= 0 && index < n_experts);
     return {ops, n, k, data + index * ops->packed_bytes(n, k), 1, input};
   }
+};
+
+// Two matrices of low rank r whose product is added to a weight (n, k), in any formats:
+// y = base · x + scale · A · (B · x).
+struct Factors {
+  Weight a;  // (n, r)
+  Weight b;  // (r, k)
+  float scale = 1;
+
+  Index rank() const noexcept { return b.n; }
 };
 
 // The shape of weights as messages name it: "(n, k)", "(n_experts, n, k)", of a vector "(k)".

@@ -32,6 +32,11 @@ struct DecoderConfig : ModelConfig {
   LayerValues<float> rope_thetas;
   LayerValues<float> rope_scales;
   LayerValues<float> rope_magnitudes;
+  // The same for sizes; only llama() reads them. The widths are those of all query heads and of all
+  // kv heads.
+  LayerDims layer_dims;
+  LayerValues<Index> q_widths;
+  LayerValues<Index> kv_widths;
 
   bool is_causal = true;       // no token sees later ones; otherwise all of them
   bool is_half_split = false;  // the rotation's pairs; see kernels/rope.hpp
@@ -55,11 +60,27 @@ struct DecoderConfig : ModelConfig {
             yarn,
             n_original};
   }
+  // Sizes as llama() takes them: per layer, whether they differ or not.
+  Dim<kPerLayer> ffn_width() const noexcept {
+    return Dim<kPerLayer>(per_layer_or(layer_dims.ffn_dims, Index{ffn_dim}));
+  }
+  Dim<kPerLayer> q_width() const noexcept {
+    return Dim<kPerLayer>(per_layer_or(q_widths, Index{n_heads} * Index{head_dim}));
+  }
+  Dim<kPerLayer> kv_width() const noexcept {
+    return Dim<kPerLayer>(per_layer_or(kv_widths, Index{n_kv_heads} * Index{head_dim}));
+  }
   auto heads() const noexcept {
     const float scale = attention_scale > 0 ? attention_scale : inverse_sqrt(head_dim);
     const Index ahead = is_causal ? 0 : ops::kAllAhead;
     return graph::Heads(n_heads, n_kv_heads, head_dim, scale, per_layer_or(windows, window),
                         per_layer_or(aheads, ahead));
+  }
+  auto layer_heads() const noexcept {
+    const auto same = heads();
+    return graph::Heads(Dim<kPerLayer>(per_layer_or(layer_dims.n_heads, Index{n_heads})),
+                        Dim<kPerLayer>(per_layer_or(layer_dims.n_kv_heads, Index{n_kv_heads})),
+                        head_dim, same.scale, same.window, same.ahead);
   }
 };
 
@@ -139,12 +160,17 @@ inline Result<LayerValues<Index>> gguf_windows(const io::Gguf& file, const Model
   return windows;
 }
 
-// Everything that decoders have in common. Errors: those of transformer_config() and
-// read_rope_config().
+// Everything that decoders have in common. With sizes_may_differ, sizes may be stated for each
+// layer: for llama(). Errors: those of transformer_config() and read_rope_config().
 inline Result<DecoderConfig> decoder_config(
-    const io::Gguf& file, std::string_view eps_key = "attention.layer_norm_rms_epsilon") {
-  NIBBLE_TRY(base, transformer_config(file, eps_key));
+    const io::Gguf& file, std::string_view eps_key = "attention.layer_norm_rms_epsilon",
+    bool sizes_may_differ = false) {
+  LayerDims dims;
+  NIBBLE_TRY(base, transformer_config(file, eps_key, sizes_may_differ ? &dims : nullptr));
   DecoderConfig c(std::move(base));
+  for (const auto& [n] : dims.n_heads) c.q_widths.push_back({n * c.head_dim});
+  for (const auto& [n] : dims.n_kv_heads) c.kv_widths.push_back({n * c.head_dim});
+  c.layer_dims = std::move(dims);
   NIBBLE_CHECK(read_rope_config(file, c));
   NIBBLE_TRY(is_causal, file.get_bool_or(c.architecture + ".attention.causal", true));
   c.is_causal = is_causal;
@@ -153,6 +179,11 @@ inline Result<DecoderConfig> decoder_config(
     c.attention_scale = scale;
   }
   return c;
+}
+
+// The same for architectures whose expression is llama().
+inline Result<DecoderConfig> llama_config(const io::Gguf& file) {
+  return decoder_config(file, "attention.layer_norm_rms_epsilon", true);
 }
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -53,6 +53,41 @@ inline Result<Index> gguf_dim_or(const io::Gguf& file, const std::string& key, s
   return gguf_dim(file, key, max);
 }
 
+// Dimensions that differ by layer; empty where they do not.
+struct LayerDims {
+  LayerValues<Index> ffn_dims;
+  LayerValues<Index> n_heads;
+  LayerValues<Index> n_kv_heads;
+};
+
+// A dimension that may differ by layer: then `layers` gets its values, of which the largest is
+// returned. Errors: those of gguf_dim(); malformed (a value out of range, a wrong number of them).
+inline Result<Index> gguf_dim_of_layers(const io::Gguf& file, const std::string& key,
+                                        std::uint64_t max, Index n_layers,
+                                        LayerValues<Index>& layers) {
+  const io::GgufValue* const value = file.find(key);
+  if (value == nullptr || !value->is_array()) return gguf_dim(file, key, max);
+  NIBBLE_TRY(values, file.get_array<Scalar<std::uint64_t>>(key));
+  if (values.size() != static_cast<std::size_t>(n_layers)) {
+    return Error{Errc::malformed, file.name() + ": key '" + key + "' has " +
+                                      to_text(values.size()) + " values for " + to_text(n_layers) +
+                                      " layers"};
+  }
+  Index largest = 0;
+  bool differ = false;
+  for (const auto& [one] : values) {
+    if (one < 1 || one > max) {
+      return Error{Errc::malformed, file.name() + ": key '" + key + "': " + to_text(one) +
+                                        " is not in [1, " + to_text(max) + "]"};
+    }
+    layers.push_back({static_cast<Index>(one)});
+    largest = (std::max)(largest, static_cast<Index>(one));
+    differ = differ || one != values[0].value;
+  }
+  if (!differ) layers.clear();
+  return largest;
+}
+
 // A finite number that is above 0, or at least 0. Errors: malformed.
 inline Result<float> gguf_positive_or(const io::Gguf& file, const std::string& key, float fallback,
                                       bool may_be_0 = false) {
@@ -63,18 +98,55 @@ inline Result<float> gguf_positive_or(const io::Gguf& file, const std::string& k
                                     to_text(static_cast<double>(value)) + " is out of range"};
 }
 
+// Where heads differ by layer: each layer's must go together, and their size is stated.
+inline Result<void> check_heads_of_layers(const io::Gguf& file, const std::string& arch,
+                                          const LayerDims& layers, Index n_heads,
+                                          Index n_kv_heads) {
+  const std::size_t n = (std::max)(layers.n_heads.size(), layers.n_kv_heads.size());
+  if (n > 0 && file.find(arch + "attention.key_length") == nullptr) {
+    return Error{Errc::malformed,
+                 file.name() + ": heads that differ by layer, without " + arch +
+                     "attention.key_length"};
+  }
+  for (std::size_t i = 0; i < n; ++i) {
+    const Index heads = layers.n_heads.empty() ? n_heads : layers.n_heads[i].value;
+    const Index kv = layers.n_kv_heads.empty() ? n_kv_heads : layers.n_kv_heads[i].value;
+    if (heads % kv == 0) continue;
+    return Error{Errc::malformed, file.name() + ": layer " + to_text(i) + " has " +
+                                      to_text(heads) + " heads and " + to_text(kv) +
+                                      " kv heads, which do not go together"};
+  }
+  return ok();
+}
+
 // Everything that architectures have in common, except the rotation. eps_key: key of the norms'
-// epsilon. Errors name the key: not_found, malformed (values out of range or inconsistent).
-inline Result<ModelConfig> transformer_config(const io::Gguf& file, std::string_view eps_key) {
+// epsilon. With `layers`, the sizes of the feed-forward part and the numbers of heads may differ by
+// layer, and the configuration has the largest; otherwise that is an error. Errors name the key:
+// not_found, malformed (values out of range or inconsistent), unsupported (values per layer).
+inline Result<ModelConfig> transformer_config(const io::Gguf& file, std::string_view eps_key,
+                                              LayerDims* layers = nullptr) {
   NIBBLE_TRY(name, file.get_string("general.architecture"));
   ModelConfig c;
   c.architecture = std::string(name);
   const std::string arch = c.architecture + ".";
   NIBBLE_TRY(dim, gguf_dim(file, arch + "embedding_length", kMaxDim));
   NIBBLE_TRY(n_layers, gguf_dim(file, arch + "block_count", kMaxLayers));
-  NIBBLE_TRY(ffn_dim, gguf_dim(file, arch + "feed_forward_length", kMaxDim));
-  NIBBLE_TRY(n_heads, gguf_dim(file, arch + "attention.head_count", kMaxDim));
-  NIBBLE_TRY(n_kv_heads, gguf_dim_or(file, arch + "attention.head_count_kv", kMaxDim, n_heads));
+  const auto dim_of_layers = [&](const char* key, LayerValues<Index> LayerDims::*values) {
+    return layers == nullptr
+               ? gguf_dim(file, arch + key, kMaxDim)
+               : gguf_dim_of_layers(file, arch + key, kMaxDim, n_layers, layers->*values);
+  };
+  NIBBLE_TRY(ffn_dim, dim_of_layers("feed_forward_length", &LayerDims::ffn_dims));
+  NIBBLE_TRY(n_heads, dim_of_layers("attention.head_count", &LayerDims::n_heads));
+  const bool has_kv_heads = file.find(arch + "attention.head_count_kv") != nullptr;
+  if (!has_kv_heads && layers != nullptr) layers->n_kv_heads = layers->n_heads;
+  Index n_kv_heads = n_heads;
+  if (has_kv_heads) {
+    NIBBLE_TRY(stated, dim_of_layers("attention.head_count_kv", &LayerDims::n_kv_heads));
+    n_kv_heads = stated;
+  }
+  if (layers != nullptr) NIBBLE_CHECK(check_heads_of_layers(file, arch, *layers, n_heads,
+                                                            n_kv_heads));
   NIBBLE_TRY(head_dim, gguf_dim_or(file, arch + "attention.key_length", kMaxDim, dim / n_heads));
   NIBBLE_TRY(value_dim, gguf_dim_or(file, arch + "attention.value_length", kMaxDim, head_dim));
   NIBBLE_TRY(n_ctx, gguf_dim(file, arch + "context_length", 1u << 30));
@@ -99,7 +171,9 @@ inline Result<ModelConfig> transformer_config(const io::Gguf& file, std::string_
   c.window = static_cast<Index>(std::min<std::uint64_t>(window, 1u << 30));  // 0: none
   c.vocab_size = static_cast<Index>(embedding.dims[1]);
   c.norm_eps = eps;
-  if (n_heads % n_kv_heads != 0 || head_dim < 1 || value_dim != head_dim || !(eps > 0) ||
+  const bool heads_differ =
+      layers != nullptr && !(layers->n_heads.empty() && layers->n_kv_heads.empty());
+  if ((!heads_differ && n_heads % n_kv_heads != 0) || head_dim < 1 || value_dim != head_dim || !(eps > 0) ||
       !is_finite(static_cast<double>(eps))) {
     return Error{Errc::malformed,
                  file.name() + ": " + to_text(n_heads) + " heads, " + to_text(n_kv_heads) +

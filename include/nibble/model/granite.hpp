@@ -14,7 +14,7 @@ struct Granite {
   static constexpr std::string_view kName = "granite";
 
   static Result<Config> config(const io::Gguf& file) {
-    NIBBLE_TRY(c, decoder_config(file));
+    NIBBLE_TRY(c, llama_config(file));
     NIBBLE_TRY(embedding, gguf_positive_or(file, "granite.embedding_scale", 1.0f));
     NIBBLE_TRY(residual, gguf_positive_or(file, "granite.residual_scale", 1.0f));
     NIBBLE_TRY(logit, gguf_positive_or(file, "granite.logit_scale", 1.0f));

@@ -37,6 +37,24 @@ constexpr auto positioned(const Dims& d, const Heads& heads) {
   }
 }
 
+// The widths of a layer's products, which a configuration may have for each layer.
+template <class Q, class Kv, class Ffn>
+struct LayerWidths {
+  [[no_unique_address]] Q q;
+  [[no_unique_address]] Kv kv;
+  [[no_unique_address]] Ffn ffn;
+};
+template <class Dims, class Heads>
+constexpr auto layer_widths(const Dims& d, const Heads& heads) {
+  if constexpr (std::is_base_of_v<DecoderConfig, Dims>) {
+    return LayerWidths<Dim<kPerLayer>, Dim<kPerLayer>, Dim<kPerLayer>>{d.q_width(), d.kv_width(),
+                                                                       d.ffn_width()};
+  } else {
+    return LayerWidths<decltype(heads.width()), decltype(heads.kv_width()), decltype(Dim(d.ffn_dim))>{
+        heads.width(), heads.kv_width(), d.ffn_dim};
+  }
+}
+
 }  // namespace detail
 
 // The layers, from embeddings on. Dims: DecoderConfig; or the dimensions of a fixed model, a type
@@ -50,22 +68,23 @@ constexpr auto llama_layers(const Dims& d) {
     if constexpr (kIsPlain) {
       return Heads(d.n_heads, d.n_kv_heads, d.head_dim, inverse_sqrt(d.head_dim), Index{d.window});
     } else {
-      return d.heads();
+      return d.layer_heads();
     }
   }();
+  const auto widths = nibble::detail::layer_widths(d, heads);
 
   const auto attention = rms_norm<attn_norm>(d.norm_eps) >>
-                         fork(linear<attn_q, optional_slot(attn_q_bias)>(heads.width()),
-                              linear<attn_k, optional_slot(attn_k_bias)>(heads.kv_width()),
-                              linear<attn_v, optional_slot(attn_v_bias)>(heads.kv_width())) >>
+                         fork(linear<attn_q, optional_slot(attn_q_bias)>(widths.q),
+                              linear<attn_k, optional_slot(attn_k_bias)>(widths.kv),
+                              linear<attn_v, optional_slot(attn_v_bias)>(widths.kv)) >>
                          nibble::detail::positioned(d, heads) >> cache_kv(heads) >> scores(heads) >>
                          softmax(heads) >> attend_values(heads) >>
                          linear<attn_output, optional_slot(attn_output_bias)>(d.dim);
 
   const auto feed_forward =
       rms_norm<ffn_norm>(d.norm_eps) >>
-      fork(linear<ffn_gate, optional_slot(ffn_gate_bias)>(d.ffn_dim) >> silu(),
-           linear<ffn_up, optional_slot(ffn_up_bias)>(d.ffn_dim)) >>
+      fork(linear<ffn_gate, optional_slot(ffn_gate_bias)>(widths.ffn) >> silu(),
+           linear<ffn_up, optional_slot(ffn_up_bias)>(widths.ffn)) >>
       multiply() >> linear<ffn_down, optional_slot(ffn_down_bias)>(d.dim);
 
   const auto layers = repeat(d.n_layers, residual(attention) >> residual(feed_forward));
@@ -94,7 +113,7 @@ struct Llama {
   using Config = DecoderConfig;
   static constexpr std::string_view kName = "llama";
 
-  static Result<Config> config(const io::Gguf& file) { return decoder_config(file); }
+  static Result<Config> config(const io::Gguf& file) { return llama_config(file); }
   template <class Dims>
   static auto expression(const Dims& c) { return llama(c); }
 };

@@ -19,11 +19,17 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace detail {
 
+// Tensors that are stored once for several layers.
+NIBBLE_HIDDEN inline constexpr std::string_view kSharedTensorsKey = "nibble.shared_tensors";
+
 // Announces to a store the tensors that an expression needs, as its survey reports them.
 class TensorBinder final : public graph::SurveySink {
  public:
   TensorBinder(const ModelGraph& graph, const io::Gguf& file, WeightStore& store)
-      : graph_(graph), file_(file), store_(store) {}
+      : graph_(graph), file_(file), store_(store) {
+    Result<void> read = read_shared();
+    if (!read) error_ = std::move(read).error();
+  }
 
   void weight(const graph::WeightNeed& need) override {
     if (error_) return;
@@ -46,9 +52,11 @@ class TensorBinder final : public graph::SurveySink {
 
   // Errors: those of the tensors announced; not_found if the file lacks some; unsupported if it has
   // tensors without a slot: they belong to a variant of the architecture, which would run wrongly.
-  Result<void> finish() const {
+  Result<void> finish() {
     if (error_) return *error_;
+    NIBBLE_CHECK(bind_shared());
     const std::string model = "a model of the architecture " + graph_.config().architecture;
+    NIBBLE_CHECK(store_.check_factors());
     if (missing_.n > 0) {
       return Error{Errc::not_found, file_.name() + ": " + missing_.text() + " missing, which " +
                                         model + " needs: the file is incomplete, or of a variant " +
@@ -85,6 +93,21 @@ class TensorBinder final : public graph::SurveySink {
              (n == 1 ? " is" : " are");
     }
   };
+  struct Bound {
+    graph::WeightNeed need;
+    std::string name;
+  };
+  // An entry of the metadata.
+  struct SharedName {
+    std::string name;
+    std::string with;
+    bool is_used = false;
+  };
+  struct Shared {
+    graph::WeightNeed need;
+    std::string name;
+    std::string with;  // the name of the tensor that is used instead
+  };
   // Not a plain pointer, for the same reason as in stop_matcher.hpp.
   struct Used {
     const io::GgufTensor* tensor;
@@ -98,7 +121,18 @@ class TensorBinder final : public graph::SurveySink {
     const std::string name = graph_.tensor_name(need.slot, need.layer);
     if (store_.table().at(need.slot, need.layer)) return check_again(need, name);
     const io::GgufTensor* const tensor = file_.find_tensor(name);
+    if (is_shared(need, name)) {
+      if (tensor == nullptr) return ok();
+      return Error{Errc::malformed, where(name) + ": shared with another one, but also stored"};
+    }
+    bool has_factors = false;
+    if (need.n > 0 && !need.is_table) {
+      NIBBLE_TRY(added, add_factors(need, name));
+      has_factors = added;
+    }
+    bound_.push_back({need, name});
     if (tensor == nullptr) {
+      if (has_factors) return ok();
       if (need.tied_to != graph::kNoSlot) {
         store_.tie(need.slot, need.tied_to);
       } else if (need.is_required) {
@@ -163,6 +197,98 @@ class TensorBinder final : public graph::SurveySink {
     return ok();
   }
 
+  // Factors of low rank: tensors "<name>.factor_a.weight" (n, r) and "<name>.factor_b.weight" (r, k)
+  // beside "<name>.weight", or instead of it. Returns whether there are such.
+  Result<bool> add_factors(const graph::WeightNeed& need, const std::string& name) {
+    constexpr std::string_view kWeight = ".weight";
+    if (!name.ends_with(kWeight)) return false;
+    const std::string stem = name.substr(0, name.size() - kWeight.size());
+    bool found = false;
+    for (const FactorSide side : {FactorSide::a, FactorSide::b}) {
+      const bool is_a = side == FactorSide::a;
+      const std::string part = stem + (is_a ? ".factor_a.weight" : ".factor_b.weight");
+      const io::GgufTensor* const tensor = file_.find_tensor(part);
+      if (tensor == nullptr && !found) {
+        if (is_a && file_.find_tensor(stem + ".factor_b.weight") == nullptr) return false;
+      }
+      if (tensor == nullptr) {
+        return Error{Errc::malformed, where(part) + ": missing; factors come in pairs"};
+      }
+      found = true;
+      const auto n = static_cast<Index>(tensor->dims[1]), k = static_cast<Index>(tensor->dims[0]);
+      if (need.n_experts != 1 || tensor->n_dims != 2 || (is_a ? n != need.n : k != need.k)) {
+        return Error{Errc::malformed, where(part) + ": shape " + graph::shape_text(n, k) +
+                                          " does not go with weights " +
+                                          graph::shape_text(need.n, need.k, need.n_experts)};
+      }
+      auto format = quant::format_of(tensor->type);
+      if (!format) return std::move(format).error().in(where(part));
+      Result<void> added = tensor->swapped.any()
+                               ? Error{Errc::unsupported, "stored in another order"}
+                               : store_.add_factor(need.slot, need.layer, side, *format, n, k,
+                                                   tensor->data);
+      if (!added) return std::move(added).error().in(where(part));
+      used_.push_back({tensor});
+    }
+    return found;
+  }
+
+  // Whether a tensor is another one; metadata nibble.shared_tensors has "<this>=<that>" for each.
+  bool is_shared(const graph::WeightNeed& need, const std::string& name) {
+    const auto pair = std::lower_bound(
+        pairs_.begin(), pairs_.end(), name,
+        [](const SharedName& p, const std::string& key) { return p.name < key; });
+    if (pair == pairs_.end() || pair->name != name) return false;
+    if (!pair->is_used) shared_.push_back({need, pair->name, pair->with});
+    pair->is_used = true;
+    return true;
+  }
+  Result<void> read_shared() {
+    if (file_.find(kSharedTensorsKey) == nullptr) return ok();
+    NIBBLE_TRY(pairs, file_.get_strings(kSharedTensorsKey));
+    for (const std::string_view pair : pairs) {
+      const std::size_t middle = pair.find('=');
+      if (middle == pair.npos) {
+        return Error{Errc::malformed, file_.name() + ": key '" + std::string(kSharedTensorsKey) +
+                                          "': " + io::quoted(pair) + " is not <name>=<name>"};
+      }
+      pairs_.push_back(
+          {std::string(pair.substr(0, middle)), std::string(pair.substr(middle + 1))});
+    }
+    std::sort(pairs_.begin(), pairs_.end(),
+              [](const SharedName& a, const SharedName& b) { return a.name < b.name; });
+    return ok();
+  }
+  // Gives shared slots their weights, now that all others are bound.
+  Result<void> bind_shared() {
+    if (pairs_.empty()) return ok();
+    const auto malformed = [&](const std::string& text) {
+      return Error{Errc::malformed,
+                   file_.name() + ": key '" + std::string(kSharedTensorsKey) + "': " + text};
+    };
+    if (pairs_.size() != shared_.size()) {
+      return malformed(to_text(pairs_.size()) + " entries, but " + to_text(shared_.size()) +
+                       " tensors of this model are in them");
+    }
+    std::sort(bound_.begin(), bound_.end(),
+              [](const Bound& a, const Bound& b) { return a.name < b.name; });
+    for (const Shared& shared : shared_) {
+      const auto other = std::lower_bound(
+          bound_.begin(), bound_.end(), shared.with,
+          [](const Bound& b, const std::string& name) { return b.name < name; });
+      const std::string pair = io::quoted(shared.name) + " is to be " + io::quoted(shared.with);
+      if (other == bound_.end() || other->name != shared.with || !store_.table().at(other->need.slot, other->need.layer)) {
+        return malformed(pair + ", which is not stored");
+      }
+      const graph::WeightNeed &a = shared.need, &b = other->need;
+      if (a.n != b.n || a.k != b.k || a.n_experts != b.n_experts || a.is_table != b.is_table) {
+        return malformed(pair + ", of another shape");
+      }
+      store_.share(a.slot, a.layer, b.slot, b.layer);
+    }
+    return ok();
+  }
+
   // Checks a slot that was already filled for another node.
   Result<void> check_again(const graph::WeightNeed& need, const std::string& name) const {
     const graph::Weight& w = store_.table().at(need.slot, need.layer);
@@ -193,6 +319,9 @@ class TensorBinder final : public graph::SurveySink {
   WeightStore& store_;
   std::optional<Error> error_;
   std::vector<Used> used_;
+  std::vector<Bound> bound_;
+  std::vector<SharedName> pairs_;
+  std::vector<Shared> shared_;
   Names missing_;
 };
 

@@ -14,7 +14,7 @@ struct Mistral3 {
   static constexpr std::string_view kName = "mistral3";
 
   static Result<Config> config(const io::Gguf& file) {
-    NIBBLE_TRY(c, decoder_config(file));
+    NIBBLE_TRY(c, llama_config(file));
     NIBBLE_TRY(scale, gguf_positive_or(file, "mistral3.attention.temperature_scale", 0.0f, true));
     c.temperature = {scale, c.n_original};
     return c;

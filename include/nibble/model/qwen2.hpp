@@ -14,7 +14,7 @@ struct Qwen2 {
   static constexpr std::string_view kName = "qwen2";
 
   static Result<Config> config(const io::Gguf& file) {
-    NIBBLE_TRY(c, decoder_config(file));
+    NIBBLE_TRY(c, llama_config(file));
     c.is_half_split = true;
     return c;
   }

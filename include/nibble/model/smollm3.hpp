@@ -13,7 +13,7 @@ struct SmolLm3 {
   static constexpr std::string_view kName = "smollm3";
 
   static Result<Config> config(const io::Gguf& file) {
-    NIBBLE_TRY(c, decoder_config(file));
+    NIBBLE_TRY(c, llama_config(file));
     for (Index layer = 0; layer < c.n_layers; ++layer) {
       c.rope_dims.push_back({layer % 4 == 3 ? 0 : c.rope_dim});
     }

@@ -29,6 +29,9 @@
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
+// The two matrices of factors of low rank: graph::Factors::a (n, r) and b (r, k).
+enum class FactorSide : std::uint8_t { a, b };
+
 class WeightStore {
  public:
   // An empty store for the weights of a model of n_layers layers. Slots are numbers below n_slots;
@@ -98,6 +101,37 @@ class WeightStore {
                            false);
   }
 
+  // Announces one of the two factors of a slot, (n, k) of its own; both must come, of the same rank,
+  // beside weights of their shape or without such (graph::Factors). rows, format, errors: as add();
+  // check_factors() says whether they agree.
+  template <class SlotType>
+  Result<void> add_factor(SlotType slot, Index layer, FactorSide side, quant::Format format,
+                          Index n, Index k, std::span<const std::byte> rows) {
+    return add_factor_slot(static_cast<std::size_t>(slot), layer, side, format, n, k, rows);
+  }
+  // Errors: invalid_argument, if the factors of a slot are not (n, r) and (r, k), or not of the shape
+  // of the weights beside them.
+  Result<void> check_factors() const {
+    for (const Factored& f : factored_) {
+      const graph::Weight &w = weights_[f.index], &a = f.factors.a, &b = f.factors.b;
+      if (a && b && a.k == b.n && a.n == w.n && b.k == w.k && w.n_experts == 1) continue;
+      return Error{Errc::invalid_argument,
+                   "factors " + graph::shape_text(a.n, a.k) + " and " +
+                       graph::shape_text(b.n, b.k) + " of weights " +
+                       graph::shape_text(w.n, w.k, w.n_experts) + ": one of them is missing, or "
+                       "their shapes do not go together"};
+    }
+    return ok();
+  }
+
+  // Gives a slot the same weights, and factors, as another, which is added before pack(): layers
+  // that share a matrix.
+  template <class SlotType>
+  void share(SlotType slot, Index layer, SlotType other, Index other_layer) {
+    ties_.push_back({index(static_cast<std::size_t>(slot), layer),
+                     index(static_cast<std::size_t>(other), other_layer)});
+  }
+
   // Gives `slot` the same weights as `other`, added before: a tied output layer. Both are outside
   // of the layers.
   template <class SlotType>
@@ -140,7 +174,7 @@ class WeightStore {
     // Only now, when nothing can fail any more: until here the weights are those of the sources.
     memory_ = std::move(memory);
     for (const Entry& entry : entries_) {
-      if (entry.expert == 0) weights_[entry.index].data = memory_.data() + entry.offset;
+      if (entry.expert == 0) weight_at(entry.index).data = memory_.data() + entry.offset;
     }
     for (const Tie& tie : ties_) weights_[tie.index] = weights_[tie.other];
     entries_.clear();
@@ -188,11 +222,60 @@ class WeightStore {
     std::size_t index;
     std::size_t other;
   };
+  // Factors of the weights at `index`.
+  struct Factored {
+    std::size_t index;
+    graph::Factors factors;
+  };
+
+  // Weights by the index of an entry: behind those of the slots come the sides of factors.
+  graph::Weight& weight_at(std::size_t at) noexcept {
+    if (at < weights_.size()) return weights_[at];
+    graph::Factors& factors = factored_[(at - weights_.size()) / 2].factors;
+    return (at - weights_.size()) % 2 == 0 ? factors.a : factors.b;
+  }
+  const graph::Weight& weight_at(std::size_t at) const noexcept {
+    return const_cast<WeightStore*>(this)->weight_at(at);
+  }
+
+  // Its factors stay.
+  void set(std::size_t at, const graph::Weight& weight) noexcept {
+    graph::Weight& w = weight_at(at);
+    const graph::Factors* const factors = w.factors;
+    w = weight;
+    w.factors = factors;
+  }
+
+  Result<void> add_factor_slot(std::size_t slot, Index layer, FactorSide side,
+                               quant::Format format, Index n, Index k,
+                               std::span<const std::byte> rows) {
+    if (n < 1) return Error{Errc::invalid_argument, "a factor that is a vector"};
+    NIBBLE_CHECK(check_place(slot, layer));
+    const std::size_t at = index(slot, layer);
+    std::size_t i = 0;
+    while (i < factored_.size() && factored_[i].index != at) ++i;
+    if (i == factored_.size()) factored_.push_back({at, {}});
+    // A vector that grows moves what weights refer to.
+    for (const Factored& f : factored_) weights_[f.index].factors = &f.factors;
+    graph::Weight& w = weights_[at];
+    if (!w.has_base()) (side == FactorSide::a ? w.n : w.k) = side == FactorSide::a ? n : k;
+    const std::size_t part = weights_.size() + 2 * i + (side == FactorSide::a ? 0 : 1);
+    if (weight_at(part)) return Error{Errc::invalid_argument, "a factor that is added twice"};
+    return add_at(part, format, n, k, rows, 1, {}, nullptr);
+  }
 
   Result<void> check_slot(std::size_t slot, Index layer) const {
+    NIBBLE_CHECK(check_place(slot, layer));
+    if (!weights_[index(slot, layer)].has_base()) return ok();
+    return no_place(slot, layer);
+  }
+  Result<void> check_place(std::size_t slot, Index layer) const {
     const auto n_layers = static_cast<Index>(weights_.size() / n_slots_) - 1;
     const bool exists = slot < n_slots_ && layer >= -1 && layer < n_layers;
-    if (exists && !is_packed_ && !weights_[index(slot, layer)]) return ok();
+    if (exists && !is_packed_) return ok();
+    return no_place(slot, layer);
+  }
+  static Error no_place(std::size_t slot, Index layer) {
     return Error{Errc::invalid_argument, "weights for slot " + to_text(slot) + " of layer " +
                                              to_text(layer) +
                                              ": no such place, added twice, or packed already"};
@@ -212,6 +295,12 @@ class WeightStore {
                         std::span<const std::byte> rows, Index n_experts,
                         const io::SwappedAxes& swapped, const quant::ReadOnlyType* type = nullptr) {
     NIBBLE_CHECK(check_slot(slot, layer));
+    return add_at(index(slot, layer), format, n, k, rows, n_experts, swapped, type);
+  }
+
+  Result<void> add_at(std::size_t at, quant::Format format, Index n, Index k,
+                      std::span<const std::byte> rows, Index n_experts,
+                      const io::SwappedAxes& swapped, const quant::ReadOnlyType* type) {
     const bool is_vector = n == 0;
     if (is_vector && !is_float(format)) {
       return Error{Errc::unsupported,
@@ -242,7 +331,7 @@ class WeightStore {
     if (weight.bytes() > kMaxBytes - static_cast<Index>(total_ + kAlignment)) {
       return Error{Errc::limit, "the packed weights do not fit in the address space"};
     }
-    enter(index(slot, layer), weight, format, rows, false, swapped, type);
+    enter(at, weight, format, rows, false, swapped, type);
     if (type != nullptr) count_conversion(type->type, format);
     return ok();
   }
@@ -291,7 +380,7 @@ class WeightStore {
       entries_.push_back({at, source.data() + i * source_bytes, total_ + i * packed_bytes, format,
                           e, is_packed, swapped, type});
     }
-    weights_[at] = weight;
+    set(at, weight);
     total_ += align_up(static_cast<std::size_t>(weight.bytes()));
   }
 
@@ -319,7 +408,7 @@ class WeightStore {
     if (reinterpret_cast<std::uintptr_t>(packed.data()) % kAlignment != 0) {
       return Error{Errc::invalid_argument, "packed weights that are not aligned to 64 bytes"};
     }
-    weights_[index(slot, layer)] = weight;
+    set(index(slot, layer), weight);
     in_place_ += packed.size();
     return ok();
   }
@@ -332,7 +421,7 @@ class WeightStore {
            format == quant::Format::bf16;
   }
   std::size_t packed_bytes(const Entry& entry) const noexcept {
-    const graph::Weight& w = weights_[entry.index];
+    const graph::Weight& w = weight_at(entry.index);
     return static_cast<std::size_t>(w.bytes() / w.n_experts);
   }
 
@@ -365,27 +454,27 @@ class WeightStore {
   }
   std::size_t row_bytes(const Entry& entry) const noexcept {
     if (entry.first_scale != kNoScales) {  // one byte for each code
-      return static_cast<std::size_t>(weights_[entry.index].k);
+      return static_cast<std::size_t>(weight_at(entry.index).k);
     }
-    return *bytes_of_row(weights_[entry.index], entry.format, entry.type);  // checked by add()
+    return *bytes_of_row(weight_at(entry.index), entry.format, entry.type);  // checked by add()
   }
   // What a conversion needs beside its source: a row of floats, and the rows of a panel.
   std::size_t conversion_bytes(const Entry& entry) const noexcept {
     if (entry.type == nullptr && entry.first_scale == kNoScales) return 0;
-    const graph::Weight& w = weights_[entry.index];
+    const graph::Weight& w = weight_at(entry.index);
     const auto k = static_cast<std::size_t>(w.k);
     return align_up(k * sizeof(float)) +
            align_up(std::size_t{quant::kPanelRows} * *w.ops->row_bytes(k));
   }
   std::size_t source_bytes(const Entry& entry) const noexcept {
     if (entry.is_packed) return packed_bytes(entry);
-    const graph::Weight& w = weights_[entry.index];
+    const graph::Weight& w = weight_at(entry.index);
     return (w.is_vector() ? 1 : static_cast<std::size_t>(w.n)) * row_bytes(entry);
   }
   // Bytes of a piece of an entry: at least one panel of a matrix, or the whole vector.
   std::size_t piece_bytes(const Entry& entry) const noexcept {
     if (entry.is_packed) return (std::min)(source_bytes(entry), kPieceBytes);
-    if (weights_[entry.index].is_vector()) return source_bytes(entry);
+    if (weight_at(entry.index).is_vector()) return source_bytes(entry);
     const std::size_t panel = row_bytes(entry) * std::size_t{quant::kPanelRows};
     return (std::min)(source_bytes(entry), (std::max)(panel, kPieceBytes / panel * panel));
   }
@@ -409,7 +498,7 @@ class WeightStore {
 
   void pack_one(Executor& executor, const Entry& entry, std::span<const io::MappedFile> files,
                 Workers& workers, std::byte* out) noexcept {
-    const graph::Weight& w = weights_[entry.index];
+    const graph::Weight& w = weight_at(entry.index);
     const std::span<const std::byte> source = source_of(entry);
     const io::MappedFile* const file = file_of(entry, files);
     const io::TensorBytes stored(source, entry.swapped, file);
@@ -503,6 +592,7 @@ class WeightStore {
   graph::FormatTable formats_;
   std::size_t n_slots_;
   std::vector<graph::Weight> weights_;
+  std::vector<Factored> factored_;
   std::vector<Entry> entries_;
   std::vector<Tie> ties_;
   std::vector<WeightConversion> conversions_;

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Matrices of a GGUF file as rows: read as floats, and rows or columns selected from them. Rows are
+// copied bit for bit in any type; so are columns, if whole blocks are kept or left out.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "nibble/core/float16.hpp"
+#include "nibble/core/result.hpp"
+#include "nibble/core/scalar.hpp"
+#include "nibble/core/view.hpp"
+#include "nibble/io/gguf.hpp"
+#include "nibble/quant/ggml.hpp"
+#include "nibble/quant/read_only.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
+
+// The place in messages: file and tensor.
+inline std::string where(const io::Gguf& file, std::string_view tensor) {
+  return file.name() + ": tensor " + io::quoted(tensor);
+}
+
+// The bytes of a tensor in its own order. Errors: io, out_of_memory, unsupported (a packed tensor,
+// whose rows are not stored one by one).
+inline Result<std::vector<std::byte>> tensor_bytes_of(const io::Gguf& file,
+                                                      const io::GgufTensor& tensor) {
+  if (io::type_traits(tensor.type).panel_rows != 0) {
+    return Error{Errc::unsupported, where(file, tensor.name) +
+                                        ": packed weights; take the file that it was made from"};
+  }
+  const io::MappedFile* in_file = nullptr;
+  for (const io::MappedFile& other : file.files()) {
+    if (other.contains(tensor.data)) in_file = &other;
+  }
+  std::vector<std::byte> bytes(tensor.data.size());
+  NIBBLE_CHECK(io::TensorBytes(tensor.data, tensor.swapped, in_file).read(0, bytes));
+  return bytes;
+}
+
+// All weights of a tensor as floats, (rows, dims[0]) one after the other. Errors: as above;
+// unsupported (a type that holds no weights).
+inline Result<std::vector<float>> tensor_floats(const io::Gguf& file,
+                                                const io::GgufTensor& tensor) {
+  auto bytes = tensor_bytes_of(file, tensor);
+  if (!bytes) return std::move(bytes).error();
+  std::vector<float> floats(io::narrow<std::size_t>(tensor.n_elements()));
+  Result<void> read = quant::row_to_f32(tensor.type, *bytes, floats);
+  if (!read) return std::move(read).error().in(where(file, tensor.name));
+  return floats;
+}
+
+// A tensor that a new file gets.
+struct NewTensor {
+  io::GgmlType type = io::GgmlType::f32;
+  std::vector<std::uint64_t> dims;
+  std::vector<std::byte> bytes;
+};
+
+// Rows `rows` of a matrix, or elements of a vector, in this order. Errors: those of
+// tensor_bytes_of(); invalid_argument (a row that does not exist).
+inline Result<NewTensor> select_rows(const io::Gguf& file, const io::GgufTensor& tensor,
+                                     std::span<const Index> rows) {
+  NIBBLE_TRY(all, tensor_bytes_of(file, tensor));
+  const bool is_vector = tensor.n_dims < 2;
+  const auto n = io::narrow<std::size_t>(is_vector ? tensor.dims[0] : tensor.dims[1]);
+  if (tensor.n_dims > 2 || n == 0 || all.size() % n != 0) {
+    return Error{Errc::unsupported, where(file, tensor.name) + ": not a matrix or vector"};
+  }
+  const std::size_t row_bytes = all.size() / n;
+  NewTensor out{tensor.type, {tensor.dims.begin(), tensor.dims.begin() + tensor.n_dims}, {}};
+  out.dims[is_vector ? 0 : 1] = rows.size();
+  out.bytes.resize(rows.size() * row_bytes);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i] < 0 || static_cast<std::size_t>(rows[i]) >= n) {
+      return Error{Errc::invalid_argument, where(file, tensor.name) + ": row " + to_text(rows[i]) +
+                                               " of " + to_text(n)};
+    }
+    std::memcpy(out.bytes.data() + i * row_bytes,
+                all.data() + static_cast<std::size_t>(rows[i]) * row_bytes, row_bytes);
+  }
+  return out;
+}
+
+namespace detail {
+
+// The blocks that the columns are, if they are whole blocks; otherwise nothing.
+inline std::vector<std::size_t> whole_blocks(std::span<const Index> columns, std::size_t length) {
+  std::vector<std::size_t> blocks;
+  if (columns.size() % length != 0) return {};
+  for (std::size_t i = 0; i < columns.size(); i += length) {
+    const auto first = static_cast<std::size_t>(columns[i]);
+    if (first % length != 0) return {};
+    for (std::size_t j = 0; j < length; ++j) {
+      if (static_cast<std::size_t>(columns[i + j]) != first + j) return {};
+    }
+    blocks.push_back(first / length);
+  }
+  return blocks;
+}
+
+// Columns of blocks that fall apart: their values, as f16 where all fit and otherwise as f32.
+inline Result<void> select_values(const io::Gguf& file, const io::GgufTensor& tensor,
+                                  std::span<const Index> columns, NewTensor& out) {
+  NIBBLE_TRY(all, tensor_floats(file, tensor));
+  const auto k = io::narrow<std::size_t>(tensor.dims[0]);
+  const std::size_t n = all.size() / k, width = columns.size();
+  std::vector<float> kept(n * width);
+  bool fits = true;
+  for (std::size_t r = 0; r < n; ++r) {
+    for (std::size_t i = 0; i < width; ++i) {
+      const float x = all[r * k + static_cast<std::size_t>(columns[i])];
+      fits = fits && x >= -65504.0f && x <= 65504.0f;
+      kept[r * width + i] = x;
+    }
+  }
+  const quant::Format format = fits ? quant::Format::f16 : quant::Format::f32;
+  NIBBLE_TRY(type, quant::ggml_type_of(format));
+  out.type = type;
+  out.bytes.resize(kept.size() * (fits ? 2 : 4));
+  return quant::row_from_f32(format, kept, out.bytes);
+}
+
+}  // namespace detail
+
+// Columns `columns` of a matrix, in this order. The type stays where its blocks stay whole;
+// otherwise it becomes f16, or f32 if a value is beyond f16. Errors: as select_rows().
+inline Result<NewTensor> select_columns(const io::Gguf& file, const io::GgufTensor& tensor,
+                                        std::span<const Index> columns) {
+  const auto k = io::narrow<std::size_t>(tensor.dims[0]);
+  if (tensor.n_dims != 2) {
+    return Error{Errc::unsupported, where(file, tensor.name) + ": not a matrix"};
+  }
+  for (const Index column : columns) {
+    if (column >= 0 && static_cast<std::size_t>(column) < k) continue;
+    return Error{Errc::invalid_argument, where(file, tensor.name) + ": column " + to_text(column) +
+                                             " of " + to_text(k)};
+  }
+  NewTensor out{tensor.type, {columns.size(), tensor.dims[1]}, {}};
+  const io::GgmlTypeTraits traits = io::type_traits(tensor.type);
+  const auto blocks = detail::whole_blocks(columns, traits.block_size);
+  if (blocks.empty()) {
+    NIBBLE_CHECK(detail::select_values(file, tensor, columns, out));
+    return out;
+  }
+  NIBBLE_TRY(all, tensor_bytes_of(file, tensor));
+  const std::size_t unit = traits.type_size, row = k / traits.block_size * unit;
+  const auto n = io::narrow<std::size_t>(tensor.dims[1]);
+  out.bytes.resize(n * blocks.size() * unit);
+  std::byte* to = out.bytes.data();
+  for (std::size_t r = 0; r < n; ++r) {
+    for (const std::size_t block : blocks) {
+      std::memcpy(to, all.data() + r * row + block * unit, unit);
+      to += unit;
+    }
+  }
+  return out;
+}
+
+}}}  // namespace nibble::NIBBLE_ABI::compress
