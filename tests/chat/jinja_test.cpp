@@ -34,6 +34,13 @@ std::string repeated(std::string_view text, int n) {
   return out;
 }
 
+// before + i + after, for n values of i.
+std::string many(std::string_view before, std::string_view after, int n) {
+  std::string out;
+  for (int i = 0; i < n; ++i) out.append(before).append(std::to_string(i)).append(after);
+  return out;
+}
+
 Errc code_of(const std::string& source, const RenderLimits& limits = {}) {
   const auto text = rendered(source, "{}", limits);
   REQUIRE(!text);
@@ -164,6 +171,12 @@ TEST_CASE("hostile templates: an error each, soon") {
       "endif %}{% endfor %}",
       "{% set x = 'a' * 999999 %}{% for i in range(99999) %}{% if x[i] %}{% endif %}{% endfor %}",
       "{{ range(99999) | unique | list | length }}",
+      many("{% set a", "=1 %}", 20'000),
+      "{% set ns = namespace() %}" + many("{% set ns.a", "=1 %}", 20'000),
+      many("{% macro a", "() %}{% endmacro %}", 20'000),
+      "{% macro m(" + many("a", "=1,", 20'000) + "b) %}{% endmacro %}{{ m() }}",
+      "{% macro m(" + many("a", "=1,", 5'000) + "b) %}{% endmacro %}{{ m(" +
+          many("a", "=1,", 5'000) + "b=1) }}",
       // Depth.
       "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
       "{% macro m(x) %}{{ m([x]) }}{% endmacro %}{{ m(1) }}",
@@ -184,6 +197,7 @@ TEST_CASE("hostile templates: an error each, soon") {
       "{{ x" + repeated("[x", 100'000) + repeated("]", 100'000) + " }}",
       "{{ x is in " + repeated("(x is in ", 100'000) + "x" + repeated(")", 100'000) + " }}",
       "{{ 'a'" + repeated("|upper", 100'000) + " }}",
+      "{{ 'a'|map(" + repeated("'map',", 100'000) + "'upper')|list }}",
       "{{ x" + repeated(".x", 100'000) + " }}",
       repeated("{% if 1 %}", 100'000),
       repeated("{% for x in [] %}", 100'000),
@@ -230,6 +244,11 @@ TEST_CASE("big numbers are errors, not surprises") {
         "9223372036854775807,inf,nan");
   CHECK(text_of("{{ range(9223372036854775806, 9223372036854775807) | list }}") ==
         "[9223372036854775806]");
+  CHECK(
+      text_of(
+          "{% set n = -9223372036854775807 - 1 %}{{ 'a,b'.split(',', n) }}"
+          "{{ 'a b'.split(none, n) }}{{ 'a,b'.rsplit(',', n) }}{{ 'aa'.replace('a', 'b', n) }}") ==
+      "['a', 'b']['a', 'b']['a', 'b']bb");
   CHECK(text_of("{{ [1, 2][::9223372036854775807] }}{{ [1, 2][::-9223372036854775807] }}") ==
         "[1][2]");
   CHECK(text_of("{{ [1, 2][-9223372036854775807:9223372036854775807] }}{{ [1][99999999999] }}") ==

@@ -4,9 +4,11 @@
 // value.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -17,11 +19,16 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace chat {
 
+using NamedValue = std::pair<std::string_view, Value>;
+
+// The arguments of a call; whoever calls keeps them.
 struct Arguments {
-  std::vector<Value> positional = {};
-  std::vector<std::pair<std::string_view, Value>> named = {};
+  std::span<const Value> positional = {};
+  std::span<const NamedValue> named = {};
 
   bool empty() const noexcept { return positional.empty() && named.empty(); }
+  // Without the first n, which have a meaning of their own.
+  Arguments rest(std::size_t n) const noexcept { return {positional.subspan(n), named}; }
 };
 
 inline Error argument_error(const std::string& what) { return Error{Errc::invalid_argument, what}; }
@@ -232,6 +239,7 @@ inline Result<Value> replaced(Budget& budget, const MarkedText& text, const Mark
   TextBuilder out(budget);
   const std::string_view bytes = text.bytes();
   std::size_t copied = 0;
+  count = (std::max)(count, std::int64_t{-1});
   for (std::size_t at = 0; count != 0 && out.is_whole(); --count) {
     at = bytes.find(from.bytes(), at);
     if (at == bytes.npos) break;

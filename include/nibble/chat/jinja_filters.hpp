@@ -342,12 +342,6 @@ inline Result<Value> unique(Budget& budget, const Value& input, const Arguments&
   return make_list(budget, std::move(kept), Type::lazy);
 }
 
-// The first arguments without those that a filter has used.
-inline Arguments rest_of(const Arguments& arguments, std::size_t n_used) {
-  const auto& all = arguments.positional;
-  return {{all.begin() + static_cast<std::ptrdiff_t>(n_used), all.end()}, arguments.named};
-}
-
 inline Result<Value> map(Budget& budget, const Value& input, const Arguments& arguments) {
   NIBBLE_TRY(items, elements_of(budget, input));
   if (arguments.positional.empty()) {
@@ -358,7 +352,7 @@ inline Result<Value> map(Budget& budget, const Value& input, const Arguments& ar
       item = std::move(part);
     }
   } else {
-    const Arguments rest = rest_of(arguments, 1);
+    const Arguments rest = arguments.rest(1);
     for (Value& item : items) {
       NIBBLE_TRY(result, apply_filter(budget, arguments.positional[0].bytes(), item, rest));
       item = std::move(result);
@@ -375,7 +369,7 @@ Result<Value> select(Budget& budget, const Value& input, const Arguments& argume
   if (given.size() < kUsed) return argument_error("takes the name of an attribute");
   if (!input.is_true()) return make_list(budget, {}, Type::lazy);
   NIBBLE_TRY(items, elements_of(budget, input));
-  const Arguments rest = given.size() > kUsed ? rest_of(arguments, kUsed + 1) : Arguments{};
+  const Arguments rest = given.size() > kUsed ? arguments.rest(kUsed + 1) : Arguments{};
   std::vector<Value> kept;
   for (Value& item : items) {
     NIBBLE_TRY(part, kByAttribute ? at_path(budget, item, given[0]) : Result<Value>(item));
@@ -472,6 +466,10 @@ NIBBLE_HIDDEN inline constexpr NamedFilter kFilters[] = {
 inline Result<Value> apply_filter(Budget& budget, std::string_view name, const Value& input,
                                   const Arguments& arguments) {
   NIBBLE_CHECK(budget.step());
+  constexpr int kMaxDepth = 16;  // of map, whose filter may be map, whose filter ...
+  const Deeper deeper(budget.filter_depth());
+  if (budget.filter_depth() > kMaxDepth)
+    return Error{Errc::limit, "filters that call each other are nested too deeply"};
   const auto where = [&] { return "the filter '" + printable(name.substr(0, 40)) + "'"; };
   for (const auto& [known, filter] : detail::kFilters) {
     if (known != name) continue;

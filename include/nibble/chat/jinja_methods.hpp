@@ -4,6 +4,7 @@
 // a list or dict: templates run with immutable values, as in the programs that they are made for.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -50,7 +51,8 @@ inline Result<std::vector<Value>> words(Budget& budget, const MarkedText& text,
 template <bool kFromRight>
 Result<Value> split(Budget& budget, const Value& self, const Arguments& arguments) {
   NIBBLE_TRY(bound, bind<2>(arguments, {"sep", "maxsplit"}));
-  NIBBLE_TRY(count, integer_or(bound[1], -1));
+  NIBBLE_TRY(most, integer_or(bound[1], -1));
+  std::int64_t count = (std::max)(most, std::int64_t{-1});  // cuts; -1: any number
   const MarkedText& text = self.text();
   if (bound[0] == nullptr || bound[0]->is(Type::none)) {
     if (kFromRight && count >= 0) return argument_error("needs a separator");

@@ -41,6 +41,8 @@ class Budget {
     return step(n < steps_ ? 1 + static_cast<std::size_t>(n) : steps_ + 1);
   }
   Result<void> grow(std::size_t n) { return take(bytes_, n, "makes too much text"); }
+  // How many filters that call each other are running, for a Deeper.
+  int& filter_depth() noexcept { return filter_depth_; }
 
  private:
   Result<void> take(std::size_t& left, std::size_t n, const char* what) {
@@ -53,6 +55,7 @@ class Budget {
   }
 
   std::size_t steps_, bytes_;
+  int filter_depth_ = 0;
 };
 
 // Counts how many functions that call each other are running, while it exists.
