@@ -160,6 +160,14 @@ inline Result<Value> at_path(Budget& budget, Value value, const Value& path,
   return value;
 }
 
+// The same for an attribute that need not be given; without one, the value itself.
+inline Result<Value> attribute_or_all(Budget& budget, const Value& value, const Value* attribute,
+                                      const Value* fallback = nullptr) {
+  if (attribute == nullptr || attribute->is(Type::none)) return value;
+  const bool has_fallback = fallback != nullptr && !fallback->is(Type::none);
+  return at_path(budget, value, *attribute, has_fallback ? fallback : nullptr);
+}
+
 // Whether `value` is in `container`: Python's "in".
 inline Result<bool> contains(Budget& budget, const Value& container, const Value& value) {
   NIBBLE_CHECK(budget.step());

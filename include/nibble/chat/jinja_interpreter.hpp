@@ -418,6 +418,8 @@ class JinjaInterpreter {
   Result<Value> evaluate_sign(const Node& node) {
     NIBBLE_TRY(operand, evaluate(node.a));
     if (operand.is_undefined()) return undefined_error(described(node.a));
+    if (!operand.is_number())
+      return argument_error(std::string(to_string(operand.type())) + " has no sign");
     if (node.kind == NodeKind::negate)
       return arithmetic(budget_, Operator::multiply, Value::integer(-1), operand);
     return arithmetic(budget_, Operator::add, Value::integer(0), operand);
@@ -516,6 +518,7 @@ class JinjaInterpreter {
     switch (static_cast<Builtin>(function.integer())) {
       case kRange: return range(budget_, arguments);
       case kDict: {
+        if (!arguments.positional.empty()) return argument_error("dict() takes names");
         std::vector<Entry> entries;
         for (const auto& [name, value] : arguments.named)
           NIBBLE_CHECK(set_entry(entries, Value::string(name), value));
