@@ -126,13 +126,28 @@ TEST_CASE("who wrote which byte survives what a template does with text") {
   CHECK(marks("{{ a.title() | trim('A') }}{{ a | length }}") == "[b]2");
 }
 
-TEST_CASE("a text that is no UTF-8 passes through, byte for byte") {
+TEST_CASE("a text that is no UTF-8 passes through, byte for byte; in JSON it becomes U+FFFD") {
   const std::vector<Variable> variables = {{"x", Value::string("a\xff\xe2\x82", Origin::foreign)}};
-  const auto parsed = JinjaTemplate::parse("{{ x }}|{{ x | length }}|{{ x[1] }}|{{ x | tojson }}");
+  const auto parsed = JinjaTemplate::parse(
+      "{{ x }}|{{ x | length }}|{{ x[1] }}|{{ x | tojson }}|{{ x | tojson(ensure_ascii=true) }}");
   REQUIRE(parsed);
   const auto text = parsed->render(variables);
   REQUIRE_MESSAGE(text, test::why(text));
-  CHECK(text->bytes() == "a\xff\xe2\x82|4|\xff|\"a\xff\xe2\x82\"");
+  CHECK(text->bytes() == "a\xff\xe2\x82|4|\xff|\"a\uFFFD\uFFFD\uFFFD\"|\"a\\ufffd\\ufffd\\ufffd\"");
+  nibble::chat::Budget budget({});
+  const auto json = to_json(budget, variables[0].value);
+  REQUIRE_MESSAGE(json, test::why(json));
+  const auto again = value_from_json(json->bytes(), Origin::own);
+  REQUIRE_MESSAGE(again, test::why(again));
+  CHECK(again->bytes() == "a\uFFFD\uFFFD\uFFFD");
+  CHECK(json->bytes() == nibble::io::json_text(variables[0].value.bytes()));
+}
+
+TEST_CASE("of a key that JSON has twice, the last value counts, at the first one's place") {
+  CHECK(
+      text_of("{{ d }}", R"({"d": {"b": 1, "a": {"x": null, "x": []}, "b": 2, "c": 3, "b": 4}})") ==
+      "{'b': 4, 'a': {'x': []}, 'c': 3}");
+  CHECK(text_of("{{ d }}", R"({"d": {}})") == "{}");
 }
 
 TEST_CASE("hostile templates: an error each, soon") {
