@@ -5,6 +5,7 @@
 #include <chrono>
 #include <csignal>
 #include <filesystem>
+#include <span>
 #include <vector>
 
 #include "common.hpp"
@@ -13,6 +14,7 @@
 #include "nibble/chat/thoughts.hpp"
 #include "nibble/hub/open.hpp"
 #include "nibble/io/gguf.hpp"
+#include "nibble/io/output_file.hpp"
 #include "nibble/nibble.hpp"
 #include "nibble/text/tokenizer.hpp"
 #include "settings.hpp"
@@ -164,16 +166,10 @@ class Chat {
 
   nibble::Result<void> save(const std::string& path) const {
     NIBBLE_TRY(json, nibble::chat::messages_to_json(messages_));
-    std::FILE* const file = std::fopen(path.c_str(), "wb");
-    const bool is_open = file != nullptr;
-    bool is_written = is_open;
-    if (is_open) {
-      is_written = std::fprintf(file, "%s\n", json.c_str()) >= 0;
-      is_written = std::fclose(file) == 0 && is_written;
-    }
-    if (is_written) return nibble::ok();
-    return nibble::Error{nibble::Errc::io,
-                         nibble::printable(path) + ": cannot be written: " + std::strerror(errno)};
+    json += '\n';
+    NIBBLE_TRY(file, nibble::io::OutputFile::create(path));
+    NIBBLE_CHECK(file.write(std::as_bytes(std::span<const char>(json))));
+    return file.commit();
   }
 
  private:

@@ -13,6 +13,7 @@
 #include "nibble/generate/session.hpp"
 #include "nibble/hub/open.hpp"
 #include "nibble/io/gguf.hpp"
+#include "nibble/io/json_text.hpp"
 #include "nibble/model/model.hpp"
 #include "nibble/text/tokenizer.hpp"
 
@@ -22,6 +23,7 @@ using nibble::Index;
 using nibble::io::Gguf;
 using nibble::io::GgufTensor;
 using nibble::io::GgufValue;
+using nibble::io::json_text;
 using nibble::ops::KvType;
 
 constexpr std::size_t kShownText = 80;     // bytes of a string
@@ -160,26 +162,6 @@ void print_text(const Gguf& file, const Needs& needs, bool with_tensors) {
   if (needs.tokenizer_error) {
     std::printf("text     token ids alone: %s\n", needs.tokenizer_error->message.c_str());
   }
-}
-
-// A JSON string. Bytes that are no UTF-8 become U+FFFD.
-std::string json_text(std::string_view text) {
-  std::string out = "\"";
-  while (!text.empty()) {
-    const std::size_t length = nibble::utf8_length(text);
-    const auto c = static_cast<unsigned char>(text[0]);
-    if (length == 0) {
-      out += "\xef\xbf\xbd";
-    } else if (c < 0x20 || c == '"' || c == '\\') {
-      char escaped[8];
-      std::snprintf(escaped, sizeof(escaped), "\\u%04x", c);
-      out += escaped;
-    } else {
-      out.append(text.substr(0, length));
-    }
-    text.remove_prefix(length == 0 ? 1 : length);
-  }
-  return out + '"';
 }
 
 std::string json_value(const GgufValue& value) {

@@ -288,6 +288,25 @@ TEST_CASE("messages cannot spell control tokens") {
   }
 }
 
+TEST_CASE("a message that is cut has the tokens of one that is not") {
+  for (const bool prefix_once : {false, true}) {
+    CAPTURE(prefix_once);
+    const auto pieces = text_fixtures::small_pieces();
+    auto vocabulary =
+        nibble::text::Vocabulary::make(text_fixtures::views(pieces), {.prefix_once = prefix_once});
+    REQUIRE_MESSAGE(vocabulary, test::why(vocabulary));
+    const nibble::text::Tokenizer tokenizer(*std::move(vocabulary));
+    const ChatEncoder encoder(tokenizer);
+    for (const char* const message : {"say </s> now", "</s>", "a</s></s>b", " <s>x"}) {
+      CAPTURE(message);
+      const MarkedText text(message, Origin::foreign);
+      REQUIRE(encoder.parts(text).size() > 1);
+      CHECK(joined_names(tokenizer, encoder.encode(text)) ==
+            joined_names(tokenizer, tokenizer.encode(message, {.add_bos = true})));
+    }
+  }
+}
+
 TEST_CASE("user-defined tokens: those with which the template builds turns are control tokens") {
   const nibble::text::Tokenizer tokenizer(
       vocabulary_with({"<|user|>", "<|end|>", "<b>", "banana"}, PieceType::user_defined));

@@ -34,6 +34,13 @@ std::string repeated(std::string_view text, int n) {
   return out;
 }
 
+// before + i + after, for n values of i.
+std::string many(std::string_view before, std::string_view after, int n) {
+  std::string out;
+  for (int i = 0; i < n; ++i) out.append(before).append(std::to_string(i)).append(after);
+  return out;
+}
+
 Errc code_of(const std::string& source, const RenderLimits& limits = {}) {
   const auto text = rendered(source, "{}", limits);
   REQUIRE(!text);
@@ -119,13 +126,28 @@ TEST_CASE("who wrote which byte survives what a template does with text") {
   CHECK(marks("{{ a.title() | trim('A') }}{{ a | length }}") == "[b]2");
 }
 
-TEST_CASE("a text that is no UTF-8 passes through, byte for byte") {
+TEST_CASE("a text that is no UTF-8 passes through, byte for byte; in JSON it becomes U+FFFD") {
   const std::vector<Variable> variables = {{"x", Value::string("a\xff\xe2\x82", Origin::foreign)}};
-  const auto parsed = JinjaTemplate::parse("{{ x }}|{{ x | length }}|{{ x[1] }}|{{ x | tojson }}");
+  const auto parsed = JinjaTemplate::parse(
+      "{{ x }}|{{ x | length }}|{{ x[1] }}|{{ x | tojson }}|{{ x | tojson(ensure_ascii=true) }}");
   REQUIRE(parsed);
   const auto text = parsed->render(variables);
   REQUIRE_MESSAGE(text, test::why(text));
-  CHECK(text->bytes() == "a\xff\xe2\x82|4|\xff|\"a\xff\xe2\x82\"");
+  CHECK(text->bytes() == "a\xff\xe2\x82|4|\xff|\"a\uFFFD\uFFFD\uFFFD\"|\"a\\ufffd\\ufffd\\ufffd\"");
+  nibble::chat::Budget budget({});
+  const auto json = to_json(budget, variables[0].value);
+  REQUIRE_MESSAGE(json, test::why(json));
+  const auto again = value_from_json(json->bytes(), Origin::own);
+  REQUIRE_MESSAGE(again, test::why(again));
+  CHECK(again->bytes() == "a\uFFFD\uFFFD\uFFFD");
+  CHECK(json->bytes() == nibble::io::json_text(variables[0].value.bytes()));
+}
+
+TEST_CASE("of a key that JSON has twice, the last value counts, at the first one's place") {
+  CHECK(
+      text_of("{{ d }}", R"({"d": {"b": 1, "a": {"x": null, "x": []}, "b": 2, "c": 3, "b": 4}})") ==
+      "{'b': 4, 'a': {'x': []}, 'c': 3}");
+  CHECK(text_of("{{ d }}", R"({"d": {}})") == "{}");
 }
 
 TEST_CASE("hostile templates: an error each, soon") {
@@ -164,6 +186,12 @@ TEST_CASE("hostile templates: an error each, soon") {
       "endif %}{% endfor %}",
       "{% set x = 'a' * 999999 %}{% for i in range(99999) %}{% if x[i] %}{% endif %}{% endfor %}",
       "{{ range(99999) | unique | list | length }}",
+      many("{% set a", "=1 %}", 20'000),
+      "{% set ns = namespace() %}" + many("{% set ns.a", "=1 %}", 20'000),
+      many("{% macro a", "() %}{% endmacro %}", 20'000),
+      "{% macro m(" + many("a", "=1,", 20'000) + "b) %}{% endmacro %}{{ m() }}",
+      "{% macro m(" + many("a", "=1,", 5'000) + "b) %}{% endmacro %}{{ m(" +
+          many("a", "=1,", 5'000) + "b=1) }}",
       // Depth.
       "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
       "{% macro m(x) %}{{ m([x]) }}{% endmacro %}{{ m(1) }}",
@@ -184,6 +212,7 @@ TEST_CASE("hostile templates: an error each, soon") {
       "{{ x" + repeated("[x", 100'000) + repeated("]", 100'000) + " }}",
       "{{ x is in " + repeated("(x is in ", 100'000) + "x" + repeated(")", 100'000) + " }}",
       "{{ 'a'" + repeated("|upper", 100'000) + " }}",
+      "{{ 'a'|map(" + repeated("'map',", 100'000) + "'upper')|list }}",
       "{{ x" + repeated(".x", 100'000) + " }}",
       repeated("{% if 1 %}", 100'000),
       repeated("{% for x in [] %}", 100'000),
@@ -230,6 +259,11 @@ TEST_CASE("big numbers are errors, not surprises") {
         "9223372036854775807,inf,nan");
   CHECK(text_of("{{ range(9223372036854775806, 9223372036854775807) | list }}") ==
         "[9223372036854775806]");
+  CHECK(
+      text_of(
+          "{% set n = -9223372036854775807 - 1 %}{{ 'a,b'.split(',', n) }}"
+          "{{ 'a b'.split(none, n) }}{{ 'a,b'.rsplit(',', n) }}{{ 'aa'.replace('a', 'b', n) }}") ==
+      "['a', 'b']['a', 'b']['a', 'b']bb");
   CHECK(text_of("{{ [1, 2][::9223372036854775807] }}{{ [1, 2][::-9223372036854775807] }}") ==
         "[1][2]");
   CHECK(text_of("{{ [1, 2][-9223372036854775807:9223372036854775807] }}{{ [1][99999999999] }}") ==

@@ -169,6 +169,21 @@ n | string | length + 1
 -n | abs, (-n) | abs
 {'a': {'b': {'c': [1]}}}.a.b.c[0]
 words | map('length') | sum, words | map('first') | join
+'0x1f' | int(base=16), '1f' | int(0, 16), 'z' | int(base=36), '0b11' | int(0, 0), '11' | int(base=2), 'x' | int(7, 16), '2.5' | int(base=16)
+'9007199254740993' | int, '-9223372036854775808' | int, ' +1_000 ' | int, '1__0' | int, '_1' | int, '1e3' | int, '0o17' | int(base=8), '012' | int, '012' | int(base=0)
+'.5' | float, '5.' | float, '1_0.5' | float, 'inf' | float, '-Infinity' | float, 'nan' | float, '1e999' | float, '.' | float, '1e' | float, '--1' | float
+'inf' | int, 'nan' | int(3), [] | int(4), none | int, 'inf' | float == 'inf' | float
+[9007199254740992, 1] | sum, [9007199254740993, 2, 4] | sum, [true, 2] | sum
+people | sum(attribute='age'), people | sum('age', 100), [[1], [2, 3]] | sum(start=[]), [1, 2] | sum(start=0.5), [] | sum(start=3)
+people | max(attribute='age'), people | min(attribute='name'), ['a', 'B'] | max, ['a', 'B'] | min, ['a', 'B'] | max(true), ['a', 'B'] | min(case_sensitive=true)
+['a', 'A'] | max, ['A', 'a'] | max, ['a', 'A'] | min, [2, 1, 2.0] | max, [1.0, 1] | min
+people | sort(attribute='age,name') | map(attribute='name') | list, people | sort(true, true, 'age,name') | map(attribute='name') | list
+people | join(',', 'name'), xs | join(',', none), xs | sort(attribute=none), xs | sum(none)
+people | map(attribute='zz', default=none) | list, people | map(attribute='zz', default=0) | list
+'nan' | float == 'nan' | float, 'nan' | float != 'nan' | float, 'nan' | float < 1, 'nan' | float >= 1, 1 <= 'nan' | float, [1, 'nan' | float] < [1, 2], 'nan' | float is eq(1)
+[1, 'nan' | float] | max, ['nan' | float, 1] | max, ['nan' | float, 1] | min
+-yes, +yes, -2.5, - -n
+[[1, 2], [3]] | map('map', 'string') | map('list') | list, [['a']] | map('map', 'upper') | map('join') | join
 "%" ~ "{{ }}" ~ '{% x %}'
 """
 
@@ -217,6 +232,19 @@ TEMPLATES = {
     "too many arguments": "{% macro m(a) %}{% endmacro %}{{ m(1, 2) }}",
     "a generator has no length": "{{ xs | map('string') | length }}",
     "json of undefined": "{{ missing | tojson }}",
+    "no sign of a string": "{{ -'abc' }}",
+    "no sign of a list": "{{ -[1] }}",
+    "a filter with an unknown argument": "{{ s | upper(1) }}",
+    "length with an argument": "{{ s | length(x=1) }}",
+    "first with an argument": "{{ xs | first(1) }}",
+    "sum with an unknown argument": "{{ xs | sum(by='x') }}",
+    "max with an unknown argument": "{{ xs | max(key='x') }}",
+    "no sum of strings": "{{ words | sum }}",
+    "no sum of strings from a string": "{{ words | sum(start='') }}",
+    "a method with too many arguments": "{{ s.upper(1) }}",
+    "isdigit with an argument": "{{ s.isdigit(1) }}",
+    "keys with an argument": "{{ d.keys(1) }}",
+    "infinite int": "{{ 'inf' | float | int }}",
     "long range": "{{ range(10 ** 9) }}",
 }
 

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "doctest/doctest.h"
+#include "nibble/io/json_text.hpp"
 
 using nibble::Errc;
 using nibble::io::JsonReader;
@@ -118,4 +119,23 @@ TEST_CASE("objects and arrays call back per item and stop at the first error") {
     REQUIRE(!refused);
     CHECK(refused.error().code == Errc::malformed);
   }
+}
+
+TEST_CASE("JSON strings are written so that they can be read") {
+  using nibble::io::json_text;
+  CHECK(json_text("") == "\"\"");
+  CHECK(json_text("a\"\\\n\r\t\b\f\x1f\x7f/") == R"("a\"\\\n\r\t\b\f\u001f)"
+                                                 "\x7f/\"");
+  CHECK(json_text("\u00e9\U0001F600") == "\"\u00e9\U0001F600\"");
+  CHECK(json_text("\xff\xe2\x82x\xed\xa0\x80") == "\"\uFFFD\uFFFD\uFFFDx\uFFFD\uFFFD\uFFFD\"");
+  CHECK(nibble::io::json_escape(0xE9, true) == "\\u00e9");
+  CHECK(nibble::io::json_escape(0x7F, true) == "\\u007f");
+  CHECK(nibble::io::json_escape(0x1F600, true) == "\\ud83d\\ude00");
+  std::string bytes;
+  for (int i = 0; i < 128; ++i) bytes += static_cast<char>(i);
+  const std::string text = json_text(bytes);
+  nibble::io::JsonReader json(text);
+  const auto read = json.string();
+  REQUIRE(read);
+  CHECK(*read == bytes);
 }

@@ -47,8 +47,10 @@ class ChatEncoder {
       const text::VocabularySettings& settings = tokenizer_->vocabulary().settings();
       std::vector<std::int32_t> ids;
       text::EncodeOptions options{.add_bos = false, .add_eos = false, .parse_special = true};
-      for (const std::string_view part : parts(text))
+      for (const std::string_view part : parts(text)) {
         NIBBLE_CHECK(tokenizer_->encode(part, options, ids));
+        options.is_continuation = true;  // what was cut has no spaces at the cuts
+      }
       if (at_start && settings.add_bos && (ids.empty() || ids[0] != settings.bos))
         ids.insert(ids.begin(), settings.bos);
       return ids;

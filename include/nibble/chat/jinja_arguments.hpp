@@ -4,9 +4,11 @@
 // value.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -17,11 +19,16 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace chat {
 
+using NamedValue = std::pair<std::string_view, Value>;
+
+// The arguments of a call; whoever calls keeps them.
 struct Arguments {
-  std::vector<Value> positional = {};
-  std::vector<std::pair<std::string_view, Value>> named = {};
+  std::span<const Value> positional = {};
+  std::span<const NamedValue> named = {};
 
   bool empty() const noexcept { return positional.empty() && named.empty(); }
+  // Without the first n, which have a meaning of their own.
+  Arguments rest(std::size_t n) const noexcept { return {positional.subspan(n), named}; }
 };
 
 inline Error argument_error(const std::string& what) { return Error{Errc::invalid_argument, what}; }
@@ -153,6 +160,14 @@ inline Result<Value> at_path(Budget& budget, Value value, const Value& path,
   return value;
 }
 
+// The same for an attribute that need not be given; without one, the value itself.
+inline Result<Value> attribute_or_all(Budget& budget, const Value& value, const Value* attribute,
+                                      const Value* fallback = nullptr) {
+  if (attribute == nullptr || attribute->is(Type::none)) return value;
+  const bool has_fallback = fallback != nullptr && !fallback->is(Type::none);
+  return at_path(budget, value, *attribute, has_fallback ? fallback : nullptr);
+}
+
 // Whether `value` is in `container`: Python's "in".
 inline Result<bool> contains(Budget& budget, const Value& container, const Value& value) {
   NIBBLE_CHECK(budget.step());
@@ -232,6 +247,7 @@ inline Result<Value> replaced(Budget& budget, const MarkedText& text, const Mark
   TextBuilder out(budget);
   const std::string_view bytes = text.bytes();
   std::size_t copied = 0;
+  count = (std::max)(count, std::int64_t{-1});
   for (std::size_t at = 0; count != 0 && out.is_whole(); --count) {
     at = bytes.find(from.bytes(), at);
     if (at == bytes.npos) break;

@@ -10,8 +10,9 @@
 #include <vector>
 
 #include "nibble/chat/jinja_arguments.hpp"
-#include "nibble/chat/jinja_filters.hpp"
+#include "nibble/chat/jinja_numbers.hpp"
 #include "nibble/chat/jinja_program.hpp"
+#include "nibble/core/libm.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace chat {
 

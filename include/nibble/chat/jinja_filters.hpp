@@ -12,8 +12,9 @@
 #include <vector>
 
 #include "nibble/chat/jinja_arguments.hpp"
+#include "nibble/chat/jinja_arithmetic.hpp"
+#include "nibble/chat/jinja_numbers.hpp"
 #include "nibble/chat/jinja_tests.hpp"
-#include "nibble/core/libm.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace chat {
 
@@ -25,15 +26,22 @@ namespace detail {
 // A filter gets its input and its arguments.
 using Filter = Result<Value> (*)(Budget&, const Value&, const Arguments&);
 
+// One that takes no arguments.
+template <Result<Value> (*kFilter)(Budget&, const Value&)>
+Result<Value> alone(Budget& budget, const Value& input, const Arguments& arguments) {
+  NIBBLE_CHECK(bind<0>(arguments, {}));
+  return kFilter(budget, input);
+}
+
 // ---- Text
 // ----------------------------------------------------------------------------------------
 
-template <class Change>
-Result<Value> changed_text(Budget& budget, const Value& input, Change change) {
+template <void (*kChange)(MarkedText&)>
+Result<Value> changed_text(Budget& budget, const Value& input) {
   TextBuilder out(budget);
   append_text(out, input);
   NIBBLE_TRY(text, out.take());
-  change(text);
+  kChange(text);
   return Value::string(std::move(text));
 }
 
@@ -53,6 +61,8 @@ inline void to_title(MarkedText& text, std::string_view separators) {
     return changed;
   });
 }
+
+inline void to_title_by_spaces(MarkedText& text) { to_title(text, " \t\n\v\f\r-([{<"); }
 
 inline Result<Value> trim(Budget& budget, const Value& input, const Arguments& arguments) {
   NIBBLE_TRY(bound, bind<1>(arguments, {"chars"}));
@@ -100,11 +110,9 @@ inline Result<Value> indent(Budget& budget, const Value& input, const Arguments&
 inline Result<Value> join(Budget& budget, const Value& input, const Arguments& arguments) {
   NIBBLE_TRY(bound, bind<2>(arguments, {"d", "attribute"}));
   NIBBLE_TRY(items, elements_of(budget, input));
-  if (bound[1] != nullptr) {
-    for (Value& item : items) {
-      NIBBLE_TRY(part, at_path(budget, item, *bound[1]));
-      item = std::move(part);
-    }
+  for (Value& item : items) {
+    NIBBLE_TRY(part, attribute_or_all(budget, item, bound[1]));
+    item = std::move(part);
   }
   NIBBLE_TRY(separator,
              to_string_value(budget, bound[0] == nullptr ? Value::string("") : *bound[0]));
@@ -140,120 +148,37 @@ inline Result<Value> tojson(Budget& budget, const Value& input, const Arguments&
   return to_json(budget, input, style);
 }
 
-// ---- Numbers
-// -------------------------------------------------------------------------------------
-
-// The number that a string is, as Python's float() reads it.
-inline bool read_number(std::string_view text, double& value) {
-  text = without_trailing_space(without_leading_space(text));
-  const bool is_negative = text.starts_with('-');
-  if (is_negative || text.starts_with('+')) text.remove_prefix(1);
-  std::string whole(text);
-  const std::size_t digits = (std::min)(whole.find_first_not_of('0'), whole.size());
-  const bool has_digit = digits < whole.size() && is_digit(whole[digits]);
-  whole.erase(0, digits - (digits > 0 && !has_digit));  // JSON has no leading zeros
-  io::JsonReader json(whole);
-  const auto number = json.number();
-  if (!number || !json.at_end()) return false;
-  value = is_negative ? -*number : *number;
-  return true;
-}
-
-inline Result<Value> to_integer(double value) {
-  if (!(value > -9.2e18 && value < 9.2e18)) return argument_error("the number is too large");
-  return Value::integer(static_cast<std::int64_t>(value));
-}
-
-inline Result<Value> to_int(Budget& budget, const Value& input, const Arguments& arguments) {
-  NIBBLE_TRY(bound, bind<2>(arguments, {"default", "base"}));
-  NIBBLE_CHECK(budget.look_at(input.bytes()));
-  if (input.is_undefined()) return undefined_error("the value");
-  if (input.is(Type::number)) return to_integer(input.number());
-  if (input.is_number()) return Value::integer(input.integer());
-  double value = 0;
-  if (input.is_string() && read_number(input.bytes(), value)) return to_integer(value);
-  return bound[0] == nullptr ? Value::integer(0) : *bound[0];
-}
-
-inline Result<Value> to_float(Budget& budget, const Value& input, const Arguments& arguments) {
-  NIBBLE_TRY(bound, bind<1>(arguments, {"default"}));
-  NIBBLE_CHECK(budget.look_at(input.bytes()));
-  if (input.is_undefined()) return undefined_error("the value");
-  if (input.is_number()) return Value::number(input.number());
-  double value = 0;
-  if (input.is_string() && read_number(input.bytes(), value)) return Value::number(value);
-  return bound[0] == nullptr ? Value::number(0) : *bound[0];
-}
-
-inline Result<Value> absolute(Budget&, const Value& input, const Arguments& arguments) {
-  NIBBLE_TRY(bound, bind<0>(arguments, {}));
-  static_cast<void>(bound);
-  if (input.is(Type::number))
-    return Value::number(input.number() < 0 ? -input.number() : input.number());
-  if (!input.is_number()) return argument_error("takes a number");
-  if (input.integer() == INT64_MIN) return argument_error("the number is too large");
-  return Value::integer(input.integer() < 0 ? -input.integer() : input.integer());
-}
-
-// The nearest whole number; of two, the even one. Or the next lower, or the next higher.
-inline double to_whole(double value, std::string_view method) noexcept {
-  if (!(value > -4503599627370496.0 && value < 4503599627370496.0)) return value;  // 2^52
-  const auto cut = static_cast<double>(static_cast<std::int64_t>(value));
-  const double floor = cut > value ? cut - 1 : cut;
-  if (method == "floor" || floor == value) return floor;
-  if (method == "ceil") return floor + 1;
-  const double rest = value - floor;
-  if (rest != 0.5) return rest < 0.5 ? floor : floor + 1;
-  return static_cast<std::int64_t>(floor) % 2 == 0 ? floor : floor + 1;
-}
-
-inline Result<Value> rounded(Budget&, const Value& input, const Arguments& arguments) {
-  NIBBLE_TRY(bound, bind<2>(arguments, {"precision", "method"}));
-  if (!input.is_number()) return argument_error("takes a number");
-  NIBBLE_TRY(precision, integer_or(bound[0], 0));
-  NIBBLE_TRY(method, text_or(bound[1], "common"));
-  const std::string_view how = method.bytes();
-  if (how != "common" && how != "floor" && how != "ceil")
-    return argument_error("the method must be common, ceil or floor");
-  if (precision < -20 || precision > 20) return argument_error("the precision is too large");
-  if (!input.is(Type::number) && how == "common" && precision >= 0) return input;
-  const double power = libm::pow(10, static_cast<double>(precision < 0 ? -precision : precision));
-  const double scaled = precision < 0 ? input.number() / power : input.number() * power;
-  const double whole = to_whole(scaled, how);
-  return Value::number(precision < 0 ? whole * power : whole / power);
-}
-
 // ---- Lists and dicts
 // -----------------------------------------------------------------------------
 
-inline Result<Value> length(Budget& budget, const Value& input, const Arguments&) {
+inline Result<Value> length(Budget& budget, const Value& input) {
   NIBBLE_TRY(n, length_of(budget, input));
   return Value::integer(static_cast<std::int64_t>(n));
 }
 
-inline Result<Value> list(Budget& budget, const Value& input, const Arguments&) {
+inline Result<Value> list(Budget& budget, const Value& input) {
   NIBBLE_TRY(items, elements_of(budget, input));
   return make_list(budget, std::move(items));
 }
 
-inline Result<Value> first(Budget& budget, const Value& input, const Arguments&) {
+inline Result<Value> first(Budget& budget, const Value& input) {
   NIBBLE_TRY(items, elements_of(budget, input));
   return items.empty() ? Value() : items.front();
 }
-inline Result<Value> last(Budget& budget, const Value& input, const Arguments&) {
+inline Result<Value> last(Budget& budget, const Value& input) {
   if (input.is(Type::lazy)) return argument_error("takes no generator");
   NIBBLE_TRY(items, elements_of(budget, input));
   return items.empty() ? Value() : items.back();
 }
 
-inline Result<Value> reverse(Budget& budget, const Value& input, const Arguments&) {
+inline Result<Value> reverse(Budget& budget, const Value& input) {
   NIBBLE_TRY(items, elements_of(budget, input));
   std::reverse(items.begin(), items.end());
   if (!input.is_string()) return make_list(budget, std::move(items), Type::lazy);
   return joined(budget, items, {}, false);
 }
 
-inline Result<Value> items(Budget& budget, const Value& input, const Arguments&) {
+inline Result<Value> items(Budget& budget, const Value& input) {
   if (!input.is(Type::dict) && !input.is_undefined()) return argument_error("takes a dict");
   std::vector<Value> pairs;
   if (input.is(Type::dict)) {
@@ -268,7 +193,7 @@ inline Result<Value> items(Budget& budget, const Value& input, const Arguments&)
 // Strings are ordered without regard to case, unless it is asked for.
 inline Result<Value> sort_key(Budget& budget, const Value& value, bool is_case_sensitive) {
   if (!value.is_string() || is_case_sensitive) return value;
-  return changed_text(budget, value, to_lower);
+  return changed_text<to_lower>(budget, value);
 }
 
 // Sorts `sorted` by their keys, keeping the order of equal ones.
@@ -280,6 +205,10 @@ inline Result<void> sort_by(Budget& budget, std::vector<std::pair<Value, Value>>
     auto order = compare(budget, a.first, b.first);
     if (!order) {
       status = std::move(order).error();
+      return false;
+    }
+    if (*order == std::partial_ordering::unordered) {
+      status = argument_error("nan has no place in an order");
       return false;
     }
     return is_reversed ? *order > 0 : *order < 0;
@@ -295,13 +224,31 @@ inline Result<Value> sorted_values(Budget& budget, std::vector<std::pair<Value, 
   return make_list(budget, std::move(values));
 }
 
+// What a list is sorted by: an attribute of its elements, or several with commas between them.
+inline Result<Value> sort_keys(Budget& budget, const Value& item, const Value* attribute,
+                               bool is_case_sensitive) {
+  std::vector<Value> keys;
+  const bool is_text = attribute != nullptr && attribute->is_string();
+  std::string_view rest = is_text ? attribute->bytes() : std::string_view();
+  for (bool is_last = false; !is_last;) {
+    const std::size_t comma = rest.find(',');
+    is_last = comma == rest.npos;
+    const Value one = is_text ? Value::string(rest.substr(0, comma)) : Value();
+    NIBBLE_TRY(part, attribute_or_all(budget, item, is_text ? &one : attribute));
+    NIBBLE_TRY(key, sort_key(budget, part, is_case_sensitive));
+    if (is_last && keys.empty()) return key;
+    keys.push_back(std::move(key));
+    if (!is_last) rest.remove_prefix(comma + 1);
+  }
+  return make_list(budget, std::move(keys));
+}
+
 inline Result<Value> sort(Budget& budget, const Value& input, const Arguments& arguments) {
   NIBBLE_TRY(bound, bind<3>(arguments, {"reverse", "case_sensitive", "attribute"}));
   NIBBLE_TRY(items, elements_of(budget, input));
   std::vector<std::pair<Value, Value>> keyed;
   for (Value& item : items) {
-    NIBBLE_TRY(part, bound[2] == nullptr ? Result<Value>(item) : at_path(budget, item, *bound[2]));
-    NIBBLE_TRY(key, sort_key(budget, part, is_true_or(bound[1], false)));
+    NIBBLE_TRY(key, sort_keys(budget, item, bound[2], is_true_or(bound[1], false)));
     keyed.emplace_back(std::move(key), std::move(item));
   }
   return sorted_values(budget, std::move(keyed), is_true_or(bound[0], false));
@@ -328,7 +275,7 @@ inline Result<Value> unique(Budget& budget, const Value& input, const Arguments&
   NIBBLE_TRY(items, elements_of(budget, input));
   std::vector<Value> keys, kept;
   for (Value& item : items) {
-    NIBBLE_TRY(part, bound[1] == nullptr ? Result<Value>(item) : at_path(budget, item, *bound[1]));
+    NIBBLE_TRY(part, attribute_or_all(budget, item, bound[1]));
     NIBBLE_TRY(key, sort_key(budget, part, is_true_or(bound[0], false)));
     bool is_new = true;
     for (std::size_t i = 0; i < keys.size() && is_new; ++i) {
@@ -342,23 +289,17 @@ inline Result<Value> unique(Budget& budget, const Value& input, const Arguments&
   return make_list(budget, std::move(kept), Type::lazy);
 }
 
-// The first arguments without those that a filter has used.
-inline Arguments rest_of(const Arguments& arguments, std::size_t n_used) {
-  const auto& all = arguments.positional;
-  return {{all.begin() + static_cast<std::ptrdiff_t>(n_used), all.end()}, arguments.named};
-}
-
 inline Result<Value> map(Budget& budget, const Value& input, const Arguments& arguments) {
   NIBBLE_TRY(items, elements_of(budget, input));
   if (arguments.positional.empty()) {
     NIBBLE_TRY(bound, bind<2>(arguments, {"attribute", "default"}));
     if (bound[0] == nullptr) return argument_error("takes the name of a filter or an attribute");
     for (Value& item : items) {
-      NIBBLE_TRY(part, at_path(budget, item, *bound[0], bound[1]));
+      NIBBLE_TRY(part, attribute_or_all(budget, item, bound[0], bound[1]));
       item = std::move(part);
     }
   } else {
-    const Arguments rest = rest_of(arguments, 1);
+    const Arguments rest = arguments.rest(1);
     for (Value& item : items) {
       NIBBLE_TRY(result, apply_filter(budget, arguments.positional[0].bytes(), item, rest));
       item = std::move(result);
@@ -375,7 +316,7 @@ Result<Value> select(Budget& budget, const Value& input, const Arguments& argume
   if (given.size() < kUsed) return argument_error("takes the name of an attribute");
   if (!input.is_true()) return make_list(budget, {}, Type::lazy);
   NIBBLE_TRY(items, elements_of(budget, input));
-  const Arguments rest = given.size() > kUsed ? rest_of(arguments, kUsed + 1) : Arguments{};
+  const Arguments rest = given.size() > kUsed ? arguments.rest(kUsed + 1) : Arguments{};
   std::vector<Value> kept;
   for (Value& item : items) {
     NIBBLE_TRY(part, kByAttribute ? at_path(budget, item, given[0]) : Result<Value>(item));
@@ -386,30 +327,36 @@ Result<Value> select(Budget& budget, const Value& input, const Arguments& argume
   return make_list(budget, std::move(kept), Type::lazy);
 }
 
-inline Result<Value> sum(Budget& budget, const Value& input, const Arguments&) {
+inline Result<Value> sum(Budget& budget, const Value& input, const Arguments& arguments) {
+  NIBBLE_TRY(bound, bind<2>(arguments, {"attribute", "start"}));
   NIBBLE_TRY(items, elements_of(budget, input));
-  bool is_whole = true;
-  double total = 0;
+  Value total = bound[1] == nullptr ? Value::integer(0) : *bound[1];
+  if (total.is_string()) return argument_error("does not join strings");
   for (const Value& item : items) {
-    if (!item.is_number()) return argument_error("takes numbers");
-    is_whole = is_whole && !item.is(Type::number);
-    total += item.number();
+    NIBBLE_TRY(part, attribute_or_all(budget, item, bound[0]));
+    NIBBLE_TRY(next, arithmetic(budget, Operator::add, total, part));
+    total = std::move(next);
   }
-  return is_whole ? to_integer(total) : Value::number(total);
+  return total;
 }
 
 template <bool kLargest>
-Result<Value> extreme(Budget& budget, const Value& input, const Arguments&) {
+Result<Value> extreme(Budget& budget, const Value& input, const Arguments& arguments) {
+  NIBBLE_TRY(bound, bind<2>(arguments, {"case_sensitive", "attribute"}));
   NIBBLE_TRY(items, elements_of(budget, input));
-  const Value* found = nullptr;
+  Value found, found_key;
+  bool is_first = true;
   for (const Value& item : items) {
-    if (found != nullptr) {
-      NIBBLE_TRY(order, compare(budget, item, *found));
-      if (kLargest ? order <= 0 : order >= 0) continue;
+    NIBBLE_TRY(part, attribute_or_all(budget, item, bound[1]));
+    NIBBLE_TRY(key, sort_key(budget, part, is_true_or(bound[0], false)));
+    if (!std::exchange(is_first, false)) {
+      NIBBLE_TRY(order, compare(budget, key, found_key));
+      if (kLargest ? !(order > 0) : !(order < 0)) continue;
     }
-    found = &item;
+    found = item;
+    found_key = std::move(key);
   }
-  return found == nullptr ? Value() : *found;
+  return found;
 }
 
 inline Result<Value> otherwise(Budget&, const Value& input, const Arguments& arguments) {
@@ -425,46 +372,40 @@ struct NamedFilter {
 };
 NIBBLE_HIDDEN inline constexpr NamedFilter kFilters[] = {
     {"abs", absolute},
-    {"capitalize", [](Budget& b, const Value& v,
-                      const Arguments&) { return changed_text(b, v, to_capitalized); }},
-    {"count", length},
+    {"capitalize", alone<changed_text<to_capitalized>>},
+    {"count", alone<length>},
     {"d", otherwise},
     {"default", otherwise},
     {"dictsort", dictsort},
-    {"first", first},
+    {"first", alone<first>},
     {"float", to_float},
     {"indent", indent},
     {"int", to_int},
-    {"items", items},
+    {"items", alone<items>},
     {"join", join},
-    {"last", last},
-    {"length", length},
-    {"list", list},
-    {"lower",
-     [](Budget& b, const Value& v, const Arguments&) { return changed_text(b, v, to_lower); }},
+    {"last", alone<last>},
+    {"length", alone<length>},
+    {"list", alone<list>},
+    {"lower", alone<changed_text<to_lower>>},
     {"map", map},
     {"max", extreme<true>},
     {"min", extreme<false>},
     {"reject", select<false, false>},
     {"rejectattr", select<false, true>},
     {"replace", replace},
-    {"reverse", reverse},
+    {"reverse", alone<reverse>},
     {"round", rounded},
-    {"safe", [](Budget& b, const Value& v, const Arguments&) { return to_string_value(b, v); }},
+    {"safe", alone<to_string_value>},
     {"select", select<true, false>},
     {"selectattr", select<true, true>},
     {"sort", sort},
-    {"string", [](Budget& b, const Value& v, const Arguments&) { return to_string_value(b, v); }},
+    {"string", alone<to_string_value>},
     {"sum", sum},
-    {"title",
-     [](Budget& b, const Value& v, const Arguments&) {
-       return changed_text(b, v, [](MarkedText& t) { to_title(t, " \t\n\v\f\r-([{<"); });
-     }},
+    {"title", alone<changed_text<to_title_by_spaces>>},
     {"tojson", tojson},
     {"trim", trim},
     {"unique", unique},
-    {"upper",
-     [](Budget& b, const Value& v, const Arguments&) { return changed_text(b, v, to_upper); }},
+    {"upper", alone<changed_text<to_upper>>},
 };
 
 }  // namespace detail
@@ -472,6 +413,10 @@ NIBBLE_HIDDEN inline constexpr NamedFilter kFilters[] = {
 inline Result<Value> apply_filter(Budget& budget, std::string_view name, const Value& input,
                                   const Arguments& arguments) {
   NIBBLE_CHECK(budget.step());
+  constexpr int kMaxDepth = 16;  // of map, whose filter may be map, whose filter ...
+  const Deeper deeper(budget.filter_depth());
+  if (budget.filter_depth() > kMaxDepth)
+    return Error{Errc::limit, "filters that call each other are nested too deeply"};
   const auto where = [&] { return "the filter '" + printable(name.substr(0, 40)) + "'"; };
   for (const auto& [known, filter] : detail::kFilters) {
     if (known != name) continue;

@@ -39,7 +39,7 @@ class JinjaInterpreter {
   // unsupported, limit; with the line.
   Result<MarkedText> run(std::span<const Variable> variables) {
     scopes_.enter(JinjaScopes::kNone);
-    for (const Variable& variable : variables) scopes_.names().set(variable.name, variable.value);
+    for (const Variable& variable : variables) NIBBLE_CHECK(set(variable.name, variable.value));
     scopes_.enter(scopes_.current());
     auto flow = execute(program_->root);
     if (!flow) return std::move(flow).error().in("line " + to_text(error_line_));
@@ -73,24 +73,24 @@ class JinjaInterpreter {
     return Value();
   }
 
+  // Sets a variable of the current scope.
+  Result<void> set(std::string_view name, Value value) {
+    return scopes_.names().set(budget_, name, std::move(value));
+  }
+
   JinjaNames& names_of(const Value& space) noexcept {
     return spaces_[static_cast<std::size_t>(space.integer())];
   }
 
   Result<void> assign(NodeId id, Value value) {
     const Node& target = program_->nodes[id];
-    if (target.kind == NodeKind::name) {
-      scopes_.names().set(program_->names[target.a], std::move(value));
-      return ok();
-    }
+    if (target.kind == NodeKind::name) return set(program_->names[target.a], std::move(value));
     if (target.kind == NodeKind::attribute) {
       NIBBLE_TRY(space, evaluate(target.a));
       if (!space.is(Type::space))
         return argument_error("only attributes of a namespace can be set, " + described(target.a) +
                               " is " + to_string(space.type()));
-      NIBBLE_CHECK(budget_.step(names_of(space).cost()));
-      names_of(space).set(program_->names[target.b], std::move(value));
-      return ok();
+      return names_of(space).set(budget_, program_->names[target.b], std::move(value));
     }
     NIBBLE_TRY(items, elements_of(budget_, value));
     if (items.size() != program_->size(target.a))
@@ -142,7 +142,7 @@ class JinjaInterpreter {
         NIBBLE_CHECK(assign(node.a, std::move(value)));
         break;
       }
-      case NodeKind::macro: scopes_.names().set(program_->names[node.a], define(node)); break;
+      case NodeKind::macro: NIBBLE_CHECK(set(program_->names[node.a], define(node))); break;
       case NodeKind::call_block: {
         const Value caller = define(node);
         NIBBLE_TRY(value, evaluate_call(program_->nodes[node.a], &caller));
@@ -218,7 +218,7 @@ class JinjaInterpreter {
       loop.loop_position() = i;
       scopes_.enter(before);
       NIBBLE_CHECK(budget_.grow(JinjaScopes::kBytes));
-      scopes_.names().set("loop", loop);
+      NIBBLE_CHECK(set("loop", loop));
       NIBBLE_CHECK(assign(node.a, items.items()[i]));
       NIBBLE_TRY(flow, execute(program_->element(node.c, 1)));
       scopes_.leave_for(before);
@@ -381,8 +381,15 @@ class JinjaInterpreter {
     return slice_of(budget_, object, &bounds[0], &bounds[1], &bounds[2]);
   }
 
-  Result<Arguments> evaluate_arguments(NodeId list) {
-    Arguments arguments;
+  struct OwnArguments {
+    std::vector<Value> positional = {};
+    std::vector<NamedValue> named = {};
+
+    operator Arguments() const noexcept { return {positional, named}; }
+  };
+
+  Result<OwnArguments> evaluate_arguments(NodeId list) {
+    OwnArguments arguments;
     const std::size_t n_positional = program_->element(list, 0);
     for (std::size_t i = 1; i <= n_positional; ++i) {
       NIBBLE_TRY(value, evaluate(program_->element(list, i)));
@@ -411,6 +418,8 @@ class JinjaInterpreter {
   Result<Value> evaluate_sign(const Node& node) {
     NIBBLE_TRY(operand, evaluate(node.a));
     if (operand.is_undefined()) return undefined_error(described(node.a));
+    if (!operand.is_number())
+      return argument_error(std::string(to_string(operand.type())) + " has no sign");
     if (node.kind == NodeKind::negate)
       return arithmetic(budget_, Operator::multiply, Value::integer(-1), operand);
     return arithmetic(budget_, Operator::add, Value::integer(0), operand);
@@ -509,6 +518,7 @@ class JinjaInterpreter {
     switch (static_cast<Builtin>(function.integer())) {
       case kRange: return range(budget_, arguments);
       case kDict: {
+        if (!arguments.positional.empty()) return argument_error("dict() takes names");
         std::vector<Entry> entries;
         for (const auto& [name, value] : arguments.named)
           NIBBLE_CHECK(set_entry(entries, Value::string(name), value));
@@ -517,7 +527,7 @@ class JinjaInterpreter {
       case kNamespace:
         if (!arguments.positional.empty()) return argument_error("namespace() takes names");
         NIBBLE_CHECK(budget_.grow(arguments.named.size() * sizeof(Value) + JinjaScopes::kBytes));
-        spaces_.emplace_back(arguments.named);
+        spaces_.emplace_back(std::vector(arguments.named.begin(), arguments.named.end()));
         return Value::reference(Type::space, static_cast<std::int64_t>(spaces_.size() - 1));
       case kRaise: {
         NIBBLE_TRY(bound, bind<1>(arguments, {"message"}));
@@ -541,7 +551,7 @@ class JinjaInterpreter {
     const JinjaScopes::Id before = scopes_.current();
     scopes_.enter(macro.scope);
     NIBBLE_CHECK(budget_.grow(JinjaScopes::kBytes));
-    if (caller != nullptr) scopes_.names().set("caller", *caller);
+    if (caller != nullptr) NIBBLE_CHECK(set("caller", *caller));
     NIBBLE_CHECK(bind_parameters(node, arguments));
     NIBBLE_TRY(text, text_of_block(node.c, kNoNode));
     scopes_.leave_for(before);
@@ -557,6 +567,7 @@ class JinjaInterpreter {
     for (std::size_t i = 0; i < n; ++i) {
       const std::string_view name = program_->names[program_->element(node.b, 2 * i)];
       const NodeId otherwise = program_->element(node.b, 2 * i + 1);
+      NIBBLE_CHECK(budget_.step(1 + arguments.named.size() / 8));
       const Value* value = i < arguments.positional.size() ? &arguments.positional[i] : nullptr;
       for (const auto& [given, named] : arguments.named) {
         if (given != name) continue;
@@ -565,12 +576,12 @@ class JinjaInterpreter {
         ++n_used;
       }
       if (value != nullptr) {
-        scopes_.names().set(name, *value);
+        NIBBLE_CHECK(set(name, *value));
       } else if (otherwise != kNoNode) {
         NIBBLE_TRY(computed, evaluate(otherwise));
-        scopes_.names().set(name, std::move(computed));
+        NIBBLE_CHECK(set(name, std::move(computed)));
       } else {
-        scopes_.names().set(name, Value());
+        NIBBLE_CHECK(set(name, Value()));
       }
     }
     if (n_used != arguments.named.size())

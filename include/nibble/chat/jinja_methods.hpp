@@ -4,6 +4,7 @@
 // a list or dict: templates run with immutable values, as in the programs that they are made for.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -50,7 +51,8 @@ inline Result<std::vector<Value>> words(Budget& budget, const MarkedText& text,
 template <bool kFromRight>
 Result<Value> split(Budget& budget, const Value& self, const Arguments& arguments) {
   NIBBLE_TRY(bound, bind<2>(arguments, {"sep", "maxsplit"}));
-  NIBBLE_TRY(count, integer_or(bound[1], -1));
+  NIBBLE_TRY(most, integer_or(bound[1], -1));
+  std::int64_t count = (std::max)(most, std::int64_t{-1});  // cuts; -1: any number
   const MarkedText& text = self.text();
   if (bound[0] == nullptr || bound[0]->is(Type::none)) {
     if (kFromRight && count >= 0) return argument_error("needs a separator");
@@ -168,7 +170,7 @@ inline Result<Value> count(Budget& budget, const Value& self, const Arguments& a
 
 // isdigit, isalpha, isalnum, isspace: whether all characters are of a kind, and there are some.
 template <bool (*kIsKind)(const Character&)>
-Result<Value> is_all(Budget& budget, const Value& self, const Arguments&) {
+Result<Value> is_all(Budget& budget, const Value& self) {
   std::string_view rest = self.bytes();
   NIBBLE_CHECK(budget.look_at(rest));
   bool is_kind = !rest.empty();
@@ -186,15 +188,11 @@ inline bool is_alphanumeric(const Character& c) noexcept {
 }
 
 template <bool kWantsUpper>
-Result<Value> is_cased(Budget& budget, const Value& self, const Arguments& arguments) {
-  NIBBLE_TRY(result, apply_test(budget, kWantsUpper ? "upper" : "lower", self, arguments));
+Result<Value> is_cased(Budget& budget, const Value& self) {
+  NIBBLE_TRY(result, apply_test(budget, kWantsUpper ? "upper" : "lower", self, {}));
   return Value::boolean(result);
 }
 
-template <void (*kChange)(MarkedText&)>
-Result<Value> changed(Budget& budget, const Value& self, const Arguments&) {
-  return changed_text(budget, self, kChange);
-}
 inline void to_title_by_letters(MarkedText& text) { to_title(text, ""); }
 
 inline Result<Value> get(Budget& budget, const Value& self, const Arguments& arguments) {
@@ -207,19 +205,19 @@ inline Result<Value> get(Budget& budget, const Value& self, const Arguments& arg
   return bound[1] == nullptr ? Value::none() : *bound[1];
 }
 
-inline Result<Value> keys(Budget& budget, const Value& self, const Arguments&) {
+inline Result<Value> keys(Budget& budget, const Value& self) {
   NIBBLE_TRY(all, elements_of(budget, self));
   return make_list(budget, std::move(all));
 }
-inline Result<Value> values(Budget& budget, const Value& self, const Arguments&) {
+inline Result<Value> values(Budget& budget, const Value& self) {
   std::vector<Value> all;
   for (const Entry& entry : self.entries()) all.push_back(entry.value);
   return make_list(budget, std::move(all));
 }
 // Unlike the filter: a list, which is false if it is empty.
-inline Result<Value> items_method(Budget& budget, const Value& self, const Arguments& arguments) {
-  NIBBLE_TRY(all, items(budget, self, arguments));
-  return list(budget, all, {});
+inline Result<Value> items_method(Budget& budget, const Value& self) {
+  NIBBLE_TRY(all, items(budget, self));
+  return list(budget, all);
 }
 
 inline Result<Value> refuse_change(Budget&, const Value&, const Arguments&) {
@@ -231,19 +229,19 @@ struct NamedMethod {
   Method method;
 };
 NIBBLE_HIDDEN inline constexpr NamedMethod kStringMethods[] = {
-    {"capitalize", changed<to_capitalized>},
+    {"capitalize", alone<changed_text<to_capitalized>>},
     {"count", count},
     {"endswith", has_affix<false>},
     {"find", find<false, false>},
     {"index", find<false, true>},
-    {"isalnum", is_all<is_alphanumeric>},
-    {"isalpha", is_all<is_letter>},
-    {"isdigit", is_all<is_decimal>},
-    {"islower", is_cased<false>},
-    {"isspace", is_all<is_space>},
-    {"isupper", is_cased<true>},
+    {"isalnum", alone<is_all<is_alphanumeric>>},
+    {"isalpha", alone<is_all<is_letter>>},
+    {"isdigit", alone<is_all<is_decimal>>},
+    {"islower", alone<is_cased<false>>},
+    {"isspace", alone<is_all<is_space>>},
+    {"isupper", alone<is_cased<true>>},
     {"join", join_method},
-    {"lower", changed<to_lower>},
+    {"lower", alone<changed_text<to_lower>>},
     {"lstrip", strip<Side::left>},
     {"removeprefix", without_affix<true>},
     {"removesuffix", without_affix<false>},
@@ -255,14 +253,14 @@ NIBBLE_HIDDEN inline constexpr NamedMethod kStringMethods[] = {
     {"splitlines", splitlines},
     {"startswith", has_affix<true>},
     {"strip", strip<Side::both>},
-    {"title", changed<to_title_by_letters>},
-    {"upper", changed<to_upper>},
+    {"title", alone<changed_text<to_title_by_letters>>},
+    {"upper", alone<changed_text<to_upper>>},
 };
 NIBBLE_HIDDEN inline constexpr NamedMethod kDictMethods[] = {
     {"get", get},
-    {"items", items_method},
-    {"keys", keys},
-    {"values", values},
+    {"items", alone<items_method>},
+    {"keys", alone<keys>},
+    {"values", alone<values>},
     {"pop", refuse_change},
     {"popitem", refuse_change},
     {"update", refuse_change},

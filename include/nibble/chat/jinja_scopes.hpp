@@ -27,13 +27,15 @@ class JinjaNames {
     }
     return nullptr;
   }
-  void set(std::string_view name, Value value) {
+  Result<void> set(Budget& budget, std::string_view name, Value value) {
+    NIBBLE_CHECK(budget.step(cost()));
     for (auto& [known, old] : names_) {
       if (known != name) continue;
       old = std::move(value);
-      return;
+      return ok();
     }
     names_.emplace_back(name, std::move(value));
+    return ok();
   }
   // Steps that looking for a name takes.
   std::size_t cost() const noexcept { return 1 + names_.size() / 8; }

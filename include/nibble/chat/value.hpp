@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -41,6 +42,8 @@ class Budget {
     return step(n < steps_ ? 1 + static_cast<std::size_t>(n) : steps_ + 1);
   }
   Result<void> grow(std::size_t n) { return take(bytes_, n, "makes too much text"); }
+  // How many filters that call each other are running, for a Deeper.
+  int& filter_depth() noexcept { return filter_depth_; }
 
  private:
   Result<void> take(std::size_t& left, std::size_t n, const char* what) {
@@ -53,6 +56,7 @@ class Budget {
   }
 
   std::size_t steps_, bytes_;
+  int filter_depth_ = 0;
 };
 
 // Counts how many functions that call each other are running, while it exists.
@@ -283,16 +287,15 @@ using Entry = Value::Entry;
 // Python's ==. Numbers of different types can be equal; lists and tuples cannot.
 Result<bool> equal(Budget& budget, const Value& a, const Value& b);
 
-// Python's order: negative, 0 or positive. Errors: invalid_argument for values without an order.
-Result<int> compare(Budget& budget, const Value& a, const Value& b);
+// Python's order; unordered: one is no number (nan). Errors: invalid_argument for values without an
+// order.
+Result<std::partial_ordering> compare(Budget& budget, const Value& a, const Value& b);
 
 namespace detail {
 
-constexpr int order_of(double a, double b) noexcept { return a < b ? -1 : a > b ? 1 : 0; }
-constexpr int order_of(std::int64_t a, std::int64_t b) noexcept { return a < b ? -1 : a > b; }
-inline int order_of(const Value& a, const Value& b) noexcept {
-  const bool are_integers = !a.is(Type::number) && !b.is(Type::number);
-  return are_integers ? order_of(a.integer(), b.integer()) : order_of(a.number(), b.number());
+inline std::partial_ordering order_of(const Value& a, const Value& b) noexcept {
+  if (!a.is(Type::number) && !b.is(Type::number)) return a.integer() <=> b.integer();
+  return a.number() <=> b.number();
 }
 
 inline Result<bool> equal_entries(Budget& budget, const Value& a, const Value& b) {
@@ -334,12 +337,13 @@ inline Result<bool> equal(Budget& budget, const Value& a, const Value& b) {
   return a.integer() == b.integer() && !a.is(Type::loop);  // undefined, none, references
 }
 
-inline Result<int> compare(Budget& budget, const Value& a, const Value& b) {
+inline Result<std::partial_ordering> compare(Budget& budget, const Value& a, const Value& b) {
   NIBBLE_CHECK(budget.step());
   if (a.is_number() && b.is_number()) return detail::order_of(a, b);
   if (a.is_string() && b.is_string()) {
     NIBBLE_CHECK(budget.look_at(a.bytes()));
-    return a.bytes().compare(b.bytes());  // the order of bytes is that of characters
+    // The order of bytes is that of characters.
+    return std::partial_ordering(a.bytes() <=> b.bytes());
   }
   if (a.type() == b.type() && (a.is(Type::list) || a.is(Type::tuple))) {
     const std::size_t n = (std::min)(a.items().size(), b.items().size());
@@ -347,8 +351,7 @@ inline Result<int> compare(Budget& budget, const Value& a, const Value& b) {
       NIBBLE_TRY(is_same, equal(budget, a.items()[i], b.items()[i]));
       if (!is_same) return compare(budget, a.items()[i], b.items()[i]);
     }
-    return detail::order_of(static_cast<std::int64_t>(a.items().size()),
-                            static_cast<std::int64_t>(b.items().size()));
+    return std::partial_ordering(a.items().size() <=> b.items().size());
   }
   return Error{Errc::invalid_argument,
                std::string(to_string(a.type())) + " and " + to_string(b.type()) + " have no order"};

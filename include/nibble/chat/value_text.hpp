@@ -3,9 +3,11 @@
 // Values as text, in Python's forms (str, repr) and as JSON (json.dumps), and values from JSON.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <numeric>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -15,6 +17,7 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/io/byte_reader.hpp"
 #include "nibble/io/json.hpp"
+#include "nibble/io/json_text.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace chat {
 
@@ -218,23 +221,11 @@ class JsonWriter {
 
   void write_string(const MarkedText& text) {
     put("\"");
-    append_escaped(*out_, text, [&](const Character& character) -> std::string {
-      const std::uint32_t c = character.code;
-      switch (c) {
-        case '"': return "\\\"";
-        case '\\': return "\\\\";
-        case '\n': return "\\n";
-        case '\r': return "\\r";
-        case '\t': return "\\t";
-        case '\b': return "\\b";
-        case '\f': return "\\f";
-        default: break;
-      }
-      if (c < 0x20) return hex_escape('u', c);
-      if (c < 0x7F || !style_->ensure_ascii) return "";
-      if (c < 0x10000) return hex_escape('u', c);
-      return hex_escape('u', 0xD800 + ((c - 0x10000) >> 10)) +
-             hex_escape('u', 0xDC00 + ((c - 0x10000) & 0x3FF));
+    append_escaped(*out_, text, [&](const Character& c) {
+      std::string escaped = io::json_escape(c.code, style_->ensure_ascii);
+      const bool is_utf8 = c.size > 1 || c.code < 0x80;
+      if (!is_utf8 && escaped.empty()) escaped = io::kReplacement;
+      return escaped;
     });
     put("\"");
   }
@@ -296,12 +287,37 @@ class JsonWriter {
 
 }  // namespace detail
 
-// json.dumps(value). Errors: invalid_argument (values that JSON does not have), limit.
+// json.dumps(value); bytes that are no UTF-8 become U+FFFD each. Errors: invalid_argument (values
+// that JSON does not have), limit.
 inline Result<Value> to_json(Budget& budget, const Value& value, const JsonStyle& style = {}) {
   TextBuilder out(budget);
   NIBBLE_CHECK(detail::JsonWriter(budget, out, style).write(value));
   return out.finish();
 }
+
+namespace detail {
+
+// Python's dict of these entries: of those with the same key, the first one's place and the last
+// one's value. All keys are strings.
+inline void merge_equal_keys(std::vector<Entry>& entries) {
+  std::vector<std::size_t> order(entries.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  const auto key = [&](std::size_t i) { return entries[i].key.bytes(); };
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return key(a) < key(b); });
+  std::size_t first = 0;  // in `order`, of those with this key
+  for (std::size_t i = 1; i < order.size(); ++i) {
+    if (key(order[i]) != key(order[first])) {
+      first = i;
+      continue;
+    }
+    entries[order[first]].value = std::move(entries[order[i]].value);
+    entries[order[i]].value = Value();  // to be removed: no value of JSON is undefined
+  }
+  std::erase_if(entries, [](const Entry& entry) { return entry.value.is_undefined(); });
+}
+
+}  // namespace detail
 
 // The next value of a reader; its strings have this origin. Integers that 64 bits cannot hold
 // become floating-point numbers. Errors: those of JsonReader; malformed (nested too deeply).
@@ -316,6 +332,7 @@ inline Result<Value> read_json(io::JsonReader& json, Origin origin, int depth = 
       entries.push_back({Value::string(key, origin), std::move(value)});
       return ok();
     }));
+    detail::merge_equal_keys(entries);
     return Value::dict(std::move(entries));
   }
   if (first == '[') {

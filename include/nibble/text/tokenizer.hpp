@@ -37,6 +37,9 @@ struct EncodeOptions {
   // never for text from strangers, who could otherwise write the turns of a chat. User-defined
   // tokens are always recognized.
   bool parse_special = false;
+  // The text goes on where another ended: no space is put before it. (After special tokens inside
+  // of it as ever.)
+  bool is_continuation = false;
 };
 
 struct DecodeOptions {
@@ -135,7 +138,7 @@ class Tokenizer {
   // encode(part, whether a space is put before it)
   using EncodePart = FunctionRef<void(std::string_view, bool)>;
   // Appends the special tokens in `text`, and calls `encode` for what is between them.
-  void append_parts(std::string_view text, const SpecialTokens& special,
+  void append_parts(std::string_view text, const EncodeOptions& options,
                     std::vector<std::int32_t>& ids, EncodePart encode) const;
 
   // Length of the white space that some special tokens drop.
@@ -162,24 +165,23 @@ inline Result<void> Tokenizer::append_ids(std::string_view text, const EncodeOpt
     return Error{Errc::limit, "encode: the text has " + to_text(text.size()) +
                                   " bytes, more than " + to_text(kMaxBytes)};
 
-  const SpecialTokens& special = options.parse_special ? all_special_ : user_defined_;
   if (add_bos) ids.push_back(settings.bos);
   if (settings.kind == VocabularyKind::wordpiece) {
     WordPieceEncoder encoder(vocabulary_, pieces_, text.size());
-    append_parts(text, special, ids,
+    append_parts(text, options, ids,
                  [&](std::string_view part, bool) { encoder.encode(part, ids); });
   } else if (settings.kind == VocabularyKind::unigram) {
     UnigramEncoder encoder(vocabulary_, pieces_, text.size());
-    append_parts(text, special, ids, [&](std::string_view part, bool space_prefix) {
+    append_parts(text, options, ids, [&](std::string_view part, bool space_prefix) {
       encoder.encode(part, space_prefix, ids);
     });
   } else if (vocabulary_.is_byte_level()) {
     BpeEncoder encoder(vocabulary_, text.size());
-    append_parts(text, special, ids,
+    append_parts(text, options, ids,
                  [&](std::string_view part, bool) { encoder.encode(part, ids); });
   } else {
     SpmEncoder encoder(vocabulary_, text.size());
-    append_parts(text, special, ids, [&](std::string_view part, bool space_prefix) {
+    append_parts(text, options, ids, [&](std::string_view part, bool space_prefix) {
       encoder.encode(part, space_prefix, ids);
     });
   }
@@ -187,11 +189,12 @@ inline Result<void> Tokenizer::append_ids(std::string_view text, const EncodeOpt
   return ok();
 }
 
-inline void Tokenizer::append_parts(std::string_view text, const SpecialTokens& special,
+inline void Tokenizer::append_parts(std::string_view text, const EncodeOptions& options,
                                     std::vector<std::int32_t>& ids, EncodePart encode) const {
+  const SpecialTokens& special = options.parse_special ? all_special_ : user_defined_;
   const VocabularySettings& settings = vocabulary_.settings();
   Normalizer normalizer;
-  bool wants_prefix = settings.add_space_prefix;
+  bool wants_prefix = settings.add_space_prefix && !options.is_continuation;
   while (!text.empty()) {
     const SpecialTokens::Match match = special.find(vocabulary_, text);
     const std::string_view before = text.substr(0, match.at);
