@@ -20,9 +20,6 @@
 #include "hwy/highway.h"
 #include "nibble/kernels/matmul-inl.h"
 #include "nibble/quant/sparse.hpp"
-#if HWY_ARCH_X86_64 && HWY_TARGET <= HWY_AVX2
-#include "nibble/simd/detect.hpp"
-#endif
 
 NIBBLE_BEFORE_NAMESPACE();
 namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
@@ -49,144 +46,48 @@ struct StreamPrefetcher {
 
 // ---- Bit masks ---------------------------------------------------------------------------------
 
-// pdep, which simd::has_fast_bit_deposit() says when to use.
-#undef NIBBLE_HAVE_BIT_DEPOSIT
-#if HWY_ARCH_X86_64 && HWY_TARGET <= HWY_AVX2
-#define NIBBLE_HAVE_BIT_DEPOSIT 1
-HWY_INLINE std::uint64_t deposit_bits(std::uint64_t bits, std::uint64_t mask) {
-  return _pdep_u64(bits, mask);
+// Codes of a step, a byte each: of 8 vectors of 4 weights of each row. Room for a vector's load.
+using StepBytes = std::uint8_t[8 * 64 + 64];
+
+// Nibbles to bytes: n of them, rounded up to a vector's.
+HWY_INLINE void unpack_nibbles(const std::byte* from, Index n, std::uint8_t* to) {
+  const hn::Rebind<std::uint8_t, DU16> half;
+  constexpr Index kBytes = static_cast<Index>(hn::MaxLanes(DU16()));
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(from);
+  for (; n > 0; n -= 2 * kBytes, bytes += kBytes, to += 2 * kBytes) {
+    const auto both = hn::PromoteTo(DU16(), hn::LoadU(half, bytes));
+    const auto codes = hn::And(hn::Or(both, hn::ShiftLeft<4>(both)), hn::Set(DU16(), 0x0F0F));
+    hn::StoreU(hn::BitCast(DU8(), codes), DU8(), to);
+  }
 }
+
+// NIBBLE_HAVE_BYTE_EXPAND: an instruction puts bytes to the places of a mask's bits.
+#undef NIBBLE_HAVE_BYTE_EXPAND
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3_DL
+#define NIBBLE_HAVE_BYTE_EXPAND 1
 #else
-#define NIBBLE_HAVE_BIT_DEPOSIT 0
+#define NIBBLE_HAVE_BYTE_EXPAND 0
+
+// Puts the bytes at `codes` to the places of the bits at `mask`, in which there is one for each
+// lane; zeros elsewhere. `codes` moves behind the bytes.
+template <class D>
+HWY_INLINE hn::Vec<D> expand_bytes(D d, const std::uint8_t* mask, const std::uint8_t*& codes) {
+  if constexpr (hn::MaxLanes(D()) == 16) {
+    std::uint16_t bits;
+    std::memcpy(&bits, mask, 2);
+    const auto from = hn::LoadU(d, codes);
+    codes += hwy::PopCount(bits);
+    const auto first = hn::Load(d, layout::kByteExpansions.first[bits & 0xFF]);
+    const auto second = hn::Load(d, layout::kByteExpansions.second[bits >> 8]);
+    return hn::TableLookupBytesOr0(from, hn::Add(first, second));
+  } else {
+    const hn::Half<D> half;
+    const auto low = expand_bytes(half, mask, codes);
+    const auto high = expand_bytes(half, mask + hn::MaxLanes(D()) / 16, codes);
+    return hn::Combine(d, high, low);
+  }
+}
 #endif
-
-// The same where there is no such instruction: a nibble of the mask at a time.
-HWY_INLINE std::uint64_t deposit_bits_slowly(std::uint64_t bits, std::uint64_t mask) {
-  std::uint64_t out = 0;
-  for (int i = 0; i < 64 && bits != 0; i += 4) {
-    const auto nibble = static_cast<std::size_t>(mask >> i & 15);
-    const auto& places = quant::sparse::kDeposits.of[nibble];
-    out |= std::uint64_t{places.of[bits & 15]} << i;
-    bits >>= places.count;
-  }
-  return out;
-}
-
-// The planes of a step: a 64-bit word for each of its masks, zeros inserted.
-struct Planes {
-  alignas(64) std::uint64_t of[4][8];
-};
-
-// Expands the planes of the step at `record`; returns the step that follows.
-template <bool kFast>
-HWY_INLINE const std::byte* expand_planes(const std::byte* HWY_RESTRICT record,
-                                          Planes& HWY_RESTRICT out) {
-  std::uint64_t masks[8];
-  std::size_t first[9];  // of each mask's bits in the planes
-  first[0] = 0;
-  bool is_full = false;  // a word that is loaded from a byte has 57 bits of the plane at least
-  HWY_UNROLL(8) for (int w = 0; w < 8; ++w) {
-    masks[w] = layout::load<std::uint64_t>(record + layout::kScaleBytes + 8 * w);
-    const std::size_t n = hwy::PopCount(masks[w]);
-    first[w + 1] = first[w] + n;
-    is_full |= n > 57;
-  }
-  const std::size_t plane_bytes = (first[8] + 7) / 8;
-  const std::byte* const planes = record + layout::kScaleBytes + layout::kMaskBytes;
-#if NIBBLE_HAVE_BIT_DEPOSIT
-  if (kFast && HWY_LIKELY(!is_full)) {
-    const std::byte* const p0 = planes;
-    const std::byte* const p1 = p0 + plane_bytes;
-    const std::byte* const p2 = p1 + plane_bytes;
-    const std::byte* const p3 = p2 + plane_bytes;
-    HWY_UNROLL(8) for (int w = 0; w < 8; ++w) {
-      const std::size_t byte = first[w] >> 3, shift = first[w] & 7;
-      const auto deposit = [&](const std::byte* plane) NIBBLE_ATTR {
-        return deposit_bits(layout::load<std::uint64_t>(plane + byte) >> shift, masks[w]);
-      };
-      out.of[0][w] = deposit(p0);
-      out.of[1][w] = deposit(p1);
-      out.of[2][w] = deposit(p2);
-      out.of[3][w] = deposit(p3);
-    }
-    return planes + 4 * plane_bytes;
-  }
-#endif
-  for (std::size_t w = 0; w < 8; ++w) {
-    const std::size_t byte = first[w] >> 3, shift = first[w] & 7, n = first[w + 1] - first[w];
-    for (std::size_t b = 0; b < 4; ++b) {
-      const std::byte* const at = planes + b * plane_bytes + byte;
-      std::uint64_t bits = layout::load<std::uint64_t>(at) >> shift;
-      if (shift > 0) bits |= std::to_integer<std::uint64_t>(at[8]) << (64 - shift);
-      if (n < 64) bits &= (std::uint64_t{1} << n) - 1;
-      if constexpr (kFast) {
-#if NIBBLE_HAVE_BIT_DEPOSIT
-        out.of[b][w] = deposit_bits(bits, masks[w]);
-#endif
-      } else {
-        out.of[b][w] = deposit_bits_slowly(bits, masks[w]);
-      }
-    }
-  }
-  return planes + 4 * plane_bytes;
-}
-// Not inlined: rare.
-HWY_NOINLINE inline const std::byte* expand_planes_slowly(const std::byte* record, Planes& out) {
-  return expand_planes<false>(record, out);
-}
-
-// Whether expand_planes<true> is the faster one.
-HWY_INLINE bool deposits_fast() {
-#if NIBBLE_HAVE_BIT_DEPOSIT
-  return simd::has_fast_bit_deposit();
-#else
-  return false;
-#endif
-}
-
-// Codes in the layout of Packed<Q4_0>: four chunks of 64 bytes.
-using Codes = std::uint8_t[256];
-
-// Joins the planes to codes: transposes each 4 by 4 bits.
-HWY_INLINE void join_planes(const Planes& planes, Codes& out) {
-  using DU64 = hn::Repartition<std::uint64_t, DU8>;
-  using V = hn::Vec<DU64>;
-  const DU64 d;
-  const V m1 = hn::Set(d, 0x5555555555555555u), m2 = hn::Set(d, 0x3333333333333333u);
-  constexpr int kWords = kVectorBytes / 8;
-  HWY_UNROLL(4) for (int w = 0; w < 8; w += kWords) {
-    const V p0 = hn::LoadU(d, planes.of[0] + w), p1 = hn::LoadU(d, planes.of[1] + w);
-    const V p2 = hn::LoadU(d, planes.of[2] + w), p3 = hn::LoadU(d, planes.of[3] + w);
-    const V low_even = hn::Or(hn::And(p0, m1), hn::ShiftLeft<1>(hn::And(p1, m1)));
-    const V low_odd = hn::Or(hn::And(hn::ShiftRight<1>(p0), m1), hn::AndNot(m1, p1));
-    const V high_even = hn::Or(hn::And(p2, m1), hn::ShiftLeft<1>(hn::And(p3, m1)));
-    const V high_odd = hn::Or(hn::And(hn::ShiftRight<1>(p2), m1), hn::AndNot(m1, p3));
-    const V eights = hn::Set(d, 0x8888888888888888u);
-    // The four vectors of a half: the bits 4 g + q of the masks.
-    const auto put = [&](int q, V v) NIBBLE_ATTR {
-      v = hn::Xor(v, eights);
-      if constexpr (kWords == 8) {
-        const hn::Half<DU64> half;
-        hn::StoreU(hn::LowerHalf(half, v), half, reinterpret_cast<std::uint64_t*>(out + 32 * q));
-        hn::StoreU(hn::UpperHalf(half, v), half,
-                   reinterpret_cast<std::uint64_t*>(out + 128 + 32 * q));
-      } else {
-        hn::StoreU(v, d,
-                   reinterpret_cast<std::uint64_t*>(out + w / 4 * 128 + 32 * q + w % 4 * 8));
-      }
-    };
-    const auto first = [&](V a, V b) NIBBLE_ATTR {
-      return hn::Or(hn::And(a, m2), hn::ShiftLeft<2>(hn::And(b, m2)));
-    };
-    const auto second = [&](V a, V b) NIBBLE_ATTR {
-      return hn::Or(hn::And(hn::ShiftRight<2>(a), m2), hn::AndNot(m2, b));
-    };
-    put(0, first(low_even, high_even));
-    put(1, first(low_odd, high_odd));
-    put(2, second(low_even, high_even));
-    put(3, second(low_odd, high_odd));
-  }
-}
 
 // Steps of a whole panel, for add_steps() of matmul_tile-inl.h.
 class MaskedSteps {
@@ -205,54 +106,88 @@ class MaskedSteps {
 
   // n_steps ≥ 1.
   HWY_INLINE MaskedSteps(const std::byte* panel, Index n_steps, StreamPrefetcher prefetcher)
-      : next_(panel), left_(n_steps), prefetcher_(prefetcher), is_fast_(deposits_fast()) {
-    expand();
+      : next_(panel), left_(n_steps), prefetcher_(prefetcher) {
+    find_next();
   }
 
-  // A step's planes are expanded one step ahead: the vectors that join them would otherwise wait
-  // for the words to arrive in the cache.
   HWY_INLINE void start_group() {
-    scales_ = record_;
-    const Planes& planes = planes_[turn_];
+    record_ = next_;
+    const std::uint8_t* const codes = codes_[turn_];
     turn_ ^= 1;
-    if (left_ > 0) expand();
-    join_planes(planes, codes_);
+    prefetcher_.step(record_);
+#if NIBBLE_HAVE_BYTE_EXPAND
+    find_next();
+    expand(reinterpret_cast<const std::uint8_t*>(record_) + kCodes);
+#else
+    next_ += bytes_;
+    if (--left_ > 0) find_next();
+    expand(codes);
+#endif
   }
   HWY_INLINE void end_group() {}
   HWY_INLINE void read(int, int j, int c, CodePair& pair) const {
-    const VU8 both = hn::LoadU(DU8(), codes_ + j * static_cast<int>(quant::kChunkBytes) +
-                                          c * kVectorBytes);
-    pair.low.set(low_nibbles(both));
-    pair.high.set(high_nibbles(both));
+    pair.low.set(hn::LoadU(DU8(), expanded_ + 128 * j + c * kVectorBytes));
+    pair.high.set(hn::LoadU(DU8(), expanded_ + 128 * j + 64 + c * kVectorBytes));
   }
   HWY_INLINE VF32 scale(int, int c) const {
-    return load_f32(reinterpret_cast<const f16*>(scales_) + c * kLanes);
+    return load_f32(reinterpret_cast<const f16*>(record_) + c * kLanes);
   }
 
  private:
-  HWY_INLINE void expand() {
-    record_ = next_;
-    prefetcher_.step(record_);
-#if NIBBLE_HAVE_BIT_DEPOSIT
-    if (HWY_LIKELY(is_fast_)) {
-      next_ = expand_planes<true>(record_, planes_[turn_]);
-      --left_;
-      return;
-    }
-#endif
-    next_ = expand_planes_slowly(record_, planes_[turn_]);
-    --left_;
+  static constexpr Index kCodes = layout::kScaleBytes + layout::kMaskBytes;
+
+  static HWY_INLINE std::size_t code_bytes(const std::byte* record, int vector) {
+    const auto mask =
+        layout::load<std::uint64_t>(record + layout::kScaleBytes + 8 * vector);
+    return (hwy::PopCount(mask) + 1) / 2;
   }
 
-  Planes planes_[2];
-  alignas(64) Codes codes_;
+#if NIBBLE_HAVE_BYTE_EXPAND
+  HWY_INLINE void find_next() {}
+  HWY_INLINE void expand(const std::uint8_t* codes) {
+    const auto* const masks = reinterpret_cast<const std::uint8_t*>(record_) + layout::kScaleBytes;
+    HWY_UNROLL(8) for (int v = 0; v < 8; ++v) {
+      const hn::Half<DU8> half;
+      const auto both = hn::PromoteTo(DU16(), hn::LoadU(half, codes));
+      const auto bytes = hn::And(hn::Or(both, hn::ShiftLeft<4>(both)), hn::Set(DU16(), 0x0F0F));
+      const auto mask = hn::LoadMaskBits(DU8(), masks + 8 * v);
+      const VU8 expanded = hn::Expand(hn::BitCast(DU8(), bytes), mask);
+      hn::Store(hn::Xor(expanded, hn::Set(DU8(), 8)), DU8(), expanded_ + 64 * v);
+      codes += code_bytes(record_, v);
+    }
+    next_ = reinterpret_cast<const std::byte*>(codes);
+  }
+#else
+  // Unpacks the codes of the step at next_, a step ahead: what is loaded from several stores must
+  // have arrived in the cache.
+  HWY_INLINE void find_next() {
+    std::size_t n = 0;
+    HWY_UNROLL(8) for (int v = 0; v < 8; ++v) { n += code_bytes(next_, v); }
+    bytes_ = kCodes + static_cast<Index>(n);
+    unpack_nibbles(next_ + kCodes, 2 * static_cast<Index>(n), codes_[turn_]);
+  }
+  HWY_INLINE void expand(const std::uint8_t* codes) {
+    const auto* const masks = reinterpret_cast<const std::uint8_t*>(record_) + layout::kScaleBytes;
+    HWY_UNROLL(8) for (int v = 0; v < 8; ++v) {
+      const std::uint8_t* from = codes;
+      HWY_UNROLL(4) for (int c = 0; c < kVectors; ++c) {
+        const VU8 expanded = expand_bytes(DU8(), masks + 8 * v + c * kVectorBytes / 8, from);
+        hn::StoreU(hn::Xor(expanded, hn::Set(DU8(), 8)), DU8(),
+                   expanded_ + 64 * v + c * kVectorBytes);
+      }
+      codes += (from - codes + 1) & ~std::ptrdiff_t{1};
+    }
+  }
+#endif
+
+  alignas(64) StepBytes expanded_;  // codes as Q4_0's
+  alignas(64) StepBytes codes_[NIBBLE_HAVE_BYTE_EXPAND ? 1 : 2];  // unpacked, of two steps
   const std::byte* next_;
-  const std::byte* record_ = nullptr;  // of the planes
-  const std::byte* scales_ = nullptr;
-  Index left_;  // steps that are not expanded
-  int turn_ = 0;  // of the planes
+  const std::byte* record_ = nullptr;
+  Index left_;       // steps from next_ on
+  Index bytes_ = 0;  // of the step at next_
+  int turn_ = 0;     // of codes_
   StreamPrefetcher prefetcher_;
-  [[maybe_unused]] bool is_fast_;
 };
 
 }  // namespace sparse_detail
@@ -339,13 +274,18 @@ struct SparsePanel<quant::Q4_0Bitmask> {
 };
 
 // ---- Blocks of 16 rows by 4 --------------------------------------------------------------------
-// Codes are multiplied as signed numbers, so that what is not stored adds nothing.
+// The zero weights of blocks that are not stored must add nothing, so the correction for unsigned
+// codes (see DotSum) depends on the panel.
 
 namespace sparse_detail {
 
-// The sum of a step's products of signed codes for one vector of rows. Where an instruction
-// multiplies unsigned by signed bytes, activations get an offset of 128, and 128 times the sum of
-// the codes is subtracted: `correction`, made from the sum of a step's codes (|sum| ≤ 64).
+// Few rows: the sum of a step's products of unsigned codes for one vector of rows, and with codes 8
+// the correction, which all vectors share.
+using BlockDot = DotSum<4, false, kStep, false>;
+
+// Many rows: codes are made signed while they are expanded. Where an instruction multiplies
+// unsigned by signed bytes, activations get an offset of 128 instead, and 128 times the sum of a
+// step's codes (|sum| ≤ 64) is subtracted: `correction`, made when the codes are expanded.
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_SSSE3
 HWY_INLINE VU8 input_of(VI8 x) { return hn::BitCast(DU8(), hn::Xor(x, hn::Set(DI8(), -128))); }
 #if HWY_TARGET > HWY_AVX3_DL
@@ -376,8 +316,8 @@ struct SignedDot {
   }
   static HWY_INLINE VI8 correction(VI8 code_sum) {
     const VU8 offset = hn::Set(DU8(), 128);
-    return hn::BitCast(
-        DI8(), hn::SumOfMulQuadAccumulate(DI32(), offset, code_sum, hn::Zero(DI32())));
+    const VI32 zero = hn::Zero(DI32());
+    return hn::BitCast(DI8(), hn::SumOfMulQuadAccumulate(DI32(), offset, code_sum, zero));
   }
   HWY_INLINE VI32 total(VI8 correction) const {
     return hn::Sub(sum.get(), hn::BitCast(DI32(), correction));
@@ -402,172 +342,186 @@ struct SignedDot {
 };
 #endif
 
-// The codes of a block of 16 rows by 4 weights, signed.
-HWY_INLINE void read_block(const std::byte* block, Register<DI8> (&codes)[kVectors]) {
+// The codes of a block of 16 rows by 4 weights, unsigned.
+HWY_INLINE void read_block(const std::byte* block, Register<DU8> (&codes)[kVectors]) {
   const auto* const bytes = reinterpret_cast<const std::uint8_t*>(block);
-  const VU8 eight = hn::Set(DU8(), 8);
-  const auto put = [&](int c, VU8 code) NIBBLE_ATTR {
-    codes[c].set(hn::BitCast(DI8(), hn::Sub(code, eight)));
-  };
   if constexpr (kVectors == 1) {
     const hn::Half<DU8> half;
+    const hn::Repartition<std::uint16_t, hn::Half<DU8>> half16;
     const auto both = hn::LoadU(half, bytes);
-    const auto high = hn::BitCast(
-        half, hn::ShiftRight<4>(hn::BitCast(hn::Repartition<std::uint16_t, hn::Half<DU8>>(), both)));
-    put(0, low_nibbles(hn::Combine(DU8(), high, both)));
+    const auto high = hn::BitCast(half, hn::ShiftRight<4>(hn::BitCast(half16, both)));
+    codes[0].set(low_nibbles(hn::Combine(DU8(), high, both)));
   } else {
     HWY_UNROLL(2) for (int c = 0; c < kVectors / 2; ++c) {
       const VU8 both = hn::LoadU(DU8(), bytes + c * kVectorBytes);
-      put(c, low_nibbles(both));
-      put(c + kVectors / 2, high_nibbles(both));
+      codes[c].set(low_nibbles(both));
+      codes[c + kVectors / 2].set(high_nibbles(both));
     }
   }
 }
 
-// Where the blocks of a step are in the inputs: four times the numbers of the bits, first to last.
+// Where the blocks of a step begin in the inputs.
 HWY_INLINE const std::uint8_t* offsets_of(std::uint32_t entry) {
-  return quant::sparse::kBlockOffsets.of[entry & 0xFF];
+  return layout::kBlockOffsets.of[entry & 0xFF];
+}
+HWY_INLINE std::uint32_t entry_at(const std::byte* entries, Index e) {
+  return layout::load<std::uint32_t>(entries + 4 * e);
+}
+HWY_INLINE int n_blocks_of(std::uint32_t entry) {
+  return static_cast<int>(hwy::PopCount(entry & 0xFF));
 }
 
-// The steps of a panel as they are stored.
-class StoredBlocks {
- public:
-  HWY_INLINE StoredBlocks(const std::byte* record, StreamPrefetcher prefetcher)
-      : record_(record), prefetcher_(prefetcher) {}
-
-  HWY_INLINE void start(std::uint32_t entry) {
-    prefetcher_.step(record_);
-    block_ = record_ + layout::kScaleBytes;
-    end_ = record_ + layout::record_bytes(entry);
-    HWY_UNROLL(4) for (int c = 0; c < kVectors; ++c) { code_sums_[c].set(hn::Zero(DI8())); }
-  }
-  HWY_INLINE void read(Register<DI8> (&codes)[kVectors]) {
-    read_block(block_, codes);
-    block_ += layout::kBlockBytes;
-    HWY_UNROLL(4) for (int c = 0; c < kVectors; ++c) {
-      code_sums_[c].set(hn::Add(code_sums_[c].get(), codes[c].get()));
-    }
-  }
-  HWY_INLINE VF32 scale(int c) const {
-    return load_f32(reinterpret_cast<const f16*>(record_) + c * kLanes);
-  }
-  HWY_INLINE VI8 correction(int c) const { return SignedDot::correction(code_sums_[c].get()); }
-  HWY_INLINE void end() { record_ = end_; }
-  HWY_INLINE const std::byte* record() const { return record_; }
-
- private:
-  const std::byte* record_;
-  const std::byte* block_ = nullptr;
-  const std::byte* end_ = nullptr;
-  StreamPrefetcher prefetcher_;
-  Register<DI8> code_sums_[kVectors];
-};
-
-// The same, expanded: f32 scales, corrections, and a byte for each code.
-class WideBlocks {
- public:
-  static constexpr Index kHeader = 128;  // of scales and corrections
-  static constexpr Index kBytes = 64;    // of a block
-  static constexpr Index bytes_of(std::uint32_t entry) {
-    return kHeader + kBytes * (layout::record_bytes(entry) - layout::kScaleBytes) /
-                         layout::kBlockBytes;
-  }
-
-  HWY_INLINE explicit WideBlocks(const std::byte* at) : next_(at) {}
-
-  HWY_INLINE void start(std::uint32_t) {
-    step_ = next_;
-    next_ += kHeader;
-  }
-  HWY_INLINE void read(Register<DI8> (&codes)[kVectors]) {
-    HWY_UNROLL(4) for (int c = 0; c < kVectors; ++c) {
-      codes[c].set(hn::LoadU(
-          DI8(), reinterpret_cast<const std::int8_t*>(next_) + c * kVectorBytes));
-    }
-    next_ += kBytes;
-  }
-  HWY_INLINE VF32 scale(int c) const {
-    return hn::LoadU(DF32(), reinterpret_cast<const float*>(step_) + c * kLanes);
-  }
-  HWY_INLINE VI8 correction(int c) const {
-    return hn::LoadU(DI8(),
-                     reinterpret_cast<const std::int8_t*>(step_) + 64 + c * kVectorBytes);
-  }
-  HWY_INLINE void end() {}
-
- private:
-  const std::byte* step_ = nullptr;
-  const std::byte* next_;
-};
-
-// Expands the step of an entry to `out`; returns its end.
-HWY_INLINE std::byte* widen_blocks(StoredBlocks& steps, std::uint32_t entry, std::byte* out) {
-  steps.start(entry);
-  std::byte* codes_out = out + WideBlocks::kHeader;
-  for (std::size_t n = hwy::PopCount(entry & 0xFF); n > 0; --n) {
-    Register<DI8> codes[kVectors];
-    steps.read(codes);
-    HWY_UNROLL(4) for (int c = 0; c < kVectors; ++c) {
-      hn::StoreU(codes[c].get(), DI8(),
-                 reinterpret_cast<std::int8_t*>(codes_out) + c * kVectorBytes);
-    }
-    codes_out += WideBlocks::kBytes;
-  }
-  HWY_UNROLL(4) for (int c = 0; c < kVectors; ++c) {
-    hn::StoreU(steps.scale(c), DF32(), reinterpret_cast<float*>(out) + c * kLanes);
-    hn::StoreU(steps.correction(c), DI8(),
-               reinterpret_cast<std::int8_t*>(out) + 64 + c * kVectorBytes);
-  }
-  steps.end();
-  return codes_out;
+HWY_INLINE VF32 load_scale(const std::byte* scales, int c) {
+  return load_f32(reinterpret_cast<const f16*>(scales) + c * kLanes);
 }
 
-// Adds the products of kRows rows with the steps of n entries to sums[kRows][16].
-template <int kRows, class Steps>
-HWY_NOINLINE void add_blocks(const kernels::MatmulInput& in, const std::byte* entries, Index n,
-                             Steps steps, float* HWY_RESTRICT sums_inout) {
+// A run: steps that follow each other and have the same number of blocks. Adds their products with
+// kRows rows to sums[kRows][16].
+struct Run {
+  const std::byte* entries;
+  Index n;
+  const std::byte* steps;  // as they are stored, or expanded
+};
+
+template <int kBlocks, int kRows>
+HWY_NOINLINE void add_stored(const kernels::MatmulInput& in, const Run& run,
+                             StreamPrefetcher prefetcher, float* HWY_RESTRICT sums_inout) {
+  constexpr Index kBytes = layout::kScaleBytes + kBlocks * layout::kBlockBytes;
   Sums<kRows, kVectors> sums;
   sums.load(sums_inout, quant::kPanelRows);
-  for (Index e = 0; e < n; ++e) {
-    const auto entry = layout::load<std::uint32_t>(entries + 4 * e);
+  const VU8 eight = hn::Set(DU8(), 8);
+  const std::byte* HWY_RESTRICT at = run.steps;
+  for (Index e = 0; e < run.n; ++e, at += kBytes) {
+    const std::uint32_t entry = entry_at(run.entries, e);
     const auto step = static_cast<Index>(entry >> 8);
     const std::int8_t* HWY_RESTRICT x = in.codes + step * kStep;
     const std::uint8_t* HWY_RESTRICT offsets = offsets_of(entry);
+    prefetch_lines<kBytes>(prefetcher.into, at + prefetcher.distance);
+    BlockDot dot[kRows][kVectors], correction[kRows];
+    HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+      correction[r].start(hn::Zero(DI32()));
+      HWY_UNROLL(4) for (int c = 0; c < kVectors; ++c) { dot[r][c].start(hn::Zero(DI32())); }
+    }
+    HWY_UNROLL(8) for (int b = 0; b < kBlocks; ++b) {
+      Register<DU8> codes[kVectors];
+      read_block(at + layout::kScaleBytes + b * layout::kBlockBytes, codes);
+      HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+        const VI8 input = broadcast4(x + offsets[b] + r * in.code_stride);
+        correction[r].add(eight, input, false);
+        HWY_UNROLL(4) for (int c = 0; c < kVectors; ++c) {
+          dot[r][c].add(codes[c].get(), input, false);
+        }
+      }
+    }
+    HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+      const VI32 subtract = correction[r].total();
+      const VF32 x_scale = hn::Set(DF32(), in.scales[r * in.n_blocks + step]);
+      HWY_UNROLL(4) for (int c = 0; c < kVectors; ++c) {
+        const VF32 total = hn::ConvertTo(DF32(), hn::Sub(dot[r][c].total(), subtract));
+        const VF32 scale = hn::Mul(load_scale(at, c), x_scale);
+        sums.set(r, c, hn::MulAdd(total, scale, sums.get(r, c)));
+      }
+    }
+  }
+  sums.store(sums_inout, quant::kPanelRows);
+}
+
+// Expanded steps: f32 scales, corrections, and a signed byte for each code.
+constexpr Index kWideHeader = 128;
+constexpr Index kWideBlock = 64;
+constexpr Index wide_bytes(int n_blocks) { return kWideHeader + kWideBlock * n_blocks; }
+
+// Expands the step at `record`; returns the end of `out`.
+HWY_INLINE std::byte* widen_blocks(const std::byte* record, int n_blocks, std::byte* out) {
+  auto* const bytes = reinterpret_cast<std::int8_t*>(out);
+  Register<DI8> code_sums[kVectors];
+  HWY_UNROLL(4) for (int c = 0; c < kVectors; ++c) { code_sums[c].set(hn::Zero(DI8())); }
+  for (int b = 0; b < n_blocks; ++b) {
+    Register<DU8> codes[kVectors];
+    read_block(record + layout::kScaleBytes + b * layout::kBlockBytes, codes);
+    HWY_UNROLL(4) for (int c = 0; c < kVectors; ++c) {
+      const VI8 code = hn::BitCast(DI8(), hn::Sub(codes[c].get(), hn::Set(DU8(), 8)));
+      hn::StoreU(code, DI8(), bytes + kWideHeader + b * kWideBlock + c * kVectorBytes);
+      code_sums[c].set(hn::Add(code_sums[c].get(), code));
+    }
+  }
+  HWY_UNROLL(4) for (int c = 0; c < kVectors; ++c) {
+    hn::StoreU(load_scale(record, c), DF32(), reinterpret_cast<float*>(out) + c * kLanes);
+    hn::StoreU(SignedDot::correction(code_sums[c].get()), DI8(), bytes + 64 + c * kVectorBytes);
+  }
+  return out + wide_bytes(n_blocks);
+}
+
+template <int kBlocks, int kRows>
+HWY_NOINLINE void add_widened(const kernels::MatmulInput& in, const Run& run,
+                              float* HWY_RESTRICT sums_inout) {
+  Sums<kRows, kVectors> sums;
+  sums.load(sums_inout, quant::kPanelRows);
+  const std::byte* HWY_RESTRICT at = run.steps;
+  for (Index e = 0; e < run.n; ++e, at += wide_bytes(kBlocks)) {
+    const std::uint32_t entry = entry_at(run.entries, e);
+    const auto step = static_cast<Index>(entry >> 8);
+    const std::int8_t* HWY_RESTRICT x = in.codes + step * kStep;
+    const std::uint8_t* HWY_RESTRICT offsets = offsets_of(entry);
+    const auto* const bytes = reinterpret_cast<const std::int8_t*>(at);
     SignedDot dot[kRows][kVectors];
     HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
       HWY_UNROLL(4) for (int c = 0; c < kVectors; ++c) { dot[r][c].start(); }
     }
-    steps.start(entry);
-    for (std::size_t left = hwy::PopCount(entry & 0xFF); left > 0; --left) {
-      const std::int8_t* const at = x + *offsets++;
-      Register<DI8> codes[kVectors];
-      steps.read(codes);
+    HWY_UNROLL(8) for (int b = 0; b < kBlocks; ++b) {
       HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
-        const auto input = input_of(broadcast4(at + r * in.code_stride));
-        HWY_UNROLL(4) for (int c = 0; c < kVectors; ++c) { dot[r][c].add(codes[c].get(), input); }
+        const auto input = input_of(broadcast4(x + offsets[b] + r * in.code_stride));
+        HWY_UNROLL(4) for (int c = 0; c < kVectors; ++c) {
+          const std::int8_t* const codes = bytes + kWideHeader + b * kWideBlock + c * kVectorBytes;
+          dot[r][c].add(hn::LoadU(DI8(), codes), input);
+        }
       }
     }
-    HWY_UNROLL(4) for (int c = 0; c < kVectors; ++c) {
-      const VF32 scale = steps.scale(c);
-      const VI8 correction = steps.correction(c);
-      HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+    HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+      const VF32 x_scale = hn::Set(DF32(), in.scales[r * in.n_blocks + step]);
+      HWY_UNROLL(4) for (int c = 0; c < kVectors; ++c) {
+        const VI8 correction = hn::LoadU(DI8(), bytes + 64 + c * kVectorBytes);
         const VF32 total = hn::ConvertTo(DF32(), dot[r][c].total(correction));
-        const VF32 x_scale = hn::Set(DF32(), in.scales[r * in.n_blocks + step]);
-        sums.set(r, c, hn::MulAdd(total, hn::Mul(scale, x_scale), sums.get(r, c)));
+        const float* const scales = reinterpret_cast<const float*>(at) + c * kLanes;
+        const VF32 scale = hn::Mul(hn::LoadU(DF32(), scales), x_scale);
+        sums.set(r, c, hn::MulAdd(total, scale, sums.get(r, c)));
       }
     }
-    steps.end();
   }
   sums.store(sums_inout, quant::kPanelRows);
+}
+
+// Calls f(number of blocks as a constant).
+template <class Function>
+HWY_INLINE void with_blocks(int n_blocks, const Function& f) {
+  switch (n_blocks) {
+    case 1: return f(std::integral_constant<int, 1>());
+    case 2: return f(std::integral_constant<int, 2>());
+    case 3: return f(std::integral_constant<int, 3>());
+    case 4: return f(std::integral_constant<int, 4>());
+    case 5: return f(std::integral_constant<int, 5>());
+    case 6: return f(std::integral_constant<int, 6>());
+    case 7: return f(std::integral_constant<int, 7>());
+    default: return f(std::integral_constant<int, 8>());
+  }
+}
+
+// Cuts n entries into runs; calls f(number of blocks, first entry, length).
+template <class Function>
+HWY_INLINE void for_each_run(const std::byte* entries, Index n, const Function& f) {
+  for (Index e = 0; e < n;) {
+    const Index first = e;
+    const int n_blocks = n_blocks_of(entry_at(entries, e));
+    for (++e; e < n && n_blocks_of(entry_at(entries, e)) == n_blocks; ++e) {
+    }
+    f(n_blocks, first, e - first);
+  }
 }
 
 }  // namespace sparse_detail
 
 template <>
 struct SparsePanel<quant::Q4_0Blocks16x4> {
-  using Stored = sparse_detail::StoredBlocks;
-  using Wide = sparse_detail::WideBlocks;
-
   template <int kRows>
   static HWY_INLINE void sums_of_rows(const kernels::MatmulInput& in, Index,
                                       const std::byte* panel,
@@ -575,7 +529,15 @@ struct SparsePanel<quant::Q4_0Blocks16x4> {
                                       float* HWY_RESTRICT out) {
     std::fill_n(out, kRows * quant::kPanelRows, 0.0f);
     const Index n = n_entries(panel);
-    sparse_detail::add_blocks<kRows>(in, panel + 4, n, Stored(records(panel, n), prefetcher), out);
+    const std::byte* steps = records(panel, n);
+    sparse_detail::for_each_run(
+        panel + 4, n, [&](int n_blocks, Index first, Index length) NIBBLE_ATTR {
+          const sparse_detail::Run run{panel + 4 * (first + 1), length, steps};
+          sparse_detail::with_blocks(n_blocks, [&](auto blocks) NIBBLE_ATTR {
+            sparse_detail::add_stored<decltype(blocks)::value, kRows>(in, run, prefetcher, out);
+          });
+          steps += length * bytes_of(n_blocks);
+        });
   }
 
   template <int kMaxRows>
@@ -584,34 +546,26 @@ struct SparsePanel<quant::Q4_0Blocks16x4> {
                                       sparse_detail::StreamPrefetcher prefetcher,
                                       float* HWY_RESTRICT sums) {
     std::fill_n(sums, m * quant::kPanelRows, 0.0f);
-    alignas(64) std::byte part[kPartBytes];
     const Index n = n_entries(panel);
-    Stored steps(records(panel, n), prefetcher);
-    for (Index e = 0; e < n;) {
-      const std::byte* const entries = panel + 4 * (e + 1);
-      std::byte* end = part;
-      Index n_part = 0;
-      for (; e < n; ++e, ++n_part) {
-        const auto entry = quant::sparse::load<std::uint32_t>(panel + 4 * (e + 1));
-        if (end + Wide::bytes_of(entry) > part + kPartBytes) break;
-        end = sparse_detail::widen_blocks(steps, entry, end);
-      }
-      for (Index row = 0; row < m;) {
-        const kernels::MatmulInput rows = in.rows_from(row);
-        float* const at = sums + row * quant::kPanelRows;
-        const auto add = [&]<int kRows>(std::integral_constant<int, kRows>) NIBBLE_ATTR {
-          sparse_detail::add_blocks<kRows>(rows, entries, n_part, Wide(part), at);
-          row += kRows;
-        };
-        if (kMaxRows >= 4 && m - row >= 4) {
-          add(std::integral_constant<int, (kMaxRows >= 4 ? 4 : 1)>());
-        } else if (kMaxRows >= 2 && m - row >= 2) {
-          add(std::integral_constant<int, (kMaxRows >= 2 ? 2 : 1)>());
-        } else {
-          add(std::integral_constant<int, 1>());
-        }
-      }
-    }
+    const std::byte* steps = records(panel, n);
+    sparse_detail::for_each_run(
+        panel + 4, n, [&](int n_blocks, Index first, Index length) NIBBLE_ATTR {
+          // What is expanded at a time stays in L1, together with the inputs of a tile.
+          alignas(64) std::byte part[kPartBytes];
+          const Index max = kPartBytes / sparse_detail::wide_bytes(n_blocks);
+          for (Index done = 0; done < length; done += max) {
+            const Index n_part = HWY_MIN(max, length - done);
+            std::byte* end = part;
+            for (Index i = 0; i < n_part; ++i, steps += bytes_of(n_blocks)) {
+              prefetcher.step(steps);
+              end = sparse_detail::widen_blocks(steps, n_blocks, end);
+            }
+            const sparse_detail::Run run{panel + 4 * (first + done + 1), n_part, part};
+            sparse_detail::with_blocks(n_blocks, [&](auto blocks) NIBBLE_ATTR {
+              add_run<decltype(blocks)::value, kMaxRows>(in, m, run, sums);
+            });
+          }
+        });
   }
 
   static Index lines_of_step(Index panel_bytes, Index k) noexcept {
@@ -619,9 +573,29 @@ struct SparsePanel<quant::Q4_0Blocks16x4> {
   }
 
  private:
-  // What is expanded at a time stays in L1, together with the inputs of a tile.
   static constexpr Index kPartBytes = 20 << 10;
 
+  template <int kBlocks, int kMaxRows>
+  static HWY_INLINE void add_run(const kernels::MatmulInput& in, Index m,
+                                 const sparse_detail::Run& run, float* HWY_RESTRICT sums) {
+    for (Index row = 0; row < m;) {
+      const kernels::MatmulInput rows = in.rows_from(row);
+      float* const at = sums + row * quant::kPanelRows;
+      if (kMaxRows >= 4 && m - row >= 4) {
+        sparse_detail::add_widened<kBlocks, (kMaxRows >= 4 ? 4 : 1)>(rows, run, at);
+        row += 4;
+      } else if (kMaxRows >= 2 && m - row >= 2) {
+        sparse_detail::add_widened<kBlocks, (kMaxRows >= 2 ? 2 : 1)>(rows, run, at);
+        row += 2;
+      } else {
+        sparse_detail::add_widened<kBlocks, 1>(rows, run, at);
+        ++row;
+      }
+    }
+  }
+  static constexpr Index bytes_of(int n_blocks) {
+    return quant::sparse::kScaleBytes + n_blocks * quant::sparse::kBlockBytes;
+  }
   static HWY_INLINE Index n_entries(const std::byte* panel) {
     return static_cast<Index>(quant::sparse::load<std::uint32_t>(panel));
   }

@@ -11,19 +11,16 @@
 //            that kernels may read whole vectors.
 //   Step     32 weights of each of 16 rows: one block of Q4_0 per row.
 //
-// Q4_0Bitmask: one bit for each weight, and the codes of those that are not zero. 1.5 + 4 d bits a
-// weight, if d of them are not zero (and 4 bytes for the ends of bit planes in 512 weights). A
-// panel is its steps, one after the other:
+// Q4_0Bitmask: one bit for each weight, and the codes of those that are not zero: 1.5 + 4 d bits a
+// weight, if d of them are not zero (and a nibble for every second vector, see below). A panel is
+// its steps, one after the other:
 //     scales  [16 rows] f16
-//     masks   [2 halves][4 words] of 64 bits. Bit 4 g + q of word w of half h is the nibble g % 2
-//             (0: the low one) of the byte 128 h + 32 q + 8 w + g / 2 of the step's codes in
-//             packed.hpp: row 8 (q % 2) + 2 w + g / 8, weight 8 h + 4 (q / 2) + g / 2 % 4, plus 16
-//             for a high nibble.
-//     planes  [4 bits] of as many bits as the masks have, filled up to whole bytes: bit b of the
-//             codes of the weights that are not zero, in the order of their bits in the masks. The
-//             highest bit is inverted: the code of a zero, 8, then consists of zeros too.
-//   So one bit-deposit instruction puts 64 weights' bits of a plane to their places, and a few
-//   shifts of vectors join four planes to codes in the dense layout.
+//     masks   [8 vectors] of 64 bits. A vector is four weights of each row: 2 j + h has the weights
+//             16 h + 4 j … 16 h + 4 j + 3; its bit 4 r + i is for weight i of row r.
+//     codes   [8 vectors]: the codes of the weights that are not zero in the order of their bits,
+//             two in a byte, the low half first; each vector fills whole bytes. Codes are those of
+//             Q4_0 with the top bit of four inverted: where bytes are expanded by a mask, zeros
+//             become zero.
 //
 // Q4_0Blocks16x4: only blocks of 16 rows by 4 weights with any weight that is not zero are stored,
 // and nothing of steps that have none. A panel is
@@ -116,17 +113,16 @@ struct Step {
 
 // The place of weight i of row r in the masks of a step.
 struct MaskBit {
-  std::size_t word;
+  std::size_t vector;
   int bit;
 };
 constexpr MaskBit mask_bit(Index r, Index i) noexcept {
-  const Index chunk = i % 16 / 4;
-  const Index g = 8 * (r % 2) + 2 * (i % 4) + i / 16;
-  return {static_cast<std::size_t>(4 * (chunk / 2) + r % 8 / 2),
-          static_cast<int>(4 * g + 2 * (chunk % 2) + r / 8)};
+  return {static_cast<std::size_t>(i % 16 / 4 * 2 + i / 16), static_cast<int>(4 * r + i % 4)};
 }
 
-// The masks of a step and its codes, those of zeros too, in the order of the masks' bits.
+constexpr Index code_bytes(std::uint64_t mask) noexcept { return (std::popcount(mask) + 1) / 2; }
+
+// The masks of a step, and its codes in the order of their bits, those of zeros too.
 struct Masked {
   std::uint64_t masks[8] = {};
   std::uint8_t codes[8][64];  // the top bit of four inverted
@@ -136,59 +132,51 @@ struct Masked {
       for (Index i = 0; i < kStep; ++i) {
         const MaskBit at = mask_bit(r, i);
         const auto code = static_cast<std::uint8_t>(step.codes[r][i] ^ 8);
-        codes[at.word][at.bit] = code;
-        masks[at.word] |= std::uint64_t{code != 0} << at.bit;
+        codes[at.vector][at.bit] = code;
+        masks[at.vector] |= std::uint64_t{code != 0} << at.bit;
       }
     }
   }
-  Index n_codes() const noexcept {
-    int n = 0;
-    for (const std::uint64_t mask : masks) n += std::popcount(mask);
+  Index bytes() const noexcept {
+    Index n = kScaleBytes + kMaskBytes;
+    for (const std::uint64_t mask : masks) n += code_bytes(mask);
     return n;
   }
 };
 
-// The bits of four bits of a mask: how many, and the low bits of a number put to their places.
-struct Deposits {
-  std::uint8_t count = 0;
-  std::uint8_t of[16] = {};
-};
-struct DepositTable {
-  Deposits of[16];
-  constexpr DepositTable() noexcept {
-    for (unsigned mask = 0; mask < 16; ++mask) {
-      of[mask].count = static_cast<std::uint8_t>(std::popcount(mask));
-      for (unsigned bits = 0; bits < 16; ++bits) {
-        unsigned from = bits, to = 0;
-        for (unsigned place = 1; place < 16; place *= 2) {
-          if ((mask & place) == 0) continue;
-          if ((from & 1) != 0) to |= place;
-          from /= 2;
-        }
-        of[mask].of[bits] = static_cast<std::uint8_t>(to);
+// For a mask of eight bits, how to put the bytes that follow each other to the places of its bits:
+// the number of the byte for each place, or 128. `first`: that, then the number of bits, eight
+// times; `second`: for the eight places above those. The sum of a `first` and a `second` is for 16.
+struct ByteExpansions {
+  alignas(64) std::uint8_t first[256][16] = {};
+  alignas(64) std::uint8_t second[256][16] = {};
+  constexpr ByteExpansions() noexcept {
+    for (unsigned mask = 0; mask < 256; ++mask) {
+      std::uint8_t n = 0;
+      for (unsigned bit = 0; bit < 8; ++bit) {
+        const bool is_set = (mask >> bit & 1) != 0;
+        first[mask][bit] = second[mask][bit + 8] = is_set ? n : std::uint8_t{128};
+        if (is_set) ++n;
       }
+      for (unsigned bit = 8; bit < 16; ++bit) first[mask][bit] = n;
     }
   }
 };
-NIBBLE_HIDDEN inline constexpr DepositTable kDeposits;
+NIBBLE_HIDDEN inline constexpr ByteExpansions kByteExpansions;
 
-// Bytes of a step of Q4_0Bitmask with n codes.
-constexpr Index record_bytes(Index n_codes) noexcept {
-  return kScaleBytes + kMaskBytes + 4 * ((n_codes + 7) / 8);
+inline std::uint64_t mask_of(const std::byte* record, std::size_t vector) noexcept {
+  return load<std::uint64_t>(record + kScaleBytes + 8 * vector);
 }
-inline Index codes_of(const std::byte* record) noexcept {
-  Index n = 0;
-  for (Index w = 0; w < 8; ++w) {
-    n += std::popcount(load<std::uint64_t>(record + kScaleBytes + 8 * w));
-  }
+// Bytes of a step of Q4_0Bitmask.
+inline Index record_bytes(const std::byte* record) noexcept {
+  Index n = kScaleBytes + kMaskBytes;
+  for (std::size_t v = 0; v < 8; ++v) n += code_bytes(mask_of(record, v));
   return n;
 }
 
 inline Index panel_bytes(Q4_0Bitmask, const Q4_0::Block* rows, Index n_rows, Index k) noexcept {
   Index bytes = 0;
-  for (Index s = 0; s < k / kStep; ++s) {
-    bytes += record_bytes(Masked(Step(rows, n_rows, k / kStep, s)).n_codes());
-  }
+  for (Index s = 0; s < k / kStep; ++s) bytes += Masked(Step(rows, n_rows, k / kStep, s)).bytes();
   return bytes;
 }
 
@@ -197,57 +185,47 @@ inline void pack_panel(Q4_0Bitmask, const Q4_0::Block* rows, Index n_rows, Index
   for (Index s = 0; s < k / kStep; ++s) {
     const Step step(rows, n_rows, k / kStep, s);
     const Masked masked(step);
-    const Index n_codes = masked.n_codes();
     std::memcpy(out, step.scales, sizeof(step.scales));
     std::memcpy(out + kScaleBytes, masked.masks, sizeof(masked.masks));
-    std::byte* const planes = out + kScaleBytes + kMaskBytes;
-    const Index plane_bytes = (n_codes + 7) / 8;
-    std::memset(planes, 0, static_cast<std::size_t>(4 * plane_bytes));
-    Index at = 0;
-    for (std::size_t w = 0; w < 8; ++w) {
+    out += kScaleBytes + kMaskBytes;
+    for (std::size_t v = 0; v < 8; ++v) {
+      Index n = 0;
       for (int bit = 0; bit < 64; ++bit) {
-        if ((masked.masks[w] >> bit & 1) == 0) continue;
-        for (Index b = 0; b < 4; ++b) {
-          if ((masked.codes[w][bit] >> b & 1) != 0) {
-            planes[b * plane_bytes + at / 8] |= std::byte{1} << static_cast<int>(at % 8);
-          }
+        if ((masked.masks[v] >> bit & 1) == 0) continue;
+        const std::uint8_t code = masked.codes[v][bit];
+        if (n % 2 == 0) {
+          out[n / 2] = static_cast<std::byte>(code);
+        } else {
+          out[n / 2] |= static_cast<std::byte>(code << 4);
         }
-        ++at;
+        ++n;
       }
+      out += (n + 1) / 2;
     }
-    out += record_bytes(n_codes);
   }
-}
-
-// The code of a weight of a step of Q4_0Bitmask.
-inline int code_at(Q4_0Bitmask, const std::byte* record, Index n_codes, Index r, Index i) noexcept {
-  const MaskBit place = mask_bit(r, i);
-  Index at = 0;
-  for (std::size_t w = 0; w < place.word; ++w) {
-    at += std::popcount(load<std::uint64_t>(record + kScaleBytes + 8 * w));
-  }
-  const auto mask = load<std::uint64_t>(record + kScaleBytes + 8 * place.word);
-  if ((mask >> place.bit & 1) == 0) return 8;
-  at += std::popcount(mask & ((std::uint64_t{1} << place.bit) - 1));
-  int code = 8;
-  for (int b = 0; b < 4; ++b) {
-    const std::byte byte =
-        record[kScaleBytes + kMaskBytes + b * ((n_codes + 7) / 8) + at / 8];
-    code ^= (std::to_integer<int>(byte) >> static_cast<int>(at % 8) & 1) << b;
-  }
-  return code;
 }
 
 // out (k) = a row of a panel of k weights.
-inline void read_row(Q4_0Bitmask format, const std::byte* panel, Index k, Index r,
-                     float* out) noexcept {
+inline void read_row(Q4_0Bitmask, const std::byte* panel, Index k, Index r, float* out) noexcept {
   for (Index s = 0; s < k / kStep; ++s) {
     const float scale = to_f32(load<f16>(panel + 2 * r));
-    const Index n_codes = codes_of(panel);
-    for (Index i = 0; i < kStep; ++i) {
-      out[s * kStep + i] = scale * static_cast<float>(code_at(format, panel, n_codes, r, i) - 8);
+    const std::byte* codes = panel + kScaleBytes + kMaskBytes;
+    for (std::size_t v = 0; v < 8; ++v) {
+      const std::uint64_t mask = mask_of(panel, v);
+      const auto of_row = static_cast<unsigned>(mask >> 4 * r & 15);
+      Index at = std::popcount(mask & ((std::uint64_t{1} << 4 * r) - 1));
+      for (Index i = 0; i < 4; ++i) {
+        int code = 8;
+        if ((of_row >> i & 1) != 0) {
+          code ^= std::to_integer<int>(codes[at / 2]) >> (at % 2 * 4) & 15;
+          ++at;
+        }
+        const Index place = static_cast<Index>(v % 2) * 16 + static_cast<Index>(v / 2) * 4 + i;
+        out[s * kStep + place] = scale * static_cast<float>(code - 8);
+      }
+      codes += code_bytes(mask);
     }
-    panel += record_bytes(n_codes);
+    panel = codes;
   }
 }
 
@@ -256,7 +234,7 @@ inline bool check_panel(Q4_0Bitmask, std::span<const std::byte> panel, Index k) 
   std::size_t at = 0;
   for (Index s = 0; s < k / kStep; ++s) {
     if (panel.size() - at < std::size_t{kScaleBytes + kMaskBytes}) return false;
-    const auto bytes = static_cast<std::size_t>(record_bytes(codes_of(panel.data() + at)));
+    const auto bytes = static_cast<std::size_t>(record_bytes(panel.data() + at));
     if (bytes > panel.size() - at) return false;
     at += bytes;
   }

@@ -5,7 +5,6 @@
 // targets; Highway's own detection is compiled code, which is not linked here.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <initializer_list>
 
@@ -58,27 +57,6 @@ inline std::uint64_t read_xcr0() noexcept {
   asm volatile(".byte 0x0F, 0x01, 0xD0" : "=a"(low), "=d"(high) : "c"(0));  // xgetbv
   return (std::uint64_t{high} << 32) | low;
 #endif
-}
-
-// Whether BMI2's pdep, which every processor with AVX2 has, is one fast operation: on AMD's before
-// Zen 3 (and Hygon's) it takes tens to hundreds of cycles.
-NIBBLE_HIDDEN inline bool detect_fast_bit_deposit() noexcept {
-  const CpuidRegisters vendor = cpuid(0, 0);
-  const bool is_amd = vendor.ecx == 0x444D4163u || vendor.ecx == 0x656E6975u;  // "cAMD", "uine"
-  const std::uint32_t version = cpuid(1, 0).eax;
-  const std::uint32_t family = (version >> 8 & 15) + (version >> 20 & 255);
-  return !is_amd || family >= 0x19;
-}
-namespace detail {
-NIBBLE_HIDDEN inline std::atomic<int> bit_deposit{-1};  // whether it is fast; −1: not known yet
-}
-NIBBLE_HIDDEN inline bool has_fast_bit_deposit() noexcept {
-  int is_fast = detail::bit_deposit.load(std::memory_order_relaxed);
-  if (is_fast < 0) {
-    is_fast = detect_fast_bit_deposit() ? 1 : 0;
-    detail::bit_deposit.store(is_fast, std::memory_order_relaxed);
-  }
-  return is_fast != 0;
 }
 
 inline TargetSet detect_targets() noexcept {
