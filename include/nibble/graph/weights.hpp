@@ -36,6 +36,11 @@ struct FormatOps {
   Index (*panel_bytes)(Index k) noexcept;
   // Bytes of a row as it is stored in files. Errors: as quant::row_bytes.
   Result<std::size_t> (*row_bytes)(std::size_t k);
+  // Formats whose packed size depends on the weights (quant/sparse.hpp); null for others. They have
+  // no pack_panel, packed_bytes and panel_bytes, and row_bytes is an error. The size that packed
+  // data state, and whether data from outside are a packed matrix (n, k).
+  Index (*data_bytes)(const std::byte* data) noexcept = nullptr;
+  Result<void> (*check_data)(std::span<const std::byte> data, Index n, Index k) = nullptr;
 };
 
 namespace detail {
@@ -43,6 +48,12 @@ namespace detail {
 template <class F>
 void format_row(const std::byte* data, Index n, Index k, Index row, float* out) noexcept {
   ops::packed_row(quant::PackedMatrix<F>{data, n, k}, row, out);
+}
+
+template <class F>
+Result<std::size_t> no_rows(std::size_t) {
+  return Error{Errc::unsupported, std::string("weights in ") + to_string(quant::kFormatOf<F>) +
+                                      " are whole packed matrices, not rows"};
 }
 
 }  // namespace detail
@@ -56,18 +67,31 @@ NIBBLE_HIDDEN inline constexpr FormatOps kFormatOps = [] {
                   "nibble: formats in graphs have blocks of 32 weights, since activations are "
                   "quantized in blocks of 32");
   }
-  return FormatOps{quant::kFormatOf<F>,
-                   quant::BlockFormat<F>,
-                   &simd::kernel<kernels::Matmul<F>>,
-                   &detail::format_row<F>,
-                   &simd::kernel<kernels::PackPanel<F>>,
-                   &quant::Packed<F>::bytes,
-                   &quant::Packed<F>::panel_bytes,
-                   &quant::row_bytes<F>};
+  if constexpr (quant::SparseFormat<F>) {
+    return FormatOps{quant::kFormatOf<F>,
+                     true,
+                     &simd::kernel<kernels::Matmul<F>>,
+                     &detail::format_row<F>,
+                     nullptr,
+                     nullptr,
+                     nullptr,
+                     &detail::no_rows<F>,
+                     &quant::Packed<F>::bytes,
+                     &quant::Packed<F>::check};
+  } else {
+    return FormatOps{quant::kFormatOf<F>,
+                     quant::BlockFormat<F>,
+                     &simd::kernel<kernels::Matmul<F>>,
+                     &detail::format_row<F>,
+                     &simd::kernel<kernels::PackPanel<F>>,
+                     &quant::Packed<F>::bytes,
+                     &quant::Packed<F>::panel_bytes,
+                     &quant::row_bytes<F>};
+  }
 }();
 
-// A matrix (n, k) in the packed layout of its format, or n_experts such matrices, contiguous, or a
-// vector of k floats (n = 0).
+// A matrix (n, k) in the packed layout of its format, or n_experts such matrices, contiguous (not
+// of sparse formats), or a vector of k floats (n = 0).
 struct Weight {
   const FormatOps* ops = nullptr;  // of a matrix
   Index n = 0;
@@ -82,11 +106,14 @@ struct Weight {
     return reinterpret_cast<const float*>(data);
   }
   Index bytes() const noexcept {
-    return is_vector() ? k * Index{sizeof(float)} : n_experts * ops->packed_bytes(n, k);
+    if (is_vector()) return k * Index{sizeof(float)};
+    if (ops->data_bytes != nullptr) return ops->data_bytes(data);
+    return n_experts * ops->packed_bytes(n, k);
   }
   // One of the n_experts matrices, as a weight.
   Weight expert(Index index) const noexcept {
     NIBBLE_ASSERT(index >= 0 && index < n_experts);
+    if (ops->data_bytes != nullptr) return *this;
     return {ops, n, k, data + index * ops->packed_bytes(n, k), 1};
   }
 };
@@ -167,11 +194,12 @@ struct NoFormat {};
 #define NIBBLE_ROW(Type, name, file_type) , quant::Type
 template <class, class... Fs>
 using ListOf = FormatList<Fs...>;
-using GgufFormats = ListOf<NoFormat NIBBLE_GGUF_FORMATS(NIBBLE_ROW)>;
+using GgufFormats =
+    ListOf<NoFormat NIBBLE_GGUF_FORMATS(NIBBLE_ROW) NIBBLE_SPARSE_FORMATS(NIBBLE_ROW)>;
 #undef NIBBLE_ROW
 }  // namespace detail
 
-// All formats of GGUF that nibble knows.
+// All formats of GGUF that nibble knows, and the sparse ones.
 struct AllFormats : detail::GgufFormats {};
 
 }}}  // namespace nibble::NIBBLE_ABI::graph

@@ -137,8 +137,7 @@ class MaskedSteps {
   static constexpr Index kCodes = layout::kScaleBytes + layout::kMaskBytes;
 
   static HWY_INLINE std::size_t code_bytes(const std::byte* record, int vector) {
-    const auto mask =
-        layout::load<std::uint64_t>(record + layout::kScaleBytes + 8 * vector);
+    const auto mask = layout::load<std::uint64_t>(record + layout::kScaleBytes + 8 * vector);
     return (hwy::PopCount(mask) + 1) / 2;
   }
 
@@ -180,7 +179,7 @@ class MaskedSteps {
   }
 #endif
 
-  alignas(64) StepBytes expanded_;  // codes as Q4_0's
+  alignas(64) StepBytes expanded_;                                // codes as Q4_0's
   alignas(64) StepBytes codes_[NIBBLE_HAVE_BYTE_EXPAND ? 1 : 2];  // unpacked, of two steps
   const std::byte* next_;
   const std::byte* record_ = nullptr;
@@ -208,7 +207,8 @@ struct SparsePanel<quant::Q4_0Bitmask> {
                                       float* HWY_RESTRICT out) {
     Sums<kRows, kVectors> sums;
     sums.fill(hn::Zero(DF32()));
-    add_steps<false>(in, L::n_steps(k), sparse_detail::MaskedSteps(panel, L::n_steps(k), prefetcher),
+    add_steps<false>(in, L::n_steps(k),
+                     sparse_detail::MaskedSteps(panel, L::n_steps(k), prefetcher),
                      PanelPrefetcher(), sums);
     sums.store(out, quant::kPanelRows);
   }
@@ -469,11 +469,22 @@ HWY_NOINLINE void add_widened(const kernels::MatmulInput& in, const Run& run,
       HWY_UNROLL(4) for (int c = 0; c < kVectors; ++c) { dot[r][c].start(); }
     }
     HWY_UNROLL(8) for (int b = 0; b < kBlocks; ++b) {
+      const std::int8_t* const block = bytes + kWideHeader + b * kWideBlock;
+      Register<DI8> codes[kVectors];
+      HWY_UNROLL(4) for (int c = 0; c < kVectors; ++c) {
+        VI8 v = hn::LoadU(DI8(), block + c * kVectorBytes);
+#if HWY_ARCH_X86 && (HWY_COMPILER_GCC || HWY_COMPILER_CLANG)
+        // Of two rows, one multiplies what is in a register and the other what is in memory: so
+        // that neither the number of loads nor that of instructions is what limits this loop.
+        if (kRows == 2) asm("" : "+v"(v.raw));
+#endif
+        codes[c].set(v);
+      }
       HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
         const auto input = input_of(broadcast4(x + offsets[b] + r * in.code_stride));
         HWY_UNROLL(4) for (int c = 0; c < kVectors; ++c) {
-          const std::int8_t* const codes = bytes + kWideHeader + b * kWideBlock + c * kVectorBytes;
-          dot[r][c].add(hn::LoadU(DI8(), codes), input);
+          const bool again = kRows == 2 && r == 1;
+          dot[r][c].add(again ? hn::LoadU(DI8(), block + c * kVectorBytes) : codes[c].get(), input);
         }
       }
     }
@@ -523,8 +534,7 @@ HWY_INLINE void for_each_run(const std::byte* entries, Index n, const Function& 
 template <>
 struct SparsePanel<quant::Q4_0Blocks16x4> {
   template <int kRows>
-  static HWY_INLINE void sums_of_rows(const kernels::MatmulInput& in, Index,
-                                      const std::byte* panel,
+  static HWY_INLINE void sums_of_rows(const kernels::MatmulInput& in, Index, const std::byte* panel,
                                       sparse_detail::StreamPrefetcher prefetcher,
                                       float* HWY_RESTRICT out) {
     std::fill_n(out, kRows * quant::kPanelRows, 0.0f);
@@ -636,8 +646,8 @@ HWY_NOINLINE void compute_sparse_rows(const kernels::MatmulArgs& args, Index pan
       const sparse_detail::StreamPrefetcher prefetcher{
           args.tuning.many_rows, args.tuning.weights_distance,
           SparsePanel<Format>::lines_of_step(L::panel_bytes(matrix, panel), args.k)};
-      SparsePanel<Format>::template sums_of_many<kMaxRows>(input, m, args.k,
-                                                           L::panel(matrix, panel), prefetcher, out);
+      SparsePanel<Format>::template sums_of_many<kMaxRows>(
+          input, m, args.k, L::panel(matrix, panel), prefetcher, out);
     };
     compute(args.weights, sums[0]);
     if (args.gate != nullptr) compute(args.gate, sums[1]);

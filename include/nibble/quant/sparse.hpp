@@ -24,7 +24,8 @@
 //
 // Q4_0Blocks16x4: only blocks of 16 rows by 4 weights with any weight that is not zero are stored,
 // and nothing of steps that have none. A panel is
-//     entries  a 32-bit number of entries, then one for each step that is stored, 32 bits: 256 * its
+//     entries  a 32-bit number of entries, then one for each step that is stored, 32 bits: 256 *
+//     its
 //              number + the bits of its blocks: bit g for the weights 4 g … 4 g + 3. In the order
 //              of the number of blocks, then of the step: loops over blocks then have the same
 //              length many times in succession, which branch prediction needs.
@@ -98,7 +99,7 @@ struct Step {
 
   Step(const Q4_0::Block* rows, Index n_rows, Index row_blocks, Index step) noexcept {
     std::memset(codes, 8, sizeof(codes));
-    std::memset(scales, 0, sizeof(scales));
+    for (f16& scale : scales) scale = {};
     for (Index r = 0; r < n_rows; ++r) {
       const Q4_0::Block& block = rows[r * row_blocks + step];
       if ((block.scale.bits & 0x7FFF) == 0) continue;
@@ -320,8 +321,8 @@ inline void pack_panel(Q4_0Blocks16x4, const Q4_0::Block* rows, Index n_rows, In
       if ((blocks >> g & 1) == 0) continue;
       for (Index r = 0; r < 8; ++r) {
         for (Index i = 0; i < 4; ++i) {
-          at[4 * r + i] = static_cast<std::byte>(step.codes[r][4 * g + i] |
-                                                 step.codes[r + 8][4 * g + i] << 4);
+          at[4 * r + i] =
+              static_cast<std::byte>(step.codes[r][4 * g + i] | step.codes[r + 8][4 * g + i] << 4);
         }
       }
       at += kBlockBytes;
