@@ -28,6 +28,8 @@ struct SparseOptions {
   // Which layouts are tried for matrices in Q4_0. Blocks of 16 rows by 4 weights are fast on every
   // target. Bit masks need AVX-512 to be: elsewhere they only save bytes.
   bool blocks = true;
+  // So is two of four, for matrices in which no more are not zero.
+  bool two_of_four = true;
   bool bitmask = false;
   // A sparse layout is taken if it has at most this part of the bytes of the dense one.
   double at_most = 0.95;
@@ -93,6 +95,12 @@ inline Result<SparsePlan> plan_sparse(const io::GgufTensor& tensor, const Sparse
   if (options.blocks) {
     consider(io::GgmlType::packed_q4_0_16x4, sparse_bytes<quant::Q4_0Blocks16x4>(tensor));
   }
+  const auto* const rows = reinterpret_cast<const quant::Q4_0::Block*>(tensor.data.data());
+  if (options.two_of_four &&
+      quant::Packed<quant::Q4_0TwoOfFour>::can_hold(rows, static_cast<Index>(tensor.dims[1]),
+                                                    static_cast<Index>(tensor.dims[0]))) {
+    consider(io::GgmlType::packed_q4_0_2of4, sparse_bytes<quant::Q4_0TwoOfFour>(tensor));
+  }
   if (options.bitmask) {
     consider(io::GgmlType::packed_q4_0_bitmask, sparse_bytes<quant::Q4_0Bitmask>(tensor));
   }
@@ -106,6 +114,8 @@ inline void pack_planned(const io::GgufTensor& tensor, io::GgmlType to, Executor
   const auto* const blocks = reinterpret_cast<const quant::Q4_0::Block*>(tensor.data.data());
   if (to == io::GgmlType::packed_q4_0_16x4) {
     quant::Packed<quant::Q4_0Blocks16x4>::pack(blocks, n, k, out);
+  } else if (to == io::GgmlType::packed_q4_0_2of4) {
+    quant::Packed<quant::Q4_0TwoOfFour>::pack(blocks, n, k, out);
   } else if (to == io::GgmlType::packed_q4_0_bitmask) {
     quant::Packed<quant::Q4_0Bitmask>::pack(blocks, n, k, out);
   } else {

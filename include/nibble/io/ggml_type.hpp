@@ -68,6 +68,7 @@ enum class GgmlType : std::uint32_t {
   // (k, n, number of 64 bytes).
   packed_q4_0_bitmask = 0x6e620100,
   packed_q4_0_16x4 = 0x6e620101,
+  packed_q4_0_2of4 = 0x6e620102,
 };
 
 // The range of ids that belong to nibble.
@@ -135,6 +136,7 @@ constexpr GgmlTypeTraits type_traits(GgmlType type) noexcept {
     case GgmlType::packed_q6_k: return {"packed Q6_K", 256, 3392, 16};
     case GgmlType::packed_q4_0_bitmask: return {"packed Q4_0 bitmask", 32, 64, 16, true};
     case GgmlType::packed_q4_0_16x4: return {"packed Q4_0 16x4", 32, 64, 16, true};
+    case GgmlType::packed_q4_0_2of4: return {"packed Q4_0 2:4", 32, 64, 16, true};
   }
   return {"unknown", 0, 0};
 }

@@ -45,7 +45,8 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 // Those of whole packed matrices with zeros left out (quant/sparse.hpp). They have no rows, so what
 // is said about rows and about bits per weight does not apply, and kFormats does not list them.
 #define NIBBLE_SPARSE_FORMATS(row) \
-  row(Q4_0Bitmask, q4_0_bitmask, _) row(Q4_0Blocks16x4, q4_0_16x4, _)
+  row(Q4_0Bitmask, q4_0_bitmask, _) row(Q4_0Blocks16x4, q4_0_16x4, _) \
+      row(Q4_0TwoOfFour, q4_0_2of4, _)
 
 enum class Format : std::uint8_t {
 #define NIBBLE_ROW(Type, name, file_type) name,

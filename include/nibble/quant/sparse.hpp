@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Q4_0 weights of which many are zero, packed so that zeros take no codes. A matrix (n, k) is made
-// from Q4_0 blocks: a zero is a weight that dequantizes to zero (code 8, or a block of scale 0), so
-// no mask is needed beside the weights. The size of a packed matrix depends on where its zeros are;
-// it is stated in its header, and in the header of a file's tensor.
+// Q4_0 weights of which many are zero, packed so that zeros take fewer bytes. A matrix (n, k) is
+// made from Q4_0 blocks: a zero is a weight that dequantizes to zero (code 8, or a block of scale
+// 0), so no mask is needed beside the weights. The size of a packed matrix depends on where its
+// zeros are; it is stated in its header, and in the header of a file's tensor.
 //
 //   Header   bytes, n, k and the magic number of the format, 64 bits each; then the offsets of the
 //            panels (of 16 rows, as in packed.hpp) and of their end, 64 bits each. Panels start at
@@ -32,6 +32,17 @@
 //     records  from the next multiple of 32 bytes on, in the order of the entries: f16 scales [16
 //              rows], then each block, 32 bytes: in byte 4 r + i the weight i of row r in the low,
 //              of row r + 8 in the high half (codes as in Q4_0)
+//
+// Q4_0TwoOfFour: for weights of which at most two of each four consecutive ones of a row (4 i … 4 i
+// + 3) are not zero ("2:4"). 3.5 bits a weight. Products take a step's two-of-four codes as they
+// are, and bring the activations to them: half as many multiplications as with dense weights. A
+// panel is its steps:
+//     scales     [16 rows] f16
+//     positions  [16 rows][4 bytes]: bits 2 u … 2 u + 1 of byte b are those of the slot b of the
+//                eight weights 8 u …; slots 0 and 1 are of the first four of them, 2 and 3 of the
+//                last four; the position is the weight's number among the four
+//     codes      [2][16 rows][4 bytes]: byte b of part p has the slot b of u = 2 p in its low half,
+//                of u = 2 p + 1 in its high half. A slot without a weight has code 8.
 #pragma once
 
 #include <bit>
@@ -41,6 +52,7 @@
 #include <limits>
 #include <span>
 #include <string>
+#include <type_traits>
 
 #include "nibble/core/arena.hpp"
 #include "nibble/core/result.hpp"
@@ -60,6 +72,13 @@ struct Q4_0Blocks16x4 {
   static constexpr int kBits = 4;
   static constexpr int kLength = 32;
   static constexpr std::uint64_t kMagic = 0x34783631736b6c62;  // "blks16x4"
+};
+
+struct Q4_0TwoOfFour {
+  using Dense = Q4_0;
+  static constexpr int kBits = 4;
+  static constexpr int kLength = 32;
+  static constexpr std::uint64_t kMagic = 0x3434666f32303471;  // "q402of44"
 };
 
 // Formats whose packed size depends on the weights.
@@ -375,6 +394,77 @@ inline bool check_panel(Q4_0Blocks16x4, std::span<const std::byte> panel, Index 
   return align_up(static_cast<std::size_t>(bytes), std::size_t{64}) == panel.size();
 }
 
+// ---- Two of four -------------------------------------------------------------------------------
+
+NIBBLE_HIDDEN inline constexpr Index kPositionBytes = 64;
+NIBBLE_HIDDEN inline constexpr Index kHalfStepBytes = kScaleBytes + kPositionBytes + 128;
+
+// Whether at most two of each four weights of a step are not zero.
+inline bool is_two_of_four(const Step& step) noexcept {
+  for (Index r = 0; r < kPanelRows; ++r) {
+    for (Index i = 0; i < kStep; i += 4) {
+      int n = 0;
+      for (Index j = i; j < i + 4; ++j) n += step.codes[r][j] != 8 ? 1 : 0;
+      if (n > 2) return false;
+    }
+  }
+  return true;
+}
+
+constexpr Index panel_bytes(Q4_0TwoOfFour, const Q4_0::Block*, Index, Index k) noexcept {
+  return k / kStep * kHalfStepBytes;
+}
+
+inline void pack_panel(Q4_0TwoOfFour, const Q4_0::Block* rows, Index n_rows, Index k,
+                       std::byte* out) noexcept {
+  for (Index s = 0; s < k / kStep; ++s, out += kHalfStepBytes) {
+    const Step step(rows, n_rows, k / kStep, s);
+    std::memcpy(out, step.scales, sizeof(step.scales));
+    std::uint8_t* const positions = reinterpret_cast<std::uint8_t*>(out) + kScaleBytes;
+    std::uint8_t* const codes = positions + kPositionBytes;
+    std::memset(positions, 0, static_cast<std::size_t>(kPositionBytes));
+    std::memset(codes, 0x88, 128);
+    for (Index r = 0; r < kPanelRows; ++r) {
+      for (Index i = 0; i < kStep; i += 4) {
+        Index b = i % 8 / 2;
+        const Index u = i / 8;
+        const Index end = b + 2;
+        for (Index j = 0; j < 4 && b < end; ++j) {
+          const unsigned code = step.codes[r][i + j];
+          if (code == 8) continue;
+          positions[4 * r + b] = static_cast<std::uint8_t>(positions[4 * r + b] | j << 2 * u);
+          std::uint8_t& both = codes[u / 2 * kChunkBytes + 4 * r + b];
+          both = static_cast<std::uint8_t>(u % 2 == 0 ? (both & 0xF0u) | code
+                                                      : (both & 0x0Fu) | code << 4);
+          ++b;
+        }
+      }
+    }
+  }
+}
+
+inline void read_row(Q4_0TwoOfFour, const std::byte* panel, Index k, Index r, float* out) noexcept {
+  for (Index i = 0; i < k; ++i) out[i] = 0;
+  for (Index s = 0; s < k / kStep; ++s, panel += kHalfStepBytes) {
+    const float scale = to_f32(load<f16>(panel + 2 * r));
+    const auto* const positions = reinterpret_cast<const std::uint8_t*>(panel) + kScaleBytes;
+    const std::uint8_t* const codes = positions + kPositionBytes;
+    for (Index u = 0; u < 4; ++u) {
+      for (Index b = 0; b < 4; ++b) {
+        const int both = codes[u / 2 * kChunkBytes + 4 * r + b];
+        const int code = (u % 2 == 0 ? both & 15 : both >> 4) - 8;
+        const Index position = positions[4 * r + b] >> 2 * u & 3;
+        out[s * kStep + 8 * u + b / 2 * 4 + position] += scale * static_cast<float>(code);
+      }
+    }
+  }
+}
+
+inline bool check_panel(Q4_0TwoOfFour, std::span<const std::byte> panel, Index k) noexcept {
+  return align_up(static_cast<std::size_t>(k / kStep * kHalfStepBytes), std::size_t{64}) ==
+         panel.size();
+}
+
 inline Error unfit(const char* what, Index n, Index k) {
   return {Errc::malformed, std::string("a sparse matrix of ") + to_text(n) + " rows of " +
                                to_text(k) + " weights: " + what};
@@ -444,6 +534,19 @@ struct Packed<F> {
 
   // ---- Packing ---------------------------------------------------------------------------------
 
+  // Whether the format can hold these rows: Q4_0TwoOfFour not any.
+  static bool can_hold(const Block* rows, Index n, Index k) noexcept {
+    if constexpr (std::is_same_v<F, Q4_0TwoOfFour>) {
+      for (Index p = 0; p < n_panels(n); ++p) {
+        for (Index s = 0; s < n_steps(k); ++s) {
+          const sparse::Step step(first_of(rows, k, p), rows_of(n, p), n_steps(k), s);
+          if (!sparse::is_two_of_four(step)) return false;
+        }
+      }
+    }
+    return true;
+  }
+
   // Bytes of `n` rows of k weights when packed, k / 32 blocks each. The shape must exist.
   static Index packed_bytes(const Block* rows, Index n, Index k) noexcept {
     Index total = static_cast<Index>(sparse::header_bytes(n)) + sparse::kTailBytes;
@@ -451,6 +554,7 @@ struct Packed<F> {
     return total;
   }
   // Packs them to `out`, aligned to 64 bytes: packed_bytes() bytes, each of which is written.
+  // can_hold() must be true.
   static void pack(const Block* rows, Index n, Index k, std::byte* out) noexcept {
     const std::size_t first = sparse::header_bytes(n);
     std::memset(out, 0, first);
