@@ -12,6 +12,9 @@ using kernels::Matmul;
 using quant::Q4_0;
 using quant::Q4_0Bitmask;
 using quant::Q4_0Blocks16x4;
+using quant::Q4_0TwoOfFour;
+
+#define NIBBLE_SPARSE Q4_0Bitmask, Q4_0Blocks16x4, Q4_0TwoOfFour
 
 namespace {
 
@@ -34,6 +37,26 @@ Weights<Q4_0> sparse_weights(Index n, Index k, double density, bool in_blocks,
   return w;
 }
 
+// At most two of each four weights stay, if F needs that: the first ones, or of every other four
+// the last ones.
+template <class F>
+void make_fit(Weights<Q4_0>& w) {
+  if constexpr (std::is_same_v<F, Q4_0TwoOfFour>) {
+    for (Index row = 0; row < w.n; ++row) {
+      for (Index i = 0; i < w.k; i += 4) {
+        int left = 2;
+        for (Index j = 0; j < 4; ++j) {
+          const Index at = (row + i / 4) % 2 == 0 ? i + j : i + 3 - j;
+          auto& both = w.block(row, at / 32).codes[size(at % 16)];
+          const int code = at % 32 < 16 ? both % 16 : both / 16;
+          if (code != 8 && left-- > 0) continue;
+          both = static_cast<std::uint8_t>(at % 32 < 16 ? (both & 0xF0) | 8 : (both & 0x0F) | 0x80);
+        }
+      }
+    }
+  }
+}
+
 // The first n rows, in memory of exactly their size.
 template <class F>
 AlignedBuffer pack_sparse(const Weights<Q4_0>& w, Index n) {
@@ -46,6 +69,16 @@ AlignedBuffer pack_sparse(const Weights<Q4_0>& w, Index n) {
   return std::move(*memory);
 }
 
+// Bytes of codes of a block that have a weight that is not zero.
+std::vector<Index> nonzero_codes(const Weights<Q4_0>& w, Index row, Index b) {
+  std::vector<Index> at;
+  for (Index i = 0; i < 16; ++i) {
+    if (w.block(row, b).codes[size(i)] != 0x88) at.push_back(i);
+  }
+  REQUIRE(!at.empty());
+  return at;
+}
+
 template <class F>
 void multiply(const Activations& a, Index n, const AlignedBuffer& weights, Output& out) {
   simd::kernel<Matmul<F>>()(matmul_args(a, n, weights, out));
@@ -53,8 +86,8 @@ void multiply(const Activations& a, Index n, const AlignedBuffer& weights, Outpu
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("sparse products of every size and density are those in double", F, Q4_0Bitmask,
-                   Q4_0Blocks16x4) {
+TEST_CASE_TEMPLATE("sparse products of every size and density are those in double", F,
+                   NIBBLE_SPARSE) {
   constexpr Index kRows[] = {1, 2, 3, 4, 5, 7, 17, 65};
   std::mt19937 random(1);
   for (const Index k : {32, 64, 96, 1440}) {
@@ -64,7 +97,8 @@ TEST_CASE_TEMPLATE("sparse products of every size and density are those in doubl
         CAPTURE(k);
         CAPTURE(density);
         CAPTURE(in_blocks);
-        const auto w = sparse_weights(49, k, density, in_blocks, random);
+        auto w = sparse_weights(49, k, density, in_blocks, random);
+        make_fit<F>(w);
         const auto expected = expected_product(all_rows, w);
         for (const Index n : {1, 16, 33, 49}) {
           const AlignedBuffer packed = pack_sparse<F>(w, n);
@@ -85,7 +119,7 @@ TEST_CASE_TEMPLATE("sparse products of every size and density are those in doubl
 }
 
 // The largest products of one sign, in every number of blocks.
-TEST_CASE_TEMPLATE("extreme codes do not saturate sparse sums", F, Q4_0Bitmask, Q4_0Blocks16x4) {
+TEST_CASE_TEMPLATE("extreme codes do not saturate sparse sums", F, NIBBLE_SPARSE) {
   constexpr Index kColumns = 33, k = 256;
   std::mt19937 random(2);
   for (const std::uint8_t byte : {0x00, 0xFF, 0x0F, 0xF0, 0x97}) {
@@ -102,6 +136,7 @@ TEST_CASE_TEMPLATE("extreme codes do not saturate sparse sums", F, Q4_0Bitmask, 
         }
       }
     }
+    make_fit<F>(w);
     const AlignedBuffer packed = pack_sparse<F>(w, kColumns);
     for (const int sign : {1, -1}) {
       for (const Index m : {1, 2, 9}) {
@@ -122,10 +157,11 @@ TEST_CASE_TEMPLATE("extreme codes do not saturate sparse sums", F, Q4_0Bitmask, 
 }
 
 TEST_CASE_TEMPLATE("sparse products: a row's bits do not depend on other rows or on runs of panels",
-                   F, Q4_0Bitmask, Q4_0Blocks16x4) {
+                   F, NIBBLE_SPARSE) {
   constexpr Index kRows = 70, kColumns = 50, k = 1312;
   std::mt19937 random(3);
-  const auto w = sparse_weights(kColumns, k, 0.5, std::is_same_v<F, Q4_0Blocks16x4>, random);
+  auto w = sparse_weights(kColumns, k, 0.5, std::is_same_v<F, Q4_0Blocks16x4>, random);
+  make_fit<F>(w);
   const auto a = Activations::random<Q4_0>(kRows, k, random);
   const AlignedBuffer packed = pack_sparse<F>(w, kColumns);
   for_each_target([&](simd::Target) {
@@ -153,11 +189,13 @@ TEST_CASE_TEMPLATE("sparse products: a row's bits do not depend on other rows or
   });
 }
 
-TEST_CASE_TEMPLATE("a gate may have zeros in other places", F, Q4_0Bitmask, Q4_0Blocks16x4) {
+TEST_CASE_TEMPLATE("a gate may have zeros in other places", F, NIBBLE_SPARSE) {
   constexpr Index kColumns = 40, k = 160;
   std::mt19937 random(4);
-  const auto up = sparse_weights(kColumns, k, 0.5, true, random);
-  const auto gate = sparse_weights(kColumns, k, 0.3, true, random);
+  auto up = sparse_weights(kColumns, k, 0.5, true, random);
+  auto gate = sparse_weights(kColumns, k, 0.3, true, random);
+  make_fit<F>(up);
+  make_fit<F>(gate);
   const AlignedBuffer packed_up = pack_sparse<F>(up, kColumns);
   const AlignedBuffer packed_gate = pack_sparse<F>(gate, kColumns);
   for (const Index m : {1, 6}) {
@@ -185,12 +223,12 @@ TEST_CASE_TEMPLATE("a gate may have zeros in other places", F, Q4_0Bitmask, Q4_0
 
 // ---- The check itself --------------------------------------------------------------------------
 
-TEST_CASE_TEMPLATE("the check sees small faults in sparse products", F, Q4_0Bitmask,
-                   Q4_0Blocks16x4) {
+TEST_CASE_TEMPLATE("the check sees small faults in sparse products", F, NIBBLE_SPARSE) {
   constexpr Index kRows = 3, kColumns = 33, kBlocks = 5, k = kBlocks * 32;
   constexpr bool kInBlocks = std::is_same_v<F, Q4_0Blocks16x4>;
   std::mt19937 random(5);
-  const auto w = sparse_weights(kColumns, k, 0.5, kInBlocks, random);
+  auto w = sparse_weights(kColumns, k, 0.5, kInBlocks, random);
+  make_fit<F>(w);
   const auto a = Activations::random<Q4_0>(kRows, k, random);
   const auto expected = expected_product(a, w);
   const auto faults_of = [&](const Activations& x, const AlignedBuffer& packed) {
@@ -207,9 +245,15 @@ TEST_CASE_TEMPLATE("the check sees small faults in sparse products", F, Q4_0Bitm
     bad.block(32, 4).scale =
         quant::round_to<f16>(static_cast<float>(to_double(w.block(32, 4).scale) * 1.01));
     CHECK(faults(bad) > 0);
-    for (const int flip : {0x01, 0x10}) {
+    for (const Index flip : nonzero_codes(w, 16, 1)) {
       bad = w;
-      bad.block(16, 1).codes.back() ^= static_cast<std::uint8_t>(flip);
+      auto& both = bad.block(16, 1).codes[size(flip)];
+      // The smallest change of a code that is not zero, and stays so.
+      const bool high = both / 16 != 8;
+      const int code = high ? both / 16 : both % 16;
+      REQUIRE(code != 8);
+      const int changed = code == 9 ? 10 : code == 7 ? 6 : code ^ 1;
+      both = static_cast<std::uint8_t>(high ? both % 16 + 16 * changed : both / 16 * 16 + changed);
       CHECK(faults(bad) > 0);
     }
     bad = w;
@@ -224,10 +268,14 @@ TEST_CASE_TEMPLATE("the check sees small faults in sparse products", F, Q4_0Bitm
         moved.data() + (quant::Packed<F>::panel(moved.data(), 1) - moved.data());
     std::byte& byte = panel[kInBlocks ? 4 : 32];
     unsigned bits = std::to_integer<unsigned>(byte);
-    for (int bit = 0; bit < 7; ++bit) {
-      if ((bits >> bit & 3) != 1) continue;
-      bits ^= 3u << bit;
-      break;
+    if (std::is_same_v<F, Q4_0TwoOfFour>) {  // positions
+      bits ^= 1;
+    } else {
+      for (int bit = 0; bit < 7; ++bit) {
+        if ((bits >> bit & 3) != 1) continue;
+        bits ^= 3u << bit;
+        break;
+      }
     }
     REQUIRE(bits != std::to_integer<unsigned>(byte));
     byte = static_cast<std::byte>(bits);

@@ -15,6 +15,7 @@ using quant::Packed;
 using quant::Q4_0;
 using quant::Q4_0Bitmask;
 using quant::Q4_0Blocks16x4;
+using quant::Q4_0TwoOfFour;
 
 namespace {
 
@@ -218,6 +219,36 @@ TEST_CASE("more codes than a panel has are refused, and so are steps that come t
     const std::uint32_t n_entries = 0xFFFFFFFF;
     std::memcpy(many.data() + 64, &n_entries, 4);
     CHECK_FALSE(Packed<Q4_0Blocks16x4>::check(many, 16, 64).has_value());
+  }
+}
+
+TEST_CASE("two of four: what has more is not held") {
+  std::mt19937 random(6);
+  for (const Index n : {1, 16, 33}) {
+    for (const Index k : {32, 96}) {
+      for (int kept = 0; kept <= 2; ++kept) {
+        Rows rows = random_rows(n, k, 1, false, random);
+        for (Index row = 0; row < n; ++row) {
+          for (Index i = 0; i < k; i += 4) {
+            const auto first = static_cast<Index>(random() % 4);
+            for (Index j = kept; j < 4; ++j) rows.set(row, i + (first + j) % 4, 8);
+          }
+        }
+        using P = Packed<Q4_0TwoOfFour>;
+        REQUIRE(P::can_hold(rows.blocks.data(), n, k));
+        const auto packed = pack<Q4_0TwoOfFour>(rows);
+        REQUIRE(P::check(packed, n, k).has_value());
+        REQUIRE(n_wrong<Q4_0TwoOfFour>(rows, packed) == 0);
+        CHECK_FALSE(P::check(packed, n + 16, k).has_value());
+        for (std::size_t length = 0; length < packed.size(); length += 32) {
+          const std::vector<std::byte> cut(packed.begin(),
+                                           packed.begin() + static_cast<Index>(length));
+          REQUIRE_FALSE(P::check(cut, n, k).has_value());
+        }
+        for (Index j = 0; j < 3; ++j) rows.set(n - 1, k - 4 + j, 1);
+        CHECK_FALSE(P::can_hold(rows.blocks.data(), n, k));
+      }
+    }
   }
 }
 
