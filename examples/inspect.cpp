@@ -82,8 +82,8 @@ Needs needs_of(const Gguf& file, Index n_ctx, Index n_threads) {
   auto pool = nibble::ThreadPool::create({.n_threads = n_threads});
   nibble::LoadOptions options{.outline_only = true};
   if (pool) options.executor = pool->get();
-  const auto memory = nibble::Model::memory_needed(file, options);
-  const auto model = nibble::Model::from_gguf(file, options);
+  const auto memory = nibble::Model::memory_needed<nibble::graph::AllFormats>(file, options);
+  const auto model = nibble::Model::from_gguf<nibble::graph::AllFormats>(file, options);
   if (!memory || !model) {
     needs.error = memory ? model.error() : memory.error();
     return needs;

@@ -48,7 +48,7 @@ int measure(int argc, char** argv) {
   if (!pool) return example::fail(app, pool.error());
   const auto text = example::read_text(text_path);
   if (!text) return example::fail(app, text.error());
-  const auto model = nibble::load(model_path, {.executor = pool->get()});
+  const auto model = nibble::load<nibble::graph::AllFormats>(model_path, {.executor = pool->get()});
   if (!model) return example::fail(app, model.error());
   if (model->tokenizer() == nullptr) return example::fail(app, *model->tokenizer_error());
   options.n_ctx = context;

@@ -80,7 +80,7 @@ class Job {
     NIBBLE_TRY(file, nibble::open_model(options_.in));
     file_ = std::move(file);
     NIBBLE_CHECK(options_.rules.check(*file_));
-    NIBBLE_TRY(model, nibble::Model::from_gguf(*file_, {.executor = &executor_}));
+    NIBBLE_TRY(model, nibble::Model::from_gguf<nibble::graph::AllFormats>(*file_, {.executor = &executor_}));
     model_ = std::move(model);
     NIBBLE_TRY(texts, read_texts(*model_, options_.text));
     texts_ = std::move(texts);
@@ -327,7 +327,7 @@ class Job {
 
   nibble::Result<double> divergence_of(const Bytes& bytes) {
     NIBBLE_TRY(file, nibble::io::Gguf::parse(bytes, "converted"));
-    NIBBLE_TRY(model, nibble::Model::from_gguf(
+    NIBBLE_TRY(model, nibble::Model::from_gguf<nibble::graph::AllFormats>(
                           file, {.executor = &executor_, .tuning = model_->tuning()}));
     NIBBLE_TRY(session, nibble::Session::create(model, trial_session(texts_.context, executor_)));
     NIBBLE_TRY(divergence, reference_->compare(session));
@@ -406,7 +406,7 @@ class Job {
     rows.push_back(std::move(original));
     const auto add = [&](const std::string& step, const Bytes& bytes) -> nibble::Result<void> {
       NIBBLE_TRY(file, nibble::io::Gguf::parse(bytes, step));
-      NIBBLE_TRY(model, nibble::Model::from_gguf(file, {.executor = &executor_}));
+      NIBBLE_TRY(model, nibble::Model::from_gguf<nibble::graph::AllFormats>(file, {.executor = &executor_}));
       NIBBLE_TRY(row, report_row(step, file, model, reference, samples_, executor_));
       rows.push_back(std::move(row));
       return nibble::ok();

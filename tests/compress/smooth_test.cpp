@@ -68,7 +68,7 @@ std::vector<std::byte> with_outliers(const io::Gguf& file) {
 }
 
 Model loaded(const io::Gguf& file) {
-  auto model = Model::from_gguf(file);
+  auto model = Model::from_gguf<graph::AllFormats>(file);
   REQUIRE_MESSAGE(model, test::why(model));
   return *std::move(model);
 }

@@ -44,7 +44,7 @@ std::vector<std::vector<std::int32_t>> calibration_texts(const text::Tokenizer& 
 Model from(const std::vector<std::byte>& bytes) {
   const auto file = io::Gguf::parse(bytes, "converted");
   REQUIRE_MESSAGE(file, test::why(file));
-  auto model = Model::from_gguf(*file);
+  auto model = Model::from_gguf<graph::AllFormats>(*file);
   REQUIRE_MESSAGE(model, test::why(model));
   return *std::move(model);
 }

@@ -42,6 +42,11 @@ struct FormatOps {
   bool takes_row_codes = false;
   // Then: the product's kernel for codes with a zero point.
   kernels::MatmulFunction* (*affine_matmul)() noexcept = nullptr;
+  // Formats whose packed size depends on the weights (quant/sparse.hpp); null for others. They have
+  // no pack_panel, packed_bytes and panel_bytes, and row_bytes is an error. The size that packed
+  // data state, and whether data from outside are a packed matrix (n, k).
+  Index (*data_bytes)(const std::byte* data) noexcept = nullptr;
+  Result<void> (*check_data)(std::span<const std::byte> data, Index n, Index k) = nullptr;
 };
 
 namespace detail {
@@ -49,6 +54,12 @@ namespace detail {
 template <class F>
 void format_row(const std::byte* data, Index n, Index k, Index row, float* out) noexcept {
   ops::packed_row(quant::PackedMatrix<F>{data, n, k}, row, out);
+}
+
+template <class F>
+Result<std::size_t> no_rows(std::size_t) {
+  return Error{Errc::unsupported, std::string("weights in ") + to_string(quant::kFormatOf<F>) +
+                                      " are whole packed matrices, not rows"};
 }
 
 }  // namespace detail
@@ -62,26 +73,38 @@ NIBBLE_HIDDEN inline constexpr FormatOps kFormatOps = [] {
                   "nibble: formats in graphs have blocks of 32 weights, since activations are "
                   "quantized in blocks of 32");
   }
-  FormatOps ops{quant::kFormatOf<F>,
-                quant::BlockFormat<F>,
-                &simd::kernel<kernels::Matmul<F>>,
-                &detail::format_row<F>,
-                &simd::kernel<kernels::PackPanel<F>>,
-                &quant::Packed<F>::bytes,
-                &quant::Packed<F>::panel_bytes,
-                &quant::row_bytes<F>};
-  if constexpr (quant::ChannelFormat<F>) {
-    ops.takes_codes = ops.takes_row_codes = true;
-    ops.affine_matmul = &simd::kernel<kernels::Matmul<F, kernels::ActivationScales::affine>>;
+  if constexpr (quant::SparseFormat<F>) {
+    FormatOps ops{};
+    ops.format = quant::kFormatOf<F>;
+    ops.takes_codes = true;
+    ops.matmul = &simd::kernel<kernels::Matmul<F>>;
+    ops.row = &detail::format_row<F>;
+    ops.row_bytes = &detail::no_rows<F>;
+    ops.data_bytes = &quant::Packed<F>::bytes;
+    ops.check_data = &quant::Packed<F>::check;
+    return ops;
+  } else {
+    FormatOps ops{quant::kFormatOf<F>,
+                  quant::BlockFormat<F>,
+                  &simd::kernel<kernels::Matmul<F>>,
+                  &detail::format_row<F>,
+                  &simd::kernel<kernels::PackPanel<F>>,
+                  &quant::Packed<F>::bytes,
+                  &quant::Packed<F>::panel_bytes,
+                  &quant::row_bytes<F>};
+    if constexpr (quant::ChannelFormat<F>) {
+      ops.takes_codes = ops.takes_row_codes = true;
+      ops.affine_matmul = &simd::kernel<kernels::Matmul<F, kernels::ActivationScales::affine>>;
+    }
+    return ops;
   }
-  return ops;
 }();
 
 struct Factors;
 
-// A matrix (n, k) in the packed layout of its format, or n_experts such matrices, contiguous, or a
-// vector of k floats (n = 0). A matrix for products may have factors of low rank beside it (a
-// correction) or instead of it (then data and ops are null).
+// A matrix (n, k) in the packed layout of its format, or n_experts such matrices, contiguous (not
+// of sparse formats), or a vector of k floats (n = 0). A matrix for products may have factors of low
+// rank beside it (a correction) or instead of it (then data and ops are null).
 struct Weight {
   const FormatOps* ops = nullptr;  // of a matrix
   Index n = 0;
@@ -103,12 +126,15 @@ struct Weight {
   }
   // Without the factors.
   Index bytes() const noexcept {
-    if (!has_base() && !is_vector()) return 0;
-    return is_vector() ? k * Index{sizeof(float)} : n_experts * ops->packed_bytes(n, k);
+    if (is_vector()) return k * Index{sizeof(float)};
+    if (!has_base()) return 0;
+    if (ops->data_bytes != nullptr) return ops->data_bytes(data);
+    return n_experts * ops->packed_bytes(n, k);
   }
   // One of the n_experts matrices, as a weight.
   Weight expert(Index index) const noexcept {
     NIBBLE_ASSERT(index >= 0 && index < n_experts);
+    if (ops->data_bytes != nullptr) return *this;
     return {ops, n, k, data + index * ops->packed_bytes(n, k), 1, input};
   }
 };
@@ -214,7 +240,8 @@ struct NoFormat {};
 #define NIBBLE_ROW(Type, name, file_type) , quant::Type
 template <class, class... Fs>
 using ListOf = FormatList<Fs...>;
-using GgufFormats = ListOf<NoFormat NIBBLE_GGUF_FORMATS(NIBBLE_ROW)>;
+using GgufFormats =
+    ListOf<NoFormat NIBBLE_GGUF_FORMATS(NIBBLE_ROW) NIBBLE_SPARSE_FORMATS(NIBBLE_ROW)>;
 #undef NIBBLE_ROW
 template <class List>
 struct AndChannels;
@@ -222,7 +249,12 @@ template <class... Fs>
 struct AndChannels<FormatList<Fs...>> : FormatList<Fs..., quant::I8Channel> {};
 }  // namespace detail
 
-// All formats of files that nibble knows.
+// The formats of the files that people have: what load() compiles if a program does not say more.
+struct CommonFormats
+    : FormatList<quant::F32, quant::F16, quant::BF16, quant::Q8_0, quant::Q4_0, quant::Q4_1,
+                 quant::Q5_0, quant::Q5_1, quant::Q4_K, quant::Q5_K, quant::Q6_K> {};
+
+// All formats of files that nibble knows: also those of few bits, sparse ones, and INT8 by channels.
 struct AllFormats : detail::AndChannels<detail::GgufFormats> {};
 
 }}}  // namespace nibble::NIBBLE_ABI::graph

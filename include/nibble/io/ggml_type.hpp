@@ -67,8 +67,13 @@ enum class GgmlType : std::uint32_t {
   packed_q3_h = 0x6e62000b,
   packed_q2_h = 0x6e62000c,
   // Block formats of nibble's own, row by row (quant/block.hpp).
-  q3_h = 0x6e620100,
-  q2_h = 0x6e620101,
+  q3_h = 0x6e620200,
+  q2_h = 0x6e620201,
+  // Packed with zeros left out (quant/sparse.hpp), so that the size depends on the weights: dims are
+  // (k, n, number of 64 bytes).
+  packed_q4_0_bitmask = 0x6e620100,
+  packed_q4_0_16x4 = 0x6e620101,
+  packed_q4_0_2of4 = 0x6e620102,
 };
 
 // The range of ids that belong to nibble.
@@ -82,6 +87,8 @@ struct GgmlTypeTraits {
   // Packed types only: the number of interleaved rows. A block is then a group of all these rows.
   // Incomplete groups at the end of the rows and of the matrix are padded.
   std::uint32_t panel_rows = 0;
+  // Whether dims[2] states the size, in units of type_size. block_size is then what divides rows.
+  bool has_own_size = false;
 };
 
 constexpr GgmlTypeTraits type_traits(GgmlType type) noexcept {
@@ -136,6 +143,9 @@ constexpr GgmlTypeTraits type_traits(GgmlType type) noexcept {
     case GgmlType::packed_q2_h: return {"packed Q2_H", 64, 320, 16};
     case GgmlType::q3_h: return {"Q3_H", 32, 14};
     case GgmlType::q2_h: return {"Q2_H", 32, 10};
+    case GgmlType::packed_q4_0_bitmask: return {"packed Q4_0 bitmask", 32, 64, 16, true};
+    case GgmlType::packed_q4_0_16x4: return {"packed Q4_0 16x4", 32, 64, 16, true};
+    case GgmlType::packed_q4_0_2of4: return {"packed Q4_0 2:4", 32, 64, 16, true};
   }
   return {"unknown", 0, 0};
 }
@@ -194,6 +204,18 @@ namespace detail {
 
 inline Result<std::uint64_t> packed_bytes(const GgmlTypeTraits& traits,
                                           std::span<const std::uint64_t> dims) {
+  if (traits.has_own_size) {
+    std::uint64_t bytes = 0;
+    if (dims.size() < 3 || dims[0] == 0 || dims[1] == 0 || dims[2] == 0 ||
+        dims[0] % traits.block_size != 0 || (dims.size() > 3 && dims[3] != 1)) {
+      return Error{Errc::malformed,
+                   std::string(traits.name) + ": dimensions that are not (k, n, size)"};
+    }
+    if (!checked_multiply(dims[2], traits.type_size, bytes)) {
+      return Error{Errc::limit, "the size in bytes overflows 64 bits"};
+    }
+    return bytes;
+  }
   std::uint64_t sizes[2] = {1, 1};  // k and n
   for (std::size_t i = 0; i < dims.size(); ++i) {
     if (dims[i] == 0 || (i >= 2 && dims[i] != 1)) {

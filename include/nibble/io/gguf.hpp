@@ -62,7 +62,9 @@ struct GgufTensor {
   std::span<const std::byte> data;
   SwappedAxes swapped = {};
 
-  std::uint64_t n_elements() const noexcept { return dims[0] * dims[1] * dims[2] * dims[3]; }
+  std::uint64_t n_elements() const noexcept {
+    return dims[0] * dims[1] * (type_traits(type).has_own_size ? 1 : dims[2] * dims[3]);
+  }
 };
 
 namespace detail {

@@ -34,6 +34,9 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace simd {
   NIBBLE_INSTANCE(kernels::PackPanel<quant::Type>)
 NIBBLE_GGUF_FORMATS(NIBBLE_ROW)
 #undef NIBBLE_ROW
+#define NIBBLE_ROW(Type, name, file_type) NIBBLE_INSTANCE(kernels::Matmul<quant::Type>)
+NIBBLE_SPARSE_FORMATS(NIBBLE_ROW)
+#undef NIBBLE_ROW
 NIBBLE_INSTANCE(kernels::Matmul<quant::I8Channel>)
 NIBBLE_INSTANCE(kernels::Matmul<quant::I8Channel, kernels::ActivationScales::affine>)
 NIBBLE_INSTANCE(kernels::PackPanel<quant::I8Channel>)

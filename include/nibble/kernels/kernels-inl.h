@@ -23,6 +23,7 @@
 #include "nibble/kernels/elementwise-inl.h"
 #include "nibble/kernels/matmul-inl.h"
 #include "nibble/kernels/matmul_input-inl.h"
+#include "nibble/kernels/matmul_sparse-inl.h"
 #include "nibble/kernels/norm-inl.h"
 #include "nibble/kernels/pack-inl.h"
 #include "nibble/kernels/quantize_rows-inl.h"
@@ -55,6 +56,7 @@
 #pragma GCC diagnostic ignored "-Wsign-conversion"
 #endif
 #include "nibble/kernels/matmul-inl.h"
+#include "nibble/kernels/matmul_sparse-inl.h"
 #include "nibble/kernels/which-inl.h"
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic pop

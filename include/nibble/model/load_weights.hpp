@@ -145,13 +145,15 @@ class TensorBinder final : public graph::SurveySink {
     const auto dims =
         std::array{static_cast<std::uint64_t>(need.k), static_cast<std::uint64_t>(n == 0 ? 1 : n),
                    static_cast<std::uint64_t>(need.n_experts), std::uint64_t{1}};
-    if (tensor->dims != dims) {
+    auto stored = tensor->dims;
+    if (io::type_traits(tensor->type).has_own_size) stored[2] = 1;
+    if (stored != dims) {
       const auto text = [](const std::array<std::uint64_t, 4>& d) {
         return graph::shape_text(static_cast<Index>(d[1]), static_cast<Index>(d[0]),
                                  static_cast<Index>(d[2]));
       };
       return Error{Errc::malformed,
-                   where(name) + ": shape " + text(tensor->dims) + ", expected " + text(dims)};
+                   where(name) + ": shape " + text(stored) + ", expected " + text(dims)};
     }
     const auto packed = quant::packed_format_of(tensor->type);
     if (packed && n == 0) return Error{Errc::malformed, where(name) + ": a packed vector"};

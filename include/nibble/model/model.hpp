@@ -22,6 +22,7 @@
 namespace nibble { inline namespace NIBBLE_ABI {
 
 namespace graph {
+struct CommonFormats;
 struct AllFormats;
 struct FormatOps;
 class WeightTable;
@@ -77,11 +78,11 @@ class Model {
   // (io::Gguf::parse of a span) are copied. A tokenizer that cannot be used is no error: see
   // tokenizer_error(). Formats and Architectures: see load(). Errors name the file and the key or
   // tensor; also those of simd::ensure_target (a NIBBLE_TARGET that is not available).
-  template <class Formats = graph::AllFormats, class Architectures = CommonArchitectures>
+  template <class Formats = graph::CommonFormats, class Architectures = CommonArchitectures>
   static Result<Model> from_gguf(const io::Gguf& file, const LoadOptions& options = {});
   // What from_gguf() will take. Nothing of the weights is read. Errors: those of from_gguf() that
   // can be found out this way.
-  template <class Formats = graph::AllFormats, class Architectures = CommonArchitectures>
+  template <class Formats = graph::CommonFormats, class Architectures = CommonArchitectures>
   static Result<ModelMemory> memory_needed(const io::Gguf& file, const LoadOptions& options = {});
 
   const ModelConfig& config() const noexcept;
@@ -124,11 +125,11 @@ class Model {
 // Only the named formats and architectures are compiled; files that need others are refused:
 //   load<graph::FormatList<quant::Q4_0, quant::F32>, ArchitectureList<Llama>>(path)
 // A model that was split into several files is loaded by the path of any of them.
-template <class Formats = graph::AllFormats, class Architectures = CommonArchitectures>
+template <class Formats = graph::CommonFormats, class Architectures = CommonArchitectures>
 Result<Model> load(const std::string& path, const LoadOptions& options = {});
 
 // What load() of a file or folder will take, found out without reading any weights.
-template <class Formats = graph::AllFormats, class Architectures = CommonArchitectures>
+template <class Formats = graph::CommonFormats, class Architectures = CommonArchitectures>
 Result<ModelMemory> memory_needed(const std::string& path, const LoadOptions& options = {});
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -288,7 +288,8 @@ class WeightStore {
       compiled += (compiled.empty() ? "" : ", ") + std::string(to_string(other->format));
     }
     return Error{Errc::unsupported, std::string("weights in ") + to_string(format) +
-                                        " are not compiled into this program, only " + compiled};
+                                        " are not compiled into this program, only " + compiled +
+                                        " (load<graph::AllFormats> has all)"};
   }
 
   Result<void> add_slot(std::size_t slot, Index layer, quant::Format format, Index n, Index k,
@@ -389,7 +390,17 @@ class WeightStore {
                                bool in_place) {
     NIBBLE_CHECK(check_slot(slot, layer));
     NIBBLE_TRY(ops, ops_of(format));
-    NIBBLE_TRY(row_bytes, ops->row_bytes(static_cast<std::size_t>(k)));  // whole blocks
+    std::size_t row_bytes = 1;
+    if (ops->check_data != nullptr) {
+      if (n_experts != 1) {
+        return Error{Errc::unsupported,
+                     std::string("experts packed as ") + to_string(format) + ": one matrix only"};
+      }
+      NIBBLE_CHECK(ops->check_data(packed, n, k));
+    } else {
+      NIBBLE_TRY(of_row, ops->row_bytes(static_cast<std::size_t>(k)));  // whole blocks
+      row_bytes = of_row;
+    }
     const graph::Weight weight{ops, n, k, packed.data(), n_experts};
     if (n < 1 || k < 1 || n_experts < 1 || row_bytes == 0 ||
         packed.size() % static_cast<std::size_t>(n_experts) != 0 ||

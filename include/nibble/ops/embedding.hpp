@@ -10,6 +10,7 @@
 #include "nibble/ops/rows.hpp"
 #include "nibble/quant/packed.hpp"
 #include "nibble/quant/quantize.hpp"
+#include "nibble/quant/sparse.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
@@ -18,9 +19,11 @@ template <class Format>
 void packed_row(const quant::PackedMatrix<Format>& matrix, Index row, float* out) noexcept {
   NIBBLE_ASSERT(row >= 0 && row < matrix.n);
   using L = quant::Packed<Format>;
-  const std::byte* const panel = matrix.panel(row / quant::kPanelRows);
-  const Index lane = row % quant::kPanelRows;
-  if constexpr (quant::BlockFormat<Format>) {
+  [[maybe_unused]] const Index lane = row % quant::kPanelRows;
+  if constexpr (quant::SparseFormat<Format>) {
+    L::row(matrix.data, matrix.k, row, out);
+  } else if constexpr (quant::BlockFormat<Format>) {
+    const std::byte* const panel = matrix.panel(row / quant::kPanelRows);
     for (Index b = 0; b < matrix.k / L::kLength; ++b) {
       quant::dequantize_block<Format>(L::unpack_block(panel, lane, b), out + b * L::kLength);
     }
@@ -30,6 +33,7 @@ void packed_row(const quant::PackedMatrix<Format>& matrix, Index row, float* out
       out[i] = quant::weight_of(header, L::code(panel, lane, i));
     }
   } else {
+    const std::byte* const panel = matrix.panel(row / quant::kPanelRows);
     for (Index i = 0; i < matrix.k; ++i) out[i] = to_f32(L::weight(panel, lane, i));
   }
 }

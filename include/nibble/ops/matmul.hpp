@@ -12,6 +12,7 @@
 #include "nibble/kernels/matmul.hpp"
 #include "nibble/kernels/matmul_input.hpp"
 #include "nibble/kernels/pass.hpp"
+#include "nibble/quant/sparse.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
@@ -29,7 +30,7 @@ kernels::MatmulArgs args_of(const kernels::MatmulInput& input,
   NIBBLE_ASSERT(out.extent(1) == weights.n && out.stride(1) == 1);
   if constexpr (std::is_same_v<Format, quant::I8Channel>) {
     NIBBLE_ASSERT(weights.k <= quant::Packed<Format>::kMaxK);
-  } else if constexpr (!quant::BlockFormat<Format>) {
+  } else if constexpr (!quant::BlockFormat<Format> && !quant::SparseFormat<Format>) {
     [[maybe_unused]] const bool is_rounded =
         std::is_same_v<Format, quant::BF16> && input.rounded != nullptr;
     NIBBLE_ASSERT(!is_rounded || simd::kernel<kernels::TakesRoundedRows>()());

@@ -26,6 +26,7 @@
 #include "nibble/quant/block.hpp"
 #include "nibble/quant/channel.hpp"
 #include "nibble/quant/quantize.hpp"
+#include "nibble/quant/sparse.hpp"
 #include "nibble/quant/super_block.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
@@ -41,10 +42,15 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 // Those that GGUF does not have.
 #define NIBBLE_OTHER_FORMATS(row) row(I8Channel, i8_channel, _) row(U8Affine, u8_affine, _)
 #define NIBBLE_FORMATS(row) NIBBLE_GGUF_FORMATS(row) NIBBLE_OTHER_FORMATS(row)
+// Those of whole packed matrices with zeros left out (quant/sparse.hpp). They have no rows, so what
+// is said about rows and about bits per weight does not apply, and kFormats does not list them.
+#define NIBBLE_SPARSE_FORMATS(row) \
+  row(Q4_0Bitmask, q4_0_bitmask, _) row(Q4_0Blocks16x4, q4_0_16x4, _) \
+      row(Q4_0TwoOfFour, q4_0_2of4, _)
 
 enum class Format : std::uint8_t {
 #define NIBBLE_ROW(Type, name, file_type) name,
-  NIBBLE_FORMATS(NIBBLE_ROW)
+  NIBBLE_FORMATS(NIBBLE_ROW) NIBBLE_SPARSE_FORMATS(NIBBLE_ROW)
 #undef NIBBLE_ROW
 };
 
@@ -63,6 +69,10 @@ constexpr decltype(auto) visit_format(Format format, Function&& f) {
   case Format::name: return f(std::type_identity<Type>{});
     NIBBLE_FORMATS(NIBBLE_ROW)
 #undef NIBBLE_ROW
+#define NIBBLE_ROW(Type, name, file_type) case Format::name:
+    NIBBLE_SPARSE_FORMATS(NIBBLE_ROW)
+#undef NIBBLE_ROW
+    break;
   }
   NIBBLE_UNREACHABLE();  // not an enumerator: a bug in the caller; files and names are checked
 }
@@ -79,11 +89,17 @@ inline constexpr Format kFormatOf = [] {
   NIBBLE_UNREACHABLE();  // a type without a Format value does not compile
 }();
 
+#define NIBBLE_ROW(Type, name, file_type) \
+  template <>                             \
+  inline constexpr Format kFormatOf<Type> = Format::name;
+NIBBLE_SPARSE_FORMATS(NIBBLE_ROW)
+#undef NIBBLE_ROW
+
 constexpr const char* to_string(Format format) noexcept {
   switch (format) {
 #define NIBBLE_ROW(Type, name, file_type) \
   case Format::name: return #name;
-    NIBBLE_FORMATS(NIBBLE_ROW)
+    NIBBLE_FORMATS(NIBBLE_ROW) NIBBLE_SPARSE_FORMATS(NIBBLE_ROW)
 #undef NIBBLE_ROW
   }
   return "unknown";

@@ -28,6 +28,16 @@ NIBBLE_HIDDEN inline constexpr GgufNames kGgufNames[] = {
     NIBBLE_GGUF_FORMATS(NIBBLE_ROW)
 #undef NIBBLE_ROW
 };
+// The tensor types of sparse formats.
+struct SparseNames {
+  Format format;
+  io::GgmlType packed_type;
+};
+NIBBLE_HIDDEN inline constexpr SparseNames kSparseNames[] = {
+#define NIBBLE_ROW(Type, name, file_type) {Format::name, io::GgmlType::packed_##name},
+    NIBBLE_SPARSE_FORMATS(NIBBLE_ROW)
+#undef NIBBLE_ROW
+};
 constexpr const GgufNames* gguf_names(Format format) noexcept {
   for (const GgufNames& names : kGgufNames) {
     if (names.format == format) return &names;
@@ -93,12 +103,18 @@ constexpr std::optional<Format> packed_format_of(io::GgmlType type) noexcept {
   for (const detail::GgufNames& names : detail::kGgufNames) {
     if (names.packed_type == type) return names.format;
   }
+  for (const detail::SparseNames& names : detail::kSparseNames) {
+    if (names.packed_type == type) return names.format;
+  }
   return {};
 }
 
 // The tensor type of a packed matrix. Error: unsupported, for formats that have none.
 inline Result<io::GgmlType> packed_type_of(Format format) {
   if (const auto* const names = detail::gguf_names(format)) return names->packed_type;
+  for (const detail::SparseNames& names : detail::kSparseNames) {
+    if (names.format == format) return names.packed_type;
+  }
   return detail::no_gguf_type("no packed tensor type", format);
 }
 
