@@ -2,8 +2,8 @@
 //
 // A folder of any bytes gives an error, or a model whose tensors can be read. The input is the
 // files, each behind its length in two bytes: config.json, model.safetensors, an index,
-// tokenizer.json, tokenizer_config.json, generation_config.json. The folder is in TMPDIR (best in
-// memory).
+// tokenizer.json, tokenizer_config.json, generation_config.json, tokenizer.model. The folder is in
+// TMPDIR (best in memory).
 #include <unistd.h>
 
 #include <cstddef>

@@ -60,10 +60,10 @@ constexpr Digest kDigests[] = {
     {"deepseek-llm", 0x51d1ff24a78f1333},
     {"deepseek-coder", 0xf20299c9b789dea1},
     {"deepseek-v3", 0x2fd4ede43ebd61ff},
-    {"afmoe", 0xd109f470e6806397},
+    {"afmoe", 0x91b68ef6cd56dfb3},
     {"bloom", 0x4582821af00421fd},
     {"viking", 0xae68ccc609825f9},
-    {"superbpe", 0x16369e3726e65333},
+    {"superbpe", 0x1dc44d9fa181a8b},
     {"gemma4", 0xeb1cc65d2acf4327},
 };
 // clang-format on

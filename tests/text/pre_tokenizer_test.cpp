@@ -72,6 +72,12 @@ TEST_CASE("words that show the families") {
   CHECK(words_of("gpt-4o", "HTTPServer's/\n/") == Words{"HTTPServer's", "/\n/"});
   CHECK(words_of("tekken", "HTTPServerX's") == Words{"HTTPServer", "X", "'s"});
   CHECK(words_of("superbpe", "to be 1234567") == Words{"to be ", "1", "234", "567"});
+  // \d is a decimal digit; other numbers, which \p{N}+ also has, are not counted.
+  CHECK(words_of("superbpe", "①②③④") == Words{"①②③④"});
+  CHECK(words_of("superbpe", "12345①123456") == Words{"12", "345①", "123", "456"});
+  CHECK(words_of("superbpe", "①12②123½") == Words{"①12②", "123½"});
+  CHECK(words_of("superbpe", "x٣٤٣٤") == Words{"x", "٣", "٤٣٤"});
+  CHECK(words_of("afmoe", "a①②③④1234") == Words{"a", "①②③④1", "234"});
   CHECK(words_of("exaone-moe", "to be, or") == Words{"to be", ",", " or"});
   // Bytes that are no UTF-8 are signs.
   CHECK(words_of("llama-bpe", "a\xFF\xE4\xBD z") == Words{"a", "\xFF\xE4\xBD", " z"});

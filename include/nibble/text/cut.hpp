@@ -4,6 +4,7 @@
 // left. Time is linear in the text.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -30,8 +31,8 @@ struct Cut {
     words,
     runs,
     space_at_end,    // \s+$
-    digit_groups,    // digits in groups of three, counted from their end: (?=(\d{3})+(?!\d))
-    grouped_digits,  // the same, but not before letters: \d{1,3}(?=(?:\d{3})*\b)
+    digit_groups,    // before digits whose number is a multiple of three: (?=(\d{3})+(?!\d))
+    grouped_digits,  // digits in groups of three, not before letters: \d{1,3}(?=(?:\d{3})*\b)
   };
   Kind kind = Kind::words;
   WordRules words = {};
@@ -142,17 +143,30 @@ class WordCutter {
       case Cut::Kind::words: return first_word(cut.words, level.rest);
       case Cut::Kind::runs: return detail::first_run(cut.runs, level.rest);
       case Cut::Kind::space_at_end: return length_before_last_space(level.rest);
-      case Cut::Kind::digit_groups:
-        if (level.n_grouped == 0) {
-          Character after;
-          level.n_grouped = detail::count_of(kNumbers, level.rest, after);
-        }
-        return level.n_grouped == 0 ? level.rest.size() : first_group(level);
+      case Cut::Kind::digit_groups: return length_before_digits(level);
       case Cut::Kind::grouped_digits:
         if (level.n_grouped == 0) level.n_grouped = detail::groupable_digits(level.rest);
         return level.n_grouped == 0 ? length_before_groups(level.rest) : first_group(level);
     }
     return level.rest.size();
+  }
+
+  // Up to the next place that a multiple of three digits follows, or all of it. (Other characters
+  // go with the digits before them: the expression matches only between.)
+  static std::size_t length_before_digits(Level& level) noexcept {
+    Character after;
+    std::size_t end = 0;  // `n` digits follow it
+    std::size_t n = level.n_grouped;
+    if (n == 0) n = detail::count_of(kDigits, level.rest, after);
+    for (;;) {
+      const std::size_t n_before = n % 3 == 0 && end == 0 ? (std::min)(n, std::size_t{3}) : n % 3;
+      level.n_grouped = n - n_before;
+      if (level.n_grouped > 0) return end + detail::size_of(n_before, level.rest.substr(end));
+      end += detail::size_of(n, level.rest.substr(end));
+      if (end == level.rest.size()) return end;
+      end += first_character(level.rest.substr(end)).size;  // no digit
+      n = detail::count_of(kDigits, level.rest.substr(end), after);
+    }
   }
 
   static std::size_t first_group(Level& level) noexcept {

@@ -26,7 +26,7 @@ struct WordRules {
     cased,  // upper case letters, then lower case ones; those without case may be in both
     joined  // with marks after letters, over single spaces
   };
-  enum class Newlines : std::uint8_t { none, each, up_to_last };
+  enum class Newlines : std::uint8_t { none, up_to_last };
   enum class Tail : std::uint8_t { none, newlines, newlines_and_slashes, one_newline_or_slash };
 
   Contractions contractions = Contractions::any_case;
@@ -68,7 +68,7 @@ class WordMatcher {
     if ((n = letters(first)) > 0) return n;
     if ((n = number(first)) > 0) return n;
     if ((n = signs(first)) > 0) return n;
-    return first.is_in(kSpaces) ? spaces(first) : 0;
+    return first.is_in(kSpaces) ? spaces() : 0;
   }
 
  private:
@@ -182,8 +182,7 @@ class WordMatcher {
   }
 
   // White space at the beginning, of which there is some.
-  std::size_t spaces(const Character& first) const noexcept {
-    if (rules_.newlines == WordRules::Newlines::each && first.is_newline()) return 1;
+  std::size_t spaces() const noexcept {
     std::size_t end = 0, last = 0, after_newline = 0;
     for (Character c; (c = at(end)).is_in(kSpaces);) {
       last = end;

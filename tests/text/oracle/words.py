@@ -88,13 +88,13 @@ EXPRESSIONS = {
                      r"\s+$", DEEPSEEK_CJK, r"\p{N}+"],
     "deepseek-coder": ["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", DEEPSEEK_CJK, r"\p{N}"],
     "deepseek-v3": [r"\p{N}{1,3}", DEEPSEEK3_CJK, DEEPSEEK3],
-    "afmoe": [r"\p{N}+", r"(?=(\p{N}{3})+(?!\p{N}))",
+    "afmoe": [r"\p{N}+", r"(?=(\d{3})+(?!\d))",
               "[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f"
               "\u2f00-\u2fdf\u0e00-\u0e7f\u0e80-\u0eff\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f"
               "\ua9e0-\ua9ff\uac00-\ud7af\u1100-\u11ff]+", DEEPSEEK3],
     "bloom": [BLOOM],
     "viking": [BLOOM, r"\p{N}"],
-    "superbpe": [r"\p{N}+", r"(?=(\p{N}{3})+(?!\p{N}))"],
+    "superbpe": [r"\p{N}+", r"(?=(\d{3})+(?!\d))"],
     "gemma4": [r"[^\n]+|[\n]+"],
 }
 
