@@ -74,11 +74,11 @@ from_elsewhere(text all.cpp)
 file(WRITE ${work_dir}/foreign.cpp "${text}
 #include \"${source_dir}/tests/hygiene/foreign_macros.h\"
 ${headers}
+#include \"nibble/kernels/instances.hpp\"
 #ifndef min
 #error \"a header has removed min\"
 #endif
 ")
-file(APPEND ${work_dir}/foreign.cpp "#include \"nibble/kernels/instances.hpp\"\n")
 if(cxx_id STREQUAL "GNU")
   list(APPEND warnings ${gcc_warnings})
 else()
@@ -90,7 +90,7 @@ if((cxx_id STREQUAL "GNU" AND cxx_version VERSION_LESS 13) OR
 endif()
 run(${cxx} -std=c++20 -fsyntax-only ${warnings} ${options} foreign.cpp)
 
-# As declarations, which Highway's headers and -inl files do not stand before.
+# The declarations, which leave out some of this text.
 file(WRITE ${work_dir}/declarations.cpp "${text}
 #include \"${source_dir}/tests/hygiene/foreign_macros.h\"
 #include \"nibble/nibble.hpp\"
