@@ -16,16 +16,22 @@
 
 #ifdef ONE_ARCHITECTURE  // compiled again and again, by other compilers and for other machines
 using Architectures = nibble::ArchitectureList<nibble::Llama>;
+// One format for each kind of kernel.
+using Formats =
+    nibble::graph::FormatList<nibble::quant::F32, nibble::quant::F16, nibble::quant::BF16,
+                              nibble::quant::Q4_0, nibble::quant::Q8_0, nibble::quant::Q4_K,
+                              nibble::quant::Q6_K>;
 #else
+using Formats = nibble::graph::AllFormats;
 using Architectures = nibble::CommonArchitectures;
 #endif
 
 int main(int argc, char** argv) {
   if (argc != 2) return 1;
-  const auto missing = nibble::load<nibble::graph::AllFormats, Architectures>("no/such/file.gguf");
+  const auto missing = nibble::load<Formats, Architectures>("no/such/file.gguf");
   if (missing || missing.error().code != nibble::Errc::io) return 2;
 
-  const auto model = nibble::load<nibble::graph::AllFormats, Architectures>(argv[1]);
+  const auto model = nibble::load<Formats, Architectures>(argv[1]);
   if (!model) {
     std::puts(model.error().message.c_str());
     return 3;

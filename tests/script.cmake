@@ -3,6 +3,7 @@
 # What tests that are scripts share: those of consume/ and hygiene/. SETTINGS is the file that says
 # what they know of the build. Each starts with an empty folder of its own: work_dir.
 
+cmake_minimum_required(VERSION 3.25)
 include(${SETTINGS})
 get_filename_component(name ${CMAKE_SCRIPT_MODE_FILE} NAME_WE)
 set(work_dir ${scratch_dir}/${name})

@@ -2,12 +2,21 @@
 //
 // The program that every consumer project compiles: a file, a vocabulary, threads and a kernel of
 // its SIMD target, which need all that nibble depends on. Little code, because it is compiled once
-// for every way of using nibble. Exit code 0 only if the numbers are right.
+// for every way of using nibble: with the headers that it needs, or with nibble.hpp (WHOLE). Exit code
+// 0 only if the numbers are right.
 #include <array>
 #include <cstdio>
 #include <string>
 
+#ifdef WHOLE
 #include "nibble/nibble.hpp"
+#else
+#include "nibble/core/thread_pool.hpp"
+#include "nibble/io/gguf.hpp"
+#include "nibble/ops/softmax.hpp"
+#include "nibble/simd/dispatch.hpp"
+#include "nibble/text/tokenizer.hpp"
+#endif
 
 int main(int argc, char** argv) {
   using namespace nibble;

@@ -6,8 +6,7 @@ include(${CMAKE_CURRENT_LIST_DIR}/consume.cmake)
 
 need(vcpkg vcpkg)
 if(NOT DEFINED ENV{VCPKG_ROOT})
-  message("consume: skipped, VCPKG_ROOT is not set")
-  return()
+  skip("VCPKG_ROOT is not set")
 endif()
 
 set(ENV{VCPKG_FORCE_SYSTEM_BINARIES} 1)  # nothing is downloaded

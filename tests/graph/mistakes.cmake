@@ -10,10 +10,23 @@ foreach(dir ${hwy_dirs} ${boost_pp_dirs})
   list(APPEND includes -isystem ${dir})
 endforeach()
 
+set(compile ${cxx} -std=c++20 -DNIBBLE_SPLIT -DNIBBLE_TARGETS=0)
+
+# GCC takes a precompiled header from the first folder that has one; others read the headers every time.
+set(header graph/compile_fail/mistakes.hpp)
+set(precompiled ${scratch_dir}/mistakes)
+file(REMOVE_RECURSE ${precompiled})
+if(cxx_id STREQUAL "GNU")
+  file(MAKE_DIRECTORY ${precompiled}/graph/compile_fail)
+  execute_process(COMMAND ${compile} ${includes} -w -x c++-header ${source_dir}/tests/${header}
+                          -o ${precompiled}/${header}.gch
+                  COMMAND_ERROR_IS_FATAL ANY)
+endif()
+list(APPEND includes -I${precompiled} -I${source_dir}/tests)
+
 function(compile mistake)
   execute_process(
-    COMMAND ${cxx} -std=c++20 -fsyntax-only -DNIBBLE_SPLIT -DNIBBLE_TARGETS=0 -DMISTAKE=${mistake}
-            ${includes} ${program}
+    COMMAND ${compile} -fsyntax-only -DMISTAKE=${mistake} ${includes} ${program}
     RESULT_VARIABLE result ERROR_VARIABLE errors)
   set(result "${result}" PARENT_SCOPE)
   set(errors "${errors}" PARENT_SCOPE)

@@ -40,7 +40,10 @@ TEST_CASE_TEMPLATE("products are right on each target", Format, quant::Q4_0, qua
 }
 
 TEST_CASE("a level has its own products of block formats and the kernels of its base") {
-  if (!simd::available_targets().contains(simd::Target::NEON_DOT)) return;
+  if (!simd::available_targets().contains(simd::Target::NEON_DOT)) {
+    MESSAGE("this processor has no dot products: not tested");
+    return;
+  }
   REQUIRE(simd::force_target(simd::baseline_target()));
   const auto base_product = simd::kernel<Product<quant::Q4_0>>();
   const auto base_f16 = simd::kernel<Product<quant::F16>>();

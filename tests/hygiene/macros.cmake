@@ -2,7 +2,8 @@
 #
 # Macros. Those that nibble/nibble.hpp defines are NIBBLE_... and those of the headers of other
 # libraries. Those of other headers that were included before do no harm: Xlib, windows.h, Arduino, Qt
-# and others have macros that are ordinary words (foreign_macros.h).
+# and others have macros that are ordinary words (foreign_macros.h). And warnings: a program that
+# enables all of them gets none from nibble's headers.
 
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 
@@ -61,7 +62,9 @@ message("${n} macros, all NIBBLE_")
 
 # ---- Macros of others ----------------------------------------------------------------------------
 # Behind the headers that nibble includes from elsewhere, which cannot all live with them, and before
-# each of nibble's headers. (libstdc++ removes min and max; defined after it, they stay.)
+# each of nibble's headers. (libstdc++ removes min and max; defined after it, they stay.) Compiled with
+# all warnings, the kernels too (instances.hpp). Newer compilers may have new warnings: for them warnings
+# are shown, but are no error.
 file(GLOB_RECURSE headers RELATIVE ${source_dir}/include ${source_dir}/include/nibble/*.hpp)
 list(FILTER headers EXCLUDE REGEX "(-inl|/instances)\\.hpp$")
 list(TRANSFORM headers REPLACE "(.+)" "#include \"\\1\"\n")
@@ -71,9 +74,25 @@ from_elsewhere(text all.cpp)
 file(WRITE ${work_dir}/foreign.cpp "${text}
 #include \"${source_dir}/tests/hygiene/foreign_macros.h\"
 ${headers}
+#include \"nibble/kernels/instances.hpp\"
 #ifndef min
 #error \"a header has removed min\"
 #endif
 ")
-run(${cxx} -std=c++20 -fsyntax-only ${options} foreign.cpp)
-run(${cxx} -std=c++20 -fsyntax-only -DNIBBLE_SPLIT ${options} foreign.cpp)
+if(cxx_id STREQUAL "GNU")
+  list(APPEND warnings ${gcc_warnings})
+else()
+  list(APPEND warnings ${clang_warnings})
+endif()
+if((cxx_id STREQUAL "GNU" AND cxx_version VERSION_LESS 13) OR
+   (cxx_id STREQUAL "Clang" AND cxx_version VERSION_LESS 15))
+  list(APPEND warnings -Werror)
+endif()
+run(${cxx} -std=c++20 -fsyntax-only ${warnings} ${options} foreign.cpp)
+
+# The declarations, which leave out some of this text.
+file(WRITE ${work_dir}/declarations.cpp "${text}
+#include \"${source_dir}/tests/hygiene/foreign_macros.h\"
+#include \"nibble/nibble.hpp\"
+")
+run(${cxx} -std=c++20 -fsyntax-only -DNIBBLE_SPLIT ${options} declarations.cpp)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# What a file puts into its object. If it includes and uses nibble: nothing that runs before main(),
-# and no name of nibble outside the inline namespace of its version. If it only includes nibble: no
-# code of nibble at all.
+# What a file puts into its object. If it includes and uses nibble, as `object` does: nothing that runs
+# before main(), and no name of nibble outside the inline namespace of its version. If it only includes
+# nibble: no code of nibble at all.
 
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 
@@ -35,15 +35,14 @@ if(NOT seen)
   message(FATAL_ERROR "a static initializer was not seen")
 endif()
 
-run(${cxx} -std=c++20 -O0 ${options} -c ${source_dir}/examples/minimal.cpp -o minimal.o)
-has_initializers(seen minimal.o)
+has_initializers(seen ${object})
 if(seen)
   message(FATAL_ERROR "nibble runs code before main()")
 endif()
 
 # Mangled names have 6nibble, then the length and the name of the next namespace. (detail_... is for
 # what files compiled with different -m flags share.)
-run_for_output(symbols ${nm} minimal.o)
+run_for_output(symbols ${nm} ${object})
 string(REGEX MATCHALL "[^ \n]*6nibble[^ \n]*" names "${symbols}")
 list(LENGTH names n)
 if(n LESS 100)

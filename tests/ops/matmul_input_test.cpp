@@ -172,8 +172,10 @@ TEST_CASE("8 bits with one scale per row of weights and of activations") {
 // normally distributed number is 1.84 of that of its power of two: 10 log10(12 * 2^14 * 1.84) =
 // 55.6 dB.
 TEST_CASE("activations rounded to bf16") {
+  bool any = false;
   for_each_target([&](simd::Target) {
     if (!ops::takes_rounded_rows()) return;
+    any = true;
     const double ratio = measure<quant::BF16, ActivationScales::per_block, ops::RoundedRows>(
         [](Executor& here, MatrixView<const float> x, const ops::RoundedRows& rows) {
           ops::round_rows(here, x, rows);
@@ -181,4 +183,5 @@ TEST_CASE("activations rounded to bf16") {
         });
     CHECK(ratio == doctest::Approx(55.6).epsilon(0.01));
   });
+  if (!any) MESSAGE("no target here multiplies bf16 as one operation: not tested");
 }

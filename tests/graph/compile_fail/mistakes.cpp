@@ -2,10 +2,7 @@
 //
 // Mistakes in an expression. Each must not compile, and must give one sentence that says what is
 // wrong (mistakes.cmake). MISTAKE 0 has no mistake.
-#include "nibble/graph/describe.hpp"
-#include "nibble/graph/fuse.hpp"
-#include "nibble/graph/run.hpp"
-#include "nibble/quant/block.hpp"
+#include "graph/compile_fail/mistakes.hpp"
 
 namespace {
 
