@@ -176,7 +176,9 @@ class WeightStore {
     for (const Entry& entry : entries_) {
       if (entry.expert == 0) weight_at(entry.index).data = memory_.data() + entry.offset;
     }
-    for (const Tie& tie : ties_) weights_[tie.index] = weights_[tie.other];
+    for (int round = 0; round < 2; ++round) {  // what is tied to a slot that shares another's
+      for (const Tie& tie : ties_) weights_[tie.index] = weights_[tie.other];
+    }
     entries_.clear();
     ties_.clear();
     scales_ = {};
