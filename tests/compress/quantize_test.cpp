@@ -35,7 +35,7 @@ struct Converted {
 
 Converted convert(const io::Gguf& file, const WeightedConvertOptions& options) {
   Converted result;
-  auto bytes = quantize_model_weighted(file, options, [&](const ConvertedTensor& tensor) {
+  auto bytes = quantize_model(file, weighted(options), [&](const ConvertedTensor& tensor) {
     result.report[tensor.name] = tensor;
     return true;
   });
@@ -207,7 +207,7 @@ TEST_CASE("a tensor of several matrices has importance for each or for all") {
 TEST_CASE("statistics of another model are refused, with the tensor's name") {
   const auto file = open_shipped();
   const auto refused = [&](const WeightedConvertOptions& options) {
-    const auto bytes = quantize_model_weighted(file, options);
+    const auto bytes = quantize_model(file, weighted(options));
     REQUIRE(!bytes);
     return bytes.error();
   };
@@ -230,7 +230,7 @@ TEST_CASE("statistics of another model are refused, with the tensor's name") {
   CHECK(refused(options).message.find("no data were seen") != std::string::npos);
   options.second_moments = {};
   const auto cancelled =
-      quantize_model_weighted(file, options, [](const ConvertedTensor&) { return false; });
+      quantize_model(file, weighted(options), [](const ConvertedTensor&) { return false; });
   REQUIRE(!cancelled);
   CHECK(cancelled.error().code == Errc::cancelled);
 }

@@ -28,6 +28,7 @@ void packed_row(const quant::PackedMatrix<Format>& matrix, Index row, float* out
       quant::dequantize_block<Format>(L::unpack_block(panel, lane, b), out + b * L::kLength);
     }
   } else if constexpr (quant::ChannelFormat<Format>) {
+    const std::byte* const panel = matrix.panel(row / quant::kPanelRows);
     const auto header = L::header(panel, lane);
     for (Index i = 0; i < matrix.k; ++i) {
       out[i] = quant::weight_of(header, L::code(panel, lane, i));
