@@ -200,8 +200,8 @@ TEST_CASE("scores of norms, and of channels") {
     return reference.tensors.at(std::string("blk.1.") + name + ".weight");
   };
   for (const double p : {1.0, 2.0, 3.0}) {
-    const auto neurons = norm_scores(file, *shape, Unit::neuron, p);
-    const auto groups = norm_scores(file, *shape, Unit::kv_group, p);
+    const auto neurons = norm_scores(file, *shape, PruneUnit::neuron, p);
+    const auto groups = norm_scores(file, *shape, PruneUnit::kv_group, p);
     REQUIRE_MESSAGE(neurons, test::why(neurons));
     REQUIRE_MESSAGE(groups, test::why(groups));
     for (std::size_t j = 0; j < 80; ++j) {
@@ -238,13 +238,13 @@ TEST_CASE("scores of norms, and of channels") {
     values.push_back({names.emplace_back(std::string(layer) + "ffn_down.weight"), ffn});
     values.push_back({names.emplace_back(std::string(layer) + "attn_output.weight"), heads});
   }
-  CHECK((*channel_scores(*shape, Unit::neuron, values))[2] == ffn);
-  CHECK((*channel_scores(*shape, Unit::kv_group, values))[0] == std::vector<double>{24, 48, 72});
-  CHECK(!channel_scores(*shape, Unit::neuron, std::span(values).first(3)));  // blk.2 missing
+  CHECK((*channel_scores(*shape, PruneUnit::neuron, values))[2] == ffn);
+  CHECK((*channel_scores(*shape, PruneUnit::kv_group, values))[0] == std::vector<double>{24, 48, 72});
+  CHECK(!channel_scores(*shape, PruneUnit::neuron, std::span(values).first(3)));  // blk.2 missing
   std::fill(ffn.begin(), ffn.end(), 0);
-  CHECK(!channel_scores(*shape, Unit::neuron, values));
+  CHECK(!channel_scores(*shape, PruneUnit::neuron, values));
   values[0].values = std::span<const double>(heads);
-  CHECK(!channel_scores(*shape, Unit::neuron, values));
+  CHECK(!channel_scores(*shape, PruneUnit::neuron, values));
 }
 
 TEST_CASE("what is kept: the best, in counts of whole blocks") {
@@ -280,7 +280,8 @@ TEST_CASE("block influence is one minus the mean cosine") {
   const std::vector<float> x = {1, 0, 0, 3, 0, 0}, y = {2, 0, 5, 0, 0, 1};
   BlockInfluence influence;
   CHECK(!influence.value());
-  influence.add({x.data(), 3, 2}, {y.data(), 3, 2});  // cosines 1 and 0; a row without direction
+  // Cosines 1 and 0; a row without direction.
+  influence.add(MatrixView<const float>(x.data(), 3, 2), MatrixView<const float>(y.data(), 3, 2));
   CHECK(influence.n_rows() == 2);
   CHECK(*influence.value() == doctest::Approx(0.5));
 }

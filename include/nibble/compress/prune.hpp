@@ -195,10 +195,10 @@ class Pruner {
                    file_.name() + ": layers share tensors; prune the model before that"};
     }
     NIBBLE_CHECK(check_kept<Index>(keep_.layers, shape_.n_layers, "layers"));
-    NIBBLE_CHECK(check_units(Unit::neuron, keep_.neurons, "neurons"));
-    return check_units(Unit::kv_group, keep_.kv_groups, "groups of heads");
+    NIBBLE_CHECK(check_units(PruneUnit::neuron, keep_.neurons, "neurons"));
+    return check_units(PruneUnit::kv_group, keep_.kv_groups, "groups of heads");
   }
-  Result<void> check_units(Unit unit, const std::vector<std::vector<Index>>& kept,
+  Result<void> check_units(PruneUnit unit, const std::vector<std::vector<Index>>& kept,
                            const std::string& what) const {
     if (kept.empty()) return ok();
     if (kept.size() != static_cast<std::size_t>(shape_.n_layers)) {

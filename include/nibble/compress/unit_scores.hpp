@@ -23,7 +23,7 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
 // Parts of a layer that are removed together with everything that only they use.
-enum class Unit : std::uint8_t {
+enum class PruneUnit : std::uint8_t {
   neuron,   // row of ffn_gate and ffn_up, column of ffn_down
   kv_group  // a head of keys and values, and the query heads that read it
 };
@@ -46,9 +46,9 @@ struct DecoderShape {
   std::vector<Index> n_kv_heads;   // of each layer
   Index head_dim = 0;
 
-  Index count(Unit unit, Index layer) const noexcept {
+  Index count(PruneUnit unit, Index layer) const noexcept {
     const auto i = static_cast<std::size_t>(layer);
-    return unit == Unit::neuron ? ffn[i] : n_kv_heads[i];
+    return unit == PruneUnit::neuron ? ffn[i] : n_kv_heads[i];
   }
 };
 
@@ -99,7 +99,7 @@ class PowerSums {
 // Lᵖ norms of all weights of each unit: (Σ |w|ᵖ)^(1/p), over the rows and columns that would be
 // removed with it. p: 1, 2, or any number of at least 1. Errors: invalid_argument (p), malformed
 // (shapes), those of tensor_floats().
-inline Result<UnitScores> norm_scores(const io::Gguf& file, const DecoderShape& shape, Unit unit,
+inline Result<UnitScores> norm_scores(const io::Gguf& file, const DecoderShape& shape, PruneUnit unit,
                                       double p = 2) {
   if (!(p >= 1 && p <= 64)) {
     return Error{Errc::invalid_argument, "pruning: a norm of order " + to_text(p)};
@@ -109,7 +109,7 @@ inline Result<UnitScores> norm_scores(const io::Gguf& file, const DecoderShape& 
     std::vector<double> sums(static_cast<std::size_t>(shape.count(unit, layer)));
     detail::PowerSums add(file, p, sums);
     const auto name = [&](std::string_view rest) { return detail::layer_tensor(layer, rest); };
-    if (unit == Unit::neuron) {
+    if (unit == PruneUnit::neuron) {
       NIBBLE_CHECK(add.rows(name("ffn_gate.weight"), 1));
       NIBBLE_CHECK(add.rows(name("ffn_up.weight"), 1));
       NIBBLE_CHECK(add.columns(name("ffn_down.weight"), 1));
@@ -133,12 +133,12 @@ inline Result<UnitScores> norm_scores(const io::Gguf& file, const DecoderShape& 
 // Taylor (Molchanov et al. 2017). `values` may have other tensors too. Errors: not_found (a layer
 // without values), invalid_argument (a wrong length; a value that is negative or no number; a
 // tensor whose values are all 0: it saw no data).
-inline Result<UnitScores> channel_scores(const DecoderShape& shape, Unit unit,
+inline Result<UnitScores> channel_scores(const DecoderShape& shape, PruneUnit unit,
                                          std::span<const ChannelValues> values) {
   UnitScores scores;
   for (Index layer = 0; layer < shape.n_layers; ++layer) {
     const std::string name = detail::layer_tensor(
-        layer, unit == Unit::neuron ? "ffn_down.weight" : "attn_output.weight");
+        layer, unit == PruneUnit::neuron ? "ffn_down.weight" : "attn_output.weight");
     const auto found = std::find_if(values.begin(), values.end(),
                                     [&](const ChannelValues& v) { return v.tensor == name; });
     if (found == values.end()) {
@@ -146,7 +146,7 @@ inline Result<UnitScores> channel_scores(const DecoderShape& shape, Unit unit,
     }
     const auto i = static_cast<std::size_t>(layer);
     const auto n = static_cast<std::size_t>(shape.count(unit, layer));
-    const std::size_t size = unit == Unit::neuron
+    const std::size_t size = unit == PruneUnit::neuron
                                  ? 1
                                  : static_cast<std::size_t>(shape.n_heads[i] * shape.head_dim) / n;
     if (found->values.size() != n * size) {
