@@ -41,6 +41,12 @@ inline InputForm input_form(const Weight& weight) noexcept {
   return {fixed, weight.input};
 }
 
+// Whether a matrix, or the factors beside it or instead of it, read f32 rows.
+inline bool reads_floats(const Weight& weight) noexcept {
+  return (weight.has_base() && !weight.ops->takes_codes) ||
+         (weight.factors != nullptr && !weight.factors->b.ops->takes_codes);
+}
+
 // The input of the products of a node, in the forms that their weights need: each form is made when
 // a weight first needs it. There is memory for codes in one form.
 class ProductInputs {
@@ -153,7 +159,7 @@ constexpr auto make_outputs(const Linear<kW, kB, W, A>& node, Pass& pass, Rows r
 }
 template <class Run, auto kW, auto kB, Index W, class A>
 bool needs_floats(const Linear<kW, kB, W, A>&, const Run& run) noexcept {
-  return !run.weight(kW).ops->takes_codes;
+  return reads_floats(run.weight(kW));
 }
 // The bias in a slot; null if there is none.
 template <auto kSlot, class Run>
@@ -311,7 +317,7 @@ constexpr auto make_outputs(const GatedLinear<kG, kGB, kU, kUB, W, A>& node, Pas
 }
 template <class Run, auto kG, auto kGB, auto kU, auto kUB, Index W, class A>
 bool needs_floats(const GatedLinear<kG, kGB, kU, kUB, W, A>&, const Run& run) noexcept {
-  return !run.weight(kG).ops->takes_codes || !run.weight(kU).ops->takes_codes;
+  return reads_floats(run.weight(kG)) || reads_floats(run.weight(kU));
 }
 template <class Run, auto kG, auto kGB, auto kU, auto kUB, Index W, class A, class Out>
 void run_products(const GatedLinear<kG, kGB, kU, kUB, W, A>& node, Run& run, ProductInputs& inputs,
