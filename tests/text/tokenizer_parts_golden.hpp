@@ -66,15 +66,15 @@ constexpr NamedModel kModels[] = {
     R"json(:false,"vocab":{"<u>":0,"<s>":1,"<m>":2,"<r>":3,"<x>":4,"\u2581":5,"a":6,"b":7,")json"
     R"json(\t":8,"\u2581a":9,"ab":10,"\u2581ab":11,"\u2581\u2581":12,"b\u2581":13,"\u2581\u)json"
     R"json(2581\u2581a":14,"ab\u2581":15,"\u2581bb":16},"merges":[["\u2581","a"],["a","b"],)json"
-    R"json(["\u2581","ab"],["\u2581","\u2581"],["b","\u2581"],["\u2581\u2581","\u2581a"],[")json"
-    R"json(ab","\u2581"]]})json"},
+    R"json(["\u2581","ab"],["\u2581a","b"],["\u2581","\u2581"],["b","\u2581"],["\u2581\u258)json"
+    R"json(1","\u2581a"],["ab","\u2581"],["a","b\u2581"]]})json"},
     {"bpe_ignore", R"json({"type":"BPE","dropout":null,"unk_token":"<u>","continuing_subword_prefix":null,)json"
     R"json("end_of_word_suffix":null,"fuse_unk":true,"byte_fallback":false,"ignore_merges":)json"
     R"json(true,"vocab":{"<u>":0,"<s>":1,"<m>":2,"<r>":3,"<x>":4,"\u2581":5,"a":6,"b":7,"\t)json"
     R"json(":8,"\u2581a":9,"ab":10,"\u2581ab":11,"\u2581\u2581":12,"b\u2581":13,"\u2581\u25)json"
     R"json(81\u2581a":14,"ab\u2581":15,"\u2581bb":16},"merges":[["\u2581","a"],["a","b"],[")json"
-    R"json(\u2581","ab"],["\u2581","\u2581"],["b","\u2581"],["\u2581\u2581","\u2581a"],["ab)json"
-    R"json(","\u2581"]]})json"},
+    R"json(\u2581","ab"],["\u2581a","b"],["\u2581","\u2581"],["b","\u2581"],["\u2581\u2581")json"
+    R"json(,"\u2581a"],["ab","\u2581"],["a","b\u2581"]]})json"},
     {"unigram", R"json({"type":"Unigram","unk_id":0,"byte_fallback":false,"vocab":[["<u>",0.0],["<s>",0)json"
     R"json(.0],["<m>",0.0],["<r>",0.0],["<x>",0.0],["\u2581",-2.0],["a",-3.0],["b",-3.25],[)json"
     R"json("\u2581a",-3.5],["ab",-4.0],["\u2581ab",-4.75],["\u2581\u2581",-2.125],["b\u2581)json"
@@ -92,48 +92,48 @@ struct Parts {
 constexpr Parts kParts[] = {
     {"bpe", R"json({"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"\u2581"},{"type":)json"
     R"json("Replace","pattern":{"String":" "},"content":"\u2581"}]})json",
-    R"json(null)json", 0xd7b9a9bb96118374},
+    R"json(null)json", 0x47257bd8ee6bf1b1},
     {"bpe", R"json({"type":"Replace","pattern":{"String":" "},"content":"\u2581"})json",
     R"json({"type":"Split","pattern":{"String":" "},"behavior":"MergedWithPrevious","invert)json"
-    R"json(":false})json", 0xbbec7c0267bf2e1d},
+    R"json(":false})json", 0x8cf29702181f7724},
     {"bpe", R"json(null)json",
-    R"json({"type":"Metaspace","replacement":"\u2581","add_prefix_space":true})json", 0x6e92f6897ea9c759},
+    R"json({"type":"Metaspace","replacement":"\u2581","add_prefix_space":true})json", 0xaba02b2e49b62cf8},
     {"bpe", R"json(null)json",
     R"json({"type":"Metaspace","replacement":"\u2581","prepend_scheme":"always","split":tru)json"
-    R"json(e})json", 0x6e92f6897ea9c759},
+    R"json(e})json", 0xaba02b2e49b62cf8},
     {"bpe", R"json(null)json",
     R"json({"type":"Metaspace","replacement":"\u2581","prepend_scheme":"always","split":fal)json"
-    R"json(se})json", 0x9941e816da8c3489},
+    R"json(se})json", 0xfec21b9f7ba58350},
     {"bpe", R"json(null)json",
     R"json({"type":"Metaspace","replacement":"\u2581","prepend_scheme":"first","split":true)json"
-    R"json(})json", 0x351352d4a8cba1f2},
+    R"json(})json", 0xdf3e59dc0cf46296},
     {"bpe", R"json(null)json",
     R"json({"type":"Metaspace","replacement":"\u2581","prepend_scheme":"first","split":fals)json"
-    R"json(e})json", 0xaae69e16026f0208},
+    R"json(e})json", 0x6acc258dd0e2c63c},
     {"bpe", R"json(null)json",
     R"json({"type":"Metaspace","replacement":"\u2581","prepend_scheme":"never","split":true)json"
-    R"json(})json", 0x411d9935b592d8b3},
+    R"json(})json", 0xbe48687e22eb031c},
     {"bpe", R"json(null)json",
     R"json({"type":"Metaspace","replacement":"\u2581","prepend_scheme":"never","split":fals)json"
-    R"json(e})json", 0xbbec7c0267bf2e1d},
+    R"json(e})json", 0x8cf29702181f7724},
     {"bpe_ignore", R"json(null)json",
     R"json({"type":"Metaspace","replacement":"\u2581","prepend_scheme":"always","split":tru)json"
-    R"json(e})json", 0x376ef9ca9d53ed8f},
+    R"json(e})json", 0xc6ef0376c97c065c},
     {"bpe_ignore", R"json(null)json",
     R"json({"type":"Metaspace","replacement":"\u2581","prepend_scheme":"always","split":fal)json"
-    R"json(se})json", 0x2c22bfc8621c316c},
+    R"json(se})json", 0x34b8f7ac1397a4c6},
     {"bpe_ignore", R"json(null)json",
     R"json({"type":"Metaspace","replacement":"\u2581","prepend_scheme":"first","split":true)json"
-    R"json(})json", 0xb7ca45e0148bc07a},
+    R"json(})json", 0x50b45811d1a22f04},
     {"bpe_ignore", R"json(null)json",
     R"json({"type":"Metaspace","replacement":"\u2581","prepend_scheme":"first","split":fals)json"
-    R"json(e})json", 0xfa492e2de5825015},
+    R"json(e})json", 0xb79e9484889fac05},
     {"bpe_ignore", R"json(null)json",
     R"json({"type":"Metaspace","replacement":"\u2581","prepend_scheme":"never","split":true)json"
-    R"json(})json", 0xfa5f6808faabda13},
+    R"json(})json", 0x5b1172c4b4e9a069},
     {"bpe_ignore", R"json(null)json",
     R"json({"type":"Metaspace","replacement":"\u2581","prepend_scheme":"never","split":fals)json"
-    R"json(e})json", 0xe5caf0f3afb05968},
+    R"json(e})json", 0xf5fad4f85c68f514},
     {"unigram", R"json(null)json",
     R"json({"type":"Metaspace","replacement":"\u2581","prepend_scheme":"always","split":tru)json"
     R"json(e})json", 0x7b52fff852c4c24b},

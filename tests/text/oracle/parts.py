@@ -47,8 +47,9 @@ SPECIAL = [added(0, "<u>"), added(1, "<s>"), added(2, "<m>", lstrip=True),
 
 
 def bpe():
-    merges = [(BAR, "a"), ("a", "b"), (BAR, "ab"), (BAR, BAR), ("b", BAR), (BAR + BAR, BAR + "a"),
-              ("ab", BAR)]
+    # As SentencePiece makes them: a piece comes of every two that spell it. (GGUF knows no others.)
+    merges = [(BAR, "a"), ("a", "b"), (BAR, "ab"), (BAR + "a", "b"), (BAR, BAR), ("b", BAR),
+              (BAR + BAR, BAR + "a"), ("ab", BAR), ("a", "b" + BAR)]
     names = [token["content"] for token in SPECIAL] + [BAR, "a", "b", "\t"]
     for left, right in merges:
         if left + right not in names:
