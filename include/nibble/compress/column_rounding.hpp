@@ -466,7 +466,10 @@ class ColumnRounder {
     const auto wanted = quant::round_to<Number>(
         quant::saturated<Number>(static_cast<float>(old + slope / curvature)));
     const double by = static_cast<double>(to_f32(wanted)) - old;
-    if (!(2 * by * slope - by * by * curvature > 1e-3 * by * by * curvature)) return false;
+    // A scale moves all columns of its block, so it must be worth the time.
+    const double least_gain = 2e-4 * static_cast<double>(kLength) / static_cast<double>(k_) *
+                              rows_[static_cast<std::size_t>(row)].error;
+    if (!(2 * by * slope - by * by * curvature > least_gain)) return false;
     number = wanted;
     std::memcpy(block_at(row, b), &block, sizeof(block));
     for (Index j = b * kLength; j < (b + 1) * kLength; ++j) {
