@@ -372,6 +372,10 @@ TEST_CASE("imatrix: merging adds sums and counts") {
               {{entry("blk.0.experts.weight", {11, 2, 1, 1, 5, 7}, {65, 1, 129})}, {}, 0, 1}));
   CHECK(equal({{m.entries[2]}, {}, 0, 1}, {{entry("output.weight", {16}, {260})}, {}, 0, 1}));
   CHECK(equal({{m.entries[3]}, {}, 0, 1}, {{entry("zz", {4}, {2})}, {}, 0, 1}));
+  Imatrix twice = small();  // each expert has its own count
+  REQUIRE(merge(twice, small()));
+  CHECK(equal({{twice.entries[1]}, {}, 0, 1},
+              {{entry("blk.0.experts.weight", {2, 4, 0, 0, 10, 14}, {128, 0, 256})}, {}, 0, 1}));
   const Imatrix before = m;
   other.entries[0] = entry("output.weight", {1, 2}, {1});
   other.entries.resize(1);
