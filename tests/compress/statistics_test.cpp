@@ -21,7 +21,9 @@ struct Rows {
   std::vector<float> x;
 
   Rows(Index rows, Index columns, std::uint32_t seed)
-      : m(rows), k(columns), stride(columns + 3),
+      : m(rows),
+        k(columns),
+        stride(columns + 3),
         x(static_cast<std::size_t>(m * stride), 1e30f) {  // what is between rows is not read
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
@@ -139,7 +141,8 @@ TEST_CASE("statistics: workers compute the same moments") {
   alone.add(rows.view(0, 37));
   together.add(rows.view(0, 37), pool->get());
   for (Index i = 0; i < 131; ++i) {
-    for (Index j = 0; j < 131; ++j) CHECK(alone.second_moment(i, j) == together.second_moment(i, j));
+    for (Index j = 0; j < 131; ++j)
+      CHECK(alone.second_moment(i, j) == together.second_moment(i, j));
   }
 }
 

@@ -29,9 +29,9 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
 struct ObserveOptions {
-  Index context = 512;     // tokens of a chunk, each of which is a new sequence
-  Index max_chunks = 0;    // 0: all
-  std::int32_t bos = -1;   // takes the place of the first token of each chunk; negative: none does
+  Index context = 512;    // tokens of a chunk, each of which is a new sequence
+  Index max_chunks = 0;   // 0: all
+  std::int32_t bos = -1;  // takes the place of the first token of each chunk; negative: none does
   Index max_step_tokens = 64;
   // Whether the output layer is observed, in all rows. Its name is that of its tensor: the one of
   // the embedding where a model ties them.
@@ -137,8 +137,8 @@ struct Gathering {
   }
 };
 
-// How long the next piece of a text is: up to the end of a line in its second half, or of a word, or
-// `most` bytes and the rest of a character.
+// How long the next piece of a text is: up to the end of a line in its second half, or of a word,
+// or `most` bytes and the rest of a character.
 inline std::size_t piece_of(std::string_view text, std::size_t most) noexcept {
   if (text.size() <= most) return text.size();
   const std::string_view piece = text.substr(0, (std::max)(most, std::size_t{1}));
@@ -267,7 +267,8 @@ inline Result<void> Observation::run_chunk() {
   std::span<const std::int32_t> left(s.chunk);
   NIBBLE_CHECK(s.sequence.rewind(0));
   while (!left.empty()) {
-    const std::size_t n = (std::min)(left.size(), static_cast<std::size_t>(s.engine.max_step_tokens()));
+    const std::size_t n =
+        (std::min)(left.size(), static_cast<std::size_t>(s.engine.max_step_tokens()));
     const bool wants_outputs = options.output && !s.runs_at_once;
     const SequenceInput input{.sequence = &s.sequence,
                               .tokens = left.first(n),
@@ -295,8 +296,8 @@ inline Result<Statistics> Observation::finish() && {
     for (const auto& matrix : survey.matrices) {
       if (matrix.layer < 0 && !g.with_outer) continue;
       if (g.place(matrix.slot, matrix.layer) != detail::Gathering::kNotSeen) continue;
-      return Error{Errc::not_found, "observe: no data reached " +
-                                        io::quoted(g.name_of(matrix.slot, matrix.layer))};
+      return Error{Errc::not_found,
+                   "observe: no data reached " + io::quoted(g.name_of(matrix.slot, matrix.layer))};
     }
     Statistics statistics;
     for (std::size_t i = 0; i < g.inputs.size(); ++i) {
@@ -330,9 +331,10 @@ NIBBLE_LAZY Result<Statistics> observe(const Model& model, std::span<const std::
 }
 
 // Observes `model` on a text of any length, which is tokenized piece by piece: pieces end with a
-// line, or else a word, and tokens may differ there from those of the whole text. options.bos, if negative, becomes the one of the vocabulary where that wants one.
-// `progress` is called after each piece with the number of bytes done and of all. Errors: as
-// observe(); not_found (the model has no tokenizer), and those of Tokenizer::encode().
+// line, or else a word, and tokens may differ there from those of the whole text. options.bos, if
+// negative, becomes the one of the vocabulary where that wants one. `progress` is called after each
+// piece with the number of bytes done and of all; false stops. Errors: as observe(); not_found (the
+// model has no tokenizer), and those of Tokenizer::encode().
 NIBBLE_LAZY Result<Statistics> observe_text(const Model& model, std::string_view text,
                                             const ObserveOptions& options = {},
                                             const Progress* progress = nullptr) {

@@ -407,16 +407,13 @@ constexpr std::array<std::size_t, 1> slots_of(const Linear<kW, kB, W, A>&) noexc
   return {static_cast<std::size_t>(enumerator_of(kW))};
 }
 template <auto kG, auto kGB, auto kU, auto kUB, Index W, class A>
-constexpr std::array<std::size_t, 2> slots_of(
-    const GatedLinear<kG, kGB, kU, kUB, W, A>&) noexcept {
+constexpr std::array<std::size_t, 2> slots_of(const GatedLinear<kG, kGB, kU, kUB, W, A>&) noexcept {
   return {static_cast<std::size_t>(enumerator_of(kG)), static_cast<std::size_t>(enumerator_of(kU))};
 }
 template <class... L>
 constexpr std::array<std::size_t, sizeof...(L)> slots_of(const LinearGroup<L...>& node) noexcept {
   return std::apply(
-      [](const auto&... l) {
-        return std::array<std::size_t, sizeof...(L)>{slots_of(l)[0]...};
-      },
+      [](const auto&... l) { return std::array<std::size_t, sizeof...(L)>{slots_of(l)[0]...}; },
       node.linears);
 }
 
