@@ -519,7 +519,7 @@ TEST_CASE("the tokenizer: as many tokens as rows, and the tokens that end an ans
     return hub::open(folder.path(""));
   };
   CHECK(*ends("4")->get_u32("tokenizer.ggml.eot_token_id") == 4);
-  CHECK(ends("3")->find("tokenizer.ggml.eot_token_id") == nullptr);
+  CHECK(*ends("3")->get_u32("tokenizer.ggml.eot_token_id") == 0xFFFFFFFF);  // none
   CHECK(test::contains(ends("4.5").error().message, "eos_token_id 4.5 is no token id"));
   const auto many = ends("[3,0,1,2,4,99]");
   REQUIRE_MESSAGE(many, test::why(many));
