@@ -70,6 +70,9 @@ nibble_example_test(perplexity perplexity EXIT 0 OUT "^perplexity [0-9.]+ .- [0-
   ARGS ${home_model} ${CMAKE_CURRENT_SOURCE_DIR}/models/test_2000.tsv --ctx 64 --chunks 2)
 nibble_example_test(convert convert EXIT 0 OUT "^29 tensors, [0-9 ]+ -> [0-9 ]+ bytes in q8_0 [^\n]*\n$"
   ARGS ${home_model} ${build_folder}/converted.gguf --format q8_0)
+nibble_example_test(convert_kept convert EXIT 0
+  OUT "^29 tensors, ([0-9 ]+) -> [0-9 ]+ bytes in the formats that they had [^\n]*\n$"
+  ARGS ${home_model} ${build_folder}/kept.gguf)
 nibble_example_test(compare compare EXIT 0 OUT "A +B\n.*KL.A .. B., nats: mean [0-9.e-]+.*29 tensors compared, 7 of them equal\n$"
   ARGS ${home_model} ${build_folder}/converted.gguf --text ${CMAKE_CURRENT_SOURCE_DIR}/models/test_2000.tsv
     --ctx 64 --chunks 2)
