@@ -106,8 +106,8 @@ inline Result<void> check_mask(std::span<const float> weights, Index n, Index k,
     return Error{Errc::invalid_argument, "mask: " + to_text(weights.size()) + " weights are not (" +
                                              to_text(n) + ", " + to_text(k) + ")"};
   }
-  const bool ok_share = share.m > 0 ? share.n >= 0 && share.n <= share.m
-                                    : share.density >= 0 && share.density <= 1;
+  const bool ok_share =
+      share.m > 0 ? share.n >= 0 && share.n <= share.m : share.density >= 0 && share.density <= 1;
   if (!ok_share) {
     return Error{Errc::invalid_argument, "mask: a density of " + to_text(share.density) + " or " +
                                              to_text(share.n) + " of " + to_text(share.m)};
@@ -141,13 +141,12 @@ inline void keep_highest(std::span<const double> scores, Index begin, Index end,
 // proportional; empty: 1, selection by magnitude. Errors: invalid_argument (sizes, shares, norms
 // that are negative or no numbers), malformed (a weight that is no number).
 inline Result<WeightMask> choose_mask(std::span<const float> weights, Index n, Index k,
-                                      const MaskShare& share,
-                                      std::span<const double> norms = {}) {
+                                      const MaskShare& share, std::span<const double> norms = {}) {
   return catch_out_of_memory([&]() -> Result<WeightMask> {
     NIBBLE_CHECK(detail::check_mask(weights, n, k, share));
     if (!norms.empty() && norms.size() != static_cast<std::size_t>(k)) {
-      return Error{Errc::invalid_argument, "mask: norms of " + to_text(norms.size()) +
-                                               " columns, not " + to_text(k)};
+      return Error{Errc::invalid_argument,
+                   "mask: norms of " + to_text(norms.size()) + " columns, not " + to_text(k)};
     }
     for (const double norm : norms) {
       if (!(norm >= 0) || !is_finite(norm)) {

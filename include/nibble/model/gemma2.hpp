@@ -24,7 +24,9 @@ struct Gemma2 {
     return c;
   }
   template <class Dims>
-  static auto expression(const Dims& c) { return gemma(c); }
+  static auto expression(const Dims& c) {
+    return gemma(c);
+  }
 };
 
 }}  // namespace nibble::NIBBLE_ABI

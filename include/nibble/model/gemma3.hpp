@@ -15,7 +15,9 @@ struct Gemma3 {
 
   static Result<Config> config(const io::Gguf& file) { return config(file, 6); }
   template <class Dims>
-  static auto expression(const Dims& c) { return gemma(c); }
+  static auto expression(const Dims& c) {
+    return gemma(c);
+  }
 
   static Result<Config> config(const io::Gguf& file, std::uint64_t period) {
     NIBBLE_TRY(c, gemma_config(file, period));

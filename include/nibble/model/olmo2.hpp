@@ -52,7 +52,9 @@ struct Olmo2 {
     return c;
   }
   template <class Dims>
-  static auto expression(const Dims& c) { return olmo2(c); }
+  static auto expression(const Dims& c) {
+    return olmo2(c);
+  }
 };
 
 }}  // namespace nibble::NIBBLE_ABI
