@@ -263,7 +263,7 @@ TEST_CASE("observe: as llama.cpp's llama-imatrix, within a thousandth") {
                                               .bos = settings.add_bos ? settings.bos : -1,
                                               .kv_type = ops::KvType::f32}));
   const Imatrix ours = must(imatrix_of(statistics, "text", theirs.n_chunks, theirs.chunk_size));
-  CHECK(test::why(statistics.check(must(io::Gguf::open(*path)))) == "");
+  CHECK(test::why(statistics.check_model(must(io::Gguf::open(*path)))) == "");
   REQUIRE(ours.entries.size() == theirs.entries.size());
   double worst = 0;
   for (std::size_t i = 0; i < ours.entries.size(); ++i) {
@@ -292,7 +292,7 @@ TEST_CASE("observe: names are those of the file, inputs are shared, the output s
     const auto tokens = random.tokens(40);
     const std::string output = tied ? "token_embd.weight" : "output.weight";
     const Statistics all = must(observe(model, tokens, {.context = 16, .max_step_tokens = 5}));
-    CHECK(test::why(all.check(file)) == "");
+    CHECK(test::why(all.check_model(file)) == "");
     CHECK(all.entries().size() == 2 * 7 + 1);
     CHECK(all.inputs().size() == 2 * 4 + 1);
     REQUIRE(all.find(output) != nullptr);
@@ -303,7 +303,7 @@ TEST_CASE("observe: names are those of the file, inputs are shared, the output s
     const Statistics layers =
         must(observe(model, tokens, {.context = 16, .max_step_tokens = 5, .output = false}));
     CHECK(layers.entries().size() == 2 * 7);
-    CHECK(test::why(layers.check(file)) == "");
+    CHECK(test::why(layers.check_model(file)) == "");
     const InputStatistics &a = *all.find("blk.1.attn_k.weight"),
                           &b = *layers.find("blk.1.attn_k.weight");
     for (Index j = 0; j < a.k(); ++j) CHECK(a.sum_squares(j) == b.sum_squares(j));

@@ -110,7 +110,7 @@ class ColumnRounder {
       const Index end = (std::min)(begin + kColumnBlock, k_);
       executor.parallel_for(n_tiles, [&](Index tile, Index) { correct(tile, begin, end); });
       choose_mask(begin, end);
-      executor.parallel_for(n_, [&](Index row, Index) { round(row, begin, end); });
+      executor.parallel_for(n_, [&](Index row, Index) { round_row(row, begin, end); });
     }
     if (options_.n_sweeps > 0) {
       executor.parallel_for(n_, [&](Index row, Index worker) { refine_row(row, worker); });
@@ -274,7 +274,7 @@ class ColumnRounder {
   }
 
   // Rounds the columns of a block of columns in a row.
-  void round(Index row, Index begin, Index end) noexcept {
+  void round_row(Index row, Index begin, Index end) noexcept {
     using Kind = MaskRule::Kind;
     RowState& state = rows_[static_cast<std::size_t>(row)];
     float* const current = values(current_) + row * kColumnBlock;

@@ -86,9 +86,10 @@ struct Gathering {
   }
 
   // Called within a run: nothing may leave it but in `error`.
-  void add(std::span<const std::size_t> slots, Index layer, MatrixView<const float> rows) noexcept {
+  void add(std::span<const std::size_t> slot_ids, Index layer,
+           MatrixView<const float> rows) noexcept {
     if (!is_on || has_error || (layer < 0 && !with_outer)) return;
-    Result<void> added = catch_out_of_memory([&] { return add_rows(slots, layer, rows); });
+    Result<void> added = catch_out_of_memory([&] { return add_rows(slot_ids, layer, rows); });
     if (added) return;
     has_error = true;
     error = std::move(added).error();
@@ -109,19 +110,19 @@ struct Gathering {
   std::vector<std::vector<std::string>> names;  // of each input
 
  private:
-  Result<void> add_rows(std::span<const std::size_t> slots, Index layer,
+  Result<void> add_rows(std::span<const std::size_t> slot_ids, Index layer,
                         MatrixView<const float> rows) {
-    std::size_t& first = place(slots[0], layer);
-    if (first == kNotSeen) NIBBLE_CHECK(start(slots, layer, rows.extent(1)));
+    std::size_t& first = place(slot_ids[0], layer);
+    if (first == kNotSeen) NIBBLE_CHECK(start(slot_ids, layer, rows.extent(1)));
     inputs[first].add(rows, options.executor);
     if (inputs[first].histogram().n_not_finite() == 0) return ok();
     return Error{Errc::malformed, "observe: the input of " + io::quoted(names[first][0]) +
                                       " has numbers that are not finite"};
   }
-  Result<void> start(std::span<const std::size_t> slots, Index layer, Index k) {
+  Result<void> start(std::span<const std::size_t> slot_ids, Index layer, Index k) {
     InputStatisticsOptions more;
     std::vector<std::string> all;
-    for (const std::size_t slot : slots) {
+    for (const std::size_t slot : slot_ids) {
       all.push_back(name_of(slot, layer));
       if (!options.more) continue;
       const InputStatisticsOptions wanted = options.more(all.back());
@@ -132,7 +133,7 @@ struct Gathering {
     names.reserve(names.size() + 1);
     inputs.push_back(InputStatistics(k, more));
     names.push_back(std::move(all));
-    for (const std::size_t slot : slots) place(slot, layer) = inputs.size() - 1;
+    for (const std::size_t slot : slot_ids) place(slot, layer) = inputs.size() - 1;
     return ok();
   }
 };
@@ -219,9 +220,9 @@ inline Result<Observation> Observation::create(const Model& model, const Observe
     engine_options.max_step_tokens = (std::min)(options.context, options.max_step_tokens);
     engine_options.kv_type = options.kv_type;
     engine_options.executor = options.executor;
-    engine_options.product_observer = [gathering](std::span<const std::size_t> slots, Index layer,
-                                                  MatrixView<const float> rows) {
-      gathering->add(slots, layer, rows);
+    engine_options.product_observer = [gathering](std::span<const std::size_t> slot_ids,
+                                                  Index layer, MatrixView<const float> rows) {
+      gathering->add(slot_ids, layer, rows);
     };
     const Index row_bytes = Index{model.config().vocab_size} * Index{sizeof(float)};
     if (options.output && engine_options.max_step_tokens >= 1) {
@@ -275,7 +276,7 @@ inline Result<void> Observation::run_chunk() {
                               .n_outputs = wants_outputs ? static_cast<Index>(n) : 0};
     auto done = s.engine.run({&input, 1});
     if (!done) return std::move(done).error().in("observe");
-    if (s.gathering->has_error) return Error(s.gathering->error);
+    if (s.gathering->has_error) return s.gathering->error;
     left = left.subspan(n);
   }
   s.chunk.clear();

@@ -161,7 +161,7 @@ class Pruner {
   Result<void> run() {
     NIBBLE_TRY(shape, decoder_shape(file_));
     shape_ = std::move(shape);
-    NIBBLE_CHECK(check());
+    NIBBLE_CHECK(check_kept_parts());
     layers_ = keep_.layers;
     if (layers_.empty()) {
       layers_.resize(static_cast<std::size_t>(shape_.n_layers));
@@ -178,7 +178,7 @@ class Pruner {
   bool cuts_neurons() const noexcept { return !keep_.neurons.empty(); }
   bool cuts_heads() const noexcept { return !keep_.kv_groups.empty(); }
 
-  Result<void> check() const {
+  Result<void> check_kept_parts() const {
     const auto refuse = [&](const char* what) {
       return Error{Errc::unsupported, file_.name() + ": " + what + " of the architecture " +
                                           io::quoted(shape_.architecture) +
@@ -285,7 +285,7 @@ class Pruner {
     rest.remove_prefix(digits + 1);
     const auto kept = std::lower_bound(layers_.begin(), layers_.end(), layer);
     if (kept == layers_.end() || *kept != layer) return ok();
-    const std::string name = layer_tensor(static_cast<Index>(kept - layers_.begin()), rest);
+    const std::string name = layer_tensor(Index{kept - layers_.begin()}, rest);
     return add_in_layer(tensor, layer, rest, name);
   }
 

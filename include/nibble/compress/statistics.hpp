@@ -296,7 +296,7 @@ class Statistics {
 
   // Whether these are statistics of the model in `file`: each has a matrix of its name with rows as
   // long, and each matrix of a layer has statistics. Errors: invalid_argument, not_found.
-  Result<void> check(const io::Gguf& file) const;
+  Result<void> check_model(const io::Gguf& file) const;
 
   std::size_t bytes() const noexcept {
     std::size_t n = inputs_.capacity() * sizeof(InputStatistics);
@@ -354,7 +354,7 @@ Result<void> check_layers(const io::Gguf& file, const Knows& knows) {
 
 }  // namespace detail
 
-inline Result<void> Statistics::check(const io::Gguf& file) const {
+inline Result<void> Statistics::check_model(const io::Gguf& file) const {
   for (const Entry& entry : entries_) {
     NIBBLE_CHECK(detail::check_matrix(file, entry.name,
                                       static_cast<std::uint64_t>(inputs_[entry.input].k())));

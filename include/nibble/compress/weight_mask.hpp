@@ -40,11 +40,11 @@ class WeightMask {
   Index n() const noexcept { return n_; }
   Index k() const noexcept { return k_; }
   bool stays(Index row, Index column) const noexcept {
-    return (word(row, column) >> (column % 64) & 1) != 0;
+    return (word_at(row, column) >> (column % 64) & 1) != 0;
   }
   void set(Index row, Index column, bool stays = true) noexcept {
     const std::uint64_t bit = std::uint64_t{1} << (column % 64);
-    std::uint64_t& w = word(row, column);
+    std::uint64_t& w = word_at(row, column);
     w = stays ? w | bit : w & ~bit;
   }
   Index count() const noexcept {
@@ -78,10 +78,10 @@ class WeightMask {
 
  private:
   Index stride() const noexcept { return (k_ + 63) / 64; }
-  std::uint64_t& word(Index row, Index column) noexcept {
+  std::uint64_t& word_at(Index row, Index column) noexcept {
     return words_[static_cast<std::size_t>(row * stride() + column / 64)].value;
   }
-  std::uint64_t word(Index row, Index column) const noexcept {
+  std::uint64_t word_at(Index row, Index column) const noexcept {
     return words_[static_cast<std::size_t>(row * stride() + column / 64)].value;
   }
 

@@ -328,8 +328,7 @@ void run_products(const GatedLinear<kG, kGB, kU, kUB, W, A>& node, Run& run, Pro
   const float* const up_bias = bias_of<kUB>(run);
   ProductList list;
   const bool has_factors = gate.factors != nullptr || up.factors != nullptr;
-  const bool are_alike =
-      !has_factors && gate.ops == up.ops && input_form(gate) == input_form(up);
+  const bool are_alike = !has_factors && gate.ops == up.ops && input_form(gate) == input_form(up);
   if (are_alike && up_bias == nullptr && bias_of<kGB>(run) == nullptr) {
     list.append(up, inputs.of(up), view, simd::kernel<kernels::FinishGatedTile<A>>(), {});
     list.set_gate(gate);
@@ -421,8 +420,8 @@ constexpr std::array<std::size_t, sizeof...(L)> slots_of(const LinearGroup<L...>
 template <class Products, class Run, class AnyValue>
 void observe_products(const Products& node, Run& run, const AnyValue& x) noexcept {
   if (!run.observes_products()) return;
-  const auto slots = slots_of(node);
-  run.observe_product(slots, MatrixView<const float>(run.view(x)));
+  const auto slot_ids = slots_of(node);
+  run.observe_product(slot_ids, MatrixView<const float>(run.view(x)));
 }
 
 // pass.step() for one output or for a tuple of outputs.

@@ -19,6 +19,6 @@ using Observer = Callback<void(std::string_view name, Index layer, MatrixView<co
 // multiplied by it (as numbers), the layer (−1 outside of layers), and its rows (m, k) in f32,
 // which are valid during the call.
 using ProductObserver =
-    Callback<void(std::span<const std::size_t> slots, Index layer, MatrixView<const float>)>;
+    Callback<void(std::span<const std::size_t> slot_ids, Index layer, MatrixView<const float>)>;
 
 }}}  // namespace nibble::NIBBLE_ABI::graph
