@@ -191,7 +191,7 @@ nibble_example_test(compress_budget compress EXIT 0 OUT "original .*formats, .*c
     --formats q4_0,q8_0,q3_h --calibration-tokens 1000 --trial-tokens 100 --report-tokens 200)
 nibble_example_test(generate_compressed generate EXIT 0 STDIN "${utterance}\n" OUT "^${call}\n$"
   ARGS ${build_folder}/compressed.gguf --prompt-file - --quiet)
-nibble_example_test(compress_too_small compress EXIT 1 ERR "the budget is too small [^\n]*the least is a file of [0-9]+ bytes"
+nibble_example_test(compress_too_small compress EXIT 1 ERR "the budget is too small [^\n]*the least is a file of [0-9 ]+ bytes"
   ARGS ${home_model} ${build_folder}/small.gguf --budget 100KB --text ${samples}
     --formats q4_0 --calibration-tokens 200 --trial-tokens 50 --report-tokens 50)
 nibble_example_test(compress_no_text compress EXIT 1 STDIN "light\n" ERR "more text, or a smaller --ctx"

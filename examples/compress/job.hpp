@@ -55,6 +55,7 @@ class Job {
 
   nibble::Result<void> run() {
     NIBBLE_CHECK(open());
+    NIBBLE_CHECK(check_budget());
     NIBBLE_CHECK(observe());
     NIBBLE_CHECK(try_formats());
     NIBBLE_CHECK(choose());
@@ -95,6 +96,27 @@ class Job {
                 texts_.calibration.size(), static_cast<long long>(texts_.trial.n_scored()),
                 static_cast<long long>(texts_.report.n_scored()));
     return nibble::ok();
+  }
+
+  // Before anything is measured: whether a file can be that small.
+  nibble::Result<void> check_budget() const {
+    if (options_.budget_bytes == 0) return nibble::ok();
+    std::uint64_t least = other_bytes();
+    for (const auto& tensor : file_->tensors()) {
+      if (tensor.n_dims < 2) continue;
+      std::uint64_t smallest = tensor.data.size();
+      for (const Format format : options_.formats) {
+        const auto row = nibble::quant::row_bytes(format, static_cast<std::size_t>(tensor.dims[0]));
+        if (row) smallest = std::min(smallest, *row * (tensor.n_elements() / tensor.dims[0]));
+      }
+      least += smallest;
+    }
+    if (least <= options_.budget_bytes) return nibble::ok();
+    return too_small("the least is a file of " + grouped(least) + " bytes");
+  }
+  static nibble::Error too_small(const std::string& least) {
+    return {nibble::Errc::limit, "the budget is too small for the formats that may be used: " +
+                                     least + "; prune or factor first, or choose other --formats"};
   }
 
   // Second moments take memory; without them columns are not rounded one after the other.
@@ -283,13 +305,10 @@ class Job {
         std::snprintf(text, sizeof(text), "the least is %.3f bits of a weight",
                       least / budget_ * options_.budget_bits);
       } else {
-        std::snprintf(text, sizeof(text), "the least is a file of %.0f bytes",
+        std::snprintf(text, sizeof(text), "the least is a file of about %.0f bytes",
                       least + static_cast<double>(other_bytes()));
       }
-      return nibble::Error{nibble::Errc::limit,
-                           std::string("the budget is too small for the formats that may be "
-                                       "used: ") +
-                               text + "; prune or factor first, or choose other --formats"};
+      return too_small(text);
     }
     plan_ = *std::move(plan);
     return nibble::ok();
