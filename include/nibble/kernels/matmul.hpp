@@ -8,6 +8,7 @@
 #include "nibble/kernels/activation.hpp"
 #include "nibble/kernels/tuning.hpp"
 #include "nibble/quant/packed.hpp"
+#include "nibble/quant/sparse.hpp"
 #include "nibble/simd/impl.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
@@ -32,6 +33,16 @@ struct EpilogueArgs {
 // of a row's values are much larger than the rest. affine: one per row and a zero point for all
 // rows (MatmulInput::zero_point); for I8Channel, whose codes must then be in [-127, 127].
 enum class ActivationScales : std::uint8_t { per_block, per_row, affine };
+
+// Whether there are products of weights in Format with activations that have such scales. The small
+// scales of super-blocks and of sparse blocks multiply those of the activations' blocks, so these
+// formats have products per block only.
+template <class Format, ActivationScales kScales>
+inline constexpr bool kHasProducts =
+    kScales == ActivationScales::per_block ||
+    (kScales == ActivationScales::affine
+         ? std::is_same_v<Format, quant::I8Channel>
+         : !quant::SuperBlockFormat<Format> && !quant::SparseFormat<Format>);
 
 // The activations of a product, in the representation that the weights' format needs; the other
 // representations may be missing (null).
