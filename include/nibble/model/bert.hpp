@@ -46,6 +46,8 @@ struct Bert {
   }
   template <class Dims>
   static auto expression(const Dims& c) { return bert(c); }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -25,6 +25,8 @@ struct Gemma2 {
   }
   template <class Dims>
   static auto expression(const Dims& c) { return gemma(c); }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -16,6 +16,8 @@ struct Gemma3 {
   static Result<Config> config(const io::Gguf& file) { return config(file, 6); }
   template <class Dims>
   static auto expression(const Dims& c) { return gemma(c); }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 
   static Result<Config> config(const io::Gguf& file, std::uint64_t period) {
     NIBBLE_TRY(c, gemma_config(file, period));

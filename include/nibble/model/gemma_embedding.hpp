@@ -43,6 +43,8 @@ struct GemmaEmbedding {
   }
   template <class Dims>
   static auto expression(const Dims& c) { return gemma_embedding(c); }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -51,6 +51,8 @@ struct GptNeox {
   }
   template <class Dims>
   static auto expression(const Dims& c) { return gptneox(c); }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

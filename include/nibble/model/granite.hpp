@@ -34,6 +34,8 @@ struct Granite {
   }
   template <class Dims>
   static auto expression(const Dims& c) { return llama(c); }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

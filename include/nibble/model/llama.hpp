@@ -116,6 +116,8 @@ struct Llama {
   static Result<Config> config(const io::Gguf& file) { return llama_config(file); }
   template <class Dims>
   static auto expression(const Dims& c) { return llama(c); }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -53,6 +53,8 @@ struct Olmo2 {
   }
   template <class Dims>
   static auto expression(const Dims& c) { return olmo2(c); }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

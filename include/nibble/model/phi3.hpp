@@ -42,6 +42,8 @@ struct Phi3 {
   static Result<Config> config(const io::Gguf& file) { return decoder_config(file); }
   template <class Dims>
   static auto expression(const Dims& c) { return phi3(c); }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -21,6 +21,8 @@ struct SmolLm3 {
   }
   template <class Dims>
   static auto expression(const Dims& c) { return llama(c); }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI
