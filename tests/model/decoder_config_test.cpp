@@ -44,3 +44,19 @@ struct ConstantDims {
 static_assert(!DimsByReference<ConstantDims> && DimsByReference<SmolLm3::Config>);
 
 }  // namespace
+
+TEST_CASE("layers with a window keep the rotation of a context that is not stretched") {
+  DecoderConfig c;
+  c.rope_theta = 1e6f;
+  c.rope_scale = 8;
+  c.rope_magnitude = 1.25f;
+  c.windows = {{512}, {0}};
+  set_window_rotation(c, 1e4f);
+  const graph::RopeAngles angles = c.rope_angles();
+  CHECK(angles.theta.at(0) == 1e4f);
+  CHECK(angles.position_scale.at(0) == 1);
+  CHECK(angles.magnitude.at(0) == 1);
+  CHECK(angles.theta.at(1) == 1e6f);
+  CHECK(angles.position_scale.at(1) == 8);
+  CHECK(angles.magnitude.at(1) == 1.25f);
+}

@@ -173,6 +173,16 @@ inline Result<LayerValues<Index>> gguf_windows(const io::Gguf& file, const Model
   return windows;
 }
 
+// Where layers without window see a stretched context: those with one keep the rotation of a
+// context as it was, with its own base.
+inline void set_window_rotation(DecoderConfig& c, float base) {
+  for (const auto& [window] : c.windows) {
+    c.rope_thetas.push_back({window > 0 ? base : c.rope_theta});
+    c.rope_scales.push_back({window > 0 ? 1.0f : c.rope_scale});
+    c.rope_magnitudes.push_back({window > 0 ? 1.0f : c.rope_magnitude});
+  }
+}
+
 // Everything that decoders have in common. With sizes_may_differ, sizes may be stated for each
 // layer: for llama(). Errors: those of transformer_config() and read_rope_config().
 inline Result<DecoderConfig> decoder_config(
