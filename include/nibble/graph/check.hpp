@@ -195,8 +195,8 @@ class RunChecker final : public SurveySink {
 }  // namespace detail
 
 // Checks everything that run() takes for granted. Errors: not_found (weights are missing),
-// limit (rows that are too large), invalid_argument (anything else). Takes longer than a small step: for the first step of each
-// kind, and while a program is being written.
+// limit (rows that are too large), invalid_argument (anything else). Takes longer than a small
+// step: for the first step of each kind, and while a program is being written.
 template <Expr E>
 Result<void> check_run(const E& expression, const Plan& plan, const Limits& limits,
                        const RunArgs& args) {

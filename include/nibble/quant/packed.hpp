@@ -17,9 +17,8 @@
 //   Super-blocks    A group is one super-block of each row:
 //                     scales    [16 rows][4 bytes]         the f16 scale, and the minimum or zeros
 //                     scales    [chunk][16 rows][4 bytes]  the small ones: three chunks as in
-//                     GGUF's
-//                               block; of Q6_K four, in which chunk c has those of the groups of 16
-//                               4c, 4c + 2, 4c + 1, 4c + 3
+//                               GGUF's block; of Q6_K four, in which chunk c has those of the
+//                               groups of 16 4c, 4c + 2, 4c + 1, 4c + 3
 //                     codes     [step][chunk][16 rows][4 bytes]
 //                   A step is 32 weights: first the chunks with bits above the fourth, one for each
 //                   such bit; then four with 4-bit codes, as in a block of 32. (Q6_K: in which
@@ -33,8 +32,7 @@
 //                     sums      [16 rows]                   32-bit integers, of the row's codes
 //                     codes     [chunk][16 rows][4 bytes]
 //                   with the top bit of codes flipped too. (The sums are for inputs with a zero
-//                   point.) k is filled up to a multiple of 32 with
-//                   zero weights.
+//                   point.) k is filled up to a multiple of 32 with zero weights.
 //   f32, f16        [k][16 rows]
 //   bf16            [k / 2][16 rows][2]: pairs along k per 32-bit lane, as dot products want them
 //
