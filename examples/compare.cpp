@@ -44,19 +44,10 @@ struct TensorError {
   nibble::quant::ErrorStats stats;
 
   double relative() const {  // RMS of the difference, relative to that of the weights
-    return stats.sum_squared_signal == 0
-               ? 0
-               : std::sqrt(stats.sum_squared_error / stats.sum_squared_signal);
+    if (stats.sum_squared_error == 0) return 0;
+    return std::sqrt(stats.sum_squared_error / stats.sum_squared_signal);  // infinite: A is all 0
   }
 };
-
-nibble::io::TensorBytes bytes_of(const Gguf& file, const GgufTensor& tensor) {
-  const nibble::io::MappedFile* from = nullptr;
-  for (const nibble::io::MappedFile& other : file.files()) {
-    if (other.contains(tensor.data)) from = &other;
-  }
-  return nibble::io::TensorBytes(tensor.data, tensor.swapped, from);
-}
 
 // The difference of two tensors of equal shape, in parts that the executor shares out.
 Result<nibble::quant::ErrorStats> error_of(const Gguf& file_a, const GgufTensor& a,
@@ -73,30 +64,35 @@ Result<nibble::quant::ErrorStats> error_of(const Gguf& file_a, const GgufTensor&
     std::optional<nibble::Error> error;
   };
   std::vector<Part> parts(static_cast<std::size_t>(n_parts));
+  // All rows of a part at once: those of a transposed tensor lie between each other in the file.
   const auto read = [&](nibble::quant::Format format, const nibble::io::TensorBytes& bytes,
-                        Index row, std::vector<std::byte>& stored,
+                        Index row, Index end, std::vector<std::byte>& stored,
                         std::vector<float>& weights) -> Result<void> {
     NIBBLE_TRY(row_bytes, nibble::quant::row_bytes(format, k));
-    stored.resize(row_bytes);
-    weights.resize(k);
+    const auto n = static_cast<std::size_t>(end - row);
+    stored.resize(n * row_bytes);
+    weights.resize(n * k);
     NIBBLE_CHECK(bytes.read(static_cast<std::size_t>(row) * row_bytes, stored));
-    return nibble::quant::row_to_f32(format, stored, weights);
+    for (std::size_t i = 0; i < n; ++i) {
+      NIBBLE_CHECK(nibble::quant::row_to_f32(format,
+                                             std::span(stored).subspan(i * row_bytes, row_bytes),
+                                             std::span(weights).subspan(i * k, k)));
+    }
+    return nibble::ok();
   };
-  const auto bytes_a = bytes_of(file_a, a), bytes_b = bytes_of(file_b, b);
+  const auto bytes_a = file_a.bytes_of(a), bytes_b = file_b.bytes_of(b);
   executor.parallel_for(n_parts, [&](Index i, Index) {
     Part& part = parts[static_cast<std::size_t>(i)];
     std::vector<std::byte> stored;
     std::vector<float> x, y;
     const Index end = (std::min)(n_rows, (i + 1) * rows_of_part);
-    for (Index row = i * rows_of_part; row < end; ++row) {
-      auto done = read(format_a, bytes_a, row, stored, x);
-      if (done) done = read(format_b, bytes_b, row, stored, y);
-      if (!done) {
-        part.error = done.error();
-        return;
-      }
-      part.stats.add(x, y);
+    auto done = read(format_a, bytes_a, i * rows_of_part, end, stored, x);
+    if (done) done = read(format_b, bytes_b, i * rows_of_part, end, stored, y);
+    if (!done) {
+      part.error = done.error();
+      return;
     }
+    part.stats.add(x, y);
   });
   nibble::quant::ErrorStats all;
   for (const Part& part : parts) {
@@ -160,7 +156,7 @@ bool draw(const std::vector<TensorError>& errors, const std::string& path) {
   for (const TensorError& error : errors) {
     int layer = -1, length = 0;
     const bool is_layer = std::sscanf(error.name.c_str(), "blk.%d.%n", &layer, &length) == 1;
-    if (error.relative() <= 0) continue;
+    if (error.relative() <= 0 || !std::isfinite(error.relative())) continue;
     kinds[is_layer ? error.name.substr(static_cast<std::size_t>(length)) : error.name].push_back(
         {layer, error.relative()});
   }
@@ -352,7 +348,7 @@ int compare(int argc, char** argv) {
   const auto done = run(options);
   if (!done && done.error().code == nibble::Errc::cancelled) return example::kInterrupted;
   if (!done) return example::fail(app, done.error());
-  return example::is_stdout_written() ? example::kOk : example::kFailed;
+  return example::finished(app);
 }
 
 }  // namespace

@@ -5,9 +5,11 @@
 
 #include <cctype>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common.hpp"
+#include "compress/steps.hpp"
 #include "nibble/core/thread_pool.hpp"
 
 namespace {
@@ -50,13 +52,14 @@ std::uint64_t parse_bytes(const std::string& text) {
 int compress(int argc, char** argv) {
   CLI::App app(
       "Makes a model as small as a budget wants: observes it on a text, tries each matrix in each "
-      "format, takes the formats that lose least, and rounds as well as it can. What it writes "
+      "format, takes the formats that lose least, and rounds as well as it can. compress observe, "
+      "prune, factor and report are single steps (compress observe --help), as is quantize. What it writes "
       "runs in nibble and in llama.cpp.",
       "compress");
   example::JobOptions options;
   std::string budget, preset;
-  std::vector<std::string> format_names = {"q4_0", "q4_1", "q5_0", "q5_1", "q4_k",
-                                           "q5_k", "q6_k", "q8_0", "f16", "q3_h", "q2_h"};
+  std::vector<std::string> format_names = {"q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k",
+                                           "q6_k", "q8_0", "f16",  "q3_h", "q2_h"};
   Index n_threads = 0;
   app.add_option("MODEL", options.in, "a GGUF file or a folder as hubs have it")->required();
   app.add_option("OUT.gguf", options.out, "the file to write")
@@ -124,4 +127,18 @@ int compress(int argc, char** argv) {
 
 }  // namespace
 
-int main(int argc, char** argv) { return example::guarded("compress", compress, argc, argv); }
+int main(int argc, char** argv) {
+  const struct {
+    std::string_view name;
+    int (*program)(int, char**);
+  } steps[] = {{"observe", example::observe_step},
+               {"prune", example::prune_step},
+               {"factor", example::factor_step},
+               {"report", example::report_step}};
+  for (const auto& step : steps) {
+    if (argc > 1 && argv[1] == step.name) {
+      return example::guarded("compress", step.program, argc - 1, argv + 1);
+    }
+  }
+  return example::guarded("compress", compress, argc, argv);
+}

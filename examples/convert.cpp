@@ -40,8 +40,8 @@ int convert(int argc, char** argv) {
   app.add_option("OUT.gguf", out_path, "the file to write")->required();
   app.add_option("--format", format_name,
                  "f16, q8_0, q4_0 or another format of GGUF, for all matrices; vectors become f32; "
-                 "without it, the format that the folder has; quantize, which takes folders too, "
-                 "knows mixes such as q4_k_m");
+                 "without it, each matrix keeps the format that it has; quantize, which takes "
+                 "folders too, knows mixes such as q4_k_m");
   app.add_flag("--packed", options.packed,
                "matrices in the packed layout that nibble's kernels read; other programs cannot "
                "read the file");
@@ -64,6 +64,15 @@ int convert(int argc, char** argv) {
   const auto file = nibble::open_model(in_path);
   if (!file) return example::fail(app, file.error());
   options.format = format ? *format : format_of(*file);
+  if (!format) {
+    options.choose = [&](std::string_view name) -> std::optional<Format> {
+      const auto* const tensor = file->find_tensor(name);
+      const auto own = nibble::quant::format_of(tensor->type);
+      return own ? std::optional<Format>(*own) : std::nullopt;
+    };
+    const auto file_type = file->get_u32("general.file_type");
+    if (file_type) options.file_type = *file_type;
+  }
   example::catch_signals();
 
   const std::size_t n_tensors = file->tensors().size();
@@ -89,10 +98,10 @@ int convert(int argc, char** argv) {
   }
   std::printf("%zu tensors, %s -> %s bytes in %s (%.1f %%): %s\n", n_tensors,
               example::grouped(bytes_from).c_str(), example::grouped(bytes_to).c_str(),
-              to_string(options.format),
+              format ? to_string(options.format) : "the formats that they had",
               100.0 * static_cast<double>(bytes_to) / static_cast<double>(bytes_from),
               nibble::printable(out_path).c_str());
-  return example::is_stdout_written() ? example::kOk : example::kFailed;
+  return example::finished(app);
 }
 
 }  // namespace

@@ -128,10 +128,10 @@ std::map<std::string, Sum> by_type(const Gguf& file) {
 }
 
 void print_text(const Gguf& file, const Needs& needs, bool with_tensors) {
-  std::printf(
-      "%s: %s, %zu keys, %zu tensors\n\n", file.name().c_str(),
-      std::string(file.get_string_or("general.architecture", "no architecture").value()).c_str(),
-      file.metadata().size(), file.tensors().size());
+  const auto architecture = file.get_string("general.architecture");  // which may be no string
+  std::printf("%s: %s, %zu keys, %zu tensors\n\n", file.name().c_str(),
+              nibble::printable(architecture ? *architecture : "no architecture").c_str(),
+              file.metadata().size(), file.tensors().size());
   for (const auto& [key, value] : file.metadata()) {
     std::printf("%-44s %s\n", nibble::printable(key).c_str(),
                 (value.is_array() ? array_text(value) : text_of(value, kShownText)).c_str());
@@ -248,7 +248,8 @@ int inspect(int argc, char** argv) {
   if (!file) return example::fail(app, file.error());
   const Needs needs = needs_of(*file, n_ctx, n_threads);
   as_json ? print_json(*file, needs) : print_text(*file, needs, with_tensors);
-  return example::is_stdout_written() && !needs.error ? example::kOk : example::kFailed;
+  const int exit_code = example::finished(app);
+  return needs.error ? example::kFailed : exit_code;
 }
 
 }  // namespace

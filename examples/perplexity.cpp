@@ -93,7 +93,7 @@ int measure(int argc, char** argv) {
   const auto n_computed = static_cast<double>(result->n_chunks * context);
   std::fprintf(stderr, "%.1f seconds, %.1f tokens per second, %s\n", seconds(),
                n_computed / seconds(), nibble::simd::to_string(nibble::simd::active_target()));
-  return example::is_stdout_written() ? example::kOk : example::kFailed;
+  return example::finished(app);
 }
 
 }  // namespace

@@ -7,6 +7,8 @@
 
 #include "common.hpp"
 #include "format_rules.hpp"
+#include "nibble/compress/imatrix.hpp"
+#include "nibble/compress/quantize.hpp"
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/hub/open.hpp"
 #include "nibble/model/convert.hpp"
@@ -68,7 +70,7 @@ void print_report(const std::vector<ConvertedTensor>& tensors, int name_width) {
 int quantize(int argc, char** argv) {
   CLI::App app("Writes a GGUF model in another weight format and reports what it cost each tensor.",
                "quantize");
-  std::string in_path, out_path, format_name, mix_name;
+  std::string in_path, out_path, format_name, mix_name, imatrix_path;
   example::FormatRules rules;
   nibble::Index n_threads = 0;
   nibble::ConvertOptions options;
@@ -84,6 +86,10 @@ int quantize(int argc, char** argv) {
                    "field means by these names, with a better format for some matrices");
   what->require_option(1);
   rules.add_option_to(app);
+  app.add_option("--imatrix", imatrix_path,
+                 "an importance matrix (of compress observe, or llama.cpp's): scales are searched "
+                 "so that the columns that matter lose least")
+      ->check(example::is_not_empty);
   app.add_flag(
       "--packed", options.packed,
       "matrices in the packed layout that nibble's kernels read: the file is then mapped and "
@@ -129,6 +135,20 @@ int quantize(int argc, char** argv) {
   }
   // Before anything is written.
   if (const auto checked = rules.check(*file); !checked) return example::fail(app, checked.error());
+  std::optional<nibble::compress::Imatrix> imatrix;
+  if (!imatrix_path.empty()) {
+    auto read = nibble::compress::read_imatrix(imatrix_path);
+    if (!read) return example::fail(app, read.error());
+    if (const auto checked = nibble::compress::check_imatrix(*read, *file); !checked) {
+      return example::fail(app, nibble::Error(checked.error()).in(nibble::printable(imatrix_path)));
+    }
+    imatrix = *std::move(read);
+    options = nibble::compress::weighted(
+        {.convert = options, .importance = [&](std::string_view name) {
+           const auto* const entry = imatrix->find(name);
+           return entry == nullptr ? std::span<const float>() : entry->importance();
+         }});
+  }
   std::vector<ConvertedTensor> report;
   {
     example::StatusLine status;

@@ -15,7 +15,7 @@ function(nibble_example_test test program)
       -P ${CMAKE_CURRENT_SOURCE_DIR}/run_test.cmake -- $<TARGET_FILE:nibble_${program}> ${arg_ARGS})
 endfunction()
 
-foreach(program chat compare convert generate home_commands inspect perplexity quantize)
+foreach(program chat compare compress convert generate home_commands inspect perplexity quantize)
   nibble_example_test(${program}_help ${program} EXIT 0 OUT "Usage: ${program}" ARGS --help)
   nibble_example_test(${program}_usage ${program} EXIT 2 ERR "^${program}: [^\n]*--help.\n$"
     ARGS --nonsense)
@@ -70,6 +70,9 @@ nibble_example_test(perplexity perplexity EXIT 0 OUT "^perplexity [0-9.]+ .- [0-
   ARGS ${home_model} ${CMAKE_CURRENT_SOURCE_DIR}/models/test_2000.tsv --ctx 64 --chunks 2)
 nibble_example_test(convert convert EXIT 0 OUT "^29 tensors, [0-9 ]+ -> [0-9 ]+ bytes in q8_0 [^\n]*\n$"
   ARGS ${home_model} ${build_folder}/converted.gguf --format q8_0)
+nibble_example_test(convert_kept convert EXIT 0
+  OUT "^29 tensors, ([0-9 ]+) -> [0-9 ]+ bytes in the formats that they had [^\n]*\n$"
+  ARGS ${home_model} ${build_folder}/kept.gguf)
 nibble_example_test(compare compare EXIT 0 OUT "A +B\n.*KL.A .. B., nats: mean [0-9.e-]+.*29 tensors compared, 7 of them equal\n$"
   ARGS ${home_model} ${build_folder}/converted.gguf --text ${CMAKE_CURRENT_SOURCE_DIR}/models/test_2000.tsv
     --ctx 64 --chunks 2)
@@ -164,6 +167,49 @@ set_tests_properties(example_quantize_mix PROPERTIES FIXTURES_SETUP home_mix)
 set_tests_properties(example_generate_mix PROPERTIES FIXTURES_REQUIRED home_mix)
 nibble_example_test(quantize_bad_mix quantize EXIT 2 ERR "q4_k_m"
   ARGS ${home_model} out.gguf --mix q9_m)
+
+# Compressing: the steps, and all of it to a budget.
+set(samples ${PROJECT_SOURCE_DIR}/tests/compress/home_calibration.tsv)
+nibble_example_test(compress_observe compress EXIT 0
+  OUT "^[^\n]*imatrix.gguf: 22 matrices, observed in [0-9]+ chunks of 96 tokens\n$"
+  ARGS observe ${home_model} ${build_folder}/imatrix.gguf --text ${samples} --ctx 96)
+nibble_example_test(quantize_imatrix quantize EXIT 0 OUT "blk.0.attn_q.weight .*bytes of weights"
+  ARGS ${home_model} ${build_folder}/weighted.gguf --format q4_0 --imatrix ${build_folder}/imatrix.gguf)
+nibble_example_test(compress_prune compress EXIT 0
+  OUT "neurons that stay, by layer: 352/512 352/512 352/512\n.*heads [^\n]*: 1/2 1/2 1/2\n"
+  ARGS prune ${home_model} ${build_folder}/pruned.gguf --neurons 0.3 --groups 0.5
+    --imatrix ${build_folder}/imatrix.gguf)
+nibble_example_test(generate_pruned generate EXIT 0 OUT "."
+  ARGS ${build_folder}/pruned.gguf --prompt light --max-tokens 5 --quiet)
+nibble_example_test(compress_factor compress EXIT 0 OUT "blk.0.ffn_up.weight +[0-9]+ +0\\.[0-9]+ "
+  ARGS factor ${home_model} ${build_folder}/factored.gguf --base q4_0 --rank 16 --text ${samples})
+nibble_example_test(compress_report compress EXIT 0 OUT "home-commands-f16.gguf .*weighted.gguf .*factored.gguf "
+  ARGS report ${home_model} ${build_folder}/weighted.gguf ${build_folder}/factored.gguf
+    --text ${samples} --tokens 300)
+nibble_example_test(compress_budget compress EXIT 0 OUT "original .*formats, .*compressed.gguf: 9[0-9][0-9] [0-9]+ bytes\n$"
+  ARGS ${home_model} ${build_folder}/compressed.gguf --budget 950KB --text ${samples}
+    --formats q4_0,q8_0,q3_h --calibration-tokens 1000 --trial-tokens 100 --report-tokens 200)
+nibble_example_test(generate_compressed generate EXIT 0 STDIN "${utterance}\n" OUT "^${call}\n$"
+  ARGS ${build_folder}/compressed.gguf --prompt-file - --quiet)
+nibble_example_test(compress_too_small compress EXIT 1 ERR "the budget is too small [^\n]*the least is a file of [0-9]+ bytes"
+  ARGS ${home_model} ${build_folder}/small.gguf --budget 100KB --text ${samples}
+    --formats q4_0 --calibration-tokens 200 --trial-tokens 50 --report-tokens 50)
+nibble_example_test(compress_no_text compress EXIT 1 STDIN "light\n" ERR "more text, or a smaller --ctx"
+  ARGS ${home_model} ${build_folder}/small.gguf --budget 1MB --text -)
+nibble_example_test(compress_two_budgets compress EXIT 2 ERR "^compress: [^\n]*--help.\n$"
+  ARGS ${home_model} ${build_folder}/small.gguf --budget 1MB --preset q4 --text ${samples})
+nibble_example_test(quantize_other_imatrix quantize EXIT 1 ERR "^quantize: [^\n]*imatrix.gguf"
+  ARGS ${build_folder}/pruned.gguf ${build_folder}/out.gguf --format q4_0
+    --imatrix ${build_folder}/imatrix.gguf)
+set_tests_properties(example_compress_observe PROPERTIES FIXTURES_SETUP imatrix)
+set_tests_properties(example_quantize_imatrix PROPERTIES FIXTURES_SETUP weighted FIXTURES_REQUIRED imatrix)
+set_tests_properties(example_compress_prune PROPERTIES FIXTURES_SETUP pruned FIXTURES_REQUIRED imatrix)
+set_tests_properties(example_generate_pruned PROPERTIES FIXTURES_REQUIRED pruned)
+set_tests_properties(example_quantize_other_imatrix PROPERTIES FIXTURES_REQUIRED "pruned;imatrix")
+set_tests_properties(example_compress_factor PROPERTIES FIXTURES_SETUP factored)
+set_tests_properties(example_compress_report PROPERTIES FIXTURES_REQUIRED "weighted;factored")
+set_tests_properties(example_compress_budget PROPERTIES FIXTURES_SETUP compressed)
+set_tests_properties(example_generate_compressed PROPERTIES FIXTURES_REQUIRED compressed)
 
 nibble_example_test(home_commands home_commands EXIT 0
   OUT "office light to 10 percent\n    -> ${call}.*F32 .*40/40 .*F16 .*INT8 .*INT4 .*SIMD target"

@@ -80,18 +80,13 @@ class Job {
     NIBBLE_TRY(file, nibble::open_model(options_.in));
     file_ = std::move(file);
     NIBBLE_CHECK(options_.rules.check(*file_));
-    NIBBLE_TRY(model, nibble::Model::from_gguf<nibble::graph::AllFormats>(*file_, {.executor = &executor_}));
+    NIBBLE_TRY(model, nibble::Model::from_gguf<nibble::graph::AllFormats>(
+                          *file_, {.executor = &executor_}));
     model_ = std::move(model);
     NIBBLE_TRY(texts, read_texts(*model_, options_.text));
     texts_ = std::move(texts);
-    for (const std::string& path : options_.sample_paths) {
-      NIBBLE_TRY(samples, read_samples(path));
-      if (samples.empty()) {
-        return nibble::Error{nibble::Errc::invalid_argument,
-                             nibble::printable(path) + ": no samples"};
-      }
-      samples_.push_back({path.substr(path.find_last_of('/') + 1), std::move(samples)});
-    }
+    NIBBLE_TRY(samples, read_sample_files(options_.sample_paths));
+    samples_ = std::move(samples);
     NIBBLE_TRY(session, nibble::Session::create(*model_, trial_session(texts_.context, executor_)));
     session_ = std::move(session);
     NIBBLE_TRY(reference, nibble::compress::ReferencePredictions::record(*session_, texts_.trial));
@@ -105,7 +100,6 @@ class Job {
   // Second moments take memory; without them columns are not rounded one after the other.
   bool has_room_for_moments() const {
     std::uint64_t bytes = 0;
-    std::map<std::pair<nibble::Index, std::uint64_t>, bool> seen;  // q, k and v share theirs
     for (const auto& tensor : file_->tensors()) {
       if (tensor.n_dims >= 2) bytes += tensor.dims[0] * tensor.dims[0] * 4;
     }
@@ -207,13 +201,10 @@ class Job {
 
   // What is in the file beside the matrices.
   std::uint64_t other_bytes() const {
-    std::uint64_t all = 0, matrices = 0, vectors = 0;
+    std::uint64_t vectors = 0;
     for (const auto& tensor : file_->tensors()) {
-      all += tensor.data.size();
-      if (tensor.n_dims >= 2) matrices += tensor.data.size();
       if (tensor.n_dims < 2) vectors += tensor.n_elements() * sizeof(float);
     }
-    (void)matrices;
     return metadata_bytes_ + vectors + 32 * file_->tensors().size();
   }
 
@@ -364,10 +355,11 @@ class Job {
 
   nibble::Result<void> write() {
     NIBBLE_TRY(first, convert(plan_, {"plain rounding"}));
-    if (options_.budget_bytes > 0 && first.size() > options_.budget_bytes) {  // estimated too low
+    // What is beside the matrices was estimated; the file says what it is.
+    while (options_.budget_bytes > 0 && first.size() > options_.budget_bytes) {
       metadata_bytes_ += first.size() - options_.budget_bytes;
-      NIBBLE_CHECK(plan_for(static_cast<double>(options_.budget_bytes) -
-                            static_cast<double>(other_bytes())));
+      budget_ = static_cast<double>(options_.budget_bytes) - static_cast<double>(other_bytes());
+      NIBBLE_CHECK(plan_for(budget_));
       NIBBLE_TRY(again, convert(plan_, {"plain rounding"}));
       first = std::move(again);
     }
@@ -406,7 +398,8 @@ class Job {
     rows.push_back(std::move(original));
     const auto add = [&](const std::string& step, const Bytes& bytes) -> nibble::Result<void> {
       NIBBLE_TRY(file, nibble::io::Gguf::parse(bytes, step));
-      NIBBLE_TRY(model, nibble::Model::from_gguf<nibble::graph::AllFormats>(file, {.executor = &executor_}));
+      NIBBLE_TRY(model, nibble::Model::from_gguf<nibble::graph::AllFormats>(
+                            file, {.executor = &executor_}));
       NIBBLE_TRY(row, report_row(step, file, model, reference, samples_, executor_));
       rows.push_back(std::move(row));
       return nibble::ok();

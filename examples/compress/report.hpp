@@ -31,6 +31,21 @@ struct SampleFile {
   std::vector<Sample> samples;
 };
 
+// Errors: those of read_samples(); invalid_argument (a file without samples).
+inline nibble::Result<std::vector<SampleFile>> read_sample_files(
+    const std::vector<std::string>& paths) {
+  std::vector<SampleFile> files;
+  for (const std::string& path : paths) {
+    NIBBLE_TRY(samples, read_samples(path));
+    if (samples.empty()) {
+      return nibble::Error{nibble::Errc::invalid_argument,
+                           nibble::printable(path) + ": no samples"};
+    }
+    files.push_back({path.substr(path.find_last_of('/') + 1), std::move(samples)});
+  }
+  return files;
+}
+
 inline nibble::SessionOptions trial_session(nibble::Index context, nibble::Executor& executor) {
   const nibble::Index step = std::min<nibble::Index>(context, 64);
   return {.n_ctx = std::max<nibble::Index>(context, 80),

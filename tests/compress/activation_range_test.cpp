@@ -73,7 +73,9 @@ double true_error(const std::vector<float>& x, const ActivationRange& r) {
   return sum / static_cast<double>(x.size());
 }
 
-bool near(double a, double b, double relative) { return std::fabs(a - b) <= relative * std::fabs(b); }
+bool near(double a, double b, double relative) {
+  return std::fabs(a - b) <= relative * std::fabs(b);
+}
 
 }  // namespace
 
@@ -192,8 +194,8 @@ TEST_CASE("range: KL finds the least divergence of all candidates") {
       const ActivationRange r = range_of(n, {RangeMethod::kl, is_unsigned});
       const double low = std::fmax(std::fmin(n.low, 0.0f), -bound);
       const double high = std::fmin(std::fmax(n.high, 0.0f), bound);
-      const double expected = is_unsigned ? (high - low) / 255
-                                          : std::fmin(std::fmax(-n.low, n.high), bound) / 127;
+      const double expected =
+          is_unsigned ? (high - low) / 255 : std::fmin(std::fmax(-n.low, n.high), bound) / 127;
       CHECK(near(static_cast<double>(r.scale), expected, 1e-6));
     }
   }

@@ -166,13 +166,13 @@ TEST_CASE("equalization refuses what does not fit") {
   const Layer layer(6);
   InlineExecutor executor;
   const auto matrices = layer.matrices();
-  const auto code = [&](const InputStatistics& inputs, const EqualizationOptions& options,
+  const auto code = [&](const InputMoments& inputs, const EqualizationOptions& options,
                         Index k = kColumns) {
     const auto found = find_equalization(matrices, k, inputs, options, executor);
     REQUIRE(!found);
     return found.error().code;
   };
-  const InputStatistics good{layer.magnitudes, layer.squares, {}};
+  const InputMoments good{layer.magnitudes, layer.squares, {}};
   CHECK(code(good, {}, 64) == Errc::invalid_argument);
   CHECK(code({layer.magnitudes, {}, {}}, {}) == Errc::invalid_argument);
   CHECK(code({layer.magnitudes, layer.squares, std::span(layer.moments).first(96)}, {}) ==

@@ -62,7 +62,8 @@ void replace(test::Reference& reference, const io::Gguf& file) {
     for (std::size_t i = 0; i * k < w.size(); ++i) {
       for (std::size_t r = 0; r < rank; ++r) {
         for (std::size_t j = 0; j < k; ++j) {
-          w[i * k + j] += static_cast<double>(fa[i * rank + r]) * static_cast<double>(fb[r * k + j]);
+          w[i * k + j] +=
+              static_cast<double>(fa[i * rank + r]) * static_cast<double>(fb[r * k + j]);
         }
       }
     }
@@ -79,8 +80,7 @@ double error_of(const Model& model, const test::Reference& reference,
   double largest = 0, off = 0;
   std::size_t at = 0;
   for (const std::size_t n : {1, 5, 3, 1, 2}) {
-    const auto logits =
-        session->append(std::span(tokens).subspan(at, n), static_cast<Index>(n));
+    const auto logits = session->append(std::span(tokens).subspan(at, n), static_cast<Index>(n));
     REQUIRE_MESSAGE(logits, test::why(logits));
     for (std::size_t i = 0; i < n; ++i, ++at) {
       for (std::size_t j = 0; j < expected[at].size(); ++j) {
@@ -103,8 +103,8 @@ void check_factored(const FactorChoice& choice, bool all, double tolerance) {
   const auto made = factor_model(
       file,
       [&](std::string_view name) -> std::optional<FactorChoice> {
-        const bool is_matrix = name.starts_with("blk.") && !name.ends_with("bias") &&
-                               name.find("norm") == name.npos;
+        const bool is_matrix =
+            name.starts_with("blk.") && !name.ends_with("bias") && name.find("norm") == name.npos;
         if (!is_matrix || (!all && name.find("1.ffn_up") == name.npos)) return {};
         return choice;
       },

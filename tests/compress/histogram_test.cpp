@@ -19,7 +19,8 @@ std::pair<std::vector<std::uint64_t>, std::vector<std::uint64_t>> counted(
   std::vector<std::uint64_t> above(static_cast<std::size_t>(n_bins)), below(above);
   for (const float v : x) {
     if (v == 0) continue;
-    const auto bin = static_cast<std::size_t>(std::floor(std::fabs(static_cast<double>(v)) / width));
+    const auto bin =
+        static_cast<std::size_t>(std::floor(std::fabs(static_cast<double>(v)) / width));
     ++(v > 0 ? above : below).at(bin);
   }
   return {above, below};

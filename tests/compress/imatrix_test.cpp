@@ -198,9 +198,17 @@ TEST_CASE("imatrix: the bytes of the older format") {
   CHECK(m.n_chunks == 4);
   CHECK(m.datasets == std::vector<std::string>{"x"});
   // Our bytes are these, sorted.
-  const std::vector<std::byte> sorted =
-      DatFile().number(2).text("a").number(1).floats({0.5f}).text("b").number(3).floats({6, 9})
-          .number(4).text("x").bytes();
+  const std::vector<std::byte> sorted = DatFile()
+                                            .number(2)
+                                            .text("a")
+                                            .number(1)
+                                            .floats({0.5f})
+                                            .text("b")
+                                            .number(3)
+                                            .floats({6, 9})
+                                            .number(4)
+                                            .text("x")
+                                            .bytes();
   CHECK(must(imatrix_dat_bytes(m)) == sorted);
   // The first versions ended after the entries.
   CHECK(must(parsed(DatFile().number(1).text("a").number(1).floats({1}).bytes())).n_chunks == 0);
@@ -210,8 +218,8 @@ TEST_CASE("imatrix: the bytes of the older format") {
 
 TEST_CASE("imatrix: files that are cut anywhere are errors, or what the first versions wrote") {
   for (const bool is_gguf : {false, true}) {
-    const std::vector<std::byte> whole = must(is_gguf ? imatrix_bytes(small())
-                                                      : imatrix_dat_bytes(small()));
+    const std::vector<std::byte> whole =
+        must(is_gguf ? imatrix_bytes(small()) : imatrix_dat_bytes(small()));
     std::size_t n_fine = 0;
     for (std::size_t n = 0; n < whole.size(); ++n) {
       const auto r = parsed({whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(n)});
@@ -252,8 +260,15 @@ TEST_CASE("imatrix: values that cannot be") {
   check_about(parsed(DatFile().number(1).text("").number(1).floats({1}).bytes()), "without a name");
   check_about(parsed(DatFile().number(1).text(std::string(99, 'a')).number(1).floats({1}).bytes()),
               "a name of 99 bytes");
-  check_about(parsed(DatFile().number(2).text("a").number(1).floats({1}).text("a").number(1)
-                         .floats({1}).bytes()),
+  check_about(parsed(DatFile()
+                         .number(2)
+                         .text("a")
+                         .number(1)
+                         .floats({1})
+                         .text("a")
+                         .number(1)
+                         .floats({1})
+                         .bytes()),
               "it is there twice");
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float infinite = std::numeric_limits<float>::infinity();
@@ -357,6 +372,10 @@ TEST_CASE("imatrix: merging adds sums and counts") {
               {{entry("blk.0.experts.weight", {11, 2, 1, 1, 5, 7}, {65, 1, 129})}, {}, 0, 1}));
   CHECK(equal({{m.entries[2]}, {}, 0, 1}, {{entry("output.weight", {16}, {260})}, {}, 0, 1}));
   CHECK(equal({{m.entries[3]}, {}, 0, 1}, {{entry("zz", {4}, {2})}, {}, 0, 1}));
+  Imatrix twice = small();  // each expert has its own count
+  REQUIRE(merge(twice, small()));
+  CHECK(equal({{twice.entries[1]}, {}, 0, 1},
+              {{entry("blk.0.experts.weight", {2, 4, 0, 0, 10, 14}, {128, 0, 256})}, {}, 0, 1}));
   const Imatrix before = m;
   other.entries[0] = entry("output.weight", {1, 2}, {1});
   other.entries.resize(1);

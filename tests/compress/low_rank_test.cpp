@@ -26,8 +26,8 @@ Doubles random_values(std::size_t n, unsigned seed) {
   return values;
 }
 
-// A matrix whose singular values are `sigma`: Σ σᵢ uᵢ vᵢᵀ with random orthonormal vectors, made here
-// with Gram and Schmidt.
+// A matrix whose singular values are `sigma`: Σ σᵢ uᵢ vᵢᵀ with random orthonormal vectors, made
+// here with Gram and Schmidt.
 Doubles with_spectrum(Index n, Index k, const Doubles& sigma, unsigned seed) {
   const auto vectors = [&](Index length, unsigned s) {
     Doubles q = random_values(sigma.size() * static_cast<std::size_t>(length), s);
@@ -68,8 +68,8 @@ Doubles product(const LowRank& f) {
   for (std::size_t i = 0; i < n; ++i) {
     for (std::size_t s = 0; s < r; ++s) {
       for (std::size_t j = 0; j < k; ++j) {
-        out[i * k + j] += static_cast<double>(f.a[i * r + s].value) *
-                          static_cast<double>(f.b[s * k + j].value);
+        out[i * k + j] +=
+            static_cast<double>(f.a[i * r + s].value) * static_cast<double>(f.b[s * k + j].value);
       }
     }
   }
@@ -112,7 +112,8 @@ InlineExecutor alone;
 
 }  // namespace
 
-TEST_CASE("singular values of a matrix with a known spectrum, both ways round, exact and iterated") {
+TEST_CASE(
+    "singular values of a matrix with a known spectrum, both ways round, exact and iterated") {
   for (const auto& [n, k] : {std::pair<Index, Index>{12, 31}, {31, 12}, {20, 20}}) {
     Doubles sigma;
     for (int i = 0; i < 9; ++i) sigma.push_back(std::pow(0.6, i) * 7);
@@ -200,9 +201,12 @@ TEST_CASE("whitened factors are the best for outputs: no step of least squares i
   // it in second order only, and never downwards.
   for (unsigned seed = 20; seed < 60; ++seed) {
     LowRank moved = *best;
-    const Doubles da = random_values(moved.a.size(), seed), db = random_values(moved.b.size(), ~seed);
-    for (std::size_t i = 0; i < da.size(); ++i) moved.a[i].value += static_cast<float>(2e-2 * da[i]);
-    for (std::size_t i = 0; i < db.size(); ++i) moved.b[i].value += static_cast<float>(2e-2 * db[i]);
+    const Doubles da = random_values(moved.a.size(), seed),
+                  db = random_values(moved.b.size(), ~seed);
+    for (std::size_t i = 0; i < da.size(); ++i)
+      moved.a[i].value += static_cast<float>(2e-2 * da[i]);
+    for (std::size_t i = 0; i < db.size(); ++i)
+      moved.b[i].value += static_cast<float>(2e-2 * db[i]);
     CHECK(output_error(w, product(moved), moments, columns) > error);
   }
   // Alternating least squares from elsewhere ends no lower: the global optimum.
@@ -326,7 +330,7 @@ TEST_CASE("what cannot be factored is an error") {
   CHECK(!low_rank(w, 3, 4, {}, {}, alone));
   CHECK(!low_rank(w, 3, 4, {}, {.ratio = 1.5}, alone));
   CHECK(!low_rank(w, 3, 4, Doubles(9, 1.0), {.rank = 1}, alone));
-  CHECK(!low_rank(w, 3, 4, Doubles(16), {.rank = 1}, alone));       // no data
+  CHECK(!low_rank(w, 3, 4, Doubles(16), {.rank = 1}, alone));                     // no data
   CHECK(!low_rank(w, 3, 4, Doubles(16, 1.0), {.rank = 1, .damping = 0}, alone));  // singular
   CHECK(low_rank(w, 3, 4, Doubles(16, 1.0), {.rank = 1}, alone));
   std::vector<float> bad = w;

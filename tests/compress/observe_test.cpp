@@ -58,17 +58,17 @@ struct Seen {
 };
 
 graph::ProductObserver recorder(const Model& model, Seen& seen) {
-  return [&seen, model](std::span<const std::size_t> slots, Index layer,
-                        MatrixView<const float> x) {
-    ++seen.n_products;
-    for (const std::size_t slot : slots) {
-      ++seen.n_weights;
-      auto& rows = seen.inputs[model.architecture().tensor_name(slot, layer)];
-      for (Index i = 0; i < x.extent(0); ++i) {
-        for (Index j = 0; j < x.extent(1); ++j) rows.push_back(x(i, j));
-      }
-    }
-  };
+  return
+      [&seen, model](std::span<const std::size_t> slots, Index layer, MatrixView<const float> x) {
+        ++seen.n_products;
+        for (const std::size_t slot : slots) {
+          ++seen.n_weights;
+          auto& rows = seen.inputs[model.architecture().tensor_name(slot, layer)];
+          for (Index i = 0; i < x.extent(0); ++i) {
+            for (Index j = 0; j < x.extent(1); ++j) rows.push_back(x(i, j));
+          }
+        }
+      };
 }
 
 // All logits of `tokens`.
@@ -167,12 +167,14 @@ TEST_CASE("product observer: it shows what the products of an independent model 
     }
 
     // And so do the statistics, of chunks of 8 in steps of 3 tokens: the rest of 5 is dropped.
-    const auto statistics =
-        must(observe(model, std::span(tokens).first(8),
-                     {.context = 8,
-                      .max_step_tokens = 3,
-                      .more = [](std::string_view) { return InputStatisticsOptions{true, false}; },
-                      .kv_type = ops::KvType::f32}));
+    const auto statistics = must(observe(model, std::span(tokens).first(8),
+                                         {.context = 8,
+                                          .max_step_tokens = 3,
+                                          .more =
+                                              [](std::string_view) {
+                                                return InputStatisticsOptions{true, false};
+                                              },
+                                          .kv_type = ops::KvType::f32}));
     CHECK(statistics.entries().size() == expected.size());
     expected.clear();
     reference.logits({tokens.begin(), tokens.begin() + 8});
@@ -255,14 +257,13 @@ TEST_CASE("observe: as llama.cpp's llama-imatrix, within a thousandth") {
   const Model model = must(load(*path));
   const auto tokens = must(model.tokenizer()->encode(test::read_text(*text_path), {}));
   const auto& settings = model.tokenizer()->vocabulary().settings();
-  const Statistics statistics =
-      must(observe(model, tokens,
-                   {.context = static_cast<Index>(theirs.chunk_size),
-                    .max_chunks = static_cast<Index>(theirs.n_chunks),
-                    .bos = settings.add_bos ? settings.bos : -1,
-                    .kv_type = ops::KvType::f32}));
+  const Statistics statistics = must(observe(model, tokens,
+                                             {.context = static_cast<Index>(theirs.chunk_size),
+                                              .max_chunks = static_cast<Index>(theirs.n_chunks),
+                                              .bos = settings.add_bos ? settings.bos : -1,
+                                              .kv_type = ops::KvType::f32}));
   const Imatrix ours = must(imatrix_of(statistics, "text", theirs.n_chunks, theirs.chunk_size));
-  CHECK(test::why(statistics.check(must(io::Gguf::open(*path)))) == "");
+  CHECK(test::why(statistics.check_model(must(io::Gguf::open(*path)))) == "");
   REQUIRE(ours.entries.size() == theirs.entries.size());
   double worst = 0;
   for (std::size_t i = 0; i < ours.entries.size(); ++i) {
@@ -291,7 +292,7 @@ TEST_CASE("observe: names are those of the file, inputs are shared, the output s
     const auto tokens = random.tokens(40);
     const std::string output = tied ? "token_embd.weight" : "output.weight";
     const Statistics all = must(observe(model, tokens, {.context = 16, .max_step_tokens = 5}));
-    CHECK(test::why(all.check(file)) == "");
+    CHECK(test::why(all.check_model(file)) == "");
     CHECK(all.entries().size() == 2 * 7 + 1);
     CHECK(all.inputs().size() == 2 * 4 + 1);
     REQUIRE(all.find(output) != nullptr);
@@ -302,7 +303,7 @@ TEST_CASE("observe: names are those of the file, inputs are shared, the output s
     const Statistics layers =
         must(observe(model, tokens, {.context = 16, .max_step_tokens = 5, .output = false}));
     CHECK(layers.entries().size() == 2 * 7);
-    CHECK(test::why(layers.check(file)) == "");
+    CHECK(test::why(layers.check_model(file)) == "");
     const InputStatistics &a = *all.find("blk.1.attn_k.weight"),
                           &b = *layers.find("blk.1.attn_k.weight");
     for (Index j = 0; j < a.k(); ++j) CHECK(a.sum_squares(j) == b.sum_squares(j));

@@ -74,8 +74,9 @@ void switch_off(test::Reference& reference, const ModelShape& s, const Keep& kee
       zero(blk + "ffn_down.weight", ffn, off, false);
     }
     if (!keep.kv_groups.empty()) {
-      zero(blk + "attn_output.weight", q,
-           [&](std::size_t j) { return !has(keep.kv_groups[l], j / group); }, false);
+      zero(
+          blk + "attn_output.weight", q,
+          [&](std::size_t j) { return !has(keep.kv_groups[l], j / group); }, false);
     }
     if (keep.layers.empty() || has(keep.layers, l)) continue;
     const auto all = [](std::size_t) { return true; };
@@ -106,8 +107,9 @@ void check_pruned(const Keep& keep, unsigned seed) {
   for (std::size_t i = 0; i < expected.size(); ++i) {
     for (std::size_t j = 0; j < expected[i].size(); ++j) {
       largest = std::max(largest, std::fabs(expected[i][j]));
-      off = std::max(off, std::fabs(expected[i][j] - static_cast<double>((*logits)(
-                                        static_cast<Index>(i), static_cast<Index>(j)))));
+      off = std::max(
+          off, std::fabs(expected[i][j] - static_cast<double>((*logits)(static_cast<Index>(i),
+                                                                        static_cast<Index>(j)))));
     }
   }
   CAPTURE(off / largest);
@@ -239,7 +241,8 @@ TEST_CASE("scores of norms, and of channels") {
     values.push_back({names.emplace_back(std::string(layer) + "attn_output.weight"), heads});
   }
   CHECK((*channel_scores(*shape, PruneUnit::neuron, values))[2] == ffn);
-  CHECK((*channel_scores(*shape, PruneUnit::kv_group, values))[0] == std::vector<double>{24, 48, 72});
+  CHECK((*channel_scores(*shape, PruneUnit::kv_group, values))[0] ==
+        std::vector<double>{24, 48, 72});
   CHECK(!channel_scores(*shape, PruneUnit::neuron, std::span(values).first(3)));  // blk.2 missing
   std::fill(ffn.begin(), ffn.end(), 0);
   CHECK(!channel_scores(*shape, PruneUnit::neuron, values));
@@ -258,7 +261,7 @@ TEST_CASE("what is kept: the best, in counts of whole blocks") {
   CHECK(kept({.ratio = 0.5})[0] == Units{0, 2, 5, 6});
   CHECK(kept({.ratio = 0.5})[1] == Units{0, 2, 3, 4});
   CHECK(kept({.ratio = 0.5, .multiple = 3})[0] == Units{0, 5, 6});
-  CHECK(kept({.ratio = 0.6, .multiple = 3})[0].size() == 6);  // 4.8: nearest
+  CHECK(kept({.ratio = 0.6, .multiple = 3})[0].size() == 6);   // 4.8: nearest
   CHECK(kept({.ratio = 0.01, .multiple = 4})[0].size() == 4);  // at least one block
   CHECK(kept({.ratio = 1, .multiple = 3})[0].size() == 6);     // no incomplete block
   CHECK(kept({.ratio = 1, .multiple = 32})[0].size() == 8);    // shorter than a block: all

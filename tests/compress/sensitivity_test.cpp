@@ -10,7 +10,9 @@
 
 #include "doctest/doctest.h"
 #include "generate/home_model.hpp"
+#include "nibble/compress/format_plan.hpp"
 #include "nibble/compress/predictions.hpp"
+#include "nibble/compress/product_time.hpp"
 #include "nibble/core/executor.hpp"
 #include "nibble/graph/weights.hpp"
 #include "nibble/model/convert.hpp"
@@ -303,4 +305,80 @@ TEST_CASE("Coarser formats cost more, each matrix by itself; what is known is no
       measure_sensitivity(file, session, reference, formats, graph::AllFormats::kOps, {}, log));
   CHECK(log.n_found == 44);
   CHECK(again[3].trials[0].divergence == all[3].trials[0].divergence);
+}
+
+TEST_CASE("Sequences that cannot be scored are refused") {
+  TrialText text;
+  const std::int32_t ids[] = {1, 5, 9};
+  CHECK(text.add(ids, 0).error().code == Errc::invalid_argument);
+  CHECK(text.add(ids, 3).error().code == Errc::invalid_argument);
+  REQUIRE(text.add(ids, 2).has_value());
+  CHECK(text.n_scored() == 1);
+  CHECK(TrialText::chunks(ids, 4, 1).error().code == Errc::invalid_argument);
+  CHECK(TrialText::chunks(ids, 3, 1).error().code == Errc::invalid_argument);
+
+  Session session = session_of(test::home_model());
+  CHECK(ReferencePredictions::record(session, {}).error().code == Errc::invalid_argument);
+  const std::int32_t unknown[] = {1, 5, 100000};
+  TrialText other;
+  REQUIRE(other.add(unknown, 1).has_value());
+  CHECK(ReferencePredictions::record(session, other).error().message.find("100000") !=
+        std::string::npos);
+}
+
+TEST_CASE("Answers alone are scored, whatever sequences stand beside them") {
+  Session session = session_of(test::home_model());
+  const auto ids = text_ids(test::home_model());
+  const auto part = std::span<const std::int32_t>(ids).subspan(0, 12);
+  TrialText one, two;
+  REQUIRE(one.add(part, 9).has_value());
+  REQUIRE(two.add(std::span<const std::int32_t>(ids).subspan(3, 8), 2).has_value());
+  REQUIRE(two.add(part, 9).has_value());
+  const auto alone = must(ReferencePredictions::record(session, one));
+  const auto both = must(ReferencePredictions::record(session, two));
+  CHECK(alone.n_positions() == 3);
+  CHECK(both.n_positions() == 9);
+  // The perplexity of the three tokens, one by one.
+  double sum = 0;
+  for (std::size_t i = 9; i < 12; ++i) {
+    REQUIRE(session.rewind(0));
+    const auto logits = must(session.append(part.first(i)));
+    double total = 0;
+    for (Index j = 0; j < logits.extent(1); ++j) total += std::exp(double{logits(0, j)});
+    sum -= double{logits(0, Index{part[i]})} - std::log(total);
+  }
+  CHECK(must(alone.compare(session)).perplexity_a ==
+        doctest::Approx(std::exp(sum / 3)).epsilon(1e-4));
+}
+
+TEST_CASE("A plan of formats serves a conversion, and the smallest that loses little is found") {
+  const std::vector<TensorTrials> trials = {
+      {"a", 10, 32, {{Format::q4_0, 180, 0.04}, {Format::q8_0, 340, 0.001}}},
+      {"b", 20, 32, {{Format::q4_0, 360, 0.01}, {Format::q8_0, 680, 0.0}}}};
+  const auto planner = must(FormatPlanner::create(trials, FormatPlanner::bytes, 1e9));
+  CHECK(planner.cheapest_cost() == 540);
+  CHECK(planner.dearest_cost() == 1020);
+  const auto plan = must(planner.best(700));
+  CHECK(plan("a") == Format::q8_0);  // gains more than b
+  CHECK(plan("b") == Format::q4_0);
+  CHECK(!plan("c"));
+  CHECK(plan.bytes() == 700);
+  CHECK(plan.divergence == doctest::Approx(0.011));
+  CHECK(planner.best(539).error().code == Errc::limit);
+  CHECK(must(planner.cheapest(0.05)).bytes() == 540);
+  CHECK(must(planner.cheapest(0.02)).bytes() == 700);
+  CHECK(planner.cheapest(0.0001).error().code == Errc::not_found);
+}
+
+TEST_CASE("Products are timed in every format") {
+  InlineExecutor executor;
+  for (const graph::FormatOps* const ops : graph::CommonFormats::kOps) {
+    CAPTURE(quant::to_string(ops->format));
+    const double small = must(product_microseconds(*ops, 33, 256, 1 << 10, executor));
+    const double large = must(product_microseconds(*ops, 1056, 256, 1 << 10, executor));
+    CHECK(small > 0);
+    CHECK(large > 2 * small);  // 32 times the work
+  }
+  CHECK(!product_microseconds(*graph::find(graph::CommonFormats::kOps, Format::q4_k), 16, 32, 1,
+                              executor));
 }

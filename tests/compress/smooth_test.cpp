@@ -39,8 +39,8 @@ Floats floats(const io::Gguf& file, const std::string& name) {
   return x;
 }
 
-// A random model two of whose normed channels, and three of whose channels within the feed-forward
-// part, are much larger than the others.
+// The same function as a random model, but two of its normed channels, and three channels within
+// the feed-forward part, are much larger than the others, and the weights that read them smaller.
 std::vector<std::byte> with_outliers(const io::Gguf& file) {
   io::GgufWriter writer;
   writer.copy_metadata(file);
@@ -49,14 +49,23 @@ std::vector<std::byte> with_outliers(const io::Gguf& file) {
   for (const io::GgufTensor& tensor : file.tensors()) {
     const std::string name(tensor.name);
     Floats x = floats(file, name);
+    const auto times = [&](std::size_t first, std::size_t step, float factor) {
+      for (std::size_t i = first; i < x.size(); i += step) x[i] *= factor;
+    };
     if (name.ends_with("attn_norm.weight") || name.ends_with("ffn_norm.weight")) {
       x[5] *= 30;
       x[40] *= 20;
     }
-    if (name.ends_with("ffn_up.weight")) {
-      for (const std::size_t row : {3u, 17u, 79u}) {
-        for (std::size_t i = 0; i < kDim; ++i) x[row * kDim + i] *= 25;
+    for (const char* const reader : {"attn_q.", "attn_k.", "attn_v.", "ffn_gate.", "ffn_up."}) {
+      if (name.find(reader) == name.npos) continue;
+      times(5, kDim, 1 / 30.0f);
+      times(40, kDim, 1 / 20.0f);
+    }
+    for (const std::size_t channel : {3u, 17u, 79u}) {
+      if (name.ends_with("ffn_up.weight")) {
+        for (std::size_t i = 0; i < kDim; ++i) x[channel * kDim + i] *= 25;
       }
+      if (name.ends_with("ffn_down.weight")) times(channel, kFfnDim, 1 / 25.0f);
     }
     kept.push_back(std::move(x));
     writer.add_tensor(tensor.name, io::GgmlType::f32, std::span(tensor.dims).first(tensor.n_dims),

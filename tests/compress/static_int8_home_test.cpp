@@ -143,7 +143,7 @@ TEST_CASE("home commands with static INT8: ranges by all methods") {
         right[i] = test::count_right(model, test::read_samples(test::kSplits[i].file));
       }
       MESSAGE(std::string(to_string(options.method)), " ", options.percentile,
-              is_unsigned ? ", zero point: " : ": ", right[0], ", ", right[1]);
+              std::string(is_unsigned ? ", zero point: " : ": "), right[0], ", ", right[1]);
     }
   }
 }

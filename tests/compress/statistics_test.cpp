@@ -21,7 +21,9 @@ struct Rows {
   std::vector<float> x;
 
   Rows(Index rows, Index columns, std::uint32_t seed)
-      : m(rows), k(columns), stride(columns + 3),
+      : m(rows),
+        k(columns),
+        stride(columns + 3),
         x(static_cast<std::size_t>(m * stride), 1e30f) {  // what is between rows is not read
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
@@ -139,7 +141,8 @@ TEST_CASE("statistics: workers compute the same moments") {
   alone.add(rows.view(0, 37));
   together.add(rows.view(0, 37), pool->get());
   for (Index i = 0; i < 131; ++i) {
-    for (Index j = 0; j < 131; ++j) CHECK(alone.second_moment(i, j) == together.second_moment(i, j));
+    for (Index j = 0; j < 131; ++j)
+      CHECK(alone.second_moment(i, j) == together.second_moment(i, j));
   }
 }
 
@@ -224,16 +227,16 @@ TEST_CASE("statistics: by name, shared by matrices with one input, for one model
   std::vector<std::string> names(std::begin(qkv), std::end(qkv));
   names.push_back("output.weight");
   names.push_back("token_embd.weight");
-  CHECK(test::why(s.check(file_with(names, 5))) == "");
+  CHECK(test::why(s.check_model(file_with(names, 5))) == "");
   const auto about = [](const Result<void>& r, const char* what) {
     CAPTURE(test::why(r));
     CHECK(!r);
     CHECK(test::why(r).find(what) != std::string::npos);
   };
-  about(s.check(file_with(names, 6)), "6 columns, its statistics 5: they are of another model");
+  about(s.check_model(file_with(names, 6)), "6 columns, its statistics 5: they are of another model");
   names.push_back("blk.1.attn_q.weight");
-  about(s.check(file_with(names, 5)), "no statistics for 'blk.1.attn_q.weight'");
-  about(s.check(file_with({"output.weight"}, 5)), "'blk.0.attn_k.weight', but no such tensor");
+  about(s.check_model(file_with(names, 5)), "no statistics for 'blk.1.attn_q.weight'");
+  about(s.check_model(file_with({"output.weight"}, 5)), "'blk.0.attn_k.weight', but no such tensor");
 
   Statistics same, less, longer;
   REQUIRE(same.add(of_rows(others), qkv));

@@ -40,7 +40,8 @@ void check(Index n, Index k, const MaskShare& share, bool by_norm) {
       };
       const Index begin = share.m > 0 ? j / share.m * share.m : 0;
       const Index end = share.m > 0 ? std::min(k, begin + share.m) : k;
-      const Index room = share.m > 0 ? share.n : std::lround(share.density * static_cast<double>(k));
+      const Index room =
+          share.m > 0 ? share.n : std::lround(share.density * static_cast<double>(k));
       Index better = 0;
       for (Index c = begin; c < end; ++c) {
         better += score(c) > score(j) || (score(c) == score(j) && c < j) ? 1 : 0;

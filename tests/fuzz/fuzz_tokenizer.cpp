@@ -84,7 +84,10 @@ VocabularySettings settings_of(unsigned choice) {
     settings.kind = choice < 224 ? VocabularyKind::wordpiece : VocabularyKind::unigram;
   }
   settings.ignore_merges = settings.lower_case = settings.merges_spaces = (choice & 1) != 0;
-  settings.strip_accents = settings.prefix_once = (choice & 2) != 0;
+  settings.strip_accents = settings.prefix_once = settings.keeps_first_space = (choice & 2) != 0;
+  settings.prefix_unless_space = settings.splits_spaces = (choice & 4) != 0;
+  settings.clean_text = settings.fuse_unknown = (choice & 8) != 0;
+  if (settings.merges_spaces) settings.white_space = static_cast<WhiteSpace>(choice / 16 % 3);
   return settings;
 }
 
@@ -123,12 +126,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     // tokens, after which a space is added.
     lossless = lossless && (type == 1 || type == 5) && !text.empty() && text[0] != '<';
   }
-  for (Piece& piece : pieces) piece.strip_after = (choice & 4) != 0;
+  for (Piece& piece : pieces) piece.strip_after = piece.strip_before = (choice & 4) != 0;
   settings.add_space_prefix = (choice & 2) != 0;
   if ((choice & 8) != 0) settings.unk = kNoToken;
   if ((choice & 16) != 0) settings.bos = settings.eos = kNoToken;
   settings.compose = (choice & 128) != 0;
   lossless = lossless && !settings.compose;
+  if (!is_byte_level)
+    lossless = lossless && !settings.merges_spaces && !settings.prefix_unless_space;
 
   std::vector<TextMerge> merges;
   std::vector<std::string> unions;

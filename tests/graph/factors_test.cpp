@@ -119,8 +119,7 @@ class Weights {
       for (std::size_t row = 0; row < static_cast<std::size_t>(n); ++row) {
         for (std::size_t r = 0; r < rank; ++r) {
           for (std::size_t j = 0; j < k; ++j) {
-            w[row * k + j] +=
-                static_cast<double>(kind_.scale) * a[row * rank + r] * b[r * k + j];
+            w[row * k + j] += static_cast<double>(kind_.scale) * a[row * rank + r] * b[r * k + j];
           }
         }
       }
@@ -286,9 +285,8 @@ TEST_CASE("products with factors are those of the dense matrix") {
 TEST_CASE("factors cost nothing where there are none, and are checked where they are") {
   const Kind kind{Format::f32, Format::f32, Format::f32, 1, false, 0};
   Weights w(kind);
-  const auto expression =
-      fuse(embedding<S::table>(Dim<>{kDim}) >>
-           residual(rms_norm<S::norm>(1e-5f) >> linear<S::same>(Dim<>{kDim})));
+  const auto expression = fuse(embedding<S::table>(Dim<>{kDim}) >>
+                               residual(rms_norm<S::norm>(1e-5f) >> linear<S::same>(Dim<>{kDim})));
   Limits none = kLimits;
   none.max_rank = 0;
   const Plan plan = make_plan(expression, none);

@@ -78,6 +78,16 @@ TEST_CASE("a config.json that is wrong") {
           R"("sliding_window":8,"sliding_window_pattern":0})",
           Errc::malformed, "key 'sliding_window_pattern' is 0");
   refused(with(eps + R"(,"partial_rotary_factor":1.5)"), Errc::malformed, "dimensions to rotate");
+  refused(
+      with(eps + R"(,"rope_scaling":{"type":"yarn","factor":2,"mscale":1,"mscale_all_dim":0.7})"),
+      Errc::unsupported, "key 'mscale' is 1 with mscale_all_dim 0.7");
+  for (const char* const part : {"1e30", "-1", "-1e30"}) {
+    refused(R"({"architectures":["Phi3ForCausalLM"],"hidden_size":8,"intermediate_size":12,)"
+            R"("num_hidden_layers":1,"num_attention_heads":2,"max_position_embeddings":64,)"
+            R"("rms_norm_eps":1,"rope_scaling":{"type":"longrope","partial_rotary_factor":)" +
+                std::string(part) + "}}",
+            Errc::malformed, "key 'partial_rotary_factor' leaves");
+  }
   refused(with(eps + R"(,"tie_word_embeddings":"yes")"), Errc::malformed, "is not true or false");
   std::string deep(100000, '[');
   refused(R"({"x":)" + deep, Errc::malformed, "nested too deeply");
@@ -108,6 +118,8 @@ TEST_CASE("weights that do not go with the configuration") {
   refused({"norm.scale", {8}, {}}, Errc::unsupported, "it has no place");
   refused({"model.norm.weight", {8}, {}, "I32"}, Errc::unsupported, "element type I32; weights");
   refused({"model.norm.weight", {}, {}}, Errc::malformed, "0 dimensions, not 1 to 4");
+  refused({"model.norm.weight", {0}, {}}, Errc::malformed, "a dimension is 0");
+  refused({"model.embed_tokens.weight", {1 << 24, 0}, {}}, Errc::malformed, "a dimension is 0");
   refused({"model.norm.weight", {1, 1, 1, 2, 1}, {}}, Errc::malformed, "5 dimensions");
   refused({"model.layers.0.self_attn.q_proj.weight", {6, 8}, {}}, Errc::malformed,
           "6 rows are not for 2 heads, 2 of k and v");
@@ -115,8 +127,6 @@ TEST_CASE("weights that do not go with the configuration") {
   refused({"model.layers.0.self_attn.q_proj.weight", {8, 2, 2}, {}}, Errc::malformed,
           "2 rows are not for 2 heads");
 
-  folder.write("model.safetensors", test::safetensors_of({{"model.norm.weight", {0}, {}}}));
-  check(folder, Errc::malformed, "tensor 'output_norm.weight'");
   folder.write("model.safetensors",
                test::safetensors_of({{"model.norm.weight", {8}, {}}, {"norm.weight", {8}, {}}}));
   check(folder, Errc::malformed, "tensor 'output_norm.weight' appears twice");
@@ -181,4 +191,53 @@ TEST_CASE("files of sentence-transformers that lead out of the folder") {
   }
   test::write_text(folder, "modules.json", R"([{"path":"1","type":"a.Pooling"}])");
   check(folder, Errc::io, "1/config.json");
+  test::write_text(folder, "modules.json", R"([{"path":"1"}])");
+  check(folder, Errc::malformed, "a module without type or path");
+  test::write_text(folder, "modules.json", R"([{"path":"1","type":"a.LSTM"}])");
+  check(folder, Errc::unsupported, "the module 'a.LSTM' is not computed");
+}
+
+TEST_CASE("elements smaller than a byte, where one is added to weights") {
+  const TemporaryFolder folder;
+  test::write_text(
+      folder, "config.json",
+      R"({"architectures":["Gemma3TextModel"],"hidden_size":4,"num_hidden_layers":1,"head_dim":4,)"
+      R"("intermediate_size":8,"sliding_window":8})");
+  for (const std::string type : {"F4", "F6_E2M3", "F6_E3M2", "F8_E4M3", "I32"}) {
+    CAPTURE(type);
+    const std::size_t n = type == "I32" ? 32 : type[1] == '4' ? 4 : type[1] == '6' ? 6 : 8;
+    test::FileBuilder file;
+    file.string(R"({"norm.weight":{"dtype":")" + type + R"(","shape":[8],"data_offsets":[0,)" +
+                std::to_string(n) + "]}}");
+    for (std::size_t i = 0; i < n; ++i) file.u8(0);
+    folder.write("model.safetensors", file.bytes());
+    check(folder, Errc::unsupported, "element type " + type);
+  }
+}
+
+TEST_CASE("tokenizer files that would take much memory") {
+  const TemporaryFolder folder;
+  test::write_hub_folder(folder, "{" + kGood + R"(,"rms_norm_eps":1e-6})", kTensors);
+  std::string many = R"({"chat_template":[0)";
+  for (int i = 0; i < 600'000; ++i) many += ",0";
+  test::write_text(folder, "tokenizer_config.json", many + "]}");
+  check(folder, Errc::limit, "tokenizer_config.json: chat_template: 1200003 bytes");
+  std::filesystem::remove(folder.path("tokenizer_config.json"));
+
+  // Rows without a token.
+  const std::string tokenizer =
+      R"({"version":"1.0","added_tokens":[],"normalizer":null,"pre_tokenizer":)"
+      R"({"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true},)"
+      R"("decoder":{"type":"ByteLevel"},"post_processor":null,)"
+      R"("model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":["a b"]}})";
+  test::write_text(folder, "tokenizer.json", tokenizer);
+  for (const std::uint64_t n_rows : {3 + (1 << 14), 4 + (1 << 14)}) {
+    folder.write("model.safetensors",
+                 test::safetensors_of({{"model.embed_tokens.weight", {n_rows, 1}, {}}}));
+    const auto gguf = open_model(folder.path(""));
+    REQUIRE(gguf);
+    const bool is_padded = n_rows == 3 + (1 << 14);
+    CHECK((gguf->find("tokenizer.ggml.tokens") != nullptr) == is_padded);
+    CHECK((gguf->find(hub::kTokenizerErrorKey) == nullptr) == is_padded);
+  }
 }

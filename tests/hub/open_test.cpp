@@ -375,7 +375,7 @@ TEST_CASE("products after pooling") {
   const std::string good =
       R"({"in_features":4,"out_features":6,"activation_function":"torch.nn.modules.linear.Identity"})";
   config("2_Dense", good);
-  config("3_Dense", R"({"in_features":6,"out_features":4})");
+  config("3_Dense", R"({"in_features":6,"out_features":4,"activation_function":"x.Identity"})");
   const auto gguf = hub::open(folder.path(""));
   REQUIRE_MESSAGE(gguf, test::why(gguf));
   CHECK(gguf->files().size() == 3);
@@ -385,8 +385,45 @@ TEST_CASE("products after pooling") {
   CHECK(*gguf->get_u32("gemma-embedding.dense_3_feat_in") == 6);
   config("3_Dense", R"({"activation_function":"torch.nn.modules.activation.Tanh"})");
   CHECK(test::contains(hub::open(folder.path("")).error().message, "Tanh' after pooling"));
-  config("3_Dense", R"({"in_features":6})");
+  config("3_Dense", R"({"in_features":6,"out_features":4})");  // Tanh, if nothing is said
+  CHECK(test::contains(hub::open(folder.path("")).error().message, "Tanh' after pooling"));
+  config("3_Dense", R"({"in_features":6,"activation_function":"x.Identity"})");
   CHECK(test::contains(hub::open(folder.path("")).error().message, "in_features or out_features"));
+}
+
+TEST_CASE("ways of pooling") {
+  const TemporaryFolder folder;
+  test::write_hub_folder(
+      folder,
+      R"({"architectures":["Gemma3TextModel"],"hidden_size":4,"num_hidden_layers":1,"head_dim":4,)"
+      R"("intermediate_size":8,"sliding_window":8})",
+      {{"embed_tokens.weight", {3, 4}, {}}});
+  test::write_text(folder, "modules.json",
+                   R"([{"path":"","type":"sentence_transformers.models.Transformer"},)"
+                   R"({"path":"1","type":"sentence_transformers.models.Pooling"},)"
+                   R"({"path":"2","type":"sentence_transformers.models.Normalize"}])");
+  std::filesystem::create_directory(folder.path("1"));
+  // GGUF's number, or the error.
+  const auto pooling = [&](const std::string& config) {
+    test::write_text(folder, "1/config.json", "{" + config + "}");
+    const auto gguf = hub::open(folder.path(""));
+    return gguf ? to_text(*gguf->get_u32("gemma-embedding.pooling_type"))
+                : gguf.error().message.substr(gguf.error().message.find("pooling by"));
+  };
+  CHECK(pooling(R"("pooling_mode_mean_tokens":true,"pooling_mode_cls_token":false)") == "1");
+  CHECK(pooling(R"("pooling_mode_cls_token":true)") == "2");
+  CHECK(pooling(R"("pooling_mode_lasttoken":true)") == "3");
+  CHECK(pooling(R"("pooling_mode":"mean")") == "1");
+  CHECK(pooling(R"("pooling_mode":"cls","pooling_mode_lasttoken":true)") == "2");
+  CHECK(pooling(R"("pooling_mode":["lasttoken"])") == "3");
+  CHECK(pooling("") == "1");
+  const std::string end = " is not computed; one of mean, cls and lasttoken is";
+  CHECK(pooling(R"("pooling_mode_cls_token":true,"pooling_mode_mean_tokens":true)") ==
+        "pooling by 'cls_token', 'mean_tokens'" + end);
+  for (const std::string mode : {"max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens"}) {
+    CHECK(pooling("\"pooling_mode_" + mode + "\":true") == "pooling by '" + mode + "'" + end);
+  }
+  CHECK(pooling(R"("pooling_mode":["mean","max"])") == "pooling by 'mean', 'max'" + end);
 }
 
 TEST_CASE("names of encoders") {
@@ -475,6 +512,20 @@ TEST_CASE("the tokenizer: as many tokens as rows, and the tokens that end an ans
   CHECK((*tokens)[6] == "[PAD6]");
   CHECK(*gguf->get_u32("tokenizer.ggml.eos_token_id") == 3);
   CHECK(*gguf->get_u32("tokenizer.ggml.eot_token_id") == 4);
+
+  // One number is a list of one; what has no room in the file is listed.
+  const auto ends = [&](const std::string& ids) {
+    test::write_text(folder, "generation_config.json", R"({"eos_token_id":)" + ids + "}");
+    return hub::open(folder.path(""));
+  };
+  CHECK(*ends("4")->get_u32("tokenizer.ggml.eot_token_id") == 4);
+  CHECK(*ends("3")->get_u32("tokenizer.ggml.eot_token_id") == 0xFFFFFFFF);  // none
+  CHECK(test::contains(ends("4.5").error().message, "eos_token_id 4.5 is no token id"));
+  const auto many = ends("[3,0,1,2,4,99]");
+  REQUIRE_MESSAGE(many, test::why(many));
+  CHECK(*many->get_u32("tokenizer.ggml.eot_token_id") == 0);
+  CHECK(*many->get_u32("tokenizer.ggml.eom_token_id") == 1);
+  CHECK(value_text(*many->find(hub::kUnusedEndsKey)) == "array of 2");
 
   // One that cannot be read leaves the model usable by ids.
   test::write_text(folder, "tokenizer.json", R"({"model":{"type":"Fancy"}})");

@@ -172,7 +172,7 @@ TEST_CASE("what else people pass as a model is recognized") {
                      "m.safetensors: a safetensors file, not a GGUF file; a model of this kind is "
                      "a folder with config.json"));
   CHECK(test::contains(error("PK\3\4 and so on"), "a PyTorch file"));
-  CHECK(test::contains(error("\x80\2 and so on"), "is loaded by the folder's path"));
+  CHECK(test::contains(error("\x80\2 and so on"), "save it again, model.save_pretrained(FOLDER)"));
   CHECK(test::contains(error("tjgg and so on"), "from before GGUF"));
   CHECK(test::contains(error("lmgg"), "from before GGUF"));
   CHECK(test::contains(error("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"));

@@ -10,6 +10,7 @@
 
 #include "doctest/doctest.h"
 #include "file_builder.hpp"
+#include "largest_allocation.hpp"
 #include "test_data.hpp"
 
 #if !defined(_WIN32)
@@ -343,6 +344,38 @@ TEST_CASE("a device that is full is an error, and the part is removed") {
   CHECK(folder.count() == 0);
 }
 #endif
+
+TEST_CASE("tensors in another order are written as they are meant, without a copy of them") {
+  constexpr std::uint64_t kRows = 700, kColumns = 900;  // several parts
+  std::vector<float> stored(kRows * kColumns);
+  for (std::size_t i = 0; i < stored.size(); ++i) stored[i] = static_cast<float>(i);
+  GgufTensor tensor;
+  tensor.name = "t";
+  tensor.n_dims = 2;
+  tensor.dims = {kRows, kColumns, 1, 1};
+  tensor.data = std::as_bytes(std::span(stored));
+  tensor.swapped = {kRows, kColumns, sizeof(float)};
+  GgufWriter writer;
+  writer.add_tensor(tensor);
+  const test::TemporaryFolder folder;
+  test::largest_allocation = 0;
+  REQUIRE(writer.write(folder.path("t.gguf")));
+  CHECK(test::largest_allocation < tensor.data.size() / 2);
+  const auto file = Gguf::open(folder.path("t.gguf"));
+  REQUIRE(file);
+  std::vector<float> read(stored.size());
+  REQUIRE(file->bytes_of(file->tensors()[0]).read(0, std::as_writable_bytes(std::span(read))));
+  std::size_t n_wrong = 0;
+  for (std::size_t i = 0; i < read.size(); ++i) {
+    n_wrong += read[i] != stored[i % kRows * kColumns + i / kRows] ? 1 : 0;
+  }
+  CHECK(n_wrong == 0);
+
+  // From a file, by reading it.
+  GgufWriter again;
+  again.add_tensor(*file, file->tensors()[0]);
+  CHECK(*again.to_bytes() == test::read_file(folder.path("t.gguf")));
+}
 
 TEST_CASE("reference files come back with the same bytes") {
   const char* files[] = {"models/stories260K/stories260K.gguf",

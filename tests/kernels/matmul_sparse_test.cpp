@@ -65,7 +65,7 @@ AlignedBuffer pack_sparse(const Weights<Q4_0>& w, Index n) {
   REQUIRE(memory.has_value());
   P::pack(w.data(), n, w.k, memory->data());
   const auto bytes = memory->bytes().first(size(P::bytes(memory->data())));
-  REQUIRE(P::check(bytes, n, w.k).has_value());
+  REQUIRE(P::check_matrix(bytes, n, w.k).has_value());
   return std::move(*memory);
 }
 

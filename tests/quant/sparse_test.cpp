@@ -96,7 +96,7 @@ TEST_CASE_TEMPLATE("sparse matrices hold every weight", F, Q4_0Bitmask, Q4_0Bloc
           CAPTURE(density);
           const Rows rows = random_rows(n, k, density, in_blocks, random);
           const auto packed = pack<F>(rows);
-          REQUIRE(Packed<F>::check(packed, n, k).has_value());
+          REQUIRE(Packed<F>::check_matrix(packed, n, k).has_value());
           REQUIRE(Packed<F>::bytes(packed.data()) == static_cast<Index>(packed.size()));
           REQUIRE(n_wrong<F>(rows, packed) == 0);
         }
@@ -142,7 +142,7 @@ TEST_CASE_TEMPLATE("a scale of zero makes zeros", F, Q4_0Bitmask, Q4_0Blocks16x4
     zero.blocks[size(2 * row + 1)].scale = {static_cast<std::uint16_t>(row % 2 == 0 ? 0 : 0x8000)};
   }
   const auto packed = pack<F>(zero);
-  REQUIRE(Packed<F>::check(packed, 32, 64).has_value());
+  REQUIRE(Packed<F>::check_matrix(packed, 32, 64).has_value());
   CHECK(n_wrong<F>(zero, packed) == 0);
   CHECK(packed.size() < pack<F>(rows).size());
 }
@@ -153,7 +153,7 @@ TEST_CASE_TEMPLATE("data from outside are checked", F, Q4_0Bitmask, Q4_0Blocks16
   const Rows rows = random_rows(n, k, 0.4, std::is_same_v<F, Q4_0Blocks16x4>, random);
   const auto good = pack<F>(rows);
   const auto check = [](std::span<const std::byte> data, Index rows_, Index columns) {
-    return Packed<F>::check(data, rows_, columns);
+    return Packed<F>::check_matrix(data, rows_, columns);
   };
   REQUIRE(check(good, n, k).has_value());
   CHECK_FALSE(check(good, n + 1, k).has_value());
@@ -208,17 +208,17 @@ TEST_CASE("more codes than a panel has are refused, and so are steps that come t
     auto bad = pack<Q4_0Bitmask>(rows);
     const std::size_t mask = 64 + 32;  // header, scales
     for (std::size_t i = 0; i < 64; ++i) bad[mask + i] = std::byte{0xFF};
-    CHECK_FALSE(Packed<Q4_0Bitmask>::check(bad, 16, 32).has_value());
+    CHECK_FALSE(Packed<Q4_0Bitmask>::check_matrix(bad, 16, 32).has_value());
   }
   {
     const Rows rows = random_rows(16, 64, 1, true, random);
     auto bad = pack<Q4_0Blocks16x4>(rows);
     std::memcpy(bad.data() + 64 + 8, bad.data() + 64 + 4, 4);  // the second entry: as the first
-    CHECK_FALSE(Packed<Q4_0Blocks16x4>::check(bad, 16, 64).has_value());
+    CHECK_FALSE(Packed<Q4_0Blocks16x4>::check_matrix(bad, 16, 64).has_value());
     auto many = pack<Q4_0Blocks16x4>(rows);
     const std::uint32_t n_entries = 0xFFFFFFFF;
     std::memcpy(many.data() + 64, &n_entries, 4);
-    CHECK_FALSE(Packed<Q4_0Blocks16x4>::check(many, 16, 64).has_value());
+    CHECK_FALSE(Packed<Q4_0Blocks16x4>::check_matrix(many, 16, 64).has_value());
   }
 }
 
@@ -237,13 +237,13 @@ TEST_CASE("two of four: what has more is not held") {
         using P = Packed<Q4_0TwoOfFour>;
         REQUIRE(P::can_hold(rows.blocks.data(), n, k));
         const auto packed = pack<Q4_0TwoOfFour>(rows);
-        REQUIRE(P::check(packed, n, k).has_value());
+        REQUIRE(P::check_matrix(packed, n, k).has_value());
         REQUIRE(n_wrong<Q4_0TwoOfFour>(rows, packed) == 0);
-        CHECK_FALSE(P::check(packed, n + 16, k).has_value());
+        CHECK_FALSE(P::check_matrix(packed, n + 16, k).has_value());
         for (std::size_t length = 0; length < packed.size(); length += 32) {
           const std::vector<std::byte> cut(packed.begin(),
                                            packed.begin() + static_cast<Index>(length));
-          REQUIRE_FALSE(P::check(cut, n, k).has_value());
+          REQUIRE_FALSE(P::check_matrix(cut, n, k).has_value());
         }
         for (Index j = 0; j < 3; ++j) rows.set(n - 1, k - 4 + j, 1);
         CHECK_FALSE(P::can_hold(rows.blocks.data(), n, k));

@@ -174,12 +174,31 @@ TEST_CASE_TEMPLATE("with most effort, a block with a minimum has the best of all
                    Q5_1) {
   for (unsigned seed = 1; seed <= 2; ++seed) {
     const std::vector<float> x = test::normal_row(32, 3.0f, seed);  // f16 is coarse here
-    const std::vector<float> w = random_importance(32, seed + 5);
+    const std::vector<float> w =
+        seed == 1 ? random_importance(32, seed + 5) : std::vector<float>(32, 1.0f);
     typename F::Block block;
     CHECK(search_block<F>(x.data(), w.data(), block, Effort::most));
     const double found = error_of<F>(x, w, block);
     const auto [d, m] = test::exact_scale<F>(x.data());
     CHECK(found <= least_pair_error<F>(x, w, d, m) * (1 + 1e-5));
+  }
+}
+
+TEST_CASE("the search of pairs needs nothing to start from") {
+  namespace detail = nibble::quant::detail;
+  for (unsigned seed = 1; seed <= 3; ++seed) {
+    const std::vector<float> x = test::normal_row(32, 3.0f, seed);
+    const detail::Normalized<32> normalized(x.data());
+    detail::AffineItems<32> items;
+    items.x = normalized.x;
+    items.levels = 15;
+    detail::normalize_importance(nullptr, items.importance);
+    const detail::StoredNumbers<f16> numbers{{normalized.unit}};
+    detail::BestPair alone, improved;
+    detail::search_boxes(items, numbers, alone);
+    detail::descend_stored(items, numbers, detail::fit_affine(items, false), improved);
+    detail::search_boxes(items, numbers, improved);
+    CHECK(alone.error == doctest::Approx(improved.error).epsilon(1e-5));
   }
 }
 
@@ -201,6 +220,7 @@ TEST_CASE_TEMPLATE("the usual effort comes near the best pair", F, Q4_1, Q5_1) {
   MESSAGE("mean error relative to the best: usual ", std::exp((usual - most) / 60), ", plain ",
           std::exp((plain - most) / 60));
   CHECK(usual - most < 60 * std::log(1.10));
+  CHECK(usual - most > 60 * std::log(1.01));
   CHECK(plain - usual > 60 * std::log(1.5));
 }
 
@@ -278,6 +298,46 @@ TEST_CASE_TEMPLATE("no neighbours of a group's minimum are better", F, Q4_K, Q5_
       }
     }
   }
+}
+
+TEST_CASE_TEMPLATE("a block's scale and minimum are the best for its codes", F, Q4_K, Q5_K) {
+  double worst = 0, mean = 0;
+  for (unsigned seed = 1; seed <= 10; ++seed) {
+    const std::vector<float> x = test::normal_row(256, 0.05f, seed);
+    const std::vector<float> w = random_importance(256, seed + 7);
+    typename F::Block block;
+    search_block<F>(x.data(), w.data(), block);
+    float with_codes[256], with_minimums[256];  // x ≈ scale * a - minimum * b
+    typename F::Block one = block;
+    one.scale = nibble::to_f16(1.0f);
+    one.minimum = f16{};
+    dequantize_block<F>(one, with_codes);
+    one.scale = f16{};
+    one.minimum = nibble::to_f16(1.0f);
+    dequantize_block<F>(one, with_minimums);
+    double aa = 0, ab = 0, bb = 0, xa = 0, xb = 0;
+    for (std::size_t i = 0; i < 256; ++i) {
+      const double a = double{with_codes[i]}, b = double{with_minimums[i]};
+      aa += double{w[i]} * a * a;
+      ab += double{w[i]} * a * b;
+      bb += double{w[i]} * b * b;
+      xa += double{w[i]} * double{x[i]} * a;
+      xb += double{w[i]} * double{x[i]} * b;
+    }
+    const double determinant = aa * bb - ab * ab;
+    const double d = (bb * xa - ab * xb) / determinant, m = (aa * xb - ab * xa) / determinant;
+    double least = 0;
+    for (std::size_t i = 0; i < 256; ++i) {
+      least += double{w[i]} *
+               std::pow(double{x[i]} - d * double{with_codes[i]} - m * double{with_minimums[i]}, 2);
+    }
+    const double ratio = weighted_error<F>(x.data(), w.data(), block) / least;
+    CHECK(ratio < 1.03);
+    worst = std::max(worst, ratio);
+    mean += (ratio - 1) / 10;
+  }
+  MESSAGE("error relative to the best: worst ", worst, ", mean 1 + ", mean);
+  CHECK(mean < 0.005);
 }
 
 TEST_CASE_TEMPLATE("blocks of zeros stay what they are", F, ALL_FORMATS) {

@@ -99,6 +99,8 @@ void check_equal(const Vocabulary& a, const Vocabulary& b) {
     CHECK(a.text(id) == b.text(id));
     CHECK(a.type(id) == b.type(id));
     CHECK(a.ends_generation(id) == b.ends_generation(id));
+    CHECK(a.strips_after(id) == b.strips_after(id));
+    CHECK(a.strips_before(id) == b.strips_before(id));
   }
   CHECK(a.merges().size() == b.merges().size());
   const VocabularySettings &s = a.settings(), &t = b.settings();
@@ -108,7 +110,14 @@ void check_equal(const Vocabulary& a, const Vocabulary& b) {
         Ids{t.bos, t.eos, t.unk, t.pad, t.eot, t.eom, t.mask});
   CHECK(s.add_bos == t.add_bos);
   CHECK(s.add_eos == t.add_eos);
-  CHECK(s.compose == t.compose);
+  CHECK(s.add_space_prefix == t.add_space_prefix);
+  for (const detail::OwnFlag& own : detail::kOwnFlags) {
+    CAPTURE(std::string(own.key));
+    CHECK(s.*own.flag == t.*own.flag);
+  }
+  CHECK(s.white_space == t.white_space);
+  CHECK(s.merges_spaces == t.merges_spaces);
+  CHECK(s.characters_map == t.characters_map);
 }
 
 Vocabulary through_gguf(const Vocabulary& vocabulary, std::size_t n_rows = 0) {
@@ -250,6 +259,148 @@ TEST_CASE("text is composed where the file says so") {
   CHECK(encode(t, "e\u0301") == Ids{0xC3, 0xA9});
   CHECK(t.vocabulary().settings().compose);
   check_equal(t.vocabulary(), through_gguf(t.vocabulary()));
+}
+
+TEST_CASE("what GGUF has no key for is kept in keys of our own") {
+  File file;
+  file.added = R"({"id":260,"content":"<s>","special":true,"lstrip":true},
+                  {"id":261,"content":"</s>","special":true,"lstrip":true,"rstrip":true})";
+  const EncodeOptions parse = {.parse_special = true};
+  for (const bool ignore : {false, true}) {
+    file.model_members =
+        std::string(R"("type":"BPE","ignore_merges":)") + (ignore ? "true" : "false");
+    for (const char* pre : {"gpt-2", "llama-bpe"}) {  // of the second it is the default
+      auto vocabulary = file.read();
+      REQUIRE(vocabulary);
+      VocabularySettings settings = vocabulary->settings();
+      settings.pre = pre;
+      settings.add_space_prefix = false;
+      std::vector<Piece> pieces;
+      for (std::int32_t id = 0; vocabulary->contains(id); ++id)
+        pieces.push_back({vocabulary->text(id), 0, vocabulary->type(id),
+                          vocabulary->strips_after(id), vocabulary->strips_before(id)});
+      const auto made = Vocabulary::make(pieces, settings);
+      REQUIRE(made);
+      CHECK(made->settings().ignore_merges == ignore);
+      check_equal(*made, through_gguf(*made));
+    }
+  }
+  const Tokenizer t = tokenizer_of(file);
+  CHECK(encode(t, "the \u3000\t<s> </s>\n the", parse) == Ids{257, 260, 261, 257});
+  CHECK(encode(t, "<s> ", parse) == Ids{260, ' '});
+  CHECK(encode(Tokenizer(through_gguf(t.vocabulary())), "the \u3000\t<s> </s>\n the", parse) ==
+        Ids{257, 260, 261, 257});
+  // Each flag alone, with each kind.
+  for (const VocabularyKind kind :
+       {VocabularyKind::spm, VocabularyKind::wordpiece, VocabularyKind::unigram}) {
+    for (const detail::OwnFlag& own : detail::kOwnFlags) {
+      VocabularySettings settings;
+      settings.kind = kind;
+      settings.*own.flag = !(settings.*own.flag);
+      settings.white_space = WhiteSpace::ends;
+      settings.merges_spaces = kind != VocabularyKind::wordpiece;
+      const std::vector<Piece> pieces = {{"<unk>", 0, PieceType::unknown},
+                                         {"<s>", 0, PieceType::control},
+                                         {"</s>", 0, PieceType::control}};
+      const auto made = Vocabulary::make(pieces, settings);
+      REQUIRE(made);
+      check_equal(*made, through_gguf(*made));
+    }
+  }
+  for (const auto& [key, value] : {std::pair{detail::kStripAfterKey, 263},
+                                   {detail::kStripBeforeKey, -1},
+                                   {detail::kWhiteSpaceKey, 3}}) {
+    nibble::io::GgufWriter writer;
+    write_vocabulary(t.vocabulary(), writer);
+    if (key == detail::kWhiteSpaceKey) {
+      writer.set(key, static_cast<std::uint32_t>(value));
+    } else {
+      writer.set_array(key, std::vector<std::int32_t>{value});
+    }
+    const auto bytes = writer.to_bytes();
+    REQUIRE(bytes);
+    const auto gguf = nibble::io::Gguf::parse(*bytes, "made.gguf");
+    REQUIRE(gguf);
+    check_error(Vocabulary::from_gguf(*gguf), Errc::malformed, std::string(key));
+  }
+}
+
+TEST_CASE("parts that cannot be followed are refused") {
+  constexpr std::string_view kReplace =
+      R"({"type":"Replace","pattern":{"String":" "},"content":"\u2581"})";
+  constexpr std::string_view kMetaspace = R"({"type":"Metaspace","replacement":"\u2581"})";
+  const auto bpe = [](std::string_view normalizer, std::string_view pre_tokenizer) {
+    File file;
+    file.normalizer = normalizer;
+    file.pre_tokenizer = pre_tokenizer;
+    return file.read();
+  };
+  const auto refused = [](const nibble::Result<Vocabulary>& result, const std::string& part) {
+    check_error(result, Errc::unsupported, part);
+  };
+  CHECK(bpe(kReplace, "null"));
+  CHECK(bpe("null", kMetaspace));
+  refused(bpe("null", "null"), "U+2581");
+  refused(bpe(R"({"type":"NFC"})", "null"), "U+2581");
+  refused(bpe("null", R"({"type":"Split","pattern":{"String":" "}})"), "Split");
+  refused(bpe(R"({"type":"Prepend","prepend":"\u2581"})", "null"), "Prepend");
+  refused(bpe(kReplace, kByteLevel), "ByteLevel");
+  refused(bpe("null", R"({"type":"Metaspace"})"), "replacement");
+  refused(bpe("null", R"({"type":"Metaspace","replacement":"_"})"), "replacement");
+  refused(bpe("null", R"({"type":"Metaspace","replacement":"\u2581","prepend_scheme":"x"})"),
+          "prepend_scheme");
+  File file;
+  file.added = R"({"id":260,"content":"<s>","special":true,"single_word":true})";
+  refused(file.read(), "single_word");
+
+  const auto unigram = [](const std::string& steps, const std::string& pre_tokenizer) {
+    return read_tokenizer_json(
+        R"({"normalizer":{"type":"Sequence","normalizers":[)" + steps + R"(]},"pre_tokenizer":)" +
+        pre_tokenizer +
+        R"(,"model":{"type":"Unigram","unk_id":0,"vocab":[["<unk>",0],["a",-1]]}})");
+  };
+  const std::string metaspace(kMetaspace), map = R"({"type":"Precompiled","precompiled_charsmap":)";
+  const std::string whole = map + R"("BAAAAAAAAAAAYQA="})", strip = R"({"type":"Strip"})";
+  const auto replace = [](const std::string& content) {
+    return R"({"type":"Replace","pattern":{"Regex":" {2,}"},"content":")" + content + "\"}";
+  };
+  CHECK(unigram(whole + "," + strip + "," + replace(" "), metaspace));
+  CHECK(unigram("", metaspace));
+  refused(unigram("", "null"), "Metaspace");
+  refused(unigram(R"({"type":"Precompiled"})", metaspace), "without a table");
+  refused(unigram(map + "\"\"}", metaspace), "without a table");
+  for (const char* broken :
+       {"BAAAAAAAAAAAYQA", "BAAA!AAAAAAAYQA=", "BA=A", "BAAAAAAAAAAAYQB=", "B==="})
+    check_error(unigram(map + '"' + broken + "\"}", metaspace), Errc::malformed, "base 64");
+  refused(unigram(replace("x"), metaspace), "Replace");
+  refused(unigram(replace(""), metaspace), "Replace");
+  refused(unigram(strip, metaspace), "Strip");
+  refused(unigram(replace(" ") + "," + strip, metaspace), "Strip");
+  refused(unigram(strip + "," + whole, metaspace), "Precompiled");
+  refused(unigram(strip + "," + replace(" "),
+                  R"({"type":"Metaspace","replacement":"\u2581","prepend_scheme":"first"})"),
+          "first");
+  const auto split = [](const std::string& scheme) {
+    return R"({"type":"Sequence","pretokenizers":[{"type":"WhitespaceSplit"},{"type":"Metaspace",)"
+           R"("replacement":"\u2581","prepend_scheme":")" +
+           scheme + "\"}]}";
+  };
+  CHECK(unigram(whole, split("always")));
+  refused(unigram(whole, split("first")), "WhitespaceSplit");
+  refused(unigram(whole, split("never")), "WhitespaceSplit");
+  refused(unigram(replace("\u2581"), split("always")), "WhitespaceSplit");
+
+  const auto wordpiece = [](const std::string& pre_tokenizer, const std::string& member) {
+    return read_tokenizer_json(R"({"normalizer":null,"pre_tokenizer":)" + pre_tokenizer +
+                               R"(,"model":{"type":"WordPiece","unk_token":"[UNK]",)" + member +
+                               R"("vocab":{"[UNK]":0,"a":1}}})");
+  };
+  const std::string bert = R"({"type":"BertPreTokenizer"})";
+  CHECK(wordpiece(bert, ""));
+  CHECK(wordpiece(bert, R"("max_input_chars_per_word":100,)"));
+  refused(wordpiece(bert, R"("max_input_chars_per_word":200,)"), "200");
+  refused(wordpiece("null", ""), "WordPiece");
+  refused(wordpiece(R"({"type":"Whitespace"})", ""), "Whitespace");
 }
 
 TEST_CASE("what is wrong or not supported is an error that names it") {

@@ -130,6 +130,22 @@ TEST_CASE("characters that no piece spells: one unknown token, or bytes") {
   CHECK(t.decode(encode(t, "aß你\xFF")) == "aß你\uFFFD");
 }
 
+TEST_CASE("an unknown character scores less than every piece, whatever their scores are") {
+  const Tokenizer t = tokenizer_of(
+      {{"a", 20, PieceType::normal}, {"ab", 25, PieceType::normal}, {"b", 20, PieceType::unused}},
+      without_prefix());
+  CHECK(t.vocabulary().least_score() == 20);
+  CHECK(encode(t, "a?") == Ids{1, 0});
+  // "a" and an unknown character: 20 + 20 - 10, more than 25.
+  const Tokenizer u =
+      tokenizer_of({{"a", 20, PieceType::normal}, {"a?", 25, PieceType::normal}}, without_prefix());
+  CHECK(encode(u, "a?") == Ids{1, 0});
+  // No piece has a score.
+  const Tokenizer none = tokenizer_of({{"a", 20, PieceType::user_defined}}, without_prefix());
+  CHECK(none.vocabulary().least_score() == 0);
+  CHECK(encode(none, "ba") == Ids{0, 1});
+}
+
 TEST_CASE("spaces: kept, or merged and dropped at the ends") {
   const std::vector<Piece> pieces = {{"▁", -1, PieceType::normal}, {"a", -1, PieceType::normal}};
   VocabularySettings settings = without_prefix();
@@ -139,7 +155,15 @@ TEST_CASE("spaces: kept, or merged and dropped at the ends") {
   settings.add_space_prefix = true;
   CHECK(encode(tokenizer_of(pieces, settings), "  a  a ") == Ids{1, 2, 1, 2});
   CHECK(encode(tokenizer_of(pieces, settings), "  ") == Ids{});
+  settings.keeps_first_space = true;
+  CHECK(encode(tokenizer_of(pieces, settings), "  a  a ") == Ids{1, 1, 2, 1, 2});
+  settings.prefix_unless_space = true;
+  CHECK(encode(tokenizer_of(pieces, settings), "  a  a ") == Ids{1, 2, 1, 2});
+  settings.keeps_last_space = true;
+  CHECK(encode(tokenizer_of(pieces, settings), "  a  a  ") == Ids{1, 2, 1, 2, 1});
   settings.merges_spaces = false;
+  CHECK(encode(tokenizer_of(pieces, settings), " a") == Ids{1, 2});
+  settings.prefix_unless_space = false;
   CHECK(encode(tokenizer_of(pieces, settings), " a") == Ids{1, 1, 2});
 }
 

@@ -211,7 +211,7 @@ inline Result<void> sort_by(Budget& budget, std::vector<std::pair<Value, Value>>
       status = argument_error("nan has no place in an order");
       return false;
     }
-    return is_reversed ? *order > 0 : *order < 0;
+    return is_reversed ? std::is_gt(*order) : std::is_lt(*order);
   });
   return status;
 }
@@ -351,7 +351,7 @@ Result<Value> extreme(Budget& budget, const Value& input, const Arguments& argum
     NIBBLE_TRY(key, sort_key(budget, part, is_true_or(bound[0], false)));
     if (!std::exchange(is_first, false)) {
       NIBBLE_TRY(order, compare(budget, key, found_key));
-      if (kLargest ? !(order > 0) : !(order < 0)) continue;
+      if (kLargest ? !std::is_gt(order) : !std::is_lt(order)) continue;
     }
     found = item;
     found_key = std::move(key);

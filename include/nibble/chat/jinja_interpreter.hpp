@@ -445,10 +445,10 @@ class JinjaInterpreter {
       return is_same == (op == Operator::equal);
     }
     NIBBLE_TRY(order, compare(budget_, a, b));
-    return op == Operator::less         ? order < 0
-           : op == Operator::less_equal ? order <= 0
-           : op == Operator::greater    ? order > 0
-                                        : order >= 0;
+    return op == Operator::less         ? std::is_lt(order)
+           : op == Operator::less_equal ? std::is_lteq(order)
+           : op == Operator::greater    ? std::is_gt(order)
+                                        : std::is_gteq(order);
   }
 
   // a < b <= c: all of them.

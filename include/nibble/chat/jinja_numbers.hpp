@@ -86,10 +86,10 @@ inline std::string take_digits(std::string_view& text) {
 inline bool read_number(std::string_view text, double& value) {
   constexpr double kInfinite = std::numeric_limits<double>::infinity();
   const bool is_negative = take_sign(text);
-  std::string word(text.substr(0, 9));
-  std::transform(word.begin(), word.end(), word.begin(), lower);
-  const bool is_infinite = word == "inf" || word == "infinity";
-  if (is_infinite || word == "nan") {
+  std::string lowered(text.substr(0, 9));
+  std::transform(lowered.begin(), lowered.end(), lowered.begin(), lower);
+  const bool is_infinite = lowered == "inf" || lowered == "infinity";
+  if (is_infinite || lowered == "nan") {
     value = is_infinite ? kInfinite : std::numeric_limits<double>::quiet_NaN();
     if (is_negative) value = -value;
     return true;

@@ -38,8 +38,8 @@ inline Result<bool> apply_test_with(Budget& budget, std::string_view name, const
   is_known = is_less || is_greater || is_at_most || is_at_least;
   if (!is_known) return false;
   NIBBLE_TRY(order, compare(budget, value, argument));
-  return (is_less && order < 0) || (is_greater && order > 0) || (is_at_most && order <= 0) ||
-         (is_at_least && order >= 0);
+  return (is_less && std::is_lt(order)) || (is_greater && std::is_gt(order)) ||
+         (is_at_most && std::is_lteq(order)) || (is_at_least && std::is_gteq(order));
 }
 
 inline Result<bool> apply_test_without(std::string_view name, const Value& value, bool& is_known) {

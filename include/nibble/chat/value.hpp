@@ -318,7 +318,7 @@ inline Result<bool> equal_entries(Budget& budget, const Value& a, const Value& b
 
 inline Result<bool> equal(Budget& budget, const Value& a, const Value& b) {
   NIBBLE_CHECK(budget.step());
-  if (a.is_number() && b.is_number()) return detail::order_of(a, b) == 0;
+  if (a.is_number() && b.is_number()) return std::is_eq(detail::order_of(a, b));
   if (a.type() != b.type()) return false;
   if (a.is_string()) {
     if (a.text().size() != b.text().size()) return false;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The range of 8-bit codes for numbers whose distribution is known from calibration: how much of the
-// tail to clip, so that the rest gets finer steps.
+// The range of 8-bit codes for numbers whose distribution is known from calibration: how much of
+// the tail to clip, so that the rest gets finer steps.
 #pragma once
 
 #include <algorithm>
@@ -39,7 +39,7 @@ constexpr const char* to_string(RangeMethod method) noexcept {
 
 struct RangeOptions {
   RangeMethod method = RangeMethod::min_max;
-  bool is_unsigned = false;    // codes 0 … 255 with a zero point; otherwise −127 … 127 around zero
+  bool is_unsigned = false;  // codes 0 … 255 with a zero point; otherwise −127 … 127 around zero
   double percentile = 99.999;  // more than 0, at most 100
 };
 
@@ -65,7 +65,8 @@ struct ActivationRange {
   }
 };
 
-// The numbers that a range is chosen for: how they are distributed, and the smallest and the largest.
+// The numbers that a range is chosen for: how they are distributed, and the smallest and the
+// largest.
 struct ObservedNumbers {
   const Histogram& histogram;
   float smallest = 0.0f;
@@ -91,8 +92,8 @@ inline ActivationRange unsigned_range(double low, double high) noexcept {
   return r;
 }
 
-// Calls f(number, count) for each bin that holds numbers, with the middle of the bin, or the largest
-// number if that is nearer to zero, and for zero.
+// Calls f(number, count) for each bin that holds numbers, with the middle of the bin, or the
+// largest number if that is nearer to zero, and for zero.
 template <class F>
 void for_each_bin(const ObservedNumbers& x, const F& f) {
   if (x.histogram.n_zeros() > 0) f(0.0, static_cast<double>(x.histogram.n_zeros()));
@@ -127,8 +128,8 @@ inline void judge(const ObservedNumbers& x, ActivationRange& r) {
   r.error = n > 0 ? sum / n : 0;
 }
 
-// The least bound such that the numbers of `counts` beyond it are at most `n_beyond`; the upper edge
-// of a bin.
+// The least bound such that the numbers of `counts` beyond it are at most `n_beyond`; the upper
+// edge of a bin.
 inline double bound_of(std::span<const std::uint64_t> counts, double width, double n_beyond) {
   double n = 0;
   for (std::size_t i = counts.size(); i-- > 0;) {
@@ -150,10 +151,10 @@ inline std::vector<Scalar<double>> sizes_of(const Histogram& h) {
 }
 
 // The number of bins t for which the distribution of the sizes below t, with all larger ones in the
-// last of these bins, diverges least (Kullback-Leibler) from itself in n_levels levels: the count of
-// a level is spread evenly over those of its bins that hold numbers (Migacz, 8-bit inference with
-// TensorRT, 2017). A t whose last bin is empty but for larger sizes diverges infinitely. Sums over
-// bins are kept, so that a candidate costs n_levels steps.
+// last of these bins, diverges least (Kullback-Leibler) from itself in n_levels levels: the count
+// of a level is spread evenly over those of its bins that hold numbers (Migacz, 8-bit inference
+// with TensorRT, 2017). A t whose last bin is empty but for larger sizes diverges infinitely. Sums
+// over bins are kept, so that a candidate costs n_levels steps.
 inline std::size_t least_divergent_bins(const std::vector<Scalar<double>>& sizes,
                                         std::size_t n_levels) {
   const std::size_t n_bins = sizes.size();
@@ -212,8 +213,7 @@ inline ActivationRange kl_range(const ObservedNumbers& x, const RangeOptions& op
   const double low = static_cast<double>(x.smallest), high = static_cast<double>(x.largest);
   // Codes for the sizes: half of them, unless all numbers are on one side of zero.
   const bool is_one_sided = options.is_unsigned && (low >= 0 || high <= 0);
-  const std::size_t t =
-      least_divergent_bins(sizes_of(x.histogram), is_one_sided ? 256 : 128);
+  const std::size_t t = least_divergent_bins(sizes_of(x.histogram), is_one_sided ? 256 : 128);
   const double bound = static_cast<double>(t) * x.histogram.bin_width();
   if (options.is_unsigned) return unsigned_range(larger(low, -bound), smaller(high, bound));
   return symmetric_range(smaller(larger(-low, high), bound));
@@ -228,9 +228,8 @@ inline ActivationRange mse_range(const ObservedNumbers& x, const RangeOptions& o
   bool is_first = true;
   const auto attempt = [&](double share_low, double share_high) {
     if (!(share_low > 0 && share_low <= 1 && share_high > 0 && share_high <= 1)) return;
-    ActivationRange r = options.is_unsigned
-                            ? unsigned_range(share_low * low, share_high * high)
-                            : symmetric_range(share_high * larger(-low, high));
+    ActivationRange r = options.is_unsigned ? unsigned_range(share_low * low, share_high * high)
+                                            : symmetric_range(share_high * larger(-low, high));
     judge(x, r);
     if (!is_first && !(r.error < best.error)) return;
     is_first = false;
@@ -261,24 +260,25 @@ inline ActivationRange mse_range(const ObservedNumbers& x, const RangeOptions& o
 }  // namespace detail
 
 // The range of 8-bit codes for `numbers`, which must have been seen: a histogram of them and the
-// smallest and the largest. Numbers that are all zero get the scale kMinRangeScale, which represents
-// them. Errors: invalid_argument (no numbers; some that are not finite; a percentile out of range;
-// a smallest and largest that are not those of the histogram), limit (numbers beyond 2^106).
+// smallest and the largest. Numbers that are all zero get the scale kMinRangeScale, which
+// represents them. Errors: invalid_argument (no numbers; some that are not finite; a percentile out
+// of range; a smallest and largest that are not those of the histogram), limit (numbers beyond
+// 2^106).
 inline Result<ActivationRange> activation_range(const ObservedNumbers& numbers,
                                                 const RangeOptions& options = {}) {
   const Histogram& h = numbers.histogram;
   const double low = static_cast<double>(numbers.smallest);
   const double high = static_cast<double>(numbers.largest);
   if (h.n_not_finite() > 0 || !is_finite(low) || !is_finite(high)) {
-    return Error{Errc::invalid_argument, "range: " + to_text(h.n_not_finite()) +
-                                             " of the numbers observed are not finite"};
+    return Error{Errc::invalid_argument,
+                 "range: " + to_text(h.n_not_finite()) + " of the numbers observed are not finite"};
   }
   if (h.n_values() == 0) {
     return Error{Errc::invalid_argument, "range: no numbers were observed"};
   }
   if (!(options.percentile > 0 && options.percentile <= 100)) {
-    return Error{Errc::invalid_argument, "range: a percentile of " + to_text(options.percentile) +
-                                             " is not in (0, 100]"};
+    return Error{Errc::invalid_argument,
+                 "range: a percentile of " + to_text(options.percentile) + " is not in (0, 100]"};
   }
   const double size = larger(-low, high), range = h.bin_width() * static_cast<double>(h.n_bins());
   const bool has_range = h.n_values() > h.n_zeros();

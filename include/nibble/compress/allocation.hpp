@@ -42,7 +42,7 @@ class Allocator {
   static Result<Allocator> create(std::vector<Item> items, double most_cost) {
     return catch_out_of_memory([&]() -> Result<Allocator> {
       Allocator a;
-      NIBBLE_CHECK(check(items));
+      NIBBLE_CHECK(check_items(items));
       for (const Item& item : items) {
         a.cheapest_ += cheapest(item).cost;
         a.dearest_ += std::max_element(item.begin(), item.end(), by_cost)->cost;
@@ -104,7 +104,7 @@ class Allocator {
       return a.cost != b.cost ? a.cost < b.cost : a.loss < b.loss;
     });
   }
-  static Result<void> check(const std::vector<Item>& items) {
+  static Result<void> check_items(const std::vector<Item>& items) {
     if (items.empty())
       return Error{Errc::invalid_argument, "allocation: there is nothing to choose"};
     for (const Item& item : items) {

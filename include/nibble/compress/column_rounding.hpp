@@ -110,7 +110,7 @@ class ColumnRounder {
       const Index end = (std::min)(begin + kColumnBlock, k_);
       executor.parallel_for(n_tiles, [&](Index tile, Index) { correct(tile, begin, end); });
       choose_mask(begin, end);
-      executor.parallel_for(n_, [&](Index row, Index) { round(row, begin, end); });
+      executor.parallel_for(n_, [&](Index row, Index) { round_row(row, begin, end); });
     }
     if (options_.n_sweeps > 0) {
       executor.parallel_for(n_, [&](Index row, Index worker) { refine_row(row, worker); });
@@ -274,7 +274,7 @@ class ColumnRounder {
   }
 
   // Rounds the columns of a block of columns in a row.
-  void round(Index row, Index begin, Index end) noexcept {
+  void round_row(Index row, Index begin, Index end) noexcept {
     using Kind = MaskRule::Kind;
     RowState& state = rows_[static_cast<std::size_t>(row)];
     float* const current = values(current_) + row * kColumnBlock;
@@ -466,7 +466,10 @@ class ColumnRounder {
     const auto wanted = quant::round_to<Number>(
         quant::saturated<Number>(static_cast<float>(old + slope / curvature)));
     const double by = static_cast<double>(to_f32(wanted)) - old;
-    if (!(2 * by * slope - by * by * curvature > 1e-3 * by * by * curvature)) return false;
+    // A scale moves all columns of its block, so it must be worth the time.
+    const double least_gain = 2e-4 * static_cast<double>(kLength) / static_cast<double>(k_) *
+                              rows_[static_cast<std::size_t>(row)].error;
+    if (!(2 * by * slope - by * by * curvature > least_gain)) return false;
     number = wanted;
     std::memcpy(block_at(row, b), &block, sizeof(block));
     for (Index j = b * kLength; j < (b + 1) * kLength; ++j) {

@@ -29,8 +29,7 @@ struct DenseMatrix {
   std::vector<Scalar<double>> values;
 
   DenseMatrix() = default;
-  DenseMatrix(Index n, Index k)
-      : rows(n), columns(k), values(static_cast<std::size_t>(n * k)) {}
+  DenseMatrix(Index n, Index k) : rows(n), columns(k), values(static_cast<std::size_t>(n * k)) {}
 
   double* row(Index i) noexcept { return &values[static_cast<std::size_t>(i * columns)].value; }
   const double* row(Index i) const noexcept {
@@ -213,10 +212,10 @@ inline constexpr Index kExactSide = 320;
 
 // The `rank` greatest singular values of a (n, k) and their vectors. Exact (to rounding) up to
 // kExactSide; beyond that by subspace iteration from a random start (Halko, Martinsson and Tropp
-// 2011) with `rank` + 16 vectors and `n_iterations` rounds, whose error falls with (σ_{r+17}/σ_r) to
-// the power of 2 · n_iterations + 1: the approximation's error is within a few percent of the least
-// for spectra of weights, and exact where singular values fall fast. The same matrix gives the same
-// result. Memory: two copies of `a`. Error: malformed (numbers that are not finite).
+// 2011) with `rank` + 16 vectors and `n_iterations` rounds, whose error falls with (σ_{r+17}/σ_r)
+// to the power of 2 · n_iterations + 1: the approximation's error is within a few percent of the
+// least for spectra of weights, and exact where singular values fall fast. The same matrix gives
+// the same result. Memory: two copies of `a`. Error: malformed (numbers that are not finite).
 inline Result<Singular> singular_values(const DenseMatrix& a, Index rank, Executor& executor,
                                         int n_iterations = 4) {
   for (const auto& [x] : a.values) {
@@ -250,7 +249,7 @@ inline Result<Singular> singular_values(const DenseMatrix& a, Index rank, Execut
       orthonormalize_rows(q, executor);
       w = product_of(q, a, executor);
     }
-    s = detail::jacobi(std::move(w));        // qᵀ · (u · s · v)
+    s = detail::jacobi(std::move(w));  // qᵀ · (u · s · v)
     s.u = product_of(s.u, q, executor);
   }
   s.values.resize(static_cast<std::size_t>(rank));

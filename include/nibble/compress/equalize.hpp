@@ -38,7 +38,7 @@ struct MatrixWeights {
 };
 
 // What is known of the inputs of a product, (k) columns.
-struct InputStatistics {
+struct InputMoments {
   std::span<const float> magnitudes = {};  // (k): mean |x|
   std::span<const float> squares = {};     // (k): Σx² or its mean
   std::span<const double> second_moments =
@@ -113,7 +113,7 @@ inline void awq_scales(std::span<const float> magnitudes, const double* weights,
 }
 
 // The error that a row makes of its product when it is rounded with scales.
-inline double scaled_row_error(const float* w, Index k, const InputStatistics& inputs,
+inline double scaled_row_error(const float* w, Index k, const InputMoments& inputs,
                                const float* scales, quant::Format format, float* scaled,
                                float* importance, double* off, std::byte* row,
                                std::size_t row_bytes) noexcept {
@@ -148,7 +148,7 @@ inline double scaled_row_error(const float* w, Index k, const InputStatistics& i
 // (statistics or weights that are not finite numbers), unsupported (a format without blocks),
 // out_of_memory.
 NIBBLE_LAZY Result<Equalization> find_equalization(std::span<const MatrixWeights> matrices, Index k,
-                                                   const InputStatistics& inputs,
+                                                   const InputMoments& inputs,
                                                    const EqualizationOptions& options,
                                                    Executor& executor) {
   return catch_out_of_memory([&]() -> Result<Equalization> {

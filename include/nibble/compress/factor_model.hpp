@@ -5,8 +5,8 @@
 // unknown ones.
 //
 // The factors of `<name>.weight` (n, k) are tensors `<name>.factor_a.weight` (n, r) and
-// `<name>.factor_b.weight` (r, k), each of any type. If `<name>.weight` is there too, the product of
-// the factors is added to it. Tensors that another one stands for are not stored: metadata
+// `<name>.factor_b.weight` (r, k), each of any type. If `<name>.weight` is there too, the product
+// of the factors is added to it. Tensors that another one stands for are not stored: metadata
 // `nibble.shared_tensors` has a string "<missing name>=<stored name>" for each.
 #pragma once
 

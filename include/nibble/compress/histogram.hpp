@@ -75,7 +75,8 @@ class Histogram {
   double bin_width() const noexcept {
     return std::ldexp(1.0, exponent_) / static_cast<double>(n_bins_);
   }
-  // How many numbers are in the bins of each side, in bin 0 … n_bins − 1 by size. Zeros are in none.
+  // How many numbers are in the bins of each side, in bin 0 … n_bins − 1 by size. Zeros are in
+  // none.
   std::span<const std::uint64_t> above_zero() const noexcept {
     return {values(counts_), static_cast<std::size_t>(n_bins_)};
   }

@@ -8,10 +8,10 @@
 // "<name>.in_sum2" (columns, matrices): Σx², and "<name>.counts" (1, matrices): how many rows x.
 // Other tensors are ignored.
 //
-// The older one (".dat"), little-endian: i32 number of entries; each is i32 length and the name, i32
-// number of calls, i32 number of values, and as many f32: the mean of x² times the number of calls;
-// then, unless the file is very old, i32 number of chunks, i32 length and the name of the dataset. A
-// call is a chunk; its size is not stored.
+// The older one (".dat"), little-endian: i32 number of entries; each is i32 length and the name,
+// i32 number of calls, i32 number of values, and as many f32: the mean of x² times the number of
+// calls; then, unless the file is very old, i32 number of chunks, i32 length and the name of the
+// dataset. A call is a chunk; its size is not stored.
 //
 // (Tensor types and keys: ggml-org/llama.cpp, tools/imatrix/imatrix.cpp and pull request 9400.)
 #pragma once
@@ -41,9 +41,9 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
 // Of one matrix, or of several in one tensor (experts).
 struct ImatrixEntry {
-  std::string name;                         // of the tensor
-  std::vector<Scalar<float>> sum_squares;   // (matrices, columns): Σx²
-  std::vector<Scalar<float>> counts;        // of rows: one for all matrices, or one for each
+  std::string name;                        // of the tensor
+  std::vector<Scalar<float>> sum_squares;  // (matrices, columns): Σx²
+  std::vector<Scalar<float>> counts;       // of rows: one for all matrices, or one for each
 
   // The importance of each column, as a view; proportional to its mean square within a matrix.
   std::span<const float> importance() const noexcept {
@@ -81,7 +81,8 @@ struct ReadImatrixOptions {
 // not finite, a name twice, sums without counts); unsupported (a GGUF file of another kind).
 inline Result<Imatrix> read_imatrix(const std::string& path,
                                     const ReadImatrixOptions& options = {});
-// The same for bytes in memory. Errors use `name` instead of the path.
+// The same for bytes in memory, which must start at a multiple of 8. Errors use `name` instead of
+// the path.
 inline Result<Imatrix> parse_imatrix(std::span<const std::byte> bytes, const std::string& name,
                                      const ReadImatrixOptions& options = {});
 
@@ -182,8 +183,8 @@ inline Result<ImatrixEntry> entry_of(const io::Gguf& file, const io::GgufTensor&
   e.counts = std::move(numbers);
   const std::uint64_t n_matrices = sums.dims[1] * sums.dims[2] * sums.dims[3];
   if (counts->dims[0] != 1 || (e.counts.size() != 1 && e.counts.size() != n_matrices)) {
-    return imatrix_error(e.name, to_text(e.counts.size()) + " counts for " + to_text(n_matrices) +
-                                     " matrices");
+    return imatrix_error(
+        e.name, to_text(e.counts.size()) + " counts for " + to_text(n_matrices) + " matrices");
   }
   return e;
 }
@@ -205,8 +206,7 @@ inline Result<Imatrix> imatrix_of_gguf(const io::Gguf& file, const ReadImatrixOp
   }
   for (const io::GgufTensor& tensor : file.tensors()) {
     if (tensor.name.ends_with(kSumsSuffix)) {
-      const std::string_view name =
-          tensor.name.substr(0, tensor.name.size() - kSumsSuffix.size());
+      const std::string_view name = tensor.name.substr(0, tensor.name.size() - kSumsSuffix.size());
       NIBBLE_TRY(entry, entry_of(file, tensor, name));
       imatrix.entries.push_back(std::move(entry));
     } else if (tensor.name.ends_with(kCountsSuffix)) {
@@ -438,13 +438,14 @@ inline Result<void> merge(Imatrix& into, const Imatrix& other) {
     for (const ImatrixEntry& b : other.entries) {
       const ImatrixEntry* const found = merged.find(b.name);
       if (found == nullptr) continue;
-      ImatrixEntry* const a = &merged.entries[static_cast<std::size_t>(found - merged.entries.data())];
+      const auto at = static_cast<std::size_t>(found - merged.entries.data());
+      ImatrixEntry* const a = &merged.entries[at];
       if (a->sum_squares.size() != b.sum_squares.size() || a->counts.empty() || b.counts.empty() ||
           (a->counts.size() > 1 && b.counts.size() > 1 && a->counts.size() != b.counts.size())) {
-        return Error{Errc::invalid_argument,
-                     "importance matrices of different models: entry " + io::quoted(b.name) +
-                         " has " + to_text(a->sum_squares.size()) + " and " +
-                         to_text(b.sum_squares.size()) + " values"};
+        return Error{Errc::invalid_argument, "importance matrices of different models: entry " +
+                                                 io::quoted(b.name) + " has " +
+                                                 to_text(a->sum_squares.size()) + " and " +
+                                                 to_text(b.sum_squares.size()) + " values"};
       }
       // One count for all matrices is the count of each.
       if (a->counts.size() < b.counts.size()) a->counts.resize(b.counts.size(), a->counts[0]);
@@ -475,8 +476,8 @@ inline Result<void> check_imatrix(const Imatrix& imatrix, const io::Gguf& file) 
                                              ": statistics of " + to_text(e.counts.size()) +
                                              " matrices: they are of another model"};
   }
-  return detail::check_layers(
-      file, [&](std::string_view name) { return imatrix.find(name) != nullptr; });
+  return detail::check_layers(file,
+                              [&](std::string_view name) { return imatrix.find(name) != nullptr; });
 }
 
 inline Result<Imatrix> imatrix_of(const Statistics& statistics, const std::string& dataset,
@@ -492,8 +493,7 @@ inline Result<Imatrix> imatrix_of(const Statistics& statistics, const std::strin
       e.name = entry.name;
       e.sum_squares.resize(static_cast<std::size_t>(input.k()));
       for (Index j = 0; j < input.k(); ++j) {
-        e.sum_squares[static_cast<std::size_t>(j)].value =
-            static_cast<float>(input.sum_squares(j));
+        e.sum_squares[static_cast<std::size_t>(j)].value = static_cast<float>(input.sum_squares(j));
       }
       e.counts.push_back({static_cast<float>(input.n_rows())});
       imatrix.entries.push_back(std::move(e));

@@ -39,8 +39,8 @@ struct RankOptions {
 
 struct LowRank {
   Index n = 0, k = 0, rank = 0;
-  std::vector<Scalar<float>> a;  // (n, rank)
-  std::vector<Scalar<float>> b;  // (rank, k)
+  std::vector<Scalar<float>> a;                 // (n, rank)
+  std::vector<Scalar<float>> b;                 // (rank, k)
   std::vector<Scalar<double>> singular_values;  // those that were computed, descending
   // ‖(W − AB)·S‖ / ‖W·S‖ before A and B are rounded, with S = 1 without statistics.
   double relative_error = 0;
@@ -62,14 +62,14 @@ inline Result<void> check_rank_options(std::span<const float> weights, Index n, 
                                              " weights are not (" + to_text(n) + ", " + to_text(k) +
                                              ")"};
   }
-  if (!moments.empty() && (k > kMaxBytes / 8 / k ||
-                           moments.size() != static_cast<std::size_t>(k * k))) {
-    return Error{Errc::invalid_argument, "low rank: second moments of " +
-                                             to_text(moments.size()) + " numbers are not (" +
-                                             to_text(k) + ", " + to_text(k) + ")"};
+  if (!moments.empty() &&
+      (k > kMaxBytes / 8 / k || moments.size() != static_cast<std::size_t>(k * k))) {
+    return Error{Errc::invalid_argument, "low rank: second moments of " + to_text(moments.size()) +
+                                             " numbers are not (" + to_text(k) + ", " + to_text(k) +
+                                             ")"};
   }
-  const bool is_given = o.rank > 0 || (o.ratio > 0 && o.ratio <= 1) ||
-                        (o.energy > 0 && o.energy <= 1);
+  const bool is_given =
+      o.rank > 0 || (o.ratio > 0 && o.ratio <= 1) || (o.energy > 0 && o.energy <= 1);
   if (!is_given || o.rank < 0 || o.multiple < 1 || o.max_rank < 0 || !(o.damping >= 0) ||
       !is_finite(o.damping)) {
     return Error{Errc::invalid_argument,
@@ -151,8 +151,8 @@ inline Result<LowRank> low_rank(std::span<const float> weights, Index n, Index k
     double total = 0;
     for (const auto& [x] : w.values) total += x * x;
     const Index side = (std::min)(n, k);
-    NIBBLE_TRY(svd, singular_values(w, (std::min)(detail::wanted_rank(n, k, options), side),
-                                    executor));
+    NIBBLE_TRY(svd,
+               singular_values(w, (std::min)(detail::wanted_rank(n, k, options), side), executor));
     LowRank out;
     out.n = n;
     out.k = k;

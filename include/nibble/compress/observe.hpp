@@ -29,9 +29,9 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
 struct ObserveOptions {
-  Index context = 512;     // tokens of a chunk, each of which is a new sequence
-  Index max_chunks = 0;    // 0: all
-  std::int32_t bos = -1;   // takes the place of the first token of each chunk; negative: none does
+  Index context = 512;    // tokens of a chunk, each of which is a new sequence
+  Index max_chunks = 0;   // 0: all
+  std::int32_t bos = -1;  // takes the place of the first token of each chunk; negative: none does
   Index max_step_tokens = 64;
   // Whether the output layer is observed, in all rows. Its name is that of its tensor: the one of
   // the embedding where a model ties them.
@@ -86,9 +86,10 @@ struct Gathering {
   }
 
   // Called within a run: nothing may leave it but in `error`.
-  void add(std::span<const std::size_t> slots, Index layer, MatrixView<const float> rows) noexcept {
+  void add(std::span<const std::size_t> slot_ids, Index layer,
+           MatrixView<const float> rows) noexcept {
     if (!is_on || has_error || (layer < 0 && !with_outer)) return;
-    Result<void> added = catch_out_of_memory([&] { return add_rows(slots, layer, rows); });
+    Result<void> added = catch_out_of_memory([&] { return add_rows(slot_ids, layer, rows); });
     if (added) return;
     has_error = true;
     error = std::move(added).error();
@@ -109,19 +110,19 @@ struct Gathering {
   std::vector<std::vector<std::string>> names;  // of each input
 
  private:
-  Result<void> add_rows(std::span<const std::size_t> slots, Index layer,
+  Result<void> add_rows(std::span<const std::size_t> slot_ids, Index layer,
                         MatrixView<const float> rows) {
-    std::size_t& first = place(slots[0], layer);
-    if (first == kNotSeen) NIBBLE_CHECK(start(slots, layer, rows.extent(1)));
+    std::size_t& first = place(slot_ids[0], layer);
+    if (first == kNotSeen) NIBBLE_CHECK(start(slot_ids, layer, rows.extent(1)));
     inputs[first].add(rows, options.executor);
     if (inputs[first].histogram().n_not_finite() == 0) return ok();
     return Error{Errc::malformed, "observe: the input of " + io::quoted(names[first][0]) +
                                       " has numbers that are not finite"};
   }
-  Result<void> start(std::span<const std::size_t> slots, Index layer, Index k) {
+  Result<void> start(std::span<const std::size_t> slot_ids, Index layer, Index k) {
     InputStatisticsOptions more;
     std::vector<std::string> all;
-    for (const std::size_t slot : slots) {
+    for (const std::size_t slot : slot_ids) {
       all.push_back(name_of(slot, layer));
       if (!options.more) continue;
       const InputStatisticsOptions wanted = options.more(all.back());
@@ -132,13 +133,13 @@ struct Gathering {
     names.reserve(names.size() + 1);
     inputs.push_back(InputStatistics(k, more));
     names.push_back(std::move(all));
-    for (const std::size_t slot : slots) place(slot, layer) = inputs.size() - 1;
+    for (const std::size_t slot : slot_ids) place(slot, layer) = inputs.size() - 1;
     return ok();
   }
 };
 
-// How long the next piece of a text is: up to the end of a line in its second half, or of a word, or
-// `most` bytes and the rest of a character.
+// How long the next piece of a text is: up to the end of a line in its second half, or of a word,
+// or `most` bytes and the rest of a character.
 inline std::size_t piece_of(std::string_view text, std::size_t most) noexcept {
   if (text.size() <= most) return text.size();
   const std::string_view piece = text.substr(0, (std::max)(most, std::size_t{1}));
@@ -219,9 +220,9 @@ inline Result<Observation> Observation::create(const Model& model, const Observe
     engine_options.max_step_tokens = (std::min)(options.context, options.max_step_tokens);
     engine_options.kv_type = options.kv_type;
     engine_options.executor = options.executor;
-    engine_options.product_observer = [gathering](std::span<const std::size_t> slots, Index layer,
-                                                  MatrixView<const float> rows) {
-      gathering->add(slots, layer, rows);
+    engine_options.product_observer = [gathering](std::span<const std::size_t> slot_ids,
+                                                  Index layer, MatrixView<const float> rows) {
+      gathering->add(slot_ids, layer, rows);
     };
     const Index row_bytes = Index{model.config().vocab_size} * Index{sizeof(float)};
     if (options.output && engine_options.max_step_tokens >= 1) {
@@ -267,14 +268,15 @@ inline Result<void> Observation::run_chunk() {
   std::span<const std::int32_t> left(s.chunk);
   NIBBLE_CHECK(s.sequence.rewind(0));
   while (!left.empty()) {
-    const std::size_t n = (std::min)(left.size(), static_cast<std::size_t>(s.engine.max_step_tokens()));
+    const std::size_t n =
+        (std::min)(left.size(), static_cast<std::size_t>(s.engine.max_step_tokens()));
     const bool wants_outputs = options.output && !s.runs_at_once;
     const SequenceInput input{.sequence = &s.sequence,
                               .tokens = left.first(n),
                               .n_outputs = wants_outputs ? static_cast<Index>(n) : 0};
     auto done = s.engine.run({&input, 1});
     if (!done) return std::move(done).error().in("observe");
-    if (s.gathering->has_error) return Error(s.gathering->error);
+    if (s.gathering->has_error) return s.gathering->error;
     left = left.subspan(n);
   }
   s.chunk.clear();
@@ -295,8 +297,8 @@ inline Result<Statistics> Observation::finish() && {
     for (const auto& matrix : survey.matrices) {
       if (matrix.layer < 0 && !g.with_outer) continue;
       if (g.place(matrix.slot, matrix.layer) != detail::Gathering::kNotSeen) continue;
-      return Error{Errc::not_found, "observe: no data reached " +
-                                        io::quoted(g.name_of(matrix.slot, matrix.layer))};
+      return Error{Errc::not_found,
+                   "observe: no data reached " + io::quoted(g.name_of(matrix.slot, matrix.layer))};
     }
     Statistics statistics;
     for (std::size_t i = 0; i < g.inputs.size(); ++i) {
@@ -330,9 +332,10 @@ NIBBLE_LAZY Result<Statistics> observe(const Model& model, std::span<const std::
 }
 
 // Observes `model` on a text of any length, which is tokenized piece by piece: pieces end with a
-// line, or else a word, and tokens may differ there from those of the whole text. options.bos, if negative, becomes the one of the vocabulary where that wants one.
-// `progress` is called after each piece with the number of bytes done and of all. Errors: as
-// observe(); not_found (the model has no tokenizer), and those of Tokenizer::encode().
+// line, or else a word, and tokens may differ there from those of the whole text. options.bos, if
+// negative, becomes the one of the vocabulary where that wants one. `progress` is called after each
+// piece with the number of bytes done and of all; false stops. Errors: as observe(); not_found (the
+// model has no tokenizer), and those of Tokenizer::encode().
 NIBBLE_LAZY Result<Statistics> observe_text(const Model& model, std::string_view text,
                                             const ObserveOptions& options = {},
                                             const Progress* progress = nullptr) {

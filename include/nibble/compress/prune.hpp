@@ -36,7 +36,7 @@ struct Keep {
   // For each layer of the source (also for those that go); empty: all.
   std::vector<std::vector<Index>> neurons;
   std::vector<std::vector<Index>> kv_groups;
-  std::vector<Index> layers;          // empty: all
+  std::vector<Index> layers;         // empty: all
   std::vector<std::int32_t> tokens;  // empty: all; see close_tokens()
 };
 
@@ -49,8 +49,8 @@ struct Prunable {
   bool heads, layers;
 };
 NIBBLE_HIDDEN inline constexpr Prunable kPrunable[] = {
-    {"llama", true, true},    {"qwen2", true, true},   {"qwen3", true, true},
-    {"mistral3", true, true}, {"granite", true, true}, {"smollm3", true, false},
+    {"llama", true, true},    {"qwen2", true, true},    {"qwen3", true, true},
+    {"mistral3", true, true}, {"granite", true, true},  {"smollm3", true, false},
     {"gemma", true, true},    {"gemma2", false, false}, {"gemma3", false, false}};
 
 // Reads an array, or one number for all layers.
@@ -112,9 +112,8 @@ inline Result<DecoderShape> decoder_shape(const io::Gguf& file) {
     shape.n_kv_heads = std::move(kv);
   }
   NIBBLE_TRY(dim, file.get_u64(arch + "embedding_length"));
-  NIBBLE_TRY(head_dim,
-             file.get_u64_or(arch + "attention.key_length",
-                             dim / static_cast<std::uint64_t>(shape.n_heads[0])));
+  NIBBLE_TRY(head_dim, file.get_u64_or(arch + "attention.key_length",
+                                       dim / static_cast<std::uint64_t>(shape.n_heads[0])));
   if (head_dim < 1 || head_dim > (1 << 20)) {
     return Error{Errc::malformed, file.name() + ": heads of " + to_text(head_dim)};
   }
@@ -162,7 +161,7 @@ class Pruner {
   Result<void> run() {
     NIBBLE_TRY(shape, decoder_shape(file_));
     shape_ = std::move(shape);
-    NIBBLE_CHECK(check());
+    NIBBLE_CHECK(check_kept_parts());
     layers_ = keep_.layers;
     if (layers_.empty()) {
       layers_.resize(static_cast<std::size_t>(shape_.n_layers));
@@ -179,7 +178,7 @@ class Pruner {
   bool cuts_neurons() const noexcept { return !keep_.neurons.empty(); }
   bool cuts_heads() const noexcept { return !keep_.kv_groups.empty(); }
 
-  Result<void> check() const {
+  Result<void> check_kept_parts() const {
     const auto refuse = [&](const char* what) {
       return Error{Errc::unsupported, file_.name() + ": " + what + " of the architecture " +
                                           io::quoted(shape_.architecture) +
@@ -221,8 +220,8 @@ class Pruner {
   void set_counts(const std::string& key, const std::vector<Index>& counts) {
     std::vector<std::uint32_t> values;
     for (const Index count : counts) values.push_back(static_cast<std::uint32_t>(count));
-    const bool same = std::all_of(values.begin(), values.end(),
-                                  [&](std::uint32_t v) { return v == values[0]; });
+    const bool same =
+        std::all_of(values.begin(), values.end(), [&](std::uint32_t v) { return v == values[0]; });
     if (same) {
       writer_.set(key, values[0]);
     } else {
@@ -235,8 +234,8 @@ class Pruner {
     std::vector<Index> ffn, heads, kv_heads;
     for (const Index layer : layers_) {
       const auto l = static_cast<std::size_t>(layer);
-      const Index kv = cuts_heads() ? static_cast<Index>(keep_.kv_groups[l].size())
-                                    : shape_.n_kv_heads[l];
+      const Index kv =
+          cuts_heads() ? static_cast<Index>(keep_.kv_groups[l].size()) : shape_.n_kv_heads[l];
       ffn.push_back(cuts_neurons() ? static_cast<Index>(keep_.neurons[l].size()) : shape_.ffn[l]);
       heads.push_back(shape_.n_heads[l] / shape_.n_kv_heads[l] * kv);
       kv_heads.push_back(kv);
@@ -286,14 +285,13 @@ class Pruner {
     rest.remove_prefix(digits + 1);
     const auto kept = std::lower_bound(layers_.begin(), layers_.end(), layer);
     if (kept == layers_.end() || *kept != layer) return ok();
-    const std::string name = layer_tensor(static_cast<Index>(kept - layers_.begin()), rest);
+    const std::string name = layer_tensor(Index{kept - layers_.begin()}, rest);
     return add_in_layer(tensor, layer, rest, name);
   }
 
   Result<void> add_outer(const io::GgufTensor& tensor) {
-    const bool is_table =
-        tensor.name == "token_embd.weight" || tensor.name == "output.weight" ||
-        tensor.name == "output.bias";
+    const bool is_table = tensor.name == "token_embd.weight" || tensor.name == "output.weight" ||
+                          tensor.name == "output.bias";
     if (!is_table || keep_.tokens.empty()) return copy(tensor, std::string(tensor.name));
     const std::vector<Index> rows(keep_.tokens.begin(), keep_.tokens.end());
     return put(std::string(tensor.name), select_rows(file_, tensor, rows));
@@ -313,7 +311,8 @@ class Pruner {
     }
     if (rest.starts_with("attn_") && !is("attn_norm.weight") && cuts_heads()) {
       const std::vector<Index>& kept = keep_.kv_groups[l];
-      const Index kv = shape_.head_dim * shape_.n_kv_heads[l], q = shape_.head_dim * shape_.n_heads[l];
+      const Index kv = shape_.head_dim * shape_.n_kv_heads[l],
+                  q = shape_.head_dim * shape_.n_heads[l];
       const auto kv_rows = channels_of(kept, shape_.head_dim);
       const auto q_rows = channels_of(kept, q / shape_.n_kv_heads[l]);
       if (is("attn_q.weight", "attn_q.bias")) return put(name, rows(tensor, q_rows, q));
@@ -329,8 +328,9 @@ class Pruner {
   }
 
   Error unknown(const io::GgufTensor& tensor) const {
-    return {Errc::unsupported, where(file_, tensor.name) + ": which part of it belongs to a neuron "
-                                                           "or head is not known here"};
+    return {Errc::unsupported, where(file_, tensor.name) +
+                                   ": which part of it belongs to a neuron "
+                                   "or head is not known here"};
   }
   Result<void> check_length(const io::GgufTensor& tensor, std::uint64_t has, Index expected) const {
     if (has == static_cast<std::uint64_t>(expected)) return ok();

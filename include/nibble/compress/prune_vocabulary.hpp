@@ -33,7 +33,7 @@ Result<void> write_selected(const io::Gguf& file, std::string_view key, std::spa
                             io::GgufWriter& writer) {
   const io::GgufValue* const value = file.find(key);
   if (value == nullptr) return ok();
-  const auto select = [&]<class T, class As = T>(T, As = {}) -> Result<void> {
+  const auto select = [&]<class T, class As = T>(T, As = {})->Result<void> {
     NIBBLE_TRY(all, file.get_array<As>(key));
     std::vector<T> kept;
     for (const I i : at) {
@@ -133,8 +133,8 @@ class MergeVocabulary {
 
  private:
   Error wrong_size(const io::Gguf& file, const char* what) const {
-    return {Errc::malformed, file.name() + ": the tokenizer has not as many " + what +
-                                 " as its " + to_text(texts_.size()) + " tokens"};
+    return {Errc::malformed, file.name() + ": the tokenizer has not as many " + what + " as its " +
+                                 to_text(texts_.size()) + " tokens"};
   }
   static std::size_t utf8_length(std::string_view text) noexcept {
     return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
@@ -211,8 +211,8 @@ inline Result<std::vector<std::int32_t>> close_tokens(const io::Gguf& file,
     std::vector<bool> kept(vocabulary.size());
     for (const std::int32_t id : used) {
       if (id < 0 || static_cast<std::size_t>(id) >= kept.size()) {
-        return Error{Errc::invalid_argument, "pruning: token " + to_text(id) + " of " +
-                                                 to_text(kept.size())};
+        return Error{Errc::invalid_argument,
+                     "pruning: token " + to_text(id) + " of " + to_text(kept.size())};
       }
       kept[static_cast<std::size_t>(id)] = true;
     }

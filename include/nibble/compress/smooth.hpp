@@ -49,7 +49,7 @@ class FloatTensors {
     if (n > SIZE_MAX / sizeof(float)) return Error{Errc::limit, "larger than the address space"};
     std::vector<Scalar<float>> weights(static_cast<std::size_t>(n));
     NIBBLE_TRY(row_bytes, io::row_bytes(tensor->type, k));
-    std::vector<std::byte> row(static_cast<std::size_t>(row_bytes));
+    std::vector<std::byte> row(io::narrow<std::size_t>(row_bytes));
     const io::MappedFile* mapped = nullptr;
     for (const io::MappedFile& other : file_.files()) {
       if (other.contains(tensor->data)) mapped = &other;

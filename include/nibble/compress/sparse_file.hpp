@@ -25,10 +25,11 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
 struct SparseOptions {
-  // Which layouts are tried for matrices in Q4_0. Blocks of 16 rows by 4 weights are fast on every
-  // target. Bit masks need AVX-512 to be: elsewhere they only save bytes.
+  // Which layouts are tried for matrices in Q4_0. Blocks of 16 rows by 4 weights, and two of four,
+  // are faster than dense weights. Bit masks save bytes, but expanding them takes longer than that
+  // saves, except perhaps where an instruction does it (AVX-512 with VBMI2).
   bool blocks = true;
-  // So is two of four, for matrices in which no more are not zero.
+  // For matrices in which no more than two of each four weights are not zero.
   bool two_of_four = true;
   bool bitmask = false;
   // A sparse layout is taken if it has at most this part of the bytes of the dense one.

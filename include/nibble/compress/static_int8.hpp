@@ -89,7 +89,7 @@ inline void convert_row(const io::TensorBytes& source, Int8Conversion& c, std::u
                         std::span<std::byte> stored, std::span<float> before,
                         std::span<float> after, std::byte* codes, Int8Part& part) {
   if (part.has_bad || part.has_error) return;
-  const auto i = static_cast<std::size_t>(row);
+  const auto i = io::narrow<std::size_t>(row);
   Result<void> read = source.read(i * stored.size(), stored);
   if (read) read = quant::row_to_f32(c.tensor->type, stored, before);
   if (!read) {
@@ -230,7 +230,7 @@ inline void add_matrix(const io::Gguf& in, Executor& executor, OnInt8Matrix on_m
   const std::uint64_t one[] = {1};
   writer.add_tensor(
       name, io::GgmlType::i8, dims, [&in, &executor, on_matrix, &c, &codes]() -> Result<Bytes> {
-        const auto out = codes.bytes().first(static_cast<std::size_t>(c.matrix.n * c.matrix.k));
+        const auto out = codes.bytes().first(io::narrow<std::size_t>(c.matrix.n * c.matrix.k));
         Result<void> converted = convert_matrix(in, executor, c, out);
         if (!converted) {
           return std::move(converted).error().in(in.name() + ": tensor " +
@@ -279,7 +279,7 @@ auto to_static_int8(const io::Gguf& in, std::span<const ProductInput> inputs,
       return std::move(planned).error().in(in.name() + ": tensor " + io::quoted(tensor.name));
     }
     Int8Conversion& c = matrices.emplace_back(*std::move(planned));
-    largest = (std::max)(largest, static_cast<std::size_t>(c.matrix.n * c.matrix.k));
+    largest = (std::max)(largest, io::narrow<std::size_t>(c.matrix.n * c.matrix.k));
     add_matrix(in, executor, on_matrix, c, codes, writer);
   }
   NIBBLE_TRY(memory, AlignedBuffer::allocate(largest));

@@ -220,9 +220,9 @@ class InputStatistics {
 
   Index k_;
   std::uint64_t n_rows_ = 0;
-  std::vector<Channel> channels_;         // (k)
-  std::vector<Scalar<double>> moments_;   // the upper triangle, row by row; or none
-  Histogram histogram_;                   // of the numbers of all channels
+  std::vector<Channel> channels_;              // (k)
+  std::vector<Scalar<double>> moments_;        // the upper triangle, row by row; or none
+  Histogram histogram_;                        // of the numbers of all channels
   std::vector<Histogram> channel_histograms_;  // (k), or none
 };
 
@@ -250,8 +250,8 @@ class Statistics {
     if (names.empty()) return Error{Errc::invalid_argument, "statistics without a name"};
     for (const std::string& name : names) {
       if (find(name) == nullptr) continue;
-      return Error{Errc::invalid_argument, "there are statistics for " + io::quoted(name) +
-                                               " already"};
+      return Error{Errc::invalid_argument,
+                   "there are statistics for " + io::quoted(name) + " already"};
     }
     return catch_out_of_memory([&]() -> Result<void> {
       entries_.reserve(entries_.size() + names.size());
@@ -268,19 +268,18 @@ class Statistics {
   // names or sizes: statistics of another model); nothing changes then.
   Result<void> merge(const Statistics& other) {
     if (entries_.size() != other.entries_.size() || inputs_.size() != other.inputs_.size()) {
-      return Error{Errc::invalid_argument,
-                   "statistics of " + to_text(other.entries_.size()) +
-                       " matrices cannot be added to those of " + to_text(entries_.size()) +
-                       ": they are of another model"};
+      return Error{Errc::invalid_argument, "statistics of " + to_text(other.entries_.size()) +
+                                               " matrices cannot be added to those of " +
+                                               to_text(entries_.size()) +
+                                               ": they are of another model"};
     }
     for (std::size_t i = 0; i < entries_.size(); ++i) {
       const Entry &a = entries_[i], &b = other.entries_[i];
       if (a.name != b.name || a.input != b.input ||
           inputs_[a.input].k() != other.inputs_[b.input].k()) {
-        return Error{Errc::invalid_argument, "statistics of " + io::quoted(b.name) +
-                                                 " cannot be added to those of " +
-                                                 io::quoted(a.name) +
-                                                 ": they are of another model"};
+        return Error{Errc::invalid_argument,
+                     "statistics of " + io::quoted(b.name) + " cannot be added to those of " +
+                         io::quoted(a.name) + ": they are of another model"};
       }
     }
     for (std::size_t i = 0; i < inputs_.size(); ++i) {
@@ -290,13 +289,14 @@ class Statistics {
         return Error{Errc::invalid_argument, "the statistics count different things"};
       }
     }
-    for (std::size_t i = 0; i < inputs_.size(); ++i) NIBBLE_CHECK(inputs_[i].merge(other.inputs_[i]));
+    for (std::size_t i = 0; i < inputs_.size(); ++i)
+      NIBBLE_CHECK(inputs_[i].merge(other.inputs_[i]));
     return ok();
   }
 
   // Whether these are statistics of the model in `file`: each has a matrix of its name with rows as
   // long, and each matrix of a layer has statistics. Errors: invalid_argument, not_found.
-  Result<void> check(const io::Gguf& file) const;
+  Result<void> check_model(const io::Gguf& file) const;
 
   std::size_t bytes() const noexcept {
     std::size_t n = inputs_.capacity() * sizeof(InputStatistics);
@@ -354,13 +354,12 @@ Result<void> check_layers(const io::Gguf& file, const Knows& knows) {
 
 }  // namespace detail
 
-inline Result<void> Statistics::check(const io::Gguf& file) const {
+inline Result<void> Statistics::check_model(const io::Gguf& file) const {
   for (const Entry& entry : entries_) {
     NIBBLE_CHECK(detail::check_matrix(file, entry.name,
                                       static_cast<std::uint64_t>(inputs_[entry.input].k())));
   }
-  return detail::check_layers(file,
-                              [&](std::string_view name) { return find(name) != nullptr; });
+  return detail::check_layers(file, [&](std::string_view name) { return find(name) != nullptr; });
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::compress

@@ -79,8 +79,8 @@ inline Result<NewTensor> select_rows(const io::Gguf& file, const io::GgufTensor&
   out.bytes.resize(rows.size() * row_bytes);
   for (std::size_t i = 0; i < rows.size(); ++i) {
     if (rows[i] < 0 || static_cast<std::size_t>(rows[i]) >= n) {
-      return Error{Errc::invalid_argument, where(file, tensor.name) + ": row " + to_text(rows[i]) +
-                                               " of " + to_text(n)};
+      return Error{Errc::invalid_argument,
+                   where(file, tensor.name) + ": row " + to_text(rows[i]) + " of " + to_text(n)};
     }
     std::memcpy(out.bytes.data() + i * row_bytes,
                 all.data() + static_cast<std::size_t>(rows[i]) * row_bytes, row_bytes);
@@ -139,8 +139,8 @@ inline Result<NewTensor> select_columns(const io::Gguf& file, const io::GgufTens
   }
   for (const Index column : columns) {
     if (column >= 0 && static_cast<std::size_t>(column) < k) continue;
-    return Error{Errc::invalid_argument, where(file, tensor.name) + ": column " + to_text(column) +
-                                             " of " + to_text(k)};
+    return Error{Errc::invalid_argument,
+                 where(file, tensor.name) + ": column " + to_text(column) + " of " + to_text(k)};
   }
   NewTensor out{tensor.type, {columns.size(), tensor.dims[1]}, {}};
   const io::GgmlTypeTraits traits = io::type_traits(tensor.type);

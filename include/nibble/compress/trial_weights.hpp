@@ -38,7 +38,8 @@ class TrialWeights {
   Result<void> set(std::size_t slot, Index layer, const graph::FormatOps& ops,
                    std::span<const std::byte> rows, Executor& executor) {
     const graph::WeightTable own = model_.weights();
-    if (!own.has(slot, layer) || !own.at(slot, layer).has_base() || own.at(slot, layer).is_vector()) {
+    if (!own.has(slot, layer) || !own.at(slot, layer).has_base() ||
+        own.at(slot, layer).is_vector()) {
       return Error{Errc::invalid_argument, "trial weights: slot " + to_text(slot) + " of layer " +
                                                to_text(layer) + " holds no matrix"};
     }

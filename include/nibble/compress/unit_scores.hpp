@@ -41,9 +41,9 @@ struct ChannelValues {
 struct DecoderShape {
   std::string architecture;
   Index n_layers = 0;
-  std::vector<Index> ffn;          // neurons of each layer
-  std::vector<Index> n_heads;      // of each layer
-  std::vector<Index> n_kv_heads;   // of each layer
+  std::vector<Index> ffn;         // neurons of each layer
+  std::vector<Index> n_heads;     // of each layer
+  std::vector<Index> n_kv_heads;  // of each layer
   Index head_dim = 0;
 
   Index count(PruneUnit unit, Index layer) const noexcept {
@@ -82,8 +82,9 @@ class PowerSums {
     for (std::size_t r = 0; r < n; ++r) {
       for (std::size_t c = 0; c < k; ++c) {
         const double x = std::fabs(static_cast<double>(w[r * k + c]));
-        sums_[(by_row ? r : c) / static_cast<std::size_t>(size)] +=
-            p_ == 2 ? x * x : p_ == 1 ? x : std::pow(x, p_);
+        sums_[(by_row ? r : c) / static_cast<std::size_t>(size)] += p_ == 2   ? x * x
+                                                                    : p_ == 1 ? x
+                                                                              : std::pow(x, p_);
       }
     }
     return ok();
@@ -99,8 +100,8 @@ class PowerSums {
 // Lᵖ norms of all weights of each unit: (Σ |w|ᵖ)^(1/p), over the rows and columns that would be
 // removed with it. p: 1, 2, or any number of at least 1. Errors: invalid_argument (p), malformed
 // (shapes), those of tensor_floats().
-inline Result<UnitScores> norm_scores(const io::Gguf& file, const DecoderShape& shape, PruneUnit unit,
-                                      double p = 2) {
+inline Result<UnitScores> norm_scores(const io::Gguf& file, const DecoderShape& shape,
+                                      PruneUnit unit, double p = 2) {
   if (!(p >= 1 && p <= 64)) {
     return Error{Errc::invalid_argument, "pruning: a norm of order " + to_text(p)};
   }
@@ -261,19 +262,20 @@ inline Result<std::vector<std::vector<Index>>> keep_best(const UnitScores& score
   }
   std::vector<std::size_t> wanted(scores.size());
   if (options.is_global) {
-    const auto n = static_cast<Index>(
-        std::floor(options.ratio * static_cast<double>(all.size()) + 0.5));
+    const auto n =
+        static_cast<Index>(std::floor(options.ratio * static_cast<double>(all.size()) + 0.5));
     std::vector<std::size_t> layer_of;
     for (std::size_t l = 0; l < scores.size(); ++l) {
       layer_of.insert(layer_of.end(), scores[l].size(), l);
     }
-    for (const Index i : detail::best_units(all, n)) ++wanted[layer_of[static_cast<std::size_t>(i)]];
+    for (const Index i : detail::best_units(all, n))
+      ++wanted[layer_of[static_cast<std::size_t>(i)]];
   }
   std::vector<std::vector<Index>> kept;
   for (std::size_t l = 0; l < scores.size(); ++l) {
     const auto n = static_cast<Index>(scores[l].size());
-    const double count = options.is_global ? static_cast<double>(wanted[l])
-                                           : options.ratio * static_cast<double>(n);
+    const double count =
+        options.is_global ? static_cast<double>(wanted[l]) : options.ratio * static_cast<double>(n);
     kept.push_back(
         detail::best_units(scores[l], detail::rounded_count(count, options.multiple, n)));
   }
@@ -283,8 +285,8 @@ inline Result<std::vector<std::vector<Index>>> keep_best(const UnitScores& score
 // The `count` layers of greatest influence, ascending. Error: invalid_argument.
 inline Result<std::vector<Index>> keep_layers(std::span<const double> influence, Index count) {
   if (count < 1 || count > static_cast<Index>(influence.size())) {
-    return Error{Errc::invalid_argument, "pruning: " + to_text(count) + " of " +
-                                             to_text(influence.size()) + " layers"};
+    return Error{Errc::invalid_argument,
+                 "pruning: " + to_text(count) + " of " + to_text(influence.size()) + " layers"};
   }
   for (const double x : influence) {
     if (is_nan(x)) return Error{Errc::invalid_argument, "pruning: an influence that is no number"};

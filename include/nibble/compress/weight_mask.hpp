@@ -40,11 +40,11 @@ class WeightMask {
   Index n() const noexcept { return n_; }
   Index k() const noexcept { return k_; }
   bool stays(Index row, Index column) const noexcept {
-    return (word(row, column) >> (column % 64) & 1) != 0;
+    return (word_at(row, column) >> (column % 64) & 1) != 0;
   }
   void set(Index row, Index column, bool stays = true) noexcept {
     const std::uint64_t bit = std::uint64_t{1} << (column % 64);
-    std::uint64_t& w = word(row, column);
+    std::uint64_t& w = word_at(row, column);
     w = stays ? w | bit : w & ~bit;
   }
   Index count() const noexcept {
@@ -78,10 +78,10 @@ class WeightMask {
 
  private:
   Index stride() const noexcept { return (k_ + 63) / 64; }
-  std::uint64_t& word(Index row, Index column) noexcept {
+  std::uint64_t& word_at(Index row, Index column) noexcept {
     return words_[static_cast<std::size_t>(row * stride() + column / 64)].value;
   }
-  std::uint64_t word(Index row, Index column) const noexcept {
+  std::uint64_t word_at(Index row, Index column) const noexcept {
     return words_[static_cast<std::size_t>(row * stride() + column / 64)].value;
   }
 
@@ -106,8 +106,8 @@ inline Result<void> check_mask(std::span<const float> weights, Index n, Index k,
     return Error{Errc::invalid_argument, "mask: " + to_text(weights.size()) + " weights are not (" +
                                              to_text(n) + ", " + to_text(k) + ")"};
   }
-  const bool ok_share = share.m > 0 ? share.n >= 0 && share.n <= share.m
-                                    : share.density >= 0 && share.density <= 1;
+  const bool ok_share =
+      share.m > 0 ? share.n >= 0 && share.n <= share.m : share.density >= 0 && share.density <= 1;
   if (!ok_share) {
     return Error{Errc::invalid_argument, "mask: a density of " + to_text(share.density) + " or " +
                                              to_text(share.n) + " of " + to_text(share.m)};
@@ -141,13 +141,12 @@ inline void keep_highest(std::span<const double> scores, Index begin, Index end,
 // proportional; empty: 1, selection by magnitude. Errors: invalid_argument (sizes, shares, norms
 // that are negative or no numbers), malformed (a weight that is no number).
 inline Result<WeightMask> choose_mask(std::span<const float> weights, Index n, Index k,
-                                      const MaskShare& share,
-                                      std::span<const double> norms = {}) {
+                                      const MaskShare& share, std::span<const double> norms = {}) {
   return catch_out_of_memory([&]() -> Result<WeightMask> {
     NIBBLE_CHECK(detail::check_mask(weights, n, k, share));
     if (!norms.empty() && norms.size() != static_cast<std::size_t>(k)) {
-      return Error{Errc::invalid_argument, "mask: norms of " + to_text(norms.size()) +
-                                               " columns, not " + to_text(k)};
+      return Error{Errc::invalid_argument,
+                   "mask: norms of " + to_text(norms.size()) + " columns, not " + to_text(k)};
     }
     for (const double norm : norms) {
       if (!(norm >= 0) || !is_finite(norm)) {

@@ -28,7 +28,7 @@ struct SessionOptions {
   Index max_step_tokens = 64;  // tokens of a prompt that one step computes together
   Index max_outputs = 1;       // rows of logits that one call may ask for, at most max_step_tokens
   ops::KvType kv_type = ops::KvType::f16;
-  Executor* executor = nullptr;  // must outlive the session; null: the calling thread
+  Executor* executor = nullptr;       // must outlive the session; null: the calling thread
   bool exchangeable_weights = false;  // see EngineOptions
   graph::Observer observer = {};      // see EngineOptions
   graph::ProductObserver product_observer = {};

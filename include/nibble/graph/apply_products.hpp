@@ -41,6 +41,12 @@ inline InputForm input_form(const Weight& weight) noexcept {
   return {fixed, weight.input};
 }
 
+// Whether a matrix, or the factors beside it or instead of it, read f32 rows.
+inline bool reads_floats(const Weight& weight) noexcept {
+  return (weight.has_base() && !weight.ops->takes_codes) ||
+         (weight.factors != nullptr && !weight.factors->b.ops->takes_codes);
+}
+
 // The input of the products of a node, in the forms that their weights need: each form is made when
 // a weight first needs it. There is memory for codes in one form.
 class ProductInputs {
@@ -153,7 +159,7 @@ constexpr auto make_outputs(const Linear<kW, kB, W, A>& node, Pass& pass, Rows r
 }
 template <class Run, auto kW, auto kB, Index W, class A>
 bool needs_floats(const Linear<kW, kB, W, A>&, const Run& run) noexcept {
-  return !run.weight(kW).ops->takes_codes;
+  return reads_floats(run.weight(kW));
 }
 // The bias in a slot; null if there is none.
 template <auto kSlot, class Run>
@@ -311,7 +317,7 @@ constexpr auto make_outputs(const GatedLinear<kG, kGB, kU, kUB, W, A>& node, Pas
 }
 template <class Run, auto kG, auto kGB, auto kU, auto kUB, Index W, class A>
 bool needs_floats(const GatedLinear<kG, kGB, kU, kUB, W, A>&, const Run& run) noexcept {
-  return !run.weight(kG).ops->takes_codes || !run.weight(kU).ops->takes_codes;
+  return reads_floats(run.weight(kG)) || reads_floats(run.weight(kU));
 }
 template <class Run, auto kG, auto kGB, auto kU, auto kUB, Index W, class A, class Out>
 void run_products(const GatedLinear<kG, kGB, kU, kUB, W, A>& node, Run& run, ProductInputs& inputs,
@@ -322,8 +328,7 @@ void run_products(const GatedLinear<kG, kGB, kU, kUB, W, A>& node, Run& run, Pro
   const float* const up_bias = bias_of<kUB>(run);
   ProductList list;
   const bool has_factors = gate.factors != nullptr || up.factors != nullptr;
-  const bool are_alike =
-      !has_factors && gate.ops == up.ops && input_form(gate) == input_form(up);
+  const bool are_alike = !has_factors && gate.ops == up.ops && input_form(gate) == input_form(up);
   if (are_alike && up_bias == nullptr && bias_of<kGB>(run) == nullptr) {
     list.append(up, inputs.of(up), view, simd::kernel<kernels::FinishGatedTile<A>>(), {});
     list.set_gate(gate);
@@ -401,16 +406,13 @@ constexpr std::array<std::size_t, 1> slots_of(const Linear<kW, kB, W, A>&) noexc
   return {static_cast<std::size_t>(enumerator_of(kW))};
 }
 template <auto kG, auto kGB, auto kU, auto kUB, Index W, class A>
-constexpr std::array<std::size_t, 2> slots_of(
-    const GatedLinear<kG, kGB, kU, kUB, W, A>&) noexcept {
+constexpr std::array<std::size_t, 2> slots_of(const GatedLinear<kG, kGB, kU, kUB, W, A>&) noexcept {
   return {static_cast<std::size_t>(enumerator_of(kG)), static_cast<std::size_t>(enumerator_of(kU))};
 }
 template <class... L>
 constexpr std::array<std::size_t, sizeof...(L)> slots_of(const LinearGroup<L...>& node) noexcept {
   return std::apply(
-      [](const auto&... l) {
-        return std::array<std::size_t, sizeof...(L)>{slots_of(l)[0]...};
-      },
+      [](const auto&... l) { return std::array<std::size_t, sizeof...(L)>{slots_of(l)[0]...}; },
       node.linears);
 }
 
@@ -418,8 +420,8 @@ constexpr std::array<std::size_t, sizeof...(L)> slots_of(const LinearGroup<L...>
 template <class Products, class Run, class AnyValue>
 void observe_products(const Products& node, Run& run, const AnyValue& x) noexcept {
   if (!run.observes_products()) return;
-  const auto slots = slots_of(node);
-  run.observe_product(slots, MatrixView<const float>(run.view(x)));
+  const auto slot_ids = slots_of(node);
+  run.observe_product(slot_ids, MatrixView<const float>(run.view(x)));
 }
 
 // pass.step() for one output or for a tuple of outputs.

@@ -16,9 +16,9 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 using Observer = Callback<void(std::string_view name, Index layer, MatrixView<const float>)>;
 
 // Called for the input of products, before they run: with the slots of the weights that are
-// multiplied by it (as numbers), the layer (−1 outside of layers), and its rows (m, k) in f32, which
-// are valid during the call.
+// multiplied by it (as numbers), the layer (−1 outside of layers), and its rows (m, k) in f32,
+// which are valid during the call.
 using ProductObserver =
-    Callback<void(std::span<const std::size_t> slots, Index layer, MatrixView<const float>)>;
+    Callback<void(std::span<const std::size_t> slot_ids, Index layer, MatrixView<const float>)>;
 
 }}}  // namespace nibble::NIBBLE_ABI::graph

@@ -117,8 +117,8 @@ class Runner : public LayerPass {
   bool observes_products() const noexcept {
     return args_.product_observer != nullptr && *args_.product_observer;
   }
-  void observe_product(std::span<const std::size_t> slots, MatrixView<const float> x) noexcept {
-    (*args_.product_observer)(slots, layer_, x);
+  void observe_product(std::span<const std::size_t> slot_ids, MatrixView<const float> x) noexcept {
+    (*args_.product_observer)(slot_ids, layer_, x);
   }
   // What a layer leaves out need not make sense there; the plan has checked the rest.
   void fail(const char*) const noexcept { NIBBLE_ASSERT(is_skipped_); }

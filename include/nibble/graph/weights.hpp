@@ -81,7 +81,7 @@ NIBBLE_HIDDEN inline constexpr FormatOps kFormatOps = [] {
     ops.row = &detail::format_row<F>;
     ops.row_bytes = &detail::no_rows<F>;
     ops.data_bytes = &quant::Packed<F>::bytes;
-    ops.check_data = &quant::Packed<F>::check;
+    ops.check_data = &quant::Packed<F>::check_matrix;
     return ops;
   } else {
     FormatOps ops{quant::kFormatOf<F>,
@@ -103,8 +103,8 @@ NIBBLE_HIDDEN inline constexpr FormatOps kFormatOps = [] {
 struct Factors;
 
 // A matrix (n, k) in the packed layout of its format, or n_experts such matrices, contiguous (not
-// of sparse formats), or a vector of k floats (n = 0). A matrix for products may have factors of low
-// rank beside it (a correction) or instead of it (then data and ops are null).
+// of sparse formats), or a vector of k floats (n = 0). A matrix for products may have factors of
+// low rank beside it (a correction) or instead of it (then data and ops are null).
 struct Weight {
   const FormatOps* ops = nullptr;  // of a matrix
   Index n = 0;
@@ -254,7 +254,8 @@ struct CommonFormats
     : FormatList<quant::F32, quant::F16, quant::BF16, quant::Q8_0, quant::Q4_0, quant::Q4_1,
                  quant::Q5_0, quant::Q5_1, quant::Q4_K, quant::Q5_K, quant::Q6_K> {};
 
-// All formats of files that nibble knows: also those of few bits, sparse ones, and INT8 by channels.
+// All formats of files that nibble knows: also those of few bits, sparse ones, and INT8 by
+// channels.
 struct AllFormats : detail::AndChannels<detail::GgufFormats> {};
 
 }}}  // namespace nibble::NIBBLE_ABI::graph

@@ -45,13 +45,17 @@ NIBBLE_HIDDEN inline constexpr std::string_view kAnyGelu[] = {"gelu", "gelu_new"
                                                               "gelu_pytorch_tanh"};
 NIBBLE_HIDDEN inline constexpr std::string_view kSwiglu[] = {"swiglu", "silu"};
 
+// Of all layers alike: Mistral 7B v0.1.
+inline void window_of_all(Keys& keys) {
+  if (!keys.config.has("sliding_window")) return;
+  keys.integer("attention.sliding_window", {"sliding_window"});
+}
+
 inline void llama_keys(Keys& keys) {
   keys.dimensions();
   keys.rms_norm();
   keys.rope();
-  if (keys.config.has("sliding_window")) {  // Mistral 7B v0.1
-    keys.integer("attention.sliding_window", {"sliding_window"});
-  }
+  window_of_all(keys);
 }
 
 inline void qwen_keys(Keys& keys) {
@@ -77,7 +81,8 @@ inline void smollm3_keys(Keys& keys) {
 inline void mistral3_keys(Keys& keys) {
   keys.dimensions();
   keys.rms_norm();
-  const Rope rope = keys.rope();
+  window_of_all(keys);
+  const Rope rope = keys.rope(10000, false, true);
   if (rope.type != "yarn") return;
   const auto number = [&](std::string_view name) {
     return keys.config.number_in(rope.scaling, name, 0.0);

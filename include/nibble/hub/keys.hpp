@@ -81,12 +81,12 @@ class Keys {
   void layer_norm() {
     number("attention.layer_norm_epsilon", {"layer_norm_epsilon", "layer_norm_eps"});
   }
-  // default_theta: of layers with full attention. with_longrope: whether the caller sets what that
-  // scaling needs.
-  Rope rope(double default_theta = 10000, bool with_longrope = false);
+  // default_theta: of layers with full attention. with_longrope, with_mscale: whether the caller
+  // sets what that scaling needs, or yarn's mscale_all_dim.
+  Rope rope(double default_theta = 10000, bool with_longrope = false, bool with_mscale = false);
 
  private:
-  void scaling(const Rope& rope, std::uint32_t rope_dim, bool with_longrope);
+  void scaling(const Rope& rope, std::uint32_t rope_dim, bool with_longrope, bool with_mscale);
 
   std::string prefix_;
   io::GgufWriter& out_;
@@ -111,7 +111,7 @@ inline void Keys::dimensions(const Defaults& defaults) {
   }
 }
 
-inline Rope Keys::rope(double default_theta, bool with_longrope) {
+inline Rope Keys::rope(double default_theta, bool with_longrope, bool with_mscale) {
   Rope rope = read_rope(config);
   if (rope.theta == 0) rope.theta = default_theta;
   number("rope.freq_base", rope.theta);
@@ -121,14 +121,16 @@ inline Rope Keys::rope(double default_theta, bool with_longrope) {
     config.refuse(
         Errc::malformed, "partial_rotary_factor",
         "leaves " + to_text(rope_dim) + " of " + to_text(shape.head_dim) + " dimensions to rotate");
+    rope.part = 1;  // what callers make of it fits in their integers
     return rope;
   }
   set("rope.dimension_count", static_cast<std::uint32_t>(rope_dim));
-  scaling(rope, static_cast<std::uint32_t>(rope_dim), with_longrope);
+  scaling(rope, static_cast<std::uint32_t>(rope_dim), with_longrope, with_mscale);
   return rope;
 }
 
-inline void Keys::scaling(const Rope& rope, std::uint32_t rope_dim, bool with_longrope) {
+inline void Keys::scaling(const Rope& rope, std::uint32_t rope_dim, bool with_longrope,
+                          bool with_mscale) {
   if (rope.type == "linear" || rope.type == "yarn") {
     set("rope.scaling.type", rope.type);
     number("rope.scaling.factor", config.number_in(rope.scaling, "factor"));
@@ -149,6 +151,14 @@ inline void Keys::scaling(const Rope& rope, std::uint32_t rope_dim, bool with_lo
     if (const io::JsonValue* const value = rope.scaling->find("attention_factor");
         value != nullptr && !value->is_null()) {
       config.refuse(Errc::unsupported, "attention_factor", "is not computed for yarn");
+    }
+    // Mistral 3 has a key of its own for the second one; without both, neither counts.
+    const double scale = config.number_in(rope.scaling, "mscale", 0.0);
+    const double scale_all = config.number_in(rope.scaling, "mscale_all_dim", 0.0);
+    if (scale != 0 && scale_all != 0 && (!with_mscale || scale != 1)) {
+      config.refuse(Errc::unsupported, "mscale",
+                    "is " + to_text(scale) + " with mscale_all_dim " + to_text(scale_all) +
+                        ": not computed for this architecture");
     }
     for (const auto& [key, name] : kNumbers) {
       const io::JsonValue* const value = rope.scaling->find(name);

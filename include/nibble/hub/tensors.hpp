@@ -77,7 +77,22 @@ class Tensors {
     if (tensor.shape.empty() || tensor.shape.size() > io::kGgufMaxDims) {
       return Error{Errc::malformed, to_text(tensor.shape.size()) + " dimensions, not 1 to 4"};
     }
+    for (const std::uint64_t dim : tensor.shape) {
+      // (Without elements, a shape could claim any number of rows.)
+      if (dim == 0) return Error{Errc::malformed, "a dimension is 0"};
+    }
+    const bool is_f64 = tensor.type == io::SafetensorType::f64;
     io::GgufTensor out;
+    switch (tensor.type) {
+      case io::SafetensorType::f64:  // is made to f32
+      case io::SafetensorType::f32: out.type = io::GgmlType::f32; break;
+      case io::SafetensorType::f16: out.type = io::GgmlType::f16; break;
+      case io::SafetensorType::bf16: out.type = io::GgmlType::bf16; break;
+      default:
+        return Error{Errc::unsupported, "element type " +
+                                            std::string(type_traits(tensor.type).name) +
+                                            "; weights are read as F32, F16, BF16 or F64"};
+    }
     out.name = names_.emplace_back(renamed->name);
     out.n_dims = static_cast<std::uint32_t>(tensor.shape.size());
     std::reverse_copy(tensor.shape.begin(), tensor.shape.end(), out.dims.begin());
@@ -86,22 +101,13 @@ class Tensors {
     if (is_table) n_rows_ = out.dims[1];
 
     const bool adds_one = family_.adds_one_to_norms && out.name.ends_with("norm.weight");
-    if (adds_one || tensor.type == io::SafetensorType::f64) {
+    if (adds_one || is_f64) {
       if (renamed->change != Change::none && !adds_one) {
         return Error{Errc::unsupported,
                      "element type F64; save the model in F32: model.float().save_pretrained()"};
       }
       make(tensor, out, adds_one ? 1.0f : 0.0f);
       return ok();
-    }
-    switch (tensor.type) {
-      case io::SafetensorType::f32: out.type = io::GgmlType::f32; break;
-      case io::SafetensorType::f16: out.type = io::GgmlType::f16; break;
-      case io::SafetensorType::bf16: out.type = io::GgmlType::bf16; break;
-      default:
-        return Error{Errc::unsupported, "element type " +
-                                            std::string(type_traits(tensor.type).name) +
-                                            "; weights are read as F32, F16, BF16 or F64"};
     }
     if (is_table || in_place_.empty()) type_ = out.type;
     NIBBLE_CHECK(reorder(renamed->change, out));
@@ -154,24 +160,25 @@ class Tensors {
                     [this, &tensor, &file, offset]() -> Result<std::span<const std::byte>> {
                       stored_.resize(tensor.data.size());
                       NIBBLE_CHECK(io::TensorBytes(tensor.data, {}, &file).read(0, stored_));
-                      NIBBLE_CHECK(to_f32(tensor.type));
+                      NIBBLE_CHECK(to_f32(tensor));
                       for (auto& [value] : made_) value += offset;
                       return std::as_bytes(std::span(values(made_), made_.size()));
                     });
   }
 
   // From stored_ to made_.
-  Result<void> to_f32(io::SafetensorType type) {
-    const std::size_t element = io::type_traits(type).bits / 8;
-    made_.resize(stored_.size() / element);
+  Result<void> to_f32(const HubTensor& tensor) {
+    std::size_t n = 1;  // no overflow: the file has all of them
+    for (const std::uint64_t dim : tensor.shape) n *= static_cast<std::size_t>(dim);
+    made_.resize(n);
     const std::span<float> made(values(made_), made_.size());
-    switch (type) {
+    switch (tensor.type) {
       case io::SafetensorType::f32: return quant::row_to_f32(quant::Format::f32, stored_, made);
       case io::SafetensorType::f16: return quant::row_to_f32(quant::Format::f16, stored_, made);
       case io::SafetensorType::bf16: return quant::row_to_f32(quant::Format::bf16, stored_, made);
       case io::SafetensorType::f64:
         for (std::size_t i = 0; i < made.size(); ++i) {
-          const auto value = io::load_le<double>(stored_.data() + i * element);
+          const auto value = io::load_le<double>(stored_.data() + i * sizeof(double));
           if (!Config::fits_f32(value)) {
             return Error{Errc::malformed, "a weight that does not fit in F32"};
           }
@@ -179,7 +186,8 @@ class Tensors {
         }
         return ok();
       default:
-        return Error{Errc::unsupported, "element type " + std::string(io::type_traits(type).name)};
+        return Error{Errc::unsupported,
+                     "element type " + std::string(io::type_traits(tensor.type).name)};
     }
   }
 

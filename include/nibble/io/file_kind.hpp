@@ -21,7 +21,7 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace io { namespace detail {
 
 // What to do with a part of a model as Hugging Face has them, for a message.
-NIBBLE_HIDDEN inline constexpr const char* kConvertFolder =
+NIBBLE_HIDDEN inline constexpr const char* kUseFolder =
     "a model of this kind is a folder with config.json, tokenizer.json and *.safetensors, and is "
     "loaded by the folder's path";
 
@@ -50,20 +50,18 @@ inline bool exists(const std::string& path) noexcept {
 inline std::string not_gguf(std::span<const std::byte> bytes) {
   if (bytes.empty()) return "the file is empty";
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  const auto convert = [](const char* kind) {
-    return kind + std::string(", not a GGUF file; ") + kConvertFolder;
-  };
   if (text.starts_with("tjgg") || text.starts_with("fmgg") || text.starts_with("lmgg")) {
     return "a model file of 2023 from before GGUF (GGML, GGJT), which is not supported; take a "
-           "GGUF "
-           "of the model, or convert the original: " +
-           std::string(kConvertFolder);
+           "GGUF of the model, or the original: " +
+           std::string(kUseFolder);
   }
   if (text.starts_with("PK\3\4") || text.starts_with("\x80\2")) {
-    return convert("a PyTorch file (.bin, .pt, .pth)");
+    return "a PyTorch file (.bin, .pt, .pth), which is not read: it is a program; load the model "
+           "with PyTorch and save it again, model.save_pretrained(FOLDER); the folder can be "
+           "loaded";
   }
   if (text.size() > 8 && text[8] == '{' && load_le<std::uint64_t>(bytes.data()) < text.size()) {
-    return convert("a safetensors file");
+    return std::string("a safetensors file, not a GGUF file; ") + kUseFolder;
   }
   if (text.starts_with("version https://git-lfs")) {
     return "a Git LFS pointer, not the model itself; git lfs pull brings the model";

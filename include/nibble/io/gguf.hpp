@@ -197,6 +197,14 @@ class Gguf {
   const GgufTensor* find_tensor(std::string_view name) const noexcept;
   // The error not_found, with file and name, if there is none.
   Result<GgufTensor> tensor(std::string_view name) const;
+  // How to read the bytes of one of these tensors: from its file, if it is in one.
+  TensorBytes bytes_of(const GgufTensor& tensor) const noexcept {
+    const MappedFile* from = nullptr;
+    for (const MappedFile& file : files()) {
+      if (file.contains(tensor.data)) from = &file;
+    }
+    return TensorBytes(tensor.data, tensor.swapped, from);
+  }
 
  private:
   // What a part of a split model says about the set; n_parts = 0: it is no part.
@@ -289,7 +297,7 @@ inline Result<Gguf> Gguf::open_part(const std::string& path) {
   auto file = MappedFile::open(path);
   if (!file && file.error().code == Errc::io && detail::is_folder(path)) {
     return Error{Errc::io,
-                 printable(path) + ": is a folder, not a GGUF file; " + detail::kConvertFolder};
+                 printable(path) + ": is a folder, not a GGUF file; " + detail::kUseFolder};
   }
   if (!file) return std::move(file).error();
   NIBBLE_TRY(gguf, read_from(file->bytes(), path));

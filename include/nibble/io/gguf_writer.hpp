@@ -4,6 +4,7 @@
 // written, one tensor at a time, so that a model larger than memory can be streamed.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -55,8 +56,10 @@ class GgufWriter {
                   std::span<const std::byte> data);
   void add_tensor(std::string_view name, GgmlType type, std::span<const std::uint64_t> dims,
                   TensorSource source);
-  // A tensor from another file, which must stay open until writing ends.
+  // A tensor from another file, which must stay open until writing ends. It is read in parts when
+  // it is written, with `file` by MappedFile::read, else through the mapping.
   void add_tensor(const GgufTensor& tensor);
+  void add_tensor(const Gguf& file, const GgufTensor& tensor);
 
   // Writes the file `path`, completely or not at all (see OutputFile). Errors: the remembered one,
   // io, and the errors of sources. May be called again; it then calls the sources again.
@@ -65,6 +68,8 @@ class GgufWriter {
   Result<std::vector<std::byte>> to_bytes() const;
 
  private:
+  static constexpr std::size_t kPartBytes = std::size_t{1} << 20;  // that are read at once
+
   struct Entry {
     std::string key;
     GgufType type;
@@ -75,7 +80,8 @@ class GgufWriter {
     GgmlType type;
     std::vector<std::uint64_t> dims;
     std::uint64_t bytes;
-    TensorSource source;
+    TensorSource source;                   // or, if it is empty,
+    std::optional<TensorBytes> read = {};  // what is read in parts
   };
 
   template <class T>
@@ -89,7 +95,8 @@ class GgufWriter {
 
   Result<void> put(std::string_view key, GgufType type, std::vector<std::byte> encoded);
   Result<void> put_tensor(std::string_view name, GgmlType type, std::span<const std::uint64_t> dims,
-                          TensorSource source);
+                          TensorSource source, std::optional<TensorBytes> read = {});
+  void add_tensor(const GgufTensor& tensor, const TensorBytes& read);
   // Calls f() -> Result<void> and remembers the first error.
   template <class Function>
   void remember_error_of(Function f) {
@@ -214,16 +221,15 @@ inline void GgufWriter::add_tensor(std::string_view name, GgmlType type,
   add_tensor(name, type, dims, [data]() -> Result<std::span<const std::byte>> { return data; });
 }
 
-inline void GgufWriter::add_tensor(const GgufTensor& tensor) {
+inline void GgufWriter::add_tensor(const GgufTensor& tensor, const TensorBytes& read) {
   const auto dims = std::span(tensor.dims).first(tensor.n_dims);
-  if (!tensor.swapped.any()) return add_tensor(tensor.name, tensor.type, dims, tensor.data);
-  add_tensor(tensor.name, tensor.type, dims,
-             [tensor,
-              in_order = std::vector<std::byte>()]() mutable -> Result<std::span<const std::byte>> {
-               in_order.resize(tensor.data.size());
-               NIBBLE_CHECK(TensorBytes(tensor.data, tensor.swapped).read(0, in_order));
-               return std::span<const std::byte>(in_order);
-             });
+  remember_error_of([&] { return put_tensor(tensor.name, tensor.type, dims, {}, read); });
+}
+inline void GgufWriter::add_tensor(const GgufTensor& tensor) {
+  add_tensor(tensor, TensorBytes(tensor.data, tensor.swapped));
+}
+inline void GgufWriter::add_tensor(const Gguf& file, const GgufTensor& tensor) {
+  add_tensor(tensor, file.bytes_of(tensor));
 }
 
 inline void GgufWriter::add_tensor(std::string_view name, GgmlType type,
@@ -232,8 +238,8 @@ inline void GgufWriter::add_tensor(std::string_view name, GgmlType type,
 }
 
 inline Result<void> GgufWriter::put_tensor(std::string_view name, GgmlType type,
-                                           std::span<const std::uint64_t> dims,
-                                           TensorSource source) {
+                                           std::span<const std::uint64_t> dims, TensorSource source,
+                                           std::optional<TensorBytes> read) {
   const std::string what = "tensor " + quoted(name);
   NIBBLE_CHECK(detail::check_gguf_name(name, kGgufMaxTensorName, "tensor name"));
   if (dims.size() > kGgufMaxDims) {
@@ -242,12 +248,12 @@ inline Result<void> GgufWriter::put_tensor(std::string_view name, GgmlType type,
   }
   auto bytes = tensor_bytes(type, dims);
   if (!bytes) return std::move(bytes).error().in(what);
-  if (!source) return Error{Errc::invalid_argument, what + ": no source for its data"};
+  if (!source && !read) return Error{Errc::invalid_argument, what + ": no source for its data"};
   if (!tensor_index_.emplace(name, tensors_.size()).second) {
     return Error{Errc::invalid_argument, what + " is added twice"};
   }
   tensors_.push_back(
-      {std::string(name), type, {dims.begin(), dims.end()}, *bytes, std::move(source)});
+      {std::string(name), type, {dims.begin(), dims.end()}, *bytes, std::move(source), read});
   return ok();
 }
 
@@ -299,15 +305,24 @@ Result<void> GgufWriter::write_to(Sink sink) const {
   NIBBLE_TRY(head, header(*align));
   NIBBLE_CHECK(sink(std::span<const std::byte>(head)));
   const std::vector<std::byte> zeros(*align);
+  std::vector<std::byte> part;  // of a tensor that is read
   for (const Tensor& tensor : tensors_) {
-    auto data = tensor.source();
+    auto data = tensor.read ? Result<std::span<const std::byte>>(std::span<const std::byte>())
+                            : tensor.source();
     if (!data) return std::move(data).error().in("tensor " + quoted(tensor.name));
-    if (data->size() != tensor.bytes) {
-      return Error{Errc::invalid_argument,
-                   "tensor " + quoted(tensor.name) + ": " + to_text(data->size()) +
-                       " bytes of data for a shape of " + to_text(tensor.bytes)};
+    const std::size_t size = tensor.read ? tensor.read->size() : data->size();
+    if (size != tensor.bytes) {
+      return Error{Errc::invalid_argument, "tensor " + quoted(tensor.name) + ": " + to_text(size) +
+                                               " bytes of data for a shape of " +
+                                               to_text(tensor.bytes)};
     }
     NIBBLE_CHECK(sink(*data));
+    for (std::size_t at = 0; tensor.read && at < size; at += part.size()) {
+      part.resize((std::min)(size - at, kPartBytes));
+      Result<void> read = tensor.read->read(at, part);
+      if (!read) return std::move(read).error().in("tensor " + quoted(tensor.name));
+      NIBBLE_CHECK(sink(std::span<const std::byte>(part)));
+    }
     const auto padding = narrow<std::size_t>((*align - tensor.bytes % *align) % *align);
     NIBBLE_CHECK(sink(std::span(zeros).first(padding)));
   }

@@ -267,11 +267,7 @@ inline Result<void> convert_tensor(const ConvertedRows& rows, Executor& executor
 inline Result<void> convert_one(const io::Gguf& in, const io::GgufTensor& tensor,
                                 const ConvertOptions& options, Executor& executor,
                                 ConvertedTensor& plan, std::span<std::byte> out) {
-  const io::MappedFile* file = nullptr;
-  for (const io::MappedFile& other : in.files()) {
-    if (other.contains(tensor.data)) file = &other;
-  }
-  const io::TensorBytes source(tensor.data, tensor.swapped, file);
+  const io::TensorBytes source = in.bytes_of(tensor);
   ConvertedRows rows{plan.from, plan.to, source, out, tensor.n_elements()};
   const bool changes = plan.from != *quant::ggml_type_of(plan.to);
   if (options.rounder && plan.n_dims >= 2 && changes && tensor.n_elements() > 0) {

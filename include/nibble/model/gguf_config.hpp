@@ -104,16 +104,15 @@ inline Result<void> check_heads_of_layers(const io::Gguf& file, const std::strin
                                           Index n_kv_heads) {
   const std::size_t n = (std::max)(layers.n_heads.size(), layers.n_kv_heads.size());
   if (n > 0 && file.find(arch + "attention.key_length") == nullptr) {
-    return Error{Errc::malformed,
-                 file.name() + ": heads that differ by layer, without " + arch +
-                     "attention.key_length"};
+    return Error{Errc::malformed, file.name() + ": heads that differ by layer, without " + arch +
+                                      "attention.key_length"};
   }
   for (std::size_t i = 0; i < n; ++i) {
     const Index heads = layers.n_heads.empty() ? n_heads : layers.n_heads[i].value;
     const Index kv = layers.n_kv_heads.empty() ? n_kv_heads : layers.n_kv_heads[i].value;
     if (heads % kv == 0) continue;
-    return Error{Errc::malformed, file.name() + ": layer " + to_text(i) + " has " +
-                                      to_text(heads) + " heads and " + to_text(kv) +
+    return Error{Errc::malformed, file.name() + ": layer " + to_text(i) + " has " + to_text(heads) +
+                                      " heads and " + to_text(kv) +
                                       " kv heads, which do not go together"};
   }
   return ok();
@@ -145,8 +144,8 @@ inline Result<ModelConfig> transformer_config(const io::Gguf& file, std::string_
     NIBBLE_TRY(stated, dim_of_layers("attention.head_count_kv", &LayerDims::n_kv_heads));
     n_kv_heads = stated;
   }
-  if (layers != nullptr) NIBBLE_CHECK(check_heads_of_layers(file, arch, *layers, n_heads,
-                                                            n_kv_heads));
+  if (layers != nullptr)
+    NIBBLE_CHECK(check_heads_of_layers(file, arch, *layers, n_heads, n_kv_heads));
   NIBBLE_TRY(head_dim, gguf_dim_or(file, arch + "attention.key_length", kMaxDim, dim / n_heads));
   NIBBLE_TRY(value_dim, gguf_dim_or(file, arch + "attention.value_length", kMaxDim, head_dim));
   NIBBLE_TRY(n_ctx, gguf_dim(file, arch + "context_length", 1u << 30));
@@ -173,8 +172,8 @@ inline Result<ModelConfig> transformer_config(const io::Gguf& file, std::string_
   c.norm_eps = eps;
   const bool heads_differ =
       layers != nullptr && !(layers->n_heads.empty() && layers->n_kv_heads.empty());
-  if ((!heads_differ && n_heads % n_kv_heads != 0) || head_dim < 1 || value_dim != head_dim || !(eps > 0) ||
-      !is_finite(static_cast<double>(eps))) {
+  if ((!heads_differ && n_heads % n_kv_heads != 0) || head_dim < 1 || value_dim != head_dim ||
+      !(eps > 0) || !is_finite(static_cast<double>(eps))) {
     return Error{Errc::malformed,
                  file.name() + ": " + to_text(n_heads) + " heads, " + to_text(n_kv_heads) +
                      " kv heads, head sizes " + to_text(head_dim) + " and " + to_text(value_dim) +

@@ -48,7 +48,9 @@ struct Gpt2 {
     return transformer_config(file, "attention.layer_norm_epsilon");
   }
   template <class Dims>
-  static constexpr auto expression(const Dims& c) { return gpt2(c); }
+  static constexpr auto expression(const Dims& c) {
+    return gpt2(c);
+  }
 };
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -50,8 +50,8 @@ constexpr auto layer_widths(const Dims& d, const Heads& heads) {
     return LayerWidths<Dim<kPerLayer>, Dim<kPerLayer>, Dim<kPerLayer>>{d.q_width(), d.kv_width(),
                                                                        d.ffn_width()};
   } else {
-    return LayerWidths<decltype(heads.width()), decltype(heads.kv_width()), decltype(Dim(d.ffn_dim))>{
-        heads.width(), heads.kv_width(), d.ffn_dim};
+    return LayerWidths<decltype(heads.width()), decltype(heads.kv_width()),
+                       decltype(Dim(d.ffn_dim))>{heads.width(), heads.kv_width(), d.ffn_dim};
   }
 }
 

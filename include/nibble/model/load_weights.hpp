@@ -199,8 +199,8 @@ class TensorBinder final : public graph::SurveySink {
     return ok();
   }
 
-  // Factors of low rank: tensors "<name>.factor_a.weight" (n, r) and "<name>.factor_b.weight" (r, k)
-  // beside "<name>.weight", or instead of it. Returns whether there are such.
+  // Factors of low rank: tensors "<name>.factor_a.weight" (n, r) and "<name>.factor_b.weight" (r,
+  // k) beside "<name>.weight", or instead of it. Returns whether there are such.
   Result<bool> add_factors(const graph::WeightNeed& need, const std::string& name) {
     constexpr std::string_view kWeight = ".weight";
     if (!name.ends_with(kWeight)) return false;
@@ -225,10 +225,10 @@ class TensorBinder final : public graph::SurveySink {
       }
       auto format = quant::format_of(tensor->type);
       if (!format) return std::move(format).error().in(where(part));
-      Result<void> added = tensor->swapped.any()
-                               ? Error{Errc::unsupported, "stored in another order"}
-                               : store_.add_factor(need.slot, need.layer, side, *format, n, k,
-                                                   tensor->data);
+      Result<void> added =
+          tensor->swapped.any()
+              ? Error{Errc::unsupported, "stored in another order"}
+              : store_.add_factor(need.slot, need.layer, side, *format, n, k, tensor->data);
       if (!added) return std::move(added).error().in(where(part));
       used_.push_back({tensor});
     }
@@ -237,9 +237,9 @@ class TensorBinder final : public graph::SurveySink {
 
   // Whether a tensor is another one; metadata nibble.shared_tensors has "<this>=<that>" for each.
   bool is_shared(const graph::WeightNeed& need, const std::string& name) {
-    const auto pair = std::lower_bound(
-        pairs_.begin(), pairs_.end(), name,
-        [](const SharedName& p, const std::string& key) { return p.name < key; });
+    const auto pair =
+        std::lower_bound(pairs_.begin(), pairs_.end(), name,
+                         [](const SharedName& p, const std::string& key) { return p.name < key; });
     if (pair == pairs_.end() || pair->name != name) return false;
     if (!pair->is_used) shared_.push_back({need, pair->name, pair->with});
     pair->is_used = true;
@@ -254,8 +254,7 @@ class TensorBinder final : public graph::SurveySink {
         return Error{Errc::malformed, file_.name() + ": key '" + std::string(kSharedTensorsKey) +
                                           "': " + io::quoted(pair) + " is not <name>=<name>"};
       }
-      pairs_.push_back(
-          {std::string(pair.substr(0, middle)), std::string(pair.substr(middle + 1))});
+      pairs_.push_back({std::string(pair.substr(0, middle)), std::string(pair.substr(middle + 1))});
     }
     std::sort(pairs_.begin(), pairs_.end(),
               [](const SharedName& a, const SharedName& b) { return a.name < b.name; });
@@ -275,11 +274,12 @@ class TensorBinder final : public graph::SurveySink {
     std::sort(bound_.begin(), bound_.end(),
               [](const Bound& a, const Bound& b) { return a.name < b.name; });
     for (const Shared& shared : shared_) {
-      const auto other = std::lower_bound(
-          bound_.begin(), bound_.end(), shared.with,
-          [](const Bound& b, const std::string& name) { return b.name < name; });
+      const auto other =
+          std::lower_bound(bound_.begin(), bound_.end(), shared.with,
+                           [](const Bound& b, const std::string& name) { return b.name < name; });
       const std::string pair = io::quoted(shared.name) + " is to be " + io::quoted(shared.with);
-      if (other == bound_.end() || other->name != shared.with || !store_.table().at(other->need.slot, other->need.layer)) {
+      if (other == bound_.end() || other->name != shared.with ||
+          !store_.table().at(other->need.slot, other->need.layer)) {
         return malformed(pair + ", which is not stored");
       }
       const graph::WeightNeed &a = shared.need, &b = other->need;

@@ -126,9 +126,7 @@ class WeightReader {
  private:
   static constexpr Index kMultiple = 64;
 
-  static bool is_read(const graph::Weight& w) noexcept {
-    return w.has_base() && !w.is_vector();
-  }
+  static bool is_read(const graph::Weight& w) noexcept { return w.has_base() && !w.is_vector(); }
 
   // Multiplies with the next panels of one matrix, about `bytes` of them.
   Index read(Index bytes, const Tuning& tuning) noexcept {

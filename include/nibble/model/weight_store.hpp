@@ -101,25 +101,25 @@ class WeightStore {
                            false);
   }
 
-  // Announces one of the two factors of a slot, (n, k) of its own; both must come, of the same rank,
-  // beside weights of their shape or without such (graph::Factors). rows, format, errors: as add();
-  // check_factors() says whether they agree.
+  // Announces one of the two factors of a slot, (n, k) of its own; both must come, of the same
+  // rank, beside weights of their shape or without such (graph::Factors). rows, format, errors: as
+  // add(); check_factors() says whether they agree.
   template <class SlotType>
   Result<void> add_factor(SlotType slot, Index layer, FactorSide side, quant::Format format,
                           Index n, Index k, std::span<const std::byte> rows) {
     return add_factor_slot(static_cast<std::size_t>(slot), layer, side, format, n, k, rows);
   }
-  // Errors: invalid_argument, if the factors of a slot are not (n, r) and (r, k), or not of the shape
-  // of the weights beside them.
+  // Errors: invalid_argument, if the factors of a slot are not (n, r) and (r, k), or not of the
+  // shape of the weights beside them.
   Result<void> check_factors() const {
     for (const Factored& f : factored_) {
       const graph::Weight &w = weights_[f.index], &a = f.factors.a, &b = f.factors.b;
       if (a && b && a.k == b.n && a.n == w.n && b.k == w.k && w.n_experts == 1) continue;
-      return Error{Errc::invalid_argument,
-                   "factors " + graph::shape_text(a.n, a.k) + " and " +
-                       graph::shape_text(b.n, b.k) + " of weights " +
-                       graph::shape_text(w.n, w.k, w.n_experts) + ": one of them is missing, or "
-                       "their shapes do not go together"};
+      return Error{Errc::invalid_argument, "factors " + graph::shape_text(a.n, a.k) + " and " +
+                                               graph::shape_text(b.n, b.k) + " of weights " +
+                                               graph::shape_text(w.n, w.k, w.n_experts) +
+                                               ": one of them is missing, or "
+                                               "their shapes do not go together"};
     }
     return ok();
   }
@@ -255,9 +255,8 @@ class WeightStore {
     w.factors = factors;
   }
 
-  Result<void> add_factor_slot(std::size_t slot, Index layer, FactorSide side,
-                               quant::Format format, Index n, Index k,
-                               std::span<const std::byte> rows) {
+  Result<void> add_factor_slot(std::size_t slot, Index layer, FactorSide side, quant::Format format,
+                               Index n, Index k, std::span<const std::byte> rows) {
     if (n < 1) return Error{Errc::invalid_argument, "a factor that is a vector"};
     NIBBLE_CHECK(check_place(slot, layer));
     const std::size_t at = index(slot, layer);

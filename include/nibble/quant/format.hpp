@@ -45,7 +45,7 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 #define NIBBLE_FORMATS(row) NIBBLE_GGUF_FORMATS(row) NIBBLE_OTHER_FORMATS(row)
 // Those of whole packed matrices with zeros left out (quant/sparse.hpp). They have no rows, so what
 // is said about rows and about bits per weight does not apply, and kFormats does not list them.
-#define NIBBLE_SPARSE_FORMATS(row) \
+#define NIBBLE_SPARSE_FORMATS(row)                                    \
   row(Q4_0Bitmask, q4_0_bitmask, _) row(Q4_0Blocks16x4, q4_0_16x4, _) \
       row(Q4_0TwoOfFour, q4_0_2of4, _)
 

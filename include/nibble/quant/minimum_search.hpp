@@ -100,7 +100,7 @@ struct AffineItems {
   // A lower bound of the error for all steps in [a, b] and offsets in [p, q].
   float least_error(float a, float b, float p, float q) const noexcept {
     const Four inverse = Four::all(nibble::smaller(1.0f / b, kFloatMax));
-    const Four zero = Four::all(0.0f), one = Four::all(1.0f), far = Four::all(kFloatMax);
+    const Four zero = Four::all(0.0f), one = Four::all(1.0f), beyond = Four::all(kFloatMax);
     const Four least = Four::all(a), most = Four::all(b), last = Four::all(levels);
     const Four lowest = Four::all(p), highest = Four::all(q);
     Four sums[2] = {zero, zero};
@@ -109,8 +109,8 @@ struct AffineItems {
       const Four v = Four::load(x.data() + i);
       const Four quotient = larger(zero - one, smaller((v - highest) * inverse, last));
       const Four code = truncated(quotient + one) - one;
-      const Four above = if_less(code, zero, far, (v - most * code) - highest);
-      const Four below = if_less(code, last, (least * (code + one) - v) + lowest, far);
+      const Four above = if_less(code, zero, beyond, (v - most * code) - highest);
+      const Four below = if_less(code, last, (least * (code + one) - v) + lowest, beyond);
       const Four distance = larger(smaller(above, below), zero);
       Four& to = sums[i / 4 % 2];
       to = to + Four::load(importance.data() + i) * (distance * distance);
@@ -203,9 +203,9 @@ void descend_stored(const AffineItems<n>& items, const StoredNumbers<T>& numbers
       const float moved =
           numbers(from.offset) +
           middle * (numbers(from.step) - numbers((std::max)(from.step + by_step, 0)));
-      const int near = numbers.nearest(moved);
+      const int nearest = numbers.nearest(moved);
       for (int by_offset = -1; by_offset <= 1; ++by_offset) {
-        consider(from.step + by_step, near + by_offset);
+        consider(from.step + by_step, nearest + by_offset);
         if (by_step != 0) consider(from.step + by_step, from.offset + by_offset);
       }
     }

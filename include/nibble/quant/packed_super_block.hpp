@@ -53,7 +53,7 @@ struct Packed<Format> {
       std::byte* const group = panel + b * kGroupBytes;
       for (Index r = 0; r < n_rows; ++r) {
         std::uint32_t stored[kStoredWords][1];
-        std::uint32_t chunks[kGroupChunks][1];
+        std::uint32_t chunks[std::size_t{kGroupChunks}][1];
         read_words(rows[r * row_blocks + b], stored);
         pack_words(stored, chunks);
         for (Index c = 0; c < kGroupChunks; ++c) {
@@ -66,7 +66,7 @@ struct Packed<Format> {
   static Block unpack_block(const std::byte* panel, Index r, Index b) noexcept {
     const std::byte* const group = panel + b * kGroupBytes;
     std::uint32_t stored[kStoredWords][1];
-    std::uint32_t chunks[kGroupChunks][1];
+    std::uint32_t chunks[std::size_t{kGroupChunks}][1];
     for (Index c = 0; c < kGroupChunks; ++c) {
       std::memcpy(chunks[c], group + c * kChunkBytes + 4 * r, 4);
     }
@@ -86,7 +86,7 @@ struct Packed<Format> {
 
   template <std::size_t kRows>
   static void pack_words(const std::uint32_t (&stored)[kStoredWords][kRows],
-                         std::uint32_t (&chunks)[kGroupChunks][kRows]) noexcept {
+                         std::uint32_t (&chunks)[std::size_t{kGroupChunks}][kRows]) noexcept {
     move_scales<true>(stored, chunks);
     for (std::size_t step = 0; step < std::size_t{kGroupSteps}; ++step) {
       std::uint32_t(*const to)[kRows] = chunks + kFirstCodes + step * kStepChunks;
@@ -109,7 +109,7 @@ struct Packed<Format> {
   }
 
   template <std::size_t kRows>
-  static void unpack_words(const std::uint32_t (&chunks)[kGroupChunks][kRows],
+  static void unpack_words(const std::uint32_t (&chunks)[std::size_t{kGroupChunks}][kRows],
                            std::uint32_t (&stored)[kStoredWords][kRows]) noexcept {
     std::memset(stored, 0, sizeof(stored));
     move_scales<false>(chunks, stored);

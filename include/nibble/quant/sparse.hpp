@@ -494,7 +494,7 @@ struct Packed<F> {
   }
   // Bytes of panel p.
   static Index panel_bytes(const std::byte* data, Index p) noexcept {
-    return static_cast<Index>(panel(data, p + 1) - panel(data, p));
+    return panel(data, p + 1) - panel(data, p);
   }
   // out (k) = row `row`.
   static void row(const std::byte* data, Index k, Index row, float* out) noexcept {
@@ -503,25 +503,25 @@ struct Packed<F> {
 
   // Whether bytes that come from outside are a packed matrix (n, k): every size and offset that
   // kernels use, in time linear in their number. Codes and scales may be any. Errors: malformed.
-  static Result<void> check(std::span<const std::byte> data, Index n, Index k) {
+  static Result<void> check_matrix(std::span<const std::byte> data, Index n, Index k) {
     if (!has_shape(n, k)) return sparse::unfit("there is no such shape", n, k);
     const std::size_t first = sparse::header_bytes(n);
     const auto tail = static_cast<std::size_t>(sparse::kTailBytes);
     if (data.size() < first + tail || data.size() % 64 != 0) {
       return sparse::unfit("its data are cut off", n, k);
     }
-    const auto word = [&](std::size_t i) {
+    const auto word_at = [&](std::size_t i) {
       return sparse::load<std::uint64_t>(data.data() + 8 * i);
     };
-    if (word(3) != F::kMagic) return sparse::unfit("its data are of another format", n, k);
-    if (word(0) != data.size() || word(1) != static_cast<std::uint64_t>(n) ||
-        word(2) != static_cast<std::uint64_t>(k)) {
+    if (word_at(3) != F::kMagic) return sparse::unfit("its data are of another format", n, k);
+    if (word_at(0) != data.size() || word_at(1) != static_cast<std::uint64_t>(n) ||
+        word_at(2) != static_cast<std::uint64_t>(k)) {
       return sparse::unfit("its header states another size", n, k);
     }
     std::size_t begin = first;
     for (std::size_t p = 0; p < static_cast<std::size_t>(n_panels(n)); ++p) {
-      const std::uint64_t end = word(sparse::kWords + p + 1);
-      if (word(sparse::kWords + p) != begin || end < begin || end > data.size() - tail ||
+      const std::uint64_t end = word_at(sparse::kWords + p + 1);
+      if (word_at(sparse::kWords + p) != begin || end < begin || end > data.size() - tail ||
           !sparse::check_panel(F{}, data.subspan(begin, static_cast<std::size_t>(end) - begin),
                                k)) {
         return sparse::unfit(("panel " + to_text(p) + " is damaged").c_str(), n, k);

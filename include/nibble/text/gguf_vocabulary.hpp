@@ -52,8 +52,26 @@ NIBBLE_HIDDEN inline constexpr std::string_view kLowerCaseKey =
                                                     "tokenizer.ggml.normalizer.strip_accents",
                                                 kCharactersMapKey =
                                                     "tokenizer.ggml.precompiled_charsmap";
-// Our own: other programs never bring text into the form NFC.
-NIBBLE_HIDDEN inline constexpr std::string_view kComposeKey = "nibble.tokenizer.compose";
+// Our own: what a tokenizer.json says and GGUF has no key for. Files have those that are not as the
+// defaults; other programs ignore them.
+struct OwnFlag {
+  std::string_view key;
+  bool VocabularySettings::*flag;
+};
+NIBBLE_HIDDEN inline constexpr OwnFlag kOwnFlags[] = {
+    {"nibble.tokenizer.compose", &VocabularySettings::compose},
+    {"nibble.tokenizer.fuse_unknown", &VocabularySettings::fuse_unknown},
+    {"nibble.tokenizer.ignore_merges", &VocabularySettings::ignore_merges},
+    {"nibble.tokenizer.prefix_once", &VocabularySettings::prefix_once},
+    {"nibble.tokenizer.prefix_unless_space", &VocabularySettings::prefix_unless_space},
+    {"nibble.tokenizer.splits_spaces", &VocabularySettings::splits_spaces},
+    {"nibble.tokenizer.keeps_first_space", &VocabularySettings::keeps_first_space},
+    {"nibble.tokenizer.keeps_last_space", &VocabularySettings::keeps_last_space},
+    {"nibble.tokenizer.clean_text", &VocabularySettings::clean_text},
+    {"nibble.tokenizer.split_chinese", &VocabularySettings::split_chinese}};
+NIBBLE_HIDDEN inline constexpr std::string_view kWhiteSpaceKey = "nibble.tokenizer.white_space",
+                                                kStripAfterKey = "nibble.tokenizer.strip_after",
+                                                kStripBeforeKey = "nibble.tokenizer.strip_before";
 
 // Sets `id`, which is the default, to the value in the file if it is the id of one of `n_pieces`
 // pieces.
@@ -95,6 +113,23 @@ inline void strip_if_phi3(const io::Gguf& file, std::vector<Piece>& pieces) {
     piece.strip_after =
         is_special && piece.text != "<unk>" && piece.text != "<s>" && piece.text != "<|endoftext|>";
   }
+}
+
+// Which pieces drop the white space beside them, as write_vocabulary says it.
+inline Result<void> read_strips(const io::Gguf& file, std::vector<Piece>& pieces) {
+  const std::pair<std::string_view, bool Piece::*> keys[] = {
+      {kStripAfterKey, &Piece::strip_after}, {kStripBeforeKey, &Piece::strip_before}};
+  for (const auto& [key, flag] : keys) {
+    if (file.find(key) == nullptr) continue;
+    NIBBLE_TRY(ids, file.get_array<std::int64_t>(key));
+    for (const std::int64_t id : ids) {
+      if (id < 0 || static_cast<std::uint64_t>(id) >= pieces.size())
+        return Error{Errc::malformed,
+                     file.name() + ": " + std::string(key) + ": there is no id " + to_text(id)};
+      pieces[static_cast<std::size_t>(id)].*flag = true;
+    }
+  }
+  return ok();
 }
 
 // The defaults of llama.cpp for a file whose tokenizer.ggml.model is `model` and whose
@@ -193,12 +228,20 @@ inline Result<void> read_settings(const io::Gguf& file, std::size_t n_pieces,
       {"tokenizer.ggml.add_eos_token", &settings.add_eos},
       {"tokenizer.ggml.add_space_prefix", &settings.add_space_prefix},
       {kMergesSpacesKey, &settings.merges_spaces},
-      {kLowerCaseKey, &settings.lower_case},
-      {kComposeKey, &settings.compose}};
+      {kLowerCaseKey, &settings.lower_case}};
   for (const auto& [key, flag] : flags) {
     NIBBLE_TRY(value, file.get_bool_or(key, *flag));
     *flag = value;
   }
+  for (const auto& [key, flag] : kOwnFlags) {
+    NIBBLE_TRY(value, file.get_bool_or(key, settings.*flag));
+    settings.*flag = value;
+  }
+  NIBBLE_TRY(white_space, file.get_u32_or(kWhiteSpaceKey, 0));
+  if (white_space > static_cast<std::uint32_t>(WhiteSpace::everywhere))
+    return Error{Errc::malformed,
+                 file.name() + ": " + std::string(kWhiteSpaceKey) + " is " + to_text(white_space)};
+  settings.white_space = static_cast<WhiteSpace>(white_space);
   NIBBLE_TRY(strip_accents, file.get_bool_or(kStripAccentsKey, settings.lower_case));
   settings.strip_accents = strip_accents;
   // Other programs ignore the key here.
@@ -224,6 +267,7 @@ inline Result<Vocabulary> Vocabulary::from_gguf(const io::Gguf& file) {
   NIBBLE_CHECK(detail::read_settings(file, pieces.size(), *settings));
   if (!has_types) detail::guess_types(*settings, pieces);
   detail::strip_if_phi3(file, pieces);
+  NIBBLE_CHECK(detail::read_strips(file, pieces));
   std::vector<TextMerge> merges;
   if (settings->kind == VocabularyKind::bpe) {
     NIBBLE_TRY(lines, file.get_strings("tokenizer.ggml.merges"));

@@ -18,6 +18,7 @@
 #include "nibble/io/byte_reader.hpp"
 #include "nibble/io/json.hpp"
 #include "nibble/io/json_value.hpp"
+#include "nibble/text/tokenizer_json_parts.hpp"
 #include "nibble/text/vocabulary.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace text {
@@ -110,11 +111,61 @@ inline std::int32_t id_in(const ProtoReader::Field& field) noexcept {
   return field.value <= 0x7fffffff ? static_cast<std::int32_t>(field.value) : kNoToken;
 }
 
-// Reads a tokenizer_config.json: whether a text begins and ends with a token, and
-// added_tokens_decoder, {"32000": {"content": "...", "special": true}, ...}.
+// What a model says besides its pieces.
+class SentencePieceSettings {
+ public:
+  // A field of TrainerSpec.
+  void take_trainer(const ProtoReader::Field& field) noexcept {
+    switch (field.number) {
+      case 3: kind_ = field.value; break;
+      case 24: spaces_follow_ = field.value != 0; break;
+      case 40: settings_.unk = id_in(field); break;
+      case 41: settings_.bos = id_in(field); break;
+      case 42: settings_.eos = id_in(field); break;
+      case 43: settings_.pad = id_in(field); break;
+      default: break;
+    }
+  }
+  // A field of NormalizerSpec.
+  void take_normalizer(const ProtoReader::Field& field) {
+    switch (field.number) {
+      case 2: settings_.characters_map = field.bytes; break;
+      case 3: settings_.add_space_prefix = field.value != 0; break;
+      case 4: settings_.merges_spaces = field.value != 0; break;
+      case 5: escapes_spaces_ = field.value != 0; break;
+      default: break;
+    }
+  }
+
+  // Error: unsupported.
+  Result<VocabularySettings> get() && {
+    if (kind_ != 1 && kind_ != 2)
+      return Error{Errc::unsupported, "a SentencePiece model of kind " + to_text(kind_) +
+                                          "; known are unigram (1) and BPE (2)"};
+    if (spaces_follow_ || !escapes_spaces_)
+      return Error{Errc::unsupported, std::string("a SentencePiece model with ") +
+                                          (spaces_follow_ ? "treat_whitespace_as_suffix"
+                                                          : "escape_whitespaces = false")};
+    settings_.kind = kind_ == 1 ? VocabularyKind::unigram : VocabularyKind::spm;
+    return std::move(settings_);
+  }
+
+ private:
+  static VocabularySettings defaults() {
+    VocabularySettings settings;
+    settings.merges_spaces = settings.fuse_unknown = true;
+    return settings;
+  }
+
+  VocabularySettings settings_ = defaults();
+  std::uint64_t kind_ = 1;
+  bool spaces_follow_ = false, escapes_spaces_ = true;
+};
+
+// Reads added_tokens_decoder of a tokenizer_config.json: {"32000": {"content": "...", "special":
+// true}, ...}.
 inline Result<void> read_added_pieces(std::string_view config, std::vector<Piece>& pieces,
-                                      std::vector<std::string>& texts,
-                                      VocabularySettings& settings) {
+                                      std::vector<std::string>& texts) {
   constexpr std::uint64_t kMaxAdded = 1u << 16;  // beyond the pieces of the model
   struct Added {
     std::uint64_t id = 0;
@@ -124,16 +175,11 @@ inline Result<void> read_added_pieces(std::string_view config, std::vector<Piece
   std::vector<Added> added;
   io::JsonReader json(config);
   NIBBLE_CHECK(json.object([&](const std::string& key) -> Result<void> {
-    if (key == "add_bos_token" || key == "add_eos_token") {
-      NIBBLE_TRY(value, io::JsonValue::read(json));
-      if (value.kind() != io::JsonValue::Kind::boolean) return ok();
-      (key == "add_bos_token" ? settings.add_bos : settings.add_eos) = value.boolean();
-      return ok();
-    }
     if (key != "added_tokens_decoder") return json.skip();
     return json.object([&](const std::string& id) -> Result<void> {
       io::JsonReader number(id);
       NIBBLE_TRY(value, number.unsigned_integer());
+      if (!number.at_end()) return json.error("an added token whose id is no number");
       NIBBLE_TRY(token, io::JsonValue::read(json));
       const io::JsonValue* const content = token.find("content");
       const io::JsonValue* const special = token.find("special");
@@ -158,17 +204,32 @@ inline Result<void> read_added_pieces(std::string_view config, std::vector<Piece
   return ok();
 }
 
+// Sets what a tokenizer_config.json says of tokens with a role. Its names win over the model's ids:
+// fine-tuned models have other ends.
+inline void set_roles(const TokenRoles& roles, std::span<const Piece> pieces,
+                      VocabularySettings& settings) {
+  const std::pair<std::string_view, std::int32_t*> named[] = {{roles.bos, &settings.bos},
+                                                              {roles.eos, &settings.eos},
+                                                              {roles.pad, &settings.pad},
+                                                              {roles.mask, &settings.mask}};
+  for (const auto& [text, id] : named)
+    for (std::size_t i = 0; i < pieces.size() && !text.empty(); ++i)
+      if (pieces[i].text == text) *id = static_cast<std::int32_t>(i);
+  settings.add_bos = roles.add_bos.value_or(settings.add_bos);
+  settings.add_eos = roles.add_eos.value_or(settings.add_eos);
+}
+
 }  // namespace detail
 
 // `config`: the text of tokenizer_config.json, which may be empty; it says whether a text begins
-// and ends with a token, and names added tokens. Errors: malformed, unsupported (a kind other than
-// BPE and unigram), limit, those of Vocabulary::make.
+// and ends with a token, which tokens have a role, and names added tokens. Errors: malformed,
+// unsupported (a kind other than BPE and unigram, spaces that are not before words as U+2581),
+// limit, those of Vocabulary::make.
 inline Result<Vocabulary> read_sentencepiece_model(std::string_view bytes,
                                                    std::string_view config = {}) {
   return catch_out_of_memory([&]() -> Result<Vocabulary> {
     std::vector<Piece> pieces;
-    VocabularySettings settings;
-    std::uint64_t kind = 1;
+    detail::SentencePieceSettings model;
     for (detail::ProtoReader in(bytes); !in.at_end();) {
       NIBBLE_TRY(field, in.next());
       if (field.number == 1) {
@@ -180,26 +241,20 @@ inline Result<Vocabulary> read_sentencepiece_model(std::string_view bytes,
            !spec.at_end();) {
         NIBBLE_TRY(setting, spec.next());
         if (field.number == 3) {
-          if (setting.number == 3) settings.add_space_prefix = setting.value != 0;
-          continue;
-        }
-        switch (setting.number) {
-          case 3: kind = setting.value; break;
-          case 40: settings.unk = detail::id_in(setting); break;
-          case 41: settings.bos = detail::id_in(setting); break;
-          case 42: settings.eos = detail::id_in(setting); break;
-          case 43: settings.pad = detail::id_in(setting); break;
-          default: break;
+          model.take_normalizer(setting);
+        } else {
+          model.take_trainer(setting);
         }
       }
     }
-    if (kind != 1 && kind != 2) {
-      return Error{Errc::unsupported, "a SentencePiece model of kind " + to_text(kind) +
-                                          "; known are unigram (1) and BPE (2)"};
-    }
-    settings.kind = kind == 1 ? VocabularyKind::unigram : VocabularyKind::spm;
+    NIBBLE_TRY(settings, std::move(model).get());
     std::vector<std::string> added;  // texts of added tokens, to which pieces refer
-    if (!config.empty()) NIBBLE_CHECK(detail::read_added_pieces(config, pieces, added, settings));
+    if (!config.empty()) {
+      auto roles = detail::read_roles(config);
+      if (!roles) return std::move(roles).error().in("tokenizer_config.json");
+      NIBBLE_CHECK(detail::read_added_pieces(config, pieces, added));
+      detail::set_roles(*roles, pieces, settings);
+    }
     return Vocabulary::make(pieces, settings);
   });
 }

@@ -23,6 +23,7 @@
 #include "nibble/text/piece_trie.hpp"
 #include "nibble/text/special_tokens.hpp"
 #include "nibble/text/spm.hpp"
+#include "nibble/text/unicode.hpp"
 #include "nibble/text/unigram.hpp"
 #include "nibble/text/vocabulary.hpp"
 #include "nibble/text/wordpiece.hpp"
@@ -87,8 +88,10 @@ class Tokenizer {
   // Encodes any bytes, including NUL and invalid UTF-8. decode(encode(text)) gives back the text,
   // byte for byte, with these exceptions. SentencePiece: U+2581 comes back as a space, and a space
   // follows a special token inside the text. Vocabularies that normalize text (WordPiece, unigram,
-  // VocabularySettings::compose): the normalized text comes back. Text encoded as an unknown token,
-  // and bytes for which byte-level BPE has no token, are lost. Time O(n log n).
+  // VocabularySettings::compose, characters_map and merges_spaces): the normalized text comes back;
+  // with prefix_unless_space, without its first space. White space beside special tokens that strip
+  // it is lost, as is text encoded as an
+  // unknown token, and bytes for which byte-level BPE has no token. Time O(n log n).
   //
   // Errors: invalid_argument if BOS or EOS is requested and the vocabulary has none; limit if the
   // text has more than kMaxBytes bytes.
@@ -141,11 +144,6 @@ class Tokenizer {
   void append_parts(std::string_view text, const EncodeOptions& options,
                     std::vector<std::int32_t>& ids, EncodePart encode) const;
 
-  // Length of the white space that some special tokens drop.
-  static std::size_t leading_white_space(std::string_view text) noexcept {
-    const std::size_t n = text.find_first_not_of(" \t\n\v\f\r");
-    return n == text.npos ? text.size() : n;
-  }
   Vocabulary vocabulary_;
   SpecialTokens user_defined_;
   SpecialTokens all_special_;
@@ -197,14 +195,16 @@ inline void Tokenizer::append_parts(std::string_view text, const EncodeOptions& 
   bool wants_prefix = settings.add_space_prefix && !options.is_continuation;
   while (!text.empty()) {
     const SpecialTokens::Match match = special.find(vocabulary_, text);
-    const std::string_view before = text.substr(0, match.at);
+    std::string_view before = text.substr(0, match.at);
+    if (match.id != kNoToken && vocabulary_.strips_before(match.id))
+      before = without_trailing_space(before);
     if (!before.empty())
       encode(settings.compose ? normalizer.compose(before) : before, wants_prefix);
     if (match.id == kNoToken) break;
     ids.push_back(match.id);
     wants_prefix = settings.add_space_prefix && !settings.prefix_once;
     text.remove_prefix(match.at + vocabulary_.text(match.id).size());
-    if (vocabulary_.strips_after(match.id)) text.remove_prefix(leading_white_space(text));
+    if (vocabulary_.strips_after(match.id)) text = without_leading_space(text);
   }
 }
 

@@ -61,7 +61,7 @@ class TokenizerJson {
   struct AddedToken {
     Text text;
     std::uint64_t id;
-    bool special, strip_after;
+    bool special, strip_after, strip_before, single_word;
   };
 
   // The parts with settings are small.
@@ -96,8 +96,10 @@ class TokenizerJson {
       if (key == "vocab") return json.peek() == '[' ? read_scored(json) : read_numbered(json);
       if (key == "merges") return json.array([&] { return read_merge(json); });
       if (key == "unk_token") return read_string(json, unk_token_);
-      if (key == "unk_id") return read_unk_id(json);
+      if (key == "unk_id") return read_number(json, unk_id_);
+      if (key == "max_input_chars_per_word") return read_number(json, max_characters_);
       if (key == "byte_fallback") return read_flag(json, byte_fallback_);
+      if (key == "fuse_unk") return read_flag(json, fuse_unk_);
       if (key == "ignore_merges") return read_flag(json, ignore_merges_);
       if (key == "continuing_subword_prefix") return read_string(json, word_prefix_);
       if (key == "end_of_word_suffix") return read_string(json, word_suffix_);
@@ -118,10 +120,10 @@ class TokenizerJson {
     out = flag;
     return ok();
   }
-  Result<void> read_unk_id(io::JsonReader& json) {
+  static Result<void> read_number(io::JsonReader& json, std::uint64_t& out) {
     if (json.accept_null()) return ok();
-    NIBBLE_TRY(id, json.unsigned_integer());
-    unk_id_ = id;
+    NIBBLE_TRY(number, json.unsigned_integer());
+    out = number;
     return ok();
   }
 
@@ -210,9 +212,14 @@ class TokenizerJson {
       }
       if (key == "special") return read_flag(json, token.special);
       if (key == "rstrip") return read_flag(json, token.strip_after);
+      if (key == "lstrip") return read_flag(json, token.strip_before);
+      if (key == "single_word") return read_flag(json, token.single_word);
       return json.skip();
     }));
     if (!has_id) return json.error("an added token without an id");
+    if (token.single_word)
+      return Error{Errc::unsupported,
+                   "the added token " + io::quoted(view(token.text)) + ": single_word"};
     added_tokens_.push_back(token);
     return ok();
   }
@@ -225,7 +232,8 @@ class TokenizerJson {
   std::string pool_;  // the texts of all pieces and merges
   std::string type_, unk_token_, word_prefix_, word_suffix_;
   std::uint64_t unk_id_ = static_cast<std::uint64_t>(-1);
-  bool byte_fallback_ = false, ignore_merges_ = false;
+  std::uint64_t max_characters_ = 100;  // in a word of WordPiece
+  bool byte_fallback_ = false, fuse_unk_ = false, ignore_merges_ = false;
   std::vector<Entry> entries_;
   std::vector<std::pair<Text, Text>> merges_;
   std::vector<AddedToken> added_tokens_;
@@ -253,6 +261,7 @@ inline Result<std::vector<Piece>> TokenizerJson::make_pieces() const {
     piece.text = view(token.text);
     piece.type = token.special ? PieceType::control : PieceType::user_defined;
     piece.strip_after = token.strip_after;
+    piece.strip_before = token.strip_before;
   }
   return pieces;
 }
@@ -264,20 +273,24 @@ inline Result<void> TokenizerJson::choose_kind(VocabularySettings& settings) con
   if (type_ == "BPE" || (type_.empty() && !merges_.empty())) {
     settings.kind = VocabularyKind::bpe;
     settings.ignore_merges = ignore_merges_;
-    NIBBLE_CHECK(read_pre_tokenizer(pre_tokenizer_, settings));
-    return read_bpe_normalizer(normalizer_, settings);
+    NIBBLE_TRY(replaces_spaces, read_bpe_normalizer(normalizer_, settings));
+    settings.fuse_unknown = fuse_unk_;
+    return read_pre_tokenizer(pre_tokenizer_, replaces_spaces, settings);
   }
   if (type_ == "WordPiece") {
     if (word_prefix_ != "##" && !word_prefix_.empty())
       return Error{Errc::unsupported, "tokenizer.json: continuing_subword_prefix is not \"##\""};
+    if (max_characters_ != 100)
+      return Error{Errc::unsupported, "tokenizer.json: max_input_chars_per_word is " +
+                                          to_text(max_characters_) + ", not 100"};
     settings.kind = VocabularyKind::wordpiece;
     settings.add_space_prefix = true;
+    NIBBLE_CHECK(read_bert_pre_tokenizer(pre_tokenizer_));
     return read_bert_normalizer(normalizer_, settings);
   }
   if (type_ == "Unigram") {
     settings.kind = VocabularyKind::unigram;
-    NIBBLE_CHECK(read_unigram_normalizer(normalizer_, settings));
-    return read_unigram_pre_tokenizer(pre_tokenizer_, settings);
+    return read_unigram_parts(normalizer_, pre_tokenizer_, settings);
   }
   return Error{Errc::unsupported,
                "tokenizer.json: the model " + io::quoted(type_) + " is not supported"};
@@ -297,7 +310,11 @@ inline Result<VocabularySettings> TokenizerJson::make_settings(std::vector<Piece
   settings.unk = unk_id_ < pieces.size() ? static_cast<std::int32_t>(unk_id_) : id_of(unk_token_);
   if (settings.unk != kNoToken) {
     Piece& piece = pieces[static_cast<std::size_t>(settings.unk)];
-    if (settings.kind != VocabularyKind::bpe || byte_fallback_) piece.type = PieceType::unknown;
+    const PreTokenizer* const words = find_pre_tokenizer(settings.pre);
+    // (Byte-level BPE needs none, and files name tokens that mean something else.)
+    const bool is_byte_level =
+        settings.kind == VocabularyKind::bpe && words != nullptr && words->byte_level;
+    if (!is_byte_level || byte_fallback_) piece.type = PieceType::unknown;
   }
   const AddedEnds ends = ends_of(post_processor_);
   if (!ends.error.empty())

@@ -108,4 +108,20 @@ inline Character first_character(std::string_view text) noexcept {
   return detail::decode_character(text);
 }
 
+// `text` without the white space at its beginning, or at its end.
+inline std::string_view without_leading_space(std::string_view text) noexcept {
+  for (Character c; (c = first_character(text)).is_in(kSpaces);) text.remove_prefix(c.size);
+  return text;
+}
+inline std::string_view without_trailing_space(std::string_view text) noexcept {
+  while (!text.empty()) {
+    std::size_t size = 1;  // of the last character: its first byte is no continuation
+    while (size < 4 && size < text.size() && (text[text.size() - size] & 0xC0) == 0x80) ++size;
+    const Character c = first_character(text.substr(text.size() - size));
+    if (c.size != size || !c.is_in(kSpaces)) break;
+    text.remove_suffix(size);
+  }
+  return text;
+}
+
 }}}  // namespace nibble::NIBBLE_ABI::text

@@ -8,15 +8,14 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <string>
 #include <string_view>
 #include <vector>
 
 #include "nibble/core/config.hpp"
 #include "nibble/core/scalar.hpp"
 #include "nibble/core/utf8.hpp"
-#include "nibble/text/characters_map.hpp"
 #include "nibble/text/piece_trie.hpp"
+#include "nibble/text/spm_normalizer.hpp"
 #include "nibble/text/vocabulary.hpp"
 #include "nibble/text/word_memory.hpp"
 
@@ -30,19 +29,15 @@ class UnigramEncoder {
   UnigramEncoder(const Vocabulary& vocabulary, const PieceTrie& pieces, std::size_t expected)
       : vocabulary_(vocabulary),
         pieces_(pieces),
-        map_(vocabulary.settings().characters_map),
-        memory_(expected) {
-    for (std::int32_t id = 0; vocabulary.contains(id); ++id)
-      if (vocabulary.type(id) == PieceType::normal)
-        least_score_ = smaller(least_score_, double{vocabulary.score(id)});
-  }
+        normalizer_(vocabulary.settings()),
+        memory_(expected) {}
 
   // Appends the ids of `text` to `ids`. The text may be any bytes; those that are no UTF-8 become
   // U+FFFD. What pieces cannot spell becomes byte pieces, if there are all 256, or one unknown
-  // token for characters in a row. Time: the text times the longest piece; memory O(n).
+  // token for characters in a row. Time: the text times the longest piece (each of whose bytes is
+  // searched among the pieces that share those before it); memory O(n).
   void encode(std::string_view text, bool space_prefix, std::vector<std::int32_t>& ids) {
-    normalize(text, space_prefix);
-    std::string_view rest = text_;
+    std::string_view rest = normalizer_.normalize(text, space_prefix);
     while (!rest.empty()) {
       const std::string_view word = vocabulary_.first_word(rest);
       memory_.append(word, ids, [&](std::string_view w) { encode_word(w, ids); });
@@ -61,42 +56,6 @@ class UnigramEncoder {
   // An unknown character scores less than every piece.
   static constexpr double kUnknownPenalty = 10;
 
-  void normalize(std::string_view text, bool space_prefix) {
-    const bool merges_spaces = vocabulary_.settings().merges_spaces;
-    text_.clear();
-    bool wants_space = space_prefix;  // before the next character that is no space
-    const auto add = [&](std::string_view character) {
-      if (character == " ") {
-        if (merges_spaces) {
-          wants_space = wants_space || !text_.empty();
-        } else {
-          if (wants_space) text_.append(kSpmSpace);
-          wants_space = false;
-          text_.append(kSpmSpace);
-        }
-        return;
-      }
-      if (wants_space) text_.append(kSpmSpace);
-      wants_space = false;
-      text_.append(character);
-    };
-    while (!text.empty()) {
-      const CharactersMap::Match match = map_.find(text);
-      std::string_view replacement = match.replacement;
-      std::size_t size = match.size;
-      if (size == 0) {
-        size = utf8_length(text);
-        replacement = size == 0 ? std::string_view("\xEF\xBF\xBD") : text.substr(0, size);
-        size = (std::max)(size, std::size_t{1});
-      }
-      text.remove_prefix(size);
-      for (; !replacement.empty(); replacement.remove_prefix(size)) {
-        size = (std::max)(utf8_length(replacement), std::size_t{1});
-        add(replacement.substr(0, size));
-      }
-    }
-  }
-
   void encode_word(std::string_view word, std::vector<std::int32_t>& ids) {
     best_.assign(word.size() + 1, Best());
     best_[0].is_reached = true;
@@ -113,7 +72,7 @@ class UnigramEncoder {
                                 is_spelled = is_spelled || length == size;
                                 offer(id, length, double{vocabulary_.score(id)});
                               });
-      if (!is_spelled) offer(kNoToken, size, least_score_ - kUnknownPenalty);
+      if (!is_spelled) offer(kNoToken, size, double{vocabulary_.least_score()} - kUnknownPenalty);
       at += size;
     }
     spell(word, ids);
@@ -141,10 +100,8 @@ class UnigramEncoder {
 
   const Vocabulary& vocabulary_;
   const PieceTrie& pieces_;
-  CharactersMap map_;
+  SpmNormalizer normalizer_;
   WordMemory memory_;
-  double least_score_ = 0;
-  std::string text_;        // normalized
   std::vector<Best> best_;  // by the place where the way ends
 };
 

@@ -46,7 +46,8 @@ struct Piece {
   std::string_view text;
   float score = 0;  // the pair whose union has the highest score merges first
   PieceType type = PieceType::normal;
-  bool strip_after = false;  // of a special token: the white space behind it is dropped
+  bool strip_after = false;   // of a special token: the white space behind it is dropped
+  bool strip_before = false;  // the white space before it is
 };
 
 // A rule of byte-level BPE: these two pieces, side by side, become the piece that has both texts.
@@ -56,6 +57,13 @@ struct TextMerge {
 
 // How text becomes pieces. GGUF's names (tokenizer.ggml.model): llama, gpt2, bert, t5.
 enum class VocabularyKind : std::uint8_t { spm, bpe, wordpiece, unigram };
+
+// Which characters are spaces where spaces are merged and dropped.
+enum class WhiteSpace : std::uint8_t {
+  spaces,     // only spaces: SentencePiece
+  ends,       // what is dropped at the ends is any white space: Hugging Face's "Strip"
+  everywhere  // any white space: "WhitespaceSplit"
+};
 
 // The settings of a vocabulary besides its pieces. The defaults are those of GGUF for
 // tokenizer.ggml.model = "llama". An id is kNoToken or the index of a piece.
@@ -73,12 +81,21 @@ struct VocabularySettings {
   bool add_eos = false;
   bool add_space_prefix = true;  // encode text as if a space stood before it (wordpiece: always)
   bool prefix_once = false;      // only at the beginning, not after special tokens
+  bool prefix_unless_space = false;  // only before what does not begin with a space
+  bool splits_spaces = false;        // spm, bpe of characters, unigram: each space begins a word
   bool ignore_merges = false;  // bpe: a word that is a piece is that token, whatever merging gives
+  bool fuse_unknown = false;   // spm, bpe of characters: unknown characters in a row are one token
   bool compose = false;        // bring the text into Unicode's form NFC first
   bool lower_case = false;     // wordpiece: make the text lower case
   bool strip_accents = false;  // wordpiece: drop marks
-  bool merges_spaces = false;  // unigram: spaces in a row are one, those at the ends none
-  std::string characters_map = {};  // unigram: what replaces what (characters_map.hpp)
+  bool clean_text = true;      // wordpiece: drop controls
+  bool split_chinese = true;   // wordpiece: each Chinese character is a word
+  // spm, unigram: spaces in a row are one, those at the ends none, or also one where this says so.
+  bool merges_spaces = false;
+  bool keeps_first_space = false;
+  bool keeps_last_space = false;
+  WhiteSpace white_space = WhiteSpace::spaces;
+  std::string characters_map = {};  // spm, unigram: what replaces what (characters_map.hpp)
 };
 
 namespace detail {
@@ -147,10 +164,18 @@ class Vocabulary {
     return types_[static_cast<std::size_t>(id)];
   }
 
-  // Whether the white space behind this special token is dropped.
+  // The special tokens behind which, or before which, white space is dropped; ascending.
+  std::span<const std::int32_t> strips_after() const noexcept { return strips_after_; }
+  std::span<const std::int32_t> strips_before() const noexcept { return strips_before_; }
   bool strips_after(std::int32_t id) const noexcept {
-    return std::binary_search(strips_.begin(), strips_.end(), id);
+    return std::binary_search(strips_after_.begin(), strips_after_.end(), id);
   }
+  bool strips_before(std::int32_t id) const noexcept {
+    return std::binary_search(strips_before_.begin(), strips_before_.end(), id);
+  }
+
+  // The least score of a piece of type normal; 0 if there is none.
+  float least_score() const noexcept { return least_score_; }
 
   // The byte that a piece of type byte represents.
   unsigned char byte_value(std::int32_t id) const noexcept {
@@ -210,9 +235,12 @@ class Vocabulary {
     return pre_tokenizer_ != nullptr && pre_tokenizer_->byte_level;
   }
 
-  // What can be encoded alone of a text that has U+2581 for spaces: the spaces at its beginning and
-  // what is before the next one, if no piece has U+2581 behind another character; else all of it.
+  // What can be encoded alone of a text that has U+2581 for spaces, and is not empty. With
+  // splits_spaces: what is before a space that is not its first character. Else the spaces at its
+  // beginning and what is before the next one, if no piece has U+2581 behind another character;
+  // else all of it.
   std::string_view first_word(std::string_view text) const noexcept {
+    if (settings_.splits_spaces) return text.substr(0, text.find(kSpmSpace, 1));
     if (!has_separate_words_) return text;
     std::size_t begin = 0;
     while (text.substr(begin, kSpmSpace.size()) == kSpmSpace) begin += kSpmSpace.size();
@@ -241,6 +269,7 @@ class Vocabulary {
   Result<void> take_merges(std::span<const TextMerge> merges);
   void find_byte_tokens();
   void find_ends();
+  void find_least_score();
 
   static bool has_inner_space(std::string_view text) noexcept {
     while (text.starts_with(kSpmSpace)) text.remove_prefix(kSpmSpace.size());
@@ -251,14 +280,15 @@ class Vocabulary {
   std::vector<std::uint32_t> begins_;  // (size + 1) where each text begins in the pool
   std::vector<Scalar<float>> scores_;  // (size)
   std::vector<PieceType> types_;       // (size)
-  std::vector<std::int32_t> strips_;   // the tokens that drop white space behind them, ascending
-  detail::HashIndex index_;            // the token of each text
+  std::vector<std::int32_t> strips_after_, strips_before_;
+  detail::HashIndex index_;  // the token of each text
   std::vector<Merge> merges_;
   detail::HashIndex merge_index_;  // the position of each pair's merge
   const PreTokenizer* pre_tokenizer_ = nullptr;
   std::array<std::int32_t, 256> byte_tokens_{};
   std::vector<std::int32_t> ends_;
   std::size_t longest_ = 0;
+  float least_score_ = 0;
   bool has_separate_words_ = true;
   VocabularySettings settings_;
 };
@@ -309,7 +339,9 @@ inline Result<void> Vocabulary::take_pieces(std::span<const Piece> pieces) {
     begins_.push_back(io::narrow<std::uint32_t>(pool_.size()));
     pool_.append(piece.text);
     scores_.push_back({piece.score});
-    if (piece.strip_after) strips_.push_back(static_cast<std::int32_t>(types_.size()));
+    const auto id = static_cast<std::int32_t>(types_.size());
+    if (piece.strip_after) strips_after_.push_back(id);
+    if (piece.strip_before) strips_before_.push_back(id);
     types_.push_back(piece.type);
   }
   begins_.push_back(io::narrow<std::uint32_t>(pool_.size()));
@@ -376,7 +408,19 @@ inline Result<void> Vocabulary::take_settings(const VocabularySettings& settings
   find_ends();
   for (const std::int32_t id : {settings.eos, settings.eot, settings.eom})
     if (id != kNoToken && !ends_generation(id)) ends_.push_back(id);
+  find_least_score();
   return ok();
+}
+
+inline void Vocabulary::find_least_score() {
+  float least = (std::numeric_limits<float>::max)();
+  bool has_any = false;
+  for (std::int32_t id = 0; contains(id); ++id) {
+    if (type(id) != PieceType::normal) continue;
+    least = smaller(least, score(id));
+    has_any = true;
+  }
+  least_score_ = has_any ? least : 0;
 }
 
 inline Result<void> Vocabulary::take_merges(std::span<const TextMerge> merges) {

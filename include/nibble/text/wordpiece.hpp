@@ -32,15 +32,16 @@ class WordPieceEncoder {
       : vocabulary_(vocabulary), pieces_(pieces), memory_(expected) {}
 
   // Appends the ids of `text`, which may be any bytes; those that are no UTF-8 are dropped, as are
-  // controls. A word that pieces cannot spell, or with more than kMaxCharacters, is one unknown
-  // token. Time O(n).
+  // controls (without clean_text, neither is). A word that pieces cannot spell, or with more than
+  // kMaxCharacters, is one unknown token. Time O(n).
   void encode(std::string_view text, std::vector<std::int32_t>& ids) {
     const VocabularySettings& settings = vocabulary_.settings();
     if (settings.strip_accents) text = normalizer_.decomposed(text);
     begin_word();
     for (Character c; (c = first_character(text)).size > 0; text.remove_prefix(c.size)) {
-      if (is_dropped(c) || (settings.strip_accents && c.type == CharClass::mark)) continue;
-      const bool is_alone = is_sign(c) || is_chinese(c.code);
+      if (settings.clean_text && is_dropped(c)) continue;
+      if (settings.strip_accents && c.type == CharClass::mark) continue;
+      const bool is_alone = is_sign(c) || (settings.split_chinese && is_chinese(c.code));
       if (is_alone || c.is_in(kSpaces)) end_word(ids);
       if (c.is_in(kSpaces)) continue;
       if (settings.lower_case && c.code == 0x130) {  // the only one that becomes two characters

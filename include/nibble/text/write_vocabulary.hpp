@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Writes a vocabulary as the keys tokenizer.ggml.* of a GGUF file. What GGUF has no key for is
-// lost: which tokens drop the white space behind them (other than Phi-3's, known by general.name),
-// and VocabularySettings::prefix_once.
+// Writes a vocabulary as the keys tokenizer.ggml.* of a GGUF file. What GGUF has no key for is in
+// keys nibble.tokenizer.*, which other programs ignore: the ids that they get may differ there.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -28,6 +28,22 @@ inline std::vector<float> scores_of_merges(const Vocabulary& vocabulary) {
   for (std::size_t rank = n; rank-- > 0;)
     scores[static_cast<std::size_t>(vocabulary.merges()[rank].result)] = -static_cast<float>(rank);
   return scores;
+}
+
+// What differs from what a reader assumes of this model and pre-tokenizer.
+inline void write_own_keys(const Vocabulary& vocabulary, std::string_view model,
+                           io::GgufWriter& writer) {
+  const VocabularySettings& settings = vocabulary.settings();
+  const auto read = default_settings(model, settings.pre);
+  const VocabularySettings defaults = read ? *read : VocabularySettings();
+  for (const auto& [key, flag] : kOwnFlags)
+    if (settings.*flag != defaults.*flag) writer.set(key, settings.*flag);
+  if (settings.white_space != defaults.white_space)
+    writer.set(kWhiteSpaceKey, static_cast<std::uint32_t>(settings.white_space));
+  const std::pair<std::string_view, std::span<const std::int32_t>> strips[] = {
+      {kStripAfterKey, vocabulary.strips_after()}, {kStripBeforeKey, vocabulary.strips_before()}};
+  for (const auto& [key, ids] : strips)
+    if (!ids.empty()) writer.set_array(key, std::vector<std::int32_t>(ids.begin(), ids.end()));
 }
 
 }  // namespace detail
@@ -90,13 +106,14 @@ inline void write_vocabulary(const Vocabulary& vocabulary, io::GgufWriter& write
     writer.set(detail::kLowerCaseKey, settings.lower_case);
     writer.set(detail::kStripAccentsKey, settings.strip_accents);
   }
-  if (settings.kind == VocabularyKind::unigram) {
+  if (settings.kind == VocabularyKind::unigram || settings.merges_spaces)
     writer.set(detail::kMergesSpacesKey, settings.merges_spaces);
+  if (!settings.characters_map.empty()) {
     std::vector<std::uint8_t> bytes;
     for (const char c : settings.characters_map) bytes.push_back(static_cast<std::uint8_t>(c));
-    if (!bytes.empty()) writer.set_array(detail::kCharactersMapKey, bytes);
+    writer.set_array(detail::kCharactersMapKey, bytes);
   }
-  if (settings.compose) writer.set(detail::kComposeKey, true);
+  detail::write_own_keys(vocabulary, model, writer);
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::text

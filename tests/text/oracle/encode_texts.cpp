@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// encode_texts FILE: FILE is a tokenizer.json or a GGUF file. Reads texts (length in 32 bits,
-// bytes) from the standard input. For each it writes a line: whether decoding gives the text back,
-// then its ids, without those that are added at the ends.
+// encode_texts FILE: FILE is a tokenizer.json, a SentencePiece model or a GGUF file. Reads texts
+// (length in 32 bits, bytes) from the standard input. For each it writes a line: whether decoding
+// gives the text back, then its ids, without those that are added at the ends.
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
 #include <iterator>
 #include <string>
 
+#include "nibble/text/sentencepiece_model.hpp"
 #include "nibble/text/stream_decoder.hpp"
 #include "nibble/text/tokenizer.hpp"
 #include "nibble/text/tokenizer_json.hpp"
@@ -16,13 +17,15 @@
 namespace text = nibble::text;
 
 static nibble::Result<text::Tokenizer> open(const std::string& path) {
-  if (!path.ends_with(".json")) {
+  const bool is_json = path.ends_with(".json");
+  if (!is_json && !path.ends_with(".model")) {
     NIBBLE_TRY(file, nibble::io::Gguf::open(path));
     return text::Tokenizer::from_gguf(file);
   }
   std::ifstream file(path, std::ios::binary);
-  const std::string json(std::istreambuf_iterator<char>(file), {});
-  NIBBLE_TRY(vocabulary, text::read_tokenizer_json(json));
+  const std::string bytes(std::istreambuf_iterator<char>(file), {});
+  NIBBLE_TRY(vocabulary,
+             is_json ? text::read_tokenizer_json(bytes) : text::read_sentencepiece_model(bytes));
   return text::Tokenizer(std::move(vocabulary));
 }
 
