@@ -206,9 +206,8 @@ TEST_CASE("Weights that a run cannot read are refused when they are exchanged") 
   const auto n_a = static_cast<std::size_t>(Packed::bytes(w.n, 1));
   const auto n_b = static_cast<std::size_t>(Packed::bytes(1, w.k));
   AlignedBuffer a = must(AlignedBuffer::allocate(n_a)), b = must(AlignedBuffer::allocate(n_b));
-  const graph::Factors factors{
-      graph::weight_of(quant::PackedMatrix<quant::F32>{a.data(), w.n, 1}),
-      graph::weight_of(quant::PackedMatrix<quant::F32>{b.data(), 1, w.k})};
+  const graph::Factors factors{graph::weight_of(quant::PackedMatrix<quant::F32>{a.data(), w.n, 1}),
+                               graph::weight_of(quant::PackedMatrix<quant::F32>{b.data(), 1, w.k})};
   w.factors = &factors;
   check_refused("factors of rank 1");
   w = right;

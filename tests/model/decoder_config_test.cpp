@@ -22,18 +22,21 @@ namespace {
 
 // An expression refers to the vectors of its configuration: none is made of one that goes.
 template <class A>
-concept TakesTemporary =
-    requires(typename A::Config&& c) { A::expression(static_cast<typename A::Config&&>(c)); };
+concept TakesTemporary = requires(typename A::Config&& c) {
+  A::expression(static_cast<typename A::Config&&>(c));
+};
 static_assert(!TakesTemporary<Llama> && !TakesTemporary<SmolLm3> && !TakesTemporary<Gemma2> &&
               !TakesTemporary<Gemma3> && !TakesTemporary<Phi3> && !TakesTemporary<GemmaEmbedding> &&
               !TakesTemporary<Bert>);
 template <class C>
-concept HasTemporaryParts = requires(C&& c) { static_cast<C&&>(c).rope_angles(); } ||
-                            requires(C&& c) { static_cast<C&&>(c).heads(); } ||
-                            requires(C&& c) { static_cast<C&&>(c).layer_heads(); } ||
-                            requires(C&& c) { static_cast<C&&>(c).ffn_width(); } ||
-                            requires(C&& c) { static_cast<C&&>(c).q_width(); } ||
-                            requires(C&& c) { static_cast<C&&>(c).kv_width(); };
+concept HasTemporaryParts = requires(C&& c) {
+  static_cast<C&&>(c).rope_angles();
+}
+|| requires(C&& c) { static_cast<C&&>(c).heads(); }
+|| requires(C&& c) { static_cast<C&&>(c).layer_heads(); }
+|| requires(C&& c) { static_cast<C&&>(c).ffn_width(); }
+|| requires(C&& c) { static_cast<C&&>(c).q_width(); }
+|| requires(C&& c) { static_cast<C&&>(c).kv_width(); };
 static_assert(!HasTemporaryParts<DecoderConfig> && !HasTemporaryParts<const DecoderConfig>);
 static_assert(HasTemporaryParts<DecoderConfig&>);
 

@@ -231,9 +231,8 @@ TEST_CASE("a policy is asked about each layer, also where layers share a cache")
     REQUIRE_MESSAGE(sequence, test::why(sequence));
     NotedLayers policy;
     engine->set_policy(&policy);
-    const SequenceInput input{.sequence = &*sequence,
-                              .tokens = std::span(golden.tokens).first(3),
-                              .n_outputs = 0};
+    const SequenceInput input{
+        .sequence = &*sequence, .tokens = std::span(golden.tokens).first(3), .n_outputs = 0};
     const auto rows = engine->run({&input, 1});
     REQUIRE_MESSAGE(rows, test::why(rows));
     std::vector<Index> all;

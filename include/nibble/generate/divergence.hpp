@@ -54,8 +54,9 @@ NIBBLE_LAZY Result<Divergence> divergence(Session& a, Session& b,
                                           std::span<const std::int32_t> tokens, Index context,
                                           std::int32_t bos, const Progress* progress = nullptr) {
   if (&a == &b) {
-    return Error{Errc::invalid_argument, "divergence: a session and itself; its logits are valid "
-                                         "until its next step only, so compare two"};
+    return Error{Errc::invalid_argument,
+                 "divergence: a session and itself; its logits are valid "
+                 "until its next step only, so compare two"};
   }
   const Index most = (std::min)(a.capacity(), b.capacity());
   const Index n_chunks = context < 1 ? 0 : static_cast<Index>(tokens.size()) / context;
@@ -74,17 +75,17 @@ NIBBLE_LAZY Result<Divergence> divergence(Session& a, Session& b,
     std::vector<Scalar<double>> all;
     double sum = 0, sum_a = 0, sum_b = 0;
     Index n_same = 0;
-    NIBBLE_CHECK(detail::score_chunks<2>(
-        {&a, &b}, tokens, context, bos, progress, "divergence",
-        [&](std::int32_t next, const detail::LogitsOfEach<2>& logits) {
-          const double d = detail::kl_divergence(logits[0], logits[1]);
-          all.push_back({d});
-          sum += d;
-          sum_a -= detail::logprob_of(next, logits[0]);
-          sum_b -= detail::logprob_of(next, logits[1]);
-          if (ops::argmax(logits[0]) == ops::argmax(logits[1])) ++n_same;
-          return !is_nan(sum + sum_a + sum_b);
-        }));
+    NIBBLE_CHECK(
+        detail::score_chunks<2>({&a, &b}, tokens, context, bos, progress, "divergence",
+                                [&](std::int32_t next, const detail::LogitsOfEach<2>& logits) {
+                                  const double d = detail::kl_divergence(logits[0], logits[1]);
+                                  all.push_back({d});
+                                  sum += d;
+                                  sum_a -= detail::logprob_of(next, logits[0]);
+                                  sum_b -= detail::logprob_of(next, logits[1]);
+                                  if (ops::argmax(logits[0]) == ops::argmax(logits[1])) ++n_same;
+                                  return !is_nan(sum + sum_a + sum_b);
+                                }));
     std::sort(all.begin(), all.end(),
               [](const auto& x, const auto& y) { return x.value < y.value; });
     const auto n = static_cast<double>(all.size());

@@ -81,8 +81,8 @@ NIBBLE_INLINE Result<Embedder> Embedder::create(const Model& model,
   });
 }
 
-NIBBLE_INLINE std::size_t Embedder::State::bytes(const Engine::State& engine,
-                                                 std::size_t of_engine, Index n_texts) noexcept {
+NIBBLE_INLINE std::size_t Embedder::State::bytes(const Engine::State& engine, std::size_t of_engine,
+                                                 Index n_texts) noexcept {
   const std::size_t of_sequence =
       sizeof(Sequence) + sizeof(SequenceInput) + sizeof(Sequence::State) +
       Sequence::State::memory_bytes(engine.limits.n_positions, engine.needs.n_state_floats);

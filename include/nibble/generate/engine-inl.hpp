@@ -32,9 +32,9 @@ class ExchangeChecker final : public graph::SurveySink {
   void weight(const graph::WeightNeed& need) override {
     const graph::Weight& w = other_.at(need.slot, need.layer);
     if (!w || w.factors == nullptr || w.factors->rank() <= max_rank_) return;
-    error_ = Error{Errc::invalid_argument,
-                   "engine: other weights have factors of rank " + to_text(w.factors->rank()) +
-                       "; the model's have at most " + to_text(max_rank_)};
+    error_ = Error{Errc::invalid_argument, "engine: other weights have factors of rank " +
+                                               to_text(w.factors->rank()) +
+                                               "; the model's have at most " + to_text(max_rank_)};
   }
   void rope(const graph::RopeKey&, const graph::RopeFactors& factors) override {
     for (const std::size_t slot : {factors.slot, factors.beyond}) {

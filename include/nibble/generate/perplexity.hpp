@@ -48,15 +48,15 @@ NIBBLE_LAZY Result<Perplexity> perplexity(Session& session, std::span<const std:
                                              to_text(context)};
   }
   double sum = 0, sum_squared = 0;
-  NIBBLE_CHECK(detail::score_chunks<1>(
-      {&session}, tokens, context, bos, progress, "perplexity",
-      [&](std::int32_t next, const detail::LogitsOfEach<1>& logits) {
-        const double surprise = -detail::logprob_of(next, logits[0]);
-        sum += surprise;
-        sum_squared += surprise * surprise;
-        ++result.n_scored;
-        return !is_nan(sum);
-      }));
+  NIBBLE_CHECK(
+      detail::score_chunks<1>({&session}, tokens, context, bos, progress, "perplexity",
+                              [&](std::int32_t next, const detail::LogitsOfEach<1>& logits) {
+                                const double surprise = -detail::logprob_of(next, logits[0]);
+                                sum += surprise;
+                                sum_squared += surprise * surprise;
+                                ++result.n_scored;
+                                return !is_nan(sum);
+                              }));
   result.negative_log = sum / static_cast<double>(result.n_scored);
   result.value = std::exp(result.negative_log);
   const auto n = static_cast<double>(result.n_scored);

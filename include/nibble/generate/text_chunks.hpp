@@ -23,10 +23,10 @@ template <std::size_t N>
 using LogitsOfEach = std::array<VectorView<const float>, N>;
 
 // Runs `ids` through each of N sessions, from the start, and calls on_position(next, logits) for
-// each of their tokens from `first_scored` on: `next`, and the logits (LogitsOfEach<N>) that predict
-// it. It returns false if they are not numbers. 1 <= first_scored < ids.size() <= their capacity.
-// who: the function that errors name. Errors: invalid_argument (a token that is not in the
-// vocabulary), malformed (as on_position says), those of Session::append().
+// each of their tokens from `first_scored` on: `next`, and the logits (LogitsOfEach<N>) that
+// predict it. It returns false if they are not numbers. 1 <= first_scored < ids.size() <= their
+// capacity. who: the function that errors name. Errors: invalid_argument (a token that is not in
+// the vocabulary), malformed (as on_position says), those of Session::append().
 template <std::size_t N, class OnPosition>
 Result<void> score_sequence(const std::array<Session*, N>& sessions,
                             std::span<const std::int32_t> ids, std::size_t first_scored,
@@ -49,8 +49,8 @@ Result<void> score_sequence(const std::array<Session*, N>& sessions,
     for (std::size_t i = 0; i < n; ++i) {
       const std::int32_t next = ids[first + i + 1];
       if (next < 0 || next >= rows[0].extent(1)) {
-        return Error{Errc::invalid_argument, who + std::string(": token ") + to_text(next) +
-                                                 " is not in the vocabulary"};
+        return Error{Errc::invalid_argument,
+                     who + std::string(": token ") + to_text(next) + " is not in the vocabulary"};
       }
       LogitsOfEach<N> logits;
       for (std::size_t s = 0; s < N; ++s) logits[s] = rows[s][static_cast<Index>(i)];

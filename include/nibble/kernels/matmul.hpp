@@ -39,11 +39,11 @@ enum class ActivationScales : std::uint8_t { per_block, per_row, affine };
 // scales of super-blocks and of sparse blocks multiply those of the activations' blocks, so these
 // formats have products per block only.
 template <class Format, ActivationScales kScales>
-inline constexpr bool kHasProducts =
-    kScales == ActivationScales::per_block ||
-    (kScales == ActivationScales::affine
-         ? std::is_same_v<Format, quant::I8Channel>
-         : !quant::SuperBlockFormat<Format> && !quant::SparseFormat<Format>);
+inline constexpr bool kHasProducts = kScales == ActivationScales::per_block ||
+                                     (kScales == ActivationScales::affine
+                                          ? std::is_same_v<Format, quant::I8Channel>
+                                          : !quant::SuperBlockFormat<Format> &&
+                                                !quant::SparseFormat<Format>);
 
 // The activations of a product, in the representation that the weights' format needs; the other
 // representations may be missing (null).

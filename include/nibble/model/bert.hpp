@@ -45,7 +45,9 @@ struct Bert {
     return encoder_config(file, DecoderConfig(std::move(base)));
   }
   template <class Dims>
-  static auto expression(const Dims& c) { return bert(c); }
+  static auto expression(const Dims& c) {
+    return bert(c);
+  }
   template <DimsByReference Dims>
   static void expression(const Dims&&) = delete;
 };

@@ -21,7 +21,9 @@ struct Gemma2 {
     return c;
   }
   template <class Dims>
-  static auto expression(const Dims& c) { return gemma(c); }
+  static auto expression(const Dims& c) {
+    return gemma(c);
+  }
   template <DimsByReference Dims>
   static void expression(const Dims&&) = delete;
 };

@@ -15,7 +15,9 @@ struct Gemma3 {
 
   static Result<Config> config(const io::Gguf& file) { return config(file, 6); }
   template <class Dims>
-  static auto expression(const Dims& c) { return gemma(c); }
+  static auto expression(const Dims& c) {
+    return gemma(c);
+  }
   template <DimsByReference Dims>
   static void expression(const Dims&&) = delete;
 

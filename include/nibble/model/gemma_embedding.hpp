@@ -42,7 +42,9 @@ struct GemmaEmbedding {
     return c;
   }
   template <class Dims>
-  static auto expression(const Dims& c) { return gemma_embedding(c); }
+  static auto expression(const Dims& c) {
+    return gemma_embedding(c);
+  }
   template <DimsByReference Dims>
   static void expression(const Dims&&) = delete;
 };

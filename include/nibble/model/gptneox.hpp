@@ -50,7 +50,9 @@ struct GptNeox {
     return Config{{std::move(base)}, is_parallel};
   }
   template <class Dims>
-  static auto expression(const Dims& c) { return gptneox(c); }
+  static auto expression(const Dims& c) {
+    return gptneox(c);
+  }
   template <DimsByReference Dims>
   static void expression(const Dims&&) = delete;
 };

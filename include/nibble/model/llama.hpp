@@ -115,7 +115,9 @@ struct Llama {
 
   static Result<Config> config(const io::Gguf& file) { return llama_config(file); }
   template <class Dims>
-  static auto expression(const Dims& c) { return llama(c); }
+  static auto expression(const Dims& c) {
+    return llama(c);
+  }
   template <DimsByReference Dims>
   static void expression(const Dims&&) = delete;
 };

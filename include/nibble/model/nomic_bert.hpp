@@ -41,7 +41,9 @@ struct NomicBert {
     return encoder_config(file, std::move(base));
   }
   template <class Dims>
-  static auto expression(const Dims& c) { return nomic_bert(c); }
+  static auto expression(const Dims& c) {
+    return nomic_bert(c);
+  }
   template <DimsByReference Dims>
   static void expression(const Dims&&) = delete;
 };

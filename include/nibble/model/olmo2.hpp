@@ -48,7 +48,9 @@ struct Olmo2 {
     return c;
   }
   template <class Dims>
-  static auto expression(const Dims& c) { return olmo2(c); }
+  static auto expression(const Dims& c) {
+    return olmo2(c);
+  }
   template <DimsByReference Dims>
   static void expression(const Dims&&) = delete;
 };

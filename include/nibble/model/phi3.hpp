@@ -41,7 +41,9 @@ struct Phi3 {
 
   static Result<Config> config(const io::Gguf& file) { return decoder_config(file); }
   template <class Dims>
-  static auto expression(const Dims& c) { return phi3(c); }
+  static auto expression(const Dims& c) {
+    return phi3(c);
+  }
   template <DimsByReference Dims>
   static void expression(const Dims&&) = delete;
 };

@@ -19,7 +19,9 @@ struct Qwen2 {
     return c;
   }
   template <class Dims>
-  static auto expression(const Dims& c) { return llama(c); }
+  static auto expression(const Dims& c) {
+    return llama(c);
+  }
   template <DimsByReference Dims>
   static void expression(const Dims&&) = delete;
 };

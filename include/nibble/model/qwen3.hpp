@@ -20,7 +20,9 @@ struct Qwen3 {
     return c;
   }
   template <class Dims>
-  static auto expression(const Dims& c) { return llama(c); }
+  static auto expression(const Dims& c) {
+    return llama(c);
+  }
   template <DimsByReference Dims>
   static void expression(const Dims&&) = delete;
 };

@@ -568,8 +568,7 @@ class WeightStore {
     const std::string where = "weight " + to_text(at) + " of row " + to_text(row) +
                               " of a matrix in " + io::type_traits(type.type).name;
     if (!is_finite(value)) return {Errc::malformed, where + " is not a finite number"};
-    return {Errc::limit,
-            where + ", " + to_text(value) + ", is too large for " + to_string(format)};
+    return {Errc::limit, where + ", " + to_text(value) + ", is too large for " + to_string(format)};
   }
 
   // The same as pack_panels() for a type that is only read.

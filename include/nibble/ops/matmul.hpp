@@ -75,7 +75,8 @@ template <class Format, class Activation,
 Product gated_product(const kernels::MatmulInput& input, const quant::PackedMatrix<Format>& gate,
                       const quant::PackedMatrix<Format>& up, MatrixView<float> out) noexcept {
   NIBBLE_ASSERT(gate.n == up.n && gate.k == up.k);
-  Product p{simd::kernel<kernels::Matmul<Format, kScales>>(), detail::args_of<Format, kScales>(input, up, out, {})};
+  Product p{simd::kernel<kernels::Matmul<Format, kScales>>(),
+            detail::args_of<Format, kScales>(input, up, out, {})};
   p.args.gate = gate.data;
   p.args.finish = simd::kernel<kernels::FinishGatedTile<Activation>>();
   return p;

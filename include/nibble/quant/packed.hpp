@@ -103,8 +103,9 @@ struct Packed<Format> {  // super-blocks: packed_super_block.hpp
   static_assert((Format::kBits >= 2 && Format::kBits <= 5) || Format::kBits == 8);
   static_assert(Format::kBits == 4 || Format::kBits == 8 || kLength == 32);
   // A block is its scale, perhaps its minimum, and its codes: what has more is no such format.
-  static_assert(sizeof(Block) == (kHasMinimum ? 2 : 1) * sizeof(Scale) + kBlockCodeBytes,
-                "nibble: a block format of a program's own is a scale, perhaps a minimum, and codes");
+  static_assert(
+      sizeof(Block) == (kHasMinimum ? 2 : 1) * sizeof(Scale) + kBlockCodeBytes,
+      "nibble: a block format of a program's own is a scale, perhaps a minimum, and codes");
 
   // What products go through step by step: weights of a row with one scale, and their chunks.
   static constexpr Index kStepLength = kLength;

@@ -369,7 +369,7 @@ inline std::size_t first_not_finite(std::span<const float> x) noexcept {
 // them. Returns the position of a weight that is not a finite number or that the format cannot
 // hold, or scratch.size() if there is none.
 inline std::size_t read_row_as(const ReadOnlyType& from, Format to, const std::byte* row,
-                        std::span<float> scratch, std::byte* out) noexcept {
+                               std::span<float> scratch, std::byte* out) noexcept {
   read_row(from, row, scratch);
   if (from.scale == nullptr || to != from.nearest) {
     return (std::min)(detail::round_row(to, scratch, out), detail::first_not_finite(scratch));

@@ -82,8 +82,7 @@ static_assert(sizeof(Q6_K::Block) == 210 && alignof(Q6_K::Block) == 2);
 // Only these three: their kernels know where the bits of a block are, so that a program's own type
 // which has groups as well is not one of them.
 template <class F>
-concept SuperBlockFormat =
-    BlockFormat<F> &&
+concept SuperBlockFormat = BlockFormat<F> &&
     (std::is_same_v<F, Q4_K> || std::is_same_v<F, Q5_K> || std::is_same_v<F, Q6_K>);
 
 namespace detail {
