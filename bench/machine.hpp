@@ -113,8 +113,8 @@ class Machine {
   static Caches caches();
   // If this much memory is read in turn, none of it is in a cache, even in one that deliberately
   // keeps a part of it. But at most a quarter of the RAM that was available at the first call, or
-  // 64 MiB if that is more, since some processors report the cache of a whole server for two cores of it; is_cold() tells
-  // whether this is still well beyond the cache.
+  // 64 MiB if that is more, since some processors report the cache of a whole server for two cores
+  // of it; is_cold() tells whether this is still well beyond the cache.
   static std::size_t cold_bytes();
   static bool is_cold() { return cold_bytes() >= 2 * caches().l3; }
   // True if memory that was requested on huge pages is on huge pages.

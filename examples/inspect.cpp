@@ -9,6 +9,7 @@
 
 #include "common.hpp"
 #include "nibble/core/thread_pool.hpp"
+#include "nibble/generate/embedder.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/session.hpp"
 #include "nibble/hub/open.hpp"
@@ -93,8 +94,12 @@ Needs needs_of(const Gguf& file, Index n_ctx, Index n_threads) {
   const Index most = (std::min)(model->config().n_ctx, nibble::kDefaultContext);
   needs.n_ctx = n_ctx > 0 ? n_ctx : most;
   for (const KvType type : nibble::ops::kKvTypes) {
-    const auto bytes = nibble::Session::bytes_needed(
+    auto bytes = nibble::Session::bytes_needed(
         *model, {.n_ctx = needs.n_ctx, .kv_type = type, .executor = options.executor});
+    if (!bytes && bytes.error().code == nibble::Errc::unsupported) {  // a model for embeddings
+      bytes = nibble::Embedder::bytes_needed(
+          *model, {.n_ctx = needs.n_ctx, .kv_type = type, .executor = options.executor});
+    }
     if (bytes) {
       needs.sessions.push_back({type, *bytes});
     } else {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nibble/compress/sensitivity.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <map>
@@ -171,6 +172,103 @@ TEST_CASE("Weights of another shape, and engines that were not asked, exchange n
   InlineExecutor executor;
   CHECK(trial.set(10000, 0, *graph::AllFormats::kOps[0], {}, executor).error().code ==
         Errc::invalid_argument);
+}
+
+TEST_CASE("Weights that a run cannot read are refused when they are exchanged") {
+  const Model& model = test::home_model();
+  Session session = session_of(model);
+  const graph::WeightTable own = model.weights();
+  std::vector<graph::Weight> all;
+  for (Index layer = -1; layer < own.n_layers(); ++layer) {
+    for (std::size_t slot = 0; slot < own.n_slots(); ++slot) all.push_back(own.at(slot, layer));
+  }
+  const graph::WeightTable table(all, own.n_slots());
+  REQUIRE(session.engine().exchange_weights(table));
+  graph::Weight& w = all[2 * own.n_slots() + static_cast<std::size_t>(Slot::ffn_down)];
+  const auto check_refused = [&](const char* part) {
+    const auto refused = session.engine().exchange_weights(table);
+    REQUIRE(!refused);
+    CAPTURE(refused.error().message);
+    CHECK(refused.error().code == Errc::invalid_argument);
+    CHECK(refused.error().message.find(part) != std::string::npos);
+    CHECK(refused.error().message.find("engine: ") == 0);
+  };
+  const graph::Weight right = w;
+  w.data += 32;
+  check_refused("weights 'blk.1.ffn_down.weight' are not aligned to 64 bytes");
+  w = right;
+  w.ops = nullptr;
+  check_refused("a matrix without a format");
+  w = right;
+
+  // Working memory is for factors of the model's ranks: here none.
+  using Packed = quant::Packed<quant::F32>;
+  const auto n_a = static_cast<std::size_t>(Packed::bytes(w.n, 1));
+  const auto n_b = static_cast<std::size_t>(Packed::bytes(1, w.k));
+  AlignedBuffer a = must(AlignedBuffer::allocate(n_a)), b = must(AlignedBuffer::allocate(n_b));
+  const graph::Factors factors{graph::weight_of(quant::PackedMatrix<quant::F32>{a.data(), w.n, 1}),
+                               graph::weight_of(quant::PackedMatrix<quant::F32>{b.data(), 1, w.k})};
+  w.factors = &factors;
+  check_refused("factors of rank 1");
+  w = right;
+  CHECK(session.engine().exchange_weights(table));
+}
+
+TEST_CASE("Factors of the rotation stay those of the model") {
+  const io::Gguf file = home_file();
+  io::GgufWriter writer;
+  writer.copy_metadata(file);
+  for (const io::GgufTensor& tensor : file.tensors()) writer.add_tensor(tensor);
+  const Index n_pairs = test::home_model().config().rope_dim / 2;
+  const std::vector<float> twos(static_cast<std::size_t>(n_pairs), 2.0f);
+  const std::uint64_t dims[] = {twos.size()};
+  writer.add_tensor("rope_freqs.weight", io::GgmlType::f32, dims,
+                    std::as_bytes(std::span<const float>(twos)));
+  const auto bytes = must(writer.to_bytes());
+  const Model model = must(Model::from_gguf(must(io::Gguf::parse(bytes, "changed"))));
+  Session session = session_of(model);
+  const graph::WeightTable own = model.weights();
+  std::vector<graph::Weight> all;
+  for (Index layer = -1; layer < own.n_layers(); ++layer) {
+    for (std::size_t slot = 0; slot < own.n_slots(); ++slot) all.push_back(own.at(slot, layer));
+  }
+  const graph::WeightTable table(all, own.n_slots());
+  CHECK(session.engine().exchange_weights(table));
+  graph::Weight& w = all[static_cast<std::size_t>(Slot::rope_freqs)];
+  REQUIRE(w);
+  AlignedBuffer other = must(AlignedBuffer::allocate(static_cast<std::size_t>(w.bytes())));
+  auto* const factors = reinterpret_cast<float*>(other.data());
+  std::copy(twos.begin(), twos.end(), factors);
+  w.data = other.data();
+  CHECK(session.engine().exchange_weights(table));  // equal ones
+  factors[0] = 3;
+  const auto refused = session.engine().exchange_weights(table);
+  REQUIRE(!refused);
+  CHECK(refused.error().message.find("factors of the rotation") != std::string::npos);
+}
+
+TEST_CASE("A session is not compared with itself") {
+  Session session = session_of(test::home_model());
+  const auto ids = text_ids(test::home_model());
+  const auto same = divergence(session, session, ids, kContext, 1);
+  REQUIRE(!same);
+  CHECK(same.error().code == Errc::invalid_argument);
+  CHECK(same.error().message.find("itself") != std::string::npos);
+}
+
+TEST_CASE("An outline takes the memory that its tied output needs") {
+  const io::Gguf file = home_file();
+  const auto bytes = must(quantize_model(
+      file, {.format = Format::q8_0, .choose = [](std::string_view name) -> std::optional<Format> {
+               if (name == "token_embd.weight") return Format::f16;  // the output too
+               return Format::q8_0;
+             }}));
+  const auto mixed = must(io::Gguf::parse(bytes, "mixed"));
+  const Model model = must(Model::from_gguf(mixed));
+  const Model outline = must(Model::from_gguf(mixed, {.outline_only = true}));
+  const SessionOptions options{.n_ctx = 32};
+  CHECK(must(Session::bytes_needed(outline, options)) ==
+        must(Session::create(model, options)).bytes());
 }
 
 TEST_CASE("Coarser formats cost more, each matrix by itself; what is known is not measured again") {

@@ -63,7 +63,8 @@ set(sentences
   "in_place\\(\\): the body gives rows of another width"
   "an expression that is run gives one result"
   "a node of your own needs a describe\\(\\)"
-  "values that differ by layer come with their number")
+  "values that differ by layer come with their number"
+  "a repeat\\(\\) within a repeat\\(\\)")
 set(mistake 0)
 foreach(sentence ${sentences})
   math(EXPR mistake "${mistake} + 1")

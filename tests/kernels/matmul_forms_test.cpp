@@ -59,6 +59,17 @@ void multiply_row_scaled(const RowScaledActivations& x, Index n, const AlignedBu
 
 using Q4Long = quant::Blocks<4, 128, f16, quant::ZeroPoint::symmetric>;
 
+// Which representations of activations a format has products for; the others do not compile.
+using kernels::kHasProducts;
+static_assert(kHasProducts<quant::Q4_0, ActivationScales::per_row>);
+static_assert(kHasProducts<quant::Q6_K, ActivationScales::per_block>);
+static_assert(!kHasProducts<quant::Q4_K, ActivationScales::per_row>);
+static_assert(!kHasProducts<quant::Q5_K, ActivationScales::per_row>);
+static_assert(!kHasProducts<quant::Q6_K, ActivationScales::per_row>);
+static_assert(!kHasProducts<quant::Q4_0TwoOfFour, ActivationScales::per_row>);
+static_assert(kHasProducts<I8Channel, ActivationScales::affine>);
+static_assert(!kHasProducts<quant::Q8_0, ActivationScales::affine>);
+
 }  // namespace
 
 TEST_CASE_TEMPLATE("products with one scale per row of activations are those in double", Format,

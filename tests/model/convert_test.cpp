@@ -401,6 +401,7 @@ TEST_CASE("mixes of formats give the matrices that matter more a better one") {
     CHECK(q4_k_m(prefix + "attn_q.weight") == Format::q4_k);
     CHECK(q4_k_m(prefix + "ffn_up.weight") == Format::q4_k);
     CHECK(q4_k_m(prefix + "attn_v.weight") == (more ? Format::q6_k : Format::q4_k));
+    CHECK(q4_k_m(prefix + "attn_qkv.weight") == (more ? Format::q6_k : Format::q4_k));
     CHECK(q4_k_m(prefix + "ffn_down.weight") == (more ? Format::q6_k : Format::q4_k));
     const MixedFormats q4_k_s(untied, *format_mix_from_name("q4_k_s"));
     CHECK(q4_k_s(prefix + "attn_v.weight") == (layer < 4 ? Format::q5_k : Format::q4_k));

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -207,6 +208,39 @@ TEST_CASE("architectures compute what PyTorch transformers does") {
   CHECK(n == 18);
 }
 
+namespace {
+
+// Chooses all pages, and notes of which layers.
+struct NotedLayers final : ops::PagePolicy {
+  mutable std::vector<Index> seen;
+  Index choose(Index layer, const ops::Segment&,
+               std::span<std::int32_t> pages) const noexcept override {
+    seen.push_back(layer);
+    for (std::size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<std::int32_t>(i);
+    return static_cast<Index>(pages.size());
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a policy is asked about each layer, also where layers share a cache") {
+  for_each_golden(true, [](auto&, auto& golden, auto& model) {
+    auto engine = Engine::create(model);
+    REQUIRE_MESSAGE(engine, test::why(engine));
+    auto sequence = engine->new_sequence();
+    REQUIRE_MESSAGE(sequence, test::why(sequence));
+    NotedLayers policy;
+    engine->set_policy(&policy);
+    const SequenceInput input{
+        .sequence = &*sequence, .tokens = std::span(golden.tokens).first(3), .n_outputs = 0};
+    const auto rows = engine->run({&input, 1});
+    REQUIRE_MESSAGE(rows, test::why(rows));
+    std::vector<Index> all;
+    for (Index layer = 0; layer < model.config().n_layers; ++layer) all.push_back(layer);
+    CHECK(policy.seen == all);
+  });
+}
+
 TEST_CASE("embeddings are those of PyTorch transformers, alone or with other texts") {
   const std::size_t n = for_each_golden(true, [](auto& name, auto& golden, auto& model) {
     auto embedder = Embedder::create(model, {.max_texts = 3});
@@ -234,11 +268,28 @@ TEST_CASE("embeddings are those of PyTorch transformers, alone or with other tex
     REQUIRE(third);
     CHECK(distance(*third, {&rows(2, 0), alone.size()}) == 0);
 
+    const auto needed = Embedder::bytes_needed(model, {.max_texts = 3});
+    REQUIRE_MESSAGE(needed, test::why(needed));
+    CHECK(*needed == embedder->bytes());
+
     // A longer text than the model was trained for, no text, and a generator's session.
     std::vector<std::int32_t> long_text(static_cast<std::size_t>(embedder->n_ctx()) + 1, 3);
     CHECK(embedder->embed(long_text).error().code == Errc::limit);
     CHECK(embedder->embed(all.first(0)).error().code == Errc::invalid_argument);
     CHECK(Session::create(model).error().code == Errc::unsupported);
+    CHECK(Session::bytes_needed(model).error().code == Errc::unsupported);
+
+    // Of a file that is broken.
+    Golden broken = golden;
+    for (auto& tensor : broken.tensors) {
+      if (tensor.name.find("ffn_down.weight") == tensor.name.npos) continue;
+      tensor.values[0] = std::numeric_limits<float>::quiet_NaN();
+    }
+    for (const bool normalize : {false, true}) {
+      auto of_broken = Embedder::create(load_golden(broken), {.normalize = normalize});
+      REQUIRE_MESSAGE(of_broken, test::why(of_broken));
+      CHECK(of_broken->embed(golden.tokens).error().code == Errc::malformed);
+    }
   });
   CHECK(n == 5);
 }
@@ -246,6 +297,7 @@ TEST_CASE("embeddings are those of PyTorch transformers, alone or with other tex
 TEST_CASE("a decoder gives no embeddings") {
   for_each_golden(false, [](auto&, auto&, auto& model) {
     CHECK(Embedder::create(model).error().code == Errc::unsupported);
+    CHECK(Embedder::bytes_needed(model).error().code == Errc::unsupported);
   });
 }
 

@@ -162,6 +162,40 @@ TEST_CASE("rows in memory may lie anywhere and in another order") {
   CHECK(bytes_of(reordered, Slot::attn_q, 0) == bytes_of(expected, Slot::attn_q, 0));
 }
 
+TEST_CASE("weights that a conversion cannot hold are errors that say where") {
+  const quant::ReadOnlyType& mxfp4 = *quant::read_only_type(io::GgmlType::mxfp4);
+  const quant::ReadOnlyType& iq4_nl = *quant::read_only_type(io::GgmlType::iq4_nl);
+  struct Case {
+    const quant::ReadOnlyType& type;
+    std::size_t block, at;  // bytes of a block; which one is changed
+    std::byte value;
+    Errc code;
+    const char* part;
+  };
+  // An exponent that f16 lacks, and the upper byte of a NaN. Row 18 is in the second panel.
+  const Case cases[] = {
+      {mxfp4, 17, 0, std::byte{0xF0}, Errc::limit, "is too large for q5_0"},
+      {iq4_nl, 18, 1, std::byte{0x7E}, Errc::malformed, "is not a finite number"}};
+  for (const Case& c : cases) {
+    constexpr Index kRows = 20, kK = 64;
+    constexpr auto kBlocks = static_cast<std::size_t>(kRows * kK / 32);
+    std::vector<std::byte> rows(kBlocks * c.block, std::byte{0x30});
+    for (std::size_t i = 0; i < rows.size(); i += c.block) {
+      rows[i] = std::byte{0x70};  // an exponent that f16 holds, or the lower half of an f16
+    }
+    rows[(18 * 2 + 1) * c.block + c.at] = c.value;
+    Store store(1, graph::AllFormats{});
+    REQUIRE(store.add(Slot::token_embd, -1, c.type, kRows, kK, rows));
+    InlineExecutor executor;
+    const auto packed = store.pack(executor);
+    REQUIRE_FALSE(packed);
+    CAPTURE(packed.error().message);
+    CHECK(packed.error().code == c.code);
+    CHECK(packed.error().message.find("of row 18 of a matrix in ") != std::string::npos);
+    CHECK(packed.error().message.find(c.part) != std::string::npos);
+  }
+}
+
 TEST_CASE("matrices in types without kernels are converted, rows in a file's order or another") {
   struct Case {
     io::GgmlType type;

@@ -14,6 +14,13 @@ using quant::PackedMatrix;
 
 namespace {
 
+// A format of a program's own is not taken for one of GGUF's super-blocks, whatever its members.
+struct Grouped : quant::Blocks<4, 256, f16, quant::ZeroPoint::minimum> {
+  static constexpr int kGroupLength = 32;
+};
+static_assert(quant::BlockFormat<Grouped> && !quant::SuperBlockFormat<Grouped>);
+static_assert(quant::SuperBlockFormat<quant::Q4_K> && quant::SuperBlockFormat<quant::Q6_K>);
+
 // One panel has 16 rows. A group has a cache line of scales (and one of minimums), then its codes.
 template <class Format>
 constexpr Index group(Index k) {

@@ -17,6 +17,7 @@
 #include "nibble/generate/divergence.hpp"
 #include "nibble/generate/logprob.hpp"
 #include "nibble/generate/session.hpp"
+#include "nibble/generate/text_chunks.hpp"
 #include "nibble/ops/softmax.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
@@ -186,20 +187,11 @@ class ReferencePredictions {
     std::size_t index = 0;
     for (std::size_t s = 0; s < text_.n_sequences(); ++s) {
       const std::span<const std::int32_t> ids = text_.ids(s);
-      std::size_t first = text_.first_scored(s) - 1;  // predicts the first token that is scored
-      NIBBLE_CHECK(session.rewind(0));
-      if (first > 0) NIBBLE_CHECK(session.append(ids.first(first)));
-      while (first < ids.size() - 1) {
-        const auto n =
-            (std::min)(static_cast<std::size_t>(session.max_outputs()), ids.size() - 1 - first);
-        NIBBLE_TRY(rows, session.append(ids.subspan(first, n), static_cast<Index>(n)));
-        for (std::size_t i = 0; i < n; ++i) {
-          if (!on_position(index++, rows[static_cast<Index>(i)], ids[first + i + 1])) {
-            return nibble::detail::not_numbers("predictions");
-          }
-        }
-        first += n;
-      }
+      NIBBLE_CHECK(nibble::detail::score_sequence<1>(
+          {&session}, ids, text_.first_scored(s), "predictions",
+          [&](std::int32_t next, const nibble::detail::LogitsOfEach<1>& logits) {
+            return on_position(index++, logits[0], next);
+          }));
       if (progress != nullptr && *progress && !(*progress)(s + 1, text_.n_sequences())) {
         return Error{Errc::cancelled, "predictions"};
       }

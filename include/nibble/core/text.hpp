@@ -118,4 +118,14 @@ requires std::is_integral_v<Integer> std::string to_text(Integer number) {
     return to_text(static_cast<unsigned long long>(number));
 }
 
+// Whether a text is `lower_case` in any case of its ASCII letters.
+constexpr bool equals_ignoring_case(std::string_view text, std::string_view lower_case) noexcept {
+  if (text.size() != lower_case.size()) return false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if ((c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c) != lower_case[i]) return false;
+  }
+  return true;
+}
+
 }}  // namespace nibble::NIBBLE_ABI

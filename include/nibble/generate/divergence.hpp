@@ -14,6 +14,7 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/generate/logprob.hpp"
 #include "nibble/generate/session.hpp"
+#include "nibble/generate/text_chunks.hpp"
 #include "nibble/ops/softmax.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
@@ -48,10 +49,15 @@ NIBBLE_LAZY double kl_divergence(VectorView<const float> a, VectorView<const flo
 // Compares the predictions of two sessions, in chunks as perplexity() measures them: the second
 // half of each chunk of `context` tokens. The models must have the same vocabulary. Both sequences
 // are lost. `progress` as for perplexity(). Errors: those of perplexity(); invalid_argument
-// (vocabularies of different sizes).
+// (vocabularies of different sizes, a session and itself).
 NIBBLE_LAZY Result<Divergence> divergence(Session& a, Session& b,
                                           std::span<const std::int32_t> tokens, Index context,
                                           std::int32_t bos, const Progress* progress = nullptr) {
+  if (&a == &b) {
+    return Error{Errc::invalid_argument,
+                 "divergence: a session and itself; its logits are valid "
+                 "until its next step only, so compare two"};
+  }
   const Index most = (std::min)(a.capacity(), b.capacity());
   const Index n_chunks = context < 1 ? 0 : static_cast<Index>(tokens.size()) / context;
   if (context < 4 || context > most || n_chunks == 0) {
@@ -67,46 +73,19 @@ NIBBLE_LAZY Result<Divergence> divergence(Session& a, Session& b,
   return catch_out_of_memory([&]() -> Result<Divergence> {
     Divergence result;
     std::vector<Scalar<double>> all;
-    std::vector<std::int32_t> chunk(static_cast<std::size_t>(context));
-    const Index half = context / 2;
     double sum = 0, sum_a = 0, sum_b = 0;
     Index n_same = 0;
-    for (Index c = 0; c < n_chunks; ++c) {
-      const auto from = tokens.subspan(static_cast<std::size_t>(c * context), chunk.size());
-      std::copy(from.begin(), from.end(), chunk.begin());
-      if (bos >= 0) chunk[0] = bos;
-      const std::span<const std::int32_t> ids = chunk;
-      for (Session* const session : {&a, &b}) {
-        NIBBLE_CHECK(session->rewind(0));
-        NIBBLE_CHECK(session->append(ids.first(static_cast<std::size_t>(half))));
-      }
-      const Index step = (std::min)(a.max_outputs(), b.max_outputs());
-      for (Index first = half; first < context - 1;) {
-        const Index n = (std::min)(step, context - 1 - first);
-        const auto part = ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n));
-        NIBBLE_TRY(rows_a, a.append(part, n));
-        NIBBLE_TRY(rows_b, b.append(part, n));
-        for (Index i = 0; i < n; ++i) {
-          const std::int32_t next = ids[static_cast<std::size_t>(first + i + 1)];
-          if (next < 0 || next >= vocab_a) {
-            return Error{Errc::invalid_argument,
-                         "divergence: token " + to_text(next) + " is not in the vocabulary"};
-          }
-          const double d = detail::kl_divergence(rows_a[i], rows_b[i]);
-          all.push_back({d});
-          sum += d;
-          sum_a -= detail::logprob_of(next, rows_a[i]);
-          sum_b -= detail::logprob_of(next, rows_b[i]);
-          if (ops::argmax(rows_a[i]) == ops::argmax(rows_b[i])) ++n_same;
-        }
-        if (is_nan(sum + sum_a + sum_b)) return detail::not_numbers("divergence");
-        first += n;
-      }
-      if (progress != nullptr && *progress &&
-          !(*progress)(static_cast<std::size_t>(c) + 1, static_cast<std::size_t>(n_chunks))) {
-        return Error{Errc::cancelled, "divergence"};
-      }
-    }
+    NIBBLE_CHECK(
+        detail::score_chunks<2>({&a, &b}, tokens, context, bos, progress, "divergence",
+                                [&](std::int32_t next, const detail::LogitsOfEach<2>& logits) {
+                                  const double d = detail::kl_divergence(logits[0], logits[1]);
+                                  all.push_back({d});
+                                  sum += d;
+                                  sum_a -= detail::logprob_of(next, logits[0]);
+                                  sum_b -= detail::logprob_of(next, logits[1]);
+                                  if (ops::argmax(logits[0]) == ops::argmax(logits[1])) ++n_same;
+                                  return !is_nan(sum + sum_a + sum_b);
+                                }));
     std::sort(all.begin(), all.end(),
               [](const auto& x, const auto& y) { return x.value < y.value; });
     const auto n = static_cast<double>(all.size());

@@ -40,13 +40,18 @@ class Embedder {
 
   // Errors: unsupported (a model that gives logits), and those of Engine::create().
   static Result<Embedder> create(const Model& model, const EmbedderOptions& options = {});
+  // What bytes() will be, without allocating that. Errors: as create().
+  static Result<std::size_t> bytes_needed(const Model& model, const EmbedderOptions& options = {});
 
   const Model& model() const noexcept;
   Index width() const noexcept;  // numbers of an embedding
   Index n_ctx() const noexcept;  // tokens that a text may have
+  // Bytes that the embedder holds: working memory, cache, rotation tables, tokens.
+  std::size_t bytes() const noexcept;
 
   // The embedding of a text, valid until the next call. Errors: invalid_argument (no tokens, or ids
-  // that are none), limit (a longer text than n_ctx tokens), and for texts those of the tokenizer.
+  // that are none), limit (a longer text than n_ctx tokens), malformed (what the model gives are no
+  // numbers), and for texts those of the tokenizer.
   Result<VectorView<const float>> embed(std::string_view text);
   Result<VectorView<const float>> embed(Tokens tokens);
   // out (texts, width) = the embeddings of many texts. The result for a text is, bit for bit, what

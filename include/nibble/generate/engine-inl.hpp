@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,6 +22,41 @@
 namespace nibble { inline namespace NIBBLE_ABI {
 
 namespace detail {
+
+// Of other weights: what an engine's memory and its tables of rotations depend on.
+class ExchangeChecker final : public graph::SurveySink {
+ public:
+  ExchangeChecker(graph::WeightTable own, graph::WeightTable other, Index max_rank)
+      : own_(own), other_(other), max_rank_(max_rank) {}
+
+  void weight(const graph::WeightNeed& need) override {
+    const graph::Weight& w = other_.at(need.slot, need.layer);
+    if (!w || w.factors == nullptr || w.factors->rank() <= max_rank_) return;
+    error_ = Error{Errc::invalid_argument, "engine: other weights have factors of rank " +
+                                               to_text(w.factors->rank()) +
+                                               "; the model's have at most " + to_text(max_rank_)};
+  }
+  void rope(const graph::RopeKey&, const graph::RopeFactors& factors) override {
+    for (const std::size_t slot : {factors.slot, factors.beyond}) {
+      if (slot == graph::kNoSlot) continue;
+      const graph::Weight &a = own_.at(slot, -1), &b = other_.at(slot, -1);
+      if (!a || a.data == b.data) continue;
+      if (b && std::memcmp(a.data, b.data, static_cast<std::size_t>(a.bytes())) == 0) continue;
+      error_ = Error{Errc::invalid_argument,
+                     "engine: other weights have other factors of the rotation, but its tables "
+                     "are made when the engine is"};
+    }
+  }
+  Result<void> finish() const {
+    if (error_) return *error_;
+    return ok();
+  }
+
+ private:
+  graph::WeightTable own_, other_;
+  Index max_rank_;
+  std::optional<Error> error_;
+};
 
 // What an engine must allocate memory for.
 class EngineNeeds final : public graph::SurveySink {
@@ -85,6 +121,8 @@ struct Engine::State {
 
   // What an engine takes, before any of it is allocated.
   Result<void> measure();
+  // Whether the model is one for sessions, or for embedders. Errors: unsupported.
+  Result<void> check_gives(Gives what) const;
   Result<void> allocate();
   void fill_rope_tables(Arena& arena);
   Result<void> can_run(std::span<const SequenceInput> inputs) const;
@@ -165,11 +203,39 @@ NIBBLE_INLINE Result<void> Engine::exchange_weights(graph::WeightTable weights) 
                                                " are " + text(b) + ", the model's " + text(a)};
     }
   }
+  NIBBLE_CHECK(catch_out_of_memory([&]() -> Result<void> {
+    const ModelGraph& graph = s.model.architecture();
+    auto checked = graph::check_weights(
+        [&](graph::SurveySink& sink) { graph.survey(sink); }, weights,
+        [&](std::size_t slot, Index layer) { return graph.tensor_name(slot, layer); });
+    if (!checked) return Error{Errc::invalid_argument, checked.error().message}.in("engine");
+    detail::ExchangeChecker checker(own, weights, s.limits.max_rank);
+    graph.survey(checker);
+    return checker.finish();
+  }));
   s.args.weights = weights;
   return ok();
 }
 
+NIBBLE_INLINE Result<void> Engine::State::check_gives(Gives what) const {
+  const Gives gives = plan.rows == graph::Rows::segments ? Gives::embeddings : Gives::logits;
+  if (what == Gives::any || what == gives) return ok();
+  if (what == Gives::logits) {
+    return Error{Errc::unsupported,
+                 "session: the model gives embeddings of texts, no next tokens; use Embedder"};
+  }
+  return Error{Errc::unsupported,
+               "embedder: the model gives the next token's logits, no embeddings of texts. (If its "
+               "file is of an embedding model, load() must be told so: see EmbeddingOf in "
+               "model/llama_embedding.hpp)"};
+}
+
 NIBBLE_INLINE Result<Engine> Engine::create(const Model& model, const EngineOptions& options) {
+  return create(model, options, Gives::any);
+}
+
+NIBBLE_INLINE Result<Engine> Engine::create(const Model& model, const EngineOptions& options,
+                                            Gives what) {
   NIBBLE_CHECK(simd::ensure_target());
   if (!model.has_weights()) {
     return Error{Errc::invalid_argument, "session: the model is an outline, without weights"};
@@ -178,6 +244,7 @@ NIBBLE_INLINE Result<Engine> Engine::create(const Model& model, const EngineOpti
     Owned<State> state(new (std::nothrow) State(model, options));
     if (!state) return Error{Errc::out_of_memory, "an engine"};
     NIBBLE_CHECK(state->measure());
+    NIBBLE_CHECK(state->check_gives(what));
     NIBBLE_CHECK(state->allocate());
     return Engine(std::move(state));
   });

@@ -89,7 +89,9 @@ class Engine {
   // shape of the model's, in any format. An empty table: the model's own. The table and what it
   // refers to must outlive the last step with it. Sequences keep what they have computed. For
   // trials of formats, of changed or of adapted weights. Error: invalid_argument (another shape,
-  // a weight too many or missing, an engine without exchangeable_weights); nothing changes then.
+  // a weight too many or missing, data that are not aligned to 64 bytes, factors of a higher rank
+  // than the model's, other factors of the rotation, an engine without exchangeable_weights);
+  // nothing changes then.
   Result<void> exchange_weights(graph::WeightTable weights);
 
   const Model& model() const noexcept;
@@ -112,9 +114,14 @@ class Engine {
  private:
   friend class Sequence;
   friend class Session;
+  friend class Embedder;
   struct State;
   struct Pool;
   explicit Engine(Owned<State> state) noexcept;
+  // The same as create() for a model that gives `what`; others are refused before anything large
+  // is allocated.
+  enum class Gives : std::uint8_t { any, logits, embeddings };
+  static Result<Engine> create(const Model& model, const EngineOptions& options, Gives what);
   // Whether an input can be run in as many steps as it takes. Errors: as run().
   Result<void> can_run(const SequenceInput& input) const;
 

@@ -18,10 +18,11 @@ NIBBLE_LAZY double logprob_of(std::int32_t id, VectorView<const float> logits) n
   return static_cast<double>(logits(id)) - static_cast<double>(total.max) - total.log_sum;
 }
 
-// who: the function that says it.
-inline Error not_numbers(const char* who) {
-  return {Errc::malformed, who + std::string(": the model's logits are not numbers; probably a "
-                                             "weight of the file is NaN or infinite")};
+// who: the function that says it; what: of the model.
+inline Error not_numbers(const char* who, const char* what = "logits") {
+  return {Errc::malformed, who + std::string(": the model's ") + what +
+                               " are not numbers; probably a weight of the file is NaN or "
+                               "infinite"};
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::detail

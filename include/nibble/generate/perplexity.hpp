@@ -4,15 +4,14 @@
 // weight format or with some cache. For comparing formats and engines.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <span>
 #include <string>
-#include <vector>
 
 #include "nibble/generate/logprob.hpp"
 #include "nibble/generate/session.hpp"
+#include "nibble/generate/text_chunks.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
@@ -32,7 +31,8 @@ struct Perplexity {
 // session with larger max_outputs is faster. `progress` is called after each chunk with the number
 // of chunks done and of all chunks; false stops.
 // Errors: invalid_argument (context below 4 or above the session's capacity, fewer tokens than
-// context, token ids out of range), malformed (logits that are not numbers), cancelled.
+// context, token ids out of range), malformed (logits that are not numbers), cancelled,
+// out_of_memory.
 NIBBLE_LAZY Result<Perplexity> perplexity(Session& session, std::span<const std::int32_t> tokens,
                                           Index context, std::int32_t bos,
                                           const Progress* progress = nullptr) {
@@ -47,42 +47,16 @@ NIBBLE_LAZY Result<Perplexity> perplexity(Session& session, std::span<const std:
                                              " tokens are less than a context of " +
                                              to_text(context)};
   }
-  const Index half = context / 2;
   double sum = 0, sum_squared = 0;
-  std::vector<std::int32_t> chunk(static_cast<std::size_t>(context));
-  for (Index c = 0; c < result.n_chunks; ++c) {
-    const auto from = tokens.subspan(static_cast<std::size_t>(c * context), chunk.size());
-    std::copy(from.begin(), from.end(), chunk.begin());
-    if (bos >= 0) chunk[0] = bos;
-    const std::span<const std::int32_t> ids = chunk;
-    NIBBLE_CHECK(session.rewind(0));
-    NIBBLE_TRY(start, session.append(ids.first(static_cast<std::size_t>(half))));
-    (void)start;  // the first scored token is predicted by the one at context / 2
-    // The last token predicts nothing in this chunk.
-    for (Index first = half; first < context - 1;) {
-      const Index n = (std::min)(session.max_outputs(), context - 1 - first);
-      NIBBLE_TRY(logits,
-                 session.append(
-                     ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n)), n));
-      for (Index i = 0; i < n; ++i) {
-        const std::int32_t next = ids[static_cast<std::size_t>(first + i + 1)];
-        if (next < 0 || next >= logits.extent(1)) {
-          return Error{Errc::invalid_argument,
-                       "perplexity: token " + to_text(next) + " is not in the vocabulary"};
-        }
-        const double surprise = -detail::logprob_of(next, logits[i]);
-        sum += surprise;
-        sum_squared += surprise * surprise;
-      }
-      if (is_nan(sum)) return detail::not_numbers("perplexity");
-      result.n_scored += n;
-      first += n;
-    }
-    if (progress != nullptr && *progress &&
-        !(*progress)(static_cast<std::size_t>(c) + 1, static_cast<std::size_t>(result.n_chunks))) {
-      return Error{Errc::cancelled, "perplexity"};
-    }
-  }
+  NIBBLE_CHECK(
+      detail::score_chunks<1>({&session}, tokens, context, bos, progress, "perplexity",
+                              [&](std::int32_t next, const detail::LogitsOfEach<1>& logits) {
+                                const double surprise = -detail::logprob_of(next, logits[0]);
+                                sum += surprise;
+                                sum_squared += surprise * surprise;
+                                ++result.n_scored;
+                                return !is_nan(sum);
+                              }));
   result.negative_log = sum / static_cast<double>(result.n_scored);
   result.value = std::exp(result.negative_log);
   const auto n = static_cast<double>(result.n_scored);

@@ -56,6 +56,7 @@ class Sequence {
   friend class Engine;
   friend class Generator;
   friend class Session;
+  friend class Embedder;
   struct State;
   explicit Sequence(Owned<State> state) noexcept;
 

@@ -50,11 +50,7 @@ NIBBLE_INLINE Result<EngineOptions> Session::State::engine_options(const Session
 
 NIBBLE_INLINE Result<Session> Session::create(const Model& model, const SessionOptions& options) {
   NIBBLE_TRY(engine_options, State::engine_options(options));
-  NIBBLE_TRY(engine, Engine::create(model, engine_options));
-  if (engine.gives_embeddings()) {
-    return Error{Errc::unsupported,
-                 "session: the model gives embeddings of texts, no next tokens; use Embedder"};
-  }
+  NIBBLE_TRY(engine, Engine::create(model, engine_options, Engine::Gives::logits));
   NIBBLE_TRY(sequence, engine.new_sequence());
   Shared<State> state(
       Owned<State>(new (std::nothrow) State(std::move(engine), std::move(sequence))));
@@ -68,6 +64,7 @@ NIBBLE_INLINE Result<std::size_t> Session::bytes_needed(const Model& model,
     NIBBLE_TRY(engine_options, State::engine_options(options));
     Engine::State engine(model, engine_options);
     NIBBLE_CHECK(engine.measure());
+    NIBBLE_CHECK(engine.check_gives(Engine::Gives::logits));
     return engine.bytes() + sizeof(Sequence::State) +
            Sequence::State::memory_bytes(engine.limits.n_positions, engine.needs.n_state_floats) +
            sizeof(State) + Shared<State>::count_bytes();

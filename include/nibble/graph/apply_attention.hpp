@@ -247,7 +247,7 @@ constexpr auto apply(const Attend<H>& node, Pass& pass, const Value<W>& q) noexc
         const Step& step = run.step_args();
         ops::attention(run.executor(), run.view(q), run.cache(), run.cache_layer(),
                        with_scores(shape, node.heads, run), step.segments, limits, run.view(out),
-                       run.memory(scratch), step.policy, run.tuning());
+                       run.memory(scratch), step.policy, run.tuning(), run.layer());
       },
       q, out, scratch);
   return out;

@@ -584,6 +584,8 @@ template <class Body>
 inline constexpr bool kHasRepeat<Residual<Body>> = kHasRepeat<Body>;
 template <class Body>
 inline constexpr bool kHasRepeat<When<Body>> = kHasRepeat<Body>;
+template <class Body>
+inline constexpr bool kHasRepeat<InPlace<Body>> = kHasRepeat<Body>;
 template <class Prefix, class LinearType>
 inline constexpr bool kHasRepeat<ResidualInto<Prefix, LinearType>> = kHasRepeat<Prefix>;
 

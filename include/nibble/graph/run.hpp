@@ -182,6 +182,7 @@ class Runner : public LayerPass {
   Executor& executor() const noexcept { return *args_.executor; }
   const Tuning& tuning() const noexcept { return args_.tuning; }
   const ops::KvCache& cache() const noexcept { return args_.cache; }
+  Index layer() const noexcept { return layer_; }  // -1: outside of the layers
   Index cache_layer() const noexcept { return args_.layers_share_cache ? 0 : layer_; }
   bool training() const noexcept { return args_.training; }
   // Each layer and each place draws its own numbers.

@@ -321,6 +321,9 @@ concept MultipliedHere =
 
 template <MultipliedHere Format, kernels::ActivationScales kScales>
 struct Impl<kernels::Matmul<Format, kScales>> {
+  static_assert(kernels::kHasProducts<Format, kScales>,
+                "nibble: activations with one scale for each row are for formats with one scale in "
+                "a block, and those with a zero point for I8Channel");
   static void run(const kernels::MatmulArgs& args) {
 #if NIBBLE_HAVE_BF16_DOTS
     if constexpr (std::is_same_v<Format, quant::BF16>) {
@@ -328,8 +331,6 @@ struct Impl<kernels::Matmul<Format, kScales>> {
     }
 #endif
     if constexpr (kScales == kernels::ActivationScales::affine) {
-      static_assert(std::is_same_v<Format, quant::I8Channel>,
-                    "nibble: products with a zero point are for weights in I8Channel");
       for_each_tile<AffineChannel>(args);
     } else if constexpr (kScales == kernels::ActivationScales::per_row &&
                          quant::BlockFormat<Format>) {

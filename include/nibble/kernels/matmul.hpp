@@ -8,6 +8,7 @@
 #include "nibble/kernels/activation.hpp"
 #include "nibble/kernels/tuning.hpp"
 #include "nibble/quant/packed.hpp"
+#include "nibble/quant/sparse.hpp"
 #include "nibble/simd/impl.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
@@ -27,11 +28,22 @@ struct EpilogueArgs {
   Index residual_stride = 0;        // elements
 };
 
-// How many scales quantized activations have: one per block of the weights' length, or one per row.
+// How many scales quantized activations have: one per block (as long as the weights' blocks; with
+// super-blocks, as their steps of 32), or one per row.
 // With one per row, products with block formats are 5 to 10 % faster, and less accurate where a few
 // of a row's values are much larger than the rest. affine: one per row and a zero point for all
 // rows (MatmulInput::zero_point); for I8Channel, whose codes must then be in [-127, 127].
 enum class ActivationScales : std::uint8_t { per_block, per_row, affine };
+
+// Whether there are products of weights in Format with activations that have such scales. The small
+// scales of super-blocks and of sparse blocks multiply those of the activations' blocks, so these
+// formats have products per block only.
+template <class Format, ActivationScales kScales>
+inline constexpr bool kHasProducts = kScales == ActivationScales::per_block ||
+                                     (kScales == ActivationScales::affine
+                                          ? std::is_same_v<Format, quant::I8Channel>
+                                          : !quant::SuperBlockFormat<Format> &&
+                                                !quant::SparseFormat<Format>);
 
 // The activations of a product, in the representation that the weights' format needs; the other
 // representations may be missing (null).
@@ -46,7 +58,8 @@ struct MatmulInput {
   Index rounded_stride = 0;       // elements
 
   // Block formats and I8Channel: rows quantized to 8 bits (quantize_rows.hpp). Blocks are as long
-  // as the weights' blocks; I8Channel has one block for the whole row.
+  // as the weights' blocks, with super-blocks as their steps of 32; I8Channel has one block for the
+  // whole row.
   const std::int8_t* codes = nullptr;       // (m, code_stride), zeros from k to whole blocks or 32
   const float* scales = nullptr;            // (m, n_blocks): ActivationScales::per_block
   const float* row_scales = nullptr;        // (m): ActivationScales::per_row and I8Channel
@@ -115,8 +128,8 @@ using MatmulFunction = void(const MatmulArgs&);
 // Accumulators: block formats sum 8-bit products in 32-bit integers within a block (exact: at most
 // 2^16 * 255 * 127 < 2^31), and blocks in f32. I8Channel sums whole rows in 32-bit integers (exact
 // up to k = Packed<I8Channel>::kMaxK; with a zero point, which is taken away from the integers by
-// the sums of the weights' codes, up to kMaxAffineK). Float formats sum in f32, along k. The sum for a row and a
-// column does not depend on which other rows and columns are computed with it.
+// the sums of the weights' codes, up to kMaxAffineK). Float formats sum in f32, along k. The sum
+// for a row and a column does not depend on which other rows and columns are computed with it.
 template <class Format, ActivationScales kScales = ActivationScales::per_block>
 struct Matmul {
   using Function = MatmulFunction;

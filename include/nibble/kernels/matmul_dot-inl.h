@@ -298,9 +298,9 @@ using FullRangeDotSum = DotSum<8, true, 0>;
 // ---- Two scales in 32 weights ------------------------------------------------------------------
 // TwoScaleSum: the sum of 32 weights' products whose codes have an offset of 32, where the first 16
 // and the last 16 weights have integer scales of their own. `scales` has both in each lane, as
-// 16-bit numbers; `half_sums` is MatmulInput's. The total is an integer of at most 2 * 16 * 32 *
-// 127
-// * 128 < 2^24, so it is exact in f32. add() is told which half its terms belong to.
+// 16-bit numbers; `half_sums` is MatmulInput's. The total is an integer of at most
+// 2 * 16 * 32 * 127 * 128 < 2^24, so it is exact in f32. add() is told which half its terms belong
+// to.
 #if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX3_DL && HWY_TARGET <= HWY_SSSE3
 // |pair| ≤ 2 * 63 * 127 = 16002: two of them fit 16 bits. The scale is the factor of the operation
 // that widens their sum.

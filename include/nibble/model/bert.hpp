@@ -48,6 +48,8 @@ struct Bert {
   static auto expression(const Dims& c) {
     return bert(c);
   }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -93,7 +93,8 @@ inline quant::Format format_for_row(quant::Format wanted, std::uint64_t k) {
   return fits(shorter) ? shorter : quant::Format::f16;
 }
 
-// How a tensor will be converted; `errors` is still empty.
+// How a tensor will be converted; `errors` is still empty. Its new bytes, packed or not, are then
+// numbers of std::size_t.
 inline Result<ConvertedTensor> plan_conversion(const io::GgufTensor& tensor,
                                                const ConvertOptions& options) {
   ConvertedTensor plan;
@@ -118,6 +119,10 @@ inline Result<ConvertedTensor> plan_conversion(const io::GgufTensor& tensor,
   plan.packed = options.packed && plan.n_dims == 2;
   NIBBLE_TRY(type, type_of(plan));
   NIBBLE_TRY(bytes, io::tensor_bytes(type, dims));
+  NIBBLE_TRY(row_bytes, io::tensor_bytes(*quant::ggml_type_of(plan.to), dims));
+  if (!std::in_range<std::size_t>((std::max)(row_bytes, bytes))) {
+    return Error{Errc::limit, "converted, it is larger than the address space"};
+  }
   plan.bytes_to = bytes;
   return plan;
 }
@@ -312,9 +317,6 @@ auto convert(const io::Gguf& in, const ConvertOptions& options, OnConverted on_t
     const io::GgmlType row_type = *quant::ggml_type_of(plan.to);
     auto row_bytes = io::tensor_bytes(row_type, dims);
     if (!row_bytes) return here(std::move(row_bytes).error());
-    if (!std::in_range<std::size_t>((std::max)(*row_bytes, plan.bytes_to))) {
-      return here({Errc::limit, "converted, it is larger than the address space"});
-    }
     const auto n_bytes = io::narrow<std::size_t>(*row_bytes);
     largest = (std::max)(largest, n_bytes);
     if (plan.packed) {

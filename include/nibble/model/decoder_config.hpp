@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include "nibble/core/libm.hpp"
@@ -52,7 +53,8 @@ struct DecoderConfig : ModelConfig {
   float logit_cap = 0;
   graph::Temperature temperature;  // of the scores, by position
 
-  graph::RopeAngles rope_angles() const noexcept {
+  // These refer to the vectors above, so they are not for a configuration that is about to go.
+  graph::RopeAngles rope_angles() const& noexcept {
     return {per_layer_or(rope_dims, rope_dim),
             per_layer_or(rope_thetas, rope_theta),
             per_layer_or(rope_scales, rope_scale),
@@ -60,29 +62,40 @@ struct DecoderConfig : ModelConfig {
             yarn,
             n_original};
   }
+  graph::RopeAngles rope_angles() const&& = delete;
   // Sizes as llama() takes them: per layer, whether they differ or not.
-  Dim<kPerLayer> ffn_width() const noexcept {
+  Dim<kPerLayer> ffn_width() const& noexcept {
     return Dim<kPerLayer>(per_layer_or(layer_dims.ffn_dims, Index{ffn_dim}));
   }
-  Dim<kPerLayer> q_width() const noexcept {
+  Dim<kPerLayer> q_width() const& noexcept {
     return Dim<kPerLayer>(per_layer_or(q_widths, Index{n_heads} * Index{head_dim}));
   }
-  Dim<kPerLayer> kv_width() const noexcept {
+  Dim<kPerLayer> kv_width() const& noexcept {
     return Dim<kPerLayer>(per_layer_or(kv_widths, Index{n_kv_heads} * Index{head_dim}));
   }
-  auto heads() const noexcept {
+  void ffn_width() const&& = delete;
+  void q_width() const&& = delete;
+  void kv_width() const&& = delete;
+  auto heads() const& noexcept {
     const float scale = attention_scale > 0 ? attention_scale : inverse_sqrt(head_dim);
     const Index ahead = is_causal ? 0 : ops::kAllAhead;
     return graph::Heads(n_heads, n_kv_heads, head_dim, scale, per_layer_or(windows, window),
                         per_layer_or(aheads, ahead));
   }
-  auto layer_heads() const noexcept {
+  auto layer_heads() const& noexcept {
     const auto same = heads();
     return graph::Heads(Dim<kPerLayer>(per_layer_or(layer_dims.n_heads, Index{n_heads})),
                         Dim<kPerLayer>(per_layer_or(layer_dims.n_kv_heads, Index{n_kv_heads})),
                         head_dim, same.scale, same.window, same.ahead);
   }
+  void heads() const&& = delete;
+  void layer_heads() const&& = delete;
 };
+
+// Dimensions that an expression refers to: they must outlive it. Architectures delete
+// expression(const Dims&&) for them.
+template <class Dims>
+concept DimsByReference = std::is_base_of_v<DecoderConfig, Dims>;
 
 // YaRN's factor of what is rotated, for a context that is `factor` times as long.
 inline double yarn_magnitude(double factor, double weight = 1) noexcept {
@@ -158,6 +171,16 @@ inline Result<LayerValues<Index>> gguf_windows(const io::Gguf& file, const Model
     if (i % period == period - 1) windows[i].value = 0;
   }
   return windows;
+}
+
+// Where layers without window see a stretched context: those with one keep the rotation of a
+// context as it was, with its own base.
+inline void set_window_rotation(DecoderConfig& c, float base) {
+  for (const auto& [window] : c.windows) {
+    c.rope_thetas.push_back({window > 0 ? base : c.rope_theta});
+    c.rope_scales.push_back({window > 0 ? 1.0f : c.rope_scale});
+    c.rope_magnitudes.push_back({window > 0 ? 1.0f : c.rope_magnitude});
+  }
 }
 
 // Everything that decoders have in common. With sizes_may_differ, sizes may be stated for each

@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "nibble/core/result.hpp"
+#include "nibble/core/text.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/quant/format.hpp"
 #include "nibble/quant/ggml.hpp"
@@ -43,12 +44,9 @@ NIBBLE_HIDDEN inline constexpr std::array kFormatMixes = {
 
 // In any letter case. Error: invalid_argument.
 inline Result<FormatMix> format_mix_from_name(std::string_view name) {
-  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
   std::string known;
   for (const FormatMix& mix : kFormatMixes) {
-    bool equal = mix.name.size() == name.size();
-    for (std::size_t i = 0; equal && i < name.size(); ++i) equal = mix.name[i] == lower(name[i]);
-    if (equal) return mix;
+    if (equals_ignoring_case(name, mix.name)) return mix;
     known += (known.empty() ? "" : ", ") + std::string(mix.name);
   }
   return Error{Errc::invalid_argument, "no such mix of formats; known are " + known};
@@ -87,6 +85,9 @@ class MixedFormats {
   }
 
  private:
+  // One matrix for queries, keys and values counts as one of values. So does llama.cpp since it
+  // sorts tensors into categories (llama-quant.cpp, category_is_attn_v); before, Q4_K_M and Q5_K_M
+  // gave such matrices Q5_K and Q6_K in all layers.
   static bool is_values(std::string_view name) noexcept {
     return name.find("attn_v.weight") != name.npos || name.find("attn_qkv.weight") != name.npos;
   }

@@ -54,4 +54,12 @@ inline Result<DecoderConfig> gemma_config(const io::Gguf& file, std::uint64_t pe
   return c;
 }
 
+// Files of the models of 27 billion parameters, which their number of layers tells, do not state
+// that their scale of scores is another one.
+inline void set_scale_of_27b(DecoderConfig& c, Index n_layers) {
+  if (c.n_layers == n_layers && c.attention_scale == 0) {
+    c.attention_scale = inverse_sqrt(c.dim / c.n_heads);
+  }
+}
+
 }}  // namespace nibble::NIBBLE_ABI

@@ -17,16 +17,15 @@ struct Gemma2 {
     NIBBLE_TRY(cap, gguf_positive_or(file, "gemma2.attn_logit_softcapping", 50.0f, true));
     c.attention_cap = cap;
     if (file.find("gemma2.final_logit_softcapping") == nullptr) c.logit_cap = 30;
-    // Files of the model of 27 billion parameters do not state that its scale is another one.
-    if (c.n_layers == 46 && c.attention_scale == 0) {
-      c.attention_scale = inverse_sqrt(c.dim / c.n_heads);
-    }
+    set_scale_of_27b(c, 46);
     return c;
   }
   template <class Dims>
   static auto expression(const Dims& c) {
     return gemma(c);
   }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -18,20 +18,16 @@ struct Gemma3 {
   static auto expression(const Dims& c) {
     return gemma(c);
   }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 
   static Result<Config> config(const io::Gguf& file, std::uint64_t period) {
     NIBBLE_TRY(c, gemma_config(file, period));
     c.has_head_norms = true;
     // The context is stretched in the layers without window.
     NIBBLE_TRY(base, gguf_positive_or(file, c.architecture + ".rope.freq_base_swa", 10000.0f));
-    for (const auto& [window] : c.windows) {
-      c.rope_thetas.push_back({window > 0 ? base : c.rope_theta});
-      c.rope_scales.push_back({window > 0 ? 1.0f : c.rope_scale});
-    }
-    // As in gemma2.hpp.
-    if (c.n_layers == 62 && c.attention_scale == 0) {
-      c.attention_scale = inverse_sqrt(c.dim / c.n_heads);
-    }
+    set_window_rotation(c, base);
+    set_scale_of_27b(c, 62);
     return c;
   }
 };

@@ -45,6 +45,8 @@ struct GemmaEmbedding {
   static auto expression(const Dims& c) {
     return gemma_embedding(c);
   }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

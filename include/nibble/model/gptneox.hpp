@@ -53,6 +53,8 @@ struct GptNeox {
   static auto expression(const Dims& c) {
     return gptneox(c);
   }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

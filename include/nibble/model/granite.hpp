@@ -36,6 +36,8 @@ struct Granite {
   static auto expression(const Dims& c) {
     return llama(c);
   }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

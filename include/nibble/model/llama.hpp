@@ -118,6 +118,8 @@ struct Llama {
   static auto expression(const Dims& c) {
     return llama(c);
   }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

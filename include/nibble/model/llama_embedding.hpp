@@ -36,6 +36,8 @@ struct EmbeddingOf {
     return llama_layers(static_cast<const DecoderConfig&>(c)) >>
            in_place(rms_norm<Slot::output_norm>(c.norm_eps)) >> pool(c.pooling);
   }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -144,7 +144,9 @@ NIBBLE_INLINE Result<Model> Model::from_graph(Owned<ModelGraph> graph, FormatTab
   auto tokenizer = detail::tokenizer_in(file, graph->config().vocab_size);
   InlineExecutor alone;
   Executor& executor = options.executor != nullptr ? *options.executor : alone;
-  if (!options.outline_only) {
+  if (options.outline_only) {
+    weights.fill_ties();  // an engine's memory depends on the formats of all weights
+  } else {
     Result<void> packed = weights.pack(executor, options.progress, file.files());
     if (!packed) return std::move(packed).error().in(file.name());
   }

@@ -44,6 +44,8 @@ struct NomicBert {
   static auto expression(const Dims& c) {
     return nomic_bert(c);
   }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

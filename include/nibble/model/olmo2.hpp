@@ -44,17 +44,15 @@ struct Olmo2 {
     NIBBLE_TRY(base, gguf_positive_or(file, "olmo2.rope.freq_base_swa", c.rope_theta));
     NIBBLE_TRY(windows, gguf_windows(file, c, 4));
     c.windows = std::move(windows);
-    for (const auto& [window] : c.windows) {
-      c.rope_thetas.push_back({window > 0 ? base : c.rope_theta});
-      c.rope_scales.push_back({window > 0 ? 1.0f : c.rope_scale});
-      c.rope_magnitudes.push_back({window > 0 ? 1.0f : c.rope_magnitude});
-    }
+    set_window_rotation(c, base);
     return c;
   }
   template <class Dims>
   static auto expression(const Dims& c) {
     return olmo2(c);
   }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

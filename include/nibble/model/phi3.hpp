@@ -44,6 +44,8 @@ struct Phi3 {
   static auto expression(const Dims& c) {
     return phi3(c);
   }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -22,6 +22,8 @@ struct Qwen2 {
   static auto expression(const Dims& c) {
     return llama(c);
   }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -23,6 +23,8 @@ struct SmolLm3 {
   static auto expression(const Dims& c) {
     return llama(c);
   }
+  template <DimsByReference Dims>
+  static void expression(const Dims&&) = delete;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -145,7 +145,8 @@ class WeightStore {
   // to 4 bytes or in another order: memory holds the packed weights and one piece per worker. It
   // succeeds once, and nothing can be added after that; after an error it may be called again.
   // Errors: out_of_memory, cancelled (by `progress`), io, malformed (codes of channels that are not
-  // in [-127, 127]), invalid_argument (already packed).
+  // in [-127, 127], or weights to convert that are not finite), limit (weights to convert that
+  // their format cannot hold), invalid_argument (already packed).
   Result<void> pack(Executor& executor, const Progress* progress = nullptr,
                     std::span<const io::MappedFile> files = {}) {
     if (is_packed_) return Error{Errc::invalid_argument, "the weights are packed already"};
@@ -176,14 +177,20 @@ class WeightStore {
     for (const Entry& entry : entries_) {
       if (entry.expert == 0) weight_at(entry.index).data = memory_.data() + entry.offset;
     }
-    for (int round = 0; round < 2; ++round) {  // what is tied to a slot that shares another's
-      for (const Tie& tie : ties_) weights_[tie.index] = weights_[tie.other];
-    }
+    fill_ties();
     entries_.clear();
     ties_.clear();
     scales_ = {};
     is_packed_ = true;
     return ok();
+  }
+
+  // Gives the slots that are tied or shared the weights of the others, as pack() does: for a store
+  // whose shapes and formats are read, and which is not packed before that.
+  void fill_ties() noexcept {
+    for (int round = 0; round < 2; ++round) {  // what is tied to a slot that shares another's
+      for (const Tie& tie : ties_) weights_[tie.index] = weights_[tie.other];
+    }
   }
 
   graph::WeightTable table() const noexcept { return {weights_, n_slots_}; }
@@ -547,18 +554,28 @@ class WeightStore {
         const auto scales = all.subspan(entry.first_scale + static_cast<std::size_t>(first_row));
         pack_channels(w, entry.format, rows, scales, first_row, scratch, out, workers.errors[i]);
       } else if (entry.type != nullptr) {
-        convert_panels(w, *entry.type, entry.format, rows, bytes_of_row, first_row, scratch, out);
+        convert_panels(w, *entry.type, entry.format, rows, bytes_of_row, first_row, scratch, out,
+                       workers.errors[i]);
       } else {
         graph::pack_panels(w, rows, static_cast<Index>(bytes_of_row), first_row, out);
       }
     });
   }
 
+  static Error conversion_error(const quant::ReadOnlyType& type, quant::Format format, float weight,
+                                std::size_t at, Index row) {
+    const auto value = static_cast<double>(weight);
+    const std::string where = "weight " + to_text(at) + " of row " + to_text(row) +
+                              " of a matrix in " + io::type_traits(type.type).name;
+    if (!is_finite(value)) return {Errc::malformed, where + " is not a finite number"};
+    return {Errc::limit, where + ", " + to_text(value) + ", is too large for " + to_string(format)};
+  }
+
   // The same as pack_panels() for a type that is only read.
   static void convert_panels(const graph::Weight& w, const quant::ReadOnlyType& type,
                              quant::Format format, std::span<const std::byte> rows,
                              std::size_t bytes_of_row, Index first_row, std::byte* scratch,
-                             std::byte* out) noexcept {
+                             std::byte* out, std::optional<Error>& error) noexcept {
     const auto k = static_cast<std::size_t>(w.k);
     const std::size_t new_bytes = *w.ops->row_bytes(k);
     const std::span<float> weights(reinterpret_cast<float*>(scratch), k);
@@ -568,8 +585,13 @@ class WeightStore {
     for (std::size_t row = 0; row < n; row += kRows) {
       const std::size_t n_rows = (std::min)(kRows, n - row);
       for (std::size_t r = 0; r < n_rows; ++r) {
-        quant::read_row_as(type, format, rows.data() + (row + r) * bytes_of_row, weights,
-                           converted + r * new_bytes);
+        const std::size_t bad =
+            quant::read_row_as(type, format, rows.data() + (row + r) * bytes_of_row, weights,
+                               converted + r * new_bytes);
+        if (bad == k) continue;
+        error = conversion_error(type, format, weights[bad], bad,
+                                 first_row + static_cast<Index>(row + r));
+        return;
       }
       graph::pack_panels(w, {converted, n_rows * new_bytes}, static_cast<Index>(new_bytes),
                          first_row + static_cast<Index>(row), out);

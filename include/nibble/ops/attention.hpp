@@ -335,15 +335,18 @@ void attention(Executor& executor, MatrixView<const float> q, KvLayer<T> cache,
   }
 }
 
-// The same for any element type of the cache.
+// The same for any element type of the cache. policy_layer: the layer that the policy is asked
+// about, where it is another one than the cache's; -1: the same.
 NIBBLE_LAZY void attention(Executor& executor, MatrixView<const float> q, const KvCache& cache,
                            Index layer, const AttentionShape& shape,
                            std::span<const Segment> segments, const AttentionLimits& limits,
                            MatrixView<float> out, std::span<std::byte> scratch,
-                           const PagePolicy* policy = nullptr, const Tuning& tuning = {}) noexcept {
+                           const PagePolicy* policy = nullptr, const Tuning& tuning = {},
+                           Index policy_layer = -1) noexcept {
+  if (policy_layer < 0) policy_layer = layer;
   visit_kv_type(cache.layout().type, [&]<class T>(T) {
     attention(executor, q, cache.layer<T>(layer), shape, segments, limits, out, scratch, policy,
-              layer, tuning);
+              policy_layer, tuning);
   });
 }
 

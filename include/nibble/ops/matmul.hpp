@@ -23,11 +23,18 @@ struct Product {
 
 namespace detail {
 
-template <class Format>
+template <class Format, kernels::ActivationScales kScales>
 kernels::MatmulArgs args_of(const kernels::MatmulInput& input,
                             const quant::PackedMatrix<Format>& weights, MatrixView<float> out,
                             const kernels::EpilogueArgs& epilogue) noexcept {
+  static_assert(kernels::kHasProducts<Format, kScales>,
+                "nibble: activations with one scale for each row are for formats with one scale in "
+                "a block, and those with a zero point for I8Channel");
   NIBBLE_ASSERT(out.extent(1) == weights.n && out.stride(1) == 1);
+  if constexpr (quant::SuperBlockFormat<Format>) {
+    // Products read whole super-blocks; activations in blocks of 32 end before them.
+    NIBBLE_ASSERT(weights.k % quant::Packed<Format>::kLength == 0);
+  }
   if constexpr (std::is_same_v<Format, quant::I8Channel>) {
     NIBBLE_ASSERT(weights.k <= quant::Packed<Format>::kMaxK);
   } else if constexpr (!quant::BlockFormat<Format> && !quant::SparseFormat<Format>) {
@@ -57,7 +64,7 @@ template <class Format, class Epilogue = kernels::Epilogue<>,
 Product product(const kernels::MatmulInput& input, const quant::PackedMatrix<Format>& weights,
                 MatrixView<float> out, const kernels::EpilogueArgs& epilogue = {}) noexcept {
   Product p{simd::kernel<kernels::Matmul<Format, kScales>>(),
-            detail::args_of(input, weights, out, epilogue)};
+            detail::args_of<Format, kScales>(input, weights, out, epilogue)};
   p.args.finish = simd::kernel<kernels::FinishTile<Epilogue>>();
   return p;
 }
@@ -68,7 +75,8 @@ template <class Format, class Activation,
 Product gated_product(const kernels::MatmulInput& input, const quant::PackedMatrix<Format>& gate,
                       const quant::PackedMatrix<Format>& up, MatrixView<float> out) noexcept {
   NIBBLE_ASSERT(gate.n == up.n && gate.k == up.k);
-  Product p{simd::kernel<kernels::Matmul<Format, kScales>>(), detail::args_of(input, up, out, {})};
+  Product p{simd::kernel<kernels::Matmul<Format, kScales>>(),
+            detail::args_of<Format, kScales>(input, up, out, {})};
   p.args.gate = gate.data;
   p.args.finish = simd::kernel<kernels::FinishGatedTile<Activation>>();
   return p;

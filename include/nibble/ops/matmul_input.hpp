@@ -13,7 +13,8 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
-// For ActivationScales::per_block with weights in blocks of kBlock. kBlock = 0: for I8Channel.
+// For ActivationScales::per_block with weights in blocks of kBlock; 32 also for super-blocks, whose
+// steps are as long. kBlock = 0: for I8Channel.
 template <int kBlock>
 kernels::MatmulInput matmul_input(const QuantizedRows<kBlock>& rows) noexcept {
   kernels::MatmulInput input;
@@ -27,7 +28,8 @@ kernels::MatmulInput matmul_input(const QuantizedRows<kBlock>& rows) noexcept {
 }
 
 // Rows in 8 bits with one scale per row, and the sums of blocks of kLength codes: for
-// ActivationScales::per_row with weights in blocks of kLength.
+// ActivationScales::per_row with weights in blocks of kLength (not in super-blocks, see
+// kernels::kHasProducts).
 template <int kLength>
 struct RowScaledRows {
   Index k = 0;

@@ -23,6 +23,7 @@
 #include "nibble/core/libm.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/core/scalar.hpp"
+#include "nibble/core/text.hpp"
 #include "nibble/quant/block.hpp"
 #include "nibble/quant/channel.hpp"
 #include "nibble/quant/quantize.hpp"
@@ -108,13 +109,10 @@ constexpr const char* to_string(Format format) noexcept {
 // The format with a given name, spelled as by to_string in any letter case. Error:
 // invalid_argument.
 inline Result<Format> format_from_name(std::string_view name) {
-  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
   std::string known;
   for (const Format format : kFormats) {
     const std::string_view candidate = to_string(format);
-    bool equal = candidate.size() == name.size();
-    for (std::size_t i = 0; equal && i < name.size(); ++i) equal = candidate[i] == lower(name[i]);
-    if (equal) return format;
+    if (equals_ignoring_case(name, candidate)) return format;
     known += known.empty() ? "" : ", ";
     known += candidate;
   }

@@ -17,9 +17,8 @@
 //   Super-blocks    A group is one super-block of each row:
 //                     scales    [16 rows][4 bytes]         the f16 scale, and the minimum or zeros
 //                     scales    [chunk][16 rows][4 bytes]  the small ones: three chunks as in
-//                     GGUF's
-//                               block; of Q6_K four, in which chunk c has those of the groups of 16
-//                               4c, 4c + 2, 4c + 1, 4c + 3
+//                               GGUF's block; of Q6_K four, in which chunk c has those of the
+//                               groups of 16 4c, 4c + 2, 4c + 1, 4c + 3
 //                     codes     [step][chunk][16 rows][4 bytes]
 //                   A step is 32 weights: first the chunks with bits above the fourth, one for each
 //                   such bit; then four with 4-bit codes, as in a block of 32. (Q6_K: in which
@@ -33,8 +32,7 @@
 //                     sums      [16 rows]                   32-bit integers, of the row's codes
 //                     codes     [chunk][16 rows][4 bytes]
 //                   with the top bit of codes flipped too. (The sums are for inputs with a zero
-//                   point.) k is filled up to a multiple of 32 with
-//                   zero weights.
+//                   point.) k is filled up to a multiple of 32 with zero weights.
 //   f32, f16        [k][16 rows]
 //   bf16            [k / 2][16 rows][2]: pairs along k per 32-bit lane, as dot products want them
 //
@@ -104,6 +102,10 @@ struct Packed<Format> {  // super-blocks: packed_super_block.hpp
   static_assert(kLength > 0 && kLength % 32 == 0 && kLength <= 1 << 16);
   static_assert((Format::kBits >= 2 && Format::kBits <= 5) || Format::kBits == 8);
   static_assert(Format::kBits == 4 || Format::kBits == 8 || kLength == 32);
+  // A block is its scale, perhaps its minimum, and its codes: what has more is no such format.
+  static_assert(
+      sizeof(Block) == (kHasMinimum ? 2 : 1) * sizeof(Scale) + kBlockCodeBytes,
+      "nibble: a block format of a program's own is a scale, perhaps a minimum, and codes");
 
   // What products go through step by step: weights of a row with one scale, and their chunks.
   static constexpr Index kStepLength = kLength;

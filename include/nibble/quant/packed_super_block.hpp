@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The packed layout of super-blocks; packed.hpp describes it.
+// The packed layout of super-blocks; packed.hpp describes it. Rows are whole super-blocks: the
+// functions below round k up, but products read k activations up to the end of the last
+// super-block.
 #pragma once
 
 #include <algorithm>

@@ -5,6 +5,7 @@
 // little to the error that the weights have already; where it is said, it adds none.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -356,16 +357,24 @@ bool round_exactly(const float* x, float scale, std::byte* out) noexcept {
   return true;
 }
 
+inline std::size_t first_not_finite(std::span<const float> x) noexcept {
+  std::size_t i = 0;
+  while (i < x.size() && is_finite(static_cast<double>(x[i]))) ++i;
+  return i;
+}
+
 }  // namespace detail
 
-// Converts a row to its nearest format. `scratch`: as many floats as the row has weights.
-inline void read_row_as(const ReadOnlyType& from, Format to, const std::byte* row,
-                        std::span<float> scratch, std::byte* out) noexcept {
+// Converts a row to its nearest format. `scratch`: as many floats as the row has weights; it gets
+// them. Returns the position of a weight that is not a finite number or that the format cannot
+// hold, or scratch.size() if there is none.
+inline std::size_t read_row_as(const ReadOnlyType& from, Format to, const std::byte* row,
+                               std::span<float> scratch, std::byte* out) noexcept {
   read_row(from, row, scratch);
   if (from.scale == nullptr || to != from.nearest) {
-    detail::round_row(to, scratch, out);
-    return;
+    return (std::min)(detail::round_row(to, scratch, out), detail::first_not_finite(scratch));
   }
+  std::size_t bad = detail::first_not_finite(scratch);
   const io::GgmlTypeTraits traits = io::type_traits(from.type);
   for (std::size_t i = 0; i < scratch.size(); i += 32) {
     const auto* const block =
@@ -377,8 +386,11 @@ inline void read_row_as(const ReadOnlyType& from, Format to, const std::byte* ro
     const bool is_exact = to == Format::q4_0
                               ? detail::round_exactly<Q4_0>(x.data(), scale, to_block)
                               : detail::round_exactly<Q5_0>(x.data(), scale, to_block);
-    if (!is_exact) detail::round_row(to, x, to_block);
+    if (is_exact) continue;
+    const std::size_t at = detail::round_row(to, x, to_block);
+    if (at < x.size()) bad = (std::min)(bad, i + at);
   }
+  return bad;
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::quant

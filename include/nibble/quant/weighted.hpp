@@ -7,15 +7,15 @@
 // Hessian.
 //
 // What is guaranteed, for weights that the format can hold:
-//   Q4_0, Q5_0, Q8_0, Q3_H, Q2_H (symmetric)  the optimum among all stored scales, of both signs
-//   where that
-//       makes a difference, and all codes (to a few parts in a million; scale_search.hpp)
-//   Q4_1, Q5_1 (with a minimum)   with Effort::most the optimum among all stored pairs of a
-//   positive
-//       scale and a minimum; otherwise a local one
-//   Q4_K, Q5_K, Q6_K              a local optimum: codes, group scales and block scales are each
-//   the
-//       best for the others among their neighbours. Group scales of Q6_K are the best of all.
+//   Q4_0, Q5_0, Q8_0, Q3_H, Q2_H (symmetric)
+//       the optimum among all stored scales, of both signs where that makes a difference, and all
+//       codes (to a few parts in a million; scale_search.hpp)
+//   Q4_1, Q5_1 (with a minimum)
+//       with Effort::most the optimum among all stored pairs of a positive scale and a minimum;
+//       otherwise a local one
+//   Q4_K, Q5_K, Q6_K
+//       a local optimum: codes, group scales and block scales are each the best for the others
+//       among their neighbours. Group scales of Q6_K are the best of all.
 // All: never more error than quantize_block() with the same importance. Results depend on nothing
 // but the arguments.
 //

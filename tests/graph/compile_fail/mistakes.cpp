@@ -72,6 +72,8 @@ constexpr auto model() {
 #elif MISTAKE == 26  // conditions without their number
   constexpr bool conditions[] = {true, false};
   return start >> repeat(Dim<2>(), when(conditions, residual(product)));
+#elif MISTAKE == 27  // layers of layers, hidden in a node
+  return start >> repeat(Dim<2>(), in_place(repeat(Dim<2>(), residual(product))));
 #elif MISTAKE == 25  // a node without describe()
   return start >> Mine{};
 #endif
@@ -84,7 +86,7 @@ template <>
 inline constexpr nibble::quant::Format nibble::quant::kFormatOf<Blocks64> = Format{130};
 namespace {
 const FormatOps* const kOps = &kFormatOps<Blocks64>;
-#elif MISTAKE < 22 || MISTAKE == 26
+#elif MISTAKE < 22 || MISTAKE > 25
 constexpr Plan kPlan = make_plan(fuse(model()), kLimits);
 static_assert(kPlan.is_valid());
 #endif
