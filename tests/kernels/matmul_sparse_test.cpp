@@ -122,12 +122,12 @@ TEST_CASE_TEMPLATE("sparse products of every size and density are those in doubl
 TEST_CASE_TEMPLATE("extreme codes do not saturate sparse sums", F, NIBBLE_SPARSE) {
   constexpr Index kColumns = 33, k = 256;
   std::mt19937 random(2);
-  for (const std::uint8_t byte : {0x00, 0xFF, 0x0F, 0xF0, 0x97}) {
+  for (const int byte : {0x00, 0xFF, 0x0F, 0xF0, 0x97}) {
     auto w = Weights<Q4_0>::random(kColumns, k, random);
     for (Index row = 0; row < kColumns; ++row) {
       for (Index b = 0; b < k / 32; ++b) {
         auto& codes = w.block(row, b).codes;
-        codes.fill(byte);
+        codes.fill(static_cast<std::uint8_t>(byte));
         // Step b keeps b + 1 of its 8 blocks.
         for (Index i = 0; i < 16; ++i) {
           auto& both = codes[size(i)];
@@ -147,7 +147,7 @@ TEST_CASE_TEMPLATE("extreme codes do not saturate sparse sums", F, NIBBLE_SPARSE
         for_each_target([&](simd::Target) {
           Output out(m, kColumns);
           multiply<F>(a, kColumns, packed, out);
-          CAPTURE(int{byte});
+          CAPTURE(byte);
           CAPTURE(m);
           REQUIRE(count_faults(expected, m, kColumns, out) == 0);
         });
