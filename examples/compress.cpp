@@ -53,11 +53,12 @@ int compress(int argc, char** argv) {
   CLI::App app(
       "Makes a model as small as a budget wants: observes it on a text, tries each matrix in each "
       "format, takes the formats that lose least, and rounds as well as it can. compress observe, "
-      "prune, factor and report are single steps (compress observe --help), as is quantize. What it writes "
+      "prune, factor and report are single steps (compress observe --help), as is quantize. What "
+      "it writes "
       "runs in nibble and in llama.cpp.",
       "compress");
   example::JobOptions options;
-  std::string budget, preset;
+  std::string budget, preset, memory = "1GiB";
   std::vector<std::string> format_names = {"q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k",
                                            "q6_k", "q8_0", "f16",  "q3_h", "q2_h"};
   Index n_threads = 0;
@@ -97,6 +98,11 @@ int compress(int argc, char** argv) {
   app.add_option("--exact", options.sample_paths,
                  "FILE.tsv of prompts and answers, with a tab between: how many answers are right")
       ->allow_extra_args(false);
+  app.add_option(
+         "--memory", memory,
+         "the most memory for the second moments of inputs, by which columns are rounded one "
+         "after the other; 0: without")
+      ->capture_default_str();
   app.add_option("--plot", options.plot, "a picture of size against loss, FILE.svg (by gnuplot)")
       ->check(example::is_not_empty);
   app.add_option("--threads", n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
@@ -105,6 +111,7 @@ int compress(int argc, char** argv) {
       "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted: OUT.gguf is then as it was.");
   app.callback([&] {
     if (!budget.empty()) options.budget_bytes = parse_bytes(budget);
+    options.memory = memory == "0" ? 0 : parse_bytes(memory);
     if (preset == "q4") options.budget_bits = 4.5;
     if (preset == "q3") options.budget_bits = 3.5;
     if (preset == "q2") options.budget_bits = 2.75;
