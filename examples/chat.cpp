@@ -337,8 +337,8 @@ nibble::Result<int> run(Options& o) {
   };
   const nibble::Progress progress(on_load);
   std::optional<CatchInterrupt> catch_interrupt(std::in_place);
-  const auto model =
-      nibble::Model::from_gguf<nibble::graph::AllFormats>(file, {.executor = pool.get(), .progress = &progress});
+  const auto model = nibble::Model::from_gguf<nibble::graph::AllFormats>(
+      file, {.executor = pool.get(), .progress = &progress});
   catch_interrupt.reset();
   status.show({});
   if (!model) {

@@ -292,7 +292,8 @@ Result<void> run(const Options& options) {
   if (options.measure_speed || !options.text.empty()) {
     for (int i = 0; i < 2; ++i) {
       const auto start = Clock::now();
-      NIBBLE_TRY(model, nibble::Model::from_gguf<nibble::graph::AllFormats>(*files[i], {.executor = pool.get()}));
+      NIBBLE_TRY(model, nibble::Model::from_gguf<nibble::graph::AllFormats>(
+                            *files[i], {.executor = pool.get()}));
       sides[i].load = seconds_since(start);
       sides[i].memory = model.weight_bytes();
       const Index n_ctx = (std::max)(options.context, Index{128});

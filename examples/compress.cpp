@@ -54,8 +54,8 @@ int compress(int argc, char** argv) {
       "Makes a model as small as a budget wants: observes it on a text, tries each matrix in each "
       "format, takes the formats that lose least, and rounds as well as it can. compress observe, "
       "prune, factor and report are single steps (compress observe --help), as is quantize. What "
-      "it writes "
-      "runs in nibble and in llama.cpp.",
+      "it "
+      "writes runs in nibble and in llama.cpp.",
       "compress");
   example::JobOptions options;
   std::string budget, preset, memory = "1GiB";

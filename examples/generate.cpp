@@ -122,7 +122,8 @@ void print_summary(const Timing& t, nibble::Finish finish, const nibble::Model& 
 }
 
 nibble::Result<int> print_memory(const Options& o, nibble::Executor& executor) {
-  NIBBLE_TRY(needed, nibble::memory_needed<nibble::graph::AllFormats>(o.model, {.executor = &executor}));
+  NIBBLE_TRY(needed,
+             nibble::memory_needed<nibble::graph::AllFormats>(o.model, {.executor = &executor}));
   std::printf("weights   %s of memory\n", example::mebibytes(needed.weights).c_str());
   std::printf("in place  %s of the file, mapped\n", example::mebibytes(needed.in_place).c_str());
   std::printf("loading   %s of memory more, until it is loaded\n",
@@ -146,7 +147,8 @@ nibble::Result<int> run(Options& o) {
     return !interrupted.load();
   };
   const nibble::Progress progress(on_load);
-  const auto model = nibble::load<nibble::graph::AllFormats>(o.model, {.executor = pool.get(), .progress = &progress});
+  const auto model = nibble::load<nibble::graph::AllFormats>(
+      o.model, {.executor = pool.get(), .progress = &progress});
   status.show({});
   if (!model) {
     if (model.error().code == nibble::Errc::cancelled) return example::kInterrupted;
