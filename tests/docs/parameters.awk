@@ -10,8 +10,8 @@ FILENAME ~ /\.md$/ {
   for (i = 1; i <= NF; ++i) is_named[$i] = 1
   next
 }
-/^namespace detail \{/ { in_detail = 1 }
-/^\}  \/\/ namespace detail/ { in_detail = 0 }
+/^namespace .*detail \{$/ { in_detail = 1 }
+/^\}+  \/\/ namespace .*detail$/ { in_detail = 0 }
 !in_detail && /^template <[^>]/ { is_template = 1 }
 is_template && /^(struct|class) / {
   name = $2 ~ /^\[\[/ ? $3 : $2

@@ -28,15 +28,15 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 namespace detail {
 
 // Sets array `key` to the elements `at` of that in `file`, in its own type.
-template <class I>
-Result<void> write_selected(const io::Gguf& file, std::string_view key, std::span<const I> at,
+template <class Number>
+Result<void> write_selected(const io::Gguf& file, std::string_view key, std::span<const Number> at,
                             io::GgufWriter& writer) {
   const io::GgufValue* const value = file.find(key);
   if (value == nullptr) return ok();
   const auto select = [&]<class T, class As = T>(T, As = {})->Result<void> {
     NIBBLE_TRY(all, file.get_array<As>(key));
     std::vector<T> kept;
-    for (const I i : at) {
+    for (const Number i : at) {
       if constexpr (std::is_same_v<As, T>) {
         kept.push_back(all[static_cast<std::size_t>(i)]);
       } else {
