@@ -178,6 +178,21 @@ TEST_CASE("alignment is honoured, and the data of every tensor starts at a multi
   CHECK(offset(2) == offset(0) + 192);
 }
 
+TEST_CASE("the bytes before the tensors are known without their data") {
+  GgufWriter writer;
+  writer.set("general.name", "a name");
+  const Dims dims = {4, 2};
+  writer.add_tensor("a", GgmlType::f32, dims, std::span<const std::byte>(kData).first(32));
+  const auto bytes = writer.to_bytes();
+  REQUIRE(bytes);
+  const auto file = Gguf::parse(*bytes, "small");
+  REQUIRE(file);
+  CHECK(*writer.header_bytes() ==
+        static_cast<std::uint64_t>(file->tensors()[0].data.data() - bytes->data()));
+  writer.add_tensor("a", GgmlType::f32, dims, std::span<const std::byte>(kData).first(32));
+  CHECK(writer.header_bytes().error().code == Errc::invalid_argument);  // added twice
+}
+
 TEST_CASE("what already ends at a multiple of the alignment is not padded") {
   GgufWriter writer;
   // 24 bytes of header, 20 for the number, 39 for the text and 45 for the tensor's info make 128.

@@ -66,6 +66,9 @@ class GgufWriter {
   Result<void> write(const std::string& path) const;
   // The same bytes in memory.
   Result<std::vector<std::byte>> to_bytes() const;
+  // Bytes of the file before the data of the first tensor: keys, and names and shapes of tensors.
+  // Errors: as write().
+  Result<std::uint64_t> header_bytes() const;
 
  private:
   static constexpr std::size_t kPartBytes = std::size_t{1} << 20;  // that are read at once
@@ -263,13 +266,17 @@ inline Result<std::uint32_t> GgufWriter::alignment() const {
   const Entry& entry = entries_[found->second];
   ByteReader in(entry.encoded);
   NIBBLE_TRY(value, GgufValue::read(entry.type, in));
-  NIBBLE_TRY(alignment, value.as<std::uint32_t>());
-  NIBBLE_CHECK(detail::check_gguf_alignment(alignment));
-  return alignment;
+  auto alignment = value.as<std::uint32_t>();
+  Result<void> right = alignment ? detail::check_gguf_alignment(*alignment)
+                                 : Result<void>(std::move(alignment).error());
+  if (!right) return std::move(right).error().in(std::string(kGgufAlignmentKey));
+  return *alignment;
 }
 
-// Everything before the tensor data, padded to the start of that data.
+// Everything before the tensor data, padded to the start of that data; or the first error of what
+// was added.
 inline Result<std::vector<std::byte>> GgufWriter::header(std::uint32_t alignment) const {
+  if (error_) return Error(*error_);
   std::vector<std::byte> out;
   append(out, kGgufMagic);
   append(out, kGgufVersion);
@@ -299,12 +306,10 @@ inline Result<std::vector<std::byte>> GgufWriter::header(std::uint32_t alignment
 // sink(bytes) -> Result<void> receives the file in consecutive chunks.
 template <class Sink>
 Result<void> GgufWriter::write_to(Sink sink) const {
-  if (error_) return Error(*error_);
-  auto align = alignment();
-  if (!align) return std::move(align).error().in(std::string(kGgufAlignmentKey));
-  NIBBLE_TRY(head, header(*align));
+  NIBBLE_TRY(align, alignment());
+  NIBBLE_TRY(head, header(align));
   NIBBLE_CHECK(sink(std::span<const std::byte>(head)));
-  const std::vector<std::byte> zeros(*align);
+  const std::vector<std::byte> zeros(align);
   std::vector<std::byte> part;  // of a tensor that is read
   for (const Tensor& tensor : tensors_) {
     auto data = tensor.read ? Result<std::span<const std::byte>>(std::span<const std::byte>())
@@ -323,7 +328,7 @@ Result<void> GgufWriter::write_to(Sink sink) const {
       if (!read) return std::move(read).error().in("tensor " + quoted(tensor.name));
       NIBBLE_CHECK(sink(std::span<const std::byte>(part)));
     }
-    const auto padding = narrow<std::size_t>((*align - tensor.bytes % *align) % *align);
+    const auto padding = narrow<std::size_t>((align - tensor.bytes % align) % align);
     NIBBLE_CHECK(sink(std::span(zeros).first(padding)));
   }
   return ok();
@@ -334,6 +339,14 @@ inline Result<void> GgufWriter::write(const std::string& path) const {
     NIBBLE_TRY(file, OutputFile::create(path));
     NIBBLE_CHECK(write_to([&](std::span<const std::byte> bytes) { return file.write(bytes); }));
     return file.commit();
+  });
+}
+
+inline Result<std::uint64_t> GgufWriter::header_bytes() const {
+  return catch_out_of_memory([&]() -> Result<std::uint64_t> {
+    NIBBLE_TRY(align, alignment());
+    NIBBLE_TRY(bytes, header(align));
+    return std::uint64_t{bytes.size()};
   });
 }
 
