@@ -122,33 +122,53 @@ TEST_CASE("every matrix is searched with the importance of its name, whatever ru
   }
 }
 
-TEST_CASE("matrices whose second moments are known are rounded by columns") {
+namespace {
+
+// Of rows whose channels are alike, more or less.
+InputStatistics alike_inputs(Index k, float common, unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  InputStatistics input(k, {.second_moments = true});
+  std::vector<float> x(static_cast<std::size_t>(k));
+  for (Index t = 0; t < 2 * k; ++t) {
+    const float shared = common * normal(random);
+    for (float& v : x) v = normal(random) + shared;
+    input.add(MatrixView<const float>(x.data(), Index{1}, k));
+  }
+  return input;
+}
+
+std::vector<double> moments_of(const InputStatistics& input) {
+  std::vector<double> h(static_cast<std::size_t>(input.k() * input.k()));
+  input.copy_second_moments(h);
+  return h;
+}
+
+}  // namespace
+
+TEST_CASE("matrices whose second moments are known are rounded by columns, each by its own") {
   const auto file = open_shipped();
   const std::string name = "blk.1.attn_q.weight", same_inputs = "blk.1.attn_v.weight";
+  const std::string other_inputs = "blk.1.ffn_up.weight";  // rows as long, after them in the file
   const auto tensor = file.tensor(name);
   REQUIRE(tensor);
   const auto k = static_cast<Index>(tensor->dims[0]), n = static_cast<Index>(tensor->dims[1]);
-  std::mt19937 random(5);
-  std::normal_distribution<double> normal;
-  std::vector<double> h(static_cast<std::size_t>(k * k)), x(static_cast<std::size_t>(k));
-  for (Index t = 0; t < 2 * k; ++t) {
-    const double common = normal(random);
-    for (double& v : x) v = normal(random) + 2 * common;
-    for (std::size_t i = 0; i < x.size(); ++i) {
-      for (std::size_t j = 0; j < x.size(); ++j) h[i * x.size() + j] += x[i] * x[j];
-    }
-  }
+  REQUIRE(file.tensor(other_inputs)->dims[0] == tensor->dims[0]);
+  Statistics statistics;
+  const std::vector<std::string> first = {name, same_inputs}, second = {other_inputs};
+  REQUIRE(statistics.add(alike_inputs(k, 2, 5), first));
+  REQUIRE(statistics.add(alike_inputs(k, 1, 6), second));
   WeightedConvertOptions options;
   options.convert.format = Format::q4_0;
-  options.second_moments = [&](std::string_view of) -> std::span<const double> {
-    if (of == name || of == same_inputs) return h;
-    return {};
-  };
+  options.statistics = &statistics;
+  options.by_columns = true;
   options.columns.damping = 0.05;
   const Converted converted = convert(file, options);
   const auto out = io::Gguf::parse(converted.bytes, "out");
   REQUIRE(out);
-  for (const std::string& by_columns : {name, same_inputs}) {
+  for (const std::string& by_columns : {name, same_inputs, other_inputs}) {
+    CAPTURE(by_columns);
+    const auto h = moments_of(*statistics.find(by_columns));
     const auto before = weights_of(*file.tensor(by_columns));
     const auto written = *out->tensor(by_columns);
     InlineExecutor executor;
@@ -160,15 +180,54 @@ TEST_CASE("matrices whose second moments are known are rounded by columns") {
     CHECK(std::equal(rows.begin(), rows.end(), written.data.begin()));
   }
   WeightedConvertOptions plain = options;
-  plain.second_moments = {};
+  plain.statistics = nullptr;
   const Converted by_rows = convert(file, plain);
   const auto other = io::Gguf::parse(by_rows.bytes, "other");
   REQUIRE(other);
   const auto before = weights_of(*tensor);
+  const auto h = moments_of(*statistics.find(name));
   CHECK(output_error(before, weights_of(*out->tensor(name)), n, k, h) <
         0.8 * output_error(before, weights_of(*other->tensor(name)), n, k, h));
   CHECK(std::ranges::equal(out->tensor("blk.0.attn_q.weight")->data,
                            other->tensor("blk.0.attn_q.weight")->data));
+}
+
+TEST_CASE("what was observed gives the importance of columns, unless something else does") {
+  const auto file = open_shipped();
+  const std::string name = "blk.1.attn_q.weight";
+  const auto k = static_cast<std::size_t>(file.tensor(name)->dims[0]);
+  Statistics statistics;
+  InputStatistics input(static_cast<Index>(k));
+  const auto squares = importance_of(name, k);
+  std::vector<float> x;
+  for (const float w : squares) x.push_back(std::sqrt(w));
+  input.add(MatrixView<const float>(x.data(), Index{1}, static_cast<Index>(k)));
+  const std::vector<std::string> names = {name};
+  REQUIRE(statistics.add(std::move(input), names));
+  WeightedConvertOptions observed, given, both;
+  observed.convert.format = given.convert.format = Format::q4_0;
+  observed.statistics = &statistics;
+  std::vector<float> of_name;
+  given.importance = [&](std::string_view of) -> std::span<const float> {
+    if (of != name) return {};
+    of_name.clear();
+    for (const float v : x) of_name.push_back(v * v);
+    return of_name;
+  };
+  CHECK(convert(file, observed).bytes == convert(file, given).bytes);
+  both = given;
+  both.statistics = &statistics;
+  both.importance = [&](std::string_view) {
+    of_name.assign(k, 1.0f);
+    return std::span<const float>(of_name);
+  };
+  WeightedConvertOptions ones = both;
+  ones.statistics = nullptr;
+  // (Rows of another length than k are refused: only those of this one are compared.)
+  both.convert.choose = ones.convert.choose = [&](std::string_view of) {
+    return file.find_tensor(of)->dims[0] == k ? Format::q4_0 : Format::f16;
+  };
+  CHECK(convert(file, both).bytes == convert(file, ones).bytes);
 }
 
 TEST_CASE("a tensor of several matrices has importance for each or for all") {
@@ -222,13 +281,19 @@ TEST_CASE("statistics of another model are refused, with the tensor's name") {
   importance.assign(256, 1.0f);
   importance[9] = NAN;
   CHECK(refused(options).message.find("column 9") != std::string::npos);
-  std::vector<double> h(16);
   options.importance = {};
-  options.second_moments = [&](std::string_view) { return std::span<const double>(h); };
-  CHECK(refused(options).code == Errc::invalid_argument);
-  h.assign(256 * 256, 0.0);
-  CHECK(refused(options).message.find("no data were seen") != std::string::npos);
-  options.second_moments = {};
+  options.by_columns = true;
+  const std::vector<std::string> names = {"blk.0.attn_q.weight"};
+  for (const Index k : {16, 256}) {  // of rows of another length, and of nothing
+    Statistics statistics;
+    REQUIRE(statistics.add(InputStatistics(k, {.second_moments = true}), names));
+    options.statistics = &statistics;
+    error = refused(options);
+    CHECK(error.code == (k == 16 ? Errc::invalid_argument : Errc::malformed));
+    CHECK(error.message.find(k == 16 ? "moments of 16 columns" : "no data were seen") !=
+          std::string::npos);
+  }
+  options.statistics = nullptr;
   const auto cancelled =
       quantize_model(file, weighted(options), [](const ConvertedTensor&) { return false; });
   REQUIRE(!cancelled);

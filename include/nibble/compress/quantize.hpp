@@ -20,6 +20,7 @@
 
 #include "nibble/compress/column_factor.hpp"
 #include "nibble/compress/column_rounding.hpp"
+#include "nibble/compress/statistics.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/core/scalar.hpp"
 #include "nibble/model/convert.hpp"
@@ -32,9 +33,11 @@ struct WeightedConvertOptions {
   // The importance of the columns of a matrix, by the name of its tensor: Σx² or its mean, (k), or
   // (n_matrices, k) for tensors of several. Empty: not known; errors then weigh the same.
   std::function<std::span<const float>(std::string_view name)> importance = {};
-  // Σ x xᵀ of the inputs of a matrix, (k, k). Empty: not known. Matrices with the same inputs (of
-  // queries, keys and values) should return the same memory: its factor is then computed once.
-  std::function<std::span<const double>(std::string_view name)> second_moments = {};
+  // What was observed of the inputs of the matrices; must outlive the conversion, unchanged. It
+  // gives the importance where `importance` gives none.
+  const Statistics* statistics = nullptr;
+  // Matrices whose second moments were observed are rounded column by column.
+  bool by_columns = false;
   quant::Emphasis emphasis = quant::Emphasis::none;
   quant::Effort effort = quant::Effort::usual;
   ColumnFactorOptions columns = {};
@@ -53,30 +56,34 @@ class WeightedRounder {
       return quant::GridFormat<typename decltype(tag)::type>;
     });
     if (!is_grid) return false;
-    if (options_.second_moments) {
-      const auto h = options_.second_moments(tensor.tensor().name);
-      if (!h.empty()) return by_columns(tensor, h);
+    const InputStatistics* const input =
+        options_.statistics != nullptr ? options_.statistics->find(tensor.tensor().name) : nullptr;
+    if (options_.by_columns && input != nullptr && input->has_second_moments()) {
+      return by_columns(tensor, *input);
     }
-    return by_rows(tensor);
+    return by_rows(tensor, input);
   }
 
  private:
   static constexpr Index kRows = 16;  // of a task
 
-  Result<bool> by_columns(const TensorToRound& tensor, std::span<const double> h) {
+  Result<bool> by_columns(const TensorToRound& tensor, const InputStatistics& input) {
     const auto n = static_cast<Index>(tensor.n_rows()), k = static_cast<Index>(tensor.k());
     if (tensor.tensor().n_dims > 2) {
       return Error{Errc::unsupported, "second moments for a tensor of several matrices"};
     }
-    if (!factor_ || h.data() != h_.data() || h.size() != h_.size()) {
-      factor_.reset();
-      NIBBLE_TRY(factor, ColumnFactor::create(h, k, options_.columns, tensor.executor()));
-      factor_.emplace(std::move(factor));
-      h_ = h;
-    }
-    if (factor_->k() != k) {
-      return Error{Errc::invalid_argument, "second moments of " + to_text(factor_->k()) +
+    if (input.k() != k) {
+      return Error{Errc::invalid_argument, "second moments of " + to_text(input.k()) +
                                                " columns for rows of " + to_text(k) + " weights"};
+    }
+    if (factored_ != &input) {  // queries, keys and values share their input
+      factor_.reset();
+      std::vector<Scalar<double>> moments(static_cast<std::size_t>(k * k));
+      input.copy_second_moments({values(moments), moments.size()});
+      NIBBLE_TRY(factor, ColumnFactor::create({values(moments), moments.size()}, k,
+                                              options_.columns, tensor.executor()));
+      factor_.emplace(std::move(factor));
+      factored_ = &input;
     }
     std::vector<Scalar<float>> weights(static_cast<std::size_t>(n * k));
     const std::span<float> x(values(weights), weights.size());
@@ -90,12 +97,20 @@ class WeightedRounder {
     return true;
   }
 
-  Result<bool> by_rows(const TensorToRound& tensor) {
+  Result<bool> by_rows(const TensorToRound& tensor, const InputStatistics* input) {
     const std::size_t k = tensor.k();
     const auto n_rows = static_cast<Index>(tensor.n_rows());
     const auto rows_of_matrix = static_cast<Index>(tensor.tensor().dims[1]);
     std::span<const float> importance;
+    std::vector<Scalar<float>> observed;
     if (options_.importance) importance = options_.importance(tensor.tensor().name);
+    if (importance.empty() && input != nullptr) {
+      for (Index j = 0; j < input->k(); ++j) {
+        const double mean = input->sum_squares(j) / static_cast<double>(input->n_rows());
+        observed.push_back({static_cast<float>(mean)});
+      }
+      importance = {values(observed), observed.size()};
+    }
     if (!importance.empty()) {
       const auto n_matrices = static_cast<std::size_t>(n_rows / rows_of_matrix);
       const bool is_shared = importance.size() == k;
@@ -149,8 +164,8 @@ class WeightedRounder {
   }
 
   WeightedConvertOptions options_;
-  std::optional<ColumnFactor> factor_;  // of h_
-  std::span<const double> h_;
+  std::optional<ColumnFactor> factor_;  // of factored_
+  const InputStatistics* factored_ = nullptr;
 };
 
 }  // namespace detail
