@@ -278,8 +278,9 @@ TEST_CASE("Coarser formats cost more, each matrix by itself; what is known is no
   const ReferencePredictions reference = reference_of(session);
   const std::array formats = {Format::q4_0, Format::q8_0, Format::f16};
   Log log;
-  const auto all = must(
-      measure_sensitivity(file, session, reference, formats, graph::AllFormats::kOps, {}, log));
+  const auto to_try = [&](std::string_view) { return std::span<const Format>(formats); };
+  const auto all =
+      must(measure_sensitivity(file, session, reference, to_try, graph::AllFormats::kOps, {}, log));
   REQUIRE(all.size() == 22);  // 3 layers of 7, and the embedding
   CHECK(log.n_added == 66);
   double sum = 0;
@@ -300,10 +301,41 @@ TEST_CASE("Coarser formats cost more, each matrix by itself; what is known is no
   CHECK(sum < 2.5 * together);
 
   log.last = 0;
-  const auto again = must(
-      measure_sensitivity(file, session, reference, formats, graph::AllFormats::kOps, {}, log));
+  const auto again =
+      must(measure_sensitivity(file, session, reference, to_try, graph::AllFormats::kOps, {}, log));
   CHECK(log.n_found == 44);
   CHECK(again[3].trials[0].divergence == all[3].trials[0].divergence);
+}
+
+TEST_CASE("Each matrix is tried in the formats for it; in f16 where none fits its rows") {
+  const io::Gguf file = home_file();
+  Session session = session_of(test::home_model());
+  const ReferencePredictions reference = reference_of(session);
+  const Format some[] = {Format::q8_0, Format::i8_channel};  // files have no rows of the second
+  const auto to_try = [&](std::string_view name) {
+    return name == "blk.0.attn_q.weight" ? std::span<const Format>(some)
+                                         : std::span<const Format>();
+  };
+  Log log;
+  const auto all = must(
+      measure_sensitivity(file, session, reference, to_try, graph::CommonFormats::kOps, {}, log));
+  for (const TensorTrials& tensor : all) {
+    CAPTURE(tensor.tensor);
+    REQUIRE(tensor.trials.size() == 1);
+    CHECK(tensor.trials[0].format ==
+          (tensor.tensor == "blk.0.attn_q.weight" ? Format::q8_0 : Format::f16));
+  }
+}
+
+TEST_CASE("Formats of few bits are loaded by programs that ask for them, and named to others") {
+  const auto bytes = must(quantize_model(home_file(), {.format = Format::q3_h}));
+  const auto file = must(io::Gguf::parse(bytes, "few bits"));
+  const auto common = Model::from_gguf(file);
+  REQUIRE(!common);
+  CHECK(common.error().code == Errc::unsupported);
+  CHECK(common.error().message.find("q3_h") != std::string::npos);
+  CHECK(common.error().message.find("load<graph::AllFormats>") != std::string::npos);
+  CHECK(Model::from_gguf<graph::AllFormats>(file).has_value());
 }
 
 TEST_CASE("Sequences that cannot be scored are refused") {
@@ -363,6 +395,11 @@ TEST_CASE("A plan of formats serves a conversion, and the smallest that loses li
   CHECK(!plan("c"));
   CHECK(plan.bytes() == 700);
   CHECK(plan.divergence == doctest::Approx(0.011));
+  const FormatPlan uniform = planner.uniform(Format::q8_0);
+  CHECK(uniform.bytes() == 1020);
+  CHECK(uniform.cost == 1020);
+  CHECK(uniform.divergence == doctest::Approx(0.001));
+  CHECK(planner.uniform(Format::f16).divergence == doctest::Approx(0.001));  // not tried
   CHECK(planner.best(539).error().code == Errc::limit);
   CHECK(must(planner.cheapest(0.05)).bytes() == 540);
   CHECK(must(planner.cheapest(0.02)).bytes() == 700);
@@ -376,7 +413,7 @@ TEST_CASE("Products are timed in every format") {
     const double small = must(product_microseconds(*ops, 33, 256, 1 << 10, executor));
     const double large = must(product_microseconds(*ops, 1056, 256, 1 << 10, executor));
     CHECK(small > 0);
-    CHECK(large > 2 * small);  // 32 times the work
+    CHECK(large > 2 * small);  // 32 times the work; medians
   }
   CHECK(!product_microseconds(*graph::find(graph::CommonFormats::kOps, Format::q4_k), 16, 32, 1,
                               executor));

@@ -3,6 +3,7 @@
 // The formats of a model's matrices that lose least within a budget, from measured sensitivities.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -79,6 +80,28 @@ class FormatPlanner {
       }
       return plan;
     });
+  }
+
+  // The plan with the same format for all, where it was tried; the option that loses least
+  // elsewhere.
+  FormatPlan uniform(quant::Format format) const {
+    FormatPlan plan;
+    for (std::size_t i = 0; i < trials_.size(); ++i) {
+      const auto& trials = trials_[i].trials;
+      auto taken = std::find_if(trials.begin(), trials.end(),
+                                [&](const FormatTrial& t) { return t.format == format; });
+      if (taken == trials.end()) {
+        taken = std::min_element(
+            trials.begin(), trials.end(),
+            [](const FormatTrial& a, const FormatTrial& b) { return a.divergence < b.divergence; });
+      }
+      const Option& option =
+          allocator_.items()[i][static_cast<std::size_t>(taken - trials.begin())];
+      plan.cost += option.cost;
+      plan.divergence += option.loss;
+      plan.entries.push_back({trials_[i].tensor, *taken});
+    }
+    return plan;
   }
 
   // The plan of least cost that loses at most `divergence`. Error: not_found, if the dearest one

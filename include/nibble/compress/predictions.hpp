@@ -139,33 +139,14 @@ class ReferencePredictions {
                                                " and holds " + to_text(session.capacity())};
     }
     return catch_out_of_memory([&]() -> Result<Divergence> {
-      Divergence result;
-      std::vector<Scalar<double>> all(positions_.size());
-      double sum = 0, sum_a = 0, sum_b = 0;
-      Index n_same = 0;
+      nibble::detail::DivergenceSum sum;
       NIBBLE_CHECK(run(session, progress,
                        [&](std::size_t i, VectorView<const float> logits, std::int32_t next) {
-                         const Position& position = positions_[i];
-                         const double d = divergence_at(i, logits);
-                         all[i].value = d;
-                         sum += d;
-                         sum_a -= position.next;
-                         sum_b -= nibble::detail::logprob_of(next, logits);
-                         n_same += ops::argmax(logits) == position.best ? 1 : 0;
-                         return !is_nan(sum + sum_b);
+                         return sum.add(divergence_at(i, logits), positions_[i].next,
+                                        nibble::detail::logprob_of(next, logits),
+                                        ops::argmax(logits) == positions_[i].best);
                        }));
-      std::sort(all.begin(), all.end(),
-                [](const auto& x, const auto& y) { return x.value < y.value; });
-      const auto n = static_cast<double>(all.size());
-      result.n_positions = n_positions();
-      result.mean = sum / n;
-      result.median = all[all.size() / 2].value;
-      result.p99 = all[all.size() * 99 / 100].value;
-      result.max = all.back().value;
-      result.same_best = static_cast<double>(n_same) / n;
-      result.perplexity_a = std::exp(sum_a / n);
-      result.perplexity_b = std::exp(sum_b / n);
-      return result;
+      return std::move(sum).result();
     });
   }
 

@@ -46,16 +46,18 @@ class TrialLog {
                    std::size_t n_trials) = 0;
 };
 
-// Measures each matrix in each format that its rows have whole blocks of. session: of the model
-// that was loaded from `file`, with exchangeable_weights; its predictions are the reference. A
-// matrix that is in a format already is not rounded, and costs nothing. `ops` finds the operations
-// of a format, null if it is not compiled (graph::find). Errors: those of the parts; cancelled.
-inline Result<std::vector<TensorTrials>> measure_sensitivity(const io::Gguf& file, Session& session,
-                                                             const ReferencePredictions& reference,
-                                                             std::span<const quant::Format> formats,
-                                                             graph::FormatTable compiled,
-                                                             ConvertOptions convert,
-                                                             TrialLog& log) {
+// Says which formats are tried for the matrix of this name.
+using FormatsToTry = FunctionRef<std::span<const quant::Format>(std::string_view tensor)>;
+
+// Measures each matrix in each format that is to be tried and that its rows have whole blocks of;
+// if there is none, in f16. session: of the model that was loaded from `file`, with
+// exchangeable_weights; its predictions are the reference. A matrix that is in a format already is
+// not rounded, and costs nothing. `compiled`: what the program can run (FormatList::kOps).
+// `convert` says how matrices are rounded (its rounder and executor). Errors: those of the parts;
+// cancelled.
+inline Result<std::vector<TensorTrials>> measure_sensitivity(
+    const io::Gguf& file, Session& session, const ReferencePredictions& reference,
+    FormatsToTry formats, graph::FormatTable compiled, ConvertOptions convert, TrialLog& log) {
   return catch_out_of_memory([&]() -> Result<std::vector<TensorTrials>> {
     NIBBLE_TRY(matrices, matrices_of(session.model(), file));
     TrialWeights trial(session.model());
@@ -66,17 +68,19 @@ inline Result<std::vector<TensorTrials>> measure_sensitivity(const io::Gguf& fil
       tensor.tensor = matrix.tensor->name;
       tensor.n = matrix.tensor->dims[1];
       tensor.k = matrix.tensor->dims[0];
-      for (const quant::Format format : formats) {
+      const auto add = [&](quant::Format format) {
         const auto row_bytes = quant::row_bytes(format, static_cast<std::size_t>(matrix.k));
-        if (!row_bytes || graph::find(compiled, format) == nullptr) continue;
+        if (!row_bytes || !quant::ggml_type_of(format) || !graph::find(compiled, format)) return;
         tensor.trials.push_back({format, tensor.n * *row_bytes, 0});
-        ++n_trials;
-      }
+      };
+      for (const quant::Format format : formats(tensor.tensor)) add(format);
+      if (tensor.trials.empty()) add(quant::Format::f16);
       if (tensor.trials.empty()) {
-        return Error{Errc::invalid_argument, "no format for the rows of " +
-                                                 io::quoted(tensor.tensor) + ", of " +
-                                                 to_text(tensor.k) + " weights"};
+        return Error{Errc::invalid_argument,
+                     "no format for the rows of " + io::quoted(tensor.tensor) + ", of " +
+                         to_text(tensor.k) + " weights, is compiled into this program"};
       }
+      n_trials += tensor.trials.size();
     }
     InlineExecutor alone;
     Executor& executor = convert.executor != nullptr ? *convert.executor : alone;

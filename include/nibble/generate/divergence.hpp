@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "nibble/core/scalar.hpp"
@@ -44,6 +45,42 @@ NIBBLE_LAZY double kl_divergence(VectorView<const float> a, VectorView<const flo
   return sum > 0 ? sum : 0;  // rounding can make it slightly negative
 }
 
+// Sums up the positions of a comparison.
+class DivergenceSum {
+ public:
+  // Of one position: its divergence, the log-probabilities of the token that follows, and whether
+  // both find the same token most likely. False if what was added is no number.
+  bool add(double divergence, double logprob_a, double logprob_b, bool is_same_best) {
+    all_.push_back({divergence});
+    sum_ += divergence;
+    sum_a_ -= logprob_a;
+    sum_b_ -= logprob_b;
+    n_same_ += is_same_best ? 1 : 0;
+    return !is_nan(sum_ + sum_a_ + sum_b_);
+  }
+  // Of at least one position.
+  Divergence result() && {
+    std::sort(all_.begin(), all_.end(),
+              [](const auto& x, const auto& y) { return x.value < y.value; });
+    const auto n = static_cast<double>(all_.size());
+    Divergence result;
+    result.n_positions = static_cast<Index>(all_.size());
+    result.mean = sum_ / n;
+    result.median = all_[all_.size() / 2].value;
+    result.p99 = all_[all_.size() * 99 / 100].value;
+    result.max = all_.back().value;
+    result.same_best = static_cast<double>(n_same_) / n;
+    result.perplexity_a = std::exp(sum_a_ / n);
+    result.perplexity_b = std::exp(sum_b_ / n);
+    return result;
+  }
+
+ private:
+  std::vector<Scalar<double>> all_;
+  double sum_ = 0, sum_a_ = 0, sum_b_ = 0;
+  Index n_same_ = 0;
+};
+
 }  // namespace detail
 
 // Compares the predictions of two sessions, in chunks as perplexity() measures them: the second
@@ -71,33 +108,15 @@ NIBBLE_LAZY Result<Divergence> divergence(Session& a, Session& b,
                                              " and " + to_text(vocab_b) + " tokens"};
   }
   return catch_out_of_memory([&]() -> Result<Divergence> {
-    Divergence result;
-    std::vector<Scalar<double>> all;
-    double sum = 0, sum_a = 0, sum_b = 0;
-    Index n_same = 0;
-    NIBBLE_CHECK(
-        detail::score_chunks<2>({&a, &b}, tokens, context, bos, progress, "divergence",
-                                [&](std::int32_t next, const detail::LogitsOfEach<2>& logits) {
-                                  const double d = detail::kl_divergence(logits[0], logits[1]);
-                                  all.push_back({d});
-                                  sum += d;
-                                  sum_a -= detail::logprob_of(next, logits[0]);
-                                  sum_b -= detail::logprob_of(next, logits[1]);
-                                  if (ops::argmax(logits[0]) == ops::argmax(logits[1])) ++n_same;
-                                  return !is_nan(sum + sum_a + sum_b);
-                                }));
-    std::sort(all.begin(), all.end(),
-              [](const auto& x, const auto& y) { return x.value < y.value; });
-    const auto n = static_cast<double>(all.size());
-    result.n_positions = static_cast<Index>(all.size());
-    result.mean = sum / n;
-    result.median = all[all.size() / 2].value;
-    result.p99 = all[all.size() * 99 / 100].value;
-    result.max = all.back().value;
-    result.same_best = static_cast<double>(n_same) / n;
-    result.perplexity_a = std::exp(sum_a / n);
-    result.perplexity_b = std::exp(sum_b / n);
-    return result;
+    detail::DivergenceSum sum;
+    NIBBLE_CHECK(detail::score_chunks<2>(
+        {&a, &b}, tokens, context, bos, progress, "divergence",
+        [&](std::int32_t next, const detail::LogitsOfEach<2>& logits) {
+          return sum.add(detail::kl_divergence(logits[0], logits[1]),
+                         detail::logprob_of(next, logits[0]), detail::logprob_of(next, logits[1]),
+                         ops::argmax(logits[0]) == ops::argmax(logits[1]));
+        }));
+    return std::move(sum).result();
   });
 }
 
