@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "common.hpp"
+#include "gnuplot.hpp"
+#include "measure.hpp"
 #include "nibble/generate/divergence.hpp"
 #include "nibble/hub/open.hpp"
 #include "nibble/io/gguf.hpp"
@@ -149,9 +151,6 @@ void print_tensors(std::vector<TensorError> errors, bool all) {
 
 // Draws the errors by layer and kind with gnuplot; false if there is none.
 bool draw(const std::vector<TensorError>& errors, const std::string& path) {
-#if defined(_WIN32)
-  return false;
-#else
   std::map<std::string, std::vector<std::pair<int, double>>> kinds;
   for (const TensorError& error : errors) {
     int layer = -1, length = 0;
@@ -160,31 +159,22 @@ bool draw(const std::vector<TensorError>& errors, const std::string& path) {
     kinds[is_layer ? error.name.substr(static_cast<std::size_t>(length)) : error.name].push_back(
         {layer, error.relative()});
   }
-  if (kinds.empty() || std::system("command -v gnuplot >/dev/null 2>&1") != 0) return false;
-  std::FILE* const gnuplot = popen("gnuplot", "w");
-  if (gnuplot == nullptr) return false;
-  std::string quoted;  // a quote is two of them
-  for (const char c : path) quoted += c == '\'' ? "''" : std::string(1, c);
-  std::fprintf(gnuplot,
-               "set terminal svg size 900,500 dynamic background 'white' font 'sans,12'\n"
-               "set output '%s'\nset logscale y\nset key outside noenhanced\n"
-               "set xlabel 'layer (-1: outside of the layers)'\n"
-               "set ylabel 'error of the weights, relative RMS'\nset grid\nplot ",
-               quoted.c_str());
+  if (kinds.empty()) return false;
+  example::Gnuplot plot(path);
+  plot.print(
+      "set logscale y\nset xlabel 'layer (-1: outside of the layers)'\n"
+      "set ylabel 'error of the weights, relative RMS'\nplot ");
   const char* separator = "";
   for (const auto& [kind, points] : kinds) {
-    std::string title;  // names come from a file
-    for (const char c : kind) title += c == '\'' || c == '\\' ? '?' : c;
-    std::fprintf(gnuplot, "%s'-' with linespoints title '%s'", separator, title.c_str());
+    plot.print("%s'-' with linespoints title '%s'", separator, example::plot_title(kind).c_str());
     separator = ", ";
   }
-  std::fputc('\n', gnuplot);
+  plot.print("\n");
   for (const auto& [kind, points] : kinds) {
-    for (const auto& [layer, error] : points) std::fprintf(gnuplot, "%d %g\n", layer, error);
-    std::fputs("e\n", gnuplot);
+    for (const auto& [layer, error] : points) plot.print("%d %g\n", layer, error);
+    plot.print("e\n");
   }
-  return pclose(gnuplot) == 0;
-#endif
+  return plot.finish();
 }
 
 // ---- Models ----
@@ -192,9 +182,9 @@ bool draw(const std::vector<TensorError>& errors, const std::string& path) {
 struct Side {
   std::uint64_t bytes = 0;  // of weights in the file
   std::string types;
-  std::size_t memory = 0;             // of weights when it is loaded
-  double load = 0;                    // seconds
-  double prompt = 0, generation = 0;  // tokens per second
+  std::size_t memory = 0;  // of weights when it is loaded
+  double load = 0;         // seconds
+  example::Speed speed;
 };
 
 Side describe(const Gguf& file) {
@@ -209,29 +199,6 @@ Side describe(const Gguf& file) {
   std::sort(order.rbegin(), order.rend());
   for (const auto& [n, name] : order) side.types += (side.types.empty() ? "" : " ") + name;
   return side;
-}
-
-// Times a prompt and single tokens after it, the best of three runs.
-Result<void> time(nibble::Session& session, Side& side) {
-  constexpr Index kPrompt = 64, kGenerated = 16;
-  const Index vocab_size = session.model().config().vocab_size;
-  std::vector<std::int32_t> ids;
-  for (Index i = 0; i < kPrompt + kGenerated; ++i) {
-    ids.push_back(static_cast<std::int32_t>(i * 37 % vocab_size));
-  }
-  const std::span<const std::int32_t> all(ids);
-  for (int run = 0; run < 3 && !example::interrupted; ++run) {
-    NIBBLE_CHECK(session.rewind(0));
-    auto start = Clock::now();
-    NIBBLE_CHECK(session.append(all.first(kPrompt)));
-    side.prompt = (std::max)(side.prompt, kPrompt / seconds_since(start));
-    start = Clock::now();
-    for (std::size_t i = kPrompt; i < ids.size(); ++i) {
-      NIBBLE_CHECK(session.append(all.subspan(i, 1)));
-    }
-    side.generation = (std::max)(side.generation, kGenerated / seconds_since(start));
-  }
-  return nibble::ok();
 }
 
 void print_sides(const Side (&sides)[2], bool has_models, bool has_speed) {
@@ -250,8 +217,8 @@ void print_sides(const Side (&sides)[2], bool has_models, bool has_speed) {
   row("memory for weights", [](const Side& s) { return example::mebibytes(s.memory); });
   row("seconds to load", [&](const Side& s) { return number("%.2f", s.load); });
   if (!has_speed) return;
-  row("prompt, tokens/s", [&](const Side& s) { return number("%.1f", s.prompt); });
-  row("generation, tokens/s", [&](const Side& s) { return number("%.1f", s.generation); });
+  row("prompt, tokens/s", [&](const Side& s) { return number("%.1f", s.speed.prompt); });
+  row("generation, tokens/s", [&](const Side& s) { return number("%.1f", s.speed.generation); });
 }
 
 Result<void> compare_predictions(const Options& options, nibble::Session& a, nibble::Session& b) {
@@ -301,7 +268,10 @@ Result<void> run(const Options& options) {
                                                           .max_step_tokens = 64,
                                                           .max_outputs = 64,
                                                           .executor = pool.get()}));
-      if (options.measure_speed) NIBBLE_CHECK(time(session, sides[i]));
+      if (options.measure_speed) {
+        NIBBLE_TRY(speed, example::measure_speed(session));
+        sides[i].speed = speed;
+      }
       sessions.push_back(std::move(session));
     }
   }

@@ -9,13 +9,12 @@
 #include <vector>
 
 #include "common.hpp"
-#include "compress/steps.hpp"
+#include "compress/commands.hpp"
 #include "nibble/core/thread_pool.hpp"
 
 namespace {
 
 using nibble::Index;
-using nibble::quant::Format;
 
 // "900KiB", "3.5MB", "120000".
 std::uint64_t parse_bytes(const std::string& text) {
@@ -55,7 +54,7 @@ int compress(int argc, char** argv) {
       "format, takes the formats that lose least, and rounds as well as it can. compress observe, "
       "prune, factor and report are single steps (compress observe --help), as is quantize. What "
       "it "
-      "writes runs in nibble and in llama.cpp.",
+      "writes runs in nibble, and in llama.cpp unless it has q3_h or q2_h.",
       "compress");
   example::JobOptions options;
   std::string budget, preset, memory = "1GiB";
@@ -67,9 +66,11 @@ int compress(int argc, char** argv) {
       ->check(example::is_not_empty)
       ->required();
   auto* const what = app.add_option_group("budget");
-  what->add_option("--budget", budget, "bytes of the file, e.g. 900KiB");
-  what->add_option("--budget-us", options.budget_us,
+  what->add_option("--budget", budget, "bytes of the file, e.g. 900KiB")
+      ->check(example::is_not_empty);
+  what->add_option("--budget-us", options.budget.microseconds,
                    "microseconds of a token on this machine, as the products are timed")
+      ->check(example::is_number)
       ->check(CLI::PositiveNumber);
   what->add_option("--preset", preset,
                    "q4: 4.5 bits a weight; q3: 3.5; q2: 2.75; smallest: the smallest that costs no "
@@ -108,14 +109,16 @@ int compress(int argc, char** argv) {
   app.add_option("--threads", n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
   app.footer(
       "OUT.gguf.trials keeps what was measured: if it is stopped, the same command goes on.\n"
-      "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted: OUT.gguf is then as it was.");
+      "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted: OUT.gguf is then as it was, "
+      "or, "
+      "once the report begins, complete.");
   app.callback([&] {
-    if (!budget.empty()) options.budget_bytes = parse_bytes(budget);
+    if (!budget.empty()) options.budget.bytes = parse_bytes(budget);
     options.memory = memory == "0" ? 0 : parse_bytes(memory);
-    if (preset == "q4") options.budget_bits = 4.5;
-    if (preset == "q3") options.budget_bits = 3.5;
-    if (preset == "q2") options.budget_bits = 2.75;
-    if (preset == "smallest") options.most_divergence = 0.05;
+    if (preset == "q4") options.budget.bits = 4.5;
+    if (preset == "q3") options.budget.bits = 3.5;
+    if (preset == "q2") options.budget.bits = 2.75;
+    if (preset == "smallest") options.budget.most_divergence = 0.05;
     for (const std::string& name : format_names) {
       options.formats.push_back(example::parse_format(name));
     }

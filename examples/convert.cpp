@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common.hpp"
+#include "format_rules.hpp"
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/hub/folder.hpp"
 #include "nibble/hub/open.hpp"
@@ -50,11 +51,7 @@ int convert(int argc, char** argv) {
       "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted: OUT.gguf is then as it was.");
   app.callback([&] {  // here, so that an invalid format is a usage error
     if (format_name.empty()) return;
-    const auto named = nibble::quant::format_from_name(format_name);
-    if (!named || !nibble::quant::ggml_type_of(*named)) {
-      throw CLI::ValidationError("--format", "'" + format_name + "' is no format of GGUF");
-    }
-    format = *named;
+    format = example::parse_format(format_name);
   });
   if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
 

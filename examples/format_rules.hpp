@@ -16,13 +16,20 @@
 
 namespace example {
 
-inline constexpr const char* kFormatNames =
-    "f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k, q3_h, q2_h";
+// "f32, f16, …": those that files have row by row.
+inline std::string format_names() {
+  std::string names;
+  for (const nibble::quant::Format format : nibble::quant::kFormats) {
+    if (!nibble::quant::ggml_type_of(format)) continue;
+    names += (names.empty() ? "" : ", ") + std::string(to_string(format));
+  }
+  return names;
+}
 
 inline nibble::quant::Format parse_format(const std::string& name) {
   auto format = nibble::quant::format_from_name(name);
   if (!format || !nibble::quant::ggml_type_of(*format)) {
-    throw CLI::ValidationError("'" + name + "': formats are " + kFormatNames);
+    throw CLI::ValidationError("'" + name + "': formats are " + format_names());
   }
   return *format;
 }

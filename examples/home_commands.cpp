@@ -10,13 +10,13 @@
 #include <cmath>
 #include <filesystem>
 #include <iostream>
-#include <sstream>
 #include <system_error>
 #include <thread>
 #include <vector>
 
 #include "apart.hpp"
 #include "common.hpp"
+#include "measure.hpp"
 #include "nibble/core/cpus.hpp"
 #include "nibble/graph/weights.hpp"
 #include "nibble/model/convert.hpp"
@@ -127,29 +127,6 @@ Result<void> answer_stdin(const std::string& model_path) {
 
 // ---- All commands of the test files ------------------------------------------------------------
 
-struct Sample {
-  std::string utterance;
-  std::string call;
-};
-
-// Each line is an utterance, a tab, a call.
-Result<std::vector<Sample>> read_samples(const std::filesystem::path& path) {
-  NIBBLE_TRY(text, example::read_text(path.string()));
-  std::istringstream in(text);
-  std::vector<Sample> samples;
-  std::string line;
-  while (std::getline(in, line)) {
-    const std::size_t tab = line.find('\t');
-    if (tab == line.npos) {
-      return nibble::Error{nibble::Errc::malformed, nibble::printable(path.string()) + ": line " +
-                                                        std::to_string(samples.size() + 1) +
-                                                        " has no tab"};
-    }
-    samples.push_back({line.substr(0, tab), line.substr(tab + 1)});
-  }
-  return samples;
-}
-
 struct Score {
   std::uint64_t weight_bytes = 0;  // as stored in the file
   std::array<Index, 2> right = {};
@@ -160,7 +137,7 @@ struct Score {
 // Runs the first n samples of both splits. Each sample runs on one thread; n_threads of them run at
 // the same time, with their own sessions over one model.
 Result<Score> measure(const nibble::io::Gguf& file,
-                      const std::array<std::vector<Sample>, 2>& splits, std::size_t n,
+                      const std::array<std::vector<example::Sample>, 2>& splits, std::size_t n,
                       Index n_threads, const char* name) {
   NIBBLE_TRY(model, nibble::Model::from_gguf<Formats, Architectures>(file));
   Score score;
@@ -177,9 +154,9 @@ Result<Score> measure(const nibble::io::Gguf& file,
   const auto work = [&](Worker& worker) -> Result<void> {
     NIBBLE_TRY(session, nibble::Session::create(model));
     for (std::size_t i; (i = next.fetch_add(1)) < 2 * n;) {
-      const Sample& sample = splits[i / n][i % n];
-      NIBBLE_TRY(result, answer(session, sample.utterance, [](std::string_view) {}));
-      worker.right[i / n] += result.call == sample.call ? 1 : 0;
+      const example::Sample& sample = splits[i / n][i % n];
+      NIBBLE_TRY(result, answer(session, sample.prompt, [](std::string_view) {}));
+      worker.right[i / n] += result.call == sample.answer ? 1 : 0;
       worker.seconds += result.seconds;
       worker.n_tokens += result.n_tokens;
     }
@@ -226,9 +203,9 @@ Result<Score> measure(const nibble::io::Gguf& file,
 
 // Score and peak memory of the model in a format. Each runs in its own process and gets the
 // converted model in memory, as if it were a file of that format.
-Result<example::Apart<Score>> measure_apart(const std::string& model_path, const TableRow& row,
-                                            const std::array<std::vector<Sample>, 2>& splits,
-                                            std::size_t n, Index n_threads) {
+Result<example::Apart<Score>> measure_apart(
+    const std::string& model_path, const TableRow& row,
+    const std::array<std::vector<example::Sample>, 2>& splits, std::size_t n, Index n_threads) {
   if (row.format == Format::f16) {
     return example::run_apart<Score>([&]() -> Result<Score> {
       NIBBLE_TRY(file, nibble::io::Gguf::open(model_path));
@@ -259,9 +236,9 @@ Result<example::Apart<Score>> measure_apart(const std::string& model_path, const
 Result<void> print_table(const std::string& model_path, std::size_t n_wanted, Index n_threads,
                          double command_seconds) {
   const auto folder = std::filesystem::path(model_path).parent_path();
-  std::array<std::vector<Sample>, 2> splits;
-  NIBBLE_TRY(test, read_samples(folder / "test_2000.tsv"));
-  NIBBLE_TRY(hard, read_samples(folder / "hard_2000.tsv"));
+  std::array<std::vector<example::Sample>, 2> splits;
+  NIBBLE_TRY(test, example::read_samples((folder / "test_2000.tsv").string()));
+  NIBBLE_TRY(hard, example::read_samples((folder / "hard_2000.tsv").string()));
   splits = {std::move(test), std::move(hard)};
   const std::size_t n_all = std::min(splits[0].size(), splits[1].size());
   std::size_t n = std::min(n_wanted, n_all);

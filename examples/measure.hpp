@@ -4,13 +4,13 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <string_view>
-#include <thread>
+#include <utility>
 #include <vector>
 
 #include "common.hpp"
@@ -37,7 +37,8 @@ inline nibble::Result<Speed> measure_speed(nibble::Session& session) {
     return static_cast<double>(n) / std::chrono::duration<double>(Clock::now() - start).count();
   };
   Speed speed;
-  for (int run = 0; run < 3 && !interrupted; ++run) {
+  for (int run = 0; run < 3; ++run) {
+    if (interrupted) return nibble::Error{nibble::Errc::cancelled, "measuring speed"};
     NIBBLE_CHECK(session.rewind(0));
     auto start = Clock::now();
     NIBBLE_CHECK(session.append(all.first(static_cast<std::size_t>(n_prompt))));
@@ -87,37 +88,40 @@ inline nibble::Result<std::string> answer_of(nibble::Session& session, const std
   return answer;
 }
 
-// How many of the samples get their answer to the letter. Runs on n_threads threads, each with a
-// session of its own.
+// How many of the samples get their answer to the letter. Each worker has a session of its own.
+// Errors: those of answer_of(); cancelled.
 inline nibble::Result<nibble::Index> count_right(const nibble::Model& model,
                                                  const std::vector<Sample>& samples,
-                                                 nibble::Index n_threads) {
-  std::atomic<std::size_t> next{0};
-  std::atomic<nibble::Index> n_right{0};
-  std::vector<std::optional<nibble::Error>> errors(static_cast<std::size_t>(n_threads));
-  const auto work = [&](std::optional<nibble::Error>& error) {
-    auto session = nibble::Session::create(model);
-    if (!session) {
-      error = std::move(session).error();
-      return;
-    }
-    for (std::size_t i; (i = next.fetch_add(1)) < samples.size() && !interrupted;) {
-      const auto answer = answer_of(*session, samples[i].prompt);
-      if (!answer) {
-        error = answer.error();
-        next = samples.size();
-        return;
-      }
-      n_right += *answer == samples[i].answer ? 1 : 0;
-    }
+                                                 nibble::Executor& executor) {
+  struct Worker {
+    std::optional<nibble::Session> session;
+    nibble::Index n_right = 0;
+    std::optional<nibble::Error> error;
   };
-  std::vector<std::jthread> threads;
-  for (auto& error : errors) threads.emplace_back([&work, &error] { work(error); });
-  threads.clear();  // joins
-  for (const auto& error : errors) {
-    if (error) return *error;
+  std::vector<Worker> workers(static_cast<std::size_t>(executor.n_workers()));
+  for (Worker& worker : workers) {
+    NIBBLE_TRY(session, nibble::Session::create(model));
+    worker.session.emplace(std::move(session));
   }
-  return n_right.load();
+  executor.parallel_for(static_cast<nibble::Index>(samples.size()),
+                        [&](nibble::Index i, nibble::Index w) {
+                          Worker& worker = workers[static_cast<std::size_t>(w)];
+                          if (worker.error || interrupted) return;
+                          const Sample& sample = samples[static_cast<std::size_t>(i)];
+                          const auto answer = answer_of(*worker.session, sample.prompt);
+                          if (!answer) {
+                            worker.error = answer.error();
+                          } else if (*answer == sample.answer) {
+                            ++worker.n_right;
+                          }
+                        });
+  if (interrupted) return nibble::Error{nibble::Errc::cancelled, "counting answers"};
+  nibble::Index n_right = 0;
+  for (Worker& worker : workers) {
+    if (worker.error) return *std::move(worker.error);
+    n_right += worker.n_right;
+  }
+  return n_right;
 }
 
 }  // namespace example

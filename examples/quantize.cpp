@@ -80,7 +80,7 @@ int quantize(int argc, char** argv) {
   app.add_option("OUT.gguf", out_path, "the model to write")->required();
   auto* const what = app.add_option_group("what");
   what->add_option("--format", format_name,
-                   std::string(example::kFormatNames) + ": for all matrices; vectors stay f32");
+                   example::format_names() + ": for all matrices; vectors stay f32");
   what->add_option("--mix", mix_name,
                    "q4_k_m, q5_k_m, q6_k, q4_0, q8_0, q4_1, q5_0, q5_1, q4_k_s, q5_k_s: what the "
                    "field means by these names, with a better format for some matrices");

@@ -170,46 +170,92 @@ nibble_example_test(quantize_bad_mix quantize EXIT 2 ERR "q4_k_m"
 
 # Compressing: the steps, and all of it to a budget.
 set(samples ${PROJECT_SOURCE_DIR}/tests/compress/home_calibration.tsv)
+set(few_tokens --calibration-tokens 1000 --trial-tokens 100 --report-tokens 200)
 nibble_example_test(compress_observe compress EXIT 0
   OUT "^[^\n]*imatrix.gguf: 22 matrices, observed in [0-9]+ chunks of 96 tokens\n$"
   ARGS observe ${home_model} ${build_folder}/imatrix.gguf --text ${samples} --ctx 96)
+nibble_example_test(compress_observe_stdin compress EXIT 0 STDIN "${utterance}\n"
+  OUT "observed in 1 chunks of 10 tokens\n$"
+  ARGS observe ${home_model} ${build_folder}/imatrix.dat --text - --ctx 10)
 nibble_example_test(quantize_imatrix quantize EXIT 0 OUT "blk.0.attn_q.weight .*bytes of weights"
-  ARGS ${home_model} ${build_folder}/weighted.gguf --format q4_0 --imatrix ${build_folder}/imatrix.gguf)
+  ARGS ${home_model} ${build_folder}/weighted.gguf --format q4_0 --tensor "token_embd=q8_0"
+    --imatrix ${build_folder}/imatrix.gguf)
+add_test(NAME example_imatrix_changes_bytes COMMAND ${CMAKE_COMMAND} -E compare_files
+  ${build_folder}/weighted.gguf ${CMAKE_CURRENT_BINARY_DIR}/home-commands-q4_0.gguf)
+nibble_example_test(quantize_imatrix_dat quantize EXIT 0 OUT "bytes of weights"
+  ARGS ${home_model} ${build_folder}/weighted_dat.gguf --format q4_0 --imatrix ${build_folder}/imatrix.dat)
 nibble_example_test(compress_prune compress EXIT 0
   OUT "neurons that stay, by layer: 352/512 352/512 352/512\n.*heads [^\n]*: 1/2 1/2 1/2\n"
   ARGS prune ${home_model} ${build_folder}/pruned.gguf --neurons 0.3 --groups 0.5
     --imatrix ${build_folder}/imatrix.gguf)
+nibble_example_test(inspect_pruned inspect EXIT 0
+  OUT "llama.attention.head_count_kv +1\n.*llama.feed_forward_length +352\n|llama.feed_forward_length +352\n.*llama.attention.head_count_kv +1\n"
+  ARGS ${build_folder}/pruned.gguf)
 nibble_example_test(generate_pruned generate EXIT 0 OUT "."
   ARGS ${build_folder}/pruned.gguf --prompt light --max-tokens 5 --quiet)
-nibble_example_test(compress_factor compress EXIT 0 OUT "blk.0.ffn_up.weight +[0-9]+ +0\\.[0-9]+ "
+nibble_example_test(compress_prune_nothing compress EXIT 2 ERR "^compress prune: [^\n]*--help.\n$"
+  ARGS prune ${home_model} ${build_folder}/none.gguf)
+nibble_example_test(compress_prune_no_layer compress EXIT 1 ERR "--layers 3: the model has layers 0 to 2\n"
+  ARGS prune ${home_model} ${build_folder}/none.gguf --layers 3)
+nibble_example_test(compress_prune_all_layers compress EXIT 1 ERR "--layers: none would stay\n"
+  ARGS prune ${home_model} ${build_folder}/none.gguf --layers 0,1,2)
+nibble_example_test(compress_factor compress EXIT 0 OUT "blk.0.ffn_up.weight +16 +0\\.[0-9]+ "
   ARGS factor ${home_model} ${build_folder}/factored.gguf --base q4_0 --rank 16 --text ${samples})
-nibble_example_test(compress_report compress EXIT 0 OUT "home-commands-f16.gguf .*weighted.gguf .*factored.gguf "
+nibble_example_test(compress_report compress EXIT 0
+  OUT "home-commands-f16.gguf [^\n]* 100.00% [^\n]*\nweighted.gguf [^\n]*\nfactored.gguf "
   ARGS report ${home_model} ${build_folder}/weighted.gguf ${build_folder}/factored.gguf
     --text ${samples} --tokens 300)
-nibble_example_test(compress_budget compress EXIT 0 OUT "original .*formats, .*compressed.gguf: 9[0-9][0-9] [0-9]+ bytes\n$"
+add_test(NAME example_compress_forget COMMAND ${CMAKE_COMMAND} -E rm -f
+  ${build_folder}/compressed.gguf.trials)
+nibble_example_test(compress_budget compress EXIT 0
+  OUT "original .*the mix, .*compressed.gguf: 9[0-4][0-9] [0-9]+ bytes\n$"
   ARGS ${home_model} ${build_folder}/compressed.gguf --budget 950KB --text ${samples}
-    --formats q4_0,q8_0,q3_h --calibration-tokens 1000 --trial-tokens 100 --report-tokens 200)
+    --formats q4_0,q8_0,q3_h ${few_tokens})
+nibble_example_test(compress_resume compress EXIT 0 OUT "^[^\n]*\n66 trials of before are in "
+  ARGS ${home_model} ${build_folder}/compressed.gguf --budget 950KB --text ${samples}
+    --formats q4_0,q8_0,q3_h ${few_tokens})
 nibble_example_test(generate_compressed generate EXIT 0 STDIN "${utterance}\n" OUT "^${call}\n$"
   ARGS ${build_folder}/compressed.gguf --prompt-file - --quiet)
-nibble_example_test(compress_too_small compress EXIT 1 ERR "the budget is too small [^\n]*the least is a file of [0-9 ]+ bytes"
-  ARGS ${home_model} ${build_folder}/small.gguf --budget 100KB --text ${samples}
-    --formats q4_0 --calibration-tokens 200 --trial-tokens 50 --report-tokens 50)
+nibble_example_test(compress_smallest compress EXIT 0
+  OUT "home_calibrat.*original .*smallest.gguf: 1 [01][0-9][0-9] [0-9]+ bytes\n$"
+  ARGS ${home_model} ${build_folder}/smallest.gguf --preset smallest --text ${samples}
+    --formats q4_0,q8_0,f16 --exact ${samples} ${few_tokens})
+nibble_example_test(compress_rule compress EXIT 0 OUT "\n1 matrices in q8_0, 139 264 bytes\n"
+  ARGS ${home_model} ${build_folder}/ruled.gguf --preset q4 --text ${samples}
+    --formats q3_h --tensor "token_embd=q8_0" --memory 0 ${few_tokens})
+nibble_example_test(compress_time compress EXIT 0 OUT "a token takes [0-9.]+ us now, .*timed.gguf: "
+  ARGS ${home_model} ${build_folder}/timed.gguf --budget-us 1000000 --text ${samples}
+    --formats q4_0,q8_0 --memory 0 ${few_tokens})
+nibble_example_test(compress_too_small compress EXIT 1 ERR "the budget is too small [^\n]*the least is a file of about [0-9 ]+ bytes"
+  ARGS ${home_model} ${build_folder}/small.gguf --budget 100KB --text ${samples} --formats q4_0)
 nibble_example_test(compress_no_text compress EXIT 1 STDIN "light\n" ERR "more text, or a smaller --ctx"
-  ARGS ${home_model} ${build_folder}/small.gguf --budget 1MB --text -)
+  ARGS ${home_model} ${build_folder}/small.gguf --budget 2MB --text -)
 nibble_example_test(compress_two_budgets compress EXIT 2 ERR "^compress: [^\n]*--help.\n$"
   ARGS ${home_model} ${build_folder}/small.gguf --budget 1MB --preset q4 --text ${samples})
+nibble_example_test(compress_bad_time compress EXIT 2 ERR "^compress: --budget-us: [^\n]*--help.\n$"
+  ARGS ${home_model} ${build_folder}/small.gguf --budget-us nan --text ${samples})
+nibble_example_test(compress_no_folder compress EXIT 1 ERR "^compress: [^\n]*missing/out.gguf"
+  ARGS ${home_model} missing/out.gguf --budget 2MB --text ${samples})
 nibble_example_test(quantize_other_imatrix quantize EXIT 1 ERR "^quantize: [^\n]*imatrix.gguf"
   ARGS ${build_folder}/pruned.gguf ${build_folder}/out.gguf --format q4_0
     --imatrix ${build_folder}/imatrix.gguf)
 set_tests_properties(example_compress_observe PROPERTIES FIXTURES_SETUP imatrix)
+set_tests_properties(example_compress_observe_stdin PROPERTIES FIXTURES_SETUP imatrix_dat)
+set_tests_properties(example_quantize_imatrix_dat PROPERTIES FIXTURES_REQUIRED imatrix_dat)
 set_tests_properties(example_quantize_imatrix PROPERTIES FIXTURES_SETUP weighted FIXTURES_REQUIRED imatrix)
+set_tests_properties(example_imatrix_changes_bytes PROPERTIES WILL_FAIL TRUE
+  FIXTURES_REQUIRED "weighted;home_q4_0")
 set_tests_properties(example_compress_prune PROPERTIES FIXTURES_SETUP pruned FIXTURES_REQUIRED imatrix)
-set_tests_properties(example_generate_pruned PROPERTIES FIXTURES_REQUIRED pruned)
+set_tests_properties(example_generate_pruned example_inspect_pruned PROPERTIES FIXTURES_REQUIRED pruned)
 set_tests_properties(example_quantize_other_imatrix PROPERTIES FIXTURES_REQUIRED "pruned;imatrix")
 set_tests_properties(example_compress_factor PROPERTIES FIXTURES_SETUP factored)
 set_tests_properties(example_compress_report PROPERTIES FIXTURES_REQUIRED "weighted;factored")
-set_tests_properties(example_compress_budget PROPERTIES FIXTURES_SETUP compressed)
-set_tests_properties(example_generate_compressed PROPERTIES FIXTURES_REQUIRED compressed)
+set_tests_properties(example_compress_forget PROPERTIES FIXTURES_SETUP no_trials)
+set_tests_properties(example_compress_budget PROPERTIES FIXTURES_SETUP compressed
+  FIXTURES_REQUIRED no_trials)
+set_tests_properties(example_compress_resume PROPERTIES FIXTURES_SETUP compressed_twice
+  FIXTURES_REQUIRED compressed)
+set_tests_properties(example_generate_compressed PROPERTIES FIXTURES_REQUIRED compressed_twice)
 
 nibble_example_test(home_commands home_commands EXIT 0
   OUT "office light to 10 percent\n    -> ${call}.*F32 .*40/40 .*F16 .*INT8 .*INT4 .*SIMD target"

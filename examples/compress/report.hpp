@@ -46,14 +46,17 @@ inline nibble::Result<std::vector<SampleFile>> read_sample_files(
   return files;
 }
 
-inline nibble::SessionOptions trial_session(nibble::Index context, nibble::Executor& executor) {
+// A session for sequences of up to `context` tokens, and for measuring speed.
+inline nibble::SessionOptions comparing_session(nibble::Index context, nibble::Executor& executor) {
   const nibble::Index step = std::min<nibble::Index>(context, 64);
   return {.n_ctx = std::max<nibble::Index>(context, 80),
           .max_step_tokens = step,
           .max_outputs = step,
-          .executor = &executor,
-          .exchangeable_weights = true};
+          .executor = &executor};
 }
+
+// As nibble::Progress: goes on until the program is interrupted.
+inline bool until_interrupted(std::size_t, std::size_t) { return !interrupted; }
 
 // Measures a model against the reference.
 inline nibble::Result<ReportRow> report_row(std::string step, const nibble::io::Gguf& file,
@@ -69,8 +72,8 @@ inline nibble::Result<ReportRow> report_row(std::string step, const nibble::io::
     n_weights += tensor.n_elements();
   }
   row.bits = 8 * static_cast<double>(row.bytes) / static_cast<double>(n_weights);
-  NIBBLE_TRY(session,
-             nibble::Session::create(model, trial_session(reference.text().longest(), executor)));
+  NIBBLE_TRY(session, nibble::Session::create(
+                          model, comparing_session(reference.text().longest(), executor)));
   StatusLine status(true, StatusLine::kInLogs);
   const nibble::Progress progress = [&](std::size_t done, std::size_t total) {
     status.show(row.step + ": sequence " + std::to_string(done) + " of " + std::to_string(total));
@@ -82,7 +85,7 @@ inline nibble::Result<ReportRow> report_row(std::string step, const nibble::io::
   row.tokens_per_second = speed.generation;
   for (const SampleFile& file_of_samples : samples) {
     status.show(row.step + ": answers of " + file_of_samples.name);
-    NIBBLE_TRY(n_right, count_right(model, file_of_samples.samples, executor.n_workers()));
+    NIBBLE_TRY(n_right, count_right(model, file_of_samples.samples, executor));
     row.right.push_back(static_cast<double>(n_right) /
                         static_cast<double>(file_of_samples.samples.size()));
   }

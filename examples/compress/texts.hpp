@@ -35,35 +35,69 @@ struct TextOptions {
   nibble::Index n_report = 1 << 14;
 };
 
-// From prompts and answers: each sample is a sequence of its own (begin, prompt, newline, answer,
-// end), of which the answer is scored.
+// The token that sequences begin with; -1 if they begin with none.
+inline std::int32_t bos_of(const nibble::text::Tokenizer& tokenizer) {
+  const auto& settings = tokenizer.vocabulary().settings();
+  return settings.add_bos ? settings.bos : -1;
+}
+
+// A prompt with its answer as tokens: begin, prompt, newline, answer, end.
+struct SampleTokens {
+  std::vector<std::int32_t> ids;
+  nibble::Index first_of_answer = 0;
+};
+inline nibble::Result<SampleTokens> sample_tokens(const nibble::text::Tokenizer& tokenizer,
+                                                  const Sample& sample) {
+  NIBBLE_TRY(prompt, tokenizer.encode(sample.prompt + "\n", {.add_eos = false}));
+  NIBBLE_TRY(ids, tokenizer.encode(sample.prompt + "\n" + sample.answer, {.add_eos = false}));
+  const std::int32_t eos = tokenizer.vocabulary().settings().eos;
+  if (eos >= 0) ids.push_back(eos);
+  return SampleTokens{std::move(ids), static_cast<nibble::Index>(prompt.size())};
+}
+
+// All tokens of a text. A file .tsv has prompts and answers, a tab between them: they follow each
+// other.
+inline nibble::Result<std::vector<std::int32_t>> read_tokens(const nibble::Model& model,
+                                                             const std::string& path) {
+  if (model.tokenizer() == nullptr) return *model.tokenizer_error();
+  if (!path.ends_with(".tsv")) {
+    NIBBLE_TRY(text, read_text(path));
+    return model.tokenizer()->encode(text, {.add_eos = false});
+  }
+  NIBBLE_TRY(samples, read_samples(path));
+  std::vector<std::int32_t> tokens;
+  for (const Sample& sample : samples) {
+    NIBBLE_TRY(one, sample_tokens(*model.tokenizer(), sample));
+    tokens.insert(tokens.end(), one.ids.begin(), one.ids.end());
+  }
+  return tokens;
+}
+
+// From prompts and answers: what is tried and reported are sequences of their own, of which the
+// answer is scored. Samples that do not fit in a context of `n_ctx` are left out.
 inline nibble::Result<Texts> texts_of_samples(const nibble::text::Tokenizer& tokenizer,
                                               const std::vector<Sample>& samples,
                                               nibble::Index n_ctx, const TextOptions& options) {
   Texts texts;
-  texts.context = n_ctx;
-  const auto& settings = tokenizer.vocabulary().settings();
-  if (settings.add_bos) texts.bos = settings.bos;
+  texts.bos = bos_of(tokenizer);
   nibble::Index n_trial = 0, n_report = 0;
   for (std::size_t i = 0; i < samples.size(); ++i) {
-    NIBBLE_TRY(prompt, tokenizer.encode(samples[i].prompt + "\n", {.add_eos = false}));
-    NIBBLE_TRY(ids,
-               tokenizer.encode(samples[i].prompt + "\n" + samples[i].answer, {.add_eos = false}));
-    if (settings.eos >= 0) ids.push_back(settings.eos);
-    if (static_cast<nibble::Index>(ids.size()) > n_ctx || prompt.size() >= ids.size()) continue;
+    NIBBLE_TRY(sample, sample_tokens(tokenizer, samples[i]));
+    const auto n = static_cast<nibble::Index>(sample.ids.size());
+    if (n > n_ctx || sample.first_of_answer >= n) continue;
+    texts.context = std::max(texts.context, n);
     const std::size_t turn = i % 5;
     if (turn < 3) {
       if (static_cast<nibble::Index>(texts.calibration.size()) > options.n_calibration) continue;
-      texts.calibration.insert(texts.calibration.end(), ids.begin(), ids.end());
+      texts.calibration.insert(texts.calibration.end(), sample.ids.begin(), sample.ids.end());
       continue;
     }
-    nibble::Index& n = turn == 3 ? n_trial : n_report;
-    if (n > (turn == 3 ? options.n_trial : options.n_report)) continue;
-    n += static_cast<nibble::Index>(ids.size());
-    NIBBLE_CHECK((turn == 3 ? texts.trial : texts.report)
-                     .add(ids, static_cast<nibble::Index>(prompt.size())));
+    nibble::Index& sum = turn == 3 ? n_trial : n_report;
+    if (sum > (turn == 3 ? options.n_trial : options.n_report)) continue;
+    sum += n;
+    NIBBLE_CHECK((turn == 3 ? texts.trial : texts.report).add(sample.ids, sample.first_of_answer));
   }
-  if (texts.report.n_sequences() == 0) {
+  if (texts.report.n_sequences() == 0 || texts.trial.n_sequences() == 0) {
     return nibble::Error{nibble::Errc::invalid_argument,
                          nibble::printable(options.path) +
                              ": at least five samples are needed that fit in the context of " +
@@ -72,22 +106,20 @@ inline nibble::Result<Texts> texts_of_samples(const nibble::text::Tokenizer& tok
   return texts;
 }
 
-// Six tenths of the text's chunks to observe, two to decide, two to report, as far as the options
-// allow; chunks of the three parts take turns, since a text may change along its way. A file .tsv
-// has prompts and answers, a tab between them.
+// Of each five chunks of the text (or samples of a .tsv) three are for observing, one is for
+// deciding, one for the report, as far as the options allow: a text may change along its way.
 inline nibble::Result<Texts> read_texts(const nibble::Model& model, const TextOptions& options) {
   const nibble::text::Tokenizer* const tokenizer = model.tokenizer();
   if (tokenizer == nullptr) return *model.tokenizer_error();
+  const nibble::Index n_ctx = model.config().n_ctx;
   if (options.path.ends_with(".tsv")) {
     NIBBLE_TRY(samples, read_samples(options.path));
-    return texts_of_samples(*tokenizer, samples, nibble::Index{model.config().n_ctx}, options);
+    return texts_of_samples(*tokenizer, samples, n_ctx, options);
   }
-  NIBBLE_TRY(text, read_text(options.path));
-  NIBBLE_TRY(tokens, tokenizer->encode(text, {.add_eos = false}));
+  NIBBLE_TRY(tokens, read_tokens(model, options.path));
   Texts texts;
-  texts.context = std::min(options.context, nibble::Index{model.config().n_ctx});
-  const auto& settings = tokenizer->vocabulary().settings();
-  if (settings.add_bos) texts.bos = settings.bos;
+  texts.context = std::min(options.context, n_ctx);
+  texts.bos = bos_of(*tokenizer);
   const auto length = static_cast<std::size_t>(texts.context);
   const std::size_t n_chunks = tokens.size() / length;
   if (n_chunks < 5) {

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstdio>
 #include <optional>
+#include <regex>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -27,6 +29,7 @@
 #include "nibble/hub/open.hpp"
 #include "nibble/io/output_file.hpp"
 #include "nibble/nibble.hpp"
+#include "observing.hpp"
 #include "report.hpp"
 #include "texts.hpp"
 
@@ -74,49 +77,6 @@ inline std::string text_option_help() {
 
 // ---- observe -----------------------------------------------------------------------------------
 
-// All tokens of a text file, or of prompts with their answers.
-inline nibble::Result<std::vector<std::int32_t>> all_tokens(const nibble::Model& model,
-                                                            const std::string& path) {
-  if (model.tokenizer() == nullptr) return *model.tokenizer_error();
-  if (!path.ends_with(".tsv")) {
-    NIBBLE_TRY(text, read_text(path));
-    return model.tokenizer()->encode(text, {.add_eos = false});
-  }
-  NIBBLE_TRY(samples, read_samples(path));
-  std::vector<std::int32_t> tokens;
-  for (const Sample& sample : samples) {
-    NIBBLE_TRY(ids,
-               model.tokenizer()->encode(sample.prompt + "\n" + sample.answer, {.add_eos = false}));
-    tokens.insert(tokens.end(), ids.begin(), ids.end());
-    const std::int32_t eos = model.tokenizer()->vocabulary().settings().eos;
-    if (eos >= 0) tokens.push_back(eos);
-  }
-  return tokens;
-}
-
-inline nibble::Result<nibble::compress::Statistics> observe_file(
-    const nibble::Model& model, const std::string& text, nibble::Index context,
-    nibble::Index max_chunks, bool with_moments, nibble::Executor& executor) {
-  NIBBLE_TRY(tokens, all_tokens(model, text));
-  nibble::compress::ObserveOptions options;
-  options.context = std::min(context, nibble::Index{model.config().n_ctx});
-  options.max_chunks = max_chunks;
-  const auto& settings = model.tokenizer()->vocabulary().settings();
-  if (settings.add_bos) options.bos = settings.bos;
-  options.executor = &executor;
-  if (with_moments) {
-    options.more = [](std::string_view) {
-      return nibble::compress::InputStatisticsOptions{.second_moments = true};
-    };
-  }
-  StatusLine status(true, StatusLine::kInLogs);
-  const nibble::Progress progress = [&](std::size_t done, std::size_t total) {
-    status.show("observing, chunk " + std::to_string(done) + " of " + std::to_string(total));
-    return !interrupted;
-  };
-  return nibble::compress::observe(model, tokens, options, &progress);
-}
-
 inline int observe_step(int argc, char** argv) {
   Step step("compress observe",
             "Runs a model on a text and writes an importance matrix: the mean squares of the "
@@ -139,10 +99,12 @@ inline int observe_step(int argc, char** argv) {
       ->capture_default_str();
   return step.run(argc, argv, [&](nibble::Executor& executor) -> nibble::Result<void> {
     NIBBLE_TRY(model, nibble::load<nibble::graph::AllFormats>(model_path, {.executor = &executor}));
-    NIBBLE_TRY(statistics, observe_file(model, text, context, max_chunks, false, executor));
-    NIBBLE_TRY(tokens, all_tokens(model, text));
+    NIBBLE_TRY(tokens, read_tokens(model, text));
+    NIBBLE_TRY(
+        statistics,
+        observe_tokens(model, tokens, {.context = context, .max_chunks = max_chunks}, executor));
     const nibble::Index length = std::min(context, nibble::Index{model.config().n_ctx});
-    auto n_chunks = static_cast<nibble::Index>(tokens.size()) / length;
+    auto n_chunks = std::max(nibble::Index{1}, static_cast<nibble::Index>(tokens.size()) / length);
     if (max_chunks > 0) n_chunks = std::min(n_chunks, max_chunks);
     NIBBLE_TRY(imatrix,
                nibble::compress::imatrix_of(statistics, text, static_cast<std::uint32_t>(n_chunks),
@@ -182,7 +144,7 @@ inline nibble::Result<nibble::compress::UnitScores> unit_scores(
   return nibble::compress::channel_scores(shape, unit, values);
 }
 
-inline nibble::Result<void> prune(const PruneOptions& o, nibble::Executor&) {
+inline nibble::Result<void> prune(const PruneOptions& o) {
   namespace compress = nibble::compress;
   NIBBLE_TRY(file, nibble::open_model(o.in));
   NIBBLE_TRY(shape, compress::decoder_shape(file));
@@ -205,7 +167,17 @@ inline nibble::Result<void> prune(const PruneOptions& o, nibble::Executor&) {
   };
   NIBBLE_CHECK(choose(o.neurons, compress::PruneUnit::neuron, o.multiple, keep.neurons));
   NIBBLE_CHECK(choose(o.groups, compress::PruneUnit::kv_group, 1, keep.kv_groups));
+  for (const nibble::Index layer : o.layers) {
+    if (layer >= 0 && layer < shape.n_layers) continue;
+    return nibble::Error{nibble::Errc::invalid_argument, "--layers " + std::to_string(layer) +
+                                                             ": the model has layers 0 to " +
+                                                             std::to_string(shape.n_layers - 1)};
+  }
   if (!o.layers.empty()) {
+    if (static_cast<nibble::Index>(std::set(o.layers.begin(), o.layers.end()).size()) ==
+        shape.n_layers) {
+      return nibble::Error{nibble::Errc::invalid_argument, "--layers: none would stay"};
+    }
     for (nibble::Index layer = 0; layer < shape.n_layers; ++layer) {
       if (std::find(o.layers.begin(), o.layers.end(), layer) == o.layers.end()) {
         keep.layers.push_back(layer);
@@ -240,19 +212,19 @@ inline int prune_step(int argc, char** argv) {
             "Leaves out the feed-forward neurons, the groups of attention heads, the layers and "
             "the tokens that matter least. What stays is an ordinary, smaller model.");
   PruneOptions o;
-  const CLI::Range part(0.0, 0.99);
   step.app().add_option("MODEL", o.in, "a GGUF file or a folder as hubs have it")->required();
   step.app().add_option("OUT.gguf", o.out, "the file to write")->check(is_not_empty)->required();
-  step.app()
-      .add_option("--neurons", o.neurons, "part of the neurons that goes, e.g. 0.3")
-      ->check(part);
-  step.app().add_option("--groups", o.groups, "part of the groups of heads that goes")->check(part);
-  step.app()
-      .add_option("--layers", o.layers, "numbers of the layers that go, from 0")
-      ->delimiter(',');
-  step.app()
-      .add_option("--vocabulary", o.keep_words, "a text: tokens that it does not need go")
+  auto* const what = step.app().add_option_group("what goes");
+  what->add_option("--neurons", o.neurons, "part of the neurons that goes, e.g. 0.3")
+      ->check(is_number)
+      ->check(CLI::Range(0.0, 0.99));
+  what->add_option("--groups", o.groups, "part of the groups of heads that goes")
+      ->check(is_number)
+      ->check(CLI::Range(0.0, 0.99));
+  what->add_option("--layers", o.layers, "numbers of the layers that go, from 0")->delimiter(',');
+  what->add_option("--vocabulary", o.keep_words, "a text: tokens that it does not need go")
       ->check(is_not_empty);
+  what->require_option(1, 4);
   step.app()
       .add_option("--imatrix", o.imatrix,
                   "judges by the activations that compress observe saw; without it by the weights")
@@ -264,7 +236,7 @@ inline int prune_step(int argc, char** argv) {
                   "numbers of neurons are multiples of it: the block length of later formats")
       ->check(CLI::Range(nibble::Index{1}, nibble::Index{4096}))
       ->capture_default_str();
-  return step.run(argc, argv, [&](nibble::Executor& executor) { return prune(o, executor); });
+  return step.run(argc, argv, [&](nibble::Executor&) { return prune(o); });
 }
 
 // ---- factor ------------------------------------------------------------------------------------
@@ -283,13 +255,14 @@ inline int factor_step(int argc, char** argv) {
       ->capture_default_str();
   step.app()
       .add_option("--ratio", ratio, "weights of the factors, as a part of the matrix'")
+      ->check(is_number)
       ->check(CLI::Range(0.001, 1.0))
       ->capture_default_str();
   step.app()
       .add_option("--rank", rank, "instead: the rank")
       ->check(CLI::Range(nibble::Index{0}, nibble::Index{1} << 20));
   step.app()
-      .add_option("--format", format, std::string(kFormatNames) + ": of the factors")
+      .add_option("--format", format, format_names() + ": of the factors")
       ->capture_default_str();
   step.app().add_option("--base", base,
                         "a format: the matrix stays, in it, and the factors correct its error");
@@ -322,7 +295,9 @@ inline int factor_step(int argc, char** argv) {
     if (!text.empty()) {
       NIBBLE_TRY(model, nibble::Model::from_gguf<nibble::graph::AllFormats>(
                             file, {.executor = &executor}));
-      NIBBLE_TRY(seen, observe_file(model, text, context, 0, true, executor));
+      NIBBLE_TRY(tokens, read_tokens(model, text));
+      NIBBLE_TRY(seen, observe_tokens(model, tokens, {.context = context, .with_moments = true},
+                                      executor));
       statistics = std::move(seen);
     }
     std::vector<double> moments;
@@ -331,7 +306,7 @@ inline int factor_step(int argc, char** argv) {
     const auto choose =
         [&](std::string_view name) -> std::optional<nibble::compress::FactorChoice> {
       const auto* const tensor = file.find_tensor(name);
-      if (tensor == nullptr || tensor->n_dims != 2 ||
+      if (interrupted || tensor == nullptr || tensor->n_dims != 2 ||
           !std::regex_search(name.begin(), name.end(), *names)) {
         return std::nullopt;
       }
@@ -345,6 +320,7 @@ inline int factor_step(int argc, char** argv) {
       return of_matrix;
     };
     NIBBLE_TRY(bytes, nibble::compress::factor_model(file, choose, executor, &reports));
+    if (interrupted) return nibble::Error{nibble::Errc::cancelled, "factoring"};
     if (reports.empty()) {
       return nibble::Error{nibble::Errc::invalid_argument,
                            "--matrices " + nibble::printable(pattern) + ": no matrix of " +
@@ -392,8 +368,8 @@ inline int report_step(int argc, char** argv) {
                             file, {.executor = &executor}));
       if (!reference) {
         NIBBLE_TRY(texts, read_texts(model, text));
-        NIBBLE_TRY(session,
-                   nibble::Session::create(model, trial_session(texts.report.longest(), executor)));
+        NIBBLE_TRY(session, nibble::Session::create(
+                                model, comparing_session(texts.report.longest(), executor)));
         NIBBLE_TRY(recorded, nibble::compress::ReferencePredictions::record(session, texts.report));
         reference = std::move(recorded);
       }
