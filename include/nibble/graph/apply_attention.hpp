@@ -185,6 +185,18 @@ constexpr auto apply(const Rope<Style, kFactors, H>& node, Pass& pass,
   return qkv;
 }
 
+// What TemperQueries does to rows.
+template <class Run>
+void temper_rows(const Run& run, const Temperature& temperature, MatrixView<float> rows) noexcept {
+  for (Index i = 0; i < rows.extent(0); ++i) {
+    const Index steps = run.step_args().position_of(i) / temperature.step;
+    if (steps == 0) continue;
+    const double factor = 1 + static_cast<double>(temperature.scale) *
+                                  libm::log(static_cast<double>(1 + steps));
+    ops::scale(run.executor(), rows.rows(i, 1), static_cast<float>(factor), rows.rows(i, 1));
+  }
+}
+
 template <class Pass, Index Q, Index K>
 constexpr auto apply(const TemperQueries& node, Pass& pass, const Qkv<Q, K>& qkv) noexcept {
   const Temperature temperature = node.temperature;
@@ -193,15 +205,7 @@ constexpr auto apply(const TemperQueries& node, Pass& pass, const Qkv<Q, K>& qkv
   if (q.is_shared) pass.fail("temper_queries() would write to rows that others still need");
   pass.step(
       [=](auto& run) {
-        if (temperature.scale == 0) return;
-        const MatrixView<float> rows = run.view(q);
-        for (Index i = 0; i < rows.extent(0); ++i) {
-          const Index steps = run.step_args().position_of(i) / temperature.step;
-          if (steps == 0) continue;
-          const double factor = 1 + static_cast<double>(temperature.scale) *
-                                        libm::log(static_cast<double>(1 + steps));
-          ops::scale(run.executor(), rows.rows(i, 1), static_cast<float>(factor), rows.rows(i, 1));
-        }
+        if (temperature.scale != 0) temper_rows(run, temperature, run.view(q));
       },
       q, std::get<1>(qkv), std::get<2>(qkv));
   return qkv;

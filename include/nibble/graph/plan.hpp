@@ -20,8 +20,9 @@ inline constexpr int kMaxValues = 64;
 // bits.
 inline constexpr Index kMaxValueBytes = kMaxBytes / kMaxValues;
 
-struct Plan {
-  std::array<std::size_t, kMaxValues> offsets{};
+template <int kMax>
+struct BasicPlan {
+  std::array<std::size_t, kMax> offsets{};
   int n_values = 0;
   std::size_t bytes = 0;        // of the arena, which must be aligned to kAlignment
   const char* error = nullptr;  // what is wrong with the expression or too large; null: nothing
@@ -31,13 +32,15 @@ struct Plan {
 
   constexpr bool is_valid() const noexcept { return error == nullptr; }
 };
+using Plan = BasicPlan<kMaxValues>;
 
 namespace detail {
 
 // Records when each value is first and last used, then gives each its place in the arena.
-class Planner {
+template <int kMax>
+class BasicPlanner {
  public:
-  constexpr explicit Planner(const Limits& limits) noexcept : limits_(limits) {
+  constexpr explicit BasicPlanner(const Limits& limits) noexcept : limits_(limits) {
     if (limits.max_rows < 1 || limits.max_outputs < 1 || limits.n_positions < 1 ||
         limits.max_workers < 1 || limits.max_segments < 1) {
       fail("a limit is less than 1");
@@ -168,14 +171,26 @@ class Planner {
     width_ = out.width;
   }
 
-  NIBBLE_COLD constexpr Plan plan() const noexcept {
-    Plan plan;
+  NIBBLE_COLD constexpr BasicPlan<kMax> plan() const noexcept {
+    BasicPlan<kMax> plan;
+    place_values(plan);
+    return plan;
+  }
+
+ protected:
+  struct Life {
+    std::size_t bytes = 0;
+    int first = 0;
+    int last = 0;
+  };
+
+  NIBBLE_COLD constexpr void place_values(BasicPlan<kMax>& plan) const noexcept {
     plan.n_values = n_;
     plan.error = error_;
     plan.rows = rows_;
     plan.width = width_;
-    if (n_ > kMaxValues && error_ == nullptr) plan.error = "the expression has too many results";
-    if (!plan.is_valid()) return plan;
+    if (n_ > kMax && error_ == nullptr) plan.error = "the expression has too many results";
+    if (!plan.is_valid()) return;
     for (int i = 0; i < n_; ++i) {
       const std::size_t offset = lowest_free(plan, i);
       plan.offsets[static_cast<std::size_t>(i)] = offset;
@@ -183,15 +198,7 @@ class Planner {
     }
     plan.factors_at = plan.bytes;
     plan.bytes += factor_bytes_;
-    return plan;
   }
-
- private:
-  struct Life {
-    std::size_t bytes = 0;
-    int first = 0;
-    int last = 0;
-  };
 
   NIBBLE_COLD constexpr int define(Index bytes) noexcept {
     const int id = next_++;
@@ -200,7 +207,7 @@ class Planner {
       fail("a result is too large for the address space");
       bytes = 0;  // of a layer that skips it: it has no memory there
     }
-    if (id < kMaxValues) {
+    if (id < kMax) {
       Life& life = lives_[static_cast<std::size_t>(id)];
       const std::size_t rounded = align_up(static_cast<std::size_t>(bytes));
       if (is_later_round_) {  // the same value in a later layer
@@ -212,13 +219,13 @@ class Planner {
     return id;
   }
   NIBBLE_COLD constexpr void use(int id) noexcept {
-    if (id >= 0 && id < kMaxValues)
+    if (id >= 0 && id < kMax)
       lives_[static_cast<std::size_t>(id)].last =
           (std::max)(lives_[static_cast<std::size_t>(id)].last, time_);
   }
 
   // The lowest offset at which value i overlaps no earlier value that lives at the same time.
-  constexpr std::size_t lowest_free(const Plan& plan, int i) const noexcept {
+  constexpr std::size_t lowest_free(const BasicPlan<kMax>& plan, int i) const noexcept {
     const Life& life = lives_[static_cast<std::size_t>(i)];
     std::size_t offset = 0;
     for (bool moved = true; moved;) {
@@ -237,7 +244,7 @@ class Planner {
   }
 
   Limits limits_;
-  std::array<Life, kMaxValues> lives_{};
+  std::array<Life, kMax> lives_{};
   int n_ = 0;     // values defined
   int next_ = 0;  // id of the next one
   int time_ = 0;
@@ -253,6 +260,7 @@ class Planner {
   std::size_t factor_bytes_ = 0;
   const char* error_ = nullptr;
 };
+using Planner = BasicPlanner<kMaxValues>;
 
 }  // namespace detail
 

@@ -38,9 +38,10 @@ struct RunArgs {
 
 namespace detail {
 
-class Runner : public LayerPass {
+template <int kMax>
+class BasicRunner : public LayerPass {
  public:
-  Runner(const Plan& plan, const Limits& limits, const RunArgs& args) noexcept
+  BasicRunner(const BasicPlan<kMax>& plan, const Limits& limits, const RunArgs& args) noexcept
       : plan_(plan), limits_(limits), args_(args) {
     NIBBLE_ASSERT(n_rows() >= 1 && n_rows() <= limits.max_rows);
     NIBBLE_ASSERT(args.step.n_outputs() >= 1 && args.step.n_outputs() <= limits.max_outputs);
@@ -192,7 +193,7 @@ class Runner : public LayerPass {
                              static_cast<std::uint64_t>(place)};
   }
 
- private:
+ protected:
   Index n_rows() const noexcept { return args_.step.n_rows(); }
   template <auto kSlot>
   bool weights_have() const noexcept {
@@ -204,7 +205,7 @@ class Runner : public LayerPass {
     }
   }
 
-  const Plan& plan_;
+  const BasicPlan<kMax>& plan_;
   const Limits& limits_;
   const RunArgs& args_;
   int next_ = 0;
@@ -213,6 +214,7 @@ class Runner : public LayerPass {
   Index state_ = 0;     // floats
   bool is_skipped_ = false;
 };
+using Runner = BasicRunner<kMaxValues>;
 
 }  // namespace detail
 

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The way back through products and norms; see differentiate.hpp.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+
+#include "nibble/graph/apply_products.hpp"
+#include "nibble/graph/f32_rows.hpp"
+#include "nibble/graph/gradient.hpp"
+#include "nibble/ops/gemm.hpp"
+#include "nibble/ops/norm_back.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
+
+// ---- Products ----------------------------------------------------------------------------------
+// y = x · Wᵀ + bias, so dx = dy · W and dW = dyᵀ · x. Weights that are rows of f32 are multiplied as
+// they are. Packed ones (deployed formats, a base that adapters stand beside) run the kernels of
+// inference; on the way back their values are read as f32: gradients pass straight through rounding.
+// Factors, y += scale · A · (B · x), are rows of f32: with u = B · x and du = scale · Aᵀ · dy,
+// dA = scale · dyᵀ · u, dB = duᵀ · x and dx += du · B; u is computed again on the way back.
+
+namespace detail {
+
+// The memory of one product, of `rows` rows, besides its input and output.
+struct ProductMemory {
+  Scratch codes;   // the input as 8-bit codes
+  Scratch dense;   // a packed matrix as f32
+  Scratch inner;   // B · x and its gradient, (2 rows, rank)
+  Scratch gemm;
+  Scratch sums;    // of a bias
+};
+
+template <class Pass>
+constexpr ProductMemory product_memory(Pass& pass, Index n, Index k, Rows rows) noexcept {
+  const TrainingLimits& limits = pass.training_limits();
+  const Index m = pass.count(rows), rank = limits.limits.max_rank;
+  const auto floats = [&](Index a, Index b) -> std::size_t {
+    const bool fits = a >= 0 && b >= 0 && (a == 0 || b <= kMaxValueBytes / 4 / a);
+    if (!fits) pass.fail("a matrix as f32 is too large for the address space");
+    return fits ? static_cast<std::size_t>(a * b) * sizeof(float) : 0;
+  };
+  ProductMemory memory;
+  memory.codes = limits.packed_weights ? quantized_scratch(pass, k, rows) : Scratch{};
+  memory.dense = pass.scratch(limits.packed_weights ? floats(n, k) : 0);
+  memory.inner = pass.scratch(rank > 0 ? floats(2 * m, rank) : 0);
+  memory.gemm = pass.scratch(ops::gemm_max_scratch_bytes(limits.limits.max_workers));
+  memory.sums = pass.scratch(ops::row_sum_scratch_bytes(m, n));
+  return memory;
+}
+
+template <class Run>
+std::span<std::byte> gemm_memory(const Run& run, const ProductMemory& memory) noexcept {
+  return run.memory(memory.gemm);
+}
+
+inline MatrixView<const float> f32_rows(const Weight& w) noexcept {
+  NIBBLE_ASSERT(is_f32_rows(w));
+  return MatrixView<const float>(reinterpret_cast<const float*>(w.data), w.n, w.k);
+}
+
+// A matrix as rows of f32: itself, or unpacked.
+template <class Run>
+MatrixView<const float> as_f32_rows(const Run& run, const Weight& w,
+                                    const ProductMemory& memory) noexcept {
+  if (is_f32_rows(w)) return f32_rows(w);
+  auto* const out = reinterpret_cast<float*>(run.memory(memory.dense).data());
+  ops::for_rows(run.executor(), w.n, w.k,
+                [&](Index i) { w.ops->row(w.data, w.n, w.k, i, out + i * w.k); });
+  return MatrixView<const float>(out, w.n, w.k);
+}
+
+// B · x and its gradient.
+template <class Run>
+MatrixView<float> inner_rows(const Run& run, const ProductMemory& memory, const Factors& f, Index m,
+                             Index which) noexcept {
+  auto* const rows = reinterpret_cast<float*>(run.memory(memory.inner).data());
+  return MatrixView<float>(rows + which * m * f.rank(), m, f.rank());
+}
+
+// y = x · Wᵀ + bias.
+template <class Run, class X, class Y>
+void product_forward(Run& run, const Weight& w, const float* bias, const X& x, const Y& y,
+                     const ProductMemory& memory) noexcept {
+  const MatrixView<const float> in = run.view(x);
+  const MatrixView<float> out = run.view(y);
+  const auto gemm = [&](const auto&... args) {
+    ops::gemm(run.executor(), args..., gemm_memory(run, memory));
+  };
+  if (w.has_base() && !is_f32_rows(w)) {
+    Weight base = w;
+    base.factors = nullptr;
+    run_alone<kernels::Identity, false>(run, base,
+                                        product_input(run, input_form(base), x, memory.codes), bias,
+                                        out);
+  } else {
+    if (w.has_base()) gemm(in, ops::transposed(f32_rows(w)), out, ops::GemmOutput::replace);
+    if (bias != nullptr) {
+      const bool adds = w.has_base();
+      ops::for_rows(run.executor(), out.extent(0), out.extent(1), [&](Index i) {
+        float* const row = &out(i, 0);
+        for (Index j = 0; j < out.extent(1); ++j) row[j] = (adds ? row[j] : 0) + bias[j];
+      });
+    }
+  }
+  if (w.factors == nullptr) return;
+  const Factors& f = *w.factors;
+  const MatrixView<float> u = inner_rows(run, memory, f, in.extent(0), 0);
+  gemm(in, ops::transposed(f32_rows(f.b)), u, ops::GemmOutput::replace);
+  ops::scale(run.executor(), u, f.scale, u);
+  const bool is_first = !w.has_base() && bias == nullptr;
+  gemm(MatrixView<const float>(u), ops::transposed(f32_rows(f.a)), out,
+       is_first ? ops::GemmOutput::replace : ops::GemmOutput::add);
+}
+
+// The gradients of what product_forward() read, from those of y.
+template <class Run, class X>
+void product_back(Run& run, const Weight& w, const WeightGradient& gradient, float* bias_gradient,
+                  const X& x, const Gradient& dy, const Gradient& dx,
+                  const ProductMemory& memory) noexcept {
+  const MatrixView<const float> back = run.view(dy);
+  const MatrixView<float> out = run.view(dx);
+  const auto gemm = [&](const auto&... args) {
+    ops::gemm(run.executor(), args..., gemm_memory(run, memory));
+  };
+  if (bias_gradient != nullptr) {
+    ops::bias_back(run.executor(), back, VectorView<float>(bias_gradient, back.extent(1)),
+                   run.memory(memory.sums));
+  }
+  if (gradient.values != nullptr) {
+    gemm(ops::transposed(back), MatrixView<const float>(run.view(x)),
+         MatrixView<float>(gradient.values, w.n, w.k), ops::GemmOutput::add);
+  }
+  if (w.has_base()) gemm(back, as_f32_rows(run, w, memory), out, ops::GemmOutput::replace);
+  if (w.factors == nullptr) return;
+  const Factors& f = *w.factors;
+  const Index m = back.extent(0);
+  const MatrixView<float> u = inner_rows(run, memory, f, m, 0);
+  const MatrixView<float> du = inner_rows(run, memory, f, m, 1);
+  gemm(back, f32_rows(f.a), du, ops::GemmOutput::replace);
+  ops::scale(run.executor(), du, f.scale, du);
+  if (gradient.factor_a != nullptr) {
+    gemm(MatrixView<const float>(run.view(x)), ops::transposed(f32_rows(f.b)), u,
+         ops::GemmOutput::replace);
+    ops::scale(run.executor(), u, f.scale, u);
+    gemm(ops::transposed(back), MatrixView<const float>(u),
+         MatrixView<float>(gradient.factor_a, w.n, f.rank()), ops::GemmOutput::add);
+  }
+  if (gradient.factor_b != nullptr) {
+    gemm(ops::transposed(MatrixView<const float>(du)), MatrixView<const float>(run.view(x)),
+         MatrixView<float>(gradient.factor_b, f.rank(), w.k), ops::GemmOutput::add);
+  }
+  gemm(MatrixView<const float>(du), f32_rows(f.b), out,
+       w.has_base() ? ops::GemmOutput::add : ops::GemmOutput::replace);
+}
+
+// Whether the gradient of some weights in a slot needs the rows that they are multiplied by.
+template <auto kSlot, class Pass>
+constexpr bool is_trained(const Pass& pass) noexcept {
+  const TrainingLimits& limits = pass.training_limits();
+  const auto slot = enumerator_of(kSlot);
+  bool is = limits.trained.has(slot) || limits.factored.has(slot);
+  if constexpr (requires { kSlot.other; }) is = is || limits.trained.has(kSlot.other);
+  return is;
+}
+
+}  // namespace detail
+
+template <auto kW, auto kB, Index W, class Pass, Index K, class Rest>
+constexpr Gradient differentiate(const Linear<kW, kB, W>& node, Pass& pass, const Value<K>& x,
+                                 const Rest& rest) noexcept {
+  declare_products(node, pass, x.width);
+  const auto y = make_outputs(node, pass, x.rows);
+  const Index n = y.width, k = x.width;
+  const auto forward = detail::product_memory(pass, n, k, x.rows);
+  pass.step(
+      [=](auto& run) {
+        detail::product_forward(run, run.weight(kW), bias_of<kB>(run), x, y, forward);
+      },
+      x, y, forward.codes, forward.inner, forward.gemm);
+  const Gradient dy = rest(y);
+  const Gradient dx = pass.make(Dim<>{x.width}, x.rows);
+  const auto back = detail::product_memory(pass, n, k, x.rows);
+  // Where nothing is trained, x is not kept.
+  const Gradient kept = detail::is_trained<kW>(pass) ? as_gradient(x) : Gradient{};
+  pass.step(
+      [=](auto& run) {
+        detail::product_back(run, run.weight(kW), run.gradient(kW), run.gradient(kB).values, x, dy,
+                             dx, back);
+      },
+      kept, dy, dx, back.dense, back.inner, back.gemm, back.sums);
+  return dx;
+}
+
+// ---- Norms -------------------------------------------------------------------------------------
+
+namespace detail {
+
+template <class Run, auto kW, class X>
+void norm_back(const RmsNorm<kW>& node, Run& run, const X& x, const Gradient& dy,
+               const Gradient& dx, std::span<std::byte> sums) noexcept {
+  ops::rms_norm_back(run.executor(), run.view(x), run.vector(kW), node.eps, run.view(dy),
+                     run.view(dx), vector_gradient(run, kW), sums);
+}
+template <class Run, auto kW, auto kB, class X>
+void norm_back(const LayerNorm<kW, kB>& node, Run& run, const X& x, const Gradient& dy,
+               const Gradient& dx, std::span<std::byte> sums) noexcept {
+  ops::layer_norm_back(run.executor(), run.view(x), run.vector(kW), node.eps, run.view(dy),
+                       run.view(dx), vector_gradient(run, kW), vector_gradient(run, kB), sums);
+}
+
+template <class Norm, class Pass, Index W, class Rest>
+constexpr Gradient differentiate_norm(const Norm& node, Pass& pass, const Value<W>& x,
+                                      const Rest& rest) noexcept {
+  const Gradient dy = rest(apply(node, pass, x));
+  const Gradient dx = pass.make(Dim<>{x.width}, x.rows);
+  const Scratch sums = pass.scratch(ops::norm_back_scratch_bytes(pass.count(x.rows), x.width));
+  pass.step([=](auto& run) { norm_back(node, run, x, dy, dx, run.memory(sums)); }, x, dy, dx, sums);
+  return dx;
+}
+
+}  // namespace detail
+
+template <auto kW, class Pass, Index W, class Rest>
+constexpr Gradient differentiate(const RmsNorm<kW>& node, Pass& pass, const Value<W>& x,
+                                 const Rest& rest) noexcept {
+  return detail::differentiate_norm(node, pass, x, rest);
+}
+template <auto kW, auto kB, class Pass, Index W, class Rest>
+constexpr Gradient differentiate(const LayerNorm<kW, kB>& node, Pass& pass, const Value<W>& x,
+                                 const Rest& rest) noexcept {
+  return detail::differentiate_norm(node, pass, x, rest);
+}
+
+}}}  // namespace nibble::NIBBLE_ABI::graph

@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The weights of a model in training: f32 values (masters) with their gradients, weights that only
+// stand by (frozen ones, in any packed format), low-rank adapters beside either, and, for
+// quantization-aware training, the packed blocks that the masters are rounded to. A graph reads all
+// of them as one WeightTable.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "nibble/core/arena.hpp"
+#include "nibble/core/executor.hpp"
+#include "nibble/core/result.hpp"
+#include "nibble/graph/f32_rows.hpp"
+#include "nibble/graph/training_run.hpp"
+#include "nibble/graph/weights.hpp"
+#include "nibble/io/gguf.hpp"
+#include "nibble/quant/format.hpp"
+#include "nibble/train/parameters.hpp"
+#include "nibble/train/training_graph.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI { namespace train {
+
+// What becomes of the weights of a slot in a layer.
+struct WeightChoice {
+  enum class Kind : unsigned char {
+    absent,   // the model has no such weights (optional ones only)
+    trained,  // f32 values with gradients
+    frozen,   // f32 values without
+    base,     // `base`, which somebody else owns, in any format
+  } kind = Kind::trained;
+  graph::Weight base = {};
+  Index n_rows = 0;  // of a table whose number of rows the architecture does not say
+  // The format in which a trained matrix is deployed: it is rounded to it before each step, and the
+  // forward pass runs the kernels of that format. Null: f32.
+  const graph::FormatOps* deployed = nullptr;
+  Index rank = 0;           // of factors beside a matrix of products; 0: none
+  float factor_scale = 1;   // alpha / rank
+};
+
+// A matrix (n, k) or vector (n = 0) in training.
+struct TrainedTensor {
+  std::string name;
+  std::size_t slot = 0;
+  Index layer = -1;
+  Index n = 0;
+  Index k = 0;
+  std::span<float> values;    // empty if it is somebody else's
+  std::span<float> gradient;  // empty if it is not trained
+  const graph::FormatOps* deployed = nullptr;
+  std::byte* packed = nullptr;  // deployed
+};
+
+class TrainedWeights {
+ public:
+  using Choose =
+      FunctionRef<Result<WeightChoice>(const std::string& name, const graph::WeightNeed& need)>;
+
+  TrainedWeights(TrainedWeights&&) noexcept = default;
+  TrainedWeights& operator=(TrainedWeights&&) noexcept = default;
+
+  // Asks `choose` about each weight that the graph needs. All values and gradients are zero.
+  // Errors: those of choose; invalid_argument (a needed weight that is absent, a base of another
+  // shape, a format that does not fit, factors of what is no product), out_of_memory.
+  static Result<TrainedWeights> create(const TrainingGraph& graph, Choose choose);
+
+  graph::WeightTable table() const noexcept { return {table_, n_slots_}; }
+  std::span<const graph::WeightGradient> gradients() const noexcept { return gradients_; }
+  // Trained and frozen ones, and factors as <name>.lora_a and <name>.lora_b.
+  std::span<const TrainedTensor> tensors() const noexcept { return tensors_; }
+  const TrainedTensor* find(std::string_view name) const noexcept {
+    for (const TrainedTensor& t : tensors_) {
+      if (t.name == name) return &t;
+    }
+    return nullptr;
+  }
+
+  // What limits say about these weights.
+  void set_limits(graph::TrainingLimits& limits) const noexcept;
+  // For an optimizer: the trained ones. Vectors do not decay.
+  std::vector<Parameter> parameters() const;
+  Index n_trained() const noexcept;  // values
+  std::size_t bytes() const noexcept {
+    return values_.size() + gradient_values_.size() + packed_.size();
+  }
+
+  void clear_gradients() noexcept {
+    if (gradient_values_.size() > 0) {
+      std::memset(gradient_values_.data(), 0, gradient_values_.size());
+    }
+  }
+  // Rounds the masters of deployed weights to their packed blocks, by the quantizer of files, so
+  // that what runs is what a file gets. Errors: limit, malformed (a master that does not fit the
+  // format), with its name.
+  Result<void> round_deployed(Executor& executor);
+
+ private:
+  TrainedWeights() = default;
+
+  class Planner;
+  graph::Weight& at(std::size_t slot, Index layer) noexcept {
+    return table_[static_cast<std::size_t>(layer + 1) * n_slots_ + slot];
+  }
+
+  std::size_t n_slots_ = 0;
+  std::vector<graph::Weight> table_;
+  std::vector<graph::WeightGradient> gradients_;
+  std::vector<TrainedTensor> tensors_;
+  std::vector<graph::Factors> factors_;  // never grows after create(): weights point to them
+  AlignedBuffer values_, gradient_values_, packed_;
+  Index max_rank_ = 0;
+};
+
+// ---- Making ------------------------------------------------------------------------------------
+
+// Collects what is needed, then hands out memory.
+class TrainedWeights::Planner final : public graph::SurveySink {
+ public:
+  Planner(const TrainingGraph& graph, Choose choose) : graph_(graph), choose_(choose) {}
+
+  void weight(const graph::WeightNeed& need) override {
+    if (error_ || find(need.slot, need.layer) != nullptr) return;
+    const std::string name = graph_.tensor_name(need.slot, need.layer);
+    auto choice = choose_(name, need);
+    Result<void> added = choice ? add(name, need, *choice) : Result<void>(std::move(choice).error());
+    if (!added) error_ = std::move(added).error();
+  }
+
+  Result<TrainedWeights> finish() {
+    if (error_) return *error_;
+    TrainedWeights made;
+    made.n_slots_ = graph_.n_slots();
+    const auto rows = static_cast<std::size_t>(graph_.config().n_layers) + 1;
+    made.table_.resize(rows * made.n_slots_);
+    made.gradients_.resize(rows * made.n_slots_);
+    made.factors_.resize(n_factors_);
+    NIBBLE_TRY(values, AlignedBuffer::allocate(value_bytes_));
+    NIBBLE_TRY(gradients, AlignedBuffer::allocate(gradient_bytes_));
+    NIBBLE_TRY(packed, AlignedBuffer::allocate(packed_bytes_));
+    made.values_ = std::move(values);
+    made.gradient_values_ = std::move(gradients);
+    made.packed_ = std::move(packed);
+    next_value_ = made.values_.data();
+    next_gradient_ = made.gradient_values_.data();
+    next_packed_ = made.packed_.data();
+    for (const Entry& e : entries_) enter(e, made);
+    for (const Entry& e : entries_) {  // when all others are there
+      if (!e.is_tied) continue;
+      const std::size_t to = place(e.need.slot, e.need.layer), from = place(e.need.tied_to, -1);
+      made.table_[to] = made.table_[from];
+      made.gradients_[to] = made.gradients_[from];
+    }
+    made.max_rank_ = max_rank_;
+    return made;
+  }
+
+ private:
+  struct Entry {
+    std::string name;
+    graph::WeightNeed need;
+    WeightChoice choice;
+    bool is_tied = false;
+  };
+
+  const Entry* find(std::size_t slot, Index layer) const noexcept {
+    for (const Entry& e : entries_) {
+      if (e.need.slot == slot && e.need.layer == layer) return &e;
+    }
+    return nullptr;
+  }
+  std::size_t place(std::size_t slot, Index layer) const noexcept {
+    return static_cast<std::size_t>(layer + 1) * graph_.n_slots() + slot;
+  }
+  static Error wrong(const std::string& name, const std::string& what) {
+    return {Errc::invalid_argument, "weights " + io::quoted(name) + ": " + what};
+  }
+  static bool has_values(const WeightChoice& c) noexcept {
+    return c.kind == WeightChoice::Kind::trained || c.kind == WeightChoice::Kind::frozen;
+  }
+
+  Result<void> add(const std::string& name, graph::WeightNeed need, const WeightChoice& choice) {
+    using Kind = WeightChoice::Kind;
+    if (need.n_experts != 1) {
+      return Error{Errc::unsupported, "weights " + io::quoted(name) + ": experts are not trained"};
+    }
+    if (choice.kind == Kind::absent) {
+      const bool is_tied = need.tied_to != graph::kNoSlot;
+      if (need.is_required && !is_tied) return wrong(name, "they are needed, but absent");
+      if (is_tied) entries_.push_back({name, need, choice, true});
+      return ok();
+    }
+    if (need.is_table && need.n == 0) need.n = choice.kind == Kind::base ? choice.base.n : choice.n_rows;
+    const bool is_matrix = need.n > 0;
+    if (choice.kind == Kind::base && (choice.base.n != need.n || choice.base.k != need.k)) {
+      return wrong(name, "a base of shape " + graph::shape_text(choice.base.n, choice.base.k) +
+                             ", needed " + graph::shape_text(need.n, need.k));
+    }
+    const auto n_values = static_cast<std::uint64_t>((std::max)(need.n, Index{1})) *
+                          static_cast<std::uint64_t>(need.k);
+    if (has_values(choice)) {
+      NIBBLE_CHECK(count(name, n_values, value_bytes_));
+      if (choice.kind == Kind::trained) NIBBLE_CHECK(count(name, n_values, gradient_bytes_));
+    }
+    if (choice.deployed != nullptr) NIBBLE_CHECK(add_deployed(name, need, choice));
+    if (choice.rank > 0) {
+      if (!is_matrix || need.is_table) return wrong(name, "factors are for matrices of products");
+      ++n_factors_;
+      max_rank_ = (std::max)(max_rank_, choice.rank);
+      for (const Index side : {need.n, need.k}) {
+        const auto n = static_cast<std::uint64_t>(side) * static_cast<std::uint64_t>(choice.rank);
+        NIBBLE_CHECK(count(name, n, value_bytes_));
+        NIBBLE_CHECK(count(name, n, gradient_bytes_));
+      }
+    }
+    entries_.push_back({name, need, choice});
+    return ok();
+  }
+  Result<void> add_deployed(const std::string& name, const graph::WeightNeed& need,
+                            const WeightChoice& choice) {
+    if (need.n == 0 || choice.kind != WeightChoice::Kind::trained) {
+      return wrong(name, "a deployed format is for trained matrices");
+    }
+    auto row = choice.deployed->row_bytes(static_cast<std::size_t>(need.k));
+    if (!row) return std::move(row).error().in("weights " + io::quoted(name));
+    if (choice.deployed->pack_panel == nullptr) return wrong(name, "this format cannot be packed");
+    packed_bytes_ +=
+        align_up(static_cast<std::size_t>(choice.deployed->packed_bytes(need.n, need.k)));
+    return ok();
+  }
+  static Result<void> count(const std::string& name, std::uint64_t n_values, std::size_t& bytes) {
+    if (n_values > static_cast<std::uint64_t>(kMaxBytes) / 16 - bytes / 4) {
+      return Error{Errc::limit, "weights " + io::quoted(name) + ": too large for the address space"};
+    }
+    bytes += align_up(static_cast<std::size_t>(n_values) * sizeof(float));
+    return ok();
+  }
+
+  static std::span<float> take(std::byte*& next, Index n_values) noexcept {
+    auto* const at = reinterpret_cast<float*>(next);
+    next += align_up(static_cast<std::size_t>(n_values) * sizeof(float));
+    return {at, static_cast<std::size_t>(n_values)};
+  }
+
+  void enter(const Entry& e, TrainedWeights& made) {
+    if (e.is_tied) return;
+    const graph::WeightNeed& need = e.need;
+    const WeightChoice& c = e.choice;
+    graph::Weight& weight = made.table_[place(need.slot, need.layer)];
+    graph::WeightGradient& gradient = made.gradients_[place(need.slot, need.layer)];
+    if (c.kind == WeightChoice::Kind::base) {
+      weight = c.base;
+    } else {
+      TrainedTensor tensor{e.name, need.slot, need.layer, need.n, need.k, {}, {}, c.deployed, {}};
+      const Index n = (std::max)(need.n, Index{1}) * need.k;
+      tensor.values = take(next_value_, n);
+      if (c.kind == WeightChoice::Kind::trained) tensor.gradient = take(next_gradient_, n);
+      gradient.values = tensor.gradient.data();
+      const auto* const data = reinterpret_cast<const std::byte*>(tensor.values.data());
+      weight = {need.n > 0 ? &graph::kF32Rows : nullptr, need.n, need.k, data, 1, {}};
+      if (c.deployed != nullptr) {
+        tensor.packed = next_packed_;
+        next_packed_ += align_up(static_cast<std::size_t>(c.deployed->packed_bytes(need.n, need.k)));
+        weight.ops = c.deployed;
+        weight.data = tensor.packed;
+      }
+      made.tensors_.push_back(std::move(tensor));
+    }
+    if (c.rank == 0) return;
+    graph::Factors& f = made.factors_[used_factors_++];
+    f.scale = c.factor_scale;
+    const auto side = [&](const char* suffix, Index n, Index k, graph::Weight& to, float*& back) {
+      TrainedTensor tensor{e.name + suffix, need.slot, need.layer, n, k, {}, {}, nullptr, nullptr};
+      tensor.values = take(next_value_, n * k);
+      tensor.gradient = take(next_gradient_, n * k);
+      back = tensor.gradient.data();
+      to = graph::f32_rows_weight(MatrixView<const float>(tensor.values.data(), n, k));
+      made.tensors_.push_back(std::move(tensor));
+    };
+    side(".lora_a", c.rank, need.k, f.b, gradient.factor_b);
+    side(".lora_b", need.n, c.rank, f.a, gradient.factor_a);
+    weight.factors = &f;
+  }
+
+  const TrainingGraph& graph_;
+  Choose choose_;
+  std::vector<Entry> entries_;
+  std::optional<Error> error_;
+  std::size_t value_bytes_ = 0, gradient_bytes_ = 0, packed_bytes_ = 0;
+  std::size_t n_factors_ = 0, used_factors_ = 0;
+  Index max_rank_ = 0;
+  std::byte *next_value_ = nullptr, *next_gradient_ = nullptr, *next_packed_ = nullptr;
+};
+
+inline Result<TrainedWeights> TrainedWeights::create(const TrainingGraph& graph, Choose choose) {
+  return catch_out_of_memory([&]() -> Result<TrainedWeights> {
+    Planner planner(graph, choose);
+    graph.survey(planner);
+    return planner.finish();
+  });
+}
+
+inline void TrainedWeights::set_limits(graph::TrainingLimits& limits) const noexcept {
+  limits.trained = graph::SlotSet::none();
+  limits.factored = graph::SlotSet::none();
+  limits.packed_weights = false;
+  limits.limits.max_rank = max_rank_;
+  for (std::size_t i = 0; i < table_.size(); ++i) {
+    const std::size_t slot = i % n_slots_;
+    const graph::Weight& w = table_[i];
+    if (gradients_[i].values != nullptr) limits.trained.add(slot);
+    if (gradients_[i].factor_a != nullptr) limits.factored.add(slot);
+    if (w.has_base() && !w.is_vector() && !graph::is_f32_rows(w)) limits.packed_weights = true;
+  }
+}
+
+inline std::vector<Parameter> TrainedWeights::parameters() const {
+  std::vector<Parameter> out;
+  for (const TrainedTensor& t : tensors_) {
+    if (t.gradient.empty()) continue;
+    Parameter p;
+    p.name = t.name;
+    p.values = t.values;
+    p.gradient = t.gradient;
+    p.decays = t.n > 0;
+    out.push_back(std::move(p));
+  }
+  return out;
+}
+
+inline Index TrainedWeights::n_trained() const noexcept {
+  Index n = 0;
+  for (const TrainedTensor& t : tensors_) n += static_cast<Index>(t.gradient.size());
+  return n;
+}
+
+inline Result<void> TrainedWeights::round_deployed(Executor& executor) {
+  return catch_out_of_memory([&]() -> Result<void> {
+    for (const TrainedTensor& t : tensors_) {
+      if (t.deployed == nullptr) continue;
+      NIBBLE_TRY(row_bytes, t.deployed->row_bytes(static_cast<std::size_t>(t.k)));
+      const Index n_panels = quant::n_panels(t.n);
+      const auto n_workers = static_cast<std::size_t>(executor.n_workers());
+      std::vector<std::byte> rows(n_workers * row_bytes * quant::kPanelRows);
+      std::vector<std::optional<Error>> errors(n_workers);
+      const graph::Weight to{t.deployed, t.n, t.k, t.packed, 1, {}};
+      executor.parallel_for(n_panels, [&](Index panel, Index worker) {
+        std::byte* const first =
+            rows.data() + static_cast<std::size_t>(worker) * row_bytes * quant::kPanelRows;
+        const Index begin = panel * quant::kPanelRows;
+        const Index n = (std::min)(quant::kPanelRows, t.n - begin);
+        for (Index i = 0; i < n; ++i) {
+          const auto at = static_cast<std::size_t>((begin + i) * t.k);
+          Result<void> rounded = quant::row_from_f32(
+              t.deployed->format, t.values.subspan(at, static_cast<std::size_t>(t.k)),
+              {first + static_cast<std::size_t>(i) * row_bytes, row_bytes});
+          if (!rounded) errors[static_cast<std::size_t>(worker)] = std::move(rounded).error();
+        }
+        graph::pack_panels(to, {first, static_cast<std::size_t>(n) * row_bytes},
+                           static_cast<Index>(row_bytes), begin, t.packed);
+      });
+      for (const std::optional<Error>& error : errors) {
+        if (error) return Error(*error).in("weights " + io::quoted(t.name));
+      }
+    }
+    return ok();
+  });
+}
+
+}}}  // namespace nibble::NIBBLE_ABI::train
