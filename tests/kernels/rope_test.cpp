@@ -107,6 +107,56 @@ TEST_CASE_TEMPLATE("the judge rejects what is wrong", Style, kernels::AdjacentPa
   CHECK(worst(run<Style>(x, {1, 40, 36}, angles), e.value, e.allowed) > 1.0);
 }
 
+TEST_CASE_TEMPLATE("the backward rotation is the transposed one", Style, kernels::AdjacentPairs,
+                   kernels::HalfSplit) {
+  for_each_target([](simd::Target) {
+    for (Index rope_dim = 0; rope_dim <= 3 * 32 + 2; rope_dim += 2) {
+      const Shape s{2, rope_dim + 3, rope_dim};
+      CAPTURE(s.rope_dim);
+      const Floats dy = random_floats(s.size(), -4, 4);
+      Angles angles = random_angles(rope_dim / 2), opposite;
+      for (float& v : angles.cos) v *= 1.25f;  // a magnitude
+      for (float& v : angles.sin) v *= 1.25f;
+      opposite = angles;
+      for (float& v : opposite.sin) v = -v;
+      const Expected e = expected<Style>(dy, s, opposite.cos, opposite.sin);
+      Guarded dx(dy, 1);
+      simd::kernel<kernels::Rope<Style, true>>()(dx.data(), s.n_heads, s.head_dim, rope_dim,
+                                                 angles.cos.data(), angles.sin.data());
+      REQUIRE(worst(dx.values(), e.value, e.allowed) <= 1.0);
+      REQUIRE(dx.guards_intact());
+      if (rope_dim > 0) {
+        const Floats wrong = run<Style>(dy, s, angles);
+        REQUIRE(worst(wrong, e.value, e.allowed) > 1.0);
+      }
+      // <dy, rope(x)> = <rope_back(dy), x>: rope is linear, so this is its gradient.
+      const Floats x = random_floats(s.size(), -4, 4, 7), y = run<Style>(x, s, angles);
+      double forward = 0, backward = 0, size = 0;
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        forward += static_cast<double>(dy[i]) * static_cast<double>(y[i]);
+        backward += static_cast<double>(dx.values()[i]) * static_cast<double>(x[i]);
+        size += std::fabs(static_cast<double>(dy[i]) * static_cast<double>(y[i])) + 16;
+      }
+      REQUIRE(std::fabs(forward - backward) <= 4 * 0x1p-24 * size);
+    }
+  });
+}
+
+TEST_CASE("rows turn back by their own positions") {
+  constexpr Index kTokens = 7, kDim = 12, kWidth = 2 * kDim, kPairs = 4;
+  const Angles angles = random_angles(kTokens * kPairs);
+  const MatrixView<const float> cos(angles.cos.data(), kTokens, kPairs),
+      sin(angles.sin.data(), kTokens, kPairs);
+  const Floats before = random_floats(kTokens * kWidth, -1, 1);
+  Floats x = before;
+  InlineExecutor executor;
+  const MatrixView<float> view(x.data(), kTokens, kWidth);
+  const auto position = [](Index row) { return kTokens - 1 - row; };
+  ops::rope<kernels::HalfSplit>(executor, view, kDim, cos, sin, position);
+  ops::rope<kernels::HalfSplit, true>(executor, view, kDim, cos, sin, position);
+  for (std::size_t i = 0; i < x.size(); ++i) CHECK(std::fabs(x[i] - before[i]) < 1e-6f);
+}
+
 TEST_CASE("the table of angles is right up to position 2^31") {
   constexpr Index kPairs = 32;
   std::vector<double> frequencies(kPairs);

@@ -9,12 +9,15 @@
 #pragma once
 
 #include "nibble/kernels/activation.hpp"
+#include "nibble/kernels/activation_back.hpp"
 #include "nibble/kernels/attention.hpp"
 #include "nibble/kernels/dropout.hpp"
 #include "nibble/kernels/elementwise.hpp"
+#include "nibble/kernels/loss.hpp"
 #include "nibble/kernels/matmul.hpp"
 #include "nibble/kernels/matmul_input.hpp"
 #include "nibble/kernels/norm.hpp"
+#include "nibble/kernels/norm_back.hpp"
 #include "nibble/kernels/pack.hpp"
 #include "nibble/kernels/pass.hpp"
 #include "nibble/kernels/quantize_rows.hpp"
@@ -81,6 +84,26 @@ NIBBLE_INSTANCES_OF_CACHE(std::int8_t)
 NIBBLE_INSTANCE(kernels::ToF32<f16>)
 NIBBLE_INSTANCE(kernels::ToF32<bf16>)
 
+// Training.
+#define NIBBLE_INSTANCES_OF_SLOPE(Activation)        \
+  NIBBLE_INSTANCE(kernels::ActivateBack<Activation>) \
+  NIBBLE_INSTANCE(kernels::ActivateGatedBack<Activation>)
+NIBBLE_INSTANCES_OF_SLOPE(kernels::Identity)
+NIBBLE_INSTANCES_OF_SLOPE(kernels::Relu)
+NIBBLE_INSTANCES_OF_SLOPE(kernels::Silu)
+NIBBLE_INSTANCES_OF_SLOPE(kernels::GeluErf)
+NIBBLE_INSTANCES_OF_SLOPE(kernels::GeluTanh)
+NIBBLE_INSTANCES_OF_SLOPE(kernels::Sigmoid)
+NIBBLE_INSTANCES_OF_SLOPE(kernels::Tanh)
+#undef NIBBLE_INSTANCES_OF_SLOPE
+NIBBLE_INSTANCE(kernels::CrossEntropyBack)
+NIBBLE_INSTANCE(kernels::DistillBack)
+NIBBLE_INSTANCE(kernels::LayerNormBack<>)
+NIBBLE_INSTANCE(kernels::LayerNormBack<kernels::Gradient::add>)
+NIBBLE_INSTANCE(kernels::RmsNormBack<>)
+NIBBLE_INSTANCE(kernels::RmsNormBack<kernels::Gradient::add>)
+NIBBLE_INSTANCE(kernels::SoftCapBack)
+
 NIBBLE_INSTANCE(kernels::Add)
 NIBBLE_INSTANCE(kernels::ApplyDropout)
 NIBBLE_INSTANCE(kernels::ArgMax)
@@ -106,6 +129,8 @@ NIBBLE_INSTANCE(kernels::RmsNormQuantize<32, true>)
 NIBBLE_INSTANCE(kernels::RmsNormStatic)
 NIBBLE_INSTANCE(kernels::Rope<kernels::AdjacentPairs>)
 NIBBLE_INSTANCE(kernels::Rope<kernels::HalfSplit>)
+NIBBLE_INSTANCE(kernels::Rope<kernels::AdjacentPairs, true>)
+NIBBLE_INSTANCE(kernels::Rope<kernels::HalfSplit, true>)
 NIBBLE_INSTANCE(kernels::Scale)
 NIBBLE_INSTANCE(kernels::Softmax)
 NIBBLE_INSTANCE(kernels::WhichTarget)

@@ -18,13 +18,16 @@
 #endif
 
 #include "nibble/kernels/activation-inl.h"
+#include "nibble/kernels/activation_back-inl.h"
 #include "nibble/kernels/attention-inl.h"
 #include "nibble/kernels/dropout-inl.h"
 #include "nibble/kernels/elementwise-inl.h"
+#include "nibble/kernels/loss-inl.h"
 #include "nibble/kernels/matmul-inl.h"
 #include "nibble/kernels/matmul_input-inl.h"
 #include "nibble/kernels/matmul_sparse-inl.h"
 #include "nibble/kernels/norm-inl.h"
+#include "nibble/kernels/norm_back-inl.h"
 #include "nibble/kernels/pack-inl.h"
 #include "nibble/kernels/quantize_rows-inl.h"
 #include "nibble/kernels/quantize_static-inl.h"

@@ -19,17 +19,17 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // Both styles keep a vector of cosines and one of sines in registers and rotate that part of every
 // head.
-template <>
-struct Impl<kernels::Rope<kernels::AdjacentPairs>> {
-  NIBBLE_LAZY static void run(float* x, Index n_heads, Index head_dim, Index rope_dim,
-                              const float* cos, const float* sin) {
+template <bool kBack>
+struct Impl<kernels::Rope<kernels::AdjacentPairs, kBack>> {
+  static void run(float* x, Index n_heads, Index head_dim, Index rope_dim, const float* cos,
+                  const float* sin) {
     const hn::ScalableTag<float> d;
     const size_t lanes = hn::Lanes(d);
     const auto size = static_cast<size_t>(rope_dim);
     for (size_t i = 0; i < size; i += lanes) {
       const size_t n = (std::min)(lanes, size - i);
       const auto c = hn::LoadN(d, cos + i / 2, n / 2);
-      const auto s = hn::LoadN(d, sin + i / 2, n / 2);
+      const auto s = signed_sine(d, hn::LoadN(d, sin + i / 2, n / 2));
       const auto cc = hn::InterleaveWholeLower(d, c, c);
       const auto ss = hn::InterleaveWholeLower(d, hn::Neg(s), s);
       float* part = x + i;
@@ -47,22 +47,27 @@ struct Impl<kernels::Rope<kernels::AdjacentPairs>> {
 
  private:
   template <class D, class V>
+  static HWY_INLINE V signed_sine(D, V s) {
+    if constexpr (kBack) return hn::Neg(s);
+    return s;
+  }
+  template <class D, class V>
   static HWY_INLINE V turn(D d, V ab, V cc, V ss) {
     return hn::MulAdd(ab, cc, hn::Mul(hn::Reverse2(d, ab), ss));
   }
 };
 
-template <>
-struct Impl<kernels::Rope<kernels::HalfSplit>> {
-  NIBBLE_LAZY static void run(float* x, Index n_heads, Index head_dim, Index rope_dim,
-                              const float* cos, const float* sin) {
+template <bool kBack>
+struct Impl<kernels::Rope<kernels::HalfSplit, kBack>> {
+  static void run(float* x, Index n_heads, Index head_dim, Index rope_dim, const float* cos,
+                  const float* sin) {
     const hn::ScalableTag<float> d;
     const size_t lanes = hn::Lanes(d);
     const auto half = static_cast<size_t>(rope_dim / 2);
     for (size_t i = 0; i < half; i += lanes) {
       const size_t n = (std::min)(lanes, half - i);
       const auto c = hn::LoadN(d, cos + i, n);
-      const auto s = hn::LoadN(d, sin + i, n);
+      const auto s = signed_sine(d, hn::LoadN(d, sin + i, n));
       float* part = x + i;
       if (n == lanes) {
         for (Index head = 0; head < n_heads; ++head, part += head_dim) {
@@ -80,6 +85,13 @@ struct Impl<kernels::Rope<kernels::HalfSplit>> {
         }
       }
     }
+  }
+
+ private:
+  template <class D, class V>
+  static HWY_INLINE V signed_sine(D, V s) {
+    if constexpr (kBack) return hn::Neg(s);
+    return s;
   }
 };
 

@@ -15,7 +15,9 @@ struct HalfSplit {};      // x[i] and x[i + rope_dim / 2]: Hugging Face's, and "
 // of each head; the rest of the head is unchanged. `x` is (n_heads, head_dim), contiguous; `cos`
 // and `sin` have rope_dim / 2 values. rope_dim is even and at most head_dim. No alignment is
 // needed.
-template <class Style>
+// With kBack: by the negative angle, (a, b) <- (a cos[i] + b sin[i], b cos[i] - a sin[i]). This is
+// the transposed map, hence the backward pass, also where a magnitude is in cos and sin.
+template <class Style, bool kBack = false>
 struct Rope {
   using Function = void(float* x, Index n_heads, Index head_dim, Index rope_dim, const float* cos,
                         const float* sin);

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "nibble/kernels/target-inl.h"
+#if defined(NIBBLE_KERNELS_LOSS_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
+#ifdef NIBBLE_KERNELS_LOSS_INL_H_
+#undef NIBBLE_KERNELS_LOSS_INL_H_
+#else
+#define NIBBLE_KERNELS_LOSS_INL_H_
+#endif
+
+#include <algorithm>
+
+#include "hwy/highway.h"
+#include "nibble/core/libm.hpp"
+#include "nibble/core/scalar.hpp"
+#include "nibble/kernels/loss.hpp"
+#include "nibble/kernels/math-inl.h"
+#include "nibble/kernels/softmax-inl.h"
+
+NIBBLE_BEFORE_NAMESPACE();
+namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+namespace loss_detail {
+
+using DL = hn::ScalableTag<float>;
+using VL = hn::Vec<DL>;
+
+// exp((x - max) / T), as kernels::Softmax computes it.
+struct Powers {
+  float max, factor, lowest;
+
+  HWY_INLINE Powers(float row_maximum, float scale)
+      : max(row_maximum),
+        factor(scale * 1.44269504f),
+        lowest(larger(-127.0f / (scale * 1.44269504f), -kFloatMax)) {}
+  HWY_INLINE VL of(VL x) const {
+    const DL d;
+    return exp2_nonpositive(d, hn::Sub(x, hn::Set(d, max)), hn::Set(d, factor), hn::Set(d, lowest));
+  }
+};
+
+// The last pass over the logits of a student.
+struct DistillGradient {
+  Powers own, cooled, teacher;
+  float own_factor, cooled_factor, teacher_factor;
+
+  HWY_INLINE VL of(VL x, VL t) const {
+    const DL d;
+    VL sum = hn::Mul(own.of(x), hn::Set(d, own_factor));
+    sum = hn::MulAdd(cooled.of(x), hn::Set(d, cooled_factor), sum);
+    return hn::NegMulAdd(teacher.of(t), hn::Set(d, teacher_factor), sum);
+  }
+};
+
+// The sum of exp((t - max_t) / T) * ((t - max_t) - (x - max_x)): blocks in f32 lanes, the rest in
+// double, as in sum_exp().
+NIBBLE_LAZY HWY_INLINE double sum_of_differences(const float* x, float max_x, const float* t,
+                                                 const Powers& teacher, size_t n) {
+  const DL d;
+  const size_t lanes = hn::Lanes(d), block = 64 * lanes;
+  const VL top_x = hn::Set(d, max_x), top_t = hn::Set(d, teacher.max);
+  double total = 0;
+  for (size_t begin = 0; begin < n; begin += block) {
+    const size_t end = (std::min)(n, begin + block);
+    VL sum = hn::Zero(d);
+    for (size_t i = begin; i < end; i += lanes) {
+      const size_t rest = (std::min)(lanes, end - i);
+      const VL of_t = hn::LoadNOr(hn::Set(d, -kInfinity), d, t + i, rest);
+      const VL of_x = hn::LoadN(d, x + i, rest);
+      const VL e = teacher.of(of_t);
+      const VL term = hn::Mul(e, hn::Sub(hn::Sub(of_t, top_t), hn::Sub(of_x, top_x)));
+      // Where the teacher sees no chance, there is no term, however far the student is.
+      sum = hn::Add(sum, hn::IfThenZeroElse(hn::Eq(e, hn::Zero(d)), term));
+    }
+    total += static_cast<double>(hn::ReduceSum(d, sum));
+  }
+  return total;
+}
+
+}  // namespace loss_detail
+
+template <>
+struct Impl<kernels::CrossEntropyBack> {
+  NIBBLE_LAZY static double run(float* x, Index n, Index target, float weight) {
+    const hn::ScalableTag<float> d;
+    const auto size = static_cast<size_t>(n);
+    const size_t lanes = hn::Lanes(d);
+    const float max = row_max(x, size);
+    const double below = static_cast<double>(max) - static_cast<double>(x[target]);
+    const double sum = sum_exp<true>(x, x, size, max, 1.0f, 0);
+    const auto factor = hn::Set(d, static_cast<float>(static_cast<double>(weight) / sum));
+    size_t i = 0;
+    // The target's own is softmax - 1, the negative sum of all others: computed in double.
+    const double of_target =
+        static_cast<double>(weight) * (static_cast<double>(x[target]) / sum - 1.0);
+    for (; i + lanes <= size; i += lanes) {
+      hn::StoreU(hn::Mul(hn::LoadU(d, x + i), factor), d, x + i);
+    }
+    if (i < size) hn::StoreN(hn::Mul(hn::LoadN(d, x + i, size - i), factor), d, x + i, size - i);
+    x[target] = static_cast<float>(of_target);
+    return libm::log(sum) + below;
+  }
+};
+
+template <>
+struct Impl<kernels::DistillBack> {
+  NIBBLE_LAZY static kernels::DistillLoss run(const kernels::DistillBack::Args& args, float* x) {
+    using namespace loss_detail;
+    const DL d;
+    const auto n = static_cast<size_t>(args.n);
+    const size_t lanes = hn::Lanes(d);
+    const float inverse = 1.0f / args.temperature;
+    const float max_x = row_max(x, n), max_t = row_max(args.teacher, n);
+    const Powers own(max_x, 1.0f), cooled(max_x, inverse), teacher(max_t, inverse);
+    const bool has_target = args.target >= 0;
+    const double sum_own = sum_exp<false>(x, nullptr, n, max_x, 1.0f, 0);
+    const double sum_cooled =
+        args.temperature == 1.0f ? sum_own : sum_exp<false>(x, nullptr, n, max_x, inverse, 0);
+    const double sum_teacher = sum_exp<false>(args.teacher, nullptr, n, max_t, inverse, 0);
+    const double differences = sum_of_differences(x, max_x, args.teacher, teacher, n);
+
+    kernels::DistillLoss loss;
+    loss.divergence = differences / sum_teacher / static_cast<double>(args.temperature) +
+                      libm::log(sum_cooled / sum_teacher);
+    if (has_target) {
+      loss.cross_entropy =
+          libm::log(sum_own) + static_cast<double>(max_x) - static_cast<double>(x[args.target]);
+    }
+    const double hard = has_target ? static_cast<double>(args.hard) : 0.0;
+    const double soft = static_cast<double>(args.soft) * static_cast<double>(args.temperature);
+    const DistillGradient gradient{own,
+                                   cooled,
+                                   teacher,
+                                   static_cast<float>(hard / sum_own),
+                                   static_cast<float>(soft / sum_cooled),
+                                   static_cast<float>(soft / sum_teacher)};
+    size_t i = 0;
+    for (; i + lanes <= n; i += lanes) {
+      hn::StoreU(gradient.of(hn::LoadU(d, x + i), hn::LoadU(d, args.teacher + i)), d, x + i);
+    }
+    if (i < n) {
+      const VL v = gradient.of(hn::LoadN(d, x + i, n - i), hn::LoadN(d, args.teacher + i, n - i));
+      hn::StoreN(v, d, x + i, n - i);
+    }
+    if (has_target) x[args.target] -= args.hard;
+    return loss;
+  }
+};
+
+}}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
+NIBBLE_AFTER_NAMESPACE();
+
+#endif  // per-target include guard
