@@ -13,6 +13,7 @@
 #include "nibble/kernels/attention.hpp"
 #include "nibble/kernels/dropout.hpp"
 #include "nibble/kernels/elementwise.hpp"
+#include "nibble/kernels/gemm.hpp"
 #include "nibble/kernels/loss.hpp"
 #include "nibble/kernels/matmul.hpp"
 #include "nibble/kernels/matmul_input.hpp"
@@ -108,6 +109,7 @@ NIBBLE_INSTANCE(kernels::Add)
 NIBBLE_INSTANCE(kernels::ApplyDropout)
 NIBBLE_INSTANCE(kernels::ArgMax)
 NIBBLE_INSTANCE(kernels::BlockSums<32>)
+NIBBLE_INSTANCE(kernels::GemmRows)
 NIBBLE_INSTANCE(kernels::LayerNorm<>)
 NIBBLE_INSTANCE(kernels::LayerNorm<kernels::Identity, false, true>)
 NIBBLE_INSTANCE(kernels::LayerNormQuantize<32>)
@@ -118,6 +120,7 @@ NIBBLE_INSTANCE(kernels::LogSumExp)
 NIBBLE_INSTANCE(kernels::MapCodes)
 NIBBLE_INSTANCE(kernels::MergeAttention)
 NIBBLE_INSTANCE(kernels::Multiply)
+NIBBLE_INSTANCE(kernels::PackGemmPanels)
 NIBBLE_INSTANCE(kernels::QuantizeRow<0>)
 NIBBLE_INSTANCE(kernels::QuantizeRow<32>)
 NIBBLE_INSTANCE(kernels::QuantizeRowStatic)

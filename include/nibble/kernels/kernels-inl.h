@@ -22,6 +22,7 @@
 #include "nibble/kernels/attention-inl.h"
 #include "nibble/kernels/dropout-inl.h"
 #include "nibble/kernels/elementwise-inl.h"
+#include "nibble/kernels/gemm-inl.h"
 #include "nibble/kernels/loss-inl.h"
 #include "nibble/kernels/matmul-inl.h"
 #include "nibble/kernels/matmul_input-inl.h"
