@@ -234,7 +234,7 @@ void check_gradients(TrainingModel<E>& model, const Batch& batch, const Training
     for (std::size_t i = 0; i < before.size(); ++i) {
       expected += direction[i] * static_cast<double>(gradient[i]);
     }
-    const double h = 0.03 / std::sqrt(length);
+    const double h = 0.01 / std::sqrt(length);
     const double wide = (at(h) - at(-h)) / (2 * h), narrow = (at(h / 2) - at(-h / 2)) / h;
     const double measured = (4 * narrow - wide) / 3;
     CHECK(measured == doctest::Approx(expected).epsilon(tolerance));

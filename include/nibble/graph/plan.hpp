@@ -173,7 +173,7 @@ class BasicPlanner {
 
   NIBBLE_COLD constexpr BasicPlan<kMax> plan() const noexcept {
     BasicPlan<kMax> plan;
-    place_values(plan);
+    place_values(plan, order_made());
     return plan;
   }
 
@@ -184,7 +184,15 @@ class BasicPlanner {
     int last = 0;
   };
 
-  NIBBLE_COLD constexpr void place_values(BasicPlan<kMax>& plan) const noexcept {
+  using Order = std::array<int, kMax>;
+  static constexpr Order order_made() noexcept {
+    Order order{};
+    for (int i = 0; i < kMax; ++i) order[static_cast<std::size_t>(i)] = i;
+    return order;
+  }
+
+  // Gives the values their places, one after the other.
+  NIBBLE_COLD constexpr void place_values(BasicPlan<kMax>& plan, const Order& order) const noexcept {
     plan.n_values = n_;
     plan.error = error_;
     plan.rows = rows_;
@@ -192,9 +200,10 @@ class BasicPlanner {
     if (n_ > kMax && error_ == nullptr) plan.error = "the expression has too many results";
     if (!plan.is_valid()) return;
     for (int i = 0; i < n_; ++i) {
-      const std::size_t offset = lowest_free(plan, i);
-      plan.offsets[static_cast<std::size_t>(i)] = offset;
-      plan.bytes = (std::max)(plan.bytes, offset + lives_[static_cast<std::size_t>(i)].bytes);
+      const auto id = static_cast<std::size_t>(order[static_cast<std::size_t>(i)]);
+      const std::size_t offset = lowest_free(plan, order, i);
+      plan.offsets[id] = offset;
+      plan.bytes = (std::max)(plan.bytes, offset + lives_[id].bytes);
     }
     plan.factors_at = plan.bytes;
     plan.bytes += factor_bytes_;
@@ -224,15 +233,19 @@ class BasicPlanner {
           (std::max)(lives_[static_cast<std::size_t>(id)].last, time_);
   }
 
-  // The lowest offset at which value i overlaps no earlier value that lives at the same time.
-  constexpr std::size_t lowest_free(const BasicPlan<kMax>& plan, int i) const noexcept {
-    const Life& life = lives_[static_cast<std::size_t>(i)];
+  // The lowest offset at which the next value, the i-th of the order, overlaps none of those before
+  // it that live at the same time.
+  constexpr std::size_t lowest_free(const BasicPlan<kMax>& plan, const Order& order,
+                                    int i) const noexcept {
+    const auto id = static_cast<std::size_t>(order[static_cast<std::size_t>(i)]);
+    const Life& life = lives_[id];
     std::size_t offset = 0;
     for (bool moved = true; moved;) {
       moved = false;
       for (int j = 0; j < i; ++j) {
-        const Life& other = lives_[static_cast<std::size_t>(j)];
-        const std::size_t begin = plan.offsets[static_cast<std::size_t>(j)];
+        const auto other_id = static_cast<std::size_t>(order[static_cast<std::size_t>(j)]);
+        const Life& other = lives_[other_id];
+        const std::size_t begin = plan.offsets[other_id];
         const bool same_time = other.first <= life.last && life.first <= other.last;
         if (same_time && offset < begin + other.bytes && begin < offset + life.bytes) {
           offset = begin + other.bytes;

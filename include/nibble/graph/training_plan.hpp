@@ -151,11 +151,30 @@ class TrainingPlanner : public BasicPlanner<kMaxTrainingValues> {
     plan.loops = loops_;
     TrainingPlanner sized(*this);
     for (int i = 0; i < n_ && i < kMaxTrainingValues; ++i) sized.set_final_life(i);
-    sized.place_values(plan);
+    sized.place_values(plan, sized.order_by_size());
     return plan;
   }
 
  private:
+  // What lives through all layers first, then the large ones: few gaps remain.
+  constexpr Order order_by_size() const noexcept {
+    Order order = order_made();
+    const auto is_before = [&](int a, int b) {
+      const auto i = static_cast<std::size_t>(a), j = static_cast<std::size_t>(b);
+      if ((strides_[i] != 0) != (strides_[j] != 0)) return strides_[i] != 0;
+      return lives_[i].bytes > lives_[j].bytes;
+    };
+    for (int i = 1; i < n_ && i < kMaxTrainingValues; ++i) {  // insertion: stable, and constexpr
+      for (int j = i; j > 0; --j) {
+        int &a = order[static_cast<std::size_t>(j - 1)], &b = order[static_cast<std::size_t>(j)];
+        if (!is_before(b, a)) break;
+        const int swapped = a;
+        a = b;
+        b = swapped;
+      }
+    }
+    return order;
+  }
   // Memory for all copies of a value; memory of its own, if nothing is to be shared.
   constexpr void set_final_life(int id) noexcept {
     const auto at = static_cast<std::size_t>(id);

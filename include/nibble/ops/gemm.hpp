@@ -48,14 +48,15 @@ struct GemmCut {
   Index row_floats = 0;    // scratch of each worker
 };
 
+inline constexpr Index kMaxGemmColumns = 1024;
+inline constexpr Index kMaxGemmPanelFloats = kMaxGemmColumns * kernels::kGemmBlockK;
+
 constexpr GemmCut gemm_cut(Index m, Index n, Index k, Index n_workers) noexcept {
-  constexpr Index kMaxColumns = 1024;
-  constexpr Index kMaxPanelFloats = kMaxColumns * kernels::kGemmBlockK;
   GemmCut cut;
   if (m <= 0 || n <= 0) return cut;
   cut.k_block = kernels::gemm_block_k(k);
-  cut.columns = round_up(ceil_div(n, ceil_div(n, kMaxColumns)), kernels::kGemmColumnUnit);
-  const Index fitting = kMaxPanelFloats / (cut.columns * cut.k_block);
+  cut.columns = round_up(ceil_div(n, ceil_div(n, kMaxGemmColumns)), kernels::kGemmColumnUnit);
+  const Index fitting = kMaxGemmPanelFloats / (cut.columns * cut.k_block);
   const Index blocks = (std::min)(fitting, (std::max<Index>)(1, ceil_div(k, cut.k_block)));
   cut.k_step = blocks * cut.k_block;
   cut.panel_floats = cut.columns * cut.k_step;
@@ -136,6 +137,13 @@ struct GemmPass {
 constexpr std::size_t gemm_scratch_bytes(Index m, Index n, Index k, Index n_workers) noexcept {
   const detail::GemmCut cut = detail::gemm_cut(m, n, k, n_workers);
   return static_cast<std::size_t>(cut.panel_floats + n_workers * cut.row_floats) * sizeof(float);
+}
+
+// Enough for any product on an executor of n_workers.
+constexpr std::size_t gemm_max_scratch_bytes(Index n_workers) noexcept {
+  const Index rows = detail::round_up(kernels::kGemmMaxRows, kernels::kGemmRowUnit);
+  const Index floats = detail::kMaxGemmPanelFloats + n_workers * rows * kernels::kGemmRowStride;
+  return static_cast<std::size_t>(floats) * sizeof(float);
 }
 
 // C (m, n) = or += A (m, k) · B (k, n). Of `a` and `b`, rows or columns are contiguous (see
