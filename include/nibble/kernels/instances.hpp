@@ -9,6 +9,7 @@
 #pragma once
 
 #include "nibble/kernels/activation.hpp"
+#include "nibble/kernels/adamw.hpp"
 #include "nibble/kernels/attention.hpp"
 #include "nibble/kernels/dropout.hpp"
 #include "nibble/kernels/elementwise.hpp"
@@ -81,6 +82,8 @@ NIBBLE_INSTANCES_OF_CACHE(std::int8_t)
 NIBBLE_INSTANCE(kernels::ToF32<f16>)
 NIBBLE_INSTANCE(kernels::ToF32<bf16>)
 
+NIBBLE_INSTANCE(kernels::AdamW)
+NIBBLE_INSTANCE(kernels::AdamW8)
 NIBBLE_INSTANCE(kernels::Add)
 NIBBLE_INSTANCE(kernels::ApplyDropout)
 NIBBLE_INSTANCE(kernels::ArgMax)
@@ -94,6 +97,7 @@ NIBBLE_INSTANCE(kernels::LayerNormStatic)
 NIBBLE_INSTANCE(kernels::LogSumExp)
 NIBBLE_INSTANCE(kernels::MapCodes)
 NIBBLE_INSTANCE(kernels::MergeAttention)
+NIBBLE_INSTANCE(kernels::Momentum)
 NIBBLE_INSTANCE(kernels::Multiply)
 NIBBLE_INSTANCE(kernels::QuantizeRow<0>)
 NIBBLE_INSTANCE(kernels::QuantizeRow<32>)
@@ -108,6 +112,7 @@ NIBBLE_INSTANCE(kernels::Rope<kernels::AdjacentPairs>)
 NIBBLE_INSTANCE(kernels::Rope<kernels::HalfSplit>)
 NIBBLE_INSTANCE(kernels::Scale)
 NIBBLE_INSTANCE(kernels::Softmax)
+NIBBLE_INSTANCE(kernels::SquareSum)
 NIBBLE_INSTANCE(kernels::WhichTarget)
 #undef NIBBLE_INSTANCE
 

@@ -18,6 +18,7 @@
 #endif
 
 #include "nibble/kernels/activation-inl.h"
+#include "nibble/kernels/adamw-inl.h"
 #include "nibble/kernels/attention-inl.h"
 #include "nibble/kernels/dropout-inl.h"
 #include "nibble/kernels/elementwise-inl.h"
