@@ -15,6 +15,7 @@
 #include "nibble/core/executor.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/train/parameters.hpp"
+#include "nibble/train/random.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace train {
 

@@ -84,15 +84,6 @@ constexpr double power(double x, std::uint64_t n) noexcept {
   return result;
 }
 
-// The step of splitmix64 (Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators,
-// 2014): a bijection of 64 bits whose outputs for neighbouring inputs are unrelated.
-constexpr std::uint64_t mixed(std::uint64_t z) noexcept {
-  z += 0x9E3779B97F4A7C15u;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-  return z ^ (z >> 31);
-}
-
 }  // namespace detail
 
 // A checked list of parameters, cut into chunks. Move-only users share nothing with it but the
