@@ -344,8 +344,10 @@ TEST_CASE("wrong parameters, options and rates are errors that name them") {
   fails({{"x", all.first(6), all.first(6)}, {"y", all.subspan(5), all.subspan(5)}}, "share values");
   fails({{"x", x, g, true, -1}}, "factor");
   fails({{"x", x, g, true, kNan}}, "factor");
-  fails({{"x", x, g, true, 1, words, 3}}, "rows of 3");
-  fails({{"x", x, g, true, 1, words, 10}}, "mask of 2 words instead of 1");
+  fails({{"x", x, g, true, 1, 3}}, "10 values are no rows of 3");
+  fails({{"x", x, g, true, 1, -5}}, "rows of -5");
+  fails({{"x", x, g, true, 1, 0, words}}, "no columns");
+  fails({{"x", x, g, true, 1, 10, words}}, "mask of 2 words instead of 1");
 
   const auto refuses = [&](const AdamWOptions& options, const char* name) {
     auto made = AdamW::create({{"x", x, g}}, options);

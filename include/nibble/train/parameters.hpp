@@ -36,11 +36,11 @@ struct Parameter {
   std::span<float> gradient;
   bool decays = true;     // weight decay: not for the gains and biases of norms
   float rate_factor = 1;  // of the learning rate; finite, not negative; 0 keeps the values
-  // Pruned weights: the words of compress::WeightMask for rows of `columns` values, a bit set if
+  Index columns = 0;      // of the rows of a matrix; 0: one row
+  // Pruned weights of a matrix: the words of compress::WeightMask, a bit set if
   // the weight stays. Empty: all stay. The values of the others, their gradients and their moments
   // are set to zero in each step. The words may change between steps.
   std::span<const std::uint64_t> mask = {};
-  Index columns = 0;
 };
 
 // What a tensor that an optimizer keeps between steps looks like to a checkpoint: bytes to be
@@ -50,6 +50,7 @@ struct StateTensor {
   std::string name;
   Kind kind = Kind::f32;
   std::span<std::byte> bytes;
+  Index columns = 0;  // of the rows of a matrix; 0: one row
 };
 
 // What a step of an optimizer reports.
@@ -170,22 +171,24 @@ class Parameters {
       if (!(p.rate_factor >= 0) || !is_finite(static_cast<double>(p.rate_factor))) {
         return wrong(what + ": its factor of the learning rate is not a number from 0 on");
       }
+      if (p.columns < 0 || (p.columns > 0 && size_of(p) % p.columns != 0)) {
+        return wrong(what + ": " + to_text(size_of(p)) + " values are no rows of " +
+                     to_text(p.columns));
+      }
       if (!p.mask.empty()) NIBBLE_CHECK(check_mask(p, what));
     }
     return check_pairs();
   }
 
   static Result<void> check_mask(const Parameter& p, const std::string& what) {
-    const auto size = static_cast<Index>(p.values.size());
-    if (p.columns <= 0 || size % p.columns != 0) {
-      return wrong(what + ": its mask has rows of " + to_text(p.columns) + ", which " +
-                   to_text(size) + " values are not");
-    }
-    const Index n_words = size / p.columns * ((p.columns + 63) / 64);
+    if (p.columns == 0) return wrong(what + " has a mask but no columns");
+    const Index n_words = size_of(p) / p.columns * ((p.columns + 63) / 64);
     if (static_cast<Index>(p.mask.size()) == n_words) return ok();
     return wrong(what + ": a mask of " + to_text(p.mask.size()) + " words instead of " +
                  to_text(n_words));
   }
+
+  static Index size_of(const Parameter& p) noexcept { return static_cast<Index>(p.values.size()); }
 
   // No name twice, no memory twice.
   Result<void> check_pairs() const {
