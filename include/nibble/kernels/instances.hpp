@@ -10,6 +10,7 @@
 
 #include "nibble/kernels/activation.hpp"
 #include "nibble/kernels/activation_back.hpp"
+#include "nibble/kernels/adamw.hpp"
 #include "nibble/kernels/attention.hpp"
 #include "nibble/kernels/dropout.hpp"
 #include "nibble/kernels/elementwise.hpp"
@@ -85,18 +86,14 @@ NIBBLE_INSTANCES_OF_CACHE(std::int8_t)
 NIBBLE_INSTANCE(kernels::ToF32<f16>)
 NIBBLE_INSTANCE(kernels::ToF32<bf16>)
 
-// Training.
-#define NIBBLE_INSTANCES_OF_SLOPE(Activation)        \
+
   NIBBLE_INSTANCE(kernels::ActivateBack<Activation>) \
   NIBBLE_INSTANCE(kernels::ActivateGatedBack<Activation>)
-NIBBLE_INSTANCES_OF_SLOPE(kernels::Identity)
-NIBBLE_INSTANCES_OF_SLOPE(kernels::Relu)
-NIBBLE_INSTANCES_OF_SLOPE(kernels::Silu)
-NIBBLE_INSTANCES_OF_SLOPE(kernels::GeluErf)
-NIBBLE_INSTANCES_OF_SLOPE(kernels::GeluTanh)
-NIBBLE_INSTANCES_OF_SLOPE(kernels::Sigmoid)
-NIBBLE_INSTANCES_OF_SLOPE(kernels::Tanh)
+#define NIBBLE_INSTANCES_OF_SLOPE(Activation)        \
 #undef NIBBLE_INSTANCES_OF_SLOPE
+// Training.
+NIBBLE_INSTANCE(kernels::AdamW)
+NIBBLE_INSTANCE(kernels::AdamW8)
 NIBBLE_INSTANCE(kernels::CrossEntropyBack)
 NIBBLE_INSTANCE(kernels::DistillBack)
 NIBBLE_INSTANCE(kernels::LayerNormBack<>)
@@ -104,7 +101,13 @@ NIBBLE_INSTANCE(kernels::LayerNormBack<kernels::Gradient::add>)
 NIBBLE_INSTANCE(kernels::RmsNormBack<>)
 NIBBLE_INSTANCE(kernels::RmsNormBack<kernels::Gradient::add>)
 NIBBLE_INSTANCE(kernels::SoftCapBack)
-
+NIBBLE_INSTANCES_OF_SLOPE(kernels::GeluErf)
+NIBBLE_INSTANCES_OF_SLOPE(kernels::GeluTanh)
+NIBBLE_INSTANCES_OF_SLOPE(kernels::Identity)
+NIBBLE_INSTANCES_OF_SLOPE(kernels::Relu)
+NIBBLE_INSTANCES_OF_SLOPE(kernels::Sigmoid)
+NIBBLE_INSTANCES_OF_SLOPE(kernels::Silu)
+NIBBLE_INSTANCES_OF_SLOPE(kernels::Tanh)
 NIBBLE_INSTANCE(kernels::Add)
 NIBBLE_INSTANCE(kernels::ApplyDropout)
 NIBBLE_INSTANCE(kernels::ArgMax)
@@ -119,6 +122,7 @@ NIBBLE_INSTANCE(kernels::LayerNormStatic)
 NIBBLE_INSTANCE(kernels::LogSumExp)
 NIBBLE_INSTANCE(kernels::MapCodes)
 NIBBLE_INSTANCE(kernels::MergeAttention)
+NIBBLE_INSTANCE(kernels::Momentum)
 NIBBLE_INSTANCE(kernels::Multiply)
 NIBBLE_INSTANCE(kernels::PackGemmPanels)
 NIBBLE_INSTANCE(kernels::QuantizeRow<0>)
@@ -136,6 +140,7 @@ NIBBLE_INSTANCE(kernels::Rope<kernels::AdjacentPairs, true>)
 NIBBLE_INSTANCE(kernels::Rope<kernels::HalfSplit, true>)
 NIBBLE_INSTANCE(kernels::Scale)
 NIBBLE_INSTANCE(kernels::Softmax)
+NIBBLE_INSTANCE(kernels::SquareSum)
 NIBBLE_INSTANCE(kernels::WhichTarget)
 #undef NIBBLE_INSTANCE
 
