@@ -234,7 +234,7 @@ constexpr Gradient differentiate(const Embedding<kSlot, W>& node, Pass& pass, St
         float* const table = run.gradient(kSlot).values;
         if (table == nullptr) return;
         const Weight& w = run.weight(kSlot);
-        ops::embedding_back(run.executor(), run.view(dy), run.step_args().tokens, scale,
+        ops::embedding_back(run.executor(), run.step_args().tokens, run.view(dy), scale,
                             MatrixView<float>(table, w.n, w.k));
       },
       dy);

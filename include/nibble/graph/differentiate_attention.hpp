@@ -11,7 +11,7 @@
 
 #include "nibble/graph/apply_attention.hpp"
 #include "nibble/graph/gradient.hpp"
-#include "nibble/ops/attention_back.hpp"
+#include "nibble/ops/attention_train.hpp"
 #include "nibble/ops/norm_back.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
@@ -110,39 +110,72 @@ constexpr Gradients<3> differentiate(const CacheKv<H>& node, Pass& pass, const Q
   return rest(CachedRows<Q, K>{qkv});
 }
 
+namespace detail {
+
+constexpr ops::TrainAttentionShape train_shape(const ops::AttentionShape& s) noexcept {
+  ops::TrainAttentionShape shape;
+  shape.n_heads = s.n_heads;
+  shape.n_kv_heads = s.n_kv_heads;
+  shape.head_dim = shape.value_dim = s.head_dim;
+  shape.scale = s.scale;
+  shape.window = s.window;
+  shape.ahead = s.ahead;
+  return shape;
+}
+template <class H, class Run>
+ops::TrainAttentionShape train_shape(const ops::AttentionShape& s, const H& heads,
+                                     const Run& run) noexcept {
+  ops::TrainAttentionShape shape = train_shape(s);
+  const kernels::ScoreOptions scores = score_options(heads.hook, run);
+  shape.soft_cap = scores.soft_cap;
+  shape.alibi_slopes = scores.alibi_slopes;
+  return shape;
+}
+
+template <class Hook>
+inline constexpr bool kHasBackHook = std::is_same_v<Hook, NoHook> ||
+                                     std::is_same_v<Hook, SoftCap> || std::is_same_v<Hook, Alibi>;
+
+}  // namespace detail
+
 // Attention of the rows of each sequence to each other.
 template <class H, class Pass, Index Q, Index K, class Rest>
 constexpr Gradients<3> differentiate(const Attend<H>& node, Pass& pass,
                                      const CachedRows<Q, K>& rows, const Rest& rest) noexcept {
-  using Hook = typename H::Hook;
-  static_assert(std::is_same_v<Hook, NoHook> || std::is_same_v<Hook, SoftCap>,
-                "nibble: there is no backward rule for attention with this hook (Hook = ...)");
-  const auto [q, k, v] = rows.qkv;
+  static_assert(detail::kHasBackHook<typename H::Hook>,
+                "nibble: there is no backward rule for attention with this hook (H = ...)");
+  const auto q = std::get<0>(rows.qkv);
+  const auto k = std::get<1>(rows.qkv);
+  const auto v = std::get<2>(rows.qkv);
   const ops::AttentionShape shape = checked_shape(node.heads, pass, q);
   const auto out = shared(pass.make(q.width, q.rows));
   const Value<> log_sums = pass.make(Dim<>{shape.n_heads}, q.rows);
   const Limits& limits = pass.limits();
-  const Scratch forward = pass.scratch(
-      ops::packed_attention_scratch_bytes(shape, limits.n_positions, limits.max_workers));
+  const std::size_t bytes =
+      heads_error(shape) == nullptr
+          ? ops::train_attention_scratch_bytes(detail::train_shape(shape), limits.n_positions,
+                                               limits.max_workers)
+          : 0;
+  const Scratch forward = pass.scratch(bytes);
   pass.step(
       [=](auto& run) {
-        ops::packed_attention(run.executor(), run.view(q), run.view(k), run.view(v),
-                              with_scores(shape, node.heads, run), run.sequence_starts(),
-                              run.view(out), run.view(log_sums), run.memory(forward));
+        ops::train_attention(run.executor(), run.view(q), run.view(k), run.view(v),
+                             detail::train_shape(shape, node.heads, run), run.sequence_starts(),
+                             run.view(out), run.view(log_sums), run.memory(forward));
       },
       q, k, v, out, log_sums, forward);
   const Gradient d = rest(out);
   const Gradient dq = pass.make(Dim<>{q.width}, q.rows);
   const Gradient dk = pass.make(Dim<>{k.width}, k.rows);
   const Gradient dv = pass.make(Dim<>{v.width}, v.rows);
-  const Scratch back = pass.scratch(
-      ops::packed_attention_scratch_bytes(shape, limits.n_positions, limits.max_workers));
+  const Scratch back = pass.scratch(bytes);
   pass.step(
       [=](auto& run) {
-        ops::packed_attention_back(run.executor(), run.view(q), run.view(k), run.view(v),
-                                   with_scores(shape, node.heads, run), run.sequence_starts(),
-                                   run.view(out), run.view(log_sums), run.view(d), run.view(dq),
-                                   run.view(dk), run.view(dv), run.memory(back));
+        ops::train_attention_back(run.executor(), run.view(q), run.view(k), run.view(v),
+                                  run.view(out), run.view(log_sums), run.view(d),
+                                  detail::train_shape(shape, node.heads, run),
+                                  run.sequence_starts(), run.view(dq), run.view(dk), run.view(dv),
+                                  run.memory(back));
       },
       q, k, v, out, log_sums, d, dq, dk, dv, back);
   return {dq, dk, dv};

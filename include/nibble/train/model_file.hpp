@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Trained weights from model files and to them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "nibble/compress/tensor_rows.hpp"
+#include "nibble/core/result.hpp"
+#include "nibble/io/gguf.hpp"
+#include "nibble/io/gguf_writer.hpp"
+#include "nibble/quant/format.hpp"
+#include "nibble/quant/ggml.hpp"
+#include "nibble/train/trained_weights.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI { namespace train {
+
+// Fills the values of all tensors but factors from those of the file, of any type that can be read.
+// Errors: not_found (a tensor that the file lacks), malformed (another shape), unsupported, io; the
+// values are then of no use.
+inline Result<void> read_values(const io::Gguf& file, TrainedWeights& weights) {
+  return catch_out_of_memory([&]() -> Result<void> {
+    for (const TrainedTensor& t : weights.tensors()) {
+      if (t.name.ends_with(".lora_a") || t.name.ends_with(".lora_b")) continue;
+      const io::GgufTensor* const tensor = file.find_tensor(t.name);
+      if (tensor == nullptr) {
+        return Error{Errc::not_found, file.name() + ": there is no tensor " + io::quoted(t.name)};
+      }
+      const std::string where = compress::place_in_messages(file, t.name);
+      const auto n = static_cast<std::uint64_t>(t.n == 0 ? 1 : t.n);
+      if (tensor->dims[0] != static_cast<std::uint64_t>(t.k) || tensor->dims[1] != n ||
+          tensor->dims[2] != 1 || tensor->dims[3] != 1) {
+        return Error{Errc::malformed, where + ": not of shape " + graph::shape_text(t.n, t.k)};
+      }
+      auto rows = compress::FloatRows::of(file, *tensor);
+      if (!rows) return std::move(rows).error().in(where);
+      std::vector<std::byte> stored(rows->row_bytes());
+      for (std::size_t i = 0; i < rows->n(); ++i) {
+        Result<void> read =
+            rows->read(i, stored, t.values.subspan(i * rows->k(), rows->k()));
+        if (!read) return std::move(read).error().in(where);
+      }
+    }
+    return ok();
+  });
+}
+
+// A model file of the trained weights, with the metadata of `like`. Matrices that have a deployed
+// format are stored in it, as the same codes that training ran; other matrices as `format` (f32, f16
+// or bf16), vectors as f32. Factors are left out: adapter files have them. The weights must live
+// until the writer has written.
+class ModelFile {
+ public:
+  // Errors: limit (a value beyond f16), unsupported (a format that files do not have), malformed.
+  static Result<ModelFile> create(const io::Gguf& like, const TrainedWeights& weights,
+                                  quant::Format format = quant::Format::f32) {
+    return catch_out_of_memory([&]() -> Result<ModelFile> {
+      ModelFile made;
+      made.writer_.copy_metadata(like);
+      quant::Format main = format;
+      for (const TrainedTensor& t : weights.tensors()) {
+        if (t.name.ends_with(".lora_a") || t.name.ends_with(".lora_b")) continue;
+        if (t.deployed != nullptr) main = t.deployed->format;
+        Result<void> added = made.add(t, t.n == 0              ? quant::Format::f32
+                                         : t.deployed != nullptr ? t.deployed->format
+                                                                 : format);
+        if (!added) return std::move(added).error().in("weights " + io::quoted(t.name));
+      }
+      made.writer_.set("general.file_type", quant::file_type_of(main));
+      return made;
+    });
+  }
+
+  // To change keys before it is written.
+  io::GgufWriter& writer() noexcept { return writer_; }
+  Result<void> write(const std::string& path) const { return writer_.write(path); }
+  Result<std::vector<std::byte>> to_bytes() const { return writer_.to_bytes(); }
+
+ private:
+  Result<void> add(const TrainedTensor& t, quant::Format format) {
+    NIBBLE_TRY(type, quant::ggml_type_of(format));
+    NIBBLE_TRY(row_bytes, quant::row_bytes(format, static_cast<std::size_t>(t.k)));
+    const auto n = static_cast<std::size_t>(t.n == 0 ? 1 : t.n), k = static_cast<std::size_t>(t.k);
+    std::vector<std::byte>& bytes = data_.emplace_back(n * row_bytes);
+    for (std::size_t i = 0; i < n; ++i) {
+      NIBBLE_CHECK(quant::row_from_f32(format, t.values.subspan(i * k, k),
+                                       std::span(bytes).subspan(i * row_bytes, row_bytes)));
+    }
+    std::vector<std::uint64_t> dims{k};
+    if (t.n > 0) dims.push_back(n);
+    writer_.add_tensor(t.name, type, dims, bytes);
+    return ok();
+  }
+
+  io::GgufWriter writer_;
+  std::vector<std::vector<std::byte>> data_;
+};
+
+}}}  // namespace nibble::NIBBLE_ABI::train

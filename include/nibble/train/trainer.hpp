@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Training steps of a model: batches of packed sequences forward and back, in memory that is known
+// and allocated before the first. What updates the weights is an optimizer (adamw.hpp, sgd.hpp);
+// what is minimized is a Loss.
+//
+//   NIBBLE_TRY(trainer, Trainer::create(*graph, weights, options));
+//   NIBBLE_TRY(optimizer, AdamW::create(weights.parameters()));
+//   for (;;) {
+//     weights.clear_gradients();
+//     NIBBLE_TRY(loss, trainer.cross_entropy(batch));
+//     NIBBLE_CHECK(optimizer.step(executor, schedule.at(step), 1 / batch.weight));
+//   }
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "nibble/core/arena.hpp"
+#include "nibble/core/executor.hpp"
+#include "nibble/core/result.hpp"
+#include "nibble/core/scalar.hpp"
+#include "nibble/graph/rope_table.hpp"
+#include "nibble/ops/loss.hpp"
+#include "nibble/train/data.hpp"
+#include "nibble/train/trained_weights.hpp"
+#include "nibble/train/training_graph.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI { namespace train {
+
+struct TrainerOptions {
+  Index max_rows = 0;       // of a batch
+  Index max_sequences = 0;  // of a batch; 0: as many as rows
+  Index n_positions = 0;    // of the longest sequence; 0: max_rows
+  bool checkpoints = false;  // compute each layer again on the way back, instead of keeping it
+  bool taps = false;         // see GradientObserver
+  std::uint64_t dropout_seed = 0;
+};
+
+// Refers to the graph, the weights and the executor: they must live as long, and the weights stay
+// where they are.
+class Trainer {
+ public:
+  Trainer(Trainer&&) noexcept = default;
+  Trainer& operator=(Trainer&&) = delete;
+
+  // Errors: invalid_argument (an option out of range, weights that do not fit the graph),
+  // unsupported (with what is wrong with the expression), out_of_memory.
+  static Result<Trainer> create(const TrainingGraph& graph, TrainedWeights& weights,
+                                const TrainerOptions& options, Executor& executor);
+
+  // What the trainer takes, besides the weights: known before anything is allocated.
+  static graph::TrainingPlan plan_for(const TrainingGraph& graph, const TrainedWeights& weights,
+                                      const TrainerOptions& options, Index n_workers) {
+    return graph.plan(limits_for(weights, options, n_workers));
+  }
+  std::size_t working_bytes() const noexcept { return memory_.size(); }
+
+  // Computes the rows of the batch whose weight is not 0, and adds the gradients of what `loss` says
+  // to those of the weights. No allocation. Errors: invalid_argument (a batch that is larger than
+  // the options).
+  Result<void> accumulate(const Batch& batch, Loss loss);
+
+  // accumulate() with the weighted sum of the cross-entropies of a batch, in nats, which it returns;
+  // divided by batch.weight, gradients and loss are means. Error: malformed, if the loss is not a
+  // number.
+  Result<double> cross_entropy(const Batch& batch);
+  // The same with distillation from the logits of a teacher, (counted rows, vocab_size); see
+  // ops::distill_back.
+  Result<double> distill(const Batch& batch, MatrixView<const float> teacher,
+                         const ops::Distillation& how);
+  // The logits of the counted rows alone, as the forward pass of training computes them: written to
+  // `out` (counted rows, vocab_size). Gradients of all weights get zeros added.
+  Result<void> logits(const Batch& batch, MatrixView<float> out);
+
+  // Which rows of the last batch counted, ascending.
+  std::span<const Index> counted_rows() const noexcept { return outputs(); }
+  void set_observer(const graph::GradientObserver* observer) noexcept { observer_ = observer; }
+  // Dropout draws other numbers in each step.
+  void set_dropout_seed(std::uint64_t seed) noexcept { dropout_seed_ = seed; }
+
+ private:
+  struct Segments {
+    graph::Segment segment;
+  };
+  class RopeNeeds;
+
+  Trainer(const TrainingGraph& graph, TrainedWeights& weights, Executor& executor) noexcept
+      : graph_(&graph), weights_(&weights), executor_(&executor) {}
+
+  static graph::TrainingLimits limits_for(const TrainedWeights& weights,
+                                          const TrainerOptions& options, Index n_workers) noexcept {
+    graph::TrainingLimits limits;
+    weights.set_limits(limits);
+    limits.limits.max_rows = limits.limits.max_outputs = options.max_rows;
+    limits.limits.max_segments =
+        options.max_sequences > 0 ? options.max_sequences : options.max_rows;
+    limits.limits.n_positions = options.n_positions > 0 ? options.n_positions : options.max_rows;
+    limits.limits.max_workers = n_workers;
+    limits.checkpoints = options.checkpoints;
+    limits.taps = options.taps;
+    return limits;
+  }
+  Result<void> make_rope_tables();
+  Result<void> enter(const Batch& batch);
+  std::span<const Index> outputs() const noexcept { return {values(outputs_), outputs_.size()}; }
+
+  const TrainingGraph* graph_;
+  TrainedWeights* weights_;
+  Executor* executor_;
+  graph::TrainingLimits limits_;
+  graph::TrainingPlan plan_;
+  AlignedBuffer memory_;  // of the plan
+  AlignedBuffer rope_memory_;
+  std::vector<graph::RopeTable> ropes_;
+  const graph::GradientObserver* observer_ = nullptr;
+  std::uint64_t dropout_seed_ = 0;
+  // Of a batch; their capacity is that of the largest one.
+  std::vector<Segments> segments_;
+  std::vector<Scalar<Index>> outputs_;
+  std::vector<Scalar<std::int32_t>> targets_;
+  std::vector<Scalar<float>> row_weights_;
+  std::vector<Scalar<double>> losses_;
+};
+
+// ---- Making ------------------------------------------------------------------------------------
+
+// The rotations of a graph.
+class Trainer::RopeNeeds final : public graph::SurveySink {
+ public:
+  struct Rope {
+    graph::RopeKey key;
+    graph::RopeFactors factors;
+  };
+  explicit RopeNeeds(graph::WeightTable weights) : weights_(weights) {}
+  void rope(const graph::RopeKey& key, const graph::RopeFactors& factors) override {
+    Rope rope{key, factors};
+    rope.key.has_factors = factors.slot != graph::kNoSlot && weights_.at(factors.slot, -1);
+    for (const Rope& known : ropes) {
+      if (known.key == rope.key) return;
+    }
+    ropes.push_back(rope);
+  }
+  std::vector<Rope> ropes;
+
+ private:
+  graph::WeightTable weights_;
+};
+
+inline Result<Trainer> Trainer::create(const TrainingGraph& graph, TrainedWeights& weights,
+                                       const TrainerOptions& options, Executor& executor) {
+  if (options.max_rows < 1 || options.max_sequences < 0 || options.n_positions < 0) {
+    return Error{Errc::invalid_argument, "trainer: a batch of fewer than one row, sequence or "
+                                         "position"};
+  }
+  return catch_out_of_memory([&]() -> Result<Trainer> {
+    Trainer trainer(graph, weights, executor);
+    NIBBLE_CHECK(graph::check_weights(
+        [&](graph::SurveySink& sink) { graph.survey(sink); }, weights.table(),
+        [&](std::size_t slot, Index layer) { return graph.tensor_name(slot, layer); }));
+    trainer.limits_ = limits_for(weights, options, executor.n_workers());
+    trainer.dropout_seed_ = options.dropout_seed;
+    trainer.plan_ = graph.plan(trainer.limits_);
+    if (!trainer.plan_.is_valid()) {
+      return Error{Errc::unsupported, std::string("trainer: ") + trainer.plan_.error};
+    }
+    NIBBLE_TRY(memory, AlignedBuffer::allocate(trainer.plan_.bytes));
+    trainer.memory_ = std::move(memory);
+    NIBBLE_CHECK(trainer.make_rope_tables());
+    const auto n_rows = static_cast<std::size_t>(options.max_rows);
+    trainer.segments_.reserve(static_cast<std::size_t>(trainer.limits_.limits.max_segments));
+    trainer.outputs_.reserve(n_rows);
+    trainer.targets_.reserve(n_rows);
+    trainer.row_weights_.reserve(n_rows);
+    trainer.losses_.reserve(n_rows);
+    NIBBLE_CHECK(weights.round_deployed(executor));
+    return trainer;
+  });
+}
+
+inline Result<void> Trainer::make_rope_tables() {
+  RopeNeeds needs(weights_->table());
+  graph_->survey(needs);
+  const Index n_positions = limits_.limits.n_positions;
+  std::size_t bytes = 0;
+  for (const auto& rope : needs.ropes) {
+    bytes += graph::RopeTable::bytes_needed(rope.key, n_positions);
+  }
+  NIBBLE_TRY(memory, AlignedBuffer::allocate(bytes));
+  rope_memory_ = std::move(memory);
+  std::byte* next = rope_memory_.data();
+  for (const auto& [key, by_context] : needs.ropes) {
+    std::span<const float> factors;
+    if (key.has_factors) {
+      const graph::Weight& w = weights_->table().at(by_context.slot_for(n_positions), -1);
+      factors = {w.vector(), static_cast<std::size_t>(w.k)};
+    }
+    std::vector<Scalar<double>> frequencies(static_cast<std::size_t>(key.dim / 2));
+    const std::size_t size = graph::RopeTable::bytes_needed(key, n_positions);
+    ropes_.push_back(graph::RopeTable::fill({next, size}, key, n_positions,
+                                            {values(frequencies), frequencies.size()}, factors));
+    next += size;
+  }
+  return ok();
+}
+
+// ---- Steps -------------------------------------------------------------------------------------
+
+inline Result<void> Trainer::enter(const Batch& batch) {
+  const graph::Limits& l = limits_.limits;
+  if (batch.n_rows() < 1 || batch.n_rows() > l.max_rows || batch.n_sequences() > l.max_segments) {
+    return Error{Errc::invalid_argument,
+                 "trainer: a batch of " + to_text(batch.n_rows()) + " rows in " +
+                     to_text(batch.n_sequences()) + " sequences, made for up to " +
+                     to_text(l.max_rows) + " rows in " + to_text(l.max_segments)};
+  }
+  segments_.clear();
+  outputs_.clear();
+  targets_.clear();
+  row_weights_.clear();
+  for (std::size_t i = 0; i + 1 < batch.offsets.size(); ++i) {
+    const Index n = batch.offsets[i + 1] - batch.offsets[i];
+    if (n > l.n_positions) {
+      return Error{Errc::invalid_argument, "trainer: a sequence of " + to_text(n) +
+                                               " positions, made for up to " +
+                                               to_text(l.n_positions)};
+    }
+    segments_.push_back({{.first_row = batch.offsets[i], .n_rows = n}});
+  }
+  for (std::size_t i = 0; i < batch.tokens.size(); ++i) {
+    if (batch.weights[i] == 0) continue;
+    outputs_.push_back({static_cast<Index>(i)});
+    targets_.push_back({batch.targets[i]});
+    row_weights_.push_back({batch.weights[i]});
+  }
+  if (outputs_.empty()) {
+    return Error{Errc::invalid_argument, "trainer: a batch in which no row counts"};
+  }
+  losses_.assign(outputs_.size(), {0});
+  return ok();
+}
+
+inline Result<void> Trainer::accumulate(const Batch& batch, Loss loss) {
+  NIBBLE_CHECK(catch_out_of_memory([&] { return enter(batch); }));
+  graph::TrainingArgs args;
+  static_assert(sizeof(Segments) == sizeof(graph::Segment));
+  args.run.step.tokens = batch.tokens;
+  args.run.step.segments = {&segments_.data()->segment, segments_.size()};
+  args.run.step.output_rows = outputs();
+  args.run.weights = weights_->table();
+  args.run.rope_tables = ropes_;
+  args.run.arena = memory_.bytes();
+  args.run.executor = executor_;
+  args.run.training = true;
+  args.run.dropout_seed = dropout_seed_;
+  args.gradients = weights_->gradients();
+  args.sequence_starts = batch.offsets;
+  args.gradient_observer = observer_;
+  if (!graph_->run(plan_, limits_, args, loss)) {
+    return Error{Errc::invalid_argument, "trainer: its plan does not fit"};
+  }
+  return ok();
+}
+
+namespace detail {
+
+inline Result<double> weighted_sum(std::span<const double> losses, std::span<const float> weights) {
+  double sum = 0;
+  for (std::size_t i = 0; i < losses.size(); ++i) {
+    sum += losses[i] * static_cast<double>(weights[i]);
+  }
+  if (!is_finite(sum)) {
+    return Error{Errc::malformed, "training: the loss is not a number; the learning rate may be "
+                                  "too high, or the data or weights broken"};
+  }
+  return sum;
+}
+
+}  // namespace detail
+
+inline Result<double> Trainer::cross_entropy(const Batch& batch) {
+  NIBBLE_CHECK(accumulate(batch, [&](MatrixView<float> logits) {
+    ops::cross_entropy_back(*executor_, logits, {values(targets_), targets_.size()},
+                            {values(row_weights_), row_weights_.size()},
+                            {values(losses_), losses_.size()});
+  }));
+  return detail::weighted_sum({values(losses_), losses_.size()},
+                              {values(row_weights_), row_weights_.size()});
+}
+
+inline Result<double> Trainer::distill(const Batch& batch, MatrixView<const float> teacher,
+                                       const ops::Distillation& how) {
+  if (teacher.extent(0) != batch.n_counted) {
+    return Error{Errc::invalid_argument, "trainer: " + to_text(teacher.extent(0)) +
+                                             " rows of a teacher for " + to_text(batch.n_counted) +
+                                             " rows that count"};
+  }
+  NIBBLE_CHECK(accumulate(batch, [&](MatrixView<float> logits) {
+    ops::distill_back(*executor_, logits, teacher, {values(targets_), targets_.size()},
+                      {values(row_weights_), row_weights_.size()}, how,
+                      {values(losses_), losses_.size()});
+  }));
+  return detail::weighted_sum({values(losses_), losses_.size()},
+                              {values(row_weights_), row_weights_.size()});
+}
+
+}}}  // namespace nibble::NIBBLE_ABI::train
