@@ -2,20 +2,25 @@
 //
 // home_commands: the model that ships with nibble translates a spoken-style home command into the
 // one call that it means. Answers a few commands live, then compares weight formats on the test
-// utterances: how many calls are exactly right, how fast, in how much memory.
+// utterances, or on as many new ones as wanted: how many calls are exactly right, how fast, in how
+// much memory.
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <iostream>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
 #include <system_error>
 #include <thread>
 #include <vector>
 
 #include "apart.hpp"
 #include "common.hpp"
+#include "home_commands/questions.hpp"
 #include "measure.hpp"
 #include "nibble/core/cpus.hpp"
 #include "nibble/graph/weights.hpp"
@@ -25,6 +30,8 @@
 
 namespace {
 
+using example::home::Questions;
+using example::home::QuestionSource;
 using nibble::Index;
 using nibble::Result;
 using nibble::quant::Format;
@@ -125,7 +132,7 @@ Result<void> answer_stdin(const std::string& model_path) {
   }
 }
 
-// ---- All commands of the test files ------------------------------------------------------------
+// ---- Many commands -----------------------------------------------------------------------------
 
 struct Score {
   std::uint64_t weight_bytes = 0;  // as stored in the file
@@ -134,11 +141,10 @@ struct Score {
   double tokens_per_second = 0;
 };
 
-// Runs the first n samples of both splits. Each sample runs on one thread; n_threads of them run at
-// the same time, with their own sessions over one model.
-Result<Score> measure(const nibble::io::Gguf& file,
-                      const std::array<std::vector<example::Sample>, 2>& splits, std::size_t n,
-                      Index n_threads, const char* name) {
+// Asks all questions; `is_right` gets a byte of 1 for each right answer. Each question runs on one
+// thread; n_threads of them run at the same time, with their own sessions over one model.
+Result<Score> measure(const nibble::io::Gguf& file, const QuestionSource& source, Index n_threads,
+                      const char* name, std::span<std::byte> is_right) {
   NIBBLE_TRY(model, nibble::Model::from_gguf<Formats, Architectures>(file));
   Score score;
   for (const auto& tensor : file.tensors()) score.weight_bytes += tensor.data.size();
@@ -150,13 +156,14 @@ Result<Score> measure(const nibble::io::Gguf& file,
     std::optional<nibble::Error> error;
     std::thread thread;
   };
-  std::atomic<std::size_t> next{0};
+  Questions questions(source);
   const auto work = [&](Worker& worker) -> Result<void> {
     NIBBLE_TRY(session, nibble::Session::create(model));
-    for (std::size_t i; (i = next.fetch_add(1)) < 2 * n;) {
-      const example::Sample& sample = splits[i / n][i % n];
-      NIBBLE_TRY(result, answer(session, sample.prompt, [](std::string_view) {}));
-      worker.right[i / n] += result.call == sample.answer ? 1 : 0;
+    while (const auto question = questions.take()) {
+      NIBBLE_TRY(result, answer(session, question->sample.prompt, [](std::string_view) {}));
+      const int right = result.call == question->sample.answer ? 1 : 0;
+      is_right[question->at] = static_cast<std::byte>(right);
+      worker.right[question->at / source.n] += right;
       worker.seconds += result.seconds;
       worker.n_tokens += result.n_tokens;
     }
@@ -166,9 +173,9 @@ Result<Score> measure(const nibble::io::Gguf& file,
   const auto start = Clock::now();
   std::vector<Worker> workers(static_cast<std::size_t>(n_threads));
   for (Worker& worker : workers) {
-    const auto fail = [&worker, &next, n](nibble::Error error) {
+    const auto fail = [&worker, &questions](nibble::Error error) {
       worker.error = std::move(error);
-      next = 2 * n;  // all workers stop after an error
+      questions.stop();  // all workers stop after an error
     };
     try {
       worker.thread = std::thread([&work, &worker, fail] {
@@ -181,8 +188,9 @@ Result<Score> measure(const nibble::io::Gguf& file,
   }
   {
     example::StatusLine status;
-    for (std::size_t done; (done = next.load()) < 2 * n;) {
-      status.show(std::string(name) + ": " + std::to_string(done) + " of " + std::to_string(2 * n));
+    for (std::size_t done; (done = questions.n_taken()) < questions.size();) {
+      status.show(std::string(name) + ": " + std::to_string(done) + " of " +
+                  std::to_string(questions.size()));
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
   }
@@ -194,7 +202,7 @@ Result<Score> measure(const nibble::io::Gguf& file,
   for (Worker& worker : workers) {
     if (worker.error) return *std::move(worker.error);
     for (std::size_t split = 0; split < 2; ++split) score.right[split] += worker.right[split];
-    score.command_seconds += worker.seconds / static_cast<double>(2 * n);
+    score.command_seconds += worker.seconds / static_cast<double>(questions.size());
     n_tokens += worker.n_tokens;
   }
   score.tokens_per_second = static_cast<double>(n_tokens) / seconds;
@@ -203,13 +211,13 @@ Result<Score> measure(const nibble::io::Gguf& file,
 
 // Score and peak memory of the model in a format. Each runs in its own process and gets the
 // converted model in memory, as if it were a file of that format.
-Result<example::Apart<Score>> measure_apart(
-    const std::string& model_path, const TableRow& row,
-    const std::array<std::vector<example::Sample>, 2>& splits, std::size_t n, Index n_threads) {
+Result<example::Apart<Score>> measure_apart(const std::string& model_path, const TableRow& row,
+                                            const QuestionSource& source, Index n_threads,
+                                            std::span<std::byte> is_right) {
   if (row.format == Format::f16) {
     return example::run_apart<Score>([&]() -> Result<Score> {
       NIBBLE_TRY(file, nibble::io::Gguf::open(model_path));
-      return measure(file, splits, n, n_threads, row.name);
+      return measure(file, source, n_threads, row.name, is_right);
     });
   }
   std::error_code error;
@@ -229,47 +237,60 @@ Result<example::Apart<Score>> measure_apart(
   NIBBLE_TRY(size, example::run_apart<std::size_t>(convert));
   return example::run_apart<Score>([&]() -> Result<Score> {
     NIBBLE_TRY(file, nibble::io::Gguf::parse(converted.bytes().first(size.value), row.name));
-    return measure(file, splits, n, n_threads, row.name);
+    return measure(file, source, n_threads, row.name, is_right);
   });
 }
 
-Result<void> print_table(const std::string& model_path, std::size_t n_wanted, Index n_threads,
-                         double command_seconds) {
-  const auto folder = std::filesystem::path(model_path).parent_path();
-  std::array<std::vector<example::Sample>, 2> splits;
-  NIBBLE_TRY(test, example::read_samples((folder / "test_2000.tsv").string()));
-  NIBBLE_TRY(hard, example::read_samples((folder / "hard_2000.tsv").string()));
-  splits = {std::move(test), std::move(hard)};
-  const std::size_t n_all = std::min(splits[0].size(), splits[1].size());
-  std::size_t n = std::min(n_wanted, n_all);
-  if (n_wanted == 0) {  // as many as fit in about half a minute
-    const double budget = 30.0 * static_cast<double>(n_threads) / (kTable.size() * 2);
-    const double fitting = budget / std::max(command_seconds, 1e-6);
-    n = fitting >= static_cast<double>(n_all)
-            ? n_all
-            : std::min(n_all, std::max<std::size_t>(50, static_cast<std::size_t>(fitting)));
-  }
-  if (n == 0)
-    return nibble::Error{nibble::Errc::malformed,
-                         nibble::printable(folder.string()) + ": no utterances"};
+// As many as fit in about half a minute.
+std::size_t affordable(std::size_t n_all, Index n_threads, double command_seconds) {
+  const double budget = 30.0 * static_cast<double>(n_threads) / (kTable.size() * 2);
+  const double fitting = budget / std::max(command_seconds, 1e-6);
+  if (fitting >= static_cast<double>(n_all)) return n_all;
+  return std::min(n_all, std::max<std::size_t>(50, static_cast<std::size_t>(fitting)));
+}
 
-  std::printf(
-      "\nThe first %zu of %zu held-out and of %zu hard utterances; right: to the letter\n\n", n,
-      splits[0].size(), splits[1].size());
-  std::printf("%-6s %13s %18s %18s %11s %9s %10s\n", "format", "weight bytes", "held-out right",
-              "hard right", "ms/command", "tokens/s", "peak RAM");
+// Where the other formats differ from the first, command by command: two models that are right as
+// often can be so on different commands.
+void print_pairs(std::span<example::SharedBytes> is_right, std::size_t n) {
+  std::printf("\nBeside %s, points +- standard error (right only here, right only there):\n",
+              kTable[0].name);
+  for (std::size_t row = 1; row < kTable.size(); ++row) {
+    std::printf("%-6s", kTable[row].name);
+    for (std::size_t split = 0; split < 2; ++split) {
+      const auto paired = example::home::compare_pairs(is_right[0].bytes().subspan(split * n, n),
+                                                       is_right[row].bytes().subspan(split * n, n));
+      std::printf("  %s %+.2f +- %.2f (%lld, %lld)", split == 0 ? "held-out" : "hard",
+                  paired.points(n), paired.error_of_points(n),
+                  static_cast<long long>(paired.only_second),
+                  static_cast<long long>(paired.only_first));
+    }
+    std::printf("\n");
+  }
+}
+
+Result<void> print_table(const std::string& model_path, const QuestionSource& source,
+                         Index n_threads) {
+  const int width = static_cast<int>(std::max<std::size_t>(4, std::to_string(source.n).size()));
+  const int column = 2 * width + 10;
+  std::printf("%-6s %13s %*s %*s %11s %9s %10s\n", "format", "weight bytes", column,
+              "held-out right", column, "hard right", "ms/command", "tokens/s", "peak RAM");
+  std::vector<example::SharedBytes> is_right;
   for (const TableRow& row : kTable) {
-    NIBBLE_TRY(measured, measure_apart(model_path, row, splits, n, n_threads));
+    NIBBLE_TRY(shared, example::SharedBytes::allocate(2 * source.n));
+    is_right.push_back(std::move(shared));
+    NIBBLE_TRY(measured,
+               measure_apart(model_path, row, source, n_threads, is_right.back().bytes()));
     const Score& score = measured.value;
     std::printf("%-6s %13s", row.name, example::grouped(score.weight_bytes).c_str());
     for (const Index right : score.right) {
-      std::printf(" %4lld/%-4zu %6.2f %%", static_cast<long long>(right), n,
-                  100.0 * static_cast<double>(right) / static_cast<double>(n));
+      std::printf(" %*lld/%-*zu %6.2f %%", width, static_cast<long long>(right), width, source.n,
+                  100.0 * static_cast<double>(right) / static_cast<double>(source.n));
     }
     std::printf(" %11.2f %9.0f %10s\n", 1000 * score.command_seconds, score.tokens_per_second,
                 measured.peak_ram ? example::mebibytes(*measured.peak_ram).c_str() : "unknown");
     std::fflush(stdout);
   }
+  print_pairs(is_right, source.n);
   std::printf(
       "\nSIMD target %s (available: %s), %lld commands side by side, a thread each.\n"
       "INT8 is Q8_0, INT4 is Q4_0; norms stay F32. tokens/s: utterances and calls, all threads\n"
@@ -291,14 +312,46 @@ std::string default_model(const char* program) {
   return built.string();
 }
 
-Result<void> run(const std::string& model_path, std::size_t n, Index n_threads,
-                 bool is_interactive) {
+struct Options {
+  std::string model_path;
+  std::size_t n = 0;            // of each test file; 0: see affordable()
+  std::size_t n_generated = 0;  // of each kind; 0: the test files
+  std::uint64_t seed = 1;
+  Index n_threads = 0;
+  bool is_interactive = false;
+};
+
+// What is asked, and says so.
+Result<QuestionSource> choose_questions(const Options& options, Index n_threads,
+                                        double command_seconds) {
+  if (options.n_generated > 0) {
+    std::printf(
+        "\n%zu held-out and %zu hard utterances drawn with seed %llu; right: to the letter\n\n",
+        options.n_generated, options.n_generated, static_cast<unsigned long long>(options.seed));
+    return QuestionSource{{}, options.seed, options.n_generated};
+  }
+  const auto folder = std::filesystem::path(options.model_path).parent_path();
+  NIBBLE_TRY(source, example::home::questions_in_files(folder));
+  if (source.n == 0)
+    return nibble::Error{nibble::Errc::malformed,
+                         nibble::printable(folder.string()) + ": no utterances"};
+  source.n = options.n == 0 ? affordable(source.n, n_threads, command_seconds)
+                            : std::min(source.n, options.n);
+  std::printf(
+      "\nThe first %zu of %zu held-out and of %zu hard utterances; right: to the letter\n\n",
+      source.n, source.files[0].size(), source.files[1].size());
+  return source;
+}
+
+Result<void> run(const Options& options) {
   NIBBLE_CHECK(nibble::simd::ensure_target());
-  if (is_interactive) return answer_stdin(model_path);
-  std::printf("%s\n\n", std::filesystem::path(model_path).filename().string().c_str());
-  NIBBLE_TRY(live, example::run_apart<double>([&] { return answer_live(model_path); }));
-  if (n_threads == 0) n_threads = nibble::available_cpus().n_cores;
-  return print_table(model_path, n, n_threads, live.value);
+  if (options.is_interactive) return answer_stdin(options.model_path);
+  std::printf("%s\n\n", std::filesystem::path(options.model_path).filename().string().c_str());
+  NIBBLE_TRY(live, example::run_apart<double>([&] { return answer_live(options.model_path); }));
+  const Index n_threads =
+      options.n_threads == 0 ? nibble::available_cpus().n_cores : options.n_threads;
+  NIBBLE_TRY(source, choose_questions(options, n_threads, live.value));
+  return print_table(options.model_path, source, n_threads);
 }
 
 int home_commands(int argc, char** argv) {
@@ -306,21 +359,32 @@ int home_commands(int argc, char** argv) {
       "Turns home commands into calls with the model that ships with nibble, and compares weight "
       "formats.",
       "home_commands");
-  std::string model_path = default_model(argv[0]);
-  std::size_t n = 0;
-  Index n_threads = 0;
-  bool is_interactive = false;
-  app.add_option("--model", model_path, "an F16 model; test_2000.tsv and hard_2000.tsv beside it")
+  Options options;
+  options.model_path = default_model(argv[0]);
+  app.add_option("--model", options.model_path,
+                 "an F16 model; test_2000.tsv and hard_2000.tsv beside it")
       ->capture_default_str();
-  app.add_option("--utterances", n,
-                 "how many of each test file; 0: as many as half a minute allows")
-      ->check(example::is_not_negative);
-  app.add_option("--threads", n_threads, "commands that run side by side; 0: one per core")
+  auto* const files =
+      app.add_option("--utterances", options.n,
+                     "how many of each test file; 0: as many as half a minute allows")
+          ->check(example::is_not_negative);
+  auto* const generated =
+      app.add_option("--generated", options.n_generated,
+                     "instead of the test files: so many new utterances of each kind, drawn from "
+                     "the grammar")
+          ->check(CLI::Range(1, 10'000'000))
+          ->excludes(files);
+  app.add_option("--seed", options.seed, "which new utterances")
+      ->check(example::is_not_negative)
+      ->needs(generated)
+      ->capture_default_str();
+  app.add_option("--threads", options.n_threads, "commands that run side by side; 0: one per core")
       ->check(CLI::Range(0, 1024));
-  app.add_flag("--interactive", is_interactive, "answer the commands on stdin, a line each");
+  app.add_flag("--interactive", options.is_interactive,
+               "answer the commands on stdin, a line each");
   app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage.");
   if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
-  const Result<void> done = run(model_path, n, n_threads, is_interactive);
+  const Result<void> done = run(options);
   if (!done) return example::fail(app, done.error());
   return example::finished(app);
 }

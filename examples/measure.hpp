@@ -15,6 +15,7 @@
 
 #include "common.hpp"
 #include "nibble/nibble.hpp"
+#include "samples.hpp"
 
 namespace example {
 
@@ -51,12 +52,6 @@ inline nibble::Result<Speed> measure_speed(nibble::Session& session) {
   }
   return speed;
 }
-
-// A prompt and the answer that is right.
-struct Sample {
-  std::string prompt;
-  std::string answer;
-};
 
 // Each line is a prompt, a tab, an answer. Errors: io, malformed.
 inline nibble::Result<std::vector<Sample>> read_samples(const std::string& path) {

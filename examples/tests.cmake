@@ -35,6 +35,12 @@ nibble_example_test(generate_empty_prompt_file generate EXIT 2 ERR "^generate: -
   ARGS ${home_model} --prompt-file=)
 nibble_example_test(home_commands_bad_count home_commands EXIT 2 ERR "^home_commands: --utterances: [^\n]*\n$"
   ARGS --utterances=-1)
+nibble_example_test(home_commands_no_generated home_commands EXIT 2 ERR "^home_commands: --generated: [^\n]*\n$"
+  ARGS --generated 0)
+nibble_example_test(home_commands_seed_alone home_commands EXIT 2 ERR "--generated \\(see --help\\)\n$"
+  ARGS --seed 3)
+nibble_example_test(home_commands_both home_commands EXIT 2 ERR "excludes --generated"
+  ARGS --generated 5 --utterances 5)
 nibble_example_test(static_model_help static_model EXIT 0 OUT "^usage: static_model" ARGS --help)
 nibble_example_test(static_model_usage static_model EXIT 2 ERR "^static_model: --nonsense is not known"
   ARGS --nonsense)
@@ -260,6 +266,9 @@ set_tests_properties(example_generate_compressed PROPERTIES FIXTURES_REQUIRED co
 nibble_example_test(home_commands home_commands EXIT 0
   OUT "office light to 10 percent\n    -> ${call}.*F32 .*40/40 .*F16 .*INT8 .*INT4 .*SIMD target"
   ARGS --utterances 40)
+nibble_example_test(home_commands_generated home_commands EXIT 0
+  OUT "30 held-out and 30 hard utterances drawn with seed 7;.*F32 [^\n]*30/30 .*Beside F32.*F16 +held-out [+-]0.00 .*SIMD target"
+  ARGS --generated 30 --seed 7)
 if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
   foreach(how INT TERM XFSZ)
     add_test(NAME example_quantize_${how} COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/ended_test.sh

@@ -12,6 +12,7 @@
 
 #include "../common.hpp"
 #include "../measure.hpp"
+#include "../samples.hpp"
 #include "nibble/compress/predictions.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/model/model.hpp"
@@ -39,20 +40,6 @@ struct TextOptions {
 inline std::int32_t bos_of(const nibble::text::Tokenizer& tokenizer) {
   const auto& settings = tokenizer.vocabulary().settings();
   return settings.add_bos ? settings.bos : -1;
-}
-
-// A prompt with its answer as tokens: begin, prompt, newline, answer, end.
-struct SampleTokens {
-  std::vector<std::int32_t> ids;
-  nibble::Index first_of_answer = 0;
-};
-inline nibble::Result<SampleTokens> sample_tokens(const nibble::text::Tokenizer& tokenizer,
-                                                  const Sample& sample) {
-  NIBBLE_TRY(prompt, tokenizer.encode(sample.prompt + "\n", {.add_eos = false}));
-  NIBBLE_TRY(ids, tokenizer.encode(sample.prompt + "\n" + sample.answer, {.add_eos = false}));
-  const std::int32_t eos = tokenizer.vocabulary().settings().eos;
-  if (eos >= 0) ids.push_back(eos);
-  return SampleTokens{std::move(ids), static_cast<nibble::Index>(prompt.size())};
 }
 
 // All tokens of a text. A file .tsv has prompts and answers, a tab between them: they follow each

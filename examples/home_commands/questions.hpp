@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The commands that a measurement asks: held-out ones, then as many hard ones, from the two test
+// files or drawn from the grammar. Drawn ones are made when they are asked, so that the memory of
+// the measuring process stays the model's.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../measure.hpp"
+#include "grammar.hpp"
+
+namespace example::home {
+
+struct QuestionSource {
+  std::array<std::vector<Sample>, 2> files;  // held-out, hard; unused if there is a seed
+  std::optional<std::uint64_t> seed;         // commands are drawn
+  std::size_t n = 0;                         // how many of each are asked
+};
+
+// The two test files in a folder. Errors: those of read_samples().
+inline nibble::Result<QuestionSource> questions_in_files(const std::filesystem::path& folder) {
+  NIBBLE_TRY(test, read_samples((folder / "test_2000.tsv").string()));
+  NIBBLE_TRY(hard, read_samples((folder / "hard_2000.tsv").string()));
+  const std::size_t n = std::min(test.size(), hard.size());
+  return QuestionSource{{std::move(test), std::move(hard)}, std::nullopt, n};
+}
+
+// Hands out the questions of a source, from the first on, to any number of threads.
+class Questions {
+ public:
+  struct Question {
+    std::size_t at = 0;  // below n it is held-out, from n on hard
+    Sample sample;
+  };
+
+  // The source must outlive the questions.
+  explicit Questions(const QuestionSource& source)
+      : source_(source),
+        drawn_{Commands(Split::held_out, source.seed.value_or(0)),
+               Commands(Split::hard, source.seed.value_or(0))} {}
+
+  std::size_t size() const { return 2 * source_.n; }
+  std::size_t n_taken() const { return next_.load(); }
+
+  // Nothing when all have been asked, or after stop().
+  std::optional<Question> take() {
+    const std::lock_guard lock(mutex_);
+    const std::size_t at = next_;
+    if (at >= size()) return std::nullopt;
+    next_ = at + 1;
+    const std::size_t split = at / source_.n;
+    if (source_.seed) return Question{at, drawn_[split].next()};
+    return Question{at, source_.files[split][at % source_.n]};
+  }
+
+  void stop() {
+    const std::lock_guard lock(mutex_);
+    next_ = size();
+  }
+
+ private:
+  const QuestionSource& source_;
+  std::array<Commands, 2> drawn_;
+  std::mutex mutex_;
+  std::atomic<std::size_t> next_{0};
+};
+
+// How two models differ on the same n questions.
+struct Paired {
+  nibble::Index only_first = 0, only_second = 0;  // questions that only this one has right
+
+  // The second's accuracy less the first's, in points (percent), and its standard error: that of a
+  // mean of n values of -1, 0 and 1.
+  double points(std::size_t n) const { return 100 * mean(n); }
+  double error_of_points(std::size_t n) const {
+    const double square = static_cast<double>(only_first + only_second) / static_cast<double>(n);
+    const double variance = square - mean(n) * mean(n);
+    return 100 * std::sqrt(std::max(0.0, variance) / static_cast<double>(n));
+  }
+
+ private:
+  double mean(std::size_t n) const {
+    return static_cast<double>(only_second - only_first) / static_cast<double>(n);
+  }
+};
+
+// A byte of 1 in `first` and `second` is a right answer to that question, 0 a wrong one.
+inline Paired compare_pairs(std::span<const std::byte> first, std::span<const std::byte> second) {
+  Paired paired;
+  for (std::size_t i = 0; i < first.size(); ++i) {
+    paired.only_first += first[i] > second[i] ? 1 : 0;
+    paired.only_second += first[i] < second[i] ? 1 : 0;
+  }
+  return paired;
+}
+
+}  // namespace example::home
