@@ -511,6 +511,7 @@ NIBBLE_COLD bool run_training_step(const E& expression, const TrainingPlan& plan
   detail::TrainingRunner runner(plan, limits, args);
   differentiate(expression, runner, Start{}, [&](const auto& y) {
     loss(MatrixView<float>(runner.view(y)));
+    runner.set_skips(!args.goes_back);
     return as_gradient(y);
   });
   return true;

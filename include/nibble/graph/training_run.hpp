@@ -37,8 +37,7 @@ struct TrainingArgs {
   std::span<const WeightGradient> gradients;  // in the order of the weights of RunArgs::weights
   std::span<const Index> sequence_starts;     // first row of each segment, then the number of rows
   const GradientObserver* gradient_observer = nullptr;
-  // Bytes that no result owns are overwritten with NaN before they are used again: for tests.
-  bool poisons = false;
+  bool goes_back = true;  // false: the step ends with the loss; gradients do not change
 };
 
 namespace detail {

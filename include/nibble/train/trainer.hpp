@@ -63,7 +63,7 @@ class Trainer {
   // Computes the rows of the batch whose weight is not 0, and adds the gradients of what `loss` says
   // to those of the weights. No allocation. Errors: invalid_argument (a batch that is larger than
   // the options).
-  Result<void> accumulate(const Batch& batch, Loss loss);
+  Result<void> accumulate(const Batch& batch, Loss loss) { return compute(batch, loss, true); }
 
   // accumulate() with the weighted sum of the cross-entropies of a batch, in nats, which it returns;
   // divided by batch.weight, gradients and loss are means. Error: malformed, if the loss is not a
@@ -74,7 +74,7 @@ class Trainer {
   Result<double> distill(const Batch& batch, MatrixView<const float> teacher,
                          const ops::Distillation& how);
   // The logits of the counted rows alone, as the forward pass of training computes them: written to
-  // `out` (counted rows, vocab_size). Gradients of all weights get zeros added.
+  // `out` (counted rows, vocab_size). Gradients do not change.
   Result<void> logits(const Batch& batch, MatrixView<float> out);
 
   // Which rows of the last batch counted, ascending.
@@ -107,6 +107,7 @@ class Trainer {
   }
   Result<void> make_rope_tables();
   Result<void> enter(const Batch& batch);
+  Result<void> compute(const Batch& batch, Loss loss, bool goes_back);
   std::span<const Index> outputs() const noexcept { return {values(outputs_), outputs_.size()}; }
 
   const TrainingGraph* graph_;
@@ -244,7 +245,7 @@ inline Result<void> Trainer::enter(const Batch& batch) {
   return ok();
 }
 
-inline Result<void> Trainer::accumulate(const Batch& batch, Loss loss) {
+inline Result<void> Trainer::compute(const Batch& batch, Loss loss, bool goes_back) {
   NIBBLE_CHECK(catch_out_of_memory([&] { return enter(batch); }));
   graph::TrainingArgs args;
   static_assert(sizeof(Segments) == sizeof(graph::Segment));
@@ -260,6 +261,7 @@ inline Result<void> Trainer::accumulate(const Batch& batch, Loss loss) {
   args.gradients = weights_->gradients();
   args.sequence_starts = batch.offsets;
   args.gradient_observer = observer_;
+  args.goes_back = goes_back;
   if (!graph_->run(plan_, limits_, args, loss)) {
     return Error{Errc::invalid_argument, "trainer: its plan does not fit"};
   }
@@ -306,6 +308,14 @@ inline Result<double> Trainer::distill(const Batch& batch, MatrixView<const floa
   }));
   return detail::weighted_sum({values(losses_), losses_.size()},
                               {values(row_weights_), row_weights_.size()});
+}
+
+inline Result<void> Trainer::logits(const Batch& batch, MatrixView<float> out) {
+  if (out.extent(0) != batch.n_counted || out.extent(1) != graph_->config().vocab_size) {
+    return Error{Errc::invalid_argument, "trainer: logits are (counted rows, vocab_size)"};
+  }
+  const auto copy = [&](MatrixView<float> rows) { graph::copy_rows(rows, out); };
+  return compute(batch, copy, false);
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::train

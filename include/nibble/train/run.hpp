@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A training run: batches, loss, optimizer and schedule together, which stops and continues bit for
+// bit.
+//
+//   NIBBLE_TRY(run, Run::create(*graph, weights, source, options, executor));
+//   while (run.n_steps() < options.schedule.n_steps) NIBBLE_TRY(report, run.step());
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "nibble/core/arena.hpp"
+#include "nibble/core/executor.hpp"
+#include "nibble/core/owned.hpp"
+#include "nibble/core/result.hpp"
+#include "nibble/train/adamw.hpp"
+#include "nibble/train/checkpoint.hpp"
+#include "nibble/train/data.hpp"
+#include "nibble/train/schedule.hpp"
+#include "nibble/train/trainer.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI { namespace train {
+
+struct RunOptions {
+  Schedule schedule;
+  // For language models: the second moment forgets sooner than torch's default, gradients are
+  // clipped.
+  AdamWOptions optimizer = {.beta2 = 0.95, .weight_decay = 0.1, .clip_norm = 1};
+  BatchOptions batches;  // vocabulary: 0, that of the model
+  Index n_accumulated = 1;   // batches of one step
+  bool checkpoints = false;  // TrainerOptions
+  ops::Distillation distillation = {};  // where there is a teacher
+};
+
+// Fills the logits of the rows of a batch that count, (counted rows, vocab_size).
+class Teacher {
+ public:
+  virtual ~Teacher() = default;
+  virtual Result<void> logits(const Batch& batch, MatrixView<float> out) = 0;
+  // What distinguishes it from other teachers, as text, for checkpoints.
+  virtual std::string fingerprint() const = 0;
+};
+
+struct StepResult {
+  double loss = 0;           // mean over the weights of the rows, in nats
+  double gradient_norm = 0;  // before it was clipped
+  double learning_rate = 0;
+  Index n_tokens = 0;        // rows that were computed
+  std::uint64_t epoch = 0;
+};
+
+// Refers to the graph, the weights, the source, the teacher and the executor: all must live as long.
+class Run {
+ public:
+  Run(Run&&) noexcept = default;
+  Run& operator=(Run&&) = delete;
+
+  // Errors: those of Trainer::create, Batches::create, AdamW::create and Schedule::check.
+  static Result<Run> create(const TrainingGraph& graph, TrainedWeights& weights,
+                            const Source& source, const RunOptions& options, Executor& executor,
+                            Teacher* teacher = nullptr);
+
+  // One step of the optimizer. Errors: those of the source and the teacher; malformed (a loss or
+  // gradient that is not a number: nothing has changed then).
+  Result<StepResult> step();
+
+  std::uint64_t n_steps() const noexcept { return optimizer_.n_steps(); }
+  std::size_t working_bytes() const noexcept { return trainer_.working_bytes(); }
+  const AdamW& optimizer() const noexcept { return optimizer_; }
+  Trainer& trainer() noexcept { return trainer_; }
+
+  // See checkpoint.hpp. After load() the steps are those that would have followed save().
+  Result<void> save(const std::string& path) {
+    RunState state;
+    state.data = batches_.position();
+    state.fingerprint = fingerprint();
+    return save_run(path, state, optimizer_);
+  }
+  Result<void> load(const std::string& path) {
+    NIBBLE_TRY(state, resume_run(path, fingerprint(), optimizer_));
+    NIBBLE_CHECK(batches_.seek(state.data));
+    return weights_->round_deployed(*executor_);
+  }
+
+ private:
+  Run(TrainedWeights& weights, Executor& executor, const RunOptions& options, Trainer trainer,
+      AdamW optimizer, Batches batches, Teacher* teacher)
+      : weights_(&weights),
+        executor_(&executor),
+        teacher_(teacher),
+        options_(options),
+        trainer_(std::move(trainer)),
+        optimizer_(std::move(optimizer)),
+        batches_(std::move(batches)) {}
+
+  Result<double> loss_of(const Batch& batch);
+  std::string fingerprint() const {
+    std::string text = "optimizer: " + optimizer_.fingerprint() +
+                       "\nschedule: " + options_.schedule.fingerprint() +
+                       "\nbatches: " + batches_.fingerprint() + ", " +
+                       to_text(options_.n_accumulated) + " a step\ndata: " +
+                       to_text(batches_.position().n_examples) + " examples, seed " +
+                       to_text(batches_.position().seed);
+    if (teacher_ != nullptr) text += "\nteacher: " + teacher_->fingerprint();
+    return text;
+  }
+
+  TrainedWeights* weights_;
+  Executor* executor_;
+  Teacher* teacher_;
+  RunOptions options_;
+  Trainer trainer_;
+  AdamW optimizer_;
+  Batches batches_;
+  Batch batch_;
+  AlignedBuffer teacher_logits_;
+  Index vocab_size_ = 0;
+};
+
+inline Result<Run> Run::create(const TrainingGraph& graph, TrainedWeights& weights,
+                               const Source& source, const RunOptions& given, Executor& executor,
+                               Teacher* teacher) {
+  RunOptions options = given;
+  NIBBLE_CHECK(options.schedule.check());
+  if (options.n_accumulated < 1) {
+    return Error{Errc::invalid_argument, "a step of fewer than one batch"};
+  }
+  const Index vocab_size = graph.config().vocab_size;
+  if (options.batches.vocabulary == 0) options.batches.vocabulary = vocab_size;
+  NIBBLE_TRY(batches, Batches::create(source, options.batches));
+  TrainerOptions trainer_options;
+  trainer_options.max_rows = options.batches.max_rows;
+  trainer_options.max_sequences = (std::min)(options.batches.max_sequences, options.batches.max_rows);
+  trainer_options.n_positions = options.batches.context;
+  trainer_options.checkpoints = options.checkpoints;
+  NIBBLE_TRY(trainer, Trainer::create(graph, weights, trainer_options, executor));
+  NIBBLE_TRY(optimizer, AdamW::create(weights.parameters(), options.optimizer));
+  Run run(weights, executor, options, std::move(trainer), std::move(optimizer), std::move(batches),
+          teacher);
+  run.vocab_size_ = vocab_size;
+  if (teacher != nullptr) {
+    const std::uint64_t bytes = static_cast<std::uint64_t>(options.batches.max_rows) *
+                                static_cast<std::uint64_t>(vocab_size) * sizeof(float);
+    NIBBLE_TRY(logits, AlignedBuffer::allocate(static_cast<std::size_t>(bytes)));
+    run.teacher_logits_ = std::move(logits);
+  }
+  return run;
+}
+
+inline Result<double> Run::loss_of(const Batch& batch) {
+  if (teacher_ == nullptr) return trainer_.cross_entropy(batch);
+  const MatrixView<float> logits(reinterpret_cast<float*>(teacher_logits_.data()), batch.n_counted,
+                                 vocab_size_);
+  NIBBLE_CHECK(teacher_->logits(batch, logits));
+  return trainer_.distill(batch, logits, options_.distillation);
+}
+
+inline Result<StepResult> Run::step() {
+  StepResult result;
+  double weight = 0;
+  weights_->clear_gradients();
+  trainer_.set_dropout_seed(n_steps() + 1);
+  for (Index i = 0; i < options_.n_accumulated; ++i) {
+    NIBBLE_CHECK(batches_.next(batch_));
+    NIBBLE_TRY(loss, loss_of(batch_));
+    result.loss += loss;
+    result.n_tokens += batch_.n_rows();
+    result.epoch = batch_.epoch;
+    weight += batch_.weight;
+  }
+  result.loss /= weight;
+  result.learning_rate = options_.schedule.at(n_steps());
+  NIBBLE_TRY(report, optimizer_.step(*executor_, result.learning_rate, 1 / weight));
+  result.gradient_norm = report.gradient_norm;
+  NIBBLE_CHECK(weights_->round_deployed(*executor_));
+  return result;
+}
+
+// A model that teaches: the forward pass of training with weights of its own.
+class ModelTeacher final : public Teacher {
+ public:
+  // `weights` and `graph` must live as long. The options are those of the run that is taught.
+  static Result<ModelTeacher> create(const TrainingGraph& graph, TrainedWeights& weights,
+                                     const BatchOptions& batches, Executor& executor,
+                                     std::string name) {
+    TrainerOptions options;
+    options.max_rows = batches.max_rows;
+    options.max_sequences = (std::min)(batches.max_sequences, batches.max_rows);
+    options.n_positions = batches.context;
+    NIBBLE_TRY(trainer, Trainer::create(graph, weights, options, executor));
+    return ModelTeacher(std::move(trainer), std::move(name));
+  }
+  Result<void> logits(const Batch& batch, MatrixView<float> out) override {
+    return trainer_.logits(batch, out);
+  }
+  std::string fingerprint() const override { return name_; }
+
+ private:
+  ModelTeacher(Trainer trainer, std::string name)
+      : trainer_(std::move(trainer)), name_(std::move(name)) {}
+  Trainer trainer_;
+  std::string name_;
+};
+
+}}}  // namespace nibble::NIBBLE_ABI::train
