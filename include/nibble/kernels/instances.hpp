@@ -11,6 +11,7 @@
 #include "nibble/kernels/activation.hpp"
 #include "nibble/kernels/activation_back.hpp"
 #include "nibble/kernels/attention.hpp"
+#include "nibble/kernels/attention_train.hpp"
 #include "nibble/kernels/dropout.hpp"
 #include "nibble/kernels/elementwise.hpp"
 #include "nibble/kernels/loss.hpp"
@@ -103,8 +104,11 @@ NIBBLE_INSTANCE(kernels::LayerNormBack<kernels::Gradient::add>)
 NIBBLE_INSTANCE(kernels::RmsNormBack<>)
 NIBBLE_INSTANCE(kernels::RmsNormBack<kernels::Gradient::add>)
 NIBBLE_INSTANCE(kernels::SoftCapBack)
+NIBBLE_INSTANCE(kernels::TrainAttention)
+NIBBLE_INSTANCE(kernels::TrainAttentionBack)
 
 NIBBLE_INSTANCE(kernels::Add)
+NIBBLE_INSTANCE(kernels::AddScaled)
 NIBBLE_INSTANCE(kernels::ApplyDropout)
 NIBBLE_INSTANCE(kernels::ArgMax)
 NIBBLE_INSTANCE(kernels::BlockSums<32>)
