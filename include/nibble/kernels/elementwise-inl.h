@@ -60,6 +60,20 @@ struct Impl<kernels::Scale> {
 };
 
 template <>
+struct Impl<kernels::AddScaled> {
+  struct Map {
+    float factor;
+    template <class D, class V>
+    HWY_INLINE V operator()(D d, V x, V out) const {
+      return hn::MulAdd(x, hn::Set(d, factor), out);
+    }
+  };
+  NIBBLE_LAZY static void run(const float* x, float factor, float* out, Index n) {
+    map(Map{factor}, out, n, x, static_cast<const float*>(out));
+  }
+};
+
+template <>
 struct Impl<kernels::ToF32<float>> {
   NIBBLE_LAZY static void run(const float* x, float* out, Index n) {
     if (n > 0) std::memcpy(out, x, static_cast<size_t>(n) * sizeof(float));

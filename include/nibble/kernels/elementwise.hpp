@@ -24,6 +24,11 @@ struct Scale {
   using Function = void(const float* x, float factor, float* out, Index n);
 };
 
+// out[i] += x[i] * factor, i < n.
+struct AddScaled {
+  using Function = void(const float* x, float factor, float* out, Index n);
+};
+
 // out[i] = x[i], i < n, exactly, for T = float, f16 or bf16. A signalling NaN may become quiet. No
 // overlap.
 template <class T>

@@ -12,6 +12,7 @@
 #include "nibble/kernels/activation_back.hpp"
 #include "nibble/kernels/adamw.hpp"
 #include "nibble/kernels/attention.hpp"
+#include "nibble/kernels/attention_train.hpp"
 #include "nibble/kernels/dropout.hpp"
 #include "nibble/kernels/elementwise.hpp"
 #include "nibble/kernels/gemm.hpp"
@@ -101,6 +102,9 @@ NIBBLE_INSTANCE(kernels::LayerNormBack<kernels::Gradient::add>)
 NIBBLE_INSTANCE(kernels::RmsNormBack<>)
 NIBBLE_INSTANCE(kernels::RmsNormBack<kernels::Gradient::add>)
 NIBBLE_INSTANCE(kernels::SoftCapBack)
+
+NIBBLE_INSTANCE(kernels::TrainAttention)
+NIBBLE_INSTANCE(kernels::TrainAttentionBack)
 NIBBLE_INSTANCES_OF_SLOPE(kernels::GeluErf)
 NIBBLE_INSTANCES_OF_SLOPE(kernels::GeluTanh)
 NIBBLE_INSTANCES_OF_SLOPE(kernels::Identity)
@@ -109,6 +113,7 @@ NIBBLE_INSTANCES_OF_SLOPE(kernels::Sigmoid)
 NIBBLE_INSTANCES_OF_SLOPE(kernels::Silu)
 NIBBLE_INSTANCES_OF_SLOPE(kernels::Tanh)
 NIBBLE_INSTANCE(kernels::Add)
+NIBBLE_INSTANCE(kernels::AddScaled)
 NIBBLE_INSTANCE(kernels::ApplyDropout)
 NIBBLE_INSTANCE(kernels::ArgMax)
 NIBBLE_INSTANCE(kernels::BlockSums<32>)

@@ -21,6 +21,7 @@
 #include "nibble/kernels/activation_back-inl.h"
 #include "nibble/kernels/adamw-inl.h"
 #include "nibble/kernels/attention-inl.h"
+#include "nibble/kernels/attention_train-inl.h"
 #include "nibble/kernels/dropout-inl.h"
 #include "nibble/kernels/elementwise-inl.h"
 #include "nibble/kernels/gemm-inl.h"
