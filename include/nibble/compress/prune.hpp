@@ -289,10 +289,19 @@ class Pruner {
     return add_in_layer(tensor, layer, rest, name);
   }
 
+  // Tensors with a row for each token lose rows, and so does what stands beside them (scales of
+  // rows, a factor); what belongs to their columns stays.
   Result<void> add_outer(const io::GgufTensor& tensor) {
-    const bool is_table = tensor.name == "token_embd.weight" || tensor.name == "output.weight" ||
-                          tensor.name == "output.bias";
-    if (!is_table || keep_.tokens.empty()) return copy(tensor, std::string(tensor.name));
+    std::string_view rest;
+    for (const std::string_view table : {"token_embd.", "output."}) {
+      if (tensor.name.starts_with(table)) rest = tensor.name.substr(table.size());
+    }
+    const auto is = [&](auto... names) { return ((rest == names) || ...); };
+    if (rest.empty() || keep_.tokens.empty() ||
+        is("input_scale", "input_zero", "factor_b.weight")) {
+      return copy(tensor, std::string(tensor.name));
+    }
+    if (!is("weight", "bias", "scales", "factor_a.weight")) return unknown(tensor);
     const std::vector<Index> rows(keep_.tokens.begin(), keep_.tokens.end());
     return put(std::string(tensor.name), select_rows(file_, tensor, rows));
   }
@@ -329,8 +338,8 @@ class Pruner {
 
   Error unknown(const io::GgufTensor& tensor) const {
     return {Errc::unsupported, where(file_, tensor.name) +
-                                   ": which part of it belongs to a neuron "
-                                   "or head is not known here"};
+                                   ": which part of it belongs to a neuron, head or token is not "
+                                   "known here"};
   }
   Result<void> check_length(const io::GgufTensor& tensor, std::uint64_t has, Index expected) const {
     if (has == static_cast<std::uint64_t>(expected)) return ok();
@@ -347,16 +356,11 @@ class Pruner {
     return select_columns(file_, tensor, kept);
   }
 
-  // The file stays open until the new one is written.
+  // It is read when it is written, in parts; the file stays open until then.
   Result<void> copy(const io::GgufTensor& tensor, const std::string& name) {
-    const auto dims = std::span(tensor.dims).first(tensor.n_dims);
-    auto bytes = std::make_shared<std::vector<std::byte>>();
-    writer_.add_tensor(name, tensor.type, dims,
-                       [this, &tensor, bytes]() -> Result<std::span<const std::byte>> {
-                         NIBBLE_TRY(read, tensor_bytes_of(file_, tensor));
-                         *bytes = std::move(read);
-                         return std::span<const std::byte>(*bytes);
-                       });
+    io::GgufTensor renamed = tensor;
+    renamed.name = name;
+    writer_.add_tensor(file_, renamed);
     return ok();
   }
   Result<void> put(const std::string& name, Result<NewTensor> made) {
