@@ -318,11 +318,33 @@ class Statistics {
 
 namespace detail {
 
-// Whether `file` has a matrix of this name with `n_columns` columns in all its matrices together,
-// or in one.
+// Factors of low rank, beside a matrix or instead of it: its input is that of its second factor.
+inline constexpr std::string_view kFactorA = ".factor_a.weight", kFactorB = ".factor_b.weight";
+
+// "<stem>.weight" for a matrix and for its factors.
+inline std::string name_of_product(std::string_view tensor) {
+  for (const std::string_view suffix : {kFactorA, kFactorB}) {
+    if (!tensor.ends_with(suffix)) continue;
+    return std::string(tensor.substr(0, tensor.size() - suffix.size())).append(".weight");
+  }
+  return std::string(tensor);
+}
+
+// The tensor whose columns are those of the input of a product: the matrix, or its second factor if
+// it has nothing else. Null if there is neither.
+inline const io::GgufTensor* tensor_of_product(const io::Gguf& file, std::string_view name) {
+  const io::GgufTensor* const tensor = file.find_tensor(name);
+  constexpr std::string_view kWeight = ".weight";
+  if (tensor != nullptr || !name.ends_with(kWeight)) return tensor;
+  return file.find_tensor(
+      std::string(name.substr(0, name.size() - kWeight.size())).append(kFactorB));
+}
+
+// Whether `file` has a matrix of this name, or factors of it, with `n_columns` columns in all its
+// matrices together.
 inline Result<void> check_matrix(const io::Gguf& file, const std::string& name,
                                  std::uint64_t n_columns) {
-  const io::GgufTensor* const tensor = file.find_tensor(name);
+  const io::GgufTensor* const tensor = tensor_of_product(file, name);
   if (tensor == nullptr) {
     return Error{Errc::invalid_argument, file.name() + ": there are statistics for " +
                                              io::quoted(name) +
@@ -330,8 +352,8 @@ inline Result<void> check_matrix(const io::Gguf& file, const std::string& name,
   }
   const std::uint64_t n_matrices = tensor->dims[2] * tensor->dims[3];
   if (tensor->n_dims >= 2 && n_columns == tensor->dims[0] * n_matrices) return ok();
-  return Error{Errc::invalid_argument, file.name() + ": tensor " + io::quoted(name) + " has " +
-                                           to_text(tensor->dims[0] * n_matrices) +
+  return Error{Errc::invalid_argument, file.name() + ": tensor " + io::quoted(tensor->name) +
+                                           " has " + to_text(tensor->dims[0] * n_matrices) +
                                            " columns, its statistics " + to_text(n_columns) +
                                            ": they are of another model"};
 }
@@ -342,7 +364,7 @@ Result<void> check_layers(const io::Gguf& file, const Knows& knows) {
   for (const io::GgufTensor& tensor : file.tensors()) {
     const bool is_matrix = tensor.n_dims >= 2 && tensor.dims[1] > 1;
     if (!is_matrix || !tensor.name.starts_with("blk.") || !tensor.name.ends_with(".weight") ||
-        knows(tensor.name)) {
+        knows(name_of_product(tensor.name))) {
       continue;
     }
     return Error{Errc::not_found, file.name() + ": there are no statistics for " +
