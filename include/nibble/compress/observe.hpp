@@ -17,10 +17,10 @@
 #include <utility>
 #include <vector>
 
+#include "nibble/compress/product_survey.hpp"
 #include "nibble/compress/statistics.hpp"
 #include "nibble/core/shared.hpp"
 #include "nibble/generate/engine.hpp"
-#include "nibble/graph/survey.hpp"
 #include "nibble/graph/weights.hpp"
 #include "nibble/model/architecture.hpp"
 #include "nibble/model/model.hpp"
@@ -47,44 +47,18 @@ struct ObserveOptions {
 
 namespace detail {
 
-// The matrices that a model multiplies by.
-class ProductSurvey final : public graph::SurveySink {
- public:
-  explicit ProductSurvey(graph::WeightTable weights) : weights_(weights) {}
-  void weight(const graph::WeightNeed& need) override {
-    const graph::Weight& w = weights_.at(need.slot, need.layer);
-    if (w && !w.is_vector() && !need.is_table) matrices.push_back({need.slot, need.layer});
-  }
-  struct Matrix {
-    std::size_t slot;
-    Index layer;
-  };
-  std::vector<Matrix> matrices;
-
- private:
-  graph::WeightTable weights_;
-};
-
-// Whether two slots have the same weights.
-inline bool same_weights(const graph::Weight& a, const graph::Weight& b) noexcept {
-  return a && a.data == b.data && a.factors == b.factors;
-}
-
 // Whether each matrix in a layer is there only once. One that several places share has several
 // inputs, and the model does not know under which name it is stored. Error: unsupported.
 inline Result<void> check_no_shared(const Model& model) {
-  const graph::WeightTable weights = model.weights();
-  ProductSurvey survey(weights);
-  model.architecture().survey(survey);
+  const ProductSurvey survey(model);
   for (std::size_t i = 0; i < survey.matrices.size(); ++i) {
     const auto& a = survey.matrices[i];
     for (std::size_t j = 0; a.layer >= 0 && j < i; ++j) {
       const auto& b = survey.matrices[j];
-      if ((a.slot == b.slot && a.layer == b.layer) ||
-          !same_weights(weights.at(a.slot, a.layer), weights.at(b.slot, b.layer))) {
+      if ((a.slot == b.slot && a.layer == b.layer) || !same_weights(survey.at(a), survey.at(b))) {
         continue;
       }
-      const auto name = [&](const ProductSurvey::Matrix& m) {
+      const auto name = [&](const ProductSurvey::Place& m) {
         return io::quoted(model.architecture().tensor_name(m.slot, m.layer));
       };
       return Error{Errc::unsupported, "observe: " + name(b) + " and " + name(a) +
@@ -356,8 +330,7 @@ inline Result<Statistics> Observation::finish() && {
   if (s.n_chunks == 0) NIBBLE_CHECK(run_chunk());
   return catch_out_of_memory([&]() -> Result<Statistics> {
     detail::Gathering& g = *s.gathering;
-    detail::ProductSurvey survey(g.model.weights());
-    g.model.architecture().survey(survey);
+    const detail::ProductSurvey survey(g.model);
     for (const auto& matrix : survey.matrices) {
       if (matrix.layer < 0 && !g.with_outer) continue;
       if (g.place(matrix.slot, matrix.layer) != detail::Gathering::kNotSeen) continue;
