@@ -22,6 +22,7 @@
 #include "nibble/core/view.hpp"
 #include "nibble/io/byte_reader.hpp"
 #include "nibble/io/gguf.hpp"
+#include "nibble/model/slot.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
@@ -45,7 +46,8 @@ class InputStatistics {
 
   // Adds rows (m, k), contiguous each. `executor` computes second moments in parallel. Sums are
   // doubles; of second moments, sums over kBlock rows of a call are floats, and those are added as
-  // doubles: relative to Σ |xᵢ xⱼ| the error is below kBlock · 2⁻²³.
+  // doubles: relative to Σ |xᵢ xⱼ| the error is below kBlock · 2⁻²³, unless products overflow or
+  // are too small to be normal numbers.
   void add(MatrixView<const float> rows, Executor* executor = nullptr) noexcept {
     NIBBLE_ASSERT(rows.extent(1) == k_ && (k_ < 2 || rows.stride(1) == 1));
     const Index m = rows.extent(0);
@@ -363,13 +365,14 @@ template <class Knows>
 Result<void> check_layers(const io::Gguf& file, const Knows& knows) {
   for (const io::GgufTensor& tensor : file.tensors()) {
     const bool is_matrix = tensor.n_dims >= 2 && tensor.dims[1] > 1;
-    if (!is_matrix || !tensor.name.starts_with("blk.") || !tensor.name.ends_with(".weight") ||
+    if (!is_matrix || layer_of(tensor.name) < 0 || !tensor.name.ends_with(".weight") ||
         knows(name_of_product(tensor.name))) {
       continue;
     }
     return Error{Errc::not_found, file.name() + ": there are no statistics for " +
                                       io::quoted(tensor.name) +
-                                      ": they are of another model, or no data reached it"};
+                                      ": its input was not observed, or they are of another "
+                                      "model"};
   }
   return ok();
 }
