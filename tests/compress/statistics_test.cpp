@@ -198,17 +198,18 @@ TEST_CASE("statistics: ranges of an input and of its channels") {
       const auto same = full.range(j, {RangeMethod::min_max, is_unsigned});
       REQUIRE(one);
       REQUIRE(same);
-      CHECK(one->scale == same->scale);
-      CHECK(one->zero_point == same->zero_point);
-      largest_scale = std::fmax(largest_scale, one->scale);
+      CHECK(one->scale.scale == same->scale.scale);
+      CHECK(one->scale.zero_point == same->scale.zero_point);
+      largest_scale = std::fmax(largest_scale, one->scale.scale);
       if (!is_unsigned) {
-        CHECK(one->scale == doctest::Approx(std::fmax(-plain.smallest(j), plain.largest(j)) / 127));
+        CHECK(one->scale.scale ==
+              doctest::Approx(std::fmax(-plain.smallest(j), plain.largest(j)) / 127));
       }
       const auto finer = full.range(j, {RangeMethod::mse, is_unsigned});
       REQUIRE(finer);
-      CHECK(finer->scale <= one->scale * 1.0001f);
+      CHECK(finer->scale.scale <= one->scale.scale * 1.0001f);
     }
-    if (!is_unsigned) CHECK(all->scale == largest_scale);
+    if (!is_unsigned) CHECK(all->scale.scale == largest_scale);
   }
   const auto none = plain.range(0, {RangeMethod::kl});
   CHECK(test::why(none).find("channel histograms") != std::string::npos);
