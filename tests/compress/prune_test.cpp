@@ -49,7 +49,7 @@ io::Gguf parse(std::span<const std::byte> bytes) {
   return *std::move(file);
 }
 
-std::vector<std::byte> pruned(const io::Gguf& file, const Keep& keep) {
+std::vector<std::byte> pruned(const io::Gguf& file, const PruneKeep& keep) {
   auto bytes = prune_model(file, keep);
   REQUIRE_MESSAGE(bytes, test::why(bytes));
   return *std::move(bytes);
@@ -60,7 +60,7 @@ bool has(const std::vector<Index>& units, std::size_t unit) {
 }
 
 // Switches off what `keep` leaves out. A layer without outputs adds nothing.
-void switch_off(test::Reference& reference, const ModelShape& s, const Keep& keep) {
+void switch_off(test::Reference& reference, const ModelShape& s, const PruneKeep& keep) {
   const auto zero = [&](const std::string& name, std::size_t k, auto is_off, bool by_row) {
     auto& w = reference.tensors.at(name);
     for (std::size_t i = 0; i < w.size(); ++i) {
@@ -92,7 +92,7 @@ void switch_off(test::Reference& reference, const ModelShape& s, const Keep& kee
   }
 }
 
-void check_pruned(const Keep& keep, unsigned seed) {
+void check_pruned(const PruneKeep& keep, unsigned seed) {
   RandomModel source(shape_of_test(), seed);
   const auto bytes = source.gguf();
   const auto small = pruned(parse(bytes), keep);
@@ -139,7 +139,7 @@ std::string bundled() {
 }  // namespace
 
 TEST_CASE("a pruned model is the whole one with the same parts switched off") {
-  Keep neurons, groups, layers, all, unequal;
+  PruneKeep neurons, groups, layers, all, unequal;
   for (unsigned l = 0; l < 3; ++l) {
     neurons.neurons.push_back(some(80, 48, l));
     groups.kv_groups.push_back(some(3, 2, l));
@@ -151,7 +151,7 @@ TEST_CASE("a pruned model is the whole one with the same parts switched off") {
   all.kv_groups = groups.kv_groups;
   all.layers = {1, 2};
   unsigned seed = 1;
-  for (const Keep* keep : {&neurons, &groups, &layers, &all, &unequal}) {
+  for (const PruneKeep* keep : {&neurons, &groups, &layers, &all, &unequal}) {
     CAPTURE(seed);
     check_pruned(*keep, seed++);
   }
@@ -161,7 +161,7 @@ TEST_CASE("metadata of a pruned model") {
   RandomModel source(shape_of_test(), 9);
   const auto bytes = source.gguf();
   const io::Gguf file = parse(bytes);
-  Keep keep;
+  PruneKeep keep;
   for (unsigned l = 0; l < 3; ++l) {
     keep.neurons.push_back(some(80, 32, l));
     keep.kv_groups.push_back(some(3, 2, l));
@@ -190,7 +190,7 @@ TEST_CASE("metadata of a pruned model") {
   const auto shape = decoder_shape(per_layer);
   REQUIRE_MESSAGE(shape, test::why(shape));
   CHECK(shape->ffn == std::vector<Index>{32, 31, 32});
-  Keep again;
+  PruneKeep again;
   again.layers = {1};
   const auto one = pruned(per_layer, again);
   CHECK(*parse(one).get_u64("llama.feed_forward_length") == 31);
@@ -263,24 +263,24 @@ TEST_CASE("what is kept: the best, in counts of whole blocks") {
     return *std::move(result);
   };
   using Units = std::vector<Index>;
-  CHECK(kept({.ratio = 0.5})[0] == Units{0, 2, 5, 6});
-  CHECK(kept({.ratio = 0.5})[1] == Units{0, 2, 3, 4});
-  CHECK(kept({.ratio = 0.5, .multiple = 3})[0] == Units{0, 5, 6});
-  CHECK(kept({.ratio = 0.6, .multiple = 3})[0].size() == 6);   // 4.8: nearest
-  CHECK(kept({.ratio = 0.01, .multiple = 4})[0].size() == 4);  // at least one block
-  CHECK(kept({.ratio = 1, .multiple = 3})[0].size() == 6);     // no incomplete block
-  CHECK(kept({.ratio = 1, .multiple = 32})[0].size() == 8);    // shorter than a block: all
-  const auto global = kept({.ratio = 0.5, .is_global = true});
+  CHECK(kept({.kept = 0.5})[0] == Units{0, 2, 5, 6});
+  CHECK(kept({.kept = 0.5})[1] == Units{0, 2, 3, 4});
+  CHECK(kept({.kept = 0.5, .multiple = 3})[0] == Units{0, 5, 6});
+  CHECK(kept({.kept = 0.6, .multiple = 3})[0].size() == 6);   // 4.8: nearest
+  CHECK(kept({.kept = 0.01, .multiple = 4})[0].size() == 4);  // at least one block
+  CHECK(kept({.kept = 1, .multiple = 3})[0].size() == 6);     // no incomplete block
+  CHECK(kept({.kept = 1, .multiple = 32})[0].size() == 8);    // shorter than a block: all
+  const auto global = kept({.kept = 0.5, .is_global = true});
   CHECK(global[0] == Units{0, 5, 6});  // the 8 best of 16: 50 40 30 20 10 9 9 5
   CHECK(global[1] == Units{0, 1, 2, 3, 4});
-  CHECK(!keep_best(scores, {.ratio = 0}));
-  CHECK(!keep_best(scores, {.ratio = 0.5, .multiple = 0}));
-  CHECK(!keep_best({{1, NAN}}, {.ratio = 0.5}));
+  CHECK(!keep_best(scores, {.kept = 0}));
+  CHECK(!keep_best(scores, {.kept = 0.5, .multiple = 0}));
+  CHECK(!keep_best({{1, NAN}}, {.kept = 0.5}));
   CHECK(*keep_layers(std::vector<double>{.3, .1, .2}, 2) == Units{0, 2});
   CHECK(!keep_layers(std::vector<double>{.3, .1, .2}, 4));
 
   // Counts of the bundled model: 30 % of 512 in blocks of 32.
-  CHECK(keep_best({std::vector<double>(512, 1.0)}, {.ratio = 0.7, .multiple = 32})->at(0).size() ==
+  CHECK(keep_best({std::vector<double>(512, 1.0)}, {.kept = 0.7, .multiple = 32})->at(0).size() ==
         352);
 }
 
@@ -347,7 +347,7 @@ TEST_CASE("a vocabulary without unused tokens cuts text as before, and predicts 
   const auto tokens = close_tokens(*file, used);
   REQUIRE_MESSAGE(tokens, test::why(tokens));
   CHECK(tokens->size() < 420);  // of 512, 256 of which are bytes
-  Keep keep;
+  PruneKeep keep;
   keep.tokens = *tokens;
   const auto bytes = pruned(*file, keep);
   const io::Gguf small = parse(bytes);
@@ -460,7 +460,7 @@ TEST_CASE("what stands beside the rows of tokens is cut with them") {
   const auto ids = tokenizer->encode("turn the lights off in the kitchen");
   const auto tokens = close_tokens(*file, *ids);
   REQUIRE_MESSAGE(tokens, test::why(tokens));
-  Keep keep;
+  PruneKeep keep;
   keep.tokens = *tokens;
   const auto same_logits = [&](const io::Gguf& in) {
     const auto bytes = pruned(in, keep);
@@ -491,10 +491,20 @@ TEST_CASE("what stands beside the rows of tokens is cut with them") {
   REQUIRE(parse(*int8).find_tensor(output + ".scales") != nullptr);
   REQUIRE(parse(*int8).find_tensor(output + ".input_zero") != nullptr);
   same_logits(parse(*int8));
-  // Factors.
+  // Factors, of an output that is not tied.
+  io::GgufWriter untied;
+  untied.copy_metadata(*file);
+  for (const io::GgufTensor& tensor : file->tensors()) untied.add_tensor(*file, tensor);
+  if (is_tied) {
+    io::GgufTensor head = *file->tensor("token_embd.weight");
+    head.name = "output.weight";
+    untied.add_tensor(*file, head);
+  }
+  const auto untied_bytes = untied.to_bytes();
+  REQUIRE_MESSAGE(untied_bytes, test::why(untied_bytes));
   InlineExecutor alone;
   const auto factored = factor_model(
-      *file,
+      parse(*untied_bytes),
       [&](std::string_view name) -> std::optional<FactorChoice> {
         if (name != "output.weight") return {};
         FactorChoice choice;
@@ -503,10 +513,8 @@ TEST_CASE("what stands beside the rows of tokens is cut with them") {
       },
       alone);
   REQUIRE_MESSAGE(factored, test::why(factored));
-  if (!is_tied) {
-    REQUIRE(parse(*factored).find_tensor("output.factor_a.weight") != nullptr);
-    same_logits(parse(*factored));
-  }
+  REQUIRE(parse(*factored).find_tensor("output.factor_a.weight") != nullptr);
+  same_logits(parse(*factored));
   // What nobody knows is not copied as it is.
   io::GgufWriter writer;
   writer.copy_metadata(*file);
@@ -527,7 +535,7 @@ TEST_CASE("columns of 8-bit codes and of factors: what is beside them is not for
   RandomModel source({.dim = 64, .head_dim = 16, .ffn_dim = 96}, 7);
   const auto bytes = source.gguf();
   const io::Gguf file = parse(bytes);
-  Keep keep;
+  PruneKeep keep;
   keep.neurons = {some(96, 32, 1), some(96, 32, 2)};
   std::vector<ProductInput> inputs = {{"blk.0.ffn_down.weight", {0.05f, 0, false}}};
   const auto int8 = to_static_int8(file, inputs);
@@ -570,7 +578,7 @@ TEST_CASE("what stays whole is not held in memory while a pruned model is writte
   for (const io::GgufTensor& tensor : file->tensors()) n_bytes += tensor.data.size();
   const std::string path =
       (std::filesystem::temp_directory_path() / "nibble_prune_test.gguf").string();
-  Keep keep;
+  PruneKeep keep;
   keep.layers = {0, 2};
   const long long before = allocated_bytes();
   long long held = 0;
@@ -589,11 +597,11 @@ TEST_CASE("what cannot be pruned is an error that says why") {
   RandomModel source(shape_of_test(), 5);
   const auto bytes = source.gguf();
   const io::Gguf file = parse(bytes);
-  const auto why = [](const io::Gguf& in, const Keep& keep) {
+  const auto why = [](const io::Gguf& in, const PruneKeep& keep) {
     const auto result = prune_model(in, keep);
     return result ? std::string() : result.error().message;
   };
-  Keep keep;
+  PruneKeep keep;
   keep.neurons = {{0}, {1}};
   CHECK(why(file, keep).find("there are 3") != std::string::npos);
   keep.neurons = {{0}, {1}, {80}};

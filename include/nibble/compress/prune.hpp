@@ -32,7 +32,7 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
 // What stays, as ascending numbers of the source model.
-struct Keep {
+struct PruneKeep {
   // For each layer of the source (also for those that go); empty: all.
   std::vector<std::vector<Index>> neurons;
   std::vector<std::vector<Index>> kv_groups;
@@ -155,7 +155,7 @@ Result<void> check_kept(std::span<const T> kept, Index n, const std::string& wha
 // Writes what stays.
 class Pruner {
  public:
-  Pruner(const io::Gguf& file, const Keep& keep, io::GgufWriter& writer)
+  Pruner(const io::Gguf& file, const PruneKeep& keep, io::GgufWriter& writer)
       : file_(file), keep_(keep), writer_(writer) {}
 
   Result<void> run() {
@@ -273,16 +273,11 @@ class Pruner {
 
   Result<void> add(const io::GgufTensor& tensor) {
     if (!tensor.name.starts_with("blk.")) return add_outer(tensor);
-    std::string_view rest = tensor.name.substr(4);
-    Index layer = 0;
-    std::size_t digits = 0;
-    while (digits < rest.size() && digits < 6 && rest[digits] >= '0' && rest[digits] <= '9') {
-      layer = layer * 10 + (rest[digits++] - '0');
+    std::string_view rest;
+    const Index layer = layer_of(tensor.name, &rest);
+    if (layer < 0 || layer >= shape_.n_layers) {
+      return Error{Errc::malformed, place_in_messages(file_, tensor.name) + ": of no layer"};
     }
-    if (digits == 0 || digits >= rest.size() || rest[digits] != '.' || layer >= shape_.n_layers) {
-      return Error{Errc::malformed, where(file_, tensor.name) + ": of no layer"};
-    }
-    rest.remove_prefix(digits + 1);
     const auto kept = std::lower_bound(layers_.begin(), layers_.end(), layer);
     if (kept == layers_.end() || *kept != layer) return ok();
     const std::string name = layer_tensor(Index{kept - layers_.begin()}, rest);
@@ -337,13 +332,13 @@ class Pruner {
   }
 
   Error unknown(const io::GgufTensor& tensor) const {
-    return {Errc::unsupported, where(file_, tensor.name) +
+    return {Errc::unsupported, place_in_messages(file_, tensor.name) +
                                    ": which part of it belongs to a neuron, head or token is not "
                                    "known here"};
   }
   Result<void> check_length(const io::GgufTensor& tensor, std::uint64_t has, Index expected) const {
     if (has == static_cast<std::uint64_t>(expected)) return ok();
-    return Error{Errc::malformed, where(file_, tensor.name) + ": " + to_text(has) +
+    return Error{Errc::malformed, place_in_messages(file_, tensor.name) + ": " + to_text(has) +
                                       " channels, but metadata says " + to_text(expected)};
   }
   Result<NewTensor> rows(const io::GgufTensor& tensor, std::span<const Index> kept, Index n) const {
@@ -374,7 +369,7 @@ class Pruner {
   }
 
   const io::Gguf& file_;
-  const Keep& keep_;
+  const PruneKeep& keep_;
   io::GgufWriter& writer_;
   DecoderShape shape_;
   std::vector<Index> layers_;
@@ -382,7 +377,7 @@ class Pruner {
 
 // Calls finish(writer) with a writer of the pruned model.
 template <class Finish>
-auto prune(const io::Gguf& file, const Keep& keep, Finish finish)
+auto prune(const io::Gguf& file, const PruneKeep& keep, Finish finish)
     -> decltype(finish(std::declval<const io::GgufWriter&>())) {
   io::GgufWriter writer;
   Pruner pruner(file, keep, writer);
@@ -397,7 +392,8 @@ auto prune(const io::Gguf& file, const Keep& keep, Finish finish)
 // architecture, a tensor, a tokenizer that cannot lose tokens, packed weights), invalid_argument
 // (numbers to keep that are not ascending or do not exist, a layer that would keep none), malformed
 // (shapes that are not those of the metadata), those of reading and writing.
-inline Result<void> prune_model(const io::Gguf& file, const Keep& keep, const std::string& path) {
+inline Result<void> prune_model(const io::Gguf& file, const PruneKeep& keep,
+                                const std::string& path) {
   return catch_out_of_memory([&] {
     return detail::prune(file, keep,
                          [&](const io::GgufWriter& writer) { return writer.write(path); });
@@ -405,7 +401,7 @@ inline Result<void> prune_model(const io::Gguf& file, const Keep& keep, const st
 }
 
 // The same, to memory.
-inline Result<std::vector<std::byte>> prune_model(const io::Gguf& file, const Keep& keep) {
+inline Result<std::vector<std::byte>> prune_model(const io::Gguf& file, const PruneKeep& keep) {
   return catch_out_of_memory([&] {
     return detail::prune(file, keep,
                          [](const io::GgufWriter& writer) { return writer.to_bytes(); });

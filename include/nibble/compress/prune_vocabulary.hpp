@@ -201,7 +201,7 @@ inline bool is_token_key(std::string_view key) noexcept {
 
 // The tokens that stay if those in `used` do (any order, repeated or not): also those with a role,
 // those that the tokenizer needs for any text, and those from which others are merged. Ascending,
-// for Keep::tokens. Errors: unsupported (a tokenizer that cannot lose tokens), malformed,
+// for PruneKeep::tokens. Errors: unsupported (a tokenizer that cannot lose tokens), malformed,
 // invalid_argument (a token that does not exist).
 inline Result<std::vector<std::int32_t>> close_tokens(const io::Gguf& file,
                                                       std::span<const std::int32_t> used) {
