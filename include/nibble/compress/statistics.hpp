@@ -22,7 +22,10 @@
 #include "nibble/core/view.hpp"
 #include "nibble/io/byte_reader.hpp"
 #include "nibble/io/gguf.hpp"
+#include "nibble/kernels/pass.hpp"
+#include "nibble/kernels/second_moments.hpp"
 #include "nibble/model/slot.hpp"
+#include "nibble/simd/dispatch.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
@@ -45,9 +48,8 @@ class InputStatistics {
   }
 
   // Adds rows (m, k), contiguous each. `executor` computes second moments in parallel. Sums are
-  // doubles; of second moments, sums over kBlock rows of a call are floats, and those are added as
-  // doubles: relative to Σ |xᵢ xⱼ| the error is below kBlock · 2⁻²³, unless products overflow or
-  // are too small to be normal numbers.
+  // doubles, except those of a few rows in second moments: kernels::AddSecondMoments says how much
+  // they err.
   void add(MatrixView<const float> rows, Executor* executor = nullptr) noexcept {
     NIBBLE_ASSERT(rows.extent(1) == k_ && (k_ < 2 || rows.stride(1) == 1));
     const Index m = rows.extent(0);
@@ -159,9 +161,6 @@ class InputStatistics {
   }
 
  private:
-  static constexpr Index kBlock = 16;   // rows whose products are summed as floats
-  static constexpr Index kPiece = 256;  // columns of a row of moments at a time
-
   struct Channel {
     double sum = 0, sum_squares = 0, sum_sizes = 0;
     float smallest = kInfinity, largest = -kInfinity;
@@ -189,34 +188,17 @@ class InputStatistics {
   }
 
   void add_moments(MatrixView<const float> rows, Executor* executor) noexcept {
-    constexpr Index kRowsOfTask = 32;
+    constexpr Index kColumns = kernels::AddSecondMoments::kColumns;
+    const auto run = simd::kernel<kernels::AddSecondMoments>();
     const auto task = [&](Index t, Index) {
-      const Index end = (std::min)(k_, (t + 1) * kRowsOfTask);
-      for (Index first = 0; first < rows.extent(0); first += kBlock) {
-        const Index n = (std::min)(kBlock, rows.extent(0) - first);
-        for (Index i = t * kRowsOfTask; i < end; ++i) add_moment_row(rows, first, n, i);
-      }
+      run(rows.data(), rows.stride(0), rows.extent(0), k_, t * kColumns,
+          (std::min)(k_, (t + 1) * kColumns), values(moments_));
     };
-    const Index n_tasks = (k_ + kRowsOfTask - 1) / kRowsOfTask;
+    const Index n_tasks = (k_ + kColumns - 1) / kColumns;
     if (executor != nullptr) {
       executor->parallel_for(n_tasks, task);
     } else {
       for (Index t = 0; t < n_tasks; ++t) task(t, 0);
-    }
-  }
-  // Adds the products of column i with those from i on, over n rows.
-  void add_moment_row(MatrixView<const float> rows, Index first, Index n, Index i) noexcept {
-    double* const moments = values(moments_) + place(i, i) - i;  // of column j at j
-    for (Index begin = i; begin < k_; begin += kPiece) {
-      const Index length = (std::min)(kPiece, k_ - begin);
-      float sums[kPiece] = {};
-      for (Index r = first; r < first + n; ++r) {
-        const float* const x = rows.data() + r * rows.stride(0);
-        const float factor = x[i];
-        const float* const other = x + begin;
-        for (Index j = 0; j < length; ++j) sums[j] += factor * other[j];
-      }
-      for (Index j = 0; j < length; ++j) moments[begin + j] += static_cast<double>(sums[j]);
     }
   }
 

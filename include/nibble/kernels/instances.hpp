@@ -20,6 +20,7 @@
 #include "nibble/kernels/quantize_rows.hpp"
 #include "nibble/kernels/quantize_static.hpp"
 #include "nibble/kernels/rope.hpp"
+#include "nibble/kernels/second_moments.hpp"
 #include "nibble/kernels/softmax.hpp"
 #include "nibble/kernels/which.hpp"
 #include "nibble/quant/format.hpp"
@@ -82,6 +83,7 @@ NIBBLE_INSTANCE(kernels::ToF32<f16>)
 NIBBLE_INSTANCE(kernels::ToF32<bf16>)
 
 NIBBLE_INSTANCE(kernels::Add)
+NIBBLE_INSTANCE(kernels::AddSecondMoments)
 NIBBLE_INSTANCE(kernels::ApplyDropout)
 NIBBLE_INSTANCE(kernels::ArgMax)
 NIBBLE_INSTANCE(kernels::BlockSums<32>)
