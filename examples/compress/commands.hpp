@@ -154,14 +154,14 @@ inline nibble::Result<void> prune(const PruneOptions& o) {
     NIBBLE_CHECK(compress::check_imatrix(read, file));
     imatrix = std::move(read);
   }
-  compress::Keep keep;
+  compress::PruneKeep keep;
   const auto choose = [&](double part, compress::PruneUnit unit, nibble::Index multiple,
                           std::vector<std::vector<nibble::Index>>& kept) -> nibble::Result<void> {
     if (part <= 0) return nibble::ok();
     NIBBLE_TRY(scores, unit_scores(file, shape, unit, imatrix ? &*imatrix : nullptr));
     NIBBLE_TRY(best,
                compress::keep_best(
-                   scores, {.ratio = 1 - part, .is_global = o.is_global, .multiple = multiple}));
+                   scores, {.kept = 1 - part, .is_global = o.is_global, .multiple = multiple}));
     kept = std::move(best);
     return nibble::ok();
   };

@@ -35,7 +35,7 @@ struct Numbers {
 ActivationRange range_of(const Numbers& n, const RangeOptions& options) {
   const auto r = activation_range(n.observed(), options);
   REQUIRE_MESSAGE(r, test::why(r));
-  CHECK(r->is_unsigned == options.is_unsigned);
+  CHECK(r->scale.is_unsigned == options.is_unsigned);
   return *r;
 }
 
@@ -63,11 +63,11 @@ std::vector<float> sample(Kind kind, std::size_t n, std::uint32_t seed) {
 double true_error(const std::vector<float>& x, const ActivationRange& r) {
   double sum = 0;
   for (const float v : x) {
-    const double scale = static_cast<double>(r.scale);
-    const double low = r.is_unsigned ? 0 : -127, high = r.is_unsigned ? 255 : 127;
+    const double scale = static_cast<double>(r.scale.scale);
+    const double low = r.scale.is_unsigned ? 0 : -127, high = r.scale.is_unsigned ? 255 : 127;
     const double code =
-        std::clamp(std::round(static_cast<double>(v) / scale) + r.zero_point, low, high);
-    const double miss = static_cast<double>(v) - scale * (code - r.zero_point);
+        std::clamp(std::round(static_cast<double>(v) / scale) + r.scale.zero_point, low, high);
+    const double miss = static_cast<double>(v) - scale * (code - r.scale.zero_point);
     sum += miss * miss;
   }
   return sum / static_cast<double>(x.size());
@@ -84,19 +84,19 @@ TEST_CASE("range: min/max holds all numbers, with the finest steps") {
     CAPTURE(static_cast<int>(kind));
     const Numbers n(sample(kind, 5000, 1));
     const ActivationRange s = range_of(n, {RangeMethod::min_max});
-    CHECK(near(static_cast<double>(s.scale),
+    CHECK(near(static_cast<double>(s.scale.scale),
                std::fmax(-static_cast<double>(n.low), static_cast<double>(n.high)) / 127, 1e-6));
-    CHECK(s.zero_point == 0);
+    CHECK(s.scale.zero_point == 0);
     CHECK(s.clipped == 0);
     const ActivationRange u = range_of(n, {RangeMethod::min_max, true});
     const double low = std::fmin(0, n.low), high = std::fmax(0, n.high);
-    CHECK(near(static_cast<double>(u.scale), (high - low) / 255, 1e-6));
-    CHECK(u.zero_point == static_cast<int>(std::round(-low / ((high - low) / 255))));
-    CHECK(u.zero_point >= 0);
-    CHECK(u.zero_point <= 255);
+    CHECK(near(static_cast<double>(u.scale.scale), (high - low) / 255, 1e-6));
+    CHECK(u.scale.zero_point == static_cast<int>(std::round(-low / ((high - low) / 255))));
+    CHECK(u.scale.zero_point >= 0);
+    CHECK(u.scale.zero_point <= 255);
     CHECK(u.clipped == 0);
-    CHECK(static_cast<double>(u.low()) <= low + static_cast<double>(u.scale) * 0.501);
-    CHECK(static_cast<double>(u.high()) >= high - static_cast<double>(u.scale) * 0.501);
+    CHECK(static_cast<double>(u.low()) <= low + static_cast<double>(u.scale.scale) * 0.501);
+    CHECK(static_cast<double>(u.high()) >= high - static_cast<double>(u.scale.scale) * 0.501);
     // What the histogram says of the error is what it is (bins are an eighth of a step or less).
     CHECK(near(s.error, true_error(n.x, s), 0.05));
     CHECK(near(u.error, true_error(n.x, u), 0.05));
@@ -122,14 +122,14 @@ TEST_CASE("range: percentiles are those of the sorted numbers, within a bin") {
         return cut < x.size() ? x[x.size() - 1 - cut] : 0.0;
       };
       const RangeOptions options{RangeMethod::percentile, false, percentile};
-      const double scale = static_cast<double>(range_of(n, options).scale);
+      const double scale = static_cast<double>(range_of(n, options).scale.scale);
       const double expected = bound(sizes, 1);
       CHECK(scale * 127 >= expected * (1 - 1e-6));
       CHECK(scale * 127 <= expected + bin);
       const ActivationRange u = range_of(n, {RangeMethod::percentile, true, percentile});
       const double width = bound(above, 0.5) + bound(below, 0.5);
-      CHECK(static_cast<double>(u.scale) * 255 >= width * (1 - 1e-6));
-      CHECK(static_cast<double>(u.scale) * 255 <= width + 2 * bin);
+      CHECK(static_cast<double>(u.scale.scale) * 255 >= width * (1 - 1e-6));
+      CHECK(static_cast<double>(u.scale.scale) * 255 <= width + 2 * bin);
       CHECK(range_of(n, options).clipped <= 1 - percentile / 100 + 1e-12);
     }
   }
@@ -196,12 +196,36 @@ TEST_CASE("range: KL finds the least divergence of all candidates") {
       const double high = std::fmin(std::fmax(n.high, 0.0f), bound);
       const double expected =
           is_unsigned ? (high - low) / 255 : std::fmin(std::fmax(-n.low, n.high), bound) / 127;
-      CHECK(near(static_cast<double>(r.scale), expected, 1e-6));
+      CHECK(near(static_cast<double>(r.scale.scale), expected, 1e-6));
+    }
+  }
+  // A tail whose bins all hold numbers: what is beyond a candidate counts. Fewer and fewer numbers,
+  // or some bins that have many more than their neighbours.
+  for (const double decay : {0.0, 50.0, 150.0, 400.0}) {
+    CAPTURE(decay);
+    std::vector<double> sizes;
+    std::vector<Scalar<double>> counts;
+    for (int i = 0; i < 2048; ++i) {
+      const double uneven = 2 + (i < 600 ? i * 7919 % 13 : 0) + (i % 97 == 0 ? 50 : 0);
+      sizes.push_back(decay > 0 ? std::floor(400 * std::exp(-i / decay)) : uneven);
+      counts.push_back({sizes.back()});
+    }
+    for (const std::size_t n_levels : {128u, 256u}) {
+      double least = INFINITY;
+      std::size_t best = 0;
+      for (std::size_t t = n_levels; t <= sizes.size() && sizes[t - 1] > 0; ++t) {
+        const double kl = divergence(sizes, t, n_levels);
+        if (kl < least - 1e-12) {
+          least = kl;
+          best = t;
+        }
+      }
+      CHECK(compress::detail::least_divergent_bins(counts, n_levels) == best);
     }
   }
   // It clips outliers.
   const Numbers n(sample(Kind::outliers, 50000, 4));
-  CHECK(range_of(n, {RangeMethod::kl}).scale < 0.5f * range_of(n, {}).scale);
+  CHECK(range_of(n, {RangeMethod::kl}).scale.scale < 0.5f * range_of(n, {}).scale.scale);
 }
 
 TEST_CASE("range: MSE comes as near to the best range as a fine search") {
@@ -212,16 +236,16 @@ TEST_CASE("range: MSE comes as near to the best range as a fine search") {
     double best = INFINITY, best_unsigned = INFINITY;
     for (int i = 1; i <= 400; ++i) {
       ActivationRange r;
-      r.scale = static_cast<float>(std::fmax(-low, high) / 127 * i / 400);
+      r.scale.scale = static_cast<float>(std::fmax(-low, high) / 127 * i / 400);
       best = std::fmin(best, true_error(n.x, r));
     }
     for (int i = 1; i <= 50; ++i) {
       for (int j = 1; j <= 50; ++j) {
         const double from = low * i / 50, to = high * j / 50;
         ActivationRange r;
-        r.is_unsigned = true;
-        r.scale = static_cast<float>((to - from) / 255);
-        r.zero_point = static_cast<int>(std::round(-from / ((to - from) / 255)));
+        r.scale.is_unsigned = true;
+        r.scale.scale = static_cast<float>((to - from) / 255);
+        r.scale.zero_point = static_cast<int>(std::round(-from / ((to - from) / 255)));
         best_unsigned = std::fmin(best_unsigned, true_error(n.x, r));
       }
     }
@@ -236,7 +260,7 @@ TEST_CASE("range: MSE comes as near to the best range as a fine search") {
     // A scale that is off by a few percent is worse: the measure sees it.
     if (kind == Kind::normal) {
       ActivationRange off = range_of(n, {RangeMethod::min_max});
-      off.scale *= 0.5f;
+      off.scale.scale *= 0.5f;
       CHECK(true_error(n.x, off) > s.error);
     }
   }
@@ -258,11 +282,11 @@ TEST_CASE("range: numbers that are all alike, all zero, very small or very large
               std::fabs(static_cast<double>(one)) / (is_unsigned ? 500 : 250));
       }
       const ActivationRange zero = range_of(Numbers(std::vector<float>(3)), options);
-      CHECK(zero.scale == kMinRangeScale);
-      CHECK(zero.zero_point == 0);
+      CHECK(zero.scale.scale == quant::kMinStaticScale);
+      CHECK(zero.scale.zero_point == 0);
       CHECK(zero.error == 0);
       const Numbers tiny({1e-42f, -1e-40f});
-      CHECK(range_of(tiny, options).scale >= kMinRangeScale);
+      CHECK(range_of(tiny, options).scale.scale >= quant::kMinStaticScale);
 
       const auto message = [&](const Numbers& n) {
         return test::why(activation_range(n.observed(), options));

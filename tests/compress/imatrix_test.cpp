@@ -386,6 +386,32 @@ TEST_CASE("imatrix: merging adds sums and counts") {
   CHECK(!merge(m, other));
 }
 
+TEST_CASE("imatrix: counts that do not go with values are refused by a merge") {
+  const Imatrix before = small();
+  const std::vector<ImatrixEntry> bad = {
+      entry("blk.0.attn_q.weight", {1, 2, 3, 4}, {1, 1, 1}),        // they do not divide them
+      entry("blk.0.attn_q.weight", {1, 2, 3, 4}, {1, 1, 1, 1, 1}),  // more than values
+      entry("blk.0.attn_q.weight", {1, 2, 3, 4}, {}),
+      entry("blk.0.attn_q.weight", {1, -2, 3, 4}, {1}),
+      entry("another", {1, 2, 3, 4}, {1, 1, 1}),
+      entry("another", {}, {})};
+  for (const ImatrixEntry& e : bad) {
+    Imatrix m = before, other = before;
+    other.entries = {e};
+    const auto added = merge(m, other);
+    REQUIRE(!added);
+    CHECK(added.error().code == Errc::invalid_argument);
+    CHECK(test::why(added).find("'" + e.name + "'") != std::string::npos);
+    CHECK(equal(m, before));
+    Imatrix into = other;
+    CHECK(!merge(into, before));
+    // Nothing is known of its values.
+    if (e.counts.size() > 4 || e.counts.empty()) CHECK(e.mean_square(0) == 1.0f);
+  }
+  CHECK(entry("a", {2, 4, 6}, {2}).mean_square(2) == 3.0f);
+  CHECK(entry("a", {2, 4, 6, 8}, {2, 4}).mean_square(2) == 1.5f);
+}
+
 TEST_CASE("imatrix: of this model or of another") {
   const auto path = test::data_path("models/stories260K/stories260K.gguf");
   if (!path) return;

@@ -11,6 +11,7 @@
 #include "doctest/doctest.h"
 #include "generate/home_model.hpp"
 #include "model/reference_of.hpp"
+#include "nibble/compress/factor_model.hpp"
 #include "nibble/compress/imatrix.hpp"
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/model/gpt2.hpp"
@@ -426,6 +427,117 @@ TEST_CASE("observe: bad input") {
   std::memcpy(&*at, &nan, sizeof(nan));
   about(observe(model_of(broken), tokens, {.context = 8}), Errc::malformed,
         "the input of 'blk.0.attn_output.weight' has numbers that are not finite");
+}
+
+TEST_CASE("observe: an error is final, and nothing that is not finite is counted") {
+  test::RandomModel random({}, 8);
+  const std::vector<std::byte> bytes = random.gguf();
+  const Model model = model_of(bytes);
+  const auto tokens = random.tokens(24);
+  const std::span<const std::int32_t> all(tokens);
+
+  // The second step of the second chunk fails: its first step has been counted.
+  std::vector<std::int32_t> wrong = tokens;
+  wrong[13] = 37;
+  Observation observation = must(Observation::create(model, {.context = 8, .max_step_tokens = 4}));
+  const Result<void> failed = observation.add(wrong);
+  REQUIRE(!failed);
+  CHECK(observation.n_chunks() == 1);
+  const Result<void> again = observation.add(all.first(16));
+  CHECK(test::why(again) == test::why(failed));
+  CHECK(observation.n_chunks() == 1);
+  CHECK(test::why(std::move(observation).finish()) == test::why(failed));
+
+  // Numbers that are not finite come with the second chunk: a weight of one token's embedding.
+  std::vector<std::byte> broken = bytes;
+  const io::Gguf file = must(io::Gguf::parse(buffer_of(bytes), "model"));
+  const std::span<const std::byte> data = must(file.tensor("token_embd.weight")).data;
+  const auto at = std::search(broken.begin(), broken.end(), data.begin(), data.end());
+  REQUIRE(at != broken.end());
+  const float infinite = INFINITY;
+  const std::int32_t bad_token = 5;
+  std::memcpy(&*(at + bad_token * std::ptrdiff_t(data.size() / 37)), &infinite, sizeof(infinite));
+  std::vector<std::int32_t> good(24, 3);
+  Observation other =
+      must(Observation::create(model_of(broken), {.context = 8, .max_step_tokens = 4}));
+  REQUIRE(other.add(std::span(good).first(8)));
+  good[9] = bad_token;
+  const Result<void> not_finite = other.add(std::span(good).subspan(8));
+  REQUIRE(!not_finite);
+  CHECK(not_finite.error().code == Errc::malformed);
+  CHECK(test::why(other.add(std::span(good).first(8))) == test::why(not_finite));
+  CHECK(test::why(std::move(other).finish()) == test::why(not_finite));
+
+  // What the callback itself does: rows that are not finite leave no trace.
+  compress::detail::Gathering gathering(model);
+  const auto k = static_cast<std::size_t>(model.config().dim);
+  std::vector<float> rows(2 * k, 1.0f);
+  const std::size_t slots[] = {static_cast<std::size_t>(Slot::attn_q)};
+  const MatrixView<const float> view(rows.data(), 2, static_cast<Index>(k));
+  gathering.add(slots, 0, view);
+  REQUIRE(gathering.check());
+  for (const float bad : {std::nanf(""), INFINITY, -INFINITY}) {
+    gathering.has_error = false;
+    rows[k + 1] = bad;
+    gathering.add(slots, 0, view);
+    CHECK(test::why(gathering.check()).find("'blk.0.attn_q.weight'") != std::string::npos);
+    CHECK(gathering.inputs.at(0).n_rows() == 2);
+    CHECK(gathering.inputs.at(0).histogram().n_not_finite() == 0);
+  }
+}
+
+TEST_CASE("observe: matrices of factors have statistics by their product's name") {
+  test::ModelShape shape;
+  shape.dim = 64;
+  shape.head_dim = 16;
+  shape.ffn_dim = 96;
+  test::RandomModel random(shape, 10);
+  const std::vector<std::byte> bytes = random.gguf();
+  const io::Gguf file = must(io::Gguf::parse(buffer_of(bytes), "model"));
+  const auto tokens = random.tokens(32);
+  InlineExecutor alone;
+  for (const bool has_base : {false, true}) {
+    CAPTURE(has_base);
+    const auto choose = [&](std::string_view name) -> std::optional<FactorChoice> {
+      if (name != "output.weight" && name.find("ffn_") == name.npos) return {};
+      if (name.find("norm") != name.npos) return {};
+      FactorChoice choice;
+      choice.rank.rank = 32;
+      if (has_base) choice.base = Format::q4_0;
+      return choice;
+    };
+    const auto factored_bytes = must(factor_model(file, choose, alone));
+    const io::Gguf factored = must(io::Gguf::parse(buffer_of(factored_bytes), "factored"));
+    const Statistics s = must(observe(model_of(factored_bytes), tokens, {.context = 16}));
+    CHECK(s.entries().size() == 2 * 7 + 1);
+    CHECK(s.find("output.weight") != nullptr);
+    CHECK(s.find("blk.1.ffn_down.weight")->k() == 96);
+    CHECK(test::why(s.check_model(factored)) == "");
+    Imatrix m = must(imatrix_of(s, "text", 2, 16));
+    CHECK(test::why(check_imatrix(m, factored)) == "");
+    // Neither is one of them missing, nor has another length.
+    const std::string gone = "blk.1.ffn_down.weight";
+    std::erase_if(m.entries, [&](const ImatrixEntry& e) { return e.name == gone; });
+    CHECK(!check_imatrix(m, factored));
+    m = must(imatrix_of(s, "text", 2, 16));
+    for (ImatrixEntry& e : m.entries) {
+      if (e.name == gone) e.sum_squares.pop_back();
+    }
+    CHECK(test::why(check_imatrix(m, factored)).find("its statistics 95") != std::string::npos);
+  }
+}
+
+TEST_CASE("observe: layers that share a tensor are refused") {
+  test::RandomModel random({}, 11);
+  const std::vector<std::byte> bytes = random.gguf();
+  const io::Gguf file = must(io::Gguf::parse(buffer_of(bytes), "model"));
+  const SharedPair pairs[] = {{"blk.1.ffn_up.weight", "blk.0.ffn_up.weight"}};
+  const Model shared = model_of(must(share_tensors(file, pairs)));
+  const auto refused = Observation::create(shared, {.context = 16});
+  REQUIRE(!refused);
+  CHECK(refused.error().code == Errc::unsupported);
+  CHECK(test::why(refused).find("'blk.0.ffn_up.weight' and 'blk.1.ffn_up.weight' share one") !=
+        std::string::npos);
 }
 
 TEST_CASE("observers: the engine keeps the callables") {

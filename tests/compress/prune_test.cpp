@@ -7,15 +7,20 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <filesystem>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "allocation_counter.hpp"
 #include "doctest/doctest.h"
 #include "model/reference_of.hpp"
+#include "nibble/compress/factor_model.hpp"
+#include "nibble/compress/static_int8.hpp"
 #include "nibble/generate/session.hpp"
 #include "nibble/model/model.hpp"
 #include "nibble/nibble.hpp"
+#include "nibble/text/byte_characters.hpp"
 #include "nibble/text/tokenizer.hpp"
 #include "why.hpp"
 
@@ -44,7 +49,7 @@ io::Gguf parse(std::span<const std::byte> bytes) {
   return *std::move(file);
 }
 
-std::vector<std::byte> pruned(const io::Gguf& file, const Keep& keep) {
+std::vector<std::byte> pruned(const io::Gguf& file, const PruneKeep& keep) {
   auto bytes = prune_model(file, keep);
   REQUIRE_MESSAGE(bytes, test::why(bytes));
   return *std::move(bytes);
@@ -55,7 +60,7 @@ bool has(const std::vector<Index>& units, std::size_t unit) {
 }
 
 // Switches off what `keep` leaves out. A layer without outputs adds nothing.
-void switch_off(test::Reference& reference, const ModelShape& s, const Keep& keep) {
+void switch_off(test::Reference& reference, const ModelShape& s, const PruneKeep& keep) {
   const auto zero = [&](const std::string& name, std::size_t k, auto is_off, bool by_row) {
     auto& w = reference.tensors.at(name);
     for (std::size_t i = 0; i < w.size(); ++i) {
@@ -87,7 +92,7 @@ void switch_off(test::Reference& reference, const ModelShape& s, const Keep& kee
   }
 }
 
-void check_pruned(const Keep& keep, unsigned seed) {
+void check_pruned(const PruneKeep& keep, unsigned seed) {
   RandomModel source(shape_of_test(), seed);
   const auto bytes = source.gguf();
   const auto small = pruned(parse(bytes), keep);
@@ -134,7 +139,7 @@ std::string bundled() {
 }  // namespace
 
 TEST_CASE("a pruned model is the whole one with the same parts switched off") {
-  Keep neurons, groups, layers, all, unequal;
+  PruneKeep neurons, groups, layers, all, unequal;
   for (unsigned l = 0; l < 3; ++l) {
     neurons.neurons.push_back(some(80, 48, l));
     groups.kv_groups.push_back(some(3, 2, l));
@@ -146,7 +151,7 @@ TEST_CASE("a pruned model is the whole one with the same parts switched off") {
   all.kv_groups = groups.kv_groups;
   all.layers = {1, 2};
   unsigned seed = 1;
-  for (const Keep* keep : {&neurons, &groups, &layers, &all, &unequal}) {
+  for (const PruneKeep* keep : {&neurons, &groups, &layers, &all, &unequal}) {
     CAPTURE(seed);
     check_pruned(*keep, seed++);
   }
@@ -156,7 +161,7 @@ TEST_CASE("metadata of a pruned model") {
   RandomModel source(shape_of_test(), 9);
   const auto bytes = source.gguf();
   const io::Gguf file = parse(bytes);
-  Keep keep;
+  PruneKeep keep;
   for (unsigned l = 0; l < 3; ++l) {
     keep.neurons.push_back(some(80, 32, l));
     keep.kv_groups.push_back(some(3, 2, l));
@@ -185,7 +190,7 @@ TEST_CASE("metadata of a pruned model") {
   const auto shape = decoder_shape(per_layer);
   REQUIRE_MESSAGE(shape, test::why(shape));
   CHECK(shape->ffn == std::vector<Index>{32, 31, 32});
-  Keep again;
+  PruneKeep again;
   again.layers = {1};
   const auto one = pruned(per_layer, again);
   CHECK(*parse(one).get_u64("llama.feed_forward_length") == 31);
@@ -258,24 +263,24 @@ TEST_CASE("what is kept: the best, in counts of whole blocks") {
     return *std::move(result);
   };
   using Units = std::vector<Index>;
-  CHECK(kept({.ratio = 0.5})[0] == Units{0, 2, 5, 6});
-  CHECK(kept({.ratio = 0.5})[1] == Units{0, 2, 3, 4});
-  CHECK(kept({.ratio = 0.5, .multiple = 3})[0] == Units{0, 5, 6});
-  CHECK(kept({.ratio = 0.6, .multiple = 3})[0].size() == 6);   // 4.8: nearest
-  CHECK(kept({.ratio = 0.01, .multiple = 4})[0].size() == 4);  // at least one block
-  CHECK(kept({.ratio = 1, .multiple = 3})[0].size() == 6);     // no incomplete block
-  CHECK(kept({.ratio = 1, .multiple = 32})[0].size() == 8);    // shorter than a block: all
-  const auto global = kept({.ratio = 0.5, .is_global = true});
+  CHECK(kept({.kept = 0.5})[0] == Units{0, 2, 5, 6});
+  CHECK(kept({.kept = 0.5})[1] == Units{0, 2, 3, 4});
+  CHECK(kept({.kept = 0.5, .multiple = 3})[0] == Units{0, 5, 6});
+  CHECK(kept({.kept = 0.6, .multiple = 3})[0].size() == 6);   // 4.8: nearest
+  CHECK(kept({.kept = 0.01, .multiple = 4})[0].size() == 4);  // at least one block
+  CHECK(kept({.kept = 1, .multiple = 3})[0].size() == 6);     // no incomplete block
+  CHECK(kept({.kept = 1, .multiple = 32})[0].size() == 8);    // shorter than a block: all
+  const auto global = kept({.kept = 0.5, .is_global = true});
   CHECK(global[0] == Units{0, 5, 6});  // the 8 best of 16: 50 40 30 20 10 9 9 5
   CHECK(global[1] == Units{0, 1, 2, 3, 4});
-  CHECK(!keep_best(scores, {.ratio = 0}));
-  CHECK(!keep_best(scores, {.ratio = 0.5, .multiple = 0}));
-  CHECK(!keep_best({{1, NAN}}, {.ratio = 0.5}));
+  CHECK(!keep_best(scores, {.kept = 0}));
+  CHECK(!keep_best(scores, {.kept = 0.5, .multiple = 0}));
+  CHECK(!keep_best({{1, NAN}}, {.kept = 0.5}));
   CHECK(*keep_layers(std::vector<double>{.3, .1, .2}, 2) == Units{0, 2});
   CHECK(!keep_layers(std::vector<double>{.3, .1, .2}, 4));
 
   // Counts of the bundled model: 30 % of 512 in blocks of 32.
-  CHECK(keep_best({std::vector<double>(512, 1.0)}, {.ratio = 0.7, .multiple = 32})->at(0).size() ==
+  CHECK(keep_best({std::vector<double>(512, 1.0)}, {.kept = 0.7, .multiple = 32})->at(0).size() ==
         352);
 }
 
@@ -342,7 +347,7 @@ TEST_CASE("a vocabulary without unused tokens cuts text as before, and predicts 
   const auto tokens = close_tokens(*file, used);
   REQUIRE_MESSAGE(tokens, test::why(tokens));
   CHECK(tokens->size() < 420);  // of 512, 256 of which are bytes
-  Keep keep;
+  PruneKeep keep;
   keep.tokens = *tokens;
   const auto bytes = pruned(*file, keep);
   const io::Gguf small = parse(bytes);
@@ -376,15 +381,227 @@ TEST_CASE("a vocabulary without unused tokens cuts text as before, and predicts 
   CHECK(!close_tokens(*file, std::vector<std::int32_t>{512}));
 }
 
+namespace {
+
+// The bytes of a byte-level BPE vocabulary with these merges; `file` keeps them.
+io::Gguf merge_vocabulary(const std::vector<std::string>& made,
+                          const std::vector<std::string>& merges, std::vector<std::byte>& bytes) {
+  std::vector<std::string> tokens;
+  for (int byte = 0; byte < 256; ++byte) {
+    const char c = static_cast<char>(byte);
+    text::append_byte_characters(tokens.emplace_back(), {&c, 1});
+  }
+  tokens.insert(tokens.end(), made.begin(), made.end());
+  io::GgufWriter writer;
+  writer.set("general.architecture", std::string_view("llama"));
+  writer.set("tokenizer.ggml.model", std::string_view("gpt2"));
+  writer.set("tokenizer.ggml.pre", std::string_view("gpt-2"));
+  writer.set_array("tokenizer.ggml.tokens", tokens);
+  writer.set_array("tokenizer.ggml.token_type", std::vector<std::int32_t>(tokens.size(), 1));
+  writer.set_array("tokenizer.ggml.merges", merges);
+  auto written = writer.to_bytes();
+  REQUIRE_MESSAGE(written, test::why(written));
+  bytes = *std::move(written);
+  return parse(bytes);
+}
+
+}  // namespace
+
+TEST_CASE("a token that several merges make keeps those that the tokenizer follows") {
+  const std::vector<std::string> made = {"ab", "abc", "cd", "bc"};
+  std::vector<std::byte> bytes;
+  // "ab c" makes abc, since "a b" comes before "b c"; the first in the list, "a bc", never does.
+  const io::Gguf file = merge_vocabulary(made, {"a b", "a bc", "ab c", "c d", "b c"}, bytes);
+  auto tokenizer = text::Tokenizer::from_gguf(file);
+  REQUIRE_MESSAGE(tokenizer, test::why(tokenizer));
+  CHECK(*tokenizer->encode("abcd") == std::vector<std::int32_t>{257, 'd'});
+  // All texts of these letters, with each choice of tokens to use.
+  std::vector<std::string> texts = {""};
+  for (std::size_t i = 0; i < texts.size() && texts[i].size() < 6; ++i) {
+    for (const char c : {'a', 'b', 'c', 'd'}) texts.push_back(texts[i] + c);
+  }
+  for (unsigned choice = 0; choice < 16; ++choice) {
+    CAPTURE(choice);
+    std::vector<std::int32_t> used;
+    for (std::int32_t i = 0; i < 4; ++i) {
+      if (choice >> i & 1) used.push_back(256 + i);
+    }
+    const auto kept = close_tokens(file, used);
+    REQUIRE_MESSAGE(kept, test::why(kept));
+    io::GgufWriter writer;
+    writer.copy_metadata(file);
+    REQUIRE(compress::detail::write_kept_vocabulary(file, *kept, writer));
+    const auto small_bytes = writer.to_bytes();
+    const io::Gguf small_file = parse(*small_bytes);
+    auto small = text::Tokenizer::from_gguf(small_file);
+    REQUIRE_MESSAGE(small, test::why(small));
+    std::size_t n_same = 0, n_other = 0;
+    for (const std::string& one : texts) {
+      const auto ids = tokenizer->encode(one), small_ids = small->encode(one);
+      const bool stays = std::all_of(ids->begin(), ids->end(), [&](std::int32_t id) {
+        return std::binary_search(kept->begin(), kept->end(), id);
+      });
+      if (!stays) continue;
+      std::vector<std::int32_t> back;
+      for (const std::int32_t id : *small_ids)
+        back.push_back((*kept)[static_cast<std::size_t>(id)]);
+      ++(back == *ids ? n_same : n_other);
+    }
+    CHECK(n_other == 0);
+    CHECK(n_same > 100);
+  }
+}
+
+TEST_CASE("what stands beside the rows of tokens is cut with them") {
+  auto file = io::Gguf::open(bundled());
+  REQUIRE_MESSAGE(file, test::why(file));
+  auto tokenizer = text::Tokenizer::from_gguf(*file);
+  REQUIRE_MESSAGE(tokenizer, test::why(tokenizer));
+  const auto ids = tokenizer->encode("turn the lights off in the kitchen");
+  const auto tokens = close_tokens(*file, *ids);
+  REQUIRE_MESSAGE(tokens, test::why(tokens));
+  PruneKeep keep;
+  keep.tokens = *tokens;
+  const auto same_logits = [&](const io::Gguf& in) {
+    const auto bytes = pruned(in, keep);
+    const io::Gguf small = parse(bytes);
+    auto model = Model::from_gguf<graph::AllFormats>(in);
+    auto small_model = Model::from_gguf<graph::AllFormats>(small);
+    REQUIRE_MESSAGE(model, test::why(model));
+    REQUIRE_MESSAGE(small_model, test::why(small_model));
+    auto session = Session::create(*model, {.n_ctx = 64});
+    auto small_session = Session::create(*small_model, {.n_ctx = 64});
+    const auto logits = session->append(*ids);
+    const auto small_logits = small_session->append(
+        *small_model->tokenizer()->encode("turn the lights off in the kitchen"));
+    REQUIRE_MESSAGE(small_logits, test::why(small_logits));
+    REQUIRE(small_logits->extent(1) == static_cast<Index>(tokens->size()));
+    int n_wrong = 0;
+    for (std::size_t i = 0; i < tokens->size(); ++i) {
+      n_wrong += (*small_logits)(0, static_cast<Index>(i)) != (*logits)(0, (*tokens)[i]);
+    }
+    CHECK(n_wrong == 0);
+  };
+  // 8-bit codes with a scale for each row, and a range of the input.
+  const bool is_tied = file->find_tensor("output.weight") == nullptr;
+  const std::string output = is_tied ? "token_embd" : "output";
+  std::vector<ProductInput> inputs = {{output + ".weight", {0.05f, 120, true}}};
+  const auto int8 = to_static_int8(*file, inputs);
+  REQUIRE_MESSAGE(int8, test::why(int8));
+  REQUIRE(parse(*int8).find_tensor(output + ".scales") != nullptr);
+  REQUIRE(parse(*int8).find_tensor(output + ".input_zero") != nullptr);
+  same_logits(parse(*int8));
+  // Factors, of an output that is not tied.
+  io::GgufWriter untied;
+  untied.copy_metadata(*file);
+  for (const io::GgufTensor& tensor : file->tensors()) untied.add_tensor(*file, tensor);
+  if (is_tied) {
+    io::GgufTensor head = *file->tensor("token_embd.weight");
+    head.name = "output.weight";
+    untied.add_tensor(*file, head);
+  }
+  const auto untied_bytes = untied.to_bytes();
+  REQUIRE_MESSAGE(untied_bytes, test::why(untied_bytes));
+  InlineExecutor alone;
+  const auto factored = factor_model(
+      parse(*untied_bytes),
+      [&](std::string_view name) -> std::optional<FactorChoice> {
+        if (name != "output.weight") return {};
+        FactorChoice choice;
+        choice.rank.rank = 32;
+        return choice;
+      },
+      alone);
+  REQUIRE_MESSAGE(factored, test::why(factored));
+  REQUIRE(parse(*factored).find_tensor("output.factor_a.weight") != nullptr);
+  same_logits(parse(*factored));
+  // What nobody knows is not copied as it is.
+  io::GgufWriter writer;
+  writer.copy_metadata(*file);
+  for (const io::GgufTensor& tensor : file->tensors()) writer.add_tensor(*file, tensor);
+  const std::vector<float> numbers(4);
+  writer.add_tensor("output.other", io::GgmlType::f32, std::vector<std::uint64_t>{4},
+                    std::as_bytes(std::span(numbers)));
+  const auto with_other = writer.to_bytes();
+  const auto refused = prune_model(parse(*with_other), keep);
+  REQUIRE(!refused);
+  CHECK(refused.error().code == Errc::unsupported);
+  CHECK(test::why(refused).find("'output.other'") != std::string::npos);
+  keep.tokens.clear();
+  CHECK(prune_model(parse(*with_other), keep));
+}
+
+TEST_CASE("columns of 8-bit codes and of factors: what is beside them is not forgotten") {
+  RandomModel source({.dim = 64, .head_dim = 16, .ffn_dim = 96}, 7);
+  const auto bytes = source.gguf();
+  const io::Gguf file = parse(bytes);
+  PruneKeep keep;
+  keep.neurons = {some(96, 32, 1), some(96, 32, 2)};
+  std::vector<ProductInput> inputs = {{"blk.0.ffn_down.weight", {0.05f, 0, false}}};
+  const auto int8 = to_static_int8(file, inputs);
+  REQUIRE_MESSAGE(int8, test::why(int8));
+  InlineExecutor alone;
+  const auto factored = factor_model(
+      file,
+      [&](std::string_view name) -> std::optional<FactorChoice> {
+        if (name != "blk.1.ffn_down.weight") return {};
+        FactorChoice choice;
+        choice.rank.rank = 32;
+        return choice;
+      },
+      alone);
+  REQUIRE_MESSAGE(factored, test::why(factored));
+  for (const auto& made : {*int8, *factored}) {
+    const auto refused = prune_model(parse(made), keep);
+    REQUIRE(!refused);
+    CHECK(refused.error().code == Errc::unsupported);
+    CHECK(test::why(refused).find(".ffn_down.") != std::string::npos);
+  }
+  // The columns themselves are those of the codes, bit for bit.
+  const io::Gguf codes = parse(*int8);
+  const io::GgufTensor w = *codes.tensor("blk.0.ffn_down.weight");
+  const auto cut = select_columns(codes, w, keep.neurons[0]);
+  REQUIRE_MESSAGE(cut, test::why(cut));
+  CHECK(cut->type == io::GgmlType::i8);
+  for (std::size_t r = 0; r < 64; ++r) {
+    for (std::size_t j = 0; j < 32; ++j) {
+      REQUIRE(cut->bytes[r * 32 + j] ==
+              w.data[r * 96 + static_cast<std::size_t>(keep.neurons[0][j])]);
+    }
+  }
+}
+
+TEST_CASE("what stays whole is not held in memory while a pruned model is written") {
+  auto file = io::Gguf::open(bundled());
+  REQUIRE_MESSAGE(file, test::why(file));
+  std::size_t n_bytes = 0;
+  for (const io::GgufTensor& tensor : file->tensors()) n_bytes += tensor.data.size();
+  const std::string path =
+      (std::filesystem::temp_directory_path() / "nibble_prune_test.gguf").string();
+  PruneKeep keep;
+  keep.layers = {0, 2};
+  const long long before = allocated_bytes();
+  long long held = 0;
+  const auto written = compress::detail::prune(*file, keep, [&](const io::GgufWriter& writer) {
+    auto done = writer.write(path);
+    held = allocated_bytes() - before;
+    return done;
+  });
+  CHECK_MESSAGE(written, test::why(written));
+  CHECK(held < static_cast<long long>(n_bytes / 10));
+  CHECK(io::Gguf::open(path));
+  std::filesystem::remove(path);
+}
+
 TEST_CASE("what cannot be pruned is an error that says why") {
   RandomModel source(shape_of_test(), 5);
   const auto bytes = source.gguf();
   const io::Gguf file = parse(bytes);
-  const auto why = [](const io::Gguf& in, const Keep& keep) {
+  const auto why = [](const io::Gguf& in, const PruneKeep& keep) {
     const auto result = prune_model(in, keep);
     return result ? std::string() : result.error().message;
   };
-  Keep keep;
+  PruneKeep keep;
   keep.neurons = {{0}, {1}};
   CHECK(why(file, keep).find("there are 3") != std::string::npos);
   keep.neurons = {{0}, {1}, {80}};

@@ -115,7 +115,7 @@ TEST_CASE("A model with some weights in another format is that model in a file")
 
   // The embedding, which is the output too, in Q8_0, and a matrix of a layer in Q4_0.
   TrialWeights trial(model);
-  for (const Matrix& matrix : must(matrices_of(model, file))) {
+  for (const ModelMatrix& matrix : must(matrices_of(model, file))) {
     const std::string_view name = matrix.tensor->name;
     const Format format = name == "token_embd.weight"       ? Format::q8_0
                           : name == "blk.1.ffn_down.weight" ? Format::q4_0

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "compress/distance.hpp"
 #include "doctest/doctest.h"
 #include "model/random_model.hpp"
 #include "nibble/compress/input_ranges.hpp"
@@ -19,6 +20,7 @@
 #include "why.hpp"
 
 using namespace nibble;
+using test::distance;
 using Floats = std::vector<float>;
 
 namespace {
@@ -94,16 +96,6 @@ Floats logits_of(const Model& model, std::span<const std::int32_t> tokens) {
   const auto logits = session->append(tokens);
   REQUIRE_MESSAGE(logits, test::why(logits));
   return {logits->data(), logits->data() + logits->extent(1)};
-}
-
-double distance(const Floats& a, const Floats& b) {
-  REQUIRE(a.size() == b.size());
-  double sum = 0, size = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    sum += std::pow(double{a[i]} - double{b[i]}, 2);
-    size += std::pow(double{b[i]}, 2);
-  }
-  return std::sqrt(sum / size);
 }
 
 std::vector<std::byte> static_int8(const io::Gguf& file, const compress::Statistics& statistics) {

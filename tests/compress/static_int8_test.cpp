@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "compress/distance.hpp"
 #include "doctest/doctest.h"
 #include "model/random_model.hpp"
 #include "nibble/generate/session.hpp"
@@ -24,6 +25,7 @@ using namespace nibble;
 using compress::ProductInput;
 using compress::to_static_int8;
 using quant::StaticScale;
+using test::distance;
 
 namespace {
 
@@ -71,16 +73,6 @@ std::vector<float> logits_of(const Model& model) {
   const auto logits = session->append(tokens);
   REQUIRE_MESSAGE(logits, test::why(logits));
   return {logits->data(), logits->data() + logits->extent(1)};
-}
-
-double distance(const std::vector<float>& a, const std::vector<float>& b) {
-  REQUIRE(a.size() == b.size());
-  double sum = 0, size = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    sum += std::pow(double{a[i]} - double{b[i]}, 2);
-    size += std::pow(double{b[i]}, 2);
-  }
-  return std::sqrt(sum / size);
 }
 
 // The file with tensors left out, or replaced.

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "allocation_counter.hpp"
 #include "doctest/doctest.h"
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/io/gguf_writer.hpp"
@@ -167,12 +168,22 @@ TEST_CASE("statistics: merging two is observing both") {
 }
 
 TEST_CASE("statistics: memory does not grow with the rows") {
-  const Rows rows(64, 200, 5);
+  Rows rows(64, 200, 5);
   InputStatistics s(200, kAll);
-  const std::size_t before = s.bytes();
-  for (int i = 0; i < 50; ++i) s.add(rows.view(0, 64));
-  CHECK(s.bytes() == before);
+  const std::size_t bytes = s.bytes();
+  const long long n_allocations = allocation_count(), n_bytes = allocated_bytes();
+  for (int i = 0; i < 50; ++i) {
+    for (float& x : rows.x) x *= i % 2 == 0 ? 3.0f : -0.5f;  // ranges grow, signs change
+    s.add(rows.view(0, 64));
+  }
+  CHECK(allocation_count() == n_allocations);
+  CHECK(allocated_bytes() == n_bytes);
+  CHECK(s.bytes() == bytes);
   CHECK(s.n_rows() == 3200);
+  // What it says it holds is what it was given.
+  InputStatistics again(200, kAll);
+  const long long held = allocated_bytes() - n_bytes;
+  CHECK((held == 0 || held == static_cast<long long>(again.bytes())));
 }
 
 TEST_CASE("statistics: ranges of an input and of its channels") {
@@ -187,17 +198,18 @@ TEST_CASE("statistics: ranges of an input and of its channels") {
       const auto same = full.range(j, {RangeMethod::min_max, is_unsigned});
       REQUIRE(one);
       REQUIRE(same);
-      CHECK(one->scale == same->scale);
-      CHECK(one->zero_point == same->zero_point);
-      largest_scale = std::fmax(largest_scale, one->scale);
+      CHECK(one->scale.scale == same->scale.scale);
+      CHECK(one->scale.zero_point == same->scale.zero_point);
+      largest_scale = std::fmax(largest_scale, one->scale.scale);
       if (!is_unsigned) {
-        CHECK(one->scale == doctest::Approx(std::fmax(-plain.smallest(j), plain.largest(j)) / 127));
+        CHECK(one->scale.scale ==
+              doctest::Approx(std::fmax(-plain.smallest(j), plain.largest(j)) / 127));
       }
       const auto finer = full.range(j, {RangeMethod::mse, is_unsigned});
       REQUIRE(finer);
-      CHECK(finer->scale <= one->scale * 1.0001f);
+      CHECK(finer->scale.scale <= one->scale.scale * 1.0001f);
     }
-    if (!is_unsigned) CHECK(all->scale == largest_scale);
+    if (!is_unsigned) CHECK(all->scale.scale == largest_scale);
   }
   const auto none = plain.range(0, {RangeMethod::kl});
   CHECK(test::why(none).find("channel histograms") != std::string::npos);
@@ -233,10 +245,12 @@ TEST_CASE("statistics: by name, shared by matrices with one input, for one model
     CHECK(!r);
     CHECK(test::why(r).find(what) != std::string::npos);
   };
-  about(s.check_model(file_with(names, 6)), "6 columns, its statistics 5: they are of another model");
+  about(s.check_model(file_with(names, 6)),
+        "6 columns, its statistics 5: they are of another model");
   names.push_back("blk.1.attn_q.weight");
   about(s.check_model(file_with(names, 5)), "no statistics for 'blk.1.attn_q.weight'");
-  about(s.check_model(file_with({"output.weight"}, 5)), "'blk.0.attn_k.weight', but no such tensor");
+  about(s.check_model(file_with({"output.weight"}, 5)),
+        "'blk.0.attn_k.weight', but no such tensor");
 
   Statistics same, less, longer;
   REQUIRE(same.add(of_rows(others), qkv));

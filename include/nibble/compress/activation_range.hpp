@@ -17,6 +17,7 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/core/text.hpp"
 #include "nibble/core/view.hpp"
+#include "nibble/quant/static_scale.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
@@ -43,25 +44,19 @@ struct RangeOptions {
   double percentile = 99.999;  // more than 0, at most 100
 };
 
-// Scales outside of these bounds, and their inverses times numbers, might not be normal numbers.
-inline constexpr float kMinRangeScale = 0x1p-100f;
-inline constexpr float kMaxRangeScale = 0x1p100f;
-
-// Symmetric: number = scale · code, code in [−127, 127]; zero_point is 0.
-// Unsigned: number = scale · (code − zero_point), code and zero_point in [0, 255].
-// Zero is always represented exactly; what the range does not hold saturates.
+// A range as kernels take it, and how well it fits.
 struct ActivationRange {
-  float scale = 0.0f;  // in [kMinRangeScale, kMaxRangeScale]
-  std::int32_t zero_point = 0;
-  bool is_unsigned = false;
+  quant::StaticScale scale;
   double clipped = 0;  // share of the numbers beyond the range by more than half a step
   double error = 0;    // mean squared error of the codes, as far as the histogram knows the numbers
 
-  constexpr float low() const noexcept {
-    return scale * static_cast<float>((is_unsigned ? 0 : -127) - zero_point);
-  }
-  constexpr float high() const noexcept {
-    return scale * static_cast<float>((is_unsigned ? 255 : 127) - zero_point);
+  // The numbers of the smallest and of the largest code.
+  constexpr float low() const noexcept { return value_of(scale.stored_low()); }
+  constexpr float high() const noexcept { return value_of(scale.stored_high()); }
+
+ private:
+  constexpr float value_of(std::int32_t stored) const noexcept {
+    return quant::value_of(scale, static_cast<std::int8_t>(stored));
   }
 };
 
@@ -75,20 +70,22 @@ struct ObservedNumbers {
 
 namespace detail {
 
+inline constexpr auto kMinScale = static_cast<double>(quant::kMinStaticScale);
+
 // Symmetric codes that reach `size`, or unsigned ones from `low` to `high`, both widened to zero.
 inline ActivationRange symmetric_range(double size) noexcept {
   ActivationRange r;
-  r.scale = static_cast<float>(larger(size / 127, static_cast<double>(kMinRangeScale)));
+  r.scale.scale = static_cast<float>(larger(size / 127, kMinScale));
   return r;
 }
 inline ActivationRange unsigned_range(double low, double high) noexcept {
   low = smaller(low, 0.0);
   high = larger(high, 0.0);
   ActivationRange r;
-  r.is_unsigned = true;
-  const double step = larger((high - low) / 255, static_cast<double>(kMinRangeScale));
-  r.scale = static_cast<float>(step);
-  r.zero_point = static_cast<std::int32_t>(std::lround(smaller(-low / step, 255.0)));
+  r.scale.is_unsigned = true;
+  const double step = larger((high - low) / 255, kMinScale);
+  r.scale.scale = static_cast<float>(step);
+  r.scale.zero_point = static_cast<std::int32_t>(std::lround(smaller(-low / step, 255.0)));
   return r;
 }
 
@@ -112,9 +109,9 @@ void for_each_bin(const ObservedNumbers& x, const F& f) {
 
 // Sets clipped and error.
 inline void judge(const ObservedNumbers& x, ActivationRange& r) {
-  const double scale = r.scale, inverse = 1 / scale;
-  const double low = static_cast<double>((r.is_unsigned ? 0 : -127) - r.zero_point);
-  const double high = static_cast<double>((r.is_unsigned ? 255 : 127) - r.zero_point);
+  const double scale = static_cast<double>(r.scale.scale), inverse = 1 / scale;
+  const auto low = static_cast<double>(r.scale.stored_low() - r.scale.stored_zero());
+  const auto high = static_cast<double>(r.scale.stored_high() - r.scale.stored_zero());
   double n = 0, n_clipped = 0, sum = 0;
   for_each_bin(x, [&](double v, double count) {
     const double steps = v * inverse;
@@ -260,10 +257,10 @@ inline ActivationRange mse_range(const ObservedNumbers& x, const RangeOptions& o
 }  // namespace detail
 
 // The range of 8-bit codes for `numbers`, which must have been seen: a histogram of them and the
-// smallest and the largest. Numbers that are all zero get the scale kMinRangeScale, which
-// represents them. Errors: invalid_argument (no numbers; some that are not finite; a percentile out
-// of range; a smallest and largest that are not those of the histogram), limit (numbers beyond
-// 2^106).
+// smallest and the largest. Numbers that are all zero get the scale quant::kMinStaticScale,
+// which represents them. Errors: invalid_argument (no numbers; some that are not finite; a
+// percentile out of range; a smallest and largest that are not those of the histogram), limit
+// (numbers beyond 2^106).
 inline Result<ActivationRange> activation_range(const ObservedNumbers& numbers,
                                                 const RangeOptions& options = {}) {
   const Histogram& h = numbers.histogram;
@@ -286,7 +283,7 @@ inline Result<ActivationRange> activation_range(const ObservedNumbers& numbers,
     return Error{Errc::invalid_argument,
                  "range: the smallest and the largest number are not those of the histogram"};
   }
-  if (size / 127 > static_cast<double>(kMaxRangeScale)) {
+  if (size / 127 > static_cast<double>(quant::kMaxStaticScale)) {
     return Error{Errc::limit, "range: numbers up to " + to_text(size) + " have no 8-bit scale"};
   }
   return catch_out_of_memory([&]() -> Result<ActivationRange> {

@@ -74,7 +74,8 @@ inline Result<FactorReport> add_factors(const io::Gguf& file, const io::GgufTens
                                         io::GgufWriter& writer, std::deque<NewTensor>& made) {
   constexpr std::string_view kWeight = ".weight";
   if (tensor.n_dims != 2 || !tensor.name.ends_with(kWeight)) {
-    return Error{Errc::unsupported, where(file, tensor.name) + ": factors are for matrices"};
+    return Error{Errc::unsupported,
+                 place_in_messages(file, tensor.name) + ": factors are for matrices"};
   }
   NIBBLE_TRY(w, tensor_floats(file, tensor));
   const auto n = static_cast<Index>(tensor.dims[1]), k = static_cast<Index>(tensor.dims[0]);
@@ -90,12 +91,12 @@ inline Result<FactorReport> add_factors(const io::Gguf& file, const io::GgufTens
     add_new(writer, report.tensor, std::move(base), made);
   }
   auto found = low_rank(w, n, k, choice.moments, choice.rank, executor);
-  if (!found) return std::move(found).error().in(where(file, tensor.name));
+  if (!found) return std::move(found).error().in(place_in_messages(file, tensor.name));
   const std::string stem = report.tensor.substr(0, report.tensor.size() - kWeight.size());
   const auto add = [&](const char* side, const std::vector<Scalar<float>>& x, Index rows,
                        Index columns) -> Result<void> {
     auto factor = rounded({values(x), x.size()}, rows, columns, choice.factors);
-    if (!factor) return std::move(factor).error().in(where(file, stem + side));
+    if (!factor) return std::move(factor).error().in(place_in_messages(file, stem + side));
     report.bytes_to += factor->bytes.size();
     add_new(writer, stem + side, *std::move(factor), made);
     return ok();
@@ -161,7 +162,7 @@ inline Result<std::vector<std::byte>> share_tensors(const io::Gguf& file,
       NIBBLE_TRY(with, file.tensor(pair.with));
       if (tensor.dims != with.dims || is_left_out(pair.tensor) != 1 || is_left_out(pair.with) > 0) {
         return Error{Errc::invalid_argument,
-                     where(file, pair.tensor) + ": cannot be " + io::quoted(pair.with) +
+                     place_in_messages(file, pair.tensor) + ": cannot be " + io::quoted(pair.with) +
                          ": another shape, shared twice, or that one is not stored itself"};
       }
       texts.push_back(pair.tensor + "=" + pair.with);

@@ -49,9 +49,11 @@ struct ImatrixEntry {
   std::span<const float> importance() const noexcept {
     return {values(sum_squares), sum_squares.size()};
   }
-  // E[x²] of a value; 1 in a matrix that saw no rows: nothing is known of it.
+  // E[x²] of a value; 1 in a matrix that saw no rows, or has no count: nothing is known of it.
   float mean_square(std::size_t i) const noexcept {
-    const float count = counts[i / (sum_squares.size() / counts.size())].value;
+    const std::size_t k = counts.empty() ? 0 : sum_squares.size() / counts.size();
+    if (k == 0 || i / k >= counts.size()) return 1.0f;
+    const float count = counts[i / k].value;
     return count > 0 ? sum_squares[i].value / count : 1.0f;
   }
 };
@@ -95,7 +97,8 @@ inline Result<std::vector<std::byte>> imatrix_bytes(const Imatrix& imatrix);
 inline Result<std::vector<std::byte>> imatrix_dat_bytes(const Imatrix& imatrix);
 
 // Adds what another has seen: sums, counts, chunks, datasets. Entries that only one has are kept.
-// Error: invalid_argument (other numbers of values, other chunk sizes); nothing changes then.
+// Errors: invalid_argument (other numbers of values, other chunk sizes, entries as no reader takes
+// them); nothing changes then.
 inline Result<void> merge(Imatrix& into, const Imatrix& other);
 
 // Whether these are of the model in `file`: each entry has a tensor of its name with as many
@@ -434,13 +437,19 @@ inline Result<void> merge(Imatrix& into, const Imatrix& other) {
                                              to_text(other.chunk_size) + " tokens"};
   }
   return catch_out_of_memory([&]() -> Result<void> {
+    for (const Imatrix* const one : {static_cast<const Imatrix*>(&into), &other}) {
+      for (const ImatrixEntry& e : one->entries) {
+        Result<void> checked = detail::check_entry(e);
+        if (!checked) return detail::unwritable(std::move(checked).error());
+      }
+    }
     Imatrix merged = into;
     for (const ImatrixEntry& b : other.entries) {
       const ImatrixEntry* const found = merged.find(b.name);
       if (found == nullptr) continue;
       const auto at = static_cast<std::size_t>(found - merged.entries.data());
       ImatrixEntry* const a = &merged.entries[at];
-      if (a->sum_squares.size() != b.sum_squares.size() || a->counts.empty() || b.counts.empty() ||
+      if (a->sum_squares.size() != b.sum_squares.size() ||
           (a->counts.size() > 1 && b.counts.size() > 1 && a->counts.size() != b.counts.size())) {
         return Error{Errc::invalid_argument, "importance matrices of different models: entry " +
                                                  io::quoted(b.name) + " has " +
@@ -470,7 +479,7 @@ inline Result<void> merge(Imatrix& into, const Imatrix& other) {
 inline Result<void> check_imatrix(const Imatrix& imatrix, const io::Gguf& file) {
   for (const ImatrixEntry& e : imatrix.entries) {
     NIBBLE_CHECK(detail::check_matrix(file, e.name, e.sum_squares.size()));
-    const io::GgufTensor* const tensor = file.find_tensor(e.name);
+    const io::GgufTensor* const tensor = detail::tensor_of_product(file, e.name);
     if (e.counts.size() == 1 || e.counts.size() == tensor->dims[2] * tensor->dims[3]) continue;
     return Error{Errc::invalid_argument, file.name() + ": tensor " + io::quoted(e.name) +
                                              ": statistics of " + to_text(e.counts.size()) +

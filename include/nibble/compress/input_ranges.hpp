@@ -11,14 +11,8 @@
 #include "nibble/compress/static_int8.hpp"
 #include "nibble/compress/statistics.hpp"
 #include "nibble/core/result.hpp"
-#include "nibble/quant/static_scale.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
-
-// The range as kernels take it.
-constexpr quant::StaticScale static_scale(const ActivationRange& range) noexcept {
-  return {range.scale, range.zero_point, range.is_unsigned};
-}
 
 // A range for the input of each matrix that was observed, for to_static_int8(). Matrices with one
 // input get one range, so that it is quantized once for all of them. Errors: those of
@@ -33,7 +27,7 @@ inline Result<std::vector<ProductInput>> product_inputs(const Statistics& statis
       for (const Statistics::Entry& entry : statistics.entries()) {
         if (entry.input != i) continue;
         if (!range) return std::move(range).error().in("the input of " + io::quoted(entry.name));
-        inputs.push_back({entry.name, static_scale(*range)});
+        inputs.push_back({entry.name, range->scale});
       }
     }
     return inputs;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "nibble/compress/product_survey.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/graph/weights.hpp"
 #include "nibble/io/gguf.hpp"
@@ -17,7 +18,7 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
-struct Matrix {
+struct ModelMatrix {
   const io::GgufTensor* tensor = nullptr;  // of the file
   std::size_t slot = 0;                    // of the model
   Index layer = -1;                        // −1: outside of the layers
@@ -25,42 +26,19 @@ struct Matrix {
   bool is_product = false;  // it is multiplied with rows; not a table of embeddings alone
 };
 
-namespace detail {
-
-// Which matrices of a model are multiplied, by their data.
-class ProductNeeds final : public graph::SurveySink {
- public:
-  explicit ProductNeeds(graph::WeightTable weights) : weights_(weights) {}
-  void weight(const graph::WeightNeed& need) override {
-    if (need.is_table || !weights_.has(need.slot, need.layer)) return;
-    const graph::Weight& weight = weights_.at(need.slot, need.layer);
-    if (weight.has_base() && !weight.is_vector()) products_.push_back({weight.data});
-  }
-
-  bool has(const std::byte* data) const {
-    return std::any_of(products_.begin(), products_.end(),
-                       [&](const Product& product) { return product.data == data; });
-  }
-
- private:
-  struct Product {
-    const std::byte* data;
-  };
-  graph::WeightTable weights_;
-  std::vector<Product> products_;
-};
-
-}  // namespace detail
-
 // The matrices that `model` has from `file`, in the order of the file; each once, even if several
 // slots share it. Matrices of experts are left out. The file must outlive the result. Error:
 // invalid_argument if the model is of another file.
-inline Result<std::vector<Matrix>> matrices_of(const Model& model, const io::Gguf& file) {
-  return catch_out_of_memory([&]() -> Result<std::vector<Matrix>> {
+inline Result<std::vector<ModelMatrix>> matrices_of(const Model& model, const io::Gguf& file) {
+  return catch_out_of_memory([&]() -> Result<std::vector<ModelMatrix>> {
     const graph::WeightTable weights = model.weights();
-    detail::ProductNeeds needs(weights);
-    model.architecture().survey(needs);
-    std::vector<Matrix> found;
+    const detail::ProductSurvey products(model);
+    const auto is_product = [&](const graph::Weight& weight) {
+      return std::any_of(products.matrices.begin(), products.matrices.end(), [&](const auto& p) {
+        return detail::same_weights(weight, products.at(p));
+      });
+    };
+    std::vector<ModelMatrix> found;
     for (Index layer = -1; layer < weights.n_layers(); ++layer) {
       for (std::size_t slot = 0; slot < weights.n_slots(); ++slot) {
         const graph::Weight& weight = weights.at(slot, layer);
@@ -73,11 +51,11 @@ inline Result<std::vector<Matrix>> matrices_of(const Model& model, const io::Ggu
           return Error{Errc::invalid_argument,
                        file.name() + ": tensor " + io::quoted(name) + " is not that of the model"};
         }
-        found.push_back({tensor, slot, layer, weight.n, weight.k, needs.has(weight.data)});
+        found.push_back({tensor, slot, layer, weight.n, weight.k, is_product(weight)});
       }
     }
     std::sort(found.begin(), found.end(),
-              [](const Matrix& a, const Matrix& b) { return a.tensor < b.tensor; });
+              [](const ModelMatrix& a, const ModelMatrix& b) { return a.tensor < b.tensor; });
     if (found.empty()) {
       return Error{Errc::invalid_argument, file.name() + ": no matrices of the model are in it"};
     }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -16,10 +17,10 @@
 #include <utility>
 #include <vector>
 
+#include "nibble/compress/product_survey.hpp"
 #include "nibble/compress/statistics.hpp"
 #include "nibble/core/shared.hpp"
 #include "nibble/generate/engine.hpp"
-#include "nibble/graph/survey.hpp"
 #include "nibble/graph/weights.hpp"
 #include "nibble/model/architecture.hpp"
 #include "nibble/model/model.hpp"
@@ -46,23 +47,26 @@ struct ObserveOptions {
 
 namespace detail {
 
-// The matrices that a model multiplies by.
-class ProductSurvey final : public graph::SurveySink {
- public:
-  explicit ProductSurvey(graph::WeightTable weights) : weights_(weights) {}
-  void weight(const graph::WeightNeed& need) override {
-    const graph::Weight& w = weights_.at(need.slot, need.layer);
-    if (w && !w.is_vector() && !need.is_table) matrices.push_back({need.slot, need.layer});
+// Whether each matrix in a layer is there only once. One that several places share has several
+// inputs, and the model does not know under which name it is stored. Error: unsupported.
+inline Result<void> check_no_shared(const Model& model) {
+  const ProductSurvey survey(model);
+  for (std::size_t i = 0; i < survey.matrices.size(); ++i) {
+    const auto& a = survey.matrices[i];
+    for (std::size_t j = 0; a.layer >= 0 && j < i; ++j) {
+      const auto& b = survey.matrices[j];
+      if ((a.slot == b.slot && a.layer == b.layer) || !same_weights(survey.at(a), survey.at(b))) {
+        continue;
+      }
+      const auto name = [&](const ProductSurvey::Place& m) {
+        return io::quoted(model.architecture().tensor_name(m.slot, m.layer));
+      };
+      return Error{Errc::unsupported, "observe: " + name(b) + " and " + name(a) +
+                                          " share one tensor; observe the model before that"};
+    }
   }
-  struct Matrix {
-    std::size_t slot;
-    Index layer;
-  };
-  std::vector<Matrix> matrices;
-
- private:
-  graph::WeightTable weights_;
-};
+  return ok();
+}
 
 // What the callback of an observation works on.
 struct Gathering {
@@ -72,12 +76,12 @@ struct Gathering {
     place_of.resize(n_slots * static_cast<std::size_t>(m.weights().n_layers() + 1));
   }
 
-  // The name of a tensor of the file: of slots with the same weights, the first's.
+  // The name of a tensor of the file: of slots with the same weights outside of the layers, the
+  // first's.
   std::string name_of(std::size_t slot, Index layer) const {
     const graph::WeightTable weights = model.weights();
-    const std::byte* const data = weights.at(slot, layer).data;
     for (std::size_t other = 0; layer < 0 && other < slot; ++other) {
-      if (weights.at(other, layer).data == data) slot = other;
+      if (same_weights(weights.at(other, layer), weights.at(slot, layer))) slot = other;
     }
     return model.architecture().tensor_name(slot, layer);
   }
@@ -85,10 +89,21 @@ struct Gathering {
     return place_of[static_cast<std::size_t>(layer + 1) * n_slots + slot].value;
   }
 
+  // The error that ended it, if one did: what was gathered then is not of whole chunks.
+  Result<void> check() const {
+    if (has_error) return error;
+    return ok();
+  }
+  Result<void> end_with(Error why) {
+    has_error = true;
+    error = std::move(why);
+    return check();
+  }
+
   // Called within a run: nothing may leave it but in `error`.
   void add(std::span<const std::size_t> slot_ids, Index layer,
            MatrixView<const float> rows) noexcept {
-    if (!is_on || has_error || (layer < 0 && !with_outer)) return;
+    if (has_error || (layer < 0 && !with_outer)) return;
     Result<void> added = catch_out_of_memory([&] { return add_rows(slot_ids, layer, rows); });
     if (added) return;
     has_error = true;
@@ -98,7 +113,6 @@ struct Gathering {
   Model model;
   std::size_t n_slots;
   ObserveOptions options;
-  bool is_on = true;
   bool with_outer = true;  // products outside of the layers too
   bool has_error = false;
   Error error{Errc::out_of_memory, ""};
@@ -113,11 +127,25 @@ struct Gathering {
   Result<void> add_rows(std::span<const std::size_t> slot_ids, Index layer,
                         MatrixView<const float> rows) {
     std::size_t& first = place(slot_ids[0], layer);
+    if (!all_finite(rows)) {
+      return Error{Errc::malformed, "observe: the input of " +
+                                        io::quoted(name_of(slot_ids[0], layer)) +
+                                        " has numbers that are not finite"};
+    }
     if (first == kNotSeen) NIBBLE_CHECK(start(slot_ids, layer, rows.extent(1)));
     inputs[first].add(rows, options.executor);
-    if (inputs[first].histogram().n_not_finite() == 0) return ok();
-    return Error{Errc::malformed, "observe: the input of " + io::quoted(names[first][0]) +
-                                      " has numbers that are not finite"};
+    return ok();
+  }
+  static bool all_finite(MatrixView<const float> rows) noexcept {
+    constexpr std::uint32_t kInfinityBits = 0x7F800000;  // larger ones are those of NaN
+    std::uint32_t largest = 0;
+    for (Index i = 0; i < rows.extent(0); ++i) {
+      const float* const x = rows.data() + i * rows.stride(0);
+      for (Index j = 0; j < rows.extent(1); ++j) {
+        largest = (std::max)(largest, std::bit_cast<std::uint32_t>(x[j]) & 0x7FFFFFFF);
+      }
+    }
+    return largest < kInfinityBits;
   }
   Result<void> start(std::span<const std::size_t> slot_ids, Index layer, Index k) {
     InputStatisticsOptions more;
@@ -162,11 +190,12 @@ inline constexpr Index kMaxLogitBytes = Index{16} << 20;
 class Observation {
  public:
   // Errors: those of Engine::create(); invalid_argument (a context or a number of chunks out of
-  // range).
+  // range), unsupported (matrices of layers that share a tensor).
   static Result<Observation> create(const Model& model, const ObserveOptions& options = {});
 
   // The next tokens of the text. Errors: those of Engine::run(); malformed (an input that is not
-  // finite), out_of_memory. What was gathered before stays.
+  // finite), out_of_memory. An error is final: part of a chunk was gathered before it, so all that
+  // follows, finish() too, gives the same error again.
   Result<void> add(std::span<const std::int32_t> tokens);
   // Whether max_chunks have been run: more tokens would be ignored.
   bool is_full() const noexcept {
@@ -200,6 +229,7 @@ class Observation {
   };
   explicit Observation(Owned<State> state) noexcept : state_(std::move(state)) {}
   Result<void> run_chunk();
+  Result<void> run_tokens(std::span<const std::int32_t> tokens);
 
   Owned<State> state_;
 };
@@ -211,6 +241,7 @@ inline Result<Observation> Observation::create(const Model& model, const Observe
                                              " chunks at most"};
   }
   return catch_out_of_memory([&]() -> Result<Observation> {
+    NIBBLE_CHECK(detail::check_no_shared(model));
     Shared<detail::Gathering> gathering(
         Owned<detail::Gathering>(new (std::nothrow) detail::Gathering(model)));
     if (!gathering) return Error{Errc::out_of_memory, "an observation"};
@@ -251,6 +282,7 @@ inline Result<Observation> Observation::create(const Model& model, const Observe
 
 inline Result<void> Observation::add(std::span<const std::int32_t> tokens) {
   State& s = *state_;
+  NIBBLE_CHECK(s.gathering->check());
   const auto context = static_cast<std::size_t>(s.gathering->options.context);
   while (!tokens.empty() && !is_full()) {
     const std::size_t n = (std::min)(context - s.chunk.size(), tokens.size());
@@ -263,37 +295,42 @@ inline Result<void> Observation::add(std::span<const std::int32_t> tokens) {
 
 inline Result<void> Observation::run_chunk() {
   State& s = *state_;
-  const ObserveOptions& options = s.gathering->options;
-  if (options.bos >= 0) s.chunk[0] = options.bos;
-  std::span<const std::int32_t> left(s.chunk);
+  if (s.gathering->options.bos >= 0) s.chunk[0] = s.gathering->options.bos;
+  Result<void> done = run_tokens(s.chunk);
+  s.chunk.clear();
+  if (!done) return s.gathering->end_with(std::move(done).error());
+  ++s.n_chunks;
+  return ok();
+}
+
+inline Result<void> Observation::run_tokens(std::span<const std::int32_t> tokens) {
+  State& s = *state_;
   NIBBLE_CHECK(s.sequence.rewind(0));
-  while (!left.empty()) {
+  while (!tokens.empty()) {
     const std::size_t n =
-        (std::min)(left.size(), static_cast<std::size_t>(s.engine.max_step_tokens()));
-    const bool wants_outputs = options.output && !s.runs_at_once;
+        (std::min)(tokens.size(), static_cast<std::size_t>(s.engine.max_step_tokens()));
+    const bool wants_outputs = s.gathering->options.output && !s.runs_at_once;
     const SequenceInput input{.sequence = &s.sequence,
-                              .tokens = left.first(n),
+                              .tokens = tokens.first(n),
                               .n_outputs = wants_outputs ? static_cast<Index>(n) : 0};
     auto done = s.engine.run({&input, 1});
     if (!done) return std::move(done).error().in("observe");
-    if (s.gathering->has_error) return s.gathering->error;
-    left = left.subspan(n);
+    NIBBLE_CHECK(s.gathering->check());
+    tokens = tokens.subspan(n);
   }
-  s.chunk.clear();
-  ++s.n_chunks;
   return ok();
 }
 
 inline Result<Statistics> Observation::finish() && {
   State& s = *state_;
+  NIBBLE_CHECK(s.gathering->check());
   if (s.n_chunks == 0 && s.chunk.empty()) {
     return Error{Errc::invalid_argument, "observe: the text has no tokens"};
   }
   if (s.n_chunks == 0) NIBBLE_CHECK(run_chunk());
   return catch_out_of_memory([&]() -> Result<Statistics> {
     detail::Gathering& g = *s.gathering;
-    detail::ProductSurvey survey(g.model.weights());
-    g.model.architecture().survey(survey);
+    const detail::ProductSurvey survey(g.model);
     for (const auto& matrix : survey.matrices) {
       if (matrix.layer < 0 && !g.with_outer) continue;
       if (g.place(matrix.slot, matrix.layer) != detail::Gathering::kNotSeen) continue;

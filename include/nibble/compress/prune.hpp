@@ -32,7 +32,7 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
 // What stays, as ascending numbers of the source model.
-struct Keep {
+struct PruneKeep {
   // For each layer of the source (also for those that go); empty: all.
   std::vector<std::vector<Index>> neurons;
   std::vector<std::vector<Index>> kv_groups;
@@ -155,7 +155,7 @@ Result<void> check_kept(std::span<const T> kept, Index n, const std::string& wha
 // Writes what stays.
 class Pruner {
  public:
-  Pruner(const io::Gguf& file, const Keep& keep, io::GgufWriter& writer)
+  Pruner(const io::Gguf& file, const PruneKeep& keep, io::GgufWriter& writer)
       : file_(file), keep_(keep), writer_(writer) {}
 
   Result<void> run() {
@@ -273,26 +273,30 @@ class Pruner {
 
   Result<void> add(const io::GgufTensor& tensor) {
     if (!tensor.name.starts_with("blk.")) return add_outer(tensor);
-    std::string_view rest = tensor.name.substr(4);
-    Index layer = 0;
-    std::size_t digits = 0;
-    while (digits < rest.size() && digits < 6 && rest[digits] >= '0' && rest[digits] <= '9') {
-      layer = layer * 10 + (rest[digits++] - '0');
+    std::string_view rest;
+    const Index layer = layer_of(tensor.name, &rest);
+    if (layer < 0 || layer >= shape_.n_layers) {
+      return Error{Errc::malformed, place_in_messages(file_, tensor.name) + ": of no layer"};
     }
-    if (digits == 0 || digits >= rest.size() || rest[digits] != '.' || layer >= shape_.n_layers) {
-      return Error{Errc::malformed, where(file_, tensor.name) + ": of no layer"};
-    }
-    rest.remove_prefix(digits + 1);
     const auto kept = std::lower_bound(layers_.begin(), layers_.end(), layer);
     if (kept == layers_.end() || *kept != layer) return ok();
     const std::string name = layer_tensor(Index{kept - layers_.begin()}, rest);
     return add_in_layer(tensor, layer, rest, name);
   }
 
+  // Tensors with a row for each token lose rows, and so does what stands beside them (scales of
+  // rows, a factor); what belongs to their columns stays.
   Result<void> add_outer(const io::GgufTensor& tensor) {
-    const bool is_table = tensor.name == "token_embd.weight" || tensor.name == "output.weight" ||
-                          tensor.name == "output.bias";
-    if (!is_table || keep_.tokens.empty()) return copy(tensor, std::string(tensor.name));
+    std::string_view rest;
+    for (const std::string_view table : {"token_embd.", "output."}) {
+      if (tensor.name.starts_with(table)) rest = tensor.name.substr(table.size());
+    }
+    const auto is = [&](auto... names) { return ((rest == names) || ...); };
+    if (rest.empty() || keep_.tokens.empty() ||
+        is("input_scale", "input_zero", "factor_b.weight")) {
+      return copy(tensor, std::string(tensor.name));
+    }
+    if (!is("weight", "bias", "scales", "factor_a.weight")) return unknown(tensor);
     const std::vector<Index> rows(keep_.tokens.begin(), keep_.tokens.end());
     return put(std::string(tensor.name), select_rows(file_, tensor, rows));
   }
@@ -328,13 +332,13 @@ class Pruner {
   }
 
   Error unknown(const io::GgufTensor& tensor) const {
-    return {Errc::unsupported, where(file_, tensor.name) +
-                                   ": which part of it belongs to a neuron "
-                                   "or head is not known here"};
+    return {Errc::unsupported, place_in_messages(file_, tensor.name) +
+                                   ": which part of it belongs to a neuron, head or token is not "
+                                   "known here"};
   }
   Result<void> check_length(const io::GgufTensor& tensor, std::uint64_t has, Index expected) const {
     if (has == static_cast<std::uint64_t>(expected)) return ok();
-    return Error{Errc::malformed, where(file_, tensor.name) + ": " + to_text(has) +
+    return Error{Errc::malformed, place_in_messages(file_, tensor.name) + ": " + to_text(has) +
                                       " channels, but metadata says " + to_text(expected)};
   }
   Result<NewTensor> rows(const io::GgufTensor& tensor, std::span<const Index> kept, Index n) const {
@@ -347,16 +351,11 @@ class Pruner {
     return select_columns(file_, tensor, kept);
   }
 
-  // The file stays open until the new one is written.
+  // It is read when it is written, in parts; the file stays open until then.
   Result<void> copy(const io::GgufTensor& tensor, const std::string& name) {
-    const auto dims = std::span(tensor.dims).first(tensor.n_dims);
-    auto bytes = std::make_shared<std::vector<std::byte>>();
-    writer_.add_tensor(name, tensor.type, dims,
-                       [this, &tensor, bytes]() -> Result<std::span<const std::byte>> {
-                         NIBBLE_TRY(read, tensor_bytes_of(file_, tensor));
-                         *bytes = std::move(read);
-                         return std::span<const std::byte>(*bytes);
-                       });
+    io::GgufTensor renamed = tensor;
+    renamed.name = name;
+    writer_.add_tensor(file_, renamed);
     return ok();
   }
   Result<void> put(const std::string& name, Result<NewTensor> made) {
@@ -370,7 +369,7 @@ class Pruner {
   }
 
   const io::Gguf& file_;
-  const Keep& keep_;
+  const PruneKeep& keep_;
   io::GgufWriter& writer_;
   DecoderShape shape_;
   std::vector<Index> layers_;
@@ -378,7 +377,7 @@ class Pruner {
 
 // Calls finish(writer) with a writer of the pruned model.
 template <class Finish>
-auto prune(const io::Gguf& file, const Keep& keep, Finish finish)
+auto prune(const io::Gguf& file, const PruneKeep& keep, Finish finish)
     -> decltype(finish(std::declval<const io::GgufWriter&>())) {
   io::GgufWriter writer;
   Pruner pruner(file, keep, writer);
@@ -393,7 +392,8 @@ auto prune(const io::Gguf& file, const Keep& keep, Finish finish)
 // architecture, a tensor, a tokenizer that cannot lose tokens, packed weights), invalid_argument
 // (numbers to keep that are not ascending or do not exist, a layer that would keep none), malformed
 // (shapes that are not those of the metadata), those of reading and writing.
-inline Result<void> prune_model(const io::Gguf& file, const Keep& keep, const std::string& path) {
+inline Result<void> prune_model(const io::Gguf& file, const PruneKeep& keep,
+                                const std::string& path) {
   return catch_out_of_memory([&] {
     return detail::prune(file, keep,
                          [&](const io::GgufWriter& writer) { return writer.write(path); });
@@ -401,7 +401,7 @@ inline Result<void> prune_model(const io::Gguf& file, const Keep& keep, const st
 }
 
 // The same, to memory.
-inline Result<std::vector<std::byte>> prune_model(const io::Gguf& file, const Keep& keep) {
+inline Result<std::vector<std::byte>> prune_model(const io::Gguf& file, const PruneKeep& keep) {
   return catch_out_of_memory([&] {
     return detail::prune(file, keep,
                          [](const io::GgufWriter& writer) { return writer.to_bytes(); });

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -95,10 +96,7 @@ class MergeVocabulary {
     if (v.has_merges_) {
       NIBBLE_TRY(merges, file.get_strings("tokenizer.ggml.merges"));
       v.merges_ = std::move(merges);
-      for (std::size_t rank = v.merges_.size(); rank-- > 0;) {
-        const auto [left, right] = parts_of(v.merges_[rank]);
-        v.made_by_[std::string(left).append(right)] = rank;  // the first one wins
-      }
+      for (std::size_t rank = v.merges_.size(); rank-- > 0;) v.ranks_[v.merges_[rank]] = rank;
     }
     return v;
   }
@@ -125,10 +123,28 @@ class MergeVocabulary {
     return {merge.substr(0, space), merge.substr(space + 1)};
   }
 
-  // Marks the tokens from which the tokenizer builds `id`.
+  // Marks the tokens from which the tokenizer builds `id`: it is cut into characters, and of all
+  // neighbours that can be merged the best are, the first of equal ones. Within a longer text the
+  // same happens between the ends of the token, so these are all that are needed.
   void mark_parts(std::size_t id, std::vector<bool>& kept) const {
     if (types_[id] != 1) return;  // found as a whole
-    has_merges_ ? mark_by_merges(texts_[id], kept) : mark_by_scores(texts_[id], kept);
+    std::vector<std::string_view> parts = characters_of(texts_[id]);
+    while (true) {
+      for (const std::string_view part : parts) {
+        if (const std::int32_t i = find(part); i >= 0) kept[static_cast<std::size_t>(i)] = true;
+      }
+      std::size_t best = parts.size();
+      std::optional<double> best_score;
+      for (std::size_t i = 0; i + 1 < parts.size(); ++i) {
+        const std::optional<double> score = score_of(parts[i], parts[i + 1]);
+        if (!score || (best_score && *score <= *best_score)) continue;
+        best = i;
+        best_score = score;
+      }
+      if (best == parts.size()) return;
+      parts[best] = union_of(parts[best], parts[best + 1]);
+      parts.erase(parts.begin() + static_cast<std::ptrdiff_t>(best) + 1);
+    }
   }
 
  private:
@@ -141,48 +157,31 @@ class MergeVocabulary {
       return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
     }));
   }
-  void mark_by_merges(std::string_view text, std::vector<bool>& kept) const {
-    const auto made = made_by_.find(text);
-    if (made == made_by_.end()) return;
-    const auto [left, right] = parts_of(merges_[made->second]);
-    for (const std::string_view part : {left, right}) {
-      const std::int32_t id = find(part);
-      if (id < 0) continue;
-      const auto i = static_cast<std::size_t>(id);
-      const bool was_kept = kept[i];
-      kept[i] = true;
-      if (!was_kept) mark_by_merges(part, kept);
-    }
-  }
-  // SentencePiece: of all neighbours whose union is a token those with the highest score are
-  // joined, the first of equal ones.
-  void mark_by_scores(std::string_view text, std::vector<bool>& kept) const {
-    std::vector<std::string_view> parts;
+  static std::vector<std::string_view> characters_of(std::string_view text) {
+    std::vector<std::string_view> characters;
     for (std::size_t at = 0; at < text.size();) {
       std::size_t n = 1;
       while (at + n < text.size() && (static_cast<unsigned char>(text[at + n]) & 0xC0) == 0x80) ++n;
-      parts.push_back(text.substr(at, n));
+      characters.push_back(text.substr(at, n));
       at += n;
     }
-    while (true) {
-      for (const std::string_view part : parts) {
-        if (const std::int32_t id = find(part); id >= 0) kept[static_cast<std::size_t>(id)] = true;
-      }
-      std::size_t best = parts.size();
-      float best_score = 0;
-      for (std::size_t i = 0; i + 1 < parts.size(); ++i) {
-        const std::int32_t id = find({parts[i].data(), parts[i].size() + parts[i + 1].size()});
-        if (id < 0) continue;
-        const float score = scores_[static_cast<std::size_t>(id)];
-        if (best == parts.size() || score > best_score) {
-          best = i;
-          best_score = score;
-        }
-      }
-      if (best == parts.size()) return;
-      parts[best] = {parts[best].data(), parts[best].size() + parts[best + 1].size()};
-      parts.erase(parts.begin() + static_cast<std::ptrdiff_t>(best) + 1);
+    return characters;
+  }
+  // Of two neighbours in one text.
+  static std::string_view union_of(std::string_view left, std::string_view right) noexcept {
+    return {left.data(), left.size() + right.size()};
+  }
+  // How early two neighbours are merged; nothing if they are not. Byte-level BPE goes by the list
+  // of merges, which may have several for one token; SentencePiece by the score of their union.
+  std::optional<double> score_of(std::string_view left, std::string_view right) const {
+    if (has_merges_) {
+      const auto rank = ranks_.find(std::string(left).append(" ").append(right));
+      if (rank == ranks_.end()) return {};
+      return -static_cast<double>(rank->second);
     }
+    const std::int32_t id = find(union_of(left, right));
+    if (id < 0) return {};
+    return static_cast<double>(scores_[static_cast<std::size_t>(id)]);
   }
 
   bool has_merges_ = false;
@@ -191,7 +190,7 @@ class MergeVocabulary {
   std::vector<float> scores_;
   std::vector<std::string_view> merges_;
   std::map<std::string_view, std::int32_t> ids_;
-  std::map<std::string, std::size_t, std::less<>> made_by_;
+  std::map<std::string_view, std::size_t> ranks_;  // of merges; of a repeated one the first
 };
 
 inline bool is_token_key(std::string_view key) noexcept {
@@ -202,7 +201,7 @@ inline bool is_token_key(std::string_view key) noexcept {
 
 // The tokens that stay if those in `used` do (any order, repeated or not): also those with a role,
 // those that the tokenizer needs for any text, and those from which others are merged. Ascending,
-// for Keep::tokens. Errors: unsupported (a tokenizer that cannot lose tokens), malformed,
+// for PruneKeep::tokens. Errors: unsupported (a tokenizer that cannot lose tokens), malformed,
 // invalid_argument (a token that does not exist).
 inline Result<std::vector<std::int32_t>> close_tokens(const io::Gguf& file,
                                                       std::span<const std::int32_t> used) {

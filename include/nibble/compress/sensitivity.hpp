@@ -63,7 +63,7 @@ inline Result<std::vector<TensorTrials>> measure_sensitivity(
     TrialWeights trial(session.model());
     std::vector<TensorTrials> all;
     std::size_t n_trials = 0, n_done = 0;
-    for (const Matrix& matrix : matrices) {
+    for (const ModelMatrix& matrix : matrices) {
       TensorTrials& tensor = all.emplace_back();
       tensor.tensor = matrix.tensor->name;
       tensor.n = matrix.tensor->dims[1];
@@ -86,7 +86,7 @@ inline Result<std::vector<TensorTrials>> measure_sensitivity(
     Executor& executor = convert.executor != nullptr ? *convert.executor : alone;
     convert.choose = {};
     for (std::size_t i = 0; i < all.size(); ++i) {
-      const Matrix& matrix = matrices[i];
+      const ModelMatrix& matrix = matrices[i];
       for (FormatTrial& t : all[i].trials) {
         const bool is_same = *quant::ggml_type_of(t.format) == matrix.tensor->type;
         if (!is_same && !log.find(all[i].tensor, t.format, t.divergence)) {

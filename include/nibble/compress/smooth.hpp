@@ -18,12 +18,12 @@
 #include <vector>
 
 #include "nibble/compress/statistics.hpp"
+#include "nibble/compress/tensor_rows.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/core/scalar.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/gguf_writer.hpp"
-#include "nibble/io/tensor_bytes.hpp"
-#include "nibble/quant/read_only.hpp"
+#include "nibble/model/slot.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
@@ -39,30 +39,16 @@ class FloatTensors {
  public:
   explicit FloatTensors(const io::Gguf& file) : file_(file) {}
 
-  // Errors: those of reading; limit (too large). Null if there is no such tensor.
-  Result<std::vector<Scalar<float>>*> get(const std::string& name) {
-    std::vector<Scalar<float>>* const none = nullptr;
+  // Errors: those of tensor_floats(). Null if there is no such tensor.
+  Result<std::vector<float>*> get(const std::string& name) {
+    std::vector<float>* const none = nullptr;
     if (const auto known = tensors_.find(name); known != tensors_.end()) return &known->second;
     const io::GgufTensor* const tensor = file_.find_tensor(name);
     if (tensor == nullptr) return none;
-    const std::uint64_t n = tensor->n_elements(), k = tensor->dims[0];
-    if (n > SIZE_MAX / sizeof(float)) return Error{Errc::limit, "larger than the address space"};
-    std::vector<Scalar<float>> weights(static_cast<std::size_t>(n));
-    NIBBLE_TRY(row_bytes, io::row_bytes(tensor->type, k));
-    std::vector<std::byte> row(io::narrow<std::size_t>(row_bytes));
-    const io::MappedFile* mapped = nullptr;
-    for (const io::MappedFile& other : file_.files()) {
-      if (other.contains(tensor->data)) mapped = &other;
-    }
-    const io::TensorBytes source(tensor->data, tensor->swapped, mapped);
-    for (std::size_t at = 0; at < weights.size(); at += static_cast<std::size_t>(k)) {
-      NIBBLE_CHECK(source.read(at / static_cast<std::size_t>(k) * row.size(), row));
-      NIBBLE_CHECK(quant::row_to_f32(tensor->type, row,
-                                     {values(weights) + at, static_cast<std::size_t>(k)}));
-    }
+    NIBBLE_TRY(weights, tensor_floats(file_, *tensor));
     return &tensors_.emplace(name, std::move(weights)).first->second;
   }
-  const std::vector<Scalar<float>>* find(std::string_view name) const {
+  const std::vector<float>* find(std::string_view name) const {
     const auto known = tensors_.find(name);
     return known == tensors_.end() ? nullptr : &known->second;
   }
@@ -70,7 +56,7 @@ class FloatTensors {
 
  private:
   const io::Gguf& file_;
-  std::map<std::string, std::vector<Scalar<float>>, std::less<>> tensors_;
+  std::map<std::string, std::vector<float>, std::less<>> tensors_;
 };
 
 // A place where factors fold: what makes an input's channels, and the matrices that read them.
@@ -81,11 +67,11 @@ struct Fold {
 
 // Those of a layer, by the names that GGUF has for them; tensors that do not exist are left out.
 inline std::vector<Fold> folds_of(const io::Gguf& file, Index layer) {
-  const std::string prefix = "blk." + to_text(layer) + ".";
+  const auto name_of = [&](const char* rest) { return layer_tensor(layer, rest); };
   const auto existing = [&](std::initializer_list<const char*> names) {
     std::vector<std::string> found;
     for (const char* const name : names) {
-      if (file.find_tensor(prefix + name) != nullptr) found.push_back(prefix + name);
+      if (file.find_tensor(name_of(name)) != nullptr) found.push_back(name_of(name));
     }
     return found;
   };
@@ -96,7 +82,7 @@ inline std::vector<Fold> folds_of(const io::Gguf& file, Index layer) {
        existing({"ffn_gate.weight", "ffn_up.weight"})}};
   // The input of ffn_down is activation(gate) * up, so factors fold into up's rows, but through an
   // activation alone they do not.
-  if (file.find_tensor(prefix + "ffn_gate.weight") != nullptr) {
+  if (file.find_tensor(name_of("ffn_gate.weight")) != nullptr) {
     folds.push_back({existing({"ffn_up.weight", "ffn_up.bias"}), existing({"ffn_down.weight"})});
   }
   std::erase_if(folds, [](const Fold& f) { return f.makers.empty() || f.readers.empty(); });
@@ -106,7 +92,7 @@ inline std::vector<Fold> folds_of(const io::Gguf& file, Index layer) {
 // The factors of the channels of an input: max |x|^alpha / max |w|^(1 - alpha), of all matrices
 // that read it. A channel that is always zero, or whose weights are, keeps its size.
 inline std::vector<Scalar<double>> smoothing_factors(
-    const InputStatistics& input, std::span<const std::vector<Scalar<float>>* const> readers,
+    const InputStatistics& input, std::span<const std::vector<float>* const> readers,
     double alpha) {
   const auto k = static_cast<std::size_t>(input.k());
   std::vector<Scalar<double>> factors(k, Scalar<double>{1});
@@ -114,8 +100,7 @@ inline std::vector<Scalar<double>> smoothing_factors(
     double largest_weight = 0;
     for (const auto* const weights : readers) {
       for (std::size_t at = j; at < weights->size(); at += k) {
-        largest_weight =
-            larger(largest_weight, std::fabs(static_cast<double>((*weights)[at].value)));
+        largest_weight = larger(largest_weight, std::fabs(static_cast<double>((*weights)[at])));
       }
     }
     const auto column = static_cast<Index>(j);
@@ -137,31 +122,30 @@ inline Result<void> smooth_fold(const Fold& fold, const Statistics& statistics, 
   };
   if (input == nullptr) return here(fold.readers[0], "its input was not observed");
   const auto k = static_cast<std::size_t>(input->k());
-  std::vector<std::vector<Scalar<float>>*> readers;
+  std::vector<std::vector<float>*> readers;
   for (const std::string& name : fold.readers) {
     if (statistics.find(name) != input) return here(name, "it was observed with another input");
     if (tensors.file().find_tensor(name)->dims[0] != k) {
       return here(name, "its rows are not " + to_text(k) +
-                            " long, as observed: the statistics are "
-                            "of another model");
+                            " long, as observed: the statistics are of another model");
     }
     NIBBLE_TRY(weights, tensors.get(name));
     readers.push_back(weights);
   }
-  const std::vector<const std::vector<Scalar<float>>*> read(readers.begin(), readers.end());
+  const std::vector<const std::vector<float>*> read(readers.begin(), readers.end());
   const auto factors = smoothing_factors(*input, read, alpha);
   for (const std::string& name : fold.makers) {
     NIBBLE_TRY(weights, tensors.get(name));
     if (weights->size() % k != 0) return here(name, "not " + to_text(k) + " rows");
     const std::size_t row = weights->size() / k;
     for (std::size_t i = 0; i < weights->size(); ++i) {
-      float& w = (*weights)[i].value;
+      float& w = (*weights)[i];
       w = static_cast<float>(static_cast<double>(w) / factors[i / row].value);
     }
   }
   for (auto* const weights : readers) {
     for (std::size_t i = 0; i < weights->size(); ++i) {
-      float& w = (*weights)[i].value;
+      float& w = (*weights)[i];
       w = static_cast<float>(static_cast<double>(w) * factors[i % k].value);
     }
   }
@@ -175,8 +159,8 @@ inline Result<void> smooth_fold(const Fold& fold, const Statistics& statistics, 
 // and of the feed-forward part (folded into the norms before), and of a gated feed-forward part's
 // second half (folded into the rows of ffn_up). The statistics are those of `in`; the smoothed
 // model must be observed anew. All changed tensors are in memory at once. Errors: invalid_argument
-// (alpha out of [0, 1], statistics of another model), unsupported (types that are not read), limit,
-// out_of_memory, io.
+// (alpha out of [0, 1], statistics of another model), not_found (a matrix whose input was not
+// observed), unsupported (types that are not read), limit, out_of_memory, io.
 inline Result<std::vector<std::byte>> smooth(const io::Gguf& in, const Statistics& statistics,
                                              const SmoothOptions& options = {}) {
   return catch_out_of_memory([&]() -> Result<std::vector<std::byte>> {
@@ -185,6 +169,7 @@ inline Result<std::vector<std::byte>> smooth(const io::Gguf& in, const Statistic
                                                to_text(static_cast<double>(options.alpha)) +
                                                ", it must be from 0 to 1"};
     }
+    NIBBLE_CHECK(statistics.check_model(in));
     detail::FloatTensors tensors(in);
     bool has_folds = true;
     Index n_layers = 0;
@@ -204,11 +189,11 @@ inline Result<std::vector<std::byte>> smooth(const io::Gguf& in, const Statistic
     for (const io::GgufTensor& tensor : in.tensors()) {
       const auto* const changed = tensors.find(tensor.name);
       if (changed == nullptr) {
-        writer.add_tensor(tensor);
+        writer.add_tensor(in, tensor);
         continue;
       }
       writer.add_tensor(tensor.name, io::GgmlType::f32, std::span(tensor.dims).first(tensor.n_dims),
-                        std::as_bytes(std::span(values(*changed), changed->size())));
+                        std::as_bytes(std::span(*changed)));
     }
     return writer.to_bytes();
   });

@@ -25,9 +25,10 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
 struct SparseOptions {
-  // Which layouts are tried for matrices in Q4_0. Blocks of 16 rows by 4 weights, and two of four,
-  // are faster than dense weights. Bit masks save bytes, but expanding them takes longer than that
-  // saves, except perhaps where an instruction does it (AVX-512 with VBMI2).
+  // Which layouts are tried for matrices in Q4_0. On a Zen 3 (AVX2), blocks of 16 rows by 4 weights
+  // and two of four are faster than dense weights, while bit masks save bytes but take longer to
+  // expand than that saves; where an instruction expands them (AVX-512 with VBMI2) nobody has
+  // measured. docs/guide-measure.md has the figures.
   bool blocks = true;
   // For matrices in which no more than two of each four weights are not zero.
   bool two_of_four = true;

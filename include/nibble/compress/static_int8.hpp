@@ -15,13 +15,13 @@
 #include <utility>
 #include <vector>
 
+#include "nibble/compress/tensor_rows.hpp"
 #include "nibble/core/arena.hpp"
 #include "nibble/core/executor.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/core/scalar.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/gguf_writer.hpp"
-#include "nibble/io/tensor_bytes.hpp"
 #include "nibble/model/channels.hpp"
 #include "nibble/quant/error_stats.hpp"
 #include "nibble/quant/format.hpp"
@@ -85,13 +85,12 @@ struct Int8Part {
 };
 
 // Quantizes row `row`: scale = largest magnitude / 127, codes to nearest.
-inline void convert_row(const io::TensorBytes& source, Int8Conversion& c, std::uint64_t row,
+inline void convert_row(const FloatRows& source, Int8Conversion& c, std::uint64_t row,
                         std::span<std::byte> stored, std::span<float> before,
                         std::span<float> after, std::byte* codes, Int8Part& part) {
   if (part.has_bad || part.has_error) return;
   const auto i = io::narrow<std::size_t>(row);
-  Result<void> read = source.read(i * stored.size(), stored);
-  if (read) read = quant::row_to_f32(c.tensor->type, stored, before);
+  Result<void> read = source.read(i, stored, before);
   if (!read) {
     part.has_error = true;
     part.error = std::move(read).error();
@@ -120,12 +119,8 @@ inline Result<void> convert_matrix(const io::Gguf& in, Executor& executor, Int8C
                                    std::span<std::byte> codes) {
   constexpr std::uint64_t kWeightsOfTask = std::uint64_t{1} << 16;
   const auto n = c.matrix.n, k = c.matrix.k;
-  const auto row_bytes = io::narrow<std::size_t>(*io::row_bytes(c.tensor->type, k));
-  const io::MappedFile* file = nullptr;
-  for (const io::MappedFile& other : in.files()) {
-    if (other.contains(c.tensor->data)) file = &other;
-  }
-  const io::TensorBytes source(c.tensor->data, c.tensor->swapped, file);
+  NIBBLE_TRY(source, FloatRows::of(in, *c.tensor));
+  const std::size_t row_bytes = source.row_bytes();
   c.scales.resize(static_cast<std::size_t>(n));
   const std::uint64_t rows_of_task = std::max<std::uint64_t>(1, kWeightsOfTask / k);
   const std::uint64_t n_tasks = (n + rows_of_task - 1) / rows_of_task;
@@ -271,7 +266,7 @@ auto to_static_int8(const io::Gguf& in, std::span<const ProductInput> inputs,
       return i.weights == tensor.name;
     });
     if (input == inputs.end()) {
-      writer.add_tensor(tensor);
+      writer.add_tensor(in, tensor);
       continue;
     }
     auto planned = plan_matrix(tensor, *input, !options.dynamic);

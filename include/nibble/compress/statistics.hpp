@@ -22,6 +22,10 @@
 #include "nibble/core/view.hpp"
 #include "nibble/io/byte_reader.hpp"
 #include "nibble/io/gguf.hpp"
+#include "nibble/kernels/pass.hpp"
+#include "nibble/kernels/second_moments.hpp"
+#include "nibble/model/slot.hpp"
+#include "nibble/simd/dispatch.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
@@ -44,8 +48,8 @@ class InputStatistics {
   }
 
   // Adds rows (m, k), contiguous each. `executor` computes second moments in parallel. Sums are
-  // doubles; of second moments, sums over kBlock rows of a call are floats, and those are added as
-  // doubles: relative to Σ |xᵢ xⱼ| the error is below kBlock · 2⁻²³.
+  // doubles, except those of a few rows in second moments: kernels::AddSecondMoments says how much
+  // they err.
   void add(MatrixView<const float> rows, Executor* executor = nullptr) noexcept {
     NIBBLE_ASSERT(rows.extent(1) == k_ && (k_ < 2 || rows.stride(1) == 1));
     const Index m = rows.extent(0);
@@ -157,9 +161,6 @@ class InputStatistics {
   }
 
  private:
-  static constexpr Index kBlock = 16;   // rows whose products are summed as floats
-  static constexpr Index kPiece = 256;  // columns of a row of moments at a time
-
   struct Channel {
     double sum = 0, sum_squares = 0, sum_sizes = 0;
     float smallest = kInfinity, largest = -kInfinity;
@@ -187,34 +188,17 @@ class InputStatistics {
   }
 
   void add_moments(MatrixView<const float> rows, Executor* executor) noexcept {
-    constexpr Index kRowsOfTask = 32;
+    constexpr Index kColumns = kernels::AddSecondMoments::kColumns;
+    const auto run = simd::kernel<kernels::AddSecondMoments>();
     const auto task = [&](Index t, Index) {
-      const Index end = (std::min)(k_, (t + 1) * kRowsOfTask);
-      for (Index first = 0; first < rows.extent(0); first += kBlock) {
-        const Index n = (std::min)(kBlock, rows.extent(0) - first);
-        for (Index i = t * kRowsOfTask; i < end; ++i) add_moment_row(rows, first, n, i);
-      }
+      run(rows.data(), rows.stride(0), rows.extent(0), k_, t * kColumns,
+          (std::min)(k_, (t + 1) * kColumns), values(moments_));
     };
-    const Index n_tasks = (k_ + kRowsOfTask - 1) / kRowsOfTask;
+    const Index n_tasks = (k_ + kColumns - 1) / kColumns;
     if (executor != nullptr) {
       executor->parallel_for(n_tasks, task);
     } else {
       for (Index t = 0; t < n_tasks; ++t) task(t, 0);
-    }
-  }
-  // Adds the products of column i with those from i on, over n rows.
-  void add_moment_row(MatrixView<const float> rows, Index first, Index n, Index i) noexcept {
-    double* const moments = values(moments_) + place(i, i) - i;  // of column j at j
-    for (Index begin = i; begin < k_; begin += kPiece) {
-      const Index length = (std::min)(kPiece, k_ - begin);
-      float sums[kPiece] = {};
-      for (Index r = first; r < first + n; ++r) {
-        const float* const x = rows.data() + r * rows.stride(0);
-        const float factor = x[i];
-        const float* const other = x + begin;
-        for (Index j = 0; j < length; ++j) sums[j] += factor * other[j];
-      }
-      for (Index j = 0; j < length; ++j) moments[begin + j] += static_cast<double>(sums[j]);
     }
   }
 
@@ -318,11 +302,33 @@ class Statistics {
 
 namespace detail {
 
-// Whether `file` has a matrix of this name with `n_columns` columns in all its matrices together,
-// or in one.
+// Factors of low rank, beside a matrix or instead of it: its input is that of its second factor.
+inline constexpr std::string_view kFactorA = ".factor_a.weight", kFactorB = ".factor_b.weight";
+
+// "<stem>.weight" for a matrix and for its factors.
+inline std::string name_of_product(std::string_view tensor) {
+  for (const std::string_view suffix : {kFactorA, kFactorB}) {
+    if (!tensor.ends_with(suffix)) continue;
+    return std::string(tensor.substr(0, tensor.size() - suffix.size())).append(".weight");
+  }
+  return std::string(tensor);
+}
+
+// The tensor whose columns are those of the input of a product: the matrix, or its second factor if
+// it has nothing else. Null if there is neither.
+inline const io::GgufTensor* tensor_of_product(const io::Gguf& file, std::string_view name) {
+  const io::GgufTensor* const tensor = file.find_tensor(name);
+  constexpr std::string_view kWeight = ".weight";
+  if (tensor != nullptr || !name.ends_with(kWeight)) return tensor;
+  return file.find_tensor(
+      std::string(name.substr(0, name.size() - kWeight.size())).append(kFactorB));
+}
+
+// Whether `file` has a matrix of this name, or factors of it, with `n_columns` columns in all its
+// matrices together.
 inline Result<void> check_matrix(const io::Gguf& file, const std::string& name,
                                  std::uint64_t n_columns) {
-  const io::GgufTensor* const tensor = file.find_tensor(name);
+  const io::GgufTensor* const tensor = tensor_of_product(file, name);
   if (tensor == nullptr) {
     return Error{Errc::invalid_argument, file.name() + ": there are statistics for " +
                                              io::quoted(name) +
@@ -330,8 +336,8 @@ inline Result<void> check_matrix(const io::Gguf& file, const std::string& name,
   }
   const std::uint64_t n_matrices = tensor->dims[2] * tensor->dims[3];
   if (tensor->n_dims >= 2 && n_columns == tensor->dims[0] * n_matrices) return ok();
-  return Error{Errc::invalid_argument, file.name() + ": tensor " + io::quoted(name) + " has " +
-                                           to_text(tensor->dims[0] * n_matrices) +
+  return Error{Errc::invalid_argument, file.name() + ": tensor " + io::quoted(tensor->name) +
+                                           " has " + to_text(tensor->dims[0] * n_matrices) +
                                            " columns, its statistics " + to_text(n_columns) +
                                            ": they are of another model"};
 }
@@ -341,13 +347,14 @@ template <class Knows>
 Result<void> check_layers(const io::Gguf& file, const Knows& knows) {
   for (const io::GgufTensor& tensor : file.tensors()) {
     const bool is_matrix = tensor.n_dims >= 2 && tensor.dims[1] > 1;
-    if (!is_matrix || !tensor.name.starts_with("blk.") || !tensor.name.ends_with(".weight") ||
-        knows(tensor.name)) {
+    if (!is_matrix || layer_of(tensor.name) < 0 || !tensor.name.ends_with(".weight") ||
+        knows(name_of_product(tensor.name))) {
       continue;
     }
     return Error{Errc::not_found, file.name() + ": there are no statistics for " +
                                       io::quoted(tensor.name) +
-                                      ": they are of another model, or no data reached it"};
+                                      ": its input was not observed, or they are of another "
+                                      "model"};
   }
   return ok();
 }

@@ -17,42 +17,90 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/core/view.hpp"
 #include "nibble/io/gguf.hpp"
+#include "nibble/io/tensor_bytes.hpp"
 #include "nibble/quant/ggml.hpp"
 #include "nibble/quant/read_only.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
 // The place in messages: file and tensor.
-inline std::string where(const io::Gguf& file, std::string_view tensor) {
+inline std::string place_in_messages(const io::Gguf& file, std::string_view tensor) {
   return file.name() + ": tensor " + io::quoted(tensor);
 }
 
-// The bytes of a tensor in its own order. Errors: io, out_of_memory, unsupported (a packed tensor,
-// whose rows are not stored one by one).
+namespace detail {
+
+// Packed weights are not stored row by row. Error: unsupported.
+inline Result<void> check_unpacked(const io::GgufTensor& tensor) {
+  if (io::type_traits(tensor.type).panel_rows == 0) return ok();
+  return Error{Errc::unsupported, "packed weights; take the file that it was made from"};
+}
+
+}  // namespace detail
+
+// The bytes of a tensor in its own order. Errors: io, out_of_memory, unsupported (a packed tensor).
 inline Result<std::vector<std::byte>> tensor_bytes_of(const io::Gguf& file,
                                                       const io::GgufTensor& tensor) {
-  if (io::type_traits(tensor.type).panel_rows != 0) {
-    return Error{Errc::unsupported, where(file, tensor.name) +
-                                        ": packed weights; take the file that it was made from"};
-  }
-  const io::MappedFile* in_file = nullptr;
-  for (const io::MappedFile& other : file.files()) {
-    if (other.contains(tensor.data)) in_file = &other;
-  }
+  Result<void> checked = detail::check_unpacked(tensor);
+  if (!checked) return std::move(checked).error().in(place_in_messages(file, tensor.name));
   std::vector<std::byte> bytes(tensor.data.size());
-  NIBBLE_CHECK(io::TensorBytes(tensor.data, tensor.swapped, in_file).read(0, bytes));
+  NIBBLE_CHECK(file.bytes_of(tensor).read(0, bytes));
   return bytes;
 }
 
-// All weights of a tensor as floats, (rows, dims[0]) one after the other. Errors: as above;
-// unsupported (a type that holds no weights).
+// The rows of a tensor, read one by one as floats. Several threads may read at once. The file must
+// outlive this. Errors do not name the tensor.
+class FloatRows {
+ public:
+  // Errors: unsupported (a packed tensor), limit (rows larger than the address space).
+  static Result<FloatRows> of(const io::Gguf& file, const io::GgufTensor& tensor) {
+    NIBBLE_CHECK(detail::check_unpacked(tensor));
+    NIBBLE_TRY(row_bytes, io::row_bytes(tensor.type, tensor.dims[0]));
+    if (tensor.n_elements() > SIZE_MAX / sizeof(float)) {
+      return Error{Errc::limit, "larger than the address space"};
+    }
+    return FloatRows(file, tensor, io::narrow<std::size_t>(row_bytes));
+  }
+
+  std::size_t n() const noexcept { return n_; }
+  std::size_t k() const noexcept { return k_; }  // weights of a row
+  std::size_t row_bytes() const noexcept { return row_bytes_; }
+  // Row `row` to `out` (k), with memory for the stored row (row_bytes). Errors: io; unsupported (a
+  // type that holds no weights).
+  Result<void> read(std::size_t row, std::span<std::byte> stored, std::span<float> out) const {
+    NIBBLE_CHECK(bytes_.read(row * row_bytes_, stored));
+    return quant::row_to_f32(type_, stored, out);
+  }
+
+ private:
+  FloatRows(const io::Gguf& file, const io::GgufTensor& tensor, std::size_t row_bytes) noexcept
+      : bytes_(file.bytes_of(tensor)),
+        type_(tensor.type),
+        k_(static_cast<std::size_t>(tensor.dims[0])),
+        n_(k_ == 0 ? 0 : static_cast<std::size_t>(tensor.n_elements()) / k_),
+        row_bytes_(row_bytes) {}
+
+  io::TensorBytes bytes_;
+  io::GgmlType type_;
+  std::size_t k_, n_;
+  std::size_t row_bytes_;
+};
+
+// All weights of a tensor as floats, (rows, dims[0]) one after the other. Errors: those of
+// FloatRows, and out_of_memory; with file and tensor.
 inline Result<std::vector<float>> tensor_floats(const io::Gguf& file,
                                                 const io::GgufTensor& tensor) {
-  auto bytes = tensor_bytes_of(file, tensor);
-  if (!bytes) return std::move(bytes).error();
-  std::vector<float> floats(io::narrow<std::size_t>(tensor.n_elements()));
-  Result<void> read = quant::row_to_f32(tensor.type, *bytes, floats);
-  if (!read) return std::move(read).error().in(where(file, tensor.name));
+  const auto read = [&]() -> Result<std::vector<float>> {
+    NIBBLE_TRY(rows, FloatRows::of(file, tensor));
+    std::vector<float> floats(rows.n() * rows.k());
+    std::vector<std::byte> stored(rows.row_bytes());
+    for (std::size_t i = 0; i < rows.n(); ++i) {
+      NIBBLE_CHECK(rows.read(i, stored, std::span(floats).subspan(i * rows.k(), rows.k())));
+    }
+    return floats;
+  };
+  auto floats = read();
+  if (!floats) return std::move(floats).error().in(place_in_messages(file, tensor.name));
   return floats;
 }
 
@@ -71,7 +119,8 @@ inline Result<NewTensor> select_rows(const io::Gguf& file, const io::GgufTensor&
   const bool is_vector = tensor.n_dims < 2;
   const auto n = io::narrow<std::size_t>(is_vector ? tensor.dims[0] : tensor.dims[1]);
   if (tensor.n_dims > 2 || n == 0 || all.size() % n != 0) {
-    return Error{Errc::unsupported, where(file, tensor.name) + ": not a matrix or vector"};
+    return Error{Errc::unsupported,
+                 place_in_messages(file, tensor.name) + ": not a matrix or vector"};
   }
   const std::size_t row_bytes = all.size() / n;
   NewTensor out{tensor.type, {tensor.dims.begin(), tensor.dims.begin() + tensor.n_dims}, {}};
@@ -79,8 +128,8 @@ inline Result<NewTensor> select_rows(const io::Gguf& file, const io::GgufTensor&
   out.bytes.resize(rows.size() * row_bytes);
   for (std::size_t i = 0; i < rows.size(); ++i) {
     if (rows[i] < 0 || static_cast<std::size_t>(rows[i]) >= n) {
-      return Error{Errc::invalid_argument,
-                   where(file, tensor.name) + ": row " + to_text(rows[i]) + " of " + to_text(n)};
+      return Error{Errc::invalid_argument, place_in_messages(file, tensor.name) + ": row " +
+                                               to_text(rows[i]) + " of " + to_text(n)};
     }
     std::memcpy(out.bytes.data() + i * row_bytes,
                 all.data() + static_cast<std::size_t>(rows[i]) * row_bytes, row_bytes);
@@ -135,12 +184,12 @@ inline Result<NewTensor> select_columns(const io::Gguf& file, const io::GgufTens
                                         std::span<const Index> columns) {
   const auto k = io::narrow<std::size_t>(tensor.dims[0]);
   if (tensor.n_dims != 2) {
-    return Error{Errc::unsupported, where(file, tensor.name) + ": not a matrix"};
+    return Error{Errc::unsupported, place_in_messages(file, tensor.name) + ": not a matrix"};
   }
   for (const Index column : columns) {
     if (column >= 0 && static_cast<std::size_t>(column) < k) continue;
-    return Error{Errc::invalid_argument,
-                 where(file, tensor.name) + ": column " + to_text(column) + " of " + to_text(k)};
+    return Error{Errc::invalid_argument, place_in_messages(file, tensor.name) + ": column " +
+                                             to_text(column) + " of " + to_text(k)};
   }
   NewTensor out{tensor.type, {columns.size(), tensor.dims[1]}, {}};
   const io::GgmlTypeTraits traits = io::type_traits(tensor.type);

@@ -19,6 +19,7 @@
 #include "nibble/core/result.hpp"
 #include "nibble/core/view.hpp"
 #include "nibble/io/gguf.hpp"
+#include "nibble/model/slot.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
@@ -37,7 +38,7 @@ struct ChannelValues {
   std::span<const double> values;  // (k)
 };
 
-// The number of units per layer of a decoder, as the shapes of its tensors say.
+// The number of units per layer of a decoder, as its metadata says.
 struct DecoderShape {
   std::string architecture;
   Index n_layers = 0;
@@ -53,10 +54,6 @@ struct DecoderShape {
 };
 
 namespace detail {
-
-inline std::string layer_tensor(Index layer, std::string_view rest) {
-  return "blk." + to_text(layer) + "." + std::string(rest);
-}
 
 // Adds |w|^p of rows and columns of one layer to the sums of its units.
 class PowerSums {
@@ -76,8 +73,9 @@ class PowerSums {
     const auto k = static_cast<std::size_t>(tensor->dims[0]);
     const std::size_t n = w.size() / k, length = by_row ? n : k;
     if (length != sums_.size() * static_cast<std::size_t>(size)) {
-      return Error{Errc::malformed, where(file_, name) + ": " + to_text(length) + " channels for " +
-                                        to_text(sums_.size()) + " units of " + to_text(size)};
+      return Error{Errc::malformed, place_in_messages(file_, name) + ": " + to_text(length) +
+                                        " channels for " + to_text(sums_.size()) + " units of " +
+                                        to_text(size)};
     }
     for (std::size_t r = 0; r < n; ++r) {
       for (std::size_t c = 0; c < k; ++c) {
@@ -97,9 +95,9 @@ class PowerSums {
 
 }  // namespace detail
 
-// Lᵖ norms of all weights of each unit: (Σ |w|ᵖ)^(1/p), over the rows and columns that would be
-// removed with it. p: 1, 2, or any number of at least 1. Errors: invalid_argument (p), malformed
-// (shapes), those of tensor_floats().
+// Lᵖ norms of the weights of each unit: (Σ |w|ᵖ)^(1/p), over the rows and columns of matrices that
+// would be removed with it; biases do not count. p: from 1 to 64. Errors: invalid_argument (p),
+// malformed (shapes), those of tensor_floats().
 inline Result<UnitScores> norm_scores(const io::Gguf& file, const DecoderShape& shape,
                                       PruneUnit unit, double p = 2) {
   if (!(p >= 1 && p <= 64)) {
@@ -109,7 +107,7 @@ inline Result<UnitScores> norm_scores(const io::Gguf& file, const DecoderShape& 
   for (Index layer = 0; layer < shape.n_layers; ++layer) {
     std::vector<double> sums(static_cast<std::size_t>(shape.count(unit, layer)));
     detail::PowerSums add(file, p, sums);
-    const auto name = [&](std::string_view rest) { return detail::layer_tensor(layer, rest); };
+    const auto name = [&](std::string_view rest) { return layer_tensor(layer, rest); };
     if (unit == PruneUnit::neuron) {
       NIBBLE_CHECK(add.rows(name("ffn_gate.weight"), 1));
       NIBBLE_CHECK(add.rows(name("ffn_up.weight"), 1));
@@ -138,8 +136,8 @@ inline Result<UnitScores> channel_scores(const DecoderShape& shape, PruneUnit un
                                          std::span<const ChannelValues> values) {
   UnitScores scores;
   for (Index layer = 0; layer < shape.n_layers; ++layer) {
-    const std::string name = detail::layer_tensor(
-        layer, unit == PruneUnit::neuron ? "ffn_down.weight" : "attn_output.weight");
+    const std::string name =
+        layer_tensor(layer, unit == PruneUnit::neuron ? "ffn_down.weight" : "attn_output.weight");
     const auto found = std::find_if(values.begin(), values.end(),
                                     [&](const ChannelValues& v) { return v.tensor == name; });
     if (found == values.end()) {
@@ -211,20 +209,20 @@ class BlockInfluence {
 // ---- The choice --------------------------------------------------------------------------------
 
 struct KeepOptions {
-  double ratio = 0.7;      // of the units that stay, above 0 and at most 1
-  bool is_global = false;  // the ratio holds for all layers together; otherwise for each
+  double kept = 0.7;       // the share of units that stay, above 0 and at most 1
+  bool is_global = false;  // it holds for all layers together; otherwise for each
   // Counts are multiples of it (rounded to the nearest, half upwards, at least one): the block
-  // length of the formats that follow.
+  // length of the formats that follow. A layer that has fewer units keeps them all.
   Index multiple = 1;
 };
 
 namespace detail {
 
-// The number of kept units nearest to `wanted` that is a multiple, within 1 … n.
+// Of the multiples that n units have room for, the nearest to `wanted`; n if they have none.
 inline Index rounded_count(double wanted, Index multiple, Index n) noexcept {
+  if (n < multiple) return n;
   const auto blocks = static_cast<Index>(std::floor(wanted / static_cast<double>(multiple) + 0.5));
-  const Index count = (std::max)(blocks, Index{1}) * multiple;
-  return count > n ? n / multiple >= 1 ? n / multiple * multiple : n : count;
+  return std::clamp(blocks, Index{1}, n / multiple) * multiple;
 }
 
 // The `count` best units in ascending order; of equal ones the first.
@@ -242,15 +240,15 @@ inline std::vector<Index> best_units(std::span<const double> scores, Index count
 }  // namespace detail
 
 // The units that stay, ascending, for each layer. With is_global, layers differ: each keeps as many
-// as the best ratio · (all units) of all layers have in it, rounded. Scores of different layers are
+// as the best kept · (all units) of all layers have in it, rounded. Scores of different layers are
 // compared as they are. Errors: invalid_argument (options; scores that are no numbers; a layer
 // without units).
 inline Result<std::vector<std::vector<Index>>> keep_best(const UnitScores& scores,
                                                          const KeepOptions& options) {
-  if (!(options.ratio > 0 && options.ratio <= 1) || options.multiple < 1) {
-    return Error{Errc::invalid_argument, "pruning: a ratio of " + to_text(options.ratio) +
+  if (!(options.kept > 0 && options.kept <= 1) || options.multiple < 1) {
+    return Error{Errc::invalid_argument, "pruning: to keep a share of " + to_text(options.kept) +
                                              " in multiples of " + to_text(options.multiple) +
-                                             "; a ratio is above 0 and at most 1"};
+                                             "; a share is above 0 and at most 1"};
   }
   std::vector<double> all;
   for (const auto& layer : scores) {
@@ -263,7 +261,7 @@ inline Result<std::vector<std::vector<Index>>> keep_best(const UnitScores& score
   std::vector<std::size_t> wanted(scores.size());
   if (options.is_global) {
     const auto n =
-        static_cast<Index>(std::floor(options.ratio * static_cast<double>(all.size()) + 0.5));
+        static_cast<Index>(std::floor(options.kept * static_cast<double>(all.size()) + 0.5));
     std::vector<std::size_t> layer_of;
     for (std::size_t l = 0; l < scores.size(); ++l) {
       layer_of.insert(layer_of.end(), scores[l].size(), l);
@@ -275,7 +273,7 @@ inline Result<std::vector<std::vector<Index>>> keep_best(const UnitScores& score
   for (std::size_t l = 0; l < scores.size(); ++l) {
     const auto n = static_cast<Index>(scores[l].size());
     const double count =
-        options.is_global ? static_cast<double>(wanted[l]) : options.ratio * static_cast<double>(n);
+        options.is_global ? static_cast<double>(wanted[l]) : options.kept * static_cast<double>(n);
     kept.push_back(
         detail::best_units(scores[l], detail::rounded_count(count, options.multiple, n)));
   }

@@ -26,6 +26,7 @@
 #include "nibble/kernels/quantize_rows.hpp"
 #include "nibble/kernels/quantize_static.hpp"
 #include "nibble/kernels/rope.hpp"
+#include "nibble/kernels/second_moments.hpp"
 #include "nibble/kernels/softmax.hpp"
 #include "nibble/kernels/which.hpp"
 #include "nibble/quant/format.hpp"
@@ -114,6 +115,7 @@ NIBBLE_INSTANCES_OF_SLOPE(kernels::Silu)
 NIBBLE_INSTANCES_OF_SLOPE(kernels::Tanh)
 NIBBLE_INSTANCE(kernels::Add)
 NIBBLE_INSTANCE(kernels::AddScaled)
+NIBBLE_INSTANCE(kernels::AddSecondMoments)
 NIBBLE_INSTANCE(kernels::ApplyDropout)
 NIBBLE_INSTANCE(kernels::ArgMax)
 NIBBLE_INSTANCE(kernels::BlockSums<32>)

@@ -35,6 +35,7 @@
 #include "nibble/kernels/quantize_rows-inl.h"
 #include "nibble/kernels/quantize_static-inl.h"
 #include "nibble/kernels/rope-inl.h"
+#include "nibble/kernels/second_moments-inl.h"
 #include "nibble/kernels/softmax-inl.h"
 #include "nibble/kernels/which-inl.h"
 

@@ -13,6 +13,7 @@
 #include "nibble/core/result.hpp"
 #include "nibble/core/text.hpp"
 #include "nibble/io/gguf.hpp"
+#include "nibble/model/slot.hpp"
 #include "nibble/quant/format.hpp"
 #include "nibble/quant/ggml.hpp"
 
@@ -72,8 +73,8 @@ class MixedFormats {
     }
     const bool values = is_values(name);
     const bool down = name.find("ffn_down") != name.npos;
-    const int n = values ? n_values_ : n_layers_;
-    const int layer = layer_of(name);
+    const Index n = values ? n_values_ : n_layers_;
+    const Index layer = layer_of(name);
     if ((!values && !down) || layer < 0) return mix_.most;
     bool is_better = false;
     if (mix_.where == FormatMix::Where::some_layers) {
@@ -90,17 +91,6 @@ class MixedFormats {
   // gave such matrices Q5_K and Q6_K in all layers.
   static bool is_values(std::string_view name) noexcept {
     return name.find("attn_v.weight") != name.npos || name.find("attn_qkv.weight") != name.npos;
-  }
-  // The number in "blk.7.ffn_down.weight"; -1 if there is none.
-  static int layer_of(std::string_view name) noexcept {
-    constexpr std::string_view kPrefix = "blk.";
-    if (!name.starts_with(kPrefix)) return -1;
-    int layer = -1;
-    for (const char c : name.substr(kPrefix.size())) {
-      if (c < '0' || c > '9' || layer > 100000) break;
-      layer = (layer < 0 ? 0 : layer) * 10 + (c - '0');
-    }
-    return layer;
   }
   // Matrices that are too small or too sensitive.
   static bool stays(std::string_view name) noexcept {
@@ -121,8 +111,8 @@ class MixedFormats {
   const io::Gguf* file_;
   FormatMix mix_;
   bool is_tied_ = false;
-  int n_values_ = 0;
-  int n_layers_ = 0;
+  Index n_values_ = 0;
+  Index n_layers_ = 0;
 };
 
 }}  // namespace nibble::NIBBLE_ABI

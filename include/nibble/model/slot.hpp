@@ -113,12 +113,35 @@ constexpr std::string_view to_string(Slot slot) noexcept {
   return kNames[static_cast<std::size_t>(slot)];
 }
 
+// The name of a layer's tensor in a GGUF file: "blk.", the layer, ".", and `rest`.
+inline std::string layer_tensor(Index layer, std::string_view rest) {
+  return std::string("blk.").append(to_text(layer)).append(".").append(rest);
+}
+
+// The layer of a tensor of that name, and in `rest`, unless null, what follows; −1 and nothing of
+// other names.
+constexpr Index layer_of(std::string_view name, std::string_view* rest = nullptr) noexcept {
+  constexpr std::string_view kPrefix = "blk.";
+  constexpr std::size_t kMaxDigits = 6;
+  if (rest != nullptr) *rest = {};
+  if (!name.starts_with(kPrefix)) return -1;
+  name.remove_prefix(kPrefix.size());
+  Index layer = 0;
+  std::size_t n = 0;
+  while (n < name.size() && n < kMaxDigits && name[n] >= '0' && name[n] <= '9') {
+    layer = layer * 10 + (name[n++] - '0');
+  }
+  if (n == 0 || n == name.size() || name[n] != '.') return -1;
+  if (rest != nullptr) *rest = name.substr(n + 1);
+  return layer;
+}
+
 // The tensor's name in a GGUF file: blk.0.attn_q.weight, blk.0.attn_q.bias. Layer −1: outside of
 // the layers.
 inline std::string gguf_name(Slot slot, Index layer) {
   constexpr std::string_view kBias = "_bias";
-  std::string name = layer < 0 ? "" : "blk." + to_text(layer) + ".";
-  name += to_string(slot);
+  std::string name =
+      layer < 0 ? std::string(to_string(slot)) : layer_tensor(layer, to_string(slot));
   if (!name.ends_with(kBias)) return name + ".weight";
   return name.replace(name.size() - kBias.size(), kBias.size(), ".bias");
 }

@@ -70,7 +70,8 @@ class ModelFile {
                                                                  : format);
         if (!added) return std::move(added).error().in("weights " + io::quoted(t.name));
       }
-      made.writer_.set("general.file_type", quant::file_type_of(main));
+      NIBBLE_TRY(file_type, quant::gguf_file_type(main));
+      made.writer_.set("general.file_type", file_type);
       return made;
     });
   }

@@ -5,7 +5,10 @@
 
 #include <cstddef>
 #include <new>
+#include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "nibble/core/callback.hpp"
 #include "nibble/core/owned.hpp"
@@ -69,6 +72,46 @@ class TrainingGraphOf final : public TrainingGraph {
 template <class Architecture>
 Owned<TrainingGraph> make_training_graph(const typename Architecture::Config& config) {
   return Owned<TrainingGraph>(new (std::nothrow) detail::TrainingGraphOf<Architecture>(config));
+}
+
+namespace detail {
+
+template <class Architecture>
+bool is_of(const io::Gguf& file, std::string_view name) {
+  if (Architecture::kName != name) return false;
+  if constexpr (requires { Architecture::is_for(file); }) {
+    return Architecture::is_for(file);
+  } else {
+    return true;
+  }
+}
+
+}  // namespace detail
+
+// The training graph of the model in `file`: that of its architecture, which is in the list, with
+// the dimensions that its metadata states. Errors: unsupported (another architecture), those of the
+// architecture's config(), out_of_memory.
+template <class... Architectures>
+Result<Owned<TrainingGraph>> training_graph_of(ArchitectureList<Architectures...>,
+                                               const io::Gguf& file) {
+  NIBBLE_TRY(name, file.get_string("general.architecture"));
+  Owned<TrainingGraph> graph;
+  std::optional<Error> error;
+  const auto try_one = [&]<class A>() {
+    if (graph || error || !detail::is_of<A>(file, name)) return;
+    auto config = A::config(file);
+    if (!config) {
+      error = std::move(config).error();
+      return;
+    }
+    graph = make_training_graph<A>(*config);
+    if (!graph) error = Error{Errc::out_of_memory, file.name() + ": a graph"};
+  };
+  (try_one.template operator()<Architectures>(), ...);
+  if (error) return *std::move(error);
+  if (graph) return graph;
+  return Error{Errc::unsupported, file.name() + ": architecture " + io::quoted(name) +
+                                      " is not among those that this program trains"};
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::train

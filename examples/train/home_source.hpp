@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Home commands as training data: example i of a seed is the same everywhere, and is made when it
+// is read.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "../home_commands/grammar.hpp"
+#include "../samples.hpp"
+#include "nibble/text/tokenizer.hpp"
+#include "nibble/train/sources.hpp"
+
+namespace example {
+
+class HomeSource final : public nibble::train::Source {
+ public:
+  // The tokenizer must live as long.
+  HomeSource(const nibble::text::Tokenizer& tokenizer, std::uint64_t seed, nibble::Index n_examples,
+             Learned learned = Learned::all)
+      : tokenizer_(&tokenizer), seed_(seed), n_examples_(n_examples), learned_(learned) {}
+
+  nibble::Index n_examples() const noexcept override { return n_examples_; }
+  nibble::Result<void> read(nibble::Index i, nibble::train::Example& out) const override {
+    home::Commands commands(home::Split::train, nibble::train::detail::mixed(seed_) +
+                                                    static_cast<std::uint64_t>(i));
+    NIBBLE_TRY(sample, sample_tokens(*tokenizer_, commands.next()));
+    out.clear();
+    if (learned_ == Learned::answer) {
+      out.tokens = std::move(sample.ids);
+      out.count_from(static_cast<std::size_t>(sample.first_of_answer));
+    } else {
+      out.tokens = std::move(sample.ids);
+    }
+    return nibble::ok();
+  }
+
+ private:
+  const nibble::text::Tokenizer* tokenizer_;
+  std::uint64_t seed_;
+  nibble::Index n_examples_;
+  Learned learned_;
+};
+
+}  // namespace example
