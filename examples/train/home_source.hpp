@@ -10,6 +10,7 @@
 #include "../home_commands/grammar.hpp"
 #include "../samples.hpp"
 #include "nibble/text/tokenizer.hpp"
+#include "nibble/train/random.hpp"
 #include "nibble/train/sources.hpp"
 
 namespace example {
