@@ -171,6 +171,10 @@ TEST_CASE("what is wrong with a smoothing is said") {
     return !result && result.error().message.find(part) != std::string::npos;
   };
   CHECK(has(compress::smooth(other_file, statistics), "another model"));
+  // A model with fewer layers of the same shape.
+  test::RandomModel shorter({.dim = kDim, .n_layers = 1, .ffn_dim = kFfnDim}, 12);
+  const auto shorter_bytes = shorter.gguf();
+  CHECK(has(compress::smooth(parsed(shorter_bytes), statistics), "no such tensor"));
   CHECK(has(compress::smooth(file, {}), "was not observed"));
   CHECK(has(compress::smooth(file, statistics, {.alpha = 1.5f}), "alpha"));
   CHECK(has(compress::smooth(file, statistics, {.alpha = NAN}), "alpha"));
