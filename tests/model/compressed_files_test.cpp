@@ -259,3 +259,31 @@ TEST_CASE("factors whose axes are stored in the other order") {
       must(io::Gguf::join(std::move(copy), std::span(&swapped, 1), {}, "joined"));
   CHECK(logits_of(must(load_from(joined))) == logits_of(must(load_from(file))));
 }
+
+TEST_CASE("a file may have fewer tensors than layers, if they share them") {
+  ModelShape shape = shape_of_test();
+  shape.n_layers = 24;
+  const Bytes bytes = RandomModel(shape, 3).gguf();
+  const io::Gguf file = parsed(bytes);
+  std::vector<SharedPair> pairs;
+  for (const io::GgufTensor& tensor : file.tensors()) {
+    const std::string name(tensor.name);
+    if (!name.starts_with("blk.") || name.starts_with("blk.0.")) continue;
+    pairs.push_back({name, "blk.0" + name.substr(name.find('.', 4))});
+  }
+  const Bytes shared = must(compress::share_tensors(file, pairs));
+  const io::Gguf small = parsed(shared);
+  CHECK(small.tensors().size() == 12);
+  const Model model = must(load_from(small));
+  CHECK(model.weights().at(Slot::ffn_up, 23).data == model.weights().at(Slot::ffn_up, 0).data);
+  logits_of(model);
+
+  // Names that are not there cannot stand for layers.
+  io::GgufWriter writer;
+  writer.copy_metadata(small);
+  writer.set_array("nibble.shared_tensors", std::vector<std::string>{"a=b"});
+  for (const io::GgufTensor& tensor : small.tensors()) writer.add_tensor(tensor);
+  const auto error = load_from(parsed(must(writer.to_bytes()))).error();
+  CHECK(error.code == Errc::malformed);
+  CHECK(error.message.find("24 layers but 12 tensors") != std::string::npos);
+}
