@@ -287,3 +287,36 @@ TEST_CASE("a file may have fewer tensors than layers, if they share them") {
   CHECK(error.code == Errc::malformed);
   CHECK(error.message.find("24 layers but 12 tensors") != std::string::npos);
 }
+
+TEST_CASE("factors of rotations may be shared, and are checked all the same") {
+  // As many pairs of a head as the model is wide: a norm has the shape of rope_freqs.
+  ModelShape shape;
+  shape.dim = 8;
+  shape.n_heads = 2;
+  shape.n_kv_heads = 1;
+  shape.head_dim = shape.rope_dim = 16;
+  shape.rope_factors = true;
+  const Bytes bytes = RandomModel(shape, 9).gguf();
+  const io::Gguf file = parsed(bytes);
+  const auto norm_with = [&](float value) {
+    std::vector<float> norm = {1.5f, 0.75f, 2, 1, 1, value, 1, 3};
+    return NewTensor{"output_norm.weight", io::GgmlType::f32, {8}, bytes_of(norm)};
+  };
+  const std::vector<SharedPair> pairs = {{"rope_freqs.weight", "output_norm.weight"}};
+  NewTensor as_stored = norm_with(2.5f);
+  as_stored.name = "rope_freqs.weight";
+  const Bytes stored = replaced(bytes, {norm_with(2.5f), as_stored});
+  const Bytes shared = must(compress::share_tensors(parsed(stored), pairs));
+  CHECK(logits_of(must(load_from(parsed(shared)))) == logits_of(must(load_from(parsed(stored)))));
+  CHECK(logits_of(must(load_from(parsed(shared)))) != logits_of(must(load_from(file))));
+  for (const float bad : {-1.0f, 0.0f, std::numeric_limits<float>::quiet_NaN(),
+                          std::numeric_limits<float>::infinity()}) {
+    CAPTURE(bad);
+    const Bytes wrong =
+        must(compress::share_tensors(parsed(replaced(bytes, {norm_with(bad)})), pairs));
+    const auto loaded = load_from(parsed(wrong));
+    REQUIRE(!loaded);
+    CHECK(loaded.error().code == Errc::malformed);
+    CHECK(loaded.error().message.find("not positive") != std::string::npos);
+  }
+}

@@ -36,18 +36,13 @@ class TensorBinder final : public graph::SurveySink {
     Result<void> added = add(need);
     if (!added) error_ = std::move(added).error();
   }
+  // Checked in finish(): shared vectors are known only then.
   void rope(const graph::RopeKey&, const graph::RopeFactors& factors) override {
-    for (const std::size_t slot : {factors.slot, factors.beyond}) {
-      if (error_ || slot == graph::kNoSlot) continue;
-      Result<void> checked = check_factors(slot);
-      if (!checked) error_ = std::move(checked).error();
+    if (factors.slot == graph::kNoSlot) return;
+    for (const graph::RopeFactors& known : ropes_) {
+      if (known.slot == factors.slot && known.beyond == factors.beyond) return;
     }
-    if (error_ || factors.beyond == graph::kNoSlot) return;
-    const graph::WeightTable weights = store_.table();
-    if (!weights.at(factors.slot, -1) != !weights.at(factors.beyond, -1)) {
-      missing_.add(
-          graph_.tensor_name(weights.at(factors.slot, -1) ? factors.beyond : factors.slot, -1));
-    }
+    ropes_.push_back(factors);
   }
 
   // Errors: those of the tensors announced; not_found if the file lacks some; unsupported if it has
@@ -55,6 +50,7 @@ class TensorBinder final : public graph::SurveySink {
   Result<void> finish() {
     if (error_) return *error_;
     NIBBLE_CHECK(bind_shared());
+    for (const graph::RopeFactors& factors : ropes_) NIBBLE_CHECK(check_rope_factors(factors));
     const std::string model = "a model of the architecture " + graph_.config().architecture;
     NIBBLE_CHECK(store_.check_factors());
     if (missing_.n > 0) {
@@ -239,14 +235,20 @@ class TensorBinder final : public graph::SurveySink {
     return found;
   }
 
-  // Whether a tensor is another one; metadata nibble.shared_tensors has "<this>=<that>" for each.
-  bool is_shared(const graph::WeightNeed& need, const std::string& name) {
+  // The entry of a tensor that is another one: metadata nibble.shared_tensors has "<this>=<that>"
+  // for each. Null if it is not.
+  SharedName* find_shared(const std::string& name) {
     const auto pair =
         std::lower_bound(pairs_.begin(), pairs_.end(), name,
                          [](const SharedName& p, const std::string& key) { return p.name < key; });
-    if (pair == pairs_.end() || pair->name != name) return false;
-    if (!pair->is_used) shared_.push_back({need, pair->name, pair->with});
+    return pair == pairs_.end() || pair->name != name ? nullptr : &*pair;
+  }
+  // Whether a tensor is another one.
+  bool is_shared(const graph::WeightNeed& need, const std::string& name) {
+    SharedName* const pair = find_shared(name);
+    if (pair == nullptr) return false;
     pair->is_used = true;
+    shared_.push_back({need, pair->name, pair->with});
     return true;
   }
   Result<void> read_shared() {
@@ -271,8 +273,10 @@ class TensorBinder final : public graph::SurveySink {
       return Error{Errc::malformed,
                    file_.name() + ": key '" + std::string(kSharedTensorsKey) + "': " + text};
     };
-    if (pairs_.size() != shared_.size()) {
-      return malformed(to_text(pairs_.size()) + " entries, but " + to_text(shared_.size()) +
+    const auto n_used = static_cast<std::size_t>(std::count_if(
+        pairs_.begin(), pairs_.end(), [](const SharedName& pair) { return pair.is_used; }));
+    if (pairs_.size() != n_used) {
+      return malformed(to_text(pairs_.size()) + " entries, but " + to_text(n_used) +
                        " tensors of this model are in them");
     }
     std::sort(bound_.begin(), bound_.end(),
@@ -303,10 +307,27 @@ class TensorBinder final : public graph::SurveySink {
     return Error{Errc::malformed, where(name) + ": two parts of the model want other shapes of it"};
   }
 
-  Result<void> check_factors(std::size_t slot) const {
+  // The tensor that holds the vector of a slot: its own, or the one that stands for it. Null: none.
+  const io::GgufTensor* vector_of(std::size_t slot) {
     const std::string name = graph_.tensor_name(slot, -1);
-    const io::GgufTensor* const tensor = file_.find_tensor(name);
+    const SharedName* const pair = find_shared(name);
+    return file_.find_tensor(pair != nullptr ? pair->with : name);
+  }
+  // Factors of rotations: both vectors or none, all of them positive.
+  Result<void> check_rope_factors(const graph::RopeFactors& factors) {
+    NIBBLE_CHECK(check_rope_factors(factors.slot));
+    if (factors.beyond == graph::kNoSlot) return ok();
+    NIBBLE_CHECK(check_rope_factors(factors.beyond));
+    const bool has_first = vector_of(factors.slot) != nullptr;
+    if (has_first != (vector_of(factors.beyond) != nullptr)) {
+      missing_.add(graph_.tensor_name(has_first ? factors.beyond : factors.slot, -1));
+    }
+    return ok();
+  }
+  Result<void> check_rope_factors(std::size_t slot) {
+    const io::GgufTensor* const tensor = vector_of(slot);
     if (tensor == nullptr) return ok();
+    const std::string name(tensor->name);
     auto format = quant::format_of(tensor->type);
     if (!format) return std::move(format).error().in(where(name));
     LayerValues<float> factors(static_cast<std::size_t>(tensor->dims[0]));
@@ -328,6 +349,7 @@ class TensorBinder final : public graph::SurveySink {
   std::vector<Bound> bound_;
   std::vector<SharedName> pairs_;
   std::vector<Shared> shared_;
+  std::vector<graph::RopeFactors> ropes_;
   Names missing_;
 };
 
