@@ -3,8 +3,7 @@
 // 8-bit weights with one scale for each row, as files have them: the codes of a matrix
 // "<name>.weight" in a tensor of type I8, and beside it
 //   <name>.scales        F32 (n): weight = scale of the row * code, codes in [-127, 127]
-//   <name>.input_scale   F32 (1), optional: the scale of the product's input, if it is known
-//   before;
+//   <name>.input_scale   F32 (1), optional: the scale of the product's input, if it is known;
 //                        otherwise each row of the input gets one of its own
 //   <name>.input_zero    I32 (1), optional: the input's codes are unsigned, with this zero point
 // docs/static-int8.md describes them.
