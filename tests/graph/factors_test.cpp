@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "doctest/doctest.h"
+#include "nibble/core/thread_pool.hpp"
 #include "nibble/graph/check.hpp"
 #include "nibble/graph/fuse.hpp"
 #include "nibble/quant/format.hpp"
@@ -35,6 +36,9 @@ struct Kind {
   float scale;
   bool bias;
   double tolerance;  // relative to the largest result
+  Index rank = kRank;
+  // Ranges of inputs that are known before, for weights in I8Channel.
+  quant::StaticScale of_base = {}, of_a = {}, of_b = {};
 };
 
 class Weights {
@@ -101,21 +105,25 @@ class Weights {
     return {ops, n, k, packed};
   }
   void factored(S slot, Index n, bool has_factors) {
+    const Index rank_of_all = kind_.rank;
     const auto i = static_cast<std::size_t>(slot);
     Doubles& w = dense_[i];
     Weight weight{nullptr, n, kDim};
     w.assign(static_cast<std::size_t>(n * kDim), 0);
     if (kind_.base || !has_factors) {
       weight = matrix(kind_.base.value_or(Format::f32), n, kDim, 0.12, w);
+      weight.input = kind_.of_base;
     }
     if (has_factors) {
       Doubles a, b;
       Factors& f = factors_[i];
-      f.a = matrix(kind_.a, n, kRank, 0.15, a);
-      f.b = matrix(kind_.b, kRank, kDim, 0.15, b);
+      f.a = matrix(kind_.a, n, rank_of_all, 0.15, a);
+      f.b = matrix(kind_.b, rank_of_all, kDim, 0.15, b);
+      f.a.input = kind_.of_a;
+      f.b.input = kind_.of_b;
       f.scale = kind_.scale;
       weight.factors = &f;
-      const auto rank = static_cast<std::size_t>(kRank), k = static_cast<std::size_t>(kDim);
+      const auto rank = static_cast<std::size_t>(rank_of_all), k = static_cast<std::size_t>(kDim);
       for (std::size_t row = 0; row < static_cast<std::size_t>(n); ++row) {
         for (std::size_t r = 0; r < rank; ++r) {
           for (std::size_t j = 0; j < k; ++j) {
@@ -140,23 +148,30 @@ constexpr Index kOutputs[] = {0, 2, 4};
 const Segment kSegments[] = {Segment{.n_rows = 5}};
 constexpr Limits kLimits{.max_rows = 7, .max_outputs = 4, .n_positions = 8, .max_rank = 40};
 
+// The rows of the first of kTokens.
 template <class E>
-Table run_once(const E& expression, const Weights& weights) {
-  const Plan plan = make_plan(expression, kLimits);
+Table run_once(const E& expression, const Weights& weights, Executor* pool = nullptr,
+               std::size_t n_tokens = kTokens.size()) {
+  Limits limits = kLimits;
+  if (pool != nullptr) limits.max_workers = pool->n_workers();
+  const Plan plan = make_plan(expression, limits);
   REQUIRE(plan.is_valid());
   auto arena = AlignedBuffer::allocate(plan.bytes + 64);
   REQUIRE(arena.has_value());
   std::memset(arena->data(), 255, plan.bytes + 64);
   InlineExecutor executor;
+  const Segment segment{.n_rows = static_cast<Index>(n_tokens)};
   RunArgs args;
-  args.step = {.tokens = kTokens, .segments = kSegments, .output_rows = kOutputs};
+  args.step = {.tokens = std::span(kTokens).first(n_tokens),
+               .segments = {&segment, 1},
+               .output_rows = std::span(kOutputs).first(1)};
   args.weights = weights.table();
   args.arena = arena->bytes().first(plan.bytes);
-  args.executor = &executor;
-  const auto checked = check_run(expression, plan, kLimits, args);
+  args.executor = pool != nullptr ? pool : &executor;
+  const auto checked = check_run(expression, plan, limits, args);
   CAPTURE(checked ? std::string() : checked.error().message);
   REQUIRE(checked);
-  const auto out = run(expression, plan, kLimits, args);
+  const auto out = run(expression, plan, limits, args);
   Table rows;
   for (Index i = 0; i < out.extent(0); ++i) {
     rows.emplace_back();
@@ -185,7 +200,14 @@ template <class E>
 void check_both(const E& expression, const Weights& weights, const Table& expected,
                 double tolerance) {
   check_close(run_once(expression, weights), expected, tolerance);
-  check_close(run_once(fuse(expression), weights), expected, tolerance);
+  const auto fused = fuse(expression);
+  const Table rows = run_once(fused, weights);
+  check_close(rows, expected, tolerance);
+  // The same bits on several threads, and for a row that is alone.
+  static const auto pool = ThreadPool::create({.n_threads = 3});
+  REQUIRE(pool.has_value());
+  CHECK(run_once(fused, weights, &**pool) == rows);
+  CHECK(run_once(fused, weights, nullptr, 1) == Table{rows[0]});
 }
 
 // ---- The same in double ------------------------------------------------------------------------
@@ -278,6 +300,28 @@ TEST_CASE("products with factors are those of the dense matrix") {
       check_nodes({Format::q8_0, Format::q4_0, Format::q8_0, 0.7f, bias, kCodes}, only_up);
       check_nodes({{}, Format::q4_0, Format::q4_0, 1.0f, bias, kCodes}, only_up);
       check_nodes({Format::f16, Format::f16, Format::q8_0, 1.0f, bias, kCodes}, only_up);
+    }
+  }
+}
+
+TEST_CASE("factors of any rank, in 8 bits, with inputs whose ranges are known or not") {
+  constexpr double kExact = 4e-6, kCodes = 0.03;
+  constexpr auto kInt8 = Format::i8_channel;
+  const quant::StaticScale fixed{0.08f, 0, false}, affine{0.08f, 120, true};
+  for (const bool only_up : {false, true}) {
+    for (const Index rank : {Index{7}, Index{40}}) {
+      CAPTURE(rank);
+      check_nodes({{}, Format::f32, Format::f32, 0.7f, true, kExact, rank}, only_up);
+      check_nodes({Format::f16, Format::f16, Format::f32, 1.0f, false, kExact, rank}, only_up);
+      check_nodes({Format::q4_0, Format::f16, Format::q8_0, 0.7f, true, kCodes, rank}, only_up);
+      check_nodes({{}, kInt8, Format::f16, 0.7f, false, kCodes, rank}, only_up);
+      check_nodes({Format::f16, kInt8, kInt8, 1.0f, true, kCodes, rank}, only_up);
+      check_nodes({{}, kInt8, kInt8, 1.0f, true, kCodes, rank, {}, fixed, affine}, only_up);
+      check_nodes({Format::q8_0, kInt8, kInt8, 0.7f, false, kCodes, rank, {}, affine, fixed},
+                  only_up);
+      // A base with a known range beside a B with blocks: codes of one input in two forms.
+      check_nodes({kInt8, Format::f16, Format::q8_0, 0.7f, true, kCodes, rank, fixed}, only_up);
+      check_nodes({kInt8, kInt8, Format::q4_0, 0.7f, false, kCodes, rank, affine, affine}, only_up);
     }
   }
 }

@@ -4,6 +4,7 @@
 #include "nibble/graph/survey.hpp"
 
 #include <array>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -77,6 +78,69 @@ TEST_CASE("weights are compared with what an expression needs") {
   table.at(S::out, 0) = table.of(kDim, kDim);
   table.at(S::table, -1).n = kWords - 1;
   check_error(table.check(), Errc::invalid_argument, "shape (9, 64), expected (10, 64)");
+}
+
+TEST_CASE(
+    "vectors have no factors, and every matrix a shape and an input that its format can have") {
+  Table table;
+  const auto fails = [&](Errc code, const std::string& part) {
+    check_error(table.check(), code, part);
+  };
+  // Factors stand for a product's weights, not for a vector.
+  Factors factors{table.of(kDim, 8), table.of(8, kDim)};
+  table.at(S::norm, 0).data = nullptr;
+  table.at(S::norm, 0).factors = &factors;
+  fails(Errc::invalid_argument, "slot 1 of layer 0': a vector cannot have factors");
+  table.at(S::norm, 0) = table.of(0, kDim);
+  table.at(S::norm, 0).factors = &factors;
+  fails(Errc::invalid_argument, "a vector cannot have factors");
+  table.at(S::norm, 0) = table.of(0, kDim);
+
+  Weight& w = table.at(S::out, 1);
+  for (const FormatOps* const ops : AllFormats::kOps) {
+    CAPTURE(std::string(to_string(ops->format)));
+    w.ops = ops;
+    const bool is_whole = ops->format < quant::Format::q4_k || ops->format > quant::Format::q6_k;
+    CHECK(table.check().has_value() == is_whole);  // super-blocks are of 256 weights
+  }
+  w.ops = &kFormatOps<quant::I8Channel>;
+  w.input = {0.5f, 3, true};
+  CHECK(table.check());
+  for (const quant::StaticScale& bad :
+       {quant::StaticScale{0.5f, 3, false}, quant::StaticScale{0.5f, 256, true},
+        quant::StaticScale{0.0f, 3, true}, quant::StaticScale{-1.0f, 0, false},
+        quant::StaticScale{std::numeric_limits<float>::quiet_NaN(), 0, false}}) {
+    CAPTURE(bad.zero_point);
+    w.input = bad;
+    fails(Errc::invalid_argument, "slot 2 of layer 1': an input scale of");
+  }
+  w.input = {};
+  factors = {table.of(kDim, 8), table.of(8, kDim)};
+  factors.a.ops = w.ops;
+  w.factors = &factors;
+  CHECK(table.check());
+  factors.a.input = {0.0f, 3, true};
+  fails(Errc::invalid_argument, "factors that are not whole matrices");
+}
+
+TEST_CASE("sums of products of 8-bit weights fit 32 bits") {
+  constexpr Index kLong = quant::Packed<quant::I8Channel>::kMaxAffineK + 32;
+  Table table;
+  const auto check = [&](Index k, const quant::StaticScale& input) {
+    std::vector<Weight> weights(2);
+    weights[0] = table.of(1, k);
+    weights[1] = table.of(3, k);
+    weights[1].ops = &kFormatOps<quant::I8Channel>;
+    weights[1].input = input;
+    enum class Two : unsigned char { rows, out };
+    return check_weights(embedding<Two::rows>(Dim<>{k}) >> linear<Two::out>(Dim<>{3}),
+                         WeightTable(weights, 2));
+  };
+  CHECK(check(kLong, {}));
+  CHECK(check(kLong, {0.5f, 0, false}));
+  CHECK(check(kLong - 32, {0.5f, 3, true}));
+  check_error(check(kLong, {0.5f, 3, true}), Errc::limit, "rows of 65568 8-bit weights");
+  check_error(check(2 * kLong, {}), Errc::limit, "rows of 131136 8-bit weights");
 }
 
 TEST_CASE("what a sink throws reaches the caller, and nothing more is reported") {

@@ -105,3 +105,13 @@ TEST_CASE("packed types are sized by panels of 16 rows and whole groups") {
         Errc::limit);
   CHECK(row_bytes(GgmlType::packed_q4_0, 64).error().code == Errc::unsupported);
 }
+
+TEST_CASE("types that state their size: the number of their elements is checked too") {
+  using Dims = std::array<std::uint64_t, 3>;
+  const auto sparse = GgmlType::packed_q4_0_2of4;
+  CHECK(*tensor_bytes(sparse, Dims{64, 3, 5}) == 320);
+  CHECK(tensor_bytes(sparse, Dims{64, 0, 5}).error().code == Errc::malformed);
+  CHECK(tensor_bytes(sparse, Dims{64, 3, 1ull << 60}).error().code == Errc::limit);
+  // 2^65 elements in 64 bytes.
+  CHECK(tensor_bytes(sparse, Dims{1ull << 32, 1ull << 33, 1}).error().code == Errc::limit);
+}

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "doctest/doctest.h"
@@ -292,6 +293,32 @@ TEST_CASE("embeddings are those of PyTorch transformers, alone or with other tex
     }
   });
   CHECK(n == 5);
+}
+
+TEST_CASE("factors of rotations for short and for long contexts may be one vector") {
+  int n = 0;
+  for_each_file([&](const std::string& name, const Golden& golden) {
+    if (name != "phi3-long.gguf") return;
+    for (const auto& [one, other] :
+         {std::pair("rope_factors_long.weight", "rope_factors_short.weight"),
+          std::pair("rope_factors_short.weight", "rope_factors_long.weight")}) {
+      CAPTURE(std::string(one));
+      Golden shared = golden;
+      std::erase_if(shared.tensors, [&](const auto& tensor) { return tensor.name == one; });
+      const auto missing = load_bytes(shared.write());
+      REQUIRE(!missing);
+      CHECK(missing.error().code == Errc::not_found);
+      CHECK(missing.error().message.find(one) != std::string::npos);
+
+      shared.metadata.set_array("nibble.shared_tensors",
+                                std::vector<std::string>{std::string(one) + "=" + other});
+      const Model model = load_golden(shared);
+      CHECK(model.weights().at(Slot::rope_factors_long, -1).data ==
+            model.weights().at(Slot::rope_factors_short, -1).data);
+      ++n;
+    }
+  });
+  CHECK(n == 2);
 }
 
 TEST_CASE("a decoder gives no embeddings") {

@@ -147,9 +147,11 @@ TEST_CASE("dimensions may be stated for each layer; most must be equal") {
     file.metadata.set_array(key, std::vector<std::int32_t>{static_cast<std::int32_t>(value), 1});
     Error error = file.error();
     if (key.find("head_count") != key.npos) {
+      CHECK(error.code == Errc::malformed);
       CHECK(error.message ==
             "m.gguf: heads that differ by layer, without llama.attention.key_length");
     } else if (key.find("feed_forward") != key.npos) {  // the file's tensors are others
+      CHECK(error.code == Errc::malformed);
       CHECK(error.message ==
             "m.gguf: tensor 'blk.1.ffn_gate.weight': shape (32, 32), expected (1, 32)");
     } else {
@@ -163,6 +165,53 @@ TEST_CASE("dimensions may be stated for each layer; most must be equal") {
     file.metadata.set_array(key, std::vector<float>{1, 1});
     CHECK(file.error().code == Errc::malformed);
   }
+}
+
+TEST_CASE(
+    "heads that differ by layer have as many of keys and values, unless another number is stated") {
+  File file;
+  io::GgufWriter metadata;
+  metadata.set("general.architecture", "llama");
+  const auto set = [&](const char* key, std::uint32_t value) {
+    metadata.set(std::string("llama.") + key, value);
+  };
+  set("embedding_length", 32);
+  set("block_count", 2);
+  set("feed_forward_length", 32);
+  set("context_length", 32);
+  set("attention.key_length", 8);
+  set("attention.value_length", 8);
+  set("rope.dimension_count", 8);
+  metadata.set("llama.attention.layer_norm_rms_epsilon", 1e-5f);
+  metadata.set_array("llama.attention.head_count", std::vector<std::uint32_t>{4, 3});
+  file.metadata = metadata;
+  static const std::vector<std::byte> zeros(32 * 32 * sizeof(float));
+  file.add = [&](io::GgufWriter& writer) {
+    for (std::uint64_t layer = 0; layer < 2; ++layer) {
+      const std::uint64_t width = 8 * (4 - layer);
+      const auto matrix = [&](const char* name, std::uint64_t n, std::uint64_t k) {
+        const std::uint64_t dims[] = {k, n};
+        writer.add_tensor("blk." + std::to_string(layer) + name, io::GgmlType::f32, dims,
+                          std::span(zeros).first(n * k * sizeof(float)));
+      };
+      matrix(".attn_q.weight", width, 32);
+      matrix(".attn_k.weight", width, 32);
+      matrix(".attn_v.weight", width, 32);
+      matrix(".attn_output.weight", 32, width);
+    }
+  };
+  for (const char* const layer : {"blk.0", "blk.1"}) {
+    for (const char* const slot : {".attn_q", ".attn_k", ".attn_v", ".attn_output"}) {
+      file.without.push_back(std::string(layer) + slot + ".weight");
+    }
+  }
+  const auto model = file.load();
+  check_logits(model);
+  CHECK(model->weights().at(Slot::attn_k, 0).n == 32);
+  CHECK(model->weights().at(Slot::attn_k, 1).n == 24);
+  file.metadata.set("llama.attention.head_count_kv", std::uint32_t{1});
+  CHECK(file.error().code == Errc::malformed);
+  CHECK(test::contains(file.error().message, "attn_k.weight': shape (32, 32), expected (8, 32)"));
 }
 
 TEST_CASE("a tokenizer that cannot be used is no reason to refuse the model, and says why") {

@@ -6,9 +6,11 @@
 
 #include "doctest/doctest.h"
 #include "generate/home_model.hpp"
+#include "nibble/compress/product_time.hpp"
 #include "nibble/core/arena.hpp"
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/generate/session.hpp"
+#include "nibble/model/weight_store.hpp"
 #include "nibble/ops/matmul.hpp"
 #include "why.hpp"
 
@@ -41,6 +43,35 @@ struct Zeros {
   AlignedBuffer memory;
   std::array<graph::Weight, 5> weights;  // most slots are empty
 };
+
+// A matrix of 4.5 MiB without its zeros, two of each four weights.
+template <class F>
+AlignedBuffer sparse_matrix(Index n, Index k) {
+  std::vector<quant::Q4_0::Block> blocks(static_cast<std::size_t>(n * k / 32));
+  for (quant::Q4_0::Block& block : blocks) {
+    block.scale = to_f16(0.5f);
+    for (std::size_t i = 0; i < 16; ++i) block.codes[i] = i % 4 < 2 ? 0x5B : 0x88;
+  }
+  using P = quant::Packed<F>;
+  auto memory =
+      *AlignedBuffer::allocate(static_cast<std::size_t>(P::packed_bytes(blocks.data(), n, k)));
+  REQUIRE(P::can_hold(blocks.data(), n, k));
+  P::pack(blocks.data(), n, k, memory.data());
+  return memory;
+}
+
+template <class F>
+void check_sparse_is_measured() {
+  constexpr Index kN = 3300, kK = 3200;  // the last panel is not whole
+  CAPTURE(std::string(to_string(quant::kFormatOf<F>)));
+  const AlignedBuffer memory = sparse_matrix<F>(kN, kK);
+  WeightStore store(1, graph::AllFormats{});
+  REQUIRE(store.copy_packed(Slot::ffn_up, 0, quant::kFormatOf<F>, kN, kK, memory.bytes()));
+  InlineExecutor alone;
+  REQUIRE(store.pack(alone));
+  REQUIRE(store.bytes() >= std::size_t{4} << 20);
+  CHECK(check_tuning(measure_tuning(store.table().layers(), alone)));
+}
 
 }  // namespace
 
@@ -90,6 +121,26 @@ TEST_CASE("small weights are not measured, large ones are") {
   rest.cache = unusual().cache;
   CHECK(rest == unusual());  // only how streams are fetched is measured
   CHECK(check_tuning(t).has_value());
+}
+
+TEST_CASE("weights whose packed size depends on them are measured too") {
+  check_sparse_is_measured<quant::Q4_0Bitmask>();
+  check_sparse_is_measured<quant::Q4_0Blocks16x4>();
+  check_sparse_is_measured<quant::Q4_0TwoOfFour>();
+}
+
+TEST_CASE("products of every format can be timed") {
+  InlineExecutor alone;
+  for (const graph::FormatOps* const ops : graph::AllFormats::kOps) {
+    CAPTURE(std::string(to_string(ops->format)));
+    const auto time = compress::product_microseconds(*ops, 33, 256, 1 << 10, alone);
+    if (ops->data_bytes == nullptr) {
+      REQUIRE_MESSAGE(time, test::why(time));
+      CHECK(*time > 0);
+    } else {
+      CHECK(time.error().code == Errc::unsupported);
+    }
+  }
 }
 
 TEST_CASE("no tuning changes a result") {

@@ -131,6 +131,65 @@ TEST_CASE("sizes that do not agree, or have no product, are errors") {
   CHECK(add(1, n_floats, 1) == std::nullopt);
 }
 
+TEST_CASE("sides of factors: all ways to add weights, and both must come and go together") {
+  constexpr Index kRank = 3;
+  const std::vector<float> zeros(kN * kK);
+  const auto rows = [&](Index n, Index k) {
+    return std::as_bytes(std::span(zeros).first(static_cast<std::size_t>(n * k)));
+  };
+  const std::vector<float> scales(kN, 0.5f);
+  const std::vector<std::byte> codes(kN * kRank, std::byte{7});
+  const WeightPlace base(Slot::ffn_up, 0), a(Slot::ffn_up, 0, FactorSide::a),
+      b(Slot::ffn_up, 0, FactorSide::b);
+  InlineExecutor executor;
+  const auto refused = [](const Result<void>& status, const std::string& part) {
+    REQUIRE(!status);
+    CHECK(status.error().code == Errc::invalid_argument);
+    CHECK_MESSAGE(status.error().message.find(part) != std::string::npos, status.error().message);
+  };
+  for (const bool has_base : {false, true}) {
+    for (const bool base_first : {false, true}) {
+      CAPTURE(has_base);
+      CAPTURE(base_first);
+      Store store(1, graph::AllFormats{});
+      if (has_base && base_first) REQUIRE(store.add(base, Format::f32, kN, kK, rows(kN, kK)));
+      refused(store.add(a, Format::f32, 0, kK, rows(1, kK)), "a factor that is a vector");
+      CHECK(store.check_factors());
+      REQUIRE(store.add_channels(a, kN, kRank, codes, scales));
+      refused(store.add_channels(a, kN, kRank, codes, scales), "added twice");
+      refused(store.pack(executor), "one of them is missing");
+      REQUIRE(store.add(b, Format::f16, kRank, kK, rows(kRank, kK / 2)));
+      if (has_base && !base_first) REQUIRE(store.add(base, Format::f32, kN, kK, rows(kN, kK)));
+      if (has_base) refused(store.add(base, Format::f32, kN, kK, rows(kN, kK)), "added twice");
+      const auto packed = store.pack(executor);
+      REQUIRE_MESSAGE(packed, test::why(packed));
+      const graph::Weight& w = store.table().at(Slot::ffn_up, 0);
+      CHECK(w.has_base() == has_base);
+      CHECK(graph::shape_text(w.n, w.k) == "(40, 64)");
+      REQUIRE(w.factors != nullptr);
+      CHECK(graph::shape_text(w.factors->a.n, w.factors->a.k) == "(40, 3)");
+      CHECK(graph::shape_text(w.factors->b.n, w.factors->b.k) == "(3, 64)");
+      std::vector<float> row(kRank);
+      w.factors->a.ops->row(w.factors->a.data, kN, kRank, kN - 1, row.data());
+      CHECK(row == std::vector<float>(kRank, 3.5f));
+      refused(store.add(b, Format::f16, kRank, kK, rows(kRank, kK / 2)), "packed already");
+    }
+  }
+
+  // Of two ranks; of another shape than the weights beside them; beside experts.
+  for (const int mistake : {0, 1, 2}) {
+    CAPTURE(mistake);
+    const Index rank = mistake == 0 ? kRank + 1 : kRank, n_experts = mistake == 2 ? 2 : 1;
+    const Index n = mistake == 0 ? kN : kN / 2, n_of_a = mistake == 2 ? n : kN;
+    Store store(1, graph::AllFormats{});
+    REQUIRE(store.add(a, Format::f32, n_of_a, kRank, rows(n_of_a, kRank)));
+    REQUIRE(store.add(b, Format::f32, rank, kK, rows(rank, kK)));
+    REQUIRE(store.add(base, Format::f32, n, kK, rows(n * n_experts, kK), n_experts));
+    refused(store.pack(executor), "their shapes do not go together");
+    CHECK(!store.check_factors());
+  }
+}
+
 TEST_CASE("rows in memory may lie anywhere and in another order") {
   const Sources sources;
   InlineExecutor executor;

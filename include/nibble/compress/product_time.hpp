@@ -17,49 +17,39 @@
 #include "nibble/graph/weights.hpp"
 #include "nibble/kernels/tuning.hpp"
 #include "nibble/ops/matmul.hpp"
+#include "nibble/ops/matmul_input.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
 // Microseconds of a product of one row with a matrix (n, k), as in generation: the median of
 // repetitions. `model_bytes`: of all weights that a token reads. The product runs over copies of as
 // many bytes (at most 64 MiB), so that the matrix comes from the cache level from which it will
-// come. Errors: out_of_memory, invalid_argument (rows that are no whole blocks of the format).
-inline Result<double> product_microseconds(const graph::FormatOps& ops, Index n, Index k,
+// come. Errors: out_of_memory, invalid_argument (rows that are no whole blocks of the format),
+// unsupported (a sparse format: its bytes depend on the weights).
+inline Result<double> product_microseconds(const graph::FormatOps& format, Index n, Index k,
                                            std::size_t model_bytes, Executor& executor,
                                            const Tuning& tuning = {}) {
   constexpr std::size_t kMostBytes = std::size_t{64} << 20;
   constexpr std::int64_t kNanoseconds = 20'000'000;  // of all repetitions
   constexpr std::size_t kFewest = 9;
-  NIBBLE_CHECK(ops.row_bytes(static_cast<std::size_t>(k)));
-  const auto bytes = static_cast<std::size_t>(ops.packed_bytes(n, k));
+  NIBBLE_CHECK(format.row_bytes(static_cast<std::size_t>(k)));
+  const auto bytes = static_cast<std::size_t>(format.packed_bytes(n, k));
   const std::size_t n_copies =
       (std::max)(std::size_t{1}, (std::min)(model_bytes, kMostBytes) / align_up(bytes));
   NIBBLE_TRY(memory, AlignedBuffer::allocate(n_copies * align_up(bytes)));
   // Weights of any value that is a normal number, also as scales.
   std::memset(memory.data(), 0x11, memory.size());
 
-  const auto padded = align_up(static_cast<std::size_t>(k)) + kAlignment;
-  const std::size_t n_blocks = padded / graph::kActivationBlock + 1;
-  NIBBLE_TRY(rows, AlignedBuffer::allocate(
-                       align_up(padded * sizeof(float)) + align_up(padded) +
-                       3 * align_up(n_blocks * sizeof(float)) +
-                       align_up(static_cast<std::size_t>(n + quant::kPanelRows) * sizeof(float))));
-  Arena arena(rows.bytes());
-  ops::Product product{ops.matmul(), {}};
+  NIBBLE_TRY(input, AlignedBuffer::allocate(ops::ZeroRow::bytes_needed(k)));
+  NIBBLE_TRY(out, AlignedBuffer::allocate(static_cast<std::size_t>(n) * sizeof(float)));
+  ops::Product product{format.matmul(), {}};
   kernels::MatmulArgs& args = product.args;
-  args.input.x = arena.take<float>(padded);
-  args.input.stride = k;
-  args.input.codes = arena.take<std::int8_t>(padded);
-  args.input.scales = arena.take<float>(n_blocks);
-  args.input.code_sums = arena.take<std::int32_t>(n_blocks);
-  args.input.half_sums = arena.take<std::int32_t>(n_blocks);
-  args.input.code_stride = static_cast<Index>(padded);
-  args.input.n_blocks = static_cast<Index>(n_blocks);
+  args.input = ops::ZeroRow::over(input.bytes(), k);
   args.m = 1;
   args.n = n;
   args.k = k;
   args.end_panel = quant::n_panels(n);
-  args.out = arena.take<float>(static_cast<std::size_t>(n + quant::kPanelRows));
+  args.out = reinterpret_cast<float*>(out.data());
   args.out_stride = n;
   args.finish = simd::kernel<kernels::FinishTile<kernels::Epilogue<>>>();
 

@@ -22,7 +22,7 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/gguf_writer.hpp"
-#include "nibble/model/channels.hpp"
+#include "nibble/model/channel_tensors.hpp"
 #include "nibble/quant/error_stats.hpp"
 #include "nibble/quant/format.hpp"
 #include "nibble/quant/packed.hpp"

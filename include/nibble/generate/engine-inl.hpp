@@ -73,7 +73,7 @@ class EngineNeeds final : public graph::SurveySink {
     const graph::Weight& w = weights_.at(need.slot, need.layer);
     if (!w || w.is_vector() || need.is_table) return;
     const auto reads_as = [&](const graph::Weight& m) {
-      (m.ops->takes_codes ? code_inputs : float_inputs) = true;
+      (m.ops->input == graph::InputKind::floats ? float_inputs : code_inputs) = true;
     };
     if (w.has_base()) reads_as(w);
     if (w.factors == nullptr) return;

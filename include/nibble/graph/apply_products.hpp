@@ -23,28 +23,26 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 // Nodes that read their rows as the input of products share the steps below: declare_products()
 // declares the weights, make_outputs() allocates the results, run_products() computes.
 
-// The form of a product's input: f32 rows; 8-bit codes with a scale for each block, for each row,
-// or with one that is known before.
+// The form of a product's input.
 struct InputForm {
-  enum class Kind : unsigned char { floats, blocks, rows, fixed } kind = Kind::floats;
-  quant::StaticScale scale = {};  // fixed
+  InputKind kind = InputKind::floats;
+  quant::StaticScale scale = {};  // fixed and affine
 
   friend constexpr bool operator==(const InputForm&, const InputForm&) noexcept = default;
 };
 
 // What the format of a matrix reads (of weights with factors: of the matrix beside them).
 inline InputForm input_form(const Weight& weight) noexcept {
-  using enum InputForm::Kind;
-  if (!weight.ops->takes_codes) return {};
-  if (!weight.ops->takes_row_codes) return {blocks};
-  if (!weight.input) return {rows};
-  return {fixed, weight.input};
+  using enum InputKind;
+  if (weight.ops->input != rows || !weight.input) return {weight.ops->input};
+  return {weight.input.is_unsigned ? affine : fixed, weight.input};
 }
 
 // Whether a matrix, or the factors beside it or instead of it, read f32 rows.
 inline bool reads_floats(const Weight& weight) noexcept {
-  return (weight.has_base() && !weight.ops->takes_codes) ||
-         (weight.factors != nullptr && !weight.factors->b.ops->takes_codes);
+  using enum InputKind;
+  return (weight.has_base() && weight.ops->input == floats) ||
+         (weight.factors != nullptr && weight.factors->b.ops->input == floats);
 }
 
 // The input of the products of a node, in the forms that their weights need: each form is made when
@@ -58,11 +56,11 @@ class ProductInputs {
   // run.
   bool overwrites(const Weight& weight) const noexcept {
     const InputForm form = input_form(weight);
-    return form.kind != InputForm::Kind::floats && has_codes_ && !(form == form_);
+    return form.kind != InputKind::floats && has_codes_ && !(form == form_);
   }
   const kernels::MatmulInput& of(const Weight& weight) noexcept {
     const InputForm form = input_form(weight);
-    if (form.kind == InputForm::Kind::floats) {
+    if (form.kind == InputKind::floats) {
       if (!has_floats_) floats_ = make_(form);
       has_floats_ = true;
       return floats_;
@@ -81,6 +79,31 @@ class ProductInputs {
 };
 
 static_assert(kMaxGroup == ops::kMaxProducts);
+
+// Rows (m, k) as codes in `memory`: QuantizedRows<kActivationBlock>::bytes_needed(m, k) bytes are
+// enough for each form. fill(rows) writes them, to ops::QuantizedRows<kActivationBlock>, to
+// ops::QuantizedRows<0> or to ops::StaticRows.
+template <class Fill>
+kernels::MatmulInput code_input(const InputForm& form, std::span<std::byte> memory, Index m,
+                                Index k, const Fill& fill) noexcept {
+  const auto filled = [&](const auto& rows) {
+    fill(rows);
+    return ops::matmul_input(rows);
+  };
+  if (form.kind == InputKind::blocks) {
+    return filled(ops::QuantizedRows<kActivationBlock>::over(memory, m, k));
+  }
+  const auto rows = ops::QuantizedRows<0>::over(memory, m, k);
+  if (form.kind == InputKind::rows) return filled(rows);
+  return filled(ops::StaticRows{rows, form.scale});
+}
+
+inline kernels::MatmulInput float_input(MatrixView<float> rows) noexcept {
+  kernels::MatmulInput input;
+  input.x = rows.data();
+  input.stride = rows.stride(0);
+  return input;
+}
 
 namespace detail {
 
@@ -108,7 +131,7 @@ class ProductList {
     NIBBLE_ASSERT(n_ < ops::kMaxProducts);
     NIBBLE_ASSERT(out.extent(1) == weight.n && weight.n_experts == 1);
     ops::Product& p = products_[n_++];
-    const bool is_affine = weight.ops->takes_row_codes && weight.input.is_unsigned;
+    const bool is_affine = input_form(weight).kind == InputKind::affine;
     p.kernel = is_affine ? weight.ops->affine_matmul() : weight.ops->matmul();
     p.args = {};
     p.args.input = input;
@@ -199,14 +222,12 @@ kernels::MatmulInput inner_rows(const Run& run, const Factors& f, const kernels:
   const MatrixView<float> inner(reinterpret_cast<float*>(memory.data()), m, rank);
   run_alone<kernels::Identity, false>(run, f.b, input, nullptr, inner);
   if (f.scale != 1) ops::scale(run.executor(), inner, f.scale, inner);
-  kernels::MatmulInput rows;
-  rows.x = inner.data();
-  rows.stride = inner.stride(0);
-  if (!f.a.ops->takes_codes) return rows;
-  const auto codes = ops::QuantizedRows<kActivationBlock>::over(
-      memory.subspan(detail::FactorMemory::floats(m, rank)), m, rank);
-  ops::quantize_rows(run.executor(), MatrixView<const float>(inner), codes);
-  return ops::matmul_input(codes);
+  const InputForm form = input_form(f.a);
+  if (form.kind == InputKind::floats) return float_input(inner);
+  return code_input(form, memory.subspan(detail::FactorMemory::floats(m, rank)), m, rank,
+                    [&](const auto& rows) {
+                      ops::quantize_rows(run.executor(), MatrixView<const float>(inner), rows);
+                    });
 }
 
 // Behind the inner rows: rows of the result.
@@ -362,40 +383,13 @@ constexpr Scratch quantized_scratch(Pass& pass, Index width, Rows rows) noexcept
   return pass.scratch(ops::QuantizedRows<kActivationBlock>::bytes_needed(pass.count(rows), width));
 }
 
-// A product's input as codes in the memory of quantized_scratch(), for rows like `like`.
-// fill(rows) writes them, to ops::QuantizedRows<kActivationBlock>, to ops::QuantizedRows<0> or to
-// ops::StaticRows.
-template <class Run, class AnyValue, class Fill>
-kernels::MatmulInput code_input(const Run& run, const InputForm& form, const AnyValue& like,
-                                const Scratch& scratch, const Fill& fill) noexcept {
-  const std::span<std::byte> memory = run.memory(scratch);
-  const Index m = run.count_of(like), k = like.width;
-  const auto filled = [&](const auto& rows) {
-    fill(rows);
-    return ops::matmul_input(rows);
-  };
-  if (form.kind == InputForm::Kind::blocks) {
-    return filled(ops::QuantizedRows<kActivationBlock>::over(memory, m, k));
-  }
-  const auto rows = ops::QuantizedRows<0>::over(memory, m, k);
-  if (form.kind == InputForm::Kind::rows) return filled(rows);
-  return filled(ops::StaticRows{rows, form.scale});
-}
-
-inline kernels::MatmulInput float_input(MatrixView<float> rows) noexcept {
-  kernels::MatmulInput input;
-  input.x = rows.data();
-  input.stride = rows.stride(0);
-  return input;
-}
-
 // The rows of x as the input of a product.
 template <class Run, class AnyValue>
 kernels::MatmulInput product_input(Run& run, const InputForm& form, const AnyValue& x,
                                    const Scratch& scratch) noexcept {
   const MatrixView<float> view = run.view(x);
-  if (form.kind == InputForm::Kind::floats) return float_input(view);
-  return code_input(run, form, x, scratch, [&](const auto& rows) {
+  if (form.kind == InputKind::floats) return float_input(view);
+  return code_input(form, run.memory(scratch), view.extent(0), x.width, [&](const auto& rows) {
     ops::quantize_rows(run.executor(), MatrixView<const float>(view), rows);
   });
 }
@@ -579,7 +573,7 @@ constexpr auto apply(const NormInto<Norm, Products>& node, Pass& pass, const Val
         if (has_floats) norm_into(node.norm, run, x, MatrixView<float>(run.view(normed)), 0);
         const auto make = [&](const InputForm& form) {
           if (has_floats) return product_input(run, form, normed, scratch);
-          return code_input(run, form, x, scratch,
+          return code_input(form, run.memory(scratch), run.count_of(x), x.width,
                             [&](const auto& rows) { norm_into(node.norm, run, x, rows, 0); });
         };
         ProductInputs inputs(make);

@@ -108,10 +108,11 @@ class RunChecker final : public SurveySink {
   }
 
   void check_input(const WeightNeed& need, const FormatOps& ops) {
-    if (ops.takes_codes ? limits_.code_inputs : limits_.float_inputs) return;
+    const bool takes_codes = ops.input != InputKind::floats;
+    if (takes_codes ? limits_.code_inputs : limits_.float_inputs) return;
     fail("weights '" + slot_name(need.slot, need.layer) + "' read their input as " +
-         (ops.takes_codes ? "8-bit codes, but Limits::code_inputs"
-                          : "floats, but Limits::float_inputs") +
+         (takes_codes ? "8-bit codes, but Limits::code_inputs"
+                      : "floats, but Limits::float_inputs") +
          " is false");
   }
   void check_factors(const WeightNeed& need, const Factors& factors) {

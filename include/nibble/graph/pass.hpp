@@ -76,7 +76,7 @@ struct Limits {
   Index n_positions = 1;   // of one sequence
   Index max_workers = 1;   // of the executor
   Index max_segments = 1;  // of one step
-  // Which representations of their input the weights of products need (FormatOps::takes_codes).
+  // Which representations of their input the weights of products need (FormatOps::input).
   bool float_inputs = true;
   bool code_inputs = true;
   // The largest rank of factors that weights have; 0: none have any, and they cost nothing.

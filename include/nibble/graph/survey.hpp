@@ -230,13 +230,14 @@ class WeightChecker final : public SurveySink {
       return fail(Errc::invalid_argument, need,
                   " are not aligned to " + to_text(kAlignment) + " bytes");
     }
-    if (w.is_vector()) return;
+    if (w.is_vector()) {
+      if (w.has_base() && w.factors == nullptr) return;
+      return fail(Errc::invalid_argument, need, ": a vector cannot have factors");
+    }
     if (w.factors != nullptr && !check_factors(need, w)) return;
     if (!w.has_base()) return;
-    if (w.ops == nullptr)
-      return fail(Errc::invalid_argument, need, " are a matrix without a format");
-    const auto row = w.ops->row_bytes(static_cast<std::size_t>(w.k));
-    if (!row) return fail(row.error().code, need, ": " + row.error().message);
+    const Result<void> checked = check_matrix(w, !need.is_table);
+    if (!checked) fail(checked.error().code, need, checked.error().message);
   }
   Result<void> finish() const {
     if (error_) return *error_;
@@ -244,13 +245,24 @@ class WeightChecker final : public SurveySink {
   }
 
  private:
+  // The format of a matrix, and whether it can have this shape and this input.
+  static Result<void> check_matrix(const Weight& w, bool is_multiplied) {
+    if (w.ops == nullptr) {
+      return Error{Errc::invalid_argument, " are a matrix without a format"};
+    }
+    Result<void> checked = w.ops->check_shape(w.n, w.k);
+    if (checked && is_multiplied && w.ops->input == InputKind::rows) {
+      checked = check_row_input(w.k, w.input);
+    }
+    if (!checked) return Error{checked.error().code, ": " + checked.error().message};
+    return ok();
+  }
   bool check_factors(const WeightNeed& need, const Weight& w) {
     const Factors& f = *w.factors;
     const auto is_matrix = [](const Weight& m, Index n, Index k) {
-      return m.has_base() && m.ops != nullptr && m.factors == nullptr && m.n_experts == 1 &&
-             m.n == n && m.k == k && k > 0 &&
-             reinterpret_cast<std::uintptr_t>(m.data) % kAlignment == 0 &&
-             m.ops->row_bytes(static_cast<std::size_t>(m.k)).has_value();
+      return m.has_base() && m.factors == nullptr && m.n_experts == 1 && m.n == n && m.k == k &&
+             k > 0 && reinterpret_cast<std::uintptr_t>(m.data) % kAlignment == 0 &&
+             check_matrix(m, true).has_value();
     };
     const char* what = nullptr;
     if (need.is_table) what = ": factors of a table, whose rows are looked up";
@@ -275,7 +287,7 @@ class WeightChecker final : public SurveySink {
 // Compares weights with what `report(sink)` reports. Shapes are checked once, when weights are
 // bound, and not when they are used. name: how messages call the weights of a slot. Errors:
 // not_found (weights are missing), limit (rows that are too large), invalid_argument (they have
-// another shape, or the table is too small for them).
+// another shape, an input whose range is not usable, or the table is too small for them).
 inline Result<void> check_weights(FunctionRef<void(SurveySink&)> report, WeightTable table,
                                   FunctionRef<std::string(std::size_t slot, Index layer)> name) {
   detail::WeightChecker checker(table, name);

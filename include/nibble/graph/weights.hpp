@@ -23,10 +23,15 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 // by them must have the same length.
 inline constexpr int kActivationBlock = 32;
 
+// How products read the rows of their input: as f32; as 8-bit codes with a scale for each block of
+// kActivationBlock, with one for each row, or with one that is known before, without and with a
+// zero point.
+enum class InputKind : unsigned char { floats, blocks, rows, fixed, affine };
+
 // The operations on the weights of a format.
 struct FormatOps {
   quant::Format format;
-  bool takes_codes;  // products read activations as 8-bit codes; otherwise as f32
+  InputKind input;  // floats, blocks or rows; those of rows take known scales too (Weight::input)
   // The product's kernel (kernels::Matmul) for the active target.
   kernels::MatmulFunction* (*matmul)() noexcept;
   // out (k) = row `row` of a packed matrix as f32.
@@ -37,10 +42,10 @@ struct FormatOps {
   Index (*panel_bytes)(Index k) noexcept;
   // Bytes of a row as it is stored in files. Errors: as quant::row_bytes.
   Result<std::size_t> (*row_bytes)(std::size_t k);
-  // Codes have one scale for the whole row, not one for each block; it may be known before
-  // (Weight::input).
-  bool takes_row_codes = false;
-  // Then: the product's kernel for codes with a zero point.
+  // Whether there can be a matrix (n, k): rows are whole blocks and not too long. Errors:
+  // invalid_argument, limit.
+  Result<void> (*check_shape)(Index n, Index k);
+  // InputKind::affine: the product's kernel.
   kernels::MatmulFunction* (*affine_matmul)() noexcept = nullptr;
   // Formats whose packed size depends on the weights (quant/sparse.hpp); null for others. They have
   // no pack_panel, packed_bytes and panel_bytes, and row_bytes is an error. The size that packed
@@ -54,6 +59,21 @@ namespace detail {
 template <class F>
 void format_row(const std::byte* data, Index n, Index k, Index row, float* out) noexcept {
   ops::packed_row(quant::PackedMatrix<F>{data, n, k}, row, out);
+}
+
+template <class F>
+Result<void> check_shape(Index n, Index k) {
+  if constexpr (quant::SparseFormat<F>) {
+    if (quant::Packed<F>::has_shape(n, k)) return ok();
+    return Error{Errc::invalid_argument, std::string("no matrix of ") + to_text(n) + " rows of " +
+                                             to_text(k) + " weights can be in " +
+                                             to_string(quant::kFormatOf<F>)};
+  } else {
+    NIBBLE_CHECK(quant::row_bytes<F>(static_cast<std::size_t>(k)));
+    if (n >= 1 && k >= 1) return ok();
+    return Error{Errc::invalid_argument,
+                 "a matrix of " + to_text(n) + " rows of " + to_text(k) + " weights"};
+  }
 }
 
 template <class F>
@@ -76,24 +96,26 @@ NIBBLE_HIDDEN inline constexpr FormatOps kFormatOps = [] {
   if constexpr (quant::SparseFormat<F>) {
     FormatOps ops{};
     ops.format = quant::kFormatOf<F>;
-    ops.takes_codes = true;
+    ops.input = InputKind::blocks;
     ops.matmul = &simd::kernel<kernels::Matmul<F>>;
     ops.row = &detail::format_row<F>;
     ops.row_bytes = &detail::no_rows<F>;
+    ops.check_shape = &detail::check_shape<F>;
     ops.data_bytes = &quant::Packed<F>::bytes;
     ops.check_data = &quant::Packed<F>::check_matrix;
     return ops;
   } else {
     FormatOps ops{quant::kFormatOf<F>,
-                  quant::BlockFormat<F>,
+                  quant::BlockFormat<F> ? InputKind::blocks : InputKind::floats,
                   &simd::kernel<kernels::Matmul<F>>,
                   &detail::format_row<F>,
                   &simd::kernel<kernels::PackPanel<F>>,
                   &quant::Packed<F>::bytes,
                   &quant::Packed<F>::panel_bytes,
-                  &quant::row_bytes<F>};
+                  &quant::row_bytes<F>,
+                  &detail::check_shape<F>};
     if constexpr (quant::ChannelFormat<F>) {
-      ops.takes_codes = ops.takes_row_codes = true;
+      ops.input = InputKind::rows;
       ops.affine_matmul = &simd::kernel<kernels::Matmul<F, kernels::ActivationScales::affine>>;
     }
     return ops;
@@ -111,7 +133,7 @@ struct Weight {
   Index k = 0;
   const std::byte* data = nullptr;  // 64-byte aligned; null if the model has no such weights
   Index n_experts = 1;
-  // The range of the product's input, if it is known before; for formats that take row codes.
+  // The range of the product's input, if it is known before; for formats with InputKind::rows.
   // Without one each row gets a scale when it is computed.
   quant::StaticScale input = {};
   const Factors* factors = nullptr;  // of a product; not owned
@@ -148,6 +170,23 @@ struct Factors {
 
   Index rank() const noexcept { return b.n; }
 };
+
+// Whether products with rows of k 8-bit weights can read an input of this range (or with scales of
+// its own: no range). Errors: invalid_argument (a range that is not usable), limit (rows so long
+// that sums might not fit).
+inline Result<void> check_row_input(Index k, const quant::StaticScale& input) {
+  using L = quant::Packed<quant::I8Channel>;
+  const Index longest = input.is_unsigned ? L::kMaxAffineK : L::kMaxK;
+  if (k > longest) {
+    return Error{Errc::limit, "rows of " + to_text(k) + " 8-bit weights; sums of more than " +
+                                  to_text(longest) + " products might not fit 32 bits"};
+  }
+  if (input == quant::StaticScale() || quant::is_usable(input)) return ok();
+  return Error{Errc::invalid_argument,
+               "an input scale of " + to_text(static_cast<double>(input.scale)) +
+                   " with zero point " + to_text(input.zero_point) +
+                   "; the scale must be positive and finite, the zero point from 0 to 255"};
+}
 
 // The shape of weights as messages name it: "(n, k)", "(n_experts, n, k)", of a vector "(k)".
 inline std::string shape_text(Index n, Index k, Index n_experts = 1) {
@@ -235,20 +274,6 @@ inline const FormatOps* find(FormatTable formats, quant::Format format) noexcept
   return nullptr;
 }
 
-namespace detail {
-struct NoFormat {};
-#define NIBBLE_ROW(Type, name, file_type) , quant::Type
-template <class, class... Fs>
-using ListOf = FormatList<Fs...>;
-using GgufFormats =
-    ListOf<NoFormat NIBBLE_GGUF_FORMATS(NIBBLE_ROW) NIBBLE_SPARSE_FORMATS(NIBBLE_ROW)>;
-#undef NIBBLE_ROW
-template <class List>
-struct AndChannels;
-template <class... Fs>
-struct AndChannels<FormatList<Fs...>> : FormatList<Fs..., quant::I8Channel> {};
-}  // namespace detail
-
 // The formats of the files that people have: what load() compiles if a program does not say more.
 struct CommonFormats
     : FormatList<quant::F32, quant::F16, quant::BF16, quant::Q8_0, quant::Q4_0, quant::Q4_1,
@@ -256,6 +281,9 @@ struct CommonFormats
 
 // All formats of files that nibble knows: also those of few bits, sparse ones, and INT8 by
 // channels.
-struct AllFormats : detail::AndChannels<detail::GgufFormats> {};
+#define NIBBLE_ROW(Type, name, file_type) quant::Type,
+struct AllFormats : FormatList<NIBBLE_GGUF_FORMATS(NIBBLE_ROW) NIBBLE_SPARSE_FORMATS(NIBBLE_ROW)
+                                   quant::I8Channel> {};
+#undef NIBBLE_ROW
 
 }}}  // namespace nibble::NIBBLE_ABI::graph

@@ -69,8 +69,8 @@ enum class GgmlType : std::uint32_t {
   // Block formats of nibble's own, row by row (quant/block.hpp).
   q3_h = 0x6e620200,
   q2_h = 0x6e620201,
-  // Packed with zeros left out (quant/sparse.hpp), so that the size depends on the weights: dims are
-  // (k, n, number of 64 bytes).
+  // Packed with zeros left out (quant/sparse.hpp), so that the size depends on the weights: dims
+  // are (k, n, number of 64 bytes).
   packed_q4_0_bitmask = 0x6e620100,
   packed_q4_0_16x4 = 0x6e620101,
   packed_q4_0_2of4 = 0x6e620102,
@@ -205,14 +205,15 @@ namespace detail {
 inline Result<std::uint64_t> packed_bytes(const GgmlTypeTraits& traits,
                                           std::span<const std::uint64_t> dims) {
   if (traits.has_own_size) {
-    std::uint64_t bytes = 0;
+    std::uint64_t bytes = 0, n_elements = 0;
     if (dims.size() < 3 || dims[0] == 0 || dims[1] == 0 || dims[2] == 0 ||
         dims[0] % traits.block_size != 0 || (dims.size() > 3 && dims[3] != 1)) {
       return Error{Errc::malformed,
                    std::string(traits.name) + ": dimensions that are not (k, n, size)"};
     }
-    if (!checked_multiply(dims[2], traits.type_size, bytes)) {
-      return Error{Errc::limit, "the size in bytes overflows 64 bits"};
+    if (!checked_multiply(dims[2], traits.type_size, bytes) ||
+        !checked_multiply(dims[0], dims[1], n_elements)) {
+      return Error{Errc::limit, "the size in bytes or elements overflows 64 bits"};
     }
     return bytes;
   }

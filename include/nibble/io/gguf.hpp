@@ -199,11 +199,7 @@ class Gguf {
   Result<GgufTensor> tensor(std::string_view name) const;
   // How to read the bytes of one of these tensors: from its file, if it is in one.
   TensorBytes bytes_of(const GgufTensor& tensor) const noexcept {
-    const MappedFile* from = nullptr;
-    for (const MappedFile& file : files()) {
-      if (file.contains(tensor.data)) from = &file;
-    }
-    return TensorBytes(tensor.data, tensor.swapped, from);
+    return TensorBytes(tensor.data, tensor.swapped, file_with(files(), tensor.data));
   }
 
  private:

@@ -147,6 +147,15 @@ class MappedFile {
   int descriptor_ = -1;  // of the file, for read(); −1 if there is none
 };
 
+// The file that holds these bytes; null if none does.
+inline const MappedFile* file_with(std::span<const MappedFile> files,
+                                   std::span<const std::byte> bytes) noexcept {
+  for (const MappedFile& file : files) {
+    if (file.contains(bytes)) return &file;
+  }
+  return nullptr;
+}
+
 #if defined(_WIN32)
 
 inline Result<MappedFile> MappedFile::map(const std::string& path) {

@@ -13,7 +13,7 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/model/architecture.hpp"
-#include "nibble/model/channels.hpp"
+#include "nibble/model/channel_tensors.hpp"
 #include "nibble/model/weight_store.hpp"
 #include "nibble/quant/ggml.hpp"
 
@@ -36,18 +36,13 @@ class TensorBinder final : public graph::SurveySink {
     Result<void> added = add(need);
     if (!added) error_ = std::move(added).error();
   }
+  // Checked in finish(): shared vectors are known only then.
   void rope(const graph::RopeKey&, const graph::RopeFactors& factors) override {
-    for (const std::size_t slot : {factors.slot, factors.beyond}) {
-      if (error_ || slot == graph::kNoSlot) continue;
-      Result<void> checked = check_factors(slot);
-      if (!checked) error_ = std::move(checked).error();
+    if (factors.slot == graph::kNoSlot) return;
+    for (const graph::RopeFactors& known : ropes_) {
+      if (known.slot == factors.slot && known.beyond == factors.beyond) return;
     }
-    if (error_ || factors.beyond == graph::kNoSlot) return;
-    const graph::WeightTable weights = store_.table();
-    if (!weights.at(factors.slot, -1) != !weights.at(factors.beyond, -1)) {
-      missing_.add(
-          graph_.tensor_name(weights.at(factors.slot, -1) ? factors.beyond : factors.slot, -1));
-    }
+    ropes_.push_back(factors);
   }
 
   // Errors: those of the tensors announced; not_found if the file lacks some; unsupported if it has
@@ -55,6 +50,7 @@ class TensorBinder final : public graph::SurveySink {
   Result<void> finish() {
     if (error_) return *error_;
     NIBBLE_CHECK(bind_shared());
+    for (const graph::RopeFactors& factors : ropes_) NIBBLE_CHECK(check_rope_factors(factors));
     const std::string model = "a model of the architecture " + graph_.config().architecture;
     NIBBLE_CHECK(store_.check_factors());
     if (missing_.n > 0) {
@@ -145,52 +141,61 @@ class TensorBinder final : public graph::SurveySink {
     const auto dims =
         std::array{static_cast<std::uint64_t>(need.k), static_cast<std::uint64_t>(n == 0 ? 1 : n),
                    static_cast<std::uint64_t>(need.n_experts), std::uint64_t{1}};
-    auto stored = tensor->dims;
-    if (io::type_traits(tensor->type).has_own_size) stored[2] = 1;
-    if (stored != dims) {
+    if (dims_of(*tensor) != dims) {
       const auto text = [](const std::array<std::uint64_t, 4>& d) {
         return graph::shape_text(static_cast<Index>(d[1]), static_cast<Index>(d[0]),
                                  static_cast<Index>(d[2]));
       };
       return Error{Errc::malformed,
-                   where(name) + ": shape " + text(stored) + ", expected " + text(dims)};
+                   where(name) + ": shape " + text(dims_of(*tensor)) + ", expected " + text(dims)};
     }
-    const auto packed = quant::packed_format_of(tensor->type);
+    return announce({need.slot, need.layer}, *tensor, n, need.k, need.n_experts);
+  }
+
+  // The dimensions of what a tensor holds.
+  static std::array<std::uint64_t, 4> dims_of(const io::GgufTensor& tensor) noexcept {
+    auto dims = tensor.dims;
+    if (io::type_traits(tensor.type).has_own_size) dims[2] = 1;
+    return dims;
+  }
+
+  // Announces a tensor of any type that holds weights to the store: n_experts matrices (n, k), or a
+  // vector (n = 0).
+  Result<void> announce(const WeightPlace& place, const io::GgufTensor& tensor, Index n, Index k,
+                        Index n_experts = 1) {
+    const std::string name(tensor.name);
+    const auto packed = quant::packed_format_of(tensor.type);
     if (packed && n == 0) return Error{Errc::malformed, where(name) + ": a packed vector"};
     Result<void> added = ok();
     if (packed && file_.is_borrowed()) {
-      added = store_.copy_packed(need.slot, need.layer, *packed, n, need.k, tensor->data,
-                                 need.n_experts);
+      added = store_.copy_packed(place, *packed, n, k, tensor.data, n_experts);
     } else if (packed) {
-      added = store_.add_packed(need.slot, need.layer, *packed, n, need.k, tensor->data,
-                                need.n_experts);
-    } else if (tensor->type == io::GgmlType::i8 && n > 0) {
-      return add_channels(need, n, name, *tensor);
-    } else if (const auto* const type = quant::read_only_type(tensor->type)) {
-      added = store_.add(need.slot, need.layer, *type, n, need.k, tensor->data, need.n_experts,
-                         tensor->swapped);
+      added = store_.add_packed(place, *packed, n, k, tensor.data, n_experts);
+    } else if (tensor.type == io::GgmlType::i8 && n > 0) {
+      return announce_channels(place, tensor, n, k, n_experts);
+    } else if (const auto* const type = quant::read_only_type(tensor.type)) {
+      added = store_.add(place, *type, n, k, tensor.data, n_experts, tensor.swapped);
     } else {
-      auto format = quant::format_of(tensor->type);
+      auto format = quant::format_of(tensor.type);
       if (!format) return std::move(format).error().in(where(name));
-      added = store_.add(need.slot, need.layer, *format, n, need.k, tensor->data, need.n_experts,
-                         tensor->swapped);
+      added = store_.add(place, *format, n, k, tensor.data, n_experts, tensor.swapped);
     }
     if (!added) return std::move(added).error().in(where(name));
-    used_.push_back({tensor});
+    used_.push_back({&tensor});
     return ok();
   }
 
   // A matrix of 8-bit codes, with its scales.
-  Result<void> add_channels(const graph::WeightNeed& need, Index n, const std::string& name,
-                            const io::GgufTensor& tensor) {
+  Result<void> announce_channels(const WeightPlace& place, const io::GgufTensor& tensor, Index n,
+                                 Index k, Index n_experts) {
+    const std::string name(tensor.name);
     if (tensor.swapped.any()) {
       return Error{Errc::unsupported, where(name) + ": codes whose axes are swapped"};
     }
-    NIBBLE_TRY(beside,
-               read_channel_tensors(file_, name, static_cast<std::size_t>(n * need.n_experts)));
+    NIBBLE_TRY(beside, read_channel_tensors(file_, name, static_cast<std::size_t>(n * n_experts)));
     const std::span<const float> scales(values(beside.scales), beside.scales.size());
-    Result<void> added = store_.add_channels(need.slot, need.layer, n, need.k, tensor.data, scales,
-                                             beside.input, need.n_experts);
+    Result<void> added =
+        store_.add_channels(place, n, k, tensor.data, scales, beside.input, n_experts);
     if (!added) return std::move(added).error().in(where(name));
     used_.push_back({&tensor});
     for (const io::GgufTensor* const other : beside.tensors) {
@@ -217,32 +222,33 @@ class TensorBinder final : public graph::SurveySink {
         return Error{Errc::malformed, where(part) + ": missing; factors come in pairs"};
       }
       found = true;
-      const auto n = static_cast<Index>(tensor->dims[1]), k = static_cast<Index>(tensor->dims[0]);
-      if (need.n_experts != 1 || tensor->n_dims != 2 || (is_a ? n != need.n : k != need.k)) {
+      const auto dims = dims_of(*tensor);
+      const auto n = static_cast<Index>(dims[1]), k = static_cast<Index>(dims[0]);
+      if (need.n_experts != 1 || tensor->n_dims < 2 || dims[2] != 1 || dims[3] != 1 ||
+          (is_a ? n != need.n : k != need.k)) {
         return Error{Errc::malformed, where(part) + ": shape " + graph::shape_text(n, k) +
                                           " does not go with weights " +
                                           graph::shape_text(need.n, need.k, need.n_experts)};
       }
-      auto format = quant::format_of(tensor->type);
-      if (!format) return std::move(format).error().in(where(part));
-      Result<void> added =
-          tensor->swapped.any()
-              ? Error{Errc::unsupported, "stored in another order"}
-              : store_.add_factor(need.slot, need.layer, side, *format, n, k, tensor->data);
-      if (!added) return std::move(added).error().in(where(part));
-      used_.push_back({tensor});
+      NIBBLE_CHECK(announce({need.slot, need.layer, side}, *tensor, n, k));
     }
     return found;
   }
 
-  // Whether a tensor is another one; metadata nibble.shared_tensors has "<this>=<that>" for each.
-  bool is_shared(const graph::WeightNeed& need, const std::string& name) {
+  // The entry of a tensor that is another one: metadata nibble.shared_tensors has "<this>=<that>"
+  // for each. Null if it is not.
+  SharedName* find_shared(const std::string& name) {
     const auto pair =
         std::lower_bound(pairs_.begin(), pairs_.end(), name,
                          [](const SharedName& p, const std::string& key) { return p.name < key; });
-    if (pair == pairs_.end() || pair->name != name) return false;
-    if (!pair->is_used) shared_.push_back({need, pair->name, pair->with});
+    return pair == pairs_.end() || pair->name != name ? nullptr : &*pair;
+  }
+  // Whether a tensor is another one.
+  bool is_shared(const graph::WeightNeed& need, const std::string& name) {
+    SharedName* const pair = find_shared(name);
+    if (pair == nullptr) return false;
     pair->is_used = true;
+    shared_.push_back({need, pair->name, pair->with});
     return true;
   }
   Result<void> read_shared() {
@@ -267,8 +273,10 @@ class TensorBinder final : public graph::SurveySink {
       return Error{Errc::malformed,
                    file_.name() + ": key '" + std::string(kSharedTensorsKey) + "': " + text};
     };
-    if (pairs_.size() != shared_.size()) {
-      return malformed(to_text(pairs_.size()) + " entries, but " + to_text(shared_.size()) +
+    const auto n_used = static_cast<std::size_t>(std::count_if(
+        pairs_.begin(), pairs_.end(), [](const SharedName& pair) { return pair.is_used; }));
+    if (pairs_.size() != n_used) {
+      return malformed(to_text(pairs_.size()) + " entries, but " + to_text(n_used) +
                        " tensors of this model are in them");
     }
     std::sort(bound_.begin(), bound_.end(),
@@ -299,10 +307,27 @@ class TensorBinder final : public graph::SurveySink {
     return Error{Errc::malformed, where(name) + ": two parts of the model want other shapes of it"};
   }
 
-  Result<void> check_factors(std::size_t slot) const {
+  // The tensor that holds the vector of a slot: its own, or the one that stands for it. Null: none.
+  const io::GgufTensor* vector_of(std::size_t slot) {
     const std::string name = graph_.tensor_name(slot, -1);
-    const io::GgufTensor* const tensor = file_.find_tensor(name);
+    const SharedName* const pair = find_shared(name);
+    return file_.find_tensor(pair != nullptr ? pair->with : name);
+  }
+  // Factors of rotations: both vectors or none, all of them positive.
+  Result<void> check_rope_factors(const graph::RopeFactors& factors) {
+    NIBBLE_CHECK(check_rope_factors(factors.slot));
+    if (factors.beyond == graph::kNoSlot) return ok();
+    NIBBLE_CHECK(check_rope_factors(factors.beyond));
+    const bool has_first = vector_of(factors.slot) != nullptr;
+    if (has_first != (vector_of(factors.beyond) != nullptr)) {
+      missing_.add(graph_.tensor_name(has_first ? factors.beyond : factors.slot, -1));
+    }
+    return ok();
+  }
+  Result<void> check_rope_factors(std::size_t slot) {
+    const io::GgufTensor* const tensor = vector_of(slot);
     if (tensor == nullptr) return ok();
+    const std::string name(tensor->name);
     auto format = quant::format_of(tensor->type);
     if (!format) return std::move(format).error().in(where(name));
     LayerValues<float> factors(static_cast<std::size_t>(tensor->dims[0]));
@@ -324,6 +349,7 @@ class TensorBinder final : public graph::SurveySink {
   std::vector<Bound> bound_;
   std::vector<SharedName> pairs_;
   std::vector<Shared> shared_;
+  std::vector<graph::RopeFactors> ropes_;
   Names missing_;
 };
 

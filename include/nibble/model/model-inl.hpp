@@ -104,9 +104,14 @@ NIBBLE_INLINE Result<WeightStore> Model::bind(const ModelGraph* graph, FormatTab
                                               const io::Gguf& file) {
   if (graph == nullptr) return Error{Errc::out_of_memory, file.name()};
   const ModelConfig& config = graph->config();
-  // Each layer has its own tensors. A number of layers that the file cannot hold is refused before
-  // memory is allocated for it.
-  if (static_cast<std::size_t>(config.n_layers) > file.tensors().size()) {
+  // Each layer has tensors of its own, or names for those of others. A number of layers that the
+  // file cannot hold is refused before memory is allocated for it.
+  std::size_t n_shared = 0;
+  if (file.find(detail::kSharedTensorsKey) != nullptr) {
+    NIBBLE_TRY(names, file.get_strings(detail::kSharedTensorsKey));
+    n_shared = names.size();
+  }
+  if (static_cast<std::size_t>(config.n_layers) > file.tensors().size() + n_shared) {
     return Error{Errc::malformed, file.name() + ": " + to_text(Index{config.n_layers}) +
                                       " layers but " + to_text(file.tensors().size()) + " tensors"};
   }

@@ -5,13 +5,13 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 
 #include "nibble/core/arena.hpp"
 #include "nibble/core/native_thread.hpp"
 #include "nibble/core/text.hpp"
 #include "nibble/model/tuning.hpp"
 #include "nibble/ops/matmul.hpp"
+#include "nibble/ops/matmul_input.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 namespace detail {
@@ -93,23 +93,13 @@ class WeightReader {
 
   // Memory for the rows of the largest product; false if there is none.
   bool allocate() {
-    const auto floats = static_cast<std::size_t>(3 * max_k_ + max_n_ + 4 * kMultiple);
-    auto memory = AlignedBuffer::allocate(floats * sizeof(float));
+    const std::size_t of_input = ops::ZeroRow::bytes_needed(max_k_);
+    auto memory =
+        AlignedBuffer::allocate(of_input + static_cast<std::size_t>(max_n_) * sizeof(float));
     if (!memory) return false;
     memory_ = *std::move(memory);
-    std::memset(memory_.data(), 0, memory_.size());
-    Arena arena(memory_.bytes());
-    const auto k = static_cast<std::size_t>(max_k_ + kMultiple);
-    input_.x = arena.take<float>(k);
-    input_.stride = max_k_;
-    input_.codes = arena.take<std::int8_t>(k);
-    input_.scales = arena.take<float>(k / graph::kActivationBlock + 1);
-    input_.row_scales = input_.scales;
-    input_.code_sums = arena.take<std::int32_t>(k / graph::kActivationBlock + 1);
-    input_.half_sums = arena.take<std::int32_t>(k / graph::kActivationBlock + 1);
-    input_.code_stride = max_k_ + kMultiple;
-    input_.n_blocks = static_cast<Index>(k) / graph::kActivationBlock;
-    out_ = arena.take<float>(static_cast<std::size_t>(max_n_));
+    input_ = ops::ZeroRow::over(memory_.bytes(), max_k_);
+    out_ = reinterpret_cast<float*>(memory_.data() + of_input);
     return true;
   }
 
@@ -124,8 +114,6 @@ class WeightReader {
   }
 
  private:
-  static constexpr Index kMultiple = 64;
-
   static bool is_read(const graph::Weight& w) noexcept { return w.has_base() && !w.is_vector(); }
 
   // Multiplies with the next panels of one matrix, about `bytes` of them.
@@ -135,16 +123,18 @@ class WeightReader {
       panel_ = 0;
     }
     const graph::Weight& w = weights_[at_];
-    const Index panel_bytes = w.ops->panel_bytes(w.k);
+    // On average: panels of sparse matrices differ.
+    const Index panel_bytes = w.bytes() / w.n_experts / quant::n_panels(w.n);
     const Index n_panels =
         (std::min)(quant::n_panels(w.n) - panel_, std::max<Index>(1, bytes / panel_bytes));
     ops::Product product{w.ops->matmul(), {}};
     product.args.input = input_;
     product.args.m = 1;
-    product.args.weights = w.data + panel_ * panel_bytes;
-    product.args.n = (std::min)(w.n - panel_ * quant::kPanelRows, n_panels * quant::kPanelRows);
+    product.args.weights = w.data;
+    product.args.n = w.n;
     product.args.k = w.k;
-    product.args.end_panel = n_panels;
+    product.args.first_panel = panel_;
+    product.args.end_panel = panel_ + n_panels;
     product.args.out = out_;
     product.args.out_stride = max_n_;
     product.args.finish = simd::kernel<kernels::FinishTile<kernels::Epilogue<>>>();

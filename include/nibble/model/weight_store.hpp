@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <optional>
 #include <span>
 #include <string>
@@ -19,9 +18,8 @@
 #include "nibble/graph/weights.hpp"
 #include "nibble/io/mapped_file.hpp"
 #include "nibble/io/tensor_bytes.hpp"
-#include "nibble/kernels/pack.hpp"
-#include "nibble/kernels/pass.hpp"
-#include "nibble/model/channels.hpp"
+#include "nibble/model/channel_rows.hpp"
+#include "nibble/model/pack_weights.hpp"
 #include "nibble/model/progress.hpp"
 #include "nibble/model/slot.hpp"
 #include "nibble/model/weight_conversion.hpp"
@@ -31,6 +29,18 @@ namespace nibble { inline namespace NIBBLE_ABI {
 
 // The two matrices of factors of low rank: graph::Factors::a (n, r) and b (r, k).
 enum class FactorSide : std::uint8_t { a, b };
+
+// Where weights belong in a store: to a slot (an enumerator or its number) of a layer (-1: outside
+// of the layers), or to one side of the factors of such a slot.
+struct WeightPlace {
+  template <class SlotType>
+  WeightPlace(SlotType s, Index l, std::optional<FactorSide> f = {}) noexcept
+      : slot(static_cast<std::size_t>(s)), layer(l), side(f) {}
+
+  std::size_t slot;
+  Index layer;
+  std::optional<FactorSide> side;
+};
 
 class WeightStore {
  public:
@@ -46,26 +56,24 @@ class WeightStore {
 
   // Announces a matrix (n, k) in `format` whose rows are contiguous, or a vector of k floats (n =
   // 0; any float format, kept as f32), or n_experts contiguous matrices. `rows` must stay alive
-  // until pack() succeeds. slot: an enumerator or its number. `swapped`: the order in which the
-  // rows are stored, if another (io/tensor_bytes.hpp). Errors: unsupported (a format that was not
-  // named), invalid_argument (sizes that do not agree, a layer or slot that does not exist, a slot
-  // that is already filled, a store that is already packed), limit (the total is more than the
-  // address space).
-  template <class SlotType>
-  Result<void> add(SlotType slot, Index layer, quant::Format format, Index n, Index k,
+  // until pack() succeeds. `swapped`: the order in which the rows are stored, if another
+  // (io/tensor_bytes.hpp). A side of factors is a matrix of its own shape; both sides must come, of
+  // the same rank, beside weights of their shape or without such (graph::Factors). Errors:
+  // unsupported (a format that was not named), invalid_argument (sizes that do not agree, a layer
+  // or slot that does not exist, a place that is already filled, a store that is already packed),
+  // limit (the total is more than the address space).
+  Result<void> add(const WeightPlace& place, quant::Format format, Index n, Index k,
                    std::span<const std::byte> rows, Index n_experts = 1,
                    const io::SwappedAxes& swapped = {}) {
-    return add_slot(static_cast<std::size_t>(slot), layer, format, n, k, rows, n_experts, swapped);
+    return add_rows(place, format, n, k, rows, n_experts, swapped, nullptr);
   }
   // The same for a matrix in a type that is only read: pack() converts it to the nearest format
   // (quant/read_only.hpp).
-  template <class SlotType>
-  Result<void> add(SlotType slot, Index layer, const quant::ReadOnlyType& type, Index n, Index k,
+  Result<void> add(const WeightPlace& place, const quant::ReadOnlyType& type, Index n, Index k,
                    std::span<const std::byte> rows, Index n_experts = 1,
                    const io::SwappedAxes& swapped = {}) {
     const quant::Format format = type.nearest_for(static_cast<std::size_t>(k));
-    return add_slot(static_cast<std::size_t>(slot), layer, format, n, k, rows, n_experts, swapped,
-                    &type);
+    return add_rows(place, format, n, k, rows, n_experts, swapped, &type);
   }
 
   // The same for 8-bit weights with a scale for each row (I8Channel), in two arrays: `codes` (n,
@@ -75,42 +83,57 @@ class WeightStore {
   // conversions() says so, and the input is f32. Errors: as above; also invalid_argument (a scale
   // that is not a finite number of at least 0, or an `input` that is not usable), limit (rows that
   // are longer than products allow).
-  template <class SlotType>
-  Result<void> add_channels(SlotType slot, Index layer, Index n, Index k,
+  Result<void> add_channels(const WeightPlace& place, Index n, Index k,
                             std::span<const std::byte> codes, std::span<const float> scales,
                             const quant::StaticScale& input = {}, Index n_experts = 1) {
-    return add_channel_slot(static_cast<std::size_t>(slot), layer,
-                            {nullptr, n, k, codes.data(), n_experts, input}, codes, scales);
+    return add_channel_rows(place, {nullptr, n, k, codes.data(), n_experts, input}, codes, scales);
   }
 
   // The same for matrices that are already packed, n_experts * Packed<Format>::bytes(n, k) bytes.
   // They are used in place, so `packed` must outlive the store; it must be aligned to 64 bytes.
-  // Errors as above.
+  // Those of sparse formats are checked here, and no more later: every product takes the offsets of
+  // panels, and in them the sizes of steps, from `packed`. So nobody may change it, for example by
+  // rewriting a file that is mapped: with other offsets products read outside of it. (Of other
+  // formats the sizes do not depend on the bytes: then only the results change.) copy_packed() has
+  // no such need. Errors as above.
+  Result<void> add_packed(const WeightPlace& place, quant::Format format, Index n, Index k,
+                          std::span<const std::byte> packed, Index n_experts = 1) {
+    return add_packed_matrices(place, format, n, k, packed, n_experts, true);
+  }
+  // The same for packed matrices that pack() copies: `packed` must stay alive and unchanged until
+  // it succeeds, aligned in any way.
+  Result<void> copy_packed(const WeightPlace& place, quant::Format format, Index n, Index k,
+                           std::span<const std::byte> packed, Index n_experts = 1) {
+    return add_packed_matrices(place, format, n, k, packed, n_experts, false);
+  }
+
+  // The same for the place of a slot: add(slot, layer, …) is add({slot, layer}, …).
+  template <class SlotType, class FormatOrType>
+  Result<void> add(SlotType slot, Index layer, const FormatOrType& format, Index n, Index k,
+                   std::span<const std::byte> rows, Index n_experts = 1,
+                   const io::SwappedAxes& swapped = {}) {
+    return add(WeightPlace(slot, layer), format, n, k, rows, n_experts, swapped);
+  }
+  template <class SlotType>
+  Result<void> add_channels(SlotType slot, Index layer, Index n, Index k,
+                            std::span<const std::byte> codes, std::span<const float> scales,
+                            const quant::StaticScale& input = {}, Index n_experts = 1) {
+    return add_channels(WeightPlace(slot, layer), n, k, codes, scales, input, n_experts);
+  }
   template <class SlotType>
   Result<void> add_packed(SlotType slot, Index layer, quant::Format format, Index n, Index k,
                           std::span<const std::byte> packed, Index n_experts = 1) {
-    return add_packed_slot(static_cast<std::size_t>(slot), layer, format, n, k, packed, n_experts,
-                           true);
+    return add_packed(WeightPlace(slot, layer), format, n, k, packed, n_experts);
   }
-  // The same for packed matrices that pack() copies: `packed` must stay alive until it succeeds,
-  // aligned in any way.
   template <class SlotType>
   Result<void> copy_packed(SlotType slot, Index layer, quant::Format format, Index n, Index k,
                            std::span<const std::byte> packed, Index n_experts = 1) {
-    return add_packed_slot(static_cast<std::size_t>(slot), layer, format, n, k, packed, n_experts,
-                           false);
+    return copy_packed(WeightPlace(slot, layer), format, n, k, packed, n_experts);
   }
 
-  // Announces one of the two factors of a slot, (n, k) of its own; both must come, of the same
-  // rank, beside weights of their shape or without such (graph::Factors). rows, format, errors: as
-  // add(); check_factors() says whether they agree.
-  template <class SlotType>
-  Result<void> add_factor(SlotType slot, Index layer, FactorSide side, quant::Format format,
-                          Index n, Index k, std::span<const std::byte> rows) {
-    return add_factor_slot(static_cast<std::size_t>(slot), layer, side, format, n, k, rows);
-  }
-  // Errors: invalid_argument, if the factors of a slot are not (n, r) and (r, k), or not of the
-  // shape of the weights beside them.
+  // Whether all factors that were added go together; pack() does the same. Errors:
+  // invalid_argument, if those of a slot are not (n, r) and (r, k), or not of the shape of the
+  // weights beside them.
   Result<void> check_factors() const {
     for (const Factored& f : factored_) {
       const graph::Weight &w = weights_[f.index], &a = f.factors.a, &b = f.factors.b;
@@ -146,28 +169,18 @@ class WeightStore {
   // succeeds once, and nothing can be added after that; after an error it may be called again.
   // Errors: out_of_memory, cancelled (by `progress`), io, malformed (codes of channels that are not
   // in [-127, 127], or weights to convert that are not finite), limit (weights to convert that
-  // their format cannot hold), invalid_argument (already packed).
+  // their format cannot hold), invalid_argument (already packed; those of check_factors()).
   Result<void> pack(Executor& executor, const Progress* progress = nullptr,
                     std::span<const io::MappedFile> files = {}) {
     if (is_packed_) return Error{Errc::invalid_argument, "the weights are packed already"};
+    NIBBLE_CHECK(check_factors());
     NIBBLE_TRY(memory, AlignedBuffer::allocate(total_));
-    Workers workers;
-    workers.piece = largest_piece(files);
-    const auto n_workers = static_cast<std::size_t>(executor.n_workers());
-    if (workers.piece > SIZE_MAX / n_workers) {
-      return Error{Errc::out_of_memory,
-                   to_text(n_workers) + " pieces of " + to_text(workers.piece) + " bytes"};
-    }
-    NIBBLE_TRY(pieces, AlignedBuffer::allocate(n_workers * workers.piece));
-    workers.pieces = pieces.data();
-    workers.errors.resize(n_workers);
+    NIBBLE_TRY(packer,
+               detail::WeightPacker::create(executor, files, scales_, largest_piece(files)));
     std::size_t done = 0;
     for (const Entry& entry : entries_) {
-      pack_one(executor, entry, files, workers, memory.data() + entry.offset);
-      for (std::optional<Error>& error : workers.errors) {
-        if (error) return *std::move(error);
-      }
-      done += align_up(packed_bytes(entry));
+      NIBBLE_CHECK(packer.pack(entry.source, memory.data() + entry.offset));
+      done += align_up(entry.source.packed_bytes);
       if (progress != nullptr && *progress && !(*progress)(done, total_)) {
         return Error{Errc::cancelled, "loading weights"};
       }
@@ -206,27 +219,19 @@ class WeightStore {
   std::size_t largest_piece(std::span<const io::MappedFile> files) const noexcept {
     std::size_t largest = 0;
     for (const Entry& entry : entries_) {
-      const std::size_t piece =
-          is_read(entry, file_of(entry, files)) ? align_up(piece_bytes(entry)) : 0;
-      largest = (std::max)(largest, piece + conversion_bytes(entry));
+      largest = (std::max)(largest, entry.source.worker_bytes(files));
     }
     return largest;
   }
 
  private:
-  // A matrix, one of a slot's experts, or a vector, until it is packed.
+  // A matrix, one of the experts of a place, or a vector, until it is packed.
   struct Entry {
     std::size_t index;
-    const std::byte* source;
+    Index expert;
     std::size_t offset;  // in the memory of the packed weights
-    quant::Format format;
-    Index expert = 0;
-    bool is_packed = false;  // the source is: it is only copied
-    io::SwappedAxes swapped = {};
-    const quant::ReadOnlyType* type = nullptr;  // of the source, if it is not in `format`
-    std::size_t first_scale = kNoScales;        // in scales_, if the source is codes of channels
+    detail::WeightSource source;
   };
-  static constexpr std::size_t kNoScales = SIZE_MAX;
   struct Tie {
     std::size_t index;
     std::size_t other;
@@ -243,51 +248,88 @@ class WeightStore {
     graph::Factors& factors = factored_[(at - weights_.size()) / 2].factors;
     return (at - weights_.size()) % 2 == 0 ? factors.a : factors.b;
   }
-  const graph::Weight& weight_at(std::size_t at) const noexcept {
-    return const_cast<WeightStore*>(this)->weight_at(at);
-  }
 
-  // Its factors stay.
-  void set(std::size_t at, const graph::Weight& weight) noexcept {
-    graph::Weight& w = weight_at(at);
-    const graph::Factors* const factors = w.factors;
-    w = weight;
-    w.factors = factors;
+  std::size_t index(std::size_t slot, Index layer) const noexcept {
+    return static_cast<std::size_t>(layer + 1) * n_slots_ + slot;
   }
-
-  Result<void> add_factor_slot(std::size_t slot, Index layer, FactorSide side, quant::Format format,
-                               Index n, Index k, std::span<const std::byte> rows) {
-    if (n < 1) return Error{Errc::invalid_argument, "a factor that is a vector"};
-    NIBBLE_CHECK(check_place(slot, layer));
-    const std::size_t at = index(slot, layer);
+  // Where the factors of a slot are, or where new ones would be.
+  std::size_t factored_at(std::size_t slot_index) const noexcept {
     std::size_t i = 0;
-    while (i < factored_.size() && factored_[i].index != at) ++i;
-    if (i == factored_.size()) factored_.push_back({at, {}});
-    // A vector that grows moves what weights refer to.
-    for (const Factored& f : factored_) weights_[f.index].factors = &f.factors;
-    graph::Weight& w = weights_[at];
-    if (!w.has_base()) (side == FactorSide::a ? w.n : w.k) = side == FactorSide::a ? n : k;
-    const std::size_t part = weights_.size() + 2 * i + (side == FactorSide::a ? 0 : 1);
-    if (weight_at(part)) return Error{Errc::invalid_argument, "a factor that is added twice"};
-    return add_at(part, format, n, k, rows, 1, {}, nullptr);
+    while (i < factored_.size() && factored_[i].index != slot_index) ++i;
+    return i;
   }
 
-  Result<void> check_slot(std::size_t slot, Index layer) const {
-    NIBBLE_CHECK(check_place(slot, layer));
-    if (!weights_[index(slot, layer)].has_base()) return ok();
-    return no_place(slot, layer);
-  }
-  Result<void> check_place(std::size_t slot, Index layer) const {
+  // Whether the place exists and is free, for a matrix or a vector (n = 0).
+  Result<void> check_place(const WeightPlace& place, Index n) const {
     const auto n_layers = static_cast<Index>(weights_.size() / n_slots_) - 1;
-    const bool exists = slot < n_slots_ && layer >= -1 && layer < n_layers;
-    if (exists && !is_packed_) return ok();
-    return no_place(slot, layer);
-  }
-  static Error no_place(std::size_t slot, Index layer) {
-    return Error{Errc::invalid_argument, "weights for slot " + to_text(slot) + " of layer " +
-                                             to_text(layer) +
+    const bool exists = place.slot < n_slots_ && place.layer >= -1 && place.layer < n_layers;
+    bool is_free = exists && !is_packed_;
+    if (is_free && place.side) {
+      if (n < 1) return Error{Errc::invalid_argument, "a factor that is a vector"};
+      const std::size_t i = factored_at(index(place.slot, place.layer));
+      if (i < factored_.size()) {
+        const graph::Factors& f = factored_[i].factors;
+        is_free = !(place.side == FactorSide::a ? f.a : f.b);
+      }
+    } else if (is_free) {
+      is_free = !weights_[index(place.slot, place.layer)].has_base();
+    }
+    if (is_free) return ok();
+    return Error{Errc::invalid_argument, "weights for slot " + to_text(place.slot) + " of layer " +
+                                             to_text(place.layer) +
                                              ": no such place, added twice, or packed already"};
   }
+
+  // Puts a weight to its place and returns the index of that. Factors of a slot stay when its
+  // weights come.
+  std::size_t set(const WeightPlace& place, const graph::Weight& weight) {
+    const std::size_t at = index(place.slot, place.layer);
+    graph::Weight& w = weights_[at];
+    if (!place.side) {
+      const graph::Factors* const factors = w.factors;
+      w = weight;
+      w.factors = factors;
+      return at;
+    }
+    const std::size_t i = factored_at(at);
+    if (i == factored_.size()) {
+      factored_.push_back({at, {}});
+      // A vector that grows moves what weights refer to.
+      for (const Factored& f : factored_) weights_[f.index].factors = &f.factors;
+    }
+    const bool is_a = place.side == FactorSide::a;
+    if (!w.has_base()) (is_a ? w.n : w.k) = is_a ? weight.n : weight.k;
+    (is_a ? factored_[i].factors.a : factored_[i].factors.b) = weight;
+    return weights_.size() + 2 * i + (is_a ? 0 : 1);
+  }
+
+  // Makes the entries of weights that pack() packs: `source` is that of all experts. first_scale:
+  // of codes of channels. Error: limit.
+  Result<void> enter(const WeightPlace& place, const graph::Weight& weight,
+                     const detail::WeightSource& source) {
+    const auto n_experts = static_cast<std::size_t>(weight.n_experts);
+    const Index one = n_experts > 1 ? weight.expert(0).bytes() : weight.bytes();
+    if (one > kMaxBytes / weight.n_experts ||
+        one * weight.n_experts > kMaxBytes - static_cast<Index>(total_ + kAlignment)) {
+      return Error{Errc::limit, "the packed weights do not fit in the address space"};
+    }
+    detail::WeightSource of_one = source;
+    of_one.weight = weight;
+    of_one.weight.n_experts = 1;
+    of_one.packed_bytes = static_cast<std::size_t>(one);
+    const std::size_t source_bytes = source.bytes.size() / n_experts;
+    const std::size_t at = set(place, weight);
+    for (std::size_t i = 0; i < n_experts; ++i) {
+      of_one.bytes = source.bytes.subspan(i * source_bytes, source_bytes);
+      entries_.push_back({at, static_cast<Index>(i), total_ + i * of_one.packed_bytes, of_one});
+      if (of_one.first_scale != detail::kNoScales) {
+        of_one.first_scale += static_cast<std::size_t>(weight.n);
+      }
+    }
+    total_ += align_up(n_experts * of_one.packed_bytes);
+    return ok();
+  }
+
   Result<const graph::FormatOps*> ops_of(quant::Format format) const {
     const graph::FormatOps* const ops = graph::find(formats_, format);
     if (ops != nullptr) return ops;
@@ -300,47 +342,32 @@ class WeightStore {
                                         " (load<graph::AllFormats> has all)"};
   }
 
-  Result<void> add_slot(std::size_t slot, Index layer, quant::Format format, Index n, Index k,
+  Result<void> add_rows(const WeightPlace& place, quant::Format format, Index n, Index k,
                         std::span<const std::byte> rows, Index n_experts,
-                        const io::SwappedAxes& swapped, const quant::ReadOnlyType* type = nullptr) {
-    NIBBLE_CHECK(check_slot(slot, layer));
-    return add_at(index(slot, layer), format, n, k, rows, n_experts, swapped, type);
-  }
-
-  Result<void> add_at(std::size_t at, quant::Format format, Index n, Index k,
-                      std::span<const std::byte> rows, Index n_experts,
-                      const io::SwappedAxes& swapped, const quant::ReadOnlyType* type) {
+                        const io::SwappedAxes& swapped, const quant::ReadOnlyType* type) {
+    NIBBLE_CHECK(check_place(place, n));
     const bool is_vector = n == 0;
+    const char* const name = type == nullptr ? to_string(format) : io::type_traits(type->type).name;
     if (is_vector && !is_float(format)) {
-      return Error{Errc::unsupported,
-                   std::string("weights in ") +
-                       (type == nullptr ? to_string(format) : io::type_traits(type->type).name) +
-                       " for a vector"};
+      return Error{Errc::unsupported, std::string("weights in ") + name + " for a vector"};
     }
     graph::Weight weight{nullptr, n, k, rows.data(), n_experts};
     if (!is_vector) {
       NIBBLE_TRY(ops, ops_of(format));
       weight.ops = ops;
     }
-    const auto row_bytes = bytes_of_row(weight, format, type);
+    const auto row_bytes = detail::WeightSource::bytes_of_row(weight, format, type);
     if (!row_bytes) return row_bytes.error();
     const bool has_shape = n >= 0 && k >= 1 && n_experts >= 1 && n <= kMaxBytes / n_experts &&
                            !(is_vector && n_experts > 1);
     const std::size_t n_rows =
         has_shape && !is_vector ? static_cast<std::size_t>(n * n_experts) : std::size_t{1};
     if (!has_shape || rows.size() / n_rows != *row_bytes || rows.size() % n_rows != 0) {
-      return Error{Errc::invalid_argument,
-                   to_text(rows.size()) + " bytes are not " + graph::shape_text(n, k, n_experts) +
-                       " weights of " +
-                       (type == nullptr ? to_string(format) : io::type_traits(type->type).name)};
+      return Error{Errc::invalid_argument, to_text(rows.size()) + " bytes are not " +
+                                               graph::shape_text(n, k, n_experts) + " weights of " +
+                                               name};
     }
-    if (n_experts > 1 && weight.expert(0).bytes() > kMaxBytes / n_experts) {
-      return Error{Errc::limit, "the packed weights do not fit in the address space"};
-    }
-    if (weight.bytes() > kMaxBytes - static_cast<Index>(total_ + kAlignment)) {
-      return Error{Errc::limit, "the packed weights do not fit in the address space"};
-    }
-    enter(at, weight, format, rows, false, swapped, type);
+    NIBBLE_CHECK(enter(place, weight, {weight, format, rows, 0, false, swapped, type}));
     if (type != nullptr) count_conversion(type->type, format);
     return ok();
   }
@@ -354,51 +381,28 @@ class WeightStore {
     conversions_.push_back({from, format, 1});
   }
 
-  Result<void> add_channel_slot(std::size_t slot, Index layer, graph::Weight weight,
+  Result<void> add_channel_rows(const WeightPlace& place, graph::Weight weight,
                                 std::span<const std::byte> codes, std::span<const float> scales) {
-    NIBBLE_CHECK(check_slot(slot, layer));
+    NIBBLE_CHECK(check_place(place, weight.n));
     NIBBLE_TRY(format, detail::channel_format(formats_, scales));
     NIBBLE_CHECK(detail::check_channels(weight, codes.size(), scales));
     NIBBLE_TRY(ops, ops_of(format));
     weight.ops = ops;
-    if (format != quant::Format::i8_channel) weight.input = {};
-    if (weight.expert(0).bytes() > kMaxBytes / weight.n_experts ||
-        weight.bytes() > kMaxBytes - static_cast<Index>(total_ + kAlignment)) {
-      return Error{Errc::limit, "the packed weights do not fit in the address space"};
-    }
-    const std::size_t first_entry = entries_.size(), first_scale = scales_.size();
+    const bool is_converted = format != quant::Format::i8_channel;
+    if (is_converted) weight.input = {};
+    NIBBLE_CHECK(
+        enter(place, weight, {weight, format, codes, 0, false, {}, nullptr, scales_.size()}));
     scales_.reserve(scales_.size() + scales.size());
     for (const float scale : scales) scales_.push_back({scale});
-    enter(index(slot, layer), weight, format, codes, false);
-    for (std::size_t i = first_entry; i < entries_.size(); ++i) {
-      entries_[i].first_scale =
-          first_scale + static_cast<std::size_t>(entries_[i].expert * weight.n);
-    }
-    if (format != quant::Format::i8_channel) count_conversion(io::GgmlType::i8, format);
+    if (is_converted) count_conversion(io::GgmlType::i8, format);
     return ok();
   }
 
-  // Makes the entries of a weight whose source pack() reads.
-  void enter(std::size_t at, const graph::Weight& weight, quant::Format format,
-             std::span<const std::byte> source, bool is_packed, const io::SwappedAxes& swapped = {},
-             const quant::ReadOnlyType* type = nullptr) {
-    const std::size_t source_bytes = source.size() / static_cast<std::size_t>(weight.n_experts);
-    const auto packed_bytes = static_cast<std::size_t>(weight.bytes() / weight.n_experts);
-    for (Index e = 0; e < weight.n_experts; ++e) {
-      const auto i = static_cast<std::size_t>(e);
-      entries_.push_back({at, source.data() + i * source_bytes, total_ + i * packed_bytes, format,
-                          e, is_packed, swapped, type});
-    }
-    set(at, weight);
-    total_ += align_up(static_cast<std::size_t>(weight.bytes()));
-  }
-
-  Result<void> add_packed_slot(std::size_t slot, Index layer, quant::Format format, Index n,
-                               Index k, std::span<const std::byte> packed, Index n_experts,
-                               bool in_place) {
-    NIBBLE_CHECK(check_slot(slot, layer));
+  Result<void> add_packed_matrices(const WeightPlace& place, quant::Format format, Index n, Index k,
+                                   std::span<const std::byte> packed, Index n_experts,
+                                   bool in_place) {
+    NIBBLE_CHECK(check_place(place, n));
     NIBBLE_TRY(ops, ops_of(format));
-    std::size_t row_bytes = 1;
     if (ops->check_data != nullptr) {
       if (n_experts != 1) {
         return Error{Errc::unsupported,
@@ -406,221 +410,27 @@ class WeightStore {
       }
       NIBBLE_CHECK(ops->check_data(packed, n, k));
     } else {
-      NIBBLE_TRY(of_row, ops->row_bytes(static_cast<std::size_t>(k)));  // whole blocks
-      row_bytes = of_row;
+      NIBBLE_CHECK(ops->check_shape(n, k));  // whole blocks
     }
     const graph::Weight weight{ops, n, k, packed.data(), n_experts};
-    if (n < 1 || k < 1 || n_experts < 1 || row_bytes == 0 ||
-        packed.size() % static_cast<std::size_t>(n_experts) != 0 ||
+    if (n_experts < 1 || packed.size() % static_cast<std::size_t>(n_experts) != 0 ||
         static_cast<Index>(packed.size()) / n_experts != weight.expert(0).bytes()) {
       return Error{Errc::invalid_argument, to_text(packed.size()) + " bytes are not a packed " +
                                                to_string(format) + " matrix of " + to_text(n) +
                                                " rows of " + to_text(k)};
     }
-    if (!in_place) {
-      if (weight.bytes() > kMaxBytes - static_cast<Index>(total_ + kAlignment)) {
-        return Error{Errc::limit, "the packed weights do not fit in the address space"};
-      }
-      enter(index(slot, layer), weight, format, packed, true);
-      return ok();
-    }
+    if (!in_place) return enter(place, weight, {weight, format, packed, 0, true});
     if (reinterpret_cast<std::uintptr_t>(packed.data()) % kAlignment != 0) {
       return Error{Errc::invalid_argument, "packed weights that are not aligned to 64 bytes"};
     }
-    set(index(slot, layer), weight);
+    set(place, weight);
     in_place_ += packed.size();
     return ok();
   }
 
-  std::size_t index(std::size_t slot, Index layer) const noexcept {
-    return static_cast<std::size_t>(layer + 1) * n_slots_ + slot;
-  }
   static bool is_float(quant::Format format) noexcept {
     return format == quant::Format::f32 || format == quant::Format::f16 ||
            format == quant::Format::bf16;
-  }
-  std::size_t packed_bytes(const Entry& entry) const noexcept {
-    const graph::Weight& w = weight_at(entry.index);
-    return static_cast<std::size_t>(w.bytes() / w.n_experts);
-  }
-
-  // Bytes of a piece, which a worker reads and then packs: some panels, which stay in its cache in
-  // between. Smaller pieces cost more system calls (32 KiB: an eighth more time). What takes the
-  // time, for 620 MB on one thread: the system zeroes the new pages (27 ms), reads (22 to 52 ms,
-  // depending on the size of the units in which the page cache holds the file), the transposition
-  // (12 ms). Tried and slower: the mapping with MADV_POPULATE_READ and MADV_DONTNEED piece by piece
-  // (1.6 times the time of reading); streaming stores (what the system has just zeroed is in the
-  // cache).
-  static constexpr std::size_t kPieceBytes = std::size_t{128} << 10;
-
-  // What each worker has for itself while weights are packed.
-  struct Workers {
-    std::byte* pieces = nullptr;  // (n_workers, piece)
-    std::size_t piece = 0;        // bytes
-    std::vector<std::optional<Error>> errors;
-  };
-
-  // A program's own format is known only to its operations.
-  static Result<std::size_t> bytes_of_row(const graph::Weight& w, quant::Format format,
-                                          const quant::ReadOnlyType* type) {
-    const auto k = static_cast<std::size_t>(w.k);
-    if (type != nullptr) {
-      NIBBLE_TRY(bytes, io::row_bytes(type->type, k));
-      if (bytes > SIZE_MAX) return Error{Errc::limit, "a row is larger than the address space"};
-      return io::narrow<std::size_t>(bytes);
-    }
-    return w.is_vector() ? quant::row_bytes(format, k) : w.ops->row_bytes(k);
-  }
-  std::size_t row_bytes(const Entry& entry) const noexcept {
-    if (entry.first_scale != kNoScales) {  // one byte for each code
-      return static_cast<std::size_t>(weight_at(entry.index).k);
-    }
-    return *bytes_of_row(weight_at(entry.index), entry.format, entry.type);  // checked by add()
-  }
-  // What a conversion needs beside its source: a row of floats, and the rows of a panel.
-  std::size_t conversion_bytes(const Entry& entry) const noexcept {
-    if (entry.type == nullptr && entry.first_scale == kNoScales) return 0;
-    const graph::Weight& w = weight_at(entry.index);
-    const auto k = static_cast<std::size_t>(w.k);
-    return align_up(k * sizeof(float)) +
-           align_up(std::size_t{quant::kPanelRows} * *w.ops->row_bytes(k));
-  }
-  std::size_t source_bytes(const Entry& entry) const noexcept {
-    if (entry.is_packed) return packed_bytes(entry);
-    const graph::Weight& w = weight_at(entry.index);
-    return (w.is_vector() ? 1 : static_cast<std::size_t>(w.n)) * row_bytes(entry);
-  }
-  // Bytes of a piece of an entry: at least one panel of a matrix, or the whole vector.
-  std::size_t piece_bytes(const Entry& entry) const noexcept {
-    if (entry.is_packed) return (std::min)(source_bytes(entry), kPieceBytes);
-    if (weight_at(entry.index).is_vector()) return source_bytes(entry);
-    const std::size_t panel = row_bytes(entry) * std::size_t{quant::kPanelRows};
-    return (std::min)(source_bytes(entry), (std::max)(panel, kPieceBytes / panel * panel));
-  }
-  std::span<const std::byte> source_of(const Entry& entry) const noexcept {
-    return {entry.source, source_bytes(entry)};
-  }
-  // The file from which an entry's source is read; null if it is used where it is.
-  const io::MappedFile* file_of(const Entry& entry,
-                                std::span<const io::MappedFile> files) const noexcept {
-    for (const io::MappedFile& file : files) {
-      if (file.contains(source_of(entry))) return &file;
-    }
-    return nullptr;
-  }
-
-  // Whether the rows of a source are copied to a worker's piece before they are packed.
-  static bool is_read(const Entry& entry, const io::MappedFile* file) noexcept {
-    return file != nullptr || entry.swapped.any() ||
-           reinterpret_cast<std::uintptr_t>(entry.source) % alignof(float) != 0;
-  }
-
-  void pack_one(Executor& executor, const Entry& entry, std::span<const io::MappedFile> files,
-                Workers& workers, std::byte* out) noexcept {
-    const graph::Weight& w = weight_at(entry.index);
-    const std::span<const std::byte> source = source_of(entry);
-    const io::MappedFile* const file = file_of(entry, files);
-    const io::TensorBytes stored(source, entry.swapped, file);
-    const std::size_t piece = piece_bytes(entry);
-    const std::size_t bytes_of_row = entry.is_packed ? 0 : row_bytes(entry);
-    const auto n_pieces = static_cast<Index>((source.size() + piece - 1) / piece);
-    executor.parallel_for(n_pieces, [&](Index task, Index worker) {
-      const auto i = static_cast<std::size_t>(worker);
-      const auto at = static_cast<std::size_t>(task) * piece;
-      std::span<const std::byte> rows = source.subspan(at, (std::min)(piece, source.size() - at));
-      if (is_read(entry, file)) {
-        std::byte* const copy = workers.pieces + i * workers.piece;
-        Result<void> read = stored.read(at, {copy, rows.size()});
-        if (!read) {
-          workers.errors[i] = std::move(read).error();
-          return;
-        }
-        rows = {copy, rows.size()};
-      }
-      if (entry.is_packed) {
-        std::memcpy(out + at, rows.data(), rows.size());
-        return;
-      }
-      if (w.is_vector()) {
-        const std::span<float> values(reinterpret_cast<float*>(out), static_cast<std::size_t>(w.k));
-        [[maybe_unused]] const auto status = quant::row_to_f32(entry.format, rows, values);
-        NIBBLE_ASSERT(status.has_value());  // sizes were checked by add()
-        return;
-      }
-      const auto first_row = static_cast<Index>(at / bytes_of_row);
-      std::byte* const scratch = workers.pieces + (i + 1) * workers.piece - conversion_bytes(entry);
-      if (entry.first_scale != kNoScales) {
-        const std::span<const Scalar<float>> all = scales_;
-        const auto scales = all.subspan(entry.first_scale + static_cast<std::size_t>(first_row));
-        pack_channels(w, entry.format, rows, scales, first_row, scratch, out, workers.errors[i]);
-      } else if (entry.type != nullptr) {
-        convert_panels(w, *entry.type, entry.format, rows, bytes_of_row, first_row, scratch, out,
-                       workers.errors[i]);
-      } else {
-        graph::pack_panels(w, rows, static_cast<Index>(bytes_of_row), first_row, out);
-      }
-    });
-  }
-
-  static Error conversion_error(const quant::ReadOnlyType& type, quant::Format format, float weight,
-                                std::size_t at, Index row) {
-    const auto value = static_cast<double>(weight);
-    const std::string where = "weight " + to_text(at) + " of row " + to_text(row) +
-                              " of a matrix in " + io::type_traits(type.type).name;
-    if (!is_finite(value)) return {Errc::malformed, where + " is not a finite number"};
-    return {Errc::limit, where + ", " + to_text(value) + ", is too large for " + to_string(format)};
-  }
-
-  // The same as pack_panels() for a type that is only read.
-  static void convert_panels(const graph::Weight& w, const quant::ReadOnlyType& type,
-                             quant::Format format, std::span<const std::byte> rows,
-                             std::size_t bytes_of_row, Index first_row, std::byte* scratch,
-                             std::byte* out, std::optional<Error>& error) noexcept {
-    const auto k = static_cast<std::size_t>(w.k);
-    const std::size_t new_bytes = *w.ops->row_bytes(k);
-    const std::span<float> weights(reinterpret_cast<float*>(scratch), k);
-    std::byte* const converted = scratch + align_up(k * sizeof(float));
-    const std::size_t n = rows.size() / bytes_of_row;
-    constexpr auto kRows = static_cast<std::size_t>(quant::kPanelRows);
-    for (std::size_t row = 0; row < n; row += kRows) {
-      const std::size_t n_rows = (std::min)(kRows, n - row);
-      for (std::size_t r = 0; r < n_rows; ++r) {
-        const std::size_t bad =
-            quant::read_row_as(type, format, rows.data() + (row + r) * bytes_of_row, weights,
-                               converted + r * new_bytes);
-        if (bad == k) continue;
-        error = conversion_error(type, format, weights[bad], bad,
-                                 first_row + static_cast<Index>(row + r));
-        return;
-      }
-      graph::pack_panels(w, {converted, n_rows * new_bytes}, static_cast<Index>(new_bytes),
-                         first_row + static_cast<Index>(row), out);
-    }
-  }
-
-  // The same for codes of channels, whose scales begin with that of the first row.
-  static void pack_channels(const graph::Weight& w, quant::Format format,
-                            std::span<const std::byte> codes, std::span<const Scalar<float>> scales,
-                            Index first_row, std::byte* scratch, std::byte* out,
-                            std::optional<Error>& error) noexcept {
-    const auto k = static_cast<std::size_t>(w.k);
-    const std::size_t new_bytes = *w.ops->row_bytes(k);
-    const std::span<float> weights(reinterpret_cast<float*>(scratch), k);
-    std::byte* const stored = scratch + align_up(k * sizeof(float));
-    const std::size_t n = codes.size() / k;
-    constexpr auto kRows = static_cast<std::size_t>(quant::kPanelRows);
-    for (std::size_t row = 0; row < n; row += kRows) {
-      const std::size_t n_rows = (std::min)(kRows, n - row);
-      for (std::size_t r = 0; r < n_rows; ++r) {
-        if (!detail::store_channel(format, codes.subspan((row + r) * k, k), scales[row + r].value,
-                                   weights, stored + r * new_bytes)) {
-          error = detail::code_error(first_row + static_cast<Index>(row + r));
-          return;
-        }
-      }
-      graph::pack_panels(w, {stored, n_rows * new_bytes}, static_cast<Index>(new_bytes),
-                         first_row + static_cast<Index>(row), out);
-    }
   }
 
   graph::FormatTable formats_;

@@ -36,7 +36,10 @@ kernels::MatmulArgs args_of(const kernels::MatmulInput& input,
     NIBBLE_ASSERT(weights.k % quant::Packed<Format>::kLength == 0);
   }
   if constexpr (std::is_same_v<Format, quant::I8Channel>) {
-    NIBBLE_ASSERT(weights.k <= quant::Packed<Format>::kMaxK);
+    [[maybe_unused]] constexpr Index kLongest = kScales == kernels::ActivationScales::affine
+                                                    ? quant::Packed<Format>::kMaxAffineK
+                                                    : quant::Packed<Format>::kMaxK;
+    NIBBLE_ASSERT(weights.k <= kLongest);
   } else if constexpr (!quant::BlockFormat<Format> && !quant::SparseFormat<Format>) {
     [[maybe_unused]] const bool is_rounded =
         std::is_same_v<Format, quant::BF16> && input.rounded != nullptr;
@@ -100,7 +103,7 @@ inline Cut cut(const Product& p, Index n_workers, const Tuning& tuning) noexcept
   c.rows_per_task = tuning.rows_per_task;
   c.row_blocks = (p.args.m + c.rows_per_task - 1) / c.rows_per_task;
   if (c.row_blocks == 0) return c;
-  const Index panels = p.args.end_panel;
+  const Index panels = p.args.end_panel - p.args.first_panel;
   const Index wanted =
       n_workers == 1 ? 1 : std::max<Index>(1, tuning.tasks_per_worker * n_workers / c.row_blocks);
   c.panels_per_task = std::max<Index>(2, ((panels + wanted - 1) / wanted + 1) / 2 * 2);
@@ -112,7 +115,7 @@ inline void run_task(const Product& p, const Cut& c, Index task, const Tuning& t
   const Index row = task / c.panel_tasks * c.rows_per_task;
   kernels::MatmulArgs args = p.args;
   args.tuning = tuning;
-  args.first_panel = task % c.panel_tasks * c.panels_per_task;
+  args.first_panel = p.args.first_panel + task % c.panel_tasks * c.panels_per_task;
   args.end_panel = (std::min)(p.args.end_panel, args.first_panel + c.panels_per_task);
   args.input = p.args.input.rows_from(row);
   args.m = (std::min)(c.rows_per_task, p.args.m - row);

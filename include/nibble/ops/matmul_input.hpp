@@ -111,6 +111,39 @@ struct RoundedRows {
   }
 };
 
+// A row of zeros in every representation that a product may read, but for rounded rows: to take the
+// time of products, whatever the format of their weights.
+struct ZeroRow {
+  // For products with rows of up to k weights.
+  static constexpr std::size_t bytes_needed(Index k) noexcept {
+    return align_up(padded(k) * sizeof(float)) + align_up(padded(k)) +
+           3 * align_up(n_blocks(k) * sizeof(float));
+  }
+  // Fills bytes_needed(k) bytes of `memory`, aligned to kAlignment.
+  static kernels::MatmulInput over(std::span<std::byte> memory, Index k) noexcept {
+    NIBBLE_ASSERT(memory.size() >= bytes_needed(k));
+    std::fill_n(memory.begin(), bytes_needed(k), std::byte{});
+    Arena arena(memory);
+    kernels::MatmulInput input;
+    input.x = arena.take<float>(padded(k));
+    input.stride = k;
+    input.codes = arena.take<std::int8_t>(padded(k));
+    input.scales = input.row_scales = arena.take<float>(n_blocks(k));
+    input.code_sums = arena.take<std::int32_t>(n_blocks(k));
+    input.half_sums = arena.take<std::int32_t>(n_blocks(k));
+    input.code_stride = static_cast<Index>(padded(k));
+    input.n_blocks = static_cast<Index>(n_blocks(k));
+    return input;
+  }
+
+ private:
+  // Whole vectors, and whole groups of blocks.
+  static constexpr std::size_t padded(Index k) noexcept {
+    return align_up(static_cast<std::size_t>(k)) + kAlignment;
+  }
+  static constexpr std::size_t n_blocks(Index k) noexcept { return padded(k) / 32 + 1; }
+};
+
 NIBBLE_LAZY bool takes_rounded_rows() noexcept {
   return simd::kernel<kernels::TakesRoundedRows>()();
 }
