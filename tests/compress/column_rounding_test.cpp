@@ -213,8 +213,8 @@ void check_against_the_book(Index k, const MaskRule& rule, double damping = 0.01
         [&](Index j, const std::vector<double>& current) {
           if (j % F::kLength == 0) {
             float x[F::kLength], importance[F::kLength];
-            for (Index i = 0; i < F::kLength && rule.kind == Kind::n_of_m; i += rule.m) {
-              choose(j + i, current);
+            for (Index i = j; i < j + F::kLength && rule.kind == Kind::n_of_m; ++i) {
+              if (i % rule.m == 0) choose(i, current);
             }
             for (Index i = 0; i < F::kLength; ++i) {
               const auto at = static_cast<std::size_t>(j + i);
@@ -299,10 +299,35 @@ TEST_CASE("rounding is the textbook's") {
 TEST_CASE("N:M and a given mask with rounding are the textbook's") {
   check_against_the_book<quant::Q4_0>(96, {.kind = Kind::n_of_m, .n = 2, .m = 4});
   check_against_the_book<quant::Q8_0>(64, {.kind = Kind::n_of_m, .n = 5, .m = 8});
+  check_against_the_book<quant::Q4_0>(128, {.kind = Kind::n_of_m, .n = 24, .m = 64});
   std::vector<std::uint8_t> mask(4 * 96);
   std::mt19937 random(5);
   for (auto& keep : mask) keep = random() % 3 == 0 ? 0 : 1;
   check_against_the_book<quant::Q4_0>(96, {.kind = Kind::given, .mask = mask});
+}
+
+TEST_CASE("N:M keeps n of each m, also where a group is longer than a block") {
+  const Index rows = 5, k = 512;
+  const std::vector<float> w = random_weights(rows, k, 13);
+  const std::vector<double> h = random_moments(k, 14);
+  for (const Format format : {Format::q4_0, Format::q8_0, Format::q6_k, Format::f32}) {
+    for (const Index m : {1, 4, 32, 64, 128, 256}) {
+      ColumnRoundingOptions options;
+      options.format = format;
+      options.mask = {.kind = Kind::n_of_m, .n = (m + 1) / 3, .m = m};
+      const Rounded ours = rounded(w, rows, k, h, options);
+      for (std::size_t begin = 0; begin < w.size(); begin += static_cast<std::size_t>(m)) {
+        Index n_kept = 0;
+        for (std::size_t i = begin; i < begin + static_cast<std::size_t>(m); ++i) {
+          n_kept += ours.mask[i];
+          if (ours.mask[i] == 0) CHECK(ours.weights[i] == 0);
+        }
+        CAPTURE(to_string(format));
+        CAPTURE(m);
+        CHECK(n_kept == options.mask.n);
+      }
+    }
+  }
 }
 
 TEST_CASE("a share of weights is pruned as by the textbook") {

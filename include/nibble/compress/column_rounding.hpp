@@ -285,7 +285,9 @@ class ColumnRounder {
       if constexpr (kIsGrid) {
         if (!is_planned_ && j % kLength == 0) {
           if (options_.mask.kind == Kind::n_of_m) {  // not yet final: what the scales need to know
-            for (Index i = j; i < j + kLength; i += options_.mask.m) {
+            // Groups that begin in this block; one that began before it is chosen already.
+            const Index m = options_.mask.m;
+            for (Index i = (j + m - 1) / m * m; i < j + kLength; i += m) {
               choose_group(row, begin, i, end);
             }
           }
