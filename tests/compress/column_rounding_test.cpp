@@ -601,6 +601,7 @@ TEST_CASE("what does not fit is refused with a reason") {
   CHECK(refused({.format = Format::q4_k}, *factor, out).code == Errc::invalid_argument);
   std::vector<std::byte> channel(2 * *quant::row_bytes(Format::i8_channel, 64));
   CHECK(refused({.format = Format::i8_channel}, *factor, channel).code == Errc::unsupported);
+  CHECK(refused({.format = Format::q4_0_16x4}, *factor, out).code == Errc::unsupported);
   const auto with_mask = [](MaskRule rule, Format format = Format::q4_0) {
     ColumnRoundingOptions options;
     options.format = format;
