@@ -279,7 +279,7 @@ TEST_CASE("the factor is that of the inverses of what is left of H, in both orde
         } else if (i > 0) {
           CHECK(in_order[at(i, i)] <= in_order[at(i - 1, i - 1)]);
         }
-        CHECK(factor->remaining(i) == doctest::Approx(1 / row[0]).epsilon(1e-9));
+        CHECK(factor->remaining(i) * factor->scale() == doctest::Approx(1 / row[0]).epsilon(1e-9));
         for (Index j = 0; j < factor->stride(); ++j) {
           const double exact =
               j <= i || j >= k ? 0.0 : -row[static_cast<std::size_t>(j - i)] / row[0];
@@ -563,6 +563,40 @@ TEST_CASE("few data, or none for a column") {
   for (std::size_t i = 0; i < 96; ++i) h[5 * 96 + i] = h[i * 96 + 5] = 0;
   const Rounded unseen = rounded(w, n, k, h, options, {.damping = 0});  // raised
   for (const float v : unseen.weights) CHECK(std::isfinite(v));
+}
+
+TEST_CASE("second moments of any scale: the same weights, and an error of that scale") {
+  const Index n = 4, k = 320;
+  const std::vector<float> w = random_weights(n, k, 63);
+  const std::vector<double> h = random_moments(k, 64);
+  for (const Kind kind : {Kind::none, Kind::share, Kind::n_of_m}) {
+    ColumnRoundingOptions options;
+    options.mask.kind = kind;
+    const Rounded plain = rounded(w, n, k, h, options);
+    for (const double scale : {0x1p-166, 0x1p166, 0x1p-900, 0x1p900}) {  // 1e-50, 1e50, …
+      std::vector<double> scaled = h;
+      for (double& x : scaled) x *= scale;
+      const Rounded other = rounded(w, n, k, scaled, options);
+      CAPTURE(scale);
+      CHECK(other.bytes == plain.bytes);
+      CHECK(other.result.error / scale == doctest::Approx(plain.result.error).epsilon(1e-12));
+    }
+  }
+}
+
+TEST_CASE("damping is raised tenfold, to 1 and no further") {
+  InlineExecutor executor;
+  const auto damping = [&](double off, double from) {
+    const std::vector<double> h = {1, 0, off, 1};  // positive definite from off - 1 on
+    const auto factor = ColumnFactor::create(h, 2, {.damping = from}, executor);
+    return factor ? factor->damping() : -1;
+  };
+  CHECK(damping(0.9, 0) == 0);
+  CHECK(damping(1, 0) == 1e-6);
+  CHECK(damping(1.05, 0.02) == 0.2);
+  CHECK(damping(1.9, 0.3) == 1);
+  CHECK(damping(2.5, 0.3) == -1);
+  CHECK(damping(1.9, 3) == 3);
 }
 
 TEST_CASE("what does not fit is refused with a reason") {

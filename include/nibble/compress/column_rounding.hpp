@@ -125,13 +125,14 @@ class ColumnRounder {
       result.error += rows_[row].error;
       result.n_pruned += rows_[row].n_pruned;
     }
+    result.error *= factor_.scale();
     return result;
   }
 
  private:
   static constexpr Index kTile = 8;  // rows that share what is read of the factor
   struct RowState {
-    double error = 0;
+    double error = 0;  // in units of factor_.scale()
     Index n_pruned = 0;
     bool is_too_large = false;
   };
