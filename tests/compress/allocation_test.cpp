@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nibble/compress/allocation.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <random>
 #include <vector>
 
@@ -95,6 +97,41 @@ TEST_CASE("An allocation is not worse than the same option for all at the same c
   }
 }
 
+TEST_CASE("No allocation costs more than its budget, whatever the largest budget is") {
+  std::mt19937 random(3);
+  for (int round = 0; round < 40; ++round) {
+    const auto items = random_items(random, 1 + random() % 40, 1 + random() % 6);
+    auto all = Allocator::create(items, INFINITY);
+    REQUIRE_MESSAGE(all, test::why(all));
+    const double cheapest = all->cheapest(), dearest = all->dearest();
+    const double more = std::nextafter(cheapest, INFINITY);
+    for (const double most :
+         {cheapest, more, cheapest * (1 + 1e-12), (cheapest + dearest) / 2, dearest, 1e300}) {
+      auto made = Allocator::create(items, most);
+      REQUIRE_MESSAGE(made, test::why(made));
+      for (double budget : {cheapest, more, cheapest * (1 + 1e-12), 0.7 * cheapest + 0.3 * dearest,
+                            std::nextafter(dearest, 0.0), dearest, 1e300, double{INFINITY}}) {
+        budget = std::max(budget, cheapest);
+        CAPTURE(round);
+        CAPTURE(most - cheapest);
+        CAPTURE(budget - cheapest);
+        const auto best = made->best(budget);
+        REQUIRE_MESSAGE(best, test::why(best));
+        check_sums(*made, *best);
+        CHECK(best->cost <= budget);
+      }
+      // A budget that is just enough for some choice.
+      double cost = 0;
+      for (const Item& item : items) cost += item[random() % item.size()].cost;
+      const auto best = made->best(cost);
+      REQUIRE_MESSAGE(best, test::why(best));
+      CHECK(best->cost <= cost);
+    }
+    CHECK(Allocator::create(items, NAN).error().code == Errc::limit);
+    CHECK(all->best(NAN).error().code == Errc::limit);
+  }
+}
+
 TEST_CASE("Budgets that are impossible, and items that make no sense, are errors") {
   const std::vector<Item> items = {{{10, 1}, {20, 0.5}}, {{5, 1}, {7, 0.1}}};
   const auto small = Allocator::create(items, 14);
@@ -106,9 +143,16 @@ TEST_CASE("Budgets that are impossible, and items that make no sense, are errors
   CHECK(made->best(14.9).error().code == Errc::limit);
   CHECK(made->best(15)->cost == 15);
   CHECK(made->best(1000)->loss == doctest::Approx(0.6));
+  const auto tight = Allocator::create(items, 15);
+  REQUIRE_MESSAGE(tight, test::why(tight));
+  CHECK(tight->best(15)->cost == 15);
+  CHECK(tight->best(1000)->cost <= 1000);
 
   CHECK(Allocator::create({}, 1).error().code == Errc::invalid_argument);
   CHECK(Allocator::create({{}}, 1).error().code == Errc::invalid_argument);
   CHECK(Allocator::create({{{-1, 0}}}, 1).error().code == Errc::invalid_argument);
   CHECK(Allocator::create({{{1, NAN}}}, 1).error().code == Errc::invalid_argument);
+  const Item huge = {{1e308, 1e308}};
+  CHECK(Allocator::create({huge, huge}, INFINITY).error().code == Errc::invalid_argument);
+  CHECK(Allocator::create({{{1, 1e308}}, {{1, 1e308}}}, 9).error().code == Errc::invalid_argument);
 }

@@ -213,8 +213,8 @@ void check_against_the_book(Index k, const MaskRule& rule, double damping = 0.01
         [&](Index j, const std::vector<double>& current) {
           if (j % F::kLength == 0) {
             float x[F::kLength], importance[F::kLength];
-            for (Index i = 0; i < F::kLength && rule.kind == Kind::n_of_m; i += rule.m) {
-              choose(j + i, current);
+            for (Index i = j; i < j + F::kLength && rule.kind == Kind::n_of_m; ++i) {
+              if (i % rule.m == 0) choose(i, current);
             }
             for (Index i = 0; i < F::kLength; ++i) {
               const auto at = static_cast<std::size_t>(j + i);
@@ -279,7 +279,7 @@ TEST_CASE("the factor is that of the inverses of what is left of H, in both orde
         } else if (i > 0) {
           CHECK(in_order[at(i, i)] <= in_order[at(i - 1, i - 1)]);
         }
-        CHECK(factor->remaining(i) == doctest::Approx(1 / row[0]).epsilon(1e-9));
+        CHECK(factor->remaining(i) * factor->scale() == doctest::Approx(1 / row[0]).epsilon(1e-9));
         for (Index j = 0; j < factor->stride(); ++j) {
           const double exact =
               j <= i || j >= k ? 0.0 : -row[static_cast<std::size_t>(j - i)] / row[0];
@@ -299,10 +299,35 @@ TEST_CASE("rounding is the textbook's") {
 TEST_CASE("N:M and a given mask with rounding are the textbook's") {
   check_against_the_book<quant::Q4_0>(96, {.kind = Kind::n_of_m, .n = 2, .m = 4});
   check_against_the_book<quant::Q8_0>(64, {.kind = Kind::n_of_m, .n = 5, .m = 8});
+  check_against_the_book<quant::Q4_0>(128, {.kind = Kind::n_of_m, .n = 24, .m = 64});
   std::vector<std::uint8_t> mask(4 * 96);
   std::mt19937 random(5);
   for (auto& keep : mask) keep = random() % 3 == 0 ? 0 : 1;
   check_against_the_book<quant::Q4_0>(96, {.kind = Kind::given, .mask = mask});
+}
+
+TEST_CASE("N:M keeps n of each m, also where a group is longer than a block") {
+  const Index rows = 5, k = 512;
+  const std::vector<float> w = random_weights(rows, k, 13);
+  const std::vector<double> h = random_moments(k, 14);
+  for (const Format format : {Format::q4_0, Format::q8_0, Format::q6_k, Format::f32}) {
+    for (const Index m : {1, 4, 32, 64, 128, 256}) {
+      ColumnRoundingOptions options;
+      options.format = format;
+      options.mask = {.kind = Kind::n_of_m, .n = (m + 1) / 3, .m = m};
+      const Rounded ours = rounded(w, rows, k, h, options);
+      for (std::size_t begin = 0; begin < w.size(); begin += static_cast<std::size_t>(m)) {
+        Index n_kept = 0;
+        for (std::size_t i = begin; i < begin + static_cast<std::size_t>(m); ++i) {
+          n_kept += ours.mask[i];
+          if (ours.mask[i] == 0) CHECK(ours.weights[i] == 0);
+        }
+        CAPTURE(to_string(format));
+        CAPTURE(m);
+        CHECK(n_kept == options.mask.n);
+      }
+    }
+  }
 }
 
 TEST_CASE("a share of weights is pruned as by the textbook") {
@@ -540,6 +565,40 @@ TEST_CASE("few data, or none for a column") {
   for (const float v : unseen.weights) CHECK(std::isfinite(v));
 }
 
+TEST_CASE("second moments of any scale: the same weights, and an error of that scale") {
+  const Index n = 4, k = 320;
+  const std::vector<float> w = random_weights(n, k, 63);
+  const std::vector<double> h = random_moments(k, 64);
+  for (const Kind kind : {Kind::none, Kind::share, Kind::n_of_m}) {
+    ColumnRoundingOptions options;
+    options.mask.kind = kind;
+    const Rounded plain = rounded(w, n, k, h, options);
+    for (const double scale : {0x1p-166, 0x1p166, 0x1p-900, 0x1p900}) {  // 1e-50, 1e50, …
+      std::vector<double> scaled = h;
+      for (double& x : scaled) x *= scale;
+      const Rounded other = rounded(w, n, k, scaled, options);
+      CAPTURE(scale);
+      CHECK(other.bytes == plain.bytes);
+      CHECK(other.result.error / scale == doctest::Approx(plain.result.error).epsilon(1e-12));
+    }
+  }
+}
+
+TEST_CASE("damping is raised tenfold, to 1 and no further") {
+  InlineExecutor executor;
+  const auto damping = [&](double off, double from) {
+    const std::vector<double> h = {1, 0, off, 1};  // positive definite from off - 1 on
+    const auto factor = ColumnFactor::create(h, 2, {.damping = from}, executor);
+    return factor ? factor->damping() : -1;
+  };
+  CHECK(damping(0.9, 0) == 0);
+  CHECK(damping(1, 0) == 1e-6);
+  CHECK(damping(1.05, 0.02) == 0.2);
+  CHECK(damping(1.9, 0.3) == 1);
+  CHECK(damping(2.5, 0.3) == -1);
+  CHECK(damping(1.9, 3) == 3);
+}
+
 TEST_CASE("what does not fit is refused with a reason") {
   InlineExecutor executor;
   const auto create = [&](std::vector<double> h, Index k, double damping = 0.01) {
@@ -576,6 +635,7 @@ TEST_CASE("what does not fit is refused with a reason") {
   CHECK(refused({.format = Format::q4_k}, *factor, out).code == Errc::invalid_argument);
   std::vector<std::byte> channel(2 * *quant::row_bytes(Format::i8_channel, 64));
   CHECK(refused({.format = Format::i8_channel}, *factor, channel).code == Errc::unsupported);
+  CHECK(refused({.format = Format::q4_0_16x4}, *factor, out).code == Errc::unsupported);
   const auto with_mask = [](MaskRule rule, Format format = Format::q4_0) {
     ColumnRoundingOptions options;
     options.format = format;

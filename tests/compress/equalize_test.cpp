@@ -178,6 +178,12 @@ TEST_CASE("equalization refuses what does not fit") {
   CHECK(code({layer.magnitudes, layer.squares, std::span(layer.moments).first(96)}, {}) ==
         Errc::invalid_argument);
   CHECK(code(good, {.format = Format::f16}) == Errc::unsupported);
+  CHECK(code(good, {.format = Format::q4_0_bitmask}) == Errc::unsupported);
+  for (const double bad : {double{INFINITY}, double{NAN}}) {
+    std::vector<double> moments = layer.moments;
+    moments[kColumns + 3] = bad;
+    CHECK(code({layer.magnitudes, layer.squares, moments}, {}) == Errc::malformed);
+  }
   CHECK(code(good, {.n_steps = 0}) == Errc::invalid_argument);
   const auto without = find_equalization({}, kColumns, good, {}, executor);
   CHECK(!without);

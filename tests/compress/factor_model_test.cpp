@@ -245,6 +245,43 @@ TEST_CASE("layers that share tensors: one matrix, in the file and in memory") {
   CHECK(error_of(*factored, reference, source.tokens(12)) <= kRounding);
 }
 
+TEST_CASE("what is shared already is shared on, and factors go with their matrix") {
+  ModelShape shape = shape_of_test();
+  shape.n_layers = 4;
+  RandomModel source(shape, 11);
+  const auto bytes = source.gguf();
+  const io::Gguf file = parse(bytes);
+  const auto name = [](int layer) { return "blk." + std::to_string(layer) + ".ffn_up.weight"; };
+  // Layer 3 becomes layer 1, and 2 by itself has factors; then 1 and 2 become layer 0.
+  const auto first = share_tensors(file, std::vector<SharedPair>{{name(3), name(1)}});
+  REQUIRE_MESSAGE(first, test::why(first));
+  const auto second = factor_model(
+      parse(*first),
+      [&](std::string_view tensor) -> std::optional<FactorChoice> {
+        if (tensor != name(2)) return {};
+        return FactorChoice{.rank = {.rank = 8}, .factors = Format::f32, .base = Format::f16};
+      },
+      alone);
+  REQUIRE_MESSAGE(second, test::why(second));
+  const io::Gguf before = parse(*second);
+  const auto third =
+      share_tensors(before, std::vector<SharedPair>{{name(1), name(0)}, {name(2), name(0)}});
+  REQUIRE_MESSAGE(third, test::why(third));
+  const io::Gguf last = parse(*third);
+  auto model = Model::from_gguf(last);
+  REQUIRE_MESSAGE(model, test::why(model));
+  test::Reference reference = test::reference_of(source);
+  for (int layer = 1; layer < 4; ++layer) {
+    CHECK(model->weights().at(Slot::ffn_up, layer).data ==
+          model->weights().at(Slot::ffn_up, 0).data);
+    reference.tensors[name(layer)] = reference.tensors[name(0)];
+  }
+  CHECK(error_of(*model, reference, source.tokens(12)) <= kRounding);
+  // What is not stored cannot be shared again.
+  CHECK(!share_tensors(last, std::vector<SharedPair>{{name(3), name(0)}}));
+  CHECK(!share_tensors(last, std::vector<SharedPair>{{name(0), name(3)}}));
+}
+
 TEST_CASE("sharing that makes no sense is an error") {
   RandomModel source(shape_of_test(), 7);
   const auto bytes = source.gguf();

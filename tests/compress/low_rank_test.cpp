@@ -6,6 +6,7 @@
 #include "nibble/compress/low_rank.hpp"
 
 #include <cmath>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -330,8 +331,19 @@ TEST_CASE("what cannot be factored is an error") {
   CHECK(!low_rank(w, 3, 4, {}, {}, alone));
   CHECK(!low_rank(w, 3, 4, {}, {.ratio = 1.5}, alone));
   CHECK(!low_rank(w, 3, 4, Doubles(9, 1.0), {.rank = 1}, alone));
-  CHECK(!low_rank(w, 3, 4, Doubles(16), {.rank = 1}, alone));                     // no data
-  CHECK(!low_rank(w, 3, 4, Doubles(16, 1.0), {.rank = 1, .damping = 0}, alone));  // singular
+  CHECK(!low_rank(w, 3, 4, Doubles(16), {.rank = 1}, alone));                    // no data
+  CHECK(low_rank(w, 3, 4, Doubles(16, 1.0), {.rank = 1, .damping = 0}, alone));  // singular: raised
+  Doubles indefinite(16);
+  for (std::size_t i = 0; i < 16; ++i) indefinite[i] = i % 5 == 0 ? 1 : 4;
+  CHECK(low_rank(w, 3, 4, indefinite, {.rank = 1}, alone).error().code == Errc::malformed);
+  indefinite[2] = indefinite[8] = NAN;
+  CHECK(low_rank(w, 3, 4, indefinite, {.rank = 1}, alone).error().code == Errc::malformed);
+  constexpr Index kMost = std::numeric_limits<Index>::max();
+  CHECK(low_rank(w, 3, 4, {}, {.rank = 1, .multiple = kMost}, alone).error().code == Errc::limit);
+  CHECK(low_rank(w, 3, 4, {}, {.rank = 1, .multiple = kMost / 16}, alone).error().code ==
+        Errc::limit);
+  CHECK(low_rank(w, 3, 4, {}, {.rank = kMost, .multiple = 2}, alone)->rank == 2);
+  CHECK(low_rank(w, 3, 4, {}, {.energy = 1, .max_rank = kMost, .multiple = 3}, alone)->rank == 3);
   CHECK(low_rank(w, 3, 4, Doubles(16, 1.0), {.rank = 1}, alone));
   std::vector<float> bad = w;
   bad[5] = INFINITY;

@@ -9,6 +9,7 @@
 #include "doctest/doctest.h"
 #include "nibble/ops/embedding.hpp"
 #include "nibble/quant/format.hpp"
+#include "nibble/quant/weighted.hpp"
 
 using namespace nibble;
 using quant::Packed;
@@ -215,6 +216,25 @@ TEST_CASE("more codes than a panel has are refused, and so are steps that come t
     auto bad = pack<Q4_0Blocks16x4>(rows);
     std::memcpy(bad.data() + 64 + 8, bad.data() + 64 + 4, 4);  // the second entry: as the first
     CHECK_FALSE(Packed<Q4_0Blocks16x4>::check_matrix(bad, 16, 64).has_value());
+    // The same step in two entries of different numbers of blocks, wherever it is.
+    for (Index step = 0; step < 6; ++step) {
+      Rows some = random_rows(16, 6 * 32, 1, true, random);
+      for (Index s = 0; s < 6; ++s) {
+        for (Index i = 32 * s + 4 * (s / 2 + 1); i < 32 * (s + 1); ++i) {  // s / 2 + 1 blocks
+          for (Index row = 0; row < 16; ++row) some.set(row, i, 8);
+        }
+      }
+      const auto good = pack<Q4_0Blocks16x4>(some);
+      REQUIRE(Packed<Q4_0Blocks16x4>::check_matrix(good, 16, 6 * 32).has_value());
+      for (Index other = 0; other < 6; ++other) {
+        if (other == step) continue;
+        auto twice = good;
+        twice[size(64 + 4 * (other + 1) + 1)] = static_cast<std::byte>(step);
+        CAPTURE(step);
+        CAPTURE(other);
+        CHECK_FALSE(Packed<Q4_0Blocks16x4>::check_matrix(twice, 16, 6 * 32).has_value());
+      }
+    }
     auto many = pack<Q4_0Blocks16x4>(rows);
     const std::uint32_t n_entries = 0xFFFFFFFF;
     std::memcpy(many.data() + 64, &n_entries, 4);
@@ -256,4 +276,17 @@ TEST_CASE("sparse formats have names, but no rows") {
   CHECK(std::string(to_string(quant::Format::q4_0_bitmask)) == "q4_0_bitmask");
   CHECK(quant::kFormatOf<Q4_0Blocks16x4> == quant::Format::q4_0_16x4);
   CHECK_FALSE(quant::format_from_name("q4_0_bitmask").has_value());
+  std::vector<float> x(64);
+  std::vector<std::byte> row(36);
+  for (const quant::Format format : {quant::Format::q4_0_bitmask, quant::Format::q4_0_16x4,
+                                     quant::Format::q4_0_2of4, quant::Format{100}}) {
+    CAPTURE(static_cast<int>(format));
+    CHECK_FALSE(has_rows(format));
+    CHECK(bits_per_weight(format) == 0);
+    CHECK(row_bytes(format, 64).error().code == Errc::unsupported);
+    CHECK(row_to_f32(format, row, x).error().code == Errc::unsupported);
+    CHECK(row_from_f32(format, x, row).error().code == Errc::unsupported);
+    CHECK(search_row(format, x, {}, row).error().code == Errc::unsupported);
+  }
+  for (const quant::Format format : quant::kFormats) CHECK(has_rows(format));
 }

@@ -37,21 +37,22 @@ class Allocator {
   // Costs are rounded up to units of most_cost / kUnits, so the best allocation of a slightly
   // smaller budget may be found (one smaller by one unit for each item, at most); best() then uses
   // what is left. Errors: invalid_argument (no items, an item without options, a cost or loss that
-  // is negative or no number), limit (even the cheapest options cost more than most_cost; the
-  // message says how much they cost).
+  // is negative or no number, sums that are no number), limit (even the cheapest options cost more
+  // than most_cost, or that is no number; the message says how much they cost).
   static Result<Allocator> create(std::vector<Item> items, double most_cost) {
     return catch_out_of_memory([&]() -> Result<Allocator> {
       Allocator a;
       NIBBLE_CHECK(check_items(items));
+      double worst = 0;
       for (const Item& item : items) {
         a.cheapest_ += cheapest(item).cost;
         a.dearest_ += std::max_element(item.begin(), item.end(), by_cost)->cost;
+        worst += std::max_element(item.begin(), item.end(), by_loss)->loss;
       }
-      if (a.cheapest_ > most_cost) {
-        return Error{Errc::limit, "a budget of " + to_text(most_cost) +
-                                      ": the smallest that is possible takes " +
-                                      to_text(a.cheapest_)};
+      if (!is_finite(a.dearest_) || !is_finite(worst)) {
+        return Error{Errc::invalid_argument, "allocation: costs or losses whose sum is too large"};
       }
+      NIBBLE_CHECK(a.check_budget(most_cost));
       a.items_ = std::move(items);
       a.solve((std::min)(most_cost, a.dearest_));
       return a;
@@ -60,21 +61,15 @@ class Allocator {
 
   // The allocation of least loss whose cost is at most `budget`. Error: limit, as above.
   Result<Allocation> best(double budget) const {
-    if (budget < cheapest_) {
-      return Error{Errc::limit, "a budget of " + to_text(budget) +
-                                    ": the smallest that is possible takes " + to_text(cheapest_)};
-    }
+    NIBBLE_CHECK(check_budget(budget));
     return catch_out_of_memory([&]() -> Result<Allocation> {
       const double spare = (std::min)(budget, dearest_) - cheapest_;
-      auto at = (std::min)(kUnits, static_cast<std::size_t>(unit_ > 0 ? spare / unit_ : 0));
-      Allocation found;
-      found.choice.resize(items_.size());
-      for (std::size_t i = items_.size(); i-- > 0;) {
-        const std::uint8_t option = taken_[i * (kUnits + 1) + at];
-        found.choice[i].value = option;
-        at -= units_of(i, items_[i][option]);
-      }
-      sum_up(found);
+      std::size_t units = kUnits;
+      if (spare < static_cast<double>(kUnits) * unit_)
+        units = static_cast<std::size_t>(spare / unit_);
+      Allocation found = within(units);
+      // Sums are rounded. With no unit it is the cheapest options, whose sum is cheapest_.
+      while (found.cost > budget && units > 0) found = within(--units);
       improve(found, budget);
       for (std::size_t same = 0; same < most_options_; ++same) {  // every item its option `same`
         Allocation uniform;
@@ -98,6 +93,7 @@ class Allocator {
   static constexpr std::size_t kUnits = 1 << 14;
 
   static bool by_cost(const Option& a, const Option& b) noexcept { return a.cost < b.cost; }
+  static bool by_loss(const Option& a, const Option& b) noexcept { return a.loss < b.loss; }
   // Of the options of least cost, that of least loss.
   static const Option& cheapest(const Item& item) {
     return *std::min_element(item.begin(), item.end(), [](const Option& a, const Option& b) {
@@ -122,9 +118,31 @@ class Allocator {
     return ok();
   }
 
+  Result<void> check_budget(double budget) const {
+    if (cheapest_ <= budget) return ok();
+    return Error{Errc::limit, "a budget of " + to_text(budget) +
+                                  ": the smallest that is possible takes " + to_text(cheapest_)};
+  }
+
+  // What an option costs above the cheapest one; more than kUnits if no budget allows it.
   std::size_t units_of(std::size_t i, const Option& option) const {
     const double above = option.cost - cheapest(items_[i]).cost;
-    return unit_ > 0 ? static_cast<std::size_t>(std::ceil(above / unit_)) : 0;
+    if (above == 0) return 0;
+    if (above > static_cast<double>(kUnits) * unit_) return kUnits + 1;
+    return static_cast<std::size_t>(std::ceil(above / unit_));
+  }
+
+  // The best allocation within `units` above the cheapest options.
+  Allocation within(std::size_t units) const {
+    Allocation found;
+    found.choice.resize(items_.size());
+    for (std::size_t i = items_.size(); i-- > 0;) {
+      const std::uint8_t option = taken_[i * (kUnits + 1) + units];
+      found.choice[i].value = option;
+      units -= units_of(i, items_[i][option]);
+    }
+    sum_up(found);
+    return found;
   }
 
   // taken_[i][b]: the option of item i in the best allocation of items 0 … i within b units above
@@ -176,8 +194,14 @@ class Allocator {
         }
       }
       if (item == items_.size()) return;
+      const std::int32_t before = a.choice[item].value;
       a.choice[item].value = static_cast<std::int32_t>(option);
       sum_up(a);
+      if (a.cost <= budget) continue;
+      a.choice[item].value =
+          before;  // the sum, when all of it was added up anew, is a little above
+      sum_up(a);
+      return;
     }
   }
 

@@ -125,13 +125,14 @@ class ColumnRounder {
       result.error += rows_[row].error;
       result.n_pruned += rows_[row].n_pruned;
     }
+    result.error *= factor_.scale();
     return result;
   }
 
  private:
   static constexpr Index kTile = 8;  // rows that share what is read of the factor
   struct RowState {
-    double error = 0;
+    double error = 0;  // in units of factor_.scale()
     Index n_pruned = 0;
     bool is_too_large = false;
   };
@@ -285,7 +286,9 @@ class ColumnRounder {
       if constexpr (kIsGrid) {
         if (!is_planned_ && j % kLength == 0) {
           if (options_.mask.kind == Kind::n_of_m) {  // not yet final: what the scales need to know
-            for (Index i = j; i < j + kLength; i += options_.mask.m) {
+            // Groups that begin in this block; one that began before it is chosen already.
+            const Index m = options_.mask.m;
+            for (Index i = (j + m - 1) / m * m; i < j + kLength; i += m) {
               choose_group(row, begin, i, end);
             }
           }

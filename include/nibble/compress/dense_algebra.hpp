@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Dense linear algebra in double for compression: products, Cholesky and triangular solves, QR, the
-// symmetric eigenvalue problem, singular values. Plain loops over rows, in parallel where it pays;
-// matrices are row-major and contiguous.
+// Dense linear algebra in double for compression: products, Cholesky factors of second moments and
+// solves with them, orthonormal rows, singular values. Plain loops over rows, in parallel where it
+// pays; matrices are row-major and contiguous.
 #pragma once
 
 #include <algorithm>
@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "nibble/core/executor.hpp"
+#include "nibble/core/libm.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/core/scalar.hpp"
 #include "nibble/core/text.hpp"
@@ -41,14 +42,16 @@ struct DenseMatrix {
 
 namespace detail {
 
-inline double dot_of(const double* a, const double* b, Index n) noexcept {
-  double sums[4] = {};
+inline double dot(const double* a, const double* b, Index n) noexcept {
+  double sums[8] = {};
   Index i = 0;
-  for (; i + 4 <= n; i += 4) {
-    for (Index j = 0; j < 4; ++j) sums[j] += a[i + j] * b[i + j];
+  for (; i + 8 <= n; i += 8) {
+    for (Index j = 0; j < 8; ++j) sums[j] += a[i + j] * b[i + j];
   }
-  for (; i < n; ++i) sums[0] += a[i] * b[i];
-  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  double rest = 0;
+  for (; i < n; ++i) rest += a[i] * b[i];
+  return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7])) +
+         rest;
 }
 inline void add_scaled(double* to, const double* from, double factor, Index n) noexcept {
   for (Index i = 0; i < n; ++i) to[i] += factor * from[i];
@@ -76,36 +79,92 @@ inline DenseMatrix product_of(const DenseMatrix& a, const DenseMatrix& b, Execut
   return c;
 }
 
-// a (n, m) · bᵀ, b (k, m).
-inline DenseMatrix product_with_transposed(const DenseMatrix& a, const DenseMatrix& b,
-                                           Executor& executor) {
-  NIBBLE_ASSERT(a.columns == b.columns);
-  DenseMatrix c(a.rows, b.rows);
-  executor.parallel_for(a.rows, [&](Index i, Index) {
-    for (Index j = 0; j < b.rows; ++j) c(i, j) = detail::dot_of(a.row(i), b.row(j), a.columns);
-  });
-  return c;
-}
+namespace detail {
 
-// The lower triangle S of a symmetric positive definite matrix S · Sᵀ, in its place; the upper
-// triangle becomes zero. Error: invalid_argument, at a pivot that is not positive.
-inline Result<void> cholesky(DenseMatrix& a, Executor& executor) {
-  NIBBLE_ASSERT(a.rows == a.columns);
-  for (Index j = 0; j < a.rows; ++j) {
-    const double pivot = a(j, j) - detail::dot_of(a.row(j), a.row(j), j);
-    if (!(pivot > 0) || !is_finite(pivot)) {
-      return Error{Errc::invalid_argument, "a matrix that is not positive definite (column " +
-                                               to_text(j) + "); more damping helps"};
+// Replaces the lower triangle of a symmetric matrix a (k, k) by its Cholesky factor L, a = L Lᵀ, in
+// panels of 64 columns. Returns k, or the first column whose pivot is not positive.
+inline Index factor_lower(double* a, Index k, Executor& executor) noexcept {
+  constexpr Index kPanel = 64, kRows = 16;
+  for (Index begin = 0; begin < k; begin += kPanel) {
+    const Index end = (std::min)(begin + kPanel, k);
+    const auto solve_row = [&](Index i, Index columns) {
+      double* const row = a + i * k;
+      for (Index j = begin; j < columns; ++j) {
+        const double* const other = a + j * k;
+        row[j] = (row[j] - dot(row + begin, other + begin, j - begin)) / other[j];
+      }
+    };
+    for (Index i = begin; i < end; ++i) {
+      solve_row(i, i);
+      double* const row = a + i * k;
+      const double pivot = row[i] - dot(row + begin, row + begin, i - begin);
+      if (!is_finite(pivot) || !(pivot > 0)) return i;
+      row[i] = libm::sqrt(pivot);
     }
-    const double root = std::sqrt(pivot);
-    a(j, j) = root;
-    executor.parallel_for(a.rows - j - 1, [&](Index task, Index) {
-      const Index i = j + 1 + task;
-      a(i, j) = (a(i, j) - detail::dot_of(a.row(i), a.row(j), j)) / root;
+    const Index n_below = k - end;
+    const Index n_tasks = (n_below + kRows - 1) / kRows;
+    const auto rows_of = [&](Index task) {
+      return std::pair(end + task * kRows, (std::min)(end + (task + 1) * kRows, k));
+    };
+    executor.parallel_for(n_tasks, [&](Index task, Index) {
+      const auto [from, to] = rows_of(task);
+      for (Index i = from; i < to; ++i) solve_row(i, end);
+    });
+    executor.parallel_for(n_tasks, [&](Index task, Index) {
+      const auto [from, to] = rows_of(task);
+      for (Index first = end; first < to; first += kPanel) {  // columns that stay in the cache
+        for (Index i = from; i < to; ++i) {
+          double* const row = a + i * k;
+          const Index last = (std::min)(first + kPanel, i + 1);
+          for (Index j = first; j < last; ++j) {
+            row[j] -= dot(row + begin, a + j * k + begin, end - begin);
+          }
+        }
+      }
     });
   }
-  for (Index i = 0; i < a.rows; ++i) std::fill(a.row(i) + i + 1, a.row(i) + a.columns, 0.0);
-  return ok();
+  return k;
+}
+
+}  // namespace detail
+
+// The mean diagonal of second moments Σxxᵀ (k, k), of which the lower triangle is read. Error:
+// malformed (not finite; a negative diagonal; all zero: no data were seen).
+inline Result<double> mean_second_moment(std::span<const double> h, Index k) {
+  const auto n = static_cast<std::size_t>(k);
+  NIBBLE_ASSERT(h.size() == n * n);
+  double mean = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t j = 0; j <= i; ++j) {
+      if (is_finite(h[i * n + j]) && (i != j || h[i * n + j] >= 0)) continue;
+      return Error{Errc::malformed, "second moment (" + to_text(i) + ", " + to_text(j) + ") is " +
+                                        to_text(h[i * n + j])};
+    }
+    mean += h[i * n + i] / static_cast<double>(k);
+  }
+  if (mean > 0) return mean;
+  return Error{Errc::malformed, "second moments that are all zero: no data were seen"};
+}
+
+// lower (k, k) = the lower Cholesky factor of A + damping · I, where at(i, j), j ≤ i, is A with a
+// mean diagonal of 1. If that is not positive definite, damping is raised tenfold, up to 1 (from
+// 1e-6, if it is 0). Returns the damping. Error: malformed (not positive definite with any).
+template <class At>
+Result<double> damped_factor(At at, double damping, DenseMatrix& lower, Executor& executor) {
+  const Index k = lower.rows;
+  NIBBLE_ASSERT(lower.columns == k);
+  for (;; damping = damping > 0 ? (std::min)(10 * damping, 1.0) : 1e-6) {
+    for (Index i = 0; i < k; ++i) {
+      for (Index j = 0; j <= i; ++j) lower(i, j) = at(i, j) + (i == j ? damping : 0.0);
+    }
+    if (detail::factor_lower(values(lower.values), k, executor) == k) break;
+    if (damping >= 1) {
+      return Error{Errc::malformed,
+                   "second moments that are not those of any data (not positive semidefinite)"};
+    }
+  }
+  for (Index i = 0; i < k; ++i) std::fill(lower.row(i) + i + 1, lower.row(i) + k, 0.0);
+  return damping;
 }
 
 // x · S⁻¹ in place of each row of x (n, k), for a lower triangle S (k, k).
@@ -122,20 +181,19 @@ inline void solve_rows(DenseMatrix& x, const DenseMatrix& s, Executor& executor)
 
 // Makes the rows of q orthonormal, by two rounds of Gram and Schmidt. Rows that depend on those
 // before them become zero.
-inline void orthonormalize_rows(DenseMatrix& q, Executor& executor) noexcept {
+inline void orthonormalize_rows(DenseMatrix& q) noexcept {
   for (Index i = 0; i < q.rows; ++i) {
-    const double before = std::sqrt(detail::dot_of(q.row(i), q.row(i), q.columns));
+    const double before = std::sqrt(detail::dot(q.row(i), q.row(i), q.columns));
     for (int round = 0; round < 2; ++round) {
       for (Index j = 0; j < i; ++j) {
-        detail::add_scaled(q.row(i), q.row(j), -detail::dot_of(q.row(i), q.row(j), q.columns),
+        detail::add_scaled(q.row(i), q.row(j), -detail::dot(q.row(i), q.row(j), q.columns),
                            q.columns);
       }
     }
-    const double norm = std::sqrt(detail::dot_of(q.row(i), q.row(i), q.columns));
+    const double norm = std::sqrt(detail::dot(q.row(i), q.row(i), q.columns));
     const double factor = norm > 1e-12 * before ? 1 / norm : 0;
     for (Index j = 0; j < q.columns; ++j) q(i, j) *= factor;
   }
-  (void)executor;
 }
 
 // Singular values of a matrix (n, k), descending, with their vectors: a = Σ values[i] · uᵢ · vᵢᵀ.
@@ -155,9 +213,9 @@ inline void rotate_rows(DenseMatrix& a, DenseMatrix& v) noexcept {
     bool rotated = false;
     for (Index p = 0; p + 1 < n; ++p) {
       for (Index q = p + 1; q < n; ++q) {
-        const double pp = dot_of(a.row(p), a.row(p), a.columns);
-        const double qq = dot_of(a.row(q), a.row(q), a.columns);
-        const double pq = dot_of(a.row(p), a.row(q), a.columns);
+        const double pp = dot(a.row(p), a.row(p), a.columns);
+        const double qq = dot(a.row(q), a.row(q), a.columns);
+        const double pq = dot(a.row(p), a.row(q), a.columns);
         if (!(std::fabs(pq) > 1e-15 * std::sqrt(pp * qq))) continue;
         rotated = true;
         const double zeta = (qq - pp) / (2 * pq);
@@ -186,7 +244,7 @@ inline Singular jacobi(DenseMatrix a) {
   rotate_rows(a, left);
   std::vector<double> norms(static_cast<std::size_t>(a.rows));
   for (Index i = 0; i < a.rows; ++i) {
-    norms[static_cast<std::size_t>(i)] = std::sqrt(dot_of(a.row(i), a.row(i), a.columns));
+    norms[static_cast<std::size_t>(i)] = std::sqrt(dot(a.row(i), a.row(i), a.columns));
   }
   std::vector<Index> order(norms.size());
   std::iota(order.begin(), order.end(), Index{0});
@@ -206,18 +264,18 @@ inline Singular jacobi(DenseMatrix a) {
 
 }  // namespace detail
 
-// Matrices whose smaller side is up to this get all their singular values, by Jacobi rotations: a
-// second for 256 · 256, half a minute for 768. Larger ones get the `rank` greatest, approximately.
+// Matrices whose smaller side is up to this get all their singular values, by Jacobi rotations on
+// one thread, whose time grows with the cube of that side (times the sweeps that it takes). Larger
+// ones get the `rank` greatest, approximately.
 inline constexpr Index kExactSide = 320;
+inline constexpr int kSubspaceRounds = 4;
 
 // The `rank` greatest singular values of a (n, k) and their vectors. Exact (to rounding) up to
-// kExactSide; beyond that by subspace iteration from a random start (Halko, Martinsson and Tropp
-// 2011) with `rank` + 16 vectors and `n_iterations` rounds, whose error falls with (σ_{r+17}/σ_r)
-// to the power of 2 · n_iterations + 1: the approximation's error is within a few percent of the
-// least for spectra of weights, and exact where singular values fall fast. The same matrix gives
-// the same result. Memory: two copies of `a`. Error: malformed (numbers that are not finite).
-inline Result<Singular> singular_values(const DenseMatrix& a, Index rank, Executor& executor,
-                                        int n_iterations = 4) {
+// kExactSide, and where `rank` is within 16 of the smaller side; otherwise by subspace iteration
+// from a random start (Halko, Martinsson and Tropp 2011) with `rank` + 16 vectors, whose error
+// falls with (σ_{r+17}/σ_r) to the power of 2 · kSubspaceRounds + 1. The same matrix gives the same
+// result. Memory: two copies of `a`. Error: malformed (numbers that are not finite).
+inline Result<Singular> singular_values(const DenseMatrix& a, Index rank, Executor& executor) {
   for (const auto& [x] : a.values) {
     if (!is_finite(x)) return Error{Errc::malformed, "singular values: a number is not finite"};
   }
@@ -239,14 +297,10 @@ inline Result<Singular> singular_values(const DenseMatrix& a, Index rank, Execut
       x = static_cast<double>(static_cast<std::int64_t>(z ^ (z >> 31))) * 0x1p-63;
     }
     DenseMatrix w = product_of(q, a, executor);  // (r, k)
-    for (int i = 0; i < n_iterations; ++i) {
-      orthonormalize_rows(w, executor);
+    for (int i = 0; i < kSubspaceRounds; ++i) {
+      orthonormalize_rows(w);
       q = product_of(w, t, executor);
-      orthonormalize_rows(q, executor);
-      w = product_of(q, a, executor);
-    }
-    if (n_iterations < 1) {
-      orthonormalize_rows(q, executor);
+      orthonormalize_rows(q);
       w = product_of(q, a, executor);
     }
     s = detail::jacobi(std::move(w));  // qᵀ · (u · s · v)

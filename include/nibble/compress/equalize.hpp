@@ -170,6 +170,11 @@ NIBBLE_LAZY Result<Equalization> find_equalization(std::span<const MatrixWeights
           "equalization without matrices, steps or rows, or with second moments of another "
           "size than (k, k)"};
     }
+    for (std::size_t i = 0; i < h.size(); ++i) {
+      if (is_finite(h[i])) continue;
+      return Error{Errc::malformed, "equalization: second moment (" + to_text(i / columns) + ", " +
+                                        to_text(i % columns) + ") is " + to_text(h[i])};
+    }
     std::vector<Scalar<double>> relative(columns);
     struct Row {
       const float* weights;

@@ -82,15 +82,17 @@ inline Result<FactorReport> add_factors(const io::Gguf& file, const io::GgufTens
   FactorReport report;
   report.tensor = std::string(tensor.name);
   report.bytes_from = tensor.data.size();
+  std::vector<float> stored;
   if (choice.base) {
     NIBBLE_TRY(base, rounded(w, n, k, *choice.base));
-    std::vector<float> stored(w.size());
+    stored.resize(w.size());
     NIBBLE_CHECK(quant::row_to_f32(base.type, base.bytes, stored));
-    for (std::size_t i = 0; i < w.size(); ++i) w[i] -= stored[i];
     report.bytes_to += base.bytes.size();
     add_new(writer, report.tensor, std::move(base), made);
   }
-  auto found = low_rank(w, n, k, choice.moments, choice.rank, executor);
+  auto found = choice.base
+                   ? low_rank_correction(w, stored, n, k, choice.moments, choice.rank, executor)
+                   : low_rank(w, n, k, choice.moments, choice.rank, executor);
   if (!found) return std::move(found).error().in(place_in_messages(file, tensor.name));
   const std::string stem = report.tensor.substr(0, report.tensor.size() - kWeight.size());
   const auto add = [&](const char* side, const std::vector<Scalar<float>>& x, Index rows,
@@ -140,9 +142,44 @@ struct SharedPair {
   std::string with;
 };
 
-// The model without the first tensors of `pairs`, which become the second ones. Errors: not_found
-// (a tensor that does not exist), invalid_argument (shapes that differ; a tensor that is shared
-// twice, or with one that is itself not stored).
+namespace detail {
+
+// Whether a tensor is a factor of the matrix `name`.
+inline bool is_factor_of(std::string_view tensor, std::string_view name) noexcept {
+  constexpr std::string_view kWeight = ".weight", kA = ".factor_a.weight", kB = ".factor_b.weight";
+  if (!name.ends_with(kWeight)) return false;
+  name.remove_suffix(kWeight.size());
+  if (!tensor.starts_with(name)) return false;
+  tensor.remove_prefix(name.size());
+  return tensor == kA || tensor == kB;
+}
+
+// The pairs "<tensor>=<with>" of a file. What stands for a tensor of `pairs` stands for that one's
+// `with` from now on.
+inline Result<std::vector<std::string>> shared_before(const io::Gguf& file,
+                                                      std::span<const SharedPair> pairs) {
+  std::vector<std::string> texts;
+  if (file.find(nibble::detail::kSharedTensorsKey) == nullptr) return texts;
+  NIBBLE_TRY(old, file.get_strings(nibble::detail::kSharedTensorsKey));
+  for (const std::string_view text : old) {
+    std::string& now = texts.emplace_back(text);
+    const std::size_t middle = now.find('=');
+    if (middle == now.npos) continue;  // a file that does not load
+    for (const SharedPair& pair : pairs) {
+      if (pair.tensor != std::string_view(now).substr(middle + 1)) continue;
+      now.replace(middle + 1, now.npos, pair.with);
+      break;
+    }
+  }
+  return texts;
+}
+
+}  // namespace detail
+
+// The model without the first tensors of `pairs` and their factors; they become the second ones, as
+// does what was shared with them before. Errors: not_found (a tensor that does not exist),
+// invalid_argument (shapes that differ; a tensor that is shared twice, or with one that is itself
+// not stored).
 inline Result<std::vector<std::byte>> share_tensors(const io::Gguf& file,
                                                     std::span<const SharedPair> pairs) {
   return catch_out_of_memory([&]() -> Result<std::vector<std::byte>> {
@@ -152,11 +189,7 @@ inline Result<std::vector<std::byte>> share_tensors(const io::Gguf& file,
     };
     io::GgufWriter writer;
     writer.copy_metadata(file);
-    std::vector<std::string> texts;
-    if (file.find(nibble::detail::kSharedTensorsKey) != nullptr) {
-      NIBBLE_TRY(old, file.get_strings(nibble::detail::kSharedTensorsKey));
-      texts.assign(old.begin(), old.end());
-    }
+    NIBBLE_TRY(texts, detail::shared_before(file, pairs));
     for (const SharedPair& pair : pairs) {
       NIBBLE_TRY(tensor, file.tensor(pair.tensor));
       NIBBLE_TRY(with, file.tensor(pair.with));
@@ -169,7 +202,10 @@ inline Result<std::vector<std::byte>> share_tensors(const io::Gguf& file,
     }
     writer.set_array(nibble::detail::kSharedTensorsKey, texts);
     for (const io::GgufTensor& tensor : file.tensors()) {
-      if (is_left_out(tensor.name) == 0) writer.add_tensor(tensor);
+      const bool is_factor = std::any_of(pairs.begin(), pairs.end(), [&](const SharedPair& pair) {
+        return detail::is_factor_of(tensor.name, pair.tensor);
+      });
+      if (!is_factor && is_left_out(tensor.name) == 0) writer.add_tensor(tensor);
     }
     return writer.to_bytes();
   });

@@ -27,13 +27,16 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 // How the rank is chosen; the first that is given. It is rounded up to a multiple and is at most
 // the smaller side of the matrix (rounded down to a multiple, if that is at least one).
 struct RankOptions {
-  Index rank = 0;     // given
-  double ratio = 0;   // the factors have about this share of the matrix' weights: r (n + k) = q n k
-  double energy = 0;  // the least rank that keeps this share of Σσ² (up to max_rank)
-  Index max_rank = 0;  // with energy: how many singular values are computed; 0: all
+  Index rank = 0;    // given
+  double ratio = 0;  // the factors have about this share of the matrix' weights: r (n + k) = q n k
+  // The least rank that keeps this share of Σσ² (up to max_rank).
+  double energy = 0;
+  // With energy: how many singular values are computed. 0: all, on one thread; beyond some hundred
+  // rows and columns that takes long (kExactSide), so that a number should be given.
+  Index max_rank = 0;
   // The block length of A's format: its rows are r long.
   Index multiple = 1;
-  // Share of the mean diagonal that is added to Σxxᵀ.
+  // Share of the mean diagonal that is added to Σxxᵀ; raised as in damped_factor().
   double damping = 0.01;
 };
 
@@ -50,7 +53,8 @@ namespace detail {
 
 // The number of columns that is a multiple and nearest from above, within the matrix.
 inline Index rounded_rank(Index rank, Index multiple, Index side) noexcept {
-  rank = ((std::max)(rank, Index{1}) + multiple - 1) / multiple * multiple;
+  rank = (std::min)((std::max)(rank, Index{1}), side);
+  rank = (rank + multiple - 1) / multiple * multiple;
   return rank <= side ? rank : (std::max)(side / multiple * multiple, multiple);
 }
 
@@ -76,30 +80,28 @@ inline Result<void> check_rank_options(std::span<const float> weights, Index n, 
                  "low rank: a rank, a ratio up to 1 or an energy up to 1 is needed, and a multiple "
                  "of at least 1 and a damping of at least 0"};
   }
+  // The rank is at most the smaller side, or the multiple.
+  if (o.multiple > kMaxBytes / 8 / (std::max)(n, k)) {
+    return Error{Errc::limit,
+                 "low rank: factors of a rank of " + to_text(o.multiple) + " are too large"};
+  }
   return ok();
 }
 
-// S of S · Sᵀ = Σxxᵀ + damping · mean diagonal.
+// S of S · Sᵀ = Σxxᵀ / (its mean diagonal) + damping.
 inline Result<DenseMatrix> whitening(std::span<const double> moments, Index k, double damping,
                                      Executor& executor) {
   DenseMatrix s(k, k);
-  double trace = 0;
-  for (Index i = 0; i < k; ++i) {
-    for (Index j = 0; j < k; ++j) {
-      const double x = moments[static_cast<std::size_t>(i * k + j)];
-      if (!is_finite(x)) {
-        return Error{Errc::malformed, "low rank: a second moment that is not finite"};
-      }
-      s(i, j) = x;
-    }
-    trace += s(i, i);
-  }
-  if (!(trace > 0)) {
-    return Error{Errc::invalid_argument, "low rank: second moments that are 0: no data was seen"};
-  }
-  for (Index i = 0; i < k; ++i) s(i, i) += damping * trace / static_cast<double>(k);
-  Result<void> done = cholesky(s, executor);
-  if (!done) return std::move(done).error().in("low rank: second moments");
+  const auto factor = [&]() -> Result<void> {
+    NIBBLE_TRY(mean, mean_second_moment(moments, k));
+    const auto at = [&](Index i, Index j) {
+      return moments[static_cast<std::size_t>(i * k + j)] / mean;
+    };
+    NIBBLE_CHECK(damped_factor(at, damping, s, executor));
+    return ok();
+  };
+  Result<void> done = factor();
+  if (!done) return std::move(done).error().in("low rank");
   return s;
 }
 
@@ -132,8 +134,8 @@ inline Index rank_of_energy(const Singular& s, double total, const RankOptions& 
 // of the greatest singular values of W·S (SVD-LLM, Wang et al. 2024). moments: Σxxᵀ of the inputs
 // (k, k), whose Cholesky factor is S; empty: S = 1, a plain truncated SVD. If the rank is padded
 // beyond the smaller side, the rest is zero. How exact it is: singular_values(). Errors:
-// invalid_argument (sizes, options, moments of nothing or not positive definite), malformed
-// (numbers that are not finite), out_of_memory.
+// invalid_argument (sizes, options), limit (a multiple that is too large), malformed (numbers that
+// are not finite, moments of nothing or not positive semidefinite), out_of_memory.
 inline Result<LowRank> low_rank(std::span<const float> weights, Index n, Index k,
                                 std::span<const double> moments, const RankOptions& options,
                                 Executor& executor) {

@@ -17,7 +17,6 @@ inline void copy_f32_row(const std::byte* data, Index, Index k, Index row, float
   std::memcpy(out, data + static_cast<std::size_t>(row) * bytes, bytes);
 }
 inline Index f32_bytes(Index n, Index k) noexcept { return n * k * Index{sizeof(float)}; }
-inline Result<std::size_t> f32_row_bytes(std::size_t k) { return k * sizeof(float); }
 
 }  // namespace detail
 
@@ -26,7 +25,8 @@ NIBBLE_HIDDEN inline constexpr FormatOps kF32Rows = [] {
   ops.format = quant::Format::f32;
   ops.row = &detail::copy_f32_row;
   ops.packed_bytes = &detail::f32_bytes;
-  ops.row_bytes = &detail::f32_row_bytes;
+  ops.row_bytes = &quant::row_bytes<quant::F32>;
+  ops.check_shape = &detail::check_shape<quant::F32>;
   return ops;
 }();
 

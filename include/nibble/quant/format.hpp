@@ -61,8 +61,18 @@ NIBBLE_HIDDEN inline constexpr std::array kFormats = {
 #undef NIBBLE_ROW
 };
 
-// Calls f(std::type_identity<F>{}) with the type F of a format. f must return the same type for
-// all.
+// Whether a format has rows: it is one of kFormats. Of those without (sparse formats, values that
+// are no enumerator) the functions of this file say so; visit_format() must not be called with
+// them.
+constexpr bool has_rows(Format format) noexcept {
+  for (const Format known : kFormats) {
+    if (known == format) return true;
+  }
+  return false;
+}
+
+// Calls f(std::type_identity<F>{}) with the type F of a format that has rows. f must return the
+// same type for all.
 template <class Function>
 constexpr decltype(auto) visit_format(Format format, Function&& f) {
   switch (format) {
@@ -75,7 +85,7 @@ constexpr decltype(auto) visit_format(Format format, Function&& f) {
 #undef NIBBLE_ROW
     break;
   }
-  NIBBLE_UNREACHABLE();  // not an enumerator: a bug in the caller; files and names are checked
+  NIBBLE_UNREACHABLE();  // no rows: a bug in the caller; files and names are checked
 }
 
 // The Format value of a type. A program's own format uses a value of its own, 128 or above:
@@ -127,13 +137,22 @@ constexpr double bits_per_weight() noexcept {
   else
     return F::kBits;
 }
+// 0 for formats without rows: their size depends on the weights.
 constexpr double bits_per_weight(Format format) noexcept {
+  if (!has_rows(format)) return 0;
   return visit_format(format,
                       [](auto tag) { return bits_per_weight<typename decltype(tag)::type>(); });
 }
 
+// Error: unsupported, for a format without rows.
+inline Result<void> check_has_rows(Format format) {
+  if (has_rows(format)) return ok();
+  return Error{Errc::unsupported, std::string("format ") + to_string(format) +
+                                      " has no rows: it is for whole packed matrices"};
+}
+
 // Bytes of a stored row of n weights. Errors: invalid_argument (n is not a whole number of blocks),
-// limit (does not fit).
+// limit (does not fit), unsupported (a format without rows).
 template <class F>
 Result<std::size_t> row_bytes(std::size_t n) {
   std::size_t header = 0;
@@ -156,6 +175,7 @@ Result<std::size_t> row_bytes(std::size_t n) {
   return header + n / kLength * unit;
 }
 inline Result<std::size_t> row_bytes(Format format, std::size_t n) {
+  NIBBLE_CHECK(check_has_rows(format));
   return visit_format(format, [n](auto tag) { return row_bytes<typename decltype(tag)::type>(n); });
 }
 
@@ -170,11 +190,16 @@ Result<void> check_row(std::size_t n, std::size_t n_bytes) {
   }
   return ok();
 }
+inline Result<void> check_row(Format format, std::size_t n, std::size_t n_bytes) {
+  NIBBLE_CHECK(check_has_rows(format));
+  return visit_format(
+      format, [&](auto tag) { return check_row<typename decltype(tag)::type>(n, n_bytes); });
+}
 
 }  // namespace detail
 
 // Converts a stored row to f32; out.size() is the number of weights. Errors: invalid_argument if
-// the sizes do not match, limit as for row_bytes.
+// the sizes do not match, limit and unsupported as for row_bytes.
 template <class F>
 Result<void> row_to_f32(std::span<const std::byte> row, std::span<float> out) {
   NIBBLE_CHECK(detail::check_row<F>(out.size(), row.size()));
@@ -203,6 +228,7 @@ Result<void> row_to_f32(std::span<const std::byte> row, std::span<float> out) {
 }
 inline Result<void> row_to_f32(Format format, std::span<const std::byte> row,
                                std::span<float> out) {
+  NIBBLE_CHECK(check_has_rows(format));
   return visit_format(format,
                       [&](auto tag) { return row_to_f32<typename decltype(tag)::type>(row, out); });
 }
@@ -279,9 +305,7 @@ Result<void> row_from_f32(std::span<const float> x, std::span<std::byte> row) {
 }
 inline Result<void> row_from_f32(Format format, std::span<const float> x,
                                  std::span<std::byte> row) {
-  NIBBLE_CHECK(visit_format(format, [&](auto tag) {
-    return detail::check_row<typename decltype(tag)::type>(x.size(), row.size());
-  }));
+  NIBBLE_CHECK(detail::check_row(format, x.size(), row.size()));
   return detail::check_fits(x, detail::round_row(format, x, row.data()), to_string(format));
 }
 

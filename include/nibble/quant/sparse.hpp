@@ -372,6 +372,27 @@ inline void read_row(Q4_0Blocks16x4, const std::byte* panel, Index k, Index r,
   }
 }
 
+// Whether no step has two entries. Those with n blocks, ends[n - 1] … ends[n] - 1, are in ascending
+// order of their steps, so that the eight lists can be merged.
+inline bool are_steps_distinct(const std::byte* panel, const Index (&ends)[9]) noexcept {
+  const auto step_at = [&](Index e) { return load<std::uint32_t>(panel + 4 * (e + 1)) >> 8; };
+  Index at[8];
+  for (int n = 0; n < 8; ++n) at[n] = ends[n];
+  for (Index left = ends[8]; left > 0; --left) {
+    int least = -1;
+    for (int n = 0; n < 8; ++n) {
+      if (at[n] == ends[n + 1]) continue;
+      if (least < 0 || step_at(at[n]) < step_at(at[least])) {
+        least = n;
+      } else if (step_at(at[n]) == step_at(at[least])) {
+        return false;
+      }
+    }
+    ++at[least];
+  }
+  return true;
+}
+
 inline bool check_panel(Q4_0Blocks16x4, std::span<const std::byte> panel, Index k) noexcept {
   if (panel.size() < 4) return false;
   const auto n_entries = static_cast<Index>(load<std::uint32_t>(panel.data()));
@@ -379,18 +400,24 @@ inline bool check_panel(Q4_0Blocks16x4, std::span<const std::byte> panel, Index 
   if (n_entries > k / kStep) return false;
   if (static_cast<std::size_t>(records_at(n_entries)) > panel.size()) return false;
   Index bytes = records_at(n_entries);
+  Index ends[9] = {};        // of the entries with n blocks; they begin where those with n - 1 end
   std::uint64_t before = 0;  // the last number of blocks, and the last step plus one
   for (Index e = 0; e < n_entries; ++e) {
     const auto entry = load<std::uint32_t>(panel.data() + 4 * (e + 1));
     const std::uint64_t step = entry >> 8;
-    const std::uint64_t order =
-        static_cast<std::uint64_t>(std::popcount(entry & 0xFF)) << 32 | (step + 1);
-    if ((entry & 0xFF) == 0 || step >= static_cast<std::uint64_t>(k / kStep) || order <= before) {
+    const int n_blocks = std::popcount(entry & 0xFF);
+    const std::uint64_t order = static_cast<std::uint64_t>(n_blocks) << 32 | (step + 1);
+    if (n_blocks == 0 || step >= static_cast<std::uint64_t>(k / kStep) || order <= before) {
       return false;
     }
     before = order;
+    ends[n_blocks] = e + 1;
     bytes += record_bytes(entry);
   }
+  for (int n = 1; n <= 8; ++n) {
+    if (ends[n] < ends[n - 1]) ends[n] = ends[n - 1];
+  }
+  if (!are_steps_distinct(panel.data(), ends)) return false;
   return align_up(static_cast<std::size_t>(bytes), std::size_t{64}) == panel.size();
 }
 

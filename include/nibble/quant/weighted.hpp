@@ -520,9 +520,7 @@ inline std::size_t search_row(Format format, std::span<const float> x, const flo
 inline Result<void> search_row(Format format, std::span<const float> x,
                                std::span<const float> importance, std::span<std::byte> row,
                                Effort effort = Effort::usual) {
-  NIBBLE_CHECK(visit_format(format, [&](auto tag) {
-    return detail::check_row<typename decltype(tag)::type>(x.size(), row.size());
-  }));
+  NIBBLE_CHECK(detail::check_row(format, x.size(), row.size()));
   if (!importance.empty()) NIBBLE_CHECK(check_importance(importance, x.size()));
   const float* const w = importance.empty() ? nullptr : importance.data();
   return detail::check_fits(x, detail::search_row(format, x, w, effort, row.data()),
