@@ -89,11 +89,18 @@ NIBBLE_INSTANCE(kernels::ToF32<f16>)
 NIBBLE_INSTANCE(kernels::ToF32<bf16>)
 
 
+// Training.
+#define NIBBLE_INSTANCES_OF_SLOPE(Activation)        \
   NIBBLE_INSTANCE(kernels::ActivateBack<Activation>) \
   NIBBLE_INSTANCE(kernels::ActivateGatedBack<Activation>)
-#define NIBBLE_INSTANCES_OF_SLOPE(Activation)        \
+NIBBLE_INSTANCES_OF_SLOPE(kernels::Identity)
+NIBBLE_INSTANCES_OF_SLOPE(kernels::Relu)
+NIBBLE_INSTANCES_OF_SLOPE(kernels::Silu)
+NIBBLE_INSTANCES_OF_SLOPE(kernels::GeluErf)
+NIBBLE_INSTANCES_OF_SLOPE(kernels::GeluTanh)
+NIBBLE_INSTANCES_OF_SLOPE(kernels::Sigmoid)
+NIBBLE_INSTANCES_OF_SLOPE(kernels::Tanh)
 #undef NIBBLE_INSTANCES_OF_SLOPE
-// Training.
 NIBBLE_INSTANCE(kernels::AdamW)
 NIBBLE_INSTANCE(kernels::AdamW8)
 NIBBLE_INSTANCE(kernels::CrossEntropyBack)
@@ -103,16 +110,9 @@ NIBBLE_INSTANCE(kernels::LayerNormBack<kernels::Gradient::add>)
 NIBBLE_INSTANCE(kernels::RmsNormBack<>)
 NIBBLE_INSTANCE(kernels::RmsNormBack<kernels::Gradient::add>)
 NIBBLE_INSTANCE(kernels::SoftCapBack)
-
 NIBBLE_INSTANCE(kernels::TrainAttention)
 NIBBLE_INSTANCE(kernels::TrainAttentionBack)
-NIBBLE_INSTANCES_OF_SLOPE(kernels::GeluErf)
-NIBBLE_INSTANCES_OF_SLOPE(kernels::GeluTanh)
-NIBBLE_INSTANCES_OF_SLOPE(kernels::Identity)
-NIBBLE_INSTANCES_OF_SLOPE(kernels::Relu)
-NIBBLE_INSTANCES_OF_SLOPE(kernels::Sigmoid)
-NIBBLE_INSTANCES_OF_SLOPE(kernels::Silu)
-NIBBLE_INSTANCES_OF_SLOPE(kernels::Tanh)
+
 NIBBLE_INSTANCE(kernels::Add)
 NIBBLE_INSTANCE(kernels::AddScaled)
 NIBBLE_INSTANCE(kernels::AddSecondMoments)

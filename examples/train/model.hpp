@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A model in training: its graph, its weights, and the file that says what it is.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../common.hpp"
+#include "nibble/io/gguf.hpp"
+#include "nibble/io/gguf_writer.hpp"
+#include "nibble/model/llama.hpp"
+#include "nibble/nibble.hpp"
+#include "nibble/train/initialize.hpp"
+#include "nibble/train/model_file.hpp"
+#include "nibble/train/trained_weights.hpp"
+
+namespace example {
+
+// Only these are compiled.
+using TrainedArchitectures = nibble::ArchitectureList<nibble::Llama>;
+using TrainedFormats =
+    nibble::graph::FormatList<nibble::quant::F32, nibble::quant::F16, nibble::quant::Q8_0,
+                              nibble::quant::Q4_0, nibble::quant::Q4_1, nibble::quant::Q4_K,
+                              nibble::quant::Q2_H, nibble::quant::Q3_H>;
+
+// A model that was loaded to be asked.
+inline nibble::Result<nibble::Model> load_to_ask(const nibble::io::Gguf& file,
+                                                 nibble::Executor& executor) {
+  return nibble::Model::from_gguf<TrainedFormats, TrainedArchitectures>(file,
+                                                                        {.executor = &executor});
+}
+
+// A file in memory.
+inline nibble::Result<nibble::io::Gguf> parse_bytes(const std::vector<std::byte>& bytes,
+                                                    const std::string& name) {
+  NIBBLE_TRY(buffer, nibble::AlignedBuffer::allocate(bytes.size()));
+  std::memcpy(buffer.data(), bytes.data(), bytes.size());
+  return nibble::io::Gguf::parse(std::move(buffer), name);
+}
+
+// Dimensions that differ from those of the model that another one is like; 0: the same.
+struct Shape {
+  std::uint32_t n_layers = 0, dim = 0, n_heads = 0, n_kv_heads = 0, ffn = 0;
+
+  bool is_same() const { return n_layers + dim + n_heads + n_kv_heads + ffn == 0; }
+};
+
+// A file without tensors: the metadata of `like`, and so its tokenizer, with other dimensions. The
+// size of a head follows from the width and the number of heads. Errors: those of Gguf::parse.
+inline nibble::Result<nibble::io::Gguf> outline_of(const nibble::io::Gguf& like,
+                                                   const Shape& shape) {
+  NIBBLE_TRY(architecture, like.get_string("general.architecture"));
+  const std::string prefix = std::string(architecture) + ".";
+  nibble::io::GgufWriter writer;
+  writer.copy_metadata(like);
+  const auto set = [&](const char* key, std::uint32_t value) {
+    if (value > 0) writer.set(prefix + key, value);
+  };
+  set("block_count", shape.n_layers);
+  set("embedding_length", shape.dim);
+  set("attention.head_count", shape.n_heads);
+  set("attention.head_count_kv", shape.n_kv_heads);
+  set("feed_forward_length", shape.ffn);
+  if (shape.dim > 0 || shape.n_heads > 0) {
+    NIBBLE_TRY(dim, like.get_u64(prefix + "embedding_length"));
+    NIBBLE_TRY(heads, like.get_u64(prefix + "attention.head_count"));
+    const std::uint64_t head_dim =
+        (shape.dim > 0 ? shape.dim : dim) / (shape.n_heads > 0 ? shape.n_heads : heads);
+    set("rope.dimension_count", static_cast<std::uint32_t>(head_dim));
+  }
+  NIBBLE_TRY(bytes, writer.to_bytes());
+  return parse_bytes(bytes, like.name());
+}
+
+class TrainedModel {
+ public:
+  struct Options {
+    Shape shape;
+    std::uint64_t seed = 1;  // of the values from scratch
+    // The format that its matrices will be deployed in; none: f32.
+    std::optional<nibble::quant::Format> deployed;
+  };
+
+  // Like `like`: with its values, or, with another shape or from_scratch, with random ones.
+  static nibble::Result<TrainedModel> create(const nibble::io::Gguf& like, const Options& options,
+                                             bool from_scratch) {
+    using nibble::train::WeightChoice;
+    NIBBLE_TRY(outline, outline_of(like, options.shape));
+    TrainedModel made;
+    made.outline_ = std::move(outline);
+    NIBBLE_TRY(graph, nibble::train::training_graph_of(TrainedArchitectures{}, *made.outline_));
+    made.graph_ = std::move(graph);
+    const nibble::graph::FormatOps* deployed = nullptr;
+    if (options.deployed) {
+      deployed = nibble::graph::find(TrainedFormats::kOps, *options.deployed);
+      if (deployed == nullptr) {
+        return nibble::Error{nibble::Errc::unsupported,
+                             std::string("this program does not train for the format ") +
+                                 to_string(*options.deployed)};
+      }
+    }
+    const auto choose = [&](const std::string& name, const nibble::graph::WeightNeed& need)
+        -> nibble::Result<WeightChoice> {
+      WeightChoice choice;
+      const bool is_there = need.is_required || like.find_tensor(name) != nullptr;
+      choice.kind = is_there ? WeightChoice::Kind::trained : WeightChoice::Kind::absent;
+      if (need.n > 0) choice.deployed = deployed;
+      return choice;
+    };
+    NIBBLE_TRY(weights, nibble::train::TrainedWeights::create(*made.graph_, choose));
+    made.weights_ = std::make_unique<nibble::train::TrainedWeights>(std::move(weights));
+    if (from_scratch || !options.shape.is_same()) {
+      initialize(*made.weights_, made.graph_->config().n_layers, options.seed);
+    } else {
+      NIBBLE_CHECK(nibble::train::read_values(like, *made.weights_));
+    }
+    return made;
+  }
+
+  const nibble::train::TrainingGraph& graph() const { return *graph_; }
+  nibble::train::TrainedWeights& weights() const { return *weights_; }
+  nibble::Result<nibble::train::ModelFile> file(
+      nibble::quant::Format format = nibble::quant::Format::f32) const {
+    return nibble::train::ModelFile::create(*outline_, *weights_, format);
+  }
+  // As others will load it.
+  nibble::Result<nibble::io::Gguf> as_file(
+      nibble::quant::Format format = nibble::quant::Format::f32) const {
+    NIBBLE_TRY(made, file(format));
+    NIBBLE_TRY(bytes, made.to_bytes());
+    return parse_bytes(bytes, "the trained model");
+  }
+
+ private:
+  TrainedModel() = default;
+
+  std::optional<nibble::io::Gguf> outline_;
+  nibble::Owned<nibble::train::TrainingGraph> graph_;
+  std::unique_ptr<nibble::train::TrainedWeights> weights_;  // where runs refer to
+};
+
+}  // namespace example
