@@ -474,6 +474,20 @@ struct Impl<kernels::TrainAttentionBack> {
   }
 };
 
+template <>
+struct Impl<kernels::TrainSinkBack> {
+  NIBBLE_LAZY static double run(const kernels::TrainAttentionArgs& args, float sink) {
+    const train_attention::Head head(args, 0);
+    double sum = 0;
+    for (Index i = 0; i < args.n; ++i) {
+      const double p = libm::exp(static_cast<double>(sink) - static_cast<double>(head.lse(i)));
+      const float mean = train_attention::dot(head.dout(i), head.out(i), args.value_dim);
+      sum -= p * static_cast<double>(mean);
+    }
+    return sum;
+  }
+};
+
 }}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
 NIBBLE_AFTER_NAMESPACE();
 
