@@ -46,8 +46,8 @@ Batch make_batch(ops::TrainAttentionShape shape, const std::vector<Index>& lengt
 
 // out, lse, dq, dk, dv and what errors are allowed, of textbook attention in double.
 struct Oracle {
-  Doubles out, lse, dq, dk, dv;
-  Doubles out_allowed, lse_allowed, dq_allowed, dk_allowed, dv_allowed;
+  Doubles out, lse, dq, dk, dv, dsinks;
+  Doubles out_allowed, lse_allowed, dq_allowed, dk_allowed, dv_allowed, dsinks_allowed;
 };
 
 // One query row. Errors follow kernels/attention_train.hpp: a score has a relative error of its
@@ -93,6 +93,12 @@ class OracleRow {
     o.lse_allowed[static_cast<std::size_t>(row_ * s_.n_heads + h_)] = e_lse;
     const double products = static_cast<double>(dv + 4) * kUnit * dout_norm;
     mean_error += products * std::sqrt(out_norm);
+    if (!b_.sinks.empty()) {
+      const auto h = static_cast<std::size_t>(h_);
+      const double p = std::exp(b_.sinks[h] - lse_);
+      o.dsinks[h] -= p * mean;
+      o.dsinks_allowed[h] += p * (mean_error + std::fabs(mean) * (e_lse + 4 * kUnit));
+    }
     for (std::size_t j = 0; j < p_.size(); ++j) {
       double dp = 0, v_norm = 0;
       for (Index c = 0; c < dv; ++c) {
@@ -188,6 +194,7 @@ Oracle oracle_of(const Batch& b) {
   const auto zeros = [&](Index width) { return Doubles(static_cast<std::size_t>(b.m() * width)); };
   o.out = o.out_allowed = zeros(b.out_width());
   o.lse = o.lse_allowed = zeros(b.shape.n_heads);
+  o.dsinks = o.dsinks_allowed = Doubles(b.sinks.size());
   o.dq = o.dq_allowed = zeros(b.q_width());
   o.dk = o.dk_allowed = zeros(b.k_width());
   o.dv = o.dv_allowed = zeros(b.v_width());
@@ -230,7 +237,7 @@ struct Rows {
 };
 
 struct Computed {
-  Floats out, lse, dq, dk, dv;
+  Floats out, lse, dq, dk, dv, dsinks;
   bool operator==(const Computed&) const = default;
 };
 
@@ -259,7 +266,12 @@ Computed compute(const Batch& b, Executor& executor, Index gap = 3) {
   std::fill(scratch.begin(), scratch.end(), std::byte{0xFF});
   ops::train_attention_back(executor, q.view(), k.view(), v.view(), out.view(), lse.view(),
                             dout.view(), shape, b.starts, dq.view(), dk.view(), dv.view(), scratch);
-  return {out.packed(), lse.packed(), dq.packed(), dk.packed(), dv.packed()};
+  Floats dsinks(b.sinks.size(), 0.0f);
+  if (!b.sinks.empty()) {
+    ops::attention_sinks_back(executor, out.view(), lse.view(), dout.view(), shape,
+                              VectorView<float>(dsinks.data(), shape.n_heads));
+  }
+  return {out.packed(), lse.packed(), dq.packed(), dk.packed(), dv.packed(), dsinks};
 }
 
 // The largest error, in units of the allowed one.
@@ -274,7 +286,8 @@ double worst_of(const Floats& got, const Doubles& expected, const Doubles& allow
 double worst_of(const Computed& c, const Oracle& o) {
   return std::max({worst_of(c.out, o.out, o.out_allowed), worst_of(c.lse, o.lse, o.lse_allowed),
                    worst_of(c.dq, o.dq, o.dq_allowed), worst_of(c.dk, o.dk, o.dk_allowed),
-                   worst_of(c.dv, o.dv, o.dv_allowed)});
+                   worst_of(c.dv, o.dv, o.dv_allowed),
+                   worst_of(c.dsinks, o.dsinks, o.dsinks_allowed)});
 }
 
 ops::TrainAttentionShape shape_of(Index heads, Index kv_heads, Index dim, Index value_dim,
@@ -366,13 +379,14 @@ TEST_CASE("the formulas of the gradients of attention are those of central diffe
     CHECK(worst_for(&Batch::q, o.dq) < 1e-7);
     CHECK(worst_for(&Batch::k, o.dk) < 1e-7);
     CHECK(worst_for(&Batch::v, o.dv) < 1e-7);
+    CHECK(worst_for(&Batch::sinks, o.dsinks) < 1e-7);
     Doubles wrong = o.dk;
     for (double& v : wrong) v *= 1.01;
     CHECK(worst_for(&Batch::k, wrong) > 1e-5);
   };
   // Inputs are multiples of 2^-12, so that moved ones are exact.
   const auto rounded = [](Batch b) {
-    for (Floats* const x : {&b.q, &b.k, &b.v}) {
+    for (Floats* const x : {&b.q, &b.k, &b.v, &b.sinks}) {
       for (float& v : *x) v = std::round(v * 4096) / 4096;
     }
     return b;
@@ -425,7 +439,9 @@ TEST_CASE("the checks of attention see small faults") {
     check([](Batch& b) { b.dout.back() *= 1.01f; });
     check([](Batch& b) { b.v.back() *= 1.01f; });
     Computed c = compute(good, one);
-    for (Floats Computed::*member : {&Computed::out, &Computed::dq, &Computed::dk, &Computed::dv}) {
+    for (Floats Computed::*member :
+         {&Computed::out, &Computed::dq, &Computed::dk, &Computed::dv, &Computed::dsinks}) {
+      if ((c.*member).empty()) continue;
       Computed wrong = c;
       for (float& v : wrong.*member) v *= 1.001f;
       CHECK(worst_of(wrong, oracle) > 1.0);

@@ -62,7 +62,7 @@ struct Slope<kernels::Silu> {
   static HWY_INLINE V of(D d, V x) {
     // s + x s (1 - s). Beyond these bounds the second term is 0, and x must not be infinite.
     const V inside = min_keep_nan(max_keep_nan(x, hn::Set(d, kLogisticLowest)), hn::Set(d, 87.0f));
-    const V s = sigmoid(d, inside);
+    const V s = sigmoid(d, x);  // shares its exponential with the function itself
     return hn::MulAdd(hn::Mul(inside, s), hn::Sub(hn::Set(d, 1.0f), s), s);
   }
 };
@@ -75,7 +75,7 @@ struct Slope<kernels::GeluErf> {
     // is 0 at the bound.
     const V bound = hn::Set(d, 14.0f);
     const V inside = min_keep_nan(max_keep_nan(x, hn::Neg(bound)), bound);
-    const V a = min_keep_nan(hn::Abs(inside), hn::Set(d, kNormalTailEnd));
+    const V a = min_keep_nan(hn::Abs(x), hn::Set(d, kNormalTailEnd));
     const V tail = normal_tail(d, a);
     const V below =
         hn::IfThenElse(hn::Lt(inside, hn::Zero(d)), tail, hn::Sub(hn::Set(d, 1.0f), tail));

@@ -238,6 +238,17 @@ struct Running {
   double sum[kTrainRows];
 };
 
+NIBBLE_LAZY HWY_INLINE void scale_row(float* x, Index n, float factor) {
+  const D d;
+  const V f = hn::Set(d, factor);
+  Index j = 0;
+  for (; j + kLanes <= n; j += kLanes) hn::StoreU(hn::Mul(hn::LoadU(d, x + j), f), d, x + j);
+  if (j < n) {
+    const auto rest = static_cast<size_t>(n - j);
+    hn::StoreN(hn::Mul(hn::LoadN(d, x + j, rest), f), d, x + j, rest);
+  }
+}
+
 // Turns the products of row i with the tile at `first` into exponentials, zeros where the row does
 // not see the keys that its block of rows (`all`) sees. Rescales what the row has summed up.
 HWY_INLINE void exponentials(const Head& head, Index i, Index first, Range all, float* s,
@@ -260,11 +271,12 @@ HWY_INLINE void exponentials(const Head& head, Index i, Index first, Range all, 
     sum = hn::Add(sum, kept);
   }
   if (max != running.max[r]) {
-    const float factor = hn::GetLane(exp_nonpositive(d, hn::Set(d, running.max[r] - max)));
-    running.sum[r] *= static_cast<double>(factor);
+    if (running.sum[r] != 0) {  // otherwise there is nothing to rescale
+      const float factor = hn::GetLane(exp_nonpositive(d, hn::Set(d, running.max[r] - max)));
+      running.sum[r] *= static_cast<double>(factor);
+      scale_row(head.out(i), head.args.value_dim, factor);
+    }
     running.max[r] = max;
-    float* const out = head.out(i);
-    for (Index j = 0; j < head.args.value_dim; ++j) out[j] *= factor;
   }
   running.sum[r] += static_cast<double>(hn::ReduceSum(d, sum));
 }
@@ -298,9 +310,7 @@ NIBBLE_LAZY HWY_INLINE void forward_rows(const Head& head, Index row, Index m, c
     }
   }
   for (Index r = 0; r < m; ++r) {
-    const auto inverse = static_cast<float>(1.0 / running.sum[r]);
-    float* const out = head.out(row + r);
-    for (Index j = 0; j < args.value_dim; ++j) out[j] *= inverse;
+    scale_row(head.out(row + r), args.value_dim, static_cast<float>(1.0 / running.sum[r]));
     head.lse(row + r) =
         static_cast<float>(static_cast<double>(running.max[r]) + libm::log(running.sum[r]));
   }
@@ -461,6 +471,20 @@ struct Impl<kernels::TrainAttentionBack> {
         }
       }
     }
+  }
+};
+
+template <>
+struct Impl<kernels::TrainSinkBack> {
+  NIBBLE_LAZY static double run(const kernels::TrainAttentionArgs& args, float sink) {
+    const train_attention::Head head(args, 0);
+    double sum = 0;
+    for (Index i = 0; i < args.n; ++i) {
+      const double p = libm::exp(static_cast<double>(sink) - static_cast<double>(head.lse(i)));
+      const float mean = train_attention::dot(head.dout(i), head.out(i), args.value_dim);
+      sum -= p * static_cast<double>(mean);
+    }
+    return sum;
   }
 };
 

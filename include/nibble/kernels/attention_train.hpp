@@ -81,4 +81,10 @@ struct TrainAttentionBack {
   using Function = void(const TrainAttentionArgs& args);
 };
 
+// The gradient of a sink logit: the sum of -exp(sink - lse) * D over the rows of one head, in their
+// order, in double. Reads out, lse and dout of `args`, of which n rows and one head are meant.
+struct TrainSinkBack {
+  using Function = double(const TrainAttentionArgs& args, float sink);
+};
+
 }}}  // namespace nibble::NIBBLE_ABI::kernels

@@ -112,6 +112,7 @@ NIBBLE_INSTANCE(kernels::RmsNormBack<kernels::Gradient::add>)
 NIBBLE_INSTANCE(kernels::SoftCapBack)
 NIBBLE_INSTANCE(kernels::TrainAttention)
 NIBBLE_INSTANCE(kernels::TrainAttentionBack)
+NIBBLE_INSTANCE(kernels::TrainSinkBack)
 
 NIBBLE_INSTANCE(kernels::Add)
 NIBBLE_INSTANCE(kernels::AddScaled)

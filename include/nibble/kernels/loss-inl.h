@@ -53,27 +53,44 @@ struct DistillGradient {
   }
 };
 
-// The sum of exp((t - max_t) / T) * ((t - max_t) - (x - max_x)): blocks in f32 lanes, the rest in
-// double, as in sum_exp().
-NIBBLE_LAZY HWY_INLINE double sum_of_differences(const float* x, float max_x, const float* t,
-                                                 const Powers& teacher, size_t n) {
+// Sums over a teacher's logits t and a student's x: of e = exp((t - max_t) / T), and of e times the
+// difference (t - max_t) - (x - max_x).
+struct TeacherSums {
+  double powers = 0;
+  double differences = 0;
+};
+
+// One vector of them.
+HWY_INLINE void add_teacher(const Powers& teacher, float max_x, VL t, VL x, VL& powers,
+                            VL& differences) {
+  const DL d;
+  const VL e = teacher.of(t);
+  const VL of_t = hn::Sub(t, hn::Set(d, teacher.max)), of_x = hn::Sub(x, hn::Set(d, max_x));
+  powers = hn::Add(powers, e);
+  // Where the teacher sees no chance, there is no term, however far the student is.
+  const VL term = hn::Mul(e, hn::Sub(of_t, of_x));
+  differences = hn::Add(differences, hn::IfThenZeroElse(hn::Eq(e, hn::Zero(d)), term));
+}
+
+// Blocks in f32 lanes, the rest in double, as in sum_exp().
+NIBBLE_LAZY HWY_INLINE TeacherSums sum_teacher(const float* x, float max_x, const float* t,
+                                               const Powers& teacher, size_t n) {
   const DL d;
   const size_t lanes = hn::Lanes(d), block = 64 * lanes;
-  const VL top_x = hn::Set(d, max_x), top_t = hn::Set(d, teacher.max);
-  double total = 0;
+  TeacherSums total;
   for (size_t begin = 0; begin < n; begin += block) {
     const size_t end = (std::min)(n, begin + block);
-    VL sum = hn::Zero(d);
-    for (size_t i = begin; i < end; i += lanes) {
-      const size_t rest = (std::min)(lanes, end - i);
-      const VL of_t = hn::LoadNOr(hn::Set(d, -kInfinity), d, t + i, rest);
-      const VL of_x = hn::LoadN(d, x + i, rest);
-      const VL e = teacher.of(of_t);
-      const VL term = hn::Mul(e, hn::Sub(hn::Sub(of_t, top_t), hn::Sub(of_x, top_x)));
-      // Where the teacher sees no chance, there is no term, however far the student is.
-      sum = hn::Add(sum, hn::IfThenZeroElse(hn::Eq(e, hn::Zero(d)), term));
+    VL powers = hn::Zero(d), differences = hn::Zero(d);
+    size_t i = begin;
+    for (; i + lanes <= end; i += lanes) {
+      add_teacher(teacher, max_x, hn::LoadU(d, t + i), hn::LoadU(d, x + i), powers, differences);
     }
-    total += static_cast<double>(hn::ReduceSum(d, sum));
+    if (i < end) {
+      const VL rest = hn::LoadNOr(hn::Set(d, -kInfinity), d, t + i, end - i);
+      add_teacher(teacher, max_x, rest, hn::LoadN(d, x + i, end - i), powers, differences);
+    }
+    total.powers += static_cast<double>(hn::ReduceSum(d, powers));
+    total.differences += static_cast<double>(hn::ReduceSum(d, differences));
   }
   return total;
 }
@@ -117,12 +134,11 @@ struct Impl<kernels::DistillBack> {
     const double sum_own = sum_exp<false>(x, nullptr, n, max_x, 1.0f, 0);
     const double sum_cooled =
         args.temperature == 1.0f ? sum_own : sum_exp<false>(x, nullptr, n, max_x, inverse, 0);
-    const double sum_teacher = sum_exp<false>(args.teacher, nullptr, n, max_t, inverse, 0);
-    const double differences = sum_of_differences(x, max_x, args.teacher, teacher, n);
+    const TeacherSums sums = sum_teacher(x, max_x, args.teacher, teacher, n);
 
     kernels::DistillLoss loss;
-    loss.divergence = differences / sum_teacher / static_cast<double>(args.temperature) +
-                      libm::log(sum_cooled / sum_teacher);
+    loss.divergence = sums.differences / sums.powers / static_cast<double>(args.temperature) +
+                      libm::log(sum_cooled / sums.powers);
     if (has_target) {
       loss.cross_entropy =
           libm::log(sum_own) + static_cast<double>(max_x) - static_cast<double>(x[args.target]);
@@ -134,7 +150,7 @@ struct Impl<kernels::DistillBack> {
                                    teacher,
                                    static_cast<float>(hard / sum_own),
                                    static_cast<float>(soft / sum_cooled),
-                                   static_cast<float>(soft / sum_teacher)};
+                                   static_cast<float>(soft / sums.powers)};
     size_t i = 0;
     for (; i + lanes <= n; i += lanes) {
       hn::StoreU(gradient.of(hn::LoadU(d, x + i), hn::LoadU(d, args.teacher + i)), d, x + i);

@@ -5,13 +5,16 @@
 // kernels/attention_train.hpp.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
 #include "nibble/core/arena.hpp"
 #include "nibble/core/executor.hpp"
 #include "nibble/kernels/attention_train.hpp"
 #include "nibble/kernels/pass.hpp"
+#include "nibble/ops/rows.hpp"
 #include "nibble/ops/unit_rows.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
@@ -197,6 +200,32 @@ NIBBLE_LAZY void train_attention_back(Executor& executor, MatrixView<const float
   args.dv_stride = dv.stride(0);
   detail::run_train_attention<kernels::TrainAttentionBack>(executor,
                                                            {shape, starts, args, scratch});
+}
+
+// dsinks (n_heads) += the gradients of sink_logits, which the shape must have. Sums over rows are
+// in their order, in double.
+NIBBLE_LAZY void attention_sinks_back(Executor& executor, MatrixView<const float> out,
+                                      MatrixView<const float> lse, MatrixView<const float> dout,
+                                      const TrainAttentionShape& shape,
+                                      VectorView<float> dsinks) noexcept {
+  assert_rows_like(dout, out);
+  NIBBLE_ASSERT(shape.sink_logits != nullptr && lse.extent(1) == shape.n_heads);
+  NIBBLE_ASSERT(dsinks.extent(0) == shape.n_heads && dsinks.is_contiguous());
+  NIBBLE_ASSERT(out.extent(1) == shape.n_heads * shape.value_dim);
+  const auto kernel = simd::kernel<kernels::TrainSinkBack>();
+  const Index m = out.extent(0);
+  for_rows(executor, shape.n_heads, m * shape.value_dim, [&](Index h) {
+    kernels::TrainAttentionArgs args;
+    args.n = m;
+    args.value_dim = shape.value_dim;
+    args.out = const_cast<float*>(out.data()) + h * shape.value_dim;  // only read
+    args.lse = const_cast<float*>(lse.data()) + h;
+    args.dout = dout.data() + h * shape.value_dim;
+    args.out_stride = out.stride(0);
+    args.lse_stride = lse.stride(0);
+    args.dout_stride = dout.stride(0);
+    dsinks.data()[h] += static_cast<float>(kernel(args, shape.sink_logits[h]));
+  });
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::ops
