@@ -70,6 +70,7 @@ HWY_INLINE void pack_columns(const GemmOperand& a, Index m, Index k, float* HWY_
   const DF d;
   for (Index i = 0; i < k; ++i) {
     const float* const from = a.data + i * a.stride;
+    for (Index j = 0; j < m; j += 16) prefetch(from, static_cast<size_t>(8 * a.stride + j));
     float* to = out + i * kTileRows;
     Index row = 0;
     for (; row + kCopied <= m; row += kTileRows, to += kTileFloats) {
@@ -114,6 +115,7 @@ HWY_INLINE void pack_panel_of_rows(const GemmOperand& b, Index k, Index n,
   const DF d;
   for (Index i = 0; i < k; ++i) {
     const float* const from = b.data + i * b.stride;
+    prefetch(from, static_cast<size_t>(16 * b.stride));
     HWY_UNROLL(4) for (Index j = 0; j < kGemmPanel; j += kLanes) {
       const Index left = HWY_MIN(HWY_MAX(n - j, 0), kLanes);
       const VF v = left == kLanes ? hn::LoadU(d, from + j)

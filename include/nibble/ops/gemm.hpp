@@ -50,12 +50,14 @@ struct GemmCut {
 
 constexpr GemmCut gemm_cut(Index m, Index n, Index k, Index n_workers) noexcept {
   constexpr Index kMaxColumns = 1024;
-  constexpr Index kMaxPanelFloats = kMaxColumns * kernels::kGemmBlockK;
+  // Several short blocks of k are one pass, with fewer joins of the workers, while their panels
+  // stay in L2.
+  constexpr Index kPassFloats = kMaxColumns * kernels::kGemmBlockK / 4;
   GemmCut cut;
   if (m <= 0 || n <= 0) return cut;
   cut.k_block = kernels::gemm_block_k(k);
   cut.columns = round_up(ceil_div(n, ceil_div(n, kMaxColumns)), kernels::kGemmColumnUnit);
-  const Index fitting = kMaxPanelFloats / (cut.columns * cut.k_block);
+  const Index fitting = (std::max<Index>)(1, kPassFloats / (cut.columns * cut.k_block));
   const Index blocks = (std::min)(fitting, (std::max<Index>)(1, ceil_div(k, cut.k_block)));
   cut.k_step = blocks * cut.k_block;
   cut.panel_floats = cut.columns * cut.k_step;
