@@ -46,11 +46,15 @@ static_assert(kernels::kGemmRowUnit % kTileRows == 0);
 static_assert(kernels::kGemmColumnUnit % kTileColumns == 0);
 
 // Packed rows of A, a tile of rows after the other. Rows that are contiguous in A stay so; columns
-// that are contiguous give the kTileRows values of each k next to each other. Both are copies, and
-// a broadcast reads one as fast as the other.
-inline constexpr Index kTileFloats = kTileRows * kernels::kGemmRowStride;
+// that are contiguous give the kTileRows values of each k next to each other, at whole vectors.
+// Both are copies, and a broadcast reads one as fast as the other.
+inline constexpr Index kColumnStep = (kTileRows + kLanes - 1) / kLanes * kLanes;
+static_assert(3 * kColumnStep <= 4 * kTileRows);
 template <bool kByColumns>
-inline constexpr Index kStepOfK = kByColumns ? kTileRows : 1;
+inline constexpr Index kTileFloats =
+    (kByColumns ? kColumnStep : Index{kTileRows}) * kernels::kGemmRowStride;
+template <bool kByColumns>
+inline constexpr Index kStepOfK = kByColumns ? kColumnStep : 1;
 template <bool kByColumns>
 inline constexpr Index kStepOfRow = kByColumns ? 1 : kernels::kGemmRowStride;
 
@@ -62,22 +66,29 @@ HWY_INLINE void pack_rows(const GemmOperand& a, Index m, Index k, float* HWY_RES
   for (Index row = m; row < end; ++row) std::fill_n(out + row * kernels::kGemmRowStride, k, 0.0f);
 }
 
-// Stores whole vectors, beyond the values of a tile: what comes next is stored later, and the space
-// of a tile ends with more than a vector that is not used.
+// Fetches x[i], which may be beyond the array, into L2.
+HWY_INLINE void fetch_ahead(const float* x, size_t i) {
+  const auto address = reinterpret_cast<std::uintptr_t>(x) + i * sizeof(float);
+  prefetch<2>(reinterpret_cast<const std::byte*>(address));
+}
+
+// Copies whole vectors: aligned stores, and more values than a tile has. The rows of what is read
+// are often a power of two apart, so that few of them fit in L1 at the same time: they are fetched
+// into L2.
 HWY_INLINE void pack_columns(const GemmOperand& a, Index m, Index k, float* HWY_RESTRICT out) {
-  constexpr Index kCopied = (kTileRows + kLanes - 1) / kLanes * kLanes;
-  static_assert(kTileFloats - kTileRows * kernels::kGemmBlockK >= kCopied);
+  constexpr Index kCopied = kColumnStep;
   const DF d;
   for (Index i = 0; i < k; ++i) {
     const float* const from = a.data + i * a.stride;
-    float* to = out + i * kTileRows;
+    for (Index j = 0; j < m; j += 16) fetch_ahead(from, static_cast<size_t>(16 * a.stride + j));
+    float* to = out + i * kColumnStep;
     Index row = 0;
-    for (; row + kCopied <= m; row += kTileRows, to += kTileFloats) {
+    for (; row + kCopied <= m; row += kTileRows, to += kTileFloats<true>) {
       HWY_UNROLL(4) for (Index j = 0; j < kCopied; j += kLanes) {
         hn::StoreU(hn::LoadU(d, from + row + j), d, to + j);
       }
     }
-    for (; row < m; row += kTileRows, to += kTileFloats) {
+    for (; row < m; row += kTileRows, to += kTileFloats<true>) {
       HWY_UNROLL(4) for (Index j = 0; j < kCopied; j += kLanes) {
         const Index left = HWY_MAX(m - row - j, 0);
         const VF v = hn::LoadN(d, from + row + HWY_MIN(j, m - row), static_cast<size_t>(left));
@@ -109,17 +120,30 @@ HWY_INLINE void pack_panel_of_columns(const GemmOperand& b, Index k, Index n,
   }
 }
 
-HWY_INLINE void pack_panel_of_rows(const GemmOperand& b, Index k, Index n,
-                                   float* HWY_RESTRICT panel) {
+// Packs kPanels panels of rows, all of whose columns exist, side by side: what is read is longer
+// than a cache line, and asked for ahead.
+template <Index kPanels>
+HWY_INLINE void pack_whole_panels(const GemmOperand& b, Index k, float* HWY_RESTRICT panels) {
+  constexpr Index kAhead = 8;
   const DF d;
   for (Index i = 0; i < k; ++i) {
     const float* const from = b.data + i * b.stride;
-    HWY_UNROLL(4) for (Index j = 0; j < kGemmPanel; j += kLanes) {
-      const Index left = HWY_MIN(HWY_MAX(n - j, 0), kLanes);
-      const VF v = left == kLanes ? hn::LoadU(d, from + j)
-                                  : hn::LoadN(d, from + HWY_MIN(j, n), static_cast<size_t>(left));
-      hn::StoreU(v, d, panel + i * kGemmPanel + j);
+    HWY_UNROLL(4) for (Index p = 0; p < kPanels; ++p) {
+      prefetch(from, static_cast<size_t>(kAhead * b.stride + p * kGemmPanel));
+      HWY_UNROLL(4) for (Index j = 0; j < kGemmPanel; j += kLanes) {
+        const VF v = hn::LoadU(d, from + p * kGemmPanel + j);
+        hn::StoreU(v, d, panels + p * k * kGemmPanel + i * kGemmPanel + j);
+      }
     }
+  }
+}
+
+// Packs one panel of rows that has n columns, perhaps none.
+HWY_INLINE void pack_part_of_panel(const GemmOperand& b, Index k, Index n,
+                                   float* HWY_RESTRICT panel) {
+  for (Index i = 0; i < k; ++i, panel += kGemmPanel) {
+    std::copy_n(b.data + i * b.stride, n, panel);
+    std::fill_n(panel + n, kGemmPanel - n, 0.0f);
   }
 }
 
@@ -189,7 +213,7 @@ HWY_INLINE void add_block(const kernels::GemmArgs& args, const float* panels, In
     const float* const b = panels + column / kGemmPanel * panel_floats + column % kGemmPanel;
     const Index n = HWY_MIN(args.end_column - column, kTileColumns);
     const float* a = args.rows;
-    for (Index row = 0; row < args.m; row += kTileRows, a += kTileFloats) {
+    for (Index row = 0; row < args.m; row += kTileRows, a += kTileFloats<kByColumns>) {
       const Index m = HWY_MIN(args.m - row, Index{kTileRows});
       float* const c = args.c + row * args.c_stride + column;
       if (m == kTileRows && n == kTileColumns) {
@@ -208,15 +232,23 @@ template <>
 struct Impl<kernels::PackGemmPanels> {
   static void run(const kernels::GemmOperand& b, Index k, Index n, float* panels) {
     using namespace gemm_detail;
-    const Index end =
-        (n + kernels::kGemmColumnUnit - 1) / kernels::kGemmColumnUnit * kernels::kGemmColumnUnit;
-    for (Index column = 0; column < end; column += kGemmPanel, panels += k * kGemmPanel) {
+    constexpr Index kUnit = kernels::kGemmColumnUnit;
+    const Index end = (n + kUnit - 1) / kUnit * kUnit;
+    Index column = 0;
+    if (!b.by_columns) {
+      for (; column + 4 * kGemmPanel <= n; column += 4 * kGemmPanel) {
+        pack_whole_panels<4>(b.from(0, column), k, panels + column * k);
+      }
+    }
+    for (; column < end; column += kGemmPanel) {
       const Index columns = HWY_MIN(HWY_MAX(n - column, 0), kGemmPanel);
       const GemmOperand at = b.from(0, HWY_MIN(column, n));
       if (b.by_columns) {
-        pack_panel_of_columns(at, k, columns, panels);
+        pack_panel_of_columns(at, k, columns, panels + column * k);
+      } else if (columns == kGemmPanel) {
+        pack_whole_panels<1>(at, k, panels + column * k);
       } else {
-        pack_panel_of_rows(at, k, columns, panels);
+        pack_part_of_panel(at, k, columns, panels + column * k);
       }
     }
   }

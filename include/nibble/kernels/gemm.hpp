@@ -25,8 +25,8 @@ struct GemmOperand {
 
 // ---- Blocks ------------------------------------------------------------------------------------
 // The blocks are those of Goto and van de Geijn, "Anatomy of High-Performance Matrix
-// Multiplication" (2008): a panel of B (16 KiB) stays in L1 while the packed rows of A (153 KiB)
-// come from L2, and all the panels (1 MiB) are in L3.
+// Multiplication" (2008): a panel of B (16 KiB) stays in L1 while the packed rows of A (136 KiB at
+// most) come from L2, and all the panels (1 MiB) are in L3.
 
 // The most products that are summed in a register before the sum is added to C.
 inline constexpr Index kGemmBlockK = 256;
@@ -35,10 +35,13 @@ inline constexpr Index kGemmPanel = 16;
 inline constexpr Index kGemmColumnUnit = 32;
 inline constexpr Index kGemmRowUnit = 12;
 // The most rows of A that are packed at a time.
-inline constexpr Index kGemmMaxRows = 144;
+inline constexpr Index kGemmMaxRows = 96;
 // How far apart packed rows of A are, in floats: not a power of two, for the sake of caches whose
 // lines are chosen by the low bits of an address.
 inline constexpr Index kGemmRowStride = kGemmBlockK + 16;
+// Scratch for kGemmRowUnit packed rows. They take a third more if columns are contiguous, because
+// tiles are then whole vectors.
+inline constexpr Index kGemmUnitFloats = kGemmRowUnit * 4 / 3 * kGemmRowStride;
 
 // How many products of a sum make a block: all blocks but the last have this length, and none is
 // much shorter than the others. It depends on k alone, as the order of every sum does.
@@ -72,7 +75,7 @@ struct GemmArgs {
   float* c = nullptr;     // (m, c_stride), from column 0 of the panels on
   Index c_stride = 0;     // elements
   bool adds = false;      // C += instead of C =
-  float* rows = nullptr;  // scratch: m rounded up to kGemmRowUnit times kGemmRowStride floats
+  float* rows = nullptr;  // scratch: kGemmUnitFloats for every kGemmRowUnit rows
 };
 
 // Accumulator: f32. The products of a block of k are added in order, each with one rounding where
