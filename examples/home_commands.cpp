@@ -27,6 +27,7 @@
 #include "nibble/model/convert.hpp"
 #include "nibble/model/load.hpp"
 #include "nibble/nibble.hpp"
+#include "paired.hpp"
 
 namespace {
 
@@ -257,8 +258,8 @@ void print_pairs(std::span<example::SharedBytes> is_right, std::size_t n) {
   for (std::size_t row = 1; row < kTable.size(); ++row) {
     std::printf("%-6s", kTable[row].name);
     for (std::size_t split = 0; split < 2; ++split) {
-      const auto paired = example::home::compare_pairs(is_right[0].bytes().subspan(split * n, n),
-                                                       is_right[row].bytes().subspan(split * n, n));
+      const auto paired = example::compare_pairs(is_right[0].bytes().subspan(split * n, n),
+                                                 is_right[row].bytes().subspan(split * n, n));
       std::printf("  %s %+.2f +- %.2f (%lld, %lld)", split == 0 ? "held-out" : "hard",
                   paired.points(n), paired.error_of_points(n),
                   static_cast<long long>(paired.only_second),

@@ -123,7 +123,7 @@ TEST_CASE("home grammar: a state goes on with the commands that would have come"
 TEST_CASE("home grammar: seeds and splits do not share their commands") {
   std::set<std::string> first_ten;
   for (const Split split : kAllSplits) {
-    for (const std::uint64_t seed : {0, 1, 2, 3}) {
+    for (const std::uint64_t seed : {0u, 1u, 2u, 3u}) {
       Commands commands(split, seed);
       std::string all;
       for (int i = 0; i < 10; ++i) all += commands.next().prompt + "\n";
@@ -155,7 +155,7 @@ TEST_CASE("home grammar: training draws no combination and no command of the tes
   for (const File& file : {kFiles[0], kFiles[1]}) {
     for (const Sample& sample : test::read_samples(file.path)) tests.insert(sample.prompt);
   }
-  for (const std::uint64_t seed : {1, 2}) {
+  for (const std::uint64_t seed : {1u, 2u}) {
     Commands commands(Split::train, seed);
     for (int i = 0; i < 50000; ++i) {
       const Sample sample = commands.next();
@@ -190,9 +190,10 @@ TEST_CASE("home grammar: intents and wordings are as frequent as their weights s
     std::map<Text, double> counts;
     Random random(5);
     for (int i = 0; i < kDraws; ++i) ++counts[draw_phrase(random, split).wording];
-    for (const auto& [wording, share] : shares) {
+    for (const auto& one : shares) {
+      const Text wording = one.first;
       CAPTURE(wording);
-      CHECK(deviation(counts[wording], kDraws, share / sum) < 4.5);
+      CHECK(deviation(counts[wording], kDraws, one.second / sum) < 4.5);
     }
   }
 }

@@ -26,7 +26,7 @@ class PythonRandom {
   }
   // randrange(n), choice() from n
   std::uint32_t below(std::uint32_t n) {
-    const int n_bits = std::bit_width(n);
+    const auto n_bits = static_cast<std::uint32_t>(std::bit_width(n));
     for (;;) {
       if (const std::uint32_t x = next() >> (32 - n_bits); x < n) return x;
     }
