@@ -100,7 +100,7 @@ std::optional<int> Options::parse(int argc, char** argv, CLI::App& app) {
 // The data of a run: home commands, or a text in windows.
 struct Data {
   std::optional<nibble::text::Tokenizer> tokenizer;
-  std::optional<nibble::train::MemorySource> text;
+  std::optional<nibble::train::WindowSource> text;
   std::optional<example::HomeSource> home;
 
   const nibble::train::Source& source() const {
@@ -117,20 +117,11 @@ Result<void> open_data(const Options& o, const nibble::io::Gguf& like, Index con
                       o.answers_only ? example::Learned::answer : example::Learned::all);
     return nibble::ok();
   }
-  NIBBLE_TRY(text, example::read_text(o.text));
-  NIBBLE_TRY(ids, data.tokenizer->encode(text));
-  std::vector<nibble::train::Example> examples;
-  const auto window = static_cast<std::size_t>(context) + 1;
-  for (std::size_t at = 0; at + 1 < ids.size(); at += window - 1) {
-    const std::size_t end = std::min(at + window, ids.size());
-    examples.push_back({{ids.begin() + static_cast<std::ptrdiff_t>(at),
-                         ids.begin() + static_cast<std::ptrdiff_t>(end)},
-                        {}});
-  }
-  if (examples.empty()) {
-    return Error{Errc::invalid_argument, nibble::printable(o.text) + ": fewer than two tokens"};
-  }
-  data.text.emplace(std::move(examples));
+  const auto encode = [&](std::string_view text, std::vector<std::int32_t>& out) {
+    return data.tokenizer->encode(text, {.add_bos = false, .add_eos = false}, out);
+  };
+  NIBBLE_TRY(text, nibble::train::WindowSource::open_text(o.text, encode, context));
+  data.text.emplace(std::move(text));
   return nibble::ok();
 }
 
@@ -172,8 +163,7 @@ Result<void> train(const Options& o) {
   NIBBLE_TRY(pool, nibble::ThreadPool::create({.n_threads = o.n_threads}));
   example::TrainedModel::Options model_options{o.shape, o.seed, std::nullopt};
   if (!o.deployed.empty()) {
-    NIBBLE_TRY(format, example::parse_format(o.deployed));
-    model_options.deployed = format;
+    model_options.deployed = example::parse_format(o.deployed);
   }
   NIBBLE_TRY(model, example::TrainedModel::create(like, model_options, !o.goes_on));
   const Index own_context = model.graph().config().n_ctx;
@@ -221,8 +211,7 @@ Result<void> train(const Options& o) {
     loop.measure = [&] { return example::percent_right(model, splits->held_out, 200, *pool); };
   }
   NIBBLE_CHECK(example::train_to_end(run, loop, curve));
-  NIBBLE_TRY(format, example::parse_format(o.format));
-  NIBBLE_TRY(file, model.file(format));
+  NIBBLE_TRY(file, model.file(example::parse_format(o.format)));
   NIBBLE_CHECK(file.write(o.out));
   std::printf("%s: loss %.4f\n", nibble::printable(o.out).c_str(),
               curve.loss().points.empty() ? std::nan("") : curve.loss().points.back().value);
