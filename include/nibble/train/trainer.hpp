@@ -38,6 +38,7 @@ struct TrainerOptions {
   Index n_positions = 0;    // of the longest sequence; 0: max_rows
   bool checkpoints = false;  // compute each layer again on the way back, instead of keeping it
   bool taps = false;         // see GradientObserver
+  bool shares_memory = true;  // false: each result has memory of its own, for tests
   std::uint64_t dropout_seed = 0;
 };
 
@@ -103,6 +104,7 @@ class Trainer {
     limits.limits.max_workers = n_workers;
     limits.checkpoints = options.checkpoints;
     limits.taps = options.taps;
+    limits.shares_memory = options.shares_memory;
     return limits;
   }
   Result<void> make_rope_tables();
