@@ -155,6 +155,13 @@ HWY_INLINE void compute_tile(const kernels::MatmulArgs& args, Index row, Index c
     tile<kRows, kColumns>(Form{}, input, args.k, weights, lane, prefetcher, out);
     complete_sums<Form, kRows, kColumns>(input, out);
   };
+  if constexpr (!kNarrow) {
+    // The outputs are on their way while the sums are made. (f32, many rows, on a Zen 3: 1.25 times
+    // the rate at k = 128, 1.03 times at k = 512.)
+    for (Index r = row; r < row + kRows; ++r) {
+      prefetch(args.out, static_cast<size_t>(r * args.out_stride + column));
+    }
+  }
   compute(args.weights, sums);
   if (args.gate != nullptr) compute(args.gate, gate);
   args.finish(args, sums, gate, {row, column, kRows, kColumns});
