@@ -477,6 +477,12 @@ constexpr Gradient differentiate(const Tap<kName>& node, Pass& pass, const Value
       x, dy, dx);
   return dx;
 }
+// Between the steps of attention there are no scores to show.
+template <Label... kNames, class Pass, Index Q, Index K, class Rest>
+constexpr Gradients<3> differentiate(const Tap<kNames...>&, Pass&, const CachedRows<Q, K>& rows,
+                                     const Rest& rest) noexcept {
+  return rest(rows);
+}
 template <Label... kNames, class Pass, class... Values, class Rest>
 constexpr auto differentiate(const Tap<kNames...>&, Pass&, const std::tuple<Values...>& values,
                              const Rest& rest) noexcept {
@@ -493,8 +499,9 @@ constexpr TrainingPlan make_training_plan(const E& expression,
   detail::TrainingPlanner planner(limits);
   differentiate(expression, planner, Start{}, [&](const auto& y) {
     static_assert(requires { y.id; }, "nibble: an expression that is trained gives one result");
-    planner.step([](auto&) {}, y);
-    return as_gradient(y);
+    const auto rows = detail::to_change(planner, y);  // a node may have kept its result
+    planner.step([](auto&) {}, rows);
+    return as_gradient(rows);
   });
   return planner.training_plan();
 }
@@ -510,9 +517,10 @@ NIBBLE_COLD bool run_training_step(const E& expression, const TrainingPlan& plan
   if (!plan.is_valid() || args.run.arena.size() < plan.bytes) return false;
   detail::TrainingRunner runner(plan, limits, args);
   differentiate(expression, runner, Start{}, [&](const auto& y) {
-    loss(MatrixView<float>(runner.view(y)));
+    const auto rows = detail::to_change(runner, y);
+    loss(MatrixView<float>(runner.view(rows)));
     runner.set_skips(!args.goes_back);
-    return as_gradient(y);
+    return as_gradient(rows);
   });
   return true;
 }

@@ -191,15 +191,16 @@ class RandomLoss {
 
 // Compares the gradient of each weight with differences of the loss along a random direction in
 // that weight, by Richardson's extrapolation of central differences (error h⁴; the noise of f32
-// results is about 1e-7 · |loss| / h).
+// results is about 1e-7 · |loss| / h). An observer of gradients adds the loss *observed_loss.
 template <class E>
 void check_gradients(TrainingModel<E>& model, const Batch& batch, const TrainingLimits& limits = {},
-                     double tolerance = 3e-3) {
+                     double tolerance = 3e-3, const GradientObserver* observer = nullptr,
+                     const double* observed_loss = nullptr) {
   InlineExecutor executor;
   RandomLoss loss;
   const auto turn = [&](MatrixView<float> rows) { loss(rows); };
   model.clear();
-  model.run(batch, limits, executor, turn);
+  model.run(batch, limits, executor, turn, observer);
   std::vector<std::vector<float>> gradients;
   for (const TestWeight& w : model.weights) gradients.push_back(w.gradient);
   std::size_t next = 0;
@@ -228,8 +229,8 @@ void check_gradients(TrainingModel<E>& model, const Batch& batch, const Training
       for (std::size_t i = 0; i < before.size(); ++i) {
         values[i] = static_cast<float>(static_cast<double>(before[i]) + h * direction[i]);
       }
-      model.run(batch, limits, executor, turn);
-      return loss.value;
+      model.run(batch, limits, executor, turn, observer);
+      return loss.value + (observed_loss != nullptr ? *observed_loss : 0);
     };
     for (std::size_t i = 0; i < before.size(); ++i) {
       expected += direction[i] * static_cast<double>(gradient[i]);
