@@ -26,6 +26,7 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/graph/rope_table.hpp"
 #include "nibble/ops/loss.hpp"
+#include "nibble/simd/dispatch.hpp"
 #include "nibble/train/data.hpp"
 #include "nibble/train/trained_weights.hpp"
 #include "nibble/train/training_graph.hpp"
@@ -160,6 +161,7 @@ inline Result<Trainer> Trainer::create(const TrainingGraph& graph, TrainedWeight
     return Error{Errc::invalid_argument, "trainer: a batch of fewer than one row, sequence or "
                                          "position"};
   }
+  NIBBLE_CHECK(simd::ensure_target());
   return catch_out_of_memory([&]() -> Result<Trainer> {
     Trainer trainer(graph, weights, executor);
     NIBBLE_CHECK(graph::check_weights(
