@@ -106,8 +106,8 @@ class TrainedModel {
                                  to_string(*options.deployed)};
       }
     }
-    const auto choose = [&](const std::string& name, const nibble::graph::WeightNeed& need)
-        -> nibble::Result<WeightChoice> {
+    const auto choose = [&](const std::string& name,
+                            const nibble::graph::WeightNeed& need) -> nibble::Result<WeightChoice> {
       WeightChoice choice;
       const bool is_there = need.is_required || like.find_tensor(name) != nullptr;
       choice.kind = is_there ? WeightChoice::Kind::trained : WeightChoice::Kind::absent;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Gradients of decoders, as their architectures describe them, against differences: each node that the
-// library has is in one of them.
+// Gradients of decoders, as their architectures describe them, against differences: each node that
+// the library has is in one of them.
+#include "nibble/graph/differentiate.hpp"
+
 #include <string>
 #include <vector>
 

@@ -2,6 +2,8 @@
 //
 // Gradients of the other kinds of models against differences: position tables, LayerNorm, biases,
 // parallel halves, attention in both directions, pooled rows; and what a program asks for itself.
+#include "nibble/graph/gradient.hpp"
+
 #include <string>
 #include <vector>
 

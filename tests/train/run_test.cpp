@@ -2,6 +2,8 @@
 //
 // Training runs: they learn, they stop and continue bit for bit, they allocate nothing once they
 // run, they end with an error where numbers break; and what they keep in memory.
+#include "nibble/train/run.hpp"
+
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -15,7 +17,6 @@
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/model/llama.hpp"
 #include "nibble/train/initialize.hpp"
-#include "nibble/train/run.hpp"
 
 namespace {
 

@@ -72,8 +72,7 @@ class TrainingModel final : public SurveySink {
     w.need = need;
     if (need.is_table && need.n == 0) w.need.n = 3;
     const Index n = (std::max)(w.need.n, Index{1}) * need.k;
-    std::normal_distribution<float> normal(need.n == 0 ? 1.0f : 0.0f,
-                                           need.n == 0 ? 0.3f : 0.4f);
+    std::normal_distribution<float> normal(need.n == 0 ? 1.0f : 0.0f, need.n == 0 ? 0.3f : 0.4f);
     // Aligned memory: vectors of 64 bytes begin where allocate() says.
     auto memory = AlignedBuffer::allocate(static_cast<std::size_t>(n) * sizeof(float));
     REQUIRE(memory.has_value());
@@ -81,8 +80,8 @@ class TrainingModel final : public SurveySink {
     for (Index i = 0; i < n; ++i) data[i] = normal(random_);
     w.gradient.assign(static_cast<std::size_t>(n), 0);
     const std::size_t at = place(need.slot, need.layer);
-    table_[at] = {w.need.n > 0 ? &kF32Rows : nullptr, w.need.n, need.k,
-                  reinterpret_cast<const std::byte*>(data), 1, {}};
+    table_[at] = {w.need.n > 0 ? &kF32Rows : nullptr,       w.need.n, need.k,
+                  reinterpret_cast<const std::byte*>(data), 1,        {}};
     gradients_[at].values = w.gradient.data();
     memory_.push_back(*std::move(memory));
   }
@@ -134,8 +133,8 @@ class TrainingModel final : public SurveySink {
       table_memory.push_back(
           *AlignedBuffer::allocate(RopeTable::bytes_needed(key, limits.limits.n_positions)));
       std::vector<double> frequencies(static_cast<std::size_t>(key.dim / 2));
-      tables.push_back(RopeTable::fill(table_memory.back().bytes(), key,
-                                       limits.limits.n_positions, frequencies, {}));
+      tables.push_back(RopeTable::fill(table_memory.back().bytes(), key, limits.limits.n_positions,
+                                       frequencies, {}));
     }
     TrainingArgs args;
     args.run.step = batch.step();

@@ -85,8 +85,10 @@ Result<Made> with_architecture(ArchitectureList<Architectures...>, std::string_v
 template <class Architectures>
 Result<Owned<ModelGraph>> graph_of(Architectures list, std::string_view name,
                                    const io::Gguf& file) {
-  const auto make = []<class A>(std::type_identity<A>, const typename A::Config& config)
-      -> Result<Owned<ModelGraph>> { return make_graph<A>(config); };
+  const auto make = []<class A>(std::type_identity<A>,
+                                const typename A::Config& config) -> Result<Owned<ModelGraph>> {
+    return make_graph<A>(config);
+  };
   return with_architecture<Owned<ModelGraph>>(list, name, file, make);
 }
 

@@ -80,9 +80,12 @@ Owned<TrainingGraph> make_training_graph(const typename Architecture::Config& co
 template <class Architectures>
 Result<Owned<TrainingGraph>> training_graph_of(Architectures list, const io::Gguf& file) {
   NIBBLE_TRY(name, file.get_string("general.architecture"));
-  const auto make = []<class A>(std::type_identity<A>, const typename A::Config& config)
-      -> Result<Owned<TrainingGraph>> { return make_training_graph<A>(config); };
-  NIBBLE_TRY(graph, nibble::detail::with_architecture<Owned<TrainingGraph>>(list, name, file, make));
+  const auto make = []<class A>(std::type_identity<A>,
+                                const typename A::Config& config) -> Result<Owned<TrainingGraph>> {
+    return make_training_graph<A>(config);
+  };
+  NIBBLE_TRY(graph,
+             nibble::detail::with_architecture<Owned<TrainingGraph>>(list, name, file, make));
   if (!graph) return Error{Errc::out_of_memory, file.name() + ": a graph"};
   return graph;
 }
