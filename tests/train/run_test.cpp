@@ -206,6 +206,95 @@ TEST_CASE("a student of itself has nothing to learn") {
   }
 }
 
+TEST_CASE("features: a layer is drawn to a teacher's, in direction or in its relations") {
+  using Kind = FeatureLossOptions::Kind;
+  for (const Kind kind : {Kind::cosine, Kind::relation}) {
+    CAPTURE(static_cast<int>(kind));
+    Student student;
+    DecoderConfig wide = small_config();
+    wide.dim = 40;  // another width: directions need a projection
+    const auto graph = make_training_graph<Llama>(wide);
+    auto weights = TrainedWeights::create(
+        *graph, [](const std::string&, const graph::WeightNeed& need) -> Result<WeightChoice> {
+          WeightChoice choice;
+          if (!need.is_required) choice.kind = WeightChoice::Kind::absent;
+          return choice;
+        });
+    REQUIRE(weights);
+    initialize(*weights, 3, 99, 0.2);
+    const MemorySource source = counting();
+    InlineExecutor executor;
+    RunOptions options = small_options(60);
+    options.distillation = {.alpha = 0, .temperature = 1};
+    auto teacher = ModelTeacher::create(*graph, *weights, options.batches, executor, "wide");
+    REQUIRE(teacher);
+    FeatureLossOptions feature_options;
+    feature_options.kind = kind;
+    feature_options.pairs = {{0, 0}, {2, 1}};
+    feature_options.n_heads = 4;
+    FeatureLoss features(feature_options, 32, 40, options.batches.max_rows, executor);
+    teacher->show_to(features.of_teacher());
+    auto run = Run::create(*student.graph, student.weights, source, options, executor, &*teacher,
+                           &features);
+    REQUIRE(run);
+    REQUIRE(run->step());
+    const double first = features.loss();
+    CHECK(first > 0.1);
+    for (int i = 0; i < 59; ++i) REQUIRE(run->step());
+    CHECK(features.loss() < 0.6 * first);
+  }
+}
+
+TEST_CASE("features: their gradients are those of differences") {
+  Student student;
+  Student other;
+  initialize(other.weights, 3, 5, 0.4);
+  initialize(student.weights, 3, 6, 0.4);
+  InlineExecutor executor;
+  const TrainerOptions options{.max_rows = 60, .n_positions = 12, .taps = true};
+  auto teaching = Trainer::create(*other.graph, other.weights, options, executor);
+  auto trainer = Trainer::create(*student.graph, student.weights, options, executor);
+  REQUIRE(teaching);
+  REQUIRE(trainer);
+  FeatureLoss features({.kind = FeatureLossOptions::Kind::relation, .tap = "k", .pairs = {{1, 1}}},
+                       16, 16, 60, executor);
+  teaching->set_row_observer(features.of_teacher());
+  trainer->set_observer(features.of_student());
+  Batch batch;
+  const MemorySource source = counting();
+  auto batches = Batches::create(source, {.context = 12, .max_rows = 60, .vocabulary = 24});
+  REQUIRE(batches);
+  REQUIRE(batches->next(batch));
+  std::vector<float> logits(static_cast<std::size_t>(batch.n_counted * 24));
+  REQUIRE(teaching->logits(batch, MatrixView<float>(logits.data(), batch.n_counted, 24)));
+  const auto nothing = [](MatrixView<float> rows) {  // no loss on predictions
+    for (Index i = 0; i < rows.extent(0); ++i) {
+      for (Index j = 0; j < rows.extent(1); ++j) rows(i, j) = 0;
+    }
+  };
+  const auto loss_at = [&] {
+    student.weights.clear_gradients();
+    features.begin(batch);
+    REQUIRE(trainer->accumulate(batch, nothing));
+    return features.loss();
+  };
+  const TrainedTensor* const w = student.weights.find("blk.0.ffn_down.weight");
+  REQUIRE(w != nullptr);
+  loss_at();
+  std::size_t at = 0;
+  for (std::size_t i = 0; i < w->gradient.size(); ++i) {
+    if (std::abs(w->gradient[i]) > std::abs(w->gradient[at])) at = i;
+  }
+  const auto expected = static_cast<double>(w->gradient[at]);
+  const float before = w->values[at];
+  const float h = 1e-2f;
+  w->values[at] = before + h;
+  const double up = loss_at();
+  w->values[at] = before - h;
+  const double down = loss_at();
+  CHECK((up - down) / (2 * static_cast<double>(h)) == doctest::Approx(expected).epsilon(0.01));
+}
+
 // Trains only the output norm.
 Result<WeightChoice> mostly_frozen(const std::string& name, const graph::WeightNeed& need) {
   WeightChoice choice;

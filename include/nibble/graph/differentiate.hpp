@@ -462,12 +462,12 @@ constexpr Gradient differentiate(const Pool& node, Pass& pass, const Value<W>& x
   return dx;
 }
 
-template <Label kName, class Pass, Index W, class Rest>
-constexpr Gradient differentiate(const Tap<kName>& node, Pass& pass, const Value<W>& x,
-                                 const Rest& rest) noexcept {
-  if (!pass.training_limits().taps) return rest(x);
-  const Gradient dy = rest(shared(apply(node, pass, x)));
-  const Gradient dx = detail::make_like(pass, dy);
+namespace detail {
+
+// Shows rows and their gradient, to which an observer may add.
+template <Label kName, class Pass, Index W>
+constexpr Gradient shown_gradient(Pass& pass, const Value<W>& x, const Gradient& dy) noexcept {
+  const Gradient dx = make_like(pass, dy);
   pass.step(
       [=](auto& run) {
         copy_rows(run.view(dy), run.view(dx));
@@ -476,6 +476,15 @@ constexpr Gradient differentiate(const Tap<kName>& node, Pass& pass, const Value
       x, dy, dx);
   return dx;
 }
+
+}  // namespace detail
+
+template <Label kName, class Pass, Index W, class Rest>
+constexpr Gradient differentiate(const Tap<kName>& node, Pass& pass, const Value<W>& x,
+                                 const Rest& rest) noexcept {
+  if (!pass.training_limits().taps) return rest(apply(node, pass, x));
+  return detail::shown_gradient<kName>(pass, x, rest(shared(apply(node, pass, x))));
+}
 // Between the steps of attention there are no scores to show.
 template <Label... kNames, class Pass, Index Q, Index K, class Rest>
 constexpr Gradients<3> differentiate(const Tap<kNames...>&, Pass&, const CachedRows<Q, K>& rows,
@@ -483,9 +492,16 @@ constexpr Gradients<3> differentiate(const Tap<kNames...>&, Pass&, const CachedR
   return rest(rows);
 }
 template <Label... kNames, class Pass, class... Values, class Rest>
-constexpr auto differentiate(const Tap<kNames...>&, Pass&, const std::tuple<Values...>& values,
-                             const Rest& rest) noexcept {
-  return rest(values);
+constexpr Gradients<sizeof...(Values)> differentiate(const Tap<kNames...>& node, Pass& pass,
+                                                     const std::tuple<Values...>& values,
+                                                     const Rest& rest) noexcept {
+  if (!pass.training_limits().taps) return rest(apply(node, pass, values));
+  const Gradients<sizeof...(Values)> dy = rest(shared(apply(node, pass, values)));
+  return [&]<std::size_t... Is>(std::index_sequence<Is...>) {
+    return Gradients<sizeof...(Values)>{
+        detail::shown_gradient<kNames>(pass, std::get<Is>(values), dy[Is])...};
+  }
+  (std::index_sequence_for<Values...>{});
 }
 
 // ---- A step -----------------------------------------------------------------------------------

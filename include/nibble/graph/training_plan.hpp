@@ -49,7 +49,7 @@ struct TrainingLimits {
   bool checkpoints = false;
   // Each result has memory of its own: for tests.
   bool shares_memory = true;
-  // Taps are shown, and what they are shown may be changed: a loss on features.
+  // What taps show may be changed on the way back: a loss on features.
   bool taps = false;
 };
 

@@ -81,7 +81,9 @@ class Trainer {
 
   // Which rows of the last batch counted, ascending.
   std::span<const Index> counted_rows() const noexcept { return outputs(); }
+  // Of taps (TrainerOptions::taps): their rows with the gradients, and in the forward pass.
   void set_observer(const graph::GradientObserver* observer) noexcept { observer_ = observer; }
+  void set_row_observer(const graph::Observer* observer) noexcept { row_observer_ = observer; }
   // Dropout draws other numbers in each step.
   void set_dropout_seed(std::uint64_t seed) noexcept { dropout_seed_ = seed; }
 
@@ -122,6 +124,7 @@ class Trainer {
   AlignedBuffer rope_memory_;
   std::vector<graph::RopeTable> ropes_;
   const graph::GradientObserver* observer_ = nullptr;
+  const graph::Observer* row_observer_ = nullptr;
   std::uint64_t dropout_seed_ = 0;
   // Of a batch; their capacity is that of the largest one.
   std::vector<Segments> segments_;
@@ -266,6 +269,7 @@ inline Result<void> Trainer::compute(const Batch& batch, Loss loss, bool goes_ba
   args.gradients = weights_->gradients();
   args.sequence_starts = batch.offsets;
   args.gradient_observer = observer_;
+  args.run.observer = row_observer_;
   args.goes_back = goes_back;
   if (!graph_->run(plan_, limits_, args, loss)) {
     return Error{Errc::invalid_argument, "trainer: its plan does not fit"};
