@@ -26,12 +26,17 @@ inline std::string format_names() {
   return names;
 }
 
+// A check of an option.
+inline std::string is_format(const std::string& name) {
+  const auto format = nibble::quant::format_from_name(name);
+  if (format && nibble::quant::ggml_type_of(*format)) return "";
+  return "'" + name + "': formats are " + format_names();
+}
+
 inline nibble::quant::Format parse_format(const std::string& name) {
-  auto format = nibble::quant::format_from_name(name);
-  if (!format || !nibble::quant::ggml_type_of(*format)) {
-    throw CLI::ValidationError("'" + name + "': formats are " + format_names());
-  }
-  return *format;
+  const std::string wrong = is_format(name);
+  if (!wrong.empty()) throw CLI::ValidationError(wrong);
+  return *nibble::quant::format_from_name(name);
 }
 
 // Options --tensor REGEX=FORMAT.

@@ -3,6 +3,7 @@
 # Runs the examples as a user would and checks their output and exit codes.
 
 set(home_model ${CMAKE_CURRENT_SOURCE_DIR}/models/home-commands-f16.gguf)
+set(home_license ${PROJECT_SOURCE_DIR}/LICENSE)
 set(utterance "could you please dim the office light to 10 percent")
 set(call "light\\.set\\(room=office, level=10\\)")
 
@@ -15,7 +16,7 @@ function(nibble_example_test test program)
       -P ${CMAKE_CURRENT_SOURCE_DIR}/run_test.cmake -- $<TARGET_FILE:nibble_${program}> ${arg_ARGS})
 endfunction()
 
-foreach(program chat compare compress convert generate home_commands inspect perplexity quantize)
+foreach(program chat compare compress convert generate home_commands inspect perplexity quantize train)
   nibble_example_test(${program}_help ${program} EXIT 0 OUT "Usage: ${program}" ARGS --help)
   nibble_example_test(${program}_usage ${program} EXIT 2 ERR "^${program}: [^\n]*--help.\n$"
     ARGS --nonsense)
@@ -281,3 +282,25 @@ nibble_example_test(static_model static_model EXIT 0
   OUT "-> ${call}\n[0-9]+ bytes of working memory" ARGS ${home_model})
 nibble_example_test(minimal minimal EXIT 0 OUT "^${call}$")
 set_tests_properties(example_minimal PROPERTIES WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+
+# ---- train --------------------------------------------------------------------------------------
+set(small_model --layers 1 --dim 64 --heads 2 --kv-heads 1 --ffn 64 --sequences 4)
+nibble_example_test(train_small train EXIT 0
+  OUT "^57 536 parameters; [^\n]*\n[^\n]*small.gguf: loss [^\n]*\nright answers: 0.00 % [^\n]*\n$"
+  ARGS ${build_folder}/small.gguf ${small_model} --steps 12 --every 5 --utterances 3 --threads 1)
+nibble_example_test(train_goes_on train EXIT 0 OUT "right answers: 100.00 % of the held-out"
+  ARGS ${build_folder}/goes-on.gguf --continue --steps 2 --sequences 2 --rate 1e-6 --utterances 3
+       --qat q8_0 --small-moments --recompute --teacher ${home_model} --threads 1)
+nibble_example_test(train_text train EXIT 0 OUT "trained.gguf: loss"
+  ARGS ${build_folder}/trained.gguf ${small_model} --steps 3 --text ${home_license} --context 32
+       --threads 1)
+nibble_example_test(train_no_format train EXIT 2 ERR "^train: --qat: 'q9_9'" ARGS out.gguf --qat q9_9)
+nibble_example_test(train_bad_rate train EXIT 2 ERR "^train: --rate: " ARGS out.gguf --rate=nan)
+nibble_example_test(train_no_model train EXIT 1 ERR "^train: missing.gguf: "
+  ARGS out.gguf --like missing.gguf)
+nibble_example_test(train_bad_shape train EXIT 1 ERR "^train: [^\n]*head[^\n]*\n$"
+  ARGS out.gguf --dim 64 --heads 3)
+if(UNIX)
+  add_test(NAME example_train_interrupted COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/train/interrupted_test.sh
+    $<TARGET_FILE:nibble_train> ${build_folder}/interrupted.gguf)
+endif()

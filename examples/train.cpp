@@ -3,7 +3,6 @@
 // train: trains a language model, from scratch or from a model file. Without other options it makes
 // the model that ships with nibble again: home commands from a grammar, 3 500 steps of 64.
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <optional>
 #include <string>
@@ -34,6 +33,7 @@ struct Options {
   example::Shape shape;
   std::uint64_t n_steps = 3500, warm_up = 100, seed = 1, every = 500;
   double rate = 3e-3, decay = 0.1, alpha = 0.5, temperature = 2;
+  std::size_t n_utterances = 2000;
   Index n_sequences = 64, context = 0, n_threads = 0, n_accumulated = 1;
   bool small_moments = false, recompute = false, answers_only = false, quiet = false;
   std::string format = "f32";
@@ -75,7 +75,8 @@ std::optional<int> Options::parse(int argc, char** argv, CLI::App& app) {
       ->check(example::is_number)
       ->capture_default_str();
   app.add_option("--qat", deployed,
-                 "train for this format: forward passes run its kernels, the file gets its codes");
+                 "train for this format: forward passes run its kernels, the file gets its codes")
+      ->check(example::is_format);
   app.add_option("--teacher", teacher, "learn also from the predictions of this model");
   app.add_option("--alpha", alpha, "part of the right tokens in the loss, beside the teacher's")
       ->check(CLI::Range(0.0, 1.0))
@@ -90,6 +91,10 @@ std::optional<int> Options::parse(int argc, char** argv, CLI::App& app) {
   app.add_flag("--small-moments", small_moments, "AdamW's moments in 8 bits");
   app.add_flag("--recompute", recompute, "less memory: compute each layer again on the way back");
   app.add_option("--every", every, "steps between checkpoints and measurements; 0: none")
+      ->capture_default_str();
+  app.add_option("--utterances", n_utterances,
+                 "commands of each test split that are asked at the end")
+      ->check(CLI::Range(0, 1000000))
       ->capture_default_str();
   app.add_option("--seed", seed, "of weights and data")->capture_default_str();
   app.add_option("--threads", n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
@@ -148,12 +153,11 @@ nibble::train::RunOptions run_options(const Options& o, Index context) {
   return options;
 }
 
-// Exact answers on both splits.
-Result<void> report(const example::TrainedModel& model, nibble::Executor& executor) {
-  NIBBLE_TRY(splits, example::TestSplits::read(kModels));
-  NIBBLE_TRY(held_out,
-             example::percent_right(model, splits.held_out, splits.held_out.size(), executor));
-  NIBBLE_TRY(hard, example::percent_right(model, splits.hard, splits.hard.size(), executor));
+// Exact answers to the first n commands of both splits.
+Result<void> report(const example::TrainedModel& model, const example::TestSplits& splits,
+                    std::size_t n, nibble::Executor& executor) {
+  NIBBLE_TRY(held_out, example::percent_right(model, splits.held_out, n, executor));
+  NIBBLE_TRY(hard, example::percent_right(model, splits.hard, n, executor));
   std::printf("right answers: %.2f %% of the held-out commands, %.2f %% of the hard ones\n",
               held_out, hard);
   return nibble::ok();
@@ -214,9 +218,10 @@ Result<void> train(const Options& o) {
   NIBBLE_CHECK(example::train_to_end(run, loop, curve));
   NIBBLE_TRY(file, model.file(example::parse_format(o.format)));
   NIBBLE_CHECK(file.write(o.out));
-  std::printf("%s: loss %.4f\n", nibble::printable(o.out).c_str(),
-              curve.loss().points.empty() ? std::nan("") : curve.loss().points.back().value);
-  if (o.text.empty()) NIBBLE_CHECK(report(model, *pool));
+  std::printf("%s: loss %.4f\n", nibble::printable(o.out).c_str(), curve.last_loss());
+  if (splits && o.n_utterances > 0) {
+    NIBBLE_CHECK(report(model, *splits, o.n_utterances, *pool));
+  }
   if (!o.plot.empty() && !example::plot_curves(o.plot, {&curve})) {
     return Error{Errc::io, nibble::printable(o.plot) + ": no picture; is gnuplot installed?"};
   }

@@ -45,6 +45,11 @@ class Curve {
   void add_measured(std::uint64_t step, double percent) {
     measured_.points.push_back({step, percent});
   }
+  // The mean over the last steps.
+  double last_loss() const {
+    if (n_ > 0) return sum_ / static_cast<double>(n_);
+    return loss_.points.empty() ? 0 : loss_.points.back().value;
+  }
   const Line& loss() const { return loss_; }
   const Line& measured() const { return measured_; }
 
