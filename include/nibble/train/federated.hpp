@@ -6,7 +6,8 @@
 // Weights, or adapters (FedAvg: McMahan et al. 2017). The coordinator sends its model, each client
 // trains it and sends it back, the coordinator takes the mean, weighted by numbers of examples.
 // What is shared is what a client says: all parameters, or low-rank factors beside a base that all
-// have.
+// have. (The mean of factors is not that of their products; in practice it serves: Zhang et al.,
+// "FedIT", 2023.)
 //
 // Predictions (FedMD: Li and Wang 2019; FedDF: Lin et al. 2020). Each client predicts the rows of
 // examples that all have; the coordinator sends the mean of the predictions to all, who learn from
@@ -182,6 +183,12 @@ struct PublicRows {
   double temperature = 1;
 };
 
+// The mean of the predictions of a round.
+struct MeanPredictions {
+  TopLogits predictions;
+  std::uint64_t round = 0;
+};
+
 // Sends models or predictions and takes in what comes back. Keeps the answers of a round, n clients
 // times what one sends. The transport must live as long.
 class Coordinator {
@@ -215,15 +222,17 @@ class Coordinator {
   }
 
   // Begins a round of predictions: sends the mean of the last one, if there is any.
-  Result<void> ask_to_predict(const TopLogits* mean, std::span<const Index> clients) {
+  Result<void> ask_to_predict(const std::optional<MeanPredictions>& mean,
+                              std::span<const Index> clients) {
     const std::uint64_t next = round() + 1;
-    auto bytes = mean == nullptr ? federated_note(FederatedKind::first, next)
-                                 : federated_predictions(FederatedKind::predict, next, 0, *mean);
+    auto bytes = mean ? federated_predictions(FederatedKind::predict, next, 0, mean->round,
+                                              mean->predictions)
+                      : federated_note(FederatedKind::first, next);
     if (!bytes) return std::move(bytes).error();
     return ask(*bytes, clients);
   }
   // Waits for the answers and leaves their mean in `mean`; it stays as it is if there is none.
-  Result<RoundReport> average(const PublicRows& rows, std::optional<TopLogits>& mean,
+  Result<RoundReport> average(const PublicRows& rows, std::optional<MeanPredictions>& mean,
                               double sharpness = 0) {
     return catch_out_of_memory([&]() -> Result<RoundReport> {
       std::vector<SentPredictions> sent;
@@ -236,7 +245,7 @@ class Coordinator {
       }));
       if (!sent.empty()) {
         NIBBLE_TRY(made, average_predictions(sent, rows.k, sharpness));
-        mean.emplace(std::move(made));
+        mean.emplace(MeanPredictions{std::move(made), round_});
       }
       return std::move(report_);
     });
@@ -357,8 +366,9 @@ class FederatedClient {
   virtual std::vector<Parameter> shared() = 0;
   // Trains on what the client has; the number of examples, from 1.
   virtual Result<std::uint64_t> train(std::uint64_t round) = 0;
-  // Learns from the mean of all predictions of the round before.
-  virtual Result<void> learn(std::uint64_t round, const TopLogits& mean) = 0;
+  // Learns from the mean of all predictions of a round before, of_round.
+  virtual Result<void> learn(std::uint64_t round, std::uint64_t of_round,
+                             const TopLogits& mean) = 0;
   // Predictions of the rows of this round.
   virtual Result<TopLogits> predict(std::uint64_t round) = 0;
 };
@@ -383,13 +393,14 @@ inline Result<std::vector<std::byte>> federated_answer(FederatedClient& client,
   }
   if (message.kind == FederatedKind::predict) {
     NIBBLE_TRY(mean, TopLogits::of(message.file));
-    NIBBLE_CHECK(client.learn(message.round, mean));
+    NIBBLE_CHECK(client.learn(message.round, message.of_round, mean));
   } else if (message.kind != FederatedKind::first) {
     return Error{Errc::malformed, message.file.name() + ": a message that is not for clients"};
   }
   NIBBLE_TRY(n, client.train(message.round));
   NIBBLE_TRY(predictions, client.predict(message.round));
-  return federated_predictions(FederatedKind::predictions, message.round, n, predictions);
+  return federated_predictions(FederatedKind::predictions, message.round, n, message.round,
+                               predictions);
 }
 
 }  // namespace detail

@@ -81,7 +81,7 @@ class LocalClient final : public FederatedClient {
 
   // Errors: those of Run. The number is that of the examples in all steps.
   Result<std::uint64_t> train(std::uint64_t round) override;
-  Result<void> learn(std::uint64_t round, const TopLogits& mean) override;
+  Result<void> learn(std::uint64_t round, std::uint64_t of_round, const TopLogits& mean) override;
   Result<TopLogits> predict(std::uint64_t round) override;
 
   // Mean of the losses of the last train() or learn(), in nats.
@@ -154,15 +154,15 @@ inline Result<std::uint64_t> LocalClient::train(std::uint64_t round) {
   return n;
 }
 
-inline Result<void> LocalClient::learn(std::uint64_t round, const TopLogits& mean) {
-  if (common_ == nullptr || round < 2) {
+inline Result<void> LocalClient::learn(std::uint64_t round, std::uint64_t of_round,
+                                       const TopLogits& mean) {
+  if (common_ == nullptr || round < 1 || of_round < 1) {
     return Error{Errc::invalid_argument, "client: no examples that all have"};
   }
   if (mean.n_examples() != options_.n_public || mean.vocabulary() != options_.batches.vocabulary) {
     return Error{Errc::malformed, "client: predictions of other examples"};
   }
-  // The mean is that of the round before.
-  const SliceSource examples = slice(*common_, round - 1, options_.n_public);
+  const SliceSource examples = slice(*common_, of_round, options_.n_public);
   NIBBLE_TRY(batches, Batches::create(examples, in_order()));
   NIBBLE_TRY(trainer, Trainer::create(*graph_, *weights_, trainer_options(), *executor_));
   NIBBLE_TRY(optimizer, AdamW::create(weights_->parameters(), options_.optimizer));

@@ -6,6 +6,7 @@
 //   federated.kind     what it is (FederatedKind)
 //   federated.round    of the coordinator, from 1
 //   federated.weight   examples that a client has trained on
+//   federated.of_round predictions to learn from: the round whose rows they are
 #pragma once
 
 #include <cstddef>
@@ -45,16 +46,18 @@ struct FederatedMessage {
   FederatedKind kind = FederatedKind::stop;
   std::uint64_t round = 0;
   std::uint64_t weight = 0;
+  std::uint64_t of_round = 0;
   io::Gguf file;
 };
 
 namespace detail {
 
 inline void set_federated_keys(io::GgufWriter& writer, FederatedKind kind, std::uint64_t round,
-                               std::uint64_t weight) {
+                               std::uint64_t weight, std::uint64_t of_round) {
   writer.set("federated.kind", static_cast<std::uint32_t>(kind));
   writer.set("federated.round", round);
   writer.set("federated.weight", weight);
+  writer.set("federated.of_round", of_round);
 }
 
 }  // namespace detail
@@ -64,7 +67,7 @@ inline Result<std::vector<std::byte>> federated_note(FederatedKind kind, std::ui
   return catch_out_of_memory([&] {
     io::GgufWriter writer;
     writer.set("general.type", "federated");
-    detail::set_federated_keys(writer, kind, round, 0);
+    detail::set_federated_keys(writer, kind, round, 0, 0);
     return writer.to_bytes();
   });
 }
@@ -78,7 +81,7 @@ inline Result<std::vector<std::byte>> federated_values(FederatedKind kind, std::
   return catch_out_of_memory([&]() -> Result<std::vector<std::byte>> {
     io::GgufWriter writer;
     writer.set("general.type", "federated");
-    detail::set_federated_keys(writer, kind, round, weight);
+    detail::set_federated_keys(writer, kind, round, weight, 0);
     std::vector<std::vector<f16>> halves;
     for (const Parameter& p : parameters) {
       const std::uint64_t dims[] = {p.values.size()};
@@ -106,9 +109,10 @@ inline Result<std::vector<std::byte>> federated_values(FederatedKind kind, std::
 
 inline Result<std::vector<std::byte>> federated_predictions(FederatedKind kind, std::uint64_t round,
                                                             std::uint64_t weight,
+                                                            std::uint64_t of_round,
                                                             const TopLogits& predictions) {
   return predictions.to_bytes([&](io::GgufWriter& writer) {
-    detail::set_federated_keys(writer, kind, round, weight);
+    detail::set_federated_keys(writer, kind, round, weight, of_round);
   });
 }
 
@@ -122,10 +126,12 @@ inline Result<FederatedMessage> read_federated(std::span<const std::byte> bytes,
     NIBBLE_TRY(kind, file.get<std::uint32_t>("federated.kind"));
     NIBBLE_TRY(round, file.get<std::uint64_t>("federated.round"));
     NIBBLE_TRY(weight, file.get<std::uint64_t>("federated.weight"));
+    NIBBLE_TRY(of_round, file.get<std::uint64_t>("federated.of_round"));
     if (kind > static_cast<std::uint32_t>(FederatedKind::stop)) {
       return Error{Errc::malformed, from + ": a message of unknown kind " + to_text(kind)};
     }
-    return FederatedMessage{static_cast<FederatedKind>(kind), round, weight, std::move(file)};
+    return FederatedMessage{static_cast<FederatedKind>(kind), round, weight, of_round,
+                            std::move(file)};
   });
 }
 
