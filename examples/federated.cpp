@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// federated: 20 homes teach one model, and none of them shows its data. Simulates federated learning
-// of home commands in one process: what the model knows after each round, and how much was sent.
+// federated: 20 homes teach one model, and none of them shows its data. Simulates federated
+// learning of home commands in one process: what the model knows after each round, and how much was
+// sent.
 #include <algorithm>
 #include <optional>
 #include <string>
@@ -14,8 +15,8 @@
 
 namespace {
 
-using nibble::Error;
 using nibble::Errc;
+using nibble::Error;
 using nibble::Index;
 using nibble::Result;
 

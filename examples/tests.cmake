@@ -15,7 +15,7 @@ function(nibble_example_test test program)
       -P ${CMAKE_CURRENT_SOURCE_DIR}/run_test.cmake -- $<TARGET_FILE:nibble_${program}> ${arg_ARGS})
 endfunction()
 
-foreach(program chat compare compress convert generate home_commands inspect perplexity quantize)
+foreach(program chat compare compress convert federated generate home_commands inspect perplexity quantize)
   nibble_example_test(${program}_help ${program} EXIT 0 OUT "Usage: ${program}" ARGS --help)
   nibble_example_test(${program}_usage ${program} EXIT 2 ERR "^${program}: [^\n]*--help.\n$"
     ARGS --nonsense)
@@ -281,3 +281,18 @@ nibble_example_test(static_model static_model EXIT 0
   OUT "-> ${call}\n[0-9]+ bytes of working memory" ARGS ${home_model})
 nibble_example_test(minimal minimal EXIT 0 OUT "^${call}$")
 set_tests_properties(example_minimal PROPERTIES WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+
+# Training with others: tiny, so that it takes seconds.
+set(tiny --layers 1 --dim 16 --heads 2 --kv-heads 1 --ffn 32)
+nibble_example_test(federated federated EXIT 0
+  OUT "weights +round +2: +4 homes answered, +0 did not, +0 excluded; sent +[0-9.]+ MiB; right .*predictions +round +2: .*in one place .*rounds +MiB sent +right\nweights "
+  ARGS ${tiny} --clients 4 --rounds 2 --steps 2 --sequences 4 --examples 20 --common 8
+    --common-round 4 --test 5 --away 0 --alone --quiet)
+nibble_example_test(federated_away federated EXIT 0
+  OUT "weights, f16 +round +1: +0 homes answered, +3 did not, +0 excluded; sent "
+  ARGS ${tiny} --clients 3 --rounds 1 --steps 1 --sequences 2 --examples 4 --test 1 --away 1
+    --share weights --halves --quiet)
+nibble_example_test(federated_no_file federated EXIT 1 ERR "^federated: missing.gguf: [^\n]*\n$"
+  ARGS --like missing.gguf)
+nibble_example_test(federated_bad_share federated EXIT 2 ERR "^federated: --share: [^\n]*--help.\n$"
+  ARGS --share gradients)

@@ -24,8 +24,8 @@ struct SimulationOptions {
   nibble::Index n_clients = 20, n_examples = 400, n_common = 256;
   std::size_t n_intents = 3, n_rooms = 4;
   std::uint64_t n_rounds = 30, every = 2, seed = 1;
-  double away = 0.2;       // the probability that a home does not answer in a round
-  double sharpness = 0;    // of the mean of predictions
+  double away = 0.2;     // the probability that a home does not answer in a round
+  double sharpness = 0;  // of the mean of predictions
   std::size_t n_test = 300;
   nibble::train::SentAs sent_as = nibble::train::SentAs::f32;
   nibble::train::LocalOptions local;
@@ -36,7 +36,7 @@ struct SimulationOptions {
 struct Progress {
   struct Point {
     std::uint64_t round = 0;
-    double right = 0;  // percent
+    double right = 0;      // percent
     double mebibytes = 0;  // sent in both directions so far
   };
   std::string name;
@@ -152,10 +152,11 @@ inline nibble::Result<void> Simulation::report(const Model& model,
   NIBBLE_TRY(percent, right(model));
   const double mebibytes = static_cast<double>(bytes) / (1024.0 * 1024.0);
   progress.points.push_back({round.round, percent, mebibytes});
-  std::printf("%-22s round %3llu: %3zu homes answered, %2zu did not, %2zu excluded; sent %9.3f MiB;"
-              " right %6.2f %%\n",
-              progress.name.c_str(), static_cast<unsigned long long>(round.round),
-              round.used.size(), round.silent.size(), round.excluded.size(), mebibytes, percent);
+  std::printf(
+      "%-22s round %3llu: %3zu homes answered, %2zu did not, %2zu excluded; sent %9.3f MiB;"
+      " right %6.2f %%\n",
+      progress.name.c_str(), static_cast<unsigned long long>(round.round), round.used.size(),
+      round.silent.size(), round.excluded.size(), mebibytes, percent);
   std::fflush(stdout);
   for (const nibble::train::Excluded& one : round.excluded) {
     std::printf("  %s\n", one.error.message.c_str());

@@ -126,8 +126,8 @@ inline Result<TopLogits> average_predictions(std::span<const SentPredictions> se
           const TopRow row = from.row(example, r);
           double most = 0;
           for (const f16 x : row.logprobs) most = larger(most, std::exp(double{to_f32(x)}));
-          const double weight = static_cast<double>(one->weight) *
-                                (sharpness > 0 ? std::pow(most, sharpness) : 1.0);
+          const double weight =
+              static_cast<double>(one->weight) * (sharpness > 0 ? std::pow(most, sharpness) : 1.0);
           const Index n_others = vocabulary - static_cast<Index>(row.ids.size());
           const double share = n_others > 0 ? double{row.rest} / static_cast<double>(n_others) : 0;
           for (std::size_t i = 0; i < row.ids.size(); ++i) {
@@ -201,8 +201,8 @@ class Coordinator {
   // Begins a round of training: sends the parameters to these clients. Who cannot be reached is
   // silent. Errors: those of federated_values().
   Result<void> ask_to_train(std::span<const Parameter> model, std::span<const Index> clients) {
-    NIBBLE_TRY(bytes, federated_values(FederatedKind::train, round() + 1, 0, model,
-                                       options_.sent_as));
+    NIBBLE_TRY(bytes,
+               federated_values(FederatedKind::train, round() + 1, 0, model, options_.sent_as));
     return ask(bytes, clients);
   }
   // Waits for the answers and replaces the parameters by their mean; they stay as they are if there

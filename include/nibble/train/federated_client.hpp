@@ -36,10 +36,10 @@ struct LocalOptions {
   // Of a step. The seed is that of the client: each round has an order of its own.
   BatchOptions batches;
   // Of predictions.
-  Index n_public = 64;    // examples of a round; the next round has the next ones, around
-  Index k = 8;            // tokens that are kept of each row
+  Index n_public = 64;  // examples of a round; the next round has the next ones, around
+  Index k = 8;          // tokens that are kept of each row
   double temperature = 1;
-  Index n_passes = 1;     // over the examples of a round to learn them
+  Index n_passes = 1;  // over the examples of a round to learn them
 };
 
 // Some examples of another source, from `first` on and around.
@@ -60,8 +60,8 @@ class SliceSource final : public Source {
 };
 
 // The optimizer starts anew in each round: what a client sends and gets are values alone. Refers to
-// the graph, the weights, the sources and the executor: all must live as long. Memory for a batch is
-// allocated in each call and released after it.
+// the graph, the weights, the sources and the executor: all must live as long. Memory for a batch
+// is allocated in each call and released after it.
 class LocalClient final : public FederatedClient {
  public:
   // `own` may be null for who only learns and predicts (a coordinator), `common` for who only

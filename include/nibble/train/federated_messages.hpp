@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What the parties of federated learning send: GGUF files in memory, since these are checked when
-// they are read, whoever wrote them. Values of a model are one f32 or f16 tensor for each parameter,
-// predictions are those of TopLogits. The keys beside them:
+// they are read, whoever wrote them. Values of a model are one f32 or f16 tensor for each
+// parameter, predictions are those of TopLogits. The keys beside them:
 //   federated.kind     what it is (FederatedKind)
 //   federated.round    of the coordinator, from 1
 //   federated.weight   examples that a client has trained on
@@ -72,8 +72,8 @@ inline Result<std::vector<std::byte>> federated_note(FederatedKind kind, std::ui
   });
 }
 
-// The values of all parameters. Errors: limit (a value beyond f16, if it is sent so), malformed (one
-// that is not finite: a model that has failed is not sent).
+// The values of all parameters. Errors: limit (a value beyond f16, if it is sent so), malformed
+// (one that is not finite: a model that has failed is not sent).
 inline Result<std::vector<std::byte>> federated_values(FederatedKind kind, std::uint64_t round,
                                                        std::uint64_t weight,
                                                        std::span<const Parameter> parameters,
@@ -143,9 +143,9 @@ inline Result<std::vector<float>> federated_values_of(const FederatedMessage& me
     const std::string& from = message.file.name();
     std::vector<float> values;
     if (message.file.tensors().size() != parameters.size()) {
-      return Error{Errc::malformed, from + ": another model: " +
-                                        to_text(message.file.tensors().size()) +
-                                        " parameters instead of " + to_text(parameters.size())};
+      return Error{Errc::malformed,
+                   from + ": another model: " + to_text(message.file.tensors().size()) +
+                       " parameters instead of " + to_text(parameters.size())};
     }
     for (const Parameter& p : parameters) {
       const io::GgufTensor* const t = message.file.find_tensor(p.name);
