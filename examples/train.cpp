@@ -20,8 +20,8 @@
 
 namespace {
 
-using nibble::Error;
 using nibble::Errc;
+using nibble::Error;
 using nibble::Index;
 using nibble::Result;
 
@@ -50,7 +50,8 @@ std::optional<int> Options::parse(int argc, char** argv, CLI::App& app) {
       ->capture_default_str();
   app.add_flag("--continue", goes_on, "start from the weights of --like, not from scratch");
   app.add_option("--text", text, "train on this text, in windows; default: home commands");
-  app.add_option("--layers", shape.n_layers, "another number of layers")->check(CLI::Range(1, 1000));
+  app.add_option("--layers", shape.n_layers, "another number of layers")
+      ->check(CLI::Range(1, 1000));
   app.add_option("--dim", shape.dim, "another width")->check(CLI::Range(8, 16384));
   app.add_option("--heads", shape.n_heads, "another number of heads")->check(CLI::Range(1, 256));
   app.add_option("--kv-heads", shape.n_kv_heads, "heads of keys and values")
@@ -184,9 +185,9 @@ Result<void> train(const Options& o) {
       return Error{Errc::invalid_argument,
                    teacher_file->name() + ": a teacher of another vocabulary"};
     }
-    NIBBLE_TRY(made, nibble::train::ModelTeacher::create(teacher_model->graph(),
-                                                         teacher_model->weights(), options.batches,
-                                                         *pool, o.teacher));
+    NIBBLE_TRY(made,
+               nibble::train::ModelTeacher::create(teacher_model->graph(), teacher_model->weights(),
+                                                   options.batches, *pool, o.teacher));
     teacher.emplace(std::move(made));
   }
 

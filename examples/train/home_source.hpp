@@ -24,8 +24,8 @@ class HomeSource final : public nibble::train::Source {
 
   nibble::Index n_examples() const noexcept override { return n_examples_; }
   nibble::Result<void> read(nibble::Index i, nibble::train::Example& out) const override {
-    home::Commands commands(home::Split::train, nibble::train::detail::mixed(seed_) +
-                                                    static_cast<std::uint64_t>(i));
+    home::Commands commands(home::Split::train,
+                            nibble::train::detail::mixed(seed_) + static_cast<std::uint64_t>(i));
     NIBBLE_TRY(sample, sample_tokens(*tokenizer_, commands.next()));
     out.clear();
     if (learned_ == Learned::answer) {

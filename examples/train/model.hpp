@@ -22,18 +22,13 @@
 
 namespace example {
 
-// Only these are compiled.
+// The architectures that the programs train; each is compiled for it.
 using TrainedArchitectures = nibble::ArchitectureList<nibble::Llama>;
-using TrainedFormats =
-    nibble::graph::FormatList<nibble::quant::F32, nibble::quant::F16, nibble::quant::Q8_0,
-                              nibble::quant::Q4_0, nibble::quant::Q4_1, nibble::quant::Q4_K,
-                              nibble::quant::Q2_H, nibble::quant::Q3_H>;
 
 // A model that was loaded to be asked.
 inline nibble::Result<nibble::Model> load_to_ask(const nibble::io::Gguf& file,
                                                  nibble::Executor& executor) {
-  return nibble::Model::from_gguf<TrainedFormats, TrainedArchitectures>(file,
-                                                                        {.executor = &executor});
+  return nibble::Model::from_gguf<nibble::graph::AllFormats>(file, {.executor = &executor});
 }
 
 // A file in memory.
@@ -51,8 +46,10 @@ struct Shape {
   bool is_same() const { return n_layers + dim + n_heads + n_kv_heads + ffn == 0; }
 };
 
-// A file without tensors: the metadata of `like`, and so its tokenizer, with other dimensions. The
-// size of a head follows from the width and the number of heads. Errors: those of Gguf::parse.
+// The metadata of `like`, and so its tokenizer, with other dimensions: what a model of that shape
+// will be. Of the tensors there is only the table of embeddings, which says how many tokens there
+// are; its values are zeros. The size of a head follows from the width and the number of heads.
+// Errors: those of Gguf::parse.
 inline nibble::Result<nibble::io::Gguf> outline_of(const nibble::io::Gguf& like,
                                                    const Shape& shape) {
   NIBBLE_TRY(architecture, like.get_string("general.architecture"));
@@ -67,13 +64,17 @@ inline nibble::Result<nibble::io::Gguf> outline_of(const nibble::io::Gguf& like,
   set("attention.head_count", shape.n_heads);
   set("attention.head_count_kv", shape.n_kv_heads);
   set("feed_forward_length", shape.ffn);
+  NIBBLE_TRY(dim, like.get_u64(prefix + "embedding_length"));
   if (shape.dim > 0 || shape.n_heads > 0) {
-    NIBBLE_TRY(dim, like.get_u64(prefix + "embedding_length"));
     NIBBLE_TRY(heads, like.get_u64(prefix + "attention.head_count"));
     const std::uint64_t head_dim =
         (shape.dim > 0 ? shape.dim : dim) / (shape.n_heads > 0 ? shape.n_heads : heads);
     set("rope.dimension_count", static_cast<std::uint32_t>(head_dim));
   }
+  NIBBLE_TRY(embeddings, like.tensor("token_embd.weight"));
+  const std::uint64_t dims[] = {shape.dim > 0 ? shape.dim : dim, embeddings.dims[1]};
+  const std::vector<std::byte> zeros(static_cast<std::size_t>(dims[0] * dims[1]));
+  writer.add_tensor("token_embd.weight", nibble::io::GgmlType::i8, dims, zeros);
   NIBBLE_TRY(bytes, writer.to_bytes());
   return parse_bytes(bytes, like.name());
 }
@@ -98,15 +99,15 @@ class TrainedModel {
     made.graph_ = std::move(graph);
     const nibble::graph::FormatOps* deployed = nullptr;
     if (options.deployed) {
-      deployed = nibble::graph::find(TrainedFormats::kOps, *options.deployed);
+      deployed = nibble::graph::find(nibble::graph::AllFormats::kOps, *options.deployed);
       if (deployed == nullptr) {
         return nibble::Error{nibble::Errc::unsupported,
                              std::string("this program does not train for the format ") +
                                  to_string(*options.deployed)};
       }
     }
-    const auto choose = [&](const std::string& name, const nibble::graph::WeightNeed& need)
-        -> nibble::Result<WeightChoice> {
+    const auto choose = [&](const std::string& name,
+                            const nibble::graph::WeightNeed& need) -> nibble::Result<WeightChoice> {
       WeightChoice choice;
       const bool is_there = need.is_required || like.find_tensor(name) != nullptr;
       choice.kind = is_there ? WeightChoice::Kind::trained : WeightChoice::Kind::absent;

@@ -27,14 +27,18 @@ def run(make, clip=0.0):
     return weight.tolist() + bias.tolist()
 
 
+def groups(weight, bias, decay):
+    return [{"params": weight, "weight_decay": decay}, {"params": bias, "weight_decay": 0.0}]
+
+
 def adamw(lr, decay, **options):
     return lambda w, b: torch.optim.AdamW(
-        [{"params": w, "weight_decay": decay}, {"params": b, "weight_decay": 0.0}], lr=lr, **options)
+        groups(w, b, decay), lr=lr, **options)
 
 
 def sgd(lr, decay, **options):
     return lambda w, b: torch.optim.SGD(
-        [{"params": w, "weight_decay": decay}, {"params": b, "weight_decay": 0.0}], lr=lr, **options)
+        groups(w, b, decay), lr=lr, **options)
 
 
 RUNS = {

@@ -182,6 +182,19 @@ TEST_CASE("zero stays zero, and numbers too small for a scale become zero") {
   });
 }
 
+TEST_CASE("a square above zero never becomes zero: its value would run away") {
+  for_each_target([](simd::Target) {
+    State state{Floats(256, 1.0f), std::vector<std::int8_t>(256), std::vector<std::uint8_t>(256),
+                Floats(1), Floats(1)};
+    Floats g(256, 1e-6f);  // of which the squares are 10⁻¹² of the largest, code 0.26
+    g[0] = 1;
+    for (std::uint32_t t = 0; t < 50; ++t) {
+      state.step(kStep, t, g);
+      for (const std::uint8_t code : state.v) REQUIRE(code > 0);
+    }
+  });
+}
+
 TEST_CASE("8-bit moments take 2.1 bytes a parameter, small tensors included") {
   Floats a(64 * 1000), g(a.size()), b(200), gb(200);
   AdamWOptions options;

@@ -71,7 +71,8 @@ HWY_INLINE void for_each_vector(const kernels::MatmulArgs& args, const kernels::
   }
 }
 
-// Nearly all vectors are whole; a masked store takes ten times as long as a plain one on a Zen 3.
+// Nearly all vectors are whole, and stored plainly: f32 products of many rows with k = 128 took 1.1
+// times as long with masked stores on a Zen 3.
 HWY_INLINE void store_outputs(VF32 v, const kernels::MatmulArgs& args, Outputs at) {
   float* const to = args.out + at.row * args.out_stride + at.column;
   if (HWY_LIKELY(at.count == size_t{kLanes})) {
@@ -155,6 +156,13 @@ HWY_INLINE void compute_tile(const kernels::MatmulArgs& args, Index row, Index c
     tile<kRows, kColumns>(Form{}, input, args.k, weights, lane, prefetcher, out);
     complete_sums<Form, kRows, kColumns>(input, out);
   };
+  if constexpr (!kNarrow) {
+    // The outputs are on their way while the sums are made. (f32, many rows, on a Zen 3: 1.25 times
+    // the rate at k = 128, 1.03 times at k = 512.)
+    for (Index r = row; r < row + kRows; ++r) {
+      prefetch(args.out, static_cast<size_t>(r * args.out_stride + column));
+    }
+  }
   compute(args.weights, sums);
   if (args.gate != nullptr) compute(args.gate, gate);
   args.finish(args, sums, gate, {row, column, kRows, kColumns});

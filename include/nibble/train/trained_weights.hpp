@@ -41,8 +41,8 @@ struct WeightChoice {
   // The format in which a trained matrix is deployed: it is rounded to it before each step, and the
   // forward pass runs the kernels of that format. Null: f32.
   const graph::FormatOps* deployed = nullptr;
-  Index rank = 0;           // of factors beside a matrix of products; 0: none
-  float factor_scale = 1;   // alpha / rank
+  Index rank = 0;          // of factors beside a matrix of products; 0: none
+  float factor_scale = 1;  // alpha / rank
 };
 
 // A matrix (n, k) or vector (n = 0) in training.
@@ -129,7 +129,8 @@ class TrainedWeights::Planner final : public graph::SurveySink {
     if (error_ || find(need.slot, need.layer) != nullptr) return;
     const std::string name = graph_.tensor_name(need.slot, need.layer);
     auto choice = choose_(name, need);
-    Result<void> added = choice ? add(name, need, *choice) : Result<void>(std::move(choice).error());
+    Result<void> added =
+        choice ? add(name, need, *choice) : Result<void>(std::move(choice).error());
     if (!added) error_ = std::move(added).error();
   }
 
@@ -196,7 +197,8 @@ class TrainedWeights::Planner final : public graph::SurveySink {
       if (is_tied) entries_.push_back({name, need, choice, true});
       return ok();
     }
-    if (need.is_table && need.n == 0) need.n = choice.kind == Kind::base ? choice.base.n : choice.n_rows;
+    if (need.is_table && need.n == 0)
+      need.n = choice.kind == Kind::base ? choice.base.n : choice.n_rows;
     const bool is_matrix = need.n > 0;
     if (choice.kind == Kind::base && (choice.base.n != need.n || choice.base.k != need.k)) {
       return wrong(name, "a base of shape " + graph::shape_text(choice.base.n, choice.base.k) +
@@ -236,7 +238,8 @@ class TrainedWeights::Planner final : public graph::SurveySink {
   }
   static Result<void> count(const std::string& name, std::uint64_t n_values, std::size_t& bytes) {
     if (n_values > static_cast<std::uint64_t>(kMaxBytes) / 16 - bytes / 4) {
-      return Error{Errc::limit, "weights " + io::quoted(name) + ": too large for the address space"};
+      return Error{Errc::limit,
+                   "weights " + io::quoted(name) + ": too large for the address space"};
     }
     bytes += align_up(static_cast<std::size_t>(n_values) * sizeof(float));
     return ok();
@@ -266,7 +269,8 @@ class TrainedWeights::Planner final : public graph::SurveySink {
       weight = {need.n > 0 ? &graph::kF32Rows : nullptr, need.n, need.k, data, 1, {}};
       if (c.deployed != nullptr) {
         tensor.packed = next_packed_;
-        next_packed_ += align_up(static_cast<std::size_t>(c.deployed->packed_bytes(need.n, need.k)));
+        next_packed_ +=
+            align_up(static_cast<std::size_t>(c.deployed->packed_bytes(need.n, need.k)));
         weight.ops = c.deployed;
         weight.data = tensor.packed;
       }
