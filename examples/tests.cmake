@@ -15,7 +15,7 @@ function(nibble_example_test test program)
       -P ${CMAKE_CURRENT_SOURCE_DIR}/run_test.cmake -- $<TARGET_FILE:nibble_${program}> ${arg_ARGS})
 endfunction()
 
-foreach(program chat compare compress convert federated generate home_commands inspect perplexity quantize)
+foreach(program chat compare compress convert federated generate home_commands inspect perplexity quantize search)
   nibble_example_test(${program}_help ${program} EXIT 0 OUT "Usage: ${program}" ARGS --help)
   nibble_example_test(${program}_usage ${program} EXIT 2 ERR "^${program}: [^\n]*--help.\n$"
     ARGS --nonsense)
@@ -296,3 +296,13 @@ nibble_example_test(federated_no_file federated EXIT 1 ERR "^federated: missing.
   ARGS --like missing.gguf)
 nibble_example_test(federated_bad_share federated EXIT 2 ERR "^federated: --share: [^\n]*--help.\n$"
   ARGS --share gradients)
+nibble_example_test(search search EXIT 0
+  OUT "^[0-9]+ shapes; [0-9]+ fit 60 000 bytes in q4_0, .*measured .*\n1 layers x  32, .*not beaten in bytes, time and loss .*layers x +[0-9]+, .* 4 +[0-9.]+ +[0-9.]+\n$"
+  ARGS --kilobytes 60 --command-ms 1000 --format q4_0 --layers 2 --least-dim 32 --most-dim 64 --step 32
+    --head-dims 16 --budgets 2 --trained 2 --kept 1 --steps 4 --sequences 4 --test 4 --quiet)
+nibble_example_test(search_nothing search EXIT 1 ERR "^search: no shape fits the budget; the grid has [0-9]+\n$"
+  ARGS --kilobytes 1)
+nibble_example_test(search_no_file search EXIT 1 ERR "^search: missing.gguf: [^\n]*\n$"
+  ARGS --like missing.gguf)
+nibble_example_test(search_bad_format search EXIT 2 ERR "^search: --format: [^\n]*--help.\n$"
+  ARGS --format q9_9)

@@ -68,18 +68,16 @@ inline std::vector<ShapeMatrix> matrices_of(const Shape& s, std::uint64_t vocabu
   const std::uint64_t dim = s.dim, layers = s.n_layers;
   const std::uint64_t kv = dim / s.n_heads * s.n_kv_heads;
   std::vector<ShapeMatrix> all = {{vocabulary, dim, 1, is_tied},
-                                  {dim, dim, 2 * layers},     // queries, output
-                                  {kv, dim, 2 * layers},      // keys, values
-                                  {s.ffn, dim, 2 * layers},   // gate, up
-                                  {dim, s.ffn, layers}};      // down
+                                  {dim, dim, 2 * layers},    // queries, output
+                                  {kv, dim, 2 * layers},     // keys, values
+                                  {s.ffn, dim, 2 * layers},  // gate, up
+                                  {dim, s.ffn, layers}};     // down
   if (!is_tied) all.push_back({vocabulary, dim, 1});
   return all;
 }
 
 // Gains of norms: f32 in any format.
-inline std::uint64_t n_gains(const Shape& s) {
-  return (2 * std::uint64_t{s.n_layers} + 1) * s.dim;
-}
+inline std::uint64_t n_gains(const Shape& s) { return (2 * std::uint64_t{s.n_layers} + 1) * s.dim; }
 
 inline std::uint64_t parameters_of(const Shape& s, std::uint64_t vocabulary, bool is_tied) {
   std::uint64_t sum = n_gains(s);
@@ -87,8 +85,8 @@ inline std::uint64_t parameters_of(const Shape& s, std::uint64_t vocabulary, boo
   return sum;
 }
 
-// Bytes of the weights in a file whose matrices have this format. Error: invalid_argument (rows that
-// are no whole blocks of it).
+// Bytes of the weights in a file whose matrices have this format. Error: invalid_argument (rows
+// that are no whole blocks of it).
 inline nibble::Result<std::uint64_t> bytes_of(const Shape& s, std::uint64_t vocabulary,
                                               bool is_tied, nibble::quant::Format format) {
   std::uint64_t sum = 4 * n_gains(s);
@@ -105,9 +103,8 @@ template <class Model, class Beats>
 std::vector<std::size_t> pareto_front(const std::vector<Model>& models, Beats&& beats) {
   std::vector<std::size_t> front;
   for (std::size_t i = 0; i < models.size(); ++i) {
-    const bool is_beaten = std::any_of(models.begin(), models.end(), [&](const Model& other) {
-      return beats(other, models[i]);
-    });
+    const bool is_beaten = std::any_of(models.begin(), models.end(),
+                                       [&](const Model& other) { return beats(other, models[i]); });
     if (!is_beaten) front.push_back(i);
   }
   return front;
