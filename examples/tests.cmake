@@ -306,3 +306,22 @@ nibble_example_test(search_no_file search EXIT 1 ERR "^search: missing.gguf: [^\
   ARGS --like missing.gguf)
 nibble_example_test(search_bad_format search EXIT 2 ERR "^search: --format: [^\n]*--help.\n$"
   ARGS --format q9_9)
+
+# Between processes: all answer; one is killed, and the others go on without it. (Options of Open MPI.)
+if(TARGET nibble_federated_mpi)
+  nibble_example_test(federated_mpi_usage federated_mpi EXIT 2 ERR "^federated_mpi: [^\n]*--help.\n$"
+    ARGS --nonsense)
+  execute_process(COMMAND ${MPIEXEC_EXECUTABLE} --version OUTPUT_VARIABLE mpi_version ERROR_QUIET)
+  if(mpi_version MATCHES "Open MPI")
+    set(together ${MPIEXEC_EXECUTABLE} --oversubscribe --enable-recovery ${MPIEXEC_NUMPROC_FLAG} 4
+      $<TARGET_FILE:nibble_federated_mpi> --rounds 3 --steps 1 --sequences 2 --examples 8 --test 2)
+    add_test(NAME example_federated_mpi COMMAND ${together} --seconds 60)
+    set_tests_properties(example_federated_mpi PROPERTIES PASS_REGULAR_EXPRESSION
+      "round   2: 3 homes answered, 0 did not.*round   3: 3 homes answered, 0 did not")
+    add_test(NAME example_federated_mpi_killed COMMAND ${together} --seconds 5 --killed 2)
+    set_tests_properties(example_federated_mpi_killed PROPERTIES PASS_REGULAR_EXPRESSION
+      "round   1: 3 homes answered, 0 did not.*round   3: 2 homes answered, 1 did not")
+    set_tests_properties(example_federated_mpi example_federated_mpi_killed PROPERTIES TIMEOUT 300
+      ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
+  endif()
+endif()

@@ -3,11 +3,12 @@
 // Federated learning between processes, over MPI (MPI 3.1, chapter 3). Optional: it needs <mpi.h>
 // and the flags of an MPI compiler, and nothing else of nibble includes it.
 //
-// Nothing waits for anybody: messages are sent and received without blocking and looked at again and
-// again until a deadline, so a process that hangs, is slow or is gone costs its rounds and no more.
-// That needs the launcher to let the others live: Open MPI's mpirun ends all processes when one dies
-// by a signal, unless it is told `--enable-recovery`. MPI_Finalize() may wait for the dead, too: who
-// has missed somebody flushes and ends by std::_Exit(). (A standard way, ULFM, is not assumed.)
+// Nothing waits for anybody: messages are sent and received without blocking and looked at again
+// and again until a deadline, so a process that hangs, is slow or is gone costs its rounds and no
+// more. That needs the launcher to let the others live: Open MPI's mpirun ends all processes when
+// one dies by a signal, unless it is told `--enable-recovery`. MPI_Finalize() may wait for the
+// dead, too: who has missed somebody flushes and ends by std::_Exit(). (A standard way, ULFM, is
+// not assumed.)
 #pragma once
 
 #include <mpi.h>
@@ -40,8 +41,8 @@ struct MpiOptions {
   std::size_t most_bytes = std::size_t{1} << 30;
 };
 
-// Between MPI_Init() and MPI_Finalize(), of one thread. Errors of the communicator are returned from
-// then on, they do not end the program.
+// Between MPI_Init() and MPI_Finalize(), of one thread. Errors of the communicator are returned
+// from then on, they do not end the program.
 class MpiTransport final : public Transport {
  public:
   // Errors: invalid_argument (MPI is not initialized, a limit that MPI cannot count), io.
@@ -87,16 +88,16 @@ class MpiTransport final : public Transport {
       finish_sends();
       for (const Pending& p : pending_) {
         if (p.to == to) {
-          return Error{Errc::limit, "MPI: rank " + to_text(to) +
-                                        " has not taken the message before this one"};
+          return Error{Errc::limit,
+                       "MPI: rank " + to_text(to) + " has not taken the message before this one"};
         }
       }
       Pending& p = pending_.emplace_back();
       p.to = to;
       p.bytes.assign(message.begin(), message.end());
-      const Result<void> sent = checked(
-          MPI_Isend(p.bytes.data(), static_cast<int>(p.bytes.size()), MPI_BYTE,
-                    static_cast<int>(to), options_.tag, options_.communicator, &p.request));
+      const Result<void> sent =
+          checked(MPI_Isend(p.bytes.data(), static_cast<int>(p.bytes.size()), MPI_BYTE,
+                            static_cast<int>(to), options_.tag, options_.communicator, &p.request));
       if (sent) return ok();
       pending_.pop_back();
       return sent.error();
