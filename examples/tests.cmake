@@ -297,7 +297,7 @@ nibble_example_test(federated_no_file federated EXIT 1 ERR "^federated: missing.
 nibble_example_test(federated_bad_share federated EXIT 2 ERR "^federated: --share: [^\n]*--help.\n$"
   ARGS --share gradients)
 nibble_example_test(search search EXIT 0
-  OUT "^[0-9]+ shapes; [0-9]+ fit 60 000 bytes in q4_0, .*measured .*\n1 layers x  32, .*not beaten in bytes, time and loss .*layers x +[0-9]+, .* 4 +[0-9.]+ +[0-9.]+\n$"
+  OUT "^[0-9]+ shapes; [0-9]+ fit 60 000 bytes in q4_0, .*measured +parameters .*layers x .*not beaten in bytes, time and loss .*layers x [^\n]* 4 +[0-9.]+ +[0-9.]+\n$"
   ARGS --kilobytes 60 --command-ms 1000 --format q4_0 --layers 2 --least-dim 32 --most-dim 64 --step 32
     --head-dims 16 --budgets 2 --trained 2 --kept 1 --steps 4 --sequences 4 --test 4 --quiet)
 nibble_example_test(search_nothing search EXIT 1 ERR "^search: no shape fits the budget; the grid has [0-9]+\n$"
