@@ -26,7 +26,7 @@ struct Options {
   std::string like = std::string(kModels) + "/home-commands-f16.gguf";
   std::string share = "both", plot;
   example::SimulationOptions simulation;
-  Index n_sequences = 16, n_threads = 0;
+  Index n_sequences = 8, n_threads = 0;
   double rate = 4e-3;
   bool halves = false, without_others = false;
 
@@ -36,7 +36,7 @@ struct Options {
 std::optional<int> Options::parse(int argc, char** argv, CLI::App& app) {
   example::SimulationOptions& s = simulation;
   s.shape = {2, 64, 2, 1, 192};
-  s.local.n_steps = 15;
+  s.local.n_steps = 40;
   app.footer(
       "A home has few kinds of commands, for few rooms. In a round each home that is there trains\n"
       "for some steps; then weights, or predictions of examples that all have, become a mean.\n"
@@ -151,12 +151,12 @@ bool draw(const std::string& path, const std::vector<example::Progress>& all) {
 }
 
 void print_summary(const std::vector<example::Progress>& all) {
-  std::printf("\n%-24s %8s %10s %8s\n", "", "rounds", "MiB sent", "right");
+  std::printf("\n%-24s %8s %10s %8s %8s\n", "", "rounds", "MiB sent", "loss", "right");
   for (const example::Progress& one : all) {
     if (one.points.empty()) continue;
     const auto& last = one.points.back();
-    std::printf("%-24s %8llu %10.3f %6.2f %%\n", one.name.c_str(),
-                static_cast<unsigned long long>(last.round), last.mebibytes, last.right);
+    std::printf("%-24s %8llu %10.3f %8.4f %6.2f %%\n", one.name.c_str(),
+                static_cast<unsigned long long>(last.round), last.mebibytes, last.loss, last.right);
   }
 }
 

@@ -285,7 +285,7 @@ set_tests_properties(example_minimal PROPERTIES WORKING_DIRECTORY ${PROJECT_SOUR
 # Training with others: tiny, so that it takes seconds.
 set(tiny --layers 1 --dim 16 --heads 2 --kv-heads 1 --ffn 32)
 nibble_example_test(federated federated EXIT 0
-  OUT "weights +round +2: +4 homes answered, +0 did not, +0 excluded; sent +[0-9.]+ MiB; right .*predictions +round +2: .*in one place .*rounds +MiB sent +right\nweights "
+  OUT "weights +round +2: +4 homes answered, +0 did not, +0 excluded; sent +[0-9.]+ MiB; loss [0-9.]+; right .*predictions +round +2: .*in one place .*rounds +MiB sent +loss +right\nweights "
   ARGS ${tiny} --clients 4 --rounds 2 --steps 2 --sequences 4 --examples 20 --common 8
     --common-round 4 --test 5 --away 0 --alone --quiet)
 nibble_example_test(federated_away federated EXIT 0

@@ -36,7 +36,8 @@ struct SimulationOptions {
 struct Progress {
   struct Point {
     std::uint64_t round = 0;
-    double right = 0;      // percent
+    double loss = 0;       // of held-out commands, nats a token
+    double right = 0;      // percent of them
     double mebibytes = 0;  // sent in both directions so far
   };
   std::string name;
@@ -53,6 +54,13 @@ class Simulation {
     NIBBLE_TRY(tokenizer, nibble::text::Tokenizer::from_gguf(like));
     NIBBLE_TRY(splits, TestSplits::read(models));
     made.test_ = std::move(splits.held_out);
+    made.test_.resize(std::min(made.test_.size(), options.n_test));
+    std::vector<nibble::train::Example> test;
+    for (const Sample& sample : made.test_) {
+      NIBBLE_TRY(tokens, sample_tokens(tokenizer, sample));
+      test.emplace_back().tokens = std::move(tokens.ids);
+    }
+    made.test_examples_ = std::make_unique<nibble::train::MemorySource>(std::move(test));
     std::vector<nibble::train::Example> all;
     const std::vector<Habits> habits =
         deal_habits(options.n_clients, options.n_intents, options.n_rooms, options.seed);
@@ -115,8 +123,9 @@ class Simulation {
   nibble::Result<void> report(const Model& model, const nibble::train::RoundReport& round,
                               std::uint64_t bytes, Progress& progress);
   nibble::Result<double> right(const Model& model) {
-    return percent_right(model, test_, options_.n_test, *executor_);
+    return percent_right(model, test_, test_.size(), *executor_);
   }
+  nibble::Result<double> loss(const Model& model);
   static nibble::Error stopped() { return {nibble::Errc::cancelled, "interrupted"}; }
 
   const nibble::io::Gguf* like_;
@@ -124,7 +133,7 @@ class Simulation {
   nibble::Executor* executor_;
   std::vector<Sample> test_;
   std::vector<nibble::train::MemorySource> own_;
-  std::unique_ptr<nibble::train::MemorySource> all_, common_;
+  std::unique_ptr<nibble::train::MemorySource> all_, common_, test_examples_;
 };
 
 // Each home that is there does what it was asked for.
@@ -145,18 +154,40 @@ inline nibble::Result<void> Simulation::serve_all(nibble::train::Mailboxes& mail
   return nibble::ok();
 }
 
+inline nibble::Result<double> Simulation::loss(const Model& model) {
+  using namespace nibble::train;
+  BatchOptions o = options_.local.batches;
+  o.shuffles = false;
+  o.vocabulary = model.graph().config().vocab_size;
+  NIBBLE_TRY(batches, Batches::create(*test_examples_, o));
+  TrainerOptions trainer_options;
+  trainer_options.max_rows = o.max_rows;
+  trainer_options.n_positions = o.context;
+  NIBBLE_TRY(trainer, Trainer::create(model.graph(), model.weights(), trainer_options, *executor_));
+  double sum = 0, weight = 0;
+  for (Batch batch;;) {
+    NIBBLE_CHECK(batches.next(batch));
+    if (batch.epoch > 0) break;
+    NIBBLE_TRY(of_batch, trainer.cross_entropy(batch));  // gradients are cleared by who trains
+    sum += of_batch;
+    weight += batch.weight;
+  }
+  return sum / weight;
+}
+
 inline nibble::Result<void> Simulation::report(const Model& model,
                                                const nibble::train::RoundReport& round,
                                                std::uint64_t bytes, Progress& progress) {
   if (round.round % options_.every != 0 && round.round != options_.n_rounds) return nibble::ok();
+  NIBBLE_TRY(nats, loss(model));
   NIBBLE_TRY(percent, right(model));
   const double mebibytes = static_cast<double>(bytes) / (1024.0 * 1024.0);
-  progress.points.push_back({round.round, percent, mebibytes});
+  progress.points.push_back({round.round, nats, percent, mebibytes});
   std::printf(
-      "%-22s round %3llu: %3zu homes answered, %2zu did not, %2zu excluded; sent %9.3f MiB;"
-      " right %6.2f %%\n",
+      "%-22s round %3llu: %3zu homes answered, %2zu did not, %2zu excluded; sent %9.3f MiB; loss "
+      "%.4f; right %6.2f %%\n",
       progress.name.c_str(), static_cast<unsigned long long>(round.round), round.used.size(),
-      round.silent.size(), round.excluded.size(), mebibytes, percent);
+      round.silent.size(), round.excluded.size(), mebibytes, nats, percent);
   std::fflush(stdout);
   for (const nibble::train::Excluded& one : round.excluded) {
     std::printf("  %s\n", one.error.message.c_str());
@@ -247,12 +278,13 @@ inline nibble::Result<void> Simulation::train_alone(const nibble::train::Source&
     static_cast<void>(n);
   }
   status.show({});
+  NIBBLE_TRY(nats, loss(trained));
   NIBBLE_TRY(percent, right(trained));
-  progress.points.push_back({options_.n_rounds, percent, 0});
-  std::printf("%-22s %llu steps: right %6.2f %%\n", name,
+  progress.points.push_back({options_.n_rounds, nats, percent, 0});
+  std::printf("%-22s %llu steps: loss %.4f; right %6.2f %%\n", name,
               static_cast<unsigned long long>(options_.n_rounds) *
                   static_cast<unsigned long long>(options_.local.n_steps),
-              percent);
+              nats, percent);
   std::fflush(stdout);
   return nibble::ok();
 }
