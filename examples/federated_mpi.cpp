@@ -177,6 +177,18 @@ Result<bool> take_part(const Options& o) {
   return true;
 }
 
+// MPI_Finalize() waits for all, the dead ones too: it gets ten seconds, if all seem to be there.
+[[noreturn]] void end(bool is_orderly, int code) {
+  std::fflush(stdout);
+  if (!is_orderly) std::_Exit(code);
+  std::thread([code] {
+    std::this_thread::sleep_for(std::chrono::seconds(10));
+    std::_Exit(code);
+  }).detach();
+  MPI_Finalize();
+  std::_Exit(code);
+}
+
 int program(int argc, char** argv) {
   Options options;
   CLI::App app("Homes that teach one model over MPI, without showing their data.", "federated_mpi");
@@ -191,13 +203,7 @@ int program(int argc, char** argv) {
   } else {
     code = example::finished(app);
   }
-  // MPI_Finalize() waits for all, the dead ones too. Who knows of some, or has failed, does not.
-  if (done && *done && options.killed == 0) {
-    MPI_Finalize();
-    return code;
-  }
-  std::fflush(stdout);
-  std::_Exit(code);
+  end(done && *done, code);
 }
 
 }  // namespace
