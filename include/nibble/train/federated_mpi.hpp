@@ -6,9 +6,9 @@
 // Nothing waits for anybody: messages are sent and received without blocking and looked at again
 // and again until a deadline, so a process that hangs, is slow or is gone costs its rounds and no
 // more. That needs the launcher to let the others live: Open MPI's mpirun ends all processes when
-// one dies by a signal, unless it is told `--enable-recovery`. MPI_Finalize() may wait for the
-// dead, too: who has missed somebody flushes and ends by std::_Exit(). (A standard way, ULFM, is
-// not assumed.)
+// one dies by a signal, unless it is told `--enable-recovery`. MPI_Finalize() waits for the dead,
+// too: give it some seconds, then end by std::_Exit() (examples/federated_mpi.cpp). ULFM, which
+// would repair a communicator, is not assumed.
 #pragma once
 
 #include <mpi.h>
