@@ -16,7 +16,7 @@ function(nibble_example_test test program)
       -P ${CMAKE_CURRENT_SOURCE_DIR}/run_test.cmake -- $<TARGET_FILE:nibble_${program}> ${arg_ARGS})
 endfunction()
 
-foreach(program chat compare compress convert generate home_commands inspect perplexity quantize train)
+foreach(program chat compare compress convert federated generate home_commands inspect perplexity quantize search train)
   nibble_example_test(${program}_help ${program} EXIT 0 OUT "Usage: ${program}" ARGS --help)
   nibble_example_test(${program}_usage ${program} EXIT 2 ERR "^${program}: [^\n]*--help.\n$"
     ARGS --nonsense)
@@ -303,4 +303,48 @@ nibble_example_test(train_bad_shape train EXIT 1 ERR "^train: [^\n]*head[^\n]*\n
 if(UNIX)
   add_test(NAME example_train_interrupted COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/train/interrupted_test.sh
     $<TARGET_FILE:nibble_train> ${build_folder}/interrupted.gguf)
+endif()
+
+# Training with others: tiny, so that it takes seconds.
+set(tiny --layers 1 --dim 16 --heads 2 --kv-heads 1 --ffn 32)
+nibble_example_test(federated federated EXIT 0
+  OUT "weights +round +2: +4 homes answered, +0 did not, +0 excluded; sent +[0-9.]+ MiB; loss [0-9.]+; right .*predictions +round +2: .*in one place .*rounds +MiB sent +loss +right\nweights "
+  ARGS ${tiny} --clients 4 --rounds 2 --steps 2 --sequences 4 --examples 20 --common 8
+    --common-round 4 --test 5 --away 0 --alone --quiet)
+nibble_example_test(federated_away federated EXIT 0
+  OUT "weights, f16 +round +1: +0 homes answered, +3 did not, +0 excluded; sent "
+  ARGS ${tiny} --clients 3 --rounds 1 --steps 1 --sequences 2 --examples 4 --test 1 --away 1
+    --share weights --halves --quiet)
+nibble_example_test(federated_no_file federated EXIT 1 ERR "^federated: missing.gguf: [^\n]*\n$"
+  ARGS --like missing.gguf)
+nibble_example_test(federated_bad_share federated EXIT 2 ERR "^federated: --share: [^\n]*--help.\n$"
+  ARGS --share gradients)
+nibble_example_test(search search EXIT 0
+  OUT "^[0-9]+ shapes; [0-9]+ fit 60 000 bytes in q4_0, .*measured +parameters .*layers x .*not beaten in bytes, time and loss .*layers x [^\n]* 4 +[0-9.]+ +[0-9.]+\n$"
+  ARGS --kilobytes 60 --command-ms 1000 --format q4_0 --layers 2 --least-dim 32 --most-dim 64 --step 32
+    --head-dims 16 --budgets 2 --trained 2 --kept 1 --steps 4 --sequences 4 --test 4 --quiet)
+nibble_example_test(search_nothing search EXIT 1 ERR "^search: no shape fits the budget; the grid has [0-9]+\n$"
+  ARGS --kilobytes 1)
+nibble_example_test(search_no_file search EXIT 1 ERR "^search: missing.gguf: [^\n]*\n$"
+  ARGS --like missing.gguf)
+nibble_example_test(search_bad_format search EXIT 2 ERR "^search: --format: [^\n]*--help.\n$"
+  ARGS --format q9_9)
+
+# Between processes: all answer; one is killed, and the others go on without it. (Options of Open MPI.)
+if(TARGET nibble_federated_mpi)
+  nibble_example_test(federated_mpi_usage federated_mpi EXIT 2 ERR "^federated_mpi: [^\n]*--help.\n$"
+    ARGS --nonsense)
+  execute_process(COMMAND ${MPIEXEC_EXECUTABLE} --version OUTPUT_VARIABLE mpi_version ERROR_QUIET)
+  if(mpi_version MATCHES "Open MPI")
+    set(together ${MPIEXEC_EXECUTABLE} --oversubscribe --enable-recovery ${MPIEXEC_NUMPROC_FLAG} 4
+      $<TARGET_FILE:nibble_federated_mpi> --rounds 3 --steps 1 --sequences 2 --examples 8 --test 2)
+    add_test(NAME example_federated_mpi COMMAND ${together} --seconds 60)
+    set_tests_properties(example_federated_mpi PROPERTIES PASS_REGULAR_EXPRESSION
+      "round   2: 3 homes answered, 0 did not.*round   3: 3 homes answered, 0 did not")
+    add_test(NAME example_federated_mpi_killed COMMAND ${together} --seconds 5 --killed 2)
+    set_tests_properties(example_federated_mpi_killed PROPERTIES PASS_REGULAR_EXPRESSION
+      "round   1: 3 homes answered, 0 did not.*round   3: 2 homes answered, 1 did not")
+    set_tests_properties(example_federated_mpi example_federated_mpi_killed PROPERTIES TIMEOUT 300
+      ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
+  endif()
 endif()

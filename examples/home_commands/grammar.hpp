@@ -354,14 +354,19 @@ void slip(Source& random, std::string& text) {
   }
 }
 
+// A command that says `phrase`: what fills it in, and slips.
 template <class Source>
-Sample draw_sample(Source& random, Split split) {
-  const Phrase phrase = draw_phrase(random, split);
+Sample draw_sample(Source& random, Split split, const Phrase& phrase) {
   Drawn drawn = draw(random, phrase.intent);
   std::string said = filled(phrase, drawn);
   const int n_slips = split == Split::hard ? 4 : random.unit() < 0.15 ? 1 : 0;
   for (int i = 0; i < n_slips; ++i) slip(random, said);
   return {std::move(said), std::move(drawn.call)};
+}
+template <class Source>
+Sample draw_sample(Source& random, Split split) {
+  const Phrase phrase = draw_phrase(random, split);
+  return draw_sample(random, split, phrase);
 }
 
 // An endless row of commands. Neighbouring seeds give unrelated ones, and so do the splits.

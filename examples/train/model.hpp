@@ -19,6 +19,7 @@
 #include "nibble/train/initialize.hpp"
 #include "nibble/train/model_file.hpp"
 #include "nibble/train/trained_weights.hpp"
+#include "shape.hpp"
 
 namespace example {
 
@@ -38,13 +39,6 @@ inline nibble::Result<nibble::io::Gguf> parse_bytes(const std::vector<std::byte>
   std::memcpy(buffer.data(), bytes.data(), bytes.size());
   return nibble::io::Gguf::parse(std::move(buffer), name);
 }
-
-// Dimensions that differ from those of the model that another one is like; 0: the same.
-struct Shape {
-  std::uint32_t n_layers = 0, dim = 0, n_heads = 0, n_kv_heads = 0, ffn = 0;
-
-  bool is_same() const { return n_layers + dim + n_heads + n_kv_heads + ffn == 0; }
-};
 
 // The metadata of `like`, and so its tokenizer, with other dimensions: what a model of that shape
 // will be. Of the tensors there is only the table of embeddings, which says how many tokens there

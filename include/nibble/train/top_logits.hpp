@@ -86,7 +86,46 @@ class TopLogits {
 
   // Errors: those of io::GgufWriter::write.
   Result<void> save(const std::string& path) const {
-    return catch_out_of_memory([&]() -> Result<void> {
+    return with_writer([&](io::GgufWriter& writer) { return writer.write(path); });
+  }
+  // The bytes of the file, to be sent, with the keys that `add_keys` sets beside its own. Errors:
+  // those of io::GgufWriter::to_bytes.
+  Result<std::vector<std::byte>> to_bytes(FunctionRef<void(io::GgufWriter&)> add_keys) const {
+    return with_writer([&](io::GgufWriter& writer) {
+      add_keys(writer);
+      return writer.to_bytes();
+    });
+  }
+
+  // Errors, which name the file: those of Gguf::open, not_found (a key or tensor), invalid_argument
+  // (another kind of file), malformed (shapes, ids, probabilities that cannot be).
+  static Result<TopLogits> load(const std::string& path) {
+    NIBBLE_TRY(file, io::Gguf::open(path));
+    return of(file);
+  }
+  // The same for a file that is open. Copies all.
+  static Result<TopLogits> of(const io::Gguf& file) {
+    return catch_out_of_memory([&]() -> Result<TopLogits> {
+      auto made = read(file);
+      if (!made) return std::move(made).error().in(file.name());
+      return made;
+    });
+  }
+
+ private:
+  TopLogits(Index k, Index vocabulary, double temperature)
+      : k_(k), vocabulary_(vocabulary), temperature_(temperature), offsets_{0} {}
+
+  static Error wrong(std::string message) {
+    return {Errc::invalid_argument, "top logits: " + std::move(message)};
+  }
+  static Error malformed(std::string message) {
+    return {Errc::malformed, "top logits: " + std::move(message)};
+  }
+  // use(writer of the file): what it returns.
+  template <class Use>
+  auto with_writer(Use&& use) const -> decltype(use(std::declval<io::GgufWriter&>())) {
+    return catch_out_of_memory([&] {
       io::GgufWriter writer;
       writer.set("general.type", "top_logits");
       writer.set("top_logits.vocabulary", static_cast<std::uint64_t>(vocabulary_));
@@ -103,30 +142,8 @@ class TopLogits {
       writer.add_tensor("logprobs", io::GgmlType::f16, dims, std::as_bytes(std::span(logprobs_)));
       writer.add_tensor("rest", io::GgmlType::f32, std::span(dims).subspan(1),
                         std::as_bytes(std::span(rest_)));
-      return writer.write(path);
+      return use(writer);
     });
-  }
-
-  // Errors, which name the file: those of Gguf::open, not_found (a key or tensor), invalid_argument
-  // (another kind of file), malformed (shapes, ids, probabilities that cannot be).
-  static Result<TopLogits> load(const std::string& path) {
-    return catch_out_of_memory([&]() -> Result<TopLogits> {
-      NIBBLE_TRY(file, io::Gguf::open(path));
-      auto made = read(file);
-      if (!made) return std::move(made).error().in(file.name());
-      return made;
-    });
-  }
-
- private:
-  TopLogits(Index k, Index vocabulary, double temperature)
-      : k_(k), vocabulary_(vocabulary), temperature_(temperature), offsets_{0} {}
-
-  static Error wrong(std::string message) {
-    return {Errc::invalid_argument, "top logits: " + std::move(message)};
-  }
-  static Error malformed(std::string message) {
-    return {Errc::malformed, "top logits: " + std::move(message)};
   }
   bool has_narrow_ids() const noexcept { return vocabulary_ <= 65536; }
   Index first_row(Index example) const noexcept {

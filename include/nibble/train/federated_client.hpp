@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A client of federated learning that trains a model of its own with AdamW, on data of its own, and
+// predicts and learns the rows of examples that all have.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "nibble/core/arena.hpp"
+#include "nibble/core/executor.hpp"
+#include "nibble/core/result.hpp"
+#include "nibble/core/scalar.hpp"
+#include "nibble/train/adamw.hpp"
+#include "nibble/train/data.hpp"
+#include "nibble/train/federated.hpp"
+#include "nibble/train/random.hpp"
+#include "nibble/train/run.hpp"
+#include "nibble/train/schedule.hpp"
+#include "nibble/train/top_logits.hpp"
+#include "nibble/train/trainer.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI { namespace train {
+
+struct LocalOptions {
+  // The learning rate of each round: its steps are rounds, the first is step 0.
+  Schedule rounds;
+  Index n_steps = 10;  // of the optimizer in a round, on the client's own examples
+  AdamWOptions optimizer = {.beta2 = 0.95, .weight_decay = 0.1, .clip_norm = 1};
+  // Of a step. The seed is that of the client: each round has an order of its own.
+  BatchOptions batches;
+  // Of predictions.
+  Index n_public = 64;  // examples of a round; the next round has the next ones, around
+  Index k = 8;          // tokens that are kept of each row
+  double temperature = 1;
+  Index n_passes = 1;  // over the examples of a round to learn them
+};
+
+// Some examples of another source, from `first` on and around.
+class SliceSource final : public Source {
+ public:
+  // The source must live as long.
+  SliceSource(const Source& of, std::uint64_t first, Index n) : of_(&of), first_(first), n_(n) {}
+  Index n_examples() const noexcept override { return n_; }
+  Result<void> read(Index i, Example& out) const override {
+    const auto n_all = static_cast<std::uint64_t>(of_->n_examples());
+    return of_->read(static_cast<Index>((first_ + static_cast<std::uint64_t>(i)) % n_all), out);
+  }
+
+ private:
+  const Source* of_;
+  std::uint64_t first_;
+  Index n_;
+};
+
+// The optimizer starts anew in each round: what a client sends and gets are values alone. Refers to
+// the graph, the weights, the sources and the executor: all must live as long. Memory for a batch
+// is allocated in each call and released after it.
+class LocalClient final : public FederatedClient {
+ public:
+  // `own` may be null for who only learns and predicts (a coordinator), `common` for who only
+  // trains.
+  LocalClient(const TrainingGraph& graph, TrainedWeights& weights, const Source* own,
+              const Source* common, const LocalOptions& options, Executor& executor)
+      : graph_(&graph),
+        weights_(&weights),
+        own_(own),
+        common_(common),
+        options_(options),
+        executor_(&executor) {
+    if (options_.batches.vocabulary == 0) options_.batches.vocabulary = graph.config().vocab_size;
+  }
+
+  std::vector<Parameter> shared() override { return weights_->parameters(); }
+
+  // Errors: those of Run. The number is that of the examples in all steps.
+  Result<std::uint64_t> train(std::uint64_t round) override;
+  Result<void> learn(std::uint64_t round, std::uint64_t of_round, const TopLogits& mean) override;
+  Result<TopLogits> predict(std::uint64_t round) override;
+
+  // Mean of the losses of the last train() or learn(), in nats.
+  double loss() const noexcept { return loss_; }
+
+  // What to ask for in a round: see PublicRows. Errors: those of the source.
+  static Result<PublicRows> rows_of(const Source& common, std::uint64_t round,
+                                    const LocalOptions& options, Index vocabulary);
+
+ private:
+  static SliceSource slice(const Source& common, std::uint64_t round, Index n) {
+    return SliceSource(common, (round - 1) * static_cast<std::uint64_t>(n), n);
+  }
+  double rate(std::uint64_t round) const noexcept { return options_.rounds.at(round - 1); }
+  TrainerOptions trainer_options() const noexcept {
+    TrainerOptions o;
+    o.max_rows = options_.batches.max_rows;
+    o.max_sequences = (std::min)(options_.batches.max_sequences, options_.batches.max_rows);
+    o.n_positions = options_.batches.context;
+    return o;
+  }
+  BatchOptions in_order() const noexcept {
+    BatchOptions o = options_.batches;
+    o.shuffles = false;
+    return o;
+  }
+  MatrixView<float> scratch_for(const Batch& batch) const noexcept {
+    return MatrixView<float>(reinterpret_cast<float*>(scratch_.data()), batch.n_counted,
+                             options_.batches.vocabulary);
+  }
+  Result<void> allocate_scratch() {
+    const auto n = static_cast<std::uint64_t>(options_.batches.max_rows) *
+                   static_cast<std::uint64_t>(options_.batches.vocabulary);
+    if (n > (std::numeric_limits<std::size_t>::max)() / 8) {
+      return Error{Errc::limit, "client: a batch of too many rows"};
+    }
+    NIBBLE_TRY(memory, AlignedBuffer::allocate(static_cast<std::size_t>(n) * sizeof(float)));
+    scratch_ = std::move(memory);
+    return ok();
+  }
+
+  const TrainingGraph* graph_;
+  TrainedWeights* weights_;
+  const Source* own_;
+  const Source* common_;
+  LocalOptions options_;
+  Executor* executor_;
+  AlignedBuffer scratch_;  // logits of a batch
+  double loss_ = 0;
+};
+
+inline Result<std::uint64_t> LocalClient::train(std::uint64_t round) {
+  if (own_ == nullptr) return Error{Errc::invalid_argument, "client: no examples to train on"};
+  RunOptions o;
+  o.schedule.shape = Schedule::Shape::constant;
+  o.schedule.peak = rate(round);
+  o.schedule.n_steps = static_cast<std::uint64_t>(options_.n_steps);
+  o.optimizer = options_.optimizer;
+  o.batches = options_.batches;
+  o.batches.seed = detail::mixed(options_.batches.seed ^ detail::mixed(round));
+  NIBBLE_TRY(run, Run::create(*graph_, *weights_, *own_, o, *executor_));
+  double loss = 0;
+  for (Index i = 0; i < options_.n_steps; ++i) {
+    NIBBLE_TRY(step, run.step());
+    loss += step.loss;
+  }
+  loss_ = loss / static_cast<double>(options_.n_steps);
+  const auto n = static_cast<std::uint64_t>(
+      (std::min)(own_->n_examples(), options_.n_steps * options_.batches.max_sequences));
+  return n;
+}
+
+inline Result<void> LocalClient::learn(std::uint64_t round, std::uint64_t of_round,
+                                       const TopLogits& mean) {
+  if (common_ == nullptr || round < 1 || of_round < 1) {
+    return Error{Errc::invalid_argument, "client: no examples that all have"};
+  }
+  if (mean.n_examples() != options_.n_public || mean.vocabulary() != options_.batches.vocabulary) {
+    return Error{Errc::malformed, "client: predictions of other examples"};
+  }
+  const SliceSource examples = slice(*common_, of_round, options_.n_public);
+  NIBBLE_TRY(batches, Batches::create(examples, in_order()));
+  NIBBLE_TRY(trainer, Trainer::create(*graph_, *weights_, trainer_options(), *executor_));
+  NIBBLE_TRY(optimizer, AdamW::create(weights_->parameters(), options_.optimizer));
+  NIBBLE_CHECK(allocate_scratch());
+  std::vector<double> losses(static_cast<std::size_t>(options_.batches.max_rows));
+  const double scale = mean.temperature() * mean.temperature();
+  double sum = 0, weight = 0;
+  Batch batch;
+  for (;;) {
+    NIBBLE_CHECK(batches.next(batch));
+    if (batch.epoch >= static_cast<std::uint64_t>(options_.n_passes)) break;
+    weights_->clear_gradients();
+    std::optional<Error> error;
+    NIBBLE_CHECK(trainer.accumulate(batch, [&](MatrixView<float> rows) {
+      const MatrixView<float> logits = scratch_for(batch);
+      graph::copy_rows(rows, logits);
+      for (Index r = 0; r < rows.extent(0); ++r) {
+        std::fill_n(ops::row_of(rows, r), rows.extent(1), 0.0f);
+      }
+      auto loss = top_logits_loss(*executor_, mean, batch, logits, scale, rows, losses);
+      if (!loss) {
+        error = std::move(loss).error();
+      } else {
+        sum += scale * *loss;
+      }
+    }));
+    if (error) return *std::move(error);
+    weight += batch.weight;
+    NIBBLE_TRY(report, optimizer.step(*executor_, rate(round), 1 / batch.weight));
+    static_cast<void>(report);
+    NIBBLE_CHECK(weights_->round_deployed(*executor_));
+  }
+  loss_ = sum / weight;
+  return ok();
+}
+
+inline Result<TopLogits> LocalClient::predict(std::uint64_t round) {
+  if (common_ == nullptr || round < 1) {
+    return Error{Errc::invalid_argument, "client: no examples that all have"};
+  }
+  const SliceSource examples = slice(*common_, round, options_.n_public);
+  NIBBLE_TRY(batches, Batches::create(examples, in_order()));
+  NIBBLE_TRY(trainer, Trainer::create(*graph_, *weights_, trainer_options(), *executor_));
+  const Index vocabulary = options_.batches.vocabulary;
+  NIBBLE_TRY(out, TopLogits::create(options_.k, vocabulary, options_.temperature));
+  NIBBLE_CHECK(allocate_scratch());
+  Batch batch;
+  while (out.n_examples() < options_.n_public) {
+    NIBBLE_CHECK(batches.next(batch));
+    const MatrixView<float> logits = scratch_for(batch);
+    NIBBLE_CHECK(trainer.logits(batch, logits));
+    Index counted = 0;
+    for (Index s = 0; s < batch.n_sequences(); ++s) {
+      const Index first = counted, end = batch.offsets[static_cast<std::size_t>(s) + 1];
+      for (Index r = batch.offsets[static_cast<std::size_t>(s)]; r < end; ++r) {
+        counted += batch.weights[static_cast<std::size_t>(r)] > 0 ? 1 : 0;
+      }
+      NIBBLE_CHECK(out.add(MatrixView<const float>(logits.data() + first * vocabulary,
+                                                   counted - first, vocabulary)));
+    }
+  }
+  return out;
+}
+
+inline Result<PublicRows> LocalClient::rows_of(const Source& common, std::uint64_t round,
+                                               const LocalOptions& options, Index vocabulary) {
+  PublicRows rows;
+  rows.vocabulary = vocabulary;
+  rows.k = options.k;
+  rows.temperature = options.temperature;
+  const SliceSource examples = slice(common, round, options.n_public);
+  Example example;
+  for (Index i = 0; i < options.n_public; ++i) {
+    NIBBLE_CHECK(examples.read(i, example));
+    Index n = 0;
+    for (std::size_t j = 1; j < example.tokens.size(); ++j) {
+      n += example.weights.empty() || example.weights[j] > 0 ? 1 : 0;
+    }
+    rows.n_rows.push_back(n);
+  }
+  return rows;
+}
+
+}}}  // namespace nibble::NIBBLE_ABI::train
