@@ -14,14 +14,15 @@
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/train/run.hpp"
 #include "train/accuracy.hpp"
+#include "train/beside.hpp"
 #include "train/home_source.hpp"
 #include "train/loop.hpp"
 #include "train/model.hpp"
 
 namespace {
 
-using nibble::Error;
 using nibble::Errc;
+using nibble::Error;
 using nibble::Index;
 using nibble::Result;
 
@@ -36,6 +37,8 @@ struct Options {
   double rate = 3e-3, decay = 0.1, alpha = 0.5, temperature = 2;
   Index n_sequences = 64, context = 0, n_threads = 0, n_accumulated = 1;
   bool small_moments = false, recompute = false, answers_only = false, quiet = false;
+  bool searches = false;
+  std::size_t n_beside = 0;
   std::string format = "f32";
 
   std::optional<int> parse(int argc, char** argv, CLI::App& app);
@@ -50,7 +53,8 @@ std::optional<int> Options::parse(int argc, char** argv, CLI::App& app) {
       ->capture_default_str();
   app.add_flag("--continue", goes_on, "start from the weights of --like, not from scratch");
   app.add_option("--text", text, "train on this text, in windows; default: home commands");
-  app.add_option("--layers", shape.n_layers, "another number of layers")->check(CLI::Range(1, 1000));
+  app.add_option("--layers", shape.n_layers, "another number of layers")
+      ->check(CLI::Range(1, 1000));
   app.add_option("--dim", shape.dim, "another width")->check(CLI::Range(8, 16384));
   app.add_option("--heads", shape.n_heads, "another number of heads")->check(CLI::Range(1, 256));
   app.add_option("--kv-heads", shape.n_kv_heads, "heads of keys and values")
@@ -75,6 +79,11 @@ std::optional<int> Options::parse(int argc, char** argv, CLI::App& app) {
       ->capture_default_str();
   app.add_option("--qat", deployed,
                  "train for this format: forward passes run its kernels, the file gets its codes");
+  app.add_flag("--search", searches,
+               "with --qat: search the scales of blocks, which helps 2 and 3 bits; slower");
+  app.add_option("--beside", n_beside,
+                 "with --qat and --continue: compare with --like on so many drawn commands")
+      ->check(CLI::Range(1, 1000000));
   app.add_option("--teacher", teacher, "learn also from the predictions of this model");
   app.add_option("--alpha", alpha, "part of the right tokens in the loss, beside the teacher's")
       ->check(CLI::Range(0.0, 1.0))
@@ -161,9 +170,12 @@ Result<void> report(const example::TrainedModel& model, nibble::Executor& execut
 Result<void> train(const Options& o) {
   NIBBLE_TRY(like, nibble::io::Gguf::open(o.like));
   NIBBLE_TRY(pool, nibble::ThreadPool::create({.n_threads = o.n_threads}));
-  example::TrainedModel::Options model_options{o.shape, o.seed, std::nullopt};
+  example::TrainedModel::Options model_options;
+  model_options.shape = o.shape;
+  model_options.seed = o.seed;
   if (!o.deployed.empty()) {
     model_options.deployed = example::parse_format(o.deployed);
+    model_options.searches = o.searches;
   }
   NIBBLE_TRY(model, example::TrainedModel::create(like, model_options, !o.goes_on));
   const Index own_context = model.graph().config().n_ctx;
@@ -184,9 +196,9 @@ Result<void> train(const Options& o) {
       return Error{Errc::invalid_argument,
                    teacher_file->name() + ": a teacher of another vocabulary"};
     }
-    NIBBLE_TRY(made, nibble::train::ModelTeacher::create(teacher_model->graph(),
-                                                         teacher_model->weights(), options.batches,
-                                                         *pool, o.teacher));
+    NIBBLE_TRY(made,
+               nibble::train::ModelTeacher::create(teacher_model->graph(), teacher_model->weights(),
+                                                   options.batches, *pool, o.teacher));
     teacher.emplace(std::move(made));
   }
 
@@ -216,6 +228,10 @@ Result<void> train(const Options& o) {
   std::printf("%s: loss %.4f\n", nibble::printable(o.out).c_str(),
               curve.loss().points.empty() ? std::nan("") : curve.loss().points.back().value);
   if (o.text.empty()) NIBBLE_CHECK(report(model, *pool));
+  if (o.n_beside > 0 && model_options.deployed && o.goes_on && o.text.empty()) {
+    NIBBLE_CHECK(example::print_beside(like, model, *model_options.deployed, o.n_beside,
+                                       o.seed + 1000, *pool));
+  }
   if (!o.plot.empty() && !example::plot_curves(o.plot, {&curve})) {
     return Error{Errc::io, nibble::printable(o.plot) + ": no picture; is gnuplot installed?"};
   }

@@ -30,9 +30,8 @@ inline nibble::Result<double> percent_right(const TrainedModel& model,
                                             nibble::Executor& executor) {
   NIBBLE_TRY(file, model.as_file());
   NIBBLE_TRY(loaded, load_to_ask(file, executor));
-  const std::vector<Sample> some(samples.begin(),
-                                 samples.begin() + static_cast<std::ptrdiff_t>(
-                                                       std::min(n, samples.size())));
+  const std::vector<Sample> some(
+      samples.begin(), samples.begin() + static_cast<std::ptrdiff_t>(std::min(n, samples.size())));
   NIBBLE_TRY(right, count_right(loaded, some, executor));
   return 100.0 * static_cast<double>(right) / static_cast<double>(some.size());
 }

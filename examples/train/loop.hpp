@@ -42,7 +42,9 @@ class Curve {
     sum_ = 0;
     n_ = 0;
   }
-  void add_measured(std::uint64_t step, double percent) { measured_.points.push_back({step, percent}); }
+  void add_measured(std::uint64_t step, double percent) {
+    measured_.points.push_back({step, percent});
+  }
   const Line& loss() const { return loss_; }
   const Line& measured() const { return measured_; }
 
@@ -128,9 +130,8 @@ inline nibble::Result<void> train_to_end(nibble::train::Run& run, const LoopOpti
       }
       NIBBLE_CHECK(run.save(options.checkpoint));
       return nibble::Error{nibble::Errc::cancelled,
-                           options.name + ": interrupted at step " +
-                               std::to_string(run.n_steps()) + "; start it again to go on from " +
-                               options.checkpoint};
+                           options.name + ": interrupted at step " + std::to_string(run.n_steps()) +
+                               "; start it again to go on from " + options.checkpoint};
     }
     NIBBLE_TRY(result, run.step());
     const std::uint64_t done = run.n_steps();
@@ -138,8 +139,8 @@ inline nibble::Result<void> train_to_end(nibble::train::Run& run, const LoopOpti
     n_tokens += result.n_tokens;
     curve.add_loss(done, result.loss);
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    const double left = seconds / static_cast<double>(done - first) *
-                        static_cast<double>(options.n_steps - done);
+    const double left =
+        seconds / static_cast<double>(done - first) * static_cast<double>(options.n_steps - done);
     char text[160];
     std::snprintf(text, sizeof(text), "%s: step %llu of %llu, loss %.4f, %.0f tokens/s, %s left",
                   options.name.c_str(), static_cast<unsigned long long>(done),

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -85,6 +86,9 @@ class TrainedModel {
     std::uint64_t seed = 1;  // of the values from scratch
     // The format that its matrices will be deployed in; none: f32.
     std::optional<nibble::quant::Format> deployed;
+    bool searches = false;  // see Rounding
+    // What an error in each column of a matrix counts in the search, by name; empty: the same.
+    std::map<std::string, std::vector<float>> importance;
   };
 
   // Like `like`: with its values, or, with another shape or from_scratch, with random ones.
@@ -105,12 +109,16 @@ class TrainedModel {
                                  to_string(*options.deployed)};
       }
     }
-    const auto choose = [&](const std::string& name, const nibble::graph::WeightNeed& need)
-        -> nibble::Result<WeightChoice> {
+    const auto choose = [&](const std::string& name,
+                            const nibble::graph::WeightNeed& need) -> nibble::Result<WeightChoice> {
       WeightChoice choice;
       const bool is_there = need.is_required || like.find_tensor(name) != nullptr;
       choice.kind = is_there ? WeightChoice::Kind::trained : WeightChoice::Kind::absent;
       if (need.n > 0) choice.deployed = deployed;
+      choice.rounding.searches = options.searches;
+      if (const auto of = options.importance.find(name); of != options.importance.end()) {
+        choice.rounding.importance = of->second;
+      }
       return choice;
     };
     NIBBLE_TRY(weights, nibble::train::TrainedWeights::create(*made.graph_, choose));

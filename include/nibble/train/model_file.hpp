@@ -40,8 +40,7 @@ inline Result<void> read_values(const io::Gguf& file, TrainedWeights& weights) {
       if (!rows) return std::move(rows).error().in(where);
       std::vector<std::byte> stored(rows->row_bytes());
       for (std::size_t i = 0; i < rows->n(); ++i) {
-        Result<void> read =
-            rows->read(i, stored, t.values.subspan(i * rows->k(), rows->k()));
+        Result<void> read = rows->read(i, stored, t.values.subspan(i * rows->k(), rows->k()));
         if (!read) return std::move(read).error().in(where);
       }
     }
@@ -50,9 +49,9 @@ inline Result<void> read_values(const io::Gguf& file, TrainedWeights& weights) {
 }
 
 // A model file of the trained weights, with the metadata of `like`. Matrices that have a deployed
-// format are stored in it, as the same codes that training ran; other matrices as `format` (f32, f16
-// or bf16), vectors as f32. Factors are left out: adapter files have them. The weights must live
-// until the writer has written.
+// format are stored in it, as the same codes that training ran; other matrices as `format` (f32,
+// f16 or bf16), vectors as f32. Factors are left out: adapter files have them. The weights must
+// live until the writer has written.
 class ModelFile {
  public:
   // Errors: limit (a value beyond f16), unsupported (a format that files do not have), malformed.
@@ -65,7 +64,7 @@ class ModelFile {
       for (const TrainedTensor& t : weights.tensors()) {
         if (t.name.ends_with(".lora_a") || t.name.ends_with(".lora_b")) continue;
         if (t.deployed != nullptr) main = t.deployed->format;
-        Result<void> added = made.add(t, t.n == 0              ? quant::Format::f32
+        Result<void> added = made.add(t, t.n == 0                ? quant::Format::f32
                                          : t.deployed != nullptr ? t.deployed->format
                                                                  : format);
         if (!added) return std::move(added).error().in("weights " + io::quoted(t.name));
@@ -88,8 +87,8 @@ class ModelFile {
     const auto n = static_cast<std::size_t>(t.n == 0 ? 1 : t.n), k = static_cast<std::size_t>(t.k);
     std::vector<std::byte>& bytes = data_.emplace_back(n * row_bytes);
     for (std::size_t i = 0; i < n; ++i) {
-      NIBBLE_CHECK(quant::row_from_f32(format, t.values.subspan(i * k, k),
-                                       std::span(bytes).subspan(i * row_bytes, row_bytes)));
+      NIBBLE_CHECK(t.round_row(format, static_cast<Index>(i),
+                               std::span(bytes).subspan(i * row_bytes, row_bytes)));
     }
     std::vector<std::uint64_t> dims{k};
     if (t.n > 0) dims.push_back(n);

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <optional>
 #include <span>
@@ -23,10 +24,20 @@
 #include "nibble/graph/weights.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/quant/format.hpp"
+#include "nibble/quant/weighted.hpp"
 #include "nibble/train/parameters.hpp"
 #include "nibble/train/training_graph.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace train {
+
+// How masters are rounded to blocks, in training and in files alike.
+struct Rounding {
+  // Scales are searched (quant/weighted.hpp) instead of taken from the largest weight of a block:
+  // worth its time for 2 and 3 bits.
+  bool searches = false;
+  // What an error in each column of the matrix counts in the search, (k); empty: the same.
+  std::vector<float> importance = {};
+};
 
 // What becomes of the weights of a slot in a layer.
 struct WeightChoice {
@@ -41,8 +52,9 @@ struct WeightChoice {
   // The format in which a trained matrix is deployed: it is rounded to it before each step, and the
   // forward pass runs the kernels of that format. Null: f32.
   const graph::FormatOps* deployed = nullptr;
-  Index rank = 0;           // of factors beside a matrix of products; 0: none
-  float factor_scale = 1;   // alpha / rank
+  Rounding rounding = {};  // to that format
+  Index rank = 0;          // of factors beside a matrix of products; 0: none
+  float factor_scale = 1;  // alpha / rank
 };
 
 // A matrix (n, k) or vector (n = 0) in training.
@@ -56,6 +68,18 @@ struct TrainedTensor {
   std::span<float> gradient;  // empty if it is not trained
   const graph::FormatOps* deployed = nullptr;
   std::byte* packed = nullptr;  // deployed
+  Rounding rounding = {};
+  std::vector<std::uint64_t> mask = {};  // see Parameter::mask; empty: all stay
+
+  // Rounds row i to `format`: with `rounding` if that is the deployed one, otherwise by the plain
+  // rule. `row`: row_bytes(format, k). Errors: limit, malformed (weights that do not fit).
+  Result<void> round_row(quant::Format format, Index i, std::span<std::byte> row) const {
+    const auto x = std::span<const float>(values).subspan(static_cast<std::size_t>(i * k),
+                                                          static_cast<std::size_t>(k));
+    const bool searches = rounding.searches && deployed != nullptr && deployed->format == format;
+    return searches ? quant::search_row(format, x, rounding.importance, row)
+                    : quant::row_from_f32(format, x, row);
+  }
 };
 
 class TrainedWeights {
@@ -96,6 +120,10 @@ class TrainedWeights {
       std::memset(gradient_values_.data(), 0, gradient_values_.size());
     }
   }
+  // Prunes a trained matrix: weights whose byte of `stays` (n · k of them, as compress::choose_mask
+  // gives them) is 0 become zero, and stay so in the steps of an optimizer that is made afterwards.
+  // Errors: not_found, invalid_argument (what is no trained matrix; another size).
+  Result<void> set_mask(std::string_view name, std::span<const std::uint8_t> stays);
   // Rounds the masters of deployed weights to their packed blocks, by the quantizer of files, so
   // that what runs is what a file gets. Errors: limit, malformed (a master that does not fit the
   // format), with its name.
@@ -129,7 +157,8 @@ class TrainedWeights::Planner final : public graph::SurveySink {
     if (error_ || find(need.slot, need.layer) != nullptr) return;
     const std::string name = graph_.tensor_name(need.slot, need.layer);
     auto choice = choose_(name, need);
-    Result<void> added = choice ? add(name, need, *choice) : Result<void>(std::move(choice).error());
+    Result<void> added =
+        choice ? add(name, need, *choice) : Result<void>(std::move(choice).error());
     if (!added) error_ = std::move(added).error();
   }
 
@@ -196,7 +225,8 @@ class TrainedWeights::Planner final : public graph::SurveySink {
       if (is_tied) entries_.push_back({name, need, choice, true});
       return ok();
     }
-    if (need.is_table && need.n == 0) need.n = choice.kind == Kind::base ? choice.base.n : choice.n_rows;
+    if (need.is_table && need.n == 0)
+      need.n = choice.kind == Kind::base ? choice.base.n : choice.n_rows;
     const bool is_matrix = need.n > 0;
     if (choice.kind == Kind::base && (choice.base.n != need.n || choice.base.k != need.k)) {
       return wrong(name, "a base of shape " + graph::shape_text(choice.base.n, choice.base.k) +
@@ -230,13 +260,18 @@ class TrainedWeights::Planner final : public graph::SurveySink {
     auto row = choice.deployed->row_bytes(static_cast<std::size_t>(need.k));
     if (!row) return std::move(row).error().in("weights " + io::quoted(name));
     if (choice.deployed->pack_panel == nullptr) return wrong(name, "this format cannot be packed");
+    if (const auto& importance = choice.rounding.importance; !importance.empty()) {
+      auto checked = quant::check_importance(importance, static_cast<std::size_t>(need.k));
+      if (!checked) return std::move(checked).error().in("weights " + io::quoted(name));
+    }
     packed_bytes_ +=
         align_up(static_cast<std::size_t>(choice.deployed->packed_bytes(need.n, need.k)));
     return ok();
   }
   static Result<void> count(const std::string& name, std::uint64_t n_values, std::size_t& bytes) {
     if (n_values > static_cast<std::uint64_t>(kMaxBytes) / 16 - bytes / 4) {
-      return Error{Errc::limit, "weights " + io::quoted(name) + ": too large for the address space"};
+      return Error{Errc::limit,
+                   "weights " + io::quoted(name) + ": too large for the address space"};
     }
     bytes += align_up(static_cast<std::size_t>(n_values) * sizeof(float));
     return ok();
@@ -257,7 +292,8 @@ class TrainedWeights::Planner final : public graph::SurveySink {
     if (c.kind == WeightChoice::Kind::base) {
       weight = c.base;
     } else {
-      TrainedTensor tensor{e.name, need.slot, need.layer, need.n, need.k, {}, {}, c.deployed, {}};
+      TrainedTensor tensor{e.name, need.slot,  need.layer, need.n,     need.k, {},
+                           {},     c.deployed, nullptr,    c.rounding, {}};
       const Index n = (std::max)(need.n, Index{1}) * need.k;
       tensor.values = take(next_value_, n);
       if (c.kind == WeightChoice::Kind::trained) tensor.gradient = take(next_gradient_, n);
@@ -266,7 +302,8 @@ class TrainedWeights::Planner final : public graph::SurveySink {
       weight = {need.n > 0 ? &graph::kF32Rows : nullptr, need.n, need.k, data, 1, {}};
       if (c.deployed != nullptr) {
         tensor.packed = next_packed_;
-        next_packed_ += align_up(static_cast<std::size_t>(c.deployed->packed_bytes(need.n, need.k)));
+        next_packed_ +=
+            align_up(static_cast<std::size_t>(c.deployed->packed_bytes(need.n, need.k)));
         weight.ops = c.deployed;
         weight.data = tensor.packed;
       }
@@ -276,7 +313,8 @@ class TrainedWeights::Planner final : public graph::SurveySink {
     graph::Factors& f = made.factors_[used_factors_++];
     f.scale = c.factor_scale;
     const auto side = [&](const char* suffix, Index n, Index k, graph::Weight& to, float*& back) {
-      TrainedTensor tensor{e.name + suffix, need.slot, need.layer, n, k, {}, {}, nullptr, nullptr};
+      TrainedTensor tensor{e.name + suffix, need.slot, need.layer, n, k, {}, {},
+                           nullptr,         nullptr,   {},         {}};
       tensor.values = take(next_value_, n * k);
       tensor.gradient = take(next_gradient_, n * k);
       back = tensor.gradient.data();
@@ -329,6 +367,10 @@ inline std::vector<Parameter> TrainedWeights::parameters() const {
     p.values = t.values;
     p.gradient = t.gradient;
     p.decays = t.n > 0;
+    if (!t.mask.empty()) {
+      p.columns = t.k;
+      p.mask = t.mask;
+    }
     out.push_back(std::move(p));
   }
   return out;
@@ -338,6 +380,34 @@ inline Index TrainedWeights::n_trained() const noexcept {
   Index n = 0;
   for (const TrainedTensor& t : tensors_) n += static_cast<Index>(t.gradient.size());
   return n;
+}
+
+inline Result<void> TrainedWeights::set_mask(std::string_view name,
+                                             std::span<const std::uint8_t> stays) {
+  const auto fail = [&](Errc code, const char* what) {
+    return Error{code, "weights " + io::quoted(name) + what};
+  };
+  const auto t = std::find_if(tensors_.begin(), tensors_.end(),
+                              [&](const TrainedTensor& tensor) { return tensor.name == name; });
+  if (t == tensors_.end()) return fail(Errc::not_found, ": there are none to prune");
+  if (t->n == 0 || t->gradient.empty()) {
+    return fail(Errc::invalid_argument, ": a mask is for trained matrices");
+  }
+  if (stays.size() != t->values.size()) {
+    return fail(Errc::invalid_argument, ": a mask of another size");
+  }
+  return catch_out_of_memory([&]() -> Result<void> {
+    const auto k = static_cast<std::size_t>(t->k), stride = (k + 63) / 64;
+    t->mask.assign(static_cast<std::size_t>(t->n) * stride, 0);
+    for (std::size_t i = 0; i < stays.size(); ++i) {
+      if (stays[i] == 0) {
+        t->values[i] = 0;
+      } else {
+        t->mask[i / k * stride + i % k / 64] |= std::uint64_t{1} << (i % k % 64);
+      }
+    }
+    return ok();
+  });
 }
 
 inline Result<void> TrainedWeights::round_deployed(Executor& executor) {
@@ -356,10 +426,9 @@ inline Result<void> TrainedWeights::round_deployed(Executor& executor) {
         const Index begin = panel * quant::kPanelRows;
         const Index n = (std::min)(quant::kPanelRows, t.n - begin);
         for (Index i = 0; i < n; ++i) {
-          const auto at = static_cast<std::size_t>((begin + i) * t.k);
-          Result<void> rounded = quant::row_from_f32(
-              t.deployed->format, t.values.subspan(at, static_cast<std::size_t>(t.k)),
-              {first + static_cast<std::size_t>(i) * row_bytes, row_bytes});
+          Result<void> rounded =
+              t.round_row(t.deployed->format, begin + i,
+                          {first + static_cast<std::size_t>(i) * row_bytes, row_bytes});
           if (!rounded) errors[static_cast<std::size_t>(worker)] = std::move(rounded).error();
         }
         graph::pack_panels(to, {first, static_cast<std::size_t>(n) * row_bytes},
