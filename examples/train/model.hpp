@@ -52,8 +52,10 @@ struct Shape {
   bool is_same() const { return n_layers + dim + n_heads + n_kv_heads + ffn == 0; }
 };
 
-// A file without tensors: the metadata of `like`, and so its tokenizer, with other dimensions. The
-// size of a head follows from the width and the number of heads. Errors: those of Gguf::parse.
+// The metadata of `like`, and so its tokenizer, with other dimensions: what a model of that shape
+// will be. Of the tensors there is only the table of embeddings, which says how many tokens there
+// are; its values are zeros. The size of a head follows from the width and the number of heads.
+// Errors: those of Gguf::parse.
 inline nibble::Result<nibble::io::Gguf> outline_of(const nibble::io::Gguf& like,
                                                    const Shape& shape) {
   NIBBLE_TRY(architecture, like.get_string("general.architecture"));
@@ -68,13 +70,17 @@ inline nibble::Result<nibble::io::Gguf> outline_of(const nibble::io::Gguf& like,
   set("attention.head_count", shape.n_heads);
   set("attention.head_count_kv", shape.n_kv_heads);
   set("feed_forward_length", shape.ffn);
+  NIBBLE_TRY(dim, like.get_u64(prefix + "embedding_length"));
   if (shape.dim > 0 || shape.n_heads > 0) {
-    NIBBLE_TRY(dim, like.get_u64(prefix + "embedding_length"));
     NIBBLE_TRY(heads, like.get_u64(prefix + "attention.head_count"));
     const std::uint64_t head_dim =
         (shape.dim > 0 ? shape.dim : dim) / (shape.n_heads > 0 ? shape.n_heads : heads);
     set("rope.dimension_count", static_cast<std::uint32_t>(head_dim));
   }
+  NIBBLE_TRY(embeddings, like.tensor("token_embd.weight"));
+  const std::uint64_t dims[] = {shape.dim > 0 ? shape.dim : dim, embeddings.dims[1]};
+  const std::vector<std::byte> zeros(static_cast<std::size_t>(dims[0] * dims[1]));
+  writer.add_tensor("token_embd.weight", nibble::io::GgmlType::i8, dims, zeros);
   NIBBLE_TRY(bytes, writer.to_bytes());
   return parse_bytes(bytes, like.name());
 }

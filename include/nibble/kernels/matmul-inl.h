@@ -71,7 +71,8 @@ HWY_INLINE void for_each_vector(const kernels::MatmulArgs& args, const kernels::
   }
 }
 
-// Nearly all vectors are whole; a masked store takes ten times as long as a plain one on a Zen 3.
+// Nearly all vectors are whole, and stored plainly: f32 products of many rows with k = 128 took 1.1
+// times as long with masked stores on a Zen 3.
 HWY_INLINE void store_outputs(VF32 v, const kernels::MatmulArgs& args, Outputs at) {
   float* const to = args.out + at.row * args.out_stride + at.column;
   if (HWY_LIKELY(at.count == size_t{kLanes})) {
