@@ -5,7 +5,10 @@
 // sum is that of w · dL/dw over the column: gradients of weights tell it.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>

@@ -16,6 +16,7 @@
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/gguf_writer.hpp"
 #include "nibble/model/llama.hpp"
+#include "nibble/model/load.hpp"
 #include "nibble/nibble.hpp"
 #include "nibble/train/initialize.hpp"
 #include "nibble/train/model_file.hpp"
