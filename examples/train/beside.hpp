@@ -89,14 +89,18 @@ inline nibble::Result<double> divergence(const TrainedModel& first, const Traine
   const auto vocab = static_cast<std::size_t>(config.vocab_size);
   std::vector<float> of_a(static_cast<std::size_t>(options.max_rows) * vocab), of_b(of_a.size());
   Batch batch;
+  const auto view = [&](std::vector<float>& rows) {
+    return nibble::MatrixView<float>(rows.data(), batch.n_counted,
+                                     nibble::Index{config.vocab_size});
+  };
   double sum = 0;
   nibble::Index n_rows = 0;
   for (;;) {
     NIBBLE_CHECK(batches.next(batch));
     if (batch.epoch > 0) break;
     if (interrupted) return nibble::Error{nibble::Errc::cancelled, "comparing predictions"};
-    NIBBLE_CHECK(a.logits(batch, {of_a.data(), batch.n_counted, config.vocab_size}));
-    NIBBLE_CHECK(b.logits(batch, {of_b.data(), batch.n_counted, config.vocab_size}));
+    NIBBLE_CHECK(a.logits(batch, view(of_a)));
+    NIBBLE_CHECK(b.logits(batch, view(of_b)));
     for (nibble::Index row = 0; row < batch.n_counted; ++row) {
       const float* const x = of_a.data() + static_cast<std::size_t>(row) * vocab;
       const float* const y = of_b.data() + static_cast<std::size_t>(row) * vocab;

@@ -116,7 +116,7 @@ std::vector<float> logits_in_training(Trained& model, const Batch& batch, Execut
   REQUIRE(trainer);
   const Index n = model.graph->config().vocab_size;
   std::vector<float> logits(static_cast<std::size_t>(batch.n_counted * n));
-  REQUIRE(trainer->logits(batch, {logits.data(), batch.n_counted, n}));
+  REQUIRE(trainer->logits(batch, MatrixView<float>(logits.data(), batch.n_counted, n)));
   return logits;
 }
 
