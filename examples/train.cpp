@@ -11,6 +11,7 @@
 
 #include "common.hpp"
 #include "format_rules.hpp"
+#include "nibble/compress/imatrix.hpp"
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/train/run.hpp"
 #include "train/accuracy.hpp"
@@ -38,6 +39,7 @@ struct Options {
   Index n_sequences = 64, context = 0, n_threads = 0, n_accumulated = 1;
   bool small_moments = false, recompute = false, answers_only = false, quiet = false;
   bool searches = false;
+  std::string imatrix;
   std::size_t n_beside = 0;
   std::string format = "f32";
 
@@ -81,6 +83,9 @@ std::optional<int> Options::parse(int argc, char** argv, CLI::App& app) {
                  "train for this format: forward passes run its kernels, the file gets its codes");
   app.add_flag("--search", searches,
                "with --qat: search the scales of blocks, which helps 2 and 3 bits; slower");
+  app.add_option("--imatrix", imatrix,
+                 "with --search: what errors in columns count, as compress observe writes it")
+      ->check(example::is_not_empty);
   app.add_option("--beside", n_beside,
                  "with --qat and --continue: compare with --like on so many drawn commands")
       ->check(CLI::Range(1, 1000000));
@@ -176,6 +181,14 @@ Result<void> train(const Options& o) {
   if (!o.deployed.empty()) {
     model_options.deployed = example::parse_format(o.deployed);
     model_options.searches = o.searches;
+    if (!o.imatrix.empty()) {
+      NIBBLE_TRY(read, nibble::compress::read_imatrix(o.imatrix));
+      NIBBLE_CHECK(nibble::compress::check_imatrix(read, like));
+      for (const auto& entry : read.entries) {
+        const auto columns = entry.importance();
+        model_options.importance[entry.name].assign(columns.begin(), columns.end());
+      }
+    }
   }
   NIBBLE_TRY(model, example::TrainedModel::create(like, model_options, !o.goes_on));
   const Index own_context = model.graph().config().n_ctx;

@@ -77,6 +77,9 @@ inline nibble::Result<nibble::io::Gguf> outline_of(const nibble::io::Gguf& like,
     const std::uint64_t head_dim =
         (shape.dim > 0 ? shape.dim : dim) / (shape.n_heads > 0 ? shape.n_heads : heads);
     set("rope.dimension_count", static_cast<std::uint32_t>(head_dim));
+    for (const char* const key : {"attention.key_length", "attention.value_length"}) {
+      if (like.find(prefix + key) != nullptr) set(key, static_cast<std::uint32_t>(head_dim));
+    }
   }
   NIBBLE_TRY(embeddings, like.tensor("token_embd.weight"));
   const std::uint64_t dims[] = {shape.dim > 0 ? shape.dim : dim, embeddings.dims[1]};
