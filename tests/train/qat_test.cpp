@@ -296,6 +296,7 @@ TEST_CASE("training for a format is the same for any number of threads, and stay
   for (Trained* model : {&one, &two}) {
     REQUIRE(model->weights.set_mask("blk.1.ffn_up.weight", stays));
   }
+  CHECK(one.weights.fingerprint() == "22 in q4_0, 43691 weights pruned");
   take_steps(one, 3, batch, alone);
   auto pool = ThreadPool::create({.n_threads = 3});
   REQUIRE(pool);

@@ -29,9 +29,9 @@ struct RunOptions {
   // For language models: the second moment forgets sooner than torch's default, gradients are
   // clipped.
   AdamWOptions optimizer = {.beta2 = 0.95, .weight_decay = 0.1, .clip_norm = 1};
-  BatchOptions batches;  // vocabulary: 0, that of the model
-  Index n_accumulated = 1;   // batches of one step
-  bool checkpoints = false;  // TrainerOptions
+  BatchOptions batches;                 // vocabulary: 0, that of the model
+  Index n_accumulated = 1;              // batches of one step
+  bool checkpoints = false;             // TrainerOptions
   ops::Distillation distillation = {};  // where there is a teacher
 };
 
@@ -48,11 +48,12 @@ struct StepResult {
   double loss = 0;           // mean over the weights of the rows, in nats
   double gradient_norm = 0;  // before it was clipped
   double learning_rate = 0;
-  Index n_tokens = 0;        // rows that were computed
+  Index n_tokens = 0;  // rows that were computed
   std::uint64_t epoch = 0;
 };
 
-// Refers to the graph, the weights, the source, the teacher and the executor: all must live as long.
+// Refers to the graph, the weights, the source, the teacher and the executor: all must live as
+// long.
 class Run {
  public:
   Run(Run&&) noexcept = default;
@@ -101,9 +102,10 @@ class Run {
     std::string text = "optimizer: " + optimizer_.fingerprint() +
                        "\nschedule: " + options_.schedule.fingerprint() +
                        "\nbatches: " + batches_.fingerprint() + ", " +
-                       to_text(options_.n_accumulated) + " a step\ndata: " +
-                       to_text(batches_.position().n_examples) + " examples, seed " +
-                       to_text(batches_.position().seed);
+                       to_text(options_.n_accumulated) +
+                       " a step\ndata: " + to_text(batches_.position().n_examples) +
+                       " examples, seed " + to_text(batches_.position().seed);
+    if (const std::string way = weights_->fingerprint(); !way.empty()) text += "\nweights: " + way;
     if (teacher_ != nullptr) text += "\nteacher: " + teacher_->fingerprint();
     return text;
   }
@@ -133,7 +135,8 @@ inline Result<Run> Run::create(const TrainingGraph& graph, TrainedWeights& weigh
   NIBBLE_TRY(batches, Batches::create(source, options.batches));
   TrainerOptions trainer_options;
   trainer_options.max_rows = options.batches.max_rows;
-  trainer_options.max_sequences = (std::min)(options.batches.max_sequences, options.batches.max_rows);
+  trainer_options.max_sequences =
+      (std::min)(options.batches.max_sequences, options.batches.max_rows);
   trainer_options.n_positions = options.batches.context;
   trainer_options.checkpoints = options.checkpoints;
   NIBBLE_TRY(trainer, Trainer::create(graph, weights, trainer_options, executor));

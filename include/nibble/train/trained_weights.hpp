@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <optional>
@@ -124,6 +125,9 @@ class TrainedWeights {
   // gives them) is 0 become zero, and stay so in the steps of an optimizer that is made afterwards.
   // Errors: not_found, invalid_argument (what is no trained matrix; another size).
   Result<void> set_mask(std::string_view name, std::span<const std::uint8_t> stays);
+  // How many matrices are deployed in which way and how many weights are pruned, as text, for
+  // checkpoints; empty if it is f32 throughout.
+  std::string fingerprint() const;
   // Rounds the masters of deployed weights to their packed blocks, by the quantizer of files, so
   // that what runs is what a file gets. Errors: limit, malformed (a master that does not fit the
   // format), with its name.
@@ -408,6 +412,29 @@ inline Result<void> TrainedWeights::set_mask(std::string_view name,
     }
     return ok();
   });
+}
+
+inline std::string TrainedWeights::fingerprint() const {
+  std::vector<std::pair<std::string, Index>> ways;
+  Index n_pruned = 0;
+  for (const TrainedTensor& t : tensors_) {
+    for (const std::uint64_t word : t.mask) n_pruned -= std::popcount(word);
+    if (!t.mask.empty()) n_pruned += t.n * t.k;
+    if (t.deployed == nullptr) continue;
+    std::string way = to_string(t.deployed->format);
+    if (t.rounding.searches) way += t.rounding.importance.empty() ? " searched" : " weighted";
+    const auto same =
+        std::find_if(ways.begin(), ways.end(), [&](const auto& w) { return w.first == way; });
+    if (same == ways.end()) {
+      ways.emplace_back(std::move(way), 1);
+    } else {
+      ++same->second;
+    }
+  }
+  std::string text;
+  for (const auto& [way, n] : ways) text += (text.empty() ? "" : ", ") + to_text(n) + " in " + way;
+  if (n_pruned > 0) text += (text.empty() ? "" : ", ") + to_text(n_pruned) + " weights pruned";
+  return text;
 }
 
 inline Result<void> TrainedWeights::round_deployed(Executor& executor) {
