@@ -24,18 +24,13 @@
 
 namespace example {
 
-// Only these are compiled.
+// The architectures that the programs train; each is compiled for it.
 using TrainedArchitectures = nibble::ArchitectureList<nibble::Llama>;
-using TrainedFormats =
-    nibble::graph::FormatList<nibble::quant::F32, nibble::quant::F16, nibble::quant::Q8_0,
-                              nibble::quant::Q4_0, nibble::quant::Q4_1, nibble::quant::Q4_K,
-                              nibble::quant::Q2_H, nibble::quant::Q3_H>;
 
 // A model that was loaded to be asked.
 inline nibble::Result<nibble::Model> load_to_ask(const nibble::io::Gguf& file,
                                                  nibble::Executor& executor) {
-  return nibble::Model::from_gguf<TrainedFormats, TrainedArchitectures>(file,
-                                                                        {.executor = &executor});
+  return nibble::Model::from_gguf<nibble::graph::AllFormats>(file, {.executor = &executor});
 }
 
 // A file in memory.
@@ -112,7 +107,7 @@ class TrainedModel {
     made.graph_ = std::move(graph);
     const nibble::graph::FormatOps* deployed = nullptr;
     if (options.deployed) {
-      deployed = nibble::graph::find(TrainedFormats::kOps, *options.deployed);
+      deployed = nibble::graph::find(nibble::graph::AllFormats::kOps, *options.deployed);
       if (deployed == nullptr) {
         return nibble::Error{nibble::Errc::unsupported,
                              std::string("this program does not train for the format ") +

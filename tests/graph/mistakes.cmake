@@ -64,7 +64,9 @@ set(sentences
   "an expression that is run gives one result"
   "a node of your own needs a describe\\(\\)"
   "values that differ by layer come with their number"
-  "a repeat\\(\\) within a repeat\\(\\)")
+  "a repeat\\(\\) within a repeat\\(\\)"
+  "there is no backward rule for this node \\(Node = ...\\)"
+  "there is no backward rule for this node \\(Node = ...\\)")
 set(mistake 0)
 foreach(sentence ${sentences})
   math(EXPR mistake "${mistake} + 1")

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Gradients of whole models against PyTorch in double precision (make_gradient_goldens.py), and what
-// must not change their bits: threads, memory that results share, layers that are computed again.
+// Gradients of whole models against PyTorch in double precision (make_gradient_goldens.py), and
+// what must not change their bits: threads, memory that results share, layers that are computed
+// again.
+#include "nibble/train/trainer.hpp"
+
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -14,7 +17,6 @@
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/model/llama.hpp"
 #include "nibble/train/model_file.hpp"
-#include "nibble/train/trainer.hpp"
 #include "test_data.hpp"
 
 namespace {

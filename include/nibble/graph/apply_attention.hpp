@@ -191,8 +191,8 @@ void temper_rows(const Run& run, const Temperature& temperature, MatrixView<floa
   for (Index i = 0; i < rows.extent(0); ++i) {
     const Index steps = run.step_args().position_of(i) / temperature.step;
     if (steps == 0) continue;
-    const double factor = 1 + static_cast<double>(temperature.scale) *
-                                  libm::log(static_cast<double>(1 + steps));
+    const double factor =
+        1 + static_cast<double>(temperature.scale) * libm::log(static_cast<double>(1 + steps));
     ops::scale(run.executor(), rows.rows(i, 1), static_cast<float>(factor), rows.rows(i, 1));
   }
 }

@@ -7,9 +7,9 @@
 //
 //   differentiate(node, pass, x, rest) -> gradient of x;   rest(y) -> gradient of y
 //
-// The outermost `rest` is the loss. What must be kept for the way back needs no notion of its own: a
-// step behind the call of `rest` names it, so the plan keeps it; weights that are not trained name
-// nothing, and nothing is kept for them. (C. Elliott, "The Simple Essence of Automatic
+// The outermost `rest` is the loss. What must be kept for the way back needs no notion of its own:
+// a step behind the call of `rest` names it, so the plan keeps it; weights that are not trained
+// name nothing, and nothing is kept for them. (C. Elliott, "The Simple Essence of Automatic
 // Differentiation", 2018; F. Wang et al., "Demystifying Differentiable Programming: Shift/Reset the
 // Penultimate Backpropagator", 2019.)
 //
@@ -31,8 +31,8 @@
 #include "nibble/graph/differentiate_attention.hpp"
 #include "nibble/graph/differentiate_products.hpp"
 #include "nibble/ops/activation_back.hpp"
-#include "nibble/ops/norm_back.hpp"
 #include "nibble/ops/embedding_back.hpp"
+#include "nibble/ops/norm_back.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
@@ -148,8 +148,7 @@ template <class Pass, class... V, class Others>
 constexpr auto select_rows(Pass& pass, bool condition, const std::tuple<V...>& chosen,
                            const Others& others) noexcept {
   return [&]<std::size_t... Is>(std::index_sequence<Is...>) {
-    return std::tuple{
-        select_rows(pass, condition, std::get<Is>(chosen), std::get<Is>(others))...};
+    return std::tuple{select_rows(pass, condition, std::get<Is>(chosen), std::get<Is>(others))...};
   }
   (std::index_sequence_for<V...>{});
 }
@@ -280,8 +279,8 @@ constexpr Gradient differentiate(const Scale& node, Pass& pass, const Value<W>& 
   if (node.factor.is_uniform() && factor == 1) return rest(x);
   const Gradient dy = rest(apply(node, pass, detail::to_change(pass, x)));
   const Gradient dx = detail::make_like(pass, dy);
-  pass.step(
-      [=](auto& run) { ops::scale(run.executor(), run.view(dy), factor, run.view(dx)); }, dy, dx);
+  pass.step([=](auto& run) { ops::scale(run.executor(), run.view(dy), factor, run.view(dx)); }, dy,
+            dx);
   return dx;
 }
 
@@ -463,12 +462,12 @@ constexpr Gradient differentiate(const Pool& node, Pass& pass, const Value<W>& x
   return dx;
 }
 
-template <Label kName, class Pass, Index W, class Rest>
-constexpr Gradient differentiate(const Tap<kName>& node, Pass& pass, const Value<W>& x,
-                                 const Rest& rest) noexcept {
-  if (!pass.training_limits().taps) return rest(x);
-  const Gradient dy = rest(shared(apply(node, pass, x)));
-  const Gradient dx = detail::make_like(pass, dy);
+namespace detail {
+
+// Shows rows and their gradient, to which an observer may add.
+template <Label kName, class Pass, Index W>
+constexpr Gradient shown_gradient(Pass& pass, const Value<W>& x, const Gradient& dy) noexcept {
+  const Gradient dx = make_like(pass, dy);
   pass.step(
       [=](auto& run) {
         copy_rows(run.view(dy), run.view(dx));
@@ -477,10 +476,32 @@ constexpr Gradient differentiate(const Tap<kName>& node, Pass& pass, const Value
       x, dy, dx);
   return dx;
 }
+
+}  // namespace detail
+
+template <Label kName, class Pass, Index W, class Rest>
+constexpr Gradient differentiate(const Tap<kName>& node, Pass& pass, const Value<W>& x,
+                                 const Rest& rest) noexcept {
+  if (!pass.training_limits().taps) return rest(apply(node, pass, x));
+  return detail::shown_gradient<kName>(pass, x, rest(shared(apply(node, pass, x))));
+}
+// Between the steps of attention there are no scores to show.
+template <Label... kNames, class Pass, Index Q, Index K, class Rest>
+constexpr Gradients<3> differentiate(const Tap<kNames...>&, Pass&, const CachedRows<Q, K>& rows,
+                                     const Rest& rest) noexcept {
+  return rest(rows);
+}
 template <Label... kNames, class Pass, class... Values, class Rest>
-constexpr auto differentiate(const Tap<kNames...>&, Pass&, const std::tuple<Values...>& values,
-                             const Rest& rest) noexcept {
-  return rest(values);
+constexpr Gradients<sizeof...(Values)> differentiate(const Tap<kNames...>& node, Pass& pass,
+                                                     const std::tuple<Values...>& values,
+                                                     const Rest& rest) noexcept {
+  if (!pass.training_limits().taps) return rest(apply(node, pass, values));
+  const Gradients<sizeof...(Values)> dy = rest(shared(apply(node, pass, values)));
+  return [&]<std::size_t... Is>(std::index_sequence<Is...>) {
+    return Gradients<sizeof...(Values)>{
+        detail::shown_gradient<kNames>(pass, std::get<Is>(values), dy[Is])...};
+  }
+  (std::index_sequence_for<Values...>{});
 }
 
 // ---- A step -----------------------------------------------------------------------------------
@@ -492,9 +513,11 @@ constexpr TrainingPlan make_training_plan(const E& expression,
                                           const TrainingLimits& limits) noexcept {
   detail::TrainingPlanner planner(limits);
   differentiate(expression, planner, Start{}, [&](const auto& y) {
-    static_assert(requires { y.id; }, "nibble: an expression that is trained gives one result");
-    planner.step([](auto&) {}, y);
-    return as_gradient(y);
+    static_assert(
+        requires { y.id; }, "nibble: an expression that is trained gives one result");
+    const auto rows = detail::to_change(planner, y);  // a node may have kept its result
+    planner.step([](auto&) {}, rows);
+    return as_gradient(rows);
   });
   return planner.training_plan();
 }
@@ -510,9 +533,10 @@ NIBBLE_COLD bool run_training_step(const E& expression, const TrainingPlan& plan
   if (!plan.is_valid() || args.run.arena.size() < plan.bytes) return false;
   detail::TrainingRunner runner(plan, limits, args);
   differentiate(expression, runner, Start{}, [&](const auto& y) {
-    loss(MatrixView<float>(runner.view(y)));
+    const auto rows = detail::to_change(runner, y);
+    loss(MatrixView<float>(runner.view(rows)));
     runner.set_skips(!args.goes_back);
-    return as_gradient(y);
+    return as_gradient(rows);
   });
   return true;
 }

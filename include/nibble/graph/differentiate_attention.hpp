@@ -72,9 +72,8 @@ constexpr Gradients<3> differentiate(const TemperQueries& node, Pass& pass, cons
   const Temperature temperature = node.temperature;
   if (temperature.scale == 0) return rest(qkv);
   const Gradients<3> d = rest(apply(node, pass, detail::qk_to_change(pass, qkv)));
-  return detail::turn_back(pass, d, [=](auto& run, const auto& dq, const auto&) {
-    temper_rows(run, temperature, dq);
-  });
+  return detail::turn_back(
+      pass, d, [=](auto& run, const auto& dq, const auto&) { temper_rows(run, temperature, dq); });
 }
 
 // The norm keeps the heads as they were.
@@ -133,8 +132,8 @@ ops::TrainAttentionShape train_shape(const ops::AttentionShape& s, const H& head
 }
 
 template <class Hook>
-inline constexpr bool kHasBackHook = std::is_same_v<Hook, NoHook> ||
-                                     std::is_same_v<Hook, SoftCap> || std::is_same_v<Hook, Alibi>;
+inline constexpr bool kHasBackHook =
+    std::is_same_v<Hook, NoHook> || std::is_same_v<Hook, SoftCap> || std::is_same_v<Hook, Alibi>;
 
 }  // namespace detail
 
@@ -171,11 +170,10 @@ constexpr Gradients<3> differentiate(const Attend<H>& node, Pass& pass,
   const Scratch back = pass.scratch(bytes);
   pass.step(
       [=](auto& run) {
-        ops::train_attention_back(run.executor(), run.view(q), run.view(k), run.view(v),
-                                  run.view(out), run.view(log_sums), run.view(d),
-                                  detail::train_shape(shape, node.heads, run),
-                                  run.sequence_starts(), run.view(dq), run.view(dk), run.view(dv),
-                                  run.memory(back));
+        ops::train_attention_back(
+            run.executor(), run.view(q), run.view(k), run.view(v), run.view(out),
+            run.view(log_sums), run.view(d), detail::train_shape(shape, node.heads, run),
+            run.sequence_starts(), run.view(dq), run.view(dk), run.view(dv), run.memory(back));
       },
       q, k, v, out, log_sums, d, dq, dk, dv, back);
   return {dq, dk, dv};

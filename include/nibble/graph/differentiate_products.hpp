@@ -15,21 +15,21 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
 // ---- Products ----------------------------------------------------------------------------------
-// y = x · Wᵀ + bias, so dx = dy · W and dW = dyᵀ · x. Weights that are rows of f32 are multiplied as
-// they are. Packed ones (deployed formats, a base that adapters stand beside) run the kernels of
-// inference; on the way back their values are read as f32: gradients pass straight through rounding.
-// Factors, y += scale · A · (B · x), are rows of f32: with u = B · x and du = scale · Aᵀ · dy,
-// dA = scale · dyᵀ · u, dB = duᵀ · x and dx += du · B; u is computed again on the way back.
+// y = x · Wᵀ + bias, so dx = dy · W and dW = dyᵀ · x. Weights that are rows of f32 are multiplied
+// as they are. Packed ones (deployed formats, a base that adapters stand beside) run the kernels of
+// inference; on the way back their values are read as f32: gradients pass straight through
+// rounding. Factors, y += scale · A · (B · x), are rows of f32: with u = B · x and du = scale · Aᵀ
+// · dy, dA = scale · dyᵀ · u, dB = duᵀ · x and dx += du · B; u is computed again on the way back.
 
 namespace detail {
 
 // The memory of one product, of `rows` rows, besides its input and output.
 struct ProductMemory {
-  Scratch codes;   // the input as 8-bit codes
-  Scratch dense;   // a packed matrix as f32
-  Scratch inner;   // B · x and its gradient, (2 rows, rank)
+  Scratch codes;  // the input as 8-bit codes
+  Scratch dense;  // a packed matrix as f32
+  Scratch inner;  // B · x and its gradient, (2 rows, rank)
   Scratch gemm;
-  Scratch sums;    // of a bias
+  Scratch sums;  // of a bias
 };
 
 template <class Pass>
@@ -91,9 +91,8 @@ void product_forward(Run& run, const Weight& w, const float* bias, const X& x, c
   if (w.has_base() && !is_f32_rows(w)) {
     Weight base = w;
     base.factors = nullptr;
-    run_alone<kernels::Identity, false>(run, base,
-                                        product_input(run, input_form(base), x, memory.codes), bias,
-                                        out);
+    run_alone<kernels::Identity, false>(
+        run, base, product_input(run, input_form(base), x, memory.codes), bias, out);
   } else {
     if (w.has_base()) gemm(in, ops::transposed(f32_rows(w)), out, ops::GemmOutput::replace);
     if (bias != nullptr) {

@@ -32,8 +32,12 @@ NIBBLE_HIDDEN inline constexpr FormatOps kF32Rows = [] {
 
 // values: (n, k), aligned to 64 bytes.
 inline Weight f32_rows_weight(MatrixView<const float> values) noexcept {
-  return {&kF32Rows, values.extent(0), values.extent(1),
-          reinterpret_cast<const std::byte*>(values.data()), 1, {}};
+  return {&kF32Rows,
+          values.extent(0),
+          values.extent(1),
+          reinterpret_cast<const std::byte*>(values.data()),
+          1,
+          {}};
 }
 
 inline bool is_f32_rows(const Weight& w) noexcept { return w.ops == &kF32Rows; }

@@ -41,9 +41,8 @@ constexpr Value<W> to_change(Pass& pass, const Value<W>& x) noexcept {
 template <class Pass>
 constexpr Gradient add_gradients(Pass& pass, const Gradient& a, const Gradient& b) noexcept {
   const Gradient sum = make_like(pass, a);
-  pass.step(
-      [=](auto& run) { ops::add(run.executor(), run.view(a), run.view(b), run.view(sum)); }, a, b,
-      sum);
+  pass.step([=](auto& run) { ops::add(run.executor(), run.view(a), run.view(b), run.view(sum)); },
+            a, b, sum);
   return sum;
 }
 

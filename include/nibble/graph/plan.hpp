@@ -192,7 +192,8 @@ class BasicPlanner {
   }
 
   // Gives the values their places, one after the other.
-  NIBBLE_COLD constexpr void place_values(BasicPlan<kMax>& plan, const Order& order) const noexcept {
+  NIBBLE_COLD constexpr void place_values(BasicPlan<kMax>& plan,
+                                          const Order& order) const noexcept {
     plan.n_values = n_;
     plan.error = error_;
     plan.rows = rows_;

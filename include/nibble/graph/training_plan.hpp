@@ -39,8 +39,8 @@ struct SlotSet {
 };
 
 struct TrainingLimits {
-  Limits limits;      // max_rows: of a batch; n_positions: of the longest sequence
-  SlotSet trained;    // weights that get gradients; rows that only others need are not kept
+  Limits limits;    // max_rows: of a batch; n_positions: of the longest sequence
+  SlotSet trained;  // weights that get gradients; rows that only others need are not kept
   SlotSet factored = SlotSet::none();  // weights whose factors get gradients (Limits::max_rank)
   // Matrices may be in packed formats: there is memory for one of them as f32.
   bool packed_weights = false;
@@ -49,7 +49,7 @@ struct TrainingLimits {
   bool checkpoints = false;
   // Each result has memory of its own: for tests.
   bool shares_memory = true;
-  // Taps are shown, and what they are shown may be changed: a loss on features.
+  // What taps show may be changed on the way back: a loss on features.
   bool taps = false;
 };
 

@@ -17,8 +17,8 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
 // Where the gradient of a weight is added up: as many floats as the weight has, in row-major order;
-// null if the weight is not trained. Weights that are tied or shared have one gradient. Factors of a
-// weight have their own.
+// null if the weight is not trained. Weights that are tied or shared have one gradient. Factors of
+// a weight have their own.
 struct WeightGradient {
   float* values = nullptr;
   float* factor_a = nullptr;
@@ -26,12 +26,11 @@ struct WeightGradient {
 };
 
 // Shows what passes a Tap and its gradient, which may be added to: a loss on features.
-using GradientObserver =
-    Callback<void(std::string_view name, Index layer, MatrixView<const float> rows,
-                  MatrixView<float> gradient)>;
+using GradientObserver = Callback<void(std::string_view name, Index layer,
+                                       MatrixView<const float> rows, MatrixView<float> gradient)>;
 
-// As RunArgs, whose cache and observers are not used. Sequences of the batch are the segments of the
-// step, each from position 0 on; matrices of weights are packed, or rows of f32 (kF32Rows).
+// As RunArgs, whose cache and observers are not used. Sequences of the batch are the segments of
+// the step, each from position 0 on; matrices of weights are packed, or rows of f32 (kF32Rows).
 struct TrainingArgs {
   RunArgs run;
   std::span<const WeightGradient> gradients;  // in the order of the weights of RunArgs::weights
@@ -114,8 +113,8 @@ class TrainingRunner : public BasicRunner<kMaxTrainingValues> {
   // One repeat.
   struct Frame {
     std::size_t loop;
-    int first;           // id of the first value in the layers
-    Index place;         // for Dropout
+    int first;    // id of the first value in the layers
+    Index place;  // for Dropout
     Index first_layer;
     Index n;
   };

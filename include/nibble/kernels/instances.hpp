@@ -88,7 +88,6 @@ NIBBLE_INSTANCES_OF_CACHE(std::int8_t)
 NIBBLE_INSTANCE(kernels::ToF32<f16>)
 NIBBLE_INSTANCE(kernels::ToF32<bf16>)
 
-
 // Training.
 #define NIBBLE_INSTANCES_OF_SLOPE(Activation)        \
   NIBBLE_INSTANCE(kernels::ActivateBack<Activation>) \

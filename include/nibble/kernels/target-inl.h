@@ -29,8 +29,8 @@
 #undef NIBBLE_TARGET_BEGINS
 
 #include "nibble/core/exact_math.hpp"
-// Kernels keep NaN, and round as they say, with -ffast-math too: compilers then see the operations of
-// Highway and the intrinsics below these in exact code.
+// Kernels keep NaN, and round as they say, with -ffast-math too: compilers then see the operations
+// of Highway and the intrinsics below these in exact code.
 #if NIBBLE_HAVE_FAST_MATH && !defined(NIBBLE_KERNELS_EXACT_MATH)
 #define NIBBLE_KERNELS_EXACT_MATH
 #if defined(__clang__)

@@ -77,8 +77,9 @@ constexpr auto llama_layers(const Dims& d) {
                          fork(linear<attn_q, optional_slot(attn_q_bias)>(widths.q),
                               linear<attn_k, optional_slot(attn_k_bias)>(widths.kv),
                               linear<attn_v, optional_slot(attn_v_bias)>(widths.kv)) >>
-                         nibble::detail::positioned(d, heads) >> cache_kv(heads) >> scores(heads) >>
-                         softmax(heads) >> attend_values(heads) >>
+                         tap<"q", "k", "v">() >> nibble::detail::positioned(d, heads) >>
+                         cache_kv(heads) >> scores(heads) >> softmax(heads) >>
+                         attend_values(heads) >>
                          linear<attn_output, optional_slot(attn_output_bias)>(d.dim);
 
   const auto feed_forward =
@@ -87,7 +88,8 @@ constexpr auto llama_layers(const Dims& d) {
            linear<ffn_up, optional_slot(ffn_up_bias)>(widths.ffn)) >>
       multiply() >> linear<ffn_down, optional_slot(ffn_down_bias)>(d.dim);
 
-  const auto layers = repeat(d.n_layers, residual(attention) >> residual(feed_forward));
+  const auto layers =
+      repeat(d.n_layers, residual(attention) >> residual(feed_forward) >> tap<"layer">());
   if constexpr (kIsPlain) {
     return embedding<token_embd>(d.dim, d.vocab_size) >> layers;
   } else {

@@ -41,18 +41,18 @@ struct CommonArchitectures
 
 namespace detail {
 
-// The graph of the architecture that a file names. Errors: malformed (a file without tensors),
-// unsupported (an architecture that is not in the list), those of its config(). Null if memory runs
-// out.
-template <class... Architectures>
-Result<Owned<ModelGraph>> graph_of(ArchitectureList<Architectures...>, std::string_view name,
-                                   const io::Gguf& file) {
+// make(type_identity<A>, config) -> Result<Made> for the architecture that a file names. Errors:
+// malformed (a file without tensors), unsupported (an architecture that is not in the list), those
+// of its config() and of make().
+template <class Made, class... Architectures, class Make>
+Result<Made> with_architecture(ArchitectureList<Architectures...>, std::string_view name,
+                               const io::Gguf& file, const Make& make) {
   if (file.tensors().empty()) {
     return Error{Errc::malformed,
                  file.name() + ": the file has no tensors, only metadata, perhaps a vocabulary"};
   }
-  Result<Owned<ModelGraph>> found = Owned<ModelGraph>();
-  const auto try_one = [&]<class A>(std::type_identity<A>) {
+  Result<Made> found = Made();
+  const auto try_one = [&]<class A>(std::type_identity<A> architecture) {
     constexpr std::string_view known = A::kName;  // the member itself would be a unique symbol
     if (name != known) return false;
     if constexpr (requires { A::is_for(file); }) {
@@ -60,7 +60,7 @@ Result<Owned<ModelGraph>> graph_of(ArchitectureList<Architectures...>, std::stri
     }
     auto config = A::config(file);
     if (config) {
-      found = make_graph<A>(*config);
+      found = make(architecture, *config);
     } else {
       found = std::move(config).error();
     }
@@ -79,6 +79,17 @@ Result<Owned<ModelGraph>> graph_of(ArchitectureList<Architectures...>, std::stri
   (add(std::type_identity<Architectures>{}), ...);
   return Error{Errc::unsupported, file.name() + ": architecture " + io::quoted(name) +
                                       " is not supported; this program knows " + known};
+}
+
+// The graph of the architecture that a file names; null if memory runs out.
+template <class Architectures>
+Result<Owned<ModelGraph>> graph_of(Architectures list, std::string_view name,
+                                   const io::Gguf& file) {
+  const auto make = []<class A>(std::type_identity<A>,
+                                const typename A::Config& config) -> Result<Owned<ModelGraph>> {
+    return make_graph<A>(config);
+  };
+  return with_architecture<Owned<ModelGraph>>(list, name, file, make);
 }
 
 }  // namespace detail

@@ -52,8 +52,8 @@ inline constexpr Index kMaxGemmColumns = 1024;
 inline constexpr Index kMaxGemmPanelFloats = kMaxGemmColumns * kernels::kGemmBlockK;
 
 constexpr GemmCut gemm_cut(Index m, Index n, Index k, Index n_workers) noexcept {
-  // Several short blocks of k are one pass, with fewer joins of the workers, while their panels stay
-  // in L2.
+  // Several short blocks of k are one pass, with fewer joins of the workers, while their panels
+  // stay in L2.
   constexpr Index kPassFloats = kMaxGemmPanelFloats / 4;
   GemmCut cut;
   if (m <= 0 || n <= 0) return cut;

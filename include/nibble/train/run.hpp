@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "nibble/core/arena.hpp"
 #include "nibble/core/executor.hpp"
@@ -19,6 +20,7 @@
 #include "nibble/train/adamw.hpp"
 #include "nibble/train/checkpoint.hpp"
 #include "nibble/train/data.hpp"
+#include "nibble/train/feature_loss.hpp"
 #include "nibble/train/schedule.hpp"
 #include "nibble/train/trainer.hpp"
 
@@ -62,7 +64,7 @@ class Run {
   // Errors: those of Trainer::create, Batches::create, AdamW::create and Schedule::check.
   static Result<Run> create(const TrainingGraph& graph, TrainedWeights& weights,
                             const Source& source, const RunOptions& options, Executor& executor,
-                            Teacher* teacher = nullptr);
+                            Teacher* teacher = nullptr, FeatureLoss* features = nullptr);
 
   // One step of the optimizer. Errors: those of the source and the teacher; malformed (a loss or
   // gradient that is not a number: nothing has changed then).
@@ -88,10 +90,11 @@ class Run {
 
  private:
   Run(TrainedWeights& weights, Executor& executor, const RunOptions& options, Trainer trainer,
-      AdamW optimizer, Batches batches, Teacher* teacher)
+      AdamW optimizer, Batches batches, Teacher* teacher, FeatureLoss* features)
       : weights_(&weights),
         executor_(&executor),
         teacher_(teacher),
+        features_(features),
         options_(options),
         trainer_(std::move(trainer)),
         optimizer_(std::move(optimizer)),
@@ -113,6 +116,7 @@ class Run {
   TrainedWeights* weights_;
   Executor* executor_;
   Teacher* teacher_;
+  FeatureLoss* features_;
   RunOptions options_;
   Trainer trainer_;
   AdamW optimizer_;
@@ -124,7 +128,7 @@ class Run {
 
 inline Result<Run> Run::create(const TrainingGraph& graph, TrainedWeights& weights,
                                const Source& source, const RunOptions& given, Executor& executor,
-                               Teacher* teacher) {
+                               Teacher* teacher, FeatureLoss* features) {
   RunOptions options = given;
   NIBBLE_CHECK(options.schedule.check());
   if (options.n_accumulated < 1) {
@@ -139,10 +143,16 @@ inline Result<Run> Run::create(const TrainingGraph& graph, TrainedWeights& weigh
       (std::min)(options.batches.max_sequences, options.batches.max_rows);
   trainer_options.n_positions = options.batches.context;
   trainer_options.checkpoints = options.checkpoints;
+  trainer_options.taps = features != nullptr;
   NIBBLE_TRY(trainer, Trainer::create(graph, weights, trainer_options, executor));
-  NIBBLE_TRY(optimizer, AdamW::create(weights.parameters(), options.optimizer));
+  std::vector<Parameter> parameters = weights.parameters();
+  if (features != nullptr) {
+    for (Parameter& p : features->parameters()) parameters.push_back(std::move(p));
+    trainer.set_observer(features->of_student());
+  }
+  NIBBLE_TRY(optimizer, AdamW::create(std::move(parameters), options.optimizer));
   Run run(weights, executor, options, std::move(trainer), std::move(optimizer), std::move(batches),
-          teacher);
+          teacher, features);
   run.vocab_size_ = vocab_size;
   if (teacher != nullptr) {
     const std::uint64_t bytes = static_cast<std::uint64_t>(options.batches.max_rows) *
@@ -165,11 +175,14 @@ inline Result<StepResult> Run::step() {
   StepResult result;
   double weight = 0;
   weights_->clear_gradients();
+  if (features_ != nullptr) features_->clear_gradients();
   trainer_.set_dropout_seed(n_steps() + 1);
   for (Index i = 0; i < options_.n_accumulated; ++i) {
     NIBBLE_CHECK(batches_.next(batch_));
+    if (features_ != nullptr) features_->begin(batch_);
     NIBBLE_TRY(loss, loss_of(batch_));
     result.loss += loss;
+    if (features_ != nullptr) result.loss += features_->loss();
     result.n_tokens += batch_.n_rows();
     result.epoch = batch_.epoch;
     weight += batch_.weight;
@@ -199,6 +212,8 @@ class ModelTeacher final : public Teacher {
   Result<void> logits(const Batch& batch, MatrixView<float> out) override {
     return trainer_.logits(batch, out);
   }
+  // Its taps, while it computes logits.
+  void show_to(const graph::Observer* observer) noexcept { trainer_.set_row_observer(observer); }
   std::string fingerprint() const override { return name_; }
 
  private:

@@ -26,6 +26,7 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/graph/rope_table.hpp"
 #include "nibble/ops/loss.hpp"
+#include "nibble/simd/dispatch.hpp"
 #include "nibble/train/data.hpp"
 #include "nibble/train/trained_weights.hpp"
 #include "nibble/train/training_graph.hpp"
@@ -33,11 +34,11 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace train {
 
 struct TrainerOptions {
-  Index max_rows = 0;       // of a batch
-  Index max_sequences = 0;  // of a batch; 0: as many as rows
-  Index n_positions = 0;    // of the longest sequence; 0: max_rows
-  bool checkpoints = false;  // compute each layer again on the way back, instead of keeping it
-  bool taps = false;         // see GradientObserver
+  Index max_rows = 0;         // of a batch
+  Index max_sequences = 0;    // of a batch; 0: as many as rows
+  Index n_positions = 0;      // of the longest sequence; 0: max_rows
+  bool checkpoints = false;   // compute each layer again on the way back, instead of keeping it
+  bool taps = false;          // see GradientObserver
   bool shares_memory = true;  // false: each result has memory of its own, for tests
   std::uint64_t dropout_seed = 0;
 };
@@ -61,14 +62,14 @@ class Trainer {
   }
   std::size_t working_bytes() const noexcept { return memory_.size(); }
 
-  // Computes the rows of the batch whose weight is not 0, and adds the gradients of what `loss` says
-  // to those of the weights. No allocation. Errors: invalid_argument (a batch that is larger than
-  // the options).
+  // Computes the rows of the batch whose weight is not 0, and adds the gradients of what `loss`
+  // says to those of the weights. No allocation. Errors: invalid_argument (a batch that is larger
+  // than the options).
   Result<void> accumulate(const Batch& batch, Loss loss) { return compute(batch, loss, true); }
 
-  // accumulate() with the weighted sum of the cross-entropies of a batch, in nats, which it returns;
-  // divided by batch.weight, gradients and loss are means. Error: malformed, if the loss is not a
-  // number.
+  // accumulate() with the weighted sum of the cross-entropies of a batch, in nats, which it
+  // returns; divided by batch.weight, gradients and loss are means. Error: malformed, if the loss
+  // is not a number.
   Result<double> cross_entropy(const Batch& batch);
   // The same with distillation from the logits of a teacher, (counted rows, vocab_size); see
   // ops::distill_back.
@@ -80,7 +81,9 @@ class Trainer {
 
   // Which rows of the last batch counted, ascending.
   std::span<const Index> counted_rows() const noexcept { return outputs(); }
+  // Of taps (TrainerOptions::taps): their rows with the gradients, and in the forward pass.
   void set_observer(const graph::GradientObserver* observer) noexcept { observer_ = observer; }
+  void set_row_observer(const graph::Observer* observer) noexcept { row_observer_ = observer; }
   // Dropout draws other numbers in each step.
   void set_dropout_seed(std::uint64_t seed) noexcept { dropout_seed_ = seed; }
 
@@ -121,6 +124,7 @@ class Trainer {
   AlignedBuffer rope_memory_;
   std::vector<graph::RopeTable> ropes_;
   const graph::GradientObserver* observer_ = nullptr;
+  const graph::Observer* row_observer_ = nullptr;
   std::uint64_t dropout_seed_ = 0;
   // Of a batch; their capacity is that of the largest one.
   std::vector<Segments> segments_;
@@ -157,9 +161,11 @@ class Trainer::RopeNeeds final : public graph::SurveySink {
 inline Result<Trainer> Trainer::create(const TrainingGraph& graph, TrainedWeights& weights,
                                        const TrainerOptions& options, Executor& executor) {
   if (options.max_rows < 1 || options.max_sequences < 0 || options.n_positions < 0) {
-    return Error{Errc::invalid_argument, "trainer: a batch of fewer than one row, sequence or "
-                                         "position"};
+    return Error{Errc::invalid_argument,
+                 "trainer: a batch of fewer than one row, sequence or "
+                 "position"};
   }
+  NIBBLE_CHECK(simd::ensure_target());
   return catch_out_of_memory([&]() -> Result<Trainer> {
     Trainer trainer(graph, weights, executor);
     NIBBLE_CHECK(graph::check_weights(
@@ -216,10 +222,10 @@ inline Result<void> Trainer::make_rope_tables() {
 inline Result<void> Trainer::enter(const Batch& batch) {
   const graph::Limits& l = limits_.limits;
   if (batch.n_rows() < 1 || batch.n_rows() > l.max_rows || batch.n_sequences() > l.max_segments) {
-    return Error{Errc::invalid_argument,
-                 "trainer: a batch of " + to_text(batch.n_rows()) + " rows in " +
-                     to_text(batch.n_sequences()) + " sequences, made for up to " +
-                     to_text(l.max_rows) + " rows in " + to_text(l.max_segments)};
+    return Error{Errc::invalid_argument, "trainer: a batch of " + to_text(batch.n_rows()) +
+                                             " rows in " + to_text(batch.n_sequences()) +
+                                             " sequences, made for up to " + to_text(l.max_rows) +
+                                             " rows in " + to_text(l.max_segments)};
   }
   segments_.clear();
   outputs_.clear();
@@ -263,6 +269,7 @@ inline Result<void> Trainer::compute(const Batch& batch, Loss loss, bool goes_ba
   args.gradients = weights_->gradients();
   args.sequence_starts = batch.offsets;
   args.gradient_observer = observer_;
+  args.run.observer = row_observer_;
   args.goes_back = goes_back;
   if (!graph_->run(plan_, limits_, args, loss)) {
     return Error{Errc::invalid_argument, "trainer: its plan does not fit"};
@@ -278,8 +285,9 @@ inline Result<double> weighted_sum(std::span<const double> losses, std::span<con
     sum += losses[i] * static_cast<double>(weights[i]);
   }
   if (!is_finite(sum)) {
-    return Error{Errc::malformed, "training: the loss is not a number; the learning rate may be "
-                                  "too high, or the data or weights broken"};
+    return Error{Errc::malformed,
+                 "training: the loss is not a number; the learning rate may be "
+                 "too high, or the data or weights broken"};
   }
   return sum;
 }

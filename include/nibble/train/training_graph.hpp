@@ -5,9 +5,8 @@
 
 #include <cstddef>
 #include <new>
-#include <optional>
 #include <string>
-#include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include "nibble/core/callback.hpp"
@@ -15,6 +14,7 @@
 #include "nibble/graph/differentiate.hpp"
 #include "nibble/graph/survey.hpp"
 #include "nibble/model/architecture.hpp"
+#include "nibble/model/load.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace train {
 
@@ -74,44 +74,20 @@ Owned<TrainingGraph> make_training_graph(const typename Architecture::Config& co
   return Owned<TrainingGraph>(new (std::nothrow) detail::TrainingGraphOf<Architecture>(config));
 }
 
-namespace detail {
-
-template <class Architecture>
-bool is_of(const io::Gguf& file, std::string_view name) {
-  if (Architecture::kName != name) return false;
-  if constexpr (requires { Architecture::is_for(file); }) {
-    return Architecture::is_for(file);
-  } else {
-    return true;
-  }
-}
-
-}  // namespace detail
-
 // The training graph of the model in `file`: that of its architecture, which is in the list, with
-// the dimensions that its metadata states. Errors: unsupported (another architecture), those of the
-// architecture's config(), out_of_memory.
-template <class... Architectures>
-Result<Owned<TrainingGraph>> training_graph_of(ArchitectureList<Architectures...>,
-                                               const io::Gguf& file) {
+// the dimensions that its metadata states. Errors: unsupported (another architecture), malformed,
+// those of the architecture's config(), out_of_memory.
+template <class Architectures>
+Result<Owned<TrainingGraph>> training_graph_of(Architectures list, const io::Gguf& file) {
   NIBBLE_TRY(name, file.get_string("general.architecture"));
-  Owned<TrainingGraph> graph;
-  std::optional<Error> error;
-  const auto try_one = [&]<class A>() {
-    if (graph || error || !detail::is_of<A>(file, name)) return;
-    auto config = A::config(file);
-    if (!config) {
-      error = std::move(config).error();
-      return;
-    }
-    graph = make_training_graph<A>(*config);
-    if (!graph) error = Error{Errc::out_of_memory, file.name() + ": a graph"};
+  const auto make = []<class A>(std::type_identity<A>,
+                                const typename A::Config& config) -> Result<Owned<TrainingGraph>> {
+    return make_training_graph<A>(config);
   };
-  (try_one.template operator()<Architectures>(), ...);
-  if (error) return *std::move(error);
-  if (graph) return graph;
-  return Error{Errc::unsupported, file.name() + ": architecture " + io::quoted(name) +
-                                      " is not among those that this program trains"};
+  NIBBLE_TRY(graph,
+             nibble::detail::with_architecture<Owned<TrainingGraph>>(list, name, file, make));
+  if (!graph) return Error{Errc::out_of_memory, file.name() + ": a graph"};
+  return graph;
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::train

@@ -76,6 +76,10 @@ constexpr auto model() {
   return start >> repeat(Dim<2>(), in_place(repeat(Dim<2>(), residual(product))));
 #elif MISTAKE == 25  // a node without describe()
   return start >> Mine{};
+#elif MISTAKE == 28  // a node without differentiate()
+  return start >> Mine{};
+#elif MISTAKE == 29  // a fused expression is not one to train
+  return fuse(start >> product >> silu());
 #endif
 }
 
@@ -86,7 +90,7 @@ template <>
 inline constexpr nibble::quant::Format nibble::quant::kFormatOf<Blocks64> = Format{130};
 namespace {
 const FormatOps* const kOps = &kFormatOps<Blocks64>;
-#elif MISTAKE < 22 || MISTAKE > 25
+#elif MISTAKE < 22 || MISTAKE == 26 || MISTAKE == 27
 constexpr Plan kPlan = make_plan(fuse(model()), kLimits);
 static_assert(kPlan.is_valid());
 #endif
@@ -102,6 +106,8 @@ int main() {
   return run(model(), Plan{}, kLimits, RunArgs{}).extent(0) == 0;
 #elif MISTAKE == 25
   return describe(model()).empty();
+#elif MISTAKE > 27
+  return make_training_plan(model(), TrainingLimits{}).bytes == 0;
 #else
   return kPlan.bytes == 0;
 #endif

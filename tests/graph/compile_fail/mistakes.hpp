@@ -4,6 +4,7 @@
 #pragma once
 
 #include "nibble/graph/describe.hpp"
+#include "nibble/graph/differentiate.hpp"
 #include "nibble/graph/fuse.hpp"
 #include "nibble/graph/run.hpp"
 #include "nibble/quant/block.hpp"

@@ -72,8 +72,7 @@ class TrainingModel final : public SurveySink {
     w.need = need;
     if (need.is_table && need.n == 0) w.need.n = 3;
     const Index n = (std::max)(w.need.n, Index{1}) * need.k;
-    std::normal_distribution<float> normal(need.n == 0 ? 1.0f : 0.0f,
-                                           need.n == 0 ? 0.3f : 0.4f);
+    std::normal_distribution<float> normal(need.n == 0 ? 1.0f : 0.0f, need.n == 0 ? 0.3f : 0.4f);
     // Aligned memory: vectors of 64 bytes begin where allocate() says.
     auto memory = AlignedBuffer::allocate(static_cast<std::size_t>(n) * sizeof(float));
     REQUIRE(memory.has_value());
@@ -81,8 +80,8 @@ class TrainingModel final : public SurveySink {
     for (Index i = 0; i < n; ++i) data[i] = normal(random_);
     w.gradient.assign(static_cast<std::size_t>(n), 0);
     const std::size_t at = place(need.slot, need.layer);
-    table_[at] = {w.need.n > 0 ? &kF32Rows : nullptr, w.need.n, need.k,
-                  reinterpret_cast<const std::byte*>(data), 1, {}};
+    table_[at] = {w.need.n > 0 ? &kF32Rows : nullptr,       w.need.n, need.k,
+                  reinterpret_cast<const std::byte*>(data), 1,        {}};
     gradients_[at].values = w.gradient.data();
     memory_.push_back(*std::move(memory));
   }
@@ -134,8 +133,8 @@ class TrainingModel final : public SurveySink {
       table_memory.push_back(
           *AlignedBuffer::allocate(RopeTable::bytes_needed(key, limits.limits.n_positions)));
       std::vector<double> frequencies(static_cast<std::size_t>(key.dim / 2));
-      tables.push_back(RopeTable::fill(table_memory.back().bytes(), key,
-                                       limits.limits.n_positions, frequencies, {}));
+      tables.push_back(RopeTable::fill(table_memory.back().bytes(), key, limits.limits.n_positions,
+                                       frequencies, {}));
     }
     TrainingArgs args;
     args.run.step = batch.step();
@@ -191,15 +190,16 @@ class RandomLoss {
 
 // Compares the gradient of each weight with differences of the loss along a random direction in
 // that weight, by Richardson's extrapolation of central differences (error h⁴; the noise of f32
-// results is about 1e-7 · |loss| / h).
+// results is about 1e-7 · |loss| / h). An observer of gradients adds the loss *observed_loss.
 template <class E>
 void check_gradients(TrainingModel<E>& model, const Batch& batch, const TrainingLimits& limits = {},
-                     double tolerance = 3e-3) {
+                     double tolerance = 3e-3, const GradientObserver* observer = nullptr,
+                     const double* observed_loss = nullptr) {
   InlineExecutor executor;
   RandomLoss loss;
   const auto turn = [&](MatrixView<float> rows) { loss(rows); };
   model.clear();
-  model.run(batch, limits, executor, turn);
+  model.run(batch, limits, executor, turn, observer);
   std::vector<std::vector<float>> gradients;
   for (const TestWeight& w : model.weights) gradients.push_back(w.gradient);
   std::size_t next = 0;
@@ -228,8 +228,8 @@ void check_gradients(TrainingModel<E>& model, const Batch& batch, const Training
       for (std::size_t i = 0; i < before.size(); ++i) {
         values[i] = static_cast<float>(static_cast<double>(before[i]) + h * direction[i]);
       }
-      model.run(batch, limits, executor, turn);
-      return loss.value;
+      model.run(batch, limits, executor, turn, observer);
+      return loss.value + (observed_loss != nullptr ? *observed_loss : 0);
     };
     for (std::size_t i = 0; i < before.size(); ++i) {
       expected += direction[i] * static_cast<double>(gradient[i]);
