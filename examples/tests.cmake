@@ -16,7 +16,7 @@ function(nibble_example_test test program)
       -P ${CMAKE_CURRENT_SOURCE_DIR}/run_test.cmake -- $<TARGET_FILE:nibble_${program}> ${arg_ARGS})
 endfunction()
 
-foreach(program chat compare compress convert federated generate home_commands inspect perplexity quantize search train)
+foreach(program chat compare compress convert federated generate home_commands inspect perplexity pipeline quantize search train)
   nibble_example_test(${program}_help ${program} EXIT 0 OUT "Usage: ${program}" ARGS --help)
   nibble_example_test(${program}_usage ${program} EXIT 2 ERR "^${program}: [^\n]*--help.\n$"
     ARGS --nonsense)
@@ -270,6 +270,33 @@ nibble_example_test(home_commands home_commands EXIT 0
 nibble_example_test(home_commands_generated home_commands EXIT 0
   OUT "30 held-out and 30 hard utterances drawn with seed 7;.*F32 [^\n]*30/30 .*Beside F32.*F16 +held-out [+-]0.00 .*SIMD target"
   ARGS --generated 30 --seed 7)
+# The stacked recipe, in a few steps; the second time all files are there, other settings are refused.
+set(pipeline_steps --steps 3 --recover-steps 2 --qat-steps 2 --questions 5 --quiet)
+set(pipeline_folder ${build_folder}/pipeline_test)
+add_test(NAME example_pipeline_forget COMMAND ${CMAKE_COMMAND} -E rm -rf ${pipeline_folder})
+nibble_example_test(pipeline pipeline EXIT 0
+  OUT "teacher +f16 +1 804 032 .*student, distilled +f16 +892 224 .*pruned +f16 +781 632 .*recovered .*rounded +q4_0 .*quantization-aware +q4_0 .*The student has 49.5 % .* has 23.1 % of the bytes"
+  ARGS --folder ${pipeline_folder} ${pipeline_steps})
+nibble_example_test(pipeline_again pipeline EXIT 0 OUT "quantization-aware" ERR "^$"
+  ARGS --folder ${pipeline_folder} ${pipeline_steps})
+nibble_example_test(pipeline_other pipeline EXIT 1 ERR "^pipeline: [^\n]*models of other settings"
+  ARGS --folder ${pipeline_folder} ${pipeline_steps} --seed 2)
+nibble_example_test(generate_pipeline generate EXIT 0 OUT "."
+  ARGS ${pipeline_folder}/quantized.gguf --prompt light --max-tokens 5 --quiet)
+set_tests_properties(example_pipeline_forget PROPERTIES FIXTURES_SETUP no_pipeline)
+set_tests_properties(example_pipeline PROPERTIES FIXTURES_SETUP pipeline
+  FIXTURES_REQUIRED no_pipeline)
+set_tests_properties(example_pipeline_again example_pipeline_other example_generate_pipeline
+  PROPERTIES FIXTURES_REQUIRED pipeline)
+# Quantization-aware training from the bundled model, beside it.
+nibble_example_test(train_qat train EXIT 0
+  OUT "right answers: .*40 drawn commands.*original .*rounded .* KL 0\\.[0-9]+\ntrained .* KL 0\\.[0-9]+\n$"
+  ARGS ${build_folder}/qat.gguf --continue --qat q2_h --search --teacher ${home_model} --steps 2
+    --sequences 8 --beside 40 --quiet)
+nibble_example_test(generate_qat generate EXIT 0 OUT "."
+  ARGS ${build_folder}/qat.gguf --prompt light --max-tokens 5 --quiet)
+set_tests_properties(example_train_qat PROPERTIES FIXTURES_SETUP qat)
+set_tests_properties(example_generate_qat PROPERTIES FIXTURES_REQUIRED qat)
 if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
   foreach(how INT TERM XFSZ)
     add_test(NAME example_quantize_${how} COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/ended_test.sh

@@ -10,9 +10,11 @@
 
 #include "common.hpp"
 #include "format_rules.hpp"
+#include "nibble/compress/imatrix.hpp"
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/train/run.hpp"
 #include "train/accuracy.hpp"
+#include "train/beside.hpp"
 #include "train/home_source.hpp"
 #include "train/loop.hpp"
 #include "train/model.hpp"
@@ -36,6 +38,9 @@ struct Options {
   std::size_t n_utterances = 2000;
   Index n_sequences = 64, context = 0, n_threads = 0, n_accumulated = 1;
   bool small_moments = false, recompute = false, answers_only = false, quiet = false;
+  bool searches = false;
+  std::string imatrix;
+  std::size_t n_beside = 0;
   std::string format = "f32";
 
   std::optional<int> parse(int argc, char** argv, CLI::App& app);
@@ -77,6 +82,14 @@ std::optional<int> Options::parse(int argc, char** argv, CLI::App& app) {
   app.add_option("--qat", deployed,
                  "train for this format: forward passes run its kernels, the file gets its codes")
       ->check(example::is_format);
+  app.add_flag("--search", searches,
+               "with --qat: search the scales of blocks, which helps 2 and 3 bits; slower");
+  app.add_option("--imatrix", imatrix,
+                 "with --search: what errors in columns count, as compress observe writes it")
+      ->check(example::is_not_empty);
+  app.add_option("--beside", n_beside,
+                 "with --qat and --continue: compare with --like on so many drawn commands")
+      ->check(CLI::Range(1, 1000000));
   app.add_option("--teacher", teacher, "learn also from the predictions of this model");
   app.add_option("--alpha", alpha, "part of the right tokens in the loss, beside the teacher's")
       ->check(CLI::Range(0.0, 1.0))
@@ -166,9 +179,20 @@ Result<void> report(const example::TrainedModel& model, const example::TestSplit
 Result<void> train(const Options& o) {
   NIBBLE_TRY(like, nibble::io::Gguf::open(o.like));
   NIBBLE_TRY(pool, nibble::ThreadPool::create({.n_threads = o.n_threads}));
-  example::TrainedModel::Options model_options{o.shape, o.seed, std::nullopt};
+  example::TrainedModel::Options model_options;
+  model_options.shape = o.shape;
+  model_options.seed = o.seed;
   if (!o.deployed.empty()) {
     model_options.deployed = example::parse_format(o.deployed);
+    model_options.searches = o.searches;
+    if (!o.imatrix.empty()) {
+      NIBBLE_TRY(read, nibble::compress::read_imatrix(o.imatrix));
+      NIBBLE_CHECK(nibble::compress::check_imatrix(read, like));
+      for (const auto& entry : read.entries) {
+        const auto columns = entry.importance();
+        model_options.importance[entry.name].assign(columns.begin(), columns.end());
+      }
+    }
   }
   NIBBLE_TRY(model, example::TrainedModel::create(like, model_options, !o.goes_on));
   const Index own_context = model.graph().config().n_ctx;
@@ -221,6 +245,10 @@ Result<void> train(const Options& o) {
   std::printf("%s: loss %.4f\n", nibble::printable(o.out).c_str(), curve.last_loss());
   if (splits && o.n_utterances > 0) {
     NIBBLE_CHECK(report(model, *splits, o.n_utterances, *pool));
+  }
+  if (o.n_beside > 0 && model_options.deployed && o.goes_on && o.text.empty()) {
+    NIBBLE_CHECK(example::print_beside(like, model, *model_options.deployed, o.n_beside,
+                                       o.seed + 1000, *pool));
   }
   if (!o.plot.empty() && !example::plot_curves(o.plot, {&curve})) {
     return Error{Errc::io, nibble::printable(o.plot) + ": no picture; is gnuplot installed?"};

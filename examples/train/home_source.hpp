@@ -19,12 +19,16 @@ class HomeSource final : public nibble::train::Source {
  public:
   // The tokenizer must live as long.
   HomeSource(const nibble::text::Tokenizer& tokenizer, std::uint64_t seed, nibble::Index n_examples,
-             Learned learned = Learned::all)
-      : tokenizer_(&tokenizer), seed_(seed), n_examples_(n_examples), learned_(learned) {}
+             Learned learned = Learned::all, home::Split split = home::Split::train)
+      : tokenizer_(&tokenizer),
+        seed_(seed),
+        n_examples_(n_examples),
+        learned_(learned),
+        split_(split) {}
 
   nibble::Index n_examples() const noexcept override { return n_examples_; }
   nibble::Result<void> read(nibble::Index i, nibble::train::Example& out) const override {
-    home::Commands commands(home::Split::train,
+    home::Commands commands(split_,
                             nibble::train::detail::mixed(seed_) + static_cast<std::uint64_t>(i));
     NIBBLE_TRY(sample, sample_tokens(*tokenizer_, commands.next()));
     out.clear();
@@ -42,6 +46,7 @@ class HomeSource final : public nibble::train::Source {
   std::uint64_t seed_;
   nibble::Index n_examples_;
   Learned learned_;
+  home::Split split_;
 };
 
 }  // namespace example

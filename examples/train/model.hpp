@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,6 +16,7 @@
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/gguf_writer.hpp"
 #include "nibble/model/llama.hpp"
+#include "nibble/model/load.hpp"
 #include "nibble/nibble.hpp"
 #include "nibble/train/initialize.hpp"
 #include "nibble/train/model_file.hpp"
@@ -64,6 +66,9 @@ inline nibble::Result<nibble::io::Gguf> outline_of(const nibble::io::Gguf& like,
     const std::uint64_t head_dim =
         (shape.dim > 0 ? shape.dim : dim) / (shape.n_heads > 0 ? shape.n_heads : heads);
     set("rope.dimension_count", static_cast<std::uint32_t>(head_dim));
+    for (const char* const key : {"attention.key_length", "attention.value_length"}) {
+      if (like.find(prefix + key) != nullptr) set(key, static_cast<std::uint32_t>(head_dim));
+    }
   }
   NIBBLE_TRY(embeddings, like.tensor("token_embd.weight"));
   const std::uint64_t dims[] = {shape.dim > 0 ? shape.dim : dim, embeddings.dims[1]};
@@ -80,6 +85,9 @@ class TrainedModel {
     std::uint64_t seed = 1;  // of the values from scratch
     // The format that its matrices will be deployed in; none: f32.
     std::optional<nibble::quant::Format> deployed;
+    bool searches = false;  // see Rounding
+    // What an error in each column of a matrix counts in the search, by name; empty: the same.
+    std::map<std::string, std::vector<float>> importance;
   };
 
   // Like `like`: with its values, or, with another shape or from_scratch, with random ones.
@@ -106,6 +114,10 @@ class TrainedModel {
       const bool is_there = need.is_required || like.find_tensor(name) != nullptr;
       choice.kind = is_there ? WeightChoice::Kind::trained : WeightChoice::Kind::absent;
       if (need.n > 0) choice.deployed = deployed;
+      choice.rounding.searches = options.searches;
+      if (const auto of = options.importance.find(name); of != options.importance.end()) {
+        choice.rounding.importance = of->second;
+      }
       return choice;
     };
     NIBBLE_TRY(weights, nibble::train::TrainedWeights::create(*made.graph_, choose));

@@ -87,8 +87,8 @@ class ModelFile {
     const auto n = static_cast<std::size_t>(t.n == 0 ? 1 : t.n), k = static_cast<std::size_t>(t.k);
     std::vector<std::byte>& bytes = data_.emplace_back(n * row_bytes);
     for (std::size_t i = 0; i < n; ++i) {
-      NIBBLE_CHECK(quant::row_from_f32(format, t.values.subspan(i * k, k),
-                                       std::span(bytes).subspan(i * row_bytes, row_bytes)));
+      NIBBLE_CHECK(t.round_row(format, static_cast<Index>(i),
+                               std::span(bytes).subspan(i * row_bytes, row_bytes)));
     }
     std::vector<std::uint64_t> dims{k};
     if (t.n > 0) dims.push_back(n);

@@ -37,9 +37,10 @@ struct Parameter {
   bool decays = true;     // weight decay: not for the gains and biases of norms
   float rate_factor = 1;  // of the learning rate; finite, not negative; 0 keeps the values
   Index columns = 0;      // of the rows of a matrix; 0: one row
-  // Pruned weights of a matrix: the words of compress::WeightMask, a bit set if
-  // the weight stays. Empty: all stay. The values of the others, their gradients and their moments
-  // are set to zero in each step. The words may change between steps.
+  // Pruned weights of a matrix: (n, ceil(columns / 64)) words, a bit set if the weight stays, that
+  // of column j of a row is bit j % 64 of word j / 64 (TrainedWeights::set_mask makes them). Empty:
+  // all stay. The values of the others, their gradients and their moments are set to zero in each
+  // step. The words may change between steps.
   std::span<const std::uint64_t> mask = {};
 };
 

@@ -108,6 +108,7 @@ class Run {
                        to_text(options_.n_accumulated) +
                        " a step\ndata: " + to_text(batches_.position().n_examples) +
                        " examples, seed " + to_text(batches_.position().seed);
+    if (const std::string way = weights_->fingerprint(); !way.empty()) text += "\nweights: " + way;
     if (teacher_ != nullptr) text += "\nteacher: " + teacher_->fingerprint();
     return text;
   }

@@ -7,6 +7,8 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
+#include <cstdint>
 #include <cstring>
 #include <optional>
 #include <span>
@@ -23,10 +25,20 @@
 #include "nibble/graph/weights.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/quant/format.hpp"
+#include "nibble/quant/weighted.hpp"
 #include "nibble/train/parameters.hpp"
 #include "nibble/train/training_graph.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace train {
+
+// How masters are rounded to blocks, in training and in files alike.
+struct Rounding {
+  // Scales are searched (quant/weighted.hpp) instead of taken from the largest weight of a block:
+  // worth its time for 2 and 3 bits.
+  bool searches = false;
+  // What an error in each column of the matrix counts in the search, (k); empty: the same.
+  std::vector<float> importance = {};
+};
 
 // What becomes of the weights of a slot in a layer.
 struct WeightChoice {
@@ -41,6 +53,7 @@ struct WeightChoice {
   // The format in which a trained matrix is deployed: it is rounded to it before each step, and the
   // forward pass runs the kernels of that format. Null: f32.
   const graph::FormatOps* deployed = nullptr;
+  Rounding rounding = {};  // to that format
   Index rank = 0;          // of factors beside a matrix of products; 0: none
   float factor_scale = 1;  // alpha / rank
 };
@@ -56,6 +69,18 @@ struct TrainedTensor {
   std::span<float> gradient;  // empty if it is not trained
   const graph::FormatOps* deployed = nullptr;
   std::byte* packed = nullptr;  // deployed
+  Rounding rounding = {};
+  std::vector<std::uint64_t> mask = {};  // see Parameter::mask; empty: all stay
+
+  // Rounds row i to `format`: with `rounding` if that is the deployed one, otherwise by the plain
+  // rule. `row`: row_bytes(format, k). Errors: limit, malformed (weights that do not fit).
+  Result<void> round_row(quant::Format format, Index i, std::span<std::byte> row) const {
+    const auto x = std::span<const float>(values).subspan(static_cast<std::size_t>(i * k),
+                                                          static_cast<std::size_t>(k));
+    const bool searches = rounding.searches && deployed != nullptr && deployed->format == format;
+    return searches ? quant::search_row(format, x, rounding.importance, row)
+                    : quant::row_from_f32(format, x, row);
+  }
 };
 
 class TrainedWeights {
@@ -96,6 +121,13 @@ class TrainedWeights {
       std::memset(gradient_values_.data(), 0, gradient_values_.size());
     }
   }
+  // Prunes a trained matrix: weights whose byte of `stays` (n · k of them, as compress::choose_mask
+  // gives them) is 0 become zero, and stay so in the steps of an optimizer that is made afterwards.
+  // Errors: not_found, invalid_argument (what is no trained matrix; another size).
+  Result<void> set_mask(std::string_view name, std::span<const std::uint8_t> stays);
+  // How many matrices are deployed in which way and how many weights are pruned, as text, for
+  // checkpoints; empty if it is f32 throughout.
+  std::string fingerprint() const;
   // Rounds the masters of deployed weights to their packed blocks, by the quantizer of files, so
   // that what runs is what a file gets. Errors: limit, malformed (a master that does not fit the
   // format), with its name.
@@ -232,6 +264,10 @@ class TrainedWeights::Planner final : public graph::SurveySink {
     auto row = choice.deployed->row_bytes(static_cast<std::size_t>(need.k));
     if (!row) return std::move(row).error().in("weights " + io::quoted(name));
     if (choice.deployed->pack_panel == nullptr) return wrong(name, "this format cannot be packed");
+    if (const auto& importance = choice.rounding.importance; !importance.empty()) {
+      auto checked = quant::check_importance(importance, static_cast<std::size_t>(need.k));
+      if (!checked) return std::move(checked).error().in("weights " + io::quoted(name));
+    }
     packed_bytes_ +=
         align_up(static_cast<std::size_t>(choice.deployed->packed_bytes(need.n, need.k)));
     return ok();
@@ -260,7 +296,8 @@ class TrainedWeights::Planner final : public graph::SurveySink {
     if (c.kind == WeightChoice::Kind::base) {
       weight = c.base;
     } else {
-      TrainedTensor tensor{e.name, need.slot, need.layer, need.n, need.k, {}, {}, c.deployed, {}};
+      TrainedTensor tensor{e.name, need.slot,  need.layer, need.n,     need.k, {},
+                           {},     c.deployed, nullptr,    c.rounding, {}};
       const Index n = (std::max)(need.n, Index{1}) * need.k;
       tensor.values = take(next_value_, n);
       if (c.kind == WeightChoice::Kind::trained) tensor.gradient = take(next_gradient_, n);
@@ -280,7 +317,8 @@ class TrainedWeights::Planner final : public graph::SurveySink {
     graph::Factors& f = made.factors_[used_factors_++];
     f.scale = c.factor_scale;
     const auto side = [&](const char* suffix, Index n, Index k, graph::Weight& to, float*& back) {
-      TrainedTensor tensor{e.name + suffix, need.slot, need.layer, n, k, {}, {}, nullptr, nullptr};
+      TrainedTensor tensor{e.name + suffix, need.slot, need.layer, n, k, {}, {},
+                           nullptr,         nullptr,   {},         {}};
       tensor.values = take(next_value_, n * k);
       tensor.gradient = take(next_gradient_, n * k);
       back = tensor.gradient.data();
@@ -333,6 +371,10 @@ inline std::vector<Parameter> TrainedWeights::parameters() const {
     p.values = t.values;
     p.gradient = t.gradient;
     p.decays = t.n > 0;
+    if (!t.mask.empty()) {
+      p.columns = t.k;
+      p.mask = t.mask;
+    }
     out.push_back(std::move(p));
   }
   return out;
@@ -342,6 +384,57 @@ inline Index TrainedWeights::n_trained() const noexcept {
   Index n = 0;
   for (const TrainedTensor& t : tensors_) n += static_cast<Index>(t.gradient.size());
   return n;
+}
+
+inline Result<void> TrainedWeights::set_mask(std::string_view name,
+                                             std::span<const std::uint8_t> stays) {
+  const auto fail = [&](Errc code, const char* what) {
+    return Error{code, "weights " + io::quoted(name) + what};
+  };
+  const auto t = std::find_if(tensors_.begin(), tensors_.end(),
+                              [&](const TrainedTensor& tensor) { return tensor.name == name; });
+  if (t == tensors_.end()) return fail(Errc::not_found, ": there are none to prune");
+  if (t->n == 0 || t->gradient.empty()) {
+    return fail(Errc::invalid_argument, ": a mask is for trained matrices");
+  }
+  if (stays.size() != t->values.size()) {
+    return fail(Errc::invalid_argument, ": a mask of another size");
+  }
+  return catch_out_of_memory([&]() -> Result<void> {
+    const auto k = static_cast<std::size_t>(t->k), stride = (k + 63) / 64;
+    t->mask.assign(static_cast<std::size_t>(t->n) * stride, 0);
+    for (std::size_t i = 0; i < stays.size(); ++i) {
+      if (stays[i] == 0) {
+        t->values[i] = 0;
+      } else {
+        t->mask[i / k * stride + i % k / 64] |= std::uint64_t{1} << (i % k % 64);
+      }
+    }
+    return ok();
+  });
+}
+
+inline std::string TrainedWeights::fingerprint() const {
+  std::vector<std::pair<std::string, Index>> ways;
+  Index n_pruned = 0;
+  for (const TrainedTensor& t : tensors_) {
+    for (const std::uint64_t word : t.mask) n_pruned -= std::popcount(word);
+    if (!t.mask.empty()) n_pruned += t.n * t.k;
+    if (t.deployed == nullptr) continue;
+    std::string way = to_string(t.deployed->format);
+    if (t.rounding.searches) way += t.rounding.importance.empty() ? " searched" : " weighted";
+    const auto same =
+        std::find_if(ways.begin(), ways.end(), [&](const auto& w) { return w.first == way; });
+    if (same == ways.end()) {
+      ways.emplace_back(std::move(way), 1);
+    } else {
+      ++same->second;
+    }
+  }
+  std::string text;
+  for (const auto& [way, n] : ways) text += (text.empty() ? "" : ", ") + to_text(n) + " in " + way;
+  if (n_pruned > 0) text += (text.empty() ? "" : ", ") + to_text(n_pruned) + " weights pruned";
+  return text;
 }
 
 inline Result<void> TrainedWeights::round_deployed(Executor& executor) {
@@ -360,10 +453,9 @@ inline Result<void> TrainedWeights::round_deployed(Executor& executor) {
         const Index begin = panel * quant::kPanelRows;
         const Index n = (std::min)(quant::kPanelRows, t.n - begin);
         for (Index i = 0; i < n; ++i) {
-          const auto at = static_cast<std::size_t>((begin + i) * t.k);
-          Result<void> rounded = quant::row_from_f32(
-              t.deployed->format, t.values.subspan(at, static_cast<std::size_t>(t.k)),
-              {first + static_cast<std::size_t>(i) * row_bytes, row_bytes});
+          Result<void> rounded =
+              t.round_row(t.deployed->format, begin + i,
+                          {first + static_cast<std::size_t>(i) * row_bytes, row_bytes});
           if (!rounded) errors[static_cast<std::size_t>(worker)] = std::move(rounded).error();
         }
         graph::pack_panels(to, {first, static_cast<std::size_t>(n) * row_bytes},
