@@ -32,6 +32,7 @@ struct RunOptions {
   BatchOptions batches;  // vocabulary: 0, that of the model
   Index n_accumulated = 1;   // batches of one step
   bool checkpoints = false;  // TrainerOptions
+  float factor_dropout = 0;  // TrainerOptions
   ops::Distillation distillation = {};  // where there is a teacher
 };
 
@@ -104,6 +105,9 @@ class Run {
                        to_text(options_.n_accumulated) + " a step\ndata: " +
                        to_text(batches_.position().n_examples) + " examples, seed " +
                        to_text(batches_.position().seed);
+    if (options_.factor_dropout > 0) {
+      text += "\ndropout: " + detail::exact_text(static_cast<double>(options_.factor_dropout));
+    }
     if (teacher_ != nullptr) text += "\nteacher: " + teacher_->fingerprint();
     return text;
   }
@@ -136,6 +140,7 @@ inline Result<Run> Run::create(const TrainingGraph& graph, TrainedWeights& weigh
   trainer_options.max_sequences = (std::min)(options.batches.max_sequences, options.batches.max_rows);
   trainer_options.n_positions = options.batches.context;
   trainer_options.checkpoints = options.checkpoints;
+  trainer_options.factor_dropout = options.factor_dropout;
   NIBBLE_TRY(trainer, Trainer::create(graph, weights, trainer_options, executor));
   NIBBLE_TRY(optimizer, AdamW::create(weights.parameters(), options.optimizer));
   Run run(weights, executor, options, std::move(trainer), std::move(optimizer), std::move(batches),
