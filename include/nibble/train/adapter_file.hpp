@@ -111,24 +111,22 @@ inline Result<AdapterMatrix> read_matrix(const io::Gguf& file, const std::string
                                          float alpha) {
   NIBBLE_TRY(a, read_side(file, name + ".lora_a"));
   NIBBLE_TRY(b, read_side(file, name + ".lora_b"));
+  const bool is_table = name == kTokenEmbedding;  // a is (n, r), b is (k, r)
   AdapterMatrix m;
   m.name = name;
-  if (name == kTokenEmbedding) {  // a is (n, r), b is (k, r)
-    m.a = transposed({values(b.values), b.values.size()}, b.rows, b.columns);
-    m.b = std::move(a.values);
-    std::swap(a.rows, a.columns);
-    std::swap(b.rows, b.columns);
-    std::swap(a, b);
-  } else {
-    m.a = std::move(a.values);
-    m.b = std::move(b.values);
-  }
-  m.rank = a.rows;
-  m.k = a.columns;
-  m.n = b.rows;
+  m.rank = is_table ? a.columns : a.rows;
+  m.k = is_table ? b.rows : a.columns;
+  m.n = is_table ? a.rows : b.rows;
   if (b.columns != m.rank) {
     return Error{Errc::malformed, compress::place_in_messages(file, name) + ": factors of rank " +
                                       to_text(m.rank) + " and " + to_text(b.columns)};
+  }
+  if (is_table) {
+    m.a = transposed({values(b.values), b.values.size()}, b.rows, b.columns);
+    m.b = std::move(a.values);
+  } else {
+    m.a = std::move(a.values);
+    m.b = std::move(b.values);
   }
   // Without alpha llama.cpp counts the factors once.
   m.alpha = alpha != 0 ? alpha : static_cast<float>(m.rank);
