@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "common.hpp"
+#include "nibble/model/adapter.hpp"
 #include "nibble/nibble.hpp"
 #include "samples.hpp"
 
@@ -83,11 +84,12 @@ inline nibble::Result<std::string> answer_of(nibble::Session& session, const std
   return answer;
 }
 
-// How many of the samples get their answer to the letter. Each worker has a session of its own.
-// Errors: those of answer_of(); cancelled.
+// How many of the samples get their answer to the letter, with an adapter if there is one. Each
+// worker has a session of its own. Errors: those of answer_of(); cancelled.
 inline nibble::Result<nibble::Index> count_right(const nibble::Model& model,
                                                  const std::vector<Sample>& samples,
-                                                 nibble::Executor& executor) {
+                                                 nibble::Executor& executor,
+                                                 const nibble::AdaptedWeights* adapted = nullptr) {
   struct Worker {
     std::optional<nibble::Session> session;
     nibble::Index n_right = 0;
@@ -95,8 +97,14 @@ inline nibble::Result<nibble::Index> count_right(const nibble::Model& model,
   };
   std::vector<Worker> workers(static_cast<std::size_t>(executor.n_workers()));
   for (Worker& worker : workers) {
-    NIBBLE_TRY(session, nibble::Session::create(model));
+    nibble::SessionOptions options;
+    options.exchangeable_weights = adapted != nullptr;
+    options.max_factor_rank = adapted != nullptr ? adapted->max_rank() : 0;
+    NIBBLE_TRY(session, nibble::Session::create(model, options));
     worker.session.emplace(std::move(session));
+    if (adapted != nullptr) {
+      NIBBLE_CHECK(worker.session->engine().exchange_weights(adapted->table()));
+    }
   }
   executor.parallel_for(static_cast<nibble::Index>(samples.size()),
                         [&](nibble::Index i, nibble::Index w) {

@@ -16,7 +16,7 @@ function(nibble_example_test test program)
       -P ${CMAKE_CURRENT_SOURCE_DIR}/run_test.cmake -- $<TARGET_FILE:nibble_${program}> ${arg_ARGS})
 endfunction()
 
-foreach(program chat compare compress convert federated generate home_commands inspect perplexity pipeline quantize search train)
+foreach(program chat compare compress convert federated finetune generate home_commands inspect perplexity pipeline quantize search train)
   nibble_example_test(${program}_help ${program} EXIT 0 OUT "Usage: ${program}" ARGS --help)
   nibble_example_test(${program}_usage ${program} EXIT 2 ERR "^${program}: [^\n]*--help.\n$"
     ARGS --nonsense)
@@ -263,6 +263,33 @@ set_tests_properties(example_compress_budget PROPERTIES FIXTURES_SETUP compresse
 set_tests_properties(example_compress_resume PROPERTIES FIXTURES_SETUP compressed_twice
   FIXTURES_REQUIRED compressed)
 set_tests_properties(example_generate_compressed PROPERTIES FIXTURES_REQUIRED compressed_twice)
+
+# Adapters: a few steps, in both forms, and from one to the other.
+set(short --steps 3 --sequences 8 --old-tests 20 --rank 2 --quiet)
+nibble_example_test(finetune finetune EXIT 0
+  OUT "adapter.gguf: 50 samples learned in .*commands for the room sauna .* of 500 right.*old commands, hard .* of 20 right"
+  ARGS ${build_folder}/adapter.gguf ${short} --merge ${build_folder}/merged.gguf --merge-format f16)
+nibble_example_test(finetune_folder finetune EXIT 0 OUT "commands for the device jacuzzi .* of 500 right"
+  ARGS ${build_folder}/adapter ${short} --device jacuzzi --n-samples 5 --start ${build_folder}/adapter.gguf)
+nibble_example_test(finetune_again finetune EXIT 0 OUT "the learned samples of .*few_samples.tsv .* of 2 right"
+  ARGS ${build_folder}/adapter_2.gguf ${short} --samples ${build_folder}/few_samples.tsv --dropout 0.1
+    --start ${build_folder}/adapter)
+nibble_example_test(generate_merged generate EXIT 0 STDIN "${utterance}\n" OUT "^${call}\n$"
+  ARGS ${build_folder}/merged.gguf --prompt-file - --quiet)
+nibble_example_test(finetune_other_start finetune EXIT 1 ERR "adapter.gguf: adapter of [^\n]*alpha\n$"
+  ARGS ${build_folder}/adapter_3.gguf ${short} --alpha 7 --start ${build_folder}/adapter.gguf)
+nibble_example_test(finetune_no_slot finetune EXIT 1 ERR "no product 'attn_z'"
+  ARGS ${build_folder}/adapter_3.gguf ${short} --slots attn_q,attn_z)
+nibble_example_test(finetune_two_lessons finetune EXIT 2 ERR "^finetune: [^\n]*--help.\n$"
+  ARGS ${build_folder}/adapter_3.gguf --room sauna --device jacuzzi)
+file(WRITE ${build_folder}/few_samples.tsv
+     "sauna on\tdevice.on(name=sauna, room=garden)\nsauna off\tdevice.off(name=sauna, room=garden)\n")
+set_tests_properties(example_finetune PROPERTIES FIXTURES_SETUP adapter)
+set_tests_properties(example_finetune_folder PROPERTIES FIXTURES_SETUP adapter_folder
+  FIXTURES_REQUIRED adapter)
+set_tests_properties(example_finetune_again PROPERTIES FIXTURES_REQUIRED adapter_folder)
+set_tests_properties(example_generate_merged example_finetune_other_start PROPERTIES
+  FIXTURES_REQUIRED adapter)
 
 nibble_example_test(home_commands home_commands EXIT 0
   OUT "office light to 10 percent\n    -> ${call}.*F32 .*40/40 .*F16 .*INT8 .*INT4 .*SIMD target"

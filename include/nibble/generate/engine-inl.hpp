@@ -34,7 +34,7 @@ class ExchangeChecker final : public graph::SurveySink {
     if (!w || w.factors == nullptr || w.factors->rank() <= max_rank_) return;
     error_ = Error{Errc::invalid_argument, "engine: other weights have factors of rank " +
                                                to_text(w.factors->rank()) +
-                                               "; the model's have at most " + to_text(max_rank_)};
+                                               "; there is memory for at most " + to_text(max_rank_)};
   }
   void rope(const graph::RopeKey&, const graph::RopeFactors& factors) override {
     for (const std::size_t slot : {factors.slot, factors.beyond}) {
@@ -280,13 +280,16 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
   constexpr Index kMax = Index{1} << 30;
   if (options.n_ctx < 0 || options.n_ctx > kMax || options.max_step_tokens < 1 ||
       options.max_outputs < 0 || options.max_sequences < 1 || options.max_sequences > 1 << 16 ||
-      options.cache_positions < 0 || options.cache_positions > kMax) {
+      options.cache_positions < 0 || options.cache_positions > kMax ||
+      options.max_factor_rank < 0 || options.max_factor_rank > 1 << 20) {
     return Error{Errc::invalid_argument, "session: n_ctx " + to_text(options.n_ctx) +
                                              ", max_step_tokens " +
                                              to_text(options.max_step_tokens) + ", max_outputs " +
                                              to_text(options.max_outputs) + ", max_sequences " +
                                              to_text(options.max_sequences) + ", cache_positions " +
-                                             to_text(options.cache_positions) + " out of range"};
+                                             to_text(options.cache_positions) +
+                                             ", max_factor_rank " +
+                                             to_text(options.max_factor_rank) + " out of range"};
   }
   limits.n_positions =
       options.n_ctx > 0 ? options.n_ctx : (std::min)(config.n_ctx, kDefaultContext);
@@ -309,7 +312,7 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
   limits.float_inputs =
       needs.float_inputs || options.exchangeable_weights || options.product_observer;
   limits.code_inputs = needs.code_inputs || options.exchangeable_weights;
-  limits.max_rank = needs.max_rank;
+  limits.max_rank = (std::max)(needs.max_rank, options.max_factor_rank);
   plan = model.architecture().plan(limits);
   if (!plan.is_valid()) {
     return Error{Errc::limit, "session: " + to_text(options.max_step_tokens) +

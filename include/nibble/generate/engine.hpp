@@ -36,6 +36,9 @@ struct EngineOptions {
   // Has working memory for weights of any format: others can then take the place of the model's
   // (exchange_weights).
   bool exchangeable_weights = false;
+  // With exchangeable_weights: the rank that factors of other weights may have, if it is more than
+  // the model's own (AdaptedWeights::max_rank).
+  Index max_factor_rank = 0;
   // Look into the graph while it runs (graph/run.hpp); empty: nobody does. Results do not change.
   // The engine shares the callables. They must not run the engine.
   graph::Observer observer = {};  // what a Tap shows, of architectures that keep them (kIsFused)
@@ -90,8 +93,8 @@ class Engine {
   // refers to must outlive the last step with it. Sequences keep what they have computed. For
   // trials of formats, of changed or of adapted weights. Error: invalid_argument (another shape,
   // a weight too many or missing, data that are not aligned to 64 bytes, factors of a higher rank
-  // than the model's, other factors of the rotation, an engine without exchangeable_weights);
-  // nothing changes then.
+  // than the model's and max_factor_rank, other factors of the rotation, an engine without
+  // exchangeable_weights); nothing changes then.
   Result<void> exchange_weights(graph::WeightTable weights);
 
   const Model& model() const noexcept;

@@ -44,6 +44,7 @@ NIBBLE_INLINE Result<EngineOptions> Session::State::engine_options(const Session
                        .kv_type = options.kv_type,
                        .executor = options.executor,
                        .exchangeable_weights = options.exchangeable_weights,
+                       .max_factor_rank = options.max_factor_rank,
                        .observer = options.observer,
                        .product_observer = options.product_observer};
 }

@@ -20,20 +20,27 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 // inference; on the way back their values are read as f32: gradients pass straight through
 // rounding. Factors, y += scale · A · (B · x), are rows of f32: with u = B · x and du = scale · Aᵀ
 // · dy, dA = scale · dyᵀ · u, dB = duᵀ · x and dx += du · B; u is computed again on the way back.
+// With dropout the factors read x with elements dropped, and the matrix beside them x itself
+// (PEFT's lora_dropout).
 
 namespace detail {
 
 // The memory of one product, of `rows` rows, besides its input and output.
 struct ProductMemory {
-  Scratch codes;  // the input as 8-bit codes
-  Scratch dense;  // a packed matrix as f32
-  Scratch inner;  // B · x and its gradient, (2 rows, rank)
+  Scratch codes;    // the input as 8-bit codes
+  Scratch dense;    // a packed matrix as f32
+  Scratch inner;    // B · x and its gradient, (2 rows, rank)
+  Scratch dropped;  // x with elements dropped, then the gradient of that
   Scratch gemm;
   Scratch sums;  // of a bias
+  // Of the elements that are dropped, and where their numbers are drawn.
+  float dropout = 0;
+  Index place = 0;
 };
 
 template <class Pass>
-constexpr ProductMemory product_memory(Pass& pass, Index n, Index k, Rows rows) noexcept {
+constexpr ProductMemory product_memory(Pass& pass, Index n, Index k, Rows rows,
+                                       Index place) noexcept {
   const TrainingLimits& limits = pass.training_limits();
   const Index m = pass.count(rows), rank = limits.limits.max_rank;
   const auto floats = [&](Index a, Index b) -> std::size_t {
@@ -45,6 +52,9 @@ constexpr ProductMemory product_memory(Pass& pass, Index n, Index k, Rows rows) 
   memory.codes = limits.packed_weights ? quantized_scratch(pass, k, rows) : Scratch{};
   memory.dense = pass.scratch(limits.packed_weights ? floats(n, k) : 0);
   memory.inner = pass.scratch(rank > 0 ? floats(2 * m, rank) : 0);
+  memory.dropout = rank > 0 ? limits.factor_dropout : 0;
+  memory.dropped = pass.scratch(memory.dropout > 0 ? floats(m, k) : 0);
+  memory.place = place;
   memory.gemm = pass.scratch(ops::gemm_max_scratch_bytes(limits.limits.max_workers));
   memory.sums = pass.scratch(ops::row_sum_scratch_bytes(m, n));
   return memory;
@@ -79,6 +89,17 @@ MatrixView<float> inner_rows(const Run& run, const ProductMemory& memory, const 
   return MatrixView<float>(rows + which * m * f.rank(), m, f.rank());
 }
 
+// What factors read: x, or, in a step that learns, x with elements dropped.
+template <class Run>
+MatrixView<const float> factor_input(const Run& run, const ProductMemory& memory,
+                                     MatrixView<const float> x) noexcept {
+  if (memory.dropout <= 0 || !run.training()) return x;
+  auto* const data = reinterpret_cast<float*>(run.memory(memory.dropped).data());
+  const MatrixView<float> dropped(data, x.extent(0), x.extent(1));
+  ops::dropout(run.executor(), x, run.dropout(memory.dropout, memory.place), dropped);
+  return dropped;
+}
+
 // y = x · Wᵀ + bias.
 template <class Run, class X, class Y>
 void product_forward(Run& run, const Weight& w, const float* bias, const X& x, const Y& y,
@@ -106,7 +127,7 @@ void product_forward(Run& run, const Weight& w, const float* bias, const X& x, c
   if (w.factors == nullptr) return;
   const Factors& f = *w.factors;
   const MatrixView<float> u = inner_rows(run, memory, f, in.extent(0), 0);
-  gemm(in, ops::transposed(f32_rows(f.b)), u, ops::GemmOutput::replace);
+  gemm(factor_input(run, memory, in), ops::transposed(f32_rows(f.b)), u, ops::GemmOutput::replace);
   ops::scale(run.executor(), u, f.scale, u);
   const bool is_first = !w.has_base() && bias == nullptr;
   gemm(MatrixView<const float>(u), ops::transposed(f32_rows(f.a)), out,
@@ -139,19 +160,35 @@ void product_back(Run& run, const Weight& w, const WeightGradient& gradient, flo
   const MatrixView<float> du = inner_rows(run, memory, f, m, 1);
   gemm(back, f32_rows(f.a), du, ops::GemmOutput::replace);
   ops::scale(run.executor(), du, f.scale, du);
+  MatrixView<const float> in;  // only what trained factors read is kept
+  if (gradient.factor_a != nullptr || gradient.factor_b != nullptr) {
+    in = factor_input(run, memory, run.view(x));
+  }
   if (gradient.factor_a != nullptr) {
-    gemm(MatrixView<const float>(run.view(x)), ops::transposed(f32_rows(f.b)), u,
-         ops::GemmOutput::replace);
+    gemm(in, ops::transposed(f32_rows(f.b)), u, ops::GemmOutput::replace);
     ops::scale(run.executor(), u, f.scale, u);
     gemm(ops::transposed(back), MatrixView<const float>(u),
          MatrixView<float>(gradient.factor_a, w.n, f.rank()), ops::GemmOutput::add);
   }
   if (gradient.factor_b != nullptr) {
-    gemm(ops::transposed(MatrixView<const float>(du)), MatrixView<const float>(run.view(x)),
+    gemm(ops::transposed(MatrixView<const float>(du)), in,
          MatrixView<float>(gradient.factor_b, f.rank(), w.k), ops::GemmOutput::add);
   }
-  gemm(MatrixView<const float>(du), f32_rows(f.b), out,
-       w.has_base() ? ops::GemmOutput::add : ops::GemmOutput::replace);
+  const auto how = w.has_base() ? ops::GemmOutput::add : ops::GemmOutput::replace;
+  if (memory.dropout <= 0) {
+    gemm(MatrixView<const float>(du), f32_rows(f.b), out, how);
+    return;
+  }
+  auto* const data = reinterpret_cast<float*>(run.memory(memory.dropped).data());
+  const MatrixView<float> dropped(data, m, w.k);
+  gemm(MatrixView<const float>(du), f32_rows(f.b), dropped, ops::GemmOutput::replace);
+  const kernels::Dropout same = run.dropout(memory.dropout, memory.place);
+  if (w.has_base()) {
+    ops::dropout(run.executor(), dropped, same, dropped);
+    ops::add(run.executor(), out, dropped, out);
+  } else {
+    ops::dropout(run.executor(), dropped, same, out);
+  }
 }
 
 // Whether the gradient of some weights in a slot needs the rows that they are multiplied by.
@@ -172,15 +209,16 @@ constexpr Gradient differentiate(const Linear<kW, kB, W>& node, Pass& pass, cons
   declare_products(node, pass, x.width);
   const auto y = make_outputs(node, pass, x.rows);
   const Index n = y.width, k = x.width;
-  const auto forward = detail::product_memory(pass, n, k, x.rows);
+  const Index place = pass.training_limits().factor_dropout > 0 ? pass.place() : 0;
+  const auto forward = detail::product_memory(pass, n, k, x.rows, place);
   pass.step(
       [=](auto& run) {
         detail::product_forward(run, run.weight(kW), bias_of<kB>(run), x, y, forward);
       },
-      x, y, forward.codes, forward.inner, forward.gemm);
+      x, y, forward.codes, forward.inner, forward.dropped, forward.gemm);
   const Gradient dy = rest(y);
   const Gradient dx = pass.make(Dim<>{x.width}, x.rows);
-  const auto back = detail::product_memory(pass, n, k, x.rows);
+  const auto back = detail::product_memory(pass, n, k, x.rows, place);
   // Where nothing is trained, x is not kept.
   const Gradient kept = detail::is_trained<kW>(pass) ? as_gradient(x) : Gradient{};
   pass.step(
@@ -188,7 +226,7 @@ constexpr Gradient differentiate(const Linear<kW, kB, W>& node, Pass& pass, cons
         detail::product_back(run, run.weight(kW), run.gradient(kW), run.gradient(kB).values, x, dy,
                              dx, back);
       },
-      kept, dy, dx, back.dense, back.inner, back.gemm, back.sums);
+      kept, dy, dx, back.dense, back.inner, back.dropped, back.gemm, back.sums);
   return dx;
 }
 

@@ -42,6 +42,8 @@ struct TrainingLimits {
   Limits limits;    // max_rows: of a batch; n_positions: of the longest sequence
   SlotSet trained;  // weights that get gradients; rows that only others need are not kept
   SlotSet factored = SlotSet::none();  // weights whose factors get gradients (Limits::max_rank)
+  // Share of the elements of the input of factors that are dropped, each time others.
+  float factor_dropout = 0;
   // Matrices may be in packed formats: there is memory for one of them as f32.
   bool packed_weights = false;
   // Each layer is computed again on the way back: one layer's results are kept, and the rows

@@ -34,6 +34,7 @@ struct RunOptions {
   BatchOptions batches;                 // vocabulary: 0, that of the model
   Index n_accumulated = 1;              // batches of one step
   bool checkpoints = false;             // TrainerOptions
+  float factor_dropout = 0;             // TrainerOptions
   ops::Distillation distillation = {};  // where there is a teacher
 };
 
@@ -109,6 +110,9 @@ class Run {
                        " a step\ndata: " + to_text(batches_.position().n_examples) +
                        " examples, seed " + to_text(batches_.position().seed);
     if (const std::string way = weights_->fingerprint(); !way.empty()) text += "\nweights: " + way;
+    if (options_.factor_dropout > 0) {
+      text += "\ndropout: " + detail::exact_text(static_cast<double>(options_.factor_dropout));
+    }
     if (teacher_ != nullptr) text += "\nteacher: " + teacher_->fingerprint();
     return text;
   }
@@ -144,6 +148,7 @@ inline Result<Run> Run::create(const TrainingGraph& graph, TrainedWeights& weigh
   trainer_options.n_positions = options.batches.context;
   trainer_options.checkpoints = options.checkpoints;
   trainer_options.taps = features != nullptr;
+  trainer_options.factor_dropout = options.factor_dropout;
   NIBBLE_TRY(trainer, Trainer::create(graph, weights, trainer_options, executor));
   std::vector<Parameter> parameters = weights.parameters();
   if (features != nullptr) {

@@ -238,6 +238,9 @@ class TrainedWeights::Planner final : public graph::SurveySink {
     }
     const auto n_values = static_cast<std::uint64_t>((std::max)(need.n, Index{1})) *
                           static_cast<std::uint64_t>(need.k);
+    if (choice.kind == Kind::base && choice.base.factors != nullptr) {
+      return wrong(name, "a base with factors of its own; merge them first");
+    }
     if (has_values(choice)) {
       NIBBLE_CHECK(count(name, n_values, value_bytes_));
       if (choice.kind == Kind::trained) NIBBLE_CHECK(count(name, n_values, gradient_bytes_));

@@ -41,6 +41,7 @@ struct TrainerOptions {
   bool taps = false;          // see GradientObserver
   bool shares_memory = true;  // false: each result has memory of its own, for tests
   std::uint64_t dropout_seed = 0;
+  float factor_dropout = 0;  // share of the inputs of adapters that is dropped, from 0 to below 1
 };
 
 // Refers to the graph, the weights and the executor: they must live as long, and the weights stay
@@ -107,6 +108,7 @@ class Trainer {
     limits.limits.max_workers = n_workers;
     limits.checkpoints = options.checkpoints;
     limits.taps = options.taps;
+    limits.factor_dropout = options.factor_dropout;
     limits.shares_memory = options.shares_memory;
     return limits;
   }
@@ -166,6 +168,9 @@ inline Result<Trainer> Trainer::create(const TrainingGraph& graph, TrainedWeight
                  "position"};
   }
   NIBBLE_CHECK(simd::ensure_target());
+  if (!(options.factor_dropout >= 0 && options.factor_dropout < 1)) {
+    return Error{Errc::invalid_argument, "trainer: a dropout that is not from 0 to below 1"};
+  }
   return catch_out_of_memory([&]() -> Result<Trainer> {
     Trainer trainer(graph, weights, executor);
     NIBBLE_CHECK(graph::check_weights(
@@ -264,7 +269,7 @@ inline Result<void> Trainer::compute(const Batch& batch, Loss loss, bool goes_ba
   args.run.rope_tables = ropes_;
   args.run.arena = memory_.bytes();
   args.run.executor = executor_;
-  args.run.training = true;
+  args.run.training = goes_back;
   args.run.dropout_seed = dropout_seed_;
   args.gradients = weights_->gradients();
   args.sequence_starts = batch.offsets;
