@@ -244,7 +244,8 @@ Machine::Machine(const ProbeOptions& options) : options_(options) {
   for (const Index n_threads : options.threads) {
     const Prober prober(options_, n_threads);
     const std::size_t first = limits_.size();
-    Memory memory = allocate(prober.bytes(Level::dram), options.pages);
+    Memory memory;
+    if (options.memory) memory = allocate(prober.bytes(Level::dram), options.pages);
     for (const Target target : options.targets) {
       use(target);
       std::fprintf(stderr, "probing %s, %d thread%s ...\n", nibble::simd::to_string(target),
@@ -253,6 +254,7 @@ Machine::Machine(const ProbeOptions& options) : options_(options) {
       limits.target = target;
       limits.n_threads = n_threads;
       for (const Level level : kLevels) {
+        if (!options.memory) break;
         const auto l = static_cast<std::size_t>(level);
         limits.memory[0][l] = prober.read(level, memory);
         limits.memory[1][l] = prober.copy(level, memory);
@@ -269,6 +271,7 @@ Machine::Machine(const ProbeOptions& options) : options_(options) {
       }
       limits_.push_back(limits);
     }
+    if (!options.memory) continue;
     memory = Memory();  // before the other is taken
     memory = allocate(prober.bytes(Level::dram),
                       options.pages == Pages::huge ? Pages::small : Pages::huge);

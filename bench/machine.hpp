@@ -102,6 +102,7 @@ struct ProbeOptions {
   Pages pages = Pages::small;  // as bound() assumes
   Clock clock = Clock::wall;   // for single threads
   double seconds = 0.01;       // per measurement; the best of kRepetitions counts
+  bool memory = true;          // false: arithmetic alone, without bandwidths (they are 0)
 };
 
 class Machine {

@@ -3,11 +3,11 @@
 // bench_model: measures prompt processing and generation of a whole model, from a GGUF file or from
 // a shape alone, in tokens per second and as a fraction of the machine's limit. For a file also the
 // time and memory until the first token, compared with copying the file.
-#include <cstdarg>
 #include <cstdio>
 #include <optional>
 
 #include "bench/options.hpp"
+#include "bench/print.hpp"
 #include "bench/synthetic.hpp"
 #include "examples/common.hpp"
 #include "nibble/generate/session.hpp"
@@ -372,33 +372,6 @@ void print_text(const Summary& s, const std::vector<Result>& results) {
                 static_cast<int>(r.n_threads), r.tokens_per_second, r.gigabytes_per_second,
                 r.limit.c_str(), 100 * r.fraction);
   }
-}
-
-// A JSON string, including its quotes.
-std::string quoted(const std::string& text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') out += '\\';
-    out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
-  }
-  return out + '"';
-}
-
-// Appends what printf would print.
-#if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
-#endif
-void print(std::string& out, const char* format, ...) {
-  va_list arguments, again;
-  va_start(arguments, format);
-  va_copy(again, arguments);
-  const int n = std::vsnprintf(nullptr, 0, format, arguments);
-  va_end(arguments);
-  const std::size_t at = out.size();
-  out.resize(at + static_cast<std::size_t>(std::max(n, 0)) + 1);
-  std::vsnprintf(out.data() + at, out.size() - at, format, again);
-  va_end(again);
-  out.pop_back();
 }
 
 std::string json_of(const Summary& s, const std::vector<Result>& results) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Command-line options that both programs share: targets, thread counts, pages, clock, the file of
+// Command-line options that the programs share: targets, thread counts, pages, clock, the file of
 // results.
 #pragma once
 
@@ -30,18 +30,23 @@ struct RunOptions {
   std::string out;
 };
 
-inline void add_run_options(CLI::App& app, RunOptions& o) {
+// --isa, --threads and --clock.
+inline void add_machine_options(CLI::App& app, RunOptions& o) {
   app.add_option("--isa", o.isa, "SIMD targets, e.g. AVX2,SSE4 (default: all available)")
       ->delimiter(',');
   app.add_option("-t,--threads", o.threads, "thread counts (default: 1 and one per core)")
       ->delimiter(',')
       ->check(CLI::Range(Index{1}, kMaxThreads));
-  app.add_option("--pages", o.pages, "of weights, caches and activations: small or huge (2 MiB)")
-      ->check(CLI::IsMember({"small", "huge"}))
-      ->capture_default_str();
   app.add_option("--clock", o.clock,
                  "wall, or cpu: one thread's rows and limits in CPU time, for a busy machine")
       ->check(CLI::IsMember({"wall", "cpu"}))
+      ->capture_default_str();
+}
+
+inline void add_run_options(CLI::App& app, RunOptions& o) {
+  add_machine_options(app, o);
+  app.add_option("--pages", o.pages, "of weights, caches and activations: small or huge (2 MiB)")
+      ->check(CLI::IsMember({"small", "huge"}))
       ->capture_default_str();
   app.add_option_function<std::string>(
       "--tuning",

@@ -14,7 +14,7 @@ function(nibble_bench_usage_test test program)
       -P ${run_test} -- $<TARGET_FILE:${program}> ${arg_ARGS})
 endfunction()
 
-foreach(program bench_kernels bench_model)
+foreach(program bench_kernels bench_model bench_train)
   nibble_bench_usage_test(unknown_option ${program} ERR nonsense ARGS --nonsense)
   nibble_bench_usage_test(no_threads ${program} ERR threads ARGS --threads 0)
   nibble_bench_usage_test(file_type ${program} ERR json ARGS --out run.txt)
@@ -34,9 +34,13 @@ nibble_bench_usage_test(no_model bench_model ERR --shape ARGS -p 1)
 nibble_bench_usage_test(no_shape bench_model ERR gpt-5 ARGS --shape gpt-5)
 nibble_bench_usage_test(bad_shape bench_model ERR even
   ARGS --shape dim=65,layers=1,heads=2,ffn=64)
+nibble_bench_usage_test(no_shape bench_train ERR gpt-5 ARGS --shape gpt-5)
+nibble_bench_usage_test(no_target bench_train ERR SSE99 ARGS --isa SSE99)
+nibble_bench_usage_test(no_moments bench_train ERR moments ARGS --moments 4bit)
+nibble_bench_usage_test(no_position bench_train ERR 1024 ARGS --shape gpt2 --length 1025)
 
 # A file of results that cannot be written is found out before the measurements.
-foreach(program bench_kernels bench_model)
+foreach(program bench_kernels bench_model bench_train)
   set(shape)
   if(program STREQUAL "bench_model")
     set(shape --shape smollm2-135m)
@@ -56,9 +60,13 @@ if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
     "ulimit -v 600000; exec $<TARGET_FILE:bench_model> --shape tinyllama-1.1b --threads 1")
   set_tests_properties(bench_model_little_memory PROPERTIES
     PASS_REGULAR_EXPRESSION "MiB of RAM are available")
+  add_test(NAME bench_train_little_memory COMMAND sh -c
+    "ulimit -v 1500000; exec $<TARGET_FILE:bench_train> --shape gpt2 --threads 1")
+  set_tests_properties(bench_train_little_memory PROPERTIES
+    PASS_REGULAR_EXPRESSION "MiB of RAM are available|cannot allocate")
 endif()
 
-foreach(program bench_kernels bench_model)
+foreach(program bench_kernels bench_model bench_train)
   add_test(NAME ${program}_files
     COMMAND ${CMAKE_COMMAND} -DPROGRAM=$<TARGET_FILE:${program}>
       -DFOLDER=${CMAKE_CURRENT_BINARY_DIR}/${program}_files
