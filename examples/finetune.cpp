@@ -213,7 +213,7 @@ nibble::train::RunOptions run_options(const Options& o, Index context) {
 Result<nibble::Adapter> learn(const Options& o, const nibble::io::Gguf& file,
                               const nibble::Model& model, const Lesson& lesson,
                               nibble::Executor& executor) {
-  NIBBLE_TRY(graph, nibble::train::training_graph_of(example::TrainedArchitectures{}, file));
+  NIBBLE_TRY(graph, example::training_graph(file));
   NIBBLE_TRY(weights, nibble::train::adapter_weights(*graph, model.weights(), o.lora));
   NIBBLE_TRY(architecture, file.get_string("general.architecture"));
   nibble::train::initialize(weights, graph->config().n_layers, o.seed);

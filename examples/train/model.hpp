@@ -15,7 +15,6 @@
 #include "../common.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/gguf_writer.hpp"
-#include "nibble/model/llama.hpp"
 #include "nibble/model/load.hpp"
 #include "nibble/nibble.hpp"
 #include "nibble/train/initialize.hpp"
@@ -25,8 +24,10 @@
 
 namespace example {
 
-// The architectures that the programs train; each is compiled for it.
-using TrainedArchitectures = nibble::ArchitectureList<nibble::Llama>;
+// The graph of a model that these programs can train: one of Llama's architecture. Compiled once for
+// all of them, in graph.cpp. Errors: those of nibble::train::training_graph_of.
+nibble::Result<nibble::Owned<nibble::train::TrainingGraph>> training_graph(
+    const nibble::io::Gguf& file);
 
 // A model that was loaded to be asked.
 inline nibble::Result<nibble::Model> load_to_ask(const nibble::io::Gguf& file,
@@ -97,7 +98,7 @@ class TrainedModel {
     NIBBLE_TRY(outline, outline_of(like, options.shape));
     TrainedModel made;
     made.outline_ = std::move(outline);
-    NIBBLE_TRY(graph, nibble::train::training_graph_of(TrainedArchitectures{}, *made.outline_));
+    NIBBLE_TRY(graph, training_graph(*made.outline_));
     made.graph_ = std::move(graph);
     const nibble::graph::FormatOps* deployed = nullptr;
     if (options.deployed) {

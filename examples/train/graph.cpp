@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nibble/model/llama.hpp"
+
+#include "model.hpp"
+
+namespace example {
+
+nibble::Result<nibble::Owned<nibble::train::TrainingGraph>> training_graph(
+    const nibble::io::Gguf& file) {
+  return nibble::train::training_graph_of(nibble::ArchitectureList<nibble::Llama>{}, file);
+}
+
+}  // namespace example
