@@ -44,8 +44,8 @@ struct Options {
   std::string room, device, samples, test, old, merged, merged_format, start;
   std::uint64_t n_samples = 50, n_new_tests = 500, n_old_tests = 2000;
   nibble::train::LoraOptions lora;
-  std::uint64_t n_steps = 150, seed = 1;
-  double rate = 2e-3, rehearsal = 0.5, dropout = 0;
+  std::uint64_t n_steps = 200, seed = 1;
+  double rate = 1e-3, rehearsal = 0.75, dropout = 0;
   Index n_sequences = 32, n_threads = 0;
   bool quiet = false;
 
