@@ -42,7 +42,7 @@ struct Options {
   double kept = 0.78;
   std::string format = "q4_0";
   std::uint64_t n_teacher = 3500, n_student = 5000, n_recover = 1500, n_qat = 2000;
-  double rate = 3e-3, recover_rate = 1.5e-3, qat_rate = 7e-4;
+  double rate = 3e-3, recover_rate = 1.5e-3, qat_rate = 4e-4;
   double alpha = 0.3, temperature = 2;
   std::size_t n_asked = 2000;
   std::uint64_t seed = 1;
