@@ -36,6 +36,8 @@ struct Options {
 std::optional<int> Options::parse(int argc, char** argv, CLI::App& app) {
   example::SimulationOptions& s = simulation;
   s.shape = {2, 64, 2, 1, 192};
+  s.local.hard = 0.5;
+  s.local.n_passes = 4;  // 64 examples are few steps
   s.local.n_steps = 40;
   app.footer(
       "A home has few kinds of commands, for few rooms. In a round each home that is there trains\n"
@@ -69,6 +71,13 @@ std::optional<int> Options::parse(int argc, char** argv, CLI::App& app) {
       ->capture_default_str();
   app.add_option("--sharpness", s.sharpness, "weight of sure predictions in the mean; 0: none")
       ->check(CLI::Range(0.0, 100.0))
+      ->capture_default_str();
+  app.add_option("--passes", s.local.n_passes, "over the common examples of a round, to learn them")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  app.add_option("--hard", s.local.hard,
+                 "part of the common examples' own tokens in what is learned")
+      ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   app.add_option("--rounds", s.n_rounds, "rounds")
       ->check(CLI::Range(1, 1000000))

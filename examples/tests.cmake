@@ -389,7 +389,7 @@ if(TARGET nibble_federated_mpi)
   nibble_example_test(federated_mpi_usage federated_mpi EXIT 2 ERR "^federated_mpi: [^\n]*--help.\n$"
     ARGS --nonsense)
   execute_process(COMMAND ${MPIEXEC_EXECUTABLE} --version OUTPUT_VARIABLE mpi_version ERROR_QUIET)
-  if(mpi_version MATCHES "Open MPI")
+  if(mpi_version MATCHES "Open MPI|OpenRTE")
     set(together ${MPIEXEC_EXECUTABLE} --oversubscribe --enable-recovery ${MPIEXEC_NUMPROC_FLAG} 4
       $<TARGET_FILE:nibble_federated_mpi> --rounds 3 --steps 1 --sequences 2 --examples 8 --test 2)
     add_test(NAME example_federated_mpi COMMAND ${together} --seconds 60)

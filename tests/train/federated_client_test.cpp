@@ -119,6 +119,22 @@ TEST_CASE("adapters alone are shared, and a mean of predictions is learned") {
   CHECK(client.loss() < first);
   CHECK(first > 0);
 
+  // Of the tokens alone it does not matter what others predict.
+  auto tokens_alone = options();
+  tokens_alone.hard = 1;
+  Adapted a(file, 4), b(file, 4);
+  LocalClient with_one(*a.graph, *a.weights, &own, &common, tokens_alone, executor);
+  LocalClient with_other(*b.graph, *b.weights, &own, &common, tokens_alone, executor);
+  REQUIRE(with_one.learn(3, 2, *taught).has_value());
+  const auto second = a.weights->find("blk.1.attn_q.weight.lora_b")->values;
+  CHECK(std::any_of(second.begin(), second.end(), [](float x) { return x != 0; }));
+  const auto own_view = with_other.predict(2);
+  REQUIRE(own_view.has_value());
+  REQUIRE(with_other.learn(3, 2, *own_view).has_value());
+  const auto same = b.weights->find("blk.1.attn_q.weight.lora_b")->values;
+  CHECK(std::equal(second.begin(), second.end(), same.begin()));
+  CHECK(with_one.loss() == with_other.loss());
+
   LocalClient pupil(*model.graph, *model.weights, nullptr, nullptr, options(), executor);
   CHECK(!pupil.train(1));
   CHECK(!pupil.predict(1));

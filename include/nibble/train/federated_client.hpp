@@ -17,6 +17,7 @@
 #include "nibble/core/executor.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/core/scalar.hpp"
+#include "nibble/ops/loss.hpp"
 #include "nibble/train/adamw.hpp"
 #include "nibble/train/data.hpp"
 #include "nibble/train/federated.hpp"
@@ -40,6 +41,9 @@ struct LocalOptions {
   Index k = 8;          // tokens that are kept of each row
   double temperature = 1;
   Index n_passes = 1;  // over the examples of a round to learn them
+  // Part of the examples' own tokens in the loss of learn(), beside that of the predictions: 0
+  // to 1. Clients that know little of what is common predict it badly; its tokens are right.
+  double hard = 0;
 };
 
 // Some examples of another source, from `first` on and around.
@@ -162,6 +166,9 @@ inline Result<void> LocalClient::learn(std::uint64_t round, std::uint64_t of_rou
   if (mean.n_examples() != options_.n_public || mean.vocabulary() != options_.batches.vocabulary) {
     return Error{Errc::malformed, "client: predictions of other examples"};
   }
+  if (!(options_.hard >= 0 && options_.hard <= 1)) {
+    return Error{Errc::invalid_argument, "client: the part of the tokens is not in [0, 1]"};
+  }
   const SliceSource examples = slice(*common_, of_round, options_.n_public);
   NIBBLE_TRY(batches, Batches::create(examples, in_order()));
   NIBBLE_TRY(trainer, Trainer::create(*graph_, *weights_, trainer_options(), *executor_));
@@ -169,24 +176,38 @@ inline Result<void> LocalClient::learn(std::uint64_t round, std::uint64_t of_rou
   NIBBLE_CHECK(allocate_scratch());
   std::vector<double> losses(static_cast<std::size_t>(options_.batches.max_rows));
   const double scale = mean.temperature() * mean.temperature();
+  const double hard = options_.hard;
+  std::vector<std::int32_t> targets;  // of the rows that count
+  std::vector<float> weights;
   double sum = 0, weight = 0;
   Batch batch;
   for (;;) {
     NIBBLE_CHECK(batches.next(batch));
     if (batch.epoch >= static_cast<std::uint64_t>(options_.n_passes)) break;
     weights_->clear_gradients();
+    targets.clear();
+    weights.clear();
+    for (std::size_t i = 0; i < batch.weights.size(); ++i) {
+      if (!(batch.weights[i] > 0)) continue;
+      targets.push_back(batch.targets[i]);
+      weights.push_back(static_cast<float>(hard) * batch.weights[i]);
+    }
     std::optional<Error> error;
     NIBBLE_CHECK(trainer.accumulate(batch, [&](MatrixView<float> rows) {
       const MatrixView<float> logits = scratch_for(batch);
       graph::copy_rows(rows, logits);
-      for (Index r = 0; r < rows.extent(0); ++r) {
-        std::fill_n(ops::row_of(rows, r), rows.extent(1), 0.0f);
+      // Now the rows are gradients: of the tokens, to which that of the predictions is added.
+      const std::span<double> of_rows(losses.data(), targets.size());
+      ops::cross_entropy_back(*executor_, rows, targets, weights, of_rows);
+      for (std::size_t i = 0; i < targets.size(); ++i) {
+        sum += static_cast<double>(weights[i]) * losses[i];
       }
-      auto loss = top_logits_loss(*executor_, mean, batch, logits, scale, rows, losses);
+      auto loss =
+          top_logits_loss(*executor_, mean, batch, logits, (1 - hard) * scale, rows, losses);
       if (!loss) {
         error = std::move(loss).error();
       } else {
-        sum += scale * *loss;
+        sum += (1 - hard) * scale * *loss;
       }
     }));
     if (error) return *std::move(error);
