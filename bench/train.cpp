@@ -245,7 +245,7 @@ class Training {
       times.seconds[static_cast<std::size_t>(part)] += now - before;
       before = now;
     };
-    weights_->clear_gradients();
+    weights_->clear_gradients(executor);
     lap(update);
     losses_.resize(batch_.tokens.size());
     NIBBLE_CHECK(trainer.accumulate(batch_, [&](nibble::MatrixView<float> logits) {

@@ -22,8 +22,10 @@
 // compile error that names it; a program's own node has a differentiate() beside its apply().
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstring>
 #include <tuple>
 #include <utility>
 
@@ -139,7 +141,7 @@ constexpr Value<W> select_rows(Pass& pass, bool condition, const Value<W>& chose
       [=](auto& run) {
         const MatrixView<const float> from =
             condition ? MatrixView<const float>(run.view(chosen)) : run.view(others);
-        copy_rows(from, run.view(out));
+        copy_rows(run.executor(), from, run.view(out));
       },
       chosen, others, out);
   return out;
@@ -403,7 +405,8 @@ constexpr Gradient differentiate(const Split<Ws...>& node, Pass& pass, const Val
   Index column = 0;
   for (const Gradient& d : back) {
     const Gradient to = {dx.id, dx.rows, column, dx.stride, d.width};
-    pass.step([=](auto& run) { copy_rows(run.view(d), run.view(to)); }, d, dx);
+    pass.step([=](auto& run) { detail::copy_rows(run.executor(), run.view(d), run.view(to)); }, d,
+              dx);
     column += d.width;
   }
   return dx;
@@ -421,16 +424,16 @@ constexpr Gradient differentiate(const OutputRows& node, Pass& pass, const Value
       [=](auto& run) {
         const MatrixView<const float> from = run.view(dy);
         const MatrixView<float> to = run.view(dx);
-        std::size_t next = 0;
         const auto& wanted = run.step_args().output_rows;
-        for (Index i = 0; i < to.extent(0); ++i) {
+        ops::for_rows(run.executor(), to.extent(0), to.extent(1), [&](Index i) {
           const auto bytes = static_cast<std::size_t>(to.extent(1)) * sizeof(float);
-          if (next < wanted.size() && wanted[next] == i) {
-            std::memcpy(&to(i, 0), &from(static_cast<Index>(next++), 0), bytes);
+          const auto at = std::lower_bound(wanted.begin(), wanted.end(), i);
+          if (at != wanted.end() && *at == i) {
+            std::memcpy(&to(i, 0), &from(at - wanted.begin(), 0), bytes);
           } else {
             std::memset(&to(i, 0), 0, bytes);
           }
-        }
+        });
       },
       dy, dx);
   return dx;
@@ -470,7 +473,7 @@ constexpr Gradient shown_gradient(Pass& pass, const Value<W>& x, const Gradient&
   const Gradient dx = make_like(pass, dy);
   pass.step(
       [=](auto& run) {
-        copy_rows(run.view(dy), run.view(dx));
+        detail::copy_rows(run.executor(), run.view(dy), run.view(dx));
         run.template observe_gradient<kName>(run.view(x), run.view(dx));
       },
       x, dy, dx);

@@ -37,8 +37,8 @@ constexpr Gradients<3> turn_back(Pass& pass, const Gradients<3>& d, const Turn& 
   const Gradient dq = make_like(pass, d[0]), dk = make_like(pass, d[1]);
   pass.step(
       [=](auto& run) {
-        copy_rows(run.view(d[0]), run.view(dq));
-        copy_rows(run.view(d[1]), run.view(dk));
+        copy_rows(run.executor(), run.view(d[0]), run.view(dq));
+        copy_rows(run.executor(), run.view(d[1]), run.view(dk));
         turn(run, MatrixView<float>(run.view(dq)), MatrixView<float>(run.view(dk)));
       },
       d[0], d[1], dq, dk);

@@ -13,6 +13,7 @@
 #include "nibble/core/callback.hpp"
 #include "nibble/graph/run.hpp"
 #include "nibble/graph/training_plan.hpp"
+#include "nibble/ops/rows.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
@@ -41,6 +42,15 @@ struct TrainingArgs {
 
 namespace detail {
 
+// On all workers: a batch has many rows, and what one thread does alone, all others wait for.
+NIBBLE_LAZY void copy_rows(Executor& executor, MatrixView<const float> from,
+                           MatrixView<float> to) noexcept {
+  const auto bytes = static_cast<std::size_t>(to.extent(1)) * sizeof(float);
+  ops::for_rows(executor, to.extent(0), to.extent(1), [&](Index i) {
+    std::memcpy(to.data() + i * to.stride(0), from.data() + i * from.stride(0), bytes);
+  });
+}
+
 class TrainingRunner : public BasicRunner<kMaxTrainingValues> {
   using Base = BasicRunner<kMaxTrainingValues>;
 
@@ -67,7 +77,7 @@ class TrainingRunner : public BasicRunner<kMaxTrainingValues> {
     const Value<W> in = make(x.width, x.rows);
     const Gradient back = make(Dim<>{x.width}, x.rows);
     rounds_[loop] = 0;
-    step([&](auto& run) { copy_rows(run.view(x), run.view(in)); }, x, in);
+    step([&](auto& run) { copy_rows(run.executor(), run.view(x), run.view(in)); }, x, in);
     const Frame frame{loop, next_, place_, n_layers_, n};
     int first_behind = 0;
     layer_of(frame, 0, in, back, body, rest, first_behind);
@@ -127,7 +137,7 @@ class TrainingRunner : public BasicRunner<kMaxTrainingValues> {
       layer_ = -1;
       n_layers_ = frame.first_layer + frame.n;
       const Gradient d = rest(in);
-      step([&](auto& run) { copy_rows(run.view(d), run.view(back)); });
+      step([&](auto& run) { copy_rows(run.executor(), run.view(d), run.view(back)); });
       first_behind = next_;
       return;
     }
@@ -138,7 +148,7 @@ class TrainingRunner : public BasicRunner<kMaxTrainingValues> {
       step([&](auto& run) {
         const MatrixView<const float> rows = run.view(y);
         rounds_[frame.loop] = i + 1;
-        copy_rows(rows, run.view(in));
+        copy_rows(run.executor(), rows, run.view(in));
       });
       rounds_[frame.loop] = i + 1;
       layer_of(frame, i + 1, in, back, body, rest, first_behind);
@@ -146,7 +156,7 @@ class TrainingRunner : public BasicRunner<kMaxTrainingValues> {
       next_ = first_behind;
       return back;
     });
-    step([&](auto& run) { copy_rows(run.view(dx), run.view(back)); });
+    step([&](auto& run) { copy_rows(run.executor(), run.view(dx), run.view(back)); });
   }
   void start_round(const Frame& frame, Index i) noexcept {
     layer_ = frame.first_layer + i;

@@ -179,7 +179,7 @@ inline Result<double> Run::loss_of(const Batch& batch) {
 inline Result<StepResult> Run::step() {
   StepResult result;
   double weight = 0;
-  weights_->clear_gradients();
+  weights_->clear_gradients(*executor_);
   if (features_ != nullptr) features_->clear_gradients();
   trainer_.set_dropout_seed(n_steps() + 1);
   for (Index i = 0; i < options_.n_accumulated; ++i) {

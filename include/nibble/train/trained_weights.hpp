@@ -24,6 +24,7 @@
 #include "nibble/graph/training_run.hpp"
 #include "nibble/graph/weights.hpp"
 #include "nibble/io/gguf.hpp"
+#include "nibble/ops/rows.hpp"
 #include "nibble/quant/format.hpp"
 #include "nibble/quant/weighted.hpp"
 #include "nibble/train/parameters.hpp"
@@ -120,6 +121,15 @@ class TrainedWeights {
     if (gradient_values_.size() > 0) {
       std::memset(gradient_values_.data(), 0, gradient_values_.size());
     }
+  }
+  // The same on all workers.
+  void clear_gradients(Executor& executor) noexcept {
+    constexpr Index kPiece = Index{1} << 14;
+    auto* const values = reinterpret_cast<float*>(gradient_values_.data());
+    const auto n = static_cast<Index>(gradient_values_.size() / sizeof(float));
+    ops::for_rows(executor, (n + kPiece - 1) / kPiece, kPiece, [&](Index piece) {
+      std::fill_n(values + piece * kPiece, (std::min)(kPiece, n - piece * kPiece), 0.0f);
+    });
   }
   // Prunes a trained matrix: weights whose byte of `stays` (n · k of them, as compress::choose_mask
   // gives them) is 0 become zero, and stay so in the steps of an optimizer that is made afterwards.
