@@ -24,8 +24,8 @@
 
 namespace example {
 
-// The graph of a model that these programs can train: one of Llama's architecture. Compiled once for
-// all of them, in graph.cpp. Errors: those of nibble::train::training_graph_of.
+// The graph of a model that these programs can train: one of Llama's architecture. Compiled once
+// for all of them, in graph.cpp. Errors: those of nibble::train::training_graph_of.
 nibble::Result<nibble::Owned<nibble::train::TrainingGraph>> training_graph(
     const nibble::io::Gguf& file);
 

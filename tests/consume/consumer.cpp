@@ -2,8 +2,8 @@
 //
 // The program that every consumer project compiles: a file, a vocabulary, threads and a kernel of
 // its SIMD target, which need all that nibble depends on. Little code, because it is compiled once
-// for every way of using nibble: with the headers that it needs, or with nibble.hpp (WHOLE). Exit code
-// 0 only if the numbers are right.
+// for every way of using nibble: with the headers that it needs, or with nibble.hpp (WHOLE). Exit
+// code 0 only if the numbers are right.
 #include <array>
 #include <cstdio>
 #include <string>
@@ -36,7 +36,7 @@ int main(int argc, char** argv) {
   ops::softmax(**pool, MatrixView<const float>(matrix), matrix);
   float sum = 0;
   for (const float x : rows) sum += x;
-  std::printf("nibble %s on %s of %s: %s, %.3f\n", NIBBLE_VERSION,
-              to_string(simd::active_target()), to_string(simd::compiled_targets()).c_str(),
-              tokenizer->decode(*ids).c_str(), static_cast<double>(sum));
+  std::printf("nibble %s on %s of %s: %s, %.3f\n", NIBBLE_VERSION, to_string(simd::active_target()),
+              to_string(simd::compiled_targets()).c_str(), tokenizer->decode(*ids).c_str(),
+              static_cast<double>(sum));
 }

@@ -32,9 +32,9 @@ class ExchangeChecker final : public graph::SurveySink {
   void weight(const graph::WeightNeed& need) override {
     const graph::Weight& w = other_.at(need.slot, need.layer);
     if (!w || w.factors == nullptr || w.factors->rank() <= max_rank_) return;
-    error_ = Error{Errc::invalid_argument, "engine: other weights have factors of rank " +
-                                               to_text(w.factors->rank()) +
-                                               "; there is memory for at most " + to_text(max_rank_)};
+    error_ = Error{Errc::invalid_argument,
+                   "engine: other weights have factors of rank " + to_text(w.factors->rank()) +
+                       "; there is memory for at most " + to_text(max_rank_)};
   }
   void rope(const graph::RopeKey&, const graph::RopeFactors& factors) override {
     for (const std::size_t slot : {factors.slot, factors.beyond}) {
@@ -282,14 +282,13 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
       options.max_outputs < 0 || options.max_sequences < 1 || options.max_sequences > 1 << 16 ||
       options.cache_positions < 0 || options.cache_positions > kMax ||
       options.max_factor_rank < 0 || options.max_factor_rank > 1 << 20) {
-    return Error{Errc::invalid_argument, "session: n_ctx " + to_text(options.n_ctx) +
-                                             ", max_step_tokens " +
-                                             to_text(options.max_step_tokens) + ", max_outputs " +
-                                             to_text(options.max_outputs) + ", max_sequences " +
-                                             to_text(options.max_sequences) + ", cache_positions " +
-                                             to_text(options.cache_positions) +
-                                             ", max_factor_rank " +
-                                             to_text(options.max_factor_rank) + " out of range"};
+    return Error{Errc::invalid_argument,
+                 "session: n_ctx " + to_text(options.n_ctx) + ", max_step_tokens " +
+                     to_text(options.max_step_tokens) + ", max_outputs " +
+                     to_text(options.max_outputs) + ", max_sequences " +
+                     to_text(options.max_sequences) + ", cache_positions " +
+                     to_text(options.cache_positions) + ", max_factor_rank " +
+                     to_text(options.max_factor_rank) + " out of range"};
   }
   limits.n_positions =
       options.n_ctx > 0 ? options.n_ctx : (std::min)(config.n_ctx, kDefaultContext);

@@ -31,7 +31,7 @@ struct SessionOptions {
   Executor* executor = nullptr;       // must outlive the session; null: the calling thread
   bool exchangeable_weights = false;  // see EngineOptions
   Index max_factor_rank = 0;
-  graph::Observer observer = {};      // see EngineOptions
+  graph::Observer observer = {};  // see EngineOptions
   graph::ProductObserver product_observer = {};
 };
 

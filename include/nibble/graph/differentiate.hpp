@@ -329,6 +329,7 @@ constexpr Gradient differentiate(const Dropout& node, Pass& pass, const Value<W>
   const Value<W> y = detail::to_change(pass, x);
   pass.step(
       [=](auto& run) {
+        if (!run.training()) return;
         ops::dropout(run.executor(), run.view(y), run.dropout(probability, place), run.view(y));
       },
       y);

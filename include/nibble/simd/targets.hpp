@@ -49,8 +49,9 @@ constexpr long long kStaticTargetBefore = HWY_STATIC_TARGET;
 #undef HWY_DISABLED_TARGETS
 #define HWY_DISABLED_TARGETS \
   (~((NIBBLE_TARGETS) | NIBBLE_BASELINE_TARGET) | NIBBLE_UNTESTED_TARGETS)
-// Targets that compile but are not used: simd/detect.hpp does not detect SVE, and on RISC-V the tests
-// of NaN fail. Define this as 0 to compile them all the same; the baseline may then be one of them.
+// Targets that compile but are not used: simd/detect.hpp does not detect SVE, and on RISC-V the
+// tests of NaN fail. Define this as 0 to compile them all the same; the baseline may then be one of
+// them.
 #ifndef NIBBLE_UNTESTED_TARGETS
 #define NIBBLE_UNTESTED_TARGETS (HWY_ALL_SVE | HWY_RVV)
 #endif
