@@ -5,7 +5,8 @@
 // There are three passes: a Survey (survey.hpp) lists the weights, caches and tables that the
 // expression needs; a Planner (plan.hpp) records how long each result lives; a Runner (run.hpp)
 // computes. All of them take the same walk, so what is loaded and planned cannot differ from what
-// runs.
+// runs. (Training has a planner and a runner of its own, whose walk goes on to the loss and back:
+// differentiate.hpp.)
 //
 // A pass offers
 //   resolve(x)               the value of a Dim or a PerLayer in this layer
