@@ -168,7 +168,7 @@ Result<bool> take_part(const Options& o) {
   }
   NIBBLE_TRY(like, nibble::io::Gguf::open(o.like));
   NIBBLE_TRY(pool, nibble::ThreadPool::create({.n_threads = 1}));
-  NIBBLE_TRY(model, example::TrainedModel::create(like, {o.shape, o.seed, std::nullopt}, true));
+  NIBBLE_TRY(model, example::TrainedModel::create(like, {.shape = o.shape, .seed = o.seed}, true));
   Options options = o;
   options.local.batches.context = model.graph().config().n_ctx;
   options.local.batches.max_rows = std::max(options.local.batches.context, o.n_sequences * 40);

@@ -103,7 +103,7 @@ class Simulation {
       : like_(&like), options_(options), executor_(&executor) {}
 
   nibble::Result<Model> model(std::uint64_t seed) const {
-    return Model::create(*like_, {options_.shape, seed, std::nullopt}, true);
+    return Model::create(*like_, {.shape = options_.shape, .seed = seed}, true);
   }
   nibble::train::LocalOptions local(std::size_t client) const {
     nibble::train::LocalOptions o = options_.local;

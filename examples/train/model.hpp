@@ -85,10 +85,10 @@ class TrainedModel {
     Shape shape;
     std::uint64_t seed = 1;  // of the values from scratch
     // The format that its matrices will be deployed in; none: f32.
-    std::optional<nibble::quant::Format> deployed;
+    std::optional<nibble::quant::Format> deployed = std::nullopt;
     bool searches = false;  // see Rounding
     // What an error in each column of a matrix counts in the search, by name; empty: the same.
-    std::map<std::string, std::vector<float>> importance;
+    std::map<std::string, std::vector<float>> importance = {};
   };
 
   // Like `like`: with its values, or, with another shape or from_scratch, with random ones.
