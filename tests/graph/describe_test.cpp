@@ -213,16 +213,18 @@ TEST_CASE("whole models") {
   c.n_kv_heads = 4;
   c.head_dim = 8;
   c.ffn_dim = 172;
-  CHECK(describe(llama(c)) ==
-        "embedding(token_embd, 64) >> repeat(5, "
-        "residual(rms_norm(attn_norm) >> fork(linear(attn_q + attn_q_bias, 64), "
-        "linear(attn_k + attn_k_bias, 32), linear(attn_v + attn_v_bias, 32)) >> "
-        "rope(adjacent_pairs) >> cache_kv >> scores(8/4 x 8) >> softmax >> attend_values >> "
-        "linear(attn_output + attn_output_bias, 64)) >> "
-        "residual(rms_norm(ffn_norm) >> fork(linear(ffn_gate + ffn_gate_bias, 172) >> silu, "
-        "linear(ffn_up + ffn_up_bias, 172)) >> multiply >> linear(ffn_down + ffn_down_bias, 64))) "
-        ">> "
-        "output_rows >> rms_norm(output_norm) >> linear(output, 512)");
+  CHECK(
+      describe(llama(c)) ==
+      "embedding(token_embd, 64) >> repeat(5, "
+      "residual(rms_norm(attn_norm) >> fork(linear(attn_q + attn_q_bias, 64), "
+      "linear(attn_k + attn_k_bias, 32), linear(attn_v + attn_v_bias, 32)) >> "
+      "tap(q, k, v) >> rope(adjacent_pairs) >> cache_kv >> scores(8/4 x 8) >> softmax >> "
+      "attend_values >> "
+      "linear(attn_output + attn_output_bias, 64)) >> "
+      "residual(rms_norm(ffn_norm) >> fork(linear(ffn_gate + ffn_gate_bias, 172) >> silu, "
+      "linear(ffn_up + ffn_up_bias, 172)) >> multiply >> linear(ffn_down + ffn_down_bias, 64)) >> "
+      "tap(layer)) >> "
+      "output_rows >> rms_norm(output_norm) >> linear(output, 512)");
   CHECK(fused(llama(c)) ==
         "embedding(token_embd, 64) >> repeat(5, "
         "residual_into(norm_into(rms_norm(attn_norm), linear_group("
