@@ -86,9 +86,9 @@ struct Student {
     return choice;
   }
   TrainedWeights made(TrainedWeights::Choose choose) {
-    auto weights = TrainedWeights::create(*graph, choose);
-    REQUIRE(weights);
-    return *std::move(weights);
+    auto created = TrainedWeights::create(*graph, choose);
+    REQUIRE(created);
+    return *std::move(created);
   }
 };
 
