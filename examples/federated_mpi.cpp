@@ -139,7 +139,7 @@ Result<bool> coordinate(const Options& o, MpiTransport& place, example::TrainedM
   for (Index rank = 1; rank < place.n_ranks(); ++rank) ranks.push_back(rank);
   std::uint64_t bytes = 0;
   bool are_all_there = true;
-  while (coordinator.round() < o.n_rounds && !example::interrupted) {
+  while (coordinator.current_round() < o.n_rounds && !example::interrupted) {
     NIBBLE_CHECK(coordinator.ask_to_train(parameters, ranks));
     NIBBLE_TRY(round, coordinator.average(parameters));
     bytes += round.bytes_sent + round.bytes_received;

@@ -81,7 +81,7 @@ std::optional<int> Options::parse(int argc, char** argv, CLI::App& app) {
                  "how many old commands of each test are asked; 0: none")
       ->check(CLI::Range(0, 2000))
       ->capture_default_str();
-  app.add_option("--slots", lora.slots, "matrices with factors: names of slots, or all")
+  app.add_option("--slots", lora.slot_names, "matrices with factors: names of slots, or all")
       ->capture_default_str();
   app.add_option("--rank", lora.rank, "of the factors")
       ->check(CLI::Range(1, 4096))

@@ -213,9 +213,9 @@ inline nibble::Result<void> Simulation::share_weights(Progress& progress) {
   const std::vector<Parameter> parameters = global.weights().parameters();
   std::uint64_t bytes = 0;
   StatusLine status(!options_.is_quiet, StatusLine::kInLogs);
-  while (coordinator.round() < options_.n_rounds) {
+  while (coordinator.current_round() < options_.n_rounds) {
     NIBBLE_CHECK(coordinator.ask_to_train(parameters, ranks));
-    NIBBLE_CHECK(serve_all(mailboxes, coordinator.round(), clients, status, progress.name));
+    NIBBLE_CHECK(serve_all(mailboxes, coordinator.current_round(), clients, status, progress.name));
     NIBBLE_TRY(round, coordinator.average(parameters));
     bytes += round.bytes_sent + round.bytes_received;
     status.show({});
@@ -249,9 +249,9 @@ inline nibble::Result<void> Simulation::share_predictions(Progress& progress) {
   std::uint64_t bytes = 0;
   const nibble::Index vocabulary = models[0].graph().config().vocab_size;
   StatusLine status(!options_.is_quiet, StatusLine::kInLogs);
-  while (coordinator.round() < options_.n_rounds) {
+  while (coordinator.current_round() < options_.n_rounds) {
     NIBBLE_CHECK(coordinator.ask_to_predict(mean, ranks));
-    const std::uint64_t n = coordinator.round();
+    const std::uint64_t n = coordinator.current_round();
     NIBBLE_CHECK(serve_all(mailboxes, n, clients, status, progress.name));
     NIBBLE_TRY(rows, LocalClient::rows_of(*common_, n, options_.local, vocabulary));
     NIBBLE_TRY(round, coordinator.average(rows, mean, options_.sharpness));

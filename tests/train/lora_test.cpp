@@ -75,7 +75,8 @@ std::vector<std::byte> bytes_of(graph::WeightTable table) {
   return all;
 }
 
-constexpr LoraOptions kGolden{.rank = 4, .alpha = 6, .is_rank_stabilized = false, .slots = "all"};
+constexpr LoraOptions kGolden{
+    .rank = 4, .alpha = 6, .is_rank_stabilized = false, .slot_names = "all"};
 
 TEST_CASE("a step of factors beside packed weights is PEFT's") {
   const io::Gguf file = open_home();
@@ -239,7 +240,7 @@ TEST_CASE("a quantized base learns and stays as it is") {
   const Model model = load_home(file);
   const auto graph = graph_of(file);
   auto weights = adapter_weights(*graph, model.weights(),
-                                 {.rank = 8, .alpha = 16, .slots = "attn_q, attn_v,ffn_down"});
+                                 {.rank = 8, .alpha = 16, .slot_names = "attn_q, attn_v,ffn_down"});
   REQUIRE(weights);
   CHECK(weights->find("blk.0.attn_q.weight.lora_a") != nullptr);
   CHECK(weights->find("blk.0.attn_k.weight.lora_a") == nullptr);
@@ -264,7 +265,7 @@ TEST_CASE("a quantized base learns and stays as it is") {
   CHECK(weights->bytes() + optimizer->moment_bytes() <=
         17 * static_cast<std::size_t>(weights->n_trained()));
 
-  const LoraOptions same{.rank = 8, .alpha = 16, .slots = "attn_q, attn_v,ffn_down"};
+  const LoraOptions same{.rank = 8, .alpha = 16, .slot_names = "attn_q, attn_v,ffn_down"};
   const Adapter adapter = adapter_of(*weights, "llama", same);
   CHECK(adapter.matrices.size() == 3 * static_cast<std::size_t>(graph->config().n_layers));
   auto again = adapter_weights(*graph, model.weights(), same);
@@ -276,11 +277,11 @@ TEST_CASE("a quantized base learns and stays as it is") {
     CHECK(std::equal(t.values.begin(), t.values.end(), other->values.begin()));
   }
   auto smaller =
-      adapter_weights(*graph, model.weights(), {.rank = 8, .alpha = 16, .slots = "attn_q"});
+      adapter_weights(*graph, model.weights(), {.rank = 8, .alpha = 16, .slot_names = "attn_q"});
   REQUIRE(smaller);
   CHECK(!set_adapter(*smaller, adapter));
   auto scaled = adapter_weights(*graph, model.weights(),
-                                {.rank = 8, .alpha = 15, .slots = "attn_q, attn_v,ffn_down"});
+                                {.rank = 8, .alpha = 15, .slot_names = "attn_q, attn_v,ffn_down"});
   REQUIRE(scaled);
   CHECK(!set_adapter(*scaled, adapter));
 }
@@ -294,18 +295,18 @@ TEST_CASE("slots that do not exist, and options out of range, are errors") {
     REQUIRE(!made);
     return std::move(made).error();
   };
-  CHECK(error_of({.slots = "attn_z"}).code == Errc::not_found);
-  CHECK(error_of({.slots = "attn_z"}).message.find("attn_z") != std::string::npos);
-  CHECK(error_of({.slots = "all, token_embd"}).code == Errc::not_found);
-  CHECK(error_of({.slots = "attn_norm"}).code == Errc::not_found);
-  CHECK(error_of({.slots = ""}).code == Errc::invalid_argument);
-  CHECK(error_of({.slots = "attn_q,,attn_v"}).code == Errc::invalid_argument);
+  CHECK(error_of({.slot_names = "attn_z"}).code == Errc::not_found);
+  CHECK(error_of({.slot_names = "attn_z"}).message.find("attn_z") != std::string::npos);
+  CHECK(error_of({.slot_names = "all, token_embd"}).code == Errc::not_found);
+  CHECK(error_of({.slot_names = "attn_norm"}).code == Errc::not_found);
+  CHECK(error_of({.slot_names = ""}).code == Errc::invalid_argument);
+  CHECK(error_of({.slot_names = "attn_q,,attn_v"}).code == Errc::invalid_argument);
   CHECK(error_of({.rank = 0}).code == Errc::invalid_argument);
   CHECK(error_of({.alpha = 0}).code == Errc::invalid_argument);
   auto made = adapter_weights(*graph, {}, {});
   CHECK(!made);
   // The output is tied to the embedding; factors beside it are its own.
-  auto output = adapter_weights(*graph, model.weights(), {.rank = 2, .slots = "output"});
+  auto output = adapter_weights(*graph, model.weights(), {.rank = 2, .slot_names = "output"});
   REQUIRE(output);
   CHECK(output->tensors().size() == 2);
   CHECK(SlotChoice::slot_of("blk.12.attn_q.weight") == "attn_q");

@@ -53,15 +53,15 @@ TEST_CASE("warm-up, cosine, line, constant") {
 
 TEST_CASE("parameters are checked") {
   using Shape = Schedule::Shape;
-  CHECK(kCosine.check());
-  CHECK(Schedule{}.check());
-  CHECK(!Schedule{Shape::linear, -1, 0, 0, 1}.check());
-  CHECK(!Schedule{Shape::linear, std::nan(""), 0, 0, 1}.check());
-  CHECK(!Schedule{Shape::linear, std::numeric_limits<double>::infinity(), 0, 0, 1}.check());
-  CHECK(!Schedule{Shape::linear, 1, -1, 0, 1}.check());
-  CHECK(!Schedule{Shape::linear, 1, 2, 0, 1}.check());
-  CHECK(!Schedule{Shape::linear, 1, 0, 0, 0}.check());
-  const auto long_warm_up = Schedule{Shape::linear, 1, 0, 5, 4}.check();
+  CHECK(kCosine.validate());
+  CHECK(Schedule{}.validate());
+  CHECK(!Schedule{Shape::linear, -1, 0, 0, 1}.validate());
+  CHECK(!Schedule{Shape::linear, std::nan(""), 0, 0, 1}.validate());
+  CHECK(!Schedule{Shape::linear, std::numeric_limits<double>::infinity(), 0, 0, 1}.validate());
+  CHECK(!Schedule{Shape::linear, 1, -1, 0, 1}.validate());
+  CHECK(!Schedule{Shape::linear, 1, 2, 0, 1}.validate());
+  CHECK(!Schedule{Shape::linear, 1, 0, 0, 0}.validate());
+  const auto long_warm_up = Schedule{Shape::linear, 1, 0, 5, 4}.validate();
   REQUIRE(!long_warm_up);
   CHECK(long_warm_up.error().message == "schedule: a warm-up of 5 steps in a run of 4");
 }

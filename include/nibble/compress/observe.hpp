@@ -90,14 +90,14 @@ struct Gathering {
   }
 
   // The error that ended it, if one did: what was gathered then is not of whole chunks.
-  Result<void> check() const {
+  Result<void> validate() const {
     if (has_error) return error;
     return ok();
   }
   Result<void> end_with(Error why) {
     has_error = true;
     error = std::move(why);
-    return check();
+    return validate();
   }
 
   // Called within a run: nothing may leave it but in `error`.
@@ -282,7 +282,7 @@ inline Result<Observation> Observation::create(const Model& model, const Observe
 
 inline Result<void> Observation::add(std::span<const std::int32_t> tokens) {
   State& s = *state_;
-  NIBBLE_CHECK(s.gathering->check());
+  NIBBLE_CHECK(s.gathering->validate());
   const auto context = static_cast<std::size_t>(s.gathering->options.context);
   while (!tokens.empty() && !is_full()) {
     const std::size_t n = (std::min)(context - s.chunk.size(), tokens.size());
@@ -315,7 +315,7 @@ inline Result<void> Observation::run_tokens(std::span<const std::int32_t> tokens
                               .n_outputs = wants_outputs ? static_cast<Index>(n) : 0};
     auto done = s.engine.run({&input, 1});
     if (!done) return std::move(done).error().in("observe");
-    NIBBLE_CHECK(s.gathering->check());
+    NIBBLE_CHECK(s.gathering->validate());
     tokens = tokens.subspan(n);
   }
   return ok();
@@ -323,7 +323,7 @@ inline Result<void> Observation::run_tokens(std::span<const std::int32_t> tokens
 
 inline Result<Statistics> Observation::finish() && {
   State& s = *state_;
-  NIBBLE_CHECK(s.gathering->check());
+  NIBBLE_CHECK(s.gathering->validate());
   if (s.n_chunks == 0 && s.chunk.empty()) {
     return Error{Errc::invalid_argument, "observe: the text has no tokens"};
   }

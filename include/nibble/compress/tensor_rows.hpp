@@ -76,8 +76,8 @@ class FloatRows {
   FloatRows(const io::Gguf& file, const io::GgufTensor& tensor, std::size_t row_bytes) noexcept
       : bytes_(file.bytes_of(tensor)),
         type_(tensor.type),
-        k_(static_cast<std::size_t>(tensor.dims[0])),
-        n_(k_ == 0 ? 0 : static_cast<std::size_t>(tensor.n_elements()) / k_),
+        k_(io::narrow<std::size_t>(tensor.dims[0])),
+        n_(k_ == 0 ? 0 : io::narrow<std::size_t>(tensor.n_elements()) / k_),
         row_bytes_(row_bytes) {}
 
   io::TensorBytes bytes_;

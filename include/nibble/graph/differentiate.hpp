@@ -70,21 +70,21 @@ constexpr auto differentiate(const Seq<Nodes...>& node, Pass& pass, const In& in
 
 namespace detail {
 
-// Branch I and those behind it. `done`: results of those before. Writes the gradients of results
-// and of the input.
-template <std::size_t I, class Branches, class Pass, class In, class Done, class Rest,
+// Branch kIndex and those behind it. `done`: results of those before. Writes the gradients of
+// results and of the input.
+template <std::size_t kIndex, class Branches, class Pass, class In, class Done, class Rest,
           std::size_t N>
 NIBBLE_COLD constexpr void differentiate_branches(const Branches& branches, Pass& pass,
                                                   const In& in, const Done& done, const Rest& rest,
                                                   Gradients<N>& of_results,
                                                   Gradients<N>& of_input) noexcept {
-  if constexpr (I == N) {
+  if constexpr (kIndex == N) {
     of_results = rest(done);
   } else {
-    of_input[I] = differentiate(std::get<I>(branches), pass, in, [&](const auto& y) {
-      differentiate_branches<I + 1>(branches, pass, in, std::tuple_cat(done, std::tuple(y)), rest,
-                                    of_results, of_input);
-      return of_results[I];
+    of_input[kIndex] = differentiate(std::get<kIndex>(branches), pass, in, [&](const auto& y) {
+      differentiate_branches<kIndex + 1>(branches, pass, in, std::tuple_cat(done, std::tuple(y)),
+                                         rest, of_results, of_input);
+      return of_results[kIndex];
     });
   }
 }

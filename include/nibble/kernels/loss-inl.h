@@ -31,7 +31,7 @@ struct Powers {
   float max, factor, lowest;
 
   HWY_INLINE Powers(float row_maximum, float scale)
-      : max(row_maximum),
+      : max{row_maximum},
         factor(scale * 1.44269504f),
         lowest(larger(-127.0f / (scale * 1.44269504f), -kFloatMax)) {}
   HWY_INLINE VL of(VL x) const {

@@ -41,14 +41,14 @@ struct Impl<kernels::AddSecondMoments> {
     for (; first < end; first += kColumns) {
       const Index n_left = std::min<Index>(kColumns, end - first);
       for (Index row = 0; row < m; row += kRows) {
-        const Index n = std::min(kRows, m - row);
+        const Index n = (std::min)(kRows, m - row);
         const float* const rows = x + row * stride;
         copy<kColumns>(rows + first, stride, n, n_left, left);
         for (Index column = first; column < k; column += kPanel) {
           const Index n_right = std::min<Index>(kPanel, k - column);
           copy<kPanel>(rows + column, stride, n, n_right, right);
           // Tiles that begin below the panel's last column have sums of the triangle.
-          const Index n_rows = std::min(n_left, column + n_right - first);
+          const Index n_rows = (std::min)(n_left, column + n_right - first);
           for (Index i = 0; i < n_rows; i += kTileRows) {
             add_tile(left + i, right, n,
                      {k, first + i, column, std::min<Index>(kTileRows, n_rows - i), n_right}, sums);
@@ -84,7 +84,7 @@ struct Impl<kernels::AddSecondMoments> {
     HWY_ALIGN float floats[kSize];
     HWY_ALIGN double doubles[kSize] = {};
     for (Index row = 0; row < n; row += kRowsInFloats) {
-      add_rows(left + row * kColumns, right + row * kPanel, std::min(kRowsInFloats, n - row),
+      add_rows(left + row * kColumns, right + row * kPanel, (std::min)(kRowsInFloats, n - row),
                floats);
       for (int i = 0; i < kSize; ++i) doubles[i] += static_cast<double>(floats[i]);
     }

@@ -147,7 +147,7 @@ class AdaptedWeights {
         for (std::size_t j = 0; j < matrices.size(); ++j) {
           if (matrices[j].name != name) continue;
           used_[i][j] = 1;
-          error_ = check(matrices[j], own, need);
+          error_ = validate(matrices[j], own, need);
           place.parts.push_back({&matrices[j], adapters_[i].strength * matrices[j].scale()});
         }
       }
@@ -173,7 +173,7 @@ class AdaptedWeights {
     std::vector<Place> places;
 
    private:
-    static std::optional<Error> check(const AdapterMatrix& m, const graph::Weight& own,
+    static std::optional<Error> validate(const AdapterMatrix& m, const graph::Weight& own,
                                       const graph::WeightNeed& need) {
       const std::string what = "adapter of " + io::quoted(m.name) + ": ";
       if (need.is_table || own.n_experts != 1) {

@@ -40,7 +40,7 @@ class AdamW {
   // The moments are zero. Errors: those of Parameters::create, invalid_argument (an option outside
   // its range), out_of_memory.
   static Result<AdamW> create(std::vector<Parameter> parameters, const AdamWOptions& options = {}) {
-    NIBBLE_CHECK(check(options));
+    NIBBLE_CHECK(validate(options));
     AdamW made;
     made.options_ = options;
     NIBBLE_TRY(list, Parameters::create(std::move(parameters)));
@@ -136,7 +136,7 @@ class AdamW {
  private:
   AdamW() = default;
 
-  static Result<void> check(const AdamWOptions& o) {
+  static Result<void> validate(const AdamWOptions& o) {
     if (!(o.beta1 >= 0 && o.beta1 < 1)) return detail::wrong_option("beta1 is not in [0, 1)");
     if (!(o.beta2 >= 0 && o.beta2 < 1)) return detail::wrong_option("beta2 is not in [0, 1)");
     if (!(o.epsilon > 0 && o.epsilon <= 1)) return detail::wrong_option("epsilon is not in (0, 1]");

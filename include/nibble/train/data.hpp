@@ -79,7 +79,7 @@ class Batches {
   // examples), limit (2³² examples or more), out_of_memory.
   static Result<Batches> create(const Source& source, const BatchOptions& options) {
     return catch_out_of_memory([&]() -> Result<Batches> {
-      NIBBLE_CHECK(check(source, options));
+      NIBBLE_CHECK(validate(source, options));
       Batches made(source, options);
       made.order_.resize(static_cast<std::size_t>(source.n_examples()));
       made.make_order();
@@ -136,7 +136,7 @@ class Batches {
 
   static Error wrong(std::string message) { return {Errc::invalid_argument, std::move(message)}; }
 
-  static Result<void> check(const Source& source, const BatchOptions& o) {
+  static Result<void> validate(const Source& source, const BatchOptions& o) {
     if (o.context < 1) return wrong("batches: the context is below 1");
     if (o.max_rows < o.context) {
       return wrong("batches: " + to_text(o.max_rows) + " rows do not hold a context of " +

@@ -196,13 +196,13 @@ class Coordinator {
   explicit Coordinator(Transport& transport, const CoordinatorOptions& options = {})
       : transport_(&transport), options_(options) {}
 
-  std::uint64_t round() const noexcept { return round_; }  // that was begun last; 0: none
+  std::uint64_t current_round() const noexcept { return round_; }  // that was begun last; 0: none
 
   // Begins a round of training: sends the parameters to these clients. Who cannot be reached is
   // silent. Errors: those of federated_values().
   Result<void> ask_to_train(std::span<const Parameter> model, std::span<const Index> clients) {
-    NIBBLE_TRY(bytes,
-               federated_values(FederatedKind::train, round() + 1, 0, model, options_.sent_as));
+    NIBBLE_TRY(bytes, federated_values(FederatedKind::train, current_round() + 1, 0, model,
+                                       options_.sent_as));
     return ask(bytes, clients);
   }
   // Waits for the answers and replaces the parameters by their mean; they stay as they are if there
@@ -211,7 +211,7 @@ class Coordinator {
     return catch_out_of_memory([&]() -> Result<RoundReport> {
       std::vector<SentValues> sent;
       NIBBLE_CHECK(collect([&](Index client, const FederatedMessage& m) -> Result<void> {
-        NIBBLE_CHECK(check(m, FederatedKind::update));
+        NIBBLE_CHECK(validate(m, FederatedKind::update));
         NIBBLE_TRY(values, federated_values_of(m, model));
         sent.push_back({client, m.weight, std::move(values)});
         return ok();
@@ -224,7 +224,7 @@ class Coordinator {
   // Begins a round of predictions: sends the mean of the last one, if there is any.
   Result<void> ask_to_predict(const std::optional<MeanPredictions>& mean,
                               std::span<const Index> clients) {
-    const std::uint64_t next = round() + 1;
+    const std::uint64_t next = current_round() + 1;
     auto bytes = mean ? federated_predictions(FederatedKind::predict, next, 0, mean->round,
                                               mean->predictions)
                       : federated_note(FederatedKind::first, next);
@@ -237,9 +237,9 @@ class Coordinator {
     return catch_out_of_memory([&]() -> Result<RoundReport> {
       std::vector<SentPredictions> sent;
       NIBBLE_CHECK(collect([&](Index client, const FederatedMessage& m) -> Result<void> {
-        NIBBLE_CHECK(check(m, FederatedKind::predictions));
+        NIBBLE_CHECK(validate(m, FederatedKind::predictions));
         NIBBLE_TRY(predictions, TopLogits::of(m.file));
-        NIBBLE_CHECK(check(m, predictions, rows));
+        NIBBLE_CHECK(validate(m, predictions, rows));
         sent.push_back({client, m.weight, std::move(predictions)});
         return ok();
       }));
@@ -253,7 +253,7 @@ class Coordinator {
 
   // Tells all clients that it is over, those that can be reached.
   Result<void> stop() {
-    NIBBLE_TRY(bytes, federated_note(FederatedKind::stop, round()));
+    NIBBLE_TRY(bytes, federated_note(FederatedKind::stop, current_round()));
     for (Index client = 1; client < transport_->n_ranks(); ++client) {
       const Result<void> sent = transport_->send(client, bytes);
       if (!sent) continue;  // nobody is there
@@ -328,7 +328,7 @@ class Coordinator {
     return true;
   }
 
-  Result<void> check(const FederatedMessage& m, FederatedKind wanted) const {
+  Result<void> validate(const FederatedMessage& m, FederatedKind wanted) const {
     if (m.kind != wanted) {
       return Error{Errc::malformed, m.file.name() + ": an answer of another kind"};
     }
@@ -338,7 +338,8 @@ class Coordinator {
     }
     return ok();
   }
-  static Result<void> check(const FederatedMessage& m, const TopLogits& p, const PublicRows& rows) {
+  static Result<void> validate(const FederatedMessage& m, const TopLogits& p,
+                               const PublicRows& rows) {
     bool is_right = p.vocabulary() == rows.vocabulary && p.k() == rows.k &&
                     p.temperature() == rows.temperature &&
                     p.n_examples() == static_cast<Index>(rows.n_rows.size());

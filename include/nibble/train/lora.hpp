@@ -33,7 +33,7 @@ struct LoraOptions {
   bool is_rank_stabilized = false;
   // Names of slots with commas between them, "attn_q, attn_v" (model/slot.hpp); "all": those of all
   // products but the output layer.
-  std::string slots = "all";
+  std::string slot_names = "all";
 
   // As files have it: what the factors count, times the rank.
   float file_alpha() const noexcept {
@@ -100,7 +100,7 @@ inline Result<TrainedWeights> adapter_weights(const TrainingGraph& graph, graph:
   if (base.n_slots() != graph.n_slots() || base.n_layers() != graph.config().n_layers) {
     return Error{Errc::invalid_argument, "adapter: weights of another model"};
   }
-  NIBBLE_TRY(slots, SlotChoice::parse(options.slots));
+  NIBBLE_TRY(chosen, SlotChoice::parse(options.slot_names));
   std::vector<std::string> seen;
   const auto choose = [&](const std::string& name,
                           const graph::WeightNeed& need) -> Result<WeightChoice> {
@@ -108,7 +108,7 @@ inline Result<TrainedWeights> adapter_weights(const TrainingGraph& graph, graph:
     choice.kind = WeightChoice::Kind::absent;
     if (!base.has(need.slot, need.layer)) return choice;
     const graph::Weight& w = base.at(need.slot, need.layer);
-    const bool is_adapted = w && need.n > 0 && !need.is_table && slots.has(name);
+    const bool is_adapted = w && need.n > 0 && !need.is_table && chosen.has(name);
     const bool is_tied = need.tied_to != graph::kNoSlot && w.data == base.at(need.tied_to, -1).data;
     if (!w || (is_tied && !is_adapted)) return choice;
     choice.kind = WeightChoice::Kind::base;
@@ -121,10 +121,10 @@ inline Result<TrainedWeights> adapter_weights(const TrainingGraph& graph, graph:
     return choice;
   };
   NIBBLE_TRY(weights, TrainedWeights::create(graph, choose));
-  for (const std::string& name : slots.names()) {
+  for (const std::string& name : chosen.names()) {
     if (name == "all" && !seen.empty()) continue;
     if (std::find(seen.begin(), seen.end(), name) != seen.end()) continue;
-    return Error{Errc::not_found, "slots " + io::quoted(options.slots) +
+    return Error{Errc::not_found, "slots " + io::quoted(options.slot_names) +
                                       ": the model has no product " + io::quoted(name)};
   }
   return weights;

@@ -110,7 +110,7 @@ class Parameters {
     return catch_out_of_memory([&]() -> Result<Parameters> {
       Parameters made;
       made.all_ = std::move(parameters);
-      NIBBLE_CHECK(made.check());
+      NIBBLE_CHECK(made.validate());
       for (std::size_t i = 0; i < made.all_.size(); ++i) {
         const auto size = static_cast<Index>(made.all_[i].values.size());
         made.first_value_.push_back({made.n_values_});
@@ -159,7 +159,7 @@ class Parameters {
   }
 
  private:
-  Result<void> check() const {
+  Result<void> validate() const {
     if (all_.empty()) return wrong("there are no parameters to train");
     for (const Parameter& p : all_) {
       const std::string what = "parameter " + io::quoted(p.name);

@@ -165,7 +165,7 @@ class PeftConfig {
     PeftConfig made;
     made.root_ = std::move(root);
     made.name_ = folder.name_of(kPeftConfigFile);
-    Result<void> checked = made.check();
+    Result<void> checked = made.validate();
     if (!checked) return std::move(checked).error().in(made.name_);
     return made;
   }
@@ -198,7 +198,7 @@ class PeftConfig {
     return value != nullptr && value->boolean();
   }
 
-  Result<void> check() {
+  Result<void> validate() {
     const io::JsonValue* const type = root_.find("peft_type");
     if (type == nullptr || type->string() != "LORA") return refuse("peft_type", "not LORA");
     if (is_true("use_dora")) {

@@ -134,7 +134,7 @@ inline Result<Run> Run::create(const TrainingGraph& graph, TrainedWeights& weigh
                                const Source& source, const RunOptions& given, Executor& executor,
                                Teacher* teacher, FeatureLoss* features) {
   RunOptions options = given;
-  NIBBLE_CHECK(options.schedule.check());
+  NIBBLE_CHECK(options.schedule.validate());
   if (options.n_accumulated < 1) {
     return Error{Errc::invalid_argument, "a step of fewer than one batch"};
   }

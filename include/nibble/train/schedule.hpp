@@ -53,7 +53,7 @@ struct Schedule {
 
   // invalid_argument: rates that are not finite or negative, a floor above the peak, no steps, a
   // warm-up that is longer than the run.
-  Result<void> check() const {
+  Result<void> validate() const {
     const auto is_rate = [](double x) { return x >= 0 && is_finite(x); };
     if (!is_rate(peak)) return wrong("the learning rate is not a number from 0 on");
     if (!is_rate(floor)) return wrong("the floor of the learning rate is not a number from 0 on");
@@ -65,7 +65,7 @@ struct Schedule {
     return ok();
   }
 
-  // The rate of `step`; needs parameters that check() accepts.
+  // The rate of `step`; needs parameters that validate() accepts.
   constexpr double at(std::uint64_t step) const noexcept {
     NIBBLE_ASSERT(n_steps > 0 && warm_up <= n_steps && floor <= peak);
     if (step < warm_up) {

@@ -208,7 +208,7 @@ class TopLogits {
     }
     made.offsets_ = std::move(offsets);
     made.copy(ids.data, logprobs.data, rest.data);
-    NIBBLE_CHECK(made.check());
+    NIBBLE_CHECK(made.validate());
     return made;
   }
 
@@ -226,7 +226,7 @@ class TopLogits {
     }
   }
 
-  Result<void> check() const {
+  Result<void> validate() const {
     const auto k = static_cast<std::size_t>(k_);
     for (std::size_t r = 0; r < rest_.size(); ++r) {
       double sum = static_cast<double>(rest_[r]);
