@@ -22,7 +22,7 @@ inline constexpr Index kMaxValueBytes = kMaxBytes / kMaxValues;
 
 template <int kMax>
 struct BasicPlan {
-  std::array<std::size_t, kMax> offsets{};
+  std::array<std::size_t, static_cast<std::size_t>(kMax)> offsets{};
   int n_values = 0;
   std::size_t bytes = 0;        // of the arena, which must be aligned to kAlignment
   const char* error = nullptr;  // what is wrong with the expression or too large; null: nothing
@@ -184,7 +184,7 @@ class BasicPlanner {
     int last = 0;
   };
 
-  using Order = std::array<int, kMax>;
+  using Order = std::array<int, static_cast<std::size_t>(kMax)>;
   static constexpr Order order_made() noexcept {
     Order order{};
     for (int i = 0; i < kMax; ++i) order[static_cast<std::size_t>(i)] = i;
@@ -258,7 +258,7 @@ class BasicPlanner {
   }
 
   Limits limits_;
-  std::array<Life, kMax> lives_{};
+  std::array<Life, static_cast<std::size_t>(kMax)> lives_{};
   int n_ = 0;     // values defined
   int next_ = 0;  // id of the next one
   int time_ = 0;

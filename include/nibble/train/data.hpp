@@ -18,6 +18,7 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/core/text.hpp"
 #include "nibble/core/view.hpp"
+#include "nibble/io/byte_reader.hpp"
 #include "nibble/train/random.hpp"
 #include "nibble/train/sources.hpp"
 
@@ -173,7 +174,7 @@ class Batches {
     out.epoch = epoch_;
     out.offsets.push_back(0);
     while (next_ < order_.size() && out.n_sequences() < options_.max_sequences) {
-      const std::uint32_t number = order_[static_cast<std::size_t>(next_)].value;
+      const std::uint32_t number = order_[io::narrow<std::size_t>(next_)].value;
       Result<void> read = source_->read(Index{number}, example_);
       if (read) read = check_example();
       if (!read) return std::move(read).error().in("example " + to_text(number));

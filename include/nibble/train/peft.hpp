@@ -23,6 +23,7 @@
 #include "nibble/hub/families.hpp"
 #include "nibble/hub/folder.hpp"
 #include "nibble/hub/names.hpp"
+#include "nibble/io/byte_reader.hpp"
 #include "nibble/io/json_text.hpp"
 #include "nibble/io/json_value.hpp"
 #include "nibble/io/output_file.hpp"
@@ -119,12 +120,12 @@ class PeftBase {
       return ok();  // (a transposed matrix has factors of the usual shapes)
     }
     std::vector<Scalar<float>> out(m.b.size());
-    const auto size = static_cast<std::size_t>(unit * static_cast<std::uint64_t>(m.rank));
+    const auto size = io::narrow<std::size_t>(unit * static_cast<std::uint64_t>(m.rank));
     for (std::uint64_t o = 0; o < n / (a * b * unit); ++o) {
       for (std::uint64_t i = 0; i < a; ++i) {
         for (std::uint64_t j = 0; j < b; ++j) {
-          auto hub = static_cast<std::size_t>((o * a + i) * b + j) * size;
-          auto here = static_cast<std::size_t>((o * b + j) * a + i) * size;
+          auto hub = io::narrow<std::size_t>((o * a + i) * b + j) * size;
+          auto here = io::narrow<std::size_t>((o * b + j) * a + i) * size;
           if (to_hub) std::swap(hub, here);
           std::copy_n(m.b.begin() + static_cast<std::ptrdiff_t>(hub), size,
                       out.begin() + static_cast<std::ptrdiff_t>(here));
@@ -429,10 +430,10 @@ inline std::string targets_text(const PeftBase& base, std::span<const std::strin
     std::size_t n = 0, n_adapted = 0;
     for (const io::GgufTensor& tensor : base.file().tensors()) {
       const auto name = base.module_name(tensor.name);
-      n += name && (name->name == last || name->name.ends_with("." + last)) ? 1 : 0;
+      n += name && (name->name == last || name->name.ends_with("." + last)) ? 1u : 0u;
     }
     for (const std::string& other : modules) {
-      n_adapted += other == last || other.ends_with("." + last) ? 1 : 0;
+      n_adapted += other == last || other.ends_with("." + last) ? 1u : 0u;
     }
     std::string target = n == n_adapted ? last : module;
     if (std::find(targets.begin(), targets.end(), target) == targets.end()) {
@@ -479,7 +480,7 @@ class SafetensorsText {
     header.resize((header.size() + 7) / 8 * 8, ' ');
     std::byte size[8];
     for (std::size_t i = 0; i < 8; ++i) {
-      size[i] = static_cast<std::byte>(static_cast<std::uint64_t>(header.size()) >> 8 * i & 255);
+      size[i] = static_cast<std::byte>(std::uint64_t{header.size()} >> 8 * i & 255);
     }
     NIBBLE_TRY(file, io::OutputFile::create(path));
     NIBBLE_CHECK(file.write(size));

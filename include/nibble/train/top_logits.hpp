@@ -79,7 +79,7 @@ class TopLogits {
         logprobs_.resize(ids_.size());
         return wrong("row " + to_text(r) + " has logits that are not finite");
       }
-      offsets_.push_back(static_cast<std::uint64_t>(rest_.size()));
+      offsets_.push_back(std::uint64_t{rest_.size()});
       return ok();
     });
   }
@@ -160,7 +160,7 @@ class TopLogits {
       most = larger(most, x);
     }
     if (!is_finite(most)) return false;
-    const auto top = order.begin() + static_cast<std::ptrdiff_t>(k_);
+    const auto top = order.begin() + k_;
     std::partial_sort(order.begin(), top, order.end(), [&](std::uint32_t a, std::uint32_t b) {
       return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
     });
@@ -321,8 +321,7 @@ inline Result<double> top_logits_loss(Executor& executor, const TopLogits& teach
   NIBBLE_ASSERT(static_cast<Index>(losses.size()) >= batch.n_rows());
   const auto n_counted = [&](Index begin, Index end) {
     const float* const weights = batch.weights.data();
-    return static_cast<Index>(
-        std::count_if(weights + begin, weights + end, [](float w) { return w > 0; }));
+    return Index{std::count_if(weights + begin, weights + end, [](float w) { return w > 0; })};
   };
   const bool has_all = logits.extent(0) == batch.n_rows();
   if ((!has_all && logits.extent(0) != batch.n_counted) ||

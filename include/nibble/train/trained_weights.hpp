@@ -290,7 +290,7 @@ class TrainedWeights::Planner final : public graph::SurveySink {
       return Error{Errc::limit,
                    "weights " + io::quoted(name) + ": too large for the address space"};
     }
-    bytes += align_up(static_cast<std::size_t>(n_values) * sizeof(float));
+    bytes += align_up(io::narrow<std::size_t>(n_values) * sizeof(float));
     return ok();
   }
 
