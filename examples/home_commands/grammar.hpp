@@ -321,7 +321,7 @@ inline std::string filled(const Phrase& phrase, const Drawn& drawn) {
     text += rest.substr(0, open);
     if (open == rest.npos) break;
     const std::size_t close = rest.find('}', open);
-    for (const Drawn::Slot& slot : drawn.slot_names) {
+    for (const Drawn::Slot& slot : drawn.slots) {
       if (slot.name == rest.substr(open + 1, close - open - 1)) text += slot.text;
     }
     rest.remove_prefix(close + 1);
