@@ -475,12 +475,12 @@ TEST_CASE("observe: an error is final, and nothing that is not finite is counted
   const std::size_t slots[] = {static_cast<std::size_t>(Slot::attn_q)};
   const MatrixView<const float> view(rows.data(), 2, static_cast<Index>(k));
   gathering.add(slots, 0, view);
-  REQUIRE(gathering.check());
+  REQUIRE(gathering.validate());
   for (const float bad : {std::nanf(""), INFINITY, -INFINITY}) {
     gathering.has_error = false;
     rows[k + 1] = bad;
     gathering.add(slots, 0, view);
-    CHECK(test::why(gathering.check()).find("'blk.0.attn_q.weight'") != std::string::npos);
+    CHECK(test::why(gathering.validate()).find("'blk.0.attn_q.weight'") != std::string::npos);
     CHECK(gathering.inputs.at(0).n_rows() == 2);
     CHECK(gathering.inputs.at(0).histogram().n_not_finite() == 0);
   }
