@@ -47,7 +47,7 @@ inline nibble::Result<std::vector<std::pair<std::string, std::vector<double>>>> 
   for (nibble::Index i = 0; i < n_batches; ++i) {
     if (interrupted) return nibble::Error{nibble::Errc::cancelled, "pruning: interrupted"};
     NIBBLE_CHECK(batches.next(batch));
-    model.weights().clear_gradients();
+    model.weights().clear_gradients(executor);
     NIBBLE_CHECK(trainer.cross_entropy(batch));
     std::size_t at = 0;
     for (const TrainedTensor& t : model.weights().tensors()) {

@@ -187,6 +187,24 @@ void check_integers(Executor& executor, Index m, Index n, Index k, std::mt19937&
   });
 }
 
+TEST_CASE("scratch for sizes up to some is enough for all of them") {
+  const Index sizes[] = {1, 5, 12, 31, 33, 96, 97, 250, 257, 300, 768, 1000, 1024, 1100, 2300, 5000};
+  for (const Index n_workers : {1, 2, 7}) {
+    for (const Index most : {40, 257, 1024, 5000}) {
+      const std::size_t enough = ops::gemm_scratch_bytes_up_to(most, most, most, n_workers);
+      for (const Index m : sizes) {
+        for (const Index n : sizes) {
+          for (const Index k : sizes) {
+            if (m > most || n > most || k > most) continue;
+            REQUIRE(ops::gemm_scratch_bytes(m, n, k, n_workers) <= enough);
+          }
+        }
+      }
+    }
+  }
+  CHECK(ops::gemm_scratch_bytes_up_to(16, 32, 32, 1) < 64 << 10);  // little for little
+}
+
 }  // namespace
 
 TEST_CASE("gemm of every small size is exact where sums are integers") {

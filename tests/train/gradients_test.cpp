@@ -59,14 +59,8 @@ struct Loaded {
 Loaded load_trained(const io::Gguf& file) {
   auto graph = training_graph_of(ArchitectureList<Llama>{}, file);
   REQUIRE(graph);
-  auto weights = TrainedWeights::create(
-      **graph, [&](const std::string& name, const graph::WeightNeed&) -> Result<WeightChoice> {
-        WeightChoice choice;
-        if (file.find_tensor(name) == nullptr) choice.kind = WeightChoice::Kind::absent;
-        return choice;
-      });
+  auto weights = weights_of(**graph, file);
   REQUIRE(weights);
-  REQUIRE(read_values(file, *weights));
   return {*std::move(graph), *std::move(weights)};
 }
 
@@ -74,7 +68,7 @@ double loss_of(Loaded& model, const Batch& batch, const TrainerOptions& options,
                Executor& executor) {
   auto trainer = Trainer::create(*model.graph, model.weights, options, executor);
   REQUIRE(trainer);
-  model.weights.clear_gradients();
+  model.weights.clear_gradients(executor);
   const auto loss = trainer->cross_entropy(batch);
   REQUIRE(loss);
   return *loss;

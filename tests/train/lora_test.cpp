@@ -57,7 +57,7 @@ double loss_of(const TrainingGraph& graph, TrainedWeights& weights, const Batch&
   options.max_rows = 50;
   auto trainer = Trainer::create(graph, weights, options, executor);
   REQUIRE(trainer);
-  weights.clear_gradients();
+  weights.clear_gradients(executor);
   const auto loss = trainer->cross_entropy(batch);
   REQUIRE(loss);
   return *loss;
@@ -254,7 +254,7 @@ TEST_CASE("a quantized base learns and stays as it is") {
   REQUIRE(optimizer);
   double first = 0, last = 0;
   for (int step = 0; step < 30; ++step) {
-    weights->clear_gradients();
+    weights->clear_gradients(executor);
     const auto loss = trainer->cross_entropy(batch);
     REQUIRE(loss);
     REQUIRE(optimizer->step(executor, 1e-2, 1 / static_cast<double>(batch.n_counted)));

@@ -97,7 +97,7 @@ void take_steps(Trained& model, int n, const Batch& batch, Executor& executor) {
   auto optimizer = AdamW::create(model.weights.parameters(), {});
   REQUIRE(optimizer);
   for (int i = 0; i < n; ++i) {
-    model.weights.clear_gradients();
+    model.weights.clear_gradients(executor);
     REQUIRE(trainer->cross_entropy(batch));
     REQUIRE(optimizer->step(executor, 1e-3, 1 / batch.weight));
     REQUIRE(model.weights.round_deployed(executor));
@@ -270,7 +270,7 @@ TEST_CASE("gradients go straight through the rounding") {
     for (Trained* of : {&model, &exact}) {
       auto trainer = Trainer::create(*of->graph, of->weights, {.max_rows = 40}, executor);
       REQUIRE(trainer);
-      of->weights.clear_gradients();
+      of->weights.clear_gradients(executor);
       REQUIRE(trainer->cross_entropy(batch));
     }
     for (const TrainedTensor& t : model.weights.tensors()) {

@@ -145,28 +145,47 @@ TEST_CASE("a run that stopped continues bit for bit, with any number of threads"
     for (int i = 0; i < 5; ++i) REQUIRE(after.step());
     CHECK(same_bits(again.values(), whole.values()));
     // Another run is refused, and nothing has changed.
-    options.schedule.peak = 2e-2;
     const std::vector<float> values = again.values();
-    Run other = start(again, source, options, executor);
-    const auto loaded = other.load(path);
-    REQUIRE(!loaded);
-    CHECK(loaded.error().code == Errc::invalid_argument);
-    CHECK(same_bits(again.values(), values));
+    const auto is_refused = [&](const RunOptions& o, Teacher* teacher) {
+      Run other = start(again, source, o, executor, teacher);
+      const auto loaded = other.load(path);
+      REQUIRE(!loaded);
+      CHECK(loaded.error().code == Errc::invalid_argument);
+      CHECK(same_bits(again.values(), values));
+    };
+    RunOptions faster = options;
+    faster.schedule.peak = 2e-2;
+    is_refused(faster, nullptr);
+    auto teacher =
+        ModelTeacher::create(*whole.graph, whole.weights, options.batches, executor, "whole");
+    REQUIRE(teacher);
+    is_refused(options, &*teacher);
   }
   std::filesystem::remove(path);
 }
 
-TEST_CASE("a step allocates nothing") {
-  Student student;
-  const MemorySource source = counting();
-  InlineExecutor executor;
-  Run run = start(student, source, small_options(), executor);
-  for (int i = 0; i < 3; ++i) REQUIRE(run.step());
-  const long long before = allocation_count();
-  bool all_right = true;
-  for (int i = 0; i < 8; ++i) all_right = run.step().has_value() && all_right;
-  CHECK(allocation_count() == before);
-  CHECK(all_right);
+// Matrices in a format of 8 bits.
+Result<WeightChoice> in_int8(const std::string&, const graph::WeightNeed& need) {
+  WeightChoice choice;
+  if (!need.is_required) choice.kind = WeightChoice::Kind::absent;
+  if (need.n > 0 && need.k % 32 == 0) choice.deployed = &graph::kFormatOps<quant::Q8_0>;
+  return choice;
+}
+
+TEST_CASE("a step allocates nothing, nor does one that is trained for a format") {
+  for (const bool is_deployed : {false, true}) {
+    CAPTURE(is_deployed);
+    Student student = is_deployed ? Student(in_int8) : Student();
+    const MemorySource source = counting();
+    InlineExecutor executor;
+    Run run = start(student, source, small_options(), executor);
+    for (int i = 0; i < 3; ++i) REQUIRE(run.step());
+    const long long before = allocation_count();
+    bool all_right = true;
+    for (int i = 0; i < 8; ++i) all_right = run.step().has_value() && all_right;
+    CHECK(allocation_count() == before);
+    CHECK(all_right);
+  }
 }
 
 TEST_CASE("a loss that is not a number ends a step; the weights stay") {
@@ -232,16 +251,24 @@ TEST_CASE("features: a layer is drawn to a teacher's, in direction or in its rel
     feature_options.kind = kind;
     feature_options.pairs = {{0, 0}, {2, 1}};
     feature_options.n_heads = 4;
-    FeatureLoss features(feature_options, 32, 40, options.batches.max_rows, executor);
-    teacher->show_to(features.of_teacher());
+    auto features =
+        FeatureLoss::create(feature_options, 32, 40, options.batches.max_rows, executor);
+    REQUIRE(features);
+    teacher->show_to((*features)->of_teacher());
     auto run = Run::create(*student.graph, student.weights, source, options, executor, &*teacher,
-                           &features);
+                           features->get());
     REQUIRE(run);
-    REQUIRE(run->step());
-    const double first = features.loss();
-    CHECK(first > 0.1);
-    for (int i = 0; i < 59; ++i) REQUIRE(run->step());
-    CHECK(features.loss() < 0.6 * first);
+    // The loss of a step is mostly that of features: predictions are compared with those of a
+    // teacher that knows nothing.
+    const auto step = [&] {
+      const auto done = run->step();
+      REQUIRE(done);
+      return done->loss;
+    };
+    const double first = step();
+    CHECK(first > 0.1 / 60);
+    for (int i = 0; i < 58; ++i) step();
+    CHECK(step() < 0.6 * first);
   }
 }
 
@@ -256,8 +283,11 @@ TEST_CASE("features: their gradients are those of differences") {
   auto trainer = Trainer::create(*student.graph, student.weights, options, executor);
   REQUIRE(teaching);
   REQUIRE(trainer);
-  FeatureLoss features({.kind = FeatureLossOptions::Kind::relation, .tap = "k", .pairs = {{1, 1}}},
-                       16, 16, 60, executor);
+  auto made = FeatureLoss::create(
+      {.kind = FeatureLossOptions::Kind::relation, .tap = "k", .pairs = {{1, 1}}}, 16, 16, 60,
+      executor);
+  REQUIRE(made);
+  FeatureLoss& features = **made;
   teaching->set_row_observer(features.of_teacher());
   trainer->set_observer(features.of_student());
   Batch batch;
@@ -266,17 +296,19 @@ TEST_CASE("features: their gradients are those of differences") {
   REQUIRE(batches);
   REQUIRE(batches->next(batch));
   std::vector<float> logits(static_cast<std::size_t>(batch.n_counted * 24));
-  REQUIRE(teaching->logits(batch, MatrixView<float>(logits.data(), batch.n_counted, 24)));
   const auto nothing = [](MatrixView<float> rows) {  // no loss on predictions
     for (Index i = 0; i < rows.extent(0); ++i) {
       for (Index j = 0; j < rows.extent(1); ++j) rows(i, j) = 0;
     }
   };
   const auto loss_at = [&] {
-    student.weights.clear_gradients();
+    student.weights.clear_gradients(executor);
     features.begin(batch);
+    REQUIRE(teaching->logits(batch, MatrixView<float>(logits.data(), batch.n_counted, 24)));
     REQUIRE(trainer->accumulate(batch, nothing));
-    return features.loss();
+    const auto loss = features.end();
+    REQUIRE(loss);
+    return *loss;
   };
   const TrainedTensor* const w = student.weights.find("blk.0.ffn_down.weight");
   REQUIRE(w != nullptr);
@@ -293,6 +325,37 @@ TEST_CASE("features: their gradients are those of differences") {
   w->values[at] = before - h;
   const double down = loss_at();
   CHECK((up - down) / (2 * static_cast<double>(h)) == doctest::Approx(expected).epsilon(0.01));
+}
+
+TEST_CASE("features that are not there are an error, not a loss of zero") {
+  Student student, same;
+  const MemorySource source = counting();
+  InlineExecutor executor;
+  const RunOptions options = small_options();
+  auto teacher = ModelTeacher::create(*same.graph, same.weights, options.batches, executor, "same");
+  REQUIRE(teacher);
+  const auto why = [&](FeatureLossOptions wanted, Index student_width, Index teacher_width) {
+    auto features =
+        FeatureLoss::create(std::move(wanted), student_width, teacher_width, 60, executor);
+    if (!features) return features.error().message;
+    teacher->show_to((*features)->of_teacher());
+    auto run = Run::create(*student.graph, student.weights, source, options, executor, &*teacher,
+                           features->get());
+    REQUIRE(run);
+    const std::vector<float> values = student.values();
+    const auto step = run->step();
+    CHECK(same_bits(student.values(), values) == !step.has_value());
+    return step ? std::string() : step.error().message;
+  };
+  using Kind = FeatureLossOptions::Kind;
+  CHECK(why({.pairs = {{1, 1}}}, 32, 32) == "");
+  CHECK(why({.tap = "nowhere", .pairs = {{1, 1}}}, 32, 32).find("'nowhere'") != std::string::npos);
+  CHECK(why({.pairs = {{1, 7}}}, 32, 32).find("teacher shows no rows") != std::string::npos);
+  CHECK(why({.pairs = {{7, 1}}}, 32, 32).find("student shows no rows") != std::string::npos);
+  CHECK(why({.pairs = {{1, 1}}}, 32, 24).find("another width") != std::string::npos);
+  CHECK(why({.pairs = {}}, 32, 32).find("no pairs") != std::string::npos);
+  CHECK(why({.kind = Kind::relation, .pairs = {{1, 1}}, .n_heads = 5}, 32, 32)
+            .find("do not divide") != std::string::npos);
 }
 
 // Trains only the output norm.
@@ -365,17 +428,46 @@ TEST_CASE("batches and options that do not fit are errors") {
   batch.targets.assign(7, 2);
   batch.weights.assign(7, 1.0f);
   batch.n_counted = 7;
-  CHECK(trainer->cross_entropy(batch).error().message.find("7 positions") != std::string::npos);
+  const auto refused_with = [&](const char* what) {
+    const auto loss = trainer->cross_entropy(batch);
+    REQUIRE(!loss);
+    CHECK(loss.error().code == Errc::invalid_argument);
+    CHECK(loss.error().message.find(what) != std::string::npos);
+  };
+  refused_with("7 positions");
   batch.offsets = {0, 3, 5, 7};
-  CHECK(trainer->cross_entropy(batch).error().message.find("3 sequences") != std::string::npos);
+  refused_with("3 sequences");
+  batch.offsets = {0, 4, 4};
+  refused_with("do not belong together");
+  batch.offsets = {0, 7, 7};
+  refused_with("7 positions");
   batch.offsets = {0, 4, 7};
   batch.weights.assign(7, 0.0f);
-  CHECK(trainer->cross_entropy(batch).error().message.find("no row counts") != std::string::npos);
+  refused_with("no row counts");
   batch.weights.assign(7, 1.0f);
   CHECK(trainer->cross_entropy(batch).has_value());
+  batch.n_counted = 6;
+  refused_with("7 rows count");
+  batch.n_counted = 7;
+  for (const std::int32_t bad : {-1, 24}) {
+    batch.tokens[3] = bad;
+    refused_with("row 3");
+    batch.tokens[3] = 1;
+    batch.targets[5] = bad;
+    refused_with("row 5");
+    batch.targets[5] = 2;
+  }
+  batch.targets.pop_back();
+  refused_with("do not belong together");
+  batch.targets.push_back(2);
+  std::vector<float> few(6 * 24);
+  CHECK(!trainer->logits(batch, MatrixView<float>(few.data(), 6, 24)));
+  CHECK(!trainer->distill(batch, MatrixView<const float>(few.data(), 6, 24), {}));
   CHECK(!Trainer::create(*student.graph, student.weights, {.max_rows = 0}, executor));
   const auto nothing = [](const std::string&, const graph::WeightNeed&) -> Result<WeightChoice> {
-    return WeightChoice{.kind = WeightChoice::Kind::absent};
+    WeightChoice choice;
+    choice.kind = WeightChoice::Kind::absent;
+    return choice;
   };
   const auto refused = TrainedWeights::create(*student.graph, nothing);
   REQUIRE(!refused);

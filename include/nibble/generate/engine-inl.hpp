@@ -15,6 +15,7 @@
 #include "nibble/core/shared.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/sequence-inl.hpp"
+#include "nibble/graph/rope_needs.hpp"
 #include "nibble/graph/run.hpp"
 #include "nibble/graph/survey.hpp"
 #include "nibble/model/architecture.hpp"
@@ -61,11 +62,6 @@ class ExchangeChecker final : public graph::SurveySink {
 // What an engine must allocate memory for.
 class EngineNeeds final : public graph::SurveySink {
  public:
-  struct Rope {
-    graph::RopeKey key;
-    graph::RopeFactors factors;
-  };
-
   explicit EngineNeeds(const Model& model)
       : shapes(static_cast<std::size_t>(model.config().n_layers)), weights_(model.weights()) {}
 
@@ -85,12 +81,7 @@ class EngineNeeds final : public graph::SurveySink {
   }
   void state(Index, Index n_floats) override { n_state_floats += n_floats; }
   void rope(const graph::RopeKey& key, const graph::RopeFactors& factors) override {
-    Rope rope{key, factors};
-    rope.key.has_factors = factors.slot != graph::kNoSlot && weights_.at(factors.slot, -1);
-    for (const Rope& known : ropes) {
-      if (known.key == rope.key) return;
-    }
-    ropes.push_back(rope);
+    ropes.add(key, factors, weights_);
   }
   void max_positions(Index n) override { n_positions = n; }
   void both_ways() override { reads_both_ways = true; }
@@ -103,7 +94,7 @@ class EngineNeeds final : public graph::SurveySink {
   }
 
   std::vector<ops::KvShape> shapes;  // of the layers
-  std::vector<Rope> ropes;
+  graph::RopeNeeds ropes;
   Index n_state_floats = 0;
   Index n_positions = 0;  // how many positions have embeddings; 0: any number
   bool reads_both_ways = false;
@@ -260,9 +251,8 @@ NIBBLE_INLINE Result<std::size_t> Engine::bytes_needed(const Model& model,
 }
 
 NIBBLE_INLINE std::size_t Engine::State::bytes() const noexcept {
-  return sizeof(State) + needs.ropes.capacity() * sizeof(detail::EngineNeeds::Rope) +
-         needs.ropes.size() * sizeof(graph::RopeTable) + working_bytes + sizeof(Pool) +
-         Shared<Pool>::count_bytes() +
+  return sizeof(State) + needs.ropes.bytes() + needs.ropes.all().size() * sizeof(graph::RopeTable) +
+         working_bytes + sizeof(Pool) + Shared<Pool>::count_bytes() +
          static_cast<std::size_t>(Index{model.config().n_layers}) * sizeof(ops::KvShape) +
          cache_bytes;
 }
@@ -335,7 +325,7 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
 
   const Index n_pages = layout.n_pages();
   std::size_t rope_bytes = 0;
-  for (const auto& rope : needs.ropes) {
+  for (const graph::RopeNeed& rope : needs.ropes.all()) {
     const Index n_pairs = rope.key.dim / 2;
     if (limits.n_positions * (8 * n_pairs + 4) > kMaxBytes / 16) {  // no sum below overflows
       return Error{Errc::limit, "session: the cache is too large for the address space"};
@@ -395,19 +385,13 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
 }
 
 NIBBLE_INLINE void Engine::State::fill_rope_tables(Arena& arena) {
-  rope_tables.reserve(needs.ropes.size());
+  rope_tables.reserve(needs.ropes.all().size());
   double* const frequencies = arena.take<double>(most_pairs);
-  for (const auto& [key, by_context] : needs.ropes) {
-    const auto n_pairs = static_cast<std::size_t>(key.dim / 2);
-    std::span<const float> factors;
-    if (key.has_factors) {
-      const std::size_t slot = by_context.slot_for(limits.n_positions);
-      factors = {model.weights().at(slot, -1).vector(), n_pairs};
-    }
-    const std::size_t bytes = graph::RopeTable::bytes_needed(key, limits.n_positions);
-    rope_tables.push_back(graph::RopeTable::fill({arena.take<std::byte>(bytes), bytes}, key,
-                                                 limits.n_positions, {frequencies, n_pairs},
-                                                 factors));
+  for (const graph::RopeNeed& rope : needs.ropes.all()) {
+    const std::size_t bytes = graph::RopeTable::bytes_needed(rope.key, limits.n_positions);
+    rope_tables.push_back(rope.table({arena.take<std::byte>(bytes), bytes}, model.weights(),
+                                     limits.n_positions,
+                                     {frequencies, static_cast<std::size_t>(rope.key.dim / 2)}));
   }
   args.rope_tables = rope_tables;
 }

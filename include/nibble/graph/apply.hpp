@@ -14,6 +14,7 @@
 #include "nibble/graph/pass.hpp"
 #include "nibble/ops/activation.hpp"
 #include "nibble/ops/elementwise.hpp"
+#include "nibble/ops/rows.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
@@ -58,13 +59,6 @@ NIBBLE_COLD constexpr auto apply_from(const Nodes& nodes, Pass& pass, const In& 
 template <class... Nodes, class Pass, class In>
 constexpr auto apply(const Seq<Nodes...>& node, Pass& pass, const In& in) noexcept {
   return apply_from(node.nodes, pass, in);
-}
-
-inline void copy_rows(MatrixView<const float> from, MatrixView<float> to) noexcept {
-  for (Index i = 0; i < to.extent(0); ++i) {
-    std::memcpy(to.data() + i * to.stride(0), from.data() + i * from.stride(0),
-                static_cast<std::size_t>(to.extent(1)) * sizeof(float));
-  }
 }
 
 constexpr Start shared(Start start) noexcept { return start; }
@@ -118,7 +112,7 @@ requires(!kIsNorm<Body>) constexpr auto apply(const InPlace<Body>& node, Pass& p
     if (y.width != x.width || y.rows != x.rows || y.id == x.id) {
       pass.fail("in_place(): the body does not give new rows like those that it is given");
     }
-    pass.step([=](auto& run) { copy_rows(run.view(y), run.view(x)); }, x, y);
+    pass.step([=](auto& run) { ops::copy_rows(run.executor(), run.view(y), run.view(x)); }, x, y);
   } else {
     static_assert(detail::kNever<Body>, "nibble: in_place(): the body gives several results");
   }

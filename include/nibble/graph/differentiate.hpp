@@ -27,6 +27,7 @@
 #include <cstddef>
 #include <cstring>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include "nibble/graph/apply.hpp"
@@ -141,7 +142,7 @@ constexpr Value<W> select_rows(Pass& pass, bool condition, const Value<W>& chose
       [=](auto& run) {
         const MatrixView<const float> from =
             condition ? MatrixView<const float>(run.view(chosen)) : run.view(others);
-        copy_rows(run.executor(), from, run.view(out));
+        ops::copy_rows(run.executor(), from, run.view(out));
       },
       chosen, others, out);
   return out;
@@ -406,8 +407,7 @@ constexpr Gradient differentiate(const Split<Ws...>& node, Pass& pass, const Val
   Index column = 0;
   for (const Gradient& d : back) {
     const Gradient to = {dx.id, dx.rows, column, dx.stride, d.width};
-    pass.step([=](auto& run) { detail::copy_rows(run.executor(), run.view(d), run.view(to)); }, d,
-              dx);
+    pass.step([=](auto& run) { ops::copy_rows(run.executor(), run.view(d), run.view(to)); }, d, dx);
     column += d.width;
   }
   return dx;
@@ -474,7 +474,7 @@ constexpr Gradient shown_gradient(Pass& pass, const Value<W>& x, const Gradient&
   const Gradient dx = make_like(pass, dy);
   pass.step(
       [=](auto& run) {
-        detail::copy_rows(run.executor(), run.view(dy), run.view(dx));
+        ops::copy_rows(run.executor(), run.view(dy), run.view(dx));
         run.template observe_gradient<kName>(run.view(x), run.view(dx));
       },
       x, dy, dx);
@@ -521,6 +521,7 @@ constexpr TrainingPlan make_training_plan(const E& expression,
         requires { y.id; }, "nibble: an expression that is trained gives one result");
     const auto rows = detail::to_change(planner, y);  // a node may have kept its result
     planner.step([](auto&) {}, rows);
+    planner.finish(rows);
     return as_gradient(rows);
   });
   return planner.training_plan();

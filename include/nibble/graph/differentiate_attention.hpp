@@ -8,6 +8,7 @@
 #pragma once
 
 #include <tuple>
+#include <type_traits>
 
 #include "nibble/graph/apply_attention.hpp"
 #include "nibble/graph/gradient.hpp"
@@ -37,8 +38,8 @@ constexpr Gradients<3> turn_back(Pass& pass, const Gradients<3>& d, const Turn& 
   const Gradient dq = make_like(pass, d[0]), dk = make_like(pass, d[1]);
   pass.step(
       [=](auto& run) {
-        copy_rows(run.executor(), run.view(d[0]), run.view(dq));
-        copy_rows(run.executor(), run.view(d[1]), run.view(dk));
+        ops::copy_rows(run.executor(), run.view(d[0]), run.view(dq));
+        ops::copy_rows(run.executor(), run.view(d[1]), run.view(dk));
         turn(run, MatrixView<float>(run.view(dq)), MatrixView<float>(run.view(dk)));
       },
       d[0], d[1], dq, dk);
@@ -128,12 +129,28 @@ ops::TrainAttentionShape train_shape(const ops::AttentionShape& s, const H& head
   const kernels::ScoreOptions scores = score_options(heads.hook, run);
   shape.soft_cap = scores.soft_cap;
   shape.alibi_slopes = scores.alibi_slopes;
+  shape.sink_logits = scores.sink_logits;
   return shape;
 }
 
 template <class Hook>
 inline constexpr bool kHasBackHook =
     std::is_same_v<Hook, NoHook> || std::is_same_v<Hook, SoftCap> || std::is_same_v<Hook, Alibi>;
+template <auto kSlot>
+inline constexpr bool kHasBackHook<Sinks<kSlot>> = true;
+
+// The gradients of the weights that a hook reads.
+template <class Hook, class Run, class Shape, class Rows, class LogSums>
+void hook_back(const Hook&, Run&, const Shape&, const Rows&, const LogSums&,
+               const Gradient&) noexcept {}
+template <auto kSlot, class Run, class Shape, class Rows, class LogSums>
+void hook_back(const Sinks<kSlot>&, Run& run, const Shape& shape, const Rows& out,
+               const LogSums& log_sums, const Gradient& d) noexcept {
+  const VectorView<float> sinks = vector_gradient(run, kSlot);
+  if (sinks.data() == nullptr) return;
+  ops::attention_sinks_back(run.executor(), run.view(out), run.view(log_sums), run.view(d), shape,
+                            sinks);
+}
 
 }  // namespace detail
 
@@ -170,10 +187,12 @@ constexpr Gradients<3> differentiate(const Attend<H>& node, Pass& pass,
   const Scratch back = pass.scratch(bytes);
   pass.step(
       [=](auto& run) {
-        ops::train_attention_back(
-            run.executor(), run.view(q), run.view(k), run.view(v), run.view(out),
-            run.view(log_sums), run.view(d), detail::train_shape(shape, node.heads, run),
-            run.sequence_starts(), run.view(dq), run.view(dk), run.view(dv), run.memory(back));
+        const ops::TrainAttentionShape with_hook = detail::train_shape(shape, node.heads, run);
+        ops::train_attention_back(run.executor(), run.view(q), run.view(k), run.view(v),
+                                  run.view(out), run.view(log_sums), run.view(d), with_hook,
+                                  run.sequence_starts(), run.view(dq), run.view(dk), run.view(dv),
+                                  run.memory(back));
+        detail::hook_back(node.heads.hook, run, with_hook, out, log_sums, d);
       },
       q, k, v, out, log_sums, d, dq, dk, dv, back);
   return {dq, dk, dv};

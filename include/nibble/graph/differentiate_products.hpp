@@ -3,8 +3,10 @@
 // The way back through products and norms; see differentiate.hpp.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
-#include <cstring>
+#include <span>
+#include <type_traits>
 
 #include "nibble/graph/apply_products.hpp"
 #include "nibble/graph/f32_rows.hpp"
@@ -25,22 +27,26 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
 namespace detail {
 
-// The memory of one product, of `rows` rows, besides its input and output.
+// The memory of one product besides its input and output, on its way forward or back.
 struct ProductMemory {
-  Scratch codes;    // the input as 8-bit codes
-  Scratch dense;    // a packed matrix as f32
-  Scratch inner;    // B · x and its gradient, (2 rows, rank)
+  Scratch codes;    // forward: the input as 8-bit codes
+  Scratch dense;    // back: a packed matrix as f32
+  Scratch inner;    // B · x, and back its gradient, (rows, rank) each
   Scratch dropped;  // x with elements dropped, then the gradient of that
   Scratch gemm;
-  Scratch sums;  // of a bias
+  Scratch sums;  // back: of a bias
   // Of the elements that are dropped, and where their numbers are drawn.
   float dropout = 0;
   Index place = 0;
 };
 
-template <class Pass>
+enum class Way : unsigned char { forward, back };
+
+// For `rows` rows of a product with a matrix (n, k).
+template <Way kWay, class Pass>
 constexpr ProductMemory product_memory(Pass& pass, Index n, Index k, Rows rows,
                                        Index place) noexcept {
+  constexpr bool kIsBack = kWay == Way::back;
   const TrainingLimits& limits = pass.training_limits();
   const Index m = pass.count(rows), rank = limits.limits.max_rank;
   const auto floats = [&](Index a, Index b) -> std::size_t {
@@ -49,20 +55,26 @@ constexpr ProductMemory product_memory(Pass& pass, Index n, Index k, Rows rows,
     return fits ? static_cast<std::size_t>(a * b) * sizeof(float) : 0;
   };
   ProductMemory memory;
-  memory.codes = limits.packed_weights ? quantized_scratch(pass, k, rows) : Scratch{};
-  memory.dense = pass.scratch(limits.packed_weights ? floats(n, k) : 0);
-  memory.inner = pass.scratch(rank > 0 ? floats(2 * m, rank) : 0);
+  if (limits.packed_weights) {
+    if constexpr (kIsBack) {
+      memory.dense = pass.scratch(floats(n, k));
+    } else {
+      memory.codes = quantized_scratch(pass, k, rows);
+    }
+  }
+  memory.inner = pass.scratch(rank > 0 ? floats(kIsBack ? 2 * m : m, rank) : 0);
   memory.dropout = rank > 0 ? limits.factor_dropout : 0;
   memory.dropped = pass.scratch(memory.dropout > 0 ? floats(m, k) : 0);
   memory.place = place;
-  memory.gemm = pass.scratch(ops::gemm_max_scratch_bytes(limits.limits.max_workers));
-  memory.sums = pass.scratch(ops::row_sum_scratch_bytes(m, n));
+  // Whatever the product is: the sides of all of them are among these.
+  const Index widest = (std::max)({n, k, rank});
+  const auto gemm_bytes = [&](Index of_rows, Index depth) {
+    return ops::gemm_scratch_bytes_up_to(of_rows, widest, depth, limits.limits.max_workers);
+  };
+  memory.gemm = pass.scratch(kIsBack ? (std::max)(gemm_bytes(m, widest), gemm_bytes(widest, m))
+                                     : gemm_bytes(m, widest));
+  if constexpr (kIsBack) memory.sums = pass.scratch(ops::row_sum_scratch_bytes(m, n));
   return memory;
-}
-
-template <class Run>
-std::span<std::byte> gemm_memory(const Run& run, const ProductMemory& memory) noexcept {
-  return run.memory(memory.gemm);
 }
 
 inline MatrixView<const float> f32_rows(const Weight& w) noexcept {
@@ -107,7 +119,7 @@ void product_forward(Run& run, const Weight& w, const float* bias, const X& x, c
   const MatrixView<const float> in = run.view(x);
   const MatrixView<float> out = run.view(y);
   const auto gemm = [&](const auto&... args) {
-    ops::gemm(run.executor(), args..., gemm_memory(run, memory));
+    ops::gemm(run.executor(), args..., run.memory(memory.gemm));
   };
   if (w.has_base() && !is_f32_rows(w)) {
     Weight base = w;
@@ -142,7 +154,7 @@ void product_back(Run& run, const Weight& w, const WeightGradient& gradient, flo
   const MatrixView<const float> back = run.view(dy);
   const MatrixView<float> out = run.view(dx);
   const auto gemm = [&](const auto&... args) {
-    ops::gemm(run.executor(), args..., gemm_memory(run, memory));
+    ops::gemm(run.executor(), args..., run.memory(memory.gemm));
   };
   if (bias_gradient != nullptr) {
     ops::bias_back(run.executor(), back, VectorView<float>(bias_gradient, back.extent(1)),
@@ -210,7 +222,7 @@ constexpr Gradient differentiate(const Linear<kW, kB, W>& node, Pass& pass, cons
   const auto y = make_outputs(node, pass, x.rows);
   const Index n = y.width, k = x.width;
   const Index place = pass.training_limits().factor_dropout > 0 ? pass.place() : 0;
-  const auto forward = detail::product_memory(pass, n, k, x.rows, place);
+  const auto forward = detail::product_memory<detail::Way::forward>(pass, n, k, x.rows, place);
   pass.step(
       [=](auto& run) {
         detail::product_forward(run, run.weight(kW), bias_of<kB>(run), x, y, forward);
@@ -218,7 +230,7 @@ constexpr Gradient differentiate(const Linear<kW, kB, W>& node, Pass& pass, cons
       x, y, forward.codes, forward.inner, forward.dropped, forward.gemm);
   const Gradient dy = rest(y);
   const Gradient dx = pass.make(Dim<>{x.width}, x.rows);
-  const auto back = detail::product_memory(pass, n, k, x.rows, place);
+  const auto back = detail::product_memory<detail::Way::back>(pass, n, k, x.rows, place);
   // Where nothing is trained, x is not kept.
   const Gradient kept = detail::is_trained<kW>(pass) ? as_gradient(x) : Gradient{};
   pass.step(

@@ -4,6 +4,7 @@
 // training steps multiply them; inference wants packed matrices.
 #pragma once
 
+#include <cstddef>
 #include <cstring>
 
 #include "nibble/graph/weights.hpp"

@@ -34,7 +34,8 @@ template <class Pass, Index W>
 constexpr Value<W> to_change(Pass& pass, const Value<W>& x) noexcept {
   if (!x.is_shared) return x;
   const Value<W> copy = make_like(pass, x);
-  pass.step([=](auto& run) { copy_rows(run.executor(), run.view(x), run.view(copy)); }, x, copy);
+  pass.step([=](auto& run) { ops::copy_rows(run.executor(), run.view(x), run.view(copy)); }, x,
+            copy);
   return copy;
 }
 

@@ -163,7 +163,7 @@ class BasicPlanner {
     if (error_ == nullptr && !is_skipped_) error_ = message;
   }
 
-  // The walk is over: its result stays until the end.
+  // The walk has come to its result, which stays until here.
   template <Index W>
   constexpr void finish(const Value<W>& out) noexcept {
     use(out.id);

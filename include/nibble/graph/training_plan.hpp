@@ -21,7 +21,8 @@ inline constexpr int kMaxLoops = 4;
 // The gradient of rows: (rows, width), never changed after it was handed on.
 using Gradient = Value<>;
 
-// Slots of an expression, by number; those from 128 on are all in it or all not.
+// Slots of an expression, by number. Slots i and i + 128 are in it together: it says that too much
+// is kept, never too little.
 struct SlotSet {
   std::array<std::uint64_t, 2> bits{~std::uint64_t{0}, ~std::uint64_t{0}};
 

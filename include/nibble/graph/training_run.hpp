@@ -30,8 +30,9 @@ struct WeightGradient {
 using GradientObserver = Callback<void(std::string_view name, Index layer,
                                        MatrixView<const float> rows, MatrixView<float> gradient)>;
 
-// As RunArgs, whose cache and observers are not used. Sequences of the batch are the segments of
-// the step, each from position 0 on; matrices of weights are packed, or rows of f32 (kF32Rows).
+// As RunArgs, whose cache and product observer are not used. Sequences of the batch are the
+// segments of the step, each from position 0 on; matrices of weights are packed, or rows of f32
+// (kF32Rows).
 struct TrainingArgs {
   RunArgs run;
   std::span<const WeightGradient> gradients;  // in the order of the weights of RunArgs::weights
@@ -41,15 +42,6 @@ struct TrainingArgs {
 };
 
 namespace detail {
-
-// On all workers: a batch has many rows, and what one thread does alone, all others wait for.
-NIBBLE_LAZY void copy_rows(Executor& executor, MatrixView<const float> from,
-                           MatrixView<float> to) noexcept {
-  const auto bytes = static_cast<std::size_t>(to.extent(1)) * sizeof(float);
-  ops::for_rows(executor, to.extent(0), to.extent(1), [&](Index i) {
-    std::memcpy(to.data() + i * to.stride(0), from.data() + i * from.stride(0), bytes);
-  });
-}
 
 class TrainingRunner : public BasicRunner<kMaxTrainingValues> {
   using Base = BasicRunner<kMaxTrainingValues>;
@@ -77,7 +69,7 @@ class TrainingRunner : public BasicRunner<kMaxTrainingValues> {
     const Value<W> in = make(x.width, x.rows);
     const Gradient back = make(Dim<>{x.width}, x.rows);
     rounds_[loop] = 0;
-    step([&](auto& run) { copy_rows(run.executor(), run.view(x), run.view(in)); }, x, in);
+    step([&](auto& run) { ops::copy_rows(run.executor(), run.view(x), run.view(in)); }, x, in);
     const Frame frame{loop, next_, place_, n_layers_, n};
     int first_behind = 0;
     layer_of(frame, 0, in, back, body, rest, first_behind);
@@ -106,7 +98,7 @@ class TrainingRunner : public BasicRunner<kMaxTrainingValues> {
     (*args_.gradient_observer)(kName.view(), layer_, rows, gradient);
   }
   std::span<const Index> sequence_starts() const noexcept { return args_.sequence_starts; }
-  // Nothing is null if the slot has no weights, or they are not trained.
+  // Its pointers are null if the slot has no weights, or they are not trained.
   template <class Slot>
   WeightGradient gradient(Slot slot) const noexcept {
     if constexpr (std::is_same_v<Slot, Nothing>) {
@@ -137,7 +129,7 @@ class TrainingRunner : public BasicRunner<kMaxTrainingValues> {
       layer_ = -1;
       n_layers_ = frame.first_layer + frame.n;
       const Gradient d = rest(in);
-      step([&](auto& run) { copy_rows(run.executor(), run.view(d), run.view(back)); });
+      step([&](auto& run) { ops::copy_rows(run.executor(), run.view(d), run.view(back)); });
       first_behind = next_;
       return;
     }
@@ -148,7 +140,7 @@ class TrainingRunner : public BasicRunner<kMaxTrainingValues> {
       step([&](auto& run) {
         const MatrixView<const float> rows = run.view(y);
         rounds_[frame.loop] = i + 1;
-        copy_rows(run.executor(), rows, run.view(in));
+        ops::copy_rows(run.executor(), rows, run.view(in));
       });
       rounds_[frame.loop] = i + 1;
       layer_of(frame, i + 1, in, back, body, rest, first_behind);
@@ -156,7 +148,7 @@ class TrainingRunner : public BasicRunner<kMaxTrainingValues> {
       next_ = first_behind;
       return back;
     });
-    step([&](auto& run) { copy_rows(run.executor(), run.view(dx), run.view(back)); });
+    step([&](auto& run) { ops::copy_rows(run.executor(), run.view(dx), run.view(back)); });
   }
   void start_round(const Frame& frame, Index i) noexcept {
     layer_ = frame.first_layer + i;

@@ -49,17 +49,16 @@ struct GemmCut {
 };
 
 inline constexpr Index kMaxGemmColumns = 1024;
-inline constexpr Index kMaxGemmPanelFloats = kMaxGemmColumns * kernels::kGemmBlockK;
+// Several short blocks of k are one pass, with fewer joins of the workers, while their panels stay
+// in L2.
+inline constexpr Index kGemmPassFloats = kMaxGemmColumns * kernels::kGemmBlockK / 4;
 
 constexpr GemmCut gemm_cut(Index m, Index n, Index k, Index n_workers) noexcept {
-  // Several short blocks of k are one pass, with fewer joins of the workers, while their panels
-  // stay in L2.
-  constexpr Index kPassFloats = kMaxGemmPanelFloats / 4;
   GemmCut cut;
   if (m <= 0 || n <= 0) return cut;
   cut.k_block = kernels::gemm_block_k(k);
   cut.columns = round_up(ceil_div(n, ceil_div(n, kMaxGemmColumns)), kernels::kGemmColumnUnit);
-  const Index fitting = (std::max<Index>)(1, kPassFloats / (cut.columns * cut.k_block));
+  const Index fitting = (std::max<Index>)(1, kGemmPassFloats / (cut.columns * cut.k_block));
   const Index blocks = (std::min)(fitting, (std::max<Index>)(1, ceil_div(k, cut.k_block)));
   cut.k_step = blocks * cut.k_block;
   cut.panel_floats = cut.columns * cut.k_step;
@@ -142,10 +141,17 @@ constexpr std::size_t gemm_scratch_bytes(Index m, Index n, Index k, Index n_work
   return static_cast<std::size_t>(cut.panel_floats + n_workers * cut.row_floats) * sizeof(float);
 }
 
-// Enough for any product on an executor of n_workers.
-constexpr std::size_t gemm_max_scratch_bytes(Index n_workers) noexcept {
-  const Index rows = detail::round_up(kernels::kGemmMaxRows, kernels::kGemmRowUnit);
-  const Index floats = detail::kMaxGemmPanelFloats + n_workers * rows * kernels::kGemmRowStride;
+// Enough for all products with up to these sizes: a product with fewer rows may be cut otherwise.
+constexpr std::size_t gemm_scratch_bytes_up_to(Index m, Index n, Index k,
+                                               Index n_workers) noexcept {
+  using namespace kernels;
+  const Index columns = (std::min)(detail::kMaxGemmColumns, detail::round_up(n, kGemmColumnUnit));
+  // One block of up to kGemmBlockK, or whole blocks of which none is longer.
+  const Index depth = k <= kGemmBlockK ? gemm_block_k(k) : k + kGemmBlockK;
+  const Index panels =
+      (std::min)(columns * depth, (std::max)(columns * kGemmBlockK, detail::kGemmPassFloats));
+  const Index rows = (std::min)(kGemmMaxRows, detail::round_up(m, kGemmRowUnit));
+  const Index floats = panels + n_workers * (rows / kGemmRowUnit * kGemmUnitFloats);
   return static_cast<std::size_t>(floats) * sizeof(float);
 }
 

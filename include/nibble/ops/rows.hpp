@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// for_rows: the rows of a matrix, split over the workers of an executor.
+// The rows of a matrix, split over the workers of an executor.
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
+#include <cstring>
 
 #include "nibble/core/executor.hpp"
+#include "nibble/core/view.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
@@ -23,6 +26,16 @@ void for_rows(Executor& executor, Index m, Index k, Body&& body) {
   executor.parallel_for(n_tasks, [&](Index task, Index) {
     const Index end = m * (task + 1) / n_tasks;
     for (Index row = m * task / n_tasks; row < end; ++row) body(row);
+  });
+}
+
+// to = from: matrices of one shape whose rows are contiguous, which do not overlap.
+NIBBLE_LAZY void copy_rows(Executor& executor, MatrixView<const float> from,
+                           MatrixView<float> to) noexcept {
+  NIBBLE_ASSERT(from.extent(0) == to.extent(0) && from.extent(1) == to.extent(1));
+  const auto bytes = static_cast<std::size_t>(to.extent(1)) * sizeof(float);
+  for_rows(executor, to.extent(0), to.extent(1), [&](Index i) {
+    std::memcpy(to.data() + i * to.stride(0), from.data() + i * from.stride(0), bytes);
   });
 }
 

@@ -184,7 +184,7 @@ inline Result<void> LocalClient::learn(std::uint64_t round, std::uint64_t of_rou
   for (;;) {
     NIBBLE_CHECK(batches.next(batch));
     if (batch.epoch >= static_cast<std::uint64_t>(options_.n_passes)) break;
-    weights_->clear_gradients();
+    weights_->clear_gradients(*executor_);
     targets.clear();
     weights.clear();
     for (std::size_t i = 0; i < batch.weights.size(); ++i) {
@@ -195,7 +195,7 @@ inline Result<void> LocalClient::learn(std::uint64_t round, std::uint64_t of_rou
     std::optional<Error> error;
     NIBBLE_CHECK(trainer.accumulate(batch, [&](MatrixView<float> rows) {
       const MatrixView<float> logits = scratch_for(batch);
-      graph::copy_rows(rows, logits);
+      ops::copy_rows(*executor_, rows, logits);
       // Now the rows are gradients: of the tokens, to which that of the predictions is added.
       const std::span<double> of_rows(losses.data(), targets.size());
       ops::cross_entropy_back(*executor_, rows, targets, weights, of_rows);

@@ -41,7 +41,8 @@ class Normal {
 // GPT-2's start (Radford et al. 2019): matrices are normal with this deviation, those that write to
 // the residual stream (attn_output, ffn_down) with 1 / sqrt(2 n_layers) of it; norms are ones,
 // biases zeros. Of factors, A is normal and B zero (Hu et al., "LoRA", 2021), so that adapters
-// change nothing at first. The values depend on the seed and the names alone.
+// change nothing at first. The values depend on the seed, and on the names and order of the
+// tensors.
 inline void initialize(TrainedWeights& weights, Index n_layers, std::uint64_t seed,
                        double deviation = 0.02) noexcept {
   std::uint64_t number = 0;
@@ -50,12 +51,11 @@ inline void initialize(TrainedWeights& weights, Index n_layers, std::uint64_t se
     const std::string_view name = t.name;
     const auto has = [&](std::string_view part) { return name.find(part) != name.npos; };
     double size = deviation;
-    if (name.ends_with(".lora_b")) {
-      size = 0;
+    if (t.is_factor) {
+      size = name.ends_with(".lora_a") ? 1 / libm::sqrt(static_cast<double>(t.k)) : 0;
     } else if (has("attn_output") || has("ffn_down")) {
       size = deviation / libm::sqrt(2 * static_cast<double>(n_layers));
     }
-    if (name.ends_with(".lora_a")) size = 1 / libm::sqrt(static_cast<double>(t.k));
     for (float& x : t.values) {
       if (t.n == 0) {
         x = name.ends_with(".bias") ? 0.0f : 1.0f;

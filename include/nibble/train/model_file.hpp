@@ -3,6 +3,7 @@
 // Trained weights from model files and to them.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -25,13 +26,13 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace train {
 inline Result<void> read_values(const io::Gguf& file, TrainedWeights& weights) {
   return catch_out_of_memory([&]() -> Result<void> {
     for (const TrainedTensor& t : weights.tensors()) {
-      if (t.name.ends_with(".lora_a") || t.name.ends_with(".lora_b")) continue;
+      if (t.is_factor) continue;
       const io::GgufTensor* const tensor = file.find_tensor(t.name);
       if (tensor == nullptr) {
         return Error{Errc::not_found, file.name() + ": there is no tensor " + io::quoted(t.name)};
       }
       const std::string where = compress::place_in_messages(file, t.name);
-      const auto n = static_cast<std::uint64_t>(t.n == 0 ? 1 : t.n);
+      const auto n = static_cast<std::uint64_t>((std::max)(t.n, Index{1}));
       if (tensor->dims[0] != static_cast<std::uint64_t>(t.k) || tensor->dims[1] != n ||
           tensor->dims[2] != 1 || tensor->dims[3] != 1) {
         return Error{Errc::malformed, where + ": not of shape " + graph::shape_text(t.n, t.k)};
@@ -48,21 +49,46 @@ inline Result<void> read_values(const io::Gguf& file, TrainedWeights& weights) {
   });
 }
 
+// All weights that the file has, as f32 values with gradients. Errors: those of
+// TrainedWeights::create() and read_values().
+inline Result<TrainedWeights> weights_of(const TrainingGraph& graph, const io::Gguf& file) {
+  const auto choose = [&](const std::string& name,
+                          const graph::WeightNeed&) -> Result<WeightChoice> {
+    WeightChoice choice;
+    const io::GgufTensor* const tensor = file.find_tensor(name);
+    if (tensor == nullptr) {
+      choice.kind = WeightChoice::Kind::absent;
+    } else {
+      choice.n_rows = static_cast<Index>(tensor->dims[1]);
+    }
+    return choice;
+  };
+  NIBBLE_TRY(weights, TrainedWeights::create(graph, choose));
+  NIBBLE_CHECK(read_values(file, weights));
+  return weights;
+}
+
 // A model file of the trained weights, with the metadata of `like`. Matrices that have a deployed
 // format are stored in it, as the same codes that training ran; other matrices as `format` (f32,
 // f16 or bf16), vectors as f32. Factors are left out: adapter files have them. The weights must
 // live until the writer has written.
 class ModelFile {
  public:
-  // Errors: limit (a value beyond f16), unsupported (a format that files do not have), malformed.
+  // Errors: limit (a value beyond f16), unsupported (a format that files do not have), malformed,
+  // invalid_argument (weights that are somebody else's: they would be missing).
   static Result<ModelFile> create(const io::Gguf& like, const TrainedWeights& weights,
                                   quant::Format format = quant::Format::f32) {
     return catch_out_of_memory([&]() -> Result<ModelFile> {
+      if (weights.has_base()) {
+        return Error{Errc::invalid_argument,
+                     "a model file of weights that stand beside others: write the adapter "
+                     "(adapter_file.hpp), or merge it (merge_adapter.hpp)"};
+      }
       ModelFile made;
       made.writer_.copy_metadata(like);
       quant::Format main = format;
       for (const TrainedTensor& t : weights.tensors()) {
-        if (t.name.ends_with(".lora_a") || t.name.ends_with(".lora_b")) continue;
+        if (t.is_factor) continue;
         if (t.deployed != nullptr) main = t.deployed->format;
         Result<void> added = made.add(t, t.n == 0                ? quant::Format::f32
                                          : t.deployed != nullptr ? t.deployed->format
@@ -84,7 +110,8 @@ class ModelFile {
   Result<void> add(const TrainedTensor& t, quant::Format format) {
     NIBBLE_TRY(type, quant::ggml_type_of(format));
     NIBBLE_TRY(row_bytes, quant::row_bytes(format, static_cast<std::size_t>(t.k)));
-    const auto n = static_cast<std::size_t>(t.n == 0 ? 1 : t.n), k = static_cast<std::size_t>(t.k);
+    const auto n = static_cast<std::size_t>((std::max)(t.n, Index{1})),
+               k = static_cast<std::size_t>(t.k);
     std::vector<std::byte>& bytes = data_.emplace_back(n * row_bytes);
     for (std::size_t i = 0; i < n; ++i) {
       NIBBLE_CHECK(t.round_row(format, static_cast<Index>(i),

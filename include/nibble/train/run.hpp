@@ -7,15 +7,14 @@
 //   while (run.n_steps() < options.schedule.n_steps) NIBBLE_TRY(report, run.step());
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "nibble/core/arena.hpp"
 #include "nibble/core/executor.hpp"
-#include "nibble/core/owned.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/train/adamw.hpp"
 #include "nibble/train/checkpoint.hpp"
@@ -55,20 +54,22 @@ struct StepResult {
   std::uint64_t epoch = 0;
 };
 
-// Refers to the graph, the weights, the source, the teacher and the executor: all must live as
-// long.
+// Refers to the graph, the weights, the source, the teacher, the features and the executor: all
+// must live as long.
 class Run {
  public:
   Run(Run&&) noexcept = default;
   Run& operator=(Run&&) = delete;
 
-  // Errors: those of Trainer::create, Batches::create, AdamW::create and Schedule::check.
+  // Errors: those of Trainer::create, Batches::create, AdamW::create and Schedule::validate.
+  // `features` are those of a teacher (feature_loss.hpp).
   static Result<Run> create(const TrainingGraph& graph, TrainedWeights& weights,
                             const Source& source, const RunOptions& options, Executor& executor,
                             Teacher* teacher = nullptr, FeatureLoss* features = nullptr);
 
-  // One step of the optimizer. Errors: those of the source and the teacher; malformed (a loss or
-  // gradient that is not a number: nothing has changed then).
+  // One step of the optimizer. Errors: those of the source, the teacher and the features; malformed
+  // (a loss or gradient that is not a number). The weights have not changed then. And those of
+  // TrainedWeights::round_deployed(), when they have.
   Result<StepResult> step();
 
   std::uint64_t n_steps() const noexcept { return optimizer_.n_steps(); }
@@ -113,7 +114,13 @@ class Run {
     if (options_.factor_dropout > 0) {
       text += "\ndropout: " + detail::exact_text(static_cast<double>(options_.factor_dropout));
     }
-    if (teacher_ != nullptr) text += "\nteacher: " + teacher_->fingerprint();
+    if (teacher_ != nullptr) {
+      text += "\nteacher: " + teacher_->fingerprint() + ", alpha " +
+              detail::exact_text(static_cast<double>(options_.distillation.alpha)) +
+              ", temperature " +
+              detail::exact_text(static_cast<double>(options_.distillation.temperature));
+    }
+    if (features_ != nullptr) text += "\nfeatures: " + features_->fingerprint();
     return text;
   }
 
@@ -160,9 +167,9 @@ inline Result<Run> Run::create(const TrainingGraph& graph, TrainedWeights& weigh
           teacher, features);
   run.vocab_size_ = vocab_size;
   if (teacher != nullptr) {
-    const std::uint64_t bytes = static_cast<std::uint64_t>(options.batches.max_rows) *
-                                static_cast<std::uint64_t>(vocab_size) * sizeof(float);
-    NIBBLE_TRY(logits, AlignedBuffer::allocate(static_cast<std::size_t>(bytes)));
+    // As large as the student's own logits, which the plan has checked.
+    const Index n_logits = options.batches.max_rows * vocab_size;
+    NIBBLE_TRY(logits, AlignedBuffer::allocate(static_cast<std::size_t>(n_logits) * sizeof(float)));
     run.teacher_logits_ = std::move(logits);
   }
   return run;
@@ -181,13 +188,19 @@ inline Result<StepResult> Run::step() {
   double weight = 0;
   weights_->clear_gradients(*executor_);
   if (features_ != nullptr) features_->clear_gradients();
-  trainer_.set_dropout_seed(n_steps() + 1);
   for (Index i = 0; i < options_.n_accumulated; ++i) {
     NIBBLE_CHECK(batches_.next(batch_));
+    // Places add small numbers to the seed, so those of two batches must be far apart.
+    const std::uint64_t number = n_steps() * static_cast<std::uint64_t>(options_.n_accumulated);
+    trainer_.set_dropout_seed(detail::mixed(options_.batches.seed ^
+                                            detail::mixed(number + static_cast<std::uint64_t>(i))));
     if (features_ != nullptr) features_->begin(batch_);
     NIBBLE_TRY(loss, loss_of(batch_));
     result.loss += loss;
-    if (features_ != nullptr) result.loss += features_->loss();
+    if (features_ != nullptr) {
+      NIBBLE_TRY(of_features, features_->end());
+      result.loss += of_features;
+    }
     result.n_tokens += batch_.n_rows();
     result.epoch = batch_.epoch;
     weight += batch_.weight;

@@ -7,9 +7,9 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstdint>
-#include <cstring>
 #include <optional>
 #include <span>
 #include <string>
@@ -72,6 +72,7 @@ struct TrainedTensor {
   std::byte* packed = nullptr;  // deployed
   Rounding rounding = {};
   std::vector<std::uint64_t> mask = {};  // see Parameter::mask; empty: all stay
+  bool is_factor = false;                // of an adapter: no tensor of the model
 
   // Rounds row i to `format`: with `rounding` if that is the deployed one, otherwise by the plain
   // rule. `row`: row_bytes(format, k). Errors: limit, malformed (weights that do not fit).
@@ -117,12 +118,9 @@ class TrainedWeights {
     return values_.size() + gradient_values_.size() + packed_.size();
   }
 
-  void clear_gradients() noexcept {
-    if (gradient_values_.size() > 0) {
-      std::memset(gradient_values_.data(), 0, gradient_values_.size());
-    }
-  }
-  // The same on all workers.
+  // Whether some of the weights are somebody else's (WeightChoice::Kind::base).
+  bool has_base() const noexcept { return has_base_; }
+
   void clear_gradients(Executor& executor) noexcept {
     constexpr Index kPiece = Index{1} << 14;
     auto* const values = reinterpret_cast<float*>(gradient_values_.data());
@@ -139,17 +137,14 @@ class TrainedWeights {
   // checkpoints; empty if it is f32 throughout.
   std::string fingerprint() const;
   // Rounds the masters of deployed weights to their packed blocks, by the quantizer of files, so
-  // that what runs is what a file gets. Errors: limit, malformed (a master that does not fit the
-  // format), with its name.
+  // that what runs is what a file gets. Allocates memory the first time, and where scales are
+  // searched. Errors: limit, malformed (a master that does not fit the format), with its name.
   Result<void> round_deployed(Executor& executor);
 
  private:
   TrainedWeights() = default;
 
   class Planner;
-  graph::Weight& at(std::size_t slot, Index layer) noexcept {
-    return table_[static_cast<std::size_t>(layer + 1) * n_slots_ + slot];
-  }
 
   std::size_t n_slots_ = 0;
   std::vector<graph::Weight> table_;
@@ -157,7 +152,9 @@ class TrainedWeights {
   std::vector<TrainedTensor> tensors_;
   std::vector<graph::Factors> factors_;  // never grows after create(): weights point to them
   AlignedBuffer values_, gradient_values_, packed_;
+  std::vector<std::byte> rounded_rows_;  // of a panel, for each worker
   Index max_rank_ = 0;
+  bool has_base_ = false;
 };
 
 // ---- Making ------------------------------------------------------------------------------------
@@ -306,11 +303,22 @@ class TrainedWeights::Planner final : public graph::SurveySink {
     const WeightChoice& c = e.choice;
     graph::Weight& weight = made.table_[place(need.slot, need.layer)];
     graph::WeightGradient& gradient = made.gradients_[place(need.slot, need.layer)];
+    const auto tensor_of = [&](const char* suffix, Index n, Index k) {
+      TrainedTensor tensor;
+      tensor.name = e.name + suffix;
+      tensor.slot = need.slot;
+      tensor.layer = need.layer;
+      tensor.n = n;
+      tensor.k = k;
+      return tensor;
+    };
     if (c.kind == WeightChoice::Kind::base) {
       weight = c.base;
+      made.has_base_ = true;
     } else {
-      TrainedTensor tensor{e.name, need.slot,  need.layer, need.n,     need.k, {},
-                           {},     c.deployed, nullptr,    c.rounding, {}};
+      TrainedTensor tensor = tensor_of("", need.n, need.k);
+      tensor.deployed = c.deployed;
+      tensor.rounding = c.rounding;
       const Index n = (std::max)(need.n, Index{1}) * need.k;
       tensor.values = take(next_value_, n);
       if (c.kind == WeightChoice::Kind::trained) tensor.gradient = take(next_gradient_, n);
@@ -330,8 +338,8 @@ class TrainedWeights::Planner final : public graph::SurveySink {
     graph::Factors& f = made.factors_[used_factors_++];
     f.scale = c.factor_scale;
     const auto side = [&](const char* suffix, Index n, Index k, graph::Weight& to, float*& back) {
-      TrainedTensor tensor{e.name + suffix, need.slot, need.layer, n, k, {}, {},
-                           nullptr,         nullptr,   {},         {}};
+      TrainedTensor tensor = tensor_of(suffix, n, k);
+      tensor.is_factor = true;
       tensor.values = take(next_value_, n * k);
       tensor.gradient = take(next_gradient_, n * k);
       back = tensor.gradient.data();
@@ -455,27 +463,29 @@ inline Result<void> TrainedWeights::round_deployed(Executor& executor) {
     for (const TrainedTensor& t : tensors_) {
       if (t.deployed == nullptr) continue;
       NIBBLE_TRY(row_bytes, t.deployed->row_bytes(static_cast<std::size_t>(t.k)));
-      const Index n_panels = quant::n_panels(t.n);
-      const auto n_workers = static_cast<std::size_t>(executor.n_workers());
-      std::vector<std::byte> rows(n_workers * row_bytes * quant::kPanelRows);
-      std::vector<std::optional<Error>> errors(n_workers);
+      const std::size_t panel_bytes = row_bytes * quant::kPanelRows;
+      const std::size_t needed = static_cast<std::size_t>(executor.n_workers()) * panel_bytes;
+      if (rounded_rows_.size() < needed) rounded_rows_.resize(needed);
       const graph::Weight to{t.deployed, t.n, t.k, t.packed, 1, {}};
-      executor.parallel_for(n_panels, [&](Index panel, Index worker) {
-        std::byte* const first =
-            rows.data() + static_cast<std::size_t>(worker) * row_bytes * quant::kPanelRows;
+      std::atomic<bool> fits{true};
+      executor.parallel_for(quant::n_panels(t.n), [&](Index panel, Index worker) {
         const Index begin = panel * quant::kPanelRows;
         const Index n = (std::min)(quant::kPanelRows, t.n - begin);
+        const std::span<std::byte> rows =
+            std::span(rounded_rows_)
+                .subspan(static_cast<std::size_t>(worker) * panel_bytes,
+                         static_cast<std::size_t>(n) * row_bytes);
         for (Index i = 0; i < n; ++i) {
-          Result<void> rounded =
-              t.round_row(t.deployed->format, begin + i,
-                          {first + static_cast<std::size_t>(i) * row_bytes, row_bytes});
-          if (!rounded) errors[static_cast<std::size_t>(worker)] = std::move(rounded).error();
+          const auto row = rows.subspan(static_cast<std::size_t>(i) * row_bytes, row_bytes);
+          if (!t.round_row(t.deployed->format, begin + i, row)) fits = false;
         }
-        graph::pack_panels(to, {first, static_cast<std::size_t>(n) * row_bytes},
-                           static_cast<Index>(row_bytes), begin, t.packed);
+        graph::pack_panels(to, rows, static_cast<Index>(row_bytes), begin, t.packed);
       });
-      for (const std::optional<Error>& error : errors) {
-        if (error) return Error(*error).in("weights " + io::quoted(t.name));
+      // The error is that of the first row, whichever worker was the first to find one.
+      for (Index i = 0; i < t.n && !fits; ++i) {
+        Result<void> rounded =
+            t.round_row(t.deployed->format, i, std::span(rounded_rows_).first(row_bytes));
+        if (!rounded) return std::move(rounded).error().in("weights " + io::quoted(t.name));
       }
     }
     return ok();

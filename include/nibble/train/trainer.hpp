@@ -4,10 +4,10 @@
 // and allocated before the first. What updates the weights is an optimizer (adamw.hpp, sgd.hpp);
 // what is minimized is a Loss.
 //
-//   NIBBLE_TRY(trainer, Trainer::create(*graph, weights, options));
+//   NIBBLE_TRY(trainer, Trainer::create(*graph, weights, options, executor));
 //   NIBBLE_TRY(optimizer, AdamW::create(weights.parameters()));
 //   for (;;) {
-//     weights.clear_gradients();
+//     weights.clear_gradients(executor);
 //     NIBBLE_TRY(loss, trainer.cross_entropy(batch));
 //     NIBBLE_CHECK(optimizer.step(executor, schedule.at(step), 1 / batch.weight));
 //   }
@@ -15,8 +15,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -24,8 +24,9 @@
 #include "nibble/core/executor.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/core/scalar.hpp"
-#include "nibble/graph/rope_table.hpp"
+#include "nibble/graph/rope_needs.hpp"
 #include "nibble/ops/loss.hpp"
+#include "nibble/ops/rows.hpp"
 #include "nibble/simd/dispatch.hpp"
 #include "nibble/train/data.hpp"
 #include "nibble/train/trained_weights.hpp"
@@ -51,8 +52,9 @@ class Trainer {
   Trainer(Trainer&&) noexcept = default;
   Trainer& operator=(Trainer&&) = delete;
 
-  // Errors: invalid_argument (an option out of range, weights that do not fit the graph),
-  // unsupported (with what is wrong with the expression), out_of_memory.
+  // Errors: invalid_argument (an option out of range, more positions than the model has embeddings
+  // for, weights that do not fit the graph), unsupported (with what is wrong with the expression),
+  // out_of_memory.
   static Result<Trainer> create(const TrainingGraph& graph, TrainedWeights& weights,
                                 const TrainerOptions& options, Executor& executor);
 
@@ -65,12 +67,12 @@ class Trainer {
 
   // Computes the rows of the batch whose weight is not 0, and adds the gradients of what `loss`
   // says to those of the weights. No allocation. Errors: invalid_argument (a batch that is larger
-  // than the options).
+  // than the options, whose parts do not belong together, or with tokens that the model lacks).
   Result<void> accumulate(const Batch& batch, Loss loss) { return compute(batch, loss, true); }
 
   // accumulate() with the weighted sum of the cross-entropies of a batch, in nats, which it
-  // returns; divided by batch.weight, gradients and loss are means. Error: malformed, if the loss
-  // is not a number.
+  // returns; divided by batch.weight, gradients and loss are means. Errors: malformed (the loss is
+  // not a number), unsupported (a model that gives no logits).
   Result<double> cross_entropy(const Batch& batch);
   // The same with distillation from the logits of a teacher, (counted rows, vocab_size); see
   // ops::distill_back.
@@ -80,8 +82,6 @@ class Trainer {
   // `out` (counted rows, vocab_size). Gradients do not change.
   Result<void> logits(const Batch& batch, MatrixView<float> out);
 
-  // Which rows of the last batch counted, ascending.
-  std::span<const Index> counted_rows() const noexcept { return outputs(); }
   // Of taps (TrainerOptions::taps): their rows with the gradients, and in the forward pass.
   void set_observer(const graph::GradientObserver* observer) noexcept { observer_ = observer; }
   void set_row_observer(const graph::Observer* observer) noexcept { row_observer_ = observer; }
@@ -89,10 +89,7 @@ class Trainer {
   void set_dropout_seed(std::uint64_t seed) noexcept { dropout_seed_ = seed; }
 
  private:
-  struct Segments {
-    graph::Segment segment;
-  };
-  class RopeNeeds;
+  class Needs;
 
   Trainer(const TrainingGraph& graph, TrainedWeights& weights, Executor& executor) noexcept
       : graph_(&graph), weights_(&weights), executor_(&executor) {}
@@ -112,10 +109,13 @@ class Trainer {
     limits.shares_memory = options.shares_memory;
     return limits;
   }
-  Result<void> make_rope_tables();
+  Result<void> make_rope_tables(const graph::RopeNeeds& ropes);
+  Result<void> validate(const Batch& batch) const;
   Result<void> enter(const Batch& batch);
   Result<void> compute(const Batch& batch, Loss loss, bool goes_back);
-  std::span<const Index> outputs() const noexcept { return {values(outputs_), outputs_.size()}; }
+  Result<void> needs_logits() const;
+  // The sum of the losses of the last batch, each times the weight of its row.
+  Result<double> weighted_loss() const;
 
   const TrainingGraph* graph_;
   TrainedWeights* weights_;
@@ -129,7 +129,7 @@ class Trainer {
   const graph::Observer* row_observer_ = nullptr;
   std::uint64_t dropout_seed_ = 0;
   // Of a batch; their capacity is that of the largest one.
-  std::vector<Segments> segments_;
+  std::vector<graph::Segment> segments_;
   std::vector<Scalar<Index>> outputs_;
   std::vector<Scalar<std::int32_t>> targets_;
   std::vector<Scalar<float>> row_weights_;
@@ -138,23 +138,17 @@ class Trainer {
 
 // ---- Making ------------------------------------------------------------------------------------
 
-// The rotations of a graph.
-class Trainer::RopeNeeds final : public graph::SurveySink {
+// What a trainer needs of a graph besides weights.
+class Trainer::Needs final : public graph::SurveySink {
  public:
-  struct Rope {
-    graph::RopeKey key;
-    graph::RopeFactors factors;
-  };
-  explicit RopeNeeds(graph::WeightTable weights) : weights_(weights) {}
+  explicit Needs(graph::WeightTable weights) : weights_(weights) {}
   void rope(const graph::RopeKey& key, const graph::RopeFactors& factors) override {
-    Rope rope{key, factors};
-    rope.key.has_factors = factors.slot != graph::kNoSlot && weights_.at(factors.slot, -1);
-    for (const Rope& known : ropes) {
-      if (known.key == rope.key) return;
-    }
-    ropes.push_back(rope);
+    ropes.add(key, factors, weights_);
   }
-  std::vector<Rope> ropes;
+  void max_positions(Index n) override { n_positions = n; }
+
+  graph::RopeNeeds ropes;
+  Index n_positions = 0;  // how many have embeddings; 0: any number
 
  private:
   graph::WeightTable weights_;
@@ -162,15 +156,16 @@ class Trainer::RopeNeeds final : public graph::SurveySink {
 
 inline Result<Trainer> Trainer::create(const TrainingGraph& graph, TrainedWeights& weights,
                                        const TrainerOptions& options, Executor& executor) {
+  const auto wrong = [](const std::string& what) {
+    return Error{Errc::invalid_argument, "trainer: " + what};
+  };
   if (options.max_rows < 1 || options.max_sequences < 0 || options.n_positions < 0) {
-    return Error{Errc::invalid_argument,
-                 "trainer: a batch of fewer than one row, sequence or "
-                 "position"};
+    return wrong("a batch of fewer than one row, sequence or position");
+  }
+  if (!(options.factor_dropout >= 0 && options.factor_dropout < 1)) {
+    return wrong("a dropout that is not from 0 to below 1");
   }
   NIBBLE_CHECK(simd::ensure_target());
-  if (!(options.factor_dropout >= 0 && options.factor_dropout < 1)) {
-    return Error{Errc::invalid_argument, "trainer: a dropout that is not from 0 to below 1"};
-  }
   return catch_out_of_memory([&]() -> Result<Trainer> {
     Trainer trainer(graph, weights, executor);
     NIBBLE_CHECK(graph::check_weights(
@@ -178,15 +173,22 @@ inline Result<Trainer> Trainer::create(const TrainingGraph& graph, TrainedWeight
         [&](std::size_t slot, Index layer) { return graph.tensor_name(slot, layer); }));
     trainer.limits_ = limits_for(weights, options, executor.n_workers());
     trainer.dropout_seed_ = options.dropout_seed;
+    Needs needs(weights.table());
+    graph.survey(needs);
+    const graph::Limits& limits = trainer.limits_.limits;
+    if (needs.n_positions > 0 && limits.n_positions > needs.n_positions) {
+      return wrong("sequences of up to " + to_text(limits.n_positions) +
+                   " positions, but the model has embeddings for " + to_text(needs.n_positions));
+    }
     trainer.plan_ = graph.plan(trainer.limits_);
     if (!trainer.plan_.is_valid()) {
       return Error{Errc::unsupported, std::string("trainer: ") + trainer.plan_.error};
     }
     NIBBLE_TRY(memory, AlignedBuffer::allocate(trainer.plan_.bytes));
     trainer.memory_ = std::move(memory);
-    NIBBLE_CHECK(trainer.make_rope_tables());
+    NIBBLE_CHECK(trainer.make_rope_tables(needs.ropes));
     const auto n_rows = static_cast<std::size_t>(options.max_rows);
-    trainer.segments_.reserve(static_cast<std::size_t>(trainer.limits_.limits.max_segments));
+    trainer.segments_.reserve(static_cast<std::size_t>(limits.max_segments));
     trainer.outputs_.reserve(n_rows);
     trainer.targets_.reserve(n_rows);
     trainer.row_weights_.reserve(n_rows);
@@ -196,63 +198,85 @@ inline Result<Trainer> Trainer::create(const TrainingGraph& graph, TrainedWeight
   });
 }
 
-inline Result<void> Trainer::make_rope_tables() {
-  RopeNeeds needs(weights_->table());
-  graph_->survey(needs);
+inline Result<void> Trainer::make_rope_tables(const graph::RopeNeeds& ropes) {
   const Index n_positions = limits_.limits.n_positions;
   std::size_t bytes = 0;
-  for (const auto& rope : needs.ropes) {
+  for (const graph::RopeNeed& rope : ropes.all()) {
+    if (n_positions > kMaxBytes / 64 / (std::max)(rope.key.dim, Index{1})) {
+      return Error{Errc::limit,
+                   "trainer: the tables of rotations are too large for the address "
+                   "space"};
+    }
     bytes += graph::RopeTable::bytes_needed(rope.key, n_positions);
   }
   NIBBLE_TRY(memory, AlignedBuffer::allocate(bytes));
   rope_memory_ = std::move(memory);
-  std::byte* next = rope_memory_.data();
-  for (const auto& [key, by_context] : needs.ropes) {
-    std::span<const float> factors;
-    if (key.has_factors) {
-      const graph::Weight& w = weights_->table().at(by_context.slot_for(n_positions), -1);
-      factors = {w.vector(), static_cast<std::size_t>(w.k)};
-    }
-    std::vector<Scalar<double>> frequencies(static_cast<std::size_t>(key.dim / 2));
-    const std::size_t size = graph::RopeTable::bytes_needed(key, n_positions);
-    ropes_.push_back(graph::RopeTable::fill({next, size}, key, n_positions,
-                                            {values(frequencies), frequencies.size()}, factors));
-    next += size;
+  Arena arena(rope_memory_.bytes());
+  for (const graph::RopeNeed& rope : ropes.all()) {
+    std::vector<Scalar<double>> frequencies(static_cast<std::size_t>(rope.key.dim / 2));
+    const std::size_t size = graph::RopeTable::bytes_needed(rope.key, n_positions);
+    ropes_.push_back(rope.table({arena.take<std::byte>(size), size}, weights_->table(), n_positions,
+                                {values(frequencies), frequencies.size()}));
   }
   return ok();
 }
 
 // ---- Steps -------------------------------------------------------------------------------------
 
-inline Result<void> Trainer::enter(const Batch& batch) {
+inline Result<void> Trainer::validate(const Batch& batch) const {
+  const auto wrong = [](const std::string& what) {
+    return Error{Errc::invalid_argument, "trainer: " + what};
+  };
   const graph::Limits& l = limits_.limits;
-  if (batch.n_rows() < 1 || batch.n_rows() > l.max_rows || batch.n_sequences() > l.max_segments) {
-    return Error{Errc::invalid_argument, "trainer: a batch of " + to_text(batch.n_rows()) +
-                                             " rows in " + to_text(batch.n_sequences()) +
-                                             " sequences, made for up to " + to_text(l.max_rows) +
-                                             " rows in " + to_text(l.max_segments)};
+  const Index n_rows = batch.n_rows(), n_sequences = batch.n_sequences();
+  if (n_rows < 1 || n_rows > l.max_rows || n_sequences > l.max_segments) {
+    return wrong("a batch of " + to_text(n_rows) + " rows in " + to_text(n_sequences) +
+                 " sequences, made for up to " + to_text(l.max_rows) + " rows in " +
+                 to_text(l.max_segments));
   }
+  if (n_sequences < 1 || batch.offsets.front() != 0 || batch.offsets.back() != n_rows ||
+      batch.targets.size() != batch.tokens.size() || batch.weights.size() != batch.tokens.size()) {
+    return wrong("a batch whose offsets, tokens, targets and weights do not belong together");
+  }
+  for (std::size_t i = 0; i + 1 < batch.offsets.size(); ++i) {
+    const Index n = batch.offsets[i + 1] - batch.offsets[i];
+    if (n >= 1 && n <= l.n_positions) continue;
+    return wrong("a sequence of " + to_text(n) + " positions, made for 1 to " +
+                 to_text(l.n_positions));
+  }
+  const Index vocab_size = graph_->config().vocab_size;
+  const auto is_known = [&](std::int32_t token) { return token >= 0 && token < vocab_size; };
+  Index n_counted = 0;
+  for (std::size_t i = 0; i < batch.tokens.size(); ++i) {
+    if (!is_known(batch.tokens[i]) || (batch.weights[i] != 0 && !is_known(batch.targets[i]))) {
+      return wrong("row " + to_text(i) + " has a token beyond a vocabulary of " +
+                   to_text(vocab_size));
+    }
+    if (batch.weights[i] != 0) ++n_counted;
+  }
+  if (n_counted == 0) return wrong("a batch in which no row counts");
+  if (n_counted != batch.n_counted) {
+    return wrong(to_text(n_counted) + " rows count, but the batch says " +
+                 to_text(batch.n_counted));
+  }
+  return ok();
+}
+
+inline Result<void> Trainer::enter(const Batch& batch) {
+  NIBBLE_CHECK(validate(batch));
   segments_.clear();
   outputs_.clear();
   targets_.clear();
   row_weights_.clear();
   for (std::size_t i = 0; i + 1 < batch.offsets.size(); ++i) {
-    const Index n = batch.offsets[i + 1] - batch.offsets[i];
-    if (n > l.n_positions) {
-      return Error{Errc::invalid_argument, "trainer: a sequence of " + to_text(n) +
-                                               " positions, made for up to " +
-                                               to_text(l.n_positions)};
-    }
-    segments_.push_back({{.first_row = batch.offsets[i], .n_rows = n}});
+    segments_.push_back(
+        {.first_row = batch.offsets[i], .n_rows = batch.offsets[i + 1] - batch.offsets[i]});
   }
   for (std::size_t i = 0; i < batch.tokens.size(); ++i) {
     if (batch.weights[i] == 0) continue;
     outputs_.push_back({static_cast<Index>(i)});
     targets_.push_back({batch.targets[i]});
     row_weights_.push_back({batch.weights[i]});
-  }
-  if (outputs_.empty()) {
-    return Error{Errc::invalid_argument, "trainer: a batch in which no row counts"};
   }
   losses_.assign(outputs_.size(), {0});
   return ok();
@@ -261,10 +285,9 @@ inline Result<void> Trainer::enter(const Batch& batch) {
 inline Result<void> Trainer::compute(const Batch& batch, Loss loss, bool goes_back) {
   NIBBLE_CHECK(catch_out_of_memory([&] { return enter(batch); }));
   graph::TrainingArgs args;
-  static_assert(sizeof(Segments) == sizeof(graph::Segment));
   args.run.step.tokens = batch.tokens;
-  args.run.step.segments = {&segments_.data()->segment, segments_.size()};
-  args.run.step.output_rows = outputs();
+  args.run.step.segments = segments_;
+  args.run.step.output_rows = {values(outputs_), outputs_.size()};
   args.run.weights = weights_->table();
   args.run.rope_tables = ropes_;
   args.run.arena = memory_.bytes();
@@ -282,54 +305,58 @@ inline Result<void> Trainer::compute(const Batch& batch, Loss loss, bool goes_ba
   return ok();
 }
 
-namespace detail {
-
-inline Result<double> weighted_sum(std::span<const double> losses, std::span<const float> weights) {
-  double sum = 0;
-  for (std::size_t i = 0; i < losses.size(); ++i) {
-    sum += losses[i] * static_cast<double>(weights[i]);
-  }
-  if (!is_finite(sum)) {
-    return Error{Errc::malformed,
-                 "training: the loss is not a number; the learning rate may be "
-                 "too high, or the data or weights broken"};
-  }
-  return sum;
+inline Result<void> Trainer::needs_logits() const {
+  if (plan_.rows == graph::Rows::outputs && plan_.width == graph_->config().vocab_size) return ok();
+  return Error{Errc::unsupported, "trainer: a loss on logits, of a model that gives none"};
 }
 
-}  // namespace detail
+inline Result<double> Trainer::weighted_loss() const {
+  double sum = 0;
+  for (std::size_t i = 0; i < losses_.size(); ++i) {
+    sum += losses_[i].value * static_cast<double>(row_weights_[i].value);
+  }
+  if (is_finite(sum)) return sum;
+  return Error{Errc::malformed,
+               "training: the loss is not a number; the learning rate may be too high, or the data "
+               "or weights broken"};
+}
 
 inline Result<double> Trainer::cross_entropy(const Batch& batch) {
+  NIBBLE_CHECK(needs_logits());
   NIBBLE_CHECK(accumulate(batch, [&](MatrixView<float> logits) {
     ops::cross_entropy_back(*executor_, logits, {values(targets_), targets_.size()},
                             {values(row_weights_), row_weights_.size()},
                             {values(losses_), losses_.size()});
   }));
-  return detail::weighted_sum({values(losses_), losses_.size()},
-                              {values(row_weights_), row_weights_.size()});
+  return weighted_loss();
 }
 
 inline Result<double> Trainer::distill(const Batch& batch, MatrixView<const float> teacher,
                                        const ops::Distillation& how) {
-  if (teacher.extent(0) != batch.n_counted) {
-    return Error{Errc::invalid_argument, "trainer: " + to_text(teacher.extent(0)) +
-                                             " rows of a teacher for " + to_text(batch.n_counted) +
-                                             " rows that count"};
+  NIBBLE_CHECK(needs_logits());
+  if (teacher.extent(0) != batch.n_counted || teacher.extent(1) != plan_.width) {
+    return Error{Errc::invalid_argument,
+                 "trainer: a teacher's logits are (counted rows, "
+                 "vocab_size)"};
+  }
+  if (!(how.alpha >= 0 && how.alpha <= 1 && how.temperature > 0)) {
+    return Error{Errc::invalid_argument,
+                 "trainer: distillation needs an alpha from 0 to 1 and a temperature above 0"};
   }
   NIBBLE_CHECK(accumulate(batch, [&](MatrixView<float> logits) {
     ops::distill_back(*executor_, logits, teacher, {values(targets_), targets_.size()},
                       {values(row_weights_), row_weights_.size()}, how,
                       {values(losses_), losses_.size()});
   }));
-  return detail::weighted_sum({values(losses_), losses_.size()},
-                              {values(row_weights_), row_weights_.size()});
+  return weighted_loss();
 }
 
 inline Result<void> Trainer::logits(const Batch& batch, MatrixView<float> out) {
-  if (out.extent(0) != batch.n_counted || out.extent(1) != graph_->config().vocab_size) {
+  NIBBLE_CHECK(needs_logits());
+  if (out.extent(0) != batch.n_counted || out.extent(1) != plan_.width) {
     return Error{Errc::invalid_argument, "trainer: logits are (counted rows, vocab_size)"};
   }
-  const auto copy = [&](MatrixView<float> rows) { graph::copy_rows(rows, out); };
+  const auto copy = [&](MatrixView<float> rows) { ops::copy_rows(*executor_, rows, out); };
   return compute(batch, copy, false);
 }
 
