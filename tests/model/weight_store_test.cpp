@@ -127,6 +127,16 @@ TEST_CASE("sizes that do not agree, or have no product, are errors") {
   CHECK(add(0, n_floats, 2) == Errc::invalid_argument);
   // 2^62 rows of 4 experts: the number of rows wraps to 0.
   CHECK(add(Index{1} << 62, n_floats, 4) == Errc::invalid_argument);
+  // Packed matrices of which the sizes would overflow.
+  const auto add_packed = [&](Index n, Index k) {
+    const Result<void> added = store.copy_packed(Slot::attn_q, 0, Format::f32, n, k, bytes);
+    return added ? std::optional<Errc>() : std::optional<Errc>(added.error().code);
+  };
+  for (const Index n : {Index{1} << 58, Index{1} << 62}) {
+    CHECK(add_packed(n, 4) == Errc::invalid_argument);
+    CHECK(add_packed(n, Index{1} << 59) == Errc::invalid_argument);
+  }
+  CHECK(add_packed(1, Index{1} << 59) == Errc::invalid_argument);
   CHECK_FALSE(store.table().at(Slot::attn_q, 0));
   CHECK(add(1, n_floats, 1) == std::nullopt);
 }
