@@ -10,6 +10,8 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <initializer_list>
 #include <map>
 #include <span>
 #include <string>
@@ -113,12 +115,26 @@ inline std::vector<Scalar<double>> smoothing_factors(
   return factors;
 }
 
+// Smoothing scales whole matrices, of one layer each. Error: unsupported, if some are factored or
+// shared.
+inline Result<void> check_smoothable(const io::Gguf& file) {
+  if (file.find(kSharedTensorsKey) != nullptr) {
+    return Error{Errc::unsupported,
+                 file.name() + ": layers share tensors; smooth the model before that"};
+  }
+  for (const io::GgufTensor& tensor : file.tensors()) {
+    if (name_of_product(tensor.name) == tensor.name) continue;
+    return Error{Errc::unsupported, place_in_messages(file, tensor.name) +
+                                        ": a factor of low rank; smooth the model before that"};
+  }
+  return ok();
+}
+
 inline Result<void> smooth_fold(const Fold& fold, const Statistics& statistics, double alpha,
                                 FloatTensors& tensors) {
   const InputStatistics* const input = statistics.find(fold.readers[0]);
   const auto here = [&](const std::string& name, const std::string& what) {
-    return Error{Errc::invalid_argument,
-                 tensors.file().name() + ": tensor " + io::quoted(name) + ": " + what};
+    return Error{Errc::invalid_argument, place_in_messages(tensors.file(), name) + ": " + what};
   };
   if (input == nullptr) return here(fold.readers[0], "its input was not observed");
   const auto k = static_cast<std::size_t>(input->k());
@@ -160,7 +176,8 @@ inline Result<void> smooth_fold(const Fold& fold, const Statistics& statistics, 
 // second half (folded into the rows of ffn_up). The statistics are those of `in`; the smoothed
 // model must be observed anew. All changed tensors are in memory at once. Errors: invalid_argument
 // (alpha out of [0, 1], statistics of another model), not_found (a matrix whose input was not
-// observed), unsupported (types that are not read), limit, out_of_memory, io.
+// observed), unsupported (types that are not read; factors of low rank, layers that share tensors),
+// limit, out_of_memory, io.
 inline Result<std::vector<std::byte>> smooth(const io::Gguf& in, const Statistics& statistics,
                                              const SmoothOptions& options = {}) {
   return catch_out_of_memory([&]() -> Result<std::vector<std::byte>> {
@@ -169,6 +186,7 @@ inline Result<std::vector<std::byte>> smooth(const io::Gguf& in, const Statistic
                                                to_text(static_cast<double>(options.alpha)) +
                                                ", it must be from 0 to 1"};
     }
+    NIBBLE_CHECK(detail::check_smoothable(in));
     NIBBLE_CHECK(statistics.check_model(in));
     detail::FloatTensors tensors(in);
     bool has_folds = true;
