@@ -7,11 +7,11 @@
 
 #include "compress/moments.hpp"
 #include "doctest/doctest.h"
+#include "kernels/arrays.hpp"
 #include "why.hpp"
 
 using namespace nibble;
 using namespace nibble::compress;
-using test::Backwards;
 using test::damped;
 using test::first_rows;
 using test::random_moments;
@@ -21,7 +21,7 @@ TEST_CASE("the factor is that of the inverses of what is left of H, in both orde
     const std::vector<double> h = random_moments(k, 3);
     const auto at = [&](Index i, Index j) { return static_cast<std::size_t>(i * k + j); };
     for (const ColumnOrder order : {ColumnOrder::natural, ColumnOrder::by_diagonal}) {
-      Backwards executor;
+      nibble_test::BackwardExecutor executor;
       const auto factor = ColumnFactor::create(h, k, {.damping = 0.1, .order = order}, executor);
       REQUIRE_MESSAGE(factor, test::why(factor));
       CHECK(factor->damping() == 0.1);

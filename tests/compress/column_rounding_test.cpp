@@ -14,6 +14,7 @@
 
 #include "compress/moments.hpp"
 #include "doctest/doctest.h"
+#include "kernels/arrays.hpp"
 #include "why.hpp"
 
 namespace {
@@ -22,7 +23,6 @@ using namespace nibble;
 using namespace nibble::compress;
 using quant::Format;
 using Kind = MaskRule::Kind;
-using test::Backwards;
 using test::damped;
 using test::first_rows;
 using test::inverse;
@@ -47,7 +47,7 @@ Rounded rounded(const std::vector<float>& w, Index n, Index k, const std::vector
                 const ColumnRoundingOptions& options, const ColumnFactorOptions& columns = {},
                 bool backwards = false) {
   InlineExecutor forwards;
-  Backwards other;
+  nibble_test::BackwardExecutor other;
   Executor& executor = backwards ? static_cast<Executor&>(other) : forwards;
   auto factor = ColumnFactor::create(h, k, columns, executor);
   REQUIRE_MESSAGE(factor, test::why(factor));

@@ -10,21 +10,11 @@
 #include <utility>
 #include <vector>
 
-#include "nibble/core/executor.hpp"
 #include "nibble/core/view.hpp"
 
 namespace test {
 
 using nibble::Index;
-
-// Runs tasks backwards, on three workers in turn.
-class Backwards final : public nibble::Executor {
- public:
-  Index n_workers() const noexcept override { return 3; }
-  void parallel_for(Index n_tasks, Task task) noexcept override {
-    for (Index i = n_tasks; i-- > 0;) task(i, i % 3);
-  }
-};
 
 // Σ x xᵀ of inputs that resemble each other, with columns of different size.
 inline std::vector<double> random_moments(Index k, unsigned seed, Index n_inputs = 0) {

@@ -10,7 +10,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <numeric>
 #include <span>
 #include <vector>
 
@@ -53,18 +52,19 @@ inline Result<void> check_mask(std::span<const float> weights, Index n, Index k,
 }
 
 // Keeps the `count` highest scores of columns [begin, end) of a row in its mask; of equal ones the
-// first.
+// first. order: scratch memory.
 inline void keep_highest(std::span<const double> scores, Index begin, Index end, Index count,
-                         std::span<std::uint8_t> mask) {
-  std::vector<Index> order(static_cast<std::size_t>(end - begin));
-  std::iota(order.begin(), order.end(), begin);
-  const auto better = [&](Index a, Index b) {
-    const double x = scores[static_cast<std::size_t>(a)], y = scores[static_cast<std::size_t>(b)];
-    return x != y ? x > y : a < b;
+                         std::vector<Scalar<Index>>& order, std::span<std::uint8_t> mask) {
+  order.clear();
+  for (Index j = begin; j < end; ++j) order.push_back({j});
+  const auto better = [&](Scalar<Index> a, Scalar<Index> b) {
+    const double x = scores[static_cast<std::size_t>(a.value)];
+    const double y = scores[static_cast<std::size_t>(b.value)];
+    return x != y ? x > y : a.value < b.value;
   };
   const auto middle = order.begin() + static_cast<std::ptrdiff_t>((std::min)(count, end - begin));
   if (middle != order.end()) std::nth_element(order.begin(), middle, order.end(), better);
-  for (auto i = order.begin(); i != middle; ++i) mask[static_cast<std::size_t>(*i)] = 1;
+  for (auto i = order.begin(); i != middle; ++i) mask[static_cast<std::size_t>(i->value)] = 1;
 }
 
 }  // namespace detail
@@ -89,7 +89,9 @@ inline Result<std::vector<std::uint8_t>> choose_mask(std::span<const float> weig
       }
     }
     std::vector<std::uint8_t> mask(weights.size());
-    std::vector<double> scores(static_cast<std::size_t>(k));
+    std::vector<Scalar<double>> products(static_cast<std::size_t>(k));
+    const std::span<double> scores(values(products), products.size());
+    std::vector<Scalar<Index>> order;
     for (Index row = 0; row < n; ++row) {
       for (Index j = 0; j < k; ++j) {
         const auto i = static_cast<std::size_t>(j);
@@ -101,11 +103,11 @@ inline Result<std::vector<std::uint8_t>> choose_mask(std::span<const float> weig
       if (share.m == 0) {
         const auto count =
             static_cast<Index>(std::floor(share.kept * static_cast<double>(k) + 0.5));
-        detail::keep_highest(scores, 0, k, count, of_row);
+        detail::keep_highest(scores, 0, k, count, order, of_row);
         continue;
       }
       for (Index j = 0; j < k; j += share.m) {
-        detail::keep_highest(scores, j, (std::min)(k, j + share.m), share.n, of_row);
+        detail::keep_highest(scores, j, (std::min)(k, j + share.m), share.n, order, of_row);
       }
     }
     return mask;
