@@ -291,7 +291,7 @@ TEST_CASE("range: numbers that are all alike, all zero, very small or very large
       const auto message = [&](const Numbers& n) {
         return test::why(activation_range(n.observed(), options));
       };
-      CHECK(message(Numbers({})).find("not finite") != std::string::npos);
+      CHECK(message(Numbers({})).find("no numbers") != std::string::npos);
       CHECK(message(Numbers({1, NAN})).find("not finite") != std::string::npos);
       CHECK(message(Numbers({1, INFINITY})).find("not finite") != std::string::npos);
       CHECK(message(Numbers({3e38f})).find("no 8-bit scale") != std::string::npos);

@@ -12,7 +12,9 @@
 #include <string>
 #include <vector>
 
+#include "compress/moments.hpp"
 #include "doctest/doctest.h"
+#include "kernels/arrays.hpp"
 #include "why.hpp"
 
 namespace {
@@ -21,15 +23,10 @@ using namespace nibble;
 using namespace nibble::compress;
 using quant::Format;
 using Kind = MaskRule::Kind;
-
-// Runs tasks backwards, on three workers in turn.
-class Backwards final : public Executor {
- public:
-  Index n_workers() const noexcept override { return 3; }
-  void parallel_for(Index n_tasks, Task task) noexcept override {
-    for (Index i = n_tasks; i-- > 0;) task(i, i % 3);
-  }
-};
+using test::damped;
+using test::first_rows;
+using test::inverse;
+using test::random_moments;
 
 std::vector<float> random_weights(Index n, Index k, unsigned seed) {
   std::mt19937 random(seed);
@@ -37,86 +34,6 @@ std::vector<float> random_weights(Index n, Index k, unsigned seed) {
   std::vector<float> w(static_cast<std::size_t>(n * k));
   for (float& v : w) v = normal(random);
   return w;
-}
-
-// Σ x xᵀ of inputs that resemble each other, with columns of different size.
-std::vector<double> random_moments(Index k, unsigned seed, Index n_inputs = 0) {
-  std::mt19937 random(seed);
-  std::normal_distribution<double> normal;
-  const Index n_factors = 6;
-  std::vector<double> mixes(static_cast<std::size_t>(n_factors * k)),
-      sizes(static_cast<std::size_t>(k));
-  for (double& v : mixes) v = normal(random);
-  for (double& v : sizes) v = std::exp(0.7 * normal(random));
-  std::vector<double> h(static_cast<std::size_t>(k * k)), x(static_cast<std::size_t>(k));
-  for (Index t = 0; t < (n_inputs > 0 ? n_inputs : 3 * k); ++t) {
-    double factors[n_factors];
-    for (double& v : factors) v = normal(random);
-    for (Index j = 0; j < k; ++j) {
-      double v = normal(random);
-      for (Index f = 0; f < n_factors; ++f)
-        v += factors[f] * mixes[static_cast<std::size_t>(f * k + j)];
-      x[static_cast<std::size_t>(j)] = v * sizes[static_cast<std::size_t>(j)];
-    }
-    for (std::size_t i = 0; i < x.size(); ++i) {
-      for (std::size_t j = 0; j < x.size(); ++j) h[i * x.size() + j] += x[i] * x[j];
-    }
-  }
-  return h;
-}
-
-std::vector<double> damped(std::vector<double> h, Index k, double damping) {
-  double mean = 0;
-  const auto n = static_cast<std::size_t>(k);
-  for (std::size_t i = 0; i < n; ++i) mean += h[i * n + i] / static_cast<double>(k);
-  for (std::size_t i = 0; i < n; ++i) h[i * n + i] += damping * mean;
-  return h;
-}
-
-// By Gauss and Jordan, with pivots from the largest down.
-std::vector<double> inverse(std::vector<double> a, std::size_t n) {
-  std::vector<double> b(n * n);
-  for (std::size_t i = 0; i < n; ++i) b[i * n + i] = 1;
-  for (std::size_t c = 0; c < n; ++c) {
-    std::size_t pivot = c;
-    for (std::size_t r = c; r < n; ++r) {
-      if (std::abs(a[r * n + c]) > std::abs(a[pivot * n + c])) pivot = r;
-    }
-    for (std::size_t j = 0; j < n; ++j) {
-      std::swap(a[c * n + j], a[pivot * n + j]);
-      std::swap(b[c * n + j], b[pivot * n + j]);
-    }
-    const double scale = 1 / a[c * n + c];
-    for (std::size_t j = 0; j < n; ++j) a[c * n + j] *= scale, b[c * n + j] *= scale;
-    for (std::size_t r = 0; r < n; ++r) {
-      if (r == c || a[r * n + c] == 0) continue;
-      const double amount = a[r * n + c];
-      for (std::size_t j = 0; j < n; ++j) {
-        a[r * n + j] -= amount * a[c * n + j];
-        b[r * n + j] -= amount * b[c * n + j];
-      }
-    }
-  }
-  return b;
-}
-
-// The inverses of H without its first 0, 1, … columns: of each its first row.
-std::vector<std::vector<double>> first_rows(const std::vector<double>& h, Index k) {
-  std::vector<std::vector<double>> rows;
-  for (Index begin = 0; begin < k; ++begin) {
-    const auto n = static_cast<std::size_t>(k - begin);
-    std::vector<double> rest(n * n);
-    for (std::size_t i = 0; i < n; ++i) {
-      for (std::size_t j = 0; j < n; ++j) {
-        rest[i * n + j] = h[(i + static_cast<std::size_t>(begin)) * static_cast<std::size_t>(k) +
-                            j + static_cast<std::size_t>(begin)];
-      }
-    }
-    auto inverted = inverse(std::move(rest), n);
-    inverted.resize(n);
-    rows.push_back(std::move(inverted));
-  }
-  return rows;
 }
 
 struct Rounded {
@@ -130,7 +47,7 @@ Rounded rounded(const std::vector<float>& w, Index n, Index k, const std::vector
                 const ColumnRoundingOptions& options, const ColumnFactorOptions& columns = {},
                 bool backwards = false) {
   InlineExecutor forwards;
-  Backwards other;
+  nibble_test::BackwardExecutor other;
   Executor& executor = backwards ? static_cast<Executor&>(other) : forwards;
   auto factor = ColumnFactor::create(h, k, columns, executor);
   REQUIRE_MESSAGE(factor, test::why(factor));
@@ -253,42 +170,6 @@ void check_against_the_book(Index k, const MaskRule& rule, double damping = 0.01
 }
 
 }  // namespace
-
-TEST_CASE("the factor is that of the inverses of what is left of H, in both orders") {
-  for (const Index k : {1, 5, 64, 65, 150}) {
-    const std::vector<double> h = random_moments(k, 3);
-    const auto at = [&](Index i, Index j) { return static_cast<std::size_t>(i * k + j); };
-    for (const ColumnOrder order : {ColumnOrder::natural, ColumnOrder::by_diagonal}) {
-      Backwards executor;
-      const auto factor = ColumnFactor::create(h, k, {.damping = 0.1, .order = order}, executor);
-      REQUIRE_MESSAGE(factor, test::why(factor));
-      CHECK(factor->damping() == 0.1);
-      CHECK(factor->stride() % 256 == 0);
-      const std::vector<double> wanted = damped(h, k, 0.1);
-      std::vector<double> in_order(wanted.size());
-      for (Index i = 0; i < k; ++i) {
-        for (Index j = 0; j < k; ++j) {
-          in_order[at(i, j)] = wanted[at(factor->column(i), factor->column(j))];
-        }
-      }
-      const auto rows = first_rows(in_order, k);
-      for (Index i = 0; i < k; ++i) {
-        const auto& row = rows[static_cast<std::size_t>(i)];
-        if (order == ColumnOrder::natural) {
-          CHECK(factor->column(i) == i);
-        } else if (i > 0) {
-          CHECK(in_order[at(i, i)] <= in_order[at(i - 1, i - 1)]);
-        }
-        CHECK(factor->remaining(i) * factor->scale() == doctest::Approx(1 / row[0]).epsilon(1e-9));
-        for (Index j = 0; j < factor->stride(); ++j) {
-          const double exact =
-              j <= i || j >= k ? 0.0 : -row[static_cast<std::size_t>(j - i)] / row[0];
-          CHECK(std::abs(double{factor->row(i)[j]} - exact) <= 1e-7 * std::abs(exact) + 1e-12);
-        }
-      }
-    }
-  }
-}
 
 TEST_CASE("rounding is the textbook's") {
   check_against_the_book<quant::Q4_0>(96, {});
@@ -584,36 +465,8 @@ TEST_CASE("second moments of any scale: the same weights, and an error of that s
   }
 }
 
-TEST_CASE("damping is raised tenfold, to 1 and no further") {
-  InlineExecutor executor;
-  const auto damping = [&](double off, double from) {
-    const std::vector<double> h = {1, 0, off, 1};  // positive definite from off - 1 on
-    const auto factor = ColumnFactor::create(h, 2, {.damping = from}, executor);
-    return factor ? factor->damping() : -1;
-  };
-  CHECK(damping(0.9, 0) == 0);
-  CHECK(damping(1, 0) == 1e-6);
-  CHECK(damping(1.05, 0.02) == 0.2);
-  CHECK(damping(1.9, 0.3) == 1);
-  CHECK(damping(2.5, 0.3) == -1);
-  CHECK(damping(1.9, 3) == 3);
-}
-
 TEST_CASE("what does not fit is refused with a reason") {
   InlineExecutor executor;
-  const auto create = [&](std::vector<double> h, Index k, double damping = 0.01) {
-    const auto factor = ColumnFactor::create(h, k, {.damping = damping}, executor);
-    REQUIRE(!factor);
-    return factor.error().message;
-  };
-  CHECK(create(std::vector<double>(9), 3).find("no data were seen") != std::string::npos);
-  CHECK(create({1, 0, 0, 1}, 3).find("9 numbers, not 4") != std::string::npos);
-  CHECK(create({1}, 1, -1).find("damping") != std::string::npos);
-  CHECK(create({1, 0, 5, 1}, 2).find("semidefinite") != std::string::npos);
-  CHECK(create({1, 0, NAN, 1}, 2).find("(1, 0)") != std::string::npos);
-  CHECK(create({1, 0, 0, -1}, 2).find("(1, 1)") != std::string::npos);
-  CHECK(create({}, 0).find("0 columns") != std::string::npos);
-
   const Index k = 64;
   const std::vector<double> h = random_moments(k, 71);
   const auto factor = ColumnFactor::create(h, k, {}, executor);

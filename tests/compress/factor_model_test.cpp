@@ -11,6 +11,7 @@
 
 #include "doctest/doctest.h"
 #include "model/reference_of.hpp"
+#include "nibble/compress/static_int8.hpp"
 #include "nibble/generate/session.hpp"
 #include "nibble/model/model.hpp"
 #include "nibble/nibble.hpp"
@@ -280,6 +281,50 @@ TEST_CASE("what is shared already is shared on, and factors go with their matrix
   // What is not stored cannot be shared again.
   CHECK(!share_tensors(last, std::vector<SharedPair>{{name(3), name(0)}}));
   CHECK(!share_tensors(last, std::vector<SharedPair>{{name(0), name(3)}}));
+}
+
+TEST_CASE("scales of 8-bit codes go with the matrix that is no longer stored") {
+  RandomModel source(shape_of_test(), 12);
+  const auto bytes = source.gguf();
+  const std::string up0 = "blk.0.ffn_up.weight", up1 = "blk.1.ffn_up.weight";
+  const std::vector<ProductInput> inputs = {{up0, {0.05f, 120, true}}, {up1, {0.05f, 120, true}}};
+  const auto int8 = to_static_int8(parse(bytes), inputs);
+  REQUIRE_MESSAGE(int8, test::why(int8));
+  const io::Gguf file = parse(*int8);
+  REQUIRE(file.find_tensor("blk.1.ffn_up.input_zero") != nullptr);
+  const auto shared = share_tensors(file, std::vector<SharedPair>{{up1, up0}});
+  REQUIRE_MESSAGE(shared, test::why(shared));
+  const io::Gguf small = parse(*shared);
+  CHECK(small.tensors().size() == file.tensors().size() - 4);
+  CHECK(small.find_tensor("blk.1.ffn_up.bias") != nullptr);
+  const auto model = Model::from_gguf<graph::AllFormats>(small);
+  REQUIRE_MESSAGE(model, test::why(model));
+  CHECK(model->weights().at(Slot::ffn_up, 1).data == model->weights().at(Slot::ffn_up, 0).data);
+  using compress::detail::belongs_to;
+  CHECK(belongs_to("blk.1.ffn_up.factor_b.weight", up1));
+  CHECK(belongs_to("blk.1.ffn_up.factor_b.scales", up1));
+  CHECK(!belongs_to(up1, up1));
+  CHECK(!belongs_to("blk.1.ffn_up.bias", up1));
+  CHECK(!belongs_to("blk.10.ffn_up.scales", up1));
+}
+
+TEST_CASE("a format that a matrix cannot have is an error with its name") {
+  RandomModel source(shape_of_test(), 7);
+  const auto bytes = source.gguf();
+  const io::Gguf file = parse(bytes);
+  const auto message = [&](const FactorChoice& choice) {
+    const auto made = factor_model(
+        file,
+        [&](std::string_view name) -> std::optional<FactorChoice> {
+          if (name != "blk.0.ffn_up.weight") return {};
+          return choice;
+        },
+        alone);
+    return test::why(made);
+  };
+  CHECK(mentions(message({.rank = {.rank = 8}, .base = Format::q4_k}), "'blk.0.ffn_up.weight'"));
+  CHECK(mentions(message({.rank = {.rank = 8}, .factors = Format::q4_0, .base = {}}),
+                 "'blk.0.ffn_up.factor_a.weight'"));
 }
 
 TEST_CASE("sharing that makes no sense is an error") {

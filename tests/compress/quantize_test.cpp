@@ -293,6 +293,19 @@ TEST_CASE("statistics of another model are refused, with the tensor's name") {
     CHECK(error.message.find(k == 16 ? "moments of 16 columns" : "no data were seen") !=
           std::string::npos);
   }
+  // An error of one matrix leaves nothing behind for those after it.
+  Statistics some;
+  const std::vector<std::string> seen = {"blk.0.attn_k.weight"};
+  REQUIRE(some.add(alike_inputs(256, 2, 8), seen));
+  REQUIRE(some.add(InputStatistics(256, {.second_moments = true}), names));
+  options.statistics = &some;
+  const ConvertOptions shared = weighted(options);
+  const auto first = quantize_tensor(file, seen[0], shared);
+  REQUIRE_MESSAGE(first, test::why(first));
+  CHECK(!quantize_tensor(file, names[0], shared));
+  const auto again = quantize_tensor(file, seen[0], shared);
+  REQUIRE_MESSAGE(again, test::why(again));
+  CHECK(*again == *first);
   options.statistics = nullptr;
   const auto cancelled =
       quantize_model(file, weighted(options), [](const ConvertedTensor&) { return false; });

@@ -404,6 +404,7 @@ TEST_CASE("A plan of formats serves a conversion, and the smallest that loses li
   CHECK(must(planner.cheapest(0.05)).bytes() == 540);
   CHECK(must(planner.cheapest(0.02)).bytes() == 700);
   CHECK(planner.cheapest(0.0001).error().code == Errc::not_found);
+  CHECK(planner.cheapest(NAN).error().code == Errc::not_found);
 }
 
 TEST_CASE("Products are timed in every format") {

@@ -7,12 +7,14 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "compress/distance.hpp"
 #include "doctest/doctest.h"
 #include "model/random_model.hpp"
+#include "nibble/compress/factor_model.hpp"
 #include "nibble/compress/input_ranges.hpp"
 #include "nibble/compress/observe.hpp"
 #include "nibble/generate/session.hpp"
@@ -176,6 +178,22 @@ TEST_CASE("what is wrong with a smoothing is said") {
   const auto shorter_bytes = shorter.gguf();
   CHECK(has(compress::smooth(parsed(shorter_bytes), statistics), "no such tensor"));
   CHECK(has(compress::smooth(file, {}), "was not observed"));
+  // What scaling whole matrices would change.
+  InlineExecutor alone;
+  const auto factored = compress::factor_model(
+      file,
+      [](std::string_view name) -> std::optional<compress::FactorChoice> {
+        if (name != "blk.1.attn_k.weight") return {};
+        return compress::FactorChoice{
+            .rank = {.rank = 4}, .factors = quant::Format::f32, .base = quant::Format::f16};
+      },
+      alone);
+  REQUIRE_MESSAGE(factored, test::why(factored));
+  CHECK(has(compress::smooth(parsed(*factored), statistics), "a factor of low rank"));
+  const compress::SharedPair pairs[] = {{"blk.1.ffn_up.weight", "blk.0.ffn_up.weight"}};
+  const auto shared = compress::share_tensors(file, pairs);
+  REQUIRE_MESSAGE(shared, test::why(shared));
+  CHECK(has(compress::smooth(parsed(*shared), statistics), "layers share tensors"));
   CHECK(has(compress::smooth(file, statistics, {.alpha = 1.5f}), "alpha"));
   CHECK(has(compress::smooth(file, statistics, {.alpha = NAN}), "alpha"));
   // Ranges of nothing.

@@ -74,7 +74,16 @@ TEST_CASE("masks of nothing are errors") {
   CHECK(!choose_mask(w, 3, 5, {}));
   CHECK(!choose_mask(w, 3, 4, {.kept = 1.5}));
   CHECK(!choose_mask(w, 3, 4, {.n = 5, .m = 4}));
+  CHECK(!choose_mask(w, 3, 4, {.n = -1, .m = 4}));
+  CHECK(!choose_mask(w, 3, 4, {.n = 1, .m = -4}));
   CHECK(!choose_mask(w, 3, 4, {}, std::vector<double>(3, 1.0)));
   CHECK(!choose_mask(w, 3, 4, {}, std::vector<double>{1, 1, 1, -1}));
-  CHECK(!choose_mask(std::vector<float>(12, NAN), 3, 4, {}));
+  CHECK(!choose_mask(w, 3, 4, {}, std::vector<double>{1, 1, 1, INFINITY}));
+  for (const float bad : {NAN, INFINITY, -INFINITY}) {
+    std::vector<float> not_finite = w;
+    not_finite[5] = bad;
+    const auto mask = choose_mask(not_finite, 3, 4, {}, std::vector<double>{1, 0, 1, 1});
+    REQUIRE(!mask);
+    CHECK(mask.error().code == Errc::malformed);
+  }
 }

@@ -2,6 +2,7 @@
 #include "nibble/model/tuning.hpp"
 
 #include <array>
+#include <utility>
 #include <vector>
 
 #include "doctest/doctest.h"
@@ -140,6 +141,11 @@ TEST_CASE("products of every format can be timed") {
     } else {
       CHECK(time.error().code == Errc::unsupported);
     }
+  }
+  for (const auto& [n, k] : {std::pair(0, 256), std::pair(-1, 256), std::pair(33, 0)}) {
+    CHECK(compress::product_microseconds(graph::kFormatOps<quant::F32>, n, k, 1 << 10, alone)
+              .error()
+              .code == Errc::invalid_argument);
   }
 }
 

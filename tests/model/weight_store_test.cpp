@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "doctest/doctest.h"
+#include "kernels/arrays.hpp"
 #include "why.hpp"
 
 using namespace nibble;
@@ -127,6 +128,16 @@ TEST_CASE("sizes that do not agree, or have no product, are errors") {
   CHECK(add(0, n_floats, 2) == Errc::invalid_argument);
   // 2^62 rows of 4 experts: the number of rows wraps to 0.
   CHECK(add(Index{1} << 62, n_floats, 4) == Errc::invalid_argument);
+  // Packed matrices of which the sizes would overflow.
+  const auto add_packed = [&](Index n, Index k) {
+    const Result<void> added = store.copy_packed(Slot::attn_q, 0, Format::f32, n, k, bytes);
+    return added ? std::optional<Errc>() : std::optional<Errc>(added.error().code);
+  };
+  for (const Index n : {Index{1} << 58, Index{1} << 62}) {
+    CHECK(add_packed(n, 4) == Errc::invalid_argument);
+    CHECK(add_packed(n, Index{1} << 59) == Errc::invalid_argument);
+  }
+  CHECK(add_packed(1, Index{1} << 59) == Errc::invalid_argument);
   CHECK_FALSE(store.table().at(Slot::attn_q, 0));
   CHECK(add(1, n_floats, 1) == std::nullopt);
 }
@@ -253,6 +264,25 @@ TEST_CASE("weights that a conversion cannot hold are errors that say where") {
     CHECK(packed.error().message.find("of row 18 of a matrix in ") != std::string::npos);
     CHECK(packed.error().message.find(c.part) != std::string::npos);
   }
+}
+
+TEST_CASE("of several errors that of the first rows is reported, whatever packs them") {
+  constexpr Index kMany = 6000;  // three pieces
+  std::vector<std::byte> codes(kMany * kK, std::byte{1});
+  for (const std::size_t row : {5000u, 2500u, 31u, 10u}) codes[row * kK + 3] = std::byte{0x80};
+  const std::vector<float> scales(kMany, 0.5f);
+  Store store(1, graph::AllFormats{});
+  REQUIRE(store.add_channels(WeightPlace(Slot::ffn_up, 0), kMany, kK, codes, scales));
+  InlineExecutor forwards;
+  nibble_test::BackwardExecutor backwards;
+  for (Executor* const executor :
+       {static_cast<Executor*>(&forwards), static_cast<Executor*>(&backwards)}) {
+    const auto packed = store.pack(*executor);
+    REQUIRE(!packed);
+    CHECK(packed.error().code == Errc::malformed);
+    CHECK(packed.error().message.find("row 10 ") != std::string::npos);
+  }
+  CHECK(backwards.n_tasks_run == 3);
 }
 
 TEST_CASE("matrices in types without kernels are converted, rows in a file's order or another") {

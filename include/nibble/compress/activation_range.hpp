@@ -266,7 +266,7 @@ inline Result<ActivationRange> activation_range(const ObservedNumbers& numbers,
   const Histogram& h = numbers.histogram;
   const double low = static_cast<double>(numbers.smallest);
   const double high = static_cast<double>(numbers.largest);
-  if (h.n_not_finite() > 0 || !is_finite(low) || !is_finite(high)) {
+  if (h.n_not_finite() > 0) {
     return Error{Errc::invalid_argument,
                  "range: " + to_text(h.n_not_finite()) + " of the numbers observed are not finite"};
   }
@@ -279,7 +279,8 @@ inline Result<ActivationRange> activation_range(const ObservedNumbers& numbers,
   }
   const double size = larger(-low, high), range = h.bin_width() * static_cast<double>(h.n_bins());
   const bool has_range = h.n_values() > h.n_zeros();
-  if (low > high || (has_range ? size <= 0 || size >= range : size > 0)) {
+  if (!is_finite(low) || !is_finite(high) || low > high ||
+      (has_range ? size <= 0 || size >= range : size > 0)) {
     return Error{Errc::invalid_argument,
                  "range: the smallest and the largest number are not those of the histogram"};
   }

@@ -54,7 +54,7 @@ class Allocator {
       }
       NIBBLE_CHECK(a.check_budget(most_cost));
       a.items_ = std::move(items);
-      a.solve((std::min)(most_cost, a.dearest_));
+      a.solve(smaller(most_cost, a.dearest_));
       return a;
     });
   }
@@ -63,10 +63,9 @@ class Allocator {
   Result<Allocation> best(double budget) const {
     NIBBLE_CHECK(check_budget(budget));
     return catch_out_of_memory([&]() -> Result<Allocation> {
-      const double spare = (std::min)(budget, dearest_) - cheapest_;
-      std::size_t units = kUnits;
-      if (spare < static_cast<double>(kUnits) * unit_)
-        units = static_cast<std::size_t>(spare / unit_);
+      const double spare = smaller(budget, dearest_) - cheapest_;
+      const bool is_all = spare >= static_cast<double>(kUnits) * unit_;
+      std::size_t units = is_all ? kUnits : static_cast<std::size_t>(spare / unit_);
       Allocation found = within(units);
       // Sums are rounded. With no unit it is the cheapest options, whose sum is cheapest_.
       while (found.cost > budget && units > 0) found = within(--units);
@@ -101,8 +100,9 @@ class Allocator {
     });
   }
   static Result<void> check_items(const std::vector<Item>& items) {
-    if (items.empty())
+    if (items.empty()) {
       return Error{Errc::invalid_argument, "allocation: there is nothing to choose"};
+    }
     for (const Item& item : items) {
       bool is_good = !item.empty() && item.size() < 256;
       for (const Option& o : item) {
@@ -198,8 +198,7 @@ class Allocator {
       a.choice[item].value = static_cast<std::int32_t>(option);
       sum_up(a);
       if (a.cost <= budget) continue;
-      a.choice[item].value =
-          before;  // the sum, when all of it was added up anew, is a little above
+      a.choice[item].value = before;  // added up anew, the sum is a little above the budget
       sum_up(a);
       return;
     }

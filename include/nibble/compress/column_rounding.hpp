@@ -30,6 +30,7 @@
 #include <vector>
 
 #include "nibble/compress/column_factor.hpp"
+#include "nibble/compress/mask_rule.hpp"
 #include "nibble/core/arena.hpp"
 #include "nibble/core/executor.hpp"
 #include "nibble/core/libm.hpp"
@@ -40,20 +41,6 @@
 #include "nibble/quant/weighted.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
-
-// Which weights become zero. A mask has a byte for each weight, (n, k): 0 is pruned.
-struct MaskRule {
-  enum class Kind : std::uint8_t {
-    none,
-    share,   // `sparsity` of the weights, chosen in each block of columns: least w² · D
-    n_of_m,  // all but `n` of each `m` weights in a row, chosen when they come
-    given,   // as `mask` says
-  };
-  Kind kind = Kind::none;
-  double sparsity = 0.5;
-  Index n = 2, m = 4;
-  std::span<const std::uint8_t> mask = {};
-};
 
 struct ColumnRoundingOptions {
   quant::Format format = quant::Format::q4_0;  // f32: nothing is rounded
@@ -68,9 +55,6 @@ struct ColumnRoundingResult {
 };
 
 namespace detail {
-
-// Columns that are corrected together; then each other column of the block is after each column.
-inline constexpr Index kColumnBlock = 256;
 
 template <class F>
 struct BlockOf {
@@ -243,7 +227,7 @@ class ColumnRounder {
     constexpr auto kSize = static_cast<std::size_t>(kLength);
     float importance[kSize], kept[kSize];
     double largest = 0;
-    for (Index i = 0; i < kLength; ++i) largest = (std::max)(largest, remaining_at(i));
+    for (Index i = 0; i < kLength; ++i) largest = larger(largest, remaining_at(i));
     for (Index i = 0; i < kLength; ++i) {
       importance[i] = keep_at(i) ? static_cast<float>(remaining_at(i) / largest) : 0.0f;
       kept[i] = keep_at(i) ? x[i] : 0.0f;
@@ -517,31 +501,6 @@ class ColumnRounder {
   std::vector<Scalar<float>> work_;           // (n_workers, 2, stride)
   std::vector<Scalar<double>> remaining_;     // (k): D, not in order; only if is_planned_
 };
-
-inline Result<void> check_mask_rule(const MaskRule& rule, const ColumnFactor& factor, Index n) {
-  using Kind = MaskRule::Kind;
-  if (rule.kind == Kind::share && !(rule.sparsity >= 0 && rule.sparsity <= 1)) {
-    return Error{Errc::invalid_argument,
-                 "a sparsity of " + to_text(rule.sparsity) + "; it is a share, from 0 to 1"};
-  }
-  if (rule.kind == Kind::n_of_m) {
-    if (rule.m < 1 || kColumnBlock % rule.m != 0 || rule.n < 0 || rule.n > rule.m) {
-      return Error{Errc::invalid_argument, to_text(rule.n) + " of " + to_text(rule.m) +
-                                               " weights; m is a power of two up to 256, n is "
-                                               "not above it"};
-    }
-    if (factor.order() != ColumnOrder::natural) {
-      return Error{Errc::invalid_argument,
-                   "neighbours are chosen together: the columns must be in their natural order"};
-    }
-  }
-  const auto size = static_cast<std::size_t>(n * factor.k());
-  if (rule.kind == Kind::given && rule.mask.size() != size) {
-    return Error{Errc::invalid_argument,
-                 "a mask of " + to_text(rule.mask.size()) + " for " + to_text(size) + " weights"};
-  }
-  return ok();
-}
 
 inline Result<void> check_weights(std::span<const float> weights, Index n, Index k) {
   if (n < 1 || k < 1 || n > kMaxBytes / 64 / k ||

@@ -9,7 +9,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <numeric>
 #include <span>
 #include <utility>
 #include <vector>
@@ -242,19 +241,19 @@ inline Singular jacobi(DenseMatrix a) {
   DenseMatrix left(a.rows, a.rows);
   for (Index i = 0; i < a.rows; ++i) left(i, i) = 1;
   rotate_rows(a, left);
-  std::vector<double> norms(static_cast<std::size_t>(a.rows));
+  struct Row {
+    Index row;
+    double norm;
+  };
+  std::vector<Row> order;
   for (Index i = 0; i < a.rows; ++i) {
-    norms[static_cast<std::size_t>(i)] = std::sqrt(dot(a.row(i), a.row(i), a.columns));
+    order.push_back({i, std::sqrt(dot(a.row(i), a.row(i), a.columns))});
   }
-  std::vector<Index> order(norms.size());
-  std::iota(order.begin(), order.end(), Index{0});
-  std::stable_sort(order.begin(), order.end(), [&](Index x, Index y) {
-    return norms[static_cast<std::size_t>(x)] > norms[static_cast<std::size_t>(y)];
-  });
+  std::stable_sort(order.begin(), order.end(),
+                   [](const Row& x, const Row& y) { return x.norm > y.norm; });
   Singular out{{}, DenseMatrix(a.rows, a.rows), DenseMatrix(a.rows, a.columns)};
   for (Index i = 0; i < a.rows; ++i) {
-    const Index from = order[static_cast<std::size_t>(i)];
-    const double norm = norms[static_cast<std::size_t>(from)];
+    const auto [from, norm] = order[static_cast<std::size_t>(i)];
     out.values.push_back({norm});
     std::copy_n(left.row(from), a.rows, out.u.row(i));
     for (Index j = 0; j < a.columns && norm > 0; ++j) out.v(i, j) = a(from, j) / norm;

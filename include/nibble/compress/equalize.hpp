@@ -5,10 +5,9 @@
 // arithmetic nothing changes; rounded, the errors move to columns where they matter less. It folds
 // into weights that are there anyway:
 //   a norm and the matrices that read its rows (queries, keys, values; gate and up):
-//   divide_vector()
-//       of the norm's gain, multiply_columns() of the matrices
-//   up and down of a feed-forward layer whose gate does not go through up: divide_rows() of up,
-//       multiply_columns() of down
+//       divide_vector() of the norm's gain, multiply_columns() of the matrices
+//   up and down of a feed-forward layer whose gate does not go through up:
+//       divide_rows() of up, multiply_columns() of down
 // All functions work on f32 weights in memory.
 #pragma once
 
@@ -41,8 +40,8 @@ struct MatrixWeights {
 struct InputMoments {
   std::span<const float> magnitudes = {};  // (k): mean |x|
   std::span<const float> squares = {};     // (k): Σx² or its mean
-  std::span<const double> second_moments =
-      {};  // (k, k): Σxxᵀ; empty: errors are measured by squares
+  // (k, k): Σxxᵀ; empty: errors are measured by squares.
+  std::span<const double> second_moments = {};
 };
 
 struct EqualizationOptions {

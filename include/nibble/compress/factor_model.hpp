@@ -27,7 +27,7 @@
 #include "nibble/core/result.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/gguf_writer.hpp"
-#include "nibble/model/load_weights.hpp"
+#include "nibble/model/slot.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
@@ -62,18 +62,18 @@ inline Result<NewTensor> rounded(std::span<const float> weights, Index n, Index 
   return out;
 }
 
-// Adds a tensor of `made`, which keeps it until the file is written.
-inline void add_new(io::GgufWriter& writer, const std::string& name, NewTensor tensor,
-                    std::deque<NewTensor>& made) {
+// Adds a tensor to `made`, which keeps it until the file is written.
+inline const NewTensor& add_new(io::GgufWriter& writer, const std::string& name, NewTensor tensor,
+                                std::deque<NewTensor>& made) {
   const NewTensor& kept = made.emplace_back(std::move(tensor));
   writer.add_tensor(name, kept.type, kept.dims, std::span<const std::byte>(kept.bytes));
+  return kept;
 }
 
 inline Result<FactorReport> add_factors(const io::Gguf& file, const io::GgufTensor& tensor,
                                         const FactorChoice& choice, Executor& executor,
                                         io::GgufWriter& writer, std::deque<NewTensor>& made) {
-  constexpr std::string_view kWeight = ".weight";
-  if (tensor.n_dims != 2 || !tensor.name.ends_with(kWeight)) {
+  if (tensor.n_dims != 2 || !tensor.name.ends_with(".weight")) {
     return Error{Errc::unsupported,
                  place_in_messages(file, tensor.name) + ": factors are for matrices"};
   }
@@ -82,30 +82,29 @@ inline Result<FactorReport> add_factors(const io::Gguf& file, const io::GgufTens
   FactorReport report;
   report.tensor = std::string(tensor.name);
   report.bytes_from = tensor.data.size();
-  std::vector<float> stored;
-  if (choice.base) {
-    NIBBLE_TRY(base, rounded(w, n, k, *choice.base));
-    stored.resize(w.size());
-    NIBBLE_CHECK(quant::row_to_f32(base.type, base.bytes, stored));
-    report.bytes_to += base.bytes.size();
-    add_new(writer, report.tensor, std::move(base), made);
-  }
-  auto found = choice.base
-                   ? low_rank_correction(w, stored, n, k, choice.moments, choice.rank, executor)
-                   : low_rank(w, n, k, choice.moments, choice.rank, executor);
-  if (!found) return std::move(found).error().in(place_in_messages(file, tensor.name));
-  const std::string stem = report.tensor.substr(0, report.tensor.size() - kWeight.size());
-  const auto add = [&](const char* side, const std::vector<Scalar<float>>& x, Index rows,
-                       Index columns) -> Result<void> {
-    auto factor = rounded({values(x), x.size()}, rows, columns, choice.factors);
-    if (!factor) return std::move(factor).error().in(place_in_messages(file, stem + side));
-    report.bytes_to += factor->bytes.size();
-    add_new(writer, stem + side, *std::move(factor), made);
-    return ok();
+  const auto add = [&](const std::string& name, std::span<const float> weights, Index rows,
+                       Index columns, quant::Format format) -> Result<const NewTensor*> {
+    auto made_now = rounded(weights, rows, columns, format);
+    if (!made_now) return std::move(made_now).error().in(place_in_messages(file, name));
+    report.bytes_to += made_now->bytes.size();
+    return &add_new(writer, name, *std::move(made_now), made);
   };
-  NIBBLE_CHECK(add(".factor_a.weight", found->a, n, found->rank));
-  NIBBLE_CHECK(add(".factor_b.weight", found->b, found->rank, k));
-  report.rank = found->rank;
+  std::vector<Scalar<float>> stored;
+  if (choice.base) {
+    NIBBLE_TRY(base, add(report.tensor, w, n, k, *choice.base));
+    stored.resize(w.size());
+    NIBBLE_CHECK(quant::row_to_f32(base->type, base->bytes, {values(stored), stored.size()}));
+  }
+  auto found = choice.base ? low_rank_correction(w, {values(stored), stored.size()}, n, k,
+                                                 choice.moments, choice.rank, executor)
+                           : low_rank(w, n, k, choice.moments, choice.rank, executor);
+  if (!found) return std::move(found).error().in(place_in_messages(file, tensor.name));
+  const Index rank = found->rank;
+  NIBBLE_CHECK(add(name_beside(report.tensor, kFactorA), {values(found->a), found->a.size()}, n,
+                   rank, choice.factors));
+  NIBBLE_CHECK(add(name_beside(report.tensor, kFactorB), {values(found->b), found->b.size()}, rank,
+                   k, choice.factors));
+  report.rank = rank;
   report.relative_error = found->relative_error;
   return report;
 }
@@ -144,14 +143,20 @@ struct SharedPair {
 
 namespace detail {
 
-// Whether a tensor is a factor of the matrix `name`.
-inline bool is_factor_of(std::string_view tensor, std::string_view name) noexcept {
-  constexpr std::string_view kWeight = ".weight", kA = ".factor_a.weight", kB = ".factor_b.weight";
-  if (!name.ends_with(kWeight)) return false;
-  name.remove_suffix(kWeight.size());
+// Whether a tensor means nothing without the matrix `name`: a factor, the scales of 8-bit codes, or
+// the range of their input.
+inline bool belongs_to(std::string_view tensor, std::string_view name) noexcept {
+  constexpr std::string_view kEnd = "weight";
+  if (!name.ends_with(".weight")) return false;
+  name.remove_suffix(kEnd.size());
   if (!tensor.starts_with(name)) return false;
   tensor.remove_prefix(name.size());
-  return tensor == kA || tensor == kB;
+  for (std::string_view factor : {kFactorA, kFactorB}) {
+    if (tensor == factor) return true;
+    factor.remove_suffix(kEnd.size());  // codes of a factor have scales too
+    if (tensor.starts_with(factor)) tensor.remove_prefix(factor.size());
+  }
+  return tensor == "scales" || tensor == "input_scale" || tensor == "input_zero";
 }
 
 // The pairs "<tensor>=<with>" of a file. What stands for a tensor of `pairs` stands for that one's
@@ -159,8 +164,8 @@ inline bool is_factor_of(std::string_view tensor, std::string_view name) noexcep
 inline Result<std::vector<std::string>> shared_before(const io::Gguf& file,
                                                       std::span<const SharedPair> pairs) {
   std::vector<std::string> texts;
-  if (file.find(nibble::detail::kSharedTensorsKey) == nullptr) return texts;
-  NIBBLE_TRY(old, file.get_strings(nibble::detail::kSharedTensorsKey));
+  if (file.find(kSharedTensorsKey) == nullptr) return texts;
+  NIBBLE_TRY(old, file.get_strings(kSharedTensorsKey));
   for (const std::string_view text : old) {
     std::string& now = texts.emplace_back(text);
     const std::size_t middle = now.find('=');
@@ -176,10 +181,10 @@ inline Result<std::vector<std::string>> shared_before(const io::Gguf& file,
 
 }  // namespace detail
 
-// The model without the first tensors of `pairs` and their factors; they become the second ones, as
-// does what was shared with them before. Errors: not_found (a tensor that does not exist),
-// invalid_argument (shapes that differ; a tensor that is shared twice, or with one that is itself
-// not stored).
+// The model without the first tensors of `pairs` and what belongs to them (factors, scales of 8-bit
+// codes); they become the second ones, as does what was shared with them before. Errors: not_found
+// (a tensor that does not exist), invalid_argument (shapes that differ; a tensor that is shared
+// twice, or with one that is itself not stored).
 inline Result<std::vector<std::byte>> share_tensors(const io::Gguf& file,
                                                     std::span<const SharedPair> pairs) {
   return catch_out_of_memory([&]() -> Result<std::vector<std::byte>> {
@@ -200,12 +205,12 @@ inline Result<std::vector<std::byte>> share_tensors(const io::Gguf& file,
       }
       texts.push_back(pair.tensor + "=" + pair.with);
     }
-    writer.set_array(nibble::detail::kSharedTensorsKey, texts);
+    writer.set_array(kSharedTensorsKey, texts);
     for (const io::GgufTensor& tensor : file.tensors()) {
-      const bool is_factor = std::any_of(pairs.begin(), pairs.end(), [&](const SharedPair& pair) {
-        return detail::is_factor_of(tensor.name, pair.tensor);
+      const bool goes_too = std::any_of(pairs.begin(), pairs.end(), [&](const SharedPair& pair) {
+        return detail::belongs_to(tensor.name, pair.tensor);
       });
-      if (!is_factor && is_left_out(tensor.name) == 0) writer.add_tensor(tensor);
+      if (!goes_too && is_left_out(tensor.name) == 0) writer.add_tensor(tensor);
     }
     return writer.to_bytes();
   });

@@ -109,7 +109,7 @@ class FormatPlanner {
   Result<FormatPlan> cheapest(double divergence) const {
     double low = allocator_.cheapest(), high = allocator_.dearest();
     NIBBLE_TRY(plan, best(high));
-    if (plan.divergence > divergence) {
+    if (!(plan.divergence <= divergence)) {
       return Error{Errc::not_found, "no plan loses as little as " + to_text(divergence) +
                                         "; the best loses " + to_text(plan.divergence)};
     }

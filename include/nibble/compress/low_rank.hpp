@@ -181,7 +181,7 @@ inline Result<LowRank> low_rank(std::span<const float> weights, Index n, Index k
     for (std::size_t i = 0; i < b.values.size(); ++i) {
       out.b[i].value = static_cast<float>(b.values[i].value);
     }
-    out.relative_error = total > 0 ? std::sqrt((std::max)(0.0, 1 - kept / total)) : 0;
+    out.relative_error = total > 0 ? std::sqrt(larger(0.0, 1 - kept / total)) : 0;
     return out;
   });
 }

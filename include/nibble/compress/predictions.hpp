@@ -56,8 +56,9 @@ class TrialText {
                                                to_text(ids.size())};
     }
     return catch_out_of_memory([&]() -> Result<void> {
-      parts_.push_back({ids_.size(), ids.size(), static_cast<std::size_t>(first_scored)});
+      const std::size_t begin = ids_.size();
       for (const std::int32_t id : ids) ids_.push_back({id});
+      parts_.push_back({begin, ids.size(), static_cast<std::size_t>(first_scored)});
       longest_ = (std::max)(longest_, static_cast<Index>(ids.size()));
       n_scored_ += static_cast<Index>(ids.size()) - first_scored;
       return ok();

@@ -24,8 +24,8 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 // Microseconds of a product of one row with a matrix (n, k), as in generation: the median of
 // repetitions. `model_bytes`: of all weights that a token reads. The product runs over copies of as
 // many bytes (at most 64 MiB), so that the matrix comes from the cache level from which it will
-// come. Errors: out_of_memory, invalid_argument (rows that are no whole blocks of the format),
-// unsupported (a sparse format: its bytes depend on the weights).
+// come. Errors: out_of_memory, invalid_argument (a shape that the format cannot have), unsupported
+// (a sparse format: its bytes depend on the weights).
 inline Result<double> product_microseconds(const graph::FormatOps& format, Index n, Index k,
                                            std::size_t model_bytes, Executor& executor,
                                            const Tuning& tuning = {}) {
@@ -33,6 +33,7 @@ inline Result<double> product_microseconds(const graph::FormatOps& format, Index
   constexpr std::int64_t kNanoseconds = 20'000'000;  // of all repetitions
   constexpr std::size_t kFewest = 9;
   NIBBLE_CHECK(format.row_bytes(static_cast<std::size_t>(k)));
+  NIBBLE_CHECK(format.check_shape(n, k));
   const auto bytes = static_cast<std::size_t>(format.packed_bytes(n, k));
   const std::size_t n_copies =
       (std::max)(std::size_t{1}, (std::min)(model_bytes, kMostBytes) / align_up(bytes));

@@ -28,6 +28,7 @@
 #include "nibble/core/text.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/gguf_writer.hpp"
+#include "nibble/model/slot.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 
@@ -189,7 +190,7 @@ class Pruner {
       if (cuts_heads() && !p.heads) return refuse("heads");
       if (!keep_.layers.empty() && !p.layers) return refuse("layers");
     }
-    if (file_.find("nibble.shared_tensors") != nullptr) {
+    if (file_.find(kSharedTensorsKey) != nullptr) {
       return Error{Errc::unsupported,
                    file_.name() + ": layers share tensors; prune the model before that"};
     }
@@ -292,11 +293,10 @@ class Pruner {
       if (tensor.name.starts_with(table)) rest = tensor.name.substr(table.size());
     }
     const auto is = [&](auto... names) { return ((rest == names) || ...); };
-    if (rest.empty() || keep_.tokens.empty() ||
-        is("input_scale", "input_zero", "factor_b.weight")) {
+    if (rest.empty() || keep_.tokens.empty() || is("input_scale", "input_zero", kFactorB)) {
       return copy(tensor, std::string(tensor.name));
     }
-    if (!is("weight", "bias", "scales", "factor_a.weight")) return unknown(tensor);
+    if (!is("weight", "bias", "scales", kFactorA)) return unknown(tensor);
     const std::vector<Index> rows(keep_.tokens.begin(), keep_.tokens.end());
     return put(std::string(tensor.name), select_rows(file_, tensor, rows));
   }

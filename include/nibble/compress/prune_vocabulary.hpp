@@ -14,6 +14,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -22,7 +23,6 @@
 #include "nibble/core/text.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/gguf_writer.hpp"
-#include "nibble/text/gguf_vocabulary.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace compress {
 

@@ -77,6 +77,7 @@ class WeightedRounder {
                                                " columns for rows of " + to_text(k) + " weights"};
     }
     if (factored_ != &input) {  // queries, keys and values share their input
+      factored_ = nullptr;      // until there is a factor of this input
       factor_.reset();
       std::vector<Scalar<double>> moments(static_cast<std::size_t>(k * k));
       input.copy_second_moments({values(moments), moments.size()});

@@ -10,6 +10,8 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <initializer_list>
 #include <map>
 #include <span>
 #include <string>
@@ -37,18 +39,26 @@ namespace detail {
 // Tensors of a file as f32, read when they are first asked for.
 class FloatTensors {
  public:
+  using Weights = std::vector<Scalar<float>>;
   explicit FloatTensors(const io::Gguf& file) : file_(file) {}
 
-  // Errors: those of tensor_floats(). Null if there is no such tensor.
-  Result<std::vector<float>*> get(const std::string& name) {
-    std::vector<float>* const none = nullptr;
+  // Errors: those of FloatRows, with file and tensor. Null if there is no such tensor.
+  Result<Weights*> get(const std::string& name) {
+    Weights* const none = nullptr;
     if (const auto known = tensors_.find(name); known != tensors_.end()) return &known->second;
     const io::GgufTensor* const tensor = file_.find_tensor(name);
     if (tensor == nullptr) return none;
-    NIBBLE_TRY(weights, tensor_floats(file_, *tensor));
-    return &tensors_.emplace(name, std::move(weights)).first->second;
+    const auto read = [&]() -> Result<Weights> {
+      NIBBLE_TRY(rows, FloatRows::of(file_, *tensor));
+      Weights all(rows.n() * rows.k());
+      NIBBLE_CHECK(rows.read_all({values(all), all.size()}));
+      return all;
+    };
+    auto weights = read();
+    if (!weights) return std::move(weights).error().in(place_in_messages(file_, name));
+    return &tensors_.emplace(name, *std::move(weights)).first->second;
   }
-  const std::vector<float>* find(std::string_view name) const {
+  const Weights* find(std::string_view name) const {
     const auto known = tensors_.find(name);
     return known == tensors_.end() ? nullptr : &known->second;
   }
@@ -56,7 +66,7 @@ class FloatTensors {
 
  private:
   const io::Gguf& file_;
-  std::map<std::string, std::vector<float>, std::less<>> tensors_;
+  std::map<std::string, Weights, std::less<>> tensors_;
 };
 
 // A place where factors fold: what makes an input's channels, and the matrices that read them.
@@ -92,7 +102,7 @@ inline std::vector<Fold> folds_of(const io::Gguf& file, Index layer) {
 // The factors of the channels of an input: max |x|^alpha / max |w|^(1 - alpha), of all matrices
 // that read it. A channel that is always zero, or whose weights are, keeps its size.
 inline std::vector<Scalar<double>> smoothing_factors(
-    const InputStatistics& input, std::span<const std::vector<float>* const> readers,
+    const InputStatistics& input, std::span<const FloatTensors::Weights* const> readers,
     double alpha) {
   const auto k = static_cast<std::size_t>(input.k());
   std::vector<Scalar<double>> factors(k, Scalar<double>{1});
@@ -100,7 +110,8 @@ inline std::vector<Scalar<double>> smoothing_factors(
     double largest_weight = 0;
     for (const auto* const weights : readers) {
       for (std::size_t at = j; at < weights->size(); at += k) {
-        largest_weight = larger(largest_weight, std::fabs(static_cast<double>((*weights)[at])));
+        largest_weight =
+            larger(largest_weight, std::fabs(static_cast<double>((*weights)[at].value)));
       }
     }
     const auto column = static_cast<Index>(j);
@@ -113,16 +124,30 @@ inline std::vector<Scalar<double>> smoothing_factors(
   return factors;
 }
 
+// Smoothing scales whole matrices, of one layer each. Error: unsupported, if some are factored or
+// shared.
+inline Result<void> check_smoothable(const io::Gguf& file) {
+  if (file.find(kSharedTensorsKey) != nullptr) {
+    return Error{Errc::unsupported,
+                 file.name() + ": layers share tensors; smooth the model before that"};
+  }
+  for (const io::GgufTensor& tensor : file.tensors()) {
+    if (name_of_product(tensor.name) == tensor.name) continue;
+    return Error{Errc::unsupported, place_in_messages(file, tensor.name) +
+                                        ": a factor of low rank; smooth the model before that"};
+  }
+  return ok();
+}
+
 inline Result<void> smooth_fold(const Fold& fold, const Statistics& statistics, double alpha,
                                 FloatTensors& tensors) {
   const InputStatistics* const input = statistics.find(fold.readers[0]);
   const auto here = [&](const std::string& name, const std::string& what) {
-    return Error{Errc::invalid_argument,
-                 tensors.file().name() + ": tensor " + io::quoted(name) + ": " + what};
+    return Error{Errc::invalid_argument, place_in_messages(tensors.file(), name) + ": " + what};
   };
   if (input == nullptr) return here(fold.readers[0], "its input was not observed");
   const auto k = static_cast<std::size_t>(input->k());
-  std::vector<std::vector<float>*> readers;
+  std::vector<FloatTensors::Weights*> readers;
   for (const std::string& name : fold.readers) {
     if (statistics.find(name) != input) return here(name, "it was observed with another input");
     if (tensors.file().find_tensor(name)->dims[0] != k) {
@@ -132,20 +157,20 @@ inline Result<void> smooth_fold(const Fold& fold, const Statistics& statistics, 
     NIBBLE_TRY(weights, tensors.get(name));
     readers.push_back(weights);
   }
-  const std::vector<const std::vector<float>*> read(readers.begin(), readers.end());
+  const std::vector<const FloatTensors::Weights*> read(readers.begin(), readers.end());
   const auto factors = smoothing_factors(*input, read, alpha);
   for (const std::string& name : fold.makers) {
     NIBBLE_TRY(weights, tensors.get(name));
     if (weights->size() % k != 0) return here(name, "not " + to_text(k) + " rows");
     const std::size_t row = weights->size() / k;
     for (std::size_t i = 0; i < weights->size(); ++i) {
-      float& w = (*weights)[i];
+      float& w = (*weights)[i].value;
       w = static_cast<float>(static_cast<double>(w) / factors[i / row].value);
     }
   }
   for (auto* const weights : readers) {
     for (std::size_t i = 0; i < weights->size(); ++i) {
-      float& w = (*weights)[i];
+      float& w = (*weights)[i].value;
       w = static_cast<float>(static_cast<double>(w) * factors[i % k].value);
     }
   }
@@ -160,7 +185,8 @@ inline Result<void> smooth_fold(const Fold& fold, const Statistics& statistics, 
 // second half (folded into the rows of ffn_up). The statistics are those of `in`; the smoothed
 // model must be observed anew. All changed tensors are in memory at once. Errors: invalid_argument
 // (alpha out of [0, 1], statistics of another model), not_found (a matrix whose input was not
-// observed), unsupported (types that are not read), limit, out_of_memory, io.
+// observed), unsupported (types that are not read; factors of low rank, layers that share tensors),
+// limit, out_of_memory, io.
 inline Result<std::vector<std::byte>> smooth(const io::Gguf& in, const Statistics& statistics,
                                              const SmoothOptions& options = {}) {
   return catch_out_of_memory([&]() -> Result<std::vector<std::byte>> {
@@ -169,6 +195,7 @@ inline Result<std::vector<std::byte>> smooth(const io::Gguf& in, const Statistic
                                                to_text(static_cast<double>(options.alpha)) +
                                                ", it must be from 0 to 1"};
     }
+    NIBBLE_CHECK(detail::check_smoothable(in));
     NIBBLE_CHECK(statistics.check_model(in));
     detail::FloatTensors tensors(in);
     bool has_folds = true;
@@ -193,7 +220,7 @@ inline Result<std::vector<std::byte>> smooth(const io::Gguf& in, const Statistic
         continue;
       }
       writer.add_tensor(tensor.name, io::GgmlType::f32, std::span(tensor.dims).first(tensor.n_dims),
-                        std::as_bytes(std::span(*changed)));
+                        std::as_bytes(std::span(values(*changed), changed->size())));
     }
     return writer.to_bytes();
   });

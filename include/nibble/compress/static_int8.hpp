@@ -22,7 +22,7 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/gguf_writer.hpp"
-#include "nibble/model/channel_tensors.hpp"
+#include "nibble/model/slot.hpp"
 #include "nibble/quant/error_stats.hpp"
 #include "nibble/quant/format.hpp"
 #include "nibble/quant/packed.hpp"
@@ -234,15 +234,15 @@ inline void add_matrix(const io::Gguf& in, Executor& executor, OnInt8Matrix on_m
         if (!on_matrix(c.matrix)) return Error{Errc::cancelled, "converting"};
         return Bytes(out);
       });
-  writer.add_tensor(nibble::detail::name_beside(name, "scales"), io::GgmlType::f32, n_rows,
+  writer.add_tensor(name_beside(name, "scales"), io::GgmlType::f32, n_rows,
                     [&c]() -> Result<Bytes> {
                       return std::as_bytes(std::span(values(c.scales), c.scales.size()));
                     });
   if (!c.matrix.input) return;
-  writer.add_tensor(nibble::detail::name_beside(name, "input_scale"), io::GgmlType::f32, one,
+  writer.add_tensor(name_beside(name, "input_scale"), io::GgmlType::f32, one,
                     std::as_bytes(std::span(&c.input_scale, 1)));
   if (!c.matrix.input.is_unsigned) return;
-  writer.add_tensor(nibble::detail::name_beside(name, "input_zero"), io::GgmlType::i32, one,
+  writer.add_tensor(name_beside(name, "input_zero"), io::GgmlType::i32, one,
                     std::as_bytes(std::span(&c.input_zero, 1)));
 }
 

@@ -302,14 +302,12 @@ class Statistics {
 
 namespace detail {
 
-// Factors of low rank, beside a matrix or instead of it: its input is that of its second factor.
-inline constexpr std::string_view kFactorA = ".factor_a.weight", kFactorB = ".factor_b.weight";
-
-// "<stem>.weight" for a matrix and for its factors.
+// "<name>.weight" for a matrix and for its factors of low rank.
 inline std::string name_of_product(std::string_view tensor) {
-  for (const std::string_view suffix : {kFactorA, kFactorB}) {
-    if (!tensor.ends_with(suffix)) continue;
-    return std::string(tensor.substr(0, tensor.size() - suffix.size())).append(".weight");
+  for (const std::string_view factor : {kFactorA, kFactorB}) {
+    const std::string end = std::string(".").append(factor);
+    if (!tensor.ends_with(end)) continue;
+    return name_beside(tensor.substr(0, tensor.size() - end.size()), "weight");
   }
   return std::string(tensor);
 }
@@ -318,10 +316,8 @@ inline std::string name_of_product(std::string_view tensor) {
 // it has nothing else. Null if there is neither.
 inline const io::GgufTensor* tensor_of_product(const io::Gguf& file, std::string_view name) {
   const io::GgufTensor* const tensor = file.find_tensor(name);
-  constexpr std::string_view kWeight = ".weight";
-  if (tensor != nullptr || !name.ends_with(kWeight)) return tensor;
-  return file.find_tensor(
-      std::string(name.substr(0, name.size() - kWeight.size())).append(kFactorB));
+  if (tensor != nullptr || !name.ends_with(".weight")) return tensor;
+  return file.find_tensor(name_beside(name, kFactorB));
 }
 
 // Whether `file` has a matrix of this name, or factors of it, with `n_columns` columns in all its

@@ -71,6 +71,15 @@ class FloatRows {
     NIBBLE_CHECK(bytes_.read(row * row_bytes_, stored));
     return quant::row_to_f32(type_, stored, out);
   }
+  // All rows to `out`, n() · k() numbers. Errors: as read().
+  Result<void> read_all(std::span<float> out) const {
+    NIBBLE_ASSERT(out.size() == n_ * k_);
+    std::vector<std::byte> stored(row_bytes_);
+    for (std::size_t i = 0; i < n_; ++i) {
+      NIBBLE_CHECK(read(i, stored, out.subspan(i * k_, k_)));
+    }
+    return ok();
+  }
 
  private:
   FloatRows(const io::Gguf& file, const io::GgufTensor& tensor, std::size_t row_bytes) noexcept
@@ -93,10 +102,7 @@ inline Result<std::vector<float>> tensor_floats(const io::Gguf& file,
   const auto read = [&]() -> Result<std::vector<float>> {
     NIBBLE_TRY(rows, FloatRows::of(file, tensor));
     std::vector<float> floats(rows.n() * rows.k());
-    std::vector<std::byte> stored(rows.row_bytes());
-    for (std::size_t i = 0; i < rows.n(); ++i) {
-      NIBBLE_CHECK(rows.read(i, stored, std::span(floats).subspan(i * rows.k(), rows.k())));
-    }
+    NIBBLE_CHECK(rows.read_all(floats));
     return floats;
   };
   auto floats = read();

@@ -46,11 +46,10 @@ inline Result<void> check_channels(const graph::Weight& w, std::size_t n_codes,
                                              " rows of 8-bit weights"};
   }
   for (std::size_t i = 0; i < scales.size(); ++i) {
-    // The largest weight must be finite too.
     if (scales[i] >= 0.0f && is_finite(static_cast<double>(scales[i] * 127.0f))) continue;
     return Error{Errc::invalid_argument, "the scale of row " + to_text(i) + " is " +
                                              to_text(static_cast<double>(scales[i])) +
-                                             "; it must be finite and at least 0"};
+                                             "; it must be at least 0, and 127 times it finite"};
   }
   return ok();
 }

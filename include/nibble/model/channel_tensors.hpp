@@ -19,6 +19,7 @@
 
 #include "nibble/core/scalar.hpp"
 #include "nibble/io/gguf.hpp"
+#include "nibble/model/slot.hpp"
 #include "nibble/quant/static_scale.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace detail {
@@ -29,13 +30,6 @@ struct ChannelTensors {
   quant::StaticScale input;
   std::array<const io::GgufTensor*, 3> tensors = {};  // those that exist
 };
-
-// The name of a tensor beside "<name>.weight": "<name>.scales".
-inline std::string name_beside(std::string_view weight, std::string_view what) {
-  constexpr std::string_view kEnd = ".weight";
-  if (weight.ends_with(kEnd)) weight.remove_suffix(kEnd.size());
-  return std::string(weight) + "." + std::string(what);
-}
 
 // Reads the tensors beside `weight`, which has n_rows rows in all. Errors: not_found (no scales),
 // malformed (another type or size; an input scale or zero point out of range).

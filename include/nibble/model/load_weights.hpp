@@ -19,9 +19,6 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace detail {
 
-// Tensors that are stored once for several layers.
-NIBBLE_HIDDEN inline constexpr std::string_view kSharedTensorsKey = "nibble.shared_tensors";
-
 // Announces to a store the tensors that an expression needs, as its survey reports them.
 class TensorBinder final : public graph::SurveySink {
  public:
@@ -204,24 +201,20 @@ class TensorBinder final : public graph::SurveySink {
     return ok();
   }
 
-  // Factors of low rank: tensors "<name>.factor_a.weight" (n, r) and "<name>.factor_b.weight" (r,
-  // k) beside "<name>.weight", or instead of it. Returns whether there are such.
+  // Factors of low rank beside "<name>.weight", or instead of it. Returns whether there are such.
   Result<bool> add_factors(const graph::WeightNeed& need, const std::string& name) {
-    constexpr std::string_view kWeight = ".weight";
-    if (!name.ends_with(kWeight)) return false;
-    const std::string stem = name.substr(0, name.size() - kWeight.size());
-    bool found = false;
+    if (!name.ends_with(".weight")) return false;
+    const std::string parts[] = {name_beside(name, kFactorA), name_beside(name, kFactorB)};
+    const io::GgufTensor* const tensors[] = {file_.find_tensor(parts[0]),
+                                             file_.find_tensor(parts[1])};
+    if (tensors[0] == nullptr && tensors[1] == nullptr) return false;
     for (const FactorSide side : {FactorSide::a, FactorSide::b}) {
       const bool is_a = side == FactorSide::a;
-      const std::string part = stem + (is_a ? ".factor_a.weight" : ".factor_b.weight");
-      const io::GgufTensor* const tensor = file_.find_tensor(part);
-      if (tensor == nullptr && !found) {
-        if (is_a && file_.find_tensor(stem + ".factor_b.weight") == nullptr) return false;
-      }
+      const std::string& part = parts[is_a ? 0 : 1];
+      const io::GgufTensor* const tensor = tensors[is_a ? 0 : 1];
       if (tensor == nullptr) {
         return Error{Errc::malformed, where(part) + ": missing; factors come in pairs"};
       }
-      found = true;
       const auto dims = dims_of(*tensor);
       const auto n = static_cast<Index>(dims[1]), k = static_cast<Index>(dims[0]);
       if (need.n_experts != 1 || tensor->n_dims < 2 || dims[2] != 1 || dims[3] != 1 ||
@@ -232,7 +225,7 @@ class TensorBinder final : public graph::SurveySink {
       }
       NIBBLE_CHECK(announce({need.slot, need.layer, side}, *tensor, n, k));
     }
-    return found;
+    return true;
   }
 
   // The entry of a tensor that is another one: metadata nibble.shared_tensors has "<this>=<that>"

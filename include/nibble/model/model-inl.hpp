@@ -107,8 +107,8 @@ NIBBLE_INLINE Result<WeightStore> Model::bind(const ModelGraph* graph, FormatTab
   // Each layer has tensors of its own, or names for those of others. A number of layers that the
   // file cannot hold is refused before memory is allocated for it.
   std::size_t n_shared = 0;
-  if (file.find(detail::kSharedTensorsKey) != nullptr) {
-    NIBBLE_TRY(names, file.get_strings(detail::kSharedTensorsKey));
+  if (file.find(kSharedTensorsKey) != nullptr) {
+    NIBBLE_TRY(names, file.get_strings(kSharedTensorsKey));
     n_shared = names.size();
   }
   if (static_cast<std::size_t>(config.n_layers) > file.tensors().size() + n_shared) {

@@ -103,11 +103,12 @@ class WeightPacker {
     WeightPacker packer(executor, files, scales);
     packer.pieces_ = std::move(pieces);
     packer.piece_ = worker_bytes;
-    packer.errors_.resize(n_workers);
+    packer.failures_.resize(n_workers);
     return packer;
   }
 
-  // out: source.packed_bytes, of which each is written. Errors: io, malformed, limit.
+  // out: source.packed_bytes, of which each is written. Errors: io, malformed, limit; of several
+  // the one of the first piece, whatever runs it.
   Result<void> pack(const WeightSource& source, std::byte* out) {
     const io::MappedFile* const file = io::file_with(files_, source.bytes);
     const io::TensorBytes stored(source.bytes, source.swapped, file);
@@ -121,22 +122,35 @@ class WeightPacker {
       if (source.is_read(file)) {
         std::byte* const copy = pieces_.data() + i * piece_;
         Result<void> read = stored.read(at, {copy, rows.size()});
-        if (!read) {
-          errors_[i] = std::move(read).error();
-          return;
-        }
+        if (!read) return failures_[i].keep(task, std::move(read).error());
         rows = {copy, rows.size()};
       }
+      std::optional<Error> error;
       pack_piece(source, rows, at, pieces_.data() + (i + 1) * piece_ - source.conversion_bytes(),
-                 out, errors_[i]);
+                 out, error);
+      if (error) failures_[i].keep(task, *std::move(error));
     });
-    for (std::optional<Error>& error : errors_) {
-      if (error) return *std::move(error);
+    Failure* first = nullptr;
+    for (Failure& failure : failures_) {
+      if (failure.error && (first == nullptr || failure.task < first->task)) first = &failure;
     }
+    if (first != nullptr) return *std::move(first->error);
     return ok();
   }
 
  private:
+  // The first error of a worker, by the number of its task.
+  struct Failure {
+    std::optional<Error> error;
+    Index task = 0;
+
+    void keep(Index of, Error why) noexcept {
+      if (error && task < of) return;
+      error = std::move(why);
+      task = of;
+    }
+  };
+
   WeightPacker(Executor& executor, std::span<const io::MappedFile> files,
                std::span<const Scalar<float>> scales) noexcept
       : executor_(executor), files_(files), scales_(scales) {}
@@ -222,7 +236,7 @@ class WeightPacker {
   std::span<const Scalar<float>> scales_;
   AlignedBuffer pieces_;  // (n_workers, piece_)
   std::size_t piece_ = 0;
-  std::vector<std::optional<Error>> errors_;  // of the workers
+  std::vector<Failure> failures_;  // of the workers
 };
 
 }}}  // namespace nibble::NIBBLE_ABI::detail

@@ -136,6 +136,18 @@ constexpr Index layer_of(std::string_view name, std::string_view* rest = nullptr
   return layer;
 }
 
+// The name of a tensor that stands beside "<name>.weight": "<name>.<what>".
+inline std::string name_beside(std::string_view weight, std::string_view what) {
+  constexpr std::string_view kEnd = ".weight";
+  if (weight.ends_with(kEnd)) weight.remove_suffix(kEnd.size());
+  return std::string(weight).append(".").append(what);
+}
+// Factors of low rank, beside a matrix (n, k) or instead of it: (n, r) and (r, k).
+NIBBLE_HIDDEN inline constexpr std::string_view kFactorA = "factor_a.weight";
+NIBBLE_HIDDEN inline constexpr std::string_view kFactorB = "factor_b.weight";
+// Tensors that are stored once for several layers: an array of "<missing name>=<stored name>".
+NIBBLE_HIDDEN inline constexpr std::string_view kSharedTensorsKey = "nibble.shared_tensors";
+
 // The tensor's name in a GGUF file: blk.0.attn_q.weight, blk.0.attn_q.bias. Layer −1: outside of
 // the layers.
 inline std::string gguf_name(Slot slot, Index layer) {

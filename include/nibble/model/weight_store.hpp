@@ -250,6 +250,7 @@ class WeightStore {
   }
 
   std::size_t index(std::size_t slot, Index layer) const noexcept {
+    NIBBLE_ASSERT(table().has(slot, layer));
     return static_cast<std::size_t>(layer + 1) * n_slots_ + slot;
   }
   // Where the factors of a slot are, or where new ones would be.
@@ -261,9 +262,7 @@ class WeightStore {
 
   // Whether the place exists and is free, for a matrix or a vector (n = 0).
   Result<void> check_place(const WeightPlace& place, Index n) const {
-    const auto n_layers = static_cast<Index>(weights_.size() / n_slots_) - 1;
-    const bool exists = place.slot < n_slots_ && place.layer >= -1 && place.layer < n_layers;
-    bool is_free = exists && !is_packed_;
+    bool is_free = table().has(place.slot, place.layer) && !is_packed_;
     if (is_free && place.side) {
       if (n < 1) return Error{Errc::invalid_argument, "a factor that is a vector"};
       const std::size_t i = factored_at(index(place.slot, place.layer));
@@ -303,8 +302,7 @@ class WeightStore {
     return weights_.size() + 2 * i + (is_a ? 0 : 1);
   }
 
-  // Makes the entries of weights that pack() packs: `source` is that of all experts. first_scale:
-  // of codes of channels. Error: limit.
+  // Makes the entries of weights that pack() packs: `source` is that of all experts. Error: limit.
   Result<void> enter(const WeightPlace& place, const graph::Weight& weight,
                      const detail::WeightSource& source) {
     const auto n_experts = static_cast<std::size_t>(weight.n_experts);
@@ -403,6 +401,7 @@ class WeightStore {
                                    bool in_place) {
     NIBBLE_CHECK(check_place(place, n));
     NIBBLE_TRY(ops, ops_of(format));
+    bool is_small = true;
     if (ops->check_data != nullptr) {
       if (n_experts != 1) {
         return Error{Errc::unsupported,
@@ -411,9 +410,12 @@ class WeightStore {
       NIBBLE_CHECK(ops->check_data(packed, n, k));
     } else {
       NIBBLE_CHECK(ops->check_shape(n, k));  // whole blocks
+      // A weight takes at least a bit. Of shapes that are much larger, the sizes could overflow.
+      const auto rows = static_cast<std::size_t>(n), columns = static_cast<std::size_t>(k);
+      is_small = columns / 8 <= packed.size() && rows / 8 <= packed.size() / columns;
     }
     const graph::Weight weight{ops, n, k, packed.data(), n_experts};
-    if (n_experts < 1 || packed.size() % static_cast<std::size_t>(n_experts) != 0 ||
+    if (!is_small || n_experts < 1 || packed.size() % static_cast<std::size_t>(n_experts) != 0 ||
         static_cast<Index>(packed.size()) / n_experts != weight.expert(0).bytes()) {
       return Error{Errc::invalid_argument, to_text(packed.size()) + " bytes are not a packed " +
                                                to_string(format) + " matrix of " + to_text(n) +
