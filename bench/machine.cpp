@@ -253,12 +253,13 @@ Machine::Machine(const ProbeOptions& options) : options_(options) {
       Limits limits;
       limits.target = target;
       limits.n_threads = n_threads;
-      for (const Level level : kLevels) {
-        if (!options.memory) break;
-        const auto l = static_cast<std::size_t>(level);
-        limits.memory[0][l] = prober.read(level, memory);
-        limits.memory[1][l] = prober.copy(level, memory);
-        limits.memory[2][l] = prober.update(level, memory);
+      if (options.memory) {
+        for (const Level level : kLevels) {
+          const auto l = static_cast<std::size_t>(level);
+          limits.memory[0][l] = prober.read(level, memory);
+          limits.memory[1][l] = prober.copy(level, memory);
+          limits.memory[2][l] = prober.update(level, memory);
+        }
       }
       probe_arithmetic(prober, limits, std::make_index_sequence<kArithmetics.size()>());
       // AVX3_DL's kernels use bf16 dot products if the processor has them; this target has them

@@ -39,6 +39,12 @@ enum class Clock : std::uint8_t { wall, cpu };
 
 double seconds_now(Clock clock);
 
+// Of at least one value; of an even number of them the lower one in the middle.
+inline double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[(values.size() - 1) / 2];
+}
+
 // The processor, as the system calls it; "unknown processor" where it does not say.
 std::string cpu_name();
 

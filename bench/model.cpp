@@ -5,6 +5,8 @@
 // time and memory until the first token, compared with copying the file.
 #include <cstdio>
 #include <optional>
+#include <utility>
+#include <vector>
 
 #include "bench/options.hpp"
 #include "bench/print.hpp"
@@ -127,10 +129,9 @@ nibble::Result<double> median_seconds(const Options& o, Index n_threads, Reset r
     const Clock clock = n_threads == 1 ? clock_of(o) : Clock::wall;
     const double begin = seconds_now(clock);
     NIBBLE_CHECK(run());
-    times.push_back(seconds_now(clock) - begin);
+    if (r > 0) times.push_back(seconds_now(clock) - begin);
   }
-  std::sort(times.begin() + 1, times.end());
-  return times[1 + (times.size() - 1) / 2];
+  return median(std::move(times));
 }
 
 // Measures prompt processing in a session and generation of the numbers of sequences that the
@@ -295,11 +296,6 @@ class LoadMeasurement {
   }
 
  private:
-  static double median(std::vector<double>& values) {
-    std::sort(values.begin(), values.end());
-    return values[(values.size() - 1) / 2];
-  }
-
   nibble::Result<double> copy_seconds(Clock clock) const {
     const double begin = seconds_now(clock);
     NIBBLE_TRY(model, nibble::io::Gguf::open(options_.model));
@@ -483,9 +479,7 @@ int bench_model(int argc, char** argv) {
   Options o;
   add_run_options(app, o);
   auto* const model = app.add_option("-m,--model", o.model, "a GGUF file");
-  app.add_option("--shape", o.shape,
-                 "random weights instead: tinyllama-1.1b, llama-3.2-1b, smollm2-135m or "
-                 "dim=..,layers=..,heads=..,kv_heads=..,ffn=..,vocab=..,tied=0")
+  app.add_option("--shape", o.shape, std::string("random weights instead: ") + kShapes)
       ->excludes(model);
   app.add_option(
          "--format", o.format,

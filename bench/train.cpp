@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <ctime>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -42,8 +43,10 @@ struct Options : RunOptions {
 // A shape and its batch.
 struct Workload {
   Shape shape;
-  bool is_gpt2 = false;
   std::vector<Index> lengths;  // rows of each sequence
+
+  bool is_gpt2() const { return shape.config.architecture == "gpt2"; }
+  Index n_rows() const { return std::accumulate(lengths.begin(), lengths.end(), Index{0}); }
 };
 
 // Rows of 64 home commands with their answers (examples/home_commands): the quantiles of 64 000
@@ -52,6 +55,10 @@ constexpr std::array<Index, 64> kHomeLengths = {
     14, 16, 18, 19, 19, 20, 20, 21, 21, 22, 22, 22, 23, 23, 23, 24, 24, 24, 25, 25, 25, 25,
     26, 26, 26, 26, 27, 27, 27, 28, 28, 28, 28, 29, 29, 29, 30, 30, 30, 31, 31, 31, 32, 32,
     32, 33, 33, 33, 34, 34, 35, 35, 36, 36, 37, 37, 38, 39, 39, 40, 41, 42, 44, 48};
+
+// What --shape may be.
+const std::string kTrainShapes =
+    std::string("home (the model that ships with nibble), gpt2 (124M), ") + kShapes;
 
 Shape gpt2_shape(Index dim, Index n_layers, Index n_heads, Index vocab_size) {
   Shape shape = llama_shape(dim, n_layers, n_heads, n_heads, 4 * dim, vocab_size, true);
@@ -69,9 +76,8 @@ nibble::Result<Workload> workload_of(const Options& o) {
     n_sequences = kHomeLengths.size();
   } else if (o.shape == "gpt2") {
     w.shape = gpt2_shape(768, 12, 12, 50257);
-    w.is_gpt2 = true;
   } else {
-    NIBBLE_TRY(shape, shape_of(o.shape));
+    NIBBLE_TRY(shape, shape_of(o.shape, kTrainShapes));
     w.shape = shape;
   }
   if (o.n_sequences > 0) n_sequences = o.n_sequences;
@@ -80,7 +86,7 @@ nibble::Result<Workload> workload_of(const Options& o) {
     const auto at = static_cast<std::size_t>(i) % kHomeLengths.size();
     w.lengths.push_back(is_home ? kHomeLengths[at] : o.length > 0 ? o.length : length);
   }
-  if (w.is_gpt2 && w.lengths.front() > w.shape.config.n_ctx) {
+  if (w.is_gpt2() && w.lengths.front() > w.shape.config.n_ctx) {
     return nibble::Error{nibble::Errc::invalid_argument, "--length: gpt2 has 1024 positions"};
   }
   return w;
@@ -145,11 +151,6 @@ struct Result {
   double peak = 0;  // the machine's
 };
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[(values.size() - 1) / 2];
-}
-
 double process_seconds() {
   return static_cast<double>(std::clock()) / static_cast<double>(CLOCKS_PER_SEC);
 }
@@ -157,16 +158,18 @@ double process_seconds() {
 class Training {
  public:
   static nibble::Result<Training> create(const Options& o, const Workload& w) {
+    // Read first: memory that was allocated, but not yet touched, may count as available or not.
+    const std::size_t available = available_memory();
     Training made(o, w);
-    made.graph_ = w.is_gpt2 ? nibble::train::make_training_graph<nibble::Gpt2>(w.shape.config)
-                            : nibble::train::make_training_graph<nibble::Llama>(w.shape.config);
+    made.graph_ = w.is_gpt2() ? nibble::train::make_training_graph<nibble::Gpt2>(w.shape.config)
+                              : nibble::train::make_training_graph<nibble::Llama>(w.shape.config);
     if (!made.graph_) return nibble::Error{nibble::Errc::out_of_memory, "a graph"};
     const auto choose =
         [&](const std::string&,
             const nibble::graph::WeightNeed& need) -> nibble::Result<nibble::train::WeightChoice> {
       using Kind = nibble::train::WeightChoice::Kind;
       const bool is_tied = need.tied_to != nibble::graph::kNoSlot;
-      const bool is_there = is_tied ? !w.shape.tied : need.is_required || w.is_gpt2;
+      const bool is_there = is_tied ? !w.shape.tied : need.is_required || w.is_gpt2();
       return nibble::train::WeightChoice{.kind = is_there ? Kind::trained : Kind::absent};
     };
     NIBBLE_TRY(weights, TrainedWeights::create(*made.graph_, choose));
@@ -175,8 +178,8 @@ class Training {
     if (o.moments == "8bit") options.moments = nibble::train::Moments::bits8;
     NIBBLE_TRY(optimizer, AdamW::create(made.weights_->parameters(), options));
     made.optimizer_ = std::make_unique<AdamW>(std::move(optimizer));
+    NIBBLE_CHECK(made.check_memory(pool(threads_of(o.threads).back()).n_workers(), available));
     made.batch_ = batch_of(w);
-    NIBBLE_CHECK(made.check_memory(pool(threads_of(o.threads).back()).n_workers()));
     initialize(*made.weights_, w.shape.config.n_layers, 1);
     return made;
   }
@@ -200,12 +203,13 @@ class Training {
     result.times.total = median(totals);
     result.times.cpu = median(cpus);
     result.working_bytes = static_cast<double>(trainer.working_bytes());
-    result.rate = operations_of(*weights_, workload_) / result.times.total;
+    result.rate = operations() / result.times.total;
     return result;
   }
 
   double n_parameters() const { return static_cast<double>(weights_->n_trained()); }
-  double n_rows() const { return static_cast<double>(batch_.n_rows()); }
+  double n_rows() const { return static_cast<double>(workload_.n_rows()); }
+  double operations() const { return operations_of(*weights_, workload_); }  // of a step
   // Of weights, gradients and moments.
   double state_bytes() const {
     return static_cast<double>(weights_->bytes() + optimizer_->moment_bytes());
@@ -218,21 +222,22 @@ class Training {
 
   nibble::train::TrainerOptions trainer_options() const {
     nibble::train::TrainerOptions options;
-    options.max_rows = batch_.n_rows();
-    options.max_sequences = batch_.n_sequences();
+    options.max_rows = workload_.n_rows();
+    options.max_sequences = static_cast<Index>(workload_.lengths.size());
     options.n_positions = *std::max_element(workload_.lengths.begin(), workload_.lengths.end());
     options.checkpoints = options_.recompute;
     return options;
   }
 
-  // Memory that was allocated but not yet touched may not be there.
-  nibble::Result<void> check_memory(Index n_workers) const {
+  // Before memory is touched that is not there.
+  nibble::Result<void> check_memory(Index n_workers, std::size_t available) const {
     const auto plan = Trainer::plan_for(*graph_, *weights_, trainer_options(), n_workers);
+    if (!plan.is_valid()) return nibble::Error{nibble::Errc::limit, plan.error};
     const double needed = state_bytes() + static_cast<double>(plan.bytes);
-    if (needed <= static_cast<double>(available_memory())) return nibble::ok();
-    char text[128];
-    std::snprintf(text, sizeof(text), "training takes %.0f MiB, but %.0f MiB of RAM are available",
-                  needed / 0x1p20, static_cast<double>(available_memory()) / 0x1p20);
+    if (needed <= static_cast<double>(available)) return nibble::ok();
+    std::string text;
+    print(text, "training takes %.0f MiB, but %.0f MiB of RAM are available", needed / 0x1p20,
+          static_cast<double>(available) / 0x1p20);
     return nibble::Error{nibble::Errc::limit, text};
   }
 
@@ -387,7 +392,7 @@ nibble::Result<void> run(const Options& o, const Workload& workload, Target targ
   summary.n_parameters = training.n_parameters();
   summary.n_rows = training.n_rows();
   summary.state_bytes = training.state_bytes();
-  summary.operations = results.front().rate * results.front().times.total;
+  summary.operations = training.operations();
   summary.first_loss = training.first_loss();
   summary.last_loss = training.last_loss();
   summary.peak_bytes = static_cast<double>(example::peak_ram().value_or(0));
@@ -409,11 +414,7 @@ int bench_train(int argc, char** argv) {
   CLI::App app("Training steps of a model with random weights.", "bench_train");
   Options o;
   add_machine_options(app, o);
-  app.add_option("--shape", o.shape,
-                 "home (the model that ships with nibble), gpt2 (124M), tinyllama-1.1b, "
-                 "llama-3.2-1b, smollm2-135m or dim=..,layers=..,heads=..,kv_heads=..,ffn=..,"
-                 "vocab=..,tied=0")
-      ->capture_default_str();
+  app.add_option("--shape", o.shape, kTrainShapes)->capture_default_str();
   app.add_option("--sequences", o.n_sequences, "of a step (default: 64 of home, 4 of others)")
       ->check(CLI::Range(Index{1}, Index{1} << 16));
   app.add_option("--length", o.length,

@@ -6,7 +6,9 @@
 # -inl files are included by their headers, or in a pass over the SIMD targets.)
 #
 # A header that a test of the build includes first has compiled there: that is the same proof, and is
-# not repeated here.
+# not repeated here. And one compilation proves many: if B always includes A, a file that includes A
+# and then B proves A, which is first, and B too, which sees nothing but what it includes itself. So
+# headers stand in chains, each of which is compiled at once.
 
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 
@@ -76,17 +78,71 @@ endforeach()
 list(REMOVE_ITEM headers ${in_build})
 list(LENGTH in_build n_in_build)
 
-set(failed)
+# Sets the variable to those of nibble's headers that a header always includes, itself or through
+# others: not within #if.
+function(always_reached_by variable header)
+  get_property(is_known GLOBAL PROPERTY reached_by_${header} SET)
+  if(NOT is_known)
+    set_property(GLOBAL PROPERTY reached_by_${header} "")  # ends a circle
+    set(reached)
+    set(depth 0)
+    file(STRINGS ${source_dir}/include/${header} lines
+         REGEX "^ *# *(if|endif|include \"nibble/[^\"]+\")")
+    foreach(line IN LISTS lines)
+      if(line MATCHES "^ *# *if")
+        math(EXPR depth "${depth} + 1")
+      elseif(line MATCHES "^ *# *endif")
+        math(EXPR depth "${depth} - 1")
+      elseif(depth EQUAL 0 AND line MATCHES "\"(nibble/[^\"]+)\"")
+        set(included ${CMAKE_MATCH_1})
+        always_reached_by(further ${included})
+        list(APPEND reached ${included} ${further})
+      endif()
+    endforeach()
+    list(REMOVE_DUPLICATES reached)
+    set_property(GLOBAL PROPERTY reached_by_${header} "${reached}")
+  endif()
+  get_property(reached GLOBAL PROPERTY reached_by_${header})
+  set(${variable} "${reached}" PARENT_SCOPE)
+endfunction()
+
+# Those that reach most come first.
+set(sorted)
 foreach(header IN LISTS headers)
-  file(WRITE ${work_dir}/alone.cpp "#include \"${header}\"\n#include \"${header}\"\n")
+  always_reached_by(reached ${header})
+  list(LENGTH reached n_reached)
+  list(APPEND sorted ${n_reached}:${header})
+endforeach()
+list(SORT sorted COMPARE NATURAL ORDER DESCENDING)
+list(TRANSFORM sorted REPLACE "^[0-9]+:" "" OUTPUT_VARIABLE open)
+
+set(failed)
+set(n_chains 0)
+while(open)
+  # From the last of the chain, which includes all others, to the first.
+  list(GET open 0 last)
+  always_reached_by(reached ${last})
+  set(chain ${last})
+  foreach(header IN LISTS open)
+    if(header IN_LIST reached)
+      list(PREPEND chain ${header})
+      always_reached_by(reached ${header})
+    endif()
+  endforeach()
+  list(REMOVE_ITEM open ${chain})
+  math(EXPR n_chains "${n_chains} + 1")
+  list(TRANSFORM chain REPLACE "(.+)" "#include \"\\1\"\n#include \"\\1\"\n" OUTPUT_VARIABLE text)
+  list(JOIN text "" text)
+  file(WRITE ${work_dir}/alone.cpp "${text}")
   execute_process(COMMAND ${cxx} -std=c++20 -fsyntax-only -DNIBBLE_SPLIT ${options}
                           ${work_dir}/alone.cpp
                   RESULT_VARIABLE result)
   if(NOT result EQUAL 0)
-    list(APPEND failed ${header})
+    list(APPEND failed ${chain})
   endif()
-endforeach()
+endwhile()
 if(failed)
-  message(FATAL_ERROR "do not compile alone: ${failed}")
+  message(FATAL_ERROR "do not compile alone, one of each chain at least: ${failed}")
 endif()
-message("${n} headers compile alone, ${n_in_build} of them as the first of a test")
+message("${n} headers compile alone, ${n_in_build} of them as the first of a test, the others in "
+        "${n_chains} chains")
