@@ -388,6 +388,7 @@ TEST_CASE("scratch of gemm is bounded, and blocks of k are even") {
           const std::size_t bytes = ops::gemm_scratch_bytes(m, n, k, n_workers);
           CHECK(bytes % kAlignment == 0);
           CHECK(bytes <= size((1 << 20) + n_workers * 136 * 1024));
+          CHECK(bytes <= ops::gemm_max_scratch_bytes(n_workers));
         }
       }
     }

@@ -51,6 +51,11 @@ struct GemmCut {
 inline constexpr Index kMaxGemmColumns = 1024;
 inline constexpr Index kMaxGemmPanelFloats = kMaxGemmColumns * kernels::kGemmBlockK;
 
+// Floats of packed rows of A, `rows` of them at a time.
+constexpr Index gemm_row_floats(Index rows) noexcept {
+  return ceil_div(rows, kernels::kGemmRowUnit) * kernels::kGemmUnitFloats;
+}
+
 constexpr GemmCut gemm_cut(Index m, Index n, Index k, Index n_workers) noexcept {
   // Several short blocks of k are one pass, with fewer joins of the workers, while their panels
   // stay in L2.
@@ -74,7 +79,7 @@ constexpr GemmCut gemm_cut(Index m, Index n, Index k, Index n_workers) noexcept 
   // With too few rows, the columns are split too.
   const Index groups = ceil_div(n_workers, ceil_div(m, cut.rows));
   cut.task_columns = round_up(ceil_div(cut.columns, groups), kernels::kGemmColumnUnit);
-  cut.row_floats = cut.rows / kernels::kGemmRowUnit * kernels::kGemmUnitFloats;
+  cut.row_floats = gemm_row_floats(cut.rows);
   return cut;
 }
 
@@ -144,9 +149,8 @@ constexpr std::size_t gemm_scratch_bytes(Index m, Index n, Index k, Index n_work
 
 // Enough for any product on an executor of n_workers.
 constexpr std::size_t gemm_max_scratch_bytes(Index n_workers) noexcept {
-  const Index rows = detail::round_up(kernels::kGemmMaxRows, kernels::kGemmRowUnit);
-  const Index floats = detail::kMaxGemmPanelFloats + n_workers * rows * kernels::kGemmRowStride;
-  return static_cast<std::size_t>(floats) * sizeof(float);
+  const Index rows = detail::gemm_row_floats(kernels::kGemmMaxRows);
+  return static_cast<std::size_t>(detail::kMaxGemmPanelFloats + n_workers * rows) * sizeof(float);
 }
 
 // C (m, n) = or += A (m, k) · B (k, n). Of `a` and `b`, rows or columns are contiguous (see
