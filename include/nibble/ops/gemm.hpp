@@ -39,7 +39,7 @@ constexpr Index round_up(Index a, Index unit) noexcept { return ceil_div(a, unit
 // How a product is split. Blocks of columns and of k come one after the other; within them, tasks
 // for the workers. Only k_block has to do with the results.
 struct GemmCut {
-  Index k_block = 0;
+  Index k_block = 0;       // gemm_block_k of the whole sum
   Index k_step = 0;        // products of one pass: whole blocks, whose panels fit in the scratch
   Index columns = 0;       // of a block: a multiple of kGemmColumnUnit
   Index rows = 0;          // of a task
