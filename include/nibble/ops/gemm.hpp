@@ -69,8 +69,8 @@ constexpr GemmCut gemm_cut(Index m, Index n, Index k, Index n_workers) noexcept 
   cut.k_step = blocks * cut.k_block;
   cut.panel_floats = cut.columns * cut.k_step;
 
-  // As many tasks of rows for every worker; two or more, of 48 rows or more, where there are that
-  // many, because cores are not equally fast.
+  // Every worker gets as many tasks of rows as the others. It gets two or more where there are
+  // enough rows for tasks of 48, because cores are not equally fast.
   const Index wanted = n_workers * std::clamp<Index>(m / (48 * n_workers), 1, 2);
   const Index least = (std::max)(wanted, ceil_div(m, kernels::kGemmMaxRows));
   const Index tasks =
