@@ -94,12 +94,16 @@ void for_each_length(Body&& body) {
 // Runs tasks backwards with changing worker numbers: neither may matter.
 class BackwardExecutor final : public nibble::Executor {
  public:
-  nibble::Index n_workers() const noexcept override { return 3; }
+  explicit BackwardExecutor(nibble::Index n_workers = 3) : n_workers_(n_workers) {}
+  nibble::Index n_workers() const noexcept override { return n_workers_; }
   void parallel_for(nibble::Index n_tasks, Task task) noexcept override {
-    for (nibble::Index i = n_tasks; i-- > 0;) task(i, i % 3);
+    for (nibble::Index i = n_tasks; i-- > 0;) task(i, i % n_workers_);
     n_tasks_run += n_tasks;
   }
   nibble::Index n_tasks_run = 0;
+
+ private:
+  nibble::Index n_workers_;
 };
 
 }  // namespace nibble_test

@@ -268,8 +268,14 @@ Computed compute(const Batch& b, Executor& executor, Index gap = 3) {
                             dout.view(), shape, b.starts, dq.view(), dk.view(), dv.view(), scratch);
   Floats dsinks(b.sinks.size(), 0.0f);
   if (!b.sinks.empty()) {
-    ops::attention_sinks_back(executor, out.view(), lse.view(), dout.view(), shape,
-                              VectorView<float>(dsinks.data(), shape.n_heads));
+    const auto add_to = [&](Floats& sums) {
+      ops::attention_sinks_back(executor, out.view(), lse.view(), dout.view(), shape,
+                                VectorView<float>(sums.data(), shape.n_heads));
+    };
+    add_to(dsinks);
+    Floats twice = dsinks;
+    add_to(twice);
+    for (std::size_t h = 0; h < twice.size(); ++h) CHECK(twice[h] == 2 * dsinks[h]);
   }
   return {out.packed(), lse.packed(), dq.packed(), dk.packed(), dv.packed(), dsinks};
 }
@@ -419,6 +425,34 @@ TEST_CASE("no row sees another sequence") {
   compare(before.dq, after.dq, b.q_width());
   compare(before.dk, after.dk, b.k_width());
   compare(before.dv, after.dv, b.v_width());
+}
+
+TEST_CASE("NaN and infinity reach the rows that see them, and in v rows that share their tile") {
+  constexpr Index kM = 70, kAt = 50, kDim = 8;
+  const Batch good = make_batch(shape_of(1, 1, kDim, kDim), {kM}, false, false);
+  for_each_target([&](simd::Target) {
+    InlineExecutor one;
+    const Computed before = compute(good, one);
+    // Rows [0, first_other) are as before, rows [first, end) have no number that is finite.
+    const auto check = [&](Floats Batch::*member, Index first_other, Index first, Index end) {
+      for (const float value : {kNan, kInf}) {
+        Batch b = good;
+        const auto row = (b.*member).begin() + kAt * kDim;
+        std::fill(row, row + kDim, value);
+        const Computed after = compute(b, one);
+        CHECK(std::equal(after.out.begin(), after.out.begin() + first_other * kDim,
+                         before.out.begin()));
+        CHECK(std::none_of(after.out.begin() + first * kDim, after.out.begin() + end * kDim,
+                           [](float x) { return std::isfinite(x); }));
+        if (end == kM) continue;
+        CHECK(std::equal(after.out.begin() + end * kDim, after.out.end(),
+                         before.out.begin() + end * kDim));
+      }
+    };
+    check(&Batch::q, kAt, kAt, kAt + 1);
+    check(&Batch::k, kAt, kAt, kM);
+    check(&Batch::v, kAt - 3, kAt, kM);
+  });
 }
 
 TEST_CASE("the checks of attention see small faults") {

@@ -11,9 +11,9 @@ namespace nibble_test {
 
 using Doubles = std::vector<double>;
 
-// How far `gradient` is from the central differences of `loss` at x, relative to the largest of
-// both, over every value of x (or every `step`-th). Below 1e-6 for a right formula: with h = 1e-5
-// the differences have an error of about h^2 = 1e-10 and 1e-16 / h = 1e-11.
+// How far `gradient` is from the central differences of `loss` at x, at most, over every value of x
+// (or every `step`-th), relative to the largest difference. Below 1e-6 for a right formula: with
+// h = 1e-5 the differences have an error of about h^2 = 1e-10 and 1e-16 / h = 1e-11.
 template <class Loss>
 double worst_difference(const Loss& loss, Doubles x, const Doubles& gradient,
                         std::size_t step = 1) {

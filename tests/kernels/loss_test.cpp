@@ -129,6 +129,11 @@ TEST_CASE("cross-entropy and its gradient") {
     Floats x = {100, -200, -kInf, 0};
     CHECK(kernel(x.data(), 4, 0, 1.0f) == 0.0);
     for (const float v : x) CHECK(std::fabs(v) < 1e-37f);
+    // The difference at the target is in double: floats near 1 would lose three of its digits.
+    x = {10, 0};
+    kernel(x.data(), 2, 0, 1.0f);
+    CHECK(x[0] == doctest::Approx(-1 / (1 + std::exp(10.0))).epsilon(4e-6));
+    CHECK(x[1] == doctest::Approx(1 / (1 + std::exp(10.0))).epsilon(4e-6));
     x = {1, 2, kNan, 0};
     CHECK(std::isnan(kernel(x.data(), 4, 0, 1.0f)));
     CHECK(std::isnan(x[1]));

@@ -30,8 +30,8 @@ std::vector<Index> lengths() {
     return {256, 768, 2304};  // whole ones only; the last is widened in parts
   } else if constexpr (quant::BlockFormat<Format>) {
     constexpr Index kLength = Format::kLength;
-    if (Format::kBits == 5 || Format::kBits < 4)
-      return {kLength, 2 * kLength + 7, 71 * kLength};  // in parts, too
+    // The long one is widened in parts, too.
+    if (Format::kBits == 5 || Format::kBits < 4) return {kLength, 2 * kLength + 7, 71 * kLength};
     return {kLength, 2 * kLength, 2 * kLength + 7, 5 * kLength};
   } else {
     return {1, 2, 7, 33, 64};

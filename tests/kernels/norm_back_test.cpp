@@ -260,19 +260,21 @@ TEST_CASE("the checks of gradients of norms see small faults") {
   CHECK(count_faults(run<kernels::LayerNormBack<>>(cut, before, true), layer_oracle(p)) > 100);
 }
 
-namespace {
-
-// Workers in an order that no pool has.
-struct Backward final : Executor {
-  explicit Backward(Index n) : n_workers_(n) {}
-  Index n_workers() const noexcept override { return n_workers_; }
-  void parallel_for(Index n_tasks, Task task) noexcept override {
-    for (Index i = n_tasks; i-- > 0;) task(i, i % n_workers_);
+TEST_CASE("chunks of rows are whole, disjoint and no more than there is scratch for") {
+  for (Index m = 0; m <= 1200; ++m) {
+    const ops::RowChunks chunks(m);
+    Index rows = 0;
+    int faults = 0;
+    for (Index chunk = 0; chunk < chunks.n(); ++chunk) {
+      faults += chunks.begin(chunk) != rows || chunks.end(chunk) <= rows;
+      rows = chunks.end(chunk);
+    }
+    CHECK((faults == 0 && rows == m));
+    for (const Index more : {0, 1, 31, 500}) {
+      CHECK(chunks.n() <= ops::RowChunks::max_chunks(m + more));
+    }
   }
-  Index n_workers_;
-};
-
-}  // namespace
+}
 
 TEST_CASE("norms of matrices: sums over rows do not depend on the number of threads") {
   std::mt19937 random(9);
@@ -301,8 +303,9 @@ TEST_CASE("norms of matrices: sums over rows do not depend on the number of thre
     InlineExecutor one;
     const Floats expected = run_with(one, is_layer);
     for (const Index n : {2, 3, 8}) {
-      Backward many(n);
+      BackwardExecutor many(n);
       CHECK(run_with(many, is_layer) == expected);
+      CHECK(many.n_tasks_run > 0);
     }
     Doubles dweight(kK, kStart), dbias(kK, kStart), allowed(kK), bias_allowed(kK);
     int faults = 0;
@@ -344,7 +347,7 @@ TEST_CASE("norms of heads: all heads add to one weight") {
   const Floats weight = random_row(kDim, random, 1.0f);
   Floats dx(kM * kWidth, 0.25f), dweight(kDim, 0.0f);
   std::vector<std::byte> scratch(ops::norm_back_scratch_bytes(kM, kDim));
-  Backward executor(3);
+  BackwardExecutor executor;
   ops::rms_norm_heads_back<Gradient::add>(executor, MatrixView<const float>(x.data(), kM, kWidth),
                                           kDim, VectorView<const float>(weight.data(), kDim), 1e-6f,
                                           MatrixView<const float>(dy.data(), kM, kWidth),
@@ -376,9 +379,10 @@ TEST_CASE("the gradient of a bias is the sum of the rows") {
     return dbias;
   };
   InlineExecutor one;
-  Backward three(3);
+  BackwardExecutor three;
   const Floats dbias = run_with(one);
   CHECK(run_with(three) == dbias);
+  CHECK(three.n_tasks_run > 0);
   for (Index j = 0; j < kK; ++j) {
     double sum = 2, size = 2;
     for (Index i = 0; i < kM; ++i) {

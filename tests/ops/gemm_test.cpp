@@ -6,15 +6,14 @@
 #include "nibble/ops/gemm.hpp"
 
 #include <array>
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <random>
-#include <thread>
 
 #include "doctest/doctest.h"
 #include "kernels/arrays.hpp"
 #include "kernels/each_target.hpp"
+#include "ops/threads.hpp"
 
 using namespace nibble;
 using namespace nibble_test;
@@ -23,27 +22,6 @@ using ops::GemmOutput;
 namespace {
 
 std::size_t size(Index n) { return static_cast<std::size_t>(n); }
-
-class Threads final : public Executor {
- public:
-  explicit Threads(Index n) : n_(n) {}
-  Index n_workers() const noexcept override { return n_; }
-  void parallel_for(Index n_tasks, Task task) noexcept override {
-    most_tasks = std::max(most_tasks, n_tasks);
-    std::atomic<Index> next{0};
-    const auto work = [&](Index worker) {
-      for (Index t = next++; t < n_tasks; t = next++) task(t, worker);
-    };
-    std::vector<std::thread> threads;
-    for (Index worker = 1; worker < n_; ++worker) threads.emplace_back(work, worker);
-    work(0);
-    for (std::thread& thread : threads) thread.join();
-  }
-  Index most_tasks = 0;
-
- private:
-  Index n_;
-};
 
 // A matrix of any layout at an odd address; what lies between its rows (columns) is a guard.
 class Matrix {

@@ -156,6 +156,45 @@ TEST_CASE("a form of the activations that is missing stays so in later rows") {
   CHECK(rest.code_sums == nullptr);
 }
 
+namespace {
+
+// How many outputs of a product with a row of zeros, in exactly the memory it asks for, are not 0.
+template <class Format>
+int count_nonzero(Index columns, Index length) {
+  std::mt19937 random(3);
+  const Weights<Format> w = Weights<Format>::random(columns, length, random);
+  const AlignedBuffer packed = pack(w, columns);
+  auto memory = AlignedBuffer::allocate(ops::ZeroRow::bytes_needed(length) + kAlignment);
+  REQUIRE(memory.has_value());
+  std::memset(memory->data(), 0x55, memory->size());
+  const auto all = memory->bytes();
+  const auto input = ops::ZeroRow::over(all.first(all.size() - kAlignment), length);
+  CHECK(all[all.size() - kAlignment] == std::byte{0x55});
+  Output out(1, columns);
+  InlineExecutor here;
+  ops::matmul(here, input, quant::PackedMatrix<Format>{packed.data(), columns, length},
+              MatrixView<float>(out.data(), {1, columns}, {out.stride(), 1}));
+  int count = out.n_guard_faults();
+  for (Index i = 0; i < columns; ++i) count += out(0, i) != 0.0f;
+  return count;
+}
+
+}  // namespace
+
+TEST_CASE("a row of zeros stands for activations of every form") {
+  for_each_target([&](simd::Target) {
+    for (const Index length : {256, 512, 2304}) {
+      CAPTURE(length);
+      CHECK(count_nonzero<quant::F32>(33, length) == 0);
+      CHECK(count_nonzero<quant::Q4_0>(33, length) == 0);
+      CHECK(count_nonzero<quant::Q8_0>(33, length) == 0);
+      CHECK(count_nonzero<quant::Q6_K>(33, length) == 0);
+    }
+    CHECK(count_nonzero<quant::F32>(33, 7) == 0);
+    CHECK(count_nonzero<quant::Q4_0>(33, 39) == 0);
+  });
+}
+
 TEST_CASE("8 bits with one scale per row of weights and of activations") {
   for_each_target([&](simd::Target) {
     const double ratio =

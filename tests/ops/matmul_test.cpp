@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nibble/ops/matmul.hpp"
 
-#include <atomic>
 #include <cmath>
-#include <thread>
 
 #include "doctest/doctest.h"
 #include "kernels/each_target.hpp"
 #include "kernels/matmul_reference.hpp"
 #include "nibble/ops/quantize_rows.hpp"
+#include "ops/threads.hpp"
 
 using namespace nibble;
 using namespace nibble_test;
@@ -19,28 +18,6 @@ using quant::Q4_0;
 using quant::Q8_0;
 
 namespace {
-
-// Starts threads for every call, in the simplest way.
-class Threads final : public Executor {
- public:
-  explicit Threads(Index n) : n_(n) {}
-  Index n_workers() const noexcept override { return n_; }
-  void parallel_for(Index n_tasks, Task task) noexcept override {
-    n_tasks_run += n_tasks;
-    std::atomic<Index> next{0};
-    const auto work = [&](Index worker) {
-      for (Index t = next++; t < n_tasks; t = next++) task(t, worker);
-    };
-    std::vector<std::thread> threads;
-    for (Index worker = 1; worker < n_; ++worker) threads.emplace_back(work, worker);
-    work(0);
-    for (std::thread& thread : threads) thread.join();
-  }
-  Index n_tasks_run = 0;
-
- private:
-  Index n_;
-};
 
 // Activations (m, k) in f32 and in 8 bits.
 struct Input {
@@ -181,6 +158,37 @@ TEST_CASE("products of few rows or columns, and of none") {
   CHECK(threads.n_tasks_run == 0);
 }
 
+TEST_CASE("a product of some panels computes their columns and no others") {
+  constexpr Index m = 70, n = 100, k = 64, kPanels = 7;
+  std::mt19937 random(4);
+  const Input input(m, k, random);
+  const Layer<Q4_0> layer(n, k, random);
+  Output whole(m, n);
+  const auto all = ops::product<Q4_0>(input.form(), layer.packed(), view(whole, m, n));
+  all.kernel(all.args);
+  for (const Index n_workers : {1, 3}) {
+    for (Index first = 0; first < kPanels; ++first) {
+      for (Index end = first; end <= kPanels; ++end) {
+        CAPTURE(n_workers);
+        CAPTURE(first);
+        CAPTURE(end);
+        Output out(m, n), expected(m, n);
+        for (Index row = 0; row < m; ++row) {
+          for (Index column = 16 * first; column < std::min(n, 16 * end); ++column) {
+            expected(row, column) = whole(row, column);
+          }
+        }
+        auto some = ops::product<Q4_0>(input.form(), layer.packed(), view(out, m, n));
+        some.args.first_panel = first;
+        some.args.end_panel = end;
+        Threads threads(n_workers);
+        ops::run(threads, {&some, 1});
+        CHECK(out == expected);
+      }
+    }
+  }
+}
+
 TEST_CASE("tasks are whole, disjoint and enough for every worker") {
   ops::Product p;
   const Tuning usual;
@@ -191,7 +199,8 @@ TEST_CASE("tasks are whole, disjoint and enough for every worker") {
     for (const Index panels : {1, 2, 3, 7, 48, 2000}) {
       for (const Index n_workers : {1, 2, 7, 64}) {
         p.args.m = m;
-        p.args.end_panel = panels;
+        p.args.first_panel = panels % 4;
+        p.args.end_panel = p.args.first_panel + panels;
         CAPTURE(m);
         CAPTURE(panels);
         CAPTURE(n_workers);

@@ -113,30 +113,20 @@ struct Impl<kernels::ActivateBack<Activation>> {
 
 template <class Activation>
 struct Impl<kernels::ActivateGatedBack<Activation>> {
+  struct Body {
+    const float *gate, *up, *dy;
+    float *dgate, *dup;
+    template <class Piece>
+    HWY_INLINE void operator()(size_t i, Piece piece) const {
+      const hn::ScalableTag<float> d;
+      const auto g = piece.load(d, gate + i), u = piece.load(d, up + i), y = piece.load(d, dy + i);
+      piece.store(hn::Mul(hn::Mul(y, u), Slope<Activation>::of(d, g)), d, dgate + i);
+      piece.store(hn::Mul(y, activate(Activation{}, d, g)), d, dup + i);
+    }
+  };
   static void run(const float* gate, const float* up, const float* dy, float* dgate, float* dup,
                   Index n) {
-    const hn::ScalableTag<float> d;
-    const auto size = static_cast<size_t>(n);
-    const size_t lanes = hn::Lanes(d);
-    size_t i = 0;
-    for (; i + lanes <= size; i += lanes) {
-      const auto g = hn::LoadU(d, gate + i), u = hn::LoadU(d, up + i), y = hn::LoadU(d, dy + i);
-      hn::StoreU(to_gate(d, g, u, y), d, dgate + i);
-      hn::StoreU(hn::Mul(y, activate(Activation{}, d, g)), d, dup + i);
-    }
-    if (i < size) {
-      const size_t rest = size - i;
-      const auto g = hn::LoadN(d, gate + i, rest), u = hn::LoadN(d, up + i, rest),
-                 y = hn::LoadN(d, dy + i, rest);
-      hn::StoreN(to_gate(d, g, u, y), d, dgate + i, rest);
-      hn::StoreN(hn::Mul(y, activate(Activation{}, d, g)), d, dup + i, rest);
-    }
-  }
-
- private:
-  template <class D, class V>
-  static HWY_INLINE V to_gate(D d, V g, V u, V y) {
-    return hn::Mul(hn::Mul(y, u), Slope<Activation>::of(d, g));
+    for_vectors(hn::ScalableTag<float>(), static_cast<size_t>(n), Body{gate, up, dy, dgate, dup});
   }
 };
 

@@ -11,6 +11,7 @@
 #include "hwy/highway.h"
 #include "nibble/kernels/adamw.hpp"
 #include "nibble/kernels/dropout-inl.h"
+#include "nibble/kernels/map-inl.h"
 
 NIBBLE_BEFORE_NAMESPACE();
 namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
@@ -22,45 +23,6 @@ using DF = hn::ScalableTag<float>;
 using VF = hn::Vec<DF>;
 using DI = hn::RebindToSigned<DF>;
 using DU = hn::RebindToUnsigned<DF>;
-
-// Whole vectors and then what is left of one: the same code for both.
-struct Whole {
-  HWY_INLINE VF load(const float* x) const { return hn::LoadU(DF(), x); }
-  HWY_INLINE void store(VF v, float* x) const { hn::StoreU(v, DF(), x); }
-  template <class T>
-  HWY_INLINE VF load_code(const T* x) const {
-    const hn::Rebind<T, DI> d;
-    return hn::ConvertTo(DF(), hn::PromoteTo(DI(), hn::LoadU(d, x)));
-  }
-  template <class T>
-  HWY_INLINE void store_code(VF v, T* x) const {
-    const hn::Rebind<T, DI> d;
-    hn::StoreU(hn::DemoteTo(d, hn::ConvertTo(DI(), v)), d, x);
-  }
-};
-struct Part {
-  size_t n;
-  HWY_INLINE VF load(const float* x) const { return hn::LoadN(DF(), x, n); }
-  HWY_INLINE void store(VF v, float* x) const { hn::StoreN(v, DF(), x, n); }
-  template <class T>
-  HWY_INLINE VF load_code(const T* x) const {
-    const hn::Rebind<T, DI> d;
-    return hn::ConvertTo(DF(), hn::PromoteTo(DI(), hn::LoadN(d, x, n)));
-  }
-  template <class T>
-  HWY_INLINE void store_code(VF v, T* x) const {
-    const hn::Rebind<T, DI> d;
-    hn::StoreN(hn::DemoteTo(d, hn::ConvertTo(DI(), v)), d, x, n);
-  }
-};
-
-template <class Body>
-HWY_INLINE void for_vectors(size_t n, const Body& body) {
-  const size_t lanes = hn::Lanes(DF());
-  size_t i = 0;
-  for (; i + lanes <= n; i += lanes) body(i, Whole{});
-  if (i < n) body(i, Part{n - i});
-}
 
 // m and v become those after the step; returns the new p.
 HWY_INLINE VF adamw(const kernels::AdamWStep& step, VF p, VF gradient, VF& m, VF& v) {
@@ -83,10 +45,13 @@ struct AdamWBody {
   float* v;
   template <class Piece>
   HWY_INLINE void operator()(size_t i, Piece piece) const {
-    auto first = piece.load(m + i), second = piece.load(v + i);
-    piece.store(adamw(step, piece.load(p + i), piece.load(gradient + i), first, second), p + i);
-    piece.store(first, m + i);
-    piece.store(second, v + i);
+    const DF d;
+    auto first = piece.load(d, m + i), second = piece.load(d, v + i);
+    const auto changed =
+        adamw(step, piece.load(d, p + i), piece.load(d, gradient + i), first, second);
+    piece.store(changed, d, p + i);
+    piece.store(first, d, m + i);
+    piece.store(second, d, v + i);
   }
 };
 
@@ -98,18 +63,29 @@ struct MomentumBody {
   template <class Piece>
   HWY_INLINE void operator()(size_t i, Piece piece) const {
     const DF d;
-    const auto old = piece.load(p + i);
-    const auto scaled = hn::Mul(piece.load(gradient + i), hn::Set(d, step.gradient_scale));
+    const auto old = piece.load(d, p + i);
+    const auto scaled = hn::Mul(piece.load(d, gradient + i), hn::Set(d, step.gradient_scale));
     const auto g = hn::MulAdd(hn::Set(d, step.decay), old, scaled);
     const auto momentum = hn::Set(d, step.momentum);
-    const auto moment = hn::MulAdd(momentum, piece.load(m + i), g);
+    const auto moment = hn::MulAdd(momentum, piece.load(d, m + i), g);
     const auto change = step.nesterov ? hn::MulAdd(momentum, moment, g) : moment;
-    piece.store(hn::Sub(old, hn::Mul(hn::Set(d, step.rate), change)), p + i);
-    piece.store(moment, m + i);
+    piece.store(hn::Sub(old, hn::Mul(hn::Set(d, step.rate), change)), d, p + i);
+    piece.store(moment, d, m + i);
   }
 };
 
 // ---- Moments of 8 bits -------------------------------------------------------------------------
+
+// Codes as floats, and integral floats as codes.
+template <class T, class Piece>
+HWY_INLINE VF load_codes(Piece piece, const T* p) {
+  return hn::ConvertTo(DF(), hn::PromoteTo(DI(), piece.load(hn::Rebind<T, DI>(), p)));
+}
+template <class T, class Piece>
+HWY_INLINE void store_codes(Piece piece, VF v, T* p) {
+  const hn::Rebind<T, DI> d;
+  piece.store(hn::DemoteTo(d, hn::ConvertTo(DI(), v)), d, p);
+}
 
 // Numbers in [0, 1) with 24 random bits for values index, index + 1, ...
 HWY_INLINE VF random_units(uint32_t key, uint32_t index) {
@@ -154,15 +130,17 @@ struct Update8 {
   template <class Piece>
   HWY_INLINE void operator()(size_t i, Piece piece) const {
     const DF d;
-    const auto m_code = piece.load_code(m + i), v_code = piece.load_code(v + i);
+    const auto m_code = load_codes(piece, m + i), v_code = load_codes(piece, v + i);
     auto mean = hn::Mul(hn::Mul(m_code, hn::Abs(m_code)), hn::Set(d, m_unit));
     auto variance = hn::Mul(square(square(v_code)), hn::Set(d, v_unit));
-    piece.store(adamw(step, piece.load(p + i), piece.load(gradient + i), mean, variance), p + i);
+    const auto changed =
+        adamw(step, piece.load(d, p + i), piece.load(d, gradient + i), mean, variance);
+    piece.store(changed, d, p + i);
     // Lanes beyond the end were loaded as zeros, and so are their moments.
     *first_max = hn::Max(*first_max, hn::Abs(mean));
     *second_max = hn::Max(*second_max, variance);
-    piece.store(mean, first + i);
-    piece.store(variance, second + i);
+    piece.store(mean, d, first + i);
+    piece.store(variance, d, second + i);
   }
 };
 
@@ -176,14 +154,15 @@ struct Encode8 {
   HWY_INLINE void operator()(size_t i, Piece piece) const {
     const DF d;
     const auto random = random_units(key, index + static_cast<uint32_t>(i));
-    const auto variance = hn::Mul(piece.load(second + i), hn::Set(d, v_inverse));
-    piece.store_code(code_of_fourth_power(variance, random), v + i);
-    // The chance of the other moment is in the lower 12 bits: it changes by more in each step.
+    const auto variance = hn::Mul(piece.load(d, second + i), hn::Set(d, v_inverse));
+    store_codes(piece, code_of_fourth_power(variance, random), v + i);
+    // The other moment takes its chance from the lower 12 of the 24 bits. It needs fewer, because
+    // it changes by more in each step.
     const auto scaled = hn::Mul(random, hn::Set(d, 4096.0f));
     const auto other = hn::Sub(scaled, hn::Floor(scaled));
-    const auto mean = piece.load(first + i);
+    const auto mean = piece.load(d, first + i);
     const auto code = code_of_square(hn::Mul(hn::Abs(mean), hn::Set(d, m_inverse)), other);
-    piece.store_code(hn::CopySign(code, mean), m + i);
+    store_codes(piece, hn::CopySign(code, mean), m + i);
   }
 };
 
@@ -193,8 +172,8 @@ template <>
 struct Impl<kernels::AdamW> {
   NIBBLE_LAZY static void run(const kernels::AdamWStep& step, float* p, const float* gradient,
                               float* m, float* v, Index n) {
-    adamw_detail::for_vectors(static_cast<size_t>(n),
-                              adamw_detail::AdamWBody{step, p, gradient, m, v});
+    using namespace adamw_detail;
+    for_vectors(DF(), static_cast<size_t>(n), AdamWBody{step, p, gradient, m, v});
   }
 };
 
@@ -202,8 +181,8 @@ template <>
 struct Impl<kernels::Momentum> {
   NIBBLE_LAZY static void run(const kernels::MomentumStep& step, float* p, const float* gradient,
                               float* m, Index n) {
-    adamw_detail::for_vectors(static_cast<size_t>(n),
-                              adamw_detail::MomentumBody{step, p, gradient, m});
+    using namespace adamw_detail;
+    for_vectors(DF(), static_cast<size_t>(n), MomentumBody{step, p, gradient, m});
   }
 };
 
@@ -215,23 +194,21 @@ struct Impl<kernels::AdamW8> {
   NIBBLE_LAZY static void run(const kernels::AdamWStep& step, uint32_t key, uint32_t first,
                               float* p, const float* gradient, int8_t* m, uint8_t* v,
                               float* m_scales, float* v_scales, Index n) {
-    using adamw_detail::DF;
+    using namespace adamw_detail;
     constexpr auto kBlock = static_cast<size_t>(kernels::kMomentBlock);
     HWY_ALIGN float means[kBlock], variances[kBlock];
     const auto size = static_cast<size_t>(n);
     for (size_t at = 0, block = 0; at < size; at += kBlock, ++block) {
       const size_t n_values = size - at < kBlock ? size - at : kBlock;
       auto m_max = hn::Zero(DF()), v_max = hn::Zero(DF());
-      adamw_detail::for_vectors(
-          n_values, adamw_detail::Update8{step, p + at, gradient + at, m + at, v + at,
-                                          m_scales[block] / kMCodes, v_scales[block] / kVCodes,
-                                          means, variances, &m_max, &v_max});
+      for_vectors(DF(), n_values,
+                  Update8{step, p + at, gradient + at, m + at, v + at, m_scales[block] / kMCodes,
+                          v_scales[block] / kVCodes, means, variances, &m_max, &v_max});
       const float m_scale = usable(kMCodes, hn::ReduceMax(DF(), m_max));
       const float v_scale = usable(kVCodes, hn::ReduceMax(DF(), v_max));
-      adamw_detail::for_vectors(
-          n_values, adamw_detail::Encode8{key, first + static_cast<uint32_t>(at), means, variances,
-                                          inverse(kMCodes, m_scale), inverse(kVCodes, v_scale),
-                                          m + at, v + at});
+      for_vectors(DF(), n_values,
+                  Encode8{key, first + static_cast<uint32_t>(at), means, variances,
+                          inverse(kMCodes, m_scale), inverse(kVCodes, v_scale), m + at, v + at});
       m_scales[block] = m_scale;
       v_scales[block] = v_scale;
     }

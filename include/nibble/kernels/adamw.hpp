@@ -6,6 +6,8 @@
 // through its block's scales.
 #pragma once
 
+#include <cstdint>
+
 #include "nibble/simd/impl.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
@@ -43,7 +45,9 @@ struct AdamW {
 // chance of the distance, so that on average m and v are exact: a moment that changes by less
 // than a step each time would never move otherwise. (v rounds up from code 0: it stays positive.)
 // The random bits depend only on `key` and the value's position in p, `first` for p[0]. The update
-// of p uses m and v before they are rounded. n blocks of zeros with scales 0 are moments of zero.
+// of p uses m and v before they are rounded. Codes and scales of 0 are moments of zero; so are
+// blocks whose m_scale would be below 2^-106, or v_scale below 2^-88, because the units of their
+// codes would be no normal floats.
 inline constexpr Index kMomentBlock = 256;
 struct AdamW8 {
   using Function = void(const AdamWStep& step, std::uint32_t key, std::uint32_t first, float* p,

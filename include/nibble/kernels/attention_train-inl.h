@@ -15,6 +15,7 @@
 #include "nibble/core/libm.hpp"
 #include "nibble/core/scalar.hpp"
 #include "nibble/kernels/attention_train.hpp"
+#include "nibble/kernels/elementwise-inl.h"
 #include "nibble/kernels/math-inl.h"
 #include "nibble/kernels/registers-inl.h"
 
@@ -147,8 +148,9 @@ NIBBLE_LAZY HWY_INLINE void transpose_tiles(const float* x, Index x_row, Index n
     Index p = 0;
     for (; p + 4 <= rows; p += 4) {
       Index i = 0;
-      for (; i + 4 <= dim; i += 4)
+      for (; i + 4 <= dim; i += 4) {
         transpose_4x4(from + p * x_row + i, x_row, to + i * kTrainKeys + p);
+      }
       for (; i < dim; ++i) {
         for (Index r = p; r < p + 4; ++r) to[i * kTrainKeys + r] = from[r * x_row + i];
       }
@@ -238,17 +240,6 @@ struct Running {
   double sum[kTrainRows];
 };
 
-NIBBLE_LAZY HWY_INLINE void scale_row(float* x, Index n, float factor) {
-  const D d;
-  const V f = hn::Set(d, factor);
-  Index j = 0;
-  for (; j + kLanes <= n; j += kLanes) hn::StoreU(hn::Mul(hn::LoadU(d, x + j), f), d, x + j);
-  if (j < n) {
-    const auto rest = static_cast<size_t>(n - j);
-    hn::StoreN(hn::Mul(hn::LoadN(d, x + j, rest), f), d, x + j, rest);
-  }
-}
-
 // Turns the products of row i with the tile at `first` into exponentials, zeros where the row does
 // not see the keys that its block of rows (`all`) sees. Rescales what the row has summed up.
 HWY_INLINE void exponentials(const Head& head, Index i, Index first, Range all, float* s,
@@ -274,7 +265,8 @@ HWY_INLINE void exponentials(const Head& head, Index i, Index first, Range all, 
     if (running.sum[r] != 0) {  // otherwise there is nothing to rescale
       const float factor = hn::GetLane(exp_nonpositive(d, hn::Set(d, running.max[r] - max)));
       running.sum[r] *= static_cast<double>(factor);
-      scale_row(head.out(i), head.args.value_dim, factor);
+      float* const out = head.out(i);
+      Impl<kernels::Scale>::run(out, factor, out, head.args.value_dim);
     }
     running.max[r] = max;
   }
@@ -310,7 +302,8 @@ NIBBLE_LAZY HWY_INLINE void forward_rows(const Head& head, Index row, Index m, c
     }
   }
   for (Index r = 0; r < m; ++r) {
-    scale_row(head.out(row + r), args.value_dim, static_cast<float>(1.0 / running.sum[r]));
+    float* const out = head.out(row + r);
+    Impl<kernels::Scale>::run(out, static_cast<float>(1.0 / running.sum[r]), out, args.value_dim);
     head.lse(row + r) =
         static_cast<float>(static_cast<double>(running.max[r]) + libm::log(running.sum[r]));
   }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Attention of training: all rows of a sequence at once, without a cache, and its backward pass.
-// The scores of a tile exist at a time, never those of a whole row; the backward pass computes them
-// again from the log-sum-exp of each row (T. Dao, "FlashAttention-2", 2023, algorithm 2). All in
-// f32.
+// The scores of one tile exist at a time, never those of a whole row; the backward pass computes
+// them again from the log-sum-exp of each row (T. Dao, "FlashAttention-2", 2023, algorithm 2). All
+// in f32, but for sums of exponentials over tiles, which are in double.
 #pragma once
 
 #include <algorithm>
@@ -67,7 +67,8 @@ constexpr Index train_attention_floats(Index n, Index head_dim, Index value_dim)
 // has an error of at most e = (head_dim + 4) u scale |q| |k| (norms), its exponential a relative
 // one of e + (4 |score - max| + 3) u, out about twice the largest of these plus (n / 8 + 80) u,
 // times the weighted mean of |v|; lse has that of a score plus 2 u |lse|. NaN and inf in a row of q
-// reach that row, in k and v all rows that see them.
+// reach that row of out, in k and v all rows that see them (but a score of -inf only has no
+// weight); in v also up to three rows next to these, which are computed together with them.
 struct TrainAttention {
   using Function = void(const TrainAttentionArgs& args);
 };

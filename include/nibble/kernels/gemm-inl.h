@@ -45,9 +45,10 @@ inline constexpr Index kTileColumns = kTileVectors * kLanes;
 static_assert(kernels::kGemmRowUnit % kTileRows == 0);
 static_assert(kernels::kGemmColumnUnit % kTileColumns == 0);
 
-// Packed rows of A, a tile of rows after the other. Rows that are contiguous in A stay so; columns
-// that are contiguous give the kTileRows values of each k next to each other, at whole vectors.
-// Both are copies, and a broadcast reads one as fast as the other.
+// Packed rows of A: tiles of kTileRows rows, one after the other. Where the rows of A are
+// contiguous, those of a tile are kGemmRowStride apart. Where its columns are, a tile has its
+// kTileRows values of each k next to each other, padded to whole vectors. Both are copies, and a
+// broadcast reads one as fast as the other.
 inline constexpr Index kColumnStep = (kTileRows + kLanes - 1) / kLanes * kLanes;
 static_assert(3 * kColumnStep <= 4 * kTileRows);
 template <bool kByColumns>
@@ -66,30 +67,23 @@ HWY_INLINE void pack_rows(const GemmOperand& a, Index m, Index k, float* HWY_RES
   for (Index row = m; row < end; ++row) std::fill_n(out + row * kernels::kGemmRowStride, k, 0.0f);
 }
 
-// Fetches x[i], which may be beyond the array, into L2.
-HWY_INLINE void fetch_ahead(const float* x, size_t i) {
-  const auto address = reinterpret_cast<std::uintptr_t>(x) + i * sizeof(float);
-  prefetch<2>(reinterpret_cast<const std::byte*>(address));
-}
-
-// Copies whole vectors: aligned stores, and more values than a tile has. The rows of what is read
-// are often a power of two apart, so that few of them fit in L1 at the same time: they are fetched
-// into L2.
+// Copies whole vectors: aligned stores, and more values than a tile has. The columns of `a` are
+// often a power of two apart, so that few of them fit in L1 at the same time: they are fetched into
+// L2.
 HWY_INLINE void pack_columns(const GemmOperand& a, Index m, Index k, float* HWY_RESTRICT out) {
-  constexpr Index kCopied = kColumnStep;
   const DF d;
   for (Index i = 0; i < k; ++i) {
     const float* const from = a.data + i * a.stride;
-    for (Index j = 0; j < m; j += 16) fetch_ahead(from, static_cast<size_t>(16 * a.stride + j));
+    for (Index j = 0; j < m; j += 16) prefetch<2>(from, static_cast<size_t>(16 * a.stride + j));
     float* to = out + i * kColumnStep;
     Index row = 0;
-    for (; row + kCopied <= m; row += kTileRows, to += kTileFloats<true>) {
-      HWY_UNROLL(4) for (Index j = 0; j < kCopied; j += kLanes) {
+    for (; row + kColumnStep <= m; row += kTileRows, to += kTileFloats<true>) {
+      HWY_UNROLL(4) for (Index j = 0; j < kColumnStep; j += kLanes) {
         hn::StoreU(hn::LoadU(d, from + row + j), d, to + j);
       }
     }
     for (; row < m; row += kTileRows, to += kTileFloats<true>) {
-      HWY_UNROLL(4) for (Index j = 0; j < kCopied; j += kLanes) {
+      HWY_UNROLL(4) for (Index j = 0; j < kColumnStep; j += kLanes) {
         const Index left = HWY_MAX(m - row - j, 0);
         const VF v = hn::LoadN(d, from + row + HWY_MIN(j, m - row), static_cast<size_t>(left));
         hn::StoreU(v, d, to + j);
@@ -157,8 +151,8 @@ HWY_NOINLINE void tile(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b,
   const DF d;
   // C is used only at the end; it may be on its way while the sums are made.
   for (int r = 0; r < kTileRows; ++r) {
-    prefetch<3>(reinterpret_cast<const std::byte*>(c + r * c_stride));
-    prefetch<3>(reinterpret_cast<const std::byte*>(c + r * c_stride + kTileColumns - 1));
+    prefetch(c, static_cast<size_t>(r * c_stride));
+    prefetch(c, static_cast<size_t>(r * c_stride + kTileColumns - 1));
   }
   Sums sums;
   HWY_UNROLL(16) for (int r = 0; r < kTileRows; ++r) {
@@ -204,7 +198,8 @@ HWY_INLINE void put_part(const float* HWY_RESTRICT sums, Index n_rows, Index n_c
   }
 }
 
-// Adds one block of k for all tiles. `rows`: packed, m of them; `panels`: those of the block.
+// Adds one block of k for all tiles. `args.rows` are packed; `panels` are those of the block, which
+// begin with column 0.
 template <bool kByColumns>
 HWY_INLINE void add_block(const kernels::GemmArgs& args, const float* panels, Index k, bool adds) {
   HWY_ALIGN float part[kTileRows * kTileColumns];

@@ -14,8 +14,8 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 struct GemmOperand {
   const float* data = nullptr;
   Index stride = 0;  // between rows (columns, if these are contiguous), in elements
-  bool by_columns =
-      false;  // element (i, j) is data[j * stride + i] instead of data[i * stride + j]
+  // Element (i, j) is data[j * stride + i] instead of data[i * stride + j].
+  bool by_columns = false;
 
   // The same matrix without its first i rows and j columns.
   constexpr GemmOperand from(Index i, Index j) const noexcept {
@@ -43,8 +43,9 @@ inline constexpr Index kGemmRowStride = kGemmBlockK + 16;
 // tiles are then whole vectors.
 inline constexpr Index kGemmUnitFloats = kGemmRowUnit * 4 / 3 * kGemmRowStride;
 
-// How many products of a sum make a block: all blocks but the last have this length, and none is
-// much shorter than the others. It depends on k alone, as the order of every sum does.
+// How many products of a sum make a block: the shortest multiple of 8 with which the sum has no
+// more blocks than it needs. The last block has what the others leave. The length depends on k
+// alone, as the order of every sum does.
 constexpr Index gemm_block_k(Index k) noexcept {
   if (k <= 0) return 8;
   const Index n_blocks = (k + kGemmBlockK - 1) / kGemmBlockK;
@@ -67,7 +68,7 @@ struct GemmArgs {
   Index m = 0;    // at most kGemmMaxRows
   Index k = 0;
   Index k_block = 0;  // gemm_block_k of the whole sum; at most kGemmBlockK
-  // One (n_columns / 16, block's length, 16) after the other, for each block of k.
+  // For each block of k, (n_columns / 16, length of the block, 16); the blocks follow each other.
   const float* panels = nullptr;
   Index n_columns = 0;     // packed: a multiple of kGemmColumnUnit
   Index first_column = 0;  // a multiple of kGemmColumnUnit

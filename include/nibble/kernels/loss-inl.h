@@ -13,8 +13,9 @@
 #include "hwy/highway.h"
 #include "nibble/core/libm.hpp"
 #include "nibble/core/scalar.hpp"
+#include "nibble/kernels/elementwise-inl.h"
 #include "nibble/kernels/loss.hpp"
-#include "nibble/kernels/math-inl.h"
+#include "nibble/kernels/map-inl.h"
 #include "nibble/kernels/softmax-inl.h"
 
 NIBBLE_BEFORE_NAMESPACE();
@@ -26,30 +27,16 @@ namespace loss_detail {
 using DL = hn::ScalableTag<float>;
 using VL = hn::Vec<DL>;
 
-// exp((x - max) / T), as kernels::Softmax computes it.
-struct Powers {
-  float max, factor, lowest;
-
-  HWY_INLINE Powers(float row_maximum, float scale)
-      : max{row_maximum},
-        factor(scale * 1.44269504f),
-        lowest(larger(-127.0f / (scale * 1.44269504f), -kFloatMax)) {}
-  HWY_INLINE VL of(VL x) const {
-    const DL d;
-    return exp2_nonpositive(d, hn::Sub(x, hn::Set(d, max)), hn::Set(d, factor), hn::Set(d, lowest));
-  }
-};
-
 // The last pass over the logits of a student.
 struct DistillGradient {
   Powers own, cooled, teacher;
   float own_factor, cooled_factor, teacher_factor;
 
-  HWY_INLINE VL of(VL x, VL t) const {
-    const DL d;
-    VL sum = hn::Mul(own.of(x), hn::Set(d, own_factor));
-    sum = hn::MulAdd(cooled.of(x), hn::Set(d, cooled_factor), sum);
-    return hn::NegMulAdd(teacher.of(t), hn::Set(d, teacher_factor), sum);
+  template <class D, class V>
+  HWY_INLINE V operator()(D d, V x, V t) const {
+    V sum = hn::Mul(own.of(d, x), hn::Set(d, own_factor));
+    sum = hn::MulAdd(cooled.of(d, x), hn::Set(d, cooled_factor), sum);
+    return hn::NegMulAdd(teacher.of(d, t), hn::Set(d, teacher_factor), sum);
   }
 };
 
@@ -64,7 +51,7 @@ struct TeacherSums {
 HWY_INLINE void add_teacher(const Powers& teacher, float max_x, VL t, VL x, VL& powers,
                             VL& differences) {
   const DL d;
-  const VL e = teacher.of(t);
+  const VL e = teacher.of(d, t);
   const VL of_t = hn::Sub(t, hn::Set(d, teacher.max)), of_x = hn::Sub(x, hn::Set(d, max_x));
   powers = hn::Add(powers, e);
   // Where the teacher sees no chance, there is no term, however far the student is.
@@ -100,21 +87,15 @@ NIBBLE_LAZY HWY_INLINE TeacherSums sum_teacher(const float* x, float max_x, cons
 template <>
 struct Impl<kernels::CrossEntropyBack> {
   NIBBLE_LAZY static double run(float* x, Index n, Index target, float weight) {
-    const hn::ScalableTag<float> d;
     const auto size = static_cast<size_t>(n);
-    const size_t lanes = hn::Lanes(d);
     const float max = row_max(x, size);
     const double below = static_cast<double>(max) - static_cast<double>(x[target]);
-    const double sum = sum_exp<true>(x, x, size, max, 1.0f, 0);
-    const auto factor = hn::Set(d, static_cast<float>(static_cast<double>(weight) / sum));
-    size_t i = 0;
+    const double sum = sum_exp<true>(x, x, size, {max, 1.0f}, 0);
     // The target's own is softmax - 1, the negative sum of all others: computed in double.
     const double of_target =
         static_cast<double>(weight) * (static_cast<double>(x[target]) / sum - 1.0);
-    for (; i + lanes <= size; i += lanes) {
-      hn::StoreU(hn::Mul(hn::LoadU(d, x + i), factor), d, x + i);
-    }
-    if (i < size) hn::StoreN(hn::Mul(hn::LoadN(d, x + i, size - i), factor), d, x + i, size - i);
+    const auto factor = static_cast<float>(static_cast<double>(weight) / sum);
+    Impl<kernels::Scale>::run(x, factor, x, n);
     x[target] = static_cast<float>(of_target);
     return libm::log(sum) + below;
   }
@@ -124,16 +105,14 @@ template <>
 struct Impl<kernels::DistillBack> {
   NIBBLE_LAZY static kernels::DistillLoss run(const kernels::DistillBack::Args& args, float* x) {
     using namespace loss_detail;
-    const DL d;
     const auto n = static_cast<size_t>(args.n);
-    const size_t lanes = hn::Lanes(d);
     const float inverse = 1.0f / args.temperature;
     const float max_x = row_max(x, n), max_t = row_max(args.teacher, n);
     const Powers own(max_x, 1.0f), cooled(max_x, inverse), teacher(max_t, inverse);
     const bool has_target = args.target >= 0;
-    const double sum_own = sum_exp<false>(x, nullptr, n, max_x, 1.0f, 0);
+    const double sum_own = sum_exp<false>(x, nullptr, n, own, 0);
     const double sum_cooled =
-        args.temperature == 1.0f ? sum_own : sum_exp<false>(x, nullptr, n, max_x, inverse, 0);
+        args.temperature == 1.0f ? sum_own : sum_exp<false>(x, nullptr, n, cooled, 0);
     const TeacherSums sums = sum_teacher(x, max_x, args.teacher, teacher, n);
 
     kernels::DistillLoss loss;
@@ -151,14 +130,7 @@ struct Impl<kernels::DistillBack> {
                                    static_cast<float>(hard / sum_own),
                                    static_cast<float>(soft / sum_cooled),
                                    static_cast<float>(soft / sums.powers)};
-    size_t i = 0;
-    for (; i + lanes <= n; i += lanes) {
-      hn::StoreU(gradient.of(hn::LoadU(d, x + i), hn::LoadU(d, args.teacher + i)), d, x + i);
-    }
-    if (i < n) {
-      const VL v = gradient.of(hn::LoadN(d, x + i, n - i), hn::LoadN(d, args.teacher + i, n - i));
-      hn::StoreN(v, d, x + i, n - i);
-    }
+    map(gradient, x, args.n, static_cast<const float*>(x), args.teacher);
     if (has_target) x[args.target] -= args.hard;
     return loss;
   }

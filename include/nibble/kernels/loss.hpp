@@ -11,8 +11,8 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 // Replaces the logits x (n) by the gradient of weight * loss, and returns the loss in nats:
 //   loss = log(sum exp(x[j])) - x[target],   x[i] <- weight * (softmax(x)[i] - (i == target)).
 // 0 <= target < n, finite weight. The error of a softmax is that of kernels::Softmax plus two
-// roundings, so it is relative; beside the target nothing cancels. A logit of -inf gets 0. NaN or
-// inf among the logits gives NaN.
+// roundings, so it is relative; the difference at the target is taken in double, and nothing else
+// cancels. A logit of -inf gets 0. NaN or inf among the logits gives NaN.
 struct CrossEntropyBack {
   using Function = double(float* x, Index n, Index target, float weight);
 };

@@ -41,6 +41,10 @@ struct OptionalRow {
 
   OptionalRow(const float* row, const float* constant)
       : values(row != nullptr ? row : constant), mask(row != nullptr ? ~size_t{0} : 0) {}
+  template <class Piece>  // see for_vectors()
+  HWY_INLINE VF at(size_t i, Piece piece) const {
+    return piece.load(DF(), values + (i & mask));
+  }
   HWY_INLINE VF at(size_t i) const { return hn::LoadU(DF(), values + (i & mask)); }
   HWY_INLINE VF at_n(size_t i, size_t n) const { return hn::LoadN(DF(), values + (i & mask), n); }
 };
@@ -185,37 +189,44 @@ struct WeightedRow {
   HWY_INLINE void fetch(size_t i) const { in.fetch(i); }
 };
 
-struct LayerNormalized {
+// z = (x - mean) / sigma, computed as it is read.
+struct Standardized {
   const float* x;
-  OptionalRow weight;
-  OptionalRow bias;
   Register<DF> shift;
   Register<DF> factor;  // 1 / sigma
   Register<DF> offset;  // -(mean - shift) / sigma
 
-  HWY_INLINE LayerNormalized(const float* row, const NormArgs& args, float row_shift,
-                             float row_factor, float row_offset)
-      : x(row), weight(args.weight, kOnes), bias(args.bias, kZeros) {
+  HWY_INLINE Standardized(const float* row, float row_shift, float row_factor, float row_offset)
+      : x(row) {
     shift.set(hn::Set(DF(), row_shift));
     factor.set(hn::Set(DF(), row_factor));
     offset.set(hn::Set(DF(), row_offset));
   }
-  HWY_INLINE VF finish(VF v, VF w, VF b) const {
-    const VF normalized = hn::MulAdd(hn::Sub(v, shift.get()), factor.get(), offset.get());
-    return hn::MulAdd(normalized, w, b);
+  HWY_INLINE VF of(VF v) const {
+    return hn::MulAdd(hn::Sub(v, shift.get()), factor.get(), offset.get());
   }
-  HWY_INLINE VF at(size_t i) const {
-    return finish(hn::LoadU(DF(), x + i), weight.at(i), bias.at(i));
-  }
+  HWY_INLINE VF at(size_t i) const { return of(hn::LoadU(DF(), x + i)); }
+  // Lanes from n on may be anything.
+  HWY_INLINE VF at_n(size_t i, size_t n) const { return of(hn::LoadN(DF(), x + i, n)); }
+};
+
+struct LayerNormalized {
+  Standardized z;
+  OptionalRow weight;
+  OptionalRow bias;
+
+  HWY_INLINE LayerNormalized(const Standardized& row, const NormArgs& args)
+      : z(row), weight(args.weight, kOnes), bias(args.bias, kZeros) {}
+  HWY_INLINE VF at(size_t i) const { return hn::MulAdd(z.at(i), weight.at(i), bias.at(i)); }
   HWY_INLINE VF at_n(size_t i, size_t n) const {
     // Lanes from n on become 0, because their weight and bias are loaded as 0.
-    return finish(hn::LoadN(DF(), x + i, n), weight.at_n(i, n), bias.at_n(i, n));
+    return hn::MulAdd(z.at_n(i, n), weight.at_n(i, n), bias.at_n(i, n));
   }
   // The members of a Source for quantization.
   HWY_INLINE VF first(size_t i, size_t) const { return at(i); }
   HWY_INLINE VF first_n(size_t i, size_t n) const { return at_n(i, n); }
   HWY_INLINE VF again(size_t i) const { return at(i); }
-  HWY_INLINE void fetch(size_t i) const { prefetch(x, i); }
+  HWY_INLINE void fetch(size_t i) const { prefetch(z.x, i); }
 };
 
 // Mean and variance of x - shift.
@@ -232,7 +243,7 @@ struct Moments {
 
 // The first pass over the row; rarely it needs a second one.
 template <bool kAdd>
-HWY_INLINE LayerNormalized layer_normalized(const NormArgs& args) {
+HWY_INLINE Standardized standardized(const NormArgs& args) {
   const Input<kAdd> in(args);
   const auto k = static_cast<size_t>(args.k);
   // The differences are exact for a constant row, whose variance is then exactly 0.
@@ -248,7 +259,12 @@ HWY_INLINE LayerNormalized layer_normalized(const NormArgs& args) {
     if (moments.variance < 0.0f) moments.variance = 0.0f;  // negative only by rounding; a NaN stays
   }
   const float factor = 1.0f / libm::sqrt(moments.variance + args.eps);
-  return LayerNormalized(in.row(), args, shift, factor, -moments.mean * factor);
+  return Standardized(in.row(), shift, factor, -moments.mean * factor);
+}
+
+template <bool kAdd>
+HWY_INLINE LayerNormalized layer_normalized(const NormArgs& args) {
+  return LayerNormalized(standardized<kAdd>(args), args);
 }
 
 // Second pass: out = drop(activation(source)). Reads each index before it writes it, so that it may

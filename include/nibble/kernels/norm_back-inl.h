@@ -10,6 +10,7 @@
 
 #include "hwy/highway.h"
 #include "nibble/core/libm.hpp"
+#include "nibble/kernels/map-inl.h"
 #include "nibble/kernels/norm-inl.h"
 #include "nibble/kernels/norm_back.hpp"
 
@@ -24,6 +25,7 @@ using kernels::NormBackArgs;
 using norm_detail::DF;
 using norm_detail::kOnes;
 using norm_detail::OptionalRow;
+using norm_detail::Standardized;
 using norm_detail::VF;
 
 // Two sums over a row.
@@ -57,25 +59,6 @@ struct RmsTerms {
   HWY_INLINE void at_n(size_t i, size_t n, TwoSums& sums) const {
     add(hn::LoadN(DF(), x + i, n), hn::Mul(hn::LoadN(DF(), dy + i, n), weight.at_n(i, n)), sums);
   }
-};
-
-// z, computed as LayerNorm computes it.
-struct Standardized {
-  const float* x;
-  Register<DF> shift;
-  Register<DF> factor;
-  Register<DF> offset;
-
-  HWY_INLINE explicit Standardized(const norm_detail::LayerNormalized& forward) : x(forward.x) {
-    shift.set(forward.shift.get());
-    factor.set(forward.factor.get());
-    offset.set(forward.offset.get());
-  }
-  HWY_INLINE VF of(VF v) const {
-    return hn::MulAdd(hn::Sub(v, shift.get()), factor.get(), offset.get());
-  }
-  HWY_INLINE VF at(size_t i) const { return of(hn::LoadU(DF(), x + i)); }
-  HWY_INLINE VF at_n(size_t i, size_t n) const { return of(hn::LoadN(DF(), x + i, n)); }
 };
 
 // g, and the products of g with z.
@@ -117,48 +100,33 @@ HWY_INLINE TwoSums sum_row(const Terms& terms, size_t k) {
   return s0;
 }
 
-// n lanes from p on, of which kPart says whether they are fewer than a vector has.
-template <bool kPart>
-HWY_INLINE VF load(const float* p, size_t n) {
-  if constexpr (kPart) {
-    return hn::LoadN(DF(), p, n);
-  } else {
-    return hn::LoadU(DF(), p);
-  }
-}
-template <bool kPart>
-HWY_INLINE void store(VF v, float* p, size_t n) {
-  if constexpr (kPart) {
-    hn::StoreN(v, DF(), p, n);
-  } else {
-    hn::StoreU(v, DF(), p);
-  }
-}
-
 // The last pass: Rule normalizes x and makes dx of that and of g.
-template <Gradient kGradient, bool kPart, class Rule>
-HWY_INLINE void store_part(const Rule& rule, const NormBackArgs& args, OptionalRow weight, size_t i,
-                           size_t n) {
-  const VF v = rule.normalized(load<kPart>(args.x + i, n));
-  const VF dy = load<kPart>(args.dy + i, n);
-  VF dx = rule.dx(v, hn::Mul(dy, kPart ? weight.at_n(i, n) : weight.at(i)));
-  if (args.dweight != nullptr) {
-    store<kPart>(hn::MulAdd(dy, v, load<kPart>(args.dweight + i, n)), args.dweight + i, n);
+template <Gradient kGradient, class Rule>
+struct LastPass {
+  const Rule& rule;
+  const NormBackArgs& args;
+  OptionalRow weight;
+
+  template <class Piece>
+  HWY_INLINE void operator()(size_t i, Piece piece) const {
+    const DF d;
+    const VF v = rule.normalized(piece.load(d, args.x + i));
+    const VF dy = piece.load(d, args.dy + i);
+    VF dx = rule.dx(v, hn::Mul(dy, weight.at(i, piece)));
+    if (args.dweight != nullptr) {
+      piece.store(hn::MulAdd(dy, v, piece.load(d, args.dweight + i)), d, args.dweight + i);
+    }
+    if (args.dbias != nullptr) {
+      piece.store(hn::Add(dy, piece.load(d, args.dbias + i)), d, args.dbias + i);
+    }
+    if constexpr (kGradient == Gradient::add) dx = hn::Add(dx, piece.load(d, args.dx + i));
+    piece.store(dx, d, args.dx + i);
   }
-  if (args.dbias != nullptr) {
-    store<kPart>(hn::Add(dy, load<kPart>(args.dbias + i, n)), args.dbias + i, n);
-  }
-  if constexpr (kGradient == Gradient::add) dx = hn::Add(dx, load<kPart>(args.dx + i, n));
-  store<kPart>(dx, args.dx + i, n);
-}
+};
 template <Gradient kGradient, class Rule>
 HWY_INLINE void store_row(const Rule& rule, const NormBackArgs& args) {
-  const size_t lanes = hn::Lanes(DF());
-  const auto k = static_cast<size_t>(args.k);
   const OptionalRow weight(args.weight, kOnes);
-  size_t i = 0;
-  for (; i + lanes <= k; i += lanes) store_part<kGradient, false>(rule, args, weight, i, lanes);
-  if (i < k) store_part<kGradient, true>(rule, args, weight, i, k - i);
+  for_vectors(DF(), static_cast<size_t>(args.k), LastPass<kGradient, Rule>{rule, args, weight});
 }
 
 // dx = r * (g - (x r) c), c = r mean(g x).
@@ -217,7 +185,7 @@ struct Impl<kernels::LayerNormBack<kGradient>> {
     forward.x = args.x;
     forward.k = args.k;
     forward.eps = args.eps;
-    const Standardized z(norm_detail::layer_normalized<false>(forward));
+    const Standardized z = norm_detail::standardized<false>(forward);
     const LayerTerms terms{z, args.dy, OptionalRow(args.weight, kOnes)};
     const TwoSums sums = sum_row(terms, static_cast<size_t>(args.k));
     const auto k = static_cast<float>(args.k);

@@ -8,7 +8,7 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 
-// Operands of a row. No alignment is needed. dx may be x, or dy with Gradient::set; dweight and
+// Operands of a row. No alignment is needed. With Gradient::set, dx may be x or dy; dweight and
 // dbias overlap nothing else.
 struct NormBackArgs {
   const float* x = nullptr;       // (k) input of the forward norm

@@ -49,12 +49,14 @@ HWY_INLINE void prefetch_lines(Fetch into, const std::byte* p) {
   }
 }
 
-// Fetches the cache line of x[i] into all caches. The rows of a matrix are mostly next to each
-// other in memory, and a kernel that computes on one row has time to fetch the next, though it does
-// not know of it. x[i] may be beyond the array that x points into, hence no pointer arithmetic.
+// Fetches the cache line of x[i], by default into all caches. The rows of a matrix are mostly next
+// to each other in memory, and a kernel that computes on one row has time to fetch the next, though
+// it does not know of it. x[i] may be beyond the array that x points into, hence no pointer
+// arithmetic.
+template <int kLocality = 3>
 HWY_INLINE void prefetch(const float* x, size_t i) {
   const auto address = reinterpret_cast<std::uintptr_t>(x) + i * sizeof(float);
-  prefetch<3>(reinterpret_cast<const std::byte*>(address));
+  prefetch<kLocality>(reinterpret_cast<const std::byte*>(address));
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE

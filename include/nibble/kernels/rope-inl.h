@@ -17,6 +17,17 @@ NIBBLE_BEFORE_NAMESPACE();
 namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+namespace rope_detail {
+
+// The sines of the angle that a rotation, or with kBack its inverse, turns by.
+template <bool kBack, class V>
+HWY_INLINE V sine_to_turn(V s) {
+  if constexpr (kBack) return hn::Neg(s);
+  return s;
+}
+
+}  // namespace rope_detail
+
 // Both styles keep a vector of cosines and one of sines in registers and rotate that part of every
 // head.
 template <bool kBack>
@@ -29,7 +40,7 @@ struct Impl<kernels::Rope<kernels::AdjacentPairs, kBack>> {
     for (size_t i = 0; i < size; i += lanes) {
       const size_t n = (std::min)(lanes, size - i);
       const auto c = hn::LoadN(d, cos + i / 2, n / 2);
-      const auto s = signed_sine(d, hn::LoadN(d, sin + i / 2, n / 2));
+      const auto s = rope_detail::sine_to_turn<kBack>(hn::LoadN(d, sin + i / 2, n / 2));
       const auto cc = hn::InterleaveWholeLower(d, c, c);
       const auto ss = hn::InterleaveWholeLower(d, hn::Neg(s), s);
       float* part = x + i;
@@ -47,11 +58,6 @@ struct Impl<kernels::Rope<kernels::AdjacentPairs, kBack>> {
 
  private:
   template <class D, class V>
-  static HWY_INLINE V signed_sine(D, V s) {
-    if constexpr (kBack) return hn::Neg(s);
-    return s;
-  }
-  template <class D, class V>
   static HWY_INLINE V turn(D d, V ab, V cc, V ss) {
     return hn::MulAdd(ab, cc, hn::Mul(hn::Reverse2(d, ab), ss));
   }
@@ -67,7 +73,7 @@ struct Impl<kernels::Rope<kernels::HalfSplit, kBack>> {
     for (size_t i = 0; i < half; i += lanes) {
       const size_t n = (std::min)(lanes, half - i);
       const auto c = hn::LoadN(d, cos + i, n);
-      const auto s = signed_sine(d, hn::LoadN(d, sin + i, n));
+      const auto s = rope_detail::sine_to_turn<kBack>(hn::LoadN(d, sin + i, n));
       float* part = x + i;
       if (n == lanes) {
         for (Index head = 0; head < n_heads; ++head, part += head_dim) {
@@ -85,13 +91,6 @@ struct Impl<kernels::Rope<kernels::HalfSplit, kBack>> {
         }
       }
     }
-  }
-
- private:
-  template <class D, class V>
-  static HWY_INLINE V signed_sine(D, V s) {
-    if constexpr (kBack) return hn::Neg(s);
-    return s;
   }
 };
 

@@ -17,8 +17,8 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 // numbers.
 struct AddSecondMoments {
   static constexpr Index kRowsInFloats = 32;
-  // Columns are copied in blocks of so many: `first` and `end` are best multiples of it, or end =
-  // k.
+  // Columns are copied in blocks of so many: `first` and `end` are best multiples of it, `end` also
+  // k itself.
   static constexpr Index kColumns = 32;
   using Function = void(const float* x, Index stride, Index m, Index k, Index first, Index end,
                         double* sums);

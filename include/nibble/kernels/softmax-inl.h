@@ -41,17 +41,28 @@ NIBBLE_LAZY HWY_INLINE float row_max(const float* x, size_t n) {
   return hn::ReduceMax(d, hn::Max(hn::Max(max0, max1), hn::Max(max2, max3)));
 }
 
-// The sum of exp(scale * (x[i] - max)), i < n. With kStore, the terms are written to `out`.
-// Prefetches what is `ahead` floats further on.
+// exp(scale * (x - max)) for x up to max.
+struct Powers {
+  float max;
+  float factor;  // exp(scale t) = 2^(factor t)
+  float lowest;
+
+  HWY_INLINE Powers(float row_maximum, float scale)
+      : max(row_maximum),
+        factor(scale * 1.44269504f),
+        lowest(larger(-127.0f / factor, -kFloatMax)) {}
+  template <class D, class V>
+  HWY_INLINE V of(D d, V x) const {
+    return exp2_nonpositive(d, hn::Sub(x, hn::Set(d, max)), hn::Set(d, factor), hn::Set(d, lowest));
+  }
+};
+
+// The sum of the powers of x[i], i < n. With kStore, the terms are written to `out`. Prefetches
+// what is `ahead` floats further on.
 template <bool kStore>
-HWY_INLINE double sum_exp(const float* x, float* out, size_t n, float max, float scale,
-                          size_t ahead) {
+HWY_INLINE double sum_exp(const float* x, float* out, size_t n, Powers powers, size_t ahead) {
   const hn::ScalableTag<float> d;
   const size_t lanes = hn::Lanes(d);
-  const auto vmax = hn::Set(d, max);
-  const float factor = scale * 1.44269504f;  // exp(scale t) = 2^(factor t)
-  const auto vfactor = hn::Set(d, factor);
-  const auto lowest = hn::Set(d, larger(-127.0f / factor, -kFloatMax));
   const size_t block = 64 * lanes;
   double total = 0.0;
   for (size_t begin = 0; begin < n; begin += block) {
@@ -61,9 +72,8 @@ HWY_INLINE double sum_exp(const float* x, float* out, size_t n, float max, float
     for (; i + 2 * lanes <= end; i += 2 * lanes) {
       prefetch(x, ahead + i);
       prefetch(x, ahead + i + lanes);
-      const auto e0 = exp2_nonpositive(d, hn::Sub(hn::LoadU(d, x + i), vmax), vfactor, lowest);
-      const auto e1 =
-          exp2_nonpositive(d, hn::Sub(hn::LoadU(d, x + i + lanes), vmax), vfactor, lowest);
+      const auto e0 = powers.of(d, hn::LoadU(d, x + i));
+      const auto e1 = powers.of(d, hn::LoadU(d, x + i + lanes));
       if constexpr (kStore) {
         hn::StoreU(e0, d, out + i);
         hn::StoreU(e1, d, out + i + lanes);
@@ -75,7 +85,7 @@ HWY_INLINE double sum_exp(const float* x, float* out, size_t n, float max, float
       const size_t rest = (std::min)(lanes, end - i);
       // Lanes beyond the end are -inf, whose exponential adds 0.
       const auto v = hn::LoadNOr(hn::Set(d, -kInfinity), d, x + i, rest);
-      const auto e = exp2_nonpositive(d, hn::Sub(v, vmax), vfactor, lowest);
+      const auto e = powers.of(d, v);
       if constexpr (kStore) hn::StoreN(e, d, out + i, rest);
       sum0 = hn::Add(sum0, e);
     }
@@ -91,7 +101,7 @@ struct Impl<kernels::Softmax> {
     // Prefetches the next row, while this one keeps the arithmetic busy: saves a quarter of the
     // time where rows come from L3. A long row is probably the only one.
     const size_t next_row = n <= 8192 ? static_cast<size_t>(n) : 0;
-    const double sum = sum_exp<true>(x, out, size, row_max(x, size), scale, next_row);
+    const double sum = sum_exp<true>(x, out, size, {row_max(x, size), scale}, next_row);
     const hn::ScalableTag<float> d;
     const size_t lanes = hn::Lanes(d);
     const auto inverse = hn::Set(d, static_cast<float>(1.0 / sum));
@@ -111,7 +121,7 @@ struct Impl<kernels::LogSumExp> {
   NIBBLE_LAZY static kernels::LogSum run(const float* x, Index n) {
     const auto size = static_cast<size_t>(n);
     const float max = row_max(x, size);
-    return {max, libm::log(sum_exp<false>(x, nullptr, size, max, 1.0f, 0))};
+    return {max, libm::log(sum_exp<false>(x, nullptr, size, {max, 1.0f}, 0))};
   }
 };
 

@@ -46,7 +46,7 @@ constexpr std::size_t train_attention_scratch_bytes(const TrainAttentionShape& s
 
 namespace detail {
 
-// Where the matrices of a pass are: rows are `stride` apart.
+// A pass, forward or backward.
 struct TrainAttentionRun {
   const TrainAttentionShape& shape;
   std::span<const Index> starts;
@@ -85,7 +85,7 @@ void run_train_attention(Executor& executor, const TrainAttentionRun& run) noexc
   const TrainAttentionShape& shape = run.shape;
   NIBBLE_ASSERT(shape.n_kv_heads >= 1 && shape.n_heads % shape.n_kv_heads == 0);
   NIBBLE_ASSERT(shape.head_dim >= 1 && shape.value_dim >= 1 && shape.window >= 0);
-  NIBBLE_ASSERT(shape.ahead >= 0 && !run.starts.empty());
+  NIBBLE_ASSERT(shape.ahead >= 0);
   Index longest = 0, work = 0;
   for (std::size_t i = 0; i + 1 < run.starts.size(); ++i) {
     const Index n = run.starts[i + 1] - run.starts[i];
@@ -148,23 +148,32 @@ NIBBLE_LAZY kernels::TrainAttentionArgs train_attention_args(const TrainAttentio
   return a;
 }
 
+// What a forward pass writes and a backward pass reads, for m rows.
+inline void check_attention_rows([[maybe_unused]] const TrainAttentionShape& shape,
+                                 [[maybe_unused]] std::span<const Index> starts,
+                                 [[maybe_unused]] MatrixView<const float> out,
+                                 [[maybe_unused]] MatrixView<const float> lse,
+                                 [[maybe_unused]] Index m) noexcept {
+  NIBBLE_ASSERT(!starts.empty() && starts.front() == 0 && starts.back() == m);
+  NIBBLE_ASSERT(has_unit_rows(out) && has_unit_rows(lse));
+  NIBBLE_ASSERT(out.extent(0) == m && out.extent(1) == shape.n_heads * shape.value_dim);
+  NIBBLE_ASSERT(lse.extent(0) == m && lse.extent(1) == shape.n_heads);
+}
+
 }  // namespace detail
 
-// out (m, n_heads * value_dim) and lse (m, n_heads) from q (m, n_heads * head_dim), k (m,
-// n_kv_heads
-// * head_dim) and v (m, n_kv_heads * value_dim). starts: the first row of each sequence, ascending,
-// and m at the end. The values of a row are contiguous, rows any distance apart; out and lse
-// overlap no input. `scratch`: train_attention_scratch_bytes() for the longest sequence and the
-// executor's workers, aligned to kAlignment. Tasks are (sequence, kv head); results do not depend
-// on threads.
+// out (m, n_heads * value_dim) and lse (m, n_heads), from
+//   q (m, n_heads * head_dim), k (m, n_kv_heads * head_dim) and v (m, n_kv_heads * value_dim).
+// starts: the first row of each sequence, ascending from 0, and m at the end. The values of a row
+// are contiguous, rows any distance apart; out and lse overlap no input. `scratch`:
+// train_attention_scratch_bytes() for the longest sequence and the executor's workers, aligned to
+// kAlignment. Tasks are (sequence, kv head); results do not depend on threads.
 NIBBLE_LAZY void train_attention(Executor& executor, MatrixView<const float> q,
                                  MatrixView<const float> k, MatrixView<const float> v,
                                  const TrainAttentionShape& shape, std::span<const Index> starts,
                                  MatrixView<float> out, MatrixView<float> lse,
                                  std::span<std::byte> scratch) noexcept {
-  NIBBLE_ASSERT(has_unit_rows(out) && has_unit_rows(lse) && lse.extent(1) == shape.n_heads);
-  NIBBLE_ASSERT(out.extent(1) == shape.n_heads * shape.value_dim);
-  NIBBLE_ASSERT(starts.back() == q.extent(0) && out.extent(0) == q.extent(0));
+  detail::check_attention_rows(shape, starts, out, lse, q.extent(0));
   const auto args = detail::train_attention_args(shape, q, k, v, out.data(), out.stride(0),
                                                  lse.data(), lse.stride(0));
   detail::run_train_attention<kernels::TrainAttention>(executor, {shape, starts, args, scratch});
@@ -184,9 +193,8 @@ NIBBLE_LAZY void train_attention_back(Executor& executor, MatrixView<const float
   assert_rows_like(dk, k);
   assert_rows_like(dv, v);
   assert_rows_like(dout, out);
-  NIBBLE_ASSERT(has_unit_rows(lse) && lse.extent(1) == shape.n_heads);
-  NIBBLE_ASSERT(starts.back() == q.extent(0) && out.extent(0) == q.extent(0));
-  // Read only in the backward pass.
+  detail::check_attention_rows(shape, starts, out, lse, q.extent(0));
+  // The backward pass only reads them.
   auto args =
       detail::train_attention_args(shape, q, k, v, const_cast<float*>(out.data()), out.stride(0),
                                    const_cast<float*>(lse.data()), lse.stride(0));
@@ -209,11 +217,11 @@ NIBBLE_LAZY void attention_sinks_back(Executor& executor, MatrixView<const float
                                       const TrainAttentionShape& shape,
                                       VectorView<float> dsinks) noexcept {
   assert_rows_like(dout, out);
-  NIBBLE_ASSERT(shape.sink_logits != nullptr && lse.extent(1) == shape.n_heads);
-  NIBBLE_ASSERT(dsinks.extent(0) == shape.n_heads && dsinks.is_contiguous());
-  NIBBLE_ASSERT(out.extent(1) == shape.n_heads * shape.value_dim);
-  const auto kernel = simd::kernel<kernels::TrainSinkBack>();
   const Index m = out.extent(0);
+  NIBBLE_ASSERT(shape.sink_logits != nullptr && out.extent(1) == shape.n_heads * shape.value_dim);
+  NIBBLE_ASSERT(has_unit_rows(lse) && lse.extent(0) == m && lse.extent(1) == shape.n_heads);
+  NIBBLE_ASSERT(dsinks.extent(0) == shape.n_heads && dsinks.is_contiguous());
+  const auto kernel = simd::kernel<kernels::TrainSinkBack>();
   for_rows(executor, shape.n_heads, m * shape.value_dim, [&](Index h) {
     kernels::TrainAttentionArgs args;
     args.n = m;

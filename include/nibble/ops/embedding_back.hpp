@@ -10,6 +10,7 @@
 #include "nibble/core/executor.hpp"
 #include "nibble/kernels/elementwise.hpp"
 #include "nibble/kernels/pass.hpp"
+#include "nibble/ops/rows.hpp"
 #include "nibble/ops/unit_rows.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
@@ -33,7 +34,6 @@ void rows_back(Executor& executor, MatrixView<const float> dy, float scale,
     }
   };
   constexpr Index kColumns = 32;  // two cache lines
-  constexpr Index kValuesPerTask = 1 << 14;
   const Index n_parts = (k + kColumns - 1) / kColumns;
   const Index n_tasks = (std::min)({executor.n_workers(), n_parts, m * k / kValuesPerTask});
   if (n_tasks <= 1) {

@@ -39,7 +39,7 @@ constexpr Index round_up(Index a, Index unit) noexcept { return ceil_div(a, unit
 // How a product is split. Blocks of columns and of k come one after the other; within them, tasks
 // for the workers. Only k_block has to do with the results.
 struct GemmCut {
-  Index k_block = 0;
+  Index k_block = 0;       // gemm_block_k of the whole sum
   Index k_step = 0;        // products of one pass: whole blocks, whose panels fit in the scratch
   Index columns = 0;       // of a block: a multiple of kGemmColumnUnit
   Index rows = 0;          // of a task
@@ -53,6 +53,11 @@ inline constexpr Index kMaxGemmColumns = 1024;
 // in L2.
 inline constexpr Index kGemmPassFloats = kMaxGemmColumns * kernels::kGemmBlockK / 4;
 
+// Floats of packed rows of A, `rows` of them at a time.
+constexpr Index gemm_row_floats(Index rows) noexcept {
+  return ceil_div(rows, kernels::kGemmRowUnit) * kernels::kGemmUnitFloats;
+}
+
 constexpr GemmCut gemm_cut(Index m, Index n, Index k, Index n_workers) noexcept {
   GemmCut cut;
   if (m <= 0 || n <= 0) return cut;
@@ -63,8 +68,8 @@ constexpr GemmCut gemm_cut(Index m, Index n, Index k, Index n_workers) noexcept 
   cut.k_step = blocks * cut.k_block;
   cut.panel_floats = cut.columns * cut.k_step;
 
-  // As many tasks of rows for every worker; two or more, of 48 rows or more, where there are that
-  // many, because cores are not equally fast.
+  // Every worker gets as many tasks of rows as the others. It gets two or more where there are
+  // enough rows for tasks of 48, because cores are not equally fast.
   const Index wanted = n_workers * std::clamp<Index>(m / (48 * n_workers), 1, 2);
   const Index least = (std::max)(wanted, ceil_div(m, kernels::kGemmMaxRows));
   const Index tasks =
@@ -73,7 +78,7 @@ constexpr GemmCut gemm_cut(Index m, Index n, Index k, Index n_workers) noexcept 
   // With too few rows, the columns are split too.
   const Index groups = ceil_div(n_workers, ceil_div(m, cut.rows));
   cut.task_columns = round_up(ceil_div(cut.columns, groups), kernels::kGemmColumnUnit);
-  cut.row_floats = cut.rows / kernels::kGemmRowUnit * kernels::kGemmUnitFloats;
+  cut.row_floats = gemm_row_floats(cut.rows);
   return cut;
 }
 
@@ -150,8 +155,7 @@ constexpr std::size_t gemm_scratch_bytes_up_to(Index m, Index n, Index k,
   const Index depth = k <= kGemmBlockK ? gemm_block_k(k) : k + kGemmBlockK;
   const Index panels =
       (std::min)(columns * depth, (std::max)(columns * kGemmBlockK, detail::kGemmPassFloats));
-  const Index rows = (std::min)(kGemmMaxRows, detail::round_up(m, kGemmRowUnit));
-  const Index floats = panels + n_workers * (rows / kGemmRowUnit * kGemmUnitFloats);
+  const Index floats = panels + n_workers * detail::gemm_row_floats((std::min)(kGemmMaxRows, m));
   return static_cast<std::size_t>(floats) * sizeof(float);
 }
 

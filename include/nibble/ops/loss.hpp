@@ -89,9 +89,10 @@ struct Distillation {
   float temperature = 1;
 };
 
-// losses[i] = alpha * cross_entropy + (1 - alpha) * T^2 * KL(softmax(teacher / T) || softmax(logits
-// / T)), and the logits become the gradient of the sum of weights[i] * losses[i]. A row without a
-// target has the second part only. `teacher` is (m, n) like the logits. T > 0, 0 <= alpha <= 1.
+// losses[i] = alpha * cross_entropy
+//             + (1 - alpha) * T^2 * KL(softmax(teacher / T) || softmax(logits / T)),
+// and the logits become the gradient of the sum of weights[i] * losses[i]. A row without a target
+// has the second part only. `teacher` is (m, n) like the logits. T > 0, 0 <= alpha <= 1.
 NIBBLE_LAZY void distill_back(Executor& executor, MatrixView<float> logits,
                               MatrixView<const float> teacher,
                               std::span<const std::int32_t> targets, std::span<const float> weights,

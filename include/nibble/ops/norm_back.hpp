@@ -17,13 +17,13 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
 // For all: x, dy and dx are (m, k); the values of a row are contiguous, and rows may be any
-// distance apart. dx may be x, or dy with Gradient::set. `weight`, `dweight`, `dbias` (k) are
+// distance apart. With Gradient::set, dx may be x or dy. `weight`, `dweight`, `dbias` (k) are
 // contiguous; an empty weight stands for ones; an empty dweight or dbias is one that is not wanted.
 // What is wanted is added to what they hold. `scratch` has norm_back_scratch_bytes() bytes, aligned
 // for floats; it may be empty if neither is wanted. Results do not depend on the number of threads:
 // sums over rows are in the order of row_chunks.hpp.
 
-// For up to max_rows rows; of rms_norm_heads_back(), rows times heads.
+// For matrices of up to max_rows rows and norms of k values: of rms_norm_heads_back(), head_dim.
 constexpr std::size_t norm_back_scratch_bytes(Index max_rows, Index k) noexcept {
   return row_sum_scratch_bytes(max_rows, 2 * k);
 }
@@ -43,16 +43,6 @@ struct NormBackRows {
 inline void check_gradient([[maybe_unused]] VectorView<const float> v,
                            [[maybe_unused]] Index k) noexcept {
   NIBBLE_ASSERT(v.data() == nullptr || (v.extent(0) == k && v.is_contiguous()));
-}
-
-// Adds the sums of the rows, dweight and behind it dbias, to those of the caller.
-inline void add_norm_gradients(const NormBackRows& rows, const float* sums, Index k) noexcept {
-  for (Index i = 0; i < k && rows.dweight.data() != nullptr; ++i) {
-    rows.dweight.data()[i] += sums[i];
-  }
-  for (Index i = 0; i < k && rows.dbias.data() != nullptr; ++i) {
-    rows.dbias.data()[i] += sums[k + i];
-  }
 }
 
 template <class Kernel>
@@ -86,8 +76,8 @@ void norm_back(Executor& executor, const NormBackRows& rows,
     return;
   }
   const RowChunks chunks(m);
-  NIBBLE_ASSERT(scratch.size() >= row_sum_scratch_bytes(m, 2 * k));
-  auto* const sums = reinterpret_cast<float*>(scratch.data());
+  NIBBLE_ASSERT(scratch.size() >= norm_back_scratch_bytes(m, k));
+  auto* const sums = reinterpret_cast<float*>(scratch.data());  // dweight and behind it dbias
   for_row_chunks(executor, chunks, width, [&](Index chunk) {
     float* const sum = sums + chunk * 2 * k;
     std::memset(sum, 0, static_cast<std::size_t>(2 * k) * sizeof(float));
@@ -95,8 +85,11 @@ void norm_back(Executor& executor, const NormBackRows& rows,
       run_row(row, has_weight ? sum : nullptr, has_bias ? sum + k : nullptr);
     }
   });
+  const auto add = simd::kernel<kernels::Add>();
   for (Index chunk = 0; chunk < chunks.n(); ++chunk) {
-    add_norm_gradients(rows, sums + chunk * 2 * k, k);
+    const float* const sum = sums + chunk * 2 * k;
+    if (has_weight) add(rows.dweight.data(), sum, rows.dweight.data(), k);
+    if (has_bias) add(rows.dbias.data(), sum + k, rows.dbias.data(), k);
   }
 }
 

@@ -9,6 +9,7 @@
 #include <cstddef>
 
 #include "nibble/core/executor.hpp"
+#include "nibble/ops/rows.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
@@ -40,7 +41,6 @@ constexpr std::size_t row_sum_scratch_bytes(Index max_rows, Index k) noexcept {
 // the calling thread, as in for_rows().
 template <class Body>
 void for_row_chunks(Executor& executor, const RowChunks& chunks, Index k, Body&& body) {
-  constexpr Index kValuesPerTask = 1 << 14;
   if (chunks.n() <= 1 || executor.n_workers() <= 1 || chunks.m * k < 2 * kValuesPerTask) {
     for (Index chunk = 0; chunk < chunks.n(); ++chunk) body(chunk);
     return;

@@ -12,12 +12,14 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
+// A task should have so many values, or more: a few microseconds of work.
+inline constexpr Index kValuesPerTask = 1 << 14;
+
 // Calls body(row) once for each row in [0, m); neighbouring rows run on the same worker. Rows have
 // about `k` values each. Small matrices stay on the calling thread, which finishes them before
 // another thread would have woken up.
 template <class Body>
 void for_rows(Executor& executor, Index m, Index k, Body&& body) {
-  constexpr Index kValuesPerTask = 1 << 14;  // a few microseconds of work
   const Index n_tasks = (std::min)({executor.n_workers(), m, m * k / kValuesPerTask});
   if (n_tasks <= 1) {
     for (Index row = 0; row < m; ++row) body(row);
