@@ -320,8 +320,36 @@ TEST_CASE("a gradient that is not finite stops the step and changes nothing") {
     CHECK(contains(report.error().message, "value 19999"));
     CHECK(same_bits(model.all(), before));
     CHECK(optimizer->n_steps() == 1);
-    model.gradients[1][19999] = kFloatMax;  // its square is no float, but finite
-    CHECK(optimizer->step(executor, 0.01));
+  }
+}
+
+TEST_CASE("gradients whose squares are no floats stop the step, unless they are clipped") {
+  for (const auto moments : {train::Moments::f32, train::Moments::bits8}) {
+    for (const float large : {kFloatMax, 2e19f}) {
+      Model model;
+      model.add("w", random_floats(300, -1, 1));
+      AdamWOptions options;
+      options.moments = moments;
+      auto optimizer = AdamW::create(model.list(), options);
+      options.clip_norm = 1;
+      auto clipping = AdamW::create(model.list(), options);
+      REQUIRE((optimizer && clipping));
+      InlineExecutor executor;
+      model.random_gradients(1);
+      model.gradients[0][7] = large;
+      const Floats before = model.all();
+      const auto report = optimizer->step(executor, 0.01);
+      REQUIRE(!report);
+      CHECK(contains(report.error().message, "too large"));
+      CHECK(same_bits(model.all(), before));
+      CHECK(optimizer->n_steps() == 0);
+
+      const auto clipped = clipping->step(executor, 0.01);  // the sum of squares is in double
+      REQUIRE(clipped);
+      CHECK(clipped->gradient_norm == doctest::Approx(static_cast<double>(large)).epsilon(1e-6));
+      for (int i = 0; i < 3; ++i) REQUIRE(clipping->step(executor, 0.01));
+      for (const float x : model.values[0]) REQUIRE(std::isfinite(x));
+    }
   }
 }
 
@@ -341,7 +369,12 @@ TEST_CASE("wrong parameters, options and rates are errors that name them") {
   fails({{"x", {}, {}}}, "'x' is empty");
   fails({{"x", x, all.first(9)}}, "10 values, but 9");
   fails({{"x", x, g}, {"x", y, g}}, "twice");
-  fails({{"x", all.first(6), all.first(6)}, {"y", all.subspan(5), all.subspan(5)}}, "share values");
+  const std::span<float> slopes(g);
+  fails({{"x", all.first(6), slopes.first(6)}, {"y", all.subspan(5), {y.data(), 5}}},
+        "'x' and 'y' share values or gradients");
+  fails({{"x", all.first(6), slopes.first(6)}, {"y", {y.data(), 5}, slopes.subspan(5)}},
+        "'x' and 'y' share values or gradients");
+  fails({{"x", all.first(6), all.subspan(4)}}, "'x' has its gradient where its values are");
   fails({{"x", x, g, true, -1}}, "factor");
   fails({{"x", x, g, true, kNan}}, "factor");
   fails({{"x", x, g, true, 1, 3}}, "10 values are no rows of 3");
@@ -357,6 +390,7 @@ TEST_CASE("wrong parameters, options and rates are errors that name them") {
   refuses({1.0}, "beta1");
   refuses({0.9, -0.1}, "beta2");
   refuses({0.9, 0.9, 0}, "epsilon");
+  refuses({0.9, 0.9, 1e-50}, "epsilon");  // 0 in f32: 0 / 0 where there is no gradient
   refuses({0.9, 0.9, 1e-8, std::nan("")}, "weight_decay");
   refuses({0.9, 0.9, 1e-8, 0, -1}, "clip_norm");
   CHECK(!Sgd::create({{"x", x, g}}, {1.0, 0, 0, false}));

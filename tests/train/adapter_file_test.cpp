@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "doctest/doctest.h"
+#include "io/file_builder.hpp"
 #include "nibble/model/adapter.hpp"
 #include "nibble/train/lora.hpp"
 #include "nibble/train/merge_adapter.hpp"
@@ -26,19 +27,6 @@ namespace {
 using namespace nibble;
 using namespace nibble::train;
 using nibble_test::load_home, nibble_test::open_home, nibble_test::parse;
-
-// A folder for the files of a test, which is removed afterwards.
-struct TestFolder {
-  explicit TestFolder(const std::string& name)
-      : path((std::filesystem::temp_directory_path() / name).string()) {
-    std::filesystem::remove_all(path);
-    std::filesystem::create_directory(path);
-  }
-  ~TestFolder() { std::filesystem::remove_all(path); }
-  std::string file(const std::string& name) const { return path + "/" + name; }
-
-  std::string path;
-};
 
 void write_text(const std::string& path, const std::string& text) {
   std::ofstream(path, std::ios::binary) << text;
@@ -104,22 +92,22 @@ Adapter mixed_adapter(const io::Gguf& base) {
 TEST_CASE("adapters come back from GGUF, and from PEFT's folder, bit for bit") {
   const io::Gguf base = open_home();
   Adapter adapter = mixed_adapter(base);
-  const TestFolder folder("nibble_adapter_round_trip");
+  const test::TemporaryFolder folder;
   const auto through_gguf = [&](const Adapter& from) {
-    REQUIRE(write_adapter(from, folder.file("a.gguf")));
-    auto back = open_adapter(folder.file("a.gguf"), base);
+    REQUIRE(write_adapter(from, folder.path("a.gguf")));
+    auto back = open_adapter(folder.path("a.gguf"), base);
     REQUIRE_MESSAGE(back, test::why(back));
     return *std::move(back);
   };
   const auto through_peft = [&](const Adapter& from) {
-    REQUIRE(write_peft(from, base, folder.path));
-    auto back = open_adapter(folder.path, base);
+    REQUIRE(write_peft(from, base, folder.path("")));
+    auto back = open_adapter(folder.path(""), base);
     REQUIRE_MESSAGE(back, test::why(back));
     return *std::move(back);
   };
   check_same(adapter, through_gguf(adapter));
   check_same(adapter, through_peft(adapter));
-  std::filesystem::remove(folder.file("adapter_config.json"));
+  std::filesystem::remove(folder.path("adapter_config.json"));
   const std::vector<std::byte> bytes = *AdapterFile::create(adapter)->to_bytes();
   CHECK(*AdapterFile::create(through_peft(through_gguf(adapter)))->to_bytes() == bytes);
 
@@ -141,9 +129,9 @@ TEST_CASE("rows of q and k are the hub's in PEFT's folder") {
   const io::Gguf base = open_home();
   const auto n_heads = *base.get_u64("llama.attention.head_count");
   const Adapter adapter = adapter_for(base, {"blk.1.attn_q.weight", "blk.0.attn_v.weight"}, 1);
-  const TestFolder folder("nibble_adapter_rows");
-  REQUIRE(write_peft(adapter, base, folder.path));
-  const auto file = io::Safetensors::open(folder.file("adapter_model.safetensors"));
+  const test::TemporaryFolder folder;
+  REQUIRE(write_peft(adapter, base, folder.path("")));
+  const auto file = io::Safetensors::open(folder.path("adapter_model.safetensors"));
   REQUIRE(file);
   const std::string stem = "base_model.model.model.layers.";
   const auto q = file->tensor(stem + "1.self_attn.q_proj.lora_B.weight");
@@ -160,7 +148,7 @@ TEST_CASE("rows of q and k are the hub's in PEFT's folder") {
     CHECK(x == adapter.matrices[0].b[static_cast<std::size_t>(i)].value);
   }
   CHECK(std::memcmp(v->data.data(), adapter.matrices[1].b.data(), v->data.size()) == 0);
-  const std::string config = test::read_text(folder.file("adapter_config.json"));
+  const std::string config = test::read_text(folder.path("adapter_config.json"));
   // Not all layers are adapted, so whole names are given.
   CHECK(config.find("\"target_modules\": [\"model.layers.1.self_attn.q_proj\", "
                     "\"model.layers.0.self_attn.v_proj\"]") != config.npos);
@@ -221,11 +209,14 @@ TEST_CASE("files that are no adapter of the model are errors") {
           m.name = "blk.1.ffn_down.weight";
         }) == Errc::malformed);
   CHECK(changed([](AdapterMatrix& m) { m.b[5].value = std::nanf(""); }) == Errc::malformed);
-  CHECK(changed([](AdapterMatrix& m) {  // rank 4 beside rank 2
-          m.b.resize(m.b.size() / 2);
-          m.rank = 2;
-        }) == Errc::malformed);
-  CHECK(!AdapterFile::create(Adapter{}));
+  CHECK(error_of(
+            [&](io::GgufWriter& w) {  // rank 4 beside rank 2
+              const std::uint64_t a[] = {16, 4}, b[] = {2, 16};
+              const auto floats = std::as_bytes(std::span(ones));
+              w.add_tensor("blk.0.attn_v.weight.lora_a", io::GgmlType::f32, a, floats.first(256));
+              w.add_tensor("blk.0.attn_v.weight.lora_b", io::GgmlType::f32, b, floats.first(128));
+            },
+            good) == Errc::malformed);
 
   // Factors of norms are left out, as llama.cpp does.
   auto file = AdapterFile::create(good);
@@ -239,18 +230,75 @@ TEST_CASE("files that are no adapter of the model are errors") {
   CHECK(!read_adapter(base, base));
 }
 
+TEST_CASE("an adapter that a program has made wrong is not written, merged or used") {
+  const io::Gguf base = open_home();
+  const Model model = load_home(base);
+  const Adapter good = adapter_for(base, {"blk.0.attn_q.weight", "blk.1.ffn_down.weight"});
+  const test::TemporaryFolder folder;
+  InlineExecutor executor;
+  const auto refused = [&](const Adapter& adapter) {
+    const AppliedAdapter applied[] = {{&adapter, 1}};
+    const auto file = AdapterFile::create(adapter);
+    const auto peft = write_peft(adapter, base, folder.path(""));
+    const auto merged = MergedModel::create(base, applied, {}, executor);
+    REQUIRE((!file && !peft && !merged));
+    CHECK(file.error().code == Errc::invalid_argument);
+    CHECK(peft.error().code == Errc::invalid_argument);
+    CHECK(merged.error().code == Errc::invalid_argument);
+    CHECK(folder.count() == 0);
+  };
+  const auto not_used = [&](const Adapter& adapter) {
+    const auto used = AdaptedWeights::create(model, adapter);
+    REQUIRE(!used);
+    CHECK(used.error().code == Errc::invalid_argument);
+  };
+  const auto with = [&](const std::function<void(AdapterMatrix&)>& change) {
+    Adapter bad = good;
+    change(bad.matrices[1]);
+    return bad;
+  };
+  // Too little, and a little more, of each side: less than a row, too.
+  for (const int change : {-1, 1}) {
+    for (auto AdapterMatrix::*const side : {&AdapterMatrix::a, &AdapterMatrix::b}) {
+      const Adapter bad = with([&](AdapterMatrix& m) {
+        (m.*side).resize((m.*side).size() + static_cast<std::size_t>(change));
+      });
+      refused(bad);
+      not_used(bad);
+    }
+  }
+  for (const Adapter& bad :
+       {with([](AdapterMatrix& m) { m.rank = 0; }), with([](AdapterMatrix& m) { m.n = m.k = 0; }),
+        with([](AdapterMatrix& m) { m.alpha = std::nanf(""); })}) {
+    refused(bad);
+    not_used(bad);
+  }
+  refused(with([](AdapterMatrix& m) { m.alpha = 0; }));  // files mean something else by it
+  CHECK(!AdapterFile::create(Adapter{}));
+  CHECK(!write_peft(Adapter{}, base, folder.path("")));
+  const auto infinite = AdaptedWeights::create(model, good, HUGE_VALF);
+  REQUIRE(!infinite);
+  CHECK(infinite.error().code == Errc::invalid_argument);
+  const AppliedAdapter wrong[] = {{nullptr, 1}, {&good, std::nanf("")}};
+  for (const AppliedAdapter& one : wrong) {
+    const auto merged = MergedModel::create(base, std::span(&one, 1), {}, executor);
+    REQUIRE(!merged);
+    CHECK(merged.error().code == Errc::invalid_argument);
+  }
+}
+
 TEST_CASE("PEFT's folders: what is read, and what is refused") {
   const io::Gguf base = open_home();
   const Adapter good = adapter_for(base, {"blk.0.attn_q.weight", "blk.1.ffn_down.weight"});
-  const TestFolder folder("nibble_adapter_peft");
-  REQUIRE(write_peft(good, base, folder.path));
-  const std::string config = test::read_text(folder.file("adapter_config.json"));
+  const test::TemporaryFolder folder;
+  REQUIRE(write_peft(good, base, folder.path("")));
+  const std::string config = test::read_text(folder.path("adapter_config.json"));
   const auto with = [&](const std::string& from, const std::string& to) {
     std::string text = config;
     const std::size_t at = text.find(from);
     REQUIRE(at != text.npos);
-    write_text(folder.file("adapter_config.json"), text.replace(at, from.size(), to));
-    return open_adapter(folder.path, base);
+    write_text(folder.path("adapter_config.json"), text.replace(at, from.size(), to));
+    return open_adapter(folder.path(""), base);
   };
   const auto code = [&](const std::string& from, const std::string& to) {
     const auto read = with(from, to);
@@ -284,23 +332,23 @@ TEST_CASE("PEFT's folders: what is read, and what is refused") {
   REQUIRE(other);  // parts of a name are not the name
   CHECK(other->matrices[0].alpha == 6);
 
-  write_text(folder.file("adapter_config.json"), config);
-  const std::string weights = test::read_text(folder.file("adapter_model.safetensors"));
+  write_text(folder.path("adapter_config.json"), config);
+  const std::string weights = test::read_text(folder.path("adapter_model.safetensors"));
   const auto with_weights = [&](const std::string& from, const std::string& to) {
     std::string text = weights;
     for (std::size_t at = 0; (at = text.find(from, at)) != text.npos; at += to.size()) {
       text.replace(at, from.size(), to);
     }
-    write_text(folder.file("adapter_model.safetensors"), text);
-    return open_adapter(folder.path, base);
+    write_text(folder.path("adapter_model.safetensors"), text);
+    return open_adapter(folder.path(""), base);
   };
   CHECK(with_weights("q_proj", "k_proj").has_value() == false);  // another shape, or order of heads
   CHECK(with_weights("q_proj", "x_proj").error().code == Errc::unsupported);
   CHECK(with_weights("layers.1.", "layers.9.").error().code == Errc::not_found);
   CHECK(with_weights("down_proj.lora_B", "down_proj.lora_C").error().code == Errc::not_found);
   CHECK(with_weights("base_model", "best_model").error().code == Errc::unsupported);
-  std::filesystem::remove(folder.file("adapter_model.safetensors"));
-  CHECK(open_adapter(folder.path, base).error().code == Errc::io);
+  std::filesystem::remove(folder.path("adapter_model.safetensors"));
+  CHECK(open_adapter(folder.path(""), base).error().code == Errc::io);
 }
 
 std::vector<float> logits_of(Session& session) {

@@ -25,12 +25,9 @@
 using namespace nibble;
 using namespace nibble::train;
 using nibble_test::Floats, nibble_test::random_floats;
+using test::contains;
 
 namespace {
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
 
 // A small run: two parameters that learn numbers from the data, with whatever is random.
 template <class Optimizer, class Options>

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <set>
 #include <string>
@@ -15,14 +16,11 @@
 
 using namespace nibble;
 using namespace nibble::train;
+using test::contains;
 
 namespace {
 
 using Tokens = std::vector<std::int32_t>;
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
 
 // Example i has 2 + i % 5 tokens, which start with i; the last two count.
 MemorySource numbered(int n) {
@@ -249,6 +247,9 @@ TEST_CASE("wrong data and options are errors that name the example") {
       source, [](BatchOptions& o) { o.max_sequences = 0; }, "sequence");
   refuses(
       source, [](BatchOptions& o) { o.vocabulary = 0; }, "vocabulary");
+  refuses(
+      source, [](BatchOptions& o) { o.context = o.max_rows = std::numeric_limits<Index>::max(); },
+      "more than 2^31 rows");
 }
 
 TEST_CASE("lines of a text file") {
@@ -313,6 +314,12 @@ TEST_CASE("windows of tokens in memory, in files and of a text: each token is pr
     REQUIRE(file16->n_examples() == memory->n_examples());
     REQUIRE(file32->n_examples() == memory->n_examples());
   }
+  const auto one_window = WindowSource::of({1, 2, 3}, std::numeric_limits<Index>::max());
+  REQUIRE(one_window);
+  CHECK(one_window->n_examples() == 1);
+  Example whole_example;
+  REQUIRE(one_window->read(0, whole_example));
+  CHECK(whole_example.tokens == Tokens{1, 2, 3});
   CHECK(!WindowSource::of({1}, 4));
   CHECK(!WindowSource::of({}, 4));
   CHECK(!WindowSource::of({1, 2}, 0));

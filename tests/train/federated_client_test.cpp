@@ -139,8 +139,54 @@ TEST_CASE("adapters alone are shared, and a mean of predictions is learned") {
   CHECK(!pupil.train(1));
   CHECK(!pupil.predict(1));
   CHECK(!pupil.learn(2, 1, *taught));
+  CHECK(!client.predict(0));
+  CHECK(!client.train(0));
+  CHECK(!client.learn(0, 1, *taught));
+  CHECK(!client.learn(1, 0, *taught));
+  const MemorySource none(std::vector<Example>{});
+  LocalClient without(*model.graph, *model.weights, &none, &none, options(), executor);
+  CHECK(!without.train(1));
+  CHECK(!without.predict(1));
+  const auto no_rows = LocalClient::rows_of(none, 1, options(), 512);
+  REQUIRE(no_rows);
+  CHECK(no_rows->n_rows.empty());
   auto of_others = options();
   of_others.n_public = 4;
   LocalClient other_rows(*model.graph, *model.weights, &own, &common, of_others, executor);
   CHECK(!other_rows.learn(2, 1, *taught));
+
+  // Options out of range are errors, and no endless loops.
+  const auto refuses = [&](auto change) {
+    LocalOptions wrong = options();
+    change(wrong);
+    LocalClient one(*model.graph, *model.weights, &own, &common, wrong, executor);
+    const auto trained = one.train(1);
+    const auto learned = one.learn(2, 1, *taught);
+    REQUIRE((!trained && !learned && !one.predict(1)));
+    CHECK(trained.error().code == Errc::invalid_argument);
+    CHECK(learned.error().code == Errc::invalid_argument);
+  };
+  refuses([](LocalOptions& o) { o.n_passes = 0; });
+  refuses([](LocalOptions& o) { o.n_passes = -1; });
+  refuses([](LocalOptions& o) { o.n_steps = 0; });
+  refuses([](LocalOptions& o) { o.n_public = 0; });
+  refuses([](LocalOptions& o) { o.hard = 1.5; });
+  refuses([](LocalOptions& o) { o.rounds.n_steps = 0; });
+  auto narrow = options();
+  narrow.batches.vocabulary = 400;
+  LocalClient other_width(*model.graph, *model.weights, &own, &common, narrow, executor);
+  CHECK(!other_width.predict(1));
+
+  // The number of examples: of as many sequences as batches have, or all.
+  auto any_number = options();
+  any_number.batches.max_sequences = BatchOptions{}.max_sequences;
+  LocalClient all(*model.graph, *model.weights, &own, &common, any_number, executor);
+  n = all.train(1);
+  REQUIRE_MESSAGE(n.has_value(), why(n));
+  CHECK(*n == 8);
+  any_number.batches.max_sequences = 3;
+  LocalClient some(*model.graph, *model.weights, &own, &common, any_number, executor);
+  n = some.train(1);
+  REQUIRE_MESSAGE(n.has_value(), why(n));
+  CHECK(*n == 6);
 }

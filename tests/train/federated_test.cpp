@@ -12,17 +12,14 @@
 #include <vector>
 
 #include "doctest/doctest.h"
+#include "io/file_builder.hpp"
 #include "why.hpp"
 
 using namespace nibble;
 using namespace nibble::train;
-using test::why;
+using test::contains, test::why;
 
 namespace {
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
 
 // Two parameters of 5 and 3 values.
 struct Values {
@@ -304,6 +301,40 @@ TEST_CASE("broken answers exclude their clients") {
   CHECK(*serve(at4, client, 0) == Served::nothing);
 }
 
+TEST_CASE("a client that is listed twice is asked once") {
+  Party party;
+  party.ask({1, 2, 1, 1});
+  Adder one(1, 10);
+  InProcessTransport at1(party.mailboxes, 1);
+  CHECK(at1.receive(0)->has_value());
+  CHECK(!at1.receive(0)->has_value());
+  party.send(1, update(1, 5, random_values(3)));
+  party.send(1, update(1, 5, random_values(4)));
+  const RoundReport report = party.average();
+  CHECK(report.used == std::vector<Index>{1});
+  CHECK(report.silent == std::vector<Index>{2});
+  CHECK(report.n_examples == 5);
+  CHECK(party.model.a == random_values(3).a);
+}
+
+TEST_CASE("a client that others flood with messages does not wait for ever") {
+  // Always has one more message of another client.
+  class Flood final : public Transport {
+   public:
+    Index rank() const noexcept override { return 1; }
+    Index n_ranks() const noexcept override { return 3; }
+    Result<void> send(Index, std::span<const std::byte>) override { return ok(); }
+    Result<std::optional<Received>> receive(double) override {
+      return std::optional<Received>(Received{2, {}});
+    }
+  };
+  Flood flood;
+  Adder client(1, 1);
+  const auto served = serve(flood, client, 0);
+  REQUIRE(served);
+  CHECK(*served == Served::nothing);
+}
+
 TEST_CASE("the mean of predictions is that of an oracle") {
   constexpr Index kVocabulary = 12, k = 4;
   std::mt19937 random(5);
@@ -361,6 +392,12 @@ TEST_CASE("the mean of predictions is that of an oracle") {
     const auto again = average_predictions(sent, k, sharpness);
     CHECK(again->row(2, 1).rest == mean->row(2, 1).rest);
   }
+  // So sharp that all weights would be zero.
+  const auto sharpest = average_predictions(sent, k, 1e6);
+  REQUIRE_MESSAGE(sharpest.has_value(), why(sharpest));
+  double sum = static_cast<double>(sharpest->row(0, 0).rest);
+  for (const f16 x : sharpest->row(0, 0).logprobs) sum += std::exp(static_cast<double>(to_f32(x)));
+  CHECK(sum == doctest::Approx(1).epsilon(0.01));
 }
 
 TEST_CASE("predictions are shared in rounds") {

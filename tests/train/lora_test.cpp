@@ -4,6 +4,7 @@
 // dropout, the weights beside them, memory.
 #include "nibble/train/lora.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -280,6 +281,17 @@ TEST_CASE("a quantized base learns and stays as it is") {
       adapter_weights(*graph, model.weights(), {.rank = 8, .alpha = 16, .slot_names = "attn_q"});
   REQUIRE(smaller);
   CHECK(!set_adapter(*smaller, adapter));
+  // An adapter that does not fit changes nothing, whichever matrix does not.
+  Adapter other = adapter;
+  for (AdapterMatrix& m : other.matrices) {
+    for (Scalar<float>& x : m.b) x.value += 1;
+  }
+  other.matrices.back().alpha = 15;
+  CHECK(!set_adapter(*again, other));
+  for (const TrainedTensor& t : weights->tensors()) {
+    const auto kept = again->find(t.name)->values;
+    CHECK(std::equal(t.values.begin(), t.values.end(), kept.begin()));
+  }
   auto scaled = adapter_weights(*graph, model.weights(),
                                 {.rank = 8, .alpha = 15, .slot_names = "attn_q, attn_v,ffn_down"});
   REQUIRE(scaled);

@@ -13,6 +13,7 @@
 #include "doctest/doctest.h"
 #include "io/file_builder.hpp"
 #include "kernels/arrays.hpp"
+#include "nibble/train/accumulation.hpp"
 #include "nibble/train/top_logits.hpp"
 #include "test_data.hpp"
 #include "why.hpp"
@@ -21,14 +22,12 @@ using namespace nibble;
 using namespace nibble::train;
 using nibble_test::BackwardExecutor, nibble_test::Floats, nibble_test::random_floats;
 using nibble_test::kInf, nibble_test::kNan;
+using test::contains;
 
 namespace {
 
 using Doubles = std::vector<double>;
 
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
 Doubles doubles(const Floats& x) { return {x.begin(), x.end()}; }
 
 // Whether `got` is base + scale · gradient of f at x, by central differences with a step h: their
@@ -121,6 +120,7 @@ TEST_CASE("accumulated gradients are scaled by one over all weights") {
   for (const double bad : {std::nan(""), static_cast<double>(kInf)}) {
     const auto added = sum.add(bad, 1);
     REQUIRE(!added);
+    CHECK(added.error().code == Errc::malformed);
     CHECK(contains(added.error().message, "batch 2"));
   }
   CHECK(sum.mean_loss() == 1);
@@ -172,6 +172,14 @@ TEST_CASE("cosine alignment, with and without a projection, and its gradients") 
       const double odd = run(executor, ds, dp, 1);
       CHECK(odd == doctest::Approx(cosine_loss(doubles(s), doubles(t), {}, weights, m, k, n)));
       for (std::size_t i = 0; i < 2 * k; ++i) CHECK(ds[i] == 0.25f);
+      // What is not finite is no row without a direction.
+      for (const float bad : {kNan, kInf}) {
+        for (Floats* const x : {&s, &t}) {
+          const float kept = std::exchange((*x)[2 * k + 1], bad);
+          CHECK(std::isnan(run(executor, ds, dp, 1)));
+          (*x)[2 * k + 1] = kept;
+        }
+      }
     }
   }
 }
@@ -264,7 +272,14 @@ TEST_CASE("stored top logits: a file gives back what was stored") {
     const auto bad = made->add(view(b, 1, width));
     REQUIRE(!bad);
     CHECK(contains(bad.error().message, "row 0"));
+    a[width + 3] = kInf;  // in the second row: the first is gone, too
+    CHECK(contains(made->add(view(a, 2, width)).error().message, "row 1"));
     CHECK(made->n_examples() == 3);
+    a[width + 3] = 0;
+    REQUIRE(made->add(view(a, 2, width)));
+    CHECK(made->n_rows(3) == 2);
+    CHECK(made->row(3, 0).rest == made->row(0, 0).rest);
+    CHECK(made->row(3, 0).ids[0] == made->row(0, 0).ids[0]);
     CHECK(!made->add(view(b, 1, width - 1)));
   }
   CHECK(!TopLogits::create(0, 5));

@@ -2,11 +2,13 @@
 #include "nibble/train/schedule.hpp"
 
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 
 #include "doctest/doctest.h"
 
 using nibble::train::Schedule;
+using nibble::train::detail::exact_text, nibble::train::detail::with_point;
 
 namespace {
 
@@ -64,6 +66,20 @@ TEST_CASE("parameters are checked") {
   const auto long_warm_up = Schedule{Shape::linear, 1, 0, 5, 4}.validate();
   REQUIRE(!long_warm_up);
   CHECK(long_warm_up.error().message == "schedule: a warm-up of 5 steps in a run of 4");
+}
+
+TEST_CASE("numbers come back from their text, whatever point the locale has") {
+  for (const double x : {0.1, -1.0 / 3, 1e-300, 123456789.0, 0.0, 2e25}) {
+    CHECK(std::strtod(exact_text(x).c_str(), nullptr) == x);
+    const auto narrow = static_cast<float>(x);
+    CHECK(std::strtof(exact_text(static_cast<double>(narrow), 9).c_str(), nullptr) == narrow);
+  }
+  CHECK(exact_text(0.5) == "0.5");
+  CHECK(exact_text(-1e-7) == "-9.9999999999999995e-08");
+  CHECK(with_point("-1,5e-05") == "-1.5e-05");
+  CHECK(with_point("1\xd9\xab"
+                   "5") == "1.5");
+  CHECK(with_point("15") == "15");
 }
 
 TEST_CASE("fingerprints differ where schedules do") {

@@ -30,8 +30,8 @@ struct SessionOptions {
   ops::KvType kv_type = ops::KvType::f16;
   Executor* executor = nullptr;       // must outlive the session; null: the calling thread
   bool exchangeable_weights = false;  // see EngineOptions
-  Index max_factor_rank = 0;
-  graph::Observer observer = {};  // see EngineOptions
+  Index max_factor_rank = 0;          // see EngineOptions
+  graph::Observer observer = {};      // see EngineOptions
   graph::ProductObserver product_observer = {};
 };
 

@@ -42,6 +42,14 @@ struct AdapterMatrix {
   std::vector<Scalar<float>> b;  // (n, rank)
 
   float scale() const noexcept { return alpha / static_cast<float>(rank); }
+  // Whether the sizes are above zero and the factors have them.
+  bool is_whole() const noexcept {
+    const auto fits = [](const std::vector<Scalar<float>>& x, Index rows, Index columns) {
+      const auto size = static_cast<Index>(x.size());
+      return size / rows == columns && size % rows == 0;
+    };
+    return n > 0 && k > 0 && rank > 0 && fits(a, rank, k) && fits(b, n, rank);
+  }
   std::span<const float> a_values() const noexcept { return {values(a), a.size()}; }
   std::span<const float> b_values() const noexcept { return {values(b), b.size()}; }
 };
@@ -75,8 +83,9 @@ struct AppliedAdapter {
 class AdaptedWeights {
  public:
   // Several adapters add up. Errors: not_found (a matrix that the model does not have),
-  // invalid_argument (factors of another shape; an adapter that is null, or for another
-  // architecture than one before), unsupported (a table of embeddings, experts), out_of_memory.
+  // invalid_argument (factors of another shape; a strength or alpha that is not finite; an adapter
+  // that is null, or for another architecture than one before), unsupported (a table of embeddings,
+  // experts), out_of_memory.
   static Result<AdaptedWeights> create(const Model& model,
                                        std::span<const AppliedAdapter> adapters) {
     return catch_out_of_memory([&]() -> Result<AdaptedWeights> {
@@ -128,7 +137,7 @@ class AdaptedWeights {
         if (applied.adapter == nullptr) {
           error_ = Error{Errc::invalid_argument, "adapter: there is none"};
         } else {
-          used_.emplace_back(applied.adapter->matrices.size(), 0);
+          used_.emplace_back(applied.adapter->matrices.size());
         }
       }
     }
@@ -146,9 +155,10 @@ class AdaptedWeights {
         const std::vector<AdapterMatrix>& matrices = adapters_[i].adapter->matrices;
         for (std::size_t j = 0; j < matrices.size(); ++j) {
           if (matrices[j].name != name) continue;
-          used_[i][j] = 1;
-          error_ = validate(matrices[j], own, need);
-          place.parts.push_back({&matrices[j], adapters_[i].strength * matrices[j].scale()});
+          used_[i][j].value = true;
+          const float scale = adapters_[i].strength * matrices[j].scale();
+          error_ = mistake_in(matrices[j], scale, own, need);
+          place.parts.push_back({&matrices[j], scale});
         }
       }
       if (!place.parts.empty()) places.push_back(std::move(place));
@@ -162,7 +172,7 @@ class AdaptedWeights {
           return Error{Errc::invalid_argument, "adapters for different architectures"};
         }
         for (std::size_t j = 0; j < adapter.matrices.size(); ++j) {
-          if (used_[i][j] != 0) continue;
+          if (used_[i][j].value) continue;
           return Error{Errc::not_found,
                        "adapter: the model has no matrix " + io::quoted(adapter.matrices[j].name)};
         }
@@ -173,17 +183,21 @@ class AdaptedWeights {
     std::vector<Place> places;
 
    private:
-    static std::optional<Error> validate(const AdapterMatrix& m, const graph::Weight& own,
-                                      const graph::WeightNeed& need) {
+    static std::optional<Error> mistake_in(const AdapterMatrix& m, float scale,
+                                           const graph::Weight& own,
+                                           const graph::WeightNeed& need) {
       const std::string what = "adapter of " + io::quoted(m.name) + ": ";
       if (need.is_table || own.n_experts != 1) {
         return Error{Errc::unsupported,
                      what + "only matrices of products can have factors beside them; merge it"};
       }
-      const bool fits = m.n == own.n && m.k == own.k && m.rank > 0 && !own.is_vector() &&
-                        static_cast<Index>(m.a.size()) / m.rank == m.k &&
-                        static_cast<Index>(m.b.size()) / m.rank == m.n;
-      if (fits) return std::nullopt;
+      if (!m.is_whole()) {
+        return Error{Errc::invalid_argument, what + "factors that do not have their shapes"};
+      }
+      if (!is_finite(static_cast<double>(scale))) {
+        return Error{Errc::invalid_argument, what + "a scale that is not finite"};
+      }
+      if (m.n == own.n && m.k == own.k && !own.is_vector()) return std::nullopt;
       return Error{Errc::invalid_argument, what + "for a matrix " + graph::shape_text(m.n, m.k) +
                                                ", the model's is " +
                                                graph::shape_text(own.n, own.k, own.n_experts)};
@@ -191,7 +205,7 @@ class AdaptedWeights {
 
     const Model& model_;
     std::span<const AppliedAdapter> adapters_;
-    std::vector<std::vector<char>> used_;
+    std::vector<std::vector<Scalar<bool>>> used_;  // of each adapter, its matrices
     std::optional<Error> error_;
   };
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// AdamW, with moments in f32 (8 bytes a parameter) or in 8 bits (2.04 bytes a parameter).
+// AdamW, with moments in f32 (8 bytes for each value) or in 8 bits (2.03 bytes, and those of the
+// last block of each parameter).
 #pragma once
 
 #include <cmath>
@@ -25,7 +26,7 @@ enum class Moments : unsigned char { f32, bits8 };
 struct AdamWOptions {
   double beta1 = 0.9;          // of the mean of gradients, in [0, 1)
   double beta2 = 0.999;        // of the mean of their squares, in [0, 1); 0.95 for language models
-  double epsilon = 1e-8;       // positive
+  double epsilon = 1e-8;       // from 1e-37, which f32 still holds, to 1
   double weight_decay = 0.01;  // from 0 on, for parameters that decay
   double clip_norm = 0;        // largest norm of all gradients together; 0: any
   Moments moments = Moments::f32;
@@ -56,12 +57,20 @@ class AdamW {
 
   // One step with all gradients multiplied by `gradient_scale` (one over the number of counted
   // rows, after gradients were summed over them), then clipped. Errors: invalid_argument (a
-  // gradient that is not finite, with its parameter's name; a learning rate that is no number from
-  // 0 on); no value has then changed, except that gradients of pruned weights are zero.
+  // gradient that is not finite, with its parameter's name; gradients so large that f32 cannot hold
+  // their squares; a learning rate that is no number from 0 on); no value has then changed, except
+  // that gradients of pruned weights are zero.
   NIBBLE_LAZY Result<StepReport> step(Executor& executor, double learning_rate,
                                       double gradient_scale = 1) {
     NIBBLE_CHECK(detail::check_step(learning_rate, gradient_scale));
     NIBBLE_TRY(report, detail::clipped(parameters_, executor, gradient_scale, options_.clip_norm));
+    // Second moments that are infinite would stay so: their values would never learn again.
+    constexpr double kLargestNorm = 1e19;  // its square is below 2¹²⁸
+    if (report.gradient_norm * report.clip_factor > kLargestNorm) {
+      return Error{Errc::invalid_argument,
+                   "gradients of norm " + to_text(report.gradient_norm) +
+                       " are too large; a lower learning rate or clipping may help"};
+    }
     ++n_steps_;
     const double scale = gradient_scale * report.clip_factor;
     const auto update = simd::kernel<kernels::AdamW>();
@@ -139,14 +148,10 @@ class AdamW {
   static Result<void> validate(const AdamWOptions& o) {
     if (!(o.beta1 >= 0 && o.beta1 < 1)) return detail::wrong_option("beta1 is not in [0, 1)");
     if (!(o.beta2 >= 0 && o.beta2 < 1)) return detail::wrong_option("beta2 is not in [0, 1)");
-    if (!(o.epsilon > 0 && o.epsilon <= 1)) return detail::wrong_option("epsilon is not in (0, 1]");
-    if (!(o.weight_decay >= 0) || !is_finite(o.weight_decay)) {
-      return detail::wrong_option("weight_decay is not a number from 0 on");
+    if (!(o.epsilon >= 1e-37 && o.epsilon <= 1)) {
+      return detail::wrong_option("epsilon is not in [1e-37, 1]");
     }
-    if (!(o.clip_norm >= 0) || !is_finite(o.clip_norm)) {
-      return detail::wrong_option("clip_norm is not a number from 0 on");
-    }
-    return ok();
+    return detail::validate_common(o);
   }
 
   kernels::AdamWStep factors_of(const Parameter& p, double learning_rate, double scale) const {

@@ -60,9 +60,21 @@ inline Result<io::GgufTensor> adapted_tensor(const io::Gguf& base, std::string_v
   return *found;
 }
 
-// Checks a matrix of an adapter against the model. Errors: as adapted_tensor(); malformed.
+// Checks the parts of a matrix of an adapter that a program may have made. Error: invalid_argument.
+inline Result<void> check_whole(const AdapterMatrix& m) {
+  const std::string what = "adapter of " + io::quoted(m.name) + ": ";
+  if (!m.is_whole()) {
+    return Error{Errc::invalid_argument, what + "factors that do not have their shapes"};
+  }
+  if (m.alpha != 0 && is_finite(static_cast<double>(m.alpha))) return ok();
+  return Error{Errc::invalid_argument, what + "alpha is not a number other than 0"};
+}
+
+// Checks a matrix of an adapter against the model. Errors: as adapted_tensor() and check_whole();
+// malformed.
 inline Result<void> check_adapted(const io::Gguf& base, const AdapterMatrix& m) {
   NIBBLE_TRY(tensor, adapted_tensor(base, m.name));
+  NIBBLE_CHECK(check_whole(m));
   const auto n = static_cast<Index>(tensor.dims[1]), k = static_cast<Index>(tensor.dims[0]);
   const std::string what = "adapter of " + io::quoted(m.name) + ": ";
   if (m.n != n || m.k != k) {
@@ -197,8 +209,8 @@ inline Result<Adapter> read_adapter(const io::Gguf& file, const io::Gguf& base) 
 }
 
 // Writes an adapter as f32. The file has one alpha: where matrices have several, their B is scaled
-// to that of the first. Errors: those of GgufWriter; invalid_argument (an adapter without
-// matrices).
+// to that of the first. Errors: those of GgufWriter; invalid_argument (an adapter without matrices;
+// factors that do not have their shapes; an alpha that is 0 or not finite).
 class AdapterFile {
  public:
   // The adapter must live until the file is written.
@@ -213,7 +225,10 @@ class AdapterFile {
       made.writer_.set("general.architecture", std::string_view(adapter.architecture));
       made.writer_.set("adapter.type", std::string_view("lora"));
       made.writer_.set("adapter.lora.alpha", alpha);
-      for (const AdapterMatrix& m : adapter.matrices) made.add(m, alpha);
+      for (const AdapterMatrix& m : adapter.matrices) {
+        NIBBLE_CHECK(detail::check_whole(m));
+        made.add(m, alpha);
+      }
       return made;
     });
   }
@@ -251,7 +266,7 @@ class AdapterFile {
   std::deque<std::vector<Scalar<float>>> made_;
 };
 
-// Writes `path`, completely or not at all.
+// Writes the file `path`, completely or not at all. Errors: those of AdapterFile.
 inline Result<void> write_adapter(const Adapter& adapter, const std::string& path) {
   NIBBLE_TRY(file, AdapterFile::create(adapter));
   return file.write(path);

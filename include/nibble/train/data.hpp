@@ -8,7 +8,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <numeric>
 #include <span>
 #include <string>
 #include <utility>
@@ -77,7 +76,7 @@ struct DataPosition {
 class Batches {
  public:
   // `source` must live as long. Errors: invalid_argument (an option outside its range, no
-  // examples), limit (2³² examples or more), out_of_memory.
+  // examples), limit (2³² examples or more, a batch of more than 2³¹ rows), out_of_memory.
   static Result<Batches> create(const Source& source, const BatchOptions& options) {
     return catch_out_of_memory([&]() -> Result<Batches> {
       NIBBLE_CHECK(validate(source, options));
@@ -142,6 +141,9 @@ class Batches {
     if (o.max_rows < o.context) {
       return wrong("batches: " + to_text(o.max_rows) + " rows do not hold a context of " +
                    to_text(o.context));
+    }
+    if (o.max_rows > Index{1} << 31) {
+      return Error{Errc::limit, "batches: more than 2^31 rows"};
     }
     if (o.max_sequences < 1) return wrong("batches: fewer than one sequence");
     if (o.vocabulary < 1) return wrong("batches: the vocabulary is empty");

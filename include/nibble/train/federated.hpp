@@ -32,6 +32,7 @@
 
 #include "nibble/core/native_thread.hpp"
 #include "nibble/core/result.hpp"
+#include "nibble/core/scalar.hpp"
 #include "nibble/core/text.hpp"
 #include "nibble/train/federated_messages.hpp"
 #include "nibble/train/federated_transport.hpp"
@@ -99,6 +100,7 @@ inline void average_values(std::span<const SentValues> sent, std::span<const Par
 // the probability that a client has left for all other tokens is spread evenly over them. All must
 // have the same rows, vocabulary and temperature. With sharpness a > 0 the weight in a row is
 // weight · (the largest probability of the row)ᵃ, so that who has no idea says little; 0: FedMD's.
+// (The power is 1e-200 at least: what all are unsure of has a mean, too.)
 // Errors: those of TopLogits::create; malformed (others than the first have other rows).
 inline Result<TopLogits> average_predictions(std::span<const SentPredictions> sent, Index k,
                                              double sharpness = 0) {
@@ -108,13 +110,13 @@ inline Result<TopLogits> average_predictions(std::span<const SentPredictions> se
     const TopLogits& first = order[0]->predictions;
     const Index vocabulary = first.vocabulary();
     NIBBLE_TRY(mean, TopLogits::create(k, vocabulary, first.temperature()));
-    std::vector<double> p(static_cast<std::size_t>(vocabulary));
-    std::vector<float> logits;
+    std::vector<Scalar<double>> p(static_cast<std::size_t>(vocabulary));
+    std::vector<Scalar<float>> logits;
     for (Index example = 0; example < first.n_examples(); ++example) {
       const Index n_rows = first.n_rows(example);
       logits.resize(static_cast<std::size_t>(n_rows * vocabulary));
       for (Index r = 0; r < n_rows; ++r) {
-        std::fill(p.begin(), p.end(), 0.0);
+        std::fill(p.begin(), p.end(), Scalar<double>{});
         double of_all = 0, all = 0;  // what each token gets; weights
         for (const SentPredictions* one : order) {
           const TopLogits& from = one->predictions;
@@ -126,24 +128,24 @@ inline Result<TopLogits> average_predictions(std::span<const SentPredictions> se
           const TopRow row = from.row(example, r);
           double most = 0;
           for (const f16 x : row.logprobs) most = larger(most, std::exp(double{to_f32(x)}));
-          const double weight =
-              static_cast<double>(one->weight) * (sharpness > 0 ? std::pow(most, sharpness) : 1.0);
+          const double trust = sharpness > 0 ? larger(std::pow(most, sharpness), 1e-200) : 1.0;
+          const double weight = static_cast<double>(one->weight) * trust;
           const Index n_others = vocabulary - static_cast<Index>(row.ids.size());
           const double share = n_others > 0 ? double{row.rest} / static_cast<double>(n_others) : 0;
           for (std::size_t i = 0; i < row.ids.size(); ++i) {
-            p[row.ids[i]] += weight * (std::exp(double{to_f32(row.logprobs[i])}) - share);
+            p[row.ids[i]].value += weight * (std::exp(double{to_f32(row.logprobs[i])}) - share);
           }
           of_all += weight * share;
           all += weight;
         }
-        float* const out = logits.data() + r * vocabulary;
+        float* const out = values(logits) + r * vocabulary;
         for (Index j = 0; j < vocabulary; ++j) {
           // Differences that cancel leave what is as good as nothing, or less.
-          const double mean_p = (p[static_cast<std::size_t>(j)] + of_all) / all;
+          const double mean_p = (p[static_cast<std::size_t>(j)].value + of_all) / all;
           out[j] = static_cast<float>(first.temperature() * std::log(larger(mean_p, 1e-30)));
         }
       }
-      NIBBLE_CHECK(mean.add(MatrixView<const float>(logits.data(), n_rows, vocabulary)));
+      NIBBLE_CHECK(mean.add(MatrixView<const float>(values(logits), n_rows, vocabulary)));
     }
     return mean;
   });
@@ -198,20 +200,20 @@ class Coordinator {
 
   std::uint64_t current_round() const noexcept { return round_; }  // that was begun last; 0: none
 
-  // Begins a round of training: sends the parameters to these clients. Who cannot be reached is
-  // silent. Errors: those of federated_values().
+  // Begins a round of training: sends the parameters to these clients, to each once. Who cannot be
+  // reached is silent. Errors: those of federated_values().
   Result<void> ask_to_train(std::span<const Parameter> model, std::span<const Index> clients) {
     NIBBLE_TRY(bytes, federated_values(FederatedKind::train, current_round() + 1, 0, model,
                                        options_.sent_as));
     return ask(bytes, clients);
   }
   // Waits for the answers and replaces the parameters by their mean; they stay as they are if there
-  // is none.
+  // is none. Errors: those of Transport::receive, out_of_memory.
   Result<RoundReport> average(std::span<const Parameter> model) {
     return catch_out_of_memory([&]() -> Result<RoundReport> {
       std::vector<SentValues> sent;
       NIBBLE_CHECK(collect([&](Index client, const FederatedMessage& m) -> Result<void> {
-        NIBBLE_CHECK(validate(m, FederatedKind::update));
+        NIBBLE_CHECK(check_answer(m, FederatedKind::update));
         NIBBLE_TRY(values, federated_values_of(m, model));
         sent.push_back({client, m.weight, std::move(values)});
         return ok();
@@ -221,7 +223,8 @@ class Coordinator {
     });
   }
 
-  // Begins a round of predictions: sends the mean of the last one, if there is any.
+  // Begins a round of predictions: sends the mean of the last one, if there is any. Errors: those
+  // of TopLogits::to_bytes.
   Result<void> ask_to_predict(const std::optional<MeanPredictions>& mean,
                               std::span<const Index> clients) {
     const std::uint64_t next = current_round() + 1;
@@ -232,14 +235,15 @@ class Coordinator {
     return ask(*bytes, clients);
   }
   // Waits for the answers and leaves their mean in `mean`; it stays as it is if there is none.
+  // Errors: those of Transport::receive and average_predictions.
   Result<RoundReport> average(const PublicRows& rows, std::optional<MeanPredictions>& mean,
                               double sharpness = 0) {
     return catch_out_of_memory([&]() -> Result<RoundReport> {
       std::vector<SentPredictions> sent;
       NIBBLE_CHECK(collect([&](Index client, const FederatedMessage& m) -> Result<void> {
-        NIBBLE_CHECK(validate(m, FederatedKind::predictions));
+        NIBBLE_CHECK(check_answer(m, FederatedKind::predictions));
         NIBBLE_TRY(predictions, TopLogits::of(m.file));
-        NIBBLE_CHECK(validate(m, predictions, rows));
+        NIBBLE_CHECK(check_rows(m, predictions, rows));
         sent.push_back({client, m.weight, std::move(predictions)});
         return ok();
       }));
@@ -255,8 +259,7 @@ class Coordinator {
   Result<void> stop() {
     NIBBLE_TRY(bytes, federated_note(FederatedKind::stop, current_round()));
     for (Index client = 1; client < transport_->n_ranks(); ++client) {
-      const Result<void> sent = transport_->send(client, bytes);
-      if (!sent) continue;  // nobody is there
+      static_cast<void>(transport_->send(client, bytes));  // an error: nobody is there
     }
     return ok();
   }
@@ -268,6 +271,7 @@ class Coordinator {
       report_.round = ++round_;
       asked_.clear();
       for (const Index client : clients) {
+        if (std::find(asked_.begin(), asked_.end(), client) != asked_.end()) continue;
         const Result<void> sent = transport_->send(client, bytes);
         if (!sent) {
           report_.silent.push_back(client);
@@ -328,7 +332,7 @@ class Coordinator {
     return true;
   }
 
-  Result<void> validate(const FederatedMessage& m, FederatedKind wanted) const {
+  Result<void> check_answer(const FederatedMessage& m, FederatedKind wanted) const {
     if (m.kind != wanted) {
       return Error{Errc::malformed, m.file.name() + ": an answer of another kind"};
     }
@@ -338,8 +342,8 @@ class Coordinator {
     }
     return ok();
   }
-  static Result<void> validate(const FederatedMessage& m, const TopLogits& p,
-                               const PublicRows& rows) {
+  static Result<void> check_rows(const FederatedMessage& m, const TopLogits& p,
+                                 const PublicRows& rows) {
     bool is_right = p.vocabulary() == rows.vocabulary && p.k() == rows.k &&
                     p.temperature() == rows.temperature &&
                     p.n_examples() == static_cast<Index>(rows.n_rows.size());
@@ -407,15 +411,21 @@ inline Result<std::vector<std::byte>> federated_answer(FederatedClient& client,
 }  // namespace detail
 
 // Waits up to `seconds` for the coordinator and does what the newest of its messages asks for: who
-// has been away skips rounds. Errors: those of the transport, the client and the message.
+// has been away skips rounds. Errors: those of the transport, the client and the message; limit (a
+// message that is too large).
 inline Result<Served> serve(Transport& transport, FederatedClient& client, double seconds,
                             SentAs sent_as = SentAs::f32) {
   return catch_out_of_memory([&]() -> Result<Served> {
     std::optional<FederatedMessage> newest;
-    for (double wait = seconds;; wait = newest ? 0 : wait) {
-      NIBBLE_TRY(received, transport.receive(wait));
+    const std::int64_t begin = monotonic_nanoseconds();
+    for (;;) {
+      const double past = static_cast<double>(monotonic_nanoseconds() - begin) * 1e-9;
+      NIBBLE_TRY(received, transport.receive(newest ? 0 : larger(seconds - past, 0.0)));
       if (!received) break;
-      if (received->from != kCoordinator) continue;  // clients have nothing to say to clients
+      if (received->from != kCoordinator) {  // clients have nothing to say to clients
+        if (past > seconds + 1) break;       // nor does a flood of it make the wait longer
+        continue;
+      }
       if (received->is_lost) return Error{Errc::limit, "coordinator: its message is too large"};
       NIBBLE_TRY(message, read_federated(received->bytes, "coordinator"));
       if (message.kind == FederatedKind::stop) return Served::stopped;

@@ -6,8 +6,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
-#include <limits>
 #include <optional>
 #include <span>
 #include <utility>
@@ -17,7 +15,9 @@
 #include "nibble/core/executor.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/core/scalar.hpp"
+#include "nibble/core/view.hpp"
 #include "nibble/ops/loss.hpp"
+#include "nibble/train/accumulation.hpp"
 #include "nibble/train/adamw.hpp"
 #include "nibble/train/data.hpp"
 #include "nibble/train/federated.hpp"
@@ -44,13 +44,25 @@ struct LocalOptions {
   // Part of the examples' own tokens in the loss of learn(), beside that of the predictions: 0
   // to 1. Clients that know little of what is common predict it badly; its tokens are right.
   double hard = 0;
+
+  // invalid_argument: an option out of range. (Those of the optimizer and of batches are checked
+  // where they are used.)
+  Result<void> validate() const {
+    NIBBLE_CHECK(rounds.validate());
+    if (n_steps < 1 || n_public < 1 || n_passes < 1) {
+      return Error{Errc::invalid_argument, "client: no steps, common examples or passes"};
+    }
+    if (hard >= 0 && hard <= 1) return ok();
+    return Error{Errc::invalid_argument, "client: the part of the tokens is not in [0, 1]"};
+  }
 };
 
-// Some examples of another source, from `first` on and around.
+// Some examples of another source, from `first` on and around; none of a source without any.
 class SliceSource final : public Source {
  public:
   // The source must live as long.
-  SliceSource(const Source& of, std::uint64_t first, Index n) : of_(&of), first_(first), n_(n) {}
+  SliceSource(const Source& of, std::uint64_t first, Index n)
+      : of_(&of), first_(first), n_(of.n_examples() > 0 ? n : 0) {}
   Index n_examples() const noexcept override { return n_; }
   Result<void> read(Index i, Example& out) const override {
     const auto n_all = static_cast<std::uint64_t>(of_->n_examples());
@@ -65,7 +77,9 @@ class SliceSource final : public Source {
 
 // The optimizer starts anew in each round: what a client sends and gets are values alone. Refers to
 // the graph, the weights, the sources and the executor: all must live as long. Memory for a batch
-// is allocated in each call and released after it.
+// is allocated in each call and released after it. Errors of all that it does: invalid_argument (an
+// option out of range, a source that is missing, a round 0), those of the sources, Trainer::create
+// and AdamW::create.
 class LocalClient final : public FederatedClient {
  public:
   // `own` may be null for who only learns and predicts (a coordinator), `common` for who only
@@ -83,15 +97,18 @@ class LocalClient final : public FederatedClient {
 
   std::vector<Parameter> shared() override { return weights_->parameters(); }
 
-  // Errors: those of Run. The number is that of the examples in all steps.
+  // Errors: also those of Run. The number is that of the client's examples, or of those for which
+  // all steps have sequences, if that is less.
   Result<std::uint64_t> train(std::uint64_t round) override;
+  // Errors: also malformed (predictions of other examples, a loss that is not a number).
   Result<void> learn(std::uint64_t round, std::uint64_t of_round, const TopLogits& mean) override;
+  // Errors: also those of TopLogits.
   Result<TopLogits> predict(std::uint64_t round) override;
 
   // Mean of the losses of the last train() or learn(), in nats.
   double loss() const noexcept { return loss_; }
 
-  // What to ask for in a round: see PublicRows. Errors: those of the source.
+  // What to ask for in a round, from 1: see PublicRows. Errors: those of the source.
   static Result<PublicRows> rows_of(const Source& common, std::uint64_t round,
                                     const LocalOptions& options, Index vocabulary);
 
@@ -112,19 +129,27 @@ class LocalClient final : public FederatedClient {
     o.shuffles = false;
     return o;
   }
-  MatrixView<float> scratch_for(const Batch& batch) const noexcept {
-    return MatrixView<float>(reinterpret_cast<float*>(scratch_.data()), batch.n_counted,
-                             options_.batches.vocabulary);
+  Result<void> check_round(const Source* source, std::uint64_t round) const {
+    NIBBLE_CHECK(options_.validate());
+    if (source == nullptr) return Error{Errc::invalid_argument, "client: it has no examples"};
+    if (round < 1) return Error{Errc::invalid_argument, "client: rounds count from 1"};
+    return ok();
   }
-  Result<void> allocate_scratch() {
-    const auto n = static_cast<std::uint64_t>(options_.batches.max_rows) *
-                   static_cast<std::uint64_t>(options_.batches.vocabulary);
-    if (n > (std::numeric_limits<std::size_t>::max)() / 8) {
+  // Memory for the logits of the largest batch, whose options Batches::create has accepted.
+  Result<AlignedBuffer> memory_for_logits() const {
+    const Index n_rows = options_.batches.max_rows, width = options_.batches.vocabulary;
+    if (width != graph_->config().vocab_size) {
+      return Error{Errc::invalid_argument, "client: the vocabulary is not that of the model"};
+    }
+    if (n_rows > kMaxBytes / static_cast<Index>(sizeof(float)) / width) {
       return Error{Errc::limit, "client: a batch of too many rows"};
     }
-    NIBBLE_TRY(memory, AlignedBuffer::allocate(static_cast<std::size_t>(n) * sizeof(float)));
-    scratch_ = std::move(memory);
-    return ok();
+    return AlignedBuffer::allocate(static_cast<std::size_t>(n_rows * width) * sizeof(float));
+  }
+  // Of `batch`, in that memory.
+  MatrixView<float> logits_in(const AlignedBuffer& memory, const Batch& batch) const noexcept {
+    return MatrixView<float>(reinterpret_cast<float*>(memory.data()), batch.n_counted,
+                             options_.batches.vocabulary);
   }
 
   const TrainingGraph* graph_;
@@ -133,12 +158,11 @@ class LocalClient final : public FederatedClient {
   const Source* common_;
   LocalOptions options_;
   Executor* executor_;
-  AlignedBuffer scratch_;  // logits of a batch
   double loss_ = 0;
 };
 
 inline Result<std::uint64_t> LocalClient::train(std::uint64_t round) {
-  if (own_ == nullptr) return Error{Errc::invalid_argument, "client: no examples to train on"};
+  NIBBLE_CHECK(check_round(own_, round));
   RunOptions o;
   o.schedule.shape = Schedule::Shape::constant;
   o.schedule.peak = rate(round);
@@ -153,33 +177,28 @@ inline Result<std::uint64_t> LocalClient::train(std::uint64_t round) {
     loss += step.loss;
   }
   loss_ = loss / static_cast<double>(options_.n_steps);
-  const auto n = static_cast<std::uint64_t>(
-      (std::min)(own_->n_examples(), options_.n_steps * options_.batches.max_sequences));
-  return n;
+  const Index n = own_->n_examples(), of_step = options_.batches.max_sequences;
+  const bool are_enough = options_.n_steps > n / of_step;
+  return static_cast<std::uint64_t>(are_enough ? n : options_.n_steps * of_step);
 }
 
 inline Result<void> LocalClient::learn(std::uint64_t round, std::uint64_t of_round,
                                        const TopLogits& mean) {
-  if (common_ == nullptr || round < 1 || of_round < 1) {
-    return Error{Errc::invalid_argument, "client: no examples that all have"};
-  }
+  NIBBLE_CHECK(check_round(common_, round));
+  NIBBLE_CHECK(check_round(common_, of_round));
   if (mean.n_examples() != options_.n_public || mean.vocabulary() != options_.batches.vocabulary) {
     return Error{Errc::malformed, "client: predictions of other examples"};
-  }
-  if (!(options_.hard >= 0 && options_.hard <= 1)) {
-    return Error{Errc::invalid_argument, "client: the part of the tokens is not in [0, 1]"};
   }
   const SliceSource examples = slice(*common_, of_round, options_.n_public);
   NIBBLE_TRY(batches, Batches::create(examples, in_order()));
   NIBBLE_TRY(trainer, Trainer::create(*graph_, *weights_, trainer_options(), *executor_));
   NIBBLE_TRY(optimizer, AdamW::create(weights_->parameters(), options_.optimizer));
-  NIBBLE_CHECK(allocate_scratch());
-  std::vector<double> losses(static_cast<std::size_t>(options_.batches.max_rows));
-  const double scale = mean.temperature() * mean.temperature();
-  const double hard = options_.hard;
-  std::vector<std::int32_t> targets;  // of the rows that count
-  std::vector<float> weights;
-  double sum = 0, weight = 0;
+  NIBBLE_TRY(memory, memory_for_logits());
+  std::vector<Scalar<double>> losses(static_cast<std::size_t>(options_.batches.max_rows));
+  std::vector<Scalar<std::int32_t>> targets;  // of the rows that count
+  std::vector<Scalar<float>> weights;
+  const double soft = (1 - options_.hard) * mean.temperature() * mean.temperature();
+  Accumulation all;
   Batch batch;
   for (;;) {
     NIBBLE_CHECK(batches.next(batch));
@@ -189,51 +208,49 @@ inline Result<void> LocalClient::learn(std::uint64_t round, std::uint64_t of_rou
     weights.clear();
     for (std::size_t i = 0; i < batch.weights.size(); ++i) {
       if (!(batch.weights[i] > 0)) continue;
-      targets.push_back(batch.targets[i]);
-      weights.push_back(static_cast<float>(hard) * batch.weights[i]);
+      targets.push_back({batch.targets[i]});
+      weights.push_back({static_cast<float>(options_.hard) * batch.weights[i]});
     }
     std::optional<Error> error;
+    double loss = 0;
     NIBBLE_CHECK(trainer.accumulate(batch, [&](MatrixView<float> rows) {
-      const MatrixView<float> logits = scratch_for(batch);
+      const MatrixView<float> logits = logits_in(memory, batch);
       ops::copy_rows(*executor_, rows, logits);
       // Now the rows are gradients: of the tokens, to which that of the predictions is added.
-      const std::span<double> of_rows(losses.data(), targets.size());
-      ops::cross_entropy_back(*executor_, rows, targets, weights, of_rows);
+      ops::cross_entropy_back(*executor_, rows, {values(targets), targets.size()},
+                              {values(weights), weights.size()}, {values(losses), targets.size()});
       for (std::size_t i = 0; i < targets.size(); ++i) {
-        sum += static_cast<double>(weights[i]) * losses[i];
+        loss += static_cast<double>(weights[i].value) * losses[i].value;
       }
-      auto loss =
-          top_logits_loss(*executor_, mean, batch, logits, (1 - hard) * scale, rows, losses);
-      if (!loss) {
-        error = std::move(loss).error();
+      auto of_predictions = top_logits_loss(*executor_, mean, batch, logits, soft, rows,
+                                            {values(losses), losses.size()});
+      if (of_predictions) {
+        loss += soft * *of_predictions;
       } else {
-        sum += (1 - hard) * scale * *loss;
+        error = std::move(of_predictions).error();
       }
     }));
     if (error) return *std::move(error);
-    weight += batch.weight;
-    NIBBLE_TRY(report, optimizer.step(*executor_, rate(round), 1 / batch.weight));
-    static_cast<void>(report);
+    NIBBLE_CHECK(all.add(loss, batch.weight));
+    NIBBLE_CHECK(optimizer.step(*executor_, rate(round), 1 / batch.weight));
     NIBBLE_CHECK(weights_->round_deployed(*executor_));
   }
-  loss_ = sum / weight;
+  loss_ = all.mean_loss();
   return ok();
 }
 
 inline Result<TopLogits> LocalClient::predict(std::uint64_t round) {
-  if (common_ == nullptr || round < 1) {
-    return Error{Errc::invalid_argument, "client: no examples that all have"};
-  }
+  NIBBLE_CHECK(check_round(common_, round));
   const SliceSource examples = slice(*common_, round, options_.n_public);
   NIBBLE_TRY(batches, Batches::create(examples, in_order()));
   NIBBLE_TRY(trainer, Trainer::create(*graph_, *weights_, trainer_options(), *executor_));
   const Index vocabulary = options_.batches.vocabulary;
   NIBBLE_TRY(out, TopLogits::create(options_.k, vocabulary, options_.temperature));
-  NIBBLE_CHECK(allocate_scratch());
+  NIBBLE_TRY(memory, memory_for_logits());
   Batch batch;
   while (out.n_examples() < options_.n_public) {
     NIBBLE_CHECK(batches.next(batch));
-    const MatrixView<float> logits = scratch_for(batch);
+    const MatrixView<float> logits = logits_in(memory, batch);
     NIBBLE_CHECK(trainer.logits(batch, logits));
     Index counted = 0;
     for (Index s = 0; s < batch.n_sequences(); ++s) {
@@ -256,7 +273,7 @@ inline Result<PublicRows> LocalClient::rows_of(const Source& common, std::uint64
   rows.temperature = options.temperature;
   const SliceSource examples = slice(common, round, options.n_public);
   Example example;
-  for (Index i = 0; i < options.n_public; ++i) {
+  for (Index i = 0; i < examples.n_examples(); ++i) {
     NIBBLE_CHECK(examples.read(i, example));
     Index n = 0;
     for (std::size_t j = 1; j < example.tokens.size(); ++j) {

@@ -141,12 +141,15 @@ inline Result<std::vector<float>> federated_values_of(const FederatedMessage& me
                                                       std::span<const Parameter> parameters) {
   return catch_out_of_memory([&]() -> Result<std::vector<float>> {
     const std::string& from = message.file.name();
-    std::vector<float> values;
     if (message.file.tensors().size() != parameters.size()) {
       return Error{Errc::malformed,
                    from + ": another model: " + to_text(message.file.tensors().size()) +
                        " parameters instead of " + to_text(parameters.size())};
     }
+    std::size_t n_values = 0;
+    for (const Parameter& p : parameters) n_values += p.values.size();
+    std::vector<float> values;
+    values.reserve(n_values);
     for (const Parameter& p : parameters) {
       const io::GgufTensor* const t = message.file.find_tensor(p.name);
       const std::size_t n = p.values.size();

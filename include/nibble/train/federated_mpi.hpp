@@ -29,6 +29,7 @@
 
 #include "nibble/core/native_thread.hpp"
 #include "nibble/core/result.hpp"
+#include "nibble/core/scalar.hpp"
 #include "nibble/core/text.hpp"
 #include "nibble/train/federated_transport.hpp"
 
@@ -62,16 +63,18 @@ class MpiTransport final : public Transport {
   }
   MpiTransport(MpiTransport&& other) noexcept
       : options_(other.options_), rank_(other.rank_), n_ranks_(other.n_ranks_) {
-    pending_.splice(pending_.end(), other.pending_);
+    sends_.splice(sends_.end(), other.sends_);
+    arriving_.splice(arriving_.end(), other.arriving_);
   }
   MpiTransport& operator=(MpiTransport&&) = delete;
   // What is still under way may be read by MPI at any time: it is left to it.
   ~MpiTransport() override {
     finish_sends();
-    for (Pending& p : pending_) {
-      if (p.request != MPI_REQUEST_NULL) MPI_Request_free(&p.request);
+    sends_.splice(sends_.end(), arriving_);
+    for (Message& m : sends_) {
+      if (m.request != MPI_REQUEST_NULL) MPI_Request_free(&m.request);
     }
-    if (!pending_.empty()) new std::list<Pending>(std::move(pending_));
+    if (!sends_.empty()) new std::list<Message>(std::move(sends_));
   }
 
   Index rank() const noexcept override { return rank_; }
@@ -86,40 +89,37 @@ class MpiTransport final : public Transport {
         return Error{Errc::limit, "MPI: a message of " + to_text(message.size()) + " bytes"};
       }
       finish_sends();
-      for (const Pending& p : pending_) {
-        if (p.to == to) {
+      for (const Message& m : sends_) {
+        if (m.rank == to) {
           return Error{Errc::limit,
                        "MPI: rank " + to_text(to) + " has not taken the message before this one"};
         }
       }
-      Pending& p = pending_.emplace_back();
-      p.to = to;
-      p.bytes.assign(message.begin(), message.end());
+      Message& m = sends_.emplace_back();
+      m.rank = to;
+      m.bytes.assign(message.begin(), message.end());
       const Result<void> sent =
-          checked(MPI_Isend(p.bytes.data(), static_cast<int>(p.bytes.size()), MPI_BYTE,
-                            static_cast<int>(to), options_.tag, options_.communicator, &p.request));
+          checked(MPI_Isend(m.bytes.data(), static_cast<int>(m.bytes.size()), MPI_BYTE,
+                            static_cast<int>(to), options_.tag, options_.communicator, &m.request));
       if (sent) return ok();
-      pending_.pop_back();
+      sends_.pop_back();
       return sent.error();
     });
   }
 
   Result<std::optional<Received>> receive(double seconds) override {
     return catch_out_of_memory([&]() -> Result<std::optional<Received>> {
-      const std::int64_t end = monotonic_nanoseconds() + nanoseconds(seconds);
+      const std::int64_t begin = monotonic_nanoseconds(), end = begin + nanoseconds(seconds);
       for (;;) {
         finish_sends();
-        int is_there = 0;
-        MPI_Message message = MPI_MESSAGE_NULL;
-        MPI_Status status;
-        NIBBLE_CHECK(checked(MPI_Improbe(MPI_ANY_SOURCE, options_.tag, options_.communicator,
-                                         &is_there, &message, &status)));
-        if (is_there != 0) {
-          auto taken = take(message, status, end);
-          if (!taken || *taken) return taken;
+        NIBBLE_CHECK(begin_to_receive());
+        if (auto received = finish_receiving()) return received;
+        // What has begun to come gets a little more time: with 0 seconds it would never be whole.
+        const std::int64_t grace = arriving_.empty() ? 0 : 100'000'000;
+        if (monotonic_nanoseconds() >= (std::max)(end, begin + grace)) {
+          return std::optional<Received>();
         }
-        if (monotonic_nanoseconds() >= end) return std::optional<Received>();
-        std::this_thread::sleep_for(std::chrono::microseconds(500));
+        std::this_thread::sleep_for(std::chrono::microseconds(arriving_.empty() ? 500 : 100));
       }
     });
   }
@@ -129,23 +129,25 @@ class MpiTransport final : public Transport {
     const std::int64_t end = monotonic_nanoseconds() + nanoseconds(seconds);
     for (;;) {
       finish_sends();
-      if (pending_.empty()) return true;
+      if (sends_.empty()) return true;
       if (monotonic_nanoseconds() >= end) return false;
       std::this_thread::sleep_for(std::chrono::microseconds(500));
     }
   }
 
  private:
-  struct Pending {
-    Index to = 0;  // -1: received
+  // One that is under way.
+  struct Message {
+    Index rank = 0;  // where it goes to, or comes from
     std::vector<std::byte> bytes;
     MPI_Request request = MPI_REQUEST_NULL;
+    bool is_too_large = false;
   };
 
   explicit MpiTransport(const MpiOptions& options) : options_(options) {}
 
   static std::int64_t nanoseconds(double seconds) noexcept {
-    return static_cast<std::int64_t>((seconds < 3e7 ? seconds : 3e7) * 1e9);  // a year at most
+    return static_cast<std::int64_t>(larger(0.0, smaller(seconds, 3e7)) * 1e9);  // a year at most
   }
   static Result<void> checked(int code) {
     if (code == MPI_SUCCESS) return ok();
@@ -155,47 +157,58 @@ class MpiTransport final : public Transport {
     return Error{Errc::io, "MPI: " + printable(std::string(text, static_cast<std::size_t>(n)))};
   }
 
-  // Forgets the messages that have gone, and what was received too late.
+  // Forgets the messages that have gone.
   void finish_sends() {
-    for (auto it = pending_.begin(); it != pending_.end();) {
+    for (auto it = sends_.begin(); it != sends_.end();) {
       int is_done = 0;
       const int code = MPI_Test(&it->request, &is_done, MPI_STATUS_IGNORE);
       // After an error the request is none any more, and the message is lost: nobody is there.
-      it = code != MPI_SUCCESS || is_done != 0 ? pending_.erase(it) : std::next(it);
+      it = code != MPI_SUCCESS || is_done != 0 ? sends_.erase(it) : std::next(it);
     }
   }
 
-  // The bytes of a message that has begun to come: none if its sender does not finish in time.
-  Result<std::optional<Received>> take(MPI_Message& message, const MPI_Status& status,
-                                       std::int64_t end) {
-    int n = 0;
+  // Takes memory for a message that has begun to come, if there is one. Senders who do not finish
+  // theirs hold no more of it than one message for each party.
+  Result<void> begin_to_receive() {
+    if (arriving_.size() >= static_cast<std::size_t>(n_ranks_)) return ok();
+    int is_there = 0, n = 0;
+    MPI_Message message = MPI_MESSAGE_NULL;
+    MPI_Status status;
+    NIBBLE_CHECK(checked(MPI_Improbe(MPI_ANY_SOURCE, options_.tag, options_.communicator, &is_there,
+                                     &message, &status)));
+    if (is_there == 0) return ok();
     NIBBLE_CHECK(checked(MPI_Get_count(&status, MPI_BYTE, &n)));
     const bool is_too_large = n < 0 || static_cast<std::size_t>(n) > options_.most_bytes;
-    Pending& p = pending_.emplace_back();
-    p.to = -1;
     // MPI cuts what has no place, and says so.
-    p.bytes.resize(is_too_large ? 0 : static_cast<std::size_t>(n));
-    NIBBLE_CHECK(checked(MPI_Imrecv(p.bytes.data(), static_cast<int>(p.bytes.size()), MPI_BYTE,
-                                    &message, &p.request)));
-    const Index from = status.MPI_SOURCE;
-    // A little more than the deadline, so that what is there already is taken with 0 seconds.
-    const std::int64_t last = (std::max)(end, monotonic_nanoseconds() + 100'000'000);
-    for (;;) {
+    std::vector<std::byte> bytes(is_too_large ? 0 : static_cast<std::size_t>(n));
+    Message& m = arriving_.emplace_back();
+    m.rank = status.MPI_SOURCE;
+    m.bytes = std::move(bytes);
+    m.is_too_large = is_too_large;
+    Result<void> begun = checked(MPI_Imrecv(m.bytes.data(), static_cast<int>(m.bytes.size()),
+                                            MPI_BYTE, &message, &m.request));
+    if (!begun) arriving_.pop_back();
+    return begun;
+  }
+
+  // The first message that is whole, and behind no other of its sender that is not.
+  std::optional<Received> finish_receiving() {
+    for (auto it = arriving_.begin(); it != arriving_.end(); ++it) {
+      const auto is_of_sender = [&](const Message& m) { return m.rank == it->rank; };
+      if (std::any_of(arriving_.begin(), it, is_of_sender)) continue;
       int is_done = 0;
-      const int code = MPI_Test(&p.request, &is_done, MPI_STATUS_IGNORE);
-      if (code != MPI_SUCCESS || is_done != 0) {
-        Received received{from, std::move(p.bytes), code != MPI_SUCCESS || is_too_large};
-        pending_.pop_back();
-        return std::optional<Received>(std::move(received));
-      }
-      if (monotonic_nanoseconds() >= last) return std::optional<Received>();  // stays in pending_
-      std::this_thread::sleep_for(std::chrono::microseconds(100));
+      const int code = MPI_Test(&it->request, &is_done, MPI_STATUS_IGNORE);
+      if (code == MPI_SUCCESS && is_done == 0) continue;
+      Received received{it->rank, std::move(it->bytes), code != MPI_SUCCESS || it->is_too_large};
+      arriving_.erase(it);
+      return received;
     }
+    return std::nullopt;
   }
 
   MpiOptions options_;
   int rank_ = 0, n_ranks_ = 0;
-  std::list<Pending> pending_;
+  std::list<Message> sends_, arriving_;  // MPI knows where they are: they do not move
 };
 
 }}}  // namespace nibble::NIBBLE_ABI::train

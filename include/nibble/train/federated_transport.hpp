@@ -45,7 +45,8 @@ class Transport {
   virtual Result<std::optional<Received>> receive(double seconds) = 0;
 };
 
-// Places in one process: of one thread that visits them in turn, or of several threads.
+// Places in one process, at least one: of one thread that visits them in turn, or of several
+// threads.
 class Mailboxes {
  public:
   explicit Mailboxes(Index n_ranks) : boxes_(static_cast<std::size_t>(n_ranks)) {}
@@ -85,8 +86,10 @@ class Mailboxes {
 
 class InProcessTransport final : public Transport {
  public:
-  // The mailboxes must live as long.
-  InProcessTransport(Mailboxes& mailboxes, Index rank) : mailboxes_(&mailboxes), rank_(rank) {}
+  // The mailboxes must live as long; `rank` is one of theirs.
+  InProcessTransport(Mailboxes& mailboxes, Index rank) : mailboxes_(&mailboxes), rank_(rank) {
+    NIBBLE_ASSERT(rank >= 0 && rank < mailboxes.n_ranks());
+  }
 
   Index rank() const noexcept override { return rank_; }
   Index n_ranks() const noexcept override { return mailboxes_->n_ranks(); }

@@ -11,7 +11,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -166,34 +166,38 @@ inline Adapter adapter_of(const TrainedWeights& weights, std::string_view archit
 }
 
 // Sets the factors of `weights` to those of an adapter: to learn more, or to average adapters.
-// Errors: not_found (one has a matrix that the other has not), invalid_argument (another shape,
-// another scale).
+// Errors, which change nothing: not_found (one has a matrix that the other has not),
+// invalid_argument (another shape, another scale).
 inline Result<void> set_adapter(TrainedWeights& weights, const Adapter& adapter) {
   return catch_out_of_memory([&]() -> Result<void> {
-    std::optional<Error> error;
+    Result<void> fits = ok();
     std::size_t n = 0;
     detail::for_factors(weights, [&](const TrainedTensor& a, const TrainedTensor& b) {
-      if (error) return;
+      ++n;
+      if (!fits) return;
       const std::string name = detail::factored_name(a);
       const AdapterMatrix* const m = adapter.find(name);
-      ++n;
       if (m == nullptr) {
-        error = Error{Errc::not_found, "adapter: it has no factors of " + io::quoted(name)};
+        fits = Error{Errc::not_found, "adapter: it has no factors of " + io::quoted(name)};
         return;
       }
       const float scale = weights.table().at(a.slot, a.layer).factors->scale;
       if (m->a.size() != a.values.size() || m->b.size() != b.values.size() || m->rank != a.n ||
           m->scale() != scale) {
-        error = Error{Errc::invalid_argument,
-                      "adapter of " + io::quoted(name) + ": of another shape, rank or alpha"};
-        return;
+        fits = Error{Errc::invalid_argument,
+                     "adapter of " + io::quoted(name) + ": of another shape, rank or alpha"};
       }
-      std::copy_n(values(m->a), m->a.size(), a.values.begin());
-      std::copy_n(values(m->b), m->b.size(), b.values.begin());
     });
-    if (error) return *std::move(error);
-    if (n == adapter.matrices.size()) return ok();
-    return Error{Errc::not_found, "adapter: it has factors of matrices that are not trained"};
+    NIBBLE_CHECK(std::move(fits));
+    if (n != adapter.matrices.size()) {
+      return Error{Errc::not_found, "adapter: it has factors of matrices that are not trained"};
+    }
+    detail::for_factors(weights, [&](const TrainedTensor& a, const TrainedTensor& b) {
+      const AdapterMatrix& m = *adapter.find(detail::factored_name(a));
+      std::copy_n(values(m.a), m.a.size(), a.values.begin());
+      std::copy_n(values(m.b), m.b.size(), b.values.begin());
+    });
+    return ok();
   });
 }
 

@@ -1,63 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Losses between the features of a student and those of its teacher, with their gradients, and the
-// bookkeeping of gradients that are summed over several batches. Sums are in double, in an order
-// that does not depend on threads; nothing allocates. (Cross-entropy and the distillation of whole
-// rows of logits are operations of ops/.)
+// Losses between the features of a student and those of its teacher, with their gradients. Sums are
+// in double, in an order that does not depend on threads; nothing allocates. (Cross-entropy and the
+// distillation of whole rows of logits are operations of ops/.)
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <cstdint>
 #include <span>
-#include <string>
 
 #include "nibble/core/executor.hpp"
-#include "nibble/core/result.hpp"
 #include "nibble/core/scalar.hpp"
-#include "nibble/core/text.hpp"
 #include "nibble/core/view.hpp"
 #include "nibble/ops/unit_rows.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace train {
-
-// Gradients of several batches, summed before one step. Each batch adds the gradient of its *sum*
-// of losses; the step multiplies by scale(): so the mean is over all counted rows, however they are
-// spread over batches, and not a mean of means.
-class Accumulation {
- public:
-  // After a batch: the sum of its losses and of its weights (Batch::weight). Error:
-  // invalid_argument, if the loss is not finite; it is then not counted.
-  Result<void> add(double loss_sum, double weight) {
-    if (!is_finite(loss_sum)) {
-      return Error{Errc::invalid_argument, "the loss of batch " + to_text(n_batches_) +
-                                               " of the step is not finite; a lower learning rate "
-                                               "or clipping may help"};
-    }
-    NIBBLE_ASSERT(weight >= 0);
-    loss_ += loss_sum;
-    weight_ += weight;
-    ++n_batches_;
-    return ok();
-  }
-  // Whether the next batch is the first: gradients are then overwritten, or zero.
-  bool is_empty() const noexcept { return n_batches_ == 0; }
-  Index n_batches() const noexcept { return n_batches_; }
-  double weight() const noexcept { return weight_; }
-  // Of all counted rows.
-  double mean_loss() const noexcept { return weight_ > 0 ? loss_ / weight_ : 0; }
-  // The gradient_scale of the step. Error: invalid_argument, if no row counted.
-  Result<double> scale() const {
-    if (weight_ > 0) return 1 / weight_;
-    return Error{Errc::invalid_argument, "no row of the batches counts in the loss"};
-  }
-  void reset() noexcept { *this = {}; }
-
- private:
-  double loss_ = 0, weight_ = 0;
-  Index n_batches_ = 0;
-};
 
 // ---- Cosine alignment ---------------------------------------------------------------------------
 
@@ -74,7 +32,7 @@ constexpr Index cosine_alignment_scratch(Index m, Index n) noexcept { return m *
 // Returns Σ wᵣ · (1 − cos(yᵣ, tᵣ)) over rows r of y = P s and t, and adds `scale` times its
 // gradients. `student` and `gradient` are (m, k), `teacher` is (m, n); `weights` has m values, or
 // none: all are 1. A row of zeros, which has no direction, counts with cos = 0 and gets no
-// gradient. The values of a row are contiguous.
+// gradient; a value that is not finite makes the loss NaN. The values of a row are contiguous.
 //   ∂cos/∂y = (t / |t| − cos · y / |y|) / |y|
 inline double cosine_alignment(Executor& executor, MatrixView<const float> student,
                                MatrixView<const float> teacher, std::span<const float> weights,
@@ -109,8 +67,8 @@ inline double cosine_alignment(Executor& executor, MatrixView<const float> stude
     }
     const double weight =
         weights.empty() ? 1 : static_cast<double>(weights[static_cast<std::size_t>(r)]);
-    const bool has_direction = yy > 0 && tt > 0;
-    const double below = has_direction ? 1 / std::sqrt(yy * tt) : 0;
+    const bool has_direction = !(yy == 0 || tt == 0);  // true of NaN, which must come out
+    const double below = has_direction ? 1 / (std::sqrt(yy) * std::sqrt(tt)) : 0;
     const double cosine = yt * below;
     losses[r] = weight * (1 - cosine);
     for (Index i = 0; i < n; ++i) {

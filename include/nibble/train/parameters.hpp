@@ -35,12 +35,12 @@ struct Parameter {
   std::span<float> values;
   std::span<float> gradient;
   bool decays = true;     // weight decay: not for the gains and biases of norms
-  float rate_factor = 1;  // of the learning rate; finite, not negative; 0 keeps the values
+  float rate_factor = 1;  // of the learning rate; finite, not negative; 0: values and moments stay
   Index columns = 0;      // of the rows of a matrix; 0: one row
   // Pruned weights of a matrix: (n, ceil(columns / 64)) words, a bit set if the weight stays, that
   // of column j of a row is bit j % 64 of word j / 64 (TrainedWeights::set_mask makes them). Empty:
-  // all stay. The values of the others, their gradients and their moments are set to zero in each
-  // step. The words may change between steps.
+  // all stay. Each step sets the gradients of the others to zero and, unless the rate factor is 0,
+  // their values and moments. The words may change between steps.
   std::span<const std::uint64_t> mask = {};
 };
 
@@ -61,6 +61,8 @@ struct StepReport {
 };
 
 namespace detail {
+
+constexpr bool is_from_0_on(double x) noexcept { return is_finite(x) && x >= 0; }
 
 // f(i) for each i in [begin, end) whose bit is not set.
 template <class F>
@@ -88,8 +90,7 @@ constexpr double power(double x, std::uint64_t n) noexcept {
 
 }  // namespace detail
 
-// A checked list of parameters, cut into chunks. Move-only users share nothing with it but the
-// caller's arrays.
+// A checked list of parameters, cut into chunks.
 class Parameters {
  public:
   // Values of a chunk: a multiple of kernels::kMomentBlock, some microseconds of work.
@@ -104,8 +105,8 @@ class Parameters {
   Parameters() = default;
 
   // Errors, which name the parameter: invalid_argument (no parameters or an empty one, sizes that
-  // differ, names that are empty or appear twice, values that overlap, a mask of another size, a
-  // rate factor out of range).
+  // differ, names that are empty or appear twice, values or gradients that overlap, a mask of
+  // another size, a rate factor out of range), out_of_memory.
   static Result<Parameters> create(std::vector<Parameter> parameters) {
     return catch_out_of_memory([&]() -> Result<Parameters> {
       Parameters made;
@@ -169,7 +170,7 @@ class Parameters {
         return wrong(what + ": " + to_text(p.values.size()) + " values, but " +
                      to_text(p.gradient.size()) + " of the gradient");
       }
-      if (!(p.rate_factor >= 0) || !is_finite(static_cast<double>(p.rate_factor))) {
+      if (!detail::is_from_0_on(static_cast<double>(p.rate_factor))) {
         return wrong(what + ": its factor of the learning rate is not a number from 0 on");
       }
       if (p.columns < 0 || (p.columns > 0 && size_of(p) % p.columns != 0)) {
@@ -193,25 +194,32 @@ class Parameters {
 
   // No name twice, no memory twice.
   Result<void> check_pairs() const {
-    std::vector<const Parameter*> order;
-    for (const Parameter& p : all_) order.push_back(&p);
+    struct Array {
+      const Parameter* of;
+      std::span<const float> floats;
+    };
+    std::vector<Array> order;
+    for (const Parameter& p : all_) order.push_back({&p, p.values});
     std::sort(order.begin(), order.end(),
-              [](const Parameter* a, const Parameter* b) { return a->name < b->name; });
+              [](const Array& a, const Array& b) { return a.of->name < b.of->name; });
     for (std::size_t i = 1; i < order.size(); ++i) {
-      if (order[i - 1]->name == order[i]->name) {
-        return wrong("parameter " + io::quoted(order[i]->name) + " is there twice");
+      if (order[i - 1].of->name == order[i].of->name) {
+        return wrong("parameter " + io::quoted(order[i].of->name) + " is there twice");
       }
     }
+    for (const Parameter& p : all_) order.push_back({&p, p.gradient});
     const std::less<const float*> before;
-    std::sort(order.begin(), order.end(), [&](const Parameter* a, const Parameter* b) {
-      return before(a->values.data(), b->values.data());
+    std::sort(order.begin(), order.end(), [&](const Array& a, const Array& b) {
+      return before(a.floats.data(), b.floats.data());
     });
     for (std::size_t i = 1; i < order.size(); ++i) {
-      const std::span<float> values = order[i - 1]->values;
-      if (before(order[i]->values.data(), values.data() + values.size())) {
-        return wrong("parameters " + io::quoted(order[i - 1]->name) + " and " +
-                     io::quoted(order[i]->name) + " share values; make them one parameter");
-      }
+      const Array &a = order[i - 1], &b = order[i];
+      if (!before(b.floats.data(), a.floats.data() + a.floats.size())) continue;
+      return wrong(a.of == b.of
+                       ? "parameter " + io::quoted(a.of->name) +
+                             " has its gradient where its values are"
+                       : "parameters " + io::quoted(a.of->name) + " and " + io::quoted(b.of->name) +
+                             " share values or gradients; make them one parameter");
     }
     return ok();
   }
@@ -249,7 +257,7 @@ NIBBLE_LAZY Result<StepReport> clipped(Parameters& parameters, Executor& executo
 }
 
 inline Result<void> check_step(double learning_rate, double gradient_scale) {
-  if (!(learning_rate >= 0) || !is_finite(learning_rate)) {
+  if (!is_from_0_on(learning_rate)) {
     return Error{Errc::invalid_argument, "the learning rate is not a number from 0 on"};
   }
   if (!is_finite(gradient_scale)) {
@@ -272,6 +280,16 @@ inline std::string choices_of(std::span<const Parameter> parameters) {
 
 inline Error wrong_option(const char* what) {
   return {Errc::invalid_argument, std::string("option ") + what};
+}
+
+// The options that all optimizers have.
+template <class Options>
+Result<void> validate_common(const Options& o) {
+  if (!is_from_0_on(o.weight_decay)) {
+    return wrong_option("weight_decay is not a number from 0 on");
+  }
+  if (!is_from_0_on(o.clip_norm)) return wrong_option("clip_norm is not a number from 0 on");
+  return ok();
 }
 
 }  // namespace detail

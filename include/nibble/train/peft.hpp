@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Adapters as the folders of PEFT (huggingface/peft): adapter_config.json, and factors in
+// Adapters in the folders of PEFT (huggingface/peft): adapter_config.json, and factors in
 // adapter_model.safetensors under the names of the hub's modules,
 // base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight (r, k) and .lora_B.weight (n, r);
 // of embeddings .lora_embedding_A (r, n) and .lora_embedding_B (k, r). Rows of B are in the hub's
@@ -11,7 +11,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <optional>
 #include <span>
 #include <string>
@@ -29,6 +28,7 @@
 #include "nibble/io/output_file.hpp"
 #include "nibble/io/safetensors.hpp"
 #include "nibble/train/adapter_file.hpp"
+#include "nibble/train/exact_text.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace train {
 
@@ -166,13 +166,14 @@ class PeftConfig {
     PeftConfig made;
     made.root_ = std::move(root);
     made.name_ = folder.name_of(kPeftConfigFile);
-    Result<void> checked = made.validate();
-    if (!checked) return std::move(checked).error().in(made.name_);
+    Result<void> read = made.read_keys();
+    if (!read) return std::move(read).error().in(made.name_);
     return made;
   }
 
   // alpha, as AdapterMatrix has it, of a module with factors of `rank`. Errors: malformed (another
-  // rank than the file says), unsupported (a pattern that is no name).
+  // rank than the file says; an alpha that is 0 or no number), unsupported (a pattern that is no
+  // name).
   Result<float> alpha_of(const std::string& module, Index rank) const {
     NIBBLE_TRY(r, number_of(module, "rank_pattern", r_));
     NIBBLE_TRY(alpha, number_of(module, "alpha_pattern", alpha_));
@@ -199,7 +200,8 @@ class PeftConfig {
     return value != nullptr && value->boolean();
   }
 
-  Result<void> validate() {
+  // Errors: malformed, unsupported (a kind of adapter that factors beside the weights are not).
+  Result<void> read_keys() {
     const io::JsonValue* const type = root_.find("peft_type");
     if (type == nullptr || type->string() != "LORA") return refuse("peft_type", "not LORA");
     if (is_true("use_dora")) {
@@ -402,12 +404,6 @@ inline Result<Adapter> read_peft(const std::string& path, const io::Gguf& base) 
 
 namespace detail {
 
-inline std::string json_number(float x) {
-  char text[32];
-  std::snprintf(text, sizeof(text), "%.9g", static_cast<double>(x));
-  return text;
-}
-
 // The pattern of modules whose number is not that of the first: {"module": number, ...}.
 template <class Number>
 std::string pattern_text(const Adapter& adapter, std::span<const std::string> modules,
@@ -450,7 +446,9 @@ inline std::string targets_text(const PeftBase& base, std::span<const std::strin
 inline std::string peft_config_text(const Adapter& adapter, const PeftBase& base,
                                     std::span<const std::string> modules) {
   const auto rank = [](const AdapterMatrix& m) { return to_text(m.rank); };
-  const auto alpha = [](const AdapterMatrix& m) { return json_number(m.alpha); };
+  const auto alpha = [](const AdapterMatrix& m) {
+    return exact_text(static_cast<double>(m.alpha), 9);
+  };
   std::string text = "{\n  \"peft_type\": \"LORA\",\n  \"task_type\": ";
   text += base.is_encoder() ? "\"FEATURE_EXTRACTION\"" : "\"CAUSAL_LM\"";
   text += ",\n  \"base_model_name_or_path\": null,\n  \"inference_mode\": true,\n  \"r\": " +
@@ -464,8 +462,8 @@ inline std::string peft_config_text(const Adapter& adapter, const PeftBase& base
   return text;
 }
 
-// A file of f32 matrices.
-class SafetensorsText {
+// Writes a file of f32 matrices.
+class SafetensorsWriter {
  public:
   void add(const std::string& name, std::uint64_t rows, std::uint64_t columns,
            std::vector<Scalar<float>> x) {
@@ -502,7 +500,8 @@ class SafetensorsText {
 // Writes an adapter of the model in `base` to a folder that exists, as f32; each of the two files
 // completely or not at all. Errors: unsupported (an architecture that is not known as a folder, a
 // matrix without a name there), malformed (rows that are not for the heads of the model),
-// invalid_argument (an adapter without matrices, or for another architecture), io.
+// invalid_argument (an adapter without matrices, or for another architecture; factors that do not
+// have their shapes; an alpha that is 0 or not finite), io.
 inline Result<void> write_peft(const Adapter& adapter, const io::Gguf& base,
                                const std::string& path) {
   return catch_out_of_memory([&]() -> Result<void> {
@@ -511,7 +510,7 @@ inline Result<void> write_peft(const Adapter& adapter, const io::Gguf& base,
       return Error{Errc::invalid_argument,
                    "an adapter without matrices, or for another architecture than the model's"};
     }
-    detail::SafetensorsText file;
+    detail::SafetensorsWriter file;
     std::vector<std::string> modules;
     for (AdapterMatrix m : adapter.matrices) {
       const auto module = names.module_name(m.name);
@@ -519,6 +518,7 @@ inline Result<void> write_peft(const Adapter& adapter, const io::Gguf& base,
         return Error{Errc::unsupported,
                      "adapter of " + io::quoted(m.name) + ": its name on hubs is not known"};
       }
+      NIBBLE_CHECK(detail::check_whole(m));
       NIBBLE_CHECK(names.reorder(module->change, true, m));
       modules.push_back(module->name);
       const std::string stem = std::string(detail::kPeftPrefix) + module->name;
@@ -541,7 +541,8 @@ inline Result<void> write_peft(const Adapter& adapter, const io::Gguf& base,
   });
 }
 
-// An adapter in a GGUF file or in a folder of PEFT: what it is is found out.
+// The adapter in a GGUF file or in a folder of PEFT, whichever `path` is. Errors: those of
+// read_peft(), or of Gguf::open() and read_adapter().
 inline Result<Adapter> open_adapter(const std::string& path, const io::Gguf& base) {
   if (hub::Folder(path).has(kPeftConfigFile)) return read_peft(path, base);
   NIBBLE_TRY(file, io::Gguf::open(path));

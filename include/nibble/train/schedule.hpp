@@ -17,8 +17,8 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace train {
 
 namespace detail {
 
-// cos(π · x) for x in [0, 1], to within 2⁻⁵⁰: Taylor's series on a quarter of a period. The same
-// bits on every platform, so that a run continues anywhere, and at compile time.
+// cos(π · x) for x in [0, 1], to within 2⁻⁵⁰: Taylor's series on a quarter of a period. Each C
+// library has a cosine of its own; with this one a run continues on any machine.
 constexpr double cosine_of_turn(double x) noexcept {
   if (x > 0.5) return -cosine_of_turn(1 - x);
   constexpr double kPi = 3.14159265358979323846;
@@ -69,7 +69,7 @@ struct Schedule {
   constexpr double at(std::uint64_t step) const noexcept {
     NIBBLE_ASSERT(n_steps > 0 && warm_up <= n_steps && floor <= peak);
     if (step < warm_up) {
-      return peak * (static_cast<double>(step + 1) / static_cast<double>(warm_up + 1));
+      return peak * (static_cast<double>(step + 1) / (static_cast<double>(warm_up) + 1));
     }
     if (shape == Shape::constant) return peak;
     if (step >= n_steps) return floor;

@@ -24,9 +24,9 @@ struct SgdOptions {
   bool nesterov = false;
 };
 
-// As torch.optim.SGD without dampening: see kernels::MomentumStep for the formulas. 4 bytes a
-// parameter, even without momentum. A step allocates nothing; its results are the same bits for any
-// number of threads.
+// As torch.optim.SGD without dampening: see kernels::MomentumStep for the formulas. 4 bytes for
+// each value, even without momentum. A step allocates nothing; its results are the same bits for
+// any number of threads.
 class Sgd {
  public:
   // Errors: as AdamW::create.
@@ -34,12 +34,7 @@ class Sgd {
     if (!(options.momentum >= 0 && options.momentum < 1)) {
       return detail::wrong_option("momentum is not in [0, 1)");
     }
-    if (!(options.weight_decay >= 0) || !is_finite(options.weight_decay)) {
-      return detail::wrong_option("weight_decay is not a number from 0 on");
-    }
-    if (!(options.clip_norm >= 0) || !is_finite(options.clip_norm)) {
-      return detail::wrong_option("clip_norm is not a number from 0 on");
-    }
+    NIBBLE_CHECK(detail::validate_common(options));
     Sgd made;
     made.options_ = options;
     NIBBLE_TRY(list, Parameters::create(std::move(parameters)));
@@ -50,7 +45,8 @@ class Sgd {
     return made;
   }
 
-  // One step; errors: both as AdamW::step.
+  // One step. Arguments and errors are those of AdamW::step; only gradients that are not finite are
+  // too large.
   NIBBLE_LAZY Result<StepReport> step(Executor& executor, double learning_rate,
                                       double gradient_scale = 1) {
     NIBBLE_CHECK(detail::check_step(learning_rate, gradient_scale));

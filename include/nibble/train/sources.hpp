@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Where examples come from: memory, text files of one example a line, endless text or tokens cut
-// into windows. Files are mapped; an example is read when its turn comes.
+// Where examples come from: memory, text files of one example a line, one long text or sequence of
+// tokens cut into windows. Files are mapped; an example is read when its turn comes.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <functional>
-#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -42,12 +40,13 @@ struct Example {
   }
 };
 
-// A fixed list of examples, in an order of their own.
+// A fixed list of examples.
 class Source {
  public:
   virtual ~Source() = default;
   virtual Index n_examples() const noexcept = 0;
-  // Example i, 0 <= i < n_examples(), in place of what `out` held. The same for each call.
+  // Example i, 0 <= i < n_examples(), in place of what `out` held. The same for each call. An error
+  // need not name the example.
   virtual Result<void> read(Index i, Example& out) const = 0;
 
  protected:
@@ -137,9 +136,9 @@ class LineSource final : public Source {
 
 enum class TokenWidth : unsigned char { u16 = 2, u32 = 4 };
 
-// An endless sequence of tokens, cut into windows of `context` predictions: context + 1 tokens, the
-// last of which is also the first of the next window, so that each token is predicted once. The
-// last window may be shorter.
+// One long sequence of tokens, cut into windows of `context` predictions: context + 1 tokens, the
+// last of which is also the first of the next window, so that each token but the first is predicted
+// once. The last window may be shorter.
 class WindowSource final : public Source {
  public:
   // Errors: invalid_argument (a context below 1, fewer than two tokens).
@@ -197,8 +196,8 @@ class WindowSource final : public Source {
   // A u32 token above 2³¹ − 1 becomes negative, which no vocabulary has.
   Result<void> read(Index i, Example& out) const override {
     out.clear();
-    const Index begin = i * context_, end = (std::min)(begin + context_ + 1, n_tokens_);
-    for (Index at = begin; at < end; ++at) out.tokens.push_back(token(at));
+    const Index begin = i * context_, n_rows = (std::min)(context_, n_tokens_ - 1 - begin);
+    for (Index at = begin; at <= begin + n_rows; ++at) out.tokens.push_back(token(at));
     return ok();
   }
 

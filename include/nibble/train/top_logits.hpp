@@ -10,7 +10,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <numeric>
 #include <span>
 #include <string>
 #include <utility>
@@ -60,28 +59,35 @@ class TopLogits {
     NIBBLE_ASSERT(example < n_examples() && row < n_rows(example));
     const auto r = static_cast<std::size_t>(first_row(example) + row);
     const auto k = static_cast<std::size_t>(k_);
-    return {{ids_.data() + r * k, k}, {logprobs_.data() + r * k, k}, rest_[r]};
+    return {{values(ids_) + r * k, k}, {logprobs_.data() + r * k, k}, rest_[r].value};
   }
 
-  // Adds an example with these rows of logits (m, vocabulary). Errors: invalid_argument (another
-  // width, a logit that is NaN or +infinity, or none that is finite), out_of_memory.
+  // Adds an example with these rows of logits (m, vocabulary). Errors, which add nothing:
+  // invalid_argument (another width, a logit that is NaN or +infinity, or none that is finite),
+  // out_of_memory.
   Result<void> add(MatrixView<const float> logits) {
     if (logits.extent(1) != vocabulary_) {
       return wrong("logits of " + to_text(logits.extent(1)) + " tokens instead of " +
                    to_text(vocabulary_));
     }
-    return catch_out_of_memory([&]() -> Result<void> {
-      const auto n_before = rest_.size();
+    const std::size_t n_before = rest_.size();
+    Result<void> added = catch_out_of_memory([&]() -> Result<void> {
+      std::vector<Scalar<std::uint32_t>> order(static_cast<std::size_t>(vocabulary_));
       for (Index r = 0; r < logits.extent(0); ++r) {
-        if (add_row(ops::row_of(logits, r))) continue;
-        rest_.resize(n_before);
-        ids_.resize(n_before * static_cast<std::size_t>(k_));
-        logprobs_.resize(ids_.size());
-        return wrong("row " + to_text(r) + " has logits that are not finite");
+        if (add_row(ops::row_of(logits, r), order)) continue;
+        return wrong("row " + to_text(r) +
+                     " has a logit that is NaN or +infinity, or none that is "
+                     "finite");
       }
-      offsets_.push_back(std::uint64_t{rest_.size()});
+      offsets_.push_back({rest_.size()});
       return ok();
     });
+    if (!added) {  // nothing remains of it
+      rest_.resize(n_before);
+      ids_.resize(n_before * static_cast<std::size_t>(k_));
+      logprobs_.resize(n_before * static_cast<std::size_t>(k_));
+    }
+    return added;
   }
 
   // Errors: those of io::GgufWriter::write.
@@ -98,7 +104,8 @@ class TopLogits {
   }
 
   // Errors, which name the file: those of Gguf::open, not_found (a key or tensor), invalid_argument
-  // (another kind of file), malformed (shapes, ids, probabilities that cannot be).
+  // (another kind of file, a temperature that is not positive and finite), malformed (shapes, ids,
+  // probabilities that cannot be).
   static Result<TopLogits> load(const std::string& path) {
     NIBBLE_TRY(file, io::Gguf::open(path));
     return of(file);
@@ -114,7 +121,7 @@ class TopLogits {
 
  private:
   TopLogits(Index k, Index vocabulary, double temperature)
-      : k_(k), vocabulary_(vocabulary), temperature_(temperature), offsets_{0} {}
+      : k_(k), vocabulary_(vocabulary), temperature_(temperature), offsets_(1) {}
 
   static Error wrong(std::string message) {
     return {Errc::invalid_argument, "top logits: " + std::move(message)};
@@ -130,11 +137,11 @@ class TopLogits {
       writer.set("general.type", "top_logits");
       writer.set("top_logits.vocabulary", static_cast<std::uint64_t>(vocabulary_));
       writer.set("top_logits.temperature", temperature_);
-      writer.set_array("top_logits.offsets", offsets_);
+      writer.set_array("top_logits.offsets", std::span(values(offsets_), offsets_.size()));
       const std::uint64_t dims[] = {static_cast<std::uint64_t>(k_), rest_.size()};
-      std::vector<std::uint16_t> narrow_ids;
+      std::vector<Scalar<std::uint16_t>> narrow_ids;
       if (has_narrow_ids()) {
-        for (const std::uint32_t id : ids_) narrow_ids.push_back(static_cast<std::uint16_t>(id));
+        for (const auto& [id] : ids_) narrow_ids.push_back({static_cast<std::uint16_t>(id)});
         writer.add_tensor("ids", io::GgmlType::i16, dims, std::as_bytes(std::span(narrow_ids)));
       } else {
         writer.add_tensor("ids", io::GgmlType::i32, dims, std::as_bytes(std::span(ids_)));
@@ -147,39 +154,42 @@ class TopLogits {
   }
   bool has_narrow_ids() const noexcept { return vocabulary_ <= 65536; }
   Index first_row(Index example) const noexcept {
-    return static_cast<Index>(offsets_[static_cast<std::size_t>(example)]);
+    return static_cast<Index>(offsets_[static_cast<std::size_t>(example)].value);
   }
 
-  bool add_row(const float* logits) {
-    std::vector<std::uint32_t> order(static_cast<std::size_t>(vocabulary_));
-    std::iota(order.begin(), order.end(), 0u);
+  // False: a row that add() refuses. `order` (vocabulary) is scratch.
+  bool add_row(const float* logits, std::span<Scalar<std::uint32_t>> order) {
     double most = -static_cast<double>(kInfinity);
     for (Index i = 0; i < vocabulary_; ++i) {
       const auto x = static_cast<double>(logits[i]);
       if (is_nan(x) || (!is_finite(x) && x > 0)) return false;
       most = larger(most, x);
+      order[static_cast<std::size_t>(i)].value = static_cast<std::uint32_t>(i);
     }
     if (!is_finite(most)) return false;
+    using Id = Scalar<std::uint32_t>;
     const auto top = order.begin() + k_;
-    std::partial_sort(order.begin(), top, order.end(), [&](std::uint32_t a, std::uint32_t b) {
-      return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+    std::partial_sort(order.begin(), top, order.end(), [&](Id a, Id b) {
+      const float x = logits[a.value], y = logits[b.value];
+      return x != y ? x > y : a.value < b.value;
     });
-    std::sort(order.begin(), top);
+    std::sort(order.begin(), top, [](Id a, Id b) { return a.value < b.value; });
     const auto mass = [&](auto begin, auto end) {
       double sum = 0;
       for (auto it = begin; it != end; ++it) {
-        sum += std::exp((static_cast<double>(logits[*it]) - most) / temperature_);
+        sum += std::exp((static_cast<double>(logits[it->value]) - most) / temperature_);
       }
       return sum;
     };
     const double of_others = mass(top, order.end()), all = mass(order.begin(), top) + of_others;
     const double log_all = std::log(all);
     for (auto it = order.begin(); it != top; ++it) {
-      const double logprob = (static_cast<double>(logits[*it]) - most) / temperature_ - log_all;
+      const double logit = static_cast<double>(logits[it->value]);
+      const double logprob = (logit - most) / temperature_ - log_all;
       ids_.push_back(*it);
       logprobs_.push_back(to_f16(static_cast<float>(larger(logprob, -65504.0))));
     }
-    rest_.push_back(static_cast<float>(of_others / all));
+    rest_.push_back({static_cast<float>(of_others / all)});
     return true;
   }
 
@@ -188,12 +198,14 @@ class TopLogits {
     if (type != "top_logits") return wrong("not a file of them");
     NIBBLE_TRY(vocabulary, file.get<Index>("top_logits.vocabulary"));
     NIBBLE_TRY(temperature, file.get<double>("top_logits.temperature"));
-    NIBBLE_TRY(offsets, file.get_array<std::uint64_t>("top_logits.offsets"));
+    NIBBLE_TRY(offsets, file.get_array<Scalar<std::uint64_t>>("top_logits.offsets"));
     NIBBLE_TRY(ids, file.tensor("ids"));
     NIBBLE_TRY(logprobs, file.tensor("logprobs"));
     NIBBLE_TRY(rest, file.tensor("rest"));
-    if (ids.dims[0] > static_cast<std::uint64_t>(vocabulary))
-      return malformed("more than all tokens");
+    if (vocabulary < 1 || ids.dims[0] < 1 || ids.dims[0] > static_cast<std::uint64_t>(vocabulary)) {
+      return malformed("rows of " + to_text(ids.dims[0]) + " of " + to_text(vocabulary) +
+                       " tokens");
+    }
     NIBBLE_TRY(made, create(static_cast<Index>(ids.dims[0]), vocabulary, temperature));
     const std::uint64_t n_rows = ids.dims[1];
     const io::GgmlType id_type = made.has_narrow_ids() ? io::GgmlType::i16 : io::GgmlType::i32;
@@ -202,8 +214,10 @@ class TopLogits {
                           ids.n_elements() == ids.dims[0] * n_rows && logprobs.dims == ids.dims &&
                           rest.n_elements() == n_rows;
     if (!is_whole) return malformed("tensors of kinds or shapes that do not fit");
-    if (offsets.empty() || offsets.front() != 0 || offsets.back() != n_rows ||
-        !std::is_sorted(offsets.begin(), offsets.end())) {
+    using Offset = Scalar<std::uint64_t>;
+    if (offsets.empty() || offsets.front().value != 0 || offsets.back().value != n_rows ||
+        !std::is_sorted(offsets.begin(), offsets.end(),
+                        [](Offset a, Offset b) { return a.value < b.value; })) {
       return malformed("examples that are not all rows in order");
     }
     made.offsets_ = std::move(offsets);
@@ -221,23 +235,25 @@ class TopLogits {
     std::memcpy(logprobs_.data(), logprobs.data(), logprobs.size());
     std::memcpy(rest_.data(), rest.data(), rest.size());
     for (std::size_t i = 0; i < ids_.size(); ++i) {
-      ids_[i] = has_narrow_ids() ? io::load_le<std::uint16_t>(ids.data() + 2 * i)
-                                 : io::load_le<std::uint32_t>(ids.data() + 4 * i);
+      ids_[i].value = has_narrow_ids() ? io::load_le<std::uint16_t>(ids.data() + 2 * i)
+                                       : io::load_le<std::uint32_t>(ids.data() + 4 * i);
     }
   }
 
   Result<void> validate() const {
     const auto k = static_cast<std::size_t>(k_);
     for (std::size_t r = 0; r < rest_.size(); ++r) {
-      double sum = static_cast<double>(rest_[r]);
+      double sum = static_cast<double>(rest_[r].value);
       bool is_right = sum >= 0 && sum <= 1;
       for (std::size_t i = r * k; i < (r + 1) * k; ++i) {
         const auto logprob = static_cast<double>(to_f32(logprobs_[i]));
-        is_right = is_right && ids_[i] < static_cast<std::uint64_t>(vocabulary_) &&
-                   (i == r * k || ids_[i - 1] < ids_[i]) && logprob <= 0 && is_finite(logprob);
+        is_right = is_right && ids_[i].value < static_cast<std::uint64_t>(vocabulary_) &&
+                   (i == r * k || ids_[i - 1].value < ids_[i].value) && logprob <= 0 &&
+                   is_finite(logprob);
         sum += std::exp(logprob);
       }
-      // f16 has 11 bits: a log-probability of −8 is off by 2⁻⁹ at most.
+      // f16 has 11 bits, so x = −ln p is off by 2⁻¹¹ x at most, and so is the sum of k
+      // probabilities if x is ln k: by 0.011 where k is 2³¹.
       if (!is_right || !(std::fabs(sum - 1) < 0.02)) {
         return malformed("row " + to_text(r) + " has ids or probabilities that cannot be");
       }
@@ -247,10 +263,10 @@ class TopLogits {
 
   Index k_, vocabulary_;
   double temperature_;
-  std::vector<std::uint64_t> offsets_;  // (n_examples + 1): the first row of each
-  std::vector<std::uint32_t> ids_;      // (rows, k)
-  std::vector<f16> logprobs_;           // (rows, k)
-  std::vector<float> rest_;             // (rows)
+  std::vector<Scalar<std::uint64_t>> offsets_;  // (n_examples + 1): the first row of each
+  std::vector<Scalar<std::uint32_t>> ids_;      // (rows, k)
+  std::vector<f16> logprobs_;                   // (rows, k)
+  std::vector<Scalar<float>> rest_;             // (rows)
 };
 
 // The loss of a student's row of logits (vocabulary) against a stored row, at temperature T:
@@ -309,10 +325,10 @@ inline double top_logits_loss(const TopRow& row, double temperature, const float
 
 // The losses of a batch of which `teacher` has stored the examples: all rows of each, or those that
 // count, in order. `logits` and `gradient` (rows, vocabulary) have all rows of the batch or those
-// that count. Returns Σ weight · loss over the rows that count, whose `losses` (n_rows) it leaves
-// there, and adds scale · weight times their gradients. The same bits for any number of threads.
-// Error: invalid_argument, if stored rows or logits are not those of the batch; nothing has then
-// changed.
+// that count. Returns Σ weight · loss over the rows that count, and adds scale · weight times the
+// gradients of their losses. `losses` (n_rows) receives weight · loss of each row, 0 of one that
+// does not count. The same bits for any number of threads. Error: invalid_argument, if stored rows
+// or logits are not those of the batch; nothing has then changed.
 inline Result<double> top_logits_loss(Executor& executor, const TopLogits& teacher,
                                       const Batch& batch, MatrixView<const float> logits,
                                       double scale, MatrixView<float> gradient,
