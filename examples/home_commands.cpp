@@ -355,7 +355,9 @@ Result<void> run(const Options& options) {
   return print_table(options.model_path, source, n_threads);
 }
 
-int home_commands(int argc, char** argv) {
+}  // namespace
+
+int main(int argc, char** argv) {
   CLI::App app(
       "Turns home commands into calls with the model that ships with nibble, and compares weight "
       "formats.",
@@ -384,14 +386,5 @@ int home_commands(int argc, char** argv) {
   app.add_flag("--interactive", options.is_interactive,
                "answer the commands on stdin, a line each");
   app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage.");
-  if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
-  const Result<void> done = run(options);
-  if (!done) return example::fail(app, done.error());
-  return example::finished(app);
-}
-
-}  // namespace
-
-int main(int argc, char** argv) {
-  return example::guarded("home_commands", home_commands, argc, argv);
+  return example::run(app, argc, argv, [&] { return run(options); });
 }
