@@ -21,6 +21,7 @@
 #include "apart.hpp"
 #include "common.hpp"
 #include "home_commands/questions.hpp"
+#include "home_model.hpp"
 #include "measure.hpp"
 #include "nibble/core/cpus.hpp"
 #include "nibble/graph/weights.hpp"
@@ -303,9 +304,8 @@ Result<void> print_table(const std::string& model_path, const QuestionSource& so
 
 // Path of the model: where it was when this program was compiled, or next to the program.
 std::string default_model(const char* program) {
-  const std::filesystem::path name = "home-commands-f16.gguf";
+  const std::filesystem::path built = example::kHomeModel, name = built.filename();
   const auto here = std::filesystem::path(program).parent_path();
-  const auto built = std::filesystem::path(NIBBLE_EXAMPLES_DIR) / "models" / name;
   for (const auto& path : {built, here / "models" / name, here / name}) {
     std::error_code error;
     if (std::filesystem::exists(path, error)) return path.string();
