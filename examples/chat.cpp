@@ -341,10 +341,7 @@ nibble::Result<int> run(Options& o) {
       file, {.executor = pool.get(), .progress = &progress});
   catch_interrupt.reset();
   status.show({});
-  if (!model) {
-    if (model.error().code == nibble::Errc::cancelled) return example::kInterrupted;
-    return model.error();
-  }
+  if (!model) return model.error();
   if (model->tokenizer() == nullptr) return *model->tokenizer_error();
   const auto& tokenizer = *model->tokenizer();
   NIBBLE_TRY(chat_template, template_for(o, file, tokenizer.vocabulary()));
@@ -365,17 +362,13 @@ nibble::Result<int> run(Options& o) {
   return converse(chat, o);
 }
 
-int chat(int argc, char** argv) {
+}  // namespace
+
+int main(int argc, char** argv) {
   CLI::App app("A conversation with a GGUF model in the terminal.", "chat");
   Options options;
   options.generate.max_tokens = 0;
   options.generate.sampling.temperature = 0.8f;
   add_options(app, options);
-  if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
-  const auto exit_code = run(options);
-  return exit_code ? *exit_code : example::fail(app, exit_code.error());
+  return example::run(app, argc, argv, [&] { return run(options); });
 }
-
-}  // namespace
-
-int main(int argc, char** argv) { return example::guarded("chat", chat, argc, argv); }

@@ -16,8 +16,10 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 #include "nibble/core/result.hpp"
+#include "nibble/core/view.hpp"
 
 #if defined(_WIN32)
 #include <io.h>
@@ -46,6 +48,24 @@ inline std::string is_number(const std::string& text) {
                                                                       : text + " is not a number";
 }
 
+// Options that many programs have; --help shows their defaults. A number is in [least, most].
+template <class Number>
+using Limit = std::conditional_t<std::is_floating_point_v<Number>, Number, std::int64_t>;
+template <class Number>
+CLI::Option* add_number(CLI::App& app, const char* name, Number& value, const std::string& what,
+                        Limit<Number> least, Limit<Number> most) {
+  return app.add_option(name, value, what)
+      ->check(is_number)
+      ->check(CLI::Range(least, most))
+      ->capture_default_str();
+}
+inline void add_seed(CLI::App& app, std::uint64_t& seed, const char* what) {
+  app.add_option("--seed", seed, what)->check(is_not_negative)->capture_default_str();
+}
+inline void add_threads(CLI::App& app, nibble::Index& n_threads) {
+  app.add_option("--threads", n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
+}
+
 // Parses the command line. If it returns a value, the program ends with that exit code (--help, an
 // error).
 inline std::optional<int> parse(CLI::App& app, int argc, char** argv) {
@@ -62,28 +82,37 @@ inline std::optional<int> parse(CLI::App& app, int argc, char** argv) {
 }
 
 // Prints one line to stderr; returns the exit code.
-inline int fail(const CLI::App& app, const nibble::Error& error) {
-  std::fprintf(stderr, "%s: %s\n", app.get_name().c_str(), error.message.c_str());
+inline int fail(const CLI::App& app, const std::string& message) {
+  std::fprintf(stderr, "%s: %s\n", app.get_name().c_str(), message.c_str());
   return kFailed;
-}
-
-// Calls program(argc, argv). What the libraries of a program throw, for example where no memory is
-// left, ends it with a message, too.
-inline int guarded(const char* name, int (*program)(int, char**), int argc, char** argv) {
-  try {
-    return program(argc, argv);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s: %s\n", name, error.what());
-    return kFailed;
-  }
 }
 
 // Whether all that the program printed to stdout has arrived, e.g. not on a full disk.
 inline bool is_stdout_written() { return std::fflush(stdout) == 0 && std::ferror(stdout) == 0; }
-// The exit code of a program that has done everything and printed its results.
-inline int finished(const CLI::App& app) {
-  if (is_stdout_written()) return kOk;
-  return fail(app, {nibble::Errc::io, "cannot write to stdout"});
+
+// The exit code of work that has ended: its own, if it was done. An error is printed, but that it
+// was interrupted (Errc::cancelled) is known to who did it.
+inline int ended(const CLI::App& app, const nibble::Result<int>& done) {
+  if (!done && done.error().code == nibble::Errc::cancelled) return kInterrupted;
+  if (!done) return fail(app, done.error().message);
+  const int written = is_stdout_written() ? kOk : fail(app, "cannot write to stdout");
+  return *done == kOk ? written : *done;
+}
+inline int ended(const CLI::App& app, const nibble::Result<void>& done) {
+  return ended(app, done ? nibble::Result<int>(kOk) : nibble::Result<int>(done.error()));
+}
+
+// A program whose options are known: reads the command line, calls work(), which returns
+// Result<void> or the exit code, Result<int>, and says how that ended. What the libraries of a
+// program throw, for example where no memory is left, ends it with a message, too.
+template <class Work>
+int run(CLI::App& app, int argc, char** argv, Work&& work) {
+  try {
+    if (const auto exit_code = parse(app, argc, argv)) return *exit_code;
+    return ended(app, work());
+  } catch (const std::exception& error) {
+    return fail(app, error.what());
+  }
 }
 
 // Set by Ctrl-C and by the signals that ask a program to end.
@@ -95,8 +124,8 @@ extern "C" inline void on_interrupt(int signal) {
   std::signal(signal, SIG_DFL);  // a second Ctrl-C ends the program at once
 }
 
-// Lets the program end in an orderly way when it is interrupted: it looks at `interrupted`. And a
-// limit on the size of files becomes an error of writing.
+// For work that looks at `interrupted` from here on, to end in an orderly way. And a limit on the
+// size of files becomes an error of writing.
 inline void catch_signals() {
   std::signal(SIGINT, on_interrupt);
   std::signal(SIGTERM, on_interrupt);

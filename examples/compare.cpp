@@ -250,6 +250,7 @@ Result<void> compare_predictions(const Options& options, nibble::Session& a, nib
 }
 
 Result<void> run(const Options& options) {
+  example::catch_signals();
   NIBBLE_TRY(pool, nibble::ThreadPool::create({.n_threads = options.n_threads}));
   NIBBLE_TRY(file_a, nibble::open_model(options.paths[0]));
   NIBBLE_TRY(file_b, nibble::open_model(options.paths[1]));
@@ -289,7 +290,9 @@ Result<void> run(const Options& options) {
   return nibble::ok();
 }
 
-int compare(int argc, char** argv) {
+}  // namespace
+
+int main(int argc, char** argv) {
   CLI::App app("Compares two files of one model: size, speed, tensors, and predictions of a text.",
                "compare");
   Options options;
@@ -310,18 +313,8 @@ int compare(int argc, char** argv) {
   app.add_option("--plot", options.plot, "a picture of the errors by layer, FILE.svg (by gnuplot)")
       ->check(example::is_not_empty);
   app.add_flag("--no-speed", no_speed, "do not time them");
-  app.add_option("--threads", options.n_threads, "threads; 0: one per core")
-      ->check(CLI::Range(0, 1024));
+  example::add_threads(app, options.n_threads);
   app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.");
-  if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
-  options.measure_speed = !no_speed;
-  example::catch_signals();
-  const auto done = run(options);
-  if (!done && done.error().code == nibble::Errc::cancelled) return example::kInterrupted;
-  if (!done) return example::fail(app, done.error());
-  return example::finished(app);
+  app.callback([&] { options.measure_speed = !no_speed; });
+  return example::run(app, argc, argv, [&] { return run(options); });
 }
-
-}  // namespace
-
-int main(int argc, char** argv) { return example::guarded("compare", compare, argc, argv); }

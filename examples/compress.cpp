@@ -52,9 +52,8 @@ int compress(int argc, char** argv) {
   CLI::App app(
       "Makes a model as small as a budget wants: observes it on a text, tries each matrix in each "
       "format, takes the formats that lose least, and rounds as well as it can. compress observe, "
-      "prune, factor and report are single steps (compress observe --help), as is quantize. What "
-      "it "
-      "writes runs in nibble, and in llama.cpp unless it has q3_h or q2_h.",
+      "prune, factor and report are single steps (compress observe --help), as is quantize.\n"
+      "What it writes runs in nibble, and in llama.cpp unless it has q3_h or q2_h.",
       "compress");
   example::JobOptions options;
   std::string budget, preset, memory = "1GiB";
@@ -106,12 +105,11 @@ int compress(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--plot", options.plot, "a picture of size against loss, FILE.svg (by gnuplot)")
       ->check(example::is_not_empty);
-  app.add_option("--threads", n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
+  example::add_threads(app, n_threads);
   app.footer(
       "OUT.gguf.trials keeps what was measured: if it is stopped, the same command goes on.\n"
-      "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted: OUT.gguf is then as it was, "
-      "or, "
-      "once the report begins, complete.");
+      "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted: OUT.gguf is then as it was,\n"
+      "or, once the report begins, complete.");
   app.callback([&] {
     if (!budget.empty()) options.budget.bytes = parse_bytes(budget);
     options.memory = memory == "0" ? 0 : parse_bytes(memory);
@@ -124,15 +122,11 @@ int compress(int argc, char** argv) {
     }
     options.rules.parse();
   });
-  if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
-  example::catch_signals();
-  auto pool = nibble::ThreadPool::create({.n_threads = n_threads});
-  if (!pool) return example::fail(app, pool.error());
-  example::Job job(options, **pool);
-  const auto done = job.run();
-  if (!done && done.error().code == nibble::Errc::cancelled) return example::kInterrupted;
-  if (!done) return example::fail(app, done.error());
-  return example::finished(app);
+  return example::run(app, argc, argv, [&]() -> nibble::Result<void> {
+    example::catch_signals();
+    NIBBLE_TRY(pool, nibble::ThreadPool::create({.n_threads = n_threads}));
+    return example::Job(options, *pool).run();
+  });
 }
 
 }  // namespace
@@ -146,9 +140,7 @@ int main(int argc, char** argv) {
                {"factor", example::factor_step},
                {"report", example::report_step}};
   for (const auto& step : steps) {
-    if (argc > 1 && argv[1] == step.name) {
-      return example::guarded("compress", step.program, argc - 1, argv + 1);
-    }
+    if (argc > 1 && argv[1] == step.name) return step.program(argc - 1, argv + 1);
   }
-  return example::guarded("compress", compress, argc, argv);
+  return compress(argc, argv);
 }

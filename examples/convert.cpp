@@ -30,49 +30,39 @@ Format format_of(const nibble::io::Gguf& file) {
   return format;
 }
 
-int convert(int argc, char** argv) {
-  CLI::App app("Makes a GGUF file of a model's folder: config.json, tokenizer.json, *.safetensors.",
-               "convert");
-  std::string in_path, out_path, format_name;
-  nibble::Index n_threads = 0;
-  nibble::ConvertOptions options;
+struct Options {
+  std::string in, out;
   std::optional<Format> format;
-  app.add_option("FOLDER", in_path, "the folder, or a GGUF file")->required();
-  app.add_option("OUT.gguf", out_path, "the file to write")->required();
-  app.add_option("--format", format_name,
-                 "f16, q8_0, q4_0 or another format of GGUF, for all matrices; vectors become f32; "
-                 "without it, each matrix keeps the format that it has; quantize, which takes "
-                 "folders too, knows mixes such as q4_k_m");
-  app.add_flag("--packed", options.packed,
-               "matrices in the packed layout that nibble's kernels read; other programs cannot "
-               "read the file");
-  app.add_option("--threads", n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
-  app.footer(
-      "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted: OUT.gguf is then as it was.");
-  app.callback([&] {  // here, so that an invalid format is a usage error
-    if (format_name.empty()) return;
-    format = example::parse_format(format_name);
-  });
-  if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
+  bool packed = false;
+  nibble::Index n_threads = 0;
+};
 
-  auto pool = nibble::ThreadPool::create({.n_threads = n_threads});
-  if (!pool) return example::fail(app, pool.error());
-  options.executor = pool->get();
-  const auto file = nibble::open_model(in_path);
-  if (!file) return example::fail(app, file.error());
-  options.format = format ? *format : format_of(*file);
-  if (!format) {
-    options.choose = [&](std::string_view name) -> std::optional<Format> {
-      const auto* const tensor = file->find_tensor(name);
-      const auto own = nibble::quant::format_of(tensor->type);
-      return own ? std::optional<Format>(*own) : std::nullopt;
-    };
-    const auto file_type = file->get_u32("general.file_type");
-    if (file_type) options.file_type = *file_type;
+// What the file says where the command line does not: each matrix keeps its format.
+void keep_formats(const nibble::io::Gguf& file, nibble::ConvertOptions& options) {
+  options.format = format_of(file);
+  options.choose = [&file](std::string_view name) -> std::optional<Format> {
+    const auto* const tensor = file.find_tensor(name);
+    const auto own = nibble::quant::format_of(tensor->type);
+    return own ? std::optional<Format>(*own) : std::nullopt;
+  };
+  const auto file_type = file.get_u32("general.file_type");
+  if (file_type) options.file_type = *file_type;
+}
+
+nibble::Result<void> convert(const Options& o) {
+  NIBBLE_TRY(pool, nibble::ThreadPool::create({.n_threads = o.n_threads}));
+  NIBBLE_TRY(file, nibble::open_model(o.in));
+  nibble::ConvertOptions options;
+  options.packed = o.packed;
+  options.executor = pool.get();
+  if (o.format) {
+    options.format = *o.format;
+  } else {
+    keep_formats(file, options);
   }
   example::catch_signals();
 
-  const std::size_t n_tensors = file->tensors().size();
+  const std::size_t n_tensors = file.tensors().size();
   std::uint64_t bytes_from = 0, bytes_to = 0;
   std::size_t n_done = 0;
   {
@@ -84,23 +74,42 @@ int convert(int argc, char** argv) {
                   ": " + nibble::printable(tensor.name));
       return !example::interrupted;
     };
-    const auto written = nibble::quantize_model(*file, out_path, options, on_tensor);
-    if (!written && written.error().code == nibble::Errc::cancelled) return example::kInterrupted;
-    if (!written) return example::fail(app, written.error());
+    NIBBLE_CHECK(nibble::quantize_model(file, o.out, options, on_tensor));
   }
-  if (file->find("tokenizer.ggml.model") == nullptr) {
-    const auto why = file->get_string_or(nibble::hub::kTokenizerErrorKey, "there is no tokenizer");
+  if (file.find("tokenizer.ggml.model") == nullptr) {
+    const auto why = file.get_string_or(nibble::hub::kTokenizerErrorKey, "there is no tokenizer");
     std::fprintf(stderr, "convert: the model takes token ids alone: %s\n",
                  why ? std::string(*why).c_str() : why.error().message.c_str());
   }
   std::printf("%zu tensors, %s -> %s bytes in %s (%.1f %%): %s\n", n_tensors,
               example::grouped(bytes_from).c_str(), example::grouped(bytes_to).c_str(),
-              format ? to_string(options.format) : "the formats that they had",
+              o.format ? to_string(*o.format) : "the formats that they had",
               100.0 * static_cast<double>(bytes_to) / static_cast<double>(bytes_from),
-              nibble::printable(out_path).c_str());
-  return example::finished(app);
+              nibble::printable(o.out).c_str());
+  return nibble::ok();
 }
 
 }  // namespace
 
-int main(int argc, char** argv) { return example::guarded("convert", convert, argc, argv); }
+int main(int argc, char** argv) {
+  CLI::App app("Makes a GGUF file of a model's folder: config.json, tokenizer.json, *.safetensors.",
+               "convert");
+  Options o;
+  std::string format_name;
+  app.add_option("FOLDER", o.in, "the folder, or a GGUF file")->required();
+  app.add_option("OUT.gguf", o.out, "the file to write")->required();
+  app.add_option("--format", format_name,
+                 "f16, q8_0, q4_0 or another format of GGUF, for all matrices; vectors become f32; "
+                 "without it, each matrix keeps the format that it has; quantize, which takes "
+                 "folders too, knows mixes such as q4_k_m");
+  app.add_flag("--packed", o.packed,
+               "matrices in the packed layout that nibble's kernels read; other programs cannot "
+               "read the file");
+  example::add_threads(app, o.n_threads);
+  app.footer(
+      "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted: OUT.gguf is then as it was.");
+  app.callback([&] {  // here, so that an invalid format is a usage error
+    if (!format_name.empty()) o.format = example::parse_format(format_name);
+  });
+  return example::run(app, argc, argv, [&] { return convert(o); });
+}

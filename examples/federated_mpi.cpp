@@ -6,19 +6,17 @@
 //   mpirun --enable-recovery -n 5 federated_mpi
 #include <mpi.h>
 
-#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
-#include <optional>
-#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "common.hpp"
 #include "federated/homes.hpp"
+#include "federated/options.hpp"
 #include "nibble/core/thread_pool.hpp"
-#include "nibble/train/federated_client.hpp"
 #include "nibble/train/federated_mpi.hpp"
 #include "train/accuracy.hpp"
 #include "train/model.hpp"
@@ -31,59 +29,30 @@ using nibble::Index;
 using nibble::Result;
 using namespace nibble::train;
 
-const char* const kModels = NIBBLE_EXAMPLES_DIR "/models";
+struct Options : example::FederatedOptions {
+  double seconds = 60;  // that a round waits
+  Index slow = 0, killed = 0;
 
-struct Options {
-  std::string like = std::string(kModels) + "/home-commands-f16.gguf";
-  example::Shape shape = {2, 64, 2, 1, 192};
-  Index n_examples = 400, n_sequences = 16, slow = 0, killed = 0;
-  std::uint64_t n_rounds = 10, seed = 1;
-  std::size_t n_test = 200;
-  double seconds = 60, rate = 4e-3;
-  LocalOptions local;
-
-  std::optional<int> parse(int argc, char** argv, CLI::App& app);
+  void add_to(CLI::App& app);
 };
 
-std::optional<int> Options::parse(int argc, char** argv, CLI::App& app) {
+void Options::add_to(CLI::App& app) {
+  using example::add_number;
+  n_rounds = 10;
+  n_test = 200;
   local.n_steps = 15;
+  local.rounds.peak = 4e-3;
+  local.batches.max_sequences = 16;
   app.footer(
-      "Run it by mpirun, with a process for the coordinator and one for each home. With Open "
-      "MPI's\n"
-      "--enable-recovery the others go on when one is killed; without it mpirun ends them all.\n"
+      "Run it by mpirun, with a process for the coordinator and one for each home. With\n"
+      "--enable-recovery of Open MPI the others go on when one is killed; without it mpirun ends\n"
+      "them all.\n"
       "Exit codes: 0 done, 1 an error, 2 wrong usage, 130 interrupted.");
-  app.add_option("--like", like, "model file whose tokenizer is used")->capture_default_str();
-  app.add_option("--rounds", n_rounds, "rounds")
-      ->check(CLI::Range(1, 1000000))
-      ->capture_default_str();
-  app.add_option("--seconds", seconds, "that a round waits for homes")
-      ->check(CLI::Range(0.01, 1e6))
-      ->capture_default_str();
-  app.add_option("--examples", n_examples, "commands that a home has")
-      ->check(CLI::Range(1, 1000000))
-      ->capture_default_str();
-  app.add_option("--steps", local.n_steps, "of a home in a round")
-      ->check(CLI::Range(1, 1000000))
-      ->capture_default_str();
-  app.add_option("--sequences", n_sequences, "commands of a step")
-      ->check(CLI::Range(1, 65536))
-      ->capture_default_str();
-  app.add_option("--rate", rate, "largest learning rate")
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str();
-  app.add_option("--slow", slow, "this rank answers round 2 too late, and comes back");
-  app.add_option("--killed", killed, "this rank kills itself in round 2");
-  app.add_option("--test", n_test, "held-out commands of a measurement")
-      ->check(CLI::Range(1, 2000))
-      ->capture_default_str();
-  app.add_option("--seed", seed, "of homes and weights")->capture_default_str();
-  if (const auto code = example::parse(app, argc, argv)) return code;
-  local.rounds.peak = rate;
-  local.rounds.floor = rate / 10;
-  local.rounds.n_steps = n_rounds;
-  local.batches.max_sequences = n_sequences;
-  local.batches.seed = seed;
-  return std::nullopt;
+  FederatedOptions::add_to(app);
+  add_number(app, "--seconds", seconds, "that a round waits for homes", 0.01, 1e6);
+  add_number(app, "--slow", slow, "this rank answers round 2 too late, and comes back; 0: none", 0,
+             1000000);
+  add_number(app, "--killed", killed, "this rank kills itself in round 2; 0: none", 0, 1000000);
 }
 
 // A home whose troubles are staged.
@@ -111,16 +80,15 @@ class Home final : public FederatedClient {
 };
 
 Result<void> be_home(const Options& o, MpiTransport& place, const nibble::io::Gguf& like,
-                     example::TrainedModel& model, nibble::Executor& executor) {
+                     const example::TrainedModel& model, nibble::Executor& executor) {
   NIBBLE_TRY(tokenizer, nibble::text::Tokenizer::from_gguf(like));
   const auto habits = example::deal_habits(place.n_ranks() - 1, 3, 4, o.seed);
   const auto i = static_cast<std::size_t>(place.rank()) - 1;
   NIBBLE_TRY(examples, example::commands_of(tokenizer, &habits[i], o.n_examples,
                                             detail::mixed(o.seed) + 1 + i));
   const MemorySource own(std::move(examples));
-  LocalOptions local = o.local;
-  local.batches.seed += i;
-  LocalClient client(model.graph(), model.weights(), &own, nullptr, local, executor);
+  LocalClient client(model.graph(), model.weights(), &own, nullptr,
+                     o.local_of(i, model.graph().config().n_ctx), executor);
   Home home(client, o, place.rank());
   // Who hears nothing for so long is alone: the coordinator is gone.
   const double patience = 10 * o.seconds + 60;
@@ -130,9 +98,9 @@ Result<void> be_home(const Options& o, MpiTransport& place, const nibble::io::Gg
   }
 }
 
-Result<bool> coordinate(const Options& o, MpiTransport& place, example::TrainedModel& model,
+Result<bool> coordinate(const Options& o, MpiTransport& place, const example::TrainedModel& model,
                         nibble::Executor& executor) {
-  NIBBLE_TRY(splits, example::TestSplits::read(kModels));
+  NIBBLE_TRY(splits, example::TestSplits::read());
   Coordinator coordinator(place, {.seconds = o.seconds});
   const std::vector<Parameter> parameters = model.weights().parameters();
   std::vector<Index> ranks;
@@ -169,11 +137,8 @@ Result<bool> take_part(const Options& o) {
   NIBBLE_TRY(like, nibble::io::Gguf::open(o.like));
   NIBBLE_TRY(pool, nibble::ThreadPool::create({.n_threads = 1}));
   NIBBLE_TRY(model, example::TrainedModel::create(like, {.shape = o.shape, .seed = o.seed}, true));
-  Options options = o;
-  options.local.batches.context = model.graph().config().n_ctx;
-  options.local.batches.max_rows = std::max(options.local.batches.context, o.n_sequences * 40);
-  if (place.rank() == kCoordinator) return coordinate(options, place, model, *pool);
-  NIBBLE_CHECK(be_home(options, place, like, model, *pool));
+  if (place.rank() == kCoordinator) return coordinate(o, place, model, *pool);
+  NIBBLE_CHECK(be_home(o, place, like, model, *pool));
   return true;
 }
 
@@ -189,23 +154,16 @@ Result<bool> take_part(const Options& o) {
   std::_Exit(code);
 }
 
-int program(int argc, char** argv) {
-  Options options;
-  CLI::App app("Homes that teach one model over MPI, without showing their data.", "federated_mpi");
-  if (const auto code = options.parse(argc, argv, app)) return *code;
-  MPI_Init(&argc, &argv);
-  example::catch_signals();
-  const Result<bool> done = take_part(options);
-  int code = example::kOk;
-  if (!done) {
-    code = example::fail(app, done.error());
-    if (done.error().code == Errc::cancelled) code = example::kInterrupted;
-  } else {
-    code = example::finished(app);
-  }
-  end(done && *done, code);
-}
-
 }  // namespace
 
-int main(int argc, char** argv) { return example::guarded("federated_mpi", program, argc, argv); }
+int main(int argc, char** argv) {
+  CLI::App app("Homes that teach one model over MPI, without showing their data.", "federated_mpi");
+  Options options;
+  options.add_to(app);
+  return example::run(app, argc, argv, [&]() -> Result<int> {
+    MPI_Init(&argc, &argv);
+    example::catch_signals();
+    const Result<bool> done = take_part(options);
+    end(done && *done, example::ended(app, done ? Result<int>(example::kOk) : done.error()));
+  });
+}

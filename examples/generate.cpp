@@ -133,6 +133,7 @@ nibble::Result<int> print_memory(const Options& o, nibble::Executor& executor) {
 
 // Returns the exit code.
 nibble::Result<int> run(Options& o) {
+  example::catch_signals();
   NIBBLE_TRY(prompt, o.prompt_file.empty() ? nibble::Result<std::string>(o.prompt)
                                            : example::read_text(o.prompt_file));
   if (o.target) NIBBLE_CHECK(nibble::simd::force_target(*o.target));
@@ -150,10 +151,7 @@ nibble::Result<int> run(Options& o) {
   const auto model = nibble::load<nibble::graph::AllFormats>(
       o.model, {.executor = pool.get(), .progress = &progress});
   status.show({});
-  if (!model) {
-    if (model.error().code == nibble::Errc::cancelled) return example::kInterrupted;
-    return model.error();
-  }
+  if (!model) return model.error();
   for (const nibble::WeightConversion& conversion : model->conversions()) {
     if (!o.quiet) std::fprintf(stderr, "%s\n", to_string(conversion).c_str());
   }
@@ -203,17 +201,12 @@ nibble::Result<int> run(Options& o) {
   return interrupted ? example::kInterrupted : example::kOk;
 }
 
-int generate(int argc, char** argv) {
+}  // namespace
+
+int main(int argc, char** argv) {
   CLI::App app("Continues a text with a model: a GGUF file, or a folder as hubs have them.",
                "generate");
   Options options;
   add_options(app, options);
-  if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
-  example::catch_signals();
-  const auto exit_code = run(options);
-  return exit_code ? *exit_code : example::fail(app, exit_code.error());
+  return example::run(app, argc, argv, [&] { return run(options); });
 }
-
-}  // namespace
-
-int main(int argc, char** argv) { return example::guarded("generate", generate, argc, argv); }

@@ -8,6 +8,8 @@
 #include <cstdlib>
 #include <string>
 
+#include "nibble/core/result.hpp"
+
 namespace example {
 
 // One picture. Commands and data go to gnuplot's input.
@@ -62,6 +64,10 @@ class Gnuplot {
  private:
   std::FILE* pipe_ = nullptr;
 };
+
+inline nibble::Error no_picture(const std::string& path) {
+  return {nibble::Errc::io, nibble::printable(path) + ": no picture; is gnuplot installed?"};
+}
 
 // For a title: names come from files.
 inline std::string plot_title(const std::string& name) {

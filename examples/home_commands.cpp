@@ -21,6 +21,7 @@
 #include "apart.hpp"
 #include "common.hpp"
 #include "home_commands/questions.hpp"
+#include "home_model.hpp"
 #include "measure.hpp"
 #include "nibble/core/cpus.hpp"
 #include "nibble/graph/weights.hpp"
@@ -303,9 +304,8 @@ Result<void> print_table(const std::string& model_path, const QuestionSource& so
 
 // Path of the model: where it was when this program was compiled, or next to the program.
 std::string default_model(const char* program) {
-  const std::filesystem::path name = "home-commands-f16.gguf";
+  const std::filesystem::path built = example::kHomeModel, name = built.filename();
   const auto here = std::filesystem::path(program).parent_path();
-  const auto built = std::filesystem::path(NIBBLE_EXAMPLES_DIR) / "models" / name;
   for (const auto& path : {built, here / "models" / name, here / name}) {
     std::error_code error;
     if (std::filesystem::exists(path, error)) return path.string();
@@ -355,7 +355,9 @@ Result<void> run(const Options& options) {
   return print_table(options.model_path, source, n_threads);
 }
 
-int home_commands(int argc, char** argv) {
+}  // namespace
+
+int main(int argc, char** argv) {
   CLI::App app(
       "Turns home commands into calls with the model that ships with nibble, and compares weight "
       "formats.",
@@ -384,14 +386,5 @@ int home_commands(int argc, char** argv) {
   app.add_flag("--interactive", options.is_interactive,
                "answer the commands on stdin, a line each");
   app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage.");
-  if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
-  const Result<void> done = run(options);
-  if (!done) return example::fail(app, done.error());
-  return example::finished(app);
-}
-
-}  // namespace
-
-int main(int argc, char** argv) {
-  return example::guarded("home_commands", home_commands, argc, argv);
+  return example::run(app, argc, argv, [&] { return run(options); });
 }

@@ -224,7 +224,9 @@ void print_json(const Gguf& file, const Needs& needs) {
   std::printf("}\n");
 }
 
-int inspect(int argc, char** argv) {
+}  // namespace
+
+int main(int argc, char** argv) {
   CLI::App app("Shows what is in a model, and the memory that it takes, without loading it.",
                "inspect");
   std::string path;
@@ -242,16 +244,10 @@ int inspect(int argc, char** argv) {
   app.add_option("--threads", n_threads, "threads that would load it; 0: one per core")
       ->check(CLI::Range(0, 1024));
   app.footer("Exit codes: 0 the model would load, 1 it would not, 2 wrong usage.");
-  if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
-
-  const auto file = nibble::open_model(path);
-  if (!file) return example::fail(app, file.error());
-  const Needs needs = needs_of(*file, n_ctx, n_threads);
-  as_json ? print_json(*file, needs) : print_text(*file, needs, with_tensors);
-  const int exit_code = example::finished(app);
-  return needs.error ? example::kFailed : exit_code;
+  return example::run(app, argc, argv, [&]() -> nibble::Result<int> {
+    NIBBLE_TRY(file, nibble::open_model(path));
+    const Needs needs = needs_of(file, n_ctx, n_threads);
+    as_json ? print_json(file, needs) : print_text(file, needs, with_tensors);
+    return needs.error ? example::kFailed : example::kOk;
+  });
 }
-
-}  // namespace
-
-int main(int argc, char** argv) { return example::guarded("inspect", inspect, argc, argv); }

@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -84,15 +86,14 @@ inline nibble::Result<std::string> answer_of(nibble::Session& session, const std
   return answer;
 }
 
-// How many of the samples get their answer to the letter, with an adapter if there is one. Each
-// worker has a session of its own. Errors: those of answer_of(); cancelled.
-inline nibble::Result<nibble::Index> count_right(const nibble::Model& model,
-                                                 const std::vector<Sample>& samples,
-                                                 nibble::Executor& executor,
-                                                 const nibble::AdaptedWeights* adapted = nullptr) {
+// A byte of 1 for each sample that gets its answer to the letter, of 0 for the others; with an
+// adapter if there is one. Each worker has a session of its own. Errors: those of answer_of();
+// cancelled.
+inline nibble::Result<std::vector<std::byte>> right_answers(
+    const nibble::Model& model, std::span<const Sample> samples, nibble::Executor& executor,
+    const nibble::AdaptedWeights* adapted = nullptr) {
   struct Worker {
     std::optional<nibble::Session> session;
-    nibble::Index n_right = 0;
     std::optional<nibble::Error> error;
   };
   std::vector<Worker> workers(static_cast<std::size_t>(executor.n_workers()));
@@ -106,25 +107,41 @@ inline nibble::Result<nibble::Index> count_right(const nibble::Model& model,
       NIBBLE_CHECK(worker.session->engine().exchange_weights(adapted->table()));
     }
   }
-  executor.parallel_for(static_cast<nibble::Index>(samples.size()),
-                        [&](nibble::Index i, nibble::Index w) {
-                          Worker& worker = workers[static_cast<std::size_t>(w)];
-                          if (worker.error || interrupted) return;
-                          const Sample& sample = samples[static_cast<std::size_t>(i)];
-                          const auto answer = answer_of(*worker.session, sample.prompt);
-                          if (!answer) {
-                            worker.error = answer.error();
-                          } else if (*answer == sample.answer) {
-                            ++worker.n_right;
-                          }
-                        });
-  if (interrupted) return nibble::Error{nibble::Errc::cancelled, "counting answers"};
-  nibble::Index n_right = 0;
+  std::vector<std::byte> is_right(samples.size());
+  const auto ask = [&](nibble::Index task, nibble::Index w) {
+    const auto i = static_cast<std::size_t>(task);
+    Worker& worker = workers[static_cast<std::size_t>(w)];
+    if (worker.error || interrupted) return;
+    auto answer = answer_of(*worker.session, samples[i].prompt);
+    if (!answer) {
+      worker.error = std::move(answer).error();
+    } else {
+      is_right[i] = static_cast<std::byte>(*answer == samples[i].answer ? 1 : 0);
+    }
+  };
+  executor.parallel_for(static_cast<nibble::Index>(samples.size()), ask);
+  if (interrupted) return nibble::Error{nibble::Errc::cancelled, "asking"};
   for (Worker& worker : workers) {
     if (worker.error) return *std::move(worker.error);
-    n_right += worker.n_right;
   }
-  return n_right;
+  return is_right;
+}
+
+// Percent of bytes that are 1; 0 if there are none.
+inline double percent_of(std::span<const std::byte> is_right) {
+  if (is_right.empty()) return 0;
+  const auto n_right = std::count(is_right.begin(), is_right.end(), std::byte{1});
+  return 100.0 * static_cast<double>(n_right) / static_cast<double>(is_right.size());
+}
+
+// Percent of the first `n` samples that get their answer to the letter.
+inline nibble::Result<double> percent_right(const nibble::Model& model,
+                                            std::span<const Sample> samples, std::size_t n,
+                                            nibble::Executor& executor,
+                                            const nibble::AdaptedWeights* adapted = nullptr) {
+  NIBBLE_TRY(is_right,
+             right_answers(model, samples.first(std::min(n, samples.size())), executor, adapted));
+  return percent_of(is_right);
 }
 
 }  // namespace example

@@ -16,57 +16,32 @@ namespace {
 using nibble::Index;
 using Clock = std::chrono::steady_clock;
 
-int measure(int argc, char** argv) {
-  CLI::App app(
-      "Measures the perplexity of a text: chunks of --ctx tokens, of each of which the second half "
-      "is scored, as in llama.cpp's llama-perplexity.",
-      "perplexity");
-  std::string model_path, text_path, kv = "f16";
+struct Options {
+  std::string model, text, kv = "f16";
   Index context = 512, n_threads = 0, n_chunks = 0;
-  nibble::SessionOptions options{.max_step_tokens = 256};
-  app.add_option("MODEL", model_path, "a GGUF file or a folder as hubs have it")->required();
-  app.add_option("TEXT", text_path, "the file with the text; - is stdin")
-      ->check(example::is_not_empty)
-      ->required();
-  app.add_option("--ctx", context, "tokens of a chunk")
-      ->check(CLI::Range(Index{4}, Index{1} << 30))
-      ->capture_default_str();
-  app.add_option("--chunks", n_chunks, "the most chunks to measure; 0: all")
-      ->check(CLI::Range(Index{0}, Index{1} << 30))
-      ->capture_default_str();
-  app.add_option("--kv", kv, "type of the cache: f32, f16, bf16 or int8")
-      ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}))
-      ->capture_default_str();
-  app.add_option("--batch", options.max_step_tokens, "tokens computed together")
-      ->check(CLI::Range(Index{1}, Index{1} << 16))
-      ->capture_default_str();
-  app.add_option("--threads", n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
-  app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.");
-  if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
+  nibble::SessionOptions session{.max_step_tokens = 256};
+};
 
-  auto pool = nibble::ThreadPool::create({.n_threads = n_threads});
-  if (!pool) return example::fail(app, pool.error());
-  const auto text = example::read_text(text_path);
-  if (!text) return example::fail(app, text.error());
-  const auto model = nibble::load<nibble::graph::AllFormats>(model_path, {.executor = pool->get()});
-  if (!model) return example::fail(app, model.error());
-  if (model->tokenizer() == nullptr) return example::fail(app, *model->tokenizer_error());
-  options.n_ctx = context;
-  options.max_step_tokens = (std::min)(options.max_step_tokens, context);
+nibble::Result<void> measure(const Options& o) {
+  NIBBLE_TRY(pool, nibble::ThreadPool::create({.n_threads = o.n_threads}));
+  NIBBLE_TRY(text, example::read_text(o.text));
+  NIBBLE_TRY(model, nibble::load<nibble::graph::AllFormats>(o.model, {.executor = pool.get()}));
+  if (model.tokenizer() == nullptr) return *model.tokenizer_error();
+  nibble::SessionOptions options = o.session;
+  options.n_ctx = o.context;
+  options.max_step_tokens = (std::min)(options.max_step_tokens, o.context);
   options.max_outputs = options.max_step_tokens;
-  options.executor = pool->get();
+  options.executor = pool.get();
   for (const auto type : nibble::ops::kKvTypes) {
-    if (kv == to_string(type)) options.kv_type = type;
+    if (o.kv == to_string(type)) options.kv_type = type;
   }
-  auto session = nibble::Session::create(*model, options);
-  if (!session) return example::fail(app, session.error());
-  auto tokens = model->tokenizer()->encode(*text, {.add_eos = false});
-  if (!tokens) return example::fail(app, tokens.error());
-  const auto& settings = model->tokenizer()->vocabulary().settings();
+  NIBBLE_TRY(session, nibble::Session::create(model, options));
+  NIBBLE_TRY(tokens, model.tokenizer()->encode(text, {.add_eos = false}));
+  const auto& settings = model.tokenizer()->vocabulary().settings();
   const std::int32_t bos = settings.add_bos ? settings.bos : nibble::text::kNoToken;
-  if (n_chunks > 0 &&
-      tokens->size() / static_cast<std::size_t>(context) > static_cast<std::size_t>(n_chunks)) {
-    tokens->resize(static_cast<std::size_t>(n_chunks * context));
+  if (o.n_chunks > 0 &&
+      tokens.size() / static_cast<std::size_t>(o.context) > static_cast<std::size_t>(o.n_chunks)) {
+    tokens.resize(static_cast<std::size_t>(o.n_chunks * o.context));
   }
 
   example::catch_signals();
@@ -83,19 +58,43 @@ int measure(int argc, char** argv) {
       return !example::interrupted;
     };
     const nibble::Progress progress = show;
-    result = nibble::perplexity(*session, *tokens, context, bos, &progress);
+    result = nibble::perplexity(session, tokens, o.context, bos, &progress);
   }
-  if (!result && result.error().code == nibble::Errc::cancelled) return example::kInterrupted;
-  if (!result) return example::fail(app, result.error());
+  if (!result) return result.error();
   std::printf("perplexity %.4f +- %.4f: %lld tokens scored in %lld chunks of %lld\n", result->value,
               result->standard_error, static_cast<long long>(result->n_scored),
-              static_cast<long long>(result->n_chunks), static_cast<long long>(context));
-  const auto n_computed = static_cast<double>(result->n_chunks * context);
+              static_cast<long long>(result->n_chunks), static_cast<long long>(o.context));
+  const auto n_computed = static_cast<double>(result->n_chunks * o.context);
   std::fprintf(stderr, "%.1f seconds, %.1f tokens per second, %s\n", seconds(),
                n_computed / seconds(), nibble::simd::to_string(nibble::simd::active_target()));
-  return example::finished(app);
+  return nibble::ok();
 }
 
 }  // namespace
 
-int main(int argc, char** argv) { return example::guarded("perplexity", measure, argc, argv); }
+int main(int argc, char** argv) {
+  CLI::App app(
+      "Measures the perplexity of a text: chunks of --ctx tokens, of each of which the second half "
+      "is scored, as in llama.cpp's llama-perplexity.",
+      "perplexity");
+  Options o;
+  app.add_option("MODEL", o.model, "a GGUF file or a folder as hubs have it")->required();
+  app.add_option("TEXT", o.text, "the file with the text; - is stdin")
+      ->check(example::is_not_empty)
+      ->required();
+  app.add_option("--ctx", o.context, "tokens of a chunk")
+      ->check(CLI::Range(Index{4}, Index{1} << 30))
+      ->capture_default_str();
+  app.add_option("--chunks", o.n_chunks, "the most chunks to measure; 0: all")
+      ->check(CLI::Range(Index{0}, Index{1} << 30))
+      ->capture_default_str();
+  app.add_option("--kv", o.kv, "type of the cache: f32, f16, bf16 or int8")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}))
+      ->capture_default_str();
+  app.add_option("--batch", o.session.max_step_tokens, "tokens computed together")
+      ->check(CLI::Range(Index{1}, Index{1} << 16))
+      ->capture_default_str();
+  example::add_threads(app, o.n_threads);
+  app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.");
+  return example::run(app, argc, argv, [&] { return measure(o); });
+}

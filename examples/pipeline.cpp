@@ -4,7 +4,8 @@
 // less than half the parameters learns from the teacher, loses neurons, recovers, and is trained
 // for INT4. After each step it says how large, fast and right the model is, and what a model of
 // that size reaches that was trained directly.
-#include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -17,10 +18,12 @@
 
 #include "common.hpp"
 #include "format_rules.hpp"
+#include "home_model.hpp"
 #include "nibble/core/thread_pool.hpp"
 #include "pipeline/pruning.hpp"
 #include "pipeline/table.hpp"
 #include "pipeline/training.hpp"
+#include "train/shape_options.hpp"
 
 namespace {
 
@@ -31,11 +34,9 @@ using nibble::Index;
 using nibble::Result;
 using nibble::quant::Format;
 
-const char* const kModels = NIBBLE_EXAMPLES_DIR "/models";
-
 struct Options {
   std::string folder = "pipeline";
-  std::string teacher = std::string(kModels) + "/home-commands-f16.gguf";
+  std::string teacher = example::kHomeModel;
   bool from_scratch = false, quick = false, quiet = false, searches = false;
   // Head size and everything else are the teacher's.
   example::Shape student = {3, 192, 6, 2, 288};
@@ -48,12 +49,13 @@ struct Options {
   std::uint64_t seed = 1;
   Index n_threads = 0;
 
-  std::optional<int> parse(int argc, char** argv, CLI::App& app);
+  void add_to(CLI::App& app);
   // What decides about the files in the folder, as text.
   std::string fingerprint() const;
 };
 
-std::optional<int> Options::parse(int argc, char** argv, CLI::App& app) {
+void Options::add_to(CLI::App& app) {
+  using example::add_number;
   app.footer(
       "Each step leaves a file in the folder; the same command skips what is there, and goes on\n"
       "where Ctrl-C stopped it.\n"
@@ -68,17 +70,9 @@ std::optional<int> Options::parse(int argc, char** argv, CLI::App& app) {
       ->excludes(given);
   app.add_flag("--quick", quick,
                "fewer steps and questions: shows that it works, in three minutes");
-  app.add_option("--layers", student.n_layers, "of the student")->check(CLI::Range(1, 1000));
-  app.add_option("--dim", student.dim, "width of the student")->check(CLI::Range(8, 16384));
-  app.add_option("--heads", student.n_heads, "of the student")->check(CLI::Range(1, 256));
-  app.add_option("--kv-heads", student.n_kv_heads, "of the student")->check(CLI::Range(1, 256));
-  app.add_option("--ffn", student.ffn, "neurons of a layer of the student")
-      ->check(CLI::Range(32, 65536));
-  app.add_option("--keep", kept, "part of the neurons that pruning keeps")
-      ->check(example::is_number)
-      ->check(CLI::Range(0.05, 1.0))
-      ->capture_default_str();
-  app.add_option("--format", format, "of the last step: q4_0, q3_h, q2_h, q8_0")
+  example::add_shape_options(app, student, "of the student");
+  add_number(app, "--keep", kept, "part of the neurons that pruning keeps", 0.05, 1);
+  app.add_option("--format", format, "of the last step: q8_0, q4_0, q4_1, q3_h or q2_h")
       ->check(CLI::IsMember({"q8_0", "q4_0", "q4_1", "q3_h", "q2_h"}))
       ->capture_default_str();
   app.add_flag("--search", searches, "search the scales of blocks in that step");
@@ -90,28 +84,22 @@ std::optional<int> Options::parse(int argc, char** argv, CLI::App& app) {
         std::tuple{"--qat-steps", &n_qat, "for the last format"}}) {
     steps->add_option(name, *n, what)->check(CLI::Range(1, 100000000))->capture_default_str();
   }
-  for (const auto& [name, x, what] :
-       {std::tuple{"--rate", &rate, "largest learning rate from scratch"},
-        std::tuple{"--recover-rate", &recover_rate, "after pruning"},
-        std::tuple{"--qat-rate", &qat_rate, "for the last format"}}) {
-    app.add_option(name, *x, what)->check(example::is_number)->capture_default_str();
-  }
-  app.add_option("--alpha", alpha, "part of the right tokens in the loss, beside the teacher's")
-      ->check(example::is_number)
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str();
-  app.add_option("--temperature", temperature, "of both predictions")
-      ->check(example::is_number)
-      ->check(CLI::Range(0.1, 100.0))
-      ->capture_default_str();
-  app.add_option("--questions", n_asked, "of each test file")
-      ->check(CLI::Range(1, 1000000))
-      ->capture_default_str();
-  app.add_option("--seed", seed, "of weights and data")->capture_default_str();
-  app.add_option("--threads", n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
+  add_number(app, "--rate", rate, "largest learning rate from scratch", 0, 1);
+  add_number(app, "--recover-rate", recover_rate, "after pruning", 0, 1);
+  add_number(app, "--qat-rate", qat_rate, "for the last format", 0, 1);
+  add_number(app, "--alpha", alpha, "part of the right tokens in the loss, beside the teacher's", 0,
+             1);
+  add_number(app, "--temperature", temperature, "of both predictions", 0.1, 100);
+  add_number(app, "--questions", n_asked, "of each test file", 1, 1000000);
+  example::add_seed(app, seed, "of weights and data");
+  example::add_threads(app, n_threads);
   app.add_flag("--quiet", quiet, "no progress");
-  if (const auto code = example::parse(app, argc, argv)) return code;
-  if (quick) {
+  app.callback([this, &app] {
+    for (const auto& [name, n] : {std::pair{"--dim", student.dim}, {"--ffn", student.ffn}}) {
+      if (n % 32 == 0) continue;
+      throw CLI::ValidationError(name, "must be a multiple of 32, the block length of formats");
+    }
+    if (!quick) return;
     // What was said on the command line stays.
     const auto unless_given = [&](const char* name, auto& value, auto quick_value) {
       if (app.get_option(name)->count() == 0) value = quick_value;
@@ -121,8 +109,7 @@ std::optional<int> Options::parse(int argc, char** argv, CLI::App& app) {
     unless_given("--recover-steps", n_recover, std::uint64_t{80});
     unless_given("--qat-steps", n_qat, std::uint64_t{80});
     unless_given("--questions", n_asked, std::size_t{300});
-  }
-  return std::nullopt;
+  });
 }
 
 std::string Options::fingerprint() const {
@@ -144,7 +131,7 @@ class Pipeline {
 
   Result<void> run() {
     NIBBLE_CHECK(enter_folder());
-    NIBBLE_TRY(splits, example::TestSplits::read(kModels));
+    NIBBLE_TRY(splits, example::TestSplits::read());
     splits_ = std::move(splits);
     NIBBLE_CHECK(teach());
     NIBBLE_CHECK(distil());
@@ -264,8 +251,8 @@ class Pipeline {
     t.teacher = teacher_;
     t.rate = o_.qat_rate;
     t.seed = o_.seed + 3;
-    t.qat.deployed = format;
-    t.qat.searches = o_.searches;
+    t.deployed = format;
+    t.searches = o_.searches;
     NIBBLE_CHECK(make(t, last));
     NIBBLE_TRY(trained, measure(last));
     table_.add({"quantization-aware", o_.format, trained, direct});
@@ -286,11 +273,14 @@ class Pipeline {
         "and is right on %.2f %% of the hard commands, %.1f times as fast.\n",
         100.0 * static_cast<double>(student.n_parameters) /
             static_cast<double>(rows[0].model.n_parameters),
-        student.hard - rows[2].direct->hard, in_folder("quantized.gguf").c_str(),
+        student.hard - rows[2].direct->hard,
+        nibble::printable(in_folder("quantized.gguf")).c_str(),
         100.0 * static_cast<double>(last.bytes) / static_cast<double>(int8.bytes), last.hard,
         int8.ms / last.ms);
     const std::string picture = in_folder("pipeline.svg");
-    if (table_.plot(picture)) std::printf("%s: bytes against hard commands\n", picture.c_str());
+    if (table_.plot(picture)) {
+      std::printf("%s: bytes against hard commands\n", nibble::printable(picture).c_str());
+    }
     return nibble::ok();
   }
 
@@ -301,25 +291,17 @@ class Pipeline {
   std::string teacher_;
 };
 
-int program(int argc, char** argv) {
-  Options options;
+}  // namespace
+
+int main(int argc, char** argv) {
   CLI::App app(
       "Makes a small model of a large one: distillation, pruning, recovery, and training for INT4.",
       "pipeline");
-  if (const auto code = options.parse(argc, argv, app)) return *code;
-  example::catch_signals();
-  const auto work = [&]() -> Result<void> {
+  Options options;
+  options.add_to(app);
+  return example::run(app, argc, argv, [&]() -> Result<void> {
+    example::catch_signals();
     NIBBLE_TRY(pool, nibble::ThreadPool::create({.n_threads = options.n_threads}));
     return Pipeline(options, *pool).run();
-  };
-  const Result<void> done = work();
-  if (!done) {
-    const int code = example::fail(app, done.error());
-    return done.error().code == Errc::cancelled ? example::kInterrupted : code;
-  }
-  return example::finished(app);
+  });
 }
-
-}  // namespace
-
-int main(int argc, char** argv) { return example::guarded("pipeline", program, argc, argv); }

@@ -17,6 +17,7 @@
 namespace {
 
 using nibble::ConvertedTensor;
+using nibble::Result;
 using nibble::quant::ErrorStats;
 using nibble::quant::Format;
 
@@ -67,82 +68,80 @@ void print_report(const std::vector<ConvertedTensor>& tensors, int name_width) {
   if (has_short_rows) std::printf("* rows are no whole number of blocks of the format asked for\n");
 }
 
-int quantize(int argc, char** argv) {
-  CLI::App app("Writes a GGUF model in another weight format and reports what it cost each tensor.",
-               "quantize");
-  std::string in_path, out_path, format_name, mix_name, imatrix_path;
+struct Options {
+  std::string in, out, format, mix, imatrix;
   example::FormatRules rules;
+  std::optional<nibble::FormatMix> named_mix;
+  nibble::ConvertOptions convert;
   nibble::Index n_threads = 0;
-  nibble::ConvertOptions options;
-  app.add_option("IN.gguf", in_path,
+
+  void add_to(CLI::App& app);
+};
+
+void Options::add_to(CLI::App& app) {
+  app.add_option("IN.gguf", in,
                  "the model to read: a GGUF file (of a split one, any part) or a folder")
       ->required();
-  app.add_option("OUT.gguf", out_path, "the model to write")->required();
+  app.add_option("OUT.gguf", out, "the model to write")->required();
   auto* const what = app.add_option_group("what");
-  what->add_option("--format", format_name,
+  what->add_option("--format", format,
                    example::format_names() + ": for all matrices; vectors stay f32");
-  what->add_option("--mix", mix_name,
+  what->add_option("--mix", mix,
                    "q4_k_m, q5_k_m, q6_k, q4_0, q8_0, q4_1, q5_0, q5_1, q4_k_s, q5_k_s: what the "
                    "field means by these names, with a better format for some matrices");
   what->require_option(1);
   rules.add_option_to(app);
-  app.add_option("--imatrix", imatrix_path,
+  app.add_option("--imatrix", imatrix,
                  "an importance matrix (of compress observe, or llama.cpp's): scales are searched "
                  "so that the columns that matter lose least")
       ->check(example::is_not_empty);
   app.add_flag(
-      "--packed", options.packed,
+      "--packed", convert.packed,
       "matrices in the packed layout that nibble's kernels read: the file is then mapped and "
       "used in place; other programs cannot read it");
-  app.add_option("--threads", n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
+  example::add_threads(app, n_threads);
   app.footer(
       "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted: OUT.gguf is then as it was.");
-
-  std::optional<nibble::FormatMix> mix;
-  app.callback([&] {  // here, so that an invalid format is a usage error
-    if (!mix_name.empty()) {
-      const auto named = nibble::format_mix_from_name(mix_name);
-      if (!named) throw CLI::ValidationError("'" + mix_name + "': " + named.error().message);
-      mix = *named;
-      options.format = mix->most;
-      options.file_type = mix->file_type;
+  app.callback([this] {  // here, so that an invalid format is a usage error
+    if (!mix.empty()) {
+      const auto named = nibble::format_mix_from_name(mix);
+      if (!named) throw CLI::ValidationError("'" + mix + "': " + named.error().message);
+      named_mix = *named;
+      convert.format = named->most;
+      convert.file_type = named->file_type;
     } else {
-      options.format = example::parse_format(format_name);
+      convert.format = example::parse_format(format);
     }
     rules.parse();
   });
-  if (const auto exit_code = example::parse(app, argc, argv)) return *exit_code;
-  example::catch_signals();
+}
 
-  auto pool = nibble::ThreadPool::create({.n_threads = n_threads});
-  if (!pool) return example::fail(app, pool.error());
-  options.executor = pool->get();
+Result<void> quantize(const Options& o) {
+  example::catch_signals();
+  NIBBLE_TRY(pool, nibble::ThreadPool::create({.n_threads = o.n_threads}));
+  NIBBLE_TRY(file, nibble::open_model(o.in));
   std::optional<nibble::MixedFormats> mixed;
+  if (o.named_mix) mixed.emplace(file, *o.named_mix);
+  nibble::ConvertOptions options = o.convert;
+  options.executor = pool.get();
   options.choose = [&](std::string_view name) {
     std::optional<Format> format;
     if (mixed) format = (*mixed)(name);
-    if (const auto ruled = rules(name)) format = ruled;
+    if (const auto ruled = o.rules(name)) format = ruled;
     return format;
   };
-
-  const auto file = nibble::open_model(in_path);
-  if (!file) return example::fail(app, file.error());
-  if (mix) mixed.emplace(*file, *mix);
-  const std::size_t n_tensors = file->tensors().size();
+  const std::size_t n_tensors = file.tensors().size();
   int name_width = 6;
-  for (const auto& tensor : file->tensors()) {
+  for (const auto& tensor : file.tensors()) {
     name_width = std::max(name_width, static_cast<int>(tensor.name.size()));
   }
-  // Before anything is written.
-  if (const auto checked = rules.check(*file); !checked) return example::fail(app, checked.error());
+  NIBBLE_CHECK(o.rules.check(file));  // before anything is written
   std::optional<nibble::compress::Imatrix> imatrix;
-  if (!imatrix_path.empty()) {
-    auto read = nibble::compress::read_imatrix(imatrix_path);
-    if (!read) return example::fail(app, read.error());
-    if (const auto checked = nibble::compress::check_imatrix(*read, *file); !checked) {
-      return example::fail(app, nibble::Error(checked.error()).in(nibble::printable(imatrix_path)));
-    }
-    imatrix = *std::move(read);
+  if (!o.imatrix.empty()) {
+    NIBBLE_TRY(read, nibble::compress::read_imatrix(o.imatrix));
+    auto checked = nibble::compress::check_imatrix(read, file);
+    if (!checked) return std::move(checked).error().in(nibble::printable(o.imatrix));
+    imatrix = std::move(read);
     options = nibble::compress::weighted(
         {.convert = options, .importance = [&](std::string_view name) {
            const auto* const entry = imatrix->find(name);
@@ -158,14 +157,18 @@ int quantize(int argc, char** argv) {
                   std::to_string(n_tensors) + ": " + nibble::printable(tensor.name));
       return !example::interrupted;
     };
-    const auto written = nibble::quantize_model(*file, out_path, options, on_tensor);
-    if (!written && written.error().code == nibble::Errc::cancelled) return example::kInterrupted;
-    if (!written) return example::fail(app, written.error());
+    NIBBLE_CHECK(nibble::quantize_model(file, o.out, options, on_tensor));
   }
   print_report(report, name_width);
-  return example::finished(app);
+  return nibble::ok();
 }
 
 }  // namespace
 
-int main(int argc, char** argv) { return example::guarded("quantize", quantize, argc, argv); }
+int main(int argc, char** argv) {
+  CLI::App app("Writes a GGUF model in another weight format and reports what it cost each tensor.",
+               "quantize");
+  Options o;
+  o.add_to(app);
+  return example::run(app, argc, argv, [&] { return quantize(o); });
+}

@@ -4,8 +4,6 @@
 // on and trained on.
 #pragma once
 
-#include <algorithm>
-#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -40,21 +38,6 @@ inline nibble::Result<SampleTokens> sample_tokens(const nibble::text::Tokenizer&
   const std::int32_t eos = tokenizer.vocabulary().settings().eos;
   if (eos >= 0) tokens.ids.push_back(eos);
   return tokens;
-}
-
-// What a model is trained to say: the whole sample, or only its answer and end.
-enum class Learned : std::uint8_t { all, answer };
-
-// Of each token: the one that should follow it, or -1 where that is not learned (and after the
-// last). As many as ids.
-inline std::vector<std::int32_t> targets_of(const SampleTokens& sample, Learned learned) {
-  std::vector<std::int32_t> targets(sample.ids.size(), -1);
-  const auto first =
-      learned == Learned::all
-          ? std::size_t{1}
-          : std::max(std::size_t{1}, static_cast<std::size_t>(sample.first_of_answer));
-  for (std::size_t i = first; i < targets.size(); ++i) targets[i - 1] = sample.ids[i];
-  return targets;
 }
 
 }  // namespace example

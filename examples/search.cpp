@@ -3,14 +3,15 @@
 // search: which shape of a model to train, if it may have so many bytes and take so long on this
 // machine. Prints the models that no other one beats in bytes, time and loss at once.
 #include <algorithm>
-#include <cmath>
-#include <optional>
+#include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "common.hpp"
 #include "format_rules.hpp"
 #include "gnuplot.hpp"
+#include "home_model.hpp"
 #include "nibble/core/thread_pool.hpp"
 #include "search/search.hpp"
 
@@ -18,97 +19,63 @@ namespace {
 
 using example::Contender;
 using nibble::Errc;
-using nibble::Error;
 using nibble::Index;
 using nibble::Result;
 
-const char* const kModels = NIBBLE_EXAMPLES_DIR "/models";
-
 struct Options {
-  std::string like = std::string(kModels) + "/home-commands-f16.gguf";
+  std::string like = example::kHomeModel;
   std::string format = "q8_0", plot;
   example::SearchOptions search;
   double kilobytes = 1000;
   Index n_threads = 1;
 
-  std::optional<int> parse(int argc, char** argv, CLI::App& app);
+  void add_to(CLI::App& app);
 };
 
-std::optional<int> Options::parse(int argc, char** argv, CLI::App& app) {
+void Options::add_to(CLI::App& app) {
+  using example::add_number;
   example::SearchOptions& s = search;
   app.footer(
       "Shapes are ranked by their parameters, if their bytes fit and the products of a token, as\n"
-      "measured here, leave time. Models of the best ones, with random weights, are measured "
-      "whole;\n"
-      "those that are fast enough are trained. After each turn the half with the lower loss goes\n"
-      "on, twice as long. Ctrl-C prints what is known.\n"
+      "measured here, leave time. Models of the best ones, with random weights, are measured\n"
+      "whole; those that are fast enough are trained. After each turn the half with the lower loss\n"
+      "goes on, twice as long. Ctrl-C prints what is known.\n"
       "Exit codes: 0 done, 1 an error, 2 wrong usage, 130 interrupted.");
   app.add_option("--like", like, "model file whose tokenizer is used")->capture_default_str();
-  app.add_option("--kilobytes", kilobytes, "of the weights, at most (1000 bytes)")
-      ->check(CLI::Range(1.0, 1e9))
-      ->capture_default_str();
-  app.add_option("--token-ms", s.token_ms, "most milliseconds of a token after others; 0: any")
-      ->check(CLI::Range(0.0, 1e6))
-      ->capture_default_str();
-  app.add_option("--command-ms", s.command_ms,
-                 "most milliseconds of a command, 17 tokens and 8 more; 0: any")
-      ->check(CLI::Range(0.0, 1e6))
-      ->capture_default_str();
+  add_number(app, "--kilobytes", kilobytes, "of the weights, at most (1000 bytes)", 1, 1e9);
+  add_number(app, "--token-ms", s.token_ms, "most milliseconds of a token after others; 0: any", 0,
+             1e6);
+  add_number(app, "--command-ms", s.command_ms,
+             "most milliseconds of a command, 17 tokens and 8 more; 0: any", 0, 1e6);
   app.add_option("--format", format, "of the matrices: trained for it and measured in it")
+      ->check(example::is_format)
       ->capture_default_str();
-  app.add_option("--budgets", s.n_budgets, "the budget, its half, its quarter, ...: how many")
-      ->check(CLI::Range(1, 8))
-      ->capture_default_str();
-  app.add_option("--trained", s.n_trained, "shapes of each budget that training begins with")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
-  app.add_option("--kept", s.n_kept, "shapes of each budget that are trained to the end")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
-  app.add_option("--steps", s.n_steps, "of these")
-      ->check(CLI::Range(1, 10000000))
-      ->capture_default_str();
-  app.add_option("--sequences", s.n_sequences, "commands of a step")
-      ->check(CLI::Range(1, 65536))
-      ->capture_default_str();
-  app.add_option("--rate", s.rate, "largest learning rate")
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str();
-  app.add_option("--layers", s.grid.most_layers, "most layers")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
-  app.add_option("--least-dim", s.grid.least_dim, "least width")
-      ->check(CLI::Range(8, 16384))
-      ->capture_default_str();
-  app.add_option("--most-dim", s.grid.most_dim, "largest width")
-      ->check(CLI::Range(8, 16384))
-      ->capture_default_str();
-  app.add_option("--step", s.grid.step, "widths are multiples of it")
-      ->check(CLI::Range(8, 1024))
-      ->capture_default_str();
+  add_number(app, "--budgets", s.n_budgets, "the budget, its half, its quarter, ...: how many", 1,
+             8);
+  add_number(app, "--trained", s.n_trained, "shapes of each budget that training begins with", 1,
+             1000);
+  add_number(app, "--kept", s.n_kept, "shapes of each budget that are trained to the end", 1, 1000);
+  add_number(app, "--steps", s.n_steps, "of these", 1, 10000000);
+  add_number(app, "--sequences", s.n_sequences, "commands of a step", 1, 65536);
+  add_number(app, "--rate", s.rate, "largest learning rate", 0, 1);
+  add_number(app, "--layers", s.grid.most_layers, "most layers", 1, 1000);
+  add_number(app, "--least-dim", s.grid.least_dim, "least width", 8, 16384);
+  add_number(app, "--most-dim", s.grid.most_dim, "largest width", 8, 16384);
+  add_number(app, "--step", s.grid.step, "widths are multiples of it", 8, 1024);
   app.add_option("--head-dims", s.grid.head_dims, "sizes of a head, multiples of 8")
       ->delimiter(',')
       ->check(CLI::Range(8, 256))
       ->capture_default_str();
-  app.add_option("--test", s.n_test, "held-out commands that trained models are asked")
-      ->check(CLI::Range(1, 2000))
-      ->capture_default_str();
-  app.add_option("--seed", s.seed, "of weights and data")->capture_default_str();
-  app.add_option("--threads", n_threads, "threads, also of what is measured; 0: one per core")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
+  add_number(app, "--test", s.n_test, "held-out commands that trained models are asked", 1, 2000);
+  example::add_seed(app, s.seed, "of weights and data");
+  add_number(app, "--threads", n_threads, "threads, also of what is measured; 0: one per core", 0,
+             1024);
   app.add_option("--plot", plot, "picture (.svg; needs gnuplot)");
   app.add_flag("--quiet", s.is_quiet, "no progress");
-  const auto is_format = [](const std::string& name) {
-    const auto known = nibble::quant::format_from_name(name);
-    return known && nibble::quant::ggml_type_of(*known) ? std::string()
-                                                        : "formats are " + example::format_names();
-  };
-  app.get_option("--format")->check(is_format);
-  if (const auto code = example::parse(app, argc, argv)) return code;
-  s.format = example::parse_format(format);
-  s.bytes = static_cast<std::uint64_t>(kilobytes * 1000);
-  return std::nullopt;
+  app.callback([this] {
+    search.format = example::parse_format(format);
+    search.bytes = static_cast<std::uint64_t>(kilobytes * 1000);
+  });
 }
 
 double time_of(const Contender& c, const example::SearchOptions& o) {
@@ -192,6 +159,7 @@ void print_results(const std::vector<Contender>& all, const example::SearchOptio
 }
 
 Result<void> run(const Options& o) {
+  example::catch_signals();
   NIBBLE_TRY(like, nibble::io::Gguf::open(o.like));
   NIBBLE_TRY(pool, nibble::ThreadPool::create({.n_threads = o.n_threads}));
   NIBBLE_TRY(search, example::Search::create(like, o.search, *pool));
@@ -211,24 +179,16 @@ Result<void> run(const Options& o) {
   if (search.contenders().empty()) return done;
   print_results(search.contenders(), o.search);
   if (!o.plot.empty() && !draw(o.plot, search.contenders(), o.search)) {
-    return Error{Errc::io, nibble::printable(o.plot) + ": no picture; is gnuplot installed?"};
+    return example::no_picture(o.plot);
   }
   return done;
 }
 
-int program(int argc, char** argv) {
-  Options options;
-  CLI::App app("Finds the shape of a model for given bytes and time.", "search");
-  if (const auto code = options.parse(argc, argv, app)) return *code;
-  example::catch_signals();
-  const Result<void> done = run(options);
-  if (!done) {
-    const int code = example::fail(app, done.error());
-    return done.error().code == Errc::cancelled ? example::kInterrupted : code;
-  }
-  return example::finished(app);
-}
-
 }  // namespace
 
-int main(int argc, char** argv) { return example::guarded("search", program, argc, argv); }
+int main(int argc, char** argv) {
+  CLI::App app("Finds the shape of a model for given bytes and time.", "search");
+  Options options;
+  options.add_to(app);
+  return example::run(app, argc, argv, [&] { return run(options); });
+}

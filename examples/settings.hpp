@@ -37,7 +37,7 @@ inline void add_model_options(CLI::App& app, Settings& o) {
          "--ctx", o.session.n_ctx,
          "positions of the cache; 0: as many as the model was trained with, but at most 4096")
       ->check(any_count());
-  app.add_option("--threads", o.n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
+  add_threads(app, o.n_threads);
   app.add_flag("--pin", o.pin, "pin threads to CPUs");
   app.add_option("--batch", o.session.max_step_tokens, "tokens of the prompt computed together")
       ->check(at_least_one())
@@ -69,9 +69,7 @@ inline nibble::LogitBias bias_of(const std::string& text) {
 
 inline void add_sampling_options(CLI::App& app, Settings& o) {
   auto& sampling = o.generate.sampling;
-  app.add_option("--seed", sampling.seed, "of the random choices")
-      ->check(is_not_negative)
-      ->capture_default_str();
+  add_seed(app, sampling.seed, "of the random choices");
   app.add_option("--temperature", sampling.temperature, "0: always the most likely token")
       ->check(is_number)
       ->check(is_not_negative)

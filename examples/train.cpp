@@ -10,6 +10,7 @@
 
 #include "common.hpp"
 #include "format_rules.hpp"
+#include "home_model.hpp"
 #include "nibble/compress/imatrix.hpp"
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/train/run.hpp"
@@ -18,18 +19,16 @@
 #include "train/home_source.hpp"
 #include "train/loop.hpp"
 #include "train/model.hpp"
+#include "train/shape_options.hpp"
+#include "train/teacher.hpp"
 
 namespace {
 
-using nibble::Errc;
-using nibble::Error;
 using nibble::Index;
 using nibble::Result;
 
-const char* const kModels = NIBBLE_EXAMPLES_DIR "/models";
-
 struct Options {
-  std::string out, like = std::string(kModels) + "/home-commands-f16.gguf";
+  std::string out, like = example::kHomeModel;
   bool goes_on = false;
   std::string text, plot, deployed, teacher;
   example::Shape shape;
@@ -43,77 +42,73 @@ struct Options {
   std::size_t n_beside = 0;
   std::string format = "f32";
 
-  std::optional<int> parse(int argc, char** argv, CLI::App& app);
+  void add_to(CLI::App& app);
 };
 
-std::optional<int> Options::parse(int argc, char** argv, CLI::App& app) {
+void Options::add_to(CLI::App& app) {
+  using example::add_number;
   app.footer(
       "Ctrl-C leaves OUT.checkpoint; the same command then goes on from there, bit for bit.\n"
       "Exit codes: 0 done, 1 an error, 2 wrong usage, 130 interrupted.");
-  app.add_option("out", out, "the trained model (GGUF)")->required()->check(example::is_not_empty);
+  app.add_option("OUT", out, "the trained model (GGUF)")->required()->check(example::is_not_empty);
   app.add_option("--like", like, "model file whose tokenizer and dimensions are used")
       ->capture_default_str();
-  app.add_flag("--continue", goes_on, "start from the weights of --like, not from scratch");
-  app.add_option("--text", text, "train on this text, in windows; default: home commands");
-  app.add_option("--layers", shape.n_layers, "another number of layers")
-      ->check(CLI::Range(1, 1000));
-  app.add_option("--dim", shape.dim, "another width")->check(CLI::Range(8, 16384));
-  app.add_option("--heads", shape.n_heads, "another number of heads")->check(CLI::Range(1, 256));
-  app.add_option("--kv-heads", shape.n_kv_heads, "heads of keys and values")
-      ->check(CLI::Range(1, 256));
-  app.add_option("--ffn", shape.ffn, "another feed-forward width")->check(CLI::Range(8, 65536));
-  app.add_option("--steps", n_steps, "updates of the weights")
-      ->check(CLI::Range(1, 100000000))
-      ->capture_default_str();
-  app.add_option("--sequences", n_sequences, "sequences of a batch")
-      ->check(CLI::Range(1, 65536))
-      ->capture_default_str();
-  app.add_option("--accumulate", n_accumulated, "batches of a step")
-      ->check(CLI::Range(1, 65536))
-      ->capture_default_str();
-  app.add_option("--context", context, "tokens of a sequence; default: the model's");
-  app.add_option("--rate", rate, "largest learning rate")
-      ->check(example::is_number)
-      ->capture_default_str();
-  app.add_option("--warm-up", warm_up, "steps until it is reached")->capture_default_str();
-  app.add_option("--decay", decay, "weight decay of matrices")
-      ->check(example::is_number)
-      ->capture_default_str();
-  app.add_option("--qat", deployed,
-                 "train for this format: forward passes run its kernels, the file gets its codes")
-      ->check(example::is_format);
-  app.add_flag("--search", searches,
-               "with --qat: search the scales of blocks, which helps 2 and 3 bits; slower");
+  auto* const goes_on_flag =
+      app.add_flag("--continue", goes_on, "start from the weights of --like, not from scratch");
+  auto* const text_file =
+      app.add_option("--text", text, "train on this text, in windows; default: home commands");
+  example::add_shape_options(app, shape, "of OUT; default: as --like");
+  add_number(app, "--steps", n_steps, "updates of the weights", 1, 100000000);
+  add_number(app, "--sequences", n_sequences, "sequences of a batch", 1, 65536);
+  add_number(app, "--accumulate", n_accumulated, "batches of a step", 1, 65536);
+  app.add_option("--context", context, "tokens of a sequence, at most the model's; default: these")
+      ->check(CLI::Range(1, 1 << 30));
+  add_number(app, "--rate", rate, "largest learning rate", 0, 1);
+  add_number(app, "--warm-up", warm_up, "steps until it is reached", 0, 100000000);
+  add_number(app, "--decay", decay, "weight decay of matrices", 0, 100);
+  auto* const qat =
+      app.add_option(
+             "--qat", deployed,
+             "train for this format: forward passes run its kernels, the file gets its codes")
+          ->check(example::is_format);
+  auto* const search =
+      app.add_flag("--search", searches,
+                   "with --qat: search the scales of blocks, which helps 2 and 3 bits; slower")
+          ->needs(qat);
   app.add_option("--imatrix", imatrix,
                  "with --search: what errors in columns count, as compress observe writes it")
-      ->check(example::is_not_empty);
+      ->check(example::is_not_empty)
+      ->needs(search);
   app.add_option("--beside", n_beside,
                  "with --qat and --continue: compare with --like on so many drawn commands")
-      ->check(CLI::Range(1, 1000000));
+      ->check(CLI::Range(1, 1000000))
+      ->needs(qat)
+      ->needs(goes_on_flag)
+      ->excludes(text_file);
   app.add_option("--teacher", teacher, "learn also from the predictions of this model");
-  app.add_option("--alpha", alpha, "part of the right tokens in the loss, beside the teacher's")
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str();
-  app.add_option("--temperature", temperature, "of both predictions")
-      ->check(CLI::Range(0.1, 100.0))
-      ->capture_default_str();
+  add_number(app, "--alpha", alpha, "part of the right tokens in the loss, beside the teacher's", 0,
+             1);
+  add_number(app, "--temperature", temperature, "of both predictions", 0.1, 100);
   app.add_option("--format", format, "of the matrices in OUT: f32, f16 or bf16")
       ->check(CLI::IsMember({"f32", "f16", "bf16"}))
       ->capture_default_str();
-  app.add_flag("--answers-only", answers_only, "only answers count in the loss, not commands");
+  app.add_flag("--answers-only", answers_only, "only answers count in the loss, not commands")
+      ->excludes(text_file);
   app.add_flag("--small-moments", small_moments, "AdamW's moments in 8 bits");
   app.add_flag("--recompute", recompute, "less memory: compute each layer again on the way back");
-  app.add_option("--every", every, "steps between checkpoints and measurements; 0: none")
-      ->capture_default_str();
-  app.add_option("--utterances", n_utterances,
-                 "commands of each test split that are asked at the end")
-      ->check(CLI::Range(0, 1000000))
-      ->capture_default_str();
-  app.add_option("--seed", seed, "of weights and data")->capture_default_str();
-  app.add_option("--threads", n_threads, "threads; 0: one per core")->check(CLI::Range(0, 1024));
+  add_number(app, "--every", every, "steps between checkpoints and measurements; 0: none", 0,
+             100000000);
+  add_number(app, "--utterances", n_utterances,
+             "commands of each test split that are asked at the end", 0, 1000000);
+  example::add_seed(app, seed, "of weights and data");
+  example::add_threads(app, n_threads);
   app.add_option("--plot", plot, "picture of the losses (.svg; needs gnuplot)");
   app.add_flag("--quiet", quiet, "no progress");
-  return example::parse(app, argc, argv);
+  app.callback([this] {
+    if (goes_on && !shape.is_same()) {
+      throw CLI::ValidationError("--continue", "the dimensions are then those of --like");
+    }
+  });
 }
 
 // The data of a run: home commands, or a text in windows.
@@ -144,6 +139,24 @@ Result<void> open_data(const Options& o, const nibble::io::Gguf& like, Index con
   return nibble::ok();
 }
 
+Result<example::TrainedModel::Options> model_options(const Options& o,
+                                                     const nibble::io::Gguf& like) {
+  example::TrainedModel::Options options;
+  options.shape = o.shape;
+  options.seed = o.seed;
+  if (o.deployed.empty()) return options;
+  options.deployed = example::parse_format(o.deployed);
+  options.searches = o.searches;
+  if (o.imatrix.empty()) return options;
+  NIBBLE_TRY(read, nibble::compress::read_imatrix(o.imatrix));
+  NIBBLE_CHECK(nibble::compress::check_imatrix(read, like));
+  for (const auto& entry : read.entries) {
+    const auto columns = entry.importance();
+    options.importance[entry.name].assign(columns.begin(), columns.end());
+  }
+  return options;
+}
+
 nibble::train::RunOptions run_options(const Options& o, Index context) {
   nibble::train::RunOptions options;
   options.schedule.peak = o.rate;
@@ -153,13 +166,13 @@ nibble::train::RunOptions run_options(const Options& o, Index context) {
   options.optimizer.weight_decay = o.decay;
   options.optimizer.seed = o.seed;
   if (o.small_moments) options.optimizer.moments = nibble::train::Moments::bits8;
-  options.batches.context = context;
-  options.batches.max_sequences = o.n_sequences;
-  // Commands are a third of the context long; a batch that does not fit is a little smaller.
-  options.batches.max_rows =
-      o.text.empty() ? std::max(context, o.n_sequences * 40) : o.n_sequences * context;
-  options.batches.shuffles = !o.text.empty();
-  options.batches.seed = o.seed;
+  // The seed of what is in order tells checkpoints of other data apart.
+  options.batches =
+      example::command_batches(context, o.n_sequences, o.answers_only ? ~o.seed : o.seed);
+  if (!o.text.empty()) {
+    options.batches.max_rows = o.n_sequences * context;
+    options.batches.shuffles = true;
+  }
   options.n_accumulated = o.n_accumulated;
   options.checkpoints = o.recompute;
   options.distillation = {static_cast<float>(o.alpha), static_cast<float>(o.temperature)};
@@ -177,50 +190,25 @@ Result<void> report(const example::TrainedModel& model, const example::TestSplit
 }
 
 Result<void> train(const Options& o) {
+  example::catch_signals();
   NIBBLE_TRY(like, nibble::io::Gguf::open(o.like));
   NIBBLE_TRY(pool, nibble::ThreadPool::create({.n_threads = o.n_threads}));
-  example::TrainedModel::Options model_options;
-  model_options.shape = o.shape;
-  model_options.seed = o.seed;
-  if (!o.deployed.empty()) {
-    model_options.deployed = example::parse_format(o.deployed);
-    model_options.searches = o.searches;
-    if (!o.imatrix.empty()) {
-      NIBBLE_TRY(read, nibble::compress::read_imatrix(o.imatrix));
-      NIBBLE_CHECK(nibble::compress::check_imatrix(read, like));
-      for (const auto& entry : read.entries) {
-        const auto columns = entry.importance();
-        model_options.importance[entry.name].assign(columns.begin(), columns.end());
-      }
-    }
-  }
-  NIBBLE_TRY(model, example::TrainedModel::create(like, model_options, !o.goes_on));
-  const Index own_context = model.graph().config().n_ctx;
+  NIBBLE_TRY(options_of_model, model_options(o, like));
+  NIBBLE_TRY(model, example::TrainedModel::create(like, options_of_model, !o.goes_on));
+  const auto& config = model.graph().config();
+  const Index own_context = config.n_ctx;
   const Index context = o.context > 0 ? std::min(o.context, own_context) : own_context;
   Data data;
   NIBBLE_CHECK(open_data(o, like, context, data));
   const nibble::train::RunOptions options = run_options(o, context);
-
-  std::optional<nibble::io::Gguf> teacher_file;
-  std::optional<example::TrainedModel> teacher_model;
-  std::optional<nibble::train::ModelTeacher> teacher;
+  std::unique_ptr<example::FileTeacher> teacher;
   if (!o.teacher.empty()) {
-    NIBBLE_TRY(file, nibble::io::Gguf::open(o.teacher));
-    teacher_file = std::move(file);
-    NIBBLE_TRY(taught, example::TrainedModel::create(*teacher_file, {}, false));
-    teacher_model.emplace(std::move(taught));
-    if (teacher_model->graph().config().vocab_size != model.graph().config().vocab_size) {
-      return Error{Errc::invalid_argument,
-                   teacher_file->name() + ": a teacher of another vocabulary"};
-    }
-    NIBBLE_TRY(made,
-               nibble::train::ModelTeacher::create(teacher_model->graph(), teacher_model->weights(),
-                                                   options.batches, *pool, o.teacher));
-    teacher.emplace(std::move(made));
+    NIBBLE_TRY(opened, example::FileTeacher::open(o.teacher, config.vocab_size, options.batches,
+                                                  *pool));
+    teacher = std::move(opened);
   }
-
   NIBBLE_TRY(run, nibble::train::Run::create(model.graph(), model.weights(), data.source(), options,
-                                             *pool, teacher ? &*teacher : nullptr));
+                                             *pool, teacher ? teacher->get() : nullptr));
   const auto n = static_cast<std::uint64_t>(model.weights().n_trained());
   std::printf("%s parameters; weights, gradients and moments %s, results of a batch %s\n",
               example::grouped(n).c_str(),
@@ -235,40 +223,39 @@ Result<void> train(const Options& o) {
   loop.is_quiet = o.quiet;
   std::optional<example::TestSplits> splits;
   if (o.text.empty()) {
-    NIBBLE_TRY(read, example::TestSplits::read(kModels));
+    NIBBLE_TRY(read, example::TestSplits::read());
     splits = std::move(read);
     loop.measure = [&] { return example::percent_right(model, splits->held_out, 200, *pool); };
   }
+  loop.write = [&]() -> Result<void> {
+    NIBBLE_TRY(file, model.file(example::parse_format(o.format)));
+    return file.write(o.out);
+  };
   NIBBLE_CHECK(example::train_to_end(run, loop, curve));
-  NIBBLE_TRY(file, model.file(example::parse_format(o.format)));
-  NIBBLE_CHECK(file.write(o.out));
-  std::printf("%s: loss %.4f\n", nibble::printable(o.out).c_str(), curve.last_loss());
+  std::printf("%s: ", nibble::printable(o.out).c_str());
+  if (const auto loss = curve.last_loss()) {
+    std::printf("loss %.4f\n", *loss);
+  } else {
+    std::printf("written\n");  // all steps were taken before
+  }
   if (splits && o.n_utterances > 0) {
     NIBBLE_CHECK(report(model, *splits, o.n_utterances, *pool));
   }
-  if (o.n_beside > 0 && model_options.deployed && o.goes_on && o.text.empty()) {
-    NIBBLE_CHECK(example::print_beside(like, model, *model_options.deployed, o.n_beside,
+  if (o.n_beside > 0) {
+    NIBBLE_CHECK(example::print_beside(like, model, *options_of_model.deployed, o.n_beside,
                                        o.seed + 1000, *pool));
   }
   if (!o.plot.empty() && !example::plot_curves(o.plot, {&curve})) {
-    return Error{Errc::io, nibble::printable(o.plot) + ": no picture; is gnuplot installed?"};
+    return example::no_picture(o.plot);
   }
   return nibble::ok();
 }
 
-int program(int argc, char** argv) {
-  Options options;
-  CLI::App app("Trains a language model, from scratch or from a model file.", "train");
-  if (const auto code = options.parse(argc, argv, app)) return *code;
-  example::catch_signals();
-  const Result<void> done = train(options);
-  if (!done) {
-    const int code = example::fail(app, done.error());
-    return done.error().code == Errc::cancelled ? example::kInterrupted : code;
-  }
-  return example::finished(app);
-}
-
 }  // namespace
 
-int main(int argc, char** argv) { return example::guarded("train", program, argc, argv); }
+int main(int argc, char** argv) {
+  CLI::App app("Trains a language model, from scratch or from a model file.", "train");
+  Options options;
+  options.add_to(app);
+  return example::run(app, argc, argv, [&] { return train(options); });
+}

@@ -153,18 +153,17 @@ class Budget {
   }
   double most_cost() const { return most_cost_; }
 
-  // What was estimated has become a file, which loses so much. Whether it keeps to the budget; if
-  // not, the next plan() asks for less.
-  bool keeps(std::uint64_t file_bytes, double divergence) {
-    if (options_.bytes > 0 && file_bytes > options_.bytes) {
+  // What was estimated has become a file, which loses so much: whether it keeps to the budget.
+  bool keeps(std::uint64_t file_bytes, double divergence) const {
+    return !(is_too_large(file_bytes) || loses_too_much(divergence));
+  }
+  // After a file that does not keep to the budget: the next plan() asks for less.
+  void tighten(std::uint64_t file_bytes, double divergence) {
+    if (is_too_large(file_bytes)) {
       other_bytes_ += file_bytes - options_.bytes;
-      return false;
-    }
-    if (options_.most_divergence > 0 && divergence > options_.most_divergence) {
+    } else if (loses_too_much(divergence)) {
       allowed_ *= 0.9 * options_.most_divergence / divergence;
-      return false;
     }
-    return true;
   }
 
   // Bytes of the file beside the matrices: keys, names, vectors, and at most as much between.
@@ -175,6 +174,13 @@ class Budget {
 
   Budget(const BudgetOptions& options, const nibble::io::Gguf& file)
       : options_(options), file_(&file) {}
+
+  bool is_too_large(std::uint64_t file_bytes) const {
+    return options_.bytes > 0 && file_bytes > options_.bytes;
+  }
+  bool loses_too_much(double divergence) const {
+    return options_.most_divergence > 0 && divergence > options_.most_divergence;
+  }
 
   static nibble::Error too_small(const std::string& least) {
     return {nibble::Errc::limit,

@@ -39,23 +39,19 @@ namespace example {
 class Step {
  public:
   Step(const char* name, const char* description) : app_(description, name) {
-    app_.add_option("--threads", n_threads_, "threads; 0: one per core")
-        ->check(CLI::Range(0, 1024));
+    add_threads(app_, n_threads_);
     app_.footer("Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.");
   }
   CLI::App& app() { return app_; }
 
-  // Runs work(executor) after the command line was read.
+  // Runs work(executor), a Result<void>, after the command line was read.
   template <class Work>
   int run(int argc, char** argv, Work work) {
-    if (const auto exit_code = parse(app_, argc, argv)) return *exit_code;
-    catch_signals();
-    auto pool = nibble::ThreadPool::create({.n_threads = n_threads_});
-    if (!pool) return fail(app_, pool.error());
-    const nibble::Result<void> done = work(static_cast<nibble::Executor&>(**pool));
-    if (!done && done.error().code == nibble::Errc::cancelled) return kInterrupted;
-    if (!done) return fail(app_, done.error());
-    return finished(app_);
+    return example::run(app_, argc, argv, [&]() -> nibble::Result<void> {
+      catch_signals();
+      NIBBLE_TRY(pool, nibble::ThreadPool::create({.n_threads = n_threads_}));
+      return work(static_cast<nibble::Executor&>(*pool));
+    });
   }
 
  private:

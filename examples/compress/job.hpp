@@ -184,11 +184,13 @@ class Job {
     constexpr double kAnyCost = 1e18;
     NIBBLE_TRY(planner, nibble::compress::FormatPlanner::create(trials_, cost, kAnyCost));
     planner_ = std::move(planner);
-    do {
+    for (;;) {
       NIBBLE_TRY(plan, budget_->plan(*planner_, trials_));
       NIBBLE_TRY(made, make("the mix, ", std::move(plan), Rounding::plain));
       best_ = std::move(made);
-    } while (!budget_->keeps(best_.bytes.size(), best_.divergence));
+      if (budget_->keeps(best_.bytes.size(), best_.divergence)) break;
+      budget_->tighten(best_.bytes.size(), best_.divergence);
+    }
     plain_ = best_;
     return nibble::ok();
   }

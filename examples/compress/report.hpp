@@ -3,6 +3,7 @@
 // What became of a model, step by step: size, predictions, speed, right answers.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <string>
@@ -23,7 +24,7 @@ struct ReportRow {
   double bits = 0;          // of a weight
   nibble::Divergence divergence;
   double tokens_per_second = 0;  // generated
-  std::vector<double> right;     // of the answers, 0 … 1, for each file of samples
+  std::vector<double> right;     // percent of the answers, for each file of samples
 };
 
 struct SampleFile {
@@ -85,9 +86,8 @@ inline nibble::Result<ReportRow> report_row(std::string step, const nibble::io::
   row.tokens_per_second = speed.generation;
   for (const SampleFile& file_of_samples : samples) {
     status.show(row.step + ": answers of " + file_of_samples.name);
-    NIBBLE_TRY(n_right, count_right(model, file_of_samples.samples, executor));
-    row.right.push_back(static_cast<double>(n_right) /
-                        static_cast<double>(file_of_samples.samples.size()));
+    NIBBLE_TRY(is_right, right_answers(model, file_of_samples.samples, executor));
+    row.right.push_back(percent_of(is_right));
   }
   return row;
 }
@@ -104,7 +104,7 @@ inline void print_report(const std::vector<ReportRow>& rows,
     std::printf("%-*s %14s %7.3f %11.4f %11.3g %8.2f%% %9.1f", width, row.step.c_str(),
                 grouped(row.bytes).c_str(), row.bits, row.divergence.perplexity_b,
                 row.divergence.mean, 100 * row.divergence.same_best, row.tokens_per_second);
-    for (const double right : row.right) std::printf(" %13.2f%%", 100 * right);
+    for (const double right : row.right) std::printf(" %13.2f%%", right);
     std::printf("\n");
   }
 }

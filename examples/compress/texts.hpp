@@ -31,7 +31,7 @@ struct Texts {
 struct TextOptions {
   std::string path;
   nibble::Index context = 128;            // tokens of a chunk
-  nibble::Index n_calibration = 1 << 15;  // the most tokens of each part
+  nibble::Index n_calibration = 1 << 15;  // the most tokens of each part, but a chunk or sample
   nibble::Index n_trial = 1 << 12;
   nibble::Index n_report = 1 << 14;
 };
@@ -74,13 +74,17 @@ inline nibble::Result<Texts> texts_of_samples(const nibble::text::Tokenizer& tok
     if (n > n_ctx || sample.first_of_answer >= n) continue;
     texts.context = std::max(texts.context, n);
     const std::size_t turn = i % 5;
+    const auto has_room = [&](nibble::Index sum, nibble::Index most) {
+      return sum == 0 || sum + n <= most;
+    };
     if (turn < 3) {
-      if (static_cast<nibble::Index>(texts.calibration.size()) > options.n_calibration) continue;
-      texts.calibration.insert(texts.calibration.end(), sample.ids.begin(), sample.ids.end());
+      auto& all = texts.calibration;
+      if (!has_room(static_cast<nibble::Index>(all.size()), options.n_calibration)) continue;
+      all.insert(all.end(), sample.ids.begin(), sample.ids.end());
       continue;
     }
     nibble::Index& sum = turn == 3 ? n_trial : n_report;
-    if (sum > (turn == 3 ? options.n_trial : options.n_report)) continue;
+    if (!has_room(sum, turn == 3 ? options.n_trial : options.n_report)) continue;
     sum += n;
     NIBBLE_CHECK((turn == 3 ? texts.trial : texts.report).add(sample.ids, sample.first_of_answer));
   }

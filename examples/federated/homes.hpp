@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
-#include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -88,8 +88,7 @@ inline nibble::Result<std::vector<nibble::train::Example>> commands_of(
     const Sample sample = home::draw_sample(random, home::Split::train, phrase);
     if (habits != nullptr && !habits->has_room_of(sample.answer)) continue;
     NIBBLE_TRY(tokens, sample_tokens(tokenizer, sample));
-    nibble::train::Example& example = examples.emplace_back();
-    example.tokens = std::move(tokens.ids);
+    examples.emplace_back().tokens = std::move(tokens.ids);
   }
   return examples;
 }

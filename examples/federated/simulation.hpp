@@ -4,6 +4,8 @@
 // each round.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <memory>
@@ -16,19 +18,17 @@
 #include "../train/model.hpp"
 #include "homes.hpp"
 #include "nibble/train/federated_client.hpp"
+#include "options.hpp"
 
 namespace example {
 
-struct SimulationOptions {
-  Shape shape;
-  nibble::Index n_clients = 20, n_examples = 400, n_common = 256;
+struct SimulationOptions : FederatedOptions {
+  nibble::Index n_clients = 20, n_common = 256;
   std::size_t n_intents = 3, n_rooms = 4;
-  std::uint64_t n_rounds = 30, every = 2, seed = 1;
-  double away = 0.2;     // the probability that a home does not answer in a round
-  double sharpness = 0;  // of the mean of predictions
-  std::size_t n_test = 300;
+  std::uint64_t every = 2;  // rounds from one measurement to the next
+  double away = 0.2;        // the probability that a home does not answer in a round
+  double sharpness = 0;     // of the mean of predictions
   nibble::train::SentAs sent_as = nibble::train::SentAs::f32;
-  nibble::train::LocalOptions local;
   bool is_quiet = false;
 };
 
@@ -49,10 +49,12 @@ class Simulation {
   // The file and the executor must live as long.
   static nibble::Result<Simulation> create(const nibble::io::Gguf& like,
                                            const SimulationOptions& options,
-                                           const std::string& models, nibble::Executor& executor) {
+                                           nibble::Executor& executor) {
     Simulation made(like, options, executor);
+    NIBBLE_TRY(model, made.model());
+    made.context_ = model.graph().config().n_ctx;
     NIBBLE_TRY(tokenizer, nibble::text::Tokenizer::from_gguf(like));
-    NIBBLE_TRY(splits, TestSplits::read(models));
+    NIBBLE_TRY(splits, TestSplits::read());
     made.test_ = std::move(splits.held_out);
     made.test_.resize(std::min(made.test_.size(), options.n_test));
     std::vector<nibble::train::Example> test;
@@ -64,13 +66,12 @@ class Simulation {
     std::vector<nibble::train::Example> all;
     const std::vector<Habits> habits =
         deal_habits(options.n_clients, options.n_intents, options.n_rooms, options.seed);
+    const std::uint64_t seed = nibble::train::detail::mixed(options.seed);
     for (std::size_t i = 0; i < habits.size(); ++i) {
-      const std::uint64_t seed = nibble::train::detail::mixed(options.seed) + 1 + i;
-      NIBBLE_TRY(examples, commands_of(tokenizer, &habits[i], options.n_examples, seed));
+      NIBBLE_TRY(examples, commands_of(tokenizer, &habits[i], options.n_examples, seed + 1 + i));
       all.insert(all.end(), examples.begin(), examples.end());
       made.own_.emplace_back(std::move(examples));
     }
-    const std::uint64_t seed = nibble::train::detail::mixed(options.seed);
     NIBBLE_TRY(common, commands_of(tokenizer, nullptr, options.n_common, seed));
     made.all_ = std::make_unique<nibble::train::MemorySource>(std::move(all));
     made.common_ = std::make_unique<nibble::train::MemorySource>(std::move(common));
@@ -102,13 +103,12 @@ class Simulation {
              nibble::Executor& executor)
       : like_(&like), options_(options), executor_(&executor) {}
 
-  nibble::Result<Model> model(std::uint64_t seed) const {
-    return Model::create(*like_, {.shape = options_.shape, .seed = seed}, true);
+  // All start alike: means of models that begin apart agree later.
+  nibble::Result<Model> model() const {
+    return Model::create(*like_, {.shape = options_.shape, .seed = options_.seed}, true);
   }
   nibble::train::LocalOptions local(std::size_t client) const {
-    nibble::train::LocalOptions o = options_.local;
-    o.batches.seed = options_.seed + client;
-    return o;
+    return options_.local_of(client, context_);
   }
   bool is_away(std::uint64_t round, nibble::Index client) const {
     nibble::train::Random random(nibble::train::detail::mixed(options_.seed ^ round << 32) +
@@ -131,6 +131,7 @@ class Simulation {
   const nibble::io::Gguf* like_;
   SimulationOptions options_;
   nibble::Executor* executor_;
+  nibble::Index context_ = 0;
   std::vector<Sample> test_;
   std::vector<nibble::train::MemorySource> own_;
   std::unique_ptr<nibble::train::MemorySource> all_, common_, test_examples_;
@@ -148,15 +149,14 @@ inline nibble::Result<void> Simulation::serve_all(nibble::train::Mailboxes& mail
     status.show(name + ": round " + std::to_string(round) + " of " +
                 std::to_string(options_.n_rounds) + ", home " + std::to_string(rank));
     nibble::train::InProcessTransport place(mailboxes, rank);
-    NIBBLE_TRY(served, nibble::train::serve(place, clients[i], 0, options_.sent_as));
-    static_cast<void>(served);
+    NIBBLE_CHECK(nibble::train::serve(place, clients[i], 0, options_.sent_as));
   }
   return nibble::ok();
 }
 
 inline nibble::Result<double> Simulation::loss(const Model& model) {
   using namespace nibble::train;
-  BatchOptions o = options_.local.batches;
+  BatchOptions o = local(0).batches;
   o.shuffles = false;
   o.vocabulary = model.graph().config().vocab_size;
   NIBBLE_TRY(batches, Batches::create(*test_examples_, o));
@@ -198,8 +198,8 @@ inline nibble::Result<void> Simulation::report(const Model& model,
 inline nibble::Result<void> Simulation::share_weights(Progress& progress) {
   using namespace nibble::train;
   progress.name = options_.sent_as == SentAs::f16 ? "weights, f16" : "weights";
-  NIBBLE_TRY(global, model(options_.seed));
-  NIBBLE_TRY(local_model, model(options_.seed));  // which homes use in turn
+  NIBBLE_TRY(global, model());
+  NIBBLE_TRY(local_model, model());  // which homes use in turn
   Mailboxes mailboxes(options_.n_clients + 1);
   InProcessTransport place(mailboxes, kCoordinator);
   Coordinator coordinator(place, {.seconds = 0, .sent_as = options_.sent_as});
@@ -232,9 +232,8 @@ inline nibble::Result<void> Simulation::share_predictions(Progress& progress) {
   Coordinator coordinator(place, {.seconds = 0});
   std::vector<Model> models;
   std::vector<nibble::Index> ranks;
-  // One start for all: means of models that begin apart agree later.
   for (nibble::Index i = 0; i <= options_.n_clients; ++i) {
-    NIBBLE_TRY(made, model(options_.seed));
+    NIBBLE_TRY(made, model());
     models.push_back(std::move(made));
     if (i > 0) ranks.push_back(i);
   }
@@ -267,15 +266,14 @@ inline nibble::Result<void> Simulation::train_alone(const nibble::train::Source&
                                                     const char* name, Progress& progress) {
   using namespace nibble::train;
   progress.name = name;
-  NIBBLE_TRY(trained, model(options_.seed));
+  NIBBLE_TRY(trained, model());
   LocalClient client(trained.graph(), trained.weights(), &source, nullptr, local(0), *executor_);
   StatusLine status(!options_.is_quiet, StatusLine::kInLogs);
   for (std::uint64_t round = 1; round <= options_.n_rounds; ++round) {
     if (interrupted) return stopped();
     status.show(progress.name + ": round " + std::to_string(round) + " of " +
                 std::to_string(options_.n_rounds));
-    NIBBLE_TRY(n, client.train(round));
-    static_cast<void>(n);
+    NIBBLE_CHECK(client.train(round));
   }
   status.show({});
   NIBBLE_TRY(nats, loss(trained));

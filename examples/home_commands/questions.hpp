@@ -17,7 +17,8 @@
 #include <utility>
 #include <vector>
 
-#include "../measure.hpp"
+#include "../home_model.hpp"
+#include "../samples.hpp"
 #include "grammar.hpp"
 
 namespace example::home {
@@ -28,12 +29,11 @@ struct QuestionSource {
   std::size_t n = 0;                         // how many of each are asked
 };
 
-// The two test files in a folder. Errors: those of read_samples().
+// The two test files in a folder. Errors: those of TestSplits::read().
 inline nibble::Result<QuestionSource> questions_in_files(const std::filesystem::path& folder) {
-  NIBBLE_TRY(test, read_samples((folder / "test_2000.tsv").string()));
-  NIBBLE_TRY(hard, read_samples((folder / "hard_2000.tsv").string()));
-  const std::size_t n = std::min(test.size(), hard.size());
-  return QuestionSource{{std::move(test), std::move(hard)}, std::nullopt, n};
+  NIBBLE_TRY(splits, TestSplits::read(folder));
+  const std::size_t n = std::min(splits.held_out.size(), splits.hard.size());
+  return QuestionSource{{std::move(splits.held_out), std::move(splits.hard)}, std::nullopt, n};
 }
 
 // Hands out the questions of a source, from the first on, to any number of threads.

@@ -13,7 +13,8 @@
 #include <vector>
 
 #include "../gnuplot.hpp"
-#include "../train/accuracy.hpp"
+#include "../home_model.hpp"
+#include "../measure.hpp"
 #include "../train/model.hpp"
 
 namespace example {
@@ -32,18 +33,11 @@ inline nibble::Result<Measured> measure_file(const nibble::io::Gguf& file, const
   Measured m;
   for (const auto& tensor : file.tensors()) {
     m.bytes += tensor.data.size();
-    m.n_parameters += tensor.dims[0] * tensor.dims[1] * tensor.dims[2] * tensor.dims[3];
+    m.n_parameters += tensor.n_elements();
   }
   NIBBLE_TRY(model, load_to_ask(file, executor));
-  const auto percent = [&](const std::vector<Sample>& samples) -> nibble::Result<double> {
-    const std::vector<Sample> some(
-        samples.begin(),
-        samples.begin() + static_cast<std::ptrdiff_t>(std::min(n, samples.size())));
-    NIBBLE_TRY(right, count_right(model, some, executor));
-    return 100.0 * static_cast<double>(right) / static_cast<double>(some.size());
-  };
-  NIBBLE_TRY(held_out, percent(splits.held_out));
-  NIBBLE_TRY(hard, percent(splits.hard));
+  NIBBLE_TRY(held_out, percent_right(model, splits.held_out, n, executor));
+  NIBBLE_TRY(hard, percent_right(model, splits.hard, n, executor));
   m.held_out = held_out;
   m.hard = hard;
   NIBBLE_TRY(session, nibble::Session::create(model));

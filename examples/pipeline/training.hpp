@@ -6,19 +6,17 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
-#include <vector>
 
-#include "../home_commands/grammar.hpp"
 #include "../train/home_source.hpp"
 #include "../train/loop.hpp"
 #include "../train/model.hpp"
+#include "../train/teacher.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/train/run.hpp"
 
@@ -29,8 +27,9 @@ struct Training {
   std::string like;  // the model file that it starts from
   Shape shape;       // other dimensions
   bool from_scratch = false;
-  TrainedModel::Options qat =
-      {};               // its format and how it is rounded to; seed and shape are not used
+  // The format that it is trained for, if any, and how it is rounded to.
+  std::optional<nibble::quant::Format> deployed;
+  bool searches = false;
   std::string teacher;  // a model file; empty: none
   std::uint64_t n_steps = 1000;
   double rate = 3e-3, decay = 0.1;
@@ -43,9 +42,9 @@ inline bool exists(const std::string& path) {
   return std::filesystem::exists(path, ignored);
 }
 
-// 64 commands a step.
+inline constexpr nibble::Index kCommandsOfStep = 64;
+
 inline nibble::train::RunOptions run_options(const Training& t, nibble::Index context) {
-  constexpr nibble::Index kCommands = 64;
   nibble::train::RunOptions options;
   options.schedule.peak = t.rate;
   options.schedule.floor = t.rate / 100;
@@ -53,42 +52,10 @@ inline nibble::train::RunOptions run_options(const Training& t, nibble::Index co
   options.schedule.warm_up = std::min<std::uint64_t>(100, t.n_steps / 10);
   options.optimizer.weight_decay = t.decay;
   options.optimizer.seed = t.seed;
-  options.batches.context = context;
-  options.batches.max_sequences = kCommands;
-  options.batches.max_rows = std::max(context, kCommands * 40);
-  options.batches.shuffles = false;  // they are drawn
-  options.batches.seed = t.seed;
+  options.batches = command_batches(context, kCommandsOfStep, t.seed);
   options.distillation = t.distillation;
   return options;
 }
-
-// A teacher and what it needs, at one place in memory.
-class FileTeacher {
- public:
-  // Errors: those of files; invalid_argument (another vocabulary).
-  static nibble::Result<std::unique_ptr<FileTeacher>> open(
-      const std::string& path, nibble::Index vocab_size, const nibble::train::BatchOptions& batches,
-      nibble::Executor& executor) {
-    auto made = std::make_unique<FileTeacher>();
-    NIBBLE_TRY(file, nibble::io::Gguf::open(path));
-    NIBBLE_TRY(model, TrainedModel::create(file, {}, false));
-    if (model.graph().config().vocab_size != vocab_size) {
-      return nibble::Error{nibble::Errc::invalid_argument,
-                           file.name() + ": a teacher of another vocabulary"};
-    }
-    made->model_.emplace(std::move(model));
-    NIBBLE_TRY(teacher, nibble::train::ModelTeacher::create(
-                            made->model_->graph(), made->model_->weights(), batches, executor,
-                            std::filesystem::path(path).filename().string()));
-    made->teacher_.emplace(std::move(teacher));
-    return made;
-  }
-  nibble::train::Teacher* get() { return &*teacher_; }
-
- private:
-  std::optional<TrainedModel> model_;
-  std::optional<nibble::train::ModelTeacher> teacher_;
-};
 
 // Trains to the file `path` (F16, or the deployed format). Errors: those of files and training;
 // cancelled, with a checkpoint beside the path.
@@ -96,12 +63,12 @@ inline nibble::Result<void> train_to_file(const Training& t, const std::string& 
                                           nibble::Executor& executor, bool is_quiet) {
   if (exists(path)) return nibble::ok();
   NIBBLE_TRY(like, nibble::io::Gguf::open(t.like));
-  TrainedModel::Options options = t.qat;
-  options.shape = t.shape;
-  options.seed = t.seed;
+  TrainedModel::Options options{.shape = t.shape, .seed = t.seed};
+  options.deployed = t.deployed;
+  options.searches = t.searches;
   NIBBLE_TRY(model, TrainedModel::create(like, options, t.from_scratch));
   NIBBLE_TRY(tokenizer, nibble::text::Tokenizer::from_gguf(like));
-  const HomeSource source(tokenizer, t.seed, static_cast<nibble::Index>(t.n_steps) * 64);
+  const HomeSource source(tokenizer, t.seed, static_cast<nibble::Index>(t.n_steps) * kCommandsOfStep);
   const auto& config = model.graph().config();
   const nibble::train::RunOptions run_with = run_options(t, config.n_ctx);
   std::unique_ptr<FileTeacher> teacher;
@@ -118,9 +85,11 @@ inline nibble::Result<void> train_to_file(const Training& t, const std::string& 
   loop.n_steps = t.n_steps;
   loop.every = 500;
   loop.is_quiet = is_quiet;
-  NIBBLE_CHECK(train_to_end(run, loop, curve));
-  NIBBLE_TRY(file, model.file(nibble::quant::Format::f16));
-  return file.write(path);
+  loop.write = [&]() -> nibble::Result<void> {
+    NIBBLE_TRY(file, model.file(nibble::quant::Format::f16));
+    return file.write(path);
+  };
+  return train_to_end(run, loop, curve);
 }
 
 }  // namespace example

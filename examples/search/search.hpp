@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "../home_model.hpp"
 #include "../train/accuracy.hpp"
 #include "../train/home_source.hpp"
 #include "../train/model.hpp"
@@ -78,7 +79,7 @@ class Search {
   // Trains them by halving. Errors: those of training; cancelled. What is known then is in
   // contenders().
   nibble::Result<void> train();
-  // Percent of right answers of those that were trained to the end.
+  // Those of the whole budget first, each with what is known of it.
   const std::vector<Contender>& contenders() const { return contenders_; }
   std::uint64_t n_shapes() const { return n_shapes_; }
   std::uint64_t n_fitting() const { return n_fitting_; }
@@ -95,7 +96,7 @@ class Search {
       : like_(&like), options_(options), executor_(&executor) {}
 
   nibble::Result<TrainedModel> model(const Shape& shape) const {
-    TrainedModel::Options o{shape, options_.seed, std::nullopt};
+    TrainedModel::Options o{.shape = shape, .seed = options_.seed};
     if (ops_->pack_panel != nullptr && options_.format != nibble::quant::Format::f32) {
       o.deployed = options_.format;
     }
@@ -132,6 +133,7 @@ inline nibble::Result<void> Search::find() {
   std::optional<nibble::Error> error;
   for_shapes(options_.grid, [&](const Shape& shape) {
     ++n_shapes_;
+    if (interrupted || error) return;
     Contender one;
     one.shape = shape;
     one.parameters = parameters_of(shape, vocabulary_, is_tied_);
@@ -143,6 +145,7 @@ inline nibble::Result<void> Search::find() {
     one.bytes = *bytes;
     if (one.bytes <= options_.bytes) all.push_back(one);
   });
+  if (interrupted) return stopped();
   if (error) return *std::move(error);
   ProductTimes products(*ops_, options_.bytes, *executor_);
   std::vector<Contender> fitting;
@@ -214,13 +217,11 @@ inline nibble::Result<Search::Trained> Search::start(const Shape& shape) {
   o.schedule.n_steps = options_.n_steps;
   o.schedule.warm_up = options_.n_steps / 20;
   o.optimizer.seed = options_.seed;
-  o.batches.context = trained.model.graph().config().n_ctx;
-  o.batches.max_sequences = options_.n_sequences;
-  o.batches.max_rows = std::max(o.batches.context, options_.n_sequences * 40);
-  o.batches.shuffles = false;
+  o.batches = command_batches(trained.model.graph().config().n_ctx, options_.n_sequences,
+                              options_.seed);
   trained.source = std::make_unique<HomeSource>(
       *tokenizer_, options_.seed,
-      static_cast<nibble::Index>(options_.n_steps) * options_.n_sequences, Learned::all);
+      static_cast<nibble::Index>(options_.n_steps) * options_.n_sequences);
   NIBBLE_TRY(run, nibble::train::Run::create(trained.model.graph(), trained.model.weights(),
                                              *trained.source, o, *executor_));
   trained.run.emplace(std::move(run));
@@ -263,7 +264,7 @@ inline nibble::Result<void> Search::train_budget(std::vector<Contender*> all) {
       NIBBLE_CHECK(advance(trained[i], *all[i], turn.end_step));
     }
   }
-  NIBBLE_TRY(splits, TestSplits::read(NIBBLE_EXAMPLES_DIR "/models"));
+  NIBBLE_TRY(splits, TestSplits::read());
   for (const std::size_t i : order) {
     status.show("search: asking " + shape_text(all[i]->shape));
     NIBBLE_TRY(percent,

@@ -23,41 +23,6 @@
 
 namespace example {
 
-// A byte of 1 for each sample that is answered to the letter. Errors: those of answer_of();
-// cancelled.
-inline nibble::Result<std::vector<std::byte>> right_answers(const nibble::Model& model,
-                                                            const std::vector<Sample>& samples,
-                                                            nibble::Executor& executor) {
-  struct Worker {
-    std::optional<nibble::Session> session;
-    std::optional<nibble::Error> error;
-  };
-  std::vector<Worker> workers(static_cast<std::size_t>(executor.n_workers()));
-  for (Worker& worker : workers) {
-    NIBBLE_TRY(session, nibble::Session::create(model));
-    worker.session.emplace(std::move(session));
-  }
-  std::vector<std::byte> is_right(samples.size());
-  executor.parallel_for(static_cast<nibble::Index>(samples.size()),
-                        [&](nibble::Index i, nibble::Index w) {
-                          Worker& worker = workers[static_cast<std::size_t>(w)];
-                          if (worker.error || interrupted) return;
-                          const Sample& sample = samples[static_cast<std::size_t>(i)];
-                          const auto answer = answer_of(*worker.session, sample.prompt);
-                          if (!answer) {
-                            worker.error = answer.error();
-                          } else {
-                            is_right[static_cast<std::size_t>(i)] =
-                                static_cast<std::byte>(*answer == sample.answer ? 1 : 0);
-                          }
-                        });
-  if (interrupted) return nibble::Error{nibble::Errc::cancelled, "counting answers"};
-  for (Worker& worker : workers) {
-    if (worker.error) return *std::move(worker.error);
-  }
-  return is_right;
-}
-
 // Commands of a split, drawn anew.
 inline std::vector<Sample> drawn_samples(home::Split split, std::uint64_t seed, std::size_t n) {
   home::Commands commands(split, seed);
@@ -148,11 +113,9 @@ inline nibble::Result<void> print_beside(const nibble::io::Gguf& original,
     for (std::size_t split = 0; split < 2; ++split) {
       NIBBLE_TRY(right, right_answers(model, samples[split], executor));
       if (row.model == &first) of_first[split] = right;
-      const auto n_right = std::count(right.begin(), right.end(), std::byte{1});
       const Paired paired = compare_pairs(of_first[split], right);
       std::printf("  %s %.2f %% (%+.2f +- %.2f)", split == 0 ? "held-out" : "hard",
-                  100.0 * static_cast<double>(n_right) / static_cast<double>(n), paired.points(n),
-                  paired.error_of_points(n));
+                  percent_of(right), paired.points(n), paired.error_of_points(n));
     }
     if (row.model != &first) {
       NIBBLE_TRY(kl, divergence(first, *row.model, tokenizer, 1000, executor));

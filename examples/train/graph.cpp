@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "nibble/model/llama.hpp"
-
+//
+// The graph of training, compiled once for all programs that train.
 #include "model.hpp"
+#include "nibble/model/llama.hpp"
 
 namespace example {
 

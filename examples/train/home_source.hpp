@@ -4,16 +4,35 @@
 // is read.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <string>
+#include <utility>
 
 #include "../home_commands/grammar.hpp"
 #include "../samples.hpp"
 #include "nibble/text/tokenizer.hpp"
+#include "nibble/train/data.hpp"
 #include "nibble/train/random.hpp"
 #include "nibble/train/sources.hpp"
 
 namespace example {
+
+// Batches of up to `n` commands, in the order of their source. A command has 30 tokens in the mean,
+// and there is room for 40: few batches are smaller.
+inline nibble::train::BatchOptions command_batches(nibble::Index context, nibble::Index n,
+                                                   std::uint64_t seed) {
+  nibble::train::BatchOptions options;
+  options.context = context;
+  options.max_sequences = n;
+  options.max_rows = std::max(context, 40 * n);
+  options.shuffles = false;  // they are drawn
+  options.seed = seed;
+  return options;
+}
+
+// What counts in the loss: the whole sample, or only its answer and end.
+enum class Learned : std::uint8_t { all, answer };
 
 class HomeSource final : public nibble::train::Source {
  public:
@@ -32,11 +51,9 @@ class HomeSource final : public nibble::train::Source {
                             nibble::train::detail::mixed(seed_) + static_cast<std::uint64_t>(i));
     NIBBLE_TRY(sample, sample_tokens(*tokenizer_, commands.next()));
     out.clear();
+    out.tokens = std::move(sample.ids);
     if (learned_ == Learned::answer) {
-      out.tokens = std::move(sample.ids);
       out.count_from(static_cast<std::size_t>(sample.first_of_answer));
-    } else {
-      out.tokens = std::move(sample.ids);
     }
     return nibble::ok();
   }

@@ -5,11 +5,11 @@
 #pragma once
 
 #include <chrono>
-#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -17,6 +17,7 @@
 
 #include "../common.hpp"
 #include "../gnuplot.hpp"
+#include "nibble/io/output_file.hpp"
 #include "nibble/train/run.hpp"
 
 namespace example {
@@ -45,10 +46,11 @@ class Curve {
   void add_measured(std::uint64_t step, double percent) {
     measured_.points.push_back({step, percent});
   }
-  // The mean over the last steps.
-  double last_loss() const {
+  // The mean over the last steps; nothing if there were none.
+  std::optional<double> last_loss() const {
     if (n_ > 0) return sum_ / static_cast<double>(n_);
-    return loss_.points.empty() ? 0 : loss_.points.back().value;
+    if (loss_.points.empty()) return std::nullopt;
+    return loss_.points.back().value;
   }
   const Line& loss() const { return loss_; }
   const Line& measured() const { return measured_; }
@@ -91,77 +93,105 @@ inline bool plot_curves(const std::string& path, const std::vector<const Curve*>
 
 struct LoopOptions {
   std::string name;        // in progress
-  std::string checkpoint;  // path; empty: none
+  std::string checkpoint;  // a path
   std::uint64_t n_steps = 0;
   // Every so many steps: a checkpoint, and measure(); 0: never.
   std::uint64_t every = 0;
   // Percent of right answers, for the curve.
   std::function<nibble::Result<double>()> measure;
+  // Writes what was trained, where it is to be.
+  std::function<nibble::Result<void>()> write;
   bool is_quiet = false;
 };
 
-namespace detail {
+// What the status line shows of a loop.
+class Pace {
+ public:
+  explicit Pace(std::uint64_t first_step) : first_(first_step) {}
 
-inline std::string in_minutes(double seconds) {
-  char text[32];
-  const auto whole = static_cast<int>(seconds);
-  std::snprintf(text, sizeof(text), "%d:%02d", whole / 60, whole % 60);
-  return text;
-}
-
-}  // namespace detail
-
-// Steps from where `run` is to the end. Errors: those of the run; cancelled if the program was
-// interrupted (the checkpoint is written then). A checkpoint that is there is continued first; it
-// is removed at the end.
-inline nibble::Result<void> train_to_end(nibble::train::Run& run, const LoopOptions& options,
-                                         Curve& curve) {
-  using Clock = std::chrono::steady_clock;
-  std::error_code ignored;
-  if (!options.checkpoint.empty() && std::filesystem::exists(options.checkpoint, ignored)) {
-    NIBBLE_CHECK(run.load(options.checkpoint));
-    std::fprintf(stderr, "%s: goes on at step %llu of %s\n", options.name.c_str(),
-                 static_cast<unsigned long long>(run.n_steps()), options.checkpoint.c_str());
+  std::string after(std::uint64_t step, const nibble::train::StepResult& result,
+                    const LoopOptions& options) {
+    loss_ = step == first_ + 1 ? result.loss : 0.95 * loss_ + 0.05 * result.loss;
+    n_tokens_ += result.n_tokens;
+    const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
+    const double left = seconds / static_cast<double>(step - first_) *
+                        static_cast<double>(options.n_steps - step);
+    char text[160];
+    std::snprintf(text, sizeof(text), "%s: step %llu of %llu, loss %.4f, %.0f tokens/s, %s left",
+                  options.name.c_str(), static_cast<unsigned long long>(step),
+                  static_cast<unsigned long long>(options.n_steps), loss_,
+                  static_cast<double>(n_tokens_) / seconds, in_minutes(left).c_str());
+    return text;
   }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  static std::string in_minutes(double seconds) {
+    char text[32];
+    const auto whole = static_cast<long long>(seconds);
+    std::snprintf(text, sizeof(text), "%lld:%02lld", whole / 60, whole % 60);
+    return text;
+  }
+
+  std::uint64_t first_;
+  Clock::time_point start_ = Clock::now();
+  nibble::Index n_tokens_ = 0;
+  double loss_ = 0;
+};
+
+// Steps from where `run` is to the end. Errors: those of the run; cancelled, with a checkpoint, if
+// the program was interrupted.
+inline nibble::Result<void> take_steps(nibble::train::Run& run, const LoopOptions& options,
+                                       Curve& curve) {
   StatusLine status(!options.is_quiet, StatusLine::kInLogs);
-  const auto start = Clock::now();
-  const std::uint64_t first = run.n_steps();
-  nibble::Index n_tokens = 0;
-  double loss = 0;
+  Pace pace(run.n_steps());
   while (run.n_steps() < options.n_steps) {
     if (interrupted) {
-      if (options.checkpoint.empty()) {
-        return nibble::Error{nibble::Errc::cancelled, options.name + ": interrupted"};
-      }
       NIBBLE_CHECK(run.save(options.checkpoint));
-      return nibble::Error{nibble::Errc::cancelled,
-                           options.name + ": interrupted at step " + std::to_string(run.n_steps()) +
-                               "; start it again to go on from " + options.checkpoint};
+      status.show({});
+      std::fprintf(stderr, "%s: interrupted at step %llu; start it again to go on from %s\n",
+                   options.name.c_str(), static_cast<unsigned long long>(run.n_steps()),
+                   nibble::printable(options.checkpoint).c_str());
+      return nibble::Error{nibble::Errc::cancelled, "interrupted"};
     }
     NIBBLE_TRY(result, run.step());
     const std::uint64_t done = run.n_steps();
-    loss = done == first + 1 ? result.loss : 0.95 * loss + 0.05 * result.loss;
-    n_tokens += result.n_tokens;
     curve.add_loss(done, result.loss);
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    const double left =
-        seconds / static_cast<double>(done - first) * static_cast<double>(options.n_steps - done);
-    char text[160];
-    std::snprintf(text, sizeof(text), "%s: step %llu of %llu, loss %.4f, %.0f tokens/s, %s left",
-                  options.name.c_str(), static_cast<unsigned long long>(done),
-                  static_cast<unsigned long long>(options.n_steps), loss,
-                  static_cast<double>(n_tokens) / seconds, detail::in_minutes(left).c_str());
-    status.show(text);
-    if (options.every > 0 && done % options.every == 0 && done < options.n_steps) {
-      if (!options.checkpoint.empty()) NIBBLE_CHECK(run.save(options.checkpoint));
-      if (options.measure) {
-        NIBBLE_TRY(percent, options.measure());
-        curve.add_measured(done, percent);
-      }
+    status.show(pace.after(done, result, options));
+    if (options.every == 0 || done % options.every != 0 || done == options.n_steps) continue;
+    NIBBLE_CHECK(run.save(options.checkpoint));
+    if (!options.measure) continue;
+    auto percent = options.measure();
+    if (percent) {
+      curve.add_measured(done, *percent);
+    } else if (percent.error().code != nibble::Errc::cancelled) {
+      return std::move(percent).error();
     }
   }
-  status.show({});
-  if (!options.checkpoint.empty()) std::filesystem::remove(options.checkpoint, ignored);
+  return nibble::ok();
+}
+
+// Trains to the end and writes the result. A checkpoint that is there is continued. It stays until
+// the result is written: an error of writing costs no training. Errors: those of take_steps() and
+// write().
+inline nibble::Result<void> train_to_end(nibble::train::Run& run, const LoopOptions& options,
+                                         Curve& curve) {
+  // Whether the folder can be written to: an error now, not after hours.
+  NIBBLE_CHECK(nibble::io::OutputFile::create(options.checkpoint));
+  std::error_code ignored;
+  if (std::filesystem::exists(options.checkpoint, ignored)) {
+    NIBBLE_CHECK(run.load(options.checkpoint));
+    std::fprintf(stderr, "%s: goes on at step %llu of %s\n", options.name.c_str(),
+                 static_cast<unsigned long long>(run.n_steps()),
+                 nibble::printable(options.checkpoint).c_str());
+  }
+  NIBBLE_CHECK(take_steps(run, options, curve));
+  if (nibble::Result<void> written = options.write(); !written) {
+    NIBBLE_CHECK(run.save(options.checkpoint));
+    return written;
+  }
+  std::filesystem::remove(options.checkpoint, ignored);
   return nibble::ok();
 }
 

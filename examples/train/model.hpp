@@ -12,7 +12,6 @@
 #include <utility>
 #include <vector>
 
-#include "../common.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/gguf_writer.hpp"
 #include "nibble/model/load.hpp"
@@ -46,7 +45,7 @@ inline nibble::Result<nibble::io::Gguf> parse_bytes(const std::vector<std::byte>
 // The metadata of `like`, and so its tokenizer, with other dimensions: what a model of that shape
 // will be. Of the tensors there is only the table of embeddings, which says how many tokens there
 // are; its values are zeros. The size of a head follows from the width and the number of heads.
-// Errors: those of Gguf::parse.
+// Errors: those of Gguf::parse; malformed (no heads); not_found (no table of embeddings).
 inline nibble::Result<nibble::io::Gguf> outline_of(const nibble::io::Gguf& like,
                                                    const Shape& shape) {
   NIBBLE_TRY(architecture, like.get_string("general.architecture"));
@@ -63,9 +62,12 @@ inline nibble::Result<nibble::io::Gguf> outline_of(const nibble::io::Gguf& like,
   set("feed_forward_length", shape.ffn);
   NIBBLE_TRY(dim, like.get_u64(prefix + "embedding_length"));
   if (shape.dim > 0 || shape.n_heads > 0) {
-    NIBBLE_TRY(heads, like.get_u64(prefix + "attention.head_count"));
-    const std::uint64_t head_dim =
-        (shape.dim > 0 ? shape.dim : dim) / (shape.n_heads > 0 ? shape.n_heads : heads);
+    NIBBLE_TRY(own_heads, like.get_u64(prefix + "attention.head_count"));
+    const std::uint64_t heads = shape.n_heads > 0 ? shape.n_heads : own_heads;
+    if (heads == 0) {
+      return nibble::Error{nibble::Errc::malformed, like.name() + ": a model of no heads"};
+    }
+    const std::uint64_t head_dim = (shape.dim > 0 ? shape.dim : dim) / heads;
     set("rope.dimension_count", static_cast<std::uint32_t>(head_dim));
     for (const char* const key : {"attention.key_length", "attention.value_length"}) {
       if (like.find(prefix + key) != nullptr) set(key, static_cast<std::uint32_t>(head_dim));
@@ -124,7 +126,7 @@ class TrainedModel {
     NIBBLE_TRY(weights, nibble::train::TrainedWeights::create(*made.graph_, choose));
     made.weights_ = std::make_unique<nibble::train::TrainedWeights>(std::move(weights));
     if (from_scratch || !options.shape.is_same()) {
-      initialize(*made.weights_, made.graph_->config().n_layers, options.seed);
+      nibble::train::initialize(*made.weights_, made.graph_->config().n_layers, options.seed);
     } else {
       NIBBLE_CHECK(nibble::train::read_values(like, *made.weights_));
     }

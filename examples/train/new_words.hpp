@@ -47,7 +47,7 @@ inline std::optional<Sample> with_word(const Sample& sample, NewWord kind, std::
   return out;
 }
 
-// Commands of the grammar that name the new room or device. None of a split is in another one.
+// Commands of the grammar that name the new room or device. Splits share none.
 inline std::vector<Sample> samples_with_word(home::Split split, std::uint64_t seed, NewWord kind,
                                              std::string_view word, std::size_t n) {
   home::Commands commands(split, seed);
