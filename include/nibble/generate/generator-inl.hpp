@@ -10,7 +10,6 @@
 #include "nibble/core/native_thread.hpp"
 #include "nibble/core/scalar.hpp"
 #include "nibble/generate/generator.hpp"
-#include "nibble/generate/logprob.hpp"
 #include "nibble/generate/sampler.hpp"
 #include "nibble/generate/stop_matcher.hpp"
 #include "nibble/text/stream_decoder.hpp"
@@ -242,11 +241,10 @@ NIBBLE_INLINE Result<std::optional<Token>> Generator::State::next_token() {
   if (const Finish why = interrupted(options, start); why != Finish::none) return end(why);
   if (session.position() == session.capacity()) return end(Finish::context_full);
   NIBBLE_TRY(logits, session.logits());
-  const Sampled sampled =
+  auto chosen =
       sampler.sample({logits.data(), static_cast<std::size_t>(logits.extent(1))}, session.tokens());
-  if (is_nan(static_cast<double>(sampled.logprob))) {
-    return detail::not_numbers("generate");
-  }
+  if (!chosen) return std::move(chosen).error().in("generate");
+  const TokenLogprob sampled = *chosen;
   NIBBLE_CHECK(session.sequence().push(sampled.id));
   known_version = version();
   ++n_tokens;
@@ -261,7 +259,8 @@ NIBBLE_INLINE Result<std::optional<Token>> Generator::State::next_token() {
       finish = Finish::context_full;
   }
   if (finish != Finish::none && !stop.found()) show_held();
-  return std::optional<Token>(Token{sampled.id, sampled.logprob, stop.text(), finish});
+  return std::optional<Token>(
+      Token{sampled.id, sampled.logprob, stop.text(), finish, sampler.top_logprobs()});
 }
 
 // Why a token itself is the last, if it is.
@@ -285,7 +284,7 @@ NIBBLE_INLINE std::optional<Token> Generator::State::end(Finish why) {
   finish = why;
   show_held();
   if (stop.text().empty()) return std::nullopt;
-  return Token{text::kNoToken, 0, stop.text(), finish};
+  return Token{text::kNoToken, 0, stop.text(), finish, {}};
 }
 
 NIBBLE_INLINE Result<Generated> generate(Session& session, std::string_view prompt,
