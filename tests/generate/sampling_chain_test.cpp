@@ -358,9 +358,10 @@ SamplingOptions random_options(Random& random, std::size_t n) {
     o.xtc_threshold = random.one_of(0.02f, 0.1f, 0.3f, 0.7f);
   }
   if (random.one_in(3)) {
-    o.repetition_penalty = random.one_of(1.0f, 1.3f, 0.6f);
-    o.frequency_penalty = random.one_of(0.0f, 0.4f, -0.3f);
-    o.presence_penalty = random.one_of(0.0f, 0.7f, -0.2f);
+    // Exact in binary: sums that round to another logit would be ties for the sampler only.
+    o.repetition_penalty = random.one_of(1.0f, 1.25f, 0.5f);
+    o.frequency_penalty = random.one_of(0.0f, 0.5f, -0.25f);
+    o.presence_penalty = random.one_of(0.0f, 0.75f, -0.125f);
     o.repetition_window = random.one_of(0, 3, 64);
   }
   if (random.one_in(3)) {
