@@ -123,7 +123,8 @@ struct Engine::State {
   // stay pending.
   Result<MatrixView<const float>> run(std::span<const SequenceInput> inputs, Index max_rows);
   void put_rows(const SequenceInput& input, Index first_row) noexcept;
-  std::size_t bytes() const noexcept;
+  EngineMemory memory_parts() const noexcept;
+  std::size_t bytes() const noexcept { return memory_parts().engine(); }
 
   Model model;
   EngineOptions options;
@@ -132,6 +133,7 @@ struct Engine::State {
   graph::Plan plan;
   ops::KvCacheLayout layout;
   std::size_t cache_bytes = 0, working_bytes = 0;  // of the two blocks of memory
+  std::size_t rope_bytes = 0;                      // the part of the tables in the second
   std::size_t most_pairs = 0;                      // of a table of rotations
   std::uint64_t n_steps = 0;                       // logits are valid until the next one
   Shared<Pool> pool;
@@ -241,20 +243,33 @@ NIBBLE_INLINE Result<Engine> Engine::create(const Model& model, const EngineOpti
   });
 }
 
-NIBBLE_INLINE Result<std::size_t> Engine::bytes_needed(const Model& model,
-                                                       const EngineOptions& options) {
-  return catch_out_of_memory([&]() -> Result<std::size_t> {
+NIBBLE_INLINE Result<EngineMemory> Engine::memory_needed(const Model& model,
+                                                         const EngineOptions& options) {
+  return catch_out_of_memory([&]() -> Result<EngineMemory> {
     State state(model, options);
     NIBBLE_CHECK(state.measure());
-    return state.bytes();
+    return state.memory_parts();
   });
 }
 
-NIBBLE_INLINE std::size_t Engine::State::bytes() const noexcept {
-  return sizeof(State) + needs.ropes.bytes() + needs.ropes.all().size() * sizeof(graph::RopeTable) +
-         working_bytes + sizeof(Pool) + Shared<Pool>::count_bytes() +
-         static_cast<std::size_t>(Index{model.config().n_layers}) * sizeof(ops::KvShape) +
-         cache_bytes;
+NIBBLE_INLINE Result<std::size_t> Engine::bytes_needed(const Model& model,
+                                                       const EngineOptions& options) {
+  NIBBLE_TRY(needed, memory_needed(model, options));
+  return needed.engine();
+}
+
+NIBBLE_INLINE EngineMemory Engine::State::memory_parts() const noexcept {
+  EngineMemory parts;
+  parts.cache = cache_bytes + sizeof(Pool) + Shared<Pool>::count_bytes() +
+                static_cast<std::size_t>(Index{model.config().n_layers}) * sizeof(ops::KvShape);
+  parts.tables =
+      rope_bytes + needs.ropes.bytes() + needs.ropes.all().size() * sizeof(graph::RopeTable);
+  parts.working = sizeof(State) + working_bytes - rope_bytes;
+  const std::size_t of_one =
+      sizeof(Sequence::State) +
+      Sequence::State::memory_bytes(limits.n_positions, needs.n_state_floats);
+  parts.sequences = static_cast<std::size_t>(limits.max_segments) * of_one;
+  return parts;
 }
 
 NIBBLE_INLINE Result<void> Engine::State::measure() {
@@ -324,7 +339,6 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
   if (!layout.is_valid()) return Error{Errc::invalid_argument, "session: the cache is too large"};
 
   const Index n_pages = layout.n_pages();
-  std::size_t rope_bytes = 0;
   for (const graph::RopeNeed& rope : needs.ropes.all()) {
     const Index n_pairs = rope.key.dim / 2;
     if (limits.n_positions * (8 * n_pairs + 4) > kMaxBytes / 16) {  // no sum below overflows

@@ -47,6 +47,16 @@ struct EngineOptions {
 
 inline constexpr Index kDefaultContext = 4096;
 
+// What an engine and its sequences take, in bytes.
+struct EngineMemory {
+  std::size_t cache = 0;      // pages of keys and values, and their administration
+  std::size_t working = 0;    // what a step computes in, and what the engine itself is
+  std::size_t tables = 0;     // rotations of positions
+  std::size_t sequences = 0;  // tokens, page tables and recurrent state of max_sequences
+  std::size_t engine() const noexcept { return cache + working + tables; }
+  std::size_t total() const noexcept { return engine() + sequences; }
+};
+
 // What one step appends to one sequence; nothing, if it has pending tokens to compute.
 struct SequenceInput {
   Sequence* sequence = nullptr;
@@ -70,6 +80,8 @@ class Engine {
   static Result<Engine> create(const Model& model, const EngineOptions& options = {});
   // What bytes() will be, without allocating that. Errors: as create().
   static Result<std::size_t> bytes_needed(const Model& model, const EngineOptions& options = {});
+  // The same in parts, with those of sequences.
+  static Result<EngineMemory> memory_needed(const Model& model, const EngineOptions& options = {});
 
   // An empty sequence of at most `capacity` positions (0: n_ctx). It takes pages only as it grows.
   // Errors: out_of_memory, invalid_argument (more than n_ctx).

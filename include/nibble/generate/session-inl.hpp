@@ -66,9 +66,7 @@ NIBBLE_INLINE Result<std::size_t> Session::bytes_needed(const Model& model,
     Engine::State engine(model, engine_options);
     NIBBLE_CHECK(engine.measure());
     NIBBLE_CHECK(engine.check_gives(Engine::Gives::logits));
-    return engine.bytes() + sizeof(Sequence::State) +
-           Sequence::State::memory_bytes(engine.limits.n_positions, engine.needs.n_state_floats) +
-           sizeof(State) + Shared<State>::count_bytes();
+    return engine.memory_parts().total() + sizeof(State) + Shared<State>::count_bytes();
   });
 }
 
