@@ -26,7 +26,18 @@ nibble_example_test(generate_no_target generate EXIT 2 ERR "SSE99"
   ARGS ${home_model} --prompt x --target SSE99)
 nibble_example_test(generate_bad_top_p generate EXIT 2 ERR "top_p"
   ARGS ${home_model} --prompt x --top-p 0)
-foreach(option --seed=-1 --temperature=-1 --temperature=nan --top-p=nan --min-p=2 --stop=)
+foreach(option typical xtc-threshold dry-base)
+  string(REPLACE "-" "_" id ${option})
+  nibble_example_test(generate_zero_${id} generate EXIT 2 ERR "${id}[_p]* must be "
+    ARGS ${home_model} --prompt x --${option} 0)
+endforeach()
+nibble_example_test(generate_sampler_twice generate EXIT 2 ERR "top_k is there twice"
+  ARGS ${home_model} --prompt x --samplers top_k,temperature,top_k)
+foreach(option --seed=-1 --temperature=-1 --temperature=nan --top-p=nan --min-p=2 --stop=
+    --typical=2 --xtc-probability=1.5 --xtc-threshold=nan --frequency-penalty=nan
+    --presence-penalty=x --dry-multiplier=-1 --dry-base=nan --dry-allowed-length=0
+    --dry-window=-1 --dry-breaker= --temperature-range=-1 --temperature-exponent=nan
+    --mirostat-tau=-1 --mirostat-eta=2 --top-logprobs=-1 --samplers=top_k,top_q)
   string(REGEX REPLACE "(.*)=.*" "\\1" name ${option})
   string(MAKE_C_IDENTIFIER ${option} id)
   nibble_example_test(generate_bad${id} generate EXIT 2 ERR "^generate: ${name}: [^\n]*--help.\n$"
@@ -131,6 +142,17 @@ nibble_example_test(generate_tokens generate EXIT 0 STDIN "${utterance}\n"
 nibble_example_test(generate_sampled generate EXIT 0 OUT "." ERR "decode   20 tokens.*token limit"
   ARGS ${home_model} --prompt light --max-tokens 20 --temperature 5 --top-k 0 --top-p 1 --min-p 0
     --seed 7 --kv bf16 --batch 1 --threads 2 --stop "<unk>")
+
+nibble_example_test(generate_chain generate EXIT 0 OUT "." ERR "decode +[0-9]+ tokens"
+  ARGS ${home_model} --prompt light --max-tokens 20 --temperature 2 --temperature-range 1
+    --samplers dry,typical,xtc,temperature,penalties,mirostat --typical 0.9 --xtc-probability 0.5
+    --frequency-penalty 0.1 --presence-penalty -0.1 --dry-multiplier 0.8 --dry-breaker light
+    --mirostat-tau 3 --seed 7 --stop "<unk>")
+nibble_example_test(generate_dry generate EXIT 0 STDIN "${utterance}\n" OUT "^${call}\n$"
+  ARGS ${home_model} --prompt-file - --dry-multiplier 0.8)
+nibble_example_test(generate_top_logprobs generate EXIT 0 STDIN "${utterance}\n"
+  OUT "^ +-0\\.[0-9]+ \"light[^\n]*\n +[0-9]+ +-0\\.[0-9]+\n +[0-9]+ +-[0-9.]+\n$"
+  ARGS ${home_model} --prompt-file - --logprobs --top-logprobs 2 --max-tokens 1 --quiet)
 
 # A conversation. The model continues commands: it has no chat template.
 nibble_example_test(chat chat EXIT 0 STDIN "${utterance}\n\n/reset\nwhy cats purr\n"
