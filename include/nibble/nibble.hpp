@@ -30,6 +30,7 @@
 #error "nibble: define NIBBLE_IMPLEMENTATION before the first of nibble's headers is included"
 #endif
 #if defined(NIBBLE_IMPLEMENTATION)
+#include "nibble/io/gguf_writer.hpp"
 #include "nibble/kernels/instances.hpp"
 #include "nibble/model/load.hpp"
 #endif
