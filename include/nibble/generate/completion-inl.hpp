@@ -88,6 +88,9 @@ NIBBLE_INLINE std::optional<Token> Completion::State::read() {
   if (entry.finish != Finish::none) {
     text->flush();
     is_read = true;
+    // Who has the last token must not see that it has not ended: the other thread may be between
+    // the two stores.
+    finish.store(entry.finish, std::memory_order_release);
   }
   return Token{entry.id, entry.logprob, text->text(), entry.finish};
 }
