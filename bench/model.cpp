@@ -506,30 +506,29 @@ int bench_model(int argc, char** argv) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   add_out_option(app, o, "also writes FILE.json or FILE.csv");
-  if (const auto code = example::parse(app, argc, argv)) return *code;
-  const auto usage = [&](const std::string& message) {
-    std::fprintf(stderr, "bench_model: %s (see --help)\n", message.c_str());
-    return example::kUsage;
-  };
-  if (o.model.empty() == o.shape.empty()) return usage("either --model or --shape");
-  if (!o.shape.empty()) {
-    const auto format = nibble::quant::format_from_name(o.format);
-    if (!format) return usage("--format '" + o.format + "': " + format.error().message);
-    const auto shape = shape_of(o.shape);
-    if (!shape) return usage(shape.error().message);
-  }
-  const auto available = nibble::simd::available_targets();
-  const auto targets = targets_of(o.isa, available);
-  if (!targets) return usage(targets.error().message);
-  if (targets->size() > 1 && !o.isa.empty()) return usage("one --isa at a time");
-  if (const auto done = measure(o, targets->front()); !done) {
-    return example::fail(app, done.error());
-  }
-  return example::finished(app);
+  return example::run(app, argc, argv, [&]() -> nibble::Result<int> {
+    const auto usage = [&](const std::string& message) {
+      std::fprintf(stderr, "bench_model: %s (see --help)\n", message.c_str());
+      return example::kUsage;
+    };
+    if (o.model.empty() == o.shape.empty()) return usage("either --model or --shape");
+    if (!o.shape.empty()) {
+      const auto format = nibble::quant::format_from_name(o.format);
+      if (!format) return usage("--format '" + o.format + "': " + format.error().message);
+      const auto shape = shape_of(o.shape);
+      if (!shape) return usage(shape.error().message);
+    }
+    const auto available = nibble::simd::available_targets();
+    const auto targets = targets_of(o.isa, available);
+    if (!targets) return usage(targets.error().message);
+    if (targets->size() > 1 && !o.isa.empty()) return usage("one --isa at a time");
+    if (const auto done = measure(o, targets->front()); !done) {
+      return done.error();
+    }
+    return example::kOk;
+  });
 }
 
 }}  // namespace bench
 
-int main(int argc, char** argv) {
-  return example::guarded("bench_model", bench::bench_model, argc, argv);
-}
+int main(int argc, char** argv) { return bench::bench_model(argc, argv); }
