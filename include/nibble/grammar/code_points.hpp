@@ -36,13 +36,24 @@ class CodePoints {
   void add(std::uint32_t first, std::uint32_t last) {
     last = (std::min)(last, kLastCodePoint);
     if (first > last) return;
-    ranges_.push_back({first, last});
-    normalize();
+    // What it touches becomes one range with it.
+    auto begin = std::partition_point(ranges_.begin(), ranges_.end(),
+                                      [&](const CodeRange& r) { return r.last + 1 < first; });
+    auto end = begin;
+    for (; end != ranges_.end() && end->first <= last + 1; ++end) {
+      first = (std::min)(first, end->first);
+      last = (std::max)(last, end->last);
+    }
+    if (begin == end) {
+      ranges_.insert(begin, {first, last});
+    } else {
+      *begin = {first, last};
+      ranges_.erase(begin + 1, end);
+    }
   }
   void add(std::uint32_t c) { add(c, c); }
   void add(const CodePoints& other) {
-    ranges_.insert(ranges_.end(), other.ranges_.begin(), other.ranges_.end());
-    normalize();
+    for (const CodeRange& range : other.ranges_) add(range.first, range.last);
   }
 
   CodePoints complement() const {
@@ -76,19 +87,6 @@ class CodePoints {
   std::span<const CodeRange> ranges() const noexcept { return ranges_; }
 
  private:
-  void normalize() {
-    std::sort(ranges_.begin(), ranges_.end(),
-              [](const CodeRange& a, const CodeRange& b) { return a.first < b.first; });
-    std::size_t n = 0;
-    for (const CodeRange& range : ranges_) {
-      if (n > 0 && range.first <= ranges_[n - 1].last + 1) {
-        ranges_[n - 1].last = (std::max)(ranges_[n - 1].last, range.last);
-      } else {
-        ranges_[n++] = range;
-      }
-    }
-    ranges_.resize(n);
-  }
   CodePoints without_surrogates() const {
     CodePoints result;
     for (const CodeRange& range : ranges_) {

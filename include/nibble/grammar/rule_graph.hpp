@@ -75,7 +75,7 @@ class RuleGraph {
     final_ = add_node();
     add(body, first, final_);
     if (nodes_.size() > kMaxStates) return false;
-    if (!determinize(first, states)) keep_nodes(first, states);
+    if (!determinize(first, states)) keep_nodes(states);
     states[0].is_final = false;
     return true;
   }
@@ -113,7 +113,7 @@ class RuleGraph {
   void add_byte_edges(const Subset& subset, GraphState& state, TargetOf target_of);
   template <class TargetOf>
   void add_calls(const Subset& subset, GraphState& state, TargetOf target_of);
-  void keep_nodes(StateId first, std::vector<GraphState>& states);
+  void keep_nodes(std::vector<GraphState>& states);
 
   const Rules& rules_;
   const RuleFacts& facts_;
@@ -303,11 +303,11 @@ void RuleGraph::add_calls(const Subset& subset, GraphState& state, TargetOf targ
   }
 }
 
-// The graph as it is, without free edges: each node has the edges of those that it reaches freely.
-inline void RuleGraph::keep_nodes(StateId first, std::vector<GraphState>& states) {
+// The graph as it is (node 0 is the first), without free edges: each node has the edges of those
+// that it reaches freely.
+inline void RuleGraph::keep_nodes(std::vector<GraphState>& states) {
   states.clear();
   states.resize(nodes_.size());
-  NIBBLE_ASSERT(first.value == 0);
   for (std::uint32_t i = 0; i < nodes_.size(); ++i) {
     Subset subset{StateId{i}};
     close(subset);
