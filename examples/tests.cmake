@@ -16,7 +16,7 @@ function(nibble_example_test test program)
       -P ${CMAKE_CURRENT_SOURCE_DIR}/run_test.cmake -- $<TARGET_FILE:nibble_${program}> ${arg_ARGS})
 endfunction()
 
-foreach(program chat compare compress convert federated finetune generate home_commands inspect perplexity pipeline quantize search train)
+foreach(program batch chat compare compress convert federated finetune generate home_commands inspect perplexity pipeline quantize search train)
   nibble_example_test(${program}_help ${program} EXIT 0 OUT "Usage: ${program}" ARGS --help)
   nibble_example_test(${program}_usage ${program} EXIT 2 ERR "^${program}: [^\n]*--help.\n$"
     ARGS --nonsense)
@@ -131,6 +131,36 @@ nibble_example_test(generate_tokens generate EXIT 0 STDIN "${utterance}\n"
 nibble_example_test(generate_sampled generate EXIT 0 OUT "." ERR "decode   20 tokens.*token limit"
   ARGS ${home_model} --prompt light --max-tokens 20 --temperature 5 --top-k 0 --top-p 1 --min-p 0
     --seed 7 --kv bf16 --batch 1 --threads 2 --stop "<unk>")
+
+# Many prompts. Answers come as they finish: the short one first.
+nibble_example_test(batch batch EXIT 0
+  STDIN "${utterance}\n\nswitch on the kitchen light\n"
+  OUT "^2\tlight.on\\(room=kitchen\\)\n1\t${call}\n$"
+  ERR "^answers  2 of 2, [0-9]+ steps.*prompts  28 tokens.*decode   14 tokens.*first    token.*peak RAM"
+  ARGS ${home_model} - --newline)
+nibble_example_test(batch_json batch EXIT 0 ERR "^$"
+  STDIN "{\"prompt\": \"${utterance}\\n\"}\n"
+  OUT "^{\"number\": 1, \"text\": \"${call}\", \"finish\": \"end of text\", \"prompt_tokens\": 17, \"tokens\": 8, \"first_token_ms\": [0-9.]+, \"ms\": [0-9.]+}\n$"
+  ARGS ${home_model} - --json --quiet)
+nibble_example_test(batch_sampled batch EXIT 0 STDIN "light\nlight\n" OUT "^[12]\t.*\n[12]\t.*\n$"
+  ERR "decode   40 tokens" ARGS ${home_model} - --parallel 1 --max-tokens 20 --temperature 5 --top-k 0
+    --top-p 1 --min-p 0 --logit-bias 2=-inf --stop nothing)
+nibble_example_test(batch_long_prompt batch EXIT 1 STDIN "x\n${utterance}\n" OUT "^1\t[^\n]*\n$"
+  ERR "^batch: prompt 2: [^\n]*context of 10 .--ctx.\n$" ARGS ${home_model} - --ctx 10 --quiet)
+nibble_example_test(batch_bad_json batch EXIT 1 STDIN "{\"text\": \"x\"}\n" OUT "^$"
+  ERR "^batch: -: line 1: there is no string \"prompt\"\n$" ARGS ${home_model} - --json)
+nibble_example_test(batch_no_file batch EXIT 1 ERR "^batch: missing.txt: [^\n]*\n$"
+  ARGS ${home_model} missing.txt)
+nibble_example_test(batch_bad_parallel batch EXIT 2 ERR "^batch: --parallel: [^\n]*--help.\n$"
+  ARGS ${home_model} - --parallel 0)
+if(NOT WIN32)
+  set(work ${build_folder}/batch_interrupted)
+  add_test(NAME example_batch_interrupted COMMAND sh -c
+    "yes '${utterance}' | head -n 1000000 > ${work}.txt; \
+$<TARGET_FILE:nibble_batch> ${home_model} ${work}.txt --newline > ${work}.out 2> ${work}.err & sleep 1; \
+kill -INT $!; wait $!; code=$?; cat ${work}.err; rm ${work}.txt; \
+[ $code = 130 ] && grep -q 'answers  [1-9][0-9]* of 1000000' ${work}.err && [ -s ${work}.out ]")
+endif()
 
 # A conversation. The model continues commands: it has no chat template.
 nibble_example_test(chat chat EXIT 0 STDIN "${utterance}\n\n/reset\nwhy cats purr\n"

@@ -45,6 +45,7 @@ enum class Finish : unsigned char {
   cancelled,
   stop_token,  // one of GenerateOptions::stop_tokens
   time_limit,
+  failed,  // only of a Completion, which has the error
 };
 
 constexpr const char* to_string(Finish finish) noexcept {
@@ -57,6 +58,7 @@ constexpr const char* to_string(Finish finish) noexcept {
     case Finish::cancelled: return "cancelled";
     case Finish::stop_token: return "stop token";
     case Finish::time_limit: return "time limit";
+    case Finish::failed: return "failed";
   }
   return "unknown";
 }
