@@ -12,15 +12,16 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <new>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "nibble/core/native_thread.hpp"
 #include "nibble/core/owned.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/core/shared.hpp"
@@ -88,7 +89,7 @@ class Constraint {
 
     Grammar grammar;
     const TokenTrie& trie;
-    std::mutex mutex;  // of all that follows
+    mutable std::atomic<std::uint32_t> mutex{0};  // of all that follows
     StackStates stacks;
     MaskCache masks;
     History* histories = nullptr;
@@ -218,7 +219,7 @@ inline Result<Matcher> Matcher::create(const Constraint& constraint, std::size_t
 }
 
 inline void Matcher::enter() noexcept {
-  const std::lock_guard lock(state().mutex);
+  const WordLock lock(state().mutex);
   history_->next = state().histories;
   if (history_->next != nullptr) history_->next->previous = history_.get();
   state().histories = history_.get();
@@ -226,7 +227,7 @@ inline void Matcher::enter() noexcept {
 
 inline void Matcher::leave() noexcept {
   if (!history_) return;
-  const std::lock_guard lock(state().mutex);
+  const WordLock lock(state().mutex);
   Constraint::History& h = *history_;
   if (h.next != nullptr) h.next->previous = h.previous;
   (h.previous != nullptr ? h.previous->next : state().histories) = h.next;
@@ -239,7 +240,7 @@ inline Result<Matcher> Matcher::fork() const {
     if (!history) return Error{Errc::out_of_memory, "grammar"};
     Matcher matcher(constraint_, std::move(history));
     matcher.enter();
-    const std::lock_guard lock(state().mutex);
+    const WordLock lock(state().mutex);
     Constraint::History& copy = *matcher.history_;
     std::copy(history_->ring.begin(), history_->ring.end(), copy.ring.begin());
     copy.position = history_->position;
@@ -249,7 +250,7 @@ inline Result<Matcher> Matcher::fork() const {
 }
 
 inline Result<void> Matcher::restart() {
-  const std::lock_guard lock(state().mutex);
+  const WordLock lock(state().mutex);
   StackId first = kDead;
   NIBBLE_CHECK(state().run([&] {
     first = state().stacks.start();
@@ -262,7 +263,7 @@ inline Result<void> Matcher::restart() {
 
 inline Result<bool> Matcher::go_on(std::string_view text, std::int32_t token) {
   const TokenTrie& trie = state().trie;
-  const std::lock_guard lock(state().mutex);
+  const WordLock lock(state().mutex);
   const Constraint::Place& top = history_->top();
   if (top.has_ended) return false;
   if (token != text::kNoToken) {
@@ -305,7 +306,7 @@ inline Result<void> Matcher::tokens(TokenSet& allowed) {
     return Error{Errc::invalid_argument, "grammar: the set is for " + to_text(allowed.n_tokens()) +
                                              " tokens, there are " + to_text(trie.n_tokens())};
   }
-  const std::lock_guard lock(state().mutex);
+  const WordLock lock(state().mutex);
   allowed.clear();
   if (history_->top().has_ended) return ok();
   NIBBLE_CHECK(state().run(
@@ -322,18 +323,18 @@ inline Result<void> Matcher::tokens(TokenSet& allowed) {
 }
 
 inline bool Matcher::can_end() const noexcept {
-  const std::lock_guard lock(state().mutex);
+  const WordLock lock(state().mutex);
   return state().stacks.can_end(history_->top().stacks);
 }
 
 inline bool Matcher::is_finished() const noexcept {
-  const std::lock_guard lock(state().mutex);
+  const WordLock lock(state().mutex);
   const Constraint::Place& top = history_->top();
   return top.has_ended || state().stacks.items(top.stacks).empty();
 }
 
 inline Result<void> Matcher::forced_text(std::string& text, std::size_t max) {
-  const std::lock_guard lock(state().mutex);
+  const WordLock lock(state().mutex);
   if (history_->top().has_ended) {
     text.clear();
     return ok();
@@ -358,7 +359,7 @@ inline Result<void> Matcher::forced_text(std::string& text, std::size_t max) {
 
 inline Result<std::size_t> Matcher::settled(std::string_view forced) {
   const Trie& trie = state().trie.all();
-  const std::lock_guard lock(state().mutex);
+  const WordLock lock(state().mutex);
   std::size_t n_settled = forced.size();
   NIBBLE_CHECK(state().run([&] {
     StackId end = history_->top().stacks;
