@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <span>
 #include <string>
@@ -14,6 +15,8 @@
 
 #include "nibble/core/native_thread.hpp"
 #include "nibble/generate/generator.hpp"
+#include "nibble/generate/grammar_guide.hpp"
+#include "nibble/generate/logprob.hpp"
 #include "nibble/generate/sampler.hpp"
 #include "nibble/generate/stop_matcher.hpp"
 #include "nibble/text/stream_decoder.hpp"
@@ -94,6 +97,7 @@ class Generation {
   struct Text {
     GeneratedText shown;
     std::vector<StopToken> stop_tokens;
+    std::optional<GrammarGuide> guide = {};
   };
 
   // Errors: as Generator::create().
@@ -103,9 +107,16 @@ class Generation {
     NIBBLE_TRY(sampler, Sampler::create(options.sampling, model.config().vocab_size));
     return Generation(std::move(sampler), options, model.tokenizer());
   }
-  // Allocates what the next text takes, with these options.
-  Text new_text(const GenerateOptions& options, bool at_start) const {
-    return {GeneratedText(tokenizer_, options.stop, at_start), stop_tokens_of(options)};
+  // Allocates what the next text takes, with these options. goes_on: in the grammar, if it is the
+  // same. Errors: those of grammar::Matcher::create().
+  Result<Text> new_text(const GenerateOptions& options, bool at_start, bool goes_on = false) const {
+    Text text{GeneratedText(tokenizer_, options.stop, at_start), stop_tokens_of(options)};
+    if (options.grammar == nullptr) return text;
+    const bool forks = goes_on && text_.guide && options.grammar == options_.grammar;
+    NIBBLE_TRY(guide, forks ? text_.guide->fork()
+                            : GrammarGuide::create(*options.grammar, sampler_.vocab_size()));
+    text.guide.emplace(std::move(guide));
+    return text;
   }
   // The sampler that goes on from this one with other options. Allocates. Errors: as Sampler's.
   Result<Sampler> changed_sampler(const SamplingOptions& sampling) const {
@@ -125,6 +136,9 @@ class Generation {
     start_ = start;
     n_tokens_ = 0;
     finish_ = finish;
+    error_.reset();
+    const bool is_over = text_.guide && text_.guide->is_finished();
+    if (finish == Finish::none && is_over) finish_ = Finish::grammar_end;
   }
 
   const GenerateOptions& options() const noexcept { return options_; }
@@ -140,10 +154,23 @@ class Generation {
   static Finish interrupted(const GenerateOptions& options, std::int64_t start, std::size_t done,
                             std::size_t total);
 
-  // Chooses the next token; `so_far` are those of the sequence. logprob is NaN if the logits are
-  // not numbers.
+  // Chooses the next token; `so_far` are those of the sequence. logprob is NaN if there is none:
+  // why_none() says why.
   Sampled sample(MatrixView<const float> logits, std::span<const std::int32_t> so_far) noexcept {
-    return sampler_.sample({logits.data(), static_cast<std::size_t>(logits.extent(1))}, so_far);
+    const std::span<const float> row(logits.data(), static_cast<std::size_t>(logits.extent(1)));
+    if (!text_.guide) return sampler_.sample(row, so_far);
+    auto sampled = catch_out_of_memory([&] { return sample_allowed(row, so_far); });
+    if (sampled) return *sampled;
+    error_ = std::move(sampled).error();
+    return {0, std::numeric_limits<float>::quiet_NaN()};
+  }
+  // who: the function that says it.
+  Error why_none(const char* who) const { return error_ ? *error_ : not_numbers(who); }
+  // The next token if the grammar leaves no choice; else kNoToken. Its logprob is 0. Errors: those
+  // of GrammarGuide::forced().
+  Result<std::int32_t> forced() {
+    if (!text_.guide) return text::kNoToken;
+    return text_.guide->forced(*tokenizer_);
   }
   // Takes that token, and says what it shows and whether it is the last. is_full: no further token
   // fits into the sequence.
@@ -156,8 +183,10 @@ class Generation {
       : sampler_(std::move(sampler)),
         options_(options),
         tokenizer_(tokenizer),
-        text_(new_text(options, false)) {}
+        text_{GeneratedText(tokenizer_, options.stop, false), {}} {}
 
+  Result<Sampled> sample_allowed(std::span<const float> logits,
+                                 std::span<const std::int32_t> so_far);
   std::vector<StopToken> stop_tokens_of(const GenerateOptions& options) const;
   // Why a token itself is the last, if it is.
   Finish finish_after(std::int32_t id) const noexcept;
@@ -166,6 +195,7 @@ class Generation {
   GenerateOptions options_;
   const text::Tokenizer* tokenizer_;  // of the model; null: none
   Text text_;
+  std::optional<Error> error_;
   std::int64_t start_ = 0;
   Index n_tokens_ = 0;
   Finish finish_ = Finish::none;
@@ -191,7 +221,23 @@ NIBBLE_INLINE Result<void> Generation::validate(const GenerateOptions& options,
     if (id >= 0 && id < vocab_size) continue;
     return bad("stop token " + to_text(id) + " is not in [0, " + to_text(vocab_size) + ")");
   }
-  return ok();
+  if (options.grammar == nullptr) return ok();
+  const std::size_t n = options.grammar->trie().n_tokens();
+  if (model.tokenizer() != nullptr && model.tokenizer()->vocabulary().size() == n) return ok();
+  return bad("the grammar is for a vocabulary of " + to_text(n) +
+             " tokens, not for that of the model's tokenizer");
+}
+
+// The logprob is the model's own, whatever the grammar allows.
+NIBBLE_INLINE Result<Sampled> Generation::sample_allowed(std::span<const float> logits,
+                                                         std::span<const std::int32_t> so_far) {
+  NIBBLE_TRY(allowed, text_.guide->allow(logits));
+  Sampled sampled = sampler_.sample(allowed, so_far);
+  sampled.logprob = static_cast<float>(
+      logprob_of(sampled.id, VectorView<const float>(logits.data(), logits.size())));
+  if (is_nan(static_cast<double>(sampled.logprob))) return sampled;
+  NIBBLE_CHECK(text_.guide->accept(sampled.id));
+  return sampled;
 }
 
 NIBBLE_INLINE std::vector<Generation::StopToken> Generation::stop_tokens_of(
@@ -244,6 +290,8 @@ NIBBLE_INLINE Token Generation::take(const Sampled& sampled, bool is_full) {
     shown.push(sampled.id);
     if (shown.found())
       finish_ = Finish::stop_string;
+    else if (text_.guide && text_.guide->is_finished())
+      finish_ = Finish::grammar_end;
     else if (n_tokens_ == options_.max_tokens)
       finish_ = Finish::max_tokens;
     else if (is_full)

@@ -101,7 +101,7 @@ NIBBLE_INLINE Result<void> Generator::State::prompt(std::span<const std::int32_t
     NIBBLE_TRY(changed, generation.changed_sampler(next->sampling));
     sampler.emplace(std::move(changed));
   }
-  detail::Generation::Text text = generation.new_text(o, at_start);
+  NIBBLE_TRY(text, generation.new_text(o, at_start, ids.empty()));
   Finish stopped = Finish::none;
   if (!ids.empty()) {
     const auto go_on = [&](std::size_t done, std::size_t total) {
@@ -135,10 +135,12 @@ NIBBLE_INLINE Result<std::optional<Token>> Generator::State::next_token() {
   }
   if (const Finish why = generation.interrupted(); why != Finish::none) return end(why);
   if (session.position() == session.capacity()) return end(Finish::context_full);
-  NIBBLE_TRY(logits, session.logits());
-  const Sampled sampled = generation.sample(logits, session.tokens());
-  if (is_nan(static_cast<double>(sampled.logprob))) {
-    return detail::not_numbers("generate");
+  NIBBLE_TRY(forced, generation.forced());
+  Sampled sampled{forced, 0};
+  if (forced == text::kNoToken) {
+    NIBBLE_TRY(logits, session.logits());
+    sampled = generation.sample(logits, session.tokens());
+    if (is_nan(static_cast<double>(sampled.logprob))) return generation.why_none("generate");
   }
   NIBBLE_CHECK(session.sequence().push(sampled.id));
   known_version = version();

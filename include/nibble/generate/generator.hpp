@@ -18,6 +18,10 @@
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
+namespace grammar {
+class Constraint;
+}
+
 struct GenerateOptions {
   SamplingOptions sampling = {};
   Index max_tokens = 256;
@@ -34,6 +38,11 @@ struct GenerateOptions {
   // Called before each step of a prompt with the numbers of tokens read and of all to read; false
   // cancels.
   const Progress* progress = nullptr;
+  // What the answer must be (grammar/constraint.hpp), for the vocabulary of the model's tokenizer.
+  // It must outlive what uses the options. Tokens that it does not allow never come; those that are
+  // certain come without running the model, with logprob 0. An empty prompt goes on in it, any
+  // other one begins it anew. (Finding certain tokens allocates.)
+  const grammar::Constraint* grammar = nullptr;
 };
 
 enum class Finish : unsigned char {
@@ -45,7 +54,8 @@ enum class Finish : unsigned char {
   cancelled,
   stop_token,  // one of GenerateOptions::stop_tokens
   time_limit,
-  failed,  // only of a Completion, which has the error
+  grammar_end,  // GenerateOptions::grammar allows nothing more
+  failed,       // only of a Completion, which has the error
 };
 
 constexpr const char* to_string(Finish finish) noexcept {
@@ -58,6 +68,7 @@ constexpr const char* to_string(Finish finish) noexcept {
     case Finish::cancelled: return "cancelled";
     case Finish::stop_token: return "stop token";
     case Finish::time_limit: return "time limit";
+    case Finish::grammar_end: return "end of the grammar";
     case Finish::failed: return "failed";
   }
   return "unknown";

@@ -244,7 +244,8 @@ NIBBLE_INLINE Result<Shared<Completion::State>> Scheduler::State::make_request(
   }
   NIBBLE_TRY(generation, detail::Generation::create(from.options, model));
   const bool at_start = is_text && !detail::has_text(*model.tokenizer(), prompt);
-  generation.begin(generation.new_text(from.options, at_start), now);
+  NIBBLE_TRY(text, generation.new_text(from.options, at_start));
+  generation.begin(std::move(text), now);
 
   Shared<Request> made(Owned<Request>(new (std::nothrow) Request(model, std::move(generation))));
   if (!made) return Error{Errc::out_of_memory, "a request"};
@@ -485,7 +486,7 @@ NIBBLE_INLINE void Scheduler::State::choose(Lane& lane) {
   detail::Generation& generation = lane.request->generation;
   if (lane.is_full) return deliver(lane, generation.end(Finish::context_full));
   if (is_nan(static_cast<double>(lane.sampled.logprob))) {
-    return fail(lane, detail::not_numbers("scheduler"));
+    return fail(lane, generation.why_none("scheduler"));
   }
   if (auto pushed = lane.sequence.push(lane.sampled.id); !pushed) {
     return fail(lane, std::move(pushed).error());
