@@ -118,6 +118,7 @@ class Engine {
   friend class Sequence;
   friend class Session;
   friend class Embedder;
+  friend class PrefixCache;
   struct State;
   struct Pool;
   explicit Engine(Owned<State> state) noexcept;

@@ -19,6 +19,7 @@ class PagePool {
 
   Index n_pages() const noexcept { return static_cast<Index>(users_.size()); }
   Index n_free() const noexcept { return n_free_; }
+  Index n_users(ops::PageId page) const noexcept { return users_of(page); }
   bool is_shared(ops::PageId page) const noexcept { return users_of(page) > 1; }
 
   // Takes a free page: the one after `before` if it is free, because keys and values of consecutive

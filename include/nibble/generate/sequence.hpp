@@ -57,6 +57,7 @@ class Sequence {
   friend class Generator;
   friend class Session;
   friend class Embedder;
+  friend class PrefixCache;
   struct State;
   explicit Sequence(Owned<State> state) noexcept;
 
