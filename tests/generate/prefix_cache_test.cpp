@@ -5,6 +5,7 @@
 #include "nibble/generate/prefix_cache.hpp"
 
 #include <algorithm>
+#include <optional>
 #include <random>
 #include <utility>
 #include <vector>
@@ -55,7 +56,7 @@ TEST_CASE("what is found gives, bit for bit, what computing it anew gives") {
       Sequence first = must(engine.new_sequence());
       append(engine, first, std::span(all).first(250));
       CHECK(must(cache.insert(first)) == 250);
-      CHECK(cache.n_pages() == 4);
+      CHECK(cache.n_pages() == 4 * engine.n_page_tables());
       // The sequence goes on without changing what is cached.
       append(engine, first, std::span(all).subspan(250, 20));
       // Page-aligned, one more and one less, in the middle, and all of it.
@@ -66,6 +67,57 @@ TEST_CASE("what is found gives, bit for bit, what computing it anew gives") {
       check_match(engine, cache, some_ids(300, 2), 20, 0);
       CHECK(first.position() == 270);
     }
+  }
+}
+
+TEST_CASE("layers that keep only their window: prefixes end where these pages are") {
+  for (const Model& model : {llama_model(70), gemma_model(70)}) {
+    Engine engine = must(Engine::create(model, {.n_ctx = 800,
+                                                .max_sequences = 4,
+                                                .cache_positions = 8000,
+                                                .window_margin = 64,
+                                                .max_step_tokens = 100}));
+    const Index n_windowed = engine.pages_for(800) - engine.pages_for(1);
+    CHECK(n_windowed > 0);
+    PrefixCache cache = must(PrefixCache::create(engine));
+    const Ids all = some_ids(760, 1);
+    Sequence first = must(engine.new_sequence());
+    append(engine, first, std::span(all).first(600));  // the last step began at 500
+    CHECK(must(cache.insert(first)) == 600);
+    // Pages from (500 + 1 - 134) / 64 = 5 on are there: positions from 320 + 69 on find their
+    // window.
+    check_match(engine, cache, all, 600, 600);
+    check_match(engine, cache, all, 450, 450);
+    check_match(engine, cache, all, 389, 389);
+    check_match(engine, cache, all, 388, 0);
+    // Another sequence brings what is missing before it parts.
+    Ids other(all.begin(), all.begin() + 300);
+    for (const std::int32_t id : some_ids(100, 2)) other.push_back(id);
+    other[300] = (all[300] + 1) % 50;
+    Sequence second = must(engine.new_sequence());
+    append(engine, second, std::span(other).first(270));
+    CHECK(must(cache.insert(second)) == 270);
+    append(engine, second, std::span(other).subspan(270));
+    CHECK(must(cache.insert(second)) == 400);
+    check_match(engine, cache, other, 400, 400);
+    check_match(engine, cache, other, 290, 290);
+    check_match(engine, cache, all, 270, 270);
+    check_match(engine, cache, all, 600, 600);
+    // Inserted after each step: all places are there.
+    cache.clear();
+    Sequence third = must(engine.new_sequence());
+    for (std::size_t at = 0; at < 700; at += 100) {
+      append(engine, third, std::span(all).subspan(at, 100));
+      CHECK(must(cache.insert(third)) == static_cast<Index>(at) + 100);
+    }
+    for (const Index n : {50, 64, 222, 500, 699}) check_match(engine, cache, all, n, n);
+    // Long after, the end of what was cached is still found.
+    append(engine, third, std::span(all).subspan(700));
+    CHECK(must(cache.insert(third)) == 760);
+    check_match(engine, cache, all, 690, 690);
+    cache.clear();
+    CHECK(engine.n_free_pages() ==
+          engine.n_pages() - first.n_pages() - second.n_pages() - third.n_pages());
   }
 }
 
@@ -182,7 +234,7 @@ TEST_CASE("what was used longest ago makes room, but not what a sequence uses") 
     CHECK(n_cached(2) == 0);
     CHECK(n_cached(3) == 127);
     CHECK(cache.stats().n_evictions == 1);
-    for (const std::size_t i : {5, 6, 7, 8}) CHECK(add(i) == 128);
+    for (std::size_t i = 5; i < 9; ++i) CHECK(add(i) == 128);
     CHECK(n_cached(0) == 127);
     CHECK(n_cached(1) == 0);
     CHECK(cache.bytes() <= cache.max_bytes());
@@ -333,7 +385,7 @@ TEST_CASE("memory that runs out changes nothing") {
     FailingAllocations failing(n, false);
     const auto inserted = cache.insert(second);
     if (!failing.happened()) {
-      CHECK(must(inserted) == 150);
+      CHECK(inserted.value() == 150);
       break;
     }
     ++n_failed;

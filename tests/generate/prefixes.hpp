@@ -3,8 +3,10 @@
 // For tests of the cache of prefixes: small models, tokens, logits.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <random>
 #include <span>
 #include <utility>
 #include <vector>

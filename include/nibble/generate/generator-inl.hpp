@@ -3,6 +3,7 @@
 // A generator's functions. Included by generator.hpp.
 #pragma once
 
+#include <algorithm>
 #include <new>
 #include <string>
 #include <utility>
@@ -23,7 +24,11 @@ struct Generator::State {
         sampler(std::move(a)),
         options(o),
         stop(o.stop),
-        stop_tokens(stop_tokens_of(o)) {}
+        stop_tokens(stop_tokens_of(o)),
+        while_rolling([this](std::size_t, std::size_t) {
+          interruption = interrupted(options, start);
+          return interruption == Finish::none;
+        }) {}
 
   struct StopToken {
     std::int32_t id;
@@ -46,6 +51,14 @@ struct Generator::State {
   Result<void> prompt(std::span<const std::int32_t> ids, bool at_start);
   Result<std::optional<Token>> next_token();
   std::optional<Token> end(Finish why);
+  bool is_full() const noexcept { return session.position() == session.capacity(); }
+  bool is_at_end() const noexcept {
+    return is_full() && (options.when_full == WhenFull::stop || session.capacity() < 2);
+  }
+  // Forgets tokens in the middle of a context that is full.
+  Result<void> roll();
+  // Those after the last token; none if generation was interrupted while they were computed.
+  Result<std::optional<MatrixView<const float>>> logits();
   void show_held();
 
   Session session;  // a second owner of what the caller's session owns
@@ -55,6 +68,8 @@ struct Generator::State {
   StopMatcher stop;
   std::vector<StopToken> stop_tokens;
   std::optional<text::StreamDecoder> decoder;
+  Progress while_rolling;              // made once, so that nothing allocates later
+  Finish interruption = Finish::none;  // that it has seen
   bool is_prompted = false;
   std::uint64_t known_version = 0;  // of the sequence, after our own last change
   std::int64_t start = 0;           // of the prompt, in nanoseconds
@@ -109,6 +124,7 @@ NIBBLE_INLINE Result<void> Generator::State::validate(const GenerateOptions& opt
   const Index vocab_size = model.config().vocab_size;
   NIBBLE_CHECK(Sampler::validate(options.sampling, vocab_size));
   if (options.max_tokens < 1) return bad("max_tokens must be at least 1");
+  if (options.n_kept_first < 0) return bad("n_kept_first must be at least 0");
   if (options.time_limit_ms < 0) return bad("time_limit_ms must be at least 0");
   if (!options.stop.empty() && model.tokenizer() == nullptr) {
     return bad("stop strings, but the model has no tokenizer; use stop_tokens");
@@ -240,10 +256,12 @@ NIBBLE_INLINE Result<std::optional<Token>> Generator::State::next_token() {
   }
   stop.next();
   if (const Finish why = interrupted(options, start); why != Finish::none) return end(why);
-  if (session.position() == session.capacity()) return end(Finish::context_full);
-  NIBBLE_TRY(logits, session.logits());
-  const Sampled sampled =
-      sampler.sample({logits.data(), static_cast<std::size_t>(logits.extent(1))}, session.tokens());
+  if (is_at_end()) return end(Finish::context_full);
+  if (is_full()) NIBBLE_CHECK(roll());
+  NIBBLE_TRY(computed, logits());
+  if (!computed) return end(interruption);
+  const Sampled sampled = sampler.sample(
+      {computed->data(), static_cast<std::size_t>(computed->extent(1))}, session.tokens());
   if (is_nan(static_cast<double>(sampled.logprob))) {
     return detail::not_numbers("generate");
   }
@@ -257,11 +275,28 @@ NIBBLE_INLINE Result<std::optional<Token>> Generator::State::next_token() {
       finish = Finish::stop_string;
     else if (n_tokens == options.max_tokens)
       finish = Finish::max_tokens;
-    else if (session.position() == session.capacity())
+    else if (is_at_end())
       finish = Finish::context_full;
   }
   if (finish != Finish::none && !stop.found()) show_held();
   return std::optional<Token>(Token{sampled.id, sampled.logprob, stop.text(), finish});
+}
+
+NIBBLE_INLINE Result<void> Generator::State::roll() {
+  const Index capacity = session.capacity();
+  const Index n_first = (std::min)(options.n_kept_first, (capacity - 1) / 2);
+  NIBBLE_CHECK(session.roll(n_first, (capacity - n_first) / 2));
+  known_version = version();
+  return ok();
+}
+
+NIBBLE_INLINE Result<std::optional<MatrixView<const float>>> Generator::State::logits() {
+  using Logits = std::optional<MatrixView<const float>>;
+  const bool has_rolled = session.sequence().n_pending() > 1;
+  auto computed = has_rolled ? session.append({}, 1, &while_rolling) : session.logits();
+  if (computed) return Logits(*computed);
+  if (computed.error().code == Errc::cancelled) return Logits();
+  return std::move(computed).error();
 }
 
 // Why a token itself is the last, if it is.

@@ -30,7 +30,7 @@ struct PrefixCache::State {
         n_ctx(engine.limits.n_positions),
         max_bytes(max),
         page_bytes(pool->cache.page_bytes()),
-        tree(pool->pages, pool->n_state_floats > 0) {}
+        tree(pool->pages, pool->layout, pool->n_state_floats > 0) {}
 
   // All but the last, and no more than capacity.
   static std::span<const std::int32_t> to_match(std::span<const std::int32_t> tokens,
@@ -46,6 +46,8 @@ struct PrefixCache::State {
   // Makes room for a prefix, or for as many whole pages of it as possible. False if there is none
   // for anything that is not there already.
   bool fit(detail::Prefix& prefix, detail::PrefixTree::Place from) noexcept;
+  // Gives the places before `end` the pages that they miss and the prefix has, if there is room.
+  void fill_gaps(const detail::Prefix& prefix, detail::PrefixTree::Place end) noexcept;
   bool has_room_for(const detail::Prefix& prefix, detail::PrefixTree::Place from) const noexcept;
   // Anything but what was used at the time `except`.
   bool evict(std::uint64_t except) noexcept {
@@ -117,10 +119,22 @@ NIBBLE_INLINE Result<Sequence> PrefixCache::State::match(std::span<const std::in
   Sequence::State& s = *sequence.state_;
   const detail::PrefixTree::Place at =
       tree.reachable(tree.find(to_match(tokens, capacity), weights));
-  tree.copy(at, s.tokens, s.pages);
+  const PageLayout& layout = pool->layout;
   s.n_tokens = s.n_computed = s.checkpoint_position = at.n;
-  s.n_pages = ops::pages_for(at.n);
-  for (const ops::PageId page : s.page_table()) pool->pages.share(page);
+  s.first_column = s.n_columns = ops::pages_for(at.n);
+  tree.copy(at, s.tokens, [&](Index column, const Scalar<ops::PageId>* pages) {
+    // Of tables with a window: columns without gaps up to the end.
+    bool is_whole = s.first_column == column + 1;
+    for (Index table = layout.n_full; table < layout.n_tables; ++table) {
+      is_whole = is_whole && pages[table].value >= 0;
+    }
+    for (Index table = 0; table < layout.n_tables; ++table) {
+      const bool is_taken = table < layout.n_full || is_whole;
+      s.page(table, column) = is_taken ? pages[table].value : -1;
+    }
+    if (is_whole) s.first_column = column;
+  });
+  s.for_each_page([&](ops::PageId page) { pool->pages.share(page); });
   if (s.has_state() && at.n > 0) {
     std::memcpy(s.state, values(tree.node(at.node).state), s.state_bytes());
     std::memcpy(s.checkpoint, s.state, s.state_bytes());
@@ -150,18 +164,27 @@ NIBBLE_INLINE detail::Prefix PrefixCache::State::prefix_of(
   if (s.has_state() && n < s.n_computed) n = 0;  // its state is that after rows of numbers
   const auto n_floats = n > 0 ? static_cast<std::size_t>(pool->n_state_floats) : 0;
   return {{s.tokens, static_cast<std::size_t>(n)},
-          s.page_table().first(static_cast<std::size_t>(ops::pages_for(n))),
-          {s.state, n_floats}};
+          {s.state, n_floats},
+          s.pages,
+          ops::pages_for(s.capacity)};
 }
 
 NIBBLE_INLINE Index PrefixCache::State::insert(detail::Prefix prefix, std::uint64_t weights) {
   const detail::PrefixTree::Place from = tree.find(prefix.tokens, weights);
   tree.touch(from.node, ++time);
-  const auto n = static_cast<Index>(prefix.tokens.size());
-  const bool is_there = from.n == n && tree.reachable(from).n == n;
-  if (is_there || !fit(prefix, from)) return tree.reachable(from).n;
-  tree.insert(prefix, from, weights, time);
-  return static_cast<Index>(prefix.tokens.size());
+  if (tree.reachable(from).n == prefix.n()) return prefix.n();
+  const std::span<const std::int32_t> tokens = prefix.tokens;
+  if (fit(prefix, from)) tree.insert(prefix, from, weights, time);
+  fill_gaps(prefix, tree.find(prefix.tokens, weights));
+  return tree.reachable(tree.find(tokens, weights)).n;
+}
+
+NIBBLE_INLINE void PrefixCache::State::fill_gaps(const detail::Prefix& prefix,
+                                                 detail::PrefixTree::Place end) noexcept {
+  const auto n_bytes = static_cast<std::size_t>(tree.fill_gaps(prefix, end, true)) * page_bytes;
+  while (bytes() + n_bytes > max_bytes && evict(time)) {
+  }
+  if (bytes() + n_bytes <= max_bytes) tree.fill_gaps(prefix, end, false);
 }
 
 NIBBLE_INLINE bool PrefixCache::State::has_room_for(const detail::Prefix& prefix,
@@ -177,10 +200,9 @@ NIBBLE_INLINE bool PrefixCache::State::fit(detail::Prefix& prefix,
   while (!has_room_for(prefix, from) && evict(time)) {
   }
   while (!has_room_for(prefix, from)) {
-    const auto n = static_cast<Index>(prefix.tokens.size() - 1) / ops::kPagePositions;
+    const Index n = (prefix.n() - 1) / ops::kPagePositions;
     if (!prefix.state.empty() || n * ops::kPagePositions <= from.n) return false;
     prefix.tokens = prefix.tokens.first(static_cast<std::size_t>(n * ops::kPagePositions));
-    prefix.pages = prefix.pages.first(static_cast<std::size_t>(n));
   }
   return true;
 }
@@ -217,7 +239,9 @@ NIBBLE_INLINE PrefixClaim::~PrefixClaim() {
 NIBBLE_INLINE Result<PrefixClaim> PrefixCache::claim(std::span<const std::int32_t> tokens,
                                                      std::uint64_t weights) {
   return catch_out_of_memory([&]() -> Result<PrefixClaim> {
-    State::Claim made{.id = state_->last_claim + 1, .weights = weights};
+    State::Claim made;
+    made.id = state_->last_claim + 1;
+    made.weights = weights;
     made.tokens.reserve(tokens.size());
     for (const std::int32_t token : tokens) made.tokens.push_back({token});
     state_->claims.push_back(std::move(made));

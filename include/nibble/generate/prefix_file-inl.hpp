@@ -29,8 +29,8 @@ inline constexpr std::uint32_t kPrefixFileVersion = 1;
 
 // The nodes of a file: numbers of all nodes, one after the other.
 struct PrefixArrays {
-  std::vector<Scalar<std::int32_t>> parents, tokens;
-  std::vector<Scalar<std::uint32_t>> n_tokens, pages;
+  std::vector<Scalar<std::int32_t>> parents, tokens, pages;
+  std::vector<Scalar<std::uint32_t>> n_tokens;
   std::vector<Scalar<std::uint64_t>> weights, last_used, page_sums, state_sums;
 
   std::uint64_t checksum() const noexcept {
@@ -38,8 +38,8 @@ struct PrefixArrays {
     const auto add = [&](const auto& numbers) {
       sum = io::checksum(std::as_bytes(std::span(numbers)), sum);
     };
-    for (const auto* numbers : {&parents, &tokens}) add(*numbers);
-    for (const auto* numbers : {&n_tokens, &pages}) add(*numbers);
+    for (const auto* numbers : {&parents, &tokens, &pages}) add(*numbers);
+    add(n_tokens);
     for (const auto* numbers : {&weights, &last_used, &page_sums, &state_sums}) add(*numbers);
     return sum;
   }
@@ -65,7 +65,7 @@ NIBBLE_INLINE Result<void> PrefixCache::save(const std::string& path) const {
     detail::PrefixArrays all;
     std::vector<Scalar<int>> numbers;        // of the nodes, by index
     std::vector<Scalar<ops::PageId>> pages;  // that are saved
-    std::vector<Scalar<std::int64_t>> number_of_page(
+    std::vector<Scalar<std::int32_t>> number_of_page(
         static_cast<std::size_t>(s.pool->pages.n_pages()), {-1});
     std::vector<std::byte> bytes(s.page_bytes);
     io::GgufWriter writer;
@@ -80,12 +80,16 @@ NIBBLE_INLINE Result<void> PrefixCache::save(const std::string& path) const {
       all.last_used.push_back({node.last_used});
       all.tokens.insert(all.tokens.end(), node.tokens.begin(), node.tokens.end());
       for (const auto& [page] : node.pages) {
-        std::int64_t& number = number_of_page[static_cast<std::size_t>(page)].value;
+        if (page < 0) {
+          all.pages.push_back({-1});
+          continue;
+        }
+        std::int32_t& number = number_of_page[static_cast<std::size_t>(page)].value;
         if (number < 0) {
-          number = static_cast<std::int64_t>(pages.size());
+          number = static_cast<std::int32_t>(pages.size());
           pages.push_back({page});
         }
-        all.pages.push_back({static_cast<std::uint32_t>(number)});
+        all.pages.push_back({number});
       }
       const auto state = std::as_bytes(std::span(node.state));
       all.state_sums.push_back({state.empty() ? 0 : io::checksum(state)});
@@ -110,6 +114,7 @@ NIBBLE_INLINE Result<void> PrefixCache::save(const std::string& path) const {
     writer.set("prefix.model", model);
     writer.set("prefix.kv_type", std::string_view(to_string(s.pool->cache.layout().type)));
     writer.set("prefix.target", std::string_view(to_string(simd::active_target())));
+    writer.set("prefix.n_tables", static_cast<std::int32_t>(s.pool->layout.n_tables));
     writer.set("prefix.checksum", all.checksum());
     detail::set_scalars(writer, "prefix.parents", all.parents);
     detail::set_scalars(writer, "prefix.tokens", all.tokens);
@@ -190,6 +195,13 @@ NIBBLE_INLINE Result<void> PrefixCache::FileReader::check_kind() const {
   NIBBLE_TRY(target, file_.get_string("prefix.target"));
   const char* const own_target = to_string(simd::active_target());
   if (target != own_target) return differs("the SIMD target", target, own_target);
+  NIBBLE_TRY(n_tables, file_.get_i32("prefix.n_tables"));
+  if (n_tables != s_.pool->layout.n_tables) {
+    return Error{Errc::invalid_argument,
+                 file_.name() +
+                     ": was computed by an engine with another window_margin or n_ctx, "
+                     "whose layers share pages in another way"};
+  }
   return ok();
 }
 
@@ -270,11 +282,16 @@ NIBBLE_INLINE Result<detail::PrefixTree::Node> PrefixCache::FileReader::make_nod
   for (const auto& [id] : node.tokens) {
     if (id < 0 || id >= s_.pool->vocab_size) return malformed("a token");
   }
-  const auto n_pages = static_cast<std::size_t>(ops::pages_for(node.end()) - node.first_page());
+  const PageLayout& layout = s_.pool->layout;
+  const auto n_pages =
+      static_cast<std::size_t>((node.n_columns() - node.first_column()) * layout.n_tables);
   if (n_pages > all_.pages.size() - page) return malformed("a node's pages");
-  for (std::size_t j = page; j < page + n_pages; ++j) {
-    if (all_.pages[j].value >= all_.page_sums.size()) return malformed("a node's pages");
-    node.pages.push_back({static_cast<ops::PageId>(all_.pages[j].value)});
+  const auto end = static_cast<std::int64_t>(all_.page_sums.size());
+  for (std::size_t j = 0; j < n_pages; ++j) {
+    const ops::PageId number = all_.pages[page + j].value;
+    const bool may_miss = static_cast<Index>(j) % layout.n_tables >= layout.n_full;
+    if (number >= end || number < (may_miss ? -1 : 0)) return malformed("a node's pages");
+    node.pages.push_back({number});
   }
   NIBBLE_CHECK(read_state(i, node));
   return node;
@@ -282,7 +299,10 @@ NIBBLE_INLINE Result<detail::PrefixTree::Node> PrefixCache::FileReader::make_nod
 
 NIBBLE_INLINE Result<void> PrefixCache::FileReader::read_state(std::size_t i, Node& node) const {
   const std::string name = detail::state_name(i);
-  if (file_.find_tensor(name) == nullptr) return ok();
+  if (file_.find_tensor(name) == nullptr) {
+    if (all_.state_sums[i].value == 0) return ok();
+    return malformed("tensor " + io::quoted(name) + " is missing");
+  }
   const auto n_floats = static_cast<std::size_t>(s_.pool->n_state_floats);
   if (n_floats == 0) return malformed("a state, of a model without");
   NIBBLE_TRY(bytes, bytes_of(name, io::GgmlType::f32, n_floats, all_.state_sums[i].value));
@@ -325,7 +345,9 @@ NIBBLE_INLINE Result<void> PrefixCache::FileReader::enter_nodes() {
   std::vector<Scalar<int>> indices;  // of the nodes that are entered
   indices.reserve(nodes_.size());
   for (Node& node : nodes_) {
-    for (auto& [page] : node.pages) page = pages_[static_cast<std::size_t>(page)].value;
+    for (auto& [page] : node.pages) {
+      if (page >= 0) page = pages_[static_cast<std::size_t>(page)].value;
+    }
     const int parent = node.parent < 0 ? detail::PrefixTree::kRoot
                                        : indices[static_cast<std::size_t>(node.parent)].value;
     if (s_.tree.has_child(parent, node.tokens[0].value, node.weights)) {

@@ -20,8 +20,15 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace detail {
 // What is computed of the beginning of a sequence.
 struct Prefix {
   std::span<const std::int32_t> tokens;
-  std::span<const ops::PageId> pages;  // (pages_for(tokens.size()))
-  std::span<const float> state;        // recurrent state after the last token; empty: there is none
+  std::span<const float> state;  // recurrent state after the last token; empty: there is none
+  const ops::PageId* pages;      // (tables, columns), tables `stride` apart; -1: no longer there
+  Index stride;
+
+  Index n() const noexcept { return static_cast<Index>(tokens.size()); }
+  Index n_columns() const noexcept { return ops::pages_for(n()); }
+  ops::PageId page(Index table, Index column) const noexcept {
+    return pages[table * stride + column];
+  }
 };
 
 class PrefixTree {
@@ -30,17 +37,19 @@ class PrefixTree {
 
   struct Node {
     std::vector<Scalar<std::int32_t>> tokens;
-    std::vector<Scalar<ops::PageId>> pages;  // that hold its positions: from first_page() on
-    std::vector<Scalar<float>> state;        // after its last token, of a model that has state
-    std::uint64_t weights = 0;               // that computed it
+    // Pages that hold its positions, (columns, tables), from first_column() on. -1: not there.
+    std::vector<Scalar<ops::PageId>> pages;
+    std::vector<Scalar<float>> state;  // after its last token, of a model that has state
+    std::uint64_t weights = 0;         // that computed it
     std::uint64_t last_used = 0;
     Index begin = 0;  // position of its first token
     int parent = kNone, first_child = kNone, next = kNone;
 
     Index end() const noexcept { return begin + static_cast<Index>(tokens.size()); }
-    // A page that is only in part its own is also in its parent, or a copy of it: its own is the
-    // one with more positions.
-    Index first_page() const noexcept { return begin / ops::kPagePositions; }
+    Index n_columns() const noexcept { return ops::pages_for(end()); }
+    // A column that begins before it is also its parent's, where it may be a copy that ends
+    // earlier.
+    Index first_column() const noexcept { return begin / ops::kPagePositions; }
     std::size_t bytes() const noexcept {
       return sizeof(Node) + tokens.size() * sizeof(tokens[0]) + pages.size() * sizeof(pages[0]) +
              state.size() * sizeof(state[0]);
@@ -53,8 +62,9 @@ class PrefixTree {
     Index n = 0;
   };
 
-  PrefixTree(PagePool& pool, bool has_state)
+  PrefixTree(PagePool& pool, const PageLayout& layout, bool has_state)
       : pool_(&pool),
+        layout_(layout),
         has_state_(has_state),
         nodes_(1),
         held_(static_cast<std::size_t>(pool.n_pages())) {}
@@ -85,24 +95,28 @@ class PrefixTree {
   }
   // The last place up to `at` from which a sequence can go on.
   Place reachable(Place at) const noexcept {
-    if (!has_state_) return at;
-    while (at.node != kRoot && (at.n < node(at.node).end() || node(at.node).state.empty())) {
-      at = parent_of(at.node);
+    for (; at.node != kRoot; at = parent_of(at.node)) {
+      if (has_state_ && (at.n < node(at.node).end() || node(at.node).state.empty())) continue;
+      // The columns that the next row reads must be there, in a row. If one is not, a place before
+      // it may do.
+      while (at.n > node(at.node).begin) {
+        const Index missing = last_missing(at);
+        if (missing < layout_.first_read(at.n)) return at;
+        at.n = has_state_ ? 0 : missing * ops::kPagePositions;
+      }
     }
     return at;
   }
-  // Copies the tokens and pages before a place: (at.n) and (pages_for(at.n)).
-  void copy(Place at, std::int32_t* tokens, ops::PageId* pages) const noexcept {
-    Index page = ops::pages_for(at.n);
-    for (; at.node != kRoot; at = parent_of(at.node)) {
+  // Copies the tokens before a place, and calls f(column, pages) for the columns before it, the
+  // last first; pages: (tables).
+  template <class F>
+  void copy(Place at, std::int32_t* tokens, F&& f) const noexcept {
+    for (Index column = ops::pages_for(at.n); at.node != kRoot; at = parent_of(at.node)) {
       const Node& x = node(at.node);
       for (Index i = x.begin; i < at.n; ++i) {
         tokens[i] = x.tokens[static_cast<std::size_t>(i - x.begin)].value;
       }
-      while (page > x.first_page()) {
-        --page;
-        pages[page] = x.pages[static_cast<std::size_t>(page - x.first_page())].value;
-      }
+      for (; column > x.first_column(); --column) f(column - 1, pages_of(x, column - 1));
     }
   }
 
@@ -110,30 +124,30 @@ class PrefixTree {
     for (; index != kNone; index = node(index).parent) at(index).last_used = time;
   }
 
-  // Bytes that insert() would add beside pages at most, and the pages that it would add.
+  // Bytes that insert() would add beside pages, at most, and how many pages.
   std::size_t bytes_for(const Prefix& prefix, Place from) const noexcept {
     return 2 * sizeof(Node) + prefix.state.size() * sizeof(float) +
-           (prefix.tokens.size() - static_cast<std::size_t>(from.n)) * sizeof(std::int32_t) +
-           (prefix.pages.size() + 2) * sizeof(ops::PageId);
+           static_cast<std::size_t>(prefix.n() - from.n) * sizeof(std::int32_t) +
+           static_cast<std::size_t>((prefix.n_columns() + 2) * layout_.n_tables) *
+               sizeof(ops::PageId);
   }
   Index pages_for(const Prefix& prefix, Place from) const noexcept {
-    if (static_cast<Index>(prefix.tokens.size()) == from.n) return 0;
     Index n = 0;
-    for (const ops::PageId page :
-         prefix.pages.subspan(static_cast<std::size_t>(from.n / ops::kPagePositions))) {
-      n += !holds(page);
+    if (prefix.n() == from.n) return n;
+    for (Index c = from.n / ops::kPagePositions; c < prefix.n_columns(); ++c) {
+      for (Index table = 0; table < layout_.n_tables; ++table) n += is_new(prefix.page(table, c));
     }
     return n;
   }
-  // Adds what comes after `from`, which is where find() finds the tokens of the prefix. Strong
-  // guarantee: if it throws, nothing has changed.
+  // Adds what comes after `from`, which is where find() finds the tokens of the prefix. A node ends
+  // there then. Strong guarantee: if it throws, nothing has changed.
   void insert(const Prefix& prefix, Place from, std::uint64_t weights, std::uint64_t time) {
-    const auto n = static_cast<Index>(prefix.tokens.size());
+    const Index n = prefix.n();
     reserve_nodes();
     std::vector<Scalar<float>> state(prefix.state.size());
     for (std::size_t i = 0; i < state.size(); ++i) state[i].value = prefix.state[i];
     int last = from.node;
-    if (n > from.n && can_extend(from)) {
+    if (n > from.n && can_extend(prefix, from)) {
       extend(last, prefix);
     } else {
       Node leaf, upper;
@@ -151,6 +165,24 @@ class PrefixTree {
     touch(last, time);
   }
 
+  // Gives the nodes up to `from` those pages of layers with a window that they do not have and the
+  // prefix has. Returns how many there are, or would be if `is_trial`.
+  Index fill_gaps(const Prefix& prefix, Place from, bool is_trial) noexcept {
+    Index n = 0;
+    for (Place at = from; at.node != kRoot; at = parent_of(at.node)) {
+      Node& x = nodes_[static_cast<std::size_t>(at.node)];
+      for (Index c = x.first_column(); c < (std::min)(x.n_columns(), prefix.n_columns()); ++c) {
+        if ((std::min)(x.end(), (c + 1) * ops::kPagePositions) > from.n) break;
+        for (Index table = layout_.n_full; table < layout_.n_tables; ++table) {
+          ops::PageId& page = pages_of(x, c)[table].value;
+          if (page >= 0 || prefix.page(table, c) < 0) continue;
+          ++n;
+          if (!is_trial) hold(page = prefix.page(table, c));
+        }
+      }
+    }
+    return n;
+  }
   // Adds a node as its parent's child, as it is. There must be no child yet with its weights that
   // begins with its first token. Returns its index. Strong guarantee.
   int add(int parent, Node made) {
@@ -216,55 +248,87 @@ class PrefixTree {
   }
   bool is_in_use(const Node& x) const noexcept {
     return std::any_of(x.pages.begin(), x.pages.end(), [&](const Scalar<ops::PageId>& page) {
-      return pool_->n_users(page.value) > held_[index_of(page.value)].value;
+      return page.value >= 0 && pool_->n_users(page.value) > held_[index_of(page.value)].value;
     });
   }
 
+  bool is_new(ops::PageId page) const noexcept { return page >= 0 && !holds(page); }
   void hold(ops::PageId page) noexcept {
+    if (page < 0) return;
     pool_->share(page);
     if (held_[index_of(page)].value++ == 0) ++n_held_;
   }
   void let_go(ops::PageId page) noexcept {
+    if (page < 0) return;
     if (--held_[index_of(page)].value == 0) --n_held_;
     pool_->drop(page);
   }
 
-  // A node without children, whose state nobody needs, can grow.
-  bool can_extend(Place from) const noexcept {
+  // The pages of a column of a node: (tables).
+  const Scalar<ops::PageId>* pages_of(const Node& x, Index column) const noexcept {
+    return x.pages.data() + (column - x.first_column()) * layout_.n_tables;
+  }
+  Scalar<ops::PageId>* pages_of(Node& x, Index column) noexcept {
+    return x.pages.data() + (column - x.first_column()) * layout_.n_tables;
+  }
+  // The last column before a place that layers with a window do not have; -1: they have all.
+  Index last_missing(Place at) const noexcept {
+    Index column = layout_.n_windowed() == 0 ? 0 : ops::pages_for(at.n);
+    for (; at.node != kRoot; at = parent_of(at.node)) {
+      while (column > node(at.node).first_column()) {
+        const Scalar<ops::PageId>* const pages = pages_of(node(at.node), --column);
+        for (Index table = layout_.n_full; table < layout_.n_tables; ++table) {
+          if (pages[table].value < 0) return column;
+        }
+      }
+    }
+    return -1;
+  }
+
+  // A node without children can grow, unless its state is that of its end, or the column that it
+  // ends in would be lost.
+  bool can_extend(const Prefix& prefix, Place from) const noexcept {
     const Node& x = node(from.node);
-    return from.node != kRoot && !has_state_ && x.first_child == kNone && from.n == x.end();
+    if (from.node == kRoot || has_state_ || x.first_child != kNone || from.n < x.end())
+      return false;
+    for (Index table = 0; table < layout_.n_tables; ++table) {
+      const bool is_there = prefix.page(table, from.n / ops::kPagePositions) >= 0;
+      if (from.n % ops::kPagePositions != 0 && !is_there) return false;
+    }
+    return true;
   }
   void extend(int index, const Prefix& prefix) {
     Node& x = at(index);
-    const Index end = x.end();
-    const auto first = static_cast<std::size_t>(end / ops::kPagePositions);
-    x.tokens.reserve(prefix.tokens.size() - static_cast<std::size_t>(x.begin));
-    x.pages.reserve(prefix.pages.size() - static_cast<std::size_t>(x.first_page()));
+    const Index begin = x.end(), first = begin / ops::kPagePositions;
+    x.tokens.reserve(static_cast<std::size_t>(prefix.n() - x.begin));
+    x.pages.reserve(
+        static_cast<std::size_t>((prefix.n_columns() - x.first_column()) * layout_.n_tables));
     node_bytes_ -= x.bytes();
-    if (end % ops::kPagePositions != 0) {  // it has the beginning of this page
-      let_go(x.pages.back().value);
-      x.pages.pop_back();
+    for (Index i = first; i < x.n_columns(); ++i) {  // it has the beginning of this column
+      for (Index table = 0; table < layout_.n_tables; ++table) {
+        let_go(pages_of(x, i)[table].value);
+      }
+      x.pages.resize(static_cast<std::size_t>((i - x.first_column()) * layout_.n_tables));
     }
-    append(x, prefix, static_cast<std::size_t>(end), first);
+    const std::size_t n_old = x.pages.size();
+    append(x, prefix, begin);
+    for (std::size_t i = n_old; i < x.pages.size(); ++i) hold(x.pages[i].value);
     node_bytes_ += x.bytes();
   }
-  void fill(Node& leaf, const Prefix& prefix, Index begin, std::uint64_t weights) {
+  void fill(Node& leaf, const Prefix& prefix, Index begin, std::uint64_t weights) const {
     leaf.weights = weights;
     leaf.begin = begin;
-    const auto first = static_cast<std::size_t>(leaf.first_page());
-    leaf.tokens.reserve(prefix.tokens.size() - static_cast<std::size_t>(begin));
-    leaf.pages.reserve(prefix.pages.size() - first);
-    for (const ops::PageId page : prefix.pages.subspan(first)) leaf.pages.push_back({page});
-    for (const std::int32_t token : prefix.tokens.subspan(static_cast<std::size_t>(begin))) {
-      leaf.tokens.push_back({token});
-    }
+    append(leaf, prefix, begin);
   }
-  // There must be capacity.
-  void append(Node& x, const Prefix& prefix, std::size_t token, std::size_t page) noexcept {
-    for (const std::int32_t id : prefix.tokens.subspan(token)) x.tokens.push_back({id});
-    for (const ops::PageId id : prefix.pages.subspan(page)) {
-      x.pages.push_back({id});
-      hold(id);
+  // Tokens from `begin` on, and the columns that hold them.
+  void append(Node& x, const Prefix& prefix, Index begin) const {
+    for (const std::int32_t id : prefix.tokens.subspan(static_cast<std::size_t>(begin))) {
+      x.tokens.push_back({id});
+    }
+    for (Index c = begin / ops::kPagePositions; c < prefix.n_columns(); ++c) {
+      for (Index table = 0; table < layout_.n_tables; ++table) {
+        x.pages.push_back({prefix.page(table, c)});
+      }
     }
   }
 
@@ -272,7 +336,8 @@ class PrefixTree {
   void prepare_split(Place place, Node& upper) const {
     const Node& lower = node(place.node);
     const auto n = static_cast<std::ptrdiff_t>(place.n - lower.begin);
-    const auto n_pages = static_cast<std::ptrdiff_t>(ops::pages_for(place.n) - lower.first_page());
+    const auto n_pages = static_cast<std::ptrdiff_t>(
+        (ops::pages_for(place.n) - lower.first_column()) * layout_.n_tables);
     upper.tokens.assign(lower.tokens.begin(), lower.tokens.begin() + n);
     upper.pages.assign(lower.pages.begin(), lower.pages.begin() + n_pages);
     upper.weights = lower.weights;
@@ -282,7 +347,9 @@ class PrefixTree {
     upper.next = lower.next;
   }
   int split(Place place, Node upper) noexcept {
-    if (place.n % ops::kPagePositions != 0) hold(upper.pages.back().value);  // both have it
+    if (place.n % ops::kPagePositions != 0) {  // both have the column
+      for (Index i = 0; i < layout_.n_tables; ++i) hold(upper.pages.end()[-1 - i].value);
+    }
     const int index = take(std::move(upper));
     Node& lower = at(place.node);
     node_bytes_ -= lower.bytes();
@@ -290,7 +357,7 @@ class PrefixTree {
     at(index).first_child = place.node;
     lower.parent = index;
     lower.next = kNone;
-    const Index n_pages = place.n / ops::kPagePositions - lower.first_page();
+    const Index n_pages = (place.n / ops::kPagePositions - lower.first_column()) * layout_.n_tables;
     lower.tokens.erase(lower.tokens.begin(), lower.tokens.begin() + (place.n - lower.begin));
     lower.pages.erase(lower.pages.begin(), lower.pages.begin() + n_pages);
     lower.begin = place.n;
@@ -334,6 +401,7 @@ class PrefixTree {
   }
 
   PagePool* pool_;
+  PageLayout layout_;
   bool has_state_;
   std::vector<Node> nodes_;                 // the first is the root; a free one has no parent
   std::vector<Scalar<std::int32_t>> held_;  // (pages of the pool): how many nodes have each
