@@ -31,20 +31,7 @@
 #error "nibble: define NIBBLE_IMPLEMENTATION before the first of nibble's headers is included"
 #endif
 #if defined(NIBBLE_IMPLEMENTATION)
+#include "nibble/io/gguf_writer.hpp"
 #include "nibble/kernels/instances.hpp"
-
-namespace nibble { inline namespace NIBBLE_ABI {
-#define NIBBLE_LOAD(Formats)                                                                   \
-  template Result<Model> Model::from_gguf<Formats, CommonArchitectures>(const io::Gguf&,       \
-                                                                        const LoadOptions&);   \
-  template Result<ModelMemory> Model::memory_needed<Formats, CommonArchitectures>(             \
-      const io::Gguf&, const LoadOptions&);                                                    \
-  template Result<Model> load<Formats, CommonArchitectures>(const std::string&,                \
-                                                            const LoadOptions&);               \
-  template Result<ModelMemory> memory_needed<Formats, CommonArchitectures>(const std::string&, \
-                                                                           const LoadOptions&);
-NIBBLE_LOAD(graph::CommonFormats)
-NIBBLE_LOAD(graph::AllFormats)
-#undef NIBBLE_LOAD
-}}  // namespace nibble::NIBBLE_ABI
+#include "nibble/model/load.hpp"
 #endif
