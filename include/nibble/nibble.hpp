@@ -8,10 +8,10 @@
 //
 // Every function that can fail returns a Result; nothing aborts, throws or prints.
 //
-// It declares models, sessions, generators, engines, the thread pool and the choice of the SIMD
-// target. For anything else include its header (text/tokenizer.hpp, io/gguf.hpp, model/convert.hpp,
-// ...): in the header form many of these names are there by accident, in the split form they are
-// not.
+// It declares models, sessions, generators, engines, the cache of prefixes, the thread pool and the
+// choice of the SIMD target. For anything else include its header (text/tokenizer.hpp, io/gguf.hpp,
+// model/convert.hpp, ...): in the header form many of these names are there by accident, in the
+// split form they are not.
 //
 // Split form, for programs of many files: define NIBBLE_SPLIT for all of them, and
 // NIBBLE_IMPLEMENTATION in one of them, before it includes the first of nibble's headers. Only that
@@ -22,6 +22,7 @@
 #include "nibble/generate/embedder.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/generator.hpp"
+#include "nibble/generate/prefix_cache.hpp"
 #include "nibble/generate/scheduler.hpp"
 #include "nibble/generate/session.hpp"
 #include "nibble/model/model.hpp"

@@ -85,7 +85,8 @@ NIBBLE_INLINE std::size_t Embedder::State::bytes(const Engine::State& engine, st
                                                  Index n_texts) noexcept {
   const std::size_t of_sequence =
       sizeof(Sequence) + sizeof(SequenceInput) + sizeof(Sequence::State) +
-      Sequence::State::memory_bytes(engine.limits.n_positions, engine.needs.n_state_floats);
+      Sequence::State::memory_bytes(engine.limits.n_positions, engine.pages.n_tables,
+                                    engine.needs.n_state_floats);
   return of_engine + static_cast<std::size_t>(n_texts) * of_sequence +
          static_cast<std::size_t>(engine.plan.width) * sizeof(float) + sizeof(State);
 }

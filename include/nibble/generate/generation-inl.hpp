@@ -210,6 +210,7 @@ NIBBLE_INLINE Result<void> Generation::validate(const GenerateOptions& options,
   const Index vocab_size = model.config().vocab_size;
   NIBBLE_CHECK(Sampler::validate(options.sampling, vocab_size));
   if (options.max_tokens < 1) return bad("max_tokens must be at least 1");
+  if (options.n_kept_first < 0) return bad("n_kept_first must be at least 0");
   if (options.time_limit_ms < 0) return bad("time_limit_ms must be at least 0");
   if (!options.stop.empty() && model.tokenizer() == nullptr) {
     return bad("stop strings, but the model has no tokenizer; use stop_tokens");

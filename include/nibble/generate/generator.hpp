@@ -22,9 +22,22 @@ namespace grammar {
 class Constraint;
 }
 
+// What generation does when the session's context is full.
+enum class WhenFull : unsigned char {
+  stop,  // ends: Finish::context_full
+  // Goes on without end: forgets tokens in the middle (Session::roll). Those at the beginning stay,
+  // because a model attends to them whatever they are ("attention sinks": G. Xiao et al.,
+  // "Efficient Streaming Language Models with Attention Sinks", 2023), and half of the rest. That
+  // half is read again, so a token costs that of a prompt more, on average; every so often one
+  // takes longer. Each stretch is what a session would give that began with what is kept.
+  roll,
+};
+
 struct GenerateOptions {
   SamplingOptions sampling = {};
   Index max_tokens = 256;
+  WhenFull when_full = WhenFull::stop;
+  Index n_kept_first = 4;  // tokens at the beginning that `roll` keeps, at most half of all
   // Generation ends before the first of these in the text, and at a control token of that name.
   std::vector<std::string> stop = {};
   bool parse_special = false;  // names of control tokens in the prompt mean those tokens

@@ -220,7 +220,7 @@ NIBBLE_INLINE Result<std::vector<std::int32_t>> Scheduler::State::prompt_of(
 // The last token that is generated is never computed.
 NIBBLE_INLINE Index Scheduler::State::pages_for(Index n_prompt, Index max_tokens) const noexcept {
   const Index n_generated = (std::min)(max_tokens, engine.n_ctx() - n_prompt);
-  return ops::pages_for((std::max)(n_prompt, n_prompt + n_generated - 1));
+  return engine.pages_for((std::max)(n_prompt, n_prompt + n_generated - 1));
 }
 
 NIBBLE_INLINE Result<Shared<Completion::State>> Scheduler::State::make_request(
@@ -228,6 +228,9 @@ NIBBLE_INLINE Result<Shared<Completion::State>> Scheduler::State::make_request(
   const std::int64_t now = monotonic_nanoseconds();
   const Model& model = engine.model();
   NIBBLE_CHECK(detail::Generation::validate(from.options, model));
+  if (from.options.when_full == WhenFull::roll) {
+    return Error{Errc::unsupported, "scheduler: when_full = roll is for sessions"};
+  }
   const bool is_text = from.tokens.empty();
   NIBBLE_TRY(prompt, prompt_of(from));
   const auto n_prompt = static_cast<Index>(prompt.size());

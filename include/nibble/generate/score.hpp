@@ -165,7 +165,8 @@ NIBBLE_LAZY Result<std::vector<Score>> score(
     const auto pages_of = [&](std::size_t i) {
       const auto n = static_cast<Index>(continuations[i].size()) - 1;
       // One more for the copy of the page that the prompt ends in.
-      return ops::pages_for(base.position() + n) - ops::pages_for(base.position()) + 1;
+      return (ops::pages_for(base.position() + n) - ops::pages_for(base.position()) + 1) *
+             engine.n_page_tables();
     };
     std::vector<Fork> forks;
     std::vector<SequenceInput> inputs;
