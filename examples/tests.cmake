@@ -354,6 +354,15 @@ nibble_example_test(generate_qat generate EXIT 0 OUT "."
   ARGS ${build_folder}/qat.gguf --prompt light --max-tokens 5 --quiet)
 set_tests_properties(example_train_qat PROPERTIES FIXTURES_SETUP qat)
 set_tests_properties(example_generate_qat PROPERTIES FIXTURES_REQUIRED qat)
+# The same for static INT8: ranges of inputs are tracked too.
+nibble_example_test(train_static train EXIT 0
+  OUT "right answers: .*20 drawn commands.*rounded .* KL 0\\.[0-9]+\ntrained .* KL 0\\.[0-9]+\n$"
+  ARGS ${build_folder}/static.gguf --continue --qat i8_channel --static --zero-point --steps 3
+    --sequences 4 --rate 1e-5 --utterances 20 --beside 20 --quiet)
+nibble_example_test(inspect_static inspect EXIT 0 OUT "blk.0.attn_q.input_zero"
+  ARGS ${build_folder}/static.gguf --tensors)
+set_tests_properties(example_train_static PROPERTIES FIXTURES_SETUP static)
+set_tests_properties(example_inspect_static PROPERTIES FIXTURES_REQUIRED static)
 if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
   foreach(how INT TERM XFSZ)
     add_test(NAME example_quantize_${how} COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/ended_test.sh
@@ -379,6 +388,8 @@ nibble_example_test(train_text train EXIT 0 OUT "trained.gguf: loss"
   ARGS ${build_folder}/trained.gguf ${small_model} --steps 3 --text ${home_license} --context 32
        --threads 1)
 nibble_example_test(train_no_format train EXIT 2 ERR "^train: --qat: 'q9_9'" ARGS out.gguf --qat q9_9)
+nibble_example_test(train_not_static train EXIT 2 ERR "^train: --static: "
+  ARGS out.gguf --qat q8_0 --static)
 nibble_example_test(train_bad_rate train EXIT 2 ERR "^train: --rate: " ARGS out.gguf --rate=nan)
 nibble_example_test(train_no_model train EXIT 1 ERR "^train: missing.gguf: "
   ARGS out.gguf --like missing.gguf)

@@ -231,19 +231,32 @@ std::vector<StateTensor> tensors_of(Optimizer& optimizer) {
   return out;
 }
 
-// The two above for a run with this optimizer, whose number of steps is that of the state.
+namespace detail {
+
 template <class Optimizer>
-Result<void> save_run(const std::string& path, RunState state, Optimizer& optimizer) {
+std::vector<StateTensor> tensors_of_run(Optimizer& optimizer, std::span<const StateTensor> more) {
+  std::vector<StateTensor> tensors = tensors_of(optimizer);
+  tensors.insert(tensors.end(), more.begin(), more.end());
+  return tensors;
+}
+
+}  // namespace detail
+
+// save_checkpoint() and load_checkpoint() for a run with this optimizer, whose number of steps is
+// that of the state, and `more` tensors that it keeps.
+template <class Optimizer>
+Result<void> save_run(const std::string& path, RunState state, Optimizer& optimizer,
+                      std::span<const StateTensor> more = {}) {
   return catch_out_of_memory([&] {
     state.n_steps = optimizer.n_steps();
-    return save_checkpoint(path, state, tensors_of(optimizer));
+    return save_checkpoint(path, state, detail::tensors_of_run(optimizer, more));
   });
 }
 template <class Optimizer>
 Result<RunState> resume_run(const std::string& path, std::string_view fingerprint,
-                            Optimizer& optimizer) {
+                            Optimizer& optimizer, std::span<const StateTensor> more = {}) {
   return catch_out_of_memory([&]() -> Result<RunState> {
-    NIBBLE_TRY(state, load_checkpoint(path, fingerprint, tensors_of(optimizer)));
+    NIBBLE_TRY(state, load_checkpoint(path, fingerprint, detail::tensors_of_run(optimizer, more)));
     optimizer.set_n_steps(state.n_steps);
     return state;
   });
