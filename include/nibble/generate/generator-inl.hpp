@@ -12,7 +12,6 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/generate/generation-inl.hpp"
 #include "nibble/generate/generator.hpp"
-#include "nibble/generate/logprob.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
@@ -155,16 +154,17 @@ NIBBLE_INLINE Result<std::optional<Token>> Generator::State::next_token() {
   if (is_at_end()) return end(Finish::context_full);
   if (is_full()) NIBBLE_CHECK(roll());
   NIBBLE_TRY(forced, generation.forced());
-  Sampled sampled{forced, 0};
+  TokenLogprob next_one{forced, 0};
   if (forced == text::kNoToken) {
     NIBBLE_TRY(computed, logits());
     if (!computed) return end(interruption);
-    sampled = generation.sample(*computed, session.tokens());
-    if (is_nan(static_cast<double>(sampled.logprob))) return generation.why_none("generate");
+    auto sampled = generation.sample(*computed, session.tokens());
+    if (!sampled) return std::move(sampled).error().in("generate");
+    next_one = *sampled;
   }
-  NIBBLE_CHECK(session.sequence().push(sampled.id));
+  NIBBLE_CHECK(session.sequence().push(next_one.id));
   known_version = version();
-  return std::optional<Token>(generation.take(sampled, is_at_end()));
+  return std::optional<Token>(generation.take(next_one, is_at_end()));
 }
 
 NIBBLE_INLINE Result<void> Generator::State::roll() {

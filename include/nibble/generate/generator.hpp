@@ -91,11 +91,13 @@ struct Token {
   // −1: no token, only the text that was held back when generation was cancelled or ran out of
   // time.
   std::int32_t id = 0;
-  float logprob = 0;  // see Sampled
+  float logprob = 0;  // see TokenLogprob
   // The text that this token completes: often none, or that of several tokens; valid until next()
   // or prompt().
   std::string_view text;
   Finish finish = Finish::none;  // other than none with the last token
+  // The most likely tokens in its place, SamplingOptions::top_logprobs of them; valid as `text`.
+  std::span<const TokenLogprob> top_logprobs = {};
 };
 
 // Gets tokens from a session one by one. A token is part of the session's sequence as soon as
@@ -126,7 +128,7 @@ class Generator {
 
   // The next token, or nothing when generation has ended. Errors: invalid_argument before prompt(),
   // or if something else has changed the session's sequence since then (prompt("") goes on from
-  // there); malformed (the logits are not numbers); those of Session::logits.
+  // there); those of Sampler::sample and Session::logits.
   Result<std::optional<Token>> next();
 
   Finish finish() const noexcept;

@@ -37,7 +37,7 @@ struct Scheduler::State {
     Index n_rows = 0;         // of the step
     Index output = -1;        // its row of the logits; -1: none
     bool is_full = false;     // no token fits any more
-    Sampled sampled;
+    Result<TokenLogprob> sampled = TokenLogprob{};
   };
 
   State(Engine e, const SchedulerOptions& o) noexcept : engine(std::move(e)), options(o) {}
@@ -488,14 +488,12 @@ NIBBLE_INLINE void Scheduler::State::sample(std::span<Lane* const> of_step,
 NIBBLE_INLINE void Scheduler::State::choose(Lane& lane) {
   detail::Generation& generation = lane.request->generation;
   if (lane.is_full) return deliver(lane, generation.end(Finish::context_full));
-  if (is_nan(static_cast<double>(lane.sampled.logprob))) {
-    return fail(lane, generation.why_none("scheduler"));
-  }
-  if (auto pushed = lane.sequence.push(lane.sampled.id); !pushed) {
+  if (!lane.sampled) return fail(lane, std::move(lane.sampled).error().in("scheduler"));
+  if (auto pushed = lane.sequence.push(lane.sampled->id); !pushed) {
     return fail(lane, std::move(pushed).error());
   }
   n_generated_tokens.fetch_add(1, std::memory_order_relaxed);
-  deliver(lane, generation.take(lane.sampled, lane.sequence.position() == engine.n_ctx()));
+  deliver(lane, generation.take(*lane.sampled, lane.sequence.position() == engine.n_ctx()));
 }
 
 NIBBLE_INLINE void Scheduler::State::fail(Lane& lane, Error error) {
