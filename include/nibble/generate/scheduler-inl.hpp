@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <atomic>
 #include <new>
-#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -16,6 +15,7 @@
 #include "nibble/generate/completion-inl.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/logprob.hpp"
+#include "nibble/generate/sampler.hpp"
 #include "nibble/generate/scheduler.hpp"
 #include "nibble/ops/segment.hpp"
 
@@ -72,7 +72,7 @@ struct Scheduler::State {
   // The queue and what is beside it, for all threads.
   mutable std::atomic<std::uint32_t> mutex{0};
   std::vector<Shared<Request>> queue;  // (at most max_queue), the next one last
-  std::int64_t window_start = 0;       // when the queue was last empty, in nanoseconds
+  std::int64_t window_start = 0;       // when a request came into the empty queue, in nanoseconds
   std::atomic<bool> is_stopped{false};
   std::atomic<std::uint32_t> n_submitted{0};
   std::atomic<std::uint32_t> n_sleepers{0};  // threads that sleep until n_submitted changes
