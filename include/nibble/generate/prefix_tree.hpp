@@ -335,11 +335,9 @@ class PrefixTree {
   // The node `upper` gets what comes before a place within a node.
   void prepare_split(Place place, Node& upper) const {
     const Node& lower = node(place.node);
-    const auto n = static_cast<std::ptrdiff_t>(place.n - lower.begin);
-    const auto n_pages = static_cast<std::ptrdiff_t>(
-        (ops::pages_for(place.n) - lower.first_column()) * layout_.n_tables);
-    upper.tokens.assign(lower.tokens.begin(), lower.tokens.begin() + n);
-    upper.pages.assign(lower.pages.begin(), lower.pages.begin() + n_pages);
+    const Index n_pages = (ops::pages_for(place.n) - lower.first_column()) * layout_.n_tables;
+    upper.tokens.assign(lower.tokens.data(), lower.tokens.data() + (place.n - lower.begin));
+    upper.pages.assign(lower.pages.data(), lower.pages.data() + n_pages);
     upper.weights = lower.weights;
     upper.last_used = lower.last_used;
     upper.begin = lower.begin;

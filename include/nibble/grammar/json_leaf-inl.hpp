@@ -599,7 +599,7 @@ inline bool JsonLeaf::excludes(const SchemaTree& tree, const JsonLeaf& other) co
         if (detail::json_of(*a, false) == detail::json_of(*b, false)) return false;
     return true;
   }
-  if ((common & ~static_cast<unsigned>(kInteger | kFraction)) == 0) {
+  if ((common & ~(kInteger | kFraction)) == 0) {
     const auto is_above = [](const JsonLeaf& a, const JsonLeaf& b) {
       return a.min_ && b.max_ &&
              (a.min_->value > b.max_->value ||

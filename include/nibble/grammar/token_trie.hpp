@@ -190,11 +190,11 @@ class TokenTrie {
   }
   // Adds these to a set for as many tokens.
   void add_plain(std::size_t length, TokenSet& set) const noexcept {
-    const std::size_t near = (std::min)(length, plain_sets_.size() - 1);
-    set.add(plain_sets_[near].words());
-    if (near == length || n_plain_[near].value == plain_.size()) return;
+    const std::size_t at = (std::min)(length, plain_sets_.size() - 1);
+    set.add(plain_sets_[at].words());
+    if (at == length || n_plain_[at].value == plain_.size()) return;
     if (length >= plain_length()) return set.add(all_plain_.words());
-    for (const auto id : plain(length).subspan(n_plain_[near].value)) set.add(id.value);
+    for (const auto id : plain(length).subspan(n_plain_[at].value)) set.add(id.value);
   }
 
   // Bytes that it takes.
