@@ -42,6 +42,7 @@ std::vector<std::string> allowed_texts(Matcher& matcher) {
     texts.push_back(small_trie().is_end(id) ? "END" : std::string(small_trie().text(id)));
   });
   std::sort(texts.begin(), texts.end());
+  texts.erase(std::unique(texts.begin(), texts.end()), texts.end());  // "a" is a byte, too
   return texts;
 }
 

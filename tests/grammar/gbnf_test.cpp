@@ -49,7 +49,7 @@ term ::= ident | num | "(" ws sum ")" ws
 ident ::= [a-z] [a-z0-9_]* ws
 num ::= [0-9]+ ws
 ws ::= [ \t\n]*)G",
-     {"1+2=3\n", "(a + b2) * 7 = x\n"},
+     {"1+2=3\n", "(a+b2) *7 = x\n"},
      {"1+=3\n", "1+2=3", "(1=2\n"}},
     {"chess",
      R"G(# moves in pairs, with their numbers
@@ -68,7 +68,7 @@ kanji ::= [一-龯]+)G",
      {"東京", "ひらがな カタカナ", "東京 の\n夜"},
      {"Tokyo", "東京x", "\xE6\x9D", " 東"}},
     {"escapes",
-     R"G(root ::= "\x41\u00e9\U0001F600\t\\\"\[\]" [\]\-\\\x30-\x32] [^\n] [a\]-])G",
+     R"G(root ::= "\x41\u00e9\U0001F600\t\\\"\[\]" [\]\\\x30-\x32] [^\n] [a\]-])G",
      {"A\xC3\xA9\xF0\x9F\x98\x80\t\\\"[]]x]", "A\xC3\xA9\xF0\x9F\x98\x80\t\\\"[]1\xC3\xA9-"},
      {"A\xC3\xA9\xF0\x9F\x98\x80\t\\\"[]3xa", "A\xC3\xA9\xF0\x9F\x98\x80\t\\\"[]1\na"}},
     {"repetitions",
@@ -100,7 +100,7 @@ term ::= [0-9]+)G",
 
 TEST_CASE("GBNF: which texts grammars accept") {
   for (const Case& c : kCases) {
-    CAPTURE(c.name);
+    CAPTURE(std::string(c.name));
     Matcher matcher = test::matcher_of(test::gbnf(c.grammar));
     for (const std::string& text : c.valid) CHECK_MESSAGE(test::matches(matcher, text), text);
     for (const std::string& text : c.invalid) CHECK_MESSAGE(!test::matches(matcher, text), text);

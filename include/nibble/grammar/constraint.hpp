@@ -83,9 +83,10 @@ class Constraint {
           stacks(grammar.automaton(), o.n_states),
           masks(t, o.n_masks, o.n_states) {}
 
-    void collect(bool& has_room);
+    void collect(StackId* at);
     template <class F>
     Result<void> run(F&& f);
+    Error error_of(StackId error) const;
 
     Grammar grammar;
     const TokenTrie& trie;
@@ -124,9 +125,12 @@ class Matcher {
 
   // Goes on by a token. False, and nothing changes, if the grammar does not allow it. After an end
   // token, nothing is allowed.
-  Result<bool> accept(std::int32_t token) { return go_on({}, token); }
+  Result<bool> accept(std::int32_t token);
   // Goes on by a text, which counts as one token for rollback().
-  Result<bool> accept_text(std::string_view text) { return go_on(text, text::kNoToken); }
+  Result<bool> accept_text(std::string_view text) {
+    const WordLock lock(state().mutex);
+    return go_on(text);
+  }
 
   // Takes back the last n tokens. Errors: invalid_argument (more than n_back()).
   Result<void> rollback(std::size_t n);
@@ -156,7 +160,7 @@ class Matcher {
       : constraint_(constraint), history_(std::move(history)) {}
 
   Constraint::State& state() const noexcept { return *constraint_.state_; }
-  Result<bool> go_on(std::string_view text, std::int32_t token);
+  Result<bool> go_on(std::string_view text);
   void enter() noexcept;
   void leave() noexcept;
 
@@ -178,14 +182,15 @@ inline Result<Constraint> Constraint::create(const Grammar& grammar, const Token
   });
 }
 
-// Forgets what no matcher needs.
-inline void Constraint::State::collect(bool& has_room) {
-  has_room = stacks.collect([&](auto&& use) {
+// Forgets what no matcher needs; `at`, if it is not null, is needed too.
+inline void Constraint::State::collect(StackId* at) {
+  stacks.collect([&](auto&& use) {
     for (History* h = histories; h != nullptr; h = h->next) {
       for (std::size_t i = 0; i <= h->n_back; ++i) {
         use(h->ring[(h->position - i) % h->ring.size()].stacks);
       }
     }
+    if (at != nullptr) use(*at);
   });
   masks.forget_stacks();
 }
@@ -194,17 +199,22 @@ inline void Constraint::State::collect(bool& has_room) {
 template <class F>
 Result<void> Constraint::State::run(F&& f) {
   StackId error = f();
-  bool has_room = true;
   if (error == kNoRoom) {
-    collect(has_room);
+    collect(nullptr);
     error = f();
   }
   if (error == kDead) return ok();
-  return Error{Errc::limit, error == kTooAmbiguous
-                                ? "grammar: more than " + to_text(StackStates::kMaxItems) +
-                                      " ways to go on at once: the grammar is too ambiguous"
-                                : std::string("grammar: no room (nesting, or the number of "
-                                              "sequences); see ConstraintOptions::n_states")};
+  return error_of(error);
+}
+
+inline Error Constraint::State::error_of(StackId error) const {
+  if (error == kTooAmbiguous) {
+    return Error{Errc::limit, "grammar: more than " + to_text(StackStates::kMaxItems) +
+                                  " ways to go on at once: the grammar is too ambiguous"};
+  }
+  return Error{Errc::limit,
+               "grammar: no room (nesting, or the number of sequences); see "
+               "ConstraintOptions::n_states"};
 }
 
 inline Result<Matcher> Matcher::create(const Constraint& constraint, std::size_t max_back) {
@@ -261,31 +271,32 @@ inline Result<void> Matcher::restart() {
   return ok();
 }
 
-inline Result<bool> Matcher::go_on(std::string_view text, std::int32_t token) {
+inline Result<bool> Matcher::accept(std::int32_t token) {
   const TokenTrie& trie = state().trie;
   const WordLock lock(state().mutex);
-  const Constraint::Place& top = history_->top();
-  if (top.has_ended) return false;
-  if (token != text::kNoToken) {
-    if (trie.is_end(token)) {
-      if (!state().stacks.can_end(top.stacks)) return false;
-      history_->push({top.stacks, true});
-      return true;
-    }
-    if (!trie.contains(token)) return false;
-    text = trie.text(token);
-    if (text.empty()) return false;
+  const Constraint::Place top = history_->top();
+  if (trie.is_end(token)) {
+    const bool is_allowed = !top.has_ended && state().stacks.can_end(top.stacks);
+    if (is_allowed) history_->push({top.stacks, true});
+    return is_allowed;
   }
-  StackId at = kDead;
-  NIBBLE_CHECK(state().run([&] {
-    at = history_->top().stacks;
-    for (const char c : text) {
-      at = state().stacks.next(at, static_cast<std::uint8_t>(c));
-      if (at == kDead || !is_number(at)) break;
+  if (!trie.contains(token) || trie.text(token).empty()) return false;
+  return go_on(trie.text(token));
+}
+
+inline Result<bool> Matcher::go_on(std::string_view text) {
+  if (history_->top().has_ended) return false;
+  StackId at = history_->top().stacks;
+  for (const char c : text) {
+    StackId next = state().stacks.next(at, static_cast<std::uint8_t>(c));
+    if (next == kNoRoom) {
+      state().collect(&at);
+      next = state().stacks.next(at, static_cast<std::uint8_t>(c));
     }
-    return is_number(at) ? kDead : at;
-  }));
-  if (at == kDead) return false;
+    if (next == kDead) return false;
+    if (!is_number(next)) return state().error_of(next);
+    at = next;
+  }
   history_->push({at, false});
   return true;
 }

@@ -179,6 +179,10 @@ inline Result<void> JsonLeaf::filter_values(const SchemaTree& tree) {
   if (!has_type_) types_ = kAnyType;
   std::vector<const io::JsonValue*> kept;
   for (const io::JsonValue* value : values_) {
+    if (!detail::has_exact_numbers(*value)) {
+      return tree.unsupported(*atoms_[0], atoms_[0]->find("enum") != nullptr ? "enum" : "const",
+                              "with numbers of so many digits");
+    }
     const unsigned type = type_of(*value);
     if ((types_ & type) == 0) continue;
     if ((type & (kInteger | kFraction)) != 0) {
@@ -309,7 +313,8 @@ inline Result<ExprId> JsonLeaf::strings(JsonRules& json, const SchemaTree& tree)
     return Error{read.error().code,
                  "JSON Schema: " + read.error().message + " (in " + tree.path_of(*atoms_[0]) + ")"};
   }
-  if (read->min < min_length_ || read->max > max_length_) {
+  const bool is_too_long = max_length_ != kUnbounded && read->max > max_length_;
+  if (read->min < min_length_ || is_too_long) {
     return tree.unsupported(*atoms_[0], read->min < min_length_ ? "minLength" : "maxLength",
                             "with a pattern or format that does not keep it anyway");
   }
@@ -562,23 +567,33 @@ inline Result<ExprId> JsonLeaf::objects(JsonRules& json, const SchemaTree& tree,
   return n_required > 0 || needs_one ? some : rules.choice({none, some});
 }
 
+// Whether a member of this name can be in this one's texts.
+inline bool JsonLeaf::may_have(std::string_view name) const {
+  bool has_named = false;
+  for (const io::JsonValue* atom : atoms_) {
+    if (atom->find("additionalProperties") != nullptr) return true;
+    if (const io::JsonValue* properties = atom->find("properties"); properties != nullptr) {
+      has_named = has_named || !properties->keys().empty();
+      if (properties->find(name) != nullptr) return true;
+    }
+    if (const io::JsonValue* required = atom->find("required"); required != nullptr) {
+      has_named = has_named || !required->elements().empty();
+      for (const io::JsonValue& other : required->elements())
+        if (other.string() == name) return true;
+    }
+  }
+  return !has_named;  // then any
+}
+
 // Whether this one requires a member that the other one's texts never have.
-inline bool JsonLeaf::names(const JsonLeaf& other, bool& has_unknown) const {
+inline bool JsonLeaf::requires_more_than(const JsonLeaf& other) const {
   for (const io::JsonValue* atom : atoms_) {
     const io::JsonValue* required = atom->find("required");
     if (required == nullptr) continue;
-    for (const io::JsonValue& name : required->elements()) {
-      bool is_known = false;
-      for (const io::JsonValue* o : other.atoms_) {
-        const io::JsonValue* properties = o->find("properties");
-        is_known = is_known || o->find("additionalProperties") != nullptr ||
-                   o->find("patternProperties") != nullptr || properties == nullptr ||
-                   properties->find(name.string()) != nullptr;
-      }
-      if (!is_known) has_unknown = true;
-    }
+    for (const io::JsonValue& name : required->elements())
+      if (!other.may_have(name.string())) return true;
   }
-  return has_unknown;
+  return false;
 }
 
 inline bool JsonLeaf::excludes(const SchemaTree& tree, const JsonLeaf& other) const {
@@ -608,8 +623,7 @@ inline bool JsonLeaf::excludes(const SchemaTree& tree, const JsonLeaf& other) co
     return is_above(*this, other) || is_above(other, *this);
   }
   if (common != kObject || has_values_ || other.has_values_) return false;
-  bool mine = false, theirs = false;
-  if (names(other, mine) && other.names(*this, theirs)) return true;
+  if (requires_more_than(other) && other.requires_more_than(*this)) return true;
   // A member that both require, with constants that differ.
   const auto required_member = [&](const JsonLeaf& leaf,
                                    std::string_view name) -> std::optional<JsonLeaf> {

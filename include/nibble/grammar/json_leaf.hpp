@@ -93,7 +93,8 @@ class JsonLeaf {
   Result<ExprId> other_members(JsonRules& json, const SchemaTree& tree, RuleOf rule_of,
                                bool has_members) const;
   Result<ExprId> other_names(JsonRules& json, const SchemaTree& tree, bool has_members) const;
-  bool names(const JsonLeaf& other, bool& has_unknown) const;
+  bool may_have(std::string_view name) const;
+  bool requires_more_than(const JsonLeaf& other) const;
 
   std::vector<const io::JsonValue*> atoms_;
   unsigned types_ = kAnyType, hinted_ = 0;
@@ -148,6 +149,19 @@ inline std::string json_of(const io::JsonValue& value, bool spaced) {
   std::string text;
   append_json(value, spaced, text);
   return text;
+}
+
+// Whether all numbers of a value were read as they are written: the reader may give a neighbour of
+// others. (A value is nested at most JsonReader::kMaxDepth deep.)
+inline bool has_exact_numbers(const io::JsonValue& value) {
+  for (const io::JsonValue& element : value.elements())
+    if (!has_exact_numbers(element)) return false;
+  const double x = value.number() < 0 ? -value.number() : value.number();
+  if (x == 0) return true;
+  const std::string text = json_number(x);
+  std::size_t n_digits = 0;
+  for (const char c : text.substr(0, text.find('e'))) n_digits += c >= '0' && c <= '9';
+  return x > 1e-6 && x < 1e21 && n_digits <= 17;
 }
 
 // Characters of valid UTF-8.

@@ -90,9 +90,9 @@ class StackStates {
   const Automaton& automaton() const noexcept { return *automaton_; }
 
   // Forgets all sets but those that are in use: for_each(f) calls f(StackId&) for each of these,
-  // and they get new numbers. False: even those leave less than half of the room.
+  // and they get new numbers. (It is called twice.)
   template <class ForEach>
-  bool collect(ForEach for_each);
+  void collect(ForEach for_each);
 
  private:
   static constexpr std::size_t kFewItems = 16;  // fewer than this are searched one by one
@@ -468,7 +468,7 @@ inline ContextId StackStates::number_of_frames(std::span<StackItem> frames) {
 }
 
 template <class ForEach>
-bool StackStates::collect(ForEach for_each) {
+void StackStates::collect(ForEach for_each) {
   // Contexts refer to older ones only: one pass from the newest to the oldest finds all in use.
   constexpr ContextId kUsed{1};
   new_states_.assign(states_.size(), StackId{kUnknown});
@@ -513,8 +513,6 @@ bool StackStates::collect(ForEach for_each) {
     new_states_[i] = number_of_set();
   }
   for_each([&](StackId& id) { id = new_states_[id.value]; });
-  return states_.size() <= max_states_ / 2 && items_.size() <= items_.capacity() / 2 &&
-         contexts_.size() <= contexts_.capacity() / 2 && frames_.size() <= frames_.capacity() / 2;
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::grammar
