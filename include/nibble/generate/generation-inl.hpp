@@ -157,9 +157,8 @@ class Generation {
   Result<TokenLogprob> sample(MatrixView<const float> logits,
                               std::span<const std::int32_t> so_far) {
     const std::span<const float> row(logits.data(), static_cast<std::size_t>(logits.extent(1)));
-    return catch_out_of_memory([&] {
-      return text_.guide ? sample_allowed(row, so_far) : sampler_.sample(row, so_far);
-    });
+    return catch_out_of_memory(
+        [&] { return text_.guide ? sample_allowed(row, so_far) : sampler_.sample(row, so_far); });
   }
   // The next token if the grammar leaves no choice; else kNoToken. Its logprob is 0. Errors: those
   // of GrammarGuide::forced().
@@ -227,7 +226,13 @@ NIBBLE_INLINE Result<void> Generation::validate(const GenerateOptions& options,
 NIBBLE_INLINE Result<TokenLogprob> Generation::sample_allowed(
     std::span<const float> logits, std::span<const std::int32_t> so_far) {
   NIBBLE_TRY(allowed, text_.guide->allow(logits));
-  NIBBLE_TRY(sampled, sampler_.sample(allowed, so_far));
+  auto chosen = sampler_.sample(allowed, so_far);
+  if (!chosen && chosen.error().code == Errc::invalid_argument) {
+    return Error{Errc::invalid_argument,
+                 "no token is left that the grammar allows (see logit_bias)"};
+  }
+  if (!chosen) return std::move(chosen).error();
+  TokenLogprob sampled = *chosen;
   sampled.logprob = static_cast<float>(
       logprob_of(sampled.id, VectorView<const float>(logits.data(), logits.size())));
   NIBBLE_CHECK(text_.guide->accept(sampled.id));
