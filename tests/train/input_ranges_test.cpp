@@ -71,7 +71,6 @@ Extremes extremes_of(Trained& model, const TrainerOptions& options, const train:
   return seen;
 }
 
-// What one step sees, and a second one of a part of it.
 TEST_CASE("ranges are averages of what each step saw, of the first steps their mean") {
   const io::Gguf file = bundled();
   InlineExecutor alone;
@@ -158,7 +157,6 @@ TEST_CASE("a file for static INT8 has the codes and the ranges that training ran
     CHECK(n == 23);  // the embeddings twice, as a table and as the output
     const auto in_training = test::logits_in_training(model, batch, executor);
     const double distance = test::relative_distance(in_training, test::logits_of_file(made, batch));
-    MESSAGE("distance of logits ", distance);
     CHECK(distance < 0.008);  // as in qat_test.cpp
   }
 }

@@ -259,7 +259,6 @@ TEST_CASE("a model learns to count in static INT8") {
     REQUIRE(step);
     loss = step->loss;
   }
-  MESSAGE("loss ", loss);
   CHECK(loss < 1);
 }
 
