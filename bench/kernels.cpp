@@ -230,74 +230,74 @@ int bench_kernels(int argc, char** argv) {
   CLI::App app("Kernels against the limits of this machine.", "bench_kernels");
   Options o;
   add_options(app, o);
-  if (const auto code = example::parse(app, argc, argv)) return *code;
-  const auto usage = [&](const std::string& message) {
-    std::fprintf(stderr, "bench_kernels: %s (see --help)\n", message.c_str());
-    return example::kUsage;
-  };
-  for (const std::string& extra : app.remaining()) {
-    if (!extra.starts_with("--benchmark_")) return usage("'" + extra + "' is not known");
-  }
-  const auto runners = runners_of(o);
-  if (!runners) return usage(runners.error().message);
+  return example::run(app, argc, argv, [&]() -> nibble::Result<int> {
+    const auto usage = [&](const std::string& message) {
+      std::fprintf(stderr, "bench_kernels: %s (see --help)\n", message.c_str());
+      return example::kUsage;
+    };
+    for (const std::string& extra : app.remaining()) {
+      if (!extra.starts_with("--benchmark_")) return usage("'" + extra + "' is not known");
+    }
+    const auto runners = runners_of(o);
+    if (!runners) return usage(runners.error().message);
 
-  const CaseOptions case_options{pages_of(o), Machine::caches().l3,
-                                 o.tuning.value_or(nibble::Tuning())};
-  std::vector<Case> cases;
-  add_matmul(case_options, cases);
-  add_attention(case_options, cases);
-  add_norms(case_options, cases);
-  add_activations(case_options, cases);
-  add_fork_join(cases);
-  add_peers(case_options, cases);
-  if (const auto known = check_names(o, cases); !known) return usage(known.error().message);
-  const std::vector<Row> rows = rows_of(cases, o, *runners);
-  if (o.list) {
-    for (const Row& row : rows) std::puts(row.name().c_str());
+    const CaseOptions case_options{pages_of(o), Machine::caches().l3,
+                                   o.tuning.value_or(nibble::Tuning())};
+    std::vector<Case> cases;
+    add_matmul(case_options, cases);
+    add_attention(case_options, cases);
+    add_norms(case_options, cases);
+    add_activations(case_options, cases);
+    add_fork_join(cases);
+    add_peers(case_options, cases);
+    if (const auto known = check_names(o, cases); !known) return usage(known.error().message);
+    const std::vector<Row> rows = rows_of(cases, o, *runners);
+    if (o.list) {
+      for (const Row& row : rows) std::puts(row.name().c_str());
+      return example::kOk;
+    }
+    if (rows.empty()) return usage("no kernel has such a format");
+    if (!initialize(app.remaining())) return example::kUsage;
+
+    OutFile out(o.out);  // first: a path that cannot be written is not found out after minutes
+    if (const auto opened = out.open(); !opened) return opened.error();
+
+    ProbeOptions probe;
+    probe.targets = runners->targets;
+    probe.threads = threads_of(o.threads);
+    probe.pages = pages_of(o);
+    probe.clock = clock_of(o);
+    const Machine machine(probe);
+    std::printf("%s\n", to_text(machine).c_str());
+    add_context(machine);
+    register_rows(rows, machine, o);
+    TextTable text;
+    CsvTable csv;
+    benchmark::JSONReporter json;
+    std::ostringstream results;
+    Both both(text, out.is_csv() ? static_cast<benchmark::BenchmarkReporter&>(csv) : json);
+    both.second().SetOutputStream(&results);
+    benchmark::RunSpecifiedBenchmarks(
+        out.is_wanted() ? &both : static_cast<benchmark::BenchmarkReporter*>(&text));
+    std::puts(
+        "\nThe machine after the run, relative to before (far from 1: do not trust the rows):");
+    for (const Index n : probe.threads) {
+      const auto [dram, f32] = machine.drift(n);
+      std::printf("%d thread%s: DRAM bandwidth %.2f, f32 rate %.2f\n", static_cast<int>(n),
+                  n == 1 ? "" : "s", dram, f32);
+    }
+    for (const Index n : probe.threads) {
+      if (n == 1) continue;
+      std::printf("%d idle threads take %.2f ms of CPU time in the second after a call\n",
+                  static_cast<int>(n), 1e3 * idle_cpu_seconds(n, 1));
+    }
+    benchmark::Shutdown();
+    if (out.is_wanted() && results.str().empty()) return usage("no row ran");
+    if (const auto done = out.write(results.str()); !done) return done.error();
     return example::kOk;
-  }
-  if (rows.empty()) return usage("no kernel has such a format");
-  if (!initialize(app.remaining())) return example::kUsage;
-
-  OutFile out(o.out);  // first: a path that cannot be written is not found out after minutes
-  if (const auto opened = out.open(); !opened) return example::fail(app, opened.error());
-
-  ProbeOptions probe;
-  probe.targets = runners->targets;
-  probe.threads = threads_of(o.threads);
-  probe.pages = pages_of(o);
-  probe.clock = clock_of(o);
-  const Machine machine(probe);
-  std::printf("%s\n", to_text(machine).c_str());
-  add_context(machine);
-  register_rows(rows, machine, o);
-  TextTable text;
-  CsvTable csv;
-  benchmark::JSONReporter json;
-  std::ostringstream results;
-  Both both(text, out.is_csv() ? static_cast<benchmark::BenchmarkReporter&>(csv) : json);
-  both.second().SetOutputStream(&results);
-  benchmark::RunSpecifiedBenchmarks(
-      out.is_wanted() ? &both : static_cast<benchmark::BenchmarkReporter*>(&text));
-  std::puts("\nThe machine after the run, relative to before (far from 1: do not trust the rows):");
-  for (const Index n : probe.threads) {
-    const auto [dram, f32] = machine.drift(n);
-    std::printf("%d thread%s: DRAM bandwidth %.2f, f32 rate %.2f\n", static_cast<int>(n),
-                n == 1 ? "" : "s", dram, f32);
-  }
-  for (const Index n : probe.threads) {
-    if (n == 1) continue;
-    std::printf("%d idle threads take %.2f ms of CPU time in the second after a call\n",
-                static_cast<int>(n), 1e3 * idle_cpu_seconds(n, 1));
-  }
-  benchmark::Shutdown();
-  if (out.is_wanted() && results.str().empty()) return usage("no row ran");
-  if (const auto done = out.write(results.str()); !done) return example::fail(app, done.error());
-  return example::finished(app);
+  });
 }
 
 }}  // namespace bench
 
-int main(int argc, char** argv) {
-  return example::guarded("bench_kernels", bench::bench_kernels, argc, argv);
-}
+int main(int argc, char** argv) { return bench::bench_kernels(argc, argv); }

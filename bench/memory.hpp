@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <span>
+#include <string>
 #include <utility>
 
 #include "nibble/core/arena.hpp"
@@ -105,6 +106,22 @@ inline std::size_t number_in_file(const char* path, const char* format, std::siz
 }
 
 }  // namespace detail
+
+// A value of /proc/self/status in bytes; 0 where there is none.
+inline double status_bytes(const char* name) {
+  const std::string format = std::string(name) + ": %zu kB";
+  return 1024.0 *
+         static_cast<double>(detail::number_in_file("/proc/self/status", format.c_str(), 0));
+}
+
+// Resets the peak of memory (VmHWM) to what is in use now; false where the system cannot (only
+// Linux can).
+inline bool reset_peak() {
+  std::FILE* const file = std::fopen("/proc/self/clear_refs", "w");
+  if (file == nullptr) return false;
+  const bool written = std::fputs("5", file) >= 0;
+  return std::fclose(file) == 0 && written;
+}
 
 // Bytes of this process on huge pages now; 0 where the system does not tell.
 inline std::size_t bytes_on_huge_pages() {

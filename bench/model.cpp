@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // bench_model: measures prompt processing and generation of a whole model, from a GGUF file or from
-// a shape alone, in tokens per second and as a fraction of the machine's limit. For a file also the
-// time and memory until the first token, compared with copying the file.
+// a shape alone, in tokens per second and as a fraction of the machine's limit; and what requests
+// get that are served together. For a file also the time and memory until the first token, compared
+// with copying the file.
 #include <cstdio>
 #include <optional>
 #include <utility>
@@ -10,6 +11,7 @@
 
 #include "bench/options.hpp"
 #include "bench/print.hpp"
+#include "bench/served.hpp"
 #include "bench/synthetic.hpp"
 #include "examples/common.hpp"
 #include "nibble/generate/session.hpp"
@@ -23,6 +25,8 @@ struct Options : RunOptions {
   std::string model, shape, format = "q4_0", kv = "f16";
   Index n_prompt = 512, n_generate = 128, batch = 512;
   std::vector<Index> sequences = {1};  // generated together
+  bool serves = false;                 // also measures what requests get
+  std::string plot;
   int repetitions = 3;
 };
 
@@ -178,6 +182,26 @@ nibble::Result<std::vector<Timing>> timings_of(const nibble::Model& model, const
   return timings;
 }
 
+// What requests get that are answered together.
+nibble::Result<std::vector<Served>> served_of(const nibble::Model& model, const Options& o,
+                                              Index n_threads) {
+  std::vector<Served> all;
+  if (!o.serves || o.n_generate == 0) return all;
+  const std::vector<std::int32_t> ids = token_ids(model, kShortPrompt);
+  for (const Index n_sequences : o.sequences) {
+    NIBBLE_TRY(one, Serving::measure(model,
+                                     {.n_sequences = n_sequences,
+                                      .n_generate = o.n_generate,
+                                      .repetitions = o.repetitions,
+                                      .clock = n_threads == 1 ? clock_of(o) : Clock::wall,
+                                      .kv_type = kv_type_of(o),
+                                      .executor = &pool(n_threads)},
+                                     ids));
+    all.push_back(one);
+  }
+  return all;
+}
+
 // A row of results: prompt processing or generation with some number of threads.
 struct Result {
   std::string test;  // "pp512", "tg128"; "tg128x8" for 8 sequences together
@@ -248,28 +272,6 @@ struct LoadResult {
   double needed_bytes = 0;   // weights and session
 };
 
-// A value of /proc/self/status in bytes, or 0.
-double status_bytes(const char* name) {
-  std::size_t kilobytes = 0;
-  std::FILE* const file = std::fopen("/proc/self/status", "r");
-  if (file == nullptr) return 0;
-  const std::string format = std::string(name) + ": %zu kB";
-  char line[256];
-  while (std::fgets(line, sizeof(line), file) != nullptr) {
-    if (std::sscanf(line, format.c_str(), &kilobytes) == 1) break;
-  }
-  std::fclose(file);
-  return 1024.0 * static_cast<double>(kilobytes);
-}
-
-// Resets the peak to the memory in use now; false where the system cannot (only Linux can).
-bool reset_peak() {
-  std::FILE* const file = std::fopen("/proc/self/clear_refs", "w");
-  if (file == nullptr) return false;
-  const bool written = std::fputs("5", file) >= 0;
-  return std::fclose(file) == 0 && written;
-}
-
 // The file is in the page cache: the first round, which is not counted, reads it.
 class LoadMeasurement {
  public:
@@ -338,6 +340,7 @@ struct Summary {
   double weight_bytes = 0, session_bytes = 0, load_seconds = 0, source_bytes = 0;
   double peak_bytes = 0;          // of the process, until the end of the runs
   std::vector<LoadResult> loads;  // empty for a shape
+  std::vector<Served> served;     // empty without --sequences
 };
 
 void print_text(const Summary& s, const std::vector<Result>& results) {
@@ -368,6 +371,7 @@ void print_text(const Summary& s, const std::vector<Result>& results) {
                 static_cast<int>(r.n_threads), r.tokens_per_second, r.gigabytes_per_second,
                 r.limit.c_str(), 100 * r.fraction);
   }
+  print_served(s.served);
 }
 
 std::string json_of(const Summary& s, const std::vector<Result>& results) {
@@ -388,7 +392,8 @@ std::string json_of(const Summary& s, const std::vector<Result>& results) {
           r.copy_seconds, r.load_seconds, r.token_seconds, r.peak_bytes, r.needed_bytes);
     separator = ",\n";
   }
-  print(out, "%s  ],\n  \"results\": [", s.loads.empty() ? "" : "\n");
+  print(out, "%s  ],\n  \"served\": %s,\n  \"results\": [", s.loads.empty() ? "" : "\n",
+        json_of(s.served).c_str());
   separator = "\n";
   for (const Result& r : results) {
     print(out,
@@ -457,9 +462,14 @@ nibble::Result<void> measure(const Options& o, Target target) {
   for (const Index n : threads_of(o.threads)) {
     NIBBLE_TRY(some, timings_of(model, o, n, session_bytes));
     timings.insert(timings.end(), some.begin(), some.end());
+    NIBBLE_TRY(served, served_of(model, o, n));
+    summary.served.insert(summary.served.end(), served.begin(), served.end());
   }
   summary.session_bytes = static_cast<double>(session_bytes);
   summary.peak_bytes = static_cast<double>(example::peak_ram().value_or(0));
+  if (!o.plot.empty() && !draw(o.plot, summary.served, threads_of(o.threads))) {
+    return example::no_picture(o.plot);
+  }
   // Probed after the runs, so that the peak of memory is the model's, not the probes'.
   ProbeOptions probe;
   probe.targets = {target};
@@ -494,11 +504,15 @@ int bench_model(int argc, char** argv) {
   app.add_option("-n,--generate", o.n_generate, "tokens to generate, 0: none")
       ->check(CLI::Range(Index{0}, Index{1} << 20))
       ->capture_default_str();
-  app.add_option("--sequences", o.sequences,
-                 "how many sequences generate together, a row for each: 1,2,4,8")
-      ->delimiter(',')
-      ->check(CLI::Range(Index{1}, Index{1} << 10))
-      ->capture_default_str();
+  auto* const sequences =
+      app.add_option("--sequences", o.sequences,
+                     "how many sequences generate together, a row for each: 1,2,4,8; also what "
+                     "requests get that are served together")
+          ->delimiter(',')
+          ->check(CLI::Range(Index{1}, Index{1} << 10))
+          ->capture_default_str();
+  app.add_option("--plot", o.plot, "a picture of the requests served, FILE.svg (by gnuplot)")
+      ->needs(sequences);
   app.add_option("-b,--batch", o.batch, "tokens of the prompt that are computed together")
       ->check(CLI::Range(Index{1}, Index{1} << 16))
       ->capture_default_str();
@@ -506,30 +520,28 @@ int bench_model(int argc, char** argv) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   add_out_option(app, o, "also writes FILE.json or FILE.csv");
-  if (const auto code = example::parse(app, argc, argv)) return *code;
-  const auto usage = [&](const std::string& message) {
-    std::fprintf(stderr, "bench_model: %s (see --help)\n", message.c_str());
-    return example::kUsage;
-  };
-  if (o.model.empty() == o.shape.empty()) return usage("either --model or --shape");
-  if (!o.shape.empty()) {
-    const auto format = nibble::quant::format_from_name(o.format);
-    if (!format) return usage("--format '" + o.format + "': " + format.error().message);
-    const auto shape = shape_of(o.shape);
-    if (!shape) return usage(shape.error().message);
-  }
-  const auto available = nibble::simd::available_targets();
-  const auto targets = targets_of(o.isa, available);
-  if (!targets) return usage(targets.error().message);
-  if (targets->size() > 1 && !o.isa.empty()) return usage("one --isa at a time");
-  if (const auto done = measure(o, targets->front()); !done) {
-    return example::fail(app, done.error());
-  }
-  return example::finished(app);
+  return example::run(app, argc, argv, [&]() -> nibble::Result<int> {
+    o.serves = !sequences->empty();
+    const auto usage = [&](const std::string& message) {
+      std::fprintf(stderr, "bench_model: %s (see --help)\n", message.c_str());
+      return example::kUsage;
+    };
+    if (o.model.empty() == o.shape.empty()) return usage("either --model or --shape");
+    if (!o.shape.empty()) {
+      const auto format = nibble::quant::format_from_name(o.format);
+      if (!format) return usage("--format '" + o.format + "': " + format.error().message);
+      const auto shape = shape_of(o.shape);
+      if (!shape) return usage(shape.error().message);
+    }
+    const auto available = nibble::simd::available_targets();
+    const auto targets = targets_of(o.isa, available);
+    if (!targets) return usage(targets.error().message);
+    if (targets->size() > 1 && !o.isa.empty()) return usage("one --isa at a time");
+    NIBBLE_CHECK(measure(o, targets->front()));
+    return example::kOk;
+  });
 }
 
 }}  // namespace bench
 
-int main(int argc, char** argv) {
-  return example::guarded("bench_model", bench::bench_model, argc, argv);
-}
+int main(int argc, char** argv) { return bench::bench_model(argc, argv); }

@@ -193,37 +193,36 @@ int bench_sparse(int argc, char** argv) {
       "Columns: zeros; the time of the dense product and of the sparse one; how much faster that\n"
       "is; how much faster its bytes allow, if memory is all that counts; and the part of that\n"
       "which is reached. Up to 8 rows, weights come from memory that no cache holds.");
-  if (const auto code = example::parse(app, argc, argv)) return *code;
-  const auto usage = [&](const std::string& message) {
-    std::fprintf(stderr, "bench_sparse: %s (see --help)\n", message.c_str());
-    return example::kUsage;
-  };
-  if (o.k % 32 != 0) return usage("-k is no multiple of 32");
-  if (!std::is_sorted(o.zeros.begin(), o.zeros.end())) return usage("--zeros do not rise");
-  const auto targets = targets_of(o.isa, nibble::simd::available_targets());
-  if (!targets) return usage(targets.error().message);
-  std::printf("%s, n = %lld, k = %lld\n", cpu_name().c_str(), static_cast<long long>(o.n),
-              static_cast<long long>(o.k));
-  for (const Target target : *targets) {
-    if (!nibble::simd::force_target(target)) return usage("no such target");
-    for (const Index n_threads : threads_of(o.threads)) {
-      for (const Index m : o.rows) {
-        std::printf("\n%s, %d thread%s, %d row%s of activations\n", nibble::simd::to_string(target),
-                    static_cast<int>(n_threads), n_threads == 1 ? "" : "s", static_cast<int>(m),
-                    m == 1 ? "" : "s");
-        std::printf("%-13s %6s  %12s  %12s  %6s  %6s  %7s\n", "format", "zeros", "dense", "sparse",
-                    "times", "bytes", "reached");
-        run_format<Q4_0Blocks16x4>(o, "q4_0_16x4", Pattern::blocks, m, n_threads);
-        run_format<Q4_0TwoOfFour>(o, "q4_0_2of4", Pattern::two_of_four, m, n_threads);
-        run_format<Q4_0Bitmask>(o, "q4_0_bitmask", Pattern::single, m, n_threads);
+  return example::run(app, argc, argv, [&]() -> nibble::Result<int> {
+    const auto usage = [&](const std::string& message) {
+      std::fprintf(stderr, "bench_sparse: %s (see --help)\n", message.c_str());
+      return example::kUsage;
+    };
+    if (o.k % 32 != 0) return usage("-k is no multiple of 32");
+    if (!std::is_sorted(o.zeros.begin(), o.zeros.end())) return usage("--zeros do not rise");
+    const auto targets = targets_of(o.isa, nibble::simd::available_targets());
+    if (!targets) return usage(targets.error().message);
+    std::printf("%s, n = %lld, k = %lld\n", cpu_name().c_str(), static_cast<long long>(o.n),
+                static_cast<long long>(o.k));
+    for (const Target target : *targets) {
+      if (!nibble::simd::force_target(target)) return usage("no such target");
+      for (const Index n_threads : threads_of(o.threads)) {
+        for (const Index m : o.rows) {
+          std::printf("\n%s, %d thread%s, %d row%s of activations\n",
+                      nibble::simd::to_string(target), static_cast<int>(n_threads),
+                      n_threads == 1 ? "" : "s", static_cast<int>(m), m == 1 ? "" : "s");
+          std::printf("%-13s %6s  %12s  %12s  %6s  %6s  %7s\n", "format", "zeros", "dense",
+                      "sparse", "times", "bytes", "reached");
+          run_format<Q4_0Blocks16x4>(o, "q4_0_16x4", Pattern::blocks, m, n_threads);
+          run_format<Q4_0TwoOfFour>(o, "q4_0_2of4", Pattern::two_of_four, m, n_threads);
+          run_format<Q4_0Bitmask>(o, "q4_0_bitmask", Pattern::single, m, n_threads);
+        }
       }
     }
-  }
-  return example::finished(app);
+    return example::kOk;
+  });
 }
 
 }}  // namespace bench
 
-int main(int argc, char** argv) {
-  return example::guarded("bench_sparse", bench::bench_sparse, argc, argv);
-}
+int main(int argc, char** argv) { return bench::bench_sparse(argc, argv); }

@@ -429,24 +429,23 @@ int bench_train(int argc, char** argv) {
       ->check(CLI::Range(1, 100000))
       ->capture_default_str();
   add_out_option(app, o, "also writes FILE.json or FILE.csv");
-  if (const auto code = example::parse(app, argc, argv)) return *code;
-  const auto usage = [&](const std::string& message) {
-    std::fprintf(stderr, "bench_train: %s (see --help)\n", message.c_str());
-    return example::kUsage;
-  };
-  const auto workload = workload_of(o);
-  if (!workload) return usage(workload.error().message);
-  const auto targets = targets_of(o.isa, nibble::simd::available_targets());
-  if (!targets) return usage(targets.error().message);
-  if (targets->size() > 1 && !o.isa.empty()) return usage("one --isa at a time");
-  if (const auto done = run(o, *workload, targets->front()); !done) {
-    return example::fail(app, done.error());
-  }
-  return example::finished(app);
+  return example::run(app, argc, argv, [&]() -> nibble::Result<int> {
+    const auto usage = [&](const std::string& message) {
+      std::fprintf(stderr, "bench_train: %s (see --help)\n", message.c_str());
+      return example::kUsage;
+    };
+    const auto workload = workload_of(o);
+    if (!workload) return usage(workload.error().message);
+    const auto targets = targets_of(o.isa, nibble::simd::available_targets());
+    if (!targets) return usage(targets.error().message);
+    if (targets->size() > 1 && !o.isa.empty()) return usage("one --isa at a time");
+    if (const auto done = run(o, *workload, targets->front()); !done) {
+      return done.error();
+    }
+    return example::kOk;
+  });
 }
 
 }}  // namespace bench
 
-int main(int argc, char** argv) {
-  return example::guarded("bench_train", bench::bench_train, argc, argv);
-}
+int main(int argc, char** argv) { return bench::bench_train(argc, argv); }

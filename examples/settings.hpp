@@ -13,6 +13,7 @@
 #include "nibble/generate/sampler.hpp"
 #include "nibble/nibble.hpp"
 #include "nibble/simd/dispatch.hpp"
+#include "nibble/text/tokenizer.hpp"
 
 namespace example {
 

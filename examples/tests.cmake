@@ -16,7 +16,7 @@ function(nibble_example_test test program)
       -P ${CMAKE_CURRENT_SOURCE_DIR}/run_test.cmake -- $<TARGET_FILE:nibble_${program}> ${arg_ARGS})
 endfunction()
 
-foreach(program chat compare compress convert federated finetune generate home_commands inspect perplexity pipeline quantize search train)
+foreach(program batch chat compare compress convert federated finetune generate home_commands inspect perplexity pipeline quantize search train)
   nibble_example_test(${program}_help ${program} EXIT 0 OUT "Usage: ${program}" ARGS --help)
   nibble_example_test(${program}_usage ${program} EXIT 2 ERR "^${program}: [^\n]*--help.\n$"
     ARGS --nonsense)
@@ -153,6 +153,36 @@ nibble_example_test(generate_dry generate EXIT 0 STDIN "${utterance}\n" OUT "^${
 nibble_example_test(generate_top_logprobs generate EXIT 0 STDIN "${utterance}\n"
   OUT "^ +-0\\.[0-9]+ \"light[^\n]*\n +[0-9]+ +-0\\.[0-9]+\n +[0-9]+ +-[0-9.]+\n$"
   ARGS ${home_model} --prompt-file - --logprobs --top-logprobs 2 --max-tokens 1 --quiet)
+
+# Many prompts. Answers come as they finish: the short one first.
+nibble_example_test(batch batch EXIT 0
+  STDIN "${utterance}\n\nswitch on the kitchen light\n"
+  OUT "^2\tlight.on\\(room=kitchen\\)\n1\t${call}\n$"
+  ERR "^answers  2 of 2, [0-9]+ steps.*prompts  28 tokens.*decode   14 tokens.*first    token.*peak RAM"
+  ARGS ${home_model} - --newline)
+nibble_example_test(batch_json batch EXIT 0 ERR "^$"
+  STDIN "{\"prompt\": \"${utterance}\\n\"}\n"
+  OUT "^{\"number\": 1, \"text\": \"${call}\", \"finish\": \"end of text\", \"prompt_tokens\": 17, \"tokens\": 8, \"first_token_ms\": [0-9.]+, \"ms\": [0-9.]+}\n$"
+  ARGS ${home_model} - --json --quiet)
+nibble_example_test(batch_sampled batch EXIT 0 STDIN "light\nlight\n" OUT "^[12]\t.*\n[12]\t.*\n$"
+  ERR "decode   40 tokens" ARGS ${home_model} - --parallel 1 --max-tokens 20 --temperature 5 --top-k 0
+    --top-p 1 --min-p 0 --logit-bias 2=-inf --stop nothing)
+nibble_example_test(batch_long_prompt batch EXIT 1 STDIN "x\n${utterance}\n" OUT "^1\t[^\n]*\n$"
+  ERR "^batch: prompt 2: [^\n]*context of 10 .--ctx.\n$" ARGS ${home_model} - --ctx 10 --quiet)
+nibble_example_test(batch_bad_json batch EXIT 1 STDIN "{\"text\": \"x\"}\n" OUT "^$"
+  ERR "^batch: -: line 1: there is no string \"prompt\"\n$" ARGS ${home_model} - --json)
+nibble_example_test(batch_no_file batch EXIT 1 ERR "^batch: missing.txt: [^\n]*\n$"
+  ARGS ${home_model} missing.txt)
+nibble_example_test(batch_bad_parallel batch EXIT 2 ERR "^batch: --parallel: [^\n]*--help.\n$"
+  ARGS ${home_model} - --parallel 0)
+if(NOT WIN32)
+  set(work ${build_folder}/batch_interrupted)
+  add_test(NAME example_batch_interrupted COMMAND sh -c
+    "yes '${utterance}' | head -n 1000000 > ${work}.txt; \
+$<TARGET_FILE:nibble_batch> ${home_model} ${work}.txt --newline > ${work}.out 2> ${work}.err & sleep 1; \
+kill -INT $!; wait $!; code=$?; cat ${work}.err; rm ${work}.txt; \
+[ $code = 130 ] && grep -q 'answers  [1-9][0-9]* of 1000000' ${work}.err && [ -s ${work}.out ]")
+endif()
 
 # A conversation. The model continues commands: it has no chat template.
 nibble_example_test(chat chat EXIT 0 STDIN "${utterance}\n\n/reset\nwhy cats purr\n"
@@ -346,6 +376,15 @@ nibble_example_test(generate_qat generate EXIT 0 OUT "."
   ARGS ${build_folder}/qat.gguf --prompt light --max-tokens 5 --quiet)
 set_tests_properties(example_train_qat PROPERTIES FIXTURES_SETUP qat)
 set_tests_properties(example_generate_qat PROPERTIES FIXTURES_REQUIRED qat)
+# The same for static INT8: ranges of inputs are tracked too.
+nibble_example_test(train_static train EXIT 0
+  OUT "right answers: .*20 drawn commands.*rounded .* KL 0\\.[0-9]+\ntrained .* KL 0\\.[0-9]+\n$"
+  ARGS ${build_folder}/static.gguf --continue --qat i8_channel --static --zero-point --steps 3
+    --sequences 4 --rate 1e-5 --utterances 20 --beside 20 --quiet)
+nibble_example_test(inspect_static inspect EXIT 0 OUT "blk.0.attn_q.input_zero"
+  ARGS ${build_folder}/static.gguf --tensors)
+set_tests_properties(example_train_static PROPERTIES FIXTURES_SETUP static)
+set_tests_properties(example_inspect_static PROPERTIES FIXTURES_REQUIRED static)
 if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
   foreach(how INT TERM XFSZ)
     add_test(NAME example_quantize_${how} COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/ended_test.sh
@@ -371,6 +410,8 @@ nibble_example_test(train_text train EXIT 0 OUT "trained.gguf: loss"
   ARGS ${build_folder}/trained.gguf ${small_model} --steps 3 --text ${home_license} --context 32
        --threads 1)
 nibble_example_test(train_no_format train EXIT 2 ERR "^train: --qat: 'q9_9'" ARGS out.gguf --qat q9_9)
+nibble_example_test(train_not_static train EXIT 2 ERR "^train: --static: "
+  ARGS out.gguf --qat q8_0 --static)
 nibble_example_test(train_bad_rate train EXIT 2 ERR "^train: --rate: " ARGS out.gguf --rate=nan)
 nibble_example_test(train_no_model train EXIT 1 ERR "^train: missing.gguf: "
   ARGS out.gguf --like missing.gguf)

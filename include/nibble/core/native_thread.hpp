@@ -2,7 +2,7 @@
 //
 // NativeThread: a thread of the operating system that reports a failed start as a value.
 // (std::thread throws, and without exceptions it ends the program.) Also sleeping until a word
-// changes, the clock and the pause for spin loops.
+// changes, a mutex of one word, the clock and the pause for spin loops.
 #pragma once
 
 #include <atomic>
@@ -97,6 +97,11 @@ inline std::uintptr_t this_thread() noexcept { return GetCurrentThreadId(); }
 
 inline std::int64_t this_process() noexcept { return GetCurrentProcessId(); }
 
+// Sleeps for so long, or as the system rounds it.
+inline void sleep_microseconds(std::int64_t n) noexcept {
+  Sleep(static_cast<DWORD>((n + 999) / 1000));
+}
+
 inline std::int64_t monotonic_nanoseconds() noexcept {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
              std::chrono::steady_clock::now().time_since_epoch())
@@ -136,6 +141,15 @@ inline std::uintptr_t this_thread() noexcept {
 // The number of this process. The child of a fork() has another one.
 inline std::int64_t this_process() noexcept { return getpid(); }
 
+// Sleeps for so long, or less if a signal comes.
+inline void sleep_microseconds(std::int64_t n) noexcept {
+  timespec time{};
+  const auto set = []<class T>(T& to, std::int64_t from) { to = static_cast<T>(from); };
+  set(time.tv_sec, n / 1'000'000);
+  set(time.tv_nsec, n % 1'000'000 * 1000);
+  nanosleep(&time, nullptr);
+}
+
 inline std::int64_t monotonic_nanoseconds() noexcept {
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC, &now);  // <chrono> costs more to include than the thread pool
@@ -165,6 +179,24 @@ inline void sleep_while(std::atomic<std::uint32_t>& word, std::uint32_t value) n
 inline void wake_one(std::atomic<std::uint32_t>& word) noexcept { word.notify_one(); }
 inline void wake_all(std::atomic<std::uint32_t>& word) noexcept { word.notify_all(); }
 #endif
+
+// Holds a mutex of one such word while it lives: 0 free, 1 held, 2 held and waited for.
+class WordLock {
+ public:
+  explicit WordLock(std::atomic<std::uint32_t>& word) noexcept : word_(word) {
+    std::uint32_t state = 0;
+    if (word_.compare_exchange_strong(state, 1, std::memory_order_acquire)) return;
+    while (word_.exchange(2, std::memory_order_acquire) != 0) sleep_while(word_, 2);
+  }
+  ~WordLock() {
+    if (word_.exchange(0) == 2) wake_one(word_);
+  }
+  WordLock(const WordLock&) = delete;
+  WordLock& operator=(const WordLock&) = delete;
+
+ private:
+  std::atomic<std::uint32_t>& word_;
+};
 
 // Tells the core that this is a spin loop: saves power and lets the sibling hardware thread run.
 inline void cpu_relax() noexcept {

@@ -22,24 +22,6 @@ struct ThreadPool::Helper {
   NativeThread thread;
 };
 
-// A mutex of one futex word: 0 free, 1 held, 2 held and waited for.
-class ThreadPool::Lock {
- public:
-  explicit Lock(std::atomic<std::uint32_t>& word) noexcept : word_(word) {
-    std::uint32_t state = 0;
-    if (word_.compare_exchange_strong(state, 1, std::memory_order_acquire)) return;
-    while (word_.exchange(2, std::memory_order_acquire) != 0) sleep_while(word_, 2);
-  }
-  ~Lock() {
-    if (word_.exchange(0) == 2) wake_one(word_);
-  }
-  Lock(const Lock&) = delete;
-  Lock& operator=(const Lock&) = delete;
-
- private:
-  std::atomic<std::uint32_t>& word_;
-};
-
 // How many tasks to claim when `left` are left. Large chunks first, single tasks last: there are
 // few claims, and unequal cores finish together. A chunk is at most a quarter of a fair share, so a
 // core of a quarter of the speed does not finish late.
@@ -169,7 +151,7 @@ NIBBLE_INLINE void ThreadPool::parallel_for(Index n_tasks, Task task) noexcept {
     for (Index i = 0; i < n_tasks; ++i) task(i, worker);
     return;
   }
-  const Lock lock(caller_lock_);
+  const WordLock lock(caller_lock_);
   caller_.store(this_thread(), std::memory_order_relaxed);
   if (n_tasks == 1 || n_active_ == 1) {
     for (Index i = 0; i < n_tasks; ++i) task(i, 0);

@@ -67,7 +67,6 @@ class ThreadPool final : public Executor {
   static constexpr std::size_t kLine = 128;
 
   struct Helper;
-  class Lock;
 
   ThreadPool() noexcept = default;
   static Result<Owned<ThreadPool>> start(const ThreadPoolOptions& options);

@@ -374,15 +374,15 @@ inline double Candidates::take_near(double centre, double share) noexcept {
   // Rounding must not end this earlier than the sum of the single weights.
   auto begin = static_cast<std::size_t>(centre * kIntervals), end = begin;
   double sum = 0;
-  double far = centre - static_cast<double>(begin) / kIntervals;  // of what is summed
+  double reached = centre - static_cast<double>(begin) / kIntervals;  // of what is summed
   while (end - begin < kTable && !(sum >= enough * (1 + 1e-9))) {
     const double up = centre - (static_cast<double>(begin) - 1) / kIntervals;
     const double down = static_cast<double>(end + 1) / kIntervals - centre;
     const bool goes_up = end == kTable || (begin > 0 && up < down);
-    far = larger(far, goes_up ? up : down);
+    reached = larger(reached, goes_up ? up : down);
     sum += sums_[goes_up ? --begin : end++].value;
   }
-  const double reach = far * (1 + 1e-9) + 1e-9;
+  const double reach = reached * (1 + 1e-9) + 1e-9;
   const double least = best_logit() - (centre + reach) / scale_;
   if (begin == 0) {  // up to the most likely
     take_if([=](float logit) { return static_cast<double>(logit) >= least; });

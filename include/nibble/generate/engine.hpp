@@ -27,8 +27,12 @@ struct EngineOptions {
   Index n_ctx = 0;
   Index max_sequences = 1;  // in one step
   // Positions of the cache, for all sequences together, in whole pages of ops::kPagePositions; 0:
-  // n_ctx for each of max_sequences.
+  // n_ctx for each of max_sequences. (Where layers have windows, longer sequences fit in them:
+  // these layers keep only their window.)
   Index cache_positions = 0;
+  // Layers with a window keep so many positions before it as well: a sequence can go back that far
+  // (Sequence::rewind). -1: they keep all positions, as other layers do.
+  Index window_margin = 256;
   Index max_step_tokens = 64;  // of all sequences in one step
   Index max_outputs = 0;       // rows of logits of one step; 0: one for each of max_sequences
   ops::KvType kv_type = ops::KvType::f16;
@@ -122,6 +126,11 @@ class Engine {
   // Pages of the cache, and how many of them no sequence uses.
   Index n_pages() const noexcept;
   Index n_free_pages() const noexcept;
+  // How many pages a sequence takes at most when it has n positions: one for each begun
+  // ops::kPagePositions, or, where only some layers have a window, n_page_tables(), of which some
+  // are given back.
+  Index pages_for(Index n_positions) const noexcept;
+  Index n_page_tables() const noexcept;
   // Bytes that the engine holds: working memory, cache, tables. More once rows of numbers were
   // given.
   std::size_t bytes() const noexcept;
@@ -130,6 +139,7 @@ class Engine {
   friend class Sequence;
   friend class Session;
   friend class Embedder;
+  friend class PrefixCache;
   struct State;
   struct Pool;
   explicit Engine(Owned<State> state) noexcept;

@@ -18,9 +18,26 @@
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
+namespace grammar {
+class Constraint;
+}
+
+// What generation does when the session's context is full.
+enum class WhenFull : unsigned char {
+  stop,  // ends: Finish::context_full
+  // Goes on without end: forgets tokens in the middle (Session::roll). Those at the beginning stay,
+  // because a model attends to them whatever they are ("attention sinks": G. Xiao et al.,
+  // "Efficient Streaming Language Models with Attention Sinks", 2023), and half of the rest. That
+  // half is read again, so a token costs that of a prompt more, on average; every so often one
+  // takes longer. Each stretch is what a session would give that began with what is kept.
+  roll,
+};
+
 struct GenerateOptions {
   SamplingOptions sampling = {};
   Index max_tokens = 256;
+  WhenFull when_full = WhenFull::stop;
+  Index n_kept_first = 4;  // tokens at the beginning that `roll` keeps, at most half of all
   // Generation ends before the first of these in the text, and at a control token of that name.
   std::vector<std::string> stop = {};
   bool parse_special = false;  // names of control tokens in the prompt mean those tokens
@@ -34,6 +51,11 @@ struct GenerateOptions {
   // Called before each step of a prompt with the numbers of tokens read and of all to read; false
   // cancels.
   const Progress* progress = nullptr;
+  // What the answer must be (grammar/constraint.hpp), for the vocabulary of the model's tokenizer.
+  // It must outlive what uses the options. Tokens that it does not allow never come; those that are
+  // certain come without running the model, with logprob 0. An empty prompt goes on in it, any
+  // other one begins it anew. (Finding certain tokens allocates.)
+  const grammar::Constraint* grammar = nullptr;
 };
 
 enum class Finish : unsigned char {
@@ -45,6 +67,8 @@ enum class Finish : unsigned char {
   cancelled,
   stop_token,  // one of GenerateOptions::stop_tokens
   time_limit,
+  grammar_end,  // GenerateOptions::grammar allows nothing more
+  failed,       // only of a Completion, which has the error
 };
 
 constexpr const char* to_string(Finish finish) noexcept {
@@ -57,6 +81,8 @@ constexpr const char* to_string(Finish finish) noexcept {
     case Finish::cancelled: return "cancelled";
     case Finish::stop_token: return "stop token";
     case Finish::time_limit: return "time limit";
+    case Finish::grammar_end: return "end of the grammar";
+    case Finish::failed: return "failed";
   }
   return "unknown";
 }

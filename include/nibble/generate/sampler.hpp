@@ -40,6 +40,7 @@ class Sampler {
   }
 
   const SamplingOptions& options() const noexcept { return options_; }
+  Index vocab_size() const noexcept { return vocab_size_; }
 
   // Other options for the tokens to come. The sequence of random numbers goes on, unless the seed
   // is another one; then, or with another mirostat_tau, mirostat begins anew. Errors: as create();

@@ -36,7 +36,7 @@ enum class SamplingStep : unsigned char {
 
 // In the order in which they are done if the caller gives none. With mirostat, which chooses the
 // number of candidates itself, top_k, typical, top_p, min_p and xtc are then left out.
-inline constexpr SamplingStep kSamplingSteps[] = {
+NIBBLE_HIDDEN inline constexpr SamplingStep kSamplingSteps[] = {
     SamplingStep::penalties, SamplingStep::dry,         SamplingStep::top_k,
     SamplingStep::typical,   SamplingStep::top_p,       SamplingStep::min_p,
     SamplingStep::xtc,       SamplingStep::temperature, SamplingStep::mirostat};

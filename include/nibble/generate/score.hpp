@@ -152,7 +152,8 @@ NIBBLE_LAZY Result<void> score_forks(Engine& engine, const Sequence& base,
   const auto pages_of = [&](std::size_t i) {
     const auto n = static_cast<Index>(n_rows_of(i));
     // One more for the copy of the page that the base ends in.
-    return ops::pages_for(base.position() + n) - ops::pages_for(base.position()) + 1;
+    return (ops::pages_for(base.position() + n) - ops::pages_for(base.position()) + 1) *
+           engine.n_page_tables();
   };
   std::vector<Fork> forks;
   std::vector<SequenceInput> inputs;

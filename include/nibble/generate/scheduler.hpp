@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A scheduler: many requests at once on one model. Prompts and generation share the steps of one
+// engine, so weights are read once for all of them; requests come and go between steps, and each
+// gets, bit for bit, what it would get alone.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "nibble/core/callback.hpp"
+#include "nibble/core/executor.hpp"
+#include "nibble/core/owned.hpp"
+#include "nibble/core/result.hpp"
+#include "nibble/core/view.hpp"
+#include "nibble/generate/completion.hpp"
+#include "nibble/generate/generator.hpp"
+#include "nibble/model/model.hpp"
+#include "nibble/ops/kv_type.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI {
+
+struct SchedulerOptions {
+  Index n_ctx = 0;      // positions of a sequence, see EngineOptions
+  Index max_batch = 8;  // requests that run together
+  // Tokens of all requests in one step, at least max_batch: the more, the faster are prompts, and
+  // the longer do those wait that generate meanwhile.
+  Index max_step_tokens = 64;
+  // Positions of the cache for all requests together; 0: n_ctx for each of max_batch. With fewer, a
+  // request waits until the pages that it may need at most (prompt and max_tokens) are free.
+  Index cache_positions = 0;
+  Index max_queue = 1000;  // requests that wait; more are refused
+  // When nothing runs, how long the first request waits for others to begin with it.
+  Index max_wait_ms = 0;
+  ops::KvType kv_type = ops::KvType::f16;
+  Executor* executor = nullptr;  // must outlive the scheduler; null: the thread that steps
+};
+
+struct GenerateRequest {
+  std::string prompt = {};                // a text
+  std::vector<std::int32_t> tokens = {};  // or tokens in its place
+  // Time limit and `cancel` also hold while the request waits; `cancel` and `progress` must live
+  // until it has ended.
+  GenerateOptions options = {};
+  int priority = 0;  // of those that wait, the highest comes first, then the oldest
+  // Called with each token by the thread that steps, in place of Completion::poll(). False cancels.
+  // The last token is always delivered, see there. It may submit and cancel, but not step; it must
+  // not throw.
+  Callback<bool(const Token&)> on_token = {};
+};
+
+// At some moment; and since the scheduler was made.
+struct SchedulerStats {
+  Index n_waiting = 0, n_running = 0;   // requests
+  Index n_free_pages = 0, n_pages = 0;  // of the cache, not promised to a request; of all
+  std::int64_t n_steps = 0;
+  std::int64_t n_prompt_tokens = 0, n_generated_tokens = 0;
+  std::int64_t n_ended = 0, n_refused = 0;  // requests
+};
+
+// submit(), stats() and stop() may be called from any thread at any time; step() and
+// wait_for_work() by one thread at a time, for example that of a SchedulerThread.
+//
+// A step gives one row to each request that generates, and shares the rest of max_step_tokens among
+// prompts in equal parts, so that none stalls for a long one. Requests begin in the order of
+// priority and time, and only when all pages that they may need are free: none is ever broken off
+// for lack of memory, and one that waits for a large part of the cache is not overtaken. After
+// create() only submit() allocates.
+class Scheduler {
+ public:
+  // Errors: those of Engine::create(), unsupported (a model that gives embeddings),
+  // invalid_argument (an option outside its range).
+  static Result<Scheduler> create(const Model& model, const SchedulerOptions& options = {});
+
+  // Takes a request; it waits until step() lets it begin. Errors: invalid_argument (options as for
+  // Generator::create(), no prompt or two, a token that does not exist); limit (the queue is full,
+  // a prompt longer than n_ctx, more pages than there are); unsupported (when_full = roll);
+  // cancelled (after stop()); those of Tokenizer::encode; out_of_memory.
+  Result<Completion> submit(GenerateRequest request);
+
+  // Lets requests begin, ends those that are cancelled or out of time, and computes one step of all
+  // that run. Whether requests are left. May sleep up to max_wait_ms.
+  bool step();
+  // Sleeps until there are requests: true; or until stop(): false.
+  bool wait_for_work() noexcept;
+  // No more requests are taken, and wait_for_work() ends. Those that were taken can be stepped to
+  // their end.
+  void stop() noexcept;
+
+  SchedulerStats stats() const noexcept;
+  const Model& model() const noexcept;
+  // As in the options, or as it was chosen.
+  Index n_ctx() const noexcept;
+  // Of the engine and the sequences.
+  std::size_t bytes() const noexcept;
+
+ private:
+  struct State;
+  explicit Scheduler(Owned<State> state) noexcept;
+
+  Owned<State> state_;  // requests that have not ended are cancelled with it
+};
+
+}}  // namespace nibble::NIBBLE_ABI
+
+#if !NIBBLE_DECLARATIONS_ONLY
+#include "nibble/generate/scheduler-inl.hpp"
+#endif
