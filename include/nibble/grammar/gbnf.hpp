@@ -55,7 +55,7 @@ class GbnfReader {
   Result<ExprId> alternatives(int depth);
   Result<ExprId> sequence(int depth);
   Result<ExprId> part(int depth);
-  Result<ExprId> repeated(ExprId part);
+  Result<ExprId> repeated(ExprId part, int depth);
   Result<std::uint32_t> number();
   Result<ExprId> literal();
   Result<ExprId> set();
@@ -168,7 +168,7 @@ inline Result<ExprId> GbnfReader::sequence(int depth) {
         c == '"' || c == '[' || c == '(' || c == '.' || c == '<' || c == '!' || is_word(c);
     if (!goes_on) break;
     NIBBLE_TRY(one, part(depth));
-    NIBBLE_TRY(times, repeated(one));
+    NIBBLE_TRY(times, repeated(one, depth));
     all.push_back(times);
     if (rules_.is_too_large()) {
       return error("too many repetitions (at most " + to_text(Rules::kMaxRepeat) +
@@ -199,9 +199,10 @@ inline Result<ExprId> GbnfReader::part(int depth) {
 }
 
 // The part as often as what follows it says; llama.cpp allows several of these in a row.
-inline Result<ExprId> GbnfReader::repeated(ExprId part) {
+inline Result<ExprId> GbnfReader::repeated(ExprId part, int depth) {
   for (int n = 0;; ++n) {
     std::uint32_t min = 0, max = kUnbounded;
+    skip_space(depth > 0);
     if (accept("*")) {
     } else if (accept("+")) {
       min = 1;
