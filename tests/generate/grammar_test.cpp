@@ -64,7 +64,8 @@ Bound generate(const Constraint& constraint, std::string_view prompt,
 }
 
 // Calls as the model was taught them, of two rooms.
-constexpr const char* kCalls = R"G(root ::= device "." action "(room=" room (", level=" [0-9]{1,3})? ")"
+constexpr const char* kCalls =
+    R"G(root ::= device "." action "(room=" room (", level=" [0-9]{1,3})? ")"
 device ::= "light" | "blinds" | "climate"
 action ::= "on" | "off" | "set"
 room ::= "office" | "kitchen")G";
