@@ -124,7 +124,6 @@ class MaskCache {
   void clear() noexcept;
 
   const TokenTrie* trie_;
-  std::size_t n_masks_;
   std::vector<Entry> entries_;
   std::vector<Scalar<std::uint32_t>> places_;  // open addressing; index + 1
   std::vector<Listed> listed_;
@@ -140,7 +139,6 @@ class MaskCache {
 
 inline MaskCache::MaskCache(const TokenTrie& trie, std::size_t n_masks, std::size_t n_states)
     : trie_(&trie),
-      n_masks_(n_masks),
       places_(2 * kEntries),
       path_(trie.all().depth() + 1),
       found_(trie.n_tokens()),

@@ -39,7 +39,8 @@ constexpr bool is_number(StackId id) noexcept { return id.value < kTooAmbiguous.
 // Number of a context.
 struct ContextId {
   std::uint32_t value = 0;
-  friend constexpr auto operator<=>(const ContextId&, const ContextId&) noexcept = default;
+  friend constexpr bool operator==(ContextId a, ContextId b) noexcept { return a.value == b.value; }
+  friend constexpr bool operator<(ContextId a, ContextId b) noexcept { return a.value < b.value; }
 };
 
 // The top of stacks: a state of the automaton, how often its rule has repeated if it counts, and
@@ -48,7 +49,13 @@ struct StackItem {
   StateId state;
   std::uint32_t count = 0;
   ContextId context;
-  friend constexpr auto operator<=>(const StackItem&, const StackItem&) noexcept = default;
+  friend constexpr bool operator==(const StackItem& a, const StackItem& b) noexcept {
+    return a.state == b.state && a.count == b.count && a.context == b.context;
+  }
+  friend constexpr bool operator<(const StackItem& a, const StackItem& b) noexcept {
+    if (!(a.state == b.state)) return a.state < b.state;
+    return a.count != b.count ? a.count < b.count : a.context < b.context;
+  }
 };
 
 // All memory is allocated when it is made. Not for several threads at once.
