@@ -15,6 +15,7 @@
 #include <fstream>
 #include <map>
 
+#include "nibble/core/available_memory.hpp"
 #include "nibble/kernels/pass.hpp"
 #include "nibble/ops/matmul_input.hpp"
 
@@ -229,7 +230,7 @@ std::size_t Machine::cold_bytes() {
   static const std::size_t bytes = [] {
     constexpr std::size_t kLeast = std::size_t{64} << 20;
     const std::size_t wanted = std::max(std::size_t{512} << 20, 8 * caches().l3);
-    return std::min(wanted, std::max(kLeast, available_memory() / 4));
+    return std::min(wanted, std::max(kLeast, nibble::available_memory() / 4));
   }();
   return bytes;
 }

@@ -19,10 +19,6 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
-#if !defined(_WIN32)
-#include <sys/resource.h>
-#include <unistd.h>
-#endif
 
 namespace bench {
 
@@ -110,41 +106,6 @@ inline std::size_t number_in_file(const char* path, const char* format, std::siz
 }
 
 }  // namespace detail
-
-// Bytes of RAM that this process can take now without swapping: what the system has, within the
-// limits of its container and of `ulimit -v`. SIZE_MAX where nothing tells.
-inline std::size_t available_memory() {
-  std::size_t bytes = SIZE_MAX;
-#if !defined(_WIN32)
-#if defined(_SC_PHYS_PAGES)
-  const auto pages = ::sysconf(_SC_PHYS_PAGES), page = ::sysconf(_SC_PAGESIZE);
-  if (pages > 0 && page > 0) {
-    bytes = static_cast<std::size_t>(pages) * static_cast<std::size_t>(page);
-  }
-#endif
-  const std::size_t kibibytes =
-      detail::number_in_file("/proc/meminfo", "MemAvailable: %zu kB", SIZE_MAX / 1024);
-  bytes = std::min(bytes, kibibytes * 1024);
-  // A container sees its own limit at the root. The file says "max" if there is none.
-  constexpr const char* kLimits[][2] = {
-      {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
-      {"/sys/fs/cgroup/memory/memory.limit_in_bytes",
-       "/sys/fs/cgroup/memory/memory.usage_in_bytes"}};
-  for (const auto& [limit_path, used_path] : kLimits) {
-    const std::size_t limit = detail::number_in_file(limit_path, "%zu", SIZE_MAX);
-    const std::size_t used = detail::number_in_file(used_path, "%zu", 0);
-    bytes = std::min(bytes, limit - std::min(limit, used));
-  }
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
-    const auto space = static_cast<std::size_t>(limit.rlim_cur);
-    const std::size_t used =
-        1024 * detail::number_in_file("/proc/self/status", "VmSize: %zu kB", 0);
-    bytes = std::min(bytes, space - std::min(space, used));
-  }
-#endif
-  return bytes;
-}
 
 // A value of /proc/self/status in bytes; 0 where there is none.
 inline double status_bytes(const char* name) {

@@ -7,6 +7,7 @@
 
 #include "bench/case.hpp"
 #include "bench/shape.hpp"
+#include "nibble/core/available_memory.hpp"
 #include "nibble/model/architecture.hpp"
 #include "nibble/model/llama.hpp"
 #include "nibble/model/model.hpp"
@@ -67,10 +68,10 @@ inline nibble::Result<nibble::Model> synthetic_model(const Shape& shape,
                              source.bytes().first(static_cast<std::size_t>(need.n) * row)));
     }
   }
-  if (store.bytes() > available_memory()) {
+  if (store.bytes() > nibble::available_memory()) {
     return nibble::Error{nibble::Errc::limit,
                          "the weights take " + std::to_string(store.bytes() >> 20) + " MiB, but " +
-                             std::to_string(available_memory() >> 20) +
+                             std::to_string(nibble::available_memory() >> 20) +
                              " MiB of RAM are available"};
   }
   NIBBLE_CHECK(store.pack(*options.executor));

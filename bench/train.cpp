@@ -17,6 +17,7 @@
 #include "bench/print.hpp"
 #include "bench/shape.hpp"
 #include "examples/common.hpp"
+#include "nibble/core/available_memory.hpp"
 #include "nibble/model/gpt2.hpp"
 #include "nibble/model/llama.hpp"
 #include "nibble/train/adamw.hpp"
@@ -159,7 +160,7 @@ class Training {
  public:
   static nibble::Result<Training> create(const Options& o, const Workload& w) {
     // Read first: memory that was allocated, but not yet touched, may count as available or not.
-    const std::size_t available = available_memory();
+    const std::size_t available = nibble::available_memory();
     Training made(o, w);
     made.graph_ = w.is_gpt2() ? nibble::train::make_training_graph<nibble::Gpt2>(w.shape.config)
                               : nibble::train::make_training_graph<nibble::Llama>(w.shape.config);

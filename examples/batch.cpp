@@ -275,6 +275,7 @@ Result<int> run(Options& o) {
   const nibble::Progress progress(on_load);
   NIBBLE_TRY(model, nibble::load<nibble::graph::AllFormats>(
                         o.model, {.executor = pool.get(), .progress = &progress}));
+  NIBBLE_CHECK(example::set_dry_breakers(o, model));
   NIBBLE_TRY(scheduler,
              nibble::Scheduler::create(
                  model, {.n_ctx = o.session.n_ctx,

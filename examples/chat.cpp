@@ -349,6 +349,7 @@ nibble::Result<int> run(Options& o) {
   for (const std::int32_t id : encoder.ends_of_answer(chat_template))
     o.generate.stop_tokens.push_back(id);
 
+  NIBBLE_CHECK(example::set_dry_breakers(o, *model));
   NIBBLE_TRY(session, nibble::Session::create(*model, o.session));
   if (o.generate.max_tokens == 0) o.generate.max_tokens = session.capacity();
   const auto on_prompt = [&](std::size_t done, std::size_t total) {

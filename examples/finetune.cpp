@@ -254,8 +254,7 @@ Result<Finetuned> learn(const Options& o, const nibble::io::Gguf& file, const ni
   loop.n_steps = o.n_steps;
   loop.is_quiet = o.quiet;
   loop.write = [&]() -> Result<void> {
-    NIBBLE_TRY(adapter, nibble::train::adapter_of(weights, architecture, o.lora));
-    learned.adapter = std::move(adapter);
+    learned.adapter = nibble::train::adapter_of(weights, architecture, o.lora);
     learned.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     return write(o, learned.adapter, file, executor);
   };

@@ -50,6 +50,9 @@ void add_options(CLI::App& app, Options& o) {
       "--bos", [&o](bool yes) { o.generate.add_bos = yes; },
       "whether to begin with the begin token: true or false; default: as the model wants");
   app.add_flag("--logprobs", o.logprobs, "a line per token, with its log-probability");
+  app.add_option("--top-logprobs", o.generate.sampling.top_logprobs,
+                 "below each token's line, how many of the most likely tokens in its place")
+      ->check(example::any_count());
   app.add_flag("--ids", o.ids, "a line per token, with its id; the prompt's ids on stderr");
   app.add_flag(
       "--memory", o.memory,
@@ -80,13 +83,21 @@ std::string quoted(std::string_view text) {
   return out + '"';
 }
 
+// Whether each token has a line.
+bool shows_lines(const Options& o) {
+  return o.ids || o.logprobs || o.generate.sampling.top_logprobs > 0;
+}
+
 void print(const nibble::Token& token, const Options& o) {
-  if (!o.ids && !o.logprobs) {
+  if (!shows_lines(o)) {
     std::fwrite(token.text.data(), 1, token.text.size(), stdout);
   } else {
     if (o.ids) std::printf("%7d ", static_cast<int>(token.id));
     if (o.logprobs) std::printf("%9.4f ", static_cast<double>(token.logprob));
     std::printf("%s\n", quoted(token.text).c_str());
+    for (const nibble::TokenLogprob& top : token.top_logprobs) {
+      std::printf("  %7d %9.4f\n", static_cast<int>(top.id), static_cast<double>(top.logprob));
+    }
   }
   std::fflush(stdout);
 }
@@ -158,6 +169,7 @@ nibble::Result<int> run(Options& o) {
   if (model->tokenizer() == nullptr) {
     return *model->tokenizer_error();
   }
+  NIBBLE_CHECK(example::set_dry_breakers(o, *model));
   NIBBLE_TRY(session, nibble::Session::create(*model, o.session));
   const auto on_prompt = [&](std::size_t done, std::size_t total) {
     status.show("prompt: " + std::to_string(done) + " of " + std::to_string(total) + " tokens");
@@ -192,7 +204,7 @@ nibble::Result<int> run(Options& o) {
   }
   timing.decode_seconds = seconds_since(start);
   timing.n_tokens = generator.n_tokens();
-  if (!o.ids && !o.logprobs) std::puts("");
+  if (!shows_lines(o)) std::puts("");
   if (!example::is_stdout_written()) {
     return nibble::Error{nibble::Errc::io, "cannot write to stdout"};
   }

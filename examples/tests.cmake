@@ -26,7 +26,18 @@ nibble_example_test(generate_no_target generate EXIT 2 ERR "SSE99"
   ARGS ${home_model} --prompt x --target SSE99)
 nibble_example_test(generate_bad_top_p generate EXIT 2 ERR "top_p"
   ARGS ${home_model} --prompt x --top-p 0)
-foreach(option --seed=-1 --temperature=-1 --temperature=nan --top-p=nan --min-p=2 --stop=)
+foreach(option typical xtc-threshold dry-base)
+  string(REPLACE "-" "_" id ${option})
+  nibble_example_test(generate_zero_${id} generate EXIT 2 ERR "${id}[_p]* must be "
+    ARGS ${home_model} --prompt x --${option} 0)
+endforeach()
+nibble_example_test(generate_sampler_twice generate EXIT 2 ERR "top_k is there twice"
+  ARGS ${home_model} --prompt x --samplers top_k,temperature,top_k)
+foreach(option --seed=-1 --temperature=-1 --temperature=nan --top-p=nan --min-p=2 --stop=
+    --typical=2 --xtc-probability=1.5 --xtc-threshold=nan --frequency-penalty=nan
+    --presence-penalty=x --dry-multiplier=-1 --dry-base=nan --dry-allowed-length=0
+    --dry-window=-1 --dry-breaker= --temperature-range=-1 --temperature-exponent=nan
+    --mirostat-tau=-1 --mirostat-eta=2 --top-logprobs=-1 --samplers=top_k,top_q)
   string(REGEX REPLACE "(.*)=.*" "\\1" name ${option})
   string(MAKE_C_IDENTIFIER ${option} id)
   nibble_example_test(generate_bad${id} generate EXIT 2 ERR "^generate: ${name}: [^\n]*--help.\n$"
@@ -131,6 +142,17 @@ nibble_example_test(generate_tokens generate EXIT 0 STDIN "${utterance}\n"
 nibble_example_test(generate_sampled generate EXIT 0 OUT "." ERR "decode   20 tokens.*token limit"
   ARGS ${home_model} --prompt light --max-tokens 20 --temperature 5 --top-k 0 --top-p 1 --min-p 0
     --seed 7 --kv bf16 --batch 1 --threads 2 --stop "<unk>")
+
+nibble_example_test(generate_chain generate EXIT 0 OUT "." ERR "decode +[0-9]+ tokens"
+  ARGS ${home_model} --prompt light --max-tokens 20 --temperature 2 --temperature-range 1
+    --samplers dry,typical,xtc,temperature,penalties,mirostat --typical 0.9 --xtc-probability 0.5
+    --frequency-penalty 0.1 --presence-penalty -0.1 --dry-multiplier 0.8 --dry-breaker light
+    --mirostat-tau 3 --seed 7 --stop "<unk>")
+nibble_example_test(generate_dry generate EXIT 0 STDIN "${utterance}\n" OUT "^${call}\n$"
+  ARGS ${home_model} --prompt-file - --dry-multiplier 0.8)
+nibble_example_test(generate_top_logprobs generate EXIT 0 STDIN "${utterance}\n"
+  OUT "^ +-0\\.[0-9]+ \"light[^\n]*\n +[0-9]+ +-0\\.[0-9]+\n +[0-9]+ +-[0-9.]+\n$"
+  ARGS ${home_model} --prompt-file - --logprobs --top-logprobs 2 --max-tokens 1 --quiet)
 
 # Many prompts. Answers come as they finish: the short one first.
 nibble_example_test(batch batch EXIT 0
@@ -354,6 +376,15 @@ nibble_example_test(generate_qat generate EXIT 0 OUT "."
   ARGS ${build_folder}/qat.gguf --prompt light --max-tokens 5 --quiet)
 set_tests_properties(example_train_qat PROPERTIES FIXTURES_SETUP qat)
 set_tests_properties(example_generate_qat PROPERTIES FIXTURES_REQUIRED qat)
+# The same for static INT8: ranges of inputs are tracked too.
+nibble_example_test(train_static train EXIT 0
+  OUT "right answers: .*20 drawn commands.*rounded .* KL 0\\.[0-9]+\ntrained .* KL 0\\.[0-9]+\n$"
+  ARGS ${build_folder}/static.gguf --continue --qat i8_channel --static --zero-point --steps 3
+    --sequences 4 --rate 1e-5 --utterances 20 --beside 20 --quiet)
+nibble_example_test(inspect_static inspect EXIT 0 OUT "blk.0.attn_q.input_zero"
+  ARGS ${build_folder}/static.gguf --tensors)
+set_tests_properties(example_train_static PROPERTIES FIXTURES_SETUP static)
+set_tests_properties(example_inspect_static PROPERTIES FIXTURES_REQUIRED static)
 if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
   foreach(how INT TERM XFSZ)
     add_test(NAME example_quantize_${how} COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/ended_test.sh
@@ -379,6 +410,8 @@ nibble_example_test(train_text train EXIT 0 OUT "trained.gguf: loss"
   ARGS ${build_folder}/trained.gguf ${small_model} --steps 3 --text ${home_license} --context 32
        --threads 1)
 nibble_example_test(train_no_format train EXIT 2 ERR "^train: --qat: 'q9_9'" ARGS out.gguf --qat q9_9)
+nibble_example_test(train_not_static train EXIT 2 ERR "^train: --static: "
+  ARGS out.gguf --qat q8_0 --static)
 nibble_example_test(train_bad_rate train EXIT 2 ERR "^train: --rate: " ARGS out.gguf --rate=nan)
 nibble_example_test(train_no_model train EXIT 1 ERR "^train: missing.gguf: "
   ARGS out.gguf --like missing.gguf)

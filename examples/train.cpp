@@ -37,13 +37,19 @@ struct Options {
   std::size_t n_utterances = 2000;
   Index n_sequences = 64, context = 0, n_threads = 0, n_accumulated = 1;
   bool small_moments = false, recompute = false, answers_only = false, quiet = false;
-  bool searches = false;
+  bool searches = false, is_static = false, has_zero_points = false;
   std::string imatrix;
   std::size_t n_beside = 0;
   std::string format = "f32";
 
   void add_to(CLI::App& app);
 };
+
+// A check of an option: formats of files, and the one that files have in two tensors.
+std::string is_deployed_format(const std::string& name) {
+  const std::string wrong = example::is_format(name);
+  return wrong.empty() || name == "i8_channel" ? "" : wrong + ", i8_channel";
+}
 
 void Options::add_to(CLI::App& app) {
   using example::add_number;
@@ -70,7 +76,15 @@ void Options::add_to(CLI::App& app) {
       app.add_option(
              "--qat", deployed,
              "train for this format: forward passes run its kernels, the file gets its codes")
-          ->check(example::is_format);
+          ->check(is_deployed_format);
+  auto* const is_static_flag =
+      app.add_flag("--static", is_static,
+                   "with --qat i8_channel: also track the ranges of the inputs of products, for "
+                   "static INT8")
+          ->needs(qat);
+  app.add_flag("--zero-point", has_zero_points,
+               "with --static: codes of inputs from 0 to 255, with a zero point")
+      ->needs(is_static_flag);
   auto* const search =
       app.add_flag("--search", searches,
                    "with --qat: search the scales of blocks, which helps 2 and 3 bits; slower")
@@ -107,6 +121,9 @@ void Options::add_to(CLI::App& app) {
   app.callback([this] {
     if (goes_on && !shape.is_same()) {
       throw CLI::ValidationError("--continue", "the dimensions are then those of --like");
+    }
+    if (is_static && deployed != "i8_channel") {
+      throw CLI::ValidationError("--static", "is for --qat i8_channel");
     }
   });
 }
@@ -145,7 +162,8 @@ Result<example::TrainedModel::Options> model_options(const Options& o,
   options.shape = o.shape;
   options.seed = o.seed;
   if (o.deployed.empty()) return options;
-  options.deployed = example::parse_format(o.deployed);
+  NIBBLE_TRY(deployed, nibble::quant::format_from_name(o.deployed));
+  options.deployed = deployed;
   options.searches = o.searches;
   if (o.imatrix.empty()) return options;
   NIBBLE_TRY(read, nibble::compress::read_imatrix(o.imatrix));
@@ -179,6 +197,16 @@ nibble::train::RunOptions run_options(const Options& o, Index context) {
   return options;
 }
 
+// None, unless they are to be tracked.
+std::optional<nibble::train::InputRangeOptions> range_options(const Options& o) {
+  if (!o.is_static) return std::nullopt;
+  nibble::train::InputRangeOptions options;
+  options.is_unsigned = o.has_zero_points;
+  // A short run uses ranges too.
+  options.n_first = std::clamp<Index>(static_cast<Index>(o.n_steps / 10), 1, options.n_first);
+  return options;
+}
+
 // Exact answers to the first n commands of both splits.
 Result<void> report(const example::TrainedModel& model, const example::TestSplits& splits,
                     std::size_t n, nibble::Executor& executor) {
@@ -203,12 +231,18 @@ Result<void> train(const Options& o) {
   const nibble::train::RunOptions options = run_options(o, context);
   std::unique_ptr<example::FileTeacher> teacher;
   if (!o.teacher.empty()) {
-    NIBBLE_TRY(opened, example::FileTeacher::open(o.teacher, config.vocab_size, options.batches,
-                                                  *pool));
+    NIBBLE_TRY(opened,
+               example::FileTeacher::open(o.teacher, config.vocab_size, options.batches, *pool));
     teacher = std::move(opened);
   }
-  NIBBLE_TRY(run, nibble::train::Run::create(model.graph(), model.weights(), data.source(), options,
-                                             *pool, teacher ? teacher->get() : nullptr));
+  nibble::Owned<nibble::train::InputRanges> ranges;
+  if (const auto of_ranges = range_options(o)) {
+    NIBBLE_TRY(made, nibble::train::InputRanges::create(model.weights(), *of_ranges, *pool));
+    ranges = std::move(made);
+  }
+  NIBBLE_TRY(
+      run, nibble::train::Run::create(model.graph(), model.weights(), data.source(), options, *pool,
+                                      teacher ? teacher->get() : nullptr, nullptr, ranges.get()));
   const auto n = static_cast<std::uint64_t>(model.weights().n_trained());
   std::printf("%s parameters; weights, gradients and moments %s, results of a batch %s\n",
               example::grouped(n).c_str(),
@@ -242,8 +276,8 @@ Result<void> train(const Options& o) {
     NIBBLE_CHECK(report(model, *splits, o.n_utterances, *pool));
   }
   if (o.n_beside > 0) {
-    NIBBLE_CHECK(example::print_beside(like, model, *options_of_model.deployed, o.n_beside,
-                                       o.seed + 1000, *pool));
+    NIBBLE_CHECK(example::print_beside(like, model, *options_of_model.deployed, range_options(o),
+                                       o.n_beside, o.seed + 1000, *pool));
   }
   if (!o.plot.empty() && !example::plot_curves(o.plot, {&curve})) {
     return example::no_picture(o.plot);

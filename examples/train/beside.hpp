@@ -19,6 +19,7 @@
 #include "../paired.hpp"
 #include "home_source.hpp"
 #include "model.hpp"
+#include "nibble/train/input_ranges.hpp"
 #include "nibble/train/trainer.hpp"
 
 namespace example {
@@ -86,17 +87,49 @@ inline nibble::Result<double> divergence(const TrainedModel& first, const Traine
   return sum / static_cast<double>(std::max<nibble::Index>(1, n_rows));
 }
 
+// Gives the inputs of a model's products the ranges that they have in the mean of 20 batches of 64
+// commands of the training's kind. Nothing is learned. Errors: those of InputRanges and Trainer.
+inline nibble::Result<void> observe_inputs(const TrainedModel& model,
+                                           nibble::train::InputRangeOptions ranges_options,
+                                           const nibble::text::Tokenizer& tokenizer,
+                                           nibble::Executor& executor) {
+  using namespace nibble::train;
+  constexpr nibble::Index kBatches = 20, kCommands = 64;
+  const HomeSource source(tokenizer, 54321, kBatches * kCommands);
+  const auto& config = model.graph().config();
+  BatchOptions batches_options = command_batches(config.n_ctx, kCommands, 1);
+  batches_options.vocabulary = config.vocab_size;
+  NIBBLE_TRY(batches, Batches::create(source, batches_options));
+  ranges_options.n_first = kBatches;
+  NIBBLE_TRY(ranges, InputRanges::create(model.weights(), ranges_options, executor));
+  TrainerOptions options;
+  options.n_positions = batches_options.context;
+  options.max_rows = batches_options.max_rows;
+  options.max_sequences = batches_options.max_sequences;
+  NIBBLE_TRY(trainer, Trainer::create(model.graph(), model.weights(), options, executor));
+  trainer.set_product_observer(ranges->observer());
+  Batch batch;
+  for (nibble::Index i = 0; i < kBatches; ++i) {
+    NIBBLE_CHECK(batches.next(batch));
+    NIBBLE_CHECK(trainer.cross_entropy(batch));
+    NIBBLE_CHECK(ranges->update());
+  }
+  return nibble::ok();
+}
+
 // Prints a model that was trained for a format beside its original and beside the original rounded
-// to that format: divergence, and right answers to `n` drawn commands of each kind, pair by pair.
-inline nibble::Result<void> print_beside(const nibble::io::Gguf& original,
-                                         const TrainedModel& trained, nibble::quant::Format format,
-                                         std::size_t n, std::uint64_t seed,
-                                         nibble::Executor& executor) {
+// to that format, with `ranges` of its inputs as they are: divergence, and right answers to `n`
+// drawn commands of each kind, pair by pair.
+inline nibble::Result<void> print_beside(
+    const nibble::io::Gguf& original, const TrainedModel& trained, nibble::quant::Format format,
+    const std::optional<nibble::train::InputRangeOptions>& ranges, std::size_t n,
+    std::uint64_t seed, nibble::Executor& executor) {
   NIBBLE_TRY(tokenizer, nibble::text::Tokenizer::from_gguf(original));
   NIBBLE_TRY(first, TrainedModel::create(original, {}, false));
   TrainedModel::Options rounded_options;
   rounded_options.deployed = format;
   NIBBLE_TRY(rounded, TrainedModel::create(original, rounded_options, false));
+  if (ranges) NIBBLE_CHECK(observe_inputs(rounded, *ranges, tokenizer, executor));
   const std::vector<Sample> samples[] = {drawn_samples(home::Split::held_out, seed, n),
                                          drawn_samples(home::Split::hard, seed, n)};
   std::vector<std::byte> of_first[2];

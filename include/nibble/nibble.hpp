@@ -8,10 +8,10 @@
 //
 // Every function that can fail returns a Result; nothing aborts, throws or prints.
 //
-// It declares models, sessions, generators, engines, the thread pool and the choice of the SIMD
-// target. For anything else include its header (text/tokenizer.hpp, io/gguf.hpp, model/convert.hpp,
-// ...): in the header form many of these names are there by accident, in the split form they are
-// not.
+// It declares models, sessions, generators, engines, the cache of prefixes, the thread pool and the
+// choice of the SIMD target. For anything else include its header (text/tokenizer.hpp, io/gguf.hpp,
+// model/convert.hpp, ...): in the header form many of these names are there by accident, in the
+// split form they are not.
 //
 // Split form, for programs of many files: define NIBBLE_SPLIT for all of them, and
 // NIBBLE_IMPLEMENTATION in one of them, before it includes the first of nibble's headers. Only that
@@ -22,6 +22,7 @@
 #include "nibble/generate/embedder.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/generator.hpp"
+#include "nibble/generate/prefix_cache.hpp"
 #include "nibble/generate/scheduler.hpp"
 #include "nibble/generate/session.hpp"
 #include "nibble/model/model.hpp"
@@ -31,20 +32,7 @@
 #error "nibble: define NIBBLE_IMPLEMENTATION before the first of nibble's headers is included"
 #endif
 #if defined(NIBBLE_IMPLEMENTATION)
+#include "nibble/io/gguf_writer.hpp"
 #include "nibble/kernels/instances.hpp"
-
-namespace nibble { inline namespace NIBBLE_ABI {
-#define NIBBLE_LOAD(Formats)                                                                   \
-  template Result<Model> Model::from_gguf<Formats, CommonArchitectures>(const io::Gguf&,       \
-                                                                        const LoadOptions&);   \
-  template Result<ModelMemory> Model::memory_needed<Formats, CommonArchitectures>(             \
-      const io::Gguf&, const LoadOptions&);                                                    \
-  template Result<Model> load<Formats, CommonArchitectures>(const std::string&,                \
-                                                            const LoadOptions&);               \
-  template Result<ModelMemory> memory_needed<Formats, CommonArchitectures>(const std::string&, \
-                                                                           const LoadOptions&);
-NIBBLE_LOAD(graph::CommonFormats)
-NIBBLE_LOAD(graph::AllFormats)
-#undef NIBBLE_LOAD
-}}  // namespace nibble::NIBBLE_ABI
+#include "nibble/model/load.hpp"
 #endif

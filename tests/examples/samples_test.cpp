@@ -9,6 +9,7 @@
 
 #include "doctest/doctest.h"
 #include "examples/project_files.hpp"
+#include "examples/train/home_source.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/text/tokenizer.hpp"
 #include "why.hpp"
@@ -84,22 +85,24 @@ TEST_CASE("sample tokens: those that the training script made of the test files"
   }
 }
 
-TEST_CASE("sample targets: the next token of all, or only of the answer and the end") {
-  const SampleTokens tokens = tokens_of(kSample);
-  const std::vector<std::int32_t> all = targets_of(tokens, Learned::all);
-  const std::vector<std::int32_t> answer = targets_of(tokens, Learned::answer);
-  REQUIRE(all.size() == tokens.ids.size());
-  REQUIRE(answer.size() == tokens.ids.size());
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    CHECK(all[i] == (i + 1 < all.size() ? tokens.ids[i + 1] : -1));
-    CHECK(answer[i] == (i + 1 >= 17 ? all[i] : -1));  // the newline's target is the first of them
+TEST_CASE("home commands for training: all tokens count, or only the answer and the end") {
+  constexpr nibble::Index kExamples = 20;
+  const HomeSource all(home_tokenizer(), 1, kExamples);
+  const HomeSource answers(home_tokenizer(), 1, kExamples, Learned::answer);
+  nibble::train::Example a, b;
+  for (nibble::Index i = 0; i < kExamples; ++i) {
+    home::Commands commands(home::Split::train,
+                            nibble::train::detail::mixed(1) + static_cast<std::uint64_t>(i));
+    const auto sample = sample_tokens(home_tokenizer(), commands.next());
+    REQUIRE(sample);
+    REQUIRE(all.read(i, a));
+    REQUIRE(answers.read(i, b));
+    CHECK(a.tokens == sample->ids);
+    CHECK(a.weights.empty());
+    CHECK(b.tokens == sample->ids);
+    REQUIRE(b.weights.size() == b.tokens.size());
+    for (std::size_t t = 0; t < b.tokens.size(); ++t) {
+      CHECK(b.weights[t] == (static_cast<nibble::Index>(t) < sample->first_of_answer ? 0 : 1));
+    }
   }
-  CHECK(answer[15] == -1);
-  CHECK(answer[16] == 437);
-  CHECK(answer[23] == 2);
-  CHECK(answer[24] == -1);
-
-  const SampleTokens no_prompt = {{5, 6, 7}, 0};  // the first token has none before it
-  CHECK(targets_of(no_prompt, Learned::answer) == std::vector<std::int32_t>{6, 7, -1});
-  CHECK(targets_of({{}, 0}, Learned::all).empty());
 }

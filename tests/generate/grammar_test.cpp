@@ -64,11 +64,10 @@ Bound generate(const Constraint& constraint, std::string_view prompt,
 }
 
 // Calls as the model was taught them, of two rooms.
-constexpr const char* kCalls =
-    R"G(root ::= device "." action "(room=" room (", level=" [0-9]{1,3})? ")"
+constexpr const char* kCalls = R"gbnf(root ::= device "." action "(room=" room (", level=" [0-9]{1,3})? ")"
 device ::= "light" | "blinds" | "climate"
 action ::= "on" | "off" | "set"
-room ::= "office" | "kitchen")G";
+room ::= "office" | "kitchen")gbnf";
 
 }  // namespace
 

@@ -42,6 +42,13 @@ Sampler make(const SamplingOptions& options, std::size_t vocab_size) {
   return *std::move(sampler);
 }
 
+template <class S>
+nibble::TokenLogprob chosen(S&& sampler, const Logits& logits, const Ids& recent) {
+  const auto sampled = sampler.sample(logits, recent);
+  REQUIRE(sampled);
+  return *sampled;
+}
+
 Logits random_logits(std::mt19937& random, std::size_t n, float spread) {
   std::normal_distribution<float> normal(0, spread);
   Logits logits(n);
@@ -107,7 +114,7 @@ std::set<std::int32_t> seen(SamplingOptions options, const Logits& logits, const
   options.temperature = 1e6f;
   Sampler sampler = make(options, logits.size());
   std::set<std::int32_t> ids;
-  for (int i = 0; i < 400; ++i) ids.insert(sampler.sample(logits, recent).id);
+  for (int i = 0; i < 400; ++i) ids.insert(chosen(sampler, logits, recent).id);
   return ids;
 }
 
@@ -118,7 +125,7 @@ double chi_square(const SamplingOptions& options, const Logits& logits,
   Sampler sampler = make(options, logits.size());
   std::vector<int> counts(logits.size());
   for (int i = 0; i < kSamples; ++i) {
-    ++counts[static_cast<std::size_t>(sampler.sample(logits, {}).id)];
+    ++counts[static_cast<std::size_t>(chosen(sampler, logits, {}).id)];
   }
   const double sum = std::accumulate(expected.begin(), expected.end(), 0.0);
   double statistic = 0;
@@ -142,10 +149,10 @@ TEST_CASE("temperature 0 takes the lowest index of the greatest logit") {
     options.seed = random();
     Sampler sampler = make(options, logits.size());
     const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
-    CHECK(sampler.sample(logits, {}).id == best);
+    CHECK(chosen(sampler, logits, {}).id == best);
     options.repetition_penalty = 2;  // uses the list of candidates
     Sampler penalizing = make(options, logits.size());
-    CHECK(penalizing.sample(logits, {}).id == best);
+    CHECK(chosen(penalizing, logits, {}).id == best);
   }
 }
 
@@ -158,7 +165,7 @@ TEST_CASE("the log-probability is the model's own, whatever is sampled") {
     if (i % 4 == 0) options.top_k = 3;
     if (i % 5 == 0) options.repetition_penalty = 1.5f;
     Sampler sampler = make(options, logits.size());
-    const auto sampled = sampler.sample(logits, Ids{0});
+    const auto sampled = chosen(sampler, logits, Ids{0});
     CHECK(is_logprob(sampled.logprob, log_softmax(logits, static_cast<std::size_t>(sampled.id))));
   }
 }
@@ -229,7 +236,7 @@ TEST_CASE("the repetition penalty lowers recent tokens, once each") {
     SamplingOptions options;
     options.repetition_penalty = penalty;
     options.repetition_window = window;
-    const auto sampled = make(options, logits.size()).sample(logits, recent);
+    const auto sampled = chosen(make(options, logits.size()), logits, recent);
     CHECK(is_logprob(sampled.logprob, log_softmax(logits, static_cast<std::size_t>(sampled.id))));
     return sampled.id;
   };
@@ -253,10 +260,10 @@ TEST_CASE("the same seed gives the same tokens, on every machine; another seed g
   // The first numbers of splitmix64 for these seeds, as published with it, in thousandths.
   const Logits flat(1000, 0.5f);
   Sampler zero = make(plain(0), flat.size());
-  CHECK(zero.sample(flat, {}).id == 883);
+  CHECK(chosen(zero, flat, {}).id == 883);
   Sampler sampler = make(plain(1234567), flat.size());
-  CHECK(sampler.sample(flat, {}).id == 350);
-  CHECK(sampler.sample(flat, {}).id == 173);
+  CHECK(chosen(sampler, flat, {}).id == 350);
+  CHECK(chosen(sampler, flat, {}).id == 173);
 
   std::mt19937 random(8);
   const Logits logits = random_logits(random, 300, 2);
@@ -265,7 +272,7 @@ TEST_CASE("the same seed gives the same tokens, on every machine; another seed g
     options.top_p = 0.95f;
     Sampler s = make(options, logits.size());
     Ids ids;
-    for (int i = 0; i < 50; ++i) ids.push_back(s.sample(logits, ids).id);
+    for (int i = 0; i < 50; ++i) ids.push_back(chosen(s, logits, ids).id);
     return ids;
   };
   CHECK(sequence(7) == sequence(7));
@@ -338,8 +345,8 @@ TEST_CASE("whatever is not sorted: the tokens are those that sorting everything 
     Sampler uniform = make(plainly, 1u << 20);
     static const Logits flat(1u << 20, 0.0f);
     for (int k = 0; k < (i % 40 == 0 ? 3 : 2); ++k) {
-      const double u = (uniform.sample(flat, {}).id + 0.5) / static_cast<double>(1u << 20);
-      n_different += sampler.sample(logits, {}).id != by_definition(logits, options, u);
+      const double u = (chosen(uniform, flat, {}).id + 0.5) / static_cast<double>(1u << 20);
+      n_different += chosen(sampler, logits, {}).id != by_definition(logits, options, u);
     }
   }
   // Only where the boundary between two tokens is within the rounding to parts of a million.
@@ -349,7 +356,7 @@ TEST_CASE("whatever is not sorted: the tokens are those that sorting everything 
 TEST_CASE("a bias is added to a token's logit; -infinity bans it") {
   const auto sample = [](const Logits& logits, const SamplingOptions& options,
                          const Ids& recent = {}) {
-    const auto sampled = make(options, logits.size()).sample(logits, recent);
+    const auto sampled = chosen(make(options, logits.size()), logits, recent);
     CHECK(is_logprob(sampled.logprob, log_softmax(logits, static_cast<std::size_t>(sampled.id))));
     return sampled.id;
   };
@@ -380,15 +387,15 @@ TEST_CASE("a bias is added to a token's logit; -infinity bans it") {
 TEST_CASE("other options for a sampler: its random numbers go on, unless the seed changes") {
   const Logits flat(1000, 0.5f);
   Sampler sampler = make(plain(1234567), flat.size());
-  CHECK(sampler.sample(flat, {}).id == 350);  // as above
+  CHECK(chosen(sampler, flat, {}).id == 350);  // as above
   SamplingOptions options = plain(1234567);
   options.repetition_penalty = 2;
   options.min_p = 0.5f;
   REQUIRE(sampler.set_options(options));
-  CHECK(sampler.sample(flat, {}).id == 173);
+  CHECK(chosen(sampler, flat, {}).id == 173);
   options.seed = 0;
   REQUIRE(sampler.set_options(options));
-  CHECK(sampler.sample(flat, {}).id == 883);
+  CHECK(chosen(sampler, flat, {}).id == 883);
   options.top_p = 7;
   CHECK(!sampler.set_options(options));
   CHECK(sampler.options().top_p == 1);
@@ -397,7 +404,7 @@ TEST_CASE("other options for a sampler: its random numbers go on, unless the see
 TEST_CASE("rows of numbers among the recent tokens are not penalized") {
   SamplingOptions options;
   options.repetition_penalty = 10;
-  CHECK(make(options, 3).sample(Logits{1, 2, 1.5f}, Ids{-1, 1, -1, 3}).id == 2);
+  CHECK(chosen(make(options, 3), Logits{1, 2, 1.5f}, Ids{-1, 1, -1, 3}).id == 2);
 }
 
 TEST_CASE("an option outside its range is an error that names it") {
@@ -411,18 +418,36 @@ TEST_CASE("an option outside its range is an error that names it") {
     return sampler.error().message;
   };
   const auto names = [&](const char* name, auto member, auto... values) {
-    for (const auto value : {values...}) {
-      CAPTURE(value);
+    for (const auto& value : {values...}) {
       const std::string message = error_of([&](SamplingOptions& o) { o.*member = value; });
-      CHECK(message.find(name) != std::string::npos);
+      CHECK_MESSAGE(message.find(name) != std::string::npos, message);
     }
   };
   names("temperature", &SamplingOptions::temperature, -0.1f, nan, kInfinity, -kInfinity);
   names("top_p", &SamplingOptions::top_p, 0.0f, -1.0f, 1.01f, nan, kInfinity);
   names("min_p", &SamplingOptions::min_p, -0.1f, 1.01f, nan, kInfinity);
   names("repetition_penalty", &SamplingOptions::repetition_penalty, 0.0f, -1.0f, nan, kInfinity);
+  names("frequency_penalty", &SamplingOptions::frequency_penalty, nan, kInfinity, -kInfinity);
+  names("presence_penalty", &SamplingOptions::presence_penalty, nan, kInfinity, -kInfinity);
+  names("dry_multiplier", &SamplingOptions::dry_multiplier, -0.1f, nan, kInfinity);
+  names("dry_base", &SamplingOptions::dry_base, 0.99f, -1.0f, nan, kInfinity);
+  names("typical_p", &SamplingOptions::typical_p, 0.0f, -1.0f, 1.01f, nan, kInfinity);
+  names("xtc_probability", &SamplingOptions::xtc_probability, -0.1f, 1.01f, nan, kInfinity);
+  names("xtc_threshold", &SamplingOptions::xtc_threshold, 0.0f, 1.01f, nan, kInfinity);
+  names("temperature_range", &SamplingOptions::temperature_range, -0.1f, nan, kInfinity);
+  names("temperature_exponent", &SamplingOptions::temperature_exponent, -0.1f, nan, kInfinity);
+  names("mirostat_tau", &SamplingOptions::mirostat_tau, -0.1f, nan, kInfinity);
+  names("mirostat_eta", &SamplingOptions::mirostat_eta, -0.1f, 1.01f, nan);
   names("top_k", &SamplingOptions::top_k, Index{-1}, std::numeric_limits<Index>::min());
   names("repetition_window", &SamplingOptions::repetition_window, Index{-1});
+  names("dry_allowed_length", &SamplingOptions::dry_allowed_length, Index{0}, Index{-1});
+  names("dry_window", &SamplingOptions::dry_window, Index{-1}, nibble::kMaxDryWindow + 1);
+  names("top_logprobs", &SamplingOptions::top_logprobs, Index{-1});
+  names("dry_breakers", &SamplingOptions::dry_breakers, Ids{-1}, Ids{3, 10});
+  using Steps = std::vector<nibble::SamplingStep>;
+  const auto top_k = nibble::SamplingStep::top_k, xtc = nibble::SamplingStep::xtc;
+  names("top_k is there twice", &SamplingOptions::steps, Steps{top_k, xtc, top_k});
+  names("no step 200", &SamplingOptions::steps, Steps{static_cast<nibble::SamplingStep>(200)});
   for (const nibble::LogitBias bias :
        {nibble::LogitBias{-1, 1}, {10, 1}, {0, nan}, {0, kInfinity}}) {
     CHECK(error_of([&](SamplingOptions& o) { o.logit_bias = {bias}; }).find("logit_bias") !=
@@ -436,14 +461,16 @@ TEST_CASE("an option outside its range is an error that names it") {
             .find("no token is left") != std::string::npos);
   SamplingOptions twice;
   twice.logit_bias = {{0, -kInfinity}, {0, -kInfinity}};
-  CHECK(make(twice, 2).sample(Logits{5, 1}, {}).id == 1);
+  CHECK(chosen(make(twice, 2), Logits{5, 1}, {}).id == 1);
   for (const Index vocab_size : {Index{0}, Index{-1}}) {
     CHECK(error_of([](SamplingOptions&) {}, vocab_size).find("vocabulary") != std::string::npos);
   }
   constexpr Index kMost = std::numeric_limits<Index>::max();
   SamplingOptions largest = plain();
-  largest.top_k = largest.repetition_window = kMost;
-  CHECK(make(largest, 3).sample(Logits{0, 0, 0}, Ids{1}).id < 3);
+  largest.top_k = largest.repetition_window = largest.top_logprobs = kMost;
+  largest.dry_allowed_length = kMost;
+  largest.dry_multiplier = 1;
+  CHECK(chosen(make(largest, 3), Logits{0, 0, 0}, Ids{1}).id < 3);
 }
 
 TEST_CASE("a token of logit minus infinity never comes") {
@@ -458,7 +485,7 @@ TEST_CASE("a token of logit minus infinity never comes") {
     Sampler sampler = make(options, logits.size());
     std::set<std::int32_t> ids;
     for (int n = 0; n < 200; ++n) {
-      const auto sampled = sampler.sample(logits, Ids{0, 1, 4});
+      const auto sampled = chosen(sampler, logits, Ids{0, 1, 4});
       ids.insert(sampled.id);
       CHECK(is_logprob(sampled.logprob, log_softmax(logits, static_cast<std::size_t>(sampled.id))));
     }
@@ -471,7 +498,7 @@ TEST_CASE("a vocabulary of one token") {
     SamplingOptions options;
     options.temperature = temperature;
     options.repetition_penalty = 1.5f;
-    const auto sampled = make(options, 1).sample(Logits{-7.0f}, Ids{0, 0});
+    const auto sampled = chosen(make(options, 1), Logits{-7.0f}, Ids{0, 0});
     CHECK(sampled.id == 0);
     CHECK(std::fabs(sampled.logprob) <= 1e-5f);
   }
@@ -494,7 +521,7 @@ TEST_CASE("no sample costs an allocation") {
   std::int64_t sum = 0;
   const auto before = allocation_count();
   for (Sampler& sampler : samplers) {
-    for (int i = 0; i < 20; ++i) sum += sampler.sample(logits, recent).id;
+    for (int i = 0; i < 20; ++i) sum += chosen(sampler, logits, recent).id;
   }
   const auto spent = allocation_count() - before;
   CHECK(spent == 0);

@@ -491,3 +491,32 @@ TEST_CASE("no step allocates, and the memory of a request goes with it") {
     CHECK(allocated_bytes() == bytes_after);
   }
 }
+
+TEST_CASE("a request that finds no memory is refused, and disturbs nobody") {
+  auto scheduler = make_scheduler(home_model(), {.n_ctx = 128, .max_batch = 2});
+  const GenerateRequest good{.prompt = "switch on the kitchen light\n"};
+  const Answer expected = alone(home_model(), good, {.n_ctx = 128});
+  const auto requests = many_requests();
+  int n_refused = 0;
+  for (long long n = 1; n < 200; ++n) {
+    auto running = must(scheduler.submit(good));
+    scheduler.step();
+    bool happened = false;
+    GenerateRequest request = requests[1];
+    {
+      const FailingAllocations failing(n, false);
+      const auto other = scheduler.submit(std::move(request));
+      happened = failing.happened();
+      if (!other) {
+        ++n_refused;
+        CHECK(other.error().code == Errc::out_of_memory);
+      }
+    }
+    Answer answer;
+    while (scheduler.step()) poll_all(running, answer);
+    poll_all(running, answer);
+    CHECK(answer == expected);
+    if (!happened) break;
+  }
+  CHECK((n_refused > 10 || !NIBBLE_TEST_COUNTS_ALLOCATIONS));
+}

@@ -12,6 +12,7 @@
 #include "doctest/doctest.h"
 #include "generate/generating.hpp"
 #include "nibble/generate/perplexity.hpp"
+#include "nibble/generate/rerank.hpp"
 
 using namespace nibble;
 using test::copy;
@@ -67,7 +68,8 @@ Ids random_ids(std::size_t n, unsigned seed) {
   return ids;
 }
 
-Errc code_of(const Result<Score>& result) {
+template <class T>
+Errc code_of(const Result<T>& result) {
   REQUIRE(!result);
   CHECK(result.error().message.find("score:") != std::string::npos);
   return result.error().code;
@@ -142,6 +144,64 @@ TEST_CASE(
     for (std::size_t i = 0; i < all.size(); ++i) check_score(scores[i], prompt, all[i]);
     CHECK(engine.n_free_pages() == engine.n_pages());
   }
+}
+
+TEST_CASE("continuations of different prompts, computed together, have the scores of each alone") {
+  std::vector<Ids> prompts, all;
+  for (unsigned i = 0; i < 9; ++i) {
+    prompts.push_back(joined({encode(kPrompt), random_ids(i * 17 % 60, i)}));
+    all.push_back(random_ids(1 + i * 5 % 23, 100 + i));
+  }
+  prompts[4] = {1};
+  std::vector<ScoreInput> inputs;
+  for (std::size_t i = 0; i < all.size(); ++i) inputs.push_back({prompts[i], all[i]});
+  struct Limits {
+    Index max_sequences, max_step_tokens, max_outputs, cache_pages;
+  };
+  std::vector<Score> first;
+  for (const Limits limits :
+       {Limits{1, 64, 1, 3}, {4, 64, 0, 20}, {9, 300, 300, 40}, {9, 7, 3, 40}, {8, 64, 32, 4}}) {
+    CAPTURE(limits.max_sequences);
+    CAPTURE(limits.max_step_tokens);
+    auto engine = must(Engine::create(test::home_model(),
+                                      {.n_ctx = 192,
+                                       .max_sequences = limits.max_sequences,
+                                       .cache_positions = limits.cache_pages * ops::kPagePositions,
+                                       .max_step_tokens = limits.max_step_tokens,
+                                       .max_outputs = limits.max_outputs,
+                                       .kv_type = ops::KvType::f32}));
+    const auto scores = must(score(engine, inputs));
+    REQUIRE(scores.size() == all.size());
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      check_score(scores[i], prompts[i], all[i]);
+      if (!first.empty()) CHECK(scores[i].logprob == first[i].logprob);  // bit for bit
+    }
+    first = scores;
+    CHECK(engine.n_free_pages() == engine.n_pages());
+    const ScoreInput bad[] = {{prompts[0], all[0]}, {{}, all[1]}};
+    CHECK(code_of(score(engine, bad)) == Errc::invalid_argument);
+    const ScoreInput empty[] = {{prompts[0], {}}};
+    CHECK(code_of(score(engine, empty)) == Errc::invalid_argument);
+  }
+}
+
+TEST_CASE("documents are ranked by how likely a query is after them") {
+  auto engine = must(Engine::create(test::home_model(), {.n_ctx = 96, .max_sequences = 3}));
+  // The model continues a command with its call.
+  const std::vector<Ids> prompts = {encode("what time is it in the kitchen\n"), encode(kPrompt),
+                                    encode("switch on the kitchen light\n"), encode(kPrompt)};
+  const std::vector<std::span<const std::int32_t>> documents(prompts.begin(), prompts.end());
+  const Ids query = encode(kAnswer, false);
+  const auto ranked = must(rerank(engine, documents, query));
+  REQUIRE(ranked.size() == 4);
+  CHECK(ranked[0].index == 1);
+  CHECK(ranked[1].index == 3);  // equal: in their order
+  CHECK(ranked[0].score == ranked[1].score);
+  CHECK(ranked[1].score > ranked[2].score + 0.1);
+  Session session = make_session();
+  const Score alone = must(score(session, prompts[1], query));
+  CHECK(ranked[0].score == alone.logprob / static_cast<double>(query.size()));
+  CHECK(!rerank(engine, documents, Ids{}));
 }
 
 TEST_CASE("what cannot be scored is an error") {

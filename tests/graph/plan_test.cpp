@@ -55,7 +55,7 @@ class Recorder : public graph::detail::LayerPass {
   template <auto kSlot>
   void weight_rows(Index, Index, RowsOf) noexcept {}
   void cache(Index, Index) noexcept {}
-  void reads_cache(Index, Index) noexcept {}
+  void reads_cache(Index, Index, Index) noexcept {}
   StateAt state(Index n) noexcept { return {0, n}; }
   template <auto kFactors>
   void angles(const RopeAngles&) noexcept {}

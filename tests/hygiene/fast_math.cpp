@@ -90,7 +90,9 @@ int main(int argc, char** argv) {
   for (const SamplingOptions& bad :
        {SamplingOptions{.temperature = nan}, SamplingOptions{.temperature = 1, .top_p = nan},
         SamplingOptions{.temperature = 1, .min_p = nan},
-        SamplingOptions{.temperature = 1, .repetition_penalty = nan}}) {
+        SamplingOptions{.temperature = 1, .repetition_penalty = nan},
+        SamplingOptions{.temperature = 1, .frequency_penalty = nan},
+        SamplingOptions{.temperature = 1, .xtc_threshold = nan}}) {
     GenerateOptions options;
     options.sampling = bad;
     if (Generator::create(*session, options)) return 11;

@@ -16,9 +16,11 @@
 #include "io/largest_allocation.hpp"
 #include "model/rare_architectures.hpp"
 #include "nibble/generate/embedder.hpp"
+#include "nibble/generate/rerank.hpp"
 #include "nibble/generate/session.hpp"
 #include "nibble/io/gguf_writer.hpp"
 #include "nibble/model/architecture.hpp"
+#include "nibble/text/tokenizer.hpp"
 #include "why.hpp"
 
 namespace {
@@ -293,6 +295,168 @@ TEST_CASE("embeddings are those of PyTorch transformers, alone or with other tex
     }
   });
   CHECK(n == 5);
+}
+
+namespace {
+
+std::vector<float> copy_of(VectorView<const float> row) {
+  return {row.data(), row.data() + row.extent(0)};
+}
+
+// Of the pieces of 30 tokens of at most 8, as embedder.hpp says.
+std::vector<double> mean_of_pieces(Embedder& embedder, const std::vector<std::int32_t>& tokens,
+                                   const std::vector<std::size_t>& ends) {
+  std::vector<double> sum(static_cast<std::size_t>(embedder.width()));
+  std::size_t begin = 0;
+  for (const std::size_t end : ends) {
+    const auto row = embedder.embed(std::span(tokens).subspan(begin, end - begin));
+    REQUIRE_MESSAGE(row, test::why(row));
+    for (std::size_t j = 0; j < sum.size(); ++j) {
+      sum[j] += static_cast<double>(end - begin) * double{(*row)(static_cast<Index>(j))};
+    }
+    begin = end;
+  }
+  for (double& x : sum) x /= static_cast<double>(tokens.size());
+  return sum;
+}
+
+// The golden with a tokenizer whose begin and end tokens are 2 and 3.
+Golden with_tokenizer(Golden golden) {
+  std::vector<std::string> pieces = {"[PAD]", "[UNK]", "[CLS]", "[SEP]"};
+  for (char c = 'a'; pieces.size() < 24; ++c) pieces.push_back("\xE2\x96\x81" + std::string(1, c));
+  golden.metadata.set("tokenizer.ggml.model", std::string_view("bert"));
+  golden.metadata.set_array("tokenizer.ggml.tokens", pieces);
+  golden.metadata.set_array("tokenizer.ggml.token_type",
+                            std::vector<std::int32_t>{3, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1,
+                                                      1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1});
+  golden.metadata.set("tokenizer.ggml.unknown_token_id", std::uint32_t{1});
+  golden.metadata.set("tokenizer.ggml.cls_token_id", std::uint32_t{2});
+  golden.metadata.set("tokenizer.ggml.bos_token_id", std::uint32_t{2});
+  golden.metadata.set("tokenizer.ggml.seperator_token_id", std::uint32_t{3});
+  golden.metadata.set("tokenizer.ggml.eos_token_id", std::uint32_t{3});
+  return golden;
+}
+
+}  // namespace
+
+TEST_CASE("a text longer than the context is the weighted mean of its pieces") {
+  for_each_golden(true, [](auto& name, auto& golden, auto& model) {
+    CAPTURE(name);
+    const EmbedderOptions plain{.n_ctx = 8, .max_texts = 3, .normalize = false};
+    EmbedderOptions splitting = plain;
+    splitting.splits_long_texts = true;
+    auto pieces = Embedder::create(model, plain), whole = Embedder::create(model, splitting);
+    REQUIRE_MESSAGE(pieces, test::why(pieces));
+    REQUIRE_MESSAGE(whole, test::why(whole));
+    const auto& tokens = golden.tokens;  // 30
+    CHECK(pieces->embed(tokens).error().code == Errc::limit);
+    const auto expected = mean_of_pieces(*pieces, tokens, {7, 15, 22, 30});
+    const auto row = whole->embed(tokens);
+    REQUIRE_MESSAGE(row, test::why(row));
+    const std::vector<float> alone = copy_of(*row);
+    for (std::size_t j = 0; j < alone.size(); ++j) {
+      CHECK(std::fabs(double{alone[j]} - expected[j]) < 1e-6);
+    }
+    // Among others, in steps that its pieces do not end with: bit for bit the same.
+    const std::span<const std::int32_t> all(tokens);
+    const Embedder::Tokens texts[] = {all.first(3), all, all.first(8), all, all.first(1)};
+    std::vector<float> out(5 * alone.size());
+    for (const Index max_step_tokens : {Index{8}, Index{19}}) {
+      splitting.max_step_tokens = max_step_tokens;
+      auto together = Embedder::create(model, splitting);
+      REQUIRE_MESSAGE(together, test::why(together));
+      const auto needed = Embedder::bytes_needed(model, splitting);
+      REQUIRE(needed);
+      CHECK(*needed == together->bytes());
+      REQUIRE(together->embed(texts, MatrixView<float>(out.data(), 5, together->width())));
+      for (const std::size_t i : {1u, 3u}) {
+        CHECK(std::memcmp(&out[i * alone.size()], alone.data(), alone.size() * sizeof(float)) == 0);
+      }
+      const auto short_one = pieces->embed(texts[2]);
+      REQUIRE(short_one);
+      CHECK(std::memcmp(&out[2 * alone.size()], short_one->data(), alone.size() * sizeof(float)) ==
+            0);
+    }
+    splitting.normalize = true;
+    auto normalized = Embedder::create(model, splitting);
+    REQUIRE(normalized);
+    const auto unit = normalized->embed(tokens);
+    REQUIRE(unit);
+    double length = 0, product = 0, of_expected = 0;
+    for (std::size_t j = 0; j < alone.size(); ++j) {
+      const double x = double{(*unit)(static_cast<Index>(j))};
+      length += x * x;
+      product += x * expected[j];
+      of_expected += expected[j] * expected[j];
+    }
+    CHECK(std::fabs(length - 1) < 1e-5);
+    CHECK(std::fabs(product / std::sqrt(of_expected) - 1) < 1e-5);
+  });
+}
+
+TEST_CASE("each piece of a long text has its begin and its end token") {
+  std::size_t n = 0;
+  for_each_golden(true, [&](auto& name, auto& golden, auto&) {
+    if (name.find("bert") == std::string::npos) return;
+    ++n;
+    const Model model = load_golden(with_tokenizer(golden));
+    REQUIRE(model.tokenizer() != nullptr);
+    REQUIRE(model.tokenizer()->vocabulary().settings().bos == 2);
+    REQUIRE(model.tokenizer()->vocabulary().settings().eos == 3);
+    auto embedder =
+        Embedder::create(model, {.n_ctx = 8, .normalize = false, .splits_long_texts = true});
+    REQUIRE_MESSAGE(embedder, test::why(embedder));
+    const auto row = embedder->embed(std::string_view("a b c d e f g h i"));
+    REQUIRE_MESSAGE(row, test::why(row));
+    const std::vector<float> whole = copy_of(*row);
+    const auto a = embedder->embed(std::vector<std::int32_t>{2, 4, 5, 6, 7, 3});
+    REQUIRE(a);
+    const std::vector<float> first = copy_of(*a);
+    const auto b = embedder->embed(std::vector<std::int32_t>{2, 8, 9, 10, 11, 12, 3});
+    REQUIRE(b);
+    for (std::size_t j = 0; j < whole.size(); ++j) {
+      const double mean = (6 * double{first[j]} + 7 * double{(*b)(static_cast<Index>(j))}) / 13;
+      CHECK(std::fabs(double{whole[j]} - mean) < 1e-6);
+    }
+    // No room for anything else.
+    auto tiny = Embedder::create(model, {.n_ctx = 2, .splits_long_texts = true});
+    REQUIRE(tiny);
+    CHECK(tiny->embed(std::string_view("a b")).error().code == Errc::limit);
+  });
+  CHECK(n > 0);
+}
+
+TEST_CASE("documents are ranked by the cosine of embeddings") {
+  for_each_golden(true, [](auto&, auto& golden, auto& model) {
+    for (const bool normalize : {false, true}) {
+      auto embedder =
+          Embedder::create(model, {.n_ctx = 16, .normalize = normalize, .splits_long_texts = true});
+      REQUIRE_MESSAGE(embedder, test::why(embedder));
+      const std::span<const std::int32_t> all(golden.tokens);
+      const Embedder::Tokens documents[] = {all.subspan(4, 9), all.first(7), all,
+                                            all.subspan(20, 3)};
+      const Embedder::Tokens query = all.first(7);
+      const auto ranked = rerank(*embedder, query, documents);
+      REQUIRE_MESSAGE(ranked, test::why(ranked));
+      REQUIRE(ranked->size() == 4);
+      CHECK((*ranked)[0].index == 1);
+      CHECK(std::fabs((*ranked)[0].score - 1) < 1e-6);
+      const std::vector<float> of_query = copy_of(*embedder->embed(query));
+      for (std::size_t i = 0; i < 4; ++i) {
+        if (i > 0) CHECK((*ranked)[i].score <= (*ranked)[i - 1].score);
+        const std::vector<float> row = copy_of(*embedder->embed(documents[(*ranked)[i].index]));
+        double product = 0, a = 0, b = 0;
+        for (std::size_t j = 0; j < row.size(); ++j) {
+          product += double{row[j]} * double{of_query[j]};
+          a += double{row[j]} * double{row[j]};
+          b += double{of_query[j]} * double{of_query[j]};
+        }
+        CHECK(std::fabs((*ranked)[i].score - product / std::sqrt(a * b)) < 1e-6);
+      }
+      const Embedder::Tokens empty[] = {all.first(0)};
+      CHECK(rerank(*embedder, query, empty).error().code == Errc::invalid_argument);
+    }
+  });
 }
 
 TEST_CASE("factors of rotations for short and for long contexts may be one vector") {

@@ -4,6 +4,7 @@
 // run, they end with an error where numbers break; and what they keep in memory.
 #include "nibble/train/run.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -164,12 +165,101 @@ TEST_CASE("a run that stopped continues bit for bit, with any number of threads"
   std::filesystem::remove(path);
 }
 
-// Matrices in a format of 8 bits.
+// Matrices in formats of 8 bits.
 Result<WeightChoice> in_int8(const std::string&, const graph::WeightNeed& need) {
   WeightChoice choice;
   if (!need.is_required) choice.kind = WeightChoice::Kind::absent;
   if (need.n > 0 && need.k % 32 == 0) choice.deployed = &graph::kFormatOps<quant::Q8_0>;
+  if (need.n == 48) choice.deployed = &graph::kFormatOps<quant::I8Channel>;
   return choice;
+}
+
+// Matrices with a scale for each row, whose inputs can have known ranges.
+Result<WeightChoice> in_channels(const std::string&, const graph::WeightNeed& need) {
+  WeightChoice choice;
+  if (!need.is_required) choice.kind = WeightChoice::Kind::absent;
+  if (need.n > 0) choice.deployed = &graph::kFormatOps<quant::I8Channel>;
+  return choice;
+}
+
+// A student in training for static INT8.
+struct StaticStudent {
+  Student student{in_channels};
+  Owned<InputRanges> ranges;
+  Run run;
+
+  StaticStudent(const Source& source, const InputRangeOptions& options, Executor& executor)
+      : ranges(tracked(options, executor)), run(started(source, executor)) {}
+
+  std::vector<quant::StaticScale> inputs() const {
+    std::vector<quant::StaticScale> all;
+    for (const TrainedTensor& t : student.weights.tensors()) all.push_back(t.input);
+    return all;
+  }
+
+ private:
+  Owned<InputRanges> tracked(const InputRangeOptions& options, Executor& executor) {
+    auto made = InputRanges::create(student.weights, options, executor);
+    REQUIRE(made);
+    return *std::move(made);
+  }
+  Run started(const Source& source, Executor& executor) {
+    auto made = Run::create(*student.graph, student.weights, source, small_options(), executor,
+                            nullptr, nullptr, ranges.get());
+    REQUIRE(made);
+    return *std::move(made);
+  }
+};
+
+TEST_CASE("ranges of inputs continue bit for bit too, before they are used and after") {
+  const std::string path =
+      (std::filesystem::temp_directory_path() / "nibble_ranges_test.checkpoint").string();
+  const MemorySource source = counting();
+  InlineExecutor executor;
+  auto pool = ThreadPool::create({.n_threads = 2});
+  REQUIRE(pool);
+  for (const bool is_unsigned : {false, true}) {
+    const InputRangeOptions options{.is_unsigned = is_unsigned, .decay = 0.9, .n_first = 6};
+    for (const int n_before : {4, 9}) {
+      CAPTURE(is_unsigned);
+      CAPTURE(n_before);
+      StaticStudent whole(source, options, executor), parts(source, options, **pool);
+      for (int i = 0; i < 14; ++i) REQUIRE(whole.run.step());
+      for (int i = 0; i < n_before; ++i) REQUIRE(parts.run.step());
+      const auto then = parts.inputs();
+      CHECK(std::any_of(then.begin(), then.end(), quant::is_usable) == (n_before >= 6));
+      REQUIRE(parts.run.save(path));
+      REQUIRE(parts.run.step());  // is forgotten
+      StaticStudent again(source, options, executor);
+      REQUIRE(again.run.load(path));
+      CHECK(again.inputs() == then);
+      for (int i = n_before; i < 14; ++i) REQUIRE(again.run.step());
+      CHECK(same_bits(again.student.values(), whole.student.values()));
+      CHECK(again.inputs() == whole.inputs());
+      CHECK(whole.inputs() != then);
+    }
+    InputRangeOptions slower = options;
+    slower.decay = 0.99;
+    StaticStudent other(source, slower, executor);
+    const auto loaded = other.run.load(path);
+    REQUIRE(!loaded);
+    CHECK(loaded.error().code == Errc::invalid_argument);
+    CHECK(loaded.error().message.find("input ranges") != std::string::npos);
+  }
+  std::filesystem::remove(path);
+}
+
+TEST_CASE("a model learns to count in static INT8") {
+  const MemorySource source = counting();
+  InlineExecutor executor;
+  StaticStudent static_int8(source, {.is_unsigned = true, .n_first = 5}, executor);
+  double loss = 0;
+  for (int i = 0; i < 40; ++i) {
+    const auto step = static_int8.run.step();
+    REQUIRE(step);
+    loss = step->loss;
+  }
+  CHECK(loss < 1);
 }
 
 TEST_CASE("a step allocates nothing, nor does one that is trained for a format") {
@@ -178,7 +268,16 @@ TEST_CASE("a step allocates nothing, nor does one that is trained for a format")
     Student student = is_deployed ? Student(in_int8) : Student();
     const MemorySource source = counting();
     InlineExecutor executor;
-    Run run = start(student, source, small_options(), executor);
+    Owned<InputRanges> ranges;
+    if (is_deployed) {
+      auto made = InputRanges::create(student.weights, {.n_first = 2}, executor);
+      REQUIRE(made);
+      ranges = *std::move(made);
+    }
+    auto made = Run::create(*student.graph, student.weights, source, small_options(), executor,
+                            nullptr, nullptr, ranges.get());
+    REQUIRE(made);
+    Run run = *std::move(made);
     for (int i = 0; i < 3; ++i) REQUIRE(run.step());
     const long long before = allocation_count();
     bool all_right = true;

@@ -256,6 +256,21 @@ inline ActivationRange mse_range(const ObservedNumbers& x, const RangeOptions& o
 
 }  // namespace detail
 
+// The codes that hold the numbers from `low` to `high`, and zero. Numbers that are all zero get the
+// scale quant::kMinStaticScale. Errors: invalid_argument (bounds that are not finite), limit
+// (beyond 2^106).
+inline Result<quant::StaticScale> scale_between(double low, double high, bool is_unsigned) {
+  if (!is_finite(low) || !is_finite(high)) {
+    return Error{Errc::invalid_argument, "range: a bound is not finite"};
+  }
+  const double size = larger(-low, high);
+  if (size / 127 > static_cast<double>(quant::kMaxStaticScale)) {
+    return Error{Errc::limit, "range: numbers up to " + to_text(size) + " have no 8-bit scale"};
+  }
+  return is_unsigned ? detail::unsigned_range(low, high).scale
+                     : detail::symmetric_range(size).scale;
+}
+
 // The range of 8-bit codes for `numbers`, which must have been seen: a histogram of them and the
 // smallest and the largest. Numbers that are all zero get the scale quant::kMinStaticScale,
 // which represents them. Errors: invalid_argument (no numbers; some that are not finite; a
@@ -284,19 +299,13 @@ inline Result<ActivationRange> activation_range(const ObservedNumbers& numbers,
     return Error{Errc::invalid_argument,
                  "range: the smallest and the largest number are not those of the histogram"};
   }
-  if (size / 127 > static_cast<double>(quant::kMaxStaticScale)) {
-    return Error{Errc::limit, "range: numbers up to " + to_text(size) + " have no 8-bit scale"};
-  }
+  NIBBLE_TRY(whole, scale_between(low, high, options.is_unsigned));
   return catch_out_of_memory([&]() -> Result<ActivationRange> {
     ActivationRange r;
-    if (!has_range) {
-      r = options.is_unsigned ? detail::unsigned_range(0, 0) : detail::symmetric_range(0);
-    } else {
+    r.scale = whole;
+    if (has_range) {
       switch (options.method) {
-        case RangeMethod::min_max:
-          r = options.is_unsigned ? detail::unsigned_range(low, high)
-                                  : detail::symmetric_range(size);
-          break;
+        case RangeMethod::min_max: break;
         case RangeMethod::percentile: r = detail::percentile_range(numbers, options); break;
         case RangeMethod::kl: r = detail::kl_range(numbers, options); break;
         case RangeMethod::mse: r = detail::mse_range(numbers, options); break;

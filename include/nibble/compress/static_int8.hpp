@@ -22,7 +22,7 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/gguf_writer.hpp"
-#include "nibble/model/slot.hpp"
+#include "nibble/model/channel_tensors.hpp"
 #include "nibble/quant/error_stats.hpp"
 #include "nibble/quant/format.hpp"
 #include "nibble/quant/packed.hpp"
@@ -62,16 +62,11 @@ namespace detail {
 
 inline bool keep_all(const Int8Matrix&) noexcept { return true; }
 
-// general.file_type of a file whose types say it themselves (llama.cpp's LLAMA_FTYPE_GUESSED).
-inline constexpr std::uint32_t kUnstatedFileType = 1024;
-
 // One matrix on its way: what it is converted from, and the arrays that the writer reads.
 struct Int8Conversion {
   const io::GgufTensor* tensor = nullptr;
   Int8Matrix matrix;
   std::vector<Scalar<float>> scales;  // (n)
-  float input_scale = 0;
-  std::int32_t input_zero = 0;
 };
 
 // What one task found; a task converts some rows.
@@ -188,8 +183,6 @@ inline Result<Int8Conversion> plan_matrix(const io::GgufTensor& tensor, const Pr
     return Error{Errc::limit, "converted, it is larger than the address space"};
   }
   if (is_static) c.matrix.input = input.scale;
-  c.input_scale = input.scale.scale;
-  c.input_zero = input.scale.zero_point;
   return c;
 }
 
@@ -221,8 +214,6 @@ inline void add_matrix(const io::Gguf& in, Executor& executor, OnInt8Matrix on_m
   using Bytes = std::span<const std::byte>;
   const std::string& name = c.matrix.name;
   const std::uint64_t dims[] = {c.matrix.k, c.matrix.n};
-  const std::uint64_t n_rows[] = {c.matrix.n};
-  const std::uint64_t one[] = {1};
   writer.add_tensor(
       name, io::GgmlType::i8, dims, [&in, &executor, on_matrix, &c, &codes]() -> Result<Bytes> {
         const auto out = codes.bytes().first(io::narrow<std::size_t>(c.matrix.n * c.matrix.k));
@@ -234,16 +225,12 @@ inline void add_matrix(const io::Gguf& in, Executor& executor, OnInt8Matrix on_m
         if (!on_matrix(c.matrix)) return Error{Errc::cancelled, "converting"};
         return Bytes(out);
       });
-  writer.add_tensor(name_beside(name, "scales"), io::GgmlType::f32, n_rows,
-                    [&c]() -> Result<Bytes> {
-                      return std::as_bytes(std::span(values(c.scales), c.scales.size()));
-                    });
-  if (!c.matrix.input) return;
-  writer.add_tensor(name_beside(name, "input_scale"), io::GgmlType::f32, one,
-                    std::as_bytes(std::span(&c.input_scale, 1)));
-  if (!c.matrix.input.is_unsigned) return;
-  writer.add_tensor(name_beside(name, "input_zero"), io::GgmlType::i32, one,
-                    std::as_bytes(std::span(&c.input_zero, 1)));
+  nibble::detail::add_channel_tensors(
+      writer, name, c.matrix.n,
+      [&c]() -> Result<Bytes> {
+        return std::as_bytes(std::span(values(c.scales), c.scales.size()));
+      },
+      c.matrix.input);
 }
 
 // Calls finish(writer) with a writer of the converted model.
@@ -256,7 +243,7 @@ auto to_static_int8(const io::Gguf& in, std::span<const ProductInput> inputs,
   Executor& executor = options.executor != nullptr ? *options.executor : alone;
   io::GgufWriter writer;
   writer.copy_metadata(in);
-  writer.set("general.file_type", kUnstatedFileType);
+  writer.set("general.file_type", nibble::detail::kUnstatedFileType);
   std::vector<Int8Conversion> matrices;
   matrices.reserve(inputs.size());  // sources keep references
   std::size_t largest = 0;

@@ -7,11 +7,11 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
-#include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <vector>
 
+#include "nibble/core/control_groups.hpp"
 #include "nibble/core/text.hpp"
 #include "nibble/core/view.hpp"
 
@@ -49,16 +49,6 @@ double cgroup_cpu_quota(const std::string& root = "");
 
 namespace detail {
 
-// The first 4 KiB of a file; empty when it cannot be read.
-inline std::string read_beginning(const std::string& path) {
-  std::array<char, 4096> buffer;
-  std::FILE* const file = std::fopen(path.c_str(), "rb");
-  if (file == nullptr) return {};
-  const std::size_t n = std::fread(buffer.data(), 1, buffer.size(), file);
-  std::fclose(file);
-  return std::string(buffer.data(), n);
-}
-
 // quota / period; 0 when there is no limit ("max", -1 or empty).
 inline double quota_ratio(const std::string& quota, const std::string& period) {
   const long long q = std::strtoll(quota.c_str(), nullptr, 10);
@@ -66,50 +56,22 @@ inline double quota_ratio(const std::string& quota, const std::string& period) {
   return q > 0 && p > 0 ? static_cast<double>(q) / static_cast<double>(p) : 0.0;
 }
 
-// The smallest quota of `group` (a path such as "/a/b") and of all groups above it. A container
-// often sees its own group mounted as the root, while the path still names the group as seen from
-// outside. Path components that are missing therefore count as unlimited.
-inline double least_quota(const std::string& mount, std::string group, bool v2) {
-  double least = 0;
-  if (group == "/") group.clear();
-  for (;;) {
-    const std::string folder = mount + group;
-    double quota;
-    if (v2) {  // "150000 100000" or "max 100000"
-      const std::string text = read_beginning(folder + "/cpu.max");
-      const std::size_t space = text.find(' ');
-      quota = space == std::string::npos ? 0 : quota_ratio(text, text.substr(space));
-    } else {
-      quota = quota_ratio(read_beginning(folder + "/cpu.cfs_quota_us"),
-                          read_beginning(folder + "/cpu.cfs_period_us"));
-    }
-    if (quota > 0 && (least <= 0 || quota < least)) least = quota;
-    const std::size_t slash = group.rfind('/');
-    if (slash == std::string::npos) return least;
-    group.resize(slash);
-  }
-}
-
 }  // namespace detail
 
 inline double cgroup_cpu_quota(const std::string& root) {
-  const std::string groups = detail::read_beginning(root + "/proc/self/cgroup");
   double least = 0;
-  for (std::size_t begin = 0; begin < groups.size();) {  // lines of "id:controllers:path"
-    const std::size_t end = (std::min)(groups.find('\n', begin), groups.size());
-    const std::string line = groups.substr(begin, end - begin);
-    begin = end + 1;
-    const std::size_t first = line.find(':');
-    const std::size_t second = first == std::string::npos ? first : line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    std::string controllers = ",";  // no operator+: GCC 12 gives a false warning for it at -O3
-    controllers.append(line, first + 1, second - first - 1).push_back(',');
-    const bool v2 = controllers == ",,";
-    if (!v2 && controllers.find(",cpu,") == std::string::npos) continue;
-    const std::string mount = root + (v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu");
-    const double quota = detail::least_quota(mount, line.substr(second + 1), v2);
+  detail::for_each_control_group(root, "cpu", [&](const std::string& folder, bool is_v2) {
+    double quota;
+    if (is_v2) {  // "150000 100000" or "max 100000"
+      const std::string text = detail::read_beginning(folder + "/cpu.max");
+      const std::size_t space = text.find(' ');
+      quota = space == std::string::npos ? 0 : detail::quota_ratio(text, text.substr(space));
+    } else {
+      quota = detail::quota_ratio(detail::read_beginning(folder + "/cpu.cfs_quota_us"),
+                                  detail::read_beginning(folder + "/cpu.cfs_period_us"));
+    }
     if (quota > 0 && (least <= 0 || quota < least)) least = quota;
-  }
+  });
   return least;
 }
 

@@ -144,8 +144,9 @@ inline std::int64_t this_process() noexcept { return getpid(); }
 // Sleeps for so long, or less if a signal comes.
 inline void sleep_microseconds(std::int64_t n) noexcept {
   timespec time{};
-  time.tv_sec = static_cast<decltype(time.tv_sec)>(n / 1'000'000);
-  time.tv_nsec = static_cast<decltype(time.tv_nsec)>(n % 1'000'000 * 1000);
+  const auto set = []<class T>(T& to, std::int64_t from) { to = static_cast<T>(from); };
+  set(time.tv_sec, n / 1'000'000);
+  set(time.tv_nsec, n % 1'000'000 * 1000);
   nanosleep(&time, nullptr);
 }
 

@@ -25,9 +25,27 @@ struct Embedder::State {
   static EngineOptions engine_options(const Model& model, const EmbedderOptions& options);
   // of_engine: the bytes of the engine.
   static std::size_t bytes(const Engine::State& engine, std::size_t of_engine,
-                           Index n_texts) noexcept;
-  // Computes texts together and writes their embeddings to `out`.
-  Result<void> run(std::span<const Tokens> texts, MatrixView<float> out);
+                           const EmbedderOptions& options) noexcept;
+  // A text, or one of the pieces of a long text, in a step.
+  struct Piece {
+    std::size_t text;
+    Index index, n_pieces;  // of this text
+    Tokens tokens;
+  };
+  // The tokens of a piece: the first and the last of the text may be in each.
+  struct Cut {
+    Tokens begin, middle, end;
+    std::size_t size() const noexcept { return begin.size() + middle.size() + end.size(); }
+  };
+
+  Index n_ctx() const noexcept { return (std::min)(engine.n_ctx(), engine.max_step_tokens()); }
+  // A text without its begin and end token, if it has them.
+  Cut without_ends(Tokens text) const noexcept;
+  Index n_pieces_of(Tokens text) const noexcept;
+  Cut cut(Tokens text, Index index, Index n_pieces) const noexcept;
+  // Computes n pieces together and adds them to the embeddings of their texts.
+  Result<void> run(std::size_t n, MatrixView<float> out);
+  void add(const Piece& piece, const float* row, float* out) noexcept;
   void normalize(float* row) const noexcept;
   double sum_of(const float* row) const noexcept;
 
@@ -35,16 +53,19 @@ struct Embedder::State {
   EmbedderOptions options;
   std::vector<Sequence> sequences;    // (max_texts), empty between steps
   std::vector<SequenceInput> inputs;  // (max_texts)
+  std::vector<Piece> pieces;          // (max_texts)
   std::vector<Scalar<float>> one;     // (width), the result of a single text
+  // With splits_long_texts:
+  std::vector<Scalar<std::int32_t>> piece_tokens;  // (max_step_tokens)
+  std::vector<Scalar<double>> sums;                // (width), of the pieces of a text
+  double weight = 0;                               // of these pieces
 };
 
 NIBBLE_INLINE Embedder::Embedder(Owned<State> state) noexcept : state_(std::move(state)) {}
 
 NIBBLE_INLINE const Model& Embedder::model() const noexcept { return state_->engine.model(); }
 NIBBLE_INLINE Index Embedder::width() const noexcept { return state_->engine.output_width(); }
-NIBBLE_INLINE Index Embedder::n_ctx() const noexcept {
-  return (std::min)(state_->engine.n_ctx(), state_->engine.max_step_tokens());
-}
+NIBBLE_INLINE Index Embedder::n_ctx() const noexcept { return state_->n_ctx(); }
 
 NIBBLE_INLINE EngineOptions Embedder::State::engine_options(const Model& model,
                                                             const EmbedderOptions& options) {
@@ -76,23 +97,36 @@ NIBBLE_INLINE Result<Embedder> Embedder::create(const Model& model,
       state->sequences.push_back(std::move(sequence));
     }
     state->inputs.resize(state->sequences.size());
-    state->one.resize(static_cast<std::size_t>(state->engine.output_width()));
+    state->pieces.resize(state->sequences.size());
+    const auto width = static_cast<std::size_t>(state->engine.output_width());
+    state->one.resize(width);
+    if (options.splits_long_texts) {
+      state->piece_tokens.resize(static_cast<std::size_t>(state->engine.max_step_tokens()));
+      state->sums.resize(width);
+    }
     return Embedder(std::move(state));
   });
 }
 
 NIBBLE_INLINE std::size_t Embedder::State::bytes(const Engine::State& engine, std::size_t of_engine,
-                                                 Index n_texts) noexcept {
+                                                 const EmbedderOptions& options) noexcept {
   const std::size_t of_sequence =
-      sizeof(Sequence) + sizeof(SequenceInput) + sizeof(Sequence::State) +
-      Sequence::State::memory_bytes(engine.limits.n_positions, engine.needs.n_state_floats);
-  return of_engine + static_cast<std::size_t>(n_texts) * of_sequence +
-         static_cast<std::size_t>(engine.plan.width) * sizeof(float) + sizeof(State);
+      sizeof(Sequence) + sizeof(SequenceInput) + sizeof(Piece) + sizeof(Sequence::State) +
+      Sequence::State::memory_bytes(engine.limits.n_positions, engine.pages.n_tables,
+                                    engine.needs.n_state_floats);
+  const auto width = static_cast<std::size_t>(engine.plan.width);
+  std::size_t of_pieces = 0;
+  if (options.splits_long_texts) {
+    of_pieces = static_cast<std::size_t>(engine.limits.max_rows) * sizeof(std::int32_t) +
+                width * sizeof(double);
+  }
+  return of_engine + static_cast<std::size_t>(options.max_texts) * of_sequence +
+         width * sizeof(float) + of_pieces + sizeof(State);
 }
 
 NIBBLE_INLINE std::size_t Embedder::bytes() const noexcept {
   const Engine& engine = state_->engine;
-  return State::bytes(*engine.state_, engine.bytes(), state_->options.max_texts);
+  return State::bytes(*engine.state_, engine.bytes(), state_->options);
 }
 
 NIBBLE_INLINE Result<std::size_t> Embedder::bytes_needed(const Model& model,
@@ -101,7 +135,7 @@ NIBBLE_INLINE Result<std::size_t> Embedder::bytes_needed(const Model& model,
     Engine::State engine(model, State::engine_options(model, options));
     NIBBLE_CHECK(engine.measure());
     NIBBLE_CHECK(engine.check_gives(Engine::Gives::embeddings));
-    return State::bytes(engine, engine.bytes(), options.max_texts);
+    return State::bytes(engine, engine.bytes(), options);
   });
 }
 
@@ -123,27 +157,66 @@ NIBBLE_INLINE void Embedder::State::normalize(float* row) const noexcept {
   }
 }
 
-NIBBLE_INLINE Result<void> Embedder::State::run(std::span<const Tokens> texts,
-                                                MatrixView<float> out) {
-  for (std::size_t i = 0; i < texts.size(); ++i) {
+NIBBLE_INLINE Embedder::State::Cut Embedder::State::without_ends(Tokens text) const noexcept {
+  const text::Tokenizer* const tokenizer = engine.model().tokenizer();
+  if (tokenizer == nullptr || text.size() < 2) return {{}, text, {}};
+  const text::VocabularySettings& settings = tokenizer->vocabulary().settings();
+  const std::size_t n_begin = text.front() == settings.bos ? 1 : 0;
+  const std::size_t n_end = text.back() == settings.eos ? 1 : 0;
+  return {text.first(n_begin), text.subspan(n_begin, text.size() - n_begin - n_end),
+          text.last(n_end)};
+}
+
+NIBBLE_INLINE Index Embedder::State::n_pieces_of(Tokens text) const noexcept {
+  if (!options.splits_long_texts || static_cast<Index>(text.size()) <= n_ctx()) return 1;
+  const Cut all = without_ends(text);
+  const Index room = n_ctx() - static_cast<Index>(all.begin.size() + all.end.size());
+  if (room < 1) return 1;  // the engine says that the text is too long
+  return (static_cast<Index>(all.middle.size()) + room - 1) / room;
+}
+
+NIBBLE_INLINE Embedder::State::Cut Embedder::State::cut(Tokens text, Index index,
+                                                        Index n_pieces) const noexcept {
+  if (n_pieces == 1) return {{}, text, {}};
+  const Cut all = without_ends(text);
+  const auto n = static_cast<Index>(all.middle.size());
+  const auto first = static_cast<std::size_t>(index * n / n_pieces);
+  const auto last = static_cast<std::size_t>((index + 1) * n / n_pieces);
+  return {all.begin, all.middle.subspan(first, last - first), all.end};
+}
+
+NIBBLE_INLINE Result<void> Embedder::State::run(std::size_t n, MatrixView<float> out) {
+  for (std::size_t i = 0; i < n; ++i) {
     NIBBLE_CHECK(sequences[i].rewind(0));
-    inputs[i] = {.sequence = &sequences[i], .tokens = texts[i], .n_outputs = 0};
+    inputs[i] = {.sequence = &sequences[i], .tokens = pieces[i].tokens, .n_outputs = 0};
   }
-  auto rows = engine.run(std::span(inputs).first(texts.size()));
+  auto rows = engine.run(std::span(inputs).first(n));
   bool is_number = true;
-  if (rows) {
-    for (Index i = 0; i < out.extent(0); ++i) {
-      float* const row = out.data() + i * out.stride(0);
-      std::memcpy(row, rows->data() + i * rows->stride(0),
-                  static_cast<std::size_t>(rows->extent(1)) * sizeof(float));
-      is_number = is_number && is_finite(sum_of(row));
-      if (options.normalize) normalize(row);
-    }
+  for (std::size_t i = 0; rows && i < n; ++i) {
+    const float* const row = rows->data() + static_cast<Index>(i) * rows->stride(0);
+    is_number = is_number && is_finite(sum_of(row));
+    add(pieces[i], row, out.data() + static_cast<Index>(pieces[i].text) * out.stride(0));
   }
-  for (std::size_t i = 0; i < texts.size(); ++i) NIBBLE_CHECK(sequences[i].rewind(0));
+  for (std::size_t i = 0; i < n; ++i) NIBBLE_CHECK(sequences[i].rewind(0));
   if (!rows) return std::move(rows).error();
   if (!is_number) return detail::not_numbers("embedder", "embeddings");
   return ok();
+}
+
+NIBBLE_INLINE void Embedder::State::add(const Piece& piece, const float* row, float* out) noexcept {
+  const auto width = static_cast<std::size_t>(engine.output_width());
+  if (piece.n_pieces == 1) {
+    std::memcpy(out, row, width * sizeof(float));
+  } else {
+    if (piece.index == 0) std::fill(sums.begin(), sums.end(), Scalar<double>{});
+    // The pieces of a text follow each other.
+    const auto n = static_cast<double>(piece.tokens.size());
+    weight = (piece.index == 0 ? 0 : weight) + n;
+    for (std::size_t j = 0; j < width; ++j) sums[j].value += n * static_cast<double>(row[j]);
+    if (piece.index + 1 < piece.n_pieces) return;
+    for (std::size_t j = 0; j < width; ++j) out[j] = static_cast<float>(sums[j].value / weight);
+  }
+  if (options.normalize) normalize(out);
 }
 
 NIBBLE_INLINE Result<void> Embedder::embed(std::span<const Tokens> texts, MatrixView<float> out) {
@@ -155,20 +228,31 @@ NIBBLE_INLINE Result<void> Embedder::embed(std::span<const Tokens> texts, Matrix
                                              to_text(n_texts) + " contiguous of " +
                                              to_text(width())};
   }
-  // As many at once as fit in a step.
-  std::size_t first = 0;
-  while (first < texts.size()) {
-    std::size_t n = 0, n_tokens = 0;
-    const auto max_tokens = static_cast<std::size_t>(s.engine.max_step_tokens());
-    while (first + n < texts.size() && n < s.sequences.size()) {
-      n_tokens += texts[first + n].size();
-      if (n > 0 && n_tokens > max_tokens) break;
-      ++n;
+  // As many pieces at once as fit in a step.
+  const auto max_tokens = static_cast<std::size_t>(s.engine.max_step_tokens());
+  std::size_t n = 0, n_tokens = 0;
+  for (std::size_t t = 0; t < texts.size(); ++t) {
+    const Index n_pieces = s.n_pieces_of(texts[t]);
+    for (Index index = 0; index < n_pieces; ++index) {
+      const State::Cut cut = s.cut(texts[t], index, n_pieces);
+      if (n == s.pieces.size() || (n > 0 && n_tokens + cut.size() > max_tokens)) {
+        NIBBLE_CHECK(s.run(n, out));
+        n = n_tokens = 0;
+      }
+      Tokens tokens = cut.middle;
+      if (n_pieces > 1) {
+        std::int32_t* const joined = values(s.piece_tokens) + n_tokens;
+        std::int32_t* to = joined;
+        for (const Tokens part : {cut.begin, cut.middle, cut.end}) {
+          to = std::copy(part.begin(), part.end(), to);
+        }
+        tokens = {joined, cut.size()};
+      }
+      s.pieces[n++] = {t, index, n_pieces, tokens};
+      n_tokens += cut.size();
     }
-    NIBBLE_CHECK(
-        s.run(texts.subspan(first, n), out.rows(static_cast<Index>(first), static_cast<Index>(n))));
-    first += n;
   }
+  if (n > 0) NIBBLE_CHECK(s.run(n, out));
   return ok();
 }
 

@@ -28,6 +28,12 @@ struct EmbedderOptions {
   Index max_texts = 8;
   Index max_step_tokens = 0;
   bool normalize = true;  // to length 1, so that a dot product is the cosine
+  // A text of more than n_ctx tokens: cut into pieces of nearly equal length, each with the begin
+  // and the end token of the text, if it has them. The embedding is the mean of those of the
+  // pieces, weighted by their tokens, and then normalized. (For a model that takes the mean of the
+  // rows of all tokens, it is that mean; only that no token saw those of other pieces.) false: such
+  // a text is an error.
+  bool splits_long_texts = false;
   ops::KvType kv_type = ops::KvType::f32;
   Executor* executor = nullptr;  // must outlive the embedder; null: the calling thread
 };
@@ -45,13 +51,13 @@ class Embedder {
 
   const Model& model() const noexcept;
   Index width() const noexcept;  // numbers of an embedding
-  Index n_ctx() const noexcept;  // tokens that a text may have
+  Index n_ctx() const noexcept;  // tokens that a text, or a piece of it, may have
   // Bytes that the embedder holds: working memory, cache, rotation tables, tokens.
   std::size_t bytes() const noexcept;
 
   // The embedding of a text, valid until the next call. Errors: invalid_argument (no tokens, or ids
-  // that are none), limit (a longer text than n_ctx tokens), malformed (what the model gives are no
-  // numbers), and for texts those of the tokenizer.
+  // that are none), limit (a longer text than n_ctx tokens, unless the options split it), malformed
+  // (what the model gives are no numbers), and for texts those of the tokenizer.
   Result<VectorView<const float>> embed(std::string_view text);
   Result<VectorView<const float>> embed(Tokens tokens);
   // out (texts, width) = the embeddings of many texts. The result for a text is, bit for bit, what

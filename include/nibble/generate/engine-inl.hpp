@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
-#include <optional>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,104 +14,20 @@
 #include "nibble/core/arena.hpp"
 #include "nibble/core/shared.hpp"
 #include "nibble/generate/engine.hpp"
+#include "nibble/generate/engine_needs.hpp"
 #include "nibble/generate/sequence-inl.hpp"
-#include "nibble/graph/rope_needs.hpp"
 #include "nibble/graph/run.hpp"
-#include "nibble/graph/survey.hpp"
 #include "nibble/model/architecture.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
-
-namespace detail {
-
-// Of other weights: what an engine's memory and its tables of rotations depend on.
-class ExchangeChecker final : public graph::SurveySink {
- public:
-  ExchangeChecker(graph::WeightTable own, graph::WeightTable other, Index max_rank)
-      : own_(own), other_(other), max_rank_(max_rank) {}
-
-  void weight(const graph::WeightNeed& need) override {
-    const graph::Weight& w = other_.at(need.slot, need.layer);
-    if (!w || w.factors == nullptr || w.factors->rank() <= max_rank_) return;
-    error_ = Error{Errc::invalid_argument,
-                   "engine: other weights have factors of rank " + to_text(w.factors->rank()) +
-                       "; there is memory for at most " + to_text(max_rank_)};
-  }
-  void rope(const graph::RopeKey&, const graph::RopeFactors& factors) override {
-    for (const std::size_t slot : {factors.slot, factors.beyond}) {
-      if (slot == graph::kNoSlot) continue;
-      const graph::Weight &a = own_.at(slot, -1), &b = other_.at(slot, -1);
-      if (!a || a.data == b.data) continue;
-      if (b && std::memcmp(a.data, b.data, static_cast<std::size_t>(a.bytes())) == 0) continue;
-      error_ = Error{Errc::invalid_argument,
-                     "engine: other weights have other factors of the rotation, but its tables "
-                     "are made when the engine is"};
-    }
-  }
-  Result<void> finish() const {
-    if (error_) return *error_;
-    return ok();
-  }
-
- private:
-  graph::WeightTable own_, other_;
-  Index max_rank_;
-  std::optional<Error> error_;
-};
-
-// What an engine must allocate memory for.
-class EngineNeeds final : public graph::SurveySink {
- public:
-  explicit EngineNeeds(const Model& model)
-      : shapes(static_cast<std::size_t>(model.config().n_layers)), weights_(model.weights()) {}
-
-  void weight(const graph::WeightNeed& need) override {
-    const graph::Weight& w = weights_.at(need.slot, need.layer);
-    if (!w || w.is_vector() || need.is_table) return;
-    const auto reads_as = [&](const graph::Weight& m) {
-      (m.ops->input == graph::InputKind::floats ? float_inputs : code_inputs) = true;
-    };
-    if (w.has_base()) reads_as(w);
-    if (w.factors == nullptr) return;
-    reads_as(w.factors->b);
-    max_rank = (std::max)(max_rank, w.factors->rank());
-  }
-  void cache(Index layer, const ops::KvShape& shape) override {
-    if (layer >= 0) shapes[static_cast<std::size_t>(layer)] = shape;
-  }
-  void state(Index, Index n_floats) override { n_state_floats += n_floats; }
-  void rope(const graph::RopeKey& key, const graph::RopeFactors& factors) override {
-    ropes.add(key, factors, weights_);
-  }
-  void max_positions(Index n) override { n_positions = n; }
-  void both_ways() override { reads_both_ways = true; }
-
-  bool are_alike() const noexcept {
-    for (const ops::KvShape& s : shapes) {
-      if (s.n_kv_heads != shapes[0].n_kv_heads || s.head_dim != shapes[0].head_dim) return false;
-    }
-    return true;
-  }
-
-  std::vector<ops::KvShape> shapes;  // of the layers
-  graph::RopeNeeds ropes;
-  Index n_state_floats = 0;
-  Index n_positions = 0;  // how many positions have embeddings; 0: any number
-  bool reads_both_ways = false;
-  bool float_inputs = false, code_inputs = false;
-  Index max_rank = 0;  // of factors
-
- private:
-  graph::WeightTable weights_;
-};
-
-}  // namespace detail
 
 struct Engine::State {
   State(const Model& m, const EngineOptions& o) : model(m), options(o), needs(m) {}
 
   // What an engine takes, before any of it is allocated.
   Result<void> measure();
+  // Which layers share a table of pages, and which of them have a window.
+  void place_layers();
   // Whether the model is one for sessions, or for embedders. Errors: unsupported.
   Result<void> check_gives(Gives what) const;
   Result<void> allocate();
@@ -123,7 +39,11 @@ struct Engine::State {
   // stay pending.
   Result<MatrixView<const float>> run(std::span<const SequenceInput> inputs, Index max_rows);
   void put_rows(const SequenceInput& input, Index first_row) noexcept;
-  std::size_t bytes() const noexcept;
+  // The segments of the step for the tables of pages after the first.
+  std::span<const graph::Segment> put_table_segments(
+      std::span<const SequenceInput> inputs) noexcept;
+  EngineMemory memory_parts() const noexcept;
+  std::size_t bytes() const noexcept { return memory_parts().engine(); }
 
   Model model;
   EngineOptions options;
@@ -131,7 +51,10 @@ struct Engine::State {
   graph::Limits limits;
   graph::Plan plan;
   ops::KvCacheLayout layout;
+  PageLayout pages;
+  std::vector<graph::CachePlace> places;           // of the layers; empty: as graph::RunArgs says
   std::size_t cache_bytes = 0, working_bytes = 0;  // of the two blocks of memory
+  std::size_t rope_bytes = 0;                      // the part of the tables in the second
   std::size_t most_pairs = 0;                      // of a table of rotations
   std::uint64_t n_steps = 0;                       // logits are valid until the next one
   Shared<Pool> pool;
@@ -140,7 +63,7 @@ struct Engine::State {
   std::vector<graph::RopeTable> rope_tables;
   InlineExecutor own_executor;
   std::int32_t* tokens = nullptr;      // (max_rows), of a step
-  graph::Segment* segments = nullptr;  // (max_segments)
+  graph::Segment* segments = nullptr;  // (n_tables, max_segments)
   Index* output_rows = nullptr;        // (max_outputs)
   float* rows = nullptr;               // (max_rows, width), once rows of numbers were given
   AlignedBuffer row_memory;
@@ -155,6 +78,10 @@ NIBBLE_INLINE Index Engine::max_step_tokens() const noexcept { return state_->li
 NIBBLE_INLINE Index Engine::max_outputs() const noexcept { return state_->limits.max_outputs; }
 NIBBLE_INLINE Index Engine::n_pages() const noexcept { return state_->pool->pages.n_pages(); }
 NIBBLE_INLINE Index Engine::n_free_pages() const noexcept { return state_->pool->pages.n_free(); }
+NIBBLE_INLINE Index Engine::pages_for(Index n_positions) const noexcept {
+  return state_->pages.most_pages(n_positions, state_->limits.max_rows);
+}
+NIBBLE_INLINE Index Engine::n_page_tables() const noexcept { return state_->pages.n_tables; }
 NIBBLE_INLINE bool Engine::gives_embeddings() const noexcept {
   return state_->plan.rows == graph::Rows::segments;
 }
@@ -241,20 +168,34 @@ NIBBLE_INLINE Result<Engine> Engine::create(const Model& model, const EngineOpti
   });
 }
 
-NIBBLE_INLINE Result<std::size_t> Engine::bytes_needed(const Model& model,
-                                                       const EngineOptions& options) {
-  return catch_out_of_memory([&]() -> Result<std::size_t> {
+NIBBLE_INLINE Result<EngineMemory> Engine::memory_needed(const Model& model,
+                                                         const EngineOptions& options) {
+  return catch_out_of_memory([&]() -> Result<EngineMemory> {
     State state(model, options);
     NIBBLE_CHECK(state.measure());
-    return state.bytes();
+    return state.memory_parts();
   });
 }
 
-NIBBLE_INLINE std::size_t Engine::State::bytes() const noexcept {
-  return sizeof(State) + needs.ropes.bytes() + needs.ropes.all().size() * sizeof(graph::RopeTable) +
-         working_bytes + sizeof(Pool) + Shared<Pool>::count_bytes() +
-         static_cast<std::size_t>(Index{model.config().n_layers}) * sizeof(ops::KvShape) +
-         cache_bytes;
+NIBBLE_INLINE Result<std::size_t> Engine::bytes_needed(const Model& model,
+                                                       const EngineOptions& options) {
+  NIBBLE_TRY(needed, memory_needed(model, options));
+  return needed.engine();
+}
+
+NIBBLE_INLINE EngineMemory Engine::State::memory_parts() const noexcept {
+  EngineMemory parts;
+  parts.cache = cache_bytes + sizeof(Pool) + Shared<Pool>::count_bytes() +
+                static_cast<std::size_t>(Index{model.config().n_layers}) * sizeof(ops::KvShape);
+  parts.tables =
+      rope_bytes + needs.ropes.bytes() + needs.ropes.all().size() * sizeof(graph::RopeTable);
+  parts.working =
+      sizeof(State) + places.size() * sizeof(graph::CachePlace) + working_bytes - rope_bytes;
+  const std::size_t of_one =
+      sizeof(Sequence::State) +
+      Sequence::State::memory_bytes(limits.n_positions, pages.n_tables, needs.n_state_floats);
+  parts.sequences = static_cast<std::size_t>(limits.max_segments) * of_one;
+  return parts;
 }
 
 NIBBLE_INLINE Result<void> Engine::State::measure() {
@@ -270,15 +211,16 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
   constexpr Index kMax = Index{1} << 30;
   if (options.n_ctx < 0 || options.n_ctx > kMax || options.max_step_tokens < 1 ||
       options.max_outputs < 0 || options.max_sequences < 1 || options.max_sequences > 1 << 16 ||
-      options.cache_positions < 0 || options.cache_positions > kMax ||
-      options.max_factor_rank < 0 || options.max_factor_rank > 1 << 20) {
-    return Error{Errc::invalid_argument,
-                 "session: n_ctx " + to_text(options.n_ctx) + ", max_step_tokens " +
-                     to_text(options.max_step_tokens) + ", max_outputs " +
-                     to_text(options.max_outputs) + ", max_sequences " +
-                     to_text(options.max_sequences) + ", cache_positions " +
-                     to_text(options.cache_positions) + ", max_factor_rank " +
-                     to_text(options.max_factor_rank) + " out of range"};
+      options.cache_positions < 0 || options.cache_positions > kMax || options.window_margin < -1 ||
+      options.window_margin > kMax || options.max_factor_rank < 0 ||
+      options.max_factor_rank > 1 << 20) {
+    return Error{
+        Errc::invalid_argument,
+        "session: n_ctx " + to_text(options.n_ctx) + ", max_step_tokens " +
+            to_text(options.max_step_tokens) + ", max_outputs " + to_text(options.max_outputs) +
+            ", max_sequences " + to_text(options.max_sequences) + ", cache_positions " +
+            to_text(options.cache_positions) + ", window_margin " + to_text(options.window_margin) +
+            ", max_factor_rank " + to_text(options.max_factor_rank) + " out of range"};
   }
   limits.n_positions =
       options.n_ctx > 0 ? options.n_ctx : (std::min)(config.n_ctx, kDefaultContext);
@@ -310,12 +252,12 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
   }
 
   layout.type = options.kv_type;
-  // A sequence that is computed at once needs the keys and values of one layer at a time.
-  args.layers_share_cache = needs.reads_both_ways && needs.are_alike();
-  layout.n_layers = args.layers_share_cache ? Index{1} : Index{config.n_layers};
-  layout.capacity = options.cache_positions > 0 ? options.cache_positions
-                                                : ops::pages_for(limits.n_positions) *
-                                                      ops::kPagePositions * limits.max_segments;
+  place_layers();
+  layout.capacity =
+      ops::kPagePositions *
+      (options.cache_positions > 0
+           ? ops::pages_for(options.cache_positions) * pages.n_tables
+           : pages.most_pages(limits.n_positions, limits.max_rows) * limits.max_segments);
   if (needs.are_alike()) {
     layout.n_kv_heads = needs.shapes[0].n_kv_heads;
     layout.head_dim = needs.shapes[0].head_dim;
@@ -324,7 +266,6 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
   if (!layout.is_valid()) return Error{Errc::invalid_argument, "session: the cache is too large"};
 
   const Index n_pages = layout.n_pages();
-  std::size_t rope_bytes = 0;
   for (const graph::RopeNeed& rope : needs.ropes.all()) {
     const Index n_pairs = rope.key.dim / 2;
     if (limits.n_positions * (8 * n_pairs + 4) > kMaxBytes / 16) {  // no sum below overflows
@@ -340,9 +281,41 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
       align_up(layout.bytes()) + align_up(static_cast<std::size_t>(n_pages) * sizeof(std::int32_t));
   working_bytes = align_up(plan.bytes) + rope_bytes + align_up(most_pairs * sizeof(double)) +
                   align_up(static_cast<std::size_t>(limits.max_rows) * sizeof(std::int32_t)) +
-                  align_up(static_cast<std::size_t>(limits.max_segments) * sizeof(graph::Segment)) +
+                  align_up(static_cast<std::size_t>(limits.max_segments * pages.n_tables) *
+                           sizeof(graph::Segment)) +
                   align_up(static_cast<std::size_t>(limits.max_outputs) * sizeof(Index));
   return ok();
+}
+
+NIBBLE_INLINE void Engine::State::place_layers() {
+  layout.n_layers = model.config().n_layers;
+  const auto n_layers = static_cast<std::size_t>(layout.n_layers);
+  const std::vector<Scalar<Index>> windows = std::move(needs.windows);
+  if (!needs.are_alike() || needs.shapes[0].n_kv_heads == 0) return;
+  if (needs.reads_both_ways) {
+    // A sequence that is computed at once needs the keys and values of one layer at a time.
+    layout.n_layers = 1;
+    places.assign(n_layers, {0, 0});
+    return;
+  }
+  Index n_windowed = 0;
+  for (const auto& [window] : windows) {
+    n_windowed += window > 0;
+    pages.window = (std::max)(pages.window, window);
+  }
+  pages.kept = pages.window + options.window_margin;
+  if (n_windowed == 0 || options.window_margin < 0 || pages.kept >= limits.n_positions) return;
+  const Index n_full = layout.n_layers - n_windowed;
+  layout.n_layers = std::gcd(n_full, n_windowed);  // as few tables as possible
+  pages.n_tables = (n_full + n_windowed) / layout.n_layers;
+  pages.n_full = n_full / layout.n_layers;
+  if (pages.n_tables == 1) return;
+  places.reserve(n_layers);
+  Index next_full = 0, next_windowed = n_full;
+  for (std::size_t i = 0; i < n_layers; ++i) {
+    const Index n = windows[i].value > 0 ? next_windowed++ : next_full++;
+    places.push_back({n % layout.n_layers, n / layout.n_layers});
+  }
 }
 
 NIBBLE_INLINE Result<void> Engine::State::allocate() {
@@ -361,6 +334,7 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
   pool->cache = cache;
   const auto n_users = static_cast<std::size_t>(layout.n_pages());
   pool->pages = PagePool({cache_arena.take<std::int32_t>(n_users), n_users});
+  pool->layout = pages;
   pool->n_state_floats = needs.n_state_floats;
   pool->vocab_size = model.config().vocab_size;
 
@@ -373,12 +347,13 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
   Arena arena(memory.bytes());
   args.arena = {arena.take<std::byte>(plan.bytes), plan.bytes};
   args.cache = cache;
+  args.cache_places = places;
   args.weights = model.weights();
   args.tuning = model.tuning();
   args.observer = &options.observer;
   args.product_observer = &options.product_observer;
   tokens = arena.take<std::int32_t>(max_rows);
-  segments = arena.take<graph::Segment>(max_segments);
+  segments = arena.take<graph::Segment>(max_segments * static_cast<std::size_t>(pages.n_tables));
   output_rows = arena.take<Index>(max_outputs);
   fill_rope_tables(arena);
   return ok();
@@ -469,7 +444,7 @@ NIBBLE_INLINE Result<void> Engine::State::can_run(std::span<const SequenceInput>
     const Index n = inputs[i].n_rows() + s.n_pending();
     n_rows += n;
     n_outputs += inputs[i].n_outputs;
-    n_pages += s.n_pages_for(n);
+    n_pages += s.n_pages_for(n, n) - s.n_unread_pages();
   }
   if (n_rows > limits.max_rows || n_outputs > limits.max_outputs) {
     return Error{Errc::limit, "engine: a step of " + to_text(n_rows) +
@@ -496,7 +471,8 @@ NIBBLE_INLINE Result<void> Engine::can_run(const SequenceInput& input) const {
                                   " tokens at once; max_step_tokens is " +
                                   to_text(s.limits.max_rows)};
   }
-  return s.check_pages(input.sequence->state_->n_pages_for(n));
+  const Sequence::State& sequence = *input.sequence->state_;
+  return s.check_pages(sequence.n_pages_for(n, s.limits.max_rows) - sequence.n_unread_pages());
 }
 
 NIBBLE_INLINE void Engine::State::put_rows(const SequenceInput& input, Index first_row) noexcept {
@@ -506,11 +482,25 @@ NIBBLE_INLINE void Engine::State::put_rows(const SequenceInput& input, Index fir
   }
 }
 
+NIBBLE_INLINE std::span<const graph::Segment> Engine::State::put_table_segments(
+    std::span<const SequenceInput> inputs) noexcept {
+  graph::Segment* const first = segments + inputs.size();
+  graph::Segment* next = first;
+  for (Index table = 1; table < pages.n_tables; ++table) {
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      *next = segments[i];
+      next++->pages = inputs[i].sequence->state_->page_table(table);
+    }
+  }
+  return {first, static_cast<std::size_t>(next - first)};
+}
+
 NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
     std::span<const SequenceInput> inputs, Index max_rows) {
   graph::Step& step = args.step;
   Index n_rows = 0, n_outputs = 0;
   std::size_t n_segments = 0;
+  for (const SequenceInput& input : inputs) input.sequence->state_->drop_unread_pages();
   for (const SequenceInput& input : inputs) {
     Sequence::State& s = *input.sequence->state_;
     const Index n = (std::min)(s.n_pending(), max_rows);
@@ -518,7 +508,7 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
     if (input.rows.data() != nullptr) put_rows(input, n_rows + n - input.n_rows());
     std::memcpy(tokens + n_rows, s.tokens + s.n_computed,
                 static_cast<std::size_t>(n) * sizeof(*tokens));
-    segments[n_segments++] = {n_rows, n, s.n_computed, input.kind, s.page_table(), s.state};
+    segments[n_segments++] = {n_rows, n, s.n_computed, input.kind, s.page_table(0), s.state};
     for (Index i = n - input.n_outputs; i < n; ++i) output_rows[n_outputs++] = n_rows + i;
     n_rows += n;
   }
@@ -526,6 +516,7 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
   if (!has_outputs) output_rows[n_outputs++] = n_rows - 1;  // nobody reads it
   step.tokens = {tokens, static_cast<std::size_t>(n_rows)};
   step.segments = {segments, n_segments};
+  args.table_segments = put_table_segments(inputs);
   step.output_rows = {output_rows, static_cast<std::size_t>(n_outputs)};
   step.rows = rows == nullptr ? MatrixView<const float>()
                               : MatrixView<const float>(rows, n_rows, Index{model.config().dim});

@@ -27,8 +27,12 @@ struct EngineOptions {
   Index n_ctx = 0;
   Index max_sequences = 1;  // in one step
   // Positions of the cache, for all sequences together, in whole pages of ops::kPagePositions; 0:
-  // n_ctx for each of max_sequences.
+  // n_ctx for each of max_sequences. (Where layers have windows, longer sequences fit in them:
+  // these layers keep only their window.)
   Index cache_positions = 0;
+  // Layers with a window keep so many positions before it as well: a sequence can go back that far
+  // (Sequence::rewind). -1: they keep all positions, as other layers do.
+  Index window_margin = 256;
   Index max_step_tokens = 64;  // of all sequences in one step
   Index max_outputs = 0;       // rows of logits of one step; 0: one for each of max_sequences
   ops::KvType kv_type = ops::KvType::f16;
@@ -46,6 +50,16 @@ struct EngineOptions {
 };
 
 inline constexpr Index kDefaultContext = 4096;
+
+// What an engine and its sequences take, in bytes.
+struct EngineMemory {
+  std::size_t cache = 0;      // pages of keys and values, and their administration
+  std::size_t working = 0;    // what a step computes in, and what the engine itself is
+  std::size_t tables = 0;     // rotations of positions
+  std::size_t sequences = 0;  // tokens, page tables and recurrent state of max_sequences
+  std::size_t engine() const noexcept { return cache + working + tables; }
+  std::size_t total() const noexcept { return engine() + sequences; }
+};
 
 // What one step appends to one sequence; nothing, if it has pending tokens to compute.
 struct SequenceInput {
@@ -70,6 +84,8 @@ class Engine {
   static Result<Engine> create(const Model& model, const EngineOptions& options = {});
   // What bytes() will be, without allocating that. Errors: as create().
   static Result<std::size_t> bytes_needed(const Model& model, const EngineOptions& options = {});
+  // The same in parts, with those of sequences.
+  static Result<EngineMemory> memory_needed(const Model& model, const EngineOptions& options = {});
 
   // An empty sequence of at most `capacity` positions (0: n_ctx). It takes pages only as it grows.
   // Errors: out_of_memory, invalid_argument (more than n_ctx).
@@ -110,6 +126,11 @@ class Engine {
   // Pages of the cache, and how many of them no sequence uses.
   Index n_pages() const noexcept;
   Index n_free_pages() const noexcept;
+  // How many pages a sequence takes at most when it has n positions: one for each begun
+  // ops::kPagePositions, or, where only some layers have a window, n_page_tables(), of which some
+  // are given back.
+  Index pages_for(Index n_positions) const noexcept;
+  Index n_page_tables() const noexcept;
   // Bytes that the engine holds: working memory, cache, tables. More once rows of numbers were
   // given.
   std::size_t bytes() const noexcept;
@@ -118,6 +139,7 @@ class Engine {
   friend class Sequence;
   friend class Session;
   friend class Embedder;
+  friend class PrefixCache;
   struct State;
   struct Pool;
   explicit Engine(Owned<State> state) noexcept;

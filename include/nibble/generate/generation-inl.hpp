@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 #include <optional>
 #include <span>
 #include <string>
@@ -136,7 +135,6 @@ class Generation {
     start_ = start;
     n_tokens_ = 0;
     finish_ = finish;
-    error_.reset();
     const bool is_over = text_.guide && text_.guide->is_finished();
     if (finish == Finish::none && is_over) finish_ = Finish::grammar_end;
   }
@@ -154,18 +152,14 @@ class Generation {
   static Finish interrupted(const GenerateOptions& options, std::int64_t start, std::size_t done,
                             std::size_t total);
 
-  // Chooses the next token; `so_far` are those of the sequence. logprob is NaN if there is none:
-  // why_none() says why.
-  Sampled sample(MatrixView<const float> logits, std::span<const std::int32_t> so_far) noexcept {
+  // Chooses the next token; `so_far` are those of the sequence. Errors: those of Sampler::sample()
+  // and of GrammarGuide.
+  Result<TokenLogprob> sample(MatrixView<const float> logits,
+                              std::span<const std::int32_t> so_far) {
     const std::span<const float> row(logits.data(), static_cast<std::size_t>(logits.extent(1)));
-    if (!text_.guide) return sampler_.sample(row, so_far);
-    auto sampled = catch_out_of_memory([&] { return sample_allowed(row, so_far); });
-    if (sampled) return *sampled;
-    error_ = std::move(sampled).error();
-    return {0, std::numeric_limits<float>::quiet_NaN()};
+    return catch_out_of_memory(
+        [&] { return text_.guide ? sample_allowed(row, so_far) : sampler_.sample(row, so_far); });
   }
-  // who: the function that says it.
-  Error why_none(const char* who) const { return error_ ? *error_ : not_numbers(who); }
   // The next token if the grammar leaves no choice; else kNoToken. Its logprob is 0. Errors: those
   // of GrammarGuide::forced().
   Result<std::int32_t> forced() {
@@ -174,7 +168,7 @@ class Generation {
   }
   // Takes that token, and says what it shows and whether it is the last. is_full: no further token
   // fits into the sequence.
-  Token take(const Sampled& sampled, bool is_full);
+  Token take(const TokenLogprob& sampled, bool is_full);
   // Ends without a token: only what was held back is shown.
   Token end(Finish why);
 
@@ -185,8 +179,8 @@ class Generation {
         tokenizer_(tokenizer),
         text_{GeneratedText(tokenizer_, options.stop, false), {}} {}
 
-  Result<Sampled> sample_allowed(std::span<const float> logits,
-                                 std::span<const std::int32_t> so_far);
+  Result<TokenLogprob> sample_allowed(std::span<const float> logits,
+                                      std::span<const std::int32_t> so_far);
   std::vector<StopToken> stop_tokens_of(const GenerateOptions& options) const;
   // Why a token itself is the last, if it is.
   Finish finish_after(std::int32_t id) const noexcept;
@@ -195,7 +189,6 @@ class Generation {
   GenerateOptions options_;
   const text::Tokenizer* tokenizer_;  // of the model; null: none
   Text text_;
-  std::optional<Error> error_;
   std::int64_t start_ = 0;
   Index n_tokens_ = 0;
   Finish finish_ = Finish::none;
@@ -210,6 +203,7 @@ NIBBLE_INLINE Result<void> Generation::validate(const GenerateOptions& options,
   const Index vocab_size = model.config().vocab_size;
   NIBBLE_CHECK(Sampler::validate(options.sampling, vocab_size));
   if (options.max_tokens < 1) return bad("max_tokens must be at least 1");
+  if (options.n_kept_first < 0) return bad("n_kept_first must be at least 0");
   if (options.time_limit_ms < 0) return bad("time_limit_ms must be at least 0");
   if (!options.stop.empty() && model.tokenizer() == nullptr) {
     return bad("stop strings, but the model has no tokenizer; use stop_tokens");
@@ -229,13 +223,18 @@ NIBBLE_INLINE Result<void> Generation::validate(const GenerateOptions& options,
 }
 
 // The logprob is the model's own, whatever the grammar allows.
-NIBBLE_INLINE Result<Sampled> Generation::sample_allowed(std::span<const float> logits,
-                                                         std::span<const std::int32_t> so_far) {
+NIBBLE_INLINE Result<TokenLogprob> Generation::sample_allowed(
+    std::span<const float> logits, std::span<const std::int32_t> so_far) {
   NIBBLE_TRY(allowed, text_.guide->allow(logits));
-  Sampled sampled = sampler_.sample(allowed, so_far);
+  auto chosen = sampler_.sample(allowed, so_far);
+  if (!chosen && chosen.error().code == Errc::invalid_argument) {
+    return Error{Errc::invalid_argument,
+                 "no token is left that the grammar allows (see logit_bias)"};
+  }
+  if (!chosen) return std::move(chosen).error();
+  TokenLogprob sampled = *chosen;
   sampled.logprob = static_cast<float>(
       logprob_of(sampled.id, VectorView<const float>(logits.data(), logits.size())));
-  if (is_nan(static_cast<double>(sampled.logprob))) return sampled;
   NIBBLE_CHECK(text_.guide->accept(sampled.id));
   return sampled;
 }
@@ -280,7 +279,7 @@ NIBBLE_INLINE Finish Generation::finish_after(std::int32_t id) const noexcept {
   return Finish::none;
 }
 
-NIBBLE_INLINE Token Generation::take(const Sampled& sampled, bool is_full) {
+NIBBLE_INLINE Token Generation::take(const TokenLogprob& sampled, bool is_full) {
   GeneratedText& shown = text_.shown;
   shown.next();
   ++n_tokens_;
@@ -298,7 +297,7 @@ NIBBLE_INLINE Token Generation::take(const Sampled& sampled, bool is_full) {
       finish_ = Finish::context_full;
   }
   if (finish_ != Finish::none) shown.flush();
-  return {sampled.id, sampled.logprob, shown.text(), finish_};
+  return {sampled.id, sampled.logprob, shown.text(), finish_, sampler_.top_logprobs()};
 }
 
 NIBBLE_INLINE Token Generation::end(Finish why) {
@@ -306,7 +305,7 @@ NIBBLE_INLINE Token Generation::end(Finish why) {
   is_shown_ = false;
   text_.shown.next();
   text_.shown.flush();
-  return {text::kNoToken, 0, text_.shown.text(), why};
+  return {text::kNoToken, 0, text_.shown.text(), why, {}};
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::detail

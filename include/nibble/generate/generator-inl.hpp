@@ -3,6 +3,7 @@
 // A generator's functions. Included by generator.hpp.
 #pragma once
 
+#include <algorithm>
 #include <new>
 #include <string>
 #include <utility>
@@ -11,12 +12,17 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/generate/generation-inl.hpp"
 #include "nibble/generate/generator.hpp"
-#include "nibble/generate/logprob.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
 struct Generator::State {
-  State(Session s, detail::Generation g) : session(std::move(s)), generation(std::move(g)) {}
+  State(Session s, detail::Generation g)
+      : session(std::move(s)),
+        generation(std::move(g)),
+        while_rolling([this](std::size_t, std::size_t) {
+          interruption = generation.interrupted();
+          return interruption == Finish::none;
+        }) {}
 
   const GenerateOptions& options_of_prompt() const noexcept {
     return next ? *next : generation.options();
@@ -29,10 +35,21 @@ struct Generator::State {
   Result<std::optional<Token>> next_token();
   // Ends generation without another token.
   std::optional<Token> end(Finish why);
+  bool is_full() const noexcept { return session.position() == session.capacity(); }
+  bool is_at_end() const noexcept {
+    const bool stops = generation.options().when_full == WhenFull::stop || session.capacity() < 2;
+    return is_full() && stops;
+  }
+  // Forgets tokens in the middle of a context that is full.
+  Result<void> roll();
+  // Those after the last token; none if generation was interrupted while they were computed.
+  Result<std::optional<MatrixView<const float>>> logits();
 
   Session session;  // a second owner of what the caller's session owns
   detail::Generation generation;
   std::optional<GenerateOptions> next;  // for the next prompt
+  Progress while_rolling;               // made once, so that nothing allocates later
+  Finish interruption = Finish::none;   // that it has seen
   bool is_prompted = false;
   std::uint64_t known_version = 0;  // of the sequence, after our own last change
 };
@@ -134,17 +151,37 @@ NIBBLE_INLINE Result<std::optional<Token>> Generator::State::next_token() {
                  "(rewind, append, another generator); call prompt() first, prompt(\"\") to go on"};
   }
   if (const Finish why = generation.interrupted(); why != Finish::none) return end(why);
-  if (session.position() == session.capacity()) return end(Finish::context_full);
+  if (is_at_end()) return end(Finish::context_full);
+  if (is_full()) NIBBLE_CHECK(roll());
   NIBBLE_TRY(forced, generation.forced());
-  Sampled sampled{forced, 0};
+  TokenLogprob next_one{forced, 0};
   if (forced == text::kNoToken) {
-    NIBBLE_TRY(logits, session.logits());
-    sampled = generation.sample(logits, session.tokens());
-    if (is_nan(static_cast<double>(sampled.logprob))) return generation.why_none("generate");
+    NIBBLE_TRY(computed, logits());
+    if (!computed) return end(interruption);
+    auto sampled = generation.sample(*computed, session.tokens());
+    if (!sampled) return std::move(sampled).error().in("generate");
+    next_one = *sampled;
   }
-  NIBBLE_CHECK(session.sequence().push(sampled.id));
+  NIBBLE_CHECK(session.sequence().push(next_one.id));
   known_version = version();
-  return std::optional<Token>(generation.take(sampled, session.position() == session.capacity()));
+  return std::optional<Token>(generation.take(next_one, is_at_end()));
+}
+
+NIBBLE_INLINE Result<void> Generator::State::roll() {
+  const Index capacity = session.capacity();
+  const Index n_first = (std::min)(generation.options().n_kept_first, (capacity - 1) / 2);
+  NIBBLE_CHECK(session.roll(n_first, (capacity - n_first) / 2));
+  known_version = version();
+  return ok();
+}
+
+NIBBLE_INLINE Result<std::optional<MatrixView<const float>>> Generator::State::logits() {
+  using Logits = std::optional<MatrixView<const float>>;
+  const bool has_rolled = session.sequence().n_pending() > 1;
+  auto computed = has_rolled ? session.append({}, 1, &while_rolling) : session.logits();
+  if (computed) return Logits(*computed);
+  if (computed.error().code == Errc::cancelled) return Logits();
+  return std::move(computed).error();
 }
 
 NIBBLE_INLINE std::optional<Token> Generator::State::end(Finish why) {

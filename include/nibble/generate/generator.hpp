@@ -22,9 +22,22 @@ namespace grammar {
 class Constraint;
 }
 
+// What generation does when the session's context is full.
+enum class WhenFull : unsigned char {
+  stop,  // ends: Finish::context_full
+  // Goes on without end: forgets tokens in the middle (Session::roll). Those at the beginning stay,
+  // because a model attends to them whatever they are ("attention sinks": G. Xiao et al.,
+  // "Efficient Streaming Language Models with Attention Sinks", 2023), and half of the rest. That
+  // half is read again, so a token costs that of a prompt more, on average; every so often one
+  // takes longer. Each stretch is what a session would give that began with what is kept.
+  roll,
+};
+
 struct GenerateOptions {
   SamplingOptions sampling = {};
   Index max_tokens = 256;
+  WhenFull when_full = WhenFull::stop;
+  Index n_kept_first = 4;  // tokens at the beginning that `roll` keeps, at most half of all
   // Generation ends before the first of these in the text, and at a control token of that name.
   std::vector<std::string> stop = {};
   bool parse_special = false;  // names of control tokens in the prompt mean those tokens
@@ -78,11 +91,13 @@ struct Token {
   // −1: no token, only the text that was held back when generation was cancelled or ran out of
   // time.
   std::int32_t id = 0;
-  float logprob = 0;  // see Sampled
+  float logprob = 0;  // see TokenLogprob
   // The text that this token completes: often none, or that of several tokens; valid until next()
   // or prompt().
   std::string_view text;
   Finish finish = Finish::none;  // other than none with the last token
+  // The most likely tokens in its place, SamplingOptions::top_logprobs of them; valid as `text`.
+  std::span<const TokenLogprob> top_logprobs = {};
 };
 
 // Gets tokens from a session one by one. A token is part of the session's sequence as soon as
@@ -113,7 +128,7 @@ class Generator {
 
   // The next token, or nothing when generation has ended. Errors: invalid_argument before prompt(),
   // or if something else has changed the session's sequence since then (prompt("") goes on from
-  // there); malformed (the logits are not numbers); those of Session::logits.
+  // there); those of Sampler::sample and Session::logits.
   Result<std::optional<Token>> next();
 
   Finish finish() const noexcept;

@@ -52,7 +52,7 @@ class GrammarGuide {
     NIBBLE_TRY(is_allowed, matcher_.accept(id));
     if (is_allowed) return ok();
     return Error{Errc::invalid_argument,
-                 "generate: no token is left that the grammar allows (see logit_bias)"};
+                 "no token is left that the grammar allows (see logit_bias)"};
   }
 
   // Goes on by the next token if it is certain without a model, and returns it; else kNoToken. A

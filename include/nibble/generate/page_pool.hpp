@@ -1,14 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Which pages of a cache are free, and how many sequences use each of the others.
+// Which pages of a cache are free, and how many sequences use each of the others; how layers share
+// them.
 #pragma once
 
+#include <algorithm>
 #include <span>
 
 #include "nibble/core/scalar.hpp"
 #include "nibble/ops/segment.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
+
+// How layers share the pages of a cache. A page has space for 64 positions of some layers, all
+// with the same table of pages: all layers, if they read all positions or all the same window. If
+// only some have a window, layers are cut into groups that are all of one kind, with a table each.
+// Tables of layers with a window drop pages before it.
+struct PageLayout {
+  // Most pages of a sequence of n positions, of which max_rows are computed in one step.
+  Index most_pages(Index n, Index max_rows) const noexcept {
+    return n_full * ops::pages_for(n) + n_windowed() * most_columns(n, max_rows);
+  }
+  // The same of one table with a window: steps begin and end within pages.
+  Index most_columns(Index n, Index max_rows) const noexcept {
+    return (std::min)(ops::pages_for(n), ops::pages_for(kept + max_rows) + 1);
+  }
+  // The first column that a step at a position keeps of tables with a window.
+  Index first_kept(Index position) const noexcept {
+    return (std::max)(Index{0}, position + 1 - kept) / ops::kPagePositions;
+  }
+  // The first column that the row at a position reads in them.
+  Index first_read(Index position) const noexcept {
+    return (std::max)(Index{0}, position + 1 - window) / ops::kPagePositions;
+  }
+  Index n_windowed() const noexcept { return n_tables - n_full; }
+
+  Index n_tables = 1;
+  Index n_full = 1;  // the first of them keep all pages
+  Index window = 0;  // the largest
+  Index kept = 0;    // positions that tables with a window keep
+};
 
 class PagePool {
  public:
@@ -19,6 +50,7 @@ class PagePool {
 
   Index n_pages() const noexcept { return static_cast<Index>(users_.size()); }
   Index n_free() const noexcept { return n_free_; }
+  Index n_users(ops::PageId page) const noexcept { return users_of(page); }
   bool is_shared(ops::PageId page) const noexcept { return users_of(page) > 1; }
 
   // Takes a free page: the one after `before` if it is free, because keys and values of consecutive

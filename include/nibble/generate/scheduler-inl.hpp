@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <atomic>
 #include <new>
-#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -16,6 +15,7 @@
 #include "nibble/generate/completion-inl.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/logprob.hpp"
+#include "nibble/generate/sampler.hpp"
 #include "nibble/generate/scheduler.hpp"
 #include "nibble/ops/segment.hpp"
 
@@ -37,7 +37,7 @@ struct Scheduler::State {
     Index n_rows = 0;         // of the step
     Index output = -1;        // its row of the logits; -1: none
     bool is_full = false;     // no token fits any more
-    Sampled sampled;
+    Result<TokenLogprob> sampled = TokenLogprob{};
   };
 
   State(Engine e, const SchedulerOptions& o) noexcept : engine(std::move(e)), options(o) {}
@@ -72,7 +72,7 @@ struct Scheduler::State {
   // The queue and what is beside it, for all threads.
   mutable std::atomic<std::uint32_t> mutex{0};
   std::vector<Shared<Request>> queue;  // (at most max_queue), the next one last
-  std::int64_t window_start = 0;       // when the queue was last empty, in nanoseconds
+  std::int64_t window_start = 0;       // when a request came into the empty queue, in nanoseconds
   std::atomic<bool> is_stopped{false};
   std::atomic<std::uint32_t> n_submitted{0};
   std::atomic<std::uint32_t> n_sleepers{0};  // threads that sleep until n_submitted changes
@@ -220,7 +220,7 @@ NIBBLE_INLINE Result<std::vector<std::int32_t>> Scheduler::State::prompt_of(
 // The last token that is generated is never computed.
 NIBBLE_INLINE Index Scheduler::State::pages_for(Index n_prompt, Index max_tokens) const noexcept {
   const Index n_generated = (std::min)(max_tokens, engine.n_ctx() - n_prompt);
-  return ops::pages_for((std::max)(n_prompt, n_prompt + n_generated - 1));
+  return engine.pages_for((std::max)(n_prompt, n_prompt + n_generated - 1));
 }
 
 NIBBLE_INLINE Result<Shared<Completion::State>> Scheduler::State::make_request(
@@ -228,6 +228,9 @@ NIBBLE_INLINE Result<Shared<Completion::State>> Scheduler::State::make_request(
   const std::int64_t now = monotonic_nanoseconds();
   const Model& model = engine.model();
   NIBBLE_CHECK(detail::Generation::validate(from.options, model));
+  if (from.options.when_full == WhenFull::roll) {
+    return Error{Errc::unsupported, "scheduler: when_full = roll is for sessions"};
+  }
   const bool is_text = from.tokens.empty();
   NIBBLE_TRY(prompt, prompt_of(from));
   const auto n_prompt = static_cast<Index>(prompt.size());
@@ -485,14 +488,12 @@ NIBBLE_INLINE void Scheduler::State::sample(std::span<Lane* const> of_step,
 NIBBLE_INLINE void Scheduler::State::choose(Lane& lane) {
   detail::Generation& generation = lane.request->generation;
   if (lane.is_full) return deliver(lane, generation.end(Finish::context_full));
-  if (is_nan(static_cast<double>(lane.sampled.logprob))) {
-    return fail(lane, generation.why_none("scheduler"));
-  }
-  if (auto pushed = lane.sequence.push(lane.sampled.id); !pushed) {
+  if (!lane.sampled) return fail(lane, std::move(lane.sampled).error().in("scheduler"));
+  if (auto pushed = lane.sequence.push(lane.sampled->id); !pushed) {
     return fail(lane, std::move(pushed).error());
   }
   n_generated_tokens.fetch_add(1, std::memory_order_relaxed);
-  deliver(lane, generation.take(lane.sampled, lane.sequence.position() == engine.n_ctx()));
+  deliver(lane, generation.take(*lane.sampled, lane.sequence.position() == engine.n_ctx()));
 }
 
 NIBBLE_INLINE void Scheduler::State::fail(Lane& lane, Error error) {

@@ -75,8 +75,8 @@ class Scheduler {
 
   // Takes a request; it waits until step() lets it begin. Errors: invalid_argument (options as for
   // Generator::create(), no prompt or two, a token that does not exist); limit (the queue is full,
-  // a prompt longer than n_ctx, more pages than there are); cancelled (after stop()); those of
-  // Tokenizer::encode; out_of_memory.
+  // a prompt longer than n_ctx, more pages than there are); unsupported (when_full = roll);
+  // cancelled (after stop()); those of Tokenizer::encode; out_of_memory.
   Result<Completion> submit(GenerateRequest request);
 
   // Lets requests begin, ends those that are cancelled or out of time, and computes one step of all

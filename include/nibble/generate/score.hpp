@@ -128,9 +128,110 @@ NIBBLE_LAZY Result<Score> score(Session& session, std::string_view prompt,
   });
 }
 
+// A continuation and what is before it.
+struct ScoreInput {
+  std::span<const std::int32_t> prompt, continuation;
+};
+
+namespace detail {
+
+// Scores the tokens of each continuation that `scores` has not yet, after those of `base` and of
+// its prompt. Each is a fork of `base`; as many as the engine's options allow are computed
+// together.
+NIBBLE_LAZY Result<void> score_forks(Engine& engine, const Sequence& base,
+                                     std::span<const ScoreInput> all, std::vector<Score>& scores) {
+  struct Fork {
+    Sequence sequence;
+    std::size_t index;  // of its continuation
+    Index n_pages;      // that it may still take
+    std::size_t n_fed;  // of its tokens, prompt first; the last one predicts nothing here
+  };
+  const auto n_rows_of = [&](std::size_t i) {
+    return all[i].prompt.size() + all[i].continuation.size() - 1;
+  };
+  const auto pages_of = [&](std::size_t i) {
+    const auto n = static_cast<Index>(n_rows_of(i));
+    // One more for the copy of the page that the base ends in.
+    return (ops::pages_for(base.position() + n) - ops::pages_for(base.position()) + 1) *
+           engine.n_page_tables();
+  };
+  std::vector<Fork> forks;
+  std::vector<SequenceInput> inputs;
+  std::vector<std::size_t> fork_of;  // each input
+  for (std::size_t next = 0; next < all.size() || !forks.empty();) {
+    Index n_reserved = 0;
+    for (const Fork& fork : forks) n_reserved += fork.n_pages - fork.sequence.n_own_pages();
+    while (next < all.size() && static_cast<Index>(forks.size()) < engine.max_sequences() &&
+           (forks.empty() || n_reserved + pages_of(next) <= engine.n_free_pages())) {
+      if (n_rows_of(next) > 0) {
+        NIBBLE_TRY(sequence, base.fork());
+        forks.push_back({std::move(sequence), next, pages_of(next), 0});
+        n_reserved += pages_of(next);
+      }
+      ++next;
+    }
+    if (forks.empty()) continue;
+    inputs.clear();
+    fork_of.clear();
+    Index rows_left = engine.max_step_tokens(), outputs_left = engine.max_outputs();
+    for (std::size_t f = 0; f < forks.size(); ++f) {
+      Fork& fork = forks[f];
+      const ScoreInput& input = all[fork.index];
+      const bool is_prompt = fork.n_fed < input.prompt.size();
+      const auto part = is_prompt ? input.prompt.subspan(fork.n_fed)
+                                  : input.continuation.subspan(fork.n_fed - input.prompt.size());
+      // The last token of a prompt predicts; of a continuation all do but the last.
+      auto n = static_cast<Index>(is_prompt ? part.size() : part.size() - 1);
+      n = (std::min)(n, is_prompt ? rows_left : (std::min)(rows_left, outputs_left));
+      const bool predicts = !is_prompt || n == static_cast<Index>(part.size());
+      const Index n_outputs = !predicts ? 0 : is_prompt ? 1 : n;
+      if (n == 0 || n_outputs > outputs_left) continue;
+      inputs.push_back({.sequence = &fork.sequence,
+                        .tokens = part.first(static_cast<std::size_t>(n)),
+                        .n_outputs = n_outputs});
+      fork_of.push_back(f);
+      fork.n_fed += static_cast<std::size_t>(n);
+      rows_left -= n;
+      outputs_left -= n_outputs;
+    }
+    NIBBLE_TRY(logits, engine.run(inputs));
+    Index row = 0;
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      const std::size_t index = forks[fork_of[i]].index;
+      for (Index n = 0; n < inputs[i].n_outputs; ++n) {
+        const std::int32_t id = all[index].continuation[scores[index].tokens.size()];
+        NIBBLE_CHECK(add_token(scores[index], id, logits[row++]));
+      }
+    }
+    std::erase_if(forks, [&](const Fork& fork) {
+      return scores[fork.index].tokens.size() == all[fork.index].continuation.size();
+    });
+  }
+  return ok();
+}
+
+}  // namespace detail
+
+// The scores of continuations, each of its own prompt. As many as the engine's options allow are
+// computed together, parts of long prompts too; the result of each is, bit for bit, what it would
+// be alone. Errors: as above; no prompt may be empty.
+NIBBLE_LAZY Result<std::vector<Score>> score(Engine& engine, std::span<const ScoreInput> inputs) {
+  for (const ScoreInput& input : inputs) {
+    NIBBLE_CHECK(detail::check_scored(input.continuation, engine.model()));
+    if (!input.prompt.empty()) continue;
+    return Error{Errc::invalid_argument,
+                 "score: nothing is before a continuation; begin with the model's begin token"};
+  }
+  return catch_out_of_memory([&]() -> Result<std::vector<Score>> {
+    std::vector<Score> scores(inputs.size());
+    NIBBLE_TRY(base, engine.new_sequence());
+    NIBBLE_CHECK(detail::score_forks(engine, base, inputs, scores));
+    return scores;
+  });
+}
+
 // The scores of several continuations of one prompt, which is computed once: each continuation is a
-// fork of its sequence, and as many as the engine's options allow are computed together. Errors: as
-// above; the prompt must not be empty.
+// fork of its sequence. Otherwise as the function before.
 NIBBLE_LAZY Result<std::vector<Score>> score(
     Engine& engine, std::span<const std::int32_t> prompt,
     std::span<const std::span<const std::int32_t>> continuations) {
@@ -143,6 +244,8 @@ NIBBLE_LAZY Result<std::vector<Score>> score(
   }
   return catch_out_of_memory([&]() -> Result<std::vector<Score>> {
     std::vector<Score> scores(continuations.size());
+    std::vector<ScoreInput> inputs;
+    for (const auto& tokens : continuations) inputs.push_back({{}, tokens});
     NIBBLE_TRY(base, engine.new_sequence());
     while (!prompt.empty()) {
       const auto most = static_cast<std::size_t>(engine.max_step_tokens());
@@ -156,57 +259,7 @@ NIBBLE_LAZY Result<std::vector<Score>> score(
       }
       prompt = prompt.subspan(n);
     }
-
-    struct Fork {
-      Sequence sequence;
-      std::size_t index;  // of its continuation
-      Index n_pages;      // that it may still take
-    };
-    const auto pages_of = [&](std::size_t i) {
-      const auto n = static_cast<Index>(continuations[i].size()) - 1;
-      // One more for the copy of the page that the prompt ends in.
-      return ops::pages_for(base.position() + n) - ops::pages_for(base.position()) + 1;
-    };
-    std::vector<Fork> forks;
-    std::vector<SequenceInput> inputs;
-    for (std::size_t next = 0; next < scores.size() || !forks.empty();) {
-      Index n_reserved = 0;
-      for (const Fork& fork : forks) n_reserved += fork.n_pages - fork.sequence.n_own_pages();
-      while (next < scores.size() && static_cast<Index>(forks.size()) < engine.max_sequences() &&
-             (forks.empty() || n_reserved + pages_of(next) <= engine.n_free_pages())) {
-        if (continuations[next].size() > 1) {
-          NIBBLE_TRY(sequence, base.fork());
-          forks.push_back({std::move(sequence), next, pages_of(next)});
-          n_reserved += pages_of(next);
-        }
-        ++next;
-      }
-      if (forks.empty()) continue;
-      inputs.clear();
-      Index n_left = (std::min)(engine.max_step_tokens(), engine.max_outputs());
-      for (Fork& fork : forks) {
-        const auto& tokens = continuations[fork.index];
-        const std::size_t done = scores[fork.index].tokens.size();
-        const Index n = (std::min)(n_left, static_cast<Index>(tokens.size() - done));
-        if (n == 0) break;
-        inputs.push_back({.sequence = &fork.sequence,
-                          .tokens = tokens.subspan(done - 1, static_cast<std::size_t>(n)),
-                          .n_outputs = n});
-        n_left -= n;
-      }
-      NIBBLE_TRY(logits, engine.run(inputs));
-      Index row = 0;
-      for (std::size_t f = 0; f < inputs.size(); ++f) {
-        Score& score = scores[forks[f].index];
-        for (Index i = 0; i < inputs[f].n_outputs; ++i) {
-          const std::int32_t id = continuations[forks[f].index][score.tokens.size()];
-          NIBBLE_CHECK(detail::add_token(score, id, logits[row++]));
-        }
-      }
-      std::erase_if(forks, [&](const Fork& fork) {
-        return scores[fork.index].tokens.size() == continuations[fork.index].size();
-      });
-    }
+    NIBBLE_CHECK(detail::score_forks(engine, base, inputs, scores));
     return scores;
   });
 }

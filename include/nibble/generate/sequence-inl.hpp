@@ -27,6 +27,7 @@ struct Engine::Pool {
   std::vector<ops::KvShape> shapes;  // of the layers, if they differ
   ops::KvCache cache;
   PagePool pages;
+  PageLayout layout;
   Index n_state_floats = 0;  // of one sequence
   Index vocab_size = 0;
   std::uint64_t n_changes = 0;           // of the tokens of all sequences
@@ -37,12 +38,17 @@ struct Sequence::State {
   // Allocates an empty sequence.
   static Result<Sequence> create(const Shared<Engine::Pool>& pool, Index capacity);
   // Of its block of memory.
-  static std::size_t memory_bytes(Index capacity, Index n_state_floats) noexcept;
+  static std::size_t memory_bytes(Index capacity, Index n_tables, Index n_state_floats) noexcept;
   ~State();
 
-  // How many pages a step that computes n tokens takes, including copies of shared pages.
-  Index n_pages_for(Index n) const noexcept;
-  // Takes these pages; that many must be free.
+  // How many free pages it takes to compute n tokens in steps of at most max_rows, including copies
+  // of shared pages, and after drop_unread_pages().
+  Index n_pages_for(Index n, Index max_rows) const noexcept;
+  // How many free pages drop_unread_pages() gives.
+  Index n_unread_pages() const noexcept;
+  // Drops what no later row reads.
+  void drop_unread_pages() noexcept;
+  // Takes the pages of a step that computes n tokens; that many must be free.
   void prepare(Index n) noexcept;
   // Adds n pending tokens, for which there must be space: a copy of `ids`, or n times kNoToken if
   // that is null.
@@ -56,26 +62,53 @@ struct Sequence::State {
   bool has_ids(Index begin, Index end) const noexcept;
   // The last position up to n, and up to n_computed, whose state is still there.
   Index last_reachable(Index n) const noexcept;
+  // Whether the row at a position finds all pages that it reads.
+  bool has_pages_of(Index position) const noexcept {
+    const Index first = pool->layout.first_read(position);
+    return first_column == 0 || pool->layout.n_windowed() == 0 || first >= first_column;
+  }
+  // Whether a position may be lost when tokens before `end` are computed in several steps.
+  bool may_lose(Index position, Index end) const noexcept {
+    const PageLayout& layout = pool->layout;
+    return has_state() ||
+           (layout.n_windowed() > 0 && layout.first_kept(end - 1) > layout.first_read(position));
+  }
+  // Drops pages that are after what is computed.
   void drop_unused_pages() noexcept;
   Index n_pending() const noexcept { return n_tokens - n_computed; }
   bool has_state() const noexcept { return pool->n_state_floats > 0; }
   std::size_t state_bytes() const noexcept {
     return static_cast<std::size_t>(pool->n_state_floats) * sizeof(float);
   }
-  std::span<const ops::PageId> page_table() const noexcept {
-    return {pages, static_cast<std::size_t>(n_pages)};
+  ops::PageId& page(Index table, Index column) const noexcept {
+    return pages[table * ops::pages_for(capacity) + column];
+  }
+  std::span<const ops::PageId> page_table(Index table) const noexcept {
+    return {&page(table, 0), static_cast<std::size_t>(n_columns)};
+  }
+  // The first column of a table where there are pages.
+  Index first_column_of(Index table) const noexcept {
+    return table < pool->layout.n_full ? 0 : first_column;
+  }
+  // Calls f(page) for all pages.
+  template <class F>
+  void for_each_page(F&& f) const noexcept {
+    for (Index table = 0; table < pool->layout.n_tables; ++table) {
+      for (Index c = first_column_of(table); c < n_columns; ++c) f(page(table, c));
+    }
   }
 
   Shared<Engine::Pool> pool;
   AlignedBuffer memory;
   std::int32_t* tokens = nullptr;  // (capacity)
-  ops::PageId* pages = nullptr;    // (pages_for(capacity))
+  ops::PageId* pages = nullptr;    // (n_tables, pages_for(capacity)); -1: dropped
   float* state = nullptr;          // (n_state_floats): recurrent state after n_computed tokens
   float* checkpoint = nullptr;     // the same, before the last step
   Index capacity = 0;
   Index n_tokens = 0;
-  Index n_computed = 0;  // the first of them, whose keys, values and state there are
-  Index n_pages = 0;
+  Index n_computed = 0;    // the first of them, whose keys, values and state there are
+  Index n_columns = 0;     // of the tables, each of 64 positions
+  Index first_column = 0;  // that tables with a window still have
   Index checkpoint_position = 0;
   // Another number after each change of the tokens, unlike that of any other sequence of the
   // engine.
@@ -88,9 +121,11 @@ NIBBLE_INLINE Result<Sequence> Sequence::State::create(const Shared<Engine::Pool
                                                        Index capacity) {
   Owned<State> state(new (std::nothrow) State);
   if (!state) return Error{Errc::out_of_memory, "a sequence"};
+  state->pool = pool;
   const auto n = static_cast<std::size_t>(capacity);
-  const auto n_pages = static_cast<std::size_t>(ops::pages_for(capacity));
-  auto memory = AlignedBuffer::allocate(memory_bytes(capacity, pool->n_state_floats));
+  const auto n_pages = static_cast<std::size_t>(ops::pages_for(capacity) * pool->layout.n_tables);
+  auto memory =
+      AlignedBuffer::allocate(memory_bytes(capacity, pool->layout.n_tables, pool->n_state_floats));
   if (!memory) return std::move(memory).error().in("a sequence");
   state->memory = *std::move(memory);
   Arena arena(state->memory.bytes());
@@ -101,40 +136,78 @@ NIBBLE_INLINE Result<Sequence> Sequence::State::create(const Shared<Engine::Pool
     state->checkpoint = arena.take<float>(static_cast<std::size_t>(pool->n_state_floats));
   }
   state->capacity = capacity;
-  state->pool = pool;
   state->version = ++pool->n_changes;
   return Sequence(std::move(state));
 }
 
-NIBBLE_INLINE std::size_t Sequence::State::memory_bytes(Index capacity,
+NIBBLE_INLINE std::size_t Sequence::State::memory_bytes(Index capacity, Index n_tables,
                                                         Index n_state_floats) noexcept {
+  const auto n_pages = static_cast<std::size_t>(ops::pages_for(capacity) * n_tables);
   return align_up(static_cast<std::size_t>(capacity) * sizeof(std::int32_t)) +
-         align_up(static_cast<std::size_t>(ops::pages_for(capacity)) * sizeof(ops::PageId)) +
+         align_up(n_pages * sizeof(ops::PageId)) +
          2 * align_up(static_cast<std::size_t>(n_state_floats) * sizeof(float));
 }
 
 NIBBLE_INLINE Sequence::State::~State() {
-  for (const ops::PageId page : page_table()) pool->pages.drop(page);
+  for_each_page([&](ops::PageId page) { pool->pages.drop(page); });
 }
 
-NIBBLE_INLINE Index Sequence::State::n_pages_for(Index n) const noexcept {
+NIBBLE_INLINE Index Sequence::State::n_pages_for(Index n, Index max_rows) const noexcept {
+  const PageLayout& layout = pool->layout;
+  const Index n_new = ops::pages_for(n_computed + n) - n_columns;
+  Index n_pages = n_new * layout.n_full;
+  // In several steps, tables with a window drop pages as they take others; but pages that others
+  // have too do not become free.
+  const Index kept = (std::max)(first_column, layout.first_kept(n_computed));
+  Index n_windowed = n_new;
+  if (n > max_rows) {
+    n_windowed = (std::min)(
+        n_new,
+        (std::max)(Index{0}, layout.most_columns(n_computed + n, max_rows) - (n_columns - kept)));
+  }
+  n_pages += n_windowed * layout.n_windowed();
   const Index first = n_computed / ops::kPagePositions;
-  const bool copies = first < n_pages && pool->pages.is_shared(pages[first]);
-  return ops::pages_for(n_computed + n) - n_pages + (copies ? 1 : 0);
+  for (Index table = 0; table < layout.n_tables; ++table) {
+    const bool is_windowed = table >= layout.n_full;
+    const Index begin = is_windowed && n_windowed < n_new ? kept : first;
+    for (Index c = begin; c < n_columns; ++c) n_pages += pool->pages.is_shared(page(table, c));
+  }
+  return n_pages;
+}
+
+NIBBLE_INLINE Index Sequence::State::n_unread_pages() const noexcept {
+  const Index kept = pool->layout.first_kept(n_computed);
+  Index n = 0;
+  for (Index table = pool->layout.n_full; table < pool->layout.n_tables; ++table) {
+    for (Index c = first_column; c < kept; ++c) n += !pool->pages.is_shared(page(table, c));
+  }
+  return n;
+}
+
+NIBBLE_INLINE void Sequence::State::drop_unread_pages() noexcept {
+  const PageLayout& layout = pool->layout;
+  if (layout.n_windowed() == 0) return;
+  for (const Index kept = layout.first_kept(n_computed); first_column < kept; ++first_column) {
+    for (Index table = layout.n_full; table < layout.n_tables; ++table) {
+      pool->pages.drop(std::exchange(page(table, first_column), -1));
+    }
+  }
 }
 
 NIBBLE_INLINE void Sequence::State::prepare(Index n) noexcept {
   PagePool& pool_pages = pool->pages;
-  const Index first = n_computed / ops::kPagePositions;
-  if (first < n_pages && pool_pages.is_shared(pages[first])) {
-    const ops::PageId shared = pages[first];
-    pages[first] = pool_pages.take(first > 0 ? pages[first - 1] : shared);
-    pool->cache.copy_page(shared, pages[first]);
-    pool_pages.drop(shared);
+  const Index first = n_computed / ops::kPagePositions, end = ops::pages_for(n_computed + n);
+  for (Index table = 0; table < pool->layout.n_tables; ++table) {
+    const auto before = [&](Index c) { return c > 0 ? page(table, c - 1) : ops::PageId{-1}; };
+    if (first < n_columns && pool_pages.is_shared(page(table, first))) {
+      const ops::PageId shared = page(table, first);
+      page(table, first) = pool_pages.take(first > 0 ? before(first) : shared);
+      pool->cache.copy_page(shared, page(table, first));
+      pool_pages.drop(shared);
+    }
+    for (Index c = n_columns; c < end; ++c) page(table, c) = pool_pages.take(before(c));
   }
-  for (; n_pages < ops::pages_for(n_computed + n); ++n_pages) {
-    pages[n_pages] = pool_pages.take(n_pages > 0 ? pages[n_pages - 1] : -1);
-  }
+  n_columns = (std::max)(n_columns, end);
   if (!has_state()) return;
   std::memcpy(checkpoint, state, state_bytes());
   checkpoint_position = n_computed;
@@ -181,12 +254,20 @@ NIBBLE_INLINE bool Sequence::State::has_ids(Index begin, Index end) const noexce
 }
 
 NIBBLE_INLINE Index Sequence::State::last_reachable(Index n) const noexcept {
-  if (!has_state() || n >= n_computed) return (std::min)(n, n_computed);
-  return n >= checkpoint_position ? checkpoint_position : 0;
+  n = (std::min)(n, n_computed);
+  if (has_state() && n < n_computed) n = n >= checkpoint_position ? checkpoint_position : 0;
+  return has_pages_of(n) ? n : 0;
 }
 
 NIBBLE_INLINE void Sequence::State::drop_unused_pages() noexcept {
-  while (n_pages > ops::pages_for(n_computed)) pool->pages.drop(pages[--n_pages]);
+  const Index end = ops::pages_for(n_computed);
+  for (Index table = 0; table < pool->layout.n_tables; ++table) {
+    for (Index c = (std::max)(end, first_column_of(table)); c < n_columns; ++c) {
+      pool->pages.drop(page(table, c));
+    }
+  }
+  n_columns = end;
+  first_column = (std::min)(first_column, end);
 }
 
 NIBBLE_INLINE std::span<const std::int32_t> Sequence::tokens() const noexcept {
@@ -195,14 +276,18 @@ NIBBLE_INLINE std::span<const std::int32_t> Sequence::tokens() const noexcept {
 NIBBLE_INLINE Index Sequence::position() const noexcept { return state_->n_tokens; }
 NIBBLE_INLINE Index Sequence::n_pending() const noexcept { return state_->n_pending(); }
 NIBBLE_INLINE Index Sequence::capacity() const noexcept { return state_->capacity; }
-NIBBLE_INLINE Index Sequence::n_pages() const noexcept { return state_->n_pages; }
+NIBBLE_INLINE Index Sequence::n_pages() const noexcept {
+  Index n = 0;
+  state_->for_each_page([&](ops::PageId) { ++n; });
+  return n;
+}
 NIBBLE_INLINE std::size_t Sequence::bytes() const noexcept {
   return sizeof(State) + state_->memory.size();
 }
 
 NIBBLE_INLINE Index Sequence::n_own_pages() const noexcept {
   Index n = 0;
-  for (const ops::PageId page : state_->page_table()) n += !state_->pool->pages.is_shared(page);
+  state_->for_each_page([&](ops::PageId page) { n += !state_->pool->pages.is_shared(page); });
   return n;
 }
 
@@ -211,9 +296,13 @@ NIBBLE_INLINE Result<Sequence> Sequence::fork() const {
   NIBBLE_TRY(copy, State::create(from.pool, from.capacity));
   State& to = *copy.state_;
   std::memcpy(to.tokens, from.tokens, static_cast<std::size_t>(from.n_tokens) * sizeof(*to.tokens));
-  std::memcpy(to.pages, from.pages, static_cast<std::size_t>(from.n_pages) * sizeof(*to.pages));
-  for (const ops::PageId page : from.page_table()) from.pool->pages.share(page);
-  to.n_pages = from.n_pages;
+  for (Index table = 0; table < from.pool->layout.n_tables; ++table) {
+    const auto pages = from.page_table(table);
+    std::copy(pages.begin(), pages.end(), &to.page(table, 0));
+  }
+  from.for_each_page([&](ops::PageId page) { from.pool->pages.share(page); });
+  to.n_columns = from.n_columns;
+  to.first_column = from.first_column;
   to.n_tokens = from.n_tokens;
   to.n_computed = from.n_computed;
   to.checkpoint_position = from.checkpoint_position;
@@ -250,8 +339,10 @@ NIBBLE_INLINE Result<void> Sequence::rewind(Index position) {
   }
   if (last_reachable(position) != position) {
     return Error{Errc::unsupported,
-                 "session: the model has recurrent state, and that of position " +
-                     to_text(position) + " is gone; keep a fork() of the sequence to come back to"};
+                 std::string("session: the model has ") +
+                     (s.has_state() ? "recurrent state" : "layers with a window") +
+                     ", and what it needs of position " + to_text(position) +
+                     " is gone; keep a fork() of the sequence to come back to"};
   }
   s.cut(position);
   return ok();

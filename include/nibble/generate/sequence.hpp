@@ -39,13 +39,15 @@ class Sequence {
 
   // Forgets all tokens from `position` on. Recurrent state cannot go back: with it, the only
   // possible positions are those of pending tokens, the end of what is computed, the one before the
-  // last step, and 0. Errors: invalid_argument (there are fewer tokens), unsupported (the state of
-  // that position is gone).
+  // last step, and 0. Layers with a window keep EngineOptions::window_margin positions before it:
+  // so many, at least, are possible, the one before the last step, and 0. Errors: invalid_argument
+  // (there are fewer tokens), unsupported (the state or the keys of that position are gone).
   Result<void> rewind(Index position);
   // The last position up to `position` that rewind() can reach.
   Index last_reachable(Index position) const noexcept;
 
-  // Pages of the cache that it uses, and how many of these no other sequence uses.
+  // Pages of the cache that it uses (Engine::pages_for), and how many of these no other sequence
+  // uses.
   Index n_pages() const noexcept;
   Index n_own_pages() const noexcept;
 
@@ -57,6 +59,7 @@ class Sequence {
   friend class Generator;
   friend class Session;
   friend class Embedder;
+  friend class PrefixCache;
   struct State;
   explicit Sequence(Owned<State> state) noexcept;
 

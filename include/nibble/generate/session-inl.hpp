@@ -39,6 +39,7 @@ NIBBLE_INLINE Result<EngineOptions> Session::State::engine_options(const Session
                  "session: max_outputs " + to_text(options.max_outputs) + " out of range"};
   }
   return EngineOptions{.n_ctx = options.n_ctx,
+                       .window_margin = options.window_margin,
                        .max_step_tokens = options.max_step_tokens,
                        .max_outputs = options.max_outputs,
                        .kv_type = options.kv_type,
@@ -66,9 +67,7 @@ NIBBLE_INLINE Result<std::size_t> Session::bytes_needed(const Model& model,
     Engine::State engine(model, engine_options);
     NIBBLE_CHECK(engine.measure());
     NIBBLE_CHECK(engine.check_gives(Engine::Gives::logits));
-    return engine.bytes() + sizeof(Sequence::State) +
-           Sequence::State::memory_bytes(engine.limits.n_positions, engine.needs.n_state_floats) +
-           sizeof(State) + Shared<State>::count_bytes();
+    return engine.memory_parts().total() + sizeof(State) + Shared<State>::count_bytes();
   });
 }
 
@@ -98,6 +97,20 @@ NIBBLE_INLINE Result<void> Session::rewind(Index position) {
   if (position < 0 || position > s.n_tokens) return state_->sequence.rewind(position);
   NIBBLE_CHECK(state_->check_ids(s.last_reachable(position), position));
   s.cut(position);
+  return ok();
+}
+
+NIBBLE_INLINE Result<void> Session::roll(Index n_first, Index n_last) {
+  Sequence::State& s = *state_->sequence.state_;
+  if (n_first < 0 || n_last < 0 || n_first > s.n_tokens || n_last > s.n_tokens - n_first) {
+    return Error{Errc::invalid_argument, "session: cannot keep " + to_text(n_first) + " and " +
+                                             to_text(n_last) + " tokens of " + to_text(s.n_tokens)};
+  }
+  NIBBLE_CHECK(state_->check_ids(s.last_reachable(n_first), n_first));
+  NIBBLE_CHECK(state_->check_ids(s.n_tokens - n_last, s.n_tokens));
+  const std::int32_t* const last = s.tokens + s.n_tokens - n_last;
+  s.cut(n_first);
+  s.add(last, n_last);
   return ok();
 }
 
@@ -133,8 +146,10 @@ NIBBLE_INLINE Result<MatrixView<const float>> Session::State::append(
   }
   // Everything that can be is checked before the first step.
   NIBBLE_CHECK(engine.can_run({.sequence = &sequence, .tokens = ids, .n_outputs = n_outputs}));
-  // Should a later step fail, recurrent state is computed anew.
-  if (s.has_state() && total > engine.max_step_tokens()) NIBBLE_CHECK(check_ids(0, before));
+  // Should a later step fail, what it forgets is computed anew.
+  if (total > engine.max_step_tokens() && s.may_lose(before, s.n_computed + total)) {
+    NIBBLE_CHECK(check_ids(0, before));
+  }
   s.add(ids.data(), static_cast<Index>(ids.size()));
   auto logits = compute_pending(n_outputs, progress);
   if (!logits) {

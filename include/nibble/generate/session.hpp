@@ -31,6 +31,7 @@ struct SessionOptions {
   Executor* executor = nullptr;       // must outlive the session; null: the calling thread
   bool exchangeable_weights = false;  // see EngineOptions
   Index max_factor_rank = 0;          // see EngineOptions
+  Index window_margin = 256;          // see EngineOptions
   graph::Observer observer = {};      // see EngineOptions
   graph::ProductObserver product_observer = {};
 };
@@ -73,11 +74,19 @@ class Session {
   // The largest number of rows of logits that one call may ask for.
   Index max_outputs() const noexcept;
 
-  // Forgets all tokens from `position` on. A model with recurrent state cannot go back to each
-  // position: the tokens since the last that it can go back to become pending, and the next call
-  // computes them once more. Errors: invalid_argument (there are fewer tokens), unsupported (rows
-  // of numbers would have to be computed anew).
+  // Forgets all tokens from `position` on. A model with recurrent state, or with windows, cannot go
+  // back to each position (Sequence::rewind): the tokens since the last that it can go back to
+  // become pending, and the next call computes them once more. Errors: invalid_argument (there are
+  // fewer tokens), unsupported (rows of numbers would have to be computed anew).
   Result<void> rewind(Index position);
+
+  // Forgets the tokens between the first n_first and the last n_last, to make space in a context
+  // that is full. The last ones become pending at their new positions: the next call computes them
+  // anew. (Their keys could be rotated to where they are now instead, but each time they would be
+  // rounded once more, and learned positions and recurrent state have no such way.) The session is
+  // then, bit for bit, one that was given what is left. Errors change nothing: invalid_argument
+  // (there are fewer tokens), unsupported (rows of numbers would have to be computed anew).
+  Result<void> roll(Index n_first, Index n_last);
 
   // Bytes that the session holds: working memory, cache, rotation tables, tokens.
   std::size_t bytes() const noexcept;

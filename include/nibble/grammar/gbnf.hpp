@@ -73,7 +73,7 @@ class GbnfReader {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
            c == '_';
   }
-  std::string_view take_word() noexcept {
+  std::string_view take_name() noexcept {
     const std::size_t begin = at_;
     while (!at_end() && is_word(text_[at_])) ++at_;
     return text_.substr(begin, at_ - begin);
@@ -131,7 +131,7 @@ inline Result<GrammarText> GbnfReader::all(std::string_view root) {
 }
 
 inline Result<void> GbnfReader::rule() {
-  const std::string_view name = take_word();
+  const std::string_view name = take_name();
   if (name.empty()) return error("expected the name of a rule");
   skip_space(false);
   if (!accept("::=")) return error("expected ::= after " + io::quoted(name));
@@ -189,7 +189,7 @@ inline Result<ExprId> GbnfReader::part(int depth) {
       return error("names of tokens (<name>, <[id]>) are not supported; write the text",
                    Errc::unsupported);
     case '(': break;
-    default: return rules_.call(find(take_word()));
+    default: return rules_.call(find(take_name()));
   }
   if (depth >= kMaxDepth) return error("more than 64 brackets are open", Errc::limit);
   ++at_;

@@ -161,7 +161,7 @@ inline bool has_exact_numbers(const io::JsonValue& value) {
   const std::string text = json_number(x);
   std::size_t n_digits = 0;
   for (const char c : text.substr(0, text.find('e'))) n_digits += c >= '0' && c <= '9';
-  return x > 1e-6 && x < 1e21 && n_digits <= 17;
+  return x > 1e-6 && x < 1e21 && n_digits <= 15;
 }
 
 // Characters of valid UTF-8.

@@ -399,30 +399,36 @@ inline StackId MaskCache::plain_length(StackStates& stacks, StackId from, std::u
   return kDead;
 }
 
+namespace detail {
+
+// The bytes of the characters that a JSON string has as they are.
+struct ByteSequence {
+  std::uint8_t n;
+  ByteRange bytes[4];
+};
+NIBBLE_HIDDEN inline constexpr ByteRange kContinuation{0x80, 0xBF};
+NIBBLE_HIDDEN inline constexpr ByteSequence kPlainSequences[] = {
+    {1, {{0x20, 0x21}, {}, {}, {}}},
+    {1, {{0x23, 0x5B}, {}, {}, {}}},
+    {1, {{0x5D, 0x7E}, {}, {}, {}}},
+    {2, {{0xC2, 0xDF}, kContinuation, {}, {}}},
+    {3, {{0xE0, 0xE0}, {0xA0, 0xBF}, kContinuation, {}}},
+    {3, {{0xE1, 0xEC}, kContinuation, kContinuation, {}}},
+    {3, {{0xED, 0xED}, {0x80, 0x9F}, kContinuation, {}}},
+    {3, {{0xEE, 0xEF}, kContinuation, kContinuation, {}}},
+    {4, {{0xF0, 0xF0}, {0x90, 0xBF}, kContinuation, kContinuation}},
+    {4, {{0xF1, 0xF3}, kContinuation, kContinuation, kContinuation}},
+    {4, {{0xF4, 0xF4}, {0x80, 0x8F}, kContinuation, kContinuation}},
+};
+
+}  // namespace detail
+
 // One plain character more, of all that there are.
 inline MaskCache::Step MaskCache::step_plain(StackStates& stacks, const Front& from,
                                              Front& to) const {
-  struct Sequence {
-    std::uint8_t n;
-    ByteRange bytes[4];
-  };
-  constexpr ByteRange kAny{0x80, 0xBF};
-  static constexpr Sequence kPlain[] = {
-      {1, {{0x20, 0x21}, {}, {}, {}}},
-      {1, {{0x23, 0x5B}, {}, {}, {}}},
-      {1, {{0x5D, 0x7E}, {}, {}, {}}},
-      {2, {{0xC2, 0xDF}, kAny, {}, {}}},
-      {3, {{0xE0, 0xE0}, {0xA0, 0xBF}, kAny, {}}},
-      {3, {{0xE1, 0xEC}, kAny, kAny, {}}},
-      {3, {{0xED, 0xED}, {0x80, 0x9F}, kAny, {}}},
-      {3, {{0xEE, 0xEF}, kAny, kAny, {}}},
-      {4, {{0xF0, 0xF0}, {0x90, 0xBF}, kAny, kAny}},
-      {4, {{0xF1, 0xF3}, kAny, kAny, kAny}},
-      {4, {{0xF4, 0xF4}, {0x80, 0x8F}, kAny, kAny}},
-  };
   const Automaton& automaton = stacks.automaton();
   Step result;
-  for (const Sequence& sequence : kPlain) {
+  for (const detail::ByteSequence& sequence : detail::kPlainSequences) {
     Front front = from;
     for (std::uint8_t k = 0; k < sequence.n && front.n > 0; ++k) {
       Front next;

@@ -30,10 +30,11 @@ struct StackId {
   std::uint32_t value = 0;
   friend constexpr bool operator==(const StackId&, const StackId&) noexcept = default;
 };
-inline constexpr StackId kDead{0};             // no stacks: the text is outside the grammar
-inline constexpr StackId kNoRoom{0xFFFFFFFE};  // instead of a number: collect() and begin anew
+NIBBLE_HIDDEN inline constexpr StackId kDead{0};  // no stacks: the text is outside the grammar
+NIBBLE_HIDDEN inline constexpr StackId kNoRoom{
+    0xFFFFFFFE};  // instead of a number: collect() and begin anew
 // Instead of a number: more than kMaxItems stacks at once.
-inline constexpr StackId kTooAmbiguous{0xFFFFFFFD};
+NIBBLE_HIDDEN inline constexpr StackId kTooAmbiguous{0xFFFFFFFD};
 constexpr bool is_number(StackId id) noexcept { return id.value < kTooAmbiguous.value; }
 
 // Number of a context.

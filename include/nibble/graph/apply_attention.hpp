@@ -219,7 +219,7 @@ constexpr auto apply(const CacheKv<H>& node, Pass& pass, const Qkv<Q, K>& qkv) n
   const auto v = std::get<2>(qkv);
   pass.step(
       [=](auto& run) {
-        run.cache().append(run.executor(), run.cache_layer(), run.step_args().segments, run.view(k),
+        run.cache().append(run.executor(), run.cache_layer(), run.cache_segments(), run.view(k),
                            run.view(v));
       },
       std::get<0>(qkv), k, v);
@@ -230,7 +230,7 @@ template <class H, class Pass, Index W>
 constexpr ops::AttentionShape declare_attention(const H& heads, Pass& pass,
                                                 const Value<W>& q) noexcept {
   const ops::AttentionShape shape = checked_shape(heads, pass, q);
-  pass.reads_cache(shape.n_kv_heads, shape.head_dim);
+  pass.reads_cache(shape.n_kv_heads, shape.head_dim, shape.window);
   if (shape.ahead > 0) pass.both_ways();
   declare_hook(heads.hook, pass, shape.n_heads);
   return shape;
@@ -250,8 +250,8 @@ constexpr auto apply(const Attend<H>& node, Pass& pass, const Value<W>& q) noexc
       [=](auto& run) {
         const Step& step = run.step_args();
         ops::attention(run.executor(), run.view(q), run.cache(), run.cache_layer(),
-                       with_scores(shape, node.heads, run), step.segments, limits, run.view(out),
-                       run.memory(scratch), step.policy, run.tuning(), run.layer());
+                       with_scores(shape, node.heads, run), run.cache_segments(), limits,
+                       run.view(out), run.memory(scratch), step.policy, run.tuning(), run.layer());
       },
       q, out, scratch);
   return out;
@@ -265,7 +265,7 @@ constexpr auto apply(const Scores<H>& node, Pass& pass, const Value<W>& q) noexc
   pass.step(
       [=](auto& run) {
         ops::attention_scores(run.view(q), run.cache(), run.cache_layer(),
-                              with_scores(shape, node.heads, run), run.step_args().segments,
+                              with_scores(shape, node.heads, run), run.cache_segments(),
                               run.view(out));
       },
       q, out);
@@ -293,12 +293,12 @@ constexpr auto apply(const Softmax<H>& node, Pass& pass, const Value<W>& s) noex
 template <class H, class Pass, Index W>
 constexpr auto apply(const AttendValues<H>& node, Pass& pass, const Value<W>& s) noexcept {
   const ops::AttentionShape shape = shape_of_scores(node.heads, pass, s);
-  pass.reads_cache(shape.n_kv_heads, shape.head_dim);
+  pass.reads_cache(shape.n_kv_heads, shape.head_dim, shape.window);
   const auto out = pass.make(Dim<>{shape.n_heads * shape.head_dim}, s.rows);
   pass.step(
       [=](auto& run) {
         ops::attention_values(run.view(s), run.cache(), run.cache_layer(), shape,
-                              run.step_args().segments, run.view(out));
+                              run.cache_segments(), run.view(out));
       },
       s, out);
   return out;

@@ -45,7 +45,14 @@ class RunChecker final : public SurveySink {
   }
   void cache(Index layer, const ops::KvShape& shape) override {
     check_positions();
-    if (args_.layers_share_cache) layer = 0;
+    CachePlace place{layer, 0};
+    if (!args_.cache_places.empty()) {
+      if (layer >= static_cast<Index>(args_.cache_places.size())) {
+        return fail("no place in the cache for layer " + to_text(layer));
+      }
+      place = args_.cache_places[static_cast<std::size_t>(layer)];
+    }
+    layer = place.layer;
     const ops::KvCacheLayout& layout = args_.cache.layout();
     const bool has_layer = layer < layout.n_layers;
     const ops::KvShape has = has_layer ? layout.shape(layer) : ops::KvShape{};
@@ -55,7 +62,15 @@ class RunChecker final : public SurveySink {
            to_text(shape.head_dim));
       return;
     }
-    for (const Segment& s : args_.step.segments) check_pages(s, layout.n_pages());
+    std::span<const Segment> segments = args_.step.segments;
+    if (place.table > 0) {
+      const std::size_t at = static_cast<std::size_t>(place.table - 1) * segments.size();
+      if (at + segments.size() > args_.table_segments.size()) {
+        return fail("no segments with the pages of table " + to_text(place.table));
+      }
+      segments = args_.table_segments.subspan(at, segments.size());
+    }
+    for (const Segment& s : segments) check_pages(s, layout.n_pages());
   }
   void state(Index, Index) override {
     for (const Segment& s : args_.step.segments) {

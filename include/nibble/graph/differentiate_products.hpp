@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <type_traits>
 
@@ -20,8 +21,10 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 // y = x · Wᵀ + bias, so dx = dy · W and dW = dyᵀ · x. Weights that are rows of f32 are multiplied
 // as they are. Packed ones (deployed formats, a base that adapters stand beside) run the kernels of
 // inference; on the way back their values are read as f32: gradients pass straight through
-// rounding. Factors, y += scale · A · (B · x), are rows of f32: with u = B · x and du = scale · Aᵀ
-// · dy, dA = scale · dyᵀ · u, dB = duᵀ · x and dx += du · B; u is computed again on the way back.
+// rounding, of weights and of inputs; those of inputs beyond a static range (Weight::input) are
+// zero, if the weights are trained. Factors, y += scale · A · (B · x), are rows of f32: with u = B
+// · x and du = scale · Aᵀ · dy, dA = scale · dyᵀ · u, dB = duᵀ · x and dx += du · B; u is computed
+// again on the way back.
 // With dropout the factors read x with elements dropped, and the matrix beside them x itself
 // (PEFT's lora_dropout).
 
@@ -146,6 +149,22 @@ void product_forward(Run& run, const Weight& w, const float* bias, const X& x, c
        is_first ? ops::GemmOutput::replace : ops::GemmOutput::add);
 }
 
+// Sets the gradients of inputs to zero that are beyond their range by more than half a step: their
+// codes stay the same when they change.
+inline void clear_clipped(Executor& executor, const quant::StaticScale& range,
+                          MatrixView<const float> x, MatrixView<float> dx) noexcept {
+  const auto bound = [&](std::int32_t stored, float half) {
+    return range.scale * (static_cast<float>(stored - range.stored_zero()) + half);
+  };
+  const float low = bound(range.stored_low(), -0.5f), high = bound(range.stored_high(), 0.5f);
+  const Index n = dx.extent(1);
+  ops::for_rows(executor, dx.extent(0), n, [&](Index i) {
+    const float* const in = &x(i, 0);
+    float* const out = &dx(i, 0);
+    for (Index j = 0; j < n; ++j) out[j] = in[j] < low || in[j] > high ? 0.0f : out[j];
+  });
+}
+
 // The gradients of what product_forward() read, from those of y.
 template <class Run, class X>
 void product_back(Run& run, const Weight& w, const WeightGradient& gradient, float* bias_gradient,
@@ -164,7 +183,12 @@ void product_back(Run& run, const Weight& w, const WeightGradient& gradient, flo
     gemm(ops::transposed(back), MatrixView<const float>(run.view(x)),
          MatrixView<float>(gradient.values, w.n, w.k), ops::GemmOutput::add);
   }
-  if (w.has_base()) gemm(back, as_f32_rows(run, w, memory), out, ops::GemmOutput::replace);
+  if (w.has_base()) {
+    gemm(back, as_f32_rows(run, w, memory), out, ops::GemmOutput::replace);
+    if (w.input && gradient.values != nullptr) {  // x is kept for trained weights only
+      clear_clipped(run.executor(), w.input, MatrixView<const float>(run.view(x)), out);
+    }
+  }
   if (w.factors == nullptr) return;
   const Factors& f = *w.factors;
   const Index m = back.extent(0);
@@ -225,6 +249,7 @@ constexpr Gradient differentiate(const Linear<kW, kB, W>& node, Pass& pass, cons
   const auto forward = detail::product_memory<detail::Way::forward>(pass, n, k, x.rows, place);
   pass.step(
       [=](auto& run) {
+        observe_products(node, run, x);
         detail::product_forward(run, run.weight(kW), bias_of<kB>(run), x, y, forward);
       },
       x, y, forward.codes, forward.inner, forward.dropped, forward.gemm);

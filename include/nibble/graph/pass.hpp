@@ -17,7 +17,8 @@
 //   weight<kSlot>(n, k, n_experts = 1)   declares the weights of a slot; n = 0: a vector of k
 //   weight_rows<kSlot>(n, k, rows_of)    the same for a table whose rows are looked up
 //   cache(n_kv_heads, head_dim)          declares what this layer stores per position
-//   reads_cache(n_kv_heads, head_dim)    declares that this layer reads it
+//   reads_cache(n_kv_heads, head_dim, window)   declares that this layer reads it; a row reads so
+//                            many positions up to its own, 0: all
 //   state(n_floats)          declares recurrent state per sequence in this layer; returns where
 //   angles<kFactors>(angles) declares a table of rotations
 //   both_ways()              declares that rows see later positions of their segment

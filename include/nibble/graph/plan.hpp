@@ -97,7 +97,7 @@ class BasicPlanner {
     kv_heads_ = n_kv_heads;
     kv_dim_ = head_dim;
   }
-  constexpr void reads_cache(Index n_kv_heads, Index head_dim) noexcept {
+  constexpr void reads_cache(Index n_kv_heads, Index head_dim, Index /*window*/) noexcept {
     if (kv_heads_ != n_kv_heads || kv_dim_ != head_dim) {
       fail("attention without a cache_kv() of the same heads before it in its layer");
     }

@@ -29,9 +29,12 @@ struct RunArgs {
   Tuning tuning = {};
   const Observer* observer = nullptr;
   const ProductObserver* product_observer = nullptr;  // needs a plan with Limits::float_inputs
-  // All layers keep their keys and values in layer 0 of the cache, one after the other. Only where
-  // no later step reads them.
-  bool layers_share_cache = false;
+  // (n_layers): where each layer keeps its keys and values; empty: in its own layer of the cache,
+  // in the pages that Segment::pages says.
+  std::span<const CachePlace> cache_places = {};
+  // For the tables of pages after the first: the segments of the step once more for each, with its
+  // pages.
+  std::span<const Segment> table_segments = {};
   bool training = false;  // Dropout drops
   std::uint64_t dropout_seed = 0;
 };
@@ -78,7 +81,7 @@ class BasicRunner : public LayerPass {
     NIBBLE_ASSERT(!weight(kSlot) || (weight(kSlot).k == k && weight(kSlot).n >= n));
   }
   void cache(Index, Index) const noexcept {}
-  void reads_cache(Index, Index) const noexcept {}
+  void reads_cache(Index, Index, Index) const noexcept {}
   StateAt state(Index n) noexcept {
     const StateAt at{state_, n};
     if (!is_skipped_) state_ += n;
@@ -184,7 +187,13 @@ class BasicRunner : public LayerPass {
   const Tuning& tuning() const noexcept { return args_.tuning; }
   const ops::KvCache& cache() const noexcept { return args_.cache; }
   Index layer() const noexcept { return layer_; }  // -1: outside of the layers
-  Index cache_layer() const noexcept { return args_.layers_share_cache ? 0 : layer_; }
+  Index cache_layer() const noexcept { return place_of_cache().layer; }
+  // The segments of the step, with the pages of this layer.
+  std::span<const Segment> cache_segments() const noexcept {
+    const auto table = static_cast<std::size_t>(place_of_cache().table);
+    const std::size_t n = args_.step.segments.size();
+    return table == 0 ? args_.step.segments : args_.table_segments.subspan((table - 1) * n, n);
+  }
   bool training() const noexcept { return args_.training; }
   // Each layer and each place draws its own numbers.
   kernels::Dropout dropout(float probability, Index place) const noexcept {
@@ -195,6 +204,10 @@ class BasicRunner : public LayerPass {
 
  protected:
   Index n_rows() const noexcept { return args_.step.n_rows(); }
+  CachePlace place_of_cache() const noexcept {
+    if (args_.cache_places.empty()) return {layer_, 0};
+    return args_.cache_places[static_cast<std::size_t>(layer_)];
+  }
   template <auto kSlot>
   bool weights_have() const noexcept {
     if constexpr (kIsNone<kSlot>) {

@@ -18,6 +18,13 @@ using ops::SegmentKind;
 // A token value that stands for a row of Step::rows.
 inline constexpr std::int32_t kNoToken = -1;
 
+// Where a layer of a model keeps its keys and values: which layer of the cache, and which of a
+// sequence's tables of pages. Layers of different tables can share a layer of the cache.
+struct CachePlace {
+  Index layer = 0;
+  Index table = 0;
+};
+
 // Rows 0 ... n_rows - 1. Each row is in one segment; segments are in the order of their rows.
 struct Step {
   std::span<const std::int32_t> tokens;  // (n_rows): inputs, or kNoToken

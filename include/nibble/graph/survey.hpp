@@ -44,6 +44,8 @@ class SurveySink {
   virtual void weight(const WeightNeed&) {}
   // What a layer stores per position.
   virtual void cache(Index /*layer*/, const ops::KvShape&) {}
+  // How many positions up to its own a row of a layer reads; 0: all.
+  virtual void reads_cache(Index /*layer*/, Index /*window*/) {}
   // Floats of recurrent state that a layer stores per sequence.
   virtual void state(Index /*layer*/, Index /*n_floats*/) {}
   // A table of rotations.
@@ -86,7 +88,9 @@ class Survey : public LayerPass {
   void cache(Index n_kv_heads, Index head_dim) {
     report([&] { sink_.cache(layer_, {n_kv_heads, head_dim}); });
   }
-  void reads_cache(Index, Index) const noexcept {}
+  void reads_cache(Index, Index, Index window) {
+    report([&] { sink_.reads_cache(layer_, window); });
+  }
   StateAt state(Index n) {
     report([&] { sink_.state(layer_, n); });
     return {0, n};

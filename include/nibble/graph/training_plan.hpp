@@ -97,7 +97,7 @@ class TrainingPlanner : public BasicPlanner<kMaxTrainingValues> {
   constexpr void set_places(Index) noexcept {}
   // Attention reads the rows of the step; nothing is stored.
   constexpr void cache(Index, Index) noexcept {}
-  constexpr void reads_cache(Index, Index) noexcept {}
+  constexpr void reads_cache(Index, Index, Index) noexcept {}
 
   // body(x, rest) for each layer, where rest(y) goes on with the next layer or, behind the last
   // one, with `rest`, and returns the gradient of y. Returns the gradient of x.

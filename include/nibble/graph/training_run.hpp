@@ -30,9 +30,9 @@ struct WeightGradient {
 using GradientObserver = Callback<void(std::string_view name, Index layer,
                                        MatrixView<const float> rows, MatrixView<float> gradient)>;
 
-// As RunArgs, whose cache and product observer are not used. Sequences of the batch are the
-// segments of the step, each from position 0 on; matrices of weights are packed, or rows of f32
-// (kF32Rows).
+// As RunArgs, whose cache is not used. Sequences of the batch are the segments of the step, each
+// from position 0 on; matrices of weights are packed, or rows of f32 (kF32Rows). The observer of
+// products is shown products that are computed again (TrainingLimits::checkpoints) again.
 struct TrainingArgs {
   RunArgs run;
   std::span<const WeightGradient> gradients;  // in the order of the weights of RunArgs::weights

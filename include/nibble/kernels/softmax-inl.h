@@ -48,7 +48,7 @@ struct Powers {
   float lowest;
 
   HWY_INLINE Powers(float row_maximum, float scale)
-      : max(row_maximum),
+      : max{row_maximum},  // max(x) would be a macro elsewhere
         factor(scale * 1.44269504f),
         lowest(larger(-127.0f / factor, -kFloatMax)) {}
   template <class D, class V>

@@ -13,12 +13,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "nibble/core/scalar.hpp"
 #include "nibble/io/gguf.hpp"
+#include "nibble/io/gguf_writer.hpp"
 #include "nibble/model/slot.hpp"
 #include "nibble/quant/static_scale.hpp"
 
@@ -78,6 +80,24 @@ inline Result<ChannelTensors> read_channel_tensors(const io::Gguf& file, std::st
                      "; the scale must be positive and finite, the zero point from 0 to 255"};
   }
   return found;
+}
+
+// general.file_type of a file whose types say it themselves (llama.cpp's LLAMA_FTYPE_GUESSED).
+inline constexpr std::uint32_t kUnstatedFileType = 1024;
+
+// Adds what stands beside the codes of `weight`, which has n_rows rows, to a writer: `scales` are
+// those of the rows, or what io::GgufWriter asks for them; `input` must live until writing ends.
+template <class Scales>
+void add_channel_tensors(io::GgufWriter& writer, std::string_view weight, std::uint64_t n_rows,
+                         const Scales& scales, const quant::StaticScale& input) {
+  const std::uint64_t rows[] = {n_rows}, one[] = {1};
+  writer.add_tensor(name_beside(weight, "scales"), io::GgmlType::f32, rows, scales);
+  if (!input) return;
+  writer.add_tensor(name_beside(weight, "input_scale"), io::GgmlType::f32, one,
+                    std::as_bytes(std::span(&input.scale, 1)));
+  if (!input.is_unsigned) return;
+  writer.add_tensor(name_beside(weight, "input_zero"), io::GgmlType::i32, one,
+                    std::as_bytes(std::span(&input.zero_point, 1)));
 }
 
 }}}  // namespace nibble::NIBBLE_ABI::detail

@@ -125,4 +125,27 @@ Result<ModelMemory> memory_needed(const std::string& path, const LoadOptions& op
   return Model::memory_needed<Formats, Architectures>(file, options);
 }
 
+// Split form: the usual models are loaded by code that the implementation has. Other files do not
+// compile the graphs of all architectures again.
+#if defined(NIBBLE_SPLIT)
+#if defined(NIBBLE_IMPLEMENTATION)
+#define NIBBLE_LOAD_INSTANCE template
+#else
+#define NIBBLE_LOAD_INSTANCE extern template
+#endif
+#define NIBBLE_LOAD(Formats)                                                                   \
+  NIBBLE_LOAD_INSTANCE Result<Model> Model::from_gguf<Formats, CommonArchitectures>(           \
+      const io::Gguf&, const LoadOptions&);                                                    \
+  NIBBLE_LOAD_INSTANCE Result<ModelMemory> Model::memory_needed<Formats, CommonArchitectures>( \
+      const io::Gguf&, const LoadOptions&);                                                    \
+  NIBBLE_LOAD_INSTANCE Result<Model> load<Formats, CommonArchitectures>(const std::string&,    \
+                                                                        const LoadOptions&);   \
+  NIBBLE_LOAD_INSTANCE Result<ModelMemory> memory_needed<Formats, CommonArchitectures>(        \
+      const std::string&, const LoadOptions&);
+NIBBLE_LOAD(graph::CommonFormats)
+NIBBLE_LOAD(graph::AllFormats)
+#undef NIBBLE_LOAD
+#undef NIBBLE_LOAD_INSTANCE
+#endif
+
 }}  // namespace nibble::NIBBLE_ABI

@@ -176,7 +176,9 @@ class AttentionUnits {
     if (policy_ != nullptr) {
       u.tiles = tiles_of_segment_;
       u.end_slot = n_tiles_;
-      n_seen = n_tiles_ * kPagePositions;
+      // Pages before the window need not be there any more.
+      while (u.tiles[u.first_slot] < u.begin / kPagePositions) ++u.first_slot;
+      n_seen = (u.end_slot - u.first_slot) * kPagePositions;
     } else {
       u.first_slot = u.begin / kPagePositions;
       u.end_slot = pages_for(u.end);

@@ -265,21 +265,49 @@ class KvCache {
     append(executor, layer_index, std::span<const Segment>(&all, 1), k, v);
   }
 
+  // Bytes of a page: its tiles in all layers and kv heads.
+  std::size_t page_bytes() const noexcept {
+    std::size_t bytes = 0;
+    for_each_tile(0, [&](std::byte*, std::size_t n) { bytes += n; });
+    return bytes;
+  }
   // Copies the keys and values of a page to another page, in every layer.
   void copy_page(PageId from, PageId to) const noexcept {
+    const std::ptrdiff_t n_pages = to - from;
+    for_each_tile(from, [&](std::byte* tile, std::size_t n) {
+      std::memcpy(tile + n_pages * static_cast<std::ptrdiff_t>(n), tile, n);
+    });
+  }
+  // Copies a page to page_bytes() bytes of memory, or back.
+  void read_page(PageId page, std::byte* out) const noexcept {
+    for_each_tile(page, [&](const std::byte* tile, std::size_t n) {
+      std::memcpy(out, tile, n);
+      out += n;
+    });
+  }
+  void write_page(PageId page, const std::byte* bytes) const noexcept {
+    for_each_tile(page, [&](std::byte* tile, std::size_t n) {
+      std::memcpy(tile, bytes, n);
+      bytes += n;
+    });
+  }
+
+ private:
+  // Calls f(tile, its bytes) for the tiles of a page.
+  template <class F>
+  void for_each_tile(PageId page, F&& f) const noexcept {
     visit_kv_type(layout_.type, [&]<class T>(T) {
       for (Index l = 0; l < layout_.n_layers; ++l) {
         const KvLayer<T> kv = layer<T>(l);
         const Index tile = kernels::tile_size<T>(kv.head_dim);
         for (Index h = 0; h < kv.n_kv_heads; ++h) {
-          std::memcpy(kv.of(h) + to * tile, kv.of(h) + from * tile,
-                      static_cast<std::size_t>(tile) * sizeof(T));
+          f(reinterpret_cast<std::byte*>(kv.of(h) + page * tile),
+            static_cast<std::size_t>(tile) * sizeof(T));
         }
       }
     });
   }
 
- private:
   std::byte* memory_ = nullptr;
   KvCacheLayout layout_;
   std::atomic<bool>* is_exceeded_ = nullptr;

@@ -32,8 +32,9 @@ struct Segment {
   Index n_rows = 0;
   Index first_position = 0;
   SegmentKind kind = SegmentKind::prompt;
-  // Page i holds positions [64 i, 64 i + 64); the pages include those of these rows. Empty: page i
-  // is i, for a cache of one sequence.
+  // Page i holds positions [64 i, 64 i + 64); the pages include those of these rows. Where a window
+  // hides all positions of a page from these rows, it may be -1. Empty: page i is i, for a cache of
+  // one sequence.
   std::span<const PageId> pages = {};
   // The recurrent state of the sequence after the position before first_position; null if there is
   // none.

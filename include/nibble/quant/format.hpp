@@ -118,16 +118,7 @@ constexpr const char* to_string(Format format) noexcept {
 
 // The format with a given name, spelled as by to_string in any letter case. Error:
 // invalid_argument.
-inline Result<Format> format_from_name(std::string_view name) {
-  std::string known;
-  for (const Format format : kFormats) {
-    const std::string_view candidate = to_string(format);
-    if (equals_ignoring_case(name, candidate)) return format;
-    known += known.empty() ? "" : ", ";
-    known += candidate;
-  }
-  return Error{Errc::invalid_argument, "no such weight format; known are " + known};
-}
+Result<Format> format_from_name(std::string_view name);
 
 // Storage of one weight in bits, including the scales of blocks but not the header of a channel.
 template <class F>
@@ -145,11 +136,7 @@ constexpr double bits_per_weight(Format format) noexcept {
 }
 
 // Error: unsupported, for a format without rows.
-inline Result<void> check_has_rows(Format format) {
-  if (has_rows(format)) return ok();
-  return Error{Errc::unsupported, std::string("format ") + to_string(format) +
-                                      " has no rows: it is for whole packed matrices"};
-}
+Result<void> check_has_rows(Format format);
 
 // Bytes of a stored row of n weights. Errors: invalid_argument (n is not a whole number of blocks),
 // limit (does not fit), unsupported (a format without rows).
@@ -174,10 +161,7 @@ Result<std::size_t> row_bytes(std::size_t n) {
   }
   return header + n / kLength * unit;
 }
-inline Result<std::size_t> row_bytes(Format format, std::size_t n) {
-  NIBBLE_CHECK(check_has_rows(format));
-  return visit_format(format, [n](auto tag) { return row_bytes<typename decltype(tag)::type>(n); });
-}
+Result<std::size_t> row_bytes(Format format, std::size_t n);
 
 namespace detail {
 
@@ -190,11 +174,7 @@ Result<void> check_row(std::size_t n, std::size_t n_bytes) {
   }
   return ok();
 }
-inline Result<void> check_row(Format format, std::size_t n, std::size_t n_bytes) {
-  NIBBLE_CHECK(check_has_rows(format));
-  return visit_format(
-      format, [&](auto tag) { return check_row<typename decltype(tag)::type>(n, n_bytes); });
-}
+Result<void> check_row(Format format, std::size_t n, std::size_t n_bytes);
 
 }  // namespace detail
 
@@ -226,12 +206,7 @@ Result<void> row_to_f32(std::span<const std::byte> row, std::span<float> out) {
   }
   return ok();
 }
-inline Result<void> row_to_f32(Format format, std::span<const std::byte> row,
-                               std::span<float> out) {
-  NIBBLE_CHECK(check_has_rows(format));
-  return visit_format(format,
-                      [&](auto tag) { return row_to_f32<typename decltype(tag)::type>(row, out); });
-}
+Result<void> row_to_f32(Format format, std::span<const std::byte> row, std::span<float> out);
 
 namespace detail {
 
@@ -278,19 +253,10 @@ std::size_t round_row(std::span<const float> x, std::byte* row) noexcept {
   }
   return bad;
 }
-inline std::size_t round_row(Format format, std::span<const float> x, std::byte* row) noexcept {
-  return visit_format(format,
-                      [&](auto tag) { return round_row<typename decltype(tag)::type>(x, row); });
-}
+std::size_t round_row(Format format, std::span<const float> x, std::byte* row) noexcept;
 
 // Whether round_row() found no weight that does not fit.
-inline Result<void> check_fits(std::span<const float> x, std::size_t bad, const char* format) {
-  if (bad == x.size()) return ok();
-  const std::string where = "weight " + to_text(bad);
-  const auto value = static_cast<double>(x[bad]);
-  if (is_nan(value)) return Error{Errc::malformed, where + " is not a number"};
-  return Error{Errc::limit, where + ", " + to_text(value) + ", is too large for " + format};
-}
+Result<void> check_fits(std::span<const float> x, std::size_t bad, const char* format);
 
 }  // namespace detail
 
@@ -303,10 +269,10 @@ Result<void> row_from_f32(std::span<const float> x, std::span<std::byte> row) {
   NIBBLE_CHECK(detail::check_row<F>(x.size(), row.size()));
   return detail::check_fits(x, detail::round_row<F>(x, row.data()), "this format");
 }
-inline Result<void> row_from_f32(Format format, std::span<const float> x,
-                                 std::span<std::byte> row) {
-  NIBBLE_CHECK(detail::check_row(format, x.size(), row.size()));
-  return detail::check_fits(x, detail::round_row(format, x, row.data()), to_string(format));
-}
+Result<void> row_from_f32(Format format, std::span<const float> x, std::span<std::byte> row);
 
 }}}  // namespace nibble::NIBBLE_ABI::quant
+
+#if !NIBBLE_DECLARATIONS_ONLY
+#include "nibble/quant/format-inl.hpp"
+#endif

@@ -18,6 +18,7 @@
 #include "nibble/core/result.hpp"
 #include "nibble/core/scalar.hpp"
 #include "nibble/core/text.hpp"
+#include "nibble/io/checksum.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/gguf_writer.hpp"
 #include "nibble/train/data.hpp"
@@ -42,26 +43,11 @@ namespace detail {
 NIBBLE_HIDDEN inline constexpr std::string_view kCheckpointType = "checkpoint";
 inline constexpr std::uint32_t kCheckpointVersion = 1;
 
-// 64 bits of all bytes, 8 at a time; any change of one word gives another number, other changes
-// almost surely. (Multiplication by an odd number and the fold are bijections of 64 bits.)
-inline std::uint64_t checksum(std::span<const std::byte> bytes, std::uint64_t sum = 0) noexcept {
-  sum ^= bytes.size();
-  const auto add = [&](std::uint64_t word) {
-    sum = (sum ^ word) * 0x9E3779B97F4A7C15u;
-    sum ^= sum >> 32;
-  };
-  for (; bytes.size() >= 8; bytes = bytes.subspan(8)) add(io::load_le<std::uint64_t>(bytes.data()));
-  std::uint64_t rest = 0;
-  if (!bytes.empty()) std::memcpy(&rest, bytes.data(), bytes.size());
-  add(rest);
-  return sum;
-}
-
 inline std::uint64_t checksum_of(const RunState& state) noexcept {
   const std::uint64_t numbers[] = {state.n_steps,    state.data.seed, state.data.n_examples,
                                    state.data.epoch, state.data.next, state.random};
-  return checksum(std::as_bytes(std::span<const char>(state.fingerprint)),
-                  checksum(std::as_bytes(std::span(numbers))));
+  return io::checksum(std::as_bytes(std::span<const char>(state.fingerprint)),
+                      io::checksum(std::as_bytes(std::span(numbers))));
 }
 
 inline io::GgmlType type_of(StateTensor::Kind kind) noexcept {
@@ -150,7 +136,7 @@ class CheckpointReader {
       if (found == nullptr) return wrong("has no tensor " + io::quoted(tensor.name));
       NIBBLE_CHECK(check_shape(tensor, *found));
       const auto i = static_cast<std::size_t>(found - file_.tensors().data());
-      if (checksum(found->data) != sums[i].value) {
+      if (io::checksum(found->data) != sums[i].value) {
         return damaged("tensor " + io::quoted(tensor.name));
       }
     }
@@ -205,7 +191,7 @@ inline Result<void> save_checkpoint(const std::string& path, const RunState& sta
     writer.set("train.checksum", detail::checksum_of(state));
     std::vector<std::uint64_t> sums;
     for (const StateTensor& tensor : tensors) {
-      sums.push_back(detail::checksum(tensor.bytes));
+      sums.push_back(io::checksum(tensor.bytes));
       writer.add_tensor(tensor.name, detail::type_of(tensor.kind), detail::dims_of(tensor),
                         std::span<const std::byte>(tensor.bytes));
     }
@@ -245,19 +231,32 @@ std::vector<StateTensor> tensors_of(Optimizer& optimizer) {
   return out;
 }
 
-// The two above for a run with this optimizer, whose number of steps is that of the state.
+namespace detail {
+
 template <class Optimizer>
-Result<void> save_run(const std::string& path, RunState state, Optimizer& optimizer) {
+std::vector<StateTensor> tensors_of_run(Optimizer& optimizer, std::span<const StateTensor> more) {
+  std::vector<StateTensor> tensors = tensors_of(optimizer);
+  tensors.insert(tensors.end(), more.begin(), more.end());
+  return tensors;
+}
+
+}  // namespace detail
+
+// save_checkpoint() and load_checkpoint() for a run with this optimizer, whose number of steps is
+// that of the state, and `more` tensors that it keeps.
+template <class Optimizer>
+Result<void> save_run(const std::string& path, RunState state, Optimizer& optimizer,
+                      std::span<const StateTensor> more = {}) {
   return catch_out_of_memory([&] {
     state.n_steps = optimizer.n_steps();
-    return save_checkpoint(path, state, tensors_of(optimizer));
+    return save_checkpoint(path, state, detail::tensors_of_run(optimizer, more));
   });
 }
 template <class Optimizer>
 Result<RunState> resume_run(const std::string& path, std::string_view fingerprint,
-                            Optimizer& optimizer) {
+                            Optimizer& optimizer, std::span<const StateTensor> more = {}) {
   return catch_out_of_memory([&]() -> Result<RunState> {
-    NIBBLE_TRY(state, load_checkpoint(path, fingerprint, tensors_of(optimizer)));
+    NIBBLE_TRY(state, load_checkpoint(path, fingerprint, detail::tensors_of_run(optimizer, more)));
     optimizer.set_n_steps(state.n_steps);
     return state;
   });

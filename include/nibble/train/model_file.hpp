@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <deque>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,8 +17,11 @@
 #include "nibble/core/result.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/gguf_writer.hpp"
+#include "nibble/model/channel_tensors.hpp"
+#include "nibble/quant/channel.hpp"
 #include "nibble/quant/format.hpp"
 #include "nibble/quant/ggml.hpp"
+#include "nibble/quant/static_scale.hpp"
 #include "nibble/train/trained_weights.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace train {
@@ -70,8 +76,8 @@ inline Result<TrainedWeights> weights_of(const TrainingGraph& graph, const io::G
 
 // A model file of the trained weights, with the metadata of `like`. Matrices that have a deployed
 // format are stored in it, as the same codes that training ran; other matrices as `format` (f32,
-// f16 or bf16), vectors as f32. Factors are left out: adapter files have them. The weights must
-// live until the writer has written.
+// f16 or bf16), vectors as f32. I8Channel is stored as docs/static-int8.md says, with the ranges of
+// inputs that training used last. Factors are left out: adapter files have them.
 class ModelFile {
  public:
   // Errors: limit (a value beyond f16), unsupported (a format that files do not have), malformed,
@@ -90,12 +96,18 @@ class ModelFile {
       for (const TrainedTensor& t : weights.tensors()) {
         if (t.is_factor) continue;
         if (t.deployed != nullptr) main = t.deployed->format;
-        Result<void> added = made.add(t, t.n == 0                ? quant::Format::f32
-                                         : t.deployed != nullptr ? t.deployed->format
-                                                                 : format);
+        const quant::Format own = t.n == 0                ? quant::Format::f32
+                                  : t.deployed != nullptr ? t.deployed->format
+                                                          : format;
+        Result<void> added =
+            own == quant::Format::i8_channel ? made.add_channels(t) : made.add(t, own);
         if (!added) return std::move(added).error().in("weights " + io::quoted(t.name));
       }
-      NIBBLE_TRY(file_type, quant::gguf_file_type(main));
+      std::uint32_t file_type = nibble::detail::kUnstatedFileType;
+      if (main != quant::Format::i8_channel) {
+        NIBBLE_TRY(stated, quant::gguf_file_type(main));
+        file_type = stated;
+      }
       made.writer_.set("general.file_type", file_type);
       return made;
     });
@@ -123,8 +135,29 @@ class ModelFile {
     return ok();
   }
 
+  // A matrix in I8Channel: codes, their scales and the range of the input, each a tensor.
+  Result<void> add_channels(const TrainedTensor& t) {
+    const auto n = static_cast<std::size_t>(t.n), k = static_cast<std::size_t>(t.k);
+    NIBBLE_TRY(row_bytes, quant::row_bytes(quant::Format::i8_channel, k));
+    std::vector<std::byte> row(row_bytes);
+    std::vector<std::byte>& codes = data_.emplace_back(n * k);
+    std::vector<std::byte>& scales = data_.emplace_back(n * sizeof(float));
+    for (std::size_t i = 0; i < n; ++i) {
+      NIBBLE_CHECK(t.round_row(quant::Format::i8_channel, static_cast<Index>(i), row));
+      std::memcpy(scales.data() + i * sizeof(float), row.data(), sizeof(float));
+      std::memcpy(codes.data() + i * k, row.data() + sizeof(quant::I8Channel::Header), k);
+    }
+    const std::uint64_t dims[] = {k, n};
+    writer_.add_tensor(t.name, io::GgmlType::i8, dims, codes);
+    nibble::detail::add_channel_tensors(writer_, t.name, n, std::span<const std::byte>(scales),
+                                        inputs_.emplace_back(t.input));
+    return ok();
+  }
+
   io::GgufWriter writer_;
-  std::vector<std::vector<std::byte>> data_;
+  // What the writer reads; elements stay where they are.
+  std::deque<std::vector<std::byte>> data_;
+  std::deque<quant::StaticScale> inputs_;
 };
 
 }}}  // namespace nibble::NIBBLE_ABI::train

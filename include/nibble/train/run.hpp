@@ -20,6 +20,7 @@
 #include "nibble/train/checkpoint.hpp"
 #include "nibble/train/data.hpp"
 #include "nibble/train/feature_loss.hpp"
+#include "nibble/train/input_ranges.hpp"
 #include "nibble/train/schedule.hpp"
 #include "nibble/train/trainer.hpp"
 
@@ -54,22 +55,23 @@ struct StepResult {
   std::uint64_t epoch = 0;
 };
 
-// Refers to the graph, the weights, the source, the teacher, the features and the executor: all
-// must live as long.
+// Refers to the graph, the weights, the source, the teacher, the features, the ranges and the
+// executor: all must live as long.
 class Run {
  public:
   Run(Run&&) noexcept = default;
   Run& operator=(Run&&) = delete;
 
   // Errors: those of Trainer::create, Batches::create, AdamW::create and Schedule::validate.
-  // `features` are those of a teacher (feature_loss.hpp).
+  // `features` are those of a teacher (feature_loss.hpp), `ranges` those of the same weights.
   static Result<Run> create(const TrainingGraph& graph, TrainedWeights& weights,
                             const Source& source, const RunOptions& options, Executor& executor,
-                            Teacher* teacher = nullptr, FeatureLoss* features = nullptr);
+                            Teacher* teacher = nullptr, FeatureLoss* features = nullptr,
+                            InputRanges* ranges = nullptr);
 
   // One step of the optimizer. Errors: those of the source, the teacher and the features; malformed
   // (a loss or gradient that is not a number). The weights have not changed then. And those of
-  // TrainedWeights::round_deployed(), when they have.
+  // TrainedWeights::round_deployed() and InputRanges::update(), when they have.
   Result<StepResult> step();
 
   std::uint64_t n_steps() const noexcept { return optimizer_.n_steps(); }
@@ -82,27 +84,33 @@ class Run {
     RunState state;
     state.data = batches_.position();
     state.fingerprint = fingerprint();
-    return save_run(path, state, optimizer_);
+    return save_run(path, state, optimizer_, state_of_ranges());
   }
   Result<void> load(const std::string& path) {
-    NIBBLE_TRY(state, resume_run(path, fingerprint(), optimizer_));
+    NIBBLE_TRY(state, resume_run(path, fingerprint(), optimizer_, state_of_ranges()));
     NIBBLE_CHECK(batches_.seek(state.data));
+    if (ranges_ != nullptr) NIBBLE_CHECK(ranges_->restore());
     return weights_->round_deployed(*executor_);
   }
 
  private:
   Run(TrainedWeights& weights, Executor& executor, const RunOptions& options, Trainer trainer,
-      AdamW optimizer, Batches batches, Teacher* teacher, FeatureLoss* features)
+      AdamW optimizer, Batches batches, Teacher* teacher, FeatureLoss* features,
+      InputRanges* ranges)
       : weights_(&weights),
         executor_(&executor),
         teacher_(teacher),
         features_(features),
+        ranges_(ranges),
         options_(options),
         trainer_(std::move(trainer)),
         optimizer_(std::move(optimizer)),
         batches_(std::move(batches)) {}
 
   Result<double> loss_of(const Batch& batch);
+  std::vector<StateTensor> state_of_ranges() const {
+    return ranges_ != nullptr ? ranges_->state() : std::vector<StateTensor>();
+  }
   std::string fingerprint() const {
     std::string text = "optimizer: " + optimizer_.fingerprint() +
                        "\nschedule: " + options_.schedule.fingerprint() +
@@ -121,6 +129,7 @@ class Run {
               detail::exact_text(static_cast<double>(options_.distillation.temperature));
     }
     if (features_ != nullptr) text += "\nfeatures: " + features_->fingerprint();
+    if (ranges_ != nullptr) text += "\ninput ranges: " + ranges_->fingerprint();
     return text;
   }
 
@@ -128,6 +137,7 @@ class Run {
   Executor* executor_;
   Teacher* teacher_;
   FeatureLoss* features_;
+  InputRanges* ranges_;
   RunOptions options_;
   Trainer trainer_;
   AdamW optimizer_;
@@ -139,7 +149,7 @@ class Run {
 
 inline Result<Run> Run::create(const TrainingGraph& graph, TrainedWeights& weights,
                                const Source& source, const RunOptions& given, Executor& executor,
-                               Teacher* teacher, FeatureLoss* features) {
+                               Teacher* teacher, FeatureLoss* features, InputRanges* ranges) {
   RunOptions options = given;
   NIBBLE_CHECK(options.schedule.validate());
   if (options.n_accumulated < 1) {
@@ -162,9 +172,10 @@ inline Result<Run> Run::create(const TrainingGraph& graph, TrainedWeights& weigh
     for (Parameter& p : features->parameters()) parameters.push_back(std::move(p));
     trainer.set_observer(features->of_student());
   }
+  if (ranges != nullptr) trainer.set_product_observer(ranges->observer());
   NIBBLE_TRY(optimizer, AdamW::create(std::move(parameters), options.optimizer));
   Run run(weights, executor, options, std::move(trainer), std::move(optimizer), std::move(batches),
-          teacher, features);
+          teacher, features, ranges);
   run.vocab_size_ = vocab_size;
   if (teacher != nullptr) {
     // As large as the student's own logits, which the plan has checked.
@@ -188,6 +199,7 @@ inline Result<StepResult> Run::step() {
   double weight = 0;
   weights_->clear_gradients(*executor_);
   if (features_ != nullptr) features_->clear_gradients();
+  if (ranges_ != nullptr) ranges_->begin();
   for (Index i = 0; i < options_.n_accumulated; ++i) {
     NIBBLE_CHECK(batches_.next(batch_));
     // Places add small numbers to the seed, so those of two batches must be far apart.
@@ -210,6 +222,7 @@ inline Result<StepResult> Run::step() {
   NIBBLE_TRY(report, optimizer_.step(*executor_, result.learning_rate, 1 / weight));
   result.gradient_norm = report.gradient_norm;
   NIBBLE_CHECK(weights_->round_deployed(*executor_));
+  if (ranges_ != nullptr) NIBBLE_CHECK(ranges_->update());
   return result;
 }
 

@@ -26,6 +26,7 @@
 #include "nibble/io/gguf.hpp"
 #include "nibble/ops/rows.hpp"
 #include "nibble/quant/format.hpp"
+#include "nibble/quant/static_scale.hpp"
 #include "nibble/quant/weighted.hpp"
 #include "nibble/train/parameters.hpp"
 #include "nibble/train/training_graph.hpp"
@@ -71,6 +72,7 @@ struct TrainedTensor {
   const graph::FormatOps* deployed = nullptr;
   std::byte* packed = nullptr;  // deployed
   Rounding rounding = {};
+  quant::StaticScale input = {};         // see TrainedWeights::set_input()
   std::vector<std::uint64_t> mask = {};  // see Parameter::mask; empty: all stay
   bool is_factor = false;                // of an adapter: no tensor of the model
 
@@ -133,6 +135,19 @@ class TrainedWeights {
   // gives them) is 0 become zero, and stay so in the steps of an optimizer that is made afterwards.
   // Errors: not_found, invalid_argument (what is no trained matrix; another size).
   Result<void> set_mask(std::string_view name, std::span<const std::uint8_t> stays);
+  // The range of the input of the products with tensors()[i], deployed in a format that can be
+  // given one (graph::InputKind::rows); none: each row gets a scale when it is computed. It is that
+  // of the next forward pass and of the next file (InputRanges tracks it). It must be one that
+  // graph::check_row_input() takes.
+  void set_input(std::size_t i, const quant::StaticScale& range) noexcept {
+    TrainedTensor& t = tensors_[i];
+    NIBBLE_ASSERT(t.deployed != nullptr && t.deployed->input == graph::InputKind::rows);
+    NIBBLE_ASSERT(graph::check_row_input(t.k, range));
+    t.input = range;
+    for (graph::Weight& w : table_) {  // tied ones are there more than once
+      if (w.data == t.packed) w.input = range;
+    }
+  }
   // How many matrices are deployed in which way and how many weights are pruned, as text, for
   // checkpoints; empty if it is f32 throughout.
   std::string fingerprint() const;

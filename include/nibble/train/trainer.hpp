@@ -85,6 +85,10 @@ class Trainer {
   // Of taps (TrainerOptions::taps): their rows with the gradients, and in the forward pass.
   void set_observer(const graph::GradientObserver* observer) noexcept { observer_ = observer; }
   void set_row_observer(const graph::Observer* observer) noexcept { row_observer_ = observer; }
+  // Of the inputs of products, in steps that learn; with TrainerOptions::checkpoints, some twice.
+  void set_product_observer(const graph::ProductObserver* observer) noexcept {
+    product_observer_ = observer;
+  }
   // Dropout draws other numbers in each step.
   void set_dropout_seed(std::uint64_t seed) noexcept { dropout_seed_ = seed; }
 
@@ -127,6 +131,7 @@ class Trainer {
   std::vector<graph::RopeTable> ropes_;
   const graph::GradientObserver* observer_ = nullptr;
   const graph::Observer* row_observer_ = nullptr;
+  const graph::ProductObserver* product_observer_ = nullptr;
   std::uint64_t dropout_seed_ = 0;
   // Of a batch; their capacity is that of the largest one.
   std::vector<graph::Segment> segments_;
@@ -298,6 +303,7 @@ inline Result<void> Trainer::compute(const Batch& batch, Loss loss, bool goes_ba
   args.sequence_starts = batch.offsets;
   args.gradient_observer = observer_;
   args.run.observer = row_observer_;
+  args.run.product_observer = goes_back ? product_observer_ : nullptr;
   args.goes_back = goes_back;
   if (!graph_->run(plan_, limits_, args, loss)) {
     return Error{Errc::invalid_argument, "trainer: its plan does not fit"};

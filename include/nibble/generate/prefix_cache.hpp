@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A cache of prefixes: keys, values and state of the beginnings of sequences that an engine has
+// computed, so that a later sequence with the same beginning starts from there. A radix tree over
+// tokens (as SGLang's: L. Zheng et al., "SGLang: Efficient Execution of Structured Language Model
+// Programs", 2024) refers to pages of the engine's own cache: finding a prefix copies nothing.
+//
+//   auto cache = PrefixCache::create(engine);
+//   auto sequence = cache->match(prompt);       // sequence->position() tokens are computed already
+//   ... run the rest of the prompt ...
+//   cache->insert(*sequence);
+//
+// For a scheduler, so that what several waiting prompts share is computed once:
+//   if (cache.n_claimed(prompt) > cache.n_cached(prompt)) wait;  // another is computing more of it
+//   auto sequence = cache.match(prompt); auto claim = cache.claim(prompt);
+//   ... run the rest of the prompt, insert() after each step or at its end, then drop the claim ...
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "nibble/core/result.hpp"
+#include "nibble/core/shared.hpp"
+#include "nibble/generate/engine.hpp"
+#include "nibble/generate/sequence.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI {
+
+struct PrefixCacheOptions {
+  // Bytes of pages, tokens and states that the cache holds at most; 0: half of the engine's pages.
+  std::size_t max_bytes = 0;
+};
+
+// What has happened so far.
+struct PrefixCacheStats {
+  std::uint64_t n_matches = 0;         // calls of match()
+  std::uint64_t n_tokens_asked = 0;    // in these
+  std::uint64_t n_tokens_matched = 0;  // and how many of them were there
+  std::uint64_t n_evictions = 0;
+};
+
+class PrefixClaim;
+
+// Belongs to one engine, whose cache of keys and values it keeps alive; uses it and its sequences,
+// so it may be used by only one thread at a time together with them (a scheduler's own lock will
+// do). Nothing here is called by a step of the engine.
+//
+// What matched gives the same logits, bit for bit, as computing it anew, if it was computed as rows
+// of prompts (SegmentKind::prompt), with the same weights and page policy. Generated tokens may be
+// inserted as well: what follows them then equals a continuation of that sequence.
+//
+// `weights` is a number of the weights that compute a sequence: 0 for the model's own, and for
+// others (Engine::exchange_weights, an adapter) their fingerprint (model/fingerprint.hpp), or any
+// number that the program keeps for the same ones. Prefixes of different numbers never mix.
+class PrefixCache {
+ public:
+  // Errors: out_of_memory, unsupported (a model that reads a sequence at once: it has no prefixes).
+  static Result<PrefixCache> create(const Engine& engine, const PrefixCacheOptions& options = {});
+
+  // A sequence with the longest cached beginning of `tokens`, but without the last of them: a step
+  // must have something to compute. It is empty if there is none, and shares the pages of the
+  // cache. capacity: as for Engine::new_sequence. Errors: as there.
+  Result<Sequence> match(std::span<const std::int32_t> tokens, std::uint64_t weights = 0,
+                         Index capacity = 0);
+  // How many tokens match() would find. Does not count as a use.
+  Index n_cached(std::span<const std::int32_t> tokens, std::uint64_t weights = 0) const noexcept;
+
+  // Keeps what is computed of a sequence of the engine, as it is now: its pages are shared, not
+  // copied, until it writes to one. Prefixes that were used longest ago make room for it, but none
+  // whose pages are in use by a sequence. Returns how many of the tokens are cached now, from the
+  // first on: fewer than are computed where rows of numbers follow, or if there is no room for more
+  // (with recurrent state, then nothing is added). Errors change nothing: invalid_argument (a
+  // sequence of another engine), out_of_memory.
+  Result<Index> insert(const Sequence& sequence, std::uint64_t weights = 0);
+
+  // Says that somebody is about to compute `tokens`, until the claim is destroyed. The claim may
+  // outlive the cache. Errors: out_of_memory.
+  Result<PrefixClaim> claim(std::span<const std::int32_t> tokens, std::uint64_t weights = 0);
+  // The longest beginning of `tokens`, without the last of them, that is claimed.
+  Index n_claimed(std::span<const std::int32_t> tokens, std::uint64_t weights = 0) const noexcept;
+
+  // Drops prefixes, those first that were used longest ago, until n_pages of the engine are free or
+  // nothing is left that would free some. Returns how many are free.
+  Index make_room(Index n_pages) noexcept;
+  // Drops all prefixes; sequences keep their pages.
+  void clear() noexcept;
+
+  // Writes all prefixes to the file `path`, completely or not at all. Errors: io, out_of_memory.
+  Result<void> save(const std::string& path) const;
+  // Fills the cache, which must be empty, with the prefixes of a file. It must have been saved for
+  // the same model (model/fingerprint.hpp), the same type of the cache and the same SIMD target:
+  // others compute other bits. Pages are copied once, from the mapped file. Damage is found; a file
+  // that somebody made on purpose can give wrong text, nothing worse. Errors change nothing: io,
+  // malformed, not_found, unsupported (a version to come), invalid_argument (another model, type or
+  // target; the cache is not empty), limit (more than max_bytes or than the engine's free pages;
+  // longer than n_ctx), out_of_memory.
+  Result<void> restore(const std::string& path);
+
+  // Bytes of all that the cache holds, pages included.
+  std::size_t bytes() const noexcept;
+  std::size_t max_bytes() const noexcept;
+  Index n_pages() const noexcept;
+  const PrefixCacheStats& stats() const noexcept;
+
+ private:
+  friend class PrefixClaim;
+  struct State;
+  class FileReader;
+  explicit PrefixCache(Shared<State> state) noexcept;
+
+  Shared<State> state_;
+};
+
+// Move-only; see PrefixCache::claim().
+class PrefixClaim {
+ public:
+  PrefixClaim() noexcept = default;
+  PrefixClaim(PrefixClaim&& other) noexcept;
+  PrefixClaim& operator=(PrefixClaim&& other) noexcept;
+  ~PrefixClaim();
+
+ private:
+  friend class PrefixCache;
+  PrefixClaim(Shared<PrefixCache::State> state, std::uint64_t id) noexcept;
+
+  Shared<PrefixCache::State> state_;
+  std::uint64_t id_ = 0;  // 0: none
+};
+
+}}  // namespace nibble::NIBBLE_ABI
+
+#if !NIBBLE_DECLARATIONS_ONLY
+#include "nibble/generate/prefix_cache-inl.hpp"
+#endif
