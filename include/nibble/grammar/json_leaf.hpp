@@ -176,3 +176,4 @@ inline std::size_t count_characters(std::string_view text) noexcept {
 }}}  // namespace nibble::NIBBLE_ABI::grammar
 
 #include "nibble/grammar/json_leaf-inl.hpp"
+#include "nibble/grammar/json_members-inl.hpp"
