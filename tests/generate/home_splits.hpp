@@ -47,11 +47,12 @@ inline std::vector<Sample> read_samples(const char* file) {
 }
 
 // How many calls are right, with several sessions in parallel over one model. -1: an error.
-inline int count_right(const nibble::Model& model, const std::vector<Sample>& samples) {
+inline int count_right(const nibble::Model& model, const std::vector<Sample>& samples,
+                       const nibble::SessionOptions& options = {}) {
   std::atomic<std::size_t> next{0};
   std::atomic<int> n_right{0}, n_failed{0};
   const auto work = [&] {
-    auto session = nibble::Session::create(model);
+    auto session = nibble::Session::create(model, options);
     if (!session) ++n_failed;
     for (std::size_t i; session && (i = next++) < samples.size();) {
       std::string call;
