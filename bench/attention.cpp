@@ -72,8 +72,10 @@ void add(const CaseOptions& options, Index n_queries, Index n_positions, bool qu
   double seen = 0;
   for (Index i = 0; i < n_queries; ++i) seen += static_cast<double>(n_positions - i);
   c.work.ops = 4.0 * kHeads * kHeadDim * seen;
-  // Any float type of the cache is computed in f32; 8-bit codes are multiplied with 16-bit numbers.
-  c.work.arithmetic = std::is_same_v<T, std::int8_t> ? Arithmetic::int16 : Arithmetic::f32;
+  // Any float type of the cache is computed in f32; codes are multiplied with 16-bit numbers.
+  constexpr bool kIsCodes =
+      std::is_same_v<T, std::int8_t> || std::is_same_v<T, nibble::kernels::CodePair>;
+  c.work.arithmetic = kIsCodes ? Arithmetic::int16 : Arithmetic::f32;
   const Index n_layers = decode ? options.copies(cache_bytes) : 1;
   c.prepare = [=, pages = options.pages, tuning = options.tuning]() -> Body {
     auto data = std::make_shared<Data<T>>(n_queries, n_positions, n_layers, pages);
@@ -105,6 +107,7 @@ void add_attention(const CaseOptions& options, std::vector<Case>& cases) {
   add_all<nibble::f16>(options, cases);
   add_all<nibble::bf16>(options, cases);
   add_all<std::int8_t>(options, cases);
+  add_all<nibble::kernels::CodePair>(options, cases);
 }
 
 }  // namespace bench

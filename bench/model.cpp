@@ -495,8 +495,8 @@ int bench_model(int argc, char** argv) {
          "--format", o.format,
          "of random weights: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k or q6_k")
       ->capture_default_str();
-  app.add_option("--kv", o.kv, "cache: f32 f16 bf16 int8")
-      ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}))
+  app.add_option("--kv", o.kv, "cache: f32 f16 bf16 int8 int4")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "int8", "int4"}))
       ->capture_default_str();
   app.add_option("-p,--prompt", o.n_prompt, "tokens of the prompt, 0: none")
       ->check(CLI::Range(Index{0}, Index{1} << 20))

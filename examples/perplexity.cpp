@@ -88,8 +88,8 @@ int main(int argc, char** argv) {
   app.add_option("--chunks", o.n_chunks, "the most chunks to measure; 0: all")
       ->check(CLI::Range(Index{0}, Index{1} << 30))
       ->capture_default_str();
-  app.add_option("--kv", o.kv, "type of the cache: f32, f16, bf16 or int8")
-      ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}))
+  app.add_option("--kv", o.kv, "type of the cache: f32, f16, bf16, int8 or int4")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "int8", "int4"}))
       ->capture_default_str();
   app.add_option("--batch", o.session.max_step_tokens, "tokens computed together")
       ->check(CLI::Range(Index{1}, Index{1} << 16))

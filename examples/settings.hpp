@@ -45,8 +45,8 @@ inline void add_model_options(CLI::App& app, Settings& o) {
   app.add_option("--batch", o.session.max_step_tokens, "tokens of the prompt computed together")
       ->check(at_least_one())
       ->capture_default_str();
-  app.add_option("--kv", o.kv, "type of the cache: f32, f16, bf16 or int8")
-      ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}))
+  app.add_option("--kv", o.kv, "type of the cache: f32, f16, bf16, int8 or int4")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "int8", "int4"}))
       ->capture_default_str();
   app.add_option_function<std::string>(
       "--target",

@@ -130,7 +130,7 @@ TEST_CASE("where it does not fit: the best cache and the longest context that wo
       // Only a short context with a small cache.
       fit = must(fits(model, options, little - 1));
       CHECK(fit.only_together);
-      CHECK(fit.smaller_cache == KvType::int8);
+      CHECK(fit.smaller_cache == KvType::int4);
       CHECK(must(fits(model,
                       {.n_ctx = fit.shorter_context,
                        .max_sequences = n_sequences,
@@ -138,7 +138,7 @@ TEST_CASE("where it does not fit: the best cache and the longest context that wo
                       little - 1))
                 .fits);
       // Nothing.
-      fit = must(fits(model, options, just_enough(bytes(ops::kPagePositions, KvType::int8)) - 1));
+      fit = must(fits(model, options, just_enough(bytes(ops::kPagePositions, KvType::int4)) - 1));
       CHECK(!fit.only_together);
       CHECK(!fit.smaller_cache);
       CHECK(fit.shorter_context == 0);

@@ -44,12 +44,13 @@ inline std::vector<Sample> read_samples(const char* file) {
 }
 
 // How many calls are right, asked in batches. -1: an error.
-inline int count_right(const nibble::Model& model, const std::vector<Sample>& samples) {
-  auto scheduler = nibble::Scheduler::create(
-      model, {.n_ctx = 256,
-              .max_batch = 16,
-              .max_step_tokens = 128,
-              .max_queue = static_cast<nibble::Index>(kUtterances)});
+inline int count_right(const nibble::Model& model, const std::vector<Sample>& samples,
+                       nibble::SchedulerOptions options = {}) {
+  options.n_ctx = 256;
+  options.max_batch = 16;
+  options.max_step_tokens = 128;
+  options.max_queue = static_cast<nibble::Index>(kUtterances);
+  auto scheduler = nibble::Scheduler::create(model, options);
   if (!scheduler) return -1;
   std::vector<std::string> calls(samples.size());
   std::vector<nibble::Completion> completions;

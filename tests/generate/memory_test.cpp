@@ -40,7 +40,7 @@ const Model& model_with_large_keys() {
 void check_names_the_way_out(const Error& error) {
   CAPTURE(error.message);
   CHECK(error.code == Errc::limit);
-  for (const char* const part : {"f16 cache", "kv_type", "bf16", "f32"}) {
+  for (const char* const part : {"f16 cache", "int4", "kv_type", "bf16", "f32"}) {
     CHECK(error.message.find(part) != std::string::npos);
   }
 }
@@ -54,6 +54,7 @@ TEST_CASE("the bytes of a session are known before it is made, and are what it a
                                         {.n_ctx = 100, .max_step_tokens = 7},
                                         {.n_ctx = 500, .max_outputs = 20},
                                         {.kv_type = ops::KvType::int8},
+                                        {.kv_type = ops::KvType::int4},
                                         {.n_ctx = 65, .kv_type = ops::KvType::f32},
                                         {.n_ctx = 40000, .kv_type = ops::KvType::bf16}}) {
     const auto before_asking = allocated_bytes();
@@ -164,7 +165,8 @@ TEST_CASE("a weight that is no number is another error, with any cache") {
     if (name == "blk.1.attn_k.weight") weights[7] = std::numeric_limits<float>::quiet_NaN();
   });
   for (const ops::KvType type : ops::kKvTypes) {
-    if (type == ops::KvType::int8) continue;  // where all values must be finite
+    // Codes: all values must be finite.
+    if (type == ops::KvType::int8 || type == ops::KvType::int4) continue;
     Session session = make_session({.kv_type = type}, model);
     Generator generator = make_generator(session);
     REQUIRE(generator.prompt(kPrompt));

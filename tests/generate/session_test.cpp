@@ -280,7 +280,7 @@ TEST_CASE("a context longer than the model's is possible, and a short one enough
   CHECK(shortest.bytes() < usual.bytes());
 }
 
-TEST_CASE("16-bit and 8-bit caches are as near to f32 as their rounding") {
+TEST_CASE("caches of fewer bits are as near to f32 as their rounding") {
   const Ids ids = random_ids(90);
   const auto run = [&](KvType type, std::size_t& bytes) {
     SessionOptions options = with_outputs(90, 90);
@@ -289,13 +289,14 @@ TEST_CASE("16-bit and 8-bit caches are as near to f32 as their rounding") {
     bytes = session.bytes();
     return append(session, ids, 90);
   };
-  std::size_t f32_bytes = 0, f16_bytes = 0, bf16_bytes = 0, int8_bytes = 0;
+  std::size_t f32_bytes = 0, f16_bytes = 0, bf16_bytes = 0, int8_bytes = 0, int4_bytes = 0;
   const Logits f32 = run(KvType::f32, f32_bytes);
   const float f16_error = distance(run(KvType::f16, f16_bytes), f32) / largest(f32);
   const float bf16_error = distance(run(KvType::bf16, bf16_bytes), f32) / largest(f32);
   const float int8_error = distance(run(KvType::int8, int8_bytes), f32) / largest(f32);
-  // Keys and values have at most these rounding errors: 2^-11, 2^-8, and 1/254 of the largest of a
-  // head.
+  const float int4_error = distance(run(KvType::int4, int4_bytes), f32) / largest(f32);
+  // Keys and values have at most these rounding errors: 2^-11, 2^-8, 1/254 of the largest of a
+  // head, and 1/30 of the range of 32 elements.
   CHECK(f16_error < 2 * 0x1p-11f);
   CHECK(bf16_error < 2 * 0x1p-8f);
   CHECK(f16_error > 0);
@@ -305,6 +306,9 @@ TEST_CASE("16-bit and 8-bit caches are as near to f32 as their rounding") {
   CHECK(f16_bytes < f32_bytes);
   CHECK(bf16_bytes == f16_bytes);
   CHECK(int8_bytes < f16_bytes);
+  CHECK(int4_error < 2 * 2.0f / 30);
+  CHECK(int4_error > 2 * int8_error);
+  CHECK(int4_bytes < int8_bytes);
 }
 
 TEST_CASE("any number of workers gives the same bits") {

@@ -44,7 +44,20 @@ struct Case {
 struct Data {
   std::vector<float> q;     // (n_tokens, n_heads * head_dim)
   std::vector<float> k, v;  // (n_positions, n_kv_heads * head_dim), already rounded to the type
+  // Of each element of k and v: what the code 0 stands for, and what one step of the code is worth;
+  // 0 if there are no codes.
+  std::vector<float> k_low, v_low, v_step;
 };
+
+// What 4-bit codes with an f16 scale and minimum make of a group of elements.
+void round_to_int4(float* x, Index n) {
+  const float minimum = to_f32(to_f16(*std::min_element(x, x + n)));
+  const float scale = to_f32(to_f16((*std::max_element(x, x + n) - minimum) / 15));
+  for (Index i = 0; i < n; ++i) {
+    const float steps = scale == 0 ? 0 : (x[i] - minimum) / scale;
+    x[i] = minimum + scale * std::nearbyint(std::clamp(steps, 0.0f, 15.0f));
+  }
+}
 
 // What a cache of `type` stores of `heads`, rows of head_dim.
 void round_to(ops::KvType type, Index head_dim, std::vector<float>& heads) {
@@ -60,8 +73,31 @@ void round_to(ops::KvType type, Index head_dim, std::vector<float>& heads) {
           x[i] = std::nearbyint(x[i] * (127 / max)) * (max / 127);
         }
       }
+      if constexpr (std::is_same_v<T, kernels::CodePair>) {
+        for (Index i = 0; i < head_dim; i += 32)
+          round_to_int4(x + i, std::min<Index>(32, head_dim - i));
+      }
     }
   });
+}
+
+bool has_codes(ops::KvType type) { return type == ops::KvType::int8 || type == ops::KvType::int4; }
+
+// Sets k_low, v_low and v_step of n elements that share a scale.
+void describe_codes(ops::KvType type, Data& data, std::size_t at, std::size_t n) {
+  const bool is_int4 = type == ops::KvType::int4;
+  const auto range = [&](const std::vector<float>& x) {
+    const auto first = x.begin() + static_cast<std::ptrdiff_t>(at);
+    const auto [min, max] = std::minmax_element(first, first + static_cast<std::ptrdiff_t>(n));
+    return std::pair(*min, *max);
+  };
+  const auto [v_min, v_max] = range(data.v);
+  const float step = is_int4 ? (v_max - v_min) / 15 : std::max(-v_min, v_max) / 127;
+  for (std::size_t i = at; i < at + n; ++i) {
+    data.k_low[i] = is_int4 ? range(data.k).first : 0;
+    data.v_low[i] = is_int4 ? v_min : 0;
+    data.v_step[i] = step;
+  }
 }
 
 Data draw(const Case& c, unsigned seed) {
@@ -76,6 +112,17 @@ Data draw(const Case& c, unsigned seed) {
   for (float& x : data.v) x = normal(rng);
   round_to(c.type, c.head_dim, data.k);
   round_to(c.type, c.head_dim, data.v);
+  data.k_low.resize(data.k.size());
+  data.v_low.resize(data.v.size());
+  data.v_step.resize(data.v.size());
+  const Index group = c.type == ops::KvType::int4 ? 32 : c.head_dim;
+  for (Index head = 0; head < c.n_positions() * c.n_kv_heads && has_codes(c.type); ++head) {
+    for (Index i = 0; i < c.head_dim; i += group) {
+      const std::size_t at = product(head, c.head_dim) + static_cast<std::size_t>(i);
+      const auto n = static_cast<std::size_t>(std::min(group, c.head_dim - i));
+      describe_codes(c.type, data, at, n);
+    }
+  }
   return data;
 }
 
@@ -103,10 +150,12 @@ struct Expected {
 // Weights count twice, in the numerator and in the denominator:
 //   |out - exact| <= (2 delta + 2 (5 R + 3 + 4 T) u + 2 (n + T) u + 4 u) sum_j softmax_j |v_j|
 // and 1 % for second-order terms. A weight lost to underflow is below 2^-126.
-// 8-bit integers: keys and values are stored with an error of 4 u. Each element of a query has an
-// error of half a step, max_d |q_d| / 32512, which is part of delta. Each weight is multiplied by
-// the scale of its value and then by the value's code; this product of weight and scale has an
-// error of half the greatest such product of its tile of 64 positions / 32512.
+// Codes: keys and values are stored with an error of 4 u. Each element of a query has an error of
+// half a step, max_d |q_d| / 32512, which is part of delta. Each weight is multiplied by the scale
+// of its value and then by the value's code; this product of weight and scale has an error of half
+// the greatest such product of its tile of 64 positions and its group of dimensions / 32512. 4-bit
+// codes: sums of products with codes and with minimums are rounded separately, two sums per group
+// of 32 dimensions: their roundings are relative to |x - minimum| + |minimum| instead of |x|.
 Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
                 const Mutation& mutation = {}) {
   const double u = 0x1p-24;
@@ -124,6 +173,11 @@ Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
       const auto row = [&](const std::vector<float>& m, Index j) {
         return &m[product(j * c.n_kv_heads + kv_head, c.head_dim)];
       };
+      // What roundings of x are relative to, if code 0 stands for `low`.
+      const auto magnitude = [](float x, float low) {
+        return std::abs(static_cast<double>(x) - static_cast<double>(low)) +
+               std::abs(static_cast<double>(low));
+      };
       Index begin = 0;
       if (c.window > 0) {
         begin = std::max<Index>(0, position + 1 - c.window - mutation.window);
@@ -133,7 +187,7 @@ Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
       double max = -std::numeric_limits<double>::infinity();
       double min = std::numeric_limits<double>::infinity();
       double delta = 0;
-      const bool is_int8 = c.type == ops::KvType::int8;
+      const bool has_codes = ::has_codes(c.type);
       const double half_step = 0.5 / 32512;
       double top_q = 0;
       for (Index i = 0; i < c.head_dim; ++i) {
@@ -148,14 +202,17 @@ Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
           const double term = scale * mutation.scale * static_cast<double>(q[i]) *
                               static_cast<double>(row(data.k, j)[i]);
           score += term;
-          size += std::abs(term);
+          size += std::abs(scale * mutation.scale * static_cast<double>(q[i])) *
+                  magnitude(row(data.k, j)[i], row(data.k_low, j)[i]);
         }
         weights[static_cast<std::size_t>(j)] = score;
         if (j == mutation.dropped) continue;
         max = std::max(max, score);
         min = std::min(min, score);
         double off = static_cast<double>(c.head_dim + 2) * u * size;
-        if (is_int8) off = 8 * u * size + half_step * top_q * sum_k;
+        if (has_codes) {
+          off = static_cast<double>(8 + 2 * c.head_dim / 32) * u * size + half_step * top_q * sum_k;
+        }
         delta = std::max(delta, off);
       }
       double sum = 0;
@@ -168,18 +225,18 @@ Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
       const double n_tiles = n / 64 + 2;
       const double range = std::min(max - min, 88.0);
       const double roundings =
-          2 * (5 * range + 3 + 4 * n_tiles) + 2 * (n + n_tiles) + 4 + (is_int8 ? 8 : 0);
-      // For each position, the scale of its value; for each tile, its greatest product of weight
-      // and scale.
-      std::vector<double> value_scale(weights.size()), top_weight(weights.size() / 64 + 1);
-      for (Index j = begin; is_int8 && j < end; ++j) {
-        const auto at = static_cast<std::size_t>(j);
+          2 * (5 * range + 3 + 4 * n_tiles) + 2 * (n + n_tiles) + 4 + (has_codes ? 8 : 0);
+      // For each tile and dimension, the greatest product of weight and scale.
+      std::vector<double> top_weight(product(c.n_positions() / 64 + 1, c.head_dim));
+      const auto top_of = [&](Index j, Index i) -> double& {
+        return top_weight[product(j / 64, c.head_dim) + static_cast<std::size_t>(i)];
+      };
+      for (Index j = begin; has_codes && j < end; ++j) {
+        const double weight = weights[static_cast<std::size_t>(j)] / sum;
         for (Index i = 0; i < c.head_dim; ++i) {
-          const double code_1 = std::abs(static_cast<double>(row(data.v, j)[i])) / 127;
-          value_scale[at] = std::max(value_scale[at], code_1);
+          double& top = top_of(j, i);
+          top = std::max(top, weight * static_cast<double>(row(data.v_step, j)[i]));
         }
-        double& top = top_weight[at / 64];
-        top = std::max(top, weights[at] / sum * value_scale[at]);
       }
       const double relative = 1.01 * (2 * (exact_scores ? 0 : delta) + roundings * u);
       for (Index i = 0; i < c.head_dim; ++i) {
@@ -188,12 +245,14 @@ Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
         double off = 0;
         for (Index j = begin; j < end; ++j) {
           const auto at = static_cast<std::size_t>(j);
-          const double value = static_cast<double>(row(data.v, j)[i]);
-          const double term = weights[at] / sum * value;
-          out += term;
-          size += std::abs(term);
-          if (value != 0 && is_int8) {
-            off += half_step * top_weight[at / 64] * std::abs(value) / value_scale[at];
+          const float value = row(data.v, j)[i];
+          const float low = row(data.v_low, j)[i];
+          out += weights[at] / sum * static_cast<double>(value);
+          size += weights[at] / sum * magnitude(value, low);
+          if (value != low && has_codes) {
+            const double code = std::abs(static_cast<double>(value) - static_cast<double>(low)) /
+                                static_cast<double>(row(data.v_step, j)[i]);
+            off += half_step * top_of(j, i) * code;
           }
         }
         const std::size_t index =
@@ -301,10 +360,10 @@ TEST_CASE("attention: every length up to 40 and around the borders of tiles, all
 TEST_CASE("attention: every number of positions before one token") {
   std::vector<Case> cases;
   for (Index n = 0; n < 40; ++n) {
-    cases.push_back({4, 1, 24, n, 1, 0, ops::kKvTypes[n % 4]});
+    cases.push_back({4, 1, 24, n, 1, 0, ops::kKvTypes[n % 5]});
   }
   for (const Index n : {62, 63, 64, 65, 126, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1100}) {
-    cases.push_back({3, 1, 20, n, 1, 0, ops::kKvTypes[n % 4]});
+    cases.push_back({3, 1, 20, n, 1, 0, ops::kKvTypes[n % 5]});
   }
   check_on_every_target(cases);
 }
@@ -337,7 +396,7 @@ TEST_CASE("attention: ratios of heads to kv heads") {
                         {32, 4},
                         {71, 1}}) {
     for (const Index n : {1, 2, 3, 12}) {
-      cases.push_back({r.n_heads, r.n_kv_heads, 16, 61, n, 0, ops::kKvTypes[n % 4]});
+      cases.push_back({r.n_heads, r.n_kv_heads, 16, 61, n, 0, ops::kKvTypes[n % 5]});
     }
   }
   check_on_every_target(cases);
@@ -350,6 +409,8 @@ TEST_CASE("attention: sliding windows") {
     cases.push_back({4, 2, 16, 121, 9, window, ops::KvType::bf16});
     cases.push_back({4, 1, 12, 131, 1, window, ops::KvType::f16});
     cases.push_back({4, 1, 20, 133, 3, window, ops::KvType::int8});
+    cases.push_back({4, 1, 40, 133, 3, window, ops::KvType::int4});
+    cases.push_back({4, 2, 65, 100, 40, window, ops::KvType::int4});
   }
   cases.push_back({2, 1, 16, 1500, 1, 700});
   cases.push_back({2, 1, 16, 1500, 3, 801});
@@ -359,13 +420,13 @@ TEST_CASE("attention: sliding windows") {
 TEST_CASE("attention: one token against positions that are split into parts, and several") {
   std::vector<Case> cases;
   for (const Index n : {1, 2, 3, 5, 8, 9})
-    cases.push_back({6, 2, 16, 1030, n, 0, ops::kKvTypes[n % 4]});
+    cases.push_back({6, 2, 16, 1030, n, 0, ops::kKvTypes[n % 5]});
   cases.push_back({40, 2, 16, 800, 3});  // two token tasks and parts
   check_on_every_target(cases);
 }
 
 TEST_CASE("attention: token by token, in pieces and at once agree") {
-  for (const ops::KvType type : {ops::KvType::f32, ops::KvType::int8}) {
+  for (const ops::KvType type : {ops::KvType::f32, ops::KvType::int8, ops::KvType::int4}) {
     const Case c{9, 3, 32, 3, 90, 0, type};
     const Data data = draw(c, 7);
     const Expected e = oracle(c, data);
@@ -389,7 +450,8 @@ TEST_CASE("attention: token by token, in pieces and at once agree") {
 
 TEST_CASE("attention: the number of workers does not change a bit") {
   for (const Case& c : {Case{8, 2, 16, 0, 100}, Case{6, 2, 16, 1500, 1}, Case{6, 2, 16, 900, 4},
-                        Case{6, 2, 16, 1500, 1, 0, ops::KvType::int8}}) {
+                        Case{6, 2, 16, 1500, 1, 0, ops::KvType::int8},
+                        Case{6, 2, 48, 1500, 1, 0, ops::KvType::int4}}) {
     const Data data = draw(c, 11);
     InlineExecutor one;
     BackwardExecutor five(5);
@@ -473,6 +535,25 @@ TEST_CASE("attention: sums of 8-bit integers as great as they get") {
   }
 }
 
+TEST_CASE("attention: sums of 4-bit codes as great as they get, beside a great minimum") {
+  const Case c{2, 1, 96, 70, 1, 0, ops::KvType::int4};
+  Data data = draw(c, 12);
+  std::fill(data.q.begin(), data.q.end(), 1.0f);
+  for (std::size_t i = 0; i < data.k.size(); i += 32) {
+    const float minimum = i / 32 % 2 == 0 ? 1000.0f : -1000.0f;
+    for (std::size_t j = i; j < i + 32; ++j) {
+      data.k[j] = minimum + (j == i ? 0.0f : 0.9375f);  // all codes but one are 15
+      data.v[j] = minimum + (j % 32 == (i / 96) % 32 ? 0.0f : 0.9375f);
+    }
+    describe_codes(c.type, data, i, 32);
+  }
+  const Expected e = oracle(c, data);
+  for_each_target([&](simd::Target) {
+    InlineExecutor executor;
+    CHECK(n_wrong(run(c, data, executor), e) == 0);
+  });
+}
+
 TEST_CASE("attention: positions that were written and taken back do not matter") {
   const Case c{4, 2, 16, 20, 1};
   const Data data = draw(c, 9);
@@ -502,6 +583,7 @@ TEST_CASE("attention: the tolerance notices mistakes") {
   cases.push_back({4, 2, 128, 512, 1, 0, ops::KvType::bf16});
   cases.push_back({4, 2, 32, 512, 1, 400});
   cases.push_back({4, 2, 64, 100, 3, 0, ops::KvType::int8});
+  cases.push_back({4, 2, 80, 100, 3, 0, ops::KvType::int4});
   for (const Case& c : cases) {
     CAPTURE(c.n_tokens);
     const Data data = draw(c, 21);

@@ -63,6 +63,45 @@ void write_expected(const float* key, const float* value, Index position, Index 
   }
 }
 
+// Codes of 4 bits, whose halves of a byte belong to two dimensions (keys) or positions (values).
+template <>
+void write_expected(const float* key, const float* value, Index position, Index head_dim,
+                    kernels::CodePair* cache) {
+  using T = kernels::CodePair;
+  for (const bool is_key : {true, false}) {
+    const float* const x = is_key ? key : value;
+    T* const panel = cache + (is_key ? kernels::key_panel<T>(position, head_dim)
+                                     : kernels::value_panel<T>(position, head_dim));
+    for (Index i = 0; i < kernels::round_up(head_dim, 16); ++i) {
+      const Index group = i / 32 * 32;
+      const float* const end = x + std::min(head_dim, group + 32);
+      const float min = *std::min_element(x + group, end);
+      const float max = *std::max_element(x + group, end);
+      const f16 minimum = to_f16(min);
+      const f16 scale = to_f16((max - to_f32(minimum)) / 15);
+      float code = 0;
+      if (i < head_dim && scale != f16{}) {
+        const float steps = (x[i] - to_f32(minimum)) * (1 / to_f32(scale));
+        code = std::nearbyint(std::clamp(steps, 0.0f, 15.0f));
+      }
+      const Index at = is_key ? kernels::key_offset<T>(position, i, head_dim)
+                              : kernels::value_offset<T>(position, i, head_dim);
+      const int shift = (is_key ? i : position) / 4 % 2 == 0 ? 0 : 4;
+      const int other = cache[at].bits & (0xF0 >> shift);
+      cache[at].bits = static_cast<std::uint8_t>(other | static_cast<int>(code) << shift);
+      f16* const scales = kernels::group_scales(panel, i / 32, head_dim) + position % 16;
+      scales[0] = scale;
+      scales[16] = minimum;
+      if (i >= head_dim) continue;
+      const float kept = is_key ? kernels::key_at(cache, position, i, head_dim)
+                                : kernels::value_at(cache, position, i, head_dim);
+      // Half a step; the roundings of scale and minimum to f16; and f16's smallest numbers.
+      const float most = std::max(std::abs(min), std::abs(max));
+      REQUIRE(std::abs(kept - x[i]) <= (max - min) / 30 * 1.01f + most * 0x1p-10f + 0x1p-20f);
+    }
+  }
+}
+
 }  // namespace
 
 TEST_CASE("kv cache: stored elements are the rounded ones, and nothing else is touched") {
@@ -95,16 +134,19 @@ TEST_CASE("kv cache: stored elements are the rounded ones, and nothing else is t
       const ops::KvCacheLayout layout{type, 2, 2, head_dim, 40};
       std::vector<float> k(product(n_tokens, 2 * head_dim));
       std::vector<float> v(k.size());
+      const bool has_codes = type == ops::KvType::int8 || type == ops::KvType::int4;
       for (std::vector<float>* m : {&k, &v}) {
         for (float& x : *m) {
-          const auto exponent = static_cast<int>(rng() % 60) - 40;
-          // 8-bit integers store finite numbers only; these may all be zero or almost zero.
-          x = type != ops::KvType::int8 && rng() % 4 == 0
+          // Codes are of finite numbers only, 4-bit codes of those that f16 can hold; these may all
+          // be zero or almost zero.
+          const int exponents = type == ops::KvType::int4 ? 42 : 60;
+          const int exponent = static_cast<int>(rng() % static_cast<unsigned>(exponents)) - 40;
+          x = !has_codes && rng() % 4 == 0
                   ? special[rng() % special.size()]
                   : std::ldexp(static_cast<float>(rng() % 20011) - 10000.f, exponent);
         }
       }
-      for (Index i = 0; type == ops::KvType::int8 && i < head_dim; ++i) {
+      for (Index i = 0; has_codes && i < head_dim; ++i) {
         k[product(4, 2 * head_dim) + static_cast<std::size_t>(i)] = 0;
         v[product(6, 2 * head_dim) + static_cast<std::size_t>(i)] = 1e-35f;
       }
@@ -140,6 +182,9 @@ TEST_CASE("kv cache: sizes are constants, and sizes that cannot be are errors") 
   static_assert(ops::KvCacheLayout{ops::KvType::bf16, 1, 1, 3, 16}.bytes() == 64 * (4 + 3) * 2);
   // Codes of 20 dimensions become 32, with a scale for each position.
   static_assert(ops::KvCacheLayout{ops::KvType::int8, 1, 1, 20, 64}.bytes() == 2 * 64 * (32 + 4));
+  // 20 dimensions of half a byte become 32, with a scale and a minimum for each position.
+  static_assert(ops::KvCacheLayout{ops::KvType::int4, 1, 1, 20, 64}.bytes() == 2 * 64 * (16 + 4));
+  static_assert(ops::KvCacheLayout{ops::KvType::int4, 1, 1, 128, 64}.bytes() == 2 * 64 * 80);
   static_assert(ops::attention_scratch_bytes({8, 2, 32, 1.0f}, {.n_positions = 96}) < 4096);
 
   AlignedBuffer memory = filled(kLayout.bytes() + 64, 0);

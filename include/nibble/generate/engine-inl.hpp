@@ -530,9 +530,10 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
     if (is_exceeded) s.uncompute(before);
   }
   if (is_exceeded) {
-    return Error{Errc::limit,
-                 "session: a key or value of the model is beyond 65504, the most that an f16 cache "
-                 "can hold; choose kv_type bf16 or f32 in the session's or engine's options"};
+    return Error{
+        Errc::limit,
+        "session: a key or value of the model is beyond 65504, the most that an f16 cache "
+        "or an int4 one can hold; choose kv_type bf16 or f32 in the session's or engine's options"};
   }
   return has_outputs || plan.rows == graph::Rows::segments ? logits : logits.rows(0, 0);
 }

@@ -12,6 +12,7 @@
 
 #include "nibble/core/scalar.hpp"
 #include "nibble/kernels/attention_float-inl.h"
+#include "nibble/kernels/attention_int4-inl.h"
 #include "nibble/kernels/attention_int8-inl.h"
 #include "nibble/kernels/math-inl.h"
 
@@ -49,8 +50,8 @@ struct RowStates {
   float* correction;  // (kMaxRows): factor for the sums so far
 };
 
-// Turns scores (n_rows, kAttentionTile) into the weights that attention_float-inl.h or
-// attention_int8-inl.h reads. The weight is 0 where a row does not see a position that another row
+// Turns scores (n_rows, kAttentionTile) into the weights that value_rows() of the element type
+// reads. The weight is 0 where a row does not see a position that another row
 // of its block sees. Exception: a row that has not seen anything yet has the lowest number as its
 // maximum, and exp(0) = 1 for positions that it does not see. The first score that it sees, or the
 // merge, multiplies these by 0.

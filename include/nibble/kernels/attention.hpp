@@ -31,6 +31,11 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 // is the largest magnitude / 127. Panels of keys are [head_dim / 4][16 positions][4] and panels of
 // values [4][head_dim][4 positions], as integer dot products need them, with head_dim padded with
 // zeros to a multiple of 16. The scales of the panel's 16 positions follow.
+// 4-bit codes: each group of 32 dimensions of a position's key, or value, has codes 0 to 15, an f16
+// scale and an f16 minimum: x = minimum + scale * code. A panel is one of 8-bit integers whose
+// groups of four bytes are paired: the low halves of a byte are the first of the two, [head_dim /
+// 8][16 positions][4] for keys and [2][head_dim][4 positions] for values. For each group of
+// dimensions, the scales and then the minimums of the panel's 16 positions follow.
 // Elements at positions that were never written may hold anything: they are never used.
 inline constexpr Index kPanelPositions = 16;
 // Positions of a tile; also how many scores of a row exist at the same time.
@@ -48,7 +53,21 @@ inline constexpr Index kKeyPair<bf16> = 2;
 template <>
 inline constexpr Index kKeyPair<std::int8_t> = 4;
 
-// Number of 8-bit codes of a panel, of keys or of values.
+// Two codes of a cache of 4-bit codes; the first is the low half.
+struct CodePair {
+  std::uint8_t bits = 0;
+};
+static_assert(sizeof(CodePair) == 1);
+template <>
+inline constexpr Index kKeyPair<CodePair> = 4;
+
+// Dimensions that share a scale and a minimum, and how many such groups a head has.
+inline constexpr Index kCodeGroup = 32;
+constexpr Index code_groups(Index head_dim) noexcept {
+  return (head_dim + kCodeGroup - 1) / kCodeGroup;
+}
+
+// Number of codes of a panel, of keys or of values.
 constexpr Index code_panel_size(Index head_dim) noexcept {
   return kPanelPositions * round_up(head_dim, 16);
 }
@@ -58,13 +77,16 @@ template <class T>
 constexpr Index key_panel_size(Index head_dim) noexcept {
   if constexpr (std::is_same_v<T, std::int8_t>) {
     return code_panel_size(head_dim) + kPanelPositions * static_cast<Index>(sizeof(float));
+  } else if constexpr (std::is_same_v<T, CodePair>) {
+    return code_panel_size(head_dim) / 2 +
+           code_groups(head_dim) * 2 * kPanelPositions * static_cast<Index>(sizeof(f16));
   } else {
     return kPanelPositions * round_up(head_dim, kKeyPair<T>);
   }
 }
 template <class T>
 constexpr Index value_panel_size(Index head_dim) noexcept {
-  if constexpr (std::is_same_v<T, std::int8_t>) {
+  if constexpr (std::is_same_v<T, std::int8_t> || std::is_same_v<T, CodePair>) {
     return key_panel_size<T>(head_dim);
   } else {
     return kPanelPositions * head_dim;
@@ -91,10 +113,12 @@ constexpr Index value_panel(Index position, Index head_dim) noexcept {
          position % kAttentionTile / kPanelPositions * value_panel_size<T>(head_dim);
 }
 
-// Offsets of dimension d of the key and of the value at `position`.
+// Offsets of dimension d of the key and of the value at `position`. (The half of a CodePair: d / 4
+// % 2 for keys, position / 4 % 2 for values.)
 template <class T>
 constexpr Index key_offset(Index position, Index d, Index head_dim) noexcept {
   constexpr Index kPair = kKeyPair<T>;
+  if constexpr (std::is_same_v<T, CodePair>) d = d / 8 * 4 + d % 4;
   return key_panel<T>(position, head_dim) + d / kPair * (kPanelPositions * kPair) +
          position % kPanelPositions * kPair + d % kPair;
 }
@@ -104,6 +128,8 @@ constexpr Index value_offset(Index position, Index d, Index head_dim) noexcept {
   const Index panel = value_panel<T>(position, head_dim);
   if constexpr (std::is_same_v<T, std::int8_t>) {
     return panel + (row / 4 * round_up(head_dim, 16) + d) * 4 + row % 4;
+  } else if constexpr (std::is_same_v<T, CodePair>) {
+    return panel + (row / 8 * round_up(head_dim, 16) + d) * 4 + row % 4;
   } else {
     return panel + row * head_dim + d;
   }
@@ -117,12 +143,33 @@ inline const float* panel_scales(const std::int8_t* panel, Index head_dim) noexc
   return reinterpret_cast<const float*>(panel + code_panel_size(head_dim));
 }
 
+// The scales of a group of dimensions at the positions of a panel of 4-bit codes; the minimums are
+// kPanelPositions elements after them.
+inline f16* group_scales(CodePair* panel, Index group, Index head_dim) noexcept {
+  return reinterpret_cast<f16*>(panel + code_panel_size(head_dim) / 2) +
+         group * 2 * kPanelPositions;
+}
+inline const f16* group_scales(const CodePair* panel, Index group, Index head_dim) noexcept {
+  return reinterpret_cast<const f16*>(panel + code_panel_size(head_dim) / 2) +
+         group * 2 * kPanelPositions;
+}
+// What half `half` of x is worth at a position of its panel, in dimension d.
+inline float value_of(CodePair x, Index half, const CodePair* panel, Index position, Index d,
+                      Index head_dim) noexcept {
+  const f16* const scale =
+      group_scales(panel, d / kCodeGroup, head_dim) + position % kPanelPositions;
+  const int code = x.bits >> (4 * half) & 15;
+  return to_f32(scale[kPanelPositions]) + to_f32(*scale) * static_cast<float>(code);
+}
+
 // Dimension d of the key and of the value at `position`, as f32. `cache` is the cache of one kv
 // head.
 template <class T>
 float key_at(const T* cache, Index position, Index d, Index head_dim) noexcept {
   const T x = cache[key_offset<T>(position, d, head_dim)];
-  if constexpr (std::is_same_v<T, std::int8_t>) {
+  if constexpr (std::is_same_v<T, CodePair>) {
+    return value_of(x, d / 4 % 2, cache + key_panel<T>(position, head_dim), position, d, head_dim);
+  } else if constexpr (std::is_same_v<T, std::int8_t>) {
     const T* const panel = cache + key_panel<T>(position, head_dim);
     return static_cast<float>(x) * panel_scales(panel, head_dim)[position % kPanelPositions];
   } else {
@@ -132,7 +179,10 @@ float key_at(const T* cache, Index position, Index d, Index head_dim) noexcept {
 template <class T>
 float value_at(const T* cache, Index position, Index d, Index head_dim) noexcept {
   const T x = cache[value_offset<T>(position, d, head_dim)];
-  if constexpr (std::is_same_v<T, std::int8_t>) {
+  if constexpr (std::is_same_v<T, CodePair>) {
+    return value_of(x, position / 4 % 2, cache + value_panel<T>(position, head_dim), position, d,
+                    head_dim);
+  } else if constexpr (std::is_same_v<T, std::int8_t>) {
     const T* const panel = cache + value_panel<T>(position, head_dim);
     return static_cast<float>(x) * panel_scales(panel, head_dim)[position % kPanelPositions];
   } else {
@@ -215,12 +265,12 @@ struct ScoreOptions {
 //   score(row, j) = scale * q[row] . key[j],  j <= first_position + t + ahead, and with a window
 //                                             also j > first_position + t - window
 //   out[row] = sum_j softmax_j(score(row, j)) value[j]
-// Scores, softmax and sums are in f32. With 8-bit integers, queries and weights are rounded to 16
-// bits, and the sums of their products with codes are exact. All query heads of the group share one
-// pass over keys and values. If max and sum are given, out is not normalized and sinks are left
-// out: it is a partial result of a range of slots, to be merged with those of the other ranges. A
-// row that sees nothing of its range has the lowest float as its max, so that its out and sum count
-// nothing in a merge.
+// Scores, softmax and sums are in f32. With 8-bit and 4-bit codes, queries and weights are rounded
+// to 16 bits, and the sums of their products with codes are exact. All query heads of the group
+// share one pass over keys and values. If max and sum are given, out is not normalized and sinks
+// are left out: it is a partial result of a range of slots, to be merged with those of the other
+// ranges. A row that sees nothing of its range has the lowest float as its max, so that its out and
+// sum count nothing in a merge.
 //
 // A row's result depends on is_prompt, but never on the other rows of the task. With is_prompt, a
 // score is summed along head_dim in one chain; without it, in as many chains as `group` rows leave

@@ -67,6 +67,11 @@ struct CodeVector {
     }
     codes.set(loaded);
   }
+  // The codes in one half of each byte. They are not negative: WideSum::start(0).
+  template <int kHalf>
+  HWY_INLINE void take_half(VI pairs) {
+    codes.set(hn::And(hn::ShiftRight<4 * kHalf>(pairs), hn::Set(DI(), 0x0F0F0F0F)));
+  }
 };
 template <Kind kKind>
 struct WideSum {
@@ -100,6 +105,13 @@ struct CodeVector {
     const auto codes = hn::BitCast(DI16(), hn::LoadU(DI8(), p));
     even.set(hn::ShiftRight<8>(hn::ShiftLeft<8>(codes)));
     odd.set(hn::ShiftRight<8>(codes));
+  }
+  template <int kHalf>
+  HWY_INLINE void take_half(VI pairs) {
+    const auto low =
+        hn::BitCast(DI16(), hn::And(hn::ShiftRight<4 * kHalf>(pairs), hn::Set(DI(), 0x0F0F0F0F)));
+    even.set(hn::And(low, hn::Set(DI16(), 0xFF)));
+    odd.set(hn::ShiftRight<8>(low));
   }
 };
 template <Kind kKind>
@@ -200,27 +212,39 @@ constexpr Index query_scale_at(Index head_dim) {
   return kernels::round_up(head_dim, 16) / 16 * 2 * kPlaneBytes;
 }
 
+NIBBLE_LAZY HWY_INLINE float largest_magnitude(const float* HWY_RESTRICT x, Index n) {
+  const D d;
+  V tops = hn::Zero(d);
+  for (Index i = 0; i < n; i += kLanes) {
+    tops = hn::Max(tops, hn::Abs(hn::LoadN(d, x + i, static_cast<size_t>(n - i))));
+  }
+  return hn::ReduceMax(d, tops);
+}
+
+// Writes the numbers of dimensions i to i + 15 of a query and returns their sums.
+NIBBLE_LAZY HWY_INLINE VI put_numbers(const float* HWY_RESTRICT q, Index i, Index head_dim,
+                                      V inverse, std::byte* to) {
+  VI sum = hn::Zero(DI());
+  Numbers x;
+  HWY_UNROLL(4) for (int v = 0; v < kPanelPositions / kLanes; ++v) {
+    const Index from = (std::min)(i + v * kLanes, head_dim);
+    const V part = hn::LoadN(D(), q + from, static_cast<size_t>(head_dim - from));
+    x.set(0, v, nearest(D(), hn::Mul(part, inverse)));
+    sum = hn::Add(sum, x.get(0, v));
+  }
+  put_planes<Kind::query>(x, to + i * 2);
+  return sum;
+}
+
 NIBBLE_LAZY HWY_INLINE void put_query(const std::int8_t*, const float* HWY_RESTRICT q, float scale,
                                       Index head_dim, Index r, Index, float* HWY_RESTRICT block) {
-  const D d;
   std::byte* const to = reinterpret_cast<std::byte*>(block) + r * query_stride(head_dim);
-  V tops = hn::Zero(d);
-  for (Index i = 0; i < head_dim; i += kLanes) {
-    tops = hn::Max(tops, hn::Abs(hn::LoadN(d, q + i, static_cast<size_t>(head_dim - i))));
-  }
-  const float max = hn::ReduceMax(d, tops);
+  const float max = largest_magnitude(q, head_dim);
   const float most = max_number(head_dim);
   const V inverse = to_numbers(max, most);
   VI sum = hn::Zero(DI());
   for (Index i = 0; i < head_dim; i += kPanelPositions) {
-    Numbers x;
-    HWY_UNROLL(4) for (int v = 0; v < kPanelPositions / kLanes; ++v) {
-      const Index from = (std::min)(i + v * kLanes, head_dim);
-      const V part = hn::LoadN(d, q + from, static_cast<size_t>(head_dim - from));
-      x.set(0, v, nearest(D(), hn::Mul(part, inverse)));
-      sum = hn::Add(sum, x.get(0, v));
-    }
-    put_planes<Kind::query>(x, to + i * 2);
+    sum = hn::Add(sum, put_numbers(q, i, head_dim, inverse, to));
   }
   const NumberScale s{max / most * scale, hn::ReduceSum(DI(), sum)};
   std::memcpy(to + query_scale_at(head_dim), &s, sizeof(s));
@@ -369,11 +393,7 @@ HWY_INLINE void value_rows(const float* weights, const std::int8_t* values, Inde
 NIBBLE_LAZY HWY_INLINE float put_codes(const float* HWY_RESTRICT x, Index head_dim, Index group,
                                        Index stride, std::int8_t* HWY_RESTRICT to) {
   const D d;
-  V tops = hn::Zero(d);
-  for (Index i = 0; i < head_dim; i += kLanes) {
-    tops = hn::Max(tops, hn::Abs(hn::LoadN(d, x + i, static_cast<size_t>(head_dim - i))));
-  }
-  const float max = hn::ReduceMax(d, tops);
+  const float max = largest_magnitude(x, head_dim);
   const bool is_zero = !(max >= 0x1p-110f);
   const V inverse = hn::Set(d, is_zero ? 0 : 127 / max);
   for (Index i = 0; i < kernels::round_up(head_dim, 16); i += kLanes) {

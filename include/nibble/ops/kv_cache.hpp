@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The key-value cache: keys and values of every layer and position, as f32, f16, bf16 or 8-bit
-// integers, in memory that the caller owns. It consists of pages of 64 positions. The caller
+// The key-value cache: keys and values of every layer and position, as f32, f16, bf16 or codes
+// of 8 or 4 bits, in memory that the caller owns. It consists of pages of 64 positions. The caller
 // decides which page belongs to which sequence (segment.hpp), and also manages positions: to clear
 // the cache or to go back, write the next token at an earlier position.
 #pragma once
@@ -32,6 +32,8 @@ template <>
 inline constexpr KvType kKvType<bf16> = KvType::bf16;
 template <>
 inline constexpr KvType kKvType<std::int8_t> = KvType::int8;
+template <>
+inline constexpr KvType kKvType<kernels::CodePair> = KvType::int4;
 
 // Calls f(T{}), where T is the element type that `type` names.
 template <class F>
@@ -40,6 +42,7 @@ constexpr decltype(auto) visit_kv_type(KvType type, F&& f) {
     case KvType::f16: return f(f16{});
     case KvType::bf16: return f(bf16{});
     case KvType::int8: return f(std::int8_t{});
+    case KvType::int4: return f(kernels::CodePair{});
     case KvType::f32: break;
   }
   return f(float{});
@@ -165,10 +168,10 @@ inline bool exceeds_f16(const float* x, Index n) noexcept {
 
 // Writes keys and values of the rows of all segments to their positions in a layer. k, v: (rows,
 // n_kv_heads * head_dim); rows may be strided, elements of a row are consecutive. Values outside
-// the range of a floating-point T become infinities; for 8-bit integers all values must be finite.
-// If T is f16 and a finite value becomes one, *is_exceeded is set. (Text that depends on such a key
-// may be wrong without any other sign: a score of -infinity hides its position.) No two segments
-// may write to the same page.
+// the range of a floating-point T become infinities; for codes all values must be finite. If T is
+// f16, or codes with f16 scales, and a finite value is beyond the range of f16, *is_exceeded is
+// set. (Text that depends on such a key may be wrong without any other sign: a score of -infinity
+// hides its position.) No two segments may write to the same page.
 template <class T>
 void store_keys_values(Executor& executor, KvLayer<T> layer, std::span<const Segment> segments,
                        MatrixView<const float> k, MatrixView<const float> v,
@@ -185,7 +188,7 @@ void store_keys_values(Executor& executor, KvLayer<T> layer, std::span<const Seg
     args.value_stride = v.stride(0);
     args.head_dim = layer.head_dim;
     args.cache = layer.of(kv_head);
-    if constexpr (kKvType<T> == KvType::f16) {
+    if constexpr (kKvType<T> == KvType::f16 || kKvType<T> == KvType::int4) {
       for (Index row = 0; is_exceeded != nullptr && row < k.extent(0); ++row) {
         if (detail::exceeds_f16(k.data() + row * k.stride(0) + column, layer.head_dim) ||
             detail::exceeds_f16(v.data() + row * v.stride(0) + column, layer.head_dim)) {
