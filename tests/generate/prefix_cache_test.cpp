@@ -28,6 +28,7 @@ namespace {
 // cache; and that what follows them has the logits `expected` then.
 void check_match(Engine& engine, PrefixCache& cache, const Ids& all, Index n, Index expected_n) {
   CAPTURE(n);
+  REQUIRE(all.size() >= static_cast<std::size_t>(n) + 4);
   Ids other(all.begin(), all.begin() + n);
   for (const std::int32_t id : {7, 3, 9, 9}) other.push_back((id + all[other.size()]) % 50);
   const auto fresh = logits_of(engine, other);
@@ -92,12 +93,12 @@ TEST_CASE("layers that keep only their window: prefixes end where these pages ar
     check_match(engine, cache, all, 388, 0);
     // Another sequence brings what is missing before it parts.
     Ids other(all.begin(), all.begin() + 300);
-    for (const std::int32_t id : some_ids(100, 2)) other.push_back(id);
+    for (const std::int32_t id : some_ids(104, 2)) other.push_back(id);
     other[300] = (all[300] + 1) % 50;
     Sequence second = must(engine.new_sequence());
     append(engine, second, std::span(other).first(270));
     CHECK(must(cache.insert(second)) == 270);
-    append(engine, second, std::span(other).subspan(270));
+    append(engine, second, std::span(other).subspan(270, 130));
     CHECK(must(cache.insert(second)) == 400);
     check_match(engine, cache, other, 400, 400);
     check_match(engine, cache, other, 290, 290);
