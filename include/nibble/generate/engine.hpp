@@ -12,6 +12,7 @@
 #include "nibble/core/executor.hpp"
 #include "nibble/core/owned.hpp"
 #include "nibble/core/result.hpp"
+#include "nibble/generate/depth.hpp"
 #include "nibble/generate/sequence.hpp"
 #include "nibble/graph/observer.hpp"
 #include "nibble/model/model.hpp"
@@ -103,6 +104,27 @@ class Engine {
   // Chooses which pages of the cache each row reads (sparse attention); null: all. The policy must
   // stay alive.
   void set_policy(const ops::PagePolicy* policy) noexcept;
+
+  // Runs fewer layers from now on (generate/depth.hpp); {}: all. May be called between any two
+  // steps, and costs as good as nothing. Errors change nothing: invalid_argument (a layer that the
+  // model does not have, all layers left out), unsupported (a model that gives embeddings or has
+  // recurrent state).
+  Result<void> set_depth(const Depth& depth);
+  // Lets rows end early from now on (generate/depth.hpp), and begins to count anew; {}: none. This
+  // allocates; steps do not. Errors change nothing: invalid_argument (an exit after no layer or
+  // after all, a threshold that is not a number), unsupported (as set_depth()), out_of_memory.
+  Result<void> set_early_exit(const EarlyExit& exit);
+  EarlyExitCounts early_exit_counts() const noexcept;
+
+  // As run(), but with the first n_layers layers only, followed by the end of the model: quick
+  // logits, for drafts. Nothing of it lasts: tokens that it adds, and those that were pending, are
+  // pending afterwards, and the next run() computes them as if there had been no draft(), bit for
+  // bit. (The next draft() of as many layers or fewer goes on where this one ended.) So a draft of
+  // k tokens is k times draft() and Sequence::push(), and its verification is one run() with k + 1
+  // outputs and SegmentKind::generation; rewind() forgets what was refused. Errors: as run();
+  // invalid_argument (n_layers not from 1 to the number of layers, rows of numbers), unsupported
+  // (as set_depth()).
+  Result<MatrixView<const float>> draft(std::span<const SequenceInput> inputs, Index n_layers);
 
   // Runs with other weights from now on: a table of the model's slots, where each weight has the
   // shape of the model's, in any format. An empty table: the model's own. The table and what it
