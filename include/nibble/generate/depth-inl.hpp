@@ -14,6 +14,7 @@ namespace nibble { inline namespace NIBBLE_ABI {
 NIBBLE_INLINE MatrixView<const float> Engine::State::run_layers(bool has_outputs) noexcept {
   const auto n_layers = static_cast<Index>(pool->shapes.size());
   const std::span<const graph::LayerPart> all(layer_parts, pool->shapes.size());
+  if (placed) return placed->run(model.architecture(), plan, args, all, has_outputs);
   is_staged = early_exit && draft_layers == 0 && has_outputs && early_exit->is_for(args.step);
   if (is_staged) {
     return early_exit->run(model.architecture(), plan, args, {all, {key_parts, all.size()}});
@@ -43,6 +44,10 @@ NIBBLE_INLINE void Engine::State::advance(Sequence::State& s,
 }
 
 NIBBLE_INLINE Result<void> Engine::State::check_depth(const char* what) const {
+  if (placed) {
+    return Error{Errc::unsupported,
+                 std::string("engine: ") + what + " of a model with parts in other places"};
+  }
   if (plan.rows == graph::Rows::segments) {
     return Error{Errc::unsupported, std::string("engine: ") + what + " of a model of embeddings"};
   }

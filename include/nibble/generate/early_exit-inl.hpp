@@ -247,6 +247,7 @@ NIBBLE_INLINE void StagedRun::run_piece(Index n_rows, Index n_segments, const St
   const graph::LayerRange range{.parts = parts,
                                 .begin = stage.begin,
                                 .end = stage.end,
+                                .is_given = stage.begin > 0,
                                 .rows = hidden_,
                                 .row_ids = row_ids_,
                                 .has_outputs = n_outputs > 0};

@@ -16,6 +16,7 @@
 #include "nibble/generate/early_exit-inl.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/engine_needs.hpp"
+#include "nibble/generate/placed_run-inl.hpp"
 #include "nibble/generate/sequence-inl.hpp"
 #include "nibble/graph/run.hpp"
 #include "nibble/model/architecture.hpp"
@@ -49,6 +50,10 @@ struct Engine::State {
     return s.n_tokens - s.first_to_compute(draft_layers);
   }
   Result<void> check_depth(const char* what) const;
+  detail::PlacedRun::Sizes placed_sizes() const noexcept {
+    return {limits, Index{model.config().n_layers}, Index{model.config().dim}, plan.width};
+  }
+  Result<void> make_placed();
   // The segments of the step for the tables of pages after the first.
   std::span<const graph::Segment> put_table_segments(
       std::span<const SequenceInput> inputs) noexcept;
@@ -83,6 +88,7 @@ struct Engine::State {
   Index draft_layers = 0;                   // that the step runs; 0: it is no draft
   bool is_staged = false;                   // the step runs in stages, for early exit
   Owned<detail::StagedRun> early_exit;      // null: there is none
+  Owned<detail::PlacedRun> placed;          // null: all parts run here
   AlignedBuffer row_memory;
 };
 
@@ -182,6 +188,7 @@ NIBBLE_INLINE Result<Engine> Engine::create(const Model& model, const EngineOpti
     NIBBLE_CHECK(state->measure());
     NIBBLE_CHECK(state->check_gives(what));
     NIBBLE_CHECK(state->allocate());
+    NIBBLE_CHECK(state->make_placed());
     return Engine(std::move(state));
   });
 }
@@ -207,7 +214,9 @@ NIBBLE_INLINE EngineMemory Engine::State::memory_parts() const noexcept {
                 static_cast<std::size_t>(Index{model.config().n_layers}) * sizeof(ops::KvShape);
   parts.tables =
       rope_bytes + needs.ropes.bytes() + needs.ropes.all().size() * sizeof(graph::RopeTable);
+  const bool is_placed = options.placement.back_end != nullptr;
   parts.working =
+      (is_placed ? detail::PlacedRun::bytes_needed(options.placement, placed_sizes()) : 0) +
       sizeof(State) + places.size() * sizeof(graph::CachePlace) + working_bytes - rope_bytes;
   const std::size_t of_one =
       sizeof(Sequence::State) +
@@ -335,6 +344,16 @@ NIBBLE_INLINE void Engine::State::place_layers() {
     const Index n = windows[i].value > 0 ? next_windowed++ : next_full++;
     places.push_back({n % layout.n_layers, n / layout.n_layers});
   }
+}
+
+NIBBLE_INLINE Result<void> Engine::State::make_placed() {
+  if (options.placement.back_end == nullptr) return ok();
+  if (options.placement.head && plan.rows == graph::Rows::segments) {
+    return Error{Errc::unsupported, "engine: placement of the head of a model of embeddings"};
+  }
+  NIBBLE_TRY(made, detail::PlacedRun::create(options.placement, placed_sizes()));
+  placed = std::move(made);
+  return ok();
 }
 
 NIBBLE_INLINE Result<void> Engine::State::allocate() {
@@ -538,6 +557,7 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
     s.prepare(first + n - s.n_computed);
     if (input.rows.data() != nullptr) put_rows(input, n_rows + n - input.n_rows());
     std::memcpy(tokens + n_rows, s.tokens + first, static_cast<std::size_t>(n) * sizeof(*tokens));
+    if (placed) placed->set_sequence(n_segments, &s);
     segments[n_segments++] = {n_rows, n, first, input.kind, s.page_table(0), s.state};
     for (Index i = n - input.n_outputs; i < n; ++i) output_rows[n_outputs++] = n_rows + i;
     n_rows += n;
@@ -552,13 +572,15 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
                               : MatrixView<const float>(rows, n_rows, Index{model.config().dim});
   const MatrixView<const float> logits = run_layers(has_outputs);
   ++n_steps;
+  const bool has_failed = placed && logits.data() == nullptr;
   const bool is_exceeded = pool->is_exceeded.exchange(false, std::memory_order_relaxed);
   for (std::size_t i = 0; i < n_segments; ++i) {
     Sequence::State& s = *inputs[i].sequence->state_;
     const Index before = s.n_computed;
     advance(s, segments[i]);
-    if (is_exceeded) s.uncompute(before);
+    if (is_exceeded || has_failed) s.uncompute(before);
   }
+  if (has_failed) return placed->failure();
   if (is_exceeded) {
     return Error{
         Errc::limit,

@@ -13,6 +13,7 @@
 #include "nibble/core/owned.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/generate/depth.hpp"
+#include "nibble/generate/placement.hpp"
 #include "nibble/generate/sequence.hpp"
 #include "nibble/graph/observer.hpp"
 #include "nibble/model/model.hpp"
@@ -48,6 +49,9 @@ struct EngineOptions {
   // The engine shares the callables. They must not run the engine.
   graph::Observer observer = {};  // what a Tap shows, of architectures that keep them (kIsFused)
   graph::ProductObserver product_observer = {};  // the inputs of products
+  // Parts of the model that something else computes. Early exit, fewer layers and drafts are not to
+  // be had then.
+  Placement placement = {};
 };
 
 inline constexpr Index kDefaultContext = 4096;
@@ -98,7 +102,7 @@ class Engine {
   // invalid_argument (no inputs or rows, a sequence twice or of another engine, a token out of
   // range, rows of another width, more outputs than rows), limit (a sequence or the cache is full;
   // more rows, sequences or outputs than the options allow; a key or value of the model is too
-  // large for an f16 cache).
+  // large for an f16 cache), io (the back end of EngineOptions::placement failed).
   Result<MatrixView<const float>> run(std::span<const SequenceInput> inputs);
 
   // Chooses which pages of the cache each row reads (sparse attention); null: all. The policy must

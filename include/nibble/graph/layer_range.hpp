@@ -24,10 +24,11 @@ enum class LayerPart : std::uint8_t {
 // The layers of a run, and the rows (of the residual stream) between it and its neighbours.
 struct LayerRange {
   std::span<const LayerPart> parts = {};  // (n_layers)
-  // Only layers [begin, end) run. The first of them is given `rows` if it is not layer 0; after the
-  // last one the rows are stored there, if there is a place. Then comes what follows the layers,
-  // unless has_outputs is false: the run then gives no result.
+  // Only layers [begin, end) run. They are given `rows`, and not what stands before the layers, if
+  // is_given; after the last of them the rows are stored there, if there is a place. Then comes
+  // what follows the layers, unless has_outputs is false: the run then gives no result.
   Index begin = 0, end = 0;
+  bool is_given = false;
   float* rows = nullptr;           // (any, width)
   const Index* row_ids = nullptr;  // (n_rows of the step): which row is whose; null: in order
   bool has_outputs = true;

@@ -48,7 +48,10 @@ template <int kMax>
 class BasicRunner : public LayerPass {
  public:
   BasicRunner(const BasicPlan<kMax>& plan, const Limits& limits, const RunArgs& args) noexcept
-      : plan_(plan), limits_(limits), args_(args) {
+      : plan_(plan),
+        limits_(limits),
+        args_(args),
+        is_left_out_(args.range != nullptr && args.range->is_given) {
     NIBBLE_ASSERT(n_rows() >= 1 && n_rows() <= limits.max_rows);
     NIBBLE_ASSERT(args.step.n_outputs() >= 1 && args.step.n_outputs() <= limits.max_outputs);
     NIBBLE_ASSERT(!args.step.segments.empty() &&
@@ -107,9 +110,9 @@ class BasicRunner : public LayerPass {
       place_ = place;
       if (args_.range != nullptr) begin_layer(view(x));
       body();
-      if (args_.range != nullptr) end_layer(view(x));
     }
     layer_ = -1;
+    if (args_.range != nullptr) end_layers(view(x));
   }
   template <class Body>
   void when(bool condition, Body&& body) noexcept {
@@ -213,20 +216,23 @@ class BasicRunner : public LayerPass {
 
  protected:
   void begin_layer(MatrixView<float> x) noexcept {
-    const LayerRange& range = *args_.range;
-    is_left_out_ = range.part_of(layer_) == LayerPart::none;
-    if (range.begin == 0 || layer_ != range.begin) return;
-    for (Index i = 0; i < x.extent(0); ++i) {
-      const float* const row = range.row(i, x.extent(1));
-      std::copy_n(row, x.extent(1), x.data() + i * x.stride(0));
-    }
+    is_left_out_ = args_.range->part_of(layer_) == LayerPart::none;
+    exchange_rows(layer_, x);
   }
-  void end_layer(MatrixView<float> x) noexcept {
+  void end_layers(MatrixView<float> x) noexcept {
+    const bool was_last = n_layers_ == args_.weights.n_layers();
+    if (was_last) exchange_rows(n_layers_, x);
+    is_left_out_ = was_last && !args_.range->has_outputs;  // what follows
+  }
+  // Before this layer; after the last one, if there are no more.
+  void exchange_rows(Index layer, MatrixView<float> x) noexcept {
     const LayerRange& range = *args_.range;
-    is_left_out_ = !range.has_outputs && n_layers_ == args_.weights.n_layers();  // what follows
-    if (range.rows == nullptr || layer_ != range.end - 1) return;
-    for (Index i = 0; i < x.extent(0); ++i) {
-      std::copy_n(x.data() + i * x.stride(0), x.extent(1), range.row(i, x.extent(1)));
+    const bool is_given = range.is_given && layer == range.begin;
+    const bool is_stored = range.rows != nullptr && layer == range.end && !is_given;
+    for (Index i = 0; i < x.extent(0) && (is_given || is_stored); ++i) {
+      float* const row = x.data() + i * x.stride(0);
+      float* const kept = range.row(i, x.extent(1));
+      std::copy_n(is_given ? kept : row, x.extent(1), is_given ? row : kept);
     }
   }
   Index n_rows() const noexcept { return args_.step.n_rows(); }
