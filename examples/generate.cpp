@@ -27,6 +27,9 @@ struct Options : example::Settings {
   bool logprobs = false;
   bool ids = false;
   bool memory = false;
+  Index n_layers = 0;
+  double exit_confidence = 1;
+  std::vector<Index> exit_after;
 };
 
 void add_options(CLI::App& app, Options& o) {
@@ -53,6 +56,17 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--top-logprobs", o.generate.sampling.top_logprobs,
                  "below each token's line, how many of the most likely tokens in its place")
       ->check(example::any_count());
+  app.add_option("--layers", o.n_layers, "only the first so many layers; 0: all")
+      ->check(example::any_count());
+  auto* const exit = app.add_option(
+      "--exit-confidence", o.exit_confidence,
+      "generated tokens end early, where the most likely token is more probable than the second by "
+      "more than this");
+  app.add_option("--exit-after", o.exit_after,
+                 "after how many layers that is looked at, e.g. 4,8; default: after half of them")
+      ->delimiter(',')
+      ->check(example::at_least_one())
+      ->needs(exit);
   app.add_flag("--ids", o.ids, "a line per token, with its id; the prompt's ids on stderr");
   app.add_flag(
       "--memory", o.memory,
@@ -110,7 +124,7 @@ struct Timing {
 };
 
 void print_summary(const Timing& t, nibble::Finish finish, const nibble::Model& model,
-                   const nibble::Session& session, Index n_threads) {
+                   nibble::Session& session, Index n_threads) {
   const auto rate = [](Index n, double seconds) {
     return seconds > 0 ? static_cast<double>(n) / seconds : 0.0;
   };
@@ -121,6 +135,10 @@ void print_summary(const Timing& t, nibble::Finish finish, const nibble::Model& 
                rate(t.n_prompt, t.prefill_seconds));
   std::fprintf(stderr, "decode   %lld tokens, %.1f tokens/s; finish: %s\n", count(t.n_tokens),
                rate(n_steps, t.decode_seconds), to_string(finish));
+  if (const auto exits = session.engine().early_exit_counts(); exits.n_rows > 0) {
+    std::fprintf(stderr, "depth    %.2f of %lld layers for a generated token, on average\n",
+                 exits.layers_per_row(), count(model.config().n_layers));
+  }
   std::fprintf(stderr, "machine  SIMD target %s, %lld threads\n",
                nibble::simd::to_string(nibble::simd::active_target()), count(n_threads));
   std::fprintf(stderr, "memory   weights %s, session %s",
@@ -140,6 +158,14 @@ nibble::Result<int> print_memory(const Options& o, nibble::Executor& executor) {
   std::printf("loading   %s of memory more, until it is loaded\n",
               example::mebibytes(needed.loading).c_str());
   return example::kOk;
+}
+
+nibble::Result<void> set_depth(const Options& o, nibble::Engine& engine) {
+  NIBBLE_CHECK(engine.set_depth({.n_layers = o.n_layers}));
+  if (o.exit_confidence >= 1) return nibble::ok();
+  const std::vector<Index> half = {engine.model().config().n_layers / 2};
+  return engine.set_early_exit(
+      {.after_layers = o.exit_after.empty() ? half : o.exit_after, .threshold = o.exit_confidence});
 }
 
 // Returns the exit code.
@@ -171,6 +197,7 @@ nibble::Result<int> run(Options& o) {
   }
   NIBBLE_CHECK(example::set_dry_breakers(o, *model));
   NIBBLE_TRY(session, nibble::Session::create(*model, o.session));
+  NIBBLE_CHECK(set_depth(o, session.engine()));
   const auto on_prompt = [&](std::size_t done, std::size_t total) {
     status.show("prompt: " + std::to_string(done) + " of " + std::to_string(total) + " tokens");
     return true;

@@ -112,6 +112,8 @@ nibble_example_test(quantize_onto_folder quantize EXIT 1 ERR "^quantize: [^\n]*:
   ARGS ${home_model} ${CMAKE_CURRENT_BINARY_DIR} --format q4_0)
 nibble_example_test(quantize_unused_rule quantize EXIT 1 ERR "^quantize: --tensor embed=f16: no matrix [^\n]*\n$"
   ARGS ${home_model} out.gguf --format q4_0 --tensor "embed=f16" --tensor "^token=q8_0")
+nibble_example_test(generate_no_layer generate EXIT 1 ERR "a depth of 99 layers of [0-9]*\n$"
+  ARGS ${home_model} --prompt x --layers 99)
 nibble_example_test(home_commands_no_file home_commands EXIT 1 ERR "missing.gguf"
   ARGS --model missing.gguf)
 
@@ -126,6 +128,9 @@ nibble_example_test(generate_stop generate EXIT 0 STDIN "${utterance}\n"
 nibble_example_test(generate_stop_token generate EXIT 0 STDIN "${utterance}\n"
   OUT "^light.set\\(room=\n$" ERR "finish: stop token"
   ARGS ${home_model} --prompt-file - --stop-token 390)
+nibble_example_test(generate_shallow generate EXIT 0 STDIN "${utterance}\n"
+  OUT "^light.set" ERR "depth    [1-3][.][0-9]* of [0-9]* layers for a generated token"
+  ARGS ${home_model} --prompt-file - --exit-confidence 0.5 --exit-after 1,2)
 nibble_example_test(generate_banned generate EXIT 0 STDIN "${utterance}\n"
   OUT "^light.set\\(room=[^o]" ARGS ${home_model} --prompt-file - --logit-bias 390=-inf)
 nibble_example_test(generate_bad_bias generate EXIT 2 ERR "ID=NUMBER"

@@ -13,8 +13,10 @@
 
 #include "nibble/core/arena.hpp"
 #include "nibble/core/shared.hpp"
+#include "nibble/generate/early_exit-inl.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/engine_needs.hpp"
+#include "nibble/generate/placed_run-inl.hpp"
 #include "nibble/generate/sequence-inl.hpp"
 #include "nibble/graph/run.hpp"
 #include "nibble/model/architecture.hpp"
@@ -39,6 +41,19 @@ struct Engine::State {
   // stay pending.
   Result<MatrixView<const float>> run(std::span<const SequenceInput> inputs, Index max_rows);
   void put_rows(const SequenceInput& input, Index first_row) noexcept;
+  // Runs the step of `args`, through the layers that there should be.
+  MatrixView<const float> run_layers(bool has_outputs) noexcept;
+  // What is computed of a sequence now, after a run of the step's segment.
+  void advance(Sequence::State& sequence, const graph::Segment& segment) const noexcept;
+  // How many rows a step has of a sequence's pending tokens.
+  Index n_pending(const Sequence::State& s) const noexcept {
+    return s.n_tokens - s.first_to_compute(draft_layers);
+  }
+  Result<void> check_depth(const char* what) const;
+  detail::PlacedRun::Sizes placed_sizes() const noexcept {
+    return {limits, Index{model.config().n_layers}, Index{model.config().dim}, plan.width};
+  }
+  Result<void> make_placed();
   // The segments of the step for the tables of pages after the first.
   std::span<const graph::Segment> put_table_segments(
       std::span<const SequenceInput> inputs) noexcept;
@@ -62,10 +77,18 @@ struct Engine::State {
   graph::RunArgs args;
   std::vector<graph::RopeTable> rope_tables;
   InlineExecutor own_executor;
-  std::int32_t* tokens = nullptr;      // (max_rows), of a step
-  graph::Segment* segments = nullptr;  // (n_tables, max_segments)
-  Index* output_rows = nullptr;        // (max_outputs)
-  float* rows = nullptr;               // (max_rows, width), once rows of numbers were given
+  std::int32_t* tokens = nullptr;           // (max_rows), of a step
+  graph::Segment* segments = nullptr;       // (n_tables, max_segments)
+  Index* output_rows = nullptr;             // (max_outputs)
+  float* rows = nullptr;                    // (max_rows, width), once rows of numbers were given
+  graph::LayerPart* layer_parts = nullptr;  // (n_layers): what of each layer runs
+  graph::LayerPart* key_parts = nullptr;    // (n_layers): what stores keys and values, and no more
+  bool is_full_depth = true;                // all of all layers
+  bool stores_exactly = true;               // what all of all layers would store
+  Index draft_layers = 0;                   // that the step runs; 0: it is no draft
+  bool is_staged = false;                   // the step runs in stages, for early exit
+  Owned<detail::StagedRun> early_exit;      // null: there is none
+  Owned<detail::PlacedRun> placed;          // null: all parts run here
   AlignedBuffer row_memory;
 };
 
@@ -87,7 +110,8 @@ NIBBLE_INLINE bool Engine::gives_embeddings() const noexcept {
 }
 NIBBLE_INLINE Index Engine::output_width() const noexcept { return state_->plan.width; }
 NIBBLE_INLINE std::size_t Engine::bytes() const noexcept {
-  return state_->bytes() + state_->row_memory.size();
+  const State& s = *state_;
+  return s.bytes() + s.row_memory.size() + (s.early_exit ? s.early_exit->bytes() : 0);
 }
 NIBBLE_INLINE void Engine::set_policy(const ops::PagePolicy* policy) noexcept {
   state_->args.step.policy = policy;
@@ -164,6 +188,7 @@ NIBBLE_INLINE Result<Engine> Engine::create(const Model& model, const EngineOpti
     NIBBLE_CHECK(state->measure());
     NIBBLE_CHECK(state->check_gives(what));
     NIBBLE_CHECK(state->allocate());
+    NIBBLE_CHECK(state->make_placed());
     return Engine(std::move(state));
   });
 }
@@ -189,7 +214,9 @@ NIBBLE_INLINE EngineMemory Engine::State::memory_parts() const noexcept {
                 static_cast<std::size_t>(Index{model.config().n_layers}) * sizeof(ops::KvShape);
   parts.tables =
       rope_bytes + needs.ropes.bytes() + needs.ropes.all().size() * sizeof(graph::RopeTable);
+  const bool is_placed = options.placement.back_end != nullptr;
   parts.working =
+      (is_placed ? detail::PlacedRun::bytes_needed(options.placement, placed_sizes()) : 0) +
       sizeof(State) + places.size() * sizeof(graph::CachePlace) + working_bytes - rope_bytes;
   const std::size_t of_one =
       sizeof(Sequence::State) +
@@ -283,7 +310,8 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
                   align_up(static_cast<std::size_t>(limits.max_rows) * sizeof(std::int32_t)) +
                   align_up(static_cast<std::size_t>(limits.max_segments * pages.n_tables) *
                            sizeof(graph::Segment)) +
-                  align_up(static_cast<std::size_t>(limits.max_outputs) * sizeof(Index));
+                  align_up(static_cast<std::size_t>(limits.max_outputs) * sizeof(Index)) +
+                  2 * align_up(needs.shapes.size() * sizeof(graph::LayerPart));
   return ok();
 }
 
@@ -316,6 +344,16 @@ NIBBLE_INLINE void Engine::State::place_layers() {
     const Index n = windows[i].value > 0 ? next_windowed++ : next_full++;
     places.push_back({n % layout.n_layers, n / layout.n_layers});
   }
+}
+
+NIBBLE_INLINE Result<void> Engine::State::make_placed() {
+  if (options.placement.back_end == nullptr) return ok();
+  if (options.placement.head && plan.rows == graph::Rows::segments) {
+    return Error{Errc::unsupported, "engine: placement of the head of a model of embeddings"};
+  }
+  NIBBLE_TRY(made, detail::PlacedRun::create(options.placement, placed_sizes()));
+  placed = std::move(made);
+  return ok();
 }
 
 NIBBLE_INLINE Result<void> Engine::State::allocate() {
@@ -356,6 +394,14 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
   segments = arena.take<graph::Segment>(max_segments * static_cast<std::size_t>(pages.n_tables));
   output_rows = arena.take<Index>(max_outputs);
   fill_rope_tables(arena);
+  const std::size_t n_layers = pool->shapes.size();
+  layer_parts = arena.take<graph::LayerPart>(n_layers);
+  key_parts = arena.take<graph::LayerPart>(n_layers);
+  for (std::size_t i = 0; i < n_layers; ++i) {
+    using enum graph::LayerPart;
+    layer_parts[i] = all;
+    key_parts[i] = pool->shapes[i].n_kv_heads > 0 ? keys : none;
+  }
   return ok();
 }
 
@@ -391,7 +437,10 @@ NIBBLE_INLINE Result<void> Engine::State::can_run(const SequenceInput& input,
     return error(Errc::invalid_argument, "no sequence of this engine");
   }
   const Sequence::State& s = *input.sequence->state_;
-  const Index n = input.n_rows() + s.n_pending();
+  const Index n = input.n_rows() + n_pending(s);
+  if (input.rows.data() != nullptr && draft_layers > 0) {
+    return error(Errc::invalid_argument, "rows of numbers in a draft: they are not kept");
+  }
   if (input.rows.data() != nullptr &&
       (!input.tokens.empty() || input.rows.extent(1) != model.config().dim)) {
     return error(Errc::invalid_argument, "rows of " + to_text(input.rows.extent(1)) +
@@ -441,9 +490,9 @@ NIBBLE_INLINE Result<void> Engine::State::can_run(std::span<const SequenceInput>
                                                " are of the same sequence"};
     }
     const Sequence::State& s = *inputs[i].sequence->state_;
-    const Index n = inputs[i].n_rows() + s.n_pending();
-    n_rows += n;
+    n_rows += inputs[i].n_rows() + n_pending(s);
     n_outputs += inputs[i].n_outputs;
+    const Index n = inputs[i].n_rows() + s.n_pending();
     n_pages += s.n_pages_for(n, n) - s.n_unread_pages();
   }
   if (n_rows > limits.max_rows || n_outputs > limits.max_outputs) {
@@ -503,12 +552,13 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
   for (const SequenceInput& input : inputs) input.sequence->state_->drop_unread_pages();
   for (const SequenceInput& input : inputs) {
     Sequence::State& s = *input.sequence->state_;
-    const Index n = (std::min)(s.n_pending(), max_rows);
-    s.prepare(n);
+    const Index first = s.first_to_compute(draft_layers);
+    const Index n = (std::min)(s.n_tokens - first, max_rows);
+    s.prepare(first + n - s.n_computed);
     if (input.rows.data() != nullptr) put_rows(input, n_rows + n - input.n_rows());
-    std::memcpy(tokens + n_rows, s.tokens + s.n_computed,
-                static_cast<std::size_t>(n) * sizeof(*tokens));
-    segments[n_segments++] = {n_rows, n, s.n_computed, input.kind, s.page_table(0), s.state};
+    std::memcpy(tokens + n_rows, s.tokens + first, static_cast<std::size_t>(n) * sizeof(*tokens));
+    if (placed) placed->set_sequence(n_segments, &s);
+    segments[n_segments++] = {n_rows, n, first, input.kind, s.page_table(0), s.state};
     for (Index i = n - input.n_outputs; i < n; ++i) output_rows[n_outputs++] = n_rows + i;
     n_rows += n;
   }
@@ -520,15 +570,17 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
   step.output_rows = {output_rows, static_cast<std::size_t>(n_outputs)};
   step.rows = rows == nullptr ? MatrixView<const float>()
                               : MatrixView<const float>(rows, n_rows, Index{model.config().dim});
-  const MatrixView<const float> logits = model.architecture().run(plan, limits, args);
+  const MatrixView<const float> logits = run_layers(has_outputs);
   ++n_steps;
+  const bool has_failed = placed && logits.data() == nullptr;
   const bool is_exceeded = pool->is_exceeded.exchange(false, std::memory_order_relaxed);
   for (std::size_t i = 0; i < n_segments; ++i) {
     Sequence::State& s = *inputs[i].sequence->state_;
     const Index before = s.n_computed;
-    s.n_computed += segments[i].n_rows;
-    if (is_exceeded) s.uncompute(before);
+    advance(s, segments[i]);
+    if (is_exceeded || has_failed) s.uncompute(before);
   }
+  if (has_failed) return placed->failure();
   if (is_exceeded) {
     return Error{
         Errc::limit,
@@ -563,3 +615,5 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::run(std::span<const Sequen
 }
 
 }}  // namespace nibble::NIBBLE_ABI
+
+#include "nibble/generate/depth-inl.hpp"

@@ -120,7 +120,7 @@ NIBBLE_INLINE Result<Sequence> PrefixCache::State::match(std::span<const std::in
   const detail::PrefixTree::Place at =
       tree.reachable(tree.find(to_match(tokens, capacity), weights));
   const PageLayout& layout = pool->layout;
-  s.n_tokens = s.n_computed = s.checkpoint_position = at.n;
+  s.n_tokens = s.n_computed = s.n_exact = s.checkpoint_position = at.n;
   s.first_column = s.n_columns = ops::pages_for(at.n);
   tree.copy(at, s.tokens, [&](Index column, const Scalar<ops::PageId>* pages) {
     // Of tables with a window: columns without gaps up to the end.
@@ -160,7 +160,7 @@ NIBBLE_INLINE Result<Index> PrefixCache::insert(const Sequence& sequence, std::u
 NIBBLE_INLINE detail::Prefix PrefixCache::State::prefix_of(
     const Sequence::State& s) const noexcept {
   Index n = 0;
-  while (n < s.n_computed && s.tokens[n] != graph::kNoToken) ++n;
+  while (n < s.n_exact && s.tokens[n] != graph::kNoToken) ++n;
   if (s.has_state() && n < s.n_computed) n = 0;  // its state is that after rows of numbers
   const auto n_floats = n > 0 ? static_cast<std::size_t>(pool->n_state_floats) : 0;
   return {{s.tokens, static_cast<std::size_t>(n)},

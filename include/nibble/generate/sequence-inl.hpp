@@ -73,7 +73,12 @@ struct Sequence::State {
     return has_state() ||
            (layout.n_windowed() > 0 && layout.first_kept(end - 1) > layout.first_read(position));
   }
-  // Drops pages that are after what is computed.
+  // The first token that a step computes, of the first n_layers layers only (0: of all).
+  Index first_to_compute(Index n_layers) const noexcept {
+    const bool goes_on = n_layers > 0 && n_layers <= draft_layers && n_drafted > n_computed;
+    return goes_on ? n_drafted : n_computed;
+  }
+  // Drops pages that are after what is computed or drafted.
   void drop_unused_pages() noexcept;
   Index n_pending() const noexcept { return n_tokens - n_computed; }
   bool has_state() const noexcept { return pool->n_state_floats > 0; }
@@ -106,7 +111,12 @@ struct Sequence::State {
   float* checkpoint = nullptr;     // the same, before the last step
   Index capacity = 0;
   Index n_tokens = 0;
-  Index n_computed = 0;    // the first of them, whose keys, values and state there are
+  Index n_computed = 0;  // the first of them, whose keys, values and state there are
+  Index n_exact = 0;     // the first of these, stored as by all layers
+  // Tokens [n_computed, n_drafted) have keys and values in the first draft_layers layers, computed
+  // by Engine::draft().
+  Index n_drafted = 0;
+  Index draft_layers = 0;
   Index n_columns = 0;     // of the tables, each of 64 positions
   Index first_column = 0;  // that tables with a window still have
   Index checkpoint_position = 0;
@@ -233,6 +243,10 @@ NIBBLE_INLINE void Sequence::State::cut(Index n) noexcept {
 }
 
 NIBBLE_INLINE void Sequence::State::uncompute(Index n) noexcept {
+  if (n < n_drafted) {
+    n_drafted = n;
+    if (n >= n_computed) drop_unused_pages();
+  }
   if (n >= n_computed) return;
   n = last_reachable(n);
   if (has_state() && n == checkpoint_position) {
@@ -242,7 +256,8 @@ NIBBLE_INLINE void Sequence::State::uncompute(Index n) noexcept {
     std::memset(checkpoint, 0, state_bytes());
     checkpoint_position = 0;
   }
-  n_computed = n;
+  n_computed = n_drafted = n;
+  n_exact = (std::min)(n_exact, n);
   drop_unused_pages();
 }
 
@@ -260,7 +275,7 @@ NIBBLE_INLINE Index Sequence::State::last_reachable(Index n) const noexcept {
 }
 
 NIBBLE_INLINE void Sequence::State::drop_unused_pages() noexcept {
-  const Index end = ops::pages_for(n_computed);
+  const Index end = ops::pages_for((std::max)(n_computed, n_drafted));
   for (Index table = 0; table < pool->layout.n_tables; ++table) {
     for (Index c = (std::max)(end, first_column_of(table)); c < n_columns; ++c) {
       pool->pages.drop(page(table, c));
@@ -275,6 +290,7 @@ NIBBLE_INLINE std::span<const std::int32_t> Sequence::tokens() const noexcept {
 }
 NIBBLE_INLINE Index Sequence::position() const noexcept { return state_->n_tokens; }
 NIBBLE_INLINE Index Sequence::n_pending() const noexcept { return state_->n_pending(); }
+NIBBLE_INLINE Index Sequence::n_exact() const noexcept { return state_->n_exact; }
 NIBBLE_INLINE Index Sequence::capacity() const noexcept { return state_->capacity; }
 NIBBLE_INLINE Index Sequence::n_pages() const noexcept {
   Index n = 0;
@@ -300,11 +316,12 @@ NIBBLE_INLINE Result<Sequence> Sequence::fork() const {
     const auto pages = from.page_table(table);
     std::copy(pages.begin(), pages.end(), &to.page(table, 0));
   }
-  from.for_each_page([&](ops::PageId page) { from.pool->pages.share(page); });
-  to.n_columns = from.n_columns;
+  to.n_columns = ops::pages_for(from.n_computed);  // without drafts
   to.first_column = from.first_column;
   to.n_tokens = from.n_tokens;
   to.n_computed = from.n_computed;
+  to.n_exact = from.n_exact;
+  to.for_each_page([&](ops::PageId page) { to.pool->pages.share(page); });
   to.checkpoint_position = from.checkpoint_position;
   if (from.has_state()) {
     std::memcpy(to.state, from.state, from.state_bytes());

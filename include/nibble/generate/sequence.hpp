@@ -32,6 +32,11 @@ class Sequence {
   // How many of the last tokens are pending.
   Index n_pending() const noexcept;
 
+  // How many of the first computed tokens are stored as all layers of the model store them. What
+  // follows the first that is not, since it left out layers other than the last (Engine::set_depth,
+  // set_early_exit), is an approximation. rewind() to here, and what comes next is exact again.
+  Index n_exact() const noexcept;
+
   // A second sequence with the same tokens. Pages of keys and values are shared; a page is copied
   // when either sequence writes to it. Recurrent state is copied now. A fork is also a snapshot to
   // return to. Errors: out_of_memory.

@@ -47,7 +47,8 @@ NIBBLE_INLINE Result<EngineOptions> Session::State::engine_options(const Session
                        .exchangeable_weights = options.exchangeable_weights,
                        .max_factor_rank = options.max_factor_rank,
                        .observer = options.observer,
-                       .product_observer = options.product_observer};
+                       .product_observer = options.product_observer,
+                       .placement = options.placement};
 }
 
 NIBBLE_INLINE Result<Session> Session::create(const Model& model, const SessionOptions& options) {

@@ -34,6 +34,7 @@ struct SessionOptions {
   Index window_margin = 256;          // see EngineOptions
   graph::Observer observer = {};      // see EngineOptions
   graph::ProductObserver product_observer = {};
+  Placement placement = {};  // see EngineOptions
 };
 
 // One engine and one sequence. Keeps the model alive, and may be moved at any time: generators

@@ -221,6 +221,7 @@ constexpr auto apply(const CacheKv<H>& node, Pass& pass, const Qkv<Q, K>& qkv) n
       [=](auto& run) {
         run.cache().append(run.executor(), run.cache_layer(), run.cache_segments(), run.view(k),
                            run.view(v));
+        run.has_stored_keys();
       },
       std::get<0>(qkv), k, v);
   return std::get<0>(qkv);
