@@ -13,6 +13,7 @@
 #include "nibble/core/native_thread.hpp"
 #include "nibble/generate/completion.hpp"
 #include "nibble/generate/generation-inl.hpp"
+#include "nibble/model/adapter_set.hpp"
 #include "nibble/model/model.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
@@ -47,6 +48,7 @@ struct Completion::State {
   Model model;  // whose tokenizer both texts need
   std::vector<std::int32_t> prompt;
   Callback<bool(const Token&)> on_token;
+  SequenceAdapter adapter;  // until it begins
   int priority = 0;
   Index n_pages = 0;             // of the cache, at most
   Finish ending = Finish::none;  // why it ends while it waits

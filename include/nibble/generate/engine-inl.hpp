@@ -54,6 +54,8 @@ struct Engine::State {
     return {limits, Index{model.config().n_layers}, Index{model.config().dim}, plan.width};
   }
   Result<void> make_placed();
+  // Which rows of the step have adapters, in the step's arguments.
+  void put_row_factors(std::span<const SequenceInput> inputs) noexcept;
   // The segments of the step for the tables of pages after the first.
   std::span<const graph::Segment> put_table_segments(
       std::span<const SequenceInput> inputs) noexcept;
@@ -77,18 +79,19 @@ struct Engine::State {
   graph::RunArgs args;
   std::vector<graph::RopeTable> rope_tables;
   InlineExecutor own_executor;
-  std::int32_t* tokens = nullptr;           // (max_rows), of a step
-  graph::Segment* segments = nullptr;       // (n_tables, max_segments)
-  Index* output_rows = nullptr;             // (max_outputs)
-  float* rows = nullptr;                    // (max_rows, width), once rows of numbers were given
-  graph::LayerPart* layer_parts = nullptr;  // (n_layers): what of each layer runs
-  graph::LayerPart* key_parts = nullptr;    // (n_layers): what stores keys and values, and no more
-  bool is_full_depth = true;                // all of all layers
-  bool stores_exactly = true;               // what all of all layers would store
-  Index draft_layers = 0;                   // that the step runs; 0: it is no draft
-  bool is_staged = false;                   // the step runs in stages, for early exit
-  Owned<detail::StagedRun> early_exit;      // null: there is none
-  Owned<detail::PlacedRun> placed;          // null: all parts run here
+  std::int32_t* tokens = nullptr;            // (max_rows), of a step
+  graph::Segment* segments = nullptr;        // (n_tables, max_segments)
+  Index* output_rows = nullptr;              // (max_outputs)
+  graph::RowFactors* row_factors = nullptr;  // (3, max_segments), if there may be adapters
+  float* rows = nullptr;                     // (max_rows, width), once rows of numbers were given
+  graph::LayerPart* layer_parts = nullptr;   // (n_layers): what of each layer runs
+  graph::LayerPart* key_parts = nullptr;     // (n_layers): what stores keys and values, and no more
+  bool is_full_depth = true;                 // all of all layers
+  bool stores_exactly = true;                // what all of all layers would store
+  Index draft_layers = 0;                    // that the step runs; 0: it is no draft
+  bool is_staged = false;                    // the step runs in stages, for early exit
+  Owned<detail::StagedRun> early_exit;       // null: there is none
+  Owned<detail::PlacedRun> placed;           // null: all parts run here
   AlignedBuffer row_memory;
 };
 
@@ -115,6 +118,10 @@ NIBBLE_INLINE std::size_t Engine::bytes() const noexcept {
 }
 NIBBLE_INLINE void Engine::set_policy(const ops::PagePolicy* policy) noexcept {
   state_->args.step.policy = policy;
+}
+
+NIBBLE_INLINE Result<void> Engine::check_adapter(const SequenceAdapter& adapter) const {
+  return state_->pool->check_adapter(adapter);
 }
 
 NIBBLE_INLINE Result<void> Engine::exchange_weights(graph::WeightTable weights) {
@@ -267,8 +274,8 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
   }
   if (args.executor = options.executor; args.executor == nullptr) args.executor = &own_executor;
   limits.max_workers = args.executor->n_workers();
-  limits.float_inputs =
-      needs.float_inputs || options.exchangeable_weights || options.product_observer;
+  limits.float_inputs = needs.float_inputs || options.exchangeable_weights ||
+                        options.product_observer || options.max_factor_rank > 0;
   limits.code_inputs = needs.code_inputs || options.exchangeable_weights;
   limits.max_rank = (std::max)(needs.max_rank, options.max_factor_rank);
   plan = model.architecture().plan(limits);
@@ -312,6 +319,10 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
                            sizeof(graph::Segment)) +
                   align_up(static_cast<std::size_t>(limits.max_outputs) * sizeof(Index)) +
                   2 * align_up(needs.shapes.size() * sizeof(graph::LayerPart));
+  if (options.max_factor_rank > 0) {
+    working_bytes +=
+        align_up(3 * static_cast<std::size_t>(limits.max_segments) * sizeof(graph::RowFactors));
+  }
   return ok();
 }
 
@@ -375,6 +386,8 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
   pool->layout = pages;
   pool->n_state_floats = needs.n_state_floats;
   pool->vocab_size = model.config().vocab_size;
+  pool->weights = model.weights();
+  pool->max_factor_rank = options.max_factor_rank;
 
   const auto max_rows = static_cast<std::size_t>(limits.max_rows);
   const auto max_segments = static_cast<std::size_t>(limits.max_segments);
@@ -393,6 +406,7 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
   tokens = arena.take<std::int32_t>(max_rows);
   segments = arena.take<graph::Segment>(max_segments * static_cast<std::size_t>(pages.n_tables));
   output_rows = arena.take<Index>(max_outputs);
+  if (options.max_factor_rank > 0) row_factors = arena.take<graph::RowFactors>(3 * max_segments);
   fill_rope_tables(arena);
   const std::size_t n_layers = pool->shapes.size();
   layer_parts = arena.take<graph::LayerPart>(n_layers);
@@ -544,6 +558,60 @@ NIBBLE_INLINE std::span<const graph::Segment> Engine::State::put_table_segments(
   return {first, static_cast<std::size_t>(next - first)};
 }
 
+namespace detail {
+
+// Runs of consecutive rows with the same adapter, in memory for as many as there are.
+class FactorRuns {
+ public:
+  explicit FactorRuns(graph::RowFactors* memory) noexcept : first_(memory) {}
+
+  void add(const graph::RowFactors& rows) noexcept {
+    if (rows.n_rows == 0) return;
+    if (n_ > 0) {
+      graph::RowFactors& last = first_[n_ - 1];
+      if (last.first_row + last.n_rows == rows.first_row && last.table == rows.table &&
+          last.strength == rows.strength) {
+        last.n_rows += rows.n_rows;
+        return;
+      }
+    }
+    first_[n_++] = rows;
+  }
+  std::span<const graph::RowFactors> all() const noexcept { return {first_, n_}; }
+
+ private:
+  graph::RowFactors* first_;
+  std::size_t n_ = 0;
+};
+
+}  // namespace detail
+
+NIBBLE_INLINE void Engine::State::put_row_factors(std::span<const SequenceInput> inputs) noexcept {
+  if (row_factors == nullptr) return;
+  detail::FactorRuns of_rows(row_factors), of_outputs(row_factors + limits.max_segments),
+      of_segments(row_factors + 2 * limits.max_segments);
+  Index n_outputs = 0;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const SequenceAdapter& adapter = inputs[i].sequence->state_->adapter;
+    const Index first_output = std::exchange(n_outputs, n_outputs + inputs[i].n_outputs);
+    if (!adapter) continue;
+    graph::RowFactors factors{.table = adapter.set.state_->places(),
+                              .n_slots = model.weights().n_slots(),
+                              .strength = adapter.strength};
+    const auto add = [&](detail::FactorRuns& runs, Index first, Index n) {
+      factors.first_row = first;
+      factors.n_rows = n;
+      runs.add(factors);
+    };
+    add(of_rows, segments[i].first_row, segments[i].n_rows);
+    add(of_outputs, first_output, inputs[i].n_outputs);
+    add(of_segments, static_cast<Index>(i), 1);
+  }
+  args.step.row_factors = of_rows.all();
+  args.step.output_factors = of_outputs.all();
+  args.step.segment_factors = of_segments.all();
+}
+
 NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
     std::span<const SequenceInput> inputs, Index max_rows) {
   graph::Step& step = args.step;
@@ -567,6 +635,7 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
   step.tokens = {tokens, static_cast<std::size_t>(n_rows)};
   step.segments = {segments, n_segments};
   args.table_segments = put_table_segments(inputs);
+  put_row_factors(inputs);
   step.output_rows = {output_rows, static_cast<std::size_t>(n_outputs)};
   step.rows = rows == nullptr ? MatrixView<const float>()
                               : MatrixView<const float>(rows, n_rows, Index{model.config().dim});

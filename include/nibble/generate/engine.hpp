@@ -42,8 +42,9 @@ struct EngineOptions {
   // Has working memory for weights of any format: others can then take the place of the model's
   // (exchange_weights).
   bool exchangeable_weights = false;
-  // With exchangeable_weights: the rank that factors of other weights may have, if it is more than
-  // the model's own (AdaptedWeights::max_rank).
+  // The rank that adapters of sequences may have (AdapterSet::max_rank), and, with
+  // exchangeable_weights, factors of other weights, if it is more than the model's own. 0: there is
+  // no memory for adapters.
   Index max_factor_rank = 0;
   // Look into the graph while it runs (graph/run.hpp); empty: nobody does. Results do not change.
   // The engine shares the callables. They must not run the engine.
@@ -138,6 +139,10 @@ class Engine {
   // than the model's and max_factor_rank, other factors of the rotation, an engine without
   // exchangeable_weights); nothing changes then.
   Result<void> exchange_weights(graph::WeightTable weights);
+
+  // Whether sequences of the engine can have an adapter. Errors: invalid_argument (it was made for
+  // another model; a strength that is not finite), limit (its rank is more than max_factor_rank).
+  Result<void> check_adapter(const SequenceAdapter& adapter) const;
 
   const Model& model() const noexcept;
   // Whether a step gives one embedding for each input instead of logits: the model is one for

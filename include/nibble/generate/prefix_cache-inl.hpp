@@ -15,6 +15,7 @@
 #include "nibble/generate/prefix_cache.hpp"
 #include "nibble/generate/prefix_tree.hpp"
 #include "nibble/generate/sequence-inl.hpp"
+#include "nibble/io/checksum.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
@@ -38,7 +39,7 @@ struct PrefixCache::State {
     const auto n = tokens.empty() ? std::size_t{0} : tokens.size() - 1;
     return tokens.first((std::min)(n, static_cast<std::size_t>(capacity)));
   }
-  Result<Sequence> match(std::span<const std::int32_t> tokens, std::uint64_t weights,
+  Result<Sequence> match(std::span<const std::int32_t> tokens, const PrefixWeights& weights,
                          Index capacity);
   // What can be inserted of a sequence.
   detail::Prefix prefix_of(const Sequence::State& s) const noexcept;
@@ -70,6 +71,12 @@ struct PrefixCache::State {
   PrefixCacheStats stats;
 };
 
+NIBBLE_INLINE std::uint64_t PrefixWeights::fingerprint() const noexcept {
+  if (!adapter_) return number_;
+  const std::uint64_t of_adapter = adapter_.fingerprint();
+  return io::checksum(std::as_bytes(std::span<const std::uint64_t>(&of_adapter, 1)), number_);
+}
+
 NIBBLE_INLINE PrefixCache::PrefixCache(Shared<State> state) noexcept : state_(std::move(state)) {}
 
 NIBBLE_INLINE std::size_t PrefixCache::bytes() const noexcept { return state_->bytes(); }
@@ -98,13 +105,14 @@ NIBBLE_INLINE Result<PrefixCache> PrefixCache::create(const Engine& engine,
 // ---- Finding -----------------------------------------------------------------------------------
 
 NIBBLE_INLINE Index PrefixCache::n_cached(std::span<const std::int32_t> tokens,
-                                          std::uint64_t weights) const noexcept {
+                                          const PrefixWeights& weights) const noexcept {
   const detail::PrefixTree& tree = state_->tree;
-  return tree.reachable(tree.find(State::to_match(tokens, state_->n_ctx), weights)).n;
+  const auto asked = State::to_match(tokens, state_->n_ctx);
+  return tree.reachable(tree.find(asked, weights.fingerprint())).n;
 }
 
 NIBBLE_INLINE Result<Sequence> PrefixCache::match(std::span<const std::int32_t> tokens,
-                                                  std::uint64_t weights, Index capacity) {
+                                                  const PrefixWeights& weights, Index capacity) {
   const Index n = capacity == 0 ? state_->n_ctx : capacity;
   if (n < 1 || n > state_->n_ctx) {
     return Error{Errc::invalid_argument, "prefix cache: a sequence of " + to_text(n) +
@@ -114,11 +122,13 @@ NIBBLE_INLINE Result<Sequence> PrefixCache::match(std::span<const std::int32_t> 
 }
 
 NIBBLE_INLINE Result<Sequence> PrefixCache::State::match(std::span<const std::int32_t> tokens,
-                                                         std::uint64_t weights, Index capacity) {
+                                                         const PrefixWeights& weights,
+                                                         Index capacity) {
   NIBBLE_TRY(sequence, Sequence::State::create(pool, capacity));
+  NIBBLE_CHECK(sequence.set_adapter(weights.adapter()));
   Sequence::State& s = *sequence.state_;
   const detail::PrefixTree::Place at =
-      tree.reachable(tree.find(to_match(tokens, capacity), weights));
+      tree.reachable(tree.find(to_match(tokens, capacity), weights.fingerprint()));
   const PageLayout& layout = pool->layout;
   s.n_tokens = s.n_computed = s.n_exact = s.checkpoint_position = at.n;
   s.first_column = s.n_columns = ops::pages_for(at.n);
@@ -148,13 +158,15 @@ NIBBLE_INLINE Result<Sequence> PrefixCache::State::match(std::span<const std::in
 
 // ---- Keeping -----------------------------------------------------------------------------------
 
-NIBBLE_INLINE Result<Index> PrefixCache::insert(const Sequence& sequence, std::uint64_t weights) {
+NIBBLE_INLINE Result<Index> PrefixCache::insert(const Sequence& sequence, std::uint64_t number) {
   const Sequence::State& s = *sequence.state_;
   if (s.pool.get() != state_->pool.get()) {
     return Error{Errc::invalid_argument, "prefix cache: a sequence of another engine"};
   }
-  return catch_out_of_memory(
-      [&]() -> Result<Index> { return state_->insert(state_->prefix_of(s), weights); });
+  return catch_out_of_memory([&]() -> Result<Index> {
+    const PrefixWeights weights(s.adapter, number);
+    return state_->insert(state_->prefix_of(s), weights.fingerprint());
+  });
 }
 
 NIBBLE_INLINE detail::Prefix PrefixCache::State::prefix_of(
@@ -237,11 +249,11 @@ NIBBLE_INLINE PrefixClaim::~PrefixClaim() {
 }
 
 NIBBLE_INLINE Result<PrefixClaim> PrefixCache::claim(std::span<const std::int32_t> tokens,
-                                                     std::uint64_t weights) {
+                                                     const PrefixWeights& weights) {
   return catch_out_of_memory([&]() -> Result<PrefixClaim> {
     State::Claim made;
     made.id = state_->last_claim + 1;
-    made.weights = weights;
+    made.weights = weights.fingerprint();
     made.tokens.reserve(tokens.size());
     for (const std::int32_t token : tokens) made.tokens.push_back({token});
     state_->claims.push_back(std::move(made));
@@ -250,11 +262,12 @@ NIBBLE_INLINE Result<PrefixClaim> PrefixCache::claim(std::span<const std::int32_
 }
 
 NIBBLE_INLINE Index PrefixCache::n_claimed(std::span<const std::int32_t> tokens,
-                                           std::uint64_t weights) const noexcept {
+                                           const PrefixWeights& weights) const noexcept {
   const auto asked = State::to_match(tokens, state_->n_ctx);
+  const std::uint64_t fingerprint = weights.fingerprint();
   std::size_t most = 0;
   for (const State::Claim& claim : state_->claims) {
-    if (claim.weights != weights) continue;
+    if (claim.weights != fingerprint) continue;
     const std::size_t end = (std::min)(asked.size(), claim.tokens.size());
     std::size_t n = 0;
     while (n < end && claim.tokens[n].value == asked[n]) ++n;

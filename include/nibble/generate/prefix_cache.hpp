@@ -25,6 +25,7 @@
 #include "nibble/core/shared.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/sequence.hpp"
+#include "nibble/model/adapter_set.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
@@ -43,6 +44,24 @@ struct PrefixCacheStats {
 
 class PrefixClaim;
 
+// What computes a sequence: its adapter, and a number of the weights, which is 0 for the model's
+// own, and for others (Engine::exchange_weights) their fingerprint (model/fingerprint.hpp), or any
+// number that the program keeps for the same ones.
+class PrefixWeights {
+ public:
+  PrefixWeights(std::uint64_t number = 0) noexcept : number_(number) {}  // NOLINT: is a number
+  PrefixWeights(const SequenceAdapter& adapter, std::uint64_t number = 0) noexcept  // NOLINT
+      : number_(number), adapter_(adapter) {}
+
+  const SequenceAdapter& adapter() const noexcept { return adapter_; }
+  // Of both: without an adapter that of the weights.
+  std::uint64_t fingerprint() const noexcept;
+
+ private:
+  std::uint64_t number_;
+  SequenceAdapter adapter_;
+};
+
 // Belongs to one engine, whose cache of keys and values it keeps alive; uses it and its sequences,
 // so it may be used by only one thread at a time together with them (a scheduler's own lock will
 // do). Nothing here is called by a step of the engine.
@@ -51,9 +70,7 @@ class PrefixClaim;
 // of prompts (SegmentKind::prompt), with the same weights and page policy. Generated tokens may be
 // inserted as well: what follows them then equals a continuation of that sequence.
 //
-// `weights` is a number of the weights that compute a sequence: 0 for the model's own, and for
-// others (Engine::exchange_weights, an adapter) their fingerprint (model/fingerprint.hpp), or any
-// number that the program keeps for the same ones. Prefixes of different numbers never mix.
+// Prefixes of different weights or adapters never mix (PrefixWeights).
 class PrefixCache {
  public:
   // Errors: out_of_memory, unsupported (a model that reads a sequence at once: it has no prefixes).
@@ -61,26 +78,31 @@ class PrefixCache {
 
   // A sequence with the longest cached beginning of `tokens`, but without the last of them: a step
   // must have something to compute. It is empty if there is none, and shares the pages of the
-  // cache. capacity: as for Engine::new_sequence. Errors: as there.
-  Result<Sequence> match(std::span<const std::int32_t> tokens, std::uint64_t weights = 0,
+  // cache. It has the adapter of `weights`. capacity: as for Engine::new_sequence. Errors: as
+  // there, and those of Engine::check_adapter().
+  Result<Sequence> match(std::span<const std::int32_t> tokens, const PrefixWeights& weights = {},
                          Index capacity = 0);
   // How many tokens match() would find. Does not count as a use.
-  Index n_cached(std::span<const std::int32_t> tokens, std::uint64_t weights = 0) const noexcept;
+  Index n_cached(std::span<const std::int32_t> tokens,
+                 const PrefixWeights& weights = {}) const noexcept;
 
   // Keeps what is computed of a sequence of the engine, as it is now: its pages are shared, not
   // copied, until it writes to one. Prefixes that were used longest ago make room for it, but none
   // whose pages are in use by a sequence. Returns how many of the tokens are cached now, from the
   // first on: fewer than are computed where rows of numbers follow, or tokens that did not go
   // through all layers (Sequence::n_exact), or if there is no room for more (with recurrent state,
-  // then nothing is added). Errors change nothing: invalid_argument (a sequence of another engine),
+  // then nothing is added). `number`: of the weights (PrefixWeights); the adapter is that of the
+  // sequence. Errors change nothing: invalid_argument (a sequence of another engine),
   // out_of_memory.
-  Result<Index> insert(const Sequence& sequence, std::uint64_t weights = 0);
+  Result<Index> insert(const Sequence& sequence, std::uint64_t number = 0);
 
   // Says that somebody is about to compute `tokens`, until the claim is destroyed. The claim may
   // outlive the cache. Errors: out_of_memory.
-  Result<PrefixClaim> claim(std::span<const std::int32_t> tokens, std::uint64_t weights = 0);
+  Result<PrefixClaim> claim(std::span<const std::int32_t> tokens,
+                            const PrefixWeights& weights = {});
   // The longest beginning of `tokens`, without the last of them, that is claimed.
-  Index n_claimed(std::span<const std::int32_t> tokens, std::uint64_t weights = 0) const noexcept;
+  Index n_claimed(std::span<const std::int32_t> tokens,
+                  const PrefixWeights& weights = {}) const noexcept;
 
   // Drops prefixes, those first that were used longest ago, until n_pages of the engine are free or
   // nothing is left that would free some. Returns how many are free.

@@ -115,7 +115,8 @@ NIBBLE_INLINE Result<EngineOptions> Scheduler::State::engine_options(
                        .cache_positions = options.cache_positions,
                        .max_step_tokens = options.max_step_tokens,
                        .kv_type = options.kv_type,
-                       .executor = options.executor};
+                       .executor = options.executor,
+                       .max_factor_rank = options.max_factor_rank};
 }
 
 NIBBLE_INLINE Result<Scheduler> Scheduler::create(const Model& model,
@@ -228,6 +229,7 @@ NIBBLE_INLINE Result<Shared<Completion::State>> Scheduler::State::make_request(
   const std::int64_t now = monotonic_nanoseconds();
   const Model& model = engine.model();
   NIBBLE_CHECK(detail::Generation::validate(from.options, model));
+  NIBBLE_CHECK(engine.check_adapter(from.adapter));
   if (from.options.when_full == WhenFull::roll) {
     return Error{Errc::unsupported, "scheduler: when_full = roll is for sessions"};
   }
@@ -253,6 +255,7 @@ NIBBLE_INLINE Result<Shared<Completion::State>> Scheduler::State::make_request(
   Shared<Request> made(Owned<Request>(new (std::nothrow) Request(model, std::move(generation))));
   if (!made) return Error{Errc::out_of_memory, "a request"};
   made->prompt = std::move(prompt);
+  made->adapter = std::move(from.adapter);
   made->priority = from.priority;
   made->n_pages = n_pages;
   made->on_token = std::move(from.on_token);
@@ -368,6 +371,8 @@ NIBBLE_INLINE void Scheduler::State::begin_waiting() noexcept {
     const auto lane = std::find_if(lanes.begin(), lanes.end(), is_free);
     if (lane == lanes.end() || n_pages > engine.n_pages()) return;
     lane->request = std::move(queue.back());
+    // Cannot fail: submit() has checked it, and the sequence is empty.
+    (void)lane->sequence.set_adapter(std::exchange(lane->request->adapter, {}));
     queue.pop_back();
     n_promised_pages.store(n_pages, std::memory_order_relaxed);
     n_running.fetch_add(1, std::memory_order_relaxed);
@@ -510,6 +515,7 @@ NIBBLE_INLINE void Scheduler::State::deliver(Lane& lane, const Token& token) {
   n_ended.fetch_add(1, std::memory_order_relaxed);
   lane.request = {};
   (void)lane.sequence.rewind(0);  // to the start a sequence can always go
+  (void)lane.sequence.set_adapter({});
 }
 
 }}  // namespace nibble::NIBBLE_ABI

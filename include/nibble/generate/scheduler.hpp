@@ -16,6 +16,7 @@
 #include "nibble/core/view.hpp"
 #include "nibble/generate/completion.hpp"
 #include "nibble/generate/generator.hpp"
+#include "nibble/model/adapter_set.hpp"
 #include "nibble/model/model.hpp"
 #include "nibble/ops/kv_type.hpp"
 
@@ -34,6 +35,7 @@ struct SchedulerOptions {
   // When nothing runs, how long the first request waits for others to begin with it.
   Index max_wait_ms = 0;
   ops::KvType kv_type = ops::KvType::f16;
+  Index max_factor_rank = 0;     // of adapters of requests, see EngineOptions
   Executor* executor = nullptr;  // must outlive the scheduler; null: the thread that steps
 };
 
@@ -43,6 +45,9 @@ struct GenerateRequest {
   // Time limit and `cancel` also hold while the request waits; `cancel` and `progress` must live
   // until it has ended.
   GenerateOptions options = {};
+  // Computes the prompt and the answer; the request shares it until it has ended. Requests with
+  // different adapters run in the same steps (see SchedulerOptions::max_factor_rank).
+  SequenceAdapter adapter = {};
   int priority = 0;  // of those that wait, the highest comes first, then the oldest
   // Called with each token by the thread that steps, in place of Completion::poll(). False cancels.
   // The last token is always delivered, see there. It may submit and cancel, but not step; it must
@@ -74,8 +79,9 @@ class Scheduler {
   static Result<Scheduler> create(const Model& model, const SchedulerOptions& options = {});
 
   // Takes a request; it waits until step() lets it begin. Errors: invalid_argument (options as for
-  // Generator::create(), no prompt or two, a token that does not exist); limit (the queue is full,
-  // a prompt longer than n_ctx, more pages than there are); unsupported (when_full = roll);
+  // Generator::create(), no prompt or two, a token that does not exist, an adapter of another
+  // model); limit (the queue is full, a prompt longer than n_ctx, more pages than there are, an
+  // adapter of a higher rank than max_factor_rank); unsupported (when_full = roll);
   // cancelled (after stop()); those of Tokenizer::encode; out_of_memory.
   Result<Completion> submit(GenerateRequest request);
 

@@ -12,10 +12,13 @@
 #include <vector>
 
 #include "nibble/core/arena.hpp"
+#include "nibble/core/scalar.hpp"
 #include "nibble/core/shared.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/page_pool.hpp"
 #include "nibble/graph/step.hpp"
+#include "nibble/graph/weights.hpp"
+#include "nibble/model/adapter_set-inl.hpp"
 #include "nibble/model/config.hpp"
 #include "nibble/ops/kv_cache.hpp"
 
@@ -23,6 +26,9 @@ namespace nibble { inline namespace NIBBLE_ABI {
 
 // The cache, shared by an engine and all its sequences.
 struct Engine::Pool {
+  // Errors: as Engine::check_adapter().
+  Result<void> check_adapter(const SequenceAdapter& adapter) const;
+
   AlignedBuffer memory;              // pages, then the number of sequences that use each page
   std::vector<ops::KvShape> shapes;  // of the layers, if they differ
   ops::KvCache cache;
@@ -30,9 +36,25 @@ struct Engine::Pool {
   PageLayout layout;
   Index n_state_floats = 0;  // of one sequence
   Index vocab_size = 0;
+  graph::WeightTable weights;            // of the model
+  Index max_factor_rank = 0;             // of adapters
   std::uint64_t n_changes = 0;           // of the tokens of all sequences
   std::atomic<bool> is_exceeded{false};  // a key or value was too large for the cache's type
 };
+
+NIBBLE_INLINE Result<void> Engine::Pool::check_adapter(const SequenceAdapter& adapter) const {
+  if (!is_finite(static_cast<double>(adapter.strength))) {
+    return Error{Errc::invalid_argument, "engine: the strength of an adapter is not finite"};
+  }
+  if (!adapter) return ok();
+  const AdapterSet::State& set = *adapter.set.state_;
+  if (!weights.is_same(set.model.weights())) {
+    return Error{Errc::invalid_argument, "engine: an adapter that was made for another model"};
+  }
+  if (set.max_rank <= max_factor_rank) return ok();
+  return Error{Errc::limit, "engine: an adapter of rank " + to_text(set.max_rank) +
+                                "; max_factor_rank in the options is " + to_text(max_factor_rank)};
+}
 
 struct Sequence::State {
   // Allocates an empty sequence.
@@ -120,6 +142,7 @@ struct Sequence::State {
   Index n_columns = 0;     // of the tables, each of 64 positions
   Index first_column = 0;  // that tables with a window still have
   Index checkpoint_position = 0;
+  SequenceAdapter adapter;
   // Another number after each change of the tokens, unlike that of any other sequence of the
   // engine.
   std::uint64_t version = 0;
@@ -323,11 +346,26 @@ NIBBLE_INLINE Result<Sequence> Sequence::fork() const {
   to.n_exact = from.n_exact;
   to.for_each_page([&](ops::PageId page) { to.pool->pages.share(page); });
   to.checkpoint_position = from.checkpoint_position;
+  to.adapter = from.adapter;
   if (from.has_state()) {
     std::memcpy(to.state, from.state, from.state_bytes());
     std::memcpy(to.checkpoint, from.checkpoint, from.state_bytes());
   }
   return copy;
+}
+
+NIBBLE_INLINE const SequenceAdapter& Sequence::adapter() const noexcept { return state_->adapter; }
+
+NIBBLE_INLINE Result<void> Sequence::set_adapter(const SequenceAdapter& adapter) {
+  State& s = *state_;
+  if (s.n_computed > 0) {
+    return Error{Errc::invalid_argument, "session: an adapter for a sequence of which " +
+                                             to_text(s.n_computed) +
+                                             " tokens are computed already; rewind(0) first"};
+  }
+  NIBBLE_CHECK(s.pool->check_adapter(adapter));
+  s.adapter = adapter;
+  return ok();
 }
 
 NIBBLE_INLINE Result<void> Sequence::push(std::int32_t token) {

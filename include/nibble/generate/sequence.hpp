@@ -10,6 +10,7 @@
 #include "nibble/core/owned.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/core/view.hpp"
+#include "nibble/model/adapter_set.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
@@ -50,6 +51,13 @@ class Sequence {
   Result<void> rewind(Index position);
   // The last position up to `position` that rewind() can reach.
   Index last_reachable(Index position) const noexcept;
+
+  // The adapter that computes the tokens of the sequence; by default none. The sequence shares it
+  // until it has another one. Errors change nothing: invalid_argument (tokens are computed already,
+  // whose keys and values depend on the adapter: rewind(0) first), those of
+  // Engine::check_adapter().
+  Result<void> set_adapter(const SequenceAdapter& adapter);
+  const SequenceAdapter& adapter() const noexcept;
 
   // Pages of the cache that it uses (Engine::pages_for), and how many of these no other sequence
   // uses.

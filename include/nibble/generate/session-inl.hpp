@@ -86,6 +86,10 @@ NIBBLE_INLINE std::size_t Session::bytes() const noexcept {
 NIBBLE_INLINE Engine& Session::engine() noexcept { return state_->engine; }
 NIBBLE_INLINE Sequence& Session::sequence() noexcept { return state_->sequence; }
 
+NIBBLE_INLINE Result<void> Session::set_adapter(const SequenceAdapter& adapter) {
+  return state_->sequence.set_adapter(adapter);
+}
+
 NIBBLE_INLINE Result<void> Session::State::check_ids(Index begin, Index end) const {
   if (sequence.state_->has_ids(begin, end)) return ok();
   return Error{Errc::unsupported,

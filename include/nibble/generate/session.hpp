@@ -14,6 +14,7 @@
 #include "nibble/core/shared.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/sequence.hpp"
+#include "nibble/model/adapter_set.hpp"
 #include "nibble/model/model.hpp"
 #include "nibble/model/progress.hpp"
 #include "nibble/ops/kv_type.hpp"
@@ -74,6 +75,11 @@ class Session {
   Index capacity() const noexcept;
   // The largest number of rows of logits that one call may ask for.
   Index max_outputs() const noexcept;
+
+  // The adapter that computes the session's tokens; by default none. The session shares it until
+  // it has another one. Errors change nothing: those of Sequence::set_adapter(): tokens that are
+  // computed already keep theirs, so rewind(0) comes first.
+  Result<void> set_adapter(const SequenceAdapter& adapter);
 
   // Forgets all tokens from `position` on. A model with recurrent state, or with windows, cannot go
   // back to each position (Sequence::rewind): the tokens since the last that it can go back to

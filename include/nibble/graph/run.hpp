@@ -161,6 +161,15 @@ class BasicRunner : public LayerPass {
     }
     return static_cast<Index>(args_.step.segments.size());
   }
+  // Which of a value's rows have factors of their own.
+  std::span<const RowFactors> row_factors(Rows rows) const noexcept {
+    switch (rows) {
+      case Rows::all: return args_.step.row_factors;
+      case Rows::outputs: return args_.step.output_factors;
+      case Rows::segments: break;
+    }
+    return args_.step.segment_factors;
+  }
   template <class Slot>
   const Weight& weight(Slot slot) const noexcept {
     return args_.weights.at(enumerator_of(slot), layer_);

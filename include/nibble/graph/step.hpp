@@ -3,6 +3,7 @@
 // What one run of an expression computes: rows of one or of many sequences.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -25,6 +26,22 @@ struct CachePlace {
   Index table = 0;
 };
 
+struct Factors;
+
+// Factors of low rank that some rows have beside the weights of the model, in all products that
+// compute them: those of an adapter that belongs to their sequence.
+struct RowFactors {
+  Index first_row = 0;
+  Index n_rows = 0;
+  const Factors* const* table = nullptr;  // in the places of a WeightTable; null: none there
+  std::size_t n_slots = 0;                // of the table
+  float strength = 1;                     // times the scale of the factors
+
+  const Factors* at(std::size_t slot, Index layer) const noexcept {
+    return table[static_cast<std::size_t>(layer + 1) * n_slots + slot];
+  }
+};
+
 // Rows 0 ... n_rows - 1. Each row is in one segment; segments are in the order of their rows.
 struct Step {
   std::span<const std::int32_t> tokens;  // (n_rows): inputs, or kNoToken
@@ -32,6 +49,11 @@ struct Step {
   std::span<const Segment> segments = {};
   std::span<const Index> output_rows = {};  // rows that output_rows() passes on, ascending
   const PagePolicy* policy = nullptr;       // which pages of the cache are read; null: all
+  // Rows with factors of their own, ascending: rows of the step, of its outputs, of its segments.
+  // Need a plan with Limits::max_rank and float_inputs; all matrices of factors have float formats.
+  std::span<const RowFactors> row_factors = {};
+  std::span<const RowFactors> output_factors = {};
+  std::span<const RowFactors> segment_factors = {};
 
   Index n_rows() const noexcept { return static_cast<Index>(tokens.size()); }
   Index n_outputs() const noexcept { return static_cast<Index>(output_rows.size()); }
