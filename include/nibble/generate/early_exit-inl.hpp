@@ -15,6 +15,7 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/generate/confidence.hpp"
 #include "nibble/generate/depth.hpp"
+#include "nibble/generate/factor_runs.hpp"
 #include "nibble/graph/run.hpp"
 #include "nibble/model/architecture.hpp"
 
@@ -79,6 +80,8 @@ class StagedRun {
                 std::span<const graph::LayerPart> parts) noexcept;
   void run_piece(Index n_rows, Index n_segments, const Stage& stage, bool has_outputs,
                  std::span<const graph::LayerPart> parts) noexcept;
+  // Which rows and outputs of a piece have adapters, in its step.
+  void put_factors(Index n_rows, Index n_outputs, graph::Step& step) const noexcept;
   void take_outputs(const Stage& stage, std::span<const Index> rows,
                     MatrixView<const float> logits) noexcept;
 
@@ -88,14 +91,15 @@ class StagedRun {
   Confidence measure_;
   EarlyExitCounts counts_;
   AlignedBuffer memory_;
-  Row* rows_ = nullptr;                 // (max_rows), of the step
-  float* hidden_ = nullptr;             // (max_rows, dim): between stages
-  float* logits_ = nullptr;             // (max_outputs, vocab_size)
-  std::int32_t* tokens_ = nullptr;      // (max_rows): zeros, nobody reads what they stand for
-  Index* row_ids_ = nullptr;            // (max_rows): rows of a piece
-  Index* output_rows_ = nullptr;        // (max_outputs), of a piece
-  Index* output_ids_ = nullptr;         // (max_outputs): the same as rows of the step
-  graph::Segment* segments_ = nullptr;  // (n_tables, max_segments), of a piece
+  Row* rows_ = nullptr;                   // (max_rows), of the step
+  float* hidden_ = nullptr;               // (max_rows, dim): between stages
+  float* logits_ = nullptr;               // (max_outputs, vocab_size)
+  std::int32_t* tokens_ = nullptr;        // (max_rows): zeros, nobody reads what they stand for
+  Index* row_ids_ = nullptr;              // (max_rows): rows of a piece
+  Index* output_rows_ = nullptr;          // (max_outputs), of a piece
+  Index* output_ids_ = nullptr;           // (max_outputs): the same as rows of the step
+  graph::Segment* segments_ = nullptr;    // (n_tables, max_segments), of a piece
+  graph::RowFactors* factors_ = nullptr;  // (2, max_segments): of its rows and of its outputs
   // The step that is running.
   const ModelGraph* model_ = nullptr;
   const graph::Plan* plan_ = nullptr;
@@ -122,6 +126,7 @@ NIBBLE_INLINE StagedRun::StagedRun(const EarlyExit& options, const Sizes& sizes,
   output_ids_ = arena.take<Index>(n_outputs);
   segments_ =
       arena.take<graph::Segment>(static_cast<std::size_t>(sizes.n_tables * limits.max_segments));
+  factors_ = arena.take<graph::RowFactors>(2 * static_cast<std::size_t>(limits.max_segments));
 }
 
 NIBBLE_INLINE std::size_t StagedRun::memory_bytes(const Sizes& s) noexcept {
@@ -133,7 +138,8 @@ NIBBLE_INLINE std::size_t StagedRun::memory_bytes(const Sizes& s) noexcept {
          align_up(n_rows * sizeof(std::int32_t)) + align_up(n_rows * sizeof(Index)) +
          2 * align_up(n_outputs * sizeof(Index)) +
          align_up(static_cast<std::size_t>(s.n_tables * s.limits.max_segments) *
-                  sizeof(graph::Segment));
+                  sizeof(graph::Segment)) +
+         align_up(2 * static_cast<std::size_t>(s.limits.max_segments) * sizeof(graph::RowFactors));
 }
 
 NIBBLE_INLINE Result<Owned<StagedRun>> StagedRun::create(const EarlyExit& options,
@@ -244,6 +250,7 @@ NIBBLE_INLINE void StagedRun::run_piece(Index n_rows, Index n_segments, const St
     output_rows_[n_outputs] = i;
     output_ids_[n_outputs++] = row_ids_[i];
   }
+  put_factors(n_rows, n_outputs, args.step);
   const graph::LayerRange range{.parts = parts,
                                 .begin = stage.begin,
                                 .end = stage.end,
@@ -256,6 +263,25 @@ NIBBLE_INLINE void StagedRun::run_piece(Index n_rows, Index n_segments, const St
   args.step.output_rows = {output_rows_, static_cast<std::size_t>((std::max)(n_outputs, Index{1}))};
   const auto logits = model_->run(*plan_, sizes_.limits, args);
   take_outputs(stage, {output_ids_, static_cast<std::size_t>(n_outputs)}, logits);
+}
+
+NIBBLE_INLINE void StagedRun::put_factors(Index n_rows, Index n_outputs,
+                                          graph::Step& step) const noexcept {
+  const std::span<const graph::RowFactors> of_step = args_->step.row_factors;
+  if (of_step.empty()) return;
+  const auto put = [&](const Index* rows, Index n, graph::RowFactors* memory) {
+    FactorRuns runs(memory);
+    for (Index i = 0; i < n; ++i) {
+      graph::RowFactors factors = factors_of(rows[i], of_step);
+      if (factors.n_rows == 0) continue;
+      factors.first_row = i;
+      factors.n_rows = 1;
+      runs.add(factors);
+    }
+    return runs.all();
+  };
+  step.row_factors = put(row_ids_, n_rows, factors_);
+  step.output_factors = put(output_ids_, n_outputs, factors_ + sizes_.limits.max_segments);
 }
 
 NIBBLE_INLINE void StagedRun::take_outputs(const Stage& stage, std::span<const Index> rows,

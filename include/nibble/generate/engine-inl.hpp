@@ -16,6 +16,7 @@
 #include "nibble/generate/early_exit-inl.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/engine_needs.hpp"
+#include "nibble/generate/factor_runs.hpp"
 #include "nibble/generate/placed_run-inl.hpp"
 #include "nibble/generate/sequence-inl.hpp"
 #include "nibble/graph/run.hpp"
@@ -451,6 +452,9 @@ NIBBLE_INLINE Result<void> Engine::State::can_run(const SequenceInput& input,
     return error(Errc::invalid_argument, "no sequence of this engine");
   }
   const Sequence::State& s = *input.sequence->state_;
+  if (placed && s.adapter) {
+    return error(Errc::unsupported, "an adapter in a model with parts in other places");
+  }
   const Index n = input.n_rows() + n_pending(s);
   if (input.rows.data() != nullptr && draft_layers > 0) {
     return error(Errc::invalid_argument, "rows of numbers in a draft: they are not kept");
@@ -557,34 +561,6 @@ NIBBLE_INLINE std::span<const graph::Segment> Engine::State::put_table_segments(
   }
   return {first, static_cast<std::size_t>(next - first)};
 }
-
-namespace detail {
-
-// Runs of consecutive rows with the same adapter, in memory for as many as there are.
-class FactorRuns {
- public:
-  explicit FactorRuns(graph::RowFactors* memory) noexcept : first_(memory) {}
-
-  void add(const graph::RowFactors& rows) noexcept {
-    if (rows.n_rows == 0) return;
-    if (n_ > 0) {
-      graph::RowFactors& last = first_[n_ - 1];
-      if (last.first_row + last.n_rows == rows.first_row && last.table == rows.table &&
-          last.strength == rows.strength) {
-        last.n_rows += rows.n_rows;
-        return;
-      }
-    }
-    first_[n_++] = rows;
-  }
-  std::span<const graph::RowFactors> all() const noexcept { return {first_, n_}; }
-
- private:
-  graph::RowFactors* first_;
-  std::size_t n_ = 0;
-};
-
-}  // namespace detail
 
 NIBBLE_INLINE void Engine::State::put_row_factors(std::span<const SequenceInput> inputs) noexcept {
   if (row_factors == nullptr) return;
