@@ -236,12 +236,15 @@ NIBBLE_INLINE EngineMemory Engine::State::memory_parts() const noexcept {
 NIBBLE_INLINE Result<void> Engine::State::measure() {
   model.architecture().survey(needs);
   const ModelConfig& config = model.config();
-  bool is_type = false;
-  for (const ops::KvType type : ops::kKvTypes) is_type = is_type || type == options.kv_type;
-  if (!is_type) {
+  const auto is_chosen = [&](ops::KvType type) { return type == options.kv_type; };
+  if (std::none_of(ops::kKvTypes.begin(), ops::kKvTypes.end(), is_chosen)) {
+    std::string known;
+    for (const ops::KvType type : ops::kKvTypes) {
+      known += std::string(known.empty() ? "" : ", ") + to_string(type);
+    }
     return Error{Errc::invalid_argument, "session: kv_type " +
                                              to_text(static_cast<int>(options.kv_type)) +
-                                             " is none of f32, f16, bf16, int8"};
+                                             " is none of " + known + " (see NIBBLE_KV_TYPES)"};
   }
   constexpr Index kMax = Index{1} << 30;
   if (options.n_ctx < 0 || options.n_ctx > kMax || options.max_step_tokens < 1 ||

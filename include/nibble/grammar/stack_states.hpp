@@ -59,6 +59,10 @@ struct StackItem {
   }
 };
 
+constexpr bool is_equal(std::span<const StackItem> a, std::span<const StackItem> b) noexcept {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end());
+}
+
 // All memory is allocated when it is made. Not for several threads at once.
 class StackStates {
  public:
@@ -365,7 +369,7 @@ inline StackId StackStates::number_of_set() {
   const std::uint32_t flags = (can_end_ ? 1u : 0u) + (leaves_ ? 2u : 0u);
   std::uint32_t& place = place_of(state_table_, set_, flags, [&](std::uint32_t other) {
     return states_[other].can_end == can_end_ && states_[other].leaves == leaves_ &&
-           std::ranges::equal(items({other}), set_);
+           is_equal(items({other}), set_);
   });
   if (place == 0) {
     State state;
@@ -469,8 +473,7 @@ inline ContextId StackStates::number_of_frames(std::span<StackItem> frames) {
       static_cast<std::size_t>(std::unique(frames.begin(), frames.end()) - frames.begin()));
   std::uint32_t& place = place_of(context_table_, frames, 0, [&](std::uint32_t other) {
     const Span known = contexts_[other];
-    return std::ranges::equal(std::span<const StackItem>(frames_).subspan(known.first, known.n),
-                              frames);
+    return is_equal(std::span<const StackItem>(frames_).subspan(known.first, known.n), frames);
   });
   if (place == 0) {
     contexts_.push_back(
