@@ -106,8 +106,8 @@ NIBBLE_INLINE Result<void> Engine::set_early_exit(const EarlyExit& exit) {
     return Error{Errc::invalid_argument, "engine: the threshold of an exit is not a number"};
   }
   return catch_out_of_memory([&]() -> Result<void> {
-    NIBBLE_TRY(made, detail::StagedRun::create(
-                         exit, {s.limits, s.pages.n_tables, s.model.config().dim, s.plan.width}));
+    NIBBLE_TRY(made, detail::StagedRun::create(exit, {s.limits, s.pages.n_tables, n_layers,
+                                                      s.model.config().dim, s.plan.width}));
     s.early_exit = std::move(made);
     return ok();
   });

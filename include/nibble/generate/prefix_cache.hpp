@@ -70,8 +70,8 @@ class PrefixCache {
   // Keeps what is computed of a sequence of the engine, as it is now: its pages are shared, not
   // copied, until it writes to one. Prefixes that were used longest ago make room for it, but none
   // whose pages are in use by a sequence. Returns how many of the tokens are cached now, from the
-  // first on: fewer than are computed where rows of numbers follow, or tokens that did not go
-  // through all layers (Sequence::n_exact), or if there is no room for more (with recurrent state,
+  // first on: fewer than are computed where rows of numbers follow, or tokens that left out layers
+  // (Sequence::n_exact), or if there is no room for more (with recurrent state,
   // then nothing is added). Errors change nothing: invalid_argument (a sequence of another engine),
   // out_of_memory.
   Result<Index> insert(const Sequence& sequence, std::uint64_t weights = 0);
