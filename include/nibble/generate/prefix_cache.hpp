@@ -71,9 +71,8 @@ class PrefixCache {
   // copied, until it writes to one. Prefixes that were used longest ago make room for it, but none
   // whose pages are in use by a sequence. Returns how many of the tokens are cached now, from the
   // first on: fewer than are computed where rows of numbers follow, or tokens that left out layers
-  // (Sequence::n_exact), or if there is no room for more (with recurrent state,
-  // then nothing is added). Errors change nothing: invalid_argument (a sequence of another engine),
-  // out_of_memory.
+  // (Sequence::n_exact), or if there is no room for more (with recurrent state, then nothing is
+  // added). Errors change nothing: invalid_argument (a sequence of another engine), out_of_memory.
   Result<Index> insert(const Sequence& sequence, std::uint64_t weights = 0);
 
   // Says that somebody is about to compute `tokens`, until the claim is destroyed. The claim may
