@@ -103,7 +103,7 @@ namespace {
 double threshold_for(const Model& model, Confidence measure) {
   const Ids ids = some_ids(40, 12);
   const Index after[] = {1, 2};
-  for (double threshold = 0.001; threshold < 1; threshold *= 1.25) {
+  for (double threshold = 0.002; threshold < 1; threshold *= 1.5) {
     Engine engine = must(Engine::create(model, {.n_ctx = 64}));
     REQUIRE(
         engine.set_early_exit({.after_layers = after, .threshold = threshold, .measure = measure}));

@@ -155,7 +155,7 @@ class Cascade {
     if (!gave_up && first.confidence >= options_.threshold) return first;
     NIBBLE_TRY(second, second_(prompt));
     second.is_second = true;
-    return std::move(second);
+    return second;
   }
 
   double threshold() const noexcept { return options_.threshold; }

@@ -7,8 +7,9 @@
 // A token that leaves out a layer passes it unchanged. The layer still stores keys and values of
 // it, made of the row that passes ("state propagation" of CALM), so later tokens can read all
 // positions in all layers, however deep they go themselves. What follows such a token is therefore
-// an approximation too: Sequence::n_exact() says how many of the first tokens are not, and going
-// back there (rewind) makes everything after it anew.
+// an approximation too (unless only the last layer was left out, which would store the same):
+// Sequence::n_exact() says how many of the first tokens are none, and after going back there
+// (rewind) everything is exact again.
 #pragma once
 
 #include <cstdint>
