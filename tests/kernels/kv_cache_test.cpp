@@ -76,7 +76,7 @@ void write_expected(const float* key, const float* value, Index position, Index 
   const auto n_key_bytes = static_cast<std::size_t>(4 * kernels::key_panel_size<T>(head_dim));
   std::memcpy(int8.data(), cache + tile, n_key_bytes);
   write_expected<std::int8_t>(key, value, position % 64, head_dim, int8.data());
-  std::memcpy(cache + tile, int8.data(), n_key_bytes);
+  std::memcpy(static_cast<void*>(cache + tile), int8.data(), n_key_bytes);
   T* const panel = cache + kernels::value_panel<T>(position, head_dim);
   for (Index i = 0; i < kernels::round_up(head_dim, 16); ++i) {
     const Index group = i / 32 * 32;

@@ -274,9 +274,9 @@ inline std::size_t MappedFile::system_page_bytes() noexcept {
 inline Result<void> MappedFile::place(std::span<const std::byte> part, std::byte* to) const {
   NIBBLE_ASSERT(contains(part) && part.size() % system_page_bytes() == 0);
   if (part.empty()) return ok();
-  const auto at = static_cast<off_t>(part.data() - bytes_.data());
-  void* const address =
-      ::mmap(to, part.size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, descriptor_, at);
+  const auto at = static_cast<std::size_t>(part.data() - bytes_.data());
+  void* const address = ::mmap(to, part.size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED,
+                               descriptor_, static_cast<off_t>(at));
   if (address != MAP_FAILED) return ok();
   return catch_out_of_memory(
       [&]() -> Result<void> { return detail::system_error("the file", "cannot map"); });
