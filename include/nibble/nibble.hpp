@@ -22,6 +22,7 @@
 #include "nibble/generate/embedder.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/generator.hpp"
+#include "nibble/generate/memory_stream.hpp"
 #include "nibble/generate/prefix_cache.hpp"
 #include "nibble/generate/scheduler.hpp"
 #include "nibble/generate/session.hpp"

@@ -6,8 +6,6 @@
 #include <climits>
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
-#include <fstream>
 #include <functional>
 #include <map>
 #include <string>
@@ -15,7 +13,7 @@
 #include <vector>
 
 #include "doctest/doctest.h"
-#include "generate/prefixes.hpp"
+#include "generate/prefix_places.hpp"
 #include "nibble/generate/prefix_cache.hpp"
 #include "nibble/io/checksum.hpp"
 #include "nibble/io/gguf.hpp"
@@ -29,93 +27,19 @@ using ops::kPagePositions;
 
 namespace {
 
-namespace fs = std::filesystem;
-
-// A file of this test, which is removed.
-struct TemporaryFile {
-  std::string path =
-      (fs::temp_directory_path() /
-       ("nibble-prefix-" + std::to_string(reinterpret_cast<std::uintptr_t>(this)) + ".gguf"))
-          .string();
-  ~TemporaryFile() {
-    std::error_code ignored;
-    fs::remove(path, ignored);
-  }
-  void write(std::span<const std::byte> bytes) const {
-    std::ofstream out(path, std::ios::binary);
-    out.write(reinterpret_cast<const char*>(bytes.data()),
-              static_cast<std::streamsize>(bytes.size()));
-    REQUIRE(out.good());
-  }
-};
-
-EngineOptions options_of(ops::KvType kv_type = ops::KvType::f16, Index margin = 64) {
-  return {.n_ctx = 400,
-          .max_sequences = 4,
-          .cache_positions = 64 * kPagePositions,
-          .window_margin = margin,
-          .max_step_tokens = 400,
-          .kv_type = kv_type};
-}
-
-// Two prompts that part after 100 tokens, and one of other weights.
-std::vector<std::pair<Ids, std::uint64_t>> prompts() {
-  Ids a = some_ids(250, 1), b(a.begin(), a.begin() + 100);
-  for (const std::int32_t id : some_ids(90, 2)) b.push_back(id);
-  b[100] = (a[100] + 1) % 50;
-  return {{a, 0}, {b, 0}, {some_ids(70, 3), 12345}};
-}
-
-void fill(Engine& engine, PrefixCache& cache) {
-  for (const auto& [ids, weights] : prompts()) {
-    Sequence sequence = must(cache.match(ids, weights));
-    append(engine, sequence, rest_of(ids, sequence.position()));
-    CHECK(must(cache.insert(sequence, weights)) == static_cast<Index>(ids.size()));
-  }
-}
-
-// An engine and a cache into which a file is restored.
-struct Place {
-  explicit Place(const Model& model, const EngineOptions& options = options_of(),
-                 std::size_t max_bytes = 0)
-      : engine(must(Engine::create(model, options))),
-        cache(must(PrefixCache::create(engine, {.max_bytes = max_bytes}))) {}
-
-  // The error, which has changed nothing.
-  Error refused(const std::string& path) {
-    const auto restored = cache.restore(path);
-    REQUIRE(!restored);
-    CHECK(cache.n_pages() == 0);
-    CHECK(cache.bytes() == 0);
-    CHECK(engine.n_free_pages() == engine.n_pages());
-    return restored.error();
-  }
-
-  Engine engine;
-  PrefixCache cache;
-};
-
-void check_restored(Place& place) {
-  for (const auto& [ids, weights] : prompts()) {
-    Ids longer = ids;
-    longer.push_back(7);
-    CHECK(place.cache.n_cached(longer, weights) == static_cast<Index>(ids.size()));
-    Sequence sequence = must(place.cache.match(longer, weights));
-    CHECK(append(place.engine, sequence, std::span(longer).last(1)) ==
-          logits_of(place.engine, longer));
-  }
-}
-
 // A saved file with changes: arrays by key, and then the checksum that belongs to them.
 class ChangedFile {
+  io::Gguf file_;
+
  public:
-  explicit ChangedFile(const std::string& path) : file_(must(io::Gguf::open(path))) {
+  explicit ChangedFile(const std::string& path)
+      : file_(must(io::Gguf::open(path))), n_pages(must(file_.get_u32("prefix.n_pages"))) {
     for (const char* const key : {"parents", "tokens", "pages"}) i32[key] = read<std::int32_t>(key);
     i32["n_tokens"] = {};
     for (const auto n : read<std::uint32_t>("n_tokens")) {
       i32["n_tokens"].push_back(static_cast<std::int32_t>(n));
     }
-    for (const char* const key : {"weights", "last_used", "page_checksums", "state_checksums"}) {
+    for (const char* const key : {"weights", "last_used", "lane_checksums", "state_checksums"}) {
       u64[key] = read<std::uint64_t>(key);
     }
   }
@@ -130,10 +54,12 @@ class ChangedFile {
     for (const char* const key : {"parents", "tokens", "pages"}) set(key, i32.at(key));
     set("n_tokens",
         std::vector<std::uint32_t>(i32.at("n_tokens").begin(), i32.at("n_tokens").end()));
-    for (const char* const key : {"weights", "last_used", "page_checksums", "state_checksums"}) {
+    for (const char* const key : {"weights", "last_used", "lane_checksums", "state_checksums"}) {
       set(key, u64.at(key));
     }
-    writer.set("prefix.checksum", sum);
+    const std::uint32_t pages[] = {n_pages};
+    writer.set("prefix.n_pages", n_pages);
+    writer.set("prefix.checksum", io::checksum(std::as_bytes(std::span(pages)), sum));
     if (more) more(writer);
     for (const io::GgufTensor& tensor : file_.tensors()) {
       if (tensor.name != without_tensor) writer.add_tensor(tensor);
@@ -143,6 +69,7 @@ class ChangedFile {
 
   std::map<std::string, std::vector<std::int32_t>> i32;
   std::map<std::string, std::vector<std::uint64_t>> u64;
+  std::uint32_t n_pages;
   std::function<void(io::GgufWriter&)> more;
 
  private:
@@ -154,7 +81,6 @@ class ChangedFile {
     }
     return out;
   }
-  io::Gguf file_;
 };
 
 }  // namespace
@@ -314,7 +240,7 @@ TEST_CASE("a file that is made to harm is refused") {
     check_refused(key, [&](ChangedFile& f) { f.i32[key].push_back(1); });
     check_refused(key, [&](ChangedFile& f) { f.i32[key].clear(); });
   }
-  for (const char* const key : {"weights", "last_used", "page_checksums", "state_checksums"}) {
+  for (const char* const key : {"weights", "last_used", "lane_checksums", "state_checksums"}) {
     check_refused(key, [&](ChangedFile& f) { f.u64[key].pop_back(); });
     check_refused(key, [&](ChangedFile& f) { f.u64[key].push_back(1); });
   }
@@ -332,7 +258,7 @@ TEST_CASE("a file that is made to harm is refused") {
     }
   });
   check_refused("version", [&](ChangedFile& f) {
-    f.more = [](io::GgufWriter& w) { w.set("prefix.version", std::uint32_t{2}); };
+    f.more = [](io::GgufWriter& w) { w.set("prefix.version", std::uint32_t{3}); };
   });
   check_refused("kind", [&](ChangedFile& f) {
     f.more = [](io::GgufWriter& w) { w.set("general.type", std::string_view("model")); };
@@ -340,10 +266,13 @@ TEST_CASE("a file that is made to harm is refused") {
   check_refused("type of a key", [&](ChangedFile& f) {
     f.more = [](io::GgufWriter& w) { w.set("prefix.model", std::string_view("mine")); };
   });
+  for (const std::uint32_t n : {0u, 1u, 1000000u, UINT32_MAX}) {
+    check_refused("number of pages", [&](ChangedFile& f) { f.n_pages = n; });
+  }
   check_refused("tables", [&](ChangedFile& f) {
     f.more = [](io::GgufWriter& w) { w.set("prefix.n_tables", 0); };
   });
-  hostile.write(ChangedFile(file.path).bytes("page.1"));
+  hostile.write(ChangedFile(file.path).bytes("lane.1"));
   CHECK(second.refused(hostile.path).code == Errc::malformed);
   hostile.write(RandomModel({}, 1).gguf());
   CHECK(second.refused(hostile.path).message.find("no cache of prefixes") != std::string::npos);

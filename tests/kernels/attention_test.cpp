@@ -44,9 +44,9 @@ struct Case {
 struct Data {
   std::vector<float> q;     // (n_tokens, n_heads * head_dim)
   std::vector<float> k, v;  // (n_positions, n_kv_heads * head_dim), already rounded to the type
-  // Of each element of k and v: what the code 0 stands for, and what one step of the code is worth;
-  // 0 if there are no codes.
-  std::vector<float> k_low, v_low, v_step;
+  // Of each element of v: what the code 0 stands for, and what one step of the code is worth; 0 if
+  // there are no codes.
+  std::vector<float> v_low, v_step;
 };
 
 // What 4-bit codes with an f16 scale and minimum make of a group of elements.
@@ -59,7 +59,7 @@ void round_to_int4(float* x, Index n) {
   }
 }
 
-// What a cache of `type` stores of `heads`, rows of head_dim.
+// What a cache of `type` stores of `heads`, rows of head_dim: of int4 the keys.
 void round_to(ops::KvType type, Index head_dim, std::vector<float>& heads) {
   ops::visit_kv_type(type, [&]<class T>(T) {
     for (std::size_t h = 0; h < heads.size(); h += static_cast<std::size_t>(head_dim)) {
@@ -69,13 +69,9 @@ void round_to(ops::KvType type, Index head_dim, std::vector<float>& heads) {
       for (Index i = 0; i < head_dim; ++i) {
         if constexpr (std::is_same_v<T, f16>) x[i] = to_f32(to_f16(x[i]));
         if constexpr (std::is_same_v<T, bf16>) x[i] = to_f32(to_bf16(x[i]));
-        if constexpr (std::is_same_v<T, std::int8_t>) {
+        if constexpr (kernels::kHasKeyCodes<T>) {
           x[i] = std::nearbyint(x[i] * (127 / max)) * (max / 127);
         }
-      }
-      if constexpr (std::is_same_v<T, kernels::CodePair>) {
-        for (Index i = 0; i < head_dim; i += 32)
-          round_to_int4(x + i, std::min<Index>(32, head_dim - i));
       }
     }
   });
@@ -83,19 +79,14 @@ void round_to(ops::KvType type, Index head_dim, std::vector<float>& heads) {
 
 bool has_codes(ops::KvType type) { return type == ops::KvType::int8 || type == ops::KvType::int4; }
 
-// Sets k_low, v_low and v_step of n elements that share a scale.
+// Sets v_low and v_step of n elements that share a scale.
 void describe_codes(ops::KvType type, Data& data, std::size_t at, std::size_t n) {
   const bool is_int4 = type == ops::KvType::int4;
-  const auto range = [&](const std::vector<float>& x) {
-    const auto first = x.begin() + static_cast<std::ptrdiff_t>(at);
-    const auto [min, max] = std::minmax_element(first, first + static_cast<std::ptrdiff_t>(n));
-    return std::pair(*min, *max);
-  };
-  const auto [v_min, v_max] = range(data.v);
-  const float step = is_int4 ? (v_max - v_min) / 15 : std::max(-v_min, v_max) / 127;
+  const auto first = data.v.begin() + static_cast<std::ptrdiff_t>(at);
+  const auto [min, max] = std::minmax_element(first, first + static_cast<std::ptrdiff_t>(n));
+  const float step = is_int4 ? (*max - *min) / 15 : std::max(-*min, *max) / 127;
   for (std::size_t i = at; i < at + n; ++i) {
-    data.k_low[i] = is_int4 ? range(data.k).first : 0;
-    data.v_low[i] = is_int4 ? v_min : 0;
+    data.v_low[i] = is_int4 ? *min : 0;
     data.v_step[i] = step;
   }
 }
@@ -111,8 +102,16 @@ Data draw(const Case& c, unsigned seed) {
   for (float& x : data.k) x = normal(rng);
   for (float& x : data.v) x = normal(rng);
   round_to(c.type, c.head_dim, data.k);
-  round_to(c.type, c.head_dim, data.v);
-  data.k_low.resize(data.k.size());
+  if (c.type == ops::KvType::int4) {
+    for (std::size_t at = 0; at < data.v.size(); at += static_cast<std::size_t>(c.head_dim)) {
+      for (Index i = 0; i < c.head_dim; i += 32) {
+        round_to_int4(&data.v[at + static_cast<std::size_t>(i)],
+                      std::min<Index>(32, c.head_dim - i));
+      }
+    }
+  } else {
+    round_to(c.type, c.head_dim, data.v);
+  }
   data.v_low.resize(data.v.size());
   data.v_step.resize(data.v.size());
   const Index group = c.type == ops::KvType::int4 ? 32 : c.head_dim;
@@ -154,8 +153,8 @@ struct Expected {
 // half a step, max_d |q_d| / 32512, which is part of delta. Each weight is multiplied by the scale
 // of its value and then by the value's code; this product of weight and scale has an error of half
 // the greatest such product of its tile of 64 positions and its group of dimensions / 32512. 4-bit
-// codes: sums of products with codes and with minimums are rounded separately, two sums per group
-// of 32 dimensions: their roundings are relative to |x - minimum| + |minimum| instead of |x|.
+// codes of values: sums of products with codes and with minimums are rounded separately: their
+// roundings are relative to |x - minimum| + |minimum| instead of |x|.
 Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
                 const Mutation& mutation = {}) {
   const double u = 0x1p-24;
@@ -202,17 +201,14 @@ Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
           const double term = scale * mutation.scale * static_cast<double>(q[i]) *
                               static_cast<double>(row(data.k, j)[i]);
           score += term;
-          size += std::abs(scale * mutation.scale * static_cast<double>(q[i])) *
-                  magnitude(row(data.k, j)[i], row(data.k_low, j)[i]);
+          size += std::abs(term);
         }
         weights[static_cast<std::size_t>(j)] = score;
         if (j == mutation.dropped) continue;
         max = std::max(max, score);
         min = std::min(min, score);
         double off = static_cast<double>(c.head_dim + 2) * u * size;
-        if (has_codes) {
-          off = static_cast<double>(8 + 2 * c.head_dim / 32) * u * size + half_step * top_q * sum_k;
-        }
+        if (has_codes) off = 8 * u * size + half_step * top_q * sum_k;
         delta = std::max(delta, off);
       }
       double sum = 0;
@@ -538,11 +534,10 @@ TEST_CASE("attention: sums of 8-bit integers as great as they get") {
 TEST_CASE("attention: sums of 4-bit codes as great as they get, beside a great minimum") {
   const Case c{2, 1, 96, 70, 1, 0, ops::KvType::int4};
   Data data = draw(c, 12);
-  std::fill(data.q.begin(), data.q.end(), 1.0f);
-  for (std::size_t i = 0; i < data.k.size(); i += 32) {
+  std::fill(data.q.begin(), data.q.end(), 0.0f);  // equal weights
+  for (std::size_t i = 0; i < data.v.size(); i += 32) {
     const float minimum = i / 32 % 2 == 0 ? 1000.0f : -1000.0f;
-    for (std::size_t j = i; j < i + 32; ++j) {
-      data.k[j] = minimum + (j == i ? 0.0f : 0.9375f);  // all codes but one are 15
+    for (std::size_t j = i; j < i + 32; ++j) {  // all codes but one are 15
       data.v[j] = minimum + (j % 32 == (i / 96) % 32 ? 0.0f : 0.9375f);
     }
     describe_codes(c.type, data, i, 32);

@@ -63,42 +63,47 @@ void write_expected(const float* key, const float* value, Index position, Index 
   }
 }
 
-// Codes of 4 bits, whose halves of a byte belong to two dimensions (keys) or positions (values).
+// Keys as 8-bit integers; codes of 4 bits of values, whose halves of a byte belong to two
+// positions.
 template <>
 void write_expected(const float* key, const float* value, Index position, Index head_dim,
                     kernels::CodePair* cache) {
   using T = kernels::CodePair;
-  for (const bool is_key : {true, false}) {
-    const float* const x = is_key ? key : value;
-    T* const panel = cache + (is_key ? kernels::key_panel<T>(position, head_dim)
-                                     : kernels::value_panel<T>(position, head_dim));
-    for (Index i = 0; i < kernels::round_up(head_dim, 16); ++i) {
-      const Index group = i / 32 * 32;
-      const float* const end = x + std::min(head_dim, group + 32);
-      const float min = *std::min_element(x + group, end);
-      const float max = *std::max_element(x + group, end);
-      const f16 minimum = to_f16(min);
-      const f16 scale = to_f16((max - to_f32(minimum)) / 15);
-      float code = 0;
-      if (i < head_dim && scale != f16{}) {
-        const float steps = (x[i] - to_f32(minimum)) * (1 / to_f32(scale));
-        code = std::nearbyint(std::clamp(steps, 0.0f, 15.0f));
-      }
-      const Index at = is_key ? kernels::key_offset<T>(position, i, head_dim)
-                              : kernels::value_offset<T>(position, i, head_dim);
-      const int shift = (is_key ? i : position) / 4 % 2 == 0 ? 0 : 4;
-      const int other = cache[at].bits & (0xF0 >> shift);
-      cache[at].bits = static_cast<std::uint8_t>(other | static_cast<int>(code) << shift);
-      f16* const scales = kernels::group_scales(panel, i / 32, head_dim) + position % 16;
-      scales[0] = scale;
-      scales[16] = minimum;
-      if (i >= head_dim) continue;
-      const float kept = is_key ? kernels::key_at(cache, position, i, head_dim)
-                                : kernels::value_at(cache, position, i, head_dim);
-      // Half a step; the roundings of scale and minimum to f16; and f16's smallest numbers.
-      const float most = std::max(std::abs(min), std::abs(max));
-      REQUIRE(std::abs(kept - x[i]) <= (max - min) / 30 * 1.01f + most * 0x1p-10f + 0x1p-20f);
+  // As part of a tile of 8-bit integers, which begins like one of these.
+  const Index tile = position / 64 * kernels::tile_size<T>(head_dim);
+  std::vector<std::int8_t> int8(
+      static_cast<std::size_t>(kernels::tile_size<std::int8_t>(head_dim)));
+  const auto n_key_bytes = static_cast<std::size_t>(4 * kernels::key_panel_size<T>(head_dim));
+  std::memcpy(int8.data(), cache + tile, n_key_bytes);
+  write_expected<std::int8_t>(key, value, position % 64, head_dim, int8.data());
+  std::memcpy(static_cast<void*>(cache + tile), int8.data(), n_key_bytes);
+  T* const panel = cache + kernels::value_panel<T>(position, head_dim);
+  for (Index i = 0; i < kernels::round_up(head_dim, 16); ++i) {
+    const Index group = i / 32 * 32;
+    const float* const end = value + std::min(head_dim, group + 32);
+    const float min = *std::min_element(value + group, end);
+    const float max = *std::max_element(value + group, end);
+    const f16 minimum = to_f16(min);
+    const f16 scale = to_f16((max - to_f32(minimum)) / 15);
+    float code = 0;
+    if (i < head_dim && scale != f16{}) {
+      const float steps = (value[i] - to_f32(minimum)) * (1 / to_f32(scale));
+      code = std::nearbyint(std::clamp(steps, 0.0f, 15.0f));
     }
+    T& pair = cache[kernels::value_offset<T>(position, i, head_dim)];
+    const int shift = position / 4 % 2 == 0 ? 0 : 4;
+    const int other = pair.bits & (0xF0 >> shift);
+    pair.bits = static_cast<std::uint8_t>(other | static_cast<int>(code) << shift);
+    f16* const scales = kernels::group_scales(panel, i / 32, head_dim) + position % 16;
+    scales[0] = scale;
+    scales[16] = minimum;
+    if (i >= head_dim) continue;
+    const float kept = kernels::value_at(cache, position, i, head_dim);
+    const float kept_key = kernels::key_at(cache, position, i, head_dim);
+    REQUIRE(kept_key == kernels::key_at(int8.data(), position % 64, i, head_dim));
+    // Half a step; the roundings of scale and minimum to f16; and f16's smallest numbers.
+    const float most = std::max(std::abs(min), std::abs(max));
+    REQUIRE(std::abs(kept - value[i]) <= (max - min) / 30 * 1.01f + most * 0x1p-10f + 0x1p-20f);
   }
 }
 
@@ -182,9 +187,9 @@ TEST_CASE("kv cache: sizes are constants, and sizes that cannot be are errors") 
   static_assert(ops::KvCacheLayout{ops::KvType::bf16, 1, 1, 3, 16}.bytes() == 64 * (4 + 3) * 2);
   // Codes of 20 dimensions become 32, with a scale for each position.
   static_assert(ops::KvCacheLayout{ops::KvType::int8, 1, 1, 20, 64}.bytes() == 2 * 64 * (32 + 4));
-  // 20 dimensions of half a byte become 32, with a scale and a minimum for each position.
-  static_assert(ops::KvCacheLayout{ops::KvType::int4, 1, 1, 20, 64}.bytes() == 2 * 64 * (16 + 4));
-  static_assert(ops::KvCacheLayout{ops::KvType::int4, 1, 1, 128, 64}.bytes() == 2 * 64 * 80);
+  // Keys as before; values of half a byte, with a scale and a minimum for each 32 of a position.
+  static_assert(ops::KvCacheLayout{ops::KvType::int4, 1, 1, 20, 64}.bytes() == 64 * (36 + 16 + 4));
+  static_assert(ops::KvCacheLayout{ops::KvType::int4, 1, 1, 128, 64}.bytes() == 64 * (132 + 80));
   static_assert(ops::attention_scratch_bytes({8, 2, 32, 1.0f}, {.n_positions = 96}) < 4096);
 
   AlignedBuffer memory = filled(kLayout.bytes() + 64, 0);

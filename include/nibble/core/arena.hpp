@@ -4,6 +4,7 @@
 // order. A session allocates all the memory it will ever need this way, before the first token.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -15,7 +16,7 @@
 
 #include "nibble/core/result.hpp"
 
-#if defined(__linux__)
+#if !defined(_WIN32)
 #include <sys/mman.h>
 #endif
 
@@ -31,9 +32,10 @@ constexpr std::size_t align_up(std::size_t n, std::size_t alignment = kAlignment
   return (n + alignment - 1) / alignment * alignment;
 }
 
-// Owned, zeroed bytes, aligned to kAlignment. Never throws: a failed allocation is an Error. On
-// Linux a large buffer uses 2 MiB pages where the system has them: weights are read once per token,
-// and with 4 KiB pages there would be a TLB miss every 4 KiB.
+// Owned, zeroed bytes, aligned to kAlignment. Never throws: a failed allocation is an Error. Except
+// on Windows, a large buffer is in pages of the system that hold nothing else. On Linux it uses 2
+// MiB pages where the system has them: weights are read once per token, and with 4 KiB pages there
+// would be a TLB miss every 4 KiB.
 class AlignedBuffer {
  public:
   AlignedBuffer() noexcept = default;
@@ -57,6 +59,15 @@ class AlignedBuffer {
     return buffer;
   }
 
+  // At least so many bytes, in pages of the system that hold nothing else, so that parts of a file
+  // can take their place (io::MappedFile::place). What is not used of them takes no memory. Errors:
+  // out_of_memory, unsupported (Windows).
+  static Result<AlignedBuffer> allocate_pages(std::size_t bytes) {
+    const std::size_t least = (std::max)(bytes, 2 * kHugePage);
+    if (!is_mapped(least)) return Error{Errc::unsupported, "memory in pages of the system"};
+    return allocate(least);
+  }
+
   std::byte* data() const noexcept { return data_; }
   std::size_t size() const noexcept { return size_; }
   std::span<std::byte> bytes() const noexcept { return {data_, size_}; }
@@ -65,7 +76,7 @@ class AlignedBuffer {
   static constexpr std::size_t kHugePage = std::size_t{2} << 20;
   static constexpr std::size_t kLargestPage = std::size_t{64} << 10;  // ARM: largest normal page
 
-#if defined(__linux__)
+#if !defined(_WIN32)
   static bool is_mapped(std::size_t bytes) noexcept { return bytes >= 2 * kHugePage; }
 
   // Maps fresh pages, which are zero without being touched. The mapping starts at a huge-page
@@ -80,7 +91,9 @@ class AlignedBuffer {
                                reinterpret_cast<std::uintptr_t>(begin);
     if (before > 0) ::munmap(begin, before);
     if (before < kHugePage) ::munmap(begin + before + length, kHugePage - before);
+#if defined(__linux__)
     ::madvise(begin + before, length, MADV_HUGEPAGE);  // a hint; small pages work as well
+#endif
     return begin + before;
   }
   static void unmap(std::byte* data, std::size_t bytes) noexcept {

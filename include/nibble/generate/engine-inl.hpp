@@ -20,6 +20,7 @@
 #include "nibble/generate/placed_run-inl.hpp"
 #include "nibble/generate/sequence-inl.hpp"
 #include "nibble/graph/run.hpp"
+#include "nibble/io/mapped_file.hpp"
 #include "nibble/model/architecture.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
@@ -31,6 +32,8 @@ struct Engine::State {
   Result<void> measure();
   // Which layers share a table of pages, and which of them have a window.
   void place_layers();
+  // Rounds the cache up so that each kv head's tiles begin at a page of the system's memory.
+  Result<void> align_lanes();
   // Whether the model is one for sessions, or for embedders. Errors: unsupported.
   Result<void> check_gives(Gives what) const;
   Result<void> allocate();
@@ -70,6 +73,7 @@ struct Engine::State {
   graph::Plan plan;
   ops::KvCacheLayout layout;
   PageLayout pages;
+  Index page_multiple = 1;                         // of Pool
   std::vector<graph::CachePlace> places;           // of the layers; empty: as graph::RunArgs says
   std::size_t cache_bytes = 0, working_bytes = 0;  // of the two blocks of memory
   std::size_t rope_bytes = 0;                      // the part of the tables in the second
@@ -302,6 +306,7 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
   }
   if (layout.n_kv_heads == 0) layout.shapes = needs.shapes;
   if (!layout.is_valid()) return Error{Errc::invalid_argument, "session: the cache is too large"};
+  if (options.maps_pages) NIBBLE_CHECK(align_lanes());
 
   const Index n_pages = layout.n_pages();
   for (const graph::RopeNeed& rope : needs.ropes.all()) {
@@ -327,6 +332,25 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
     working_bytes +=
         align_up(3 * static_cast<std::size_t>(limits.max_segments) * sizeof(graph::RowFactors));
   }
+  return ok();
+}
+
+NIBBLE_INLINE Result<void> Engine::State::align_lanes() {
+  const std::size_t system_page = io::MappedFile::system_page_bytes();
+  if (system_page == 0) {
+    return Error{Errc::unsupported, "engine: maps_pages, where the system cannot map files"};
+  }
+  for (Index layer = 0; layer < layout.n_layers; ++layer) {
+    const ops::KvShape shape = layout.shape(layer);
+    if (shape.n_kv_heads == 0) continue;
+    const std::size_t tile = layout.tile_bytes(shape);
+    const auto multiple = static_cast<Index>(system_page / std::gcd(system_page, tile));
+    page_multiple = (std::max)(page_multiple, multiple);  // both are powers of two
+  }
+  const Index n_pages = layout.n_pages();
+  layout.capacity =
+      (n_pages + page_multiple - 1) / page_multiple * page_multiple * ops::kPagePositions;
+  if (!layout.is_valid()) return Error{Errc::invalid_argument, "session: the cache is too large"};
   return ok();
 }
 
@@ -376,7 +400,9 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
   if (!pool) return Error{Errc::out_of_memory, "an engine"};
   pool->shapes = std::move(needs.shapes);
   if (layout.n_kv_heads == 0) layout.shapes = pool->shapes;
-  auto cache_memory = AlignedBuffer::allocate(cache_bytes);
+  if (options.maps_pages) pool->page_multiple = page_multiple;
+  auto cache_memory = options.maps_pages ? AlignedBuffer::allocate_pages(cache_bytes)
+                                         : AlignedBuffer::allocate(cache_bytes);
   if (!cache_memory) return std::move(cache_memory).error().in("session: the cache");
   pool->memory = *std::move(cache_memory);
   Arena cache_arena(pool->memory.bytes());

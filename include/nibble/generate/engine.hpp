@@ -39,6 +39,9 @@ struct EngineOptions {
   Index max_outputs = 0;       // rows of logits of one step; 0: one for each of max_sequences
   ops::KvType kv_type = ops::KvType::f16;
   Executor* executor = nullptr;  // must outlive the engine; null: the calling thread
+  // Pages of a file can take the place of the cache's, so that processes share them
+  // (PrefixCache::restore with PageUse::map). The cache gets up to 64 pages more. Not on Windows.
+  bool maps_pages = false;
   // Has working memory for weights of any format: others can then take the place of the model's
   // (exchange_weights).
   bool exchangeable_weights = false;

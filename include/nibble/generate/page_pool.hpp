@@ -64,6 +64,20 @@ class PagePool {
     --n_free_;
     return page;
   }
+  // Takes n free pages that follow each other, the first of which is a multiple of `multiple`;
+  // returns the first, or -1 if there are none.
+  ops::PageId take_run(Index n, Index multiple) noexcept {
+    for (Index first = 0; first + n <= n_pages(); first += multiple) {
+      const auto run = users_.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n));
+      if (std::any_of(run.begin(), run.end(), [](std::int32_t users) { return users != 0; })) {
+        continue;
+      }
+      std::fill(run.begin(), run.end(), 1);
+      n_free_ -= n;
+      return static_cast<ops::PageId>(first);
+    }
+    return -1;
+  }
   // One more sequence uses the page.
   void share(ops::PageId page) noexcept {
     NIBBLE_ASSERT(users_of(page) > 0);

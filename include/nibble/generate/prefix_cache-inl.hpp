@@ -59,6 +59,11 @@ struct PrefixCache::State {
   std::size_t bytes() const noexcept {
     return static_cast<std::size_t>(tree.n_pages()) * page_bytes + tree.node_bytes();
   }
+  std::vector<ops::KvCache::Lane> lanes() const {
+    std::vector<ops::KvCache::Lane> all;
+    pool->cache.for_each_lane([&](const ops::KvCache::Lane& lane) { all.push_back(lane); });
+    return all;
+  }
 
   Model model;
   Shared<Engine::Pool> pool;

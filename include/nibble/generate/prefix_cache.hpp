@@ -42,6 +42,14 @@ struct PrefixCacheStats {
   std::uint64_t n_evictions = 0;
 };
 
+// How the pages of a file become those of an engine.
+enum class PageUse : std::uint8_t {
+  copy,  // into the memory of the engine
+  // In place: the engine's cache has the system's pages of the file, as every other process that
+  // maps it. So processes share a prompt's pages, and none needs another to stay alive.
+  map,
+};
+
 class PrefixClaim;
 
 // What computes a sequence: its adapter, and a number of the weights, which is 0 for the model's
@@ -114,12 +122,23 @@ class PrefixCache {
   Result<void> save(const std::string& path) const;
   // Fills the cache, which must be empty, with the prefixes of a file. It must have been saved for
   // the same model (model/fingerprint.hpp), the same type of the cache and the same SIMD target:
-  // others compute other bits. Pages are copied once, from the mapped file. Damage is found; a file
-  // that somebody made on purpose can give wrong text, nothing worse. Errors change nothing: io,
-  // malformed, not_found, unsupported (a version to come), invalid_argument (another model, type or
-  // target; the cache is not empty), limit (more than max_bytes or than the engine's free pages;
-  // longer than n_ctx), out_of_memory.
-  Result<void> restore(const std::string& path);
+  // others compute other bits. Damage is found; a file that somebody made on purpose can give wrong
+  // text, nothing worse.
+  //
+  // PageUse::map needs an engine with EngineOptions::maps_pages. Nothing is copied but ends of
+  // pages of the system; what is written later (a page is free again and gets other tokens) is
+  // private, the file never changes. For memory alone, without a disk, put the file where the
+  // system keeps files in memory: /dev/shm on Linux, as shm_open() does. The file may be removed or
+  // replaced by renaming (as save() does) while processes use it. It must not be changed or made
+  // shorter while the engine or one of its sequences lives: that changes pages or ends the process,
+  // as with every mapped file.
+  //
+  // Errors change nothing: io, malformed, not_found, unsupported (a version to come; PageUse::map
+  // of a file from a system with smaller pages), invalid_argument (another model, type or target;
+  // the cache is not empty; PageUse::map without maps_pages), limit (more than max_bytes or than
+  // the engine's free pages, which for PageUse::map must follow each other; longer than n_ctx),
+  // out_of_memory.
+  Result<void> restore(const std::string& path, PageUse use = PageUse::copy);
 
   // Bytes of all that the cache holds, pages included.
   std::size_t bytes() const noexcept;

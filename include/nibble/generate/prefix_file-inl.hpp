@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A cache of prefixes in a file: GGUF with keys of its own. For each node, parents first, its
-// parent (-1: the root), tokens, pages and what it was computed with; tensor page.N has the bytes
-// of page N, state.N the state of node N. Included by prefix_cache-inl.hpp.
+// parent (-1: the root), tokens, pages and what it was computed with. Tensor lane.N has what all
+// pages have of a kv head of a layer, kv head by kv head and layer by layer, in the order of the
+// pages: as the engine's cache has them, so that the file can take its place. For that, tensors are
+// aligned to pages of the system's memory. Tensor state.N has the state of node N. Included by
+// prefix_cache-inl.hpp.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,6 +21,7 @@
 #include "nibble/io/checksum.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/gguf_writer.hpp"
+#include "nibble/io/mapped_file.hpp"
 #include "nibble/model/fingerprint.hpp"
 #include "nibble/simd/dispatch.hpp"
 
@@ -25,13 +30,14 @@ namespace nibble { inline namespace NIBBLE_ABI {
 namespace detail {
 
 NIBBLE_HIDDEN inline constexpr std::string_view kPrefixFileType = "prefix-cache";
-inline constexpr std::uint32_t kPrefixFileVersion = 1;
+inline constexpr std::uint32_t kPrefixFileVersion = 2;  // 1 had a tensor for each page
 
 // The nodes of a file: numbers of all nodes, one after the other.
 struct PrefixArrays {
   std::vector<Scalar<std::int32_t>> parents, tokens, pages;
   std::vector<Scalar<std::uint32_t>> n_tokens;
-  std::vector<Scalar<std::uint64_t>> weights, last_used, page_sums, state_sums;
+  std::vector<Scalar<std::uint64_t>> weights, last_used, lane_sums, state_sums;
+  std::uint32_t n_pages = 0;
 
   std::uint64_t checksum() const noexcept {
     std::uint64_t sum = 0;
@@ -40,8 +46,8 @@ struct PrefixArrays {
     };
     for (const auto* numbers : {&parents, &tokens, &pages}) add(*numbers);
     add(n_tokens);
-    for (const auto* numbers : {&weights, &last_used, &page_sums, &state_sums}) add(*numbers);
-    return sum;
+    for (const auto* numbers : {&weights, &last_used, &lane_sums, &state_sums}) add(*numbers);
+    return io::checksum(std::as_bytes(std::span(&n_pages, 1)), sum);
   }
 };
 
@@ -51,7 +57,7 @@ void set_scalars(io::GgufWriter& writer, std::string_view key,
   writer.set_array(key, std::span<const T>(values(scalars), scalars.size()));
 }
 
-inline std::string page_name(std::size_t i) { return "page." + to_text(i); }
+inline std::string lane_name(std::size_t i) { return "lane." + to_text(i); }
 inline std::string state_name(std::size_t i) { return "state." + to_text(i); }
 
 }  // namespace detail
@@ -62,12 +68,12 @@ NIBBLE_INLINE Result<void> PrefixCache::save(const std::string& path) const {
   const State& s = *state_;
   return catch_out_of_memory([&]() -> Result<void> {
     NIBBLE_TRY(model, fingerprint(s.model));
+    const std::vector<ops::KvCache::Lane> lanes = s.lanes();
     detail::PrefixArrays all;
     std::vector<Scalar<int>> numbers;        // of the nodes, by index
     std::vector<Scalar<ops::PageId>> pages;  // that are saved
     std::vector<Scalar<std::int32_t>> number_of_page(
         static_cast<std::size_t>(s.pool->pages.n_pages()), {-1});
-    std::vector<std::byte> bytes(s.page_bytes);
     io::GgufWriter writer;
     s.tree.for_each([&](int index, const detail::PrefixTree::Node& node) {
       const auto i = static_cast<std::size_t>(index), n = all.parents.size();
@@ -98,23 +104,37 @@ NIBBLE_INLINE Result<void> PrefixCache::save(const std::string& path) const {
         writer.add_tensor(detail::state_name(n), io::GgmlType::f32, n_floats, state);
       }
     });
-    for (std::size_t i = 0; i < pages.size(); ++i) {
-      const ops::PageId page = pages[i].value;
-      s.pool->cache.read_page(page, bytes.data());
-      all.page_sums.push_back({io::checksum(bytes)});
-      const std::uint64_t n_bytes[] = {s.page_bytes};
-      writer.add_tensor(detail::page_name(i), io::GgmlType::i8, n_bytes,
-                        [&s, &bytes, page]() -> Result<std::span<const std::byte>> {
-                          s.pool->cache.read_page(page, bytes.data());
-                          return std::span<const std::byte>(bytes);
-                        });
+    all.n_pages = static_cast<std::uint32_t>(pages.size());
+    std::vector<std::byte> bytes;  // of one lane
+    const auto read = [&pages, &bytes](const ops::KvCache::Lane& lane) {
+      bytes.resize(pages.size() * lane.tile_bytes);
+      std::byte* to = bytes.data();
+      for (const auto& [page] : pages) {
+        std::memcpy(to, lane.tile(page), lane.tile_bytes);
+        to += lane.tile_bytes;
+      }
+      return std::span<const std::byte>(bytes);
+    };
+    for (const ops::KvCache::Lane& lane : lanes) {
+      if (pages.empty()) break;
+      const std::uint64_t n_bytes[] = {pages.size() * lane.tile_bytes};
+      const std::string name = detail::lane_name(all.lane_sums.size());
+      all.lane_sums.push_back({io::checksum(read(lane))});
+      writer.add_tensor(
+          name, io::GgmlType::i8, n_bytes,
+          [read, lane]() -> Result<std::span<const std::byte>> { return read(lane); });
     }
     writer.set("general.type", detail::kPrefixFileType);
+    const std::size_t system_page = io::MappedFile::system_page_bytes();
+    if (system_page > 0) {
+      writer.set("general.alignment", static_cast<std::uint32_t>(system_page));
+    }
     writer.set("prefix.version", detail::kPrefixFileVersion);
     writer.set("prefix.model", model);
     writer.set("prefix.kv_type", std::string_view(to_string(s.pool->cache.layout().type)));
     writer.set("prefix.target", std::string_view(to_string(simd::active_target())));
     writer.set("prefix.n_tables", static_cast<std::int32_t>(s.pool->layout.n_tables));
+    writer.set("prefix.n_pages", all.n_pages);
     writer.set("prefix.checksum", all.checksum());
     detail::set_scalars(writer, "prefix.parents", all.parents);
     detail::set_scalars(writer, "prefix.tokens", all.tokens);
@@ -122,7 +142,7 @@ NIBBLE_INLINE Result<void> PrefixCache::save(const std::string& path) const {
     detail::set_scalars(writer, "prefix.pages", all.pages);
     detail::set_scalars(writer, "prefix.weights", all.weights);
     detail::set_scalars(writer, "prefix.last_used", all.last_used);
-    detail::set_scalars(writer, "prefix.page_checksums", all.page_sums);
+    detail::set_scalars(writer, "prefix.lane_checksums", all.lane_sums);
     detail::set_scalars(writer, "prefix.state_checksums", all.state_sums);
     return writer.write(path);
   });
@@ -141,7 +161,7 @@ class PrefixCache::FileReader {
   // Makes the nodes, with the numbers of their pages in the file in place of pages.
   Result<void> make_nodes();
   // Takes pages of the engine and fills them.
-  Result<void> fill_pages();
+  Result<void> fill_pages(PageUse use);
   void drop_pages() noexcept {
     for (const auto& [page] : pages_) s_.pool->pages.drop(page);
   }
@@ -153,6 +173,12 @@ class PrefixCache::FileReader {
 
   Result<Node> make_node(std::size_t i, std::size_t token, std::size_t page) const;
   Result<void> read_state(std::size_t i, Node& node) const;
+  // Whether a lane begins at a page of the system's memory.
+  Result<void> check_place(std::span<const std::byte> bytes) const;
+  Result<void> take_pages(PageUse use);
+  // Fills the pages' part of a lane.
+  Result<void> fill(const ops::KvCache::Lane& lane, std::span<const std::byte> bytes,
+                    PageUse use) const;
   Result<std::span<const std::byte>> bytes_of(const std::string& name, io::GgmlType type,
                                               std::size_t n, std::uint64_t sum) const;
   Error malformed(const std::string& what) const {
@@ -217,8 +243,10 @@ NIBBLE_INLINE Result<void> PrefixCache::FileReader::read_arrays() {
   NIBBLE_CHECK(read("prefix.pages", all_.pages));
   NIBBLE_CHECK(read("prefix.weights", all_.weights));
   NIBBLE_CHECK(read("prefix.last_used", all_.last_used));
-  NIBBLE_CHECK(read("prefix.page_checksums", all_.page_sums));
+  NIBBLE_CHECK(read("prefix.lane_checksums", all_.lane_sums));
   NIBBLE_CHECK(read("prefix.state_checksums", all_.state_sums));
+  NIBBLE_TRY(n_pages, file_.get_u32("prefix.n_pages"));
+  all_.n_pages = n_pages;
   NIBBLE_TRY(sum, file_.get_u64("prefix.checksum"));
   if (sum != all_.checksum()) return malformed("its tokens or tables changed since it was saved");
   const std::size_t n = all_.parents.size();
@@ -233,7 +261,13 @@ NIBBLE_INLINE Result<void> PrefixCache::FileReader::make_nodes() {
   std::size_t token = 0, page = 0, n_leaves = 0;
   std::vector<Scalar<bool>> has_children(all_.parents.size());
   nodes_.reserve(all_.parents.size());
-  std::size_t bytes = all_.page_sums.size() * s_.page_bytes;
+  // More pages than an engine can have, or none that there are, end here: no product overflows.
+  if (all_.n_pages > static_cast<std::size_t>(s_.pool->pages.n_free())) {
+    return Error{Errc::limit, file_.name() + ": has " + to_text(all_.n_pages) +
+                                  " pages; the engine has " + to_text(s_.pool->pages.n_free()) +
+                                  " free ones"};
+  }
+  std::size_t bytes = all_.n_pages * s_.page_bytes;
   for (std::size_t i = 0; i < all_.parents.size(); ++i) {
     NIBBLE_TRY(node, make_node(i, token, page));
     token += node.tokens.size();
@@ -247,7 +281,7 @@ NIBBLE_INLINE Result<void> PrefixCache::FileReader::make_nodes() {
   }
   for (const auto& [has] : has_children) n_leaves += !has;
   // Each leaf has a page of its own. So no node has many children, whoever made the file.
-  if (s_.page_bytes > 0 && n_leaves > all_.page_sums.size()) {
+  if (s_.page_bytes > 0 && n_leaves > all_.n_pages) {
     return malformed("more ends than pages");
   }
   if (bytes > s_.max_bytes) {
@@ -286,7 +320,7 @@ NIBBLE_INLINE Result<detail::PrefixTree::Node> PrefixCache::FileReader::make_nod
   const auto n_pages =
       static_cast<std::size_t>((node.n_columns() - node.first_column()) * layout.n_tables);
   if (n_pages > all_.pages.size() - page) return malformed("a node's pages");
-  const auto end = static_cast<std::int64_t>(all_.page_sums.size());
+  const auto end = static_cast<std::int64_t>(all_.n_pages);
   for (std::size_t j = 0; j < n_pages; ++j) {
     const ops::PageId number = all_.pages[page + j].value;
     const bool may_miss = static_cast<Index>(j) % layout.n_tables >= layout.n_full;
@@ -324,19 +358,70 @@ NIBBLE_INLINE Result<std::span<const std::byte>> PrefixCache::FileReader::bytes_
   return tensor->data;
 }
 
-NIBBLE_INLINE Result<void> PrefixCache::FileReader::fill_pages() {
-  PagePool& pages = s_.pool->pages;
-  const std::size_t n = all_.page_sums.size();
-  if (n > static_cast<std::size_t>(pages.n_free())) {
-    return Error{Errc::limit, file_.name() + ": has " + to_text(n) + " pages; the engine has " +
-                                  to_text(pages.n_free()) + " free ones"};
+NIBBLE_INLINE Result<void> PrefixCache::FileReader::check_place(
+    std::span<const std::byte> bytes) const {
+  const io::MappedFile* const file = io::file_with(file_.files(), bytes);
+  const std::size_t system_page = io::MappedFile::system_page_bytes();
+  if (file != nullptr &&
+      static_cast<std::size_t>(bytes.data() - file->bytes().data()) % system_page == 0) {
+    return ok();
   }
-  pages_.reserve(n);
-  for (std::size_t i = 0; i < n; ++i) {
-    pages_.push_back({pages.take(pages_.empty() ? -1 : pages_.back().value)});
-    NIBBLE_TRY(bytes, bytes_of(detail::page_name(i), io::GgmlType::i8, s_.page_bytes,
-                               all_.page_sums[i].value));
-    s_.pool->cache.write_page(pages_.back().value, bytes.data());
+  return Error{Errc::unsupported,
+               file_.name() + ": its pages do not begin at pages of this system's memory, of " +
+                   to_text(system_page) + " bytes; restore it with PageUse::copy"};
+}
+
+NIBBLE_INLINE Result<void> PrefixCache::FileReader::take_pages(PageUse use) {
+  PagePool& pages = s_.pool->pages;
+  pages_.reserve(all_.n_pages);
+  if (use == PageUse::copy) {
+    for (std::size_t i = 0; i < all_.n_pages; ++i) {
+      pages_.push_back({pages.take(pages_.empty() ? -1 : pages_.back().value)});
+    }
+    return ok();
+  }
+  const auto n = static_cast<Index>(all_.n_pages);
+  const ops::PageId first = pages.take_run(n, s_.pool->page_multiple);
+  if (first < 0) {
+    return Error{Errc::limit, file_.name() + ": has " + to_text(n) +
+                                  " pages; the engine has fewer free ones that follow each other"};
+  }
+  for (Index i = 0; i < n; ++i) pages_.push_back({first + static_cast<ops::PageId>(i)});
+  return ok();
+}
+
+NIBBLE_INLINE Result<void> PrefixCache::FileReader::fill(const ops::KvCache::Lane& lane,
+                                                         std::span<const std::byte> bytes,
+                                                         PageUse use) const {
+  if (use == PageUse::copy) {
+    for (std::size_t i = 0; i < pages_.size(); ++i) {
+      std::memcpy(lane.tile(pages_[i].value), bytes.data() + i * lane.tile_bytes, lane.tile_bytes);
+    }
+    return ok();
+  }
+  const std::size_t system_page = io::MappedFile::system_page_bytes();
+  std::byte* const to = lane.tile(pages_.front().value);
+  const std::size_t n_placed = bytes.size() - bytes.size() % system_page;
+  NIBBLE_CHECK(io::file_with(file_.files(), bytes)->place(bytes.first(n_placed), to));
+  std::memcpy(to + n_placed, bytes.data() + n_placed, bytes.size() - n_placed);
+  return ok();
+}
+
+NIBBLE_INLINE Result<void> PrefixCache::FileReader::fill_pages(PageUse use) {
+  std::vector<ops::KvCache::Lane> lanes = s_.lanes();
+  if (all_.n_pages == 0) lanes.clear();
+  if (lanes.size() != all_.lane_sums.size()) return malformed("a number of checksums");
+  if (lanes.empty()) return ok();
+  // All are checked before the first is used: no page of a file that is refused stays in the
+  // memory of the cache.
+  for (std::size_t i = 0; i < lanes.size(); ++i) {
+    NIBBLE_TRY(bytes, bytes_of(detail::lane_name(i), io::GgmlType::i8,
+                               all_.n_pages * lanes[i].tile_bytes, all_.lane_sums[i].value));
+    if (use == PageUse::map) NIBBLE_CHECK(check_place(bytes));
+  }
+  NIBBLE_CHECK(take_pages(use));
+  for (std::size_t i = 0; i < lanes.size(); ++i) {
+    NIBBLE_CHECK(fill(lanes[i], file_.find_tensor(detail::lane_name(i))->data, use));
   }
   return ok();
 }
@@ -359,10 +444,14 @@ NIBBLE_INLINE Result<void> PrefixCache::FileReader::enter_nodes() {
   return ok();
 }
 
-NIBBLE_INLINE Result<void> PrefixCache::restore(const std::string& path) {
+NIBBLE_INLINE Result<void> PrefixCache::restore(const std::string& path, PageUse use) {
   if (!state_->tree.empty()) {
     return Error{Errc::invalid_argument,
                  "prefix cache: it is not empty; clear() it before restore()"};
+  }
+  if (use == PageUse::map && state_->pool->page_multiple == 0) {
+    return Error{Errc::invalid_argument,
+                 "prefix cache: PageUse::map, but the engine was made without maps_pages"};
   }
   return catch_out_of_memory([&]() -> Result<void> {
     NIBBLE_TRY(file, io::Gguf::open(path));
@@ -371,7 +460,7 @@ NIBBLE_INLINE Result<void> PrefixCache::restore(const std::string& path) {
     NIBBLE_CHECK(reader.read_arrays());
     NIBBLE_CHECK(reader.make_nodes());
     Result<void> done = catch_out_of_memory([&]() -> Result<void> {
-      NIBBLE_CHECK(reader.fill_pages());
+      NIBBLE_CHECK(reader.fill_pages(use));
       return reader.enter_nodes();
     });
     reader.drop_pages();

@@ -34,6 +34,9 @@ struct Engine::Pool {
   ops::KvCache cache;
   PagePool pages;
   PageLayout layout;
+  // Where the options say maps_pages: a multiple of so many pages begins, in each kv head, at a
+  // page of the system's memory. Else 0.
+  Index page_multiple = 0;
   Index n_state_floats = 0;  // of one sequence
   Index vocab_size = 0;
   graph::WeightTable weights;            // of the model

@@ -136,6 +136,16 @@ class MappedFile {
     return catch_out_of_memory([&] { return copy(part, out); });
   }
 
+  // Makes the memory at `to` a copy of `part`, which lies inside bytes(), without copying: the
+  // system's pages of the file take the place of those at `to`, shared with every other process
+  // that maps the file. A write to them makes a private copy of the system's page; the file never
+  // changes. They outlive the MappedFile. `to` must be in a block of AlignedBuffer::allocate_pages;
+  // `to`, the size of `part` and its place in the file must be multiples of system_page_bytes().
+  // Errors: io, unsupported (Windows).
+  Result<void> place(std::span<const std::byte> part, std::byte* to) const;
+  // 0 on Windows.
+  static std::size_t system_page_bytes() noexcept;
+
   void advise(Advice advice) const noexcept;
 
  private:
@@ -202,6 +212,11 @@ inline Result<void> MappedFile::copy(std::span<const std::byte> part, std::byte*
   return ok();
 }
 
+inline Result<void> MappedFile::place(std::span<const std::byte>, std::byte*) const {
+  return Error{Errc::unsupported, "a file in place of memory, on Windows"};
+}
+inline std::size_t MappedFile::system_page_bytes() noexcept { return 0; }
+
 inline void MappedFile::advise(Advice) const noexcept {}
 
 #else
@@ -249,6 +264,22 @@ inline Result<void> MappedFile::copy(std::span<const std::byte> part, std::byte*
     left -= static_cast<std::size_t>(n);
   }
   return ok();
+}
+
+inline std::size_t MappedFile::system_page_bytes() noexcept {
+  const long bytes = ::sysconf(_SC_PAGESIZE);
+  return bytes > 0 ? static_cast<std::size_t>(bytes) : 0;
+}
+
+inline Result<void> MappedFile::place(std::span<const std::byte> part, std::byte* to) const {
+  NIBBLE_ASSERT(contains(part) && part.size() % system_page_bytes() == 0);
+  if (part.empty()) return ok();
+  const auto at = static_cast<std::size_t>(part.data() - bytes_.data());
+  void* const address = ::mmap(to, part.size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED,
+                               descriptor_, static_cast<off_t>(at));
+  if (address != MAP_FAILED) return ok();
+  return catch_out_of_memory(
+      [&]() -> Result<void> { return detail::system_error("the file", "cannot map"); });
 }
 
 inline void MappedFile::advise(Advice advice) const noexcept {

@@ -31,11 +31,11 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 // is the largest magnitude / 127. Panels of keys are [head_dim / 4][16 positions][4] and panels of
 // values [4][head_dim][4 positions], as integer dot products need them, with head_dim padded with
 // zeros to a multiple of 16. The scales of the panel's 16 positions follow.
-// 4-bit codes: each group of 32 dimensions of a position's key, or value, has codes 0 to 15, an f16
-// scale and an f16 minimum: x = minimum + scale * code. A panel is one of 8-bit integers whose
-// groups of four bytes are paired: the low halves of a byte are the first of the two, [head_dim /
-// 8][16 positions][4] for keys and [2][head_dim][4 positions] for values. For each group of
-// dimensions, the scales and then the minimums of the panel's 16 positions follow.
+// 4-bit codes: keys are 8-bit integers as above. Each group of 32 dimensions of a value has codes 0
+// to 15, an f16 scale and an f16 minimum: x = minimum + scale * code. A panel of values is one of
+// 8-bit integers whose groups of four bytes are paired: the low halves of the bytes are the first
+// of the two, [2][head_dim][4 positions]. For each group of dimensions, the scales and then the
+// minimums of the panel's 16 positions follow.
 // Elements at positions that were never written may hold anything: they are never used.
 inline constexpr Index kPanelPositions = 16;
 // Positions of a tile; also how many scores of a row exist at the same time.
@@ -53,11 +53,15 @@ inline constexpr Index kKeyPair<bf16> = 2;
 template <>
 inline constexpr Index kKeyPair<std::int8_t> = 4;
 
-// Two codes of a cache of 4-bit codes; the first is the low half.
+// A byte of a cache of 4-bit codes: two codes of values, the first in the low half; or the bits of
+// an 8-bit code of keys.
 struct CodePair {
   std::uint8_t bits = 0;
 };
 static_assert(sizeof(CodePair) == 1);
+// Whether keys are 8-bit codes.
+template <class T>
+inline constexpr bool kHasKeyCodes = std::is_same_v<T, std::int8_t> || std::is_same_v<T, CodePair>;
 template <>
 inline constexpr Index kKeyPair<CodePair> = 4;
 
@@ -75,18 +79,18 @@ constexpr Index code_panel_size(Index head_dim) noexcept {
 // Number of elements of one panel.
 template <class T>
 constexpr Index key_panel_size(Index head_dim) noexcept {
-  if constexpr (std::is_same_v<T, std::int8_t>) {
+  if constexpr (kHasKeyCodes<T>) {
     return code_panel_size(head_dim) + kPanelPositions * static_cast<Index>(sizeof(float));
-  } else if constexpr (std::is_same_v<T, CodePair>) {
-    return code_panel_size(head_dim) / 2 +
-           code_groups(head_dim) * 2 * kPanelPositions * static_cast<Index>(sizeof(f16));
   } else {
     return kPanelPositions * round_up(head_dim, kKeyPair<T>);
   }
 }
 template <class T>
 constexpr Index value_panel_size(Index head_dim) noexcept {
-  if constexpr (std::is_same_v<T, std::int8_t> || std::is_same_v<T, CodePair>) {
+  if constexpr (std::is_same_v<T, CodePair>) {
+    return code_panel_size(head_dim) / 2 +
+           code_groups(head_dim) * 2 * kPanelPositions * static_cast<Index>(sizeof(f16));
+  } else if constexpr (std::is_same_v<T, std::int8_t>) {
     return key_panel_size<T>(head_dim);
   } else {
     return kPanelPositions * head_dim;
@@ -113,12 +117,11 @@ constexpr Index value_panel(Index position, Index head_dim) noexcept {
          position % kAttentionTile / kPanelPositions * value_panel_size<T>(head_dim);
 }
 
-// Offsets of dimension d of the key and of the value at `position`. (The half of a CodePair: d / 4
-// % 2 for keys, position / 4 % 2 for values.)
+// Offsets of dimension d of the key and of the value at `position`. (A CodePair has the values of
+// two positions: its half is position / 4 % 2.)
 template <class T>
 constexpr Index key_offset(Index position, Index d, Index head_dim) noexcept {
   constexpr Index kPair = kKeyPair<T>;
-  if constexpr (std::is_same_v<T, CodePair>) d = d / 8 * 4 + d % 4;
   return key_panel<T>(position, head_dim) + d / kPair * (kPanelPositions * kPair) +
          position % kPanelPositions * kPair + d % kPair;
 }
@@ -153,35 +156,30 @@ inline const f16* group_scales(const CodePair* panel, Index group, Index head_di
   return reinterpret_cast<const f16*>(panel + code_panel_size(head_dim) / 2) +
          group * 2 * kPanelPositions;
 }
-// What half `half` of x is worth at a position of its panel, in dimension d.
-inline float value_of(CodePair x, Index half, const CodePair* panel, Index position, Index d,
-                      Index head_dim) noexcept {
-  const f16* const scale =
-      group_scales(panel, d / kCodeGroup, head_dim) + position % kPanelPositions;
-  const int code = x.bits >> (4 * half) & 15;
-  return to_f32(scale[kPanelPositions]) + to_f32(*scale) * static_cast<float>(code);
-}
 
 // Dimension d of the key and of the value at `position`, as f32. `cache` is the cache of one kv
 // head.
 template <class T>
 float key_at(const T* cache, Index position, Index d, Index head_dim) noexcept {
-  const T x = cache[key_offset<T>(position, d, head_dim)];
-  if constexpr (std::is_same_v<T, CodePair>) {
-    return value_of(x, d / 4 % 2, cache + key_panel<T>(position, head_dim), position, d, head_dim);
-  } else if constexpr (std::is_same_v<T, std::int8_t>) {
-    const T* const panel = cache + key_panel<T>(position, head_dim);
-    return static_cast<float>(x) * panel_scales(panel, head_dim)[position % kPanelPositions];
+  const T* const x = cache + key_offset<T>(position, d, head_dim);
+  if constexpr (kHasKeyCodes<T>) {
+    const auto* const panel =
+        reinterpret_cast<const std::int8_t*>(cache + key_panel<T>(position, head_dim));
+    return static_cast<float>(*reinterpret_cast<const std::int8_t*>(x)) *
+           panel_scales(panel, head_dim)[position % kPanelPositions];
   } else {
-    return to_f32(x);
+    return to_f32(*x);
   }
 }
 template <class T>
 float value_at(const T* cache, Index position, Index d, Index head_dim) noexcept {
   const T x = cache[value_offset<T>(position, d, head_dim)];
   if constexpr (std::is_same_v<T, CodePair>) {
-    return value_of(x, position / 4 % 2, cache + value_panel<T>(position, head_dim), position, d,
-                    head_dim);
+    const T* const panel = cache + value_panel<T>(position, head_dim);
+    const f16* const scale =
+        group_scales(panel, d / kCodeGroup, head_dim) + position % kPanelPositions;
+    const int code = x.bits >> (position / 4 % 2 * 4) & 15;
+    return to_f32(scale[kPanelPositions]) + to_f32(*scale) * static_cast<float>(code);
   } else if constexpr (std::is_same_v<T, std::int8_t>) {
     const T* const panel = cache + value_panel<T>(position, head_dim);
     return static_cast<float>(x) * panel_scales(panel, head_dim)[position % kPanelPositions];

@@ -221,21 +221,6 @@ NIBBLE_LAZY HWY_INLINE float largest_magnitude(const float* HWY_RESTRICT x, Inde
   return hn::ReduceMax(d, tops);
 }
 
-// Writes the numbers of dimensions i to i + 15 of a query and returns their sums.
-NIBBLE_LAZY HWY_INLINE VI put_numbers(const float* HWY_RESTRICT q, Index i, Index head_dim,
-                                      V inverse, std::byte* to) {
-  VI sum = hn::Zero(DI());
-  Numbers x;
-  HWY_UNROLL(4) for (int v = 0; v < kPanelPositions / kLanes; ++v) {
-    const Index from = (std::min)(i + v * kLanes, head_dim);
-    const V part = hn::LoadN(D(), q + from, static_cast<size_t>(head_dim - from));
-    x.set(0, v, nearest(D(), hn::Mul(part, inverse)));
-    sum = hn::Add(sum, x.get(0, v));
-  }
-  put_planes<Kind::query>(x, to + i * 2);
-  return sum;
-}
-
 NIBBLE_LAZY HWY_INLINE void put_query(const std::int8_t*, const float* HWY_RESTRICT q, float scale,
                                       Index head_dim, Index r, Index, float* HWY_RESTRICT block) {
   std::byte* const to = reinterpret_cast<std::byte*>(block) + r * query_stride(head_dim);
@@ -244,7 +229,14 @@ NIBBLE_LAZY HWY_INLINE void put_query(const std::int8_t*, const float* HWY_RESTR
   const V inverse = to_numbers(max, most);
   VI sum = hn::Zero(DI());
   for (Index i = 0; i < head_dim; i += kPanelPositions) {
-    sum = hn::Add(sum, put_numbers(q, i, head_dim, inverse, to));
+    Numbers x;
+    HWY_UNROLL(4) for (int v = 0; v < kPanelPositions / kLanes; ++v) {
+      const Index from = (std::min)(i + v * kLanes, head_dim);
+      const V part = hn::LoadN(D(), q + from, static_cast<size_t>(head_dim - from));
+      x.set(0, v, nearest(D(), hn::Mul(part, inverse)));
+      sum = hn::Add(sum, x.get(0, v));
+    }
+    put_planes<Kind::query>(x, to + i * 2);
   }
   const NumberScale s{max / most * scale, hn::ReduceSum(DI(), sum)};
   std::memcpy(to + query_scale_at(head_dim), &s, sizeof(s));
@@ -408,16 +400,21 @@ NIBBLE_LAZY HWY_INLINE float put_codes(const float* HWY_RESTRICT x, Index head_d
   return is_zero ? 0 : max / 127;
 }
 
+// Writes a key to the panel of its position.
+NIBBLE_LAZY HWY_INLINE void store_key(const float* HWY_RESTRICT key, Index position, Index head_dim,
+                                      std::int8_t* HWY_RESTRICT panel) {
+  const Index lane = position % kPanelPositions;
+  kernels::panel_scales(panel, head_dim)[lane] =
+      put_codes(key, head_dim, 4, kPanelPositions * 4, panel + lane * 4);
+}
+
 NIBBLE_LAZY HWY_INLINE void store_key_value(const float* HWY_RESTRICT key,
                                             const float* HWY_RESTRICT value, Index position,
                                             Index head_dim, std::int8_t* HWY_RESTRICT cache) {
   using T = std::int8_t;
-  const Index lane = position % kPanelPositions;
-  T* const keys = cache + kernels::key_panel<T>(position, head_dim);
   T* const values = cache + kernels::value_panel<T>(position, head_dim);
-  kernels::panel_scales(keys, head_dim)[lane] = put_codes(
-      key, head_dim, 4, kPanelPositions * 4, cache + kernels::key_offset<T>(position, 0, head_dim));
-  kernels::panel_scales(values, head_dim)[lane] =
+  store_key(key, position, head_dim, cache + kernels::key_panel<T>(position, head_dim));
+  kernels::panel_scales(values, head_dim)[position % kPanelPositions] =
       put_codes(value, head_dim, 1, 4, cache + kernels::value_offset<T>(position, 0, head_dim));
 }
 

@@ -76,6 +76,12 @@ struct KvCacheLayout {
     return shapes.empty() ? KvShape{n_kv_heads, head_dim} : shapes[static_cast<std::size_t>(layer)];
   }
   constexpr Index n_pages() const noexcept { return pages_for(capacity); }
+  // Bytes of a tile, what a page has of one kv head of a layer like `s`.
+  constexpr std::size_t tile_bytes(const KvShape& s) const noexcept {
+    return visit_kv_type(type, [&]<class T>(T) {
+      return static_cast<std::size_t>(kernels::tile_size<T>(s.head_dim)) * sizeof(T);
+    });
+  }
   // Elements of one kv head of a layer like `s`.
   constexpr Index head_elements(const KvShape& s) const noexcept {
     return visit_kv_type(type,
@@ -273,49 +279,42 @@ class KvCache {
     append(executor, layer_index, std::span<const Segment>(&all, 1), k, v);
   }
 
+  // The tiles of all pages in one kv head of one layer: page p has the p-th.
+  struct Lane {
+    std::byte* tiles = nullptr;
+    std::size_t tile_bytes = 0;
+
+    std::byte* tile(PageId page) const noexcept {
+      return tiles + static_cast<std::size_t>(page) * tile_bytes;
+    }
+  };
+  // Calls f(Lane) for all kv heads of all layers, in order.
+  template <class F>
+  void for_each_lane(F&& f) const noexcept {
+    for (Index l = 0; l < layout_.n_layers; ++l) {
+      const KvShape shape = layout_.shape(l);
+      const std::size_t bytes = layout_.tile_bytes(shape);
+      std::byte* tiles = memory_ + layout_.offset(l);
+      for (Index h = 0; h < shape.n_kv_heads; ++h) {
+        f(Lane{tiles, bytes});
+        tiles += bytes * static_cast<std::size_t>(layout_.n_pages());
+      }
+    }
+  }
+
   // Bytes of a page: its tiles in all layers and kv heads.
   std::size_t page_bytes() const noexcept {
     std::size_t bytes = 0;
-    for_each_tile(0, [&](std::byte*, std::size_t n) { bytes += n; });
+    for_each_lane([&](const Lane& lane) { bytes += lane.tile_bytes; });
     return bytes;
   }
   // Copies the keys and values of a page to another page, in every layer.
   void copy_page(PageId from, PageId to) const noexcept {
-    const std::ptrdiff_t n_pages = to - from;
-    for_each_tile(from, [&](std::byte* tile, std::size_t n) {
-      std::memcpy(tile + n_pages * static_cast<std::ptrdiff_t>(n), tile, n);
-    });
-  }
-  // Copies a page to page_bytes() bytes of memory, or back.
-  void read_page(PageId page, std::byte* out) const noexcept {
-    for_each_tile(page, [&](const std::byte* tile, std::size_t n) {
-      std::memcpy(out, tile, n);
-      out += n;
-    });
-  }
-  void write_page(PageId page, const std::byte* bytes) const noexcept {
-    for_each_tile(page, [&](std::byte* tile, std::size_t n) {
-      std::memcpy(tile, bytes, n);
-      bytes += n;
-    });
+    for_each_lane(
+        [&](const Lane& lane) { std::memcpy(lane.tile(to), lane.tile(from), lane.tile_bytes); });
   }
 
  private:
-  // Calls f(tile, its bytes) for the tiles of a page.
-  template <class F>
-  void for_each_tile(PageId page, F&& f) const noexcept {
-    visit_kv_type(layout_.type, [&]<class T>(T) {
-      for (Index l = 0; l < layout_.n_layers; ++l) {
-        const KvLayer<T> kv = layer<T>(l);
-        const Index tile = kernels::tile_size<T>(kv.head_dim);
-        for (Index h = 0; h < kv.n_kv_heads; ++h) {
-          f(reinterpret_cast<std::byte*>(kv.of(h) + page * tile),
-            static_cast<std::size_t>(tile) * sizeof(T));
-        }
-      }
-    });
-  }
-
   std::byte* memory_ = nullptr;
   KvCacheLayout layout_;
   std::atomic<bool>* is_exceeded_ = nullptr;

@@ -13,9 +13,10 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
 // Element type of a cache. int8 has one f32 scale for each position's key and one for its value,
 // per kv head; the error of an element is at most 1/254 of the largest element under that scale.
-// int4 has an f16 scale and an f16 minimum for each 32 dimensions of a key or value, 5 bits in all;
-// the error of an element is at most 1/30 of the range of these 32 elements, plus the rounding of
-// the minimum to f16.
+// int4 has keys as int8 has them, because 4 bits of a key cost far more than those of a value
+// (kernels/attention_int4-inl.h), and 4-bit values with an f16 scale and an f16 minimum for each 32
+// dimensions, 5 bits in all: the error of an element is at most 1/30 of the range of these 32, plus
+// the rounding of the minimum to f16.
 enum class KvType : std::uint8_t { f32, f16, bf16, int8, int4 };
 constexpr bool is_compiled(KvType type) noexcept {
   return type == KvType::f16 || ((NIBBLE_KV_TYPES) >> static_cast<int>(type) & 1) != 0;
