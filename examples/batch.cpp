@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "adapters.hpp"
 #include "common.hpp"
 #include "nibble/io/json_text.hpp"
 #include "nibble/io/json_value.hpp"
@@ -29,6 +30,7 @@ using Clock = std::chrono::steady_clock;
 struct Options : example::Settings {
   std::string prompts;
   Index n_parallel = 8;
+  std::vector<std::string> adapters;
   bool json = false;
   bool newline = false;
 };
@@ -42,7 +44,9 @@ void add_options(CLI::App& app, Options& o) {
       ->check(CLI::Range(Index{1}, Index{1} << 10))
       ->capture_default_str();
   app.add_flag("--json", o.json,
-               "lines are JSON: {\"prompt\": \"...\"} in, an object for each answer out");
+               "lines are JSON: {\"prompt\": \"...\"} in, an object for each answer out; with "
+               "\"adapter\": \"FILE:STRENGTH\" a line has its own in place of those of --adapter");
+  app.add_option("--adapter", o.adapters, example::kAdapterHelp)->allow_extra_args(false);
   app.add_flag("--newline", o.newline, "a prompt includes the end of its line");
   app.add_option("--max-tokens", o.generate.max_tokens, "the most tokens of an answer")
       ->check(example::at_least_one())
@@ -62,25 +66,31 @@ void add_options(CLI::App& app, Options& o) {
   app.callback([&o] { example::finish_settings(o); });
 }
 
+struct Prompt {
+  std::string text;
+  std::vector<std::string> adapters;  // files
+};
+
 // The prompt of a line. Errors: malformed.
-Result<std::string> prompt_of(const std::string& line, const Options& o) {
-  std::string prompt = line;
+Result<Prompt> prompt_of(const std::string& line, const Options& o) {
+  Prompt prompt{line, o.adapters};
   if (o.json) {
     NIBBLE_TRY(value, nibble::io::JsonValue::parse(line));
     const auto* const text = value.find("prompt");
     if (text == nullptr || text->kind() != nibble::io::JsonValue::Kind::string) {
       return Error{nibble::Errc::malformed, "there is no string \"prompt\""};
     }
-    prompt = text->string();
+    prompt.text = text->string();
+    if (const auto* const adapter = value.find("adapter")) prompt.adapters = {adapter->string()};
   }
-  if (o.newline) prompt += '\n';
+  if (o.newline) prompt.text += '\n';
   return prompt;
 }
 
-Result<std::vector<std::string>> read_prompts(const Options& o) {
+Result<std::vector<Prompt>> read_prompts(const Options& o) {
   NIBBLE_TRY(text, example::read_text(o.prompts));
   std::istringstream in(std::move(text));
-  std::vector<std::string> prompts;
+  std::vector<Prompt> prompts;
   std::string line;
   for (std::size_t n = 1; std::getline(in, line); ++n) {
     if (line.ends_with('\r')) line.pop_back();
@@ -95,6 +105,33 @@ Result<std::vector<std::string>> read_prompts(const Options& o) {
   return prompts;
 }
 
+// The adapters of prompts, each read once.
+class Adapters {
+ public:
+  Result<void> read(const std::string& path, const nibble::Model& model,
+                    const std::vector<Prompt>& prompts) {
+    for (const Prompt& prompt : prompts) {
+      if (find(prompt) != nullptr) continue;
+      NIBBLE_TRY(set, example::open_adapters(path, model, prompt.adapters));
+      max_rank_ = std::max(max_rank_, set.max_rank());
+      sets_.emplace_back(prompt.adapters, std::move(set));
+    }
+    return nibble::ok();
+  }
+  Index max_rank() const { return max_rank_; }
+  // Null before it is read.
+  const nibble::AdapterSet* find(const Prompt& prompt) const {
+    for (const auto& [names, set] : sets_) {
+      if (names == prompt.adapters) return &set;
+    }
+    return nullptr;
+  }
+
+ private:
+  std::vector<std::pair<std::vector<std::string>, nibble::AdapterSet>> sets_;
+  Index max_rank_ = 0;
+};
+
 // One prompt and its answer.
 struct Job {
   std::optional<nibble::Completion> completion;
@@ -105,9 +142,11 @@ struct Job {
 
 class Batch {
  public:
-  Batch(nibble::Scheduler& scheduler, const Options& options, std::vector<std::string> prompts)
+  Batch(nibble::Scheduler& scheduler, const Options& options, const Adapters& adapters,
+        std::vector<Prompt> prompts)
       : scheduler_(scheduler),
         options_(options),
+        adapters_(adapters),
         prompts_(std::move(prompts)),
         jobs_(prompts_.size()) {}
 
@@ -138,7 +177,8 @@ class Batch {
   void begin(std::size_t i) {
     Job& job = jobs_[i];
     job.begin = Clock::now();
-    nibble::GenerateRequest request{.prompt = prompts_[i], .options = options_.generate};
+    nibble::GenerateRequest request{.prompt = prompts_[i].text, .options = options_.generate};
+    request.adapter.set = *adapters_.find(prompts_[i]);
     request.options.sampling.seed += i;
     auto completion = scheduler_.submit(std::move(request));
     if (!completion) {
@@ -187,7 +227,8 @@ class Batch {
 
   nibble::Scheduler& scheduler_;
   const Options& options_;
-  std::vector<std::string> prompts_;
+  const Adapters& adapters_;
+  std::vector<Prompt> prompts_;
   std::vector<Job> jobs_;
   std::size_t n_begun_ = 0, n_failed_ = 0;
   std::vector<std::size_t> open_, done_;
@@ -276,15 +317,18 @@ Result<int> run(Options& o) {
   NIBBLE_TRY(model, nibble::load<nibble::graph::AllFormats>(
                         o.model, {.executor = pool.get(), .progress = &progress}));
   NIBBLE_CHECK(example::set_dry_breakers(o, model));
+  Adapters adapters;
+  NIBBLE_CHECK(adapters.read(o.model, model, prompts));
   NIBBLE_TRY(scheduler,
              nibble::Scheduler::create(
                  model, {.n_ctx = o.session.n_ctx,
                          .max_batch = o.n_parallel,
                          .max_step_tokens = std::max(o.session.max_step_tokens, o.n_parallel),
                          .kv_type = o.session.kv_type,
-                         .executor = pool.get()}));
+                         .executor = pool.get(),
+                         .max_factor_rank = adapters.max_rank()}));
   o.generate.cancel = &interrupted;
-  Batch batch(scheduler, o, std::move(prompts));
+  Batch batch(scheduler, o, adapters, std::move(prompts));
   NIBBLE_CHECK(batch.run());
   if (!o.quiet) batch.print_summary(model, pool->n_workers());
   if (interrupted) return example::kInterrupted;

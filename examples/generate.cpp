@@ -4,6 +4,7 @@
 // and memory use to stderr.
 #include <chrono>
 
+#include "adapters.hpp"
 #include "common.hpp"
 #include "nibble/model/weight_conversion.hpp"
 #include "nibble/nibble.hpp"
@@ -24,6 +25,7 @@ double seconds_since(Clock::time_point start) {
 struct Options : example::Settings {
   std::string prompt;
   std::string prompt_file;
+  std::vector<std::string> adapters;
   bool logprobs = false;
   bool ids = false;
   bool memory = false;
@@ -39,6 +41,7 @@ void add_options(CLI::App& app, Options& o) {
                                            "a file with that text, taken as it is; - is stdin")
                                 ->check(example::is_not_empty)
                                 ->excludes(prompt);
+  app.add_option("--adapter", o.adapters, example::kAdapterHelp)->allow_extra_args(false);
   app.add_option("--max-tokens", o.generate.max_tokens, "the most tokens to generate")
       ->check(example::at_least_one())
       ->capture_default_str();
@@ -196,8 +199,11 @@ nibble::Result<int> run(Options& o) {
     return *model->tokenizer_error();
   }
   NIBBLE_CHECK(example::set_dry_breakers(o, *model));
+  NIBBLE_TRY(adapters, example::open_adapters(o.model, *model, o.adapters));
+  o.session.max_factor_rank = adapters.max_rank();
   NIBBLE_TRY(session, nibble::Session::create(*model, o.session));
   NIBBLE_CHECK(set_depth(o, session.engine()));
+  NIBBLE_CHECK(session.set_adapter({adapters}));
   const auto on_prompt = [&](std::size_t done, std::size_t total) {
     status.show("prompt: " + std::to_string(done) + " of " + std::to_string(total) + " tokens");
     return true;

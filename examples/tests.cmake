@@ -155,6 +155,8 @@ nibble_example_test(generate_chain generate EXIT 0 OUT "." ERR "decode +[0-9]+ t
     --mirostat-tau 3 --seed 7 --stop "<unk>")
 nibble_example_test(generate_dry generate EXIT 0 STDIN "${utterance}\n" OUT "^${call}\n$"
   ARGS ${home_model} --prompt-file - --dry-multiplier 0.8)
+nibble_example_test(generate_no_adapter generate EXIT 1 ERR "missing.gguf"
+  ARGS ${home_model} --prompt x --adapter missing.gguf:0.5)
 nibble_example_test(generate_top_logprobs generate EXIT 0 STDIN "${utterance}\n"
   OUT "^ +-0\\.[0-9]+ \"light[^\n]*\n +[0-9]+ +-0\\.[0-9]+\n +[0-9]+ +-[0-9.]+\n$"
   ARGS ${home_model} --prompt-file - --logprobs --top-logprobs 2 --max-tokens 1 --quiet)
@@ -176,6 +178,8 @@ nibble_example_test(batch_long_prompt batch EXIT 1 STDIN "x\n${utterance}\n" OUT
   ERR "^batch: prompt 2: [^\n]*context of 10 .--ctx.\n$" ARGS ${home_model} - --ctx 10 --quiet)
 nibble_example_test(batch_bad_json batch EXIT 1 STDIN "{\"text\": \"x\"}\n" OUT "^$"
   ERR "^batch: -: line 1: there is no string \"prompt\"\n$" ARGS ${home_model} - --json)
+nibble_example_test(batch_no_adapter batch EXIT 1 OUT "^$" ERR "missing.gguf"
+  STDIN "{\"prompt\": \"x\", \"adapter\": \"missing.gguf:2\"}\n" ARGS ${home_model} - --json)
 nibble_example_test(batch_no_file batch EXIT 1 ERR "^batch: missing.txt: [^\n]*\n$"
   ARGS ${home_model} missing.txt)
 nibble_example_test(batch_bad_parallel batch EXIT 2 ERR "^batch: --parallel: [^\n]*--help.\n$"

@@ -13,9 +13,9 @@
 #include "nibble/core/arena.hpp"
 #include "nibble/core/owned.hpp"
 #include "nibble/core/scalar.hpp"
+#include "nibble/generate/adapter_runs.hpp"
 #include "nibble/generate/confidence.hpp"
 #include "nibble/generate/depth.hpp"
-#include "nibble/generate/factor_runs.hpp"
 #include "nibble/graph/run.hpp"
 #include "nibble/model/architecture.hpp"
 
@@ -81,7 +81,7 @@ class StagedRun {
   void run_piece(Index n_rows, Index n_segments, const Stage& stage, bool has_outputs,
                  std::span<const graph::LayerPart> parts) noexcept;
   // Which rows and outputs of a piece have adapters, in its step.
-  void put_factors(Index n_rows, Index n_outputs, graph::Step& step) const noexcept;
+  void put_adapters(Index n_rows, Index n_outputs, graph::Step& step) const noexcept;
   void take_outputs(const Stage& stage, std::span<const Index> rows,
                     MatrixView<const float> logits) noexcept;
 
@@ -91,15 +91,15 @@ class StagedRun {
   Confidence measure_;
   EarlyExitCounts counts_;
   AlignedBuffer memory_;
-  Row* rows_ = nullptr;                   // (max_rows), of the step
-  float* hidden_ = nullptr;               // (max_rows, dim): between stages
-  float* logits_ = nullptr;               // (max_outputs, vocab_size)
-  std::int32_t* tokens_ = nullptr;        // (max_rows): zeros, nobody reads what they stand for
-  Index* row_ids_ = nullptr;              // (max_rows): rows of a piece
-  Index* output_rows_ = nullptr;          // (max_outputs), of a piece
-  Index* output_ids_ = nullptr;           // (max_outputs): the same as rows of the step
-  graph::Segment* segments_ = nullptr;    // (n_tables, max_segments), of a piece
-  graph::RowFactors* factors_ = nullptr;  // (2, max_segments): of its rows and of its outputs
+  Row* rows_ = nullptr;                    // (max_rows), of the step
+  float* hidden_ = nullptr;                // (max_rows, dim): between stages
+  float* logits_ = nullptr;                // (max_outputs, vocab_size)
+  std::int32_t* tokens_ = nullptr;         // (max_rows): zeros, nobody reads what they stand for
+  Index* row_ids_ = nullptr;               // (max_rows): rows of a piece
+  Index* output_rows_ = nullptr;           // (max_outputs), of a piece
+  Index* output_ids_ = nullptr;            // (max_outputs): the same as rows of the step
+  graph::Segment* segments_ = nullptr;     // (n_tables, max_segments), of a piece
+  graph::RowAdapter* adapters_ = nullptr;  // (2, max_segments): of its rows and of its outputs
   // The step that is running.
   const ModelGraph* model_ = nullptr;
   const graph::Plan* plan_ = nullptr;
@@ -126,7 +126,7 @@ NIBBLE_INLINE StagedRun::StagedRun(const EarlyExit& options, const Sizes& sizes,
   output_ids_ = arena.take<Index>(n_outputs);
   segments_ =
       arena.take<graph::Segment>(static_cast<std::size_t>(sizes.n_tables * limits.max_segments));
-  factors_ = arena.take<graph::RowFactors>(2 * static_cast<std::size_t>(limits.max_segments));
+  adapters_ = arena.take<graph::RowAdapter>(2 * static_cast<std::size_t>(limits.max_segments));
 }
 
 NIBBLE_INLINE std::size_t StagedRun::memory_bytes(const Sizes& s) noexcept {
@@ -139,7 +139,7 @@ NIBBLE_INLINE std::size_t StagedRun::memory_bytes(const Sizes& s) noexcept {
          2 * align_up(n_outputs * sizeof(Index)) +
          align_up(static_cast<std::size_t>(s.n_tables * s.limits.max_segments) *
                   sizeof(graph::Segment)) +
-         align_up(2 * static_cast<std::size_t>(s.limits.max_segments) * sizeof(graph::RowFactors));
+         align_up(2 * static_cast<std::size_t>(s.limits.max_segments) * sizeof(graph::RowAdapter));
 }
 
 NIBBLE_INLINE Result<Owned<StagedRun>> StagedRun::create(const EarlyExit& options,
@@ -250,7 +250,7 @@ NIBBLE_INLINE void StagedRun::run_piece(Index n_rows, Index n_segments, const St
     output_rows_[n_outputs] = i;
     output_ids_[n_outputs++] = row_ids_[i];
   }
-  put_factors(n_rows, n_outputs, args.step);
+  put_adapters(n_rows, n_outputs, args.step);
   const graph::LayerRange range{.parts = parts,
                                 .begin = stage.begin,
                                 .end = stage.end,
@@ -265,23 +265,23 @@ NIBBLE_INLINE void StagedRun::run_piece(Index n_rows, Index n_segments, const St
   take_outputs(stage, {output_ids_, static_cast<std::size_t>(n_outputs)}, logits);
 }
 
-NIBBLE_INLINE void StagedRun::put_factors(Index n_rows, Index n_outputs,
-                                          graph::Step& step) const noexcept {
-  const std::span<const graph::RowFactors> of_step = args_->step.row_factors;
+NIBBLE_INLINE void StagedRun::put_adapters(Index n_rows, Index n_outputs,
+                                           graph::Step& step) const noexcept {
+  const std::span<const graph::RowAdapter> of_step = args_->step.row_adapters;
   if (of_step.empty()) return;
-  const auto put = [&](const Index* rows, Index n, graph::RowFactors* memory) {
-    FactorRuns runs(memory);
+  const auto put = [&](const Index* rows, Index n, graph::RowAdapter* memory) {
+    AdapterRuns runs(memory);
     for (Index i = 0; i < n; ++i) {
-      graph::RowFactors factors = factors_of(rows[i], of_step);
-      if (factors.n_rows == 0) continue;
-      factors.first_row = i;
-      factors.n_rows = 1;
-      runs.add(factors);
+      graph::RowAdapter adapter = adapter_of(rows[i], of_step);
+      if (adapter.n_rows == 0) continue;
+      adapter.first_row = i;
+      adapter.n_rows = 1;
+      runs.add(adapter);
     }
     return runs.all();
   };
-  step.row_factors = put(row_ids_, n_rows, factors_);
-  step.output_factors = put(output_ids_, n_outputs, factors_ + sizes_.limits.max_segments);
+  step.row_adapters = put(row_ids_, n_rows, adapters_);
+  step.output_adapters = put(output_ids_, n_outputs, adapters_ + sizes_.limits.max_segments);
 }
 
 NIBBLE_INLINE void StagedRun::take_outputs(const Stage& stage, std::span<const Index> rows,

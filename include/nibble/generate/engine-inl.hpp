@@ -13,10 +13,10 @@
 
 #include "nibble/core/arena.hpp"
 #include "nibble/core/shared.hpp"
+#include "nibble/generate/adapter_runs.hpp"
 #include "nibble/generate/early_exit-inl.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/engine_needs.hpp"
-#include "nibble/generate/factor_runs.hpp"
 #include "nibble/generate/placed_run-inl.hpp"
 #include "nibble/generate/sequence-inl.hpp"
 #include "nibble/graph/run.hpp"
@@ -44,6 +44,8 @@ struct Engine::State {
   // Computes the pending tokens of each sequence, but at most max_rows of each. On an error they
   // stay pending.
   Result<MatrixView<const float>> run(std::span<const SequenceInput> inputs, Index max_rows);
+  // Memory for rows of numbers, when the first are given. Error: out_of_memory.
+  Result<void> allocate_rows(std::span<const SequenceInput> inputs);
   void put_rows(const SequenceInput& input, Index first_row) noexcept;
   // Runs the step of `args`, through the layers that there should be.
   MatrixView<const float> run_layers(bool has_outputs) noexcept;
@@ -58,8 +60,10 @@ struct Engine::State {
     return {limits, Index{model.config().n_layers}, Index{model.config().dim}, plan.width};
   }
   Result<void> make_placed();
+  // Those of n_rows positions of a sequence, from `first` on, that are learned rows of its adapter.
+  void put_prefix(const Sequence::State& s, Index first_row, Index first, Index n_rows) noexcept;
   // Which rows of the step have adapters, in the step's arguments.
-  void put_row_factors(std::span<const SequenceInput> inputs) noexcept;
+  void put_row_adapters(std::span<const SequenceInput> inputs) noexcept;
   // The segments of the step for the tables of pages after the first.
   std::span<const graph::Segment> put_table_segments(
       std::span<const SequenceInput> inputs) noexcept;
@@ -84,19 +88,19 @@ struct Engine::State {
   graph::RunArgs args;
   std::vector<graph::RopeTable> rope_tables;
   InlineExecutor own_executor;
-  std::int32_t* tokens = nullptr;            // (max_rows), of a step
-  graph::Segment* segments = nullptr;        // (n_tables, max_segments)
-  Index* output_rows = nullptr;              // (max_outputs)
-  graph::RowFactors* row_factors = nullptr;  // (3, max_segments), if there may be adapters
-  float* rows = nullptr;                     // (max_rows, width), once rows of numbers were given
-  graph::LayerPart* layer_parts = nullptr;   // (n_layers): what of each layer runs
-  graph::LayerPart* key_parts = nullptr;     // (n_layers): what stores keys and values, and no more
-  bool is_full_depth = true;                 // all of all layers
-  bool stores_exactly = true;                // what all of all layers would store
-  Index draft_layers = 0;                    // that the step runs; 0: it is no draft
-  bool is_staged = false;                    // the step runs in stages, for early exit
-  Owned<detail::StagedRun> early_exit;       // null: there is none
-  Owned<detail::PlacedRun> placed;           // null: all parts run here
+  std::int32_t* tokens = nullptr;             // (max_rows), of a step
+  graph::Segment* segments = nullptr;         // (n_tables, max_segments)
+  Index* output_rows = nullptr;               // (max_outputs)
+  graph::RowAdapter* row_adapters = nullptr;  // (3, max_segments)
+  float* rows = nullptr;                      // (max_rows, width), once rows of numbers were given
+  graph::LayerPart* layer_parts = nullptr;    // (n_layers): what of each layer runs
+  graph::LayerPart* key_parts = nullptr;  // (n_layers): what stores keys and values, and no more
+  bool is_full_depth = true;              // all of all layers
+  bool stores_exactly = true;             // what all of all layers would store
+  Index draft_layers = 0;                 // that the step runs; 0: it is no draft
+  bool is_staged = false;                 // the step runs in stages, for early exit
+  Owned<detail::StagedRun> early_exit;    // null: there is none
+  Owned<detail::PlacedRun> placed;        // null: all parts run here
   AlignedBuffer row_memory;
 };
 
@@ -322,16 +326,14 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
   }
   cache_bytes =
       align_up(layout.bytes()) + align_up(static_cast<std::size_t>(n_pages) * sizeof(std::int32_t));
-  working_bytes = align_up(plan.bytes) + rope_bytes + align_up(most_pairs * sizeof(double)) +
-                  align_up(static_cast<std::size_t>(limits.max_rows) * sizeof(std::int32_t)) +
-                  align_up(static_cast<std::size_t>(limits.max_segments * pages.n_tables) *
-                           sizeof(graph::Segment)) +
-                  align_up(static_cast<std::size_t>(limits.max_outputs) * sizeof(Index)) +
-                  2 * align_up(needs.shapes.size() * sizeof(graph::LayerPart));
-  if (options.max_factor_rank > 0) {
-    working_bytes +=
-        align_up(3 * static_cast<std::size_t>(limits.max_segments) * sizeof(graph::RowFactors));
-  }
+  working_bytes =
+      align_up(plan.bytes) + rope_bytes + align_up(most_pairs * sizeof(double)) +
+      align_up(static_cast<std::size_t>(limits.max_rows) * sizeof(std::int32_t)) +
+      align_up(static_cast<std::size_t>(limits.max_segments * pages.n_tables) *
+               sizeof(graph::Segment)) +
+      align_up(static_cast<std::size_t>(limits.max_outputs) * sizeof(Index)) +
+      align_up(static_cast<std::size_t>(3 * limits.max_segments) * sizeof(graph::RowAdapter)) +
+      2 * align_up(needs.shapes.size() * sizeof(graph::LayerPart));
   return ok();
 }
 
@@ -436,7 +438,7 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
   tokens = arena.take<std::int32_t>(max_rows);
   segments = arena.take<graph::Segment>(max_segments * static_cast<std::size_t>(pages.n_tables));
   output_rows = arena.take<Index>(max_outputs);
-  if (options.max_factor_rank > 0) row_factors = arena.take<graph::RowFactors>(3 * max_segments);
+  row_adapters = arena.take<graph::RowAdapter>(3 * max_segments);
   fill_rope_tables(arena);
   const std::size_t n_layers = pool->shapes.size();
   layer_parts = arena.take<graph::LayerPart>(n_layers);
@@ -571,6 +573,28 @@ NIBBLE_INLINE Result<void> Engine::can_run(const SequenceInput& input) const {
   return s.check_pages(sequence.n_pages_for(n, s.limits.max_rows) - sequence.n_unread_pages());
 }
 
+NIBBLE_INLINE Result<void> Engine::State::allocate_rows(std::span<const SequenceInput> inputs) {
+  const auto has_rows = [](const SequenceInput& input) {
+    const Sequence::State& s = *input.sequence->state_;
+    return input.rows.data() != nullptr || s.n_computed < s.n_prefix();
+  };
+  if (rows != nullptr || !std::any_of(inputs.begin(), inputs.end(), has_rows)) return ok();
+  const auto n = static_cast<std::size_t>(limits.max_rows * model.config().dim);
+  NIBBLE_TRY(allocated, AlignedBuffer::allocate(n * sizeof(float)));
+  row_memory = std::move(allocated);
+  rows = reinterpret_cast<float*>(row_memory.data());
+  return ok();
+}
+
+NIBBLE_INLINE void Engine::State::put_prefix(const Sequence::State& s, Index first_row, Index first,
+                                             Index n_rows) noexcept {
+  const Index n = (std::min)(s.n_prefix() - first, n_rows);
+  if (n <= 0) return;
+  const Index width = model.config().dim;
+  const float* const from = s.adapter.set.state_->prefix + first * width;
+  std::copy_n(from, n * width, rows + first_row * width);
+}
+
 NIBBLE_INLINE void Engine::State::put_rows(const SequenceInput& input, Index first_row) noexcept {
   const Index width = model.config().dim;
   for (Index i = 0; i < input.rows.extent(0); ++i) {
@@ -591,30 +615,27 @@ NIBBLE_INLINE std::span<const graph::Segment> Engine::State::put_table_segments(
   return {first, static_cast<std::size_t>(next - first)};
 }
 
-NIBBLE_INLINE void Engine::State::put_row_factors(std::span<const SequenceInput> inputs) noexcept {
-  if (row_factors == nullptr) return;
-  detail::FactorRuns of_rows(row_factors), of_outputs(row_factors + limits.max_segments),
-      of_segments(row_factors + 2 * limits.max_segments);
+NIBBLE_INLINE void Engine::State::put_row_adapters(std::span<const SequenceInput> inputs) noexcept {
+  detail::AdapterRuns of_rows(row_adapters), of_outputs(row_adapters + limits.max_segments),
+      of_segments(row_adapters + 2 * limits.max_segments);
   Index n_outputs = 0;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const SequenceAdapter& adapter = inputs[i].sequence->state_->adapter;
     const Index first_output = std::exchange(n_outputs, n_outputs + inputs[i].n_outputs);
     if (!adapter) continue;
-    graph::RowFactors factors{.table = adapter.set.state_->places(),
-                              .n_slots = model.weights().n_slots(),
-                              .strength = adapter.strength};
-    const auto add = [&](detail::FactorRuns& runs, Index first, Index n) {
-      factors.first_row = first;
-      factors.n_rows = n;
-      runs.add(factors);
+    graph::RowAdapter part = adapter.set.state_->in_step(adapter.strength);
+    const auto add = [&](detail::AdapterRuns& runs, Index first, Index n) {
+      part.first_row = first;
+      part.n_rows = n;
+      runs.add(part);
     };
     add(of_rows, segments[i].first_row, segments[i].n_rows);
     add(of_outputs, first_output, inputs[i].n_outputs);
     add(of_segments, static_cast<Index>(i), 1);
   }
-  args.step.row_factors = of_rows.all();
-  args.step.output_factors = of_outputs.all();
-  args.step.segment_factors = of_segments.all();
+  args.step.row_adapters = of_rows.all();
+  args.step.output_adapters = of_outputs.all();
+  args.step.segment_adapters = of_segments.all();
 }
 
 NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
@@ -622,12 +643,14 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
   graph::Step& step = args.step;
   Index n_rows = 0, n_outputs = 0;
   std::size_t n_segments = 0;
+  NIBBLE_CHECK(allocate_rows(inputs));
   for (const SequenceInput& input : inputs) input.sequence->state_->drop_unread_pages();
   for (const SequenceInput& input : inputs) {
     Sequence::State& s = *input.sequence->state_;
     const Index first = s.first_to_compute(draft_layers);
     const Index n = (std::min)(s.n_tokens - first, max_rows);
     s.prepare(first + n - s.n_computed);
+    put_prefix(s, n_rows, first, n);
     if (input.rows.data() != nullptr) put_rows(input, n_rows + n - input.n_rows());
     std::memcpy(tokens + n_rows, s.tokens + first, static_cast<std::size_t>(n) * sizeof(*tokens));
     if (placed) placed->set_sequence(n_segments, &s);
@@ -640,7 +663,7 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
   step.tokens = {tokens, static_cast<std::size_t>(n_rows)};
   step.segments = {segments, n_segments};
   args.table_segments = put_table_segments(inputs);
-  put_row_factors(inputs);
+  put_row_adapters(inputs);
   step.output_rows = {output_rows, static_cast<std::size_t>(n_outputs)};
   step.rows = rows == nullptr ? MatrixView<const float>()
                               : MatrixView<const float>(rows, n_rows, Index{model.config().dim});
@@ -667,13 +690,6 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
 NIBBLE_INLINE Result<MatrixView<const float>> Engine::run(std::span<const SequenceInput> inputs) {
   State& s = *state_;
   NIBBLE_CHECK(s.can_run(inputs));
-  for (const SequenceInput& input : inputs) {
-    if (input.rows.data() == nullptr || s.rows != nullptr) continue;
-    const auto n = static_cast<std::size_t>(s.limits.max_rows * s.model.config().dim);
-    NIBBLE_TRY(memory, AlignedBuffer::allocate(n * sizeof(float)));
-    s.row_memory = std::move(memory);
-    s.rows = reinterpret_cast<float*>(s.row_memory.data());
-  }
   for (const SequenceInput& input : inputs) {
     input.sequence->state_->add(input.rows.data() != nullptr ? nullptr : input.tokens.data(),
                                 input.n_rows());

@@ -35,6 +35,10 @@ struct Generator::State {
   Result<std::optional<Token>> next_token();
   // Ends generation without another token.
   std::optional<Token> end(Finish why);
+  // But for the prefix of an adapter.
+  bool is_empty() noexcept {
+    return session.position() == session.sequence().adapter().set.n_prefix();
+  }
   bool is_full() const noexcept { return session.position() == session.capacity(); }
   bool is_at_end() const noexcept {
     const bool stops = generation.options().when_full == WhenFull::stop || session.capacity() < 2;
@@ -93,8 +97,7 @@ NIBBLE_INLINE Finish Generator::finish() const noexcept { return state_->generat
 NIBBLE_INLINE Index Generator::n_tokens() const noexcept { return state_->generation.n_tokens(); }
 
 NIBBLE_INLINE Result<void> Generator::State::prompt(std::string_view text) {
-  NIBBLE_TRY(ids, detail::encode_prompt(session.model(), text, options_of_prompt(),
-                                        session.position() == 0));
+  NIBBLE_TRY(ids, detail::encode_prompt(session.model(), text, options_of_prompt(), is_empty()));
   const text::Tokenizer& tokenizer = *session.model().tokenizer();
   const auto has_text = [&](std::span<const std::int32_t> tokens) {
     return detail::has_text(tokenizer, tokens);
@@ -104,7 +107,7 @@ NIBBLE_INLINE Result<void> Generator::State::prompt(std::string_view text) {
 
 NIBBLE_INLINE Result<void> Generator::State::prompt(std::span<const std::int32_t> ids,
                                                     bool at_start) {
-  if (ids.empty() && session.position() == 0) {
+  if (ids.empty() && is_empty()) {
     return Error{Errc::invalid_argument,
                  "generate: the prompt is empty, and so is the session: there is nothing to go on "
                  "from (a text can begin with the begin token: GenerateOptions::add_bos)"};

@@ -135,7 +135,9 @@ NIBBLE_INLINE Result<Sequence> PrefixCache::State::match(std::span<const std::in
   const detail::PrefixTree::Place at =
       tree.reachable(tree.find(to_match(tokens, capacity), weights.fingerprint()));
   const PageLayout& layout = pool->layout;
-  s.n_tokens = s.n_computed = s.n_exact = s.checkpoint_position = at.n;
+  // (An adapter may have given it a prefix; then there is nothing to find, since insert() keeps
+  // none.)
+  if (at.n > 0) s.n_tokens = s.n_computed = s.n_exact = s.checkpoint_position = at.n;
   s.first_column = s.n_columns = ops::pages_for(at.n);
   tree.copy(at, s.tokens, [&](Index column, const Scalar<ops::PageId>* pages) {
     // Of tables with a window: columns without gaps up to the end.

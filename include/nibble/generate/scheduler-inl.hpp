@@ -230,6 +230,9 @@ NIBBLE_INLINE Result<Shared<Completion::State>> Scheduler::State::make_request(
   const Model& model = engine.model();
   NIBBLE_CHECK(detail::Generation::validate(from.options, model));
   NIBBLE_CHECK(engine.check_adapter(from.adapter));
+  if (from.adapter.set.n_prefix() > 0) {
+    return Error{Errc::unsupported, "scheduler: an adapter with a prefix is for sessions"};
+  }
   if (from.options.when_full == WhenFull::roll) {
     return Error{Errc::unsupported, "scheduler: when_full = roll is for sessions"};
   }

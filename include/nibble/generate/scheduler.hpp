@@ -81,8 +81,8 @@ class Scheduler {
   // Takes a request; it waits until step() lets it begin. Errors: invalid_argument (options as for
   // Generator::create(), no prompt or two, a token that does not exist, an adapter of another
   // model); limit (the queue is full, a prompt longer than n_ctx, more pages than there are, an
-  // adapter of a higher rank than max_factor_rank); unsupported (when_full = roll);
-  // cancelled (after stop()); those of Tokenizer::encode; out_of_memory.
+  // adapter of a higher rank than max_factor_rank); unsupported (when_full = roll, an adapter with
+  // a prefix); cancelled (after stop()); those of Tokenizer::encode; out_of_memory.
   Result<Completion> submit(GenerateRequest request);
 
   // Lets requests begin, ends those that are cancelled or out of time, and computes one step of all

@@ -106,6 +106,7 @@ struct Sequence::State {
   // Drops pages that are after what is computed or drafted.
   void drop_unused_pages() noexcept;
   Index n_pending() const noexcept { return n_tokens - n_computed; }
+  Index n_prefix() const noexcept { return adapter.set.n_prefix(); }
   bool has_state() const noexcept { return pool->n_state_floats > 0; }
   std::size_t state_bytes() const noexcept {
     return static_cast<std::size_t>(pool->n_state_floats) * sizeof(float);
@@ -262,6 +263,7 @@ NIBBLE_INLINE void Sequence::State::add(const std::int32_t* ids, Index n) noexce
 }
 
 NIBBLE_INLINE void Sequence::State::cut(Index n) noexcept {
+  n = (std::max)(n, n_prefix());
   if (n >= n_tokens) return;
   n_tokens = n;
   version = ++pool->n_changes;
@@ -288,7 +290,7 @@ NIBBLE_INLINE void Sequence::State::uncompute(Index n) noexcept {
 }
 
 NIBBLE_INLINE bool Sequence::State::has_ids(Index begin, Index end) const noexcept {
-  for (Index i = begin; i < end; ++i) {
+  for (Index i = (std::max)(begin, n_prefix()); i < end; ++i) {
     if (tokens[i] == graph::kNoToken) return false;
   }
   return true;
@@ -361,13 +363,21 @@ NIBBLE_INLINE const SequenceAdapter& Sequence::adapter() const noexcept { return
 
 NIBBLE_INLINE Result<void> Sequence::set_adapter(const SequenceAdapter& adapter) {
   State& s = *state_;
-  if (s.n_computed > 0) {
-    return Error{Errc::invalid_argument, "session: an adapter for a sequence of which " +
-                                             to_text(s.n_computed) +
-                                             " tokens are computed already; rewind(0) first"};
+  if (s.n_tokens > s.n_prefix()) {
+    return Error{Errc::invalid_argument, "session: an adapter for a sequence that has " +
+                                             to_text(s.n_tokens) +
+                                             " tokens already; rewind(0) first"};
   }
   NIBBLE_CHECK(s.pool->check_adapter(adapter));
+  const Index n_prefix = adapter.set.n_prefix();
+  if (n_prefix > s.capacity) {
+    return Error{Errc::limit, "session: an adapter with a prefix of " + to_text(n_prefix) +
+                                  " rows does not fit in a context of " + to_text(s.capacity)};
+  }
+  s.adapter = {};
+  s.cut(0);
   s.adapter = adapter;
+  s.add(nullptr, n_prefix);
   return ok();
 }
 
@@ -395,6 +405,7 @@ NIBBLE_INLINE Result<void> Sequence::rewind(Index position) {
     return Error{Errc::invalid_argument, "session: cannot go back to position " +
                                              to_text(position) + " of " + to_text(s.n_tokens)};
   }
+  position = (std::max)(position, s.n_prefix());
   if (last_reachable(position) != position) {
     return Error{Errc::unsupported,
                  std::string("session: the model has ") +

@@ -53,9 +53,10 @@ class Sequence {
   Index last_reachable(Index position) const noexcept;
 
   // The adapter that computes the tokens of the sequence; by default none. The sequence shares it
-  // until it has another one. Errors change nothing: invalid_argument (tokens are computed already,
-  // whose keys and values depend on the adapter: rewind(0) first), those of
-  // Engine::check_adapter().
+  // until it has another one. If it has a prefix, that many positions stand before all tokens from
+  // now on, pending at first; rewind() does not forget them. Errors change nothing:
+  // invalid_argument (there are tokens, whose keys and values depend on the adapter: rewind(0)
+  // first), limit (no space for the prefix), those of Engine::check_adapter().
   Result<void> set_adapter(const SequenceAdapter& adapter);
   const SequenceAdapter& adapter() const noexcept;
 

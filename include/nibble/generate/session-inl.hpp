@@ -107,6 +107,7 @@ NIBBLE_INLINE Result<void> Session::rewind(Index position) {
 
 NIBBLE_INLINE Result<void> Session::roll(Index n_first, Index n_last) {
   Sequence::State& s = *state_->sequence.state_;
+  if (n_first >= 0) n_first = (std::max)(n_first, s.n_prefix());
   if (n_first < 0 || n_last < 0 || n_first > s.n_tokens || n_last > s.n_tokens - n_first) {
     return Error{Errc::invalid_argument, "session: cannot keep " + to_text(n_first) + " and " +
                                              to_text(n_last) + " tokens of " + to_text(s.n_tokens)};

@@ -77,8 +77,9 @@ class Session {
   Index max_outputs() const noexcept;
 
   // The adapter that computes the session's tokens; by default none. The session shares it until
-  // it has another one. Errors change nothing: those of Sequence::set_adapter(): tokens that are
-  // computed already keep theirs, so rewind(0) comes first.
+  // it has another one. The rows of a prefix are positions before all tokens, which rewind() does
+  // not forget. Errors change nothing: those of Sequence::set_adapter(), for example if there are
+  // tokens: rewind(0) comes first.
   Result<void> set_adapter(const SequenceAdapter& adapter);
 
   // Forgets all tokens from `position` on. A model with recurrent state, or with windows, cannot go
@@ -91,8 +92,9 @@ class Session {
   // that is full. The last ones become pending at their new positions: the next call computes them
   // anew. (Their keys could be rotated to where they are now instead, but each time they would be
   // rounded once more, and learned positions and recurrent state have no such way.) The session is
-  // then, bit for bit, one that was given what is left. Errors change nothing: invalid_argument
-  // (there are fewer tokens), unsupported (rows of numbers would have to be computed anew).
+  // then, bit for bit, one that was given what is left. The prefix of an adapter always stays.
+  // Errors change nothing: invalid_argument (there are fewer tokens), unsupported (rows of numbers
+  // would have to be computed anew).
   Result<void> roll(Index n_first, Index n_last);
 
   // Bytes that the session holds: working memory, cache, rotation tables, tokens.

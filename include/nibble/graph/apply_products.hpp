@@ -39,11 +39,9 @@ inline InputForm input_form(const Weight& weight) noexcept {
   return {weight.input.is_unsigned ? affine : fixed, weight.input};
 }
 
-// Whether a matrix, or the factors beside it or instead of it, read f32 rows.
+// Whether a matrix reads f32 rows. (Not the factors beside it: they do not change what it reads.)
 inline bool reads_floats(const Weight& weight) noexcept {
-  using enum InputKind;
-  return (weight.has_base() && weight.ops->input == floats) ||
-         (weight.factors != nullptr && weight.factors->b.ops->input == floats);
+  return weight.has_base() && weight.ops->input == InputKind::floats;
 }
 
 // The input of the products of a node, in the forms that their weights need: each form is made when
@@ -171,6 +169,27 @@ kernels::FinishTileFunction* finish_of() noexcept {
   return simd::kernel<kernels::FinishTile<Epilogue>>();
 }
 
+// The factors that rows of a product have of their own (RowAdapter).
+struct OwnFactors {
+  std::span<const RowAdapter> groups;
+  std::size_t slot;
+  Index layer;
+
+  const Factors* of(const RowAdapter& group) const noexcept {
+    return group.factors_at(slot, layer);
+  }
+  bool any() const noexcept {
+    for (const RowAdapter& group : groups) {
+      if (of(group) != nullptr) return true;
+    }
+    return false;
+  }
+};
+template <auto kSlot, class Run>
+OwnFactors own_factors(const Run& run, Rows rows) noexcept {
+  return {run.row_adapters(rows), static_cast<std::size_t>(enumerator_of(kSlot)), run.layer()};
+}
+
 template <auto kW, auto kB, Index W, class A, class Pass>
 constexpr void declare_products(const Linear<kW, kB, W, A>& node, Pass& pass, Index k) noexcept {
   const Index n = pass.resolve(node.width);
@@ -241,37 +260,18 @@ MatrixView<float> result_rows(const Run& run, Index m, Index n) noexcept {
   return MatrixView<float>(reinterpret_cast<float*>(run.factor_memory().data() + at), m, n);
 }
 
-// The factors that rows of a product have of their own (RowFactors).
-struct OwnFactors {
-  std::span<const RowFactors> groups;
-  std::size_t slot;
-  Index layer;
-
-  const Factors* of(const RowFactors& group) const noexcept { return group.at(slot, layer); }
-  bool any() const noexcept {
-    for (const RowFactors& group : groups) {
-      if (of(group) != nullptr) return true;
-    }
-    return false;
-  }
-};
-template <auto kSlot, class Run>
-OwnFactors own_factors(const Run& run, Rows rows) noexcept {
-  return {run.row_factors(rows), static_cast<std::size_t>(enumerator_of(kSlot)), run.layer()};
-}
-
 // Adds scale · A · (B · x) to the rows of `sum` that have factors of their own. A row's numbers do
 // not depend on the other rows, nor on which of them have the same factors.
 template <class Run>
 void add_own_factors(const Run& run, const OwnFactors& own, ProductInputs& inputs,
                      MatrixView<float> sum) noexcept {
   auto* const memory = reinterpret_cast<float*>(run.factor_memory().data());
-  const auto inner_of = [&](const RowFactors& group, const Factors& f) {
+  const auto inner_of = [&](const RowAdapter& group, const Factors& f) {
     return MatrixView<float>(memory + group.first_row * run.limits().max_rank, group.n_rows,
                              f.rank());
   };
   const auto for_each = [&](const auto& call) {
-    for (const RowFactors& group : own.groups) {
+    for (const RowAdapter& group : own.groups) {
       if (const Factors* const f = own.of(group)) call(group, *f, inner_of(group, *f));
     }
   };
@@ -290,11 +290,11 @@ void add_own_factors(const Run& run, const OwnFactors& own, ProductInputs& input
                          : finish_of<kernels::Identity, false, false>(),
                 operands);
   };
-  for_each([&](const RowFactors& group, const Factors& f, MatrixView<float> inner) {
+  for_each([&](const RowAdapter& group, const Factors& f, MatrixView<float> inner) {
     append(f.b, inputs.of(f.b).rows_from(group.first_row), inner, false);
   });
   list.run_and_clear(run);
-  for_each([&](const RowFactors& group, const Factors& f, MatrixView<float> inner) {
+  for_each([&](const RowAdapter& group, const Factors& f, MatrixView<float> inner) {
     const float scale = group.strength * f.scale;
     for (Index i = 0; i < inner.extent(0) * inner.extent(1); ++i) inner.data()[i] *= scale;
     append(f.a, float_input(inner), sum.rows(group.first_row, group.n_rows), true);
@@ -651,12 +651,17 @@ constexpr auto apply(const NormInto<Norm, Products>& node, Pass& pass, const Val
           norm_into(node.norm, run, x, MatrixView<float>(run.view(normed)), 0);
           observe_products(node.products, run, normed);
         }
-        // Where some weights read floats, codes are made of these; otherwise by the norm itself.
-        const bool has_floats =
-            needs_floats(node.products, run) || !run.row_factors(x.rows).empty();
-        if (has_floats) norm_into(node.norm, run, x, MatrixView<float>(run.view(normed)), 0);
+        // Where some matrices read floats, codes are made of these; otherwise by the norm itself,
+        // also beside factors that read floats: what rows have no factors must not differ.
+        const bool has_floats = needs_floats(node.products, run);
+        const auto make_floats = [&] {
+          norm_into(node.norm, run, x, MatrixView<float>(run.view(normed)), 0);
+        };
+        if (has_floats) make_floats();
         const auto make = [&](const InputForm& form) {
-          if (has_floats) return product_input(run, form, normed, scratch);
+          const bool is_floats = form.kind == InputKind::floats;
+          if (is_floats && !has_floats) make_floats();
+          if (is_floats || has_floats) return product_input(run, form, normed, scratch);
           return code_input(form, run.memory(scratch), run.count_of(x), x.width,
                             [&](const auto& rows) { norm_into(node.norm, run, x, rows, 0); });
         };

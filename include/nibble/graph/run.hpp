@@ -161,14 +161,14 @@ class BasicRunner : public LayerPass {
     }
     return static_cast<Index>(args_.step.segments.size());
   }
-  // Which of a value's rows have factors of their own.
-  std::span<const RowFactors> row_factors(Rows rows) const noexcept {
+  // Which of a value's rows have adapters.
+  std::span<const RowAdapter> row_adapters(Rows rows) const noexcept {
     switch (rows) {
-      case Rows::all: return args_.step.row_factors;
-      case Rows::outputs: return args_.step.output_factors;
+      case Rows::all: return args_.step.row_adapters;
+      case Rows::outputs: return args_.step.output_adapters;
       case Rows::segments: break;
     }
-    return args_.step.segment_factors;
+    return args_.step.segment_adapters;
   }
   template <class Slot>
   const Weight& weight(Slot slot) const noexcept {

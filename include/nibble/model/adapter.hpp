@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Low-rank adapters of a model (LoRA; Hu et al. 2021) as files have them: W + (alpha / rank) · B ·
-// A instead of W, for some of its matrices. To run a model with them: adapter_set.hpp. Files:
-// train/adapter_file.hpp, train/peft.hpp. For good: train/merge_adapter.hpp.
+// Adapters of a model as files have them, which change what it does with few numbers of their own:
+// - factors of low rank beside matrices (LoRA; E. Hu et al. 2021): W + (alpha / rank) · B · A
+//   instead of W;
+// - learned rows before the tokens ("prompt tuning"; B. Lester et al. 2021);
+// - learned prompts that attention reads through a gate ("LLaMA-Adapter"; R. Zhang et al. 2023).
+// To run a model with them: adapter_set.hpp. Files: train/adapter_file.hpp, train/peft.hpp. Factors
+// for good: train/merge_adapter.hpp.
 #pragma once
 
 #include <algorithm>
@@ -39,10 +43,23 @@ struct AdapterMatrix {
   std::span<const float> b_values() const noexcept { return {values(b), b.size()}; }
 };
 
+// What attention of a layer gives of these rows is added, times `gate`, to what it gives of the
+// sequence. The layer's own matrices make keys and values of the rows; keys are not rotated.
+struct AdapterPrompt {
+  Index layer = 0;
+  std::vector<Scalar<float>> rows;  // (n, width of the model)
+  float gate = 0;
+};
+
 struct Adapter {
   std::string architecture;  // general.architecture of the models that it is for
   std::vector<AdapterMatrix> matrices;
+  std::vector<Scalar<float>> prefix;   // (n, width of the model): in place of the first embeddings
+  std::vector<AdapterPrompt> prompts;  // at most one for a layer
 
+  // Whether factors are all that it has: other parts cannot be merged, and GGUF has no place for
+  // them.
+  bool is_low_rank() const noexcept { return prefix.empty() && prompts.empty(); }
   const AdapterMatrix* find(std::string_view name) const noexcept {
     for (const AdapterMatrix& m : matrices) {
       if (m.name == name) return &m;

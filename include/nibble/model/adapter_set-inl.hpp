@@ -13,6 +13,7 @@
 
 #include "nibble/core/arena.hpp"
 #include "nibble/core/scalar.hpp"
+#include "nibble/graph/step.hpp"
 #include "nibble/graph/survey.hpp"
 #include "nibble/graph/weights.hpp"
 #include "nibble/io/byte_reader.hpp"
@@ -20,6 +21,8 @@
 #include "nibble/model/adapter.hpp"
 #include "nibble/model/adapter_set.hpp"
 #include "nibble/model/architecture.hpp"
+#include "nibble/model/config.hpp"
+#include "nibble/model/slot.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
@@ -114,6 +117,20 @@ class AdapterCollector final : public graph::SurveySink {
   std::vector<std::vector<Scalar<bool>>> used_;  // of each adapter, its matrices
   std::optional<Error> error_;
 };
+// Rows as wide as those of the model's embeddings. Error: invalid_argument.
+inline Result<void> check_rows(const Model& model, std::span<const float> rows) {
+  const auto width = static_cast<std::size_t>(Index{model.config().dim});
+  if (rows.empty() || rows.size() % width != 0) {
+    return Error{Errc::invalid_argument, "adapter: " + to_text(rows.size()) +
+                                             " numbers are not whole rows of " + to_text(width)};
+  }
+  for (const float x : rows) {
+    if (is_finite(static_cast<double>(x))) continue;
+    return Error{Errc::invalid_argument, "adapter: a learned row has a number that is not finite"};
+  }
+  return ok();
+}
+
 }  // namespace detail
 
 struct AdapterSet::State {
@@ -124,11 +141,30 @@ struct AdapterSet::State {
   Result<graph::Weight> packed(std::span<const float> rows, Index n, Index k);
   Result<void> enter(const detail::AdapterPlace& place, graph::Factors& factors);
   Result<void> enter_sum(const detail::AdapterPlace& place, graph::Factors& factors);
-  const graph::Factors* const* places() const noexcept { return values(table); }
+  // Copies of rows of f32, and keys or values that a layer makes of such.
+  Result<float*> floats(std::span<const float> x);
+  Result<const float*> project(std::span<const float> rows, Slot matrix, Slot bias, Index layer);
+  Result<void> take_prefix(const Adapter& adapter);
+  Result<void> take_prompt(const AdapterPrompt& prompt, float strength);
+  void add_to_fingerprint(std::span<const std::byte> bytes) noexcept {
+    fingerprint = io::checksum(bytes, fingerprint);
+  }
+  // What a step has of it. The rows are up to the step.
+  graph::RowAdapter in_step(float strength) const noexcept {
+    graph::RowAdapter rows;
+    if (!factors.empty()) rows.factors = values(table);
+    rows.n_slots = model.weights().n_slots();
+    if (!prompts.empty()) rows.prompts = prompts.data();
+    rows.strength = strength;
+    return rows;
+  }
 
   Model model;
   std::vector<Scalar<const graph::Factors*>> table;  // in the places of the model's WeightTable
   std::vector<graph::Factors> factors;
+  std::vector<graph::PromptKv> prompts;  // (layers), or empty
+  const float* prefix = nullptr;         // (n_prefix, width of the model)
+  Index n_prefix = 0;
   std::vector<AlignedBuffer> memory;
   Index max_rank = 0;
   std::uint64_t fingerprint = 0;
@@ -145,6 +181,13 @@ NIBBLE_INLINE Result<AdapterSet> AdapterSet::create(const Model& model,
     Shared<State> state(Owned<State>(new (std::nothrow) State(model)));
     if (!state) return Error{Errc::out_of_memory, "a set of adapters"};
     NIBBLE_CHECK(state->pack(collector.places));
+    for (const AppliedAdapter& applied : adapters) {
+      NIBBLE_CHECK(state->take_prefix(*applied.adapter));
+      for (const AdapterPrompt& prompt : applied.adapter->prompts) {
+        NIBBLE_CHECK(state->take_prompt(prompt, applied.strength));
+      }
+    }
+    if (state->fingerprint == 0) state->fingerprint = 1;
     return AdapterSet(std::move(state));
   });
 }
@@ -155,13 +198,15 @@ NIBBLE_INLINE Result<AdapterSet> AdapterSet::create(const Model& model, const Ad
 }
 
 NIBBLE_INLINE Index AdapterSet::max_rank() const noexcept { return state_ ? state_->max_rank : 0; }
+NIBBLE_INLINE Index AdapterSet::n_prefix() const noexcept { return state_ ? state_->n_prefix : 0; }
 NIBBLE_INLINE std::uint64_t AdapterSet::fingerprint() const noexcept {
   return state_ ? state_->fingerprint : 0;
 }
 NIBBLE_INLINE std::size_t AdapterSet::bytes() const noexcept {
   if (!state_) return 0;
   std::size_t all = sizeof(State) + state_->table.size() * sizeof(void*) +
-                    state_->factors.size() * sizeof(graph::Factors);
+                    state_->factors.size() * sizeof(graph::Factors) +
+                    state_->prompts.size() * sizeof(graph::PromptKv);
   for (const AlignedBuffer& buffer : state_->memory) all += buffer.size();
   return all;
 }
@@ -174,9 +219,6 @@ NIBBLE_INLINE std::uint64_t SequenceAdapter::fingerprint() const noexcept {
 }
 
 NIBBLE_INLINE Result<void> AdapterSet::State::pack(std::span<const detail::AdapterPlace> places) {
-  const auto add = [&](std::span<const std::byte> bytes) {
-    fingerprint = io::checksum(bytes, fingerprint);
-  };
   factors.resize(places.size());  // never grows again: the table points to it
   for (std::size_t i = 0; i < places.size(); ++i) {
     const detail::AdapterPlace& place = places[i];
@@ -187,14 +229,92 @@ NIBBLE_INLINE Result<void> AdapterSet::State::pack(std::span<const detail::Adapt
     max_rank = (std::max)(max_rank, factors[i].rank());
     for (const detail::AdapterPart& part : place.parts) {
       const auto where = static_cast<std::uint64_t>(at);
-      add(std::as_bytes(std::span<const std::uint64_t>(&where, 1)));
-      add(std::as_bytes(std::span<const float>(&part.scale, 1)));
-      add(std::as_bytes(part.matrix->a_values()));
-      add(std::as_bytes(part.matrix->b_values()));
+      add_to_fingerprint(std::as_bytes(std::span<const std::uint64_t>(&where, 1)));
+      add_to_fingerprint(std::as_bytes(std::span<const float>(&part.scale, 1)));
+      add_to_fingerprint(std::as_bytes(part.matrix->a_values()));
+      add_to_fingerprint(std::as_bytes(part.matrix->b_values()));
     }
   }
-  if (fingerprint == 0) fingerprint = 1;
   return ok();
+}
+
+NIBBLE_INLINE Result<float*> AdapterSet::State::floats(std::span<const float> x) {
+  NIBBLE_TRY(copy, AlignedBuffer::allocate(x.size_bytes()));
+  auto* const to = reinterpret_cast<float*>(copy.data());
+  std::copy(x.begin(), x.end(), to);
+  add_to_fingerprint(std::as_bytes(x));
+  memory.push_back(std::move(copy));
+  return to;
+}
+
+NIBBLE_INLINE Result<void> AdapterSet::State::take_prefix(const Adapter& adapter) {
+  if (adapter.prefix.empty()) return ok();
+  if (n_prefix > 0) return Error{Errc::unsupported, "adapter: two prefixes of one sequence"};
+  NIBBLE_CHECK(detail::check_rows(model, {values(adapter.prefix), adapter.prefix.size()}));
+  NIBBLE_TRY(copy, floats({values(adapter.prefix), adapter.prefix.size()}));
+  prefix = copy;
+  n_prefix = static_cast<Index>(adapter.prefix.size()) / model.config().dim;
+  return ok();
+}
+
+NIBBLE_INLINE Result<void> AdapterSet::State::take_prompt(const AdapterPrompt& prompt,
+                                                          float strength) {
+  const std::string what = "adapter: the prompt of layer " + to_text(prompt.layer) + ": ";
+  const std::span<const float> rows(values(prompt.rows), prompt.rows.size());
+  if (prompt.layer < 0 || prompt.layer >= model.config().n_layers) {
+    return Error{Errc::not_found, what + "the model does not have it"};
+  }
+  Result<void> checked = detail::check_rows(model, rows);
+  if (!checked) return std::move(checked).error().in(what);
+  const Index n = static_cast<Index>(rows.size()) / model.config().dim;
+  if (n > graph::kMaxPromptRows) {
+    return Error{Errc::limit, what + to_text(n) + " rows; at most " +
+                                  to_text(graph::kMaxPromptRows) + " can be read"};
+  }
+  const float gate = strength * prompt.gate;
+  if (!is_finite(static_cast<double>(gate))) {
+    return Error{Errc::invalid_argument, what + "a gate that is not finite"};
+  }
+  prompts.resize(static_cast<std::size_t>(Index{model.config().n_layers}));
+  graph::PromptKv& kv = prompts[static_cast<std::size_t>(prompt.layer)];
+  if (kv.n > 0) return Error{Errc::unsupported, what + "it has two"};
+  const graph::WeightTable weights = model.weights();
+  if (weights.n_slots() == kSlotCount && weights.at(Slot::attn_k_norm, prompt.layer)) {
+    return Error{Errc::unsupported, what + "its keys are normalized"};
+  }
+  NIBBLE_TRY(keys, project(rows, Slot::attn_k, Slot::attn_k_bias, prompt.layer));
+  NIBBLE_TRY(values_of_rows, project(rows, Slot::attn_v, Slot::attn_v_bias, prompt.layer));
+  add_to_fingerprint(std::as_bytes(std::span<const float>(&gate, 1)));
+  kv = {n, keys, values_of_rows, gate};
+  return ok();
+}
+
+// In double: the rows are read by every step, but made once.
+NIBBLE_INLINE Result<const float*> AdapterSet::State::project(std::span<const float> rows,
+                                                              Slot matrix, Slot bias, Index layer) {
+  const graph::WeightTable weights = model.weights();
+  const bool is_known = weights.n_slots() == kSlotCount;
+  const graph::Weight w = is_known ? weights.at(matrix, layer) : graph::Weight();
+  if (!w.has_base() || w.is_vector() || w.factors != nullptr || w.n_experts != 1) {
+    return Error{Errc::unsupported, "adapter: layer " + to_text(layer) + " has no plain matrix " +
+                                        std::string(to_string(matrix)) +
+                                        " for the prompt of an adapter"};
+  }
+  const graph::Weight& added = weights.at(bias, layer);
+  const auto k = static_cast<std::size_t>(w.k), n = static_cast<std::size_t>(w.n);
+  std::vector<Scalar<float>> of_matrix(k), made(rows.size() / k * n);
+  for (std::size_t i = 0; i < n; ++i) {
+    w.ops->row(w.data, w.n, w.k, static_cast<Index>(i), values(of_matrix));
+    for (std::size_t row = 0; row < rows.size() / k; ++row) {
+      double sum = added ? static_cast<double>(added.vector()[i]) : 0;
+      for (std::size_t j = 0; j < k; ++j) {
+        sum += static_cast<double>(of_matrix[j].value) * static_cast<double>(rows[row * k + j]);
+      }
+      made[row * n + i].value = static_cast<float>(sum);
+    }
+  }
+  NIBBLE_TRY(copy, floats({values(made), made.size()}));
+  return static_cast<const float*>(copy);
 }
 
 NIBBLE_INLINE Result<graph::Weight> AdapterSet::State::packed(std::span<const float> rows, Index n,

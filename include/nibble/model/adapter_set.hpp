@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Adapters ready to run: the factors of one or several, packed for a model. They stand beside the
+// Adapters ready to run: those of one or several files, packed for a model. They stand beside the
 // model's weights, which stay as they are, in any format, and belong to sequences: one step can
 // compute sequences with different adapters and with none, and reads the weights of the model once
 // for all of them.
@@ -36,7 +36,9 @@ class AdapterSet {
   // Several adapters add up. The adapters are not needed afterwards. Errors: not_found (a matrix
   // that the model does not have), invalid_argument (factors of another shape; a strength or alpha
   // that is not finite; an adapter that is null, or for another architecture than one before),
-  // unsupported (a table of embeddings, experts), out_of_memory.
+  // unsupported (a table of embeddings, experts; two with a prefix, or with prompts of the same
+  // layer; prompts of layers whose keys and values do not have a matrix each, or whose keys are
+  // normalized), limit (more than graph::kMaxPromptRows rows of a prompt), out_of_memory.
   static Result<AdapterSet> create(const Model& model, std::span<const AppliedAdapter> adapters);
   static Result<AdapterSet> create(const Model& model, const Adapter& adapter);
 
@@ -45,9 +47,11 @@ class AdapterSet {
   // The largest rank of a matrix, for EngineOptions::max_factor_rank: adapters of the same matrix
   // add up theirs.
   Index max_rank() const noexcept;
-  // A number of all the factors, the same for every copy on every machine; 0: no adapter.
+  // How many learned rows stand before the tokens of a sequence.
+  Index n_prefix() const noexcept;
+  // A number of all factors and rows, the same for every copy on every machine; 0: no adapter.
   std::uint64_t fingerprint() const noexcept;
-  // Of the packed factors and their table.
+  // Of the packed factors, their table and the rows.
   std::size_t bytes() const noexcept;
 
   friend bool operator==(const AdapterSet& a, const AdapterSet& b) noexcept {
@@ -63,7 +67,7 @@ class AdapterSet {
   Shared<State> state_;
 };
 
-// The adapter of a sequence: `strength` times what the set adds.
+// The adapter of a sequence: `strength` times what the set adds (a prefix has none).
 struct SequenceAdapter {
   AdapterSet set = {};
   float strength = 1;
