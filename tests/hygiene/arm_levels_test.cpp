@@ -2,12 +2,15 @@
 //
 // Tests which target is chosen on a 64-bit ARM processor, and the products on each target that it
 // can run. arm_levels.cmake compiles this once and runs it on several processors.
+#include <array>
 #include <cstdlib>
 #include <string>
+#include <vector>
 
 #include "doctest/doctest.h"
 #include "kernels/each_target.hpp"
 #include "kernels/matmul_reference.hpp"
+#include "nibble/kernels/matmul_input.hpp"
 #include "nibble/kernels/softmax.hpp"
 
 using namespace nibble;
@@ -20,6 +23,8 @@ TEST_CASE("the best target of the processor is chosen") {
   const char* const expected = std::getenv("NIBBLE_EXPECTED_TARGET");
   REQUIRE(expected != nullptr);
   CHECK(to_string(simd::active_target()) == std::string(expected));
+  CHECK(simd::available_targets().best() == simd::active_target());
+  CHECK(to_string(simd::compiled_targets()) == "NEON_I8MM NEON_DOT NEON_WITHOUT_AES");
 }
 
 TEST_CASE_TEMPLATE("products are right on each target", Format, quant::Q4_0, quant::Q4_1,
@@ -40,17 +45,53 @@ TEST_CASE_TEMPLATE("products are right on each target", Format, quant::Q4_0, qua
 }
 
 TEST_CASE("a level has its own products of block formats and the kernels of its base") {
-  if (!simd::available_targets().contains(simd::Target::NEON_DOT)) {
-    MESSAGE("this processor has no dot products: not tested");
-    return;
-  }
   REQUIRE(simd::force_target(simd::baseline_target()));
   const auto base_product = simd::kernel<Product<quant::Q4_0>>();
+  const auto base_bf16 = simd::kernel<Product<quant::BF16>>();
   const auto base_f16 = simd::kernel<Product<quant::F16>>();
   const auto base_argmax = simd::kernel<kernels::ArgMax>();
-  REQUIRE(simd::force_target(simd::Target::NEON_DOT));
-  CHECK((simd::kernel<Product<quant::Q4_0>>() != base_product));
-  CHECK((simd::kernel<Product<quant::F16>>() == base_f16));
-  CHECK((simd::kernel<kernels::ArgMax>() == base_argmax));
+  simd::available_targets().for_each([&](simd::Target target) {
+    if (target == simd::baseline_target()) return;
+    CAPTURE(to_string(target));
+    REQUIRE(simd::force_target(target));
+    const bool has_bf16 = target == simd::Target::NEON_I8MM;
+    CHECK((simd::kernel<Product<quant::Q4_0>>() != base_product));
+    CHECK((simd::kernel<Product<quant::BF16>>() != base_bf16) == has_bf16);
+    CHECK(simd::kernel<kernels::TakesRoundedRows>()() == has_bf16);
+    CHECK((simd::kernel<Product<quant::F16>>() == base_f16));
+    CHECK((simd::kernel<kernels::ArgMax>() == base_argmax));
+  });
   REQUIRE(simd::choose_target());
+}
+
+TEST_CASE("products of rounded rows are right where the processor has them") {
+  constexpr Index kColumns = 51, k = 67;
+  std::mt19937 random(12);
+  const auto w = Weights<quant::BF16>::random(kColumns, k, random);
+  const AlignedBuffer packed = pack(w, kColumns);
+  auto a = Activations::random<quant::BF16>(7, k, random);
+  std::vector<std::array<bf16, k + 1>> rounded(7);
+  for (Index row = 0; row < a.m; ++row) {
+    for (Index i = 0; i < k; ++i) {
+      float& x = a.x[size(row * a.stride() + i)];
+      const bf16 y = quant::round_to<bf16>(x);
+      rounded[size(row)][size(i)] = y;
+      x = static_cast<float>(to_double(y));
+    }
+  }
+  for_each_target([&](simd::Target) {
+    if (!simd::kernel<kernels::TakesRoundedRows>()()) return;
+    for (Index m = 1; m <= a.m; ++m) {
+      const Activations rows = a.first_rows(m);
+      Output out(m, kColumns);
+      auto args = matmul_args(rows, kColumns, packed, out);
+      args.input.rounded = rounded[0].data();
+      args.input.rounded_stride = k + 1;
+      simd::kernel<Product<quant::BF16>>()(args);
+      // Rounded to odd, an addition errs by up to a whole unit in the last place.
+      auto expected = expected_product(rows, w);
+      for (double& tolerance : expected.tolerance) tolerance *= 2;
+      CHECK(count_faults(expected, m, kColumns, out) == 0);
+    }
+  });
 }
