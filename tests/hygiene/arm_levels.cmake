@@ -17,8 +17,9 @@ link_headers(hwy ${hwy_dirs} boost ${boost_pp_dirs} doctest ${doctest_dir})
 run(${cross} -std=c++20 -O1 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wundef -Werror -static
     -DNIBBLE_DEBUG=1
     -I${source_dir}/include -I${source_dir}/tests -isystem ${work_dir}/include
-    ${source_dir}/tests/hygiene/arm_levels_test.cpp ${source_dir}/tests/main.cpp
+    ${source_dir}/tests/emulated/targets_test.cpp ${source_dir}/tests/main.cpp
     -o arm_levels -pthread)
+set(ENV{NIBBLE_EXPECTED_COMPILED} "NEON_I8MM NEON_DOT NEON_WITHOUT_AES")
 foreach(processor cortex-a53=NEON_WITHOUT_AES cortex-a72=NEON_WITHOUT_AES
                   cortex-a76=NEON_DOT neoverse-n1=NEON_DOT max=NEON_I8MM)
   string(REPLACE "=" ";" processor ${processor})

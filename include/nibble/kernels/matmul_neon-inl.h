@@ -68,55 +68,76 @@ HWY_INLINE auto& sum_of_half(Dot& dot) {
   }
 }
 
-template <int kChunk, class Steps, class Dot, int kN>
-HWY_INLINE void add_chunk(const Inputs<Steps>& x, const CodePair (&w)[kN][Steps::kChunks],
-                          Dot (&dots)[kN]) {
+template <int kChunk, class Steps, class Dot>
+HWY_INLINE void add_chunk(const Inputs<Steps>& x, const CodePair (&w)[Steps::kChunks], Dot& dot) {
   using X = Inputs<Steps>;
-  constexpr bool kIsOdd = Steps::kBits == 8 && kChunk % 2 != 0;
-  HWY_UNROLL(4) for (int c = 0; c < kN; ++c) {
-    auto& sum = sum_of_half<kChunk / 2>(dots[c]);
-    x.template add_to<X::low(kChunk)>(sum, w[c][kChunk].low.get(), kIsOdd);
-    if constexpr (Steps::kBits < 8) {
-      x.template add_to<X::high(kChunk)>(sum, w[c][kChunk].high.get(), true);
-    }
+  auto& sum = sum_of_half<kChunk / 2>(dot);
+  const bool is_odd = Steps::kBits == 8 && kChunk % 2 != 0;
+  x.template add_to<X::low(kChunk)>(sum, w[kChunk].low.get(), is_odd);
+  if constexpr (Steps::kBits < 8) {
+    x.template add_to<X::high(kChunk)>(sum, w[kChunk].high.get(), true);
   }
 }
-template <class Steps, class Dot, int kN, int... kChunks>
-HWY_INLINE void add_chunks(const Inputs<Steps>& x, const CodePair (&w)[kN][Steps::kChunks],
-                           Dot (&dots)[kN], std::integer_sequence<int, kChunks...>) {
-  (add_chunk<kChunks>(x, w, dots), ...);
+template <class Steps, class Dot, int... kChunks>
+HWY_INLINE void add_chunks(const Inputs<Steps>& x, const CodePair (&w)[Steps::kChunks], Dot& dot,
+                           std::integer_sequence<int, kChunks...>) {
+  (add_chunk<kChunks>(x, w, dot), ...);
 }
 
-// *p in all lanes; then p moves to the next row.
-HWY_INLINE VI32 take(const std::int32_t*& p, Index stride) {
-#if HWY_ARCH_ARM_A64 && (HWY_COMPILER_GCC || HWY_COMPILER_CLANG)
-  int32x4_t lanes;
-  asm("ld1r {%0.4s}, [%1], %2"
-      : "=w"(lanes), "+r"(p)
-      : "r"(stride * Index{sizeof(std::int32_t)}), "m"(*p));
-  return VI32(lanes);
-#else
-  const VI32 lanes = hn::Set(DI32(), *p);
-  p += stride;
-  return lanes;
+// Compilers compute early what is used late, and keep what several columns use, until no registers
+// are left. What these return is not known before, and what follows is not done before.
+HWY_INLINE void pin(const std::int8_t*& p) {
+#if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
+  asm volatile("" : "+r"(p));
 #endif
 }
-
-// Compilers keep what several columns read, the inputs of all rows, in registers until there are
-// none left. After this they read it again.
+HWY_INLINE VF32 pinned(VF32 v) {
+#if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
+  asm volatile("" : "+w"(v.raw));
+#endif
+  return v;
+}
 HWY_INLINE void forget_loads() {
 #if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
   asm volatile("" ::: "memory");
 #endif
 }
 
+// Numbers of one block, row after row. (Together with those of the inputs, the addresses of all
+// rows would take more registers than there are.)
+template <class D>
+class RowNumbers {
+  using T = hn::TFromD<D>;
+
+ public:
+  HWY_INLINE RowNumbers(const T* first, Index stride) : next_(first), stride_(stride) {}
+
+  // That of the next row, in all lanes.
+  HWY_INLINE hn::Vec<D> take() {
+#if HWY_ARCH_ARM_A64 && (HWY_COMPILER_GCC || HWY_COMPILER_CLANG)
+    hn::Vec<D> lanes;
+    asm volatile("ld1r {%0.4s}, [%1], %2"
+                 : "=w"(lanes.raw), "+r"(next_)
+                 : "r"(stride_ * static_cast<Index>(sizeof(T))), "m"(*next_));
+#else
+    const hn::Vec<D> lanes = hn::Set(D(), *next_);
+    next_ += stride_;
+#endif
+    return lanes;
+  }
+
+ private:
+  const T* next_;
+  Index stride_;
+};
+
 // Where the inputs of a tile are, for the present turn.
 template <int kRows>
 struct Rows {
-  const std::int8_t* HWY_RESTRICT codes[kRows];
-  const float* HWY_RESTRICT scales;
-  const std::int32_t* HWY_RESTRICT code_sums;  // or half_sums
-  Index stride;                                // of scales and sums
+  const std::int8_t* codes[kRows];
+  const float* scales;
+  const std::int32_t* code_sums;  // or half_sums
+  Index stride;                   // of scales and sums
 
   HWY_INLINE void next(Index length, Index n_blocks) {
     HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) codes[r] += length;
@@ -125,131 +146,185 @@ struct Rows {
   }
 };
 
-// The sums of kRows rows with kN vectors, from vector `column` on, for one step.
-template <bool kRowScale, int kRows, int kColumns, int kN, class Steps>
+// Adds the products of kRows rows with one step: `step` of its group, block b of the turn.
+template <bool kRowScale, int kRows, int kColumns, class Steps>
 class Block {
-  static constexpr bool kTwoScales = Steps::kTwoScales;
   static constexpr int kParts = Steps::kLength / 32;
   using Dot =
-      std::conditional_t<kTwoScales, TwoScaleSum,
+      std::conditional_t<Steps::kTwoScales, TwoScaleSum,
                          DotSum<Steps::kBits, !Steps::kHasMinimum, Steps::kLength, (kColumns > 1)>>;
+  static constexpr bool kHasCorrection = [] {
+    if constexpr (Steps::kTwoScales) {
+      return false;  // it has its own
+    } else {
+      return Dot::kCorrection == Correction::at_start;
+    }
+  }();
   using X = Inputs<Steps>;
+  using Codes = CodePair[Steps::kChunks];
+  using Chunks = std::make_integer_sequence<int, Steps::kChunks>;
+  // Whether inputs stay in registers for all columns. (Without dot products each of their elements
+  // becomes a vector.)
+  static constexpr bool kKeepsInputs = kParts == 1 && kRows <= (NIBBLE_HAVE_DOTPROD ? 2 : 1);
 
  public:
-  HWY_INLINE Block(const Rows<kRows>& rows, Steps& steps, int step, int b, int column)
-      : rows_(rows), steps_(steps), step_(step), b_(b), column_(column) {}
+  HWY_INLINE Block(Rows<kRows>& rows, Steps& steps, int step, int b)
+      : rows_(rows), steps_(steps), step_(step), b_(b) {}
 
   HWY_INLINE void add_to(Sums<kRows, kColumns>& sums) {
-    if constexpr (kRows > 2) forget_loads();
-    read_scales();
-    const std::int32_t* sum = rows_.code_sums + b_;
-    if constexpr (kParts == 1) {
-      CodePair w[kN][Steps::kChunks];
-      read(0, w);
-      HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
-        Dot dots[kN];
-        start(r, sum, dots);
-        add(r, 0, w, dots);
-        finish(r, dots, sums);
+    Row kept[kKeepsInputs ? kRows : 1];
+    if constexpr (kKeepsInputs) {
+      Numbers numbers = first_numbers();
+      HWY_UNROLL(2) for (int r = 0; r < kRows; ++r) read_row(r, numbers, kept[r]);
+    }
+    HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
+      forget_loads();
+      Column column;
+      read_scales(c, column);
+      if constexpr (kParts == 1) {
+        add_column(c, column, kept, sums);
+      } else {
+        add_long_column(c, column, sums);
       }
-    } else {
-      Dot dots[kRows][kN];
-      HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) start(r, sum, dots[r]);
-      for (int part = 0; part < kParts; ++part) {
-        CodePair w[kN][Steps::kChunks];
-        read(part, w);
-        HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
-          add(r, part, w, dots[r]);
-          HWY_UNROLL(4) for (int c = 0; c < kN; ++c) dots[r][c].end_of_32();
-        }
-      }
-      HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) finish(r, dots[r], sums);
     }
   }
 
  private:
-  HWY_INLINE void read(int part, CodePair (&w)[kN][Steps::kChunks]) {
-    HWY_UNROLL(4) for (int c = 0; c < kN; ++c) {
-      HWY_UNROLL(8) for (int j = 0; j < Steps::kChunks; ++j) {
-        steps_.read(step_, part * Steps::kChunks + j, column_ + c, w[c][j]);
-      }
-    }
-  }
-
-  HWY_INLINE void read_scales() {
-    HWY_UNROLL(4) for (int c = 0; c < kN; ++c) {
-      scales_[c].set(steps_.scale(step_, column_ + c));
-      if constexpr (Steps::kHasMinimum) minimums_[c].set(steps_.minimum(step_, column_ + c));
-      if constexpr (kTwoScales) halves_[c].set(steps_.halves(step_, b_ % 2 != 0, column_ + c));
-    }
-  }
-
-  HWY_INLINE void start(int r, const std::int32_t*& sum, Dot (&dots)[kN]) const {
-    if constexpr (kTwoScales) {
-      const std::int32_t both = rows_.code_sums[r * rows_.stride + b_];
-      HWY_UNROLL(4) for (int c = 0; c < kN; ++c) dots[c].start(halves_[c].get(), both);
-    } else {
-      VI32 first = hn::Zero(DI32());
-      if constexpr (Dot::kCorrection == Correction::at_start) {
-        if constexpr (kRows > 2) {
-          first = take(sum, rows_.stride);
-        } else {
-          first = hn::Set(DI32(), sum[r * rows_.stride]);
-        }
-        if constexpr (Steps::kBits > 4) first = hn::ShiftLeft<Steps::kBits - 4>(first);
-      }
-      HWY_UNROLL(4) for (int c = 0; c < kN; ++c) dots[c].start(first);
-    }
-  }
-
-  HWY_INLINE void add(int r, int part, const CodePair (&w)[kN][Steps::kChunks],
-                      Dot (&dots)[kN]) const {
+  // What depends on the column: scales.
+  struct Column {
+    Register<DF32> scale, minimum;
+    Register<DI16> halves;
+    HWY_INLINE Column() {}
+  };
+  // What depends on the row: inputs, the correction of the integer sums, the scale.
+  struct Row {
     X x;
-    x.load(rows_.codes[r] + b_ * Steps::kLength + X::first_of(part));
-    add_chunks(x, w, dots, std::make_integer_sequence<int, Steps::kChunks>());
+    Register<DI32> correction;
+    Register<DF32> scale;
+    HWY_INLINE Row() {}
+  };
+  struct Numbers {
+    RowNumbers<DI32> code_sums;
+    RowNumbers<DF32> scales;
+  };
+
+  HWY_INLINE Numbers first_numbers() const {
+    return {{rows_.code_sums + b_, rows_.stride}, {rows_.scales + b_, rows_.stride}};
+  }
+  HWY_INLINE void read_row(int r, Numbers& numbers, Row& row) const {
+    load(r, 0, row.x);
+    row.correction.set(correction(numbers));
+    row.scale.set(scale(numbers));
   }
 
-  HWY_INLINE void finish(int r, const Dot (&dots)[kN], Sums<kRows, kColumns>& sums) const {
-    const Index at = r * rows_.stride + b_;
-    HWY_UNROLL(4) for (int c = 0; c < kN; ++c) {
-      VF32 total;
-      if constexpr (kTwoScales) {
-        total = dots[c].total(halves_[c].get());
+  template <int kKept>
+  HWY_INLINE void add_column(int c, const Column& column, const Row (&kept)[kKept],
+                             Sums<kRows, kColumns>& sums) {
+    Codes w;
+    read(0, c, w);
+    Numbers numbers = first_numbers();
+    HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+      Row row;
+      if constexpr (kKeepsInputs) {
+        row = kept[r];
       } else {
-        total = hn::ConvertTo(DF32(), dots[c].total());
+        pin(rows_.codes[r]);
+        read_row(r, numbers, row);
       }
-      VF32 factor = scales_[c].get();
-      if constexpr (!kRowScale) factor = hn::Mul(factor, hn::Set(DF32(), rows_.scales[at]));
-      VF32 sum = hn::MulAdd(total, factor, sums.get(r, column_ + c));
-      if constexpr (Steps::kHasMinimum) {
-        sum = hn::MulAdd(minimums_[c].get(), hn::Set(DF32(), input_sum(r, at)), sum);
-      }
-      sums.set(r, column_ + c, sum);
+      Dot dot;
+      start(r, column, row.correction.get(), dot);
+      add_chunks(row.x, w, dot, Chunks());
+      finish(r, c, column, dot, row.scale.get(), sums);
+      if constexpr (!kKeepsInputs) sums.set(r, c, pinned(sums.get(r, c)));
     }
   }
 
-  HWY_INLINE float input_sum(int r, Index at) const {
+  HWY_INLINE void add_long_column(int c, const Column& column, Sums<kRows, kColumns>& sums) {
+    Numbers numbers = first_numbers();
+    Dot dots[kRows];
+    HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) start(r, column, correction(numbers), dots[r]);
+    for (int part = 0; part < kParts; ++part) {
+      Codes w;
+      read(part, c, w);
+      HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+        X x;
+        load(r, part, x);
+        add_chunks(x, w, dots[r], Chunks());
+        dots[r].end_of_32();
+      }
+    }
+    HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+      finish(r, c, column, dots[r], scale(numbers), sums);
+    }
+  }
+
+  HWY_INLINE void load(int r, int part, X& x) const {
+    x.load(rows_.codes[r] + b_ * Steps::kLength + X::first_of(part));
+  }
+
+  HWY_INLINE void read(int part, int c, Codes& w) const {
+    HWY_UNROLL(8) for (int j = 0; j < Steps::kChunks; ++j) {
+      steps_.read(step_, part * Steps::kChunks + j, c, w[j]);
+    }
+  }
+
+  HWY_INLINE void read_scales(int c, Column& column) const {
+    column.scale.set(steps_.scale(step_, c));
+    if constexpr (Steps::kHasMinimum) column.minimum.set(steps_.minimum(step_, c));
+    if constexpr (Steps::kTwoScales) column.halves.set(steps_.halves(step_, b_ % 2 != 0, c));
+  }
+
+  HWY_INLINE VI32 correction(Numbers& numbers) const {
+    if constexpr (kHasCorrection) {
+      const VI32 sum = numbers.code_sums.take();
+      return hn::ShiftLeft<(Steps::kBits > 4 ? Steps::kBits - 4 : 0)>(sum);
+    } else {
+      return hn::Zero(DI32());
+    }
+  }
+  HWY_INLINE VF32 scale(Numbers& numbers) const {
+    return kRowScale ? hn::Zero(DF32()) : numbers.scales.take();
+  }
+
+  HWY_INLINE void start(int r, const Column& column, VI32 correction, Dot& dot) const {
+    if constexpr (Steps::kTwoScales) {
+      dot.start(column.halves.get(), rows_.code_sums[r * rows_.stride + b_]);
+    } else {
+      dot.start(correction);
+    }
+  }
+
+  HWY_INLINE void finish(int r, int c, const Column& column, const Dot& dot, VF32 x_scale,
+                         Sums<kRows, kColumns>& sums) const {
+    VF32 total;
+    if constexpr (Steps::kTwoScales) {
+      total = dot.total(column.halves.get());
+    } else {
+      total = hn::ConvertTo(DF32(), dot.total());
+    }
+    const VF32 scale = column.scale.get();
+    const VF32 factor = kRowScale ? scale : hn::Mul(scale, x_scale);
+    VF32 sum = hn::MulAdd(total, factor, sums.get(r, c));
+    if constexpr (Steps::kHasMinimum) {
+      sum = hn::MulAdd(column.minimum.get(), hn::Set(DF32(), input_sum(r)), sum);
+    }
+    sums.set(r, c, sum);
+  }
+
+  HWY_INLINE float input_sum(int r) const {
     if constexpr (Steps::kHasInputSums) {
       return steps_.input_sum(r, b_);
     } else {
+      const Index at = r * rows_.stride + b_;
       const float codes = -0.125f * static_cast<float>(rows_.code_sums[at]);
       return kRowScale ? codes : codes * rows_.scales[at];
     }
   }
 
-  const Rows<kRows>& rows_;
+  Rows<kRows>& rows_;
   Steps& steps_;
-  const int step_, b_, column_;
-  Register<DF32> scales_[kN], minimums_[kN];
-  Register<DI16> halves_[kN];
+  const int step_, b_;
 };
-
-// How many vectors share a row's inputs. Without dot products, elements of the inputs are made
-// vectors, once for all of them; with dot products and few rows, neighbouring vectors of codes are
-// one load of two registers.
-template <int kRows, int kColumns, class Steps>
-inline constexpr int kVectorsAtOnce =
-    kColumns % 2 == 0 && kRows* kColumns <= 8 && Steps::kLength == 32 && Steps::kBits < 8 ? 2 : 1;
 
 }  // namespace neon
 
@@ -257,8 +332,6 @@ inline constexpr int kVectorsAtOnce =
 template <bool kRowScale, int kRows, int kColumns, class Steps>
 HWY_INLINE void add_steps(const kernels::MatmulInput& in, Index n_steps, Steps steps,
                           PanelPrefetcher prefetcher, Sums<kRows, kColumns>& sums) {
-  constexpr int kLength = Steps::kLength;
-  constexpr int kN = neon::kVectorsAtOnce<kRows, kColumns, Steps>;
   neon::Rows<kRows> rows;
   HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) rows.codes[r] = in.codes + r * in.code_stride;
   rows.scales = in.scales;
@@ -271,12 +344,9 @@ HWY_INLINE void add_steps(const kernels::MatmulInput& in, Index n_steps, Steps s
       HWY_UNROLL(2) for (int b = 0; b < Steps::kTurn; ++b) {
         // Only the blocks that k has, not the padding of the last group: inputs have no more.
         if (!Steps::kWholeGroups && first + b > 0 && left <= first + b) break;
-        HWY_UNROLL(8) for (int c = 0; c < kColumns; c += kN) {
-          neon::Block<kRowScale, kRows, kColumns, kN, Steps>(rows, steps, first + b, b, c)
-              .add_to(sums);
-        }
+        neon::Block<kRowScale, kRows, kColumns, Steps>(rows, steps, first + b, b).add_to(sums);
       }
-      rows.next(Steps::kTurn * kLength, Steps::kTurn);
+      rows.next(Steps::kTurn * Steps::kLength, Steps::kTurn);
     }
     steps.end_group();
   }

@@ -28,7 +28,8 @@ class TileColumns {
   // panel.
   template <int kBytes>
   HWY_INLINE const std::byte* at(const std::byte* row, int c) const {
-    return row + c / kVectors * panel_bytes_ + kBytes * (lane_ + c % kVectors * kLanes);
+    // The lane first: what is added for the column is a constant then.
+    return row + kBytes * lane_ + (c / kVectors * panel_bytes_ + kBytes * (c % kVectors * kLanes));
   }
 
  private:

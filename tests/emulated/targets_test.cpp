@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Tests which target is chosen on a 64-bit ARM processor, and the products on each target that it
-// can run. arm_levels.cmake compiles this once and runs it on several processors.
+// Tests which target is chosen, and the products on each target that the processor can run: little
+// enough for emulators. Builds for other machines run it (CMakePresets.json), and
+// hygiene/arm_levels.cmake on several processors.
 #include <array>
 #include <cstdlib>
 #include <string>
@@ -20,22 +21,26 @@ template <class Format>
 using Product = kernels::Matmul<Format>;
 
 TEST_CASE("the best target of the processor is chosen") {
-  const char* const expected = std::getenv("NIBBLE_EXPECTED_TARGET");
-  REQUIRE(expected != nullptr);
-  CHECK(to_string(simd::active_target()) == std::string(expected));
   CHECK(simd::available_targets().best() == simd::active_target());
-  CHECK(to_string(simd::compiled_targets()) == "NEON_I8MM NEON_DOT NEON_WITHOUT_AES");
+  MESSAGE("active: ", to_string(simd::active_target()),
+          ", compiled: ", to_string(simd::compiled_targets()));
+  if (const char* const expected = std::getenv("NIBBLE_EXPECTED_TARGET")) {
+    CHECK(to_string(simd::active_target()) == std::string(expected));
+  }
+  if (const char* const expected = std::getenv("NIBBLE_EXPECTED_COMPILED")) {
+    CHECK(to_string(simd::compiled_targets()) == std::string(expected));
+  }
 }
 
 TEST_CASE_TEMPLATE("products are right on each target", Format, quant::Q4_0, quant::Q4_1,
-                   quant::Q8_0, quant::F16) {
-  constexpr Index kColumns = 51, k = 4 * 32 + 32;
+                   quant::Q5_0, quant::Q8_0, quant::Q6_K, Q4Minimum128, quant::F16) {
+  constexpr Index kColumns = 51, k = quant::SuperBlockFormat<Format> ? 512 : 5 * 32 - 3;
   std::mt19937 random(11);
   const auto w = Weights<Format>::random(kColumns, k, random);
   const AlignedBuffer packed = pack(w, kColumns);
-  const auto a = Activations::random<Format>(7, k, random);
+  const auto a = Activations::random<Format>(21, k, random);
   for_each_target([&](simd::Target) {
-    for (Index m = 1; m <= a.m; ++m) {
+    for (const Index m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 21}) {
       const Activations rows = a.first_rows(m);
       Output out(m, kColumns);
       simd::kernel<Product<Format>>()(matmul_args(rows, kColumns, packed, out));
@@ -44,6 +49,7 @@ TEST_CASE_TEMPLATE("products are right on each target", Format, quant::Q4_0, qua
   });
 }
 
+#if HWY_ARCH_ARM_A64
 TEST_CASE("a level has its own products of block formats and the kernels of its base") {
   REQUIRE(simd::force_target(simd::baseline_target()));
   const auto base_product = simd::kernel<Product<quant::Q4_0>>();
@@ -63,6 +69,8 @@ TEST_CASE("a level has its own products of block formats and the kernels of its 
   });
   REQUIRE(simd::choose_target());
 }
+
+#endif
 
 TEST_CASE("products of rounded rows are right where the processor has them") {
   constexpr Index kColumns = 51, k = 67;
