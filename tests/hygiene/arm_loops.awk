@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Counts the instructions of inner loops: reads what `objdump -d -C --no-show-raw-insn` prints for 64-bit
-# ARM. For each function `tile` it looks for the loop (a branch backwards) with the most products of
-# 8-bit integers. Prints the number of its instructions per 32 weights and row of inputs, and how many
-# of them keep vector registers in memory; ends with 1 if one of them is above its limit.
-# What is out of line, as prefetches are, is not counted.
+# ARM. For each function that arm_loops.txt names it looks for the loop (a branch backwards) with the
+# most products of 8-bit integers. Prints the number of its instructions per 32 weights and row of
+# inputs, and how many of them keep vector registers in memory; ends with 1 if a number is above its
+# limit, or a register in memory. What is out of line, as prefetches are, is not counted.
 
 BEGIN {
   products["sdot"] = products["usdot"] = 16
@@ -12,28 +12,20 @@ BEGIN {
   products["smlal"] = products["smlal2"] = products["smull"] = products["smull2"] = 8
 }
 
-# The list of limits: "limit target rows vectors format", in which format is the beginning of the
-# function's last template argument, without "nibble::" and namespaces of versions.
 FNR == NR {
-  if ($1 != "" && $1 !~ /^#/) limit[$2 " " $3 " " $4 " " $5] = $1
+  if ($1 != "" && $1 !~ /^#/) limit[$2] = $1
   next
 }
 
 /^[0-9a-f]+ <.*>:$/ {
   end_of_function()
   key = ""
-  if (match($0, /N_[A-Z0-9_]+::tile<[0-9]+, [0-9]+, /)) {
-    split(substr($0, RSTART, RLENGTH), part, /::tile<|, /)
-    name = substr($0, RSTART + RLENGTH)
-    gsub(/nibble::v[0-9a-z_]+::|quant::/, "", name)
-    gsub(/ /, "", name)
-    for (k in limit) {
-      split(k, wanted, " ")
-      if (wanted[1] == part[1] && wanted[2] == part[2] && wanted[3] == part[3] &&
-          index(name, wanted[4]) == 1) key = k
-    }
-  }
   n = 0
+  name = $0
+  gsub(/nibble::v[0-9a-z_]+::|quant::| /, "", name)
+  for (k in limit) {
+    if (name ~ k) key = k
+  }
   next
 }
 

@@ -11,6 +11,7 @@
 #pragma GCC diagnostic ignored "-Wsign-conversion"
 #endif
 
+#include "nibble/kernels/attention-inl.h"
 #include "nibble/kernels/matmul-inl.h"
 #include "nibble/kernels/matmul_input-inl.h"
 #include "nibble/kernels/matmul_sparse-inl.h"

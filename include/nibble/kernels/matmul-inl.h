@@ -14,6 +14,7 @@
 #if !NIBBLE_IS_LEVEL
 #include "nibble/kernels/activation-inl.h"
 #endif
+#include "nibble/kernels/matmul_pairs-inl.h"
 #include "nibble/kernels/matmul_tile-inl.h"
 
 NIBBLE_BEFORE_NAMESPACE();
@@ -318,6 +319,11 @@ HWY_NOINLINE void for_each_tile(const kernels::MatmulArgs& args) {
     }
   };
   if (args.m <= kMaxNarrow) return narrow_tiles();
+#if NIBBLE_HAVE_I8MM
+  if constexpr (kMultipliesPairs<Form>) {
+    if (args.m >= 8) return compute_pairs<Form>(args);
+  }
+#endif
   constexpr int kWideVectors = Shape::kWideVectors;
   constexpr Index kWideColumns = kWideVectors * kLanes;
   if constexpr (kWidens<Form>) {

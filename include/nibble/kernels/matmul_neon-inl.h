@@ -86,7 +86,8 @@ HWY_INLINE void add_chunks(const Inputs<Steps>& x, const CodePair (&w)[Steps::kC
 
 // Compilers compute early what is used late, and keep what several columns use, until no registers
 // are left. What these return is not known before, and what follows is not done before.
-HWY_INLINE void pin(const std::int8_t*& p) {
+template <class T>
+HWY_INLINE void pin(const T*& p) {
 #if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
   asm volatile("" : "+r"(p));
 #endif

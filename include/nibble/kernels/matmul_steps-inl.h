@@ -55,6 +55,11 @@ class CodeReader {
  public:
   HWY_INLINE CodeReader() {}
 
+  static HWY_INLINE VU8 load(const TileColumns& columns, const std::byte* codes, int chunk, int c) {
+    const std::byte* bytes = columns.template at<4>(codes + chunk * quant::kChunkBytes, c);
+    return hn::LoadU(DU8(), reinterpret_cast<const std::uint8_t*>(bytes));
+  }
+
   // Chunk j of the 32 weights at `codes`, of vector c. Called for one j after the other.
   HWY_INLINE void read(const TileColumns& columns, const std::byte* codes, int j, int c,
                        CodePair& pair) {
@@ -118,11 +123,6 @@ class CodeReader {
       pair.low.set(hn::Or(low, middle));
       pair.high.set(hn::Or(high, middle));
     }
-  }
-
-  static HWY_INLINE VU8 load(const TileColumns& columns, const std::byte* codes, int chunk, int c) {
-    const std::byte* bytes = columns.template at<4>(codes + chunk * quant::kChunkBytes, c);
-    return hn::LoadU(DU8(), reinterpret_cast<const std::uint8_t*>(bytes));
   }
 
   Register<DU16> low_upper_[kColumns], high_upper_[kColumns];
@@ -270,6 +270,12 @@ class PackedSteps {
     const std::byte* const codes =
         group_ + L::kCodeOffset + step * static_cast<int>(L::kStepChunks) * quant::kChunkBytes;
     codes_.read(columns_, codes, j, c, pair);
+  }
+  // The bytes of a chunk as they are.
+  HWY_INLINE VU8 chunk(int step, int j, int c) const {
+    const std::byte* const codes =
+        group_ + L::kCodeOffset + step * static_cast<int>(L::kStepChunks) * quant::kChunkBytes;
+    return CodeReader<Format, kColumns>::load(columns_, codes, j, c);
   }
   HWY_INLINE VF32 scale(int step, int c) const { return scales_.scale(columns_, group_, step, c); }
   HWY_INLINE VF32 minimum(int step, int c) const {
