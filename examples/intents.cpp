@@ -59,7 +59,7 @@ std::string shown(const SlotValue& slot) {
 
 void print(const IntentValue& value) {
   std::printf("%-14s %28.1f %%\n", value.name.c_str(), 100 * value.confidence);
-  for (const SlotValue& slot : value.slots) {
+  for (const SlotValue& slot : value.slot_values) {
     std::printf("  %-12s %-20s %7.1f %%\n", slot.name.c_str(), shown(slot).c_str(),
                 100 * slot.confidence);
   }
@@ -101,9 +101,9 @@ void add(const IntentValue& found, const IntentValue& right, Measured& m) {
   ++m.intents[found.name].found;
   if (is_right) ++m.intents[right.name].right;
   m.judged_intents[half].push_back({found.confidence, is_right});
-  bool is_whole = is_right && found.slots.size() == right.slots.size();
-  for (const SlotValue& slot : right.slots) ++m.slots[slot.name].there;
-  for (const SlotValue& slot : found.slots) {
+  bool is_whole = is_right && found.slot_values.size() == right.slot_values.size();
+  for (const SlotValue& slot : right.slot_values) ++m.slots[slot.name].there;
+  for (const SlotValue& slot : found.slot_values) {
     const bool is_slot_right = is_right && has(right, slot);
     Count& count = m.slots[slot.name];
     ++count.found;

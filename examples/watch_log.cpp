@@ -123,7 +123,7 @@ class CommandWatcher : public Watcher {
     }));
     NIBBLE_TRY(value, nibble::intent_of(answer, intents));
     Action action{answer.text(), value.confidence};
-    for (const grammar::SlotValue& slot : value.slots) action.confidence *= slot.confidence;
+    for (const grammar::SlotValue& slot : value.slot_values) action.confidence *= slot.confidence;
     return action;
   }
 

@@ -81,7 +81,7 @@ double allowed_logprob(std::int32_t id, const grammar::TokenSet& allowed,
 TEST_CASE("what is said is read as an intent with values") {
   const IntentValue call = read("could you please dim the office light to 10 percent");
   CHECK(call.name == "light.set");
-  REQUIRE(call.slots.size() == 2);
+  REQUIRE(call.slot_values.size() == 2);
   CHECK(call.find("room")->text == "office");
   CHECK(call.find("level")->integer == 10);
   CHECK(call.confidence > 0.9);
@@ -133,7 +133,7 @@ TEST_CASE("confidences are probabilities among the tokens that the grammar allow
   CHECK(answer.logprob(0, answer.text().size()) == doctest::Approx(sum).epsilon(1e-3));
   CHECK(sum > own);
   const IntentValue value = must(nibble::intent_of(answer, intents()));
-  CHECK(value.confidence * value.slots[0].confidence <= std::exp(sum) * 1.0001);
+  CHECK(value.confidence * value.slot_values[0].confidence <= std::exp(sum) * 1.0001);
   CHECK(value.confidence <= 1);
 }
 
@@ -169,7 +169,7 @@ TEST_CASE("a calibration changes confidences, and nothing else") {
   const IntentValue corrected = read(prompt, calibration);
   CHECK(corrected.name == plain.name);
   CHECK(corrected.confidence == calibration.intent(plain.confidence));
-  CHECK(corrected.slots[0].confidence == calibration.slot(plain.slots[0].confidence));
+  CHECK(corrected.slot_values[0].confidence == calibration.slot(plain.slot_values[0].confidence));
   CHECK(corrected.confidence < plain.confidence);
 }
 

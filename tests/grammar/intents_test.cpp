@@ -55,16 +55,16 @@ TEST_CASE("a call is read as values") {
   const IntentValue call = parsed(intents, R"(light.set(room=k, level=-5, note="a, \"b\""))");
   CHECK(call.index == 0);
   CHECK(call.name == "light.set");
-  REQUIRE(call.slots.size() == 3);
-  CHECK(call.slots[0].text == "k");
+  REQUIRE(call.slot_values.size() == 3);
+  CHECK(call.slot_values[0].text == "k");
   CHECK(call.find("level")->integer == -5);
   CHECK(call.find("note")->text == "a, \"b\"");
   CHECK(call.find("nothing") == nullptr);
   CHECK(parsed(intents, "light.set(room=office, note=\"\")").find("level") == nullptr);
   const IntentValue list = parsed(intents, "list.add(items=[milk, tea])");
-  CHECK(list.slots[0].items == std::vector<std::string>{"milk", "tea"});
+  CHECK(list.slot_values[0].items == std::vector<std::string>{"milk", "tea"});
   CHECK(parsed(intents, "timer(m=59)").find("m")->integer == 59);
-  CHECK(parsed(intents, "none()").slots.empty());
+  CHECK(parsed(intents, "none()").slot_values.empty());
 }
 
 TEST_CASE("the parts of a call are all of its bytes, once") {
@@ -76,7 +76,7 @@ TEST_CASE("the parts of a call are all of its bytes, once") {
     const IntentValue call = parsed(intents, text);
     CHECK(call.begin == 0);
     std::size_t end = call.end;
-    for (const SlotValue& slot : call.slots) {
+    for (const SlotValue& slot : call.slot_values) {
       CHECK(slot.begin == end);
       CHECK(slot.end > slot.begin);
       end = slot.end;

@@ -58,7 +58,7 @@ class Tools {
   // (not that form; two tools of one name; parameters that are not of the type object), unsupported
   // and limit (those of JsonSchemaReader; the message has the tool's name), invalid_argument (no
   // tools, max_calls).
-  static Result<Tools> create(std::string_view tools, const ToolCallForm& form = {});
+  static Result<Tools> create(std::string_view tools, const ToolCallForm& style = {});
 
   const grammar::Grammar& grammar() const noexcept { return grammar_; }
 
@@ -68,18 +68,18 @@ class Tools {
   Result<std::vector<ToolCall>> parse(std::string_view text) const;
 
  private:
-  Tools(std::vector<std::string> names, const ToolCallForm& form, grammar::Grammar grammar)
-      : names_(std::move(names)), form_(form), grammar_(std::move(grammar)) {}
+  Tools(std::vector<std::string> names, const ToolCallForm& style, grammar::Grammar grammar)
+      : names_(std::move(names)), style_(style), grammar_(std::move(grammar)) {}
 
   std::vector<std::string> names_;
-  ToolCallForm form_;
+  ToolCallForm style_;
   grammar::Grammar grammar_;
 };
 
 namespace detail {
 
 // Adds what the calls of a tool are to `calls`, and its name to `names`.
-inline Result<void> add_tool(const io::JsonValue& tool, const ToolCallForm& form,
+inline Result<void> add_tool(const io::JsonValue& tool, const ToolCallForm& style,
                              grammar::Rules& rules, std::vector<std::string>& names,
                              std::vector<grammar::ExprId>& calls) {
   using Kind = io::JsonValue::Kind;
@@ -104,20 +104,20 @@ inline Result<void> add_tool(const io::JsonValue& tool, const ToolCallForm& form
   if (!arguments) return std::move(arguments).error().in(shown);
   names.push_back(name->string());
   calls.push_back(
-      rules.sequence({rules.text(form.before + "{\"name\": " + io::json_text(name->string()) +
-                                 ", " + io::json_text(form.arguments) + ": "),
-                      *arguments, rules.text("}" + form.after)}));
+      rules.sequence({rules.text(style.before + "{\"name\": " + io::json_text(name->string()) +
+                                 ", " + io::json_text(style.arguments) + ": "),
+                      *arguments, rules.text("}" + style.after)}));
   return ok();
 }
 
 }  // namespace detail
 
-inline Result<Tools> Tools::create(std::string_view tools, const ToolCallForm& form) {
+inline Result<Tools> Tools::create(std::string_view tools, const ToolCallForm& style) {
   return catch_out_of_memory([&]() -> Result<Tools> {
     if (tools.size() > (std::size_t{1} << 20)) {
       return Error{Errc::limit, "tools: more than 1 MiB of text"};
     }
-    if (form.max_calls < 1 || form.max_calls > 64) {
+    if (style.max_calls < 1 || style.max_calls > 64) {
       return Error{Errc::invalid_argument, "tools: max_calls must be in [1, 64]"};
     }
     auto read = io::JsonValue::parse(tools);
@@ -134,15 +134,15 @@ inline Result<Tools> Tools::create(std::string_view tools, const ToolCallForm& f
     std::vector<std::string> names;
     std::vector<grammar::ExprId> calls;
     for (const io::JsonValue& tool : read->elements()) {
-      NIBBLE_CHECK(detail::add_tool(tool, form, rules, names, calls));
+      NIBBLE_CHECK(detail::add_tool(tool, style, rules, names, calls));
     }
     rules.define(call, rules.choice(calls));
     const grammar::ExprId one = rules.call(call);
-    const grammar::ExprId more = rules.sequence({rules.text(form.between), one});
-    rules.define(root, rules.sequence({one, rules.repeat(more, 0, form.max_calls - 1)}));
+    const grammar::ExprId more = rules.sequence({rules.text(style.between), one});
+    rules.define(root, rules.sequence({one, rules.repeat(more, 0, style.max_calls - 1)}));
     auto grammar = grammar::Grammar::create(rules, root, false);
     if (!grammar) return std::move(grammar).error().in("tools");
-    return Tools(std::move(names), form, *std::move(grammar));
+    return Tools(std::move(names), style, *std::move(grammar));
   });
 }
 
@@ -160,25 +160,25 @@ inline Result<std::vector<ToolCall>> Tools::parse(std::string_view text) const {
     };
     while (calls.empty() || at < text.size()) {
       ToolCall call;
-      if (calls.size() == form_.max_calls) return error("more calls than max_calls");
-      if (!calls.empty() && !accept(form_.between)) return error("expected another call");
+      if (calls.size() == style_.max_calls) return error("more calls than max_calls");
+      if (!calls.empty() && !accept(style_.between)) return error("expected another call");
       call.begin = at;
-      if (!accept(form_.before)) return error("expected a call");
+      if (!accept(style_.before)) return error("expected a call");
       io::JsonReader json(text.substr(at));
       auto raw = json.raw();
       if (!raw) return error(raw.error().message);
       NIBBLE_TRY(value, io::JsonValue::parse(*raw));
       const io::JsonValue* const name = value.find("name");
-      const io::JsonValue* const arguments = value.find(form_.arguments);
+      const io::JsonValue* const arguments = value.find(style_.arguments);
       if (name == nullptr ||
           std::find(names_.begin(), names_.end(), name->string()) == names_.end()) {
         return error("it names no tool");
       }
       if (arguments == nullptr || arguments->kind() != io::JsonValue::Kind::object) {
-        return error("there is no object '" + form_.arguments + "'");
+        return error("there is no object '" + style_.arguments + "'");
       }
       at = static_cast<std::size_t>(raw->data() + raw->size() - text.data());
-      if (!accept(form_.after)) return error("expected the end of the call");
+      if (!accept(style_.after)) return error("expected the end of the call");
       call.name = name->string();
       call.arguments = *arguments;
       call.end = at;

@@ -35,7 +35,8 @@ inline Result<grammar::IntentValue> intent_of(const ScoredText& answer,
     return correct(libm::exp(answer.logprob(part.begin, part.end)));
   };
   value.confidence = confidence(value, calibration.intent);
-  for (grammar::SlotValue& slot : value.slots) slot.confidence = confidence(slot, calibration.slot);
+  for (grammar::SlotValue& slot : value.slot_values)
+    slot.confidence = confidence(slot, calibration.slot);
   return value;
 }
 

@@ -50,7 +50,7 @@ struct Slot {
 
 struct Intent {
   std::string name;
-  std::vector<Slot> slots = {};
+  std::vector<Slot> slot_types = {};
 };
 
 // A slot of a call.
@@ -70,13 +70,13 @@ struct SlotValue {
 struct IntentValue {
   std::size_t index = 0;  // of the intent
   std::string name;
-  std::vector<SlotValue> slots = {};  // those that are there
+  std::vector<SlotValue> slot_values = {};  // of those that are there
   std::size_t begin = 0, end = 0;
   double confidence = 1;
 
   // Null if the slot is not there.
   const SlotValue* find(std::string_view slot) const noexcept {
-    for (const SlotValue& value : slots)
+    for (const SlotValue& value : slot_values)
       if (value.name == slot) return &value;
     return nullptr;
   }
@@ -178,13 +178,13 @@ inline Result<void> check_intents(const std::vector<Intent>& intents) {
     if (!is_intent_text(intent.name)) {
       return bad(Errc::invalid_argument, name + " is no name that a call can have");
     }
-    if (intent.slots.size() > Intents::kMaxSlots) {
+    if (intent.slot_types.size() > Intents::kMaxSlots) {
       return bad(Errc::limit, name + " has more than 64 slots");
     }
-    if (has_twice(intent.slots)) {
+    if (has_twice(intent.slot_types)) {
       return bad(Errc::invalid_argument, name + " has two slots of the same name");
     }
-    for (const Slot& slot : intent.slots) {
+    for (const Slot& slot : intent.slot_types) {
       if (auto checked = check_slot(slot); !checked) {
         return std::move(checked).error().in("intents: " + name);
       }
@@ -205,8 +205,8 @@ class IntentRules {
     const RuleId root = rules_.add_rule("root");
     std::vector<ExprId> calls;
     for (const Intent& intent : intents) {
-      calls.push_back(
-          rules_.sequence({rules_.text(intent.name + "("), slots(intent.slots), rules_.text(")")}));
+      calls.push_back(rules_.sequence(
+          {rules_.text(intent.name + "("), members(intent.slot_types), rules_.text(")")}));
     }
     rules_.define(root, rules_.choice(calls));
     return Grammar::create(rules_, root);
@@ -214,7 +214,7 @@ class IntentRules {
 
  private:
   // From the last slot to the first: what may follow if slots came before, and if none did.
-  ExprId slots(const std::vector<Slot>& all) {
+  ExprId members(const std::vector<Slot>& all) {
     ExprId behind = rules_.empty(), fresh = behind;
     for (std::size_t i = all.size(); i-- > 0;) {
       const Slot& slot = all[i];
@@ -274,9 +274,9 @@ class IntentReader {
       return Error{Errc::malformed, "'" + printable(value.name) + "' is none of the intents"};
     }
     value.end = at_ = open + 1;
-    for (const Slot& slot : intents[value.index].slots) NIBBLE_CHECK(read(slot, value));
+    for (const Slot& slot : intents[value.index].slot_types) NIBBLE_CHECK(read(slot, value));
     if (!accept(")") || at_ != text_.size()) return error("expected ')' and the end");
-    (value.slots.empty() ? value.end : value.slots.back().end) = at_;
+    (value.slot_values.empty() ? value.end : value.slot_values.back().end) = at_;
     return value;
   }
 
@@ -294,7 +294,7 @@ class IntentReader {
   Result<void> read(const Slot& slot, IntentValue& call) {
     SlotValue value;
     value.begin = at_;
-    const bool is_first = call.slots.empty();
+    const bool is_first = call.slot_values.empty();
     if ((!is_first && !accept(", ")) || !accept(slot.name + "=")) {
       at_ = value.begin;
       return slot.is_optional ? ok() : Result<void>(error("expected " + printable(slot.name)));
@@ -311,7 +311,7 @@ class IntentReader {
       if (!accept("]")) return error("expected the end of the list");
     }
     value.end = at_;
-    call.slots.push_back(std::move(value));
+    call.slot_values.push_back(std::move(value));
     return ok();
   }
 
