@@ -16,7 +16,7 @@ function(nibble_example_test test program)
       -P ${CMAKE_CURRENT_SOURCE_DIR}/run_test.cmake -- $<TARGET_FILE:nibble_${program}> ${arg_ARGS})
 endfunction()
 
-foreach(program batch chat compare compress convert federated finetune generate home_commands inspect perplexity pipeline quantize search train)
+foreach(program batch chat compare compress convert federated finetune generate home_commands inspect intents perplexity pipeline quantize search train watch_log)
   nibble_example_test(${program}_help ${program} EXIT 0 OUT "Usage: ${program}" ARGS --help)
   nibble_example_test(${program}_usage ${program} EXIT 2 ERR "^${program}: [^\n]*--help.\n$"
     ARGS --nonsense)
@@ -53,6 +53,16 @@ nibble_example_test(home_commands_seed_alone home_commands EXIT 2 ERR "--generat
   ARGS --seed 3)
 nibble_example_test(home_commands_both home_commands EXIT 2 ERR "excludes --generated"
   ARGS --generated 5 --utterances 5)
+nibble_example_test(intents_bad_limit intents EXIT 2 ERR "^intents: --limit: [^\n]*\n$" ARGS --limit=-1)
+nibble_example_test(intents_no_file intents EXIT 1 ERR "^intents: missing.gguf: [^\n]*\n$"
+  ARGS --model missing.gguf)
+nibble_example_test(watch_log_window_alone watch_log EXIT 2 ERR "--model" ARGS --window 3)
+nibble_example_test(watch_log_no_window watch_log EXIT 2 ERR "^watch_log: --window: [^\n]*\n$"
+  ARGS --model missing.gguf --window 0)
+nibble_example_test(watch_log_no_model watch_log EXIT 1 ERR "^watch_log: missing.gguf: [^\n]*\n$"
+  ARGS --model missing.gguf)
+nibble_example_test(watch_log_no_log watch_log EXIT 1 ERR "^watch_log: missing.txt: [^\n]*\n$"
+  ARGS missing.txt)
 nibble_example_test(static_model_help static_model EXIT 0 OUT "^usage: static_model" ARGS --help)
 nibble_example_test(static_model_usage static_model EXIT 2 ERR "^static_model: --nonsense is not known"
   ARGS --nonsense)
@@ -160,6 +170,29 @@ nibble_example_test(generate_no_adapter generate EXIT 1 ERR "missing.gguf"
 nibble_example_test(generate_top_logprobs generate EXIT 0 STDIN "${utterance}\n"
   OUT "^ +-0\\.[0-9]+ \"light[^\n]*\n +[0-9]+ +-0\\.[0-9]+\n +[0-9]+ +-[0-9.]+\n$"
   ARGS ${home_model} --prompt-file - --logprobs --top-logprobs 2 --max-tokens 1 --quiet)
+
+# Intents and their slots; F1 and confidences on the first test sentences.
+nibble_example_test(intents intents EXIT 0 ERR "^$"
+  OUT "^light.set +[0-9.]+ %\n  room +office +[0-9.]+ %\n  level +10 +[0-9.]+ %\n$" ARGS ${utterance})
+nibble_example_test(intents_measured intents EXIT 0
+  OUT "^40 sentences, half of them hard; all is right in (3[0-9]|40)\n.*light.set .*mean of the F1s .*room .*intents as they are: 20, expected calibration error 0\\..*slots calibrated .slope [^\n]*error 0\\."
+  ARGS --limit 20)
+
+# Sensors: an alert where one leaves what is usual, again only after it was back.
+nibble_example_test(watch_log watch_log EXIT 0 ERR "^$"
+  STDIN "06:00 office temperature 21\n06:05 office temperature 31.5\n06:10 office temperature 32\n06:15 living_room humidity 25\n"
+  OUT "^06:05 office temperature 31.5C, above 26C: climate.set\\(room=office, degrees=24\\) \\([0-9.]+ %\\)\n06:15 living room humidity 25%, below 30%: device.on\\(name=humidifier, room=living_room\\) [^\n]*\n$")
+nibble_example_test(watch_log_bad_lines watch_log EXIT 1
+  STDIN "nonsense\n06:05 office noise 3\n06:06 moon humidity 3\n06:07 office temperature 1e400\n06:10 office temperature 9\n"
+  ERR "^watch_log: stdin: line 1: [^\n]*\n[^\n]*line 2: [^\n]*noise\n[^\n]*line 3: [^\n]*moon\n[^\n]*line 4: [^\n]*\n$"
+  OUT "^06:10 office temperature 9C, below 16C: climate.set\\(room=office, degrees=20\\) [^\n]*\n$")
+# (The model was never taught to chat: only that its words are bound is seen here.)
+nibble_example_test(watch_log_chat watch_log EXIT 0 ERR "^$"
+  STDIN "06:00 office temperature 31.5\n06:05 office humidity 50\n06:10 attic noise 3\n"
+  OUT "^(06:05 (info|warning|critical): office (humidity|temperature): [^\n]*\n)?(06:10 (info|warning|critical): attic noise: [^\n]*\n)?$"
+  ARGS --model ${home_model} --window 2 --ctx 2048)
+nibble_example_test(watch_log_context watch_log EXIT 1 STDIN "06:00 office temperature 31.5\n"
+  ERR "^watch_log: [^\n]*see --ctx" ARGS --model ${home_model} --ctx 16)
 
 # Many prompts. Answers come as they finish: the short one first.
 nibble_example_test(batch batch EXIT 0

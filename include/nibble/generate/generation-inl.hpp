@@ -233,6 +233,7 @@ NIBBLE_INLINE Result<TokenLogprob> Generation::sample_allowed(
   }
   if (!chosen) return std::move(chosen).error();
   TokenLogprob sampled = *chosen;
+  sampled.allowed_logprob = chosen->logprob;
   sampled.logprob = static_cast<float>(
       logprob_of(sampled.id, VectorView<const float>(logits.data(), logits.size())));
   NIBBLE_CHECK(text_.guide->accept(sampled.id));
@@ -297,7 +298,8 @@ NIBBLE_INLINE Token Generation::take(const TokenLogprob& sampled, bool is_full) 
       finish_ = Finish::context_full;
   }
   if (finish_ != Finish::none) shown.flush();
-  return {sampled.id, sampled.logprob, shown.text(), finish_, sampler_.top_logprobs()};
+  const float allowed = text_.guide ? sampled.allowed_logprob : sampled.logprob;
+  return {sampled.id, sampled.logprob, shown.text(), finish_, sampler_.top_logprobs(), allowed};
 }
 
 NIBBLE_INLINE Token Generation::end(Finish why) {

@@ -98,6 +98,8 @@ struct Token {
   Finish finish = Finish::none;  // other than none with the last token
   // The most likely tokens in its place, SamplingOptions::top_logprobs of them; valid as `text`.
   std::span<const TokenLogprob> top_logprobs = {};
+  // Log-probability among the tokens that GenerateOptions::grammar allowed; logprob without one.
+  float allowed_logprob = 0;
 };
 
 // Gets tokens from a session one by one. A token is part of the session's sequence as soon as

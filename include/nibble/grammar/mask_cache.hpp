@@ -39,6 +39,9 @@ class MaskCache {
   // `at`: after it.
   StackId continues(StackStates& stacks, std::uint32_t node, StackId at, bool& result);
 
+  // Nodes of tries that were looked at so far.
+  std::uint64_t n_walked() const noexcept { return n_walked_; }
+
   // After StackStates::collect(): numbers of stacks have another meaning.
   void forget_stacks() noexcept {
     std::fill(plain_.begin(), plain_.end(), Scalar<std::uint32_t>{kNotKnown});
@@ -124,6 +127,7 @@ class MaskCache {
   void clear() noexcept;
 
   const TokenTrie* trie_;
+  std::uint64_t n_walked_ = 0;
   std::vector<Entry> entries_;
   std::vector<Scalar<std::uint32_t>> places_;  // open addressing; index + 1
   std::vector<Listed> listed_;
@@ -168,6 +172,7 @@ StackId MaskCache::walk(StackStates& stacks, const Trie& trie, std::uint32_t beg
   if (begin >= end) return kDead;
   path_[trie.node(begin).depth - std::size_t{1}] = from;
   for (std::uint32_t i = begin; i < end;) {
+    ++n_walked_;
     const Trie::Node& node = trie.node(i);
     const StackId above = path_[node.depth - std::size_t{1}];
     before(i, above);
