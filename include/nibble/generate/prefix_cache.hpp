@@ -10,10 +10,7 @@
 //   ... run the rest of the prompt ...
 //   cache->insert(*sequence);
 //
-// For a scheduler, so that what several waiting prompts share is computed once:
-//   if (cache.n_claimed(prompt) > cache.n_cached(prompt)) wait;  // another is computing more of it
-//   auto sequence = cache.match(prompt); auto claim = cache.claim(prompt);
-//   ... run the rest of the prompt, insert() after each step or at its end, then drop the claim ...
+// A Scheduler has such a cache of its own (SchedulerOptions::prefix_cache_bytes).
 #pragma once
 
 #include <cstddef>
@@ -41,8 +38,6 @@ struct PrefixCacheStats {
   std::uint64_t n_evictions = 0;
 };
 
-class PrefixClaim;
-
 // Belongs to one engine, whose cache of keys and values it keeps alive; uses it and its sequences,
 // so it may be used by only one thread at a time together with them (a scheduler's own lock will
 // do). Nothing here is called by a step of the engine.
@@ -64,6 +59,10 @@ class PrefixCache {
   // cache. capacity: as for Engine::new_sequence. Errors: as there.
   Result<Sequence> match(std::span<const std::int32_t> tokens, std::uint64_t weights = 0,
                          Index capacity = 0);
+  // The same into a sequence of the engine, which must be empty. Returns how many tokens it has
+  // then. Allocates nothing. Errors: invalid_argument (it is not empty, or of another engine).
+  Result<Index> match(std::span<const std::int32_t> tokens, Sequence& into,
+                      std::uint64_t weights = 0);
   // How many tokens match() would find. Does not count as a use.
   Index n_cached(std::span<const std::int32_t> tokens, std::uint64_t weights = 0) const noexcept;
 
@@ -75,15 +74,18 @@ class PrefixCache {
   // sequence of another engine), out_of_memory.
   Result<Index> insert(const Sequence& sequence, std::uint64_t weights = 0);
 
-  // Says that somebody is about to compute `tokens`, until the claim is destroyed. The claim may
-  // outlive the cache. Errors: out_of_memory.
-  Result<PrefixClaim> claim(std::span<const std::int32_t> tokens, std::uint64_t weights = 0);
-  // The longest beginning of `tokens`, without the last of them, that is claimed.
-  Index n_claimed(std::span<const std::int32_t> tokens, std::uint64_t weights = 0) const noexcept;
+  // Whether prefixes are found only at places where they were inserted, because of recurrent state.
+  bool has_state() const noexcept;
 
   // Drops prefixes, those first that were used longest ago, until n_pages of the engine are free or
   // nothing is left that would free some. Returns how many are free.
   Index make_room(Index n_pages) noexcept;
+  // How many pages of the engine make_room() cannot free, at most, because sequences use them.
+  Index n_pages_in_use() const noexcept;
+  // The pages of a sequence to which it does not write any more, nor drops them: whole ones, of
+  // layers that keep all positions. And how many of them the cache has too.
+  Index n_whole_pages(const Sequence& sequence) const noexcept;
+  Index n_shared_pages(const Sequence& sequence) const noexcept;
   // Drops all prefixes; sequences keep their pages.
   void clear() noexcept;
 
@@ -105,28 +107,11 @@ class PrefixCache {
   const PrefixCacheStats& stats() const noexcept;
 
  private:
-  friend class PrefixClaim;
   struct State;
   class FileReader;
   explicit PrefixCache(Shared<State> state) noexcept;
 
   Shared<State> state_;
-};
-
-// Move-only; see PrefixCache::claim().
-class PrefixClaim {
- public:
-  PrefixClaim() noexcept = default;
-  PrefixClaim(PrefixClaim&& other) noexcept;
-  PrefixClaim& operator=(PrefixClaim&& other) noexcept;
-  ~PrefixClaim();
-
- private:
-  friend class PrefixCache;
-  PrefixClaim(Shared<PrefixCache::State> state, std::uint64_t id) noexcept;
-
-  Shared<PrefixCache::State> state_;
-  std::uint64_t id_ = 0;  // 0: none
 };
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -194,18 +194,29 @@ class PrefixTree {
     return child_of(parent, token, weights) != kNone;
   }
 
-  // Drops the leaf that was used longest ago, whose pages no sequence uses, and which was not used
-  // at `time`. False if there is none.
+  // Drops what no sequence uses of the leaf that was used longest ago, but not at `time`: all of
+  // it, or its end. False if there is none.
   bool evict(std::uint64_t time) noexcept {
     int oldest = kNone;
     for (std::size_t i = 1; i < nodes_.size(); ++i) {
       const Node& x = nodes_[i];
       const bool is_leaf = x.parent != kNone && x.first_child == kNone;
-      if (!is_leaf || x.last_used == time || is_in_use(x)) continue;
+      if (!is_leaf || x.last_used == time || n_columns_in_use(x) == n_columns_of(x)) continue;
       if (oldest == kNone || x.last_used < node(oldest).last_used) oldest = static_cast<int>(i);
     }
-    if (oldest != kNone) remove(oldest);
+    if (oldest != kNone) cut(oldest, n_columns_in_use(node(oldest)));
     return oldest != kNone;
+  }
+  // How many pages evict() would leave, at most.
+  Index n_in_use() const noexcept {
+    Index n = 0;
+    for (std::size_t i = 1; i < nodes_.size(); ++i) {
+      const Node& x = nodes_[i];
+      if (x.parent == kNone) continue;
+      const Index end = n_columns_in_use(x) * layout_.n_tables;
+      for (Index j = 0; j < end; ++j) n += x.pages[static_cast<std::size_t>(j)].value >= 0;
+    }
+    return n;
   }
   void clear() noexcept {
     for (std::size_t i = 1; i < nodes_.size(); ++i) {
@@ -246,10 +257,18 @@ class PrefixTree {
     }
     return i;
   }
-  bool is_in_use(const Node& x) const noexcept {
-    return std::any_of(x.pages.begin(), x.pages.end(), [&](const Scalar<ops::PageId>& page) {
-      return page.value >= 0 && pool_->n_users(page.value) > held_[index_of(page.value)].value;
-    });
+  Index n_columns_of(const Node& x) const noexcept {
+    return static_cast<Index>(x.pages.size()) / layout_.n_tables;
+  }
+  bool is_in_use(ops::PageId page) const noexcept {
+    return page >= 0 && pool_->n_users(page) > held_[index_of(page)].value;
+  }
+  // The columns of a node up to the last that a sequence uses. (A state belongs to the end of all.)
+  Index n_columns_in_use(const Node& x) const noexcept {
+    std::size_t n = x.pages.size();
+    while (n > 0 && !is_in_use(x.pages[n - 1].value)) --n;
+    if (n > 0 && has_state_) n = x.pages.size();
+    return (static_cast<Index>(n) + layout_.n_tables - 1) / layout_.n_tables;
   }
 
   bool is_new(ops::PageId page) const noexcept { return page >= 0 && !holds(page); }
@@ -369,6 +388,18 @@ class PrefixTree {
     const int index = take(std::move(leaf));
     at(parent).first_child = index;
     return index;
+  }
+  // Leaves the first columns of a leaf.
+  void cut(int index, Index n_columns) noexcept {
+    if (n_columns == 0) return remove(index);
+    Node& x = at(index);
+    node_bytes_ -= x.bytes();
+    const auto n_pages = static_cast<std::size_t>(n_columns * layout_.n_tables);
+    for (std::size_t i = n_pages; i < x.pages.size(); ++i) let_go(x.pages[i].value);
+    x.pages.resize(n_pages);
+    x.tokens.resize(
+        static_cast<std::size_t>((x.first_column() + n_columns) * ops::kPagePositions - x.begin));
+    node_bytes_ += x.bytes();
   }
   void remove(int index) noexcept {
     *link_to(index) = node(index).next;
