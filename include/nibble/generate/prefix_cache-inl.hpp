@@ -225,7 +225,7 @@ NIBBLE_INLINE bool PrefixCache::has_state() const noexcept {
   return state_->pool->n_state_floats > 0;
 }
 
-NIBBLE_INLINE Index PrefixCache::n_pages_in_use() const noexcept { return state_->tree.n_in_use(); }
+NIBBLE_INLINE Index PrefixCache::n_pages_in_use() noexcept { return state_->tree.n_in_use(); }
 
 NIBBLE_INLINE Index PrefixCache::n_whole_pages(const Sequence& sequence) const noexcept {
   return state_->pool->layout.n_full * (sequence.state_->n_computed / ops::kPagePositions);

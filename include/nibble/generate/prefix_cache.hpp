@@ -81,7 +81,7 @@ class PrefixCache {
   // nothing is left that would free some. Returns how many are free.
   Index make_room(Index n_pages) noexcept;
   // How many pages of the engine make_room() cannot free, at most, because sequences use them.
-  Index n_pages_in_use() const noexcept;
+  Index n_pages_in_use() noexcept;
   // The pages of a sequence to which it does not write any more, nor drops them: whole ones, of
   // layers that keep all positions. And how many of them the cache has too.
   Index n_whole_pages(const Sequence& sequence) const noexcept;

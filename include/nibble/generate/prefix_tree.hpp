@@ -42,7 +42,8 @@ class PrefixTree {
     std::vector<Scalar<float>> state;  // after its last token, of a model that has state
     std::uint64_t weights = 0;         // that computed it
     std::uint64_t last_used = 0;
-    Index begin = 0;  // position of its first token
+    Index begin = 0;          // position of its first token
+    bool is_blocked = false;  // a node after it is in use, see n_in_use()
     int parent = kNone, first_child = kNone, next = kNone;
 
     Index end() const noexcept { return begin + static_cast<Index>(tokens.size()); }
@@ -158,6 +159,7 @@ class PrefixTree {
       }
       if (n > from.n) last = add_leaf(last, std::move(leaf));
     }
+    if (n > from.n) adopt_pages(node(last).parent, prefix);
     if (last != kRoot && node(last).end() == n) {
       node_bytes_ += (state.size() - node(last).state.size()) * sizeof(state[0]);
       at(last).state = std::move(state);
@@ -207,14 +209,23 @@ class PrefixTree {
     if (oldest != kNone) cut(oldest, n_columns_in_use(node(oldest)));
     return oldest != kNone;
   }
-  // How many pages evict() would leave, at most.
-  Index n_in_use() const noexcept {
-    Index n = 0;
+  // How many pages evict() would leave, at most: also those of nodes before one that is in use,
+  // though a sequence has dropped them or copied them to write to.
+  Index n_in_use() noexcept {
+    for (Node& x : nodes_) x.is_blocked = false;
     for (std::size_t i = 1; i < nodes_.size(); ++i) {
-      const Node& x = nodes_[i];
-      if (x.parent == kNone) continue;
-      const Index end = n_columns_in_use(x) * layout_.n_tables;
-      for (Index j = 0; j < end; ++j) n += x.pages[static_cast<std::size_t>(j)].value >= 0;
+      if (nodes_[i].parent == kNone || n_columns_in_use(nodes_[i]) == 0) continue;
+      for (int j = nodes_[i].parent; j != kNone && !node(j).is_blocked; j = node(j).parent) {
+        at(j).is_blocked = true;
+      }
+    }
+    Index n = 0;
+    for (const Node& x : nodes_) {
+      const Index n_columns = x.is_blocked ? n_columns_of(x) : n_columns_in_use(x);
+      for (Index i = 0; i < n_columns * layout_.n_tables; ++i) {
+        const ops::PageId page = x.pages[static_cast<std::size_t>(i)].value;
+        n += page >= 0 && !(i < layout_.n_tables && is_of_parent(x, i));
+      }
     }
     return n;
   }
@@ -302,6 +313,29 @@ class PrefixTree {
       }
     }
     return -1;
+  }
+
+  // Whether a page of a node's first column is the one of its parent's last.
+  bool is_of_parent(const Node& x, Index table) const noexcept {
+    if (x.begin % ops::kPagePositions == 0) return false;
+    const ops::PageId page = x.pages[static_cast<std::size_t>(table)].value;
+    return page == (node(x.parent).pages.end() - layout_.n_tables + table)->value;
+  }
+  // A node that ends within a page, before the end of the prefix, gets the prefix's page in its
+  // place: that holds the same, and more. Else a copy would be kept for the beginning alone.
+  void adopt_pages(int index, const Prefix& prefix) noexcept {
+    for (; index != kRoot; index = node(index).parent) {
+      Node& x = at(index);
+      if (x.end() % ops::kPagePositions == 0) return;
+      const Index column = x.n_columns() - 1;
+      for (Index table = 0; table < layout_.n_tables; ++table) {
+        const ops::PageId page = prefix.page(table, column);
+        if (page < 0) continue;
+        hold(page);
+        let_go(std::exchange(pages_of(x, column)[table].value, page));
+      }
+      if (x.begin <= column * ops::kPagePositions) return;
+    }
   }
 
   // A node without children can grow, unless its state is that of its end, or the column that it

@@ -3,6 +3,7 @@
 // A scheduler's functions. Included by scheduler.hpp.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <new>
 #include <string>
@@ -116,7 +117,8 @@ NIBBLE_INLINE SchedulerStats Scheduler::stats() const noexcept {
   }
   stats.n_running = s.n_running.load(std::memory_order_relaxed);
   stats.n_pages = s.engine.n_pages();
-  stats.n_free_pages = stats.n_pages - s.n_promised_pages.load(std::memory_order_relaxed);
+  const Index n_promised = s.n_promised_pages.load(std::memory_order_relaxed);
+  stats.n_free_pages = stats.n_pages - (std::min)(stats.n_pages, n_promised);
   stats.n_steps = s.n_steps.load(std::memory_order_relaxed);
   stats.n_prompt_tokens = s.n_prompt_tokens.load(std::memory_order_relaxed);
   stats.n_cache_hits = s.n_cache_hits.load(std::memory_order_relaxed);

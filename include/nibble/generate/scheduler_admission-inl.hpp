@@ -114,7 +114,7 @@ NIBBLE_INLINE bool Scheduler::State::begin(Lane& lane, Shared<Request> request) 
 //
 // A page that is not full counts for the cache and for the sequence, which copies it when it goes
 // on to write to it; a page of a layer with a window also, until the sequence drops it.
-NIBBLE_INLINE Index Scheduler::State::promised_pages() const noexcept {
+NIBBLE_INLINE Index Scheduler::State::promised_pages() noexcept {
   Index n = prefixes ? prefixes->n_pages_in_use() : 0;
   for (const Lane& lane : lanes) {
     if (!lane.request) continue;

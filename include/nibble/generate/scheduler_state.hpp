@@ -75,7 +75,7 @@ struct Scheduler::State {
   Shared<Request> first_waiting() noexcept;
   void remove_waiting(const Shared<Request>& request) noexcept;
   bool begin(Lane& lane, Shared<Request> request) noexcept;
-  Index promised_pages() const noexcept;
+  Index promised_pages() noexcept;
   void find_prefix(Lane& lane) noexcept;
   Index n_in_common(const Lane& lane, const Lane& other) const noexcept;
   bool awaits_prefix(Lane& lane) noexcept;
@@ -94,6 +94,7 @@ struct Scheduler::State {
   void plan_generation(Lane& lane, Index max_rows);
   bool find_certain(Lane& lane);
   SequenceInput input_of(Lane& lane) noexcept;
+  void make_room() noexcept;
   void run();
   void finish_rows(std::span<Lane* const> of_step, MatrixView<const float> logits);
   void sample(std::span<Lane* const> of_step, MatrixView<const float> logits) noexcept;

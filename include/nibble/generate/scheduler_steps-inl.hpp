@@ -125,12 +125,20 @@ NIBBLE_INLINE SequenceInput Scheduler::State::input_of(Lane& lane) noexcept {
   return input;
 }
 
+// Takes from the cache of prefixes the pages that the step needs. If nothing else helps, all: pages
+// that are the cache's and a sequence's need then not be copied.
+NIBBLE_INLINE void Scheduler::State::make_room() noexcept {
+  if (!prefixes) return;
+  const Index n = engine.pages_needed(inputs);
+  if (prefixes->make_room(n) < n) prefixes->clear();
+}
+
 NIBBLE_INLINE void Scheduler::State::run() {
   n_steps.fetch_add(1, std::memory_order_relaxed);
   for (const SequenceInput& input : inputs) {
     n_prompt_tokens.fetch_add(input.n_rows(), std::memory_order_relaxed);
   }
-  if (prefixes) (void)prefixes->make_room(engine.pages_needed(inputs));
+  make_room();
   const auto logits = engine.run(inputs);
   if (logits) return finish_rows(planned, *logits);
   // One of them has made the step fail: alone, it fails again, and the others do not.
