@@ -14,7 +14,7 @@
 #include "nibble/generate/scheduler.hpp"
 #include "nibble/generate/scheduler_admission-inl.hpp"
 #include "nibble/generate/scheduler_requests-inl.hpp"
-#include "nibble/generate/scheduler_state.hpp"
+#include "nibble/generate/scheduler_state-inl.hpp"
 #include "nibble/generate/scheduler_steps-inl.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "nibble/core/native_thread.hpp"
-#include "nibble/generate/scheduler_state.hpp"
+#include "nibble/generate/scheduler_state-inl.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "nibble/generate/sampler.hpp"
-#include "nibble/generate/scheduler_state.hpp"
+#include "nibble/generate/scheduler_state-inl.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
