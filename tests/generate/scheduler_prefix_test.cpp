@@ -94,7 +94,6 @@ void check_all_free(const Scheduler& scheduler) {
 }  // namespace
 
 TEST_CASE("a shared prompt of 1 000 tokens before 16 questions is computed once") {
-  const Model model = test::small_model();
   const Ids shared = some_tokens(1000, 3);
   std::vector<GenerateRequest> requests;
   std::int64_t n_questions = 0;
@@ -102,30 +101,32 @@ TEST_CASE("a shared prompt of 1 000 tokens before 16 questions is computed once"
     requests.push_back(request_of(after(shared, 1000, 5 + i, i), 6));
     n_questions += static_cast<std::int64_t>(5 + i);
   }
-  std::vector<Answer> expected;
-  const SchedulerOptions plain{.n_ctx = 1200, .max_batch = 16};
-  for (const auto& request : requests) {
-    expected.push_back(alone(model, request, session_options(plain)));
+  for (const bool has_state : {false, true}) {
+    CAPTURE(has_state);
+    const Model model = has_state ? test::conv_model() : test::small_model();
+    const SchedulerOptions plain{.n_ctx = 1200, .max_batch = 16};
+    auto without = make_scheduler(model, plain);  // computes it each time
+    const auto expected = answers_of(without, requests);
+    CHECK(without.stats().n_prompt_tokens == 16 * 1000 + n_questions);
+    CHECK(without.stats().n_cache_hits == 0);
+    for (const Index max_batch : {16, 5, 1}) {
+      CAPTURE(max_batch);
+      SchedulerOptions options = plain;
+      options.max_batch = max_batch;
+      options.cache_positions = 2 * 1200;
+      options.prefix_cache_bytes = kMuch;
+      auto scheduler = make_scheduler(model, options);
+      CHECK(answers_of(scheduler, requests) == expected);
+      // One after the other, only the second shows where the first has something in common with
+      // others; there its state is kept.
+      const std::int64_t n_times = has_state && max_batch == 1 ? 2 : 1;
+      const auto stats = scheduler.stats();
+      CHECK(stats.n_prompt_tokens == n_times * 1000 + n_questions);
+      CHECK(stats.n_cached_tokens == (16 - n_times) * 1000);
+      CHECK(stats.n_cache_hits == 16 - n_times);
+      check_all_free(scheduler);
+    }
   }
-  for (const Index max_batch : {16, 5, 1}) {
-    CAPTURE(max_batch);
-    SchedulerOptions options = plain;
-    options.max_batch = max_batch;
-    options.cache_positions = 2 * 1200;
-    options.prefix_cache_bytes = kMuch;
-    auto scheduler = make_scheduler(model, options);
-    CHECK(answers_of(scheduler, requests) == expected);
-    const auto stats = scheduler.stats();
-    CHECK(stats.n_prompt_tokens == 1000 + n_questions);
-    CHECK(stats.n_cached_tokens == 15 * 1000);
-    CHECK(stats.n_cache_hits == 15);
-    check_all_free(scheduler);
-  }
-  // And without: each.
-  auto scheduler = make_scheduler(model, plain);
-  CHECK(answers_of(scheduler, requests) == expected);
-  CHECK(scheduler.stats().n_prompt_tokens == 16 * 1000 + n_questions);
-  CHECK(scheduler.stats().n_cache_hits == 0);
 }
 
 TEST_CASE("with a prefix cache each request still gets, bit for bit, what it gets alone") {
@@ -149,6 +150,10 @@ TEST_CASE("with a prefix cache each request still gets, bit for bit, what it get
       if (pick(3) == 0) requests.back().options.sampling = {.temperature = 1, .seed = i};
       requests.back().priority = static_cast<int>(pick(2));
     }
+    std::vector<Answer> expected;
+    for (const auto& request : requests) {
+      expected.push_back(alone(model, request, {.n_ctx = 400}));
+    }
     // Pages for three of the longest; for one; and for any.
     for (const auto& [max_batch, positions, max_bytes] :
          {std::tuple<Index, Index, std::size_t>{6, 3 * 400, kMuch},
@@ -171,12 +176,11 @@ TEST_CASE("with a prefix cache each request still gets, bit for bit, what it get
       for (std::size_t i = 0; i < requests.size(); ++i) {
         CAPTURE(i);
         const Answer& answer = run.answers[i];
-        CHECK_MESSAGE(answer.finish != Finish::failed, why(run.completions[i].status()));
+        CHECK_MESSAGE(answer.finish != Finish::failed, test::why(run.completions[i].status()));
         if (answer.finish == Finish::cancelled) continue;
-        CHECK(answer == alone(model, requests[i], session_options(options)));
+        CHECK(answer == expected[i]);
       }
-      MESSAGE(name, ", ", positions, " positions: ", scheduler.stats().n_cache_hits, " hits");
-      CHECK(scheduler.stats().n_cache_hits > (max_bytes == kMuch ? 5 : 0));
+      CHECK(scheduler.stats().n_cache_hits > (max_bytes == kMuch ? 2 : 0));
       check_all_free(scheduler);
     }
   }

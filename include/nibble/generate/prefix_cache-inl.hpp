@@ -95,6 +95,11 @@ NIBBLE_INLINE Result<PrefixCache> PrefixCache::create(const Engine& engine,
 
 // ---- Finding -----------------------------------------------------------------------------------
 
+NIBBLE_INLINE Index PrefixCache::n_known(std::span<const std::int32_t> tokens,
+                                         std::uint64_t weights) const noexcept {
+  return state_->tree.find(State::to_match(tokens, state_->n_ctx), weights).n;
+}
+
 NIBBLE_INLINE Index PrefixCache::n_cached(std::span<const std::int32_t> tokens,
                                           std::uint64_t weights) const noexcept {
   const detail::PrefixTree& tree = state_->tree;

@@ -63,6 +63,8 @@ class PrefixCache {
   // then. Allocates nothing. Errors: invalid_argument (it is not empty, or of another engine).
   Result<Index> match(std::span<const std::int32_t> tokens, Sequence& into,
                       std::uint64_t weights = 0);
+  // How far it has these tokens, also where no sequence can go on (match()).
+  Index n_known(std::span<const std::int32_t> tokens, std::uint64_t weights = 0) const noexcept;
   // How many tokens match() would find. Does not count as a use.
   Index n_cached(std::span<const std::int32_t> tokens, std::uint64_t weights = 0) const noexcept;
 

@@ -83,7 +83,8 @@ struct SchedulerStats {
 // With a prefix cache, a request begins with the longest beginning of its prompt that is there, and
 // needs no pages for that. If another request is computing more of it just then, it waits for that.
 // What is computed of a prompt goes into the cache when the prompt ends, and its pages stay there
-// until a request needs them. Each still gets, bit for bit, what it would get alone.
+// until a request needs them. Each still gets, bit for bit, what it would get alone (but see
+// keeps_answer).
 //
 // After create() only submit() allocates; but for steps in which a prompt ends that the prefix
 // cache does not have yet, or a text that a grammar makes certain begins.

@@ -126,7 +126,8 @@ NIBBLE_INLINE Index Scheduler::State::promised_pages() noexcept {
 // ---- Prefixes ----------------------------------------------------------------------------------
 
 // Gives a prompt what the cache has of its beginning. If one that has begun before is computing
-// more, and that is worth it, the prompt waits (awaits_prefix).
+// more, and that is worth it, the prompt waits (awaits_prefix). Where the cache has more, but not
+// the recurrent state there, the prompt leaves it for others.
 NIBBLE_INLINE void Scheduler::State::find_prefix(Lane& lane) noexcept {
   lane.leader = nullptr;
   if (!prefixes) return;
@@ -145,34 +146,38 @@ NIBBLE_INLINE void Scheduler::State::find_prefix(Lane& lane) noexcept {
   // There may be no room for what a prefix takes more: a page that is not full.
   if (promised_pages() > engine.n_pages()) (void)lane.sequence.rewind(0);
   lane.n_found = lane.sequence.position();
-  const Index n_saved = n_most - lane.n_found;
-  if (leader == nullptr || is_computed) return;
-  if (n_saved < ops::kPagePositions && 2 * n_saved < lane.n_left_of_prompt()) return;
+  const auto is_worth = [&](Index n) {
+    const Index n_saved = n - lane.n_found;
+    return n_saved >= ops::kPagePositions || 2 * n_saved >= lane.n_left_of_prompt();
+  };
+  lane.stop = prefixes->has_state() ? prefixes->n_known(lane.request->prompt) : 0;
+  if (!is_worth(lane.stop)) lane.stop = 0;
+  if (leader == nullptr || is_computed || !is_worth(n_most)) return;
   lane.leader = leader;
   lane.leader_number = leader->number;
   lane.n_awaited = n_most;
 }
 
 // How many tokens of a prompt the prompt of another will give it. (The last is always computed.)
-NIBBLE_INLINE Index Scheduler::State::n_in_common(const Lane& lane,
-                                                  const Lane& other) const noexcept {
+NIBBLE_INLINE Index Scheduler::State::n_in_common(const Lane& lane, const Lane& other) noexcept {
   const auto &own = lane.request->prompt, &theirs = other.request->prompt;
   const std::size_t end = (std::min)(own.size() - 1, theirs.size());
-  const auto n = static_cast<std::size_t>(
-      std::mismatch(own.begin(), own.begin() + static_cast<std::ptrdiff_t>(end), theirs.begin())
-          .first -
-      own.begin());
-  return prefixes->has_state() && n < theirs.size() ? 0 : static_cast<Index>(n);
+  std::size_t n = 0;
+  while (n < end && own[n] == theirs[n]) ++n;
+  return static_cast<Index>(n);
 }
 
 // Whether a prompt still waits for another to compute its beginning. When that is done, it has it.
 // Nobody waits for one that has begun later, so they never wait for each other.
 NIBBLE_INLINE bool Scheduler::State::awaits_prefix(Lane& lane) noexcept {
   if (lane.leader == nullptr) return false;
-  const Lane& leader = *lane.leader;
+  Lane& leader = *lane.leader;
   const bool is_computing =
       leader.request && leader.number == lane.leader_number && leader.is_prompt();
-  if (is_computing && leader.sequence.position() < lane.n_awaited) return true;
+  if (is_computing && leader.sequence.position() < lane.n_awaited) {
+    if (prefixes->has_state()) leader.stop_at(lane.n_awaited);
+    return true;
+  }
   (void)lane.sequence.rewind(0);
   find_prefix(lane);
   return lane.leader != nullptr;

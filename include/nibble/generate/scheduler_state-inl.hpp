@@ -30,15 +30,27 @@ struct Scheduler::State {
     Index n_left_of_prompt() const noexcept {
       return static_cast<Index>(request->prompt.size()) - sequence.position();
     }
+    // Until where the next steps compute the prompt.
+    Index n_until_stop() const noexcept {
+      const Index end = static_cast<Index>(request->prompt.size()), at = sequence.position();
+      return (stop > at ? stop : end) - at;
+    }
+    void stop_at(Index n) noexcept {
+      const Index at = sequence.position();
+      if (n > at && (stop <= at || n < stop)) stop = n;
+    }
 
     Sequence sequence;
     Shared<Request> request;   // null: free
     std::uint64_t number = 0;  // of the requests that have begun
     // Which lane it waits for, with which request, and until when: that one is computing the first
     // n_awaited tokens of this prompt too.
-    const Lane* leader = nullptr;
+    Lane* leader = nullptr;
     std::uint64_t leader_number = 0;
     Index n_awaited = 0;
+    // With recurrent state: a place where a step of the prompt ends, so that the cache of prefixes
+    // has the state there, from which others go on. Not after where it is: none.
+    Index stop = 0;
     Index n_found = 0;  // tokens in the cache of prefixes, until they are counted
     std::int32_t certain = text::kNoToken;  // the next token, if the grammar has decided on it
     bool goes_on = false;  // has not computed all tokens in a row that were certain
@@ -77,7 +89,7 @@ struct Scheduler::State {
   bool begin(Lane& lane, Shared<Request> request) noexcept;
   Index promised_pages() noexcept;
   void find_prefix(Lane& lane) noexcept;
-  Index n_in_common(const Lane& lane, const Lane& other) const noexcept;
+  static Index n_in_common(const Lane& lane, const Lane& other) noexcept;
   bool awaits_prefix(Lane& lane) noexcept;
   // (A prompt of one token is computed as generated tokens are: it is no beginning of others.)
   bool is_kept(const Request& request) const noexcept {

@@ -59,7 +59,7 @@ NIBBLE_INLINE void Scheduler::State::share(Index n_left, Index n_prompts) noexce
     n_prompts = 0;  // that want more
     for (Lane& lane : lanes) {
       if (!lane.request || !lane.is_prompt() || lane.leader != nullptr) continue;
-      const Index wanted = lane.n_left_of_prompt() - lane.n_rows;
+      const Index wanted = lane.n_until_stop() - lane.n_rows;
       const Index n = (std::min)({wanted, part, n_left});
       lane.n_rows += n;
       n_left -= n;
@@ -157,7 +157,8 @@ NIBBLE_INLINE void Scheduler::State::finish_rows(std::span<Lane* const> of_step,
                                                  MatrixView<const float> logits) {
   Index n_outputs = 0;
   for (Lane* const lane : of_step) {
-    if (lane->ends_prompt) keep_prefix(*lane);
+    const bool stops = lane->is_prompt() && lane->sequence.position() == lane->stop;
+    if (lane->ends_prompt || stops) keep_prefix(*lane);
     lane->output = lane->n_outputs > 0 ? n_outputs++ : Index{-1};
     lane->is_full = lane->sequence.position() == engine.n_ctx();
   }
