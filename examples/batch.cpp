@@ -31,6 +31,8 @@ struct Options : example::Settings {
   std::string prompts;
   Index n_parallel = 8;
   std::vector<std::string> adapters;
+  std::size_t prefix_cache_mib = 0;
+  std::string restore, save;  // files of prefixes
   bool json = false;
   bool newline = false;
 };
@@ -43,6 +45,18 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--parallel", o.n_parallel, "the most prompts that are answered together")
       ->check(CLI::Range(Index{1}, Index{1} << 10))
       ->capture_default_str();
+  auto* const prefix_cache =
+      app.add_option("--prefix-cache", o.prefix_cache_mib,
+                     "MiB for what prompts begin with, so that it is computed once; 0: none")
+          ->check(CLI::Range(std::size_t{0}, std::size_t{1} << 30))
+          ->capture_default_str();
+  app.add_option("--restore-prefixes", o.restore, "a file that --save-prefixes has written")
+      ->needs(prefix_cache)
+      ->check(example::is_not_empty);
+  app.add_option("--save-prefixes", o.save,
+                 "a file for what prompts began with, written at the end")
+      ->needs(prefix_cache)
+      ->check(example::is_not_empty);
   app.add_flag("--json", o.json,
                "lines are JSON: {\"prompt\": \"...\"} in, an object for each answer out; with "
                "\"adapter\": \"FILE:STRENGTH\" a line has its own in place of those of --adapter");
@@ -288,8 +302,13 @@ void Batch::print_summary(const nibble::Model& model, Index n_threads) const {
   const auto count = [](std::int64_t n) { return static_cast<long long>(n); };
   std::fprintf(stderr, "answers  %zu of %zu, %lld steps in %.3f s\n", done_.size(), jobs_.size(),
                count(stats.n_steps), seconds);
-  std::fprintf(stderr, "prompts  %lld tokens, %.1f tokens/s\n", count(stats.n_prompt_tokens),
+  std::fprintf(stderr, "prompts  %lld tokens, %.1f tokens/s", count(stats.n_prompt_tokens),
                per_second(stats.n_prompt_tokens));
+  if (options_.prefix_cache_mib > 0) {
+    std::fprintf(stderr, ", %lld more for %lld prompts from the prefix cache",
+                 count(stats.n_cached_tokens), count(stats.n_cache_hits));
+  }
+  std::fputc('\n', stderr);
   std::fprintf(stderr, "decode   %lld tokens, %.1f tokens/s; of one answer %.1f tokens/s\n",
                count(stats.n_generated_tokens), per_second(stats.n_generated_tokens),
                quantile(rates, 0.5));
@@ -324,12 +343,15 @@ Result<int> run(Options& o) {
                  model, {.n_ctx = o.session.n_ctx,
                          .max_batch = o.n_parallel,
                          .max_step_tokens = std::max(o.session.max_step_tokens, o.n_parallel),
+                         .prefix_cache_bytes = o.prefix_cache_mib << 20,
                          .kv_type = o.session.kv_type,
                          .executor = pool.get(),
                          .max_factor_rank = adapters.max_rank()}));
   o.generate.cancel = &interrupted;
+  if (!o.restore.empty()) NIBBLE_CHECK(scheduler.restore_prefixes(o.restore));
   Batch batch(scheduler, o, adapters, std::move(prompts));
   NIBBLE_CHECK(batch.run());
+  if (!o.save.empty()) NIBBLE_CHECK(scheduler.save_prefixes(o.save));
   if (!o.quiet) batch.print_summary(model, pool->n_workers());
   if (interrupted) return example::kInterrupted;
   return batch.has_failed() ? example::kFailed : example::kOk;

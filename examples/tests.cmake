@@ -200,6 +200,20 @@ nibble_example_test(batch batch EXIT 0
   OUT "^2\tlight.on\\(room=kitchen\\)\n1\t${call}\n$"
   ERR "^answers  2 of 2, [0-9]+ steps.*prompts  28 tokens.*decode   14 tokens.*first    token.*peak RAM"
   ARGS ${home_model} - --newline)
+# What prompts begin with is computed once, also by another run.
+nibble_example_test(batch_prefixes batch EXIT 0 STDIN "${utterance}\n${utterance}\n"
+  OUT "^[12]\t${call}\n[12]\t${call}\n$"
+  ERR "prompts  18 tokens, [0-9.]+ tokens/s, 16 more for 1 prompts from the prefix cache\n"
+  ARGS ${home_model} - --newline --prefix-cache 8
+    --save-prefixes ${build_folder}/batch_prefixes.gguf)
+nibble_example_test(batch_restored batch EXIT 0 STDIN "${utterance}\n" OUT "^1\t${call}\n$"
+  ERR "prompts  1 tokens, [0-9.]+ tokens/s, 16 more for 1 prompts from the prefix cache\n"
+  ARGS ${home_model} - --newline --prefix-cache 8
+    --restore-prefixes ${build_folder}/batch_prefixes.gguf)
+set_tests_properties(example_batch_prefixes PROPERTIES FIXTURES_SETUP batch_prefixes)
+set_tests_properties(example_batch_restored PROPERTIES FIXTURES_REQUIRED batch_prefixes)
+nibble_example_test(batch_restore_alone batch EXIT 2 ERR "--restore-prefixes [^\n]*--prefix-cache"
+  ARGS ${home_model} - --restore-prefixes x)
 nibble_example_test(batch_json batch EXIT 0 ERR "^$"
   STDIN "{\"prompt\": \"${utterance}\\n\"}\n"
   OUT "^{\"number\": 1, \"text\": \"${call}\", \"finish\": \"end of text\", \"prompt_tokens\": 17, \"tokens\": 8, \"first_token_ms\": [0-9.]+, \"ms\": [0-9.]+}\n$"

@@ -318,9 +318,6 @@ TEST_CASE("prefixes of different adapters and strengths never mix") {
   CHECK(must(cache.insert(plain)) == 100);
   CHECK(cache.n_cached(ids) == 99);
   CHECK(must(cache.match(ids)).adapter().set == AdapterSet());
-  const auto claim = must(cache.claim(ids, same));
-  CHECK(cache.n_claimed(ids) == 0);
-  CHECK(cache.n_claimed(ids, SequenceAdapter{set}) == 99);
 }
 
 TEST_CASE("requests with different adapters share a scheduler's steps; programs may drop theirs") {

@@ -40,6 +40,7 @@ struct Engine::State {
   void fill_rope_tables(Arena& arena);
   Result<void> can_run(std::span<const SequenceInput> inputs) const;
   Result<void> can_run(const SequenceInput& input, std::size_t index) const;
+  Index pages_needed(std::span<const SequenceInput> inputs) const noexcept;
   Result<void> check_pages(Index n_pages) const;
   // Computes the pending tokens of each sequence, but at most max_rows of each. On an error they
   // stay pending.
@@ -117,6 +118,9 @@ NIBBLE_INLINE Index Engine::pages_for(Index n_positions) const noexcept {
   return state_->pages.most_pages(n_positions, state_->limits.max_rows);
 }
 NIBBLE_INLINE Index Engine::n_page_tables() const noexcept { return state_->pages.n_tables; }
+NIBBLE_INLINE Index Engine::pages_needed(std::span<const SequenceInput> inputs) const noexcept {
+  return state_->pages_needed(inputs);
+}
 NIBBLE_INLINE bool Engine::gives_embeddings() const noexcept {
   return state_->plan.rows == graph::Rows::segments;
 }
@@ -242,7 +246,7 @@ NIBBLE_INLINE Result<void> Engine::State::can_run(std::span<const SequenceInput>
                                   " sequences in one step; max_sequences is " +
                                   to_text(limits.max_segments)};
   }
-  Index n_rows = 0, n_outputs = 0, n_pages = 0;
+  Index n_rows = 0, n_outputs = 0;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     NIBBLE_CHECK(can_run(inputs[i], i));
     for (std::size_t j = 0; j < i; ++j) {
@@ -250,11 +254,8 @@ NIBBLE_INLINE Result<void> Engine::State::can_run(std::span<const SequenceInput>
       return Error{Errc::invalid_argument, "engine: inputs " + to_text(j) + " and " + to_text(i) +
                                                " are of the same sequence"};
     }
-    const Sequence::State& s = *inputs[i].sequence->state_;
-    n_rows += inputs[i].n_rows() + n_pending(s);
+    n_rows += inputs[i].n_rows() + n_pending(*inputs[i].sequence->state_);
     n_outputs += inputs[i].n_outputs;
-    const Index n = inputs[i].n_rows() + s.n_pending();
-    n_pages += s.n_pages_for(n, n) - s.n_unread_pages();
   }
   if (n_rows > limits.max_rows || n_outputs > limits.max_outputs) {
     return Error{Errc::limit, "engine: a step of " + to_text(n_rows) +
@@ -262,7 +263,18 @@ NIBBLE_INLINE Result<void> Engine::State::can_run(std::span<const SequenceInput>
                                   " outputs; at most " + to_text(limits.max_rows) + " and " +
                                   to_text(limits.max_outputs)};
   }
-  return check_pages(n_pages);
+  return check_pages(pages_needed(inputs));
+}
+
+NIBBLE_INLINE Index
+Engine::State::pages_needed(std::span<const SequenceInput> inputs) const noexcept {
+  Index n_pages = 0;
+  for (const SequenceInput& input : inputs) {
+    const Sequence::State& s = *input.sequence->state_;
+    const Index n = input.n_rows() + s.n_pending();
+    n_pages += s.n_pages_for(n, n) - s.n_unread_pages();
+  }
+  return n_pages;
 }
 
 NIBBLE_INLINE Result<void> Engine::State::check_pages(Index n_pages) const {

@@ -109,6 +109,10 @@ class Engine {
   // large for an f16 cache), io (the back end of EngineOptions::placement failed).
   Result<MatrixView<const float>> run(std::span<const SequenceInput> inputs);
 
+  // How many free pages run() takes for these inputs, which must be such as it accepts; less than
+  // 0: it gives more back.
+  Index pages_needed(std::span<const SequenceInput> inputs) const noexcept;
+
   // Chooses which pages of the cache each row reads (sparse attention); null: all. The policy must
   // stay alive.
   void set_policy(const ops::PagePolicy* policy) noexcept;

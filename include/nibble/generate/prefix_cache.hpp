@@ -10,10 +10,7 @@
 //   ... run the rest of the prompt ...
 //   cache->insert(*sequence);
 //
-// For a scheduler, so that what several waiting prompts share is computed once:
-//   if (cache.n_claimed(prompt) > cache.n_cached(prompt)) wait;  // another is computing more of it
-//   auto sequence = cache.match(prompt); auto claim = cache.claim(prompt);
-//   ... run the rest of the prompt, insert() after each step or at its end, then drop the claim ...
+// A Scheduler has such a cache of its own (SchedulerOptions::prefix_cache_bytes).
 #pragma once
 
 #include <cstddef>
@@ -49,8 +46,6 @@ enum class PageUse : std::uint8_t {
   // maps it. So processes share a prompt's pages, and none needs another to stay alive.
   map,
 };
-
-class PrefixClaim;
 
 // What computes a sequence: its adapter, and a number of the weights, which is 0 for the model's
 // own, and for others (Engine::exchange_weights) their fingerprint (model/fingerprint.hpp), or any
@@ -90,6 +85,14 @@ class PrefixCache {
   // there, and those of Engine::check_adapter().
   Result<Sequence> match(std::span<const std::int32_t> tokens, const PrefixWeights& weights = {},
                          Index capacity = 0);
+  // The same into a sequence of the engine, which must be empty. Returns how many tokens it has
+  // then. Allocates nothing. Errors: invalid_argument (it is not empty, or of another engine).
+  // `number`: of the weights (PrefixWeights); the adapter is that of the sequence.
+  Result<Index> match(std::span<const std::int32_t> tokens, Sequence& into,
+                      std::uint64_t number = 0);
+  // How far it has these tokens, also where no sequence can go on (match()).
+  Index n_known(std::span<const std::int32_t> tokens,
+                const PrefixWeights& weights = {}) const noexcept;
   // How many tokens match() would find. Does not count as a use.
   Index n_cached(std::span<const std::int32_t> tokens,
                  const PrefixWeights& weights = {}) const noexcept;
@@ -104,17 +107,18 @@ class PrefixCache {
   // out_of_memory.
   Result<Index> insert(const Sequence& sequence, std::uint64_t number = 0);
 
-  // Says that somebody is about to compute `tokens`, until the claim is destroyed. The claim may
-  // outlive the cache. Errors: out_of_memory.
-  Result<PrefixClaim> claim(std::span<const std::int32_t> tokens,
-                            const PrefixWeights& weights = {});
-  // The longest beginning of `tokens`, without the last of them, that is claimed.
-  Index n_claimed(std::span<const std::int32_t> tokens,
-                  const PrefixWeights& weights = {}) const noexcept;
+  // Whether prefixes are found only at places where they were inserted, because of recurrent state.
+  bool has_state() const noexcept;
 
   // Drops prefixes, those first that were used longest ago, until n_pages of the engine are free or
   // nothing is left that would free some. Returns how many are free.
   Index make_room(Index n_pages) noexcept;
+  // How many pages of the engine make_room() cannot free, at most, because sequences use them.
+  Index n_pages_in_use() noexcept;
+  // The pages of a sequence to which it does not write any more, nor drops them: whole ones, of
+  // layers that keep all positions. And how many of them the cache has too.
+  Index n_whole_pages(const Sequence& sequence) const noexcept;
+  Index n_shared_pages(const Sequence& sequence) const noexcept;
   // Drops all prefixes; sequences keep their pages.
   void clear() noexcept;
 
@@ -147,28 +151,11 @@ class PrefixCache {
   const PrefixCacheStats& stats() const noexcept;
 
  private:
-  friend class PrefixClaim;
   struct State;
   class FileReader;
   explicit PrefixCache(Shared<State> state) noexcept;
 
   Shared<State> state_;
-};
-
-// Move-only; see PrefixCache::claim().
-class PrefixClaim {
- public:
-  PrefixClaim() noexcept = default;
-  PrefixClaim(PrefixClaim&& other) noexcept;
-  PrefixClaim& operator=(PrefixClaim&& other) noexcept;
-  ~PrefixClaim();
-
- private:
-  friend class PrefixCache;
-  PrefixClaim(Shared<PrefixCache::State> state, std::uint64_t id) noexcept;
-
-  Shared<PrefixCache::State> state_;
-  std::uint64_t id_ = 0;  // 0: none
 };
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -73,6 +73,9 @@ struct SequenceAdapter {
   float strength = 1;
 
   explicit operator bool() const noexcept { return static_cast<bool>(set); }
+  friend bool operator==(const SequenceAdapter& a, const SequenceAdapter& b) noexcept {
+    return a.set == b.set && (!a.set || a.strength == b.strength);
+  }
   // A number of set and strength; 0: no adapter.
   std::uint64_t fingerprint() const noexcept;
 };
