@@ -140,7 +140,7 @@ nibble_example_test(generate_stop_token generate EXIT 0 STDIN "${utterance}\n"
   ARGS ${home_model} --prompt-file - --stop-token 390)
 nibble_example_test(generate_shallow generate EXIT 0 STDIN "${utterance}\n"
   OUT "^light.set" ERR "depth    [1-3][.][0-9]* of [0-9]* layers for a generated token"
-  ARGS ${home_model} --prompt-file - --exit-confidence 0.5 --exit-after 1,2)
+  ARGS ${home_model} --prompt-file - --exit-confidence 0.99 --exit-after 1,2)
 nibble_example_test(generate_banned generate EXIT 0 STDIN "${utterance}\n"
   OUT "^light.set\\(room=[^o]" ARGS ${home_model} --prompt-file - --logit-bias 390=-inf)
 nibble_example_test(generate_bad_bias generate EXIT 2 ERR "ID=NUMBER"

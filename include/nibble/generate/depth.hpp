@@ -8,8 +8,8 @@
 // it, made of the row that passes ("state propagation" of CALM), so later tokens can read all
 // positions in all layers, however deep they go themselves. What follows such a token is therefore
 // an approximation too (unless only the last layer was left out, which would store the same):
-// Sequence::n_exact() says how many of the first tokens are none, and after going back there
-// (rewind) everything is exact again.
+// Sequence::n_exact() says how many of the first tokens are exact, and after going back there
+// (rewind) what follows is exact again.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +28,8 @@ struct Depth {
 
 // Early exit by confidence: CALM (Schuster et al., "Confident Adaptive Language Modeling", 2022)
 // and LayerSkip (Elhoushi et al., 2024). After some layers the end of the model (norm, output
-// matrix) is applied to the row of a token. Is the model sure of the next token by then, the rest
-// of the layers only store keys and values, and these logits are the result.
+// matrix) is applied to the row of a token. If the model is sure of the next token by then, the
+// rest of the layers only store keys and values, and these logits are the result.
 //
 // It holds for generated tokens (SegmentKind::generation) whose logits are wanted, each for itself:
 // what a token gets does not depend on who shares the step. Prompts go through all layers.
