@@ -57,6 +57,7 @@ struct Engine::State {
   std::size_t rope_bytes = 0;                      // the part of the tables in the second
   std::size_t most_pairs = 0;                      // of a table of rotations
   std::uint64_t n_steps = 0;                       // logits are valid until the next one
+  std::uint64_t n_settings = 0;                    // calls that can change what steps give
   Shared<Pool> pool;
   AlignedBuffer memory;
   graph::RunArgs args;
@@ -91,10 +92,12 @@ NIBBLE_INLINE std::size_t Engine::bytes() const noexcept {
 }
 NIBBLE_INLINE void Engine::set_policy(const ops::PagePolicy* policy) noexcept {
   state_->args.step.policy = policy;
+  ++state_->n_settings;
 }
 
 NIBBLE_INLINE Result<void> Engine::exchange_weights(graph::WeightTable weights) {
   State& s = *state_;
+  ++s.n_settings;
   const graph::WeightTable own = s.model.weights();
   if (weights.size() == 0) {
     s.args.weights = own;
@@ -539,6 +542,9 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
 
 NIBBLE_INLINE Result<MatrixView<const float>> Engine::run(std::span<const SequenceInput> inputs) {
   State& s = *state_;
+  for (const SequenceInput& input : inputs) {
+    if (input.sequence != nullptr) input.sequence->state_->forget_ahead();
+  }
   NIBBLE_CHECK(s.can_run(inputs));
   for (const SequenceInput& input : inputs) {
     if (input.rows.data() == nullptr || s.rows != nullptr) continue;
