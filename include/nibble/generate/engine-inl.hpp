@@ -38,6 +38,9 @@ struct Engine::State {
   // Computes the pending tokens of each sequence, but at most max_rows of each. On an error they
   // stay pending.
   Result<MatrixView<const float>> run(std::span<const SequenceInput> inputs, Index max_rows);
+  // Forgets guesses after the sequence's tokens, and computes what is pending only because of that,
+  // as it was computed before; n_more tokens are to follow.
+  Result<void> compute_again(Sequence& sequence, Index n_more);
   void put_rows(const SequenceInput& input, Index first_row) noexcept;
   // The segments of the step for the tables of pages after the first.
   std::span<const graph::Segment> put_table_segments(
@@ -478,6 +481,18 @@ NIBBLE_INLINE Result<void> Engine::can_run(const SequenceInput& input) const {
   return s.check_pages(sequence.n_pages_for(n, s.limits.max_rows) - sequence.n_unread_pages());
 }
 
+NIBBLE_INLINE Result<void> Engine::State::compute_again(Sequence& sequence, Index n_more) {
+  Sequence::State& s = *sequence.state_;
+  s.forget_ahead();
+  const Index n = (std::min)(s.n_again(), s.n_pending() + n_more - 1);
+  if (n < 1 || s.pool.get() != pool.get()) return ok();
+  NIBBLE_CHECK(check_pages(s.n_pages_for(n, n) - s.n_unread_pages()));
+  const SequenceInput input{
+      .sequence = &sequence, .n_outputs = 0, .kind = ops::SegmentKind::generation};
+  NIBBLE_CHECK(run({&input, 1}, n));
+  return ok();
+}
+
 NIBBLE_INLINE void Engine::State::put_rows(const SequenceInput& input, Index first_row) noexcept {
   const Index width = model.config().dim;
   for (Index i = 0; i < input.rows.extent(0); ++i) {
@@ -543,7 +558,7 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
 NIBBLE_INLINE Result<MatrixView<const float>> Engine::run(std::span<const SequenceInput> inputs) {
   State& s = *state_;
   for (const SequenceInput& input : inputs) {
-    if (input.sequence != nullptr) input.sequence->state_->forget_ahead();
+    if (input.sequence != nullptr) NIBBLE_CHECK(s.compute_again(*input.sequence, input.n_rows()));
   }
   NIBBLE_CHECK(s.can_run(inputs));
   for (const SequenceInput& input : inputs) {

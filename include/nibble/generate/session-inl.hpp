@@ -19,9 +19,6 @@ struct Session::State {
   Result<MatrixView<const float>> append(std::span<const std::int32_t> ids, Index n_outputs,
                                          const Progress* progress);
   Result<MatrixView<const float>> compute_pending(Index n_outputs, const Progress* progress);
-  // Computes what was computed before the sequence forgot guesses, so that n_more tokens may
-  // follow.
-  Result<void> compute_again(Index n_more);
   // How many guesses a step can compute after the last token, which is pending.
   Index most_ahead() const noexcept;
   // Computes the pending tokens and, after them, guesses of the next ones, each row as if it were
@@ -154,17 +151,6 @@ NIBBLE_INLINE Result<MatrixView<const float>> Session::logits() {
   return state_->append({}, 1, nullptr);
 }
 
-NIBBLE_INLINE Result<void> Session::State::compute_again(Index n_more) {
-  Sequence::State& s = *sequence.state_;
-  s.forget_ahead();
-  const Index n = (std::min)(s.n_again(), s.n_pending() + n_more - 1);
-  if (n < 1) return ok();
-  const SequenceInput input{
-      .sequence = &sequence, .n_outputs = 0, .kind = ops::SegmentKind::generation};
-  NIBBLE_CHECK(engine.state_->run({&input, 1}, n));
-  return ok();
-}
-
 NIBBLE_INLINE Index Session::State::most_ahead() const noexcept {
   const Sequence::State& s = *sequence.state_;
   const Index n = (std::min)({s.capacity - s.n_tokens, engine.max_outputs() - 1,
@@ -228,7 +214,7 @@ NIBBLE_INLINE bool Session::State::take_ahead() noexcept {
 
 NIBBLE_INLINE Result<MatrixView<const float>> Session::State::append(
     std::span<const std::int32_t> ids, Index n_outputs, const Progress* progress) {
-  NIBBLE_CHECK(compute_again(static_cast<Index>(ids.size())));
+  NIBBLE_CHECK(engine.state_->compute_again(sequence, static_cast<Index>(ids.size())));
   Sequence::State& s = *sequence.state_;
   const Index before = s.n_tokens, total = static_cast<Index>(ids.size()) + s.n_pending();
   if (n_outputs < 1) {

@@ -143,9 +143,8 @@ class Speculator {
     const std::int64_t start = source_->is_free() ? 0 : monotonic_nanoseconds();
     ask(tokens, most);
     if (!source_->is_free()) draft_time_ = static_cast<double>(monotonic_nanoseconds() - start);
-    const auto n = static_cast<Index>(n_guesses_);
-    n_computed_ = static_cast<std::size_t>(
-        (std::min)(best_number(n_pending), n > 0 ? Index{allowed(ids(n_guesses_))} : Index{0}));
+    const std::size_t n = best_number(n_pending);
+    if (n > 0) n_computed_ = static_cast<std::size_t>(Index{allowed(ids(n))});
     return ids(n_computed_);
   }
 
@@ -192,8 +191,9 @@ class Speculator {
         wait_ = (std::min)((std::max)(2 * wait_, kShortWait), kLongWait);
         n_waits_ = wait_;
         gain_ = 1;
-      } else if (gain > 1) {
+      } else if (gain > 1 && wait_ > 0) {  // how often it was right before, says nothing now
         wait_ = 0;
+        rates_ = {};
       }
     }
     n_right_ = 0;
@@ -203,19 +203,18 @@ class Speculator {
   }
 
   // How many of the guesses give the most tokens in a time, as far as is known.
-  Index best_number(Index n_pending) const noexcept {
+  std::size_t best_number(Index n_pending) const noexcept {
     constexpr double kWorthIt = 1.02;
-    if (is_always_) return static_cast<Index>(n_guesses_);
+    if (is_always_ || wait_ > 0) return n_guesses_;
     double best = kWorthIt / times_.of(n_pending), n_tokens = 1, all_right = 1;
-    Index number = 0;
+    std::size_t number = 0;
     for (std::size_t i = 0; i < n_guesses_; ++i) {
       all_right *= rates_.of(drafts_[i].kind);
       n_tokens += all_right;
-      const auto n = static_cast<Index>(i) + 1;
-      const double rate = n_tokens / times_.of(n_pending + n);
+      const double rate = n_tokens / times_.of(n_pending + static_cast<Index>(i) + 1);
       if (rate <= best) continue;
       best = rate;
-      number = n;
+      number = i + 1;
     }
     return number;
   }
