@@ -3,9 +3,12 @@
 // generate: continues a prompt with a GGUF model. The text goes to stdout as it is generated, speed
 // and memory use to stderr.
 #include <chrono>
+#include <optional>
+#include <utility>
 
 #include "adapters.hpp"
 #include "common.hpp"
+#include "nibble/generate/model_drafts.hpp"
 #include "nibble/model/weight_conversion.hpp"
 #include "nibble/nibble.hpp"
 #include "nibble/simd/dispatch.hpp"
@@ -32,6 +35,7 @@ struct Options : example::Settings {
   Index n_layers = 0;
   double exit_confidence = 1;
   std::vector<Index> exit_after;
+  std::string draft;  // a model
 };
 
 void add_options(CLI::App& app, Options& o) {
@@ -71,6 +75,15 @@ void add_options(CLI::App& app, Options& o) {
       ->check(example::at_least_one())
       ->needs(exit);
   app.add_flag("--ids", o.ids, "a line per token, with its id; the prompt's ids on stderr");
+  auto* const speculate =
+      app.add_option("--speculate", o.generate.speculation.max_drafts,
+                     "guess up to so many tokens a step, from what came before; the text is the "
+                     "same. 0: none")
+          ->check(CLI::Range(Index{0}, nibble::kMaxDrafts))
+          ->capture_default_str();
+  app.add_option("--draft", o.draft, "guess with this small model of the same tokens")
+      ->check(example::is_not_empty)
+      ->needs(speculate);
   app.add_flag(
       "--memory", o.memory,
       "only say how much memory the model takes, which its header tells; no prompt needed");
@@ -79,6 +92,7 @@ void add_options(CLI::App& app, Options& o) {
     if (prompt->empty() && prompt_file->empty() && !o.memory) {
       throw CLI::RequiredError("--prompt or --prompt-file");
     }
+    o.session.max_outputs = o.generate.speculation.max_drafts + 1;
     example::finish_settings(o);
   });
 }
@@ -124,6 +138,7 @@ struct Timing {
   double prefill_seconds = 0;
   Index n_tokens = 0;
   double decode_seconds = 0;
+  nibble::SpeculationStats guesses;
 };
 
 void print_summary(const Timing& t, nibble::Finish finish, const nibble::Model& model,
@@ -132,15 +147,21 @@ void print_summary(const Timing& t, nibble::Finish finish, const nibble::Model& 
     return seconds > 0 ? static_cast<double>(n) / seconds : 0.0;
   };
   const auto count = [](Index n) { return static_cast<long long>(n); };
-  // The first token comes from the logits of the prompt; every other token took one step.
-  const Index n_steps = std::max<Index>(t.n_tokens - 1, 0);
+  // The first token comes from the logits of the prompt.
+  const Index n_computed = std::max<Index>(t.n_tokens - 1, 0);
   std::fprintf(stderr, "prefill  %lld tokens, %.1f tokens/s\n", count(t.n_prompt),
                rate(t.n_prompt, t.prefill_seconds));
   std::fprintf(stderr, "decode   %lld tokens, %.1f tokens/s; finish: %s\n", count(t.n_tokens),
-               rate(n_steps, t.decode_seconds), to_string(finish));
+               rate(n_computed, t.decode_seconds), to_string(finish));
   if (const auto exits = session.engine().early_exit_counts(); exits.n_rows > 0) {
     std::fprintf(stderr, "depth    %.2f of %lld layers for a generated token, on average\n",
                  exits.layers_per_row(), count(model.config().n_layers));
+  }
+  if (t.guesses.n_steps > 0) {
+    std::fprintf(stderr, "guesses  %lld, of which %lld right; %lld steps\n",
+                 static_cast<long long>(t.guesses.n_drafted),
+                 static_cast<long long>(t.guesses.n_accepted),
+                 static_cast<long long>(t.guesses.n_steps));
   }
   std::fprintf(stderr, "machine  SIMD target %s, %lld threads\n",
                nibble::simd::to_string(nibble::simd::active_target()), count(n_threads));
@@ -169,6 +190,14 @@ nibble::Result<void> set_depth(const Options& o, nibble::Engine& engine) {
   const std::vector<Index> half = {engine.model().config().n_layers / 2};
   return engine.set_early_exit(
       {.after_layers = o.exit_after.empty() ? half : o.exit_after, .threshold = o.exit_confidence});
+}
+
+nibble::Result<nibble::ModelDrafts> make_drafts(const Options& o, const nibble::Model& model,
+                                                nibble::Executor& executor) {
+  NIBBLE_TRY(draft, nibble::load<nibble::graph::AllFormats>(o.draft, {.executor = &executor}));
+  NIBBLE_TRY(session,
+             nibble::Session::create(draft, {.n_ctx = o.session.n_ctx, .executor = &executor}));
+  return nibble::ModelDrafts::create(std::move(session), model);
 }
 
 // Returns the exit code.
@@ -210,6 +239,11 @@ nibble::Result<int> run(Options& o) {
   };
   const nibble::Progress prompt_progress(on_prompt);
   o.generate.progress = &prompt_progress;
+  std::optional<nibble::ModelDrafts> drafts;
+  if (!o.draft.empty()) {
+    NIBBLE_TRY(made, make_drafts(o, *model, *pool));
+    o.generate.speculation.source = &drafts.emplace(std::move(made));
+  }
   NIBBLE_TRY(generator, nibble::Generator::create(session, o.generate));
 
   Timing timing;
@@ -237,6 +271,7 @@ nibble::Result<int> run(Options& o) {
   }
   timing.decode_seconds = seconds_since(start);
   timing.n_tokens = generator.n_tokens();
+  timing.guesses = generator.speculation_stats();
   if (!shows_lines(o)) std::puts("");
   if (!example::is_stdout_written()) {
     return nibble::Error{nibble::Errc::io, "cannot write to stdout"};

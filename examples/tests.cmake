@@ -170,6 +170,14 @@ nibble_example_test(generate_no_adapter generate EXIT 1 ERR "missing.gguf"
 nibble_example_test(generate_top_logprobs generate EXIT 0 STDIN "${utterance}\n"
   OUT "^ +-0\\.[0-9]+ \"light[^\n]*\n +[0-9]+ +-0\\.[0-9]+\n +[0-9]+ +-[0-9.]+\n$"
   ARGS ${home_model} --prompt-file - --logprobs --top-logprobs 2 --max-tokens 1 --quiet)
+nibble_example_test(generate_speculated generate EXIT 0 STDIN "${utterance}\n" OUT "^${call}\n$"
+  ERR "guesses  [0-9]+, of which [0-9]+ right; [0-9]+ steps"
+  ARGS ${home_model} --prompt-file - --speculate 4)
+nibble_example_test(generate_drafted generate EXIT 0 STDIN "${utterance}\n" OUT "^${call}\n$"
+  ERR "guesses  [0-9]+, of which [0-9]+ right; [0-9]+ steps"
+  ARGS ${home_model} --prompt-file - --speculate 4 --draft ${home_model})
+nibble_example_test(generate_draft_alone generate EXIT 2 ERR "--speculate"
+  ARGS ${home_model} --prompt x --draft ${home_model})
 
 # Intents and their slots; F1 and confidences on the first test sentences.
 nibble_example_test(intents intents EXIT 0 ERR "^$"

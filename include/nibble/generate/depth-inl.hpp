@@ -61,6 +61,7 @@ NIBBLE_INLINE Result<void> Engine::State::check_depth(const char* what) const {
 
 NIBBLE_INLINE Result<void> Engine::set_depth(const Depth& depth) {
   State& s = *state_;
+  ++s.n_settings;
   const auto n_layers = static_cast<Index>(s.pool->shapes.size());
   const Index n = depth.n_layers == 0 ? n_layers : depth.n_layers;
   if (n != n_layers || !depth.left_out.empty()) NIBBLE_CHECK(s.check_depth("fewer layers"));
@@ -91,6 +92,7 @@ NIBBLE_INLINE Result<void> Engine::set_depth(const Depth& depth) {
 
 NIBBLE_INLINE Result<void> Engine::set_early_exit(const EarlyExit& exit) {
   State& s = *state_;
+  ++s.n_settings;
   if (exit.after_layers.empty()) {
     s.early_exit = {};
     return ok();

@@ -47,6 +47,9 @@ struct Engine::State {
   Result<MatrixView<const float>> run(std::span<const SequenceInput> inputs, Index max_rows);
   // Memory for rows of numbers, when the first are given. Error: out_of_memory.
   Result<void> allocate_rows(std::span<const SequenceInput> inputs);
+  // Forgets guesses after the sequence's tokens, and computes what is pending only because of that,
+  // as it was computed before; n_more tokens are to follow.
+  Result<void> compute_again(Sequence& sequence, Index n_more);
   void put_rows(const SequenceInput& input, Index first_row) noexcept;
   // Runs the step of `args`, through the layers that there should be.
   MatrixView<const float> run_layers(bool has_outputs) noexcept;
@@ -84,6 +87,7 @@ struct Engine::State {
   std::size_t rope_bytes = 0;                      // the part of the tables in the second
   std::size_t most_pairs = 0;                      // of a table of rotations
   std::uint64_t n_steps = 0;                       // logits are valid until the next one
+  std::uint64_t n_settings = 0;                    // calls that can change what steps give
   Shared<Pool> pool;
   AlignedBuffer memory;
   graph::RunArgs args;
@@ -131,6 +135,7 @@ NIBBLE_INLINE std::size_t Engine::bytes() const noexcept {
 }
 NIBBLE_INLINE void Engine::set_policy(const ops::PagePolicy* policy) noexcept {
   state_->args.step.policy = policy;
+  ++state_->n_settings;
 }
 
 NIBBLE_INLINE Result<void> Engine::check_adapter(const SequenceAdapter& adapter) const {
@@ -139,6 +144,7 @@ NIBBLE_INLINE Result<void> Engine::check_adapter(const SequenceAdapter& adapter)
 
 NIBBLE_INLINE Result<void> Engine::exchange_weights(graph::WeightTable weights) {
   State& s = *state_;
+  ++s.n_settings;
   const graph::WeightTable own = s.model.weights();
   if (weights.size() == 0) {
     s.args.weights = own;
@@ -319,6 +325,18 @@ NIBBLE_INLINE void Engine::State::put_prefix(const Sequence::State& s, Index fir
   std::copy_n(from, n * width, rows + first_row * width);
 }
 
+NIBBLE_INLINE Result<void> Engine::State::compute_again(Sequence& sequence, Index n_more) {
+  Sequence::State& s = *sequence.state_;
+  s.forget_ahead();
+  const Index n = (std::min)(s.n_again(), s.n_pending() + n_more - 1);
+  if (n < 1 || s.pool.get() != pool.get()) return ok();
+  NIBBLE_CHECK(check_pages(s.n_pages_for(n, n) - s.n_unread_pages()));
+  const SequenceInput input{
+      .sequence = &sequence, .n_outputs = 0, .kind = ops::SegmentKind::generation};
+  NIBBLE_CHECK(run({&input, 1}, n));
+  return ok();
+}
+
 NIBBLE_INLINE void Engine::State::put_rows(const SequenceInput& input, Index first_row) noexcept {
   const Index width = model.config().dim;
   for (Index i = 0; i < input.rows.extent(0); ++i) {
@@ -413,6 +431,9 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
 
 NIBBLE_INLINE Result<MatrixView<const float>> Engine::run(std::span<const SequenceInput> inputs) {
   State& s = *state_;
+  for (const SequenceInput& input : inputs) {
+    if (input.sequence != nullptr) NIBBLE_CHECK(s.compute_again(*input.sequence, input.n_rows()));
+  }
   NIBBLE_CHECK(s.can_run(inputs));
   for (const SequenceInput& input : inputs) {
     input.sequence->state_->add(input.rows.data() != nullptr ? nullptr : input.tokens.data(),

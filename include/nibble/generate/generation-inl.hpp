@@ -166,6 +166,12 @@ class Generation {
     if (!text_.guide) return text::kNoToken;
     return text_.guide->forced(*tokenizer_);
   }
+  // How many of these tokens, of which each follows the one before, the grammar lets be chosen one
+  // after the other.
+  Index n_allowed(std::span<const std::int32_t> guesses) {
+    if (!text_.guide) return static_cast<Index>(guesses.size());
+    return text_.guide->n_allowed(guesses);
+  }
   // Takes that token, and says what it shows and whether it is the last. is_full: no further token
   // fits into the sequence.
   Token take(const TokenLogprob& sampled, bool is_full);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "nibble/core/owned.hpp"
+#include "nibble/generate/draft_source.hpp"
 #include "nibble/generate/sampling.hpp"
 #include "nibble/generate/session.hpp"
 #include "nibble/model/progress.hpp"
@@ -56,6 +57,9 @@ struct GenerateOptions {
   // certain come without running the model, with logprob 0. An empty prompt goes on in it, any
   // other one begins it anew. (Finding certain tokens allocates.)
   const grammar::Constraint* grammar = nullptr;
+  // Guesses of the next tokens, to get several in one step; the same tokens come in less time. Off
+  // if not asked for, since the session must have memory for more rows of logits.
+  Speculation speculation = {};
 };
 
 enum class Finish : unsigned char {
@@ -110,7 +114,8 @@ struct Token {
 class Generator {
  public:
   // Errors: those of Sampler::create; invalid_argument for max_tokens < 1, an empty stop string, a
-  // stop token that does not exist, or a negative time limit.
+  // stop token that does not exist, a negative time limit, or more guesses than kMaxDrafts or than
+  // the session has rows of logits for; out_of_memory.
   static Result<Generator> create(Session& session, const GenerateOptions& options);
 
   // Other options, from the next prompt() on. The sequence of random numbers goes on, unless the
@@ -135,6 +140,8 @@ class Generator {
 
   Finish finish() const noexcept;
   Index n_tokens() const noexcept;  // since prompt(), including the end token
+  // Zeros without speculation; begins anew with other options for it.
+  SpeculationStats speculation_stats() const noexcept;
 
  private:
   struct State;

@@ -193,12 +193,15 @@ NIBBLE_INLINE Result<Index> PrefixCache::insert(const Sequence& sequence, std::u
 
 NIBBLE_INLINE detail::Prefix PrefixCache::State::prefix_of(
     const Sequence::State& s) const noexcept {
+  // With guesses ahead, its state is that after them.
+  const bool is_ahead = s.has_state() && s.n_ahead > 0;
+  const Index end = is_ahead ? s.checkpoint_position : s.n_computed;
   Index n = 0;
-  while (n < s.n_exact && s.tokens[n] != graph::kNoToken) ++n;
-  if (s.has_state() && n < s.n_computed) n = 0;  // its state is that after rows of numbers
+  while (n < (std::min)(end, s.n_exact) && s.tokens[n] != graph::kNoToken) ++n;
+  if (s.has_state() && n < end) n = 0;  // its state is that after rows of numbers
   const auto n_floats = n > 0 ? static_cast<std::size_t>(pool->n_state_floats) : 0;
   return {{s.tokens, static_cast<std::size_t>(n)},
-          {s.state, n_floats},
+          {is_ahead ? s.checkpoint : s.state, n_floats},
           s.pages,
           ops::pages_for(s.capacity)};
 }

@@ -83,6 +83,14 @@ struct Sequence::State {
   // Makes all tokens from n on pending; with recurrent state also those before n whose state is
   // gone.
   void uncompute(Index n) noexcept;
+  // The last n tokens, all of which are computed, are guesses: they stay so, but are no tokens.
+  void put_ahead(Index n) noexcept;
+  // Adds a token, which is pending, without forgetting guesses if it is the next of them.
+  bool accept_ahead(std::int32_t id) noexcept;
+  // The pending token, which is such a guess, is computed.
+  void take_ahead() noexcept;
+  // With recurrent state, which is that after all guesses, tokens of the last step become pending.
+  void forget_ahead() noexcept;
   // Whether tokens [begin, end) can be computed again: rows of numbers are not kept.
   bool has_ids(Index begin, Index end) const noexcept;
   // The last position up to n, and up to n_computed, whose state is still there.
@@ -107,6 +115,7 @@ struct Sequence::State {
   void drop_unused_pages() noexcept;
   Index n_pending() const noexcept { return n_tokens - n_computed; }
   Index n_prefix() const noexcept { return adapter.set.n_prefix(); }
+  Index n_again() const noexcept { return (std::max)(end_again - n_computed, Index{0}); }
   bool has_state() const noexcept { return pool->n_state_floats > 0; }
   std::size_t state_bytes() const noexcept {
     return static_cast<std::size_t>(pool->n_state_floats) * sizeof(float);
@@ -138,7 +147,7 @@ struct Sequence::State {
   Index capacity = 0;
   Index n_tokens = 0;
   Index n_computed = 0;  // the first of them, whose keys, values and state there are
-  Index n_exact = 0;     // the first of these, stored as by all layers
+  Index n_exact = 0;     // the first of these, and of guesses, stored as by all layers
   // Tokens [n_computed, n_drafted) have keys and values in the first draft_layers layers, computed
   // by Engine::draft().
   Index n_drafted = 0;
@@ -147,6 +156,12 @@ struct Sequence::State {
   Index first_column = 0;  // that tables with a window still have
   Index checkpoint_position = 0;
   SequenceAdapter adapter;
+  // Guesses that are computed, after the n_computed; the first of them may be the one pending
+  // token. All other functions that change or compute tokens forget them.
+  Index n_ahead = 0;
+  // Pending tokens before this position were computed already, each as a generated token, and must
+  // be computed so again.
+  Index end_again = 0;
   // Another number after each change of the tokens, unlike that of any other sequence of the
   // engine.
   std::uint64_t version = 0;
@@ -191,6 +206,7 @@ NIBBLE_INLINE Sequence::State::~State() {
 
 NIBBLE_INLINE Index Sequence::State::n_pages_for(Index n, Index max_rows) const noexcept {
   const PageLayout& layout = pool->layout;
+  NIBBLE_ASSERT(n_ahead == 0);
   const Index n_new = ops::pages_for(n_computed + n) - n_columns;
   Index n_pages = n_new * layout.n_full;
   // In several steps, tables with a window drop pages as they take others; but pages that others
@@ -252,6 +268,7 @@ NIBBLE_INLINE void Sequence::State::prepare(Index n) noexcept {
 
 NIBBLE_INLINE void Sequence::State::add(const std::int32_t* ids, Index n) noexcept {
   NIBBLE_ASSERT(n >= 0 && n <= capacity - n_tokens);
+  forget_ahead();
   if (n == 0) return;
   if (ids == nullptr) {
     for (Index i = 0; i < n; ++i) tokens[n_tokens + i] = graph::kNoToken;
@@ -265,18 +282,51 @@ NIBBLE_INLINE void Sequence::State::add(const std::int32_t* ids, Index n) noexce
 NIBBLE_INLINE void Sequence::State::cut(Index n) noexcept {
   n = (std::max)(n, n_prefix());
   if (n >= n_tokens) return;
+  forget_ahead();
   n_tokens = n;
   version = ++pool->n_changes;
   uncompute(n);
 }
 
+NIBBLE_INLINE void Sequence::State::put_ahead(Index n) noexcept {
+  NIBBLE_ASSERT(n_ahead == 0 && n_tokens == n_computed && n >= 0 && n < n_tokens);
+  n_ahead = n;
+  n_tokens -= n;
+  n_computed -= n;
+  version = ++pool->n_changes;
+}
+
+NIBBLE_INLINE bool Sequence::State::accept_ahead(std::int32_t id) noexcept {
+  if (n_ahead == 0 || n_pending() > 0 || tokens[n_tokens] != id) return false;
+  ++n_tokens;
+  version = ++pool->n_changes;
+  return true;
+}
+
+NIBBLE_INLINE void Sequence::State::take_ahead() noexcept {
+  NIBBLE_ASSERT(n_ahead > 0 && n_pending() == 1);
+  --n_ahead;
+  ++n_computed;
+}
+
+NIBBLE_INLINE void Sequence::State::forget_ahead() noexcept {
+  if (n_ahead == 0) return;
+  const Index n = n_computed;
+  n_computed += std::exchange(n_ahead, 0);
+  uncompute(n);
+  end_again = n;
+}
+
 NIBBLE_INLINE void Sequence::State::uncompute(Index n) noexcept {
+  forget_ahead();
+  end_again = (std::min)(end_again, n);
   if (n < n_drafted) {
     n_drafted = n;
     if (n >= n_computed) drop_unused_pages();
   }
   if (n >= n_computed) return;
   n = last_reachable(n);
+  end_again = 0;
   if (has_state() && n == checkpoint_position) {
     std::memcpy(state, checkpoint, state_bytes());
   } else if (has_state()) {
@@ -298,7 +348,8 @@ NIBBLE_INLINE bool Sequence::State::has_ids(Index begin, Index end) const noexce
 
 NIBBLE_INLINE Index Sequence::State::last_reachable(Index n) const noexcept {
   n = (std::min)(n, n_computed);
-  if (has_state() && n < n_computed) n = n >= checkpoint_position ? checkpoint_position : 0;
+  if (has_state() && n < n_computed + n_ahead)
+    n = n >= checkpoint_position ? checkpoint_position : 0;
   return has_pages_of(n) ? n : 0;
 }
 
@@ -318,7 +369,9 @@ NIBBLE_INLINE std::span<const std::int32_t> Sequence::tokens() const noexcept {
 }
 NIBBLE_INLINE Index Sequence::position() const noexcept { return state_->n_tokens; }
 NIBBLE_INLINE Index Sequence::n_pending() const noexcept { return state_->n_pending(); }
-NIBBLE_INLINE Index Sequence::n_exact() const noexcept { return state_->n_exact; }
+NIBBLE_INLINE Index Sequence::n_exact() const noexcept {
+  return (std::min)(state_->n_exact, state_->n_computed);
+}
 NIBBLE_INLINE Index Sequence::capacity() const noexcept { return state_->capacity; }
 NIBBLE_INLINE Index Sequence::n_pages() const noexcept {
   Index n = 0;
@@ -356,6 +409,9 @@ NIBBLE_INLINE Result<Sequence> Sequence::fork() const {
     std::memcpy(to.state, from.state, from.state_bytes());
     std::memcpy(to.checkpoint, from.checkpoint, from.state_bytes());
   }
+  to.end_again = from.end_again;
+  to.n_ahead = from.n_ahead;
+  to.forget_ahead();
   return copy;
 }
 
