@@ -37,7 +37,7 @@ inline nibble::Result<nibble::AdapterSet> open_adapters(const std::string& path,
                                                         const nibble::Model& model,
                                                         const std::vector<std::string>& names) {
   if (names.empty()) return nibble::AdapterSet();
-  NIBBLE_TRY(base, nibble::hub::open_model(path));
+  NIBBLE_TRY(base, nibble::open_model(path));
   std::vector<nibble::Adapter> adapters;
   adapters.reserve(names.size());
   std::vector<nibble::AppliedAdapter> applied;

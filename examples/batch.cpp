@@ -345,8 +345,8 @@ Result<int> run(Options& o) {
                          .max_step_tokens = std::max(o.session.max_step_tokens, o.n_parallel),
                          .prefix_cache_bytes = o.prefix_cache_mib << 20,
                          .kv_type = o.session.kv_type,
-                         .executor = pool.get(),
-                         .max_factor_rank = adapters.max_rank()}));
+                         .max_factor_rank = adapters.max_rank(),
+                         .executor = pool.get()}));
   o.generate.cancel = &interrupted;
   if (!o.restore.empty()) NIBBLE_CHECK(scheduler.restore_prefixes(o.restore));
   Batch batch(scheduler, o, adapters, std::move(prompts));

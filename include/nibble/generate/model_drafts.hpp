@@ -62,9 +62,9 @@ class ModelDrafts final : public DraftSource {
 
   static std::uint8_t kind_of(double probability) noexcept {
     constexpr double kBounds[] = {0.98, 0.9, 0.75, 0.5};
-    std::uint8_t kind = 0;
-    for (const double bound : kBounds) kind += probability < bound ? 1 : 0;
-    return kind;
+    int kind = 0;
+    for (const double bound : kBounds) kind += probability < bound;
+    return static_cast<std::uint8_t>(kind);
   }
 
   static Result<void> compare(const Model& draft, const Model& model) {
