@@ -41,7 +41,7 @@ struct GenerateRequest {
   std::string prompt = {};                // a text
   std::vector<std::int32_t> tokens = {};  // or tokens in its place
   // Time limit and `cancel` also hold while the request waits; `cancel` and `progress` must live
-  // until it has ended.
+  // until it has ended. `speculation` is for sessions; here it does nothing.
   GenerateOptions options = {};
   int priority = 0;  // of those that wait, the highest comes first, then the oldest
   // Called with each token by the thread that steps, in place of Completion::poll(). False cancels.
