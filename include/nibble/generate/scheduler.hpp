@@ -47,7 +47,7 @@ struct GenerateRequest {
   std::string prompt = {};                // a text
   std::vector<std::int32_t> tokens = {};  // or tokens in its place
   // Time limit and `cancel` also hold while the request waits; `cancel` and `progress` must live
-  // until it has ended.
+  // until it has ended. `speculation` is for sessions; here it does nothing.
   GenerateOptions options = {};
   // Computes the prompt and the answer; the request shares it until it has ended. Requests with
   // different adapters run in the same steps (see SchedulerOptions::max_factor_rank).

@@ -27,12 +27,9 @@ class StepTimes {
  public:
   static constexpr Index kMaxRows = 2 * (kMaxDrafts + 1);
 
-  StepTimes() noexcept {
-    for (Index i = 0; i < kMaxRows; ++i) sizes_[at(i + 1)].ratio = usual_ratio(i + 1);
-  }
-
   void add(Index n_rows, double time) noexcept {
     Size& size = sizes_[at(n_rows)];
+    if (size.n == 0) size.ratio = expected(n_rows);
     if (unit_ == 0) unit_ = time / size.ratio;
     if (unit_ <= 0) return;
     const double error = smaller(larger(time / (unit_ * size.ratio), 0.5), 2.0) - 1;
@@ -41,30 +38,37 @@ class StepTimes {
     // All sizes change together as the text grows, or when the machine has other work too.
     unit_ *= 1 + error / kMemory;
     // What is not measured any more is forgotten, so that one bad time is not believed for ever.
-    for (Index i = 1; i <= kMaxRows; ++i) {
-      if (i == n_rows) continue;
-      double& ratio = sizes_[at(i)].ratio;
-      ratio += (usual_ratio(i) - ratio) / kForgetting;
+    for (Index i = 2; i <= kMaxRows; ++i) {
+      Size& other = sizes_[at(i)];
+      if (i != n_rows && other.n > 0) other.ratio += (expected(i) - other.ratio) / kForgetting;
     }
   }
 
   // In the unit of add(); only relations between them count.
-  double of(Index n_rows) const noexcept { return ratio(n_rows) * (unit_ > 0 ? unit_ : 1); }
-  double ratio(Index n_rows) const noexcept { return sizes_[at(n_rows)].ratio; }
+  double of(Index n_rows) const noexcept {
+    const Size& size = sizes_[at(n_rows)];
+    return (size.n > 0 ? size.ratio : expected(n_rows)) * (unit_ > 0 ? unit_ : 1);
+  }
 
  private:
   struct Size {
     double ratio = 1;  // of the time to the unit
     double n = 0;      // measured, at most kMemory
   };
-  static constexpr double kMemory = 16, kForgetting = 256;  // steps
+  static constexpr double kMemory = 16, kForgetting = 1024;  // steps
 
   static std::size_t at(Index n_rows) noexcept {
     return static_cast<std::size_t>((std::min)(n_rows, kMaxRows) - 1);
   }
-  // What a row more costs, where nothing is known.
-  static double usual_ratio(Index n_rows) noexcept {
-    return 1 + 0.15 * static_cast<double>(n_rows - 1);
+  // Of a size that was not measured: rows more cost what they do up to the next smaller size that
+  // was; a quarter of the first one, if there is none.
+  double expected(Index n_rows) const noexcept {
+    Index known = (std::min)(n_rows, kMaxRows) - 1;
+    while (known > 1 && sizes_[at(known)].n == 0) --known;
+    if (known <= 1) return sizes_[0].ratio * (1 + 0.25 * static_cast<double>(n_rows - 1));
+    const double ratio = sizes_[at(known)].ratio;
+    const double of_row = larger(ratio - sizes_[0].ratio, 0.0) / static_cast<double>(known - 1);
+    return ratio + of_row * static_cast<double>(n_rows - known);
   }
 
   std::array<Size, static_cast<std::size_t>(kMaxRows)> sizes_;
@@ -76,7 +80,7 @@ class HitRates {
  public:
   HitRates() noexcept {
     for (std::size_t i = 0; i < kinds_.size(); ++i) {
-      kinds_[i].rate = 0.8 - 0.08 * static_cast<double>(i);
+      kinds_[i].rate = larger(0.7 - 0.12 * static_cast<double>(i), 0.1);
     }
   }
   void add(std::uint8_t kind, bool is_right) noexcept {
@@ -204,7 +208,7 @@ class Speculator {
 
   // How many of the guesses give the most tokens in a time, as far as is known.
   std::size_t best_number(Index n_pending) const noexcept {
-    constexpr double kWorthIt = 1.02;
+    constexpr double kWorthIt = 1.1;
     if (is_always_ || wait_ > 0) return n_guesses_;
     double best = kWorthIt / times_.of(n_pending), n_tokens = 1, all_right = 1;
     std::size_t number = 0;
