@@ -2,8 +2,8 @@
 //
 // bench_model: measures prompt processing and generation of a whole model, from a GGUF file or from
 // a shape alone, in tokens per second and as a fraction of the machine's limit; and what requests
-// get that are served together. For a file also the time and memory until the first token, compared
-// with copying the file.
+// get that are served together, or begin with the same prompt. For a file also the time and memory
+// until the first token, compared with copying the file.
 #include <cstdio>
 #include <optional>
 #include <utility>
@@ -12,6 +12,7 @@
 #include "bench/options.hpp"
 #include "bench/print.hpp"
 #include "bench/served.hpp"
+#include "bench/shared_prompt.hpp"
 #include "bench/synthetic.hpp"
 #include "examples/common.hpp"
 #include "nibble/generate/session.hpp"
@@ -26,6 +27,7 @@ struct Options : RunOptions {
   Index n_prompt = 512, n_generate = 128, batch = 512;
   std::vector<Index> sequences = {1};  // generated together
   bool serves = false;                 // also measures what requests get
+  Index n_shared = 0;                  // tokens that the prompts of requests begin with
   std::string plot;
   int repetitions = 3;
 };
@@ -202,6 +204,22 @@ nibble::Result<std::vector<Served>> served_of(const nibble::Model& model, const 
   return all;
 }
 
+// What requests save that begin with the same tokens.
+nibble::Result<std::vector<SharedPrompt>> shared_of(const nibble::Model& model, const Options& o,
+                                                    Index n_threads) {
+  std::vector<SharedPrompt> all;
+  if (o.n_shared == 0) return all;
+  const SharedPromptOptions options{.n_shared = o.n_shared,
+                                    .batch = o.batch,
+                                    .repetitions = o.repetitions,
+                                    .clock = n_threads == 1 ? clock_of(o) : Clock::wall,
+                                    .kv_type = kv_type_of(o),
+                                    .executor = &pool(n_threads)};
+  NIBBLE_TRY(one, SharedPromptMeasurement(model, options).run());
+  all.push_back(one);
+  return all;
+}
+
 // A row of results: prompt processing or generation with some number of threads.
 struct Result {
   std::string test;  // "pp512", "tg128"; "tg128x8" for 8 sequences together
@@ -338,9 +356,10 @@ class LoadMeasurement {
 struct Summary {
   std::string model, format, isa, tuning;
   double weight_bytes = 0, session_bytes = 0, load_seconds = 0, source_bytes = 0;
-  double peak_bytes = 0;          // of the process, until the end of the runs
-  std::vector<LoadResult> loads;  // empty for a shape
-  std::vector<Served> served;     // empty without --sequences
+  double peak_bytes = 0;             // of the process, until the end of the runs
+  std::vector<LoadResult> loads;     // empty for a shape
+  std::vector<Served> served;        // empty without --sequences
+  std::vector<SharedPrompt> shared;  // empty without --shared-prompt
 };
 
 void print_text(const Summary& s, const std::vector<Result>& results) {
@@ -372,6 +391,7 @@ void print_text(const Summary& s, const std::vector<Result>& results) {
                 r.limit.c_str(), 100 * r.fraction);
   }
   print_served(s.served);
+  print_shared(s.shared);
 }
 
 std::string json_of(const Summary& s, const std::vector<Result>& results) {
@@ -392,8 +412,8 @@ std::string json_of(const Summary& s, const std::vector<Result>& results) {
           r.copy_seconds, r.load_seconds, r.token_seconds, r.peak_bytes, r.needed_bytes);
     separator = ",\n";
   }
-  print(out, "%s  ],\n  \"served\": %s,\n  \"results\": [", s.loads.empty() ? "" : "\n",
-        json_of(s.served).c_str());
+  print(out, "%s  ],\n  \"served\": %s,\n  \"shared\": %s,\n  \"results\": [",
+        s.loads.empty() ? "" : "\n", json_of(s.served).c_str(), json_of(s.shared).c_str());
   separator = "\n";
   for (const Result& r : results) {
     print(out,
@@ -464,6 +484,8 @@ nibble::Result<void> measure(const Options& o, Target target) {
     timings.insert(timings.end(), some.begin(), some.end());
     NIBBLE_TRY(served, served_of(model, o, n));
     summary.served.insert(summary.served.end(), served.begin(), served.end());
+    NIBBLE_TRY(shared, shared_of(model, o, n));
+    summary.shared.insert(summary.shared.end(), shared.begin(), shared.end());
   }
   summary.session_bytes = static_cast<double>(session_bytes);
   summary.peak_bytes = static_cast<double>(example::peak_ram().value_or(0));
@@ -511,6 +533,10 @@ int bench_model(int argc, char** argv) {
           ->delimiter(',')
           ->check(CLI::Range(Index{1}, Index{1} << 10))
           ->capture_default_str();
+  app.add_option("--shared-prompt", o.n_shared,
+                 "also the prompts of 16 requests that begin with so many tokens, with a cache of "
+                 "prefixes and without")
+      ->check(CLI::Range(Index{1}, Index{1} << 20));
   app.add_option("--plot", o.plot, "a picture of the requests served, FILE.svg (by gnuplot)")
       ->needs(sequences);
   app.add_option("-b,--batch", o.batch, "tokens of the prompt that are computed together")

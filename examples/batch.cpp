@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "adapters.hpp"
 #include "common.hpp"
 #include "nibble/io/json_text.hpp"
 #include "nibble/io/json_value.hpp"
@@ -29,6 +30,9 @@ using Clock = std::chrono::steady_clock;
 struct Options : example::Settings {
   std::string prompts;
   Index n_parallel = 8;
+  std::vector<std::string> adapters;
+  std::size_t prefix_cache_mib = 0;
+  std::string restore, save;  // files of prefixes
   bool json = false;
   bool newline = false;
 };
@@ -41,8 +45,22 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--parallel", o.n_parallel, "the most prompts that are answered together")
       ->check(CLI::Range(Index{1}, Index{1} << 10))
       ->capture_default_str();
+  auto* const prefix_cache =
+      app.add_option("--prefix-cache", o.prefix_cache_mib,
+                     "MiB for what prompts begin with, so that it is computed once; 0: none")
+          ->check(CLI::Range(std::size_t{0}, std::size_t{1} << 30))
+          ->capture_default_str();
+  app.add_option("--restore-prefixes", o.restore, "a file that --save-prefixes has written")
+      ->needs(prefix_cache)
+      ->check(example::is_not_empty);
+  app.add_option("--save-prefixes", o.save,
+                 "a file for what prompts began with, written at the end")
+      ->needs(prefix_cache)
+      ->check(example::is_not_empty);
   app.add_flag("--json", o.json,
-               "lines are JSON: {\"prompt\": \"...\"} in, an object for each answer out");
+               "lines are JSON: {\"prompt\": \"...\"} in, an object for each answer out; with "
+               "\"adapter\": \"FILE:STRENGTH\" a line has its own in place of those of --adapter");
+  app.add_option("--adapter", o.adapters, example::kAdapterHelp)->allow_extra_args(false);
   app.add_flag("--newline", o.newline, "a prompt includes the end of its line");
   app.add_option("--max-tokens", o.generate.max_tokens, "the most tokens of an answer")
       ->check(example::at_least_one())
@@ -62,25 +80,31 @@ void add_options(CLI::App& app, Options& o) {
   app.callback([&o] { example::finish_settings(o); });
 }
 
+struct Prompt {
+  std::string text;
+  std::vector<std::string> adapters;  // files
+};
+
 // The prompt of a line. Errors: malformed.
-Result<std::string> prompt_of(const std::string& line, const Options& o) {
-  std::string prompt = line;
+Result<Prompt> prompt_of(const std::string& line, const Options& o) {
+  Prompt prompt{line, o.adapters};
   if (o.json) {
     NIBBLE_TRY(value, nibble::io::JsonValue::parse(line));
     const auto* const text = value.find("prompt");
     if (text == nullptr || text->kind() != nibble::io::JsonValue::Kind::string) {
       return Error{nibble::Errc::malformed, "there is no string \"prompt\""};
     }
-    prompt = text->string();
+    prompt.text = text->string();
+    if (const auto* const adapter = value.find("adapter")) prompt.adapters = {adapter->string()};
   }
-  if (o.newline) prompt += '\n';
+  if (o.newline) prompt.text += '\n';
   return prompt;
 }
 
-Result<std::vector<std::string>> read_prompts(const Options& o) {
+Result<std::vector<Prompt>> read_prompts(const Options& o) {
   NIBBLE_TRY(text, example::read_text(o.prompts));
   std::istringstream in(std::move(text));
-  std::vector<std::string> prompts;
+  std::vector<Prompt> prompts;
   std::string line;
   for (std::size_t n = 1; std::getline(in, line); ++n) {
     if (line.ends_with('\r')) line.pop_back();
@@ -95,6 +119,33 @@ Result<std::vector<std::string>> read_prompts(const Options& o) {
   return prompts;
 }
 
+// The adapters of prompts, each read once.
+class Adapters {
+ public:
+  Result<void> read(const std::string& path, const nibble::Model& model,
+                    const std::vector<Prompt>& prompts) {
+    for (const Prompt& prompt : prompts) {
+      if (find(prompt) != nullptr) continue;
+      NIBBLE_TRY(set, example::open_adapters(path, model, prompt.adapters));
+      max_rank_ = std::max(max_rank_, set.max_rank());
+      sets_.emplace_back(prompt.adapters, std::move(set));
+    }
+    return nibble::ok();
+  }
+  Index max_rank() const { return max_rank_; }
+  // Null before it is read.
+  const nibble::AdapterSet* find(const Prompt& prompt) const {
+    for (const auto& [names, set] : sets_) {
+      if (names == prompt.adapters) return &set;
+    }
+    return nullptr;
+  }
+
+ private:
+  std::vector<std::pair<std::vector<std::string>, nibble::AdapterSet>> sets_;
+  Index max_rank_ = 0;
+};
+
 // One prompt and its answer.
 struct Job {
   std::optional<nibble::Completion> completion;
@@ -105,9 +156,11 @@ struct Job {
 
 class Batch {
  public:
-  Batch(nibble::Scheduler& scheduler, const Options& options, std::vector<std::string> prompts)
+  Batch(nibble::Scheduler& scheduler, const Options& options, const Adapters& adapters,
+        std::vector<Prompt> prompts)
       : scheduler_(scheduler),
         options_(options),
+        adapters_(adapters),
         prompts_(std::move(prompts)),
         jobs_(prompts_.size()) {}
 
@@ -138,7 +191,8 @@ class Batch {
   void begin(std::size_t i) {
     Job& job = jobs_[i];
     job.begin = Clock::now();
-    nibble::GenerateRequest request{.prompt = prompts_[i], .options = options_.generate};
+    nibble::GenerateRequest request{.prompt = prompts_[i].text, .options = options_.generate};
+    request.adapter.set = *adapters_.find(prompts_[i]);
     request.options.sampling.seed += i;
     auto completion = scheduler_.submit(std::move(request));
     if (!completion) {
@@ -187,7 +241,8 @@ class Batch {
 
   nibble::Scheduler& scheduler_;
   const Options& options_;
-  std::vector<std::string> prompts_;
+  const Adapters& adapters_;
+  std::vector<Prompt> prompts_;
   std::vector<Job> jobs_;
   std::size_t n_begun_ = 0, n_failed_ = 0;
   std::vector<std::size_t> open_, done_;
@@ -247,8 +302,13 @@ void Batch::print_summary(const nibble::Model& model, Index n_threads) const {
   const auto count = [](std::int64_t n) { return static_cast<long long>(n); };
   std::fprintf(stderr, "answers  %zu of %zu, %lld steps in %.3f s\n", done_.size(), jobs_.size(),
                count(stats.n_steps), seconds);
-  std::fprintf(stderr, "prompts  %lld tokens, %.1f tokens/s\n", count(stats.n_prompt_tokens),
+  std::fprintf(stderr, "prompts  %lld tokens, %.1f tokens/s", count(stats.n_prompt_tokens),
                per_second(stats.n_prompt_tokens));
+  if (options_.prefix_cache_mib > 0) {
+    std::fprintf(stderr, ", %lld more for %lld prompts from the prefix cache",
+                 count(stats.n_cached_tokens), count(stats.n_cache_hits));
+  }
+  std::fputc('\n', stderr);
   std::fprintf(stderr, "decode   %lld tokens, %.1f tokens/s; of one answer %.1f tokens/s\n",
                count(stats.n_generated_tokens), per_second(stats.n_generated_tokens),
                quantile(rates, 0.5));
@@ -276,16 +336,22 @@ Result<int> run(Options& o) {
   NIBBLE_TRY(model, nibble::load<nibble::graph::AllFormats>(
                         o.model, {.executor = pool.get(), .progress = &progress}));
   NIBBLE_CHECK(example::set_dry_breakers(o, model));
+  Adapters adapters;
+  NIBBLE_CHECK(adapters.read(o.model, model, prompts));
   NIBBLE_TRY(scheduler,
              nibble::Scheduler::create(
                  model, {.n_ctx = o.session.n_ctx,
                          .max_batch = o.n_parallel,
                          .max_step_tokens = std::max(o.session.max_step_tokens, o.n_parallel),
+                         .prefix_cache_bytes = o.prefix_cache_mib << 20,
                          .kv_type = o.session.kv_type,
-                         .executor = pool.get()}));
+                         .executor = pool.get(),
+                         .max_factor_rank = adapters.max_rank()}));
   o.generate.cancel = &interrupted;
-  Batch batch(scheduler, o, std::move(prompts));
+  if (!o.restore.empty()) NIBBLE_CHECK(scheduler.restore_prefixes(o.restore));
+  Batch batch(scheduler, o, adapters, std::move(prompts));
   NIBBLE_CHECK(batch.run());
+  if (!o.save.empty()) NIBBLE_CHECK(scheduler.save_prefixes(o.save));
   if (!o.quiet) batch.print_summary(model, pool->n_workers());
   if (interrupted) return example::kInterrupted;
   return batch.has_failed() ? example::kFailed : example::kOk;

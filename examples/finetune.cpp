@@ -19,6 +19,7 @@
 #include "measure.hpp"
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/model/adapter.hpp"
+#include "nibble/model/adapter_set.hpp"
 #include "nibble/train/initialize.hpp"
 #include "nibble/train/lora.hpp"
 #include "nibble/train/merge_adapter.hpp"
@@ -92,10 +93,9 @@ void Options::add_to(CLI::App& app) {
   add_number(app, "--alpha", lora.alpha, "the factors count alpha / rank", 0, 1e6f);
   add_number(app, "--dropout", dropout, "share of the inputs of factors that is dropped", 0, 0.99);
   app.add_option("--start", start, "go on from this adapter, of the same rank, alpha and slots");
-  auto* const merge = app.add_option(
-      "--merge", merged, "write also a model file with the adapter in its weights");
-  app.add_option("--merge-format", merged_format,
-                 "of the matrices that change; default: as before")
+  auto* const merge =
+      app.add_option("--merge", merged, "write also a model file with the adapter in its weights");
+  app.add_option("--merge-format", merged_format, "of the matrices that change; default: as before")
       ->check(example::is_format)
       ->needs(merge);
   add_number(app, "--steps", n_steps, "updates of the factors", 1, 1000000);
@@ -157,9 +157,9 @@ struct Scores {
 
 Result<Scores> ask(const nibble::Model& model, const Lesson& lesson,
                    const example::TestSplits& splits, std::size_t n_old, nibble::Executor& executor,
-                   const nibble::AdaptedWeights* adapted) {
+                   const nibble::AdapterSet& adapter) {
   const auto percent = [&](const std::vector<Sample>& samples, std::size_t n) {
-    return example::percent_right(model, samples, n, executor, adapted);
+    return example::percent_right(model, samples, n, executor, adapter);
   };
   NIBBLE_TRY(of_lesson, percent(lesson.tests, lesson.tests.size()));
   NIBBLE_TRY(held_out, percent(splits.held_out, n_old));
@@ -220,7 +220,7 @@ struct Finetuned {
 
 // Learns the adapter and writes it.
 Result<Finetuned> learn(const Options& o, const nibble::io::Gguf& file, const nibble::Model& model,
-                      const Lesson& lesson, nibble::Executor& executor) {
+                        const Lesson& lesson, nibble::Executor& executor) {
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();
   NIBBLE_TRY(graph, example::training_graph(file));
@@ -237,8 +237,8 @@ Result<Finetuned> learn(const Options& o, const nibble::io::Gguf& file, const ni
   const example::LessonSource source(*tokenizer, lesson.samples, lesson.old, o.rehearsal, o.seed,
                                      static_cast<Index>(o.n_steps) * o.n_sequences);
   NIBBLE_TRY(run,
-             nibble::train::Run::create(
-                 *graph, weights, source, run_options(o, lesson, graph->config().n_ctx), executor));
+             nibble::train::Run::create(*graph, weights, source,
+                                        run_options(o, lesson, graph->config().n_ctx), executor));
   std::printf(
       "%s parameters beside %s of weights; factors, gradients and moments %s, results of a "
       "batch %s\n",
@@ -269,13 +269,13 @@ Result<void> finetune(const Options& o) {
   NIBBLE_TRY(pool, nibble::ThreadPool::create({.n_threads = o.n_threads}));
   NIBBLE_TRY(model, example::load_to_ask(file, *pool));
   NIBBLE_TRY(splits, example::TestSplits::read());
-  const auto scores = [&](const nibble::AdaptedWeights* adapted) {
-    return ask(model, lesson, splits, o.n_old_tests, *pool, adapted);
+  const auto scores = [&](const nibble::AdapterSet& adapter) {
+    return ask(model, lesson, splits, o.n_old_tests, *pool, adapter);
   };
-  NIBBLE_TRY(before, scores(nullptr));
+  NIBBLE_TRY(before, scores({}));
   NIBBLE_TRY(learned, learn(o, file, model, lesson, *pool));
-  NIBBLE_TRY(adapted, nibble::AdaptedWeights::create(model, learned.adapter));
-  NIBBLE_TRY(after, scores(&adapted));
+  NIBBLE_TRY(adapter, nibble::AdapterSet::create(model, learned.adapter));
+  NIBBLE_TRY(after, scores(adapter));
   std::printf("%s: %zu samples learned in %.1f s\n", nibble::printable(o.out).c_str(),
               lesson.samples.size(), learned.seconds);
   const auto line = [](const std::string& name, std::size_t n, double from, double to) {

@@ -3,8 +3,12 @@
 // generate: continues a prompt with a GGUF model. The text goes to stdout as it is generated, speed
 // and memory use to stderr.
 #include <chrono>
+#include <optional>
+#include <utility>
 
+#include "adapters.hpp"
 #include "common.hpp"
+#include "nibble/generate/model_drafts.hpp"
 #include "nibble/model/weight_conversion.hpp"
 #include "nibble/nibble.hpp"
 #include "nibble/simd/dispatch.hpp"
@@ -24,9 +28,14 @@ double seconds_since(Clock::time_point start) {
 struct Options : example::Settings {
   std::string prompt;
   std::string prompt_file;
+  std::vector<std::string> adapters;
   bool logprobs = false;
   bool ids = false;
   bool memory = false;
+  Index n_layers = 0;
+  double exit_confidence = 1;
+  std::vector<Index> exit_after;
+  std::string draft;  // a model
 };
 
 void add_options(CLI::App& app, Options& o) {
@@ -36,6 +45,7 @@ void add_options(CLI::App& app, Options& o) {
                                            "a file with that text, taken as it is; - is stdin")
                                 ->check(example::is_not_empty)
                                 ->excludes(prompt);
+  app.add_option("--adapter", o.adapters, example::kAdapterHelp)->allow_extra_args(false);
   app.add_option("--max-tokens", o.generate.max_tokens, "the most tokens to generate")
       ->check(example::at_least_one())
       ->capture_default_str();
@@ -53,7 +63,27 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--top-logprobs", o.generate.sampling.top_logprobs,
                  "below each token's line, how many of the most likely tokens in its place")
       ->check(example::any_count());
+  app.add_option("--layers", o.n_layers, "only the first so many layers; 0: all")
+      ->check(example::any_count());
+  auto* const exit = app.add_option(
+      "--exit-confidence", o.exit_confidence,
+      "generated tokens end early, where the most likely token is more probable than the second by "
+      "more than this");
+  app.add_option("--exit-after", o.exit_after,
+                 "after how many layers that is looked at, e.g. 4,8; default: after half of them")
+      ->delimiter(',')
+      ->check(example::at_least_one())
+      ->needs(exit);
   app.add_flag("--ids", o.ids, "a line per token, with its id; the prompt's ids on stderr");
+  auto* const speculate =
+      app.add_option("--speculate", o.generate.speculation.max_drafts,
+                     "guess up to so many tokens a step, from what came before; the text is the "
+                     "same. 0: none")
+          ->check(CLI::Range(Index{0}, nibble::kMaxDrafts))
+          ->capture_default_str();
+  app.add_option("--draft", o.draft, "guess with this small model of the same tokens")
+      ->check(example::is_not_empty)
+      ->needs(speculate);
   app.add_flag(
       "--memory", o.memory,
       "only say how much memory the model takes, which its header tells; no prompt needed");
@@ -62,6 +92,7 @@ void add_options(CLI::App& app, Options& o) {
     if (prompt->empty() && prompt_file->empty() && !o.memory) {
       throw CLI::RequiredError("--prompt or --prompt-file");
     }
+    o.session.max_outputs = o.generate.speculation.max_drafts + 1;
     example::finish_settings(o);
   });
 }
@@ -107,20 +138,31 @@ struct Timing {
   double prefill_seconds = 0;
   Index n_tokens = 0;
   double decode_seconds = 0;
+  nibble::SpeculationStats guesses;
 };
 
 void print_summary(const Timing& t, nibble::Finish finish, const nibble::Model& model,
-                   const nibble::Session& session, Index n_threads) {
+                   nibble::Session& session, Index n_threads) {
   const auto rate = [](Index n, double seconds) {
     return seconds > 0 ? static_cast<double>(n) / seconds : 0.0;
   };
   const auto count = [](Index n) { return static_cast<long long>(n); };
-  // The first token comes from the logits of the prompt; every other token took one step.
-  const Index n_steps = std::max<Index>(t.n_tokens - 1, 0);
+  // The first token comes from the logits of the prompt.
+  const Index n_computed = std::max<Index>(t.n_tokens - 1, 0);
   std::fprintf(stderr, "prefill  %lld tokens, %.1f tokens/s\n", count(t.n_prompt),
                rate(t.n_prompt, t.prefill_seconds));
   std::fprintf(stderr, "decode   %lld tokens, %.1f tokens/s; finish: %s\n", count(t.n_tokens),
-               rate(n_steps, t.decode_seconds), to_string(finish));
+               rate(n_computed, t.decode_seconds), to_string(finish));
+  if (const auto exits = session.engine().early_exit_counts(); exits.n_rows > 0) {
+    std::fprintf(stderr, "depth    %.2f of %lld layers for a generated token, on average\n",
+                 exits.layers_per_row(), count(model.config().n_layers));
+  }
+  if (t.guesses.n_steps > 0) {
+    std::fprintf(stderr, "guesses  %lld, of which %lld right; %lld steps\n",
+                 static_cast<long long>(t.guesses.n_drafted),
+                 static_cast<long long>(t.guesses.n_accepted),
+                 static_cast<long long>(t.guesses.n_steps));
+  }
   std::fprintf(stderr, "machine  SIMD target %s, %lld threads\n",
                nibble::simd::to_string(nibble::simd::active_target()), count(n_threads));
   std::fprintf(stderr, "memory   weights %s, session %s",
@@ -140,6 +182,22 @@ nibble::Result<int> print_memory(const Options& o, nibble::Executor& executor) {
   std::printf("loading   %s of memory more, until it is loaded\n",
               example::mebibytes(needed.loading).c_str());
   return example::kOk;
+}
+
+nibble::Result<void> set_depth(const Options& o, nibble::Engine& engine) {
+  NIBBLE_CHECK(engine.set_depth({.n_layers = o.n_layers}));
+  if (o.exit_confidence >= 1) return nibble::ok();
+  const std::vector<Index> half = {engine.model().config().n_layers / 2};
+  return engine.set_early_exit(
+      {.after_layers = o.exit_after.empty() ? half : o.exit_after, .threshold = o.exit_confidence});
+}
+
+nibble::Result<nibble::ModelDrafts> make_drafts(const Options& o, const nibble::Model& model,
+                                                nibble::Executor& executor) {
+  NIBBLE_TRY(draft, nibble::load<nibble::graph::AllFormats>(o.draft, {.executor = &executor}));
+  NIBBLE_TRY(session,
+             nibble::Session::create(draft, {.n_ctx = o.session.n_ctx, .executor = &executor}));
+  return nibble::ModelDrafts::create(std::move(session), model);
 }
 
 // Returns the exit code.
@@ -170,13 +228,22 @@ nibble::Result<int> run(Options& o) {
     return *model->tokenizer_error();
   }
   NIBBLE_CHECK(example::set_dry_breakers(o, *model));
+  NIBBLE_TRY(adapters, example::open_adapters(o.model, *model, o.adapters));
+  o.session.max_factor_rank = adapters.max_rank();
   NIBBLE_TRY(session, nibble::Session::create(*model, o.session));
+  NIBBLE_CHECK(set_depth(o, session.engine()));
+  NIBBLE_CHECK(session.set_adapter({adapters}));
   const auto on_prompt = [&](std::size_t done, std::size_t total) {
     status.show("prompt: " + std::to_string(done) + " of " + std::to_string(total) + " tokens");
     return true;
   };
   const nibble::Progress prompt_progress(on_prompt);
   o.generate.progress = &prompt_progress;
+  std::optional<nibble::ModelDrafts> drafts;
+  if (!o.draft.empty()) {
+    NIBBLE_TRY(made, make_drafts(o, *model, *pool));
+    o.generate.speculation.source = &drafts.emplace(std::move(made));
+  }
   NIBBLE_TRY(generator, nibble::Generator::create(session, o.generate));
 
   Timing timing;
@@ -204,6 +271,7 @@ nibble::Result<int> run(Options& o) {
   }
   timing.decode_seconds = seconds_since(start);
   timing.n_tokens = generator.n_tokens();
+  timing.guesses = generator.speculation_stats();
   if (!shows_lines(o)) std::puts("");
   if (!example::is_stdout_written()) {
     return nibble::Error{nibble::Errc::io, "cannot write to stdout"};

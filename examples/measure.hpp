@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "common.hpp"
-#include "nibble/model/adapter.hpp"
+#include "nibble/model/adapter_set.hpp"
 #include "nibble/nibble.hpp"
 #include "samples.hpp"
 
@@ -91,7 +91,7 @@ inline nibble::Result<std::string> answer_of(nibble::Session& session, const std
 // cancelled.
 inline nibble::Result<std::vector<std::byte>> right_answers(
     const nibble::Model& model, std::span<const Sample> samples, nibble::Executor& executor,
-    const nibble::AdaptedWeights* adapted = nullptr) {
+    const nibble::AdapterSet& adapter = {}) {
   struct Worker {
     std::optional<nibble::Session> session;
     std::optional<nibble::Error> error;
@@ -99,13 +99,10 @@ inline nibble::Result<std::vector<std::byte>> right_answers(
   std::vector<Worker> workers(static_cast<std::size_t>(executor.n_workers()));
   for (Worker& worker : workers) {
     nibble::SessionOptions options;
-    options.exchangeable_weights = adapted != nullptr;
-    options.max_factor_rank = adapted != nullptr ? adapted->max_rank() : 0;
+    options.max_factor_rank = adapter.max_rank();
     NIBBLE_TRY(session, nibble::Session::create(model, options));
     worker.session.emplace(std::move(session));
-    if (adapted != nullptr) {
-      NIBBLE_CHECK(worker.session->engine().exchange_weights(adapted->table()));
-    }
+    NIBBLE_CHECK(worker.session->set_adapter({adapter}));
   }
   std::vector<std::byte> is_right(samples.size());
   const auto ask = [&](nibble::Index task, nibble::Index w) {
@@ -138,9 +135,9 @@ inline double percent_of(std::span<const std::byte> is_right) {
 inline nibble::Result<double> percent_right(const nibble::Model& model,
                                             std::span<const Sample> samples, std::size_t n,
                                             nibble::Executor& executor,
-                                            const nibble::AdaptedWeights* adapted = nullptr) {
+                                            const nibble::AdapterSet& adapter = {}) {
   NIBBLE_TRY(is_right,
-             right_answers(model, samples.first(std::min(n, samples.size())), executor, adapted));
+             right_answers(model, samples.first(std::min(n, samples.size())), executor, adapter));
   return percent_of(is_right);
 }
 

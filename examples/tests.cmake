@@ -16,7 +16,7 @@ function(nibble_example_test test program)
       -P ${CMAKE_CURRENT_SOURCE_DIR}/run_test.cmake -- $<TARGET_FILE:nibble_${program}> ${arg_ARGS})
 endfunction()
 
-foreach(program batch chat compare compress convert federated finetune generate home_commands inspect perplexity pipeline quantize search train)
+foreach(program batch chat compare compress convert federated finetune generate home_commands inspect intents perplexity pipeline quantize search train watch_log)
   nibble_example_test(${program}_help ${program} EXIT 0 OUT "Usage: ${program}" ARGS --help)
   nibble_example_test(${program}_usage ${program} EXIT 2 ERR "^${program}: [^\n]*--help.\n$"
     ARGS --nonsense)
@@ -53,6 +53,16 @@ nibble_example_test(home_commands_seed_alone home_commands EXIT 2 ERR "--generat
   ARGS --seed 3)
 nibble_example_test(home_commands_both home_commands EXIT 2 ERR "excludes --generated"
   ARGS --generated 5 --utterances 5)
+nibble_example_test(intents_bad_limit intents EXIT 2 ERR "^intents: --limit: [^\n]*\n$" ARGS --limit=-1)
+nibble_example_test(intents_no_file intents EXIT 1 ERR "^intents: missing.gguf: [^\n]*\n$"
+  ARGS --model missing.gguf)
+nibble_example_test(watch_log_window_alone watch_log EXIT 2 ERR "--model" ARGS --window 3)
+nibble_example_test(watch_log_no_window watch_log EXIT 2 ERR "^watch_log: --window: [^\n]*\n$"
+  ARGS --model missing.gguf --window 0)
+nibble_example_test(watch_log_no_model watch_log EXIT 1 ERR "^watch_log: missing.gguf: [^\n]*\n$"
+  ARGS --model missing.gguf)
+nibble_example_test(watch_log_no_log watch_log EXIT 1 ERR "^watch_log: missing.txt: [^\n]*\n$"
+  ARGS missing.txt)
 nibble_example_test(static_model_help static_model EXIT 0 OUT "^usage: static_model" ARGS --help)
 nibble_example_test(static_model_usage static_model EXIT 2 ERR "^static_model: --nonsense is not known"
   ARGS --nonsense)
@@ -112,6 +122,8 @@ nibble_example_test(quantize_onto_folder quantize EXIT 1 ERR "^quantize: [^\n]*:
   ARGS ${home_model} ${CMAKE_CURRENT_BINARY_DIR} --format q4_0)
 nibble_example_test(quantize_unused_rule quantize EXIT 1 ERR "^quantize: --tensor embed=f16: no matrix [^\n]*\n$"
   ARGS ${home_model} out.gguf --format q4_0 --tensor "embed=f16" --tensor "^token=q8_0")
+nibble_example_test(generate_no_layer generate EXIT 1 ERR "a depth of 99 layers of [0-9]*\n$"
+  ARGS ${home_model} --prompt x --layers 99)
 nibble_example_test(home_commands_no_file home_commands EXIT 1 ERR "missing.gguf"
   ARGS --model missing.gguf)
 
@@ -126,6 +138,9 @@ nibble_example_test(generate_stop generate EXIT 0 STDIN "${utterance}\n"
 nibble_example_test(generate_stop_token generate EXIT 0 STDIN "${utterance}\n"
   OUT "^light.set\\(room=\n$" ERR "finish: stop token"
   ARGS ${home_model} --prompt-file - --stop-token 390)
+nibble_example_test(generate_shallow generate EXIT 0 STDIN "${utterance}\n"
+  OUT "^light.set" ERR "depth    [1-3][.][0-9]* of [0-9]* layers for a generated token"
+  ARGS ${home_model} --prompt-file - --exit-confidence 0.99 --exit-after 1,2)
 nibble_example_test(generate_banned generate EXIT 0 STDIN "${utterance}\n"
   OUT "^light.set\\(room=[^o]" ARGS ${home_model} --prompt-file - --logit-bias 390=-inf)
 nibble_example_test(generate_bad_bias generate EXIT 2 ERR "ID=NUMBER"
@@ -150,9 +165,42 @@ nibble_example_test(generate_chain generate EXIT 0 OUT "." ERR "decode +[0-9]+ t
     --mirostat-tau 3 --seed 7 --stop "<unk>")
 nibble_example_test(generate_dry generate EXIT 0 STDIN "${utterance}\n" OUT "^${call}\n$"
   ARGS ${home_model} --prompt-file - --dry-multiplier 0.8)
+nibble_example_test(generate_no_adapter generate EXIT 1 ERR "missing.gguf"
+  ARGS ${home_model} --prompt x --adapter missing.gguf:0.5)
 nibble_example_test(generate_top_logprobs generate EXIT 0 STDIN "${utterance}\n"
   OUT "^ +-0\\.[0-9]+ \"light[^\n]*\n +[0-9]+ +-0\\.[0-9]+\n +[0-9]+ +-[0-9.]+\n$"
   ARGS ${home_model} --prompt-file - --logprobs --top-logprobs 2 --max-tokens 1 --quiet)
+nibble_example_test(generate_speculated generate EXIT 0 STDIN "${utterance}\n" OUT "^${call}\n$"
+  ERR "guesses  [0-9]+, of which [0-9]+ right; [0-9]+ steps"
+  ARGS ${home_model} --prompt-file - --speculate 4)
+nibble_example_test(generate_drafted generate EXIT 0 STDIN "${utterance}\n" OUT "^${call}\n$"
+  ERR "guesses  [0-9]+, of which [0-9]+ right; [0-9]+ steps"
+  ARGS ${home_model} --prompt-file - --speculate 4 --draft ${home_model})
+nibble_example_test(generate_draft_alone generate EXIT 2 ERR "--speculate"
+  ARGS ${home_model} --prompt x --draft ${home_model})
+
+# Intents and their slots; F1 and confidences on the first test sentences.
+nibble_example_test(intents intents EXIT 0 ERR "^$"
+  OUT "^light.set +[0-9.]+ %\n  room +office +[0-9.]+ %\n  level +10 +[0-9.]+ %\n$" ARGS ${utterance})
+nibble_example_test(intents_measured intents EXIT 0
+  OUT "^40 sentences, half of them hard; all is right in (3[0-9]|40)\n.*light.set .*mean of the F1s .*room .*intents as they are: 20, expected calibration error 0\\..*slots calibrated .slope [^\n]*error 0\\."
+  ARGS --limit 20)
+
+# Sensors: an alert where one leaves what is usual, again only after it was back.
+nibble_example_test(watch_log watch_log EXIT 0 ERR "^$"
+  STDIN "06:00 office temperature 21\n06:05 office temperature 31.5\n06:10 office temperature 32\n06:15 living_room humidity 25\n"
+  OUT "^06:05 office temperature 31.5C, above 26C: climate.set\\(room=office, degrees=24\\) \\([0-9.]+ %\\)\n06:15 living room humidity 25%, below 30%: device.on\\(name=humidifier, room=living_room\\) [^\n]*\n$")
+nibble_example_test(watch_log_bad_lines watch_log EXIT 1
+  STDIN "nonsense\n06:05 office noise 3\n06:06 moon humidity 3\n06:07 office temperature 1e400\n06:10 office temperature 9\n"
+  ERR "^watch_log: stdin: line 1: [^\n]*\n[^\n]*line 2: [^\n]*noise\n[^\n]*line 3: [^\n]*moon\n[^\n]*line 4: [^\n]*\n$"
+  OUT "^06:10 office temperature 9C, below 16C: climate.set\\(room=office, degrees=20\\) [^\n]*\n$")
+# (The model was never taught to chat: only that its words are bound is seen here.)
+nibble_example_test(watch_log_chat watch_log EXIT 0 ERR "^$"
+  STDIN "06:00 office temperature 31.5\n06:05 office humidity 50\n06:10 attic noise 3\n"
+  OUT "^(06:05 (info|warning|critical): office (humidity|temperature): [^\n]*\n)?(06:10 (info|warning|critical): attic noise: [^\n]*\n)?$"
+  ARGS --model ${home_model} --window 2 --ctx 2048)
+nibble_example_test(watch_log_context watch_log EXIT 1 STDIN "06:00 office temperature 31.5\n"
+  ERR "^watch_log: [^\n]*see --ctx" ARGS --model ${home_model} --ctx 16)
 
 # Many prompts. Answers come as they finish: the short one first.
 nibble_example_test(batch batch EXIT 0
@@ -160,6 +208,20 @@ nibble_example_test(batch batch EXIT 0
   OUT "^2\tlight.on\\(room=kitchen\\)\n1\t${call}\n$"
   ERR "^answers  2 of 2, [0-9]+ steps.*prompts  28 tokens.*decode   14 tokens.*first    token.*peak RAM"
   ARGS ${home_model} - --newline)
+# What prompts begin with is computed once, also by another run.
+nibble_example_test(batch_prefixes batch EXIT 0 STDIN "${utterance}\n${utterance}\n"
+  OUT "^[12]\t${call}\n[12]\t${call}\n$"
+  ERR "prompts  18 tokens, [0-9.]+ tokens/s, 16 more for 1 prompts from the prefix cache\n"
+  ARGS ${home_model} - --newline --prefix-cache 8
+    --save-prefixes ${build_folder}/batch_prefixes.gguf)
+nibble_example_test(batch_restored batch EXIT 0 STDIN "${utterance}\n" OUT "^1\t${call}\n$"
+  ERR "prompts  1 tokens, [0-9.]+ tokens/s, 16 more for 1 prompts from the prefix cache\n"
+  ARGS ${home_model} - --newline --prefix-cache 8
+    --restore-prefixes ${build_folder}/batch_prefixes.gguf)
+set_tests_properties(example_batch_prefixes PROPERTIES FIXTURES_SETUP batch_prefixes)
+set_tests_properties(example_batch_restored PROPERTIES FIXTURES_REQUIRED batch_prefixes)
+nibble_example_test(batch_restore_alone batch EXIT 2 ERR "--restore-prefixes [^\n]*--prefix-cache"
+  ARGS ${home_model} - --restore-prefixes x)
 nibble_example_test(batch_json batch EXIT 0 ERR "^$"
   STDIN "{\"prompt\": \"${utterance}\\n\"}\n"
   OUT "^{\"number\": 1, \"text\": \"${call}\", \"finish\": \"end of text\", \"prompt_tokens\": 17, \"tokens\": 8, \"first_token_ms\": [0-9.]+, \"ms\": [0-9.]+}\n$"
@@ -171,15 +233,19 @@ nibble_example_test(batch_long_prompt batch EXIT 1 STDIN "x\n${utterance}\n" OUT
   ERR "^batch: prompt 2: [^\n]*context of 10 .--ctx.\n$" ARGS ${home_model} - --ctx 10 --quiet)
 nibble_example_test(batch_bad_json batch EXIT 1 STDIN "{\"text\": \"x\"}\n" OUT "^$"
   ERR "^batch: -: line 1: there is no string \"prompt\"\n$" ARGS ${home_model} - --json)
+nibble_example_test(batch_no_adapter batch EXIT 1 OUT "^$" ERR "missing.gguf"
+  STDIN "{\"prompt\": \"x\", \"adapter\": \"missing.gguf:2\"}\n" ARGS ${home_model} - --json)
 nibble_example_test(batch_no_file batch EXIT 1 ERR "^batch: missing.txt: [^\n]*\n$"
   ARGS ${home_model} missing.txt)
 nibble_example_test(batch_bad_parallel batch EXIT 2 ERR "^batch: --parallel: [^\n]*--help.\n$"
   ARGS ${home_model} - --parallel 0)
 if(NOT WIN32)
+  # Interrupted once it has answered something.
   set(work ${build_folder}/batch_interrupted)
   add_test(NAME example_batch_interrupted COMMAND sh -c
-    "yes '${utterance}' | head -n 1000000 > ${work}.txt; \
-$<TARGET_FILE:nibble_batch> ${home_model} ${work}.txt --newline > ${work}.out 2> ${work}.err & sleep 1; \
+    "yes '${utterance}' | head -n 1000000 > ${work}.txt; : > ${work}.out; \
+$<TARGET_FILE:nibble_batch> ${home_model} ${work}.txt --newline > ${work}.out 2> ${work}.err & \
+for i in $(seq 300); do [ -s ${work}.out ] && break; sleep 0.1; done; \
 kill -INT $!; wait $!; code=$?; cat ${work}.err; rm ${work}.txt; \
 [ $code = 130 ] && grep -q 'answers  [1-9][0-9]* of 1000000' ${work}.err && [ -s ${work}.out ]")
 endif()

@@ -12,6 +12,7 @@
 #include "doctest/doctest.h"
 #include "generate/generating.hpp"
 #include "generate/home_model.hpp"
+#include "generate/scheduling.hpp"
 #include "nibble/core/scalar.hpp"
 #include "nibble/generate/generator.hpp"
 #include "nibble/generate/scheduler.hpp"
@@ -64,7 +65,8 @@ Bound generate(const Constraint& constraint, std::string_view prompt,
 }
 
 // Calls as the model was taught them, of two rooms.
-constexpr const char* kCalls = R"gbnf(root ::= device "." action "(room=" room (", level=" [0-9]{1,3})? ")"
+constexpr const char* kCalls =
+    R"gbnf(root ::= device "." action "(room=" room (", level=" [0-9]{1,3})? ")"
 device ::= "light" | "blinds" | "climate"
 action ::= "on" | "off" | "set"
 room ::= "office" | "kitchen")gbnf";
@@ -165,24 +167,54 @@ TEST_CASE("an empty prompt goes on in the grammar, any other begins it anew") {
   CHECK(take(generator).text.substr(0, 5) == "light");
 }
 
-TEST_CASE("requests of a scheduler may have grammars, each its own") {
+TEST_CASE("requests of a scheduler may have grammars; what is certain takes no step of its own") {
   const Constraint off = constraint_of("root ::= \"light.off(room=office)\""),
-                   calls = constraint_of(kCalls);
-  auto scheduler = must(nibble::Scheduler::create(home_model(), {}));
-  std::vector<nibble::Completion> completions;
-  for (const Constraint* constraint : {&off, &calls, static_cast<const Constraint*>(nullptr)}) {
-    nibble::GenerateRequest request;
-    request.prompt = kPrompt;
-    request.options.grammar = constraint;
-    completions.push_back(must(scheduler.submit(std::move(request))));
+                   calls = constraint_of(kCalls), nothing = constraint_of("root ::= \"\""),
+                   talk = constraint_of(
+                       "root ::= \"please switch the light on in the \" (\"office\" | \"kitchen\") "
+                       "\" and then wake me up at \" [0-9] \":00 in the morning, thank you\"");
+  std::vector<nibble::GenerateRequest> requests;
+  for (const Constraint* constraint :
+       {&off, &calls, &talk, static_cast<const Constraint*>(nullptr), &nothing, &talk}) {
+    requests.push_back({.prompt = kPrompt});
+    requests.back().options.grammar = constraint;
   }
-  for (int i = 0; i < 1000; ++i) (void)scheduler.step();
-  const char* const expected[] = {"light.off(room=office)", kAnswer, kAnswer};
-  for (std::size_t i = 0; i < completions.size(); ++i) {
-    std::string text;
-    while (const auto token = completions[i].poll()) text += token->text;
-    CHECK(text == expected[i]);
+  requests.back().options.max_tokens = 9;  // ends within what is certain
+  std::vector<Answer> expected;
+  for (const auto& request : requests) expected.push_back(alone(home_model(), request));
+  CHECK(expected[0].text == "light.off(room=office)");
+  CHECK(expected[1].text == kAnswer);
+  CHECK(expected[4].finish == Finish::grammar_end);
+  std::size_t n_most = 0;
+  for (const Answer& answer : expected) n_most = std::max(n_most, answer.ids.size());
+  for (const auto& [max_batch, max_step_tokens] : {std::pair{1, 1}, {2, 3}, {4, 20}, {6, 300}}) {
+    CAPTURE(max_batch);
+    auto scheduler =
+        make_scheduler(home_model(), {.max_batch = max_batch, .max_step_tokens = max_step_tokens});
+    std::vector<nibble::Completion> completions;
+    for (const auto& request : requests) completions.push_back(must(scheduler.submit(request)));
+    while (scheduler.step()) {
+    }
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      CAPTURE(i);
+      Answer answer;
+      poll_all(completions[i], answer);
+      CHECK(answer == expected[i]);
+    }
+    if (max_batch == 6) CHECK(scheduler.stats().n_steps < static_cast<std::int64_t>(n_most) / 2);
   }
+  // Who does not want more gets no more, also of what is certain.
+  auto scheduler = make_scheduler(home_model());
+  std::size_t n = 0;
+  requests[2].on_token = [&n](const nibble::Token& token) {
+    n += token.id >= 0 ? 1u : 0u;
+    return n < 3;
+  };
+  const auto completion = must(scheduler.submit(requests[2]));
+  while (scheduler.step()) {
+  }
+  CHECK(n == 3);
+  CHECK(completion.finish() == Finish::cancelled);
 }
 
 TEST_CASE("a grammar for another vocabulary, and a bias against it, are errors") {

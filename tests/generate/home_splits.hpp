@@ -4,18 +4,15 @@
 // answer is right only if it is identical.
 #pragma once
 
-#include <algorithm>
 #include <array>
-#include <atomic>
 #include <fstream>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "doctest/doctest.h"
 #include "generate/home_model.hpp"
-#include "nibble/generate/generator.hpp"
-#include "nibble/generate/session.hpp"
+#include "nibble/generate/scheduler.hpp"
+#include "nibble/model/model.hpp"
 
 namespace test {
 
@@ -46,30 +43,35 @@ inline std::vector<Sample> read_samples(const char* file) {
   return samples;
 }
 
-// How many calls are right, with several sessions in parallel over one model. -1: an error.
+// How many calls are right, asked in batches. -1: an error.
 inline int count_right(const nibble::Model& model, const std::vector<Sample>& samples,
-                       const nibble::SessionOptions& options = {}) {
-  std::atomic<std::size_t> next{0};
-  std::atomic<int> n_right{0}, n_failed{0};
-  const auto work = [&] {
-    auto session = nibble::Session::create(model, options);
-    if (!session) ++n_failed;
-    for (std::size_t i; session && (i = next++) < samples.size();) {
-      std::string call;
-      const auto on_token = [&](const nibble::Token& token) {
-        call += token.text;
-        return true;
-      };
-      const bool is_done = session->rewind(0) &&
-                           nibble::generate(*session, samples[i].utterance + "\n", {}, on_token);
-      n_failed += is_done ? 0 : 1;
-      n_right += call == samples[i].call ? 1 : 0;
-    }
-  };
-  std::vector<std::thread> threads(std::clamp(std::thread::hardware_concurrency(), 1u, 8u));
-  for (std::thread& thread : threads) thread = std::thread(work);
-  for (std::thread& thread : threads) thread.join();
-  return n_failed == 0 ? n_right.load() : -1;
+                       nibble::SchedulerOptions options = {}) {
+  options.n_ctx = 256;
+  options.max_batch = 16;
+  options.max_step_tokens = 128;
+  options.max_queue = static_cast<nibble::Index>(kUtterances);
+  auto scheduler = nibble::Scheduler::create(model, options);
+  if (!scheduler) return -1;
+  std::vector<std::string> calls(samples.size());
+  std::vector<nibble::Completion> completions;
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    auto completion = scheduler->submit({.prompt = samples[i].utterance + "\n",
+                                         .options = {.max_tokens = 64},
+                                         .on_token = [&calls, i](const nibble::Token& token) {
+                                           calls[i] += token.text;
+                                           return true;
+                                         }});
+    if (!completion) return -1;
+    completions.push_back(*std::move(completion));
+  }
+  while (scheduler->step()) {
+  }
+  int n_right = 0;
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    if (!completions[i].status()) return -1;
+    n_right += calls[i] == samples[i].call ? 1 : 0;
+  }
+  return n_right;
 }
 
 }  // namespace test

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The cache of prefixes: what it finds is bit-equal to computing it anew; what it keeps and what it
-// drops; claims.
+// drops.
 #include "nibble/generate/prefix_cache.hpp"
 
 #include <algorithm>
@@ -28,6 +28,7 @@ namespace {
 // cache; and that what follows them has the logits `expected` then.
 void check_match(Engine& engine, PrefixCache& cache, const Ids& all, Index n, Index expected_n) {
   CAPTURE(n);
+  REQUIRE(all.size() >= static_cast<std::size_t>(n) + 4);
   Ids other(all.begin(), all.begin() + n);
   for (const std::int32_t id : {7, 3, 9, 9}) other.push_back((id + all[other.size()]) % 50);
   const auto fresh = logits_of(engine, other);
@@ -92,12 +93,12 @@ TEST_CASE("layers that keep only their window: prefixes end where these pages ar
     check_match(engine, cache, all, 388, 0);
     // Another sequence brings what is missing before it parts.
     Ids other(all.begin(), all.begin() + 300);
-    for (const std::int32_t id : some_ids(100, 2)) other.push_back(id);
+    for (const std::int32_t id : some_ids(104, 2)) other.push_back(id);
     other[300] = (all[300] + 1) % 50;
     Sequence second = must(engine.new_sequence());
     append(engine, second, std::span(other).first(270));
     CHECK(must(cache.insert(second)) == 270);
-    append(engine, second, std::span(other).subspan(270));
+    append(engine, second, std::span(other).subspan(270, 130));
     CHECK(must(cache.insert(second)) == 400);
     check_match(engine, cache, other, 400, 400);
     check_match(engine, cache, other, 290, 290);
@@ -278,32 +279,38 @@ TEST_CASE("a prompt that grows by steps stays one run of tokens, and pages are n
   CHECK(must(cache.insert(sequence)) == 240);
 }
 
-TEST_CASE("claims say what is being computed") {
+TEST_CASE("of what is in use in part, the end makes room") {
   const Model model = llama_model();
-  Engine engine = must(Engine::create(model, {.n_ctx = 256}));
-  std::optional<PrefixCache> cache = must(PrefixCache::create(engine));
-  const Ids a = some_ids(100, 1);
-  Ids b = a;
-  b[60] = (b[60] + 1) % 50;
-  CHECK(cache->n_claimed(a) == 0);
-  PrefixClaim last;
+  Engine engine = must(Engine::create(model, {.n_ctx = 640,
+                                              .max_sequences = 2,
+                                              .cache_positions = 20 * kPagePositions,
+                                              .max_step_tokens = 640}));
+  PrefixCache cache = must(PrefixCache::create(engine, {.max_bytes = std::size_t{1} << 30}));
+  const Ids all = some_ids(600, 1);
   {
-    PrefixClaim claim = must(cache->claim(a));
-    CHECK(cache->n_claimed(a) == 99);
-    CHECK(cache->n_claimed(b) == 60);
-    CHECK(cache->n_claimed(b, 5) == 0);
-    PrefixClaim other = must(cache->claim(b, 5));
-    CHECK(cache->n_claimed(b, 5) == 99);
-    CHECK(cache->n_claimed(a, 5) == 60);
-    last = std::move(claim);
-    other = std::move(last);  // what it claimed before is given up
-    CHECK(cache->n_claimed(b, 5) == 0);
-    CHECK(cache->n_claimed(a) == 99);
-    last = std::move(other);
+    Sequence first = must(engine.new_sequence());
+    append(engine, first, all);
+    CHECK(must(cache.insert(first)) == 600);
+    CHECK(cache.n_pages_in_use() == 10);
+    CHECK(cache.n_whole_pages(first) == 9);
+    CHECK(cache.n_shared_pages(first) == 9);
   }
-  CHECK(cache->n_claimed(a) == 99);
-  cache.reset();
-  last = PrefixClaim();
+  CHECK(cache.n_pages_in_use() == 0);
+  Sequence user = must(engine.new_sequence());
+  CHECK(must(cache.match(std::span(all).first(151), user)) == 150);
+  CHECK(code(cache.match(all, user)) == Errc::invalid_argument);  // it is not empty
+  CHECK(cache.n_pages_in_use() == 3);
+  CHECK(cache.n_shared_pages(user) == 2);
+  CHECK(cache.make_room(17) == 17);
+  CHECK(cache.n_pages() == 3);
+  CHECK(cache.make_room(18) == 17);
+  check_match(engine, cache, all, 300, 192);
+  // A page that the user has copied to write to, with nodes after it that are in use.
+  append(engine, user, some_ids(10, 2));
+  CHECK(must(cache.insert(user)) == 160);
+  Index n_left = engine.n_pages() - cache.n_pages_in_use();
+  CHECK(cache.make_room(100) >= n_left);
+  CHECK(user.position() == 160);
 }
 
 TEST_CASE("sixteen questions after the same beginning compute it once") {
@@ -317,17 +324,12 @@ TEST_CASE("sixteen questions after the same beginning compute it once") {
     prompts.push_back(shared);
     for (const std::int32_t id : some_ids(10 + i, 50 + i)) prompts.back().push_back(id);
   }
-  // As a scheduler has it: those that wait for what another computes start when that is there.
-  std::size_t n_computed = 0;
+  std::size_t n_computed = prompts[0].size();
   {
-    PrefixClaim claim = must(cache.claim(prompts[0]));
-    CHECK(cache.n_claimed(prompts[1]) >= 500);
     Sequence sequence = must(cache.match(prompts[0]));
     append(engine, sequence, prompts[0]);
-    n_computed += prompts[0].size();
     CHECK(must(cache.insert(sequence)) == static_cast<Index>(prompts[0].size()));
   }
-  CHECK(cache.n_claimed(prompts[1]) == 0);
   for (std::size_t i = 1; i < 16; ++i) {
     Sequence sequence = must(cache.match(prompts[i]));
     CHECK(sequence.position() >= 500);

@@ -29,6 +29,25 @@ namespace {
 constexpr int kClients = 4;
 constexpr int kRequests = 10'000;  // of all clients
 
+// The prompts: beginnings of three texts.
+constexpr std::size_t kTexts = 3, kLongest = 12;
+constexpr Index kMostTokens = 6;
+Ids prompt_of(std::size_t text, std::size_t n) { return some_tokens(n, text); }
+
+// What they get alone, of the most tokens.
+using Expected = std::vector<std::vector<Ids>>;  // [text][n - 1]
+Expected answers_of(const Model& model, const SchedulerOptions& options) {
+  Expected all(kTexts);
+  for (std::size_t text = 0; text < kTexts; ++text) {
+    for (std::size_t n = 1; n <= kLongest; ++n) {
+      GenerateRequest request{.tokens = prompt_of(text, n)};
+      request.options.max_tokens = kMostTokens;
+      all[text].push_back(alone(model, request, test::session_options(options)).ids);
+    }
+  }
+  return all;
+}
+
 // What clients count.
 struct Counts {
   std::atomic<int> taken{0}, refused{0}, ended{0}, ended_by_callback{0}, cancelled{0}, wrong{0};
@@ -37,8 +56,8 @@ struct Counts {
 // One that sends requests, reads some answers and gives up on others.
 class Client {
  public:
-  Client(Scheduler& scheduler, Counts& counts, std::uint32_t seed)
-      : scheduler_(scheduler), counts_(counts), random_(seed) {}
+  Client(Scheduler& scheduler, const Expected& expected, Counts& counts, std::uint32_t seed)
+      : scheduler_(scheduler), expected_(expected), counts_(counts), random_(seed) {}
 
   void run(int n_requests) {
     while (n_requests > 0) {
@@ -60,14 +79,17 @@ class Client {
     Completion completion;
     std::size_t n_most;
     bool is_called;
+    const Ids* expected;  // null: it was chosen at random
   };
 
   bool submit() {
-    GenerateRequest request{.tokens = some_tokens(1 + random_() % 12, random_())};
-    request.options.max_tokens = static_cast<Index>(1 + random_() % 6);
+    const std::size_t text = random_() % kTexts, n_prompt = 1 + random_() % kLongest;
+    GenerateRequest request{.tokens = prompt_of(text, n_prompt)};
+    request.options.max_tokens = 1 + static_cast<Index>(random_() % kMostTokens);
     request.priority = static_cast<int>(random_() % 3);
     if (random_() % 10 == 0) request.options.time_limit_ms = 1;
-    if (random_() % 3 == 0) request.options.sampling.temperature = 1;
+    const bool is_random = random_() % 3 == 0;
+    if (is_random) request.options.sampling.temperature = 1;
     const bool is_called = random_() % 2 == 0;
     if (is_called) {
       request.on_token = [&counts = counts_, is_over = false](const Token& token) mutable {
@@ -88,7 +110,8 @@ class Client {
       completion->cancel();
       ++counts_.cancelled;
     }
-    open_.push_back({*std::move(completion), n_most, is_called});
+    open_.push_back({*std::move(completion), n_most, is_called,
+                     is_random ? nullptr : &expected_[text][n_prompt - 1]});
     return true;
   }
 
@@ -102,6 +125,9 @@ class Client {
     }
     std::size_t n = 0, n_last = 0;
     while (const auto token = open.completion.wait()) {
+      if (token->id >= 0 && open.expected != nullptr && token->id != (*open.expected)[n]) {
+        ++counts_.wrong;
+      }
       n += token->id >= 0 ? 1u : 0u;
       n_last += token->finish != Finish::none ? 1u : 0u;
     }
@@ -114,17 +140,22 @@ class Client {
   }
 
   Scheduler& scheduler_;
+  const Expected& expected_;
   Counts& counts_;
   std::mt19937 random_;
   std::deque<Open> open_;
 };
 
-}  // namespace
-
-TEST_CASE("10 000 requests at random times: none is lost, none is answered twice") {
+// Requests from kClients threads, with a queue of 64.
+void serve_many(std::size_t prefix_cache_bytes) {
   const Model model = test::small_model(1, 16, 64);
-  auto scheduler =
-      make_scheduler(model, {.n_ctx = 20, .max_batch = 8, .max_step_tokens = 24, .max_queue = 64});
+  const SchedulerOptions options{.n_ctx = 20,
+                                 .max_batch = 8,
+                                 .max_step_tokens = 24,
+                                 .max_queue = 64,
+                                 .prefix_cache_bytes = prefix_cache_bytes};
+  const Expected expected = answers_of(model, options);
+  auto scheduler = make_scheduler(model, options);
   const auto bytes_before = allocated_bytes();
   Counts counts;
   {
@@ -132,7 +163,8 @@ TEST_CASE("10 000 requests at random times: none is lost, none is answered twice
     std::vector<std::thread> clients;
     for (int i = 0; i < kClients; ++i) {
       clients.emplace_back([&, i] {
-        Client(scheduler, counts, static_cast<std::uint32_t>(i)).run(kRequests / kClients);
+        Client(scheduler, expected, counts, static_cast<std::uint32_t>(i))
+            .run(kRequests / kClients);
       });
     }
     // Memory is that of the requests that are open, of a few KiB each.
@@ -153,10 +185,20 @@ TEST_CASE("10 000 requests at random times: none is lost, none is answered twice
   CHECK(stats.n_ended == kRequests);
   CHECK(stats.n_refused == counts.refused);
   CHECK(stats.n_free_pages == stats.n_pages);
-  CHECK(allocated_bytes() == bytes_before);
+  // What the cache has, the nodes of its few pages, goes with the scheduler.
+  CHECK(allocated_bytes() - bytes_before <= (prefix_cache_bytes > 0 ? 16'384 : 0));
+  CHECK((stats.n_cache_hits > 100) == (prefix_cache_bytes > 0));
   MESSAGE(stats.n_steps, " steps, ", stats.n_generated_tokens, " tokens, ", stats.n_refused,
-          " refused");
+          " refused, ", stats.n_cache_hits, " found a prefix");
 }
+
+}  // namespace
+
+TEST_CASE("10 000 requests at random times: none is lost, none is answered twice") {
+  serve_many(0);
+}
+
+TEST_CASE("the same with a prefix cache") { serve_many(std::size_t{1} << 20); }
 
 TEST_CASE("a waiting reader gets each token of a scheduler's thread as it comes") {
   auto pool = ThreadPool::create({.n_threads = 2, .n_cpus = 2});

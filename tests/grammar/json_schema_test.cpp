@@ -234,7 +234,7 @@ TEST_CASE("what cannot be kept is an error that names it") {
   fails(R"({"oneOf": [{"type": "integer"}, {"type": "number"}]})", Errc::unsupported, "oneOf");
   fails(R"({"oneOf": [{"minLength": 1}, {"maxLength": 5}]})", Errc::unsupported, "oneOf");
   fails(R"({"const": 1e300})", Errc::unsupported, "const");
-  fails(R"({"const": [3.14159265358979323846]})", Errc::unsupported, "const");
+  fails(R"({"enum": [[0.00000012345]]})", Errc::unsupported, "enum");
   fails(R"({"$ref": "other.json"})", Errc::unsupported, "other.json");
   fails(R"({"$ref": "#/$defs/x"})", Errc::not_found, "#/$defs/x");
   fails(R"({"$ref": "#"})", Errc::malformed, "leads back");

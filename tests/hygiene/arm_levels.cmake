@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# Compiles one program for 64-bit ARM, with the baseline and the level with dot products, and runs it
-# on several processors in an emulator: each must choose the best target that it can run.
+# Compiles one program for 64-bit ARM, with the default targets, and runs it on several processors in
+# an emulator: each must choose the best target that it can run.
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 
 find_program(cross aarch64-linux-gnu-g++)
@@ -15,12 +15,13 @@ endif()
 
 link_headers(hwy ${hwy_dirs} boost ${boost_pp_dirs} doctest ${doctest_dir})
 run(${cross} -std=c++20 -O1 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wundef -Werror -static
-    "-DNIBBLE_TARGETS=NIBBLE_NEON_DOT" -DNIBBLE_DEBUG=1
+    -DNIBBLE_DEBUG=1
     -I${source_dir}/include -I${source_dir}/tests -isystem ${work_dir}/include
-    ${source_dir}/tests/hygiene/arm_levels_test.cpp ${source_dir}/tests/main.cpp
+    ${source_dir}/tests/emulated/targets_test.cpp ${source_dir}/tests/main.cpp
     -o arm_levels -pthread)
+set(ENV{NIBBLE_EXPECTED_COMPILED} "NEON_I8MM NEON_DOT NEON_WITHOUT_AES")
 foreach(processor cortex-a53=NEON_WITHOUT_AES cortex-a72=NEON_WITHOUT_AES
-                  cortex-a76=NEON_DOT max=NEON_DOT)
+                  cortex-a76=NEON_DOT neoverse-n1=NEON_DOT max=NEON_I8MM)
   string(REPLACE "=" ";" processor ${processor})
   list(GET processor 0 cpu)
   list(GET processor 1 target)

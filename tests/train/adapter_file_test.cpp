@@ -15,6 +15,7 @@
 #include "doctest/doctest.h"
 #include "io/file_builder.hpp"
 #include "nibble/model/adapter.hpp"
+#include "nibble/model/adapter_set.hpp"
 #include "nibble/train/lora.hpp"
 #include "nibble/train/merge_adapter.hpp"
 #include "nibble/train/peft.hpp"
@@ -248,7 +249,7 @@ TEST_CASE("an adapter that a program has made wrong is not written, merged or us
     CHECK(folder.count() == 0);
   };
   const auto not_used = [&](const Adapter& adapter) {
-    const auto used = AdaptedWeights::create(model, adapter);
+    const auto used = AdapterSet::create(model, adapter);
     REQUIRE(!used);
     CHECK(used.error().code == Errc::invalid_argument);
   };
@@ -276,7 +277,8 @@ TEST_CASE("an adapter that a program has made wrong is not written, merged or us
   refused(with([](AdapterMatrix& m) { m.alpha = 0; }));  // files mean something else by it
   CHECK(!AdapterFile::create(Adapter{}));
   CHECK(!write_peft(Adapter{}, base, folder.path("")));
-  const auto infinite = AdaptedWeights::create(model, good, HUGE_VALF);
+  const AppliedAdapter endless[] = {{&good, HUGE_VALF}};
+  const auto infinite = AdapterSet::create(model, endless);
   REQUIRE(!infinite);
   CHECK(infinite.error().code == Errc::invalid_argument);
   const AppliedAdapter wrong[] = {{nullptr, 1}, {&good, std::nanf("")}};
@@ -351,8 +353,9 @@ TEST_CASE("PEFT's folders: what is read, and what is refused") {
   CHECK(open_adapter(folder.path(""), base).error().code == Errc::io);
 }
 
-std::vector<float> logits_of(Session& session) {
+std::vector<float> logits_of(Session& session, const SequenceAdapter& adapter = {}) {
   REQUIRE(session.rewind(0));
+  REQUIRE(session.set_adapter(adapter));
   std::vector<std::int32_t> ids;
   for (std::int32_t i = 0; i < 21; ++i) ids.push_back((37 * i + 11) % 300 + 3);
   const auto logits = session.append(ids, 5);
@@ -392,38 +395,34 @@ TEST_CASE("adapters beside a model are what they are in its weights, and change 
                          "blk.1.ffn_down.weight"});
   const Adapter second =
       adapter_for(base, {"blk.0.attn_q.weight", "blk.2.ffn_down.weight"}, 3, 5, 4);
-  auto session = Session::create(
-      model, {.max_outputs = 5, .exchangeable_weights = true, .max_factor_rank = 7});
+  auto session = Session::create(model, {.max_outputs = 5, .max_factor_rank = 7});
   REQUIRE(session);
   const std::vector<float> plain = logits_of(*session);
   const AppliedAdapter half_of_both[] = {{&first, 1}, {&second, 0.5f}};
   for (const std::span<const AppliedAdapter> applied :
        {std::span(half_of_both).first(1), std::span(half_of_both).subspan(1),
         std::span<const AppliedAdapter>(half_of_both)}) {
-    const auto adapted = AdaptedWeights::create(model, applied);
-    REQUIRE(adapted);
-    REQUIRE(session->engine().exchange_weights(adapted->table()));
-    const std::vector<float> with = logits_of(*session);
+    const auto set = AdapterSet::create(model, applied);
+    REQUIRE(set);
+    const std::vector<float> with = logits_of(*session, {*set});
     CHECK(distance(with, plain) > 0.05);
     CHECK(distance(with, merged_logits(base, applied)) < 2e-3);
-    REQUIRE(session->engine().exchange_weights({}));
     CHECK(logits_of(*session) == plain);
   }
-  const auto both = AdaptedWeights::create(model, half_of_both);
+  const auto both = AdapterSet::create(model, half_of_both);
   REQUIRE(both);
   CHECK(both->max_rank() == 7);
   // Not enough room, and none at all.
-  auto small = Session::create(model, {.exchangeable_weights = true, .max_factor_rank = 6});
+  auto small = Session::create(model, {.max_factor_rank = 6});
   REQUIRE(small);
-  CHECK(!small->engine().exchange_weights(both->table()));
+  CHECK(!small->set_adapter({*both}));
   CHECK(!Session::create(model, {.max_factor_rank = -1}));
 
   // The output is the embedding; factors can stand beside the output alone.
   const Adapter output = adapter_for(base, {"output.weight"});
-  const auto beside = AdaptedWeights::create(model, output);
+  const auto beside = AdapterSet::create(model, output);
   REQUIRE(beside);
-  REQUIRE(session->engine().exchange_weights(beside->table()));
-  CHECK(distance(logits_of(*session), plain) > 0.05);
+  CHECK(distance(logits_of(*session, {*beside}), plain) > 0.05);
   InlineExecutor executor;
   const AppliedAdapter of_output[] = {{&output, 1}};
   CHECK(MergedModel::create(base, of_output, {}, executor).error().code == Errc::not_found);
@@ -433,15 +432,12 @@ TEST_CASE("an adapter beside quantized weights, and merged into what they are") 
   const io::Gguf base = nibble_test::requantized(open_home(), quant::Format::q4_0);
   const Model model = load_home(base);
   const Adapter adapter = adapter_for(base, {"blk.0.attn_q.weight", "blk.1.ffn_down.weight"});
-  const auto adapted = AdaptedWeights::create(model, adapter);
-  REQUIRE(adapted);
-  auto session = Session::create(
-      model,
-      {.max_outputs = 5, .exchangeable_weights = true, .max_factor_rank = adapted->max_rank()});
+  const auto set = AdapterSet::create(model, adapter);
+  REQUIRE(set);
+  auto session = Session::create(model, {.max_outputs = 5, .max_factor_rank = set->max_rank()});
   REQUIRE(session);
   const std::vector<float> plain = logits_of(*session);
-  REQUIRE(session->engine().exchange_weights(adapted->table()));
-  const std::vector<float> with = logits_of(*session);
+  const std::vector<float> with = logits_of(*session, {*set});
   const AppliedAdapter applied[] = {{&adapter, 1}};
   // The products of the changed matrices read f32 instead of 8-bit inputs: not the same bits.
   const double moved = distance(with, plain);
@@ -454,7 +450,7 @@ TEST_CASE("adapters that do not fit the model are errors") {
   const io::Gguf base = open_home();
   const Model model = load_home(base);
   const auto code = [&](const Adapter& adapter) {
-    const auto made = AdaptedWeights::create(model, adapter);
+    const auto made = AdapterSet::create(model, adapter);
     REQUIRE(!made);
     return made.error().code;
   };
@@ -468,7 +464,7 @@ TEST_CASE("adapters that do not fit the model are errors") {
   adapter.matrices[0].b.pop_back();
   CHECK(code(adapter) == Errc::invalid_argument);
   const AppliedAdapter none[] = {{nullptr, 1}};
-  CHECK(!AdaptedWeights::create(model, none));
+  CHECK(!AdapterSet::create(model, none));
 }
 
 }  // namespace

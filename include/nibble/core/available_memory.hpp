@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <limits>
 #include <string>
@@ -73,7 +74,8 @@ inline std::size_t available_memory(const std::string& root = "") {
   bytes = (std::min)(bytes, detail::memory_of_control_groups(root));
   struct rlimit limit {};
   if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
-    const auto space = static_cast<std::size_t>(limit.rlim_cur);
+    const std::size_t space =
+        (std::min)(std::uint64_t{limit.rlim_cur}, std::uint64_t{detail::kUnlimited});
     const std::size_t used = in_file("/proc/self/status", "VmSize:", 0);
     bytes = (std::min)(bytes, space - (std::min)(space, used));
   }

@@ -121,6 +121,13 @@
 #define NIBBLE_DECLARATIONS_ONLY 0
 #endif
 
+// The element types of a cache of keys and values (ops/kv_type.hpp) that a program compiles: bit i is
+// that of the enumerator i of ops::KvType. f16, the usual one, is always there, so a program that
+// uses no other is smaller with -DNIBBLE_KV_TYPES=0. The same for every translation unit.
+#ifndef NIBBLE_KV_TYPES
+#define NIBBLE_KV_TYPES 0xFF
+#endif
+
 // Makes a function that needs no template parameter a template. It and the kernels that it calls,
 // for every target, are then compiled where it is called, not wherever it is included.
 #define NIBBLE_LAZY template <class = void>

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -302,7 +301,7 @@ class Candidates {
 
   // A number that is smaller the earlier a logit comes in the order.
   static std::uint32_t key(float logit) noexcept {
-    const auto bits = std::bit_cast<std::uint32_t>(logit + 0.0f);  // -0 becomes 0
+    const auto bits = __builtin_bit_cast(std::uint32_t, logit + 0.0f);  // -0 becomes 0
     return bits >> 31 != 0 ? bits : ~bits & 0x7FFFFFFFu;
   }
 

@@ -13,6 +13,7 @@
 #include "nibble/core/native_thread.hpp"
 #include "nibble/generate/completion.hpp"
 #include "nibble/generate/generation-inl.hpp"
+#include "nibble/model/adapter_set.hpp"
 #include "nibble/model/model.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
@@ -30,9 +31,10 @@ struct Completion::State {
   State(const Model& m, detail::Generation g) : model(m), generation(std::move(g)) {}
 
   // Of the thread that steps.
+  // Why nothing may be computed any more: also because nothing need be (a grammar of no text).
   Finish interrupted() const noexcept {
-    return is_cancelled.load(std::memory_order_relaxed) ? Finish::cancelled
-                                                        : generation.interrupted();
+    if (is_cancelled.load(std::memory_order_relaxed)) return Finish::cancelled;
+    return generation.finish() != Finish::none ? generation.finish() : generation.interrupted();
   }
   void deliver(const Token& token);
   void end(Finish why) { deliver(generation.end(why)); }
@@ -47,8 +49,10 @@ struct Completion::State {
   Model model;  // whose tokenizer both texts need
   std::vector<std::int32_t> prompt;
   Callback<bool(const Token&)> on_token;
+  SequenceAdapter adapter;  // until it ends
   int priority = 0;
-  Index n_pages = 0;             // of the cache, at most
+  Index n_pages = 0;             // of the cache, at most, if it shares none
+  bool keeps_answer = false;     // in the prefix cache
   Finish ending = Finish::none;  // why it ends while it waits
 
   std::atomic<bool> is_cancelled{false};

@@ -13,8 +13,11 @@
 
 #include "nibble/core/arena.hpp"
 #include "nibble/core/shared.hpp"
+#include "nibble/generate/adapter_runs.hpp"
+#include "nibble/generate/early_exit-inl.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/engine_needs.hpp"
+#include "nibble/generate/placed_run-inl.hpp"
 #include "nibble/generate/sequence-inl.hpp"
 #include "nibble/graph/run.hpp"
 #include "nibble/io/mapped_file.hpp"
@@ -37,11 +40,34 @@ struct Engine::State {
   void fill_rope_tables(Arena& arena);
   Result<void> can_run(std::span<const SequenceInput> inputs) const;
   Result<void> can_run(const SequenceInput& input, std::size_t index) const;
+  Index pages_needed(std::span<const SequenceInput> inputs) const noexcept;
   Result<void> check_pages(Index n_pages) const;
   // Computes the pending tokens of each sequence, but at most max_rows of each. On an error they
   // stay pending.
   Result<MatrixView<const float>> run(std::span<const SequenceInput> inputs, Index max_rows);
+  // Memory for rows of numbers, when the first are given. Error: out_of_memory.
+  Result<void> allocate_rows(std::span<const SequenceInput> inputs);
+  // Forgets guesses after the sequence's tokens, and computes what is pending only because of that,
+  // as it was computed before; n_more tokens are to follow.
+  Result<void> compute_again(Sequence& sequence, Index n_more);
   void put_rows(const SequenceInput& input, Index first_row) noexcept;
+  // Runs the step of `args`, through the layers that there should be.
+  MatrixView<const float> run_layers(bool has_outputs) noexcept;
+  // What is computed of a sequence now, after a run of the step's segment.
+  void advance(Sequence::State& sequence, const graph::Segment& segment) const noexcept;
+  // How many rows a step has of a sequence's pending tokens.
+  Index n_pending(const Sequence::State& s) const noexcept {
+    return s.n_tokens - s.first_to_compute(draft_layers);
+  }
+  Result<void> check_depth(const char* what) const;
+  detail::PlacedRun::Sizes placed_sizes() const noexcept {
+    return {limits, Index{model.config().n_layers}, Index{model.config().dim}, plan.width};
+  }
+  Result<void> make_placed();
+  // Those of n_rows positions of a sequence, from `first` on, that are learned rows of its adapter.
+  void put_prefix(const Sequence::State& s, Index first_row, Index first, Index n_rows) noexcept;
+  // Which rows of the step have adapters, in the step's arguments.
+  void put_row_adapters(std::span<const SequenceInput> inputs) noexcept;
   // The segments of the step for the tables of pages after the first.
   std::span<const graph::Segment> put_table_segments(
       std::span<const SequenceInput> inputs) noexcept;
@@ -61,15 +87,25 @@ struct Engine::State {
   std::size_t rope_bytes = 0;                      // the part of the tables in the second
   std::size_t most_pairs = 0;                      // of a table of rotations
   std::uint64_t n_steps = 0;                       // logits are valid until the next one
+  std::uint64_t n_settings = 0;                    // calls that can change what steps give
   Shared<Pool> pool;
   AlignedBuffer memory;
   graph::RunArgs args;
   std::vector<graph::RopeTable> rope_tables;
   InlineExecutor own_executor;
-  std::int32_t* tokens = nullptr;      // (max_rows), of a step
-  graph::Segment* segments = nullptr;  // (n_tables, max_segments)
-  Index* output_rows = nullptr;        // (max_outputs)
-  float* rows = nullptr;               // (max_rows, width), once rows of numbers were given
+  std::int32_t* tokens = nullptr;             // (max_rows), of a step
+  graph::Segment* segments = nullptr;         // (n_tables, max_segments)
+  Index* output_rows = nullptr;               // (max_outputs)
+  graph::RowAdapter* row_adapters = nullptr;  // (3, max_segments)
+  float* rows = nullptr;                      // (max_rows, width), once rows of numbers were given
+  graph::LayerPart* layer_parts = nullptr;    // (n_layers): what of each layer runs
+  graph::LayerPart* key_parts = nullptr;  // (n_layers): what stores keys and values, and no more
+  bool is_full_depth = true;              // all of all layers
+  bool stores_exactly = true;             // what all of all layers would store
+  Index draft_layers = 0;                 // that the step runs; 0: it is no draft
+  bool is_staged = false;                 // the step runs in stages, for early exit
+  Owned<detail::StagedRun> early_exit;    // null: there is none
+  Owned<detail::PlacedRun> placed;        // null: all parts run here
   AlignedBuffer row_memory;
 };
 
@@ -86,19 +122,29 @@ NIBBLE_INLINE Index Engine::pages_for(Index n_positions) const noexcept {
   return state_->pages.most_pages(n_positions, state_->limits.max_rows);
 }
 NIBBLE_INLINE Index Engine::n_page_tables() const noexcept { return state_->pages.n_tables; }
+NIBBLE_INLINE Index Engine::pages_needed(std::span<const SequenceInput> inputs) const noexcept {
+  return state_->pages_needed(inputs);
+}
 NIBBLE_INLINE bool Engine::gives_embeddings() const noexcept {
   return state_->plan.rows == graph::Rows::segments;
 }
 NIBBLE_INLINE Index Engine::output_width() const noexcept { return state_->plan.width; }
 NIBBLE_INLINE std::size_t Engine::bytes() const noexcept {
-  return state_->bytes() + state_->row_memory.size();
+  const State& s = *state_;
+  return s.bytes() + s.row_memory.size() + (s.early_exit ? s.early_exit->bytes() : 0);
 }
 NIBBLE_INLINE void Engine::set_policy(const ops::PagePolicy* policy) noexcept {
   state_->args.step.policy = policy;
+  ++state_->n_settings;
+}
+
+NIBBLE_INLINE Result<void> Engine::check_adapter(const SequenceAdapter& adapter) const {
+  return state_->pool->check_adapter(adapter);
 }
 
 NIBBLE_INLINE Result<void> Engine::exchange_weights(graph::WeightTable weights) {
   State& s = *state_;
+  ++s.n_settings;
   const graph::WeightTable own = s.model.weights();
   if (weights.size() == 0) {
     s.args.weights = own;
@@ -139,264 +185,6 @@ NIBBLE_INLINE Result<void> Engine::exchange_weights(graph::WeightTable weights) 
   return ok();
 }
 
-NIBBLE_INLINE Result<void> Engine::State::check_gives(Gives what) const {
-  const Gives gives = plan.rows == graph::Rows::segments ? Gives::embeddings : Gives::logits;
-  if (what == Gives::any || what == gives) return ok();
-  if (what == Gives::logits) {
-    return Error{Errc::unsupported,
-                 "session: the model gives embeddings of texts, no next tokens; use Embedder"};
-  }
-  return Error{Errc::unsupported,
-               "embedder: the model gives the next token's logits, no embeddings of texts. (If its "
-               "file is of an embedding model, load() must be told so: see EmbeddingOf in "
-               "model/llama_embedding.hpp)"};
-}
-
-NIBBLE_INLINE Result<Engine> Engine::create(const Model& model, const EngineOptions& options) {
-  return create(model, options, Gives::any);
-}
-
-NIBBLE_INLINE Result<Engine> Engine::create(const Model& model, const EngineOptions& options,
-                                            Gives what) {
-  NIBBLE_CHECK(simd::ensure_target());
-  if (!model.has_weights()) {
-    return Error{Errc::invalid_argument, "session: the model is an outline, without weights"};
-  }
-  return catch_out_of_memory([&]() -> Result<Engine> {
-    Owned<State> state(new (std::nothrow) State(model, options));
-    if (!state) return Error{Errc::out_of_memory, "an engine"};
-    NIBBLE_CHECK(state->measure());
-    NIBBLE_CHECK(state->check_gives(what));
-    NIBBLE_CHECK(state->allocate());
-    return Engine(std::move(state));
-  });
-}
-
-NIBBLE_INLINE Result<EngineMemory> Engine::memory_needed(const Model& model,
-                                                         const EngineOptions& options) {
-  return catch_out_of_memory([&]() -> Result<EngineMemory> {
-    State state(model, options);
-    NIBBLE_CHECK(state.measure());
-    return state.memory_parts();
-  });
-}
-
-NIBBLE_INLINE Result<std::size_t> Engine::bytes_needed(const Model& model,
-                                                       const EngineOptions& options) {
-  NIBBLE_TRY(needed, memory_needed(model, options));
-  return needed.engine();
-}
-
-NIBBLE_INLINE EngineMemory Engine::State::memory_parts() const noexcept {
-  EngineMemory parts;
-  parts.cache = cache_bytes + sizeof(Pool) + Shared<Pool>::count_bytes() +
-                static_cast<std::size_t>(Index{model.config().n_layers}) * sizeof(ops::KvShape);
-  parts.tables =
-      rope_bytes + needs.ropes.bytes() + needs.ropes.all().size() * sizeof(graph::RopeTable);
-  parts.working =
-      sizeof(State) + places.size() * sizeof(graph::CachePlace) + working_bytes - rope_bytes;
-  const std::size_t of_one =
-      sizeof(Sequence::State) +
-      Sequence::State::memory_bytes(limits.n_positions, pages.n_tables, needs.n_state_floats);
-  parts.sequences = static_cast<std::size_t>(limits.max_segments) * of_one;
-  return parts;
-}
-
-NIBBLE_INLINE Result<void> Engine::State::measure() {
-  model.architecture().survey(needs);
-  const ModelConfig& config = model.config();
-  bool is_type = false;
-  for (const ops::KvType type : ops::kKvTypes) is_type = is_type || type == options.kv_type;
-  if (!is_type) {
-    return Error{Errc::invalid_argument, "session: kv_type " +
-                                             to_text(static_cast<int>(options.kv_type)) +
-                                             " is none of f32, f16, bf16, int8"};
-  }
-  constexpr Index kMax = Index{1} << 30;
-  if (options.n_ctx < 0 || options.n_ctx > kMax || options.max_step_tokens < 1 ||
-      options.max_outputs < 0 || options.max_sequences < 1 || options.max_sequences > 1 << 16 ||
-      options.cache_positions < 0 || options.cache_positions > kMax || options.window_margin < -1 ||
-      options.window_margin > kMax || options.max_factor_rank < 0 ||
-      options.max_factor_rank > 1 << 20) {
-    return Error{
-        Errc::invalid_argument,
-        "session: n_ctx " + to_text(options.n_ctx) + ", max_step_tokens " +
-            to_text(options.max_step_tokens) + ", max_outputs " + to_text(options.max_outputs) +
-            ", max_sequences " + to_text(options.max_sequences) + ", cache_positions " +
-            to_text(options.cache_positions) + ", window_margin " + to_text(options.window_margin) +
-            ", max_factor_rank " + to_text(options.max_factor_rank) + " out of range"};
-  }
-  limits.n_positions =
-      options.n_ctx > 0 ? options.n_ctx : (std::min)(config.n_ctx, kDefaultContext);
-  if (needs.n_positions > 0 && limits.n_positions > needs.n_positions) {
-    return Error{Errc::invalid_argument, "session: " + to_text(limits.n_positions) +
-                                             " positions, but the model has learned only " +
-                                             to_text(needs.n_positions)};
-  }
-  limits.max_segments = options.max_sequences;
-  limits.max_rows = (std::min)(options.max_step_tokens, limits.n_positions * options.max_sequences);
-  const Index outputs = options.max_outputs > 0 ? options.max_outputs : options.max_sequences;
-  limits.max_outputs = (std::min)(outputs, limits.max_rows);
-  if (limits.max_rows > kMax) {
-    return Error{Errc::invalid_argument, "session: max_step_tokens " +
-                                             to_text(options.max_step_tokens) +
-                                             " is too large for this model"};
-  }
-  if (args.executor = options.executor; args.executor == nullptr) args.executor = &own_executor;
-  limits.max_workers = args.executor->n_workers();
-  limits.float_inputs =
-      needs.float_inputs || options.exchangeable_weights || options.product_observer;
-  limits.code_inputs = needs.code_inputs || options.exchangeable_weights;
-  limits.max_rank = (std::max)(needs.max_rank, options.max_factor_rank);
-  plan = model.architecture().plan(limits);
-  if (!plan.is_valid()) {
-    return Error{Errc::limit, "session: " + to_text(options.max_step_tokens) +
-                                  " tokens per step and " + to_text(limits.n_positions) +
-                                  " positions cannot be had: " + plan.error};
-  }
-
-  layout.type = options.kv_type;
-  place_layers();
-  layout.capacity =
-      ops::kPagePositions *
-      (options.cache_positions > 0
-           ? ops::pages_for(options.cache_positions) * pages.n_tables
-           : pages.most_pages(limits.n_positions, limits.max_rows) * limits.max_segments);
-  if (needs.are_alike()) {
-    layout.n_kv_heads = needs.shapes[0].n_kv_heads;
-    layout.head_dim = needs.shapes[0].head_dim;
-  }
-  if (layout.n_kv_heads == 0) layout.shapes = needs.shapes;
-  if (!layout.is_valid()) return Error{Errc::invalid_argument, "session: the cache is too large"};
-  if (options.maps_pages) NIBBLE_CHECK(align_lanes());
-
-  const Index n_pages = layout.n_pages();
-  for (const graph::RopeNeed& rope : needs.ropes.all()) {
-    const Index n_pairs = rope.key.dim / 2;
-    if (limits.n_positions * (8 * n_pairs + 4) > kMaxBytes / 16) {  // no sum below overflows
-      return Error{Errc::limit, "session: the cache is too large for the address space"};
-    }
-    rope_bytes += graph::RopeTable::bytes_needed(rope.key, limits.n_positions);
-    most_pairs = (std::max)(most_pairs, static_cast<std::size_t>(n_pairs));
-  }
-  if (static_cast<Index>(layout.bytes()) > kMaxBytes / 2 || n_pages > kMaxBytes / 64) {
-    return Error{Errc::limit, "session: the cache is too large for the address space"};
-  }
-  cache_bytes =
-      align_up(layout.bytes()) + align_up(static_cast<std::size_t>(n_pages) * sizeof(std::int32_t));
-  working_bytes = align_up(plan.bytes) + rope_bytes + align_up(most_pairs * sizeof(double)) +
-                  align_up(static_cast<std::size_t>(limits.max_rows) * sizeof(std::int32_t)) +
-                  align_up(static_cast<std::size_t>(limits.max_segments * pages.n_tables) *
-                           sizeof(graph::Segment)) +
-                  align_up(static_cast<std::size_t>(limits.max_outputs) * sizeof(Index));
-  return ok();
-}
-
-NIBBLE_INLINE Result<void> Engine::State::align_lanes() {
-  const std::size_t system_page = io::MappedFile::system_page_bytes();
-  if (system_page == 0) {
-    return Error{Errc::unsupported, "engine: maps_pages, where the system cannot map files"};
-  }
-  for (Index layer = 0; layer < layout.n_layers; ++layer) {
-    const ops::KvShape shape = layout.shape(layer);
-    if (shape.n_kv_heads == 0) continue;
-    const std::size_t tile = layout.tile_bytes(shape);
-    const auto multiple = static_cast<Index>(system_page / std::gcd(system_page, tile));
-    page_multiple = (std::max)(page_multiple, multiple);  // both are powers of two
-  }
-  const Index n_pages = layout.n_pages();
-  layout.capacity =
-      (n_pages + page_multiple - 1) / page_multiple * page_multiple * ops::kPagePositions;
-  if (!layout.is_valid()) return Error{Errc::invalid_argument, "session: the cache is too large"};
-  return ok();
-}
-
-NIBBLE_INLINE void Engine::State::place_layers() {
-  layout.n_layers = model.config().n_layers;
-  const auto n_layers = static_cast<std::size_t>(layout.n_layers);
-  const std::vector<Scalar<Index>> windows = std::move(needs.windows);
-  if (!needs.are_alike() || needs.shapes[0].n_kv_heads == 0) return;
-  if (needs.reads_both_ways) {
-    // A sequence that is computed at once needs the keys and values of one layer at a time.
-    layout.n_layers = 1;
-    places.assign(n_layers, {0, 0});
-    return;
-  }
-  Index n_windowed = 0;
-  for (const auto& [window] : windows) {
-    n_windowed += window > 0;
-    pages.window = (std::max)(pages.window, window);
-  }
-  pages.kept = pages.window + options.window_margin;
-  if (n_windowed == 0 || options.window_margin < 0 || pages.kept >= limits.n_positions) return;
-  const Index n_full = layout.n_layers - n_windowed;
-  layout.n_layers = std::gcd(n_full, n_windowed);  // as few tables as possible
-  pages.n_tables = (n_full + n_windowed) / layout.n_layers;
-  pages.n_full = n_full / layout.n_layers;
-  if (pages.n_tables == 1) return;
-  places.reserve(n_layers);
-  Index next_full = 0, next_windowed = n_full;
-  for (std::size_t i = 0; i < n_layers; ++i) {
-    const Index n = windows[i].value > 0 ? next_windowed++ : next_full++;
-    places.push_back({n % layout.n_layers, n / layout.n_layers});
-  }
-}
-
-NIBBLE_INLINE Result<void> Engine::State::allocate() {
-  pool = Shared<Pool>(Owned<Pool>(new (std::nothrow) Pool));
-  if (!pool) return Error{Errc::out_of_memory, "an engine"};
-  pool->shapes = std::move(needs.shapes);
-  if (layout.n_kv_heads == 0) layout.shapes = pool->shapes;
-  if (options.maps_pages) pool->page_multiple = page_multiple;
-  auto cache_memory = options.maps_pages ? AlignedBuffer::allocate_pages(cache_bytes)
-                                         : AlignedBuffer::allocate(cache_bytes);
-  if (!cache_memory) return std::move(cache_memory).error().in("session: the cache");
-  pool->memory = *std::move(cache_memory);
-  Arena cache_arena(pool->memory.bytes());
-  const std::size_t n_cache_bytes = layout.bytes();
-  NIBBLE_TRY(cache, ops::KvCache::create(
-                        {cache_arena.take<std::byte>(n_cache_bytes), n_cache_bytes}, layout));
-  cache.report_exceeded(&pool->is_exceeded);
-  pool->cache = cache;
-  const auto n_users = static_cast<std::size_t>(layout.n_pages());
-  pool->pages = PagePool({cache_arena.take<std::int32_t>(n_users), n_users});
-  pool->layout = pages;
-  pool->n_state_floats = needs.n_state_floats;
-  pool->vocab_size = model.config().vocab_size;
-
-  const auto max_rows = static_cast<std::size_t>(limits.max_rows);
-  const auto max_segments = static_cast<std::size_t>(limits.max_segments);
-  const auto max_outputs = static_cast<std::size_t>(limits.max_outputs);
-  auto working_memory = AlignedBuffer::allocate(working_bytes);
-  if (!working_memory) return std::move(working_memory).error().in("session: working memory");
-  memory = *std::move(working_memory);
-  Arena arena(memory.bytes());
-  args.arena = {arena.take<std::byte>(plan.bytes), plan.bytes};
-  args.cache = cache;
-  args.cache_places = places;
-  args.weights = model.weights();
-  args.tuning = model.tuning();
-  args.observer = &options.observer;
-  args.product_observer = &options.product_observer;
-  tokens = arena.take<std::int32_t>(max_rows);
-  segments = arena.take<graph::Segment>(max_segments * static_cast<std::size_t>(pages.n_tables));
-  output_rows = arena.take<Index>(max_outputs);
-  fill_rope_tables(arena);
-  return ok();
-}
-
-NIBBLE_INLINE void Engine::State::fill_rope_tables(Arena& arena) {
-  rope_tables.reserve(needs.ropes.all().size());
-  double* const frequencies = arena.take<double>(most_pairs);
-  for (const graph::RopeNeed& rope : needs.ropes.all()) {
-    const std::size_t bytes = graph::RopeTable::bytes_needed(rope.key, limits.n_positions);
-    rope_tables.push_back(rope.table({arena.take<std::byte>(bytes), bytes}, model.weights(),
-                                     limits.n_positions,
-                                     {frequencies, static_cast<std::size_t>(rope.key.dim / 2)}));
-  }
-  args.rope_tables = rope_tables;
-}
-
 NIBBLE_INLINE Result<Sequence> Engine::new_sequence(Index capacity) {
   const Index n = capacity == 0 ? state_->limits.n_positions : capacity;
   if (n < 1 || n > state_->limits.n_positions) {
@@ -417,7 +205,13 @@ NIBBLE_INLINE Result<void> Engine::State::can_run(const SequenceInput& input,
     return error(Errc::invalid_argument, "no sequence of this engine");
   }
   const Sequence::State& s = *input.sequence->state_;
-  const Index n = input.n_rows() + s.n_pending();
+  if (placed && s.adapter) {
+    return error(Errc::unsupported, "an adapter in a model with parts in other places");
+  }
+  const Index n = input.n_rows() + n_pending(s);
+  if (input.rows.data() != nullptr && draft_layers > 0) {
+    return error(Errc::invalid_argument, "rows of numbers in a draft: they are not kept");
+  }
   if (input.rows.data() != nullptr &&
       (!input.tokens.empty() || input.rows.extent(1) != model.config().dim)) {
     return error(Errc::invalid_argument, "rows of " + to_text(input.rows.extent(1)) +
@@ -458,7 +252,7 @@ NIBBLE_INLINE Result<void> Engine::State::can_run(std::span<const SequenceInput>
                                   " sequences in one step; max_sequences is " +
                                   to_text(limits.max_segments)};
   }
-  Index n_rows = 0, n_outputs = 0, n_pages = 0;
+  Index n_rows = 0, n_outputs = 0;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     NIBBLE_CHECK(can_run(inputs[i], i));
     for (std::size_t j = 0; j < i; ++j) {
@@ -466,11 +260,8 @@ NIBBLE_INLINE Result<void> Engine::State::can_run(std::span<const SequenceInput>
       return Error{Errc::invalid_argument, "engine: inputs " + to_text(j) + " and " + to_text(i) +
                                                " are of the same sequence"};
     }
-    const Sequence::State& s = *inputs[i].sequence->state_;
-    const Index n = inputs[i].n_rows() + s.n_pending();
-    n_rows += n;
+    n_rows += inputs[i].n_rows() + n_pending(*inputs[i].sequence->state_);
     n_outputs += inputs[i].n_outputs;
-    n_pages += s.n_pages_for(n, n) - s.n_unread_pages();
   }
   if (n_rows > limits.max_rows || n_outputs > limits.max_outputs) {
     return Error{Errc::limit, "engine: a step of " + to_text(n_rows) +
@@ -478,7 +269,18 @@ NIBBLE_INLINE Result<void> Engine::State::can_run(std::span<const SequenceInput>
                                   " outputs; at most " + to_text(limits.max_rows) + " and " +
                                   to_text(limits.max_outputs)};
   }
-  return check_pages(n_pages);
+  return check_pages(pages_needed(inputs));
+}
+
+NIBBLE_INLINE Index
+Engine::State::pages_needed(std::span<const SequenceInput> inputs) const noexcept {
+  Index n_pages = 0;
+  for (const SequenceInput& input : inputs) {
+    const Sequence::State& s = *input.sequence->state_;
+    const Index n = input.n_rows() + s.n_pending();
+    n_pages += s.n_pages_for(n, n) - s.n_unread_pages();
+  }
+  return n_pages;
 }
 
 NIBBLE_INLINE Result<void> Engine::State::check_pages(Index n_pages) const {
@@ -501,6 +303,40 @@ NIBBLE_INLINE Result<void> Engine::can_run(const SequenceInput& input) const {
   return s.check_pages(sequence.n_pages_for(n, s.limits.max_rows) - sequence.n_unread_pages());
 }
 
+NIBBLE_INLINE Result<void> Engine::State::allocate_rows(std::span<const SequenceInput> inputs) {
+  const auto has_rows = [](const SequenceInput& input) {
+    const Sequence::State& s = *input.sequence->state_;
+    return input.rows.data() != nullptr || s.n_computed < s.n_prefix();
+  };
+  if (rows != nullptr || !std::any_of(inputs.begin(), inputs.end(), has_rows)) return ok();
+  const auto n = static_cast<std::size_t>(limits.max_rows * model.config().dim);
+  NIBBLE_TRY(allocated, AlignedBuffer::allocate(n * sizeof(float)));
+  row_memory = std::move(allocated);
+  rows = reinterpret_cast<float*>(row_memory.data());
+  return ok();
+}
+
+NIBBLE_INLINE void Engine::State::put_prefix(const Sequence::State& s, Index first_row, Index first,
+                                             Index n_rows) noexcept {
+  const Index n = (std::min)(s.n_prefix() - first, n_rows);
+  if (n <= 0) return;
+  const Index width = model.config().dim;
+  const float* const from = s.adapter.set.state_->prefix + first * width;
+  std::copy_n(from, n * width, rows + first_row * width);
+}
+
+NIBBLE_INLINE Result<void> Engine::State::compute_again(Sequence& sequence, Index n_more) {
+  Sequence::State& s = *sequence.state_;
+  s.forget_ahead();
+  const Index n = (std::min)(s.n_again(), s.n_pending() + n_more - 1);
+  if (n < 1 || s.pool.get() != pool.get()) return ok();
+  NIBBLE_CHECK(check_pages(s.n_pages_for(n, n) - s.n_unread_pages()));
+  const SequenceInput input{
+      .sequence = &sequence, .n_outputs = 0, .kind = ops::SegmentKind::generation};
+  NIBBLE_CHECK(run({&input, 1}, n));
+  return ok();
+}
+
 NIBBLE_INLINE void Engine::State::put_rows(const SequenceInput& input, Index first_row) noexcept {
   const Index width = model.config().dim;
   for (Index i = 0; i < input.rows.extent(0); ++i) {
@@ -521,20 +357,46 @@ NIBBLE_INLINE std::span<const graph::Segment> Engine::State::put_table_segments(
   return {first, static_cast<std::size_t>(next - first)};
 }
 
+NIBBLE_INLINE void Engine::State::put_row_adapters(std::span<const SequenceInput> inputs) noexcept {
+  detail::AdapterRuns of_rows(row_adapters), of_outputs(row_adapters + limits.max_segments),
+      of_segments(row_adapters + 2 * limits.max_segments);
+  Index n_outputs = 0;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const SequenceAdapter& adapter = inputs[i].sequence->state_->adapter;
+    const Index first_output = std::exchange(n_outputs, n_outputs + inputs[i].n_outputs);
+    if (!adapter) continue;
+    graph::RowAdapter part = adapter.set.state_->in_step(adapter.strength);
+    const auto add = [&](detail::AdapterRuns& runs, Index first, Index n) {
+      part.first_row = first;
+      part.n_rows = n;
+      runs.add(part);
+    };
+    add(of_rows, segments[i].first_row, segments[i].n_rows);
+    add(of_outputs, first_output, inputs[i].n_outputs);
+    add(of_segments, static_cast<Index>(i), 1);
+  }
+  args.step.row_adapters = of_rows.all();
+  args.step.output_adapters = of_outputs.all();
+  args.step.segment_adapters = of_segments.all();
+}
+
 NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
     std::span<const SequenceInput> inputs, Index max_rows) {
   graph::Step& step = args.step;
   Index n_rows = 0, n_outputs = 0;
   std::size_t n_segments = 0;
+  NIBBLE_CHECK(allocate_rows(inputs));
   for (const SequenceInput& input : inputs) input.sequence->state_->drop_unread_pages();
   for (const SequenceInput& input : inputs) {
     Sequence::State& s = *input.sequence->state_;
-    const Index n = (std::min)(s.n_pending(), max_rows);
-    s.prepare(n);
+    const Index first = s.first_to_compute(draft_layers);
+    const Index n = (std::min)(s.n_tokens - first, max_rows);
+    s.prepare(first + n - s.n_computed);
+    put_prefix(s, n_rows, first, n);
     if (input.rows.data() != nullptr) put_rows(input, n_rows + n - input.n_rows());
-    std::memcpy(tokens + n_rows, s.tokens + s.n_computed,
-                static_cast<std::size_t>(n) * sizeof(*tokens));
-    segments[n_segments++] = {n_rows, n, s.n_computed, input.kind, s.page_table(0), s.state};
+    std::memcpy(tokens + n_rows, s.tokens + first, static_cast<std::size_t>(n) * sizeof(*tokens));
+    if (placed) placed->set_sequence(n_segments, &s);
+    segments[n_segments++] = {n_rows, n, first, input.kind, s.page_table(0), s.state};
     for (Index i = n - input.n_outputs; i < n; ++i) output_rows[n_outputs++] = n_rows + i;
     n_rows += n;
   }
@@ -543,18 +405,21 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
   step.tokens = {tokens, static_cast<std::size_t>(n_rows)};
   step.segments = {segments, n_segments};
   args.table_segments = put_table_segments(inputs);
+  put_row_adapters(inputs);
   step.output_rows = {output_rows, static_cast<std::size_t>(n_outputs)};
   step.rows = rows == nullptr ? MatrixView<const float>()
                               : MatrixView<const float>(rows, n_rows, Index{model.config().dim});
-  const MatrixView<const float> logits = model.architecture().run(plan, limits, args);
+  const MatrixView<const float> logits = run_layers(has_outputs);
   ++n_steps;
+  const bool has_failed = placed && logits.data() == nullptr;
   const bool is_exceeded = pool->is_exceeded.exchange(false, std::memory_order_relaxed);
   for (std::size_t i = 0; i < n_segments; ++i) {
     Sequence::State& s = *inputs[i].sequence->state_;
     const Index before = s.n_computed;
-    s.n_computed += segments[i].n_rows;
-    if (is_exceeded) s.uncompute(before);
+    advance(s, segments[i]);
+    if (is_exceeded || has_failed) s.uncompute(before);
   }
+  if (has_failed) return placed->failure();
   if (is_exceeded) {
     return Error{
         Errc::limit,
@@ -566,14 +431,10 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
 
 NIBBLE_INLINE Result<MatrixView<const float>> Engine::run(std::span<const SequenceInput> inputs) {
   State& s = *state_;
-  NIBBLE_CHECK(s.can_run(inputs));
   for (const SequenceInput& input : inputs) {
-    if (input.rows.data() == nullptr || s.rows != nullptr) continue;
-    const auto n = static_cast<std::size_t>(s.limits.max_rows * s.model.config().dim);
-    NIBBLE_TRY(memory, AlignedBuffer::allocate(n * sizeof(float)));
-    s.row_memory = std::move(memory);
-    s.rows = reinterpret_cast<float*>(s.row_memory.data());
+    if (input.sequence != nullptr) NIBBLE_CHECK(s.compute_again(*input.sequence, input.n_rows()));
   }
+  NIBBLE_CHECK(s.can_run(inputs));
   for (const SequenceInput& input : inputs) {
     input.sequence->state_->add(input.rows.data() != nullptr ? nullptr : input.tokens.data(),
                                 input.n_rows());
@@ -589,3 +450,6 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::run(std::span<const Sequen
 }
 
 }}  // namespace nibble::NIBBLE_ABI
+
+#include "nibble/generate/depth-inl.hpp"
+#include "nibble/generate/engine_create-inl.hpp"

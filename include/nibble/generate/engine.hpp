@@ -12,6 +12,8 @@
 #include "nibble/core/executor.hpp"
 #include "nibble/core/owned.hpp"
 #include "nibble/core/result.hpp"
+#include "nibble/generate/depth.hpp"
+#include "nibble/generate/placement.hpp"
 #include "nibble/generate/sequence.hpp"
 #include "nibble/graph/observer.hpp"
 #include "nibble/model/model.hpp"
@@ -43,13 +45,17 @@ struct EngineOptions {
   // Has working memory for weights of any format: others can then take the place of the model's
   // (exchange_weights).
   bool exchangeable_weights = false;
-  // With exchangeable_weights: the rank that factors of other weights may have, if it is more than
-  // the model's own (AdaptedWeights::max_rank).
+  // The rank that adapters of sequences may have (AdapterSet::max_rank), and, with
+  // exchangeable_weights, factors of other weights, if it is more than the model's own. 0: there is
+  // no memory for adapters.
   Index max_factor_rank = 0;
   // Look into the graph while it runs (graph/run.hpp); empty: nobody does. Results do not change.
   // The engine shares the callables. They must not run the engine.
   graph::Observer observer = {};  // what a Tap shows, of architectures that keep them (kIsFused)
   graph::ProductObserver product_observer = {};  // the inputs of products
+  // Parts of the model that something else computes. Early exit, fewer layers and drafts are not to
+  // be had then.
+  Placement placement = {};
 };
 
 inline constexpr Index kDefaultContext = 4096;
@@ -100,12 +106,37 @@ class Engine {
   // invalid_argument (no inputs or rows, a sequence twice or of another engine, a token out of
   // range, rows of another width, more outputs than rows), limit (a sequence or the cache is full;
   // more rows, sequences or outputs than the options allow; a key or value of the model is too
-  // large for an f16 cache).
+  // large for an f16 cache), io (the back end of EngineOptions::placement failed).
   Result<MatrixView<const float>> run(std::span<const SequenceInput> inputs);
+
+  // How many free pages run() takes for these inputs, which must be such as it accepts; less than
+  // 0: it gives more back.
+  Index pages_needed(std::span<const SequenceInput> inputs) const noexcept;
 
   // Chooses which pages of the cache each row reads (sparse attention); null: all. The policy must
   // stay alive.
   void set_policy(const ops::PagePolicy* policy) noexcept;
+
+  // Runs fewer layers from now on (generate/depth.hpp); {}: all. May be called between any two
+  // steps, and costs as good as nothing. Errors change nothing: invalid_argument (a layer that the
+  // model does not have, all layers left out), unsupported (a model that gives embeddings or has
+  // recurrent state).
+  Result<void> set_depth(const Depth& depth);
+  // Lets rows end early from now on (generate/depth.hpp), and begins to count anew; {}: none. This
+  // allocates; steps do not. Errors change nothing: invalid_argument (an exit after no layer or
+  // after all, a threshold that is not a number), unsupported (as set_depth()), out_of_memory.
+  Result<void> set_early_exit(const EarlyExit& exit);
+  EarlyExitCounts early_exit_counts() const noexcept;
+
+  // As run(), but with the first n_layers layers only, followed by the end of the model: quick
+  // logits, for drafts. Nothing of it lasts: tokens that it adds, and those that were pending, are
+  // pending afterwards, and the next run() computes them as if there had been no draft(), bit for
+  // bit. (The next draft() of as many layers or fewer goes on where this one ended.) So a draft of
+  // k tokens is k times draft() and Sequence::push(), and its verification is one run() with k + 1
+  // outputs and SegmentKind::generation; rewind() forgets what was refused. Errors: as run();
+  // invalid_argument (n_layers not from 1 to the number of layers, rows of numbers), unsupported
+  // (as set_depth()).
+  Result<MatrixView<const float>> draft(std::span<const SequenceInput> inputs, Index n_layers);
 
   // Runs with other weights from now on: a table of the model's slots, where each weight has the
   // shape of the model's, in any format. An empty table: the model's own. The table and what it
@@ -115,6 +146,10 @@ class Engine {
   // than the model's and max_factor_rank, other factors of the rotation, an engine without
   // exchangeable_weights); nothing changes then.
   Result<void> exchange_weights(graph::WeightTable weights);
+
+  // Whether sequences of the engine can have an adapter. Errors: invalid_argument (it was made for
+  // another model; a strength that is not finite), limit (its rank is more than max_factor_rank).
+  Result<void> check_adapter(const SequenceAdapter& adapter) const;
 
   const Model& model() const noexcept;
   // Whether a step gives one embedding for each input instead of logits: the model is one for

@@ -166,6 +166,12 @@ class Generation {
     if (!text_.guide) return text::kNoToken;
     return text_.guide->forced(*tokenizer_);
   }
+  // How many of these tokens, of which each follows the one before, the grammar lets be chosen one
+  // after the other.
+  Index n_allowed(std::span<const std::int32_t> guesses) {
+    if (!text_.guide) return static_cast<Index>(guesses.size());
+    return text_.guide->n_allowed(guesses);
+  }
   // Takes that token, and says what it shows and whether it is the last. is_full: no further token
   // fits into the sequence.
   Token take(const TokenLogprob& sampled, bool is_full);
@@ -233,6 +239,7 @@ NIBBLE_INLINE Result<TokenLogprob> Generation::sample_allowed(
   }
   if (!chosen) return std::move(chosen).error();
   TokenLogprob sampled = *chosen;
+  sampled.allowed_logprob = chosen->logprob;
   sampled.logprob = static_cast<float>(
       logprob_of(sampled.id, VectorView<const float>(logits.data(), logits.size())));
   NIBBLE_CHECK(text_.guide->accept(sampled.id));
@@ -297,7 +304,8 @@ NIBBLE_INLINE Token Generation::take(const TokenLogprob& sampled, bool is_full) 
       finish_ = Finish::context_full;
   }
   if (finish_ != Finish::none) shown.flush();
-  return {sampled.id, sampled.logprob, shown.text(), finish_, sampler_.top_logprobs()};
+  const float allowed = text_.guide ? sampled.allowed_logprob : sampled.logprob;
+  return {sampled.id, sampled.logprob, shown.text(), finish_, sampler_.top_logprobs(), allowed};
 }
 
 NIBBLE_INLINE Token Generation::end(Finish why) {

@@ -12,6 +12,7 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/generate/generation-inl.hpp"
 #include "nibble/generate/generator.hpp"
+#include "nibble/generate/speculator.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
@@ -24,6 +25,10 @@ struct Generator::State {
           return interruption == Finish::none;
         }) {}
 
+  // For these options; none if they want none.
+  static Result<std::optional<detail::Speculator>> speculator_for(const GenerateOptions& options,
+                                                                  const Session& session);
+  static Result<void> validate(const GenerateOptions& options, const Session& session);
   const GenerateOptions& options_of_prompt() const noexcept {
     return next ? *next : generation.options();
   }
@@ -35,6 +40,10 @@ struct Generator::State {
   Result<std::optional<Token>> next_token();
   // Ends generation without another token.
   std::optional<Token> end(Finish why);
+  // But for the prefix of an adapter.
+  bool is_empty() noexcept {
+    return session.position() == session.sequence().adapter().set.n_prefix();
+  }
   bool is_full() const noexcept { return session.position() == session.capacity(); }
   bool is_at_end() const noexcept {
     const bool stops = generation.options().when_full == WhenFull::stop || session.capacity() < 2;
@@ -44,12 +53,15 @@ struct Generator::State {
   Result<void> roll();
   // Those after the last token; none if generation was interrupted while they were computed.
   Result<std::optional<MatrixView<const float>>> logits();
+  // The same of a step that may look ahead.
+  Result<MatrixView<const float>> speculate();
 
   Session session;  // a second owner of what the caller's session owns
   detail::Generation generation;
   std::optional<GenerateOptions> next;  // for the next prompt
-  Progress while_rolling;               // made once, so that nothing allocates later
-  Finish interruption = Finish::none;   // that it has seen
+  std::optional<detail::Speculator> speculator;
+  Progress while_rolling;              // made once, so that nothing allocates later
+  Finish interruption = Finish::none;  // that it has seen
   bool is_prompted = false;
   std::uint64_t known_version = 0;  // of the sequence, after our own last change
 };
@@ -59,17 +71,19 @@ NIBBLE_INLINE Generator::Generator(Owned<State> state) noexcept : state_(std::mo
 NIBBLE_INLINE Result<Generator> Generator::create(Session& session,
                                                   const GenerateOptions& options) {
   return catch_out_of_memory([&]() -> Result<Generator> {
-    NIBBLE_CHECK(detail::Generation::validate(options, session.model()));
+    NIBBLE_CHECK(State::validate(options, session));
     NIBBLE_TRY(generation, detail::Generation::create(options, session.model()));
+    NIBBLE_TRY(speculator, State::speculator_for(options, session));
     Owned<State> state(new (std::nothrow) State(Session(session.state_), std::move(generation)));
     if (!state) return Error{Errc::out_of_memory, "generate"};
+    state->speculator = std::move(speculator);
     return Generator(std::move(state));
   });
 }
 
 NIBBLE_INLINE Result<void> Generator::set_options(const GenerateOptions& options) {
   return catch_out_of_memory([&]() -> Result<void> {
-    NIBBLE_CHECK(detail::Generation::validate(options, state_->session.model()));
+    NIBBLE_CHECK(State::validate(options, state_->session));
     GenerateOptions copy = options;
     state_->next = std::move(copy);
     return ok();
@@ -92,9 +106,33 @@ NIBBLE_INLINE Finish Generator::finish() const noexcept { return state_->generat
 
 NIBBLE_INLINE Index Generator::n_tokens() const noexcept { return state_->generation.n_tokens(); }
 
+NIBBLE_INLINE SpeculationStats Generator::speculation_stats() const noexcept {
+  return state_->speculator ? state_->speculator->stats() : SpeculationStats{};
+}
+
+NIBBLE_INLINE Result<void> Generator::State::validate(const GenerateOptions& options,
+                                                      const Session& session) {
+  NIBBLE_CHECK(detail::Generation::validate(options, session.model()));
+  const Index n = options.speculation.max_drafts;
+  if (n >= 0 && n <= kMaxDrafts && n < session.max_outputs()) return ok();
+  return Error{Errc::invalid_argument, "generate: speculation.max_drafts " + to_text(n) +
+                                           "; at most " + to_text(kMaxDrafts) +
+                                           ", and the session's max_outputs, which is " +
+                                           to_text(session.max_outputs()) + ", must be one more"};
+}
+
+NIBBLE_INLINE Result<std::optional<detail::Speculator>> Generator::State::speculator_for(
+    const GenerateOptions& options, const Session& session) {
+  std::optional<detail::Speculator> made;
+  if (options.speculation.max_drafts == 0) return made;
+  NIBBLE_TRY(speculator,
+             detail::Speculator::create(options.speculation, session.model().config().vocab_size));
+  made.emplace(std::move(speculator));
+  return made;
+}
+
 NIBBLE_INLINE Result<void> Generator::State::prompt(std::string_view text) {
-  NIBBLE_TRY(ids, detail::encode_prompt(session.model(), text, options_of_prompt(),
-                                        session.position() == 0));
+  NIBBLE_TRY(ids, detail::encode_prompt(session.model(), text, options_of_prompt(), is_empty()));
   const text::Tokenizer& tokenizer = *session.model().tokenizer();
   const auto has_text = [&](std::span<const std::int32_t> tokens) {
     return detail::has_text(tokenizer, tokens);
@@ -104,7 +142,7 @@ NIBBLE_INLINE Result<void> Generator::State::prompt(std::string_view text) {
 
 NIBBLE_INLINE Result<void> Generator::State::prompt(std::span<const std::int32_t> ids,
                                                     bool at_start) {
-  if (ids.empty() && session.position() == 0) {
+  if (ids.empty() && is_empty()) {
     return Error{Errc::invalid_argument,
                  "generate: the prompt is empty, and so is the session: there is nothing to go on "
                  "from (a text can begin with the begin token: GenerateOptions::add_bos)"};
@@ -112,11 +150,18 @@ NIBBLE_INLINE Result<void> Generator::State::prompt(std::span<const std::int32_t
   const GenerateOptions& o = options_of_prompt();
   const std::int64_t now = monotonic_nanoseconds();
   const bool was_current = known_version == version();
+  const Index n_known = was_current ? session.position() : 0;
   // What allocates comes first, so that errors change nothing.
   std::optional<Sampler> sampler;
+  std::optional<detail::Speculator> other_speculator;
+  const bool has_other = next && next->speculation != generation.options().speculation;
   if (next) {
     NIBBLE_TRY(changed, generation.changed_sampler(next->sampling));
     sampler.emplace(std::move(changed));
+  }
+  if (has_other) {
+    NIBBLE_TRY(made, speculator_for(*next, session));
+    other_speculator = std::move(made);
   }
   NIBBLE_TRY(text, generation.new_text(o, at_start, ids.empty()));
   Finish stopped = Finish::none;
@@ -132,6 +177,8 @@ NIBBLE_INLINE Result<void> Generator::State::prompt(std::span<const std::int32_t
       return logits.error();
     }
   }
+  if (has_other) speculator = std::move(other_speculator);
+  if (speculator) speculator->restart(session.tokens(), has_other ? 0 : n_known);
   if (next) {
     generation.change(*std::move(next), *std::move(sampler));
     next.reset();
@@ -162,8 +209,9 @@ NIBBLE_INLINE Result<std::optional<Token>> Generator::State::next_token() {
     if (!sampled) return std::move(sampled).error().in("generate");
     next_one = *sampled;
   }
-  NIBBLE_CHECK(session.sequence().push(next_one.id));
+  NIBBLE_CHECK(session.state_->accept(next_one.id));
   known_version = version();
+  if (speculator) speculator->take(session.tokens());
   return std::optional<Token>(generation.take(next_one, is_at_end()));
 }
 
@@ -172,16 +220,38 @@ NIBBLE_INLINE Result<void> Generator::State::roll() {
   const Index n_first = (std::min)(generation.options().n_kept_first, (capacity - 1) / 2);
   NIBBLE_CHECK(session.roll(n_first, (capacity - n_first) / 2));
   known_version = version();
+  if (speculator) speculator->restart(session.tokens(), n_first);
   return ok();
 }
 
 NIBBLE_INLINE Result<std::optional<MatrixView<const float>>> Generator::State::logits() {
   using Logits = std::optional<MatrixView<const float>>;
-  const bool has_rolled = session.sequence().n_pending() > 1;
-  auto computed = has_rolled ? session.append({}, 1, &while_rolling) : session.logits();
+  const Sequence::State& s = *session.sequence().state_;
+  const bool is_ahead = session.state_->take_ahead();
+  const bool has_rolled = s.n_pending() > s.n_again() + 1;
+  const bool looks_ahead = speculator && !is_ahead && !has_rolled && s.n_pending() > 0;
+  auto computed = looks_ahead  ? speculate()
+                  : has_rolled ? session.append({}, 1, &while_rolling)
+                               : session.logits();
   if (computed) return Logits(*computed);
   if (computed.error().code == Errc::cancelled) return Logits();
   return std::move(computed).error();
+}
+
+NIBBLE_INLINE Result<MatrixView<const float>> Generator::State::speculate() {
+  const Index n_left = generation.options().max_tokens - generation.n_tokens();
+  const Index n_pending = session.sequence().n_pending();
+  const Index most = (std::min)(session.state_->most_ahead(), n_left - 1);
+  const auto guesses = speculator->guess(session.tokens(), most, n_pending,
+                                         [&](auto tokens) { return generation.n_allowed(tokens); });
+  const std::int64_t start = monotonic_nanoseconds();
+  auto looked = session.state_->look_ahead(guesses);
+  const bool is_alone = !looked && !guesses.empty();  // what fails may be the guesses
+  if (is_alone) looked = session.state_->look_ahead({});
+  if (!looked) return std::move(looked).error();
+  const Index n_guesses = is_alone ? Index{0} : static_cast<Index>(guesses.size());
+  speculator->ran(n_pending, n_guesses, monotonic_nanoseconds() - start);
+  return session.state_->last_logits;
 }
 
 NIBBLE_INLINE std::optional<Token> Generator::State::end(Finish why) {

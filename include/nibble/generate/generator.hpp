@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "nibble/core/owned.hpp"
+#include "nibble/generate/draft_source.hpp"
 #include "nibble/generate/sampling.hpp"
 #include "nibble/generate/session.hpp"
 #include "nibble/model/progress.hpp"
@@ -56,6 +57,9 @@ struct GenerateOptions {
   // certain come without running the model, with logprob 0. An empty prompt goes on in it, any
   // other one begins it anew. (Finding certain tokens allocates.)
   const grammar::Constraint* grammar = nullptr;
+  // Guesses of the next tokens, to get several in one step; the same tokens come in less time. Off
+  // if not asked for, since the session must have memory for more rows of logits.
+  Speculation speculation = {};
 };
 
 enum class Finish : unsigned char {
@@ -98,6 +102,8 @@ struct Token {
   Finish finish = Finish::none;  // other than none with the last token
   // The most likely tokens in its place, SamplingOptions::top_logprobs of them; valid as `text`.
   std::span<const TokenLogprob> top_logprobs = {};
+  // Log-probability among the tokens that GenerateOptions::grammar allowed; logprob without one.
+  float allowed_logprob = 0;
 };
 
 // Gets tokens from a session one by one. A token is part of the session's sequence as soon as
@@ -108,7 +114,8 @@ struct Token {
 class Generator {
  public:
   // Errors: those of Sampler::create; invalid_argument for max_tokens < 1, an empty stop string, a
-  // stop token that does not exist, or a negative time limit.
+  // stop token that does not exist, a negative time limit, or more guesses than kMaxDrafts or than
+  // the session has rows of logits for; out_of_memory.
   static Result<Generator> create(Session& session, const GenerateOptions& options);
 
   // Other options, from the next prompt() on. The sequence of random numbers goes on, unless the
@@ -133,6 +140,8 @@ class Generator {
 
   Finish finish() const noexcept;
   Index n_tokens() const noexcept;  // since prompt(), including the end token
+  // Zeros without speculation; begins anew with other options for it.
+  SpeculationStats speculation_stats() const noexcept;
 
  private:
   struct State;

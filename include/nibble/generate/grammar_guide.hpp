@@ -55,6 +55,26 @@ class GrammarGuide {
                  "no token is left that the grammar allows (see logit_bias)"};
   }
 
+  // How many of these tokens, of which each follows the one before, may come by a choice. Not one
+  // after which something is certain: it is computed together with that (see forced()), not as a
+  // token alone.
+  Index n_allowed(std::span<const std::int32_t> guesses) {
+    struct WayBack {
+      ~WayBack() { (void)matcher.rollback(n); }
+      grammar::Matcher& matcher;
+      std::size_t n = 0;
+    } way_back{matcher_};
+    Index n_alone = 0;
+    for (const std::int32_t id : guesses) {
+      const auto is_allowed = matcher_.accept(id);
+      if (!is_allowed || !*is_allowed) break;
+      ++way_back.n;
+      if (!matcher_.forced_text(text_, 1) || !text_.empty()) break;
+      ++n_alone;
+    }
+    return n_alone;
+  }
+
   // Goes on by the next token if it is certain without a model, and returns it; else kNoToken. A
   // certain text becomes the tokens that the tokenizer makes of it. Allocates where such a text
   // begins.

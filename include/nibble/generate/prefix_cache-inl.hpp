@@ -15,15 +15,11 @@
 #include "nibble/generate/prefix_cache.hpp"
 #include "nibble/generate/prefix_tree.hpp"
 #include "nibble/generate/sequence-inl.hpp"
+#include "nibble/io/checksum.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
 struct PrefixCache::State {
-  struct Claim {
-    std::uint64_t id = 0, weights = 0;
-    std::vector<Scalar<std::int32_t>> tokens;
-  };
-
   State(const Engine::State& engine, std::size_t max)
       : model(engine.model),
         pool(engine.pool),
@@ -38,8 +34,14 @@ struct PrefixCache::State {
     const auto n = tokens.empty() ? std::size_t{0} : tokens.size() - 1;
     return tokens.first((std::min)(n, static_cast<std::size_t>(capacity)));
   }
-  Result<Sequence> match(std::span<const std::int32_t> tokens, std::uint64_t weights,
-                         Index capacity);
+  // Into an empty sequence, of what has this fingerprint (PrefixWeights). Returns how many tokens
+  // it has then.
+  Index match(std::span<const std::int32_t> tokens, std::uint64_t weights,
+              Sequence::State& s) noexcept;
+  Result<void> check_engine(const Sequence& sequence) const {
+    if (sequence.state_->pool.get() == pool.get()) return ok();
+    return Error{Errc::invalid_argument, "prefix cache: a sequence of another engine"};
+  }
   // What can be inserted of a sequence.
   detail::Prefix prefix_of(const Sequence::State& s) const noexcept;
   Index insert(detail::Prefix prefix, std::uint64_t weights);
@@ -69,11 +71,15 @@ struct PrefixCache::State {
   Index n_ctx;
   std::size_t max_bytes, page_bytes;
   detail::PrefixTree tree;
-  std::vector<Claim> claims;
-  std::uint64_t last_claim = 0;
   std::uint64_t time = 0;  // counts matches and insertions
   PrefixCacheStats stats;
 };
+
+NIBBLE_INLINE std::uint64_t PrefixWeights::fingerprint() const noexcept {
+  if (!adapter_) return number_;
+  const std::uint64_t of_adapter = adapter_.fingerprint();
+  return io::checksum(std::as_bytes(std::span<const std::uint64_t>(&of_adapter, 1)), number_);
+}
 
 NIBBLE_INLINE PrefixCache::PrefixCache(Shared<State> state) noexcept : state_(std::move(state)) {}
 
@@ -102,30 +108,52 @@ NIBBLE_INLINE Result<PrefixCache> PrefixCache::create(const Engine& engine,
 
 // ---- Finding -----------------------------------------------------------------------------------
 
+NIBBLE_INLINE Index PrefixCache::n_known(std::span<const std::int32_t> tokens,
+                                         const PrefixWeights& weights) const noexcept {
+  const auto asked = State::to_match(tokens, state_->n_ctx);
+  return state_->tree.find(asked, weights.fingerprint()).n;
+}
+
 NIBBLE_INLINE Index PrefixCache::n_cached(std::span<const std::int32_t> tokens,
-                                          std::uint64_t weights) const noexcept {
+                                          const PrefixWeights& weights) const noexcept {
   const detail::PrefixTree& tree = state_->tree;
-  return tree.reachable(tree.find(State::to_match(tokens, state_->n_ctx), weights)).n;
+  const auto asked = State::to_match(tokens, state_->n_ctx);
+  return tree.reachable(tree.find(asked, weights.fingerprint())).n;
 }
 
 NIBBLE_INLINE Result<Sequence> PrefixCache::match(std::span<const std::int32_t> tokens,
-                                                  std::uint64_t weights, Index capacity) {
+                                                  const PrefixWeights& weights, Index capacity) {
   const Index n = capacity == 0 ? state_->n_ctx : capacity;
   if (n < 1 || n > state_->n_ctx) {
     return Error{Errc::invalid_argument, "prefix cache: a sequence of " + to_text(n) +
                                              " positions; n_ctx is " + to_text(state_->n_ctx)};
   }
-  return catch_out_of_memory([&] { return state_->match(tokens, weights, n); });
+  return catch_out_of_memory([&]() -> Result<Sequence> {
+    NIBBLE_TRY(sequence, Sequence::State::create(state_->pool, n));
+    NIBBLE_CHECK(sequence.set_adapter(weights.adapter()));
+    state_->match(tokens, weights.fingerprint(), *sequence.state_);
+    return sequence;
+  });
 }
 
-NIBBLE_INLINE Result<Sequence> PrefixCache::State::match(std::span<const std::int32_t> tokens,
-                                                         std::uint64_t weights, Index capacity) {
-  NIBBLE_TRY(sequence, Sequence::State::create(pool, capacity));
-  Sequence::State& s = *sequence.state_;
+NIBBLE_INLINE Result<Index> PrefixCache::match(std::span<const std::int32_t> tokens, Sequence& into,
+                                               std::uint64_t number) {
+  NIBBLE_CHECK(state_->check_engine(into));
+  if (into.position() > 0) {
+    return Error{Errc::invalid_argument, "prefix cache: the sequence has tokens already"};
+  }
+  Sequence::State& s = *into.state_;
+  return state_->match(tokens, PrefixWeights(s.adapter, number).fingerprint(), s);
+}
+
+NIBBLE_INLINE Index PrefixCache::State::match(std::span<const std::int32_t> tokens,
+                                              std::uint64_t weights, Sequence::State& s) noexcept {
   const detail::PrefixTree::Place at =
-      tree.reachable(tree.find(to_match(tokens, capacity), weights));
+      tree.reachable(tree.find(to_match(tokens, s.capacity), weights));
   const PageLayout& layout = pool->layout;
-  s.n_tokens = s.n_computed = s.checkpoint_position = at.n;
+  // (An adapter may have given it a prefix; then there is nothing to find, since insert() keeps
+  // none.)
+  if (at.n > 0) s.n_tokens = s.n_computed = s.n_exact = s.checkpoint_position = at.n;
   s.first_column = s.n_columns = ops::pages_for(at.n);
   tree.copy(at, s.tokens, [&](Index column, const Scalar<ops::PageId>* pages) {
     // Of tables with a window: columns without gaps up to the end.
@@ -144,32 +172,36 @@ NIBBLE_INLINE Result<Sequence> PrefixCache::State::match(std::span<const std::in
     std::memcpy(s.state, values(tree.node(at.node).state), s.state_bytes());
     std::memcpy(s.checkpoint, s.state, s.state_bytes());
   }
+  s.version = ++pool->n_changes;
   tree.touch(at.node, ++time);
   ++stats.n_matches;
   stats.n_tokens_asked += tokens.size();
   stats.n_tokens_matched += static_cast<std::uint64_t>(at.n);
-  return sequence;
+  return at.n;
 }
 
 // ---- Keeping -----------------------------------------------------------------------------------
 
-NIBBLE_INLINE Result<Index> PrefixCache::insert(const Sequence& sequence, std::uint64_t weights) {
-  const Sequence::State& s = *sequence.state_;
-  if (s.pool.get() != state_->pool.get()) {
-    return Error{Errc::invalid_argument, "prefix cache: a sequence of another engine"};
-  }
-  return catch_out_of_memory(
-      [&]() -> Result<Index> { return state_->insert(state_->prefix_of(s), weights); });
+NIBBLE_INLINE Result<Index> PrefixCache::insert(const Sequence& sequence, std::uint64_t number) {
+  NIBBLE_CHECK(state_->check_engine(sequence));
+  return catch_out_of_memory([&]() -> Result<Index> {
+    const Sequence::State& s = *sequence.state_;
+    const PrefixWeights weights(s.adapter, number);
+    return state_->insert(state_->prefix_of(s), weights.fingerprint());
+  });
 }
 
 NIBBLE_INLINE detail::Prefix PrefixCache::State::prefix_of(
     const Sequence::State& s) const noexcept {
+  // With guesses ahead, its state is that after them.
+  const bool is_ahead = s.has_state() && s.n_ahead > 0;
+  const Index end = is_ahead ? s.checkpoint_position : s.n_computed;
   Index n = 0;
-  while (n < s.n_computed && s.tokens[n] != graph::kNoToken) ++n;
-  if (s.has_state() && n < s.n_computed) n = 0;  // its state is that after rows of numbers
+  while (n < (std::min)(end, s.n_exact) && s.tokens[n] != graph::kNoToken) ++n;
+  if (s.has_state() && n < end) n = 0;  // its state is that after rows of numbers
   const auto n_floats = n > 0 ? static_cast<std::size_t>(pool->n_state_floats) : 0;
   return {{s.tokens, static_cast<std::size_t>(n)},
-          {s.state, n_floats},
+          {is_ahead ? s.checkpoint : s.state, n_floats},
           s.pages,
           ops::pages_for(s.capacity)};
 }
@@ -218,54 +250,25 @@ NIBBLE_INLINE Index PrefixCache::make_room(Index n_pages) noexcept {
   return state_->pool->pages.n_free();
 }
 
-// ---- What is being computed --------------------------------------------------------------------
-
-NIBBLE_INLINE PrefixClaim::PrefixClaim(Shared<PrefixCache::State> state, std::uint64_t id) noexcept
-    : state_(std::move(state)), id_(id) {}
-NIBBLE_INLINE PrefixClaim::PrefixClaim(PrefixClaim&& other) noexcept
-    : state_(std::move(other.state_)), id_(std::exchange(other.id_, 0)) {}
-NIBBLE_INLINE PrefixClaim& PrefixClaim::operator=(PrefixClaim&& other) noexcept {
-  PrefixClaim taken(std::move(other));
-  std::swap(state_, taken.state_);
-  std::swap(id_, taken.id_);
-  return *this;
+NIBBLE_INLINE bool PrefixCache::has_state() const noexcept {
+  return state_->pool->n_state_floats > 0;
 }
-NIBBLE_INLINE PrefixClaim::~PrefixClaim() {
-  if (id_ == 0) return;
-  std::vector<PrefixCache::State::Claim>& claims = state_->claims;
-  for (std::size_t i = 0; i < claims.size(); ++i) {
-    if (claims[i].id != id_) continue;
-    if (i + 1 < claims.size()) std::swap(claims[i], claims.back());
-    claims.pop_back();
-    return;
+
+NIBBLE_INLINE Index PrefixCache::n_pages_in_use() noexcept { return state_->tree.n_in_use(); }
+
+NIBBLE_INLINE Index PrefixCache::n_whole_pages(const Sequence& sequence) const noexcept {
+  return state_->pool->layout.n_full * (sequence.state_->n_computed / ops::kPagePositions);
+}
+
+NIBBLE_INLINE Index PrefixCache::n_shared_pages(const Sequence& sequence) const noexcept {
+  const Sequence::State& s = *sequence.state_;
+  Index n = 0;
+  for (Index table = 0; table < state_->pool->layout.n_full; ++table) {
+    for (Index c = 0; c < s.n_computed / ops::kPagePositions; ++c) {
+      n += state_->tree.holds(s.page(table, c));
+    }
   }
-}
-
-NIBBLE_INLINE Result<PrefixClaim> PrefixCache::claim(std::span<const std::int32_t> tokens,
-                                                     std::uint64_t weights) {
-  return catch_out_of_memory([&]() -> Result<PrefixClaim> {
-    State::Claim made;
-    made.id = state_->last_claim + 1;
-    made.weights = weights;
-    made.tokens.reserve(tokens.size());
-    for (const std::int32_t token : tokens) made.tokens.push_back({token});
-    state_->claims.push_back(std::move(made));
-    return PrefixClaim(state_, ++state_->last_claim);
-  });
-}
-
-NIBBLE_INLINE Index PrefixCache::n_claimed(std::span<const std::int32_t> tokens,
-                                           std::uint64_t weights) const noexcept {
-  const auto asked = State::to_match(tokens, state_->n_ctx);
-  std::size_t most = 0;
-  for (const State::Claim& claim : state_->claims) {
-    if (claim.weights != weights) continue;
-    const std::size_t end = (std::min)(asked.size(), claim.tokens.size());
-    std::size_t n = 0;
-    while (n < end && claim.tokens[n].value == asked[n]) ++n;
-    most = (std::max)(most, n);
-  }
-  return static_cast<Index>(most);
+  return n;
 }
 
 }}  // namespace nibble::NIBBLE_ABI

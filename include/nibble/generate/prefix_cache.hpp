@@ -10,10 +10,7 @@
 //   ... run the rest of the prompt ...
 //   cache->insert(*sequence);
 //
-// For a scheduler, so that what several waiting prompts share is computed once:
-//   if (cache.n_claimed(prompt) > cache.n_cached(prompt)) wait;  // another is computing more of it
-//   auto sequence = cache.match(prompt); auto claim = cache.claim(prompt);
-//   ... run the rest of the prompt, insert() after each step or at its end, then drop the claim ...
+// A Scheduler has such a cache of its own (SchedulerOptions::prefix_cache_bytes).
 #pragma once
 
 #include <cstddef>
@@ -25,6 +22,7 @@
 #include "nibble/core/shared.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/sequence.hpp"
+#include "nibble/model/adapter_set.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
@@ -49,7 +47,23 @@ enum class PageUse : std::uint8_t {
   map,
 };
 
-class PrefixClaim;
+// What computes a sequence: its adapter, and a number of the weights, which is 0 for the model's
+// own, and for others (Engine::exchange_weights) their fingerprint (model/fingerprint.hpp), or any
+// number that the program keeps for the same ones.
+class PrefixWeights {
+ public:
+  PrefixWeights(std::uint64_t number = 0) noexcept : number_(number) {}  // NOLINT: is a number
+  PrefixWeights(const SequenceAdapter& adapter, std::uint64_t number = 0) noexcept  // NOLINT
+      : number_(number), adapter_(adapter) {}
+
+  const SequenceAdapter& adapter() const noexcept { return adapter_; }
+  // Of both: without an adapter that of the weights.
+  std::uint64_t fingerprint() const noexcept;
+
+ private:
+  std::uint64_t number_;
+  SequenceAdapter adapter_;
+};
 
 // Belongs to one engine, whose cache of keys and values it keeps alive; uses it and its sequences,
 // so it may be used by only one thread at a time together with them (a scheduler's own lock will
@@ -59,9 +73,7 @@ class PrefixClaim;
 // of prompts (SegmentKind::prompt), with the same weights and page policy. Generated tokens may be
 // inserted as well: what follows them then equals a continuation of that sequence.
 //
-// `weights` is a number of the weights that compute a sequence: 0 for the model's own, and for
-// others (Engine::exchange_weights, an adapter) their fingerprint (model/fingerprint.hpp), or any
-// number that the program keeps for the same ones. Prefixes of different numbers never mix.
+// Prefixes of different weights or adapters never mix (PrefixWeights).
 class PrefixCache {
  public:
   // Errors: out_of_memory, unsupported (a model that reads a sequence at once: it has no prefixes).
@@ -69,29 +81,44 @@ class PrefixCache {
 
   // A sequence with the longest cached beginning of `tokens`, but without the last of them: a step
   // must have something to compute. It is empty if there is none, and shares the pages of the
-  // cache. capacity: as for Engine::new_sequence. Errors: as there.
-  Result<Sequence> match(std::span<const std::int32_t> tokens, std::uint64_t weights = 0,
+  // cache. It has the adapter of `weights`. capacity: as for Engine::new_sequence. Errors: as
+  // there, and those of Engine::check_adapter().
+  Result<Sequence> match(std::span<const std::int32_t> tokens, const PrefixWeights& weights = {},
                          Index capacity = 0);
+  // The same into a sequence of the engine, which must be empty. Returns how many tokens it has
+  // then. Allocates nothing. Errors: invalid_argument (it is not empty, or of another engine).
+  // `number`: of the weights (PrefixWeights); the adapter is that of the sequence.
+  Result<Index> match(std::span<const std::int32_t> tokens, Sequence& into,
+                      std::uint64_t number = 0);
+  // How far it has these tokens, also where no sequence can go on (match()).
+  Index n_known(std::span<const std::int32_t> tokens,
+                const PrefixWeights& weights = {}) const noexcept;
   // How many tokens match() would find. Does not count as a use.
-  Index n_cached(std::span<const std::int32_t> tokens, std::uint64_t weights = 0) const noexcept;
+  Index n_cached(std::span<const std::int32_t> tokens,
+                 const PrefixWeights& weights = {}) const noexcept;
 
   // Keeps what is computed of a sequence of the engine, as it is now: its pages are shared, not
   // copied, until it writes to one. Prefixes that were used longest ago make room for it, but none
   // whose pages are in use by a sequence. Returns how many of the tokens are cached now, from the
-  // first on: fewer than are computed where rows of numbers follow, or if there is no room for more
-  // (with recurrent state, then nothing is added). Errors change nothing: invalid_argument (a
-  // sequence of another engine), out_of_memory.
-  Result<Index> insert(const Sequence& sequence, std::uint64_t weights = 0);
+  // first on: fewer than are computed where rows of numbers follow, or tokens that did not go
+  // through all layers (Sequence::n_exact), or if there is no room for more (with recurrent state,
+  // then nothing is added). `number`: of the weights (PrefixWeights); the adapter is that of the
+  // sequence. Errors change nothing: invalid_argument (a sequence of another engine),
+  // out_of_memory.
+  Result<Index> insert(const Sequence& sequence, std::uint64_t number = 0);
 
-  // Says that somebody is about to compute `tokens`, until the claim is destroyed. The claim may
-  // outlive the cache. Errors: out_of_memory.
-  Result<PrefixClaim> claim(std::span<const std::int32_t> tokens, std::uint64_t weights = 0);
-  // The longest beginning of `tokens`, without the last of them, that is claimed.
-  Index n_claimed(std::span<const std::int32_t> tokens, std::uint64_t weights = 0) const noexcept;
+  // Whether prefixes are found only at places where they were inserted, because of recurrent state.
+  bool has_state() const noexcept;
 
   // Drops prefixes, those first that were used longest ago, until n_pages of the engine are free or
   // nothing is left that would free some. Returns how many are free.
   Index make_room(Index n_pages) noexcept;
+  // How many pages of the engine make_room() cannot free, at most, because sequences use them.
+  Index n_pages_in_use() noexcept;
+  // The pages of a sequence to which it does not write any more, nor drops them: whole ones, of
+  // layers that keep all positions. And how many of them the cache has too.
+  Index n_whole_pages(const Sequence& sequence) const noexcept;
+  Index n_shared_pages(const Sequence& sequence) const noexcept;
   // Drops all prefixes; sequences keep their pages.
   void clear() noexcept;
 
@@ -124,28 +151,11 @@ class PrefixCache {
   const PrefixCacheStats& stats() const noexcept;
 
  private:
-  friend class PrefixClaim;
   struct State;
   class FileReader;
   explicit PrefixCache(Shared<State> state) noexcept;
 
   Shared<State> state_;
-};
-
-// Move-only; see PrefixCache::claim().
-class PrefixClaim {
- public:
-  PrefixClaim() noexcept = default;
-  PrefixClaim(PrefixClaim&& other) noexcept;
-  PrefixClaim& operator=(PrefixClaim&& other) noexcept;
-  ~PrefixClaim();
-
- private:
-  friend class PrefixCache;
-  PrefixClaim(Shared<PrefixCache::State> state, std::uint64_t id) noexcept;
-
-  Shared<PrefixCache::State> state_;
-  std::uint64_t id_ = 0;  // 0: none
 };
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -42,7 +42,8 @@ class PrefixTree {
     std::vector<Scalar<float>> state;  // after its last token, of a model that has state
     std::uint64_t weights = 0;         // that computed it
     std::uint64_t last_used = 0;
-    Index begin = 0;  // position of its first token
+    Index begin = 0;          // position of its first token
+    bool is_blocked = false;  // a node after it is in use, see n_in_use()
     int parent = kNone, first_child = kNone, next = kNone;
 
     Index end() const noexcept { return begin + static_cast<Index>(tokens.size()); }
@@ -158,6 +159,7 @@ class PrefixTree {
       }
       if (n > from.n) last = add_leaf(last, std::move(leaf));
     }
+    if (n > from.n) adopt_pages(node(last).parent, prefix);
     if (last != kRoot && node(last).end() == n) {
       node_bytes_ += (state.size() - node(last).state.size()) * sizeof(state[0]);
       at(last).state = std::move(state);
@@ -194,18 +196,38 @@ class PrefixTree {
     return child_of(parent, token, weights) != kNone;
   }
 
-  // Drops the leaf that was used longest ago, whose pages no sequence uses, and which was not used
-  // at `time`. False if there is none.
+  // Drops what no sequence uses of the leaf that was used longest ago, but not at `time`: all of
+  // it, or its end. False if there is none.
   bool evict(std::uint64_t time) noexcept {
     int oldest = kNone;
     for (std::size_t i = 1; i < nodes_.size(); ++i) {
       const Node& x = nodes_[i];
       const bool is_leaf = x.parent != kNone && x.first_child == kNone;
-      if (!is_leaf || x.last_used == time || is_in_use(x)) continue;
+      if (!is_leaf || x.last_used == time || n_columns_in_use(x) == n_columns_of(x)) continue;
       if (oldest == kNone || x.last_used < node(oldest).last_used) oldest = static_cast<int>(i);
     }
-    if (oldest != kNone) remove(oldest);
+    if (oldest != kNone) cut(oldest, n_columns_in_use(node(oldest)));
     return oldest != kNone;
+  }
+  // How many pages evict() would leave, at most: also those of nodes before one that is in use,
+  // though a sequence has dropped them or copied them to write to.
+  Index n_in_use() noexcept {
+    for (Node& x : nodes_) x.is_blocked = false;
+    for (std::size_t i = 1; i < nodes_.size(); ++i) {
+      if (nodes_[i].parent == kNone || n_columns_in_use(nodes_[i]) == 0) continue;
+      for (int j = nodes_[i].parent; j != kNone && !node(j).is_blocked; j = node(j).parent) {
+        at(j).is_blocked = true;
+      }
+    }
+    Index n = 0;
+    for (const Node& x : nodes_) {
+      const Index n_columns = x.is_blocked ? n_columns_of(x) : n_columns_in_use(x);
+      for (Index i = 0; i < n_columns * layout_.n_tables; ++i) {
+        const ops::PageId page = x.pages[static_cast<std::size_t>(i)].value;
+        n += page >= 0 && !(i < layout_.n_tables && is_of_parent(x, i));
+      }
+    }
+    return n;
   }
   void clear() noexcept {
     for (std::size_t i = 1; i < nodes_.size(); ++i) {
@@ -246,10 +268,18 @@ class PrefixTree {
     }
     return i;
   }
-  bool is_in_use(const Node& x) const noexcept {
-    return std::any_of(x.pages.begin(), x.pages.end(), [&](const Scalar<ops::PageId>& page) {
-      return page.value >= 0 && pool_->n_users(page.value) > held_[index_of(page.value)].value;
-    });
+  Index n_columns_of(const Node& x) const noexcept {
+    return static_cast<Index>(x.pages.size()) / layout_.n_tables;
+  }
+  bool is_in_use(ops::PageId page) const noexcept {
+    return page >= 0 && pool_->n_users(page) > held_[index_of(page)].value;
+  }
+  // The columns of a node up to the last that a sequence uses. (A state belongs to the end of all.)
+  Index n_columns_in_use(const Node& x) const noexcept {
+    std::size_t n = x.pages.size();
+    while (n > 0 && !is_in_use(x.pages[n - 1].value)) --n;
+    if (n > 0 && has_state_) n = x.pages.size();
+    return (static_cast<Index>(n) + layout_.n_tables - 1) / layout_.n_tables;
   }
 
   bool is_new(ops::PageId page) const noexcept { return page >= 0 && !holds(page); }
@@ -283,6 +313,29 @@ class PrefixTree {
       }
     }
     return -1;
+  }
+
+  // Whether a page of a node's first column is the one of its parent's last.
+  bool is_of_parent(const Node& x, Index table) const noexcept {
+    if (x.begin % ops::kPagePositions == 0) return false;
+    const ops::PageId page = x.pages[static_cast<std::size_t>(table)].value;
+    return page == (node(x.parent).pages.end() - layout_.n_tables + table)->value;
+  }
+  // A node that ends within a page, before the end of the prefix, gets the prefix's page in its
+  // place: that holds the same, and more. Else a copy would be kept for the beginning alone.
+  void adopt_pages(int index, const Prefix& prefix) noexcept {
+    for (; index != kRoot; index = node(index).parent) {
+      Node& x = at(index);
+      if (x.end() % ops::kPagePositions == 0) return;
+      const Index column = x.n_columns() - 1;
+      for (Index table = 0; table < layout_.n_tables; ++table) {
+        const ops::PageId page = prefix.page(table, column);
+        if (page < 0) continue;
+        hold(page);
+        let_go(std::exchange(pages_of(x, column)[table].value, page));
+      }
+      if (x.begin <= column * ops::kPagePositions) return;
+    }
   }
 
   // A node without children can grow, unless its state is that of its end, or the column that it
@@ -369,6 +422,18 @@ class PrefixTree {
     const int index = take(std::move(leaf));
     at(parent).first_child = index;
     return index;
+  }
+  // Leaves the first columns of a leaf.
+  void cut(int index, Index n_columns) noexcept {
+    if (n_columns == 0) return remove(index);
+    Node& x = at(index);
+    node_bytes_ -= x.bytes();
+    const auto n_pages = static_cast<std::size_t>(n_columns * layout_.n_tables);
+    for (std::size_t i = n_pages; i < x.pages.size(); ++i) let_go(x.pages[i].value);
+    x.pages.resize(n_pages);
+    x.tokens.resize(
+        static_cast<std::size_t>((x.first_column() + n_columns) * ops::kPagePositions - x.begin));
+    node_bytes_ += x.bytes();
   }
   void remove(int index) noexcept {
     *link_to(index) = node(index).next;

@@ -18,6 +18,9 @@ struct LogitBias {
 struct TokenLogprob {
   std::int32_t id = 0;
   float logprob = 0;  // natural logarithm of the model's own probability, before any option
+  // The same among the tokens that a grammar allowed; 0 where it allowed one only, or there is
+  // none.
+  float allowed_logprob = 0;
 };
 
 // A step of the chain that leads from logits to a token. Each gets the tokens and the probabilities

@@ -16,6 +16,7 @@
 #include "nibble/core/view.hpp"
 #include "nibble/generate/completion.hpp"
 #include "nibble/generate/generator.hpp"
+#include "nibble/model/adapter_set.hpp"
 #include "nibble/model/model.hpp"
 #include "nibble/ops/kv_type.hpp"
 
@@ -33,7 +34,12 @@ struct SchedulerOptions {
   Index max_queue = 1000;  // requests that wait; more are refused
   // When nothing runs, how long the first request waits for others to begin with it.
   Index max_wait_ms = 0;
+  // Most bytes of a cache of prefixes (prefix_cache.hpp): what several prompts begin with is
+  // computed once. It takes pages that no request needs, so it costs nobody else a place; to have
+  // more of them, raise cache_positions. 0: there is none.
+  std::size_t prefix_cache_bytes = 0;
   ops::KvType kv_type = ops::KvType::f16;
+  Index max_factor_rank = 0;     // of adapters of requests, see EngineOptions
   Executor* executor = nullptr;  // must outlive the scheduler; null: the thread that steps
 };
 
@@ -43,11 +49,18 @@ struct GenerateRequest {
   // Time limit and `cancel` also hold while the request waits; `cancel` and `progress` must live
   // until it has ended.
   GenerateOptions options = {};
+  // Computes the prompt and the answer; the request shares it until it has ended. Requests with
+  // different adapters run in the same steps (see SchedulerOptions::max_factor_rank).
+  SequenceAdapter adapter = {};
   int priority = 0;  // of those that wait, the highest comes first, then the oldest
   // Called with each token by the thread that steps, in place of Completion::poll(). False cancels.
   // The last token is always delivered, see there. It may submit and cancel, but not step; it must
   // not throw.
   Callback<bool(const Token&)> on_token = {};
+  // The answer too goes into the prefix cache, for the next turn of a chat: a prompt that goes on
+  // with some of this answer has, bit for bit, what a session would have. (That differs in rounding
+  // from reading the answer as a part of a prompt.)
+  bool keeps_answer = false;
 };
 
 // At some moment; and since the scheduler was made.
@@ -55,28 +68,45 @@ struct SchedulerStats {
   Index n_waiting = 0, n_running = 0;   // requests
   Index n_free_pages = 0, n_pages = 0;  // of the cache, not promised to a request; of all
   std::int64_t n_steps = 0;
-  std::int64_t n_prompt_tokens = 0, n_generated_tokens = 0;
+  std::int64_t n_prompt_tokens = 0, n_generated_tokens = 0;  // that were computed, or chosen
+  // Requests that found the beginning of their prompt in the prefix cache; tokens of it.
+  std::int64_t n_cache_hits = 0, n_cached_tokens = 0;
   std::int64_t n_ended = 0, n_refused = 0;  // requests
 };
 
-// submit(), stats() and stop() may be called from any thread at any time; step() and
-// wait_for_work() by one thread at a time, for example that of a SchedulerThread.
+// submit(), stats() and stop() may be called from any thread at any time; the other functions that
+// are not const, and save_prefixes(), by one thread at a time, for example step() by that of a
+// SchedulerThread.
 //
 // A step gives one row to each request that generates, and shares the rest of max_step_tokens among
 // prompts in equal parts, so that none stalls for a long one. Requests begin in the order of
 // priority and time, and only when all pages that they may need are free: none is ever broken off
-// for lack of memory, and one that waits for a large part of the cache is not overtaken. After
-// create() only submit() allocates.
+// for lack of memory, and one that waits for a large part of the cache is not overtaken. What the
+// grammar of a request leaves no choice about takes no step for each token: as many of them as are
+// its part of max_step_tokens are computed together, as a Generator does.
+//
+// With a prefix cache, a request begins with the longest beginning of its prompt that is there, and
+// needs no pages for that. If another request is computing more of it just then, it waits for that.
+// What is computed of a prompt goes into the cache when the prompt ends, and its pages stay there
+// until a request needs them. Each still gets, bit for bit, what it would get alone (but see
+// keeps_answer).
+//
+// After create() only submit() allocates; but for steps in which a prompt ends that the prefix
+// cache does not have yet, or a text that a grammar makes certain begins.
 class Scheduler {
  public:
   // Errors: those of Engine::create(), unsupported (a model that gives embeddings),
   // invalid_argument (an option outside its range).
   static Result<Scheduler> create(const Model& model, const SchedulerOptions& options = {});
 
+  // What bytes() will be, without allocating that. Errors: as create().
+  static Result<std::size_t> bytes_needed(const Model& model, const SchedulerOptions& options = {});
+
   // Takes a request; it waits until step() lets it begin. Errors: invalid_argument (options as for
-  // Generator::create(), no prompt or two, a token that does not exist); limit (the queue is full,
-  // a prompt longer than n_ctx, more pages than there are); unsupported (when_full = roll);
-  // cancelled (after stop()); those of Tokenizer::encode; out_of_memory.
+  // Generator::create(), no prompt or two, a token that does not exist, an adapter of another
+  // model); limit (the queue is full, a prompt longer than n_ctx, more pages than there are, an
+  // adapter of a higher rank than max_factor_rank); unsupported (when_full = roll, an adapter with
+  // a prefix); cancelled (after stop()); those of Tokenizer::encode; out_of_memory.
   Result<Completion> submit(GenerateRequest request);
 
   // Lets requests begin, ends those that are cancelled or out of time, and computes one step of all
@@ -88,11 +118,17 @@ class Scheduler {
   // their end.
   void stop() noexcept;
 
+  // Writes the prefix cache to a file, and fills it from one, while it is empty: for example before
+  // the first step. Errors: those of PrefixCache::save() and restore(); invalid_argument (there is
+  // no prefix cache).
+  Result<void> save_prefixes(const std::string& path) const;
+  Result<void> restore_prefixes(const std::string& path);
+
   SchedulerStats stats() const noexcept;
   const Model& model() const noexcept;
   // As in the options, or as it was chosen.
   Index n_ctx() const noexcept;
-  // Of the engine and the sequences.
+  // Of the engine and the sequences. (Tokens and states in a prefix cache come on top.)
   std::size_t bytes() const noexcept;
 
  private:

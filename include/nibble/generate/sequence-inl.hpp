@@ -12,10 +12,13 @@
 #include <vector>
 
 #include "nibble/core/arena.hpp"
+#include "nibble/core/scalar.hpp"
 #include "nibble/core/shared.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/page_pool.hpp"
 #include "nibble/graph/step.hpp"
+#include "nibble/graph/weights.hpp"
+#include "nibble/model/adapter_set-inl.hpp"
 #include "nibble/model/config.hpp"
 #include "nibble/ops/kv_cache.hpp"
 
@@ -23,6 +26,9 @@ namespace nibble { inline namespace NIBBLE_ABI {
 
 // The cache, shared by an engine and all its sequences.
 struct Engine::Pool {
+  // Errors: as Engine::check_adapter().
+  Result<void> check_adapter(const SequenceAdapter& adapter) const;
+
   AlignedBuffer memory;              // pages, then the number of sequences that use each page
   std::vector<ops::KvShape> shapes;  // of the layers, if they differ
   ops::KvCache cache;
@@ -33,9 +39,25 @@ struct Engine::Pool {
   Index page_multiple = 0;
   Index n_state_floats = 0;  // of one sequence
   Index vocab_size = 0;
+  graph::WeightTable weights;            // of the model
+  Index max_factor_rank = 0;             // of adapters
   std::uint64_t n_changes = 0;           // of the tokens of all sequences
   std::atomic<bool> is_exceeded{false};  // a key or value was too large for the cache's type
 };
+
+NIBBLE_INLINE Result<void> Engine::Pool::check_adapter(const SequenceAdapter& adapter) const {
+  if (!is_finite(static_cast<double>(adapter.strength))) {
+    return Error{Errc::invalid_argument, "engine: the strength of an adapter is not finite"};
+  }
+  if (!adapter) return ok();
+  const AdapterSet::State& set = *adapter.set.state_;
+  if (!weights.is_same(set.model.weights())) {
+    return Error{Errc::invalid_argument, "engine: an adapter that was made for another model"};
+  }
+  if (set.max_rank <= max_factor_rank) return ok();
+  return Error{Errc::limit, "engine: an adapter of rank " + to_text(set.max_rank) +
+                                "; max_factor_rank in the options is " + to_text(max_factor_rank)};
+}
 
 struct Sequence::State {
   // Allocates an empty sequence.
@@ -61,6 +83,14 @@ struct Sequence::State {
   // Makes all tokens from n on pending; with recurrent state also those before n whose state is
   // gone.
   void uncompute(Index n) noexcept;
+  // The last n tokens, all of which are computed, are guesses: they stay so, but are no tokens.
+  void put_ahead(Index n) noexcept;
+  // Adds a token, which is pending, without forgetting guesses if it is the next of them.
+  bool accept_ahead(std::int32_t id) noexcept;
+  // The pending token, which is such a guess, is computed.
+  void take_ahead() noexcept;
+  // With recurrent state, which is that after all guesses, tokens of the last step become pending.
+  void forget_ahead() noexcept;
   // Whether tokens [begin, end) can be computed again: rows of numbers are not kept.
   bool has_ids(Index begin, Index end) const noexcept;
   // The last position up to n, and up to n_computed, whose state is still there.
@@ -76,9 +106,16 @@ struct Sequence::State {
     return has_state() ||
            (layout.n_windowed() > 0 && layout.first_kept(end - 1) > layout.first_read(position));
   }
-  // Drops pages that are after what is computed.
+  // The first token that a step computes, of the first n_layers layers only (0: of all).
+  Index first_to_compute(Index n_layers) const noexcept {
+    const bool goes_on = n_layers > 0 && n_layers <= draft_layers && n_drafted > n_computed;
+    return goes_on ? n_drafted : n_computed;
+  }
+  // Drops pages that are after what is computed or drafted.
   void drop_unused_pages() noexcept;
   Index n_pending() const noexcept { return n_tokens - n_computed; }
+  Index n_prefix() const noexcept { return adapter.set.n_prefix(); }
+  Index n_again() const noexcept { return (std::max)(end_again - n_computed, Index{0}); }
   bool has_state() const noexcept { return pool->n_state_floats > 0; }
   std::size_t state_bytes() const noexcept {
     return static_cast<std::size_t>(pool->n_state_floats) * sizeof(float);
@@ -109,10 +146,22 @@ struct Sequence::State {
   float* checkpoint = nullptr;     // the same, before the last step
   Index capacity = 0;
   Index n_tokens = 0;
-  Index n_computed = 0;    // the first of them, whose keys, values and state there are
+  Index n_computed = 0;  // the first of them, whose keys, values and state there are
+  Index n_exact = 0;     // the first of these, and of guesses, stored as by all layers
+  // Tokens [n_computed, n_drafted) have keys and values in the first draft_layers layers, computed
+  // by Engine::draft().
+  Index n_drafted = 0;
+  Index draft_layers = 0;
   Index n_columns = 0;     // of the tables, each of 64 positions
   Index first_column = 0;  // that tables with a window still have
   Index checkpoint_position = 0;
+  SequenceAdapter adapter;
+  // Guesses that are computed, after the n_computed; the first of them may be the one pending
+  // token. All other functions that change or compute tokens forget them.
+  Index n_ahead = 0;
+  // Pending tokens before this position were computed already, each as a generated token, and must
+  // be computed so again.
+  Index end_again = 0;
   // Another number after each change of the tokens, unlike that of any other sequence of the
   // engine.
   std::uint64_t version = 0;
@@ -157,6 +206,7 @@ NIBBLE_INLINE Sequence::State::~State() {
 
 NIBBLE_INLINE Index Sequence::State::n_pages_for(Index n, Index max_rows) const noexcept {
   const PageLayout& layout = pool->layout;
+  NIBBLE_ASSERT(n_ahead == 0);
   const Index n_new = ops::pages_for(n_computed + n) - n_columns;
   Index n_pages = n_new * layout.n_full;
   // In several steps, tables with a window drop pages as they take others; but pages that others
@@ -218,6 +268,7 @@ NIBBLE_INLINE void Sequence::State::prepare(Index n) noexcept {
 
 NIBBLE_INLINE void Sequence::State::add(const std::int32_t* ids, Index n) noexcept {
   NIBBLE_ASSERT(n >= 0 && n <= capacity - n_tokens);
+  forget_ahead();
   if (n == 0) return;
   if (ids == nullptr) {
     for (Index i = 0; i < n; ++i) tokens[n_tokens + i] = graph::kNoToken;
@@ -229,15 +280,53 @@ NIBBLE_INLINE void Sequence::State::add(const std::int32_t* ids, Index n) noexce
 }
 
 NIBBLE_INLINE void Sequence::State::cut(Index n) noexcept {
+  n = (std::max)(n, n_prefix());
   if (n >= n_tokens) return;
+  forget_ahead();
   n_tokens = n;
   version = ++pool->n_changes;
   uncompute(n);
 }
 
+NIBBLE_INLINE void Sequence::State::put_ahead(Index n) noexcept {
+  NIBBLE_ASSERT(n_ahead == 0 && n_tokens == n_computed && n >= 0 && n < n_tokens);
+  n_ahead = n;
+  n_tokens -= n;
+  n_computed -= n;
+  version = ++pool->n_changes;
+}
+
+NIBBLE_INLINE bool Sequence::State::accept_ahead(std::int32_t id) noexcept {
+  if (n_ahead == 0 || n_pending() > 0 || tokens[n_tokens] != id) return false;
+  ++n_tokens;
+  version = ++pool->n_changes;
+  return true;
+}
+
+NIBBLE_INLINE void Sequence::State::take_ahead() noexcept {
+  NIBBLE_ASSERT(n_ahead > 0 && n_pending() == 1);
+  --n_ahead;
+  ++n_computed;
+}
+
+NIBBLE_INLINE void Sequence::State::forget_ahead() noexcept {
+  if (n_ahead == 0) return;
+  const Index n = n_computed;
+  n_computed += std::exchange(n_ahead, 0);
+  uncompute(n);
+  end_again = n;
+}
+
 NIBBLE_INLINE void Sequence::State::uncompute(Index n) noexcept {
+  forget_ahead();
+  end_again = (std::min)(end_again, n);
+  if (n < n_drafted) {
+    n_drafted = n;
+    if (n >= n_computed) drop_unused_pages();
+  }
   if (n >= n_computed) return;
   n = last_reachable(n);
+  end_again = 0;
   if (has_state() && n == checkpoint_position) {
     std::memcpy(state, checkpoint, state_bytes());
   } else if (has_state()) {
@@ -245,12 +334,13 @@ NIBBLE_INLINE void Sequence::State::uncompute(Index n) noexcept {
     std::memset(checkpoint, 0, state_bytes());
     checkpoint_position = 0;
   }
-  n_computed = n;
+  n_computed = n_drafted = n;
+  n_exact = (std::min)(n_exact, n);
   drop_unused_pages();
 }
 
 NIBBLE_INLINE bool Sequence::State::has_ids(Index begin, Index end) const noexcept {
-  for (Index i = begin; i < end; ++i) {
+  for (Index i = (std::max)(begin, n_prefix()); i < end; ++i) {
     if (tokens[i] == graph::kNoToken) return false;
   }
   return true;
@@ -258,12 +348,13 @@ NIBBLE_INLINE bool Sequence::State::has_ids(Index begin, Index end) const noexce
 
 NIBBLE_INLINE Index Sequence::State::last_reachable(Index n) const noexcept {
   n = (std::min)(n, n_computed);
-  if (has_state() && n < n_computed) n = n >= checkpoint_position ? checkpoint_position : 0;
+  if (has_state() && n < n_computed + n_ahead)
+    n = n >= checkpoint_position ? checkpoint_position : 0;
   return has_pages_of(n) ? n : 0;
 }
 
 NIBBLE_INLINE void Sequence::State::drop_unused_pages() noexcept {
-  const Index end = ops::pages_for(n_computed);
+  const Index end = ops::pages_for((std::max)(n_computed, n_drafted));
   for (Index table = 0; table < pool->layout.n_tables; ++table) {
     for (Index c = (std::max)(end, first_column_of(table)); c < n_columns; ++c) {
       pool->pages.drop(page(table, c));
@@ -278,6 +369,9 @@ NIBBLE_INLINE std::span<const std::int32_t> Sequence::tokens() const noexcept {
 }
 NIBBLE_INLINE Index Sequence::position() const noexcept { return state_->n_tokens; }
 NIBBLE_INLINE Index Sequence::n_pending() const noexcept { return state_->n_pending(); }
+NIBBLE_INLINE Index Sequence::n_exact() const noexcept {
+  return (std::min)(state_->n_exact, state_->n_computed);
+}
 NIBBLE_INLINE Index Sequence::capacity() const noexcept { return state_->capacity; }
 NIBBLE_INLINE Index Sequence::n_pages() const noexcept {
   Index n = 0;
@@ -303,17 +397,44 @@ NIBBLE_INLINE Result<Sequence> Sequence::fork() const {
     const auto pages = from.page_table(table);
     std::copy(pages.begin(), pages.end(), &to.page(table, 0));
   }
-  from.for_each_page([&](ops::PageId page) { from.pool->pages.share(page); });
-  to.n_columns = from.n_columns;
+  to.n_columns = ops::pages_for(from.n_computed);  // without drafts
   to.first_column = from.first_column;
   to.n_tokens = from.n_tokens;
   to.n_computed = from.n_computed;
+  to.n_exact = from.n_exact;
+  to.for_each_page([&](ops::PageId page) { to.pool->pages.share(page); });
   to.checkpoint_position = from.checkpoint_position;
+  to.adapter = from.adapter;
   if (from.has_state()) {
     std::memcpy(to.state, from.state, from.state_bytes());
     std::memcpy(to.checkpoint, from.checkpoint, from.state_bytes());
   }
+  to.end_again = from.end_again;
+  to.n_ahead = from.n_ahead;
+  to.forget_ahead();
   return copy;
+}
+
+NIBBLE_INLINE const SequenceAdapter& Sequence::adapter() const noexcept { return state_->adapter; }
+
+NIBBLE_INLINE Result<void> Sequence::set_adapter(const SequenceAdapter& adapter) {
+  State& s = *state_;
+  if (s.n_tokens > s.n_prefix()) {
+    return Error{Errc::invalid_argument, "session: an adapter for a sequence that has " +
+                                             to_text(s.n_tokens) +
+                                             " tokens already; rewind(0) first"};
+  }
+  NIBBLE_CHECK(s.pool->check_adapter(adapter));
+  const Index n_prefix = adapter.set.n_prefix();
+  if (n_prefix > s.capacity) {
+    return Error{Errc::limit, "session: an adapter with a prefix of " + to_text(n_prefix) +
+                                  " rows does not fit in a context of " + to_text(s.capacity)};
+  }
+  s.adapter = {};
+  s.cut(0);
+  s.adapter = adapter;
+  s.add(nullptr, n_prefix);
+  return ok();
 }
 
 NIBBLE_INLINE Result<void> Sequence::push(std::int32_t token) {
@@ -340,6 +461,7 @@ NIBBLE_INLINE Result<void> Sequence::rewind(Index position) {
     return Error{Errc::invalid_argument, "session: cannot go back to position " +
                                              to_text(position) + " of " + to_text(s.n_tokens)};
   }
+  position = (std::max)(position, s.n_prefix());
   if (last_reachable(position) != position) {
     return Error{Errc::unsupported,
                  std::string("session: the model has ") +

@@ -10,6 +10,7 @@
 #include "nibble/core/owned.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/core/view.hpp"
+#include "nibble/model/adapter_set.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
@@ -32,6 +33,11 @@ class Sequence {
   // How many of the last tokens are pending.
   Index n_pending() const noexcept;
 
+  // How many of the first computed tokens are stored as all layers of the model store them. What
+  // follows the first that is not, since it left out layers other than the last (Engine::set_depth,
+  // set_early_exit), is an approximation. rewind() to here, and what comes next is exact again.
+  Index n_exact() const noexcept;
+
   // A second sequence with the same tokens. Pages of keys and values are shared; a page is copied
   // when either sequence writes to it. Recurrent state is copied now. A fork is also a snapshot to
   // return to. Errors: out_of_memory.
@@ -45,6 +51,14 @@ class Sequence {
   Result<void> rewind(Index position);
   // The last position up to `position` that rewind() can reach.
   Index last_reachable(Index position) const noexcept;
+
+  // The adapter that computes the tokens of the sequence; by default none. The sequence shares it
+  // until it has another one. If it has a prefix, that many positions stand before all tokens from
+  // now on, pending at first; rewind() does not forget them. Errors change nothing:
+  // invalid_argument (there are tokens, whose keys and values depend on the adapter: rewind(0)
+  // first), limit (no space for the prefix), those of Engine::check_adapter().
+  Result<void> set_adapter(const SequenceAdapter& adapter);
+  const SequenceAdapter& adapter() const noexcept;
 
   // Pages of the cache that it uses (Engine::pages_for), and how many of these no other sequence
   // uses.

@@ -14,6 +14,7 @@
 #include "nibble/core/shared.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/sequence.hpp"
+#include "nibble/model/adapter_set.hpp"
 #include "nibble/model/model.hpp"
 #include "nibble/model/progress.hpp"
 #include "nibble/ops/kv_type.hpp"
@@ -34,6 +35,7 @@ struct SessionOptions {
   Index window_margin = 256;          // see EngineOptions
   graph::Observer observer = {};      // see EngineOptions
   graph::ProductObserver product_observer = {};
+  Placement placement = {};  // see EngineOptions
 };
 
 // One engine and one sequence. Keeps the model alive, and may be moved at any time: generators
@@ -74,6 +76,12 @@ class Session {
   // The largest number of rows of logits that one call may ask for.
   Index max_outputs() const noexcept;
 
+  // The adapter that computes the session's tokens; by default none. The session shares it until
+  // it has another one. The rows of a prefix are positions before all tokens, which rewind() does
+  // not forget. Errors change nothing: those of Sequence::set_adapter(), for example if there are
+  // tokens: rewind(0) comes first.
+  Result<void> set_adapter(const SequenceAdapter& adapter);
+
   // Forgets all tokens from `position` on. A model with recurrent state, or with windows, cannot go
   // back to each position (Sequence::rewind): the tokens since the last that it can go back to
   // become pending, and the next call computes them once more. Errors: invalid_argument (there are
@@ -84,8 +92,9 @@ class Session {
   // that is full. The last ones become pending at their new positions: the next call computes them
   // anew. (Their keys could be rotated to where they are now instead, but each time they would be
   // rounded once more, and learned positions and recurrent state have no such way.) The session is
-  // then, bit for bit, one that was given what is left. Errors change nothing: invalid_argument
-  // (there are fewer tokens), unsupported (rows of numbers would have to be computed anew).
+  // then, bit for bit, one that was given what is left. The prefix of an adapter always stays.
+  // Errors change nothing: invalid_argument (there are fewer tokens), unsupported (rows of numbers
+  // would have to be computed anew).
   Result<void> roll(Index n_first, Index n_last);
 
   // Bytes that the session holds: working memory, cache, rotation tables, tokens.

@@ -52,6 +52,12 @@ class Constraint {
 
   const TokenTrie& trie() const noexcept { return state_->trie; }
   const Grammar& grammar() const noexcept { return state_->grammar; }
+  // How much was done for masks so far, in steps through the vocabulary's trie: a measure of time
+  // that is the same on each machine.
+  std::uint64_t n_walked() const noexcept {
+    const WordLock lock(state_->mutex);
+    return state_->masks.n_walked();
+  }
 
  private:
   friend class Matcher;

@@ -13,7 +13,6 @@
 #include <utility>
 #include <vector>
 
-#include "nibble/chat/value_text.hpp"
 #include "nibble/core/executor.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/core/scalar.hpp"
@@ -22,6 +21,7 @@
 #include "nibble/grammar/rules.hpp"
 #include "nibble/io/json_text.hpp"
 #include "nibble/io/json_value.hpp"
+#include "nibble/io/number_text.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace grammar {
 
@@ -116,7 +116,7 @@ namespace detail {
 inline std::string json_number(double value) {
   const bool is_whole =
       value > -1e15 && value < 1e15 && static_cast<double>(static_cast<long long>(value)) == value;
-  return is_whole ? to_text(static_cast<long long>(value)) : chat::detail::number_text(value);
+  return is_whole ? to_text(static_cast<long long>(value)) : io::number_text(value);
 }
 
 // With a space behind ',' and ':', if `spaced`. (A value is nested at most JsonReader::kMaxDepth
@@ -176,3 +176,4 @@ inline std::size_t count_characters(std::string_view text) noexcept {
 }}}  // namespace nibble::NIBBLE_ABI::grammar
 
 #include "nibble/grammar/json_leaf-inl.hpp"
+#include "nibble/grammar/json_members-inl.hpp"

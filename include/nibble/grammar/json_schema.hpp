@@ -44,14 +44,14 @@ class JsonSchemaReader {
   static constexpr std::size_t kMaxBranches = 4096;  // of anyOf and oneOf, multiplied out
   static constexpr std::size_t kMaxWork = std::size_t{1} << 28;
 
-  JsonSchemaReader(const io::JsonValue& root, const JsonSchemaOptions& options)
-      : tree_(root), json_(rules_, options.space) {}
+  // Adds to `rules`, which must outlive it, as must the schema.
+  JsonSchemaReader(const io::JsonValue& root, const JsonSchemaOptions& options, Rules& rules)
+      : tree_(root), rules_(rules), json_(rules_, options.space) {}
 
-  // Errors: unsupported (a keyword, or a combination), malformed (no schema), limit.
-  Result<Grammar> read() {
-    const RuleId root = rules_.add_rule("root");
+  // An expression for the schema's values. Errors: unsupported (a keyword, or a combination),
+  // malformed (no schema), limit.
+  Result<ExprId> read() {
     NIBBLE_TRY(whole, rule_of({&tree_.root()}));
-    rules_.define(root, whole);
     for (std::size_t i = 0; i < todo_.size(); ++i) {
       const Todo todo = todo_[i];
       NIBBLE_CHECK(define(todo));
@@ -59,11 +59,7 @@ class JsonSchemaReader {
         return Error{Errc::limit, "JSON Schema: it is too large"};
       }
     }
-    auto grammar = Grammar::create(rules_, root, false);
-    if (!grammar && grammar.error().code == Errc::malformed) {
-      return Error{Errc::malformed, "JSON Schema: no value can meet it"};
-    }
-    return grammar;
+    return whole;
   }
 
  private:
@@ -156,7 +152,7 @@ class JsonSchemaReader {
   }
 
   SchemaTree tree_;
-  Rules rules_;
+  Rules& rules_;
   JsonRules json_;
   std::map<SchemaSet, RuleId> known_;
   std::vector<Todo> todo_;
@@ -172,7 +168,15 @@ inline Result<Grammar> from_json_schema(std::string_view schema,
       return Error{Errc::limit, "JSON Schema: more than 1 MiB of text"};
     }
     NIBBLE_TRY(root, io::JsonValue::parse(schema));
-    return JsonSchemaReader(root, options).read();
+    Rules rules;
+    const RuleId start = rules.add_rule("root");
+    NIBBLE_TRY(whole, JsonSchemaReader(root, options, rules).read());
+    rules.define(start, whole);
+    auto grammar = Grammar::create(rules, start, false);
+    if (!grammar && grammar.error().code == Errc::malformed) {
+      return Error{Errc::malformed, "JSON Schema: no value can meet it"};
+    }
+    return grammar;
   });
 }
 

@@ -39,13 +39,21 @@ class MaskCache {
   // `at`: after it.
   StackId continues(StackStates& stacks, std::uint32_t node, StackId at, bool& result);
 
+  // Nodes of tries that were looked at so far.
+  std::uint64_t n_walked() const noexcept { return n_walked_; }
+
   // After StackStates::collect(): numbers of stacks have another meaning.
   void forget_stacks() noexcept {
     std::fill(plain_.begin(), plain_.end(), Scalar<std::uint32_t>{kNotKnown});
   }
 
  private:
+  // Of plain_length(), besides numbers.
   static constexpr std::uint32_t kNotKnown = 0xFFFFFFFF;
+  static constexpr std::uint32_t kMixed = 0xFFFFFFFE;  // after some characters it depends on which
+  static constexpr std::uint32_t kEndless = 0xFFFFFFFD;  // any number of them
+  static constexpr std::uint32_t kLeaves = 0x100;        // added if the rule may end on the way
+  static constexpr std::uint32_t kLong = static_cast<std::uint32_t>(TokenTrie::kLong);
   static constexpr std::size_t kEntries = 4096;
   static constexpr std::size_t kListed = std::size_t{1} << 18;  // ids and nodes of all entries
   static constexpr std::uint32_t kMaxFew = 1024;                // tokens that are listed one by one
@@ -54,21 +62,21 @@ class MaskCache {
   // What a state allows, whatever lies below it on the stack.
   struct Entry {
     StateId state;
-    // Repetitions to the rule's minimum and maximum. If `is_far`, the entry holds for all larger
-    // maximums, too.
-    std::uint32_t to_min = 0, to_max = 0;
-    bool is_far = false;
-    bool skips_plain = false;                // plain tokens are not among its tokens and exits
+    std::uint32_t count = 0;                 // of its rule, see nearest()
     bool has_set = false;                    // tokens: a set, or a list
     std::uint32_t tokens = 0, n_tokens = 0;  // where they are
     std::uint32_t exits = 0, n_exits = 0;    // nodes before which its rule ends
   };
+  // How the tokens of an item are found. Depends on its state and count.
+  struct Plan {
+    const TokenSet* plain = nullptr;  // allowed at once; null: none
+    const Trie* trie = nullptr;       // of the tokens to walk
+    // Tokens of more than kLong bytes are walked for each mask: that some tokens of 128 spaces come
+    // to the maximum of a repetition must not make each count a case of its own.
+    bool leaves_long = false;
+  };
   struct Listed {
     std::uint32_t value = 0;
-  };
-  struct Open {
-    StackId stacks;
-    std::uint32_t end;
   };
   // A few numbers of stacks, each once.
   struct Front {
@@ -85,7 +93,7 @@ class MaskCache {
     }
   };
   struct Step {
-    bool any_dead = false, any_alive = false;
+    bool any_dead = false, any_alive = false, leaves = false;
     StackId error = kDead;
   };
 
@@ -94,40 +102,47 @@ class MaskCache {
       if (TokenTrie::is_plain(byte) && bytes.contains(byte)) return true;
     return false;
   }
-  const Trie& trie_of(const Entry& e) const noexcept {
-    return e.skips_plain ? trie_->others() : trie_->all();
-  }
-  template <class Found>
+  template <class Before, class Found>
   StackId walk(StackStates& stacks, const Trie& trie, std::uint32_t begin, std::uint32_t end,
-               StackId from, Found found);
+               StackId from, std::size_t max_depth, Before before, Found found);
+  StackId add_part(StackStates& stacks, const Trie& trie, std::uint32_t begin, std::uint32_t end,
+                   StackId from, TokenSet& out) {
+    return walk(
+        stacks, trie, begin, end, from, Trie::kMaxDepth, [](std::uint32_t, StackId) {},
+        [&](std::uint32_t i, StackId) { trie.add_tokens(i, out); });
+  }
+  StackId add_walked(StackStates& stacks, const Trie& trie, StackId from, TokenSet& out);
   StackId add_item(StackStates& stacks, const StackItem& item, TokenSet& out);
-  StackId add_exits(StackStates& stacks, const Entry& entry, ContextId context, TokenSet& out);
-  StackId make(StackStates& stacks, const StackItem& item, Entry& key, const Entry*& entry);
+  StackId add_exits(StackStates& stacks, const Entry& entry, const Trie& trie, ContextId context,
+                    TokenSet& out);
+  static std::uint32_t nearest(const Automaton::Rule& rule, std::uint32_t count) noexcept;
+  StackId plan_of(StackStates& stacks, const Automaton::Rule& rule, StackId inner, Plan& plan);
+  StackId make(StackStates& stacks, const Plan& plan, const Automaton::Rule& rule, StackId inner,
+               const Entry& key, const Entry*& entry);
   const Entry* store(const Entry& entry);
-  const Entry* find(const Entry& key) noexcept;
-  std::size_t place_of(const Entry& key, bool is_far) const noexcept;
+  const Entry* find(const Entry& key) const noexcept;
+  std::size_t place_of(const Entry& key) const noexcept;
   StackId plain_length(StackStates& stacks, StackId from, std::uint32_t& length);
   Step step_plain(StackStates& stacks, const Front& from, Front& to) const;
   void clear() noexcept;
 
   const TokenTrie* trie_;
-  std::size_t n_masks_;
+  std::uint64_t n_walked_ = 0;
   std::vector<Entry> entries_;
   std::vector<Scalar<std::uint32_t>> places_;  // open addressing; index + 1
   std::vector<Listed> listed_;
   std::vector<Scalar<std::uint64_t>> sets_;
-  std::vector<Open> path_;
+  std::vector<StackId> path_;  // the stacks at each node above, by depth
   // Of the entry that is being made.
   TokenSet found_;
   std::vector<Listed> exits_;
-  // How many plain characters may follow, whichever they are: (stacks); see plain_length().
+  // See plain_length(): (stacks).
   std::vector<Scalar<std::uint32_t>> plain_;
   std::vector<StackId> chain_;
 };
 
 inline MaskCache::MaskCache(const TokenTrie& trie, std::size_t n_masks, std::size_t n_states)
     : trie_(&trie),
-      n_masks_(n_masks),
       places_(2 * kEntries),
       path_(trie.all().depth() + 1),
       found_(trie.n_tokens()),
@@ -136,7 +151,7 @@ inline MaskCache::MaskCache(const TokenTrie& trie, std::size_t n_masks, std::siz
   listed_.reserve(kListed);
   sets_.reserve(n_masks * found_.words().size());
   exits_.reserve(kListed);
-  chain_.reserve(trie.plain_length() + 1);
+  chain_.reserve(TokenTrie::kLong + 1);
 }
 
 inline void MaskCache::clear() noexcept {
@@ -146,24 +161,30 @@ inline void MaskCache::clear() noexcept {
   std::fill(places_.begin(), places_.end(), Scalar<std::uint32_t>{});
 }
 
-// Walks the nodes of a part of the trie that stacks can follow. found(node, stacks there).
-template <class Found>
+// Walks the nodes of a part of the trie that stacks can follow, down to those of texts of
+// `max_depth` bytes. `from`: the stacks before the first node, of which the part has no siblings
+// above. before(node, stacks in front of it), then found(node, stacks behind it) if they can
+// follow.
+template <class Before, class Found>
 StackId MaskCache::walk(StackStates& stacks, const Trie& trie, std::uint32_t begin,
-                        std::uint32_t end, StackId from, Found found) {
-  std::size_t depth = 0;
-  path_[0] = {from, end};
+                        std::uint32_t end, StackId from, std::size_t max_depth, Before before,
+                        Found found) {
+  if (begin >= end) return kDead;
+  path_[trie.node(begin).depth - std::size_t{1}] = from;
   for (std::uint32_t i = begin; i < end;) {
-    while (path_[depth].end <= i) --depth;
-    const Trie::Node node = trie.node(i);
-    const StackId to = stacks.next(path_[depth].stacks, node.byte);
+    ++n_walked_;
+    const Trie::Node& node = trie.node(i);
+    const StackId above = path_[node.depth - std::size_t{1}];
+    before(i, above);
+    const StackId to = stacks.next(above, node.byte);
     if (to == kDead) {
       i = node.end;
       continue;
     }
     if (!is_number(to)) return to;
+    path_[node.depth] = to;
     found(i, to);
-    ++i;
-    if (node.end > i) path_[++depth] = {to, node.end};
+    i = node.depth < max_depth ? i + 1 : node.end;
   }
   return kDead;
 }
@@ -182,37 +203,29 @@ inline StackId MaskCache::tokens(StackStates& stacks, StackId at, TokenSet& out)
 inline StackId MaskCache::continues(StackStates& stacks, std::uint32_t node, StackId at,
                                     bool& result) {
   result = false;
-  return walk(stacks, trie_->all(), node + 1, trie_->all().node(node).end, at,
-              [&](std::uint32_t i, StackId) { result |= !trie_->all().tokens(i).empty(); });
+  const Trie& all = trie_->all();
+  return walk(
+      stacks, all, node + 1, all.node(node).end, at, Trie::kMaxDepth, [](std::uint32_t, StackId) {},
+      [&](std::uint32_t i, StackId) { result = result || all.has_token(i); });
 }
 
 inline StackId MaskCache::add_item(StackStates& stacks, const StackItem& item, TokenSet& out) {
   const Automaton::Rule& rule = stacks.automaton().rule(stacks.automaton().state(item.state).rule);
   Entry key;
   key.state = item.state;
-  key.to_max = kUnbounded;
-  if (rule.is_counted) {
-    key.to_min = rule.min > item.count ? rule.min - item.count : 0;
-    if (rule.max != kUnbounded) key.to_max = rule.max - item.count;
-  }
-  const StackId inner = stacks.inner(item.state, item.count);
+  key.count = nearest(rule, item.count);
+  const StackId inner = stacks.inner(key.state, key.count);
   if (!is_number(inner)) return inner;
-  std::uint32_t n_plain = 0;
-  if (const StackId error = plain_length(stacks, inner, n_plain); error != kDead) return error;
-  // Where the rule may end before plain characters, longer tokens are not decided here.
-  if (n_plain < trie_->plain_length() && has_plain(rule.follow)) n_plain = 0;
-  key.skips_plain = n_plain > 0;
+  Plan plan;
+  if (const StackId error = plan_of(stacks, rule, inner, plan); error != kDead) return error;
   const Entry* entry = find(key);
   if (entry == nullptr) {
-    if (const StackId error = make(stacks, item, key, entry); error != kDead) return error;
-    if (entry == nullptr) {  // too much to remember: the whole walk, with the stack
-      const Trie& all = trie_->all();
-      return walk(stacks, all, 1, all.n_nodes(), stacks.alone(item), [&](std::uint32_t i, StackId) {
-        for (const auto id : all.tokens(i)) out.add(id.value);
-      });
-    }
+    const StackId error = make(stacks, plan, rule, inner, key, entry);
+    if (error != kDead) return error;
+    // Too much to remember: the whole walk, with the stack.
+    if (entry == nullptr) return add_walked(stacks, trie_->all(), stacks.alone(item), out);
   }
-  if (n_plain > 0) trie_->add_plain(n_plain, out);
+  if (plan.plain != nullptr) out.add(plan.plain->words());
   if (entry->has_set) {
     out.add(
         std::span<const Scalar<std::uint64_t>>(sets_).subspan(entry->tokens, out.words().size()));
@@ -220,65 +233,83 @@ inline StackId MaskCache::add_item(StackStates& stacks, const StackItem& item, T
     for (std::uint32_t i = 0; i < entry->n_tokens; ++i)
       out.add(static_cast<std::int32_t>(listed_[entry->tokens + i].value));
   }
-  return add_exits(stacks, *entry, item.context, out);
+  const StackId error = add_exits(stacks, *entry, *plan.trie, item.context, out);
+  if (error != kDead || !plan.leaves_long) return error;
+  return add_walked(stacks, trie_->long_ones(), stacks.alone(item), out);
+}
+
+// A count from which tokens of at most kLong bytes, each of which is at most one repetition, see
+// the same limits as from `count`.
+inline std::uint32_t MaskCache::nearest(const Automaton::Rule& rule, std::uint32_t count) noexcept {
+  constexpr std::uint32_t kFar = kLong + 2;
+  if (!rule.is_counted) return 0;
+  if (count < rule.min) return rule.min - count > kFar ? rule.min - kFar : count;
+  if (rule.max == kUnbounded || rule.max - count <= kFar) return count;
+  return (std::max)(rule.max - kFar, rule.min);
+}
+
+inline StackId MaskCache::plan_of(StackStates& stacks, const Automaton::Rule& rule, StackId inner,
+                                  Plan& plan) {
+  std::uint32_t n_plain = 0;
+  if (const StackId error = plain_length(stacks, inner, n_plain); error != kDead) return error;
+  const bool is_finite = n_plain != kMixed && n_plain != kEndless;
+  // Where the rule may end before plain characters, longer tokens are not decided by it.
+  const bool may_leave = is_finite && n_plain >= kLeaves && has_plain(rule.follow);
+  if (is_finite && n_plain >= kLeaves) n_plain -= kLeaves;
+  if (n_plain == kMixed || n_plain == 0 || may_leave) {
+    plan.trie = &trie_->all();
+  } else {
+    plan.trie = &trie_->others();
+    plan.plain = is_finite ? &trie_->plain(n_plain) : &trie_->plain();
+  }
+  plan.leaves_long = rule.is_counted || (plan.plain != nullptr && is_finite);
+  return kDead;
+}
+
+// All tokens of a trie, one by one.
+inline StackId MaskCache::add_walked(StackStates& stacks, const Trie& trie, StackId from,
+                                     TokenSet& out) {
+  if (!is_number(from)) return from;
+  return add_part(stacks, trie, 1, trie.n_nodes(), from, out);
 }
 
 // The tokens in which the rule ends and something else goes on.
-inline StackId MaskCache::add_exits(StackStates& stacks, const Entry& entry, ContextId context,
-                                    TokenSet& out) {
+inline StackId MaskCache::add_exits(StackStates& stacks, const Entry& entry, const Trie& trie,
+                                    ContextId context, TokenSet& out) {
   if (entry.n_exits == 0) return kDead;
   const StackId from = stacks.returned(context);
   if (!is_number(from)) return from;
   if (stacks.items(from).empty()) return kDead;
-  const Trie& trie = trie_of(entry);
   for (std::uint32_t i = 0; i < entry.n_exits; ++i) {
     const std::uint32_t node = listed_[entry.exits + i].value;
-    const StackId error =
-        walk(stacks, trie, node, trie.node(node).end, from, [&](std::uint32_t found, StackId) {
-          for (const auto id : trie.tokens(found)) out.add(id.value);
-        });
+    const StackId error = add_part(stacks, trie, node, trie.node(node).end, from, out);
     if (error != kDead) return error;
   }
   return kDead;
 }
 
 // Walks the trie with the item alone. `entry` stays null if there is no room to remember it.
-inline StackId MaskCache::make(StackStates& stacks, const StackItem& item, Entry& key,
-                               const Entry*& entry) {
-  const Trie& trie = trie_of(key);
-  const Automaton::Rule& rule = stacks.automaton().rule(stacks.automaton().state(item.state).rule);
+inline StackId MaskCache::make(StackStates& stacks, const Plan& plan, const Automaton::Rule& rule,
+                               StackId inner, const Entry& key, const Entry*& entry) {
+  const Trie& trie = *plan.trie;
   found_.clear();
   exits_.clear();
-  std::uint32_t largest = item.count;  // count of the item's rule
   bool is_full = false;
-  const StackId inner = stacks.inner(item.state, item.count);
-  if (!is_number(inner)) return inner;
-  const StackId error =
-      walk(stacks, trie, 1, trie.n_nodes(), inner, [&](std::uint32_t i, StackId at) {
-        for (const auto id : trie.tokens(i)) {
-          found_.add(id.value);
-          ++key.n_tokens;
-        }
-        largest = (std::max)(largest, stacks.inner_count(at));
-        if (!stacks.leaves(at)) return;
-        for (std::uint32_t c = i + 1; c < trie.node(i).end; c = trie.node(c).end) {
-          if (!rule.follow.contains(trie.node(c).byte)) continue;
-          is_full = is_full || exits_.size() == exits_.capacity();
-          if (!is_full) exits_.push_back({c});
-        }
-      });
-  if (error != kDead || is_full) return error;
-  // If the maximum was out of reach it decided nothing, and the same holds for all larger ones.
-  if (rule.is_counted && rule.max != kUnbounded && largest + 1 < rule.max) {
-    key.is_far = true;
-    key.to_max = largest - item.count + 2;
-  }
-  entry = store(key);
-  return kDead;
+  const auto leave = [&](std::uint32_t i, StackId above) {
+    if (!stacks.leaves(above) || !rule.follow.contains(trie.node(i).byte)) return;
+    is_full = is_full || exits_.size() == exits_.capacity();
+    if (!is_full) exits_.push_back({i});
+  };
+  const std::size_t max_depth = plan.leaves_long ? TokenTrie::kLong : Trie::kMaxDepth;
+  const StackId error = walk(stacks, trie, 1, trie.n_nodes(), inner, max_depth, leave,
+                             [&](std::uint32_t i, StackId) { trie.add_tokens(i, found_); });
+  if (error == kDead && !is_full) entry = store(key);
+  return error;
 }
 
 inline const MaskCache::Entry* MaskCache::store(const Entry& key) {
   Entry entry = key;
+  entry.n_tokens = static_cast<std::uint32_t>(found_.count());
   entry.has_set = entry.n_tokens > kMaxFew;
   entry.n_exits = static_cast<std::uint32_t>(exits_.size());
   const std::size_t n_listed = exits_.size() + (entry.has_set ? 0 : entry.n_tokens);
@@ -295,74 +326,81 @@ inline const MaskCache::Entry* MaskCache::store(const Entry& key) {
   } else {
     entry.tokens = static_cast<std::uint32_t>(listed_.size());
     found_.for_each([&](std::int32_t id) { listed_.push_back({static_cast<std::uint32_t>(id)}); });
-    entry.n_tokens = static_cast<std::uint32_t>(listed_.size()) - entry.tokens;
   }
   entry.exits = static_cast<std::uint32_t>(listed_.size());
   listed_.insert(listed_.end(), exits_.begin(), exits_.end());
-  std::size_t at = place_of(entry, entry.is_far);
+  std::size_t at = place_of(entry);
   while (places_[at].value != 0) at = (at + 1) % places_.size();
   entries_.push_back(entry);
   places_[at].value = static_cast<std::uint32_t>(entries_.size());
   return &entries_.back();
 }
 
-inline std::size_t MaskCache::place_of(const Entry& key, bool is_far) const noexcept {
-  std::uint64_t hash = std::uint64_t{key.state.value} << 32 | key.to_min;
-  hash = (hash ^ hash >> 29) * 0xD6E8FEB86659FD93u;
-  hash =
-      (hash ^ hash >> 32 ^ (is_far ? 1u : 0u) ^ (is_far ? 0u : key.to_max)) * 0xD6E8FEB86659FD93u;
+inline std::size_t MaskCache::place_of(const Entry& key) const noexcept {
+  const std::uint64_t hash =
+      (std::uint64_t{key.state.value} << 32 | key.count) * 0xD6E8FEB86659FD93u;
   return (hash ^ hash >> 32) % places_.size();
 }
 
-inline const MaskCache::Entry* MaskCache::find(const Entry& key) noexcept {
-  for (const bool is_far : {false, true}) {
-    for (std::size_t at = place_of(key, is_far); places_[at].value != 0;
-         at = (at + 1) % places_.size()) {
-      const Entry& e = entries_[places_[at].value - 1];
-      if (e.state == key.state && e.to_min == key.to_min && e.is_far == is_far &&
-          e.skips_plain == key.skips_plain &&
-          (is_far ? e.to_max <= key.to_max : e.to_max == key.to_max)) {
-        return &e;
-      }
-    }
+inline const MaskCache::Entry* MaskCache::find(const Entry& key) const noexcept {
+  for (std::size_t at = place_of(key); places_[at].value != 0; at = (at + 1) % places_.size()) {
+    const Entry& e = entries_[places_[at].value - 1];
+    if (e.state == key.state && e.count == key.count) return &e;
   }
   return nullptr;
 }
 
-// How many plain characters may follow, whichever they are: up to TokenTrie::plain_length(). 0 also
-// if some may follow after these and some not.
+// How many plain characters may follow, whichever they are: up to kLong; or kEndless, or kMixed.
 inline StackId MaskCache::plain_length(StackStates& stacks, StackId from, std::uint32_t& length) {
-  const auto all = static_cast<std::uint32_t>(trie_->plain_length());
   Front front, next;
   front.add(from);
   chain_.clear();  // sets of stacks that were met alone, one character apart
-  length = all;
-  for (std::uint32_t n = 0; n < all; ++n) {
-    const bool is_single = front.n == 1 && chain_.size() == n;
-    if (is_single && plain_[front.ids[0].value].value != kNotKnown) {
-      const std::uint32_t known = plain_[front.ids[0].value].value;
-      length = known == 0 ? 0 : (std::min)(all, n + known);
-      break;
+  length = kLong;
+  bool is_cut = true;  // after kLong characters, more may follow
+  std::uint32_t leaves = 0;
+  for (std::uint32_t n = 0; n < kLong; ++n) {
+    if (front.n == 1 && chain_.size() == n) {
+      std::uint32_t known = plain_[front.ids[0].value].value;
+      if (known == kMixed || known == kEndless) {
+        length = known;
+        break;
+      }
+      if (known != kNotKnown) {
+        if (known >= kLeaves) leaves = kLeaves;
+        known -= known >= kLeaves ? kLeaves : 0;
+        is_cut = n + known >= kLong;
+        length = (std::min)(kLong, n + known);
+        break;
+      }
+      chain_.push_back(front.ids[0]);
     }
-    if (is_single) chain_.push_back(front.ids[0]);
     next.n = 0;
     const Step step = step_plain(stacks, front, next);
     if (step.error != kDead) return step.error;
+    if (step.leaves) leaves = kLeaves;
     if (step.any_dead) {
-      length = step.any_alive ? 0 : n;
+      length = step.any_alive ? kMixed : n;
+      is_cut = false;
       break;
     }
-    if (next == front) break;
+    if (next == front) {
+      length = kEndless;
+      break;
+    }
     front = next;
   }
+  const bool is_finite = length <= kLong;
   for (std::uint32_t i = 0; i < chain_.size(); ++i) {
     std::uint32_t& known = plain_[chain_[i].value].value;
-    if (length < all) {
-      known = length > i ? length - i : 0;
+    if (!is_finite) {
+      known = length;
+    } else if (!is_cut) {
+      known = length - i + leaves;
     } else if (i == 0) {  // of the others a little less is known
-      known = all;
+      known = kLong + leaves;
     }
   }
+  if (is_finite) length += leaves;
   return kDead;
 }
 
@@ -409,6 +447,7 @@ inline MaskCache::Step MaskCache::step_plain(StackStates& stacks, const Front& f
             result.any_dead = true;
             continue;
           }
+          result.leaves = result.leaves || stacks.leaves(id);
           result.any_alive = result.any_alive || is_last;
           if (!(is_last ? to : next).add(id)) return {.any_dead = true, .any_alive = true};
         }
@@ -421,5 +460,4 @@ inline MaskCache::Step MaskCache::step_plain(StackStates& stacks, const Front& f
   }
   return result;
 }
-
 }}}  // namespace nibble::NIBBLE_ABI::grammar

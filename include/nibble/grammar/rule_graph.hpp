@@ -23,7 +23,8 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace grammar {
 // Index of a state of a graph or an automaton.
 struct StateId {
   std::uint32_t value = 0;
-  friend constexpr auto operator<=>(const StateId&, const StateId&) noexcept = default;
+  friend constexpr bool operator==(StateId a, StateId b) noexcept { return a.value == b.value; }
+  friend constexpr bool operator<(StateId a, StateId b) noexcept { return a.value < b.value; }
 };
 
 // One of these bytes leads to the target.

@@ -40,7 +40,8 @@ constexpr bool is_number(StackId id) noexcept { return id.value < kTooAmbiguous.
 // Number of a context.
 struct ContextId {
   std::uint32_t value = 0;
-  friend constexpr auto operator<=>(const ContextId&, const ContextId&) noexcept = default;
+  friend constexpr bool operator==(ContextId a, ContextId b) noexcept { return a.value == b.value; }
+  friend constexpr bool operator<(ContextId a, ContextId b) noexcept { return a.value < b.value; }
 };
 
 // The top of stacks: a state of the automaton, how often its rule has repeated if it counts, and
@@ -49,8 +50,18 @@ struct StackItem {
   StateId state;
   std::uint32_t count = 0;
   ContextId context;
-  friend constexpr auto operator<=>(const StackItem&, const StackItem&) noexcept = default;
+  friend constexpr bool operator==(const StackItem& a, const StackItem& b) noexcept {
+    return a.state == b.state && a.count == b.count && a.context == b.context;
+  }
+  friend constexpr bool operator<(const StackItem& a, const StackItem& b) noexcept {
+    if (!(a.state == b.state)) return a.state < b.state;
+    return a.count != b.count ? a.count < b.count : a.context < b.context;
+  }
 };
+
+constexpr bool is_equal(std::span<const StackItem> a, std::span<const StackItem> b) noexcept {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end());
+}
 
 // All memory is allocated when it is made. Not for several threads at once.
 class StackStates {
@@ -81,8 +92,6 @@ class StackStates {
     return std::span<const StackItem>(items_).subspan(states_[id.value].items,
                                                       states_[id.value].n_items);
   }
-  // The largest count of items on top of what inner() does not know; 0 without any.
-  std::uint32_t inner_count(StackId id) const noexcept { return states_[id.value].inner_count; }
   // Numbers are below this one.
   std::size_t n_states() const noexcept { return states_.size(); }
   // The only byte that can come next; −1 if there are several, or none. Errors (below −1): −2 for
@@ -108,7 +117,6 @@ class StackStates {
   struct State {
     std::uint32_t items = 0, n_items = 0;
     std::uint32_t scans = 0, n_scans = kUnknown;  // items whose states have edges; made by expand()
-    std::uint32_t inner_count = 0;
     bool can_end = false, leaves = false;
   };
   struct Call {
@@ -241,15 +249,26 @@ inline StackId StackStates::step(StackId from, std::uint8_t byte) {
   if (!expand(from)) return kTooAmbiguous;
   begin_set();
   const State state = states_[from.value];
+  std::uint8_t low = 0, high = 0xFF;  // these bytes lead to the same set
   for (std::uint32_t i = 0; i < state.n_scans; ++i) {
     const StackItem item = items_[state.scans + i];
     for (const ByteEdge& edge : automaton_->edges(item.state)) {
-      if (byte >= edge.first && byte <= edge.last) add({edge.target, item.count, item.context});
+      if (edge.last < byte) {
+        low = (std::max)(low, static_cast<std::uint8_t>(edge.last + 1));
+      } else if (edge.first > byte) {
+        high = (std::min)(high, static_cast<std::uint8_t>(edge.first - 1));
+      } else {
+        low = (std::max)(low, edge.first);
+        high = (std::min)(high, edge.last);
+        add({edge.target, item.count, item.context});
+      }
     }
   }
   settle();
   const StackId id = number_of_set();
-  if (is_number(id)) rows_[row_of(from, byte)] = id;
+  if (!is_number(id)) return id;
+  const std::size_t last = row_of(from, high);
+  for (std::size_t i = row_of(from, low); i <= last; ++i) rows_[i] = id;
   return id;
 }
 
@@ -350,7 +369,7 @@ inline StackId StackStates::number_of_set() {
   const std::uint32_t flags = (can_end_ ? 1u : 0u) + (leaves_ ? 2u : 0u);
   std::uint32_t& place = place_of(state_table_, set_, flags, [&](std::uint32_t other) {
     return states_[other].can_end == can_end_ && states_[other].leaves == leaves_ &&
-           std::ranges::equal(items({other}), set_);
+           is_equal(items({other}), set_);
   });
   if (place == 0) {
     State state;
@@ -358,8 +377,6 @@ inline StackId StackStates::number_of_set() {
     state.n_items = static_cast<std::uint32_t>(set_.size());
     state.can_end = can_end_;
     state.leaves = leaves_;
-    for (const StackItem& item : set_)
-      if (item.context == kBottom) state.inner_count = (std::max)(state.inner_count, item.count);
     items_.insert(items_.end(), set_.begin(), set_.end());
     states_.push_back(state);
     rows_.insert(rows_.end(), automaton_->n_classes(), StackId{kUnknown});
@@ -456,8 +473,7 @@ inline ContextId StackStates::number_of_frames(std::span<StackItem> frames) {
       static_cast<std::size_t>(std::unique(frames.begin(), frames.end()) - frames.begin()));
   std::uint32_t& place = place_of(context_table_, frames, 0, [&](std::uint32_t other) {
     const Span known = contexts_[other];
-    return std::ranges::equal(std::span<const StackItem>(frames_).subspan(known.first, known.n),
-                              frames);
+    return is_equal(std::span<const StackItem>(frames_).subspan(known.first, known.n), frames);
   });
   if (place == 0) {
     contexts_.push_back(

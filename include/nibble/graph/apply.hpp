@@ -137,7 +137,7 @@ constexpr auto apply(const Repeat<Body, N>& node, Pass& pass, const Value<W>& x)
       "nibble: repeat(): the body works in place (residual, in_place, when, ...); a node of "
       "your own that does says so with kIsInPlace");
   static_assert(!kHasRepeat<Body>, "nibble: a repeat() within a repeat(): layers are one list");
-  pass.repeat(node.n, [&] {
+  pass.repeat(node.n, x, [&] {
     const auto y = apply(node.body, pass, x);
     if (y.id != x.id) pass.fail("repeat(): the body does not give the rows that it is given");
   });

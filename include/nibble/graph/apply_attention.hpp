@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "nibble/core/libm.hpp"
+#include "nibble/core/scalar.hpp"
 #include "nibble/graph/pass.hpp"
 #include "nibble/ops/attention.hpp"
 #include "nibble/ops/attention_steps.hpp"
@@ -221,6 +222,7 @@ constexpr auto apply(const CacheKv<H>& node, Pass& pass, const Qkv<Q, K>& qkv) n
       [=](auto& run) {
         run.cache().append(run.executor(), run.cache_layer(), run.cache_segments(), run.view(k),
                            run.view(v));
+        run.has_stored_keys();
       },
       std::get<0>(qkv), k, v);
   return std::get<0>(qkv);
@@ -234,6 +236,48 @@ constexpr ops::AttentionShape declare_attention(const H& heads, Pass& pass,
   if (shape.ahead > 0) pass.both_ways();
   declare_hook(heads.hook, pass, shape.n_heads);
   return shape;
+}
+
+// out (n_heads * head_dim) += gate · softmax(scale · q · keysᵀ) · values, head by head.
+inline void add_prompt(const PromptKv& prompt, const ops::AttentionShape& shape, float gate,
+                       const float* q, float* out) noexcept {
+  const Index head_dim = shape.head_dim, kv_width = shape.n_kv_heads * head_dim;
+  for (Index head = 0; head < shape.n_heads; ++head, q += head_dim, out += head_dim) {
+    const Index at = head / shape.group() * head_dim;
+    double weights[kMaxPromptRows];
+    double most = -static_cast<double>(kInfinity), sum = 0;
+    for (Index i = 0; i < prompt.n; ++i) {
+      const float* const key = prompt.keys + i * kv_width + at;
+      double score = 0;
+      for (Index j = 0; j < head_dim; ++j) {
+        score += static_cast<double>(q[j]) * static_cast<double>(key[j]);
+      }
+      weights[i] = score * static_cast<double>(shape.scale);
+      most = larger(most, weights[i]);
+    }
+    for (Index i = 0; i < prompt.n; ++i) sum += weights[i] = libm::exp(weights[i] - most);
+    for (Index i = 0; i < prompt.n; ++i) {
+      const auto weight = static_cast<float>(weights[i] / sum * static_cast<double>(gate));
+      const float* const value = prompt.values + i * kv_width + at;
+      for (Index j = 0; j < head_dim; ++j) out[j] += weight * value[j];
+    }
+  }
+}
+
+// Adds what attention gives of the prompts of adapters (model/adapter.hpp: AdapterPrompt).
+template <class Run>
+void add_prompts(const Run& run, const ops::AttentionShape& shape, MatrixView<const float> q,
+                 MatrixView<float> out) noexcept {
+  for (const RowAdapter& group : run.row_adapters(Rows::all)) {
+    if (group.prompts == nullptr || run.layer() < 0) continue;
+    const PromptKv& prompt = group.prompts[run.layer()];
+    if (prompt.n == 0) continue;
+    const auto add = [&](Index i, Index) {
+      const Index row = group.first_row + i;
+      add_prompt(prompt, shape, group.strength * prompt.gate, &q(row, 0), &out(row, 0));
+    };
+    run.executor().parallel_for(group.n_rows, add);
+  }
 }
 
 template <class H, class Pass, Index W>
@@ -252,6 +296,7 @@ constexpr auto apply(const Attend<H>& node, Pass& pass, const Value<W>& q) noexc
         ops::attention(run.executor(), run.view(q), run.cache(), run.cache_layer(),
                        with_scores(shape, node.heads, run), run.cache_segments(), limits,
                        run.view(out), run.memory(scratch), step.policy, run.tuning(), run.layer());
+        add_prompts(run, shape, run.view(q), run.view(out));
       },
       q, out, scratch);
   return out;

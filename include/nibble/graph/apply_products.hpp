@@ -3,6 +3,7 @@
 // The meaning of products and norms; see pass.hpp.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <span>
@@ -38,11 +39,9 @@ inline InputForm input_form(const Weight& weight) noexcept {
   return {weight.input.is_unsigned ? affine : fixed, weight.input};
 }
 
-// Whether a matrix, or the factors beside it or instead of it, read f32 rows.
+// Whether a matrix reads f32 rows. (Not the factors beside it: they do not change what it reads.)
 inline bool reads_floats(const Weight& weight) noexcept {
-  using enum InputKind;
-  return (weight.has_base() && weight.ops->input == floats) ||
-         (weight.factors != nullptr && weight.factors->b.ops->input == floats);
+  return weight.has_base() && weight.ops->input == InputKind::floats;
 }
 
 // The input of the products of a node, in the forms that their weights need: each form is made when
@@ -145,6 +144,7 @@ class ProductList {
     p.args.finish = finish;
     p.args.epilogue = operands;
   }
+  bool is_full() const noexcept { return n_ == ops::kMaxProducts; }
   // Sets the second matrix of the last product.
   void set_gate(const Weight& gate) noexcept { products_[n_ - 1].args.gate = gate.data; }
 
@@ -167,6 +167,27 @@ template <class Activation, bool kBias, bool kResidual>
 kernels::FinishTileFunction* finish_of() noexcept {
   using Epilogue = kernels::Epilogue<Activation, kBias, kResidual>;
   return simd::kernel<kernels::FinishTile<Epilogue>>();
+}
+
+// The factors that rows of a product have of their own (RowAdapter).
+struct OwnFactors {
+  std::span<const RowAdapter> groups;
+  std::size_t slot;
+  Index layer;
+
+  const Factors* of(const RowAdapter& group) const noexcept {
+    return group.factors_at(slot, layer);
+  }
+  bool any() const noexcept {
+    for (const RowAdapter& group : groups) {
+      if (of(group) != nullptr) return true;
+    }
+    return false;
+  }
+};
+template <auto kSlot, class Run>
+OwnFactors own_factors(const Run& run, Rows rows) noexcept {
+  return {run.row_adapters(rows), static_cast<std::size_t>(enumerator_of(kSlot)), run.layer()};
 }
 
 template <auto kW, auto kB, Index W, class A, class Pass>
@@ -232,25 +253,83 @@ kernels::MatmulInput inner_rows(const Run& run, const Factors& f, const kernels:
 
 // Behind the inner rows: rows of the result.
 template <class Run>
-MatrixView<float> result_rows(const Run& run, const Factors& f, Index m, Index n) noexcept {
+MatrixView<float> result_rows(const Run& run, Index m, Index n) noexcept {
+  const Index rank = run.limits().max_rank;
   const std::size_t at =
-      detail::FactorMemory::floats(m, f.rank()) + detail::FactorMemory::codes(m, f.rank());
+      detail::FactorMemory::floats(m, rank) + detail::FactorMemory::codes(m, rank);
   return MatrixView<float>(reinterpret_cast<float*>(run.factor_memory().data() + at), m, n);
 }
 
+// Adds scale · A · (B · x) to the rows of `sum` that have factors of their own. A row's numbers do
+// not depend on the other rows, nor on which of them have the same factors.
+template <class Run>
+void add_own_factors(const Run& run, const OwnFactors& own, ProductInputs& inputs,
+                     MatrixView<float> sum) noexcept {
+  auto* const memory = reinterpret_cast<float*>(run.factor_memory().data());
+  const auto inner_of = [&](const RowAdapter& group, const Factors& f) {
+    return MatrixView<float>(memory + group.first_row * run.limits().max_rank, group.n_rows,
+                             f.rank());
+  };
+  const auto for_each = [&](const auto& call) {
+    for (const RowAdapter& group : own.groups) {
+      if (const Factors* const f = own.of(group)) call(group, *f, inner_of(group, *f));
+    }
+  };
+  // Products of different rows run together.
+  ProductList list;
+  const auto append = [&](const Weight& weight, const kernels::MatmulInput& input,
+                          MatrixView<float> out, bool is_added) {
+    if (list.is_full()) list.run_and_clear(run);
+    kernels::EpilogueArgs operands;
+    if (is_added) {
+      operands.residual = out.data();
+      operands.residual_stride = out.stride(0);
+    }
+    list.append(weight, input, out,
+                is_added ? finish_of<kernels::Identity, false, true>()
+                         : finish_of<kernels::Identity, false, false>(),
+                operands);
+  };
+  for_each([&](const RowAdapter& group, const Factors& f, MatrixView<float> inner) {
+    append(f.b, inputs.of(f.b).rows_from(group.first_row), inner, false);
+  });
+  list.run_and_clear(run);
+  for_each([&](const RowAdapter& group, const Factors& f, MatrixView<float> inner) {
+    const float scale = group.strength * f.scale;
+    for (Index i = 0; i < inner.extent(0) * inner.extent(1); ++i) inner.data()[i] *= scale;
+    append(f.a, float_input(inner), sum.rows(group.first_row, group.n_rows), true);
+  });
+  list.run(run);
+}
+
 // out = A(weights · input + bias), plus what `out` holds with kResidual. An activation is a step of
-// its own if two products are its input: epilogues add a residual behind it.
+// its own if several products are its input: epilogues add a residual behind it. For rows without
+// factors the result has the bits that it has without this.
 template <class A, bool kResidual, class Run>
-void run_with_factors(const Run& run, const Weight& weight, ProductInputs& inputs,
-                      const float* bias, MatrixView<float> out) noexcept {
+void run_with_factors(const Run& run, const Weight& weight, const OwnFactors& own,
+                      ProductInputs& inputs, const float* bias, MatrixView<float> out) noexcept {
   constexpr bool kIsLast = std::is_same_v<A, kernels::Identity>;
-  const Factors& f = *weight.factors;
   const Index m = out.extent(0);
-  const kernels::MatmulInput inner = inner_rows(run, f, inputs.of(f.b), m);
-  if (!weight.has_base()) return run_alone<A, kResidual>(run, f.a, inner, bias, out);
-  const MatrixView<float> sum = kIsLast || !kResidual ? out : result_rows(run, f, m, weight.n);
-  run_alone<kernels::Identity, kIsLast && kResidual>(run, f.a, inner, nullptr, sum);
-  run_alone<kernels::Identity, true>(run, weight, inputs.of(weight), bias, sum);
+  const bool has_own = own.any();
+  if (!has_own && !weight.has_base()) {
+    const Factors& f = *weight.factors;
+    return run_alone<A, kResidual>(run, f.a, inner_rows(run, f, inputs.of(f.b), m), bias, out);
+  }
+  const MatrixView<float> sum = kIsLast || !kResidual ? out : result_rows(run, m, weight.n);
+  if constexpr (!kIsLast || !kResidual) {
+    constexpr float kNothing = -0.0f;  // no number changes when it is added (0 would change -0)
+    for (Index i = 0; i < m; ++i) std::fill_n(&sum(i, 0), sum.extent(1), kNothing);
+  }
+  if (has_own) add_own_factors(run, own, inputs, sum);
+  if (weight.factors != nullptr) {
+    const Factors& f = *weight.factors;
+    const float* const last_bias = weight.has_base() ? nullptr : bias;
+    run_alone<kernels::Identity, true>(run, f.a, inner_rows(run, f, inputs.of(f.b), m), last_bias,
+                                       sum);
+  }
+  if (weight.has_base()) {
+    run_alone<kernels::Identity, true>(run, weight, inputs.of(weight), bias, sum);
+  }
   if constexpr (!kIsLast) {
     ops::activate<A>(run.executor(), MatrixView<const float>(sum), sum);
     if constexpr (kResidual) {
@@ -266,9 +345,10 @@ void append_product(const Linear<kW, kB, W, A>&, const Run& run, ProductInputs& 
                     const Out& out, ProductList& list) noexcept {
   const MatrixView<float> view = run.view(out);
   const Weight& weight = run.weight(kW);
-  if (weight.factors != nullptr) {
+  const OwnFactors own = own_factors<kW>(run, out.rows);
+  if (weight.factors != nullptr || own.any()) {
     list.run_and_clear(run);  // its input may have to give way
-    run_with_factors<A, kResidual>(run, weight, inputs, bias_of<kB>(run), view);
+    run_with_factors<A, kResidual>(run, weight, own, inputs, bias_of<kB>(run), view);
     return;
   }
   if (inputs.overwrites(weight)) list.run_and_clear(run);
@@ -348,16 +428,19 @@ void run_products(const GatedLinear<kG, kGB, kU, kUB, W, A>& node, Run& run, Pro
   const MatrixView<float> view = run.view(out);
   const float* const up_bias = bias_of<kUB>(run);
   ProductList list;
-  const bool has_factors = gate.factors != nullptr || up.factors != nullptr;
+  const OwnFactors own = own_factors<kU>(run, out.rows);
+  const bool has_up_factors = up.factors != nullptr || own.any();
+  const bool has_factors =
+      gate.factors != nullptr || has_up_factors || own_factors<kG>(run, out.rows).any();
   const bool are_alike = !has_factors && gate.ops == up.ops && input_form(gate) == input_form(up);
   if (are_alike && up_bias == nullptr && bias_of<kGB>(run) == nullptr) {
     list.append(up, inputs.of(up), view, simd::kernel<kernels::FinishGatedTile<A>>(), {});
     list.set_gate(gate);
   } else {  // with biases, in different formats or of different inputs: one after the other
     run_products(Linear<kG, kGB, W, A>{{}, node.width}, run, inputs, out);
-    if (up.factors != nullptr) {
-      const MatrixView<float> rows = result_rows(run, *up.factors, view.extent(0), up.n);
-      run_with_factors<kernels::Identity, false>(run, up, inputs, up_bias, rows);
+    if (has_up_factors) {
+      const MatrixView<float> rows = result_rows(run, view.extent(0), up.n);
+      run_with_factors<kernels::Identity, false>(run, up, own, inputs, up_bias, rows);
       ops::multiply(run.executor(), MatrixView<const float>(view), MatrixView<const float>(rows),
                     view);
       return;
@@ -568,11 +651,17 @@ constexpr auto apply(const NormInto<Norm, Products>& node, Pass& pass, const Val
           norm_into(node.norm, run, x, MatrixView<float>(run.view(normed)), 0);
           observe_products(node.products, run, normed);
         }
-        // Where some weights read floats, codes are made of these; otherwise by the norm itself.
+        // Where some matrices read floats, codes are made of these; otherwise by the norm itself,
+        // also beside factors that read floats: what rows have no factors must not differ.
         const bool has_floats = needs_floats(node.products, run);
-        if (has_floats) norm_into(node.norm, run, x, MatrixView<float>(run.view(normed)), 0);
+        const auto make_floats = [&] {
+          norm_into(node.norm, run, x, MatrixView<float>(run.view(normed)), 0);
+        };
+        if (has_floats) make_floats();
         const auto make = [&](const InputForm& form) {
-          if (has_floats) return product_input(run, form, normed, scratch);
+          const bool is_floats = form.kind == InputKind::floats;
+          if (is_floats && !has_floats) make_floats();
+          if (is_floats || has_floats) return product_input(run, form, normed, scratch);
           return code_input(form, run.memory(scratch), run.count_of(x), x.width,
                             [&](const auto& rows) { norm_into(node.norm, run, x, rows, 0); });
         };

@@ -122,8 +122,8 @@ class BasicPlanner {
 
   // The body is walked once if all layers are alike, otherwise once for each layer: a value is then
   // as large as in the layer where it is largest.
-  template <class Body>
-  NIBBLE_COLD constexpr void repeat(Index n, Body&& body) noexcept {
+  template <class AnyValue, class Body>
+  NIBBLE_COLD constexpr void repeat(Index n, const AnyValue&, Body&& body) noexcept {
     if (n < 0) fail("repeat(): fewer than 0 layers");
     if (n < 1) return;  // a run makes no values there either
     const int start = time_, first = n_;

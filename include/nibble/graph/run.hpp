@@ -3,12 +3,14 @@
 // Runs an expression: the walk of apply.hpp with data.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
 #include <utility>
 
+#include "nibble/graph/layer_range.hpp"
 #include "nibble/graph/observer.hpp"
 #include "nibble/graph/plan.hpp"
 #include "nibble/graph/rope_table.hpp"
@@ -35,7 +37,8 @@ struct RunArgs {
   // For the tables of pages after the first: the segments of the step once more for each, with its
   // pages.
   std::span<const Segment> table_segments = {};
-  bool training = false;  // Dropout drops
+  const LayerRange* range = nullptr;  // which layers run; null: all
+  bool training = false;              // Dropout drops
   std::uint64_t dropout_seed = 0;
 };
 
@@ -45,7 +48,10 @@ template <int kMax>
 class BasicRunner : public LayerPass {
  public:
   BasicRunner(const BasicPlan<kMax>& plan, const Limits& limits, const RunArgs& args) noexcept
-      : plan_(plan), limits_(limits), args_(args) {
+      : plan_(plan),
+        limits_(limits),
+        args_(args),
+        is_left_out_(args.range != nullptr && args.range->is_given) {
     NIBBLE_ASSERT(n_rows() >= 1 && n_rows() <= limits.max_rows);
     NIBBLE_ASSERT(args.step.n_outputs() >= 1 && args.step.n_outputs() <= limits.max_outputs);
     NIBBLE_ASSERT(!args.step.segments.empty() &&
@@ -65,7 +71,7 @@ class BasicRunner : public LayerPass {
   Scratch scratch(std::size_t) noexcept { return {next_++}; }
   template <class F, class... Values>
   void step(F&& f, const Values&...) noexcept {
-    if (!is_skipped_) f(*this);
+    if (!is_skipped_ && !is_left_out_) f(*this);
   }
   template <auto kSlot>
   void weight([[maybe_unused]] Index n, [[maybe_unused]] Index k, Index = 1) const noexcept {
@@ -93,8 +99,8 @@ class BasicRunner : public LayerPass {
   void max_positions(Index) const noexcept {}
   void factors(Index) const noexcept {}
   Index place() noexcept { return place_++; }
-  template <class Body>
-  NIBBLE_COLD void repeat(Index n, Body&& body) noexcept {
+  template <Index W, class Body>
+  NIBBLE_COLD void repeat(Index n, const Value<W>& x, Body&& body) noexcept {
     NIBBLE_ASSERT(layer_ == -1);  // not within another repeat
     const int start = next_;
     const Index place = place_;
@@ -102,9 +108,11 @@ class BasicRunner : public LayerPass {
       layer_ = n_layers_++;
       next_ = start;
       place_ = place;
+      if (args_.range != nullptr) begin_layer(view(x));
       body();
     }
     layer_ = -1;
+    if (args_.range != nullptr) end_layers(view(x));
   }
   template <class Body>
   void when(bool condition, Body&& body) noexcept {
@@ -115,7 +123,7 @@ class BasicRunner : public LayerPass {
   }
   template <Label kName, Index W>
   void observe(const Value<W>& value) noexcept {
-    if (args_.observer == nullptr || !*args_.observer || is_skipped_) return;
+    if (args_.observer == nullptr || !*args_.observer || is_skipped_ || is_left_out_) return;
     (*args_.observer)(kName.view(), layer_, view(value));
   }
   bool observes_products() const noexcept {
@@ -152,6 +160,15 @@ class BasicRunner : public LayerPass {
       case Rows::segments: break;
     }
     return static_cast<Index>(args_.step.segments.size());
+  }
+  // Which of a value's rows have adapters.
+  std::span<const RowAdapter> row_adapters(Rows rows) const noexcept {
+    switch (rows) {
+      case Rows::all: return args_.step.row_adapters;
+      case Rows::outputs: return args_.step.output_adapters;
+      case Rows::segments: break;
+    }
+    return args_.step.segment_adapters;
   }
   template <class Slot>
   const Weight& weight(Slot slot) const noexcept {
@@ -194,6 +211,10 @@ class BasicRunner : public LayerPass {
     const std::size_t n = args_.step.segments.size();
     return table == 0 ? args_.step.segments : args_.table_segments.subspan((table - 1) * n, n);
   }
+  // This layer has stored its keys and values: in a run that wants no more of it, it ends here.
+  void has_stored_keys() noexcept {
+    if (args_.range != nullptr) is_left_out_ = args_.range->part_of(layer_) != LayerPart::all;
+  }
   bool training() const noexcept { return args_.training; }
   // Each layer and each place draws its own numbers.
   kernels::Dropout dropout(float probability, Index place) const noexcept {
@@ -203,6 +224,26 @@ class BasicRunner : public LayerPass {
   }
 
  protected:
+  void begin_layer(MatrixView<float> x) noexcept {
+    is_left_out_ = args_.range->part_of(layer_) == LayerPart::none;
+    exchange_rows(layer_, x);
+  }
+  void end_layers(MatrixView<float> x) noexcept {
+    const bool was_last = n_layers_ == args_.weights.n_layers();
+    if (was_last) exchange_rows(n_layers_, x);
+    is_left_out_ = was_last && !args_.range->has_outputs;  // what follows
+  }
+  // Before this layer; after the last one, if there are no more.
+  void exchange_rows(Index layer, MatrixView<float> x) noexcept {
+    const LayerRange& range = *args_.range;
+    const bool is_given = range.is_given && layer == range.begin;
+    const bool is_stored = range.rows != nullptr && layer == range.end && !is_given;
+    for (Index i = 0; i < x.extent(0) && (is_given || is_stored); ++i) {
+      float* const row = x.data() + i * x.stride(0);
+      float* const kept = range.row(i, x.extent(1));
+      std::copy_n(is_given ? kept : row, x.extent(1), is_given ? row : kept);
+    }
+  }
   Index n_rows() const noexcept { return args_.step.n_rows(); }
   CachePlace place_of_cache() const noexcept {
     if (args_.cache_places.empty()) return {layer_, 0};
@@ -223,9 +264,10 @@ class BasicRunner : public LayerPass {
   const RunArgs& args_;
   int next_ = 0;
   Index place_ = 0;
-  Index n_layers_ = 0;  // so far
-  Index state_ = 0;     // floats
-  bool is_skipped_ = false;
+  Index n_layers_ = 0;        // so far
+  Index state_ = 0;           // floats
+  bool is_skipped_ = false;   // by when()
+  bool is_left_out_ = false;  // by RunArgs::range
 };
 using Runner = BasicRunner<kMaxValues>;
 

@@ -121,8 +121,8 @@ class Survey : public LayerPass {
   }
   void factors(Index) const noexcept {}
   Index place() const noexcept { return 0; }
-  template <class Body>
-  NIBBLE_COLD void repeat(Index n, Body&& body) {
+  template <class AnyValue, class Body>
+  NIBBLE_COLD void repeat(Index n, const AnyValue&, Body&& body) {
     for (Index i = 0; i < n; ++i) {
       layer_ = n_layers_++;
       body();

@@ -233,6 +233,10 @@ class WeightTable {
   Index n_layers() const noexcept {
     return n_slots_ == 0 ? 0 : static_cast<Index>(weights_.size() / n_slots_) - 1;
   }
+  // Whether it is the same table, in the same memory.
+  bool is_same(WeightTable other) const noexcept {
+    return weights_.data() == other.weights_.data() && n_slots_ == other.n_slots_;
+  }
   // Whether there is a place for the weights of a slot in a layer.
   template <class Slot>
   bool has(Slot slot, Index layer) const noexcept {

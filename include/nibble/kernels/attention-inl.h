@@ -9,6 +9,7 @@
 #endif
 
 #include <limits>
+#include <type_traits>
 
 #include "nibble/core/scalar.hpp"
 #include "nibble/kernels/attention_float-inl.h"
@@ -360,11 +361,16 @@ HWY_INLINE void store_keys_values(const typename kernels::StoreKeysValues<T>::Ar
 
 }  // namespace attention
 
+// Levels add instructions for products of 8-bit integers.
 template <class T>
+concept AttendedHere = !NIBBLE_IS_LEVEL || std::is_same_v<T, std::int8_t>;
+
+template <AttendedHere T>
 struct Impl<kernels::Attend<T>> {
   static void run(const typename kernels::Attend<T>::Args& a) { attention::Task<T>(a).run(); }
 };
 
+#if !NIBBLE_IS_LEVEL
 template <>
 struct Impl<kernels::MergeAttention> {
   NIBBLE_LAZY static void run(const kernels::MergeAttention::Args& a) { attention::merge(a); }
@@ -376,6 +382,7 @@ struct Impl<kernels::StoreKeysValues<T>> {
     attention::store_keys_values<T>(a);
   }
 };
+#endif
 
 }}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE
 NIBBLE_AFTER_NAMESPACE();

@@ -2,8 +2,8 @@
 //
 // Attention over a cache of 8-bit integers with a scale for each position's key and value. Queries
 // and weights are rounded to 16-bit integers, whose products with 8-bit codes are exact: the only
-// loss is that of the cache. On targets with VNNI, a 16-bit number is split into two parts of 8
-// bits.
+// loss is that of the cache. On targets with dot products of bytes, a 16-bit number is split into
+// two parts of 8 bits.
 
 #include "nibble/kernels/target-inl.h"
 #if defined(NIBBLE_KERNELS_ATTENTION_INT8_INL_H_) == defined(NIBBLE_TARGET_TOGGLE)
@@ -30,13 +30,16 @@ using VI = hn::Vec<DI>;
 
 // ---- Numbers of 16 bits times codes of 8 -------------------------------------------------------
 // 16 numbers x are stored as two "planes" of 16 bytes, each with four bytes for every four numbers:
-//   VNNI      x = 256 high + low: 16 high parts; 16 low parts
-//   elsewhere 8 even-numbered x; 8 odd-numbered x
+//   VNNI, sdot  x = 256 high + low: 16 high parts; 16 low parts
+//   elsewhere   8 even-numbered x; 8 odd-numbered x
 inline constexpr Index kPlaneBytes = 16;
 
 // VNNI multiplies unsigned by signed bytes. Queries therefore have signed parts, which are
-// multiplied by codes + 128; weights have unsigned parts, which are multiplied by the codes.
+// multiplied by codes + 128; weights have unsigned parts, which are multiplied by the codes. sdot
+// multiplies signed bytes: all parts are signed.
 enum class Kind { query, weight };
+template <Kind kKind>
+inline constexpr bool kHasSignedParts = kKind == Kind::query || NIBBLE_HAVE_DOTPROD;
 
 // The largest number such that the sum of n products with codes, and 128 times the sum of n
 // numbers, fit 32 bits with either sign: n * max < 2^24; and such that the high part fits 8 bits.
@@ -95,6 +98,37 @@ struct WideSum {
     return hn::SumOfMulQuadAccumulate(DI(), hn::BitCast(DU8(), a), hn::BitCast(DI8(), b), sum);
   }
 };
+#elif NIBBLE_HAVE_DOTPROD
+inline constexpr bool kHasBytePlanes = true;
+template <Kind>
+struct CodeVector {
+  Register<DI8> codes;
+  HWY_INLINE CodeVector() {}
+  HWY_INLINE void load(const std::int8_t* p) { codes.set(hn::LoadU(DI8(), p)); }
+};
+template <Kind kKind>
+struct WideSum {
+  Register<DI> high, low;
+  HWY_INLINE WideSum() {}
+  HWY_INLINE void start(std::int32_t) {
+    high.set(hn::Zero(DI()));
+    low.set(hn::Zero(DI()));
+  }
+  // The products with four numbers: element kElement of the planes.
+  template <int kElement>
+  HWY_INLINE void add_element(const CodeVector<kKind>& c, VI plane0, VI plane1) {
+    high.set(dot<kElement>(c, plane0, high.get()));
+    low.set(dot<kElement>(c, plane1, low.get()));
+  }
+  // The intermediate 32-bit sums may overflow, but the total does not.
+  HWY_INLINE VI total() const { return hn::Add(hn::ShiftLeft<8>(high.get()), low.get()); }
+
+ private:
+  template <int kElement>
+  static HWY_INLINE VI dot(const CodeVector<kKind>& c, VI x, VI sum) {
+    return VI(vdotq_laneq_s32(sum.raw, c.codes.get().raw, vreinterpretq_s8_s32(x.raw), kElement));
+  }
+};
 #else
 inline constexpr bool kHasBytePlanes = false;
 template <Kind>
@@ -139,7 +173,7 @@ HWY_INLINE void put_planes(const Numbers& x, std::byte* to) {
     auto* const bytes = reinterpret_cast<std::uint8_t*>(to);
     HWY_UNROLL(4) for (int v = 0; v < kPanelPositions / kLanes; ++v) {
       VI high;
-      if constexpr (kKind == Kind::query) {
+      if constexpr (kHasSignedParts<kKind>) {
         high = hn::ShiftRight<8>(hn::Add(x.get(0, v), hn::Set(d, 128)));
       } else {
         high = hn::ShiftRight<8>(x.get(0, v));
@@ -178,6 +212,27 @@ HWY_INLINE void add_products_of_16(const std::byte* HWY_RESTRICT x, Index x_stri
                                    const std::int8_t* HWY_RESTRICT codes, Index code_stride,
                                    Index vector_stride, WideSum<kKind> (&sums)[kRows][kVectors],
                                    Prefetcher& prefetcher) {
+#if NIBBLE_HAVE_DOTPROD
+  // Planes are a load each, whose elements the dot products take by number.
+  prefetcher.step<3 * kVectors * kLanes * 4>();  // see below
+  CodeVector<kKind> c[4][kVectors];
+  HWY_UNROLL(4) for (Index i = 0; i < 4; ++i) {
+    HWY_UNROLL(2) for (int j = 0; j < kVectors; ++j) {
+      c[i][j].load(codes + i * code_stride + j * vector_stride);
+    }
+  }
+  HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
+    const auto* const planes = reinterpret_cast<const std::int8_t*>(x + r * x_stride);
+    const VI plane0 = hn::BitCast(DI(), hn::LoadU(DI8(), planes));
+    const VI plane1 = hn::BitCast(DI(), hn::LoadU(DI8(), planes + kPlaneBytes));
+    HWY_UNROLL(2) for (int j = 0; j < kVectors; ++j) {
+      sums[r][j].template add_element<0>(c[0][j], plane0, plane1);
+      sums[r][j].template add_element<1>(c[1][j], plane0, plane1);
+      sums[r][j].template add_element<2>(c[2][j], plane0, plane1);
+      sums[r][j].template add_element<3>(c[3][j], plane0, plane1);
+    }
+  }
+#else
   HWY_UNROLL(4) for (Index i = 0; i < 4; ++i) {
     // The softmax fetches the last quarter of what is read, and the scales.
     if (i < 3) prefetcher.step<kVectors * kLanes * 4>();
@@ -191,6 +246,7 @@ HWY_INLINE void add_products_of_16(const std::byte* HWY_RESTRICT x, Index x_stri
       HWY_UNROLL(2) for (int j = 0; j < kVectors; ++j) sums[r][j].add(c[j], plane0, plane1);
     }
   }
+#endif
 }
 
 // Register tiles: 4 rows times 2 vectors times 2 sums, or times 1 sum where there are 16 registers

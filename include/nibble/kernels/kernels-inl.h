@@ -53,23 +53,14 @@
 // Only the kernels that gain from a level's instructions are compiled for it. A program's file is
 // compiled for levels too if it uses the macros of target-inl.h. If it uses Highway's macros, its
 // include guard makes it empty here.
+// (The base of all levels so far is the baseline.)
+#if NIBBLE_COMPILED_LEVELS && HWY_TARGET == HWY_STATIC_TARGET
 #if NIBBLE_COMPILED_LEVELS & NIBBLE_NEON_DOT
-#if HWY_TARGET == HWY_STATIC_TARGET
 #define NIBBLE_NEXT_LEVEL NIBBLE_NEON_DOT
-#include "nibble/kernels/target-inl.h"
-#undef NIBBLE_NEXT_LEVEL
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wsign-conversion"
+#include "nibble/kernels/level-inl.h"
 #endif
-#include "nibble/kernels/matmul-inl.h"
-#include "nibble/kernels/matmul_sparse-inl.h"
-#include "nibble/kernels/which-inl.h"
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
-#ifdef NIBBLE_USER_KERNELS
-#include NIBBLE_USER_KERNELS
-#endif
+#if NIBBLE_COMPILED_LEVELS & NIBBLE_NEON_I8MM
+#define NIBBLE_NEXT_LEVEL NIBBLE_NEON_I8MM
+#include "nibble/kernels/level-inl.h"
 #endif
 #endif

@@ -14,6 +14,7 @@
 #if !NIBBLE_IS_LEVEL
 #include "nibble/kernels/activation-inl.h"
 #endif
+#include "nibble/kernels/matmul_pairs-inl.h"
 #include "nibble/kernels/matmul_tile-inl.h"
 
 NIBBLE_BEFORE_NAMESPACE();
@@ -250,6 +251,10 @@ HWY_INLINE void add_wide_part(const kernels::MatmulInput& input, Index m, Index 
     wide_tile<kRows, Steps>(in, n_steps, steps, prefetcher, sums + row * (kColumns * kLanes));
     row += kRows;
   };
+  if constexpr (kMaxRows > 4) {
+    while (m - row >= 8) add(std::integral_constant<int, 8>());
+    while (m - row >= 4) add(std::integral_constant<int, 4>());
+  }
   if constexpr (kMaxRows == 4) {  // 5 rows are 3 + 2, as in for_each_row_tile
     while (m - row >= 4 && m - row != 5) add(std::integral_constant<int, 4>());
     if (m - row >= 3) add(std::integral_constant<int, 3>());
@@ -314,6 +319,11 @@ HWY_NOINLINE void for_each_tile(const kernels::MatmulArgs& args) {
     }
   };
   if (args.m <= kMaxNarrow) return narrow_tiles();
+#if NIBBLE_HAVE_I8MM
+  if constexpr (kMultipliesPairs<Form>) {
+    if (args.m >= 8) return compute_pairs<Form>(args);
+  }
+#endif
   constexpr int kWideVectors = Shape::kWideVectors;
   constexpr Index kWideColumns = kWideVectors * kLanes;
   if constexpr (kWidens<Form>) {
@@ -332,10 +342,12 @@ HWY_NOINLINE void for_each_tile(const kernels::MatmulArgs& args) {
   }
 }
 
-// Levels add instructions for products of 8-bit integers, so they have no other products.
+// Levels add instructions for products of 8-bit integers, some for those of bf16; they have no
+// other products.
 template <class Format>
 concept MultipliedHere =
-    !NIBBLE_IS_LEVEL || quant::BlockFormat<Format> || std::is_same_v<Format, quant::I8Channel>;
+    !NIBBLE_IS_LEVEL || quant::BlockFormat<Format> || std::is_same_v<Format, quant::I8Channel> ||
+    (NIBBLE_HAVE_BF16_DOTS == 1 && std::is_same_v<Format, quant::BF16>);
 
 template <MultipliedHere Format, kernels::ActivationScales kScales>
 struct Impl<kernels::Matmul<Format, kScales>> {

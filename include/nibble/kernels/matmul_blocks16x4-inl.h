@@ -73,20 +73,27 @@ struct SignedDot {
 #endif
 #else
 HWY_INLINE VI8 input_of(VI8 x) { return x; }
+#if HWY_ARCH_ARM  // whose BlockDot multiplies signed numbers
+struct SignedDot {
+  BlockDot sum;
+  HWY_INLINE SignedDot() {}
+  HWY_INLINE void start() { sum.start(hn::Zero(DI32())); }
+  HWY_INLINE void add(VI8 w, VI8 x) { sum.add(hn::BitCast(DU8(), w), x, false); }
+  static HWY_INLINE VI8 correction(VI8 code_sum) { return code_sum; }
+  HWY_INLINE VI32 total(VI8) const { return sum.total(); }
+};
+#else
 struct SignedDot {
   Register<DI32> sum;
   HWY_INLINE SignedDot() {}
   HWY_INLINE void start() { sum.set(hn::Zero(DI32())); }
   HWY_INLINE void add(VI8 w, VI8 x) {
-#if HWY_ARCH_ARM
-    sum.set(dot4(w, x, sum.get()));
-#else
     sum.set(hn::SumOfMulQuadAccumulate(DI32(), w, x, sum.get()));
-#endif
   }
   static HWY_INLINE VI8 correction(VI8 code_sum) { return code_sum; }
   HWY_INLINE VI32 total(VI8) const { return sum.get(); }
 };
+#endif
 #endif
 
 // The codes of a block of 16 rows by 4 weights, unsigned.

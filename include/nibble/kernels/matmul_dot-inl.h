@@ -38,6 +38,10 @@ using VI8 = hn::Vec<DI8>;
 inline constexpr int kLanes = static_cast<int>(hn::MaxLanes(DF32()));
 inline constexpr int kVectors = 16 / kLanes;
 
+// The sums of a tile.
+template <int kRows, int kColumns>
+using Sums = RegisterTile<DF32, kRows, kColumns>;
+
 HWY_INLINE VI8 broadcast4(const std::int8_t* codes) {
   std::int32_t word;
   std::memcpy(&word, codes, 4);
@@ -74,7 +78,11 @@ HWY_INLINE VU8 high_nibbles(VU8 v) {
 #define NIBBLE_HAVE_BF16_DOTS 1
 #define NIBBLE_BF16_DOTS_BEYOND_TARGET 1
 #else
+#if NIBBLE_HAVE_I8MM
+#define NIBBLE_HAVE_BF16_DOTS 1
+#else
 #define NIBBLE_HAVE_BF16_DOTS HWY_NATIVE_DOT_BF16
+#endif
 #define NIBBLE_BF16_DOTS_BEYOND_TARGET 0
 #endif
 
@@ -94,6 +102,10 @@ HWY_INLINE VF32 add_bf16_dot(VF32 sum, VBf16 w, VBf16 x) {
 #if NIBBLE_BF16_DOTS_BEYOND_TARGET
   asm("vdpbf16ps %2, %1, %0" : "+v"(sum.raw) : "v"(w.raw), "v"(x.raw));
   return sum;
+#elif NIBBLE_HAVE_I8MM
+  const DU16 d16;
+  return VF32(vbfdotq_f32(sum.raw, vreinterpretq_bf16_u16(hn::BitCast(d16, w).raw),
+                          vreinterpretq_bf16_u16(hn::BitCast(d16, x).raw)));
 #else
   VF32 unused = sum;
   return hn::ReorderWidenMulAccumulate(DF32(), w, x, sum, unused);
@@ -249,16 +261,159 @@ struct FullRangeDotSum {
   }
   HWY_INLINE VI32 total() const { return sum.get(); }
 };
-#elif HWY_ARCH_ARM
-// Adds four products in each lane.
-HWY_INLINE VI32 dot4(VI8 w, VI8 x, VI32 sum) {
-#if NIBBLE_HAVE_DOTPROD
-  return VI32(vdotq_s32(sum.raw, w.raw, x.raw));
+#elif NIBBLE_HAVE_DOTPROD
+// sdot multiplies signed by signed: 4- and 5-bit codes are non-negative either way.
+template <int kBits, bool kSymmetric, int kLength, bool kManyColumns>
+requires(kBits < 8) struct DotSum<kBits, kSymmetric, kLength, kManyColumns> {
+  HWY_INLINE DotSum() {}
+  static constexpr Correction kCorrection = kAtStartIf<kSymmetric>;
+  Register<DI32> sum;
+  HWY_INLINE void start(VI32 first) { sum.set(first); }
+  HWY_INLINE void add(VU8 codes, VI8 x, bool) {
+    sum.set(VI32(vdotq_s32(sum.get().raw, vreinterpretq_s8_u8(codes.raw), x.raw)));
+  }
+  template <int kLane>
+  HWY_INLINE void add_lane(VU8 codes, VI8 x) {
+    sum.set(VI32(vdotq_laneq_s32(sum.get().raw, vreinterpretq_s8_u8(codes.raw), x.raw, kLane)));
+  }
+  HWY_INLINE void end_of_16() {}
+  HWY_INLINE void end_of_32() {}
+  HWY_INLINE VI32 total() const { return sum.get(); }
+};
+#if NIBBLE_HAVE_I8MM
+// usdot multiplies unsigned by signed.
+template <bool kSymmetric, int kLength, bool kManyColumns>
+struct DotSum<8, kSymmetric, kLength, kManyColumns> {
+  HWY_INLINE DotSum() {}
+  static constexpr Correction kCorrection = kAtStartIf<kSymmetric>;
+  Register<DI32> sum;
+  HWY_INLINE void start(VI32 first) { sum.set(first); }
+  HWY_INLINE void add(VU8 codes, VI8 x, bool) {
+    sum.set(VI32(vusdotq_s32(sum.get().raw, codes.raw, x.raw)));
+  }
+  template <int kLane>
+  HWY_INLINE void add_lane(VU8 codes, VI8 x) {
+    sum.set(VI32(vusdotq_laneq_s32(sum.get().raw, codes.raw, x.raw, kLane)));
+  }
+  HWY_INLINE void end_of_16() {}
+  HWY_INLINE void end_of_32() {}
+  HWY_INLINE VI32 total() const { return sum.get(); }
+};
 #else
-  return hn::SumOfMulQuadAccumulate(DI32(), w, x, sum);
+// 8-bit codes are made signed. (Once for all rows of a tile, as compilers see.)
+template <int kLength, bool kManyColumns>
+struct DotSum<8, true, kLength, kManyColumns> {
+  HWY_INLINE DotSum() {}
+  static constexpr Correction kCorrection = Correction::none;
+  Register<DI32> sum;
+  HWY_INLINE void start(VI32 zero) { sum.set(zero); }
+  HWY_INLINE void add(VU8 codes, VI8 x, bool) {
+    sum.set(VI32(vdotq_s32(sum.get().raw, made_signed(codes), x.raw)));
+  }
+  template <int kLane>
+  HWY_INLINE void add_lane(VU8 codes, VI8 x) {
+    sum.set(VI32(vdotq_laneq_s32(sum.get().raw, made_signed(codes), x.raw, kLane)));
+  }
+  HWY_INLINE void end_of_16() {}
+  HWY_INLINE void end_of_32() {}
+  HWY_INLINE VI32 total() const { return sum.get(); }
+
+ private:
+  static HWY_INLINE int8x16_t made_signed(VU8 codes) {
+    return vreinterpretq_s8_u8(veorq_u8(codes.raw, vdupq_n_u8(0x80)));
+  }
+};
+#endif
+#elif NIBBLE_IS_NEON
+// Without dot products, products are added up in 16 bits as long as they fit: smlal multiplies and
+// adds eight of them. `low` has the sums of the first two rows, four for each, `high` those of the
+// others.
+HWY_INLINE VI16 add_low_products(VI16 sum, int8x16_t a, VI8 b) {
+  return VI16(vmlal_s8(sum.raw, vget_low_s8(a), vget_low_s8(b.raw)));
+}
+HWY_INLINE VI16 add_high_products(VI16 sum, int8x16_t a, VI8 b) {
+#if HWY_ARCH_ARM_A64
+  return VI16(vmlal_high_s8(sum.raw, a, b.raw));
+#else
+  return VI16(vmlal_s8(sum.raw, vget_high_s8(a), vget_high_s8(b.raw)));
+#endif
+}
+HWY_INLINE VI16 add_pairs(VI16 low, VI16 high) {
+#if HWY_ARCH_ARM_A64
+  return VI16(vpaddq_s16(low.raw, high.raw));
+#else
+  return VI16(vcombine_s16(vpadd_s16(vget_low_s16(low.raw), vget_high_s16(low.raw)),
+                           vpadd_s16(vget_low_s16(high.raw), vget_high_s16(high.raw))));
+#endif
+}
+HWY_INLINE VI32 add_pairs(VI32 low, VI32 high) {
+#if HWY_ARCH_ARM_A64
+  return VI32(vpaddq_s32(low.raw, high.raw));
+#else
+  return VI32(vcombine_s32(vpadd_s32(vget_low_s32(low.raw), vget_high_s32(low.raw)),
+                           vpadd_s32(vget_low_s32(high.raw), vget_high_s32(high.raw))));
 #endif
 }
 
+// Codes of less than 8 bits: a lane has eight products of 32 weights, |sum| <= 8 * 31 * 127 =
+// 31496; of 6-bit codes only four, since their sums are of 16 weights: 4 * 63 * 127 = 32004.
+template <int kBits, bool kSymmetric, int kLength, bool kManyColumns>
+requires(kBits < 8) struct DotSum<kBits, kSymmetric, kLength, kManyColumns> {
+  HWY_INLINE DotSum() {}
+  static constexpr Correction kCorrection = kAtStartIf<kSymmetric>;
+  Register<DI16> low, high;
+  Register<DI32> sum;
+  HWY_INLINE void start(VI32 first) {
+    sum.set(first);
+    low.set(hn::Zero(DI16()));
+    high.set(hn::Zero(DI16()));
+  }
+  HWY_INLINE void add(VU8 codes, VI8 x, bool) {
+    const int8x16_t w = vreinterpretq_s8_u8(codes.raw);
+    low.set(add_low_products(low.get(), w, x));
+    high.set(add_high_products(high.get(), w, x));
+  }
+  HWY_INLINE void end_of_16() {}
+  HWY_INLINE void end_of_32() {
+    if constexpr (kLength > 32) start(total());
+  }
+  HWY_INLINE VI32 total() const {
+    if constexpr (kBits == 4) {  // sixteen products fit as well: 16 * 15 * 127 = 30480
+      return VI32(vpadalq_s16(sum.get().raw, add_pairs(low.get(), high.get()).raw));
+    } else {
+      const VI32 pairs =
+          add_pairs(VI32(vpaddlq_s16(low.get().raw)), VI32(vpaddlq_s16(high.get().raw)));
+      return hn::Add(sum.get(), pairs);
+    }
+  }
+};
+// Of signed 8-bit codes, two products fit: 2 * 128 * 127 = 32512. add() is called for an even term
+// and an odd one in turn.
+template <int kLength, bool kManyColumns>
+struct DotSum<8, true, kLength, kManyColumns> {
+  HWY_INLINE DotSum() {}
+  static constexpr Correction kCorrection = Correction::none;
+  Register<DI16> low_pair, high_pair;
+  Register<DI32> low, high;
+  HWY_INLINE void start(VI32 zero) {
+    low.set(zero);
+    high.set(zero);
+  }
+  HWY_INLINE void add(VU8 codes, VI8 x, bool odd) {
+    const int8x16_t w = vreinterpretq_s8_u8(veorq_u8(codes.raw, vdupq_n_u8(0x80)));
+    const VI16 zero = hn::Zero(DI16());
+    low_pair.set(add_low_products(odd ? low_pair.get() : zero, w, x));
+    high_pair.set(add_high_products(odd ? high_pair.get() : zero, w, x));
+    if (odd) {
+      low.set(VI32(vpadalq_s16(low.get().raw, low_pair.get().raw)));
+      high.set(VI32(vpadalq_s16(high.get().raw, high_pair.get().raw)));
+    }
+  }
+  HWY_INLINE void end_of_16() {}
+  HWY_INLINE void end_of_32() {}
+  HWY_INLINE VI32 total() const { return add_pairs(low.get(), high.get()); }
+};
+#elif HWY_ARCH_ARM
 // sdot multiplies signed by signed: 4- and 5-bit codes are non-negative either way, 8-bit codes are
 // made signed.
 template <int kBits, bool kSymmetric, int kLength, bool kManyColumns>
@@ -268,7 +423,7 @@ requires(kBits < 8) struct DotSum<kBits, kSymmetric, kLength, kManyColumns> {
   Register<DI32> sum;
   HWY_INLINE void start(VI32 first) { sum.set(first); }
   HWY_INLINE void add(VU8 codes, VI8 x, bool) {
-    sum.set(dot4(hn::BitCast(DI8(), codes), x, sum.get()));
+    sum.set(hn::SumOfMulQuadAccumulate(DI32(), hn::BitCast(DI8(), codes), x, sum.get()));
   }
   HWY_INLINE void end_of_16() {}
   HWY_INLINE void end_of_32() {}
@@ -282,7 +437,7 @@ struct DotSum<8, true, kLength, kManyColumns> {
   HWY_INLINE void start(VI32 zero) { sum.set(zero); }
   HWY_INLINE void add(VU8 codes, VI8 x, bool) {
     const VI8 w = hn::BitCast(DI8(), hn::Xor(codes, hn::Set(DU8(), 0x80)));
-    sum.set(dot4(w, x, sum.get()));
+    sum.set(hn::SumOfMulQuadAccumulate(DI32(), w, x, sum.get()));
   }
   HWY_INLINE void end_of_16() {}
   HWY_INLINE void end_of_32() {}
@@ -339,6 +494,15 @@ struct TwoScaleSum {
       second.add(codes, x, false);
     }
   }
+  // Of the first 16 weights, of the last.
+  template <int kHalf>
+  HWY_INLINE auto& half() {
+    if constexpr (kHalf == 0) {
+      return first;
+    } else {
+      return second;
+    }
+  }
   HWY_INLINE VF32 total(VI16 scales) const {
     const VI32 both = hn::BitCast(DI32(), scales);
     const VI32 scale0 = hn::ShiftRight<16>(hn::ShiftLeft<16>(both));
@@ -348,6 +512,21 @@ struct TwoScaleSum {
     return hn::MulAdd(hn::ConvertTo(d, first.total()), hn::ConvertTo(d, scale0), part);
   }
 };
+#endif
+
+#if NIBBLE_IS_NEON
+// ---- Inputs by element -------------------------------------------------------------------------
+// 16 inputs of a row are one load. Dot products take four of them as an element of the vector;
+// other products need them in all lanes.
+template <int kElement, class Dot>
+HWY_INLINE void add_element(Dot& dot, VU8 codes, VI8 x, bool odd) {
+  if constexpr (requires { dot.template add_lane<kElement>(codes, x); }) {
+    dot.template add_lane<kElement>(codes, x);
+  } else {
+    const VI32 four = hn::Broadcast<kElement>(hn::BitCast(DI32(), x));
+    dot.add(codes, hn::BitCast(DI8(), four), odd);
+  }
+}
 #endif
 
 }}}  // namespace nibble::NIBBLE_ABI::NIBBLE_TARGET_NAMESPACE

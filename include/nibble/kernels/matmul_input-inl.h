@@ -17,6 +17,7 @@ NIBBLE_BEFORE_NAMESPACE();
 namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+#if !NIBBLE_IS_LEVEL
 template <>
 struct Impl<kernels::RoundRow> {
   NIBBLE_LAZY static void run(const float* x, Index k, bf16* out) {
@@ -48,6 +49,8 @@ struct Impl<kernels::BlockSums<kLength>> {
     }
   }
 };
+
+#endif
 
 template <>
 struct Impl<kernels::TakesRoundedRows> {

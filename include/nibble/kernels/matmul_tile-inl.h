@@ -15,8 +15,8 @@
 #include <type_traits>
 
 #include "hwy/highway.h"
+#include "nibble/kernels/matmul_neon-inl.h"
 #include "nibble/kernels/matmul_steps-inl.h"
-#include "nibble/kernels/prefetch-inl.h"
 
 NIBBLE_BEFORE_NAMESPACE();
 namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
@@ -65,7 +65,13 @@ using PackedOf = quant::Packed<typename FormatOfForm<Form>::Type>;
 //   AVX-512 (32):  4 * 2: 8 + 2 * 8 (two chains, see DotSum) + 2 * 2 + activation, mask
 //   AVX2    (16):  4 * 1: 4 + 4 + 2 + activation, mask, scale, ones; narrow 2 * 2 the same
 //   SSE     (16):  2 * 2, since a broadcast takes two operations; narrow 1 * 4: 4 + 4 + 2 + 2
-//   NEON    (32):  4 * 2
+//   NEON    (32):  4 * 2: 8 + 4 + 2 * 8 for the codes of 32 weights + inputs, mask, scale
+//     with sdot    8 * 2: 16 + 1 + 8 + 2 for the inputs of 32 weights + mask, scale; longer blocks
+//                  keep the integer sums of all rows: 4 * 2
+template <class Format>
+inline constexpr bool kHasLongSteps = false;
+template <quant::BlockFormat Format>
+inline constexpr bool kHasLongSteps<Format> = quant::Packed<Format>::kStepLength > 32;
 template <class Format>
 struct TileShape {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
@@ -74,6 +80,9 @@ struct TileShape {
   static constexpr int kWideRows = 4, kWideVectors = 1, kNarrowRows = 2;
 #elif HWY_ARCH_X86
   static constexpr int kWideRows = 2, kWideVectors = 2, kNarrowRows = 1;
+#elif NIBBLE_IS_NEON && NIBBLE_HAVE_DOTPROD
+  static constexpr int kWideRows = kHasLongSteps<Format> ? 4 : 8;
+  static constexpr int kWideVectors = 2, kNarrowRows = 2;
 #else
   static constexpr int kWideRows = 4, kWideVectors = 2, kNarrowRows = 2;
 #endif
@@ -112,54 +121,13 @@ struct TileShape<quant::Float<T>> {
 template <>
 struct TileShape<Bf16Dots> : TileShape<quant::BF16> {};  // needs as many registers
 
-// ---- Fetching ahead ----------------------------------------------------------------------------
-// Weights mostly come from memory, and the hardware prefetchers start anew at every panel and page.
-// Therefore the tiles prefetch weights themselves, as Tuning says. Measured cold on a Zen 5 with
-// K = N = 4096, Q4_0, on one thread, as a fraction of the read bandwidth: M = 1 goes from 63 % to
-// 80-94 %, M = 4 from 46 % to 80-87 %. M = 8 reaches 90-98 % of its rate with the weights in L3.
-//
-// Few rows: panel after panel is one stream, fetched a fixed distance ahead. (On the Zen 5, two
-// panels side by side have half the speed; fetching only the start of each page, or every line
-// twice, gains nothing.) A processor that runs far ahead asks for weights before the fetched ones
-// have arrived: fewer instructions, or shorter chains of them, can make M = 1 slower (see DotSum).
-//
-// Many rows: the panels that come next are fetched while the present ones are used, a share by each
-// tile, so that memory never waits for arithmetic. They are fetched a line or two in each step:
-// bursts would delay the tile's own weights (Q8_0 from 65 to 73 % of the peak). Splitting k into
-// parts whose weights stay in L1 costs more than it gains; so did fetching from L2 into L1.
-struct PanelPrefetcher {
-  const std::byte* next = nullptr;  // null: nothing to fetch
-  Index share = 0;                  // bytes to fetch per step; 0: as many as it reads
-  Fetch into = Fetch::none;
-
-  // Called in each step of a tile, in which the tile reads kBytes of its own weights.
-  template <Index kBytes>
-  HWY_INLINE void step() {
-    if (next == nullptr) return;
-    if (share == 0) {
-      prefetch_lines<kBytes>(into, next);
-      next += kBytes;
-    } else {
-      const std::byte* const end = next + share;
-      for (; next < end; next += 64) prefetch_lines<64>(into, next);
-    }
-  }
-};
-
 // ---- Tiles -------------------------------------------------------------------------------------
 // tile(): computes the sums of kRows rows of `in` with kColumns vectors of weights and writes them
 // to sums[row][kColumns * kLanes]. The vectors begin at lane `lane` of the panel at `weights`;
 // where they are more than a panel, the rest is in the panels after it. Not inlined: one copy
 // serves every epilogue.
 
-// How many panels kColumns vectors touch.
-template <int kColumns>
-inline constexpr int kPanelsOf = kColumns < kVectors ? 1 : kColumns / kVectors;
-
-// The sums of a tile.
-template <int kRows, int kColumns>
-using Sums = RegisterTile<DF32, kRows, kColumns>;
-
+#if !NIBBLE_IS_NEON  // which has its own
 // Block formats: adds the products with n_steps steps to the sums. kRowScale: activations have one
 // scale per row. complete_sums applies it when the sums are complete, so that a block costs one
 // operation less.
@@ -310,6 +278,7 @@ HWY_INLINE void add_steps(const kernels::MatmulInput& in, Index n_steps, Steps s
     steps.end_group();
   }
 }
+#endif
 
 template <class Format, bool kRowScale, int kRows, int kColumns>
 HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k, const std::byte* weights,
@@ -373,6 +342,27 @@ HWY_INLINE void channel_tile(const kernels::MatmulInput& in, Index k,
   const Index x_stride = in.code_stride;
   for (Index i = 0; i < k; i += L::kMultiple) {
     prefetcher.step<kPanelsOf<kColumns> * kChunks * quant::kChunkBytes>();
+#if NIBBLE_IS_NEON
+    HWY_UNROLL(2) for (int part = 0; part < kChunks / 4; ++part) {
+      Register<DU8> w[kColumns][4];
+      HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
+        HWY_UNROLL(4) for (int j = 0; j < 4; ++j) {
+          const std::byte* bytes =
+              columns.template at<4>(codes + (4 * part + j) * quant::kChunkBytes, c);
+          w[c][j].set(hn::LoadU(DU8(), reinterpret_cast<const std::uint8_t*>(bytes)));
+        }
+      }
+      HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+        const VI8 xs = hn::LoadU(DI8(), x + r * x_stride + 16 * part);
+        HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
+          add_element<0>(dot[r][c], w[c][0].get(), xs, false);
+          add_element<1>(dot[r][c], w[c][1].get(), xs, true);
+          add_element<2>(dot[r][c], w[c][2].get(), xs, false);
+          add_element<3>(dot[r][c], w[c][3].get(), xs, true);
+        }
+      }
+    }
+#else
     HWY_UNROLL(8) for (int j = 0; j < kChunks; ++j) {
       Register<DU8> w[kColumns];
       HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
@@ -384,6 +374,7 @@ HWY_INLINE void channel_tile(const kernels::MatmulInput& in, Index k,
         HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) { dot[r][c].add(w[c].get(), xs, false); }
       }
     }
+#endif
     codes += kChunks * quant::kChunkBytes;
     x += L::kMultiple;
   }

@@ -137,8 +137,10 @@ HWY_INLINE Index pack_super_blocks(const typename Format::Block* rows, Index k, 
         store(v, reinterpret_cast<uint8_t*>(words[word + c] + first));
       });
     }
-    for (size_t r = 0; kRest > 0 && r < size_t{quant::kPanelRows}; ++r) {
-      std::memcpy(words[kWhole] + r, block + 4 * kWhole + r * stride, kRest);
+    if constexpr (kRest > 0) {
+      for (size_t r = 0; r < size_t{quant::kPanelRows}; ++r) {
+        std::memcpy(words[kWhole] + r, block + 4 * kWhole + r * stride, kRest);
+      }
     }
     L::pack_words(words, chunks);
     std::memcpy(panel + g * L::kGroupBytes, chunks, sizeof(chunks));

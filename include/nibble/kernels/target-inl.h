@@ -2,7 +2,7 @@
 //
 // The macros that per-target files use, set for the target that is being compiled. For each of
 // Highway's targets, its first per-target file sets them. For a level, kernels-inl.h includes this
-// file with NIBBLE_NEXT_LEVEL defined as the bit of the level.
+// file (by level-inl.h) with NIBBLE_NEXT_LEVEL defined as the bit of the level.
 //   NIBBLE_TARGET_NAMESPACE    the target's namespace in nibble; that of Highway's operations is
 //                              hwy::HWY_NAMESPACE, for a level that of its base
 //   NIBBLE_BEFORE_NAMESPACE()  these two enclose the namespace, so that its functions may use the
@@ -10,7 +10,9 @@
 //   NIBBLE_ATTR                the same for a lambda
 //   NIBBLE_TARGET_TOGGLE       defined for every second target: for include guards
 //   NIBBLE_IS_LEVEL            1 for a level; its base has been compiled just before
+//   NIBBLE_IS_NEON             1 for NEON, with any of its extensions
 //   NIBBLE_HAVE_DOTPROD        1 if NEON's dot products of 8-bit integers can be used
+//   NIBBLE_HAVE_I8MM           1 if NEON's products of matrices of 8-bit integers can be used too
 //   NIBBLE_HAVE_SIZELESS_VECTORS  1 if the compiler does not know the size of vectors, which then
 //                              cannot be members or in arrays (SVE, RISC-V): see registers-inl.h
 
@@ -55,14 +57,22 @@ NIBBLE_EXACT_MATH_END
 #define NIBBLE_TARGET_TOGGLE
 #endif
 
+#undef NIBBLE_LEVEL_ADDS
 #undef NIBBLE_TARGET_NAMESPACE
 #undef NIBBLE_BEFORE_NAMESPACE
 #undef NIBBLE_AFTER_NAMESPACE
 #undef NIBBLE_ATTR
 #undef NIBBLE_IS_LEVEL
 #undef NIBBLE_HAVE_DOTPROD
+#undef NIBBLE_HAVE_I8MM
 #undef NIBBLE_HAVE_SIZELESS_VECTORS
+#undef NIBBLE_IS_NEON
 
+#if HWY_ARCH_ARM && (HWY_TARGET & HWY_ALL_NEON)
+#define NIBBLE_IS_NEON 1
+#else
+#define NIBBLE_IS_NEON 0
+#endif
 #if (HWY_TARGET & HWY_ALL_SVE) || HWY_TARGET == HWY_RVV
 #define NIBBLE_HAVE_SIZELESS_VECTORS 1
 #else
@@ -82,31 +92,51 @@ NIBBLE_EXACT_MATH_END
 #else
 #define NIBBLE_HAVE_DOTPROD 0
 #endif
+#if NIBBLE_HAVE_DOTPROD && defined(__ARM_FEATURE_MATMUL_INT8)
+#define NIBBLE_HAVE_I8MM 1
+#else
+#define NIBBLE_HAVE_I8MM 0
+#endif
 
 #else
 
 #define NIBBLE_IS_LEVEL 1
 
 // The instructions of a level must include those of its base and of the command line; otherwise the
-// operations of the base cannot be inlined. (GCC 12 inlines sdot only with arch=.)
+// operations of the base cannot be inlined. (GCC 12 inlines sdot only with arch=. Where the command
+// line has sdot, it has this architecture or a later one.)
 #if NIBBLE_NEXT_LEVEL == NIBBLE_NEON_DOT
 #define NIBBLE_TARGET_NAMESPACE N_NEON_DOT
+#define NIBBLE_HAVE_I8MM 0
+#define NIBBLE_LEVEL_ADDS "+dotprod"
+#elif NIBBLE_NEXT_LEVEL == NIBBLE_NEON_I8MM
+#define NIBBLE_TARGET_NAMESPACE N_NEON_I8MM
+#define NIBBLE_HAVE_I8MM 1
+#define NIBBLE_LEVEL_ADDS "+dotprod+i8mm+bf16"
+#else
+#error "nibble: NIBBLE_NEXT_LEVEL is not a level"
+#endif
+#define NIBBLE_HAVE_DOTPROD 1
 #undef NIBBLE_LEVEL_STR
+#undef NIBBLE_LEVEL_ARCH
 #undef NIBBLE_LEVEL_FP16
+#undef NIBBLE_LEVEL_BASE
+#ifdef __ARM_FEATURE_DOTPROD
+#define NIBBLE_LEVEL_ARCH
+#else
+#define NIBBLE_LEVEL_ARCH "arch=armv8.2-a"
+#endif
 #ifdef __ARM_FEATURE_FP16_VECTOR_ARITHMETIC
 #define NIBBLE_LEVEL_FP16 "+fp16"
 #else
 #define NIBBLE_LEVEL_FP16
 #endif
 #ifdef HWY_TARGET_STR
-#define NIBBLE_LEVEL_STR "arch=armv8.2-a+dotprod" NIBBLE_LEVEL_FP16 HWY_TARGET_STR
+#define NIBBLE_LEVEL_BASE HWY_TARGET_STR
 #else
-#define NIBBLE_LEVEL_STR "arch=armv8.2-a+dotprod" NIBBLE_LEVEL_FP16
+#define NIBBLE_LEVEL_BASE
 #endif
-#define NIBBLE_HAVE_DOTPROD 1
-#else
-#error "nibble: NIBBLE_NEXT_LEVEL is not a level"
-#endif
+#define NIBBLE_LEVEL_STR NIBBLE_LEVEL_ARCH NIBBLE_LEVEL_ADDS NIBBLE_LEVEL_FP16 NIBBLE_LEVEL_BASE
 
 #define NIBBLE_BEFORE_NAMESPACE()       \
   NIBBLE_EXACT_MATH_BEGIN               \

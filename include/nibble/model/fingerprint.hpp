@@ -82,8 +82,8 @@ class Fingerprint final : public graph::SurveySink {
 // distances. It is the same for every copy of the model on every machine, another one after
 // training, merging or conversion. It may be the same for a model in which only a few numbers of a
 // large matrix were changed by hand.
-// weights: others of the same shapes (AdaptedWeights::table(), Engine::exchange_weights) than the
-// model's own. Error: out_of_memory.
+// weights: others of the same shapes (Engine::exchange_weights) than the model's own. Error:
+// out_of_memory.
 inline Result<std::uint64_t> fingerprint(const Model& model, graph::WeightTable weights) {
   return catch_out_of_memory([&]() -> Result<std::uint64_t> {
     const ModelConfig& c = model.config();

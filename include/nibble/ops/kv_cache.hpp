@@ -7,7 +7,6 @@
 #pragma once
 
 #include <atomic>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -35,17 +34,23 @@ inline constexpr KvType kKvType<std::int8_t> = KvType::int8;
 template <>
 inline constexpr KvType kKvType<kernels::CodePair> = KvType::int4;
 
-// Calls f(T{}), where T is the element type that `type` names.
+// Calls f(T{}), where T is the element type that `type` names, which is compiled.
 template <class F>
 constexpr decltype(auto) visit_kv_type(KvType type, F&& f) {
-  switch (type) {
-    case KvType::f16: return f(f16{});
-    case KvType::bf16: return f(bf16{});
-    case KvType::int8: return f(std::int8_t{});
-    case KvType::int4: return f(kernels::CodePair{});
-    case KvType::f32: break;
+  using enum KvType;
+  if constexpr (is_compiled(f32)) {
+    if (type == f32) return f(float{});
   }
-  return f(float{});
+  if constexpr (is_compiled(bf16)) {
+    if (type == bf16) return f(nibble::bf16{});
+  }
+  if constexpr (is_compiled(int8)) {
+    if (type == int8) return f(std::int8_t{});
+  }
+  if constexpr (is_compiled(int4)) {
+    if (type == int4) return f(kernels::CodePair{});
+  }
+  return f(nibble::f16{});
 }
 
 static_assert(kPagePositions == kernels::kAttentionTile);
@@ -164,7 +169,7 @@ inline bool exceeds_f16(const float* x, Index n) noexcept {
   constexpr std::uint32_t kLeast = 0x477FF000u, kEnd = 0x7F800000u;
   int found = 0;
   for (Index i = 0; i < n; ++i) {
-    const std::uint32_t size = std::bit_cast<std::uint32_t>(x[i]) & 0x7FFFFFFFu;
+    const std::uint32_t size = __builtin_bit_cast(std::uint32_t, x[i]) & 0x7FFFFFFFu;
     found |= static_cast<int>(size - kLeast < kEnd - kLeast);
   }
   return found != 0;

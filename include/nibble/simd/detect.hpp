@@ -115,13 +115,16 @@ inline TargetSet detect_targets() noexcept {
   // Bits of AT_HWCAP and AT_HWCAP2 as the kernel documents them (arm64/elf_hwcaps).
   constexpr unsigned long kAes = 1ul << 3, kCrc32 = 1ul << 7, kAtomics = 1ul << 8;
   constexpr unsigned long kAsimdHp = 1ul << 10, kAsimdRdm = 1ul << 12, kAsimdDp = 1ul << 20;
-  constexpr unsigned long kBf16 = 1ul << 14;
+  constexpr unsigned long kI8mm = 1ul << 13, kBf16 = 1ul << 14;
   const unsigned long hw = getauxval(AT_HWCAP), hw2 = getauxval(AT_HWCAP2);
   TargetSet set;
   set.add(Target::SCALAR).add(Target::EMU128).add(Target::NEON_WITHOUT_AES);
-  // NEON_DOT is compiled for ARMv8.2, so it also needs what compilers may use of that on their own.
+  // Levels are compiled for ARMv8.2, so they also need what compilers may use of that on their own.
   constexpr unsigned long kDot = kCrc32 | kAtomics | kAsimdRdm | kAsimdDp;
-  if ((hw & kDot) == kDot) set.add(Target::NEON_DOT);
+  if ((hw & kDot) == kDot) {
+    set.add(Target::NEON_DOT);
+    if ((hw2 & kI8mm) && (hw2 & kBf16)) set.add(Target::NEON_I8MM);
+  }
   if (hw & kAes) {
     set.add(Target::NEON);
     if ((hw & kAsimdHp) && (hw & kAsimdDp) && (hw2 & kBf16)) set.add(Target::NEON_BF16);

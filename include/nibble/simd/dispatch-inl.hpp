@@ -26,6 +26,7 @@ using detail_v0_1::active_row;
 
 // The bits of levels, under names of the same form as those of Highway's targets.
 #define HWY_NEON_DOT NIBBLE_NEON_DOT
+#define HWY_NEON_I8MM NIBBLE_NEON_I8MM
 
 // Highway's macros expand to thousands of tokens, so each is expanded only once.
 constexpr long long kTargets = HWY_TARGETS | NIBBLE_COMPILED_LEVELS;

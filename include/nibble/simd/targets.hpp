@@ -16,10 +16,10 @@
 //   SSE4     Atoms and Celerons of edge devices, which have no AVX
 //   NEON_DOT   64-bit ARM with dot products (sdot). Processors without them run the baseline. (NEON
 //              is not in the list: it is the baseline with AES, which no kernel uses.)
-//   NEON_BF16  64-bit ARM with dot products and bf16 (Neoverse N2, Cortex-A510). Only GCC 13.2,
-//              Clang 17 and later can compile it.
+//   NEON_I8MM  64-bit ARM with products of matrices of 8-bit integers and bf16 (Neoverse V1 and N2,
+//              Cortex-A510 and later)
 #ifndef NIBBLE_TARGETS
-#define NIBBLE_TARGETS (HWY_AVX3_DL | HWY_AVX2 | HWY_SSE4 | NIBBLE_NEON_DOT | HWY_NEON_BF16)
+#define NIBBLE_TARGETS (HWY_AVX3_DL | HWY_AVX2 | HWY_SSE4 | NIBBLE_NEON_DOT | NIBBLE_NEON_I8MM)
 #endif
 
 #if defined(HIGHWAY_HWY_FOREACH_TARGET_H_)

@@ -23,6 +23,8 @@
 #include "nibble/compress/tensor_rows.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/core/scalar.hpp"
+#include "nibble/graph/weights.hpp"
+#include "nibble/io/byte_reader.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/gguf_writer.hpp"
 #include "nibble/model/adapter.hpp"
@@ -209,15 +211,15 @@ inline Result<Adapter> read_adapter(const io::Gguf& file, const io::Gguf& base) 
 }
 
 // Writes an adapter as f32. The file has one alpha: where matrices have several, their B is scaled
-// to that of the first. Errors: those of GgufWriter; invalid_argument (an adapter without matrices;
-// factors that do not have their shapes; an alpha that is 0 or not finite).
+// to that of the first. Errors: those of GgufWriter; invalid_argument (an adapter without matrices,
+// or with learned rows; factors that do not have their shapes; an alpha that is 0 or not finite).
 class AdapterFile {
  public:
   // The adapter must live until the file is written.
   static Result<AdapterFile> create(const Adapter& adapter) {
     return catch_out_of_memory([&]() -> Result<AdapterFile> {
-      if (adapter.matrices.empty()) {
-        return Error{Errc::invalid_argument, "an adapter without matrices"};
+      if (adapter.matrices.empty() || !adapter.is_low_rank()) {
+        return Error{Errc::invalid_argument, "an adapter without matrices, or with learned rows"};
       }
       AdapterFile made;
       const float alpha = adapter.matrices[0].alpha;

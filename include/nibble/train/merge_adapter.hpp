@@ -35,13 +35,18 @@ class MergedModel {
   // not_found (a matrix that the file does not have: also an output that is tied to the embedding,
   // which a file cannot have for itself), invalid_argument (an adapter that is null; a strength
   // that is not finite; factors that do not have their shapes), malformed (another shape, a value
-  // that a format cannot hold), unsupported (a type that is only read), io.
+  // that a format cannot hold), unsupported (a type that is only read; learned
+  // rows), io.
   static Result<MergedModel> create(const io::Gguf& base, std::span<const AppliedAdapter> adapters,
                                     std::optional<quant::Format> format, Executor& executor) {
     return catch_out_of_memory([&]() -> Result<MergedModel> {
       for (const AppliedAdapter& applied : adapters) {
         if (applied.adapter == nullptr || !is_finite(static_cast<double>(applied.strength))) {
           return Error{Errc::invalid_argument, "adapter: there is none, or no strength"};
+        }
+        if (!applied.adapter->is_low_rank()) {
+          return Error{Errc::unsupported,
+                       "adapter: learned rows cannot be merged into the weights of a model"};
         }
         for (const AdapterMatrix& m : applied.adapter->matrices) {
           if (base.find_tensor(m.name) == nullptr) {

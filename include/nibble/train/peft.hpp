@@ -29,6 +29,7 @@
 #include "nibble/io/safetensors.hpp"
 #include "nibble/train/adapter_file.hpp"
 #include "nibble/train/exact_text.hpp"
+#include "nibble/train/peft_rows.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace train {
 
@@ -171,6 +172,15 @@ class PeftConfig {
     return made;
   }
 
+  // peft_type, and whether it is a kind that is learned rows (peft_rows.hpp) instead of factors.
+  std::string_view kind() const noexcept {
+    const io::JsonValue* const type = root_.find("peft_type");
+    return type == nullptr ? std::string_view() : std::string_view(type->string());
+  }
+  bool has_learned_rows() const noexcept {
+    return kind() == "PROMPT_TUNING" || kind() == "ADAPTION_PROMPT";
+  }
+
   // alpha, as AdapterMatrix has it, of a module with factors of `rank`. Errors: malformed (another
   // rank than the file says; an alpha that is 0 or no number), unsupported (a pattern that is no
   // name).
@@ -202,8 +212,10 @@ class PeftConfig {
 
   // Errors: malformed, unsupported (a kind of adapter that factors beside the weights are not).
   Result<void> read_keys() {
-    const io::JsonValue* const type = root_.find("peft_type");
-    if (type == nullptr || type->string() != "LORA") return refuse("peft_type", "not LORA");
+    if (kind() != "LORA") {
+      if (has_learned_rows()) return ok();
+      return refuse("peft_type", "not LORA, PROMPT_TUNING or ADAPTION_PROMPT");
+    }
     if (is_true("use_dora")) {
       return refuse("use_dora", "DoRA scales the columns anew, which no factors can say");
     }
@@ -271,20 +283,11 @@ inline Result<StoredSide> read_side(const io::Safetensor& tensor) {
   if (tensor.shape.size() != 2 || tensor.shape[0] < 1 || tensor.shape[1] < 1) {
     return Error{Errc::malformed, "factors are matrices"};
   }
-  quant::Format format = quant::Format::f32;
-  switch (tensor.type) {
-    case io::SafetensorType::f32: break;
-    case io::SafetensorType::f16: format = quant::Format::f16; break;
-    case io::SafetensorType::bf16: format = quant::Format::bf16; break;
-    default:
-      return Error{Errc::unsupported, "element type " + std::string(type_traits(tensor.type).name) +
-                                          "; factors are read as F32, F16 or BF16"};
-  }
   StoredSide side;
   side.rows = static_cast<Index>(tensor.shape[0]);
   side.columns = static_cast<Index>(tensor.shape[1]);
-  side.values.resize(static_cast<std::size_t>(side.rows * side.columns));
-  NIBBLE_CHECK(quant::row_to_f32(format, tensor.data, {values(side.values), side.values.size()}));
+  NIBBLE_TRY(floats, read_floats(tensor));
+  side.values = std::move(floats);
   return side;
 }
 
@@ -365,15 +368,16 @@ inline Result<AdapterMatrix> read_module(const io::Safetensors& file, const Peft
 
 }  // namespace detail
 
-// The adapter in a folder, for the model in `base` (whose tensors are not read). Errors: as
-// read_adapter(); unsupported also DoRA and other kinds of adapters, patterns that are no names,
-// and models whose architecture is not known as a folder.
+// The adapter in a folder, for the model in `base` (whose tensors are not read): LoRA, prompt
+// tuning or LLaMA-Adapter. Errors: as read_adapter(); unsupported also DoRA and other kinds of
+// adapters, patterns that are no names, and models whose architecture is not known as a folder.
 inline Result<Adapter> read_peft(const std::string& path, const io::Gguf& base) {
   return catch_out_of_memory([&]() -> Result<Adapter> {
     const hub::Folder folder(path);
-    NIBBLE_TRY(names, detail::PeftBase::of(base));
     NIBBLE_TRY(config, detail::PeftConfig::read(folder));
     NIBBLE_TRY(file, io::Safetensors::open(folder.path_of(kPeftWeightsFile)));
+    if (config.has_learned_rows()) return detail::read_learned_rows(config.kind(), file, base);
+    NIBBLE_TRY(names, detail::PeftBase::of(base));
     Adapter adapter;
     adapter.architecture = names.architecture();
     for (const io::Safetensor& tensor : file.tensors()) {
@@ -500,15 +504,17 @@ class SafetensorsWriter {
 // Writes an adapter of the model in `base` to a folder that exists, as f32; each of the two files
 // completely or not at all. Errors: unsupported (an architecture that is not known as a folder, a
 // matrix without a name there), malformed (rows that are not for the heads of the model),
-// invalid_argument (an adapter without matrices, or for another architecture; factors that do not
-// have their shapes; an alpha that is 0 or not finite), io.
+// invalid_argument (an adapter without matrices, with learned rows, or for another architecture;
+// factors that do not have their shapes; an alpha that is 0 or not finite), io.
 inline Result<void> write_peft(const Adapter& adapter, const io::Gguf& base,
                                const std::string& path) {
   return catch_out_of_memory([&]() -> Result<void> {
     NIBBLE_TRY(names, detail::PeftBase::of(base));
-    if (adapter.matrices.empty() || adapter.architecture != names.architecture()) {
+    if (adapter.matrices.empty() || !adapter.is_low_rank() ||
+        adapter.architecture != names.architecture()) {
       return Error{Errc::invalid_argument,
-                   "an adapter without matrices, or for another architecture than the model's"};
+                   "an adapter without matrices, with learned rows, or for another architecture "
+                   "than the model's"};
     }
     detail::SafetensorsWriter file;
     std::vector<std::string> modules;

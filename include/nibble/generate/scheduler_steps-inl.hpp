@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A step of those requests of a scheduler that run. Included by
+// scheduler-inl.hpp.
+#pragma once
+
+#include <algorithm>
+#include <utility>
+
+#include "nibble/generate/sampler.hpp"
+#include "nibble/generate/scheduler_state-inl.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI {
+
+// Chooses the rows of a step; whether there are any.
+NIBBLE_INLINE bool Scheduler::State::plan() {
+  planned.clear();
+  inputs.clear();
+  const Index n = n_running.load(std::memory_order_relaxed);
+  if (n == 0) return false;
+  const Index most = engine.max_step_tokens(), part = most / n;
+  Index n_left = most, n_prompts = 0;
+  for (Lane& lane : lanes) {
+    lane.n_rows = 0;
+    if (!lane.request) continue;
+    if (!lane.is_prompt()) {
+      plan_generation(lane, part);
+      n_left -= lane.n_rows;
+    } else if (!awaits_prefix(lane)) {
+      follow_prompt(lane);
+      n_prompts += lane.request ? 1 : 0;
+    }
+  }
+  share(n_left, n_prompts);
+  for (Lane& lane : lanes) {
+    if (lane.n_rows > 0 && lane.is_prompt()) plan_prompt(lane);
+    if (lane.n_rows == 0) continue;
+    planned.push_back(&lane);
+    inputs.push_back(input_of(lane));
+  }
+  return !planned.empty();
+}
+
+// Ends a prompt that its options' `progress` cancels.
+NIBBLE_INLINE void Scheduler::State::follow_prompt(Lane& lane) {
+  const Progress* const progress = lane.request->generation.options().progress;
+  if (progress == nullptr || !*progress) return;
+  if ((*progress)(static_cast<std::size_t>(lane.sequence.position()),
+                  lane.request->prompt.size())) {
+    return;
+  }
+  deliver(lane, lane.request->generation.end(Finish::cancelled));
+}
+
+// Shares rows among the prompts: equal parts; what short ones leave goes to the others.
+NIBBLE_INLINE void Scheduler::State::share(Index n_left, Index n_prompts) noexcept {
+  while (n_left > 0 && n_prompts > 0) {
+    const Index part = (std::max)(n_left / n_prompts, Index{1});
+    n_prompts = 0;  // that want more
+    for (Lane& lane : lanes) {
+      if (!lane.request || !lane.is_prompt() || lane.leader != nullptr) continue;
+      const Index wanted = lane.n_until_stop() - lane.n_rows;
+      const Index n = (std::min)({wanted, part, n_left});
+      lane.n_rows += n;
+      n_left -= n;
+      n_prompts += wanted > n ? 1 : 0;
+    }
+  }
+}
+
+NIBBLE_INLINE void Scheduler::State::plan_prompt(Lane& lane) {
+  n_cache_hits.fetch_add(lane.n_found > 0 ? 1 : 0, std::memory_order_relaxed);
+  n_cached_tokens.fetch_add(std::exchange(lane.n_found, 0), std::memory_order_relaxed);
+  // As in a session: a prompt of one token is computed as generated tokens are.
+  lane.kind =
+      lane.request->prompt.size() == 1 ? ops::SegmentKind::generation : ops::SegmentKind::prompt;
+  lane.n_outputs = 0;
+  lane.ends_prompt = lane.n_rows == lane.n_left_of_prompt();
+  if (!lane.ends_prompt) return;
+  if (find_certain(lane)) lane.n_outputs = lane.certain == text::kNoToken ? 1 : 0;
+}
+
+// Takes what the grammar makes certain, as long as its rows have room in this step; they are
+// computed with the token that is pending. As in a Generator: more than one token in a row, also if
+// they take several steps, are computed as a prompt is.
+NIBBLE_INLINE void Scheduler::State::plan_generation(Lane& lane, Index max_rows) {
+  detail::Generation& generation = lane.request->generation;
+  for (;;) {
+    if (lane.certain == text::kNoToken && !find_certain(lane)) return;
+    if (lane.certain == text::kNoToken || lane.sequence.n_pending() == max_rows) break;
+    const bool is_full = lane.sequence.position() == engine.n_ctx();
+    const Finish why = is_full ? Finish::context_full : lane.request->interrupted();
+    if (why != Finish::none) return deliver(lane, generation.end(why));
+    take(lane, {std::exchange(lane.certain, text::kNoToken), 0});
+    if (!lane.request) return;
+  }
+  const bool are_more = lane.certain != text::kNoToken;
+  lane.n_rows = lane.sequence.n_pending();
+  lane.n_outputs = are_more ? 0 : 1;
+  lane.kind = are_more || lane.goes_on || lane.n_rows > 1 ? ops::SegmentKind::prompt
+                                                          : ops::SegmentKind::generation;
+  lane.goes_on = are_more;
+  lane.ends_prompt = false;
+}
+
+// Finds the next token if the grammar leaves no choice. False: that has failed, and the request has
+// ended.
+NIBBLE_INLINE bool Scheduler::State::find_certain(Lane& lane) {
+  auto forced = catch_out_of_memory([&] { return lane.request->generation.forced(); });
+  if (!forced) {
+    lane.n_rows = 0;
+    fail(lane, std::move(forced).error().in("scheduler"));
+    return false;
+  }
+  lane.certain = *forced;
+  return true;
+}
+
+NIBBLE_INLINE SequenceInput Scheduler::State::input_of(Lane& lane) noexcept {
+  SequenceInput input{.sequence = &lane.sequence, .n_outputs = lane.n_outputs, .kind = lane.kind};
+  if (!lane.is_prompt()) return input;  // computes the pending tokens
+  input.tokens = std::span<const std::int32_t>(lane.request->prompt)
+                     .subspan(static_cast<std::size_t>(lane.sequence.position()),
+                              static_cast<std::size_t>(lane.n_rows));
+  return input;
+}
+
+// Takes from the cache of prefixes the pages that the step needs. If nothing else helps, all: pages
+// that are the cache's and a sequence's need then not be copied.
+NIBBLE_INLINE void Scheduler::State::make_room() noexcept {
+  if (!prefixes) return;
+  const Index n = engine.pages_needed(inputs);
+  if (prefixes->make_room(n) < n) prefixes->clear();
+}
+
+NIBBLE_INLINE void Scheduler::State::run() {
+  n_steps.fetch_add(1, std::memory_order_relaxed);
+  for (const SequenceInput& input : inputs) {
+    n_prompt_tokens.fetch_add(input.n_rows(), std::memory_order_relaxed);
+  }
+  make_room();
+  const auto logits = engine.run(inputs);
+  if (logits) return finish_rows(planned, *logits);
+  // One of them has made the step fail: alone, it fails again, and the others do not.
+  for (std::size_t i = 0; i < planned.size(); ++i) {
+    auto alone = engine.run({&inputs[i], 1});
+    if (alone) {
+      finish_rows({&planned[i], 1}, *alone);
+    } else {
+      fail(*planned[i], std::move(alone).error());
+    }
+  }
+}
+
+// After the rows of these requests were computed: logits (their outputs, vocab_size).
+NIBBLE_INLINE void Scheduler::State::finish_rows(std::span<Lane* const> of_step,
+                                                 MatrixView<const float> logits) {
+  Index n_outputs = 0;
+  for (Lane* const lane : of_step) {
+    const bool stops = lane->is_prompt() && lane->sequence.position() == lane->stop;
+    if (lane->ends_prompt || stops) keep_prefix(*lane);
+    lane->output = lane->n_outputs > 0 ? n_outputs++ : Index{-1};
+    lane->is_full = lane->sequence.position() == engine.n_ctx();
+  }
+  sample(of_step, logits);
+  for (Lane* const lane : of_step) {
+    if (lane->output >= 0) choose(*lane);
+  }
+}
+
+// Choosing takes a request's own sampler and tokens only, so all may choose at once.
+NIBBLE_INLINE void Scheduler::State::sample(std::span<Lane* const> of_step,
+                                            MatrixView<const float> logits) noexcept {
+  const auto sample_one = [&](Index task, Index) {
+    Lane& lane = *of_step[static_cast<std::size_t>(task)];
+    if (lane.output < 0 || lane.is_full) return;
+    lane.sampled =
+        lane.request->generation.sample(logits.rows(lane.output, 1), lane.sequence.tokens());
+  };
+  const auto n = static_cast<Index>(of_step.size());
+  if (options.executor != nullptr && n > 1) return options.executor->parallel_for(n, sample_one);
+  for (Index i = 0; i < n; ++i) sample_one(i, 0);
+}
+
+// Takes the chosen token.
+NIBBLE_INLINE void Scheduler::State::choose(Lane& lane) {
+  detail::Generation& generation = lane.request->generation;
+  if (lane.is_full) return deliver(lane, generation.end(Finish::context_full));
+  if (!lane.sampled) return fail(lane, std::move(lane.sampled).error().in("scheduler"));
+  take(lane, *lane.sampled);
+}
+
+NIBBLE_INLINE void Scheduler::State::take(Lane& lane, const TokenLogprob& token) {
+  if (auto pushed = lane.sequence.push(token.id); !pushed) {
+    return fail(lane, std::move(pushed).error());
+  }
+  n_generated_tokens.fetch_add(1, std::memory_order_relaxed);
+  const bool is_full = lane.sequence.position() == engine.n_ctx();
+  deliver(lane, lane.request->generation.take(token, is_full));
+}
+
+NIBBLE_INLINE void Scheduler::State::fail(Lane& lane, Error error) {
+  lane.request->error.emplace(std::move(error));
+  deliver(lane, lane.request->generation.end(Finish::failed));
+}
+
+// Gives a token to who asked for it. After the last, the lane is free.
+NIBBLE_INLINE void Scheduler::State::deliver(Lane& lane, const Token& token) {
+  lane.request->deliver(token);
+  if (token.finish == Finish::none) return;
+  n_running.fetch_sub(1, std::memory_order_relaxed);
+  n_ended.fetch_add(1, std::memory_order_relaxed);
+  end(lane);
+}
+
+}}  // namespace nibble::NIBBLE_ABI
