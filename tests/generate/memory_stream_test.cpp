@@ -35,6 +35,10 @@ class Reference {
   Reference(const Model& model, Index n_ctx, const MemoryOptions& options)
       : model_(model), n_ctx_(n_ctx), options_(options), dim_(model.config().dim) {
     if (options.learned.data() != nullptr) rows_ = learned_ = ::copy(options.learned);
+    if (options.n_kept_last < 0) {
+      const Index room = n_ctx - options.n_kept_first - options.n_rows;
+      options_.n_kept_last = learned_.empty() ? room / 2 : 0;
+    }
   }
 
   // The logits after the last token.
@@ -86,6 +90,11 @@ class Reference {
                               .n_outputs = n_outputs};
     must(engine.run({&input, 1}));
   }
+  static double length_of(const Floats& row) {
+    double sum = 0;
+    for (const float x : row) sum += static_cast<double>(x) * static_cast<double>(x);
+    return std::sqrt(sum);
+  }
   void pool(std::span<const std::int32_t> tokens) {
     const graph::Weight& table = model_.weights().at(Slot::token_embd, -1);
     const auto n = static_cast<Index>(tokens.size());
@@ -94,14 +103,17 @@ class Reference {
     for (Index i = 0; i < n_new; ++i) {
       Floats mean(static_cast<std::size_t>(dim_)), row(mean.size());
       Index count = 0;
+      double lengths = 0;
       for (Index t = 0; t < n; ++t) {
         if (t < i * n / n_new || t >= (i + 1) * n / n_new) continue;
         table.ops->row(table.data, table.n, table.k, tokens[static_cast<std::size_t>(t)],
                        row.data());
         for (std::size_t j = 0; j < row.size(); ++j) mean[j] += row[j];
+        lengths += length_of(row);
         ++count;
       }
-      for (float& x : mean) x /= static_cast<float>(count);
+      const double scale = lengths / static_cast<double>(count) / length_of(mean);
+      for (float& x : mean) x *= static_cast<float>(scale);
       rows_.insert(rows_.end(), mean.begin(), mean.end());
     }
     const auto most = static_cast<std::size_t>(options_.n_rows * dim_);
@@ -135,6 +147,7 @@ TEST_CASE("memory stream: what a loop over an engine computes, in pieces of any 
       {.n_rows = 8},
       {.n_rows = 8, .n_kept_first = 0, .n_kept_last = 11, .n_new_rows = 3},
       {.n_rows = 1, .n_kept_first = 20, .n_kept_last = 1},
+      {.n_rows = 5, .n_kept_last = 0},
       {.n_rows = 3, .learned = learned_rows},
       {.n_rows = 3, .n_kept_first = 0, .n_kept_last = 5, .learned = learned_rows}};
   for (const Model& model : {llama_model(), gemma_model(20)}) {
@@ -214,7 +227,7 @@ TEST_CASE("memory stream: what it refuses") {
   CHECK(refused({.n_rows = 0}));
   CHECK(refused({.n_rows = -1}));
   CHECK(refused({.n_kept_first = -1}));
-  CHECK(refused({.n_kept_last = -1}));
+  CHECK(refused({.n_kept_last = -2}));
   CHECK(refused({.n_rows = 4, .n_new_rows = 5}));
   CHECK(refused({.n_rows = 4, .n_new_rows = -1}));
   CHECK(refused({.n_rows = Index{1} << 62}));

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <new>
 #include <string>
@@ -30,6 +31,12 @@ struct EmbeddingSlot final : graph::SurveySink {
   }
   std::size_t slot = graph::kNoSlot;
 };
+
+inline double length_of(const float* row, Index n) noexcept {
+  double sum = 0;
+  for (Index i = 0; i < n; ++i) sum += static_cast<double>(row[i]) * static_cast<double>(row[i]);
+  return std::sqrt(sum);
+}
 
 // What the model makes of memory rows: the input of its last product outside of the layers.
 struct MemoryOutput {
@@ -64,7 +71,9 @@ struct MemoryStream::State {
     const Index n_written = is_learned() ? options.n_rows : 0;
     return sequence.capacity() - n_written - sequence.position();
   }
-  MatrixView<const float> memory_rows() const noexcept { return MatrixView<const float>(values(memory), n_memory, dim); }
+  MatrixView<const float> memory_rows() const noexcept {
+    return MatrixView<const float>(values(memory), n_memory, dim);
+  }
   Result<MatrixView<const float>> append(std::span<const std::int32_t> tokens);
   // Ends a segment and begins the next one.
   Result<void> next_segment();
@@ -125,12 +134,15 @@ NIBBLE_INLINE Result<MemoryStream> MemoryStream::create(const Model& model,
                                                         const MemoryOptions& options) {
   const bool is_learned = options.learned.data() != nullptr;
   const Index dim = model.config().dim;
-  constexpr Index kMost = Index{1} << 30;  // no sum of these overflows
-  for (const Index n : {options.n_rows - 1, options.n_kept_first, options.n_kept_last,
-                        options.n_new_rows, options.n_rows - options.n_new_rows}) {
-    if (n >= 0 && n < kMost) continue;
+  const auto is_within = [](Index n, Index least) {
+    return n >= least && n < Index{1} << 30;  // no sum of these overflows
+  };
+  if (!is_within(options.n_rows, 1) || !is_within(options.n_kept_first, 0) ||
+      !is_within(options.n_kept_last, -1) || !is_within(options.n_new_rows, 0) ||
+      options.n_new_rows > options.n_rows) {
     return Error{Errc::invalid_argument,
-                 "memory stream: n_rows must be at least 1 and n_new_rows, and no number negative"};
+                 "memory stream: n_rows must be at least 1 and n_new_rows, and no number negative "
+                 "but n_kept_last -1"};
   }
   if (is_learned &&
       (options.learned.extent(0) != options.n_rows || options.learned.extent(1) != dim)) {
@@ -166,7 +178,14 @@ NIBBLE_INLINE Result<MemoryStream> MemoryStream::create(const Model& model,
     if (made.gives_embeddings() || embedding.slot == graph::kNoSlot) {
       return Error{Errc::unsupported, "memory stream: the model gives no logits of next tokens"};
     }
-    const Index n_begin = options.n_kept_first + options.n_kept_last + options.n_rows;
+    MemoryOptions chosen = options;
+    chosen.learned = {};  // copied; what it refers to may go
+    if (chosen.n_new_rows == 0) chosen.n_new_rows = options.n_rows;
+    if (chosen.n_kept_last < 0) {
+      const Index room = made.n_ctx() - options.n_kept_first - options.n_rows;
+      chosen.n_kept_last = is_learned ? 0 : (std::max)(Index{0}, room / 2);
+    }
+    const Index n_begin = chosen.n_kept_first + chosen.n_kept_last + chosen.n_rows;
     const Index n_needed = n_begin + (is_learned ? options.n_rows : 0) + 1;
     if (n_needed > made.n_ctx()) {
       return Error{Errc::invalid_argument, "memory stream: a segment of one token takes " +
@@ -174,15 +193,13 @@ NIBBLE_INLINE Result<MemoryStream> MemoryStream::create(const Model& model,
                                                to_text(made.n_ctx())};
     }
     NIBBLE_TRY(sequence, made.new_sequence());
-    Owned<State> state(new (std::nothrow) State(std::move(made), std::move(sequence), options));
+    Owned<State> state(new (std::nothrow) State(std::move(made), std::move(sequence), chosen));
     if (!state) return Error{Errc::out_of_memory, "a memory stream"};
-    if (state->options.n_new_rows == 0) state->options.n_new_rows = options.n_rows;
     state->embeddings = model.weights().at(embedding.slot, -1);
     state->output = std::move(output);
     for (Index i = 0; is_learned && i < options.n_rows; ++i) {
       for (Index j = 0; j < dim; ++j) state->learned.push_back({options.learned(i, j)});
     }
-    state->options.learned = {};  // what it refers to may go
     state->reset();
     return MemoryStream(std::move(state));
   });
@@ -272,12 +289,18 @@ NIBBLE_INLINE void MemoryStream::State::pool(std::span<const std::int32_t> token
     float* const mean = rows + (n_memory - n_new + i) * dim;
     const Index begin = i * n / n_new, end = (i + 1) * n / n_new;
     std::fill(mean, mean + dim, 0.0f);
+    double lengths = 0;
     for (Index t = begin; t < end; ++t) {
       const std::int32_t token = tokens[static_cast<std::size_t>(t)];
       embeddings.ops->row(embeddings.data, embeddings.n, embeddings.k, token, values(row));
       for (Index j = 0; j < dim; ++j) mean[j] += row[static_cast<std::size_t>(j)].value;
+      lengths += detail::length_of(values(row), dim);
     }
-    for (Index j = 0; j < dim; ++j) mean[j] /= static_cast<float>(end - begin);
+    // A mean is shorter than what it is of; and so much shorter that the model takes it for
+    // something else: without this, a perplexity of 4.24 (memory_stream.hpp) is 8.20.
+    const double length = detail::length_of(mean, dim);
+    const double scale = length > 0 ? lengths / static_cast<double>(end - begin) / length : 0;
+    for (Index j = 0; j < dim; ++j) mean[j] *= static_cast<float>(scale);
   }
 }
 

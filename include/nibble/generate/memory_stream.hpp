@@ -9,9 +9,10 @@
 //   auto stream = MemoryStream::create(model, {.n_ctx = 512}, {.n_rows = 16});
 //   for (;;) { const auto logits = stream->append(next_tokens()); ... }
 //
-// A model must have been trained for it: one that was not reads pooled rows as a few strange
-// tokens, which neither helps nor harms it much. (WhenFull::roll forgets without a trace; it too
-// takes constant memory.)
+// It is for models that were trained for it. One that was not does not understand pooled rows:
+// stories260K, with a context of 64, has a perplexity of 4.24 with 4 rows and half of each segment
+// kept, 6.26 with nothing kept; 4.22 where a session rolls (WhenFull::roll, which forgets without a
+// trace and takes constant memory too), and 4.42 where it begins anew each time.
 #pragma once
 
 #include <cstddef>
@@ -32,11 +33,12 @@ struct MemoryOptions {
   // Tokens at the beginning of the stream that each segment begins with: a model attends to them
   // whatever they are ("attention sinks"; see WhenFull::roll).
   Index n_kept_first = 4;
-  // Tokens at the end of a segment that the next one reads again, after the memory rows.
-  Index n_kept_last = 0;
+  // Tokens at the end of a segment that the next one reads again, after the memory rows. -1: of
+  // pooled memory half of what there is room for, of learned memory none.
+  Index n_kept_last = -1;
   // Pooled memory: the rows that a segment becomes, each the mean of the embeddings of an equal
-  // share of the tokens that are forgotten. The oldest rows make room for them. 0: n_rows, so that
-  // there is memory of one segment only.
+  // share of the tokens that are forgotten, made as long as these are on average. The oldest rows
+  // make room for them. 0: n_rows, so that there is memory of one segment only.
   Index n_new_rows = 0;
   // Learned memory instead: the model's memory embeddings, (n_rows, dim), which are copied. A
   // segment has them in front, and after its tokens what was in front once more. What the model
