@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "nibble/graph/apply_attention.hpp"
+#include "nibble/graph/apply_norms.hpp"
 #include "nibble/graph/apply_products.hpp"
 #include "nibble/graph/expr.hpp"
 #include "nibble/graph/pass.hpp"
