@@ -228,8 +228,8 @@ class Speculator {
   Index max_drafts_;
   bool is_always_;
   Index vocab_size_;
-  std::array<Draft, static_cast<std::size_t>(kMaxDrafts)> drafts_;
-  std::int32_t ids_[static_cast<std::size_t>(kMaxDrafts)];
+  std::array<Draft, static_cast<std::size_t>(kMaxDrafts)> drafts_{};
+  std::int32_t ids_[static_cast<std::size_t>(kMaxDrafts)] = {};
   // Guesses of the next tokens: those before next_ have come, the first n_computed_ were computed.
   std::size_t n_guesses_ = 0, next_ = 0, n_computed_ = 0;
   // Of a source that takes time: what guesses bring to what they cost, how long it is not asked
