@@ -139,7 +139,8 @@ function expand_per_target(name,    lines, n, i, next_name) {
   n = split(read(name), lines, "\n")
   for (i = 1; i <= n; ++i) {
     next_name = included(lines[i])
-    if (next_name ~ /-inl\.h$/) expand_per_target(next_name)
+    if (next_name == umbrella) per_target = per_target "#include NIBBLE_SINGLE_HEADER\n"  # a level
+    else if (next_name ~ /-inl\.h$/) expand_per_target(next_name)
     else if (next_name == "") per_target = per_target lines[i] "\n"
   }
 }

@@ -136,13 +136,14 @@ class RowNumbers {
 template <int kRows>
 struct Rows {
   const std::int8_t* codes[kRows];
-  const float* scales;
+  const float* scales;            // or null, if rows have one scale each
   const std::int32_t* code_sums;  // or half_sums
   Index stride;                   // of scales and sums
 
+  template <bool kRowScale>
   HWY_INLINE void next(Index length, Index n_blocks) {
     HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) codes[r] += length;
-    scales += n_blocks;
+    if constexpr (!kRowScale) scales += n_blocks;
     code_sums += n_blocks;
   }
 };
@@ -210,7 +211,8 @@ class Block {
   };
 
   HWY_INLINE Numbers first_numbers() const {
-    return {{rows_.code_sums + b_, rows_.stride}, {rows_.scales + b_, rows_.stride}};
+    return {{rows_.code_sums + b_, rows_.stride},
+            {kRowScale ? nullptr : rows_.scales + b_, rows_.stride}};
   }
   HWY_INLINE void read_row(int r, Numbers& numbers, Row& row) const {
     load(r, 0, row.x);
@@ -347,7 +349,7 @@ HWY_INLINE void add_steps(const kernels::MatmulInput& in, Index n_steps, Steps s
         if (!Steps::kWholeGroups && first + b > 0 && left <= first + b) break;
         neon::Block<kRowScale, kRows, kColumns, Steps>(rows, steps, first + b, b).add_to(sums);
       }
-      rows.next(Steps::kTurn * Steps::kLength, Steps::kTurn);
+      rows.template next<kRowScale>(Steps::kTurn * Steps::kLength, Steps::kTurn);
     }
     steps.end_group();
   }

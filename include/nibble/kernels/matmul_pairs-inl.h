@@ -24,11 +24,10 @@ NIBBLE_BEFORE_NAMESPACE();
 namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+#if NIBBLE_HAVE_I8MM
 // Whether a form has such products: formats whose codes are unpacked by a mask and a shift.
 template <class Form>
 inline constexpr bool kMultipliesPairs = false;
-
-#if NIBBLE_HAVE_I8MM
 template <quant::BlockFormat Format>
 inline constexpr bool kMultipliesPairs<Format> =
     !quant::SuperBlockFormat<Format> && (Format::kBits == 4 || Format::kBits == 8) &&
@@ -46,8 +45,8 @@ inline constexpr int kMaxPairs = kMaxRows / 2;
 // The inputs of two rows for 32 weights.
 struct PairOfBlocks {
   alignas(16) std::int8_t codes[4][2][8];  // of eight inputs: row; input
-  std::int32_t corrections[2][4];          // of the integer sums: twice those of both rows, twice
-  float scales[4];                         // of both rows, twice
+  std::int32_t corrections[2][4];          // of the integer sums, for two rows of weights each
+  float scales[4];                         // row 0, row 1, row 0, row 1; corrections, too
 };
 
 // The inputs of all pairs for a step are together: [step][pair].

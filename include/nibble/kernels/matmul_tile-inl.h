@@ -65,9 +65,10 @@ using PackedOf = quant::Packed<typename FormatOfForm<Form>::Type>;
 //   AVX-512 (32):  4 * 2: 8 + 2 * 8 (two chains, see DotSum) + 2 * 2 + activation, mask
 //   AVX2    (16):  4 * 1: 4 + 4 + 2 + activation, mask, scale, ones; narrow 2 * 2 the same
 //   SSE     (16):  2 * 2, since a broadcast takes two operations; narrow 1 * 4: 4 + 4 + 2 + 2
-//   NEON    (32):  4 * 2: 8 + 4 + 2 * 8 for the codes of 32 weights + inputs, mask, scale
-//     with sdot    8 * 2: 16 + 1 + 8 + 2 for the inputs of 32 weights + mask, scale; longer blocks
-//                  keep the integer sums of all rows: 4 * 2
+//   NEON    (32):  4 * 2: 8, codes and inputs of 32 weights of one vector and row (8 + 2), one
+//                  integer sum (3, see DotSum), a broadcast, mask, scales
+//     with sdot    8 * 2: 16 + 8 + 2 + 1 + mask, scales; blocks of more than 32 weights keep the
+//                  integer sums of all rows: 4 * 2
 template <class Format>
 inline constexpr bool kHasLongSteps = false;
 template <quant::BlockFormat Format>

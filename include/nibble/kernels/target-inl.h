@@ -2,7 +2,7 @@
 //
 // The macros that per-target files use, set for the target that is being compiled. For each of
 // Highway's targets, its first per-target file sets them. For a level, kernels-inl.h includes this
-// file (by level-inl.h) with NIBBLE_NEXT_LEVEL defined as the bit of the level.
+// file with NIBBLE_NEXT_LEVEL defined as the bit of the level.
 //   NIBBLE_TARGET_NAMESPACE    the target's namespace in nibble; that of Highway's operations is
 //                              hwy::HWY_NAMESPACE, for a level that of its base
 //   NIBBLE_BEFORE_NAMESPACE()  these two enclose the namespace, so that its functions may use the
@@ -12,7 +12,8 @@
 //   NIBBLE_IS_LEVEL            1 for a level; its base has been compiled just before
 //   NIBBLE_IS_NEON             1 for NEON, with any of its extensions
 //   NIBBLE_HAVE_DOTPROD        1 if NEON's dot products of 8-bit integers can be used
-//   NIBBLE_HAVE_I8MM           1 if NEON's products of matrices of 8-bit integers can be used too
+//   NIBBLE_HAVE_I8MM           1 if its products of matrices of them, and its dot products of bf16,
+//                              can be used too
 //   NIBBLE_HAVE_SIZELESS_VECTORS  1 if the compiler does not know the size of vectors, which then
 //                              cannot be members or in arrays (SVE, RISC-V): see registers-inl.h
 
@@ -92,7 +93,8 @@ NIBBLE_EXACT_MATH_END
 #else
 #define NIBBLE_HAVE_DOTPROD 0
 #endif
-#if NIBBLE_HAVE_DOTPROD && defined(__ARM_FEATURE_MATMUL_INT8)
+#if NIBBLE_HAVE_DOTPROD && defined(__ARM_FEATURE_MATMUL_INT8) && \
+    defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 #define NIBBLE_HAVE_I8MM 1
 #else
 #define NIBBLE_HAVE_I8MM 0

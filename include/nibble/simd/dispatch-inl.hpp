@@ -46,6 +46,11 @@ constexpr TargetSet targets_of(long long bits) noexcept {
   }
   return set;
 }
+#define NIBBLE_BASE(r, data, name)                \
+  constexpr Target BOOST_PP_CAT(kBaseOf_, name) = \
+      targets_of(BOOST_PP_CAT(NIBBLE_BASE_OF_, name)).best();
+BOOST_PP_SEQ_FOR_EACH(NIBBLE_BASE, _, NIBBLE_LEVELS)
+#undef NIBBLE_BASE
 }  // namespace detail
 
 NIBBLE_INLINE TargetSet compiled_targets() noexcept { return detail::targets_of(detail::kTargets); }
@@ -118,8 +123,8 @@ namespace detail {
 // One row per target. The list of targets is a template parameter, so that two translation units
 // with different lists have two tables. The row of a target that is not compiled here holds the
 // baseline's function: another translation unit of the program, with a longer list, may have chosen
-// that target. The row of a level holds it for each kernel that the level does not have, because
-// the baseline is the base of all levels so far.
+// that target. The row of a level holds its base's function for each kernel that the level does not
+// have.
 template <class Kernel, long long kTargets>
 struct NIBBLE_HIDDEN Table {
   using Rows = std::array<typename Kernel::Function*, kTargetCount>;
@@ -133,6 +138,8 @@ struct NIBBLE_HIDDEN Table {
     rows[static_cast<std::size_t>(Target::name)] = &BOOST_PP_CAT(N_, name)::Impl<Kernel>::run; \
   }
 #define NIBBLE_LEVEL_ROW(r, data, name)                                     \
+  rows[static_cast<std::size_t>(Target::name)] =                            \
+      rows[static_cast<std::size_t>(BOOST_PP_CAT(kBaseOf_, name))];         \
   if constexpr (requires { sizeof(BOOST_PP_CAT(N_, name)::Impl<Kernel>); }) \
   NIBBLE_ROW(r, NIBBLE_ATTAINABLE_LEVELS, name)
     BOOST_PP_SEQ_FOR_EACH(NIBBLE_ROW, ~NIBBLE_ATTAINABLE_LEVELS, NIBBLE_ALL_TARGETS)

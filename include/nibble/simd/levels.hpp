@@ -7,10 +7,9 @@
 //
 // A level consists of
 //   - its name: NIBBLE_ALL_TARGETS in simd/target.hpp, where the order says how good it is;
-//   - its bit, and the condition under which it is compiled: in this file;
+//   - its bit, its base, and the condition under which it is compiled: in this file;
 //   - its namespace and its instructions as the compiler names them: kernels/target-inl.h;
-//   - a line that compiles it: kernels/kernels-inl.h; the files that are compiled for every level:
-//     kernels/level-inl.h;
+//   - a line that compiles it, and what is compiled for levels: kernels/kernels-inl.h;
 //   - its row in the tables of kernels: simd/dispatch-inl.hpp;
 //   - the test whether the machine can run it: simd/detect.hpp.
 #pragma once
@@ -21,17 +20,19 @@
 // NEON with dot products of 8-bit integers (sdot): Cortex-A55 and A76, Raspberry Pi 5, most phones
 // since 2018.
 #define NIBBLE_NEON_DOT (1LL << 27)
+#define NIBBLE_BASE_OF_NEON_DOT HWY_STATIC_TARGET
 // NEON with products of matrices of 8-bit integers (smmla) and dot products of bf16 beside those:
 // Neoverse V1 and N2, Cortex-A510 and A710 and later. (Highway's own target with dot products,
 // NEON_BF16, lacks smmla, and needs GCC 13.2 or Clang 17.)
 #define NIBBLE_NEON_I8MM (1LL << 25)
+#define NIBBLE_BASE_OF_NEON_I8MM HWY_STATIC_TARGET
 
 // The levels that can be compiled here: the compiler knows their instructions, the baseline does
 // not include them, and simd/detect.hpp can test for them.
 #if HWY_ARCH_ARM_A64 && HWY_OS_LINUX && HWY_HAVE_RUNTIME_DISPATCH && !defined(__ARM_FEATURE_SVE)
 #ifndef __ARM_FEATURE_DOTPROD
 #define NIBBLE_ATTAINABLE_LEVELS (NIBBLE_NEON_I8MM | NIBBLE_NEON_DOT)
-#elif !defined(__ARM_FEATURE_MATMUL_INT8)
+#elif !defined(__ARM_FEATURE_MATMUL_INT8) || !defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 #define NIBBLE_ATTAINABLE_LEVELS NIBBLE_NEON_I8MM
 #endif
 #endif
