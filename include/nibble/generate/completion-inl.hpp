@@ -23,7 +23,7 @@ struct Completion::State {
   // that a completion takes bytes by its tokens, not by what a hostile vocabulary makes of them.
   struct Entry {
     std::int32_t id = 0;
-    float logprob = 0;
+    float logprob = 0, allowed_logprob = 0;
     Finish finish = Finish::none;
     bool is_shown = false;  // is a part of the text
   };
@@ -75,7 +75,8 @@ NIBBLE_INLINE void Completion::State::deliver(const Token& token) {
     if (!on_token(token)) is_cancelled.store(true, std::memory_order_relaxed);
   } else {
     const std::size_t n = n_ready.load(std::memory_order_relaxed);
-    entries[n] = {token.id, token.logprob, token.finish, generation.is_shown()};
+    entries[n] = {token.id, token.logprob, token.allowed_logprob, token.finish,
+                  generation.is_shown()};
     n_ready.store(n + 1, std::memory_order_release);
   }
   if (token.finish != Finish::none) finish.store(token.finish, std::memory_order_release);
@@ -96,7 +97,7 @@ NIBBLE_INLINE std::optional<Token> Completion::State::read() {
     // the two stores.
     finish.store(entry.finish, std::memory_order_release);
   }
-  return Token{entry.id, entry.logprob, text->text(), entry.finish};
+  return Token{entry.id, entry.logprob, text->text(), entry.finish, {}, entry.allowed_logprob};
 }
 
 NIBBLE_INLINE Completion::Completion(Shared<State> state) noexcept : state_(std::move(state)) {}

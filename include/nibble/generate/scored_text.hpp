@@ -3,6 +3,7 @@
 // How likely the parts of an answer were, token by token.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <string>
 #include <vector>
@@ -32,8 +33,9 @@ class ScoredText {
   double logprob(std::size_t begin, std::size_t end) const noexcept {
     double sum = 0;
     for (const Span& span : spans_) {
+      const bool has_byte = (std::max)(span.begin, begin) < (std::min)(span.end, end);
       const bool is_end = span.begin == span.end && span.begin == end;
-      if (is_end || (span.begin < end && span.end > begin)) sum += span.logprob;
+      if (has_byte || is_end) sum += span.logprob;
     }
     return sum;
   }
