@@ -134,19 +134,19 @@ TEST_CASE("calibration: as many answers kept as the accuracy allows") {
                                             {0.5, true, false},
                                             {0.1, false, true}};
   // None kept: 4 of 5. 0.9: 4. 0.8 (both): 3. 0.5: 4. All: 3.
-  const Calibration four = must(calibrate(data, 0.8));
+  const CascadeThreshold four = must(choose_threshold(data, 0.8));
   CHECK(four.threshold == 0.5);
   CHECK(four.accuracy == doctest::Approx(0.8));
   CHECK(four.kept == doctest::Approx(0.8));
-  CHECK(must(calibrate(data, 0.6)).threshold == 0.1);
-  CHECK(must(calibrate(data, 0.6)).kept == 1);
-  CHECK(code(calibrate(data, 0.9)) == Errc::limit);
-  CHECK(code(calibrate({}, 0.5)) == Errc::invalid_argument);
+  CHECK(must(choose_threshold(data, 0.6)).threshold == 0.1);
+  CHECK(must(choose_threshold(data, 0.6)).kept == 1);
+  CHECK(code(choose_threshold(data, 0.9)) == Errc::limit);
+  CHECK(code(choose_threshold({}, 0.5)) == Errc::invalid_argument);
   const std::vector<LabelledAnswer> wrong = {{std::numeric_limits<double>::quiet_NaN(), true}};
-  CHECK(code(calibrate(wrong, 0.5)) == Errc::invalid_argument);
+  CHECK(code(choose_threshold(wrong, 0.5)) == Errc::invalid_argument);
   // Nothing may be kept: no threshold is high enough but infinity.
   const std::vector<LabelledAnswer> bad = {{1, false, true}};
-  const Calibration none = must(calibrate(bad, 1));
+  const CascadeThreshold none = must(choose_threshold(bad, 1));
   CHECK(none.kept == 0);
   CHECK(none.threshold > 1);
 
@@ -168,7 +168,7 @@ TEST_CASE("calibration: as many answers kept as the accuracy allows") {
       const auto n = static_cast<double>(some.size());
       if (n_right / n >= wanted) most_kept = std::max(most_kept, n_kept / n);
     }
-    const auto found = calibrate(some, wanted);
+    const auto found = choose_threshold(some, wanted);
     REQUIRE(found.has_value() == (most_kept >= 0));
     if (!found) continue;
     REQUIRE(found->kept == doctest::Approx(most_kept));
@@ -188,7 +188,7 @@ TEST_CASE("home commands: 2 bits answer, F16 where these are not sure") {
   }
   int large_right = 0;
   for (const LabelledAnswer& a : labelled) large_right += a.is_second_right;
-  const Calibration c = must(calibrate(labelled, large_right / 80.0 - 0.02));
+  const CascadeThreshold c = must(choose_threshold(labelled, large_right / 80.0 - 0.02));
   Cascade cascade = must(Cascade::create(
       session_of(small_model()), [&](std::string_view prompt) { return answer(large, prompt); },
       {.threshold = c.threshold}));

@@ -9,7 +9,7 @@
 //   auto answer = cascade->answer("turn on the lamp\n");
 //
 // (Cascades: FrugalGPT, Chen et al. 2023. Probabilities of tokens are a confidence only once they
-// are calibrated: see calibrate().)
+// are calibrated: see choose_threshold().)
 #pragma once
 
 #include <algorithm>
@@ -180,7 +180,7 @@ struct LabelledAnswer {
   bool is_second_right = true;
 };
 
-struct Calibration {
+struct CascadeThreshold {
   double threshold = 0;  // for CascadeOptions
   double accuracy = 0;   // of the cascade with it, on these questions
   double kept = 0;       // the share of questions that the first stage answers
@@ -191,8 +191,8 @@ struct Calibration {
 // questions: calibrate on some hundred of the task (500 or more), and check on others. Errors:
 // invalid_argument (no questions, a confidence that is not a number), limit (no threshold is as
 // accurate; the message says the most that can be had).
-inline Result<Calibration> calibrate(std::span<const LabelledAnswer> answers, double accuracy) {
-  return catch_out_of_memory([&]() -> Result<Calibration> {
+inline Result<CascadeThreshold> choose_threshold(std::span<const LabelledAnswer> answers, double accuracy) {
+  return catch_out_of_memory([&]() -> Result<CascadeThreshold> {
     std::vector<LabelledAnswer> sorted(answers.begin(), answers.end());
     std::size_t n_right = 0;
     for (const LabelledAnswer& a : sorted) {
@@ -206,7 +206,7 @@ inline Result<Calibration> calibrate(std::span<const LabelledAnswer> answers, do
     });
     const auto n = static_cast<double>(sorted.size());
     // From none kept to all; of equal ones, all or none.
-    Calibration best{static_cast<double>(kInfinity), static_cast<double>(n_right) / n, 0};
+    CascadeThreshold best{static_cast<double>(kInfinity), static_cast<double>(n_right) / n, 0};
     double most = best.accuracy;
     bool is_found = best.accuracy >= accuracy;
     for (std::size_t i = 0; i < sorted.size(); ++i) {
