@@ -64,8 +64,8 @@ class Recorder : public graph::detail::LayerPass {
   void factors(Index) noexcept {}
   Index place() noexcept { return 0; }
   void fail(const char* message) { FAIL(message); }
-  template <class Body>
-  void repeat(Index n, Body&& body) noexcept {
+  template <class AnyValue, class Body>
+  void repeat(Index n, const AnyValue&, Body&& body) noexcept {
     const int start = next_;
     for (layer_ = 0; layer_ < n; ++layer_) {
       next_ = start;
