@@ -190,7 +190,7 @@ TEST_CASE("a small model's guesses are its own answer; it must have the same tok
         REQUIRE(plain_session.rewind(kept));
         REQUIRE(generator.prompt(command));
         REQUIRE(plain.prompt(command));
-        CHECK(take(generator) == take(plain));
+        CHECK(output_of(generator) == output_of(plain));
       }
       const SpeculationStats stats = generator.speculation_stats();
       if (n_ctx == 5) CHECK(stats.n_drafted == 0);
@@ -233,7 +233,7 @@ TEST_CASE("guesses pass the grammar, and what is certain is computed as without 
           REQUIRE(plain_session.rewind(0));
           REQUIRE(generator.prompt(command));
           REQUIRE(plain.prompt(command));
-          CHECK(take(generator) == take(plain));
+          CHECK(output_of(generator) == output_of(plain));
           CHECK(logits_of(session) == logits_of(plain_session));
         }
       }

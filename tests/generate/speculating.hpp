@@ -56,7 +56,7 @@ struct Output {
 };
 
 // At most n tokens.
-inline Output take(nibble::Generator& generator, std::size_t n = 100000) {
+inline Output output_of(nibble::Generator& generator, std::size_t n = 100000) {
   Output got;
   while (got.ids.size() < n) {
     const auto token = must(generator.next());

@@ -64,7 +64,7 @@ Output generated(const Model& model, const SessionOptions& session_options,
   Session session = must(Session::create(model, session_options));
   Generator generator = must(Generator::create(session, options));
   REQUIRE(generator.prompt(prompt));
-  const Output got = take(generator);
+  const Output got = output_of(generator);
   if (stats != nullptr) *stats = generator.speculation_stats();
   return got;
 }
@@ -157,7 +157,7 @@ struct Program {
     const auto some = [&](Index n) { return static_cast<Index>(random()) % n; };
     switch (random() % 9) {
       case 0:
-      case 1: take(generator, static_cast<std::size_t>(1 + some(9))); break;
+      case 1: output_of(generator, static_cast<std::size_t>(1 + some(9))); break;
       case 2: {  // goes back, and is asked again
         const Index n = session.position(), back = some(std::min<Index>(n - 1, 6));
         if (goes_back) REQUIRE(session.rewind(n - back));
@@ -266,11 +266,11 @@ TEST_CASE("other weights and policies hold from the next token on, also with gue
     Session session = must(Session::create(model, session_options));
     Generator generator = must(Generator::create(session, options));
     REQUIRE(generator.prompt(prompt));
-    Output got = take(generator, 13);
+    Output got = output_of(generator, 13);
     REQUIRE(session.engine().exchange_weights(other.weights()));
-    const Output more = take(generator, 42);
+    const Output more = output_of(generator, 42);
     session.engine().set_policy(&policy);
-    const Output most = take(generator, 50);
+    const Output most = output_of(generator, 50);
     got.ids = joined(joined(got.ids, more.ids), most.ids);
     got.logprobs.insert(got.logprobs.end(), more.logprobs.begin(), more.logprobs.end());
     got.logprobs.insert(got.logprobs.end(), most.logprobs.begin(), most.logprobs.end());
@@ -293,7 +293,7 @@ TEST_CASE("a prefix cache that is given a sequence with guesses ahead keeps its 
     Session session = must(Session::create(model, with_rows(8)));
     Generator generator = must(Generator::create(session, speculating(greedy(), 7, &source)));
     REQUIRE(generator.prompt(prompt));
-    take(generator, 12);  // the first of the prompt, 8 of one step, 3 of another
+    output_of(generator, 12);  // the first of the prompt, 8 of one step, 3 of another
     PrefixCache cache = must(PrefixCache::create(session.engine()));
     const Index n = must(cache.insert(session.sequence()));
     CHECK(n >= 38);
@@ -342,7 +342,7 @@ TEST_CASE("guesses that are no tokens, or that the cache has no room for, are le
   Sequence other = must(session.engine().new_sequence());
   append(session.engine(), other, some_ids(128, 5));
   CHECK(session.engine().n_free_pages() == 0);
-  CHECK(take(generator, 34).ids == Ids(plain.ids.begin(), plain.ids.begin() + 34));
+  CHECK(output_of(generator, 34).ids == Ids(plain.ids.begin(), plain.ids.begin() + 34));
   CHECK(session.position() == 64);
   const long long before = allocation_count();
   REQUIRE(must(generator.next()));
@@ -351,7 +351,7 @@ TEST_CASE("guesses that are no tokens, or that the cache has no room for, are le
   REQUIRE(!full);
   CHECK(full.error().code == Errc::limit);
   REQUIRE(other.rewind(0));
-  CHECK(take(generator).ids == Ids(plain.ids.begin() + 35, plain.ids.end()));
+  CHECK(output_of(generator).ids == Ids(plain.ids.begin() + 35, plain.ids.end()));
 }
 
 TEST_CASE("no token costs an allocation") {
@@ -389,7 +389,7 @@ TEST_CASE("guesses stop when they do not pay, and begin again when they do") {
     REQUIRE(generator.prompt(prompt));
     const auto run = [&](std::size_t n) {
       const SpeculationStats before = generator.speculation_stats();
-      take(generator, n);
+      output_of(generator, n);
       const SpeculationStats after = generator.speculation_stats();
       return SpeculationStats{after.n_steps - before.n_steps, after.n_drafted - before.n_drafted,
                               after.n_accepted - before.n_accepted};
@@ -429,17 +429,17 @@ TEST_CASE("options of speculation can change between prompts, and wrong ones are
   Generator generator = must(Generator::create(session, greedy()));
   CHECK(!generator.set_options(speculating(greedy(), 4, nullptr)));
   REQUIRE(generator.prompt(prompt));
-  const Output plain = take(generator, 60);
+  const Output plain = output_of(generator, 60);
   CHECK(generator.speculation_stats().n_steps == 0);
   KnownText source(joined(prompt, plain.ids));
   REQUIRE(generator.set_options(speculating(greedy(), 3, &source)));
   REQUIRE(session.rewind(0));
   REQUIRE(generator.prompt(prompt));
-  CHECK(take(generator, 60).ids == plain.ids);
+  CHECK(output_of(generator, 60).ids == plain.ids);
   CHECK(generator.speculation_stats().n_accepted > 40);
   REQUIRE(generator.set_options(greedy()));
   REQUIRE(session.rewind(0));
   REQUIRE(generator.prompt(prompt));
-  CHECK(take(generator, 60).ids == plain.ids);
+  CHECK(output_of(generator, 60).ids == plain.ids);
   CHECK(generator.speculation_stats().n_steps == 0);
 }
