@@ -26,7 +26,7 @@ using Product = kernels::Matmul<Format>;
 
 TEST_CASE("the best target of the processor is chosen") {
   CHECK(simd::available_targets().best() == simd::active_target());
-  MESSAGE("active: ", to_string(simd::active_target()),
+  MESSAGE("active: ", std::string(to_string(simd::active_target())),
           ", compiled: ", to_string(simd::compiled_targets()));
   if (const char* const expected = std::getenv("NIBBLE_EXPECTED_TARGET")) {
     CHECK(to_string(simd::active_target()) == std::string(expected));
