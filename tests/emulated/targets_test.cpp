@@ -26,7 +26,7 @@ using Product = kernels::Matmul<Format>;
 
 TEST_CASE("the best target of the processor is chosen") {
   CHECK(simd::available_targets().best() == simd::active_target());
-  MESSAGE("active: ", to_string(simd::active_target()),
+  MESSAGE("active: ", std::string(to_string(simd::active_target())),
           ", compiled: ", to_string(simd::compiled_targets()));
   if (const char* const expected = std::getenv("NIBBLE_EXPECTED_TARGET")) {
     CHECK(to_string(simd::active_target()) == std::string(expected));
@@ -53,8 +53,8 @@ TEST_CASE_TEMPLATE("products are right on each target", Format, quant::Q4_0, qua
   });
 }
 
-TEST_CASE("attention over a cache of 8-bit integers is right on each target") {
-  using T = std::int8_t;
+TEST_CASE_TEMPLATE("attention over a cache of integers is right on each target", T, std::int8_t,
+                   kernels::CodePair) {
   constexpr Index kGroup = 3, kHeadDim = 40, kPositions = 150, kTokens = 4;
   constexpr Index kRowSize = kGroup * kHeadDim;
   std::mt19937 random(13);
@@ -72,7 +72,7 @@ TEST_CASE("attention over a cache of 8-bit integers is right on each target") {
   REQUIRE(scratch);
   auto* const codes = reinterpret_cast<T*>(cache->data());
 
-  kernels::StoreKeysValues<T>::Args fill;
+  typename kernels::StoreKeysValues<T>::Args fill;
   fill.key = keys.data();
   fill.value = values.data();
   fill.key_stride = fill.value_stride = fill.head_dim = kHeadDim;
@@ -80,7 +80,7 @@ TEST_CASE("attention over a cache of 8-bit integers is right on each target") {
   fill.cache = codes;
   simd::kernel<kernels::StoreKeysValues<T>>()(fill);
 
-  kernels::Attend<T>::Args args;
+  typename kernels::Attend<T>::Args args;
   args.q = q.data();
   args.q_stride = args.out_stride = kRowSize;
   args.group = kGroup;

@@ -363,7 +363,8 @@ HWY_INLINE void store_keys_values(const typename kernels::StoreKeysValues<T>::Ar
 
 // Levels add instructions for products of 8-bit integers.
 template <class T>
-concept AttendedHere = !NIBBLE_IS_LEVEL || std::is_same_v<T, std::int8_t>;
+concept AttendedHere =
+    !NIBBLE_IS_LEVEL || std::is_same_v<T, std::int8_t> || std::is_same_v<T, kernels::CodePair>;
 
 template <AttendedHere T>
 struct Impl<kernels::Attend<T>> {

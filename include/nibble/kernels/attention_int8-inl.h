@@ -105,6 +105,11 @@ struct CodeVector {
   Register<DI8> codes;
   HWY_INLINE CodeVector() {}
   HWY_INLINE void load(const std::int8_t* p) { codes.set(hn::LoadU(DI8(), p)); }
+  template <int kHalf>
+  HWY_INLINE void take_half(VI pairs) {
+    const VI half = hn::And(hn::ShiftRight<4 * kHalf>(pairs), hn::Set(DI(), 0x0F0F0F0F));
+    codes.set(hn::BitCast(DI8(), half));
+  }
 };
 template <Kind kKind>
 struct WideSum {
@@ -119,6 +124,10 @@ struct WideSum {
   HWY_INLINE void add_element(const CodeVector<kKind>& c, VI plane0, VI plane1) {
     high.set(dot<kElement>(c, plane0, high.get()));
     low.set(dot<kElement>(c, plane1, low.get()));
+  }
+  // Where the four numbers are in all elements.
+  HWY_INLINE void add(const CodeVector<kKind>& c, VI plane0, VI plane1) {
+    add_element<0>(c, plane0, plane1);
   }
   // The intermediate 32-bit sums may overflow, but the total does not.
   HWY_INLINE VI total() const { return hn::Add(hn::ShiftLeft<8>(high.get()), low.get()); }
