@@ -23,9 +23,10 @@
 //   angles<kFactors>(angles) declares a table of rotations
 //   both_ways()              declares that rows see later positions of their segment
 //   max_positions(n)         declares that there are embeddings for n positions (0: any number)
-//   repeat(n, x, body)       body, n times, with the weights of layer 0, 1, …; it changes x in
-//   place when(condition, body)    body, if the condition holds in this layer factors(width) memory
-//   for products whose weights have factors: their inner rows, and
+//   repeat(n, x, body)       body, n times, with the weights of layer 0, 1, …, each of which
+//                            changes the rows x
+//   when(condition, body)    body, if the condition holds in this layer
+//   factors(width)           memory for products whose weights have factors: their inner rows, and
 //                            rows of `width`; one for all products, which run one after the other
 //   place()                  a number for each place that asks for one; each layer counts alike
 //   observe<name>(value)     shows a value to the observer
