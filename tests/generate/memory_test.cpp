@@ -97,7 +97,7 @@ TEST_CASE("the bytes of a session are known before it is made, and are what it a
 }
 
 TEST_CASE("a type of cache that does not exist is an error") {
-  for (const int type : {4, 77, 255}) {
+  for (const int type : {5, 77, 255}) {
     const auto session =
         Session::create(test::home_model(), {.kv_type = static_cast<ops::KvType>(type)});
     REQUIRE(!session);

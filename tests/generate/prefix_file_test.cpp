@@ -180,7 +180,8 @@ TEST_CASE("a file that is cut off or has one wrong byte is refused") {
       damaged.write(std::span(bytes).first(n));
       second.refused(damaged.path);
     }
-    // Bytes that mean something: all but padding, and the names of keys that nobody reads.
+    // Bytes that mean something: all but padding, which is zeros up to the system's pages, and the
+    // names of keys that nobody reads.
     std::size_t n_accepted = 0, n_tried = 0;
     for (std::size_t at = 0; at < bytes.size(); at += at < 6000 ? 13 : 10007) {
       auto changed = bytes;
@@ -191,7 +192,7 @@ TEST_CASE("a file that is cut off or has one wrong byte is refused") {
         CHECK(second.engine.n_free_pages() == second.engine.n_pages());
         continue;
       }
-      ++n_accepted;
+      n_accepted += bytes[at] != std::byte{0};
       check_restored(second);  // the byte meant nothing
       second.cache.clear();
     }
