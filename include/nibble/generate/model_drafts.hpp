@@ -46,7 +46,7 @@ class ModelDrafts final : public DraftSource {
       if (!logits) break;
       const VectorView<const float> row = (*logits)[0];
       const auto id = static_cast<std::int32_t>(ops::argmax(row));
-      const double probability = exp(detail::logprob_of(id, row));
+      const double probability = libm::exp(detail::logprob_of(id, row));
       if (!(probability >= kLeast)) break;
       draft = {id, kind_of(probability)};
       ++n;
