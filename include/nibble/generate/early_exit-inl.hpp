@@ -297,7 +297,8 @@ NIBBLE_INLINE void StagedRun::take_outputs(const Stage& stage, std::span<const I
       ++counts_.n_exits;
     }
     if (row.may_be_done) counts_.n_layers += static_cast<std::uint64_t>(stage.end);
-    std::copy_n(of_row.data(), sizes_.vocab_size, logits_ + row.output * sizes_.vocab_size);
+    std::memcpy(logits_ + row.output * sizes_.vocab_size, of_row.data(),
+                static_cast<std::size_t>(sizes_.vocab_size) * sizeof(float));
   }
 }
 

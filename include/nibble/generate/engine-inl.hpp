@@ -322,7 +322,7 @@ NIBBLE_INLINE void Engine::State::put_prefix(const Sequence::State& s, Index fir
   if (n <= 0) return;
   const Index width = model.config().dim;
   const float* const from = s.adapter.set.state_->prefix + first * width;
-  std::copy_n(from, n * width, rows + first_row * width);
+  std::memcpy(rows + first_row * width, from, static_cast<std::size_t>(n * width) * sizeof(float));
 }
 
 NIBBLE_INLINE Result<void> Engine::State::compute_again(Sequence& sequence, Index n_more) {

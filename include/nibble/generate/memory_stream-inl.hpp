@@ -254,10 +254,11 @@ NIBBLE_INLINE Result<void> MemoryStream::State::next_segment() {
   const auto all = sequence.tokens();
   const auto n_last = static_cast<std::size_t>(options.n_kept_last);
   if (n_segments == 0) {
-    const auto begin = all.begin() + (n_before - options.n_kept_first);
-    std::copy(begin, begin + options.n_kept_first, values(first));
+    const auto n_first = static_cast<std::size_t>(options.n_kept_first);
+    const auto kept = all.subspan(static_cast<std::size_t>(n_before) - n_first, n_first);
+    for (std::size_t i = 0; i < n_first; ++i) first[i].value = kept[i];
   }
-  std::copy(all.end() - options.n_kept_last, all.end(), values(last));
+  for (std::size_t i = 0; i < n_last; ++i) last[i].value = all[all.size() - n_last + i];
   if (is_learned()) {
     NIBBLE_CHECK(learn());
   } else {
@@ -283,12 +284,13 @@ NIBBLE_INLINE void MemoryStream::State::pool(std::span<const std::int32_t> token
   const Index n_new = (std::min)(n, options.n_new_rows);
   const Index n_lost = (std::max)(Index{0}, n_memory + n_new - options.n_rows);
   float* const rows = values(memory);
-  std::copy(rows + n_lost * dim, rows + n_memory * dim, rows);
+  std::memmove(rows, rows + n_lost * dim,
+               static_cast<std::size_t>((n_memory - n_lost) * dim) * sizeof(float));
   n_memory += n_new - n_lost;
   for (Index i = 0; i < n_new; ++i) {
     float* const mean = rows + (n_memory - n_new + i) * dim;
     const Index begin = i * n / n_new, end = (i + 1) * n / n_new;
-    std::fill(mean, mean + dim, 0.0f);
+    for (Index j = 0; j < dim; ++j) mean[j] = 0;
     double lengths = 0;
     for (Index t = begin; t < end; ++t) {
       const std::int32_t token = tokens[static_cast<std::size_t>(t)];

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -53,7 +52,7 @@ class NgramDrafts final : public DraftSource {
     std::int32_t end[kSpace];
     std::size_t n = (std::min)(tokens.size(), kLongest), n_drafts = 0;
     const auto last = tokens.last(n);
-    std::copy(last.begin(), last.end(), end);
+    for (std::size_t i = 0; i < n; ++i) end[i] = last[i];
     while (n_drafts < drafts.size() && n < kSpace &&
            guess(std::span(end).first(n), drafts[n_drafts])) {
       end[n++] = drafts[n_drafts++].token;
@@ -69,7 +68,7 @@ class NgramDrafts final : public DraftSource {
     std::uint8_t kind;  // of guesses that it gives
   };
   static constexpr std::size_t kLongest = 8;
-  static constexpr std::array<Run, 3> kRuns = {{{kLongest, 0}, {4, 2}, {2, 4}}};
+  NIBBLE_HIDDEN static constexpr Run kRuns[] = {{kLongest, 0}, {4, 2}, {2, 4}};
 
   struct Entry {
     std::uint32_t mark = 0;   // of the run: the upper bits of its key, and whether it was confirmed

@@ -3,7 +3,8 @@
 // Runs a step whose parts are in several places. Included by engine-inl.hpp.
 #pragma once
 
-#include <algorithm>
+#include <cstddef>
+#include <cstring>
 #include <new>
 #include <span>
 #include <string>
@@ -143,7 +144,8 @@ NIBBLE_INLINE bool PlacedRun::run_head() noexcept {
   const MatrixView<float> in(outputs_, step.n_outputs(), sizes_.dim);
   for (Index i = 0; i < step.n_outputs(); ++i) {
     const Index row = step.output_rows[static_cast<std::size_t>(i)];
-    std::copy_n(rows_ + row * sizes_.dim, sizes_.dim, outputs_ + i * sizes_.dim);
+    std::memcpy(outputs_ + i * sizes_.dim, rows_ + row * sizes_.dim,
+                static_cast<std::size_t>(sizes_.dim) * sizeof(float));
   }
   return call(Part::head, MatrixView<const float>(in),
               MatrixView<float>(logits_, step.n_outputs(), sizes_.vocab_size));

@@ -317,7 +317,9 @@ void run_with_factors(const Run& run, const Weight& weight, const OwnFactors& ow
   const MatrixView<float> sum = kIsLast || !kResidual ? out : result_rows(run, m, weight.n);
   if constexpr (!kIsLast || !kResidual) {
     constexpr float kNothing = -0.0f;  // no number changes when it is added (0 would change -0)
-    for (Index i = 0; i < m; ++i) std::fill_n(&sum(i, 0), sum.extent(1), kNothing);
+    for (Index i = 0; i < m; ++i) {
+      for (Index j = 0; j < sum.extent(1); ++j) sum(i, j) = kNothing;
+    }
   }
   if (has_own) add_own_factors(run, own, inputs, sum);
   if (weight.factors != nullptr) {

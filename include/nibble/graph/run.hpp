@@ -3,9 +3,9 @@
 // Runs an expression: the walk of apply.hpp with data.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -241,7 +241,8 @@ class BasicRunner : public LayerPass {
     for (Index i = 0; i < x.extent(0) && (is_given || is_stored); ++i) {
       float* const row = x.data() + i * x.stride(0);
       float* const kept = range.row(i, x.extent(1));
-      std::copy_n(is_given ? kept : row, x.extent(1), is_given ? row : kept);
+      std::memcpy(is_given ? row : kept, is_given ? kept : row,
+                  static_cast<std::size_t>(x.extent(1)) * sizeof(float));
     }
   }
   Index n_rows() const noexcept { return args_.step.n_rows(); }

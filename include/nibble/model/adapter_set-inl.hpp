@@ -241,7 +241,7 @@ NIBBLE_INLINE Result<void> AdapterSet::State::pack(std::span<const detail::Adapt
 NIBBLE_INLINE Result<float*> AdapterSet::State::floats(std::span<const float> x) {
   NIBBLE_TRY(copy, AlignedBuffer::allocate(x.size_bytes()));
   auto* const to = reinterpret_cast<float*>(copy.data());
-  std::copy(x.begin(), x.end(), to);
+  std::memcpy(to, x.data(), x.size_bytes());
   add_to_fingerprint(std::as_bytes(x));
   memory.push_back(std::move(copy));
   return to;
