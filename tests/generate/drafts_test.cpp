@@ -147,15 +147,13 @@ const std::vector<std::string>& commands() {
   return all;
 }
 
-}  // namespace
-
-TEST_CASE("commands: what was called before is guessed, and the calls are the same") {
+// Asks for all commands with and without guesses; the answers are the same. What was guessed.
+SpeculationStats check_commands(GenerateOptions options, int n_repeats) {
   Session plain_session = home_session(), session = home_session();
-  GenerateOptions options;
   Generator plain = must(Generator::create(plain_session, options));
   options.speculation = {.max_drafts = 7, .always = true};
   Generator generator = must(Generator::create(session, options));
-  for (int repeat = 0; repeat < 3; ++repeat) {
+  for (int repeat = 0; repeat < n_repeats; ++repeat) {
     for (const std::string& command : commands()) {
       REQUIRE(session.rewind(0));
       REQUIRE(plain_session.rewind(0));
@@ -166,7 +164,13 @@ TEST_CASE("commands: what was called before is guessed, and the calls are the sa
       CHECK(tokens_of(session) == tokens_of(plain_session));
     }
   }
-  const SpeculationStats stats = generator.speculation_stats();
+  return generator.speculation_stats();
+}
+
+}  // namespace
+
+TEST_CASE("commands: what was called before is guessed, and the calls are the same") {
+  const SpeculationStats stats = check_commands({}, 3);
   CHECK(stats.n_accepted > stats.n_steps);
 }
 
@@ -247,20 +251,6 @@ TEST_CASE("stop strings, and tokens that are held back, are those without guesse
   for (const char* const stop : {"(", "room=", "light.set(room=o", "level"}) {
     GenerateOptions options;
     options.stop = {stop};
-    Session plain_session = home_session(), session = home_session();
-    Generator plain = must(Generator::create(plain_session, options));
-    options.speculation = {.max_drafts = 7, .always = true};
-    Generator generator = must(Generator::create(session, options));
-    for (int repeat = 0; repeat < 2; ++repeat) {
-      for (const std::string& command : commands()) {
-        REQUIRE(session.rewind(0));
-        REQUIRE(plain_session.rewind(0));
-        REQUIRE(generator.prompt(command));
-        REQUIRE(plain.prompt(command));
-        CHECK(answer(generator) == answer(plain));
-        CHECK(generator.finish() == plain.finish());
-        CHECK(tokens_of(session) == tokens_of(plain_session));
-      }
-    }
+    check_commands(options, 2);
   }
 }
