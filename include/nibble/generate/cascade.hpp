@@ -5,7 +5,7 @@
 //
 //   auto cascade = Cascade::create(std::move(small), [&](std::string_view prompt) {
 //     return answer(large, prompt);
-//   }, {.threshold = calibration.threshold});
+//   }, {.threshold = chosen.threshold});  // by choose_threshold()
 //   auto answer = cascade->answer("turn on the lamp\n");
 //
 // (Cascades: FrugalGPT, Chen et al. 2023. Probabilities of tokens are a confidence only once they
