@@ -60,6 +60,7 @@ struct Generator::State {
   detail::Generation generation;
   std::optional<GenerateOptions> next;  // for the next prompt
   std::optional<detail::Speculator> speculator;
+  detail::StepTimes step_times;        // with a speculator
   Progress while_rolling;              // made once, so that nothing allocates later
   Finish interruption = Finish::none;  // that it has seen
   bool is_prompted = false;
@@ -242,7 +243,7 @@ NIBBLE_INLINE Result<MatrixView<const float>> Generator::State::speculate() {
   const Index n_left = generation.options().max_tokens - generation.n_tokens();
   const Index n_pending = session.sequence().n_pending();
   const Index most = (std::min)(session.state_->most_ahead(), n_left - 1);
-  const auto guesses = speculator->guess(session.tokens(), most, n_pending,
+  const auto guesses = speculator->guess(session.tokens(), most, {.n_rows = n_pending}, step_times,
                                          [&](auto tokens) { return generation.n_allowed(tokens); });
   const std::int64_t start = monotonic_nanoseconds();
   auto looked = session.state_->look_ahead(guesses);
@@ -250,7 +251,8 @@ NIBBLE_INLINE Result<MatrixView<const float>> Generator::State::speculate() {
   if (is_alone) looked = session.state_->look_ahead({});
   if (!looked) return std::move(looked).error();
   const Index n_guesses = is_alone ? Index{0} : static_cast<Index>(guesses.size());
-  speculator->ran(n_pending, n_guesses, monotonic_nanoseconds() - start);
+  step_times.add(n_pending + n_guesses, static_cast<double>(monotonic_nanoseconds() - start));
+  speculator->ran(n_guesses, step_times.of(n_pending + n_guesses));
   return session.state_->last_logits;
 }
 

@@ -34,6 +34,8 @@ NIBBLE_INLINE Result<EngineOptions> Scheduler::State::engine_options(
     return out_of_range("max_queue", options.max_queue);
   if (options.max_wait_ms < 0 || options.max_wait_ms > kMost)
     return out_of_range("max_wait_ms", options.max_wait_ms);
+  if (options.max_drafts < 0 || options.max_drafts > kMaxDrafts)
+    return out_of_range("max_drafts", options.max_drafts);
   if (options.max_step_tokens < options.max_batch) {
     return Error{Errc::invalid_argument,
                  "scheduler: max_step_tokens " + to_text(options.max_step_tokens) +
@@ -43,6 +45,8 @@ NIBBLE_INLINE Result<EngineOptions> Scheduler::State::engine_options(
                        .max_sequences = options.max_batch,
                        .cache_positions = options.cache_positions,
                        .max_step_tokens = options.max_step_tokens,
+                       .max_outputs = (std::min)(options.max_batch * (1 + options.max_drafts),
+                                                 options.max_step_tokens),
                        .kv_type = options.kv_type,
                        .executor = options.executor,
                        .max_factor_rank = options.max_factor_rank};
@@ -79,6 +83,10 @@ NIBBLE_INLINE Result<Scheduler> Scheduler::create(const Model& model,
       NIBBLE_TRY(prefixes,
                  PrefixCache::create(state->engine, {.max_bytes = options.prefix_cache_bytes}));
       state->prefixes.emplace(std::move(prefixes));
+    }
+    if (options.max_drafts > 0) {
+      NIBBLE_TRY(ngrams, NgramDrafts::create());
+      state->ngrams.emplace(std::move(ngrams));
     }
     const auto n = static_cast<std::size_t>(options.max_batch);
     state->lanes.reserve(n);
@@ -125,6 +133,8 @@ NIBBLE_INLINE SchedulerStats Scheduler::stats() const noexcept {
   stats.n_cache_hits = s.n_cache_hits.load(std::memory_order_relaxed);
   stats.n_cached_tokens = s.n_cached_tokens.load(std::memory_order_relaxed);
   stats.n_generated_tokens = s.n_generated_tokens.load(std::memory_order_relaxed);
+  stats.n_drafted = s.n_drafted.load(std::memory_order_relaxed);
+  stats.n_accepted = s.n_accepted.load(std::memory_order_relaxed);
   stats.n_ended = s.n_ended.load(std::memory_order_relaxed);
   stats.n_refused = s.n_refused.load(std::memory_order_relaxed);
   return stats;

@@ -38,6 +38,9 @@ struct SchedulerOptions {
   // computed once. It takes pages that no request needs, so it costs nobody else a place; to have
   // more of them, raise cache_positions. 0: there is none.
   std::size_t prefix_cache_bytes = 0;
+  // Guesses of next tokens that requests may have computed with a token (Speculation::max_drafts),
+  // at most kMaxDrafts; each takes memory for max_batch more rows of logits.
+  Index max_drafts = 0;
   ops::KvType kv_type = ops::KvType::f16;
   Index max_factor_rank = 0;     // of adapters of requests, see EngineOptions
   Executor* executor = nullptr;  // must outlive the scheduler; null: the thread that steps
@@ -47,7 +50,8 @@ struct GenerateRequest {
   std::string prompt = {};                // a text
   std::vector<std::int32_t> tokens = {};  // or tokens in its place
   // Time limit and `cancel` also hold while the request waits; `cancel` and `progress` must live
-  // until it has ended. `speculation` is for sessions; here it does nothing.
+  // until it has ended, and so must `speculation.source`. (Without a source, guesses are what
+  // followed the same few tokens before, in the texts of all requests.)
   GenerateOptions options = {};
   // Computes the prompt and the answer; the request shares it until it has ended. Requests with
   // different adapters run in the same steps (see SchedulerOptions::max_factor_rank).
@@ -71,7 +75,8 @@ struct SchedulerStats {
   std::int64_t n_prompt_tokens = 0, n_generated_tokens = 0;  // that were computed, or chosen
   // Requests that found the beginning of their prompt in the prefix cache; tokens of it.
   std::int64_t n_cache_hits = 0, n_cached_tokens = 0;
-  std::int64_t n_ended = 0, n_refused = 0;  // requests
+  std::int64_t n_drafted = 0, n_accepted = 0;  // guesses that were computed; that were right
+  std::int64_t n_ended = 0, n_refused = 0;     // requests
 };
 
 // submit(), stats() and stop() may be called from any thread at any time; the other functions that
@@ -84,6 +89,10 @@ struct SchedulerStats {
 // for lack of memory, and one that waits for a large part of the cache is not overtaken. What the
 // grammar of a request leaves no choice about takes no step for each token: as many of them as are
 // its part of max_step_tokens are computed together, as a Generator does.
+//
+// A step without prompts computes guesses of the next tokens too (Speculation), for requests that
+// ask for it, as far as that makes the tokens of all requests cheaper: with many of them, when
+// arithmetic is what takes time, seldom. Models with recurrent state get none.
 //
 // With a prefix cache, a request begins with the longest beginning of its prompt that is there, and
 // needs no pages for that. If another request is computing more of it just then, it waits for that.
@@ -103,8 +112,8 @@ class Scheduler {
   static Result<std::size_t> bytes_needed(const Model& model, const SchedulerOptions& options = {});
 
   // Takes a request; it waits until step() lets it begin. Errors: invalid_argument (options as for
-  // Generator::create(), no prompt or two, a token that does not exist, an adapter of another
-  // model); limit (the queue is full, a prompt longer than n_ctx, more pages than there are, an
+  // Generator::create(), more guesses than max_drafts, no prompt or two, a token that does not
+  // exist, an adapter of another model); limit (the queue is full, a prompt longer than n_ctx, more pages than there are, an
   // adapter of a higher rank than max_factor_rank); unsupported (when_full = roll, an adapter with
   // a prefix); cancelled (after stop()); those of Tokenizer::encode; out_of_memory.
   Result<Completion> submit(GenerateRequest request);

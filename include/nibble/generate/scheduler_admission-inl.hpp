@@ -103,12 +103,23 @@ NIBBLE_INLINE bool Scheduler::State::begin(Lane& lane, Shared<Request> request) 
   find_prefix(lane);
   if (promised_pages() <= engine.n_pages()) {
     ++n_begun;
+    begin_speculation(lane);
     return true;
   }
   lane.request = {};
   lane.leader = nullptr;
   (void)lane.sequence.set_adapter({});
   return false;
+}
+
+// Allocates nothing, since there is a source.
+NIBBLE_INLINE void Scheduler::State::begin_speculation(Lane& lane) noexcept {
+  lane.speculator.reset();
+  Speculation wanted = lane.request->generation.options().speculation;
+  if (wanted.max_drafts == 0 || lane.sequence.state_->has_state()) return;
+  if (wanted.source == nullptr) wanted.source = &*ngrams;
+  auto made = detail::Speculator::create(wanted, engine.model().config().vocab_size);
+  if (made) lane.speculator.emplace(*std::move(made));
 }
 
 // How many pages those that run may need at most. Each needs its own, but those of its prefix that
@@ -209,6 +220,8 @@ NIBBLE_INLINE void Scheduler::State::end(Lane& lane) noexcept {
   lane.leader = nullptr;
   lane.certain = text::kNoToken;
   lane.goes_on = false;
+  lane.speculator.reset();
+  lane.guesses = {};
   (void)lane.sequence.rewind(0);  // to the start a sequence can always go
   (void)lane.sequence.set_adapter({});
 }

@@ -62,17 +62,26 @@ NIBBLE_INLINE Index Scheduler::State::pages_for(Index n_prompt, Index max_tokens
   return engine.pages_for((std::max)(n_prompt, n_prompt + n_generated - 1));
 }
 
+NIBBLE_INLINE Result<void> Scheduler::State::check_options(const GenerateOptions& wanted) const {
+  NIBBLE_CHECK(detail::Generation::validate(wanted, engine.model()));
+  if (wanted.when_full == WhenFull::roll) {
+    return Error{Errc::unsupported, "scheduler: when_full = roll is for sessions"};
+  }
+  const Index n = wanted.speculation.max_drafts;
+  if (n >= 0 && n <= options.max_drafts) return ok();
+  return Error{Errc::invalid_argument, "scheduler: speculation.max_drafts " + to_text(n) +
+                                           "; at most " + to_text(options.max_drafts) +
+                                           " (see max_drafts in the scheduler's options)"};
+}
+
 NIBBLE_INLINE Result<Shared<Completion::State>> Scheduler::State::make_request(
     GenerateRequest from) const {
   const std::int64_t now = monotonic_nanoseconds();
   const Model& model = engine.model();
-  NIBBLE_CHECK(detail::Generation::validate(from.options, model));
+  NIBBLE_CHECK(check_options(from.options));
   NIBBLE_CHECK(engine.check_adapter(from.adapter));
   if (from.adapter.set.n_prefix() > 0) {
     return Error{Errc::unsupported, "scheduler: an adapter with a prefix is for sessions"};
-  }
-  if (from.options.when_full == WhenFull::roll) {
-    return Error{Errc::unsupported, "scheduler: when_full = roll is for sessions"};
   }
   const bool is_text = from.tokens.empty();
   NIBBLE_TRY(prompt, prompt_of(from));

@@ -14,8 +14,10 @@
 #include "nibble/generate/completion-inl.hpp"
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/logprob.hpp"
+#include "nibble/generate/ngram_drafts.hpp"
 #include "nibble/generate/prefix_cache.hpp"
 #include "nibble/generate/scheduler.hpp"
+#include "nibble/generate/speculator.hpp"
 #include "nibble/ops/segment.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
@@ -54,11 +56,13 @@ struct Scheduler::State {
     Index n_found = 0;  // tokens in the cache of prefixes, until they are counted
     std::int32_t certain = text::kNoToken;  // the next token, if the grammar has decided on it
     bool goes_on = false;  // has not computed all tokens in a row that were certain
-    Index n_rows = 0;      // of the step
+    std::optional<detail::Speculator> speculator;  // of the request, if it wants guesses
+    Index n_rows = 0;                              // of the step, without guesses
+    std::span<const std::int32_t> guesses;         // that the step computes after them
     Index n_outputs = 0;
     ops::SegmentKind kind = ops::SegmentKind::generation;
     bool ends_prompt = false;
-    Index output = -1;     // its row of the logits; -1: none
+    Index output = -1;     // its first row of the logits; -1: none
     bool is_full = false;  // no token fits any more
     Result<TokenLogprob> sampled = TokenLogprob{};
   };
@@ -67,6 +71,7 @@ struct Scheduler::State {
   ~State();
 
   static Result<EngineOptions> engine_options(const SchedulerOptions& options);
+  Result<void> check_options(const GenerateOptions& wanted) const;
   // Of itself and its tables.
   static std::size_t table_bytes(const SchedulerOptions& options) noexcept;
   Result<void> check_prefixes() const;
@@ -87,6 +92,7 @@ struct Scheduler::State {
   Shared<Request> first_waiting() noexcept;
   void remove_waiting(const Shared<Request>& request) noexcept;
   bool begin(Lane& lane, Shared<Request> request) noexcept;
+  void begin_speculation(Lane& lane) noexcept;
   Index promised_pages() noexcept;
   void find_prefix(Lane& lane) noexcept;
   static Index n_in_common(const Lane& lane, const Lane& other) noexcept;
@@ -105,13 +111,18 @@ struct Scheduler::State {
   void plan_prompt(Lane& lane);
   void plan_generation(Lane& lane, Index max_rows);
   bool find_certain(Lane& lane);
+  void plan_guesses();
+  void guess(Lane& lane, Index most, detail::StepLoad& load);
   SequenceInput input_of(Lane& lane) noexcept;
   void make_room() noexcept;
   void run();
+  void run_alone(Lane& lane, SequenceInput input);
+  void measure(std::int64_t nanoseconds) noexcept;
   void finish_rows(std::span<Lane* const> of_step, MatrixView<const float> logits);
   void sample(std::span<Lane* const> of_step, MatrixView<const float> logits) noexcept;
-  void choose(Lane& lane);
-  void take(Lane& lane, const TokenLogprob& token);
+  void choose(Lane& lane, MatrixView<const float> logits);
+  bool choose_one(Lane& lane);
+  bool take(Lane& lane, const TokenLogprob& token);
   void fail(Lane& lane, Error error);
   void deliver(Lane& lane, const Token& token);
 
@@ -126,11 +137,13 @@ struct Scheduler::State {
   // What stats() reads besides. Only n_refused is changed by other threads than the one that steps.
   std::atomic<Index> n_running{0}, n_promised_pages{0};
   std::atomic<std::int64_t> n_steps{0}, n_prompt_tokens{0}, n_cached_tokens{0}, n_cache_hits{0},
-      n_generated_tokens{0}, n_ended{0}, n_refused{0};
+      n_generated_tokens{0}, n_drafted{0}, n_accepted{0}, n_ended{0}, n_refused{0};
 
   Engine engine;
   SchedulerOptions options;
   std::optional<PrefixCache> prefixes;
+  std::optional<NgramDrafts> ngrams;   // with max_drafts
+  detail::StepTimes step_times;        // of steps without prompts, with max_drafts
   std::vector<Lane> lanes;             // (max_batch)
   std::uint64_t n_begun = 0;           // requests
   std::vector<Lane*> planned;          // of the step, as in `inputs`

@@ -22,6 +22,7 @@ NIBBLE_INLINE bool Scheduler::State::plan() {
   Index n_left = most, n_prompts = 0;
   for (Lane& lane : lanes) {
     lane.n_rows = 0;
+    lane.guesses = {};
     if (!lane.request) continue;
     if (!lane.is_prompt()) {
       plan_generation(lane, part);
@@ -34,10 +35,10 @@ NIBBLE_INLINE bool Scheduler::State::plan() {
   share(n_left, n_prompts);
   for (Lane& lane : lanes) {
     if (lane.n_rows > 0 && lane.is_prompt()) plan_prompt(lane);
-    if (lane.n_rows == 0) continue;
-    planned.push_back(&lane);
-    inputs.push_back(input_of(lane));
+    if (lane.n_rows > 0) planned.push_back(&lane);
   }
+  plan_guesses();
+  for (Lane* const lane : planned) inputs.push_back(input_of(*lane));
   return !planned.empty();
 }
 
@@ -116,9 +117,42 @@ NIBBLE_INLINE bool Scheduler::State::find_certain(Lane& lane) {
   return true;
 }
 
+// Chooses guesses of those that want them, if the step computes one row of each request, as far as
+// there is room for rows and outputs.
+NIBBLE_INLINE void Scheduler::State::plan_guesses() {
+  const auto has_one_row = [](const Lane* lane) {
+    return !lane->is_prompt() && lane->kind == ops::SegmentKind::generation;
+  };
+  if (!ngrams || !std::all_of(planned.begin(), planned.end(), has_one_row)) return;
+  const auto n = static_cast<Index>(planned.size());
+  detail::StepLoad load{n, static_cast<double>(n)};
+  for (Lane* const lane : planned) {
+    const Index room = (std::min)(engine.max_step_tokens(), engine.max_outputs()) - load.n_rows;
+    if (lane->speculator) guess(*lane, room, load);
+  }
+}
+
+NIBBLE_INLINE void Scheduler::State::guess(Lane& lane, Index most, detail::StepLoad& load) {
+  detail::Generation& generation = lane.request->generation;
+  const std::span<const std::int32_t> tokens = lane.sequence.tokens();
+  // The last token of an answer is never computed.
+  const Index n_left = generation.options().max_tokens - generation.n_tokens() - 1;
+  most = (std::min)({most, n_left, engine.n_ctx() - lane.sequence.position()});
+  lane.guesses =
+      lane.speculator->guess(tokens, most, load, step_times,
+                             [&](auto guesses) { return generation.n_allowed(guesses); });
+  const auto n = static_cast<Index>(lane.guesses.size());
+  lane.n_outputs += n;
+  load.n_rows += n;
+  load.n_tokens += lane.speculator->n_expected();
+}
+
 NIBBLE_INLINE SequenceInput Scheduler::State::input_of(Lane& lane) noexcept {
-  SequenceInput input{.sequence = &lane.sequence, .n_outputs = lane.n_outputs, .kind = lane.kind};
-  if (!lane.is_prompt()) return input;  // computes the pending tokens
+  SequenceInput input{.sequence = &lane.sequence,
+                      .tokens = lane.guesses,  // after the pending tokens
+                      .n_outputs = lane.n_outputs,
+                      .kind = lane.kind};
+  if (!lane.is_prompt()) return input;
   input.tokens = std::span<const std::int32_t>(lane.request->prompt)
                      .subspan(static_cast<std::size_t>(lane.sequence.position()),
                               static_cast<std::size_t>(lane.n_rows));
@@ -135,20 +169,48 @@ NIBBLE_INLINE void Scheduler::State::make_room() noexcept {
 
 NIBBLE_INLINE void Scheduler::State::run() {
   n_steps.fetch_add(1, std::memory_order_relaxed);
-  for (const SequenceInput& input : inputs) {
-    n_prompt_tokens.fetch_add(input.n_rows(), std::memory_order_relaxed);
+  for (const Lane* const lane : planned) {
+    if (lane->is_prompt()) n_prompt_tokens.fetch_add(lane->n_rows, std::memory_order_relaxed);
   }
   make_room();
+  const std::int64_t start = ngrams ? monotonic_nanoseconds() : 0;
   const auto logits = engine.run(inputs);
-  if (logits) return finish_rows(planned, *logits);
+  if (logits) {
+    if (ngrams) measure(monotonic_nanoseconds() - start);
+    return finish_rows(planned, *logits);
+  }
   // One of them has made the step fail: alone, it fails again, and the others do not.
-  for (std::size_t i = 0; i < planned.size(); ++i) {
-    auto alone = engine.run({&inputs[i], 1});
-    if (alone) {
-      finish_rows({&planned[i], 1}, *alone);
-    } else {
-      fail(*planned[i], std::move(alone).error());
-    }
+  for (std::size_t i = 0; i < planned.size(); ++i) run_alone(*planned[i], inputs[i]);
+}
+
+NIBBLE_INLINE void Scheduler::State::run_alone(Lane& lane, SequenceInput input) {
+  Lane* const only = &lane;
+  auto logits = engine.run({&input, 1});
+  if (!logits && !lane.guesses.empty()) {  // what fails may be the guesses
+    lane.guesses = {};
+    lane.n_outputs = 1;
+    input = input_of(lane);
+    logits = engine.run({&input, 1});
+  }
+  if (!logits) return fail(lane, std::move(logits).error());
+  if (lane.speculator) lane.speculator->ran(static_cast<Index>(lane.guesses.size()), 0);
+  finish_rows({&only, 1}, *logits);
+}
+
+// Learns how long a step without prompts took.
+NIBBLE_INLINE void Scheduler::State::measure(std::int64_t nanoseconds) noexcept {
+  Index n_rows = 0;
+  bool has_prompt = false;
+  for (const Lane* const lane : planned) {
+    has_prompt = has_prompt || lane->kind == ops::SegmentKind::prompt;
+    n_rows += lane->n_rows + static_cast<Index>(lane->guesses.size());
+  }
+  if (has_prompt || n_rows > detail::StepTimes::kMaxRows) return;
+  step_times.add(n_rows, static_cast<double>(nanoseconds));
+  for (Lane* const lane : planned) {
+    const auto n_guesses = static_cast<Index>(lane->guesses.size());
+    if (lane->speculator) lane->speculator->ran(n_guesses, step_times.of(n_rows));
+    n_drafted.fetch_add(n_guesses, std::memory_order_relaxed);
   }
 }
 
@@ -159,12 +221,17 @@ NIBBLE_INLINE void Scheduler::State::finish_rows(std::span<Lane* const> of_step,
   for (Lane* const lane : of_step) {
     const bool stops = lane->is_prompt() && lane->sequence.position() == lane->stop;
     if (lane->ends_prompt || stops) keep_prefix(*lane);
-    lane->output = lane->n_outputs > 0 ? n_outputs++ : Index{-1};
+    if (lane->ends_prompt && lane->speculator) lane->speculator->restart(lane->sequence.tokens(), 0);
+    if (!lane->guesses.empty()) {
+      lane->sequence.state_->put_ahead(static_cast<Index>(lane->guesses.size()));
+    }
+    lane->output = lane->n_outputs > 0 ? n_outputs : Index{-1};
+    n_outputs += lane->n_outputs;
     lane->is_full = lane->sequence.position() == engine.n_ctx();
   }
   sample(of_step, logits);
   for (Lane* const lane : of_step) {
-    if (lane->output >= 0) choose(*lane);
+    if (lane->output >= 0) choose(*lane, logits);
   }
 }
 
@@ -182,21 +249,43 @@ NIBBLE_INLINE void Scheduler::State::sample(std::span<Lane* const> of_step,
   for (Index i = 0; i < n; ++i) sample_one(i, 0);
 }
 
-// Takes the chosen token.
-NIBBLE_INLINE void Scheduler::State::choose(Lane& lane) {
-  detail::Generation& generation = lane.request->generation;
-  if (lane.is_full) return deliver(lane, generation.end(Finish::context_full));
-  if (!lane.sampled) return fail(lane, std::move(lane.sampled).error().in("scheduler"));
-  take(lane, *lane.sampled);
+// Takes the chosen token; if that was guessed, those after it too, as long as they were.
+NIBBLE_INLINE void Scheduler::State::choose(Lane& lane, MatrixView<const float> logits) {
+  while (choose_one(lane)) {
+    if (lane.request->interrupted() != Finish::none || !find_certain(lane)) return;
+    if (lane.certain != text::kNoToken) return;  // computed as such tokens are, see plan_generation
+    lane.sequence.state_->take_ahead();
+    n_accepted.fetch_add(1, std::memory_order_relaxed);
+    lane.sampled =
+        lane.request->generation.sample(logits.rows(++lane.output, 1), lane.sequence.tokens());
+  }
 }
 
-NIBBLE_INLINE void Scheduler::State::take(Lane& lane, const TokenLogprob& token) {
-  if (auto pushed = lane.sequence.push(token.id); !pushed) {
-    return fail(lane, std::move(pushed).error());
+// Whether the token was guessed, so that the row after it is computed.
+NIBBLE_INLINE bool Scheduler::State::choose_one(Lane& lane) {
+  if (lane.is_full) {
+    deliver(lane, lane.request->generation.end(Finish::context_full));
+    return false;
   }
+  if (lane.sampled) return take(lane, *lane.sampled);
+  fail(lane, std::move(lane.sampled).error().in("scheduler"));
+  return false;
+}
+
+// Adds a token to the text. Whether it was guessed and the text goes on.
+NIBBLE_INLINE bool Scheduler::State::take(Lane& lane, const TokenLogprob& token) {
+  const bool is_ahead = lane.sequence.state_->accept_ahead(token.id);
+  if (!is_ahead) {
+    if (auto pushed = lane.sequence.push(token.id); !pushed) {
+      fail(lane, std::move(pushed).error());
+      return false;
+    }
+  }
+  if (lane.speculator) lane.speculator->take(lane.sequence.tokens());
   n_generated_tokens.fetch_add(1, std::memory_order_relaxed);
   const bool is_full = lane.sequence.position() == engine.n_ctx();
   deliver(lane, lane.request->generation.take(token, is_full));
+  return is_ahead && lane.request;
 }
 
 NIBBLE_INLINE void Scheduler::State::fail(Lane& lane, Error error) {

@@ -74,6 +74,7 @@ class Sequence {
   friend class Session;
   friend class Embedder;
   friend class PrefixCache;
+  friend class Scheduler;
   struct State;
   explicit Sequence(Owned<State> state) noexcept;
 

@@ -2,7 +2,7 @@
 //
 // Decides how many guesses of a draft source a step computes: as many as make tokens cheapest, by
 // how often guesses of each kind were right and by how long steps of so many rows took. Included by
-// generator-inl.hpp.
+// generator-inl.hpp and scheduler_state-inl.hpp.
 #pragma once
 
 #include <algorithm>
@@ -25,7 +25,7 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace detail {
 // a single time that is far off moves them by little.
 class StepTimes {
  public:
-  static constexpr Index kMaxRows = 2 * (kMaxDrafts + 1);
+  static constexpr Index kMaxRows = 8 * (kMaxDrafts + 1);
 
   void add(Index n_rows, double time) noexcept {
     Size& size = sizes_[at(n_rows)];
@@ -98,7 +98,13 @@ class HitRates {
   std::array<Kind, static_cast<std::size_t>(kDraftKinds)> kinds_;
 };
 
-// The guesses of one generator. After create() nothing allocates.
+// What a step is without the guesses of one text.
+struct StepLoad {
+  Index n_rows = 1;
+  double n_tokens = 1;  // that it gives, of all texts that share it
+};
+
+// The guesses of one text after the other. After create() nothing allocates.
 class Speculator {
  public:
   // Errors: out_of_memory.
@@ -136,29 +142,36 @@ class Speculator {
   }
 
   // Guesses what follows, at most `most` tokens; allowed(guesses) says how many of them may come.
-  // A step would compute n_pending rows without them.
   template <class Allowed>
   std::span<const std::int32_t> guess(std::span<const std::int32_t> tokens, Index most,
-                                      Index n_pending, Allowed&& allowed) {
+                                      const StepLoad& load, const StepTimes& times,
+                                      Allowed&& allowed) {
     n_guesses_ = next_ = n_computed_ = 0;
-    most = (std::min)(most, max_drafts_);
-    if (!source_->is_free() && !is_always_) most = (std::min)(most, most_of_slow());
+    most = (std::min)({most, max_drafts_, StepTimes::kMaxRows - load.n_rows});
+    if (!source_->is_free() && !is_always_) most = (std::min)(most, most_of_slow(times));
     if (most < 1) return {};
     const std::int64_t start = source_->is_free() ? 0 : monotonic_nanoseconds();
     ask(tokens, most);
     if (!source_->is_free()) draft_time_ = static_cast<double>(monotonic_nanoseconds() - start);
-    const std::size_t n = best_number(n_pending);
+    load_ = load;
+    const std::size_t n = best_number(load, times);
     if (n > 0) n_computed_ = static_cast<std::size_t>(Index{allowed(ids(n))});
     return ids(n_computed_);
   }
 
-  // A step has computed n_pending rows and n_guesses after them.
-  void ran(Index n_pending, Index n_guesses, std::int64_t nanoseconds) noexcept {
+  // How many of the guesses that are computed will be right, on average.
+  double n_expected() const noexcept {
+    double n = 0, all_right = 1;
+    for (std::size_t i = 0; i < n_computed_; ++i) n += all_right *= rates_.of(drafts_[i].kind);
+    return n;
+  }
+
+  // A step has computed n_guesses of them; it took a time, in the unit of StepTimes.
+  void ran(Index n_guesses, double step_time) noexcept {
     ++stats_.n_steps;
     stats_.n_drafted += n_guesses;
     if (n_guesses == 0) n_computed_ = 0;
-    times_.add(n_pending + n_guesses, static_cast<double>(nanoseconds));
-    step_time_ = times_.of(n_pending + n_guesses);
+    step_time_ = step_time;
   }
 
  private:
@@ -184,12 +197,13 @@ class Speculator {
 
   // How many guesses a source that takes time is asked for, by what the last ones brought. While
   // they brought less than they cost, it is asked seldom, and for few.
-  Index most_of_slow() noexcept {
+  Index most_of_slow(const StepTimes& times) noexcept {
     constexpr Index kShortWait = 8, kLongWait = 128;  // tokens
     constexpr double kMemory = 8;                     // times that it was asked
     if (draft_time_ > 0) {
-      const double n_tokens = 1 + static_cast<double>(n_right_);
-      const double gain = n_tokens * times_.of(1) / (draft_time_ + step_time_);
+      const double n_tokens = load_.n_tokens + static_cast<double>(n_right_);
+      const double plain_time = times.of(load_.n_rows) * n_tokens / load_.n_tokens;
+      const double gain = plain_time / (draft_time_ + step_time_);
       gain_ += (larger(gain, 0.5) - gain_) / kMemory;
       if (gain_ < 1) {
         wait_ = (std::min)((std::max)(2 * wait_, kShortWait), kLongWait);
@@ -207,15 +221,16 @@ class Speculator {
   }
 
   // How many of the guesses give the most tokens in a time, as far as is known.
-  std::size_t best_number(Index n_pending) const noexcept {
+  std::size_t best_number(const StepLoad& load, const StepTimes& times) const noexcept {
     constexpr double kWorthIt = 1.1;
     if (is_always_ || wait_ > 0) return n_guesses_;
-    double best = kWorthIt / times_.of(n_pending), n_tokens = 1, all_right = 1;
+    double n_tokens = load.n_tokens, all_right = 1;
+    double best = kWorthIt * n_tokens / times.of(load.n_rows);
     std::size_t number = 0;
     for (std::size_t i = 0; i < n_guesses_; ++i) {
       all_right *= rates_.of(drafts_[i].kind);
       n_tokens += all_right;
-      const double rate = n_tokens / times_.of(n_pending + static_cast<Index>(i) + 1);
+      const double rate = n_tokens / times.of(load.n_rows + static_cast<Index>(i) + 1);
       if (rate <= best) continue;
       best = rate;
       number = i + 1;
@@ -237,7 +252,7 @@ class Speculator {
   double gain_ = 1.1;
   Index wait_ = 0, n_waits_ = 0, n_right_ = 0;
   double draft_time_ = 0, step_time_ = 0;
-  StepTimes times_;
+  StepLoad load_;  // that the last ones were guessed for
   HitRates rates_;
   SpeculationStats stats_;
 };
