@@ -70,6 +70,11 @@ void add_options(CLI::App& app, Options& o) {
                  "milliseconds for an answer, from when its prompt is taken; 0: none")
       ->check(example::any_count())
       ->capture_default_str();
+  app.add_option("--speculate", o.generate.speculation.max_drafts,
+                 "guess up to so many tokens of an answer in a step, from what other answers said; "
+                 "the texts are the same. 0: none")
+      ->check(CLI::Range(Index{0}, nibble::kMaxDrafts))
+      ->capture_default_str();
   app.add_flag("--parse-special", o.generate.parse_special,
                "names of control tokens in the prompts mean those tokens");
   app.footer(
@@ -312,6 +317,10 @@ void Batch::print_summary(const nibble::Model& model, Index n_threads) const {
   std::fprintf(stderr, "decode   %lld tokens, %.1f tokens/s; of one answer %.1f tokens/s\n",
                count(stats.n_generated_tokens), per_second(stats.n_generated_tokens),
                quantile(rates, 0.5));
+  if (options_.generate.speculation.max_drafts > 0) {
+    std::fprintf(stderr, "guesses  %lld of %lld were right\n", count(stats.n_accepted),
+                 count(stats.n_drafted));
+  }
   std::fprintf(stderr, "first    token after %.1f ms, of 95 %% within %.1f ms\n",
                quantile(first, 0.5), quantile(first, 0.95));
   std::fprintf(stderr, "machine  SIMD target %s, %lld threads\n",
@@ -344,6 +353,7 @@ Result<int> run(Options& o) {
                          .max_batch = o.n_parallel,
                          .max_step_tokens = std::max(o.session.max_step_tokens, o.n_parallel),
                          .prefix_cache_bytes = o.prefix_cache_mib << 20,
+                         .max_drafts = o.generate.speculation.max_drafts,
                          .kv_type = o.session.kv_type,
                          .max_factor_rank = adapters.max_rank(),
                          .executor = pool.get()}));

@@ -4,6 +4,7 @@
 // cache is never overcommitted, each request ends exactly once.
 #include "nibble/generate/scheduler.hpp"
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -519,4 +520,42 @@ TEST_CASE("a request that finds no memory is refused, and disturbs nobody") {
     if (!happened) break;
   }
   CHECK((n_refused > 10 || !NIBBLE_TEST_COUNTS_ALLOCATIONS));
+}
+
+TEST_CASE("fewer layers and another window hold from the next step on") {
+  const Model model = test::small_model(4);
+  const SchedulerOptions options{.n_ctx = 128, .prefix_cache_bytes = std::size_t{1} << 20};
+  auto scheduler = make_scheduler(model, options);
+  const GenerateRequest request = of_tokens(20, 20);
+  const auto ask = [&] {
+    std::vector<Completion> completions;
+    std::vector<Answer> answers;
+    completions.push_back(must(scheduler.submit(request)));
+    finish_all(scheduler, completions, answers);
+    return answers[0];
+  };
+  Session shallow = test::make_session({.n_ctx = 128}, model);
+  const std::array<Index, 1> left_out{1};
+  REQUIRE(shallow.engine().set_depth({3, left_out}));
+  auto generator = test::make_generator(shallow, request.options);
+  REQUIRE(generator.prompt(request.tokens));
+  const Ids of_two_layers = test::take(generator).ids;
+  const Answer whole = alone(model, request, {.n_ctx = 128});
+  REQUIRE(of_two_layers != whole.ids);
+
+  REQUIRE(scheduler.set_depth({3, left_out}));
+  CHECK(ask().ids == of_two_layers);
+  REQUIRE(scheduler.set_depth({}));
+  CHECK(ask() == whole);  // nothing of the prompt was kept that fewer layers had computed
+
+  const auto refused = scheduler.set_depth({5});
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().code == Errc::invalid_argument);
+  CHECK(ask() == whole);
+
+  CHECK_FALSE(scheduler.set_max_wait_ms(-1));
+  REQUIRE(scheduler.set_max_wait_ms(30));
+  const auto start = std::chrono::steady_clock::now();
+  CHECK(ask() == whole);
+  CHECK(std::chrono::steady_clock::now() - start >= std::chrono::milliseconds(30));
 }

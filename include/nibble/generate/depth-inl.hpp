@@ -43,7 +43,7 @@ NIBBLE_INLINE void Engine::State::advance(Sequence::State& s,
   s.n_exact = segment.first_position + n;
 }
 
-NIBBLE_INLINE Result<void> Engine::State::check_depth(const char* what) const {
+NIBBLE_INLINE Result<void> Engine::State::can_run_fewer(const char* what) const {
   if (placed) {
     return Error{Errc::unsupported,
                  std::string("engine: ") + what + " of a model with parts in other places"};
@@ -59,12 +59,11 @@ NIBBLE_INLINE Result<void> Engine::State::check_depth(const char* what) const {
   return ok();
 }
 
-NIBBLE_INLINE Result<void> Engine::set_depth(const Depth& depth) {
-  State& s = *state_;
-  ++s.n_settings;
-  const auto n_layers = static_cast<Index>(s.pool->shapes.size());
+// Whether the engine can run so. Errors: as Engine::set_depth().
+NIBBLE_INLINE Result<void> Engine::State::check_depth(const Depth& depth) const {
+  const auto n_layers = static_cast<Index>(pool->shapes.size());
   const Index n = depth.n_layers == 0 ? n_layers : depth.n_layers;
-  if (n != n_layers || !depth.left_out.empty()) NIBBLE_CHECK(s.check_depth("fewer layers"));
+  if (n != n_layers || !depth.left_out.empty()) NIBBLE_CHECK(can_run_fewer("fewer layers"));
   if (n < 1 || n > n_layers) {
     return Error{Errc::invalid_argument, "engine: a depth of " + to_text(depth.n_layers) +
                                              " layers of " + to_text(n_layers)};
@@ -75,18 +74,31 @@ NIBBLE_INLINE Result<void> Engine::set_depth(const Depth& depth) {
                                              " cannot be left out; the model has " +
                                              to_text(n_layers)};
   }
-  const auto is_left_out = [&](Index layer) {
-    const auto all = depth.left_out;
-    return layer >= n || std::find(all.begin(), all.end(), layer) != all.end();
-  };
+  for (Index i = 0; i < n; ++i) {
+    if (!is_left_out(depth, i)) return ok();
+  }
+  return Error{Errc::invalid_argument, "engine: all layers are left out"};
+}
+
+NIBBLE_INLINE bool Engine::State::is_left_out(const Depth& depth, Index layer) noexcept {
+  const auto all = depth.left_out;
+  return (depth.n_layers > 0 && layer >= depth.n_layers) ||
+         std::find(all.begin(), all.end(), layer) != all.end();
+}
+
+NIBBLE_INLINE Result<void> Engine::set_depth(const Depth& depth) {
+  State& s = *state_;
+  NIBBLE_CHECK(s.check_depth(depth));
+  ++s.n_settings;
+  const auto n_layers = static_cast<Index>(s.pool->shapes.size());
   Index n_run = 0;
-  for (Index i = 0; i < n_layers; ++i) n_run += !is_left_out(i);
-  if (n_run == 0) return Error{Errc::invalid_argument, "engine: all layers are left out"};
   for (Index i = 0; i < n_layers; ++i) {
-    s.layer_parts[i] = is_left_out(i) ? s.key_parts[i] : graph::LayerPart::all;
+    const bool is_out = State::is_left_out(depth, i);
+    s.layer_parts[i] = is_out ? s.key_parts[i] : graph::LayerPart::all;
+    n_run += !is_out;
   }
   s.is_full_depth = n_run == n_layers;
-  s.stores_exactly = n_run == n_layers || (n_run == n_layers - 1 && is_left_out(n_layers - 1));
+  s.stores_exactly = n_run == n_layers || (n_run == n_layers - 1 && State::is_left_out(depth, n_layers - 1));
   return ok();
 }
 
@@ -97,7 +109,7 @@ NIBBLE_INLINE Result<void> Engine::set_early_exit(const EarlyExit& exit) {
     s.early_exit = {};
     return ok();
   }
-  NIBBLE_CHECK(s.check_depth("early exit"));
+  NIBBLE_CHECK(s.can_run_fewer("early exit"));
   const auto n_layers = static_cast<Index>(s.pool->shapes.size());
   Index before = 0;
   for (const Index n : exit.after_layers) {
@@ -127,7 +139,7 @@ NIBBLE_INLINE EarlyExitCounts Engine::early_exit_counts() const noexcept {
 NIBBLE_INLINE Result<MatrixView<const float>> Engine::draft(std::span<const SequenceInput> inputs,
                                                             Index n_layers) {
   State& s = *state_;
-  NIBBLE_CHECK(s.check_depth("a draft"));
+  NIBBLE_CHECK(s.can_run_fewer("a draft"));
   if (n_layers < 1 || n_layers > static_cast<Index>(s.pool->shapes.size())) {
     return Error{Errc::invalid_argument, "engine: a draft by " + to_text(n_layers) + " layers of " +
                                              to_text(s.pool->shapes.size())};

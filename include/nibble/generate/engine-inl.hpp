@@ -59,7 +59,9 @@ struct Engine::State {
   Index n_pending(const Sequence::State& s) const noexcept {
     return s.n_tokens - s.first_to_compute(draft_layers);
   }
-  Result<void> check_depth(const char* what) const;
+  Result<void> can_run_fewer(const char* what) const;
+  Result<void> check_depth(const Depth& depth) const;
+  static bool is_left_out(const Depth& depth, Index layer) noexcept;
   detail::PlacedRun::Sizes placed_sizes() const noexcept {
     return {limits, Index{model.config().n_layers}, Index{model.config().dim}, plan.width};
   }

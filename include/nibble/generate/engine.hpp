@@ -178,6 +178,7 @@ class Engine {
   friend class Session;
   friend class Embedder;
   friend class PrefixCache;
+  friend class Scheduler;
   struct State;
   struct Pool;
   explicit Engine(Owned<State> state) noexcept;

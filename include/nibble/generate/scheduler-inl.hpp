@@ -21,19 +21,23 @@ namespace nibble { inline namespace NIBBLE_ABI {
 
 NIBBLE_INLINE Scheduler::Scheduler(Owned<State> state) noexcept : state_(std::move(state)) {}
 
+NIBBLE_INLINE Error Scheduler::State::out_of_range(const char* name, Index value) {
+  return {Errc::invalid_argument,
+          std::string("scheduler: ") + name + " " + to_text(value) + " out of range"};
+}
+
+NIBBLE_INLINE Result<void> Scheduler::State::check_max_wait_ms(Index value) {
+  if (value >= 0 && value <= kMost) return ok();
+  return out_of_range("max_wait_ms", value);
+}
+
 NIBBLE_INLINE Result<EngineOptions> Scheduler::State::engine_options(
     const SchedulerOptions& options) {
-  constexpr Index kMost = Index{1} << 20;
-  const auto out_of_range = [](const char* name, Index value) {
-    return Error{Errc::invalid_argument,
-                 std::string("scheduler: ") + name + " " + to_text(value) + " out of range"};
-  };
   if (options.max_batch < 1 || options.max_batch > kMost)
     return out_of_range("max_batch", options.max_batch);
   if (options.max_queue < 1 || options.max_queue > kMost)
     return out_of_range("max_queue", options.max_queue);
-  if (options.max_wait_ms < 0 || options.max_wait_ms > kMost)
-    return out_of_range("max_wait_ms", options.max_wait_ms);
+  NIBBLE_CHECK(check_max_wait_ms(options.max_wait_ms));
   if (options.max_drafts < 0 || options.max_drafts > kMaxDrafts)
     return out_of_range("max_drafts", options.max_drafts);
   if (options.max_step_tokens < options.max_batch) {
@@ -156,6 +160,25 @@ NIBBLE_INLINE Result<void> Scheduler::restore_prefixes(const std::string& path) 
   return state_->prefixes->restore(path);
 }
 
+NIBBLE_INLINE Result<void> Scheduler::set_depth(const Depth& depth) {
+  State& s = *state_;
+  NIBBLE_CHECK(s.engine.state_->check_depth(depth));
+  return catch_out_of_memory([&]() -> Result<void> {
+    std::vector<Index> left_out(depth.left_out.begin(), depth.left_out.end());
+    const WordLock lock(s.mutex);
+    s.next_n_layers = depth.n_layers;
+    s.next_left_out.swap(left_out);
+    s.depth_changes.store(true, std::memory_order_relaxed);
+    return ok();
+  });
+}
+
+NIBBLE_INLINE Result<void> Scheduler::set_max_wait_ms(Index max_wait_ms) {
+  NIBBLE_CHECK(State::check_max_wait_ms(max_wait_ms));
+  state_->max_wait_ms.store(max_wait_ms, std::memory_order_relaxed);
+  return ok();
+}
+
 NIBBLE_INLINE void Scheduler::stop() noexcept {
   state_->is_stopped.store(true);
   state_->n_submitted.fetch_add(1);
@@ -177,6 +200,7 @@ NIBBLE_INLINE bool Scheduler::wait_for_work() noexcept {
 NIBBLE_INLINE bool Scheduler::step() {
   State& s = *state_;
   s.wait_for_more();
+  s.change_depth();
   s.begin_and_end();
   if (s.plan()) s.run();
   s.n_promised_pages.store(s.promised_pages(), std::memory_order_relaxed);

@@ -15,6 +15,7 @@
 #include "nibble/core/result.hpp"
 #include "nibble/core/view.hpp"
 #include "nibble/generate/completion.hpp"
+#include "nibble/generate/depth.hpp"
 #include "nibble/generate/generator.hpp"
 #include "nibble/model/adapter_set.hpp"
 #include "nibble/model/model.hpp"
@@ -79,9 +80,9 @@ struct SchedulerStats {
   std::int64_t n_ended = 0, n_refused = 0;     // requests
 };
 
-// submit(), stats() and stop() may be called from any thread at any time; the other functions that
-// are not const, and save_prefixes(), by one thread at a time, for example step() by that of a
-// SchedulerThread.
+// submit(), stats(), stop(), set_depth() and set_max_wait_ms() may be called from any thread at any
+// time; the other functions that are not const, and save_prefixes(), by one thread at a time, for
+// example step() by that of a SchedulerThread.
 //
 // A step gives one row to each request that generates, and shares the rest of max_step_tokens among
 // prompts in equal parts, so that none stalls for a long one. Requests begin in the order of
@@ -126,6 +127,13 @@ class Scheduler {
   // No more requests are taken, and wait_for_work() ends. Those that were taken can be stepped to
   // their end.
   void stop() noexcept;
+
+  // Less work for each token, for a host that is hot or busy: all requests have fewer layers from
+  // the next step on (Engine::set_depth(), whose errors it has; or out_of_memory). What is computed
+  // so does not go into the prefix cache.
+  Result<void> set_depth(const Depth& depth);
+  // Changes max_wait_ms of the options. Error: invalid_argument.
+  Result<void> set_max_wait_ms(Index max_wait_ms);
 
   // Writes the prefix cache to a file, and fills it from one, while it is empty: for example before
   // the first step. Errors: those of PrefixCache::save() and restore(); invalid_argument (there is

@@ -22,17 +22,27 @@ NIBBLE_INLINE bool Scheduler::State::has_work() noexcept {
 // at a change or after a time is not to be had alike on all systems.)
 NIBBLE_INLINE void Scheduler::State::wait_for_more() noexcept {
   constexpr std::int64_t kMostMicroseconds = 200;
-  if (options.max_wait_ms == 0 || n_running.load(std::memory_order_relaxed) > 0) return;
+  const std::int64_t wait = max_wait_ms.load(std::memory_order_relaxed);
+  if (wait == 0 || n_running.load(std::memory_order_relaxed) > 0) return;
   while (!is_stopped) {
     std::int64_t left = 0;
     {
       const WordLock lock(mutex);
       if (queue.empty() || static_cast<Index>(queue.size()) >= options.max_batch) return;
-      left = window_start + options.max_wait_ms * 1'000'000 - monotonic_nanoseconds();
+      left = window_start + wait * 1'000'000 - monotonic_nanoseconds();
     }
     if (left <= 0) return;
     sleep_microseconds((std::min)(left / 1000 + 1, kMostMicroseconds));
   }
+}
+
+// Cannot fail: set_depth() has checked it.
+NIBBLE_INLINE void Scheduler::State::change_depth() noexcept {
+  if (!depth_changes.load(std::memory_order_relaxed)) return;
+  const WordLock lock(mutex);
+  depth_changes.store(false, std::memory_order_relaxed);
+  std::swap(left_out, next_left_out);
+  (void)engine.set_depth({next_n_layers, left_out});
 }
 
 // Callbacks are called without the lock, since they may submit.

@@ -67,9 +67,13 @@ struct Scheduler::State {
     Result<TokenLogprob> sampled = TokenLogprob{};
   };
 
-  State(Engine e, const SchedulerOptions& o) noexcept : engine(std::move(e)), options(o) {}
+  State(Engine e, const SchedulerOptions& o) noexcept
+      : max_wait_ms(o.max_wait_ms), engine(std::move(e)), options(o) {}
   ~State();
 
+  static constexpr Index kMost = Index{1} << 20;  // of what options count
+  static Error out_of_range(const char* name, Index value);
+  static Result<void> check_max_wait_ms(Index value);
   static Result<EngineOptions> engine_options(const SchedulerOptions& options);
   Result<void> check_options(const GenerateOptions& wanted) const;
   // Of itself and its tables.
@@ -86,6 +90,7 @@ struct Scheduler::State {
   // On the thread that steps: requests begin and end (scheduler_admission-inl.hpp).
   bool has_work() noexcept;
   void wait_for_more() noexcept;
+  void change_depth() noexcept;
   void begin_and_end();
   void end_waiting();  // with the lock held
   void begin_waiting() noexcept;
@@ -130,6 +135,10 @@ struct Scheduler::State {
   mutable std::atomic<std::uint32_t> mutex{0};
   std::vector<Shared<Request>> queue;  // (at most max_queue), the next one last
   std::int64_t window_start = 0;       // when a request came into the empty queue, in nanoseconds
+  std::vector<Index> next_left_out;  // with next_n_layers: the depth of the next step
+  Index next_n_layers = 0;
+  std::atomic<bool> depth_changes{false};
+  std::atomic<Index> max_wait_ms;
   std::atomic<bool> is_stopped{false};
   std::atomic<std::uint32_t> n_submitted{0};
   std::atomic<std::uint32_t> n_sleepers{0};  // threads that sleep until n_submitted changes
@@ -140,6 +149,7 @@ struct Scheduler::State {
       n_generated_tokens{0}, n_drafted{0}, n_accepted{0}, n_ended{0}, n_refused{0};
 
   Engine engine;
+  std::vector<Index> left_out;  // of the depth that it has
   SchedulerOptions options;
   std::optional<PrefixCache> prefixes;
   std::optional<NgramDrafts> ngrams;   // with max_drafts
