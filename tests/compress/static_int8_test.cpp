@@ -61,8 +61,10 @@ std::vector<std::byte> converted(const io::Gguf& file, const StaticScale& scale,
   return *std::move(bytes);
 }
 
-template <class Formats = graph::AllFormats>
-Result<Model> loaded(const io::Gguf& file) {
+Result<Model> loaded(const io::Gguf& file) { return Model::from_gguf<graph::AllFormats>(file); }
+// With some formats only.
+template <class Formats>
+Result<Model> loaded_with(const io::Gguf& file) {
   return Model::from_gguf<Formats, ArchitectureList<Llama>>(file);
 }
 
@@ -191,7 +193,7 @@ TEST_CASE("static INT8: loaded models are near the original, with each kind of i
     const graph::Weight& w = int8->weights().at(Slot::ffn_up, 1);
     CHECK(w.ops->format == quant::Format::i8_channel);
     CHECK(w.input == (dynamic ? StaticScale{} : scale));
-    const auto memory = Model::memory_needed<graph::AllFormats, ArchitectureList<Llama>>(file);
+    const auto memory = Model::memory_needed<graph::AllFormats>(file);
     REQUIRE_MESSAGE(memory, test::why(memory));
     CHECK(memory->weights == int8->weight_bytes());
     const double off = distance(logits_of(*int8), expected);
@@ -221,7 +223,7 @@ TEST_CASE("static INT8: without kernels for it, a model runs in f16 and says so"
   const io::Gguf file = parsed(bytes);
   const std::size_t n = inputs_of(original, kAffine).size();
 
-  const auto f16 = loaded<Floats>(file);
+  const auto f16 = loaded_with<Floats>(file);
   REQUIRE_MESSAGE(f16, test::why(f16));
   REQUIRE(f16->conversions().size() == 1);
   CHECK(f16->conversions()[0].from == io::GgmlType::i8);
@@ -233,7 +235,7 @@ TEST_CASE("static INT8: without kernels for it, a model runs in f16 and says so"
   CHECK(w.ops->format == quant::Format::f16);
   CHECK(!w.input);
 
-  const auto f32 = loaded<F32Only>(file);
+  const auto f32 = loaded_with<F32Only>(file);
   REQUIRE_MESSAGE(f32, test::why(f32));
   CHECK(f32->conversions()[0].to == quant::Format::f32);
   // In f32 the weights are exactly scale * code; in f16 they are rounded once more.
@@ -253,7 +255,7 @@ TEST_CASE("static INT8: without kernels for it, a model runs in f16 and says so"
   }
   CHECK(faults == 0);
 
-  const auto none = loaded<graph::FormatList<quant::Q8_0>>(file);
+  const auto none = loaded_with<graph::FormatList<quant::Q8_0>>(file);
   REQUIRE(!none);
   CHECK(has(none.error().message, "is not compiled") + has(none.error().message, "none of them") +
             has(none.error().message, "not compiled into this program") >=
@@ -267,7 +269,7 @@ TEST_CASE("static INT8: weights that f16 does not hold run in f32") {
   std::vector<float> scales(80, 600.0f);
   const auto large = with(parsed(bytes), changed("blk.0.ffn_up.scales", io::GgmlType::f32, scales));
   const io::Gguf file = parsed(large);
-  const auto f16 = loaded<Floats>(file);
+  const auto f16 = loaded_with<Floats>(file);
   REQUIRE_MESSAGE(f16, test::why(f16));
   CHECK(f16->weights().at(Slot::ffn_up, 0).ops->format == quant::Format::f32);
   CHECK(f16->weights().at(Slot::ffn_up, 1).ops->format == quant::Format::f16);

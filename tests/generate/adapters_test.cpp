@@ -15,7 +15,6 @@
 #include "nibble/generate/prefix_cache.hpp"
 #include "nibble/generate/session.hpp"
 #include "nibble/graph/weights.hpp"
-#include "nibble/model/gpt2.hpp"
 #include "scheduling.hpp"
 
 using namespace nibble;
@@ -44,8 +43,7 @@ std::vector<Model> models() {
   using quant::Format;
   std::vector<Model> all;
   const auto add_llama = [&](const test::ModelShape& shape) {
-    const test::RandomModel source(shape, 9);
-    all.push_back(must(Model::from_parts(make_graph<Llama>(source.config()), source.store())));
+    all.push_back(test::model_of(shape));
   };
   add_llama(small_shape({Format::f32}));
   add_llama(small_shape({Format::q4_0, Format::q8_0}));
@@ -56,8 +54,7 @@ std::vector<Model> models() {
   test::ModelShape gpt2 = small_shape({Format::q8_0, Format::f16});
   gpt2.architecture = test::Architecture::gpt2;
   gpt2.n_kv_heads = 4;
-  const test::RandomModel source(gpt2, 9);
-  all.push_back(must(Model::from_parts(make_graph<Gpt2>(source.config()), source.store())));
+  all.push_back(test::model_of(gpt2));
   return all;
 }
 

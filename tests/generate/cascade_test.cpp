@@ -21,7 +21,7 @@ using namespace test;
 namespace {
 
 // The shipped model in 2 bits: it is wrong much more often.
-const Model& small_model() {
+const Model& first_model() {
   static const Model model = [] {
     const auto file = must(io::Gguf::open(home_model_path()));
     const auto bytes = must(quantize_model(file, {.format = quant::Format::q2_h}));
@@ -178,7 +178,7 @@ TEST_CASE("calibration: as many answers kept as the accuracy allows") {
 
 TEST_CASE("home commands: 2 bits answer, F16 where these are not sure") {
   const auto samples = read_samples("hard_2000.tsv");
-  Session small = session_of(small_model()), large = session_of(home_model());
+  Session small = session_of(first_model()), large = session_of(home_model());
   std::vector<LabelledAnswer> labelled;
   for (std::size_t i = 0; i < 80; ++i) {
     const std::string prompt = samples[i].utterance + "\n";
@@ -190,7 +190,7 @@ TEST_CASE("home commands: 2 bits answer, F16 where these are not sure") {
   for (const LabelledAnswer& a : labelled) large_right += a.is_second_right;
   const CascadeThreshold c = must(choose_threshold(labelled, large_right / 80.0 - 0.02));
   Cascade cascade = must(Cascade::create(
-      session_of(small_model()), [&](std::string_view prompt) { return answer(large, prompt); },
+      session_of(first_model()), [&](std::string_view prompt) { return answer(large, prompt); },
       {.threshold = c.threshold}));
   // Others than those of the calibration.
   int n_right = 0, n_small = 0, n_large = 0, n_kept = 0;

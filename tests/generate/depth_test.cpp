@@ -55,8 +55,7 @@ Model mixed_model() {
   shape.ffn_dim = 96;
   shape.n_ctx = 512;
   shape.formats = {Format::q4_0, Format::f16, Format::q8_0};
-  const RandomModel source(shape, 3);
-  return must(Model::from_parts(make_graph<Llama>(source.config()), source.store()));
+  return test::model_of(shape, 3);
 }
 
 // The weights of a model in which some layers add nothing to the rows that pass.

@@ -11,12 +11,10 @@
 
 #include "allocation_counter.hpp"
 #include "doctest/doctest.h"
+#include "generate/small_models.hpp"
 #include "home_model.hpp"
-#include "model/random_model.hpp"
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/generate/session.hpp"
-#include "nibble/model/architecture.hpp"
-#include "nibble/model/llama.hpp"
 #include "nibble/ops/embedding.hpp"
 #include "why.hpp"
 
@@ -38,10 +36,7 @@ Model random_model(const std::vector<quant::Format>& formats, Index window = 0) 
   shape.n_ctx = 2048;
   shape.window = window;
   shape.formats = formats;
-  const test::RandomModel source(shape, 9);
-  auto model = Model::from_parts(make_graph<Llama>(source.config()), source.store());
-  REQUIRE_MESSAGE(model, test::why(model));
-  return *std::move(model);
+  return test::model_of(shape);
 }
 
 std::vector<std::int32_t> tokens_of(std::size_t n, std::size_t seed) {

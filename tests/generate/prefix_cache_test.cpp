@@ -13,10 +13,7 @@
 #include "allocation_counter.hpp"
 #include "doctest/doctest.h"
 #include "generate/prefixes.hpp"
-#include "model/random_model.hpp"
-#include "nibble/model/architecture.hpp"
 #include "nibble/model/fingerprint.hpp"
-#include "nibble/model/llama.hpp"
 
 using namespace nibble;
 using namespace test;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// For tests of the cache of prefixes: small models, tokens, logits.
+// For tests of the cache of prefixes: tokens, logits.
 #pragma once
 
 #include <algorithm>
@@ -12,10 +12,8 @@
 #include <vector>
 
 #include "doctest/doctest.h"
-#include "generate/surveyed_model.hpp"
-#include "model/random_model.hpp"
+#include "generate/small_models.hpp"
 #include "nibble/generate/engine.hpp"
-#include "nibble/model/llama.hpp"
 #include "why.hpp"
 
 namespace test {
@@ -31,20 +29,6 @@ T must(nibble::Result<T> result) {
 template <class T>
 std::optional<nibble::Errc> code(const nibble::Result<T>& result) {
   return result ? std::optional<nibble::Errc>() : std::optional<nibble::Errc>(result.error().code);
-}
-
-inline nibble::Model llama_model(nibble::Index window = 0, std::uint32_t seed = 9) {
-  ModelShape shape;
-  shape.vocab_size = 50;
-  shape.dim = 64;
-  shape.n_layers = 3;
-  shape.head_dim = shape.rope_dim = 16;
-  shape.ffn_dim = 96;
-  shape.n_ctx = 4096;
-  shape.window = window;
-  const RandomModel source(shape, seed);
-  return must(nibble::Model::from_parts(nibble::make_graph<nibble::Llama>(source.config()),
-                                        source.store()));
 }
 
 inline Ids some_ids(std::size_t n, std::size_t seed) {

@@ -13,7 +13,6 @@
 #include "allocation_counter.hpp"
 #include "doctest/doctest.h"
 #include "generate/scheduling.hpp"
-#include "generate/surveyed_model.hpp"
 #include "nibble/generate/scheduler.hpp"
 
 using namespace nibble;
@@ -40,8 +39,7 @@ Model windowed_model() {
   shape.ffn_dim = 96;
   shape.n_ctx = 4096;
   shape.window = 70;
-  const test::RandomModel source(shape, 9);
-  return must(Model::from_parts(make_graph<Llama>(source.config()), source.store()));
+  return test::model_of(shape);
 }
 
 GenerateRequest request_of(Ids tokens, Index max_tokens) {

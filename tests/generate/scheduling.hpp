@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// For tests of the scheduler: small models, requests, and what a request gets alone.
+// For tests of the scheduler: requests, and what a request gets alone.
 #pragma once
 
 #include <bit>
@@ -12,31 +12,10 @@
 
 #include "doctest/doctest.h"
 #include "generate/generating.hpp"
-#include "model/random_model.hpp"
+#include "generate/small_models.hpp"
 #include "nibble/generate/scheduler.hpp"
-#include "nibble/model/architecture.hpp"
-#include "nibble/model/llama.hpp"
 
 namespace test {
-
-// A model of 50 tokens, without a tokenizer.
-inline nibble::Model small_model(nibble::Index n_layers = 2, nibble::Index dim = 48,
-                                 nibble::Index n_ctx = 2048) {
-  ModelShape shape;
-  shape.vocab_size = 50;
-  shape.dim = dim;
-  shape.n_layers = n_layers;
-  shape.n_heads = 4;
-  shape.n_kv_heads = 2;
-  shape.head_dim = shape.rope_dim = dim / 4;
-  shape.ffn_dim = 64;
-  shape.n_ctx = n_ctx;
-  shape.formats = {Format::q8_0, Format::f32};
-  if (dim % 32 != 0) shape.formats = {Format::f32};
-  const RandomModel source(shape, 9);
-  return must(nibble::Model::from_parts(nibble::make_graph<nibble::Llama>(source.config()),
-                                        source.store()));
-}
 
 inline Ids some_tokens(std::size_t n, std::size_t seed) {
   Ids tokens(n);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A model of random weights of any architecture, made of what its survey reports; and small
-// configurations of architectures with windows in some layers, and with recurrent state.
+// configurations.
 #pragma once
 
 #include <cmath>
@@ -11,10 +11,8 @@
 #include <vector>
 
 #include "doctest/doctest.h"
-#include "model/outside_architecture.hpp"
 #include "nibble/core/executor.hpp"
 #include "nibble/model/architecture.hpp"
-#include "nibble/model/gemma3.hpp"
 #include "nibble/model/model.hpp"
 #include "nibble/model/weight_store.hpp"
 #include "why.hpp"
@@ -79,27 +77,6 @@ Config small_config(const char* architecture, nibble::Index n_layers) {
   c.n_ctx = 4096;
   c.rope_dim = 16;
   return c;
-}
-
-// As Gemma 3: a window in five of six layers.
-inline nibble::Model gemma_model(nibble::Index window, nibble::Index n_layers = 6) {
-  auto c = small_config<nibble::DecoderConfig>("gemma3", n_layers);
-  c.is_half_split = true;
-  c.has_head_norms = true;
-  c.embedding_scale = 8;
-  for (nibble::Index i = 0; i < n_layers; ++i) c.windows.push_back({i % 6 == 5 ? 0 : window});
-  nibble::set_window_rotation(c, 10000);
-  return surveyed_model<nibble::Gemma3>(c);
-}
-
-// Recurrent state in each second layer.
-inline nibble::Model conv_model() {
-  auto c = small_config<outside::ConvConfig>("convnet", 4);
-  for (nibble::Index i = 0; i < 4; ++i) {
-    c.has_attention.push_back({i % 2 == 1});
-    c.has_conv.push_back({i % 2 == 0});
-  }
-  return surveyed_model<outside::ConvNet>(c);
 }
 
 }  // namespace test

@@ -13,23 +13,19 @@
 
 #include "doctest/doctest.h"
 #include "nibble/core/executor.hpp"
-#include "nibble/model/llama.hpp"
 #include "nibble/model/load.hpp"
 #include "nibble/nibble.hpp"
 #include "nibble/train/adamw.hpp"
 #include "nibble/train/input_ranges.hpp"
 #include "nibble/train/model_file.hpp"
 #include "nibble/train/trainer.hpp"
+#include "train/llama_graph.hpp"
 
 namespace test {
 
 using namespace nibble;
 using namespace nibble::train;
 using quant::Format;
-
-using Architectures = ArchitectureList<Llama>;
-using Formats = graph::FormatList<quant::F32, quant::Q8_0, quant::Q4_0, quant::Q4_1, quant::Q4_K,
-                                  quant::Q3_H, quant::Q2_H, quant::I8Channel>;
 
 inline io::Gguf bundled() {
   const char* const folder = std::getenv("NIBBLE_PROJECT_DIR");
@@ -76,19 +72,18 @@ struct Trained {
 // The weights of `file`, for a format or as f32.
 inline Trained trained_from(const io::Gguf& file, std::optional<Format> format,
                             const Rounding& rounding = {}) {
-  auto graph = training_graph_of(Architectures{}, file);
-  REQUIRE(graph);
+  auto graph = llama_graph(file);
   auto weights = TrainedWeights::create(
-      **graph, [&](const std::string& name, const graph::WeightNeed& need) -> Result<WeightChoice> {
+      *graph, [&](const std::string& name, const graph::WeightNeed& need) -> Result<WeightChoice> {
         WeightChoice choice;
         if (file.find_tensor(name) == nullptr) choice.kind = WeightChoice::Kind::absent;
-        if (format && need.n > 0) choice.deployed = graph::find(Formats::kOps, *format);
+        if (format && need.n > 0) choice.deployed = graph::find(graph::AllFormats::kOps, *format);
         choice.rounding = rounding;
         return choice;
       });
   REQUIRE(weights);
   REQUIRE(read_values(file, *weights));
-  return {*std::move(graph), *std::move(weights)};
+  return {std::move(graph), *std::move(weights)};
 }
 
 inline void take_steps(Trained& model, int n, const Batch& batch, Executor& executor,
@@ -128,7 +123,7 @@ inline std::vector<float> logits_in_training(Trained& model, const Batch& batch,
 
 // Of the model in the file, as programs run it.
 inline std::vector<float> logits_of_file(const io::Gguf& file, const Batch& batch) {
-  auto model = Model::from_gguf<Formats, Architectures>(file);
+  auto model = Model::from_gguf<graph::AllFormats>(file);
   REQUIRE(model);
   auto session = Session::create(*model, {.max_outputs = 40, .kv_type = ops::KvType::f32});
   REQUIRE(session);

@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "doctest/doctest.h"
-#include "nibble/model/llama.hpp"
 #include "nibble/train/initialize.hpp"
 #include "nibble/train/model_file.hpp"
 #include "why.hpp"
+#include "train/llama_graph.hpp"
 
 using namespace nibble;
 using namespace nibble::train;
@@ -33,9 +33,7 @@ struct Adapted {
   std::optional<TrainedWeights> weights;
 
   Adapted(const io::Gguf& file, std::uint64_t seed) {
-    auto made = training_graph_of(ArchitectureList<Llama>{}, file);
-    REQUIRE_MESSAGE(made.has_value(), why(made));
-    graph = *std::move(made);
+    graph = test::llama_graph(file);
     auto chosen = TrainedWeights::create(
         *graph,
         [&](const std::string& name, const graph::WeightNeed& need) -> Result<WeightChoice> {

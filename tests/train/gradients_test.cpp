@@ -20,9 +20,9 @@
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/io/safetensors.hpp"
 #include "nibble/model/gpt2.hpp"
-#include "nibble/model/llama.hpp"
 #include "nibble/train/model_file.hpp"
 #include "test_data.hpp"
+#include "train/llama_graph.hpp"
 
 namespace {
 
@@ -65,11 +65,10 @@ struct Loaded {
 };
 
 Loaded load_trained(const io::Gguf& file) {
-  auto graph = training_graph_of(ArchitectureList<Llama>{}, file);
-  REQUIRE(graph);
-  auto weights = weights_of(**graph, file);
+  auto graph = test::llama_graph(file);
+  auto weights = weights_of(*graph, file);
   REQUIRE(weights);
-  return {*std::move(graph), *std::move(weights)};
+  return {std::move(graph), *std::move(weights)};
 }
 
 double loss_of(Loaded& model, const Batch& batch, const TrainerOptions& options,

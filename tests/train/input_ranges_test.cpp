@@ -134,7 +134,7 @@ TEST_CASE("a file for static INT8 has the codes and the ranges that training ran
     const auto ranges = ranges_of(model, {.is_unsigned = is_unsigned, .n_first = 2}, executor);
     take_steps(model, 4, batch, executor, ranges.get());
     const io::Gguf made = test::exported(file, model);
-    auto loaded = Model::from_gguf<test::Formats, test::Architectures>(made);
+    auto loaded = Model::from_gguf<graph::AllFormats>(made);
     REQUIRE(loaded);
     CHECK(loaded->conversions().empty());
     int n = 0;

@@ -12,7 +12,6 @@
 #include "doctest/doctest.h"
 #include "nibble/compress/tensor_rows.hpp"
 #include "nibble/io/gguf_writer.hpp"
-#include "nibble/model/llama.hpp"
 #include "nibble/nibble.hpp"
 #include "nibble/quant/ggml.hpp"
 #include "nibble/train/data.hpp"
@@ -22,7 +21,6 @@ namespace nibble_test {
 
 using namespace nibble;
 
-using HomeFormats = graph::FormatList<quant::F32, quant::F16, quant::Q4_0>;
 
 inline std::string in_project(const std::string& path) {
   const char* const folder = std::getenv("NIBBLE_PROJECT_DIR");
@@ -74,15 +72,9 @@ inline io::Gguf requantized(const io::Gguf& file, quant::Format format) {
 }
 
 inline Model load_home(const io::Gguf& file) {
-  auto model = Model::from_gguf<HomeFormats, ArchitectureList<Llama>>(file);
+  auto model = Model::from_gguf<graph::AllFormats>(file);
   REQUIRE(model);
   return *std::move(model);
-}
-
-inline Owned<train::TrainingGraph> graph_of(const io::Gguf& file) {
-  auto graph = train::training_graph_of(ArchitectureList<Llama>{}, file);
-  REQUIRE(graph);
-  return *std::move(graph);
 }
 
 // The sequences of the goldens (make_gradient_goldens.py).

@@ -15,12 +15,12 @@
 
 #include "doctest/doctest.h"
 #include "nibble/core/thread_pool.hpp"
-#include "nibble/model/llama.hpp"
 #include "nibble/nibble.hpp"
 #include "nibble/train/adamw.hpp"
 #include "nibble/train/initialize.hpp"
 #include "nibble/train/model_file.hpp"
 #include "nibble/train/trainer.hpp"
+#include "train/llama_graph.hpp"
 #include "train/lora_cases.hpp"
 
 namespace {
@@ -28,7 +28,7 @@ namespace {
 using namespace nibble;
 using namespace nibble::train;
 using nibble_test::in_project, nibble_test::golden_batch, nibble_test::open_home,
-    nibble_test::load_home, nibble_test::HomeFormats, nibble_test::graph_of;
+    nibble_test::load_home, test::llama_graph;
 
 // Element i of the j-th factor.
 void set_golden_factors(TrainedWeights& weights) {
@@ -82,7 +82,7 @@ constexpr LoraOptions kGolden{
 TEST_CASE("a step of factors beside packed weights is PEFT's") {
   const io::Gguf file = open_home();
   const Model model = load_home(file);
-  const auto graph = graph_of(file);
+  const auto graph = llama_graph(file);
   auto weights = adapter_weights(*graph, model.weights(), kGolden);
   REQUIRE(weights);
   set_golden_factors(*weights);
@@ -128,7 +128,7 @@ TEST_CASE("a step of factors beside packed weights is PEFT's") {
 
 TEST_CASE("gradients of factors are differences of the loss, with dropout and recomputed layers") {
   const io::Gguf file = open_home();
-  const auto graph = graph_of(file);
+  const auto graph = llama_graph(file);
   const auto choose = [&](const std::string& name,
                           const graph::WeightNeed& need) -> Result<WeightChoice> {
     WeightChoice choice;
@@ -209,7 +209,7 @@ TEST_CASE("gradients of factors are differences of the loss, with dropout and re
 TEST_CASE("dropout is for steps that learn, of adapters only") {
   const io::Gguf file = open_home();
   const Model model = load_home(file);
-  const auto graph = graph_of(file);
+  const auto graph = llama_graph(file);
   const Index vocab_size = graph->config().vocab_size;
   auto weights = adapter_weights(*graph, model.weights(), kGolden);
   REQUIRE(weights);
@@ -239,7 +239,7 @@ TEST_CASE("a quantized base learns and stays as it is") {
   const io::Gguf f16 = open_home();
   const io::Gguf file = nibble_test::requantized(f16, quant::Format::q4_0);
   const Model model = load_home(file);
-  const auto graph = graph_of(file);
+  const auto graph = llama_graph(file);
   auto weights = adapter_weights(*graph, model.weights(),
                                  {.rank = 8, .alpha = 16, .slot_names = "attn_q, attn_v,ffn_down"});
   REQUIRE(weights);
@@ -301,7 +301,7 @@ TEST_CASE("a quantized base learns and stays as it is") {
 TEST_CASE("slots that do not exist, and options out of range, are errors") {
   const io::Gguf file = open_home();
   const Model model = load_home(file);
-  const auto graph = graph_of(file);
+  const auto graph = llama_graph(file);
   const auto error_of = [&](const LoraOptions& options) {
     auto made = adapter_weights(*graph, model.weights(), options);
     REQUIRE(!made);

@@ -74,14 +74,13 @@ TEST_CASE("columns that matter more are rounded better, in training and in the f
   const TrainedWeights plain = trained_from(file, Format::q2_h, rounding).weights;
   const Index k = plain.find("blk.0.attn_q.weight")->k;
   for (Index i = 0; i < k; ++i) rounding.importance.push_back(i % 4 == 0 ? 100.0f : 1.0f);
-  auto graph = training_graph_of(Architectures{}, file);
-  REQUIRE(graph);
+  auto graph = llama_graph(file);
   auto weights = TrainedWeights::create(
-      **graph, [&](const std::string& name, const graph::WeightNeed& need) -> Result<WeightChoice> {
+      *graph, [&](const std::string& name, const graph::WeightNeed& need) -> Result<WeightChoice> {
         WeightChoice choice;
         if (file.find_tensor(name) == nullptr) choice.kind = WeightChoice::Kind::absent;
         if (name == "blk.0.attn_q.weight") {
-          choice.deployed = graph::find(Formats::kOps, Format::q2_h);
+          choice.deployed = graph::find(graph::AllFormats::kOps, Format::q2_h);
           choice.rounding = rounding;
         }
         (void)need;
@@ -110,10 +109,10 @@ TEST_CASE("columns that matter more are rounded better, in training and in the f
   // Importance of another width is refused.
   rounding.importance.pop_back();
   const auto refused = TrainedWeights::create(
-      **graph, [&](const std::string& name, const graph::WeightNeed& need) -> Result<WeightChoice> {
+      *graph, [&](const std::string& name, const graph::WeightNeed& need) -> Result<WeightChoice> {
         WeightChoice choice;
         if (file.find_tensor(name) == nullptr) choice.kind = WeightChoice::Kind::absent;
-        if (need.n > 0) choice.deployed = graph::find(Formats::kOps, Format::q2_h);
+        if (need.n > 0) choice.deployed = graph::find(graph::AllFormats::kOps, Format::q2_h);
         choice.rounding = rounding;
         return choice;
       });
