@@ -52,7 +52,8 @@ struct Data {
 // What 4-bit codes with an f16 scale and minimum make of a group of elements.
 void round_to_int4(float* x, Index n) {
   const float minimum = to_f32(to_f16(*std::min_element(x, x + n)));
-  const float scale = to_f32(to_f16((*std::max_element(x, x + n) - minimum) / 15));
+  const float range = std::max(*std::max_element(x, x + n) - minimum, 0.0f);
+  const float scale = to_f32(to_f16(range / 15));
   for (Index i = 0; i < n; ++i) {
     const float steps = scale == 0 ? 0 : (x[i] - minimum) / scale;
     x[i] = minimum + scale * std::nearbyint(std::clamp(steps, 0.0f, 15.0f));
@@ -335,7 +336,7 @@ void check_on_every_target(const std::vector<Case>& cases) {
       CAPTURE(c.first_position);
       CAPTURE(c.n_tokens);
       CAPTURE(c.window);
-      CAPTURE(ops::to_string(c.type));
+      CAPTURE(std::string(ops::to_string(c.type)));
       BackwardExecutor executor(1 + static_cast<Index>(i % 3));
       CHECK(n_wrong(run(c, data[i], executor), expected[i]) == 0);
     }

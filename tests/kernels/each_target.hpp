@@ -4,6 +4,8 @@
 // the target that runs is not the forced one. Restores the default choice afterwards.
 #pragma once
 
+#include <string>
+
 #include "doctest/doctest.h"
 #include "nibble/kernels/pass.hpp"
 #include "nibble/kernels/which.hpp"
@@ -14,7 +16,7 @@ template <class Body>
 void for_each_target(Body&& body) {
   int n_run = 0;
   nibble::simd::available_targets().for_each([&](nibble::simd::Target target) {
-    CAPTURE(nibble::simd::to_string(target));
+    CAPTURE(std::string(nibble::simd::to_string(target)));
     REQUIRE(nibble::simd::force_target(target).has_value());
     REQUIRE(nibble::simd::kernel<nibble::kernels::WhichTarget>()() == target);
     body(target);

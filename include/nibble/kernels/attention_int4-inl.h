@@ -215,9 +215,10 @@ NIBBLE_LAZY HWY_INLINE void make_codes(const float* HWY_RESTRICT x, Index n, f16
     min = smaller(min, x[i]);
     max = larger(max, x[i]);
   }
-  // Codes are of what the cache will have, the rounded scale and minimum.
+  // Codes are of what the cache will have, the rounded scale and minimum. If that is rounded to more
+  // than the greatest element, the step would be below 0: sums are only right for others.
   const f16 minimum = to_f16(min);
-  const f16 step = to_f16((max - to_f32(minimum)) / 15);
+  const f16 step = to_f16(larger(max - to_f32(minimum), 0.0f) / 15);
   scale[0] = step;
   scale[kPanelPositions] = minimum;
   const float offset = to_f32(minimum);
