@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <limits>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -153,25 +154,29 @@ TEST_CASE("guesses end where the answer, the context and a cancelled request end
 
 TEST_CASE("guesses follow a grammar, and what it makes certain is computed as without them") {
   const auto trie = must(grammar::TokenTrie::create(home_model().tokenizer()->vocabulary()));
-  const auto rules = must(grammar::from_gbnf(
-      "root ::= \"light.set(room=\" [a-z]+ \", level=\" [0-9]+ \")\""));
-  const auto constraint = must(grammar::Constraint::create(rules, trie));
-  GenerateRequest request{.prompt = test::kPrompt};
-  request.options.max_tokens = 30;
-  request.options.grammar = &constraint;
-  const Answer expected = alone(home_model(), request, {.n_ctx = 128});
-  CHECK(expected.text == test::kAnswer);
-  const Ids prompt = must(home_model().tokenizer()->encode(request.prompt, {.add_eos = false}));
-  for (const double wrong : {0.0, 0.3}) {
-    KnownText source(test::joined({prompt, expected.ids}), wrong);
-    request.options.speculation = {7, &source, true};
-    auto scheduler = make_scheduler(home_model(), {.n_ctx = 128, .max_drafts = 7});
-    std::vector<Completion> completions;
-    std::vector<Answer> answers;
-    for (int i = 0; i < 3; ++i) completions.push_back(must(scheduler.submit(request)));
-    finish_all(scheduler, completions, answers);
-    for (const Answer& answer : answers) CHECK(answer == expected);
-    CHECK(source.n_asked > 0);
+  // Nothing is certain after the room; all is, once it has ended.
+  for (const char* const level : {"[0-9]+ \")\"", "\"10)\""}) {
+    CAPTURE(std::string(level));
+    const auto rules = must(grammar::from_gbnf(
+        std::string("root ::= \"light.set(room=\" [a-z]+ \", level=\" ") + level));
+    const auto constraint = must(grammar::Constraint::create(rules, trie));
+    GenerateRequest request{.prompt = test::kPrompt};
+    request.options.max_tokens = 30;
+    request.options.grammar = &constraint;
+    const Answer expected = alone(home_model(), request, {.n_ctx = 128});
+    CHECK(expected.text == test::kAnswer);
+    const Ids prompt = must(home_model().tokenizer()->encode(request.prompt, {.add_eos = false}));
+    for (const double wrong : {0.0, 0.3}) {
+      KnownText source(test::joined({prompt, expected.ids}), wrong);
+      request.options.speculation = {7, &source, true};
+      auto scheduler = make_scheduler(home_model(), {.n_ctx = 128, .max_drafts = 7});
+      std::vector<Completion> completions;
+      std::vector<Answer> answers;
+      for (int i = 0; i < 3; ++i) completions.push_back(must(scheduler.submit(request)));
+      finish_all(scheduler, completions, answers);
+      for (const Answer& answer : answers) CHECK(answer == expected);
+      CHECK(source.n_asked > 0);
+    }
   }
 }
 

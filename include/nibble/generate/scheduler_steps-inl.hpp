@@ -249,11 +249,11 @@ NIBBLE_INLINE void Scheduler::State::sample(std::span<Lane* const> of_step,
   for (Index i = 0; i < n; ++i) sample_one(i, 0);
 }
 
-// Takes the chosen token; if that was guessed, those after it too, as long as they were.
+// Takes the chosen token; if that was guessed, those after it too, as long as they were. (Nothing is
+// certain after a guess: such guesses are not computed, see Generation::n_allowed.)
 NIBBLE_INLINE void Scheduler::State::choose(Lane& lane, MatrixView<const float> logits) {
   while (choose_one(lane)) {
-    if (lane.request->interrupted() != Finish::none || !find_certain(lane)) return;
-    if (lane.certain != text::kNoToken) return;  // computed as such tokens are, see plan_generation
+    if (lane.request->interrupted() != Finish::none) return;
     lane.sequence.state_->take_ahead();
     n_accepted.fetch_add(1, std::memory_order_relaxed);
     lane.sampled =
