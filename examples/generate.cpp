@@ -8,6 +8,7 @@
 
 #include "adapters.hpp"
 #include "common.hpp"
+#include "nibble/generate/layer_drafts.hpp"
 #include "nibble/generate/model_drafts.hpp"
 #include "nibble/model/weight_conversion.hpp"
 #include "nibble/nibble.hpp"
@@ -36,6 +37,7 @@ struct Options : example::Settings {
   double exit_confidence = 1;
   std::vector<Index> exit_after;
   std::string draft;  // a model
+  Index draft_layers = 0;
 };
 
 void add_options(CLI::App& app, Options& o) {
@@ -81,9 +83,14 @@ void add_options(CLI::App& app, Options& o) {
                      "same. 0: none")
           ->check(CLI::Range(Index{0}, nibble::kMaxDrafts))
           ->capture_default_str();
-  app.add_option("--draft", o.draft, "guess with this small model of the same tokens")
-      ->check(example::is_not_empty)
-      ->needs(speculate);
+  auto* const draft =
+      app.add_option("--draft", o.draft, "guess with this small model of the same tokens")
+          ->check(example::is_not_empty)
+          ->needs(speculate);
+  app.add_option("--draft-layers", o.draft_layers, "guess with the model's own first so many layers")
+      ->check(example::at_least_one())
+      ->needs(speculate)
+      ->excludes(draft);
   app.add_flag(
       "--memory", o.memory,
       "only say how much memory the model takes, which its header tells; no prompt needed");
@@ -239,6 +246,11 @@ nibble::Result<int> run(Options& o) {
   };
   const nibble::Progress prompt_progress(on_prompt);
   o.generate.progress = &prompt_progress;
+  std::optional<nibble::LayerDrafts> layer_drafts;
+  if (o.draft_layers > 0) {
+    NIBBLE_TRY(made, nibble::LayerDrafts::create(session, o.draft_layers));
+    o.generate.speculation.source = &layer_drafts.emplace(std::move(made));
+  }
   std::optional<nibble::ModelDrafts> drafts;
   if (!o.draft.empty()) {
     NIBBLE_TRY(made, make_drafts(o, *model, *pool));

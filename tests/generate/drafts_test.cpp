@@ -14,6 +14,7 @@
 #include "generate/home_model.hpp"
 #include "generate/speculating.hpp"
 #include "nibble/generate/generator.hpp"
+#include "nibble/generate/layer_drafts.hpp"
 #include "nibble/generate/model_drafts.hpp"
 #include "nibble/generate/ngram_drafts.hpp"
 #include "nibble/generate/session.hpp"
@@ -210,6 +211,44 @@ TEST_CASE("a small model's guesses are its own answer; it must have the same tok
   REQUIRE(!other);
   CHECK(other.error().code == Errc::invalid_argument);
   CHECK(other.error().message.find("50 and 512") != std::string::npos);
+}
+
+TEST_CASE("the first layers guess, and the answers are those without guesses") {
+  for (const Index n_layers : {1, 2}) {
+    for (const float temperature : {0.0f, 1.5f}) {
+      CAPTURE(n_layers);
+      GenerateOptions options;
+      options.sampling.temperature = temperature;
+      options.max_tokens = 40;
+      Session plain_session = home_session(), session = home_session();
+      Generator plain = must(Generator::create(plain_session, options));
+      LayerDrafts drafts = must(LayerDrafts::create(session, n_layers));
+      options.speculation = {.max_drafts = 3, .source = &drafts, .always = true};
+      Generator generator = must(Generator::create(session, options));
+      for (const std::string& command : commands()) {
+        const Index kept = std::min<Index>(session.position(), 3);
+        REQUIRE(session.rewind(kept));
+        REQUIRE(plain_session.rewind(kept));
+        REQUIRE(generator.prompt(command));
+        REQUIRE(plain.prompt(command));
+        CHECK(output_of(generator) == output_of(plain));
+        CHECK(logits_of(session) == logits_of(plain_session));
+      }
+      const SpeculationStats stats = generator.speculation_stats();
+      CHECK(stats.n_accepted <= stats.n_drafted);
+      if (n_layers == 2 && temperature == 0) CHECK(stats.n_accepted > stats.n_drafted / 2);
+    }
+  }
+  Session session = home_session();
+  for (const Index n_layers : {-1, 0, 3}) {
+    const auto refused = LayerDrafts::create(session, n_layers);
+    REQUIRE(!refused);
+    CHECK(refused.error().code == Errc::invalid_argument);
+  }
+  Session recurrent = must(Session::create(conv_model(), {.n_ctx = 64}));
+  const auto refused = LayerDrafts::create(recurrent, 1);
+  REQUIRE(!refused);
+  CHECK(refused.error().code == Errc::unsupported);
 }
 
 TEST_CASE("guesses pass the grammar, and what is certain is computed as without them") {

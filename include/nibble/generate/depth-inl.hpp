@@ -136,14 +136,18 @@ NIBBLE_INLINE EarlyExitCounts Engine::early_exit_counts() const noexcept {
   return state_->early_exit ? state_->early_exit->counts() : EarlyExitCounts{};
 }
 
+NIBBLE_INLINE Result<void> Engine::check_draft(Index n_layers) const {
+  const State& s = *state_;
+  NIBBLE_CHECK(s.can_run_fewer("a draft"));
+  if (n_layers >= 1 && n_layers <= static_cast<Index>(s.pool->shapes.size())) return ok();
+  return Error{Errc::invalid_argument, "engine: a draft by " + to_text(n_layers) + " layers of " +
+                                           to_text(s.pool->shapes.size())};
+}
+
 NIBBLE_INLINE Result<MatrixView<const float>> Engine::draft(std::span<const SequenceInput> inputs,
                                                             Index n_layers) {
   State& s = *state_;
-  NIBBLE_CHECK(s.can_run_fewer("a draft"));
-  if (n_layers < 1 || n_layers > static_cast<Index>(s.pool->shapes.size())) {
-    return Error{Errc::invalid_argument, "engine: a draft by " + to_text(n_layers) + " layers of " +
-                                             to_text(s.pool->shapes.size())};
-  }
+  NIBBLE_CHECK(check_draft(n_layers));
   s.draft_layers = n_layers;
   auto logits = run(inputs);
   s.draft_layers = 0;

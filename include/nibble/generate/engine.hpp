@@ -137,6 +137,8 @@ class Engine {
   // invalid_argument (n_layers not from 1 to the number of layers, rows of numbers), unsupported
   // (as set_depth()).
   Result<MatrixView<const float>> draft(std::span<const SequenceInput> inputs, Index n_layers);
+  // Whether it can: the errors of draft() that do not depend on inputs.
+  Result<void> check_draft(Index n_layers) const;
 
   // Runs with other weights from now on: a table of the model's slots, where each weight has the
   // shape of the model's, in any format. An empty table: the model's own. The table and what it

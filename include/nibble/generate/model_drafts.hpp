@@ -9,13 +9,11 @@
 #include <string>
 #include <utility>
 
-#include "nibble/core/libm.hpp"
 #include "nibble/core/result.hpp"
 #include "nibble/generate/draft_source.hpp"
-#include "nibble/generate/logprob.hpp"
+#include "nibble/generate/likely_draft.hpp"
 #include "nibble/generate/session.hpp"
 #include "nibble/model/model.hpp"
-#include "nibble/ops/softmax.hpp"
 #include "nibble/text/tokenizer.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
@@ -44,28 +42,17 @@ class ModelDrafts final : public DraftSource {
     for (Draft& draft : drafts) {
       const auto logits = session_.logits();
       if (!logits) break;
-      const VectorView<const float> row = (*logits)[0];
-      const auto id = static_cast<std::int32_t>(ops::argmax(row));
-      const double probability = libm::exp(detail::logprob_of(id, row));
-      if (!(probability >= kLeast)) break;
-      draft = {id, kind_of(probability)};
+      const auto likely = detail::likely_draft((*logits)[0]);
+      if (!likely) break;
+      draft = *likely;
       ++n;
-      if (!session_.sequence().push(id)) break;  // its context is full
+      if (!session_.sequence().push(draft.token)) break;  // its context is full
     }
     return n;
   }
 
  private:
-  static constexpr double kLeast = 0.3;  // probability of a guess
-
   explicit ModelDrafts(Session session) noexcept : session_(std::move(session)) {}
-
-  static std::uint8_t kind_of(double probability) noexcept {
-    constexpr double kBounds[] = {0.98, 0.9, 0.75, 0.5};
-    int kind = 0;
-    for (const double bound : kBounds) kind += probability < bound;
-    return static_cast<std::uint8_t>(kind);
-  }
 
   static Result<void> compare(const Model& draft, const Model& model) {
     const auto differ = [](const std::string& what) {

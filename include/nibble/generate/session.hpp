@@ -107,6 +107,7 @@ class Session {
 
  private:
   friend class Generator;
+  friend class LayerDrafts;
   struct State;
   explicit Session(Shared<State> state) noexcept;
 
