@@ -36,4 +36,5 @@
 #include "nibble/io/gguf_writer.hpp"
 #include "nibble/kernels/instances.hpp"
 #include "nibble/model/load.hpp"
+#include "nibble/serve/metrics.hpp"
 #endif
