@@ -37,4 +37,6 @@
 #include "nibble/kernels/instances.hpp"
 #include "nibble/model/load.hpp"
 #include "nibble/serve/metrics.hpp"
+#include "nibble/serve/model_pool.hpp"
+#include "nibble/serve/serving_metrics.hpp"
 #endif
