@@ -463,7 +463,10 @@ NIBBLE_INLINE bool ModelPool::drain(Index time_limit_ms) noexcept {
     {
       const WordLock lock(s.mutex);
       bool is_used = false;
-      for (const Shared<Served>& served : s.loaded) is_used = is_used || served->n_users > 0;
+      for (const Shared<Served>& served : s.loaded) {
+        const SchedulerStats stats = served->scheduler->stats();
+        is_used = is_used || served->n_users > 0 || stats.n_running + stats.n_waiting > 0;
+      }
       if (!is_used) return true;
     }
     if (monotonic_nanoseconds() >= end) return false;
