@@ -16,6 +16,7 @@
 #include "nibble/generate/scheduler_requests-inl.hpp"
 #include "nibble/generate/scheduler_state-inl.hpp"
 #include "nibble/generate/scheduler_steps-inl.hpp"
+#include "nibble/generate/warm_up.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
@@ -178,6 +179,8 @@ NIBBLE_INLINE Result<void> Scheduler::set_max_wait_ms(Index max_wait_ms) {
   state_->max_wait_ms.store(max_wait_ms, std::memory_order_relaxed);
   return ok();
 }
+
+NIBBLE_INLINE Result<void> Scheduler::warm_up() { return nibble::warm_up(state_->engine); }
 
 NIBBLE_INLINE void Scheduler::stop() noexcept {
   state_->is_stopped.store(true);
