@@ -16,7 +16,7 @@ function(nibble_example_test test program)
       -P ${CMAKE_CURRENT_SOURCE_DIR}/run_test.cmake -- $<TARGET_FILE:nibble_${program}> ${arg_ARGS})
 endfunction()
 
-foreach(program batch chat compare compress convert federated finetune generate home_commands inspect intents perplexity pipeline quantize search train watch_log)
+foreach(program batch chat compare compress convert federated finetune gate generate home_commands inspect intents perplexity pipeline quantize search train watch_log)
   nibble_example_test(${program}_help ${program} EXIT 0 OUT "Usage: ${program}" ARGS --help)
   nibble_example_test(${program}_usage ${program} EXIT 2 ERR "^${program}: [^\n]*--help.\n$"
     ARGS --nonsense)
@@ -201,6 +201,46 @@ nibble_example_test(watch_log_chat watch_log EXIT 0 ERR "^$"
   ARGS --model ${home_model} --window 2 --ctx 2048)
 nibble_example_test(watch_log_context watch_log EXIT 1 STDIN "06:00 office temperature 31.5\n"
   ERR "^watch_log: [^\n]*see --ctx" ARGS --model ${home_model} --ctx 16)
+
+# A gate: a model passes its own baseline; a file of the same model that is worse does not, and the
+# reports say why.
+set(home_samples ${CMAKE_CURRENT_SOURCE_DIR}/models/hard_2000.tsv)
+set(gate_baseline ${build_folder}/gate.json)
+set(gate_options --samples ${home_samples} --n-samples 60 --text ${home_samples} --ctx 64 --chunks 2)
+set(gate_metrics --only size,ram,quality,perplexity,kl)
+nibble_example_test(gate_baseline gate EXIT 0 ERR "^$"
+  OUT "^ +file_bytes +[0-9]+\n.* answer_ms_p95 +[0-9.]+\n.* exact_match +0\\.[0-9]+\n.* kl_mean +0\n"
+  ARGS ${home_model} ${gate_options} --reference ${home_model} --write-baseline ${gate_baseline})
+nibble_example_test(gate_same gate EXIT 0 ERR "^$"
+  OUT "ok +exact_match +0\\.[0-9]+, must be at least 0\\.[0-9]+ .baseline.*passed: 9 metrics\n"
+  ARGS ${home_model} ${gate_options} ${gate_metrics} --reference ${home_model}
+    --baseline ${gate_baseline} --junit ${build_folder}/gate.xml --json ${build_folder}/gate_report.json)
+nibble_example_test(gate_worse_model quantize EXIT 0 OUT "bytes of weights"
+  ARGS ${home_model} ${build_folder}/gate_worse.gguf --format q2_h)
+nibble_example_test(gate_worse gate EXIT 3 ERR "^$"
+  OUT "ok +file_bytes .*FAILED exact_match .*FAILED bleu .*FAILED perplexity .*FAILED kl_mean .*failed: [5-7] of 8 metrics\n$"
+  ARGS ${build_folder}/gate_worse.gguf ${gate_options} --only size,quality,perplexity,kl
+    --reference ${home_model} --baseline ${gate_baseline} --junit ${build_folder}/gate_worse.xml)
+nibble_example_test(gate_unmeasured gate EXIT 3 OUT "FAILED exact_match +not measured"
+  ARGS ${home_model} --baseline ${gate_baseline} --only size,quality)
+nibble_example_test(gate_no_limit gate EXIT 1 OUT "^$" ERR "^gate: [^\n]*gate_size.json: it limits none of the groups"
+  ARGS ${home_model} --baseline ${build_folder}/gate_size.json --only ram)
+nibble_example_test(gate_size gate EXIT 0 OUT "^ +file_bytes +[0-9]+\n +weight_bytes +[0-9]+\n$"
+  ARGS ${home_model} --only size --write-baseline ${build_folder}/gate_size.json)
+nibble_example_test(gate_bad_baseline gate EXIT 1 OUT "^$" ERR "^gate: [^\n]*LICENSE: [^\n]*JSON at byte"
+  ARGS ${home_model} --baseline ${home_license})
+nibble_example_test(gate_no_baseline gate EXIT 1 ERR "^gate: missing.json: [^\n]*\n$"
+  ARGS ${home_model} --baseline missing.json)
+nibble_example_test(gate_reference_alone gate EXIT 2 ERR "--reference requires --text"
+  ARGS ${home_model} --reference ${home_model})
+nibble_example_test(gate_bad_group gate EXIT 2 ERR "^gate: --only: [^\n]*--help.\n$"
+  ARGS ${home_model} --only speed)
+set_tests_properties(example_gate_baseline PROPERTIES FIXTURES_SETUP gate_baseline)
+set_tests_properties(example_gate_worse_model PROPERTIES FIXTURES_SETUP gate_worse_model)
+set_tests_properties(example_gate_size PROPERTIES FIXTURES_SETUP gate_size)
+set_tests_properties(example_gate_no_limit PROPERTIES FIXTURES_REQUIRED gate_size)
+set_tests_properties(example_gate_same example_gate_unmeasured PROPERTIES FIXTURES_REQUIRED gate_baseline)
+set_tests_properties(example_gate_worse PROPERTIES FIXTURES_REQUIRED "gate_baseline;gate_worse_model")
 
 # Many prompts. Answers come as they finish: the short one first.
 nibble_example_test(batch batch EXIT 0

@@ -36,5 +36,9 @@
 #include "nibble/io/gguf_writer.hpp"
 #include "nibble/kernels/instances.hpp"
 #include "nibble/model/load.hpp"
+#include "nibble/serve/canary.hpp"
+#include "nibble/serve/governor.hpp"
+#include "nibble/serve/linux_sensors.hpp"
 #include "nibble/serve/metrics.hpp"
+#include "nibble/serve/router.hpp"
 #endif

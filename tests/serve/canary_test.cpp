@@ -313,8 +313,11 @@ TEST_CASE("pairs say more than arms: requests differ more than models") {
   // Easy and hard requests; the candidate is 1 % slower, as good.
   std::mt19937 random(8);
   std::uniform_real_distribution<double> uniform(0, 1);
-  CanaryRule rule = {.name = "x", .max_quality_drop = 0.05, .max_slowdown = 0.2,
-                     .latency_cap_ms = 300, .max_answers = 100'000};
+  CanaryRule rule = {.name = "x",
+                     .max_quality_drop = 0.05,
+                     .max_slowdown = 0.2,
+                     .latency_cap_ms = 300,
+                     .max_answers = 100'000};
   Canary live = value_of(Canary::create(rule));
   rule.mode = CanaryMode::shadow;
   Canary shadow = value_of(Canary::create(rule));
