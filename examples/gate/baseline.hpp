@@ -95,7 +95,8 @@ inline nibble::Result<std::vector<Limit>> parse_baseline(std::string_view text) 
   for (std::size_t i = 0; i < metrics->keys().size(); ++i) {
     const std::string name = nibble::printable(metrics->keys()[i]);
     const JsonValue& entry = metrics->elements()[i];
-    Limit limit{.metric = find_metric(name)};
+    Limit limit;
+    limit.metric = find_metric(name);
     if (limit.metric == nullptr) return wrong("there is no metric '" + name + "'");
     for (const Limit& other : limits) {
       if (other.metric == limit.metric) return wrong(name + " is there twice");
@@ -150,7 +151,8 @@ inline std::vector<Check> compare(const std::vector<Limit>& limits,
                                   const std::vector<Measured>& measured) {
   std::vector<Check> checks;
   for (const Limit& limit : limits) {
-    Check check{.limit = limit};
+    Check check;
+    check.limit = limit;
     for (const Measured& one : measured) {
       if (one.metric == limit.metric) check.value = one.value;
     }

@@ -70,12 +70,12 @@ CanaryVerdict roll_out(const CanaryRule& rule, const Arms& arms, std::mt19937& r
   while (canary.verdict().decision == CanaryDecision::none) {
     const CanaryOutcome candidate = answer(arms.candidate_quality, arms.candidate_ms);
     if (rule.mode == CanaryMode::shadow) {
-      value_of(canary.add_pair(answer(arms.baseline_quality, arms.baseline_ms), candidate));
+      REQUIRE(canary.add_pair(answer(arms.baseline_quality, arms.baseline_ms), candidate));
       continue;
     }
-    value_of(canary.add(CanaryArm::candidate, candidate));
+    REQUIRE(canary.add(CanaryArm::candidate, candidate));
     for (int i = 0; i < 4; ++i) {
-      value_of(canary.add(CanaryArm::baseline, answer(arms.baseline_quality, arms.baseline_ms)));
+      REQUIRE(canary.add(CanaryArm::baseline, answer(arms.baseline_quality, arms.baseline_ms)));
     }
   }
   return canary.verdict();
@@ -260,8 +260,8 @@ TEST_CASE("a rollout: arms before and after the decision, failures, the end") {
   // It fails each time: the latency and quality that are said then do not count.
   int n = 0;
   while (canary.verdict().decision == CanaryDecision::none && ++n < 500) {
-    value_of(canary.add(CanaryArm::baseline, {.latency_ms = 100}));
-    value_of(canary.add(CanaryArm::candidate, {.latency_ms = kNan, .has_failed = true}));
+    REQUIRE(canary.add(CanaryArm::baseline, {.latency_ms = 100}));
+    REQUIRE(canary.add(CanaryArm::candidate, {.latency_ms = kNan, .has_failed = true}));
   }
   const CanaryVerdict v = canary.verdict();
   CHECK(v.decision == CanaryDecision::roll_back);
@@ -269,7 +269,7 @@ TEST_CASE("a rollout: arms before and after the decision, failures, the end") {
   CHECK(n < 50);  // bad news need not wait
   CHECK(v.quality_high < -0.02);
   CHECK(canary.arm_of(chosen) == CanaryArm::baseline);
-  value_of(canary.add(CanaryArm::candidate, {.latency_ms = 1}));
+  REQUIRE(canary.add(CanaryArm::candidate, {.latency_ms = 1}));
   CHECK(canary.verdict().n_candidate == v.n_candidate);
 
   // Promoted, after min_answers at the earliest.
@@ -278,11 +278,11 @@ TEST_CASE("a rollout: arms before and after the decision, failures, the end") {
   wide.max_slowdown = 1000;
   Canary easy = value_of(Canary::create(wide));
   for (int i = 0; i < 49; ++i) {
-    value_of(easy.add(CanaryArm::baseline, {.latency_ms = 100}));
-    value_of(easy.add(CanaryArm::candidate, {.latency_ms = 100}));
+    REQUIRE(easy.add(CanaryArm::baseline, {.latency_ms = 100}));
+    REQUIRE(easy.add(CanaryArm::candidate, {.latency_ms = 100}));
   }
   CHECK(easy.verdict().decision == CanaryDecision::none);
-  value_of(easy.add(CanaryArm::candidate, {.latency_ms = 100}));
+  REQUIRE(easy.add(CanaryArm::candidate, {.latency_ms = 100}));
   CHECK(easy.verdict().decision == CanaryDecision::promote);
   CHECK(easy.arm_of(other) == CanaryArm::candidate);
 
@@ -295,7 +295,7 @@ TEST_CASE("a rollout: arms before and after the decision, failures, the end") {
   CHECK(never.arm_of(chosen) == CanaryArm::baseline);
   for (int i = 0; i < 60; ++i) {
     CHECK(never.verdict().decision == CanaryDecision::none);
-    value_of(never.add_pair({.latency_ms = 100}, {.latency_ms = 100}));
+    REQUIRE(never.add_pair({.latency_ms = 100}, {.latency_ms = 100}));
   }
   CHECK(never.verdict().decision == CanaryDecision::roll_back);
   CHECK(std::string(never.verdict().reason) == "not known to be as good in time");
@@ -325,9 +325,9 @@ TEST_CASE("pairs say more than arms: requests differ more than models") {
     const double ms = 200 * uniform(random), quality = uniform(random) < 0.7 ? 1 : 0;
     const CanaryOutcome before{.latency_ms = ms, .quality = quality};
     const CanaryOutcome after{.latency_ms = 1.01 * ms, .quality = quality};
-    value_of(live.add(CanaryArm::baseline, before));
-    value_of(live.add(CanaryArm::candidate, after));
-    value_of(shadow.add_pair(before, after));
+    REQUIRE(live.add(CanaryArm::baseline, before));
+    REQUIRE(live.add(CanaryArm::candidate, after));
+    REQUIRE(shadow.add_pair(before, after));
   }
   const CanaryVerdict one = live.verdict(), two = shadow.verdict();
   CHECK(one.decision == CanaryDecision::promote);

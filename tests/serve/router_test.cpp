@@ -463,7 +463,7 @@ TEST_CASE("router: many threads, every outcome counted once") {
     if (++n_calls % 3 == 0) return Error{Errc::io, "down"};
     return Answer{.text = "there"};
   };
-  Router router = value_of(Router::create(stages, {.cache = {.max_bytes = 1000, .max_age_ms = 50},
+  Router router = value_of(Router::create(stages, {.cache = {.max_bytes = 5000, .max_age_ms = 500},
                                                    .breaker = {.failures = 2, .open_ms = 20}}));
   std::vector<std::thread> threads;
   std::atomic<int> n_bad{0};
@@ -553,7 +553,7 @@ TEST_CASE("router with a session: home commands") {
   const auto session = [] { return value_of(Session::create(test::home_model(), {.n_ctx = 128})); };
   const LocalStage local = local_stage(session());
   std::vector<KnownAnswer> known;
-  for (std::size_t i = 0; i < 60; ++i) {
+  for (std::size_t i = 0; i < 40; ++i) {
     known.push_back({samples[i].utterance + "\n", samples[i].call});
   }
   const RouterOptions whole = {.decide_after = 0};
@@ -571,11 +571,11 @@ TEST_CASE("router with a session: home commands") {
   for (at = 0; at < known.size(); ++at) {
     n_right += value_of(router.answer(known[at].prompt)).answer.text == known[at].answer;
   }
-  CHECK(n_right >= 57);
-  CHECK(n_right / 60.0 == doctest::Approx(found.threshold.accuracy));
+  CHECK(n_right >= 38);
+  CHECK(n_right / 40.0 == doctest::Approx(found.threshold.accuracy));
   CHECK(router.counts().n_local > 20);
   CHECK(router.counts().n_remote > 0);
-  MESSAGE("threshold ", found.threshold.threshold, ": ", router.counts().n_local, " of 60 here");
+  MESSAGE("threshold ", found.threshold.threshold, ": ", router.counts().n_local, " of 40 here");
   // The tokenizer counts: the begin token and the words of the prompt.
   options.max_context = 2;
   Router strict = value_of(Router::create(session(), stages, options));

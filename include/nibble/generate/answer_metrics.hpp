@@ -41,7 +41,7 @@ inline std::vector<std::string_view> words_of(std::string_view text, bool with_s
   return words;
 }
 
-// Of how many places of `a` and `b`, sorted, the same n words begin; each counts once.
+// How many runs of n words `a` and `b` have in common; each place counts once. (In time n log n.)
 template <class Words>
 std::size_t n_common(const Words& a, const Words& b, std::size_t n) {
   const auto starts_of = [n](const Words& words) {
@@ -50,9 +50,9 @@ std::size_t n_common(const Words& a, const Words& b, std::size_t n) {
     return starts;
   };
   const auto order = [n](const Words& x, std::size_t i, const Words& y, std::size_t j) {
-    int order = 0;
-    for (std::size_t k = 0; k < n && order == 0; ++k) order = x[i + k].compare(y[j + k]);
-    return order;
+    int which = 0;
+    for (std::size_t k = 0; k < n && which == 0; ++k) which = x[i + k].compare(y[j + k]);
+    return which;
   };
   auto in_a = starts_of(a), in_b = starts_of(b);
   std::sort(in_a.begin(), in_a.end(),
