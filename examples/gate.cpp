@@ -253,6 +253,7 @@ int main(int argc, char** argv) {
       ->check(example::is_not_empty);
   app.add_option("--only", o.only, "of the metrics, only these groups")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->check(CLI::IsMember({"size", "latency", "ram", "quality", "perplexity", "kl"}));
   app.add_option("--n-samples", o.n_samples, "the most samples to ask; 0: all")
       ->check(example::is_not_negative);

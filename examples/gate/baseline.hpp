@@ -157,8 +157,10 @@ inline std::vector<Check> compare(const std::vector<Limit>& limits,
       if (one.metric == limit.metric) check.value = one.value;
     }
     if (check.value && nibble::is_finite(*check.value)) {
-      check.has_passed = limit.metric->is_higher_better ? *check.value >= limit.bound()
-                                                        : *check.value <= limit.bound();
+      // What is written in decimal digits is not quite the number that was measured.
+      const double rounding = 1e-12 * (limit.value < 0 ? -limit.value : limit.value);
+      check.has_passed = limit.metric->is_higher_better ? *check.value >= limit.bound() - rounding
+                                                        : *check.value <= limit.bound() + rounding;
     }
     checks.push_back(check);
   }

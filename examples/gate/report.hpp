@@ -18,7 +18,7 @@ inline std::string short_text(double value) {
   char text[40];
   const bool is_whole =
       value > -1e15 && value < 1e15 && value == static_cast<double>(static_cast<long long>(value));
-  std::snprintf(text, sizeof text, is_whole ? "%.0f" : "%.5g", value);
+  std::snprintf(text, sizeof text, is_whole ? "%.0f" : "%.6g", value);
   return text;
 }
 
