@@ -1,26 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The governor, with sensors that are simulated, and the reader of those of Linux.
+// The governor, with sensors and devices that are simulated.
 #include "nibble/serve/governor.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
-#include <fstream>
 #include <limits>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "doctest/doctest.h"
-#include "nibble/serve/linux_sensors.hpp"
 #include "serve/values.hpp"
-
-#if defined(__linux__)
-#include <unistd.h>
-#endif
 
 using namespace nibble;
 using namespace nibble::serve;
@@ -29,7 +20,7 @@ using test::value_of;
 
 namespace {
 
-constexpr double kNan = Readings::kUnknown;
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 GovernorOptions five_levels() { return {.levels = power_levels(8, 3, 24)}; }
 
@@ -137,8 +128,8 @@ TEST_CASE("battery: a level at least, until it is charged or plugged in") {
   options.battery_level = 3;
   options.up_ms = 100;
   Governor governor = value_of(Governor::create(options));
-  const auto at = [&](std::int64_t now, double battery, bool is_plugged_in = false) {
-    governor.update(now, {.battery = battery, .is_plugged_in = is_plugged_in});
+  const auto at = [&](std::int64_t now, double battery, bool is_charging = false) {
+    governor.update(now, {.battery = battery, .is_charging = is_charging});
     return governor.level_index();
   };
   CHECK(at(0, 0.2) == 0);
@@ -169,6 +160,8 @@ TEST_CASE("battery: a level at least, until it is charged or plugged in") {
 
 TEST_CASE("load, and sensors that are silent") {
   GovernorOptions options = five_levels();
+  options.high_load = 0.95;
+  options.fine_load = 0.6;
   options.down_ms = 10;
   options.up_ms = 100;
   Governor governor = value_of(Governor::create(options));
@@ -274,65 +267,3 @@ TEST_CASE("governor: options out of range") {
   CHECK(refused([](GovernorOptions& o) { o.down_ms = -1; }));
   CHECK(refused([](GovernorOptions& o) { o.longest_up_ms = o.up_ms - 1; }));
 }
-
-#if defined(__linux__)
-TEST_CASE("sensors of Linux, in a folder") {
-  namespace fs = std::filesystem;
-  const fs::path root = fs::temp_directory_path() / ("nibble-sensors-" + std::to_string(getpid()));
-  fs::remove_all(root);
-  const auto write = [&](const char* path, const char* text) {
-    const fs::path file = root / path;
-    fs::create_directories(file.parent_path());
-    std::ofstream(file) << text;
-  };
-  const auto read = [&](Index n_cpus = 4) { return read_linux_sensors(n_cpus, root.string()); };
-  const auto is_unknown = [](double value) { return std::isnan(value); };
-  CHECK(is_unknown(read().temperature));
-  CHECK(is_unknown(read().battery));
-  CHECK(is_unknown(read().load));
-  CHECK(!read().is_plugged_in);
-
-  // hwmon is for where there is no thermal zone; only processors count.
-  write("sys/class/hwmon/hwmon0/name", "nvme\n");
-  write("sys/class/hwmon/hwmon0/temp1_input", "99000\n");
-  write("sys/class/hwmon/hwmon1/name", "k10temp\n");
-  write("sys/class/hwmon/hwmon1/temp1_input", "61500\n");
-  write("sys/class/hwmon/hwmon1/temp3_input", "62250\n");
-  write("sys/class/hwmon/hwmon1/temp1_max", "95000\n");
-  CHECK(read().temperature == 62.25);
-  write("sys/class/thermal/thermal_zone0/temp", "45000\n");
-  write("sys/class/thermal/thermal_zone1/temp", "51000\n");
-  write("sys/class/thermal/thermal_zone2/temp", "-274000\n");
-  write("sys/class/thermal/thermal_zone3/temp", "255000\n");
-  write("sys/class/thermal/thermal_zone4/temp", "none\n");
-  write("sys/class/thermal/thermal_zone5/temp", "99999999999999999999999\n");
-  write("sys/class/thermal/cooling_device0/temp", "90000\n");
-  CHECK(read().temperature == 51);
-  write("sys/class/thermal/thermal_zone1/temp", "-12500");
-  write("sys/class/thermal/thermal_zone0/temp", "");
-  CHECK(read().temperature == -12.5);
-
-  write("sys/class/power_supply/BAT0/type", "Battery\n");
-  write("sys/class/power_supply/BAT0/capacity", "80\n");
-  write("sys/class/power_supply/BAT1/type", "Battery\n");
-  write("sys/class/power_supply/BAT1/capacity", "30\n");
-  write("sys/class/power_supply/mouse/type", "Battery\n");
-  write("sys/class/power_supply/mouse/scope", "Device\n");
-  write("sys/class/power_supply/mouse/capacity", "5\n");
-  write("sys/class/power_supply/BAT2/type", "Battery\n");
-  write("sys/class/power_supply/BAT2/capacity", "101\n");
-  write("sys/class/power_supply/AC/type", "Mains\n");
-  write("sys/class/power_supply/AC/online", "0\n");
-  CHECK(read().battery == 0.3);
-  CHECK(!read().is_plugged_in);
-  write("sys/class/power_supply/AC/online", "1\n");
-  CHECK(read().is_plugged_in);
-
-  write("proc/loadavg", "3.14 2.00 1.00 1/100 12345\n");
-  CHECK(read().load == doctest::Approx(0.785));
-  CHECK(read(0).load == doctest::Approx(3.14));
-  write("proc/loadavg", "x\n");
-  CHECK(is_unknown(read().load));
-  fs::remove_all(root);
-}
-#endif

@@ -502,7 +502,7 @@ TEST_CASE("calibration: the threshold keeps its promise on other data") {
     return Answer{.text = is_right ? "right" : "wrong", .n_tokens = 12};
   };
   const auto make = [&](std::string_view kind) {
-    std::vector<KnownAnswer> known;
+    std::vector<LabelledPrompt> known;
     for (int i = 0; i < 2000; ++i) {
       const double confidence = uniform(random);
       const std::string prompt = std::string(kind) + std::to_string(i);
@@ -526,10 +526,10 @@ TEST_CASE("calibration: the threshold keeps its promise on other data") {
   stages.remote = [](std::string_view, std::int64_t) -> Result<Answer> {
     return Answer{.text = "right"};
   };
-  const auto run = [&](const std::vector<KnownAnswer>& prompts) {
+  const auto run = [&](const std::vector<LabelledPrompt>& prompts) {
     Router router = value_of(Router::create(stages, options));
     int n_right = 0;
-    for (const KnownAnswer& one : prompts) {
+    for (const LabelledPrompt& one : prompts) {
       n_right += value_of(router.answer(one.prompt)).answer.text == "right";
     }
     return std::pair(n_right / 2000.0, static_cast<double>(router.counts().n_local) / 2000);
@@ -544,7 +544,7 @@ TEST_CASE("calibration: the threshold keeps its promise on other data") {
   CHECK(code_of(calibrate(local, {}, 0.9)) == Errc::invalid_argument);
   CHECK(code_of(calibrate(local, known, 1.1)) == Errc::limit);
   const auto none_right = value_of(
-      calibrate(local, known, 1, {}, [](const Answer&, const KnownAnswer&) { return false; }));
+      calibrate(local, known, 1, {}, [](const Answer&, const LabelledPrompt&) { return false; }));
   CHECK(none_right.threshold.kept == 0);
 }
 
@@ -552,7 +552,7 @@ TEST_CASE("router with a session: home commands") {
   const auto samples = test::read_samples("hard_2000.tsv");
   const auto session = [] { return value_of(Session::create(test::home_model(), {.n_ctx = 128})); };
   const LocalStage local = local_stage(session());
-  std::vector<KnownAnswer> known;
+  std::vector<LabelledPrompt> known;
   for (std::size_t i = 0; i < 40; ++i) {
     known.push_back({samples[i].utterance + "\n", samples[i].call});
   }

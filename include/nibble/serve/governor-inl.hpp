@@ -54,12 +54,12 @@ NIBBLE_INLINE void Governor::go_to(std::size_t level, PowerReason reason,
 }
 
 NIBBLE_INLINE const PowerLevel& Governor::update(std::int64_t now,
-                                                 const Readings& readings) noexcept {
+                                                 const HostReadings& readings) noexcept {
   const GovernorOptions& o = options_;
-  const Readings& r = readings;
-  // (Comparisons with NaN are not relied on: see core/exact_math.hpp.)
-  const bool knows_temperature = !is_nan(r.temperature), knows_load = !is_nan(r.load);
-  const bool knows_battery = r.is_plugged_in || !is_nan(r.battery);
+  const HostReadings& r = readings;
+  const bool knows_temperature = r.temperature && !is_nan(*r.temperature);
+  const bool knows_load = r.load && !is_nan(*r.load);
+  const bool knows_battery = r.is_charging || (r.battery && !is_nan(*r.battery));
   has_temperature_ |= knows_temperature;
   has_load_ |= knows_load;
   has_battery_ |= knows_battery;
@@ -71,13 +71,13 @@ NIBBLE_INLINE const PowerLevel& Governor::update(std::int64_t now,
 
   if (knows_battery) {
     const double limit = is_battery_low_ ? o.fine_battery : o.low_battery;
-    is_battery_low_ = !r.is_plugged_in && r.battery < limit;
+    is_battery_low_ = !r.is_charging && *r.battery < limit;
   }
-  const bool is_hot = knows_temperature && r.temperature >= o.hot;
-  const bool is_critical = knows_temperature && r.temperature >= o.critical;
-  const bool is_busy = knows_load && r.load >= o.high_load;
-  const bool is_cool = knows_temperature ? r.temperature < o.cool : !has_temperature_;
-  const bool is_idle = knows_load ? r.load < o.fine_load : !has_load_;
+  const bool is_hot = knows_temperature && *r.temperature >= o.hot;
+  const bool is_critical = knows_temperature && *r.temperature >= o.critical;
+  const bool is_busy = knows_load && *r.load >= o.high_load;
+  const bool is_cool = knows_temperature ? *r.temperature < o.cool : !has_temperature_;
+  const bool is_idle = knows_load ? *r.load < o.fine_load : !has_load_;
   const bool is_fine = is_cool && is_idle && knows_battery == has_battery_;
   if (!is_fine || !is_fine_) fine_since_ = now;
   is_fine_ = is_fine;

@@ -2,11 +2,11 @@
 //
 // Less work where a device is hot, its battery low or its processor busy: fewer threads, a smaller
 // variant of the model, fewer layers, longer waits for requests to share a step. The host brings
-// sensors (linux_sensors.hpp) and clock, calls update() every second or so, and does what the level
+// sensors (host_readings.hpp) and clock, calls update() every second or so, and does what the level
 // says.
 //
 //   auto governor = serve::Governor::create({.levels = serve::power_levels(4, 2, 24)});
-//   const serve::PowerLevel& level = governor->update(now_ms, serve::read_linux_sensors());
+//   const serve::PowerLevel& level = governor->update(now_ms, host.read());
 //   ... Engine::set_depth({.n_layers = level.n_layers}), threads and variant for the next engine
 //   ...
 //
@@ -17,23 +17,13 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <vector>
 
 #include "nibble/core/result.hpp"
 #include "nibble/core/view.hpp"
+#include "nibble/serve/host_readings.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace serve {
-
-// What sensors say; NaN: nothing.
-struct Readings {
-  static constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
-
-  double temperature = kUnknown;  // of the hottest part, degrees Celsius
-  double battery = kUnknown;      // from 0 to 1
-  bool is_plugged_in = false;     // then the battery does not count
-  double load = kUnknown;         // work that there is, of what the processors can do: 1 is all
-};
 
 // How much work a token may be.
 struct PowerLevel {
@@ -54,12 +44,13 @@ struct GovernorOptions {
   // once; up again only below `cool`.
   double hot = 85, cool = 75, critical = 95;
   // Shares. Below `low_battery` it is at least at the level `battery_level`, until the battery is
-  // above `fine_battery` or plugged in.
+  // above `fine_battery` or something charges it.
   double low_battery = 0.2, fine_battery = 0.3;
   std::size_t battery_level = 1;
-  // From `high_load` on it goes down, since less work per token is more tokens; up again only below
-  // `fine_load`.
-  double high_load = 0.95, fine_load = 0.6;
+  // Per processor. From `high_load` on it goes down, since others wait for the processors, or
+  // requests for less work per token; up again only below `fine_load`. (A model that runs on all
+  // processors, alone, is a load of 1.)
+  double high_load = 1.5, fine_load = 0.8;
   // The least time from one step down to the next, and how long everything must be fine before a
   // step up: this doubles with each step up that is taken back, up to the longest.
   std::int64_t down_ms = 5'000, up_ms = 60'000, longest_up_ms = 3'600'000;
@@ -84,9 +75,9 @@ class Governor {
   static Result<Governor> create(GovernorOptions options);
 
   // `now`: milliseconds of a clock that does not stop; one that is set back starts all waits anew.
-  // The level from now on. A sensor that said something before and says nothing now does not let it
-  // go up.
-  const PowerLevel& update(std::int64_t now, const Readings& readings) noexcept;
+  // The level from now on. Temperature, battery and load count. One that was there before and is
+  // missing (or NaN) now does not let it go up.
+  const PowerLevel& update(std::int64_t now, const HostReadings& readings) noexcept;
 
   const PowerLevel& level() const noexcept { return options_.levels[level_]; }
   std::size_t level_index() const noexcept { return level_; }

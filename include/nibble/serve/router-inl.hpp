@@ -248,14 +248,14 @@ NIBBLE_INLINE Result<RoutedAnswer> Router::route(State& s, std::string_view prom
 }
 
 NIBBLE_INLINE Result<RouterCalibration> calibrate(
-    const LocalStage& local, std::span<const KnownAnswer> known, double accuracy,
+    const LocalStage& local, std::span<const LabelledPrompt> known, double accuracy,
     const RouterOptions& options,
-    const Callback<bool(const Answer& answer, const KnownAnswer& known)>& is_right) {
+    const Callback<bool(const Answer& answer, const LabelledPrompt& known)>& is_right) {
   return catch_out_of_memory([&]() -> Result<RouterCalibration> {
     RouterOptions plain = options;
     plain.calibration = {};
     std::vector<JudgedConfidence> judged;
-    for (const KnownAnswer& one : known) {
+    for (const LabelledPrompt& one : known) {
       detail::RouteDecision decision(plain);
       NIBBLE_TRY(answer, local(one.prompt, [&](Index n_tokens, double confidence) {
                    decision.add(n_tokens, confidence);

@@ -146,7 +146,7 @@ class Router {
 
 // ---- The threshold -----------------------------------------------------------------------------
 
-struct KnownAnswer {
+struct LabelledPrompt {
   std::string prompt, answer;
 };
 
@@ -168,9 +168,9 @@ struct RouterCalibration {
 // fit_calibration() and choose_threshold(): invalid_argument (no prompts), limit (no threshold is
 // as accurate).
 Result<RouterCalibration> calibrate(
-    const LocalStage& local, std::span<const KnownAnswer> known, double accuracy,
+    const LocalStage& local, std::span<const LabelledPrompt> known, double accuracy,
     const RouterOptions& options = {},
-    const Callback<bool(const Answer& answer, const KnownAnswer& known)>& is_right = {});
+    const Callback<bool(const Answer& answer, const LabelledPrompt& known)>& is_right = {});
 
 }}}  // namespace nibble::NIBBLE_ABI::serve
 
