@@ -92,16 +92,16 @@ NIBBLE_INLINE Result<CanaryRule> CanaryRule::parse(std::string_view json) {
       seen |= std::uint64_t{1} << i;
       switch (i) {
         case 0: {
-          NIBBLE_TRY(name, reader.string());
-          rule.name = std::move(name);
+          NIBBLE_TRY(text, reader.string());
+          rule.name = std::move(text);
           return ok();
         }
         case 1: {
-          NIBBLE_TRY(mode, reader.string());
-          if (mode != "live" && mode != "shadow") {
+          NIBBLE_TRY(text, reader.string());
+          if (text != "live" && text != "shadow") {
             return reader.error("mode: it is 'live' or 'shadow'");
           }
-          rule.mode = mode == "live" ? CanaryMode::live : CanaryMode::shadow;
+          rule.mode = text == "live" ? CanaryMode::live : CanaryMode::shadow;
           return ok();
         }
         case 2: return number(rule.share);
