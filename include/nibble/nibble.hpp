@@ -36,4 +36,7 @@
 #include "nibble/io/gguf_writer.hpp"
 #include "nibble/kernels/instances.hpp"
 #include "nibble/model/load.hpp"
+#include "nibble/serve/metrics.hpp"
+#include "nibble/serve/model_pool.hpp"
+#include "nibble/serve/serving_metrics.hpp"
 #endif

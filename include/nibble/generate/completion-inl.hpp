@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -49,6 +50,7 @@ struct Completion::State {
   Model model;  // whose tokenizer both texts need
   std::vector<std::int32_t> prompt;
   Callback<bool(const Token&)> on_token;
+  Callback<void(const Token&)> observer;
   SequenceAdapter adapter;  // until it ends
   int priority = 0;
   Index n_pages = 0;             // of the cache, at most, if it shares none
@@ -71,6 +73,7 @@ struct Completion::State {
 };
 
 NIBBLE_INLINE void Completion::State::deliver(const Token& token) {
+  if (observer) observer(token);
   if (on_token) {
     if (!on_token(token)) is_cancelled.store(true, std::memory_order_relaxed);
   } else {
@@ -137,6 +140,10 @@ NIBBLE_INLINE Finish Completion::finish() const noexcept {
 NIBBLE_INLINE Result<void> Completion::status() const {
   if (finish() == Finish::none || !state_->error) return ok();
   return *state_->error;
+}
+
+NIBBLE_INLINE std::span<const std::int32_t> Completion::prompt() const noexcept {
+  return state_->prompt;
 }
 
 NIBBLE_INLINE Index Completion::n_prompt() const noexcept {

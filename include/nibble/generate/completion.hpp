@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 
 #include "nibble/core/result.hpp"
 #include "nibble/core/shared.hpp"
@@ -40,7 +41,9 @@ class Completion {
   // Once it has ended: the error, if finish() is `failed`. Errors: malformed (the logits are not
   // numbers), those of Engine::run().
   Result<void> status() const;
-  // Tokens of the prompt; and, once it has ended, how many were generated, including the end token.
+  // Tokens of the prompt.
+  std::span<const std::int32_t> prompt() const noexcept;
+  // How many those are; and, once it has ended, how many were generated, including the end token.
   Index n_prompt() const noexcept;
   Index n_tokens() const noexcept;
 

@@ -16,6 +16,7 @@
 #include "nibble/generate/scheduler_requests-inl.hpp"
 #include "nibble/generate/scheduler_state-inl.hpp"
 #include "nibble/generate/scheduler_steps-inl.hpp"
+#include "nibble/generate/warm_up.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
@@ -145,6 +146,8 @@ NIBBLE_INLINE Result<void> Scheduler::restore_prefixes(const std::string& path) 
   NIBBLE_CHECK(state_->check_prefixes());
   return state_->prefixes->restore(path);
 }
+
+NIBBLE_INLINE Result<void> Scheduler::warm_up() { return nibble::warm_up(state_->engine); }
 
 NIBBLE_INLINE void Scheduler::stop() noexcept {
   state_->is_stopped.store(true);

@@ -57,6 +57,10 @@ struct GenerateRequest {
   // The last token is always delivered, see there. It may submit and cancel, but not step; it must
   // not throw.
   Callback<bool(const Token&)> on_token = {};
+  // Called with each token before anybody else gets it, whoever takes them: for what only looks on,
+  // such as metrics. By the thread that steps, or that destroys the scheduler, which cancels what
+  // has not ended; so every request that was taken shows it one last token. It must not throw.
+  Callback<void(const Token&)> observer = {};
   // The answer too goes into the prefix cache, for the next turn of a chat: a prompt that goes on
   // with some of this answer has, bit for bit, what a session would have. (That differs in rounding
   // from reading the answer as a part of a prompt.)
@@ -108,6 +112,10 @@ class Scheduler {
   // adapter of a higher rank than max_factor_rank); unsupported (when_full = roll, an adapter with
   // a prefix); cancelled (after stop()); those of Tokenizer::encode; out_of_memory.
   Result<Completion> submit(GenerateRequest request);
+
+  // As warm_up() of an engine (generate/warm_up.hpp), to be called before the first step. Errors: as
+  // there.
+  Result<void> warm_up();
 
   // Lets requests begin, ends those that are cancelled or out of time, and computes one step of all
   // that run. Whether requests are left. May sleep up to max_wait_ms.

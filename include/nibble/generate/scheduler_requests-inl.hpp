@@ -101,6 +101,7 @@ NIBBLE_INLINE Result<Shared<Completion::State>> Scheduler::State::make_request(
   made->n_pages = n_pages;
   made->keeps_answer = from.keeps_answer;
   made->on_token = std::move(from.on_token);
+  made->observer = std::move(from.observer);
   if (!made->on_token) {
     const Index most = (std::min)(from.options.max_tokens, engine.n_ctx() - n_prompt);
     made->entries.resize(static_cast<std::size_t>(most) + 1);

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The pool of models: variants change while many clients ask; what fails changes nothing.
+#include "nibble/serve/model_pool.hpp"
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "allocation_counter.hpp"
+#include "doctest/doctest.h"
+#include "serve/serving.hpp"
+
+using namespace nibble;
+using serve::ModelPool;
+using serve::SwitchStage;
+using serve::Variant;
+using test::Answer;
+using test::home_files;
+using test::home_variant;
+using test::make_pool;
+using test::must;
+using test::serve_now;
+
+namespace {
+
+const std::vector<std::string>& prompts() {
+  static const std::vector<std::string> all = {
+      "wednesday at 5:00 am wake me up thanks\n",
+      "could you please dim the office light to 10 percent\n",
+      "please tell me when 24 hours are over if you can\n",
+      "turn off the lights in the kitchen\n",
+      "play some jazz in the living room\n",
+      "hello\n"};
+  return all;
+}
+
+GenerateRequest ask(std::size_t prompt, Index max_tokens = 24) {
+  return {.prompt = prompts()[prompt], .options = {.max_tokens = max_tokens}};
+}
+
+// What each variant answers alone: [variant][prompt].
+using Expected = std::map<std::string, std::vector<Answer>>;
+const Expected& expected() {
+  static const Expected all = [] {
+    Expected made;
+    for (const auto& [name, bytes] :
+         {std::pair{"f16", &home_files().f16}, std::pair{"int8", &home_files().int8},
+          std::pair{"int4", &home_files().int4}}) {
+      const Model model = must(test::load_bytes(*bytes));
+      for (std::size_t i = 0; i < prompts().size(); ++i) {
+        made[name].push_back(
+            test::alone(model, ask(i), test::session_options(test::pool_scheduler())));
+      }
+    }
+    return made;
+  }();
+  return all;
+}
+
+Variant variant_of(const std::string& name) {
+  return home_variant(name, name == "f16"    ? home_files().f16
+                            : name == "int8" ? home_files().int8
+                                             : home_files().int4);
+}
+
+// A door that threads wait for.
+class Gate {
+ public:
+  void open() { is_open_ = true; }
+  void wait() const {
+    while (!is_open_) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+
+ private:
+  std::atomic<bool> is_open_{false};
+};
+
+// As that of most tests: a switch fails with this code and message.
+void check_fails(const serve::Switch& change, Errc code, const std::string& part) {
+  const auto result = change.wait();
+  REQUIRE(!result);
+  CHECK(change.stage() == SwitchStage::failed);
+  CHECK(result.error().code == code);
+  CHECK_MESSAGE(result.error().message.find(part) != std::string::npos, result.error().message);
+}
+
+}  // namespace
+
+TEST_CASE("variants change every 50 ms while clients ask: each answer is its variant's own") {
+  constexpr std::size_t kClients = 8;
+  constexpr int kSwitches = 16;
+  REQUIRE(expected().at("f16") != expected().at("int4"));  // or it would show nothing
+  serve::Registry registry;
+  const auto metrics = must(serve::ServingMetrics::create(registry));
+  const auto bytes_before = allocated_bytes();
+  std::atomic<int> n_taken{0}, n_ended{0}, n_wrong{0}, n_seen_ends{0};
+  std::atomic<std::uint64_t> n_tokens{0};
+  std::map<std::string, std::atomic<int>> by_variant;
+  for (const auto& [name, answers] : expected()) by_variant[name] = 0;
+  {
+    auto pool = make_pool({.metrics = &metrics});
+    serve_now(pool, variant_of("f16"));
+    std::atomic<bool> is_over{false};
+    std::vector<std::thread> clients;
+    for (std::size_t client = 0; client < kClients; ++client) {
+      clients.emplace_back([&, client] {
+        std::mt19937 random(static_cast<std::uint32_t>(client));
+        while (!is_over) {
+          auto lease = pool.lease();
+          if (!lease) {
+            ++n_wrong;
+            continue;
+          }
+          const std::string variant = lease->variant();
+          const std::size_t prompt = random() % prompts().size();
+          auto request = ask(prompt);
+          request.observer = [&](const Token& token) {
+            if (token.finish != Finish::none) ++n_seen_ends;
+          };
+          auto completion = lease->submit(std::move(request));
+          { const auto given_back = *std::move(lease); }
+          if (!completion) {
+            ++n_wrong;
+            continue;
+          }
+          ++n_taken;
+          ++by_variant[variant];
+          if (random() % 16 == 0) {  // goes away
+            ++n_ended;
+            continue;
+          }
+          Answer answer;
+          int n_last = 0;
+          while (const auto token = completion->wait()) {
+            if (token->finish != Finish::none) ++n_last;
+            answer.add(*token);
+          }
+          if (n_last != 1 || !(answer == expected().at(variant)[prompt])) ++n_wrong;
+          n_tokens += answer.ids.size();
+          ++n_ended;
+        }
+      });
+    }
+    const char* const names[] = {"int8", "int4", "f16"};
+    long long most_bytes = 0;
+    Index most_loaded = 0;
+    for (int i = 0; i < kSwitches; ++i) {
+      serve_now(pool, variant_of(names[i % 3]));
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      most_bytes = (std::max)(most_bytes, allocated_bytes() - bytes_before);
+      pool.collect();
+      most_loaded = (std::max)(most_loaded, must(pool.status()).n_loaded);
+    }
+    is_over = true;
+    for (std::thread& thread : clients) thread.join();
+    pool.stop();
+    CHECK(pool.drain(10'000));
+    CHECK(most_loaded <= 2);
+    CHECK(must(pool.status()).number == kSwitches + 1);
+    MESSAGE(n_taken.load(), " requests, ", n_tokens.load(), " tokens, at most ", most_bytes,
+            " bytes");
+  }
+  CHECK(n_wrong == 0);
+  CHECK(n_ended == n_taken);
+  CHECK(n_seen_ends == n_taken);  // none lost, none ended twice
+  for (const auto& [name, n] : by_variant) CHECK_MESSAGE(n > 0, name);
+  CHECK(allocated_bytes() - bytes_before < 4096);
+  const auto n_finished = metrics.finished_stop->count() + metrics.finished_length->count() +
+                          metrics.finished_abort->count();
+  CHECK(n_finished == static_cast<std::uint64_t>(n_taken));
+  CHECK(metrics.e2e_request_latency->count() == n_finished);
+  CHECK(metrics.finished_error->count() == 0);
+  CHECK(metrics.generation_tokens->count() >= n_tokens);
+  CHECK(metrics.switches->count() == kSwitches + 1);
+  CHECK(metrics.models_loaded->value() <= 2);
+}
+
+TEST_CASE("a switch that fails leaves what serves, and says why") {
+  serve::Registry registry;
+  const auto metrics = must(serve::ServingMetrics::create(registry));
+  auto pool = make_pool({.metrics = &metrics});
+  check_fails(must(pool.switch_to({.name = "x", .load = [] { return load("no/such.gguf"); }})),
+              Errc::io, "variant 'x': no/such.gguf");
+  CHECK(!pool.is_ready());
+  const auto none = pool.submit(ask(0));
+  REQUIRE(!none);
+  CHECK(none.error().code == Errc::not_found);
+
+  serve_now(pool, variant_of("int8"));
+  CHECK(pool.is_ready());
+  auto bytes = home_files().int4;
+  bytes.resize(bytes.size() / 2);
+  check_fails(must(pool.switch_to(home_variant("half", bytes))), Errc::malformed,
+              "variant 'half': home: ");
+
+  auto refused = variant_of("f16");
+  refused.verify = [](const Model&) -> Result<void> {
+    return Error{Errc::limit, "it is too large"};
+  };
+  check_fails(must(pool.switch_to(refused)), Errc::limit, "variant 'f16': it is too large");
+
+  auto wrong = variant_of("f16");
+  wrong.known_answers = {{ask(1), expected().at("f16")[1].text}, {ask(0), "no answer"}};
+  check_fails(must(pool.switch_to(wrong)), Errc::malformed,
+              "it answered '" + expected().at("f16")[0].text + "' to 'wednesday");
+
+  auto too_much = variant_of("f16");
+  too_much.scheduler.max_step_tokens = 1;
+  check_fails(must(pool.switch_to(too_much)), Errc::invalid_argument, "max_step_tokens 1");
+
+  auto adapter = variant_of("f16");
+  adapter.adapters = {{.name = "a", .load = [](const Model&) -> Result<AdapterSet> {
+                         return Error{Errc::not_found, "no adapter here"};
+                       }}};
+  check_fails(must(pool.switch_to(adapter)), Errc::not_found,
+              "variant 'f16': adapter 'a': no adapter here");
+
+  const auto status = must(pool.status());
+  CHECK(status.variant == "int8");
+  CHECK(status.number == 1);
+  CHECK(status.n_loaded == 1);
+  CHECK(status.last_error == "variant 'f16': adapter 'a': no adapter here");
+  CHECK(metrics.failed_switches->count() == 6);
+  auto completion = must(pool.submit(ask(2)));
+  CHECK(test::read_all(completion) == expected().at("int8")[2]);
+
+  wrong.known_answers.pop_back();  // the right one is left
+  serve_now(pool, wrong);
+  CHECK(must(pool.lease()).variant() == "f16");
+}
+
+TEST_CASE("what is no variant is refused") {
+  auto pool = make_pool();
+  const auto is_refused = [&](Variant variant, const char* part) {
+    const auto change = pool.switch_to(std::move(variant));
+    REQUIRE(!change);
+    CHECK(change.error().code == Errc::invalid_argument);
+    CHECK_MESSAGE(test::why(change).find(part) != std::string::npos, test::why(change));
+  };
+  const auto no_adapter = [](const Model&) -> Result<AdapterSet> { return AdapterSet(); };
+  is_refused({.load = [] { return load(""); }}, "it has no name");
+  is_refused({.name = "a\n"}, "variant 'a?': it has no function that loads it");
+  auto variant = variant_of("f16");
+  variant.adapters = {{.name = "a"}};
+  is_refused(variant, "an adapter without");
+  variant.adapters = {{.name = "a", .load = no_adapter}, {.name = "a", .load = no_adapter}};
+  is_refused(variant, "two adapters have the name 'a'");
+}
+
+TEST_CASE("of the switches that wait the last wins") {
+  Gate gate;
+  auto pool = make_pool();
+  auto first = variant_of("f16");
+  first.load = [&] {
+    gate.wait();
+    return test::load_bytes(home_files().f16);
+  };
+  const auto a = must(pool.switch_to(first));
+  while (a.stage() == SwitchStage::waiting) std::this_thread::yield();
+  CHECK(a.stage() == SwitchStage::loading);
+  CHECK(!pool.is_ready());
+  const auto b = must(pool.switch_to(variant_of("int8")));
+  const auto c = must(pool.switch_to(variant_of("int4")));
+  check_fails(b, Errc::cancelled, "variant 'int8': a later switch took its place");
+  CHECK(must(pool.status()).is_switching);
+  gate.open();
+  CHECK(a.wait());
+  CHECK(c.wait());
+  CHECK(must(pool.lease()).variant() == "int4");
+  CHECK(must(pool.lease()).number() == 2);
+}
+
+TEST_CASE("a pool that ends cancels what waits and what runs") {
+  std::vector<serve::Switch> changes;
+  std::vector<Completion> completions;
+  Gate gate;
+  {
+    auto pool = make_pool();
+    serve_now(pool, variant_of("f16"));
+    auto request = ask(0, 100);
+    request.options.sampling.temperature = 5;
+    for (int i = 0; i < 20; ++i) completions.push_back(must(pool.submit(request)));
+    auto slow = variant_of("int8");
+    slow.load = [&] {
+      gate.wait();
+      return test::load_bytes(home_files().int8);
+    };
+    changes.push_back(must(pool.switch_to(slow)));
+    while (changes[0].stage() == SwitchStage::waiting) std::this_thread::yield();
+    changes.push_back(must(pool.switch_to(variant_of("int4"))));
+    gate.open();
+  }
+  CHECK(changes[0].stage() >= SwitchStage::done);
+  check_fails(changes[1], Errc::cancelled, "the pool has ended");
+  for (Completion& completion : completions) {
+    CHECK(test::read_all(completion).finish != Finish::none);
+  }
+}
+
+TEST_CASE("a lease keeps its variant; after stop() only what was taken ends") {
+  auto pool = make_pool();
+  serve_now(pool, variant_of("f16"));
+  auto lease = must(pool.lease());
+  serve_now(pool, variant_of("int4"));
+  CHECK(must(pool.status()).n_loaded == 2);
+  CHECK(lease.variant() == "f16");
+  CHECK(lease.number() == 1);
+  CHECK(lease.n_ctx() == 128);
+  CHECK(lease.model().tokenizer() != nullptr);
+  auto old = must(lease.submit(ask(3)));
+  auto fresh = must(pool.submit(ask(3)));
+  CHECK(test::read_all(old) == expected().at("f16")[3]);
+  CHECK(test::read_all(fresh) == expected().at("int4")[3]);
+  CHECK(must(pool.status()).n_loaded == 2);
+  lease = must(pool.lease());  // the old one is given back
+  while (must(pool.status()).n_loaded == 2) std::this_thread::yield();
+
+  pool.stop();
+  CHECK(!pool.is_ready());
+  CHECK(!pool.drain(20));  // the lease
+  auto last = must(lease.submit(ask(4)));
+  { const auto given_back = std::move(lease); }
+  CHECK(pool.drain(10'000));
+  CHECK(last.finish() != Finish::none);
+  CHECK(test::read_all(last) == expected().at("int4")[4]);
+  const auto refused = pool.submit(ask(0));
+  REQUIRE(!refused);
+  CHECK(refused.error().code == Errc::cancelled);
+  CHECK(!pool.switch_to(variant_of("f16")));
+}
