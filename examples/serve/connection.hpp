@@ -34,9 +34,10 @@ struct HttpLimits {
 
 class Connection final : public httplib::Stream {
  public:
-  // Takes the socket over, and closes it in the end.
-  Connection(socket_t socket, const HttpLimits& limits, const TlsContext* tls)
-      : socket_(socket), limits_(limits), tls_(tls, socket) {
+  // Takes the socket over, and closes it in the end. `is_stopped` ends all that it waits for.
+  Connection(socket_t socket, const HttpLimits& limits, const TlsContext* tls,
+             const std::atomic<bool>& is_stopped)
+      : socket_(socket), limits_(limits), is_stopped_(is_stopped), tls_(tls, socket) {
     int one = 1;
     ::setsockopt(socket_, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     ::fcntl(socket_, F_SETFL, ::fcntl(socket_, F_GETFL, 0) | O_NONBLOCK);
@@ -55,15 +56,15 @@ class Connection final : public httplib::Stream {
     return connection;
   }
 
-  // Waits for a request; false if none comes, or the server ends meanwhile.
+  // Waits for a request; false if none comes, or `is_ending` says that none is to come.
   bool wait_for_request(const std::atomic<bool>& is_ending) {
     constexpr int kSliceMs = 200;
     if (!tls_.handshake(limits_.header_ms)) return false;
-    for (int waited = 0; n_ == at_ && !is_ending; waited += kSliceMs) {
+    for (int waited = 0; n_ == at_ && !is_ending && !is_stopped_; waited += kSliceMs) {
       if (waited >= limits_.idle_ms) return false;
       if (tls_.has_buffered() || wait(POLLIN, kSliceMs)) break;
     }
-    return !is_ending;
+    return !is_ending && !is_stopped_;
   }
   void begin_request() {
     in_headers_ = true;
@@ -84,9 +85,9 @@ class Connection final : public httplib::Stream {
   bool is_too_large() const { return is_too_large_; }
   bool is_too_slow() const { return is_too_slow_; }
 
-  // Whether the client is still there. Reads nothing.
+  // Whether the client is still there, and the server goes on. Reads nothing.
   bool is_alive() const {
-    if (cannot_write_) return false;
+    if (cannot_write_ || is_stopped_) return false;
     pollfd waited{socket_, POLLIN | kClosed, 0};
     if (::poll(&waited, 1, 0) <= 0) return true;
     if ((waited.revents & (POLLERR | POLLHUP | POLLNVAL | kClosed)) != 0) return false;
@@ -228,6 +229,7 @@ class Connection final : public httplib::Stream {
 
   socket_t socket_;
   const HttpLimits& limits_;
+  const std::atomic<bool>& is_stopped_;
   TlsStream tls_;
   char buffer_[8192];
   std::size_t at_ = 0, n_ = 0;  // of buffer_: what was read and not yet delivered

@@ -127,16 +127,25 @@ class HttpServer final : public httplib::Server {
     return bound;
   }
 
-  // Connections end after the request that they answer; those that wait for one end now. (stop()
-  // of httplib breaks off what is being answered, too.)
+  // Connections end after the request that they answer; those that wait for another end now. New
+  // ones are told so (see Routes). What is being answered goes on.
   void drain() { is_draining_ = true; }
   bool is_draining() const { return is_draining_; }
+  // Connections that have begun to send a request and are not answered yet.
+  std::size_t n_active() const { return n_active_; }
+  // Ends all connections, and listen_after_bind().
+  void end() {
+    is_stopped_ = true;
+    stop();
+  }
 
  private:
   bool process_and_close_socket(socket_t socket) override {
-    Connection connection(socket, limits_, tls_.get());
+    Connection connection(socket, limits_, tls_.get(), is_stopped_);
     if (ConnectionThreads::is_refusing()) return refuse(connection);
-    for (std::size_t i = 1; connection.wait_for_request(is_draining_); ++i) {
+    const std::atomic<bool>* is_ending = &is_stopped_;
+    for (std::size_t i = 1; connection.wait_for_request(*is_ending); ++i) {
+      const Active active(n_active_);
       connection.begin_request();
       bool is_closed = false;
       const bool is_last = i == limits_.max_requests;
@@ -144,9 +153,18 @@ class HttpServer final : public httplib::Server {
           !connection.may_go_on()) {
         break;
       }
+      is_ending = &is_draining_;
     }
     return true;
   }
+
+  struct Active {
+    explicit Active(std::atomic<std::size_t>& n) : n_active(n) { ++n_active; }
+    Active(const Active&) = delete;
+    Active& operator=(const Active&) = delete;
+    ~Active() { --n_active; }
+    std::atomic<std::size_t>& n_active;
+  };
 
   bool refuse(Connection& connection) {
     if (has_tls()) return false;  // it would have to wait for the client
@@ -186,7 +204,8 @@ class HttpServer final : public httplib::Server {
 
   HttpLimits limits_;
   std::unique_ptr<TlsContext> tls_;
-  std::atomic<bool> is_draining_{false};
+  std::atomic<bool> is_draining_{false}, is_stopped_{false};
+  std::atomic<std::size_t> n_active_{0};
 };
 
 }  // namespace example::server
