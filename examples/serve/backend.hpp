@@ -83,6 +83,7 @@ class Backend {
 
   // Waits for the first model. Errors: those of loading it.
   nibble::Result<void> wait() const { return first_->wait(); }
+  bool has_failed() const { return first_->stage() == nibble::serve::SwitchStage::failed; }
 
   // The model that serves. Errors: those of ModelPool::lease().
   nibble::Result<Use> use() {
