@@ -95,6 +95,11 @@ void add_http_options(CLI::App& app, Options& o) {
   app.add_option("--max-body", o.max_body_kib, "KiB that a request may have")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
+  app.add_option("--arrival", o.limits.header_ms,
+                 "milliseconds for the headers of a request to arrive, and three times as many for "
+                 "its body")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
   app.add_option("--max-connections", o.limits.max_connections,
                  "connections at a time; each has a thread")
       ->check(CLI::Range(1, 900))
@@ -127,6 +132,7 @@ void finish_options(Options& o) {
   scheduler.max_step_tokens = std::max(scheduler.max_step_tokens, scheduler.max_batch);
   scheduler.prefix_cache_bytes = o.prefix_cache_mib << 20;
   o.limits.max_body_bytes = o.max_body_kib << 10;
+  o.limits.body_ms = 3 * o.limits.header_ms;
   o.routes.time_limit_ms = o.time_limit_s * 1000;
 }
 

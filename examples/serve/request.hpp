@@ -39,6 +39,7 @@ struct GenerationRequest {
   Api api = Api::chat;
   std::string model = {};
   std::vector<nibble::chat::ChatMessage> messages = {};  // chat and responses
+  std::string instructions = {};  // of responses; the first of the messages, too
   std::vector<Prompt> prompts = {};                      // completions
   nibble::SamplingOptions sampling = {};
   std::optional<std::uint64_t> seed = {};

@@ -82,6 +82,9 @@ inline Result<GenerationRequest> RequestReader::generation(Api api) {
     return json_.skip();
   }));
   NIBBLE_CHECK(check_whole(out));
+  if (!out.instructions.empty()) {
+    out.messages.insert(out.messages.begin(), {"system", out.instructions});
+  }
   return out;
 }
 
@@ -229,16 +232,14 @@ inline Result<bool> RequestReader::responses_member(GenerationRequest& out,
                                                     const std::string& key) {
   if (key == "input") {
     if (json_.peek() != '"') {
-      std::vector<nibble::chat::ChatMessage> read;
-      NIBBLE_CHECK(messages(read));
-      for (auto& one : read) out.messages.push_back(std::move(one));
+      NIBBLE_CHECK(messages(out.messages));
     } else {
       NIBBLE_TRY(value, json_.string());
-      out.messages.push_back({"user", std::move(value)});
+      out.messages.assign(1, {"user", std::move(value)});
     }
   } else if (key == "instructions") {
     NIBBLE_TRY(value, json_.string());
-    out.messages.insert(out.messages.begin(), {"system", std::move(value)});
+    out.instructions = std::move(value);
   } else if (key == "text") {
     NIBBLE_CHECK(object([&](const std::string& inner) -> Result<void> {
       return inner == "format" ? response_format(out) : json_.skip();
