@@ -36,6 +36,8 @@
 #include "nibble/io/gguf_writer.hpp"
 #include "nibble/kernels/instances.hpp"
 #include "nibble/model/load.hpp"
+#include "nibble/serve/drift.hpp"
+#include "nibble/serve/host_readings.hpp"
 #include "nibble/serve/metrics.hpp"
 #include "nibble/serve/model_pool.hpp"
 #include "nibble/serve/serving_metrics.hpp"

@@ -153,7 +153,9 @@ TEST_CASE("variants change every 50 ms while clients ask: each answer is its var
     Index most_loaded = 0;
     for (int i = 0; i < kSwitches; ++i) {
       serve_now(pool, variant_of(names[i % 3]));
-      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      do {
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      } while (by_variant[names[i % 3]] == 0);
       most_bytes = (std::max)(most_bytes, allocated_bytes() - bytes_before);
       pool.collect();
       most_loaded = (std::max)(most_loaded, must(pool.status()).n_loaded);

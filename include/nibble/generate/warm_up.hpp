@@ -18,11 +18,14 @@ namespace nibble { inline namespace NIBBLE_ABI {
 // the pages of working memory there, threads awake, code in the caches. Call it before a service
 // says that it is ready. Logits of earlier steps are gone; sequences stay as they are. Pages of the
 // cache are there only as far as this prompt reaches.
-// Errors: those of Engine::run (the cache must have room for the tokens); out_of_memory.
+// The prompt is shorter where the cache has no room for it.
+// Errors: those of Engine::run (the cache must have room for one token); out_of_memory.
 inline Result<void> warm_up(Engine& engine) {
   return catch_out_of_memory([&]() -> Result<void> {
     NIBBLE_TRY(sequence, engine.new_sequence());
-    const Index n = (std::min)(engine.max_step_tokens(), sequence.capacity());
+    const Index capacity = sequence.capacity();
+    Index n = (std::min)(engine.max_step_tokens(), capacity);
+    while (n > 1 && engine.pages_for((std::min)(n + 1, capacity)) > engine.n_free_pages()) n /= 2;
     const std::vector<Scalar<std::int32_t>> tokens(static_cast<std::size_t>(n));
     const std::span<const std::int32_t> all(values(tokens), tokens.size());
     SequenceInput input{.sequence = &sequence, .tokens = all};

@@ -102,12 +102,24 @@ struct ModelPool::Served {
 struct ModelPool::Observer {
   Served* served = nullptr;
   std::optional<RequestRecorder> recorder = {};
+  DriftMonitor* drift = nullptr;
   Callback<void(const Token&)> other = {};  // the request's own
+
+  double logprobs = 0;
+  Index n_tokens = 0;
 
   void operator()(const Token& token) {
     if (recorder) (*recorder)(token);
+    if (token.id >= 0) {
+      logprobs += double{token.logprob};
+      ++n_tokens;
+    }
     if (other) other(token);
-    if (token.finish != Finish::none) served->remove_user();
+    if (token.finish == Finish::none) return;
+    if (drift != nullptr && n_tokens > 0) {
+      drift->record_answer(logprobs / static_cast<double>(n_tokens));
+    }
+    served->remove_user();  // the last: the pool may be waiting for it
   }
 };
 
@@ -347,16 +359,19 @@ NIBBLE_INLINE Result<Switch> ModelPool::switch_to(Variant variant) {
 }
 
 NIBBLE_INLINE Result<ModelPool::Lease> ModelPool::lease() {
-  State& s = *state_;
-  const auto refused = [&](Errc code, const char* why) {
+  return catch_out_of_memory([&]() -> Result<Lease> {
+    State& s = *state_;
+    {
+      const WordLock lock(s.mutex);
+      if (s.current && !s.is_stopped) {
+        s.current->add_user();
+        return Lease(s.current);
+      }
+    }
+    const Errc code = s.is_stopped ? Errc::cancelled : Errc::not_found;
     if (s.options.metrics != nullptr) s.options.metrics->error(code)->add();
-    return Error{code, why};
-  };
-  const WordLock lock(s.mutex);
-  if (s.is_stopped) return refused(Errc::cancelled, "pool: it is stopped");
-  if (!s.current) return refused(Errc::not_found, "pool: no model is loaded yet");
-  s.current->add_user();
-  return Lease(s.current);
+    return Error{code, s.is_stopped ? "pool: it is stopped" : "pool: no model is loaded yet"};
+  });
 }
 
 NIBBLE_INLINE Result<Completion> ModelPool::submit(GenerateRequest request,
@@ -491,7 +506,8 @@ NIBBLE_INLINE Result<Completion> ModelPool::Lease::submit(GenerateRequest reques
       }
       request.adapter = found->adapter;
     }
-    Observer observer{.served = &served, .other = std::move(request.observer)};
+    Observer observer{
+        .served = &served, .drift = served.options->drift, .other = std::move(request.observer)};
     if (metrics != nullptr) observer.recorder.emplace(*metrics, served.options->now);
     request.observer = Callback<void(const Token&)>(std::move(observer));
     served.add_user();  // until the request's last token
@@ -499,6 +515,9 @@ NIBBLE_INLINE Result<Completion> ModelPool::Lease::submit(GenerateRequest reques
     if (!taken) served.remove_user();
     return taken;
   });
+  if (completion && served.options->drift != nullptr) {
+    served.options->drift->record_prompt(completion->prompt());
+  }
   if (metrics == nullptr) return completion;
   if (!completion) {
     metrics->error(completion.error().code)->add();

@@ -27,6 +27,7 @@
 #include "nibble/generate/scheduler.hpp"
 #include "nibble/model/adapter_set.hpp"
 #include "nibble/model/model.hpp"
+#include "nibble/serve/drift.hpp"
 #include "nibble/serve/serving_metrics.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace serve {
@@ -48,7 +49,7 @@ struct KnownAnswer {
 // executor) must outlive the pool. Its functions are called by the pool's own thread; they must not
 // call the pool, nor throw.
 struct Variant {
-  std::string name;                     // for people and logs: "f16", "int8", "int4"
+  std::string name = {};                // for people and logs: "f16", "int8", "int4"
   Callback<Result<Model>()> load = {};  // from wherever the host has it
   std::vector<VariantAdapter> adapters = {};
   SchedulerOptions scheduler = {};  // max_factor_rank is raised to what the adapters need
@@ -60,6 +61,7 @@ struct Variant {
 
 struct ModelPoolOptions {
   const ServingMetrics* metrics = nullptr;  // null: nothing is measured; must outlive the pool
+  DriftMonitor* drift = nullptr;  // gets prompts and confidences; null: none; must outlive the pool
   // Nanoseconds of a clock that does not go back, for the metrics, from any thread; empty:
   // monotonic_nanoseconds().
   Callback<std::int64_t()> now = {};
