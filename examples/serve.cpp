@@ -2,10 +2,10 @@
 //
 // serve: a model behind the OpenAI API, with a page to try it, metrics, and a change of the model
 // while clients are answered.
+#include <algorithm>
+#include <atomic>
 #include <chrono>
-#include <csignal>
 #include <cstdio>
-#include <fstream>
 #include <memory>
 #include <sstream>
 #include <string>
@@ -166,17 +166,24 @@ void say(const Options& o, const std::string& text) {
 class Listening {
  public:
   explicit Listening(server::HttpServer& http)
-      : http_(http), thread_([&http] { http.listen_after_bind(); }) {}
+      : http_(http), thread_([this] {
+          http_.listen_after_bind();
+          has_ended_ = true;
+        }) {}
   Listening(const Listening&) = delete;
   Listening& operator=(const Listening&) = delete;
   ~Listening() {
-    while (!http_.is_running()) std::this_thread::yield();  // or it would not hear of the end
+    // Before it runs, it would not hear of the end.
+    while (!http_.is_running() && !has_ended_) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
     http_.end();
     thread_.join();
   }
 
  private:
   server::HttpServer& http_;
+  std::atomic<bool> has_ended_{false};
   std::thread thread_;
 };
 
@@ -219,7 +226,8 @@ Result<int> run(Options& o) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   if (const std::size_t n = http.n_active(); n > 0) {
-    return Error{nibble::Errc::limit, std::to_string(n) + " requests did not end in time (--drain)"};
+    return Error{nibble::Errc::limit,
+                 std::to_string(n) + " requests did not end in time (--drain)"};
   }
   return example::kOk;
 }

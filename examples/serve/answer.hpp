@@ -112,7 +112,8 @@ class Answer {
   }
   static ShownToken token_of(const TokenEvent& event, const nibble::text::Vocabulary& vocabulary) {
     ShownToken token{piece(vocabulary, event.id), event.logprob, {}};
-    for (const auto& top : event.top) token.top.emplace_back(piece(vocabulary, top.id), top.logprob);
+    for (const auto& top : event.top)
+      token.top.emplace_back(piece(vocabulary, top.id), top.logprob);
     return token;
   }
 

@@ -4,7 +4,11 @@
 // embeddings.
 #pragma once
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cctype>
+#include <cstdint>
 #include <deque>
 #include <filesystem>
 #include <memory>
@@ -25,6 +29,7 @@
 #include "nibble/io/gguf.hpp"
 #include "nibble/model/load.hpp"
 #include "nibble/nibble.hpp"
+#include "nibble/serve/host_readings.hpp"
 #include "nibble/serve/metrics.hpp"
 #include "nibble/serve/model_pool.hpp"
 #include "nibble/serve/serving_metrics.hpp"
@@ -79,7 +84,13 @@ class Backend {
 
   nibble::serve::ModelPool& pool() { return *pool_; }
   nibble::serve::Registry& registry() { return registry_; }
-  const nibble::serve::ServingMetrics& metrics() const { return metrics_; }
+  // All metrics as Prometheus reads them. Errors: those of Registry::text().
+  nibble::Result<std::string> metrics_text() {
+    const std::lock_guard lock(collecting_);
+    pool_->collect();
+    host_.collect(metrics_);
+    return registry_.text();
+  }
 
   // Waits for the first model. Errors: those of loading it.
   nibble::Result<void> wait() const { return first_->wait(); }
@@ -120,9 +131,9 @@ class Backend {
     // A link may lead out of the folder.
     const auto status = std::filesystem::symlink_status(path, error);
     if (!is_plain || error || !std::filesystem::is_regular_file(status)) {
-      return nibble::Error{nibble::Errc::not_found,
-                           "there is no model '" + nibble::printable(name.substr(0, 128)) +
-                               "' in the folder of models"};
+      return nibble::Error{nibble::Errc::not_found, "there is no model '" +
+                                                        nibble::printable(name.substr(0, 128)) +
+                                                        "' in the folder of models"};
     }
     return path.string();
   }
@@ -167,12 +178,13 @@ class Backend {
 
   nibble::Result<nibble::Model> load_model(const std::string& path) {
     NIBBLE_TRY(file, nibble::open_model(path));
-    NIBBLE_TRY(model, nibble::Model::from_gguf<nibble::graph::AllFormats>(
-                          file, {.executor = &executor_}));
+    NIBBLE_TRY(model,
+               nibble::Model::from_gguf<nibble::graph::AllFormats>(file, {.executor = &executor_}));
     NIBBLE_TRY(dialect, Dialect::create(file, model));
     const std::lock_guard lock(mutex_);
     // One of a model that is gone may have had the same address.
-    std::erase_if(dialects_, [&](const auto& old) { return &old->tokenizer() == model.tokenizer(); });
+    std::erase_if(dialects_,
+                  [&](const auto& old) { return &old->tokenizer() == model.tokenizer(); });
     dialects_.push_front(std::move(dialect));
     if (dialects_.size() > kDialects) dialects_.pop_back();
     return model;
@@ -195,6 +207,9 @@ class Backend {
   std::optional<nibble::Embedder> embedder_;
   nibble::serve::Registry registry_;
   nibble::serve::ServingMetrics metrics_;
+  std::mutex collecting_;  // of host_
+  nibble::serve::Host host_{nibble::serve::read_system_file,
+                            static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE))};
   std::mutex mutex_;  // of what follows
   std::deque<std::shared_ptr<Dialect>> dialects_;
   std::optional<nibble::serve::ModelPool> pool_;  // its thread calls load_model()

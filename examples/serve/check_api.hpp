@@ -135,9 +135,10 @@ inline void check_completions(int port) {
   check_reply(reply, 200, "completion");
   check(at(json_of(reply.body), "choices.0.text").string() == kCall, "completion: " + reply.body);
 
-  reply = post(port, "/v1/completions", "{\"prompt\": [" + line + ", " + line +
-                                            "], \"temperature\": 0, \"max_tokens\": 64, "
-                                            "\"logprobs\": 1, \"stop\": \", level\"}");
+  reply = post(port, "/v1/completions",
+               "{\"prompt\": [" + line + ", " + line +
+                   "], \"temperature\": 0, \"max_tokens\": 64, "
+                   "\"logprobs\": 1, \"stop\": \", level\"}");
   JsonValue answer = json_of(reply.body);
   for (const char* const i : {"0", "1"}) {
     const std::string choice = std::string("choices.") + i;
@@ -146,8 +147,9 @@ inline void check_completions(int port) {
     check(n > 0 && n == at(answer, choice + ".logprobs.token_logprobs").elements().size(),
           "logprobs: " + reply.body);
   }
-  reply = post(port, "/v1/completions",
-               "{\"prompt\": " + line + ", \"temperature\": 0, \"max_tokens\": 3, \"stream\": true}");
+  reply =
+      post(port, "/v1/completions",
+           "{\"prompt\": " + line + ", \"temperature\": 0, \"max_tokens\": 3, \"stream\": true}");
   std::string finish;
   for (const JsonValue& event : events_of(reply, "completion stream")) {
     finish += at(event, "choices.0.finish_reason").string();
@@ -156,8 +158,8 @@ inline void check_completions(int port) {
 
   // Text to tokens, tokens as a prompt, and back.
   reply = post(port, "/tokenize", "{\"content\": " + line + "}");
-  const std::string tokens = reply.body.substr(reply.body.find('['),
-                                               reply.body.find(']') - reply.body.find('[') + 1);
+  const std::string tokens =
+      reply.body.substr(reply.body.find('['), reply.body.find(']') - reply.body.find('[') + 1);
   reply = post(port, "/v1/completions",
                "{\"prompt\": " + tokens + ", \"temperature\": 0, \"max_tokens\": 64}");
   check(at(json_of(reply.body), "choices.0.text").string() == kCall, "tokens: " + reply.body);
@@ -187,8 +189,9 @@ inline void check_responses(int port) {
     check(at(event, "sequence_number").number() == n++, "the numbers of events: " + reply.body);
   }
   check(text == kCall, "response stream: " + reply.body);
-  check(types == "created in_progress output_item.added content_part.added output_text.done "
-                 "content_part.done output_item.done completed ",
+  check(types ==
+            "created in_progress output_item.added content_part.added output_text.done "
+            "content_part.done output_item.done completed ",
         "the events of a response: " + types);
 }
 
@@ -199,28 +202,30 @@ inline void check_forms(int port) {
           "level": {"type": "integer", "minimum": 0, "maximum": 100}},
           "required": ["room", "level"], "additionalProperties": false})";
   Reply reply = post(port, "/v1/chat/completions",
-                     messages_with(kCommand, ", \"response_format\": {\"type\": \"json_schema\", "
-                                             "\"json_schema\": {\"name\": \"x\", \"schema\": " +
-                                                 schema + "}}"));
+                     messages_with(kCommand,
+                                   ", \"response_format\": {\"type\": \"json_schema\", "
+                                   "\"json_schema\": {\"name\": \"x\", \"schema\": " +
+                                       schema + "}}"));
   check_reply(reply, 200, "schema");
   std::string text = at(json_of(reply.body), "choices.0.message.content").string();
   JsonValue value = json_of(text);
   check(value.find("room") != nullptr && at(value, "level").number() <= 100, "schema: " + text);
   reply = post(port, "/v1/responses",
                "{\"input\": \"a\", \"temperature\": 0, \"text\": {\"format\": {\"type\": "
-               "\"json_schema\", \"name\": \"x\", \"schema\": " + schema + "}}}");
+               "\"json_schema\", \"name\": \"x\", \"schema\": " +
+                   schema + "}}}");
   text = at(json_of(reply.body), "output.0.content.0.text").string();
   check(json_of(text).find("room") != nullptr, "schema of a response: " + text);
 
   const std::string tools =
-      R"(, "tools": [{"type": "function", "function": {"name": "set_light", "parameters": )" +
-      schema + R"(}}, {"type": "function", "function": {"name": "ring", "parameters":
-      {"type": "object", "properties": {}, "additionalProperties": false}}}])";
-  const std::string named =
-      R"(, "tool_choice": {"type": "function", "function": {"name": "set_light"}})";
+      R"(, "tools": [{"type": "function", "function": {"name": "dim", "parameters":
+      {"type": "object", "properties": {"level": {"type": "integer", "minimum": 0, "maximum": 9}},
+       "required": ["level"], "additionalProperties": false}}},
+      {"type": "function", "function": {"name": "ring"}}])";
+  const std::string named = R"(, "tool_choice": {"type": "function", "function": {"name": "dim"}})";
   for (const bool is_stream : {false, true}) {
     reply = post(port, "/v1/chat/completions",
-                 messages_with(kCommand, tools + named + (is_stream ? ", \"stream\": true" : "")));
+                 messages_with("a", tools + named + (is_stream ? ", \"stream\": true" : "")));
     check_reply(reply, 200, "tools");
     std::string name, arguments, finish;
     const auto read = [&](const JsonValue& one, const std::string& message) {
@@ -233,8 +238,8 @@ inline void check_forms(int port) {
     } else {
       read(json_of(reply.body), "choices.0.message");
     }
-    check(name == "set_light" && finish == "tool_calls", "tools: " + reply.body);
-    check(json_of(arguments).find("room") != nullptr, "tools: " + reply.body);
+    check(name == "dim" && finish == "tool_calls", "tools: " + reply.body);
+    check(json_of(arguments).find("level") != nullptr, "tools: " + reply.body);
   }
   // Free to call or not, it answers with a text, since it knows no tools.
   reply = post(port, "/v1/chat/completions", messages_with(kCommand, tools));
@@ -258,7 +263,8 @@ inline void check_errors(int port) {
   check_error(post(port, chat, R"({"messages": [{"role": "king", "content": "a"}]})"), 400, "king",
               "a role");
   check_error(post(port, chat, R"({"messages": [{"role": "user", "content": [{"type": "image_url",
-              "image_url": {"url": "x"}}]}]})"), 400, "image_url", "an image");
+              "image_url": {"url": "x"}}]}]})"),
+              400, "image_url", "an image");
   check_error(post(port, "/v1/responses", R"({"input": "a", "previous_response_id": "x"})"), 400,
               "previous_response_id", "a state");
   check_error(post(port, "/v1/embeddings", R"({"input": "a"})"), 400, "--embedding-model",

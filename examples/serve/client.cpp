@@ -58,9 +58,9 @@ void check_load(const Options& o) {
   if (!server.wait_until_ready()) return check(false, "it does not become ready");
   check_load(server, o.n_clients, o.n_requests, o.change_ms, {"a.gguf", "b.gguf"});
   for (const char* const name : {"../a.gguf", "c.gguf", ".gguf", "a.gguf/", "/etc/passwd"}) {
-    client::check_error(client::post(server.port(), "/admin/model",
-                                     std::string("{\"model\": \"") + name + "\"}"),
-                        404, "folder", std::string("the model ") + name);
+    client::check_error(
+        client::post(server.port(), "/admin/model", std::string("{\"model\": \"") + name + "\"}"),
+        404, "folder", std::string("the model ") + name);
   }
   std::ofstream(models.path() / "bad.gguf") << "no model";
   client::check_reply(client::post(server.port(), "/admin/model", "{\"model\": \"bad.gguf\"}"), 500,

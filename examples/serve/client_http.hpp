@@ -92,7 +92,8 @@ struct Reply {
   }
 };
 
-// Takes one answer from a connection. `on_part` sees the body of a stream as it comes; false: enough.
+// Takes one answer from a connection. `on_part` sees the body of a stream as it comes; false:
+// enough.
 template <class OnPart>
 Reply read_reply(Socket& socket, OnPart on_part) {
   Reply reply;
@@ -133,15 +134,16 @@ inline Reply read_reply(Socket& socket) {
 
 inline std::string request_text(const char* method, const std::string& path,
                                 const std::string& body = {}, const std::string& headers = {}) {
-  std::string text = std::string(method) + " " + path + " HTTP/1.1\r\nHost: localhost\r\n" + headers;
+  std::string text =
+      std::string(method) + " " + path + " HTTP/1.1\r\nHost: localhost\r\n" + headers;
   if (std::string_view(method) == "POST") {
-    text += "Content-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) +
-            "\r\n";
+    text +=
+        "Content-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) + "\r\n";
   }
   return text + "\r\n" + body;
 }
-inline Reply ask(int port, const char* method, const std::string& path, const std::string& body = {},
-                 const std::string& headers = {}) {
+inline Reply ask(int port, const char* method, const std::string& path,
+                 const std::string& body = {}, const std::string& headers = {}) {
   Socket socket(port);
   socket.send(request_text(method, path, body, headers));
   return read_reply(socket);

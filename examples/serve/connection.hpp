@@ -24,10 +24,10 @@ namespace example::server {
 struct HttpLimits {
   std::size_t max_header_bytes = std::size_t{16} << 10;  // the request line and all headers
   std::size_t max_body_bytes = std::size_t{1} << 20;
-  int header_ms = 10'000;  // from the first byte of a request to the end of its headers
-  int body_ms = 30'000;    // for all of its body
-  int write_ms = 10'000;   // for a client to take any part of what is written
-  int idle_ms = 15'000;    // between the requests of a connection
+  int header_ms = 10'000;              // from the first byte of a request to the end of its headers
+  int body_ms = 30'000;                // for all of its body
+  int write_ms = 10'000;               // for a client to take any part of what is written
+  int idle_ms = 15'000;                // between the requests of a connection
   std::size_t max_requests = 100'000;  // of one connection
   std::size_t max_connections = 256;   // at a time; each has a thread
 };
@@ -95,7 +95,9 @@ class Connection final : public httplib::Stream {
   }
 
   bool is_readable() const override { return at_ < n_ || wait(POLLIN, limits_.body_ms); }
-  bool is_writable() const { return is_alive(); }  // later versions of httplib have no such function
+  bool is_writable() const {
+    return is_alive();
+  }  // later versions of httplib have no such function
   ssize_t read(char* to, std::size_t size) override {
     if (cannot_read_ || size == 0) return -1;
     if (at_ == n_) {

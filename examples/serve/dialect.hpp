@@ -128,8 +128,9 @@ class Dialect {
   nibble::Result<SharedConstraint> constraint(const GenerationRequest& request,
                                               const ToolUse& use) {
     if (use.must_call) {
-      return kept("calls of " + request.tool_name + " " + request.tools,
-                  [&]() -> nibble::Result<nibble::grammar::Grammar> { return use.tools->grammar(); });
+      return kept(
+          "calls of " + request.tool_name + " " + request.tools,
+          [&]() -> nibble::Result<nibble::grammar::Grammar> { return use.tools->grammar(); });
     }
     if (request.schema.empty()) return SharedConstraint();
     return kept(request.schema, [&] { return nibble::grammar::from_json_schema(request.schema); });
@@ -183,8 +184,7 @@ class Dialect {
     }
     NIBBLE_TRY(grammar, make());
     NIBBLE_TRY(made, nibble::grammar::Constraint::create(grammar, trie_));
-    const auto constraint =
-        std::make_shared<const nibble::grammar::Constraint>(std::move(made));
+    const auto constraint = std::make_shared<const nibble::grammar::Constraint>(std::move(made));
     const std::lock_guard lock(mutex_);
     kept_.emplace_front(key, constraint);
     if (kept_.size() > kKept) kept_.pop_back();

@@ -42,8 +42,7 @@ struct ApiError {
   // A request that the model did not take.
   static ApiError refused(const nibble::Error& error) {
     switch (error.code) {
-      case nibble::Errc::limit:
-        return {429, "rate_limit_error", "queue_full", error.message};
+      case nibble::Errc::limit: return {429, "rate_limit_error", "queue_full", error.message};
       case nibble::Errc::cancelled: return unavailable(error);
       default: return bad_request(error);
     }

@@ -40,7 +40,8 @@ class Format {
 
  protected:
   Json head(const char* object) const {
-    return Json::object({{"id", id_}, {"object", object}, {"created", created_}, {"model", model_}});
+    return Json::object(
+        {{"id", id_}, {"object", object}, {"created", created_}, {"model", model_}});
   }
   static Json usage_of(const Usage& usage) {
     return Json::object({{"prompt_tokens", usage.prompt},
@@ -112,10 +113,10 @@ class ChatFormat final : public Format {
   std::string chunk(std::size_t i, const Json& delta, const Json& logprobs,
                     const Json& finish) const {
     Json out = head("chat.completion.chunk");
-    out.add("choices", Json::array({Json::object({{"index", i},
-                                                  {"delta", delta},
-                                                  {"logprobs", logprobs},
-                                                  {"finish_reason", finish}})}));
+    out.add(
+        "choices",
+        Json::array({Json::object(
+            {{"index", i}, {"delta", delta}, {"logprobs", logprobs}, {"finish_reason", finish}})}));
     if (has_usage_) out.add("usage", Json::null());
     return sse(out);
   }
@@ -134,7 +135,8 @@ class ChatFormat final : public Format {
   }
   static Json token_json(const std::string& text, float logprob) {
     std::vector<Json> bytes;
-    for (const char c : text) bytes.emplace_back(static_cast<unsigned>(static_cast<unsigned char>(c)));
+    for (const char c : text)
+      bytes.emplace_back(static_cast<unsigned>(static_cast<unsigned char>(c)));
     return Json::object({{"token", text},
                          {"logprob", static_cast<double>(logprob)},
                          {"bytes", Json::array(bytes)}});
@@ -303,8 +305,7 @@ class ResponsesFormat final : public Format {
                    Json::object({{"input_tokens", usage->prompt},
                                  {"input_tokens_details", Json::object({{"cached_tokens", 0}})},
                                  {"output_tokens", usage->completion},
-                                 {"output_tokens_details",
-                                  Json::object({{"reasoning_tokens", 0}})},
+                                 {"output_tokens_details", Json::object({{"reasoning_tokens", 0}})},
                                  {"total_tokens", usage->prompt + usage->completion}}));
   }
 

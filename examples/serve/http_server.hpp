@@ -183,8 +183,10 @@ class HttpServer final : public httplib::Server {
   template <class Self>
   static bool process(Self& self, Connection& connection, bool is_last, bool& is_closed) {
     const auto setup = [&connection](httplib::Request& request) {
-      // Answers are small, or streams: compressing them costs more than it saves.
+      // Answers are small, or streams: compressing them costs more than it saves, and nobody wants
+      // parts of them.
       request.headers.erase("Accept-Encoding");
+      request.ranges.clear();
       const bool has_body = request.has_header("Transfer-Encoding") ||
                             (request.has_header("Content-Length") &&
                              request.get_header_value("Content-Length") != "0");

@@ -48,8 +48,7 @@ class JsonForm {
   Result<double> number(double least, double most) {
     NIBBLE_TRY(value, json_.number());
     if (value >= least && value <= most) return value;
-    return Error{Errc::invalid_argument,
-                 "must be in [" + plain(least) + ", " + plain(most) + "]"};
+    return Error{Errc::invalid_argument, "must be in [" + plain(least) + ", " + plain(most) + "]"};
   }
   Result<float> number32(double least, double most) {
     NIBBLE_TRY(value, number(least, most));

@@ -19,8 +19,8 @@ namespace example::server {
 // A value as JSON. Texts that are JSON already are of this type, so that nothing is quoted twice.
 class Json {
  public:
-  Json(const char* text) : Json(std::string_view(text)) {}         // NOLINT: all are implicit
-  Json(const std::string& text) : Json(std::string_view(text)) {}  // NOLINT
+  Json(const char* text) : Json(std::string_view(text)) {}             // NOLINT: all are implicit
+  Json(const std::string& text) : Json(std::string_view(text)) {}      // NOLINT
   Json(std::string_view text) : text_(nibble::io::json_text(text)) {}  // NOLINT
   Json(bool value) : text_(value ? "true" : "false") {}                // NOLINT
   template <std::integral T>

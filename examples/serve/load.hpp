@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Many clients that ask for the same few things, each on a connection that it keeps; every answer is
-// compared with the one that is right.
+// Many clients that ask for the same few things, each on a connection that it keeps; every answer
+// is compared with the one that is right.
 #pragma once
 
 #include <algorithm>
@@ -38,8 +38,8 @@ inline LoadResult run_load(int port, std::size_t n_clients, std::size_t n_reques
       for (std::size_t i; (i = next.fetch_add(1)) < n_requests;) {
         const bool is_stream = with_streams && i % 2 == 1;
         const std::string body = messages_with(
-            kCommand, is_stream ? ", \"stream\": true, \"stream_options\": {\"include_usage\": true}"
-                                : "");
+            kCommand,
+            is_stream ? ", \"stream\": true, \"stream_options\": {\"include_usage\": true}" : "");
         const auto start = std::chrono::steady_clock::now();
         if (!socket->is_open()) socket = std::make_unique<Socket>(port);
         socket->send(request_text("POST", "/v1/chat/completions", body));
@@ -70,8 +70,7 @@ inline LoadResult run_load(int port, std::size_t n_clients, std::size_t n_reques
     });
   }
   for (std::thread& client : clients) client.join();
-  result.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   std::sort(result.latencies.begin(), result.latencies.end());
   return result;
 }
@@ -82,11 +81,12 @@ inline void print_load(std::size_t n_clients, const LoadResult& load) {
     return 1e3 * load.latencies[static_cast<std::size_t>(
                      p * static_cast<double>(load.latencies.size() - 1))];
   };
-  std::printf("%3zu clients: %zu requests, %zu wrong, %.1f s, %.0f requests/s, %.0f tokens/s; "
-              "latency %.1f ms, of 99 %% within %.1f ms\n",
-              n_clients, load.n_requests, load.n_failed, load.seconds,
-              static_cast<double>(load.n_requests) / load.seconds, load.tokens / load.seconds,
-              quantile(0.5), quantile(0.99));
+  std::printf(
+      "%3zu clients: %zu requests, %zu wrong, %.1f s, %.0f requests/s, %.0f tokens/s; "
+      "latency %.1f ms, of 99 %% within %.1f ms\n",
+      n_clients, load.n_requests, load.n_failed, load.seconds,
+      static_cast<double>(load.n_requests) / load.seconds, load.tokens / load.seconds,
+      quantile(0.5), quantile(0.99));
 }
 
 // Clients of these numbers, while the model is replaced every so often (0 ms: never).
@@ -98,8 +98,8 @@ inline void check_load(const ServerProcess& server, const std::vector<std::size_
   std::size_t n_changes = 0;
   std::thread changing([&] {
     for (std::size_t i = 0; change_ms > 0 && !is_over; ++i) {
-      const Reply reply = post(port, "/admin/model",
-                               "{\"model\": \"" + models[i % models.size()] + "\"}");
+      const Reply reply =
+          post(port, "/admin/model", "{\"model\": \"" + models[i % models.size()] + "\"}");
       check_reply(reply, 200, "a change of the model");
       ++n_changes;
       for (int waited = 0; waited < change_ms && !is_over; waited += 10) {
@@ -122,10 +122,11 @@ inline void check_load(const ServerProcess& server, const std::vector<std::size_
   is_over = true;
   changing.join();
   const double n_counted = metric(port, "nibble_generation_tokens_total") - n_before;
-  std::printf("memory %.1f MiB, at most %.1f MiB; %.0f tokens counted, %.0f answered; %zu changes of "
-              "the model\n",
-              static_cast<double>(least) / (1 << 20), static_cast<double>(most) / (1 << 20), n_counted,
-              n_tokens, n_changes);
+  std::printf(
+      "memory %.1f MiB, at most %.1f MiB; %.0f tokens counted, %.0f answered; %zu changes of "
+      "the model\n",
+      static_cast<double>(least) / (1 << 20), static_cast<double>(most) / (1 << 20), n_counted,
+      n_tokens, n_changes);
   check(n_counted == n_tokens, "tokens lost or doubled");
   check(change_ms == 0 || n_changes > 0, "the model was not changed");
 }

@@ -21,7 +21,7 @@ struct RequestLimits {
   std::size_t max_messages = 1024;
   std::size_t max_answers = 64;  // prompts of a request times `n`
   std::size_t max_stops = 16;
-  std::size_t max_inputs = 256;  // texts to embed
+  std::size_t max_inputs = 256;                   // texts to embed
   std::size_t max_tokens = std::size_t{1} << 20;  // of prompts given as tokens
 };
 
@@ -39,8 +39,8 @@ struct GenerationRequest {
   Api api = Api::chat;
   std::string model = {};
   std::vector<nibble::chat::ChatMessage> messages = {};  // chat and responses
-  std::string instructions = {};  // of responses; the first of the messages, too
-  std::vector<Prompt> prompts = {};                      // completions
+  std::string instructions = {};     // of responses; the first of the messages, too
+  std::vector<Prompt> prompts = {};  // completions
   nibble::SamplingOptions sampling = {};
   std::optional<std::uint64_t> seed = {};
   std::optional<Index> max_tokens = {};

@@ -97,8 +97,8 @@ inline Result<void> RequestReader::check_whole(const GenerationRequest& out) con
   }
   const std::size_t n_prompts = out.api == Api::completions ? out.prompts.size() : 1;
   if (n_prompts * static_cast<std::size_t>(out.n) > limits_.max_answers) {
-    return Error{Errc::limit, "n: more than " + std::to_string(limits_.max_answers) +
-                                  " answers in one request"};
+    return Error{Errc::limit,
+                 "n: more than " + std::to_string(limits_.max_answers) + " answers in one request"};
   }
   if (out.sampling.top_logprobs > 0 && !out.logprobs) {
     return Error{Errc::invalid_argument, "top_logprobs: needs logprobs"};
@@ -139,8 +139,7 @@ inline Result<bool> RequestReader::generation_member(GenerationRequest& out,
   return true;
 }
 
-inline Result<bool> RequestReader::sampling_member(GenerationRequest& out,
-                                                   const std::string& key) {
+inline Result<bool> RequestReader::sampling_member(GenerationRequest& out, const std::string& key) {
   const auto set = [](float& to, Result<float> from) -> Result<bool> {
     NIBBLE_TRY(value, std::move(from));
     to = value;
@@ -366,8 +365,9 @@ inline Result<std::string> RequestReader::tool_call() {
   }));
   if (name.empty()) return Error{Errc::malformed, "tool_calls: a call without a name"};
   using nibble::io::json_text;
-  return "{\"id\": " + json_text(id) + ", \"type\": \"function\", \"function\": {\"name\": " +
-         json_text(name) + ", \"arguments\": " + arguments + "}}";
+  return "{\"id\": " + json_text(id) +
+         ", \"type\": \"function\", \"function\": {\"name\": " + json_text(name) +
+         ", \"arguments\": " + arguments + "}}";
 }
 
 // A text, tokens, several texts, or several lists of tokens.

@@ -102,8 +102,8 @@ class Routes {
     }
     const bool is_get = request.method == "GET" || request.method == "HEAD";
     if (is_get ? route->get == nullptr : request.method != "POST" || route->post == nullptr) {
-      return invalid(405, std::string(route->path) + " is for " +
-                              (route->get != nullptr ? "GET" : "POST"));
+      return invalid(
+          405, std::string(route->path) + " is for " + (route->get != nullptr ? "GET" : "POST"));
     }
     if (auto error = check_framing(request)) return error;
     if (auto error = check_host(request)) return error;
@@ -162,8 +162,8 @@ class Routes {
     return invalid(403, "without an API key this server answers to localhost only");
   }
   static bool is_loopback(const std::string& address) {
-    const bool is_v4 = address.starts_with("127.") &&
-                       address.find_first_not_of("0123456789.") == address.npos;
+    const bool is_v4 =
+        address.starts_with("127.") && address.find_first_not_of("0123456789.") == address.npos;
     return is_v4 || address == "::1" || address == "::ffff:127.0.0.1";
   }
 
@@ -219,8 +219,8 @@ class Routes {
   }
 
   ApiError too_large() const {
-    return invalid(413, "a request may have " + std::to_string(server_.limits().max_body_bytes) +
-                            " bytes");
+    return invalid(
+        413, "a request may have " + std::to_string(server_.limits().max_body_bytes) + " bytes");
   }
   static ApiError invalid(int status, std::string message) {
     return {status, "invalid_request_error", nullptr, std::move(message)};
@@ -251,9 +251,9 @@ class Routes {
 
   nibble::Result<void> make_counters() {
     for (std::size_t kind = 2; kind <= 5; ++kind) {
-      NIBBLE_TRY(counter, backend_.registry().counter(
-                              "nibble_http_requests_total", "Requests by the class of their status.",
-                              {{"status", std::to_string(kind) + "xx"}}));
+      NIBBLE_TRY(counter, backend_.registry().counter("nibble_http_requests_total",
+                                                      "Requests by the class of their status.",
+                                                      {{"status", std::to_string(kind) + "xx"}}));
       answered_[kind] = counter;
     }
     return nibble::ok();
@@ -311,11 +311,11 @@ class Routes {
            {"embedding", request->is_base64 ? Json(base64(row)) : Json::array(numbers)}}));
     }
     send(response,
-         Json::object({{"object", "list"},
-                       {"data", Json::array(data)},
-                       {"model", backend_.embedder_name()},
-                       {"usage", Json::object({{"prompt_tokens", n_tokens},
-                                               {"total_tokens", n_tokens}})}}));
+         Json::object(
+             {{"object", "list"},
+              {"data", Json::array(data)},
+              {"model", backend_.embedder_name()},
+              {"usage", Json::object({{"prompt_tokens", n_tokens}, {"total_tokens", n_tokens}})}}));
   }
   // Of the bytes of the numbers, as the API has them (little-endian).
   static std::string base64(const std::vector<float>& row) {
@@ -367,10 +367,8 @@ class Routes {
     const auto status = backend_.pool().status();
     std::vector<Json> data;
     const auto add = [&](const std::string& name) {
-      data.push_back(Json::object({{"id", name},
-                                   {"object", "model"},
-                                   {"created", started_},
-                                   {"owned_by", "nibble"}}));
+      data.push_back(Json::object(
+          {{"id", name}, {"object", "model"}, {"created", started_}, {"owned_by", "nibble"}}));
     };
     if (status && !status->variant.empty()) add(status->variant);
     if (backend_.has_embedder()) add(backend_.embedder_name());
@@ -388,8 +386,7 @@ class Routes {
   }
 
   void metrics(Response& response) {
-    backend_.pool().collect();
-    const auto text = backend_.registry().text();
+    const auto text = backend_.metrics_text();
     if (!text) return send(response, ApiError::internal(text.error().message));
     response.set_content(*text, nibble::serve::kMetricsContentType);
   }
@@ -411,7 +408,9 @@ class Routes {
     send(response, Json::object({{"model", *name}, {"seconds", seconds.count()}}));
   }
 
-  void page_html(Response& response) { send_page(response, page_.html, "text/html; charset=utf-8"); }
+  void page_html(Response& response) {
+    send_page(response, page_.html, "text/html; charset=utf-8");
+  }
   void page_script(Response& response) {
     send_page(response, page_.script, "text/javascript; charset=utf-8");
   }

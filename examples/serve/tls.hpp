@@ -33,8 +33,7 @@ class TlsContext {
     const auto error = [](const std::string& file, const char* what) {
       char reason[256] = "";
       ERR_error_string_n(ERR_get_error(), reason, sizeof(reason));
-      return nibble::Error{nibble::Errc::io,
-                           nibble::printable(file) + ": " + what + ": " + reason};
+      return nibble::Error{nibble::Errc::io, nibble::printable(file) + ": " + what + ": " + reason};
     };
     if (context == nullptr) return error("TLS", "no context");
     SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION);
@@ -117,8 +116,7 @@ class TlsStream {
 #if defined(CPPHTTPLIB_OPENSSL_SUPPORT)
     constexpr std::size_t kMost = std::size_t{1} << 30;
     if (is_tls_) {
-      return result_of(
-          SSL_write(ssl_.get(), from, static_cast<int>(size < kMost ? size : kMost)));
+      return result_of(SSL_write(ssl_.get(), from, static_cast<int>(size < kMost ? size : kMost)));
     }
 #endif
     const ssize_t n = ::send(socket_, from, size, MSG_NOSIGNAL);
@@ -160,9 +158,7 @@ class TlsStream {
   }
 
  private:
-  static bool may_try_again() {
-    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
-  }
+  static bool may_try_again() { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
 
 #if defined(CPPHTTPLIB_OPENSSL_SUPPORT)
   ssize_t result_of(int n) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Any body of a request to the example server: what it asks for, within the limits, or an error. The
-// first byte says what it is read as.
+// Any body of a request to the example server: what it asks for, within the limits, or an error.
+// The first byte says what it is read as.
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -51,8 +51,8 @@ void check(const GenerationRequest& request, const RequestLimits& limits) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
   const std::string_view body(reinterpret_cast<const char*>(data) + 1, size - 1);
-  const RequestLimits limits = {.max_messages = 8, .max_answers = 8, .max_stops = 4,
-                                .max_inputs = 8, .max_tokens = 64};
+  const RequestLimits limits = {
+      .max_messages = 8, .max_answers = 8, .max_stops = 4, .max_inputs = 8, .max_tokens = 64};
   RequestReader reader(body, limits);
   switch (data[0] % 7) {
     case 0:
@@ -64,7 +64,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
     case 3: {
       const auto read = reader.embeddings();
-      if (has_read(read)) require(!read->inputs.empty() && read->inputs.size() <= limits.max_inputs);
+      if (has_read(read))
+        require(!read->inputs.empty() && read->inputs.size() <= limits.max_inputs);
       break;
     }
     case 4: has_read(reader.tokenize()); break;
