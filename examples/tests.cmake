@@ -534,7 +534,7 @@ endif()
 
 # The server, with our own client, the official one of the API, a browser and Prometheus' checker, as
 # far as they are here.
-if(TARGET nibble_serve)
+if(TARGET nibble_httplib)
   nibble_example_test(serve_help serve EXIT 0 OUT "Usage: serve" ARGS --help)
   nibble_example_test(serve_usage serve EXIT 2 ERR "^serve: [^\n]*--help.\n$" ARGS --nonsense)
   nibble_example_test(serve_open_host serve EXIT 2 ERR "^serve: --host: [^\n]*--api-key[^\n]*\n$"

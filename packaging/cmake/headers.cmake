@@ -74,7 +74,8 @@ in a place of their own. (No Debian mirror is configured here to take the header
     string(REGEX MATCH "${pattern}" package "${nibble_apt_output}")
   endif()
   message(STATUS "nibble: taking files from package ${package} (${suite})")
-  nibble_apt(${suite} apt-get download ${package})
+  # The suite's own version, whatever is installed.
+  nibble_apt(${suite} apt-get download ${package}/${suite})
   if(nibble_is_missing)
     set(nibble_is_missing TRUE PARENT_SCOPE)
     return()
