@@ -571,3 +571,41 @@ if(TARGET nibble_federated_mpi)
       ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
   endif()
 endif()
+
+# The server, with our own client, the official one of the API, a browser and Prometheus' checker, as
+# far as they are here.
+if(TARGET nibble_httplib)
+  nibble_example_test(serve_help serve EXIT 0 OUT "Usage: serve" ARGS --help)
+  nibble_example_test(serve_usage serve EXIT 2 ERR "^serve: [^\n]*--help.\n$" ARGS --nonsense)
+  nibble_example_test(serve_open_host serve EXIT 2 ERR "^serve: --host: [^\n]*--api-key[^\n]*\n$"
+    ARGS --host 0.0.0.0)
+  nibble_example_test(serve_half_tls serve EXIT 2 ERR "^serve: [^\n]*--tls-key[^\n]*\n$"
+    ARGS --tls-cert missing.pem)
+  nibble_example_test(serve_no_model serve EXIT 1 ERR "^serve: missing.gguf: [^\n]*\n$"
+    ARGS --model missing.gguf --port 0 --quiet)
+  set(serve_folder ${CMAKE_CURRENT_SOURCE_DIR}/serve)
+  foreach(part api hostile load ends)
+    add_test(NAME example_serve_${part} COMMAND nibble_serve_client ${part}
+      --program $<TARGET_FILE:nibble_serve> --model ${home_model})
+  endforeach()
+  # Prometheus' checker, where Debian's package prometheus is installed.
+  find_program(NIBBLE_PROMTOOL promtool)
+  if(NIBBLE_PROMTOOL)
+    add_test(NAME example_serve_promtool COMMAND nibble_serve_client metrics
+      --program $<TARGET_FILE:nibble_serve> --model ${home_model} --promtool ${NIBBLE_PROMTOOL})
+  else()
+    message(STATUS "nibble: no promtool: the test example_serve_promtool is left out")
+  endif()
+  find_package(Python3 QUIET COMPONENTS Interpreter)
+  if(Python3_FOUND)
+    add_test(NAME example_serve_openai COMMAND ${Python3_EXECUTABLE} ${serve_folder}/openai_test.py
+      $<TARGET_FILE:nibble_serve>)
+    set_tests_properties(example_serve_openai PROPERTIES SKIP_RETURN_CODE 77)
+  endif()
+  find_program(NIBBLE_NODE NAMES node nodejs)
+  if(NIBBLE_NODE)
+    add_test(NAME example_serve_page COMMAND ${NIBBLE_NODE} ${serve_folder}/page_test.mjs
+      $<TARGET_FILE:nibble_serve>)
+    set_tests_properties(example_serve_page PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 120)
+  endif()
+endif()
