@@ -583,6 +583,17 @@ if(TARGET nibble_httplib)
     ARGS --tls-cert missing.pem)
   nibble_example_test(serve_no_model serve EXIT 1 ERR "^serve: missing.gguf: [^\n]*\n$"
     ARGS --model missing.gguf --port 0 --quiet)
+  nibble_example_test(route_help route EXIT 0 OUT "Usage: route" ARGS --help)
+  nibble_example_test(route_usage route EXIT 2 ERR "^route: [^\n]*--help.\n$" ARGS --nonsense)
+  nibble_example_test(route_two_thresholds route EXIT 2 ERR "--known excludes --threshold|--threshold excludes --known"
+    ARGS ${home_model} --url http://127.0.0.1:1 --threshold 1 --known x)
+  nibble_example_test(route_local route EXIT 0 STDIN "${utterance}\n" OUT "^local\t${call}\n$"
+    ERR "answers    1 here, 0 of the service" ARGS ${home_model} --newline --url http://127.0.0.1:1 --threshold 0)
+  # Nothing listens there: after five failures it is not asked any more.
+  nibble_example_test(route_offline route EXIT 0
+    STDIN "${utterance}\n${utterance}\n${utterance}\n${utterance}\n${utterance}\n${utterance}\n"
+    OUT "^(fallback\t${call}\n)+$" ERR "0 in time, 0 late, 5 failed, 0 refused, 1 not asked\n$"
+    ARGS ${home_model} --newline --url http://127.0.0.1:1 --threshold 1.1)
   set(serve_folder ${CMAKE_CURRENT_SOURCE_DIR}/serve)
   foreach(part api hostile load ends)
     add_test(NAME example_serve_${part} COMMAND nibble_serve_client ${part}
