@@ -196,13 +196,20 @@ TEST_CASE("a clock that is set back starts the waits anew") {
   options.down_ms = 10;
   options.up_ms = 100;
   Governor governor = value_of(Governor::create(options));
-  governor.update(1'000'000'000, {.temperature = 90});
-  CHECK(governor.level_index() == 1);
-  governor.update(0, {.temperature = 70});
-  governor.update(99, {.temperature = 70});
-  CHECK(governor.level_index() == 1);
-  governor.update(100, {.temperature = 70});
-  CHECK(governor.level_index() == 0);
+  std::int64_t now = 1'000'000'000;
+  const auto at = [&](std::int64_t time, double temperature) {
+    governor.update(now = time, {.temperature = temperature});
+    return governor.level_index();
+  };
+  CHECK(at(now, 90) == 1);
+  CHECK(at(now + 1, 70) == 1);
+  CHECK(at(0, 70) == 1);
+  CHECK(at(99, 70) == 1);
+  CHECK(at(100, 70) == 0);
+  CHECK(at(1'000'000'000, 90) == 1);
+  CHECK(at(5, 90) == 1);
+  CHECK(at(14, 90) == 1);
+  CHECK(at(15, 90) == 2);
 }
 
 TEST_CASE("a device whose heat lies between two levels does not go up and down for ever") {

@@ -392,10 +392,13 @@ TEST_CASE("router: failures of the model here") {
   CHECK(router.counts().n_requests() == 3);
   // What was cancelled or ran out of time while it was made is returned, unsure or not.
   scene.is_local_failing = false;
+  Router by_mean = scene.router({.measure = AnswerConfidence::mean});
   for (const Finish finish : {Finish::cancelled, Finish::time_limit}) {
     scene.local_finish = finish;
-    scene.confidences = {0.9};
-    CHECK(value_of(router.answer("d")).answer.finish == finish);
+    scene.confidences = {0.5};
+    const RoutedAnswer a = value_of(by_mean.answer("d"));
+    CHECK(a.answer.finish == finish);
+    CHECK(a.route == Route::local);
   }
   CHECK(scene.n_remote == 0);
 
@@ -519,6 +522,9 @@ TEST_CASE("calibration: the threshold keeps its promise on other data") {
   CHECK(found.calibration(0.5) == doctest::Approx(0.25).epsilon(0.15));
   RouterOptions options;
   found.apply_to(options);
+  // What was found before does not count when it is found again.
+  CHECK(value_of(calibrate(local, known, 0.9, options)).threshold.threshold ==
+        found.threshold.threshold);
   RouterStages stages;
   stages.local = local;
   stages.now_ms = [] { return std::int64_t{0}; };

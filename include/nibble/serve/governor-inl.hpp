@@ -62,7 +62,6 @@ NIBBLE_INLINE const PowerLevel& Governor::update(std::int64_t now,
   const bool knows_battery = r.is_charging || (r.battery && !is_nan(*r.battery));
   has_temperature_ |= knows_temperature;
   has_load_ |= knows_load;
-  has_battery_ |= knows_battery;
 
   if (!has_started_) changed_ = now - o.down_ms;
   if (has_started_ && now < last_) changed_ = fine_since_ = now;
@@ -78,7 +77,7 @@ NIBBLE_INLINE const PowerLevel& Governor::update(std::int64_t now,
   const bool is_busy = knows_load && *r.load >= o.high_load;
   const bool is_cool = knows_temperature ? *r.temperature < o.cool : !has_temperature_;
   const bool is_idle = knows_load ? *r.load < o.fine_load : !has_load_;
-  const bool is_fine = is_cool && is_idle && knows_battery == has_battery_;
+  const bool is_fine = is_cool && is_idle;
   if (!is_fine || !is_fine_) fine_since_ = now;
   is_fine_ = is_fine;
 

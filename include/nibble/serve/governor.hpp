@@ -75,8 +75,9 @@ class Governor {
   static Result<Governor> create(GovernorOptions options);
 
   // `now`: milliseconds of a clock that does not stop; one that is set back starts all waits anew.
-  // The level from now on. Temperature, battery and load count. One that was there before and is
-  // missing (or NaN) now does not let it go up.
+  // The level from now on. Temperature, battery and load count. Without news of the battery the
+  // last news holds; a temperature or a load that was there before and is missing (or NaN) now does
+  // not let it go up.
   const PowerLevel& update(std::int64_t now, const HostReadings& readings) noexcept;
 
   const PowerLevel& level() const noexcept { return options_.levels[level_]; }
@@ -98,7 +99,7 @@ class Governor {
   std::int64_t up_wait_;
   std::int64_t changed_ = 0, fine_since_ = 0, last_ = 0;  // times
   bool has_started_ = false, is_fine_ = false, was_up_ = false, is_battery_low_ = false;
-  bool has_temperature_ = false, has_battery_ = false, has_load_ = false;  // ever said something
+  bool has_temperature_ = false, has_load_ = false;  // ever said something
 };
 
 }}}  // namespace nibble::NIBBLE_ABI::serve
