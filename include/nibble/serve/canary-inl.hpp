@@ -114,12 +114,12 @@ NIBBLE_INLINE Result<CanaryRule> CanaryRule::parse(std::string_view json) {
       }
     }));
     if (!reader.at_end()) return reader.error("more text behind the object");
-    NIBBLE_CHECK(rule.check());
+    NIBBLE_CHECK(rule.validate());
     return rule;
   });
 }
 
-NIBBLE_INLINE Result<void> CanaryRule::check() const {
+NIBBLE_INLINE Result<void> CanaryRule::validate() const {
   const auto refuse = [](const char* what) {
     return Error{Errc::invalid_argument, std::string("canary: ") + what};
   };
@@ -162,7 +162,7 @@ struct Canary::State {
   static double quality_of(const CanaryOutcome& outcome) noexcept {
     return outcome.has_failed ? 0 : outcome.quality;
   }
-  Result<void> check(CanaryMode mode, const CanaryOutcome& outcome) const {
+  Result<void> accepts(CanaryMode mode, const CanaryOutcome& outcome) const {
     if (mode != rule.mode) {
       return Error{Errc::invalid_argument,
                    "canary: add() is for the mode live, add_pair() for the mode shadow"};
@@ -223,7 +223,7 @@ NIBBLE_INLINE void Canary::State::decide() noexcept {
 }
 
 NIBBLE_INLINE Result<Canary> Canary::create(CanaryRule rule) {
-  NIBBLE_CHECK(rule.check());
+  NIBBLE_CHECK(rule.validate());
   Canary canary;
   canary.state_ = Owned<State>(new (std::nothrow) State(std::move(rule)));
   if (!canary.state_) return Error{Errc::out_of_memory, "canary: out of memory"};
@@ -244,7 +244,7 @@ NIBBLE_INLINE CanaryArm Canary::arm_of(std::string_view id) const noexcept {
 
 NIBBLE_INLINE Result<void> Canary::add(CanaryArm arm, const CanaryOutcome& outcome) {
   State& s = *state_;
-  NIBBLE_CHECK(s.check(CanaryMode::live, outcome));
+  NIBBLE_CHECK(s.accepts(CanaryMode::live, outcome));
   const WordLock lock(s.mutex);
   if (s.verdict.decision != CanaryDecision::none) return ok();
   const auto i = static_cast<std::size_t>(arm);
@@ -258,8 +258,8 @@ NIBBLE_INLINE Result<void> Canary::add(CanaryArm arm, const CanaryOutcome& outco
 NIBBLE_INLINE Result<void> Canary::add_pair(const CanaryOutcome& baseline,
                                             const CanaryOutcome& candidate) {
   State& s = *state_;
-  NIBBLE_CHECK(s.check(CanaryMode::shadow, baseline));
-  NIBBLE_CHECK(s.check(CanaryMode::shadow, candidate));
+  NIBBLE_CHECK(s.accepts(CanaryMode::shadow, baseline));
+  NIBBLE_CHECK(s.accepts(CanaryMode::shadow, candidate));
   const WordLock lock(s.mutex);
   if (s.verdict.decision != CanaryDecision::none) return ok();
   s.quality[0].add((s.quality_of(candidate) - s.quality_of(baseline) + 1) / 2);

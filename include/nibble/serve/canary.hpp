@@ -85,7 +85,7 @@ struct CanaryRule {
 
   // Errors: malformed (no JSON object with these names), invalid_argument (a value out of range).
   static Result<CanaryRule> parse(std::string_view json);
-  Result<void> check() const;
+  Result<void> validate() const;
 };
 
 // Of one answer.
@@ -110,7 +110,7 @@ struct CanaryVerdict {
 // Once there is a decision it stays; answers that come later are counted no more. Thread-safe.
 class Canary {
  public:
-  // Errors: those of CanaryRule::check().
+  // Errors: those of CanaryRule::validate().
   static Result<Canary> create(CanaryRule rule);
 
   // Whether a device or user is among the share.

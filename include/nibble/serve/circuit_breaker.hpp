@@ -4,7 +4,6 @@
 // see whether it answers again (Nygard, "Release It!", 2007).
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
 #include "nibble/core/config.hpp"

@@ -58,7 +58,7 @@ NIBBLE_INLINE std::optional<std::uint64_t> Host::number(const std::string& path)
   return n;
 }
 
-NIBBLE_INLINE std::optional<double> Host::degrees(const std::string& path) const {
+NIBBLE_INLINE std::optional<double> Host::celsius_in(const std::string& path) const {
   constexpr std::uint64_t kHottest = 150'000;
   const auto thousandths = number(path);
   if (!thousandths || *thousandths > kHottest) return std::nullopt;
@@ -68,7 +68,7 @@ NIBBLE_INLINE std::optional<double> Host::degrees(const std::string& path) const
 NIBBLE_INLINE std::optional<double> Host::temperature() const {
   std::optional<double> hottest;
   const auto add = [&](const std::string& path) {
-    const auto found = degrees(path);
+    const auto found = celsius_in(path);
     if (found && (!hottest || *found > *hottest)) hottest = found;
   };
   for (int i = 0; i < kMost; ++i) add("/sys/class/thermal/thermal_zone" + to_text(i) + "/temp");

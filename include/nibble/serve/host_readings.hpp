@@ -54,7 +54,7 @@ class Host {
   };
   std::optional<std::uint64_t> number(const std::string& path) const;
   // Degrees; nothing if it is no temperature that processors live at.
-  std::optional<double> degrees(const std::string& path) const;
+  std::optional<double> celsius_in(const std::string& path) const;
   std::optional<double> temperature() const;
   std::optional<double> load() const;
   void find_energy();
