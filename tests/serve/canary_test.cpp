@@ -313,6 +313,50 @@ TEST_CASE("a rollout: arms before and after the decision, failures, the end") {
   CHECK(code_of(never.add_pair({}, {.quality = kNan})) == Errc::invalid_argument);
 }
 
+TEST_CASE("what a verdict says: four intervals of arms, two of differences") {
+  // Each with its part of alpha, so that all hold together.
+  CanaryRule rule = {.name = "x", .max_slowdown = 0.5, .latency_cap_ms = 400, .alpha = 0.08};
+  Canary live = value_of(Canary::create(rule));
+  rule.mode = CanaryMode::shadow;
+  Canary shadow = value_of(Canary::create(rule));
+  ConfidenceSequence quality[2] = {ConfidenceSequence(0.02), ConfidenceSequence(0.02)};
+  ConfidenceSequence latency[2] = {ConfidenceSequence(0.02), ConfidenceSequence(0.02)};
+  ConfidenceSequence quality_of_pairs(0.04), latency_of_pairs(0.04);
+  std::mt19937 random(6);
+  std::uniform_real_distribution<double> uniform(0, 1);
+  double sum = 0;
+  for (int i = 0; i < 80; ++i) {
+    const CanaryOutcome before{.latency_ms = 500 * uniform(random), .quality = uniform(random)};
+    const CanaryOutcome after{.latency_ms = 500 * uniform(random), .quality = uniform(random)};
+    REQUIRE(live.add(CanaryArm::baseline, before));
+    REQUIRE(live.add(CanaryArm::candidate, after));
+    REQUIRE(shadow.add_pair(before, after));
+    const double ms[2] = {std::min(1.0, before.latency_ms / 400),
+                          std::min(1.0, after.latency_ms / 400)};
+    quality[0].add(before.quality);
+    quality[1].add(after.quality);
+    latency[0].add(ms[0]);
+    latency[1].add(ms[1]);
+    quality_of_pairs.add((after.quality - before.quality + 1) / 2);
+    latency_of_pairs.add((ms[1] - 1.5 * ms[0] + 1.5) / 2.5);
+    sum += ms[0];
+  }
+  const CanaryVerdict one = live.verdict(), two = shadow.verdict();
+  REQUIRE(one.decision == CanaryDecision::none);
+  REQUIRE(two.decision == CanaryDecision::none);
+  CHECK(one.quality_low == doctest::Approx(quality[1].low() - quality[0].high()));
+  CHECK(one.quality_high == doctest::Approx(quality[1].high() - quality[0].low()));
+  CHECK(one.slowdown_low == doctest::Approx(latency[1].low() / latency[0].high() - 1));
+  CHECK(one.slowdown_high == doctest::Approx(latency[1].high() / latency[0].low() - 1));
+  CHECK(two.quality_low == doctest::Approx(2 * quality_of_pairs.low() - 1));
+  CHECK(two.quality_high == doctest::Approx(2 * quality_of_pairs.high() - 1));
+  const double mean = sum / 80;
+  CHECK(two.slowdown_low ==
+        doctest::Approx((2.5 * latency_of_pairs.low() - 1.5 + 0.5 * mean) / mean));
+  CHECK(two.slowdown_high ==
+        doctest::Approx((2.5 * latency_of_pairs.high() - 1.5 + 0.5 * mean) / mean));
+}
+
 TEST_CASE("pairs say more than arms: requests differ more than models") {
   // Easy and hard requests; the candidate is 1 % slower, as good.
   std::mt19937 random(8);
