@@ -21,6 +21,9 @@ TEST_CASE("the text of metrics, by the letter") {
       *registry.counter("answers_total", "not used", {{"model", "a\\b\"c\nd\xff"}, {"kind", "é"}});
   auto* const energy = *registry.counter("energy_joules_total", "Energy.", {}, 1e-6);
   auto* const level = *registry.gauge("level", "A level.");
+  auto* const sensor = *registry.gauge("sensor", "");
+  CHECK(sensor->value() == 0);
+  CHECK(!sensor->is_set());
   const double bounds[] = {0.001, 0.5, 2};
   auto* const seconds = *registry.histogram("wait_seconds", "Waits.", bounds, {{"a", "b"}});
   answers->add();
@@ -44,6 +47,8 @@ TEST_CASE("the text of metrics, by the letter") {
         "# HELP level A level.\n"
         "# TYPE level gauge\n"
         "level -1.5\n"
+        "# HELP sensor \n"
+        "# TYPE sensor gauge\n"
         "# HELP wait_seconds Waits.\n"
         "# TYPE wait_seconds histogram\n"
         "wait_seconds_bucket{a=\"b\",le=\"0.001\"} 1\n"
@@ -56,6 +61,8 @@ TEST_CASE("the text of metrics, by the letter") {
   CHECK(registry.text()->find("\nlevel +Inf\n") != std::string::npos);
   level->set(std::numeric_limits<double>::quiet_NaN());
   CHECK(registry.text()->find("\nlevel NaN\n") != std::string::npos);
+  sensor->set(0);
+  CHECK(registry.text()->find("\nsensor 0.0\n") != std::string::npos);
 }
 
 TEST_CASE("a metric of the same name and labels is the same, what differs is refused") {

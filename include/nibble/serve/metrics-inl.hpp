@@ -126,15 +126,18 @@ struct Registry::Family {
         append_line(out, "", m.labels, "",
                     unit == 1 ? to_text(n) : detail::metric_number(static_cast<double>(n) * unit));
       } else if (kind == Kind::gauge) {
-        append_line(out, "", m.labels, "", detail::metric_number(m.gauge.value()));
+        if (m.gauge.is_set()) {
+          append_line(out, "", m.labels, "", detail::metric_number(m.gauge.value()));
+        }
       } else {
         std::uint64_t n = 0;
         const Histogram& h = m.histogram;
         for (std::size_t i = 0; i <= h.n_bounds(); ++i) {
           n += h.count(i);
-          append_line(out, "_bucket", m.labels,
-                      detail::metric_number(i < h.n_bounds() ? h.bound(i) : double{kInfinity}),
-                      to_text(n));
+          append_line(
+              out, "_bucket", m.labels,
+              detail::metric_number(i < h.n_bounds() ? h.bound(i) : static_cast<double>(kInfinity)),
+              to_text(n));
         }
         append_line(out, "_sum", m.labels, "", detail::metric_number(h.sum()));
         append_line(out, "_count", m.labels, "", to_text(n));
@@ -238,7 +241,7 @@ NIBBLE_INLINE Result<std::string> Registry::text() const {
     std::string out;
     const WordLock lock(mutex_);
     for (const Owned<Family>& family : families_) {
-      if (!family->metrics.empty()) family->append_to(out);
+      family->append_to(out);
     }
     return out;
   });

@@ -35,18 +35,22 @@ class Counter {
   std::atomic<std::uint64_t> count_{0};
 };
 
-// A number that goes up and down.
+// A number that goes up and down. Until it is set for the first time it is not in the text: of a
+// sensor that a machine does not have there is nothing to say.
 class Gauge {
  public:
   void set(double value) noexcept {
     bits_.store(__builtin_bit_cast(std::uint64_t, value), std::memory_order_relaxed);
   }
-  double value() const noexcept {
-    return __builtin_bit_cast(double, bits_.load(std::memory_order_relaxed));
+  double value() const noexcept {  // 0 until it is set
+    const std::uint64_t bits = bits_.load(std::memory_order_relaxed);
+    return bits == kUnset ? 0 : __builtin_bit_cast(double, bits);
   }
+  bool is_set() const noexcept { return bits_.load(std::memory_order_relaxed) != kUnset; }
 
  private:
-  std::atomic<std::uint64_t> bits_{0};
+  static constexpr std::uint64_t kUnset = 0x7FFC'0000'756E'7365;  // a NaN that nothing computes
+  std::atomic<std::uint64_t> bits_{kUnset};
 };
 
 // Counts values by buckets, of which each ends at a bound and includes it; the last has no bound.

@@ -67,7 +67,7 @@ struct ServingMetrics {
   Counter *switches = nullptr, *failed_switches = nullptr;  // model_switches_total by result
   Histogram* model_load = nullptr;                          // seconds until it serves
   Gauge *models_loaded = nullptr, *model_bytes = nullptr;   // weights of those, working memory
-  // Of the host (see host_readings.hpp).
+  // Of the host (see host_readings.hpp), as far as it has such sensors.
   Gauge *resident_memory = nullptr, *temperature = nullptr, *battery = nullptr;
   Counter* energy = nullptr;  // in microjoules
 
