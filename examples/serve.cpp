@@ -64,6 +64,12 @@ void add_model_options(CLI::App& app, Options& o) {
   app.add_option("--parallel", scheduler.max_batch, "answers that are computed together")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
+  app.add_option(
+         "--cache", scheduler.cache_positions,
+         "positions of the cache for all answers; 0: those of --ctx for each of --parallel. "
+         "With more, beginnings of prompts stay while all answers are computed")
+      ->check(example::any_count())
+      ->capture_default_str();
   app.add_option("--queue", scheduler.max_queue, "requests that wait; more are refused")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();

@@ -3,6 +3,8 @@
 // One answer while it comes: what of it is thought, said, or a call of a tool.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -35,6 +37,7 @@ class Answer {
       : use_(&use), splitter_(prompt), is_chat_(is_chat) {}
 
   void add(const TokenEvent& event, const nibble::text::Vocabulary* shown) {
+    if (event.id >= 0) ++n_tokens;
     if (shown != nullptr && event.id >= 0) tokens.push_back(token_of(event, *shown));
     if (is_chat_) {
       const auto show = [this](std::string_view part, bool is_thought) {
@@ -55,6 +58,7 @@ class Answer {
   std::vector<ShownToken> tokens;
   std::vector<Call> calls;  // with the end
   nibble::Finish finish = nibble::Finish::none;
+  std::int64_t n_tokens = 0;  // of all, with the end token; these stay
 
   bool has_ended() const { return finish != nibble::Finish::none; }
   const char* finish_reason() const {

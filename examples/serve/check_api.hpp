@@ -102,7 +102,8 @@ inline void check_chat(int port) {
   std::vector<JsonValue> events = events_of(reply, "stream");
   for (const JsonValue& event : events) {
     text += at(event, "choices.0.delta.content").string();
-    for (const JsonValue& token : at(event, "choices.0.logprobs.content").elements()) {
+    const JsonValue content = at(event, "choices.0.logprobs.content");
+    for (const JsonValue& token : content.elements()) {
       spelled += at(token, "token").string();
       check(at(token, "logprob").number() <= 0, "a logprob above 0");
       check(at(token, "top_logprobs").elements().size() == 2, "top_logprobs");

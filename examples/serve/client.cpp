@@ -93,7 +93,7 @@ int run(const Options& o) {
   } else if (o.part == "ends") {
     const Folder folder;
     {
-      ServerProcess server(o.program, {"--model", o.model, "--parallel", "2"});
+      ServerProcess server(o.program, {"--model", o.model, "--parallel", "1"});
       if (!server.wait_until_ready()) return 1;
       client::check_gone(server.port());
       client::check_drain(server);

@@ -57,6 +57,7 @@ class Socket {
 
   // Appends what comes to `read`; false at the end, at an error, or if nothing comes in the time.
   bool receive(int ms = kWaitMs) {
+    has_hung_ = false;
     pollfd waited{socket_, POLLIN, 0};
     if (!is_open_ || ::poll(&waited, 1, ms) <= 0) {
       has_hung_ = is_open_;

@@ -232,12 +232,13 @@ class ResponsesFormat final : public Format {
   }
 
   std::string begin() override {
+    // (One after the other: each has the next number.)
     const Json created = response("in_progress", nullptr, nullptr);
-    return event("response.created", Json::object({{"response", created}})) +
-           event("response.in_progress", Json::object({{"response", created}})) +
-           event("response.output_item.added",
-                 Json::object({{"output_index", 0}, {"item", item("in_progress", nullptr)}})) +
-           event("response.content_part.added", place().add("part", text_part("")));
+    std::string out = event("response.created", Json::object({{"response", created}}));
+    out += event("response.in_progress", Json::object({{"response", created}}));
+    out += event("response.output_item.added",
+                 Json::object({{"output_index", 0}, {"item", item("in_progress", nullptr)}}));
+    return out + event("response.content_part.added", place().add("part", text_part("")));
   }
   std::string part(std::size_t, const Answer& answer) override {
     if (answer.content.empty()) return {};
@@ -246,18 +247,18 @@ class ResponsesFormat final : public Format {
                  place().add("delta", answer.content).add("logprobs", Json::array({})));
   }
   std::string end(const std::vector<Answer>& answers, const Usage& usage) override {
-    const char* const status = status_of(answers[0]);
-    return event("response.output_text.done",
-                 place().add("text", all_).add("logprobs", Json::array({}))) +
-           event("response.content_part.done", place().add("part", text_part(all_))) +
-           event("response.output_item.done",
-                 Json::object({{"output_index", 0}, {"item", item(status, &all_)}})) +
-           event(std::string(status) == "completed" ? "response.completed" : "response.incomplete",
-                 Json::object({{"response", response(status, &all_, &usage)}}));
+    const std::string_view status = status_of(answers[0]);
+    std::string out = event("response.output_text.done",
+                            place().add("text", all_).add("logprobs", Json::array({})));
+    out += event("response.content_part.done", place().add("part", text_part(all_)));
+    out += event("response.output_item.done",
+                 Json::object({{"output_index", 0}, {"item", item(status, &all_)}}));
+    return out + event(status == "completed" ? "response.completed" : "response.incomplete",
+                       Json::object({{"response", response(status, &all_, &usage)}}));
   }
 
  private:
-  static const char* status_of(const Answer& answer) {
+  static std::string_view status_of(const Answer& answer) {
     return std::string_view(answer.finish_reason()) == "length" ? "incomplete" : "completed";
   }
   std::string event(const char* type, Json data) {
@@ -272,7 +273,7 @@ class ResponsesFormat final : public Format {
                          {"annotations", Json::array({})},
                          {"logprobs", Json::array({})}});
   }
-  Json item(const char* status, const std::string* text) const {
+  Json item(std::string_view status, const std::string* text) const {
     std::vector<Json> parts;
     if (text != nullptr) parts.push_back(text_part(*text));
     return Json::object({{"id", message_id_},
@@ -281,10 +282,10 @@ class ResponsesFormat final : public Format {
                          {"status", status},
                          {"content", Json::array(parts)}});
   }
-  Json response(const char* status, const std::string* text, const Usage* usage) const {
+  Json response(std::string_view status, const std::string* text, const Usage* usage) const {
     std::vector<Json> output;
     if (text != nullptr) output.push_back(item(status, text));
-    const bool is_incomplete = std::string_view(status) == "incomplete";
+    const bool is_incomplete = status == "incomplete";
     Json out = Json::object(
         {{"id", id_},
          {"object", "response"},

@@ -195,17 +195,18 @@ class Generation {
     for (const PromptTokens& prompt : prompts_) {
       usage.prompt += static_cast<std::int64_t>(prompt.ids.size());
     }
-    for (const auto& completion : completions_) usage.completion += completion.n_tokens();
+    for (const Answer& answer : answers_) usage.completion += answer.n_tokens;
     return usage;
   }
 
-  std::optional<ApiError> failure() const {
+  std::optional<ApiError> failure() {
     if (channel_->is_broken()) return ApiError::internal("out of memory");
     for (std::size_t i = 0; i < answers_.size(); ++i) {
       if (answers_[i].finish == nibble::Finish::cancelled) {
         return ApiError::unavailable({nibble::Errc::cancelled, "the server ends"});
       }
       if (answers_[i].finish != nibble::Finish::failed) continue;
+      (void)completions_[i].wait();  // its last token may come before it has ended
       const auto status = completions_[i].status();
       return ApiError::internal(status ? "the answer failed" : status.error().message);
     }

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <random>
 #include <string>
 #include <thread>
@@ -15,6 +16,7 @@
 
 #include "allocation_counter.hpp"
 #include "doctest/doctest.h"
+#include "generate/adapting.hpp"
 #include "serve/serving.hpp"
 
 using namespace nibble;
@@ -203,7 +205,7 @@ TEST_CASE("a switch that fails leaves what serves, and says why") {
               "variant 'half': home: ");
 
   auto refused = variant_of("f16");
-  refused.verify = [](const Model&) -> Result<void> {
+  refused.verify_model = [](const Model&) -> Result<void> {
     return Error{Errc::limit, "it is too large"};
   };
   check_fails(must(pool.switch_to(refused)), Errc::limit, "variant 'f16': it is too large");
@@ -300,7 +302,7 @@ TEST_CASE("a pool that ends cancels what waits and what runs") {
     gate.open();
   }
   CHECK(changes[0].stage() >= SwitchStage::done);
-  check_fails(changes[1], Errc::cancelled, "the pool has ended");
+  check_fails(changes[1], Errc::cancelled, "pool has ended");
   for (Completion& completion : completions) {
     CHECK(test::read_all(completion).finish != Finish::none);
   }
@@ -337,3 +339,90 @@ TEST_CASE("a lease keeps its variant; after stop() only what was taken ends") {
   CHECK(refused.error().code == Errc::cancelled);
   CHECK(!pool.switch_to(variant_of("f16")));
 }
+
+TEST_CASE("adapters are called by their names, and differ by variant") {
+  auto pool = make_pool();
+  auto variant = variant_of("int8");
+  const auto random = [](std::uint32_t seed) {
+    return [seed](const Model& model) {
+      return AdapterSet::create(model, test::random_adapter(model, 4, seed));
+    };
+  };
+  variant.adapters = {{.name = "a", .load = random(1), .strength = 0.5f},
+                      {.name = "b", .load = random(2), .strength = 0.5f}};
+  serve_now(pool, variant);
+  auto lease = must(pool.lease());
+  REQUIRE(lease.n_adapters() == 2);
+  CHECK(lease.adapter_name(1) == "b");
+  auto options = test::session_options(test::pool_scheduler());
+  options.max_factor_rank = 4;
+  std::vector<Answer> answers;
+  for (const std::uint32_t seed : {0u, 1u, 2u}) {
+    const char* const name = seed == 0 ? "" : seed == 1 ? "a" : "b";
+    auto completion = must(lease.submit(ask(1), name));
+    answers.push_back(test::read_all(completion));
+    auto session = test::make_session(options, lease.model());
+    if (seed > 0) {
+      REQUIRE(session.set_adapter({must(random(seed)(lease.model())), 0.5f}));
+    }
+    auto generator = test::make_generator(session, ask(1).options);
+    REQUIRE(generator.prompt(ask(1).prompt));
+    CHECK(answers.back().ids == test::take(generator).ids);
+  }
+  CHECK(answers[0] != answers[1]);
+  CHECK(answers[1] != answers[2]);
+  const auto refused = lease.submit(ask(1), "c\n");
+  REQUIRE(!refused);
+  CHECK(refused.error().code == Errc::not_found);
+  CHECK(test::why(refused) == "variant 'int8': it has no adapter 'c?'");
+}
+
+#if NIBBLE_TEST_COUNTS_ALLOCATIONS
+TEST_CASE("without memory requests and switches fail, and nobody waits for them") {
+  serve::Registry registry;
+  const auto metrics = must(serve::ServingMetrics::create(registry));
+  auto pool = make_pool({.metrics = &metrics});
+  serve_now(pool, variant_of("f16"));
+  for (const bool all : {false, true}) {
+    int n_failed = 0;
+    bool happened = true;
+    for (long long n = 1; happened; ++n) {
+      auto request = ask(0, 1);
+      std::optional<Errc> error;
+      {
+        const FailingAllocations failing(n, all);
+        const auto completion = pool.submit(std::move(request));
+        happened = failing.happened();
+        if (!completion) error = completion.error().code;
+      }
+      if (!error) continue;
+      CHECK(*error == Errc::out_of_memory);
+      ++n_failed;
+    }
+    CHECK(n_failed > 10);
+  }
+  for (const bool all : {false, true}) {
+    int n_failed = 0;
+    bool happened = true;
+    for (long long n = 1; happened; n += 1 + n / 8) {  // loading takes many
+      auto variant = variant_of("int4");
+      std::optional<Errc> error;
+      {
+        const FailingAllocations failing(n, all);
+        const auto change = pool.switch_to(std::move(variant));
+        const auto done = change ? change->wait() : Result<void>(Error{change.error().code, ""});
+        happened = failing.happened();
+        if (!done) error = done.error().code;
+      }
+      if (!error) continue;
+      CHECK(*error == Errc::out_of_memory);
+      ++n_failed;
+    }
+    CHECK(n_failed > 10);
+  }
+  auto completion = must(pool.submit(ask(2)));
+  CHECK(test::read_all(completion) == expected().at("int4")[2]);
+  pool.stop();
+  CHECK(pool.drain(10'000));
+}
+#endif

@@ -47,7 +47,7 @@ struct VariantLimits {
 // Call it now and then; each call moves one step. Precondition: there are variants, and `current`
 // is one of them. A signal that is NaN has no say.
 inline std::size_t choose_variant(std::span<const std::size_t> bytes,
-                                  std::optional<std::size_t> current, const HostSignals& signals,
+                                  std::optional<std::size_t> current, const HostSignals& host,
                                   const VariantLimits& limits = {}) noexcept {
   NIBBLE_ASSERT(!bytes.empty() && (!current || *current < bytes.size()));
   bool is_bad = false, is_good = true;
@@ -58,12 +58,10 @@ inline std::size_t choose_variant(std::span<const std::size_t> bytes,
     is_bad = is_bad || sign * *signal >= sign * limit.high;
     is_good = is_good && sign * *signal < sign * limit.low;
   };
-  look(signals.temperature, limits.temperature, 1);
-  look(signals.battery, limits.battery, -1);
-  look(signals.load, limits.load, 1);
-  const auto fits = [&](std::size_t i) {
-    return !signals.free_bytes || bytes[i] <= *signals.free_bytes;
-  };
+  look(host.temperature, limits.temperature, 1);
+  look(host.battery, limits.battery, -1);
+  look(host.load, limits.load, 1);
+  const auto fits = [&](std::size_t i) { return !host.free_bytes || bytes[i] <= *host.free_bytes; };
   const std::size_t n = bytes.size();
   if (!current) {
     if (is_bad) return n - 1;

@@ -47,7 +47,7 @@ NIBBLE_INLINE double stability_index(std::span<const std::uint64_t> reference,
 // 1931: within 1 % for 0.999 from one degree of freedom on.
 NIBBLE_INLINE double stability_bound(std::size_t n_buckets, std::uint64_t n_reference,
                                      std::uint64_t n_now) noexcept {
-  if (n_buckets < 2 || n_reference == 0 || n_now == 0) return double{kInfinity};
+  if (n_buckets < 2 || n_reference == 0 || n_now == 0) return static_cast<double>(kInfinity);
   constexpr double kQuantile = 3.090232306167813;  // of a normal distribution, 0.999
   const double k = static_cast<double>(n_buckets - 1), v = 2 / (9 * k);
   const double root = 1 - v + kQuantile * libm::sqrt(v);

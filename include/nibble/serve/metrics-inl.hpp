@@ -134,9 +134,10 @@ struct Registry::Family {
         const Histogram& h = m.histogram;
         for (std::size_t i = 0; i <= h.n_bounds(); ++i) {
           n += h.count(i);
-          append_line(out, "_bucket", m.labels,
-                      detail::metric_number(i < h.n_bounds() ? h.bound(i) : double{kInfinity}),
-                      to_text(n));
+          append_line(
+              out, "_bucket", m.labels,
+              detail::metric_number(i < h.n_bounds() ? h.bound(i) : static_cast<double>(kInfinity)),
+              to_text(n));
         }
         append_line(out, "_sum", m.labels, "", detail::metric_number(h.sum()));
         append_line(out, "_count", m.labels, "", to_text(n));

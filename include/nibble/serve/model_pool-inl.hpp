@@ -111,7 +111,7 @@ struct ModelPool::Observer {
   void operator()(const Token& token) {
     if (recorder) (*recorder)(token);
     if (token.id >= 0) {
-      logprobs += double{token.logprob};
+      logprobs += static_cast<double>(token.logprob);
       ++n_tokens;
     }
     if (other) other(token);
@@ -132,7 +132,7 @@ struct ModelPool::State {
   State& operator=(const State&) = delete;
   ~State();
 
-  static Result<void> check(const Variant& variant);
+  static Result<void> validate(const Variant& variant);
 
   // Of the pool's thread.
   void run() noexcept;
@@ -167,7 +167,7 @@ struct ModelPool::State {
 
 // ---- Loading -----------------------------------------------------------------------------------
 
-NIBBLE_INLINE Result<void> ModelPool::State::check(const Variant& variant) {
+NIBBLE_INLINE Result<void> ModelPool::State::validate(const Variant& variant) {
   const auto bad = [&](const std::string& what) {
     return Error{Errc::invalid_argument, "variant '" + printable(variant.name) + "': " + what};
   };
@@ -206,17 +206,21 @@ NIBBLE_INLINE void ModelPool::State::run() noexcept {
 
 NIBBLE_INLINE void ModelPool::State::change(Switch::State& to) {
   const std::int64_t start = options.now();
-  const std::string name = "variant '" + printable(to.variant.name) + "'";
-  auto made = catch_out_of_memory([&] { return bring_up(to); });
+  auto made = catch_out_of_memory([&]() -> Result<Shared<Served>> {
+    const std::string name = to.variant.name;  // bring_up() takes it
+    auto served = bring_up(to);
+    if (served) return served;
+    return std::move(served).error().in("variant '" + printable(name) + "'");
+  });
   to.variant = {};  // whatever its functions have
   if (!made) {
-    Error error = std::move(made).error().in(name);
     if (options.metrics != nullptr) options.metrics->failed_switches->add();
-    {
+    (void)catch_out_of_memory([&]() -> Result<void> {
       const WordLock lock(mutex);
-      last_error = error.message;
-    }
-    return to.fail(std::move(error));
+      last_error = made.error().message;
+      return ok();
+    });
+    return to.fail(std::move(made).error());
   }
   const Shared<Served> fresh = *std::move(made);
   Shared<Served> old;
@@ -239,7 +243,7 @@ NIBBLE_INLINE Result<Shared<ModelPool::Served>> ModelPool::State::bring_up(Switc
   from.set(SwitchStage::loading);
   NIBBLE_TRY(model, variant.load());
   from.set(SwitchStage::checking);
-  if (variant.verify) NIBBLE_CHECK(variant.verify(model));
+  if (variant.verify_model) NIBBLE_CHECK(variant.verify_model(model));
   std::vector<Served::Adapter> adapters;
   for (VariantAdapter& adapter : variant.adapters) {
     auto set = adapter.load(model);
@@ -275,7 +279,7 @@ NIBBLE_INLINE Result<void> ModelPool::State::check_answers(Scheduler& scheduler,
     request.on_token = {};
     NIBBLE_TRY(completion, scheduler.submit(std::move(request)));
     while (completion.finish() == Finish::none) {
-      if (is_ending) return Error{Errc::cancelled, "the pool has ended"};
+      if (is_ending) return Error{Errc::cancelled, "pool has ended"};
       scheduler.step();
     }
     NIBBLE_CHECK(completion.status());
@@ -315,7 +319,7 @@ NIBBLE_INLINE ModelPool::State::~State() {
   is_ending.store(true);
   signal();
   if (has_thread) thread.join();
-  if (next) next->fail(Error{Errc::cancelled, "the pool has ended"});
+  if (next) next->fail(Error{Errc::cancelled, "pool has ended"});
   for (const Shared<Served>& served : loaded) served->free();
 }
 
@@ -339,7 +343,7 @@ NIBBLE_INLINE Result<ModelPool> ModelPool::create(const ModelPoolOptions& option
 NIBBLE_INLINE Result<Switch> ModelPool::switch_to(Variant variant) {
   return catch_out_of_memory([&]() -> Result<Switch> {
     State& s = *state_;
-    NIBBLE_CHECK(State::check(variant));
+    NIBBLE_CHECK(State::validate(variant));
     if (s.is_stopped) return Error{Errc::cancelled, "pool: it is stopped"};
     Shared<Switch::State> made(
         Owned<Switch::State>(new (std::nothrow) Switch::State(std::move(variant))));
@@ -350,8 +354,11 @@ NIBBLE_INLINE Result<Switch> ModelPool::switch_to(Variant variant) {
       std::swap(s.next, replaced);
     }
     if (replaced) {
-      replaced->fail(Error{Errc::cancelled, "variant '" + printable(replaced->variant.name) +
-                                                "': a later switch took its place"});
+      auto why = catch_out_of_memory([&]() -> Result<void> {
+        return Error{Errc::cancelled, "variant '" + printable(replaced->variant.name) +
+                                          "': a later switch took its place"};
+      });
+      replaced->fail(std::move(why).error());
     }
     s.signal();
     return Switch(std::move(made));
@@ -456,7 +463,10 @@ NIBBLE_INLINE bool ModelPool::drain(Index time_limit_ms) noexcept {
     {
       const WordLock lock(s.mutex);
       bool is_used = false;
-      for (const Shared<Served>& served : s.loaded) is_used = is_used || served->n_users > 0;
+      for (const Shared<Served>& served : s.loaded) {
+        const SchedulerStats stats = served->scheduler->stats();
+        is_used = is_used || served->n_users > 0 || stats.n_running + stats.n_waiting > 0;
+      }
       if (!is_used) return true;
     }
     if (monotonic_nanoseconds() >= end) return false;

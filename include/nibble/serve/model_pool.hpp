@@ -54,7 +54,7 @@ struct Variant {
   std::vector<VariantAdapter> adapters = {};
   SchedulerOptions scheduler = {};  // max_factor_rank is raised to what the adapters need
   // Whether the model may serve, before memory for requests is taken; empty: it may.
-  Callback<Result<void>(const Model&)> verify = {};
+  Callback<Result<void>(const Model&)> verify_model = {};
   // What it must answer before it serves; this also warms it up.
   std::vector<KnownAnswer> known_answers = {};
 };
