@@ -188,4 +188,9 @@ TEST_CASE("a warm-up changes nothing that anybody sees") {
   // A context of one step.
   auto small = must(Engine::create(test::home_model(), {.n_ctx = 5}));
   CHECK(warm_up(small));
+  // A cache smaller than a step.
+  auto narrow = must(Engine::create(test::home_model(),
+                                    {.n_ctx = 256, .cache_positions = 64, .max_step_tokens = 128}));
+  CHECK(warm_up(narrow));
+  CHECK(narrow.n_free_pages() == narrow.n_pages());
 }

@@ -48,7 +48,9 @@ NIBBLE_INLINE Result<void> Switch::wait() const {
   for (;;) {
     const std::uint32_t seen = state_->stage.load();
     if (seen == static_cast<std::uint32_t>(SwitchStage::done)) return ok();
-    if (seen == static_cast<std::uint32_t>(SwitchStage::failed)) return *state_->error;
+    if (seen == static_cast<std::uint32_t>(SwitchStage::failed)) {
+      return catch_out_of_memory([&]() -> Result<void> { return *state_->error; });
+    }
     sleep_while(state_->stage, seen);
   }
 }
