@@ -16,7 +16,7 @@ function(nibble_example_test test program)
       -P ${CMAKE_CURRENT_SOURCE_DIR}/run_test.cmake -- $<TARGET_FILE:nibble_${program}> ${arg_ARGS})
 endfunction()
 
-foreach(program batch chat compare compress convert federated finetune generate home_commands inspect intents perplexity pipeline quantize search train watch_log)
+foreach(program batch chat compare compress convert federated finetune gate generate home_commands inspect intents perplexity pipeline quantize search train watch_log)
   nibble_example_test(${program}_help ${program} EXIT 0 OUT "Usage: ${program}" ARGS --help)
   nibble_example_test(${program}_usage ${program} EXIT 2 ERR "^${program}: [^\n]*--help.\n$"
     ARGS --nonsense)
@@ -201,6 +201,46 @@ nibble_example_test(watch_log_chat watch_log EXIT 0 ERR "^$"
   ARGS --model ${home_model} --window 2 --ctx 2048)
 nibble_example_test(watch_log_context watch_log EXIT 1 STDIN "06:00 office temperature 31.5\n"
   ERR "^watch_log: [^\n]*see --ctx" ARGS --model ${home_model} --ctx 16)
+
+# A gate: a model passes its own baseline; a file of the same model that is worse does not, and the
+# reports say why.
+set(home_samples ${CMAKE_CURRENT_SOURCE_DIR}/models/hard_2000.tsv)
+set(gate_baseline ${build_folder}/gate.json)
+set(gate_options --samples ${home_samples} --n-samples 60 --text ${home_samples} --ctx 64 --chunks 2)
+set(gate_metrics --only size,ram,quality,perplexity,kl)
+nibble_example_test(gate_baseline gate EXIT 0 ERR "^$"
+  OUT "^ +file_bytes +[0-9]+\n.* answer_ms_p95 +[0-9.]+\n.* exact_match +0\\.[0-9]+\n.* kl_mean +0\n"
+  ARGS ${home_model} ${gate_options} --reference ${home_model} --write-baseline ${gate_baseline})
+nibble_example_test(gate_same gate EXIT 0 ERR "^$"
+  OUT "ok +exact_match +0\\.[0-9]+, must be at least 0\\.[0-9]+ .baseline.*passed: 9 metrics\n"
+  ARGS ${home_model} ${gate_options} ${gate_metrics} --reference ${home_model}
+    --baseline ${gate_baseline} --junit ${build_folder}/gate.xml --json ${build_folder}/gate_report.json)
+nibble_example_test(gate_worse_model quantize EXIT 0 OUT "bytes of weights"
+  ARGS ${home_model} ${build_folder}/gate_worse.gguf --format q2_h)
+nibble_example_test(gate_worse gate EXIT 3 ERR "^$"
+  OUT "ok +file_bytes .*FAILED exact_match .*FAILED bleu .*FAILED perplexity .*FAILED kl_mean .*failed: [5-7] of 8 metrics\n$"
+  ARGS ${build_folder}/gate_worse.gguf ${gate_options} --only size,quality,perplexity,kl
+    --reference ${home_model} --baseline ${gate_baseline} --junit ${build_folder}/gate_worse.xml)
+nibble_example_test(gate_unmeasured gate EXIT 3 OUT "FAILED exact_match +not measured"
+  ARGS ${home_model} --baseline ${gate_baseline} --only size,quality)
+nibble_example_test(gate_no_limit gate EXIT 1 OUT "^$" ERR "^gate: [^\n]*gate_size.json: it limits none of the groups"
+  ARGS ${home_model} --baseline ${build_folder}/gate_size.json --only ram)
+nibble_example_test(gate_size gate EXIT 0 OUT "^ +file_bytes +[0-9]+\n +weight_bytes +[0-9]+\n$"
+  ARGS ${home_model} --only size --write-baseline ${build_folder}/gate_size.json)
+nibble_example_test(gate_bad_baseline gate EXIT 1 OUT "^$" ERR "^gate: [^\n]*LICENSE: [^\n]*JSON at byte"
+  ARGS ${home_model} --baseline ${home_license})
+nibble_example_test(gate_no_baseline gate EXIT 1 ERR "^gate: missing.json: [^\n]*\n$"
+  ARGS ${home_model} --baseline missing.json)
+nibble_example_test(gate_reference_alone gate EXIT 2 ERR "--reference requires --text"
+  ARGS ${home_model} --reference ${home_model})
+nibble_example_test(gate_bad_group gate EXIT 2 ERR "^gate: --only: [^\n]*--help.\n$"
+  ARGS ${home_model} --only speed)
+set_tests_properties(example_gate_baseline PROPERTIES FIXTURES_SETUP gate_baseline)
+set_tests_properties(example_gate_worse_model PROPERTIES FIXTURES_SETUP gate_worse_model)
+set_tests_properties(example_gate_size PROPERTIES FIXTURES_SETUP gate_size)
+set_tests_properties(example_gate_no_limit PROPERTIES FIXTURES_REQUIRED gate_size)
+set_tests_properties(example_gate_same example_gate_unmeasured PROPERTIES FIXTURES_REQUIRED gate_baseline)
+set_tests_properties(example_gate_worse PROPERTIES FIXTURES_REQUIRED "gate_baseline;gate_worse_model")
 
 # Many prompts. Answers come as they finish: the short one first.
 nibble_example_test(batch batch EXIT 0
@@ -529,5 +569,54 @@ if(TARGET nibble_federated_mpi)
       "round   1: 3 homes answered, 0 did not.*round   3: 2 homes answered, 1 did not")
     set_tests_properties(example_federated_mpi example_federated_mpi_killed PROPERTIES TIMEOUT 300
       ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
+  endif()
+endif()
+
+# The server, with our own client, the official one of the API, a browser and Prometheus' checker, as
+# far as they are here.
+if(TARGET nibble_httplib)
+  nibble_example_test(serve_help serve EXIT 0 OUT "Usage: serve" ARGS --help)
+  nibble_example_test(serve_usage serve EXIT 2 ERR "^serve: [^\n]*--help.\n$" ARGS --nonsense)
+  nibble_example_test(serve_open_host serve EXIT 2 ERR "^serve: --host: [^\n]*--api-key[^\n]*\n$"
+    ARGS --host 0.0.0.0)
+  nibble_example_test(serve_half_tls serve EXIT 2 ERR "^serve: [^\n]*--tls-key[^\n]*\n$"
+    ARGS --tls-cert missing.pem)
+  nibble_example_test(serve_no_model serve EXIT 1 ERR "^serve: missing.gguf: [^\n]*\n$"
+    ARGS --model missing.gguf --port 0 --quiet)
+  nibble_example_test(route_help route EXIT 0 OUT "Usage: route" ARGS --help)
+  nibble_example_test(route_usage route EXIT 2 ERR "^route: [^\n]*--help.\n$" ARGS --nonsense)
+  nibble_example_test(route_two_thresholds route EXIT 2 ERR "--known excludes --threshold|--threshold excludes --known"
+    ARGS ${home_model} --url http://127.0.0.1:1 --threshold 1 --known x)
+  nibble_example_test(route_local route EXIT 0 STDIN "${utterance}\n" OUT "^local\t${call}\n$"
+    ERR "answers    1 here, 0 of the service" ARGS ${home_model} --newline --url http://127.0.0.1:1 --threshold 0)
+  # Nothing listens there: after five failures it is not asked any more.
+  nibble_example_test(route_offline route EXIT 0
+    STDIN "${utterance}\n${utterance}\n${utterance}\n${utterance}\n${utterance}\n${utterance}\n"
+    OUT "^(fallback\t${call}\n)+$" ERR "0 in time, 0 late, 5 failed, 0 refused, 1 not asked\n$"
+    ARGS ${home_model} --newline --url http://127.0.0.1:1 --threshold 1.1)
+  set(serve_folder ${CMAKE_CURRENT_SOURCE_DIR}/serve)
+  foreach(part api hostile load ends)
+    add_test(NAME example_serve_${part} COMMAND nibble_serve_client ${part}
+      --program $<TARGET_FILE:nibble_serve> --model ${home_model})
+  endforeach()
+  # Prometheus' checker, where Debian's package prometheus is installed.
+  find_program(NIBBLE_PROMTOOL promtool)
+  if(NIBBLE_PROMTOOL)
+    add_test(NAME example_serve_promtool COMMAND nibble_serve_client metrics
+      --program $<TARGET_FILE:nibble_serve> --model ${home_model} --promtool ${NIBBLE_PROMTOOL})
+  else()
+    message(STATUS "nibble: no promtool: the test example_serve_promtool is left out")
+  endif()
+  find_package(Python3 QUIET COMPONENTS Interpreter)
+  if(Python3_FOUND)
+    add_test(NAME example_serve_openai COMMAND ${Python3_EXECUTABLE} ${serve_folder}/openai_test.py
+      $<TARGET_FILE:nibble_serve>)
+    set_tests_properties(example_serve_openai PROPERTIES SKIP_RETURN_CODE 77)
+  endif()
+  find_program(NIBBLE_NODE NAMES node nodejs)
+  if(NIBBLE_NODE)
+    add_test(NAME example_serve_page COMMAND ${NIBBLE_NODE} ${serve_folder}/page_test.mjs
+      $<TARGET_FILE:nibble_serve>)
+    set_tests_properties(example_serve_page PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 120)
   endif()
 endif()

@@ -36,9 +36,12 @@
 #include "nibble/io/gguf_writer.hpp"
 #include "nibble/kernels/instances.hpp"
 #include "nibble/model/load.hpp"
+#include "nibble/serve/canary.hpp"
 #include "nibble/serve/drift.hpp"
+#include "nibble/serve/governor.hpp"
 #include "nibble/serve/host_readings.hpp"
 #include "nibble/serve/metrics.hpp"
 #include "nibble/serve/model_pool.hpp"
+#include "nibble/serve/router.hpp"
 #include "nibble/serve/serving_metrics.hpp"
 #endif

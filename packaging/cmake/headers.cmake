@@ -1,13 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Gets the headers that nibbleDependencies.cmake did not find, doctest for the tests, CLI11 for the
-# examples and Google Benchmark (a library: the only one that is linked) for the benchmarks. What is
-# missing or too old is taken from the distribution's own package mirror, as plain files below the
-# build folder: it needs no root and installs nothing. Supported: apt (Debian and its derivatives,
-# any release; Highway comes from the `testing` suite if the release's own version is older than
-# 1.3).
+# examples, cpp-httplib for one of them (httplib.cmake) and Google Benchmark for the benchmarks.
+# What is missing or too old is taken from the distribution's own package mirror, as plain files
+# below the build folder: it needs no root and installs nothing. Supported: apt (Debian and its
+# derivatives, any release; Highway comes from the `testing` suite if the release's own version is
+# older than 1.3).
 
 set(NIBBLE_HEADERS_DIR ${PROJECT_BINARY_DIR}/headers)
+
+# What is missing is an error; for what the build can do without (nibble_is_optional), it is said,
+# and nibble_is_missing set for the caller.
+macro(nibble_headers_missing text)
+  set(nibble_is_missing TRUE PARENT_SCOPE)
+  if(NOT nibble_is_optional)
+    message(FATAL_ERROR "nibble: ${text}")
+  endif()
+  message(STATUS "nibble: ${text}")
+  return()
+endmacro()
 
 # Runs apt-get with its lists and cache in our build folder and the given suite as its only source.
 function(nibble_apt suite)
@@ -23,7 +34,7 @@ function(nibble_apt suite)
     WORKING_DIRECTORY ${NIBBLE_HEADERS_DIR}
     OUTPUT_VARIABLE output ERROR_VARIABLE errors RESULT_VARIABLE result)
   if(NOT result EQUAL 0)
-    message(FATAL_ERROR "nibble: '${ARGN}' failed (${result}):\n${output}${errors}")
+    nibble_headers_missing("'${ARGN}' failed (${result}):\n${output}${errors}")
   endif()
   set(nibble_apt_output "${output}" PARENT_SCOPE)
 endfunction()
@@ -40,23 +51,35 @@ function(nibble_headers_from_package suite package paths)
     list(FILTER sites INCLUDE REGEX "/debian/?$")
     list(REMOVE_DUPLICATES sites)
     if(NOT sites)
-      message(FATAL_ERROR "nibble: needs Highway >= 1.3, Boost.Preprocessor, doctest (tests) and "
-        "CLI11 (examples). Install them with your package manager and set CMAKE_PREFIX_PATH if "
-        "they are in a place of their own. (No Debian mirror is configured here to take the "
-        "headers from.)")
+      nibble_headers_missing("Highway >= 1.3, Boost.Preprocessor, doctest (tests) and CLI11 \
+(examples) are needed. Install them with your package manager and set CMAKE_PREFIX_PATH if they are \
+in a place of their own. (No Debian mirror is configured here to take the headers from.)")
     endif()
     list(GET sites 0 site)
     file(WRITE ${state}/sources.list "deb ${site} ${suite} main\n")
     nibble_apt(${suite} apt-get update)
+    if(nibble_is_missing)
+      set(nibble_is_missing TRUE PARENT_SCOPE)
+      return()
+    endif()
     file(TOUCH ${state}/updated)
   endif()
   if(package MATCHES "^(.+)->(.+)$")  # a dependency of a package, matched by a pattern
     set(pattern "${CMAKE_MATCH_2}")
     nibble_apt(${suite} apt-cache depends ${CMAKE_MATCH_1})
+    if(nibble_is_missing)
+      set(nibble_is_missing TRUE PARENT_SCOPE)
+      return()
+    endif()
     string(REGEX MATCH "${pattern}" package "${nibble_apt_output}")
   endif()
   message(STATUS "nibble: taking files from package ${package} (${suite})")
-  nibble_apt(${suite} apt-get download ${package})
+  # The suite's own version, whatever is installed.
+  nibble_apt(${suite} apt-get download ${package}/${suite})
+  if(nibble_is_missing)
+    set(nibble_is_missing TRUE PARENT_SCOPE)
+    return()
+  endif()
   file(GLOB deb ${NIBBLE_HEADERS_DIR}/${package}_*.deb)
   set(files ${paths})
   list(TRANSFORM files PREPEND "./usr/")
@@ -65,7 +88,7 @@ function(nibble_headers_from_package suite package paths)
     COMMAND tar -x -C ${NIBBLE_HEADERS_DIR} --strip-components=2 --wildcards ${files}
     RESULTS_VARIABLE results)
   if(NOT results STREQUAL "0;0")
-    message(FATAL_ERROR "nibble: could not unpack ${deb}")
+    nibble_headers_missing("could not unpack ${deb}")
   endif()
   file(REMOVE ${deb})
 endfunction()
@@ -119,6 +142,9 @@ endif()
 if(NIBBLE_BUILD_EXAMPLES OR NIBBLE_BUILD_BENCH)
   nibble_find_header(NIBBLE_CLI11_INCLUDE_DIR CLI/CLI.hpp ${nibble_own_suite} libcli11-dev
                      "include/CLI")
+endif()
+if(NIBBLE_BUILD_EXAMPLES AND UNIX AND NOT CMAKE_CROSSCOMPILING)
+  include(${CMAKE_CURRENT_LIST_DIR}/httplib.cmake)
 endif()
 if(NIBBLE_BUILD_BENCH)
   find_package(benchmark QUIET)

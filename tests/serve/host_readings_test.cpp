@@ -84,6 +84,41 @@ TEST_CASE("memory, temperature, battery, energy") {
   }
 }
 
+TEST_CASE("temperature of processors where there are no thermal zones") {
+  Files files = {{"/sys/class/hwmon/hwmon0/name", "nvme\n"},
+                 {"/sys/class/hwmon/hwmon0/temp1_input", "99000\n"},
+                 {"/sys/class/hwmon/hwmon1/name", "k10temp\n"},
+                 {"/sys/class/hwmon/hwmon1/temp1_input", "61500\n"},
+                 {"/sys/class/hwmon/hwmon1/temp3_input", "62250\n"},
+                 {"/sys/class/hwmon/hwmon1/temp1_max", "95000\n"}};
+  CHECK(host_of(files).read().temperature == 62.25);
+  files["/sys/class/hwmon/hwmon1/temp4_input"] = "150001\n";
+  CHECK(host_of(files).read().temperature == 62.25);
+  files["/sys/class/hwmon/hwmon1/temp4_input"] = "150000\n";
+  CHECK(host_of(files).read().temperature == 150);
+  files["/sys/class/thermal/thermal_zone5/temp"] = "45000\n";
+  CHECK(host_of(files).read().temperature == 45);
+}
+
+TEST_CASE("load for each processor") {
+  Files files = {{"/proc/loadavg", "3.04 2.00 1.00 1/100 12345\n"},
+                 {"/sys/devices/system/cpu/online", "0-2,5\n"}};
+  CHECK(host_of(files).read().load == doctest::Approx(0.76));
+  files["/sys/devices/system/cpu/online"] = "0\n";
+  CHECK(host_of(files).read().load == doctest::Approx(3.04));
+  for (const char* const bad : {"", "x", "3-1", "0-", "0,", "0-99999999"}) {
+    files["/sys/devices/system/cpu/online"] = bad;
+    CHECK(!host_of(files).read().load);
+  }
+  files["/sys/devices/system/cpu/online"] = "0-1\n";
+  for (const char* const bad : {"", "x", "3", "3.", "3.1 2", "3.141 2", "-1.00", "9999999.00"}) {
+    files["/proc/loadavg"] = bad;
+    CHECK(!host_of(files).read().load);
+  }
+  files.erase("/proc/loadavg");
+  CHECK(!host_of(files).read().load);
+}
+
 TEST_CASE("energy of hardware monitors where there is no RAPL") {
   Files files = {{"/sys/class/hwmon/hwmon3/energy1_input", "7\n"}};
   auto host = host_of(files);

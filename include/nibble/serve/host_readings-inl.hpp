@@ -58,6 +58,64 @@ NIBBLE_INLINE std::optional<std::uint64_t> Host::number(const std::string& path)
   return n;
 }
 
+NIBBLE_INLINE std::optional<double> Host::celsius_in(const std::string& path) const {
+  constexpr std::uint64_t kHottest = 150'000;
+  const auto thousandths = number(path);
+  if (!thousandths || *thousandths > kHottest) return std::nullopt;
+  return static_cast<double>(*thousandths) / 1000;
+}
+
+NIBBLE_INLINE std::optional<double> Host::temperature() const {
+  std::optional<double> hottest;
+  const auto add = [&](const std::string& path) {
+    const auto found = celsius_in(path);
+    if (found && (!hottest || *found > *hottest)) hottest = found;
+  };
+  for (int i = 0; i < kMost; ++i) add("/sys/class/thermal/thermal_zone" + to_text(i) + "/temp");
+  if (hottest) return hottest;
+  for (int i = 0; i < kMost; ++i) {
+    const std::string folder = "/sys/class/hwmon/hwmon" + to_text(i);
+    const std::optional<std::string> name = read_(folder + "/name");
+    if (!name || (*name != "coretemp\n" && *name != "k10temp\n" && *name != "zenpower\n" &&
+                  *name != "cpu_thermal\n")) {
+      continue;
+    }
+    for (int j = 1; j <= kMost; ++j) add(folder + "/temp" + to_text(j) + "_input");
+  }
+  return hottest;
+}
+
+NIBBLE_INLINE std::optional<double> Host::load() const {
+  // "3.14 2.00 1.00 1/100 12345": two digits behind the point.
+  const std::optional<std::string> average = read_("/proc/loadavg");
+  const std::optional<std::string> online = read_("/sys/devices/system/cpu/online");
+  if (!average || !online) return std::nullopt;
+  std::string_view rest = *average;
+  const auto whole = detail::leading_number(rest);
+  if (!whole || *whole > 1'000'000 || !rest.starts_with('.')) return std::nullopt;
+  rest.remove_prefix(1);
+  const std::size_t n_digits = rest.size();
+  const auto hundredths = detail::leading_number(rest);
+  if (!hundredths || n_digits - rest.size() != 2) return std::nullopt;
+  // "0-3,5": first and last number of each range.
+  std::uint64_t n_cpus = 0;
+  for (rest = *online;;) {
+    const auto first = detail::leading_number(rest);
+    auto last = first;
+    if (rest.starts_with('-')) {
+      rest.remove_prefix(1);
+      last = detail::leading_number(rest);
+    }
+    constexpr std::uint64_t kMostCpus = 1 << 20;
+    if (!first || !last || *last < *first || *last > kMostCpus) return std::nullopt;
+    n_cpus += *last - *first + 1;
+    if (!rest.starts_with(',')) break;
+    rest.remove_prefix(1);
+  }
+  return (static_cast<double>(*whole) + static_cast<double>(*hundredths) / 100) /
+         static_cast<double>(n_cpus);
+}
+
 NIBBLE_INLINE void Host::find_energy() {
   const auto add = [&](const std::string& path, std::uint64_t range) {
     const auto now = number(path);
@@ -84,12 +142,8 @@ NIBBLE_INLINE HostReadings Host::read() {
       if (n && *n < UINT64_MAX / page_bytes_) readings.resident_bytes = *n * page_bytes_;
     }
   }
-  for (int i = 0; i < kMost; ++i) {
-    const auto zone = number("/sys/class/thermal/thermal_zone" + to_text(i) + "/temp");
-    if (!zone) continue;
-    const double celsius = static_cast<double>(*zone) / 1000;
-    if (!readings.temperature || celsius > *readings.temperature) readings.temperature = celsius;
-  }
+  readings.temperature = temperature();
+  readings.load = load();
   readings.is_charging = true;
   for (int i = 0; i < 4; ++i) {
     const std::string folder = "/sys/class/power_supply/BAT" + to_text(i);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the host's system says of itself: memory, temperature, battery, energy. From the files of
-// Linux (proc(5); Documentation/admin-guide/thermal, /power/powercap and /hwmon of its sources),
+// What the host's system says of itself: memory, temperature, battery, load, energy. From the files
+// of Linux (proc(5); Documentation/admin-guide/thermal, /power/powercap and /hwmon of its sources),
 // read by a function of the caller, so that other systems and tests can give their own.
 #pragma once
 
@@ -22,9 +22,13 @@ std::optional<std::string> read_system_file(const std::string& path);
 
 struct HostReadings {
   std::optional<std::uint64_t> resident_bytes = {};  // of this process
-  std::optional<double> temperature = {};            // degrees Celsius, the highest
-  std::optional<double> battery = {};                // charge, 0 to 1, of the fullest
-  bool is_charging = false;                          // or no battery gives power
+  // Degrees Celsius: of the hottest thermal zone or, if there are none, of the processors. What is
+  // beyond 150 is a broken sensor.
+  std::optional<double> temperature = {};
+  std::optional<double> battery = {};  // charge, 0 to 1, of the fullest
+  bool is_charging = false;            // or no battery gives power
+  // Processes that run or wait to, on the average of a minute, for each processor that is online.
+  std::optional<double> load = {};
   // Since the host was made, in microjoules: of the processor packages (RAPL), or, if there are
   // none, of hardware monitors that count energy.
   std::optional<std::uint64_t> energy = {};
@@ -49,6 +53,10 @@ class Host {
     std::uint64_t range = 0, last = 0;
   };
   std::optional<std::uint64_t> number(const std::string& path) const;
+  // Degrees; nothing if it is no temperature that processors live at.
+  std::optional<double> celsius_in(const std::string& path) const;
+  std::optional<double> temperature() const;
+  std::optional<double> load() const;
   void find_energy();
 
   ReadText read_;
