@@ -135,9 +135,11 @@ class TensorBinder final : public graph::SurveySink {
     }
     const auto rows = static_cast<Index>(tensor->dims[1]);
     const Index n = need.is_table && need.n == 0 ? rows : need.n;
-    const auto dims =
-        std::array{static_cast<std::uint64_t>(need.k), static_cast<std::uint64_t>(n == 0 ? 1 : n),
-                   static_cast<std::uint64_t>(need.n_experts), std::uint64_t{1}};
+    const auto one = static_cast<std::uint64_t>(n == 0 ? 1 : n);
+    const auto n_experts = static_cast<std::uint64_t>(need.n_experts);
+    // (Vectors of experts are the rows of a matrix.)
+    const auto dims = std::array{static_cast<std::uint64_t>(need.k), n == 0 ? n_experts : one,
+                                 n == 0 ? 1 : n_experts, std::uint64_t{1}};
     if (dims_of(*tensor) != dims) {
       const auto text = [](const std::array<std::uint64_t, 4>& d) {
         return graph::shape_text(static_cast<Index>(d[1]), static_cast<Index>(d[0]),

@@ -55,7 +55,7 @@ class WeightStore {
   WeightStore(Index n_layers, Formats) : WeightStore(n_layers, kSlotCount, Formats::kOps) {}
 
   // Announces a matrix (n, k) in `format` whose rows are contiguous, or a vector of k floats (n =
-  // 0; any float format, kept as f32), or n_experts contiguous matrices. `rows` must stay alive
+  // 0; any float format, kept as f32), or n_experts contiguous matrices or vectors. `rows` must stay alive
   // until pack() succeeds. `swapped`: the order in which the rows are stored, if another
   // (io/tensor_bytes.hpp). A side of factors is a matrix of its own shape; both sides must come, of
   // the same rank, beside weights of their shape or without such (graph::Factors). Errors:
@@ -356,10 +356,9 @@ class WeightStore {
     }
     const auto row_bytes = detail::WeightSource::bytes_of_row(weight, format, type);
     if (!row_bytes) return row_bytes.error();
-    const bool has_shape = n >= 0 && k >= 1 && n_experts >= 1 && n <= kMaxBytes / n_experts &&
-                           !(is_vector && n_experts > 1);
+    const bool has_shape = n >= 0 && k >= 1 && n_experts >= 1 && n <= kMaxBytes / n_experts;
     const std::size_t n_rows =
-        has_shape && !is_vector ? static_cast<std::size_t>(n * n_experts) : std::size_t{1};
+        has_shape ? static_cast<std::size_t>((is_vector ? 1 : n) * n_experts) : std::size_t{1};
     if (!has_shape || rows.size() / n_rows != *row_bytes || rows.size() % n_rows != 0) {
       return Error{Errc::invalid_argument, to_text(rows.size()) + " bytes are not " +
                                                graph::shape_text(n, k, n_experts) + " weights of " +
