@@ -33,6 +33,7 @@ struct ExpertSlots {
 
 // gpt-oss: gate * sigmoid(1.702 gate) * (up + 1), the gate at most 7, up from -7 to 7.
 struct ClampedSwiglu {
+  friend const char* to_string(ClampedSwiglu) noexcept { return "clamped_swiglu"; }
   static constexpr float kSlope = 1.702f;
   static constexpr float kLimit = 7;
 };

@@ -65,6 +65,31 @@ inline void qwen_keys(Keys& keys) {
   keys.rope();
 }
 
+// How many experts there are, and how many a token uses.
+inline void expert_keys(Keys& keys) {
+  keys.dimension("expert_count", {"num_experts", "num_local_experts"});
+  keys.dimension("expert_used_count", {"num_experts_per_tok"});
+}
+
+inline void qwen3moe_keys(Keys& keys) {
+  Config& config = keys.config;
+  qwen_keys(keys);
+  expert_keys(keys);
+  keys.dimension("expert_feed_forward_length", {"moe_intermediate_size"});
+  keys.set("expert_weights_norm", config.boolean("norm_topk_prob", false));
+  const io::JsonValue* const dense = config.find("mlp_only_layers");
+  if (config.integer({"decoder_sparse_step"}, 1) != 1 ||
+      (dense != nullptr && !dense->elements().empty())) {
+    config.refuse(Errc::unsupported, "mlp_only_layers",
+                  "or decoder_sparse_step ask for layers without experts");
+  }
+}
+
+inline void mixtral_keys(Keys& keys) {
+  llama_keys(keys);
+  expert_keys(keys);
+}
+
 inline void smollm3_keys(Keys& keys) {
   keys.config.must_be("use_sliding_window", false, false);
   keys.dimensions();
@@ -230,6 +255,8 @@ NIBBLE_HIDDEN inline constexpr std::string_view kQwen2Classes[] = {"Qwen2ForCaus
                                                                    "Qwen2Model"};
 NIBBLE_HIDDEN inline constexpr std::string_view kQwen3Classes[] = {"Qwen3ForCausalLM",
                                                                    "Qwen3Model"};
+NIBBLE_HIDDEN inline constexpr std::string_view kQwen3MoeClasses[] = {"Qwen3MoeForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kMixtralClasses[] = {"MixtralForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kGemma2Classes[] = {"Gemma2ForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kGemma3Classes[] = {
     "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"};
@@ -252,6 +279,8 @@ NIBBLE_HIDDEN inline constexpr Family kFamilies[] = {
     {"granite", detail::kGraniteClasses, kLlamaNames, detail::kSilu, detail::granite_keys, true},
     {"qwen2", detail::kQwen2Classes, kLlamaNames, detail::kSilu, detail::qwen_keys},
     {"qwen3", detail::kQwen3Classes, kLlamaNames, detail::kSilu, detail::qwen_keys},
+    {"qwen3moe", detail::kQwen3MoeClasses, kLlamaNames, detail::kSilu, detail::qwen3moe_keys},
+    {"llama", detail::kMixtralClasses, kLlamaNames, detail::kSilu, detail::mixtral_keys, true},
     {"phi3", detail::kPhi3Classes, kLlamaNames, detail::kSilu, detail::phi3_keys},
     {"olmo2", detail::kOlmo2Classes, kGemmaNames, detail::kSilu, detail::olmo2_keys},
     {"gemma2", detail::kGemma2Classes, kGemmaNames, detail::kGeluTanh, detail::gemma2_keys, false,

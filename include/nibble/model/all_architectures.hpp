@@ -4,18 +4,16 @@
 // load() leaves out unless it is told so cost a program code and are rare.
 #pragma once
 
-#include "nibble/model/gpt_oss.hpp"
 #include "nibble/model/gptneox.hpp"
 #include "nibble/model/load.hpp"
-#include "nibble/model/mixtral.hpp"
 #include "nibble/model/olmo2.hpp"
-#include "nibble/model/qwen3moe.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
 struct AllArchitectures
-    : ArchitectureList<EmbeddingOf<Llama>, Mixtral, Llama, EmbeddingOf<Qwen2>, Qwen2, EmbeddingOf<Qwen3>,
-                       Qwen3, Mistral3, SmolLm3, Granite, Gemma2, Gemma3, GemmaEmbedding, Phi3,
-                       Gpt2, Bert, NomicBert, Olmo2, GptNeox, Qwen3Moe, GptOss> {};
+    : ArchitectureList<EmbeddingOf<Llama>, Mixtral, Llama, EmbeddingOf<Qwen2>, Qwen2,
+                       EmbeddingOf<Qwen3>, Qwen3, Qwen3Moe, Mistral3, SmolLm3, Granite, Gemma2,
+                       Gemma3, GemmaEmbedding, Phi3, Gpt2, Bert, NomicBert, GptOss, Olmo2,
+                       GptNeox> {};
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -164,6 +164,15 @@ constexpr Index layer_of(std::string_view name, std::string_view* rest = nullptr
   return layer;
 }
 
+// The name of the tensor of one expert in files that have a tensor for each:
+// "blk.0.ffn_up_exps.weight" becomes "blk.0.ffn_up.<expert>.weight". Empty for other names.
+inline std::string name_of_expert(std::string_view all, Index expert) {
+  constexpr std::string_view kEnd = "_exps.weight";
+  if (!all.ends_with(kEnd)) return {};
+  all.remove_suffix(kEnd.size());
+  return std::string(all).append(".").append(to_text(expert)).append(".weight");
+}
+
 // The name of a tensor that stands beside "<name>.weight": "<name>.<what>".
 inline std::string name_beside(std::string_view weight, std::string_view what) {
   constexpr std::string_view kEnd = ".weight";
