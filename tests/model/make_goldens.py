@@ -439,6 +439,57 @@ def mixtral():
     return t, keys
 
 
+def qwen2moe():  # a shared expert behind a gate
+    def experts(t, at, of):
+        plain_experts(t, at, of)
+        t.put(at + "ffn_gate_inp_shexp.weight", (SHAPE["hidden_size"],),
+              [(of + "mlp.shared_expert_gate.weight", lambda w: w[None])])
+        for part in ("gate", "up", "down"):
+            t.add(at + f"ffn_{part}_shexp.weight", of + f"mlp.shared_expert.{part}_proj.weight")
+
+    return moe(hf.Qwen2MoeConfig, hf.Qwen2MoeForCausalLM,
+               dict(hidden_size=20, head_dim=5, num_experts=EXPERTS,
+                    moe_intermediate_size=EXPERT_DIM, shared_expert_intermediate_size=12,
+                    norm_topk_prob=False, num_experts_per_tok=3, num_key_value_heads=4),
+               {"expert_used_count": 3, "expert_weights_norm": False,
+                "expert_shared_feed_forward_length": 12}, experts)
+
+
+def granitemoe_of(shared):
+    def experts(t, at, of):
+        of += "block_sparse_moe."
+        plain_experts(t, at, of, "experts.gate_up_proj", "experts.down_proj")
+        if shared:
+            of = of.replace("block_sparse_moe", "shared_mlp")
+            shape = (shared, SHAPE["hidden_size"])
+            t.join([(at + "ffn_gate_shexp.weight", shape), (at + "ffn_up_shexp.weight", shape)],
+                   of + "input_linear.weight", lambda gate, up: np.concatenate([gate, up]))
+            t.add(at + "ffn_down_shexp.weight", of + "output_linear.weight")
+
+    classes = ((hf.GraniteMoeSharedConfig, hf.GraniteMoeSharedForCausalLM) if shared else
+               (hf.GraniteMoeConfig, hf.GraniteMoeForCausalLM))
+    sizes = dict(shared_intermediate_size=shared) if shared else {}
+    keys = {"expert_shared_feed_forward_length": shared} if shared else {}
+    t, keys = moe(*classes,
+                  dict(num_local_experts=EXPERTS, intermediate_size=EXPERT_DIM, head_dim=5,
+                       embedding_multiplier=12.0, residual_multiplier=0.25,
+                       attention_multiplier=0.3, logits_scaling=8.0, rms_norm_eps=1e-3,
+                       **sizes),
+                  {**keys, "embedding_scale": 12.0, "residual_scale": 0.25,
+                   "attention.scale": 0.3, "logit_scale": 8.0}, experts,
+                  router="block_sparse_moe.router", permuted=True)
+    del keys["expert_feed_forward_length"]
+    return t, keys
+
+
+def granitemoe():
+    return granitemoe_of(None)
+
+
+def granitemoe_shared():
+    return granitemoe_of(12)
+
+
 OSS_NORMS = {"attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm"}
 
 
@@ -478,6 +529,8 @@ DECODERS = {
     "gptneox-sequential": ("gptneox", gptneox_sequential),
     "qwen3moe": ("qwen3moe", qwen3moe), "qwen3moe-sums": ("qwen3moe", qwen3moe_sums),
     "mixtral": ("llama", mixtral), "gpt-oss": ("gpt-oss", gpt_oss),
+    "qwen2moe": ("qwen2moe", qwen2moe), "granitemoe": ("granitemoe", granitemoe),
+    "granitemoe-shared": ("granitemoe", granitemoe_shared),
 }
 
 # ---- Models that embed texts ---------------------------------------------------------------------

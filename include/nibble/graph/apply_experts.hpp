@@ -319,6 +319,7 @@ constexpr auto apply(const Experts<Slots, Activation, W>& node, Pass& pass,
   const Index ffn_dim = node.ffn_dim;
   const auto width = pass.resolve(node.width);
   if (const char* const error = ops::routing_error(routing)) pass.fail(error);
+  if (ffn_dim < 1) pass.fail("experts: their matrices have no rows");
   const Linear<Slots::router, Slots::router_bias, kDynamic> router{{}, Dim<>{routing.n_experts}};
   declare_products(router, pass, x.width);
   pass.template weight<Slots::choice_bias>(0, routing.n_experts);

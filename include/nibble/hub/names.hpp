@@ -24,6 +24,8 @@ enum class Change : std::uint8_t {
   k_rows,      // the same for k
   transposed,  // stored (inputs, outputs)
   qkv_rows,    // q, k and v of each head together: become all of q, all of k, all of v
+  gate_up,     // the rows of gate, then those of up; of experts, of each of them. '*' of the name
+               // becomes "gate" and "up"
 };
 
 struct Rename {
@@ -56,10 +58,20 @@ NIBBLE_HIDDEN inline constexpr Rename kLlamaNames[] = {
     {"layers.#.mlp.experts.@.gate_proj", "blk.#.ffn_gate.@"},
     {"layers.#.mlp.experts.@.up_proj", "blk.#.ffn_up.@"},
     {"layers.#.mlp.experts.@.down_proj", "blk.#.ffn_down.@"},
+    {"layers.#.mlp.shared_expert_gate", "blk.#.ffn_gate_inp_shexp"},
+    {"layers.#.mlp.shared_expert.gate_proj", "blk.#.ffn_gate_shexp"},
+    {"layers.#.mlp.shared_expert.up_proj", "blk.#.ffn_up_shexp"},
+    {"layers.#.mlp.shared_expert.down_proj", "blk.#.ffn_down_shexp"},
     {"layers.#.block_sparse_moe.gate", "blk.#.ffn_gate_inp"},
     {"layers.#.block_sparse_moe.experts.@.w1", "blk.#.ffn_gate.@"},
     {"layers.#.block_sparse_moe.experts.@.w3", "blk.#.ffn_up.@"},
     {"layers.#.block_sparse_moe.experts.@.w2", "blk.#.ffn_down.@"},
+    // Granite.
+    {"layers.#.block_sparse_moe.router.layer", "blk.#.ffn_gate_inp"},
+    {"layers.#.block_sparse_moe.input_linear", "blk.#.ffn_*_exps", Change::gate_up},
+    {"layers.#.block_sparse_moe.output_linear", "blk.#.ffn_down_exps"},
+    {"layers.#.shared_mlp.input_linear", "blk.#.ffn_*_shexp", Change::gate_up},
+    {"layers.#.shared_mlp.output_linear", "blk.#.ffn_down_shexp"},
 };
 
 // Norms behind attention and feed-forward, too, or only there.

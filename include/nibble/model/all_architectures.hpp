@@ -5,8 +5,10 @@
 #pragma once
 
 #include "nibble/model/gptneox.hpp"
+#include "nibble/model/granitemoe.hpp"
 #include "nibble/model/load.hpp"
 #include "nibble/model/olmo2.hpp"
+#include "nibble/model/qwen2moe.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
@@ -14,6 +16,6 @@ struct AllArchitectures
     : ArchitectureList<EmbeddingOf<Llama>, Mixtral, Llama, EmbeddingOf<Qwen2>, Qwen2,
                        EmbeddingOf<Qwen3>, Qwen3, Qwen3Moe, Mistral3, SmolLm3, Granite, Gemma2,
                        Gemma3, GemmaEmbedding, Phi3, Gpt2, Bert, NomicBert, GptOss, Olmo2,
-                       GptNeox> {};
+                       GptNeox, Qwen2Moe, GraniteMoeShared, GraniteMoe> {};
 
 }}  // namespace nibble::NIBBLE_ABI

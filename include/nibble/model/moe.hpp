@@ -21,7 +21,7 @@ struct MoeConfig : DecoderConfig {
 
   graph::Routing routing;
   Dim<> expert_ffn_dim;  // rows of the matrices of one expert
-  Dim<> shared_ffn_dim;  // of the expert of all tokens, where there is one
+  Dim<> shared_ffn_dim;  // of the expert that all tokens use, where there is one
 };
 
 namespace detail {
@@ -99,11 +99,28 @@ auto llama_with(const MoeConfig& d, const FeedForward& feed_forward) {
          linear<tied_slot(output, token_embd)>(d.vocab_size) >> scale(d.logit_scale);
 }
 
+// Reads the size of the expert that all tokens use. Errors: not_found, malformed.
+inline Result<void> read_shared_expert(const io::Gguf& file, MoeConfig& c) {
+  NIBBLE_TRY(dim, gguf_dim(file, c.architecture + ".expert_shared_feed_forward_length", kMaxDim));
+  c.shared_ffn_dim = dim;
+  return ok();
+}
+
 // Experts alone.
 inline auto llama_moe(const MoeConfig& d) {
   return llama_with(d, graph::experts<nibble::detail::ExpertsOfLayer>(d.routing, d.expert_ffn_dim,
                                                                       d.dim));
 }
 void llama_moe(const MoeConfig&&) = delete;
+
+// Experts and one that all tokens use.
+inline auto llama_shared_moe(const MoeConfig& d) {
+  using namespace graph;
+  return llama_with(d, fork(experts<nibble::detail::ExpertsOfLayer>(d.routing, d.expert_ffn_dim,
+                                                                    d.dim),
+                            nibble::detail::shared_expert(d)) >>
+                           sum());
+}
+void llama_shared_moe(const MoeConfig&&) = delete;
 
 }}  // namespace nibble::NIBBLE_ABI
