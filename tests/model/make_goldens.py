@@ -411,7 +411,7 @@ def moe(config_class, model_class, more, keys, experts, router="mlp.gate", permu
 
 
 def plain_experts(t, at, of, up="mlp.experts.gate_up_proj", down="mlp.experts.down_proj"):
-    shape = (EXPERTS, EXPERT_DIM, SHAPE["hidden_size"])
+    shape = (EXPERTS, EXPERT_DIM, t.hf[of + up].shape[2])
     t.join([(at + "ffn_gate_exps.weight", shape), (at + "ffn_up_exps.weight", shape)], of + up,
            lambda gate, up: np.concatenate([gate, up], axis=1))
     t.add(at + "ffn_down_exps.weight", of + down)
@@ -442,15 +442,15 @@ def mixtral():
 def qwen2moe():  # a shared expert behind a gate
     def experts(t, at, of):
         plain_experts(t, at, of)
-        t.put(at + "ffn_gate_inp_shexp.weight", (SHAPE["hidden_size"],),
+        t.put(at + "ffn_gate_inp_shexp.weight", (24,),
               [(of + "mlp.shared_expert_gate.weight", lambda w: w[None])])
         for part in ("gate", "up", "down"):
             t.add(at + f"ffn_{part}_shexp.weight", of + f"mlp.shared_expert.{part}_proj.weight")
 
     return moe(hf.Qwen2MoeConfig, hf.Qwen2MoeForCausalLM,
-               dict(hidden_size=20, head_dim=5, num_experts=EXPERTS,
+               dict(hidden_size=24, num_experts=EXPERTS,
                     moe_intermediate_size=EXPERT_DIM, shared_expert_intermediate_size=12,
-                    norm_topk_prob=False, num_experts_per_tok=3, num_key_value_heads=4),
+                    norm_topk_prob=False, num_experts_per_tok=3),
                {"expert_used_count": 3, "expert_weights_norm": False,
                 "expert_shared_feed_forward_length": 12}, experts)
 
@@ -471,7 +471,7 @@ def granitemoe_of(shared):
     sizes = dict(shared_intermediate_size=shared) if shared else {}
     keys = {"expert_shared_feed_forward_length": shared} if shared else {}
     t, keys = moe(*classes,
-                  dict(num_local_experts=EXPERTS, intermediate_size=EXPERT_DIM, head_dim=5,
+                  dict(num_local_experts=EXPERTS, intermediate_size=EXPERT_DIM, head_dim=6,
                        embedding_multiplier=12.0, residual_multiplier=0.25,
                        attention_multiplier=0.3, logits_scaling=8.0, rms_norm_eps=1e-3,
                        **sizes),
