@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "doctest/doctest.h"
+#include "nibble/core/thread_pool.hpp"
 #include "nibble/graph/apply_experts.hpp"
 #include "nibble/graph/check.hpp"
 #include "nibble/graph/describe.hpp"
