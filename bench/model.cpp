@@ -16,6 +16,7 @@
 #include "bench/synthetic.hpp"
 #include "examples/common.hpp"
 #include "nibble/generate/session.hpp"
+#include "nibble/hub/open.hpp"
 #include "nibble/io/gguf.hpp"
 
 namespace bench { namespace {
