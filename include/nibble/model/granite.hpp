@@ -4,22 +4,18 @@
 // each half of a layer adds.
 #pragma once
 
-#include <string>
-#include <string_view>
-
 #include "nibble/model/decoder_config.hpp"
 #include "nibble/model/llama.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
-// What Granite states besides the dimensions of Llama. Errors: also malformed.
-inline Result<DecoderConfig> granite_config(const io::Gguf& file) {
-  NIBBLE_TRY(c, llama_config(file));
-  const std::string arch = c.architecture + ".";
-  NIBBLE_TRY(embedding, gguf_positive_or(file, arch + "embedding_scale", 1.0f));
-  NIBBLE_TRY(residual, gguf_positive_or(file, arch + "residual_scale", 1.0f));
-  NIBBLE_TRY(logit, gguf_positive_or(file, arch + "logit_scale", 1.0f));
-  NIBBLE_TRY(has_rope, file.get_bool_or(arch + "rope.scaling.finetuned", true));
+// Reads the factors of Granite into `c`. Errors: malformed.
+inline Result<void> read_granite_factors(const io::Gguf& file, DecoderConfig& c) {
+  const std::string prefix = c.architecture + ".";
+  NIBBLE_TRY(embedding, gguf_positive_or(file, prefix + "embedding_scale", 1.0f));
+  NIBBLE_TRY(residual, gguf_positive_or(file, prefix + "residual_scale", 1.0f));
+  NIBBLE_TRY(logit, gguf_positive_or(file, prefix + "logit_scale", 1.0f));
+  NIBBLE_TRY(has_rope, file.get_bool_or(prefix + "rope.scaling.finetuned", true));
   // Layers add residual * f(norm(x)) to x. Here x is divided by `residual` from the beginning, so
   // that they add f(norm(x)): only norms read x, and they do not see the factor if eps follows.
   c.embedding_scale = embedding / residual;
@@ -31,14 +27,18 @@ inline Result<DecoderConfig> granite_config(const io::Gguf& file) {
     return Error{Errc::malformed, file.name() + ": the factors of granite are out of range"};
   }
   if (!has_rope) c.rope_dim = 0;
-  return c;
+  return ok();
 }
 
 struct Granite {
   using Config = DecoderConfig;
   static constexpr std::string_view kName = "granite";
 
-  static Result<Config> config(const io::Gguf& file) { return granite_config(file); }
+  static Result<Config> config(const io::Gguf& file) {
+    NIBBLE_TRY(c, llama_config(file));
+    NIBBLE_CHECK(read_granite_factors(file, c));
+    return c;
+  }
   template <class Dims>
   static auto expression(const Dims& c) {
     return llama(c);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <string_view>
+#include <utility>
 
 #include "nibble/model/granite.hpp"
 #include "nibble/model/moe.hpp"
@@ -16,7 +17,8 @@ struct GraniteMoe {
   static constexpr std::string_view kName = "granitemoe";
 
   static Result<Config> config(const io::Gguf& file) {
-    NIBBLE_TRY(base, granite_config(file));
+    NIBBLE_TRY(base, llama_config(file));
+    NIBBLE_CHECK(read_granite_factors(file, base));
     Config c(std::move(base));
     NIBBLE_CHECK(read_experts(file, {.scores = graph::RouterScores::softmax_of_chosen}, c));
     return c;
