@@ -18,7 +18,7 @@ namespace bench {
 
 struct Shape {
   nibble::MoeConfig config;  // routing.n_experts is 1 in models without experts
-  bool tied = true;  // the output matrix is the embedding matrix
+  bool tied = true;          // the output matrix is the embedding matrix
 };
 
 inline Shape llama_shape(Index dim, Index n_layers, Index n_heads, Index n_kv_heads, Index ffn_dim,

@@ -37,8 +37,9 @@ inline nibble::Result<nibble::Model> synthetic_model(const Shape& shape,
     }
     std::vector<nibble::graph::WeightNeed> all;
   };
-  auto graph = shape.config.routing.n_experts > 1 ? nibble::make_graph<nibble::Mixtral>(shape.config)
-                                                  : nibble::make_graph<nibble::Llama>(shape.config);
+  auto graph = shape.config.routing.n_experts > 1
+                   ? nibble::make_graph<nibble::Mixtral>(shape.config)
+                   : nibble::make_graph<nibble::Llama>(shape.config);
   if (!graph) return nibble::Error{nibble::Errc::out_of_memory, "a model"};
   Needs needs;
   graph->survey(needs);
@@ -66,7 +67,8 @@ inline nibble::Result<nibble::Model> synthetic_model(const Shape& shape,
       NIBBLE_CHECK(store.add(need.slot, need.layer, nibble::quant::Format::f32, 0, need.k, bytes));
     } else {
       NIBBLE_TRY(row, nibble::quant::row_bytes(format, static_cast<std::size_t>(need.k)));
-      const auto rows = source.bytes().first(static_cast<std::size_t>(need.n * need.n_experts) * row);
+      const auto rows =
+          source.bytes().first(static_cast<std::size_t>(need.n * need.n_experts) * row);
       NIBBLE_CHECK(store.add(need.slot, need.layer, format, need.n, need.k, rows, need.n_experts));
     }
   }

@@ -24,7 +24,17 @@ using namespace nibble;
 using namespace nibble::graph;
 
 enum class E : unsigned char {
-  table, router, gate, up, down, router_bias, choice_bias, gate_bias, up_bias, down_bias, of_token
+  table,
+  router,
+  gate,
+  up,
+  down,
+  router_bias,
+  choice_bias,
+  gate_bias,
+  up_bias,
+  down_bias,
+  of_token
 };
 constexpr std::size_t kSlots = 11;
 constexpr Index kDim = 32, kFfn = 96, kExperts = 12, kUsed = 3, kWords = 20;
@@ -217,8 +227,7 @@ struct Oracle {
       chosen.emplace_back(e, among ? std::exp(scores[e]) : scores[e]);
       sum += chosen.back().second;
     }
-    const bool divides =
-        routing.is_normalized || routing.scores == RouterScores::softmax_of_chosen;
+    const bool divides = routing.is_normalized || routing.scores == RouterScores::softmax_of_chosen;
     for (auto& [e, weight] : chosen) {
       weight *= double{routing.scale} / (divides ? sum : 1);
     }
@@ -226,8 +235,8 @@ struct Oracle {
   }
 
   Rows2 operator()(const ExpertWeights& w, const std::vector<std::int32_t>& tokens) const {
-    const auto product = [&](E slot, std::size_t expert, const std::vector<double>& x, std::size_t n,
-                             E bias_slot, bool has_bias) {
+    const auto product = [&](E slot, std::size_t expert, const std::vector<double>& x,
+                             std::size_t n, E bias_slot, bool has_bias) {
       std::vector<double> y(n);
       for (std::size_t i = 0; i < n; ++i) {
         y[i] = has_bias ? double{w.of(bias_slot)[expert * n + i]} : 0;
@@ -350,8 +359,18 @@ TEST_CASE("experts: a router that is broken makes rows that are no numbers, not 
       }
     }
   }
-  // Experts of a token that do not exist: only its rows.
-  for (const float bad : {-1.0f, float{kExperts}, 1e30f, NAN}) {
+  for (const float bad : {NAN, INFINITY, -INFINITY, 3e38f}) {
+    ExpertWeights weights;
+    weights.of(E::choice_bias)[2] = bad;
+    weights.pack_all(false);
+    Routing other{.n_experts = kExperts, .n_used = kUsed, .n_groups = 4, .n_used_groups = 2};
+    for (const auto& row : run_tokens(layer_of_experts<ByChoiceBias>(other), weights, kSome)) {
+      CHECK(count(row) == 0);
+    }
+  }
+  // Experts of a token that do not exist, or one of them twice: only its rows.
+  const float first = ExpertWeights().of(E::of_token)[7 * kUsed];
+  for (const float bad : {-1.0f, float{kExperts}, 1e30f, NAN, first}) {
     ExpertWeights weights;
     weights.of(E::of_token)[7 * kUsed + 1] = bad;
     weights.pack_all(false);

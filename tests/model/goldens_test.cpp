@@ -502,9 +502,9 @@ template <class F>
 void for_each_moe(const F& f) {
   int n = 0;
   for_each_golden(false, [&](auto& name, auto& golden, auto& model) {
-    const bool has_experts =
-        std::any_of(golden.tensors.begin(), golden.tensors.end(),
-                    [](const auto& tensor) { return tensor.name.find("_exps.") != std::string::npos; });
+    const bool has_experts = std::any_of(
+        golden.tensors.begin(), golden.tensors.end(),
+        [](const auto& tensor) { return tensor.name.find("_exps.") != std::string::npos; });
     if (!has_experts) return;
     ++n;
     f(name, golden, model);
@@ -571,9 +571,9 @@ TEST_CASE("experts of one tensor, of a tensor each, and packed ones give the sam
     CHECK(logits_of(*packed, golden) == expected);
 
     // One is missing, or of another shape.
-    const auto at = std::find_if(apart.tensors.begin(), apart.tensors.end(), [](const auto& tensor) {
-      return tensor.name == "blk.1.ffn_up.4.weight";
-    });
+    const auto at =
+        std::find_if(apart.tensors.begin(), apart.tensors.end(),
+                     [](const auto& tensor) { return tensor.name == "blk.1.ffn_up.4.weight"; });
     REQUIRE(at != apart.tensors.end());
     Golden broken = apart;
     broken.tensors.erase(broken.tensors.begin() + (at - apart.tensors.begin()));
@@ -665,15 +665,30 @@ TEST_CASE("absurd numbers in the metadata of each architecture, tensors that are
     const auto architecture = keys[0];
     REQUIRE(architecture == "general.architecture");
     const std::string prefix = keys[1].substr(0, keys[1].find('.'));
-    for (const char* const key :
-         {"attention.scale", "attention.sliding_window", "attention.sliding_window_pattern",
-          "attention.causal", "attention.temperature_scale", "rope.freq_base_swa",
-          "rope.scaling.factor", "rope.scaling.attn_factor", "rope.scaling.original_context_length",
-          "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_log_multiplier",
-          "rope.scaling.finetuned", "embedding_scale", "residual_scale", "logit_scale",
-          "attn_logit_softcapping", "final_logit_softcapping", "pooling_type",
-          "use_parallel_residual", "expert_group_count", "expert_group_used_count",
-          "expert_weights_norm", "expert_weights_scale", "expert_gating_func"}) {
+    for (const char* const key : {"attention.scale",
+                                  "attention.sliding_window",
+                                  "attention.sliding_window_pattern",
+                                  "attention.causal",
+                                  "attention.temperature_scale",
+                                  "rope.freq_base_swa",
+                                  "rope.scaling.factor",
+                                  "rope.scaling.attn_factor",
+                                  "rope.scaling.original_context_length",
+                                  "rope.scaling.yarn_beta_fast",
+                                  "rope.scaling.yarn_log_multiplier",
+                                  "rope.scaling.finetuned",
+                                  "embedding_scale",
+                                  "residual_scale",
+                                  "logit_scale",
+                                  "attn_logit_softcapping",
+                                  "final_logit_softcapping",
+                                  "pooling_type",
+                                  "use_parallel_residual",
+                                  "expert_group_count",
+                                  "expert_group_used_count",
+                                  "expert_weights_norm",
+                                  "expert_weights_scale",
+                                  "expert_gating_func"}) {
       keys.push_back(prefix + "." + key);
     }
     for (std::size_t i = 1; i < keys.size(); ++i) {

@@ -344,7 +344,8 @@ TEST_CASE("matrices in types without kernels are converted, rows in a file's ord
   CHECK(added.error().message == "64 bytes are not (40, 64) weights of IQ4_NL");
 }
 
-TEST_CASE("experts: in one source or apart, of a type with kernels or only read, and their vectors") {
+TEST_CASE(
+    "experts: in one source or apart, of a type with kernels or only read, and their vectors") {
   constexpr Index kExperts = 3;
   const std::size_t n_blocks = kExperts * kN * kK / 32;
   std::mt19937 random(5);
@@ -390,8 +391,9 @@ TEST_CASE("experts: in one source or apart, of a type with kernels or only read,
   Store store(1, graph::AllFormats{});
   const auto bytes = std::as_bytes(std::span(bias));
   REQUIRE(store.add(Slot::ffn_up_exps_bias, 0, Format::f32, 0, 5, bytes, kExperts));
-  CHECK(store.add(Slot::ffn_gate_exps_bias, 0, Format::f32, 0, 5, bytes, kExperts + 1).error().code ==
-        Errc::invalid_argument);
+  CHECK(
+      store.add(Slot::ffn_gate_exps_bias, 0, Format::f32, 0, 5, bytes, kExperts + 1).error().code ==
+      Errc::invalid_argument);
   InlineExecutor executor;
   REQUIRE(store.pack(executor));
   const graph::Weight& w = store.table().at(Slot::ffn_up_exps_bias, 0);

@@ -176,9 +176,8 @@ void route_rows(const Run& run, const Routing& routing, MatrixView<float> scores
   const auto n_used = static_cast<std::size_t>(routing.n_used);
   const auto route = [&](Index row, const float* given) {
     const Index at = row * routing.n_used;
-    ops::route_row(routing,
-                   {&scores(row, 0), static_cast<std::size_t>(routing.n_experts)}, bias, given,
-                   {b.experts + at, n_used}, {b.weights + at, n_used});
+    ops::route_row(routing, {&scores(row, 0), static_cast<std::size_t>(routing.n_experts)}, bias,
+                   given, {b.experts + at, n_used}, {b.weights + at, n_used});
   };
   if constexpr (!kIsNone<Slots::of_token>) {
     const Weight& table = run.weight(Slots::of_token);
@@ -201,10 +200,9 @@ void run_gates(const Run& run, const detail::ExpertBatch& batch, const detail::E
                MatrixView<float> input, bool is_one_row, Index ffn_dim) noexcept {
   const auto make = [&](const InputForm& form) {
     if (form.kind == InputKind::floats) return float_input(input);
-    return code_input(form, b.input_codes, input.extent(0), input.extent(1),
-                      [&](const auto& rows) {
-                        ops::quantize_rows(run.executor(), MatrixView<const float>(input), rows);
-                      });
+    return code_input(form, b.input_codes, input.extent(0), input.extent(1), [&](const auto& rows) {
+      ops::quantize_rows(run.executor(), MatrixView<const float>(input), rows);
+    });
   };
   ProductInputs inputs(make);
   const Weight &gate = run.weight(Slots::gate), &up = run.weight(Slots::up);
@@ -292,7 +290,8 @@ void run_experts(const Run& run, const Routing& routing, const detail::ExpertMem
       input = MatrixView<float>(b.input, batch.end - batch.begin, x.extent(1));
       ops::for_rows(run.executor(), input.extent(0), x.extent(1), [&](Index i) {
         const Index row = b.pairs[batch.begin + i] / n_used;
-        std::memcpy(&input(i, 0), &x(row, 0), static_cast<std::size_t>(x.extent(1)) * sizeof(float));
+        std::memcpy(&input(i, 0), &x(row, 0),
+                    static_cast<std::size_t>(x.extent(1)) * sizeof(float));
       });
     }
     if (batch.n > 0) {
@@ -336,17 +335,14 @@ constexpr auto apply(const Experts<Slots, Activation, W>& node, Pass& pass,
   const auto scores = make_outputs(router, pass, x.rows);
   const auto out = pass.make(width, x.rows);
   const Scratch codes = quantized_scratch(pass, x.width, x.rows);
-  const detail::ExpertMemory sizes{pass.count(x.rows), routing.n_experts,
-                                   routing.n_used,     x.width,
-                                   ffn_dim,            width,
-                                   pass.limits().code_inputs};
+  const detail::ExpertMemory sizes{
+      pass.count(x.rows),       routing.n_experts, routing.n_used, x.width, ffn_dim, width,
+      pass.limits().code_inputs};
   const Scratch scratch = pass.scratch(sizes.bytes());
   pass.step(
       [=](auto& run) {
         observe_products(router, run, x);
-        const auto make = [&](const InputForm& form) {
-          return product_input(run, form, x, codes);
-        };
+        const auto make = [&](const InputForm& form) { return product_input(run, form, x, codes); };
         ProductInputs inputs(make);
         run_products(router, run, inputs, scores);
         run_experts<Slots, Activation>(run, routing, sizes, run.memory(scratch), run.view(x),

@@ -17,15 +17,15 @@ using ops::Routing;
 // The slots of the weights of experts. A type derived from it hides those that it has, too.
 template <auto kRouter, auto kGate, auto kUp, auto kDown>
 struct ExpertSlots {
-  static constexpr auto router = kRouter;      // (n_experts, k)
-  static constexpr auto gate = kGate;          // n_experts matrices (ffn_dim, k)
-  static constexpr auto up = kUp;              // the same
-  static constexpr auto down = kDown;          // n_experts matrices (width, ffn_dim)
-  static constexpr auto router_bias = kNone;   // (n_experts)
-  static constexpr auto choice_bias = kNone;   // (n_experts), for the choice of experts alone
-  static constexpr auto gate_bias = kNone;     // n_experts vectors (ffn_dim)
-  static constexpr auto up_bias = kNone;       // the same
-  static constexpr auto down_bias = kNone;     // n_experts vectors (width)
+  static constexpr auto router = kRouter;     // (n_experts, k)
+  static constexpr auto gate = kGate;         // n_experts matrices (ffn_dim, k)
+  static constexpr auto up = kUp;             // the same
+  static constexpr auto down = kDown;         // n_experts matrices (width, ffn_dim)
+  static constexpr auto router_bias = kNone;  // (n_experts)
+  static constexpr auto choice_bias = kNone;  // (n_experts), for the choice of experts alone
+  static constexpr auto gate_bias = kNone;    // n_experts vectors (ffn_dim)
+  static constexpr auto up_bias = kNone;      // the same
+  static constexpr auto down_bias = kNone;    // n_experts vectors (width)
   // The experts of each token: a table (vocab_size, n_used) of their numbers. The router then
   // decides only how much they count; a row that is no token uses those that it chooses.
   static constexpr auto of_token = kNone;

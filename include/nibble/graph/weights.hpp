@@ -125,8 +125,9 @@ NIBBLE_HIDDEN inline constexpr FormatOps kFormatOps = [] {
 struct Factors;
 
 // A matrix (n, k) in the packed layout of its format, or n_experts such matrices, contiguous (not
-// of sparse formats), or a vector of k floats (n = 0), or n_experts such vectors. A matrix for products may have factors of
-// low rank beside it (a correction) or instead of it (then data and ops are null).
+// of sparse formats), or a vector of k floats (n = 0), or n_experts such vectors. A matrix for
+// products may have factors of low rank beside it (a correction) or instead of it (then data and
+// ops are null).
 struct Weight {
   const FormatOps* ops = nullptr;  // of a matrix
   Index n = 0;

@@ -15,7 +15,7 @@ namespace nibble { inline namespace NIBBLE_ABI {
 struct AllArchitectures
     : ArchitectureList<EmbeddingOf<Llama>, Mixtral, Llama, EmbeddingOf<Qwen2>, Qwen2,
                        EmbeddingOf<Qwen3>, Qwen3, Qwen3Moe, Mistral3, SmolLm3, Granite, Gemma2,
-                       Gemma3, GemmaEmbedding, Phi3, Gpt2, Bert, NomicBert, GptOss, Olmo2,
-                       GptNeox, Qwen2Moe, GraniteMoeShared, GraniteMoe> {};
+                       Gemma3, GemmaEmbedding, Phi3, Gpt2, Bert, NomicBert, GptOss, Olmo2, GptNeox,
+                       Qwen2Moe, GraniteMoeShared, GraniteMoe> {};
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -29,9 +29,9 @@ inline auto gpt_oss(const MoeConfig& d) {
   using enum Slot;
   const auto heads = d.heads().with(Sinks<attn_sinks>{});
   const auto attention =
-      rms_norm<attn_norm>(d.norm_eps) >>
-      fork(linear<attn_q, attn_q_bias>(heads.width()), linear<attn_k, attn_k_bias>(heads.kv_width()),
-           linear<attn_v, attn_v_bias>(heads.kv_width())) >>
+      rms_norm<attn_norm>(d.norm_eps) >> fork(linear<attn_q, attn_q_bias>(heads.width()),
+                                              linear<attn_k, attn_k_bias>(heads.kv_width()),
+                                              linear<attn_v, attn_v_bias>(heads.kv_width())) >>
       rope<kernels::HalfSplit>(heads, d.rope_angles()) >> cache_kv(heads) >> scores(heads) >>
       softmax(heads) >> attend_values(heads) >> linear<attn_output, attn_output_bias>(d.dim);
   const auto feed_forward =

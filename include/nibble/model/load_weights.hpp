@@ -198,9 +198,9 @@ class TensorBinder final : public graph::SurveySink {
       if (tensor == nullptr && expert == 0) return false;
       if (tensor == nullptr) return Error{Errc::not_found, where(own) + ": missing"};
       if (first == nullptr) first = tensor;
-      const auto dims = std::array{static_cast<std::uint64_t>(need.k),
-                                   static_cast<std::uint64_t>(need.n), std::uint64_t{1},
-                                   std::uint64_t{1}};
+      const auto dims =
+          std::array{static_cast<std::uint64_t>(need.k), static_cast<std::uint64_t>(need.n),
+                     std::uint64_t{1}, std::uint64_t{1}};
       if (tensor->dims != dims || tensor->type != first->type || tensor->swapped.any()) {
         return Error{Errc::malformed, where(own) + ": not a matrix " +
                                           graph::shape_text(need.n, need.k) + " of type " +

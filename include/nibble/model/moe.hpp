@@ -108,18 +108,18 @@ inline Result<void> read_shared_expert(const io::Gguf& file, MoeConfig& c) {
 
 // Experts alone.
 inline auto llama_moe(const MoeConfig& d) {
-  return llama_with(d, graph::experts<nibble::detail::ExpertsOfLayer>(d.routing, d.expert_ffn_dim,
-                                                                      d.dim));
+  return llama_with(
+      d, graph::experts<nibble::detail::ExpertsOfLayer>(d.routing, d.expert_ffn_dim, d.dim));
 }
 void llama_moe(const MoeConfig&&) = delete;
 
 // Experts and one that all tokens use.
 inline auto llama_shared_moe(const MoeConfig& d) {
   using namespace graph;
-  return llama_with(d, fork(experts<nibble::detail::ExpertsOfLayer>(d.routing, d.expert_ffn_dim,
-                                                                    d.dim),
-                            nibble::detail::shared_expert(d)) >>
-                           sum());
+  return llama_with(
+      d, fork(experts<nibble::detail::ExpertsOfLayer>(d.routing, d.expert_ffn_dim, d.dim),
+              nibble::detail::shared_expert(d)) >>
+             sum());
 }
 void llama_shared_moe(const MoeConfig&&) = delete;
 

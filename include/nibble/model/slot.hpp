@@ -44,7 +44,7 @@ enum class Slot : std::uint8_t {
   attn_qkv_bias,
   attn_output,  // (dim, n_heads * head_dim)
   attn_output_bias,
-  attn_sinks,  // (n_heads), an extra score of each query
+  attn_sinks,           // (n_heads), an extra score of each query
   post_attention_norm,  // (dim), of the result of attention
   attn_output_norm,     // (dim), of its sum with the input of the layer
   attn_output_norm_bias,

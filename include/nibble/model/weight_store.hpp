@@ -56,8 +56,8 @@ class WeightStore {
   WeightStore(Index n_layers, Formats) : WeightStore(n_layers, kSlotCount, Formats::kOps) {}
 
   // Announces a matrix (n, k) in `format` whose rows are contiguous, or a vector of k floats (n =
-  // 0; any float format, kept as f32), or n_experts contiguous matrices or vectors. `rows` must stay alive
-  // until pack() succeeds. `swapped`: the order in which the rows are stored, if another
+  // 0; any float format, kept as f32), or n_experts contiguous matrices or vectors. `rows` must
+  // stay alive until pack() succeeds. `swapped`: the order in which the rows are stored, if another
   // (io/tensor_bytes.hpp). A side of factors is a matrix of its own shape; both sides must come, of
   // the same rank, beside weights of their shape or without such (graph::Factors). Errors:
   // unsupported (a format that was not named), invalid_argument (sizes that do not agree, a layer
@@ -375,8 +375,7 @@ class WeightStore {
       weight = one;
     }
     weight.n_experts = static_cast<Index>(experts.size());
-    NIBBLE_CHECK(
-        enter(place, weight, {weight, format, experts[0], 0, false, {}, type}, experts));
+    NIBBLE_CHECK(enter(place, weight, {weight, format, experts[0], 0, false, {}, type}, experts));
     if (type != nullptr) count_conversion(type->type, format);
     return ok();
   }

@@ -50,6 +50,11 @@ constexpr const char* routing_error(const Routing& r) noexcept {
 
 namespace detail {
 
+// Whether a score can be ranked, and so can sums of four such.
+constexpr bool is_score(float x) noexcept {
+  return is_finite(static_cast<double>(x)) && x > -1e37f && x < 1e37f;
+}
+
 // The largest of n values that follow `last` in the order of values, largest first, and of equal
 // ones by their index; `last` −1: of all. allowed(i) says which count. −1: there is none.
 template <class Value, class Allowed>
@@ -100,19 +105,25 @@ inline void softmax_of(std::span<float> values) noexcept {
 
 }  // namespace detail
 
-// Chooses the experts of a row (n_used, ascending; each once, unless `given` says otherwise) and
-// their weights (n_used). scores: the router's logits (n_experts), which are overwritten. bias:
-// (n_experts), added to the scores for the choice alone; null: none. given: (n_used), the experts
-// as numbers instead of a choice; null: none. A logit that is not finite, or a given expert that
-// does not exist, makes all weights of the row NaN; the experts are always in [0, n_experts).
+// Chooses the experts of a row (n_used, ascending, each once) and their weights (n_used). scores:
+// the router's logits (n_experts), which are overwritten. bias: (n_experts), added to the scores
+// for the choice alone; null: none. given: (n_used), the experts as numbers instead of a choice;
+// null: none. A logit or bias that is not finite, or a given expert that does not exist or comes
+// twice, makes all weights of the row NaN.
 inline void route_row(const Routing& r, std::span<float> scores, const float* bias,
                       const float* given, std::span<std::int32_t> experts,
                       std::span<float> weights) noexcept {
   const auto n_used = static_cast<std::size_t>(r.n_used);
   bool is_sound = true;
-  for (const float s : scores) is_sound = is_sound && is_finite(static_cast<double>(s));
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    is_sound =
+        is_sound && detail::is_score(scores[i]) && (bias == nullptr || detail::is_score(bias[i]));
+  }
   for (std::size_t i = 0; given != nullptr && i < n_used; ++i) {
     is_sound = is_sound && given[i] >= 0 && given[i] < static_cast<float>(r.n_experts);
+    for (std::size_t j = 0; is_sound && j < i; ++j) {
+      is_sound = static_cast<std::int32_t>(given[i]) != static_cast<std::int32_t>(given[j]);
+    }
   }
   if (!is_sound) {
     for (std::size_t i = 0; i < n_used; ++i) {
@@ -124,9 +135,8 @@ inline void route_row(const Routing& r, std::span<float> scores, const float* bi
   // A normalized softmax is that among the chosen experts: the others are not needed, unless the
   // choice is by something else than the order of logits.
   const bool is_ordered = bias == nullptr && r.n_used_groups == r.n_groups;
-  const bool among_chosen =
-      r.scores == RouterScores::softmax_of_chosen ||
-      (r.scores == RouterScores::softmax && r.is_normalized && is_ordered);
+  const bool among_chosen = r.scores == RouterScores::softmax_of_chosen ||
+                            (r.scores == RouterScores::softmax && r.is_normalized && is_ordered);
   if (r.scores == RouterScores::sigmoid) {
     for (float& s : scores) s = static_cast<float>(1 / (1 + libm::exp(-static_cast<double>(s))));
   } else if (!among_chosen) {
