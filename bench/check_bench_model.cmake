@@ -19,6 +19,11 @@ expect_results("${json}" 2 tokens_per_second GB_per_s fraction)
 run(out ${PROGRAM} ${arguments} --out ${FOLDER}/run.csv)
 expect_csv(${FOLDER}/run.csv 2)
 
+# Experts.
+run(out ${PROGRAM} --shape dim=64,layers=2,heads=4,ffn=32,vocab=256,experts=8,used=2 --format q8_0
+  -p 8 -n 4 -r 1 --threads 1)
+expect("${out}" "pp8 [^\n]* %\ntg4 [^\n]* %\n" "the text")
+
 # Requests served together.
 run(out ${PROGRAM} ${arguments} --sequences 1,3 --out ${FOLDER}/served.json)
 expect("${out}" "served [^\n]*\n1 [^\n]* 1.00x [^\n]*\n3 [^\n]*\n$" "the text")

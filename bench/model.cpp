@@ -16,6 +16,7 @@
 #include "bench/synthetic.hpp"
 #include "examples/common.hpp"
 #include "nibble/generate/session.hpp"
+#include "nibble/hub/open.hpp"
 #include "nibble/io/gguf.hpp"
 
 namespace bench { namespace {
@@ -48,7 +49,9 @@ double kv_bytes_per_position(const nibble::ModelConfig& c, nibble::ops::KvType t
 
 // What every token of a model costs, without attention.
 struct ModelCost {
-  double bytes = 0;                                // of the weights read per generated token
+  double bytes = 0;                                // of the weights read in each step
+  double expert_bytes = 0;                         // of all experts
+  double used_share = 0;                           // of them, by a token
   std::array<double, kArithmetics.size()> ops{};   // of the layers, per token
   std::array<double, kArithmetics.size()> head{};  // of the output matrix, per row of logits
 };
@@ -69,7 +72,19 @@ Arithmetic arithmetic_of(nibble::quant::Format format) {
   }
 }
 
-ModelCost cost_of(const nibble::Model& model) {
+// How many experts a token uses. Errors: those of a file that cannot be read.
+nibble::Result<Index> used_experts(const Options& o) {
+  if (o.model.empty()) {
+    NIBBLE_TRY(shape, shape_of(o.shape));
+    return shape.config.routing.n_used;
+  }
+  NIBBLE_TRY(file, nibble::open_model(o.model));
+  NIBBLE_TRY(name, file.get_string("general.architecture"));
+  NIBBLE_TRY(n_used, file.get_u64_or(std::string(name) + ".expert_used_count", 1));
+  return static_cast<Index>(n_used);
+}
+
+ModelCost cost_of(const nibble::Model& model, Index n_used) {
   ModelCost cost;
   const std::size_t n_slots = model.architecture().n_slots();
   for (Index layer = -1; layer < model.config().n_layers; ++layer) {
@@ -78,10 +93,15 @@ ModelCost cost_of(const nibble::Model& model) {
       const nibble::graph::Weight& w = model.weights().at(slot, layer);
       // Of the embeddings one row is read.
       if (!w || w.is_vector() || slot == Slot::token_embd || slot == Slot::position_embd) continue;
-      cost.bytes += static_cast<double>(w.bytes());
+      const bool has_experts = w.n_experts > 1;
+      const double share =
+          has_experts ? static_cast<double>(n_used) / static_cast<double>(w.n_experts) : 1;
+      if (has_experts) cost.used_share = share;
+      (has_experts ? cost.expert_bytes : cost.bytes) += static_cast<double>(w.bytes());
       auto& ops = slot == Slot::output ? cost.head : cost.ops;
       ops[static_cast<std::size_t>(arithmetic_of(w.ops->format))] +=
-          2.0 * static_cast<double>(w.n) * static_cast<double>(w.k);
+          2.0 * share * static_cast<double>(w.n_experts) * static_cast<double>(w.n) *
+          static_cast<double>(w.k);
     }
   }
   return cost;
@@ -233,11 +253,13 @@ struct Result {
 // Compares timings with the limits of the machine.
 class Comparison {
  public:
-  Comparison(const nibble::Model& model, const Machine& machine, const Options& options)
-      : model_(model), machine_(machine), options_(options), cost_(cost_of(model)) {}
+  Comparison(const nibble::Model& model, Index n_used, const Machine& machine,
+             const Options& options)
+      : model_(model), machine_(machine), options_(options), cost_(cost_of(model, n_used)) {}
 
-  // The minimum time follows from the machine's limits: reading the weights once per step, all
-  // multiply-adds, and attention.
+  // The minimum time follows from the machine's limits: reading the weights once per step (of
+  // experts those that some token uses, if each is as likely as another), all multiply-adds, and
+  // attention.
   Result operator()(const Timing& timing) const {
     const auto [prompt, n, n_sequences, n_threads, seconds] = timing;
     const nibble::ModelConfig& c = model_.config();
@@ -252,8 +274,10 @@ class Comparison {
     const double n_outputs = prompt ? steps : tokens;
     const double kv_bytes = prompt ? 0 : seen * kv_bytes_per_position(c, kv_type_of(options_));
     Work work;
-    work.bytes_read = cost_.bytes * steps + kv_bytes;
-    work.footprint = cost_.bytes;
+    const double unused = std::pow(1 - cost_.used_share, tokens / steps);
+    const double step_bytes = cost_.bytes + cost_.expert_bytes * (1 - unused);
+    work.bytes_read = step_bytes * steps + kv_bytes;
+    work.footprint = cost_.bytes + cost_.expert_bytes;
     const Bound memory = machine_.bound(work, limits.target, n_threads);
     double arithmetic = attention_ops / limits.rate[static_cast<std::size_t>(Arithmetic::f32)];
     std::size_t most = 0;
@@ -499,7 +523,8 @@ nibble::Result<void> measure(const Options& o, Target target) {
   probe.pages = pages_of(o);
   probe.clock = clock_of(o);
   const Machine machine(probe);
-  const Comparison compare(model, machine, o);
+  NIBBLE_TRY(n_used, used_experts(o));
+  const Comparison compare(model, n_used, machine, o);
   std::vector<Result> results;
   for (const Timing& timing : timings) results.push_back(compare(timing));
   print_text(summary, results);

@@ -10,6 +10,7 @@
 #include "nibble/core/available_memory.hpp"
 #include "nibble/model/architecture.hpp"
 #include "nibble/model/llama.hpp"
+#include "nibble/model/mixtral.hpp"
 #include "nibble/model/model.hpp"
 #include "nibble/model/weight_store.hpp"
 
@@ -36,7 +37,9 @@ inline nibble::Result<nibble::Model> synthetic_model(const Shape& shape,
     }
     std::vector<nibble::graph::WeightNeed> all;
   };
-  auto graph = nibble::make_graph<nibble::Llama>(shape.config);
+  auto graph = shape.config.routing.n_experts > 1
+                   ? nibble::make_graph<nibble::Mixtral>(shape.config)
+                   : nibble::make_graph<nibble::Llama>(shape.config);
   if (!graph) return nibble::Error{nibble::Errc::out_of_memory, "a model"};
   Needs needs;
   graph->survey(needs);
@@ -44,7 +47,7 @@ inline nibble::Result<nibble::Model> synthetic_model(const Shape& shape,
   for (const auto& need : needs.all) {
     if (need.n == 0) continue;
     NIBBLE_TRY(row, nibble::quant::row_bytes(format, static_cast<std::size_t>(need.k)));
-    largest = std::max(largest, static_cast<std::size_t>(need.n) * row);
+    largest = std::max(largest, static_cast<std::size_t>(need.n * need.n_experts) * row);
   }
   source_bytes = nibble::align_up(largest, chunk);
   NIBBLE_TRY(source, nibble::AlignedBuffer::allocate(source_bytes));
@@ -64,8 +67,9 @@ inline nibble::Result<nibble::Model> synthetic_model(const Shape& shape,
       NIBBLE_CHECK(store.add(need.slot, need.layer, nibble::quant::Format::f32, 0, need.k, bytes));
     } else {
       NIBBLE_TRY(row, nibble::quant::row_bytes(format, static_cast<std::size_t>(need.k)));
-      NIBBLE_CHECK(store.add(need.slot, need.layer, format, need.n, need.k,
-                             source.bytes().first(static_cast<std::size_t>(need.n) * row)));
+      const auto rows =
+          source.bytes().first(static_cast<std::size_t>(need.n * need.n_experts) * row);
+      NIBBLE_CHECK(store.add(need.slot, need.layer, format, need.n, need.k, rows, need.n_experts));
     }
   }
   if (store.bytes() > nibble::available_memory()) {

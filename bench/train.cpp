@@ -79,6 +79,9 @@ nibble::Result<Workload> workload_of(const Options& o) {
     w.shape = gpt2_shape(768, 12, 12, 50257);
   } else {
     NIBBLE_TRY(shape, shape_of(o.shape, kTrainShapes));
+    if (shape.config.routing.n_experts > 1) {
+      return nibble::Error{nibble::Errc::unsupported, "--shape: experts are not trained"};
+    }
     w.shape = shape;
   }
   if (o.n_sequences > 0) n_sequences = o.n_sequences;

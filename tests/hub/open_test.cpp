@@ -535,3 +535,66 @@ TEST_CASE("the tokenizer: as many tokens as rows, and the tokens that end an ans
   CHECK(test::contains(std::string(*by_ids->get_string(hub::kTokenizerErrorKey)),
                        "tokenizer.json: "));
 }
+
+TEST_CASE("experts: of a tensor each, and gates with what they multiply in one tensor") {
+  const TemporaryFolder folder;
+  const std::string config =
+      R"({"hidden_size":8,"intermediate_size":2,"num_hidden_layers":1,"num_attention_heads":2,)"
+      R"("max_position_embeddings":16,"rms_norm_eps":1e-5,"num_local_experts":3,)"
+      R"("num_experts_per_tok":2,"shared_intermediate_size":4,"architectures":)";
+  const std::string at = "model.layers.0.";
+  const test::HubWeights table{"model.embed_tokens.weight", {7, 8}, {}};
+  test::write_hub_folder(folder, config + R"(["GraniteMoeSharedForCausalLM"]})",
+                         {table,
+                          {at + "block_sparse_moe.input_linear.weight", {3, 4, 8}, {}},
+                          {at + "block_sparse_moe.output_linear.weight", {3, 8, 2}, {}},
+                          {at + "block_sparse_moe.router.layer.weight", {3, 8}, {}},
+                          {at + "shared_mlp.input_linear.weight", {8, 8}, {}}});
+  const auto gguf = hub::open(folder.path(""));
+  REQUIRE_MESSAGE(gguf, test::why(gguf));
+  CHECK(*gguf->get_u32("granitemoe.expert_count") == 3);
+  CHECK(*gguf->get_u32("granitemoe.expert_used_count") == 2);
+  CHECK(*gguf->get_u32("granitemoe.expert_shared_feed_forward_length") == 4);
+  const auto check = [&](const char* name, std::uint64_t n, float first) {
+    CAPTURE(std::string(name));
+    const io::GgufTensor* const tensor = gguf->find_tensor(name);
+    REQUIRE(tensor != nullptr);
+    CHECK(tensor->n_dims == 2);
+    CHECK(tensor->dims[0] == 8);
+    CHECK(tensor->dims[1] == n);
+    CHECK(tensor->data.size() == n * 8 * sizeof(float));
+    CHECK(io::load_le<float>(tensor->data.data()) == first);
+  };
+  check("blk.0.ffn_gate.0.weight", 2, 0);
+  check("blk.0.ffn_up.0.weight", 2, 16);
+  check("blk.0.ffn_gate.2.weight", 2, 64);
+  check("blk.0.ffn_up.2.weight", 2, 80);
+  check("blk.0.ffn_gate_shexp.weight", 4, 0);
+  check("blk.0.ffn_up_shexp.weight", 4, 32);
+  check("blk.0.ffn_gate_inp.weight", 3, 0);
+  CHECK(gguf->find_tensor("blk.0.ffn_down_exps.weight")->dims[2] == 3);
+
+  // An odd number of rows.
+  test::write_hub_folder(folder, config + R"(["GraniteMoeForCausalLM"]})",
+                         {table, {at + "block_sparse_moe.input_linear.weight", {3, 5, 8}, {}}});
+  const auto odd = hub::open(folder.path(""));
+  REQUIRE_FALSE(odd);
+  CHECK(odd.error().code == Errc::malformed);
+
+  const std::string of = at + "mlp.experts.";
+  const std::string qwen =
+      R"("moe_intermediate_size":2,"norm_topk_prob":true,"architectures":["Qwen3MoeForCausalLM"]})";
+  const auto qwen_config = config.substr(0, config.find(R"("shared)")) + qwen;
+  test::write_hub_folder(folder, qwen_config,
+                         {table,
+                          {at + "mlp.gate.weight", {3, 8}, {}},
+                          {of + "2.gate_proj.weight", {2, 8}, {}},
+                          {of + "10.down_proj.weight", {8, 8}, {}}});
+  const auto apart = hub::open(folder.path(""));
+  REQUIRE_MESSAGE(apart, test::why(apart));
+  CHECK(*apart->get_bool("qwen3moe.expert_weights_norm"));
+  CHECK(*apart->get_u32("qwen3moe.expert_feed_forward_length") == 2);
+  CHECK(apart->find_tensor("blk.0.ffn_gate.2.weight") != nullptr);
+  CHECK(apart->find_tensor("blk.0.ffn_down.10.weight") != nullptr);
+  CHECK(apart->find_tensor("blk.0.ffn_gate_inp.weight") != nullptr);
+}

@@ -97,8 +97,14 @@ TEST_CASE("packed types are sized by panels of 16 rows and whole groups") {
   CHECK(*tensor_bytes(GgmlType::packed_f16, Dims{3, 1}) == 128);
   CHECK(tensor_bytes(GgmlType::packed_q8_0, Dims{0, 16}).error().code == Errc::malformed);
   CHECK(tensor_bytes(GgmlType::packed_q8_0, Dims{64, 0}).error().code == Errc::malformed);
-  CHECK(tensor_bytes(GgmlType::packed_q8_0, std::array<std::uint64_t, 3>{64, 16, 2}).error().code ==
-        Errc::malformed);
+  const std::array<std::uint64_t, 4> experts = {64, 17, 3, 1};
+  CHECK(*tensor_bytes(GgmlType::packed_q4_0, experts) == 3 * 2 * 576);
+  CHECK(tensor_bytes(GgmlType::packed_q4_0, std::array<std::uint64_t, 4>{64, 17, 3, 2})
+            .error()
+            .code == Errc::malformed);
+  CHECK(tensor_bytes(GgmlType::packed_q4_0, std::array<std::uint64_t, 3>{64, 17, 1ull << 62})
+            .error()
+            .code == Errc::limit);
   CHECK(tensor_bytes(GgmlType::packed_f32, Dims{1ull << 40, 1ull << 40}).error().code ==
         Errc::limit);
   CHECK(tensor_bytes(GgmlType::packed_f32, Dims{UINT64_MAX, UINT64_MAX}).error().code ==

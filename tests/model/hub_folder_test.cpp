@@ -20,8 +20,11 @@ using namespace nibble;
 
 namespace {
 
-// A GPT-2 (transposed matrices) or a Llama (rows of q and k in another order, a bias).
-void write_folder(const test::TemporaryFolder& folder, bool is_gpt2) {
+// A Llama (rows of q and k in another order, a bias), a GPT-2 (transposed matrices), or a Mixtral
+// (experts of a tensor each).
+enum class HubKind { llama, gpt2, mixtral };
+
+void write_folder(const test::TemporaryFolder& folder, HubKind kind) {
   std::mt19937 random(11);
   std::vector<test::HubWeights> tensors;
   const auto add = [&](const std::string& name, std::vector<std::uint64_t> shape, float mean = 0) {
@@ -30,7 +33,7 @@ void write_folder(const test::TemporaryFolder& folder, bool is_gpt2) {
     for (std::uint64_t i = 0; i < tensor.n(); ++i) tensor.values.push_back(value(random));
     tensors.push_back(std::move(tensor));
   };
-  if (is_gpt2) {
+  if (kind == HubKind::gpt2) {
     add("wte.weight", {37, 32});
     add("wpe.weight", {16, 32});
     for (const char* const norm : {"h.0.ln_1", "h.0.ln_2", "ln_f"}) {
@@ -62,6 +65,23 @@ void write_folder(const test::TemporaryFolder& folder, bool is_gpt2) {
   add(layer + "self_attn.k_proj.weight", {16, 32});
   add(layer + "self_attn.v_proj.weight", {16, 32});
   add(layer + "self_attn.o_proj.weight", {32, 32});
+  if (kind == HubKind::mixtral) {
+    add(layer + "block_sparse_moe.gate.weight", {12, 32});
+    for (int expert = 0; expert < 12; ++expert) {
+      const std::string of = layer + "block_sparse_moe.experts." + std::to_string(expert) + ".w";
+      add(of + "1.weight", {64, 32});
+      add(of + "3.weight", {64, 32});
+      add(of + "2.weight", {32, 64});
+    }
+    test::write_hub_folder(
+        folder,
+        R"({"architectures":["MixtralForCausalLM"],"hidden_size":32,"intermediate_size":64,)"
+        R"("num_hidden_layers":1,"num_attention_heads":4,"num_key_value_heads":2,)"
+        R"("max_position_embeddings":16,"rms_norm_eps":1e-5,"num_local_experts":12,)"
+        R"("num_experts_per_tok":2})",
+        tensors);
+    return;
+  }
   add(layer + "mlp.gate_proj.weight", {48, 32});
   add(layer + "mlp.up_proj.weight", {48, 32});
   add(layer + "mlp.down_proj.weight", {32, 48});
@@ -91,10 +111,10 @@ std::vector<float> logits_of(const Model& model) {
 TEST_CASE("a folder is loaded and converted as the GGUF file that is made of it") {
   auto pool = ThreadPool::create({.n_threads = 3});
   REQUIRE(pool);
-  for (const bool is_gpt2 : {false, true}) {
-    CAPTURE(is_gpt2);
+  for (const HubKind kind : {HubKind::llama, HubKind::gpt2, HubKind::mixtral}) {
+    CAPTURE(static_cast<int>(kind));
     const test::TemporaryFolder folder;
-    write_folder(folder, is_gpt2);
+    write_folder(folder, kind);
     const auto direct = load(folder.path(""));
     REQUIRE_MESSAGE(direct, test::why(direct));
 
@@ -128,7 +148,7 @@ TEST_CASE("a folder is loaded and converted as the GGUF file that is made of it"
 
 TEST_CASE("an outline says what sessions take, and none can be made of it") {
   const test::TemporaryFolder folder;
-  write_folder(folder, false);
+  write_folder(folder, HubKind::llama);
   const auto model = load(folder.path(""));
   const auto outline = load(folder.path(""), {.outline_only = true});
   REQUIRE_MESSAGE(outline, test::why(outline));

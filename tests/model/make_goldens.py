@@ -88,6 +88,16 @@ class Tensors:
                 parameter.copy_(torch.from_numpy(value))
             self.set.add(hf_name)
 
+    def join(self, parts, hf_name, change):
+        """Tensors (name, shape) that transformers has as one: what change() makes of them."""
+        made = change(*[weights(name, shape).astype(np.float64) for name, shape in parts])
+        self.list += parts
+        parameter = self.hf[hf_name]
+        assert tuple(parameter.shape) == made.shape, (hf_name, parameter.shape, made.shape)
+        with torch.no_grad():
+            parameter.copy_(torch.from_numpy(np.ascontiguousarray(made)))
+        self.set.add(hf_name)
+
     def optional(self, name, hf_name, change=lambda w: w):
         if hf_name in self.hf:
             self.add(name, hf_name, change)
@@ -124,6 +134,8 @@ def llama_tensors(t, c, norms=None, permuted=False, fused=False):
                     t.optional(at + f"attn_{part}.{kind}", name, how)
             for part in ("gate", "up"):
                 for kind in ("weight", "bias"):
+                    if of + f"mlp.gate.{kind}" in t.hf:
+                        continue  # that is the router of experts
                     t.optional(at + f"ffn_{part}.{kind}", of + f"mlp.{part}_proj.{kind}")
         t.optional(at + "attn_q_norm.weight", of + "self_attn.q_norm.weight", change)
         t.optional(at + "attn_k_norm.weight", of + "self_attn.k_norm.weight", change)
@@ -375,6 +387,136 @@ def gptneox_sequential():
     return gptneox_of(False)
 
 
+# ---- Experts -------------------------------------------------------------------------------------
+
+EXPERTS, EXPERT_DIM = 6, 16
+
+
+def moe(config_class, model_class, more, keys, experts, router="mlp.gate", permuted=False,
+        norms=None):
+    """experts(t, at, of): the tensors of a layer's experts."""
+    c = config_class(**{**SHAPE, "num_hidden_layers": 2, "num_experts_per_tok": 2,
+                        "experts_implementation": "eager", **more})
+    t = Tensors(model_class(c))
+    llama_tensors(t, c, permuted=permuted, norms=norms)
+    for i in range(c.num_hidden_layers):
+        at, of = f"blk.{i}.", f"model.layers.{i}."
+        for kind in ("weight", "bias"):
+            t.optional(at + f"ffn_gate_inp.{kind}", of + f"{router}.{kind}")
+        t.optional(at + "attn_sinks.weight", of + "self_attn.sinks")
+        experts(t, at, of)
+    t.check()
+    return t, {**keys_of(c), "expert_count": EXPERTS, "expert_used_count": 2,
+               "expert_feed_forward_length": EXPERT_DIM, **keys}
+
+
+def plain_experts(t, at, of, up="mlp.experts.gate_up_proj", down="mlp.experts.down_proj"):
+    shape = (EXPERTS, EXPERT_DIM, t.hf[of + up].shape[2])
+    t.join([(at + "ffn_gate_exps.weight", shape), (at + "ffn_up_exps.weight", shape)], of + up,
+           lambda gate, up: np.concatenate([gate, up], axis=1))
+    t.add(at + "ffn_down_exps.weight", of + down)
+
+
+def qwen3moe():
+    return moe(hf.Qwen3MoeConfig, hf.Qwen3MoeForCausalLM,
+               dict(num_experts=EXPERTS, moe_intermediate_size=EXPERT_DIM, norm_topk_prob=True,
+                    num_experts_per_tok=3, rope_parameters=rope(1000000.0)),
+               {"expert_used_count": 3}, plain_experts)
+
+
+def qwen3moe_sums():  # the weights of the chosen experts are not those of a softmax among them
+    return moe(hf.Qwen3MoeConfig, hf.Qwen3MoeForCausalLM,
+               dict(num_experts=EXPERTS, moe_intermediate_size=EXPERT_DIM, norm_topk_prob=False),
+               {"expert_weights_norm": False}, plain_experts)
+
+
+def mixtral():
+    t, keys = moe(hf.MixtralConfig, hf.MixtralForCausalLM,
+                  dict(num_local_experts=EXPERTS, intermediate_size=EXPERT_DIM,
+                       rope_parameters=rope(500.0)),
+                  {}, plain_experts, permuted=True)
+    del keys["expert_feed_forward_length"]
+    return t, keys
+
+
+def qwen2moe():  # a shared expert behind a gate
+    def experts(t, at, of):
+        plain_experts(t, at, of)
+        t.put(at + "ffn_gate_inp_shexp.weight", (24,),
+              [(of + "mlp.shared_expert_gate.weight", lambda w: w[None])])
+        for part in ("gate", "up", "down"):
+            t.add(at + f"ffn_{part}_shexp.weight", of + f"mlp.shared_expert.{part}_proj.weight")
+
+    return moe(hf.Qwen2MoeConfig, hf.Qwen2MoeForCausalLM,
+               dict(hidden_size=24, num_experts=EXPERTS,
+                    moe_intermediate_size=EXPERT_DIM, shared_expert_intermediate_size=12,
+                    norm_topk_prob=False, num_experts_per_tok=3),
+               {"expert_used_count": 3, "expert_weights_norm": False,
+                "expert_shared_feed_forward_length": 12}, experts)
+
+
+def granitemoe_of(shared):
+    def experts(t, at, of):
+        of += "block_sparse_moe."
+        plain_experts(t, at, of, "experts.gate_up_proj", "experts.down_proj")
+        if shared:
+            of = of.replace("block_sparse_moe", "shared_mlp")
+            shape = (shared, SHAPE["hidden_size"])
+            t.join([(at + "ffn_gate_shexp.weight", shape), (at + "ffn_up_shexp.weight", shape)],
+                   of + "input_linear.weight", lambda gate, up: np.concatenate([gate, up]))
+            t.add(at + "ffn_down_shexp.weight", of + "output_linear.weight")
+
+    classes = ((hf.GraniteMoeSharedConfig, hf.GraniteMoeSharedForCausalLM) if shared else
+               (hf.GraniteMoeConfig, hf.GraniteMoeForCausalLM))
+    sizes = dict(shared_intermediate_size=shared) if shared else {}
+    keys = {"expert_shared_feed_forward_length": shared} if shared else {}
+    t, keys = moe(*classes,
+                  dict(num_local_experts=EXPERTS, intermediate_size=EXPERT_DIM, head_dim=6,
+                       embedding_multiplier=12.0, residual_multiplier=0.25,
+                       attention_multiplier=0.3, logits_scaling=8.0, rms_norm_eps=1e-3,
+                       **sizes),
+                  {**keys, "embedding_scale": 12.0, "residual_scale": 0.25,
+                   "attention.scale": 0.3, "logit_scale": 8.0}, experts,
+                  router="block_sparse_moe.router", permuted=True)
+    del keys["expert_feed_forward_length"]
+    return t, keys
+
+
+def granitemoe():
+    return granitemoe_of(None)
+
+
+def granitemoe_shared():
+    return granitemoe_of(12)
+
+
+OSS_NORMS = {"attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm"}
+
+
+def gpt_oss():
+    dim = SHAPE["hidden_size"]
+
+    def experts(t, at, of):
+        of += "mlp.experts."
+        woven = lambda gate, up: np.stack([gate, up], axis=-1).reshape(EXPERTS, -1, 2 * EXPERT_DIM)
+        t.join([(at + f"ffn_{part}_exps.weight", (EXPERTS, EXPERT_DIM, dim))
+                for part in ("gate", "up")], of + "gate_up_proj",
+               lambda gate, up: woven(gate.swapaxes(1, 2), up.swapaxes(1, 2)))
+        t.join([(at + f"ffn_{part}_exps.bias", (EXPERTS, EXPERT_DIM)) for part in ("gate", "up")],
+               of + "gate_up_proj_bias", lambda gate, up: woven(gate, up).reshape(EXPERTS, -1))
+        t.join([(at + "ffn_down_exps.weight", (EXPERTS, dim, EXPERT_DIM))], of + "down_proj",
+               lambda down: down.swapaxes(1, 2))
+        t.add(at + "ffn_down_exps.bias", of + "down_proj_bias")
+
+    return moe(hf.GptOssConfig, hf.GptOssForCausalLM,
+               dict(num_local_experts=EXPERTS, intermediate_size=EXPERT_DIM, head_dim=12,
+                    num_hidden_layers=3, sliding_window=5,
+                    layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+                    rope_parameters=rope(100.0, truncate=False, **yarn_scaling())),
+               {**YARN_KEYS, "attention.sliding_window": 5}, experts, router="mlp.router",
+               norms=OSS_NORMS)
+
+
 DECODERS = {
     "llama": ("llama", llama), "llama-linear": ("llama", llama_linear),
     "llama-factors": ("llama", llama3_factors), "qwen2": ("qwen2", qwen2),
@@ -385,6 +527,10 @@ DECODERS = {
     "phi3-window": ("phi3", phi3_window),
     "olmo2": ("olmo2", olmo2), "olmo3": ("olmo2", olmo3), "gptneox": ("gptneox", gptneox),
     "gptneox-sequential": ("gptneox", gptneox_sequential),
+    "qwen3moe": ("qwen3moe", qwen3moe), "qwen3moe-sums": ("qwen3moe", qwen3moe_sums),
+    "mixtral": ("llama", mixtral), "gpt-oss": ("gpt-oss", gpt_oss),
+    "qwen2moe": ("qwen2moe", qwen2moe), "granitemoe": ("granitemoe", granitemoe),
+    "granitemoe-shared": ("granitemoe", granitemoe_shared),
 }
 
 # ---- Models that embed texts ---------------------------------------------------------------------
@@ -520,8 +666,10 @@ def write_golden(path, architecture, t, keys, expected):
     writer = gguf.GGUFWriter(path, architecture)
     write_keys(writer, architecture, keys)
     writer.add_array("golden.names", [name for name, _ in t.list])
+    # (rows, columns); of experts the rows of all, and how many they are.
     writer.add_array("golden.shapes", [int(n) for _, s in t.list
-                                       for n in (s if len(s) == 2 else (0, s[0]))])
+                                       for n in (math.prod(s[:-1]) if len(s) > 1 else 0, s[-1])])
+    writer.add_array("golden.experts", [int(s[0]) if len(s) == 3 else 1 for _, s in t.list])
     writer.add_array("golden.tokens", tokens())
     factors = keys.get("#rope_freqs")
     if factors is not None:

@@ -6,6 +6,7 @@
 nibble::Result<nibble::Model> test::load_rare(const nibble::io::Gguf& file,
                                               const nibble::LoadOptions& options) {
   using namespace nibble;
-  return Model::from_gguf<graph::FormatList<quant::F32>, ArchitectureList<Olmo2, GptNeox>>(file,
-                                                                                           options);
+  return Model::from_gguf<graph::FormatList<quant::F32>,
+                          ArchitectureList<Olmo2, GptNeox, Qwen2Moe, GraniteMoeShared, GraniteMoe>>(
+      file, options);
 }

@@ -343,3 +343,62 @@ TEST_CASE("matrices in types without kernels are converted, rows in a file's ord
   REQUIRE(!added);
   CHECK(added.error().message == "64 bytes are not (40, 64) weights of IQ4_NL");
 }
+
+TEST_CASE(
+    "experts: in one source or apart, of a type with kernels or only read, and their vectors") {
+  constexpr Index kExperts = 3;
+  const std::size_t n_blocks = kExperts * kN * kK / 32;
+  std::mt19937 random(5);
+  std::vector<std::byte> mxfp4(n_blocks * 17), q8_0(n_blocks * 34);
+  for (std::byte& b : mxfp4) b = static_cast<std::byte>(random() & 255);
+  for (std::size_t i = 0; i < n_blocks; ++i) mxfp4[17 * i] = std::byte{125};  // scales
+  for (std::byte& b : q8_0) b = static_cast<std::byte>(random() & 63);
+  const quant::ReadOnlyType& type = *quant::read_only_type(io::GgmlType::mxfp4);
+  const auto check = [&](const auto& from, std::span<const std::byte> rows) {
+    const std::size_t size = rows.size() / kExperts;
+    std::vector<std::span<const std::byte>> apart;
+    Store store(kExperts, graph::AllFormats{});
+    for (std::size_t e = 0; e < kExperts; ++e) {
+      apart.push_back(rows.subspan(e * size, size));
+      REQUIRE(store.add(Slot::ffn_up, static_cast<Index>(e), from, kN, kK, apart[e]));
+    }
+    REQUIRE(store.add(Slot::ffn_up_exps, 0, from, kN, kK, rows, kExperts));
+    REQUIRE(store.add_experts({Slot::ffn_gate_exps, 0}, from, kN, kK, apart));
+    InlineExecutor executor;
+    REQUIRE(store.pack(executor));
+    for (const Slot slot : {Slot::ffn_up_exps, Slot::ffn_gate_exps}) {
+      const graph::Weight& w = store.table().at(slot, 0);
+      REQUIRE(w.n_experts == kExperts);
+      for (Index e = 0; e < kExperts; ++e) {
+        const graph::Weight one = w.expert(e), alone = store.table().at(Slot::ffn_up, e);
+        REQUIRE(one.bytes() == alone.bytes());
+        CHECK(std::memcmp(one.data, alone.data, static_cast<std::size_t>(one.bytes())) == 0);
+      }
+    }
+    // One that is too short, none at all.
+    Store other(1, graph::AllFormats{});
+    CHECK(other.add_experts({Slot::ffn_gate_exps, 0}, from, kN, kK, {}).error().code ==
+          Errc::invalid_argument);
+    apart[1] = apart[1].first(size - 1);
+    CHECK(other.add_experts({Slot::ffn_gate_exps, 0}, from, kN, kK, apart).error().code ==
+          Errc::invalid_argument);
+  };
+  check(type, mxfp4);
+  check(Format::q8_0, q8_0);
+
+  std::vector<float> bias(kExperts * 5);
+  for (float& x : bias) x = static_cast<float>(random() % 100);
+  Store store(1, graph::AllFormats{});
+  const auto bytes = std::as_bytes(std::span(bias));
+  REQUIRE(store.add(Slot::ffn_up_exps_bias, 0, Format::f32, 0, 5, bytes, kExperts));
+  CHECK(
+      store.add(Slot::ffn_gate_exps_bias, 0, Format::f32, 0, 5, bytes, kExperts + 1).error().code ==
+      Errc::invalid_argument);
+  InlineExecutor executor;
+  REQUIRE(store.pack(executor));
+  const graph::Weight& w = store.table().at(Slot::ffn_up_exps_bias, 0);
+  for (Index e = 0; e < kExperts; ++e) {
+    CHECK(std::memcmp(w.expert(e).vector(), &bias[static_cast<std::size_t>(5 * e)],
+                      5 * sizeof(float)) == 0);
+  }
+}

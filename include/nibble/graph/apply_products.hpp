@@ -76,7 +76,7 @@ class ProductInputs {
   kernels::MatmulInput floats_, codes_;
 };
 
-static_assert(kMaxGroup == ops::kMaxProducts);
+static_assert(kMaxGroup <= ops::kMaxProducts);
 
 // Rows (m, k) as codes in `memory`: QuantizedRows<kActivationBlock>::bytes_needed(m, k) bytes are
 // enough for each form. fill(rows) writes them, to ops::QuantizedRows<kActivationBlock>, to

@@ -13,6 +13,7 @@
 #include <string>
 #include <string_view>
 
+#include "nibble/graph/experts.hpp"
 #include "nibble/graph/pass.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
@@ -291,6 +292,14 @@ std::string describe(const GatedLinear<kGate, kGateBias, kUp, kUpBias, W, Activa
          detail::slots_text<kUp, kUpBias>() + ", " + detail::text_of(node.width) +
          detail::activation_argument<Activation>() + ")";
 }
+template <class Slots, class Activation, Index W>
+std::string describe(const Experts<Slots, Activation, W>& node) {
+  return "experts(" + detail::slot_text<Slots::router>() + ", " +
+         detail::text_of(node.routing.n_used) + " of " + detail::text_of(node.routing.n_experts) +
+         ", " + detail::text_of(node.ffn_dim) + ", " + detail::text_of(node.width) +
+         detail::activation_argument<Activation>() + ")";
+}
+inline std::string describe(const SigmoidRows&) { return "sigmoid_rows"; }
 template <class Norm, class Products>
 std::string describe(const NormInto<Norm, Products>& node) {
   return "norm_into(" + describe(node.norm) + ", " + describe(node.products) + ")";

@@ -125,8 +125,9 @@ NIBBLE_HIDDEN inline constexpr FormatOps kFormatOps = [] {
 struct Factors;
 
 // A matrix (n, k) in the packed layout of its format, or n_experts such matrices, contiguous (not
-// of sparse formats), or a vector of k floats (n = 0). A matrix for products may have factors of
-// low rank beside it (a correction) or instead of it (then data and ops are null).
+// of sparse formats), or a vector of k floats (n = 0), or n_experts such vectors. A matrix for
+// products may have factors of low rank beside it (a correction) or instead of it (then data and
+// ops are null).
 struct Weight {
   const FormatOps* ops = nullptr;  // of a matrix
   Index n = 0;
@@ -148,14 +149,15 @@ struct Weight {
   }
   // Without the factors.
   Index bytes() const noexcept {
-    if (is_vector()) return k * Index{sizeof(float)};
+    if (is_vector()) return n_experts * k * Index{sizeof(float)};
     if (!has_base()) return 0;
     if (ops->data_bytes != nullptr) return ops->data_bytes(data);
     return n_experts * ops->packed_bytes(n, k);
   }
-  // One of the n_experts matrices, as a weight.
+  // One of the n_experts matrices or vectors, as a weight.
   Weight expert(Index index) const noexcept {
     NIBBLE_ASSERT(index >= 0 && index < n_experts);
+    if (is_vector()) return {ops, n, k, data + index * k * Index{sizeof(float)}};
     if (ops->data_bytes != nullptr) return *this;
     return {ops, n, k, data + index * ops->packed_bytes(n, k), 1, input};
   }

@@ -65,6 +65,35 @@ inline void qwen_keys(Keys& keys) {
   keys.rope();
 }
 
+// How many experts there are, and how many a token uses.
+inline void expert_keys(Keys& keys) {
+  keys.dimension("expert_count", {"num_experts", "num_local_experts"});
+  keys.dimension("expert_used_count", {"num_experts_per_tok"});
+}
+
+inline void qwen_moe_keys(Keys& keys) {
+  Config& config = keys.config;
+  qwen_keys(keys);
+  expert_keys(keys);
+  keys.dimension("expert_feed_forward_length", {"moe_intermediate_size"});
+  keys.set("expert_weights_norm", config.boolean("norm_topk_prob", false));
+  const io::JsonValue* const dense = config.find("mlp_only_layers");
+  if (config.integer({"decoder_sparse_step"}, 1) != 1 ||
+      (dense != nullptr && !dense->elements().empty())) {
+    config.refuse(Errc::unsupported, "mlp_only_layers",
+                  "or decoder_sparse_step ask for layers without experts");
+  }
+}
+inline void qwen2moe_keys(Keys& keys) {
+  qwen_moe_keys(keys);
+  keys.dimension("expert_shared_feed_forward_length", {"shared_expert_intermediate_size"});
+}
+
+inline void mixtral_keys(Keys& keys) {
+  llama_keys(keys);
+  expert_keys(keys);
+}
+
 inline void smollm3_keys(Keys& keys) {
   keys.config.must_be("use_sliding_window", false, false);
   keys.dimensions();
@@ -99,6 +128,13 @@ inline void granite_keys(Keys& keys) {
   keys.number("embedding_scale", {"embedding_multiplier"}, 1.0);
   keys.number("residual_scale", {"residual_multiplier"}, 1.0);
   keys.number("logit_scale", {"logits_scaling"}, 1.0);
+}
+
+inline void granitemoe_keys(Keys& keys) {
+  granite_keys(keys);
+  expert_keys(keys);
+  const std::uint32_t shared = keys.config.integer({"shared_intermediate_size"}, 0);
+  if (shared > 0) keys.set("expert_shared_feed_forward_length", shared);
 }
 
 inline void olmo2_keys(Keys& keys) {
@@ -230,6 +266,9 @@ NIBBLE_HIDDEN inline constexpr std::string_view kQwen2Classes[] = {"Qwen2ForCaus
                                                                    "Qwen2Model"};
 NIBBLE_HIDDEN inline constexpr std::string_view kQwen3Classes[] = {"Qwen3ForCausalLM",
                                                                    "Qwen3Model"};
+NIBBLE_HIDDEN inline constexpr std::string_view kQwen2MoeClasses[] = {"Qwen2MoeForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kQwen3MoeClasses[] = {"Qwen3MoeForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kMixtralClasses[] = {"MixtralForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kGemma2Classes[] = {"Gemma2ForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kGemma3Classes[] = {
     "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"};
@@ -238,6 +277,8 @@ NIBBLE_HIDDEN inline constexpr std::string_view kPhi3Classes[] = {"Phi3ForCausal
 NIBBLE_HIDDEN inline constexpr std::string_view kOlmo2Classes[] = {"Olmo2ForCausalLM",
                                                                    "Olmo3ForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kGraniteClasses[] = {"GraniteForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kGraniteMoeClasses[] = {
+    "GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kGpt2Classes[] = {"GPT2LMHeadModel"};
 NIBBLE_HIDDEN inline constexpr std::string_view kGptNeoxClasses[] = {"GPTNeoXForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kBertClasses[] = {"BertModel", "BertForMaskedLM"};
@@ -250,8 +291,13 @@ NIBBLE_HIDDEN inline constexpr Family kFamilies[] = {
     {"mistral3", detail::kMistral3Classes, kLlamaNames, detail::kSilu, detail::mistral3_keys, true},
     {"smollm3", detail::kSmolLm3Classes, kLlamaNames, detail::kSilu, detail::smollm3_keys, true},
     {"granite", detail::kGraniteClasses, kLlamaNames, detail::kSilu, detail::granite_keys, true},
+    {"granitemoe", detail::kGraniteMoeClasses, kLlamaNames, detail::kSilu, detail::granitemoe_keys,
+     true},
     {"qwen2", detail::kQwen2Classes, kLlamaNames, detail::kSilu, detail::qwen_keys},
     {"qwen3", detail::kQwen3Classes, kLlamaNames, detail::kSilu, detail::qwen_keys},
+    {"qwen2moe", detail::kQwen2MoeClasses, kLlamaNames, detail::kSilu, detail::qwen2moe_keys},
+    {"qwen3moe", detail::kQwen3MoeClasses, kLlamaNames, detail::kSilu, detail::qwen_moe_keys},
+    {"llama", detail::kMixtralClasses, kLlamaNames, detail::kSilu, detail::mixtral_keys, true},
     {"phi3", detail::kPhi3Classes, kLlamaNames, detail::kSilu, detail::phi3_keys},
     {"olmo2", detail::kOlmo2Classes, kGemmaNames, detail::kSilu, detail::olmo2_keys},
     {"gemma2", detail::kGemma2Classes, kGemmaNames, detail::kGeluTanh, detail::gemma2_keys, false,

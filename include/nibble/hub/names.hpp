@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The names of tensors: those of model hubs (PyTorch modules) and those of GGUF. '#' is the number
-// of a layer.
+// of a layer, '@' that of an expert.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -23,6 +24,8 @@ enum class Change : std::uint8_t {
   k_rows,      // the same for k
   transposed,  // stored (inputs, outputs)
   qkv_rows,    // q, k and v of each head together: become all of q, all of k, all of v
+  gate_up,     // the rows of gate, then those of up; of experts, of each of them. '*' of the name
+               // becomes "gate" and "up"
 };
 
 struct Rename {
@@ -50,6 +53,25 @@ NIBBLE_HIDDEN inline constexpr Rename kLlamaNames[] = {
     // Phi-3: products of the same input in one matrix.
     {"layers.#.self_attn.qkv_proj", "blk.#.attn_qkv"},
     {"layers.#.mlp.gate_up_proj", "blk.#.ffn_up"},
+    // Experts: Qwen, Mixtral.
+    {"layers.#.mlp.gate", "blk.#.ffn_gate_inp"},
+    {"layers.#.mlp.experts.@.gate_proj", "blk.#.ffn_gate.@"},
+    {"layers.#.mlp.experts.@.up_proj", "blk.#.ffn_up.@"},
+    {"layers.#.mlp.experts.@.down_proj", "blk.#.ffn_down.@"},
+    {"layers.#.mlp.shared_expert_gate", "blk.#.ffn_gate_inp_shexp"},
+    {"layers.#.mlp.shared_expert.gate_proj", "blk.#.ffn_gate_shexp"},
+    {"layers.#.mlp.shared_expert.up_proj", "blk.#.ffn_up_shexp"},
+    {"layers.#.mlp.shared_expert.down_proj", "blk.#.ffn_down_shexp"},
+    {"layers.#.block_sparse_moe.gate", "blk.#.ffn_gate_inp"},
+    {"layers.#.block_sparse_moe.experts.@.w1", "blk.#.ffn_gate.@"},
+    {"layers.#.block_sparse_moe.experts.@.w3", "blk.#.ffn_up.@"},
+    {"layers.#.block_sparse_moe.experts.@.w2", "blk.#.ffn_down.@"},
+    // Granite.
+    {"layers.#.block_sparse_moe.router.layer", "blk.#.ffn_gate_inp"},
+    {"layers.#.block_sparse_moe.input_linear", "blk.#.ffn_*_exps", Change::gate_up},
+    {"layers.#.block_sparse_moe.output_linear", "blk.#.ffn_down_exps"},
+    {"layers.#.shared_mlp.input_linear", "blk.#.ffn_*_shexp", Change::gate_up},
+    {"layers.#.shared_mlp.output_linear", "blk.#.ffn_down_shexp"},
 };
 
 // Norms behind attention and feed-forward, too, or only there.
@@ -143,24 +165,29 @@ NIBBLE_HIDDEN inline constexpr std::string_view kIgnoredEnds[] = {
     ".attn.masked_bias",      ".attention.bias",
     ".attention.masked_bias", "embeddings.position_ids"};
 
-// If `name` is `pattern` with a number for '#' (or without one): that number as text.
-inline std::optional<std::string_view> match(std::string_view pattern,
-                                             std::string_view name) noexcept {
-  const std::size_t at = pattern.find('#');
-  if (at == pattern.npos) {
-    if (name != pattern) return std::nullopt;
-    return std::string_view();
+// The numbers of a name that stand for '#' and '@' of a pattern, as text.
+struct Numbers {
+  std::string_view layer, expert;
+};
+
+// If `name` is `pattern` with such numbers: these.
+inline std::optional<Numbers> match(std::string_view pattern, std::string_view name) noexcept {
+  constexpr std::string_view kDigits = "0123456789";
+  Numbers numbers;
+  for (std::size_t at = 0; at < pattern.size(); ++at) {
+    const char c = pattern[at];
+    if (c != '#' && c != '@') {
+      if (name.empty() || name[0] != c) return std::nullopt;
+      name.remove_prefix(1);
+      continue;
+    }
+    const std::size_t n = (std::min)(name.find_first_not_of(kDigits), name.size());
+    if (n < 1 || n > 5 || (n > 1 && name[0] == '0')) return std::nullopt;
+    (c == '#' ? numbers.layer : numbers.expert) = name.substr(0, n);
+    name.remove_prefix(n);
   }
-  const std::string_view before = pattern.substr(0, at), after = pattern.substr(at + 1);
-  if (!name.starts_with(before) || !name.ends_with(after)) return std::nullopt;
-  if (name.size() <= before.size() + after.size()) return std::nullopt;
-  const std::string_view number =
-      name.substr(before.size(), name.size() - before.size() - after.size());
-  if (number.size() > 5 || number.find_first_not_of("0123456789") != number.npos ||
-      (number[0] == '0' && number.size() > 1)) {
-    return std::nullopt;
-  }
-  return number;
+  if (!name.empty()) return std::nullopt;
+  return numbers;
 }
 
 }  // namespace detail
@@ -192,11 +219,17 @@ inline std::optional<Renamed> rename(std::span<const Rename> names, std::string_
   const bool is_weight = kind == "weight" || kind == "gamma";  // gamma, beta: from TensorFlow
   if (!is_weight && kind != "bias" && kind != "beta") return std::nullopt;
   for (const Rename& entry : names) {
-    const auto layer = detail::match(entry.from, name.substr(0, dot));
-    if (!layer) continue;
-    std::string to(entry.to);
-    if (const std::size_t at = to.find('#'); at != to.npos) {
-      to.replace(at, 1, layer->data(), layer->size());
+    const auto numbers = detail::match(entry.from, name.substr(0, dot));
+    if (!numbers) continue;
+    std::string to;
+    for (const char c : entry.to) {
+      if (c == '#') {
+        to += numbers->layer;
+      } else if (c == '@') {
+        to += numbers->expert;
+      } else {
+        to += c;
+      }
     }
     return Renamed{std::move(to) + (is_weight ? ".weight" : ".bias"), entry.change};
   }

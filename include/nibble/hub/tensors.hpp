@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <span>
 #include <string>
 #include <string_view>
@@ -47,7 +48,6 @@ class Tensors {
     add_factors("rope_freqs.weight", shape_.rope_freqs);
     add_factors("rope_factors_long.weight", shape_.long_factors);
     add_factors("rope_factors_short.weight", shape_.short_factors);
-    names_.reserve(weights_.tensors.size());  // the tensors refer to it
     for (const HubTensor& tensor : weights_.tensors) {
       Result<void> taken = take_one(tensor, ties);
       if (!taken) {
@@ -110,8 +110,35 @@ class Tensors {
       return ok();
     }
     if (is_table || in_place_.empty()) type_ = out.type;
+    if (renamed->change == Change::gate_up) return split_gate_up(out);
     NIBBLE_CHECK(reorder(renamed->change, out));
     in_place_.push_back(out);
+    return ok();
+  }
+
+  // Two matrices (n, k) in one (2 n, k), or in each of n_experts such: takes them one by one.
+  Result<void> split_gate_up(const io::GgufTensor& both) {
+    if (both.n_dims < 2 || both.n_dims > 3 || both.dims[1] % 2 != 0) {
+      return Error{Errc::malformed, "a gate and what it multiplies are not of the same size"};
+    }
+    const std::uint64_t n_experts = both.dims[2];
+    const std::size_t bytes = both.data.size() / static_cast<std::size_t>(2 * n_experts);
+    const std::string name(both.name);  // "blk.0.ffn_*_exps.weight"
+    const std::size_t star = name.find('*');
+    for (std::uint64_t i = 0; i < 2 * n_experts; ++i) {
+      std::string own = name;
+      own.replace(star, 1, i % 2 == 0 ? "gate" : "up");
+      if (both.n_dims == 3) {  // "blk.0.ffn_gate.3.weight"
+        own = own.substr(0, own.find("_exps")) + "." + to_text(i / 2) + ".weight";
+      }
+      io::GgufTensor one = both;
+      one.name = names_.emplace_back(std::move(own));
+      one.n_dims = 2;
+      one.dims[1] = both.dims[1] / 2;
+      one.dims[2] = 1;
+      one.data = both.data.subspan(static_cast<std::size_t>(i) * bytes, bytes);
+      in_place_.push_back(one);
+    }
     return ok();
   }
 
@@ -127,7 +154,8 @@ class Tensors {
                                         to_text(shape_.n_kv_heads) + " of k and v"};
     };
     switch (change) {
-      case Change::none: break;
+      case Change::none:
+      case Change::gate_up: break;
       case Change::q_rows:
       case Change::k_rows:
         if (family_.rotates_pairs) {
@@ -203,7 +231,7 @@ class Tensors {
   const Shape& shape_;
   const WeightFiles& weights_;
   io::GgufWriter& out_;
-  std::vector<std::string> names_;
+  std::deque<std::string> names_;  // the tensors refer to them
   std::vector<io::GgufTensor> in_place_;
   io::GgmlType type_ = io::GgmlType::f32;
   std::uint64_t n_rows_ = 0;

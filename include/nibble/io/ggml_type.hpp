@@ -217,17 +217,18 @@ inline Result<std::uint64_t> packed_bytes(const GgmlTypeTraits& traits,
     }
     return bytes;
   }
-  std::uint64_t sizes[2] = {1, 1};  // k and n
+  std::uint64_t sizes[3] = {1, 1, 1};  // k, n, and how many matrices
   for (std::size_t i = 0; i < dims.size(); ++i) {
-    if (dims[i] == 0 || (i >= 2 && dims[i] != 1)) {
+    if (dims[i] == 0 || (i >= 3 && dims[i] != 1)) {
       return Error{Errc::malformed, std::string(traits.name) + ": dimension " + to_text(i) +
                                         " is " + to_text(dims[i])};
     }
-    if (i < 2) sizes[i] = dims[i];
+    if (i < 3) sizes[i] = dims[i];
   }
   std::uint64_t bytes = 0;
   if (!checked_multiply((sizes[0] - 1) / traits.block_size + 1, traits.type_size, bytes) ||
-      !checked_multiply(bytes, (sizes[1] - 1) / traits.panel_rows + 1, bytes)) {
+      !checked_multiply(bytes, (sizes[1] - 1) / traits.panel_rows + 1, bytes) ||
+      !checked_multiply(bytes, sizes[2], bytes)) {
     return Error{Errc::limit, "the size in bytes overflows 64 bits"};
   }
   return bytes;

@@ -5,14 +5,17 @@
 #pragma once
 
 #include "nibble/model/gptneox.hpp"
+#include "nibble/model/granitemoe.hpp"
 #include "nibble/model/load.hpp"
 #include "nibble/model/olmo2.hpp"
+#include "nibble/model/qwen2moe.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
 struct AllArchitectures
-    : ArchitectureList<EmbeddingOf<Llama>, Llama, EmbeddingOf<Qwen2>, Qwen2, EmbeddingOf<Qwen3>,
-                       Qwen3, Mistral3, SmolLm3, Granite, Gemma2, Gemma3, GemmaEmbedding, Phi3,
-                       Gpt2, Bert, NomicBert, Olmo2, GptNeox> {};
+    : ArchitectureList<EmbeddingOf<Llama>, Mixtral, Llama, EmbeddingOf<Qwen2>, Qwen2,
+                       EmbeddingOf<Qwen3>, Qwen3, Qwen3Moe, Mistral3, SmolLm3, Granite, Gemma2,
+                       Gemma3, GemmaEmbedding, Phi3, Gpt2, Bert, NomicBert, GptOss, Olmo2, GptNeox,
+                       Qwen2Moe, GraniteMoeShared, GraniteMoe> {};
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -35,7 +35,7 @@ class TensorToRound;
 struct ConvertOptions {
   quant::Format format = quant::Format::q8_0;  // of matrices
   // Called for each matrix; returns a format for it, or nothing for `format`. Not called for
-  // vectors: they stay f32.
+  // vectors, biases and routers of experts: they are f32.
   std::function<std::optional<quant::Format>(std::string_view name)> choose = {};
   // Stores matrices in the packed layout that the kernels read (quant/packed.hpp). Such a file is
   // mapped and used in place: loading it copies nothing. It is for nibble alone; other programs
@@ -51,7 +51,7 @@ struct ConvertOptions {
 
 enum class FormatReason : std::uint8_t {
   asked,       // the one that the options name
-  vector,      // one dimension only (norms, biases, rope_freqs): small but important, so f32
+  vector,      // norms, biases, rope_freqs, routers of experts: small but important, so f32
   row_length,  // rows are not whole blocks of the chosen format, so another one
 };
 
@@ -93,6 +93,13 @@ inline quant::Format format_for_row(quant::Format wanted, std::uint64_t k) {
   return fits(shorter) ? shorter : quant::Format::f16;
 }
 
+// Whether a tensor is small but important: a vector, biases of experts, a router of experts.
+inline bool stays_f32(const io::GgufTensor& tensor) noexcept {
+  const std::string_view name = tensor.name;
+  return tensor.n_dims < 2 || name.ends_with(".bias") ||
+         name.find("ffn_gate_inp") != std::string_view::npos;
+}
+
 // How a tensor will be converted; `errors` is still empty. Its new bytes, packed or not, are then
 // numbers of std::size_t.
 inline Result<ConvertedTensor> plan_conversion(const io::GgufTensor& tensor,
@@ -105,7 +112,7 @@ inline Result<ConvertedTensor> plan_conversion(const io::GgufTensor& tensor,
   if (quant::read_only_type(tensor.type) == nullptr) NIBBLE_CHECK(quant::format_of(tensor.type));
   plan.from = tensor.type;
   const std::span<const std::uint64_t> dims(plan.dims.data(), plan.n_dims);
-  if (plan.n_dims < 2) {
+  if (stays_f32(tensor)) {
     plan.to = quant::Format::f32;
     plan.reason = FormatReason::vector;
   } else {
@@ -116,7 +123,8 @@ inline Result<ConvertedTensor> plan_conversion(const io::GgufTensor& tensor,
     if (possible != plan.to) plan.reason = FormatReason::row_length;
     plan.to = possible;
   }
-  plan.packed = options.packed && plan.n_dims == 2;
+  plan.packed =
+      options.packed && (plan.n_dims == 2 || plan.n_dims == 3) && !plan.name.ends_with(".bias");
   NIBBLE_TRY(type, type_of(plan));
   NIBBLE_TRY(bytes, io::tensor_bytes(type, dims));
   NIBBLE_TRY(row_bytes, io::tensor_bytes(*quant::ggml_type_of(plan.to), dims));
@@ -282,8 +290,12 @@ inline void pack_rows(Executor& executor, const ConvertedTensor& tensor, const s
   quant::visit_format(tensor.to, [&](auto tag) {
     using F = typename decltype(tag)::type;
     if constexpr (!quant::ChannelFormat<F>) {  // files have none of these
-      ops::pack<F>(executor, rows, static_cast<Index>(tensor.dims[1]),
-                   static_cast<Index>(tensor.dims[0]), panels);
+      const auto n = static_cast<Index>(tensor.dims[1]), k = static_cast<Index>(tensor.dims[0]);
+      const auto row_bytes = *quant::row_bytes<F>(static_cast<std::size_t>(k));
+      for (Index i = 0; i < static_cast<Index>(tensor.dims[2]); ++i) {  // matrices of experts
+        ops::pack<F>(executor, rows + i * n * static_cast<Index>(row_bytes), n, k,
+                     panels + i * quant::Packed<F>::bytes(n, k));
+      }
     }
   });
 }

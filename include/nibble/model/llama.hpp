@@ -55,6 +55,20 @@ constexpr auto layer_widths(const Dims& d, const Heads& heads) {
   }
 }
 
+// Attention, from the norm before it to the product after it.
+template <class Dims, class Heads, class Widths>
+constexpr auto llama_attention(const Dims& d, const Heads& heads, const Widths& widths) {
+  using namespace graph;
+  using enum Slot;
+  return rms_norm<attn_norm>(d.norm_eps) >>
+         fork(linear<attn_q, optional_slot(attn_q_bias)>(widths.q),
+              linear<attn_k, optional_slot(attn_k_bias)>(widths.kv),
+              linear<attn_v, optional_slot(attn_v_bias)>(widths.kv)) >>
+         tap<"q", "k", "v">() >> positioned(d, heads) >> cache_kv(heads) >> scores(heads) >>
+         softmax(heads) >> attend_values(heads) >>
+         linear<attn_output, optional_slot(attn_output_bias)>(d.dim);
+}
+
 }  // namespace detail
 
 // The layers, from embeddings on. Dims: DecoderConfig; or the dimensions of a fixed model, a type
@@ -73,15 +87,7 @@ constexpr auto llama_layers(const Dims& d) {
   }();
   const auto widths = nibble::detail::layer_widths(d, heads);
 
-  const auto attention = rms_norm<attn_norm>(d.norm_eps) >>
-                         fork(linear<attn_q, optional_slot(attn_q_bias)>(widths.q),
-                              linear<attn_k, optional_slot(attn_k_bias)>(widths.kv),
-                              linear<attn_v, optional_slot(attn_v_bias)>(widths.kv)) >>
-                         tap<"q", "k", "v">() >> nibble::detail::positioned(d, heads) >>
-                         cache_kv(heads) >> scores(heads) >> softmax(heads) >>
-                         attend_values(heads) >>
-                         linear<attn_output, optional_slot(attn_output_bias)>(d.dim);
-
+  const auto attention = nibble::detail::llama_attention(d, heads, widths);
   const auto feed_forward =
       rms_norm<ffn_norm>(d.norm_eps) >>
       fork(linear<ffn_gate, optional_slot(ffn_gate_bias)>(widths.ffn) >> silu(),

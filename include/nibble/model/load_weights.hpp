@@ -124,6 +124,10 @@ class TensorBinder final : public graph::SurveySink {
       has_factors = added;
     }
     bound_.push_back({need, name});
+    if (tensor == nullptr && need.n_experts > 1 && need.n > 0) {
+      NIBBLE_TRY(added, add_experts(need, name));
+      if (added) return ok();
+    }
     if (tensor == nullptr) {
       if (has_factors) return ok();
       if (need.tied_to != graph::kNoSlot) {
@@ -135,9 +139,11 @@ class TensorBinder final : public graph::SurveySink {
     }
     const auto rows = static_cast<Index>(tensor->dims[1]);
     const Index n = need.is_table && need.n == 0 ? rows : need.n;
-    const auto dims =
-        std::array{static_cast<std::uint64_t>(need.k), static_cast<std::uint64_t>(n == 0 ? 1 : n),
-                   static_cast<std::uint64_t>(need.n_experts), std::uint64_t{1}};
+    const auto one = static_cast<std::uint64_t>(n == 0 ? 1 : n);
+    const auto n_experts = static_cast<std::uint64_t>(need.n_experts);
+    // (Vectors of experts are the rows of a matrix.)
+    const auto dims = std::array{static_cast<std::uint64_t>(need.k), n == 0 ? n_experts : one,
+                                 n == 0 ? 1 : n_experts, std::uint64_t{1}};
     if (dims_of(*tensor) != dims) {
       const auto text = [](const std::array<std::uint64_t, 4>& d) {
         return graph::shape_text(static_cast<Index>(d[1]), static_cast<Index>(d[0]),
@@ -180,6 +186,40 @@ class TensorBinder final : public graph::SurveySink {
     if (!added) return std::move(added).error().in(where(name));
     used_.push_back({&tensor});
     return ok();
+  }
+
+  // Experts that have a tensor each. Returns whether there are such.
+  Result<bool> add_experts(const graph::WeightNeed& need, const std::string& name) {
+    std::vector<std::span<const std::byte>> rows;
+    const io::GgufTensor* first = nullptr;
+    for (Index expert = 0; expert < need.n_experts; ++expert) {
+      const std::string own = name_of_expert(name, expert);
+      const io::GgufTensor* const tensor = file_.find_tensor(own);
+      if (tensor == nullptr && expert == 0) return false;
+      if (tensor == nullptr) return Error{Errc::not_found, where(own) + ": missing"};
+      if (first == nullptr) first = tensor;
+      const auto dims =
+          std::array{static_cast<std::uint64_t>(need.k), static_cast<std::uint64_t>(need.n),
+                     std::uint64_t{1}, std::uint64_t{1}};
+      if (tensor->dims != dims || tensor->type != first->type || tensor->swapped.any()) {
+        return Error{Errc::malformed, where(own) + ": not a matrix " +
+                                          graph::shape_text(need.n, need.k) + " of type " +
+                                          io::type_traits(first->type).name};
+      }
+      rows.push_back(tensor->data);
+      used_.push_back({tensor});
+    }
+    const WeightPlace place{need.slot, need.layer};
+    Result<void> added = ok();
+    if (const auto* const type = quant::read_only_type(first->type)) {
+      added = store_.add_experts(place, *type, need.n, need.k, rows);
+    } else {
+      auto format = quant::format_of(first->type);
+      if (!format) return std::move(format).error().in(where(std::string(first->name)));
+      added = store_.add_experts(place, *format, need.n, need.k, rows);
+    }
+    if (!added) return std::move(added).error().in(where(std::string(first->name)));
+    return true;
   }
 
   // A matrix of 8-bit codes, with its scales.

@@ -44,6 +44,7 @@ enum class Slot : std::uint8_t {
   attn_qkv_bias,
   attn_output,  // (dim, n_heads * head_dim)
   attn_output_bias,
+  attn_sinks,           // (n_heads), an extra score of each query
   post_attention_norm,  // (dim), of the result of attention
   attn_output_norm,     // (dim), of its sum with the input of the layer
   attn_output_norm_bias,
@@ -55,6 +56,19 @@ enum class Slot : std::uint8_t {
   ffn_up_bias,
   ffn_down,  // (dim, ffn_dim)
   ffn_down_bias,
+  ffn_gate_inp,  // (n_experts, dim): the router
+  ffn_gate_inp_bias,
+  exp_probs_b_bias,    // (n_experts), for the choice of experts
+  ffn_gate_exps,       // n_experts matrices (expert_ffn_dim, dim)
+  ffn_gate_exps_bias,  // n_experts vectors
+  ffn_up_exps,
+  ffn_up_exps_bias,
+  ffn_down_exps,  // n_experts matrices (dim, expert_ffn_dim)
+  ffn_down_exps_bias,
+  ffn_gate_inp_shexp,  // (1, dim): how much the expert of all tokens counts
+  ffn_gate_shexp,
+  ffn_up_shexp,
+  ffn_down_shexp,
   post_ffw_norm,      // (dim), of the result of the feed-forward part
   layer_output_norm,  // (dim), of its sum with its input
   layer_output_norm_bias,
@@ -96,6 +110,7 @@ constexpr std::string_view to_string(Slot slot) noexcept {
                                                                "attn_qkv_bias",
                                                                "attn_output",
                                                                "attn_output_bias",
+                                                               "attn_sinks",
                                                                "post_attention_norm",
                                                                "attn_output_norm",
                                                                "attn_output_norm_bias",
@@ -107,6 +122,19 @@ constexpr std::string_view to_string(Slot slot) noexcept {
                                                                "ffn_up_bias",
                                                                "ffn_down",
                                                                "ffn_down_bias",
+                                                               "ffn_gate_inp",
+                                                               "ffn_gate_inp_bias",
+                                                               "exp_probs_b_bias",
+                                                               "ffn_gate_exps",
+                                                               "ffn_gate_exps_bias",
+                                                               "ffn_up_exps",
+                                                               "ffn_up_exps_bias",
+                                                               "ffn_down_exps",
+                                                               "ffn_down_exps_bias",
+                                                               "ffn_gate_inp_shexp",
+                                                               "ffn_gate_shexp",
+                                                               "ffn_up_shexp",
+                                                               "ffn_down_shexp",
                                                                "post_ffw_norm",
                                                                "layer_output_norm",
                                                                "layer_output_norm_bias"};
@@ -134,6 +162,15 @@ constexpr Index layer_of(std::string_view name, std::string_view* rest = nullptr
   if (n == 0 || n == name.size() || name[n] != '.') return -1;
   if (rest != nullptr) *rest = name.substr(n + 1);
   return layer;
+}
+
+// The name of the tensor of one expert in files that have a tensor for each:
+// "blk.0.ffn_up_exps.weight" becomes "blk.0.ffn_up.<expert>.weight". Empty for other names.
+inline std::string name_of_expert(std::string_view all, Index expert) {
+  constexpr std::string_view kEnd = "_exps.weight";
+  if (!all.ends_with(kEnd)) return {};
+  all.remove_suffix(kEnd.size());
+  return std::string(all).append(".").append(to_text(expert)).append(".weight");
 }
 
 // The name of a tensor that stands beside "<name>.weight": "<name>.<what>".

@@ -10,6 +10,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -55,8 +56,8 @@ class WeightStore {
   WeightStore(Index n_layers, Formats) : WeightStore(n_layers, kSlotCount, Formats::kOps) {}
 
   // Announces a matrix (n, k) in `format` whose rows are contiguous, or a vector of k floats (n =
-  // 0; any float format, kept as f32), or n_experts contiguous matrices. `rows` must stay alive
-  // until pack() succeeds. `swapped`: the order in which the rows are stored, if another
+  // 0; any float format, kept as f32), or n_experts contiguous matrices or vectors. `rows` must
+  // stay alive until pack() succeeds. `swapped`: the order in which the rows are stored, if another
   // (io/tensor_bytes.hpp). A side of factors is a matrix of its own shape; both sides must come, of
   // the same rank, beside weights of their shape or without such (graph::Factors). Errors:
   // unsupported (a format that was not named), invalid_argument (sizes that do not agree, a layer
@@ -74,6 +75,18 @@ class WeightStore {
                    const io::SwappedAxes& swapped = {}) {
     const quant::Format format = type.nearest_for(static_cast<std::size_t>(k));
     return add_rows(place, format, n, k, rows, n_experts, swapped, &type);
+  }
+
+  // The same for experts whose matrices are apart: the rows of each.
+  template <class FormatOrType>
+  Result<void> add_experts(const WeightPlace& place, const FormatOrType& from, Index n, Index k,
+                           std::span<const std::span<const std::byte>> experts) {
+    if constexpr (std::is_same_v<FormatOrType, quant::ReadOnlyType>) {
+      const quant::Format format = from.nearest_for(static_cast<std::size_t>(k));
+      return add_rows(place, format, n, k, experts, &from);
+    } else {
+      return add_rows(place, from, n, k, experts, nullptr);
+    }
   }
 
   // The same for 8-bit weights with a scale for each row (I8Channel), in two arrays: `codes` (n,
@@ -302,9 +315,11 @@ class WeightStore {
     return weights_.size() + 2 * i + (is_a ? 0 : 1);
   }
 
-  // Makes the entries of weights that pack() packs: `source` is that of all experts. Error: limit.
+  // Makes the entries of weights that pack() packs: `source` is that of all experts, unless these
+  // are apart. Error: limit.
   Result<void> enter(const WeightPlace& place, const graph::Weight& weight,
-                     const detail::WeightSource& source) {
+                     const detail::WeightSource& source,
+                     std::span<const std::span<const std::byte>> apart = {}) {
     const auto n_experts = static_cast<std::size_t>(weight.n_experts);
     const Index one = n_experts > 1 ? weight.expert(0).bytes() : weight.bytes();
     if (one > kMaxBytes / weight.n_experts ||
@@ -318,7 +333,8 @@ class WeightStore {
     const std::size_t source_bytes = source.bytes.size() / n_experts;
     const std::size_t at = set(place, weight);
     for (std::size_t i = 0; i < n_experts; ++i) {
-      of_one.bytes = source.bytes.subspan(i * source_bytes, source_bytes);
+      of_one.bytes =
+          apart.empty() ? source.bytes.subspan(i * source_bytes, source_bytes) : apart[i];
       entries_.push_back({at, static_cast<Index>(i), total_ + i * of_one.packed_bytes, of_one});
       if (of_one.first_scale != detail::kNoScales) {
         of_one.first_scale += static_cast<std::size_t>(weight.n);
@@ -343,6 +359,30 @@ class WeightStore {
   Result<void> add_rows(const WeightPlace& place, quant::Format format, Index n, Index k,
                         std::span<const std::byte> rows, Index n_experts,
                         const io::SwappedAxes& swapped, const quant::ReadOnlyType* type) {
+    NIBBLE_TRY(weight, checked_weight(place, format, n, k, rows, n_experts, type));
+    NIBBLE_CHECK(enter(place, weight, {weight, format, rows, 0, false, swapped, type}));
+    if (type != nullptr) count_conversion(type->type, format);
+    return ok();
+  }
+  // The same for experts that are apart.
+  Result<void> add_rows(const WeightPlace& place, quant::Format format, Index n, Index k,
+                        std::span<const std::span<const std::byte>> experts,
+                        const quant::ReadOnlyType* type) {
+    if (experts.empty()) return Error{Errc::invalid_argument, "no experts"};
+    graph::Weight weight;
+    for (const std::span<const std::byte> rows : experts) {
+      NIBBLE_TRY(one, checked_weight(place, format, n, k, rows, 1, type));
+      weight = one;
+    }
+    weight.n_experts = static_cast<Index>(experts.size());
+    NIBBLE_CHECK(enter(place, weight, {weight, format, experts[0], 0, false, {}, type}, experts));
+    if (type != nullptr) count_conversion(type->type, format);
+    return ok();
+  }
+
+  Result<graph::Weight> checked_weight(const WeightPlace& place, quant::Format format, Index n,
+                                       Index k, std::span<const std::byte> rows, Index n_experts,
+                                       const quant::ReadOnlyType* type) const {
     NIBBLE_CHECK(check_place(place, n));
     const bool is_vector = n == 0;
     const char* const name = type == nullptr ? to_string(format) : io::type_traits(type->type).name;
@@ -356,18 +396,15 @@ class WeightStore {
     }
     const auto row_bytes = detail::WeightSource::bytes_of_row(weight, format, type);
     if (!row_bytes) return row_bytes.error();
-    const bool has_shape = n >= 0 && k >= 1 && n_experts >= 1 && n <= kMaxBytes / n_experts &&
-                           !(is_vector && n_experts > 1);
+    const bool has_shape = n >= 0 && k >= 1 && n_experts >= 1 && n <= kMaxBytes / n_experts;
     const std::size_t n_rows =
-        has_shape && !is_vector ? static_cast<std::size_t>(n * n_experts) : std::size_t{1};
+        has_shape ? static_cast<std::size_t>((is_vector ? 1 : n) * n_experts) : std::size_t{1};
     if (!has_shape || rows.size() / n_rows != *row_bytes || rows.size() % n_rows != 0) {
       return Error{Errc::invalid_argument, to_text(rows.size()) + " bytes are not " +
                                                graph::shape_text(n, k, n_experts) + " weights of " +
                                                name};
     }
-    NIBBLE_CHECK(enter(place, weight, {weight, format, rows, 0, false, swapped, type}));
-    if (type != nullptr) count_conversion(type->type, format);
-    return ok();
+    return weight;
   }
 
   void count_conversion(io::GgmlType from, quant::Format format) {

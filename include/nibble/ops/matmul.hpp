@@ -128,7 +128,8 @@ inline void run_task(const Product& p, const Cut& c, Index task, const Tuning& t
 
 }  // namespace detail
 
-inline constexpr std::size_t kMaxProducts = 4;
+// As many as a token has experts, in most models.
+inline constexpr std::size_t kMaxProducts = 8;
 
 // Runs up to kMaxProducts products as one parallel step. No product may read what another one
 // writes.

@@ -19,6 +19,7 @@ struct Yarn {
   float n_original = 0;  // 0: no YaRN, all pairs are stretched
   float beta_fast = 32;
   float beta_slow = 1;
+  bool has_whole_pairs = true;  // the ramp begins and ends at whole pairs
   friend constexpr bool operator==(const Yarn&, const Yarn&) = default;
 };
 
@@ -42,8 +43,9 @@ inline void rope_frequencies(std::span<double> frequencies, double theta,
   };
   double first = 0, last = 0;  // the ramp
   if (yarn.n_original > 0) {
-    first = larger(libm::floor(pair_turning(yarn.beta_fast)), 0.0);
-    last = -larger(-libm::ceil(pair_turning(yarn.beta_slow)), 1 - 2 * n_pairs);
+    const double fast = pair_turning(yarn.beta_fast), slow = pair_turning(yarn.beta_slow);
+    first = larger(yarn.has_whole_pairs ? libm::floor(fast) : fast, 0.0);
+    last = -larger(-(yarn.has_whole_pairs ? libm::ceil(slow) : slow), 1 - 2 * n_pairs);
     last = larger(last, first + 0.001);
   }
   for (std::size_t i = 0; i < frequencies.size(); ++i) {

@@ -82,16 +82,17 @@ class PeftBase {
     if (!tensor.ends_with(kWeight)) return std::nullopt;
     tensor.remove_suffix(kWeight.size());
     for (const hub::Rename& entry : family_->names) {
-      const auto layer = hub::detail::match(entry.to, tensor);
-      if (!layer) continue;
+      const auto numbers = hub::detail::match(entry.to, tensor);
+      if (!numbers || !numbers->expert.empty()) continue;
+      const std::string_view layer = numbers->layer;
       // Phi-3 has the gate's rows in the same matrix.
       if (entry.from.ends_with("up_proj") &&
-          is_gate_in_up(*layer) != entry.from.ends_with("gate_up_proj")) {
+          is_gate_in_up(layer) != entry.from.ends_with("gate_up_proj")) {
         continue;
       }
       std::string from(entry.from);
       if (const std::size_t at = from.find('#'); at != from.npos) {
-        from.replace(at, 1, layer->data(), layer->size());
+        from.replace(at, 1, layer);
       }
       return hub::Renamed{outer(entry.from) + from, entry.change};
     }
