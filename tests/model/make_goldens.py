@@ -40,6 +40,8 @@ def weights(name, shape):
     centre, amplitude = 0.0, math.sqrt(3.0 / shape[-1])
     if name.startswith("rope_f"):
         centre, amplitude = 2.0, 1.0
+    elif name.endswith("ssm_a"):
+        centre, amplitude = -0.6, 0.5
     elif name.endswith("norm.weight"):
         centre, amplitude = 1.0, 0.3
     elif name.endswith(".bias"):
@@ -375,6 +377,84 @@ def gptneox_sequential():
     return gptneox_of(False)
 
 
+def lfm2():
+    c = hf.Lfm2Config(**{**SHAPE, "hidden_size": 24, "num_hidden_layers": 4,
+                         "block_auto_adjust_ff_dim": False, "norm_eps": 1e-5,
+                         "layer_types": ["conv", "full_attention", "conv", "conv"],
+                         "rope_parameters": rope(1000.0)})
+    t = Tensors(hf.Lfm2ForCausalLM(c))
+    t.add("token_embd.weight", "model.embed_tokens.weight")
+    t.add("token_embd_norm.weight", "model.embedding_norm.weight")
+    t.add("output.weight", "lm_head.weight")
+    names = {"attn_norm": "operator_norm", "ffn_norm": "ffn_norm", "ffn_gate": "feed_forward.w1",
+             "ffn_up": "feed_forward.w3", "ffn_down": "feed_forward.w2",
+             "shortconv.in_proj": "conv.in_proj", "shortconv.out_proj": "conv.out_proj",
+             "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+             "attn_v": "self_attn.v_proj", "attn_output": "self_attn.out_proj",
+             "attn_q_norm": "self_attn.q_layernorm", "attn_k_norm": "self_attn.k_layernorm"}
+    for i, kind in enumerate(c.layer_types):
+        at, of = f"blk.{i}.", f"model.layers.{i}."
+        for name, hf_name in names.items():
+            t.optional(f"{at}{name}.weight", f"{of}{hf_name}.weight")
+        if kind == "conv":
+            t.put(f"{at}shortconv.conv.weight", (24, 3),
+                  [(of + "conv.conv.weight", lambda w: w[:, None, :])])
+    t.check()
+    return t, {**keys_of(c), "shortconv.l_cache": 3,
+               "attention.head_count_kv": [0 if kind == "conv" else 2 for kind in c.layer_types]}
+
+
+def qwen35():
+    n_k, n_v, k_dim, v_dim, taps = 2, 4, 5, 5, 4
+    c = hf.Qwen3_5TextConfig(**{**SHAPE, "hidden_size": 24, "head_dim": 8, "num_hidden_layers": 4,
+                                "full_attention_interval": 3, "linear_conv_kernel_dim": taps,
+                                "linear_key_head_dim": k_dim, "linear_value_head_dim": v_dim,
+                                "linear_num_key_heads": n_k, "linear_num_value_heads": n_v,
+                                "rope_parameters": rope(1000.0, partial_rotary_factor=0.5)})
+    t = Tensors(hf.Qwen3_5ForCausalLM(c))
+    keys = 2 * n_k * k_dim
+
+    def heads(w):
+        """Files have heads that share a key n_k apart; here they are neighbours."""
+        return w.reshape(n_v // n_k, n_k, -1).swapaxes(0, 1).reshape(w.shape)
+
+    def mixed(w):  # the rows of queries and keys stay
+        return np.concatenate([w[:keys], heads(w[keys:])])
+
+    t.add("token_embd.weight", "model.embed_tokens.weight")
+    t.add("output_norm.weight", "model.norm.weight", minus_one)
+    t.add("output.weight", "lm_head.weight")
+    for i, kind in enumerate(c.layer_types):
+        at, of = f"blk.{i}.", f"model.layers.{i}."
+        t.add(at + "attn_norm.weight", of + "input_layernorm.weight", minus_one)
+        t.add(at + "post_attention_norm.weight", of + "post_attention_layernorm.weight", minus_one)
+        for part in ("gate", "up", "down"):
+            t.add(f"{at}ffn_{part}.weight", f"{of}mlp.{part}_proj.weight")
+        if kind == "full_attention":
+            for name, part in (("q", "q"), ("k", "k"), ("v", "v"), ("output", "o")):
+                t.add(f"{at}attn_{name}.weight", f"{of}self_attn.{part}_proj.weight")
+            for part in "qk":
+                t.add(f"{at}attn_{part}_norm.weight", f"{of}self_attn.{part}_norm.weight",
+                      minus_one)
+            continue
+        of += "linear_attn."
+        t.add(at + "attn_qkv.weight", of + "in_proj_qkv.weight", mixed)
+        t.add(at + "attn_gate.weight", of + "in_proj_z.weight", heads)
+        t.add(at + "ssm_alpha.weight", of + "in_proj_a.weight", heads)
+        t.add(at + "ssm_beta.weight", of + "in_proj_b.weight", heads)
+        t.add(at + "ssm_a", of + "A_log", lambda w: np.log(-heads(w)))
+        t.add(at + "ssm_dt.bias", of + "dt_bias", heads)
+        t.add(at + "ssm_norm.weight", of + "norm.weight")
+        t.add(at + "ssm_out.weight", of + "out_proj.weight", lambda w: heads(w.T).T)
+        t.put(at + "ssm_conv1d.weight", (keys + n_v * v_dim, taps),
+              [(of + "conv1d.weight", lambda w: mixed(w)[:, None, :])])
+    t.check()
+    return t, {**keys_of(c), "rope.dimension_count": 4, "full_attention_interval": 3,
+               "ssm.conv_kernel": taps, "ssm.state_size": k_dim, "ssm.group_count": n_k,
+               "ssm.time_step_rank": n_v, "ssm.inner_size": n_v * v_dim,
+               "rope.dimension_sections": [1, 1, 0, 0]}
+
+
 DECODERS = {
     "llama": ("llama", llama), "llama-linear": ("llama", llama_linear),
     "llama-factors": ("llama", llama3_factors), "qwen2": ("qwen2", qwen2),
@@ -385,6 +465,7 @@ DECODERS = {
     "phi3-window": ("phi3", phi3_window),
     "olmo2": ("olmo2", olmo2), "olmo3": ("olmo2", olmo3), "gptneox": ("gptneox", gptneox),
     "gptneox-sequential": ("gptneox", gptneox_sequential),
+    "lfm2": ("lfm2", lfm2), "qwen35": ("qwen35", qwen35),
 }
 
 # ---- Models that embed texts ---------------------------------------------------------------------
@@ -505,6 +586,8 @@ def write_keys(writer, architecture, keys):
             writer.add_float32(name, value)
         elif isinstance(value, str):
             writer.add_string(name, value)
+        elif isinstance(value, list):
+            writer.add_array(name, value)
         else:
             writer.add_uint32(name, value)
 
