@@ -455,6 +455,60 @@ def qwen35():
                "rope.dimension_sections": [1, 1, 0, 0]}
 
 
+def granite_hybrid():
+    n_heads, d_head, d_state, taps = 6, 8, 5, 4
+    c = hf.GraniteMoeHybridConfig(**{
+        **SHAPE, "hidden_size": 24, "num_hidden_layers": 4, "num_local_experts": 0,
+        "num_experts_per_tok": 0, "shared_intermediate_size": 28, "position_embedding_type": "rope",
+        "layer_types": ["linear_attention", "full_attention"] + 2 * ["linear_attention"],
+        "mamba_n_heads": n_heads, "mamba_d_head": d_head, "mamba_d_state": d_state,
+        "mamba_d_conv": taps, "mamba_chunk_size": 16, "embedding_multiplier": 12.0,
+        "residual_multiplier": 0.25, "attention_multiplier": 0.3, "logits_scaling": 8.0,
+        "rope_parameters": rope(500.0)})
+    inner, width = n_heads * d_head, n_heads * d_head + 2 * d_state
+    t = Tensors(hf.GraniteMoeHybridForCausalLM(c))
+    t.add("token_embd.weight", "model.embed_tokens.weight")
+    t.add("output_norm.weight", "model.norm.weight")
+    t.add("output.weight", "lm_head.weight")
+    for i, kind in enumerate(c.layer_types):
+        at, of = f"blk.{i}.", f"model.layers.{i}."
+        t.add(at + "attn_norm.weight", of + "input_layernorm.weight")
+        t.add(at + "ffn_norm.weight", of + "post_attention_layernorm.weight")
+        t.add(at + "ffn_down.weight", of + "shared_mlp.output_linear.weight")
+        both = []  # gate and up are one parameter
+        for part in ("gate", "up"):
+            name = f"{at}ffn_{part}.weight"
+            t.list.append((name, (28, 24)))
+            both.append(weights(name, (28, 24)).astype(np.float64))
+        with torch.no_grad():
+            t.hf[of + "shared_mlp.input_linear.weight"].copy_(
+                torch.from_numpy(np.concatenate(both)))
+        t.set.add(of + "shared_mlp.input_linear.weight")
+        if kind == "full_attention":
+            for name, part, how in (("q", "q", unpermute(4)), ("k", "k", unpermute(2)),
+                                    ("v", "v", lambda w: w), ("output", "o", lambda w: w)):
+                t.add(f"{at}attn_{name}.weight", f"{of}self_attn.{part}_proj.weight", how)
+            continue
+        of += "mamba."
+        t.add(at + "ssm_in.weight", of + "in_proj.weight")
+        t.add(at + "ssm_out.weight", of + "out_proj.weight")
+        t.add(at + "ssm_norm.weight", of + "norm.weight")
+        t.add(at + "ssm_dt.bias", of + "dt_bias")
+        t.add(at + "ssm_conv1d.bias", of + "conv1d.bias")
+        t.put(at + "ssm_conv1d.weight", (width, taps),
+              [(of + "conv1d.weight", lambda w: w[:, None, :])])
+        t.put(at + "ssm_a", (n_heads, 1), [(of + "A_log", lambda w: np.log(-w[:, 0]))])
+        t.put(at + "ssm_d", (n_heads, 1), [(of + "D", lambda w: w[:, 0])])
+    t.check()
+    return t, {**keys_of(c), "embedding_scale": 12.0, "residual_scale": 0.25,
+               "attention.scale": 0.3, "logit_scale": 8.0, "rope.scaling.finetuned": True,
+               "attention.head_count_kv": [2 if kind == "full_attention" else 0
+                                           for kind in c.layer_types],
+               "feed_forward_length": 28, "expert_count": 0, "ssm.conv_kernel": taps,
+               "ssm.state_size": d_state, "ssm.group_count": 1, "ssm.time_step_rank": n_heads,
+               "ssm.inner_size": inner}
+
+
 DECODERS = {
     "llama": ("llama", llama), "llama-linear": ("llama", llama_linear),
     "llama-factors": ("llama", llama3_factors), "qwen2": ("qwen2", qwen2),
@@ -466,6 +520,7 @@ DECODERS = {
     "olmo2": ("olmo2", olmo2), "olmo3": ("olmo2", olmo3), "gptneox": ("gptneox", gptneox),
     "gptneox-sequential": ("gptneox", gptneox_sequential),
     "lfm2": ("lfm2", lfm2), "qwen35": ("qwen35", qwen35),
+    "granitehybrid": ("granitehybrid", granite_hybrid),
 }
 
 # ---- Models that embed texts ---------------------------------------------------------------------

@@ -56,6 +56,22 @@ constexpr auto delta_net(const ops::DeltaHeads& heads, Index n_taps, float eps) 
   return DeltaNet<kTaps, kA, kDt, kNorm>{{}, heads, n_taps, eps};
 }
 
+// A Mamba-2 layer, of three results (z, x and keys and queries, dt): the second is convolved, with
+// SiLU; each head goes on by the decayed sum (kernels/delta_rule.hpp) with betas softplus(dt) and
+// decays exp(a * beta), all of them with the same keys and queries; its result is that plus d * x,
+// and becomes RMSNorm(SiLU(z) * all of them). kTaps (width, n_taps); kA and kD (n_heads, 1); kDt
+// (n_heads); kNorm (width of z).
+template <auto kTaps, auto kConvBias, auto kA, auto kD, auto kDt, auto kNorm>
+struct Mamba2 : Node {
+  ops::DeltaHeads heads;
+  Index n_taps;
+  float eps;
+};
+template <auto kTaps, auto kConvBias, auto kA, auto kD, auto kDt, auto kNorm>
+constexpr auto mamba2(const ops::DeltaHeads& heads, Index n_taps, float eps) {
+  return Mamba2<kTaps, kConvBias, kA, kD, kDt, kNorm>{{}, heads, n_taps, eps};
+}
+
 // Attention whose result is multiplied by sigmoid(gate). The first result of its (q, k, v) has, for
 // each head, its q and then its gate; `body` is the attention of (q, k, v).
 template <class HeadsType, Expr Body>
@@ -81,21 +97,22 @@ template <auto kTaps, auto kA, auto kDt, auto kNorm>
 std::string describe(const DeltaNet<kTaps, kA, kDt, kNorm>& node) {
   return "delta_net(" + to_text(node.heads.n_heads) + "/" + to_text(node.heads.n_key_heads) + ")";
 }
+template <auto kTaps, auto kConvBias, auto kA, auto kD, auto kDt, auto kNorm>
+std::string describe(const Mamba2<kTaps, kConvBias, kA, kD, kDt, kNorm>& node) {
+  return "mamba2(" + to_text(node.heads.n_heads) + ")";
+}
 template <class HeadsType, Expr Body>
 std::string describe(const GatedAttention<HeadsType, Body>& node) {
   return "gated_attention(" + describe(node.body) + ")";
 }
 
-// ---- Taps --------------------------------------------------------------------------------------
+// ---- Narrow matrices ---------------------------------------------------------------------------
+// Of a few columns, such as the taps of a convolution: files have them as matrices.
 
-// Declares the taps of a convolution. Returns memory for them as f32, for files that have them in
-// another format.
-template <auto kTaps, class Pass>
-constexpr Scratch declare_taps(Pass& pass, Index n_channels, Index n_taps) noexcept {
-  if (n_taps < kernels::kMinConvTaps || n_taps > kernels::kMaxConvTaps) {
-    pass.fail("a convolution has 2 to 4 taps");
-  }
-  pass.template weight_rows<kTaps>(n_channels, n_taps, RowsOf::nothing);
+// Declares one. Returns memory for it as f32, for files that have it in another format.
+template <auto kSlot, class Pass>
+constexpr Scratch declare_narrow(Pass& pass, Index n_channels, Index n_columns) noexcept {
+  pass.template weight_rows<kSlot>(n_channels, n_columns, RowsOf::nothing);
   constexpr Index kMostChannels = kMaxBytes / kernels::kMaxConvTaps / Index{sizeof(float)} / 2;
   const bool fits = n_channels >= 1 && n_channels < kMostChannels;
   return pass.scratch(fits ? static_cast<std::size_t>(quant::n_panels(n_channels) *
@@ -104,11 +121,11 @@ constexpr Scratch declare_taps(Pass& pass, Index n_channels, Index n_taps) noexc
                            : 0);
 }
 
-// The taps in panels, as the convolution reads them.
-template <auto kTaps, class Run>
-const float* taps_of(const Run& run, const Scratch& scratch) noexcept {
+// The matrix in panels, as convolutions read it; a column is contiguous.
+template <auto kSlot, class Run>
+const float* narrow_matrix(const Run& run, const Scratch& scratch) noexcept {
   static_assert(kernels::kConvPanel == quant::kPanelRows);
-  const Weight& w = run.weight(kTaps);
+  const Weight& w = run.weight(kSlot);
   if (w.ops->format == quant::Format::f32) return reinterpret_cast<const float*>(w.data);
   auto* const panels = reinterpret_cast<float*>(run.memory(scratch).data());
   for (Index channel = 0; channel < w.n; ++channel) {
@@ -120,6 +137,10 @@ const float* taps_of(const Run& run, const Scratch& scratch) noexcept {
     }
   }
   return panels;
+}
+
+constexpr bool is_tap_count(Index n) noexcept {
+  return n >= kernels::kMinConvTaps && n <= kernels::kMaxConvTaps;
 }
 
 // Columns of rows.
@@ -136,7 +157,8 @@ constexpr auto apply(const ShortConv<kTaps, V>& node, Pass& pass, const Value<W>
   const Index n_taps = node.n_taps;
   if (x.width != 3 * width) pass.fail("short_conv(): the input is not three times as wide");
   if (x.rows != Rows::all) pass.fail("short_conv() after output_rows()");
-  const Scratch scratch = declare_taps<kTaps>(pass, width, n_taps);
+  if (!is_tap_count(n_taps)) pass.fail("short_conv(): a convolution has 2 to 4 taps");
+  const Scratch scratch = declare_narrow<kTaps>(pass, width, n_taps);
   const StateAt state = pass.state((n_taps - 1) * width);
   const auto out = pass.make(width, x.rows);
   pass.step(
@@ -149,7 +171,7 @@ constexpr auto apply(const ShortConv<kTaps, V>& node, Pass& pass, const Value<W>
         args.after = in.data() + width;
         args.x = in.data() + 2 * width;
         args.stride = in.stride(0);
-        args.taps = taps_of<kTaps>(run, scratch);
+        args.taps = narrow_matrix<kTaps>(run, scratch);
         args.out = to.data();
         args.out_stride = to.stride(0);
         ops::causal_conv<kernels::ConvGated>(
@@ -160,15 +182,34 @@ constexpr auto apply(const ShortConv<kTaps, V>& node, Pass& pass, const Value<W>
   return out;
 }
 
-// ---- Delta nets --------------------------------------------------------------------------------
+// ---- Linear attention --------------------------------------------------------------------------
 
 // What is wrong with heads; null: nothing.
 constexpr const char* delta_heads_error(const ops::DeltaHeads& h) noexcept {
   if (h.n_heads < 1 || h.n_key_heads < 1 || h.n_heads % h.n_key_heads != 0 || h.state.key_dim < 1 ||
       h.state.value_dim < 1) {
-    return "delta_net(): n_heads is not a multiple of n_key_heads, or a size is 0";
+    return "linear attention: n_heads is not a multiple of n_key_heads, or a size is 0";
   }
   return nullptr;
+}
+
+// x becomes the convolution of x, with SiLU, in `out`.
+template <auto kTaps, auto kBias, class Run, class In, class Out>
+void run_silu_conv(Run& run, const In& x, const Out& out, Index n_taps, const StateAt& state,
+                   const Scratch& taps) noexcept {
+  const MatrixView<float> from = run.view(x), to = run.view(out);
+  kernels::CausalConvArgs args;
+  args.n_channels = to.extent(1);
+  args.n_taps = n_taps;
+  args.x = from.data();
+  args.stride = from.stride(0);
+  args.taps = narrow_matrix<kTaps>(run, taps);
+  args.bias = run.vector(kBias).data();
+  args.out = to.data();
+  args.out_stride = to.stride(0);
+  ops::causal_conv<kernels::ConvActivated<kernels::Silu>>(
+      run.executor(), args, run.step_args().segments,
+      [&](const Segment& segment) { return run.state_of(segment, state).data(); });
 }
 
 // Gives queries and keys length 1, and queries the scale 1 / sqrt(key_dim) besides.
@@ -181,15 +222,19 @@ inline void make_unit(Executor& executor, MatrixView<float> rows, Index head_dim
   ops::scale(executor, rows, static_cast<float>(scale), rows);
 }
 
+// Work of a head of a row, in the units of ops::for_rows().
+inline constexpr Index kGateWork = 64;
+
+inline double softplus(double x) noexcept { return x > 30 ? x : libm::log(1 + libm::exp(x)); }
+
 // alpha becomes decays, beta becomes its sigmoid. Both (m, n_heads).
 inline void make_gates(Executor& executor, MatrixView<float> alpha, MatrixView<float> beta,
                        const float* a, const float* dt) noexcept {
-  constexpr Index kWork = 64;  // of a head, in the units of for_rows()
-  ops::for_rows(executor, alpha.extent(0), kWork * alpha.extent(1), [&](Index row) {
+  ops::for_rows(executor, alpha.extent(0), kGateWork * alpha.extent(1), [&](Index row) {
     for (Index head = 0; head < alpha.extent(1); ++head) {
-      const double x = static_cast<double>(alpha(row, head)) + static_cast<double>(dt[head]);
-      const double softplus = x > 30 ? x : libm::log(1 + libm::exp(x));
-      alpha(row, head) = static_cast<float>(libm::exp(static_cast<double>(a[head]) * softplus));
+      const double step =
+          softplus(static_cast<double>(alpha(row, head)) + static_cast<double>(dt[head]));
+      alpha(row, head) = static_cast<float>(libm::exp(static_cast<double>(a[head]) * step));
       beta(row, head) =
           static_cast<float>(1 / (1 + libm::exp(-static_cast<double>(beta(row, head)))));
     }
@@ -204,6 +249,7 @@ constexpr auto apply(const DeltaNet<kTaps, kA, kDt, kNorm>& node, Pass& pass,
   const Index n_taps = node.n_taps;
   const float eps = node.eps;
   if (const char* const error = delta_heads_error(heads)) pass.fail(error);
+  if (!is_tap_count(n_taps)) pass.fail("delta_net(): a convolution has 2 to 4 taps");
   const Index key_width = heads.key_width(), width = 2 * key_width + heads.value_width();
   if (qkv.width != width || z.width != heads.value_width() || alpha.width != heads.n_heads ||
       beta.width != heads.n_heads) {
@@ -216,7 +262,7 @@ constexpr auto apply(const DeltaNet<kTaps, kA, kDt, kNorm>& node, Pass& pass,
   if (alpha.is_shared || beta.is_shared) {
     pass.fail("delta_net() would write to rows that others still need");
   }
-  const Scratch scratch = declare_taps<kTaps>(pass, width, n_taps);
+  const Scratch scratch = declare_narrow<kTaps>(pass, width, n_taps);
   pass.template weight<kA>(0, heads.n_heads);
   pass.template weight<kDt>(0, heads.n_heads);
   pass.template weight<kNorm>(0, heads.state.value_dim);
@@ -225,18 +271,7 @@ constexpr auto apply(const DeltaNet<kTaps, kA, kDt, kNorm>& node, Pass& pass,
   const auto mixed = pass.make(Dim<>{width}, qkv.rows);
   pass.step(
       [=, qkv = qkv](auto& run) {
-        const MatrixView<float> x = run.view(qkv), to = run.view(mixed);
-        kernels::CausalConvArgs args;
-        args.n_channels = width;
-        args.n_taps = n_taps;
-        args.x = x.data();
-        args.stride = x.stride(0);
-        args.taps = taps_of<kTaps>(run, scratch);
-        args.out = to.data();
-        args.out_stride = to.stride(0);
-        ops::causal_conv<kernels::ConvActivated<kernels::Silu>>(
-            run.executor(), args, run.step_args().segments,
-            [&](const Segment& segment) { return run.state_of(segment, state).data(); });
+        run_silu_conv<kTaps, kNone>(run, qkv, mixed, n_taps, state, scratch);
       },
       qkv, mixed, scratch);
   const auto out = pass.make(Dim<>{heads.value_width()}, qkv.rows);
@@ -259,6 +294,82 @@ constexpr auto apply(const DeltaNet<kTaps, kA, kDt, kNorm>& node, Pass& pass,
         ops::activate_gated<kernels::Silu>(run.executor(), run.view(z), to, to);
       },
       mixed, z, alpha, beta, out);
+  return out;
+}
+
+// dt becomes softplus(dt + bias), and decays exp(a * that). Both (m, n_heads).
+inline void make_steps(Executor& executor, MatrixView<float> dt, MatrixView<float> decays,
+                       const float* bias, const float* a) noexcept {
+  ops::for_rows(executor, dt.extent(0), kGateWork * dt.extent(1), [&](Index row) {
+    for (Index head = 0; head < dt.extent(1); ++head) {
+      const double step = softplus(static_cast<double>(dt(row, head)) +
+                                   static_cast<double>(bias[head]));
+      dt(row, head) = static_cast<float>(step);
+      decays(row, head) = static_cast<float>(libm::exp(static_cast<double>(a[head]) * step));
+    }
+  });
+}
+
+template <auto kTaps, auto kConvBias, auto kA, auto kD, auto kDt, auto kNorm, class Pass, Index A,
+          Index B, Index C>
+constexpr auto apply(const Mamba2<kTaps, kConvBias, kA, kD, kDt, kNorm>& node, Pass& pass,
+                     const std::tuple<Value<A>, Value<B>, Value<C>>& in) noexcept {
+  const auto& [z, xbc, dt] = in;
+  const ops::DeltaHeads heads = node.heads;
+  const Index n_taps = node.n_taps;
+  const float eps = node.eps;
+  if (const char* const error = delta_heads_error(heads)) pass.fail(error);
+  if (heads.n_key_heads != 1) pass.fail("mamba2(): heads with keys of their own");
+  if (!is_tap_count(n_taps)) pass.fail("mamba2(): a convolution has 2 to 4 taps");
+  const Index key_dim = heads.state.key_dim, inner = heads.value_width();
+  const Index width = inner + 2 * key_dim;
+  if (z.width != inner || xbc.width != width || dt.width != heads.n_heads) {
+    pass.fail("mamba2(): a width is not that of the heads");
+  }
+  if (z.rows != Rows::all || xbc.rows != Rows::all || dt.rows != Rows::all) {
+    pass.fail("mamba2() after output_rows()");
+  }
+  if (dt.is_shared) pass.fail("mamba2() would write to rows that others still need");
+  const Scratch taps = declare_narrow<kTaps>(pass, width, n_taps);
+  pass.template weight<kConvBias>(0, width);
+  pass.template weight<kDt>(0, heads.n_heads);
+  pass.template weight<kNorm>(0, inner);
+  const Index n_conv = (n_taps - 1) * width;
+  const StateAt state = pass.state(n_conv + heads.n_state_floats());
+  const auto mixed = pass.make(Dim<>{width}, xbc.rows);
+  pass.step(
+      [=, xbc = xbc](auto& run) {
+        run_silu_conv<kTaps, kConvBias>(run, xbc, mixed, n_taps, state, taps);
+      },
+      xbc, mixed, taps);
+  const Scratch rates = declare_narrow<kA>(pass, heads.n_heads, 1);
+  const Scratch direct = declare_narrow<kD>(pass, heads.n_heads, 1);
+  const auto decays = pass.make(Dim<>{heads.n_heads}, xbc.rows);
+  const auto out = pass.make(Dim<>{inner}, xbc.rows);
+  pass.step(
+      [=, z = z, dt = dt](auto& run) {
+        const MatrixView<float> rows = run.view(mixed), to = run.view(out);
+        const MatrixView<float> x = columns_of(rows, 0, inner), steps = run.view(dt);
+        make_steps(run.executor(), steps, run.view(decays), run.vector(kDt).data(),
+                   narrow_matrix<kA>(run, rates));
+        ops::delta_rule<false>(
+            run.executor(), heads, columns_of(rows, inner + key_dim, key_dim),
+            columns_of(rows, inner, key_dim), x, run.view(decays), steps,
+            run.step_args().segments,
+            [&](const Segment& segment) { return run.state_of(segment, state).data() + n_conv; },
+            to);
+        const float* const d = narrow_matrix<kD>(run, direct);
+        const auto add = simd::kernel<kernels::AddScaled>();
+        ops::for_rows(run.executor(), to.extent(0), inner, [&](Index row) {
+          for (Index head = 0; head < heads.n_heads; ++head) {
+            const Index at = head * heads.state.value_dim;
+            add(&x(row, at), d[head], &to(row, at), heads.state.value_dim);
+          }
+        });
+        ops::activate_gated<kernels::Silu>(run.executor(), run.view(z), to, to);
+        ops::rms_norm(run.executor(), MatrixView<const float>(to), run.vector(kNorm), eps, to);
+      },
+      mixed, z, dt, decays, out, rates, direct);
   return out;
 }
 

@@ -24,6 +24,7 @@ struct HybridConfig : DecoderConfig {
   LayerValues<bool> have_attention;   // the others
   Index n_taps = 0;                   // of convolutions
   ops::DeltaHeads delta_heads;        // of recurrent layers with a matrix as state
+  float recurrent_eps = 0;            // of the norms in recurrent layers
 };
 
 // Sets which layers are recurrent.
@@ -59,6 +60,10 @@ inline Result<HybridConfig> hybrid_config(const io::Gguf& file) {
   }
   c.layer_dims.ffn_dims = std::move(dims.ffn_dims);
   NIBBLE_CHECK(read_rope_config(file, c));
+  if (file.find(c.architecture + ".attention.scale") != nullptr) {
+    NIBBLE_TRY(scale, gguf_positive_or(file, c.architecture + ".attention.scale", 1.0f));
+    c.attention_scale = scale;
+  }
   return c;
 }
 
@@ -89,6 +94,24 @@ inline Result<void> check_delta_heads(const io::Gguf& file, const HybridConfig& 
                                       " layers are too large"};
   }
   return ok();
+}
+
+// Reads the sizes of layers with a matrix as state. Errors: those of gguf_dim() and check_delta_heads().
+inline Result<void> read_delta_config(const io::Gguf& file, HybridConfig& c) {
+  const std::string ssm = c.architecture + ".ssm.";
+  NIBBLE_TRY(n_taps, gguf_conv_taps(file, ssm + "conv_kernel"));
+  NIBBLE_TRY(key_dim, gguf_dim(file, ssm + "state_size", kMaxDim));
+  NIBBLE_TRY(n_key_heads, gguf_dim(file, ssm + "group_count", kMaxDim));
+  NIBBLE_TRY(n_heads, gguf_dim(file, ssm + "time_step_rank", kMaxDim));
+  NIBBLE_TRY(inner, gguf_dim(file, ssm + "inner_size", kMaxDim));
+  c.n_taps = n_taps;
+  c.recurrent_eps = c.norm_eps;
+  c.delta_heads = {n_heads, n_key_heads, {key_dim, inner / n_heads}};
+  if (inner % n_heads != 0) {
+    return Error{Errc::malformed, file.name() + ": an inner size of " + to_text(inner) + " for " +
+                                      to_text(n_heads) + " heads"};
+  }
+  return check_delta_heads(file, c);
 }
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -28,7 +28,7 @@ auto qwen35(const Dims& d) {
       rms_norm<attn_norm>(d.norm_eps) >>
       fork(linear<attn_qkv>(qkv_width), linear<attn_gate>(value_width), linear<ssm_alpha>(n_heads),
            linear<ssm_beta>(n_heads)) >>
-      delta_net<ssm_conv1d, ssm_a, ssm_dt_bias, ssm_norm>(delta, d.n_taps, d.norm_eps) >>
+      delta_net<ssm_conv1d, ssm_a, ssm_dt_bias, ssm_norm>(delta, d.n_taps, d.recurrent_eps) >>
       linear<ssm_out>(d.dim);
   const auto attention =
       rms_norm<attn_norm>(d.norm_eps) >>
@@ -50,23 +50,6 @@ auto qwen35(const Dims& d) {
                                 residual(feed_forward)) >>
          output_rows() >> rms_norm<output_norm>(d.norm_eps) >>
          linear<tied_slot(output, token_embd)>(d.vocab_size);
-}
-
-// Reads the sizes of delta nets. Errors: those of gguf_dim() and check_delta_heads().
-inline Result<void> read_delta_config(const io::Gguf& file, HybridConfig& c) {
-  const std::string ssm = c.architecture + ".ssm.";
-  NIBBLE_TRY(n_taps, gguf_conv_taps(file, ssm + "conv_kernel"));
-  NIBBLE_TRY(key_dim, gguf_dim(file, ssm + "state_size", kMaxDim));
-  NIBBLE_TRY(n_key_heads, gguf_dim(file, ssm + "group_count", kMaxDim));
-  NIBBLE_TRY(n_heads, gguf_dim(file, ssm + "time_step_rank", kMaxDim));
-  NIBBLE_TRY(inner, gguf_dim(file, ssm + "inner_size", kMaxDim));
-  c.n_taps = n_taps;
-  c.delta_heads = {n_heads, n_key_heads, {key_dim, inner / n_heads}};
-  if (inner % n_heads != 0) {
-    return Error{Errc::malformed, file.name() + ": an inner size of " + to_text(inner) + " for " +
-                                      to_text(n_heads) + " heads"};
-  }
-  return check_delta_heads(file, c);
 }
 
 struct Qwen35 {

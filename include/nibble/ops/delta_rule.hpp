@@ -16,21 +16,16 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
-// The heads of a layer. Several may have the same queries and keys.
+// The heads of a layer. Those whose numbers have the same rest modulo n_key_heads have the same
+// queries and keys.
 struct DeltaHeads {
   Index n_heads = 0;
   Index n_key_heads = 0;
   kernels::DeltaState state;  // of a head
-  // Whether neighbours share their keys. Otherwise heads do whose numbers have the same rest modulo
-  // n_key_heads.
-  bool are_grouped = false;
 
   constexpr Index key_width() const noexcept { return n_key_heads * state.key_dim; }
   constexpr Index value_width() const noexcept { return n_heads * state.value_dim; }
   constexpr Index n_state_floats() const noexcept { return n_heads * state.n_floats(); }
-  constexpr Index key_head(Index head) const noexcept {
-    return are_grouped ? head / (n_heads / n_key_heads) : head % n_key_heads;
-  }
 };
 
 // queries, keys (m, key_width()), values and out (m, value_width()), decays and betas (m, n_heads);
@@ -52,7 +47,7 @@ void delta_rule(Executor& executor, const DeltaHeads& heads, MatrixView<const fl
   for_rows(executor, heads.n_heads * n_segments, work, [&](Index task) {
     const Index head = task / n_segments;
     const Segment& segment = segments[static_cast<std::size_t>(task % n_segments)];
-    const Index row = segment.first_row, key_at = heads.key_head(head) * shape.key_dim;
+    const Index row = segment.first_row, key_at = head % heads.n_key_heads * shape.key_dim;
     kernels::DeltaArgs args;
     args.n_rows = segment.n_rows;
     args.first_slot = segment.first_position % kernels::kDeltaChunk;
