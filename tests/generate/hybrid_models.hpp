@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Small models of random weights with recurrent layers and layers with attention: compiled apart, so
-// that not each test compiles these architectures.
+// Small models of random weights with recurrent layers and layers with attention: compiled apart,
+// so that not each test compiles these architectures.
 #pragma once
 
 #include "nibble/model/model.hpp"

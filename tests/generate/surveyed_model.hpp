@@ -34,7 +34,8 @@ class NeededWeights final : public nibble::graph::SurveySink {
   std::vector<nibble::graph::WeightNeed> all;
 };
 
-// Matrices keep the size of what passes; vectors are near 1, the numbers of `negative_slot` near -1.
+// Matrices keep the size of what passes; vectors are near 1, the numbers of `negative_slot` near
+// -1.
 template <class Architecture>
 nibble::Model surveyed_model(const typename Architecture::Config& config, std::uint32_t seed = 1,
                              std::size_t negative_slot = nibble::graph::kNoSlot) {

@@ -63,8 +63,7 @@ ConvExpected expected(const ConvData& data, const ConvShape& s) {
           value = data.x[at];
           if (kGated) value *= data.before[at];
         }
-        const long double product =
-            value * data.taps[static_cast<std::size_t>(c * s.n_taps + j)];
+        const long double product = value * data.taps[static_cast<std::size_t>(c * s.n_taps + j)];
         sum += product;
         size += std::fabs(product);
       }

@@ -23,7 +23,8 @@ Floats unit_rows(Index n, Index dim, unsigned seed) {
   for (Index i = 0; i < n; ++i) {
     float* const row = x.data() + i * dim;
     double sum = 0;
-    for (Index j = 0; j < dim; ++j) sum += static_cast<double>(row[j]) * static_cast<double>(row[j]);
+    for (Index j = 0; j < dim; ++j)
+      sum += static_cast<double>(row[j]) * static_cast<double>(row[j]);
     for (Index j = 0; j < dim; ++j) row[j] /= static_cast<float>(std::sqrt(sum + 1e-6));
   }
   return x;
@@ -43,7 +44,9 @@ struct RuleExpected {
 // size of the column of the matrix, at most.
 template <bool kSubtracts>
 RuleExpected expected(const RuleData& data, const RuleShape& s) {
-  const auto at = [](Index i, Index width, Index j) { return static_cast<std::size_t>(i * width + j); };
+  const auto at = [](Index i, Index width, Index j) {
+    return static_cast<std::size_t>(i * width + j);
+  };
   Exact matrix(static_cast<std::size_t>(s.key_dim * s.value_dim));
   Exact most(static_cast<std::size_t>(s.value_dim));
   RuleExpected e;

@@ -11,17 +11,21 @@
 #include <string>
 #include <tuple>
 
+#include "nibble/core/arena.hpp"
 #include "nibble/core/libm.hpp"
 #include "nibble/core/text.hpp"
 #include "nibble/graph/apply_attention.hpp"
 #include "nibble/graph/expr.hpp"
 #include "nibble/graph/fuse.hpp"
 #include "nibble/graph/pass.hpp"
+#include "nibble/graph/weights.hpp"
 #include "nibble/ops/activation.hpp"
 #include "nibble/ops/causal_conv.hpp"
 #include "nibble/ops/delta_rule.hpp"
 #include "nibble/ops/elementwise.hpp"
 #include "nibble/ops/norm.hpp"
+#include "nibble/ops/rows.hpp"
+#include "nibble/quant/format.hpp"
 #include "nibble/quant/packed_panel.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
@@ -302,8 +306,8 @@ inline void make_steps(Executor& executor, MatrixView<float> dt, MatrixView<floa
                        const float* bias, const float* a) noexcept {
   ops::for_rows(executor, dt.extent(0), kGateWork * dt.extent(1), [&](Index row) {
     for (Index head = 0; head < dt.extent(1); ++head) {
-      const double step = softplus(static_cast<double>(dt(row, head)) +
-                                   static_cast<double>(bias[head]));
+      const double step =
+          softplus(static_cast<double>(dt(row, head)) + static_cast<double>(bias[head]));
       dt(row, head) = static_cast<float>(step);
       decays(row, head) = static_cast<float>(libm::exp(static_cast<double>(a[head]) * step));
     }
@@ -354,8 +358,7 @@ constexpr auto apply(const Mamba2<kTaps, kConvBias, kA, kD, kDt, kNorm>& node, P
                    narrow_matrix<kA>(run, rates));
         ops::delta_rule<false>(
             run.executor(), heads, columns_of(rows, inner + key_dim, key_dim),
-            columns_of(rows, inner, key_dim), x, run.view(decays), steps,
-            run.step_args().segments,
+            columns_of(rows, inner, key_dim), x, run.view(decays), steps, run.step_args().segments,
             [&](const Segment& segment) { return run.state_of(segment, state).data() + n_conv; },
             to);
         const float* const d = narrow_matrix<kD>(run, direct);

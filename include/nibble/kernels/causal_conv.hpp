@@ -36,8 +36,8 @@ struct CausalConvArgs {
 // out[t] = Activation(bias + sum_j taps[j] s[t - (n_taps - 1) + j]), s = x.
 template <class Activation>
 struct ConvActivated {};
-// out[t] = after[t] * (bias + sum_j taps[j] s[t - (n_taps - 1) + j]), s = before * x: "short convolutions"
-// (M. Poli et al., "Hyena Hierarchy", 2023; LFM2).
+// out[t] = after[t] * (bias + sum_j taps[j] s[t - (n_taps - 1) + j]), s = before * x: "short
+// convolutions" (M. Poli et al., "Hyena Hierarchy", 2023; LFM2).
 struct ConvGated {};
 
 // One sum from the oldest row to the newest, so a row does not depend on how rows are cut into

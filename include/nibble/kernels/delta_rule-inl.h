@@ -273,8 +273,8 @@ struct Impl<kernels::DeltaRule<kSubtracts>> {
       of_keys[j] *= decays[j];
       of_queries[j] *= decays[j];
     }
-    for_columns<kRowVectors>(a.shape.value_dim, FinishRow<kSubtracts>{a, row, slot, deltas, left,
-                                                                      of_keys, of_queries});
+    for_columns<kRowVectors>(
+        a.shape.value_dim, FinishRow<kSubtracts>{a, row, slot, deltas, left, of_keys, of_queries});
   }
 };
 

@@ -24,8 +24,8 @@ struct DeltaState {
   constexpr Index deltas_at() const noexcept { return keys_at() + kDeltaChunk * key_dim; }
   constexpr Index decays_at() const noexcept { return deltas_at() + kDeltaChunk * value_dim; }
   // (key_dim, value_dim): the matrix; (kDeltaChunk, key_dim): keys; (kDeltaChunk, value_dim): what
-  // is added at these keys; (kDeltaChunk): how much of each is left; how much of the matrix is. Then
-  // padding.
+  // is added at these keys; (kDeltaChunk): how much of each is left; how much of the matrix is.
+  // Then padding.
   constexpr Index n_floats() const noexcept {
     return (decays_at() + kDeltaChunk + 1 + 15) / 16 * 16;
   }

@@ -151,8 +151,8 @@ inline Result<ModelConfig> transformer_config(const io::Gguf& file, std::string_
   Index n_kv_heads = n_heads;
   if (has_kv_heads) {
     const bool may_be_0 = layers != nullptr && layers->may_lack_attention;
-    NIBBLE_TRY(stated, dim_of_layers("attention.head_count_kv", &LayerDims::n_kv_heads,
-                                     may_be_0 ? 0 : 1));
+    NIBBLE_TRY(stated,
+               dim_of_layers("attention.head_count_kv", &LayerDims::n_kv_heads, may_be_0 ? 0 : 1));
     n_kv_heads = stated;
   }
   if (layers != nullptr)

@@ -20,11 +20,11 @@
 namespace nibble { inline namespace NIBBLE_ABI {
 
 struct HybridConfig : DecoderConfig {
-  LayerValues<bool> are_recurrent;    // one per layer
-  LayerValues<bool> have_attention;   // the others
-  Index n_taps = 0;                   // of convolutions
-  ops::DeltaHeads delta_heads;        // of recurrent layers with a matrix as state
-  float recurrent_eps = 0;            // of the norms in recurrent layers
+  LayerValues<bool> are_recurrent;   // one per layer
+  LayerValues<bool> have_attention;  // the others
+  Index n_taps = 0;                  // of convolutions
+  ops::DeltaHeads delta_heads;       // of recurrent layers with a matrix as state
+  float recurrent_eps = 0;           // of the norms in recurrent layers
 };
 
 // Sets which layers are recurrent.
@@ -38,8 +38,8 @@ void set_recurrent_layers(HybridConfig& c, const IsRecurrent& is_recurrent) {
 }
 
 // What hybrids have in common. Layers without kv heads are recurrent, if the file states heads by
-// layer. Errors: those of transformer_config() and read_rope_config(); unsupported (numbers of heads
-// that differ otherwise).
+// layer. Errors: those of transformer_config() and read_rope_config(); unsupported (numbers of
+// heads that differ otherwise).
 inline Result<HybridConfig> hybrid_config(const io::Gguf& file) {
   LayerDims dims;
   dims.may_lack_attention = true;
@@ -50,9 +50,10 @@ inline Result<HybridConfig> hybrid_config(const io::Gguf& file) {
   bool is_uniform = dims.n_heads.empty();
   for (const auto& [n] : kv) is_uniform = is_uniform && (n == 0 || n == c.n_kv_heads);
   if (!is_uniform || c.n_heads % c.n_kv_heads != 0) {
-    return Error{Errc::unsupported, file.name() + ": numbers of heads, or of kv heads, that differ "
-                                                  "between layers with attention, or do not go "
-                                                  "together"};
+    return Error{Errc::unsupported, file.name() +
+                                        ": numbers of heads, or of kv heads, that differ "
+                                        "between layers with attention, or do not go "
+                                        "together"};
   }
   if (!kv.empty()) {
     set_recurrent_layers(
@@ -67,7 +68,8 @@ inline Result<HybridConfig> hybrid_config(const io::Gguf& file) {
   return c;
 }
 
-// The number of taps of convolutions. Errors: those of gguf_dim(); unsupported (others than 2 to 4).
+// The number of taps of convolutions. Errors: those of gguf_dim(); unsupported (others than 2 to
+// 4).
 inline Result<Index> gguf_conv_taps(const io::Gguf& file, const std::string& key) {
   NIBBLE_TRY(n, gguf_dim(file, key, kMaxDim));
   if (n >= kernels::kMinConvTaps && n <= kernels::kMaxConvTaps) return n;
@@ -90,13 +92,14 @@ inline Result<void> check_delta_heads(const io::Gguf& file, const HybridConfig& 
   constexpr Index kMostFloats = kMaxBytes / 4 / static_cast<Index>(sizeof(float));
   if (h.state.key_dim > kMaxStateDim || h.state.value_dim > kMaxStateDim ||
       h.n_heads > kMostFloats / c.n_layers / h.state.n_floats()) {
-    return Error{Errc::malformed, file.name() + ": " + text() + " in " + to_text(c.n_layers) +
-                                      " layers are too large"};
+    return Error{Errc::malformed, file.name() + ": " + text() + " in " +
+                                      to_text(Index{c.n_layers}) + " layers are too large"};
   }
   return ok();
 }
 
-// Reads the sizes of layers with a matrix as state. Errors: those of gguf_dim() and check_delta_heads().
+// Reads the sizes of layers with a matrix as state. Errors: those of gguf_dim() and
+// check_delta_heads().
 inline Result<void> read_delta_config(const io::Gguf& file, HybridConfig& c) {
   const std::string ssm = c.architecture + ".ssm.";
   NIBBLE_TRY(n_taps, gguf_conv_taps(file, ssm + "conv_kernel"));

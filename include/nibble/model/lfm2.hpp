@@ -17,10 +17,9 @@ auto lfm2(const Dims& d) {
   using namespace graph;
   using enum Slot;
   const auto heads = d.heads();
-  const auto convolution = rms_norm<attn_norm>(d.norm_eps) >>
-                           linear<shortconv_in_proj>(Dim<>{3 * Index{d.dim}}) >>
-                           short_conv<shortconv_conv>(d.dim, d.n_taps) >>
-                           linear<shortconv_out_proj>(d.dim);
+  const auto convolution =
+      rms_norm<attn_norm>(d.norm_eps) >> linear<shortconv_in_proj>(Dim<>{3 * Index{d.dim}}) >>
+      short_conv<shortconv_conv>(d.dim, d.n_taps) >> linear<shortconv_out_proj>(d.dim);
   const auto attention = rms_norm<attn_norm>(d.norm_eps) >>
                          fork(linear<attn_q>(heads.width()), linear<attn_k>(heads.kv_width()),
                               linear<attn_v>(heads.kv_width())) >>

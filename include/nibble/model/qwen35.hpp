@@ -39,10 +39,10 @@ auto qwen35(const Dims& d) {
                                  cache_kv(heads) >> scores(heads) >> softmax(heads) >>
                                  attend_values(heads)) >>
       linear<attn_output>(d.dim);
-  const auto feed_forward = rms_norm<post_attention_norm>(d.norm_eps) >>
-                            fork(linear<ffn_gate>(d.ffn_width()) >> silu(),
-                                 linear<ffn_up>(d.ffn_width())) >>
-                            multiply() >> linear<ffn_down>(d.dim);
+  const auto feed_forward =
+      rms_norm<post_attention_norm>(d.norm_eps) >>
+      fork(linear<ffn_gate>(d.ffn_width()) >> silu(), linear<ffn_up>(d.ffn_width())) >>
+      multiply() >> linear<ffn_down>(d.dim);
 
   return embedding<token_embd>(d.dim, d.vocab_size) >>
          repeat(d.n_layers, when(per_layer(d.are_recurrent), residual(linear_attention)) >>
@@ -66,9 +66,8 @@ struct Qwen35 {
       NIBBLE_TRY(stated, gguf_dim(file, key, kMaxLayers));
       interval = static_cast<std::uint64_t>(stated);
     }
-    set_recurrent_layers(c, [&](Index layer) {
-      return (static_cast<std::uint64_t>(layer) + 1) % interval != 0;
-    });
+    set_recurrent_layers(
+        c, [&](Index layer) { return (static_cast<std::uint64_t>(layer) + 1) % interval != 0; });
     return c;
   }
   template <class Dims>

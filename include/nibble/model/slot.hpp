@@ -54,14 +54,14 @@ enum class Slot : std::uint8_t {
   ssm_in,              // of Mamba-2: (width of z, of what is convolved, n_heads; dim)
   ssm_conv1d,          // (channels, taps)
   ssm_conv1d_bias,
-  ssm_alpha,           // (n_heads, dim)
-  ssm_beta,            // (n_heads, dim)
-  ssm_a,               // (n_heads), of Mamba-2 (n_heads, 1): minus the rate of the decay
-  ssm_d,               // (n_heads, 1)
-  ssm_dt_bias,         // (n_heads)
-  ssm_norm,            // (value_dim), of Mamba-2 (n_heads * value_dim)
-  ssm_out,             // (dim, n_heads * value_dim)
-  ffn_norm,            // (dim)
+  ssm_alpha,    // (n_heads, dim)
+  ssm_beta,     // (n_heads, dim)
+  ssm_a,        // (n_heads), of Mamba-2 (n_heads, 1): minus the rate of the decay
+  ssm_d,        // (n_heads, 1)
+  ssm_dt_bias,  // (n_heads)
+  ssm_norm,     // (value_dim), of Mamba-2 (n_heads * value_dim)
+  ssm_out,      // (dim, n_heads * value_dim)
+  ffn_norm,     // (dim)
   ffn_norm_bias,
   ffn_gate,  // (ffn_dim, dim)
   ffn_gate_bias,

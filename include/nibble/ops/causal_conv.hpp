@@ -25,9 +25,9 @@ void causal_conv(Executor& executor, const kernels::CausalConvArgs& args,
   const auto run = simd::kernel<kernels::CausalConv<Form>>();
   const Index n_panels = (args.n_channels + kPanel - 1) / kPanel;
   const Index n_rows = segments.empty() ? 0 : segments.back().first_row + segments.back().n_rows;
-  const Index n_tasks = (std::max)(Index{1}, (std::min)({executor.n_workers(), n_panels,
-                                                         n_rows * args.n_channels /
-                                                             kValuesPerTask}));
+  const Index n_tasks = (std::max)(
+      Index{1},
+      (std::min)({executor.n_workers(), n_panels, n_rows * args.n_channels / kValuesPerTask}));
   const auto do_task = [&](Index task, Index) {
     const Index first = n_panels * task / n_tasks * kPanel;
     const Index end = (std::min)(args.n_channels, n_panels * (task + 1) / n_tasks * kPanel);
