@@ -408,8 +408,8 @@ constexpr auto apply(const GatedAttention<H, Body>& node, Pass& pass,
   }
   pass.step(
       [=](auto& run) {
-        ops::activate_gated<kernels::Sigmoid>(run.executor(), run.view(gate), run.view(out),
-                                              run.view(out));
+        ops::activate<kernels::Sigmoid>(run.executor(), run.view(gate), run.view(gate));
+        ops::multiply(run.executor(), run.view(out), run.view(gate), run.view(out));
       },
       gate, out);
   return out;

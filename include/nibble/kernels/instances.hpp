@@ -77,7 +77,6 @@ NIBBLE_INSTANCES_OF_ACTIVATION(kernels::GeluErf)
 NIBBLE_INSTANCES_OF_ACTIVATION(kernels::GeluTanh)
 #undef NIBBLE_INSTANCES_OF_ACTIVATION
 NIBBLE_INSTANCE(kernels::Activate<kernels::Sigmoid>)
-NIBBLE_INSTANCE(kernels::ActivateGated<kernels::Sigmoid>)
 NIBBLE_INSTANCE(kernels::Activate<kernels::Tanh>)
 
 #define NIBBLE_INSTANCES_OF_CACHE(T)  \
