@@ -6,16 +6,14 @@
 
 #include "nibble/model/gptneox.hpp"
 #include "nibble/model/granite_hybrid.hpp"
-#include "nibble/model/lfm2.hpp"
 #include "nibble/model/load.hpp"
 #include "nibble/model/olmo2.hpp"
-#include "nibble/model/qwen35.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
 struct AllArchitectures
     : ArchitectureList<EmbeddingOf<Llama>, Llama, EmbeddingOf<Qwen2>, Qwen2, EmbeddingOf<Qwen3>,
                        Qwen3, Mistral3, SmolLm3, Granite, Gemma2, Gemma3, GemmaEmbedding, Phi3,
-                       Gpt2, Bert, NomicBert, Olmo2, GptNeox, Lfm2, Qwen35, GraniteHybrid> {};
+                       Gpt2, Bert, NomicBert, Lfm2, Qwen35, Olmo2, GptNeox, GraniteHybrid> {};
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -20,6 +20,7 @@
 #include "nibble/model/gemma_embedding.hpp"
 #include "nibble/model/gpt2.hpp"
 #include "nibble/model/granite.hpp"
+#include "nibble/model/lfm2.hpp"
 #include "nibble/model/llama.hpp"
 #include "nibble/model/llama_embedding.hpp"
 #include "nibble/model/mistral3.hpp"
@@ -28,6 +29,7 @@
 #include "nibble/model/phi3.hpp"
 #include "nibble/model/qwen2.hpp"
 #include "nibble/model/qwen3.hpp"
+#include "nibble/model/qwen35.hpp"
 #include "nibble/model/smollm3.hpp"
 #include "nibble/simd/dispatch.hpp"
 
@@ -37,7 +39,7 @@ namespace nibble { inline namespace NIBBLE_ABI {
 // (all_architectures.hpp has the rest.)
 struct CommonArchitectures
     : ArchitectureList<Llama, Qwen2, EmbeddingOf<Qwen3>, Qwen3, Mistral3, SmolLm3, Granite, Gemma2,
-                       Gemma3, GemmaEmbedding, Phi3, Gpt2, Bert, NomicBert> {};
+                       Gemma3, GemmaEmbedding, Phi3, Gpt2, Bert, NomicBert, Lfm2, Qwen35> {};
 
 namespace detail {
 
