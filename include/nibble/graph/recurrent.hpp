@@ -301,15 +301,15 @@ constexpr auto apply(const DeltaNet<kTaps, kA, kDt, kNorm>& node, Pass& pass,
   return out;
 }
 
-// dt becomes softplus(dt + bias), and decays exp(a * that). Both (m, n_heads).
-inline void make_steps(Executor& executor, MatrixView<float> dt, MatrixView<float> decays,
-                       const float* bias, const float* a) noexcept {
+// betas = softplus(dt + bias), decays = exp(a * betas). All (m, n_heads).
+inline void make_steps(Executor& executor, MatrixView<const float> dt, const float* bias,
+                       const float* a, MatrixView<float> decays, MatrixView<float> betas) noexcept {
   ops::for_rows(executor, dt.extent(0), kGateWork * dt.extent(1), [&](Index row) {
     for (Index head = 0; head < dt.extent(1); ++head) {
-      const double step =
+      const double beta =
           softplus(static_cast<double>(dt(row, head)) + static_cast<double>(bias[head]));
-      dt(row, head) = static_cast<float>(step);
-      decays(row, head) = static_cast<float>(libm::exp(static_cast<double>(a[head]) * step));
+      betas(row, head) = static_cast<float>(beta);
+      decays(row, head) = static_cast<float>(libm::exp(static_cast<double>(a[head]) * beta));
     }
   });
 }
@@ -333,7 +333,6 @@ constexpr auto apply(const Mamba2<kTaps, kConvBias, kA, kD, kDt, kNorm>& node, P
   if (z.rows != Rows::all || xbc.rows != Rows::all || dt.rows != Rows::all) {
     pass.fail("mamba2() after output_rows()");
   }
-  if (dt.is_shared) pass.fail("mamba2() would write to rows that others still need");
   const Scratch taps = declare_narrow<kTaps>(pass, width, n_taps);
   pass.template weight<kConvBias>(0, width);
   pass.template weight<kDt>(0, heads.n_heads);
@@ -349,16 +348,18 @@ constexpr auto apply(const Mamba2<kTaps, kConvBias, kA, kD, kDt, kNorm>& node, P
   const Scratch rates = declare_narrow<kA>(pass, heads.n_heads, 1);
   const Scratch direct = declare_narrow<kD>(pass, heads.n_heads, 1);
   const auto decays = pass.make(Dim<>{heads.n_heads}, xbc.rows);
+  const auto betas = pass.make(Dim<>{heads.n_heads}, xbc.rows);
   const auto out = pass.make(Dim<>{inner}, xbc.rows);
   pass.step(
       [=, z = z, dt = dt](auto& run) {
         const MatrixView<float> rows = run.view(mixed), to = run.view(out);
-        const MatrixView<float> x = columns_of(rows, 0, inner), steps = run.view(dt);
-        make_steps(run.executor(), steps, run.view(decays), run.vector(kDt).data(),
-                   narrow_matrix<kA>(run, rates));
+        const MatrixView<float> x = columns_of(rows, 0, inner);
+        make_steps(run.executor(), run.view(dt), run.vector(kDt).data(),
+                   narrow_matrix<kA>(run, rates), run.view(decays), run.view(betas));
         ops::delta_rule<false>(
             run.executor(), heads, columns_of(rows, inner + key_dim, key_dim),
-            columns_of(rows, inner, key_dim), x, run.view(decays), steps, run.step_args().segments,
+            columns_of(rows, inner, key_dim), x, run.view(decays), run.view(betas),
+            run.step_args().segments,
             [&](const Segment& segment) { return run.state_of(segment, state).data() + n_conv; },
             to);
         const float* const d = narrow_matrix<kD>(run, direct);
@@ -372,7 +373,7 @@ constexpr auto apply(const Mamba2<kTaps, kConvBias, kA, kD, kDt, kNorm>& node, P
         ops::activate_gated<kernels::Silu>(run.executor(), run.view(z), to, to);
         ops::rms_norm(run.executor(), MatrixView<const float>(to), run.vector(kNorm), eps, to);
       },
-      mixed, z, dt, decays, out, rates, direct);
+      mixed, z, dt, decays, betas, out, rates, direct);
   return out;
 }
 
