@@ -91,7 +91,8 @@ TEST_CASE("hybrids: what a prefix cache finds is not read again, and is exact") 
     const auto& [name, model] = hybrid(i);
     CAPTURE(name);
     Engine engine = engine_for(model, 256);
-    PrefixCache cache = must(PrefixCache::create(engine));
+    // (Of memory, states take more than these small pages.)
+    PrefixCache cache = must(PrefixCache::create(engine, {.max_bytes = std::size_t{8} << 20}));
     Sequence first = must(engine.new_sequence());
     for (const Index n : {50, 64, 3}) {
       append(engine, first, rest_of(all, first.position()).first(static_cast<std::size_t>(n)));
