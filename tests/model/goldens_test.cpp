@@ -489,6 +489,64 @@ TEST_CASE("factors of rotations for short and for long contexts may be one vecto
   CHECK(n == 2);
 }
 
+TEST_CASE("layers that guess tokens after the next one are left out") {
+  int n = 0;
+  for_each_file([&](const std::string& name, const Golden& golden) {
+    if (name != "qwen35.gguf") return;
+    ++n;
+    Golden more = golden;
+    more.metadata.set("qwen35.block_count", std::uint32_t{5});
+    more.metadata.set("qwen35.nextn_predict_layers", std::uint32_t{1});
+    more.tensors.push_back({"blk.4.nextn.eh_proj.weight", {4, 2}, std::vector<float>(8, 1)});
+    const Model model = load_golden(more);
+    CHECK(model.config().n_layers == 4);
+    CHECK(largest_error(model, golden, 30) < 5e-6);
+    more.metadata.set("qwen35.nextn_predict_layers", std::uint32_t{5});
+    CHECK(load_bytes(more.write()).error().code == Errc::malformed);
+    more.metadata.set("qwen35.nextn_predict_layers", std::uint32_t{0});
+    CHECK_FALSE(load_bytes(more.write()));
+  });
+  CHECK(n == 1);
+}
+
+TEST_CASE("hybrids: states of absurd sizes and layers that are not there are errors") {
+  int n = 0;
+  for_each_file([&](const std::string& name, const Golden& golden) {
+    if (name != "qwen35.gguf" && name != "granitehybrid.gguf" && name != "lfm2.gguf") return;
+    ++n;
+    const std::string prefix = name.substr(0, name.find('.')) + ".";
+    const auto refused = [&](const std::string& key, std::uint32_t value) {
+      CAPTURE(key);
+      CAPTURE(value);
+      Golden changed = golden;
+      changed.metadata.set(prefix + key, value);
+      const auto model = load_bytes(changed.write());
+      REQUIRE(!model);
+      CHECK(model.error().code != Errc::out_of_memory);
+    };
+    if (name == "lfm2.gguf") {
+      for (const std::uint32_t n_taps : {0u, 1u, 5u, 1u << 20, 0xffffffffu}) {
+        refused("shortconv.l_cache", n_taps);
+      }
+      for (const int kv_heads : {0, 7}) {  // no attention at all; heads that do not go together
+        Golden changed = golden;
+        changed.metadata.set_array(prefix + "attention.head_count_kv",
+                                   std::vector<std::int32_t>(4, kv_heads));
+        CHECK(load_bytes(changed.write()).error().code == Errc::malformed);
+      }
+      return;
+    }
+    for (const char* const key : {"ssm.state_size", "ssm.group_count", "ssm.time_step_rank",
+                                  "ssm.inner_size", "ssm.conv_kernel"}) {
+      for (const std::uint32_t value : {0u, 1u, 7u, 4096u, 1u << 20, 0xffffffffu}) {
+        if (key == std::string_view("ssm.group_count") && value == 1) continue;
+        refused(key, value);
+      }
+    }
+  });
+  CHECK(n == 3);
+}
+
 TEST_CASE("a decoder gives no embeddings") {
   for_each_golden(false, [](auto&, auto&, auto& model) {
     CHECK(Embedder::create(model).error().code == Errc::unsupported);

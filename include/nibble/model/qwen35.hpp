@@ -59,6 +59,14 @@ struct Qwen35 {
   static Result<Config> config(const io::Gguf& file) {
     NIBBLE_TRY(c, hybrid_config(file));
     NIBBLE_CHECK(read_delta_config(file, c));
+    // The last layers may be others, which guess tokens after the next one. They do not run.
+    NIBBLE_TRY(n_guessing, file.get_u64_or("qwen35.nextn_predict_layers", 0));
+    if (n_guessing >= static_cast<std::uint64_t>(Index{c.n_layers})) {
+      return Error{Errc::malformed,
+                   file.name() + ": key 'qwen35.nextn_predict_layers': " + to_text(n_guessing) +
+                       " of " + to_text(Index{c.n_layers}) + " layers"};
+    }
+    c.n_layers = Index{c.n_layers} - static_cast<Index>(n_guessing);
     if (!c.are_recurrent.empty()) return c;
     std::uint64_t interval = 4;
     const std::string key = "qwen35.full_attention_interval";
