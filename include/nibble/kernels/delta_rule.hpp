@@ -31,6 +31,18 @@ struct DeltaState {
   }
 };
 
+// The heads of a layer. Those whose numbers have the same rest modulo n_key_heads have the same
+// queries and keys.
+struct DeltaHeads {
+  Index n_heads = 0;
+  Index n_key_heads = 0;
+  DeltaState state;  // of a head
+
+  constexpr Index key_width() const noexcept { return n_key_heads * state.key_dim; }
+  constexpr Index value_width() const noexcept { return n_heads * state.value_dim; }
+  constexpr Index n_state_floats() const noexcept { return n_heads * state.n_floats(); }
+};
+
 // Rows of one head of a sequence. No alignment is needed.
 struct DeltaArgs {
   Index n_rows = 0;

@@ -18,7 +18,7 @@ auto granite_hybrid(const Dims& d) {
   using namespace graph;
   using enum Slot;
   const auto heads = d.heads();
-  const ops::DeltaHeads& delta = d.delta_heads;
+  const kernels::DeltaHeads& delta = d.delta_heads;
   const Dim<> inner{delta.value_width()}, n_heads{delta.n_heads};
   const Dim<> mixed{delta.value_width() + 2 * delta.key_width()};
 

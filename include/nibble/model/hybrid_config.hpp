@@ -13,9 +13,9 @@
 #include "nibble/core/text.hpp"
 #include "nibble/io/gguf.hpp"
 #include "nibble/kernels/causal_conv.hpp"
+#include "nibble/kernels/delta_rule.hpp"
 #include "nibble/model/decoder_config.hpp"
 #include "nibble/model/gguf_config.hpp"
-#include "nibble/ops/delta_rule.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
@@ -23,7 +23,7 @@ struct HybridConfig : DecoderConfig {
   LayerValues<bool> are_recurrent;   // one per layer
   LayerValues<bool> have_attention;  // the others
   Index n_taps = 0;                  // of convolutions
-  ops::DeltaHeads delta_heads;       // of recurrent layers with a matrix as state
+  kernels::DeltaHeads delta_heads;   // of recurrent layers with a matrix as state
   float recurrent_eps = 0;           // of the norms in recurrent layers
 };
 
@@ -81,7 +81,7 @@ inline Result<Index> gguf_conv_taps(const io::Gguf& file, const std::string& key
 // sensible. Errors: malformed.
 inline Result<void> check_delta_heads(const io::Gguf& file, const HybridConfig& c) {
   constexpr Index kMaxStateDim = 4096;
-  const ops::DeltaHeads& h = c.delta_heads;
+  const kernels::DeltaHeads& h = c.delta_heads;
   const auto text = [&] {
     return to_text(h.n_heads) + " states of " + to_text(h.state.key_dim) + " by " +
            to_text(h.state.value_dim) + ", " + to_text(h.n_key_heads) + " key heads";

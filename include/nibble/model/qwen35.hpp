@@ -20,7 +20,7 @@ auto qwen35(const Dims& d) {
   using namespace graph;
   using enum Slot;
   const auto heads = d.heads();
-  const ops::DeltaHeads& delta = d.delta_heads;
+  const kernels::DeltaHeads& delta = d.delta_heads;
   const Dim<> qkv_width{2 * delta.key_width() + delta.value_width()};
   const Dim<> value_width{delta.value_width()}, n_heads{delta.n_heads};
 

@@ -16,27 +16,15 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
-// The heads of a layer. Those whose numbers have the same rest modulo n_key_heads have the same
-// queries and keys.
-struct DeltaHeads {
-  Index n_heads = 0;
-  Index n_key_heads = 0;
-  kernels::DeltaState state;  // of a head
-
-  constexpr Index key_width() const noexcept { return n_key_heads * state.key_dim; }
-  constexpr Index value_width() const noexcept { return n_heads * state.value_dim; }
-  constexpr Index n_state_floats() const noexcept { return n_heads * state.n_floats(); }
-};
-
 // queries, keys (m, key_width()), values and out (m, value_width()), decays and betas (m, n_heads);
 // the values of a row are contiguous. state_of(segment): the state of a segment's sequence,
 // (n_state_floats()). Heads are split over the executor's workers, which changes no result.
 template <bool kSubtracts, class StateOf>
-void delta_rule(Executor& executor, const DeltaHeads& heads, MatrixView<const float> queries,
-                MatrixView<const float> keys, MatrixView<const float> values,
-                MatrixView<const float> decays, MatrixView<const float> betas,
-                std::span<const Segment> segments, const StateOf& state_of,
-                MatrixView<float> out) noexcept {
+void delta_rule(Executor& executor, const kernels::DeltaHeads& heads,
+                MatrixView<const float> queries, MatrixView<const float> keys,
+                MatrixView<const float> values, MatrixView<const float> decays,
+                MatrixView<const float> betas, std::span<const Segment> segments,
+                const StateOf& state_of, MatrixView<float> out) noexcept {
   NIBBLE_ASSERT(queries.stride(0) == keys.stride(0) && decays.stride(0) == betas.stride(0));
   NIBBLE_ASSERT(has_unit_rows(out) && out.extent(1) == heads.value_width());
   const auto run = simd::kernel<kernels::DeltaRule<kSubtracts>>();
