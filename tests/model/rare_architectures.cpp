@@ -6,7 +6,6 @@
 nibble::Result<nibble::Model> test::load_rare(const nibble::io::Gguf& file,
                                               const nibble::LoadOptions& options) {
   using namespace nibble;
-  return Model::from_gguf<graph::FormatList<quant::F32, quant::F16>,
-                          ArchitectureList<Olmo2, GptNeox, Lfm2, Qwen35, GraniteHybrid>>(file,
-                                                                                         options);
+  return Model::from_gguf<graph::FormatList<quant::F32>,
+                          ArchitectureList<Olmo2, GptNeox, GraniteHybrid>>(file, options);
 }
