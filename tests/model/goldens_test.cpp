@@ -8,6 +8,7 @@
 #include <cstring>
 #include <filesystem>
 #include <limits>
+#include <list>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,6 +21,7 @@
 #include "nibble/generate/session.hpp"
 #include "nibble/io/gguf_writer.hpp"
 #include "nibble/model/architecture.hpp"
+#include "nibble/quant/ggml.hpp"
 #include "nibble/text/tokenizer.hpp"
 #include "why.hpp"
 
@@ -61,6 +63,7 @@ struct Golden {
     std::string name;
     std::vector<std::uint64_t> dims;
     std::vector<float> values;
+    bool is_f16 = false;  // as it is written
   };
   io::GgufWriter metadata;
   std::vector<std::string> keys;  // of the metadata
@@ -71,8 +74,15 @@ struct Golden {
   // The whole GGUF file.
   std::vector<std::byte> write() const {
     io::GgufWriter writer = metadata;
+    std::list<std::vector<std::byte>> halves;
     for (const Tensor& t : tensors) {
-      writer.add_tensor(t.name, io::GgmlType::f32, t.dims, std::as_bytes(std::span(t.values)));
+      if (t.is_f16) {
+        std::vector<std::byte>& half = halves.emplace_back(2 * t.values.size());
+        REQUIRE(quant::row_from_f32(quant::Format::f16, t.values, half));
+        writer.add_tensor(t.name, io::GgmlType::f16, t.dims, half);
+      } else {
+        writer.add_tensor(t.name, io::GgmlType::f32, t.dims, std::as_bytes(std::span(t.values)));
+      }
     }
     auto bytes = writer.to_bytes();
     REQUIRE_MESSAGE(bytes, test::why(bytes));
@@ -545,6 +555,36 @@ TEST_CASE("hybrids: states of absurd sizes and layers that are not there are err
     }
   });
   CHECK(n == 3);
+}
+
+TEST_CASE("hybrids: taps of convolutions may be stored in another format") {
+  int n = 0;
+  for_each_file([&](const std::string& name, const Golden& golden) {
+    if (name != "qwen35.gguf" && name != "lfm2.gguf") return;
+    ++n;
+    Golden rounded = golden, half = golden;
+    for (std::size_t i = 0; i < golden.tensors.size(); ++i) {
+      if (golden.tensors[i].name.find("conv") == std::string::npos ||
+          golden.tensors[i].dims[0] > 4) {
+        continue;
+      }
+      half.tensors[i].is_f16 = true;
+      std::vector<float>& values = rounded.tensors[i].values;
+      std::vector<std::byte> bytes(2 * values.size());
+      REQUIRE(quant::row_from_f32(quant::Format::f16, values, bytes));
+      REQUIRE(quant::row_to_f32(quant::Format::f16, bytes, values));
+    }
+    const auto logits_of = [&](const Golden& file) {
+      auto session = Session::create(load_golden(file), {.n_ctx = 30});
+      REQUIRE_MESSAGE(session, test::why(session));
+      const auto logits = session->append(golden.tokens);
+      REQUIRE_MESSAGE(logits, test::why(logits));
+      return std::vector<float>(logits->data(), logits->data() + logits->extent(1));
+    };
+    CHECK(logits_of(half) == logits_of(rounded));
+    CHECK(logits_of(half) != logits_of(golden));
+  });
+  CHECK(n == 2);
 }
 
 TEST_CASE("a decoder gives no embeddings") {
