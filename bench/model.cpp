@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "bench/hybrid_shapes.hpp"
 #include "bench/options.hpp"
 #include "bench/print.hpp"
 #include "bench/served.hpp"
@@ -22,6 +23,8 @@
 namespace bench { namespace {
 
 using nibble::Slot;
+
+const std::string kModelShapes = std::string(kHybridShapes) + ", " + kShapes;
 
 struct Options : RunOptions {
   std::string model, shape, format = "q4_0", kv = "f16";
@@ -474,10 +477,16 @@ nibble::Result<nibble::Model> get_model(const Options& o, Summary& summary) {
     summary.load_seconds = seconds_now(Clock::wall) - begin;
     return model;
   }
-  NIBBLE_TRY(shape, shape_of(o.shape));
   NIBBLE_TRY(format, nibble::quant::format_from_name(o.format));
   std::size_t source_bytes = 0;
-  NIBBLE_TRY(model, synthetic_model(shape, format, load, source_bytes));
+  const auto make = [&]() -> nibble::Result<nibble::Model> {
+    if (auto graph = hybrid_graph(o.shape)) {
+      return synthetic_model(std::move(graph), true, format, load, source_bytes);
+    }
+    NIBBLE_TRY(shape, shape_of(o.shape));
+    return synthetic_model(shape, format, load, source_bytes);
+  };
+  NIBBLE_TRY(model, make());
   summary.load_seconds = seconds_now(Clock::wall) - begin;
   summary.source_bytes = static_cast<double>(source_bytes);
   return model;
@@ -536,8 +545,7 @@ int bench_model(int argc, char** argv) {
   Options o;
   add_run_options(app, o);
   auto* const model = app.add_option("-m,--model", o.model, "a GGUF file");
-  app.add_option("--shape", o.shape, std::string("random weights instead: ") + kShapes)
-      ->excludes(model);
+  app.add_option("--shape", o.shape, "random weights instead: " + kModelShapes)->excludes(model);
   app.add_option(
          "--format", o.format,
          "of random weights: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k or q6_k")
@@ -581,8 +589,8 @@ int bench_model(int argc, char** argv) {
     if (!o.shape.empty()) {
       const auto format = nibble::quant::format_from_name(o.format);
       if (!format) return usage("--format '" + o.format + "': " + format.error().message);
-      const auto shape = shape_of(o.shape);
-      if (!shape) return usage(shape.error().message);
+      const auto shape = shape_of(o.shape, kModelShapes);
+      if (!shape && !hybrid_graph(o.shape)) return usage(shape.error().message);
     }
     const auto available = nibble::simd::available_targets();
     const auto targets = targets_of(o.isa, available);

@@ -16,12 +16,13 @@
 
 namespace bench {
 
-// Packs random weights in `format` on `executor`. All tensors have the same source, which is as
-// large as the largest of them. source_bytes returns its size, because it counts in the peak of
-// memory. Errors: invalid_argument (rows that are not whole blocks), limit (more than the RAM that
-// is available), out_of_memory.
-inline nibble::Result<nibble::Model> synthetic_model(const Shape& shape,
-                                                     nibble::quant::Format format,
+// Packs random weights in `format` on `executor`; narrow matrices, such as taps of convolutions,
+// are f32. All tensors have the same source, which is as large as the largest of them. source_bytes
+// returns its size, because it counts in the peak of memory. tied: the output matrix is the
+// embedding matrix. Errors: invalid_argument (rows that are not whole blocks), limit (more than the
+// RAM that is available), out_of_memory.
+inline nibble::Result<nibble::Model> synthetic_model(nibble::Owned<nibble::ModelGraph> graph,
+                                                     bool tied, nibble::quant::Format format,
                                                      const nibble::LoadOptions& options,
                                                      std::size_t& source_bytes) {
   using nibble::Slot;
@@ -37,15 +38,18 @@ inline nibble::Result<nibble::Model> synthetic_model(const Shape& shape,
     }
     std::vector<nibble::graph::WeightNeed> all;
   };
-  auto graph = shape.config.routing.n_experts > 1
-                   ? nibble::make_graph<nibble::Mixtral>(shape.config)
-                   : nibble::make_graph<nibble::Llama>(shape.config);
   if (!graph) return nibble::Error{nibble::Errc::out_of_memory, "a model"};
   Needs needs;
   graph->survey(needs);
   std::size_t largest = 0;
+  Index longest = 1;  // of the vectors
+  const auto is_narrow = [](const nibble::graph::WeightNeed& need) {
+    return need.is_table && need.rows_of == nibble::graph::RowsOf::nothing;
+  };
   for (const auto& need : needs.all) {
-    if (need.n == 0) continue;
+    if (need.n == 0) longest = std::max(longest, need.k);
+    if (is_narrow(need)) longest = std::max(longest, need.n * need.k);
+    if (need.n == 0 || is_narrow(need)) continue;
     NIBBLE_TRY(row, nibble::quant::row_bytes(format, static_cast<std::size_t>(need.k)));
     largest = std::max(largest, static_cast<std::size_t>(need.n * need.n_experts) * row);
   }
@@ -55,16 +59,20 @@ inline nibble::Result<nibble::Model> synthetic_model(const Shape& shape,
   for (std::size_t at = chunk; at < source_bytes; at += chunk) {
     std::memcpy(source.data() + at, source.data(), chunk);
   }
-  const std::vector<float> ones(
-      static_cast<std::size_t>(std::max(Index{shape.config.dim}, Index{shape.config.ffn_dim})), 1);
+  // States do not grow: their rates are negative.
+  const std::vector<float> ones(static_cast<std::size_t>(longest), 1);
+  const std::vector<float> rates(static_cast<std::size_t>(longest), -1);
 
-  nibble::WeightStore store(shape.config.n_layers, nibble::graph::AllFormats{});
+  nibble::WeightStore store(graph->config().n_layers, nibble::graph::AllFormats{});
   for (const auto& need : needs.all) {
-    if (need.tied_to != nibble::graph::kNoSlot && shape.tied) {
+    if (need.tied_to != nibble::graph::kNoSlot && tied) {
       store.tie(need.slot, need.tied_to);
-    } else if (need.n == 0) {
-      const auto bytes = std::as_bytes(std::span(ones)).first(static_cast<std::size_t>(need.k) * 4);
-      NIBBLE_CHECK(store.add(need.slot, need.layer, nibble::quant::Format::f32, 0, need.k, bytes));
+    } else if (need.n == 0 || is_narrow(need)) {
+      const bool is_rate = need.slot == static_cast<std::size_t>(Slot::ssm_a);
+      const auto n = static_cast<std::size_t>(std::max(need.n, Index{1}) * need.k);
+      const auto bytes = std::as_bytes(std::span(is_rate ? rates : ones).first(n));
+      NIBBLE_CHECK(
+          store.add(need.slot, need.layer, nibble::quant::Format::f32, need.n, need.k, bytes));
     } else {
       NIBBLE_TRY(row, nibble::quant::row_bytes(format, static_cast<std::size_t>(need.k)));
       const auto rows =
@@ -80,6 +88,17 @@ inline nibble::Result<nibble::Model> synthetic_model(const Shape& shape,
   }
   NIBBLE_CHECK(store.pack(*options.executor));
   return nibble::Model::from_parts(std::move(graph), std::move(store), options);
+}
+
+// The same for Llama's architecture.
+inline nibble::Result<nibble::Model> synthetic_model(const Shape& shape,
+                                                     nibble::quant::Format format,
+                                                     const nibble::LoadOptions& options,
+                                                     std::size_t& source_bytes) {
+  auto graph = shape.config.routing.n_experts > 1 ? nibble::make_graph<nibble::Mixtral>(shape.config)
+                                                  : nibble::make_graph<nibble::Llama>(shape.config);
+  return synthetic_model(std::move(graph), shape.tied, format,
+                         options, source_bytes);
 }
 
 }  // namespace bench

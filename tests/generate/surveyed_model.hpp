@@ -32,9 +32,11 @@ class NeededWeights final : public nibble::graph::SurveySink {
   std::vector<nibble::graph::WeightNeed> all;
 };
 
-// Matrices keep the size of what passes; vectors are near 1.
+// Matrices keep the size of what passes; vectors are near 1, the numbers of `negative_slot` near
+// -1.
 template <class Architecture>
-nibble::Model surveyed_model(const typename Architecture::Config& config, std::uint32_t seed = 1) {
+nibble::Model surveyed_model(const typename Architecture::Config& config, std::uint32_t seed = 1,
+                             std::size_t negative_slot = nibble::graph::kNoSlot) {
   using nibble::Index;
   auto graph = nibble::make_graph<Architecture>(config);
   REQUIRE(graph);
@@ -50,9 +52,10 @@ nibble::Model surveyed_model(const typename Architecture::Config& config, std::u
     }
     const bool is_vector = need.n == 0 && !need.is_table;
     const float size = std::sqrt((need.is_table ? 1.0f : 3.0f) / static_cast<float>(need.k));
-    std::uniform_real_distribution<float> number(is_vector ? 0.7f : -size, is_vector ? 1.3f : size);
+    const bool is_near_1 = is_vector || need.slot == negative_slot;
+    std::uniform_real_distribution<float> number(is_near_1 ? 0.7f : -size, is_near_1 ? 1.3f : size);
     auto& numbers = data.emplace_back(static_cast<std::size_t>((is_vector ? 1 : need.n) * need.k));
-    for (float& x : numbers) x = number(random);
+    for (float& x : numbers) x = need.slot == negative_slot ? -number(random) : number(random);
     REQUIRE(store.add(need.slot, need.layer, nibble::quant::Format::f32, need.n, need.k,
                       std::as_bytes(std::span(numbers))));
   }

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <limits>
+#include <list>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,6 +23,7 @@
 #include "nibble/io/gguf_writer.hpp"
 #include "nibble/model/architecture.hpp"
 #include "nibble/model/convert.hpp"
+#include "nibble/quant/ggml.hpp"
 #include "nibble/text/tokenizer.hpp"
 #include "why.hpp"
 
@@ -36,6 +38,8 @@ std::vector<float> random_weights(const std::string& name, Index n_rows, Index k
   double centre = 0, amplitude = std::sqrt(3.0 / static_cast<double>(k));
   if (name.starts_with("rope_f")) {
     centre = 2, amplitude = 1;
+  } else if (name.ends_with("ssm_a")) {
+    centre = -0.6, amplitude = 0.5;
   } else if (name.ends_with("norm.weight")) {
     centre = 1, amplitude = 0.3;
   } else if (name.ends_with(".bias")) {
@@ -61,6 +65,7 @@ struct Golden {
     std::string name;
     std::vector<std::uint64_t> dims;
     std::vector<float> values;
+    bool is_f16 = false;  // as it is written
   };
   io::GgufWriter metadata;
   std::vector<std::string> keys;  // of the metadata
@@ -71,8 +76,15 @@ struct Golden {
   // The whole GGUF file.
   std::vector<std::byte> write() const {
     io::GgufWriter writer = metadata;
+    std::list<std::vector<std::byte>> halves;
     for (const Tensor& t : tensors) {
-      writer.add_tensor(t.name, io::GgmlType::f32, t.dims, std::as_bytes(std::span(t.values)));
+      if (t.is_f16) {
+        std::vector<std::byte>& half = halves.emplace_back(2 * t.values.size());
+        REQUIRE(quant::row_from_f32(quant::Format::f16, t.values, half));
+        writer.add_tensor(t.name, io::GgmlType::f16, t.dims, half);
+      } else {
+        writer.add_tensor(t.name, io::GgmlType::f32, t.dims, std::as_bytes(std::span(t.values)));
+      }
     }
     auto bytes = writer.to_bytes();
     REQUIRE_MESSAGE(bytes, test::why(bytes));
@@ -119,7 +131,7 @@ Golden read_golden(const std::filesystem::path& path) {
 Result<Model> load_file(const io::Gguf& file) {
   const LoadOptions options{.tuning = Tuning{}};
   const auto name = file.get_string("general.architecture");
-  for (const char* const rare : {"olmo2", "gptneox", "qwen2moe", "granitemoe"}) {
+  for (const char* const rare : {"olmo2", "gptneox", "qwen2moe", "granitemoe", "granitehybrid"}) {
     if (name && *name == rare) return test::load_rare(file, options);
   }
   return Model::from_gguf(file, options);
@@ -218,7 +230,7 @@ TEST_CASE("architectures compute what PyTorch transformers does") {
       if (batch == 30) MESSAGE(name, ": off by ", error);
     }
   });
-  CHECK(n == 25);
+  CHECK(n == 28);
 }
 
 namespace {
@@ -615,6 +627,94 @@ TEST_CASE("numbers of experts that a model cannot have, and a router of NaN") {
     }
     for (const float logit : logits_of(load_golden(broken), golden)) CHECK(std::isnan(logit));
   });
+}
+
+TEST_CASE("layers that guess tokens after the next one are left out") {
+  int n = 0;
+  for_each_file([&](const std::string& name, const Golden& golden) {
+    if (name != "qwen35.gguf") return;
+    ++n;
+    Golden more = golden;
+    more.metadata.set("qwen35.block_count", std::uint32_t{5});
+    more.metadata.set("qwen35.nextn_predict_layers", std::uint32_t{1});
+    more.tensors.push_back({"blk.4.nextn.eh_proj.weight", {4, 2}, std::vector<float>(8, 1)});
+    const Model model = load_golden(more);
+    CHECK(model.config().n_layers == 4);
+    CHECK(largest_error(model, golden, 30) < 5e-6);
+    more.metadata.set("qwen35.nextn_predict_layers", std::uint32_t{5});
+    CHECK(load_bytes(more.write()).error().code == Errc::malformed);
+    more.metadata.set("qwen35.nextn_predict_layers", std::uint32_t{0});
+    CHECK_FALSE(load_bytes(more.write()));
+  });
+  CHECK(n == 1);
+}
+
+TEST_CASE("hybrids: states of absurd sizes and layers that are not there are errors") {
+  int n = 0;
+  for_each_file([&](const std::string& name, const Golden& golden) {
+    if (name != "qwen35.gguf" && name != "granitehybrid.gguf" && name != "lfm2.gguf") return;
+    ++n;
+    const std::string prefix = name.substr(0, name.find('.')) + ".";
+    const auto refused = [&](const std::string& key, std::uint32_t value) {
+      CAPTURE(key);
+      CAPTURE(value);
+      Golden changed = golden;
+      changed.metadata.set(prefix + key, value);
+      const auto model = load_bytes(changed.write());
+      REQUIRE(!model);
+      CHECK(model.error().code != Errc::out_of_memory);
+    };
+    if (name == "lfm2.gguf") {
+      for (const std::uint32_t n_taps : {0u, 1u, 5u, 1u << 20, 0xffffffffu}) {
+        refused("shortconv.l_cache", n_taps);
+      }
+      for (const int kv_heads : {0, 7}) {  // no attention at all; heads that do not go together
+        Golden changed = golden;
+        changed.metadata.set_array(prefix + "attention.head_count_kv",
+                                   std::vector<std::int32_t>(4, kv_heads));
+        CHECK(load_bytes(changed.write()).error().code == Errc::malformed);
+      }
+      return;
+    }
+    for (const char* const key : {"ssm.state_size", "ssm.group_count", "ssm.time_step_rank",
+                                  "ssm.inner_size", "ssm.conv_kernel"}) {
+      for (const std::uint32_t value : {0u, 1u, 7u, 4096u, 1u << 20, 0xffffffffu}) {
+        if (key == std::string_view("ssm.group_count") && value == 1) continue;
+        refused(key, value);
+      }
+    }
+  });
+  CHECK(n == 3);
+}
+
+TEST_CASE("hybrids: taps of convolutions may be stored in another format") {
+  int n = 0;
+  for_each_file([&](const std::string& name, const Golden& golden) {
+    if (name != "qwen35.gguf" && name != "lfm2.gguf") return;
+    ++n;
+    Golden rounded = golden, half = golden;
+    for (std::size_t i = 0; i < golden.tensors.size(); ++i) {
+      if (golden.tensors[i].name.find("conv") == std::string::npos ||
+          golden.tensors[i].dims[0] > 4) {
+        continue;
+      }
+      half.tensors[i].is_f16 = true;
+      std::vector<float>& values = rounded.tensors[i].values;
+      std::vector<std::byte> bytes(2 * values.size());
+      REQUIRE(quant::row_from_f32(quant::Format::f16, values, bytes));
+      REQUIRE(quant::row_to_f32(quant::Format::f16, bytes, values));
+    }
+    const auto logits_of = [&](const Golden& file) {
+      auto session = Session::create(load_golden(file), {.n_ctx = 30});
+      REQUIRE_MESSAGE(session, test::why(session));
+      const auto logits = session->append(golden.tokens);
+      REQUIRE_MESSAGE(logits, test::why(logits));
+      return std::vector<float>(logits->data(), logits->data() + logits->extent(1));
+    };
+    CHECK(logits_of(half) == logits_of(rounded));
+    CHECK(logits_of(half) != logits_of(golden));
+  });
+  CHECK(n == 2);
 }
 
 TEST_CASE("a decoder gives no embeddings") {

@@ -40,6 +40,8 @@ def weights(name, shape):
     centre, amplitude = 0.0, math.sqrt(3.0 / shape[-1])
     if name.startswith("rope_f"):
         centre, amplitude = 2.0, 1.0
+    elif name.endswith("ssm_a"):
+        centre, amplitude = -0.6, 0.5
     elif name.endswith("norm.weight"):
         centre, amplitude = 1.0, 0.3
     elif name.endswith(".bias"):
@@ -387,6 +389,138 @@ def gptneox_sequential():
     return gptneox_of(False)
 
 
+def lfm2():
+    c = hf.Lfm2Config(**{**SHAPE, "hidden_size": 24, "num_hidden_layers": 4,
+                         "block_auto_adjust_ff_dim": False, "norm_eps": 1e-5,
+                         "layer_types": ["conv", "full_attention", "conv", "conv"],
+                         "rope_parameters": rope(1000.0)})
+    t = Tensors(hf.Lfm2ForCausalLM(c))
+    t.add("token_embd.weight", "model.embed_tokens.weight")
+    t.add("token_embd_norm.weight", "model.embedding_norm.weight")
+    t.add("output.weight", "lm_head.weight")
+    names = {"attn_norm": "operator_norm", "ffn_norm": "ffn_norm", "ffn_gate": "feed_forward.w1",
+             "ffn_up": "feed_forward.w3", "ffn_down": "feed_forward.w2",
+             "shortconv.in_proj": "conv.in_proj", "shortconv.out_proj": "conv.out_proj",
+             "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+             "attn_v": "self_attn.v_proj", "attn_output": "self_attn.out_proj",
+             "attn_q_norm": "self_attn.q_layernorm", "attn_k_norm": "self_attn.k_layernorm"}
+    for i, kind in enumerate(c.layer_types):
+        at, of = f"blk.{i}.", f"model.layers.{i}."
+        for name, hf_name in names.items():
+            t.optional(f"{at}{name}.weight", f"{of}{hf_name}.weight")
+        if kind == "conv":
+            t.put(f"{at}shortconv.conv.weight", (24, 3),
+                  [(of + "conv.conv.weight", lambda w: w[:, None, :])])
+    t.check()
+    return t, {**keys_of(c), "shortconv.l_cache": 3,
+               "attention.head_count_kv": [0 if kind == "conv" else 2 for kind in c.layer_types]}
+
+
+def qwen35():
+    n_k, n_v, k_dim, v_dim, taps = 2, 4, 5, 5, 4
+    c = hf.Qwen3_5TextConfig(**{**SHAPE, "hidden_size": 24, "head_dim": 8, "num_hidden_layers": 4,
+                                "full_attention_interval": 3, "linear_conv_kernel_dim": taps,
+                                "linear_key_head_dim": k_dim, "linear_value_head_dim": v_dim,
+                                "linear_num_key_heads": n_k, "linear_num_value_heads": n_v,
+                                "rope_parameters": rope(1000.0, partial_rotary_factor=0.5)})
+    t = Tensors(hf.Qwen3_5ForCausalLM(c))
+    keys = 2 * n_k * k_dim
+
+    def heads(w):
+        """Files have heads that share a key n_k apart; here they are neighbours."""
+        return w.reshape(n_v // n_k, n_k, -1).swapaxes(0, 1).reshape(w.shape)
+
+    def mixed(w):  # the rows of queries and keys stay
+        return np.concatenate([w[:keys], heads(w[keys:])])
+
+    t.add("token_embd.weight", "model.embed_tokens.weight")
+    t.add("output_norm.weight", "model.norm.weight", minus_one)
+    t.add("output.weight", "lm_head.weight")
+    for i, kind in enumerate(c.layer_types):
+        at, of = f"blk.{i}.", f"model.layers.{i}."
+        t.add(at + "attn_norm.weight", of + "input_layernorm.weight", minus_one)
+        t.add(at + "post_attention_norm.weight", of + "post_attention_layernorm.weight", minus_one)
+        for part in ("gate", "up", "down"):
+            t.add(f"{at}ffn_{part}.weight", f"{of}mlp.{part}_proj.weight")
+        if kind == "full_attention":
+            for name, part in (("q", "q"), ("k", "k"), ("v", "v"), ("output", "o")):
+                t.add(f"{at}attn_{name}.weight", f"{of}self_attn.{part}_proj.weight")
+            for part in "qk":
+                t.add(f"{at}attn_{part}_norm.weight", f"{of}self_attn.{part}_norm.weight",
+                      minus_one)
+            continue
+        of += "linear_attn."
+        t.add(at + "attn_qkv.weight", of + "in_proj_qkv.weight", mixed)
+        t.add(at + "attn_gate.weight", of + "in_proj_z.weight", heads)
+        t.add(at + "ssm_alpha.weight", of + "in_proj_a.weight", heads)
+        t.add(at + "ssm_beta.weight", of + "in_proj_b.weight", heads)
+        t.add(at + "ssm_a", of + "A_log", lambda w: np.log(-heads(w)))
+        t.add(at + "ssm_dt.bias", of + "dt_bias", heads)
+        t.add(at + "ssm_norm.weight", of + "norm.weight")
+        t.add(at + "ssm_out.weight", of + "out_proj.weight", lambda w: heads(w.T).T)
+        t.put(at + "ssm_conv1d.weight", (keys + n_v * v_dim, taps),
+              [(of + "conv1d.weight", lambda w: mixed(w)[:, None, :])])
+    t.check()
+    return t, {**keys_of(c), "rope.dimension_count": 4, "full_attention_interval": 3,
+               "ssm.conv_kernel": taps, "ssm.state_size": k_dim, "ssm.group_count": n_k,
+               "ssm.time_step_rank": n_v, "ssm.inner_size": n_v * v_dim,
+               "rope.dimension_sections": [1, 1, 0, 0]}
+
+
+def granite_hybrid():
+    n_heads, d_head, d_state, taps = 6, 8, 5, 4
+    c = hf.GraniteMoeHybridConfig(**{
+        **SHAPE, "hidden_size": 24, "num_hidden_layers": 4, "num_local_experts": 0,
+        "num_experts_per_tok": 0, "shared_intermediate_size": 28, "position_embedding_type": "rope",
+        "layer_types": ["linear_attention", "full_attention"] + 2 * ["linear_attention"],
+        "mamba_n_heads": n_heads, "mamba_d_head": d_head, "mamba_d_state": d_state,
+        "mamba_d_conv": taps, "mamba_chunk_size": 16, "embedding_multiplier": 12.0,
+        "residual_multiplier": 0.25, "attention_multiplier": 0.3, "logits_scaling": 8.0,
+        "rope_parameters": rope(500.0)})
+    inner, width = n_heads * d_head, n_heads * d_head + 2 * d_state
+    t = Tensors(hf.GraniteMoeHybridForCausalLM(c))
+    t.add("token_embd.weight", "model.embed_tokens.weight")
+    t.add("output_norm.weight", "model.norm.weight")
+    t.add("output.weight", "lm_head.weight")
+    for i, kind in enumerate(c.layer_types):
+        at, of = f"blk.{i}.", f"model.layers.{i}."
+        t.add(at + "attn_norm.weight", of + "input_layernorm.weight")
+        t.add(at + "ffn_norm.weight", of + "post_attention_layernorm.weight")
+        t.add(at + "ffn_down.weight", of + "shared_mlp.output_linear.weight")
+        both = []  # gate and up are one parameter
+        for part in ("gate", "up"):
+            name = f"{at}ffn_{part}.weight"
+            t.list.append((name, (28, 24)))
+            both.append(weights(name, (28, 24)).astype(np.float64))
+        with torch.no_grad():
+            t.hf[of + "shared_mlp.input_linear.weight"].copy_(
+                torch.from_numpy(np.concatenate(both)))
+        t.set.add(of + "shared_mlp.input_linear.weight")
+        if kind == "full_attention":
+            for name, part, how in (("q", "q", unpermute(4)), ("k", "k", unpermute(2)),
+                                    ("v", "v", lambda w: w), ("output", "o", lambda w: w)):
+                t.add(f"{at}attn_{name}.weight", f"{of}self_attn.{part}_proj.weight", how)
+            continue
+        of += "mamba."
+        t.add(at + "ssm_in.weight", of + "in_proj.weight")
+        t.add(at + "ssm_out.weight", of + "out_proj.weight")
+        t.add(at + "ssm_norm.weight", of + "norm.weight")
+        t.add(at + "ssm_dt.bias", of + "dt_bias")
+        t.add(at + "ssm_conv1d.bias", of + "conv1d.bias")
+        t.put(at + "ssm_conv1d.weight", (width, taps),
+              [(of + "conv1d.weight", lambda w: w[:, None, :])])
+        t.put(at + "ssm_a", (n_heads, 1), [(of + "A_log", lambda w: np.log(-w[:, 0]))])
+        t.put(at + "ssm_d", (n_heads, 1), [(of + "D", lambda w: w[:, 0])])
+    t.check()
+    return t, {**keys_of(c), "embedding_scale": 12.0, "residual_scale": 0.25,
+               "attention.scale": 0.3, "logit_scale": 8.0, "rope.scaling.finetuned": True,
+               "attention.head_count_kv": [2 if kind == "full_attention" else 0
+                                           for kind in c.layer_types],
+               "feed_forward_length": 28, "expert_count": 0, "ssm.conv_kernel": taps,
+               "ssm.state_size": d_state, "ssm.group_count": 1, "ssm.time_step_rank": n_heads,
+               "ssm.inner_size": inner}
+
+
 # ---- Experts -------------------------------------------------------------------------------------
 
 EXPERTS, EXPERT_DIM = 6, 16
@@ -531,6 +665,8 @@ DECODERS = {
     "mixtral": ("llama", mixtral), "gpt-oss": ("gpt-oss", gpt_oss),
     "qwen2moe": ("qwen2moe", qwen2moe), "granitemoe": ("granitemoe", granitemoe),
     "granitemoe-shared": ("granitemoe", granitemoe_shared),
+    "lfm2": ("lfm2", lfm2), "qwen35": ("qwen35", qwen35),
+    "granitehybrid": ("granitehybrid", granite_hybrid),
 }
 
 # ---- Models that embed texts ---------------------------------------------------------------------
@@ -651,6 +787,8 @@ def write_keys(writer, architecture, keys):
             writer.add_float32(name, value)
         elif isinstance(value, str):
             writer.add_string(name, value)
+        elif isinstance(value, list):
+            writer.add_array(name, value)
         else:
             writer.add_uint32(name, value)
 

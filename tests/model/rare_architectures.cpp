@@ -7,6 +7,8 @@ nibble::Result<nibble::Model> test::load_rare(const nibble::io::Gguf& file,
                                               const nibble::LoadOptions& options) {
   using namespace nibble;
   return Model::from_gguf<graph::FormatList<quant::F32>,
-                          ArchitectureList<Olmo2, GptNeox, Qwen2Moe, GraniteMoeShared, GraniteMoe>>(
+  return Model::from_gguf<
+      graph::FormatList<quant::F32>,
+      ArchitectureList<Olmo2, GptNeox, Qwen2Moe, GraniteMoeShared, GraniteMoe, GraniteHybrid>>(
       file, options);
 }

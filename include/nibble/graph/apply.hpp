@@ -11,6 +11,7 @@
 #include "nibble/graph/apply_attention.hpp"
 #include "nibble/graph/apply_norms.hpp"
 #include "nibble/graph/apply_products.hpp"
+#include "nibble/graph/apply_recurrent.hpp"
 #include "nibble/graph/expr.hpp"
 #include "nibble/graph/pass.hpp"
 #include "nibble/ops/activation.hpp"

@@ -223,6 +223,49 @@ inline void gptneox_keys(Keys& keys) {
   keys.set("use_parallel_residual", keys.config.boolean("use_parallel_residual", true));
 }
 
+// The width of the feed-forward part is two thirds of what the configuration says, and a multiple,
+// unless it says that it is not.
+inline std::uint32_t lfm2_ffn_dim(Config& config) {
+  const std::uint32_t stated = config.integer({"block_ff_dim", "intermediate_size"});
+  if (!config.boolean("block_auto_adjust_ff_dim", true)) return stated;
+  const double width = libm::floor(2 * static_cast<double>(stated) / 3);
+  const double scaled = libm::floor(config.number({"block_ffn_dim_multiplier"}, 1.0) * width);
+  const std::uint32_t multiple = config.integer({"block_multiple_of"}, 256);
+  if (multiple == 0 || !(scaled >= 1 && scaled <= kMaxHubDim)) {
+    config.refuse(Errc::malformed, "block_ff_dim", "does not give a width");
+    return 1;
+  }
+  return (static_cast<std::uint32_t>(scaled) + multiple - 1) / multiple * multiple;
+}
+
+inline void lfm2_keys(Keys& keys) {
+  Config& config = keys.config;
+  config.must_be("conv_bias", false, false);
+  keys.dimensions();
+  keys.set("feed_forward_length", lfm2_ffn_dim(config));
+  keys.number("attention.layer_norm_rms_epsilon", {"norm_eps", "block_norm_eps"}, 1e-5);
+  keys.rope(1000000);
+  keys.dimension("shortconv.l_cache", {"conv_L_cache"}, 3);
+  const io::JsonValue* const types = config.find("layer_types");
+  const io::JsonValue* const attention = config.find("full_attn_idxs");
+  if (types == nullptr && attention == nullptr) return;
+  std::vector<Scalar<std::uint32_t>> kv_heads(
+      (std::min)(config.integer({"num_hidden_layers"}), kMaxHubDim));
+  for (std::size_t i = 0; i < kv_heads.size(); ++i) {
+    bool is_attention = false;
+    if (types != nullptr) {
+      const auto all = types->elements();
+      is_attention = i < all.size() && all[i].string() == "full_attention";
+    } else {
+      for (const io::JsonValue& index : attention->elements()) {
+        is_attention = is_attention || index.number() == static_cast<double>(i);
+      }
+    }
+    kv_heads[i].value = is_attention ? keys.shape.n_kv_heads : 0;
+  }
+  keys.set_array("attention.head_count_kv", std::span(values(kv_heads), kv_heads.size()));
+}
+
 inline void bert_keys(Keys& keys) {
   Config& config = keys.config;
   if (config.string({"position_embedding_type"}, "absolute") != "absolute") {
@@ -281,6 +324,7 @@ NIBBLE_HIDDEN inline constexpr std::string_view kGraniteMoeClasses[] = {
     "GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kGpt2Classes[] = {"GPT2LMHeadModel"};
 NIBBLE_HIDDEN inline constexpr std::string_view kGptNeoxClasses[] = {"GPTNeoXForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kLfm2Classes[] = {"Lfm2ForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kBertClasses[] = {"BertModel", "BertForMaskedLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kNomicBertClasses[] = {"NomicBertModel"};
 
@@ -306,6 +350,7 @@ NIBBLE_HIDDEN inline constexpr Family kFamilies[] = {
      true},
     {"gemma-embedding", detail::kGemmaEmbeddingClasses, kGemmaNames, detail::kGeluTanh,
      detail::gemma3_keys, false, true},
+    {"lfm2", detail::kLfm2Classes, kLfm2Names, detail::kSilu, detail::lfm2_keys},
     {"gpt2", detail::kGpt2Classes, kGpt2Names, detail::kGeluTanh, detail::gpt2_keys},
     {"gptneox", detail::kGptNeoxClasses, kGptNeoxNames, detail::kAnyGelu, detail::gptneox_keys},
     {"bert", detail::kBertClasses, kBertNames, detail::kGelu, detail::bert_keys},

@@ -26,6 +26,7 @@ enum class Change : std::uint8_t {
   qkv_rows,    // q, k and v of each head together: become all of q, all of k, all of v
   gate_up,     // the rows of gate, then those of up; of experts, of each of them. '*' of the name
                // becomes "gate" and "up"
+  taps,        // of a convolution: (channels, 1, taps) become (channels, taps)
 };
 
 struct Rename {
@@ -120,6 +121,26 @@ NIBBLE_HIDDEN inline constexpr Rename kGptNeoxNames[] = {
     {"layers.#.post_attention_layernorm", "blk.#.ffn_norm"},
     {"layers.#.mlp.dense_h_to_4h", "blk.#.ffn_up"},
     {"layers.#.mlp.dense_4h_to_h", "blk.#.ffn_down"},
+};
+
+NIBBLE_HIDDEN inline constexpr Rename kLfm2Names[] = {
+    {"embed_tokens", "token_embd"},
+    {"embedding_norm", "token_embd_norm"},
+    {"lm_head", "output"},
+    {"layers.#.operator_norm", "blk.#.attn_norm"},
+    {"layers.#.conv.in_proj", "blk.#.shortconv.in_proj"},
+    {"layers.#.conv.conv", "blk.#.shortconv.conv", Change::taps},
+    {"layers.#.conv.out_proj", "blk.#.shortconv.out_proj"},
+    {"layers.#.self_attn.q_proj", "blk.#.attn_q"},
+    {"layers.#.self_attn.k_proj", "blk.#.attn_k"},
+    {"layers.#.self_attn.v_proj", "blk.#.attn_v"},
+    {"layers.#.self_attn.out_proj", "blk.#.attn_output"},
+    {"layers.#.self_attn.q_layernorm", "blk.#.attn_q_norm"},
+    {"layers.#.self_attn.k_layernorm", "blk.#.attn_k_norm"},
+    {"layers.#.ffn_norm", "blk.#.ffn_norm"},
+    {"layers.#.feed_forward.w1", "blk.#.ffn_gate"},
+    {"layers.#.feed_forward.w3", "blk.#.ffn_up"},
+    {"layers.#.feed_forward.w2", "blk.#.ffn_down"},
 };
 
 NIBBLE_HIDDEN inline constexpr Rename kBertNames[] = {

@@ -171,6 +171,13 @@ class Tensors {
           std::swap(out.dims[0], out.dims[1]);
         }
         break;
+      case Change::taps:
+        if (out.n_dims != 3 || out.dims[1] != 1) {
+          return Error{Errc::malformed, "not the taps of a convolution of single channels"};
+        }
+        out.n_dims = 2;
+        out.dims = {out.dims[0], out.dims[2], 1, 1};
+        break;
       case Change::qkv_rows: {
         NIBBLE_TRY(head_rows, groups(std::uint64_t{3} * shape_.n_heads));
         out.swapped = {shape_.n_heads, 3, head_rows * row};

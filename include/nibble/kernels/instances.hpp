@@ -13,6 +13,8 @@
 #include "nibble/kernels/adamw.hpp"
 #include "nibble/kernels/attention.hpp"
 #include "nibble/kernels/attention_train.hpp"
+#include "nibble/kernels/causal_conv.hpp"
+#include "nibble/kernels/delta_rule.hpp"
 #include "nibble/kernels/dropout.hpp"
 #include "nibble/kernels/elementwise.hpp"
 #include "nibble/kernels/gemm.hpp"
@@ -128,6 +130,10 @@ NIBBLE_INSTANCE(kernels::AddSecondMoments)
 NIBBLE_INSTANCE(kernels::ApplyDropout)
 NIBBLE_INSTANCE(kernels::ArgMax)
 NIBBLE_INSTANCE(kernels::BlockSums<32>)
+NIBBLE_INSTANCE(kernels::CausalConv<kernels::ConvActivated<kernels::Silu>>)
+NIBBLE_INSTANCE(kernels::CausalConv<kernels::ConvGated>)
+NIBBLE_INSTANCE(kernels::DeltaRule<false>)
+NIBBLE_INSTANCE(kernels::DeltaRule<true>)
 NIBBLE_INSTANCE(kernels::GemmRows)
 NIBBLE_INSTANCE(kernels::LayerNorm<>)
 NIBBLE_INSTANCE(kernels::LayerNorm<kernels::Identity, false, true>)

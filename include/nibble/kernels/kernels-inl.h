@@ -34,6 +34,8 @@
 #include "nibble/kernels/activation_back-inl.h"
 #include "nibble/kernels/adamw-inl.h"
 #include "nibble/kernels/attention_train-inl.h"
+#include "nibble/kernels/causal_conv-inl.h"
+#include "nibble/kernels/delta_rule-inl.h"
 #include "nibble/kernels/dropout-inl.h"
 #include "nibble/kernels/elementwise-inl.h"
 #include "nibble/kernels/gemm-inl.h"

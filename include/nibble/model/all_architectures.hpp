@@ -5,6 +5,7 @@
 #pragma once
 
 #include "nibble/model/gptneox.hpp"
+#include "nibble/model/granite_hybrid.hpp"
 #include "nibble/model/granitemoe.hpp"
 #include "nibble/model/load.hpp"
 #include "nibble/model/olmo2.hpp"
@@ -15,7 +16,7 @@ namespace nibble { inline namespace NIBBLE_ABI {
 struct AllArchitectures
     : ArchitectureList<EmbeddingOf<Llama>, Mixtral, Llama, EmbeddingOf<Qwen2>, Qwen2,
                        EmbeddingOf<Qwen3>, Qwen3, Qwen3Moe, Mistral3, SmolLm3, Granite, Gemma2,
-                       Gemma3, GemmaEmbedding, Phi3, Gpt2, Bert, NomicBert, GptOss, Olmo2, GptNeox,
-                       Qwen2Moe, GraniteMoeShared, GraniteMoe> {};
+                       Gemma3, GemmaEmbedding, Phi3, Gpt2, Bert, NomicBert, GptOss, Lfm2, Qwen35,
+                       Olmo2, GptNeox, Qwen2Moe, GraniteMoeShared, GraniteMoe, GraniteHybrid> {};
 
 }}  // namespace nibble::NIBBLE_ABI

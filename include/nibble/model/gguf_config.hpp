@@ -58,13 +58,16 @@ struct LayerDims {
   LayerValues<Index> ffn_dims;
   LayerValues<Index> n_heads;
   LayerValues<Index> n_kv_heads;
+  // Whether n_kv_heads may be 0 in some layers, which then have no attention.
+  bool may_lack_attention = false;
 };
 
 // A dimension that may differ by layer: then `layers` gets its values, of which the largest is
-// returned. Errors: those of gguf_dim(); malformed (a value out of range, a wrong number of them).
+// returned. Values are at least `least`, and not all 0. Errors: those of gguf_dim(); malformed (a
+// value out of range, a wrong number of them).
 inline Result<Index> gguf_dim_of_layers(const io::Gguf& file, const std::string& key,
                                         std::uint64_t max, Index n_layers,
-                                        LayerValues<Index>& layers) {
+                                        LayerValues<Index>& layers, std::uint64_t least = 1) {
   const io::GgufValue* const value = file.find(key);
   if (value == nullptr || !value->is_array()) return gguf_dim(file, key, max);
   NIBBLE_TRY(values, file.get_array<Scalar<std::uint64_t>>(key));
@@ -76,13 +79,17 @@ inline Result<Index> gguf_dim_of_layers(const io::Gguf& file, const std::string&
   Index largest = 0;
   bool differ = false;
   for (const auto& [one] : values) {
-    if (one < 1 || one > max) {
+    if (one < least || one > max) {
       return Error{Errc::malformed, file.name() + ": key '" + key + "': " + to_text(one) +
-                                        " is not in [1, " + to_text(max) + "]"};
+                                        " is not in [" + to_text(least) + ", " + to_text(max) +
+                                        "]"};
     }
     layers.push_back({static_cast<Index>(one)});
     largest = (std::max)(largest, static_cast<Index>(one));
     differ = differ || one != values[0].value;
+  }
+  if (largest == 0) {
+    return Error{Errc::malformed, file.name() + ": key '" + key + "' is 0 in all layers"};
   }
   if (!differ) layers.clear();
   return largest;
@@ -103,14 +110,15 @@ inline Result<void> check_heads_of_layers(const io::Gguf& file, const std::strin
                                           const LayerDims& layers, Index n_heads,
                                           Index n_kv_heads) {
   const std::size_t n = (std::max)(layers.n_heads.size(), layers.n_kv_heads.size());
-  if (n > 0 && file.find(arch + "attention.key_length") == nullptr) {
+  const bool is_stated = file.find(arch + "attention.key_length") != nullptr;
+  if (n > 0 && !is_stated && !layers.may_lack_attention) {
     return Error{Errc::malformed, file.name() + ": heads that differ by layer, without " + arch +
                                       "attention.key_length"};
   }
   for (std::size_t i = 0; i < n; ++i) {
     const Index heads = layers.n_heads.empty() ? n_heads : layers.n_heads[i].value;
     const Index kv = layers.n_kv_heads.empty() ? n_kv_heads : layers.n_kv_heads[i].value;
-    if (heads % kv == 0) continue;
+    if (kv == 0 ? layers.may_lack_attention : heads % kv == 0) continue;
     return Error{Errc::malformed, file.name() + ": layer " + to_text(i) + " has " + to_text(heads) +
                                       " heads and " + to_text(kv) +
                                       " kv heads, which do not go together"};
@@ -130,10 +138,11 @@ inline Result<ModelConfig> transformer_config(const io::Gguf& file, std::string_
   const std::string arch = c.architecture + ".";
   NIBBLE_TRY(dim, gguf_dim(file, arch + "embedding_length", kMaxDim));
   NIBBLE_TRY(n_layers, gguf_dim(file, arch + "block_count", kMaxLayers));
-  const auto dim_of_layers = [&](const char* key, LayerValues<Index> LayerDims::*values) {
+  const auto dim_of_layers = [&](const char* key, LayerValues<Index> LayerDims::*values,
+                                 std::uint64_t least = 1) {
     return layers == nullptr
                ? gguf_dim(file, arch + key, kMaxDim)
-               : gguf_dim_of_layers(file, arch + key, kMaxDim, n_layers, layers->*values);
+               : gguf_dim_of_layers(file, arch + key, kMaxDim, n_layers, layers->*values, least);
   };
   NIBBLE_TRY(ffn_dim, dim_of_layers("feed_forward_length", &LayerDims::ffn_dims));
   NIBBLE_TRY(n_heads, dim_of_layers("attention.head_count", &LayerDims::n_heads));
@@ -141,7 +150,9 @@ inline Result<ModelConfig> transformer_config(const io::Gguf& file, std::string_
   if (!has_kv_heads && layers != nullptr) layers->n_kv_heads = layers->n_heads;
   Index n_kv_heads = n_heads;
   if (has_kv_heads) {
-    NIBBLE_TRY(stated, dim_of_layers("attention.head_count_kv", &LayerDims::n_kv_heads));
+    const bool may_be_0 = layers != nullptr && layers->may_lack_attention;
+    NIBBLE_TRY(stated,
+               dim_of_layers("attention.head_count_kv", &LayerDims::n_kv_heads, may_be_0 ? 0 : 1));
     n_kv_heads = stated;
   }
   if (layers != nullptr)

@@ -21,6 +21,7 @@
 #include "nibble/model/gpt2.hpp"
 #include "nibble/model/gpt_oss.hpp"
 #include "nibble/model/granite.hpp"
+#include "nibble/model/lfm2.hpp"
 #include "nibble/model/llama.hpp"
 #include "nibble/model/llama_embedding.hpp"
 #include "nibble/model/mistral3.hpp"
@@ -30,6 +31,7 @@
 #include "nibble/model/phi3.hpp"
 #include "nibble/model/qwen2.hpp"
 #include "nibble/model/qwen3.hpp"
+#include "nibble/model/qwen35.hpp"
 #include "nibble/model/qwen3moe.hpp"
 #include "nibble/model/smollm3.hpp"
 #include "nibble/simd/dispatch.hpp"
@@ -38,10 +40,9 @@ namespace nibble { inline namespace NIBBLE_ABI {
 
 // The architectures that load() knows unless it is told others: of most models that people have.
 // (all_architectures.hpp has the rest.)
-struct CommonArchitectures : ArchitectureList<Mixtral, Llama, Qwen2, EmbeddingOf<Qwen3>, Qwen3,
-                                              Qwen3Moe, Mistral3, SmolLm3, Granite, Gemma2, Gemma3,
-                                              GemmaEmbedding, Phi3, Gpt2, Bert, NomicBert, GptOss> {
-};
+    : ArchitectureList<Mixtral, Llama, Qwen2, EmbeddingOf<Qwen3>, Qwen3, Qwen3Moe, Mistral3,
+                       SmolLm3, Granite, Gemma2, Gemma3, GemmaEmbedding, Phi3, Gpt2, Bert,
+                       NomicBert, GptOss, Lfm2, Qwen35> {};
 
 namespace detail {
 

@@ -59,11 +59,13 @@ class TensorBinder final : public graph::SurveySink {
     Names unknown;
     for (const io::GgufTensor& tensor : file_.tensors()) {
       if (std::any_of(used_.begin(), used_.end(),
-                      [&](const Used& used) { return used.tensor == &tensor; })) {
+                      [&](const Used& used) { return used.tensor == &tensor; }) ||
+          is_of_next_tokens(tensor)) {
         continue;
       }
       unknown.add(tensor.name);
     }
+    if (unknown.n == 0) return ok();
     return Error{Errc::unsupported, file_.name() + ": " + unknown.text() + " no part of " + model +
                                         " as it is known here; without " +
                                         (unknown.n == 1 ? "it" : "them") +
@@ -105,6 +107,13 @@ class TensorBinder final : public graph::SurveySink {
   struct Used {
     const io::GgufTensor* tensor;
   };
+
+  // Whether a tensor belongs to the layers behind the model's that guess tokens after the next one:
+  // no part of what the model computes.
+  bool is_of_next_tokens(const io::GgufTensor& tensor) const {
+    const std::string key = graph_.config().architecture + ".nextn_predict_layers";
+    return file_.find(key) != nullptr && layer_of(tensor.name) >= graph_.config().n_layers;
+  }
 
   std::string where(const std::string& name) const {
     return file_.name() + ": tensor " + io::quoted(name);

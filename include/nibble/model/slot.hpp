@@ -48,7 +48,21 @@ enum class Slot : std::uint8_t {
   post_attention_norm,  // (dim), of the result of attention
   attn_output_norm,     // (dim), of its sum with the input of the layer
   attn_output_norm_bias,
-  ffn_norm,  // (dim)
+  attn_gate,           // of a delta net: (n_heads * value_dim, dim)
+  shortconv_in_proj,   // (3 * dim, dim)
+  shortconv_conv,      // (dim, taps)
+  shortconv_out_proj,  // (dim, dim)
+  ssm_in,              // of Mamba-2: (width of z, of what is convolved, n_heads; dim)
+  ssm_conv1d,          // (channels, taps)
+  ssm_conv1d_bias,
+  ssm_alpha,    // (n_heads, dim)
+  ssm_beta,     // (n_heads, dim)
+  ssm_a,        // (n_heads), of Mamba-2 (n_heads, 1): minus the rate of the decay
+  ssm_d,        // (n_heads, 1)
+  ssm_dt_bias,  // (n_heads)
+  ssm_norm,     // (value_dim), of Mamba-2 (n_heads * value_dim)
+  ssm_out,      // (dim, n_heads * value_dim)
+  ffn_norm,     // (dim)
   ffn_norm_bias,
   ffn_gate,  // (ffn_dim, dim)
   ffn_gate_bias,
@@ -114,6 +128,20 @@ constexpr std::string_view to_string(Slot slot) noexcept {
                                                                "post_attention_norm",
                                                                "attn_output_norm",
                                                                "attn_output_norm_bias",
+                                                               "attn_gate",
+                                                               "shortconv.in_proj",
+                                                               "shortconv.conv",
+                                                               "shortconv.out_proj",
+                                                               "ssm_in",
+                                                               "ssm_conv1d",
+                                                               "ssm_conv1d_bias",
+                                                               "ssm_alpha",
+                                                               "ssm_beta",
+                                                               "ssm_a",
+                                                               "ssm_d",
+                                                               "ssm_dt_bias",
+                                                               "ssm_norm",
+                                                               "ssm_out",
                                                                "ffn_norm",
                                                                "ffn_norm_bias",
                                                                "ffn_gate",
@@ -191,6 +219,7 @@ inline std::string gguf_name(Slot slot, Index layer) {
   constexpr std::string_view kBias = "_bias";
   std::string name =
       layer < 0 ? std::string(to_string(slot)) : layer_tensor(layer, to_string(slot));
+  if (slot == Slot::ssm_a || slot == Slot::ssm_d) return name;
   if (!name.ends_with(kBias)) return name + ".weight";
   return name.replace(name.size() - kBias.size(), kBias.size(), ".bias");
 }
