@@ -541,7 +541,7 @@ if(TARGET nibble_httplib)
     ARGS --host 0.0.0.0)
   nibble_example_test(serve_half_tls serve EXIT 2 ERR "^serve: [^\n]*--tls-key[^\n]*\n$"
     ARGS --tls-cert missing.pem)
-  nibble_example_test(serve_no_model serve EXIT 1 ERR "^serve: missing.gguf: [^\n]*\n$"
+  nibble_example_test(serve_no_model serve EXIT 1 ERR "^serve: [^\n]*missing.gguf: [^\n]*\n$"
     ARGS --model missing.gguf --port 0 --quiet)
   set(serve_folder ${CMAKE_CURRENT_SOURCE_DIR}/serve)
   foreach(part api hostile load ends)
