@@ -581,7 +581,7 @@ if(TARGET nibble_httplib)
     ARGS --host 0.0.0.0)
   nibble_example_test(serve_half_tls serve EXIT 2 ERR "^serve: [^\n]*--tls-key[^\n]*\n$"
     ARGS --tls-cert missing.pem)
-  nibble_example_test(serve_no_model serve EXIT 1 ERR "^serve: missing.gguf: [^\n]*\n$"
+  nibble_example_test(serve_no_model serve EXIT 1 ERR "^serve: [^\n]*missing.gguf: [^\n]*\n$"
     ARGS --model missing.gguf --port 0 --quiet)
   nibble_example_test(route_help route EXIT 0 OUT "Usage: route" ARGS --help)
   nibble_example_test(route_usage route EXIT 2 ERR "^route: [^\n]*--help.\n$" ARGS --nonsense)
