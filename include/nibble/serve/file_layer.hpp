@@ -46,7 +46,7 @@ class FileLayer {
   virtual Result<void> sync_folder(const std::string& path) = 0;
   // Replaces what has the name `to`.
   virtual Result<void> rename(const std::string& from, const std::string& to) = 0;
-  // No error if there is no such file.
+  // A file or an empty folder. No error if there is none.
   virtual Result<void> remove(const std::string& path) = 0;
   // No error if there is one. The folder above it exists.
   virtual Result<void> make_folder(const std::string& path) = 0;

@@ -86,7 +86,7 @@ class SystemFiles final : public FileLayer {
     return ok();
   }
   Result<void> remove(const std::string& path) override {
-    if (::unlink(path.c_str()) != 0 && errno != ENOENT) return fail(path, "cannot remove");
+    if (std::remove(path.c_str()) != 0 && errno != ENOENT) return fail(path, "cannot remove");
     return ok();
   }
   Result<void> make_folder(const std::string& path) override {
