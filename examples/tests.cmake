@@ -544,3 +544,7 @@ if(TARGET nibble_bundle)
   add_test(NAME example_bundle COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/bundle_test.sh
     $<TARGET_FILE:nibble_bundle> ${home_model} ${CMAKE_CURRENT_BINARY_DIR}/bundle_test)
 endif()
+if(NOT WIN32)
+  add_test(NAME example_update_hooks COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/update_hooks/hooks_test.sh
+    ${CMAKE_CURRENT_BINARY_DIR}/update_hooks_test)
+endif()
