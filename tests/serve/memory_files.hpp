@@ -152,7 +152,7 @@ class MemoryFiles final : public nibble::serve::FileLayer {
   nibble::Result<void> make_folder(const std::string& path) override {
     if (is_off_) return off();
     const std::string folder = folder_of(path);
-    if (!folder.empty() && !is_folder(folder)) return missing(path);
+    if (!is_folder(folder)) return missing(path);
     if (is_folder(path)) return nibble::ok();
     auto node = std::make_shared<Node>();
     node->is_folder = true;
@@ -204,6 +204,7 @@ class MemoryFiles final : public nibble::serve::FileLayer {
     changes_[path].push_back(node);
   }
   bool is_folder(const std::string& path) const {
+    if (path.empty()) return true;  // the one above all others
     const auto found = names_.find(path);
     return found != names_.end() && found->second->is_folder;
   }

@@ -170,8 +170,9 @@ TEST_CASE("statements that are signed and wrong all the same") {
   const auto pair = serve::OpensslCrypto::make_ed25519();
   REQUIRE(pair);
   const std::vector<serve::KeyBytes> keys = {pair->public_key};
-  auto original = serve::open_envelope(test::golden::kModelSignature256,
-                                       std::vector{key_of(test::golden::kModelKey256)}, kCrypto);
+  const std::vector<serve::KeyBytes> signer = {key_of(test::golden::kModelKey256)};
+  const auto original =
+      serve::open_envelope(test::golden::kModelSignature256, signer, kCrypto);
   REQUIRE(original);
   const auto error_of = [&](const std::string& from, const std::string& to) {
     std::string text = original->payload;

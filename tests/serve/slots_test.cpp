@@ -57,22 +57,31 @@ Result<std::uint64_t> install(serve::Slots& device, const SmallBundle& bundle) {
 }
 
 const std::string kModel = test::text_of_size(1500, 1);
-const SmallBundle kFirst = test::sign_small({{"model.gguf", kModel}, {"adapter", "old"}}, 1);
-const SmallBundle kSecond = test::sign_small(
-    {{"model.gguf", kModel}, {"adapters/home", test::text_of_size(300, 2)}, {"empty", ""}}, 2, 1500);
+// (Made in a test: assertions need one.)
+const SmallBundle& first_bundle() {
+  static const SmallBundle bundle =
+      test::sign_small({{"model.gguf", kModel}, {"adapter", "old"}}, 1);
+  return bundle;
+}
+const SmallBundle& second_bundle() {
+  static const SmallBundle bundle = test::sign_small(
+      {{"model.gguf", kModel}, {"adapters/home", test::text_of_size(300, 2)}, {"empty", ""}}, 2,
+      1500);
+  return bundle;
+}
 
 }  // namespace
 
 TEST_CASE("an update downloads what is new, is tried, confirmed, and starts from then on") {
   MemoryFiles files;
-  deliver(files, kFirst);
+  deliver(files, first_bundle());
   auto device = open_slots(files);
   REQUIRE_MESSAGE(device, test::why(device));
   auto started = device->start(load_all);
   REQUIRE_MESSAGE(started, test::why(started));
   CHECK(started->bundle.manifest().version == 1);
   CHECK_FALSE(started->is_trial);
-  const auto n = install(*device, kSecond);
+  const auto n = install(*device, second_bundle());
   REQUIRE_MESSAGE(n, test::why(n));
   CHECK(*n == 300);  // the adapter alone
   for (int start = 0; start < 2; ++start) {
@@ -87,10 +96,10 @@ TEST_CASE("an update downloads what is new, is tried, confirmed, and starts from
   }
   auto last = open_slots(files);
   REQUIRE(last->start(load_all));
-  const auto same = serve::Update::begin(*last, kSecond.text, kNow);
+  const auto same = serve::Update::begin(*last, second_bundle().text, kNow);
   REQUIRE_FALSE(same);
   CHECK(same.error().message.ends_with("version 2 runs already"));
-  const auto older = serve::Update::begin(*last, kFirst.text, kNow);
+  const auto older = serve::Update::begin(*last, first_bundle().text, kNow);
   REQUIRE_FALSE(older);
   CHECK(older.error().message ==
         "version 1 of bundle 'small' is a downgrade: this device has had version 2");
@@ -98,7 +107,7 @@ TEST_CASE("an update downloads what is new, is tried, confirmed, and starts from
 
 TEST_CASE("what an update refuses") {
   MemoryFiles files;
-  deliver(files, kFirst);
+  deliver(files, first_bundle());
   auto device = open_slots(files);
   REQUIRE(device->start(load_all));
   const auto refused = [&](const std::string& text, std::uint64_t now, const std::string& part) {
@@ -106,17 +115,17 @@ TEST_CASE("what an update refuses") {
     REQUIRE_FALSE(update);
     CHECK_MESSAGE(update.error().message.find(part) != std::string::npos, update.error().message);
   };
-  refused(kSecond.text, 400 * 86'400, "has expired 3022500 seconds ago");
+  refused(second_bundle().text, 400 * 86'400, "has expired 3022500 seconds ago");
   const SmallBundle stale = test::sign_small({{"model.gguf", "x"}}, 3, 0);
   REQUIRE(serve::Update::begin(*device, stale.text, 0));
   const SmallBundle other = test::sign_small({{"model.gguf", "x"}}, 3, 1000,
                                              serve::KeyBytes(32, std::byte{1}));
   refused(other.text, kNow, "not signed by any of the 1 keys");
-  std::string changed = kSecond.text;
+  std::string changed = second_bundle().text;
   changed[changed.find("\"payload\":\"") + 30] ^= 1;
   refused(changed, kNow, "");
 
-  auto update = serve::Update::begin(*device, kSecond.text, kNow);
+  auto update = serve::Update::begin(*device, second_bundle().text, kNow);
   REQUIRE_MESSAGE(update, test::why(update));
   InlineExecutor executor;
   const auto early = update->finish(executor);
@@ -130,10 +139,13 @@ TEST_CASE("what an update refuses") {
   REQUIRE_FALSE(wrong);
   CHECK(wrong.error().message == "file 'model.gguf': not the bytes that were signed");
   for (const auto& [offset, size] : {std::pair<std::uint64_t, std::size_t>{0, 100}, {10, 256},
-                                     {0, 0}, {1536, 256}, {1280, 256}}) {
+                                     {0, 0}, {1536, 256}}) {
     const auto part = update->put(missing[1].file, offset, serve::bytes_of(text.substr(0, size)));
     CHECK((!part && part.error().code == Errc::invalid_argument));
   }
+  const std::string tail = kModel.substr(1280) + "x";
+  const auto beyond = update->put(missing[1].file, 1280, serve::bytes_of(tail));
+  CHECK((!beyond && beyond.error().code == Errc::invalid_argument));
   CHECK_FALSE(update->put(99, 0, serve::bytes_of(text)));
   CHECK(update->put(missing[1].file, 256, serve::bytes_of(kModel.substr(256, 512))));
   CHECK(update->missing().size() == 3);
@@ -144,11 +156,11 @@ TEST_CASE("a bundle on trial that is not confirmed is rolled back, and not insta
     CAPTURE(how);
     const std::string_view way = how;
     MemoryFiles files;
-    deliver(files, kFirst);
+    deliver(files, first_bundle());
     {
       auto device = open_slots(files);
       REQUIRE(device->start(load_all));
-      REQUIRE(install(*device, kSecond));
+      REQUIRE(install(*device, second_bundle()));
     }
     const auto load = [&](const serve::Bundle& bundle, bool is_trial) -> Result<void> {
       if (is_trial && way == "health") return Error{Errc::invalid_argument, "wrong answers"};
@@ -168,17 +180,25 @@ TEST_CASE("a bundle on trial that is not confirmed is rolled back, and not insta
     auto started = device->start(load_all);
     REQUIRE(started);
     CHECK(started->bundle.manifest().version == 1);
-    const auto again = serve::Update::begin(*device, kSecond.text, kNow);
-    CHECK(again.has_value() == (way == "no memory"));
+    const auto again = serve::Update::begin(*device, second_bundle().text, kNow);
+    CHECK(again.has_value() == (way == "no memory" || way == "tries"));
+    if (way != "tries") continue;
+    // A second round without confirm() is the last.
+    REQUIRE(install(*device, second_bundle()));
+    for (int start = 0; start < 4; ++start) REQUIRE(open_slots(files)->start(load));
+    auto last = open_slots(files);
+    REQUIRE(last->start(load));
+    CHECK(test::why(serve::Update::begin(*last, second_bundle().text, kNow))
+              .ends_with("was rolled back on this device"));
   }
 }
 
 TEST_CASE("damage to what runs brings back the other slot; the one good slot is never written to") {
   MemoryFiles files;
-  deliver(files, kFirst);
+  deliver(files, first_bundle());
   auto device = open_slots(files);
   REQUIRE(device->start(load_all));
-  REQUIRE(install(*device, kSecond));
+  REQUIRE(install(*device, second_bundle()));
   REQUIRE(device->start(load_all));
   REQUIRE(device->confirm());
   REQUIRE(files.flip("root/b/model.gguf", 700));
@@ -207,7 +227,7 @@ TEST_CASE("damage to what runs brings back the other slot; the one good slot is 
   const auto nothing = fresh->start(load_all);
   REQUIRE_FALSE(nothing);
   CHECK(nothing.error().message == "root: neither slot has a bundle that starts");
-  REQUIRE(install(*fresh, kFirst));  // a device without a bundle gets its first one
+  REQUIRE(install(*fresh, first_bundle()));  // a device without a bundle gets its first one
   started = fresh->start(load_all);
   REQUIRE_MESSAGE(started, test::why(started));
   CHECK(started->is_trial);
@@ -219,12 +239,13 @@ TEST_CASE("the state of slots has one form") {
   state.of[1].status = serve::SlotStatus::trial;
   state.tries_left = 2;
   state.highest = 7;
-  state.refused.push_back(state.of[0].id);
+  state.strikes = {{state.of[0].id, 2}, {{}, 1}};
   const std::string text = to_json(state);
   auto read = serve::parse_slots_state(text);
   REQUIRE_MESSAGE(read, test::why(read));
   CHECK(to_json(*read) == text);
   CHECK(read->is_refused(state.of[0].id));
+  CHECK_FALSE(read->is_refused({}));
   for (std::size_t n = 0; n < text.size(); ++n) CHECK_FALSE(serve::parse_slots_state(text.substr(0, n)));
   CHECK_FALSE(serve::parse_slots_state(text + " "));
   state.active = 1;  // a trial cannot be what starts without one
@@ -241,7 +262,7 @@ static bool update_once(MemoryFiles& files) {
   REQUIRE_MESSAGE(started, test::why(started));
   if (!device->confirm()) return false;
   if (started->bundle.manifest().version < 2) {
-    const auto n = install(*device, kSecond);
+    const auto n = install(*device, second_bundle());
     if (files.is_off()) return false;
     REQUIRE_MESSAGE(n, test::why(n));
   }
@@ -252,7 +273,7 @@ TEST_CASE("a power cut at any operation of an update leaves a bundle that starts
   std::uint64_t n_operations = 0;
   {
     MemoryFiles files;
-    deliver(files, kFirst);
+    deliver(files, first_bundle());
     const std::uint64_t before = files.n_operations();
     REQUIRE(update_once(files));
     REQUIRE(update_once(files));
@@ -267,7 +288,7 @@ TEST_CASE("a power cut at any operation of an update leaves a bundle that starts
       CAPTURE(seed);
       Chance chance(at * 1000 + seed);
       MemoryFiles files;
-      deliver(files, kFirst);
+      deliver(files, first_bundle());
       files.cut_power_after(at);
       while (update_once(files) && !files.is_off()) {
         if (files.n_operations() > 10'000) break;

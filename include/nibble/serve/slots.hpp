@@ -7,7 +7,8 @@
 //   ROOT/state       what is in them, replaced at once (made by the first update)
 //
 // A new bundle (update.hpp) is on trial until confirm(): each start counts, and after some that were
-// not confirmed, for whatever reason, the old one starts again. What runs is never written to.
+// not confirmed, for whatever reason, the old one starts again. If that happens twice, or if the new
+// one was wrong, it is not installed again. What runs is never written to.
 //
 // The state is not signed. Who may write to ROOT can have the device start an older bundle that
 // somebody signed, or install one; a device that must prevent that keeps the highest version in
@@ -47,19 +48,28 @@ struct SlotState {
   Digest id{};
 };
 
+// A bundle that was rolled back, and how often. Answers that are wrong and bytes that are damaged
+// count as kMaxStrikes. So do two rounds of starts that were not confirmed: one may have been ended
+// by power cuts.
+struct Strikes {
+  Digest id{};
+  std::uint64_t n = 0;
+};
+NIBBLE_HIDDEN inline constexpr std::uint64_t kMaxStrikes = 2;  // it is not installed again
+
 // What ROOT/state holds.
 struct SlotsState {
-  static constexpr std::size_t kMaxRefused = 16;
+  static constexpr std::size_t kMaxKnown = 16;
 
-  std::array<SlotState, 2> of{};   // a and b
-  std::size_t active = 0;          // which one starts, unless the other is on trial
-  std::uint64_t tries_left = 0;    // of the trial
-  std::uint64_t highest = 0;       // version that was ever confirmed
-  std::vector<Digest> refused;     // bundles that were rolled back; the latest are last
+  std::array<SlotState, 2> of{};  // a and b
+  std::size_t active = 0;         // which one starts, unless the other is on trial
+  std::uint64_t tries_left = 0;   // of the trial
+  std::uint64_t highest = 0;      // version that was ever confirmed
+  std::vector<Strikes> strikes;   // of the last kMaxKnown that were rolled back; the latest is last
 
   bool is_refused(const Digest& id) const noexcept {
-    for (const Digest& known : refused) {
-      if (known == id) return true;
+    for (const Strikes& known : strikes) {
+      if (known.id == id) return known.n >= kMaxStrikes;
     }
     return false;
   }
@@ -74,9 +84,10 @@ inline std::string to_json(const SlotsState& state) {
            ",\"created\":" + to_text(slot.created) + ",\"id\":\"" + to_hex(slot.id) + "\"}";
   }
   out += "],\"active\":" + to_text(state.active) + ",\"tries_left\":" + to_text(state.tries_left) +
-         ",\"highest\":" + to_text(state.highest) + ",\"refused\":[";
-  for (std::size_t i = 0; i < state.refused.size(); ++i) {
-    out += (i == 0 ? "\"" : ",\"") + to_hex(state.refused[i]) + "\"";
+         ",\"highest\":" + to_text(state.highest) + ",\"strikes\":[";
+  for (std::size_t i = 0; i < state.strikes.size(); ++i) {
+    out += std::string(i == 0 ? "" : ",") + "{\"id\":\"" + to_hex(state.strikes[i].id) +
+           "\",\"n\":" + to_text(state.strikes[i].n) + "}";
   }
   return out + "]}\n";
 }
@@ -117,11 +128,15 @@ inline Result<SlotsState> parse_slots_state(std::string_view text) {
     if (key == "active") return number(active);
     if (key == "tries_left") return number(state.tries_left);
     if (key == "highest") return number(state.highest);
-    if (key != "refused") return json.error("a key that is not known");
+    if (key != "strikes") return json.error("a key that is not known");
     return json.array([&]() -> Result<void> {
-      if (state.refused.size() == SlotsState::kMaxRefused) return json.error("too many refused");
-      state.refused.emplace_back();
-      return digest(state.refused.back());
+      if (state.strikes.size() == SlotsState::kMaxKnown) return json.error("too many strikes");
+      Strikes& added = state.strikes.emplace_back();
+      return json.object([&](const std::string& name) -> Result<void> {
+        if (name == "id") return digest(added.id);
+        if (name == "n") return number(added.n);
+        return json.error("a key that is not known");
+      });
     });
   }));
   if (active > 1) return json.error("a bad slot");
@@ -182,7 +197,7 @@ class Slots {
       const std::size_t idle = 1 - state_.active;
       if (state_.of[idle].status == SlotStatus::trial) {
         if (state_.tries_left == 0) {
-          roll_back(idle, true);
+          roll_back(idle, 1);
           (void)save();  // if it fails, the next start rolls back again
         } else {
           --state_.tries_left;
@@ -191,7 +206,7 @@ class Slots {
             if (started) return started;
             last = std::move(started).error();
             const bool is_to_blame = last.code != Errc::io && last.code != Errc::out_of_memory;
-            roll_back(idle, is_to_blame);
+            roll_back(idle, is_to_blame ? kMaxStrikes : 0);
             (void)save();
           }
         }
@@ -230,7 +245,7 @@ class Slots {
       if (state_.of[other].status != SlotStatus::good) {
         return Error{Errc::not_found, printable(root_) + ": there is no other bundle to go back to"};
       }
-      roll_back(running_, true);
+      roll_back(running_, kMaxStrikes);
       state_.active = other;
       running_ = other;
       return save();
@@ -308,13 +323,16 @@ class Slots {
     state_.tries_left = options_.tries;
   }
 
-  void roll_back(std::size_t slot, bool is_to_blame) {
-    if (is_to_blame && !state_.is_refused(state_.of[slot].id)) {
-      if (state_.refused.size() == SlotsState::kMaxRefused) {
-        state_.refused.erase(state_.refused.begin());
-      }
-      state_.refused.push_back(state_.of[slot].id);
+  void roll_back(std::size_t slot, std::uint64_t n_strikes) {
+    Strikes added{state_.of[slot].id, n_strikes};
+    for (std::size_t i = 0; i < state_.strikes.size(); ++i) {
+      if (state_.strikes[i].id != added.id) continue;
+      added.n = (std::min)(state_.strikes[i].n + n_strikes, kMaxStrikes);
+      state_.strikes.erase(state_.strikes.begin() + static_cast<std::ptrdiff_t>(i));
+      break;
     }
+    if (state_.strikes.size() == SlotsState::kMaxKnown) state_.strikes.erase(state_.strikes.begin());
+    if (added.n > 0) state_.strikes.push_back(added);
     state_.of[slot] = SlotState{};
     state_.tries_left = 0;
   }
