@@ -193,6 +193,34 @@ TEST_CASE("a bundle on trial that is not confirmed is rolled back, and not insta
   }
 }
 
+TEST_CASE("a bundle that crashes the device at each start is tried three times, not more") {
+  for (std::uint64_t seed = 0; seed < 40; ++seed) {
+    CAPTURE(seed);
+    Chance chance(seed);
+    MemoryFiles files;
+    deliver(files, first_bundle());
+    {
+      auto device = open_slots(files);
+      REQUIRE(device->start(load_all));
+      REQUIRE(install(*device, second_bundle()));
+    }
+    int n_trials = 0;
+    for (int boot = 0; boot < 8; ++boot) {
+      files.cut_power();
+      files.power_on(chance);
+      auto device = open_slots(files);
+      REQUIRE_MESSAGE(device, test::why(device));
+      const auto started = device->start([&](const serve::Bundle& bundle, bool is_trial) {
+        n_trials += is_trial ? 1 : 0;
+        if (is_trial) files.cut_power();
+        return load_all(bundle, is_trial);
+      });
+      if (!files.is_off()) REQUIRE_MESSAGE(started, test::why(started));
+    }
+    CHECK(n_trials == 3);
+  }
+}
+
 TEST_CASE("damage to what runs brings back the other slot; the one good slot is never written to") {
   MemoryFiles files;
   deliver(files, first_bundle());

@@ -182,7 +182,7 @@ class Bundle {
       // Encrypted bytes are used once: a mapping saves a copy of them.
       auto mapped = files_->map(path);
       if (mapped) {
-        NIBBLE_CHECK(check(mapped->bytes(), file, executor));
+        NIBBLE_CHECK(check_bytes(mapped->bytes(), file, executor));
         return decrypt(mapped->bytes(), file, executor, *keys);
       }
       if (mapped.error().code != Errc::unsupported) return std::move(mapped).error();
@@ -201,7 +201,7 @@ class Bundle {
       }
       NIBBLE_TRY(mapped, files_->map(path));
       mapped.advise(io::Advice::will_need);
-      NIBBLE_CHECK(check(mapped.bytes(), file, executor));
+      NIBBLE_CHECK(check_bytes(mapped.bytes(), file, executor));
       return mapped;
     });
   }
@@ -227,7 +227,7 @@ class Bundle {
         const std::string path = path_of(file);
         auto mapped = files_->map(path);
         if (mapped) {
-          NIBBLE_CHECK(check(mapped->bytes(), file, executor));
+          NIBBLE_CHECK(check_bytes(mapped->bytes(), file, executor));
         } else if (mapped.error().code == Errc::unsupported) {
           NIBBLE_CHECK(read_plain(file, path, executor));
         } else {
@@ -283,8 +283,8 @@ class Bundle {
     return ok();
   }
 
-  Result<void> check(std::span<const std::byte> bytes, const ManifestFile& file,
-                     Executor& executor) const {
+  Result<void> check_bytes(std::span<const std::byte> bytes, const ManifestFile& file,
+                           Executor& executor) const {
     auto checked = check_file(bytes, file, manifest().chunk_size, *crypto_, executor);
     if (!checked) return std::move(checked).error().in(printable(folder_));
     return checked;
@@ -295,7 +295,7 @@ class Bundle {
     if (!std::in_range<std::size_t>(file.size)) return Error{Errc::limit, printable(path)};
     NIBBLE_TRY(bytes, AlignedBuffer::allocate(io::narrow<std::size_t>(file.size)));
     NIBBLE_CHECK(files_->read(path, 0, bytes.bytes()));
-    NIBBLE_CHECK(check(bytes.bytes(), file, executor));
+    NIBBLE_CHECK(check_bytes(bytes.bytes(), file, executor));
     return bytes;
   }
 
