@@ -69,7 +69,7 @@ TEST_CASE("OpenSSL: hashes, signatures, ciphers and derived keys are those of ot
         std::pair(test::golden::kP256Key, test::golden::kP256Signature)}) {
     const auto key = key_of(pem);
     auto bytes = bytes_from_hex(signature);
-    CHECK_MESSAGE(kCrypto.check_signature(key, bytes_of(kMessage), bytes), signature);
+    CHECK(kCrypto.check_signature(key, bytes_of(kMessage), bytes));
     const auto other = kCrypto.check_signature(key, bytes_of("something else"), bytes);
     CHECK((!other && other.error().code == Errc::malformed));
     for (std::size_t i = 0; i < bytes.size(); ++i) {
