@@ -103,6 +103,29 @@ TEST_CASE("an update downloads what is new, is tried, confirmed, and starts from
   REQUIRE_FALSE(older);
   CHECK(older.error().message ==
         "version 1 of bundle 'small' is a downgrade: this device has had version 2");
+  // The old one is given up before its slot is written to.
+  CHECK(open_slots(files)->state().of[0].status == serve::SlotStatus::good);
+  const SmallBundle third = test::sign_small({{"model.gguf", kModel}}, 3, 1600);
+  REQUIRE(serve::Update::begin(*last, third.text, kNow));
+  CHECK(open_slots(files)->state().of[0].status == serve::SlotStatus::empty);
+}
+
+TEST_CASE("a signed bundle that came into a slot by other ways than an update does not start") {
+  MemoryFiles files;
+  deliver(files, first_bundle());
+  auto device = open_slots(files);
+  REQUIRE(device->start(load_all));
+  REQUIRE(install(*device, second_bundle()));
+  REQUIRE(device->start(load_all));
+  REQUIRE(device->confirm());
+  for (const auto& [name, text] : second_bundle().files) REQUIRE(files.remove("root/b/" + name));
+  REQUIRE(files.remove("root/b/adapters"));
+  REQUIRE(files.remove("root/b/bundle.json"));
+  test::place(files, "root/b", test::sign_small({{"model.gguf", "x"}}, 9, 1600));
+  REQUIRE(serve::Bundle::open(files, "root/b", kKeys, kCrypto));
+  auto started = open_slots(files)->start(load_all);
+  REQUIRE_MESSAGE(started, test::why(started));
+  CHECK(started->bundle.manifest().version == 1);
 }
 
 TEST_CASE("what an update refuses") {
