@@ -32,8 +32,8 @@ struct ManifestFile {
   std::uint64_t size = 0;  // of the file as it is stored, in bytes
   Digest sha256{};         // of the file as it is stored
   // SHA-256 of each part of Manifest::chunk_size bytes, the last of which may be shorter. None if
-  // the file is no larger than one part. They are checked by several threads at once, and say what
-  // need not be downloaded.
+  // the file is no larger than one part. A file that has them is verified by them, on several
+  // threads at once; and they say what need not be downloaded.
   std::vector<Digest> chunks;
   std::string key;  // names the key with which the file is encrypted (sealed_file.hpp); or empty
 };
