@@ -620,3 +620,20 @@ if(TARGET nibble_httplib)
     set_tests_properties(example_serve_page PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 120)
   endif()
 endif()
+
+# Keys, an encrypted model, a signed bundle of it; then what is refused.
+if(TARGET nibble_bundle)
+  nibble_example_test(bundle_help bundle EXIT 0 OUT "Usage: bundle" ARGS --help)
+  nibble_example_test(bundle_sign_help bundle EXIT 0 OUT "Usage: bundle sign" ARGS sign --help)
+  nibble_example_test(bundle_usage bundle EXIT 2 ERR "^bundle: [^\n]*--help.\n$" ARGS --nonsense)
+  nibble_example_test(bundle_no_version bundle EXIT 2 ERR "^bundle sign: --version [^\n]*--help.\n$"
+    ARGS sign folder --key k)
+  nibble_example_test(bundle_no_folder bundle EXIT 1 ERR "^bundle inspect: missing/bundle.json: [^\n]*\n$"
+    ARGS inspect missing)
+  add_test(NAME example_bundle COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/bundle_test.sh
+    $<TARGET_FILE:nibble_bundle> ${home_model} ${CMAKE_CURRENT_BINARY_DIR}/bundle_test)
+endif()
+if(NOT WIN32)
+  add_test(NAME example_update_hooks COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/update_hooks/hooks_test.sh
+    ${CMAKE_CURRENT_BINARY_DIR}/update_hooks_test)
+endif()

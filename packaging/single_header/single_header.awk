@@ -30,8 +30,9 @@ BEGIN {
   expand("nibble/core/config.hpp", kAlways)  # defines NIBBLE_DECLARATIONS_ONLY
   expand("nibble/nibble.hpp", kAlways)
   once = once only_with_kernels "\n"
-  # Without the header that needs MPI, which few machines have.
-  command = "cd '" root "' && find nibble -name '*.hpp' ! -name federated_mpi.hpp | LC_ALL=C sort"
+  # Without the headers that need MPI and OpenSSL, which not all machines have.
+  command = "cd '" root "' && find nibble -name '*.hpp' ! -name federated_mpi.hpp" \
+            " ! -name openssl_crypto.hpp | LC_ALL=C sort"
   while ((command | getline header) > 0) expand(header, kWithKernels)
   once = once "#endif\n"
   expand_per_target(umbrella)

@@ -51,8 +51,8 @@ foreach(example IN LISTS examples)
     continue()
   endif()
   file(READ ${example} text)
-  if(text MATCHES "#include (<mpi.h>|\"(serve/http_server|route/remote)\\.hpp\")")
-    continue()  # built where there is MPI, or cpp-httplib
+  if(text MATCHES "#include (<mpi.h>|\"(serve/http_server|route/remote|nibble/serve/openssl_crypto)\.hpp\")")
+    continue()  # built where there is MPI, cpp-httplib or OpenSSL
   endif()
   if(text MATCHES "#include \"(common|apart)\\.hpp\"" AND NOT cli11_dir)
     message("left out, it needs CLI11: ${example}")

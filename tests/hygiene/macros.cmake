@@ -66,8 +66,8 @@ message("${n} macros, all NIBBLE_")
 # all warnings, the kernels too (instances.hpp). Newer compilers may have new warnings: for them warnings
 # are shown, but are no error.
 file(GLOB_RECURSE headers RELATIVE ${source_dir}/include ${source_dir}/include/nibble/*.hpp)
-# Needs MPI, which few machines have.
-list(REMOVE_ITEM headers nibble/train/federated_mpi.hpp)
+# Need MPI and OpenSSL, which not all machines have.
+list(REMOVE_ITEM headers nibble/train/federated_mpi.hpp nibble/serve/openssl_crypto.hpp)
 list(FILTER headers EXCLUDE REGEX "(-inl|/instances)\\.hpp$")
 list(TRANSFORM headers REPLACE "(.+)" "#include \"\\1\"\n")
 list(JOIN headers "" headers)

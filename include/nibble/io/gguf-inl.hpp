@@ -49,6 +49,17 @@ NIBBLE_INLINE Result<Gguf> Gguf::parse(AlignedBuffer bytes, const std::string& n
   });
 }
 
+NIBBLE_INLINE Result<Gguf> Gguf::parse(MappedFile file, const std::string& name) {
+  return catch_out_of_memory([&]() -> Result<Gguf> {
+    Shared<GgufBytes> kept(Owned<GgufBytes>(new (std::nothrow) GgufBytes));
+    if (!kept) return Error{Errc::out_of_memory, printable(name)};
+    kept->files.push_back(std::move(file));
+    auto gguf = whole(read_from(kept->files[0].bytes(), name));
+    if (gguf) gguf->bytes_ = std::move(kept);
+    return gguf;
+  });
+}
+
 NIBBLE_INLINE Result<Gguf> Gguf::parse(std::span<const std::byte> bytes, const std::string& name) {
   return catch_out_of_memory([&] { return whole(read_from(bytes, name)); });
 }

@@ -58,6 +58,8 @@ class Gguf {
   // The same for bytes in memory, which the Gguf keeps, and models that use them in place too.
   // Errors use `name` instead of the path.
   static Result<Gguf> parse(AlignedBuffer bytes, const std::string& name);
+  // The same for a file that is mapped already, as by somebody who has verified its bytes.
+  static Result<Gguf> parse(MappedFile file, const std::string& name);
   // For bytes that the caller keeps alive and unchanged as long as the Gguf. Models copy what they
   // need of them. The bytes must start at a multiple of 8, because of the tensors (else
   // invalid_argument).

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Files that are encrypted on the disk and decrypted into memory only. The construction is STREAM
+// (Hoang, Reyhanitabar, Rogaway, Vizar: "Online Authenticated-Encryption and its Nonce-Reuse
+// Misuse-Resistance", 2015): chunks that are encrypted one by one, with nonces that hold the
+// number of the chunk and whether it is the last. Chunks that are changed, cut off, added, or in
+// another order do not decrypt. The key of a file is derived (HKDF) from the given key, a random
+// salt and the header, as Tink's streaming AEAD does; so nonces need no random part, and a header
+// that is changed gives another key.
+//
+//   bytes 0 to 7    "NBLSEAL1"
+//   byte 8          Aead
+//   byte 9          log2 of the bytes of plain text in a chunk, 12 to 24
+//   bytes 10 to 15  0
+//   bytes 16 to 23  bytes of plain text in all, little-endian
+//   bytes 24 to 55  salt
+//   then            each chunk: ciphertext, as long as the plain text, and 16 bytes of tag
+//
+// The nonce of a chunk: 7 zeros, its number in 4 bytes, big-endian, and 1 for the last, else 0. An
+// empty file has one empty chunk.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "nibble/core/arena.hpp"
+#include "nibble/core/executor.hpp"
+#include "nibble/core/result.hpp"
+#include "nibble/io/byte_reader.hpp"
+#include "nibble/serve/crypto.hpp"
+#include "nibble/serve/file_layer.hpp"
+
+namespace nibble { inline namespace NIBBLE_ABI { namespace serve {
+
+// The header of a sealed file, checked against the size of the file.
+struct SealedHeader {
+  static constexpr std::size_t kBytes = 56;
+  static constexpr unsigned kMinLog2 = 12, kMaxLog2 = 24;
+
+  Aead aead = Aead::aes_256_gcm;
+  unsigned chunk_log2 = 20;
+  std::uint64_t plain_size = 0;
+  std::array<std::byte, 32> salt{};
+
+  std::uint64_t chunk_size() const noexcept { return std::uint64_t{1} << chunk_log2; }
+  std::uint64_t n_chunks() const noexcept {
+    return plain_size == 0 ? 1 : ((plain_size - 1) >> chunk_log2) + 1;
+  }
+  // Bytes of the whole file.
+  std::uint64_t sealed_size() const noexcept {
+    return kBytes + plain_size + n_chunks() * Crypto::kTagBytes;
+  }
+
+  std::array<std::byte, kBytes> bytes() const noexcept {
+    std::array<std::byte, kBytes> out{};
+    std::memcpy(out.data(), "NBLSEAL1", 8);
+    out[8] = static_cast<std::byte>(aead);
+    out[9] = static_cast<std::byte>(chunk_log2);
+    std::memcpy(out.data() + 16, &plain_size, sizeof plain_size);
+    std::memcpy(out.data() + 24, salt.data(), salt.size());
+    return out;
+  }
+
+  // `sealed` is a whole file. Errors: malformed, unsupported.
+  static Result<SealedHeader> parse(std::span<const std::byte> sealed) {
+    if (sealed.size() < kBytes || std::memcmp(sealed.data(), "NBLSEAL1", 8) != 0) {
+      return Error{Errc::malformed, "not an encrypted file of a bundle"};
+    }
+    SealedHeader header;
+    header.aead = static_cast<Aead>(sealed[8]);
+    header.chunk_log2 = static_cast<unsigned>(sealed[9]);
+    header.plain_size = io::load_le<std::uint64_t>(sealed.data() + 16);
+    std::memcpy(header.salt.data(), sealed.data() + 24, header.salt.size());
+    if (header.aead != Aead::aes_256_gcm && header.aead != Aead::chacha20_poly1305) {
+      return Error{Errc::unsupported, "a file encrypted with a cipher that is not known"};
+    }
+    const bool fits = header.chunk_log2 >= kMinLog2 && header.chunk_log2 <= kMaxLog2 &&
+                      header.plain_size <= sealed.size() &&
+                      header.n_chunks() <= 0xFFFFFFFFu && header.sealed_size() == sealed.size() &&
+                      std::memcmp(header.bytes().data(), sealed.data(), kBytes) == 0;
+    if (!fits) return Error{Errc::malformed, "an encrypted file that was cut off or changed"};
+    return header;
+  }
+};
+
+namespace detail {
+
+inline std::array<std::byte, Crypto::kNonceBytes> chunk_nonce(std::uint64_t chunk,
+                                                              bool is_last) noexcept {
+  std::array<std::byte, Crypto::kNonceBytes> nonce{};
+  for (std::size_t i = 0; i < 4; ++i) nonce[7 + i] = static_cast<std::byte>(chunk >> (24 - 8 * i));
+  nonce[11] = static_cast<std::byte>(is_last ? 1 : 0);
+  return nonce;
+}
+
+inline Result<SecretKey> file_key(const SealedHeader& header, const SecretKey& key,
+                                  const Crypto& crypto) {
+  return crypto.derive(key, header.salt, header.bytes());
+}
+
+// Runs work(i) -> Result<void> for i in [0, n) on the executor; the error of the lowest i that has
+// one, of those that ran: after an error no more are begun.
+template <class Work>
+Result<void> for_all(std::uint64_t n, Executor& executor, const Work& work) {
+  std::vector<Error> errors(n == 0 ? 1 : static_cast<std::size_t>(executor.n_workers()));
+  std::vector<std::uint64_t> failed(errors.size(), n);
+  std::atomic<bool> stop{false};
+  const auto task = [&](Index i, Index worker) {
+    if (stop.load(std::memory_order_relaxed)) return;
+    Result<void> done = catch_out_of_memory([&] { return work(static_cast<std::uint64_t>(i)); });
+    const auto w = static_cast<std::size_t>(worker);
+    if (done || failed[w] < static_cast<std::uint64_t>(i)) return;
+    stop.store(true, std::memory_order_relaxed);
+    failed[w] = static_cast<std::uint64_t>(i);
+    errors[w] = std::move(done).error();
+  };
+  executor.parallel_for(static_cast<Index>(n), task);
+  std::size_t first = 0;
+  for (std::size_t w = 1; w < failed.size(); ++w) {
+    if (failed[w] < failed[first]) first = w;
+  }
+  if (failed[first] < n) return std::move(errors[first]);
+  return ok();
+}
+
+}  // namespace detail
+
+// Decrypts a whole sealed file into memory, by all workers of the executor. Errors: malformed (the
+// file was changed, or this is not its key), unsupported, out_of_memory, io.
+inline Result<AlignedBuffer> open_sealed(std::span<const std::byte> sealed, const SecretKey& key,
+                                         const Crypto& crypto, Executor& executor) {
+  return catch_out_of_memory([&]() -> Result<AlignedBuffer> {
+    NIBBLE_TRY(header, SealedHeader::parse(sealed));
+    NIBBLE_TRY(own_key, detail::file_key(header, key, crypto));
+    NIBBLE_TRY(plain, AlignedBuffer::allocate(io::narrow<std::size_t>(header.plain_size)));
+    const std::uint64_t chunk_size = header.chunk_size();
+    const std::uint64_t n_chunks = header.n_chunks();
+    NIBBLE_CHECK(detail::for_all(n_chunks, executor, [&](std::uint64_t i) -> Result<void> {
+      const std::uint64_t at = i * chunk_size;
+      const std::uint64_t left = header.plain_size - at;
+      const auto size = io::narrow<std::size_t>(left < chunk_size ? left : chunk_size);
+      const auto from = io::narrow<std::size_t>(SealedHeader::kBytes + at + i * Crypto::kTagBytes);
+      const auto nonce = detail::chunk_nonce(i, i + 1 == n_chunks);
+      auto opened =
+          crypto.open(header.aead, own_key, nonce, sealed.subspan(from, size + Crypto::kTagBytes),
+                      plain.bytes().subspan(io::narrow<std::size_t>(at), size));
+      if (!opened) return std::move(opened).error().in("encrypted chunk " + to_text(i));
+      return opened;
+    }));
+    return plain;
+  });
+}
+
+struct SealOptions {
+  Aead aead = Aead::aes_256_gcm;  // chacha20_poly1305 where processors have no AES instructions
+  unsigned chunk_log2 = 20;       // of the bytes in a chunk, 12 to 24
+};
+
+// Encrypts the file `from` as `to`, which must not exist: for tools. Errors: invalid_argument, those
+// of the files and of Crypto.
+inline Result<void> seal_file(FileLayer& files, const std::string& from, const std::string& to,
+                              const SecretKey& key, const Crypto& crypto,
+                              const SealOptions& options = {}) {
+  return catch_out_of_memory([&]() -> Result<void> {
+    if (options.chunk_log2 < SealedHeader::kMinLog2 || options.chunk_log2 > SealedHeader::kMaxLog2) {
+      return Error{Errc::invalid_argument, "chunk_log2 must be 12 to 24"};
+    }
+    if (files.size(to)) {
+      return Error{Errc::invalid_argument, printable(to) + ": there is such a file already"};
+    }
+    SealedHeader header;
+    header.aead = options.aead;
+    header.chunk_log2 = options.chunk_log2;
+    NIBBLE_TRY(plain_size, files.size(from));
+    header.plain_size = plain_size;
+    if (header.n_chunks() > 0xFFFFFFFFu) {
+      return Error{Errc::limit, printable(from) + ": too large for chunks of this size"};
+    }
+    NIBBLE_CHECK(crypto.random(header.salt));
+    NIBBLE_TRY(own_key, detail::file_key(header, key, crypto));
+    NIBBLE_CHECK(files.write(to, 0, header.bytes()));
+    std::vector<std::byte> plain;
+    std::vector<std::byte> sealed;
+    std::uint64_t out = SealedHeader::kBytes;
+    for (std::uint64_t i = 0; i < header.n_chunks(); ++i) {
+      const std::uint64_t at = i * header.chunk_size();
+      const std::uint64_t left = plain_size - at;
+      plain.resize(io::narrow<std::size_t>(left < header.chunk_size() ? left : header.chunk_size()));
+      sealed.resize(plain.size() + Crypto::kTagBytes);
+      NIBBLE_CHECK(files.read(from, at, plain));
+      const auto nonce = detail::chunk_nonce(i, i + 1 == header.n_chunks());
+      NIBBLE_CHECK(crypto.seal(header.aead, own_key, nonce, plain, sealed));
+      NIBBLE_CHECK(files.write(to, out, sealed));
+      out += sealed.size();
+    }
+    return files.sync(to);
+  });
+}
+
+}}}  // namespace nibble::NIBBLE_ABI::serve

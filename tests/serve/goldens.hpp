@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Made by make_goldens.py.
+#pragma once
+
+#include <string>
+
+namespace test { namespace golden {
+
+inline const std::string kModelSignature256 =
+    R"golden({"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{"publicKey":{"hint":"e48892ca1486f98e4a03cf5efe92e80ec06e6e67482a23503ea8b4326595d268"},"tlogEntries":[]},"dsseEnvelope":{"payload":"ewogICJfdHlwZSI6ICJodHRwczovL2luLXRvdG8uaW8vU3RhdGVtZW50L3YxIiwKICAic3ViamVjdCI6IFsKICAgIHsKICAgICAgIm5hbWUiOiAibW9kZWwiLAogICAgICAiZGlnZXN0IjogewogICAgICAgICJzaGEyNTYiOiAiNWMzOTM4MTU1YzZlYTZkMzExMDIzYzQ3MTg4OWU2MzFmNWM0OGUyYzBjN2U3ZTVkYTU4ZTVmOTkzNmE4NzA4MiIKICAgICAgfQogICAgfQogIF0sCiAgInByZWRpY2F0ZVR5cGUiOiAiaHR0cHM6Ly9tb2RlbF9zaWduaW5nL3NpZ25hdHVyZS92MS4wIiwKICAicHJlZGljYXRlIjogewogICAgInNlcmlhbGl6YXRpb24iOiB7CiAgICAgICJhbGxvd19zeW1saW5rcyI6IGZhbHNlLAogICAgICAiaWdub3JlX3BhdGhzIjogWwogICAgICAgICIuZ2l0IiwKICAgICAgICAibW9kZWwuc2lnIiwKICAgICAgICAiLmdpdGh1YiIsCiAgICAgICAgIi5naXRpZ25vcmUiLAogICAgICAgICIuZ2l0YXR0cmlidXRlcyIKICAgICAgXSwKICAgICAgIm1ldGhvZCI6ICJmaWxlcyIsCiAgICAgICJoYXNoX3R5cGUiOiAic2hhMjU2IgogICAgfSwKICAgICJyZXNvdXJjZXMiOiBbCiAgICAgIHsKICAgICAgICAiZGlnZXN0IjogImNhM2QxNjNiYWIwNTUzODE4MjcyMjYxNDA1NjhmM2JlZjdlYWFjMTg3Y2ViZDc2ODc4ZTBiNjNlOWU0NDIzNTYiLAogICAgICAgICJuYW1lIjogImNvbmZpZy5qc29uIiwKICAgICAgICAiYWxnb3JpdGhtIjogInNoYTI1NiIKICAgICAgfSwKICAgICAgewogICAgICAgICJkaWdlc3QiOiAiZTNiMGM0NDI5OGZjMWMxNDlhZmJmNGM4OTk2ZmI5MjQyN2FlNDFlNDY0OWI5MzRjYTQ5NTk5MWI3ODUyYjg1NSIsCiAgICAgICAgIm5hbWUiOiAiZW1wdHkiLAogICAgICAgICJhbGdvcml0aG0iOiAic2hhMjU2IgogICAgICB9LAogICAgICB7CiAgICAgICAgImRpZ2VzdCI6ICI0MzQ1MzYxMDg1YzczMDc1NmQ4NDNmMTM4NDljNTBhOTk2ZmUyZjFmYWMzYTdhYzA1ZmIwNjNiYjc0M2E0MjNlIiwKICAgICAgICAibmFtZSI6ICJzdWIvbW9kZWwuc2FmZXRlbnNvcnMiLAogICAgICAgICJhbGdvcml0aG0iOiAic2hhMjU2IgogICAgICB9CiAgICBdCiAgfQp9","payloadType":"application/vnd.in-toto+json","signatures":[{"sig":"MEUCIEQVkXWHGvt4iFYqebyDMtMd4gBeGdyOxeccAC6pietuAiEA/XPrvYzObQaG8FACG7UlfUffxTGFFtb0263wZgOyNIM=","keyid":""}]}})golden";
+
+inline const std::string kModelKey256 =
+    R"golden(-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEhoR/yQK9GvG+PuZrOL5vV5U8N3q/
+ZgPZpVXDNpgHqpLDydRgrSGzIcrKqPyNwmxne6zF4tAR6S23aQp8wMEssw==
+-----END PUBLIC KEY-----
+)golden";
+
+inline const std::string kModelSignature384 =
+    R"golden({"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{"publicKey":{"hint":"ef483dc119b12a808f4655e11d6e24a7519e25e521ed71e27539908a2b671ec3"},"tlogEntries":[]},"dsseEnvelope":{"payload":"ewogICJfdHlwZSI6ICJodHRwczovL2luLXRvdG8uaW8vU3RhdGVtZW50L3YxIiwKICAic3ViamVjdCI6IFsKICAgIHsKICAgICAgIm5hbWUiOiAibW9kZWwiLAogICAgICAiZGlnZXN0IjogewogICAgICAgICJzaGEyNTYiOiAiNWMzOTM4MTU1YzZlYTZkMzExMDIzYzQ3MTg4OWU2MzFmNWM0OGUyYzBjN2U3ZTVkYTU4ZTVmOTkzNmE4NzA4MiIKICAgICAgfQogICAgfQogIF0sCiAgInByZWRpY2F0ZVR5cGUiOiAiaHR0cHM6Ly9tb2RlbF9zaWduaW5nL3NpZ25hdHVyZS92MS4wIiwKICAicHJlZGljYXRlIjogewogICAgInJlc291cmNlcyI6IFsKICAgICAgewogICAgICAgICJhbGdvcml0aG0iOiAic2hhMjU2IiwKICAgICAgICAiZGlnZXN0IjogImNhM2QxNjNiYWIwNTUzODE4MjcyMjYxNDA1NjhmM2JlZjdlYWFjMTg3Y2ViZDc2ODc4ZTBiNjNlOWU0NDIzNTYiLAogICAgICAgICJuYW1lIjogImNvbmZpZy5qc29uIgogICAgICB9LAogICAgICB7CiAgICAgICAgImFsZ29yaXRobSI6ICJzaGEyNTYiLAogICAgICAgICJkaWdlc3QiOiAiZTNiMGM0NDI5OGZjMWMxNDlhZmJmNGM4OTk2ZmI5MjQyN2FlNDFlNDY0OWI5MzRjYTQ5NTk5MWI3ODUyYjg1NSIsCiAgICAgICAgIm5hbWUiOiAiZW1wdHkiCiAgICAgIH0sCiAgICAgIHsKICAgICAgICAiYWxnb3JpdGhtIjogInNoYTI1NiIsCiAgICAgICAgImRpZ2VzdCI6ICI0MzQ1MzYxMDg1YzczMDc1NmQ4NDNmMTM4NDljNTBhOTk2ZmUyZjFmYWMzYTdhYzA1ZmIwNjNiYjc0M2E0MjNlIiwKICAgICAgICAibmFtZSI6ICJzdWIvbW9kZWwuc2FmZXRlbnNvcnMiCiAgICAgIH0KICAgIF0sCiAgICAic2VyaWFsaXphdGlvbiI6IHsKICAgICAgIm1ldGhvZCI6ICJmaWxlcyIsCiAgICAgICJpZ25vcmVfcGF0aHMiOiBbCiAgICAgICAgIi5naXQiLAogICAgICAgICIuZ2l0aHViIiwKICAgICAgICAiLmdpdGlnbm9yZSIsCiAgICAgICAgIm1vZGVsLnNpZyIsCiAgICAgICAgIi5naXRhdHRyaWJ1dGVzIgogICAgICBdLAogICAgICAiaGFzaF90eXBlIjogInNoYTI1NiIsCiAgICAgICJhbGxvd19zeW1saW5rcyI6IGZhbHNlCiAgICB9CiAgfQp9","payloadType":"application/vnd.in-toto+json","signatures":[{"sig":"MGQCMGlyQ74IZZZr6eMh9eVHNSMnFwl3gb3fK88LS2X43Ir76C/zCXIcmUEukJ42uc0B6AIwKOjevdG8trCE3iIA8rx+qnpk9yyRFyl7xiNyeQrUiQqy3PEPqPPwMRBZcrViRhar","keyid":""}]}})golden";
+
+inline const std::string kModelKey384 =
+    R"golden(-----BEGIN PUBLIC KEY-----
+MHYwEAYHKoZIzj0CAQYFK4EEACIDYgAE8Qe2L5+fqEaG8ym8J/d8gLyN/1UDJpwN
+OCTknqBi4gKy/CyUhvyxYuCNXmWzOBzbcZx7jRJQ4aNy24NHg+kxCn/1p/PFr14i
+dJA41qFoOqE5+v4w5iRyKBakUEhrHoBW
+-----END PUBLIC KEY-----
+)golden";
+
+inline const std::string kEd25519Key =
+    R"golden(-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEAP7h/xRDtcXh9A8ZPcbbKHIg8NY+S/mVHbNlWEZu0IkU=
+-----END PUBLIC KEY-----
+)golden";
+
+inline const std::string kEd25519Signature =
+    R"golden(ae8247d79a7328720e3cfe04db277652b20350c2aa419285ea5a0075c722d8bd83bf33a48b9b607f93a04c42beacce306b34ed6304bb9e48074ff2e706a3e30f)golden";
+
+inline const std::string kP256Key =
+    R"golden(-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaEUzQn8aR72BjYMhtd5hdNKgkuOz
+0mSWzhCTTbeVskI5IYGdIe71EXxZKIjsO/83exjDfQ9YK7wnyXNnONWZ0w==
+-----END PUBLIC KEY-----
+)golden";
+
+inline const std::string kP256Signature =
+    R"golden(30450220673f3ea6b8b5bb094c8a2e72da5d72ae21c731f81cc2eccb708c964e443c8ce3022100f0916a7466a413ec05a838023504e15ca3f1e2df4bb30c985482bb480268c72e)golden";
+
+inline const std::string kAesGcm =
+    R"golden(346bb175a081e279f461f6e5de9d1008f1f6eb5d92093e0e41ed20f587a0945ac838949afe4d056e31)golden";
+
+inline const std::string kChaCha20Poly1305 =
+    R"golden(fa926f6e4c738522cea35e9df7696606bb50de8e3306cccb9ff10e39e0482ee61d6b1f7c029ff00f17)golden";
+
+inline const std::string kHkdf =
+    R"golden(1741f89cb5330286052a5e58ecc9cd40821225b382c8c46eb08a017e255b2011)golden";
+
+}}  // namespace test::golden
