@@ -224,7 +224,7 @@ Result<example::Apart<Score>> measure_apart(const std::string& model_path, const
   }
   std::error_code error;
   const auto file_size = std::filesystem::file_size(model_path, error);
-  const std::size_t capacity = 2 * (error ? 0 : file_size) + (1u << 20);
+  const auto capacity = nibble::io::narrow<std::size_t>(2 * (error ? 0 : file_size) + (1u << 20));
   NIBBLE_TRY(converted, example::SharedBytes::allocate(capacity));
   const auto convert = [&]() -> Result<std::size_t> {
     NIBBLE_TRY(file, nibble::io::Gguf::open(model_path));

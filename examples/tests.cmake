@@ -501,6 +501,21 @@ nibble_example_test(home_commands_stdin home_commands EXIT 0 STDIN "${utterance}
   OUT "^${call} .*none\\(\\)" ARGS --interactive)
 nibble_example_test(static_model static_model EXIT 0
   OUT "-> ${call}\n[0-9]+ bytes of working memory" ARGS ${home_model})
+# On a device that QEMU emulates. What uses the heap or faults there ends before the last line.
+find_program(NIBBLE_QEMU_SYSTEM_ARM qemu-system-arm)
+mark_as_advanced(NIBBLE_QEMU_SYSTEM_ARM)
+if(TARGET static_model_device AND NIBBLE_QEMU_SYSTEM_ARM)
+  add_test(NAME example_static_model_device_build COMMAND
+    ${CMAKE_COMMAND} --build ${CMAKE_BINARY_DIR} --config $<CONFIG> --target static_model_device)
+  add_test(NAME example_static_model_device COMMAND
+    ${NIBBLE_QEMU_SYSTEM_ARM} -M mps3-an547 -display none -monitor none -serial none -semihosting
+    -kernel ${CMAKE_CURRENT_BINARY_DIR}/device/static_model.elf)
+  set_tests_properties(example_static_model_device_build PROPERTIES FIXTURES_SETUP device)
+  set_tests_properties(example_static_model_device PROPERTIES FIXTURES_REQUIRED device TIMEOUT 300
+    PASS_REGULAR_EXPRESSION "-> ${call}\n.*-> none\\(\\)\nflash: [0-9]+ bytes of code.*bytes of working memory.* of stack\n")
+else()
+  message(STATUS "nibble: no arm-none-eabi-g++ or qemu-system-arm: static_model on a device is left out")
+endif()
 nibble_example_test(minimal minimal EXIT 0 OUT "^${call}$")
 set_tests_properties(example_minimal PROPERTIES WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
 

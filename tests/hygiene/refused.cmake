@@ -21,6 +21,10 @@ endfunction()
 
 refused("nibble needs C\\+\\+20" ${cxx} -std=c++17)
 refused("this machine is big-endian" ${cxx} -std=c++20 -U__BYTE_ORDER__ -D__BYTE_ORDER__=4321)
+find_program(big_endian s390x-linux-gnu-g++)
+if(big_endian)
+  refused("this machine is big-endian" ${big_endian} -std=c++20)
+endif()
 
 # A Highway of old.
 file(MAKE_DIRECTORY ${work_dir}/old/hwy)

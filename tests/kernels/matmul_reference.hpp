@@ -274,13 +274,12 @@ struct Activations {
     a.k = k;
     a.length = length;
     if (length == 0) {
-      a.x.assign(x.begin(), x.begin() + (rows - 1) * stride() + k);
+      a.x.assign(x.data(), x.data() + (rows - 1) * stride() + k);
     } else {
-      a.codes.assign(codes.begin(),
-                     codes.begin() + (rows - 1) * code_stride() + n_blocks() * length);
-      a.scales.assign(scales.begin(), scales.begin() + rows * n_blocks());
-      a.code_sums.assign(code_sums.begin(), code_sums.begin() + rows * n_blocks());
-      a.half_sums.assign(half_sums.begin(), half_sums.begin() + rows * n_blocks());
+      a.codes.assign(codes.data(), codes.data() + (rows - 1) * code_stride() + n_blocks() * length);
+      a.scales.assign(scales.data(), scales.data() + rows * n_blocks());
+      a.code_sums.assign(code_sums.data(), code_sums.data() + rows * n_blocks());
+      a.half_sums.assign(half_sums.data(), half_sums.data() + rows * n_blocks());
     }
     return a;
   }

@@ -16,7 +16,7 @@
 
 #include "nibble/core/result.hpp"
 
-#if !defined(_WIN32)
+#if NIBBLE_HAS_MMAP
 #include <sys/mman.h>
 #endif
 
@@ -32,8 +32,8 @@ constexpr std::size_t align_up(std::size_t n, std::size_t alignment = kAlignment
   return (n + alignment - 1) / alignment * alignment;
 }
 
-// Owned, zeroed bytes, aligned to kAlignment. Never throws: a failed allocation is an Error. Except
-// on Windows, a large buffer is in pages of the system that hold nothing else. On Linux it uses 2
+// Owned, zeroed bytes, aligned to kAlignment. Never throws: a failed allocation is an Error. Where
+// the system has mmap, a large buffer is in pages of the system that hold nothing else. On Linux it uses 2
 // MiB pages where the system has them: weights are read once per token, and with 4 KiB pages there
 // would be a TLB miss every 4 KiB.
 class AlignedBuffer {
@@ -61,7 +61,7 @@ class AlignedBuffer {
 
   // At least so many bytes, in pages of the system that hold nothing else, so that parts of a file
   // can take their place (io::MappedFile::place). What is not used of them takes no memory. Errors:
-  // out_of_memory, unsupported (Windows).
+  // out_of_memory, unsupported (no mmap).
   static Result<AlignedBuffer> allocate_pages(std::size_t bytes) {
     const std::size_t least = (std::max)(bytes, 2 * kHugePage);
     if (!is_mapped(least)) return Error{Errc::unsupported, "memory in pages of the system"};
@@ -76,7 +76,7 @@ class AlignedBuffer {
   static constexpr std::size_t kHugePage = std::size_t{2} << 20;
   static constexpr std::size_t kLargestPage = std::size_t{64} << 10;  // ARM: largest normal page
 
-#if !defined(_WIN32)
+#if NIBBLE_HAS_MMAP
   static bool is_mapped(std::size_t bytes) noexcept { return bytes >= 2 * kHugePage; }
 
   // Maps fresh pages, which are zero without being touched. The mapping starts at a huge-page

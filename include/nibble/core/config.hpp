@@ -81,6 +81,10 @@
 #define NIBBLE_BASELINE_ lse
 #elif defined(__riscv_v)
 #define NIBBLE_BASELINE_ rvv
+#elif defined(_ARCH_PWR10)
+#define NIBBLE_BASELINE_ power10
+#elif defined(_ARCH_PWR9)
+#define NIBBLE_BASELINE_ power9
 #else
 #define NIBBLE_BASELINE_ generic
 #endif
@@ -119,6 +123,14 @@
 #define NIBBLE_DECLARATIONS_ONLY 1
 #else
 #define NIBBLE_DECLARATIONS_ONLY 0
+#endif
+
+// Whether files and large blocks of memory are mapped as POSIX has it. Windows has its own way; devices
+// without an operating system have neither, and models are in memory there.
+#if !defined(_WIN32) && __has_include(<sys/mman.h>)
+#define NIBBLE_HAS_MMAP 1
+#else
+#define NIBBLE_HAS_MMAP 0
 #endif
 
 // The element types of a cache of keys and values (ops/kv_type.hpp) that a program compiles: bit i is

@@ -13,6 +13,7 @@
 
 #include "nibble/core/scalar.hpp"
 #include "nibble/generate/page_pool.hpp"
+#include "nibble/io/byte_reader.hpp"
 #include "nibble/ops/segment.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace detail {
@@ -319,7 +320,8 @@ class PrefixTree {
   bool is_of_parent(const Node& x, Index table) const noexcept {
     if (x.begin % ops::kPagePositions == 0) return false;
     const ops::PageId page = x.pages[static_cast<std::size_t>(table)].value;
-    return page == (node(x.parent).pages.end() - layout_.n_tables + table)->value;
+    const auto back = io::narrow<std::ptrdiff_t>(layout_.n_tables - table);
+    return page == (node(x.parent).pages.end() - back)->value;
   }
   // A node that ends within a page, before the end of the prefix, gets the prefix's page in its
   // place: that holds the same, and more. Else a copy would be kept for the beginning alone.
@@ -399,7 +401,9 @@ class PrefixTree {
   }
   int split(Place place, Node upper) noexcept {
     if (place.n % ops::kPagePositions != 0) {  // both have the column
-      for (Index i = 0; i < layout_.n_tables; ++i) hold(upper.pages.end()[-1 - i].value);
+      for (Index i = 1; i <= layout_.n_tables; ++i) {
+        hold((upper.pages.end() - io::narrow<std::ptrdiff_t>(i))->value);
+      }
     }
     const int index = take(std::move(upper));
     Node& lower = at(place.node);
@@ -409,8 +413,10 @@ class PrefixTree {
     lower.parent = index;
     lower.next = kNone;
     const Index n_pages = (place.n / ops::kPagePositions - lower.first_column()) * layout_.n_tables;
-    lower.tokens.erase(lower.tokens.begin(), lower.tokens.begin() + (place.n - lower.begin));
-    lower.pages.erase(lower.pages.begin(), lower.pages.begin() + n_pages);
+    lower.tokens.erase(lower.tokens.begin(),
+                       lower.tokens.begin() + io::narrow<std::ptrdiff_t>(place.n - lower.begin));
+    lower.pages.erase(lower.pages.begin(),
+                      lower.pages.begin() + io::narrow<std::ptrdiff_t>(n_pages));
     lower.begin = place.n;
     node_bytes_ += lower.bytes();
     return index;

@@ -22,6 +22,7 @@
 #include "nibble/grammar/automaton.hpp"
 #include "nibble/grammar/stack_states.hpp"
 #include "nibble/grammar/token_trie.hpp"
+#include "nibble/io/byte_reader.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace grammar {
 
@@ -339,7 +340,7 @@ inline const MaskCache::Entry* MaskCache::store(const Entry& key) {
 inline std::size_t MaskCache::place_of(const Entry& key) const noexcept {
   const std::uint64_t hash =
       (std::uint64_t{key.state.value} << 32 | key.count) * 0xD6E8FEB86659FD93u;
-  return (hash ^ hash >> 32) % places_.size();
+  return io::narrow<std::size_t>((hash ^ hash >> 32) % places_.size());
 }
 
 inline const MaskCache::Entry* MaskCache::find(const Entry& key) const noexcept {

@@ -22,6 +22,7 @@
 #include "nibble/core/config.hpp"
 #include "nibble/core/scalar.hpp"
 #include "nibble/grammar/automaton.hpp"
+#include "nibble/io/byte_reader.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace grammar {
 
@@ -320,7 +321,7 @@ inline void StackStates::add(const StackItem& item) noexcept {
 // Notes item i of the set in the hash table. False: an equal one is there.
 inline bool StackStates::see(std::size_t i) noexcept {
   const std::size_t mask = seen_.size() - 1;
-  std::size_t at = detail::mixed(0, set_[i]) & mask;
+  auto at = io::narrow<std::size_t>(detail::mixed(0, set_[i]) & mask);
   for (; seen_[at].value != 0; at = (at + 1) & mask)
     if (set_[seen_[at].value - 1] == set_[i]) return false;
   seen_[at].value = static_cast<std::uint32_t>(i + 1);
@@ -358,7 +359,7 @@ std::uint32_t& StackStates::place_of(Table& table, std::span<const StackItem> it
   std::uint64_t hash = detail::mixed(items.size(), flags);
   for (const StackItem& item : items) hash = detail::mixed(hash, item);
   const std::size_t mask = table.places.size() - 1;
-  std::size_t at = hash & mask;
+  auto at = io::narrow<std::size_t>(hash & mask);
   while (table.places[at].value != 0 && !equals(table.places[at].value - 1)) at = (at + 1) & mask;
   return table.places[at].value;
 }

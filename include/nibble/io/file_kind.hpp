@@ -42,7 +42,11 @@ inline bool is_folder(const std::string& path) noexcept {
 // Whether there is a file, a folder or a link of this name, which need not lead anywhere.
 inline bool exists(const std::string& path) noexcept {
   struct stat info {};
+#if !NIBBLE_HAS_MMAP  // nor links
+  return ::stat(path.c_str(), &info) == 0;
+#else
   return ::lstat(path.c_str(), &info) == 0;
+#endif
 }
 #endif
 

@@ -19,10 +19,12 @@
 #if defined(_WIN32)
 #include "nibble/core/windows.hpp"
 #else
+#if NIBBLE_HAS_MMAP
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#endif
 
 #include <cerrno>
 #endif
@@ -112,7 +114,8 @@ class MappedFile {
   ~MappedFile() { unmap(); }
 
   // Maps the regular file `path` (UTF-8 on Windows). Errc::io with path and reason if it is
-  // missing, not readable, a directory or a device. An empty file gives empty bytes().
+  // missing, not readable, a directory or a device; unsupported where the system maps no files. An
+  // empty file gives empty bytes().
   static Result<MappedFile> open(const std::string& path) {
     return catch_out_of_memory([&] { return map(path); });
   }
@@ -141,9 +144,9 @@ class MappedFile {
   // that maps the file. A write to them makes a private copy of the system's page; the file never
   // changes. They outlive the MappedFile. `to` must be in a block of AlignedBuffer::allocate_pages;
   // `to`, the size of `part` and its place in the file must be multiples of system_page_bytes().
-  // Errors: io, unsupported (Windows).
+  // Errors: io, unsupported (no mmap).
   Result<void> place(std::span<const std::byte> part, std::byte* to) const;
-  // 0 on Windows.
+  // 0 without mmap.
   static std::size_t system_page_bytes() noexcept;
 
   void advise(Advice advice) const noexcept;
@@ -207,17 +210,14 @@ inline void MappedFile::unmap() noexcept {
   if (!bytes_.empty()) UnmapViewOfFile(bytes_.data());
 }
 
-inline Result<void> MappedFile::copy(std::span<const std::byte> part, std::byte* out) const {
-  std::memcpy(out, part.data(), part.size());
-  return ok();
+#elif !NIBBLE_HAS_MMAP
+
+inline Result<MappedFile> MappedFile::map(const std::string& path) {
+  NIBBLE_CHECK(detail::check_path(path));
+  return Error{Errc::unsupported, printable(path) + ": this system maps no files"};
 }
 
-inline Result<void> MappedFile::place(std::span<const std::byte>, std::byte*) const {
-  return Error{Errc::unsupported, "a file in place of memory, on Windows"};
-}
-inline std::size_t MappedFile::system_page_bytes() noexcept { return 0; }
-
-inline void MappedFile::advise(Advice) const noexcept {}
+inline void MappedFile::unmap() noexcept {}
 
 #else
 
@@ -250,6 +250,24 @@ inline void MappedFile::unmap() noexcept {
   if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
   if (descriptor_ >= 0) ::close(descriptor_);
 }
+
+#endif
+
+#if !NIBBLE_HAS_MMAP
+
+inline Result<void> MappedFile::copy(std::span<const std::byte> part, std::byte* out) const {
+  std::memcpy(out, part.data(), part.size());
+  return ok();
+}
+
+inline Result<void> MappedFile::place(std::span<const std::byte>, std::byte*) const {
+  return Error{Errc::unsupported, "a file in place of memory, without mmap"};
+}
+inline std::size_t MappedFile::system_page_bytes() noexcept { return 0; }
+
+inline void MappedFile::advise(Advice) const noexcept {}
+
+#else
 
 inline Result<void> MappedFile::copy(std::span<const std::byte> part, std::byte* out) const {
   auto at = static_cast<std::size_t>(part.data() - bytes_.data());

@@ -125,7 +125,7 @@ HWY_NOINLINE void product(Index m, Index n, Index depth, Left a, const float* b,
 // 4 rows of x, 4 columns of them, to 4 rows of `to`.
 HWY_INLINE void transpose_4x4(const float* HWY_RESTRICT x, Index x_row, float* HWY_RESTRICT to) {
   const hn::FixedTag<float, 4> d;
-  const hn::Repartition<double, decltype(d)> d64;
+  const hn::Repartition<uint64_t, decltype(d)> d64;  // NEON of 32 bits has no doubles
   const auto r0 = hn::LoadU(d, x), r1 = hn::LoadU(d, x + x_row);
   const auto r2 = hn::LoadU(d, x + 2 * x_row), r3 = hn::LoadU(d, x + 3 * x_row);
   const auto low01 = hn::BitCast(d64, hn::InterleaveLower(d, r0, r1));

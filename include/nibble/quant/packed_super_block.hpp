@@ -119,7 +119,7 @@ struct Packed<Format> {
       for (std::size_t r = 0; r < kRows; ++r) {
         for (std::size_t i = 0; i < 8; ++i) {
           const std::size_t c = i / 2, high = i % 2;
-          const Place place = place_of(step, word_of(c) + high * (kSharedByte / 4));
+          const Place place = place_of(step, word_of(c) + high * std::size_t{kSharedByte / 4});
           const std::uint32_t codes = from[kUpperChunks + c][r] >> 4 * high & 0x0F0F0F0Fu;
           stored[place.word][r] |= codes << place.shift;
           if constexpr (kUpperChunks > 0) {

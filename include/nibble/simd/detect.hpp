@@ -12,19 +12,19 @@
 
 #if defined(__x86_64__) || defined(__i386__) || defined(_M_X64) || defined(_M_IX86)
 #define NIBBLE_DETECT_X86 1
-#define NIBBLE_DETECT_ARM_LINUX 0
+#define NIBBLE_DETECT_AUXV 0
 #if defined(_MSC_VER) && !defined(__clang__)
 #include <intrin.h>
 #else
 #include <cpuid.h>
 #endif
-#elif defined(__aarch64__) && defined(__linux__)
+#elif defined(__linux__) && (defined(__aarch64__) || defined(__powerpc64__) || defined(__riscv))
 #define NIBBLE_DETECT_X86 0
-#define NIBBLE_DETECT_ARM_LINUX 1
+#define NIBBLE_DETECT_AUXV 1
 #include <sys/auxv.h>
 #else
 #define NIBBLE_DETECT_X86 0
-#define NIBBLE_DETECT_ARM_LINUX 0
+#define NIBBLE_DETECT_AUXV 0
 #endif
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace simd {
@@ -109,7 +109,7 @@ inline TargetSet detect_targets() noexcept {
   return set;
 }
 
-#elif NIBBLE_DETECT_ARM_LINUX
+#elif NIBBLE_DETECT_AUXV && defined(__aarch64__)
 
 inline TargetSet detect_targets() noexcept {
   // Bits of AT_HWCAP and AT_HWCAP2 as the kernel documents them (arm64/elf_hwcaps).
@@ -130,6 +130,34 @@ inline TargetSet detect_targets() noexcept {
     if ((hw & kAsimdHp) && (hw & kAsimdDp) && (hw2 & kBf16)) set.add(Target::NEON_BF16);
   }
   // SVE targets are not detected: nibble is neither compiled for nor tested on them yet.
+  return set;
+}
+
+#elif NIBBLE_DETECT_AUXV && defined(__powerpc64__)
+
+inline TargetSet detect_targets() noexcept {
+  // Bits of AT_HWCAP and AT_HWCAP2 as the kernel documents them (powerpc/elf_hwcaps).
+  constexpr unsigned long kAltivec = 0x10000000, kVsx = 0x00000080;
+  constexpr unsigned long kArch2_07 = 0x80000000, kVectorCrypto = 0x02000000;
+  constexpr unsigned long kArch3_0 = 0x00800000, kArch3_1 = 0x00040000, kMma = 0x00020000;
+  const unsigned long hw = getauxval(AT_HWCAP), hw2 = getauxval(AT_HWCAP2);
+  TargetSet set;
+  set.add(Target::SCALAR).add(Target::EMU128);
+  if (!(hw & kAltivec) || !(hw & kVsx) || !(hw2 & kArch2_07) || !(hw2 & kVectorCrypto)) return set;
+  set.add(Target::PPC8);
+  if (!(hw2 & kArch3_0)) return set;
+  set.add(Target::PPC9);
+  if ((hw2 & kArch3_1) && (hw2 & kMma)) set.add(Target::PPC10);
+  return set;
+}
+
+#elif NIBBLE_DETECT_AUXV && defined(__riscv)
+
+inline TargetSet detect_targets() noexcept {
+  TargetSet set;
+  set.add(Target::SCALAR).add(Target::EMU128);
+  // One bit of AT_HWCAP for each extension that has a letter. (V has at least 128 bits.)
+  if (getauxval(AT_HWCAP) & (1ul << ('V' - 'A'))) set.add(Target::RVV);
   return set;
 }
 

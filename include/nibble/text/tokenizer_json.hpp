@@ -254,10 +254,11 @@ inline Result<std::vector<Piece>> TokenizerJson::make_pieces() const {
   for (const Entry& entry : entries_) {
     std::string_view text = view(entry.text);
     const bool is_byte = byte_fallback_ && byte_of_name(text) >= 0;
-    pieces[entry.id] = {text, entry.score, is_byte ? PieceType::byte : PieceType::normal};
+    pieces[io::narrow<std::size_t>(entry.id)] = {text, entry.score,
+                                                 is_byte ? PieceType::byte : PieceType::normal};
   }
   for (const AddedToken& token : added_tokens_) {
-    Piece& piece = pieces[token.id];
+    Piece& piece = pieces[io::narrow<std::size_t>(token.id)];
     piece.text = view(token.text);
     piece.type = token.special ? PieceType::control : PieceType::user_defined;
     piece.strip_after = token.strip_after;

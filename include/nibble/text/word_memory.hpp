@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "nibble/core/config.hpp"
+#include "nibble/io/byte_reader.hpp"
 #include "nibble/text/hash_index.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace text {
@@ -26,7 +27,7 @@ class WordMemory {
   template <class Encode>
   void append(std::string_view word, std::vector<std::int32_t>& ids, Encode encode) {
     if (word.size() > Word::kMaxBytes) return encode(word);
-    Word& known = words_[detail::hash_of(word) & (words_.size() - 1)];
+    Word& known = words_[io::narrow<std::size_t>(detail::hash_of(word) & (words_.size() - 1))];
     const std::size_t n = ids.size();
     if (std::string_view(known.bytes, known.size) == word) {
       ids.resize(n + known.n_ids);
