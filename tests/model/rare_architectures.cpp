@@ -6,6 +6,6 @@
 nibble::Result<nibble::Model> test::load_rare(const nibble::io::Gguf& file,
                                               const nibble::LoadOptions& options) {
   using namespace nibble;
-  return Model::from_gguf<graph::FormatList<quant::F32>, ArchitectureList<Olmo2, GptNeox>>(file,
-                                                                                           options);
+  using Rare = ArchitectureList<Olmo2, GptNeox, Opt, Bloom, GptNeo, Phi2>;
+  return Model::from_gguf<graph::FormatList<quant::F32>, Rare>(file, options);
 }

@@ -4,15 +4,20 @@
 // load() leaves out unless it is told so cost a program code and are rare.
 #pragma once
 
+#include "nibble/model/bloom.hpp"
+#include "nibble/model/gptneo.hpp"
 #include "nibble/model/gptneox.hpp"
 #include "nibble/model/load.hpp"
 #include "nibble/model/olmo2.hpp"
+#include "nibble/model/opt.hpp"
+#include "nibble/model/phi2.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
 struct AllArchitectures
     : ArchitectureList<EmbeddingOf<Llama>, Llama, EmbeddingOf<Qwen2>, Qwen2, EmbeddingOf<Qwen3>,
                        Qwen3, Mistral3, SmolLm3, Granite, Gemma2, Gemma3, GemmaEmbedding, Phi3,
-                       Gpt2, Bert, NomicBert, Olmo2, GptNeox> {};
+                       Gpt2, Bert, NomicBert, Olmo2, GptNeox, Opt, Bloom, GptNeo,
+                       Phi2> {};
 
 }}  // namespace nibble::NIBBLE_ABI
