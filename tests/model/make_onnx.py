@@ -66,7 +66,7 @@ def export(model, path, dynamo, external):
         how = dict(external_data=external, dynamic_shapes={name: {1: length} for name in NAMES})
     else:
         how = dict(opset_version=17, dynamic_axes={name: {1: "length"} for name in NAMES})
-    torch.onnx.export(Logits(model), arguments(), path, input_names=NAMES, output_names=["logits"],
+    torch.onnx.export(Logits(model).eval(), arguments(), path, input_names=NAMES, output_names=["logits"],
                       dynamo=dynamo, **how)
 
 

@@ -524,6 +524,7 @@ class OnnxGraph {
         continue;
       }
       if (node.op == "Shape" || node.op == "Size") continue;
+      if (node.op == "DynamicQuantizeLinear" && value.output > 0) continue;  // a scale
       note(node.op, reach);
       for (const std::size_t next : inputs_[value.node]) {
         if (next == kNone || seen[next]) continue;
