@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// generate: continues a prompt with a model of any kind that is read. The text goes to stdout as it is generated, speed
-// and memory use to stderr.
+// generate: continues a prompt with a model of any kind that is read. The text goes to stdout as it
+// is generated, speed and memory use to stderr.
 #include <chrono>
 #include <optional>
 #include <utility>
@@ -176,8 +176,7 @@ void print_summary(const Timing& t, nibble::Finish finish, const nibble::Model& 
 }
 
 nibble::Result<int> print_memory(const Options& o, nibble::Executor& executor) {
-  NIBBLE_TRY(needed,
-             (nibble::memory_needed<nibble::graph::AllFormats, nibble::AllArchitectures>(
+  NIBBLE_TRY(needed, (nibble::memory_needed<nibble::graph::AllFormats, nibble::AllArchitectures>(
                          o.model, {.executor = &executor})));
   std::printf("weights   %s of memory\n", example::mebibytes(needed.weights).c_str());
   std::printf("in place  %s of the file, mapped\n", example::mebibytes(needed.in_place).c_str());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Any bytes as an ONNX file of a Llama of one layer (dim 4), beside a file with data: an error, or a
-// model whose tensors can be read. The folder is in TMPDIR (best in memory).
+// Any bytes as an ONNX file of a Llama of one layer (dim 4), beside a file with data: an error, or
+// a model whose tensors can be read. The folder is in TMPDIR (best in memory).
 #include <unistd.h>
 
 #include <cstddef>

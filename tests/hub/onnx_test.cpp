@@ -2,7 +2,6 @@
 //
 // Exported graphs (ONNX): weights are found by the flow of values, whatever they are called. Graphs
 // that are not understood, and files that mean harm, are an error each.
-#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -56,7 +55,9 @@ struct Model {
     folder.write("model.onnx", bytes);
     return open_model(folder.path("model.onnx"));
   }
-  void refused(Errc code, const std::string& part) const { refused_bytes(onnx.bytes(), code, part); }
+  void refused(Errc code, const std::string& part) const {
+    refused_bytes(onnx.bytes(), code, part);
+  }
   void refused_bytes(const std::vector<std::byte>& bytes, Errc code,
                      const std::string& part) const {
     CAPTURE(part);
@@ -71,7 +72,21 @@ struct Model {
 };
 
 // Of decoder(): the places of tensors.
-enum : std::size_t { kTable, kTwo, kNorm1, kV, kK, kQ, kOut, kNorm2, kUp, kGate, kDown, kNorm3, kHead };
+enum : std::size_t {
+  kTable,
+  kTwo,
+  kNorm1,
+  kV,
+  kK,
+  kQ,
+  kOut,
+  kNorm2,
+  kUp,
+  kGate,
+  kDown,
+  kNorm3,
+  kHead
+};
 
 }  // namespace
 
@@ -114,8 +129,9 @@ TEST_CASE("constants are folded: transposed, cast, shared, quantized; Gemm; bias
   auto& nodes = model.onnx.nodes;
   OnnxBuilder more;
   // A constant of a node, transposed and the same again; then a product that wants rows.
-  more.node("Constant", {}, "w4",
-            {Proto().text(1, "value").message(5, test::onnx_floats("", {4, 4}, 50)).integer(20, 4)});
+  more.node(
+      "Constant", {}, "w4",
+      {Proto().text(1, "value").message(5, test::onnx_floats("", {4, 4}, 50)).integer(20, 4)});
   more.node("Transpose", {"w4"}, "w4t",
             {Proto().text(1, "perm").integer(8, 1).integer(8, 0).integer(20, 7)});
   more.node("Identity", {"w4t"}, "p4_w");
@@ -155,9 +171,10 @@ TEST_CASE("graphs that are not understood are refused by the names") {
     Model model;
     model.onnx.node("LSTM", {"x"}, "recurrent");
     model.onnx.node("GroupQueryAttention", {"x"}, "fused", {}, "com.microsoft");
-    model.refused(Errc::unsupported,
-                  "operations that are not known in a graph of a language model: 'LSTM' (node 'node "
-                  "of recurrent'), 'com.microsoft.GroupQueryAttention' (node 'node of fused')");
+    model.refused(
+        Errc::unsupported,
+        "operations that are not known in a graph of a language model: 'LSTM' (node 'node "
+        "of recurrent'), 'com.microsoft.GroupQueryAttention' (node 'node of fused')");
   }
   {
     Model model;  // a product whose result is for nothing
@@ -170,8 +187,9 @@ TEST_CASE("graphs that are not understood are refused by the names") {
     Model model;  // a second table
     model.onnx.tensors.push_back(test::onnx_floats("stray", {5, 4}));
     model.onnx.node("Gather", {"stray", "input_ids"}, "unused");
-    model.refused(Errc::unsupported, "constants without a place in the architecture llama as it is "
-                                     "known here: 'stray'");
+    model.refused(Errc::unsupported,
+                  "constants without a place in the architecture llama as it is "
+                  "known here: 'stray'");
   }
   {
     Model model;
@@ -191,10 +209,14 @@ TEST_CASE("graphs that are not understood are refused by the names") {
   }
   {
     const Model model;
-    test::write_text(model.folder, "config.json",
-                     test::kOnnxConfig.substr(0, test::kOnnxConfig.size() - 1) +
-                         R"(,"num_hidden_layers":2})");
-    CHECK_FALSE(model.open());
+    std::string config = test::kOnnxConfig;
+    const std::string key = "\"num_hidden_layers\":";
+    config[config.find(key) + key.size()] = '2';
+    test::write_text(model.folder, "config.json", config);
+    model.refused(Errc::unsupported,
+                  "the graph has 1 products of the kind "
+                  "'layers.#.self_attn.q_proj', not 2: MatMul 'node of p1' with "
+                  "'p1_w'");
   }
   {
     const TemporaryFolder folder;
@@ -244,8 +266,8 @@ TEST_CASE("external data: inside of the folder, in any order, and nowhere else")
     model.tensor(kHead) = tensor;
     model.refused(Errc::malformed, "tensor 'logits_w': " + part);
   };
-  for (const char* const path : {"../model.onnx.data", "/etc/passwd", "a/b", "..", "", "c:data",
-                                 "..\\data", ".hidden"}) {
+  for (const char* const path :
+       {"../model.onnx.data", "/etc/passwd", "a/b", "..", "", "c:data", "..\\data", ".hidden"}) {
     refused(external(path, 0, 80), "its data is said to be in '" + std::string(path));
   }
   refused(external("model.onnx.data", 20, 80), "its 80 bytes from 20 on lie outside of the 96");
@@ -259,7 +281,7 @@ TEST_CASE("external data: inside of the folder, in any order, and nowhere else")
   refused(number, "offset '-1' is no number");
   Proto large = external("model.onnx.data", 0, 80);
   large.message(13, Proto().text(1, "offset").text(2, "99999999999999999999"));
-  refused(large, "is no number");
+  refused(large, "offset '99999999999999999999' is no number");
   model.tensor(kHead) = external("missing.data", 0, 80);
   CHECK(model.open().error().code == Errc::io);
 }
@@ -270,7 +292,8 @@ TEST_CASE("graphs with cycles and holes, absurd sizes, broken messages") {
     Model model;
     model.onnx.nodes.clear();
     model.onnx.node("Add", {"a", "b"}, "b");
-    model.refused(Errc::malformed, "takes 'a', which nothing before it gives: the graph has a cycle");
+    model.refused(Errc::malformed,
+                  "takes 'a', which nothing before it gives: the graph has a cycle");
   }
   {
     Model model;
@@ -309,7 +332,8 @@ TEST_CASE("graphs with cycles and holes, absurd sizes, broken messages") {
     Model model;  // a graph in a graph in a graph
     Proto inner = Proto().text(1, "then_branch").message(6, model.onnx.graph());
     for (int i = 0; i < 1000; ++i) {
-      inner = Proto().text(1, "then_branch").message(6, Proto().message(1, Proto().message(5, inner)));
+      inner =
+          Proto().text(1, "then_branch").message(6, Proto().message(1, Proto().message(5, inner)));
     }
     model.onnx.node("If", {"x"}, "deep", {inner});
     model.refused(Errc::unsupported, "a graph inside of a node, which is not read");

@@ -32,7 +32,8 @@ struct Codes {
 
   // zero: 8 for all, or -1 for any from `low` on.
   explicit Codes(int zero, std::uint32_t low = 0, float grid = 0) {
-    std::mt19937 random(5);
+    std::mt19937 generator(5);
+    const auto random = [&] { return static_cast<std::uint32_t>(generator()); };
     for (std::size_t i = 0; i < kInputs * kOutputs; ++i) codes.push_back(random() % 16);
     for (std::size_t i = 0; i < kInputs / kGroup * kOutputs; ++i) {
       zeros.push_back(zero >= 0 ? static_cast<std::uint32_t>(zero) : low + random() % 15);
@@ -170,11 +171,19 @@ TEST_CASE("GPTQ and AWQ: what is refused") {
                 "has no exact value in F16");
   check_refused(kGptq, changed([](Tensors& t) { t.pop_back(), t.pop_back(); }), Errc::not_found,
                 "its qzeros or scales are missing");
-  check_refused(kGptq, changed([](Tensors& t) { t[3].shape = {1, 16}; }), Errc::malformed,
-                "groups of 128 inputs do not go together");
-  check_refused(kGptq, changed([](Tensors& t) { t[2].shape = {16}; t[2].values.resize(16); }),
+  check_refused(kGptq, changed([](Tensors& t) {
+                  t[3].shape = {1, 16};
+                }),
+                Errc::malformed, "groups of 128 inputs do not go together");
+  check_refused(kGptq, changed([](Tensors& t) {
+                  t[2].shape = {16};
+                  t[2].values.resize(16);
+                }),
                 Errc::malformed, "its parts are no matrices");
-  check_refused(kGptq, changed([](Tensors& t) { t[4].shape = {8}; t[4].values.resize(8); }),
+  check_refused(kGptq, changed([](Tensors& t) {
+                  t[4].shape = {8};
+                  t[4].values.resize(8);
+                }),
                 Errc::malformed, "its g_idx is no list of 256 integers");
   check_refused(R"("quant_method":"bitsandbytes")", gptq(codes), Errc::unsupported,
                 "weights quantized by 'bitsandbytes'; known are gptq and awq");
@@ -182,8 +191,8 @@ TEST_CASE("GPTQ and AWQ: what is refused") {
                 "weights of 3 bits, not 4");
   check_refused(R"("quant_method":"gptq","bits":4,"group_size":1e300)", gptq(codes),
                 Errc::unsupported, "which are no whole blocks of 32");
-  check_refused(R"("quant_method":"gptq","bits":4,"group_size":0)", gptq(codes),
-                Errc::unsupported, "groups of 0 weights");
+  check_refused(R"("quant_method":"gptq","bits":4,"group_size":0)", gptq(codes), Errc::unsupported,
+                "groups of 0 weights");
   check_refused(R"("quant_method":"awq","bits":4,"version":"gemv")", awq(codes), Errc::unsupported,
                 "the layout 'gemv' of AWQ");
 }
@@ -201,9 +210,9 @@ TEST_CASE("checkpoints of llama2.c: the tensors and pieces of the GGUF file") {
     CAPTURE(std::string(tensor.name));
     const auto* const own = model->find_tensor(tensor.name);
     // The GGUF file repeats the embedding.
-    const auto* const same =
-        own == nullptr && tensor.name == "output.weight" ? model->find_tensor("token_embd.weight")
-                                                         : own;
+    const auto* const same = own == nullptr && tensor.name == "output.weight"
+                                 ? model->find_tensor("token_embd.weight")
+                                 : own;
     REQUIRE(same != nullptr);
     CHECK(same->dims == tensor.dims);
     REQUIRE(same->data.size() == tensor.data.size());
@@ -211,14 +220,15 @@ TEST_CASE("checkpoints of llama2.c: the tensors and pieces of the GGUF file") {
     ++n;
   }
   CHECK(n == model->tensors().size() + 1);
-  CHECK(*model->get_strings("tokenizer.ggml.tokens") == *gguf->get_strings("tokenizer.ggml.tokens"));
+  CHECK(*model->get_strings("tokenizer.ggml.tokens") ==
+        *gguf->get_strings("tokenizer.ggml.tokens"));
   CHECK(*model->get_array<std::int32_t>("tokenizer.ggml.token_type") ==
         *gguf->get_array<std::int32_t>("tokenizer.ggml.token_type"));
   CHECK(*model->get_array<float>("tokenizer.ggml.scores") ==
         *gguf->get_array<float>("tokenizer.ggml.scores"));
-  for (const char* const key : {"llama.embedding_length", "llama.feed_forward_length",
-                                "llama.attention.head_count", "llama.attention.head_count_kv",
-                                "llama.block_count", "llama.rope.dimension_count"}) {
+  for (const char* const key :
+       {"llama.embedding_length", "llama.feed_forward_length", "llama.attention.head_count",
+        "llama.attention.head_count_kv", "llama.block_count", "llama.rope.dimension_count"}) {
     CHECK(*model->get_u32(key) == *gguf->get_u32(key));
   }
   CHECK(*model->get_u32("llama.context_length") == 512);

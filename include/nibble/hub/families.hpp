@@ -220,7 +220,8 @@ inline void gptneo_keys(Keys& keys) {
   const auto add = [&](const io::JsonValue& kinds) {
     for (const io::JsonValue& kind : kinds.elements()) {
       if (kind.string() != "local" && kind.string() != "global") {
-        config.refuse(Errc::unsupported, "attention_types", "has other kinds than global and local");
+        config.refuse(Errc::unsupported, "attention_types",
+                      "has other kinds than global and local");
       }
       if (pattern.size() <= n_layers) pattern.push_back({kind.string() == "local"});
     }

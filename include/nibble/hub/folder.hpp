@@ -98,6 +98,11 @@ struct HubTensor {
   io::GgmlType made_type = io::GgmlType::f32;
   io::GgufWriter::TensorSource source = {};
   std::vector<Scalar<float>> scales = {};  // of the rows, of a matrix of 8-bit codes
+  // What its product's input is rounded to: scale * (code - zero), codes from 0 to 255.
+  struct InputRange {
+    Scalar<float> scale = {0};  // 0: the input is not rounded
+    Scalar<std::int32_t> zero = {0};
+  } input = {};
 };
 
 struct WeightFiles {

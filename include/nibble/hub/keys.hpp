@@ -98,8 +98,8 @@ inline void Keys::dimensions(const Defaults& defaults) {
   integer("context_length", {"max_position_embeddings", "n_positions", "n_ctx"}, defaults.n_ctx);
   const std::uint32_t dim = dimension("embedding_length", {"hidden_size", "n_embd", "n_embed"});
   dimension("feed_forward_length", {"intermediate_size", "n_inner", "ffn_dim"}, 4 * dim);
-  shape.n_heads =
-      dimension("attention.head_count", {"num_attention_heads", "n_head", "num_heads"}, defaults.n_heads);
+  shape.n_heads = dimension("attention.head_count", {"num_attention_heads", "n_head", "num_heads"},
+                            defaults.n_heads);
   shape.n_kv_heads = shape.n_heads;
   if (config.has("num_key_value_heads") || defaults.n_kv_heads) {
     shape.n_kv_heads =

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Checkpoints of llama2.c (model.bin, "version 0"): seven integers, then the weights of a Llama in
-// F32, one kind after the other. The vocabulary is a file beside it, tok<size>.bin or tokenizer.bin.
+// F32, one kind after the other. The vocabulary is a file beside it, tok<size>.bin or
+// tokenizer.bin.
 #pragma once
 
 #include <array>

@@ -8,31 +8,17 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "nibble/core/result.hpp"
+#include "nibble/hub/onnx_values.hpp"
 #include "nibble/io/byte_reader.hpp"
-#include "nibble/io/name_index.hpp"
 #include "nibble/io/onnx.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace hub {
-
-// A constant of a graph, behind what exporters put between a weight and its use.
-struct OnnxConstant {
-  const io::OnnxTensor* tensor = nullptr;
-  bool is_transposed = false;
-  // Of quantized weights: (code - zero) * scale, one or one for each index of the stored axis.
-  const io::OnnxTensor* scale = nullptr;
-  const io::OnnxTensor* zero = nullptr;
-  std::size_t axis = 0;
-  const io::OnnxTensor* input_scale = nullptr;  // which the scale is multiplied by (biases)
-
-  explicit operator bool() const noexcept { return tensor != nullptr; }
-};
 
 enum class OnnxRole : std::uint8_t { unknown, q, k, v, qkv, out, gate, up, down, head };
 
@@ -41,14 +27,16 @@ struct OnnxProduct {
   OnnxConstant weight;
   bool has_rows = false;  // weight, as it is stored, is (outputs, inputs)
   OnnxConstant bias;
+  // What the input is rounded to, if the graph has that range; both or none.
+  const io::OnnxTensor* input_scale = nullptr;
+  const io::OnnxTensor* input_zero = nullptr;
   std::size_t input = 0;   // value
   std::size_t output = 0;  // value
   OnnxRole role = OnnxRole::unknown;
 };
 
-class OnnxGraph {
+class OnnxGraph : OnnxValues {
  public:
-  static constexpr std::size_t kNone = static_cast<std::size_t>(-1);
   // Each product takes a walk through the graph: models of 100 layers have 700.
   static constexpr std::size_t kMaxProducts = 2048;
   static constexpr std::size_t kMaxJoints = 16;  // that one product comes to: its layer's
@@ -67,6 +55,7 @@ class OnnxGraph {
   static Result<OnnxGraph> of(const io::OnnxFile& file) {
     OnnxGraph graph(file);
     NIBBLE_CHECK(graph.connect());
+    graph.product_at_.assign(file.nodes.size(), kNone);
     NIBBLE_CHECK(graph.check_operations());
     graph.find_products();
     if (graph.products_.size() > kMaxProducts) {
@@ -98,21 +87,10 @@ class OnnxGraph {
     const std::size_t value = find(tensor.name);
     if (value == kNone) return false;
     const Reach reach = forward(value);
-    return reach.rotation || (reach.mask && reach.products.empty());
+    return (reach.rotation || reach.mask) && reach.products.empty();
   }
 
  private:
-  struct Use {
-    std::size_t node, input;
-  };
-  struct Value {
-    std::string_view name;
-    std::size_t node = kNone;    // that gives it,
-    std::size_t output = 0;      // as which of its outputs;
-    std::size_t tensor = kNone;  // or a constant; or else an input of the graph
-    bool is_end = false;         // an output of the graph
-    std::vector<Use> uses;
-  };
   struct Joint {  // a product of two results
     std::size_t node;
     bool is_second;  // operand
@@ -123,108 +101,88 @@ class OnnxGraph {
     bool activation = false, softmax = false, rotation = false, mask = false, end = false;
   };
 
-  explicit OnnxGraph(const io::OnnxFile& file) : file_(&file) {}
-
-  // ---- Values ----
-
-  std::size_t find(std::string_view name) const noexcept { return index_.find(name); }
-  std::size_t input_of(std::size_t node, std::size_t i) const noexcept {
-    return i < inputs_[node].size() ? inputs_[node][i] : kNone;
-  }
-  std::size_t output_of(std::size_t node) const noexcept {
-    return find(file_->nodes[node].output(0));
-  }
-  const io::OnnxNode* giver(std::size_t value) const noexcept {
-    if (value == kNone || values_[value].node == kNone) return nullptr;
-    return &file_->nodes[values_[value].node];
-  }
-
-  Result<void> connect() {
-    const auto add = [&](std::string_view name, std::size_t node, std::size_t output,
-                         std::size_t tensor) {
-      if (!name.empty()) values_.push_back({name, node, output, tensor, false, {}});
-    };
-    for (std::size_t t = 0; t < file_->n_initializers; ++t) {
-      add(file_->tensors[t].name, kNone, 0, t);
-    }
-    io::NameIndex constants;  // old files list them as inputs, too
-    for (std::size_t t = 0; t < file_->n_initializers; ++t) constants.add(file_->tensors[t].name);
-    NIBBLE_CHECK(constants.sort("tensor"));
-    for (const std::string_view name : file_->inputs) {
-      if (constants.find(name) == kNone) add(name, kNone, 0, kNone);
-    }
-    for (std::size_t n = 0; n < file_->nodes.size(); ++n) {
-      const io::OnnxNode& node = file_->nodes[n];
-      std::size_t tensor = kNone;
-      if (const auto* const value = node.op == "Constant" ? node.find("value") : nullptr) {
-        tensor = value->tensor;
-      }
-      for (std::size_t i = 0; i < node.outputs.size(); ++i) add(node.outputs[i], n, i, tensor);
-    }
-    for (const Value& value : values_) index_.add(value.name);
-    NIBBLE_CHECK(index_.sort("value"));
-    inputs_.resize(file_->nodes.size());
-    for (std::size_t n = 0; n < file_->nodes.size(); ++n) {
-      const io::OnnxNode& node = file_->nodes[n];
-      for (const std::string_view name : node.inputs) {
-        const std::size_t value = name.empty() ? kNone : find(name);
-        if (!name.empty() && (value == kNone || (values_[value].node != kNone &&
-                                                 values_[value].node >= n))) {
-          return Error{Errc::malformed,
-                       "node " + io::quoted(node.name) + " takes " + io::quoted(name) +
-                           ", which nothing before it gives: the graph has a cycle or a hole"};
-        }
-        if (value != kNone) values_[value].uses.push_back({n, inputs_[n].size()});
-        inputs_[n].push_back(value);
-      }
-    }
-    for (const std::string_view name : file_->outputs) {
-      if (const std::size_t value = find(name); value != kNone) values_[value].is_end = true;
-    }
-    product_at_.assign(file_->nodes.size(), kNone);
-    return ok();
-  }
+  explicit OnnxGraph(const io::OnnxFile& file) : OnnxValues(file) {}
 
   // ---- Operations ----
 
-  template <std::size_t kCount>
-  static bool is_one_of(std::string_view op, const std::string_view (&list)[kCount]) noexcept {
-    return std::find(std::begin(list), std::end(list), op) != std::end(list);
-  }
-  // Their result has the numbers of their first input, in another shape or type, or some of them.
-  static bool keeps_numbers(std::string_view op) noexcept {
-    static constexpr std::string_view kOps[] = {
-        "Reshape",        "Cast",  "Identity",      "Squeeze",          "Unsqueeze", "Flatten",
-        "Dropout",        "Slice", "QuantizeLinear", "DequantizeLinear", "Gather",
-        "DynamicQuantizeLinear"};
-    return is_one_of(op, kOps);
-  }
   static bool is_activation(std::string_view op) noexcept {
-    static constexpr std::string_view kOps[] = {"Erf",  "Tanh", "Sigmoid",       "Relu",
+    constexpr std::string_view kOps[] = {"Erf",  "Tanh",  "Sigmoid",       "Relu",
                                                 "Gelu", "Swish", "QLinearSigmoid"};
     return is_one_of(op, kOps);
   }
   static bool is_joint(std::string_view op) noexcept {
-    static constexpr std::string_view kOps[] = {"MatMul", "QLinearMatMul", "MatMulInteger", "Gemm"};
+    constexpr std::string_view kOps[] = {"MatMul", "QLinearMatMul", "MatMulInteger", "Gemm"};
     return is_one_of(op, kOps);
   }
   static bool is_known(const io::OnnxNode& node) noexcept {
-    static constexpr std::string_view kOps[] = {
-        "Abs",       "Add",       "And",        "Cast",      "Ceil",         "Concat",
-        "Constant",  "ConstantOfShape", "Cos",  "CumSum",    "Div",          "Dropout",
-        "Equal",     "Expand",    "Flatten",    "Floor",     "Gather",       "GatherElements",
-        "GatherND",  "Gemm",      "Greater",    "GreaterOrEqual", "Identity", "IsNaN",
-        "LayerNormalization",     "Less",       "LessOrEqual", "MatMul",     "Max",
-        "Min",       "Mod",       "Mul",        "Neg",       "Not",          "Or",
-        "Pow",       "RMSNormalization", "Range", "Reciprocal", "ReduceMax", "ReduceMean",
-        "ReduceSum", "Reshape",   "ScatterND",  "Shape",     "Sin",          "Size",
-        "Slice",     "Softmax",   "Split",      "Sqrt",      "Squeeze",      "Sub",
-        "Tile",      "Transpose", "Trilu",      "Unsqueeze", "Where",        "Xor",
-        "Einsum",    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear",
-        "MatMulInteger", "QLinearMatMul"};
-    static constexpr std::string_view kMicrosoft[] = {"QGemm", "QLinearAdd", "QLinearMul",
-                                                      "QLinearSigmoid", "QuantizeLinear",
-                                                      "DequantizeLinear"};
+    constexpr std::string_view kOps[] = {"Abs",
+                                                "Add",
+                                                "And",
+                                                "Cast",
+                                                "Ceil",
+                                                "Concat",
+                                                "Constant",
+                                                "ConstantOfShape",
+                                                "Cos",
+                                                "CumSum",
+                                                "Div",
+                                                "Dropout",
+                                                "Equal",
+                                                "Expand",
+                                                "Flatten",
+                                                "Floor",
+                                                "Gather",
+                                                "GatherElements",
+                                                "GatherND",
+                                                "Gemm",
+                                                "Greater",
+                                                "GreaterOrEqual",
+                                                "Identity",
+                                                "IsNaN",
+                                                "LayerNormalization",
+                                                "Less",
+                                                "LessOrEqual",
+                                                "MatMul",
+                                                "Max",
+                                                "Min",
+                                                "Mod",
+                                                "Mul",
+                                                "Neg",
+                                                "Not",
+                                                "Or",
+                                                "Pow",
+                                                "RMSNormalization",
+                                                "Range",
+                                                "Reciprocal",
+                                                "ReduceMax",
+                                                "ReduceMean",
+                                                "ReduceSum",
+                                                "Reshape",
+                                                "ScatterND",
+                                                "Shape",
+                                                "Sin",
+                                                "Size",
+                                                "Slice",
+                                                "Softmax",
+                                                "Split",
+                                                "Sqrt",
+                                                "Squeeze",
+                                                "Sub",
+                                                "Tile",
+                                                "Transpose",
+                                                "Trilu",
+                                                "Unsqueeze",
+                                                "Where",
+                                                "Xor",
+                                                "Einsum",
+                                                "QuantizeLinear",
+                                                "DequantizeLinear",
+                                                "DynamicQuantizeLinear",
+                                                "MatMulInteger",
+                                                "QLinearMatMul"};
+    constexpr std::string_view kMicrosoft[] = {"QGemm",          "QLinearAdd",
+                                                      "QLinearMul",     "QLinearSigmoid",
+                                                      "QuantizeLinear", "DequantizeLinear"};
     if (node.domain == "com.microsoft") return is_one_of(node.op, kMicrosoft);
     if (!node.domain.empty()) return false;
     return is_one_of(node.op, kOps) || is_activation(node.op) ||
@@ -247,97 +205,6 @@ class OnnxGraph {
                      (n > 3 ? " and " + to_text(n - 3) + " more" : std::string())};
   }
 
-  // ---- Constants ----
-
-  // The constant that a value is; without a tensor if it is none.
-  OnnxConstant constant(std::size_t value) const {
-    OnnxConstant found;
-    std::vector<std::size_t> nodes;  // between it and its tensor
-    while (value != kNone && values_[value].tensor == kNone) {
-      const io::OnnxNode* const node = giver(value);
-      const bool is_kept = node != nullptr && (node->op == "Identity" || node->op == "Cast" ||
-                                               node->op == "Transpose" ||
-                                               node->op == "DequantizeLinear");
-      if (!is_kept || nodes.size() == 16) return {};
-      nodes.push_back(values_[value].node);
-      value = input_of(values_[value].node, 0);
-    }
-    if (value == kNone) return {};
-    found.tensor = &file_->tensors[values_[value].tensor];
-    for (std::size_t i = nodes.size(); i-- > 0;) {
-      const io::OnnxNode& node = file_->nodes[nodes[i]];
-      if (node.op == "Transpose") {
-        const auto* const order = node.find("perm");
-        if (found.tensor->dims.size() != 2) return {};
-        const bool turns = order == nullptr || order->integers == std::vector<std::int64_t>{1, 0};
-        found.is_transposed = found.is_transposed != turns;
-      } else if (node.op == "Cast") {
-        // To a type that has fewer bits, it would change the numbers.
-        const auto* const to = node.find("to");
-        const auto type = to == nullptr ? io::OnnxType::f32
-                                        : static_cast<io::OnnxType>(to->integer & 0xFFFFFFFF);
-        if (type != io::OnnxType::f32 && type != found.tensor->type) return {};
-      } else if (node.op == "DequantizeLinear") {
-        const auto* const block = node.find("block_size");
-        if (found.scale != nullptr || (block != nullptr && block->integer != 0)) return {};
-        const auto* const axis = node.find("axis");
-        if (!set_scale(found, constant_tensor(input_of(nodes[i], 1)),
-                       constant_tensor(input_of(nodes[i], 2)), axis == nullptr ? 1 : axis->integer,
-                       found.is_transposed)) {
-          return {};
-        }
-      }
-    }
-    return found;
-  }
-  const io::OnnxTensor* constant_tensor(std::size_t value) const noexcept {
-    return value == kNone || values_[value].tensor == kNone ? nullptr
-                                                            : &file_->tensors[values_[value].tensor];
-  }
-  // axis: of what has the axes of the tensor, or its two exchanged.
-  static bool set_scale(OnnxConstant& c, const io::OnnxTensor* scale, const io::OnnxTensor* zero,
-                        std::int64_t axis, bool is_transposed) {
-    if (scale == nullptr || scale->type != io::OnnxType::f32) return false;
-    const auto n_dims = static_cast<std::int64_t>(c.tensor->dims.size());
-    const std::uint64_t n = scale->n_elements();
-    if (n != 1) {
-      if (axis < 0) axis += n_dims;
-      if (axis < 0 || axis >= n_dims) return false;
-      if (is_transposed) axis = 1 - axis;
-      c.axis = static_cast<std::size_t>(axis);
-      if (c.tensor->dims[c.axis] != n) return false;
-    }
-    if (zero != nullptr && (zero->type != c.tensor->type || zero->n_elements() != n)) return false;
-    c.scale = scale;
-    c.zero = zero;
-    return true;
-  }
-  static bool has_codes(const OnnxConstant& c) noexcept {
-    return c.tensor->type == io::OnnxType::i8 || c.tensor->type == io::OnnxType::u8;
-  }
-
-  // The two operands of an addition or multiplication, quantized or not.
-  struct Pair {
-    OnnxConstant constant;
-    std::size_t other = kNone;
-  };
-  Pair pair_of(std::size_t node, std::string_view op, std::string_view quantized_op) const {
-    const std::string_view own = file_->nodes[node].op;
-    if (own != op && own != quantized_op) return {};
-    const bool is_quantized = own == quantized_op;
-    const std::size_t at[] = {0, is_quantized ? 3u : 1u};
-    for (std::size_t i = 0; i < 2; ++i) {
-      OnnxConstant c = constant(input_of(node, at[i]));
-      if (!c) continue;
-      if (is_quantized && !set_scale(c, constant_tensor(input_of(node, at[i] + 1)),
-                                     constant_tensor(input_of(node, at[i] + 2)), 0, false)) {
-        continue;
-      }
-      return {c, input_of(node, at[1 - i])};
-    }
-    return {};
-  }
-
   // ---- Products ----
 
   void find_products() {
@@ -352,6 +219,7 @@ class OnnxGraph {
       if (product.output == kNone || product.input == kNone) continue;
       if (node.op == "MatMulInteger" && !find_scale(product)) continue;
       if (!product.bias) product.bias = bias_behind(product);
+      find_range(product);
       product_at_[n] = products_.size();
       products_.push_back(product);
     }
@@ -415,9 +283,26 @@ class OnnxGraph {
     return set_scale(p.weight, pair.constant.tensor, constant_tensor(input_of(p.node, 3)), 1,
                      p.weight.is_transposed);
   }
-  const Use* only_use(std::size_t value) const noexcept {
-    if (value == kNone || values_[value].uses.size() != 1) return nullptr;
-    return &values_[value].uses[0];
+  // Ranges of inputs that were measured before: of QLinearMatMul and QGemm, or of a
+  // DequantizeLinear in front.
+  void find_range(OnnxProduct& p) const {
+    const io::OnnxNode& node = file_->nodes[p.node];
+    std::size_t n = kNone;
+    if (node.op == "QLinearMatMul" || node.op == "QGemm") n = p.node;
+    const io::OnnxNode* const before = giver(p.input);
+    if (n == kNone && before != nullptr && before->op == "DequantizeLinear") {
+      n = values_[p.input].node;
+    }
+    if (n == kNone) return;
+    const io::OnnxTensor* const scale = constant_tensor(input_of(n, 1));
+    const io::OnnxTensor* const zero = constant_tensor(input_of(n, 2));
+    const auto is_one = [](const io::OnnxTensor* t) {
+      return t != nullptr && t->has_data() && t->n_elements() == 1;
+    };
+    if (!is_one(scale) || scale->type != io::OnnxType::f32 || !is_one(zero)) return;
+    if (zero->type != io::OnnxType::u8 && zero->type != io::OnnxType::i8) return;
+    p.input_scale = scale;
+    p.input_zero = zero;
   }
 
   // A vector that is added to the result before anything else happens to it.
@@ -443,7 +328,8 @@ class OnnxGraph {
 
   void add_table(std::size_t n) {
     Table table{constant(input_of(n, 0)), false};
-    if (!table.weight || table.weight.tensor->dims.size() != 2 || table.weight.is_transposed) return;
+    if (!table.weight || table.weight.tensor->dims.size() != 2 || table.weight.is_transposed)
+      return;
     const auto* const axis = file_->nodes[n].find("axis");
     if (axis != nullptr && axis->integer != 0) return;
     // Quantized tables: rows are taken before they are scaled.
@@ -487,16 +373,18 @@ class OnnxGraph {
           if (use.input == 0) reach.products.push_back(product_at_[use.node]);
           continue;
         }
+        const bool is_from_constant = values_[from].tensor != kNone;
         if (is_joint(node.op)) {
           const std::size_t second = node.op == "QLinearMatMul" ? 3 : 1;
           // Constants that a rotation begins with are multiplied by positions.
           if (use.input == 0 || use.input == second) {
             reach.joints.push_back({use.node, use.input == second});
           }
-          if (values_[from].tensor == kNone) continue;
+          if (!is_from_constant) continue;
         }
         if (node.op == "Shape" || node.op == "Size") continue;
         note(node.op, reach);
+        if (is_from_constant && is_of_positions(node.op)) continue;
         for (std::size_t i = 0; i < node.outputs.size(); ++i) {
           if (i > 0 && node.op == "DynamicQuantizeLinear") break;  // its scale is no result
           const std::size_t next = node.outputs[i].empty() ? kNone : find(node.outputs[i]);
@@ -540,6 +428,9 @@ class OnnxGraph {
     reach.rotation = reach.rotation || op == "Sin" || op == "Cos";
     reach.mask = reach.mask || op == "Where" || op == "And";
   }
+  static bool is_of_positions(std::string_view op) noexcept {
+    return op == "Sin" || op == "Cos" || op == "Where" || op == "And";
+  }
 
   OnnxRole role_of(const OnnxProduct& p) const {
     const Reach after = forward(p.output);
@@ -578,8 +469,8 @@ class OnnxGraph {
     }
     if (n == 0) return ok();
     return Error{Errc::unsupported,
-                 "products that are no part of a decoder's layers as they are known here: " + first +
-                     (n > 3 ? " and " + to_text(n - 3) + " more" : std::string())};
+                 "products that are no part of a decoder's layers as they are known here: " +
+                     first + (n > 3 ? " and " + to_text(n - 3) + " more" : std::string())};
   }
 
   // ---- Norms ----
@@ -618,11 +509,7 @@ class OnnxGraph {
     return {};
   }
 
-  const io::OnnxFile* file_;
-  std::vector<Value> values_;
-  io::NameIndex index_;  // of values_; the names are the file's
-  std::vector<std::vector<std::size_t>> inputs_;  // of nodes: values
-  std::vector<std::size_t> product_at_;           // of nodes: index of products_
+  std::vector<std::size_t> product_at_;  // of nodes: index of products_
   std::vector<OnnxProduct> products_;
   std::vector<Table> tables_;
 };

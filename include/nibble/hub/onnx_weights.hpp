@@ -43,8 +43,8 @@ NIBBLE_HIDDEN inline constexpr OnnxNames kOnnxFamilies[] = {
      "layers.#.post_attention_layernorm", "layers.#.self_attn.q_proj", "layers.#.self_attn.k_proj",
      "layers.#.self_attn.v_proj", "", "layers.#.self_attn.o_proj", "layers.#.mlp.gate_proj",
      "layers.#.mlp.up_proj", "layers.#.mlp.down_proj"},
-    {"gpt2", "wte", "wpe", "ln_f", "lm_head", "h.#.ln_1", "h.#.ln_2", "", "", "",
-     "h.#.attn.c_attn", "h.#.attn.c_proj", "", "h.#.mlp.c_fc", "h.#.mlp.c_proj", true},
+    {"gpt2", "wte", "wpe", "ln_f", "lm_head", "h.#.ln_1", "h.#.ln_2", "", "", "", "h.#.attn.c_attn",
+     "h.#.attn.c_proj", "", "h.#.mlp.c_fc", "h.#.mlp.c_proj", true},
     {"gptneox", "embed_in", "", "final_layer_norm", "embed_out", "layers.#.input_layernorm",
      "layers.#.post_attention_layernorm", "", "", "", "layers.#.attention.query_key_value",
      "layers.#.attention.dense", "", "layers.#.mlp.dense_h_to_4h", "layers.#.mlp.dense_4h_to_h",
@@ -58,9 +58,9 @@ namespace detail {
 struct OnnxNumbers {
   io::OnnxType type = io::OnnxType::f32;
   std::span<const std::byte> data;
-  std::vector<std::int32_t> numbers;  // if there are any, instead of data
-  std::vector<Scalar<float>> scales;  // none: no codes
-  std::vector<std::int32_t> zeros;    // none: all 0
+  std::vector<std::int32_t> numbers;    // if there are any, instead of data
+  std::vector<Scalar<float>> scales;    // none: no codes
+  std::vector<std::int32_t> zeros;      // none: all 0
   std::uint64_t inner = 1, n_axis = 1;  // index of the scale: i / inner % n_axis
 
   explicit OnnxNumbers(const OnnxConstant& c)
@@ -68,9 +68,10 @@ struct OnnxNumbers {
     if (c.scale == nullptr) return;
     const auto n = index_of(c.scale->n_elements());
     const OnnxNumbers scale({c.scale, false, nullptr, nullptr, 0, nullptr});
-    const float input = c.input_scale == nullptr
-                            ? 1.0f
-                            : OnnxNumbers({c.input_scale, false, nullptr, nullptr, 0, nullptr}).at(0);
+    const float input =
+        c.input_scale == nullptr
+            ? 1.0f
+            : OnnxNumbers({c.input_scale, false, nullptr, nullptr, 0, nullptr}).at(0);
     for (std::size_t i = 0; i < n; ++i) scales.push_back({scale.at(i) * input});
     if (c.zero != nullptr) {
       const OnnxNumbers zero({c.zero, false, nullptr, nullptr, 0, nullptr});
@@ -91,9 +92,7 @@ struct OnnxNumbers {
     if (type == io::OnnxType::u8) return io::load_le<std::uint8_t>(data.data() + i);
     return io::load_le<std::int32_t>(data.data() + i * 4);
   }
-  std::size_t group(std::size_t i) const noexcept {
-    return index_of(i / inner % n_axis);
-  }
+  std::size_t group(std::size_t i) const noexcept { return index_of(i / inner % n_axis); }
   float at(std::size_t i) const noexcept {
     if (!scales.empty()) {
       const std::size_t g = group(i);
@@ -122,8 +121,8 @@ class OnnxWeights {
               std::size_t n_layers)
       : file_(file), graph_(graph), names_(names), n_layers_(n_layers) {}
 
-  // The tensors; those that are not made lie in the file's files. Errors: unsupported (parts that are
-  // missing or too many, constants that are not understood; the message has their names).
+  // The tensors; those that are not made lie in the file's files. Errors: unsupported (parts that
+  // are missing or too many, constants that are not understood; the message has their names).
   Result<std::vector<HubTensor>> take() {
     NIBBLE_CHECK(take_tables());
     NIBBLE_TRY(q, of(OnnxRole::q, names_.q));
@@ -170,8 +169,8 @@ class OnnxWeights {
     return text;
   }
 
-  // The products of a role, in the order of the layers, which is that of the graph: each layer takes
-  // what the one before gives.
+  // The products of a role, in the order of the layers, which is that of the graph: each layer
+  // takes what the one before gives.
   Result<std::vector<const OnnxProduct*>> of(OnnxRole role, std::string_view name) const {
     return of(role, name, n_layers_);
   }
@@ -223,13 +222,14 @@ class OnnxWeights {
     }
     return Error{Errc::unsupported,
                  "constant " + io::quoted(c.tensor->name) + ", which would be " + name + ", is " +
-                     (is_read ? "empty" : "of element type " +
-                                              to_text(static_cast<std::uint32_t>(type)) +
-                                              (c.scale == nullptr ? " without a scale" : ""))};
+                     (is_read ? "empty"
+                              : "of element type " + to_text(static_cast<std::uint32_t>(type)) +
+                                    (c.scale == nullptr ? " without a scale" : ""))};
   }
 
   // A matrix, which is stored as (rows, columns), or transposed.
-  Result<void> add_matrix(const OnnxConstant& c, bool has_rows, std::string name) {
+  Result<void> add_matrix(const OnnxConstant& c, bool has_rows, std::string name,
+                          const OnnxProduct* product = nullptr) {
     NIBBLE_CHECK(check_numbers(c, name));
     use(c);
     HubTensor tensor;
@@ -260,6 +260,13 @@ class OnnxWeights {
     has_codes_ = has_codes_ || !numbers.scales.empty();
     if (is_symmetric) {
       tensor.made_type = io::GgmlType::i8;
+      if (product != nullptr && product->input_scale != nullptr) {
+        const OnnxConstant zero{product->input_zero, false, nullptr, nullptr, 0, nullptr};
+        const OnnxConstant scale{product->input_scale, false, nullptr, nullptr, 0, nullptr};
+        const std::int32_t low = product->input_zero->type == io::OnnxType::i8 ? 128 : 0;
+        tensor.input = {{detail::OnnxNumbers(scale).at(0)},
+                        {detail::OnnxNumbers(zero).code(0) + low}};
+      }
       for (std::size_t row = 0; row < rows; ++row) {
         tensor.scales.push_back(numbers.scales[numbers.scales.size() == 1 ? 0 : row]);
       }
@@ -314,9 +321,7 @@ class OnnxWeights {
         const float value = numbers.at(i);
         std::memcpy(made.data() + i * sizeof(float), &value, sizeof value);
       }
-      tensor.source = [made = std::move(made)] {
-        return Result<std::span<const std::byte>>(made);
-      };
+      tensor.source = [made = std::move(made)] { return Result<std::span<const std::byte>>(made); };
     }
     tensors_.push_back(std::move(tensor));
     return ok();
@@ -325,7 +330,7 @@ class OnnxWeights {
   Result<void> add_product(const OnnxProduct& product, const std::string& name,
                            bool is_head = false) {
     const auto& dims = product.weight.tensor->dims;
-    NIBBLE_CHECK(add_matrix(product.weight, product.has_rows, name + ".weight"));
+    NIBBLE_CHECK(add_matrix(product.weight, product.has_rows, name + ".weight", &product));
     if (!product.bias && (is_head || !names_.has_biases)) return ok();
     return add_vector(product.bias, name + ".bias", product.has_rows ? dims[0] : dims[1]);
   }
@@ -333,7 +338,8 @@ class OnnxWeights {
   Result<void> add_norm(const OnnxProduct& product, const std::string& name) {
     const OnnxGraph::Norm norm = graph_.norm_of(product);
     if (!norm.weight) {
-      return Error{Errc::unsupported, graph_.name_of(product) + ": its input is no norm with weights"};
+      return Error{Errc::unsupported,
+                   graph_.name_of(product) + ": its input is no norm with weights"};
     }
     const auto& dims = product.weight.tensor->dims;
     const std::uint64_t n = product.has_rows ? dims[1] : dims[0];
@@ -347,9 +353,9 @@ class OnnxWeights {
     for (const OnnxGraph::Table& table : graph_.tables()) {
       if (table.is_of_tokens ? has_tokens : has_positions) continue;  // check_rest() names it
       (table.is_of_tokens ? has_tokens : has_positions) = true;
-      NIBBLE_CHECK(add_matrix(table.weight, true,
-                              std::string(table.is_of_tokens ? names_.tokens : names_.positions) +
-                                  ".weight"));
+      NIBBLE_CHECK(add_matrix(
+          table.weight, true,
+          std::string(table.is_of_tokens ? names_.tokens : names_.positions) + ".weight"));
     }
     if (has_tokens && has_positions) return ok();
     return Error{Errc::unsupported, std::string("the graph has no table of ") +

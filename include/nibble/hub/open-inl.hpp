@@ -83,9 +83,9 @@ inline Result<io::Gguf> open_onnx_model(const std::string& path) {
     const Folder folder(where);
     if (folder.has(kConfigFile)) return open_folder(folder, path);
   }
-  return Error{Errc::not_found,
-               printable(path) + ": an ONNX file needs the config.json and the tokenizer of its "
-                                 "model, in the same folder or the one above it"};
+  return Error{Errc::not_found, printable(path) +
+                                    ": an ONNX file needs the config.json and the tokenizer of its "
+                                    "model, in the same folder or the one above it"};
 }
 
 }  // namespace detail

@@ -75,8 +75,8 @@ struct PackedCodes {
   }
 
   // Puts one tensor "x.weight" in the place of each "x.qweight" and what belongs to it. Errors name
-  // file and tensor: not_found, malformed (shapes that do not go together), unsupported (an order of
-  // inputs, a scale that F16 does not have, a zero of which programs disagree).
+  // file and tensor: not_found, malformed (shapes that do not go together), unsupported (an order
+  // of inputs, a scale that F16 does not have, a zero of which programs disagree).
   Result<void> join(WeightFiles& weights) const {
     io::NameIndex index;
     for (const HubTensor& tensor : weights.tensors) index.add(tensor.name);
@@ -174,7 +174,8 @@ struct PackedCodes {
       return -to_f32(scale(row, g)) * static_cast<float>(zero(row, g));
     }
 
-    // As ggml has them: the scale, the minimum, the fifth bits, then bytes of two codes, i and i+16.
+    // As ggml has them: the scale, the minimum, the fifth bits, then bytes of two codes, i and
+    // i+16.
     template <bool kFive, bool kHasMinimum>
     static void write_block(const std::array<std::uint32_t, 32>& block, f16 scale, f16 minimum,
                             std::byte* to) noexcept {
@@ -232,8 +233,7 @@ struct PackedCodes {
     made.file = codes.file;
     NIBBLE_TRY(type, type_for(matrix));
     made.made_type = type;
-    made.source = [matrix = std::move(matrix), type,
-                   bytes = std::vector<std::byte>()]() mutable {
+    made.source = [matrix = std::move(matrix), type, bytes = std::vector<std::byte>()]() mutable {
       if (type == io::GgmlType::q4_0) {
         matrix.write<quant::Q4_0>(bytes);
       } else if (type == io::GgmlType::q4_1) {
@@ -274,15 +274,17 @@ struct PackedCodes {
 
   // g_idx: the group of each input. Blocks are of neighbours, so the groups must be in order.
   static Result<void> check_order(const HubTensor& order, const Matrix& matrix) {
-    if (order.type != io::SafetensorType::i32 || order.shape != std::vector<std::uint64_t>{matrix.k}) {
+    if (order.type != io::SafetensorType::i32 ||
+        order.shape != std::vector<std::uint64_t>{matrix.k}) {
       return Error{Errc::malformed, "its g_idx is no list of " + to_text(matrix.k) + " integers"};
     }
     for (std::size_t i = 0; i < matrix.k; ++i) {
       if (Matrix::word(order.data, i) == i / matrix.group) continue;
-      return Error{Errc::unsupported,
-                   "its inputs are in another order (g_idx; saved with desc_act), so that weights of "
-                   "one scale are not neighbours: no block format has that; take a model that was "
-                   "quantized with desc_act false, or the original"};
+      return Error{
+          Errc::unsupported,
+          "its inputs are in another order (g_idx; saved with desc_act), so that weights of "
+          "one scale are not neighbours: no block format has that; take a model that was "
+          "quantized with desc_act false, or the original"};
     }
     return ok();
   }
@@ -292,9 +294,10 @@ struct PackedCodes {
     for (std::size_t g = 0; g < matrix.k / matrix.group; ++g) {
       for (std::size_t row = 0; row < matrix.n; ++row) {
         if (matrix.added != 0 && matrix.stored_zero(row, g) == 15) {
-          return Error{Errc::unsupported,
-                       "a zero that is stored as 15: programs do not agree whether that is 16 or 0; "
-                       "take a model of the format gptq_v2, or the original"};
+          return Error{
+              Errc::unsupported,
+              "a zero that is stored as 15: programs do not agree whether that is 16 or 0; "
+              "take a model of the format gptq_v2, or the original"};
         }
         are_eight = are_eight && matrix.zero(row, g) == 8;
         has_minimum = has_minimum && to_f32(matrix.minimum(row, g)) == matrix.exact_minimum(row, g);

@@ -42,8 +42,8 @@ class Tensors {
   // tensor: unsupported (a tensor without a place in this architecture, an element type that is not
   // read), malformed (a shape that the configuration does not allow).
   Result<void> take() {
-    const bool ties = config_.boolean("tie_word_embeddings", family_.adds_one_to_norms) &&
-                      !weights_.keeps_output;
+    const bool ties =
+        config_.boolean("tie_word_embeddings", family_.adds_one_to_norms) && !weights_.keeps_output;
     NIBBLE_CHECK(config_.status());
     add_factors("rope_freqs.weight", shape_.rope_freqs);
     add_factors("rope_factors_long.weight", shape_.long_factors);
@@ -142,15 +142,22 @@ class Tensors {
     const auto dims = std::span(out.dims).first(out.n_dims);
     out_.add_tensor(out.name, out.type, dims, reordered(tensor.source, out.swapped));
     if (tensor.scales.empty()) return ok();
-    // As io::GgufWriter has them: the rows' scales beside the codes.
+    // What stands beside codes (model/channel_tensors.hpp).
     const std::string scales = renamed.name.substr(0, renamed.name.rfind('.')) + ".scales";
     const std::uint64_t n_rows[] = {tensor.scales.size()};
     io::SwappedAxes swapped = out.swapped;
     swapped.unit = swapped.unit / out.dims[0] * sizeof(float);  // a code is a byte
     const auto bytes = std::as_bytes(std::span(values(tensor.scales), tensor.scales.size()));
-    out_.add_tensor(scales, io::GgmlType::f32, n_rows,
-                    reordered([bytes] { return Result<std::span<const std::byte>>(bytes); },
-                              swapped));
+    out_.add_tensor(
+        scales, io::GgmlType::f32, n_rows,
+        reordered([bytes] { return Result<std::span<const std::byte>>(bytes); }, swapped));
+    if (!(tensor.input.scale.value > 0)) return ok();
+    const std::uint64_t one[] = {1};
+    const std::string base = renamed.name.substr(0, renamed.name.rfind('.'));
+    out_.add_tensor(base + ".input_scale", io::GgmlType::f32, one,
+                    std::as_bytes(std::span(&tensor.input.scale.value, 1)));
+    out_.add_tensor(base + ".input_zero", io::GgmlType::i32, one,
+                    std::as_bytes(std::span(&tensor.input.zero.value, 1)));
     return ok();
   }
   // What a source gives, in another order.
@@ -181,8 +188,7 @@ class Tensors {
     const std::uint64_t element = io::type_traits(out.type).type_size;
     const std::uint64_t n_rows = out.n_dims == 1 ? out.dims[0] : out.dims[1];
     const std::uint64_t row =
-        out.n_dims == 1 ? element
-                        : out.dims[0] / io::type_traits(out.type).block_size * element;
+        out.n_dims == 1 ? element : out.dims[0] / io::type_traits(out.type).block_size * element;
     const auto groups = [&](std::uint64_t n) -> Result<std::uint64_t> {
       if (out.n_dims <= 2 && n > 0 && n_rows % n == 0) return n_rows / n;
       return Error{Errc::malformed, to_text(n_rows) + " rows are not for " +

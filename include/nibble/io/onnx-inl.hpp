@@ -78,7 +78,8 @@ class OnnxReader {
   }
 
   static Result<void> value_name(Bytes bytes, std::vector<std::string_view>& names) {
-    if (names.size() == kMaxOnnxTensors) return Error{Errc::limit, "more than 131072 inputs or outputs"};
+    if (names.size() == kMaxOnnxTensors)
+      return Error{Errc::limit, "more than 131072 inputs or outputs"};
     names.emplace_back();
     return ProtoReader(bytes).each([&](const ProtoField& f) -> Result<void> {
       if (f.is(1, kBytes)) names.back() = f.text();
@@ -167,7 +168,8 @@ class OnnxReader {
   };
 
   Result<void> add_tensor(Bytes bytes) {
-    if (file_.tensors.size() == kMaxOnnxTensors) return Error{Errc::limit, "more than 131072 tensors"};
+    if (file_.tensors.size() == kMaxOnnxTensors)
+      return Error{Errc::limit, "more than 131072 tensors"};
     OnnxTensor& tensor = file_.tensors.emplace_back();
     Result<void> read = read_tensor(bytes, tensor);
     if (!read) return std::move(read).error().in("tensor " + quoted(tensor.name));
@@ -183,7 +185,8 @@ class OnnxReader {
       switch (f.number) {
         case 1:
           return numbers(f, [&](std::uint64_t dim) -> Result<void> {
-            if (tensor.dims.size() == kMaxOnnxDims) return Error{Errc::limit, "more than 8 dimensions"};
+            if (tensor.dims.size() == kMaxOnnxDims)
+              return Error{Errc::limit, "more than 8 dimensions"};
             tensor.dims.push_back(dim);
             return ok();
           });
@@ -238,8 +241,8 @@ class OnnxReader {
                                         to_text(size / element)};
     }
     if (stored.size() != size) {
-      return Error{Errc::malformed, to_text(stored.size()) + " bytes of data, the shape needs " +
-                                        to_text(size)};
+      return Error{Errc::malformed,
+                   to_text(stored.size()) + " bytes of data, the shape needs " + to_text(size)};
     }
     tensor.data = stored;
     return ok();
@@ -294,8 +297,8 @@ class OnnxReader {
     const Bytes all = file_.files[at].bytes();
     std::uint64_t end = 0;
     if (place.length != Place::kAll && place.length != size) {
-      return Error{Errc::malformed, to_text(place.length) + " bytes of data, the shape needs " +
-                                        to_text(size)};
+      return Error{Errc::malformed,
+                   to_text(place.length) + " bytes of data, the shape needs " + to_text(size)};
     }
     if (!checked_add(place.offset, size, end) || end > all.size()) {
       return Error{Errc::malformed, "its " + to_text(size) + " bytes from " +

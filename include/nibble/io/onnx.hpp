@@ -59,8 +59,8 @@ struct OnnxTensor {
   std::string_view name;
   OnnxType type = OnnxType::f32;
   std::vector<std::uint64_t> dims;  // row-major
-  // Exactly the tensor's bytes, with any alignment; or none, and the numbers are in `numbers`, where
-  // they have more bytes than the type (int32_data).
+  // Exactly the tensor's bytes, with any alignment; or none, and the numbers are in `numbers`,
+  // where they have more bytes than the type (int32_data).
   std::span<const std::byte> data;
   std::vector<std::int32_t> numbers;
   std::size_t file = 0;  // index of OnnxFile::files, which has the data
@@ -104,8 +104,8 @@ struct OnnxNode {
 class OnnxFile {
  public:
   // Maps the file and those of its folder that have data of its tensors. Errors name the path: io,
-  // malformed (violates the format; data that lies in no file of the folder, or outside of the file),
-  // unsupported (graphs inside of nodes, sparse tensors), limit.
+  // malformed (violates the format; data that lies in no file of the folder, or outside of the
+  // file), unsupported (graphs inside of nodes, sparse tensors), limit.
   static Result<OnnxFile> open(const std::string& path);
 
   // As messages show it.
@@ -115,8 +115,8 @@ class OnnxFile {
   std::vector<OnnxTensor> tensors;  // initializers, and the constants of nodes
   std::size_t n_initializers = 0;   // the first so many tensors
   std::vector<std::string_view> inputs, outputs;
-  std::vector<MappedFile> files;         // the first is the file itself
-  std::vector<std::string> file_names;   // as messages show them
+  std::vector<MappedFile> files;        // the first is the file itself
+  std::vector<std::string> file_names;  // as messages show them
 
  private:
   friend class OnnxReader;

@@ -100,8 +100,8 @@ class ProtoReader {
       value |= bits << shift;
       if (byte < 0x80) return value;
     }
-    return Error{Errc::malformed,
-                 "a number of more than 64 bits at byte " + to_text(in_.offset()) + " of a message"};
+    return Error{Errc::malformed, "a number of more than 64 bits at byte " + to_text(in_.offset()) +
+                                      " of a message"};
   }
 
  private:

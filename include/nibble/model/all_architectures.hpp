@@ -17,7 +17,6 @@ namespace nibble { inline namespace NIBBLE_ABI {
 struct AllArchitectures
     : ArchitectureList<EmbeddingOf<Llama>, Llama, EmbeddingOf<Qwen2>, Qwen2, EmbeddingOf<Qwen3>,
                        Qwen3, Mistral3, SmolLm3, Granite, Gemma2, Gemma3, GemmaEmbedding, Phi3,
-                       Gpt2, Bert, NomicBert, Olmo2, GptNeox, Opt, Bloom, GptNeo,
-                       Phi2> {};
+                       Gpt2, Bert, NomicBert, Olmo2, GptNeox, Opt, Bloom, GptNeo, Phi2> {};
 
 }}  // namespace nibble::NIBBLE_ABI
