@@ -99,7 +99,7 @@ def shrink(source, path, external):
     for tensor in model.graph.initializer:
         del tensor.metadata_props[:]
     more = dict(save_as_external_data=True, location=os.path.basename(path) + ".data",
-                size_threshold=64) if external else {}
+                size_threshold=512) if external else {}
     onnx.save(model, path, **more)
 
 
@@ -129,6 +129,7 @@ def main():
         os.makedirs(folder, exist_ok=True)
         config = {k: v for k, v in json.loads(model.config.to_json_string(False)).items()
                   if k not in ("transformers_version", "dtype", "id2label", "label2id")}
+        config["architectures"] = [type(model).__name__]
         with open(os.path.join(folder, "config.json"), "w") as out:
             json.dump(config, out, indent=1)
             out.write("\n")
