@@ -124,22 +124,22 @@ struct PackedCodes {
     std::span<const std::byte> codes, zero_codes;
     std::vector<f16> scales;  // (k / group, n)
 
-    static std::uint32_t word(std::span<const std::byte> words, std::size_t i) noexcept {
+    static std::uint32_t packed(std::span<const std::byte> words, std::size_t i) noexcept {
       return io::load_le<std::uint32_t>(words.data() + i * sizeof(std::uint32_t));
     }
     // Of eight neighbours in a word, AWQ has first the even ones.
-    static std::uint32_t of_eight(std::uint32_t word, std::size_t i, bool is_mixed) noexcept {
+    static std::uint32_t of_eight(std::uint32_t eight, std::size_t i, bool is_mixed) noexcept {
       const std::size_t place = is_mixed ? i / 2 + i % 2 * 4 : i;
-      return word >> (4 * place) & 15u;
+      return eight >> (4 * place) & 15u;
     }
     int code(std::size_t row, std::size_t column) const noexcept {
       const std::uint32_t found =
-          is_awq ? of_eight(word(codes, column * (n / 8) + row / 8), row % 8, true)
-                 : of_eight(word(codes, column / 8 * n + row), column % 8, false);
+          is_awq ? of_eight(packed(codes, column * (n / 8) + row / 8), row % 8, true)
+                 : of_eight(packed(codes, column / 8 * n + row), column % 8, false);
       return static_cast<int>(found);
     }
     std::uint32_t stored_zero(std::size_t row, std::size_t g) const noexcept {
-      return of_eight(word(zero_codes, g * (n / 8) + row / 8), row % 8, is_awq);
+      return of_eight(packed(zero_codes, g * (n / 8) + row / 8), row % 8, is_awq);
     }
     int zero(std::size_t row, std::size_t g) const noexcept {
       return static_cast<int>(stored_zero(row, g) + added);
@@ -279,7 +279,7 @@ struct PackedCodes {
       return Error{Errc::malformed, "its g_idx is no list of " + to_text(matrix.k) + " integers"};
     }
     for (std::size_t i = 0; i < matrix.k; ++i) {
-      if (Matrix::word(order.data, i) == i / matrix.group) continue;
+      if (Matrix::packed(order.data, i) == i / matrix.group) continue;
       return Error{
           Errc::unsupported,
           "its inputs are in another order (g_idx; saved with desc_act), so that weights of "
