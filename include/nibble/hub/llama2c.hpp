@@ -88,8 +88,13 @@ class Llama2c {
       if (n < 1 || n > kMaxHubDim) return false;
     }
     const auto at = [&](std::size_t i) { return static_cast<std::uint32_t>(number[i]); };
-    dim_ = at(0), ffn_ = at(1), n_layers_ = at(2), n_heads_ = at(3), n_kv_heads_ = at(4);
-    n_tokens_ = at(5), n_ctx_ = at(6);
+    dim_ = at(0);
+    ffn_ = at(1);
+    n_layers_ = at(2);
+    n_heads_ = at(3);
+    n_kv_heads_ = at(4);
+    n_tokens_ = at(5);
+    n_ctx_ = at(6);
     return n_layers_ <= kMaxLayers && dim_ % n_heads_ == 0 && n_heads_ % n_kv_heads_ == 0;
   }
 

@@ -55,7 +55,7 @@ class OnnxGraph : OnnxValues {
   static Result<OnnxGraph> of(const io::OnnxFile& file) {
     OnnxGraph graph(file);
     NIBBLE_CHECK(graph.connect());
-    graph.product_at_.assign(file.nodes.size(), kNone);
+    graph.product_at_.assign(file.nodes.size(), std::size_t{kNone});
     NIBBLE_CHECK(graph.check_operations());
     graph.find_products();
     if (graph.products_.size() > kMaxProducts) {
