@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// generate: continues a prompt with a GGUF model. The text goes to stdout as it is generated, speed
-// and memory use to stderr.
+// generate: continues a prompt with a model of any kind that is read. The text goes to stdout as it
+// is generated, speed and memory use to stderr.
 #include <chrono>
 #include <optional>
 #include <utility>
@@ -10,6 +10,7 @@
 #include "common.hpp"
 #include "nibble/generate/layer_drafts.hpp"
 #include "nibble/generate/model_drafts.hpp"
+#include "nibble/model/all_architectures.hpp"
 #include "nibble/model/weight_conversion.hpp"
 #include "nibble/nibble.hpp"
 #include "nibble/simd/dispatch.hpp"
@@ -182,8 +183,8 @@ void print_summary(const Timing& t, nibble::Finish finish, const nibble::Model& 
 }
 
 nibble::Result<int> print_memory(const Options& o, nibble::Executor& executor) {
-  NIBBLE_TRY(needed,
-             nibble::memory_needed<nibble::graph::AllFormats>(o.model, {.executor = &executor}));
+  NIBBLE_TRY(needed, (nibble::memory_needed<nibble::graph::AllFormats, nibble::AllArchitectures>(
+                         o.model, {.executor = &executor})));
   std::printf("weights   %s of memory\n", example::mebibytes(needed.weights).c_str());
   std::printf("in place  %s of the file, mapped\n", example::mebibytes(needed.in_place).c_str());
   std::printf("loading   %s of memory more, until it is loaded\n",
@@ -201,7 +202,8 @@ nibble::Result<void> set_depth(const Options& o, nibble::Engine& engine) {
 
 nibble::Result<nibble::ModelDrafts> make_drafts(const Options& o, const nibble::Model& model,
                                                 nibble::Executor& executor) {
-  NIBBLE_TRY(draft, nibble::load<nibble::graph::AllFormats>(o.draft, {.executor = &executor}));
+  NIBBLE_TRY(draft, (nibble::load<nibble::graph::AllFormats, nibble::AllArchitectures>(
+                        o.draft, {.executor = &executor})));
   NIBBLE_TRY(session,
              nibble::Session::create(draft, {.n_ctx = o.session.n_ctx, .executor = &executor}));
   return nibble::ModelDrafts::create(std::move(session), model);
@@ -224,7 +226,7 @@ nibble::Result<int> run(Options& o) {
     return !interrupted.load();
   };
   const nibble::Progress progress(on_load);
-  const auto model = nibble::load<nibble::graph::AllFormats>(
+  const auto model = nibble::load<nibble::graph::AllFormats, nibble::AllArchitectures>(
       o.model, {.executor = pool.get(), .progress = &progress});
   status.show({});
   if (!model) return model.error();

@@ -33,8 +33,10 @@ inline CLI::Range at_least_one() { return CLI::Range(nibble::Index{1}, nibble::I
 inline CLI::Range any_count() { return CLI::Range(nibble::Index{0}, nibble::Index{1} << 30); }
 
 inline void add_model_options(CLI::App& app, Settings& o) {
-  app.add_option("MODEL.gguf", o.model,
-                 "the model; of a split one, any part; or a folder with config.json")
+  app.add_option(
+         "MODEL.gguf", o.model,
+         "the model; of a split one, any part; or a folder with config.json, an ONNX file in "
+         "such a folder, a checkpoint of llama2.c")
       ->required();
   app.add_option(
          "--ctx", o.session.n_ctx,

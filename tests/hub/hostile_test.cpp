@@ -50,8 +50,8 @@ TEST_CASE("a config.json that is wrong") {
           "architecture 'Bloom?[2J' is not supported as a folder; known are LlamaForCausalLM, ");
   refused(with(R"("hidden_act":"gelu")"), Errc::unsupported,
           "key 'hidden_act' 'gelu' is not computed for the architecture llama");
-  refused(with(R"("quantization_config":{"quant_method":"gptq"})"), Errc::unsupported,
-          "key 'quantization_config' says that the weights are quantized");
+  refused(with(eps + R"(,"quantization_config":{"quant_method":"fp8"})"), Errc::unsupported,
+          "key 'quantization_config': weights quantized by 'fp8'; known are gptq and awq");
   refused(with(R"("x":1)"), Errc::not_found, "key 'rms_norm_eps' is missing");
   refused(with(R"("rms_norm_eps":"a")"), Errc::malformed,
           "key 'rms_norm_eps' is not a number that fits in 32 bits");

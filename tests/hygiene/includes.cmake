@@ -51,7 +51,7 @@ foreach(example IN LISTS examples)
     continue()
   endif()
   file(READ ${example} text)
-  if(text MATCHES "#include (<mpi.h>|\"(serve/http_server|route/remote|nibble/serve/openssl_crypto)\.hpp\")")
+  if(text MATCHES "#include (<mpi.h>|\"(serve/http_server|route/remote|nibble/serve/openssl_crypto)\\.hpp\")")
     continue()  # built where there is MPI, cpp-httplib or OpenSSL
   endif()
   if(text MATCHES "#include \"(common|apart)\\.hpp\"" AND NOT cli11_dir)

@@ -651,6 +651,113 @@ def gpt_oss():
                norms=OSS_NORMS)
 
 
+def interleave_of(n_heads, head_dim):
+    """Files have all heads' q, then k, then v; here each head has its three."""
+    return lambda w: w.reshape(3, n_heads, head_dim, -1).swapaxes(0, 1).reshape(w.shape)
+
+
+def layers_of(t, c, prefix, pairs, outside, kinds=("weight", "bias")):
+    """pairs: of layers; outside: of the rest. Biases are where transformers have them."""
+    for name, hf_name in outside.items():
+        for kind in kinds:
+            t.optional(f"{name}.{kind}", f"{hf_name}.{kind}")
+    for i in range(c.num_hidden_layers):
+        for name, hf_name in pairs.items():
+            for kind in kinds:
+                t.optional(f"blk.{i}.{name}.{kind}", f"{prefix}.{i}.{hf_name}.{kind}")
+
+
+OLD_SHAPE = dict(vocab_size=VOCAB, hidden_size=40, attn_implementation="eager", pad_token_id=0,
+                 bos_token_id=1, eos_token_id=2)
+SEPARATE = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+            "attn_v": "self_attn.v_proj"}
+
+
+def old_keys(c, ffn, n_ctx):
+    return {"context_length": n_ctx, "embedding_length": c.hidden_size,
+            "block_count": c.num_hidden_layers, "feed_forward_length": ffn,
+            "attention.head_count": c.num_attention_heads, "vocab_size": VOCAB,
+            "attention.layer_norm_epsilon": 1e-5}
+
+
+def opt():
+    c = hf.OPTConfig(**OLD_SHAPE, ffn_dim=28, num_hidden_layers=3, num_attention_heads=4,
+                     max_position_embeddings=64, word_embed_proj_dim=40, dropout=0.0)
+    t = Tensors(hf.OPTForCausalLM(c))
+    layers_of(t, c, "model.decoder.layers",
+              {**SEPARATE, "attn_output": "self_attn.out_proj", "attn_norm": "self_attn_layer_norm",
+               "ffn_norm": "final_layer_norm", "ffn_up": "fc1", "ffn_down": "fc2"},
+              {"token_embd": "model.decoder.embed_tokens",
+               "output_norm": "model.decoder.final_layer_norm"})
+    # The first two rows are no positions.
+    t.put("position_embd.weight", (64, 40),
+          [("model.decoder.embed_positions.weight",
+            lambda w: np.concatenate([np.zeros((2, 40)), w]))])
+    t.check()
+    return t, old_keys(c, 28, 64)
+
+
+def bloom_of(n_heads):
+    c = hf.BloomConfig(**OLD_SHAPE, n_layer=3, n_head=n_heads, layer_norm_epsilon=1e-5,
+                       hidden_dropout=0.0, attention_dropout=0.0)
+    t = Tensors(hf.BloomForCausalLM(c))
+    layers_of(t, c, "transformer.h",
+              {"attn_norm": "input_layernorm", "attn_output": "self_attention.dense",
+               "ffn_norm": "post_attention_layernorm", "ffn_up": "mlp.dense_h_to_4h",
+               "ffn_down": "mlp.dense_4h_to_h"},
+              {"token_embd": "transformer.word_embeddings",
+               "token_embd_norm": "transformer.word_embeddings_layernorm",
+               "output_norm": "transformer.ln_f"})
+    for i in range(c.num_hidden_layers):
+        for kind in ("weight", "bias"):
+            t.add(f"blk.{i}.attn_qkv.{kind}",
+                  f"transformer.h.{i}.self_attention.query_key_value.{kind}",
+                  interleave_of(n_heads, 40 // n_heads))
+    t.check()
+    return t, old_keys(c, 160, 2048)
+
+
+def bloom():
+    return bloom_of(4)
+
+
+def bloom_five_heads():  # slopes of eight heads for the last one
+    return bloom_of(5)
+
+
+def gptneo():
+    c = hf.GPTNeoConfig(**OLD_SHAPE, num_layers=4, num_heads=4, intermediate_size=28, window_size=5,
+                        attention_types=[[["global", "local"], 2]], max_position_embeddings=64,
+                        layer_norm_epsilon=1e-5, embed_dropout=0.0, attention_dropout=0.0,
+                        resid_dropout=0.0)
+    t = Tensors(hf.GPTNeoForCausalLM(c))
+    layers_of(t, c, "transformer.h",
+              {"attn_norm": "ln_1", "attn_q": "attn.attention.q_proj",
+               "attn_k": "attn.attention.k_proj", "attn_v": "attn.attention.v_proj",
+               "attn_output": "attn.attention.out_proj", "ffn_norm": "ln_2", "ffn_up": "mlp.c_fc",
+               "ffn_down": "mlp.c_proj"},
+              {"token_embd": "transformer.wte", "position_embd": "transformer.wpe",
+               "output_norm": "transformer.ln_f"})
+    t.check()
+    return t, {**old_keys(c, 28, 64), "attention.scale": 1.0, "attention.sliding_window": 5,
+               "attention.sliding_window_pattern": [False, True, False, True]}
+
+
+def phi2():
+    c = hf.PhiConfig(**OLD_SHAPE, intermediate_size=28, num_hidden_layers=3, num_attention_heads=4,
+                     max_position_embeddings=64, layer_norm_eps=1e-5, resid_pdrop=0.0,
+                     tie_word_embeddings=False,
+                     rope_parameters=rope(500.0, partial_rotary_factor=0.6))
+    t = Tensors(hf.PhiForCausalLM(c))
+    layers_of(t, c, "model.layers",
+              {**SEPARATE, "attn_output": "self_attn.dense", "attn_norm": "input_layernorm",
+               "ffn_up": "mlp.fc1", "ffn_down": "mlp.fc2"},
+              {"token_embd": "model.embed_tokens", "output_norm": "model.final_layernorm",
+               "output": "lm_head"})
+    t.check()
+    return t, {**old_keys(c, 28, 64), "rope.dimension_count": 6, "rope.freq_base": 500.0}
+
+
 DECODERS = {
     "llama": ("llama", llama), "llama-linear": ("llama", llama_linear),
     "llama-factors": ("llama", llama3_factors), "qwen2": ("qwen2", qwen2),
@@ -660,7 +767,9 @@ DECODERS = {
     "phi3-long": ("phi3", phi3_long), "phi3-short": ("phi3", phi3_short),
     "phi3-window": ("phi3", phi3_window),
     "olmo2": ("olmo2", olmo2), "olmo3": ("olmo2", olmo3), "gptneox": ("gptneox", gptneox),
-    "gptneox-sequential": ("gptneox", gptneox_sequential),
+    "gptneox-sequential": ("gptneox", gptneox_sequential), "opt": ("opt", opt),
+    "bloom": ("bloom", bloom), "bloom-five-heads": ("bloom", bloom_five_heads),
+    "gptneo": ("gptneo", gptneo), "phi2": ("phi2", phi2),
     "qwen3moe": ("qwen3moe", qwen3moe), "qwen3moe-sums": ("qwen3moe", qwen3moe_sums),
     "mixtral": ("llama", mixtral), "gpt-oss": ("gpt-oss", gpt_oss),
     "qwen2moe": ("qwen2moe", qwen2moe), "granitemoe": ("granitemoe", granitemoe),

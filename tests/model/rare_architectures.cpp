@@ -6,9 +6,7 @@
 nibble::Result<nibble::Model> test::load_rare(const nibble::io::Gguf& file,
                                               const nibble::LoadOptions& options) {
   using namespace nibble;
-  return Model::from_gguf<graph::FormatList<quant::F32>,
-  return Model::from_gguf<
-      graph::FormatList<quant::F32>,
-      ArchitectureList<Olmo2, GptNeox, Qwen2Moe, GraniteMoeShared, GraniteMoe, GraniteHybrid>>(
-      file, options);
+  using Rare = ArchitectureList<Olmo2, GptNeox, Opt, Bloom, GptNeo, Phi2, Qwen2Moe,
+                                GraniteMoeShared, GraniteMoe, GraniteHybrid>;
+  return Model::from_gguf<graph::FormatList<quant::F32>, Rare>(file, options);
 }

@@ -251,6 +251,7 @@ constexpr auto linear(Dim<W> width) {
 
 template <class Activation>
 struct Activate : Node {};
+constexpr auto relu() { return Activate<kernels::Relu>{}; }
 constexpr auto silu() { return Activate<kernels::Silu>{}; }
 constexpr auto gelu_erf() { return Activate<kernels::GeluErf>{}; }
 constexpr auto gelu_tanh() { return Activate<kernels::GeluTanh>{}; }

@@ -39,6 +39,7 @@ struct Family {
 namespace detail {
 
 NIBBLE_HIDDEN inline constexpr std::string_view kSilu[] = {"silu", "swish"};
+NIBBLE_HIDDEN inline constexpr std::string_view kRelu[] = {"relu"};
 NIBBLE_HIDDEN inline constexpr std::string_view kGelu[] = {"gelu"};
 NIBBLE_HIDDEN inline constexpr std::string_view kGeluTanh[] = {"gelu_pytorch_tanh", "gelu_new"};
 NIBBLE_HIDDEN inline constexpr std::string_view kAnyGelu[] = {"gelu", "gelu_new", "gelu_fast",
@@ -266,6 +267,72 @@ inline void lfm2_keys(Keys& keys) {
   keys.set_array("attention.head_count_kv", std::span(values(kv_heads), kv_heads.size()));
 }
 
+inline void opt_keys(Keys& keys) {
+  Config& config = keys.config;
+  for (const char* const key :
+       {"do_layer_norm_before", "enable_bias", "layer_norm_elementwise_affine"}) {
+    config.must_be(key, true, true);
+  }
+  config.must_be("_remove_final_layer_norm", false, false);
+  keys.dimensions();
+  const std::uint32_t dim = config.integer({"hidden_size"});
+  if (config.integer({"word_embed_proj_dim"}, dim) != dim) {
+    config.refuse(Errc::unsupported, "word_embed_proj_dim", "is not hidden_size");
+  }
+  keys.number("attention.layer_norm_epsilon", 1e-5);
+}
+
+inline void bloom_keys(Keys& keys) {
+  keys.config.must_be("apply_residual_connection_post_layernorm", false, false);
+  keys.dimensions({.n_ctx = keys.config.integer({"seq_length"}, 2048)});
+  keys.layer_norm();
+}
+
+inline void gptneo_keys(Keys& keys) {
+  Config& config = keys.config;
+  keys.dimensions();
+  keys.layer_norm();
+  keys.number("attention.scale", 1.0);
+  // Which layers have a window: in a list, or as [[kinds, how many times], ...].
+  std::vector<Scalar<bool>> pattern;
+  const std::size_t n_layers = keys.shape.n_layers;
+  const auto add = [&](const io::JsonValue& kinds) {
+    for (const io::JsonValue& kind : kinds.elements()) {
+      if (kind.string() != "local" && kind.string() != "global") {
+        config.refuse(Errc::unsupported, "attention_types",
+                      "has other kinds than global and local");
+      }
+      if (pattern.size() <= n_layers) pattern.push_back({kind.string() == "local"});
+    }
+  };
+  if (const io::JsonValue* const layers = config.find("attention_layers")) {
+    add(*layers);
+  } else if (const io::JsonValue* const types = config.find("attention_types")) {
+    for (const io::JsonValue& type : types->elements()) {
+      if (type.elements().size() != 2) continue;
+      const double times = type.elements()[1].number();
+      for (double i = 0; i < times && pattern.size() <= n_layers; ++i) {
+        const std::size_t before = pattern.size();
+        add(type.elements()[0]);
+        if (pattern.size() == before) break;
+      }
+    }
+  }
+  if (pattern.size() != n_layers) {
+    config.refuse(Errc::malformed, "attention_types",
+                  "is not for " + to_text(n_layers) + " layers");
+  }
+  keys.integer("attention.sliding_window", {"window_size"}, 256);
+  keys.set_array("attention.sliding_window_pattern", std::span(values(pattern), pattern.size()));
+}
+
+inline void phi2_keys(Keys& keys) {
+  keys.config.must_be("qk_layernorm", false, false);
+  keys.dimensions();
+  keys.layer_norm();
+  keys.rope();
+}
+
 inline void bert_keys(Keys& keys) {
   Config& config = keys.config;
   if (config.string({"position_embedding_type"}, "absolute") != "absolute") {
@@ -325,6 +392,10 @@ NIBBLE_HIDDEN inline constexpr std::string_view kGraniteMoeClasses[] = {
 NIBBLE_HIDDEN inline constexpr std::string_view kGpt2Classes[] = {"GPT2LMHeadModel"};
 NIBBLE_HIDDEN inline constexpr std::string_view kGptNeoxClasses[] = {"GPTNeoXForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kLfm2Classes[] = {"Lfm2ForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kOptClasses[] = {"OPTForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kBloomClasses[] = {"BloomForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kGptNeoClasses[] = {"GPTNeoForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kPhi2Classes[] = {"PhiForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kBertClasses[] = {"BertModel", "BertForMaskedLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kNomicBertClasses[] = {"NomicBertModel"};
 
@@ -353,6 +424,10 @@ NIBBLE_HIDDEN inline constexpr Family kFamilies[] = {
     {"lfm2", detail::kLfm2Classes, kLfm2Names, detail::kSilu, detail::lfm2_keys},
     {"gpt2", detail::kGpt2Classes, kGpt2Names, detail::kGeluTanh, detail::gpt2_keys},
     {"gptneox", detail::kGptNeoxClasses, kGptNeoxNames, detail::kAnyGelu, detail::gptneox_keys},
+    {"opt", detail::kOptClasses, kOptNames, detail::kRelu, detail::opt_keys},
+    {"bloom", detail::kBloomClasses, kBloomNames, detail::kGeluTanh, detail::bloom_keys},
+    {"gptneo", detail::kGptNeoClasses, kGptNeoNames, detail::kGeluTanh, detail::gptneo_keys},
+    {"phi2", detail::kPhi2Classes, kPhi2Names, detail::kGeluTanh, detail::phi2_keys},
     {"bert", detail::kBertClasses, kBertNames, detail::kGelu, detail::bert_keys},
     {"nomic-bert", detail::kNomicBertClasses, kNomicBertNames, detail::kSwiglu,
      detail::nomic_bert_keys},
@@ -377,10 +452,6 @@ inline Result<Family> family_of(Config& config) {
   if (found == nullptr) {
     return Error{Errc::unsupported, config.name() + ": architecture " + io::quoted(wanted) +
                                         " is not supported as a folder; known are " + known};
-  }
-  if (config.has("quantization_config")) {
-    config.refuse(Errc::unsupported, "quantization_config",
-                  "says that the weights are quantized for other programs; take the original");
   }
   const std::string_view activation = config.string(
       {"hidden_activation", "hidden_act", "activation_function"}, found->activations[0]);

@@ -13,12 +13,16 @@
 #include <vector>
 
 #include "nibble/core/result.hpp"
+#include "nibble/core/scalar.hpp"
 #include "nibble/io/file_kind.hpp"
+#include "nibble/io/ggml_type.hpp"
+#include "nibble/io/gguf_writer.hpp"
 #include "nibble/io/json.hpp"
 #include "nibble/io/json_value.hpp"
 #include "nibble/io/mapped_file.hpp"
 #include "nibble/io/name_index.hpp"
 #include "nibble/io/safetensors.hpp"
+#include "nibble/io/tensor_bytes.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace hub {
 
@@ -86,12 +90,26 @@ struct HubTensor {
   std::vector<std::uint64_t> shape;  // row-major
   std::span<const std::byte> data;
   std::size_t file = 0;  // index of WeightFiles::files
+
+  // Of files of other kinds:
+  bool is_by_outputs = false;  // a matrix is (outputs, inputs), also where hubs have it transposed
+  io::SwappedAxes swapped = {};  // how `data` is stored
+  // A tensor that is made when it is needed, of this type and the shape above: `data` is empty.
+  io::GgmlType made_type = io::GgmlType::f32;
+  io::GgufWriter::TensorSource source = {};
+  std::vector<Scalar<float>> scales = {};  // of the rows, of a matrix of 8-bit codes
+  // What its product's input is rounded to: scale * (code - zero), codes from 0 to 255.
+  struct InputRange {
+    Scalar<float> scale = {0};  // 0: the input is not rounded
+    Scalar<std::int32_t> zero = {0};
+  } input = {};
 };
 
 struct WeightFiles {
   std::vector<io::MappedFile> files;
   std::vector<std::string> names;  // of the files, as messages show them
   std::vector<HubTensor> tensors;
+  bool keeps_output = false;  // also where the output is tied to the embedding
 };
 
 namespace detail {

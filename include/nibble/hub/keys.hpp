@@ -23,6 +23,7 @@ inline constexpr std::uint32_t kMaxHubDim = 1u << 20;
 
 // What the tensors need to know of the model.
 struct Shape {
+  std::uint32_t n_layers = 1;
   std::uint32_t n_heads = 1;
   std::uint32_t n_kv_heads = 1;
   std::uint32_t head_dim = 1;
@@ -93,12 +94,12 @@ class Keys {
 };
 
 inline void Keys::dimensions(const Defaults& defaults) {
-  dimension("block_count", {"num_hidden_layers", "n_layer", "num_layers"});
+  shape.n_layers = dimension("block_count", {"num_hidden_layers", "n_layer", "num_layers"});
   integer("context_length", {"max_position_embeddings", "n_positions", "n_ctx"}, defaults.n_ctx);
-  const std::uint32_t dim = dimension("embedding_length", {"hidden_size", "n_embd"});
-  dimension("feed_forward_length", {"intermediate_size", "n_inner"}, 4 * dim);
-  shape.n_heads =
-      dimension("attention.head_count", {"num_attention_heads", "n_head"}, defaults.n_heads);
+  const std::uint32_t dim = dimension("embedding_length", {"hidden_size", "n_embd", "n_embed"});
+  dimension("feed_forward_length", {"intermediate_size", "n_inner", "ffn_dim"}, 4 * dim);
+  shape.n_heads = dimension("attention.head_count", {"num_attention_heads", "n_head", "num_heads"},
+                            defaults.n_heads);
   shape.n_kv_heads = shape.n_heads;
   if (config.has("num_key_value_heads") || defaults.n_kv_heads) {
     shape.n_kv_heads =

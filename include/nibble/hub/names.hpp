@@ -23,6 +23,7 @@ enum class Change : std::uint8_t {
   q_rows,      // rows of q, if the architecture rotates adjacent pairs: hubs store halves
   k_rows,      // the same for k
   transposed,  // stored (inputs, outputs)
+  positions,   // the first two rows are no positions
   qkv_rows,    // q, k and v of each head together: become all of q, all of k, all of v
   gate_up,     // the rows of gate, then those of up; of experts, of each of them. '*' of the name
                // becomes "gate" and "up"
@@ -143,6 +144,63 @@ NIBBLE_HIDDEN inline constexpr Rename kLfm2Names[] = {
     {"layers.#.feed_forward.w2", "blk.#.ffn_down"},
 };
 
+NIBBLE_HIDDEN inline constexpr Rename kOptNames[] = {
+    {"embed_tokens", "token_embd"},
+    {"embed_positions", "position_embd", Change::positions},
+    {"final_layer_norm", "output_norm"},
+    {"lm_head", "output"},
+    {"layers.#.self_attn_layer_norm", "blk.#.attn_norm"},
+    {"layers.#.self_attn.q_proj", "blk.#.attn_q"},
+    {"layers.#.self_attn.k_proj", "blk.#.attn_k"},
+    {"layers.#.self_attn.v_proj", "blk.#.attn_v"},
+    {"layers.#.self_attn.out_proj", "blk.#.attn_output"},
+    {"layers.#.final_layer_norm", "blk.#.ffn_norm"},
+    {"layers.#.fc1", "blk.#.ffn_up"},
+    {"layers.#.fc2", "blk.#.ffn_down"},
+};
+
+NIBBLE_HIDDEN inline constexpr Rename kBloomNames[] = {
+    {"word_embeddings", "token_embd"},
+    {"word_embeddings_layernorm", "token_embd_norm"},
+    {"ln_f", "output_norm"},
+    {"lm_head", "output"},
+    {"h.#.input_layernorm", "blk.#.attn_norm"},
+    {"h.#.self_attention.query_key_value", "blk.#.attn_qkv", Change::qkv_rows},
+    {"h.#.self_attention.dense", "blk.#.attn_output"},
+    {"h.#.post_attention_layernorm", "blk.#.ffn_norm"},
+    {"h.#.mlp.dense_h_to_4h", "blk.#.ffn_up"},
+    {"h.#.mlp.dense_4h_to_h", "blk.#.ffn_down"},
+};
+
+NIBBLE_HIDDEN inline constexpr Rename kGptNeoNames[] = {
+    {"wte", "token_embd"},
+    {"wpe", "position_embd"},
+    {"ln_f", "output_norm"},
+    {"lm_head", "output"},
+    {"h.#.ln_1", "blk.#.attn_norm"},
+    {"h.#.attn.attention.q_proj", "blk.#.attn_q"},
+    {"h.#.attn.attention.k_proj", "blk.#.attn_k"},
+    {"h.#.attn.attention.v_proj", "blk.#.attn_v"},
+    {"h.#.attn.attention.out_proj", "blk.#.attn_output"},
+    {"h.#.ln_2", "blk.#.ffn_norm"},
+    {"h.#.mlp.c_fc", "blk.#.ffn_up"},
+    {"h.#.mlp.c_proj", "blk.#.ffn_down"},
+};
+
+// Phi 1 to 2.
+NIBBLE_HIDDEN inline constexpr Rename kPhi2Names[] = {
+    {"embed_tokens", "token_embd"},
+    {"final_layernorm", "output_norm"},
+    {"lm_head", "output"},
+    {"layers.#.input_layernorm", "blk.#.attn_norm"},
+    {"layers.#.self_attn.q_proj", "blk.#.attn_q"},
+    {"layers.#.self_attn.k_proj", "blk.#.attn_k"},
+    {"layers.#.self_attn.v_proj", "blk.#.attn_v"},
+    {"layers.#.self_attn.dense", "blk.#.attn_output"},
+    {"layers.#.mlp.fc1", "blk.#.ffn_up"},
+    {"layers.#.mlp.fc2", "blk.#.ffn_down"},
+};
+
 NIBBLE_HIDDEN inline constexpr Rename kBertNames[] = {
     {"embeddings.word_embeddings", "token_embd"},
     {"embeddings.position_embeddings", "position_embd"},
@@ -175,7 +233,7 @@ namespace detail {
 
 // Modules around the one that has the layers.
 NIBBLE_HIDDEN inline constexpr std::string_view kOuterModules[] = {
-    "model.", "language_model.", "transformer.", "gpt_neox.", "bert."};
+    "model.", "language_model.", "transformer.", "gpt_neox.", "bert.", "decoder."};
 
 // What folders have besides the weights of the text model: buffers that are computed, heads of
 // training, the parts for images.

@@ -18,8 +18,11 @@
 #include "nibble/hub/families.hpp"
 #include "nibble/hub/folder.hpp"
 #include "nibble/hub/keys.hpp"
+#include "nibble/hub/llama2c.hpp"
 #include "nibble/hub/modules.hpp"
+#include "nibble/hub/onnx_weights.hpp"
 #include "nibble/hub/open.hpp"
+#include "nibble/hub/packed_codes.hpp"
 #include "nibble/hub/tensors.hpp"
 #include "nibble/hub/tokenizer_keys.hpp"
 #include "nibble/io/file_kind.hpp"
@@ -32,7 +35,8 @@ namespace hub {
 
 namespace detail {
 
-inline Result<io::Gguf> open_folder(const Folder& folder) {
+// The weights are those of the folder, or of an ONNX file if there is a path.
+inline Result<io::Gguf> open_folder(const Folder& folder, const std::string& onnx = {}) {
   NIBBLE_TRY(config, Config::open(folder));
   NIBBLE_TRY(family, family_of(config));
   io::GgufWriter out;
@@ -42,8 +46,13 @@ inline Result<io::Gguf> open_folder(const Folder& folder) {
   Keys keys(config, family.architecture, out);
   family.keys(keys);
   NIBBLE_CHECK(config.status());
-  NIBBLE_TRY(weights, open_weights(folder));
-  NIBBLE_CHECK(take_modules(folder, keys, weights));
+  NIBBLE_TRY(weights, onnx.empty() ? open_weights(folder)
+                                   : open_onnx(onnx, family.architecture, keys.shape.n_layers));
+  if (onnx.empty()) NIBBLE_CHECK(take_modules(folder, keys, weights));
+  if (onnx.empty() && config.has("quantization_config")) {
+    NIBBLE_TRY(codes, PackedCodes::of(config));
+    NIBBLE_CHECK(codes.join(weights));
+  }
   Tensors tensors(config, family, keys.shape, weights, out);
   NIBBLE_CHECK(tensors.take());
   NIBBLE_TRY(format, quant::format_of(tensors.type()));
@@ -66,6 +75,19 @@ inline Result<io::Gguf> open_folder(const Folder& folder) {
                         folder.name());
 }
 
+// Exporters put the configuration beside the graph, or one folder above it.
+inline Result<io::Gguf> open_onnx_model(const std::string& path) {
+  const std::size_t slash = path.find_last_of("/\\");
+  const std::string own = slash == path.npos ? "." : path.substr(0, slash + 1);
+  for (const std::string& where : {own, own + "/.."}) {
+    const Folder folder(where);
+    if (folder.has(kConfigFile)) return open_folder(folder, path);
+  }
+  return Error{Errc::not_found, printable(path) +
+                                    ": an ONNX file needs the config.json and the tokenizer of its "
+                                    "model, in the same folder or the one above it"};
+}
+
 }  // namespace detail
 
 NIBBLE_INLINE Result<io::Gguf> open(const std::string& folder) {
@@ -77,6 +99,11 @@ NIBBLE_INLINE Result<io::Gguf> open(const std::string& folder) {
 NIBBLE_INLINE Result<io::Gguf> open_model(const std::string& path) {
   return catch_out_of_memory([&]() -> Result<io::Gguf> {
     const bool is_folder = io::detail::is_folder(path);
+    if (!is_folder && path.ends_with(".onnx")) return hub::detail::open_onnx_model(path);
+    if (!is_folder && path.ends_with(".bin")) {
+      NIBBLE_TRY(file, io::MappedFile::open(path));
+      if (hub::Llama2c::is_one(file.bytes())) return hub::Llama2c::open(path);
+    }
     if (is_folder && hub::Folder(path).has(hub::kConfigFile)) return hub::open(path);
     return io::Gguf::open(path);
   });

@@ -3,7 +3,8 @@
 // Opens a model as people have it: a GGUF file, or a folder as model hubs have it (config.json,
 // tokenizer.json, model.safetensors or several such files). A folder becomes the same thing that a
 // GGUF file is: the keys and tensors that a converter would write, of which the tensors stay in the
-// folder's files. So everything that takes a GGUF file takes a folder.
+// folder's files. So everything that takes a GGUF file takes a folder. The same goes for exported
+// graphs (ONNX) with such a folder's config.json and tokenizer, and for checkpoints of llama2.c.
 #pragma once
 
 #include <string>
@@ -27,7 +28,9 @@ Result<io::Gguf> open(const std::string& folder);
 
 }  // namespace hub
 
-// A GGUF file, or a folder with config.json. Errors: those of io::Gguf::open or hub::open.
+// A GGUF file; a folder with config.json; "*.onnx" with config.json and tokenizer in its folder or
+// the one above; "*.bin" of llama2.c. Errors: those of io::Gguf::open or hub::open; unsupported with
+// the names that were not understood (a graph that is no decoder known in hub/onnx_weights.hpp).
 Result<io::Gguf> open_model(const std::string& path);
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -43,7 +43,8 @@ class Tensors {
   // tensor: unsupported (a tensor without a place in this architecture, an element type that is not
   // read), malformed (a shape that the configuration does not allow).
   Result<void> take() {
-    const bool ties = config_.boolean("tie_word_embeddings", family_.adds_one_to_norms);
+    const bool ties =
+        config_.boolean("tie_word_embeddings", family_.adds_one_to_norms) && !weights_.keeps_output;
     NIBBLE_CHECK(config_.status());
     add_factors("rope_freqs.weight", shape_.rope_freqs);
     add_factors("rope_factors_long.weight", shape_.long_factors);
@@ -81,6 +82,7 @@ class Tensors {
       // (Without elements, a shape could claim any number of rows.)
       if (dim == 0) return Error{Errc::malformed, "a dimension is 0"};
     }
+    if (tensor.source) return take_made(tensor, *renamed);
     const bool is_f64 = tensor.type == io::SafetensorType::f64;
     io::GgufTensor out;
     switch (tensor.type) {
@@ -110,12 +112,26 @@ class Tensors {
       return ok();
     }
     if (is_table || in_place_.empty()) type_ = out.type;
-    if (renamed->change == Change::gate_up) return split_gate_up(out);
-    NIBBLE_CHECK(reorder(renamed->change, out));
+    if (renamed->change == Change::gate_up) {
+      if (tensor.swapped.any()) return gate_up_made();
+      return split_gate_up(out);
+    }
+    const bool is_turned = tensor.is_by_outputs && renamed->change == Change::transposed;
+    NIBBLE_CHECK(reorder(is_turned ? Change::none : renamed->change, out));
+    if (tensor.swapped.any()) {
+      if (out.swapped.any()) {
+        make_reordered(tensor, out);
+        return ok();
+      }
+      out.swapped = tensor.swapped;
+    }
     in_place_.push_back(out);
     return ok();
   }
 
+  static Error gate_up_made() {
+    return {Errc::unsupported, "gates of experts that are not stored as they are"};
+  }
   // Two matrices (n, k) in one (2 n, k), or in each of n_experts such: takes them one by one.
   Result<void> split_gate_up(const io::GgufTensor& both) {
     if (both.n_dims < 2 || both.n_dims > 3 || both.dims[1] % 2 != 0) {
@@ -141,12 +157,71 @@ class Tensors {
     }
     return ok();
   }
+  // A tensor that its source makes.
+  Result<void> take_made(const HubTensor& tensor, const Renamed& renamed) {
+    if (renamed.change == Change::gate_up) return gate_up_made();
+    io::GgufTensor out;
+    out.name = names_.emplace_back(renamed.name);
+    out.type = tensor.made_type;
+    out.n_dims = static_cast<std::uint32_t>(tensor.shape.size());
+    std::reverse_copy(tensor.shape.begin(), tensor.shape.end(), out.dims.begin());
+    const bool is_table = out.name == "token_embd.weight";
+    if (is_table) n_rows_ = out.dims[1];
+    if (is_table && out.type != io::GgmlType::i8) type_ = out.type;
+    if (family_.adds_one_to_norms && out.name.ends_with("norm.weight")) {
+      return Error{Errc::unsupported, "a norm of this architecture that is not stored as it is"};
+    }
+    if (renamed.change != Change::transposed) NIBBLE_CHECK(reorder(renamed.change, out));
+    const auto dims = std::span(out.dims).first(out.n_dims);
+    out_.add_tensor(out.name, out.type, dims, reordered(tensor.source, out.swapped));
+    if (tensor.scales.empty()) return ok();
+    // What stands beside codes (model/channel_tensors.hpp).
+    const std::string scales = renamed.name.substr(0, renamed.name.rfind('.')) + ".scales";
+    const std::uint64_t n_rows[] = {tensor.scales.size()};
+    io::SwappedAxes swapped = out.swapped;
+    swapped.unit = swapped.unit / out.dims[0] * sizeof(float);  // a code is a byte
+    const auto bytes = std::as_bytes(std::span(values(tensor.scales), tensor.scales.size()));
+    out_.add_tensor(
+        scales, io::GgmlType::f32, n_rows,
+        reordered([bytes] { return Result<std::span<const std::byte>>(bytes); }, swapped));
+    if (!(tensor.input.scale.value > 0)) return ok();
+    const std::uint64_t one[] = {1};
+    const std::string base = renamed.name.substr(0, renamed.name.rfind('.'));
+    out_.add_tensor(base + ".input_scale", io::GgmlType::f32, one,
+                    std::as_bytes(std::span(&tensor.input.scale.value, 1)));
+    out_.add_tensor(base + ".input_zero", io::GgmlType::i32, one,
+                    std::as_bytes(std::span(&tensor.input.zero.value, 1)));
+    return ok();
+  }
+  // What a source gives, in another order.
+  io::GgufWriter::TensorSource reordered(io::GgufWriter::TensorSource source,
+                                         const io::SwappedAxes& swapped) {
+    if (!swapped.any()) return source;
+    return [this, source = std::move(source), swapped]() -> Result<std::span<const std::byte>> {
+      NIBBLE_TRY(stored, source());
+      bytes_.resize(stored.size());
+      NIBBLE_CHECK(io::TensorBytes(stored, swapped).read(0, bytes_));
+      return std::span<const std::byte>(bytes_);
+    };
+  }
+  // A tensor that is stored transposed and whose rows change places, too.
+  void make_reordered(const HubTensor& tensor, const io::GgufTensor& out) {
+    const io::MappedFile& file = weights_.files[tensor.file];
+    const auto read = [this, &tensor, &file]() -> Result<std::span<const std::byte>> {
+      stored_.resize(tensor.data.size());
+      NIBBLE_CHECK(io::TensorBytes(tensor.data, tensor.swapped, &file).read(0, stored_));
+      return std::span<const std::byte>(stored_);
+    };
+    out_.add_tensor(out.name, out.type, std::span(out.dims).first(out.n_dims),
+                    reordered(read, out.swapped));
+  }
 
   // Sets out.swapped (and the dimensions of what is transposed).
   Result<void> reorder(Change change, io::GgufTensor& out) const {
     const std::uint64_t element = io::type_traits(out.type).type_size;
     const std::uint64_t n_rows = out.n_dims == 1 ? out.dims[0] : out.dims[1];
-    const std::uint64_t row = out.n_dims == 1 ? element : out.dims[0] * element;
+    const std::uint64_t row =
+        out.n_dims == 1 ? element : out.dims[0] / io::type_traits(out.type).block_size * element;
     const auto groups = [&](std::uint64_t n) -> Result<std::uint64_t> {
       if (out.n_dims <= 2 && n > 0 && n_rows % n == 0) return n_rows / n;
       return Error{Errc::malformed, to_text(n_rows) + " rows are not for " +
@@ -177,6 +252,13 @@ class Tensors {
         }
         out.n_dims = 2;
         out.dims = {out.dims[0], out.dims[2], 1, 1};
+        break;
+      case Change::positions:
+        if (out.n_dims != 2 || out.dims[1] <= 2) {
+          return Error{Errc::malformed, "no table of positions and two rows more"};
+        }
+        out.dims[1] -= 2;
+        out.data = out.data.subspan(io::narrow<std::size_t>(2 * row));
         break;
       case Change::qkv_rows: {
         NIBBLE_TRY(head_rows, groups(std::uint64_t{3} * shape_.n_heads));
@@ -242,6 +324,7 @@ class Tensors {
   std::vector<io::GgufTensor> in_place_;
   io::GgmlType type_ = io::GgmlType::f32;
   std::uint64_t n_rows_ = 0;
+  std::vector<std::byte> bytes_;     // in the order that is wanted
   std::vector<std::byte> stored_;    // the tensor that is being made,
   std::vector<Scalar<float>> made_;  // and its weights
 };

@@ -4,11 +4,15 @@
 // load() leaves out unless it is told so cost a program code and are rare.
 #pragma once
 
+#include "nibble/model/bloom.hpp"
+#include "nibble/model/gptneo.hpp"
 #include "nibble/model/gptneox.hpp"
 #include "nibble/model/granite_hybrid.hpp"
 #include "nibble/model/granitemoe.hpp"
 #include "nibble/model/load.hpp"
 #include "nibble/model/olmo2.hpp"
+#include "nibble/model/opt.hpp"
+#include "nibble/model/phi2.hpp"
 #include "nibble/model/qwen2moe.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
@@ -17,6 +21,7 @@ struct AllArchitectures
     : ArchitectureList<EmbeddingOf<Llama>, Mixtral, Llama, EmbeddingOf<Qwen2>, Qwen2,
                        EmbeddingOf<Qwen3>, Qwen3, Qwen3Moe, Mistral3, SmolLm3, Granite, Gemma2,
                        Gemma3, GemmaEmbedding, Phi3, Gpt2, Bert, NomicBert, GptOss, Lfm2, Qwen35,
-                       Olmo2, GptNeox, Qwen2Moe, GraniteMoeShared, GraniteMoe, GraniteHybrid> {};
+                       Olmo2, GptNeox, Opt, Bloom, GptNeo, Phi2, Qwen2Moe, GraniteMoeShared,
+                       GraniteMoe, GraniteHybrid> {};
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -24,6 +24,7 @@ enum class Slot : std::uint8_t {
   output_norm,  // (dim)
   output_norm_bias,
   output,              // (vocab_size, dim); the token embedding if a model ties them
+  output_bias,         // (vocab_size)
   rope_freqs,          // (rope_dim / 2), divisors of the rotation frequencies
   rope_factors_short,  // the same for contexts up to that of the training, and for longer ones
   rope_factors_long,
@@ -105,6 +106,7 @@ constexpr std::string_view to_string(Slot slot) noexcept {
                                                                "output_norm",
                                                                "output_norm_bias",
                                                                "output",
+                                                               "output_bias",
                                                                "rope_freqs",
                                                                "rope_factors_short",
                                                                "rope_factors_long",
