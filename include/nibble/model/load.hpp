@@ -40,6 +40,7 @@ namespace nibble { inline namespace NIBBLE_ABI {
 
 // The architectures that load() knows unless it is told others: of most models that people have.
 // (all_architectures.hpp has the rest.)
+struct CommonArchitectures
     : ArchitectureList<Mixtral, Llama, Qwen2, EmbeddingOf<Qwen3>, Qwen3, Qwen3Moe, Mistral3,
                        SmolLm3, Granite, Gemma2, Gemma3, GemmaEmbedding, Phi3, Gpt2, Bert,
                        NomicBert, GptOss, Lfm2, Qwen35> {};
