@@ -78,6 +78,7 @@ Arithmetic arithmetic_of(nibble::quant::Format format) {
 // How many experts a token uses. Errors: those of a file that cannot be read.
 nibble::Result<Index> used_experts(const Options& o) {
   if (o.model.empty()) {
+    if (hybrid_graph(o.shape)) return Index{1};
     NIBBLE_TRY(shape, shape_of(o.shape));
     return shape.config.routing.n_used;
   }
