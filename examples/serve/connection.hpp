@@ -5,15 +5,19 @@
 // answered, and it bounds headers as a whole.
 #pragma once
 
+#include <fcntl.h>
 #include <httplib.h>
+#include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
+#include <cstdlib>
 #include <string>
 
 #include "tls.hpp"
