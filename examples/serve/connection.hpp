@@ -5,16 +5,19 @@
 // answered, and it bounds headers as a whole.
 #pragma once
 
+#include <fcntl.h>
 #include <httplib.h>
+#include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
-#include <ctime>
+#include <cstdlib>
 #include <string>
 
 #include "tls.hpp"
@@ -95,9 +98,7 @@ class Connection final : public httplib::Stream {
   }
 
   bool is_readable() const override { return at_ < n_ || wait(POLLIN, limits_.body_ms); }
-  bool is_writable() const {
-    return is_alive();
-  }  // later versions of httplib have no such function
+  bool is_writable() const override { return is_alive(); }
   ssize_t read(char* to, std::size_t size) override {
     if (cannot_read_ || size == 0) return -1;
     if (at_ == n_) {
@@ -133,11 +134,6 @@ class Connection final : public httplib::Stream {
     address_of(::getsockname, ip, port);
   }
   socket_t socket() const override { return socket_; }
-
-  // What later versions of httplib ask for, too.
-  bool wait_readable() const { return is_readable(); }
-  bool wait_writable() const { return is_writable(); }
-  std::time_t duration() const { return 0; }
 
  private:
   using Clock = std::chrono::steady_clock;
