@@ -3,17 +3,8 @@
 // The file layer of POSIX systems. Not on Windows.
 #pragma once
 
-#if !defined(_WIN32)
-
-#include <dirent.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <span>
 #include <string>
 #include <vector>
@@ -21,6 +12,15 @@
 #include "nibble/core/result.hpp"
 #include "nibble/io/mapped_file.hpp"
 #include "nibble/serve/file_layer.hpp"
+
+#if !defined(_WIN32)
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace serve {
 
