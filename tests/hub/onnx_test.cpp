@@ -329,6 +329,15 @@ TEST_CASE("graphs with cycles and holes, absurd sizes, broken messages") {
     model.refused(Errc::limit, "more than 8 dimensions");
   }
   {
+    Model model;  // work without end
+    for (int i = 0; i < 2100; ++i) {
+      model.onnx.node("MatMul", {"n1", "p1_w"}, "many" + std::to_string(i));
+    }
+    model.refused(Errc::limit, "2108 products in a graph of 2133 nodes, more than any model has");
+    for (int i = 0; i < 66000; ++i) model.onnx.node("Neg", {"x"}, "neg" + std::to_string(i));
+    model.refused(Errc::limit, "more than 65536 nodes");
+  }
+  {
     Model model;  // a graph in a graph in a graph
     Proto inner = Proto().text(1, "then_branch").message(6, model.onnx.graph());
     for (int i = 0; i < 1000; ++i) {

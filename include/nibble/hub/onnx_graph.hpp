@@ -37,8 +37,10 @@ struct OnnxProduct {
 
 class OnnxGraph : OnnxValues {
  public:
-  // Each product takes a walk through the graph: models of 100 layers have 700.
+  // Each product takes a walk through the graph. Models of 100 layers have 700, in some 20000
+  // nodes.
   static constexpr std::size_t kMaxProducts = 2048;
+  static constexpr std::size_t kMaxSteps = std::size_t{1} << 25;
   static constexpr std::size_t kMaxJoints = 16;  // that one product comes to: its layer's
 
   struct Norm {
@@ -58,9 +60,10 @@ class OnnxGraph : OnnxValues {
     graph.product_at_.assign(file.nodes.size(), std::size_t{kNone});
     NIBBLE_CHECK(graph.check_operations());
     graph.find_products();
-    if (graph.products_.size() > kMaxProducts) {
-      return Error{Errc::limit, to_text(graph.products_.size()) + " products, more than " +
-                                    to_text(kMaxProducts)};
+    const std::size_t n = graph.products_.size(), n_nodes = file.nodes.size();
+    if (n > kMaxProducts || n * n_nodes > kMaxSteps) {
+      return Error{Errc::limit, to_text(n) + " products in a graph of " + to_text(n_nodes) +
+                                    " nodes, more than any model has"};
     }
     for (OnnxProduct& product : graph.products_) product.role = graph.role_of(product);
     for (OnnxProduct& product : graph.products_) {
@@ -107,7 +110,7 @@ class OnnxGraph : OnnxValues {
 
   static bool is_activation(std::string_view op) noexcept {
     constexpr std::string_view kOps[] = {"Erf",  "Tanh",  "Sigmoid",       "Relu",
-                                                "Gelu", "Swish", "QLinearSigmoid"};
+                                         "Gelu", "Swish", "QLinearSigmoid"};
     return is_one_of(op, kOps);
   }
   static bool is_joint(std::string_view op) noexcept {
@@ -116,73 +119,73 @@ class OnnxGraph : OnnxValues {
   }
   static bool is_known(const io::OnnxNode& node) noexcept {
     constexpr std::string_view kOps[] = {"Abs",
-                                                "Add",
-                                                "And",
-                                                "Cast",
-                                                "Ceil",
-                                                "Concat",
-                                                "Constant",
-                                                "ConstantOfShape",
-                                                "Cos",
-                                                "CumSum",
-                                                "Div",
-                                                "Dropout",
-                                                "Equal",
-                                                "Expand",
-                                                "Flatten",
-                                                "Floor",
-                                                "Gather",
-                                                "GatherElements",
-                                                "GatherND",
-                                                "Gemm",
-                                                "Greater",
-                                                "GreaterOrEqual",
-                                                "Identity",
-                                                "IsNaN",
-                                                "LayerNormalization",
-                                                "Less",
-                                                "LessOrEqual",
-                                                "MatMul",
-                                                "Max",
-                                                "Min",
-                                                "Mod",
-                                                "Mul",
-                                                "Neg",
-                                                "Not",
-                                                "Or",
-                                                "Pow",
-                                                "RMSNormalization",
-                                                "Range",
-                                                "Reciprocal",
-                                                "ReduceMax",
-                                                "ReduceMean",
-                                                "ReduceSum",
-                                                "Reshape",
-                                                "ScatterND",
-                                                "Shape",
-                                                "Sin",
-                                                "Size",
-                                                "Slice",
-                                                "Softmax",
-                                                "Split",
-                                                "Sqrt",
-                                                "Squeeze",
-                                                "Sub",
-                                                "Tile",
-                                                "Transpose",
-                                                "Trilu",
-                                                "Unsqueeze",
-                                                "Where",
-                                                "Xor",
-                                                "Einsum",
-                                                "QuantizeLinear",
-                                                "DequantizeLinear",
-                                                "DynamicQuantizeLinear",
-                                                "MatMulInteger",
-                                                "QLinearMatMul"};
+                                         "Add",
+                                         "And",
+                                         "Cast",
+                                         "Ceil",
+                                         "Concat",
+                                         "Constant",
+                                         "ConstantOfShape",
+                                         "Cos",
+                                         "CumSum",
+                                         "Div",
+                                         "Dropout",
+                                         "Equal",
+                                         "Expand",
+                                         "Flatten",
+                                         "Floor",
+                                         "Gather",
+                                         "GatherElements",
+                                         "GatherND",
+                                         "Gemm",
+                                         "Greater",
+                                         "GreaterOrEqual",
+                                         "Identity",
+                                         "IsNaN",
+                                         "LayerNormalization",
+                                         "Less",
+                                         "LessOrEqual",
+                                         "MatMul",
+                                         "Max",
+                                         "Min",
+                                         "Mod",
+                                         "Mul",
+                                         "Neg",
+                                         "Not",
+                                         "Or",
+                                         "Pow",
+                                         "RMSNormalization",
+                                         "Range",
+                                         "Reciprocal",
+                                         "ReduceMax",
+                                         "ReduceMean",
+                                         "ReduceSum",
+                                         "Reshape",
+                                         "ScatterND",
+                                         "Shape",
+                                         "Sin",
+                                         "Size",
+                                         "Slice",
+                                         "Softmax",
+                                         "Split",
+                                         "Sqrt",
+                                         "Squeeze",
+                                         "Sub",
+                                         "Tile",
+                                         "Transpose",
+                                         "Trilu",
+                                         "Unsqueeze",
+                                         "Where",
+                                         "Xor",
+                                         "Einsum",
+                                         "QuantizeLinear",
+                                         "DequantizeLinear",
+                                         "DynamicQuantizeLinear",
+                                         "MatMulInteger",
+                                         "QLinearMatMul"};
     constexpr std::string_view kMicrosoft[] = {"QGemm",          "QLinearAdd",
-                                                      "QLinearMul",     "QLinearSigmoid",
-                                                      "QuantizeLinear", "DequantizeLinear"};
+                                               "QLinearMul",     "QLinearSigmoid",
+                                               "QuantizeLinear", "DequantizeLinear"};
     if (node.domain == "com.microsoft") return is_one_of(node.op, kMicrosoft);
     if (!node.domain.empty()) return false;
     return is_one_of(node.op, kOps) || is_activation(node.op) ||
@@ -385,9 +388,9 @@ class OnnxGraph : OnnxValues {
         if (node.op == "Shape" || node.op == "Size") continue;
         note(node.op, reach);
         if (is_from_constant && is_of_positions(node.op)) continue;
-        for (std::size_t i = 0; i < node.outputs.size(); ++i) {
-          if (i > 0 && node.op == "DynamicQuantizeLinear") break;  // its scale is no result
-          const std::size_t next = node.outputs[i].empty() ? kNone : find(node.outputs[i]);
+        for (const std::size_t next : outputs_[use.node]) {
+          // (Its scale is no result.)
+          if (node.op == "DynamicQuantizeLinear" && next != outputs_[use.node][0]) break;
           if (next == kNone || seen[next]) continue;
           seen[next] = true;
           open.push_back(next);

@@ -57,11 +57,10 @@ class OnnxValues {
   }
   // Their result has the numbers of their first input, in another shape or type, or some of them.
   static bool keeps_numbers(std::string_view op) noexcept {
-    constexpr std::string_view kOps[] = {
-        "Reshape",          "Cast",      "Identity",
-        "Squeeze",          "Unsqueeze", "Flatten",
-        "Dropout",          "Slice",     "QuantizeLinear",
-        "DequantizeLinear", "Gather",    "DynamicQuantizeLinear"};
+    constexpr std::string_view kOps[] = {"Reshape",          "Cast",      "Identity",
+                                         "Squeeze",          "Unsqueeze", "Flatten",
+                                         "Dropout",          "Slice",     "QuantizeLinear",
+                                         "DequantizeLinear", "Gather",    "DynamicQuantizeLinear"};
     return is_one_of(op, kOps);
   }
 
@@ -72,7 +71,7 @@ class OnnxValues {
     return i < inputs_[node].size() ? inputs_[node][i] : kNone;
   }
   std::size_t output_of(std::size_t node) const noexcept {
-    return find(file_->nodes[node].output(0));
+    return outputs_[node].empty() ? kNone : outputs_[node][0];
   }
   const io::OnnxNode* giver(std::size_t value) const noexcept {
     if (value == kNone || values_[value].node == kNone) return nullptr;
@@ -104,6 +103,7 @@ class OnnxValues {
     for (const Value& value : values_) index_.add(value.name);
     NIBBLE_CHECK(index_.sort("value"));
     inputs_.resize(file_->nodes.size());
+    outputs_.resize(file_->nodes.size());
     for (std::size_t n = 0; n < file_->nodes.size(); ++n) {
       const io::OnnxNode& node = file_->nodes[n];
       for (const std::string_view name : node.inputs) {
@@ -116,6 +116,9 @@ class OnnxValues {
         }
         if (value != kNone) values_[value].uses.push_back({n, inputs_[n].size()});
         inputs_[n].push_back(value);
+      }
+      for (const std::string_view name : node.outputs) {
+        outputs_[n].push_back(name.empty() ? std::size_t{kNone} : find(name));
       }
     }
     for (const std::string_view name : file_->outputs) {
@@ -224,8 +227,8 @@ class OnnxValues {
 
   const io::OnnxFile* file_;
   std::vector<Value> values_;
-  io::NameIndex index_;                           // of values_; the names are the file's
-  std::vector<std::vector<std::size_t>> inputs_;  // of nodes: values
+  io::NameIndex index_;                                     // of values_; the names are the file's
+  std::vector<std::vector<std::size_t>> inputs_, outputs_;  // of nodes: values, or kNone
 };
 
 }}}  // namespace nibble::NIBBLE_ABI::hub

@@ -60,7 +60,7 @@ class OnnxReader {
       if (f.type != kBytes) return ok();
       switch (f.number) {
         case 1:
-          if (nodes.size() == kMaxOnnxNodes) return Error{Errc::limit, "more than 131072 nodes"};
+          if (nodes.size() == kMaxOnnxNodes) return Error{Errc::limit, "more than 65536 nodes"};
           nodes.push_back(f.bytes);
           break;
         case 5: return add_tensor(f.bytes);

@@ -20,7 +20,7 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace io {
 
 // Far more than the graphs of language models have: some thousands of nodes.
-inline constexpr std::size_t kMaxOnnxNodes = std::size_t{1} << 17;
+inline constexpr std::size_t kMaxOnnxNodes = std::size_t{1} << 16;
 inline constexpr std::size_t kMaxOnnxTensors = std::size_t{1} << 17;
 inline constexpr std::size_t kMaxOnnxInputs = std::size_t{1} << 12;  // of one node
 inline constexpr std::size_t kMaxOnnxDims = 8;
