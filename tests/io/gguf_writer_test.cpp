@@ -382,7 +382,7 @@ TEST_CASE("tensors in another order are written as they are meant, without a cop
   REQUIRE(file->bytes_of(file->tensors()[0]).read(0, std::as_writable_bytes(std::span(read))));
   std::size_t n_wrong = 0;
   for (std::size_t i = 0; i < read.size(); ++i) {
-    n_wrong += read[i] != stored[i % kRows * kColumns + i / kRows] ? 1 : 0;
+    n_wrong += read[i] != stored[narrow<std::size_t>(i % kRows * kColumns + i / kRows)] ? 1 : 0;
   }
   CHECK(n_wrong == 0);
 

@@ -202,19 +202,20 @@ void change_everything(const Bytes& good, std::size_t header, Tally& tally) {
     }
   }
   std::mt19937_64 random(20240607);
+  const auto below = [&](std::size_t n) { return narrow<std::size_t>(random() % n); };
   for (int round = 0; round < 20000; ++round) {  // several flips, cuts and copied ranges at once
     bytes = good;
-    const std::size_t flips = 1 + random() % 8;
+    const std::size_t flips = 1 + below(8);
     for (std::size_t f = 0; f < flips; ++f) {
-      bytes[random() % header] ^= static_cast<std::byte>(1u << random() % 8);
+      bytes[below(header)] ^= static_cast<std::byte>(1u << below(8));
     }
-    if (random() % 4 == 0) {
-      const std::size_t n = 1 + random() % 16;
-      const std::size_t from = random() % (header - n), to = random() % (header - n);
+    if (below(4) == 0) {
+      const std::size_t n = 1 + below(16);
+      const std::size_t from = below(header - n), to = below(header - n);
       std::copy_n(good.begin() + static_cast<std::ptrdiff_t>(from), n,
                   bytes.begin() + static_cast<std::ptrdiff_t>(to));
     }
-    if (random() % 4 == 0) bytes.resize(random() % bytes.size());
+    if (below(4) == 0) bytes.resize(below(bytes.size()));
     (void)try_parse<File>(bytes, tally);
   }
 }
