@@ -252,8 +252,10 @@ TEST_CASE("slots and their tensors in a GGUF file") {
     const std::string name(to_string(slot));
     const bool is_bias = name.ends_with("_bias");
     const std::string base = is_bias ? name.substr(0, name.size() - 5) : name;
-    CHECK(gguf_name(slot, -1) == base + (is_bias ? ".bias" : ".weight"));
-    CHECK(gguf_name(slot, 12) == "blk.12." + base + (is_bias ? ".bias" : ".weight"));
+    const bool is_bare = slot == Slot::ssm_a || slot == Slot::ssm_d;  // no part of a product
+    const std::string tensor = is_bare ? base : base + (is_bias ? ".bias" : ".weight");
+    CHECK(gguf_name(slot, -1) == tensor);
+    CHECK(gguf_name(slot, 12) == "blk.12." + tensor);
   }
   CHECK(gguf_name(attn_q_bias, 0) == "blk.0.attn_q.bias");
   CHECK(gguf_name(ffn_down_bias, 3) == "blk.3.ffn_down.bias");
