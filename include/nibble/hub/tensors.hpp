@@ -138,7 +138,7 @@ class Tensors {
       return Error{Errc::malformed, "a gate and what it multiplies are not of the same size"};
     }
     const std::uint64_t n_experts = both.dims[2];
-    const std::size_t bytes = both.data.size() / static_cast<std::size_t>(2 * n_experts);
+    const std::size_t bytes = both.data.size() / io::narrow<std::size_t>(2 * n_experts);
     const std::string name(both.name);  // "blk.0.ffn_*_exps.weight"
     const std::size_t star = name.find('*');
     for (std::uint64_t i = 0; i < 2 * n_experts; ++i) {
@@ -152,7 +152,7 @@ class Tensors {
       one.n_dims = 2;
       one.dims[1] = both.dims[1] / 2;
       one.dims[2] = 1;
-      one.data = both.data.subspan(static_cast<std::size_t>(i) * bytes, bytes);
+      one.data = both.data.subspan(io::narrow<std::size_t>(i) * bytes, bytes);
       in_place_.push_back(one);
     }
     return ok();
