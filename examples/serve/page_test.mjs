@@ -70,14 +70,21 @@ try {
   const input = Object.values(found)[0];
   await wait("the model", async () => (await shown("model")) === "home-commands-f16");
 
-  // Counts how often the answer grows: it comes token by token.
+  // Counts how often the answer changes: it comes in parts. (A part may have several tokens, and on a
+  // fast machine one of these short answers may come at once: then it is asked again.)
   await run(`window.grown = 0;
     new MutationObserver((all) => { window.grown += all.length; })
       .observe(document.getElementById("answer"), { childList: true, characterData: true,
                                                     subtree: true });`);
   check("a command", await ask("could you please dim the office light to 10 percent"),
         "light.set(room=office, level=10)");
-  check("it came in parts", (await run("return window.grown")) > 3, true);
+  let grown = await run("return window.grown");
+  for (let i = 0; i < 20 && grown < 3; ++i) {
+    await run("window.grown = 0");
+    await ask(`set the bedroom light to ${20 + i} percent`);
+    grown = await run("return window.grown");
+  }
+  check("it came in parts", grown >= 3, true);
   check("its speed", await shown("status"), /^[1-9]\d* tokens in [\d.]+ s, the first after [\d.]+ ms$/);
   check("another", await ask("switch on the kitchen light"), "light.on(room=kitchen)");
   await wait("live metrics", async () => Number(await shown("tokens")) > 10);
