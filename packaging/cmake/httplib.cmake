@@ -48,9 +48,20 @@ if(NIBBLE_HTTPLIB_LIBRARY AND NOT OPENSSL_FOUND AND NIBBLE_GET_HEADERS)
   if(NIBBLE_APT_GET)
     nibble_httplib_files(libssl-dev "include/openssl;include/*/openssl;lib/*/libssl.so;lib/*/libcrypto.so")
     nibble_httplib_files("libssl-dev->libssl[0-9][a-z0-9.]*" "lib/*/libssl.so.*;lib/*/libcrypto.so.*")
-    set(OPENSSL_ROOT_DIR ${NIBBLE_HEADERS_DIR})
-    find_package(OpenSSL 1.1.1 QUIET)
+    if(NOT nibble_is_missing)  # CMake's search does not look into folders of an architecture below it
+      set(OPENSSL_INCLUDE_DIR ${NIBBLE_HEADERS_DIR}/include CACHE PATH "" FORCE)
+      set(OPENSSL_SSL_LIBRARY ${nibble_httplib_dir}/libssl.so CACHE FILEPATH "" FORCE)
+      set(OPENSSL_CRYPTO_LIBRARY ${nibble_httplib_dir}/libcrypto.so CACHE FILEPATH "" FORCE)
+      find_package(OpenSSL 1.1.1 QUIET)
+    endif()
   endif()
+endif()
+
+if(OPENSSL_FOUND AND OPENSSL_INCLUDE_DIR STREQUAL "${NIBBLE_HEADERS_DIR}/include")
+  set_property(TARGET OpenSSL::Crypto APPEND PROPERTY INTERFACE_INCLUDE_DIRECTORIES
+               ${NIBBLE_HEADERS_DIR}/include/${CMAKE_LIBRARY_ARCHITECTURE})
+  set_property(TARGET OpenSSL::Crypto APPEND PROPERTY INTERFACE_LINK_OPTIONS
+               -Wl,-rpath-link,${nibble_httplib_dir} -Wl,-rpath,${nibble_httplib_dir})
 endif()
 
 # The example has a connection of its own, which is written for the interface of these.
