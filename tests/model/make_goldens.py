@@ -10,7 +10,7 @@
 # Needs torch, transformers, gguf, numpy; --llama-cpp also needs xllamacpp, whose library is called.
 # A golden holds the metadata of a model, its tensors' names and shapes, tokens, and the logits at
 # each of them (or the embedding of the text). Its weights are those of weights() below, which
-# goldens_test.cpp computes as well.
+# goldens.hpp computes as well.
 import argparse
 import ctypes
 import math
