@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -97,8 +98,7 @@ int keygen(int argc, char** argv) {
 
 int encrypt(int argc, char** argv) {
   CLI::App app("Encrypts a file, for a bundle.", "bundle encrypt");
-  std::string from, to, secret;
-  bool is_chacha = false;
+  std::string from, to, secret, cipher = "ocb";
   app.add_option("IN", from, "the file")->check(example::is_not_empty)->required();
   app.add_option("OUT", to, "the encrypted file, a new one")
       ->check(example::is_not_empty)
@@ -106,13 +106,20 @@ int encrypt(int argc, char** argv) {
   app.add_option("--secret", secret, "NAME.secret of keygen --secret")
       ->check(example::is_not_empty)
       ->required();
-  app.add_flag("--chacha", is_chacha,
-               "ChaCha20-Poly1305 instead of AES-256-GCM: for processors without AES instructions");
+  const std::map<std::string, serve::Aead> ciphers = {
+      {"ocb", serve::Aead::aes_256_ocb},
+      {"gcm", serve::Aead::aes_256_gcm},
+      {"chacha", serve::Aead::chacha20_poly1305}};
+  app.add_option("--cipher", cipher,
+                 "ocb: AES-256-OCB; gcm: AES-256-GCM, for devices that have only that; chacha: "
+                 "ChaCha20-Poly1305, for processors without AES instructions")
+      ->check(CLI::IsMember(ciphers))
+      ->capture_default_str();
   return example::run(app, argc, argv, [&]() -> Result<void> {
     NIBBLE_TRY(key, read_secret(secret));
     serve::SystemFiles files;
     serve::SealOptions options;
-    if (is_chacha) options.aead = serve::Aead::chacha20_poly1305;
+    options.aead = ciphers.at(cipher);
     return serve::seal_file(files, from, to, key, kCrypto, options);
   });
 }
@@ -127,9 +134,9 @@ serve::FileRole role_of(std::string_view name) {
 Result<bool> is_sealed(serve::FileLayer& files, const std::string& path) {
   NIBBLE_TRY(size, files.size(path));
   if (size < serve::SealedHeader::kBytes) return false;
-  char magic[8];
-  NIBBLE_CHECK(files.read(path, 0, std::as_writable_bytes(std::span(magic))));
-  return std::string_view(magic, sizeof magic) == "NBLSEAL1";
+  std::byte magic[8];
+  NIBBLE_CHECK(files.read(path, 0, magic));
+  return serve::SealedHeader::has_magic(magic);
 }
 
 int sign(int argc, char** argv) {
@@ -184,10 +191,9 @@ int sign(int argc, char** argv) {
         if (adapter == file_name) role = serve::FileRole::adapter;
       }
       if (file_name == health) role = serve::FileRole::health;
-      NIBBLE_TRY(file, serve::describe_file(files, folder, file_name, role, manifest.chunk_size,
-                                            kCrypto));
       NIBBLE_TRY(sealed, is_sealed(files, folder + "/" + file_name));
-      if (sealed) file.key = secret_name;
+      NIBBLE_TRY(file, serve::describe_file(files, folder, file_name, role, manifest.chunk_size,
+                                            kCrypto, sealed ? secret_name : std::string()));
       manifest.files.push_back(std::move(file));
     }
     NIBBLE_TRY(text, serve::sign_manifest(manifest, key, kCrypto));

@@ -102,11 +102,13 @@ inline void sleep_microseconds(std::int64_t n) noexcept {
   Sleep(static_cast<DWORD>((n + 999) / 1000));
 }
 
+#if NIBBLE_HAS_CLOCK
 inline std::int64_t monotonic_nanoseconds() noexcept {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
              std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
+#endif
 
 #else
 
@@ -150,12 +152,18 @@ inline void sleep_microseconds(std::int64_t n) noexcept {
   nanosleep(&time, nullptr);
 }
 
+#if NIBBLE_HAS_CLOCK
 inline std::int64_t monotonic_nanoseconds() noexcept {
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC, &now);  // <chrono> costs more to include than the thread pool
   return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
+#endif
 
+#endif
+
+#if !NIBBLE_HAS_CLOCK
+inline std::int64_t monotonic_nanoseconds() noexcept { return 0; }
 #endif
 
 // Sleeps while the word has this value; may also return for no reason. wake_one() and wake_all()

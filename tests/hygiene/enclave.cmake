@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# A model in memory answers without files, threads and clocks: a program that decrypts one and asks it
+# is linked with no function of the system for them, as an enclave wants it. (The C++ library that it
+# is linked with may use such functions for what this program does not do.)
+
+include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
+
+if(NOT nm)
+  skip("there is no nm here")
+endif()
+file(WRITE ${work_dir}/model.S "
+.section .rodata
+.balign 64
+.globl enclave_model, enclave_model_end
+enclave_model: .incbin \"${source_dir}/examples/models/home-commands-f16.gguf\"
+enclave_model_end:
+.section .note.GNU-stack,\"\",%progbits
+")
+execute_process(COMMAND ${cxx} -c model.S -o model.o WORKING_DIRECTORY ${work_dir}
+                RESULT_VARIABLE result OUTPUT_QUIET ERROR_QUIET)
+if(NOT result EQUAL 0)
+  skip("the assembler here is another one")
+endif()
+
+# Names of functions for files, threads and clocks: of C and POSIX, and of the C++ library.
+set(files "f?open(64|at)?" "f?(read|write)" "p(read|write)(64)?" f?stat(64|at)? lstat(64)? opendir readdir
+  rename unlink remove fsync mkdir "mmap(64)?" munmap madvise "_ZNS?t.*basic_[a-z]*(fstream|filebuf).*"
+  "_ZNSt10filesystem.*")
+set(threads "pthread_create" "_ZNSt6thread.*" fork clone nanosleep usleep sleep sched_.* "pthread_mutex_.*"
+  "pthread_cond_.*")
+set(clocks clock_gettime gettimeofday time clock "_ZNSt6chrono.*")
+list(JOIN files "|" files)
+list(JOIN threads "|" threads)
+list(JOIN clocks "|" clocks)
+
+# Sets the variable to the names that an object or a program wants of others and that are forbidden.
+function(forbidden variable object)
+  run_for_output(symbols ${nm} -u ${object})
+  string(REGEX MATCHALL "[^ \n]+" symbols "${symbols}")
+  list(TRANSFORM symbols REPLACE "@.*" "")
+  list(FILTER symbols INCLUDE REGEX "^_?(${files}|${threads}|${clocks})$")
+  set(${variable} "${symbols}" PARENT_SCOPE)
+endfunction()
+
+set(program ${cxx} -std=c++20 -O1 -ffunction-sections -fdata-sections ${options}
+    -I${source_dir}/tests -DNIBBLE_KV_TYPES=0)
+
+# The check can fail: with mmap and a clock they are seen, and a program that opens a file.
+file(WRITE ${work_dir}/opens.cpp "#include <cstdio>\n#include <ctime>
+int main() { return std::fopen(\"a\", \"r\") != nullptr && std::time(nullptr) != 0; }\n")
+run(${cxx} opens.cpp -o opens)
+forbidden(seen opens)
+if(NOT seen MATCHES "fopen" OR NOT seen MATCHES "time")
+  message(FATAL_ERROR "files and clocks were not seen: ${seen}")
+endif()
+
+run(${program} -DNIBBLE_HAS_MMAP=0 -DNIBBLE_HAS_CLOCK=0 -Wl,--gc-sections
+    ${source_dir}/tests/hygiene/enclave.cpp model.o -o enclave)
+forbidden(seen enclave)
+if(seen)
+  message(FATAL_ERROR "a model in memory wants of the system: ${seen}")
+endif()
+run(./enclave)
+message("a model that was decrypted in memory answers without files, threads and clocks")
