@@ -113,11 +113,11 @@ int encrypt(int argc, char** argv) {
       ->check(example::is_not_empty)
       ->required();
   const std::map<std::string, serve::Aead> ciphers = {
-      {"ocb", serve::Aead::aes_256_ocb},
+      {"ocb", serve::Aead::aes_128_ocb},
       {"gcm", serve::Aead::aes_256_gcm},
       {"chacha", serve::Aead::chacha20_poly1305}};
   app.add_option("--cipher", cipher,
-                 "ocb: AES-256-OCB; gcm: AES-256-GCM, for devices that have only that; chacha: "
+                 "ocb: AES-128-OCB; gcm: AES-256-GCM, for devices that have only that; chacha: "
                  "ChaCha20-Poly1305, for processors without AES instructions")
       ->check(CLI::IsMember(ciphers))
       ->capture_default_str();

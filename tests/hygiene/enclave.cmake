@@ -23,24 +23,31 @@ if(NOT result EQUAL 0)
   skip("the assembler here is another one")
 endif()
 
-# Names of functions for files, threads and clocks: of C and POSIX, and of the C++ library.
-set(files "f?open(64|at)?" "f?(read|write)" "p(read|write)(64)?" f?stat(64|at)? lstat(64)? opendir readdir
-  rename unlink remove fsync mkdir "mmap(64)?" munmap madvise "_ZNS?t.*basic_[a-z]*(fstream|filebuf).*"
-  "_ZNSt10filesystem.*")
-set(threads "pthread_create" "_ZNSt6thread.*" fork clone nanosleep usleep sleep sched_.* "pthread_mutex_.*"
-  "pthread_cond_.*")
-set(clocks clock_gettime gettimeofday time clock "_ZNSt6chrono.*")
-list(JOIN files "|" files)
-list(JOIN threads "|" threads)
-list(JOIN clocks "|" clocks)
+# Functions for files, threads and clocks, of C and POSIX; and parts of names of the C++ library's.
+set(functions open open64 openat fopen fopen64 fdopen read write pread pread64 pwrite pwrite64 fread fwrite
+  stat fstat lstat opendir readdir rename unlink remove fsync mkdir mmap mmap64 munmap madvise
+  pthread_create fork nanosleep usleep sleep syscall pthread_mutex_lock pthread_cond_wait sched_yield
+  clock_gettime gettimeofday time clock)
+set(parts basic_filebuf basic_fstream basic_ifstream basic_ofstream 10filesystem 6thread 6chrono)
 
-# Sets the variable to the names that an object or a program wants of others and that are forbidden.
-function(forbidden variable object)
-  run_for_output(symbols ${nm} -u ${object})
+# Sets the variable to the names that a program wants of others and that are forbidden.
+function(forbidden variable program)
+  run_for_output(symbols ${nm} -u ${program})
   string(REGEX MATCHALL "[^ \n]+" symbols "${symbols}")
-  list(TRANSFORM symbols REPLACE "@.*" "")
-  list(FILTER symbols INCLUDE REGEX "^_?(${files}|${threads}|${clocks})$")
-  set(${variable} "${symbols}" PARENT_SCOPE)
+  set(found)
+  foreach(symbol IN LISTS symbols)
+    string(REGEX REPLACE "@.*" "" symbol ${symbol})
+    foreach(part IN LISTS parts)
+      string(FIND ${symbol} ${part} at)
+      if(NOT at EQUAL -1)
+        list(APPEND found ${symbol})
+      endif()
+    endforeach()
+    if(symbol IN_LIST functions)
+      list(APPEND found ${symbol})
+    endif()
+  endforeach()
+  set(${variable} "${found}" PARENT_SCOPE)
 endfunction()
 
 set(program ${cxx} -std=c++20 -O1 -ffunction-sections -fdata-sections ${options}

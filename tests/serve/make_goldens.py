@@ -66,7 +66,7 @@ def main():
     nonce = bytes(range(12))
     constant("kAesGcm", AESGCM(secret).encrypt(nonce, message, None).hex())
     constant("kChaCha20Poly1305", ChaCha20Poly1305(secret).encrypt(nonce, message, None).hex())
-    ocb = AES.new(secret, AES.MODE_OCB, nonce=nonce, mac_len=16)
+    ocb = AES.new(secret[:16], AES.MODE_OCB, nonce=nonce, mac_len=16)
     constant("kAesOcb", b"".join(ocb.encrypt_and_digest(message)).hex())
     derived = HKDF(algorithm=hashes.SHA256(), length=32, salt=bytes(range(16)), info=message)
     constant("kHkdf", derived.derive(secret).hex())

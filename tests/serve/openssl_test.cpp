@@ -87,7 +87,7 @@ TEST_CASE("OpenSSL: hashes, signatures, ciphers and derived keys are those of ot
   for (const auto& [aead, expected] :
        {std::pair(serve::Aead::aes_256_gcm, test::golden::kAesGcm),
         std::pair(serve::Aead::chacha20_poly1305, test::golden::kChaCha20Poly1305),
-        std::pair(serve::Aead::aes_256_ocb, test::golden::kAesOcb)}) {
+        std::pair(serve::Aead::aes_128_ocb, test::golden::kAesOcb)}) {
     std::vector<std::byte> sealed(kMessage.size() + 16);
     const auto text = std::span(sealed).first(kMessage.size());
     const auto tag = std::span(sealed).last<16>();
@@ -203,7 +203,7 @@ TEST_CASE("statements that are signed and wrong all the same") {
 
 TEST_CASE("encrypted files decrypt to what they were, and not with any bit changed") {
   InlineExecutor executor;
-  const serve::Aead ciphers[] = {serve::Aead::aes_256_ocb, serve::Aead::chacha20_poly1305,
+  const serve::Aead ciphers[] = {serve::Aead::aes_128_ocb, serve::Aead::chacha20_poly1305,
                                  serve::Aead::aes_256_gcm};
   for (const std::size_t size : {std::size_t{0}, std::size_t{1}, std::size_t{4095},
                                  std::size_t{4096}, std::size_t{4097}, std::size_t{12'288}}) {

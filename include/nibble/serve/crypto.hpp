@@ -51,11 +51,11 @@ class SecretKey {
 // (RFC 5958), of an Ed25519 or ECDSA P-256 key.
 using KeyBytes = std::vector<std::byte>;
 
-// Encryption with authentication: 32 bytes of key, 12 of nonce, 16 of tag.
+// Encryption with authentication: 32 bytes of key (of AES-128 the first 16), 12 of nonce, 16 of tag.
 enum class Aead : unsigned char {
   aes_256_gcm = 1,        // NIST SP 800-38D
   chacha20_poly1305 = 2,  // RFC 8439: where processors have no AES instructions
-  aes_256_ocb = 3,        // RFC 7253: nearly as fast as AES alone
+  aes_128_ocb = 3,        // RFC 7253: nearly as fast as AES alone
 };
 
 class Hasher {

@@ -248,9 +248,9 @@ class OpensslCrypto final : public Crypto {
     switch (aead) {
       case Aead::aes_256_gcm: return EVP_aes_256_gcm();
       case Aead::chacha20_poly1305: return EVP_chacha20_poly1305();
-      case Aead::aes_256_ocb:
+      case Aead::aes_128_ocb:
 #ifndef OPENSSL_NO_OCB
-        return EVP_aes_256_ocb();
+        return EVP_aes_128_ocb();
 #else
         break;
 #endif

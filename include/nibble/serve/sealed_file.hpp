@@ -51,7 +51,7 @@ struct SealedHeader {
   static constexpr std::size_t kBytes = 56;
   static constexpr unsigned kMinLog2 = 12, kMaxLog2 = 24;
 
-  Aead aead = Aead::aes_256_ocb;
+  Aead aead = Aead::aes_128_ocb;
   unsigned chunk_log2 = 18;
   std::uint64_t plain_size = 0;
   std::array<std::byte, 32> salt{};
@@ -180,7 +180,7 @@ inline Result<AlignedBuffer> open_sealed(std::span<const std::byte> sealed, cons
 }
 
 struct SealOptions {
-  Aead aead = Aead::aes_256_ocb;
+  Aead aead = Aead::aes_128_ocb;
   unsigned chunk_log2 = 18;  // of the bytes in a chunk, 12 to 24
 };
 
