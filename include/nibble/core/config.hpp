@@ -125,21 +125,19 @@
 #define NIBBLE_DECLARATIONS_ONLY 0
 #endif
 
+// -DNIBBLE_ENCLAVE=1: a model in memory answers without calling the system for files, threads or
+// clocks. Memory is only allocated; who waits for a lock spins; loading measures no Tuning, and limits
+// in time do not end a generation. The same for every translation unit.
+#ifndef NIBBLE_ENCLAVE
+#define NIBBLE_ENCLAVE 0
+#endif
+
 // Whether files and large blocks of memory are mapped as POSIX has it. Windows has its own way; devices
-// without an operating system have neither, and models are in memory there. Enclaves define it as 0.
-// The same for every translation unit.
-#ifndef NIBBLE_HAS_MMAP
-#if !defined(_WIN32) && __has_include(<sys/mman.h>)
+// without an operating system have neither, and models are in memory there.
+#if !NIBBLE_ENCLAVE && !defined(_WIN32) && __has_include(<sys/mman.h>)
 #define NIBBLE_HAS_MMAP 1
 #else
 #define NIBBLE_HAS_MMAP 0
-#endif
-#endif
-
-// Whether there is a clock. Without one, as in an enclave, loading measures no Tuning, and limits in
-// time do not end a generation. The same for every translation unit.
-#ifndef NIBBLE_HAS_CLOCK
-#define NIBBLE_HAS_CLOCK 1
 #endif
 
 // The element types of a cache of keys and values (ops/kv_type.hpp) that a program compiles: bit i is

@@ -308,9 +308,11 @@ class Bundle {
   Result<AlignedBuffer> decrypt(std::span<const std::byte> sealed, const ManifestFile& file,
                                 Executor& executor, const KeySource& keys) const {
     if (sealed.size() != file.size) return detail::changed(file).in(printable(folder_));
-    auto seal = seal_of(sealed, file.size, *crypto_);
-    if (!seal && seal.error().code != Errc::malformed) return std::move(seal).error();
-    if (!seal || *seal != file.seal) return detail::changed(file).in(printable(folder_));
+    auto head = SealedHead::copy(sealed, file.size);
+    if (!head && head.error().code != Errc::malformed) return std::move(head).error();
+    if (!head) return detail::changed(file).in(printable(folder_));
+    NIBBLE_TRY(seal, crypto_->sha256_of(head->bytes));
+    if (seal != file.seal) return detail::changed(file).in(printable(folder_));
     KeyRequest request;
     request.key = file.key;
     request.bundle = manifest().name;
@@ -322,7 +324,8 @@ class Bundle {
       proof = std::move(given);
     }
     NIBBLE_TRY(key, keys.release(request, proof));
-    auto plain = open_sealed(sealed, key, *crypto_, executor);
+    auto plain =
+        open_sealed(*head, sealed.subspan(head->bytes.size()), key, *crypto_, executor);
     if (!plain) return std::move(plain).error().in(printable(path_of(file)));
     return plain;
   }

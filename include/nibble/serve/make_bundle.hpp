@@ -30,7 +30,8 @@ inline Result<Digest> read_seal(FileLayer& files, const std::string& path, std::
   NIBBLE_TRY(header, SealedHeader::parse(head, size));
   head.resize(io::narrow<std::size_t>(header.head_size()));
   NIBBLE_CHECK(files.read(path, 0, head));
-  return seal_of(head, size, crypto);
+  NIBBLE_TRY(sealed, SealedHead::copy(head, size));
+  return crypto.sha256_of(sealed.bytes);
 }
 
 }  // namespace detail

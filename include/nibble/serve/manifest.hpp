@@ -36,7 +36,7 @@ struct ManifestFile {
   // threads at once; and they say what need not be downloaded.
   std::vector<Digest> chunks;
   std::string key;  // names the key with which the file is encrypted (sealed_file.hpp); or empty
-  Digest seal{};    // of an encrypted file: of its head (seal_of)
+  Digest seal{};    // of an encrypted file: SHA-256 of its head (SealedHead)
 };
 
 struct Manifest {

@@ -142,41 +142,69 @@ Result<void> for_all(std::uint64_t n, Executor& executor, const Work& work) {
 
 }  // namespace detail
 
-// The digest of the head of a sealed file: its first bytes, or all. `size`: of the file. Errors:
-// malformed, unsupported, those of Crypto.
-inline Result<Digest> seal_of(std::span<const std::byte> sealed, std::uint64_t size,
-                              const Crypto& crypto) {
-  NIBBLE_TRY(header, SealedHeader::parse(sealed, size));
-  if (header.head_size() > sealed.size()) {
-    return Error{Errc::malformed, "an encrypted file without all of its head"};
-  }
-  return crypto.sha256_of(sealed.first(io::narrow<std::size_t>(header.head_size())));
-}
+// Header and tags of a sealed file, in memory: a file that is mapped may change after it was read.
+struct SealedHead {
+  SealedHeader header;
+  std::vector<std::byte> bytes;
 
-// Decrypts a whole sealed file into memory, by all workers of the executor. Errors: malformed (the
-// file was changed, or this is not its key), unsupported, out_of_memory, io.
-inline Result<AlignedBuffer> open_sealed(std::span<const std::byte> sealed, const SecretKey& key,
-                                         const Crypto& crypto, Executor& executor) {
+  // `sealed`: the first bytes of the file, or all; `size`: of the file. Errors: malformed,
+  // unsupported.
+  static Result<SealedHead> copy(std::span<const std::byte> sealed, std::uint64_t size) {
+    return catch_out_of_memory([&]() -> Result<SealedHead> {
+      SealedHead head;
+      NIBBLE_TRY(seen, SealedHeader::parse(sealed, size));
+      if (seen.head_size() > sealed.size()) {
+        return Error{Errc::malformed, "an encrypted file without all of its head"};
+      }
+      const auto begin = sealed.first(io::narrow<std::size_t>(seen.head_size()));
+      head.bytes.assign(begin.begin(), begin.end());
+      NIBBLE_TRY(header, SealedHeader::parse(head.bytes, size));
+      if (header.head_size() != head.bytes.size()) {
+        return Error{Errc::malformed, "an encrypted file that changes while it is read"};
+      }
+      head.header = header;
+      return head;
+    });
+  }
+
+  Crypto::ConstTag tag(std::uint64_t chunk) const noexcept {
+    const auto at = io::narrow<std::size_t>(chunk * Crypto::kTagBytes);
+    return std::span(bytes).subspan(SealedHeader::kBytes + at).first<Crypto::kTagBytes>();
+  }
+};
+
+// Decrypts the ciphertext behind a head into memory, by all workers of the executor. Errors:
+// malformed (it was changed, or this is not its key), out_of_memory, io.
+inline Result<AlignedBuffer> open_sealed(const SealedHead& head, std::span<const std::byte> text,
+                                         const SecretKey& key, const Crypto& crypto,
+                                         Executor& executor) {
   return catch_out_of_memory([&]() -> Result<AlignedBuffer> {
-    NIBBLE_TRY(header, SealedHeader::parse(sealed, sealed.size()));
+    const SealedHeader& header = head.header;
+    if (text.size() != header.plain_size) {
+      return Error{Errc::malformed, "an encrypted file that was cut off"};
+    }
     NIBBLE_TRY(own_key, detail::file_key(header, key, crypto));
-    NIBBLE_TRY(plain, AlignedBuffer::allocate(io::narrow<std::size_t>(header.plain_size)));
-    const auto tags = sealed.subspan(SealedHeader::kBytes);
-    const auto text = sealed.subspan(io::narrow<std::size_t>(header.head_size()));
+    NIBBLE_TRY(plain, AlignedBuffer::allocate(text.size()));
     const std::uint64_t n_chunks = header.n_chunks();
     NIBBLE_CHECK(detail::for_all(n_chunks, executor, [&](std::uint64_t i) -> Result<void> {
       const auto at = io::narrow<std::size_t>(i << header.chunk_log2);
-      const std::size_t left = text.size() - at;
-      const std::size_t size = (std::min)(left, std::size_t{1} << header.chunk_log2);
-      const auto tag = tags.subspan(io::narrow<std::size_t>(i) * Crypto::kTagBytes);
+      const std::size_t size =
+          (std::min)(text.size() - at, std::size_t{1} << header.chunk_log2);
       const auto nonce = detail::chunk_nonce(i, i + 1 == n_chunks);
-      auto opened = crypto.open(header.aead, own_key, nonce, text.subspan(at, size),
-                                tag.first<Crypto::kTagBytes>(), plain.bytes().subspan(at, size));
+      auto opened = crypto.open(header.aead, own_key, nonce, text.subspan(at, size), head.tag(i),
+                                plain.bytes().subspan(at, size));
       if (!opened) return std::move(opened).error().in("encrypted chunk " + to_text(i));
       return opened;
     }));
     return plain;
   });
+}
+
+// The same for a whole sealed file. Errors: also those of SealedHead::copy.
+inline Result<AlignedBuffer> open_sealed(std::span<const std::byte> sealed, const SecretKey& key,
+                                         const Crypto& crypto, Executor& executor) {
+  NIBBLE_TRY(head, SealedHead::copy(sealed, sealed.size()));
+  return open_sealed(head, sealed.subspan(head.bytes.size()), key, crypto, executor);
 }
 
 struct SealOptions {
