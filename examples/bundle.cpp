@@ -311,7 +311,7 @@ int update(int argc, char** argv) {
     NIBBLE_TRY(done, serve::download(device, source, *threads, seconds_now(), options));
     const auto version = static_cast<unsigned long long>(done.version);
     if (!done.is_installed) {
-      std::printf("version %llu runs already\n", version);
+      std::printf("version %llu is there already\n", version);
     } else {
       std::printf("version %llu: %llu bytes downloaded of %llu; on trial at the next start\n", version,
                   static_cast<unsigned long long>(done.progress.n_downloaded),

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Bundles from a web server, by HTTP or HTTPS with ranges. Each request has a connection of its own.
+// Bundles from a web server, by HTTP or HTTPS with ranges. Each request has a connection of its
+// own.
 #pragma once
 
 #include <httplib.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <ctime>
@@ -19,7 +21,7 @@
 namespace example {
 
 struct HttpSourceOptions {
-  std::string url = {};           // of the bundle's folder: "https://models.example/home/7"
+  std::string url = {};            // of the bundle's folder: "https://models.example/home/7"
   std::string authorization = {};  // sent as the header of this name, if it is not empty
   std::string ca_file = {};        // certificates to trust instead of the system's
   int timeout_s = 30;              // for a connection, and for the next bytes
@@ -86,7 +88,8 @@ class HttpSource final : public nibble::serve::BundleSource {
                            const std::string& expected_range, const Take& take) const {
     using nibble::Errc;
 #if defined(CPPHTTPLIB_OPENSSL_SUPPORT)
-    const bool is_address = options_.url.starts_with("http://") || options_.url.starts_with("https://");
+    const bool is_address =
+        options_.url.starts_with("http://") || options_.url.starts_with("https://");
 #else
     const bool is_address = options_.url.starts_with("http://");
 #endif
@@ -124,9 +127,11 @@ class HttpSource final : public nibble::serve::BundleSource {
     if (status == 200 && expected_status == 206) {
       return fail(Errc::unsupported, name, "the server sends no ranges");
     }
-    const bool is_passing = status >= 500 || status == 408 || status == 425 || status == 429 || status == 206;
-    const Errc code = is_passing ? Errc::io : status == 404 || status == 410 ? Errc::not_found
-                                                                             : Errc::invalid_argument;
+    const bool is_passing =
+        status >= 500 || status == 408 || status == 425 || status == 429 || status == 206;
+    const Errc code = is_passing                       ? Errc::io
+                      : status == 404 || status == 410 ? Errc::not_found
+                                                       : Errc::invalid_argument;
     return fail(code, name, "status " + std::to_string(status));
   }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Downloads from a source that breaks off, lies and goes away, with the power cut at each operation.
+// Downloads from a source that breaks off, lies and goes away, with the power cut at each
+// operation.
 #include "nibble/serve/download.hpp"
 
 #include <algorithm>
@@ -139,8 +140,16 @@ TEST_CASE("a download brings what is not on the device, in parts") {
   CHECK(source.largest == 512);
   CHECK(there.size() == 7);
   CHECK(std::is_sorted(there.begin(), there.end()));
+  // It is on trial, then it runs: nothing is asked for but the manifest.
+  source.n_requests = 0;
+  auto device = serve::Slots::open(files, "root", kKeys, kCrypto);
+  REQUIRE_MESSAGE(device, test::why(device));
+  InlineExecutor executor;
+  const auto on_trial = serve::download(*device, source, executor, kNow);
+  REQUIRE_MESSAGE(on_trial, test::why(on_trial));
+  CHECK_FALSE(on_trial->is_installed);
+  CHECK(source.n_requests == 1);
   CHECK(version_of(files) == 2);
-  // It runs: nothing is asked for but the manifest.
   source.n_requests = 0;
   const auto again = run_device(files, source);
   REQUIRE_MESSAGE(again, test::why(again));

@@ -2,8 +2,8 @@
 //
 // Downloads a bundle into the slot that does not run (update.hpp), over connections that break and
 // with power that fails. The bytes are from a BundleSource, which the host implements:
-// examples/bundle/http_source.hpp does with HTTPS and ranges. Only chunks are asked for that are not
-// on the device, in whatever file.
+// examples/bundle/http_source.hpp does with HTTPS and ranges. Only chunks are asked for that are
+// not on the device, in whatever file.
 #pragma once
 
 #include <algorithm>
@@ -50,7 +50,7 @@ struct DownloadProgress {
 };
 
 struct DownloadOptions {
-  std::uint64_t part_size = std::uint64_t{8} << 20;  // bytes asked for, and made lasting, at once
+  std::uint64_t part_size = std::uint64_t{8} << 20;   // bytes asked for, and made lasting, at once
   std::uint64_t max_chunk = std::uint64_t{64} << 20;  // bytes of a chunk, which is held in memory
   // Attempts in a row that bring no chunk; and the wait after the first, which doubles.
   unsigned max_failures = 10;
@@ -62,7 +62,7 @@ struct DownloadOptions {
 };
 
 struct Downloaded {
-  bool is_installed = false;  // false: it runs already
+  bool is_installed = false;  // false: it runs already, or at the next start
   std::uint64_t version = 0;
   DownloadProgress progress;
 };
@@ -79,8 +79,11 @@ class Downloader {
     NIBBLE_TRY(opened, open_manifest(text, device.keys(), device.crypto()));
     Downloaded out;
     out.version = opened.manifest.version;
-    const SlotState& runs = device.state().of[device.running()];
-    if (runs.status == SlotStatus::good && runs.id == opened.id) return out;
+    for (std::size_t slot = 0; slot < 2; ++slot) {
+      const SlotState& state = device.state().of[slot];
+      const bool is_to_start = state.status == SlotStatus::trial || slot == device.running();
+      if (is_to_start && state.status != SlotStatus::empty && state.id == opened.id) return out;
+    }
     NIBBLE_TRY(update, Update::begin(device, text, now));
     NIBBLE_CHECK(update.take_from_running());
     for (const ManifestFile& file : update.manifest().files) progress_.n_bytes += file.size;
@@ -121,12 +124,11 @@ class Downloader {
     const std::uint64_t end = part.offset + part.size;
     std::optional<Error> refused;
     chunk_.clear();
-    auto fetched =
-        source_.fetch(file.name, at, part.size, [&](std::span<const std::byte> bytes) {
-          auto taken = take(update, part.file, at, end, bytes);
-          if (!taken) refused = std::move(taken).error();
-          return !refused;
-        });
+    auto fetched = source_.fetch(file.name, at, part.size, [&](std::span<const std::byte> bytes) {
+      auto taken = take(update, part.file, at, end, bytes);
+      if (!taken) refused = std::move(taken).error();
+      return !refused;
+    });
     if (refused) return *std::move(refused);
     if (!fetched || at == end) return fetched;
     return Error{Errc::io, "file " + io::quoted(file.name) + ": fewer bytes than were asked for"};
@@ -167,7 +169,8 @@ class Downloader {
   Result<void> fail(Error error) {
     const bool is_passing = error.code == Errc::io || error.code == Errc::malformed;
     if (!is_passing || ++n_failures_ >= options_.max_failures) return error;
-    wait_ms_ = n_failures_ == 1 ? options_.first_wait_ms : (std::min)(2 * wait_ms_, options_.max_wait_ms);
+    wait_ms_ =
+        n_failures_ == 1 ? options_.first_wait_ms : (std::min)(2 * wait_ms_, options_.max_wait_ms);
     if (options_.wait && !options_.wait(wait_ms_)) return cancelled();
     return ok();
   }
@@ -184,7 +187,7 @@ class Downloader {
 
 }  // namespace detail
 
-// Downloads the bundle of the source, if it is not the one that runs, verifies each chunk before it
+// Downloads the bundle of the source, if it is not the one that runs or will, verifies each chunk before it
 // is written, and sets it on trial at the next start. What a download that was ended, by whatever,
 // has written is not asked for again. For a thread of its own, which nobody else uses the Slots
 // beside. `now`: as Update::begin. Errors: those of Update, of the source (after max_failures

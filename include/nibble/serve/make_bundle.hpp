@@ -25,7 +25,8 @@ namespace detail {
 
 inline Result<Digest> read_seal(FileLayer& files, const std::string& path, std::uint64_t size,
                                 const Crypto& crypto) {
-  std::vector<std::byte> head(io::narrow<std::size_t>((std::min)(size, std::uint64_t{SealedHeader::kBytes})));
+  constexpr std::uint64_t kBytes = SealedHeader::kBytes;
+  std::vector<std::byte> head(io::narrow<std::size_t>((std::min)(size, kBytes)));
   NIBBLE_CHECK(files.read(path, 0, head));
   NIBBLE_TRY(header, SealedHeader::parse(head, size));
   head.resize(io::narrow<std::size_t>(header.head_size()));

@@ -259,7 +259,8 @@ class OpensslCrypto final : public Crypto {
   }
 
   static void put_last(std::span<std::byte> out, const unsigned char* last, int n) {
-    if (n > 0) std::memcpy(out.last(static_cast<std::size_t>(n)).data(), last, static_cast<std::size_t>(n));
+    const auto size = static_cast<std::size_t>(n);
+    if (size > 0) std::memcpy(out.last(size).data(), last, size);
   }
 
   static Result<void> check_sizes(std::span<const std::byte> nonce, std::size_t plain,

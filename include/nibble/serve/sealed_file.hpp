@@ -158,11 +158,11 @@ struct SealedHead {
       }
       const auto begin = sealed.first(io::narrow<std::size_t>(seen.head_size()));
       head.bytes.assign(begin.begin(), begin.end());
-      NIBBLE_TRY(header, SealedHeader::parse(head.bytes, size));
-      if (header.head_size() != head.bytes.size()) {
+      NIBBLE_TRY(copied, SealedHeader::parse(head.bytes, size));
+      if (copied.head_size() != head.bytes.size()) {
         return Error{Errc::malformed, "an encrypted file that changes while it is read"};
       }
-      head.header = header;
+      head.header = copied;
       return head;
     });
   }
