@@ -187,10 +187,10 @@ class Downloader {
 
 }  // namespace detail
 
-// Downloads the bundle of the source, if it is not the one that runs or will, verifies each chunk before it
-// is written, and sets it on trial at the next start. What a download that was ended, by whatever,
-// has written is not asked for again. For a thread of its own, which nobody else uses the Slots
-// beside. `now`: as Update::begin. Errors: those of Update, of the source (after max_failures
+// Downloads the bundle of the source, if it is not the one that runs or will, verifies each chunk
+// before it is written, and sets it on trial at the next start. What a download that was ended, by
+// whatever, has written is not asked for again. For a thread of its own, which nobody else uses the
+// Slots beside. `now`: as Update::begin. Errors: those of Update, of the source (after max_failures
 // attempts), cancelled, limit (a chunk that is larger than max_chunk).
 inline Result<Downloaded> download(Slots& device, BundleSource& source, Executor& executor,
                                    std::uint64_t now, const DownloadOptions& options = {}) {
