@@ -138,7 +138,8 @@ TEST_CASE("a download brings what is not on the device, in parts") {
   CHECK(done->progress.n_there == 4400);
   CHECK(source.n_bytes == kNewBytes);
   CHECK(source.largest == 512);
-  CHECK(there.size() == 7);
+  REQUIRE(there.size() >= 4);
+  CHECK(there.back() == 4400);
   CHECK(std::is_sorted(there.begin(), there.end()));
   // It is on trial, then it runs: nothing is asked for but the manifest.
   source.n_requests = 0;

@@ -57,7 +57,7 @@ struct DownloadOptions {
   std::uint64_t first_wait_ms = 1000, max_wait_ms = std::uint64_t{10} * 60'000;
   // Waits on the host's clock; empty: no waiting. False: the download ends.
   Callback<bool(std::uint64_t milliseconds)> wait;
-  // Called for each chunk. False: the download ends.
+  // Called whenever bytes come, however few. False: the download ends.
   Callback<bool(const DownloadProgress& progress)> progress;
 };
 
@@ -154,8 +154,8 @@ class Downloader {
       at += size;
       progress_.n_there += size;
       chunk_.clear();
-      if (options_.progress && !options_.progress(progress_)) return ends(cancelled());
     }
+    if (options_.progress && !options_.progress(progress_)) return ends(cancelled());
     return ok();
   }
 
