@@ -50,7 +50,7 @@ function(forbidden variable program)
   set(${variable} "${found}" PARENT_SCOPE)
 endfunction()
 
-set(program ${cxx} -std=c++20 -O1 -ffunction-sections -fdata-sections ${options}
+set(program ${cxx} -std=c++20 -O0 -ffunction-sections -fdata-sections ${options}
     -I${source_dir}/tests -DNIBBLE_KV_TYPES=0)
 
 # The check can fail: a program with a file and a clock.
