@@ -7,10 +7,10 @@
 #include <utility>
 
 #include "adapters.hpp"
+#include "all_architectures.hpp"
 #include "common.hpp"
 #include "nibble/generate/layer_drafts.hpp"
 #include "nibble/generate/model_drafts.hpp"
-#include "nibble/model/all_architectures.hpp"
 #include "nibble/model/weight_conversion.hpp"
 #include "nibble/nibble.hpp"
 #include "nibble/simd/dispatch.hpp"
