@@ -14,6 +14,8 @@
 #include "nibble/core/thread_pool.hpp"
 #include "why.hpp"
 
+namespace quantize_test {
+
 using namespace nibble;
 using namespace nibble::compress;
 using quant::Format;
@@ -312,3 +314,5 @@ TEST_CASE("statistics of another model are refused, with the tensor's name") {
   REQUIRE(!cancelled);
   CHECK(cancelled.error().code == Errc::cancelled);
 }
+
+}  // namespace quantize_test

@@ -15,6 +15,8 @@
 #include "nibble/model/convert.hpp"
 #include "nibble/model/load.hpp"
 
+namespace cascade_test {
+
 using namespace nibble;
 using namespace test;
 
@@ -209,3 +211,5 @@ TEST_CASE("home commands: 2 bits answer, F16 where these are not sure") {
   CHECK(n_right > n_small);
   CHECK(n_right >= n_large - 6);
 }
+
+}  // namespace cascade_test

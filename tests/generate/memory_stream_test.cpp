@@ -14,6 +14,8 @@
 #include "nibble/generate/memory_stream.hpp"
 #include "nibble/model/slot.hpp"
 
+namespace memory_stream_test {
+
 using namespace nibble;
 using namespace test;
 
@@ -246,3 +248,5 @@ TEST_CASE("memory stream: what it refuses") {
   CHECK(stream.n_tokens() == 0);
   REQUIRE(stream.append(some_ids(3, 1)));
 }
+
+}  // namespace memory_stream_test

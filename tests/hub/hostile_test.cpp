@@ -11,6 +11,8 @@
 #include "nibble/hub/open.hpp"
 #include "nibble/io/gguf.hpp"
 
+namespace hostile_test {
+
 using namespace nibble;
 using test::TemporaryFolder;
 
@@ -241,3 +243,5 @@ TEST_CASE("tokenizer files that would take much memory") {
     CHECK((gguf->find(hub::kTokenizerErrorKey) == nullptr) == is_padded);
   }
 }
+
+}  // namespace hostile_test

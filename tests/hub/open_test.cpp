@@ -17,6 +17,8 @@
 #include "nibble/io/gguf_writer.hpp"
 #include "why.hpp"
 
+namespace open_test {
+
 using namespace nibble;
 using test::HubWeights;
 using test::TemporaryFolder;
@@ -598,3 +600,5 @@ TEST_CASE("experts: of a tensor each, and gates with what they multiply in one t
   CHECK(apart->find_tensor("blk.0.ffn_down.10.weight") != nullptr);
   CHECK(apart->find_tensor("blk.0.ffn_gate_inp.weight") != nullptr);
 }
+
+}  // namespace open_test

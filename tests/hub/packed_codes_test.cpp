@@ -17,6 +17,8 @@
 #include "test_data.hpp"
 #include "why.hpp"
 
+namespace packed_codes_test {
+
 using namespace nibble;
 using test::HubWeights;
 using test::TemporaryFolder;
@@ -284,3 +286,5 @@ TEST_CASE("checkpoints of llama2.c: sizes that do not go together, vocabularies 
     CHECK(bad.error().message.find("tokenizer.bin: ") != std::string::npos);
   }
 }
+
+}  // namespace packed_codes_test

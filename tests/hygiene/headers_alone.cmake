@@ -7,8 +7,7 @@
 #
 # One compilation proves many: if B always includes A, a file that includes A and then B proves A, which
 # is first, and B too, which sees nothing but what it includes itself. So headers stand in chains, each of
-# which is compiled at once. (That a test includes a header first proves nothing: the tests have
-# precompiled headers.)
+# which is compiled at once.
 
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 

@@ -12,6 +12,8 @@
 #include "kernels/cache_arrays.hpp"
 #include "kernels/each_target.hpp"
 
+namespace attention_test {
+
 using namespace nibble;
 using namespace nibble_test;
 
@@ -602,3 +604,5 @@ TEST_CASE("attention: the tolerance notices mistakes") {
     }
   }
 }
+
+}  // namespace attention_test

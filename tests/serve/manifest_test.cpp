@@ -13,6 +13,8 @@
 #include "small_bundles.hpp"
 #include "why.hpp"
 
+namespace manifest_test {
+
 using namespace nibble;
 using test::SmallBundle;
 
@@ -216,3 +218,5 @@ TEST_CASE("a bundle is refused for every bit that differs, and for files that we
   REQUIRE(files.remove("x/bundle.json"));
   CHECK(test::why(check(files)) == "x: no bundle: neither bundle.json nor model.sig is there");
 }
+
+}  // namespace manifest_test

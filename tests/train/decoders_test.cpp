@@ -13,6 +13,7 @@
 #include "nibble/model/phi3.hpp"
 #include "train/training_model.hpp"
 
+namespace decoders_test {
 namespace {
 
 using namespace test;
@@ -84,3 +85,5 @@ TEST_CASE("phi3: one product for q, k and v, and one for gate and up") {
 }
 
 }  // namespace
+
+}  // namespace decoders_test

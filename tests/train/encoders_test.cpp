@@ -13,6 +13,7 @@
 #include "nibble/model/gptneox.hpp"
 #include "train/training_model.hpp"
 
+namespace encoders_test {
 namespace {
 
 using namespace test;
@@ -81,3 +82,5 @@ TEST_CASE("bert: attention in both directions, a row for all tokens, pooled rows
 }
 
 }  // namespace
+
+}  // namespace encoders_test

@@ -21,6 +21,7 @@
 #include "train/deployed_model.hpp"
 #include "train/training_model.hpp"
 
+namespace input_ranges_test {
 namespace {
 
 using test::bundled;
@@ -289,3 +290,5 @@ TEST_CASE("inputs beyond their range get no gradient, others the one they have w
 }
 
 }  // namespace
+
+}  // namespace input_ranges_test

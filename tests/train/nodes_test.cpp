@@ -10,6 +10,8 @@
 #include "doctest/doctest.h"
 #include "train/training_model.hpp"
 
+namespace nodes_test {
+
 namespace app {
 
 using namespace nibble;
@@ -88,3 +90,5 @@ TEST_CASE("a node of a program's own") {
 }
 
 }  // namespace
+
+}  // namespace nodes_test

@@ -13,6 +13,7 @@
 #include "nibble/core/thread_pool.hpp"
 #include "train/deployed_model.hpp"
 
+namespace qat_test {
 namespace {
 
 using namespace test;
@@ -185,3 +186,5 @@ TEST_CASE("training for a format is the same for any number of threads, and stay
 }
 
 }  // namespace
+
+}  // namespace qat_test
