@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "adapters.hpp"
-#include "all_architectures.hpp"
 #include "common.hpp"
 #include "nibble/generate/layer_drafts.hpp"
 #include "nibble/generate/model_drafts.hpp"
@@ -15,6 +14,7 @@
 #include "nibble/nibble.hpp"
 #include "nibble/simd/dispatch.hpp"
 #include "nibble/text/tokenizer.hpp"
+#include "once/all_architectures.hpp"
 #include "settings.hpp"
 
 namespace {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/rare_architectures.hpp"
 
-#include "examples/all_architectures.hpp"
+#include "examples/once/all_architectures.hpp"
 
 nibble::Result<nibble::Model> test::load_rare(const nibble::io::Gguf& file,
                                               const nibble::LoadOptions& options) {
