@@ -38,7 +38,7 @@ template <class Architecture>
 void check(const DecoderConfig& c, const TrainingLimits& limits = {}) {
   const auto e = Architecture::expression(c);
   TrainingModel<decltype(e)> model(e, kSlotCount, c.n_layers);
-  check_gradients(model, Batch({4, 6, 1}, 19), limits);
+  check_gradients(model, GradientBatch({4, 6, 1}, 19), limits);
 }
 
 TEST_CASE("llama: biases, norms of heads, temperatures, factors of embeddings and logits") {
