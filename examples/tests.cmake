@@ -477,7 +477,7 @@ set_tests_properties(example_pipeline_again example_pipeline_other example_gener
 nibble_example_test(train_qat train EXIT 0
   OUT "right answers: .*40 drawn commands.*original .*rounded .* KL 0\\.[0-9]+\ntrained .* KL 0\\.[0-9]+\n$"
   ARGS ${build_folder}/qat.gguf --continue --qat q2_h --search --teacher ${home_model} --steps 2
-    --sequences 8 --beside 40 --quiet)
+    --sequences 8 --utterances 20 --beside 40 --quiet)
 nibble_example_test(generate_qat generate EXIT 0 OUT "."
   ARGS ${build_folder}/qat.gguf --prompt light --max-tokens 5 --quiet)
 set_tests_properties(example_train_qat PROPERTIES FIXTURES_SETUP qat)
