@@ -19,6 +19,7 @@ namespace cascade_test {
 
 using namespace nibble;
 using namespace test;
+using nibble::Answer;
 
 namespace {
 

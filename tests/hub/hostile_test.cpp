@@ -8,6 +8,7 @@
 
 #include "doctest/doctest.h"
 #include "hub_folder.hpp"
+#include "nibble/hub/folder.hpp"
 #include "nibble/hub/open.hpp"
 #include "nibble/io/gguf.hpp"
 

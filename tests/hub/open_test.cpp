@@ -14,6 +14,8 @@
 
 #include "doctest/doctest.h"
 #include "hub_folder.hpp"
+#include "nibble/hub/folder.hpp"
+#include "nibble/hub/tokenizer_keys.hpp"
 #include "nibble/io/gguf_writer.hpp"
 #include "why.hpp"
 

@@ -11,6 +11,7 @@
 
 #include "doctest/doctest.h"
 #include "hub_folder.hpp"
+#include "nibble/hub/folder.hpp"
 #include "nibble/hub/open.hpp"
 #include "nibble/quant/format.hpp"
 #include "nibble/quant/ggml.hpp"
