@@ -10,11 +10,11 @@
 #include "common.hpp"
 #include "nibble/generate/layer_drafts.hpp"
 #include "nibble/generate/model_drafts.hpp"
-#include "nibble/model/all_architectures.hpp"
 #include "nibble/model/weight_conversion.hpp"
 #include "nibble/nibble.hpp"
 #include "nibble/simd/dispatch.hpp"
 #include "nibble/text/tokenizer.hpp"
+#include "once/all_architectures.hpp"
 #include "settings.hpp"
 
 namespace {

@@ -17,7 +17,7 @@ function(nibble_example_test test program)
 endfunction()
 
 foreach(program batch chat compare compress convert federated finetune gate generate home_commands inspect intents perplexity pipeline quantize search train watch_log)
-  nibble_example_test(${program}_help ${program} EXIT 0 OUT "Usage: ${program}" ARGS --help)
+  nibble_example_test(${program}_help ${program} EXIT 0 OUT "${program} .OPTIONS" ARGS --help)
   nibble_example_test(${program}_usage ${program} EXIT 2 ERR "^${program}: [^\n]*--help.\n$"
     ARGS --nonsense)
 endforeach()
@@ -477,7 +477,7 @@ set_tests_properties(example_pipeline_again example_pipeline_other example_gener
 nibble_example_test(train_qat train EXIT 0
   OUT "right answers: .*40 drawn commands.*original .*rounded .* KL 0\\.[0-9]+\ntrained .* KL 0\\.[0-9]+\n$"
   ARGS ${build_folder}/qat.gguf --continue --qat q2_h --search --teacher ${home_model} --steps 2
-    --sequences 8 --beside 40 --quiet)
+    --sequences 8 --utterances 20 --beside 40 --quiet)
 nibble_example_test(generate_qat generate EXIT 0 OUT "."
   ARGS ${build_folder}/qat.gguf --prompt light --max-tokens 5 --quiet)
 set_tests_properties(example_train_qat PROPERTIES FIXTURES_SETUP qat)
@@ -590,7 +590,7 @@ endif()
 # The server, with our own client, the official one of the API, a browser and Prometheus' checker, as
 # far as they are here.
 if(TARGET nibble_httplib)
-  nibble_example_test(serve_help serve EXIT 0 OUT "Usage: serve" ARGS --help)
+  nibble_example_test(serve_help serve EXIT 0 OUT "serve .OPTIONS" ARGS --help)
   nibble_example_test(serve_usage serve EXIT 2 ERR "^serve: [^\n]*--help.\n$" ARGS --nonsense)
   nibble_example_test(serve_open_host serve EXIT 2 ERR "^serve: --host: [^\n]*--api-key[^\n]*\n$"
     ARGS --host 0.0.0.0)
@@ -598,7 +598,7 @@ if(TARGET nibble_httplib)
     ARGS --tls-cert missing.pem)
   nibble_example_test(serve_no_model serve EXIT 1 ERR "^serve: [^\n]*missing.gguf: [^\n]*\n$"
     ARGS --model missing.gguf --port 0 --quiet)
-  nibble_example_test(route_help route EXIT 0 OUT "Usage: route" ARGS --help)
+  nibble_example_test(route_help route EXIT 0 OUT "route .OPTIONS" ARGS --help)
   nibble_example_test(route_usage route EXIT 2 ERR "^route: [^\n]*--help.\n$" ARGS --nonsense)
   nibble_example_test(route_two_thresholds route EXIT 2 ERR "--known excludes --threshold|--threshold excludes --known"
     ARGS ${home_model} --url http://127.0.0.1:1 --threshold 1 --known x)
@@ -638,8 +638,8 @@ endif()
 
 # Keys, an encrypted model, a signed bundle of it; then what is refused.
 if(TARGET nibble_bundle)
-  nibble_example_test(bundle_help bundle EXIT 0 OUT "Usage: bundle" ARGS --help)
-  nibble_example_test(bundle_sign_help bundle EXIT 0 OUT "Usage: bundle sign" ARGS sign --help)
+  nibble_example_test(bundle_help bundle EXIT 0 OUT "bundle .OPTIONS" ARGS --help)
+  nibble_example_test(bundle_sign_help bundle EXIT 0 OUT "bundle sign .OPTIONS" ARGS sign --help)
   nibble_example_test(bundle_usage bundle EXIT 2 ERR "^bundle: [^\n]*--help.\n$" ARGS --nonsense)
   nibble_example_test(bundle_no_version bundle EXIT 2 ERR "^bundle sign: --version [^\n]*--help.\n$"
     ARGS sign folder --key k)

@@ -3,7 +3,7 @@
 
 namespace test {
 
-// Resets the program to the state before a SIMD target was chosen. It is in implementation.cpp
+// Resets the program to the state before a SIMD target was chosen. It is in instances.cpp
 // because the choice is not part of the split form's declarations.
 void forget_target();
 

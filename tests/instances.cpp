@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Kernels with formats, block lengths and activations that only tests use and that
+// Kernels with formats, block lengths, epilogues and activations that only tests use and that
 // nibble/kernels/instances.hpp does not name, compiled once for all test programs. These use the
-// split form; this file, like any file that brings its own kernels, uses the header form. It is
-// separate from implementation.cpp so that two cores can share the work.
-#undef NIBBLE_SPLIT
-
+// split form (a missing kernel is an undefined symbol that names it); this file, like any file that
+// brings its own kernels, uses the header form.
+#include "forget_target.hpp"
 #include "nibble/kernels/activation.hpp"
 #include "nibble/kernels/matmul.hpp"
 #include "nibble/kernels/matmul_input.hpp"
@@ -14,6 +13,9 @@
 #include "nibble/kernels/pass.hpp"
 #include "nibble/kernels/quantize_rows.hpp"
 #include "nibble/quant/block.hpp"
+#include "nibble/simd/dispatch.hpp"
+
+void test::forget_target() { nibble::simd::detail::active_row = -1; }
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace simd {
 
@@ -43,6 +45,12 @@ NIBBLE_INSTANCE(Matmul<quant::Q8_0, ActivationScales::per_row>)
 
 NIBBLE_INSTANCE(kernels::Activate<kernels::Erf>)
 NIBBLE_INSTANCE(kernels::Activate<kernels::Exp>)
+#define NIBBLE_EPILOGUE(Activation) \
+  NIBBLE_INSTANCE(kernels::FinishTile<kernels::Epilogue<kernels::Activation, true, true>>)
+NIBBLE_EPILOGUE(Erf)
+NIBBLE_EPILOGUE(Exp)
+NIBBLE_EPILOGUE(Sigmoid)
+NIBBLE_EPILOGUE(Tanh)
 NIBBLE_INSTANCE(kernels::BlockSums<64>)
 NIBBLE_INSTANCE(kernels::BlockSums<128>)
 NIBBLE_INSTANCE(kernels::LayerNorm<kernels::GeluErf>)

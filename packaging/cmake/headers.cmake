@@ -140,8 +140,8 @@ if(NIBBLE_BUILD_TESTS)
                      "include/doctest")
 endif()
 if(NIBBLE_BUILD_EXAMPLES OR NIBBLE_BUILD_BENCH)
-  nibble_find_header(NIBBLE_CLI11_INCLUDE_DIR CLI/CLI.hpp ${nibble_own_suite} libcli11-dev
-                     "include/CLI")
+  # Not the suite's own: before 2.3 each program compiles all of CLI11 (examples/CMakeLists.txt).
+  nibble_find_header(NIBBLE_CLI11_INCLUDE_DIR CLI/CLI.hpp testing libcli11-dev "include/CLI")
 endif()
 if(NIBBLE_BUILD_EXAMPLES AND UNIX AND NOT CMAKE_CROSSCOMPILING)
   include(${CMAKE_CURRENT_LIST_DIR}/httplib.cmake)

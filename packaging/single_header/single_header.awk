@@ -29,16 +29,17 @@ BEGIN {
 
   expand("nibble/core/config.hpp", kAlways)  # defines NIBBLE_DECLARATIONS_ONLY
   expand("nibble/nibble.hpp", kAlways)
-  once = once only_with_kernels "\n"
+  emit(only_with_kernels)
   # Without the headers that need MPI and OpenSSL, which not all machines have.
   command = "cd '" root "' && find nibble -name '*.hpp' ! -name federated_mpi.hpp" \
             " ! -name openssl_crypto.hpp | LC_ALL=C sort"
   while ((command | getline header) > 0) expand(header, kWithKernels)
-  once = once "#endif\n"
+  emit("#endif")
   expand_per_target(umbrella)
 
-  match(once, /#define NIBBLE_VERSION "[0-9.]+/)
-  version = substr(once, RSTART + 24, RLENGTH - 24)
+  config = read("nibble/core/config.hpp")
+  match(config, /#define NIBBLE_VERSION "[0-9.]+/)
+  version = substr(config, RSTART + 24, RLENGTH - 24)
   print "// SPDX-License-Identifier: Apache-2.0"
   print "//"
   print "// nibble " version " in one header, made by packaging/single_header/single_header.awk: edit the"
@@ -46,9 +47,13 @@ BEGIN {
   print "// NIBBLE_SINGLE_HEADER says."
   print "#ifdef NIBBLE_SINGLE_HEADER_PASS\n" per_target
   print "#elif !defined(NIBBLE_SINGLE_HEADER_INCLUDED)\n#define NIBBLE_SINGLE_HEADER_INCLUDED"
-  print "#ifndef NIBBLE_SINGLE_HEADER\n#define NIBBLE_SINGLE_HEADER \"nibble/nibble.hpp\"\n#endif\n" once
+  print "#ifndef NIBBLE_SINGLE_HEADER\n#define NIBBLE_SINGLE_HEADER \"nibble/nibble.hpp\"\n#endif"
+  for (line = 1; line <= n_once; ++line) print once[line]
   print "#endif  // NIBBLE_SINGLE_HEADER_PASS"
 }
+
+# Adds to what is compiled once. (Not to one string: some awks would copy it for every line.)
+function emit(text) { once[++n_once] = text }
 
 # The name in an #include "..." of a nibble header, otherwise "".
 function included(line) {
@@ -92,12 +97,12 @@ function expand(name, where,    lines, n, i, next_name, guard_name, has_pass, de
   # target's pass.
   for (i = 1; i <= n; ++i) {
     if (included(lines[i]) ~ /-inl\.h$/) {
-      once = once only_with_kernels "\n"
+      emit(only_with_kernels)
       expand_needs(included(lines[i]), larger(where, kWithKernels))
-      once = once "#endif\n"
+      emit("#endif")
     }
   }
-  once = once "#ifndef " guard_name "\n#define " guard_name "  // " name "\n"
+  emit("#ifndef " guard_name "\n#define " guard_name "  // " name)
   here = where
   for (i = 1; i <= n; ++i) {
     depth += nesting(lines[i])
@@ -106,18 +111,18 @@ function expand(name, where,    lines, n, i, next_name, guard_name, has_pass, de
     else if (lines[i] ~ /^#[ ]*(if|el)/) here = kSometimes
     next_name = included(lines[i])
     if (next_name ~ /-inl\.h$/) {
-      once = once "#include NIBBLE_SINGLE_HEADER\n"
+      emit("#include NIBBLE_SINGLE_HEADER")
     } else if (next_name != "") {
       expand(next_name, here)
     } else if (lines[i] ~ /^#define HWY_TARGET_INCLUDE /) {
-      once = once "#define NIBBLE_SINGLE_HEADER_PASS\n#define HWY_TARGET_INCLUDE NIBBLE_SINGLE_HEADER\n"
+      emit("#define NIBBLE_SINGLE_HEADER_PASS\n#define HWY_TARGET_INCLUDE NIBBLE_SINGLE_HEADER")
       has_pass = 1
     } else {
-      once = once lines[i] "\n"
+      emit(lines[i])
     }
   }
-  if (has_pass) once = once "#undef NIBBLE_SINGLE_HEADER_PASS\n"
-  once = once "#endif  // " name "\n"
+  if (has_pass) emit("#undef NIBBLE_SINGLE_HEADER_PASS")
+  emit("#endif  // " name)
   delete is_done[name, kSometimes]
 }
 

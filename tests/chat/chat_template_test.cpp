@@ -15,6 +15,8 @@
 #include "test_data.hpp"
 #include "text/text_fixtures.hpp"
 
+namespace chat_template_test {
+
 using nibble::Errc;
 using nibble::text::PieceType;
 using namespace chat_test;
@@ -396,3 +398,5 @@ TEST_CASE("what jinja2 makes of the templates of models") {
   }
   CHECK(n_texts >= 20);
 }
+
+}  // namespace chat_template_test

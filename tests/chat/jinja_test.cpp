@@ -10,6 +10,8 @@
 #include "rendering.hpp"
 #include "test_data.hpp"
 
+namespace jinja_test {
+
 using nibble::Errc;
 using namespace chat_test;
 
@@ -269,3 +271,5 @@ TEST_CASE("big numbers are errors, not surprises") {
   CHECK(text_of("{{ [1, 2][-9223372036854775807:9223372036854775807] }}{{ [1][99999999999] }}") ==
         "[1, 2]");
 }
+
+}  // namespace jinja_test

@@ -6,6 +6,8 @@
 
 #include "doctest/doctest.h"
 
+namespace thoughts_test {
+
 using nibble::chat::ThoughtSplitter;
 
 namespace {
@@ -66,3 +68,5 @@ TEST_CASE("text is shown as soon as it can be no tag") {
   CHECK(thinking.thoughts() == "a b");
   CHECK(thinking.answer() == "c");
 }
+
+}  // namespace thoughts_test

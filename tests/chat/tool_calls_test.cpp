@@ -10,6 +10,8 @@
 #include "nibble/grammar/constraint.hpp"
 #include "why.hpp"
 
+namespace tool_calls_test {
+
 using nibble::Errc;
 using nibble::chat::ToolCallForm;
 using nibble::chat::Tools;
@@ -140,3 +142,5 @@ TEST_CASE("tools that cannot be called are errors") {
   form.max_calls = 65;
   CHECK_FALSE(Tools::create(kTools, form));
 }
+
+}  // namespace tool_calls_test

@@ -10,6 +10,8 @@
 #include "doctest/doctest.h"
 #include "why.hpp"
 
+namespace activation_range_test {
+
 using namespace nibble;
 using namespace nibble::compress;
 
@@ -309,3 +311,5 @@ TEST_CASE("range: numbers that are all alike, all zero, very small or very large
     CHECK(!activation_range(fine.observed(), {RangeMethod::percentile, false, percentile}));
   }
 }
+
+}  // namespace activation_range_test

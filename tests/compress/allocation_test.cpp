@@ -9,6 +9,8 @@
 #include "doctest/doctest.h"
 #include "why.hpp"
 
+namespace allocation_test {
+
 using namespace nibble;
 using namespace nibble::compress;
 
@@ -156,3 +158,5 @@ TEST_CASE("Budgets that are impossible, and items that make no sense, are errors
   CHECK(Allocator::create({huge, huge}, INFINITY).error().code == Errc::invalid_argument);
   CHECK(Allocator::create({{{1, 1e308}}, {{1, 1e308}}}, 9).error().code == Errc::invalid_argument);
 }
+
+}  // namespace allocation_test

@@ -10,6 +10,8 @@
 #include "kernels/arrays.hpp"
 #include "why.hpp"
 
+namespace column_factor_test {
+
 using namespace nibble;
 using namespace nibble::compress;
 using test::damped;
@@ -82,3 +84,5 @@ TEST_CASE("what are no second moments is refused with a reason") {
   CHECK(create({1, 0, 0, -1}, 2).find("(1, 1)") != std::string::npos);
   CHECK(create({}, 0).find("0 columns") != std::string::npos);
 }
+
+}  // namespace column_factor_test

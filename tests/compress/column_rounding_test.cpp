@@ -17,6 +17,7 @@
 #include "kernels/arrays.hpp"
 #include "why.hpp"
 
+namespace column_rounding_test {
 namespace {
 
 using namespace nibble;
@@ -516,3 +517,5 @@ TEST_CASE("what does not fit is refused with a reason") {
   w.pop_back();
   CHECK(refused({}, *factor, out).code == Errc::invalid_argument);
 }
+
+}  // namespace column_rounding_test

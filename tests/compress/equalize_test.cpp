@@ -8,6 +8,8 @@
 #include "doctest/doctest.h"
 #include "why.hpp"
 
+namespace equalize_test {
+
 using namespace nibble;
 using namespace nibble::compress;
 using quant::Format;
@@ -188,3 +190,5 @@ TEST_CASE("equalization refuses what does not fit") {
   const auto without = find_equalization({}, kColumns, good, {}, executor);
   CHECK(!without);
 }
+
+}  // namespace equalize_test

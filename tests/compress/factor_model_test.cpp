@@ -17,6 +17,7 @@
 #include "nibble/nibble.hpp"
 #include "why.hpp"
 
+namespace factor_model_test {
 namespace {
 
 using namespace nibble;
@@ -353,3 +354,5 @@ TEST_CASE("sharing that makes no sense is an error") {
   CHECK(mentions(with({"blk.1.ffn_up.weight=blk.0.ffn_up.weight", "x=blk.0.ffn_up.weight"}, up),
                  "2 entries, but 1"));
 }
+
+}  // namespace factor_model_test

@@ -8,6 +8,8 @@
 
 #include "doctest/doctest.h"
 
+namespace histogram_test {
+
 using namespace nibble;
 using compress::Histogram;
 
@@ -121,3 +123,5 @@ TEST_CASE("histogram: the least and the largest numbers, zeros, what is not fini
   other.merge(tinies);
   check_equal(other, {huge, tiny, huge});
 }
+
+}  // namespace histogram_test

@@ -17,6 +17,8 @@
 #include "test_data.hpp"
 #include "why.hpp"
 
+namespace imatrix_test {
+
 using namespace nibble;
 using namespace nibble::compress;
 
@@ -454,3 +456,5 @@ TEST_CASE("imatrix: of statistics") {
   CHECK(!imatrix_of(nothing, "text", 3, 7));
   CHECK(!imatrix_of({}, "text", 3, 7));
 }
+
+}  // namespace imatrix_test

@@ -13,6 +13,7 @@
 #include "doctest/doctest.h"
 #include "why.hpp"
 
+namespace low_rank_test {
 namespace {
 
 using namespace nibble;
@@ -350,3 +351,5 @@ TEST_CASE("what cannot be factored is an error") {
   CHECK(!low_rank(bad, 3, 4, {}, {.rank = 1}, alone));
   CHECK(!low_rank_correction(w, std::vector<float>(11), 3, 4, {}, {.rank = 1}, alone));
 }
+
+}  // namespace low_rank_test

@@ -20,6 +20,8 @@
 #include "test_data.hpp"
 #include "why.hpp"
 
+namespace observe_test {
+
 using namespace nibble;
 using namespace nibble::compress;
 using quant::Format;
@@ -556,3 +558,5 @@ TEST_CASE("observers: the engine keeps the callables") {
   REQUIRE(moved.append(tokens));
   CHECK(n == 100 * (2 * 4 + 1));
 }
+
+}  // namespace observe_test

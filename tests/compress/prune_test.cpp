@@ -22,6 +22,7 @@
 #include "nibble/nibble.hpp"
 #include "why.hpp"
 
+namespace prune_test {
 namespace {
 
 using namespace nibble;
@@ -404,3 +405,5 @@ TEST_CASE("what cannot be pruned is an error that says why") {
   const auto gpt2 = other.gguf();
   CHECK(why(parse(gpt2), {}).find("'gpt2' cannot be pruned") != std::string::npos);
 }
+
+}  // namespace prune_test

@@ -16,6 +16,8 @@
 #include "nibble/text/tokenizer.hpp"
 #include "why.hpp"
 
+namespace prune_vocabulary_test {
+
 using namespace nibble;
 using namespace nibble::compress;
 using test::bundled;
@@ -221,3 +223,5 @@ TEST_CASE("what stands beside the rows of tokens is cut with them") {
   keep.tokens.clear();
   CHECK(prune_model(parse(*with_other), keep));
 }
+
+}  // namespace prune_vocabulary_test

@@ -20,6 +20,8 @@
 #include "nibble/text/tokenizer.hpp"
 #include "why.hpp"
 
+namespace sensitivity_test {
+
 using namespace nibble;
 using namespace nibble::compress;
 using quant::Format;
@@ -419,3 +421,5 @@ TEST_CASE("Products are timed in every format") {
   CHECK(!product_microseconds(*graph::find(graph::CommonFormats::kOps, Format::q4_k), 16, 32, 1,
                               executor));
 }
+
+}  // namespace sensitivity_test

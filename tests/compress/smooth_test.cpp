@@ -21,6 +21,8 @@
 #include "nibble/model/model.hpp"
 #include "why.hpp"
 
+namespace smooth_test {
+
 using namespace nibble;
 using test::distance;
 using Floats = std::vector<float>;
@@ -199,3 +201,5 @@ TEST_CASE("what is wrong with a smoothing is said") {
   // Ranges of nothing.
   CHECK(has(compress::to_static_int8(file, *compress::product_inputs({})), "no ranges"));
 }
+
+}  // namespace smooth_test

@@ -18,6 +18,8 @@
 #include "nibble/model/slot.hpp"
 #include "why.hpp"
 
+namespace sparse_file_test {
+
 using namespace nibble;
 
 namespace {
@@ -218,3 +220,5 @@ TEST_CASE("what is packed already is not packed again; packing can be cancelled"
   const auto folder = std::filesystem::temp_directory_path() / "nibble_sparse_no_folder" / "x.gguf";
   CHECK_FALSE(compress::pack_sparse_model(*file, folder.string()));
 }
+
+}  // namespace sparse_file_test

@@ -20,6 +20,8 @@
 #include "test_data.hpp"
 #include "why.hpp"
 
+namespace static_int8_home_test {
+
 using namespace nibble;
 
 namespace {
@@ -159,3 +161,5 @@ TEST_CASE("home commands with static INT8: ranges by all methods") {
     }
   }
 }
+
+}  // namespace static_int8_home_test

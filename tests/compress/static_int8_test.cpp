@@ -21,6 +21,8 @@
 #include "nibble/model/weight_conversion.hpp"
 #include "why.hpp"
 
+namespace static_int8_test {
+
 using namespace nibble;
 using compress::ProductInput;
 using compress::to_static_int8;
@@ -389,3 +391,5 @@ TEST_CASE("static INT8: a converted file is loaded from disk, and cannot be conv
   }
   std::filesystem::remove(path);
 }
+
+}  // namespace static_int8_test

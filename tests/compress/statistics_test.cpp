@@ -12,6 +12,8 @@
 #include "nibble/io/gguf_writer.hpp"
 #include "why.hpp"
 
+namespace statistics_test {
+
 using namespace nibble;
 using namespace nibble::compress;
 
@@ -270,3 +272,5 @@ TEST_CASE("statistics: by name, shared by matrices with one input, for one model
   about(s.merge(renamed), "'head.weight'");
   CHECK(s.find("output.weight")->n_rows() == 13);
 }
+
+}  // namespace statistics_test

@@ -11,6 +11,8 @@
 #include "doctest/doctest.h"
 #include "why.hpp"
 
+namespace weight_mask_test {
+
 using namespace nibble;
 using namespace nibble::compress;
 
@@ -87,3 +89,5 @@ TEST_CASE("masks of nothing are errors") {
     CHECK(mask.error().code == Errc::malformed);
   }
 }
+
+}  // namespace weight_mask_test

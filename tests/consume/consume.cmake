@@ -33,9 +33,9 @@ function(check_consumer program)
   endif()
 endfunction()
 
-# Compiles with a plain compiler command, nibble.hpp and all.
+# Compiles with a plain compiler command.
 function(compile_consumer)
-  run(${cxx} -std=c++20 -O0 -DNIBBLE_TARGETS=0 -DWHOLE ${ARGN} ${consume_dir}/consumer.cpp
+  run(${cxx} -std=c++20 -O0 -DNIBBLE_TARGETS=0 ${ARGN} ${consume_dir}/consumer.cpp
       -o ${work_dir}/consumer -pthread)
   check_consumer(${work_dir}/consumer)
 endfunction()

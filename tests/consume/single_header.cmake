@@ -8,7 +8,7 @@ file(MAKE_DIRECTORY ${work_dir}/include/nibble)
 execute_process(
   COMMAND ${awk} -f ${source_dir}/packaging/single_header/single_header.awk ${source_dir}/include
   OUTPUT_FILE ${work_dir}/include/nibble/nibble.hpp COMMAND_ERROR_IS_FATAL ANY)
-compile_consumer(-I${work_dir}/include ${dependency_options})
+compile_consumer(-DWHOLE -I${work_dir}/include ${dependency_options})
 
 # Split form: the declarations alone compile without Highway.
 file(WRITE ${work_dir}/split.cpp "#include \"nibble/nibble.hpp\"\n"

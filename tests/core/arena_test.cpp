@@ -11,6 +11,8 @@
 
 #include "doctest/doctest.h"
 
+namespace arena_test {
+
 using nibble::AlignedBuffer;
 using nibble::Arena;
 using nibble::kAlignment;
@@ -132,3 +134,5 @@ TEST_CASE("an arena over memory that is not aligned leaves out the first bytes")
   Arena none;
   CHECK(none.take<char>(1) == nullptr);
 }
+
+}  // namespace arena_test

@@ -9,6 +9,7 @@
 #include "doctest/doctest.h"
 #include "nibble/core/native_thread.hpp"
 
+namespace available_memory_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -72,3 +73,5 @@ TEST_CASE("available memory: control groups of the first version, and files that
   CHECK(root.available() > 100 * kMiB);  // the machine's memory
 }
 #endif
+
+}  // namespace available_memory_test

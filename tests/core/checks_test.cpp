@@ -20,6 +20,7 @@
 #include "nibble/core/result.hpp"
 #include "nibble/core/view.hpp"
 
+namespace checks_test {
 namespace {
 
 volatile int sink = 0;
@@ -110,6 +111,8 @@ TEST_CASE("in debug builds an error that is used as a value stops the program wi
           sink = static_cast<int>(result.error().message.size());
         }).starts_with("nibble: check failed: !has_value_"));
 }
+
+}  // namespace checks_test
 
 #else
 

@@ -11,6 +11,7 @@
 #include "doctest/doctest.h"
 #include "nibble/core/native_thread.hpp"
 
+namespace cpus_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -88,3 +89,5 @@ TEST_CASE("quota of control groups v1, whose own path is not visible inside a co
   write(root.path / "sys/fs/cgroup/cpu/cpu.cfs_quota_us", "300000\n");
   CHECK(root.quota() == 3.0);
 }
+
+}  // namespace cpus_test

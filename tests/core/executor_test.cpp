@@ -11,6 +11,8 @@
 #include "nibble/core/callback.hpp"
 #include "nibble/core/thread_pool.hpp"
 
+namespace executor_test {
+
 using nibble::Index;
 
 namespace {
@@ -119,3 +121,5 @@ TEST_CASE("a callback owns its callable: a temporary, one that only moves, or a 
   CHECK(!Callback<void(Index, Index)>(nothing));
   static_assert(!std::is_constructible_v<Callback<int()>, int>);
 }
+
+}  // namespace executor_test

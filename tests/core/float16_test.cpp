@@ -11,6 +11,8 @@
 
 #include "doctest/doctest.h"
 
+namespace float16_test {
+
 using nibble::bf16;
 using nibble::f16;
 
@@ -191,3 +193,5 @@ TEST_CASE("NaN stays NaN with its sign, also where the payload is lost") {
     CHECK((nibble::to_bf16(x).bits >> 15) == (u >> 31));
   }
 }
+
+}  // namespace float16_test

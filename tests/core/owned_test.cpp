@@ -5,6 +5,8 @@
 
 #include "doctest/doctest.h"
 
+namespace owned_test {
+
 using nibble::Owned;
 
 namespace {
@@ -85,3 +87,5 @@ TEST_CASE("an object of a derived class is destroyed as such") {
   base = Owned<Base>(new Base());
   CHECK(alive == 0);
 }
+
+}  // namespace owned_test

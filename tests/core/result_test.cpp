@@ -7,6 +7,7 @@
 
 #include "doctest/doctest.h"
 
+namespace result_test {
 namespace {
 
 nibble::Result<int> half(int x) {
@@ -107,3 +108,5 @@ TEST_CASE("value() throws what the error says") {
   CHECK_THROWS_AS((void)half(3).value(), nibble::Exception);
 }
 #endif
+
+}  // namespace result_test

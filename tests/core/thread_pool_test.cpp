@@ -29,6 +29,8 @@
 #endif
 #endif
 
+namespace thread_pool_test {
+
 using nibble::Errc;
 using nibble::Index;
 using nibble::ThreadPool;
@@ -476,3 +478,5 @@ TEST_CASE("threads that the system refuses are an error, not the end of the prog
 }
 
 #endif
+
+}  // namespace thread_pool_test

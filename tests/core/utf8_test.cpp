@@ -7,6 +7,8 @@
 
 #include "doctest/doctest.h"
 
+namespace utf8_test {
+
 using nibble::append_utf8;
 using nibble::utf8_length;
 using nibble::utf8_prefix;
@@ -61,3 +63,5 @@ TEST_CASE("what is not UTF-8 has no length and waits for nothing") {
   CHECK(utf8_prefix("\xE2\x96").present == 2);
   CHECK(utf8_prefix("\xE2(").present == 1);
 }
+
+}  // namespace utf8_test

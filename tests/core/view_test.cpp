@@ -7,6 +7,8 @@
 
 #include "doctest/doctest.h"
 
+namespace view_test {
+
 using nibble::Dim;
 using nibble::Index;
 using nibble::kDynamic;
@@ -148,3 +150,5 @@ TEST_CASE("views work in constant expressions") {
   }();
   CHECK(sum == 10 + 6 + 4);
 }
+
+}  // namespace view_test

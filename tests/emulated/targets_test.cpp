@@ -18,6 +18,8 @@
 #include "nibble/kernels/matmul_input.hpp"
 #include "nibble/kernels/softmax.hpp"
 
+namespace targets_test {
+
 using namespace nibble;
 using namespace nibble_test;
 
@@ -183,3 +185,5 @@ TEST_CASE("products of rounded rows are right where the processor has them") {
     }
   });
 }
+
+}  // namespace targets_test

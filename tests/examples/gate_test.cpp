@@ -9,6 +9,8 @@
 
 #include "doctest/doctest.h"
 
+namespace gate_test {
+
 using namespace example::gate;
 
 namespace {
@@ -133,3 +135,5 @@ TEST_CASE("percentiles: the nearest rank") {
   CHECK(percentile({15, 20, 35, 40, 50}, 0.5) == 35);
   CHECK(percentile({15, 20, 35, 40, 50}, 1) == 50);
 }
+
+}  // namespace gate_test

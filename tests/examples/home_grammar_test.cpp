@@ -19,6 +19,8 @@
 #include "examples/project_files.hpp"
 #include "examples/python_random.hpp"
 
+namespace home_grammar_test {
+
 using namespace example::home;
 using example::Sample;
 
@@ -218,3 +220,5 @@ TEST_CASE("home grammar: slips are as many as the splits have") {
     CHECK(text == before);
   }
 }
+
+}  // namespace home_grammar_test

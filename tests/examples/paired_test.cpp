@@ -9,6 +9,7 @@
 
 #include "doctest/doctest.h"
 
+namespace paired_test {
 namespace {
 
 std::vector<std::byte> bytes(const std::vector<int>& values) {
@@ -46,3 +47,5 @@ TEST_CASE("paired: no difference has no error") {
   CHECK(example::compare_pairs(none, all).points(2) == 100);
   CHECK(example::compare_pairs(none, all).error_of_points(2) == 0);
 }
+
+}  // namespace paired_test

@@ -14,6 +14,8 @@
 #include "nibble/text/tokenizer.hpp"
 #include "why.hpp"
 
+namespace samples_test {
+
 using namespace example;
 using nibble::text::Tokenizer;
 
@@ -106,3 +108,5 @@ TEST_CASE("home commands for training: all tokens count, or only the answer and 
     }
   }
 }
+
+}  // namespace samples_test

@@ -10,6 +10,8 @@
 #include "nibble/io/gguf.hpp"
 #include "project_files.hpp"
 
+namespace search_shapes_test {
+
 using namespace example;
 
 TEST_CASE("the search goes through each shape once") {
@@ -113,3 +115,5 @@ TEST_CASE("half of the models stay after each turn, which double") {
   CHECK(text(halving_turns(3, 5, 400)) == "3 to 400; ");
   CHECK(text(halving_turns(4, 0, 2)) == "4 to 1; 2 to 1; 1 to 2; ");
 }
+
+}  // namespace search_shapes_test

@@ -17,6 +17,8 @@
 #include "nibble/graph/weights.hpp"
 #include "scheduling.hpp"
 
+namespace adapters_test {
+
 using namespace nibble;
 using ops::SegmentKind;
 using test::Ids;
@@ -358,3 +360,5 @@ TEST_CASE("requests with different adapters share a scheduler's steps; programs 
 }
 
 }  // namespace
+
+}  // namespace adapters_test

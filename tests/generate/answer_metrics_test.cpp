@@ -13,6 +13,8 @@
 
 #include "doctest/doctest.h"
 
+namespace answer_metrics_test {
+
 using namespace nibble;
 
 namespace {
@@ -91,3 +93,5 @@ TEST_CASE("BLEU, as sacreBLEU has it") {
   CHECK(bleu_of({}) == 0);
   CHECK(bleu_of({{"Cat", "cat"}}) == 0);  // case counts
 }
+
+}  // namespace answer_metrics_test

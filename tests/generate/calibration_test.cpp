@@ -10,6 +10,8 @@
 #include "doctest/doctest.h"
 #include "why.hpp"
 
+namespace calibration_test {
+
 using nibble::Calibration;
 using nibble::Errc;
 using nibble::fit_calibration;
@@ -115,3 +117,5 @@ TEST_CASE("what is no confidence is an error") {
   CHECK(reliability({}, 2'000'000).error().code == Errc::invalid_argument);
   CHECK(reliability({})->error == 0);
 }
+
+}  // namespace calibration_test

@@ -15,8 +15,11 @@
 #include "nibble/model/convert.hpp"
 #include "nibble/model/load.hpp"
 
+namespace cascade_test {
+
 using namespace nibble;
 using namespace test;
+using nibble::Answer;
 
 namespace {
 
@@ -209,3 +212,5 @@ TEST_CASE("home commands: 2 bits answer, F16 where these are not sure") {
   CHECK(n_right > n_small);
   CHECK(n_right >= n_large - 6);
 }
+
+}  // namespace cascade_test

@@ -20,6 +20,8 @@
 #include "nibble/generate/session.hpp"
 #include "nibble/model/convert.hpp"
 
+namespace compressed_weights_test {
+
 using namespace nibble;
 using quant::Format;
 using test::must;
@@ -212,3 +214,5 @@ TEST_CASE("known ranges: NaN in one sequence is an error there, and no other one
   REQUIRE(!token);
   CHECK(token.error().code == Errc::malformed);
 }
+
+}  // namespace compressed_weights_test

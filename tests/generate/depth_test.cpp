@@ -22,6 +22,8 @@
 #include "nibble/graph/weights.hpp"
 #include "nibble/model/slot.hpp"
 
+namespace depth_test {
+
 using namespace nibble;
 using namespace test;
 using ops::SegmentKind;
@@ -490,3 +492,5 @@ TEST_CASE("depth: mistakes are errors that change nothing, and steps do not allo
   }
   CHECK(allocation_count() == before);
 }
+
+}  // namespace depth_test

@@ -23,6 +23,8 @@
 #include "nibble/grammar/gbnf.hpp"
 #include "nibble/text/tokenizer.hpp"
 
+namespace drafts_test {
+
 using namespace nibble;
 using namespace test;
 
@@ -293,3 +295,5 @@ TEST_CASE("stop strings, and tokens that are held back, are those without guesse
     check_commands(options, 2);
   }
 }
+
+}  // namespace drafts_test

@@ -8,6 +8,8 @@
 #include "doctest/doctest.h"
 #include "generate/generating.hpp"
 
+namespace dry_breakers_test {
+
 using namespace nibble;
 using test::Ids;
 using test::kPrompt;
@@ -66,3 +68,5 @@ TEST_CASE("a generator gives the most likely tokens with each, and shows DRY its
   two.dry_multiplier = 3;
   CHECK(ids_with(two) != without);
 }
+
+}  // namespace dry_breakers_test

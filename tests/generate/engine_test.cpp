@@ -18,6 +18,8 @@
 #include "nibble/ops/embedding.hpp"
 #include "why.hpp"
 
+namespace engine_test {
+
 using namespace nibble;
 using ops::SegmentKind;
 
@@ -406,3 +408,5 @@ TEST_CASE("a step allocates nothing") {
   CHECK(allocation_count() == before);
   CHECK(all);
 }
+
+}  // namespace engine_test

@@ -13,6 +13,8 @@
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/placement.hpp"
 
+namespace exit_with_adapters_test {
+
 using namespace nibble;
 using namespace test;
 using ops::SegmentKind;
@@ -88,3 +90,5 @@ TEST_CASE("a sequence with an adapter is refused where a part of the model is el
   const SequenceInput input{.sequence = &sequence, .tokens = {&token, 1}};
   CHECK(code(engine.run({&input, 1})) == Errc::unsupported);
 }
+
+}  // namespace exit_with_adapters_test

@@ -13,6 +13,8 @@
 #include "nibble/generate/warm_up.hpp"
 #include "nibble/io/gguf.hpp"
 
+namespace fits_test {
+
 using namespace nibble;
 using test::copy;
 using test::encode;
@@ -194,3 +196,5 @@ TEST_CASE("a warm-up changes nothing that anybody sees") {
   CHECK(warm_up(narrow));
   CHECK(narrow.n_free_pages() == narrow.n_pages());
 }
+
+}  // namespace fits_test

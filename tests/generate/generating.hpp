@@ -16,6 +16,7 @@
 
 #include "doctest/doctest.h"
 #include "generate/home_model.hpp"
+#include "must.hpp"
 #include "nibble/core/float16.hpp"
 #include "nibble/generate/generator.hpp"
 #include "nibble/io/gguf_writer.hpp"
@@ -28,12 +29,6 @@ using Ids = std::vector<std::int32_t>;
 
 inline constexpr const char* kPrompt = "could you please dim the office light to 10 percent\n";
 inline constexpr const char* kAnswer = "light.set(room=office, level=10)";
-
-template <class T>
-T must(nibble::Result<T> result) {
-  REQUIRE_MESSAGE(result, why(result));
-  return *std::move(result);
-}
 
 inline nibble::Session make_session(const nibble::SessionOptions& options = {},
                                     const nibble::Model& model = home_model()) {

@@ -20,6 +20,8 @@
 #include "nibble/text/tokenizer.hpp"
 #include "why.hpp"
 
+namespace generator_test {
+
 using nibble::Errc;
 using nibble::Finish;
 using nibble::GenerateOptions;
@@ -460,3 +462,5 @@ TEST_CASE("a model whose tokenizer is not known runs on token ids") {
   CHECK(outcome.text.empty());
   CHECK(outcome.finishes.back() == Finish::max_tokens);
 }
+
+}  // namespace generator_test

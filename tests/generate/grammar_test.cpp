@@ -22,6 +22,8 @@
 #include "nibble/text/tokenizer.hpp"
 #include "why.hpp"
 
+namespace grammar_test {
+
 using namespace test;
 using nibble::Finish;
 using nibble::GenerateOptions;
@@ -244,3 +246,5 @@ TEST_CASE("a grammar for another vocabulary, and a bias against it, are errors")
   REQUIRE_FALSE(none);
   CHECK(none.error().message.find("grammar allows") != std::string::npos);
 }
+
+}  // namespace grammar_test

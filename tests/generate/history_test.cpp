@@ -12,6 +12,8 @@
 #include "generate/generating.hpp"
 #include "nibble/generate/engine.hpp"
 
+namespace history_test {
+
 using namespace nibble;
 using test::copy;
 using test::encode;
@@ -300,3 +302,5 @@ TEST_CASE("sessions and generators may be moved and destroyed in any order") {
   CHECK(take(generator).text == kAnswer);
   CHECK(first.position() == 0);
 }
+
+}  // namespace history_test

@@ -13,6 +13,8 @@
 #include "test_data.hpp"
 #include "why.hpp"
 
+namespace home_commands_test {
+
 using namespace nibble;
 using test::count_right, test::kSplits, test::kUtterances, test::Sample, test::Split;
 
@@ -51,3 +53,5 @@ TEST_CASE("home commands: F32 and INT8 as accurate as they should be, all 4 000 
     CHECK(right_int4 >= right_f32 - 20);  // measured: 0 and 4 or 5; a broken kernel loses more
   }
 }
+
+}  // namespace home_commands_test

@@ -13,6 +13,8 @@
 #include "generate/speculating.hpp"
 #include "nibble/generate/prefix_cache.hpp"
 
+namespace hybrid_test {
+
 using namespace nibble;
 using namespace test;
 
@@ -167,3 +169,5 @@ TEST_CASE("hybrids: no step costs an allocation") {
     CHECK(has_run);
   }
 }
+
+}  // namespace hybrid_test

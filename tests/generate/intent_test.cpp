@@ -19,6 +19,8 @@
 #include "nibble/grammar/intents.hpp"
 #include "why.hpp"
 
+namespace intent_test {
+
 using namespace test;
 using nibble::Calibration;
 using nibble::Errc;
@@ -232,3 +234,5 @@ TEST_CASE("tools are called by a model that was never taught to") {
   REQUIRE(calls.size() == 1);
   if (calls[0].name == "light") CHECK(calls[0].arguments.find("level")->number() <= 100);
 }
+
+}  // namespace intent_test

@@ -14,6 +14,8 @@
 #include "nibble/generate/memory_stream.hpp"
 #include "nibble/model/slot.hpp"
 
+namespace memory_stream_test {
+
 using namespace nibble;
 using namespace test;
 
@@ -34,7 +36,9 @@ class Reference {
  public:
   Reference(const Model& model, Index n_ctx, const MemoryOptions& options)
       : model_(model), n_ctx_(n_ctx), options_(options), dim_(model.config().dim) {
-    if (options.learned.data() != nullptr) rows_ = learned_ = ::copy(options.learned);
+    if (options.learned.data() != nullptr) {
+      rows_ = learned_ = memory_stream_test::copy(options.learned);
+    }
     if (options.n_kept_last < 0) {
       const Index room = n_ctx - options.n_kept_first - options.n_rows;
       options_.n_kept_last = learned_.empty() ? room / 2 : 0;
@@ -53,7 +57,7 @@ class Reference {
                                   .max_outputs = 8,
                                   .product_observer = [&](std::span<const std::size_t>, Index layer,
                                                           MatrixView<const float> x) {
-                                    if (layer < 0) inside = ::copy(x);
+                                    if (layer < 0) inside = memory_stream_test::copy(x);
                                   }}));
       Sequence sequence = must(engine.new_sequence());
       if (n_segments > 0) put(engine, sequence, std::span(tokens).first(n_first));
@@ -164,7 +168,7 @@ TEST_CASE("memory stream: what a loop over an engine computes, in pieces of any 
         Floats logits;
         for (std::size_t at = 0; at < ids.size(); at += piece) {
           const auto n = std::min(piece, ids.size() - at);
-          logits = ::copy(must(stream.append(std::span(ids).subspan(at, n))));
+          logits = memory_stream_test::copy(must(stream.append(std::span(ids).subspan(at, n))));
         }
         CHECK(logits == expected);
         CHECK(stream.n_tokens() == 400);
@@ -204,18 +208,18 @@ TEST_CASE(
   MemoryStream stream = must(MemoryStream::create(
       llama_model(), {.n_ctx = 40},
       {.n_rows = 2, .learned = MatrixView<const float>(learned.data(), 2, 64)}));
-  CHECK(::copy(stream.memory()) == learned);
+  CHECK(memory_stream_test::copy(stream.memory()) == learned);
   REQUIRE(stream.append(some_ids(36, 1)));
   CHECK(stream.n_left() == 0);
-  CHECK(::copy(stream.memory()) == learned);
+  CHECK(memory_stream_test::copy(stream.memory()) == learned);
   REQUIRE(stream.append(some_ids(1, 2)));
-  const Floats first = ::copy(stream.memory());
+  const Floats first = memory_stream_test::copy(stream.memory());
   CHECK(first != learned);
   stream.reset();
-  CHECK(::copy(stream.memory()) == learned);
+  CHECK(memory_stream_test::copy(stream.memory()) == learned);
   REQUIRE(stream.append(some_ids(36, 4)));  // another segment, other memory
   REQUIRE(stream.append(some_ids(1, 2)));
-  CHECK(::copy(stream.memory()) != first);
+  CHECK(memory_stream_test::copy(stream.memory()) != first);
 }
 
 TEST_CASE("memory stream: what it refuses") {
@@ -246,3 +250,5 @@ TEST_CASE("memory stream: what it refuses") {
   CHECK(stream.n_tokens() == 0);
   REQUIRE(stream.append(some_ids(3, 1)));
 }
+
+}  // namespace memory_stream_test

@@ -13,6 +13,8 @@
 #include "generate/generating.hpp"
 #include "nibble/generate/engine.hpp"
 
+namespace memory_test {
+
 using namespace nibble;
 using test::copy;
 using test::encode;
@@ -177,3 +179,5 @@ TEST_CASE("a weight that is no number is another error, with any cache") {
     CHECK(copy(session.tokens()) == encode(kPrompt));
   }
 }
+
+}  // namespace memory_test

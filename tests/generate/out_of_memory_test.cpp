@@ -20,6 +20,8 @@
 #include "nibble/text/tokenizer.hpp"
 #include "why.hpp"
 
+namespace out_of_memory_test {
+
 using namespace nibble;
 
 #if NIBBLE_TEST_COUNTS_ALLOCATIONS && NIBBLE_HAS_EXCEPTIONS
@@ -164,3 +166,5 @@ TEST_CASE("a thread pool without memory") {
 }
 
 #endif
+
+}  // namespace out_of_memory_test

@@ -17,6 +17,8 @@
 #include "nibble/graph/run.hpp"
 #include "nibble/model/slot.hpp"
 
+namespace placement_test {
+
 using namespace nibble;
 using test::home_model, test::Ids, test::must;
 
@@ -315,3 +317,5 @@ TEST_CASE("placements that cannot be are refused") {
   REQUIRE_FALSE(exit);
   CHECK(exit.error().code == Errc::unsupported);
 }
+
+}  // namespace placement_test

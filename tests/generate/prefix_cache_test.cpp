@@ -15,6 +15,8 @@
 #include "generate/prefixes.hpp"
 #include "nibble/model/fingerprint.hpp"
 
+namespace prefix_cache_test {
+
 using namespace nibble;
 using namespace test;
 using ops::kPagePositions;
@@ -422,3 +424,5 @@ TEST_CASE("a fingerprint tells models apart") {
   changed->data()[1000] ^= std::byte{1};
   CHECK(must(fingerprint(model, {weights, table.n_slots()})) != own);
 }
+
+}  // namespace prefix_cache_test

@@ -21,6 +21,8 @@
 #include "nibble/simd/dispatch.hpp"
 #include "test_data.hpp"
 
+namespace prefix_file_test {
+
 using namespace nibble;
 using namespace test;
 using ops::kPagePositions;
@@ -278,3 +280,5 @@ TEST_CASE("a file that is made to harm is refused") {
   hostile.write(RandomModel({}, 1).gguf());
   CHECK(second.refused(hostile.path).message.find("no cache of prefixes") != std::string::npos);
 }
+
+}  // namespace prefix_file_test

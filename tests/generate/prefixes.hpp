@@ -13,6 +13,7 @@
 
 #include "doctest/doctest.h"
 #include "generate/small_models.hpp"
+#include "must.hpp"
 #include "nibble/generate/engine.hpp"
 #include "why.hpp"
 
@@ -20,11 +21,6 @@ namespace test {
 
 using Ids = std::vector<std::int32_t>;
 
-template <class T>
-T must(nibble::Result<T> result) {
-  REQUIRE_MESSAGE(result, why(result));
-  return *std::move(result);
-}
 // The code of the error, if there is one.
 template <class T>
 std::optional<nibble::Errc> code(const nibble::Result<T>& result) {

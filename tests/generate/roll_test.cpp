@@ -12,6 +12,8 @@
 #include "nibble/generate/generator.hpp"
 #include "nibble/generate/session.hpp"
 
+namespace roll_test {
+
 using namespace nibble;
 using namespace test;
 
@@ -162,3 +164,5 @@ TEST_CASE("a roll can be interrupted, and generation goes on later") {
   REQUIRE(generator.prompt(Ids{}));
   for (int i = 0; i < 100; ++i) REQUIRE(must(generator.next()));
 }
+
+}  // namespace roll_test

@@ -15,6 +15,8 @@
 #include "allocation_counter.hpp"
 #include "doctest/doctest.h"
 
+namespace sampler_test {
+
 using nibble::Index;
 using nibble::Sampler;
 using nibble::SamplingOptions;
@@ -527,3 +529,5 @@ TEST_CASE("no sample costs an allocation") {
   CHECK(spent == 0);
   CHECK(sum > 0);
 }
+
+}  // namespace sampler_test

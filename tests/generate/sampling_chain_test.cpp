@@ -22,6 +22,8 @@
 #include "generate/sampling_oracle.hpp"
 #include "nibble/generate/sampler.hpp"
 
+namespace sampling_chain_test {
+
 using nibble::Errc;
 using nibble::Index;
 using nibble::Sampler;
@@ -594,3 +596,5 @@ TEST_CASE("no step of a chain costs an allocation") {
   }
   CHECK(sum > 0);
 }
+
+}  // namespace sampling_chain_test

@@ -15,6 +15,8 @@
 #include "generate/scheduling.hpp"
 #include "nibble/generate/scheduler.hpp"
 
+namespace scheduler_prefix_test {
+
 using namespace nibble;
 using test::alone;
 using test::Answer;
@@ -364,3 +366,5 @@ TEST_CASE("the bytes of a scheduler are known before it is made") {
   }
   CHECK(Scheduler::bytes_needed(model, {.max_batch = 0}).error().code == Errc::invalid_argument);
 }
+
+}  // namespace scheduler_prefix_test

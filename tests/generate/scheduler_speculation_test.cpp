@@ -15,6 +15,8 @@
 #include "nibble/grammar/constraint.hpp"
 #include "nibble/grammar/gbnf.hpp"
 
+namespace scheduler_speculation_test {
+
 using namespace nibble;
 using test::alone;
 using test::Answer;
@@ -250,3 +252,5 @@ TEST_CASE("no step with guesses allocates; more of them than there is room for a
   CHECK(refused.error().message.find("max_drafts") != std::string::npos);
   for (const Index n : {-1, 8}) CHECK_FALSE(Scheduler::create(model, {.max_drafts = n}));
 }
+
+}  // namespace scheduler_speculation_test

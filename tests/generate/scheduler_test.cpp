@@ -18,6 +18,8 @@
 #include "generate/scheduling.hpp"
 #include "nibble/core/thread_pool.hpp"
 
+namespace scheduler_test {
+
 using namespace nibble;
 using test::alone;
 using test::Answer;
@@ -559,3 +561,5 @@ TEST_CASE("fewer layers and another window hold from the next step on") {
   CHECK(ask() == whole);
   CHECK(std::chrono::steady_clock::now() - start >= std::chrono::milliseconds(30));
 }
+
+}  // namespace scheduler_test

@@ -16,6 +16,8 @@
 #include "generate/scheduling.hpp"
 #include "nibble/core/thread_pool.hpp"
 
+namespace scheduler_thread_test {
+
 using namespace nibble;
 using test::alone;
 using test::Answer;
@@ -229,3 +231,5 @@ TEST_CASE("a waiting reader gets each token of a scheduler's thread as it comes"
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
 }
+
+}  // namespace scheduler_thread_test

@@ -14,6 +14,8 @@
 #include "nibble/generate/perplexity.hpp"
 #include "nibble/generate/rerank.hpp"
 
+namespace score_test {
+
 using namespace nibble;
 using test::copy;
 using test::encode;
@@ -230,3 +232,5 @@ TEST_CASE("what cannot be scored is an error") {
   REQUIRE(!perplexity);
   CHECK(perplexity.error().code == Errc::malformed);
 }
+
+}  // namespace score_test

@@ -22,6 +22,8 @@
 #include "nibble/simd/dispatch.hpp"
 #include "why.hpp"
 
+namespace session_test {
+
 using nibble::Errc;
 using nibble::Index;
 using nibble::Session;
@@ -425,3 +427,5 @@ TEST_CASE("loading reports a NIBBLE_TARGET that cannot be had, whether or not ke
   }
 }
 #endif
+
+}  // namespace session_test

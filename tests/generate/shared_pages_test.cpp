@@ -33,6 +33,8 @@ TEST_CASE("pages of a file cannot be mapped here, and an error says so") {
 #include <sys/wait.h>
 #include <unistd.h>
 
+namespace shared_pages_test {
+
 using namespace nibble;
 using namespace test;
 using ops::kPagePositions;
@@ -267,5 +269,7 @@ TEST_CASE("mapping refuses what restoring refuses, and what cannot be mapped") {
   users.clear();
   check_restored(second);
 }
+
+}  // namespace shared_pages_test
 
 #endif

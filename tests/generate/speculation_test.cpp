@@ -18,6 +18,8 @@
 #include "nibble/generate/prefix_cache.hpp"
 #include "nibble/generate/session.hpp"
 
+namespace speculation_test {
+
 using namespace nibble;
 using namespace test;
 
@@ -449,3 +451,5 @@ TEST_CASE("options of speculation can change between prompts, and wrong ones are
   CHECK(output_of(generator, 60).ids == plain.ids);
   CHECK(generator.speculation_stats().n_steps == 0);
 }
+
+}  // namespace speculation_test

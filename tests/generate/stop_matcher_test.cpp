@@ -11,6 +11,8 @@
 #include "allocation_counter.hpp"
 #include "doctest/doctest.h"
 
+namespace stop_matcher_test {
+
 using nibble::StopMatcher;
 using Strings = std::vector<std::string>;
 
@@ -188,3 +190,5 @@ TEST_CASE("no part as long as promised costs an allocation") {
   CHECK(shown == 100 * (200 + 99));
   CHECK(!matcher.found());
 }
+
+}  // namespace stop_matcher_test

@@ -14,6 +14,8 @@
 #include "doctest/doctest.h"
 #include "generate/generating.hpp"
 
+namespace turns_test {
+
 using namespace nibble;
 using test::copy;
 using test::encode;
@@ -332,3 +334,5 @@ TEST_CASE("reading a prompt shows progress, and stops between its steps") {
     }
   }
 }
+
+}  // namespace turns_test

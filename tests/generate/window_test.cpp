@@ -13,6 +13,8 @@
 #include "nibble/generate/engine.hpp"
 #include "nibble/generate/session.hpp"
 
+namespace window_test {
+
 using namespace nibble;
 using namespace test;
 using ops::kPagePositions;
@@ -224,3 +226,5 @@ TEST_CASE("a policy of pages, with windows: pages that are gone are not read") {
     CHECK(logits_of(engine, all) == expected);
   }
 }
+
+}  // namespace window_test

@@ -19,6 +19,8 @@
 #include "nibble/grammar/json_schema.hpp"
 #include "why.hpp"
 
+namespace constraint_test {
+
 using nibble::Errc;
 using namespace nibble::grammar;
 using test::small_trie;
@@ -270,3 +272,5 @@ TEST_CASE("threads share a constraint") {
   CHECK(counts[0] == counts[1]);
   CHECK(counts[0] == counts[2]);
 }
+
+}  // namespace constraint_test

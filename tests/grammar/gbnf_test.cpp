@@ -9,6 +9,8 @@
 #include "grammar/matching.hpp"
 #include "why.hpp"
 
+namespace gbnf_test {
+
 using nibble::Errc;
 using namespace nibble::grammar;
 using test::why;
@@ -148,3 +150,5 @@ TEST_CASE("GBNF: what is wrong is an error that says where") {
   fails("root ::= a | \"x\"\na ::= b \"y\"\nb ::= a | \"z\"", Errc::unsupported, "left recursion");
   fails("root ::= (\"x\"? root \"y\") | \"z\"", Errc::unsupported, "left recursion");
 }
+
+}  // namespace gbnf_test

@@ -14,6 +14,8 @@
 #include "nibble/grammar/json_schema.hpp"
 #include "why.hpp"
 
+namespace hostile_test {
+
 using nibble::Errc;
 using namespace nibble::grammar;
 using test::why;
@@ -193,3 +195,5 @@ TEST_CASE("schemas that are made to take long") {
   survive_schema("{\"pattern\": \"" + times("[a-c]{1000}", 500) + "\"}");
   survive_schema("{\"pattern\": \"(a|aa)+(a|b)*a(a|b){15}$\"}");
 }
+
+}  // namespace hostile_test

@@ -13,6 +13,8 @@
 #include "nibble/grammar/constraint.hpp"
 #include "why.hpp"
 
+namespace intents_test {
+
 using namespace nibble::grammar;
 using nibble::Errc;
 using test::why;
@@ -207,3 +209,5 @@ TEST_CASE("intents that no call can say are refused") {
   fails(std::vector<Intent>(5000, Intent{"a"}), Errc::limit, "4096");
   fails({{"x", std::vector<Slot>(65, s)}}, Errc::limit, "64");
 }
+
+}  // namespace intents_test

@@ -15,6 +15,8 @@
 #include "nibble/io/json_value.hpp"
 #include "why.hpp"
 
+namespace json_schema_test {
+
 using namespace nibble::grammar;
 using nibble::Errc;
 using nibble::io::JsonValue;
@@ -262,3 +264,5 @@ TEST_CASE("a member that cannot be is left out, and a branch that cannot be chos
   CHECK(matches(grammar, "{}"));
   CHECK_FALSE(matches(grammar, R"({"a")"));
 }
+
+}  // namespace json_schema_test

@@ -16,6 +16,8 @@
 #include "nibble/grammar/gbnf.hpp"
 #include "why.hpp"
 
+namespace mask_test {
+
 using namespace nibble::grammar;
 using test::why;
 
@@ -163,3 +165,5 @@ TEST_CASE("masks do not depend on how much is remembered") {
   options.n_masks = 1;
   for (const Case& c : kCases) check_case(c, 3, options);
 }
+
+}  // namespace mask_test

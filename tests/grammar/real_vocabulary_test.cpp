@@ -20,6 +20,8 @@
 #include "test_data.hpp"
 #include "why.hpp"
 
+namespace real_vocabulary_test {
+
 using namespace nibble::grammar;
 using test::why;
 
@@ -137,3 +139,5 @@ TEST_CASE("masks are quick for the schemas that programs have") {
   CHECK(part(steps, 0.99) < 40'000);
   CHECK(part(steps, 1) < 120'000);
 }
+
+}  // namespace real_vocabulary_test

@@ -12,6 +12,7 @@
 #include "nibble/graph/fuse.hpp"
 #include "nibble/ops/kv_cache.hpp"
 
+namespace check_test {
 namespace {
 
 using namespace nibble;
@@ -231,3 +232,5 @@ TEST_CASE("what an expression is run with: the step") {
   run.args.step.rows = MatrixView<const float>(numbers.data(), 3, 63);
   run.check_fails("Step::rows has no row of 64");
 }
+
+}  // namespace check_test

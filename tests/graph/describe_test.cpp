@@ -11,6 +11,7 @@
 #include "nibble/model/gpt2.hpp"
 #include "nibble/model/llama.hpp"
 
+namespace describe_test {
 namespace {
 
 using namespace nibble;
@@ -261,3 +262,5 @@ TEST_CASE("slots and their tensors in a GGUF file") {
   CHECK(gguf_name(ffn_down_bias, 3) == "blk.3.ffn_down.bias");
   CHECK(gguf_name(position_embd, -1) == "position_embd.weight");
 }
+
+}  // namespace describe_test

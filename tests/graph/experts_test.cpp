@@ -18,6 +18,7 @@
 #include "nibble/graph/fuse.hpp"
 #include "nibble/ops/pack.hpp"
 
+namespace experts_test {
 namespace {
 
 using namespace nibble;
@@ -454,3 +455,5 @@ TEST_CASE("sigmoid_rows: rows times the sigmoid of a number for each") {
   }
   CHECK(distance_of(rows, expected) < 1e-6);
 }
+
+}  // namespace experts_test

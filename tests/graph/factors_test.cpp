@@ -18,6 +18,7 @@
 #include "nibble/graph/fuse.hpp"
 #include "nibble/quant/format.hpp"
 
+namespace factors_test {
 namespace {
 
 using namespace nibble;
@@ -363,3 +364,5 @@ TEST_CASE("factors cost nothing where there are none, and are checked where they
   w.at(S::same).factors = &wrong;
   CHECK(why(kLimits).find("factors") != std::string::npos);
 }
+
+}  // namespace factors_test

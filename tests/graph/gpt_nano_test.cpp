@@ -16,6 +16,7 @@
 #include "nibble/model/weight_store.hpp"
 #include "test_data.hpp"
 
+namespace gpt_nano_test {
 namespace {
 
 using namespace nibble;
@@ -204,3 +205,5 @@ TEST_CASE("gpt-nano: every activation") {
   }
   CHECK(compared.size() == partials->tensors().size());
 }
+
+}  // namespace gpt_nano_test

@@ -10,6 +10,7 @@
 #include "nibble/graph/fuse.hpp"
 #include "nibble/graph/run.hpp"
 
+namespace mistakes_test {
 namespace {
 
 using namespace nibble;
@@ -80,8 +81,12 @@ constexpr auto apply(const Part&, Pass&, const Value<W>& x) noexcept {
 
 }  // namespace
 
+}  // namespace mistakes_test
+
 template <>
-inline constexpr bool nibble::graph::kIsInPlace<Declared> = true;
+inline constexpr bool nibble::graph::kIsInPlace<mistakes_test::Declared> = true;
+
+namespace mistakes_test {
 
 TEST_CASE("widths") {
   check_works(start() >> layers(product() >> silu() >> product()));
@@ -259,3 +264,5 @@ TEST_CASE("probabilities and limits") {
     check_fails(start(), "a limit is less than 1", limits);
   }
 }
+
+}  // namespace mistakes_test

@@ -14,6 +14,7 @@
 #include "nibble/graph/fuse.hpp"
 #include "nibble/ops/pack.hpp"
 
+namespace nodes_test {
 namespace {
 
 using namespace nibble;
@@ -505,3 +506,5 @@ TEST_CASE("dropout: each layer and each place draws its own numbers") {
     CHECK(kept(start() >> norm >> half >> scale(1) >> half) < both);
   }
 }
+
+}  // namespace nodes_test

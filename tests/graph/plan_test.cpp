@@ -14,6 +14,7 @@
 #include "nibble/model/gpt2.hpp"
 #include "nibble/model/llama.hpp"
 
+namespace plan_test {
 namespace {
 
 using namespace nibble;
@@ -198,8 +199,12 @@ constexpr auto apply(const Late&, Pass& pass, const Value<W>& x) noexcept {
 }
 
 }  // namespace
+}  // namespace plan_test
+
 template <>
-inline constexpr bool nibble::graph::kIsInPlace<Late> = true;
+inline constexpr bool nibble::graph::kIsInPlace<plan_test::Late> = true;
+
+namespace plan_test {
 
 TEST_CASE("the result stays until the end") {
   using enum Slot;
@@ -273,3 +278,5 @@ TEST_CASE("more results than a plan has room for") {
   CHECK_FALSE(make_plan(start >> many, Limits{}).is_valid());
   CHECK(make_plan(start >> eight, Limits{}).is_valid());
 }
+
+}  // namespace plan_test

@@ -15,6 +15,7 @@
 #include "model/reference_of.hpp"
 #include "nibble/core/thread_pool.hpp"
 
+namespace run_test {
 namespace {
 
 using namespace nibble;
@@ -247,3 +248,5 @@ TEST_CASE("a model without layers") {
       test::run_output_rows_twice(f.parts, f.tokens, static_cast<Index>(f.tokens.size()));
   CHECK(distance(test::run_without_layers(f.parts, f.tokens), expected) == 0);
 }
+
+}  // namespace run_test

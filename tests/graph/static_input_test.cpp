@@ -21,6 +21,8 @@
 #include "nibble/model/weight_store.hpp"
 #include "why.hpp"
 
+namespace static_input_test {
+
 using namespace nibble;
 using quant::Format;
 using quant::StaticScale;
@@ -397,3 +399,5 @@ TEST_CASE("rows of a table of 8-bit weights are looked up") {
   }
   CHECK(faults == 0);
 }
+
+}  // namespace static_input_test

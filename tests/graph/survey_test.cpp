@@ -12,6 +12,8 @@
 #include "doctest/doctest.h"
 #include "nibble/graph/expr.hpp"
 
+namespace survey_test {
+
 using namespace nibble;
 using namespace nibble::graph;
 
@@ -195,3 +197,5 @@ TEST_CASE("weights that must be there, that may be missing, that are tied; layer
     CHECK(list.needs[i].is_table == (i == 0));
   }
 }
+
+}  // namespace survey_test

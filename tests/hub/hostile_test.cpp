@@ -8,8 +8,11 @@
 
 #include "doctest/doctest.h"
 #include "hub_folder.hpp"
+#include "nibble/hub/folder.hpp"
 #include "nibble/hub/open.hpp"
 #include "nibble/io/gguf.hpp"
+
+namespace hostile_test {
 
 using namespace nibble;
 using test::TemporaryFolder;
@@ -241,3 +244,5 @@ TEST_CASE("tokenizer files that would take much memory") {
     CHECK((gguf->find(hub::kTokenizerErrorKey) == nullptr) == is_padded);
   }
 }
+
+}  // namespace hostile_test

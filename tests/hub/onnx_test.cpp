@@ -16,6 +16,8 @@
 #include "nibble/hub/open.hpp"
 #include "why.hpp"
 
+namespace onnx_test {
+
 using namespace nibble;
 using test::OnnxBuilder;
 using test::Proto;
@@ -374,3 +376,5 @@ TEST_CASE("graphs with cycles and holes, absurd sizes, broken messages") {
     if (!gguf) CHECK_FALSE(gguf.error().message.empty());
   }
 }
+
+}  // namespace onnx_test

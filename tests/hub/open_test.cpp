@@ -14,8 +14,12 @@
 
 #include "doctest/doctest.h"
 #include "hub_folder.hpp"
+#include "nibble/hub/folder.hpp"
+#include "nibble/hub/tokenizer_keys.hpp"
 #include "nibble/io/gguf_writer.hpp"
 #include "why.hpp"
+
+namespace open_test {
 
 using namespace nibble;
 using test::HubWeights;
@@ -598,3 +602,5 @@ TEST_CASE("experts: of a tensor each, and gates with what they multiply in one t
   CHECK(apart->find_tensor("blk.0.ffn_down.10.weight") != nullptr);
   CHECK(apart->find_tensor("blk.0.ffn_gate_inp.weight") != nullptr);
 }
+
+}  // namespace open_test

@@ -11,11 +11,14 @@
 
 #include "doctest/doctest.h"
 #include "hub_folder.hpp"
+#include "nibble/hub/folder.hpp"
 #include "nibble/hub/open.hpp"
 #include "nibble/quant/format.hpp"
 #include "nibble/quant/ggml.hpp"
 #include "test_data.hpp"
 #include "why.hpp"
+
+namespace packed_codes_test {
 
 using namespace nibble;
 using test::HubWeights;
@@ -284,3 +287,5 @@ TEST_CASE("checkpoints of llama2.c: sizes that do not go together, vocabularies 
     CHECK(bad.error().message.find("tokenizer.bin: ") != std::string::npos);
   }
 }
+
+}  // namespace packed_codes_test

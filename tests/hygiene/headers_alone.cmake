@@ -5,10 +5,9 @@
 # declarations: with all code, Highway would hide missing includes and take most of the time. (The
 # -inl files are included by their headers, or in a pass over the SIMD targets.)
 #
-# A header that a test of the build includes first has compiled there: that is the same proof, and is
-# not repeated here. And one compilation proves many: if B always includes A, a file that includes A
-# and then B proves A, which is first, and B too, which sees nothing but what it includes itself. So
-# headers stand in chains, each of which is compiled at once.
+# One compilation proves many: if B always includes A, a file that includes A and then B proves A, which
+# is first, and B too, which sees nothing but what it includes itself. So headers stand in chains, each of
+# which is compiled at once.
 
 include(${CMAKE_CURRENT_LIST_DIR}/hygiene.cmake)
 
@@ -24,61 +23,6 @@ list(LENGTH headers n)
 if(n LESS 50)
   message(FATAL_ERROR "only ${n} headers found")
 endif()
-
-# Sets the variable to the files that a file includes, as they stand in it and in this order.
-function(included_by variable file)
-  file(STRINGS ${file} lines REGEX "^ *# *include [<\"]")
-  list(TRANSFORM lines REPLACE "^ *# *include .([^>\"]*).*" "\\1")
-  set(${variable} "${lines}" PARENT_SCOPE)
-endfunction()
-
-# Sets the variable to whether a header reaches one that is less as declarations. In the header form
-# that one may include what is missing.
-function(depends_on_form variable header)
-  set(result FALSE)
-  set(reached ${header})
-  set(open ${header})
-  while(open)
-    list(POP_FRONT open next)
-    set(file ${source_dir}/include/${next})
-    file(STRINGS ${file} forms REGEX "^#if.*NIBBLE_DECLARATIONS_ONLY")
-    if(forms AND NOT next STREQUAL "nibble/core/config.hpp")
-      set(result TRUE)
-      break()
-    endif()
-    included_by(includes ${file})
-    list(FILTER includes INCLUDE REGEX "^nibble/")
-    list(REMOVE_ITEM includes ${reached})
-    list(APPEND reached ${includes})
-    list(APPEND open ${includes})
-  endwhile()
-  set(${variable} ${result} PARENT_SCOPE)
-endfunction()
-
-# The tests of these folders are compiled in these forms (tests/CMakeLists.txt).
-set(in_build)
-foreach(form split header)
-  foreach(folder IN LISTS ${form}_form_tests)
-    file(GLOB tests ${source_dir}/tests/${folder}/*.cpp)
-    foreach(test IN LISTS tests)
-      included_by(includes ${test})
-      if(includes)
-        list(GET includes 0 first)
-        if(first IN_LIST headers AND NOT first IN_LIST in_build)
-          set(hidden FALSE)
-          if(form STREQUAL "header")
-            depends_on_form(hidden ${first})
-          endif()
-          if(NOT hidden)
-            list(APPEND in_build ${first})
-          endif()
-        endif()
-      endif()
-    endforeach()
-  endforeach()
-endforeach()
-list(REMOVE_ITEM headers ${in_build})
-list(LENGTH in_build n_in_build)
 
 # Sets the variable to those of nibble's headers that a header always includes, itself or through
 # others: not within #if.
@@ -146,5 +90,4 @@ endwhile()
 if(failed)
   message(FATAL_ERROR "do not compile alone, one of each chain at least: ${failed}")
 endif()
-message("${n} headers compile alone, ${n_in_build} of them as the first of a test, the others in "
-        "${n_chains} chains")
+message("${n} headers compile alone, in ${n_chains} chains")

@@ -8,6 +8,8 @@
 #include "doctest/doctest.h"
 #include "file_builder.hpp"
 
+namespace ggml_type_test {
+
 using nibble::Errc;
 using namespace nibble::io;
 
@@ -121,3 +123,5 @@ TEST_CASE("types that state their size: the number of their elements is checked 
   // 2^65 elements in 64 bytes.
   CHECK(tensor_bytes(sparse, Dims{1ull << 32, 1ull << 33, 1}).error().code == Errc::limit);
 }
+
+}  // namespace ggml_type_test

@@ -11,6 +11,8 @@
 #include "nibble/io/gguf.hpp"
 #include "split_files.hpp"
 
+namespace gguf_split_test {
+
 using namespace nibble;
 using namespace nibble::io;
 
@@ -186,3 +188,5 @@ TEST_CASE("what else people pass as a model is recognized") {
             "is a folder, not a GGUF file; a model of this kind is a folder with config.json"));
 #endif
 }
+
+}  // namespace gguf_split_test

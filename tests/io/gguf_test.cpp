@@ -14,6 +14,8 @@
 #include "test_data.hpp"
 #include "why.hpp"
 
+namespace gguf_test {
+
 using nibble::Errc;
 using namespace nibble::io;
 using test::contains;
@@ -287,3 +289,5 @@ TEST_CASE("names in messages are printable, whatever the file or its path says")
   const std::string long_name = std::string(63, 'x') + "\xc3\xa9 and more";
   CHECK(contains(file->tensor(long_name).error().message, std::string(63, 'x') + "...' is"));
 }
+
+}  // namespace gguf_test

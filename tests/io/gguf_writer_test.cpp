@@ -19,6 +19,8 @@
 #include <csignal>
 #endif
 
+namespace gguf_writer_test {
+
 using nibble::Errc;
 using namespace nibble::io;
 using test::contains;
@@ -414,3 +416,5 @@ TEST_CASE("reference files come back with the same bytes") {
     CHECK(*writer.to_bytes() == test::read_file(folder.path("copy.gguf")));
   }
 }
+
+}  // namespace gguf_writer_test

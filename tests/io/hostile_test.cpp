@@ -20,6 +20,7 @@
 #include "nibble/io/gguf.hpp"
 #include "nibble/io/safetensors.hpp"
 
+namespace hostile_test {
 namespace {
 
 using nibble::Errc;
@@ -407,3 +408,5 @@ TEST_CASE("the densest files allocate no more than their size allows") {
   }();
   CHECK(!try_parse<Safetensors>(test::safetensors_file(objects, 0), tally));
 }
+
+}  // namespace hostile_test

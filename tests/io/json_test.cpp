@@ -8,6 +8,8 @@
 #include "doctest/doctest.h"
 #include "nibble/io/json_text.hpp"
 
+namespace json_test {
+
 using nibble::Errc;
 using nibble::io::JsonReader;
 
@@ -139,3 +141,5 @@ TEST_CASE("JSON strings are written so that they can be read") {
   REQUIRE(read);
   CHECK(*read == bytes);
 }
+
+}  // namespace json_test

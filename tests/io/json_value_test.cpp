@@ -8,6 +8,8 @@
 #include "file_builder.hpp"
 #include "why.hpp"
 
+namespace json_value_test {
+
 using namespace nibble;
 using io::JsonReader;
 using io::JsonValue;
@@ -105,3 +107,5 @@ TEST_CASE("skip() passes over what read() reads, and refuses what it refuses") {
     CHECK_FALSE(json.skip());
   }
 }
+
+}  // namespace json_value_test

@@ -14,6 +14,8 @@
 #include <sys/stat.h>
 #endif
 
+namespace mapped_file_test {
+
 using nibble::Errc;
 using nibble::io::Advice;
 using nibble::io::MappedFile;
@@ -121,3 +123,5 @@ TEST_CASE("what cannot be mapped is an error that names path and reason") {
   CHECK(MappedFile::open("").error().code == Errc::invalid_argument);
   CHECK(MappedFile::open(std::string("a\0b", 3)).error().code == Errc::invalid_argument);
 }
+
+}  // namespace mapped_file_test

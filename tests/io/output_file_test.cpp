@@ -21,6 +21,8 @@
 #include <csignal>
 #endif
 
+namespace output_file_test {
+
 namespace fs = std::filesystem;
 
 using nibble::Errc;
@@ -270,3 +272,5 @@ TEST_CASE("a program that is killed leaves nothing behind") {
 }
 #endif
 #endif
+
+}  // namespace output_file_test

@@ -12,6 +12,8 @@
 #include "test_data.hpp"
 #include "why.hpp"
 
+namespace safetensors_test {
+
 using nibble::Errc;
 using namespace nibble::io;
 using test::contains;
@@ -208,3 +210,5 @@ TEST_CASE("reference files: gpt-nano-sort") {
     CHECK(row[0] + row[1] + row[2] == doctest::Approx(1.0).epsilon(1e-5));
   }
 }
+
+}  // namespace safetensors_test

@@ -11,6 +11,8 @@
 #include "nibble/io/mapped_file.hpp"
 #include "why.hpp"
 
+namespace tensor_bytes_test {
+
 using namespace nibble;
 using io::SwappedAxes;
 using io::TensorBytes;
@@ -71,3 +73,5 @@ TEST_CASE("any part of a tensor is read in its order, from memory and from a fil
     }
   }
 }
+
+}  // namespace tensor_bytes_test

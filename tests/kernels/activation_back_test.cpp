@@ -8,6 +8,8 @@
 #include "nibble/ops/activation.hpp"
 #include "nibble/ops/elementwise.hpp"
 
+namespace activation_back_test {
+
 using namespace nibble;
 using namespace nibble_test;
 
@@ -246,3 +248,5 @@ TEST_CASE("matrices: gates, products, soft caps and dropout") {
       da, [&](std::size_t i) { return dy[i] * dropped[i]; }, 0));
   CHECK(executor.n_tasks_run > 3);
 }
+
+}  // namespace activation_back_test

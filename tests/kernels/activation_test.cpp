@@ -10,6 +10,8 @@
 #include "kernels/arrays.hpp"
 #include "kernels/each_target.hpp"
 
+namespace activation_test {
+
 using namespace nibble;
 using namespace nibble_test;
 
@@ -253,3 +255,5 @@ TEST_CASE("activations of matrices go row by row, whatever the strides and worke
   const std::size_t last = static_cast<std::size_t>((m - 1) * stride + k - 1);
   CHECK(gated[last] == out[last] * x[last]);
 }
+
+}  // namespace activation_test

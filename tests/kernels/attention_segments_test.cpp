@@ -20,6 +20,8 @@
 #include <unistd.h>
 #endif
 
+namespace attention_segments_test {
+
 using namespace nibble;
 using namespace nibble_test;
 
@@ -446,3 +448,5 @@ TEST_CASE("attention: not causal, with and without a window on both sides") {
     });
   }
 }
+
+}  // namespace attention_segments_test

@@ -12,6 +12,8 @@
 #include "kernels/cache_arrays.hpp"
 #include "kernels/each_target.hpp"
 
+namespace attention_test {
+
 using namespace nibble;
 using namespace nibble_test;
 
@@ -187,7 +189,7 @@ Expected oracle(const Case& c, const Data& data, bool exact_scores = false,
       double max = -std::numeric_limits<double>::infinity();
       double min = std::numeric_limits<double>::infinity();
       double delta = 0;
-      const bool has_codes = ::has_codes(c.type);
+      const bool has_codes = attention_test::has_codes(c.type);
       const double half_step = 0.5 / 32512;
       double top_q = 0;
       for (Index i = 0; i < c.head_dim; ++i) {
@@ -602,3 +604,5 @@ TEST_CASE("attention: the tolerance notices mistakes") {
     }
   }
 }
+
+}  // namespace attention_test

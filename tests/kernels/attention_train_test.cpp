@@ -8,6 +8,8 @@
 #include "kernels/differences.hpp"
 #include "kernels/each_target.hpp"
 
+namespace attention_train_test {
+
 using namespace nibble;
 using namespace nibble_test;
 
@@ -482,3 +484,5 @@ TEST_CASE("the checks of attention see small faults") {
     }
   }
 }
+
+}  // namespace attention_train_test

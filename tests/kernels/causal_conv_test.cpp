@@ -5,6 +5,8 @@
 #include "kernels/arrays.hpp"
 #include "kernels/each_target.hpp"
 
+namespace causal_conv_test {
+
 using namespace nibble;
 using namespace nibble_test;
 
@@ -157,3 +159,5 @@ TEST_CASE_TEMPLATE("the judge of convolutions rejects what is wrong", Form, Acti
   run<Form>(with_state, s, s.n_rows);
   CHECK(without_state.state == with_state.state);
 }
+
+}  // namespace causal_conv_test

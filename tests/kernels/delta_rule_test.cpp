@@ -5,6 +5,8 @@
 #include "kernels/arrays.hpp"
 #include "kernels/each_target.hpp"
 
+namespace delta_rule_test {
+
 using namespace nibble;
 using namespace nibble_test;
 
@@ -165,3 +167,5 @@ TEST_CASE("the judge of the delta rule rejects what is wrong") {
   CHECK(off([](RuleData& d) { d.keys[15 * 20 + 19] *= 0.999f; }) > 1.0);
   CHECK(worst(run<false>(data, s, s.n_rows), e.value, e.allowed) > 1.0);
 }
+
+}  // namespace delta_rule_test

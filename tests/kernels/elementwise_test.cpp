@@ -11,6 +11,8 @@
 #include "kernels/arrays.hpp"
 #include "kernels/each_target.hpp"
 
+namespace elementwise_test {
+
 using namespace nibble;
 using namespace nibble_test;
 
@@ -210,3 +212,5 @@ TEST_CASE("elementwise operations on matrices go row by row, whatever the stride
   }
   CHECK(n_wrong == 0);
 }
+
+}  // namespace elementwise_test

@@ -5,6 +5,8 @@
 #include "kernels/arrays.hpp"
 #include "kernels/each_target.hpp"
 
+namespace embedding_back_test {
+
 using namespace nibble;
 using namespace nibble_test;
 
@@ -80,3 +82,5 @@ TEST_CASE("gradients of position embeddings, and of chosen rows") {
                  MatrixView<float>(table.data(), 4, 2), position);
   CHECK(table == Floats{0, 0, 6, 8, 3, 4, 0, 0});
 }
+
+}  // namespace embedding_back_test

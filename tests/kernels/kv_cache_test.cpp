@@ -13,6 +13,8 @@
 #include "kernels/each_target.hpp"
 #include "nibble/ops/attention.hpp"
 
+namespace kv_cache_test {
+
 using namespace nibble;
 using namespace nibble_test;
 
@@ -210,3 +212,5 @@ TEST_CASE("kv cache: sizes are constants, and sizes that cannot be are errors") 
     }
   }
 }
+
+}  // namespace kv_cache_test

@@ -6,6 +6,8 @@
 #include "kernels/differences.hpp"
 #include "kernels/each_target.hpp"
 
+namespace loss_test {
+
 using namespace nibble;
 using namespace nibble_test;
 
@@ -223,3 +225,5 @@ TEST_CASE("losses of matrices: rows without a target, weights, threads") {
   }
   CHECK(executor.n_tasks_run > 0);
 }
+
+}  // namespace loss_test

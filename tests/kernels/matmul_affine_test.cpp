@@ -14,6 +14,8 @@
 #include "nibble/kernels/pass.hpp"
 #include "nibble/quant/format.hpp"
 
+namespace matmul_affine_test {
+
 using namespace nibble;
 using namespace nibble_test;
 using kernels::ActivationScales;
@@ -211,3 +213,5 @@ TEST_CASE("the check of products with a zero point sees small faults") {
     CHECK(count_faults(p, multiply(p, damaged, x)) == (p.zero_point == 128 ? 0 : 3));
   });
 }
+
+}  // namespace matmul_affine_test

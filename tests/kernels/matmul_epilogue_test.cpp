@@ -10,6 +10,8 @@
 #include "nibble/kernels/matmul.hpp"
 #include "nibble/kernels/pass.hpp"
 
+namespace matmul_epilogue_test {
+
 using namespace nibble;
 using namespace nibble_test;
 using namespace nibble::kernels;
@@ -213,3 +215,5 @@ TEST_CASE("the check of epilogues sees small faults") {
   std::swap(p.bias[3], p.bias[4]);
   CHECK(faults() > kRows);
 }
+
+}  // namespace matmul_epilogue_test

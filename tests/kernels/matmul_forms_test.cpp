@@ -15,6 +15,8 @@
 #include "nibble/kernels/pass.hpp"
 #include "nibble/quant/format.hpp"
 
+namespace matmul_forms_test {
+
 using namespace nibble;
 using namespace nibble_test;
 using kernels::ActivationScales;
@@ -396,3 +398,5 @@ TEST_CASE_TEMPLATE("sums of blocks", Length, std::integral_constant<int, 32>,
     CHECK(sums[7] == 99);
   });
 }
+
+}  // namespace matmul_forms_test

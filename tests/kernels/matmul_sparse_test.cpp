@@ -6,6 +6,8 @@
 #include "nibble/kernels/pass.hpp"
 #include "nibble/quant/sparse.hpp"
 
+namespace matmul_sparse_test {
+
 using namespace nibble;
 using namespace nibble_test;
 using kernels::Matmul;
@@ -282,3 +284,5 @@ TEST_CASE_TEMPLATE("the check sees small faults in sparse products", F, NIBBLE_S
     CHECK(faults_of(a, moved) > 0);
   });
 }
+
+}  // namespace matmul_sparse_test

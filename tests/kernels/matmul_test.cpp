@@ -6,6 +6,8 @@
 #include "kernels/matmul_reference.hpp"
 #include "nibble/kernels/pass.hpp"
 
+namespace matmul_test {
+
 using namespace nibble;
 using namespace nibble_test;
 using kernels::Epilogue;
@@ -266,3 +268,5 @@ TEST_CASE_TEMPLATE("the check sees small faults in products of plain weights", F
     CHECK(faults(bad_x, w) >= kColumns / 2);
   });
 }
+
+}  // namespace matmul_test

@@ -11,6 +11,8 @@
 #include "kernels/each_target.hpp"
 #include "nibble/ops/norm.hpp"
 
+namespace norm_back_test {
+
 using namespace nibble;
 using namespace nibble_test;
 using kernels::Gradient;
@@ -392,3 +394,5 @@ TEST_CASE("the gradient of a bias is the sum of the rows") {
     CHECK(std::fabs(dbias[static_cast<std::size_t>(j)] - sum) <= 64 * kUnit * size);
   }
 }
+
+}  // namespace norm_back_test

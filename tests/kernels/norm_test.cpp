@@ -10,6 +10,8 @@
 #include "kernels/each_target.hpp"
 #include "nibble/ops/norm.hpp"
 
+namespace norm_test {
+
 using namespace nibble;
 using kernels::NormArgs;
 
@@ -546,3 +548,5 @@ TEST_CASE("the checks of norms see small faults") {
   q.code_sums[18] += 8 * good.codes[576];
   CHECK(count_quantized_faults(e, q) > 0);
 }
+
+}  // namespace norm_test

@@ -8,6 +8,8 @@
 #include "each_target.hpp"
 #include "nibble/quant/format.hpp"
 
+namespace pack_test {
+
 using namespace nibble;
 using quant::Packed;
 
@@ -69,3 +71,5 @@ TEST_CASE_TEMPLATE("a panel has the bytes of the layout, and nothing around it i
     }
   }
 }
+
+}  // namespace pack_test

@@ -11,6 +11,8 @@
 #include "kernels/each_target.hpp"
 #include "nibble/ops/quantize_rows.hpp"
 
+namespace quantize_rows_test {
+
 using namespace nibble;
 using kernels::QuantizeRow;
 
@@ -304,3 +306,5 @@ TEST_CASE("the check of quantized rows sees small faults") {
     CHECK(count_faults(x, row) > 0);
   }
 }
+
+}  // namespace quantize_rows_test

@@ -13,6 +13,8 @@
 #include "doctest/doctest.h"
 #include "kernels/each_target.hpp"
 
+namespace quantize_static_test {
+
 using namespace nibble;
 using quant::StaticScale;
 
@@ -343,3 +345,5 @@ TEST_CASE("the check of codes with a known scale sees small faults") {
   row.code_sums[0] -= 8;
   CHECK(count_faults(x, s, row) == 1);
 }
+
+}  // namespace quantize_static_test

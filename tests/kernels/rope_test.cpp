@@ -7,6 +7,8 @@
 #include "kernels/arrays.hpp"
 #include "kernels/each_target.hpp"
 
+namespace rope_test {
+
 using namespace nibble;
 using namespace nibble_test;
 
@@ -264,3 +266,5 @@ TEST_CASE("what rope is for: the product of a query and a key depends on their d
     CHECK(std::fabs(product(7, 7, head) - product(0, 0, head)) < 1e-5);
   }
 }
+
+}  // namespace rope_test

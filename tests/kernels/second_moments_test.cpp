@@ -8,6 +8,8 @@
 #include "doctest/doctest.h"
 #include "kernels/each_target.hpp"
 
+namespace second_moments_test {
+
 using namespace nibble;
 using kernels::AddSecondMoments;
 
@@ -99,3 +101,5 @@ TEST_CASE("second moments: sums of many rows keep what floats would lose") {
     CHECK(sums[1] == 32 * 16384.0 + (4096 - 32) * 0x1p-12);
   });
 }
+
+}  // namespace second_moments_test

@@ -5,6 +5,8 @@
 #include "kernels/arrays.hpp"
 #include "kernels/each_target.hpp"
 
+namespace softmax_test {
+
 using namespace nibble;
 using namespace nibble_test;
 
@@ -190,3 +192,5 @@ TEST_CASE("softmax of matrices: causal rows see one position more each") {
     REQUIRE(out[static_cast<std::size_t>(begin + k)] == 7.0f);
   }
 }
+
+}  // namespace softmax_test

@@ -13,6 +13,8 @@
 #include "nibble/kernels/matmul.hpp"
 #include "nibble/kernels/pass.hpp"
 
+namespace user_kernels_test {
+
 using namespace nibble;
 using namespace nibble_test;
 
@@ -51,3 +53,5 @@ TEST_CASE_TEMPLATE("a program's own formats and epilogue run on every target", F
     CHECK(count_faults(sums, kRows, kColumns, out) > kRows * kColumns / 2);
   });
 }
+
+}  // namespace user_kernels_test

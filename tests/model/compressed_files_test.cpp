@@ -17,6 +17,8 @@
 #include "nibble/model/model.hpp"
 #include "why.hpp"
 
+namespace compressed_files_test {
+
 using namespace nibble;
 using compress::SharedPair;
 using quant::Format;
@@ -320,3 +322,5 @@ TEST_CASE("factors of rotations may be shared, and are checked all the same") {
     CHECK(loaded.error().message.find("not positive") != std::string::npos);
   }
 }
+
+}  // namespace compressed_files_test

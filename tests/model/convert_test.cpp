@@ -18,6 +18,8 @@
 #include "test_data.hpp"
 #include "why.hpp"
 
+namespace convert_test {
+
 using namespace nibble;
 using quant::Format;
 
@@ -489,3 +491,5 @@ TEST_CASE("a file is written whole or not at all") {
   CHECK(test::read_file(path) == convert(file, {.format = Format::q4_0}).bytes);
   std::filesystem::remove_all(folder);
 }
+
+}  // namespace convert_test

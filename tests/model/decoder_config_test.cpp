@@ -16,6 +16,8 @@
 #include "nibble/model/phi3.hpp"
 #include "nibble/model/smollm3.hpp"
 
+namespace decoder_config_test {
+
 using namespace nibble;
 
 namespace {
@@ -63,3 +65,5 @@ TEST_CASE("layers with a window keep the rotation of a context that is not stret
   CHECK(angles.position_scale.at(1) == 8);
   CHECK(angles.magnitude.at(1) == 1.25f);
 }
+
+}  // namespace decoder_config_test

@@ -16,6 +16,8 @@
 #include "doctest/doctest.h"
 #include "nibble/model/convert.hpp"
 
+namespace experts_goldens_test {
+
 using namespace nibble;
 using namespace test::goldens;
 
@@ -140,3 +142,5 @@ TEST_CASE("numbers of experts that a model cannot have, and a router of NaN") {
     for (const float logit : logits_of(load_golden(broken), golden)) CHECK(std::isnan(logit));
   });
 }
+
+}  // namespace experts_goldens_test

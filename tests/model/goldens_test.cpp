@@ -25,6 +25,8 @@
 #include "nibble/text/tokenizer.hpp"
 #include "why.hpp"
 
+namespace goldens_test {
+
 using namespace nibble;
 using namespace test::goldens;
 
@@ -412,3 +414,5 @@ TEST_CASE("absurd numbers in the metadata of each architecture, tensors that are
   CHECK(n_errors > 3000);
   CHECK(n_results > 1000);
 }
+
+}  // namespace goldens_test

@@ -16,6 +16,7 @@
 #include "nibble/generate/session.hpp"
 #include "why.hpp"
 
+namespace hostile_test {
 namespace {
 
 using namespace nibble;
@@ -373,3 +374,5 @@ TEST_CASE("a store refuses what does not fit") {
   REQUIRE_FALSE(packed.has_value());
   CHECK(packed.error().code == Errc::cancelled);
 }
+
+}  // namespace hostile_test

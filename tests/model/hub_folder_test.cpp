@@ -16,6 +16,8 @@
 #include "nibble/model/model.hpp"
 #include "why.hpp"
 
+namespace hub_folder_test {
+
 using namespace nibble;
 
 namespace {
@@ -164,3 +166,5 @@ TEST_CASE("an outline says what sessions take, and none can be made of it") {
   CHECK(session.error().code == Errc::invalid_argument);
   CHECK(test::contains(session.error().message, "an outline, without weights"));
 }
+
+}  // namespace hub_folder_test

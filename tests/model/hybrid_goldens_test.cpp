@@ -12,6 +12,8 @@
 
 #include "doctest/doctest.h"
 
+namespace hybrid_goldens_test {
+
 using namespace nibble;
 using namespace test::goldens;
 
@@ -102,3 +104,5 @@ TEST_CASE("hybrids: taps of convolutions may be stored in another format") {
   });
   CHECK(n == 2);
 }
+
+}  // namespace hybrid_goldens_test

@@ -14,6 +14,8 @@
 #include "nibble/text/tokenizer.hpp"
 #include "why.hpp"
 
+namespace load_messages_test {
+
 using namespace nibble;
 using test::Format;
 using test::ModelShape;
@@ -266,3 +268,5 @@ TEST_CASE("a vocabulary without types and scores, with ids beyond it, is used") 
   REQUIRE(ids);
   CHECK(ids->front() == 1);
 }
+
+}  // namespace load_messages_test

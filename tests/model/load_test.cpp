@@ -19,6 +19,8 @@
 #include "nibble/model/model.hpp"
 #include "why.hpp"
 
+namespace load_test {
+
 using namespace nibble;
 using quant::Format;
 
@@ -239,3 +241,5 @@ TEST_CASE("what loading needs is known before, to the byte") {
   }
   CHECK(memory_needed(folder.path("missing.gguf")).error().code == Errc::io);
 }
+
+}  // namespace load_test

@@ -22,6 +22,8 @@
 #include "test_data.hpp"
 #include "why.hpp"
 
+namespace onnx_test {
+
 using namespace nibble;
 
 namespace {
@@ -108,3 +110,5 @@ TEST_CASE("a checkpoint of llama2.c computes what its GGUF file does, bit for bi
   };
   CHECK(logits_of(*path) == logits_of(*gguf_path));
 }
+
+}  // namespace onnx_test

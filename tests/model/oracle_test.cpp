@@ -13,6 +13,7 @@
 #include "nibble/model/llama.hpp"
 #include "why.hpp"
 
+namespace oracle_test {
 namespace {
 
 using namespace nibble;
@@ -231,3 +232,5 @@ TEST_CASE("a rope factor without a type, and its old name") {
   CHECK(rotation("llama.rope.scaling.factor", "longrope") == 3.0f);
   CHECK(rotation("llama.rope.scaling.factor", "sunk") == -1.0f);  // refused
 }
+
+}  // namespace oracle_test

@@ -20,6 +20,8 @@
 #include "nibble/quant/ggml.hpp"
 #include "why.hpp"
 
+namespace outside_architecture_test {
+
 using namespace nibble;
 
 namespace {
@@ -563,3 +565,5 @@ TEST_CASE("an architecture ends in logits of the rows that are wanted") {
     CHECK(std::string(plan.error).find("does not end in logits") != std::string::npos);
   }
 }
+
+}  // namespace outside_architecture_test

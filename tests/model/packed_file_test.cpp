@@ -17,6 +17,8 @@
 #include "nibble/model/slot.hpp"
 #include "why.hpp"
 
+namespace packed_file_test {
+
 using namespace nibble;
 using quant::Format;
 
@@ -203,3 +205,5 @@ TEST_CASE("packed weights that cannot be used in place are errors that name the 
         "in memory: tensor 'token_embd.weight': packed Q4_0: the file was made by quantize "
         "--packed, which cannot be undone; convert the file that it was made from");
 }
+
+}  // namespace packed_file_test

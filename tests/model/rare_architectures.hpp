@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Loads models of the architectures that load() leaves out unless it is told so: compiled apart, so
-// that the test that uses them need not compile load() as well.
+// Loads models of the architectures that load() leaves out unless it is told so.
 #pragma once
 
 #include "nibble/model/model.hpp"

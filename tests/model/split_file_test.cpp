@@ -13,6 +13,8 @@
 #include "nibble/model/convert.hpp"
 #include "why.hpp"
 
+namespace split_file_test {
+
 using namespace nibble;
 using quant::Format;
 
@@ -93,3 +95,5 @@ TEST_CASE("a part that is missing is an error that names it") {
   REQUIRE_FALSE(model.has_value());
   CHECK(test::contains(model.error().message, paths[1]));
 }
+
+}  // namespace split_file_test

@@ -14,6 +14,7 @@
 #include "test_data.hpp"
 #include "why.hpp"
 
+namespace stories_test {
 namespace {
 
 using namespace nibble;
@@ -145,3 +146,5 @@ TEST_CASE("perplexity: what it refuses") {
   REQUIRE_FALSE(stopped.has_value());
   CHECK(stopped.error().code == Errc::cancelled);
 }
+
+}  // namespace stories_test

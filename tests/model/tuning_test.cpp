@@ -15,6 +15,8 @@
 #include "nibble/ops/matmul.hpp"
 #include "why.hpp"
 
+namespace tuning_test {
+
 using namespace nibble;
 
 namespace {
@@ -179,3 +181,5 @@ TEST_CASE("a tuning out of range is refused by load()") {
   CHECK(model.error().code == Errc::invalid_argument);
   CHECK(model.error().message.ends_with("tuning: tasks_per_worker is 0; it must be from 1 to 64"));
 }
+
+}  // namespace tuning_test

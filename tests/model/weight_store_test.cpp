@@ -14,6 +14,8 @@
 #include "kernels/arrays.hpp"
 #include "why.hpp"
 
+namespace weight_store_test {
+
 using namespace nibble;
 using quant::Format;
 
@@ -402,3 +404,5 @@ TEST_CASE(
                       5 * sizeof(float)) == 0);
   }
 }
+
+}  // namespace weight_store_test

@@ -7,6 +7,8 @@
 #include "nibble/ops/pack.hpp"
 #include "nibble/quant/format.hpp"
 
+namespace embedding_test {
+
 using namespace nibble;
 
 namespace {
@@ -58,3 +60,5 @@ TEST_CASE_TEMPLATE("embeddings are the stored rows, bit for bit", F, quant::F32,
     CHECK(got[kWidth] == -7.0f);  // between the rows
   }
 }
+
+}  // namespace embedding_test

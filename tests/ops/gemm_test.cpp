@@ -15,6 +15,8 @@
 #include "kernels/each_target.hpp"
 #include "ops/threads.hpp"
 
+namespace gemm_test {
+
 using namespace nibble;
 using namespace nibble_test;
 using ops::GemmOutput;
@@ -389,3 +391,5 @@ TEST_CASE("scratch of gemm is bounded, and blocks of k are even") {
     }
   }
 }
+
+}  // namespace gemm_test

@@ -14,6 +14,8 @@
 #include "nibble/ops/pack.hpp"
 #include "nibble/quant/format.hpp"
 
+namespace matmul_input_test {
+
 using namespace nibble;
 using namespace nibble_test;
 using kernels::ActivationScales;
@@ -224,3 +226,5 @@ TEST_CASE("activations rounded to bf16") {
   });
   if (!any) MESSAGE("no target here multiplies bf16 as one operation: not tested");
 }
+
+}  // namespace matmul_input_test

@@ -9,6 +9,8 @@
 #include "nibble/ops/quantize_rows.hpp"
 #include "ops/threads.hpp"
 
+namespace matmul_test {
+
 using namespace nibble;
 using namespace nibble_test;
 using kernels::Epilogue;
@@ -294,3 +296,5 @@ TEST_CASE("rounding errors of quantized products are bounded, and as large as th
   CHECK(q4.total > 20.4);
   CHECK(q4.total < 22.0);
 }
+
+}  // namespace matmul_test

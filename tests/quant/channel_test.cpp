@@ -8,6 +8,7 @@
 #include "doctest/doctest.h"
 #include "oracle.hpp"
 
+namespace channel_test {
 namespace {
 
 using namespace nibble::quant;
@@ -157,3 +158,5 @@ TEST_CASE_TEMPLATE("empty, zero, tiny and non-finite channels", F, I8Channel, U8
     for (const float v : odd) CHECK(code_of(strange, v) == 0);
   }
 }
+
+}  // namespace channel_test

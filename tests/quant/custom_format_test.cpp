@@ -11,6 +11,8 @@
 #include "nibble/quant/format.hpp"
 #include "oracle.hpp"
 
+namespace custom_format_test {
+
 namespace elsewhere {
 
 using Wide4 = nibble::quant::Blocks<4, 64, nibble::bf16, nibble::quant::ZeroPoint::symmetric>;
@@ -108,3 +110,5 @@ TEST_CASE("a user's type brings its own rule") {
   CHECK(row_from_f32<elsewhere::Careful>(x, row));
   CHECK(row_from_f32<elsewhere::Careful>(large, row).error().code == nibble::Errc::limit);
 }
+
+}  // namespace custom_format_test

@@ -6,6 +6,8 @@
 
 #include "doctest/doctest.h"
 
+namespace error_stats_test {
+
 using nibble::quant::ErrorStats;
 
 namespace {
@@ -88,3 +90,5 @@ TEST_CASE("sums keep small errors of large tensors, and the largest floats do no
   CHECK(large.rmse() == 2.0 * double{std::numeric_limits<float>::max()});
   CHECK(large.sign_flips == 1);
 }
+
+}  // namespace error_stats_test

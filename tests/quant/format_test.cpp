@@ -9,6 +9,7 @@
 #include "nibble/quant/ggml.hpp"
 #include "oracle.hpp"
 
+namespace format_test {
 namespace {
 
 using namespace nibble::quant;
@@ -195,3 +196,5 @@ TEST_CASE("a weight that a format cannot hold is an error that says which") {
     CHECK(row_from_f32(format, x, row));
   }
 }
+
+}  // namespace format_test

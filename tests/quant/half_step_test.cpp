@@ -13,6 +13,7 @@
 #include "nibble/quant/quantize.hpp"
 #include "oracle.hpp"
 
+namespace half_step_test {
 namespace {
 
 using namespace nibble::quant;
@@ -116,3 +117,5 @@ TEST_CASE_TEMPLATE("Blocks of few bits of zeros, huge weights, and what is no nu
   CHECK(quantize_block<F>(x.data(), block));
   for (int j = 0; j < F::kLength; ++j) CHECK(std::abs(documented<F>(block, j)) < 1e-6);
 }
+
+}  // namespace half_step_test

@@ -7,6 +7,8 @@
 #include "doctest/doctest.h"
 #include "kernels/matmul_reference.hpp"
 
+namespace packed_test {
+
 using namespace nibble;
 using namespace nibble_test;
 using quant::Packed;
@@ -337,3 +339,5 @@ TEST_CASE("plain rows may start at any address") {
   Packed<quant::F32>::pack_panel(moved.data() + 1, 5, 7, memory->data());
   CHECK(stored(*memory) == stored(expected));
 }
+
+}  // namespace packed_test

@@ -8,6 +8,7 @@
 #include "doctest/doctest.h"
 #include "oracle.hpp"
 
+namespace quantize_test {
 namespace {
 
 using namespace nibble::quant;
@@ -374,3 +375,5 @@ TEST_CASE_TEMPLATE("the bound rejects every flipped bit of every code", F, Q4_0,
   }
   CHECK(test::within_bounds<F>(x, blocks));
 }
+
+}  // namespace quantize_test

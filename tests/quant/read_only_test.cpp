@@ -13,6 +13,7 @@
 #include "read_only_goldens.hpp"
 #include "test_data.hpp"
 
+namespace read_only_test {
 namespace {
 
 using namespace nibble::quant;
@@ -157,3 +158,5 @@ TEST_CASE("weights that are integers times one scale stay what they are") {
   const auto small = converted(*read_only_type(GgmlType::mxfp4), mxfp4, 32);
   CHECK(std::abs(small[0]) < 1e-9f);
 }
+
+}  // namespace read_only_test

@@ -11,6 +11,8 @@
 #include "nibble/quant/format.hpp"
 #include "nibble/quant/weighted.hpp"
 
+namespace sparse_test {
+
 using namespace nibble;
 using quant::Packed;
 using quant::Q4_0;
@@ -290,3 +292,5 @@ TEST_CASE("sparse formats have names, but no rows") {
   }
   for (const quant::Format format : quant::kFormats) CHECK(has_rows(format));
 }
+
+}  // namespace sparse_test

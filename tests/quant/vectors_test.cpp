@@ -11,6 +11,7 @@
 #include "oracle.hpp"
 #include "test_data.hpp"
 
+namespace vectors_test {
 namespace {
 
 using namespace nibble::quant;
@@ -127,3 +128,5 @@ TEST_CASE_TEMPLATE("ggml's blocks are within the bound, and are not when tampere
     code = static_cast<std::uint8_t>(code ^ 0x40);
   }
 }
+
+}  // namespace vectors_test

@@ -10,13 +10,14 @@
 #include "doctest/doctest.h"
 #include "oracle.hpp"
 
+namespace weighted_test {
 namespace {
 
 using namespace nibble::quant;
 using nibble::f16;
 
 #define SYMMETRIC_FORMATS Q4_0, Q5_0, Q8_0, Q3_H, Q2_H
-#define ALL_FORMATS SYMMETRIC_FORMATS, Q4_1, Q5_1, Q4_K, Q5_K, Q6_K
+#define WEIGHTED_FORMATS SYMMETRIC_FORMATS, Q4_1, Q5_1, Q4_K, Q5_K, Q6_K
 
 template <class F>
 bool same(const typename F::Block& a, const typename F::Block& b) {
@@ -224,7 +225,7 @@ TEST_CASE_TEMPLATE("the usual effort comes near the best pair", F, Q4_1, Q5_1) {
   CHECK(plain - usual > 60 * std::log(1.5));
 }
 
-TEST_CASE_TEMPLATE("a search is never worse than plain rounding", F, ALL_FORMATS) {
+TEST_CASE_TEMPLATE("a search is never worse than plain rounding", F, WEIGHTED_FORMATS) {
   double searched = 0, plain = 0;
   int n = 0;
   for (unsigned seed = 1; seed <= 12; ++seed) {
@@ -340,7 +341,7 @@ TEST_CASE_TEMPLATE("a block's scale and minimum are the best for its codes", F, 
   CHECK(mean < 0.005);
 }
 
-TEST_CASE_TEMPLATE("blocks of zeros stay what they are", F, ALL_FORMATS) {
+TEST_CASE_TEMPLATE("blocks of zeros stay what they are", F, WEIGHTED_FORMATS) {
   const std::vector<float> zeros(F::kLength, 0.0f);
   const std::vector<float> w = random_importance(F::kLength, 3);
   typename F::Block before{}, after{};
@@ -350,7 +351,7 @@ TEST_CASE_TEMPLATE("blocks of zeros stay what they are", F, ALL_FORMATS) {
   if (F::kLength == 32) CHECK(same<F>(before, after));
 }
 
-TEST_CASE_TEMPLATE("importance counts relative to that of a block", F, ALL_FORMATS) {
+TEST_CASE_TEMPLATE("importance counts relative to that of a block", F, WEIGHTED_FORMATS) {
   const std::vector<float> x = test::normal_row(F::kLength, 0.05f, 5);
   std::vector<float> w = random_importance(F::kLength, 6), scaled = w;
   typename F::Block a{}, b{};
@@ -376,7 +377,7 @@ TEST_CASE_TEMPLATE("importance counts relative to that of a block", F, ALL_FORMA
   }
 }
 
-TEST_CASE_TEMPLATE("weights that are not plain become finite ones", F, ALL_FORMATS) {
+TEST_CASE_TEMPLATE("weights that are not plain become finite ones", F, WEIGHTED_FORMATS) {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
   constexpr float kInf = std::numeric_limits<float>::infinity();
   for (const float odd : {kNan, kInf, -kInf, 3e38f, -1e30f, 1e9f, 1e-44f}) {
@@ -434,3 +435,5 @@ TEST_CASE("emphasis spares large weights as llama.cpp does") {
   emphasize(Emphasis::magnitude, x, {}, out);
   CHECK(out[3] == doctest::Approx(2.5));
 }
+
+}  // namespace weighted_test

@@ -15,6 +15,8 @@
 #include "doctest/doctest.h"
 #include "serve/values.hpp"
 
+namespace canary_test {
+
 using namespace nibble;
 using namespace nibble::serve;
 using test::code_of;
@@ -438,3 +440,5 @@ TEST_CASE("a rollout that many threads report to") {
   CHECK(canary.verdict().n_baseline == 100);
   CHECK(canary.verdict().n_candidate == 100);
 }
+
+}  // namespace canary_test

@@ -11,6 +11,8 @@
 
 #include "doctest/doctest.h"
 
+namespace choose_variant_test {
+
 using namespace nibble;
 using serve::choose_variant;
 using serve::HostSignals;
@@ -85,3 +87,5 @@ TEST_CASE("a machine that heats with the work settles instead of swinging") {
   CHECK(n_changes == 1);  // to int8, where it is between the marks
   CHECK(current == kInt8);
 }
+
+}  // namespace choose_variant_test

@@ -14,6 +14,8 @@
 #include "doctest/doctest.h"
 #include "why.hpp"
 
+namespace drift_test {
+
 using namespace nibble;
 using serve::BucketCounts;
 using serve::DriftMonitor;
@@ -170,3 +172,5 @@ TEST_CASE("texts that are no reference") {
   good.confidence.assign(10, 0);
   is_refused(good.text(), "confidence: there are no samples");
 }
+
+}  // namespace drift_test

@@ -13,6 +13,8 @@
 #include "doctest/doctest.h"
 #include "serve/values.hpp"
 
+namespace governor_test {
+
 using namespace nibble;
 using namespace nibble::serve;
 using test::code_of;
@@ -274,3 +276,5 @@ TEST_CASE("governor: options out of range") {
   CHECK(refused([](GovernorOptions& o) { o.down_ms = -1; }));
   CHECK(refused([](GovernorOptions& o) { o.longest_up_ms = o.up_ms - 1; }));
 }
+
+}  // namespace governor_test

@@ -10,6 +10,8 @@
 #include "doctest/doctest.h"
 #include "why.hpp"
 
+namespace host_readings_test {
+
 using namespace nibble;
 using serve::Host;
 
@@ -134,3 +136,5 @@ TEST_CASE("this process has resident memory") {
   CHECK(*readings.resident_bytes > 100'000);
 }
 #endif
+
+}  // namespace host_readings_test

@@ -13,6 +13,8 @@
 #include "small_bundles.hpp"
 #include "why.hpp"
 
+namespace manifest_test {
+
 using namespace nibble;
 using test::SmallBundle;
 
@@ -266,3 +268,4 @@ TEST_CASE("an encrypted file is refused for every bit that differs, when it is d
   CHECK(other(",\"key\":\"k\"", "").find("the one form") != std::string::npos);
   CHECK_FALSE(other(seal, ",\"seal\":\"00\"").empty());
 }
+}  // namespace manifest_test

@@ -11,6 +11,8 @@
 #include "doctest/doctest.h"
 #include "why.hpp"
 
+namespace metrics_test {
+
 using namespace nibble;
 using serve::Registry;
 
@@ -120,3 +122,5 @@ TEST_CASE("threads lose no count") {
   CHECK(histogram->count(2) == kTimes);
   CHECK(histogram->sum() == (0 + 1 + 2 + 0) * kTimes);
 }
+
+}  // namespace metrics_test

@@ -19,6 +19,8 @@
 #include "generate/adapting.hpp"
 #include "serve/serving.hpp"
 
+namespace model_pool_test {
+
 using namespace nibble;
 using serve::ModelPool;
 using serve::SwitchStage;
@@ -426,3 +428,5 @@ TEST_CASE("without memory requests and switches fail, and nobody waits for them"
   CHECK(pool.drain(10'000));
 }
 #endif
+
+}  // namespace model_pool_test

@@ -22,6 +22,8 @@
 #include "nibble/serve/system_files.hpp"
 #include "why.hpp"
 
+namespace openssl_test {
+
 using namespace nibble;
 using serve::bytes_of;
 using test::MemoryFiles;
@@ -376,4 +378,7 @@ TEST_CASE("an encrypted model of a signed bundle is loaded; the key comes last, 
   CHECK(test::why(serve::Bundle::open(files, path, keys, kCrypto))
             .ends_with("neither a regular file nor a folder"));
 }
+
+}  // namespace openssl_test
+
 #endif

@@ -7,6 +7,8 @@
 #include "doctest/doctest.h"
 #include "rollout.hpp"
 
+namespace rollout_test {
+
 TEST_CASE("a year of rollouts: no device ends on a bad release, or without one") {
   const char* const wanted = std::getenv("NIBBLE_ROLLOUT_DEVICES");
   const std::uint64_t n_devices = wanted == nullptr ? 60 : std::strtoull(wanted, nullptr, 10);
@@ -30,3 +32,5 @@ TEST_CASE("a year of rollouts: no device ends on a bad release, or without one")
   CHECK(counts.n_expired > n_devices / 4);
   CHECK(counts.n_downgrades > n_devices / 2);
 }
+
+}  // namespace rollout_test

@@ -20,6 +20,8 @@
 #include "generate/home_splits.hpp"
 #include "serve/values.hpp"
 
+namespace router_test {
+
 using namespace nibble;
 using namespace nibble::serve;
 using test::code_of;
@@ -590,3 +592,5 @@ TEST_CASE("router with a session: home commands") {
   CHECK(value_of(strict.answer(known[0].prompt)).route == Route::remote);
   CHECK(strict.counts().n_long == 1);
 }
+
+}  // namespace router_test

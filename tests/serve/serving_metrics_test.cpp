@@ -17,6 +17,8 @@
 #include "doctest/doctest.h"
 #include "serve/serving.hpp"
 
+namespace serving_metrics_test {
+
 using namespace nibble;
 using test::must;
 
@@ -180,3 +182,5 @@ TEST_CASE("the dashboard names metrics that there are") {
   }
   CHECK(n_names > 30);
 }
+
+}  // namespace serving_metrics_test

@@ -13,6 +13,8 @@
 #include "small_bundles.hpp"
 #include "why.hpp"
 
+namespace slots_test {
+
 using namespace nibble;
 using test::Chance;
 using test::MemoryFiles;
@@ -394,3 +396,5 @@ TEST_CASE("a health check says which answer was wrong or late") {
     CHECK_FALSE(serve::parse_health_plan(bad));
   }
 }
+
+}  // namespace slots_test

@@ -6,6 +6,8 @@
 #include "doctest/doctest.h"
 #include "kernels/each_target.hpp"
 
+namespace dispatch_test {
+
 using namespace nibble;
 
 TEST_CASE("every compiled and available target can be forced and is the one that runs") {
@@ -63,3 +65,5 @@ TEST_CASE("NIBBLE_TARGET chooses the target; a name that cannot be had is an err
   REQUIRE(simd::choose_target());
 }
 #endif
+
+}  // namespace dispatch_test

@@ -9,6 +9,8 @@
 #include "doctest/doctest.h"
 #include "hwy/targets.h"
 
+namespace detect_test {
+
 using namespace nibble;
 
 TEST_CASE("the targets of this machine are those that Highway finds") {
@@ -28,3 +30,5 @@ TEST_CASE("the targets of this machine are those that Highway finds") {
 #undef NIBBLE_COMPARE
   CHECK(n_found >= 1);
 }
+
+}  // namespace detect_test

@@ -12,6 +12,8 @@
 #include "doctest/doctest.h"
 #include "text_fixtures.hpp"
 
+namespace bpe_test {
+
 using namespace nibble::text;
 using text_fixtures::BpeParts;
 
@@ -185,3 +187,5 @@ TEST_CASE("merges of what is no piece are an error; of two equal ones the first 
   CHECK(result.error().code == nibble::Errc::unsupported);
   CHECK(result.error().message.find("'no such'") != std::string::npos);
 }
+
+}  // namespace bpe_test

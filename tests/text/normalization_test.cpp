@@ -7,6 +7,8 @@
 
 #include "doctest/doctest.h"
 
+namespace normalization_test {
+
 using namespace nibble::text;
 
 namespace {
@@ -77,3 +79,5 @@ TEST_CASE("lower case") {
     CHECK(lower_case(upper) == lower);
   }
 }
+
+}  // namespace normalization_test

@@ -12,6 +12,8 @@
 #include "doctest/doctest.h"
 #include "golden_texts.hpp"
 
+namespace pre_tokenizer_test {
+
 using namespace nibble::text;
 
 namespace {
@@ -103,3 +105,5 @@ TEST_CASE("time is linear in the text, whatever it is") {
   cpu_time(1 << 11);
   CHECK(cpu_time(1 << 15) < 64 * cpu_time(1 << 11));
 }
+
+}  // namespace pre_tokenizer_test

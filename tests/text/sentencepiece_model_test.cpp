@@ -12,6 +12,8 @@
 #include "nibble/text/write_vocabulary.hpp"
 #include "why.hpp"
 
+namespace sentencepiece_model_test {
+
 using namespace nibble;
 using namespace nibble::text;
 
@@ -204,3 +206,5 @@ TEST_CASE("what is no SentencePiece model is an error") {
   CHECK(has(error(model(1, number(5, 0))), "escape_whitespaces"));
   CHECK(has(error(model(1, "", number(24, 1))), "treat_whitespace_as_suffix"));
 }
+
+}  // namespace sentencepiece_model_test

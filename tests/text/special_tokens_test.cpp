@@ -8,6 +8,8 @@
 #include "doctest/doctest.h"
 #include "text_fixtures.hpp"
 
+namespace special_tokens_test {
+
 using namespace nibble::text;
 
 namespace {
@@ -74,3 +76,5 @@ TEST_CASE("random tokens in random text: as by trying every token at every place
   }
   CHECK(found > 1000);
 }
+
+}  // namespace special_tokens_test

@@ -13,6 +13,8 @@
 #include "doctest/doctest.h"
 #include "text_fixtures.hpp"
 
+namespace spm_test {
+
 using namespace nibble::text;
 using nibble::utf8_length;
 using text_fixtures::OwnedPiece;
@@ -180,3 +182,5 @@ TEST_CASE("time grows nearly linearly") {
   // more than 16 times.
   CHECK(cpu_time(std::size_t{1} << 20) < 64 * cpu_time(std::size_t{1} << 16));
 }
+
+}  // namespace spm_test

@@ -11,6 +11,8 @@
 #include "doctest/doctest.h"
 #include "text_fixtures.hpp"
 
+namespace stream_decoder_test {
+
 using namespace nibble::text;
 using nibble::utf8_length;
 using Ids = std::vector<std::int32_t>;
@@ -137,3 +139,5 @@ TEST_CASE("no token costs an allocation") {
   CHECK(spent == 0);
   CHECK(bytes > 100000);
 }
+
+}  // namespace stream_decoder_test

@@ -15,6 +15,8 @@
 #include "text_fixtures.hpp"
 #include "tokenizer_json_golden.hpp"
 
+namespace tokenizer_json_test {
+
 using namespace nibble::text;
 using nibble::Errc;
 using Ids = std::vector<std::int32_t>;
@@ -481,3 +483,5 @@ TEST_CASE("tokenizers of models: the ids of Hugging Face's tokenizers, also thro
     CHECK(digest_of(Tokenizer(through_gguf(read))) == digest.value);
   }
 }
+
+}  // namespace tokenizer_json_test

@@ -14,6 +14,8 @@
 #include "tokenizer_parts_golden.hpp"
 #include "why.hpp"
 
+namespace tokenizer_parts_test {
+
 using namespace nibble::text;
 
 namespace {
@@ -67,3 +69,5 @@ TEST_CASE("parts of tokenizer.json: the ids of Hugging Face's tokenizers, also t
     CHECK(digest_of(Tokenizer(*std::move(read))) == parts.ids);
   }
 }
+
+}  // namespace tokenizer_parts_test

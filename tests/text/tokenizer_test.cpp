@@ -12,6 +12,8 @@
 #include "test_data.hpp"
 #include "text_fixtures.hpp"
 
+namespace tokenizer_test {
+
 using namespace nibble::text;
 using text_fixtures::small_tokenizer;
 using Ids = std::vector<std::int32_t>;
@@ -232,3 +234,5 @@ TEST_CASE("home commands: every utterance and its call come back") {
   CHECK(n == 2000);
   CHECK(n_ids * 2 < n_bytes);  // words became pieces, not only bytes
 }
+
+}  // namespace tokenizer_test

@@ -15,6 +15,8 @@
 #include "nibble/text/tokenizer_json.hpp"
 #include "nibble/text/write_vocabulary.hpp"
 
+namespace unigram_test {
+
 using namespace nibble::text;
 using Ids = std::vector<std::int32_t>;
 
@@ -241,3 +243,5 @@ TEST_CASE("tokenizer.json of a unigram model, and through GGUF") {
     CHECK(encode(t, "to  be") == Ids{3, 2, 4, 1});
   }
 }
+
+}  // namespace unigram_test

@@ -15,6 +15,8 @@
 #include "nibble/io/gguf_writer.hpp"
 #include "text_fixtures.hpp"
 
+namespace vocabulary_test {
+
 using namespace nibble::text;
 using nibble::Errc;
 using nibble::io::Gguf;
@@ -399,3 +401,5 @@ TEST_CASE("a malformed vocabulary is an error that says what is wrong") {
   REQUIRE(file);
   check_error(Vocabulary::from_gguf(*file), Errc::malformed, "tokenizer.ggml.tokens");
 }
+
+}  // namespace vocabulary_test

@@ -11,6 +11,8 @@
 #include "nibble/text/tokenizer_json.hpp"
 #include "nibble/text/write_vocabulary.hpp"
 
+namespace wordpiece_test {
+
 using namespace nibble::text;
 using Ids = std::vector<std::int32_t>;
 
@@ -160,3 +162,5 @@ TEST_CASE("tokenizer.json of BERT, and through GGUF") {
     CHECK(*t.encode("q") == Ids{1, 0, 2});
   }
 }
+
+}  // namespace wordpiece_test

@@ -17,6 +17,8 @@
 #include "nibble/train/sgd.hpp"
 #include "optimizer_goldens.hpp"
 
+namespace adamw_test {
+
 using namespace nibble;
 using namespace nibble_test;
 using train::AdamW, train::AdamWOptions, train::Parameter, train::Sgd, train::SgdOptions;
@@ -405,3 +407,5 @@ TEST_CASE("wrong parameters, options and rates are errors that name them") {
   CHECK(!made->step(executor, 1e-3, std::nan("")));
   CHECK(made->n_steps() == 0);
 }
+
+}  // namespace adamw_test

@@ -23,6 +23,7 @@
 #include "train/lora_cases.hpp"
 #include "why.hpp"
 
+namespace adapter_file_test {
 namespace {
 
 using namespace nibble;
@@ -468,3 +469,5 @@ TEST_CASE("adapters that do not fit the model are errors") {
 }
 
 }  // namespace
+
+}  // namespace adapter_file_test

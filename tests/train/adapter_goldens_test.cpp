@@ -22,6 +22,7 @@
 #include "train/lora_cases.hpp"
 #include "why.hpp"
 
+namespace adapter_goldens_test {
 namespace {
 
 using namespace nibble;
@@ -265,3 +266,5 @@ TEST_CASE("learned rows that do not fit are errors") {
 }
 
 }  // namespace
+
+}  // namespace adapter_goldens_test

@@ -22,6 +22,8 @@
 #include <csignal>
 #endif
 
+namespace checkpoint_test {
+
 using namespace nibble;
 using namespace nibble::train;
 using nibble_test::Floats, nibble_test::random_floats;
@@ -272,3 +274,5 @@ TEST_CASE("if the disk is full, the last good checkpoint stays") {
   CHECK(run.resume(path));
 }
 #endif
+
+}  // namespace checkpoint_test

@@ -14,6 +14,8 @@
 #include "io/file_builder.hpp"
 #include "why.hpp"
 
+namespace data_test {
+
 using namespace nibble;
 using namespace nibble::train;
 using test::contains;
@@ -368,3 +370,5 @@ TEST_CASE("a token of a file beyond the vocabulary, and one that no int holds") 
   REQUIRE(!next);
   CHECK(contains(next.error().message, "token 1 is -1"));
 }
+
+}  // namespace data_test

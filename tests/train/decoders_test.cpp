@@ -13,6 +13,7 @@
 #include "nibble/model/phi3.hpp"
 #include "train/training_model.hpp"
 
+namespace decoders_test {
 namespace {
 
 using namespace test;
@@ -37,7 +38,7 @@ template <class Architecture>
 void check(const DecoderConfig& c, const TrainingLimits& limits = {}) {
   const auto e = Architecture::expression(c);
   TrainingModel<decltype(e)> model(e, kSlotCount, c.n_layers);
-  check_gradients(model, Batch({4, 6, 1}, 19), limits);
+  check_gradients(model, GradientBatch({4, 6, 1}, 19), limits);
 }
 
 TEST_CASE("llama: biases, norms of heads, temperatures, factors of embeddings and logits") {
@@ -84,3 +85,5 @@ TEST_CASE("phi3: one product for q, k and v, and one for gate and up") {
 }
 
 }  // namespace
+
+}  // namespace decoders_test

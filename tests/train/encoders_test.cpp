@@ -13,6 +13,7 @@
 #include "nibble/model/gptneox.hpp"
 #include "train/training_model.hpp"
 
+namespace encoders_test {
 namespace {
 
 using namespace test;
@@ -37,7 +38,7 @@ TEST_CASE("gpt2: tables of positions, LayerNorm, biases, one product for q, k an
   const auto c = small_config<ModelConfig>();
   const auto e = Gpt2::expression(c);
   TrainingModel<decltype(e)> model(e, kSlotCount, c.n_layers);
-  check_gradients(model, Batch({4, 6, 1}, 19));
+  check_gradients(model, GradientBatch({4, 6, 1}, 19));
   // With its taps shown: the same, plus what the observer adds, here the rows behind a tap: the
   // gradient of half their square.
   TrainingLimits limits;
@@ -54,18 +55,18 @@ TEST_CASE("gpt2: tables of positions, LayerNorm, biases, one product for q, k an
       }
     }
   };
-  check_gradients(model, Batch({4, 6, 1}, 19), limits, 3e-3, &observer, &square);
+  check_gradients(model, GradientBatch({4, 6, 1}, 19), limits, 3e-3, &observer, &square);
 }
 
 TEST_CASE("gptneox: halves side by side in some layers, one after the other in others") {
   auto c = small_config<GptNeoxConfig>();
   const auto e = GptNeox::expression(c);
   TrainingModel<decltype(e)> model(e, kSlotCount, c.n_layers);
-  check_gradients(model, Batch({4, 6, 1}, 19));
+  check_gradients(model, GradientBatch({4, 6, 1}, 19));
   c.is_parallel = false;
   const auto serial = GptNeox::expression(c);
   TrainingModel<decltype(serial)> other(serial, kSlotCount, c.n_layers);
-  check_gradients(other, Batch({4, 6, 1}, 19));
+  check_gradients(other, GradientBatch({4, 6, 1}, 19));
 }
 
 TEST_CASE("bert: attention in both directions, a row for all tokens, pooled rows") {
@@ -76,8 +77,10 @@ TEST_CASE("bert: attention in both directions, a row for all tokens, pooled rows
     c.pooling = pooling;
     const auto e = Bert::expression(c);
     TrainingModel<decltype(e)> model(e, kSlotCount, c.n_layers);
-    check_gradients(model, Batch({4, 6, 1}, 19));
+    check_gradients(model, GradientBatch({4, 6, 1}, 19));
   }
 }
 
 }  // namespace
+
+}  // namespace encoders_test

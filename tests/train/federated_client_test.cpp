@@ -13,6 +13,8 @@
 #include "why.hpp"
 #include "train/llama_graph.hpp"
 
+namespace federated_client_test {
+
 using namespace nibble;
 using namespace nibble::train;
 using test::why;
@@ -188,3 +190,5 @@ TEST_CASE("adapters alone are shared, and a mean of predictions is learned") {
   REQUIRE_MESSAGE(n.has_value(), why(n));
   CHECK(*n == 6);
 }
+
+}  // namespace federated_client_test

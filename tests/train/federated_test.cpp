@@ -15,6 +15,8 @@
 #include "io/file_builder.hpp"
 #include "why.hpp"
 
+namespace federated_test {
+
 using namespace nibble;
 using namespace nibble::train;
 using test::contains, test::why;
@@ -434,3 +436,5 @@ TEST_CASE("predictions are shared in rounds") {
   CHECK(contains(report->excluded[0].error.message, "client 1: predictions of other rows"));
   CHECK(mean->round == 3);  // stays
 }
+
+}  // namespace federated_test

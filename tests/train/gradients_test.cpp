@@ -24,6 +24,7 @@
 #include "test_data.hpp"
 #include "train/llama_graph.hpp"
 
+namespace gradients_test {
 namespace {
 
 using namespace nibble;
@@ -225,3 +226,5 @@ TEST_CASE("threads, shared memory and recomputed layers leave the bits of gradie
 }
 
 }  // namespace
+
+}  // namespace gradients_test

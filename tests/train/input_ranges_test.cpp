@@ -21,6 +21,7 @@
 #include "train/deployed_model.hpp"
 #include "train/training_model.hpp"
 
+namespace input_ranges_test {
 namespace {
 
 using test::bundled;
@@ -260,7 +261,7 @@ TEST_CASE("inputs beyond their range get no gradient, others the one they have w
   test::TrainingModel<std::remove_const_t<decltype(e)>> model(e, 2, 0);
   graph::Weight& matrix = model.at(1, -1);
   const AlignedBuffer packed = packed_channels(matrix);
-  const test::Batch batch({4, 6, 1}, kTokens);
+  const test::GradientBatch batch({4, 6, 1}, kTokens);
   graph::TrainingLimits limits;
   limits.packed_weights = true;
   InlineExecutor executor;
@@ -289,3 +290,5 @@ TEST_CASE("inputs beyond their range get no gradient, others the one they have w
 }
 
 }  // namespace
+
+}  // namespace input_ranges_test

@@ -23,6 +23,7 @@
 #include "train/llama_graph.hpp"
 #include "train/lora_cases.hpp"
 
+namespace lora_test {
 namespace {
 
 using namespace nibble;
@@ -328,3 +329,5 @@ TEST_CASE("slots that do not exist, and options out of range, are errors") {
 }
 
 }  // namespace
+
+}  // namespace lora_test

@@ -18,6 +18,8 @@
 #include "test_data.hpp"
 #include "why.hpp"
 
+namespace losses_test {
+
 using namespace nibble;
 using namespace nibble::train;
 using nibble_test::BackwardExecutor, nibble_test::Floats, nibble_test::random_floats;
@@ -422,3 +424,5 @@ TEST_CASE("losses of a batch: rows that count, however they are stored and compu
   REQUIRE(!missing);
   CHECK(contains(missing.error().message, "example 1"));
 }
+
+}  // namespace losses_test

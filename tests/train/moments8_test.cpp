@@ -14,6 +14,8 @@
 #include "nibble/train/adamw.hpp"
 #include "nibble/train/schedule.hpp"
 
+namespace moments8_test {
+
 using namespace nibble;
 using namespace nibble_test;
 using train::AdamW, train::AdamWOptions, train::Moments;
@@ -274,3 +276,5 @@ TEST_CASE("training with 8-bit moments ends where that with f32 does") {
   CHECK(f32 < 0.01);  // 1/3 at the start
   CHECK(bits8 < 1.1 * f32);
 }
+
+}  // namespace moments8_test

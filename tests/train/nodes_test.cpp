@@ -10,6 +10,8 @@
 #include "doctest/doctest.h"
 #include "train/training_model.hpp"
 
+namespace nodes_test {
+
 namespace app {
 
 using namespace nibble;
@@ -55,10 +57,10 @@ TEST_CASE(
                  repeat(Dim<>{2}, residual(linear<S::first>(kWidth) >> silu() >> dropout(0.3f))) >>
                  dropout(0.2f) >> linear<S::last>(kWidth);
   TrainingModel<decltype(e)> model(e, kSlots, 2);
-  check_gradients(model, Batch({4, 6, 1}, 19));
+  check_gradients(model, GradientBatch({4, 6, 1}, 19));
   TrainingLimits limits;
   limits.checkpoints = true;
-  check_gradients(model, Batch({4, 6, 1}, 19), limits);
+  check_gradients(model, GradientBatch({4, 6, 1}, 19), limits);
 }
 
 template <class H>
@@ -70,7 +72,7 @@ void check_attention(const H& heads) {
   const auto e = embedding<S::table>(kWidth, 19) >> repeat(Dim<>{2}, residual(attention)) >>
                  linear<S::last>(kWidth);
   TrainingModel<decltype(e)> model(e, kSlots, 2);
-  check_gradients(model, Batch({4, 6, 1}, 19));
+  check_gradients(model, GradientBatch({4, 6, 1}, 19));
 }
 
 TEST_CASE("attention with slopes, and with sinks, which learn") {
@@ -84,7 +86,9 @@ TEST_CASE("a node of a program's own") {
   const auto e = embedding<S::table>(kWidth, 19) >> linear<S::first>(kWidth) >> app::Square{} >>
                  linear<S::last>(kWidth);
   TrainingModel<decltype(e)> model(e, kSlots, 0);
-  check_gradients(model, Batch({4, 6, 1}, 19));
+  check_gradients(model, GradientBatch({4, 6, 1}, 19));
 }
 
 }  // namespace
+
+}  // namespace nodes_test

@@ -19,6 +19,7 @@
 #include "nibble/model/llama.hpp"
 #include "nibble/train/initialize.hpp"
 
+namespace run_test {
 namespace {
 
 using namespace nibble;
@@ -574,3 +575,5 @@ TEST_CASE("batches and options that do not fit are errors") {
 }
 
 }  // namespace
+
+}  // namespace run_test

@@ -7,6 +7,8 @@
 
 #include "doctest/doctest.h"
 
+namespace schedule_test {
+
 using nibble::train::Schedule;
 using nibble::train::detail::exact_text, nibble::train::detail::with_point;
 
@@ -88,3 +90,5 @@ TEST_CASE("fingerprints differ where schedules do") {
   other.peak = std::nextafter(other.peak, 1);
   CHECK(other.fingerprint() != kCosine.fingerprint());
 }
+
+}  // namespace schedule_test

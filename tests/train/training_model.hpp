@@ -22,13 +22,13 @@ using namespace nibble;
 using namespace nibble::graph;
 
 // Sequences of one batch: their lengths.
-struct Batch {
+struct GradientBatch {
   std::vector<std::int32_t> tokens;
   std::vector<Segment> segments;
   std::vector<Index> starts{0};
   std::vector<Index> outputs;
 
-  Batch(std::vector<Index> lengths, Index n_tokens, unsigned seed = 1) {
+  GradientBatch(std::vector<Index> lengths, Index n_tokens, unsigned seed = 1) {
     std::mt19937 random(seed);
     for (const Index n : lengths) {
       segments.push_back({.first_row = starts.back(), .n_rows = n});
@@ -112,7 +112,7 @@ class TrainingModel final : public SurveySink {
 
   // Runs a step. loss(rows) turns rows into their gradient.
   template <class Loss>
-  void run(const Batch& batch, TrainingLimits limits, Executor& executor, const Loss& loss,
+  void run(const GradientBatch& batch, TrainingLimits limits, Executor& executor, const Loss& loss,
            const GradientObserver* observer = nullptr, unsigned char garbage = 255) {
     limits.limits.max_rows = static_cast<Index>(batch.tokens.size()) + 3;
     limits.limits.max_outputs = static_cast<Index>(batch.outputs.size()) + 2;
@@ -192,7 +192,8 @@ class RandomLoss {
 // that weight, by Richardson's extrapolation of central differences (error h⁴; the noise of f32
 // results is about 1e-7 · |loss| / h). An observer of gradients adds the loss *observed_loss.
 template <class E>
-void check_gradients(TrainingModel<E>& model, const Batch& batch, const TrainingLimits& limits = {},
+void check_gradients(TrainingModel<E>& model, const GradientBatch& batch,
+                     const TrainingLimits& limits = {},
                      double tolerance = 3e-3, const GradientObserver* observer = nullptr,
                      const double* observed_loss = nullptr) {
   InlineExecutor executor;

@@ -132,13 +132,35 @@ Result<ModelMemory> memory_needed(const std::string& path, const LoadOptions& op
 }
 
 // Split form: the usual models are loaded by code that the implementation has. Other files do not
-// compile the graphs of all architectures again.
+// compile the graphs of these architectures again, whatever list or formats they name.
 #if defined(NIBBLE_SPLIT)
 #if defined(NIBBLE_IMPLEMENTATION)
 #define NIBBLE_LOAD_INSTANCE template
 #else
 #define NIBBLE_LOAD_INSTANCE extern template
 #endif
+#define NIBBLE_GRAPH(...) \
+  NIBBLE_LOAD_INSTANCE Owned<ModelGraph> make_graph<__VA_ARGS__>(const __VA_ARGS__::Config&);
+NIBBLE_GRAPH(Mixtral)
+NIBBLE_GRAPH(Llama)
+NIBBLE_GRAPH(Qwen2)
+NIBBLE_GRAPH(EmbeddingOf<Qwen3>)
+NIBBLE_GRAPH(Qwen3)
+NIBBLE_GRAPH(Qwen3Moe)
+NIBBLE_GRAPH(Mistral3)
+NIBBLE_GRAPH(SmolLm3)
+NIBBLE_GRAPH(Granite)
+NIBBLE_GRAPH(Gemma2)
+NIBBLE_GRAPH(Gemma3)
+NIBBLE_GRAPH(GemmaEmbedding)
+NIBBLE_GRAPH(Phi3)
+NIBBLE_GRAPH(Gpt2)
+NIBBLE_GRAPH(Bert)
+NIBBLE_GRAPH(NomicBert)
+NIBBLE_GRAPH(GptOss)
+NIBBLE_GRAPH(Lfm2)
+NIBBLE_GRAPH(Qwen35)
+#undef NIBBLE_GRAPH
 #define NIBBLE_LOAD(Formats)                                                                   \
   NIBBLE_LOAD_INSTANCE Result<Model> Model::from_gguf<Formats, CommonArchitectures>(           \
       const io::Gguf&, const LoadOptions&);                                                    \

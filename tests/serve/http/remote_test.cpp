@@ -18,6 +18,8 @@
 #include "nibble/serve/router.hpp"
 #include "serve/values.hpp"
 
+namespace remote_test {
+
 using namespace nibble;
 using test::code_of;
 using test::value_of;
@@ -173,3 +175,5 @@ TEST_CASE("a router with a service that comes and goes") {
   CHECK(counts.n_not_asked == 2);
   CHECK(counts.n_opened == 2);
 }
+
+}  // namespace remote_test
