@@ -134,17 +134,26 @@ class Generation {
   std::optional<ApiError> submit(nibble::Index time_limit_ms) {
     const std::size_t n = static_cast<std::size_t>(request_.n);
     channel_ = std::make_shared<Channel>(prompts_.size() * n, request_.stream, request_.logprobs);
-    format_ = format_of(request_, new_id(), use_.lease.variant());
+    const std::string adapter = adapter_of_request();
+    format_ = format_of(request_, new_id(), adapter.empty() ? use_.lease.variant() : adapter);
     const std::uint64_t seed = request_.seed ? *request_.seed : std::random_device{}();
     for (const PromptTokens& prompt : prompts_) {
       for (std::size_t i = 0; i < n; ++i) {
         answers_.emplace_back(tools_, prompt.text, request_.api != Api::completions);
-        auto completion = use_.lease.submit(request_of(prompt, seed, time_limit_ms));
+        auto completion = use_.lease.submit(request_of(prompt, seed, time_limit_ms), adapter);
         if (!completion) return ApiError::refused(completion.error());
         completions_.push_back(*std::move(completion));
       }
     }
     return std::nullopt;
+  }
+
+  // Whose name is that of the model in the request; "" if none has it.
+  std::string adapter_of_request() const {
+    for (nibble::Index i = 0; i < use_.lease.n_adapters(); ++i) {
+      if (use_.lease.adapter_name(i) == request_.model) return request_.model;
+    }
+    return {};
   }
 
   nibble::GenerateRequest request_of(const PromptTokens& prompt, std::uint64_t seed,

@@ -371,6 +371,7 @@ class Routes {
           {{"id", name}, {"object", "model"}, {"created", started_}, {"owned_by", "nibble"}}));
     };
     if (status && !status->variant.empty()) add(status->variant);
+    for (const auto& [name, file] : backend_.adapters()) add(name);
     if (backend_.has_embedder()) add(backend_.embedder_name());
     send(response, Json::object({{"object", "list"}, {"data", Json::array(data)}}));
   }
