@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "nibble/core/native_thread.hpp"
+#include "nibble/core/scalar.hpp"
 #include "nibble/generate/scheduler_thread.hpp"
 #include "nibble/serve/model_pool.hpp"
 
@@ -406,8 +407,12 @@ NIBBLE_INLINE Result<Completion> ModelPool::submit(GenerateRequest request,
 
 NIBBLE_INLINE Result<void> ModelPool::set_effort(const Effort& effort) {
   return catch_out_of_memory([&]() -> Result<void> {
-    if (!(effort.depth > 0 && effort.depth <= 1)) {
-      return Error{Errc::invalid_argument, "pool: a depth is above 0 and at most 1"};
+    constexpr Index kMostMs = Index{1} << 20;  // as of a scheduler
+    const bool is_depth = !is_nan(effort.depth) && effort.depth > 0 && effort.depth <= 1;
+    if (!is_depth || effort.max_wait_ms < 0 || effort.max_wait_ms > kMostMs) {
+      return Error{Errc::invalid_argument,
+                   "pool: a depth is above 0 and at most 1, a wait at most " + to_text(kMostMs) +
+                       " ms"};
     }
     State& s = *state_;
     const WordLock lock(s.mutex);

@@ -170,7 +170,7 @@ class ModelPool {
 
   // From the next steps on, of the variants that are loaded and of those that will be. Models of
   // which all layers must be computed (Scheduler::set_depth) go on with all. Errors:
-  // invalid_argument (a depth not above 0 or above 1, a wait that the scheduler refuses).
+  // invalid_argument (a depth not above 0 or above 1, a wait below 0 or above 2^20), out_of_memory.
   Result<void> set_effort(const Effort& effort);
 
   // Whether a variant serves and the pool is not stopped.
