@@ -154,6 +154,11 @@ void add_http_options(CLI::App& app, Options& o) {
   app.add_option("--time-limit", o.time_limit_s, "seconds for an answer; 0: none")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
+  app.add_option("--pace", o.routes.pace_ms,
+                 "milliseconds between the events of a stream, at least: tokens that come sooner "
+                 "share one; 0: an event for each")
+      ->check(CLI::Range(0, 1000))
+      ->capture_default_str();
   app.add_option("--drain", o.drain_s,
                  "seconds that answers have to end after SIGTERM; a second signal ends all at once")
       ->check(CLI::Range(0, 1 << 20))

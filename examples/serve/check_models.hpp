@@ -60,9 +60,10 @@ inline nibble::Result<EmbeddingGolden> write_embedding_model(const std::string& 
   writer.set("tokenizer.ggml.model", std::string_view("bert"));
   writer.set_array("tokenizer.ggml.tokens", pieces);
   writer.set_array("tokenizer.ggml.token_type", types);
-  for (const auto& [key, id] : {std::pair("unknown", 1u), {"cls", 2u}, {"bos", 2u},
-                                {"seperator", 3u}, {"eos", 3u}}) {
-    writer.set(std::string("tokenizer.ggml.") + key + "_token_id", std::uint32_t{id});
+  const std::pair<const char*, std::uint32_t> special[] = {
+      {"unknown", 1}, {"cls", 2}, {"bos", 2}, {"seperator", 3}, {"eos", 3}};
+  for (const auto& [key, id] : special) {
+    writer.set(std::string("tokenizer.ggml.") + key + "_token_id", id);
   }
   NIBBLE_TRY(names, file.get_strings("golden.names"));
   NIBBLE_TRY(shapes, file.get_array<std::int32_t>("golden.shapes"));
@@ -113,7 +114,8 @@ inline void check_embeddings(const std::string& program, const std::string& mode
     return json_of(reply.body);
   };
   std::string tokens;
-  for (const std::int32_t id : made->tokens) tokens += (tokens.empty() ? "" : ",") + std::to_string(id);
+  for (const std::int32_t id : made->tokens)
+    tokens += (tokens.empty() ? "" : ",") + std::to_string(id);
   const JsonValue known = embed("{\"input\": [" + tokens + "]}");
   const std::vector<double> row = numbers_of(at(known, "data.0.embedding"));
   check(cosine(row, made->expected) > 1 - 1e-9, "the embedding of a golden file");
@@ -127,8 +129,7 @@ inline void check_embeddings(const std::string& program, const std::string& mode
   const std::vector<double> second = numbers_of(at(both, "data.1.embedding"));
   check(at(both, "data.1.index").number() == 1 && at(both, "usage.total_tokens").number() == 9,
         "two texts");  // each with its begin and its end
-  check(numbers_of(at(embed(R"({"input": "t s"})"), "data.0.embedding")) == second,
-        "a text alone");
+  check(numbers_of(at(embed(R"({"input": "t s"})"), "data.0.embedding")) == second, "a text alone");
   check(cosine(first, second) < 0.999 && cosine(first, first) > 0.999, "two texts are one");
   double length = 0;
   for (const double x : first) length += x * x;
@@ -171,13 +172,14 @@ inline void check_adapters(const std::string& program, const std::string& model,
   const std::string file = (folder / "odd.gguf").string();
   const auto made = write_adapter(model, file);
   if (!made) return check(false, made.error().message);
-  ServerProcess server(program, {"--model", model, "--adapter", "odd=" + file, "--adapter",
-                                 "off=" + file + ":0"});
+  ServerProcess server(
+      program, {"--model", model, "--adapter", "odd=" + file, "--adapter", "off=" + file + ":0"});
   if (!server.wait_until_ready()) return check(false, "it does not become ready");
   const int port = server.port();
   const auto ask_as = [&](const std::string& name) {
-    const Reply reply = post(port, "/v1/chat/completions",
-                             messages_with(kCommand, ", \"max_tokens\": 30, \"model\": \"" + name + "\""));
+    const Reply reply =
+        post(port, "/v1/chat/completions",
+             messages_with(kCommand, ", \"max_tokens\": 30, \"model\": \"" + name + "\""));
     check_reply(reply, 200, "the adapter " + name);
     return json_of(reply.body);
   };
@@ -251,17 +253,16 @@ inline void check_power(const std::string& program, const std::string& model,
   machine.set_temperature(50);
   machine.set_memory("1");
   ServerProcess server(program, {"--model", model, "--governor", "--variant", small, "--sensors",
-                                 (folder / "machine").string(), "--threads", "2",
-                                 "--governor-down", "40", "--governor-up", "300"});
+                                 (folder / "machine").string(), "--threads", "2", "--governor-down",
+                                 "40", "--governor-up", "300"});
   if (!server.wait_until_ready()) return check(false, "it does not become ready");
   const int port = server.port();
   const auto is_at = [&](double level) {
     return comes_true([&] { return metric(port, "nibble_power_level") == level; });
   };
   const auto serves = [&](const std::string& name) {
-    return comes_true([&] {
-      return at(json_of(get(port, "/v1/models").body), "data.0.id").string() == name;
-    });
+    return comes_true(
+        [&] { return at(json_of(get(port, "/v1/models").body), "data.0.id").string() == name; });
   };
   check(is_at(0) && metric(port, "nibble_power_threads") == 2, "full power");
   LoadResult load;

@@ -14,7 +14,8 @@
 namespace test::goldens {
 
 // As weights() of make_goldens.py.
-inline std::vector<float> random_weights(const std::string& name, nibble::Index n_rows, nibble::Index k) {
+inline std::vector<float> random_weights(const std::string& name, nibble::Index n_rows,
+                                         nibble::Index k) {
   std::uint64_t seed = 0xCBF29CE484222325u;
   for (const char c : name) seed = (seed ^ static_cast<unsigned char>(c)) * 0x100000001B3u;
   double centre = 0, amplitude = std::sqrt(3.0 / static_cast<double>(k));
