@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Less work where the machine is hot, its battery low or its processors busy: the library's governor
-// with this server's model pool, threads and sensors.
+// Less work where the machine is hot, its battery low or its processors busy: the library's
+// governor with this server's model pool, threads and sensors.
 #pragma once
 
 #include <algorithm>
@@ -59,8 +59,8 @@ class Power {
     return std::clamp<std::int64_t>(options_.down_ms / 2, 20, 1000);
   }
 
-  // Reads the sensors and does what they ask for. `now`: milliseconds of a clock that does not stop.
-  // The text says what has changed; "" if nothing has.
+  // Reads the sensors and does what they ask for. `now`: milliseconds of a clock that does not
+  // stop. The text says what has changed; "" if nothing has.
   std::string update(std::int64_t now) {
     const std::uint64_t n_before = governor_.n_changes();
     const nibble::serve::PowerLevel& level = governor_.update(now, host_.read());

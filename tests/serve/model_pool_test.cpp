@@ -410,7 +410,8 @@ TEST_CASE("effort: fewer layers and longer waits, also for variants to come") {
   CHECK(answer() == expected().at("f16")[1]);
   // A third of three layers: what a session with one layer says.
   const auto shallow = [&](const std::string& name) {
-    const Model model = must(test::load_bytes(name == "f16" ? home_files().f16 : home_files().int8));
+    const Model model =
+        must(test::load_bytes(name == "f16" ? home_files().f16 : home_files().int8));
     REQUIRE(model.config().n_layers == 3);
     auto session = test::make_session(test::session_options(test::pool_scheduler()), model);
     REQUIRE(session.engine().set_depth({.n_layers = 1}));

@@ -29,10 +29,10 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace serve {
 
 // How much work a token may be.
 struct PowerLevel {
-  Index n_threads = 0;       // 0: all
-  std::size_t variant = 0;   // of the model, in the host's order, the largest first
-  double depth = 1;          // the part of its layers that is computed, the first ones
-  Index wait_ms = 0;         // that a request waits for others to share its steps
+  Index n_threads = 0;      // 0: all
+  std::size_t variant = 0;  // of the model, in the host's order, the largest first
+  double depth = 1;         // the part of its layers that is computed, the first ones
+  Index wait_ms = 0;        // that a request waits for others to share its steps
 };
 
 // Five levels from full power down to a quarter of the threads, each with less work than the one
@@ -43,9 +43,9 @@ std::vector<PowerLevel> power_levels(Index n_threads, std::size_t n_variants,
 
 // Which variant can serve, of those that take so many bytes with their working memory, the largest
 // first, where a level wants the variant `wanted`: this one, or, if there is no room for it beside
-// the one that serves (`current`; none: there is none yet), the next smaller one for which there is;
-// the current one needs none. With none at all, the current one, or else the last. free_bytes: what
-// the system can give to another variant; nothing: it is not known, so there is room.
+// the one that serves (`current`; none: there is none yet), the next smaller one for which there
+// is; the current one needs none. With none at all, the current one, or else the last. free_bytes:
+// what the system can give to another variant; nothing: it is not known, so there is room.
 // Precondition: there are variants, and both numbers are of them.
 std::size_t variant_with_room(std::span<const std::size_t> bytes, std::size_t wanted,
                               std::optional<std::size_t> current,

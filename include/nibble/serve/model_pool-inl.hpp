@@ -235,7 +235,7 @@ NIBBLE_INLINE void ModelPool::State::change(Switch::State& to) {
   Shared<Served> old;
   {
     const WordLock lock(mutex);
-    (void)apply_effort(*fresh);  // what can fail was checked; but for memory, and then all is as usual
+    (void)apply_effort(*fresh);  // it was checked; without memory, all is as usual
     fresh->number = ++n_switches;
     loaded.push_back(fresh);
     old = std::exchange(current, fresh);
@@ -265,9 +265,8 @@ NIBBLE_INLINE Result<Shared<ModelPool::Served>> ModelPool::State::bring_up(Switc
       NIBBLE_TRY(made, options.metrics->of_adapter(adapter.name));
       metrics = made;
     }
-    adapters.push_back({std::move(adapter.name),
-                        {.set = *std::move(set), .strength = adapter.strength},
-                        metrics});
+    adapters.push_back(
+        {std::move(adapter.name), {.set = *std::move(set), .strength = adapter.strength}, metrics});
   }
   NIBBLE_TRY(scheduler, Scheduler::create(model, variant.scheduler));
   NIBBLE_CHECK(scheduler.warm_up());
@@ -410,9 +409,9 @@ NIBBLE_INLINE Result<void> ModelPool::set_effort(const Effort& effort) {
     constexpr Index kMostMs = Index{1} << 20;  // as of a scheduler
     const bool is_depth = !is_nan(effort.depth) && effort.depth > 0 && effort.depth <= 1;
     if (!is_depth || effort.max_wait_ms < 0 || effort.max_wait_ms > kMostMs) {
-      return Error{Errc::invalid_argument,
-                   "pool: a depth is above 0 and at most 1, a wait at most " + to_text(kMostMs) +
-                       " ms"};
+      return Error{
+          Errc::invalid_argument,
+          "pool: a depth is above 0 and at most 1, a wait at most " + to_text(kMostMs) + " ms"};
     }
     State& s = *state_;
     const WordLock lock(s.mutex);

@@ -106,14 +106,14 @@ class Switch {
 };
 
 struct ModelPoolStatus {
-  std::string variant = {};     // that serves; "" if there is none yet
-  std::uint64_t number = 0;     // of its switch, from 1
-  SchedulerStats stats = {};    // of that variant
-  Index n_loaded = 0;           // variants in memory: 2 while an old one is drained
-  std::size_t bytes = 0;        // of their weights and what they compute in
+  std::string variant = {};       // that serves; "" if there is none yet
+  std::uint64_t number = 0;       // of its switch, from 1
+  SchedulerStats stats = {};      // of that variant
+  Index n_loaded = 0;             // variants in memory: 2 while an old one is drained
+  std::size_t bytes = 0;          // of their weights and what they compute in
   std::size_t working_bytes = 0;  // of these, what the variant that serves computes in
-  bool is_switching = false;    // a switch waits or has begun
-  std::string last_error = {};  // of the last switch that has failed, with its variant; "": none
+  bool is_switching = false;      // a switch waits or has begun
+  std::string last_error = {};    // of the last switch that has failed, with its variant; "": none
 };
 
 // All functions may be called from any thread; the destructor when no other is called any more and
