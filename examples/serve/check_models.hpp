@@ -154,7 +154,7 @@ inline nibble::Result<void> write_adapter(const std::string& model, const std::s
   writer.set("general.type", std::string_view("adapter"));
   writer.set("general.architecture", architecture);
   writer.set("adapter.type", std::string_view("lora"));
-  writer.set("adapter.lora.alpha", 4.0f);
+  writer.set("adapter.lora.alpha", 100.0f);  // so that answers differ
   std::list<std::vector<float>> kept;
   const std::string name = "blk.0.attn_output.weight";
   for (const nibble::io::GgufTensor& tensor : file.tensors()) {
