@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -15,8 +16,10 @@
 
 #include "common.hpp"
 #include "home_model.hpp"
+#include "nibble/core/available_memory.hpp"
 #include "serve/backend.hpp"
 #include "serve/http_server.hpp"
+#include "serve/power.hpp"
 #include "serve/routes.hpp"
 #include "settings.hpp"
 
@@ -32,11 +35,13 @@ struct Options {
   server::BackendOptions backend;
   server::HttpLimits limits;
   server::RouteOptions routes;
+  server::PowerOptions power;
+  std::vector<std::string> adapters;  // NAME=FILE
   std::string host = "127.0.0.1";
   int port = 8080;
   std::string key_file, certificate, tls_key;
   bool without_key = false;
-  std::size_t prefix_cache_mib = 64;
+  std::optional<std::size_t> prefix_cache_mib;
   std::size_t max_body_kib = 1024;
   Index time_limit_s = 300, drain_s = 30;
   std::string kv = to_string(nibble::ops::KvType::f16);
@@ -66,21 +71,57 @@ void add_model_options(CLI::App& app, Options& o) {
       ->capture_default_str();
   app.add_option(
          "--cache", scheduler.cache_positions,
-         "positions of the cache for all answers; 0: those of --ctx for each of --parallel. "
-         "With more, beginnings of prompts stay while all answers are computed")
+         "positions of the cache for all answers and beginnings of prompts; 0: those of --ctx for "
+         "each of --parallel, and beside them those of --prefix-cache")
       ->check(example::any_count())
       ->capture_default_str();
   app.add_option("--queue", scheduler.max_queue, "requests that wait; more are refused")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   app.add_option("--prefix-cache", o.prefix_cache_mib,
-                 "MiB for what several prompts begin with; 0: none")
-      ->check(CLI::Range(0, 1 << 20))
-      ->capture_default_str();
+                 "MiB for what several prompts begin with, taken when it is used; 0: none; default: "
+                 "a part of the memory that is free, from 64 to 1024")
+      ->check(CLI::Range(0, 1 << 20));
+  app.add_option("--adapter", o.adapters,
+                 "NAME=FILE: an adapter (LoRA) for requests whose model is NAME: a GGUF file or a "
+                 "folder of PEFT, with :STRENGTH behind it if that is not 1; several are possible")
+      ->allow_extra_args(false);
   app.add_option("--kv", o.kv, "type of the cache: f32, f16, bf16, int8 or int4")
       ->check(CLI::IsMember({"f32", "f16", "bf16", "int8", "int4"}))
       ->capture_default_str();
   example::add_threads(app, o.backend.n_threads);
+}
+
+void add_power_options(CLI::App& app, Options& o) {
+  auto& power = o.power;
+  app.add_flag("--governor", power.is_on,
+               "less work where the machine is hot, its battery low or its processors busy: fewer "
+               "threads, longer waits for requests to share steps, then what follows");
+  const auto add = [&app](const char* name, auto& value, const char* help) {
+    return app.add_option(name, value, help)->needs("--governor");
+  };
+  add("--variant", power.variants,
+      "with --governor: a smaller file of the model; several, the largest first")
+      ->check(example::is_not_empty)
+      ->allow_extra_args(false)
+      ->excludes("--models");
+  add("--least-depth", power.least_depth,
+      "with --governor: the part of the layers that the last level computes; less than 1 is for "
+      "models that were trained for it")
+      ->check(CLI::Range(0.01, 1.0))
+      ->capture_default_str();
+  add("--hot", power.hot, "with --governor: degrees Celsius that are too many")
+      ->check(CLI::Range(0.0, 150.0))
+      ->capture_default_str();
+  add("--governor-down", power.down_ms, "milliseconds between a step down and the next, at least")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
+  add("--governor-up", power.up_ms, "milliseconds that all must be fine before a step up")
+      ->check(CLI::Range(1, 1 << 30))
+      ->capture_default_str();
+  add("--sensors", power.sensors,
+      "a folder with files as those of the system's /sys and /proc, in their place")
+      ->check(example::is_not_empty);
 }
 
 void add_http_options(CLI::App& app, Options& o) {
@@ -113,11 +154,33 @@ void add_http_options(CLI::App& app, Options& o) {
   app.add_option("--time-limit", o.time_limit_s, "seconds for an answer; 0: none")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
+  app.add_option("--pace", o.routes.pace_ms,
+                 "milliseconds between the events of a stream, at least: tokens that come sooner "
+                 "share one; 0: an event for each")
+      ->check(CLI::Range(0, 1000))
+      ->capture_default_str();
   app.add_option("--drain", o.drain_s,
                  "seconds that answers have to end after SIGTERM; a second signal ends all at once")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
   app.add_flag("--quiet", o.quiet, "nothing on stderr but errors");
+}
+
+// Of the memory that is free when the program begins.
+std::size_t prefix_cache_bytes(const Options& o) {
+  constexpr std::size_t kMiB = std::size_t{1} << 20;
+  if (o.prefix_cache_mib) return *o.prefix_cache_mib * kMiB;
+  return std::clamp(nibble::available_memory() / 32, 64 * kMiB, 1024 * kMiB);
+}
+
+void finish_adapters(Options& o) {
+  for (const std::string& text : o.adapters) {
+    const std::size_t at = text.find('=');
+    if (at == text.npos || at == 0 || at + 1 == text.size()) {
+      throw CLI::ValidationError("--adapter", text + ": it is NAME=FILE");
+    }
+    o.backend.adapters.emplace_back(text.substr(0, at), text.substr(at + 1));
+  }
 }
 
 void finish_options(Options& o) {
@@ -136,7 +199,8 @@ void finish_options(Options& o) {
   }
   auto& scheduler = o.backend.scheduler;
   scheduler.max_step_tokens = std::max(scheduler.max_step_tokens, scheduler.max_batch);
-  scheduler.prefix_cache_bytes = o.prefix_cache_mib << 20;
+  scheduler.prefix_cache_bytes = prefix_cache_bytes(o);
+  finish_adapters(o);
   o.limits.max_body_bytes = o.max_body_kib << 10;
   o.limits.body_ms = 3 * o.limits.header_ms;
   o.routes.time_limit_ms = o.time_limit_s * 1000;
@@ -193,14 +257,24 @@ class Listening {
   std::thread thread_;
 };
 
-// Until a signal comes. Errors: those of loading the model.
-Result<void> wait_for_signal(const Options& o, server::Backend& backend) {
-  constexpr std::chrono::milliseconds kLook{50};
-  for (bool is_ready = false; !interrupted; std::this_thread::sleep_for(kLook)) {
-    if (is_ready) continue;
-    if (backend.has_failed()) return backend.wait();
-    is_ready = backend.pool().is_ready();
-    if (is_ready) say(o, "ready");
+std::int64_t now_ms() { return nibble::monotonic_nanoseconds() / 1'000'000; }
+
+// Until a signal comes; meanwhile, with a governor, does what its sensors ask for. Errors: those of
+// loading the model.
+Result<void> wait_for_signal(const Options& o, server::Backend& backend, server::Power* power) {
+  constexpr std::int64_t kLookMs = 50;
+  const std::int64_t period = power == nullptr ? kLookMs : power->period_ms();
+  std::int64_t next = 0;  // update of the governor
+  for (bool is_ready = false; !interrupted;
+       std::this_thread::sleep_for(std::chrono::milliseconds(std::min(kLookMs, period)))) {
+    if (!is_ready) {
+      if (backend.has_failed()) return backend.wait();
+      is_ready = backend.pool().is_ready();
+      if (is_ready) say(o, "ready");
+    }
+    if (!is_ready || power == nullptr || now_ms() < next) continue;
+    next = now_ms() + period;
+    if (const std::string change = power->update(now_ms()); !change.empty()) say(o, change);
   }
   return nibble::ok();
 }
@@ -214,6 +288,11 @@ Result<int> run(Options& o) {
     tls = std::move(made);
   }
   NIBBLE_TRY(backend, server::Backend::create(o.backend));
+  std::unique_ptr<server::Power> power;
+  if (o.power.is_on) {
+    NIBBLE_TRY(made, server::Power::create(*backend, o.backend.model, o.power));
+    power = std::move(made);
+  }
   server::HttpServer http(o.limits, std::move(tls));
   server::Routes routes(http, *backend, o.routes, read_page());
   NIBBLE_CHECK(routes.install());
@@ -223,7 +302,7 @@ Result<int> run(Options& o) {
   std::fflush(stdout);
 
   const Listening listening(http);
-  NIBBLE_CHECK(wait_for_signal(o, *backend));
+  NIBBLE_CHECK(wait_for_signal(o, *backend, power.get()));
   say(o, "ending: " + std::to_string(http.n_active()) + " requests are still answered");
   http.drain();
   const auto begin = std::chrono::steady_clock::now();
@@ -244,6 +323,7 @@ int main(int argc, char** argv) {
   CLI::App app("A model behind the OpenAI API.", "serve");
   Options options;
   add_model_options(app, options);
+  add_power_options(app, options);
   add_http_options(app, options);
   app.footer(
       "POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, /tokenize, "

@@ -610,9 +610,13 @@ if(TARGET nibble_httplib)
     OUT "^(fallback\t${call}\n)+$" ERR "0 in time, 0 late, 5 failed, 0 refused, 1 not asked\n$"
     ARGS ${home_model} --newline --url http://127.0.0.1:1 --threshold 1.1)
   set(serve_folder ${CMAKE_CURRENT_SOURCE_DIR}/serve)
-  foreach(part api hostile load ends)
+  nibble_example_test(serve_bad_adapter serve EXIT 2 ERR "^serve: [^\n]*NAME=FILE[^\n]*\n$"
+    ARGS --adapter file.gguf)
+  nibble_example_test(serve_variant_alone serve EXIT 2 ERR "--governor" ARGS --variant small.gguf)
+  foreach(part api hostile load ends models power)
     add_test(NAME example_serve_${part} COMMAND nibble_serve_client ${part}
-      --program $<TARGET_FILE:nibble_serve> --model ${home_model})
+      --program $<TARGET_FILE:nibble_serve> --model ${home_model}
+      --golden ${PROJECT_SOURCE_DIR}/tests/model/goldens/bert-mean.gguf)
   endforeach()
   # Prometheus' checker, where Debian's package prometheus is installed.
   find_program(NIBBLE_PROMTOOL promtool)

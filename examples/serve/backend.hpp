@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cctype>
 #include <cstdint>
 #include <deque>
@@ -19,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "../adapters.hpp"
 #include "dialect.hpp"
 #include "nibble/core/executor.hpp"
 #include "nibble/core/result.hpp"
@@ -40,22 +42,38 @@ struct BackendOptions {
   std::string model;            // a file, or a folder of a model hub
   std::string embedding_model;  // empty: none
   std::string models_folder;    // of files to change to; empty: none
+  // Adapters of the model by the names that requests give them, as FILE or FILE:STRENGTH.
+  std::vector<std::pair<std::string, std::string>> adapters;
   nibble::SchedulerOptions scheduler;
   nibble::Index n_threads = 0;
 };
 
-// Work of several threads, one after the other: while a model is replaced, two of them compute.
+// Work of several threads, one after the other: while a model is replaced, two of them compute. And
+// no more workers than a limit, where the machine is to do less; the others sleep.
 class TakingTurns final : public nibble::Executor {
  public:
-  explicit TakingTurns(nibble::Executor& executor) : executor_(executor) {}
+  explicit TakingTurns(nibble::Executor& executor)
+      : executor_(executor), limit_(executor.n_workers()) {}
   nibble::Index n_workers() const noexcept override { return executor_.n_workers(); }
+  // From the next call of parallel_for() on. At least one works.
+  void set_limit(nibble::Index n) noexcept { limit_ = n; }
+
   void parallel_for(nibble::Index n_tasks, Task task) noexcept override {
     const std::lock_guard lock(mutex_);
-    executor_.parallel_for(n_tasks, task);
+    const nibble::Index limit = limit_;
+    if (limit >= executor_.n_workers()) return executor_.parallel_for(n_tasks, task);
+    std::atomic<nibble::Index> next{0};
+    executor_.parallel_for(std::clamp(limit, nibble::Index{1}, std::max(n_tasks, nibble::Index{1})),
+                           [&](nibble::Index, nibble::Index worker) {
+                             for (nibble::Index i; (i = next.fetch_add(1)) < n_tasks;) {
+                               task(i, worker);
+                             }
+                           });
   }
 
  private:
   nibble::Executor& executor_;
+  std::atomic<nibble::Index> limit_;
   std::mutex mutex_;
 };
 
@@ -84,6 +102,9 @@ class Backend {
 
   nibble::serve::ModelPool& pool() { return *pool_; }
   nibble::serve::Registry& registry() { return registry_; }
+  nibble::Index n_threads() const { return executor_.n_workers(); }
+  // How many threads compute from now on.
+  void limit_threads(nibble::Index n) { executor_.set_limit(n); }
   // All metrics as Prometheus reads them. Errors: those of Registry::text().
   nibble::Result<std::string> metrics_text() {
     const std::lock_guard lock(collecting_);
@@ -113,6 +134,11 @@ class Backend {
     variant.load = [this, path] { return load_model(path); };
     variant.scheduler = options_.scheduler;
     variant.scheduler.executor = &executor_;
+    for (const auto& [name, file] : options_.adapters) {
+      variant.adapters.push_back({.name = name, .load = [path, file](const nibble::Model& model) {
+                                    return open_adapters(path, model, {file});
+                                  }});
+    }
     return pool_->switch_to(std::move(variant));
   }
   // The same for a file of the folder that was given for this, by its name. Errors:
@@ -137,6 +163,8 @@ class Backend {
     }
     return path.string();
   }
+
+  const auto& adapters() const { return options_.adapters; }
 
   bool has_embedder() const { return embedder_.has_value(); }
   std::string embedder_name() const { return name_of(options_.embedding_model); }

@@ -14,6 +14,7 @@
 #include "check_api.hpp"
 #include "check_ends.hpp"
 #include "check_hostile.hpp"
+#include "check_models.hpp"
 #include "load.hpp"
 #include "server_process.hpp"
 
@@ -43,7 +44,7 @@ class Folder {
 };
 
 struct Options {
-  std::string part, program, model, promtool;
+  std::string part, program, model, promtool, golden;
   std::vector<std::size_t> n_clients = {1, 8, 64};
   std::size_t n_requests = 200;
   int change_ms = 300;
@@ -84,6 +85,13 @@ int run(const Options& o) {
     check_load(o);
   } else if (o.part == "metrics") {
     check_metrics(o);
+  } else if (o.part == "models") {
+    const Folder folder;
+    client::check_embeddings(o.program, o.model, o.golden, folder.path());
+    client::check_adapters(o.program, o.model, folder.path());
+  } else if (o.part == "power") {
+    const Folder folder;
+    client::check_power(o.program, o.model, folder.path());
   } else if (o.part == "hostile") {
     ServerProcess server(o.program, {"--model", o.model, "--arrival", "2000", "--max-connections",
                                      std::to_string(kConnections)});
@@ -113,12 +121,13 @@ int run(const Options& o) {
 int main(int argc, char** argv) {
   CLI::App app("Tests the program serve.", "serve_client");
   Options o;
-  app.add_option("PART", o.part, "api, hostile, load, ends or metrics")
+  app.add_option("PART", o.part, "api, hostile, load, ends, metrics, models or power")
       ->required()
-      ->check(CLI::IsMember({"api", "hostile", "load", "ends", "metrics"}));
+      ->check(CLI::IsMember({"api", "hostile", "load", "ends", "metrics", "models", "power"}));
   app.add_option("--program", o.program, "the server")->required();
   app.add_option("--model", o.model, "the model for home commands")->required();
   app.add_option("--promtool", o.promtool, "Prometheus' checker, for metrics");
+  app.add_option("--golden", o.golden, "a golden file of embeddings, for models");
   app.add_option("--clients", o.n_clients, "for load: how many at a time, one after the other")
       ->delimiter(',')
       ->capture_default_str();

@@ -39,12 +39,15 @@ inline std::string new_id() {
 
 class Generation {
  public:
-  // Sends the request to the model. `time_limit_ms`: for all of it.
+  // Sends the request to the model. `time_limit_ms`: for all of it. `pace_ms`: between the events
+  // of a stream, at least; tokens that come sooner share one.
   static ApiResult<std::shared_ptr<Generation>> start(Backend& backend, GenerationRequest request,
-                                                      nibble::Index time_limit_ms) {
+                                                      nibble::Index time_limit_ms,
+                                                      nibble::Index pace_ms) {
     auto use = backend.use();
     if (!use) return ApiError::unavailable(use.error());
-    auto made = std::make_shared<Generation>(Private{}, *std::move(use), std::move(request));
+    auto made = std::make_shared<Generation>(Private{}, *std::move(use), std::move(request),
+                                             std::chrono::milliseconds(pace_ms));
     if (auto error = made->prepare()) return *std::move(error);
     if (auto error = made->submit(time_limit_ms)) return *std::move(error);
     return made;
@@ -55,7 +58,7 @@ class Generation {
   // Waits for the whole answer. Nothing: the client has gone.
   std::optional<ApiResult<Json>> whole() {
     while (!channel_->has_ended()) {
-      take();
+      add(channel_->take(kLook));
       if (channel_->is_broken()) return ApiError::internal("out of memory");
       if (!is_client_there()) return std::nullopt;
     }
@@ -68,7 +71,10 @@ class Generation {
     std::string out;
     if (!is_begun_) out = format_->begin();
     is_begun_ = true;
-    for (const std::size_t i : take()) {
+    // The first token is never held back.
+    const auto earliest = has_token_ ? last_write_ + pace_ : Clock::time_point();
+    for (const std::size_t i : add(channel_->take_next(kLook, earliest))) {
+      has_token_ = true;
       if (!answers_[i].has_failed()) out += format_->part(i, answers_[i]);
       clear(answers_[i]);
     }
@@ -92,7 +98,7 @@ class Generation {
   }
 
  private:
-  using Clock = std::chrono::steady_clock;
+  using Clock = Channel::Clock;
   struct Private {};
   // How often it is looked whether the client is there, and how often it hears something. (Only
   // writing finds out that a network has gone.)
@@ -100,8 +106,8 @@ class Generation {
   static constexpr std::chrono::seconds kHeartbeat{5};
 
  public:
-  Generation(Private, Backend::Use use, GenerationRequest request)
-      : use_(std::move(use)), request_(std::move(request)) {}
+  Generation(Private, Backend::Use use, GenerationRequest request, std::chrono::milliseconds pace)
+      : use_(std::move(use)), request_(std::move(request)), pace_(pace) {}
 
  private:
   std::optional<ApiError> prepare() {
@@ -133,18 +139,27 @@ class Generation {
 
   std::optional<ApiError> submit(nibble::Index time_limit_ms) {
     const std::size_t n = static_cast<std::size_t>(request_.n);
-    channel_ = std::make_shared<Channel>(prompts_.size() * n, request_.stream, request_.logprobs);
-    format_ = format_of(request_, new_id(), use_.lease.variant());
+    channel_ = std::make_shared<Channel>(prompts_.size() * n, request_.logprobs);
+    const std::string adapter = adapter_of_request();
+    format_ = format_of(request_, new_id(), adapter.empty() ? use_.lease.variant() : adapter);
     const std::uint64_t seed = request_.seed ? *request_.seed : std::random_device{}();
     for (const PromptTokens& prompt : prompts_) {
       for (std::size_t i = 0; i < n; ++i) {
         answers_.emplace_back(tools_, prompt.text, request_.api != Api::completions);
-        auto completion = use_.lease.submit(request_of(prompt, seed, time_limit_ms));
+        auto completion = use_.lease.submit(request_of(prompt, seed, time_limit_ms), adapter);
         if (!completion) return ApiError::refused(completion.error());
         completions_.push_back(*std::move(completion));
       }
     }
     return std::nullopt;
+  }
+
+  // Whose name is that of the model in the request; "" if none has it.
+  std::string adapter_of_request() const {
+    for (nibble::Index i = 0; i < use_.lease.n_adapters(); ++i) {
+      if (use_.lease.adapter_name(i) == request_.model) return request_.model;
+    }
+    return {};
   }
 
   nibble::GenerateRequest request_of(const PromptTokens& prompt, std::uint64_t seed,
@@ -170,12 +185,12 @@ class Generation {
     return out;
   }
 
-  // Takes what has come; returns which answers have more.
-  std::vector<std::size_t> take() {
+  // Adds what has come to the answers; returns which have more.
+  std::vector<std::size_t> add(const std::vector<TokenEvent>& events) {
     const auto* const vocabulary =
         request_.logprobs ? &use_.dialect->tokenizer().vocabulary() : nullptr;
     std::vector<std::size_t> changed;
-    for (const TokenEvent& event : channel_->take(kLook)) {
+    for (const TokenEvent& event : events) {
       answers_[event.answer].add(event, vocabulary);
       if (std::find(changed.begin(), changed.end(), event.answer) == changed.end()) {
         changed.push_back(event.answer);
@@ -220,13 +235,14 @@ class Generation {
 
   Backend::Use use_;
   GenerationRequest request_;
+  std::chrono::milliseconds pace_;
   ToolUse tools_;
   Dialect::SharedConstraint constraint_;
   std::vector<PromptTokens> prompts_;
   std::shared_ptr<Channel> channel_;
   std::unique_ptr<Format> format_;
   std::vector<Answer> answers_;  // n of each prompt
-  bool is_begun_ = false;
+  bool is_begun_ = false, has_token_ = false;
   Clock::time_point last_write_ = Clock::now();
   std::vector<nibble::Completion> completions_;  // destroying them cancels
 };

@@ -24,7 +24,7 @@ driver.on("error", () => {
   process.exit(77);
 });
 const port = await said(driver, /successfully on port (\d+)/);
-const server = spawn(process.argv[2], ["--port", "0", "--quiet"],
+const server = spawn(process.argv[2], ["--port", "0", "--quiet", "--pace", "0"],
                      { stdio: ["ignore", "pipe", "inherit"] });
 const page = await said(server, /listening at (\S+)/);
 

@@ -36,6 +36,7 @@ struct RouteOptions {
   std::vector<std::string> api_keys;  // none: nobody is asked for one
   bool is_local = true;               // bound to the loopback address
   nibble::Index time_limit_ms = 0;    // for an answer
+  nibble::Index pace_ms = 5;          // between the events of a stream, at least
 };
 
 class Routes {
@@ -272,7 +273,8 @@ class Routes {
   void generate(Api api, const std::string& body, Response& response) {
     auto request = RequestReader(body).generation(api);
     if (!request) return send(response, ApiError::bad_request(request.error()));
-    auto started = Generation::start(backend_, *std::move(request), options_.time_limit_ms);
+    auto started = Generation::start(backend_, *std::move(request), options_.time_limit_ms,
+                                     options_.pace_ms);
     if (!started) return send(response, started.error());
     const std::shared_ptr<Generation> generation = std::move(*started);
     if (!generation->is_stream()) {
@@ -371,6 +373,7 @@ class Routes {
           {{"id", name}, {"object", "model"}, {"created", started_}, {"owned_by", "nibble"}}));
     };
     if (status && !status->variant.empty()) add(status->variant);
+    for (const auto& [name, file] : backend_.adapters()) add(name);
     if (backend_.has_embedder()) add(backend_.embedder_name());
     send(response, Json::object({{"object", "list"}, {"data", Json::array(data)}}));
   }

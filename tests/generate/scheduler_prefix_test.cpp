@@ -252,6 +252,30 @@ TEST_CASE("a prefix that is there takes no pages: more requests run together") {
   for (const Answer& answer : run.answers) CHECK(answer.finish == Finish::max_tokens);
 }
 
+TEST_CASE("prefixes have room of their own, also where requests may need all other pages") {
+  const Model model = test::small_model();
+  const std::vector<GenerateRequest> requests(12, request_of(some_tokens(30, 3), 60));
+  SchedulerOptions options{.n_ctx = 96, .max_batch = 4};  // two pages each
+  auto without = make_scheduler(model, options);
+  const auto expected = answers_of(without, requests);
+  CHECK(without.stats().n_pages == 8);
+  options.prefix_cache_bytes = std::size_t{1} << 20;
+  options.cache_positions = 8 * 64;  // just these: there is no room for one that is not full
+  auto full = make_scheduler(model, options);
+  CHECK(answers_of(full, requests) == expected);
+  CHECK(full.stats().n_pages == 8);
+  CHECK(full.stats().n_cache_hits < 11);
+  options.cache_positions = 0;
+  auto scheduler = make_scheduler(model, options);
+  CHECK(answers_of(scheduler, requests) == expected);
+  CHECK(scheduler.stats().n_cache_hits == 11);
+  CHECK(scheduler.stats().n_prompt_tokens == 30 + 11);
+  CHECK(scheduler.stats().n_pages > 8);
+  CHECK(scheduler.bytes() == must(Scheduler::bytes_needed(model, options)));
+  CHECK(scheduler.bytes() <= without.bytes() + options.prefix_cache_bytes + (std::size_t{1} << 16));
+  check_all_free(scheduler);
+}
+
 TEST_CASE("the next turn of a chat goes on from the answer, if it was kept") {
   const Model model = test::small_model();
   const SchedulerOptions options{.n_ctx = 400, .prefix_cache_bytes = kMuch};

@@ -24,7 +24,7 @@ namespace {
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-GovernorOptions five_levels() { return {.levels = power_levels(8, 3, 24)}; }
+GovernorOptions five_levels() { return {.levels = power_levels(8, 3, 0.75)}; }
 
 // A device that follows the power it takes slowly: dT/dt = (ambient + rise * power - T) / seconds.
 struct Device {
@@ -37,15 +37,16 @@ struct Device {
 }  // namespace
 
 TEST_CASE("levels: each is less work than the one before") {
-  const auto levels = power_levels(8, 3, 24);
+  const auto levels = power_levels(8, 3, 0.75);
   REQUIRE(levels.size() == 5);
   CHECK(levels[0].n_threads == 8);
   CHECK(levels[0].variant == 0);
-  CHECK(levels[0].n_layers == 0);
+  CHECK(levels[0].depth == 1);
   CHECK(levels[0].wait_ms == 0);
   CHECK(levels[4].n_threads == 2);
   CHECK(levels[4].variant == 2);
-  CHECK(levels[4].n_layers == 18);
+  CHECK(levels[3].depth == 1);
+  CHECK(levels[4].depth == 0.75);
   for (std::size_t i = 1; i < levels.size(); ++i) {
     CHECK(levels[i].n_threads <= levels[i - 1].n_threads);
     CHECK(levels[i].variant >= levels[i - 1].variant);
@@ -54,9 +55,25 @@ TEST_CASE("levels: each is less work than the one before") {
   for (const PowerLevel& level : power_levels(1, 1)) {
     CHECK(level.n_threads == 1);
     CHECK(level.variant == 0);
-    CHECK(level.n_layers == 0);
+    CHECK(level.depth == 1);
   }
   CHECK(power_levels(1, 0).back().variant == 0);
+}
+
+TEST_CASE("a variant without room: the next smaller one, or the one that serves") {
+  const std::vector<std::size_t> bytes = {800, 400, 200};
+  CHECK(variant_with_room(bytes, 0, {}, {}) == 0);
+  CHECK(variant_with_room(bytes, 0, {}, 800) == 0);
+  CHECK(variant_with_room(bytes, 0, {}, 799) == 1);
+  CHECK(variant_with_room(bytes, 0, {}, 399) == 2);
+  CHECK(variant_with_room(bytes, 0, {}, 0) == 2);
+  CHECK(variant_with_room(bytes, 2, {}, 1000) == 2);
+  CHECK(variant_with_room(bytes, 0, 1, 799) == 1);  // it serves: it needs no more
+  CHECK(variant_with_room(bytes, 0, 1, 0) == 1);
+  CHECK(variant_with_room(bytes, 0, 2, 400) == 1);
+  CHECK(variant_with_room(bytes, 1, 0, 399) == 2);
+  CHECK(variant_with_room(bytes, 1, 0, 199) == 0);
+  CHECK(variant_with_room(bytes, 0, 0, 0) == 0);
 }
 
 TEST_CASE("hot: down at once, then by dwell; cool: up slowly") {

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -18,6 +19,7 @@
 #include "doctest/doctest.h"
 #include "generate/adapting.hpp"
 #include "serve/serving.hpp"
+#include "serve/values.hpp"
 
 namespace model_pool_test {
 
@@ -343,7 +345,9 @@ TEST_CASE("a lease keeps its variant; after stop() only what was taken ends") {
 }
 
 TEST_CASE("adapters are called by their names, and differ by variant") {
-  auto pool = make_pool();
+  serve::Registry registry;
+  const auto metrics = must(serve::ServingMetrics::create(registry));
+  auto pool = make_pool({.metrics = &metrics});
   auto variant = variant_of("int8");
   const auto random = [](std::uint32_t seed) {
     return [seed](const Model& model) {
@@ -359,9 +363,11 @@ TEST_CASE("adapters are called by their names, and differ by variant") {
   auto options = test::session_options(test::pool_scheduler());
   options.max_factor_rank = 4;
   std::vector<Answer> answers;
+  Index n_prompt = 0;
   for (const std::uint32_t seed : {0u, 1u, 2u}) {
     const char* const name = seed == 0 ? "" : seed == 1 ? "a" : "b";
     auto completion = must(lease.submit(ask(1), name));
+    n_prompt = completion.n_prompt();
     answers.push_back(test::read_all(completion));
     auto session = test::make_session(options, lease.model());
     if (seed > 0) {
@@ -377,6 +383,52 @@ TEST_CASE("adapters are called by their names, and differ by variant") {
   REQUIRE(!refused);
   CHECK(refused.error().code == Errc::not_found);
   CHECK(test::why(refused) == "variant 'int8': it has no adapter 'c?'");
+  // Each is counted: two requests of the second.
+  auto more = must(pool.submit(ask(2), "b"));
+  test::read_all(more);
+  const auto text = must(registry.text());
+  const auto says = [&](const std::string& line) { return text.find(line) != text.npos; };
+  CHECK(says("nibble_adapter_requests_total{adapter=\"a\"} 1\n"));
+  CHECK(says("nibble_adapter_requests_total{adapter=\"b\"} 2\n"));
+  const auto of_b = must(metrics.of_adapter("b"));
+  CHECK(of_b.prompt_tokens->count() == static_cast<std::uint64_t>(more.n_prompt() + n_prompt));
+  CHECK(of_b.generation_tokens->count() > answers[2].ids.size());
+  CHECK(must(metrics.of_adapter("a")).generation_tokens->count() == answers[1].ids.size());
+}
+
+TEST_CASE("effort: fewer layers and longer waits, also for variants to come") {
+  auto pool = make_pool();
+  for (const double depth : {0.0, -1.0, 1.5, std::nan("")}) {
+    CHECK(test::code_of(pool.set_effort({.depth = depth})) == Errc::invalid_argument);
+  }
+  CHECK(pool.set_effort({}).has_value());  // there is no variant yet
+  serve_now(pool, variant_of("f16"));
+  CHECK(test::code_of(pool.set_effort({.max_wait_ms = -1})) == Errc::invalid_argument);
+  CHECK(test::code_of(pool.set_effort({.max_wait_ms = Index{1} << 40})) == Errc::invalid_argument);
+  const auto answer = [&] {
+    auto completion = must(pool.submit(ask(1)));
+    return test::read_all(completion);
+  };
+  CHECK(answer() == expected().at("f16")[1]);
+  // A third of three layers: what a session with one layer says.
+  const auto shallow = [&](const std::string& name) {
+    const Model model =
+        must(test::load_bytes(name == "f16" ? home_files().f16 : home_files().int8));
+    REQUIRE(model.config().n_layers == 3);
+    auto session = test::make_session(test::session_options(test::pool_scheduler()), model);
+    REQUIRE(session.engine().set_depth({.n_layers = 1}));
+    auto generator = test::make_generator(session, ask(1).options);
+    REQUIRE(generator.prompt(ask(1).prompt));
+    return test::take(generator).ids;
+  };
+  REQUIRE(pool.set_effort({.depth = 1.0 / 3, .max_wait_ms = 30}));
+  const std::int64_t start = monotonic_nanoseconds();
+  CHECK(answer().ids == shallow("f16"));
+  CHECK(monotonic_nanoseconds() - start >= 30'000'000);
+  serve_now(pool, variant_of("int8"));
+  CHECK(answer().ids == shallow("int8"));
+  REQUIRE(pool.set_effort({.depth = 0.9}));  // all three
+  CHECK(answer() == expected().at("int8")[1]);
 }
 
 #if NIBBLE_TEST_COUNTS_ALLOCATIONS

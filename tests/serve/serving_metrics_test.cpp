@@ -162,7 +162,7 @@ TEST_CASE("the dashboard names metrics that there are") {
   std::ifstream in(std::string(project) + "/examples/serve/grafana-dashboard.json");
   const std::string dashboard((std::istreambuf_iterator<char>(in)), {});
   serve::Registry registry;
-  must(serve::ServingMetrics::create(registry));
+  must(must(serve::ServingMetrics::create(registry)).of_adapter("a"));
   must(serve::DriftMonitor::create(registry));
   const std::string text = must(registry.text());
   const std::string prefix = "${prefix}";

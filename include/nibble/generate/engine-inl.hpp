@@ -33,6 +33,7 @@ struct Engine::State {
   // Which layers share a table of pages, and which of them have a window.
   void place_layers();
   // Rounds the cache up so that each kv head's tiles begin at a page of the system's memory.
+  Result<void> add_spare_pages();
   Result<void> align_lanes();
   // Whether the model is one for sessions, or for embedders. Errors: unsupported.
   Result<void> check_gives(Gives what) const;

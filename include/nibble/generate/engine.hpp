@@ -32,6 +32,10 @@ struct EngineOptions {
   // n_ctx for each of max_sequences. (Where layers have windows, longer sequences fit in them:
   // these layers keep only their window.)
   Index cache_positions = 0;
+  // If that is 0: bytes of pages beside those, in whole pages, for a cache of prefixes
+  // (prefix_cache.hpp), which has room then also when all sequences are long. (Memory that is never
+  // written to costs nothing where the system gives pages when they are used.)
+  std::size_t spare_bytes = 0;
   // Layers with a window keep so many positions before it as well: a sequence can go back that far
   // (Sequence::rewind). -1: they keep all positions, as other layers do.
   Index window_margin = 256;

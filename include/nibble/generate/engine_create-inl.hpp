@@ -150,6 +150,7 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
   }
   if (layout.n_kv_heads == 0) layout.shapes = needs.shapes;
   if (!layout.is_valid()) return Error{Errc::invalid_argument, "session: the cache is too large"};
+  NIBBLE_CHECK(add_spare_pages());
   if (options.maps_pages) NIBBLE_CHECK(align_lanes());
 
   const Index n_pages = layout.n_pages();
@@ -175,6 +176,16 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
       align_up(static_cast<std::size_t>(3 * limits.max_segments) * sizeof(graph::RowAdapter)) +
       2 * align_up(needs.shapes.size() * sizeof(graph::LayerPart));
   return ok();
+}
+
+NIBBLE_INLINE Result<void> Engine::State::add_spare_pages() {
+  const std::size_t page_bytes = layout.bytes() / static_cast<std::size_t>(layout.n_pages());
+  if (options.cache_positions > 0 || page_bytes == 0) return ok();  // or no layer keeps anything
+  const std::size_t n = options.spare_bytes / page_bytes;
+  constexpr std::size_t kMost = std::size_t{1} << 30;
+  layout.capacity += static_cast<Index>((std::min)(n, kMost)) * ops::kPagePositions;
+  if (layout.is_valid()) return ok();
+  return Error{Errc::invalid_argument, "session: the cache is too large (spare_bytes)"};
 }
 
 NIBBLE_INLINE Result<void> Engine::State::align_lanes() {

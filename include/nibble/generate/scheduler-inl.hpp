@@ -49,6 +49,7 @@ NIBBLE_INLINE Result<EngineOptions> Scheduler::State::engine_options(
   return EngineOptions{.n_ctx = options.n_ctx,
                        .max_sequences = options.max_batch,
                        .cache_positions = options.cache_positions,
+                       .spare_bytes = options.prefix_cache_bytes,
                        .max_step_tokens = options.max_step_tokens,
                        .max_outputs = (std::min)(options.max_batch * (1 + options.max_drafts),
                                                  options.max_step_tokens),

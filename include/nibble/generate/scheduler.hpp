@@ -29,15 +29,17 @@ struct SchedulerOptions {
   // Tokens of all requests in one step, at least max_batch: the more, the faster are prompts, and
   // the longer do those wait that generate meanwhile.
   Index max_step_tokens = 64;
-  // Positions of the cache for all requests together; 0: n_ctx for each of max_batch. With fewer, a
-  // request waits until the pages that it may need at most (prompt and max_tokens) are free.
+  // Positions of the cache for all requests together; 0: n_ctx for each of max_batch, and pages of
+  // prefix_cache_bytes beside them. With fewer, a request waits until the pages that it may need at
+  // most (prompt and max_tokens) are free.
   Index cache_positions = 0;
   Index max_queue = 1000;  // requests that wait; more are refused
   // When nothing runs, how long the first request waits for others to begin with it.
   Index max_wait_ms = 0;
   // Most bytes of a cache of prefixes (prefix_cache.hpp): what several prompts begin with is
-  // computed once. It takes pages that no request needs, so it costs nobody else a place; to have
-  // more of them, raise cache_positions. 0: there is none.
+  // computed once. It takes pages that no request needs, so it costs nobody else a place. With
+  // cache_positions of the caller these may be none, when max_batch requests may need all. 0: there
+  // is none.
   std::size_t prefix_cache_bytes = 0;
   // Guesses of next tokens that requests may have computed with a token (Speculation::max_drafts),
   // at most kMaxDrafts; each takes memory for max_batch more rows of logits.

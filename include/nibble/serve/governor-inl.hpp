@@ -12,17 +12,26 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace serve {
 
 NIBBLE_INLINE std::vector<PowerLevel> power_levels(Index n_threads, std::size_t n_variants,
-                                                   Index n_layers) {
+                                                   double least_depth) {
   const Index half = (std::max)(Index{1}, n_threads / 2);
   const Index quarter = (std::max)(Index{1}, n_threads / 4);
   const std::size_t last = n_variants > 0 ? n_variants - 1 : 0;
   const std::size_t next = (std::min)(std::size_t{1}, last);
-  const Index most_layers = n_layers - n_layers / 4;
-  return {{n_threads, 0, 0, 0},
-          {half, 0, 0, 5},
-          {half, next, 0, 10},
-          {quarter, last, 0, 20},
-          {quarter, last, most_layers, 50}};
+  return {{n_threads, 0, 1, 0},
+          {half, 0, 1, 5},
+          {half, next, 1, 10},
+          {quarter, last, 1, 20},
+          {quarter, last, least_depth, 50}};
+}
+
+NIBBLE_INLINE std::size_t variant_with_room(std::span<const std::size_t> bytes, std::size_t wanted,
+                                            std::optional<std::size_t> current,
+                                            std::optional<std::uint64_t> free_bytes) noexcept {
+  NIBBLE_ASSERT(wanted < bytes.size() && (!current || *current < bytes.size()));
+  for (std::size_t i = wanted; i < bytes.size(); ++i) {
+    if (i == current || !free_bytes || bytes[i] <= *free_bytes) return i;
+  }
+  return current.value_or(bytes.size() - 1);
 }
 
 NIBBLE_INLINE Result<Governor> Governor::create(GovernorOptions options) {

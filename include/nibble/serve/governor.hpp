@@ -5,10 +5,10 @@
 // sensors (host_readings.hpp) and clock, calls update() every second or so, and does what the level
 // says.
 //
-//   auto governor = serve::Governor::create({.levels = serve::power_levels(4, 2, 24)});
+//   auto governor = serve::Governor::create({.levels = serve::power_levels(4, 2)});
 //   const serve::PowerLevel& level = governor->update(now_ms, host.read());
-//   ... Engine::set_depth({.n_layers = level.n_layers}), threads and variant for the next engine
-//   ...
+//   pool.set_effort({.depth = level.depth, .max_wait_ms = level.wait_ms});
+//   ... and ModelPool::switch_to() for the variant, an executor of level.n_threads ...
 //
 // It goes down at once and up slowly: when it is cool for some time, one level. A level that turns
 // out to be too much after all doubles that time, so that a device whose heat lies between two
@@ -17,6 +17,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "nibble/core/result.hpp"
@@ -27,16 +29,27 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace serve {
 
 // How much work a token may be.
 struct PowerLevel {
-  Index n_threads = 0;       // 0: all
-  std::size_t variant = 0;   // of the model, in the host's order, the largest first
-  Index n_layers = 0;        // for Depth; 0: all
-  std::int64_t wait_ms = 0;  // that a request waits for others to share its steps
+  Index n_threads = 0;      // 0: all
+  std::size_t variant = 0;  // of the model, in the host's order, the largest first
+  double depth = 1;         // the part of its layers that is computed, the first ones
+  Index wait_ms = 0;        // that a request waits for others to share its steps
 };
 
 // Five levels from full power down to a quarter of the threads, each with less work than the one
-// before: of `n_threads` (at least 1), `n_variants` of the model, and `n_layers` of which the last
-// level runs three quarters (0: all).
-std::vector<PowerLevel> power_levels(Index n_threads, std::size_t n_variants, Index n_layers = 0);
+// before: of `n_threads` (at least 1), `n_variants` of the model, and, at the last level, this part
+// of its layers. (A model that was not trained for it is worse with fewer: measure before.)
+std::vector<PowerLevel> power_levels(Index n_threads, std::size_t n_variants,
+                                     double least_depth = 1);
+
+// Which variant can serve, of those that take so many bytes with their working memory, the largest
+// first, where a level wants the variant `wanted`: this one, or, if there is no room for it beside
+// the one that serves (`current`; none: there is none yet), the next smaller one for which there
+// is; the current one needs none. With none at all, the current one, or else the last. free_bytes:
+// what the system can give to another variant; nothing: it is not known, so there is room.
+// Precondition: there are variants, and both numbers are of them.
+std::size_t variant_with_room(std::span<const std::size_t> bytes, std::size_t wanted,
+                              std::optional<std::size_t> current,
+                              std::optional<std::uint64_t> free_bytes) noexcept;
 
 struct GovernorOptions {
   std::vector<PowerLevel> levels;  // from full power to the least; at least one

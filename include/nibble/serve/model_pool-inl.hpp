@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "nibble/core/native_thread.hpp"
+#include "nibble/core/scalar.hpp"
 #include "nibble/generate/scheduler_thread.hpp"
 #include "nibble/serve/model_pool.hpp"
 
@@ -61,6 +62,7 @@ struct ModelPool::Served {
   struct Adapter {
     std::string name;
     SequenceAdapter adapter;
+    AdapterMetrics metrics = {};
   };
 
   Served(Model m, Scheduler s) noexcept : model(std::move(m)), scheduler(std::move(s)) {}
@@ -90,7 +92,8 @@ struct ModelPool::Served {
   std::optional<Scheduler> scheduler;
   std::optional<SchedulerThread> thread;
   std::vector<Adapter> adapters;
-  std::size_t bytes = 0;
+  std::size_t bytes = 0, working_bytes = 0;
+  Index max_wait_ms = 0;  // of its own
   bool has_prefixes = false;
   const ModelPoolOptions* options = nullptr;
   std::atomic<std::uint32_t>* n_changes = nullptr;  // of the pool
@@ -104,6 +107,7 @@ struct ModelPool::Served {
 struct ModelPool::Observer {
   Served* served = nullptr;
   std::optional<RequestRecorder> recorder = {};
+  Counter* adapter_tokens = nullptr;  // of its adapter; null: it has none
   DriftMonitor* drift = nullptr;
   Callback<void(const Token&)> other = {};  // the request's own
 
@@ -115,6 +119,7 @@ struct ModelPool::Observer {
     if (token.id >= 0) {
       logprobs += static_cast<double>(token.logprob);
       ++n_tokens;
+      if (adapter_tokens != nullptr) adapter_tokens->add();
     }
     if (other) other(token);
     if (token.finish == Finish::none) return;
@@ -148,6 +153,7 @@ struct ModelPool::State {
   }
 
   void count_prefixes(Served& served) noexcept;
+  Result<void> apply_effort(Served& served) const;  // with the lock held
 
   ModelPoolOptions options;
   std::atomic<bool> is_stopped{false}, is_ending{false};
@@ -160,6 +166,7 @@ struct ModelPool::State {
   bool is_switching = false;            // one has begun, or its predecessor is drained
   std::uint64_t n_switches = 0;
   std::string last_error;
+  Effort effort;
 
   std::atomic<std::uint32_t> counting{0};  // a mutex: what counts n_cached_tokens
 
@@ -228,6 +235,7 @@ NIBBLE_INLINE void ModelPool::State::change(Switch::State& to) {
   Shared<Served> old;
   {
     const WordLock lock(mutex);
+    (void)apply_effort(*fresh);  // it was checked; without memory, all is as usual
     fresh->number = ++n_switches;
     loaded.push_back(fresh);
     old = std::exchange(current, fresh);
@@ -252,8 +260,13 @@ NIBBLE_INLINE Result<Shared<ModelPool::Served>> ModelPool::State::bring_up(Switc
     if (!set) return std::move(set).error().in("adapter '" + printable(adapter.name) + "'");
     Index& rank = variant.scheduler.max_factor_rank;
     rank = (std::max)(rank, set->max_rank());
+    AdapterMetrics metrics;
+    if (options.metrics != nullptr) {
+      NIBBLE_TRY(made, options.metrics->of_adapter(adapter.name));
+      metrics = made;
+    }
     adapters.push_back(
-        {std::move(adapter.name), {.set = *std::move(set), .strength = adapter.strength}});
+        {std::move(adapter.name), {.set = *std::move(set), .strength = adapter.strength}, metrics});
   }
   NIBBLE_TRY(scheduler, Scheduler::create(model, variant.scheduler));
   NIBBLE_CHECK(scheduler.warm_up());
@@ -264,7 +277,9 @@ NIBBLE_INLINE Result<Shared<ModelPool::Served>> ModelPool::State::bring_up(Switc
   if (!served) return Error{Errc::out_of_memory, "a variant"};
   served->variant = std::move(variant.name);
   served->adapters = std::move(adapters);
-  served->bytes = served->model->weight_bytes() + served->scheduler->bytes();
+  served->working_bytes = served->scheduler->bytes();
+  served->bytes = served->model->weight_bytes() + served->working_bytes;
+  served->max_wait_ms = variant.scheduler.max_wait_ms;
   served->has_prefixes = variant.scheduler.prefix_cache_bytes > 0;
   served->options = &options;
   served->n_changes = &n_changes;
@@ -389,6 +404,39 @@ NIBBLE_INLINE Result<Completion> ModelPool::submit(GenerateRequest request,
   return leased.submit(std::move(request), adapter);
 }
 
+NIBBLE_INLINE Result<void> ModelPool::set_effort(const Effort& effort) {
+  return catch_out_of_memory([&]() -> Result<void> {
+    constexpr Index kMostMs = Index{1} << 20;  // as of a scheduler
+    const bool is_depth = !is_nan(effort.depth) && effort.depth > 0 && effort.depth <= 1;
+    if (!is_depth || effort.max_wait_ms < 0 || effort.max_wait_ms > kMostMs) {
+      return Error{
+          Errc::invalid_argument,
+          "pool: a depth is above 0 and at most 1, a wait at most " + to_text(kMostMs) + " ms"};
+    }
+    State& s = *state_;
+    const WordLock lock(s.mutex);
+    const Effort old = std::exchange(s.effort, effort);
+    for (const Shared<Served>& served : s.loaded) {
+      auto applied = s.apply_effort(*served);
+      if (applied) continue;
+      s.effort = old;
+      return applied;
+    }
+    return ok();
+  });
+}
+
+NIBBLE_INLINE Result<void> ModelPool::State::apply_effort(Served& served) const {
+  Scheduler& scheduler = *served.scheduler;
+  NIBBLE_CHECK(scheduler.set_max_wait_ms((std::max)(served.max_wait_ms, effort.max_wait_ms)));
+  const Index n_layers = served.model->config().n_layers;
+  const auto n_computed = static_cast<Index>(effort.depth * static_cast<double>(n_layers) + 0.999);
+  const Index n_first = (std::min)((std::max)(n_computed, Index{1}), n_layers);
+  auto changed = scheduler.set_depth({.n_layers = n_first == n_layers ? 0 : n_first});
+  if (!changed && changed.error().code != Errc::unsupported) return changed;
+  return ok();
+}
+
 NIBBLE_INLINE bool ModelPool::is_ready() const noexcept {
   const WordLock lock(state_->mutex);
   return state_->current && !state_->is_stopped;
@@ -403,6 +451,7 @@ NIBBLE_INLINE Result<ModelPoolStatus> ModelPool::status() const {
       status.variant = s.current->variant;
       status.number = s.current->number;
       status.stats = s.current->scheduler->stats();
+      status.working_bytes = s.current->working_bytes;
     }
     status.n_loaded = static_cast<Index>(s.loaded.size());
     for (const Shared<Served>& served : s.loaded) status.bytes += served->bytes;
@@ -508,6 +557,7 @@ NIBBLE_INLINE Result<Completion> ModelPool::Lease::submit(GenerateRequest reques
                                                           std::string_view adapter) {
   Served& served = *served_;
   const ServingMetrics* const metrics = served.options->metrics;
+  AdapterMetrics of_adapter;
   auto completion = catch_out_of_memory([&]() -> Result<Completion> {
     if (!adapter.empty()) {
       const auto found = std::find_if(served.adapters.begin(), served.adapters.end(),
@@ -517,9 +567,12 @@ NIBBLE_INLINE Result<Completion> ModelPool::Lease::submit(GenerateRequest reques
                                           "': it has no adapter '" + printable(adapter) + "'"};
       }
       request.adapter = found->adapter;
+      of_adapter = found->metrics;
     }
-    Observer observer{
-        .served = &served, .drift = served.options->drift, .other = std::move(request.observer)};
+    Observer observer{.served = &served,
+                      .adapter_tokens = of_adapter.generation_tokens,
+                      .drift = served.options->drift,
+                      .other = std::move(request.observer)};
     if (metrics != nullptr) observer.recorder.emplace(*metrics, served.options->now);
     request.observer = Callback<void(const Token&)>(std::move(observer));
     served.add_user();  // until the request's last token
@@ -536,6 +589,10 @@ NIBBLE_INLINE Result<Completion> ModelPool::Lease::submit(GenerateRequest reques
     return completion;
   }
   const auto n_prompt = static_cast<std::uint64_t>(completion->n_prompt());
+  if (of_adapter.requests != nullptr) {
+    of_adapter.requests->add();
+    of_adapter.prompt_tokens->add(n_prompt);
+  }
   metrics->prompt_tokens->add(n_prompt);
   metrics->request_prompt_tokens->observe(static_cast<double>(n_prompt));
   if (served.has_prefixes) metrics->prefix_cache_queries->add(n_prompt);

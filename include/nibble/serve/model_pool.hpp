@@ -80,6 +80,12 @@ constexpr const char* to_string(SwitchStage stage) noexcept {
   return "unknown";
 }
 
+// How much work requests are, for a host that is hot or busy (governor.hpp).
+struct Effort {
+  double depth = 1;       // the part of a model's layers that is computed, the first ones
+  Index max_wait_ms = 0;  // as in SchedulerOptions, if that of a variant is less
+};
+
 // A change to another variant. It may outlive the pool; any thread may call its functions.
 class Switch {
  public:
@@ -100,13 +106,14 @@ class Switch {
 };
 
 struct ModelPoolStatus {
-  std::string variant = {};     // that serves; "" if there is none yet
-  std::uint64_t number = 0;     // of its switch, from 1
-  SchedulerStats stats = {};    // of that variant
-  Index n_loaded = 0;           // variants in memory: 2 while an old one is drained
-  std::size_t bytes = 0;        // of their weights and what they compute in
-  bool is_switching = false;    // a switch waits or has begun
-  std::string last_error = {};  // of the last switch that has failed, with its variant; "": none
+  std::string variant = {};       // that serves; "" if there is none yet
+  std::uint64_t number = 0;       // of its switch, from 1
+  SchedulerStats stats = {};      // of that variant
+  Index n_loaded = 0;             // variants in memory: 2 while an old one is drained
+  std::size_t bytes = 0;          // of their weights and what they compute in
+  std::size_t working_bytes = 0;  // of these, what the variant that serves computes in
+  bool is_switching = false;      // a switch waits or has begun
+  std::string last_error = {};    // of the last switch that has failed, with its variant; "": none
 };
 
 // All functions may be called from any thread; the destructor when no other is called any more and
@@ -160,6 +167,11 @@ class ModelPool {
   Result<Lease> lease();
   // A request to it; see Lease::submit().
   Result<Completion> submit(GenerateRequest request, std::string_view adapter = {});
+
+  // From the next steps on, of the variants that are loaded and of those that will be. Models of
+  // which all layers must be computed (Scheduler::set_depth) go on with all. Errors:
+  // invalid_argument (a depth not above 0 or above 1, a wait below 0 or above 2^20), out_of_memory.
+  Result<void> set_effort(const Effort& effort);
 
   // Whether a variant serves and the pool is not stopped.
   bool is_ready() const noexcept;

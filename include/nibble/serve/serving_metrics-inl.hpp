@@ -17,6 +17,8 @@ NIBBLE_INLINE Result<ServingMetrics> ServingMetrics::create(Registry& registry,
                                                             const ServingMetricsOptions& options) {
   return catch_out_of_memory([&]() -> Result<ServingMetrics> {
     ServingMetrics m;
+    m.registry = &registry;
+    m.options = options;
     // As the last argument of what makes one: an own label behind those of the options.
     const auto with = [&](const char* name, const char* value) {
       Labels labels = options.labels;
@@ -106,6 +108,27 @@ NIBBLE_INLINE Result<ServingMetrics> ServingMetrics::create(Registry& registry,
                           &m.model_load, kLoadBounds}}) {
       NIBBLE_TRY(made, registry.histogram(options.prefix + name, help, bounds, options.labels));
       *histogram = made;
+    }
+    return m;
+  });
+}
+
+NIBBLE_INLINE Result<AdapterMetrics> ServingMetrics::of_adapter(std::string_view name) const {
+  return catch_out_of_memory([&]() -> Result<AdapterMetrics> {
+    Labels labels = options.labels;
+    labels.push_back({"adapter", std::string(name)});
+    AdapterMetrics m;
+    struct Wanted {
+      const char *name, *help;
+      Counter** counter;
+    };
+    for (const auto& [counted, help, counter] :
+         {Wanted{"adapter_requests_total", "Requests of an adapter.", &m.requests},
+          Wanted{"adapter_prompt_tokens_total", "Tokens of their prompts.", &m.prompt_tokens},
+          Wanted{"adapter_generation_tokens_total", "Tokens generated for them.",
+                 &m.generation_tokens}}) {
+      NIBBLE_TRY(made, registry->counter(options.prefix + counted, help, labels));
+      *counter = made;
     }
     return m;
   });

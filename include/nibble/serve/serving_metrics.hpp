@@ -41,6 +41,11 @@ struct ServingMetricsOptions {
   Labels labels = {};  // of each metric, for example {{"model_name", "home"}}
 };
 
+// Of the requests that name one adapter.
+struct AdapterMetrics {
+  Counter *requests = nullptr, *prompt_tokens = nullptr, *generation_tokens = nullptr;
+};
+
 // Metrics of a registry, which must outlive this. Changing them takes no lock and no memory.
 struct ServingMetrics {
   // Makes them. Errors: those of Registry.
@@ -71,8 +76,15 @@ struct ServingMetrics {
   Gauge *resident_memory = nullptr, *temperature = nullptr, *battery = nullptr;
   Counter* energy = nullptr;  // in microjoules
 
+  // adapter_requests_total, adapter_prompt_tokens_total, adapter_generation_tokens_total with the
+  // label `adapter`, which are made when they are asked for first. Errors: those of Registry.
+  Result<AdapterMetrics> of_adapter(std::string_view name) const;
+
   Counter* finished(Finish why) const noexcept;
   Counter* error(Errc code) const noexcept { return errors[static_cast<std::size_t>(code)]; }
+
+  Registry* registry = nullptr;
+  ServingMetricsOptions options = {};
 };
 
 // Records one request, as GenerateRequest::observer: when its tokens come, and how it ends.
