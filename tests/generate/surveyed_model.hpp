@@ -47,7 +47,7 @@ nibble::Model surveyed_model(const typename Architecture::Config& config, std::u
   std::list<std::vector<float>> data;
   for (const auto& need : needed.all) {
     if (need.tied_to != nibble::graph::kNoSlot) {
-      store.tie(need.slot, need.tied_to);
+      store.share(need.slot, need.layer, need.tied_to, need.layer);
       continue;
     }
     const bool is_vector = need.n == 0 && !need.is_table;

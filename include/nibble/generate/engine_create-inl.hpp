@@ -137,6 +137,10 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
                                   " positions cannot be had: " + plan.error};
   }
 
+  if (needs.shares_other_heads) {
+    return Error{Errc::invalid_argument,
+                 "session: a layer shares the cache of one that stores other heads"};
+  }
   layout.type = options.kv_type;
   place_layers();
   layout.capacity =

@@ -179,18 +179,20 @@ void route_rows(const Run& run, const Routing& routing, MatrixView<float> scores
     ops::route_row(routing, {&scores(row, 0), static_cast<std::size_t>(routing.n_experts)}, bias,
                    given, {b.experts + at, n_used}, {b.weights + at, n_used});
   };
+  bool has_table = false;
   if constexpr (!kIsNone<Slots::of_token>) {
     const Weight& table = run.weight(Slots::of_token);
-    for (Index row = 0; row < scores.extent(0); ++row) {
+    has_table = static_cast<bool>(table);
+    for (Index row = 0; has_table && row < scores.extent(0); ++row) {
       const Index token = run.step_args().tokens[static_cast<std::size_t>(row)];
       if (token >= 0) table.ops->row(table.data, table.n, table.k, token, b.given);
       route(row, token >= 0 ? b.given : nullptr);
     }
-  } else {
-    constexpr Index kWork = 16;  // an exponential takes as long as so many other values
-    ops::for_rows(run.executor(), scores.extent(0), kWork * routing.n_experts,
-                  [&](Index row) { route(row, nullptr); });
   }
+  constexpr Index kWork = 16;  // an exponential takes as long as so many other values
+  if (has_table) return;
+  ops::for_rows(run.executor(), scores.extent(0), kWork * routing.n_experts,
+                [&](Index row) { route(row, nullptr); });
 }
 
 // b.gate = Activation(gate · input) * (up · input) for a batch. first: the row of the input that
@@ -329,7 +331,7 @@ constexpr auto apply(const Experts<Slots, Activation, W>& node, Pass& pass,
   pass.template weight<Slots::down>(width, ffn_dim, routing.n_experts);
   pass.template weight<Slots::down_bias>(0, width, routing.n_experts);
   if constexpr (!kIsNone<Slots::of_token>) {
-    pass.template weight_rows<Slots::of_token>(0, routing.n_used, RowsOf::tokens);
+    pass.template weight_rows<Slots::of_token>(node.n_tokens, routing.n_used, RowsOf::tokens);
     if (x.rows != Rows::all) pass.fail("experts by token after output_rows() or pool()");
   }
   const auto scores = make_outputs(router, pass, x.rows);

@@ -93,11 +93,13 @@ inline quant::Format format_for_row(quant::Format wanted, std::uint64_t k) {
   return fits(shorter) ? shorter : quant::Format::f16;
 }
 
-// Whether a tensor is small but important: a vector, biases of experts, a router of experts.
+// Whether a tensor is small but important: a vector, biases of experts, a router of experts, or the
+// numbers of the experts of tokens.
 inline bool stays_f32(const io::GgufTensor& tensor) noexcept {
   const std::string_view name = tensor.name;
   return tensor.n_dims < 2 || name.ends_with(".bias") ||
-         name.find("ffn_gate_inp") != std::string_view::npos;
+         name.find("ffn_gate_inp") != std::string_view::npos ||
+         name.find("ffn_gate_tid2eid") != std::string_view::npos;
 }
 
 // How a tensor will be converted; `errors` is still empty. Its new bytes, packed or not, are then

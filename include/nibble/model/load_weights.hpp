@@ -115,6 +115,18 @@ class TensorBinder final : public graph::SurveySink {
     return file_.find(key) != nullptr && layer_of(tensor.name) >= graph_.config().n_layers;
   }
 
+  // Whether a tensor makes keys or values in a layer that reads those of another one: files have
+  // some that the training left over.
+  bool is_of_shared_keys(const io::GgufTensor& tensor) const {
+    const std::string key = graph_.config().architecture + ".attention.shared_kv_layers";
+    std::string_view rest;
+    const Index layer = layer_of(tensor.name, &rest);
+    const auto n_shared = file_.get_u64_or(key, 0);
+    return n_shared && layer >= 0 &&
+           static_cast<std::uint64_t>(graph_.config().n_layers - layer) <= *n_shared &&
+           (rest.starts_with("attn_k") || rest.starts_with("attn_v"));
+  }
+
   std::string where(const std::string& name) const {
     return file_.name() + ": tensor " + io::quoted(name);
   }
@@ -140,7 +152,7 @@ class TensorBinder final : public graph::SurveySink {
     if (tensor == nullptr) {
       if (has_factors) return ok();
       if (need.tied_to != graph::kNoSlot) {
-        store_.tie(need.slot, need.tied_to);
+        store_.share(need.slot, need.layer, need.tied_to, need.layer);
       } else if (need.is_required) {
         missing_.add(name);
       }
