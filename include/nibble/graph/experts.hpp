@@ -23,6 +23,7 @@ struct ExpertSlots {
   static constexpr auto down = kDown;         // n_experts matrices (width, ffn_dim)
   static constexpr auto router_bias = kNone;  // (n_experts)
   static constexpr auto choice_bias = kNone;  // (n_experts), for the choice of experts alone
+  static constexpr auto scale = kNone;        // (n_experts), factors of what experts count
   static constexpr auto gate_bias = kNone;    // n_experts vectors (ffn_dim)
   static constexpr auto up_bias = kNone;      // the same
   static constexpr auto down_bias = kNone;    // n_experts vectors (width)
@@ -38,7 +39,8 @@ struct ClampedSwiglu {
   static constexpr float kLimit = 7;
 };
 
-// Each row is multiplied by the matrices of the experts that the router chooses for it: the sum of
+// Of rows x, or of a pair (r, x): r is then what the router reads. Each row is multiplied by the
+// matrices of the experts that the router chooses for it: the sum of
 // weight * down · (Activation(gate · x + bias) * (up · x + bias)) + bias over them. Rows are
 // grouped by expert, so that the matrices of an expert are read once in a step, and those of
 // experts that no row uses not at all.

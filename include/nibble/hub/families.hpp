@@ -18,12 +18,14 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/hub/config.hpp"
 #include "nibble/hub/keys.hpp"
+#include "nibble/hub/made_tensors.hpp"
 #include "nibble/hub/names.hpp"
 #include "nibble/hub/rope.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace hub {
 
 using KeysFunction = void(Keys&);
+using PrepareFunction = Result<void>(const Shape&, WeightFiles&);
 using Words = std::span<const std::string_view>;
 
 struct Family {
@@ -34,6 +36,7 @@ struct Family {
   KeysFunction* keys;
   bool rotates_pairs = false;      // rope turns adjacent dimensions: rows of q and k change places
   bool adds_one_to_norms = false;  // hubs store the norms' weights minus 1
+  PrepareFunction* prepare = nullptr;  // changes tensors before they get their names
 };
 
 namespace detail {
@@ -267,6 +270,120 @@ inline void lfm2_keys(Keys& keys) {
   keys.set_array("attention.head_count_kv", std::span(values(kv_heads), kv_heads.size()));
 }
 
+// How many layers there are from one with full attention to the next. Errors: unsupported (others
+// than each n-th have it).
+inline std::uint32_t attention_interval(Config& config, std::uint32_t fallback) {
+  const std::uint32_t stated = config.integer({"full_attention_interval"}, fallback);
+  const io::JsonValue* const types = config.find("layer_types");
+  if (types == nullptr) return stated;
+  const auto layers = types->elements();
+  for (std::uint32_t n = 1; n <= 64; ++n) {
+    bool fits = true;
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      fits = fits && (layers[i].string() == "full_attention") == ((i + 1) % n == 0);
+    }
+    if (fits) return n;
+  }
+  config.refuse(Errc::unsupported, "layer_types", "have full attention not in each n-th layer");
+  return fallback;
+}
+
+// The heads of recurrent layers.
+inline void delta_keys(Keys& keys, const DeltaShape& s) {
+  keys.shape.delta = s;
+  if (s.n_keys == 0 || s.n_values % s.n_keys != 0) {
+    keys.config.refuse(Errc::malformed, "linear_num_value_heads",
+                       "is " + to_text(s.n_values) + " for " + to_text(s.n_keys) + " of keys");
+  }
+  keys.set("ssm.state_size", s.key_dim);
+  keys.set("ssm.group_count", s.n_keys);
+  keys.set("ssm.time_step_rank", s.n_values);
+  keys.set("ssm.inner_size", s.n_values * s.value_dim);
+}
+
+inline void qwen35_keys(Keys& keys) {
+  Config& config = keys.config;
+  config.must_be("attn_output_gate", true, true);
+  config.must_be("attention_bias", false, false);
+  keys.dimensions();
+  keys.rms_norm(1e-6);
+  keys.rope(10000000);
+  keys.set("full_attention_interval", attention_interval(config, 4));
+  keys.dimension("ssm.conv_kernel", {"linear_conv_kernel_dim"}, 4);
+  const auto size = [&](std::string_view name) {
+    const std::uint32_t value = config.integer({name});
+    if (value >= 1 && value <= 4096) return value;
+    config.refuse(Errc::malformed, name, "is " + to_text(value) + ", not in [1, 4096]");
+    return std::uint32_t{1};
+  };
+  delta_keys(keys, {size("linear_num_key_heads"), size("linear_key_head_dim"),
+                    size("linear_num_value_heads"), size("linear_value_head_dim")});
+}
+inline void qwen35moe_keys(Keys& keys) {
+  qwen35_keys(keys);
+  expert_keys(keys);
+  keys.dimension("expert_feed_forward_length", {"moe_intermediate_size"});
+  keys.dimension("expert_shared_feed_forward_length", {"shared_expert_intermediate_size"});
+}
+
+inline void granite_hybrid_keys(Keys& keys) {
+  Config& config = keys.config;
+  config.must_be("mamba_proj_bias", false, false);
+  if (config.integer({"num_local_experts"}, 0) != 0) {
+    config.refuse(Errc::unsupported, "num_local_experts", "asks for experts");
+  }
+  if (config.integer({"mamba_n_groups"}, 1) != 1) {
+    config.refuse(Errc::unsupported, "mamba_n_groups", "is not 1");
+  }
+  granite_keys(keys);
+  keys.dimension("feed_forward_length", {"shared_intermediate_size"});
+  keys.set("rope.scaling.finetuned",
+           config.string({"position_embedding_type"}, "nope") == "rope");
+  keys.dimension("ssm.conv_kernel", {"mamba_d_conv"}, 4);
+  const auto size = [&](Names names) {
+    const std::uint32_t value = config.integer(names);
+    if (value >= 1 && value <= 4096) return value;
+    config.refuse(Errc::malformed, *names.begin(), "is " + to_text(value) + ", not in [1, 4096]");
+    return std::uint32_t{1};
+  };
+  const std::uint32_t n_heads = size({"mamba_n_heads"});
+  const std::uint32_t inner =
+      config.integer({"mamba_expand"}, 2) * config.integer({"hidden_size"});
+  const std::uint32_t head_dim =
+      config.find("mamba_d_head") != nullptr && config.string({"mamba_d_head"}, "") != "auto"
+          ? size({"mamba_d_head"})
+          : inner / n_heads;
+  delta_keys(keys, {1, size({"mamba_d_state"}), n_heads, head_dim});
+  const io::JsonValue* const types = config.find("layer_types");
+  const auto layers = types == nullptr ? std::span<const io::JsonValue>() : types->elements();
+  std::vector<Scalar<std::uint32_t>> kv_heads(keys.shape.n_layers);
+  for (std::size_t i = 0; i < kv_heads.size(); ++i) {
+    const bool is_attention =
+        i < layers.size() &&
+        (layers[i].string() == "attention" || layers[i].string() == "full_attention");
+    kv_heads[i].value = is_attention ? keys.shape.n_kv_heads : 0;
+  }
+  keys.set_array("attention.head_count_kv", std::span(values(kv_heads), kv_heads.size()));
+}
+
+inline void gpt_oss_keys(Keys& keys) {
+  Config& config = keys.config;
+  keys.dimensions();
+  keys.rms_norm();
+  const Rope rope = keys.rope(150000);
+  const io::JsonValue* const truncate =
+      rope.scaling == nullptr ? nullptr : rope.scaling->find("truncate");
+  if (rope.type == "yarn" && (truncate == nullptr || truncate->boolean())) {
+    config.refuse(Errc::unsupported, "truncate", "is not false: ramps of whole pairs");
+  }
+  keys.integer("attention.sliding_window", {"sliding_window"});
+  if (window_period(config, 2) != 2) {
+    config.refuse(Errc::unsupported, "layer_types", "have a window not on each other layer");
+  }
+  expert_keys(keys);
+  keys.dimension("expert_feed_forward_length", {"intermediate_size"});
+}
+
 inline void opt_keys(Keys& keys) {
   Config& config = keys.config;
   for (const char* const key :
@@ -392,6 +509,13 @@ NIBBLE_HIDDEN inline constexpr std::string_view kGraniteMoeClasses[] = {
 NIBBLE_HIDDEN inline constexpr std::string_view kGpt2Classes[] = {"GPT2LMHeadModel"};
 NIBBLE_HIDDEN inline constexpr std::string_view kGptNeoxClasses[] = {"GPTNeoXForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kLfm2Classes[] = {"Lfm2ForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kQwen35Classes[] = {
+    "Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"};
+NIBBLE_HIDDEN inline constexpr std::string_view kQwen35MoeClasses[] = {
+    "Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"};
+NIBBLE_HIDDEN inline constexpr std::string_view kGraniteHybridClasses[] = {
+    "GraniteMoeHybridForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kGptOssClasses[] = {"GptOssForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kOptClasses[] = {"OPTForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kBloomClasses[] = {"BloomForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kGptNeoClasses[] = {"GPTNeoForCausalLM"};
@@ -422,6 +546,14 @@ NIBBLE_HIDDEN inline constexpr Family kFamilies[] = {
     {"gemma-embedding", detail::kGemmaEmbeddingClasses, kGemmaNames, detail::kGeluTanh,
      detail::gemma3_keys, false, true},
     {"lfm2", detail::kLfm2Classes, kLfm2Names, detail::kSilu, detail::lfm2_keys},
+    {"qwen35", detail::kQwen35Classes, kQwen35Names, detail::kSilu, detail::qwen35_keys, false,
+     true, prepare_qwen35},
+    {"qwen35moe", detail::kQwen35MoeClasses, kQwen35Names, detail::kSilu, detail::qwen35moe_keys,
+     false, true, prepare_qwen35},
+    {"granitehybrid", detail::kGraniteHybridClasses, kGraniteHybridNames, detail::kSilu,
+     detail::granite_hybrid_keys, true, false, prepare_granite_hybrid},
+    {"gpt-oss", detail::kGptOssClasses, kGptOssNames, detail::kSilu, detail::gpt_oss_keys, false,
+     false, prepare_gpt_oss},
     {"gpt2", detail::kGpt2Classes, kGpt2Names, detail::kGeluTanh, detail::gpt2_keys},
     {"gptneox", detail::kGptNeoxClasses, kGptNeoxNames, detail::kAnyGelu, detail::gptneox_keys},
     {"opt", detail::kOptClasses, kOptNames, detail::kRelu, detail::opt_keys},

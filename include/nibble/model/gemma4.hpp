@@ -169,6 +169,7 @@ inline Result<Gemma4Config> gemma4_config(const io::Gguf& file) {
   return c;
 }
 
+// Files with experts go to Gemma4Moe, which stands before it.
 struct Gemma4 {
   using Config = Gemma4Config;
   static constexpr std::string_view kName = "gemma4";
