@@ -173,7 +173,7 @@ def rope(theta=10000.0, **more):
     return {"rope_type": "default", "rope_theta": theta, **more}
 
 
-def keys_of(c, head_dim=None):
+def keys_of(c, head_dim=None, n_kv_heads=None):
     """The metadata that all have."""
     head_dim = head_dim or c.head_dim
     keys = {
@@ -182,7 +182,8 @@ def keys_of(c, head_dim=None):
         "block_count": c.num_hidden_layers,
         "feed_forward_length": c.intermediate_size,
         "attention.head_count": c.num_attention_heads,
-        "attention.head_count_kv": getattr(c, "num_key_value_heads", c.num_attention_heads),
+        "attention.head_count_kv": n_kv_heads or getattr(c, "num_key_value_heads",
+                                                         c.num_attention_heads),
         "attention.key_length": head_dim,
         "attention.value_length": head_dim,
         "rope.dimension_count": head_dim,
@@ -727,7 +728,7 @@ def gemma4_of(more, keys, experts=lambda t, at, of: None):
     parameters = {"full_attention": rope(100000.0, rope_type="proportional",
                                          partial_rotary_factor=0.5),
                   "sliding_attention": rope(1000.0)}
-    layers = "ssfsfsf"
+    layers = "sssfssf"  # llama.cpp shares what the last two of their own store
     c = hf.Gemma4TextConfig(**{
         **SHAPE, "num_hidden_layers": len(layers), "layer_types": [types[kind] for kind in layers],
         "global_head_dim": 12, "sliding_window": 5, "hidden_size_per_layer_input": 0,
@@ -750,7 +751,7 @@ def gemma4_of(more, keys, experts=lambda t, at, of: None):
         experts(t, at, of)
     t.check()
     head_dim = SHAPE["head_dim"]
-    return t, {**keys_of(c, 12), "rope.dimension_count_swa": head_dim, "rope.freq_base": 100000.0,
+    return t, {**keys_of(c, 12, SHAPE["num_key_value_heads"]), "rope.dimension_count_swa": head_dim, "rope.freq_base": 100000.0,
                "attention.key_length_swa": head_dim, "attention.value_length_swa": head_dim,
                "rope.freq_base_swa": 1000.0, "attention.sliding_window": 5,
                "attention.sliding_window_pattern": [kind == "s" for kind in layers],
@@ -769,7 +770,7 @@ def gemma4():  # E2B, E4B: inputs of layers; the last layers share keys and valu
 
 def gemma4_values():  # 12B, 31B: in full layers, keys are values, too
     return gemma4_of(dict(attention_k_eq_v=True, num_global_key_value_heads=1),
-                     {"attention.head_count_kv": [2, 2, 1, 2, 1, 2, 1]})
+                     {"attention.head_count_kv": [2, 2, 2, 1, 2, 2, 1]})
 
 
 def gemma4_moe():  # 26B-A4B: experts beside the feed-forward part

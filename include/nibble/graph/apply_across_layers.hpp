@@ -10,6 +10,7 @@
 #include "nibble/graph/across_layers.hpp"
 #include "nibble/graph/apply_attention.hpp"
 #include "nibble/graph/pass.hpp"
+#include "nibble/graph/weights.hpp"
 #include "nibble/ops/elementwise.hpp"
 #include "nibble/ops/norm.hpp"
 
