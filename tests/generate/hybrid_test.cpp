@@ -22,9 +22,12 @@ const std::pair<const char*, Model>& hybrid(int i) {
   static const std::pair<const char*, Model> kModels[] = {
       {"lfm2", lfm2_model()},
       {"qwen35", qwen35_model()},
-      {"granitehybrid", granite_hybrid_model()}};
+      {"granitehybrid", granite_hybrid_model()},
+      {"lfm2moe", lfm2moe_model()},
+      {"qwen35moe", qwen35moe_model()}};
   return kModels[i];
 }
+constexpr int kHybrids = 5;
 
 // An engine for steps of at most n rows.
 Engine engine_for(const Model& model, Index n) {
@@ -35,7 +38,7 @@ Engine engine_for(const Model& model, Index n) {
 
 TEST_CASE("hybrids: a prompt gives the same bits in steps of any size, beside others or alone") {
   const Ids all = some_ids(130, 1), other = some_ids(90, 2);
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < kHybrids; ++i) {
     const auto& [name, model] = hybrid(i);
     CAPTURE(name);
     Engine whole = engine_for(model, 130);
@@ -64,7 +67,7 @@ TEST_CASE("hybrids: a prompt gives the same bits in steps of any size, beside ot
 TEST_CASE("hybrids: forks go on as their sequence did; back to before the last step") {
   const Ids all = some_ids(120, 3);
   const std::span<const std::int32_t> ids(all);
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < kHybrids; ++i) {
     const auto& [name, model] = hybrid(i);
     CAPTURE(name);
     Engine engine = engine_for(model, 128);
@@ -87,7 +90,7 @@ TEST_CASE("hybrids: forks go on as their sequence did; back to before the last s
 
 TEST_CASE("hybrids: what a prefix cache finds is not read again, and is exact") {
   const Ids all = some_ids(200, 4);
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < kHybrids; ++i) {
     const auto& [name, model] = hybrid(i);
     CAPTURE(name);
     Engine engine = engine_for(model, 256);
@@ -117,7 +120,7 @@ TEST_CASE("hybrids: guesses that are wrong leave no trace in the state") {
   options.sampling.seed = 3;
   options.sampling.top_logprobs = 2;
   options.max_tokens = 100;
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < kHybrids; ++i) {
     const auto& [name, model] = hybrid(i);
     CAPTURE(name);
     const auto generated = [&](const GenerateOptions& with, SpeculationStats* stats) {
@@ -150,7 +153,7 @@ TEST_CASE("hybrids: guesses that are wrong leave no trace in the state") {
 
 TEST_CASE("hybrids: no step costs an allocation") {
   const Ids prompt = some_ids(100, 6);
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < kHybrids; ++i) {
     const auto& [name, model] = hybrid(i);
     CAPTURE(name);
     Engine engine = engine_for(model, 64);
@@ -166,4 +169,36 @@ TEST_CASE("hybrids: no step costs an allocation") {
     CHECK(allocation_count() == before);
     CHECK(has_run);
   }
+}
+
+TEST_CASE("layers that read keys and values of others: steps, forks, going back, prefixes, drafts") {
+  const Model model = gemma4_model();
+  const Ids all = some_ids(130, 7), prompt = some_ids(30, 8);
+  const std::span<const std::int32_t> ids(all);
+  Engine whole = engine_for(model, 130);
+  const auto logits = logits_of(whole, all);
+  for (const Index n : {1, 7, 64}) {
+    CAPTURE(n);
+    Engine engine = engine_for(model, n);
+    CHECK(logits_of(engine, all) == logits);
+  }
+  Engine engine = engine_for(model, 128);
+  Sequence a = must(engine.new_sequence());
+  append(engine, a, ids.first(41));
+  Sequence snapshot = must(a.fork());
+  const auto straight = append(engine, a, ids.subspan(41, 30));
+  CHECK(append(engine, snapshot, ids.subspan(41, 30)) == straight);
+  REQUIRE(a.rewind(41));
+  append(engine, a, ids.subspan(5, 9));
+  REQUIRE(a.rewind(41));
+  CHECK(append(engine, a, ids.subspan(41, 30)) == straight);
+
+  PrefixCache cache = must(PrefixCache::create(engine, {.max_bytes = std::size_t{8} << 20}));
+  REQUIRE(cache.insert(a));
+  Ids other(all.begin(), all.begin() + 70);
+  other.push_back((all[70] + 1) % 50);
+  const auto fresh = logits_of(engine, other);
+  Sequence sequence = must(cache.match(other));
+  CHECK(sequence.position() >= 64);
+  CHECK(append(engine, sequence, rest_of(other, sequence.position())) == fresh);
 }

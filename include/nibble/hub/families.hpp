@@ -242,11 +242,10 @@ inline std::uint32_t lfm2_ffn_dim(Config& config) {
   return (static_cast<std::uint32_t>(scaled) + multiple - 1) / multiple * multiple;
 }
 
-inline void lfm2_keys(Keys& keys) {
+inline void lfm2_layers(Keys& keys) {
   Config& config = keys.config;
   config.must_be("conv_bias", false, false);
   keys.dimensions();
-  keys.set("feed_forward_length", lfm2_ffn_dim(config));
   keys.number("attention.layer_norm_rms_epsilon", {"norm_eps", "block_norm_eps"}, 1e-5);
   keys.rope(1000000);
   keys.dimension("shortconv.l_cache", {"conv_L_cache"}, 3);
@@ -268,6 +267,20 @@ inline void lfm2_keys(Keys& keys) {
     kv_heads[i].value = is_attention ? keys.shape.n_kv_heads : 0;
   }
   keys.set_array("attention.head_count_kv", std::span(values(kv_heads), kv_heads.size()));
+}
+
+inline void lfm2_keys(Keys& keys) {
+  lfm2_layers(keys);
+  keys.set("feed_forward_length", lfm2_ffn_dim(keys.config));
+}
+inline void lfm2moe_keys(Keys& keys) {
+  lfm2_layers(keys);
+  expert_keys(keys);
+  keys.dimension("expert_feed_forward_length", {"moe_intermediate_size"});
+  keys.set("expert_gating_func", std::uint32_t{2});  // sigmoid
+  keys.set("expert_weights_norm", keys.config.boolean("norm_topk_prob", true));
+  keys.number("expert_weights_scale", {"routed_scaling_factor"}, 1.0);
+  keys.integer("leading_dense_block_count", {"num_dense_layers"}, 2);
 }
 
 // How many layers there are from one with full attention to the next. Errors: unsupported (others
@@ -509,6 +522,7 @@ NIBBLE_HIDDEN inline constexpr std::string_view kGraniteMoeClasses[] = {
 NIBBLE_HIDDEN inline constexpr std::string_view kGpt2Classes[] = {"GPT2LMHeadModel"};
 NIBBLE_HIDDEN inline constexpr std::string_view kGptNeoxClasses[] = {"GPTNeoXForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kLfm2Classes[] = {"Lfm2ForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kLfm2MoeClasses[] = {"Lfm2MoeForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kQwen35Classes[] = {
     "Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"};
 NIBBLE_HIDDEN inline constexpr std::string_view kQwen35MoeClasses[] = {
@@ -546,6 +560,7 @@ NIBBLE_HIDDEN inline constexpr Family kFamilies[] = {
     {"gemma-embedding", detail::kGemmaEmbeddingClasses, kGemmaNames, detail::kGeluTanh,
      detail::gemma3_keys, false, true},
     {"lfm2", detail::kLfm2Classes, kLfm2Names, detail::kSilu, detail::lfm2_keys},
+    {"lfm2moe", detail::kLfm2MoeClasses, kLfm2Names, detail::kSilu, detail::lfm2moe_keys},
     {"qwen35", detail::kQwen35Classes, kQwen35Names, detail::kSilu, detail::qwen35_keys, false,
      true, prepare_qwen35},
     {"qwen35moe", detail::kQwen35MoeClasses, kQwen35Names, detail::kSilu, detail::qwen35moe_keys,

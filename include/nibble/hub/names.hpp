@@ -142,6 +142,12 @@ NIBBLE_HIDDEN inline constexpr Rename kLfm2Names[] = {
     {"layers.#.feed_forward.w1", "blk.#.ffn_gate"},
     {"layers.#.feed_forward.w3", "blk.#.ffn_up"},
     {"layers.#.feed_forward.w2", "blk.#.ffn_down"},
+    // With experts.
+    {"layers.#.feed_forward.gate", "blk.#.ffn_gate_inp"},
+    {"layers.#.feed_forward.expert_bias", "blk.#.exp_probs_b.bias"},
+    {"layers.#.feed_forward.experts.@.w1", "blk.#.ffn_gate.@"},
+    {"layers.#.feed_forward.experts.@.w3", "blk.#.ffn_up.@"},
+    {"layers.#.feed_forward.experts.@.w2", "blk.#.ffn_down.@"},
 };
 
 NIBBLE_HIDDEN inline constexpr Rename kQwen35Names[] = {

@@ -125,8 +125,10 @@ inline Result<ConvertedTensor> plan_conversion(const io::GgufTensor& tensor,
     if (possible != plan.to) plan.reason = FormatReason::row_length;
     plan.to = possible;
   }
-  plan.packed =
-      options.packed && (plan.n_dims == 2 || plan.n_dims == 3) && !plan.name.ends_with(".bias");
+  // (Matrices for two slots are parted when they are loaded, which panels cannot be.)
+  plan.packed = options.packed && (plan.n_dims == 2 || plan.n_dims == 3) &&
+                !plan.name.ends_with(".bias") &&
+                plan.name.find("ffn_gate_up_exps") == plan.name.npos;
   NIBBLE_TRY(type, type_of(plan));
   NIBBLE_TRY(bytes, io::tensor_bytes(type, dims));
   NIBBLE_TRY(row_bytes, io::tensor_bytes(*quant::ggml_type_of(plan.to), dims));
