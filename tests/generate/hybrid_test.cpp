@@ -19,12 +19,11 @@ using namespace test;
 namespace {
 
 const std::pair<const char*, Model>& hybrid(int i) {
-  static const std::pair<const char*, Model> kModels[] = {
-      {"lfm2", lfm2_model()},
-      {"qwen35", qwen35_model()},
-      {"granitehybrid", granite_hybrid_model()},
-      {"lfm2moe", lfm2moe_model()},
-      {"qwen35moe", qwen35moe_model()}};
+  static const std::pair<const char*, Model> kModels[] = {{"lfm2", lfm2_model()},
+                                                          {"qwen35", qwen35_model()},
+                                                          {"granitehybrid", granite_hybrid_model()},
+                                                          {"lfm2moe", lfm2moe_model()},
+                                                          {"qwen35moe", qwen35moe_model()}};
   return kModels[i];
 }
 constexpr int kHybrids = 5;
@@ -171,7 +170,8 @@ TEST_CASE("hybrids: no step costs an allocation") {
   }
 }
 
-TEST_CASE("layers that read keys and values of others: steps, forks, going back, prefixes, drafts") {
+TEST_CASE(
+    "layers that read keys and values of others: steps, forks, going back, prefixes, drafts") {
   const Model model = gemma4_model();
   const Ids all = some_ids(130, 7), prompt = some_ids(30, 8);
   const std::span<const std::int32_t> ids(all);

@@ -712,7 +712,11 @@ TEST_CASE("gpt-oss: experts in MXFP4 and as they were trained") {
   const test::HubWeights scales{of + "gate_up_proj_scales", {1, 2, 1}, {120, 121}, "U8"};
   const test::HubWeights biases{of + "gate_up_proj_bias", {1, 2}, {}};
   test::write_hub_folder(folder, config,
-                         {table, blocks, scales, biases, {of + "down_proj_bias", {1, 32}, {}},
+                         {table,
+                          blocks,
+                          scales,
+                          biases,
+                          {of + "down_proj_bias", {1, 32}, {}},
                           {"model.layers.0.self_attn.sinks", {2}, {}}});
   const auto gguf = hub::open(folder.path(""));
   REQUIRE_MESSAGE(gguf, test::why(gguf));
@@ -735,8 +739,7 @@ TEST_CASE("gpt-oss: experts in MXFP4 and as they were trained") {
   // Without scales, and with others.
   test::write_hub_folder(folder, config, {table, blocks});
   CHECK(hub::open(folder.path("")).error().code == Errc::not_found);
-  test::write_hub_folder(folder, config,
-                         {table, blocks, {scales.name, {1, 1, 1}, {120}, "U8"}});
+  test::write_hub_folder(folder, config, {table, blocks, {scales.name, {1, 1, 1}, {120}, "U8"}});
   CHECK(hub::open(folder.path("")).error().code == Errc::malformed);
 
   // Not quantized: (inputs, outputs).

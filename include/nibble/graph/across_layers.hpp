@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Nodes of models whose layers have more than their rows in common (Gemma 4): an input of each layer
-// besides its rows, keys and values of an earlier layer; and what else only such models have.
+// Nodes of models whose layers have more than their rows in common (Gemma 4): an input of each
+// layer besides its rows, keys and values of an earlier layer; and what else only such models have.
 // apply_across_layers.hpp says what they mean.
 //
 //   beside(true, embedding<...>(...) >> linear<...>(...) >> layer_inputs<...>(...),
@@ -16,8 +16,8 @@
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace graph {
 
-// `body`, whose nodes can read the rows that `side` gives. Both are starts of a model. A run of some
-// layers only computes `side`, too, of its tokens. If is_used is false, there is no side.
+// `body`, whose nodes can read the rows that `side` gives. Both are starts of a model. A run of
+// some layers only computes `side`, too, of its tokens. If is_used is false, there is no side.
 template <Expr Side, Expr Body>
 struct Beside : Node {
   bool is_used;
@@ -61,7 +61,8 @@ constexpr auto times_layer_input() { return TimesLayerInput{}; }
 template <>
 inline constexpr bool kIsInPlace<TimesLayerInput> = true;
 
-// Passes a q on: the attention behind it reads what an earlier layer stores, which each layer names.
+// Passes a q on: the attention behind it reads what an earlier layer stores, which each layer
+// names.
 template <class HeadsType>
 struct ShareKv : Node {
   HeadsType heads;

@@ -95,9 +95,8 @@ constexpr auto apply(const ValueNorm<H>& node, Pass& pass, const Qkv<Q, K>& qkv)
   if (v.is_shared) pass.fail("value_norm() would write to rows that others still need");
   const Index head_dim = pass.resolve(node.heads.head_dim);
   const float eps = node.eps;
-  pass.step(
-      [=](auto& run) { ops::rms_norm_heads(run.executor(), run.view(v), head_dim, {}, eps); },
-      std::get<0>(qkv), std::get<1>(qkv), v);
+  pass.step([=](auto& run) { ops::rms_norm_heads(run.executor(), run.view(v), head_dim, {}, eps); },
+            std::get<0>(qkv), std::get<1>(qkv), v);
   return qkv;
 }
 

@@ -53,8 +53,8 @@ HubTensor made_of(const HubTensor& t, const WeightFiles& weights, std::string na
   made.file = t.file;
   made.made_type = type;
   const io::MappedFile* const file = &weights.files[t.file];
-  made.source = [file, data = t.data, make, bytes = Bytes()]() mutable
-      -> Result<std::span<const std::byte>> {
+  made.source = [file, data = t.data, make,
+                 bytes = Bytes()]() mutable -> Result<std::span<const std::byte>> {
     Bytes stored(data.size());
     NIBBLE_CHECK(file->read(data, stored.data()));
     NIBBLE_TRY(changed, make(std::move(stored)));
@@ -175,8 +175,9 @@ inline Result<void> prepare_qwen35(const Shape& shape, WeightFiles& weights) {
         if (name == "A_log") {
           NIBBLE_TRY(decays, detail::head_numbers(tensor, weights, s.n_values, true, false));
           // The order changes in what is made of them.
-          decays.source = [make = std::move(decays.source), s, bytes = detail::Bytes()]() mutable
-              -> Result<std::span<const std::byte>> {
+          decays.source = [make = std::move(decays.source), s,
+                           bytes =
+                               detail::Bytes()]() mutable -> Result<std::span<const std::byte>> {
             NIBBLE_TRY(made, make());
             bytes.assign(made.begin(), made.end());
             detail::regroup(bytes, 0, bytes.size(), s.n_keys, s.n_values / s.n_keys);
@@ -240,8 +241,7 @@ inline Result<HubTensor> mxfp4_of(const HubTensor& blocks, const HubTensor& scal
     Bytes bytes(n_experts * n_rows * n_blocks * 17);
     std::byte* to = bytes.data();
     for (std::size_t i = 0; i < n_experts * n_rows; ++i) {
-      const std::size_t row =
-          i / n_rows * n + io::narrow<std::size_t>(row_of(which, i % n_rows));
+      const std::size_t row = i / n_rows * n + io::narrow<std::size_t>(row_of(which, i % n_rows));
       for (std::size_t block = row * n_blocks; block < (row + 1) * n_blocks; ++block) {
         const std::byte* const from = codes.data() + block * 16;
         const auto code = [&](std::size_t j) {

@@ -94,6 +94,22 @@ NIBBLE_HIDDEN inline constexpr Rename kGemmaNames[] = {
     {"layers.#.mlp.up_proj", "blk.#.ffn_up"},
     {"layers.#.mlp.down_proj", "blk.#.ffn_down"},
     {"layers.#.post_feedforward_layernorm", "blk.#.post_ffw_norm"},
+    // Gemma 4: inputs of layers, experts beside the feed-forward part.
+    {"embed_tokens_per_layer", "per_layer_token_embd"},
+    {"per_layer_model_projection", "per_layer_model_proj"},
+    {"per_layer_projection_norm", "per_layer_proj_norm"},
+    {"layers.#.per_layer_input_gate", "blk.#.inp_gate"},
+    {"layers.#.per_layer_projection", "blk.#.proj"},
+    {"layers.#.post_per_layer_input_norm", "blk.#.post_norm"},
+    {"layers.#.layer_scalar", "blk.#.layer_output_scale.weight"},
+    {"layers.#.router.proj", "blk.#.ffn_gate_inp"},
+    {"layers.#.router.scale", "blk.#.ffn_gate_inp.scale"},
+    {"layers.#.router.per_expert_scale", "blk.#.ffn_down_exps.scale"},
+    {"layers.#.experts.gate_up_proj", "blk.#.ffn_*_exps.weight", Change::gate_up},
+    {"layers.#.experts.down_proj", "blk.#.ffn_down_exps.weight"},
+    {"layers.#.post_feedforward_layernorm_1", "blk.#.post_ffw_norm_1"},
+    {"layers.#.post_feedforward_layernorm_2", "blk.#.post_ffw_norm_2"},
+    {"layers.#.pre_feedforward_layernorm_2", "blk.#.pre_ffw_norm_2"},
     // EmbeddingGemma: products after pooling.
     {"dense_2.linear", "dense_2"},
     {"dense_3.linear", "dense_3"},
@@ -318,10 +334,11 @@ NIBBLE_HIDDEN inline constexpr std::string_view kOuterModules[] = {
     "model.", "language_model.", "transformer.", "gpt_neox.", "bert.", "decoder."};
 
 // What folders have besides the weights of the text model: buffers that are computed, heads of
-// training, the parts for images, those that guess tokens after the next one.
+// training, the parts for images and sounds, those that guess tokens after the next one.
 NIBBLE_HIDDEN inline constexpr std::string_view kIgnoredStarts[] = {
-    "vision_tower.", "vision_model.", "visual.", "multi_modal_projector.", "pooler.", "cls.",
-    "mtp."};
+    "vision_tower.", "vision_model.", "visual.",      "multi_modal_projector.",
+    "embed_vision.", "audio_tower.",  "embed_audio.", "pooler.",
+    "cls.",          "mtp."};
 NIBBLE_HIDDEN inline constexpr std::string_view kIgnoredEnds[] = {
     ".rotary_emb.inv_freq",   ".attn.bias",
     ".attn.masked_bias",      ".attention.bias",

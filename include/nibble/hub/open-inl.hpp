@@ -53,8 +53,8 @@ inline Result<io::Gguf> open_folder(const Folder& folder, const std::string& onn
   const io::JsonValue* const codes_of = config.find("quantization_config");
   const io::JsonValue* const method =
       codes_of == nullptr ? nullptr : codes_of->find("quant_method");
-  const bool is_own = family.architecture == "gpt-oss" && method != nullptr &&
-                      method->string() == "mxfp4";
+  const bool is_own =
+      family.architecture == "gpt-oss" && method != nullptr && method->string() == "mxfp4";
   if (onnx.empty() && codes_of != nullptr && !is_own) {
     NIBBLE_TRY(codes, PackedCodes::of(config));
     NIBBLE_CHECK(codes.join(weights));

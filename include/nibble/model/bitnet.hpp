@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The BitNet b1.58 architecture (Wang et al. 2023): Llama with norms before the last product of each
-// half of a layer, which keep in range what ternary weights are multiplied by. Files state the
+// The BitNet b1.58 architecture (Wang et al. 2023): Llama with norms before the last product of
+// each half of a layer, which keep in range what ternary weights are multiplied by. Files state the
 // activation: SiLU, or the square of ReLU.
 #pragma once
 
@@ -31,8 +31,8 @@ struct BitNet {
     const std::string key = "bitnet.hidden_activation";
     NIBBLE_TRY(activation, file.get_string_or(key, "silu"));
     if (activation != "silu" && activation != "relu2") {
-      return Error{Errc::unsupported, file.name() + ": key '" + key + "': " +
-                                          io::quoted(activation) +
+      return Error{Errc::unsupported, file.name() + ": key '" + key +
+                                          "': " + io::quoted(activation) +
                                           " is not known; known are silu and relu2"};
     }
     c.has_squared_relu = activation != "silu";
@@ -43,13 +43,12 @@ struct BitNet {
     using namespace graph;
     using enum Slot;
     const auto heads = d.heads();
-    const auto attention =
-        rms_norm<attn_norm>(d.norm_eps) >> fork(linear<attn_q>(heads.width()),
-                                                linear<attn_k>(heads.kv_width()),
-                                                linear<attn_v>(heads.kv_width())) >>
-        rope<kernels::HalfSplit>(heads, d.rope_angles()) >> cache_kv(heads) >> scores(heads) >>
-        softmax(heads) >> attend_values(heads) >> rms_norm<attn_sub_norm>(d.norm_eps) >>
-        linear<attn_output>(d.dim);
+    const auto attention = rms_norm<attn_norm>(d.norm_eps) >>
+                           fork(linear<attn_q>(heads.width()), linear<attn_k>(heads.kv_width()),
+                                linear<attn_v>(heads.kv_width())) >>
+                           rope<kernels::HalfSplit>(heads, d.rope_angles()) >> cache_kv(heads) >>
+                           scores(heads) >> softmax(heads) >> attend_values(heads) >>
+                           rms_norm<attn_sub_norm>(d.norm_eps) >> linear<attn_output>(d.dim);
     const auto activated = linear<ffn_gate>(d.ffn_dim) >>
                            when(d.has_squared_relu, in_place(relu()) >> square()) >>
                            when(!d.has_squared_relu, in_place(silu()));
@@ -58,8 +57,7 @@ struct BitNet {
                               rms_norm<ffn_sub_norm>(d.norm_eps) >> linear<ffn_down>(d.dim);
     return embedding<token_embd>(d.dim, d.vocab_size) >>
            repeat(d.n_layers, residual(attention) >> residual(feed_forward)) >> output_rows() >>
-           rms_norm<output_norm>(d.norm_eps) >>
-           linear<tied_slot(output, token_embd)>(d.vocab_size);
+           rms_norm<output_norm>(d.norm_eps) >> linear<tied_slot(output, token_embd)>(d.vocab_size);
   }
   template <DimsByReference Dims>
   static void expression(const Dims&&) = delete;

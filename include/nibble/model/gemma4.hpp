@@ -30,8 +30,8 @@ struct Gemma4Config : MoeConfig {
   LayerValues<Index> kv_layers;  // whose keys and values it reads
 
   auto heads() const& noexcept {
-    return graph::Heads(n_heads, Dim<kPerLayer>(per_layer_or(layer_dims.n_kv_heads,
-                                                             Index{n_kv_heads})),
+    return graph::Heads(n_heads,
+                        Dim<kPerLayer>(per_layer_or(layer_dims.n_kv_heads, Index{n_kv_heads})),
                         dim_per_layer(head_dims), attention_scale, per_layer_or(windows, window));
   }
   void heads() const&& = delete;
@@ -52,11 +52,10 @@ auto gemma4_with(const Gemma4Config& d, const FeedForward& feed_forward) {
   const auto attend = scores(heads) >> softmax(heads) >> attend_values(heads) >>
                       linear<attn_output>(d.dim) >>
                       in_place(rms_norm<post_attention_norm>(d.norm_eps));
-  const auto attention =
-      rms_norm<attn_norm>(d.norm_eps) >>
-      fork(linear<attn_q>(d.q_width()), linear<attn_k>(d.kv_width()),
-           linear<tied_slot(attn_v, attn_k)>(d.kv_width())) >>
-      value_norm(heads, d.norm_eps) >> positioned >> cache_kv(heads) >> attend;
+  const auto attention = rms_norm<attn_norm>(d.norm_eps) >>
+                         fork(linear<attn_q>(d.q_width()), linear<attn_k>(d.kv_width()),
+                              linear<tied_slot(attn_v, attn_k)>(d.kv_width())) >>
+                         value_norm(heads, d.norm_eps) >> positioned >> cache_kv(heads) >> attend;
   const auto shared_attention = rms_norm<attn_norm>(d.norm_eps) >> linear<attn_q>(d.q_width()) >>
                                 positioned >> share_kv(heads, per_layer(d.kv_layers)) >> attend;
 
@@ -102,11 +101,12 @@ void gemma4_feed_forward(const Gemma4Config&&) = delete;
 inline Result<void> share_last_layers(const io::Gguf& file, std::uint64_t n_shared,
                                       Gemma4Config& c) {
   const Index n_layers = c.n_layers;
-  const Index n_own = n_shared < static_cast<std::uint64_t>(n_layers)
-                          ? n_layers - static_cast<Index>(n_shared)
-                          : 0;
+  const Index n_own =
+      n_shared < static_cast<std::uint64_t>(n_layers) ? n_layers - static_cast<Index>(n_shared) : 0;
   for (Index layer = 0; layer < n_layers; ++layer) {
-    const auto has_window = [&](Index i) { return c.have_window[static_cast<std::size_t>(i)].value; };
+    const auto has_window = [&](Index i) {
+      return c.have_window[static_cast<std::size_t>(i)].value;
+    };
     Index from = layer < n_own ? layer : n_own - 1;
     while (from >= 0 && has_window(from) != has_window(layer)) --from;
     if (from < 0) {
@@ -159,8 +159,8 @@ inline Result<Gemma4Config> gemma4_config(const io::Gguf& file) {
   if (file.find(arch + "embedding_length_per_layer_input") != nullptr) {
     NIBBLE_TRY(width, file.get_u64(arch + "embedding_length_per_layer_input"));
     if (width > kMaxDim) {
-      return Error{Errc::malformed, file.name() + ": inputs of layers of " + to_text(width) +
-                                        " numbers"};
+      return Error{Errc::malformed,
+                   file.name() + ": inputs of layers of " + to_text(width) + " numbers"};
     }
     c.input_width = static_cast<Index>(width);
   }

@@ -43,10 +43,10 @@ struct Gemma4Moe {
              rms_norm<pre_ffw_norm_2>(c.norm_eps)) >>
         nibble::detail::chosen_experts<nibble::detail::Gemma4Experts, kernels::GeluTanh>(c, c) >>
         in_place(rms_norm<post_ffw_norm_2>(c.norm_eps));
-    return gemma4_with(c, fork(gemma4_feed_forward(c) >>
-                                   in_place(rms_norm<post_ffw_norm_1>(c.norm_eps)),
-                               experts) >>
-                              sum());
+    return gemma4_with(
+        c,
+        fork(gemma4_feed_forward(c) >> in_place(rms_norm<post_ffw_norm_1>(c.norm_eps)), experts) >>
+            sum());
   }
   template <DimsByReference Dims>
   static void expression(const Dims&&) = delete;

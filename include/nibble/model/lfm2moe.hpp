@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The LFM2 MoE architecture: LFM2 whose feed-forward parts, after the first few layers, are experts;
-// a bias changes their choice, but not how much they count.
+// The LFM2 MoE architecture: LFM2 whose feed-forward parts, after the first few layers, are
+// experts; a bias changes their choice, but not how much they count.
 #pragma once
 
 #include <string_view>
@@ -27,8 +27,8 @@ struct Lfm2Moe {
   static Result<Config> config(const io::Gguf& file) {
     NIBBLE_TRY(base, lfm2_config(file));
     Config c(std::move(base));
-    NIBBLE_CHECK(read_experts(
-        file, {.scores = graph::RouterScores::sigmoid, .is_normalized = true}, c));
+    NIBBLE_CHECK(
+        read_experts(file, {.scores = graph::RouterScores::sigmoid, .is_normalized = true}, c));
     NIBBLE_TRY(n_dense, file.get_u64_or("lfm2moe.leading_dense_block_count", 0));
     if (n_dense > static_cast<std::uint64_t>(Index{c.n_layers})) {
       return Error{Errc::malformed,

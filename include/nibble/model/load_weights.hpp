@@ -209,8 +209,8 @@ class TensorBinder final : public graph::SurveySink {
     return ok();
   }
 
-  // The tensor with the gates of experts and what they multiply, if there is one; is_second: whether
-  // the tensor `name` is the latter part of it, for each expert.
+  // The tensor with the gates of experts and what they multiply, if there is one; is_second:
+  // whether the tensor `name` is the latter part of it, for each expert.
   const io::GgufTensor* gates_and_ups(const std::string& name, bool& is_second) const {
     for (const std::string_view part : {"gate", "up"}) {
       const std::string end = std::string(".ffn_").append(part).append("_exps.weight");
@@ -226,9 +226,9 @@ class TensorBinder final : public graph::SurveySink {
     std::vector<std::span<const std::byte>> rows;
     bool is_second = false;
     if (const io::GgufTensor* const both = gates_and_ups(name, is_second)) {
-      const auto dims = std::array{
-          static_cast<std::uint64_t>(need.k), 2 * static_cast<std::uint64_t>(need.n),
-          static_cast<std::uint64_t>(need.n_experts), std::uint64_t{1}};
+      const auto dims =
+          std::array{static_cast<std::uint64_t>(need.k), 2 * static_cast<std::uint64_t>(need.n),
+                     static_cast<std::uint64_t>(need.n_experts), std::uint64_t{1}};
       if (dims_of(*both) != dims || io::type_traits(both->type).has_own_size ||
           both->swapped.any()) {
         return Error{Errc::malformed, where(std::string(both->name)) + ": not matrices " +

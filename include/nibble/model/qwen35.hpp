@@ -42,10 +42,10 @@ auto qwen35_with(const Dims& d, const FeedForward& feed_forward) {
                                  attend_values(heads)) >>
       linear<attn_output>(d.dim);
   return embedding<token_embd>(d.dim, d.vocab_size) >>
-         repeat(d.n_layers, when(per_layer(d.are_recurrent), residual(linear_attention)) >>
-                                when(per_layer(d.have_attention), residual(attention)) >>
-                                residual(rms_norm<post_attention_norm>(d.norm_eps) >>
-                                         feed_forward)) >>
+         repeat(d.n_layers,
+                when(per_layer(d.are_recurrent), residual(linear_attention)) >>
+                    when(per_layer(d.have_attention), residual(attention)) >>
+                    residual(rms_norm<post_attention_norm>(d.norm_eps) >> feed_forward)) >>
          output_rows() >> rms_norm<output_norm>(d.norm_eps) >>
          linear<tied_slot(output, token_embd)>(d.vocab_size);
 }
@@ -58,9 +58,8 @@ inline Result<HybridConfig> qwen35_config(const io::Gguf& file) {
   const std::string guessing = c.architecture + ".nextn_predict_layers";
   NIBBLE_TRY(n_guessing, file.get_u64_or(guessing, 0));
   if (n_guessing >= static_cast<std::uint64_t>(Index{c.n_layers})) {
-    return Error{Errc::malformed, file.name() + ": key '" + guessing + "': " +
-                                      to_text(n_guessing) + " of " + to_text(Index{c.n_layers}) +
-                                      " layers"};
+    return Error{Errc::malformed, file.name() + ": key '" + guessing + "': " + to_text(n_guessing) +
+                                      " of " + to_text(Index{c.n_layers}) + " layers"};
   }
   c.n_layers = Index{c.n_layers} - static_cast<Index>(n_guessing);
   if (!c.are_recurrent.empty()) return c;
@@ -84,9 +83,9 @@ struct Qwen35 {
   static auto expression(const Dims& c) {
     using namespace graph;
     using enum Slot;
-    return qwen35_with(c, fork(linear<ffn_gate>(c.ffn_width()) >> silu(),
-                               linear<ffn_up>(c.ffn_width())) >>
-                              multiply() >> linear<ffn_down>(c.dim));
+    return qwen35_with(
+        c, fork(linear<ffn_gate>(c.ffn_width()) >> silu(), linear<ffn_up>(c.ffn_width())) >>
+               multiply() >> linear<ffn_down>(c.dim));
   }
   template <DimsByReference Dims>
   static void expression(const Dims&&) = delete;
