@@ -684,10 +684,13 @@ TEST_CASE("recurrent layers: heads of values change places, decays are made") {
       {{"model.embed_tokens.weight", {7, 4}, {}},
        {of + "A_log", {4}, {}},
        {of + "D", {4}, {}},
+       {of + "conv1d.weight", {14, 1, 4}, {}},
+       {of + "conv1d.bias", {14}, {}},
        {"model.layers.0.shared_mlp.input_linear.weight", {12, 4}, {}}});
   const auto granite = hub::open(folder.path(""));
   REQUIRE_MESSAGE(granite, test::why(granite));
   CHECK(values_of(*granite, "blk.0.ssm_a")[1] == doctest::Approx(-std::exp(1.0)));
+  CHECK(values_of(*granite, "blk.0.ssm_conv1d.bias")[13] == 13);
   CHECK(granite->find_tensor("blk.0.ssm_a")->dims[1] == 4);
   CHECK(values_of(*granite, "blk.0.ssm_d") == std::vector<float>{0, 1, 2, 3});
   CHECK(values_of(*granite, "blk.0.ffn_up.weight")[0] == 24);

@@ -12,6 +12,7 @@
 # each of them (or the embedding of the text). Its weights are those of weights() below, which
 # goldens.hpp computes as well.
 import argparse
+import contextlib
 import ctypes
 import math
 import os
@@ -49,6 +50,24 @@ def weights(name, shape):
     elif name in ("token_embd.weight", "position_embd.weight", "token_types.weight"):
         amplitude = 1.0
     return (centre + amplitude * u).astype(np.float32).reshape(shape)
+
+
+@contextlib.contextmanager
+def staying_double():
+    """Without the casts to f32 that transformers has in norms and in recurrent layers."""
+    to, to_float = torch.Tensor.to, torch.Tensor.float
+    is_double = lambda x: x.dtype == torch.float64
+
+    def stay(x, *args, **named):
+        is_f32 = torch.float32 in args or named.get("dtype") == torch.float32
+        return x if is_f32 and is_double(x) else to(x, *args, **named)
+
+    torch.Tensor.to = stay
+    torch.Tensor.float = lambda x, **named: x if is_double(x) else to_float(x, **named)
+    try:
+        yield
+    finally:
+        torch.Tensor.to, torch.Tensor.float = to, to_float
 
 
 def tokens():
@@ -731,8 +750,8 @@ def gemma4_of(more, keys, experts=lambda t, at, of: None):
     layers = "sssfssf"  # llama.cpp shares what the last two of their own store
     c = hf.Gemma4TextConfig(**{
         **SHAPE, "num_hidden_layers": len(layers), "layer_types": [types[kind] for kind in layers],
-        "global_head_dim": 12, "sliding_window": 5, "hidden_size_per_layer_input": 0,
-        "num_kv_shared_layers": 0, "tie_word_embeddings": True, "rope_parameters": parameters,
+        "global_head_dim": 12, "sliding_window": 5, "final_logit_softcapping": 30.0,
+        "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "tie_word_embeddings": True, "rope_parameters": parameters,
         "experts_implementation": "eager", **more})
     t = Tensors(hf.Gemma4ForCausalLM(c))
     llama_tensors(t, c, norms=GEMMA_NORMS)
@@ -756,6 +775,7 @@ def gemma4_of(more, keys, experts=lambda t, at, of: None):
                "rope.freq_base_swa": 1000.0, "attention.sliding_window": 5,
                "attention.sliding_window_pattern": [kind == "s" for kind in layers],
                "attention.shared_kv_layers": c.num_kv_shared_layers,
+               "final_logit_softcapping": 30.0,
                "embedding_length_per_layer_input": n_inputs,
                "#tensors": {"rope_freqs.weight": np.array(3 * [1.0] + 3 * [1e30], np.float32)},
                **keys}
@@ -763,9 +783,8 @@ def gemma4_of(more, keys, experts=lambda t, at, of: None):
 
 def gemma4():  # E2B, E4B: inputs of layers; the last layers share keys and values
     return gemma4_of(dict(hidden_size_per_layer_input=5, vocab_size_per_layer_input=VOCAB,
-                          num_kv_shared_layers=3, use_double_wide_mlp=True,
-                          final_logit_softcapping=3.0),
-                     {"feed_forward_length": 4 * [28] + 3 * [56], "final_logit_softcapping": 3.0})
+                          num_kv_shared_layers=3, use_double_wide_mlp=True),
+                     {"feed_forward_length": 4 * [28] + 3 * [56]})
 
 
 def gemma4_values():  # 12B, 31B: in full layers, keys are values, too
@@ -1198,7 +1217,7 @@ def main():
         if row:
             expected = row[0][None] / np.linalg.norm(row[0])
         else:
-            with torch.no_grad():
+            with torch.no_grad(), staying_double():
                 expected = t.model(torch.tensor([tokens()])).logits[0].numpy()
         write_golden(os.path.join(here, name + ".gguf"), architecture, t, keys, expected)
         line = f"{name}: largest number {np.abs(expected).max():.3f}"

@@ -252,6 +252,7 @@ class Tensors {
         }
         break;
       case Change::taps:
+        if (out.n_dims == 1) break;  // a bias
         if (out.n_dims != 3 || out.dims[1] != 1) {
           return Error{Errc::malformed, "not the taps of a convolution of single channels"};
         }

@@ -60,7 +60,7 @@ class TensorBinder final : public graph::SurveySink {
     for (const io::GgufTensor& tensor : file_.tensors()) {
       if (std::any_of(used_.begin(), used_.end(),
                       [&](const Used& used) { return used.tensor == &tensor; }) ||
-          is_of_next_tokens(tensor)) {
+          is_of_next_tokens(tensor) || is_of_shared_keys(tensor)) {
         continue;
       }
       unknown.add(tensor.name);
