@@ -11,7 +11,9 @@
 #include "doctest/doctest.h"
 #include "generate/hybrid_models.hpp"
 #include "generate/speculating.hpp"
+#include "nibble/generate/placement.hpp"
 #include "nibble/generate/prefix_cache.hpp"
+#include "nibble/model/slot.hpp"
 
 using namespace nibble;
 using namespace test;
@@ -27,6 +29,22 @@ const std::pair<const char*, Model>& hybrid(int i) {
   return kModels[i];
 }
 constexpr int kHybrids = 5;
+
+// Looks up the rows of tokens.
+class TableElsewhere final : public BackEnd {
+ public:
+  explicit TableElsewhere(const Model& model) : table_(model.weights().at(Slot::token_embd, -1)) {}
+  bool compute(const PartCall& call) noexcept override {
+    for (Index i = 0; i < call.out.extent(0); ++i) {
+      table_.ops->row(table_.data, table_.n, table_.k, call.tokens[static_cast<std::size_t>(i)],
+                      call.out.data() + i * call.out.stride(0));
+    }
+    return call.part == Part::embedding;
+  }
+
+ private:
+  const graph::Weight& table_;
+};
 
 // An engine for steps of at most n rows.
 Engine engine_for(const Model& model, Index n) {
@@ -201,4 +219,20 @@ TEST_CASE(
   Sequence sequence = must(cache.match(other));
   CHECK(sequence.position() >= 64);
   CHECK(append(engine, sequence, rest_of(other, sequence.position())) == fresh);
+}
+
+TEST_CASE("inputs of layers are those of the tokens, also where the rows come from elsewhere") {
+  const Model model = gemma4_model();
+  const Ids all = some_ids(50, 9);
+  Engine here = engine_for(model, 64);
+  TableElsewhere table(model);
+  EngineOptions options{.n_ctx = 300,
+                        .max_sequences = 2,
+                        .max_step_tokens = 64,
+                        .placement = {.back_end = &table, .embedding = true}};
+  Engine placed = must(Engine::create(model, options));
+  CHECK(logits_of(placed, all) == logits_of(here, all));
+  // Other layers elsewhere would not have what these store.
+  options.placement = {.back_end = &table, .first_layer = 0, .end_layer = 2};
+  CHECK(code(Engine::create(model, options)) == Errc::unsupported);
 }

@@ -751,8 +751,8 @@ def gemma4_of(more, keys, experts=lambda t, at, of: None):
     c = hf.Gemma4TextConfig(**{
         **SHAPE, "num_hidden_layers": len(layers), "layer_types": [types[kind] for kind in layers],
         "global_head_dim": 12, "sliding_window": 5, "final_logit_softcapping": 30.0,
-        "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "tie_word_embeddings": True, "rope_parameters": parameters,
-        "experts_implementation": "eager", **more})
+        "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "tie_word_embeddings": True,
+        "rope_parameters": parameters, "experts_implementation": "eager", **more})
     t = Tensors(hf.Gemma4ForCausalLM(c))
     llama_tensors(t, c, norms=GEMMA_NORMS)
     n_inputs = c.hidden_size_per_layer_input

@@ -236,6 +236,11 @@ NIBBLE_INLINE Result<void> Engine::State::make_placed() {
   if (options.placement.head && plan.rows == graph::Rows::segments) {
     return Error{Errc::unsupported, "engine: placement of the head of a model of embeddings"};
   }
+  if (options.placement.end_layer > options.placement.first_layer && needs.layers_are_tied) {
+    return Error{Errc::unsupported,
+                 "engine: placement of layers of a model whose layers read what others store, or "
+                 "inputs of their own"};
+  }
   NIBBLE_TRY(made, detail::PlacedRun::create(options.placement, placed_sizes()));
   placed = std::move(made);
   return ok();

@@ -48,6 +48,8 @@ class SurveySink {
   virtual void reads_cache(Index /*layer*/, Index /*window*/) {}
   // A layer stores nothing and reads what another one stores, which is of this shape.
   virtual void shares_cache(Index /*layer*/, Index /*other*/, const ops::KvShape&) {}
+  // Layers read more of a step than the rows that they change.
+  virtual void reads_beside() {}
   // Floats of recurrent state that a layer stores per sequence.
   virtual void state(Index /*layer*/, Index /*n_floats*/) {}
   // A table of rotations.
@@ -137,6 +139,10 @@ class Survey : public LayerPass {
   template <class Body>
   void when(bool condition, Body&& body) {
     if (condition) body();
+  }
+  void set_beside(const Value<>& value) noexcept {
+    if (value.id >= 0) report([&] { sink_.reads_beside(); });
+    LayerPass::set_beside(value);
   }
   template <class Body>
   void in_every_range(Body&& body) {
