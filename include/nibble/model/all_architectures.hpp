@@ -22,7 +22,7 @@ namespace nibble { inline namespace NIBBLE_ABI {
 struct AllArchitectures
     : ArchitectureList<EmbeddingOf<Llama>, Mixtral, Llama, EmbeddingOf<Qwen2>, Qwen2,
                        EmbeddingOf<Qwen3>, Qwen3, Qwen3Moe, Mistral3, SmolLm3, Granite, Gemma2,
-                       Gemma3, Gemma4Moe, Gemma4, GemmaEmbedding, Phi3, Gpt2, Bert, NomicBert,
+                       Gemma3, Gemma4, GemmaEmbedding, Phi3, Gpt2, Bert, NomicBert,
                        GptOss, Lfm2, Qwen35, Qwen35Moe, Olmo2, GptNeox, Opt, Bloom, GptNeo, Phi2,
                        Qwen2Moe, GraniteMoeShared, GraniteMoe, GraniteHybrid, Lfm2Moe, BitNet> {};
 

@@ -2,7 +2,7 @@
 //
 // The Gemma 4 architecture (text): as Gemma 3, but heads are larger in the layers without window,
 // values have norms, the last layers read keys and values of earlier ones, and layers have inputs
-// besides their rows. Files with experts: gemma4moe.hpp.
+// besides their rows. Files may have experts beside the feed-forward parts.
 #pragma once
 
 #include <string>
@@ -18,10 +18,19 @@
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
+namespace detail {
+
+struct Gemma4Experts : ExpertsOfLayer {
+  static constexpr auto scale = graph::optional_slot(Slot::ffn_down_exps_scale);
+};
+
+}  // namespace detail
+
 struct Gemma4Config : MoeConfig {
   Gemma4Config() = default;
   Gemma4Config(DecoderConfig c) noexcept : MoeConfig(std::move(c)) {}  // NOLINT: those are one
 
+  bool has_experts = false;
   Index input_width = 0;  // of the inputs of layers besides their rows; 0: there are none
   // Of each layer:
   LayerValues<Index> head_dims;
@@ -37,10 +46,8 @@ struct Gemma4Config : MoeConfig {
   void heads() const&& = delete;
 };
 
-// From tokens to logits (outputs, vocab_size). feed_forward: the second half of a layer, up to its
-// last norm.
-template <class FeedForward>
-auto gemma4_with(const Gemma4Config& d, const FeedForward& feed_forward) {
+// From tokens to logits (outputs, vocab_size).
+inline auto gemma4(const Gemma4Config& d) {
   using namespace graph;
   using enum Slot;
   const auto heads = d.heads();
@@ -59,6 +66,20 @@ auto gemma4_with(const Gemma4Config& d, const FeedForward& feed_forward) {
   const auto shared_attention = rms_norm<attn_norm>(d.norm_eps) >> linear<attn_q>(d.q_width()) >>
                                 positioned >> share_kv(heads, per_layer(d.kv_layers)) >> attend;
 
+  const auto feed_forward =
+      rms_norm<ffn_norm>(d.norm_eps) >>
+      fork(linear<ffn_gate>(d.ffn_width()) >> gelu_tanh(), linear<ffn_up>(d.ffn_width())) >>
+      multiply() >> linear<ffn_down>(d.dim);
+  // The router reads the rows behind a norm of its own.
+  const auto experts =
+      fork(rms_norm<ffn_gate_inp_scale>(d.norm_eps) >> scale(inverse_sqrt(d.dim)),
+           rms_norm<pre_ffw_norm_2>(d.norm_eps)) >>
+      nibble::detail::chosen_experts<nibble::detail::Gemma4Experts, kernels::GeluTanh>(d, d) >>
+      in_place(rms_norm<post_ffw_norm_2>(d.norm_eps));
+  const auto both =
+      fork(feed_forward >> in_place(rms_norm<post_ffw_norm_1>(d.norm_eps)), experts) >> sum();
+  const auto last_norm = in_place(rms_norm<post_ffw_norm>(d.norm_eps));
+
   // The input of a layer, behind a gate.
   const bool has_inputs = d.input_width > 0;
   const Dim<> width{d.input_width};
@@ -67,7 +88,8 @@ auto gemma4_with(const Gemma4Config& d, const FeedForward& feed_forward) {
                          in_place(rms_norm<layer_input_post_norm>(d.norm_eps));
   const auto layer = when(per_layer(d.have_kv), residual(attention)) >>
                      when(per_layer(d.share_kv), residual(shared_attention)) >>
-                     residual(feed_forward >> in_place(rms_norm<post_ffw_norm>(d.norm_eps))) >>
+                     when(!d.has_experts, residual(feed_forward >> last_norm)) >>
+                     when(d.has_experts, residual(both >> last_norm)) >>
                      when(has_inputs, residual(own_input)) >>
                      scale_by<optional_slot(layer_output_scale)>();
 
@@ -83,18 +105,7 @@ auto gemma4_with(const Gemma4Config& d, const FeedForward& feed_forward) {
          rms_norm<output_norm>(d.norm_eps) >> linear<tied_slot(output, token_embd)>(d.vocab_size) >>
          cap_rows(d.logit_cap);
 }
-template <class FeedForward>
-void gemma4_with(const Gemma4Config&&, const FeedForward&) = delete;
-
-// The dense part.
-inline auto gemma4_feed_forward(const Gemma4Config& d) {
-  using namespace graph;
-  using enum Slot;
-  return rms_norm<ffn_norm>(d.norm_eps) >>
-         fork(linear<ffn_gate>(d.ffn_width()) >> gelu_tanh(), linear<ffn_up>(d.ffn_width())) >>
-         multiply() >> linear<ffn_down>(d.dim);
-}
-void gemma4_feed_forward(const Gemma4Config&&) = delete;
+void gemma4(const Gemma4Config&&) = delete;
 
 // Which layers read whose keys and values: the last `n_shared` those of the last layer before them
 // that has a window, too, or has none, too. Errors: malformed (there is no such layer).
@@ -122,7 +133,7 @@ inline Result<void> share_last_layers(const io::Gguf& file, std::uint64_t n_shar
   return ok();
 }
 
-// What all files state. Errors: those of gemma_config(), malformed.
+// Errors: those of gemma_config() and read_experts(), malformed.
 inline Result<Gemma4Config> gemma4_config(const io::Gguf& file) {
   NIBBLE_TRY(base, gemma_config(file, 6, true));
   Gemma4Config c(std::move(base));
@@ -158,7 +169,7 @@ inline Result<Gemma4Config> gemma4_config(const io::Gguf& file) {
   }
   if (file.find(arch + "embedding_length_per_layer_input") != nullptr) {
     NIBBLE_TRY(width, file.get_u64(arch + "embedding_length_per_layer_input"));
-    if (width > kMaxDim) {
+    if (width > kMaxVocabulary / static_cast<std::uint64_t>(Index{c.n_layers})) {
       return Error{Errc::malformed,
                    file.name() + ": inputs of layers of " + to_text(width) + " numbers"};
     }
@@ -166,10 +177,15 @@ inline Result<Gemma4Config> gemma4_config(const io::Gguf& file) {
   }
   NIBBLE_TRY(n_shared, file.get_u64_or(arch + "attention.shared_kv_layers", 0));
   NIBBLE_CHECK(share_last_layers(file, n_shared, c));
+  c.has_experts = file.find(arch + "expert_count") != nullptr;
+  if (c.has_experts) {
+    NIBBLE_TRY(n_experts, file.get_u64(arch + "expert_count"));
+    c.has_experts = n_experts > 0;
+  }
+  if (c.has_experts) NIBBLE_CHECK(read_experts(file, {.is_normalized = true}, c));
   return c;
 }
 
-// Files with experts go to Gemma4Moe, which stands before it.
 struct Gemma4 {
   using Config = Gemma4Config;
   static constexpr std::string_view kName = "gemma4";
@@ -177,7 +193,7 @@ struct Gemma4 {
   static Result<Config> config(const io::Gguf& file) { return gemma4_config(file); }
   template <class Dims>
   static auto expression(const Dims& c) {
-    return gemma4_with(c, gemma4_feed_forward(c));
+    return gemma4(c);
   }
   template <DimsByReference Dims>
   static void expression(const Dims&&) = delete;

@@ -18,7 +18,6 @@
 #include "nibble/model/gemma2.hpp"
 #include "nibble/model/gemma3.hpp"
 #include "nibble/model/gemma4.hpp"
-#include "nibble/model/gemma4moe.hpp"
 #include "nibble/model/gemma_embedding.hpp"
 #include "nibble/model/gpt2.hpp"
 #include "nibble/model/gpt_oss.hpp"
@@ -45,7 +44,7 @@ namespace nibble { inline namespace NIBBLE_ABI {
 // (all_architectures.hpp has the rest.)
 struct CommonArchitectures
     : ArchitectureList<Mixtral, Llama, Qwen2, EmbeddingOf<Qwen3>, Qwen3, Qwen3Moe, Mistral3,
-                       SmolLm3, Granite, Gemma2, Gemma3, Gemma4Moe, Gemma4, GemmaEmbedding, Phi3,
+                       SmolLm3, Granite, Gemma2, Gemma3, Gemma4, GemmaEmbedding, Phi3,
                        Gpt2, Bert, NomicBert, GptOss, Lfm2, Qwen35, Qwen35Moe> {};
 
 namespace detail {
