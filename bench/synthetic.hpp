@@ -66,7 +66,7 @@ inline nibble::Result<nibble::Model> synthetic_model(nibble::Owned<nibble::Model
   nibble::WeightStore store(graph->config().n_layers, nibble::graph::AllFormats{});
   for (const auto& need : needs.all) {
     if (need.tied_to != nibble::graph::kNoSlot && tied) {
-      store.tie(need.slot, need.tied_to);
+      store.share(need.slot, need.layer, need.tied_to, need.layer);
     } else if (need.n == 0 || is_narrow(need)) {
       const bool is_rate = need.slot == static_cast<std::size_t>(Slot::ssm_a);
       const auto n = static_cast<std::size_t>(std::max(need.n, Index{1}) * need.k);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Small models of random weights with recurrent layers and layers with attention: compiled apart,
+// Small models of random weights whose layers differ, most with recurrent ones: compiled apart,
 // so that not each test compiles these architectures.
 #pragma once
 
@@ -11,5 +11,9 @@ namespace test {
 nibble::Model lfm2_model();
 nibble::Model qwen35_model();
 nibble::Model granite_hybrid_model();
+nibble::Model lfm2moe_model();
+nibble::Model qwen35moe_model();
+// No recurrent layers, but some that read what others store.
+nibble::Model gemma4_model();
 
 }  // namespace test

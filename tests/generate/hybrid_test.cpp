@@ -11,7 +11,9 @@
 #include "doctest/doctest.h"
 #include "generate/hybrid_models.hpp"
 #include "generate/speculating.hpp"
+#include "nibble/generate/placement.hpp"
 #include "nibble/generate/prefix_cache.hpp"
+#include "nibble/model/slot.hpp"
 
 namespace hybrid_test {
 
@@ -21,12 +23,30 @@ using namespace test;
 namespace {
 
 const std::pair<const char*, Model>& hybrid(int i) {
-  static const std::pair<const char*, Model> kModels[] = {
-      {"lfm2", lfm2_model()},
-      {"qwen35", qwen35_model()},
-      {"granitehybrid", granite_hybrid_model()}};
+  static const std::pair<const char*, Model> kModels[] = {{"lfm2", lfm2_model()},
+                                                          {"qwen35", qwen35_model()},
+                                                          {"granitehybrid", granite_hybrid_model()},
+                                                          {"lfm2moe", lfm2moe_model()},
+                                                          {"qwen35moe", qwen35moe_model()}};
   return kModels[i];
 }
+constexpr int kHybrids = 5;
+
+// Looks up the rows of tokens.
+class TableElsewhere final : public BackEnd {
+ public:
+  explicit TableElsewhere(const Model& model) : table_(model.weights().at(Slot::token_embd, -1)) {}
+  bool compute(const PartCall& call) noexcept override {
+    for (Index i = 0; i < call.out.extent(0); ++i) {
+      table_.ops->row(table_.data, table_.n, table_.k, call.tokens[static_cast<std::size_t>(i)],
+                      call.out.data() + i * call.out.stride(0));
+    }
+    return call.part == Part::embedding;
+  }
+
+ private:
+  const graph::Weight& table_;
+};
 
 // An engine for steps of at most n rows.
 Engine engine_for(const Model& model, Index n) {
@@ -37,7 +57,7 @@ Engine engine_for(const Model& model, Index n) {
 
 TEST_CASE("hybrids: a prompt gives the same bits in steps of any size, beside others or alone") {
   const Ids all = some_ids(130, 1), other = some_ids(90, 2);
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < kHybrids; ++i) {
     const auto& [name, model] = hybrid(i);
     CAPTURE(name);
     Engine whole = engine_for(model, 130);
@@ -66,7 +86,7 @@ TEST_CASE("hybrids: a prompt gives the same bits in steps of any size, beside ot
 TEST_CASE("hybrids: forks go on as their sequence did; back to before the last step") {
   const Ids all = some_ids(120, 3);
   const std::span<const std::int32_t> ids(all);
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < kHybrids; ++i) {
     const auto& [name, model] = hybrid(i);
     CAPTURE(name);
     Engine engine = engine_for(model, 128);
@@ -89,7 +109,7 @@ TEST_CASE("hybrids: forks go on as their sequence did; back to before the last s
 
 TEST_CASE("hybrids: what a prefix cache finds is not read again, and is exact") {
   const Ids all = some_ids(200, 4);
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < kHybrids; ++i) {
     const auto& [name, model] = hybrid(i);
     CAPTURE(name);
     Engine engine = engine_for(model, 256);
@@ -119,7 +139,7 @@ TEST_CASE("hybrids: guesses that are wrong leave no trace in the state") {
   options.sampling.seed = 3;
   options.sampling.top_logprobs = 2;
   options.max_tokens = 100;
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < kHybrids; ++i) {
     const auto& [name, model] = hybrid(i);
     CAPTURE(name);
     const auto generated = [&](const GenerateOptions& with, SpeculationStats* stats) {
@@ -152,7 +172,7 @@ TEST_CASE("hybrids: guesses that are wrong leave no trace in the state") {
 
 TEST_CASE("hybrids: no step costs an allocation") {
   const Ids prompt = some_ids(100, 6);
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < kHybrids; ++i) {
     const auto& [name, model] = hybrid(i);
     CAPTURE(name);
     Engine engine = engine_for(model, 64);
@@ -170,4 +190,52 @@ TEST_CASE("hybrids: no step costs an allocation") {
   }
 }
 
+TEST_CASE(
+    "layers that read keys and values of others: steps, forks, going back, prefixes, drafts") {
+  const Model model = gemma4_model();
+  const Ids all = some_ids(130, 7), prompt = some_ids(30, 8);
+  const std::span<const std::int32_t> ids(all);
+  Engine whole = engine_for(model, 130);
+  const auto logits = logits_of(whole, all);
+  for (const Index n : {1, 7, 64}) {
+    CAPTURE(n);
+    Engine engine = engine_for(model, n);
+    CHECK(logits_of(engine, all) == logits);
+  }
+  Engine engine = engine_for(model, 128);
+  Sequence a = must(engine.new_sequence());
+  append(engine, a, ids.first(41));
+  Sequence snapshot = must(a.fork());
+  const auto straight = append(engine, a, ids.subspan(41, 30));
+  CHECK(append(engine, snapshot, ids.subspan(41, 30)) == straight);
+  REQUIRE(a.rewind(41));
+  append(engine, a, ids.subspan(5, 9));
+  REQUIRE(a.rewind(41));
+  CHECK(append(engine, a, ids.subspan(41, 30)) == straight);
+
+  PrefixCache cache = must(PrefixCache::create(engine, {.max_bytes = std::size_t{8} << 20}));
+  REQUIRE(cache.insert(a));
+  Ids other(all.begin(), all.begin() + 70);
+  other.push_back((all[70] + 1) % 50);
+  const auto fresh = logits_of(engine, other);
+  Sequence sequence = must(cache.match(other));
+  CHECK(sequence.position() >= 64);
+  CHECK(append(engine, sequence, rest_of(other, sequence.position())) == fresh);
+}
+
+TEST_CASE("inputs of layers are those of the tokens, also where the rows come from elsewhere") {
+  const Model model = gemma4_model();
+  const Ids all = some_ids(50, 9);
+  Engine here = engine_for(model, 64);
+  TableElsewhere table(model);
+  EngineOptions options{.n_ctx = 300,
+                        .max_sequences = 2,
+                        .max_step_tokens = 64,
+                        .placement = {.back_end = &table, .embedding = true}};
+  Engine placed = must(Engine::create(model, options));
+  CHECK(logits_of(placed, all) == logits_of(here, all));
+  // Other layers elsewhere would not have what these store.
+  options.placement = {.back_end = &table, .first_layer = 0, .end_layer = 2};
+  CHECK(code(Engine::create(model, options)) == Errc::unsupported);
+}
 }  // namespace hybrid_test

@@ -47,17 +47,18 @@ nibble::Model surveyed_model(const typename Architecture::Config& config, std::u
   std::list<std::vector<float>> data;
   for (const auto& need : needed.all) {
     if (need.tied_to != nibble::graph::kNoSlot) {
-      store.tie(need.slot, need.tied_to);
+      store.share(need.slot, need.layer, need.tied_to, need.layer);
       continue;
     }
     const bool is_vector = need.n == 0 && !need.is_table;
     const float size = std::sqrt((need.is_table ? 1.0f : 3.0f) / static_cast<float>(need.k));
     const bool is_near_1 = is_vector || need.slot == negative_slot;
     std::uniform_real_distribution<float> number(is_near_1 ? 0.7f : -size, is_near_1 ? 1.3f : size);
-    auto& numbers = data.emplace_back(static_cast<std::size_t>((is_vector ? 1 : need.n) * need.k));
+    auto& numbers = data.emplace_back(
+        static_cast<std::size_t>((is_vector ? 1 : need.n) * need.n_experts * need.k));
     for (float& x : numbers) x = need.slot == negative_slot ? -number(random) : number(random);
     REQUIRE(store.add(need.slot, need.layer, nibble::quant::Format::f32, need.n, need.k,
-                      std::as_bytes(std::span(numbers))));
+                      std::as_bytes(std::span(numbers)), need.n_experts));
   }
   nibble::InlineExecutor executor;
   REQUIRE(store.pack(executor));

@@ -18,7 +18,7 @@ struct HubWeights {
   std::string name;
   std::vector<std::uint64_t> shape;  // row-major
   std::vector<float> values;         // 0, 1, 2, ... if there are none
-  std::string type = "F32";          // or F64, BF16; any other has values of 4 bytes
+  std::string type = "F32";          // or F64, BF16, U8; any other has values of 4 bytes
 
   std::uint64_t n() const {
     return std::accumulate(shape.begin(), shape.end(), std::uint64_t{1}, std::multiplies<>());
@@ -34,6 +34,8 @@ inline std::vector<std::byte> safetensors_of(const std::vector<HubWeights>& tens
       const float value = tensor.values.empty() ? static_cast<float>(i) : tensor.values[i];
       if (tensor.type == "F64") {
         data.number(static_cast<double>(value));
+      } else if (tensor.type == "U8") {
+        data.u8(static_cast<unsigned>(value));
       } else if (tensor.type == "BF16") {
         std::uint32_t bits = 0;
         std::memcpy(&bits, &value, sizeof bits);

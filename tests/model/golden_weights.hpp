@@ -23,7 +23,8 @@ inline std::vector<float> random_weights(const std::string& name, nibble::Index 
     centre = 2, amplitude = 1;
   } else if (name.ends_with("ssm_a")) {
     centre = -0.6, amplitude = 0.5;
-  } else if (name.ends_with("norm.weight")) {
+  } else if (name.find("norm.weight") != name.npos || name.find("norm_") != name.npos ||
+             name.find("scale") != name.npos) {
     centre = 1, amplitude = 0.3;
   } else if (name.ends_with(".bias")) {
     amplitude = 0.3;

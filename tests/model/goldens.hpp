@@ -93,7 +93,8 @@ inline Golden read_golden(const std::filesystem::path& path) {
     if (tensor.name == "golden.expected") {
       golden.expected = std::move(values);
     } else {
-      golden.tensors.push_back({std::string(tensor.name), {values.size()}, values});
+      const auto dims = std::span(tensor.dims).first(tensor.n_dims);
+      golden.tensors.push_back({std::string(tensor.name), {dims.begin(), dims.end()}, values});
     }
   }
   return golden;
@@ -102,8 +103,9 @@ inline Golden read_golden(const std::filesystem::path& path) {
 inline Result<Model> load_file(const io::Gguf& file) {
   const LoadOptions options{.tuning = Tuning{}};
   const auto name = file.get_string("general.architecture");
-  constexpr std::string_view kRare[] = {"olmo2",    "gptneox",    "opt",          "bloom", "gptneo", "phi2",
-                                        "qwen2moe", "granitemoe", "granitehybrid"};
+  constexpr std::string_view kRare[] = {"olmo2",      "gptneox",       "opt",     "bloom",
+                                        "gptneo",     "phi2",          "qwen2moe", "granitemoe",
+                                        "granitehybrid", "lfm2moe",    "bitnet"};
   if (name && std::find(std::begin(kRare), std::end(kRare), *name) != std::end(kRare)) {
     return test::load_rare(file, options);
   }

@@ -40,7 +40,9 @@ TEST_CASE("layers that guess tokens after the next one are left out") {
 TEST_CASE("hybrids: states of absurd sizes and layers that are not there are errors") {
   int n = 0;
   for_each_file([&](const std::string& name, const Golden& golden) {
-    if (name != "qwen35.gguf" && name != "granitehybrid.gguf" && name != "lfm2.gguf") return;
+    if (!name.starts_with("qwen35") && name != "granitehybrid.gguf" && !name.starts_with("lfm2")) {
+      return;
+    }
     ++n;
     const std::string prefix = name.substr(0, name.find('.')) + ".";
     const auto refused = [&](const std::string& key, std::uint32_t value) {
@@ -52,7 +54,7 @@ TEST_CASE("hybrids: states of absurd sizes and layers that are not there are err
       REQUIRE(!model);
       CHECK(model.error().code != Errc::out_of_memory);
     };
-    if (name == "lfm2.gguf") {
+    if (name.starts_with("lfm2")) {
       for (const std::uint32_t n_taps : {0u, 1u, 5u, 1u << 20, 0xffffffffu}) {
         refused("shortconv.l_cache", n_taps);
       }
@@ -72,7 +74,7 @@ TEST_CASE("hybrids: states of absurd sizes and layers that are not there are err
       }
     }
   });
-  CHECK(n == 3);
+  CHECK(n == 5);
 }
 
 TEST_CASE("hybrids: taps of convolutions may be stored in another format") {
@@ -105,4 +107,35 @@ TEST_CASE("hybrids: taps of convolutions may be stored in another format") {
   CHECK(n == 2);
 }
 
+TEST_CASE("layers that read keys and values of others: which ones, and what they need not have") {
+  int n = 0;
+  for_each_file([&](const std::string& name, const Golden& golden) {
+    if (name != "gemma4.gguf") return;
+    ++n;
+    // Of seven layers, the fourth and the last have no window.
+    for (const std::uint32_t n_shared : {4u, 6u, 7u, 8u, 0xffffffffu}) {
+      Golden changed = golden;
+      changed.metadata.set("gemma4.attention.shared_kv_layers", n_shared);
+      CHECK(load_bytes(changed.write()).error().code == Errc::malformed);
+    }
+    Golden changed = golden;
+    changed.metadata.set("gemma4.attention.shared_kv_layers", std::uint32_t{2});
+    CHECK(load_bytes(changed.write()).error().code == Errc::not_found);
+    // What makes keys and values there may be left over from training.
+    Golden more = golden;
+    more.tensors.push_back({"blk.6.attn_k.weight", {4, 2}, std::vector<float>(8, 1)});
+    more.tensors.push_back({"blk.4.attn_k_norm.weight", {3}, std::vector<float>(3, 1)});
+    CHECK(largest_error(load_golden(more), golden, 30) < 5e-6);
+    more.tensors.push_back({"blk.3.attn_k.extra", {3}, std::vector<float>(3, 1)});
+    CHECK(load_bytes(more.write()).error().code == Errc::unsupported);
+    for (const std::uint32_t width : {0u, 1u, 4u, 6u, 1u << 20, 0xffffffffu}) {
+      Golden other = golden;
+      other.metadata.set("gemma4.embedding_length_per_layer_input", width);
+      const auto loaded = load_bytes(other.write());
+      REQUIRE_FALSE(loaded);
+      CHECK(loaded.error().code != Errc::out_of_memory);
+    }
+  });
+  CHECK(n == 1);
+}
 }  // namespace hybrid_goldens_test

@@ -12,6 +12,7 @@
 # each of them (or the embedding of the text). Its weights are those of weights() below, which
 # goldens.hpp computes as well.
 import argparse
+import contextlib
 import ctypes
 import math
 import os
@@ -42,13 +43,31 @@ def weights(name, shape):
         centre, amplitude = 2.0, 1.0
     elif name.endswith("ssm_a"):
         centre, amplitude = -0.6, 0.5
-    elif name.endswith("norm.weight"):
+    elif any(part in name for part in ("norm.weight", "norm_", "scale")):
         centre, amplitude = 1.0, 0.3
     elif name.endswith(".bias"):
         amplitude = 0.3
     elif name in ("token_embd.weight", "position_embd.weight", "token_types.weight"):
         amplitude = 1.0
     return (centre + amplitude * u).astype(np.float32).reshape(shape)
+
+
+@contextlib.contextmanager
+def staying_double():
+    """Without the casts to f32 that transformers has in norms and in recurrent layers."""
+    to, to_float = torch.Tensor.to, torch.Tensor.float
+    is_double = lambda x: x.dtype == torch.float64
+
+    def stay(x, *args, **named):
+        is_f32 = torch.float32 in args or named.get("dtype") == torch.float32
+        return x if is_f32 and is_double(x) else to(x, *args, **named)
+
+    torch.Tensor.to = stay
+    torch.Tensor.float = lambda x, **named: x if is_double(x) else to_float(x, **named)
+    try:
+        yield
+    finally:
+        torch.Tensor.to, torch.Tensor.float = to, to_float
 
 
 def tokens():
@@ -72,6 +91,8 @@ class Tensors:
     def __init__(self, model):
         self.model = model.double().eval()
         self.hf = dict(self.model.named_parameters())
+        self.hf.update((name, buffer) for name, buffer in self.model.named_buffers()
+                       if name.endswith((".expert_bias", ".layer_scalar")))
         self.list = []  # (name, shape)
         self.set = set()
 
@@ -118,7 +139,8 @@ def llama_tensors(t, c, norms=None, permuted=False, fused=False):
     q = unpermute(c.num_attention_heads) if permuted else same
     k = unpermute(c.num_key_value_heads) if permuted else same
     norms = norms or {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
-    change = minus_one if c.model_type.startswith("gemma") else same
+    gemma = c.model_type.startswith("gemma") and not c.model_type.startswith("gemma4")
+    change = minus_one if gemma else same
     t.add("token_embd.weight", "model.embed_tokens.weight")
     t.add("output_norm.weight", "model.norm.weight", change)
     t.optional("output.weight", "lm_head.weight")
@@ -170,7 +192,7 @@ def rope(theta=10000.0, **more):
     return {"rope_type": "default", "rope_theta": theta, **more}
 
 
-def keys_of(c, head_dim=None):
+def keys_of(c, head_dim=None, n_kv_heads=None):
     """The metadata that all have."""
     head_dim = head_dim or c.head_dim
     keys = {
@@ -179,7 +201,8 @@ def keys_of(c, head_dim=None):
         "block_count": c.num_hidden_layers,
         "feed_forward_length": c.intermediate_size,
         "attention.head_count": c.num_attention_heads,
-        "attention.head_count_kv": getattr(c, "num_key_value_heads", c.num_attention_heads),
+        "attention.head_count_kv": n_kv_heads or getattr(c, "num_key_value_heads",
+                                                         c.num_attention_heads),
         "attention.key_length": head_dim,
         "attention.value_length": head_dim,
         "rope.dimension_count": head_dim,
@@ -223,7 +246,7 @@ def llama3_factors():
     # The divisors that converters write for this scaling.
     plain = 500.0 ** (-np.arange(0, 12, 2) / 12)
     factors = (plain / t.model.model.rotary_emb.inv_freq.numpy()).astype(np.float32)
-    return t, {**keys_of(c), "#rope_freqs": factors}
+    return t, {**keys_of(c), "#tensors": {"rope_freqs.weight": factors}}
 
 
 def yarn_scaling(**more):
@@ -389,12 +412,12 @@ def gptneox_sequential():
     return gptneox_of(False)
 
 
-def lfm2():
-    c = hf.Lfm2Config(**{**SHAPE, "hidden_size": 24, "num_hidden_layers": 4,
-                         "block_auto_adjust_ff_dim": False, "norm_eps": 1e-5,
-                         "layer_types": ["conv", "full_attention", "conv", "conv"],
-                         "rope_parameters": rope(1000.0)})
-    t = Tensors(hf.Lfm2ForCausalLM(c))
+def lfm2_of(config_class, model_class, more, experts, keys):
+    """experts(t, at, of): the tensors of a layer's experts."""
+    c = config_class(**{**SHAPE, "hidden_size": 24, "num_hidden_layers": 4, "norm_eps": 1e-5,
+                        "layer_types": ["conv", "full_attention", "conv", "conv"],
+                        "rope_parameters": rope(1000.0), **more})
+    t = Tensors(model_class(c))
     t.add("token_embd.weight", "model.embed_tokens.weight")
     t.add("token_embd_norm.weight", "model.embedding_norm.weight")
     t.add("output.weight", "lm_head.weight")
@@ -411,19 +434,40 @@ def lfm2():
         if kind == "conv":
             t.put(f"{at}shortconv.conv.weight", (24, 3),
                   [(of + "conv.conv.weight", lambda w: w[:, None, :])])
+        experts(t, at, of + "feed_forward.")
     t.check()
-    return t, {**keys_of(c), "shortconv.l_cache": 3,
+    return t, {**keys_of(c), **keys, "shortconv.l_cache": 3,
                "attention.head_count_kv": [0 if kind == "conv" else 2 for kind in c.layer_types]}
 
 
-def qwen35():
+def lfm2():
+    return lfm2_of(hf.Lfm2Config, hf.Lfm2ForCausalLM, dict(block_auto_adjust_ff_dim=False),
+                   lambda t, at, of: None, {})
+
+
+def lfm2moe():  # a bias changes which experts are chosen
+    def experts(t, at, of):
+        t.optional(at + "ffn_gate_inp.weight", of + "gate.weight")
+        t.optional(at + "exp_probs_b.bias", of + "expert_bias")
+        if of + "gate.weight" in t.hf:
+            plain_experts(t, at, of, "experts.gate_up_proj", "experts.down_proj")
+
+    return lfm2_of(hf.Lfm2MoeConfig, hf.Lfm2MoeForCausalLM,
+                   dict(num_experts=EXPERTS, num_experts_per_tok=3, num_dense_layers=1,
+                        moe_intermediate_size=EXPERT_DIM, experts_implementation="eager"), experts,
+                   {"expert_count": EXPERTS, "expert_used_count": 3, "expert_gating_func": 2,
+                    "expert_feed_forward_length": EXPERT_DIM, "leading_dense_block_count": 1})
+
+
+def qwen35_of(config_class, model_class, more, feed_forward, keys_of_it):
+    """feed_forward(t, at, of): the tensors of a layer's second half."""
     n_k, n_v, k_dim, v_dim, taps = 2, 4, 5, 5, 4
-    c = hf.Qwen3_5TextConfig(**{**SHAPE, "hidden_size": 24, "head_dim": 8, "num_hidden_layers": 4,
-                                "full_attention_interval": 3, "linear_conv_kernel_dim": taps,
-                                "linear_key_head_dim": k_dim, "linear_value_head_dim": v_dim,
-                                "linear_num_key_heads": n_k, "linear_num_value_heads": n_v,
-                                "rope_parameters": rope(1000.0, partial_rotary_factor=0.5)})
-    t = Tensors(hf.Qwen3_5ForCausalLM(c))
+    c = config_class(**{**SHAPE, "hidden_size": 24, "head_dim": 8, "num_hidden_layers": 4,
+                        "full_attention_interval": 3, "linear_conv_kernel_dim": taps,
+                        "linear_key_head_dim": k_dim, "linear_value_head_dim": v_dim,
+                        "linear_num_key_heads": n_k, "linear_num_value_heads": n_v,
+                        "rope_parameters": rope(1000.0, partial_rotary_factor=0.5), **more})
+    t = Tensors(model_class(c))
     keys = 2 * n_k * k_dim
 
     def heads(w):
@@ -440,8 +484,7 @@ def qwen35():
         at, of = f"blk.{i}.", f"model.layers.{i}."
         t.add(at + "attn_norm.weight", of + "input_layernorm.weight", minus_one)
         t.add(at + "post_attention_norm.weight", of + "post_attention_layernorm.weight", minus_one)
-        for part in ("gate", "up", "down"):
-            t.add(f"{at}ffn_{part}.weight", f"{of}mlp.{part}_proj.weight")
+        feed_forward(t, at, of + "mlp.")
         if kind == "full_attention":
             for name, part in (("q", "q"), ("k", "k"), ("v", "v"), ("output", "o")):
                 t.add(f"{at}attn_{name}.weight", f"{of}self_attn.{part}_proj.weight")
@@ -461,10 +504,35 @@ def qwen35():
         t.put(at + "ssm_conv1d.weight", (keys + n_v * v_dim, taps),
               [(of + "conv1d.weight", lambda w: mixed(w)[:, None, :])])
     t.check()
-    return t, {**keys_of(c), "rope.dimension_count": 4, "full_attention_interval": 3,
+    return t, {**keys_of(c), **keys_of_it, "rope.dimension_count": 4, "full_attention_interval": 3,
                "ssm.conv_kernel": taps, "ssm.state_size": k_dim, "ssm.group_count": n_k,
                "ssm.time_step_rank": n_v, "ssm.inner_size": n_v * v_dim,
                "rope.dimension_sections": [1, 1, 0, 0]}
+
+
+def qwen35():
+    def feed_forward(t, at, of):
+        for part in ("gate", "up", "down"):
+            t.add(f"{at}ffn_{part}.weight", f"{of}{part}_proj.weight")
+
+    return qwen35_of(hf.Qwen3_5TextConfig, hf.Qwen3_5ForCausalLM, {}, feed_forward, {})
+
+
+def qwen35moe():
+    def feed_forward(t, at, of):
+        t.add(at + "ffn_gate_inp.weight", of + "gate.weight")
+        shared_and_experts(t, at, of.removesuffix("mlp."), 24)
+
+    t, keys = qwen35_of(hf.Qwen3_5MoeTextConfig, hf.Qwen3_5MoeForCausalLM,
+                        dict(num_experts=EXPERTS, num_experts_per_tok=3,
+                             moe_intermediate_size=EXPERT_DIM, shared_expert_intermediate_size=12,
+                             experts_implementation="eager"),
+                        feed_forward,
+                        {"expert_count": EXPERTS, "expert_used_count": 3,
+                         "expert_feed_forward_length": EXPERT_DIM,
+                         "expert_shared_feed_forward_length": 12})
+    del keys["feed_forward_length"]  # files do not state it
+    return t, keys
 
 
 def granite_hybrid():
@@ -564,6 +632,23 @@ def qwen3moe_sums():  # the weights of the chosen experts are not those of a sof
                {"expert_weights_norm": False}, plain_experts)
 
 
+def qwen3moe_by_token():
+    """The experts of a token are in a table; transformers is told so here."""
+    table = np.array([[(5 * i) % EXPERTS, (5 * i + 1 + i % 4) % EXPERTS] for i in range(VOCAB)])
+    t, keys = moe(hf.Qwen3MoeConfig, hf.Qwen3MoeForCausalLM,
+                  dict(num_experts=EXPERTS, moe_intermediate_size=EXPERT_DIM, norm_topk_prob=True),
+                  {}, plain_experts)
+
+    def chosen(router, args, output):
+        logits = output[0]
+        experts = torch.tensor(table)[torch.tensor(tokens())]
+        scores = torch.softmax(logits, dim=-1).gather(1, experts)
+        return logits, scores / scores.sum(dim=-1, keepdim=True), experts
+
+    t.model.model.layers[1].mlp.gate.register_forward_hook(chosen)  # the first layer chooses
+    return t, {**keys, "#tensors": {"blk.1.ffn_gate_tid2eid.weight": table.astype(np.float32)}}
+
+
 def mixtral():
     t, keys = moe(hf.MixtralConfig, hf.MixtralForCausalLM,
                   dict(num_local_experts=EXPERTS, intermediate_size=EXPERT_DIM,
@@ -573,20 +658,22 @@ def mixtral():
     return t, keys
 
 
-def qwen2moe():  # a shared expert behind a gate
-    def experts(t, at, of):
-        plain_experts(t, at, of)
-        t.put(at + "ffn_gate_inp_shexp.weight", (24,),
-              [(of + "mlp.shared_expert_gate.weight", lambda w: w[None])])
-        for part in ("gate", "up", "down"):
-            t.add(at + f"ffn_{part}_shexp.weight", of + f"mlp.shared_expert.{part}_proj.weight")
+def shared_and_experts(t, at, of, dim):  # a shared expert behind a gate
+    plain_experts(t, at, of)
+    t.put(at + "ffn_gate_inp_shexp.weight", (dim,),
+          [(of + "mlp.shared_expert_gate.weight", lambda w: w[None])])
+    for part in ("gate", "up", "down"):
+        t.add(at + f"ffn_{part}_shexp.weight", of + f"mlp.shared_expert.{part}_proj.weight")
 
+
+def qwen2moe():
     return moe(hf.Qwen2MoeConfig, hf.Qwen2MoeForCausalLM,
                dict(hidden_size=24, num_experts=EXPERTS,
                     moe_intermediate_size=EXPERT_DIM, shared_expert_intermediate_size=12,
                     norm_topk_prob=False, num_experts_per_tok=3),
                {"expert_used_count": 3, "expert_weights_norm": False,
-                "expert_shared_feed_forward_length": 12}, experts)
+                "expert_shared_feed_forward_length": 12},
+               lambda t, at, of: shared_and_experts(t, at, of, 24))
 
 
 def granitemoe_of(shared):
@@ -649,6 +736,98 @@ def gpt_oss():
                     rope_parameters=rope(100.0, truncate=False, **yarn_scaling())),
                {**YARN_KEYS, "attention.sliding_window": 5}, experts, router="mlp.router",
                norms=OSS_NORMS)
+
+
+# ---- Gemma 4, BitNet -----------------------------------------------------------------------------
+
+
+def gemma4_of(more, keys, experts=lambda t, at, of: None):
+    """experts(t, at, of): what a layer has beside its feed-forward part."""
+    types = {"s": "sliding_attention", "f": "full_attention"}
+    parameters = {"full_attention": rope(100000.0, rope_type="proportional",
+                                         partial_rotary_factor=0.5),
+                  "sliding_attention": rope(1000.0)}
+    layers = "sssfssf"  # llama.cpp shares what the last two of their own store
+    c = hf.Gemma4TextConfig(**{
+        **SHAPE, "num_hidden_layers": len(layers), "layer_types": [types[kind] for kind in layers],
+        "global_head_dim": 12, "sliding_window": 5, "final_logit_softcapping": 30.0,
+        "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "tie_word_embeddings": True,
+        "rope_parameters": parameters, "experts_implementation": "eager", **more})
+    t = Tensors(hf.Gemma4ForCausalLM(c))
+    llama_tensors(t, c, norms=GEMMA_NORMS)
+    n_inputs = c.hidden_size_per_layer_input
+    if n_inputs:
+        t.add("per_layer_token_embd.weight", "model.embed_tokens_per_layer.weight")
+        t.add("per_layer_model_proj.weight", "model.per_layer_model_projection.weight")
+        t.add("per_layer_proj_norm.weight", "model.per_layer_projection_norm.weight")
+    for i in range(c.num_hidden_layers):
+        at, of = f"blk.{i}.", f"model.layers.{i}."
+        t.add(at + "layer_output_scale.weight", of + "layer_scalar")
+        for name, hf_name in (("inp_gate", "per_layer_input_gate"),
+                              ("proj", "per_layer_projection"),
+                              ("post_norm", "post_per_layer_input_norm")):
+            t.optional(f"{at}{name}.weight", f"{of}{hf_name}.weight")
+        experts(t, at, of)
+    t.check()
+    head_dim = SHAPE["head_dim"]
+    return t, {**keys_of(c, 12, SHAPE["num_key_value_heads"]), "rope.dimension_count_swa": head_dim, "rope.freq_base": 100000.0,
+               "attention.key_length_swa": head_dim, "attention.value_length_swa": head_dim,
+               "rope.freq_base_swa": 1000.0, "attention.sliding_window": 5,
+               "attention.sliding_window_pattern": [kind == "s" for kind in layers],
+               "attention.shared_kv_layers": c.num_kv_shared_layers,
+               "final_logit_softcapping": 30.0,
+               "embedding_length_per_layer_input": n_inputs,
+               "#tensors": {"rope_freqs.weight": np.array(3 * [1.0] + 3 * [1e30], np.float32)},
+               **keys}
+
+
+def gemma4():  # E2B, E4B: inputs of layers; the last layers share keys and values
+    return gemma4_of(dict(hidden_size_per_layer_input=5, vocab_size_per_layer_input=VOCAB,
+                          num_kv_shared_layers=3, use_double_wide_mlp=True),
+                     {"feed_forward_length": 4 * [28] + 3 * [56]})
+
+
+def gemma4_values():  # 12B, 31B: in full layers, keys are values, too
+    return gemma4_of(dict(attention_k_eq_v=True, num_global_key_value_heads=1),
+                     {"attention.head_count_kv": [2, 2, 2, 1, 2, 2, 1]})
+
+
+def gemma4_moe():  # 26B-A4B: experts beside the feed-forward part
+    def experts(t, at, of):
+        t.add(at + "ffn_gate_inp.weight", of + "router.proj.weight")
+        t.add(at + "ffn_gate_inp.scale", of + "router.scale")
+        t.add(at + "ffn_down_exps.scale", of + "router.per_expert_scale")
+        for name in ("post_ffw_norm_1", "post_ffw_norm_2", "pre_ffw_norm_2"):
+            hf_name = name.replace("ffw", "feedforward").replace("norm", "layernorm")
+            t.add(f"{at}{name}.weight", f"{of}{hf_name}.weight")
+        t.add(at + "ffn_gate_up_exps.weight", of + "experts.gate_up_proj")
+        t.add(at + "ffn_down_exps.weight", of + "experts.down_proj")
+
+    return gemma4_of(dict(enable_moe_block=True, num_experts=EXPERTS, top_k_experts=3,
+                          moe_intermediate_size=EXPERT_DIM),
+                     {"expert_count": EXPERTS, "expert_used_count": 3,
+                      "expert_feed_forward_length": EXPERT_DIM}, experts)
+
+
+def bitnet_of(activation):
+    return decoder(hf.BitNetConfig, hf.BitNetForCausalLM,
+                   dict(hidden_size=24, hidden_act=activation, tie_word_embeddings=True,
+                        rope_parameters=rope(500.0)),
+                   {"hidden_activation": activation},
+                   norms={"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
+                          "attn_sub_norm": "self_attn.attn_sub_norm",
+                          "ffn_sub_norm": "mlp.ffn_sub_norm"})
+
+
+def bitnet():
+    return bitnet_of("relu2")
+
+
+def bitnet_silu():
+    return bitnet_of("silu")
+
+
+# ---- Older models --------------------------------------------------------------------------------
 
 
 def interleave_of(n_heads, head_dim):
@@ -776,6 +955,10 @@ DECODERS = {
     "granitemoe-shared": ("granitemoe", granitemoe_shared),
     "lfm2": ("lfm2", lfm2), "qwen35": ("qwen35", qwen35),
     "granitehybrid": ("granitehybrid", granite_hybrid),
+    "qwen3moe-by-token": ("qwen3moe", qwen3moe_by_token), "lfm2moe": ("lfm2moe", lfm2moe),
+    "qwen35moe": ("qwen35moe", qwen35moe), "gemma4": ("gemma4", gemma4),
+    "gemma4-values": ("gemma4", gemma4_values), "gemma4-moe": ("gemma4", gemma4_moe),
+    "bitnet": ("bitnet", bitnet), "bitnet-silu": ("bitnet", bitnet_silu),
 }
 
 # ---- Models that embed texts ---------------------------------------------------------------------
@@ -918,9 +1101,8 @@ def write_golden(path, architecture, t, keys, expected):
                                        for n in (math.prod(s[:-1]) if len(s) > 1 else 0, s[-1])])
     writer.add_array("golden.experts", [int(s[0]) if len(s) == 3 else 1 for _, s in t.list])
     writer.add_array("golden.tokens", tokens())
-    factors = keys.get("#rope_freqs")
-    if factors is not None:
-        writer.add_tensor("rope_freqs.weight", factors)
+    for name, values in keys.get("#tensors", {}).items():
+        writer.add_tensor(name, values)
     writer.add_tensor("golden.expected", expected.astype(np.float32))
     finish(writer)
 
@@ -936,8 +1118,8 @@ def write_model(path, architecture, t, keys):
     writer.add_token_type_count(2)
     for name, shape in t.list:
         writer.add_tensor(name, weights(name, shape))
-    if keys.get("#rope_freqs") is not None:
-        writer.add_tensor("rope_freqs.weight", keys["#rope_freqs"])
+    for name, values in keys.get("#tensors", {}).items():
+        writer.add_tensor(name, values)
     finish(writer)
 
 
@@ -1035,7 +1217,7 @@ def main():
         if row:
             expected = row[0][None] / np.linalg.norm(row[0])
         else:
-            with torch.no_grad():
+            with torch.no_grad(), staying_double():
                 expected = t.model(torch.tensor([tokens()])).logits[0].numpy()
         write_golden(os.path.join(here, name + ".gguf"), architecture, t, keys, expected)
         line = f"{name}: largest number {np.abs(expected).max():.3f}"

@@ -59,8 +59,8 @@ class TrainingModel final : public SurveySink {
         random_(seed) {
     survey(expression_, *this);
     for (const WeightNeed& tied : ties_) {
-      table_[place(tied.slot, tied.layer)] = table_[place(tied.tied_to, -1)];
-      gradients_[place(tied.slot, tied.layer)] = gradients_[place(tied.tied_to, -1)];
+      table_[place(tied.slot, tied.layer)] = table_[place(tied.tied_to, tied.layer)];
+      gradients_[place(tied.slot, tied.layer)] = gradients_[place(tied.tied_to, tied.layer)];
     }
   }
 

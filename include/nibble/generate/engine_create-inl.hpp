@@ -137,6 +137,10 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
                                   " positions cannot be had: " + plan.error};
   }
 
+  if (needs.shares_other_heads) {
+    return Error{Errc::invalid_argument,
+                 "session: a layer shares the cache of one that stores other heads"};
+  }
   layout.type = options.kv_type;
   place_layers();
   layout.capacity =
@@ -242,6 +246,11 @@ NIBBLE_INLINE Result<void> Engine::State::make_placed() {
   if (options.placement.back_end == nullptr) return ok();
   if (options.placement.head && plan.rows == graph::Rows::segments) {
     return Error{Errc::unsupported, "engine: placement of the head of a model of embeddings"};
+  }
+  if (options.placement.end_layer > options.placement.first_layer && needs.layers_are_tied) {
+    return Error{Errc::unsupported,
+                 "engine: placement of layers of a model whose layers read what others store, or "
+                 "inputs of their own"};
   }
   NIBBLE_TRY(made, detail::PlacedRun::create(options.placement, placed_sizes()));
   placed = std::move(made);

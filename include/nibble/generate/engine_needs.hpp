@@ -79,6 +79,13 @@ class EngineNeeds final : public graph::SurveySink {
     Index& largest = windows[static_cast<std::size_t>(layer)].value;
     largest = window == 0 || largest == 0 ? 0 : (std::max)(largest, window);
   }
+  void reads_beside() override { layers_are_tied = true; }
+  void shares_cache(Index, Index other, const ops::KvShape& shape) override {
+    layers_are_tied = true;
+    const ops::KvShape& stored = shapes[static_cast<std::size_t>(other)];
+    shares_other_heads = shares_other_heads || stored.n_kv_heads != shape.n_kv_heads ||
+                         stored.head_dim != shape.head_dim;
+  }
   void state(Index, Index n_floats) override { n_state_floats += n_floats; }
   void rope(const graph::RopeKey& key, const graph::RopeFactors& factors) override {
     ropes.add(key, factors, weights_);
@@ -99,6 +106,8 @@ class EngineNeeds final : public graph::SurveySink {
   Index n_state_floats = 0;
   Index n_positions = 0;  // how many positions have embeddings; 0: any number
   bool reads_both_ways = false;
+  bool layers_are_tied = false;  // a layer reads more than its rows and what it stores itself
+  bool shares_other_heads = false;  // a layer reads what another one stores, which is not its own
   bool float_inputs = false, code_inputs = false;
   Index max_rank = 0;  // of factors
 

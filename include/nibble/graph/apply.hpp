@@ -252,6 +252,13 @@ constexpr auto apply(const CapRows& node, Pass& pass, const Value<W>& x) noexcep
 }
 
 template <class Pass, Index W>
+constexpr auto apply(const Square&, Pass& pass, const Value<W>& x) noexcept {
+  pass.step(
+      [=](auto& run) { ops::multiply(run.executor(), run.view(x), run.view(x), run.view(x)); }, x);
+  return x;
+}
+
+template <class Pass, Index W>
 constexpr auto apply(const Dropout& node, Pass& pass, const Value<W>& x) noexcept {
   const Index place = pass.place();
   check_probability(pass, node.probability);

@@ -111,6 +111,12 @@ constexpr void check_widths(const H& heads, const Qkv<Q, K>& qkv, Pass& pass) no
     pass.fail("the width of k or v is not that of the heads");
   }
 }
+// A q alone, in layers that read the keys and values of another one.
+template <class H, Index Q, class Pass>
+constexpr void check_in_place(const H& heads, const Value<Q>& q, Pass& pass) noexcept {
+  (void)checked_shape(heads, pass, q);
+  if (q.is_shared) pass.fail("rope() or head_norm() would write to rows that others still need");
+}
 // For nodes that change q and k in place.
 template <class H, Index Q, Index K, class Pass>
 constexpr void check_in_place(const H& heads, const Qkv<Q, K>& qkv, Pass& pass) noexcept {
@@ -138,6 +144,20 @@ constexpr auto apply(const HeadNorm<kQ, kK, H>& node, Pass& pass, const Qkv<Q, K
   return qkv;
 }
 
+template <auto kQ, auto kK, class H, class Pass, Index Q>
+constexpr auto apply(const HeadNorm<kQ, kK, H>& node, Pass& pass, const Value<Q>& q) noexcept {
+  check_in_place(node.heads, q, pass);
+  const Index head_dim = pass.resolve(node.heads.head_dim);
+  pass.template weight<kQ>(0, head_dim);
+  const float eps = node.eps;
+  pass.step(
+      [=](auto& run) {
+        ops::rms_norm_heads(run.executor(), run.view(q), head_dim, run.vector(kQ), eps);
+      },
+      q);
+  return q;
+}
+
 // Calls f with the style as a type.
 template <class Style, class F>
 void with_style(Style style, const F& f) noexcept {
@@ -150,13 +170,11 @@ void with_style(Style style, const F& f) noexcept {
   }
 }
 
-template <class Style, auto kFactors, class H, class Pass, Index Q, Index K>
-constexpr auto apply(const Rope<Style, kFactors, H>& node, Pass& pass,
-                     const Qkv<Q, K>& qkv) noexcept {
-  check_in_place(node.heads, qkv, pass);
+// Rotates the heads of some values, which are the first of `used`.
+template <class Style, auto kFactors, class H, class Pass, class... Values>
+constexpr void rotate(const Rope<Style, kFactors, H>& node, Pass& pass, std::size_t n_rotated,
+                      const Values&... used) noexcept {
   pass.template angles<kFactors>(node.angles);
-  const auto q = std::get<0>(qkv);
-  const auto k = std::get<1>(qkv);
   const Index head_dim = pass.resolve(node.heads.head_dim);
   const RopeAngles angles = node.angles;
   const Style style = node.style;
@@ -175,15 +193,27 @@ constexpr auto apply(const Rope<Style, kFactors, H>& node, Pass& pass,
         const auto* const table = run.template rope_table<kFactors>(angles);
         if (table == nullptr) return;  // nothing rotates in this layer
         const auto position_of = [&](Index row) { return run.step_args().position_of(row); };
-        for (const MatrixView<float> x :
-             {MatrixView<float>(run.view(q)), MatrixView<float>(run.view(k))}) {
+        const MatrixView<float> views[] = {run.view(used)...};
+        for (std::size_t i = 0; i < n_rotated; ++i) {
           with_style(style, [&]<class S>(S) {
-            ops::rope<S>(run.executor(), x, head_dim, table->cos, table->sin, position_of);
+            ops::rope<S>(run.executor(), views[i], head_dim, table->cos, table->sin, position_of);
           });
         }
       },
-      q, k, std::get<2>(qkv));
+      used...);
+}
+template <class Style, auto kFactors, class H, class Pass, Index Q, Index K>
+constexpr auto apply(const Rope<Style, kFactors, H>& node, Pass& pass,
+                     const Qkv<Q, K>& qkv) noexcept {
+  check_in_place(node.heads, qkv, pass);
+  rotate(node, pass, 2, std::get<0>(qkv), std::get<1>(qkv), std::get<2>(qkv));
   return qkv;
+}
+template <class Style, auto kFactors, class H, class Pass, Index Q>
+constexpr auto apply(const Rope<Style, kFactors, H>& node, Pass& pass, const Value<Q>& q) noexcept {
+  check_in_place(node.heads, q, pass);
+  rotate(node, pass, 1, q);
+  return q;
 }
 
 // What TemperQueries does to rows.

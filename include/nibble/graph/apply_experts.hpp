@@ -173,24 +173,30 @@ template <class Slots, class Run>
 void route_rows(const Run& run, const Routing& routing, MatrixView<float> scores,
                 const detail::ExpertBuffers& b) noexcept {
   const float* const bias = bias_of<Slots::choice_bias>(run);
+  const float* const factors = bias_of<Slots::scale>(run);
   const auto n_used = static_cast<std::size_t>(routing.n_used);
   const auto route = [&](Index row, const float* given) {
     const Index at = row * routing.n_used;
     ops::route_row(routing, {&scores(row, 0), static_cast<std::size_t>(routing.n_experts)}, bias,
                    given, {b.experts + at, n_used}, {b.weights + at, n_used});
+    for (Index i = at; factors != nullptr && i < at + routing.n_used; ++i) {
+      b.weights[i] *= factors[b.experts[i]];
+    }
   };
+  bool has_table = false;
   if constexpr (!kIsNone<Slots::of_token>) {
     const Weight& table = run.weight(Slots::of_token);
-    for (Index row = 0; row < scores.extent(0); ++row) {
+    has_table = static_cast<bool>(table);
+    for (Index row = 0; has_table && row < scores.extent(0); ++row) {
       const Index token = run.step_args().tokens[static_cast<std::size_t>(row)];
       if (token >= 0) table.ops->row(table.data, table.n, table.k, token, b.given);
       route(row, token >= 0 ? b.given : nullptr);
     }
-  } else {
-    constexpr Index kWork = 16;  // an exponential takes as long as so many other values
-    ops::for_rows(run.executor(), scores.extent(0), kWork * routing.n_experts,
-                  [&](Index row) { route(row, nullptr); });
   }
+  constexpr Index kWork = 16;  // an exponential takes as long as so many other values
+  if (has_table) return;
+  ops::for_rows(run.executor(), scores.extent(0), kWork * routing.n_experts,
+                [&](Index row) { route(row, nullptr); });
 }
 
 // b.gate = Activation(gate · input) * (up · input) for a batch. first: the row of the input that
@@ -311,17 +317,19 @@ void run_experts(const Run& run, const Routing& routing, const detail::ExpertMem
   }
 }
 
-template <class Slots, class Activation, Index W, class Pass, Index V>
-constexpr auto apply(const Experts<Slots, Activation, W>& node, Pass& pass,
-                     const Value<V>& x) noexcept {
+template <class Slots, class Activation, Index W, class Pass, Index U, Index V>
+constexpr auto apply_experts(const Experts<Slots, Activation, W>& node, Pass& pass,
+                             const Value<U>& routed, const Value<V>& x) noexcept {
   const Routing routing = node.routing;
   const Index ffn_dim = node.ffn_dim;
   const auto width = pass.resolve(node.width);
   if (const char* const error = ops::routing_error(routing)) pass.fail(error);
   if (ffn_dim < 1) pass.fail("experts: their matrices have no rows");
   const Linear<Slots::router, Slots::router_bias, kDynamic> router{{}, Dim<>{routing.n_experts}};
-  declare_products(router, pass, x.width);
+  if (routed.rows != x.rows) pass.fail("experts: output_rows() in one of a pair only");
+  declare_products(router, pass, routed.width);
   pass.template weight<Slots::choice_bias>(0, routing.n_experts);
+  pass.template weight<Slots::scale>(0, routing.n_experts);
   pass.template weight<Slots::gate>(ffn_dim, x.width, routing.n_experts);
   pass.template weight<Slots::gate_bias>(0, ffn_dim, routing.n_experts);
   pass.template weight<Slots::up>(ffn_dim, x.width, routing.n_experts);
@@ -329,27 +337,39 @@ constexpr auto apply(const Experts<Slots, Activation, W>& node, Pass& pass,
   pass.template weight<Slots::down>(width, ffn_dim, routing.n_experts);
   pass.template weight<Slots::down_bias>(0, width, routing.n_experts);
   if constexpr (!kIsNone<Slots::of_token>) {
-    pass.template weight_rows<Slots::of_token>(0, routing.n_used, RowsOf::tokens);
+    pass.template weight_rows<Slots::of_token>(node.n_tokens, routing.n_used, RowsOf::tokens);
     if (x.rows != Rows::all) pass.fail("experts by token after output_rows() or pool()");
   }
   const auto scores = make_outputs(router, pass, x.rows);
   const auto out = pass.make(width, x.rows);
-  const Scratch codes = quantized_scratch(pass, x.width, x.rows);
+  const Scratch codes = quantized_scratch(pass, routed.width, x.rows);
   const detail::ExpertMemory sizes{
       pass.count(x.rows),       routing.n_experts, routing.n_used, x.width, ffn_dim, width,
       pass.limits().code_inputs};
   const Scratch scratch = pass.scratch(sizes.bytes());
   pass.step(
       [=](auto& run) {
-        observe_products(router, run, x);
-        const auto make = [&](const InputForm& form) { return product_input(run, form, x, codes); };
+        observe_products(router, run, routed);
+        const auto make = [&](const InputForm& form) {
+          return product_input(run, form, routed, codes);
+        };
         ProductInputs inputs(make);
         run_products(router, run, inputs, scores);
         run_experts<Slots, Activation>(run, routing, sizes, run.memory(scratch), run.view(x),
                                        run.view(scores), run.view(out));
       },
-      x, scores, codes, scratch, out);
+      routed, x, scores, codes, scratch, out);
   return out;
+}
+template <class Slots, class Activation, Index W, class Pass, Index V>
+constexpr auto apply(const Experts<Slots, Activation, W>& node, Pass& pass,
+                     const Value<V>& x) noexcept {
+  return apply_experts(node, pass, x, x);
+}
+template <class Slots, class Activation, Index W, class Pass, Index U, Index V>
+constexpr auto apply(const Experts<Slots, Activation, W>& node, Pass& pass,
+                     const std::tuple<Value<U>, Value<V>>& pair) noexcept {
+  return apply_experts(node, pass, std::get<0>(pair), std::get<1>(pair));
 }
 
 template <class Pass, Index V, Index W>

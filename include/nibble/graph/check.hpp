@@ -72,6 +72,7 @@ class RunChecker final : public SurveySink {
     }
     for (const Segment& s : segments) check_pages(s, layout.n_pages());
   }
+  void shares_cache(Index, Index other, const ops::KvShape& shape) override { cache(other, shape); }
   void state(Index, Index) override {
     for (const Segment& s : args_.step.segments) {
       if (s.state == nullptr) fail("a segment without recurrent state");

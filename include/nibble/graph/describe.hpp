@@ -187,6 +187,7 @@ std::string describe(const AddRow<kSlot>&) {
 inline std::string describe(const CapRows& node) {
   return "cap_rows(" + detail::text_of(node.cap) + ")";
 }
+inline std::string describe(const Square&) { return "square"; }
 template <class Activation>
 std::string describe(const Gate<Activation>&) {
   return "gate(" + detail::activation_text<Activation>() + ")";

@@ -23,11 +23,12 @@ struct ExpertSlots {
   static constexpr auto down = kDown;         // n_experts matrices (width, ffn_dim)
   static constexpr auto router_bias = kNone;  // (n_experts)
   static constexpr auto choice_bias = kNone;  // (n_experts), for the choice of experts alone
+  static constexpr auto scale = kNone;        // (n_experts), factors of what experts count
   static constexpr auto gate_bias = kNone;    // n_experts vectors (ffn_dim)
   static constexpr auto up_bias = kNone;      // the same
   static constexpr auto down_bias = kNone;    // n_experts vectors (width)
-  // The experts of each token: a table (vocab_size, n_used) of their numbers. The router then
-  // decides only how much they count; a row that is no token uses those that it chooses.
+  // The experts of each token: a table (n_tokens, n_used) of their numbers. The router then decides
+  // only how much they count; a row that is no token uses those that it chooses. It may be missing.
   static constexpr auto of_token = kNone;
 };
 
@@ -38,7 +39,8 @@ struct ClampedSwiglu {
   static constexpr float kLimit = 7;
 };
 
-// Each row is multiplied by the matrices of the experts that the router chooses for it: the sum of
+// Of rows x, or of a pair (r, x): r is then what the router reads. Each row is multiplied by the
+// matrices of the experts that the router chooses for it: the sum of
 // weight * down · (Activation(gate · x + bias) * (up · x + bias)) + bias over them. Rows are
 // grouped by expert, so that the matrices of an expert are read once in a step, and those of
 // experts that no row uses not at all.
@@ -47,10 +49,11 @@ struct Experts : Node {
   Routing routing;
   Dim<> ffn_dim;
   [[no_unique_address]] Dim<W> width;
+  Index n_tokens = 0;  // rows of ExpertSlots::of_token; 0: not checked
 };
 template <class Slots, class Activation = kernels::Silu, Index W>
-constexpr auto experts(const Routing& routing, Dim<> ffn_dim, Dim<W> width) {
-  return Experts<Slots, Activation, W>{{}, routing, ffn_dim, width};
+constexpr auto experts(const Routing& routing, Dim<> ffn_dim, Dim<W> width, Index n_tokens = 0) {
+  return Experts<Slots, Activation, W>{{}, routing, ffn_dim, width, n_tokens};
 }
 
 // x * sigmoid(s) of a pair (rows x, one number s for each), written to x: how much an expert counts

@@ -276,6 +276,10 @@ struct CapRows : Node {
 };
 constexpr auto cap_rows(float cap) { return CapRows{{}, cap}; }
 
+// x * x, in place.
+struct Square : Node {};
+constexpr auto square() { return Square{}; }
+
 // Inverted dropout in a training run; otherwise the identity.
 struct Dropout : Node {
   float probability;
@@ -379,7 +383,7 @@ struct EitherStyle {
   bool is_half_split = false;
 };
 
-// Rotates q and k of a (q, k, v) in place, each token by its position. kFactors: a vector (dim / 2)
+// Rotates q and k of a (q, k, v) in place, or a q alone, each token by its position. kFactors: a vector (dim / 2)
 // by which frequencies are divided, or context_slots() of two.
 template <class Style, auto kFactors, class HeadsType>
 struct Rope : Node {
@@ -403,7 +407,7 @@ struct TemperQueries : Node {
 };
 constexpr auto temper_queries(Temperature temperature) { return TemperQueries{{}, temperature}; }
 
-// RMSNorm of each head of q and of k of a (q, k, v), in place; weights (head_dim).
+// RMSNorm of each head of q and of k of a (q, k, v), or of a q alone, in place; weights (head_dim).
 template <auto kQ, auto kK, class HeadsType>
 struct HeadNorm : Node {
   HeadsType heads;
@@ -527,7 +531,8 @@ struct ResidualInto : Node {
 // that does so says so: template <> inline constexpr bool nibble::graph::kIsInPlace<Mine> = true;
 template <class T>
 inline constexpr bool kIsInPlace = std::is_same_v<T, Dropout> || std::is_same_v<T, Scale> ||
-                                   std::is_same_v<T, CapRows> || std::is_same_v<T, TemperQueries>;
+                                   std::is_same_v<T, CapRows> || std::is_same_v<T, Square> ||
+                                   std::is_same_v<T, TemperQueries>;
 template <class Style, auto kFactors, class HeadsType>
 inline constexpr bool kIsInPlace<Rope<Style, kFactors, HeadsType>> = true;
 template <auto kSlot>

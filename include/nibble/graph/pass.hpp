@@ -19,6 +19,8 @@
 //   cache(n_kv_heads, head_dim)          declares what this layer stores per position
 //   reads_cache(n_kv_heads, head_dim, window)   declares that this layer reads it; a row reads so
 //                            many positions up to its own, 0: all
+//   shares_cache(layer, n_kv_heads, head_dim)   declares that this layer reads what an earlier one
+//                            stores
 //   state(n_floats)          declares recurrent state per sequence in this layer; returns where
 //   angles<kFactors>(angles) declares a table of rotations
 //   both_ways()              declares that rows see later positions of their segment
@@ -26,6 +28,9 @@
 //   repeat(n, x, body)       body, n times, with the weights of layer 0, 1, …, each of which
 //                            changes the rows x
 //   when(condition, body)    body, if the condition holds in this layer
+//   layer()                  −1: outside of the layers
+//   beside(), set_beside(value)   the inputs of layers besides their rows (across_layers.hpp)
+//   in_every_range(body)     body, also in a run of some layers that leaves out what is before them
 //   factors(width)           memory for products whose weights have factors: their inner rows, and
 //                            rows of `width`; one for all products, which run one after the other
 //   place()                  a number for each place that asks for one; each layer counts alike
@@ -112,9 +117,12 @@ class LayerPass {
     return x.at(layer_);
   }
   Index layer() const noexcept { return layer_; }
+  const Value<>& beside() const noexcept { return beside_; }
+  void set_beside(const Value<>& value) noexcept { beside_ = value; }
 
  protected:
   Index layer_ = -1;  // −1: outside of the layers
+  Value<> beside_;
 };
 
 // Always false: for the static_assert of a mistake in an expression. The compiler shows the types.

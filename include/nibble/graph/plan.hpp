@@ -102,6 +102,14 @@ class BasicPlanner {
       fail("attention without a cache_kv() of the same heads before it in its layer");
     }
   }
+  // (That the other layer stores heads of these sizes is known to a survey.)
+  constexpr void shares_cache(Index layer, Index n_kv_heads, Index head_dim) noexcept {
+    if (is_skipped_) return;
+    if (layer < 0 || layer >= layer_) fail("share_kv(): not of an earlier layer");
+    if (kv_heads_ > 0) fail("share_kv() and cache_kv() in one layer");
+    kv_heads_ = n_kv_heads;
+    kv_dim_ = head_dim;
+  }
   constexpr StateAt state(Index n) noexcept { return {0, n}; }
   template <auto kFactors>
   constexpr void angles(const RopeAngles&) noexcept {}
@@ -151,6 +159,14 @@ class BasicPlanner {
     is_skipped_ = was_skipped || !condition;
     body();  // skipped or not: one layer's memory must do for all
     is_skipped_ = was_skipped;
+  }
+
+  constexpr Index layer() const noexcept { return layer_; }
+  constexpr const Value<>& beside() const noexcept { return beside_; }
+  constexpr void set_beside(const Value<>& value) noexcept { beside_ = value; }
+  template <class Body>
+  constexpr void in_every_range(Body&& body) noexcept {
+    body();
   }
 
   template <Label kName, class AnyValue>
@@ -264,6 +280,7 @@ class BasicPlanner {
   int time_ = 0;
   Index layer_ = -1;
   Index n_layers_ = 0;  // so far
+  Value<> beside_;
   Index kv_heads_ = 0;  // what the layer has stored in its cache; 0: nothing
   Index kv_dim_ = 0;
   Rows rows_ = Rows::all;  // of the result

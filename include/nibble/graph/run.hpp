@@ -88,6 +88,9 @@ class BasicRunner : public LayerPass {
   }
   void cache(Index, Index) const noexcept {}
   void reads_cache(Index, Index, Index) const noexcept {}
+  void shares_cache(Index layer, Index, Index) noexcept {
+    if (!is_skipped_) kv_layer_ = layer;
+  }
   StateAt state(Index n) noexcept {
     const StateAt at{state_, n};
     if (!is_skipped_) state_ += n;
@@ -105,7 +108,7 @@ class BasicRunner : public LayerPass {
     const int start = next_;
     const Index place = place_;
     for (Index i = 0; i < n; ++i) {
-      layer_ = n_layers_++;
+      layer_ = kv_layer_ = n_layers_++;
       next_ = start;
       place_ = place;
       if (args_.range != nullptr) begin_layer(view(x));
@@ -120,6 +123,13 @@ class BasicRunner : public LayerPass {
     is_skipped_ = was_skipped || !condition;
     body();  // skipped or not, so that values get the planner's numbers
     is_skipped_ = was_skipped;
+  }
+  template <class Body>
+  void in_every_range(Body&& body) noexcept {
+    const bool was_left_out = is_left_out_;
+    is_left_out_ = false;
+    body();
+    is_left_out_ = was_left_out;
   }
   template <Label kName, Index W>
   void observe(const Value<W>& value) noexcept {
@@ -247,8 +257,8 @@ class BasicRunner : public LayerPass {
   }
   Index n_rows() const noexcept { return args_.step.n_rows(); }
   CachePlace place_of_cache() const noexcept {
-    if (args_.cache_places.empty()) return {layer_, 0};
-    return args_.cache_places[static_cast<std::size_t>(layer_)];
+    if (args_.cache_places.empty()) return {kv_layer_, 0};
+    return args_.cache_places[static_cast<std::size_t>(kv_layer_)];
   }
   template <auto kSlot>
   bool weights_have() const noexcept {
@@ -266,6 +276,7 @@ class BasicRunner : public LayerPass {
   int next_ = 0;
   Index place_ = 0;
   Index n_layers_ = 0;        // so far
+  Index kv_layer_ = -1;       // whose keys and values this layer reads
   Index state_ = 0;           // floats
   bool is_skipped_ = false;   // by when()
   bool is_left_out_ = false;  // by RunArgs::range

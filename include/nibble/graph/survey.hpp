@@ -31,7 +31,7 @@ struct WeightNeed {
   Index k = 0;
   Index n_experts = 1;
   bool is_required = true;
-  std::size_t tied_to = kNoSlot;    // a slot outside of the layers whose weights are used instead
+  std::size_t tied_to = kNoSlot;    // a slot of the same layer whose weights are used instead
   bool is_table = false;            // rows are looked up (and n = 0: any number of them)
   RowsOf rows_of = RowsOf::tokens;  // of a table
 };
@@ -46,6 +46,10 @@ class SurveySink {
   virtual void cache(Index /*layer*/, const ops::KvShape&) {}
   // How many positions up to its own a row of a layer reads; 0: all.
   virtual void reads_cache(Index /*layer*/, Index /*window*/) {}
+  // A layer stores nothing and reads what another one stores, which is of this shape.
+  virtual void shares_cache(Index /*layer*/, Index /*other*/, const ops::KvShape&) {}
+  // Layers read more of a step than the rows that they change.
+  virtual void reads_beside() {}
   // Floats of recurrent state that a layer stores per sequence.
   virtual void state(Index /*layer*/, Index /*n_floats*/) {}
   // A table of rotations.
@@ -91,6 +95,9 @@ class Survey : public LayerPass {
   void reads_cache(Index, Index, Index window) {
     report([&] { sink_.reads_cache(layer_, window); });
   }
+  void shares_cache(Index other, Index n_kv_heads, Index head_dim) {
+    report([&] { sink_.shares_cache(layer_, other, {n_kv_heads, head_dim}); });
+  }
   StateAt state(Index n) {
     report([&] { sink_.state(layer_, n); });
     return {0, n};
@@ -132,6 +139,14 @@ class Survey : public LayerPass {
   template <class Body>
   void when(bool condition, Body&& body) {
     if (condition) body();
+  }
+  void set_beside(const Value<>& value) noexcept {
+    if (value.id >= 0) report([&] { sink_.reads_beside(); });
+    LayerPass::set_beside(value);
+  }
+  template <class Body>
+  void in_every_range(Body&& body) {
+    body();
   }
   template <Label kName, class AnyValue>
   void observe(const AnyValue&) const noexcept {}

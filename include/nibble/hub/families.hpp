@@ -1,29 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The architectures that are known as hub folders: each is a row of a table (its names there and in
-// GGUF, how its tensors are named) and a function that sets its keys. The keys and the changes of
-// tensors are those of llama.cpp's converter, so that files made here and there are alike.
+// GGUF, how its tensors are named) and a function that sets its keys (family_keys.hpp). The changes
+// of tensors are those of llama.cpp's converter, too.
 #pragma once
 
 #include <algorithm>
-#include <cstddef>
-#include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
-#include <vector>
 
-#include "nibble/core/libm.hpp"
 #include "nibble/core/result.hpp"
-#include "nibble/core/scalar.hpp"
 #include "nibble/hub/config.hpp"
+#include "nibble/hub/family_keys.hpp"
 #include "nibble/hub/keys.hpp"
+#include "nibble/hub/made_tensors.hpp"
 #include "nibble/hub/names.hpp"
-#include "nibble/hub/rope.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace hub {
 
 using KeysFunction = void(Keys&);
+using PrepareFunction = Result<void>(const Shape&, WeightFiles&);
 using Words = std::span<const std::string_view>;
 
 struct Family {
@@ -34,6 +31,7 @@ struct Family {
   KeysFunction* keys;
   bool rotates_pairs = false;      // rope turns adjacent dimensions: rows of q and k change places
   bool adds_one_to_norms = false;  // hubs store the norms' weights minus 1
+  PrepareFunction* prepare = nullptr;  // changes tensors before they get their names
 };
 
 namespace detail {
@@ -45,327 +43,6 @@ NIBBLE_HIDDEN inline constexpr std::string_view kGeluTanh[] = {"gelu_pytorch_tan
 NIBBLE_HIDDEN inline constexpr std::string_view kAnyGelu[] = {"gelu", "gelu_new", "gelu_fast",
                                                               "gelu_pytorch_tanh"};
 NIBBLE_HIDDEN inline constexpr std::string_view kSwiglu[] = {"swiglu", "silu"};
-
-// Of all layers alike: Mistral 7B v0.1.
-inline void window_of_all(Keys& keys) {
-  if (!keys.config.has("sliding_window")) return;
-  keys.integer("attention.sliding_window", {"sliding_window"});
-}
-
-inline void llama_keys(Keys& keys) {
-  keys.dimensions();
-  keys.rms_norm();
-  keys.rope();
-  window_of_all(keys);
-}
-
-inline void qwen_keys(Keys& keys) {
-  keys.config.must_be("use_sliding_window", false, false);
-  keys.dimensions();
-  keys.rms_norm();
-  keys.rope();
-}
-
-// How many experts there are, and how many a token uses.
-inline void expert_keys(Keys& keys) {
-  keys.dimension("expert_count", {"num_experts", "num_local_experts"});
-  keys.dimension("expert_used_count", {"num_experts_per_tok"});
-}
-
-inline void qwen_moe_keys(Keys& keys) {
-  Config& config = keys.config;
-  qwen_keys(keys);
-  expert_keys(keys);
-  keys.dimension("expert_feed_forward_length", {"moe_intermediate_size"});
-  keys.set("expert_weights_norm", config.boolean("norm_topk_prob", false));
-  const io::JsonValue* const dense = config.find("mlp_only_layers");
-  if (config.integer({"decoder_sparse_step"}, 1) != 1 ||
-      (dense != nullptr && !dense->elements().empty())) {
-    config.refuse(Errc::unsupported, "mlp_only_layers",
-                  "or decoder_sparse_step ask for layers without experts");
-  }
-}
-inline void qwen2moe_keys(Keys& keys) {
-  qwen_moe_keys(keys);
-  keys.dimension("expert_shared_feed_forward_length", {"shared_expert_intermediate_size"});
-}
-
-inline void mixtral_keys(Keys& keys) {
-  llama_keys(keys);
-  expert_keys(keys);
-}
-
-inline void smollm3_keys(Keys& keys) {
-  keys.config.must_be("use_sliding_window", false, false);
-  keys.dimensions();
-  keys.rms_norm();
-  keys.rope(2000000);
-  const io::JsonValue* const rotated = keys.config.find("no_rope_layers");
-  const auto layers = rotated == nullptr ? std::span<const io::JsonValue>() : rotated->elements();
-  for (std::size_t i = 0; i < layers.size(); ++i) {
-    if ((layers[i].number() != 0) == ((i + 1) % 4 != 0)) continue;
-    keys.config.refuse(Errc::unsupported, "no_rope_layers", "names others than each fourth layer");
-  }
-}
-
-inline void mistral3_keys(Keys& keys) {
-  keys.dimensions();
-  keys.rms_norm();
-  window_of_all(keys);
-  const Rope rope = keys.rope(10000, false, true);
-  if (rope.type != "yarn") return;
-  const auto number = [&](std::string_view name) {
-    return keys.config.number_in(rope.scaling, name, 0.0);
-  };
-  keys.number("rope.scaling.yarn_log_multiplier", number("mscale_all_dim"));
-  keys.number("attention.temperature_scale", number("llama_4_scaling_beta"));
-}
-
-inline void granite_keys(Keys& keys) {
-  keys.dimensions();
-  keys.rms_norm();
-  keys.rope();
-  keys.number("attention.scale", {"attention_multiplier"}, 1.0);
-  keys.number("embedding_scale", {"embedding_multiplier"}, 1.0);
-  keys.number("residual_scale", {"residual_multiplier"}, 1.0);
-  keys.number("logit_scale", {"logits_scaling"}, 1.0);
-}
-
-inline void granitemoe_keys(Keys& keys) {
-  granite_keys(keys);
-  expert_keys(keys);
-  const std::uint32_t shared = keys.config.integer({"shared_intermediate_size"}, 0);
-  if (shared > 0) keys.set("expert_shared_feed_forward_length", shared);
-}
-
-inline void olmo2_keys(Keys& keys) {
-  keys.dimensions();
-  keys.rms_norm();
-  keys.rope();
-  if (!keys.config.has("sliding_window")) return;
-  // OLMo 3: three layers with a window, one without.
-  keys.integer("attention.sliding_window", {"sliding_window"});
-  const std::uint32_t period = window_period(keys.config, 4);
-  std::vector<Scalar<bool>> pattern(
-      (std::min)(keys.config.integer({"num_hidden_layers"}), kMaxHubDim));
-  for (std::size_t i = 0; i < pattern.size(); ++i) pattern[i].value = (i + 1) % period != 0;
-  keys.set_array("attention.sliding_window_pattern", std::span(values(pattern), pattern.size()));
-}
-
-// Gemma scales q by another number than the size of heads only in its 27B models.
-inline void gemma_scale(Keys& keys) {
-  const double dim = keys.config.number({"query_pre_attn_scalar"}, keys.shape.head_dim);
-  if (!(dim > 0)) keys.config.refuse(Errc::malformed, "query_pre_attn_scalar", "is not positive");
-  if (dim == keys.shape.head_dim) return;
-  keys.set("attention.scale", 1 / libm::sqrt(static_cast<float>(dim)));
-}
-
-inline void gemma2_keys(Keys& keys) {
-  keys.dimensions({.head_dim = 256, .n_ctx = 8192});
-  keys.rms_norm(1e-6);
-  keys.rope();
-  keys.number("attn_logit_softcapping", {"attn_logit_softcapping"}, 50.0);
-  keys.number("final_logit_softcapping", {"final_logit_softcapping"}, 30.0);
-  keys.integer("attention.sliding_window", {"sliding_window"}, 4096);
-  if (window_period(keys.config, 2) != 2) {
-    keys.config.refuse(Errc::unsupported, "layer_types", "have a window not on each other layer");
-  }
-  gemma_scale(keys);
-}
-
-inline void gemma3_keys(Keys& keys) {
-  keys.dimensions({.n_heads = 8, .n_kv_heads = 4, .head_dim = 256, .n_ctx = 131072});
-  keys.rms_norm(1e-6);
-  keys.rope(1000000);
-  if (keys.config.has("attn_logit_softcapping")) {
-    keys.config.refuse(Errc::unsupported, "attn_logit_softcapping", "is not what Gemma 3 has");
-  }
-  if (keys.config.has("final_logit_softcapping")) {
-    keys.number("final_logit_softcapping", {"final_logit_softcapping"});
-  }
-  keys.integer("attention.sliding_window", {"sliding_window"}, 4096);
-  const std::uint32_t period = window_period(keys.config, 6);
-  if (period != 6) keys.set("attention.sliding_window_pattern", period);
-  gemma_scale(keys);
-}
-
-inline void phi3_keys(Keys& keys) {
-  Config& config = keys.config;
-  keys.dimensions();
-  keys.rms_norm();
-  const Rope rope = keys.rope(10000, true);
-  keys.integer("attention.sliding_window", {"sliding_window"}, 0);
-  const double n_ctx = config.number({"max_position_embeddings"});
-  const double old_ctx = rope.old_ctx > 0 ? rope.old_ctx : n_ctx;
-  if (!(old_ctx > 1) || old_ctx > 4294967295.0) {
-    return config.refuse(Errc::malformed, "original_max_position_embeddings",
-                         "is " + to_text(old_ctx));
-  }
-  keys.set("rope.scaling.original_context_length", static_cast<std::uint32_t>(old_ctx));
-  if (rope.type != "longrope" && rope.type != "su") return;
-  const auto n = static_cast<std::uint32_t>(rope.part * keys.shape.head_dim) / 2;
-  keys.shape.long_factors = read_factors(config, rope, "long_factor", n);
-  keys.shape.short_factors = read_factors(config, rope, "short_factor", n);
-  const double growth = n_ctx > old_ctx ? 1 + libm::log(n_ctx / old_ctx) / libm::log(old_ctx) : 1;
-  keys.set("rope.scaling.attn_factor", libm::sqrt(static_cast<float>(growth)));
-}
-
-inline void gpt2_keys(Keys& keys) {
-  keys.config.must_be("scale_attn_weights", true, true);
-  keys.config.must_be("scale_attn_by_inverse_layer_idx", false, false);
-  keys.dimensions();
-  keys.layer_norm();
-}
-
-inline void gptneox_keys(Keys& keys) {
-  keys.dimensions();
-  keys.layer_norm();
-  keys.rope();
-  keys.set("use_parallel_residual", keys.config.boolean("use_parallel_residual", true));
-}
-
-// The width of the feed-forward part is two thirds of what the configuration says, and a multiple,
-// unless it says that it is not.
-inline std::uint32_t lfm2_ffn_dim(Config& config) {
-  const std::uint32_t stated = config.integer({"block_ff_dim", "intermediate_size"});
-  if (!config.boolean("block_auto_adjust_ff_dim", true)) return stated;
-  const double width = libm::floor(2 * static_cast<double>(stated) / 3);
-  const double scaled = libm::floor(config.number({"block_ffn_dim_multiplier"}, 1.0) * width);
-  const std::uint32_t multiple = config.integer({"block_multiple_of"}, 256);
-  if (multiple == 0 || !(scaled >= 1 && scaled <= kMaxHubDim)) {
-    config.refuse(Errc::malformed, "block_ff_dim", "does not give a width");
-    return 1;
-  }
-  return (static_cast<std::uint32_t>(scaled) + multiple - 1) / multiple * multiple;
-}
-
-inline void lfm2_keys(Keys& keys) {
-  Config& config = keys.config;
-  config.must_be("conv_bias", false, false);
-  keys.dimensions();
-  keys.set("feed_forward_length", lfm2_ffn_dim(config));
-  keys.number("attention.layer_norm_rms_epsilon", {"norm_eps", "block_norm_eps"}, 1e-5);
-  keys.rope(1000000);
-  keys.dimension("shortconv.l_cache", {"conv_L_cache"}, 3);
-  const io::JsonValue* const types = config.find("layer_types");
-  const io::JsonValue* const attention = config.find("full_attn_idxs");
-  if (types == nullptr && attention == nullptr) return;
-  std::vector<Scalar<std::uint32_t>> kv_heads(
-      (std::min)(config.integer({"num_hidden_layers"}), kMaxHubDim));
-  for (std::size_t i = 0; i < kv_heads.size(); ++i) {
-    bool is_attention = false;
-    if (types != nullptr) {
-      const auto all = types->elements();
-      is_attention = i < all.size() && all[i].string() == "full_attention";
-    } else {
-      for (const io::JsonValue& index : attention->elements()) {
-        is_attention = is_attention || index.number() == static_cast<double>(i);
-      }
-    }
-    kv_heads[i].value = is_attention ? keys.shape.n_kv_heads : 0;
-  }
-  keys.set_array("attention.head_count_kv", std::span(values(kv_heads), kv_heads.size()));
-}
-
-inline void opt_keys(Keys& keys) {
-  Config& config = keys.config;
-  for (const char* const key :
-       {"do_layer_norm_before", "enable_bias", "layer_norm_elementwise_affine"}) {
-    config.must_be(key, true, true);
-  }
-  config.must_be("_remove_final_layer_norm", false, false);
-  keys.dimensions();
-  const std::uint32_t dim = config.integer({"hidden_size"});
-  if (config.integer({"word_embed_proj_dim"}, dim) != dim) {
-    config.refuse(Errc::unsupported, "word_embed_proj_dim", "is not hidden_size");
-  }
-  keys.number("attention.layer_norm_epsilon", 1e-5);
-}
-
-inline void bloom_keys(Keys& keys) {
-  keys.config.must_be("apply_residual_connection_post_layernorm", false, false);
-  keys.dimensions({.n_ctx = keys.config.integer({"seq_length"}, 2048)});
-  keys.layer_norm();
-}
-
-inline void gptneo_keys(Keys& keys) {
-  Config& config = keys.config;
-  keys.dimensions();
-  keys.layer_norm();
-  keys.number("attention.scale", 1.0);
-  // Which layers have a window: in a list, or as [[kinds, how many times], ...].
-  std::vector<Scalar<bool>> pattern;
-  const std::size_t n_layers = keys.shape.n_layers;
-  const auto add = [&](const io::JsonValue& kinds) {
-    for (const io::JsonValue& kind : kinds.elements()) {
-      if (kind.string() != "local" && kind.string() != "global") {
-        config.refuse(Errc::unsupported, "attention_types",
-                      "has other kinds than global and local");
-      }
-      if (pattern.size() <= n_layers) pattern.push_back({kind.string() == "local"});
-    }
-  };
-  if (const io::JsonValue* const layers = config.find("attention_layers")) {
-    add(*layers);
-  } else if (const io::JsonValue* const types = config.find("attention_types")) {
-    for (const io::JsonValue& type : types->elements()) {
-      if (type.elements().size() != 2) continue;
-      const double times = type.elements()[1].number();
-      for (double i = 0; i < times && pattern.size() <= n_layers; ++i) {
-        const std::size_t before = pattern.size();
-        add(type.elements()[0]);
-        if (pattern.size() == before) break;
-      }
-    }
-  }
-  if (pattern.size() != n_layers) {
-    config.refuse(Errc::malformed, "attention_types",
-                  "is not for " + to_text(n_layers) + " layers");
-  }
-  keys.integer("attention.sliding_window", {"window_size"}, 256);
-  keys.set_array("attention.sliding_window_pattern", std::span(values(pattern), pattern.size()));
-}
-
-inline void phi2_keys(Keys& keys) {
-  keys.config.must_be("qk_layernorm", false, false);
-  keys.dimensions();
-  keys.layer_norm();
-  keys.rope();
-}
-
-inline void bert_keys(Keys& keys) {
-  Config& config = keys.config;
-  if (config.string({"position_embedding_type"}, "absolute") != "absolute") {
-    config.refuse(Errc::unsupported, "position_embedding_type", "is not 'absolute'");
-  }
-  config.must_be("is_decoder", false, false);
-  keys.dimensions();
-  keys.layer_norm();
-  keys.set("attention.causal", false);
-}
-
-inline void nomic_bert_keys(Keys& keys) {
-  Config& config = keys.config;
-  for (const char* const key : {"prenorm", "causal", "qkv_proj_bias", "mlp_fc1_bias",
-                                "mlp_fc2_bias", "rotary_emb_interleaved"}) {
-    config.must_be(key, false, false);
-  }
-  if (config.integer({"moe_every_n_layers"}, 0) != 0) {
-    config.refuse(Errc::unsupported, "moe_every_n_layers", "asks for experts");
-  }
-  if (config.number({"rotary_emb_fraction"}, 1.0) != 1) {
-    config.refuse(Errc::unsupported, "rotary_emb_fraction", "is not 1");
-  }
-  keys.dimensions();
-  keys.layer_norm();
-  keys.rope(1000);
-  // Positions beyond those of training need scaling that files do not describe.
-  const std::uint32_t trained = config.integer({"max_trained_positions"}, 2048);
-  if (trained < config.integer({"n_positions", "max_position_embeddings"})) {
-    keys.set("context_length", trained);
-  }
-  keys.set("attention.causal", false);
-}
 
 NIBBLE_HIDDEN inline constexpr std::string_view kLlamaClasses[] = {
     "LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "LlamaModel"};
@@ -382,6 +59,8 @@ NIBBLE_HIDDEN inline constexpr std::string_view kMixtralClasses[] = {"MixtralFor
 NIBBLE_HIDDEN inline constexpr std::string_view kGemma2Classes[] = {"Gemma2ForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kGemma3Classes[] = {
     "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"};
+NIBBLE_HIDDEN inline constexpr std::string_view kGemma4Classes[] = {
+    "Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"};
 NIBBLE_HIDDEN inline constexpr std::string_view kGemmaEmbeddingClasses[] = {"Gemma3TextModel"};
 NIBBLE_HIDDEN inline constexpr std::string_view kPhi3Classes[] = {"Phi3ForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kOlmo2Classes[] = {"Olmo2ForCausalLM",
@@ -392,6 +71,14 @@ NIBBLE_HIDDEN inline constexpr std::string_view kGraniteMoeClasses[] = {
 NIBBLE_HIDDEN inline constexpr std::string_view kGpt2Classes[] = {"GPT2LMHeadModel"};
 NIBBLE_HIDDEN inline constexpr std::string_view kGptNeoxClasses[] = {"GPTNeoXForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kLfm2Classes[] = {"Lfm2ForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kLfm2MoeClasses[] = {"Lfm2MoeForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kQwen35Classes[] = {
+    "Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"};
+NIBBLE_HIDDEN inline constexpr std::string_view kQwen35MoeClasses[] = {
+    "Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"};
+NIBBLE_HIDDEN inline constexpr std::string_view kGraniteHybridClasses[] = {
+    "GraniteMoeHybridForCausalLM"};
+NIBBLE_HIDDEN inline constexpr std::string_view kGptOssClasses[] = {"GptOssForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kOptClasses[] = {"OPTForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kBloomClasses[] = {"BloomForCausalLM"};
 NIBBLE_HIDDEN inline constexpr std::string_view kGptNeoClasses[] = {"GPTNeoForCausalLM"};
@@ -419,9 +106,19 @@ NIBBLE_HIDDEN inline constexpr Family kFamilies[] = {
      true},
     {"gemma3", detail::kGemma3Classes, kGemmaNames, detail::kGeluTanh, detail::gemma3_keys, false,
      true},
+    {"gemma4", detail::kGemma4Classes, kGemmaNames, detail::kGeluTanh, detail::gemma4_keys},
     {"gemma-embedding", detail::kGemmaEmbeddingClasses, kGemmaNames, detail::kGeluTanh,
      detail::gemma3_keys, false, true},
     {"lfm2", detail::kLfm2Classes, kLfm2Names, detail::kSilu, detail::lfm2_keys},
+    {"lfm2moe", detail::kLfm2MoeClasses, kLfm2Names, detail::kSilu, detail::lfm2moe_keys},
+    {"qwen35", detail::kQwen35Classes, kQwen35Names, detail::kSilu, detail::qwen35_keys, false,
+     true, prepare_qwen35},
+    {"qwen35moe", detail::kQwen35MoeClasses, kQwen35Names, detail::kSilu, detail::qwen35moe_keys,
+     false, true, prepare_qwen35},
+    {"granitehybrid", detail::kGraniteHybridClasses, kGraniteHybridNames, detail::kSilu,
+     detail::granite_hybrid_keys, true, false, prepare_granite_hybrid},
+    {"gpt-oss", detail::kGptOssClasses, kGptOssNames, detail::kSilu, detail::gpt_oss_keys, false,
+     false, prepare_gpt_oss},
     {"gpt2", detail::kGpt2Classes, kGpt2Names, detail::kGeluTanh, detail::gpt2_keys},
     {"gptneox", detail::kGptNeoxClasses, kGptNeoxNames, detail::kAnyGelu, detail::gptneox_keys},
     {"opt", detail::kOptClasses, kOptNames, detail::kRelu, detail::opt_keys},

@@ -21,12 +21,21 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace hub {
 // The most that a dimension may be (as model/gguf_config.hpp says for GGUF).
 inline constexpr std::uint32_t kMaxHubDim = 1u << 20;
 
+// The heads of a recurrent layer with a matrix as state.
+struct DeltaShape {
+  std::uint32_t n_keys = 1;
+  std::uint32_t key_dim = 1;
+  std::uint32_t n_values = 1;  // a multiple of n_keys
+  std::uint32_t value_dim = 1;
+};
+
 // What the tensors need to know of the model.
 struct Shape {
   std::uint32_t n_layers = 1;
   std::uint32_t n_heads = 1;
   std::uint32_t n_kv_heads = 1;
   std::uint32_t head_dim = 1;
+  DeltaShape delta;
   Factors rope_freqs;                   // none: no scaling by frequency
   Factors long_factors, short_factors;  // of longrope
 };

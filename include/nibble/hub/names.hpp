@@ -94,6 +94,22 @@ NIBBLE_HIDDEN inline constexpr Rename kGemmaNames[] = {
     {"layers.#.mlp.up_proj", "blk.#.ffn_up"},
     {"layers.#.mlp.down_proj", "blk.#.ffn_down"},
     {"layers.#.post_feedforward_layernorm", "blk.#.post_ffw_norm"},
+    // Gemma 4: inputs of layers, experts beside the feed-forward part.
+    {"embed_tokens_per_layer", "per_layer_token_embd"},
+    {"per_layer_model_projection", "per_layer_model_proj"},
+    {"per_layer_projection_norm", "per_layer_proj_norm"},
+    {"layers.#.per_layer_input_gate", "blk.#.inp_gate"},
+    {"layers.#.per_layer_projection", "blk.#.proj"},
+    {"layers.#.post_per_layer_input_norm", "blk.#.post_norm"},
+    {"layers.#.layer_scalar", "blk.#.layer_output_scale.weight"},
+    {"layers.#.router.proj", "blk.#.ffn_gate_inp"},
+    {"layers.#.router.scale", "blk.#.ffn_gate_inp.scale"},
+    {"layers.#.router.per_expert_scale", "blk.#.ffn_down_exps.scale"},
+    {"layers.#.experts.gate_up_proj", "blk.#.ffn_*_exps.weight", Change::gate_up},
+    {"layers.#.experts.down_proj", "blk.#.ffn_down_exps.weight"},
+    {"layers.#.post_feedforward_layernorm_1", "blk.#.post_ffw_norm_1"},
+    {"layers.#.post_feedforward_layernorm_2", "blk.#.post_ffw_norm_2"},
+    {"layers.#.pre_feedforward_layernorm_2", "blk.#.pre_ffw_norm_2"},
     // EmbeddingGemma: products after pooling.
     {"dense_2.linear", "dense_2"},
     {"dense_3.linear", "dense_3"},
@@ -142,6 +158,88 @@ NIBBLE_HIDDEN inline constexpr Rename kLfm2Names[] = {
     {"layers.#.feed_forward.w1", "blk.#.ffn_gate"},
     {"layers.#.feed_forward.w3", "blk.#.ffn_up"},
     {"layers.#.feed_forward.w2", "blk.#.ffn_down"},
+    // With experts.
+    {"layers.#.feed_forward.gate", "blk.#.ffn_gate_inp"},
+    {"layers.#.feed_forward.expert_bias", "blk.#.exp_probs_b.bias"},
+    {"layers.#.feed_forward.experts.@.w1", "blk.#.ffn_gate.@"},
+    {"layers.#.feed_forward.experts.@.w3", "blk.#.ffn_up.@"},
+    {"layers.#.feed_forward.experts.@.w2", "blk.#.ffn_down.@"},
+};
+
+NIBBLE_HIDDEN inline constexpr Rename kQwen35Names[] = {
+    {"embed_tokens", "token_embd"},
+    {"norm", "output_norm"},
+    {"lm_head", "output"},
+    {"layers.#.input_layernorm", "blk.#.attn_norm"},
+    {"layers.#.post_attention_layernorm", "blk.#.post_attention_norm"},
+    {"layers.#.self_attn.q_proj", "blk.#.attn_q"},
+    {"layers.#.self_attn.k_proj", "blk.#.attn_k"},
+    {"layers.#.self_attn.v_proj", "blk.#.attn_v"},
+    {"layers.#.self_attn.o_proj", "blk.#.attn_output"},
+    {"layers.#.self_attn.q_norm", "blk.#.attn_q_norm"},
+    {"layers.#.self_attn.k_norm", "blk.#.attn_k_norm"},
+    {"layers.#.linear_attn.in_proj_qkv", "blk.#.attn_qkv"},
+    {"layers.#.linear_attn.in_proj_z", "blk.#.attn_gate"},
+    {"layers.#.linear_attn.in_proj_a", "blk.#.ssm_alpha"},
+    {"layers.#.linear_attn.in_proj_b", "blk.#.ssm_beta"},
+    {"layers.#.linear_attn.conv1d", "blk.#.ssm_conv1d", Change::taps},
+    {"layers.#.linear_attn.A_log", "blk.#.ssm_a"},
+    {"layers.#.linear_attn.dt_bias", "blk.#.ssm_dt.bias"},
+    {"layers.#.linear_attn.norm", "blk.#.ssm_norm"},
+    {"layers.#.linear_attn.out_proj", "blk.#.ssm_out"},
+    {"layers.#.mlp.gate_proj", "blk.#.ffn_gate"},
+    {"layers.#.mlp.up_proj", "blk.#.ffn_up"},
+    {"layers.#.mlp.down_proj", "blk.#.ffn_down"},
+    // With experts.
+    {"layers.#.mlp.gate", "blk.#.ffn_gate_inp"},
+    {"layers.#.mlp.experts.gate_up_proj", "blk.#.ffn_*_exps.weight", Change::gate_up},
+    {"layers.#.mlp.experts.down_proj", "blk.#.ffn_down_exps.weight"},
+    {"layers.#.mlp.experts.@.gate_proj", "blk.#.ffn_gate.@"},
+    {"layers.#.mlp.experts.@.up_proj", "blk.#.ffn_up.@"},
+    {"layers.#.mlp.experts.@.down_proj", "blk.#.ffn_down.@"},
+    {"layers.#.mlp.shared_expert_gate", "blk.#.ffn_gate_inp_shexp"},
+    {"layers.#.mlp.shared_expert.gate_proj", "blk.#.ffn_gate_shexp"},
+    {"layers.#.mlp.shared_expert.up_proj", "blk.#.ffn_up_shexp"},
+    {"layers.#.mlp.shared_expert.down_proj", "blk.#.ffn_down_shexp"},
+};
+
+NIBBLE_HIDDEN inline constexpr Rename kGraniteHybridNames[] = {
+    {"embed_tokens", "token_embd"},
+    {"norm", "output_norm"},
+    {"lm_head", "output"},
+    {"layers.#.input_layernorm", "blk.#.attn_norm"},
+    {"layers.#.post_attention_layernorm", "blk.#.ffn_norm"},
+    {"layers.#.self_attn.q_proj", "blk.#.attn_q", Change::q_rows},
+    {"layers.#.self_attn.k_proj", "blk.#.attn_k", Change::k_rows},
+    {"layers.#.self_attn.v_proj", "blk.#.attn_v"},
+    {"layers.#.self_attn.o_proj", "blk.#.attn_output"},
+    {"layers.#.mamba.in_proj", "blk.#.ssm_in"},
+    {"layers.#.mamba.conv1d", "blk.#.ssm_conv1d", Change::taps},
+    {"layers.#.mamba.A_log", "blk.#.ssm_a"},
+    {"layers.#.mamba.D", "blk.#.ssm_d"},
+    {"layers.#.mamba.dt_bias", "blk.#.ssm_dt.bias"},
+    {"layers.#.mamba.norm", "blk.#.ssm_norm"},
+    {"layers.#.mamba.out_proj", "blk.#.ssm_out"},
+    {"layers.#.shared_mlp.input_linear", "blk.#.ffn_*", Change::gate_up},
+    {"layers.#.shared_mlp.output_linear", "blk.#.ffn_down"},
+};
+
+// (Names of experts: those that hub/made_tensors.hpp gives them.)
+NIBBLE_HIDDEN inline constexpr Rename kGptOssNames[] = {
+    {"embed_tokens", "token_embd"},
+    {"norm", "output_norm"},
+    {"lm_head", "output"},
+    {"layers.#.input_layernorm", "blk.#.attn_norm"},
+    {"layers.#.post_attention_layernorm", "blk.#.post_attention_norm"},
+    {"layers.#.self_attn.q_proj", "blk.#.attn_q"},
+    {"layers.#.self_attn.k_proj", "blk.#.attn_k"},
+    {"layers.#.self_attn.v_proj", "blk.#.attn_v"},
+    {"layers.#.self_attn.o_proj", "blk.#.attn_output"},
+    {"layers.#.self_attn.sinks", "blk.#.attn_sinks.weight"},
+    {"layers.#.mlp.router", "blk.#.ffn_gate_inp"},
+    {"layers.#.mlp.experts.gate_proj", "blk.#.ffn_gate_exps"},
+    {"layers.#.mlp.experts.up_proj", "blk.#.ffn_up_exps"},
+    {"layers.#.mlp.experts.down_proj", "blk.#.ffn_down_exps"},
 };
 
 NIBBLE_HIDDEN inline constexpr Rename kOptNames[] = {
@@ -236,9 +334,11 @@ NIBBLE_HIDDEN inline constexpr std::string_view kOuterModules[] = {
     "model.", "language_model.", "transformer.", "gpt_neox.", "bert.", "decoder."};
 
 // What folders have besides the weights of the text model: buffers that are computed, heads of
-// training, the parts for images.
+// training, the parts for images and sounds, those that guess tokens after the next one.
 NIBBLE_HIDDEN inline constexpr std::string_view kIgnoredStarts[] = {
-    "vision_tower.", "vision_model.", "multi_modal_projector.", "pooler.", "cls."};
+    "vision_tower.", "vision_model.", "visual.",      "multi_modal_projector.",
+    "embed_vision.", "audio_tower.",  "embed_audio.", "pooler.",
+    "cls.",          "mtp."};
 NIBBLE_HIDDEN inline constexpr std::string_view kIgnoredEnds[] = {
     ".rotary_emb.inv_freq",   ".attn.bias",
     ".attn.masked_bias",      ".attention.bias",
@@ -269,6 +369,21 @@ inline std::optional<Numbers> match(std::string_view pattern, std::string_view n
   return numbers;
 }
 
+// Writes the numbers of a name in the places that a pattern has for them.
+inline std::string with_numbers(std::string_view pattern, const Numbers& numbers) {
+  std::string text;
+  for (const char c : pattern) {
+    if (c == '#') {
+      text += numbers.layer;
+    } else if (c == '@') {
+      text += numbers.expert;
+    } else {
+      text += c;
+    }
+  }
+  return text;
+}
+
 }  // namespace detail
 
 struct Renamed {
@@ -276,7 +391,8 @@ struct Renamed {
   Change change = Change::none;
 };
 
-// The name of a hub's tensor in GGUF; nothing if it is not known.
+// The name of a hub's tensor in GGUF; nothing if it is not known. Names that end in no ".weight" or
+// ".bias" stand whole in the table.
 inline std::optional<Renamed> rename(std::span<const Rename> names, std::string_view name) {
   for (bool again = true; again;) {
     again = false;
@@ -296,21 +412,12 @@ inline std::optional<Renamed> rename(std::span<const Rename> names, std::string_
   if (dot == name.npos) return std::nullopt;
   const std::string_view kind = name.substr(dot + 1);
   const bool is_weight = kind == "weight" || kind == "gamma";  // gamma, beta: from TensorFlow
-  if (!is_weight && kind != "bias" && kind != "beta") return std::nullopt;
+  const bool is_whole = !is_weight && kind != "bias" && kind != "beta";
   for (const Rename& entry : names) {
-    const auto numbers = detail::match(entry.from, name.substr(0, dot));
+    const auto numbers = detail::match(entry.from, is_whole ? name : name.substr(0, dot));
     if (!numbers) continue;
-    std::string to;
-    for (const char c : entry.to) {
-      if (c == '#') {
-        to += numbers->layer;
-      } else if (c == '@') {
-        to += numbers->expert;
-      } else {
-        to += c;
-      }
-    }
-    return Renamed{std::move(to) + (is_weight ? ".weight" : ".bias"), entry.change};
+    const char* const end = is_whole ? "" : is_weight ? ".weight" : ".bias";
+    return Renamed{detail::with_numbers(entry.to, *numbers) + end, entry.change};
   }
   return std::nullopt;
 }

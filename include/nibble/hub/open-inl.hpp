@@ -49,10 +49,17 @@ inline Result<io::Gguf> open_folder(const Folder& folder, const std::string& onn
   NIBBLE_TRY(weights, onnx.empty() ? open_weights(folder)
                                    : open_onnx(onnx, family.architecture, keys.shape.n_layers));
   if (onnx.empty()) NIBBLE_CHECK(take_modules(folder, keys, weights));
-  if (onnx.empty() && config.has("quantization_config")) {
+  // (MXFP4 is how gpt-oss is published: its experts are as they are.)
+  const io::JsonValue* const codes_of = config.find("quantization_config");
+  const io::JsonValue* const method =
+      codes_of == nullptr ? nullptr : codes_of->find("quant_method");
+  const bool is_own =
+      family.architecture == "gpt-oss" && method != nullptr && method->string() == "mxfp4";
+  if (onnx.empty() && codes_of != nullptr && !is_own) {
     NIBBLE_TRY(codes, PackedCodes::of(config));
     NIBBLE_CHECK(codes.join(weights));
   }
+  if (onnx.empty() && family.prepare != nullptr) NIBBLE_CHECK(family.prepare(keys.shape, weights));
   Tensors tensors(config, family, keys.shape, weights, out);
   NIBBLE_CHECK(tensors.take());
   NIBBLE_TRY(format, quant::format_of(tensors.type()));

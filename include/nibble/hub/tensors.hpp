@@ -102,7 +102,7 @@ class Tensors {
     const bool is_table = out.name == "token_embd.weight";
     if (is_table) n_rows_ = out.dims[1];
 
-    const bool adds_one = family_.adds_one_to_norms && out.name.ends_with("norm.weight");
+    const bool adds_one = adds_one_to(out.name);
     if (adds_one || is_f64) {
       if (renamed->change != Change::none && !adds_one) {
         return Error{Errc::unsupported,
@@ -129,6 +129,11 @@ class Tensors {
     return ok();
   }
 
+  // (Norms within recurrent layers are stored as they are.)
+  bool adds_one_to(std::string_view name) const noexcept {
+    return family_.adds_one_to_norms && name.ends_with("norm.weight") &&
+           !name.ends_with("ssm_norm.weight");
+  }
   static Error gate_up_made() {
     return {Errc::unsupported, "gates of experts that are not stored as they are"};
   }
@@ -168,7 +173,7 @@ class Tensors {
     const bool is_table = out.name == "token_embd.weight";
     if (is_table) n_rows_ = out.dims[1];
     if (is_table && out.type != io::GgmlType::i8) type_ = out.type;
-    if (family_.adds_one_to_norms && out.name.ends_with("norm.weight")) {
+    if (adds_one_to(out.name)) {
       return Error{Errc::unsupported, "a norm of this architecture that is not stored as it is"};
     }
     if (renamed.change != Change::transposed) NIBBLE_CHECK(reorder(renamed.change, out));
@@ -247,6 +252,7 @@ class Tensors {
         }
         break;
       case Change::taps:
+        if (out.n_dims == 1) break;  // a bias
         if (out.n_dims != 3 || out.dims[1] != 1) {
           return Error{Errc::malformed, "not the taps of a convolution of single channels"};
         }

@@ -93,11 +93,13 @@ inline quant::Format format_for_row(quant::Format wanted, std::uint64_t k) {
   return fits(shorter) ? shorter : quant::Format::f16;
 }
 
-// Whether a tensor is small but important: a vector, biases of experts, a router of experts.
+// Whether a tensor is small but important: a vector, biases of experts, a router of experts, or the
+// numbers of the experts of tokens.
 inline bool stays_f32(const io::GgufTensor& tensor) noexcept {
   const std::string_view name = tensor.name;
   return tensor.n_dims < 2 || name.ends_with(".bias") ||
-         name.find("ffn_gate_inp") != std::string_view::npos;
+         name.find("ffn_gate_inp") != std::string_view::npos ||
+         name.find("ffn_gate_tid2eid") != std::string_view::npos;
 }
 
 // How a tensor will be converted; `errors` is still empty. Its new bytes, packed or not, are then
@@ -123,8 +125,10 @@ inline Result<ConvertedTensor> plan_conversion(const io::GgufTensor& tensor,
     if (possible != plan.to) plan.reason = FormatReason::row_length;
     plan.to = possible;
   }
-  plan.packed =
-      options.packed && (plan.n_dims == 2 || plan.n_dims == 3) && !plan.name.ends_with(".bias");
+  // (Matrices for two slots are parted when they are loaded, which panels cannot be.)
+  plan.packed = options.packed && (plan.n_dims == 2 || plan.n_dims == 3) &&
+                !plan.name.ends_with(".bias") &&
+                plan.name.find("ffn_gate_up_exps") == plan.name.npos;
   NIBBLE_TRY(type, type_of(plan));
   NIBBLE_TRY(bytes, io::tensor_bytes(type, dims));
   NIBBLE_TRY(row_bytes, io::tensor_bytes(*quant::ggml_type_of(plan.to), dims));

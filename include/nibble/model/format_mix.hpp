@@ -95,8 +95,8 @@ class MixedFormats {
   // Matrices that are too small or too sensitive.
   static bool stays(std::string_view name) noexcept {
     for (const std::string_view part :
-         {"_norm.weight", "ffn_gate_inp.weight", "position_embd.weight", "token_types.weight",
-          "ssm_conv1d", "shortconv.conv.weight"}) {
+         {"_norm.weight", "ffn_gate_inp.weight", "ffn_gate_tid2eid", "position_embd.weight",
+          "token_types.weight", "ssm_conv1d", "shortconv.conv.weight"}) {
       if (name.find(part) != name.npos) return true;
     }
     return !name.ends_with("weight");

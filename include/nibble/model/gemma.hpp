@@ -43,9 +43,11 @@ auto gemma(const Dims& d) {
          cap_rows(d.logit_cap);
 }
 
-// What the files of both state: `period` is that of the windows.
-inline Result<DecoderConfig> gemma_config(const io::Gguf& file, std::uint64_t period) {
-  NIBBLE_TRY(c, decoder_config(file));
+// What the files of both state: `period` is that of the windows, sizes_may_differ that of
+// decoder_config().
+inline Result<DecoderConfig> gemma_config(const io::Gguf& file, std::uint64_t period,
+                                          bool sizes_may_differ = false) {
+  NIBBLE_TRY(c, decoder_config(file, "attention.layer_norm_rms_epsilon", sizes_may_differ));
   c.embedding_scale = 1 / inverse_sqrt(c.dim);
   NIBBLE_TRY(windows, gguf_windows(file, c, period));
   NIBBLE_TRY(cap, gguf_positive_or(file, c.architecture + ".final_logit_softcapping", 0.0f, true));

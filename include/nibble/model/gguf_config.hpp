@@ -144,7 +144,12 @@ inline Result<ModelConfig> transformer_config(const io::Gguf& file, std::string_
                ? gguf_dim(file, arch + key, kMaxDim)
                : gguf_dim_of_layers(file, arch + key, kMaxDim, n_layers, layers->*values, least);
   };
-  NIBBLE_TRY(ffn_dim, dim_of_layers("feed_forward_length", &LayerDims::ffn_dims));
+  // Models all of whose layers have experts need not state the other size.
+  const bool has_experts_only = file.find(arch + "feed_forward_length") == nullptr &&
+                                file.find(arch + "expert_feed_forward_length") != nullptr;
+  NIBBLE_TRY(ffn_dim, has_experts_only
+                          ? gguf_dim(file, arch + "expert_feed_forward_length", kMaxDim)
+                          : dim_of_layers("feed_forward_length", &LayerDims::ffn_dims));
   NIBBLE_TRY(n_heads, dim_of_layers("attention.head_count", &LayerDims::n_heads));
   const bool has_kv_heads = file.find(arch + "attention.head_count_kv") != nullptr;
   if (!has_kv_heads && layers != nullptr) layers->n_kv_heads = layers->n_heads;

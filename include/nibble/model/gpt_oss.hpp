@@ -36,7 +36,7 @@ inline auto gpt_oss(const MoeConfig& d) {
       softmax(heads) >> attend_values(heads) >> linear<attn_output, attn_output_bias>(d.dim);
   const auto feed_forward =
       rms_norm<post_attention_norm>(d.norm_eps) >>
-      experts<nibble::detail::GptOssExperts, ClampedSwiglu>(d.routing, d.expert_ffn_dim, d.dim);
+      nibble::detail::chosen_experts<nibble::detail::GptOssExperts, ClampedSwiglu>(d, d);
   return embedding<token_embd>(d.dim, d.vocab_size) >>
          repeat(d.n_layers, residual(attention) >> residual(feed_forward)) >> output_rows() >>
          rms_norm<output_norm>(d.norm_eps) >> linear<tied_slot(output, token_embd)>(d.vocab_size);

@@ -41,7 +41,8 @@ struct GraniteMoeShared {
   }
   static Result<Config> config(const io::Gguf& file) {
     NIBBLE_TRY(c, GraniteMoe::config(file));
-    NIBBLE_CHECK(read_shared_expert(file, c));
+    NIBBLE_TRY(shared_dim, gguf_shared_expert_dim(file, c));
+    c.shared_ffn_dim = shared_dim;
     return c;
   }
   template <class Dims>

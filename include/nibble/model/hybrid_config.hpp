@@ -16,6 +16,7 @@
 #include "nibble/kernels/delta_rule.hpp"
 #include "nibble/model/decoder_config.hpp"
 #include "nibble/model/gguf_config.hpp"
+#include "nibble/model/moe.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
@@ -25,6 +26,16 @@ struct HybridConfig : DecoderConfig {
   Index n_taps = 0;                  // of convolutions
   kernels::DeltaHeads delta_heads;   // of recurrent layers with a matrix as state
   float recurrent_eps = 0;           // of the norms in recurrent layers
+};
+
+// Hybrids with experts.
+struct HybridMoeConfig : HybridConfig, ExpertConfig {
+  HybridMoeConfig() = default;
+  HybridMoeConfig(HybridConfig c) noexcept  // NOLINT: those are one
+      : HybridConfig(std::move(c)) {}
+
+  LayerValues<bool> have_experts;  // one per layer, if they differ
+  LayerValues<bool> are_dense;     // the others
 };
 
 // Sets which layers are recurrent.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The LFM2 architecture (Liquid AI, 2025): in most layers a gated short convolution, in the others
-// attention with norms of each head of q and k.
+// attention with norms of each head of q and k; then a feed-forward part, or experts (lfm2moe.hpp).
 #pragma once
 
 #include "nibble/graph/expr.hpp"
@@ -11,9 +11,10 @@
 
 namespace nibble { inline namespace NIBBLE_ABI {
 
-// From tokens to logits (outputs, vocab_size).
-template <class Dims>
-auto lfm2(const Dims& d) {
+// From tokens to logits (outputs, vocab_size). feed_forward: the second half of a layer, which
+// changes its rows in place.
+template <class Dims, class FeedForward>
+auto lfm2_with(const Dims& d, const FeedForward& feed_forward) {
   using namespace graph;
   using enum Slot;
   const auto heads = d.heads();
@@ -27,33 +28,41 @@ auto lfm2(const Dims& d) {
                          rope<kernels::HalfSplit>(heads, d.rope_angles()) >> cache_kv(heads) >>
                          scores(heads) >> softmax(heads) >> attend_values(heads) >>
                          linear<attn_output>(d.dim);
-  const auto feed_forward =
-      rms_norm<ffn_norm>(d.norm_eps) >>
-      fork(linear<ffn_gate>(d.ffn_width()) >> silu(), linear<ffn_up>(d.ffn_width())) >>
-      multiply() >> linear<ffn_down>(d.dim);
-
   return embedding<token_embd>(d.dim, d.vocab_size) >>
          repeat(d.n_layers, when(per_layer(d.are_recurrent), residual(convolution)) >>
                                 when(per_layer(d.have_attention), residual(attention)) >>
-                                residual(feed_forward)) >>
+                                feed_forward) >>
          output_rows() >> rms_norm<token_embd_norm>(d.norm_eps) >>
          linear<tied_slot(output, token_embd)>(d.vocab_size);
+}
+
+// The dense second half of a layer.
+template <class Dims>
+auto lfm2_feed_forward(const Dims& d) {
+  using namespace graph;
+  using enum Slot;
+  return residual(rms_norm<ffn_norm>(d.norm_eps) >>
+                  fork(linear<ffn_gate>(d.ffn_width()) >> silu(), linear<ffn_up>(d.ffn_width())) >>
+                  multiply() >> linear<ffn_down>(d.dim));
+}
+
+// The configuration of both. Errors: those of hybrid_config() and gguf_conv_taps().
+inline Result<HybridConfig> lfm2_config(const io::Gguf& file) {
+  NIBBLE_TRY(c, hybrid_config(file));
+  NIBBLE_TRY(n_taps, gguf_conv_taps(file, c.architecture + ".shortconv.l_cache"));
+  c.n_taps = n_taps;
+  if (c.are_recurrent.empty()) set_recurrent_layers(c, [](Index) { return false; });
+  return c;
 }
 
 struct Lfm2 {
   using Config = HybridConfig;
   static constexpr std::string_view kName = "lfm2";
 
-  static Result<Config> config(const io::Gguf& file) {
-    NIBBLE_TRY(c, hybrid_config(file));
-    NIBBLE_TRY(n_taps, gguf_conv_taps(file, "lfm2.shortconv.l_cache"));
-    c.n_taps = n_taps;
-    if (c.are_recurrent.empty()) set_recurrent_layers(c, [](Index) { return false; });
-    return c;
-  }
+  static Result<Config> config(const io::Gguf& file) { return lfm2_config(file); }
   template <class Dims>
   static auto expression(const Dims& c) {
-    return lfm2(c);
+    return lfm2_with(c, lfm2_feed_forward(c));
   }
   template <DimsByReference Dims>
   static void expression(const Dims&&) = delete;

@@ -17,6 +17,7 @@
 #include "nibble/model/bert.hpp"
 #include "nibble/model/gemma2.hpp"
 #include "nibble/model/gemma3.hpp"
+#include "nibble/model/gemma4.hpp"
 #include "nibble/model/gemma_embedding.hpp"
 #include "nibble/model/gpt2.hpp"
 #include "nibble/model/gpt_oss.hpp"
@@ -32,6 +33,7 @@
 #include "nibble/model/qwen2.hpp"
 #include "nibble/model/qwen3.hpp"
 #include "nibble/model/qwen35.hpp"
+#include "nibble/model/qwen35moe.hpp"
 #include "nibble/model/qwen3moe.hpp"
 #include "nibble/model/smollm3.hpp"
 #include "nibble/simd/dispatch.hpp"
@@ -42,8 +44,8 @@ namespace nibble { inline namespace NIBBLE_ABI {
 // (all_architectures.hpp has the rest.)
 struct CommonArchitectures
     : ArchitectureList<Mixtral, Llama, Qwen2, EmbeddingOf<Qwen3>, Qwen3, Qwen3Moe, Mistral3,
-                       SmolLm3, Granite, Gemma2, Gemma3, GemmaEmbedding, Phi3, Gpt2, Bert,
-                       NomicBert, GptOss, Lfm2, Qwen35> {};
+                       SmolLm3, Granite, Gemma2, Gemma3, Gemma4, GemmaEmbedding, Phi3,
+                       Gpt2, Bert, NomicBert, GptOss, Lfm2, Qwen35, Qwen35Moe> {};
 
 namespace detail {
 

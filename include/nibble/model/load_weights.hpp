@@ -60,7 +60,7 @@ class TensorBinder final : public graph::SurveySink {
     for (const io::GgufTensor& tensor : file_.tensors()) {
       if (std::any_of(used_.begin(), used_.end(),
                       [&](const Used& used) { return used.tensor == &tensor; }) ||
-          is_of_next_tokens(tensor)) {
+          is_of_next_tokens(tensor) || is_of_shared_keys(tensor)) {
         continue;
       }
       unknown.add(tensor.name);
@@ -115,6 +115,18 @@ class TensorBinder final : public graph::SurveySink {
     return file_.find(key) != nullptr && layer_of(tensor.name) >= graph_.config().n_layers;
   }
 
+  // Whether a tensor makes keys or values in a layer that reads those of another one: files have
+  // some that the training left over.
+  bool is_of_shared_keys(const io::GgufTensor& tensor) const {
+    const std::string key = graph_.config().architecture + ".attention.shared_kv_layers";
+    std::string_view rest;
+    const Index layer = layer_of(tensor.name, &rest);
+    const auto n_shared = file_.get_u64_or(key, 0);
+    return n_shared && layer >= 0 &&
+           static_cast<std::uint64_t>(graph_.config().n_layers - layer) <= *n_shared &&
+           (rest.starts_with("attn_k") || rest.starts_with("attn_v"));
+  }
+
   std::string where(const std::string& name) const {
     return file_.name() + ": tensor " + io::quoted(name);
   }
@@ -140,7 +152,7 @@ class TensorBinder final : public graph::SurveySink {
     if (tensor == nullptr) {
       if (has_factors) return ok();
       if (need.tied_to != graph::kNoSlot) {
-        store_.tie(need.slot, need.tied_to);
+        store_.share(need.slot, need.layer, need.tied_to, need.layer);
       } else if (need.is_required) {
         missing_.add(name);
       }
@@ -197,9 +209,39 @@ class TensorBinder final : public graph::SurveySink {
     return ok();
   }
 
-  // Experts that have a tensor each. Returns whether there are such.
+  // The tensor with the gates of experts and what they multiply, if there is one; is_second:
+  // whether the tensor `name` is the latter part of it, for each expert.
+  const io::GgufTensor* gates_and_ups(const std::string& name, bool& is_second) const {
+    for (const std::string_view part : {"gate", "up"}) {
+      const std::string end = std::string(".ffn_").append(part).append("_exps.weight");
+      if (!name.ends_with(end)) continue;
+      is_second = part == "up";
+      return file_.find_tensor(name.substr(0, name.size() - end.size()) +
+                               ".ffn_gate_up_exps.weight");
+    }
+    return nullptr;
+  }
+  // Experts that have a tensor each, or one for two slots. Returns whether there are such.
   Result<bool> add_experts(const graph::WeightNeed& need, const std::string& name) {
     std::vector<std::span<const std::byte>> rows;
+    bool is_second = false;
+    if (const io::GgufTensor* const both = gates_and_ups(name, is_second)) {
+      const auto dims =
+          std::array{static_cast<std::uint64_t>(need.k), 2 * static_cast<std::uint64_t>(need.n),
+                     static_cast<std::uint64_t>(need.n_experts), std::uint64_t{1}};
+      if (dims_of(*both) != dims || io::type_traits(both->type).has_own_size ||
+          both->swapped.any()) {
+        return Error{Errc::malformed, where(std::string(both->name)) + ": not matrices " +
+                                          graph::shape_text(2 * need.n, need.k, need.n_experts)};
+      }
+      const std::size_t half = both->data.size() / static_cast<std::size_t>(2 * need.n_experts);
+      for (Index expert = 0; expert < need.n_experts; ++expert) {
+        const auto at = static_cast<std::size_t>(2 * expert + (is_second ? 1 : 0));
+        rows.push_back(both->data.subspan(at * half, half));
+      }
+      used_.push_back({both});
+      return add_rows_of_experts(need, *both, rows);
+    }
     const io::GgufTensor* first = nullptr;
     for (Index expert = 0; expert < need.n_experts; ++expert) {
       const std::string own = name_of_expert(name, expert);
@@ -218,16 +260,21 @@ class TensorBinder final : public graph::SurveySink {
       rows.push_back(tensor->data);
       used_.push_back({tensor});
     }
+    return add_rows_of_experts(need, *first, rows);
+  }
+  // first: the tensor that says the type, and that errors name. Returns true.
+  Result<bool> add_rows_of_experts(const graph::WeightNeed& need, const io::GgufTensor& first,
+                                   const std::vector<std::span<const std::byte>>& rows) {
     const WeightPlace place{need.slot, need.layer};
     Result<void> added = ok();
-    if (const auto* const type = quant::read_only_type(first->type)) {
+    if (const auto* const type = quant::read_only_type(first.type)) {
       added = store_.add_experts(place, *type, need.n, need.k, rows);
     } else {
-      auto format = quant::format_of(first->type);
-      if (!format) return std::move(format).error().in(where(std::string(first->name)));
+      auto format = quant::format_of(first.type);
+      if (!format) return std::move(format).error().in(where(std::string(first.name)));
       added = store_.add_experts(place, *format, need.n, need.k, rows);
     }
-    if (!added) return std::move(added).error().in(where(std::string(first->name)));
+    if (!added) return std::move(added).error().in(where(std::string(first.name)));
     return true;
   }
 

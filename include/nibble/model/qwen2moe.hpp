@@ -20,18 +20,13 @@ struct Qwen2Moe {
     Config c(std::move(base));
     c.is_half_split = true;
     NIBBLE_CHECK(read_experts(file, {}, c));
-    NIBBLE_CHECK(read_shared_expert(file, c));
+    NIBBLE_TRY(shared_dim, gguf_shared_expert_dim(file, c));
+    c.shared_ffn_dim = shared_dim;
     return c;
   }
   template <class Dims>
   static auto expression(const Dims& c) {
-    using namespace graph;
-    using enum Slot;
-    return llama_with(
-        c, fork(experts<nibble::detail::ExpertsOfLayer>(c.routing, c.expert_ffn_dim, c.dim),
-                fork(nibble::detail::shared_expert(c), linear<ffn_gate_inp_shexp>(Dim<>{1})) >>
-                    sigmoid_rows()) >>
-               sum());
+    return llama_with(c, nibble::detail::experts_and_gated(c, c));
   }
   template <DimsByReference Dims>
   static void expression(const Dims&&) = delete;

@@ -30,6 +30,10 @@ enum class Slot : std::uint8_t {
   rope_factors_long,
   dense_2,  // (any, dim), after pooling
   dense_3,  // (dim, rows of dense_2)
+  // inputs of layers besides the rows (Gemma 4), each layer's `width` columns one after the other
+  layer_input_table,       // (vocab_size, n_layers * width)
+  layer_input_projection,  // (n_layers * width, dim)
+  layer_input_norm,        // (width)
   // in each layer
   attn_norm,  // (dim)
   attn_norm_bias,
@@ -45,6 +49,7 @@ enum class Slot : std::uint8_t {
   attn_qkv_bias,
   attn_output,  // (dim, n_heads * head_dim)
   attn_output_bias,
+  attn_sub_norm,        // (n_heads * head_dim), of what attention gives, before attn_output
   attn_sinks,           // (n_heads), an extra score of each query
   post_attention_norm,  // (dim), of the result of attention
   attn_output_norm,     // (dim), of its sum with the input of the layer
@@ -71,8 +76,11 @@ enum class Slot : std::uint8_t {
   ffn_up_bias,
   ffn_down,  // (dim, ffn_dim)
   ffn_down_bias,
+  ffn_sub_norm,  // (ffn_dim), before ffn_down
   ffn_gate_inp,  // (n_experts, dim): the router
   ffn_gate_inp_bias,
+  ffn_gate_inp_scale,  // (dim), of the norm before the router
+  expert_of_token,     // (vocab_size, experts of a token): their numbers, instead of a choice
   exp_probs_b_bias,    // (n_experts), for the choice of experts
   ffn_gate_exps,       // n_experts matrices (expert_ffn_dim, dim)
   ffn_gate_exps_bias,  // n_experts vectors
@@ -80,11 +88,19 @@ enum class Slot : std::uint8_t {
   ffn_up_exps_bias,
   ffn_down_exps,  // n_experts matrices (dim, expert_ffn_dim)
   ffn_down_exps_bias,
+  ffn_down_exps_scale,  // (n_experts), factors of what experts give
   ffn_gate_inp_shexp,  // (1, dim): how much the expert of all tokens counts
   ffn_gate_shexp,
   ffn_up_shexp,
   ffn_down_shexp,
-  post_ffw_norm,      // (dim), of the result of the feed-forward part
+  pre_ffw_norm_2,      // (dim), before experts that stand beside a feed-forward part
+  post_ffw_norm_1,     // (dim), of the result of that part
+  post_ffw_norm_2,     // (dim), of the result of the experts
+  post_ffw_norm,       // (dim), of the result of the feed-forward part
+  layer_input_gate,    // (width, dim): what a layer's own input is multiplied by
+  layer_input_output,  // (dim, width)
+  layer_input_post_norm,  // (dim)
+  layer_output_scale,     // (1), factor of the layer's result
   layer_output_norm,  // (dim), of its sum with its input
   layer_output_norm_bias,
 };
@@ -112,6 +128,9 @@ constexpr std::string_view to_string(Slot slot) noexcept {
                                                                "rope_factors_long",
                                                                "dense_2",
                                                                "dense_3",
+                                                               "per_layer_token_embd",
+                                                               "per_layer_model_proj",
+                                                               "per_layer_proj_norm",
                                                                "attn_norm",
                                                                "attn_norm_bias",
                                                                "attn_q",
@@ -126,6 +145,7 @@ constexpr std::string_view to_string(Slot slot) noexcept {
                                                                "attn_qkv_bias",
                                                                "attn_output",
                                                                "attn_output_bias",
+                                                               "attn_sub_norm",
                                                                "attn_sinks",
                                                                "post_attention_norm",
                                                                "attn_output_norm",
@@ -152,8 +172,11 @@ constexpr std::string_view to_string(Slot slot) noexcept {
                                                                "ffn_up_bias",
                                                                "ffn_down",
                                                                "ffn_down_bias",
+                                                               "ffn_sub_norm",
                                                                "ffn_gate_inp",
                                                                "ffn_gate_inp_bias",
+                                                               "ffn_gate_inp_scale",
+                                                               "ffn_gate_tid2eid",
                                                                "exp_probs_b_bias",
                                                                "ffn_gate_exps",
                                                                "ffn_gate_exps_bias",
@@ -161,11 +184,19 @@ constexpr std::string_view to_string(Slot slot) noexcept {
                                                                "ffn_up_exps_bias",
                                                                "ffn_down_exps",
                                                                "ffn_down_exps_bias",
+                                                               "ffn_down_exps_scale",
                                                                "ffn_gate_inp_shexp",
                                                                "ffn_gate_shexp",
                                                                "ffn_up_shexp",
                                                                "ffn_down_shexp",
+                                                               "pre_ffw_norm_2",
+                                                               "post_ffw_norm_1",
+                                                               "post_ffw_norm_2",
                                                                "post_ffw_norm",
+                                                               "inp_gate",
+                                                               "proj",
+                                                               "post_norm",
+                                                               "layer_output_scale",
                                                                "layer_output_norm",
                                                                "layer_output_norm_bias"};
   return kNames[static_cast<std::size_t>(slot)];
@@ -218,10 +249,13 @@ NIBBLE_HIDDEN inline constexpr std::string_view kSharedTensorsKey = "nibble.shar
 // The tensor's name in a GGUF file: blk.0.attn_q.weight, blk.0.attn_q.bias. Layer −1: outside of
 // the layers.
 inline std::string gguf_name(Slot slot, Index layer) {
-  constexpr std::string_view kBias = "_bias";
+  constexpr std::string_view kBias = "_bias", kScale = "_scale";
   std::string name =
       layer < 0 ? std::string(to_string(slot)) : layer_tensor(layer, to_string(slot));
   if (slot == Slot::ssm_a || slot == Slot::ssm_d) return name;
+  if (slot == Slot::ffn_gate_inp_scale || slot == Slot::ffn_down_exps_scale) {
+    return name.replace(name.size() - kScale.size(), kScale.size(), ".scale");
+  }
   if (!name.ends_with(kBias)) return name + ".weight";
   return name.replace(name.size() - kBias.size(), kBias.size(), ".bias");
 }

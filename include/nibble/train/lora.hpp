@@ -109,7 +109,7 @@ inline Result<TrainedWeights> adapter_weights(const TrainingGraph& graph, graph:
     if (!base.has(need.slot, need.layer)) return choice;
     const graph::Weight& w = base.at(need.slot, need.layer);
     const bool is_adapted = w && need.n > 0 && !need.is_table && chosen.has(name);
-    const bool is_tied = need.tied_to != graph::kNoSlot && w.data == base.at(need.tied_to, -1).data;
+    const bool is_tied = need.tied_to != graph::kNoSlot && w.data == base.at(need.tied_to, need.layer).data;
     if (!w || (is_tied && !is_adapted)) return choice;
     choice.kind = WeightChoice::Kind::base;
     choice.base = w;

@@ -208,7 +208,7 @@ class TrainedWeights::Planner final : public graph::SurveySink {
     for (const Entry& e : entries_) enter(e, made);
     for (const Entry& e : entries_) {  // when all others are there
       if (!e.is_tied) continue;
-      const std::size_t to = place(e.need.slot, e.need.layer), from = place(e.need.tied_to, -1);
+      const std::size_t to = place(e.need.slot, e.need.layer), from = place(e.need.tied_to, e.need.layer);
       made.table_[to] = made.table_[from];
       made.gradients_[to] = made.gradients_[from];
     }
