@@ -102,7 +102,7 @@ class BasicPlanner {
       fail("attention without a cache_kv() of the same heads before it in its layer");
     }
   }
-  constexpr StateAt state(Index n) noexcept { return {0, n}; }
+  constexpr StateAt state(Index n, Index n_chunk = 0) noexcept { return {0, n, 0, n_chunk}; }
   template <auto kFactors>
   constexpr void angles(const RopeAngles&) noexcept {}
   constexpr void both_ways() noexcept {}

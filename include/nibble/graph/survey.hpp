@@ -46,8 +46,9 @@ class SurveySink {
   virtual void cache(Index /*layer*/, const ops::KvShape&) {}
   // How many positions up to its own a row of a layer reads; 0: all.
   virtual void reads_cache(Index /*layer*/, Index /*window*/) {}
-  // Floats of recurrent state that a layer stores per sequence.
-  virtual void state(Index /*layer*/, Index /*n_floats*/) {}
+  // Floats of recurrent state that a layer stores per sequence, and of such that changes once in a
+  // chunk of positions.
+  virtual void state(Index /*layer*/, Index /*n_floats*/, Index /*n_chunk_floats*/) {}
   // A table of rotations.
   virtual void rope(const RopeKey&, const RopeFactors&) {}
   // There are embeddings for this many positions and no more.
@@ -91,9 +92,9 @@ class Survey : public LayerPass {
   void reads_cache(Index, Index, Index window) {
     report([&] { sink_.reads_cache(layer_, window); });
   }
-  StateAt state(Index n) {
-    report([&] { sink_.state(layer_, n); });
-    return {0, n};
+  StateAt state(Index n, Index n_chunk = 0) {
+    report([&] { sink_.state(layer_, n, n_chunk); });
+    return {0, n, 0, n_chunk};
   }
   template <auto kFactors>
   void angles(const RopeAngles& angles) {
