@@ -319,7 +319,8 @@ TEST_CASE("prefixes of different adapters and strengths never mix") {
 
 TEST_CASE("a prefix cache keeps learned rows with the tokens behind them, for that adapter alone") {
   const Model model = test::small_model(2, 64);
-  auto engine = must(Engine::create(model, {.n_ctx = 256, .max_sequences = 4}));
+  auto engine =
+      must(Engine::create(model, {.n_ctx = 256, .max_sequences = 4, .max_step_tokens = 128}));
   auto cache = must(PrefixCache::create(engine));
   const auto set = must(AdapterSet::create(model, test::learned_rows(model, 70, 1)));
   const auto other = must(AdapterSet::create(model, test::learned_rows(model, 70, 2)));
