@@ -55,6 +55,7 @@ struct ModelCost {
   double bytes = 0;                                // of the weights read in each step
   double expert_bytes = 0;                         // of all experts
   double used_share = 0;                           // of them, by a token
+  double state_bytes = 0;                          // of a sequence, read in each step
   std::array<double, kArithmetics.size()> ops{};   // of the layers, per token
   std::array<double, kArithmetics.size()> head{};  // of the output matrix, per row of logits
 };
@@ -88,8 +89,20 @@ nibble::Result<Index> used_experts(const Options& o) {
   return static_cast<Index>(n_used);
 }
 
+double state_bytes_of(const nibble::Model& model) {
+  struct Sizes final : nibble::graph::SurveySink {
+    void state(Index, Index n_floats, Index n_chunk_floats) override {
+      n += n_floats + n_chunk_floats;
+    }
+    Index n = 0;
+  } sizes;
+  model.architecture().survey(sizes);
+  return static_cast<double>(sizes.n) * sizeof(float);
+}
+
 ModelCost cost_of(const nibble::Model& model, Index n_used) {
   ModelCost cost;
+  cost.state_bytes = state_bytes_of(model);
   const std::size_t n_slots = model.architecture().n_slots();
   for (Index layer = -1; layer < model.config().n_layers; ++layer) {
     for (std::size_t s = 0; s < n_slots; ++s) {
@@ -262,8 +275,8 @@ class Comparison {
       : model_(model), machine_(machine), options_(options), cost_(cost_of(model, n_used)) {}
 
   // The minimum time follows from the machine's limits: reading the weights once per step (of
-  // experts those that some token uses, if each is as likely as another), all multiply-adds, and
-  // attention.
+  // experts those that some token uses, if each is as likely as another) and, to generate, recurrent
+  // state, all multiply-adds, and attention.
   Result operator()(const Timing& timing) const {
     const auto [prompt, n, n_sequences, n_threads, seconds] = timing;
     const nibble::ModelConfig& c = model_.config();
@@ -280,8 +293,9 @@ class Comparison {
     Work work;
     const double unused = std::pow(1 - cost_.used_share, tokens / steps);
     const double step_bytes = cost_.bytes + cost_.expert_bytes * (1 - unused);
-    work.bytes_read = step_bytes * steps + kv_bytes;
-    work.footprint = cost_.bytes + cost_.expert_bytes;
+    const double states = prompt ? 0 : cost_.state_bytes * static_cast<double>(n_sequences);
+    work.bytes_read = (step_bytes + states) * steps + kv_bytes;
+    work.footprint = cost_.bytes + cost_.expert_bytes + states;
     const Bound memory = machine_.bound(work, limits.target, n_threads);
     double arithmetic = attention_ops / limits.rate[static_cast<std::size_t>(Arithmetic::f32)];
     std::size_t most = 0;

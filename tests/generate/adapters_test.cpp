@@ -319,6 +319,87 @@ TEST_CASE("prefixes of different adapters and strengths never mix") {
   CHECK(must(cache.match(ids)).adapter().set == AdapterSet());
 }
 
+TEST_CASE("a prefix cache keeps learned rows with the tokens behind them, for that adapter alone") {
+  const Model model = test::small_model(2, 64);
+  auto engine =
+      must(Engine::create(model, {.n_ctx = 256, .max_sequences = 4, .max_step_tokens = 128}));
+  auto cache = must(PrefixCache::create(engine));
+  const auto set = must(AdapterSet::create(model, test::learned_rows(model, 70, 1)));
+  const auto other = must(AdapterSet::create(model, test::learned_rows(model, 70, 2)));
+  const Ids ids = test::some_tokens(50, 5);
+  auto sequence = must(engine.new_sequence());
+  REQUIRE(sequence.set_adapter({set}));
+  CHECK(must(cache.insert(sequence)) == 0);  // nothing is computed yet
+  const auto wanted = append(engine, sequence, ids);
+  CHECK(must(cache.insert(sequence)) == 120);
+  CHECK(cache.n_cached(ids) == 0);
+  CHECK(cache.n_cached(ids, SequenceAdapter{other}) == 0);
+  CHECK(cache.n_cached(ids, SequenceAdapter{set}) == 119);
+  CHECK(cache.n_cached(test::some_tokens(50, 6), SequenceAdapter{set}) == 70);
+  auto matched = must(cache.match(ids, SequenceAdapter{set}));
+  CHECK(matched.position() == 119);
+  CHECK(matched.n_pending() == 0);
+  CHECK(same_bits(append(engine, matched, std::span(ids).subspan(49)), wanted));
+  // The rows alone, for another prompt.
+  auto rows = must(cache.match(std::span(ids).subspan(20), SequenceAdapter{set}));
+  CHECK(rows.position() == 70);
+  CHECK(rows.n_pending() == 0);
+  auto fresh = must(engine.new_sequence());
+  REQUIRE(fresh.set_adapter({set}));
+  const auto rest = std::span(ids).subspan(20);
+  CHECK(same_bits(append(engine, rows, rest), append(engine, fresh, rest)));
+  CHECK(code(cache.match(ids, fresh)) == Errc::invalid_argument);
+  // And other rows with the same tokens.
+  auto none = must(cache.match(ids, SequenceAdapter{other}));
+  CHECK(none.position() == 70);
+  CHECK(none.n_pending() == 70);
+}
+
+TEST_CASE("learned rows before the prompts of requests, beside others, in a few rows a step") {
+  const Model model = test::small_model(2, 64);
+  const SchedulerOptions options{
+      .n_ctx = 128, .max_batch = 4, .max_step_tokens = 24, .max_factor_rank = 4};
+  const auto few = must(AdapterSet::create(model, test::learned_rows(model, 5, 1)));
+  const auto many = must(AdapterSet::create(model, test::learned_rows(model, 20, 2)));
+  const Adapter rows = test::learned_rows(model, 9, 3), factors = random_adapter(model, 4, 4);
+  const AppliedAdapter both_of[] = {{&rows, 1}, {&factors, 0.5f}};
+  const auto both = must(AdapterSet::create(model, both_of));
+  const AdapterSet sets[] = {few, many, {}, both};
+  auto scheduler = test::make_scheduler(model, options);
+  std::vector<Completion> completions;
+  std::vector<test::Answer> wanted, answers(16);
+  std::int64_t n_prompt_tokens = 0;
+  for (std::uint32_t i = 0; i < 16; ++i) {
+    GenerateRequest request;
+    request.tokens = test::some_tokens(1 + i * 11 % 60, i);
+    request.options.sampling.temperature = i % 3 == 0 ? 0.0f : 1.0f;
+    request.options.sampling.seed = i;
+    request.options.sampling.repetition_penalty = 1.2f;
+    request.options.max_tokens = 10;
+    request.adapter = {sets[i * 7 % 4]};
+    n_prompt_tokens += static_cast<std::int64_t>(request.tokens.size());
+    wanted.push_back(test::alone(model, request, {.n_ctx = 128, .max_factor_rank = 4}));
+    completions.push_back(must(scheduler.submit(std::move(request))));
+  }
+  while (scheduler.step()) {
+  }
+  for (std::size_t i = 0; i < completions.size(); ++i) {
+    CAPTURE(i);
+    test::poll_all(completions[i], answers[i]);
+    CHECK(answers[i] == wanted[i]);
+  }
+  CHECK(scheduler.stats().n_prompt_tokens == n_prompt_tokens);
+  CHECK(scheduler.stats().n_free_pages == scheduler.stats().n_pages);
+  // The context holds the rows too; a step must hold them and a row of each other request.
+  GenerateRequest full{.tokens = test::some_tokens(109, 1), .adapter = {many}};
+  CHECK(code(scheduler.submit(std::move(full))) == Errc::limit);
+  GenerateRequest fits{.tokens = test::some_tokens(108, 1), .adapter = {many}};
+  CHECK(scheduler.submit(std::move(fits)).has_value());
+  GenerateRequest large{.tokens = {1}};
+  large.adapter = {must(AdapterSet::create(model, test::learned_rows(model, 21, 1)))};
+  CHECK(code(scheduler.submit(std::move(large))) == Errc::limit);
+}
+
 TEST_CASE("requests with different adapters share a scheduler's steps; programs may drop theirs") {
   const Model model = test::small_model(2, 64);
   auto scheduler = test::make_scheduler(

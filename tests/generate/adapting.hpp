@@ -54,4 +54,16 @@ inline nibble::Adapter random_adapter(const nibble::Model& model, nibble::Index 
   return adapter;
 }
 
+// n random rows before the tokens of a sequence.
+inline nibble::Adapter learned_rows(const nibble::Model& model, nibble::Index n,
+                                    std::uint32_t seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0, 0.5f);
+  nibble::Adapter adapter;
+  adapter.architecture = "llama";
+  adapter.prefix.resize(static_cast<std::size_t>(n * model.config().dim));
+  for (auto& [x] : adapter.prefix) x = normal(random);
+  return adapter;
+}
+
 }  // namespace test

@@ -107,6 +107,41 @@ TEST_CASE("hybrids: forks go on as their sequence did; back to before the last s
   }
 }
 
+TEST_CASE("hybrids: back to before a step, whether or not a chunk of positions ended in it") {
+  const Ids all = some_ids(120, 7), other = some_ids(9, 8);
+  const std::span<const std::int32_t> ids(all), tail(other);
+  for (int i = 0; i < 3; ++i) {
+    const auto& [name, model] = hybrid(i);
+    CAPTURE(name);
+    Engine engine = engine_for(model, 128);
+    for (const Index start : {5, 32, 39, 47}) {
+      CAPTURE(start);
+      const auto n_start = static_cast<std::size_t>(start);
+      Sequence fresh = must(engine.new_sequence());
+      append(engine, fresh, ids.first(n_start));
+      const auto expected = append(engine, fresh, tail);
+      for (const std::size_t n : {1, 3, 11, 16, 40}) {
+        CAPTURE(n);
+        Sequence a = must(engine.new_sequence());
+        append(engine, a, ids.first(n_start));
+        append(engine, a, ids.subspan(n_start, n));
+        Sequence b = must(a.fork()), c = must(a.fork());
+        for (Sequence* const sequence : {&a, &b}) {
+          REQUIRE(sequence->rewind(start));
+          Sequence d = must(sequence->fork());
+          CHECK(append(engine, *sequence, tail) == expected);
+          CHECK(append(engine, d, tail) == expected);
+          // A second time, after another step from there.
+          REQUIRE(d.rewind(start));
+          append(engine, d, ids.subspan(n_start, n));
+          CHECK(append(engine, d, tail) == append(engine, c, tail));
+          REQUIRE(c.rewind(start + static_cast<Index>(n)));
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("hybrids: what a prefix cache finds is not read again, and is exact") {
   const Ids all = some_ids(200, 4);
   for (int i = 0; i < kHybrids; ++i) {

@@ -57,6 +57,7 @@ inline void poll_all(nibble::Completion& completion, Answer& answer) {
 inline Answer alone(const nibble::Model& model, const nibble::GenerateRequest& request,
                     const nibble::SessionOptions& options = {}) {
   auto session = make_session(options, model);
+  REQUIRE(session.set_adapter(request.adapter));
   auto generator = make_generator(session, request.options);
   const auto read = request.tokens.empty() ? generator.prompt(request.prompt)
                                            : generator.prompt(request.tokens);

@@ -13,6 +13,7 @@
 
 #include "allocation_counter.hpp"
 #include "doctest/doctest.h"
+#include "generate/hybrid_models.hpp"
 #include "generate/speculating.hpp"
 #include "nibble/generate/generator.hpp"
 #include "nibble/generate/prefix_cache.hpp"
@@ -289,7 +290,7 @@ TEST_CASE("other weights and policies hold from the next token on, also with gue
 
 TEST_CASE("a prefix cache that is given a sequence with guesses ahead keeps its tokens only") {
   const Ids prompt = some_ids(30, 1);
-  for (const Model& model : {llama_model(), conv_model()}) {
+  for (const Model& model : {llama_model(), conv_model(), qwen35_model()}) {
     const Output plain = generated(model, with_rows(8), greedy(), prompt);
     KnownText source(joined(prompt, plain.ids));
     Session session = must(Session::create(model, with_rows(8)));

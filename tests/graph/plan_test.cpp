@@ -57,7 +57,7 @@ class Recorder : public graph::detail::LayerPass {
   void weight_rows(Index, Index, RowsOf) noexcept {}
   void cache(Index, Index) noexcept {}
   void reads_cache(Index, Index, Index) noexcept {}
-  StateAt state(Index n) noexcept { return {0, n}; }
+  StateAt state(Index n, Index n_chunk = 0) noexcept { return {0, n, 0, n_chunk}; }
   template <auto kFactors>
   void angles(const RopeAngles&) noexcept {}
   void both_ways() noexcept {}

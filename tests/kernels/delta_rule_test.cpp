@@ -82,6 +82,7 @@ template <bool kSubtracts>
 Floats run(const RuleData& data, const RuleShape& s, Index cut, Floats* state_after = nullptr) {
   const auto n_state = static_cast<std::size_t>(s.state().n_floats());
   Guarded state(Floats(n_state, 0.0f), 1);
+  Guarded left(Floats(kernels::kDeltaLeft, 7.0f), 1);
   Guarded out(static_cast<std::size_t>(s.n_rows * s.value_dim), 2);
   Guarded queries(data.queries, 1), keys(data.keys, 2), values(data.values, 3);
   for (Index row = 0; row < s.n_rows; row += cut) {
@@ -98,10 +99,11 @@ Floats run(const RuleData& data, const RuleShape& s, Index cut, Floats* state_af
     args.betas = data.betas.data() + row;
     args.gate_stride = 1;
     args.state = state.data();
+    args.left = left.data();
     args.out = out.data() + row * s.value_dim;
     simd::kernel<kernels::DeltaRule<kSubtracts>>()(args);
   }
-  REQUIRE((state.guards_intact() && out.guards_intact()));
+  REQUIRE((state.guards_intact() && left.guards_intact() && out.guards_intact()));
   if (state_after != nullptr) *state_after = state.values();
   return out.values();
 }

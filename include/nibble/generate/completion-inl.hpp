@@ -40,6 +40,11 @@ struct Completion::State {
   void deliver(const Token& token);
   void end(Finish why) { deliver(generation.end(why)); }
 
+  // Where the prompt ends, behind learned rows of the adapter.
+  Index prompt_end() const noexcept {
+    return adapter.set.n_prefix() + static_cast<Index>(prompt.size());
+  }
+
   // Of the reader.
   std::optional<Token> read();
   // Whether nothing more comes.

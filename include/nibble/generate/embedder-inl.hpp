@@ -113,7 +113,7 @@ NIBBLE_INLINE std::size_t Embedder::State::bytes(const Engine::State& engine, st
   const std::size_t of_sequence =
       sizeof(Sequence) + sizeof(SequenceInput) + sizeof(Piece) + sizeof(Sequence::State) +
       Sequence::State::memory_bytes(engine.limits.n_positions, engine.pages.n_tables,
-                                    engine.needs.n_state_floats);
+                                    engine.needs.n_state_floats());
   const auto width = static_cast<std::size_t>(engine.plan.width);
   std::size_t of_pieces = 0;
   if (options.splits_long_texts) {

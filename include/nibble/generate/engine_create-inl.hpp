@@ -76,7 +76,7 @@ NIBBLE_INLINE EngineMemory Engine::State::memory_parts() const noexcept {
       sizeof(State) + places.size() * sizeof(graph::CachePlace) + working_bytes - rope_bytes;
   const std::size_t of_one =
       sizeof(Sequence::State) +
-      Sequence::State::memory_bytes(limits.n_positions, pages.n_tables, needs.n_state_floats);
+      Sequence::State::memory_bytes(limits.n_positions, pages.n_tables, needs.n_state_floats());
   parts.sequences = static_cast<std::size_t>(limits.max_segments) * of_one;
   return parts;
 }
@@ -276,7 +276,8 @@ NIBBLE_INLINE Result<void> Engine::State::allocate() {
   const auto n_users = static_cast<std::size_t>(layout.n_pages());
   pool->pages = PagePool({cache_arena.take<std::int32_t>(n_users), n_users});
   pool->layout = pages;
-  pool->n_state_floats = needs.n_state_floats;
+  pool->n_state_floats = needs.n_state_floats();
+  pool->chunk_state_at = needs.chunk_state_at();
   pool->vocab_size = model.config().vocab_size;
   pool->weights = model.weights();
   pool->max_factor_rank = options.max_factor_rank;

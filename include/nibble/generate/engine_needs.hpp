@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "nibble/core/arena.hpp"
 #include "nibble/core/scalar.hpp"
 #include "nibble/graph/rope_needs.hpp"
 #include "nibble/graph/survey.hpp"
@@ -86,7 +87,16 @@ class EngineNeeds final : public graph::SurveySink {
     shares_other_heads = shares_other_heads || stored.n_kv_heads != shape.n_kv_heads ||
                          stored.head_dim != shape.head_dim;
   }
-  void state(Index, Index n_floats) override { n_state_floats += n_floats; }
+  void state(Index, Index n_floats, Index n_chunk_floats) override {
+    n_step_floats += n_floats;
+    n_chunk_state_floats += n_chunk_floats;
+  }
+  // Of the recurrent state of a sequence: what each step changes, then, at a cache line, the rest.
+  Index chunk_state_at() const noexcept {
+    return static_cast<Index>(align_up(static_cast<std::size_t>(n_step_floats) * sizeof(float)) /
+                              sizeof(float));
+  }
+  Index n_state_floats() const noexcept { return chunk_state_at() + n_chunk_state_floats; }
   void rope(const graph::RopeKey& key, const graph::RopeFactors& factors) override {
     ropes.add(key, factors, weights_);
   }
@@ -103,7 +113,7 @@ class EngineNeeds final : public graph::SurveySink {
   std::vector<ops::KvShape> shapes;    // of the layers
   std::vector<Scalar<Index>> windows;  // that rows read in each; 0: all, -1: nothing is read
   graph::RopeNeeds ropes;
-  Index n_state_floats = 0;
+  Index n_step_floats = 0, n_chunk_state_floats = 0;  // of the recurrent state
   Index n_positions = 0;  // how many positions have embeddings; 0: any number
   bool reads_both_ways = false;
   bool layers_are_tied = false;  // a layer reads more than its rows and what it stores itself

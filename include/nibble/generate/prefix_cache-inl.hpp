@@ -32,7 +32,7 @@ struct PrefixCache::State {
   static std::span<const std::int32_t> to_match(std::span<const std::int32_t> tokens,
                                                 Index capacity) noexcept {
     const auto n = tokens.empty() ? std::size_t{0} : tokens.size() - 1;
-    return tokens.first((std::min)(n, static_cast<std::size_t>(capacity)));
+    return tokens.first((std::min)(n, static_cast<std::size_t>((std::max)(capacity, Index{0}))));
   }
   // Into an empty sequence, of what has this fingerprint (PrefixWeights). Returns how many tokens
   // it has then.
@@ -110,15 +110,18 @@ NIBBLE_INLINE Result<PrefixCache> PrefixCache::create(const Engine& engine,
 
 NIBBLE_INLINE Index PrefixCache::n_known(std::span<const std::int32_t> tokens,
                                          const PrefixWeights& weights) const noexcept {
-  const auto asked = State::to_match(tokens, state_->n_ctx);
-  return state_->tree.find(asked, weights.fingerprint()).n;
+  const Index n_rows = weights.adapter().set.n_prefix();
+  const auto asked = State::to_match(tokens, state_->n_ctx - n_rows);
+  return state_->tree.find(asked, weights.fingerprint(), n_rows).n;
 }
 
 NIBBLE_INLINE Index PrefixCache::n_cached(std::span<const std::int32_t> tokens,
                                           const PrefixWeights& weights) const noexcept {
   const detail::PrefixTree& tree = state_->tree;
-  const auto asked = State::to_match(tokens, state_->n_ctx);
-  return tree.reachable(tree.find(asked, weights.fingerprint())).n;
+  const Index n_rows = weights.adapter().set.n_prefix();
+  const auto asked = State::to_match(tokens, state_->n_ctx - n_rows);
+  const Index n = tree.reachable(tree.find(asked, weights.fingerprint(), n_rows)).n;
+  return n < n_rows ? 0 : n;
 }
 
 NIBBLE_INLINE Result<Sequence> PrefixCache::match(std::span<const std::int32_t> tokens,
@@ -139,20 +142,20 @@ NIBBLE_INLINE Result<Sequence> PrefixCache::match(std::span<const std::int32_t> 
 NIBBLE_INLINE Result<Index> PrefixCache::match(std::span<const std::int32_t> tokens, Sequence& into,
                                                std::uint64_t number) {
   NIBBLE_CHECK(state_->check_engine(into));
-  if (into.position() > 0) {
+  Sequence::State& s = *into.state_;
+  if (s.n_tokens > s.n_prefix() || s.n_computed > 0) {
     return Error{Errc::invalid_argument, "prefix cache: the sequence has tokens already"};
   }
-  Sequence::State& s = *into.state_;
   return state_->match(tokens, PrefixWeights(s.adapter, number).fingerprint(), s);
 }
 
 NIBBLE_INLINE Index PrefixCache::State::match(std::span<const std::int32_t> tokens,
                                               std::uint64_t weights, Sequence::State& s) noexcept {
-  const detail::PrefixTree::Place at =
-      tree.reachable(tree.find(to_match(tokens, s.capacity), weights));
+  const Index n_rows = s.n_prefix();  // which it has, to be computed
+  detail::PrefixTree::Place at =
+      tree.reachable(tree.find(to_match(tokens, s.capacity - n_rows), weights, n_rows));
+  if (at.n < n_rows) at = {};
   const PageLayout& layout = pool->layout;
-  // (An adapter may have given it a prefix; then there is nothing to find, since insert() keeps
-  // none.)
   if (at.n > 0) s.n_tokens = s.n_computed = s.n_exact = s.checkpoint_position = at.n;
   s.first_column = s.n_columns = ops::pages_for(at.n);
   tree.copy(at, s.tokens, [&](Index column, const Scalar<ops::PageId>* pages) {
@@ -170,13 +173,13 @@ NIBBLE_INLINE Index PrefixCache::State::match(std::span<const std::int32_t> toke
   s.for_each_page([&](ops::PageId page) { pool->pages.share(page); });
   if (s.has_state() && at.n > 0) {
     std::memcpy(s.state, values(tree.node(at.node).state), s.state_bytes());
-    std::memcpy(s.checkpoint, s.state, s.state_bytes());
+    s.checkpoint_floats = 0;
   }
   s.version = ++pool->n_changes;
   tree.touch(at.node, ++time);
   ++stats.n_matches;
   stats.n_tokens_asked += tokens.size();
-  stats.n_tokens_matched += static_cast<std::uint64_t>(at.n);
+  stats.n_tokens_matched += static_cast<std::uint64_t>((std::max)(at.n - n_rows, Index{0}));
   return at.n;
 }
 
@@ -197,8 +200,10 @@ NIBBLE_INLINE detail::Prefix PrefixCache::State::prefix_of(
   const bool is_ahead = s.has_state() && s.n_ahead > 0;
   const Index end = is_ahead ? s.checkpoint_position : s.n_computed;
   Index n = 0;
-  while (n < (std::min)(end, s.n_exact) && s.tokens[n] != graph::kNoToken) ++n;
+  while (n < (std::min)(end, s.n_exact) && s.has_ids(n, n + 1)) ++n;
+  if (n < s.n_prefix()) n = 0;
   if (s.has_state() && n < end) n = 0;  // its state is that after rows of numbers
+  if (is_ahead) s.complete_checkpoint();
   const auto n_floats = n > 0 ? static_cast<std::size_t>(pool->n_state_floats) : 0;
   return {{s.tokens, static_cast<std::size_t>(n)},
           {is_ahead ? s.checkpoint : s.state, n_floats},

@@ -81,12 +81,14 @@ class PrefixCache {
 
   // A sequence with the longest cached beginning of `tokens`, but without the last of them: a step
   // must have something to compute. It is empty if there is none, and shares the pages of the
-  // cache. It has the adapter of `weights`. capacity: as for Engine::new_sequence. Errors: as
-  // there, and those of Engine::check_adapter().
+  // cache. It has the adapter of `weights`; learned rows of that come before the tokens, are cached
+  // with them, and count as tokens in what the functions below return. capacity: as for
+  // Engine::new_sequence. Errors: as there, and those of Engine::check_adapter().
   Result<Sequence> match(std::span<const std::int32_t> tokens, const PrefixWeights& weights = {},
                          Index capacity = 0);
-  // The same into a sequence of the engine, which must be empty. Returns how many tokens it has
-  // then. Allocates nothing. Errors: invalid_argument (it is not empty, or of another engine).
+  // The same into a sequence of the engine, which must be empty but for learned rows. Returns how
+  // many tokens it has computed then. Allocates nothing. Errors: invalid_argument (it is not empty,
+  // or of another engine).
   // `number`: of the weights (PrefixWeights); the adapter is that of the sequence.
   Result<Index> match(std::span<const std::int32_t> tokens, Sequence& into,
                       std::uint64_t number = 0);

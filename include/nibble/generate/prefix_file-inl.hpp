@@ -313,8 +313,12 @@ NIBBLE_INLINE Result<detail::PrefixTree::Node> PrefixCache::FileReader::make_nod
   }
   const auto at = all_.tokens.begin() + static_cast<std::ptrdiff_t>(token);
   node.tokens.assign(at, at + static_cast<std::ptrdiff_t>(n));
+  // Learned rows of an adapter are at the beginning only.
+  std::int32_t before = parent == nullptr ? graph::kNoToken : parent->tokens.back().value;
   for (const auto& [id] : node.tokens) {
-    if (id < 0 || id >= s_.pool->vocab_size) return malformed("a token");
+    const bool is_row = id == graph::kNoToken && before == graph::kNoToken;
+    if (!is_row && (id < 0 || id >= s_.pool->vocab_size)) return malformed("a token");
+    before = id;
   }
   const PageLayout& layout = s_.pool->layout;
   const auto n_pages =

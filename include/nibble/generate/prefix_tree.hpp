@@ -13,6 +13,7 @@
 
 #include "nibble/core/scalar.hpp"
 #include "nibble/generate/page_pool.hpp"
+#include "nibble/graph/step.hpp"
 #include "nibble/io/byte_reader.hpp"
 #include "nibble/ops/segment.hpp"
 
@@ -20,7 +21,7 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace detail {
 
 // What is computed of the beginning of a sequence.
 struct Prefix {
-  std::span<const std::int32_t> tokens;
+  std::span<const std::int32_t> tokens;  // learned rows of an adapter are graph::kNoToken
   std::span<const float> state;  // recurrent state after the last token; empty: there is none
   const ops::PageId* pages;      // (tables, columns), tables `stride` apart; -1: no longer there
   Index stride;
@@ -80,16 +81,21 @@ class PrefixTree {
   std::size_t node_bytes() const noexcept { return node_bytes_; }
   bool holds(ops::PageId page) const noexcept { return held_[index_of(page)].value > 0; }
 
-  // How far the tree has these tokens.
-  Place find(std::span<const std::int32_t> tokens, std::uint64_t weights) const noexcept {
+  // How far the tree has these tokens, before which are n_rows learned rows of the adapter.
+  Place find(std::span<const std::int32_t> tokens, std::uint64_t weights,
+             Index n_rows = 0) const noexcept {
+    const auto first = static_cast<std::size_t>(n_rows), end = first + tokens.size();
+    const auto token = [&](std::size_t i) {
+      return i < first ? graph::kNoToken : tokens[i - first];
+    };
     Place at;
-    while (at.n < static_cast<Index>(tokens.size())) {
-      const auto rest = tokens.subspan(static_cast<std::size_t>(at.n));
-      const int child = child_of(at.node, rest[0], weights);
+    while (static_cast<std::size_t>(at.n) < end) {
+      const auto begin = static_cast<std::size_t>(at.n);
+      const int child = child_of(at.node, token(begin), weights);
       if (child == kNone) break;
       const auto& own = node(child).tokens;
       std::size_t n = 1;
-      while (n < own.size() && n < rest.size() && own[n].value == rest[n]) ++n;
+      while (n < own.size() && begin + n < end && own[n].value == token(begin + n)) ++n;
       at = {child, at.n + static_cast<Index>(n)};
       if (n < own.size()) break;
     }

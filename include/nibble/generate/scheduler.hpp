@@ -57,7 +57,8 @@ struct GenerateRequest {
   // followed the same few tokens before, in the texts of all requests.)
   GenerateOptions options = {};
   // Computes the prompt and the answer; the request shares it until it has ended. Requests with
-  // different adapters run in the same steps (see SchedulerOptions::max_factor_rank).
+  // different adapters run in the same steps (see SchedulerOptions::max_factor_rank). Learned rows
+  // before the prompt are computed in one step.
   SequenceAdapter adapter = {};
   int priority = 0;  // of those that wait, the highest comes first, then the oldest
   // Called with each token by the thread that steps, in place of Completion::poll(). False cancels.
@@ -108,7 +109,8 @@ struct SchedulerStats {
 // keeps_answer).
 //
 // After create() only submit() allocates; but for steps in which a prompt ends that the prefix
-// cache does not have yet, or a text that a grammar makes certain begins.
+// cache does not have yet, or a text that a grammar makes certain begins, and the first with an
+// adapter that has learned rows.
 class Scheduler {
  public:
   // Errors: those of Engine::create(), unsupported (a model that gives embeddings),
@@ -121,8 +123,9 @@ class Scheduler {
   // Takes a request; it waits until step() lets it begin. Errors: invalid_argument (options as for
   // Generator::create(), more guesses than max_drafts, no prompt or two, a token that does not
   // exist, an adapter of another model); limit (the queue is full, a prompt longer than n_ctx, more pages than there are, an
-  // adapter of a higher rank than max_factor_rank); unsupported (when_full = roll, an adapter with
-  // a prefix); cancelled (after stop()); those of Tokenizer::encode; out_of_memory.
+  // adapter of a higher rank than max_factor_rank, or with more learned rows than max_step_tokens -
+  // max_batch); unsupported (when_full = roll); cancelled (after stop()); those of
+  // Tokenizer::encode; out_of_memory.
   Result<Completion> submit(GenerateRequest request);
 
   // As warm_up() of an engine (generate/warm_up.hpp), to be called before the first step. Errors: as

@@ -108,8 +108,7 @@ NIBBLE_INLINE void Scheduler::State::remove_waiting(const Shared<Request>& reque
 NIBBLE_INLINE bool Scheduler::State::begin(Lane& lane, Shared<Request> request) noexcept {
   lane.request = std::move(request);
   lane.number = n_begun + 1;
-  // Cannot fail: submit() has checked it, and the sequence is empty.
-  (void)lane.sequence.set_adapter(lane.request->adapter);
+  lane.restart(lane.request->adapter);
   find_prefix(lane);
   if (promised_pages() <= engine.n_pages()) {
     ++n_begun;
@@ -118,7 +117,7 @@ NIBBLE_INLINE bool Scheduler::State::begin(Lane& lane, Shared<Request> request) 
   }
   lane.request = {};
   lane.leader = nullptr;
-  (void)lane.sequence.set_adapter({});
+  lane.restart({});
   return false;
 }
 
@@ -168,11 +167,12 @@ NIBBLE_INLINE void Scheduler::State::find_prefix(Lane& lane) noexcept {
   if (is_computed) keep_prefix(*leader);
   (void)prefixes->match(lane.request->prompt, lane.sequence);
   // There may be no room for what a prefix takes more: a page that is not full.
-  if (promised_pages() > engine.n_pages()) (void)lane.sequence.rewind(0);
-  lane.n_found = lane.sequence.position();
+  if (promised_pages() > engine.n_pages()) lane.restart(lane.request->adapter);
+  const Index n_there = lane.sequence.position() - lane.sequence.n_pending();
+  lane.n_found = (std::max)(Index{0}, n_there - lane.request->adapter.set.n_prefix());
   const auto is_worth = [&](Index n) {
-    const Index n_saved = n - lane.n_found;
-    return n_saved >= ops::kPagePositions || 2 * n_saved >= lane.n_left_of_prompt();
+    const Index n_saved = n - n_there;
+    return n_saved >= ops::kPagePositions || 2 * n_saved >= lane.prompt_end() - n_there;
   };
   lane.stop =
       prefixes->has_state() ? prefixes->n_known(lane.request->prompt, lane.request->adapter) : 0;
@@ -183,14 +183,15 @@ NIBBLE_INLINE void Scheduler::State::find_prefix(Lane& lane) noexcept {
   lane.n_awaited = n_most;
 }
 
-// How many tokens of a prompt the prompt of another will give it. (The last is always computed.)
+// How many tokens of a prompt, with learned rows before them, the prompt of another will give it.
+// (The last is always computed.)
 NIBBLE_INLINE Index Scheduler::State::n_in_common(const Lane& lane, const Lane& other) noexcept {
   if (!(lane.request->adapter == other.request->adapter)) return 0;
   const auto &own = lane.request->prompt, &theirs = other.request->prompt;
   const std::size_t end = (std::min)(own.size() - 1, theirs.size());
   std::size_t n = 0;
   while (n < end && own[n] == theirs[n]) ++n;
-  return static_cast<Index>(n);
+  return n == 0 ? 0 : lane.request->adapter.set.n_prefix() + static_cast<Index>(n);
 }
 
 // Whether a prompt still waits for another to compute its beginning. When that is done, it has it.
@@ -204,7 +205,7 @@ NIBBLE_INLINE bool Scheduler::State::awaits_prefix(Lane& lane) noexcept {
     if (prefixes->has_state()) leader.stop_at(lane.n_awaited);
     return true;
   }
-  (void)lane.sequence.rewind(0);
+  lane.restart(lane.request->adapter);
   find_prefix(lane);
   return lane.leader != nullptr;
 }
@@ -221,9 +222,9 @@ NIBBLE_INLINE void Scheduler::State::keep_prefix(Lane& lane) noexcept {
 // that is asked for.
 NIBBLE_INLINE void Scheduler::State::end(Lane& lane) noexcept {
   if (is_kept(*lane.request)) {
-    const auto n_prompt = static_cast<Index>(lane.request->prompt.size());
-    const bool is_whole = lane.request->keeps_answer || lane.sequence.position() <= n_prompt;
-    if (is_whole || lane.sequence.rewind(n_prompt)) (void)prefixes->insert(lane.sequence);
+    const Index end = lane.prompt_end();
+    const bool is_whole = lane.request->keeps_answer || lane.sequence.position() <= end;
+    if (is_whole || lane.sequence.rewind(end)) (void)prefixes->insert(lane.sequence);
   }
   lane.request->adapter = {};  // a Completion may live on
   lane.request = {};
@@ -232,8 +233,7 @@ NIBBLE_INLINE void Scheduler::State::end(Lane& lane) noexcept {
   lane.goes_on = false;
   lane.speculator.reset();
   lane.guesses = {};
-  (void)lane.sequence.rewind(0);  // to the start a sequence can always go
-  (void)lane.sequence.set_adapter({});
+  lane.restart({});
 }
 
 }}  // namespace nibble::NIBBLE_ABI

@@ -80,18 +80,21 @@ NIBBLE_INLINE Result<Shared<Completion::State>> Scheduler::State::make_request(
   const Model& model = engine.model();
   NIBBLE_CHECK(check_options(from.options));
   NIBBLE_CHECK(engine.check_adapter(from.adapter));
-  if (from.adapter.set.n_prefix() > 0) {
-    return Error{Errc::unsupported, "scheduler: an adapter with a prefix is for sessions"};
+  const Index n_learned = from.adapter.set.n_prefix();
+  if (n_learned > 0 && n_learned + options.max_batch > engine.max_step_tokens()) {
+    return Error{Errc::limit, "scheduler: an adapter with a prefix of " + to_text(n_learned) +
+                                  " rows needs a max_step_tokens of " +
+                                  to_text(n_learned + options.max_batch) + " in the options"};
   }
   const bool is_text = from.tokens.empty();
   NIBBLE_TRY(prompt, prompt_of(from));
-  const auto n_prompt = static_cast<Index>(prompt.size());
-  if (n_prompt > engine.n_ctx()) {
-    return Error{Errc::limit, "scheduler: a prompt of " + to_text(n_prompt) +
+  const Index end = n_learned + static_cast<Index>(prompt.size());
+  if (end > engine.n_ctx()) {
+    return Error{Errc::limit, "scheduler: a prompt of " + to_text(end) +
                                   " tokens does not fit in a context of " +
                                   to_text(engine.n_ctx())};
   }
-  const Index n_pages = pages_for(n_prompt, from.options.max_tokens);
+  const Index n_pages = pages_for(end, from.options.max_tokens);
   if (n_pages > engine.n_pages()) {
     return Error{Errc::limit, "scheduler: prompt and max_tokens may need " + to_text(n_pages) +
                                   " pages of the cache, which has " + to_text(engine.n_pages()) +
@@ -112,7 +115,7 @@ NIBBLE_INLINE Result<Shared<Completion::State>> Scheduler::State::make_request(
   made->on_token = std::move(from.on_token);
   made->observer = std::move(from.observer);
   if (!made->on_token) {
-    const Index most = (std::min)(from.options.max_tokens, engine.n_ctx() - n_prompt);
+    const Index most = (std::min)(from.options.max_tokens, engine.n_ctx() - end);
     made->entries.resize(static_cast<std::size_t>(most) + 1);
     made->text.emplace(model.tokenizer(), from.options.stop, at_start);
   }

@@ -17,6 +17,7 @@
 #include "nibble/generate/ngram_drafts.hpp"
 #include "nibble/generate/prefix_cache.hpp"
 #include "nibble/generate/scheduler.hpp"
+#include "nibble/generate/sequence-inl.hpp"
 #include "nibble/generate/speculator.hpp"
 #include "nibble/ops/segment.hpp"
 
@@ -29,13 +30,20 @@ struct Scheduler::State {
   struct Lane {
     explicit Lane(Sequence s) noexcept : sequence(std::move(s)) {}
     bool is_prompt() const noexcept { return n_left_of_prompt() > 0; }
-    Index n_left_of_prompt() const noexcept {
-      return static_cast<Index>(request->prompt.size()) - sequence.position();
-    }
+    // Where the prompt ends, with learned rows of the adapter before it.
+    Index prompt_end() const noexcept { return request->prompt_end(); }
+    Index n_left_of_prompt() const noexcept { return prompt_end() - sequence.position(); }
+    // Learned rows that are still to be computed; that takes one step, with the first token.
+    Index n_learned_rows() const noexcept { return is_prompt() ? sequence.n_pending() : 0; }
     // Until where the next steps compute the prompt.
     Index n_until_stop() const noexcept {
-      const Index end = static_cast<Index>(request->prompt.size()), at = sequence.position();
-      return (stop > at ? stop : end) - at;
+      const Index at = sequence.position();
+      return (stop > at ? stop : prompt_end()) - at;
+    }
+    // Makes the sequence empty, with the adapter of a request that submit() has checked.
+    void restart(const SequenceAdapter& adapter) noexcept {
+      sequence.state_->cut(0);
+      (void)sequence.set_adapter(adapter);
     }
     void stop_at(Index n) noexcept {
       const Index at = sequence.position();
@@ -53,11 +61,11 @@ struct Scheduler::State {
     // With recurrent state: a place where a step of the prompt ends, so that the cache of prefixes
     // has the state there, from which others go on. Not after where it is: none.
     Index stop = 0;
-    Index n_found = 0;  // tokens in the cache of prefixes, until they are counted
+    Index n_found = 0;  // tokens of the prompt in the cache of prefixes, until they are counted
     std::int32_t certain = text::kNoToken;  // the next token, if the grammar has decided on it
     bool goes_on = false;  // has not computed all tokens in a row that were certain
     std::optional<detail::Speculator> speculator;  // of the request, if it wants guesses
-    Index n_rows = 0;                              // of the step, without guesses
+    Index n_rows = 0;  // of the step, without guesses and learned rows
     std::span<const std::int32_t> guesses;         // that the step computes after them
     Index n_outputs = 0;
     ops::SegmentKind kind = ops::SegmentKind::generation;
@@ -104,7 +112,7 @@ struct Scheduler::State {
   bool awaits_prefix(Lane& lane) noexcept;
   // (A prompt of one token is computed as generated tokens are: it is no beginning of others.)
   bool is_kept(const Request& request) const noexcept {
-    return prefixes && request.prompt.size() > 1;
+    return prefixes && request.prompt_end() > 1;
   }
   void keep_prefix(Lane& lane) noexcept;
   void end(Lane& lane) noexcept;
@@ -112,6 +120,8 @@ struct Scheduler::State {
   // And a step of those that run (scheduler_steps-inl.hpp).
   bool plan();
   void follow_prompt(Lane& lane);
+  Lane* next_with_learned_rows() noexcept;
+  Index share_learned_rows(Index n_left) noexcept;
   void share(Index n_left, Index n_prompts) noexcept;
   void plan_prompt(Lane& lane);
   void plan_generation(Lane& lane, Index max_rows);

@@ -18,10 +18,12 @@ NIBBLE_INLINE bool Scheduler::State::plan() {
   inputs.clear();
   const Index n = n_running.load(std::memory_order_relaxed);
   if (n == 0) return false;
-  const Index most = engine.max_step_tokens(), part = most / n;
+  for (Lane& lane : lanes) lane.n_rows = 0;
+  const Lane* const first = next_with_learned_rows();  // which are not held up
+  const Index most = engine.max_step_tokens();
+  const Index part = (most - (first == nullptr ? 0 : first->n_learned_rows())) / n;
   Index n_left = most, n_prompts = 0;
   for (Lane& lane : lanes) {
-    lane.n_rows = 0;
     lane.guesses = {};
     if (!lane.request) continue;
     if (!lane.is_prompt()) {
@@ -32,7 +34,7 @@ NIBBLE_INLINE bool Scheduler::State::plan() {
       n_prompts += lane.request ? 1 : 0;
     }
   }
-  share(n_left, n_prompts);
+  share(share_learned_rows(n_left), n_prompts);
   for (Lane& lane : lanes) {
     if (lane.n_rows > 0 && lane.is_prompt()) plan_prompt(lane);
     if (lane.n_rows > 0) planned.push_back(&lane);
@@ -46,11 +48,35 @@ NIBBLE_INLINE bool Scheduler::State::plan() {
 NIBBLE_INLINE void Scheduler::State::follow_prompt(Lane& lane) {
   const Progress* const progress = lane.request->generation.options().progress;
   if (progress == nullptr || !*progress) return;
-  if ((*progress)(static_cast<std::size_t>(lane.sequence.position()),
-                  lane.request->prompt.size())) {
+  const Index n_computed = lane.sequence.position() - lane.sequence.n_pending();
+  if ((*progress)(static_cast<std::size_t>(n_computed),
+                  static_cast<std::size_t>(lane.prompt_end()))) {
     return;
   }
   deliver(lane, lane.request->generation.end(Finish::cancelled));
+}
+
+// Of prompts whose learned rows have no place in this step yet, that which began first.
+NIBBLE_INLINE Scheduler::State::Lane* Scheduler::State::next_with_learned_rows() noexcept {
+  Lane* next = nullptr;
+  for (Lane& lane : lanes) {
+    const bool waits = lane.request && lane.leader == nullptr && lane.n_rows == 0;
+    if (!waits || lane.n_learned_rows() == 0) continue;
+    if (next == nullptr || lane.number < next->number) next = &lane;
+  }
+  return next;
+}
+
+// Places learned rows with a token behind them, as long as there is room; the others wait, so that
+// they begin in their order. Returns how many rows are left.
+NIBBLE_INLINE Index Scheduler::State::share_learned_rows(Index n_left) noexcept {
+  for (Lane* lane; (lane = next_with_learned_rows()) != nullptr;) {
+    const Index n = lane->n_learned_rows() + 1;
+    if (n > n_left) break;
+    lane->n_rows = 1;
+    n_left -= n;
+  }
+  return n_left;
 }
 
 // Shares rows among the prompts: equal parts; what short ones leave goes to the others.
@@ -60,6 +86,7 @@ NIBBLE_INLINE void Scheduler::State::share(Index n_left, Index n_prompts) noexce
     n_prompts = 0;  // that want more
     for (Lane& lane : lanes) {
       if (!lane.request || !lane.is_prompt() || lane.leader != nullptr) continue;
+      if (lane.n_rows == 0 && lane.n_learned_rows() > 0) continue;
       const Index wanted = lane.n_until_stop() - lane.n_rows;
       const Index n = (std::min)({wanted, part, n_left});
       lane.n_rows += n;
@@ -73,8 +100,7 @@ NIBBLE_INLINE void Scheduler::State::plan_prompt(Lane& lane) {
   n_cache_hits.fetch_add(lane.n_found > 0 ? 1 : 0, std::memory_order_relaxed);
   n_cached_tokens.fetch_add(std::exchange(lane.n_found, 0), std::memory_order_relaxed);
   // As in a session: a prompt of one token is computed as generated tokens are.
-  lane.kind =
-      lane.request->prompt.size() == 1 ? ops::SegmentKind::generation : ops::SegmentKind::prompt;
+  lane.kind = lane.prompt_end() == 1 ? ops::SegmentKind::generation : ops::SegmentKind::prompt;
   lane.n_outputs = 0;
   lane.ends_prompt = lane.n_rows == lane.n_left_of_prompt();
   if (!lane.ends_prompt) return;
@@ -154,7 +180,8 @@ NIBBLE_INLINE SequenceInput Scheduler::State::input_of(Lane& lane) noexcept {
                       .kind = lane.kind};
   if (!lane.is_prompt()) return input;
   input.tokens = std::span<const std::int32_t>(lane.request->prompt)
-                     .subspan(static_cast<std::size_t>(lane.sequence.position()),
+                     .subspan(lane.request->prompt.size() -
+                                  static_cast<std::size_t>(lane.n_left_of_prompt()),
                               static_cast<std::size_t>(lane.n_rows));
   return input;
 }

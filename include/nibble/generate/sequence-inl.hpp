@@ -38,6 +38,7 @@ struct Engine::Pool {
   // page of the system's memory. Else 0.
   Index page_multiple = 0;
   Index n_state_floats = 0;  // of one sequence
+  Index chunk_state_at = 0;  // in it: what changes once in a chunk of positions
   Index vocab_size = 0;
   graph::WeightTable weights;            // of the model
   Index max_factor_rank = 0;             // of adapters
@@ -91,6 +92,10 @@ struct Sequence::State {
   void take_ahead() noexcept;
   // With recurrent state, which is that after all guesses, tokens of the last step become pending.
   void forget_ahead() noexcept;
+  // Copies to `checkpoint` what a step of n tokens changes of the recurrent state.
+  void keep_checkpoint(Index n) noexcept;
+  // Copies the rest too.
+  void complete_checkpoint() const noexcept;
   // Whether tokens [begin, end) can be computed again: rows of numbers are not kept.
   bool has_ids(Index begin, Index end) const noexcept;
   // The last position up to n, and up to n_computed, whose state is still there.
@@ -120,6 +125,12 @@ struct Sequence::State {
   std::size_t state_bytes() const noexcept {
     return static_cast<std::size_t>(pool->n_state_floats) * sizeof(float);
   }
+  std::size_t checkpoint_bytes() const noexcept {
+    return static_cast<std::size_t>(checkpoint_floats) * sizeof(float);
+  }
+  float* chunk_state() const noexcept {
+    return has_state() ? state + pool->chunk_state_at : nullptr;
+  }
   ops::PageId& page(Index table, Index column) const noexcept {
     return pages[table * ops::pages_for(capacity) + column];
   }
@@ -142,8 +153,10 @@ struct Sequence::State {
   AlignedBuffer memory;
   std::int32_t* tokens = nullptr;  // (capacity)
   ops::PageId* pages = nullptr;    // (n_tables, pages_for(capacity)); -1: dropped
-  float* state = nullptr;          // (n_state_floats): recurrent state after n_computed tokens
-  float* checkpoint = nullptr;     // the same, before the last step
+  // (n_state_floats): recurrent state after n_computed tokens and guesses; the first
+  // checkpoint_floats of that before the last step, whose others are still those of `state`.
+  float* state = nullptr;
+  float* checkpoint = nullptr;
   Index capacity = 0;
   Index n_tokens = 0;
   Index n_computed = 0;  // the first of them, whose keys, values and state there are
@@ -154,7 +167,7 @@ struct Sequence::State {
   Index draft_layers = 0;
   Index n_columns = 0;     // of the tables, each of 64 positions
   Index first_column = 0;  // that tables with a window still have
-  Index checkpoint_position = 0;
+  Index checkpoint_position = 0, checkpoint_floats = 0;
   SequenceAdapter adapter;
   // Guesses that are computed, after the n_computed; the first of them may be the one pending
   // token. All other functions that change or compute tokens forget them.
@@ -261,9 +274,19 @@ NIBBLE_INLINE void Sequence::State::prepare(Index n) noexcept {
     for (Index c = n_columns; c < end; ++c) page(table, c) = pool_pages.take(before(c));
   }
   n_columns = (std::max)(n_columns, end);
-  if (!has_state()) return;
-  std::memcpy(checkpoint, state, state_bytes());
+  if (has_state()) keep_checkpoint(n);
+}
+
+NIBBLE_INLINE void Sequence::State::keep_checkpoint(Index n) noexcept {
+  const bool ends_chunk = n_computed % graph::kStateChunk + n >= graph::kStateChunk;
+  checkpoint_floats = ends_chunk ? pool->n_state_floats : pool->chunk_state_at;
+  std::memcpy(checkpoint, state, checkpoint_bytes());
   checkpoint_position = n_computed;
+}
+
+NIBBLE_INLINE void Sequence::State::complete_checkpoint() const noexcept {
+  std::memcpy(checkpoint + checkpoint_floats, state + checkpoint_floats,
+              state_bytes() - checkpoint_bytes());
 }
 
 NIBBLE_INLINE void Sequence::State::add(const std::int32_t* ids, Index n) noexcept {
@@ -328,11 +351,10 @@ NIBBLE_INLINE void Sequence::State::uncompute(Index n) noexcept {
   n = last_reachable(n);
   end_again = 0;
   if (has_state() && n == checkpoint_position) {
-    std::memcpy(state, checkpoint, state_bytes());
+    std::memcpy(state, checkpoint, checkpoint_bytes());
   } else if (has_state()) {
     std::memset(state, 0, state_bytes());
-    std::memset(checkpoint, 0, state_bytes());
-    checkpoint_position = 0;
+    checkpoint_position = checkpoint_floats = 0;
   }
   n_computed = n_drafted = n;
   n_exact = (std::min)(n_exact, n);
@@ -404,10 +426,11 @@ NIBBLE_INLINE Result<Sequence> Sequence::fork() const {
   to.n_exact = from.n_exact;
   to.for_each_page([&](ops::PageId page) { to.pool->pages.share(page); });
   to.checkpoint_position = from.checkpoint_position;
+  to.checkpoint_floats = from.checkpoint_floats;
   to.adapter = from.adapter;
   if (from.has_state()) {
     std::memcpy(to.state, from.state, from.state_bytes());
-    std::memcpy(to.checkpoint, from.checkpoint, from.state_bytes());
+    std::memcpy(to.checkpoint, from.checkpoint, from.checkpoint_bytes());
   }
   to.end_again = from.end_again;
   to.n_ahead = from.n_ahead;

@@ -106,42 +106,57 @@ inline kernels::MatmulInput float_input(MatrixView<float> rows) noexcept {
 namespace detail {
 
 // Where products with factors put what is between their two parts, for `rows` rows: rows of floats
-// (rank), the same as 8-bit codes, rows of the result (width).
+// (rank), the same as 8-bit codes, rows of the result (width). Of factors that only some rows have,
+// each worker computes kOwnRows at a time.
 struct FactorMemory {
+  static constexpr Index kOwnRows = 16;
+  static constexpr Index inner_rows(Index rows, Index n_workers) noexcept {
+    return (std::max)(rows, kOwnRows * n_workers);
+  }
   static constexpr std::size_t floats(Index rows, Index columns) noexcept {
     return align_up(static_cast<std::size_t>(rows * columns) * sizeof(float));
   }
   static constexpr std::size_t codes(Index rows, Index rank) noexcept {
     return align_up(ops::QuantizedRows<kActivationBlock>::bytes_needed(rows, rank));
   }
-  static constexpr std::size_t bytes(Index rows, Index rank, Index width) noexcept {
-    return floats(rows, rank) + codes(rows, rank) + floats(rows, width);
+  // Where rows of the result are.
+  static constexpr std::size_t result_at(Index rows, Index rank, Index n_workers) noexcept {
+    return floats(inner_rows(rows, n_workers), rank) + codes(rows, rank);
+  }
+  static constexpr std::size_t bytes(Index rows, Index rank, Index width,
+                                     Index n_workers) noexcept {
+    return result_at(rows, rank, n_workers) + floats(rows, width);
   }
 };
 
 }  // namespace detail
 
+// out = weights · input, finished by `finish`.
+inline ops::Product product_of(const Weight& weight, const kernels::MatmulInput& input,
+                               MatrixView<float> out, kernels::FinishTileFunction* finish,
+                               const kernels::EpilogueArgs& operands) noexcept {
+  NIBBLE_ASSERT(out.extent(1) == weight.n && weight.n_experts == 1);
+  const bool is_affine = input_form(weight).kind == InputKind::affine;
+  ops::Product p{is_affine ? weight.ops->affine_matmul() : weight.ops->matmul(), {}};
+  p.args.input = input;
+  p.args.m = out.extent(0);
+  p.args.weights = weight.data;
+  p.args.n = weight.n;
+  p.args.k = weight.k;
+  p.args.end_panel = quant::n_panels(weight.n);
+  p.args.out = out.data();
+  p.args.out_stride = out.stride(0);
+  p.args.finish = finish;
+  p.args.epilogue = operands;
+  return p;
+}
+
 class ProductList {
  public:
-  // out = weights · input, finished by `finish`.
   void append(const Weight& weight, const kernels::MatmulInput& input, MatrixView<float> out,
               kernels::FinishTileFunction* finish, const kernels::EpilogueArgs& operands) noexcept {
     NIBBLE_ASSERT(n_ < ops::kMaxProducts);
-    NIBBLE_ASSERT(out.extent(1) == weight.n && weight.n_experts == 1);
-    ops::Product& p = products_[n_++];
-    const bool is_affine = input_form(weight).kind == InputKind::affine;
-    p.kernel = is_affine ? weight.ops->affine_matmul() : weight.ops->matmul();
-    p.args = {};
-    p.args.input = input;
-    p.args.m = out.extent(0);
-    p.args.weights = weight.data;
-    p.args.n = weight.n;
-    p.args.k = weight.k;
-    p.args.end_panel = quant::n_panels(weight.n);
-    p.args.out = out.data();
-    p.args.out_stride = out.stride(0);
-    p.args.finish = finish;
-    p.args.epilogue = operands;
+    products_[n_++] = product_of(weight, input, out, finish, operands);
   }
   bool is_full() const noexcept { return n_ == ops::kMaxProducts; }
   // Sets the second matrix of the last product.
@@ -171,8 +186,8 @@ kernels::FinishTileFunction* finish_of() noexcept {
 // The factors that rows of a product have of their own (RowAdapter).
 struct OwnFactors {
   std::span<const RowAdapter> groups;
-  std::size_t slot;
-  Index layer;
+  std::size_t slot = 0;
+  Index layer = 0;
 
   const Factors* of(const RowAdapter& group) const noexcept {
     return group.factors_at(slot, layer);
@@ -253,57 +268,94 @@ kernels::MatmulInput inner_rows(const Run& run, const Factors& f, const kernels:
 // Behind the inner rows: rows of the result.
 template <class Run>
 MatrixView<float> result_rows(const Run& run, Index m, Index n) noexcept {
-  const Index rank = run.limits().max_rank;
   const std::size_t at =
-      detail::FactorMemory::floats(m, rank) + detail::FactorMemory::codes(m, rank);
+      detail::FactorMemory::result_at(m, run.limits().max_rank, run.limits().max_workers);
   return MatrixView<float>(reinterpret_cast<float*>(run.factor_memory().data() + at), m, n);
 }
 
-// Adds scale · A · (B · x) to the rows of `sum` that have factors of their own. A row's numbers do
-// not depend on the other rows, nor on which of them have the same factors.
-template <class Run>
-void add_own_factors(const Run& run, const OwnFactors& own, ProductInputs& inputs,
-                     MatrixView<float> sum) noexcept {
-  auto* const memory = reinterpret_cast<float*>(run.factor_memory().data());
-  const auto inner_of = [&](const RowAdapter& group, const Factors& f) {
-    return MatrixView<float>(memory + group.first_row * run.limits().max_rank, group.n_rows,
-                             f.rank());
+// What rows have of their own beside the products of a node: scale · A · (B · x) is added to the
+// rows of their results that have factors. A row's numbers do not depend on the other rows, nor on
+// which of them have the same factors.
+class OwnSums {
+ public:
+  void add(const OwnFactors& own, MatrixView<float> sum) noexcept {
+    if (!own.any()) return;
+    NIBBLE_ASSERT(n_ < kMaxGroup);
+    parts_[n_++] = {own, sum};
+  }
+
+  // As one parallel step: a task computes both products of a few rows, whose inner rows nobody else
+  // needs. `inputs`: of all these products.
+  template <class Run>
+  void run(const Run& r, ProductInputs& inputs) const noexcept {
+    Index n_tasks = 0;
+    const kernels::MatmulInput* x = nullptr;
+    for_each([&](const Part&, const RowAdapter& group, const Factors& f) {
+      n_tasks += n_tasks_of(group);
+      x = &inputs.of(f.b);
+      return false;
+    });
+    if (n_tasks == 0) return;
+    r.executor().parallel_for(n_tasks, [&](Index task, Index worker) {
+      for_each([&](const Part& part, const RowAdapter& group, const Factors& f) {
+        const bool is_here = task < n_tasks_of(group);
+        if (is_here) compute(r, *x, part, group, f, task * kRows, worker);
+        task -= n_tasks_of(group);
+        return is_here;
+      });
+    });
+  }
+
+ private:
+  static constexpr Index kRows = detail::FactorMemory::kOwnRows;
+  struct Part {
+    OwnFactors own;
+    MatrixView<float> sum;
   };
-  const auto for_each = [&](const auto& call) {
-    for (const RowAdapter& group : own.groups) {
-      if (const Factors* const f = own.of(group)) call(group, *f, inner_of(group, *f));
+  static Index n_tasks_of(const RowAdapter& group) noexcept {
+    return (group.n_rows + kRows - 1) / kRows;
+  }
+  // Until f(...) returns true.
+  template <class F>
+  void for_each(F&& call) const noexcept {
+    for (std::size_t i = 0; i < n_; ++i) {
+      for (const RowAdapter& group : parts_[i].own.groups) {
+        const Factors* const f = parts_[i].own.of(group);
+        if (f != nullptr && call(parts_[i], group, *f)) return;
+      }
     }
-  };
-  // Products of different rows run together.
-  ProductList list;
-  const auto append = [&](const Weight& weight, const kernels::MatmulInput& input,
-                          MatrixView<float> out, bool is_added) {
-    if (list.is_full()) list.run_and_clear(run);
-    kernels::EpilogueArgs operands;
-    if (is_added) {
-      operands.residual = out.data();
-      operands.residual_stride = out.stride(0);
-    }
-    list.append(weight, input, out,
-                is_added ? finish_of<kernels::Identity, false, true>()
-                         : finish_of<kernels::Identity, false, false>(),
-                operands);
-  };
-  for_each([&](const RowAdapter& group, const Factors& f, MatrixView<float> inner) {
-    append(f.b, inputs.of(f.b).rows_from(group.first_row), inner, false);
-  });
-  list.run_and_clear(run);
-  for_each([&](const RowAdapter& group, const Factors& f, MatrixView<float> inner) {
+  }
+  // Rows of a group, from `at` on.
+  template <class Run>
+  static void compute(const Run& r, const kernels::MatmulInput& x, const Part& part,
+                      const RowAdapter& group, const Factors& f, Index at, Index worker) noexcept {
+    const Index row = group.first_row + at, n = (std::min)(kRows, group.n_rows - at);
+    auto* const memory = reinterpret_cast<float*>(r.factor_memory().data());
+    const MatrixView<float> inner(memory + worker * kRows * r.limits().max_rank, n, f.rank());
+    const MatrixView<float> sum = part.sum.rows(row, n);
+    const auto multiply = [&](const ops::Product& product) {
+      kernels::MatmulArgs args = product.args;
+      args.tuning = r.tuning();
+      product.kernel(args);
+    };
+    multiply(product_of(f.b, x.rows_from(row), inner,
+                        finish_of<kernels::Identity, false, false>(), {}));
     const float scale = group.strength * f.scale;
-    for (Index i = 0; i < inner.extent(0) * inner.extent(1); ++i) inner.data()[i] *= scale;
-    append(f.a, float_input(inner), sum.rows(group.first_row, group.n_rows), true);
-  });
-  list.run(run);
-}
+    for (Index i = 0; i < n * f.rank(); ++i) inner.data()[i] *= scale;
+    kernels::EpilogueArgs operands;
+    operands.residual = sum.data();
+    operands.residual_stride = sum.stride(0);
+    multiply(product_of(f.a, float_input(inner), sum,
+                        finish_of<kernels::Identity, false, true>(), operands));
+  }
+
+  Part parts_[kMaxGroup];
+  std::size_t n_ = 0;
+};
 
 // out = A(weights · input + bias), plus what `out` holds with kResidual. An activation is a step of
-// its own if several products are its input: epilogues add a residual behind it. For rows without
-// factors the result has the bits that it has without this.
+// its own if several products are its input. For rows without factors the result has the bits that
+// it has without this.
 template <class A, bool kResidual, class Run>
 void run_with_factors(const Run& run, const Weight& weight, const OwnFactors& own,
                       ProductInputs& inputs, const float* bias, MatrixView<float> out) noexcept {
@@ -315,22 +367,22 @@ void run_with_factors(const Run& run, const Weight& weight, const OwnFactors& ow
     return run_alone<A, kResidual>(run, f.a, inner_rows(run, f, inputs.of(f.b), m), bias, out);
   }
   const MatrixView<float> sum = kIsLast || !kResidual ? out : result_rows(run, m, weight.n);
-  if constexpr (!kIsLast || !kResidual) {
-    constexpr float kNothing = -0.0f;  // no number changes when it is added (0 would change -0)
-    for (Index i = 0; i < m; ++i) {
-      for (Index j = 0; j < sum.extent(1); ++j) sum(i, j) = kNothing;
-    }
+  constexpr bool kAdds = kIsLast && kResidual;
+  if (weight.has_base()) {
+    run_alone<kernels::Identity, kAdds>(run, weight, inputs.of(weight), bias, sum);
   }
-  if (has_own) add_own_factors(run, own, inputs, sum);
   if (weight.factors != nullptr) {
     const Factors& f = *weight.factors;
-    const float* const last_bias = weight.has_base() ? nullptr : bias;
-    run_alone<kernels::Identity, true>(run, f.a, inner_rows(run, f, inputs.of(f.b), m), last_bias,
-                                       sum);
+    const kernels::MatmulInput inner = inner_rows(run, f, inputs.of(f.b), m);
+    if (weight.has_base()) {
+      run_alone<kernels::Identity, true>(run, f.a, inner, nullptr, sum);
+    } else {
+      run_alone<kernels::Identity, kAdds>(run, f.a, inner, bias, sum);
+    }
   }
-  if (weight.has_base()) {
-    run_alone<kernels::Identity, true>(run, weight, inputs.of(weight), bias, sum);
-  }
+  OwnSums sums;
+  sums.add(own, sum);
+  sums.run(run, inputs);
   if constexpr (!kIsLast) {
     ops::activate<A>(run.executor(), MatrixView<const float>(sum), sum);
     if constexpr (kResidual) {
@@ -340,14 +392,15 @@ void run_with_factors(const Run& run, const Weight& weight, const OwnFactors& ow
 }
 
 // kResidual: the result is added to what `out` holds. Runs the products of the list if their input
-// must give way to the input of this one.
+// must give way to the input of this one. What rows have of their own comes to `sums`, to be added
+// after the products of the list.
 template <bool kResidual = false, class Run, auto kW, auto kB, Index W, class A, class Out>
 void append_product(const Linear<kW, kB, W, A>&, const Run& run, ProductInputs& inputs,
-                    const Out& out, ProductList& list) noexcept {
+                    const Out& out, ProductList& list, OwnSums& sums) noexcept {
   const MatrixView<float> view = run.view(out);
   const Weight& weight = run.weight(kW);
   const OwnFactors own = own_factors<kW>(run, out.rows);
-  if (weight.factors != nullptr || own.any()) {
+  if (weight.factors != nullptr || (own.any() && !std::is_same_v<A, kernels::Identity>)) {
     list.run_and_clear(run);  // its input may have to give way
     run_with_factors<A, kResidual>(run, weight, own, inputs, bias_of<kB>(run), view);
     return;
@@ -365,13 +418,16 @@ void append_product(const Linear<kW, kB, W, A>&, const Run& run, ProductInputs& 
   }
   if (finish == nullptr) finish = finish_of<A, false, kResidual>();
   list.append(weight, inputs.of(weight), view, finish, operands);
+  sums.add(own, view);
 }
 template <class Run, auto kW, auto kB, Index W, class A, class Out>
 void run_products(const Linear<kW, kB, W, A>& node, Run& run, ProductInputs& inputs,
                   const Out& out) noexcept {
   ProductList list;
-  append_product(node, run, inputs, out, list);
+  OwnSums sums;
+  append_product(node, run, inputs, out, list, sums);
   list.run(run);
+  sums.run(run, inputs);
 }
 
 template <class... L, class Pass>
@@ -391,11 +447,13 @@ template <class Run, class... L, class Out>
 void run_products(const LinearGroup<L...>& node, Run& run, ProductInputs& inputs,
                   const Out& out) noexcept {
   ProductList list;
+  OwnSums sums;
   [&]<std::size_t... Is>(std::index_sequence<Is...>) {
-    (append_product(std::get<Is>(node.linears), run, inputs, std::get<Is>(out), list), ...);
+    (append_product(std::get<Is>(node.linears), run, inputs, std::get<Is>(out), list, sums), ...);
   }
   (std::index_sequence_for<L...>{});
   list.run(run);
+  sums.run(run, inputs);
 }
 
 template <auto kG, auto kGB, auto kU, auto kUB, Index W, class A, class Pass>
@@ -430,13 +488,34 @@ void run_products(const GatedLinear<kG, kGB, kU, kUB, W, A>& node, Run& run, Pro
   const float* const up_bias = bias_of<kUB>(run);
   ProductList list;
   const OwnFactors own = own_factors<kU>(run, out.rows);
+  const OwnFactors own_of_gate = own_factors<kG>(run, out.rows);
   const bool has_up_factors = up.factors != nullptr || own.any();
-  const bool has_factors =
-      gate.factors != nullptr || has_up_factors || own_factors<kG>(run, out.rows).any();
+  const bool has_factors = gate.factors != nullptr || has_up_factors || own_of_gate.any();
   const bool are_alike = !has_factors && gate.ops == up.ops && input_form(gate) == input_form(up);
   if (are_alike && up_bias == nullptr && bias_of<kGB>(run) == nullptr) {
     list.append(up, inputs.of(up), view, simd::kernel<kernels::FinishGatedTile<A>>(), {});
     list.set_gate(gate);
+  } else if (has_factors && gate.factors == nullptr && up.factors == nullptr) {
+    const MatrixView<float> rows = result_rows(run, view.extent(0), up.n);
+    const auto append = [&](const Weight& weight, const float* bias, MatrixView<float> to) {
+      if (inputs.overwrites(weight)) list.run_and_clear(run);
+      kernels::EpilogueArgs operands;
+      operands.bias = bias;
+      list.append(weight, inputs.of(weight), to,
+                  bias != nullptr ? finish_of<kernels::Identity, true, false>()
+                                  : finish_of<kernels::Identity, false, false>(),
+                  operands);
+    };
+    append(gate, bias_of<kGB>(run), view);
+    append(up, up_bias, rows);
+    list.run(run);
+    OwnSums sums;
+    sums.add(own_of_gate, view);
+    sums.add(own, rows);
+    sums.run(run, inputs);
+    ops::activate_gated<A>(run.executor(), MatrixView<const float>(view),
+                           MatrixView<const float>(rows), view);
+    return;
   } else {  // with biases, in different formats or of different inputs: one after the other
     run_products(Linear<kG, kGB, W, A>{{}, node.width}, run, inputs, out);
     if (has_up_factors) {
@@ -550,8 +629,10 @@ constexpr auto apply(const ResidualInto<Prefix, LinearType>& node, Pass& pass,
         };
         ProductInputs inputs(make);
         ProductList list;
-        append_product<true>(node.linear, run, inputs, x, list);
+        OwnSums sums;
+        append_product<true>(node.linear, run, inputs, x, list, sums);
         list.run(run);
+        sums.run(run, inputs);
       },
       x, y, scratch);
   return x;

@@ -102,6 +102,8 @@ constexpr auto apply(const ShortConv<kTaps, V>& node, Pass& pass, const Value<W>
 
 // ---- Linear attention --------------------------------------------------------------------------
 
+static_assert(kStateChunk == kernels::kDeltaChunk);
+
 // What is wrong with heads; null: nothing.
 constexpr const char* delta_heads_error(const kernels::DeltaHeads& h) noexcept {
   if (h.n_heads < 1 || h.n_key_heads < 1 || h.n_heads % h.n_key_heads != 0 || h.state.key_dim < 1 ||
@@ -185,7 +187,7 @@ constexpr auto apply(const DeltaNet<kTaps, kA, kDt, kNorm>& node, Pass& pass,
   pass.template weight<kDt>(0, heads.n_heads);
   pass.template weight<kNorm>(0, heads.state.value_dim);
   const Index n_conv = (n_taps - 1) * width;
-  const StateAt state = pass.state(n_conv + heads.n_state_floats());
+  const StateAt state = pass.state(n_conv + heads.n_left_floats(), heads.n_state_floats());
   const auto mixed = pass.make(Dim<>{width}, qkv.rows);
   pass.step(
       [=, qkv = qkv](auto& run) {
@@ -206,6 +208,7 @@ constexpr auto apply(const DeltaNet<kTaps, kA, kDt, kNorm>& node, Pass& pass,
             run.executor(), heads, queries, keys,
             columns_of(rows, 2 * key_width, heads.value_width()), decays, betas,
             run.step_args().segments,
+            [&](const Segment& segment) { return run.chunk_state_of(segment, state).data(); },
             [&](const Segment& segment) { return run.state_of(segment, state).data() + n_conv; },
             to);
         ops::rms_norm_heads(run.executor(), to, heads.state.value_dim, run.vector(kNorm), eps);
@@ -252,7 +255,7 @@ constexpr auto apply(const Mamba2<kTaps, kConvBias, kA, kD, kDt, kNorm>& node, P
   pass.template weight<kDt>(0, heads.n_heads);
   pass.template weight<kNorm>(0, inner);
   const Index n_conv = (n_taps - 1) * width;
-  const StateAt state = pass.state(n_conv + heads.n_state_floats());
+  const StateAt state = pass.state(n_conv + heads.n_left_floats(), heads.n_state_floats());
   const auto mixed = pass.make(Dim<>{width}, xbc.rows);
   pass.step(
       [=, xbc = xbc](auto& run) {
@@ -274,6 +277,7 @@ constexpr auto apply(const Mamba2<kTaps, kConvBias, kA, kD, kDt, kNorm>& node, P
             run.executor(), heads, columns_of(rows, inner + key_dim, key_dim),
             columns_of(rows, inner, key_dim), x, run.view(decays), run.view(betas),
             run.step_args().segments,
+            [&](const Segment& segment) { return run.chunk_state_of(segment, state).data(); },
             [&](const Segment& segment) { return run.state_of(segment, state).data() + n_conv; },
             to);
         const float* const d = narrow_matrix<kD>(run, direct);

@@ -73,9 +73,11 @@ class RunChecker final : public SurveySink {
     for (const Segment& s : segments) check_pages(s, layout.n_pages());
   }
   void shares_cache(Index, Index other, const ops::KvShape& shape) override { cache(other, shape); }
-  void state(Index, Index) override {
+  void state(Index, Index, Index n_chunk_floats) override {
     for (const Segment& s : args_.step.segments) {
-      if (s.state == nullptr) fail("a segment without recurrent state");
+      if (s.state == nullptr || (n_chunk_floats > 0 && s.chunk_state == nullptr)) {
+        fail("a segment without recurrent state");
+      }
     }
   }
   void rope(const RopeKey& key, const RopeFactors& factors) override {

@@ -21,7 +21,9 @@
 //                            many positions up to its own, 0: all
 //   shares_cache(layer, n_kv_heads, head_dim)   declares that this layer reads what an earlier one
 //                            stores
-//   state(n_floats)          declares recurrent state per sequence in this layer; returns where
+//   state(n_floats, n_chunk_floats = 0)   declares recurrent state per sequence in this layer, and
+//                            such that changes once in a chunk of positions (StateAt); returns
+//                            where
 //   angles<kFactors>(angles) declares a table of rotations
 //   both_ways()              declares that rows see later positions of their segment
 //   max_positions(n)         declares that there are embeddings for n positions (0: any number)
@@ -68,10 +70,14 @@ struct Scratch {
 // Which rows of a table are looked up: those of tokens, those of positions, one for all.
 enum class RowsOf : unsigned char { tokens, positions, nothing };
 
-// Where the recurrent state of a node is within the state of a sequence.
+// Where the recurrent state of a node is within that of a sequence, in floats. The second part is
+// large; it changes in steps only that compute the last position of a chunk of kStateChunk. (Others
+// write to it, but only where what is there has no meaning before that step.)
 struct StateAt {
-  Index offset = 0;  // floats
-  Index n = 0;       // floats
+  Index offset = 0;
+  Index n = 0;
+  Index chunk_offset = 0;
+  Index n_chunk = 0;
 };
 
 // The input of a model's first node: the rows of the step.

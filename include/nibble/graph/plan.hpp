@@ -110,21 +110,23 @@ class BasicPlanner {
     kv_heads_ = n_kv_heads;
     kv_dim_ = head_dim;
   }
-  constexpr StateAt state(Index n) noexcept { return {0, n}; }
+  constexpr StateAt state(Index n, Index n_chunk = 0) noexcept { return {0, n, 0, n_chunk}; }
   template <auto kFactors>
   constexpr void angles(const RopeAngles&) noexcept {}
   constexpr void both_ways() noexcept {}
   constexpr void max_positions(Index) noexcept {}
   constexpr void factors(Index width) noexcept {
     if (limits_.max_rank < 1) return;
-    const Index rows = limits_.largest_count();
+    const Index rows = limits_.largest_count(), n_workers = limits_.max_workers;
+    const Index most = FactorMemory::inner_rows(rows, n_workers);
     const auto fits = [&](Index columns) {
-      return columns >= 0 && columns <= kMaxValueBytes / Index{sizeof(float)} / rows;
+      return columns >= 0 && columns <= kMaxValueBytes / Index{sizeof(float)} / most;
     };
     if (!fits(width) || !fits(limits_.max_rank)) {
       return fail("the rows for factors of weights are too large for the address space");
     }
-    factor_bytes_ = (std::max)(factor_bytes_, FactorMemory::bytes(rows, limits_.max_rank, width));
+    factor_bytes_ = (std::max)(factor_bytes_,
+                               FactorMemory::bytes(rows, limits_.max_rank, width, n_workers));
   }
   constexpr Index place() noexcept { return 0; }
 

@@ -91,9 +91,12 @@ class BasicRunner : public LayerPass {
   void shares_cache(Index layer, Index, Index) noexcept {
     if (!is_skipped_) kv_layer_ = layer;
   }
-  StateAt state(Index n) noexcept {
-    const StateAt at{state_, n};
-    if (!is_skipped_) state_ += n;
+  StateAt state(Index n, Index n_chunk = 0) noexcept {
+    const StateAt at{state_, n, chunk_state_, n_chunk};
+    if (!is_skipped_) {
+      state_ += n;
+      chunk_state_ += n_chunk;
+    }
     return at;
   }
   template <auto kFactors>
@@ -199,6 +202,10 @@ class BasicRunner : public LayerPass {
     NIBBLE_ASSERT(segment.state != nullptr);
     return {segment.state + at.offset, static_cast<std::size_t>(at.n)};
   }
+  std::span<float> chunk_state_of(const Segment& segment, const StateAt& at) const noexcept {
+    NIBBLE_ASSERT(segment.chunk_state != nullptr);
+    return {segment.chunk_state + at.chunk_offset, static_cast<std::size_t>(at.n_chunk)};
+  }
   // Null if nothing is rotated.
   template <auto kFactors>
   const RopeTable* rope_table(const RopeAngles& angles) const noexcept {
@@ -278,6 +285,7 @@ class BasicRunner : public LayerPass {
   Index n_layers_ = 0;        // so far
   Index kv_layer_ = -1;       // whose keys and values this layer reads
   Index state_ = 0;           // floats
+  Index chunk_state_ = 0;     // floats
   bool is_skipped_ = false;   // by when()
   bool is_left_out_ = false;  // by RunArgs::range
 };

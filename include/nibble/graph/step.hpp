@@ -19,6 +19,10 @@ using ops::SegmentKind;
 // A token value that stands for a row of Step::rows.
 inline constexpr std::int32_t kNoToken = -1;
 
+// Chunks of positions, which begin at multiples of it, in which some recurrent state changes once:
+// see StateAt.
+inline constexpr Index kStateChunk = 16;
+
 // Where a layer of a model keeps its keys and values: which layer of the cache, and which of a
 // sequence's tables of pages. Layers of different tables can share a layer of the cache.
 struct CachePlace {

@@ -50,8 +50,9 @@ class SurveySink {
   virtual void shares_cache(Index /*layer*/, Index /*other*/, const ops::KvShape&) {}
   // Layers read more of a step than the rows that they change.
   virtual void reads_beside() {}
-  // Floats of recurrent state that a layer stores per sequence.
-  virtual void state(Index /*layer*/, Index /*n_floats*/) {}
+  // Floats of recurrent state that a layer stores per sequence, and of such that changes once in a
+  // chunk of positions.
+  virtual void state(Index /*layer*/, Index /*n_floats*/, Index /*n_chunk_floats*/) {}
   // A table of rotations.
   virtual void rope(const RopeKey&, const RopeFactors&) {}
   // There are embeddings for this many positions and no more.
@@ -98,9 +99,9 @@ class Survey : public LayerPass {
   void shares_cache(Index other, Index n_kv_heads, Index head_dim) {
     report([&] { sink_.shares_cache(layer_, other, {n_kv_heads, head_dim}); });
   }
-  StateAt state(Index n) {
-    report([&] { sink_.state(layer_, n); });
-    return {0, n};
+  StateAt state(Index n, Index n_chunk = 0) {
+    report([&] { sink_.state(layer_, n, n_chunk); });
+    return {0, n, 0, n_chunk};
   }
   template <auto kFactors>
   void angles(const RopeAngles& angles) {

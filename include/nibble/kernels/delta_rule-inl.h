@@ -37,12 +37,15 @@ inline constexpr int kTileRows = 2, kTileVectors = 2;  // 8 + 2 + 1 of 16
 inline constexpr int kRowVectors = 4;  // of one row: 8 + 4 + 1
 static_assert(kDeltaChunk % kTileRows == 0);
 
-// Calls body.template run<kVectors, kWhole>(column, n) for parts of [0, width): kMost vectors, one
-// vector, the n last columns.
+// Calls body.template run<kVectors, kWhole>(column, n) for parts of [0, width): kMost vectors, two
+// (memory is read faster than by rows of one), one, the n last columns.
 template <int kMost, class Body>
 HWY_INLINE void for_columns(Index width, const Body& body) {
   Index c = 0;
   for (; c + kMost * kLanes <= width; c += kMost * kLanes) body.template run<kMost, true>(c, 0);
+  if constexpr (kMost > 2) {
+    for (; c + 2 * kLanes <= width; c += 2 * kLanes) body.template run<2, true>(c, 0);
+  }
   for (; c + kLanes <= width; c += kLanes) body.template run<1, true>(c, 0);
   if (c < width) body.template run<1, false>(c, static_cast<size_t>(width - c));
 }
@@ -232,7 +235,7 @@ struct Impl<kernels::DeltaRule<kSubtracts>> {
     const Index value_dim = a.shape.value_dim;
     float* const keys = a.state + a.shape.keys_at();
     float* const deltas = a.state + a.shape.deltas_at();
-    float* const decays = a.state + a.shape.decays_at();
+    float* const decays = a.left;
     Index slot = a.first_slot;
     for (Index row = 0; row < a.n_rows;) {
       const Index n = (std::min)(a.n_rows - row, kDeltaChunk - slot);

@@ -11,10 +11,12 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace kernels {
 // The rows of a sequence are in chunks of so many positions, which begin at multiples of it.
 inline constexpr Index kDeltaChunk = 16;
 
-// What a head keeps of a sequence. The matrix is that after the last whole chunk, without what has
-// decayed since; the positions after it are kept one by one until their chunk is whole. So the
-// matrix is read once for each row, or once for a chunk of rows, and written once in a chunk; and
-// what there is after a position does not depend on how the rows before it were cut into calls.
+// What a head keeps of a sequence, besides kDeltaLeft numbers. The matrix is that after the last
+// whole chunk, without what has decayed since; the positions after it are kept one by one until
+// their chunk is whole. So the matrix is read once for each row, or once for a chunk of rows, and
+// written once in a chunk; and what there is after a position does not depend on how the rows before
+// it were cut into calls. A row that does not end its chunk changes nothing here, but adds a key and
+// a delta.
 struct DeltaState {
   Index key_dim = 0;
   Index value_dim = 0;
@@ -22,14 +24,15 @@ struct DeltaState {
   // Parts of the state, in floats.
   constexpr Index keys_at() const noexcept { return key_dim * value_dim; }
   constexpr Index deltas_at() const noexcept { return keys_at() + kDeltaChunk * key_dim; }
-  constexpr Index decays_at() const noexcept { return deltas_at() + kDeltaChunk * value_dim; }
   // (key_dim, value_dim): the matrix; (kDeltaChunk, key_dim): keys; (kDeltaChunk, value_dim): what
-  // is added at these keys; (kDeltaChunk): how much of each is left; how much of the matrix is.
-  // Then padding.
+  // is added at these keys. Then padding.
   constexpr Index n_floats() const noexcept {
-    return (decays_at() + kDeltaChunk + 1 + 15) / 16 * 16;
+    return (deltas_at() + kDeltaChunk * value_dim + 15) / 16 * 16;
   }
 };
+
+// (kDeltaChunk): how much of each delta is left; how much of the matrix is. Each row changes them.
+inline constexpr Index kDeltaLeft = kDeltaChunk + 1;
 
 // The heads of a layer. Those whose numbers have the same rest modulo n_key_heads have the same
 // queries and keys.
@@ -40,6 +43,7 @@ struct DeltaHeads {
 
   constexpr Index key_width() const noexcept { return n_key_heads * state.key_dim; }
   constexpr Index value_width() const noexcept { return n_heads * state.value_dim; }
+  constexpr Index n_left_floats() const noexcept { return n_heads * kDeltaLeft; }
   constexpr Index n_state_floats() const noexcept { return n_heads * state.n_floats(); }
 };
 
@@ -60,6 +64,7 @@ struct DeltaArgs {
   Index gate_stride = 0;
   float* state = nullptr;  // (shape.n_floats()); its content does not matter before position 0
                            // except for the matrix, which is zeros
+  float* left = nullptr;   // (kDeltaLeft); its content does not matter before position 0
   float* out = nullptr;    // (n_rows, value_dim), rows out_stride apart
   Index out_stride = 0;
 };

@@ -30,7 +30,9 @@ class Fingerprint final : public graph::SurveySink {
   void cache(Index layer, const ops::KvShape& shape) override {
     add(layer, shape.n_kv_heads, shape.head_dim);
   }
-  void state(Index layer, Index n_floats) override { add(layer, n_floats); }
+  void state(Index layer, Index n_floats, Index n_chunk_floats) override {
+    add(layer, n_floats, n_chunk_floats);
+  }
   void rope(const graph::RopeKey& key, const graph::RopeFactors& factors) override {
     add(key.dim, key.theta, key.position_scale, key.has_factors, key.magnitude);
     add(key.yarn.n_original, key.yarn.beta_fast, key.yarn.beta_slow, factors.n_original);

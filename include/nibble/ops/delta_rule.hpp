@@ -17,14 +17,15 @@
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 
 // queries, keys (m, key_width()), values and out (m, value_width()), decays and betas (m, n_heads);
-// the values of a row are contiguous. state_of(segment): the state of a segment's sequence,
-// (n_state_floats()). Heads are split over the executor's workers, which changes no result.
-template <bool kSubtracts, class StateOf>
+// the values of a row are contiguous. state_of(segment) and left_of(segment): those of a segment's
+// sequence, (n_state_floats()) and (n_left_floats()). Heads are split over the executor's workers,
+// which changes no result.
+template <bool kSubtracts, class StateOf, class LeftOf>
 void delta_rule(Executor& executor, const kernels::DeltaHeads& heads,
                 MatrixView<const float> queries, MatrixView<const float> keys,
                 MatrixView<const float> values, MatrixView<const float> decays,
                 MatrixView<const float> betas, std::span<const Segment> segments,
-                const StateOf& state_of, MatrixView<float> out) noexcept {
+                const StateOf& state_of, const LeftOf& left_of, MatrixView<float> out) noexcept {
   NIBBLE_ASSERT(queries.stride(0) == keys.stride(0) && decays.stride(0) == betas.stride(0));
   NIBBLE_ASSERT(has_unit_rows(out) && out.extent(1) == heads.value_width());
   const auto run = simd::kernel<kernels::DeltaRule<kSubtracts>>();
@@ -49,6 +50,7 @@ void delta_rule(Executor& executor, const kernels::DeltaHeads& heads,
     args.betas = &betas(row, head);
     args.gate_stride = decays.stride(0);
     args.state = state_of(segment) + head * shape.n_floats();
+    args.left = left_of(segment) + head * kernels::kDeltaLeft;
     args.out = &out(row, head * shape.value_dim);
     args.out_stride = out.stride(0);
     run(args);

@@ -36,9 +36,10 @@ struct Segment {
   // hides all positions of a page from these rows, it may be -1. Empty: page i is i, for a cache of
   // one sequence.
   std::span<const PageId> pages = {};
-  // The recurrent state of the sequence after the position before first_position; null if there is
-  // none.
+  // The recurrent state of the sequence after the position before first_position: what each step
+  // changes, and what changes once in a chunk of positions. Null if there is none.
   float* state = nullptr;
+  float* chunk_state = nullptr;
 
   constexpr Index end_position() const noexcept { return first_position + n_rows; }
 };
