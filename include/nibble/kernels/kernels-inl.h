@@ -62,6 +62,12 @@
 #endif
 
 #if NIBBLE_COMPILED_LEVELS && !NIBBLE_IS_LEVEL
+#if (NIBBLE_COMPILED_LEVELS & NIBBLE_AMX) && HWY_TARGET == NIBBLE_BASE_OF_AMX
+#define NIBBLE_NEXT_LEVEL NIBBLE_AMX
+#include "nibble/kernels/target-inl.h"
+#undef NIBBLE_NEXT_LEVEL
+#include "nibble/kernels/matmul_amx-inl.h"
+#endif
 #if (NIBBLE_COMPILED_LEVELS & NIBBLE_NEON_DOT) && HWY_TARGET == NIBBLE_BASE_OF_NEON_DOT
 #define NIBBLE_NEXT_LEVEL NIBBLE_NEON_DOT
 #include "nibble/kernels/kernels-inl.h"

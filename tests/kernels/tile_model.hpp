@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A model of AMX's registers, in plain loops, after Intel's description of the instructions: for
+// tests of products with tiles on machines that have none (NIBBLE_TILE_MODEL). It notes what a
+// processor would refuse.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "nibble/core/float16.hpp"
+#include "nibble/core/view.hpp"
+
+namespace nibble::tile_model {
+
+// What happened in this program.
+struct Counts {
+  long configured = 0, released = 0, products = 0;
+  long faults = 0;  // use of tiles that are not configured, or shapes that do not fit together
+};
+inline Counts counts;
+
+class TileRegisters {
+ public:
+  TileRegisters() = default;
+  ~TileRegisters() { ++counts.released; }
+  TileRegisters(const TileRegisters&) = delete;
+  TileRegisters& operator=(const TileRegisters&) = delete;
+
+  void configure(Index rows_of_4, Index rows_of_5) {
+    ++counts.configured;
+    if (rows_of_4 < 1 || rows_of_4 > 16 || rows_of_5 < 1 || rows_of_5 > 16) ++counts.faults;
+    std::memset(bytes_, 0, sizeof(bytes_));
+    n_rows_[0] = n_rows_[1] = n_rows_[4] = rows_of_4;
+    n_rows_[2] = n_rows_[3] = n_rows_[5] = rows_of_5;
+    n_rows_[6] = n_rows_[7] = 16;
+  }
+
+  template <int kTile>
+  void load(const void* rows, Index stride) {
+    check<kTile>();
+    std::memset(bytes_[kTile], 0, sizeof(bytes_[kTile]));
+    for (Index r = 0; r < n_rows_[kTile]; ++r) {
+      std::memcpy(bytes_[kTile][r], static_cast<const std::byte*>(rows) + r * stride, 64);
+    }
+  }
+  template <int kTile>
+  void store(void* rows, Index stride) const {
+    check<kTile>();
+    for (Index r = 0; r < n_rows_[kTile]; ++r) {
+      std::memcpy(static_cast<std::byte*>(rows) + r * stride, bytes_[kTile][r], 64);
+    }
+  }
+  template <int kTile>
+  void zero() {
+    check<kTile>();
+    std::memset(bytes_[kTile], 0, sizeof(bytes_[kTile]));
+  }
+
+  // TDPBF16PS: for each sum, fused multiply-adds of the first numbers of pairs, and of the second;
+  // both and the sum before are added up. Subnormal numbers are zero.
+  template <int kSums, int kInputs, int kWeights>
+  void multiply(bf16) {
+    check_shapes<kSums, kInputs, kWeights>();
+    for (Index m = 0; m < n_rows_[kSums]; ++m) {
+      for (Index n = 0; n < 16; ++n) {
+        float parts[2] = {};
+        for (Index k = 0; k < n_rows_[kWeights]; ++k) {
+          for (Index i = 0; i < 2; ++i) {
+            const float x = number<std::uint16_t>(kInputs, m, 2 * k + i);
+            const float w = number<std::uint16_t>(kWeights, k, 2 * n + i);
+            parts[i] = normal(std::fmaf(x, w, parts[i]));
+          }
+        }
+        float sum;
+        std::memcpy(&sum, bytes_[kSums][m] + 4 * n, 4);
+        sum = normal(normal(sum) + normal(parts[0] + parts[1]));
+        std::memcpy(bytes_[kSums][m] + 4 * n, &sum, 4);
+      }
+    }
+  }
+
+  // TDPBSUD: signed times unsigned bytes, modulo 2^32.
+  template <int kSums, int kInputs, int kWeights>
+  void multiply(std::int8_t) {
+    check_shapes<kSums, kInputs, kWeights>();
+    for (Index m = 0; m < n_rows_[kSums]; ++m) {
+      for (Index n = 0; n < 16; ++n) {
+        std::uint32_t sum;
+        std::memcpy(&sum, bytes_[kSums][m] + 4 * n, 4);
+        for (Index k = 0; k < n_rows_[kWeights]; ++k) {
+          for (Index i = 0; i < 4; ++i) {
+            const auto x = static_cast<std::int8_t>(bytes_[kInputs][m][4 * k + i]);
+            const auto w = static_cast<std::uint8_t>(bytes_[kWeights][k][4 * n + i]);
+            sum += static_cast<std::uint32_t>(x * w);
+          }
+        }
+        std::memcpy(bytes_[kSums][m] + 4 * n, &sum, 4);
+      }
+    }
+  }
+
+ private:
+  static float normal(float x) { return std::fpclassify(x) == FP_SUBNORMAL ? 0.0f * x : x; }
+  template <class Bits>
+  float number(int tile, Index row, Index i) const {
+    Bits bits;
+    std::memcpy(&bits, bytes_[tile][row] + sizeof(Bits) * static_cast<std::size_t>(i), sizeof(Bits));
+    return normal(to_f32(bf16{bits}));
+  }
+  template <int kTile>
+  void check() const {
+    static_assert(kTile >= 0 && kTile < 8);
+    if (n_rows_[kTile] == 0) ++counts.faults;
+  }
+  template <int kSums, int kInputs, int kWeights>
+  void check_shapes() const {
+    static_assert(kSums != kInputs && kSums != kWeights && kInputs != kWeights);
+    check<kSums>();
+    ++counts.products;
+    if (n_rows_[kSums] != n_rows_[kInputs] || n_rows_[kWeights] != 16) ++counts.faults;
+  }
+
+  std::byte bytes_[8][16][64] = {};
+  Index n_rows_[8] = {};
+};
+
+}  // namespace nibble::tile_model
