@@ -499,6 +499,11 @@ struct Impl<kernels::TileTaskRows> {
 };
 
 template <>
+struct Impl<kernels::TakesRoundedRows> {
+  NIBBLE_LAZY static bool run() { return true; }
+};
+
+template <>
 struct Impl<kernels::WhichTarget> {
   NIBBLE_LAZY static simd::Target run() { return simd::Target::AMX; }
 };
