@@ -67,7 +67,8 @@ struct Weights {
 template <class Format>
 constexpr int kBlock = static_cast<int>(nibble::quant::Packed<Format>::kStepLength);
 
-// Whether codes in blocks are also given rounded to bf16, as prompts have them on targets with tiles.
+// Whether codes in blocks are also given rounded to bf16, as prompts have them on targets with
+// tiles.
 enum class Rounding : unsigned char { none, tiles };
 
 // The activations of a product, as Format needs them.
@@ -152,9 +153,9 @@ Body prepare(const std::shared_ptr<Weights<Format>>& weights, Index m, Pages pag
     Input<Format, kScales, kRounding> input;
     Floats out;
   };
-  auto data = std::make_shared<Data>(
-      Data{weights, Input<Format, kScales, kRounding>(m, weights->k, pages),
-           Floats(m, weights->n, pages)});
+  auto data =
+      std::make_shared<Data>(Data{weights, Input<Format, kScales, kRounding>(m, weights->k, pages),
+                                  Floats(m, weights->n, pages)});
   return [data, tuning, copy = Index{0}](nibble::Executor& executor) mutable {
     nibble::ops::matmul<Format, nibble::kernels::Epilogue<>, kScales>(
         executor, data->input.form(), data->weights->copy(copy), data->out.view, {}, tuning);
@@ -180,8 +181,8 @@ constexpr const char* kName = nibble::quant::to_string(nibble::quant::kFormatOf<
 template <>
 constexpr const char* kName<Q4Block128> = "q4_block128";
 
-// The format's name gets the suffix "_row" if activations have one scale per row, "_tiles" if they are
-// bf16, for prompts.
+// The format's name gets the suffix "_row" if activations have one scale per row, "_tiles" if they
+// are bf16, for prompts.
 template <class Format, ActivationScales kScales = ActivationScales::per_block,
           Rounding kRounding = Rounding::none>
 void add(const CaseOptions& options, Index n, Index k, std::vector<Case>& cases) {
@@ -208,8 +209,8 @@ void add(const CaseOptions& options, Index n, Index k, std::vector<Case>& cases)
       c.work.arithmetic = arithmetic_of<Format>();
       const Index copies = cold ? options.copies(weight_bytes) : 1;
       c.prepare = [=, pages = options.pages, tuning = options.tuning] {
-        return prepare<Format, kScales, kRounding>(shared_weights<Format>(n, k, copies, pages), m, pages,
-                                        tuning);
+        return prepare<Format, kScales, kRounding>(shared_weights<Format>(n, k, copies, pages), m,
+                                                   pages, tuning);
       };
       cases.push_back(std::move(c));
     }

@@ -320,7 +320,8 @@ TEST_CASE("codes of blocks are rounded to bf16 as numbers are") {
         simd::kernel<kernels::RoundCodes<32>>()(a.codes.data() + row * a.code_stride(),
                                                 a.scales.data() + row * a.n_blocks(), k,
                                                 out.data());
-        CHECK(std::equal(out.begin(), out.end() - 1, &expected.values[size(row * expected.stride)]));
+        CHECK(
+            std::equal(out.begin(), out.end() - 1, &expected.values[size(row * expected.stride)]));
         CHECK(out[size(n)].bits == 77);
       }
     });

@@ -67,7 +67,10 @@ class TileRegisters {
   }
   template <int kTile>
   HWY_INLINE void store(void* rows, Index stride) const {
-    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(rows), "r"(stride), "i"(kTile) : "memory");
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)"
+                 :
+                 : "r"(rows), "r"(stride), "i"(kTile)
+                 : "memory");
   }
   template <int kTile>
   HWY_INLINE void zero() {

@@ -47,8 +47,8 @@ inline constexpr bool kHasProducts = kScales == ActivationScales::per_block ||
                                           : !quant::SuperBlockFormat<Format> &&
                                                 !quant::SparseFormat<Format>);
 
-// The longest group of the packed layout that tiles multiply, in weights of a row; all of GGUF's are
-// shorter.
+// The longest group of the packed layout that tiles multiply, in weights of a row; all of GGUF's
+// are shorter.
 inline constexpr Index kMaxTileGroup = 512;
 
 // Whether weights in Format are multiplied with rounded rows, where the active target has tiles
@@ -146,9 +146,9 @@ using MatmulFunction = void(const MatmulArgs&);
 // Accumulators: block formats sum 8-bit products in 32-bit integers within a block (exact: at most
 // 2^16 * 255 * 127 < 2^31), and blocks in f32. I8Channel sums whole rows in 32-bit integers (exact
 // up to k = Packed<I8Channel>::kMaxK; with a zero point, which is taken away from the integers by
-// the sums of the weights' codes, up to kMaxAffineK). Float formats sum in f32, along k; so do block
-// formats with rounded rows. The sum
-// for a row and a column does not depend on which other rows and columns are computed with it.
+// the sums of the weights' codes, up to kMaxAffineK). Float formats sum in f32, along k; so do
+// block formats with rounded rows. The sum for a row and a column does not depend on which other
+// rows and columns are computed with it.
 template <class Format, ActivationScales kScales = ActivationScales::per_block>
 struct Matmul {
   using Function = MatmulFunction;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Products with tiles of 16 rows of inputs by 16 columns, on AMX. Included by kernels-inl.h once, in
-// the pass over the base of the level AMX: all other functions of the level are those of the base.
+// Products with tiles of 16 rows of inputs by 16 columns, on AMX. Included by kernels-inl.h once,
+// behind the base of the level AMX and its matmul-inl.h: all other functions of the level are those
+// of the base.
 //   I8Channel      integers: the bits are those of other targets' products
 //   bf16           weights as they are packed, times rounded rows (MatmulInput::rounded)
 //   block formats  weights as bf16, times rounded rows; with codes, the base's products
@@ -27,8 +28,7 @@
 
 #include "hwy/highway.h"
 #include "nibble/kernels/amx-inl.h"
-#include "nibble/kernels/matmul-inl.h"
-#include "nibble/kernels/matmul_input-inl.h"
+#include "nibble/kernels/matmul_input.hpp"
 #include "nibble/kernels/which.hpp"
 
 NIBBLE_BEFORE_NAMESPACE();
@@ -240,10 +240,12 @@ HWY_NOINLINE void compute_packed(const kernels::MatmulArgs& args) {
       const auto in = args.input.rows_from(row);
       PairOperands at;
       if constexpr (kFloats) {
-        at = {reinterpret_cast<const std::byte*>(in.rounded), 2 * in.rounded_stride,
+        at = {reinterpret_cast<const std::byte*>(in.rounded),
+              2 * in.rounded_stride,
               {weights[0], weights[1]}};
       } else {
-        at = {reinterpret_cast<const std::byte*>(in.codes), in.code_stride,
+        at = {reinterpret_cast<const std::byte*>(in.codes),
+              in.code_stride,
               {weights[0] + L::kCodeOffset, weights[1] + L::kCodeOffset}};
       }
       pair.set_rows(HWY_MIN(kPairRows, args.m - row));
@@ -279,8 +281,8 @@ HWY_INLINE VF32 code_as_float(VI32 words) {
   }
 }
 
-// Two numbers of each lane as a pair of bf16, rounded to nearest, ties away from zero. (NaN must not
-// have all bits of its fraction set: see canonical().)
+// Two numbers of each lane as a pair of bf16, rounded to nearest, ties away from zero. (NaN must
+// not have all bits of its fraction set: see canonical().)
 HWY_INLINE hn::Vec<DU32> pair_of_bf16(VF32 first, VF32 second) {
   const auto half = hn::Set(DU32(), 0x8000u);
   const auto low = hn::ShiftRight<16>(hn::Add(hn::BitCast(DU32(), first), half));
@@ -329,8 +331,8 @@ HWY_NOINLINE void widen_group(const std::byte* group, std::byte* HWY_RESTRICT ou
         if constexpr (Steps::kHasMinimum) minimum = canonical(steps.minimum(step, c));
         if constexpr (Steps::kTwoScales) {
           const VI32 both = hn::BitCast(DI32(), steps.halves(step, step % 2 != 0, c));
-          const VI32 of_half = first < 16 ? hn::ShiftRight<16>(hn::ShiftLeft<16>(both))
-                                          : hn::ShiftRight<16>(both);
+          const VI32 of_half =
+              first < 16 ? hn::ShiftRight<16>(hn::ShiftLeft<16>(both)) : hn::ShiftRight<16>(both);
           scale = hn::Mul(scale, hn::ConvertTo(DF32(), of_half));
         }
         const auto put = [&](VU8 codes, int weight) NIBBLE_ATTR {
@@ -421,7 +423,7 @@ HWY_NOINLINE void compute_widened(const kernels::MatmulArgs& args, Index first_r
   wide.fetch(args.tuning.many_rows);
   // All parts are one sequence, from panels to panels.
   const Index n = n_pairs * n_parts;
-  const auto part_at = [&](Index i, const std::byte* (&out)[2]) NIBBLE_ATTR {
+  const auto part_at = [&](Index i, const std::byte*(&out)[2]) NIBBLE_ATTR {
     panels.at(panel_of(i), out);
     for (const std::byte*& part : out) part += i % n_parts * Wide::kGroups * L::kGroupBytes;
   };
@@ -448,7 +450,8 @@ HWY_NOINLINE void compute_widened(const kernels::MatmulArgs& args, Index first_r
         load_sums(pair, row_sums, kSums);
       }
       add_tiles<bf16>(pair,
-                      {reinterpret_cast<const std::byte*>(inputs), 2 * in.rounded_stride,
+                      {reinterpret_cast<const std::byte*>(inputs),
+                       2 * in.rounded_stride,
                        {weights[i % 2][0], weights[i % 2][1]}},
                       steps_of(i), wide);
       store_sums(pair, row_sums, kSums);
@@ -477,8 +480,9 @@ struct Impl<kernels::Matmul<Format, kernels::ActivationScales::per_block>> {
 };
 
 template <kernels::ActivationScales kScales>
-requires(kScales != kernels::ActivationScales::per_row)
-struct Impl<kernels::Matmul<quant::I8Channel, kScales>> {
+requires(
+    kScales !=
+    kernels::ActivationScales::per_row) struct Impl<kernels::Matmul<quant::I8Channel, kScales>> {
   static void run(const kernels::MatmulArgs& args) {
     // Fewer rows than these take longer in tiles of 32.
     constexpr Index kFewest = 8;

@@ -52,7 +52,7 @@ NIBBLE_EXACT_MATH_END
 #include "nibble/simd/levels.hpp"
 
 #if defined(NIBBLE_NEXT_LEVEL) && NIBBLE_NEXT_LEVEL == NIBBLE_AMX
-// Has only a file of its own: for all others this is still the base.
+// Has only a file of its own: for all others it is still the base's turn.
 #elif !defined(NIBBLE_TARGET_NAMESPACE)
 // The first target: the toggle stays undefined.
 #elif defined(NIBBLE_TARGET_TOGGLE)

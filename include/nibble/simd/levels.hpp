@@ -29,8 +29,8 @@
 
 // AVX-512 with products of tiles of 8-bit integers and bf16 (AMX): Xeons since Sapphire Rapids. Not
 // part of the baseline of any compiler flags, since a program has to ask the system for them
-// (simd/permission.hpp). NIBBLE_TILE_MODEL, for tests: the quoted name of a file with a model of the
-// registers, which runs everywhere, and only if this target is forced.
+// (simd/permission.hpp). NIBBLE_TILE_MODEL, for tests: the quoted name of a file with a model of
+// the registers, which runs everywhere, and only if this target is forced.
 #define NIBBLE_AMX (1LL << 5)
 #ifdef NIBBLE_TILE_MODEL
 #define NIBBLE_BASE_OF_AMX HWY_STATIC_TARGET
