@@ -348,16 +348,30 @@ HWY_NOINLINE void widen_group(const std::byte* group, std::byte* HWY_RESTRICT ou
   }
 }
 
-// Widens a part of two panels, a group at a time, while products are computed.
-template <class Format>
-class Widening {
-  using L = quant::Packed<Format>;
+// What the products of all formats need of one of them.
+struct WideFormat {
+  void (*widen)(const std::byte* group, std::byte* out);
+  Index group_bytes, group_length;
+  Index groups;    // of a part
+  Index n_groups;  // of a panel
+  Index panel_bytes;
 
+  HWY_INLINE Index length() const { return groups * group_length; }  // of a part
+};
+template <class Format>
+HWY_INLINE WideFormat wide_format(Index k) {
+  using L = quant::Packed<Format>;
+  return {&widen_group<Format>, L::kGroupBytes,
+          L::kGroupLength,      kernels::kMaxTileGroup / L::kGroupLength,
+          L::n_groups(k),       L::panel_bytes(k)};
+}
+
+// Widens a part of two panels, a group at a time, while products are computed.
+class Widening {
  public:
-  static constexpr Index kGroups = kernels::kMaxTileGroup / L::kGroupLength;
-  static constexpr Index kLength = kGroups * L::kGroupLength;  // of a part
-  static constexpr Index kPanelBytes = kLength / kTileWeights * kTileBytes;
-  static_assert(kGroups > 0);
+  static constexpr Index kPanelBytes = kernels::kMaxTileGroup / kTileWeights * kTileBytes;
+
+  HWY_INLINE Widening(const WideFormat& format, Fetch into) : format_(format), into_(into) {}
 
   // n_groups of each panel, to out[0] and out[1]; those at `ahead` are fetched. By n_calls calls.
   HWY_INLINE void start(const std::byte* const (&panels)[2], const std::byte* const (&ahead)[2],
@@ -371,7 +385,6 @@ class Widening {
     n_calls_ = n_calls;
     due_ = 0;
   }
-  HWY_INLINE void fetch(Fetch into) { into_ = into; }
   HWY_INLINE void operator()() {
     due_ += total_;
     while (due_ >= n_calls_ && left_ > 0) {
@@ -386,54 +399,54 @@ class Widening {
  private:
   HWY_INLINE void widen_one() {
     const Index i = left_-- % 2;
-    prefetch_lines<L::kGroupBytes>(into_, ahead_[i]);
-    widen_group<Format>(from_[i], to_[i]);
-    from_[i] += L::kGroupBytes;
-    ahead_[i] += L::kGroupBytes;
-    to_[i] += L::kGroupLength / kTileWeights * kTileBytes;
+    for (Index at = 0; at < format_.group_bytes; at += 64) {
+      prefetch_lines<64>(into_, ahead_[i] + at);
+    }
+    format_.widen(from_[i], to_[i]);
+    from_[i] += format_.group_bytes;
+    ahead_[i] += format_.group_bytes;
+    to_[i] += format_.group_length / kTileWeights * kTileBytes;
   }
 
+  const WideFormat& format_;
+  const Fetch into_;
   const std::byte* from_[2];
   const std::byte* ahead_[2];
   std::byte* to_[2];
   Index left_ = 0, total_ = 0, n_calls_ = 1, due_ = 0;
-  Fetch into_ = Fetch::none;
 };
 
 // The products of m rows, at most kMaxWideRows.
 inline constexpr Index kMaxWideRows = 160;
-template <class Format>
-HWY_NOINLINE void compute_widened(const kernels::MatmulArgs& args, Index first_row, Index m) {
-  using L = quant::Packed<Format>;
-  using Wide = Widening<Format>;
+NIBBLE_LAZY HWY_NOINLINE void compute_widened(const kernels::MatmulArgs& args,
+                                              const WideFormat& format, Index first_row, Index m) {
   constexpr Index kSums = kMaxWideRows * quant::kPanelRows;
-  HWY_ALIGN std::byte weights[2][2][Wide::kPanelBytes];  // a part in use, one being made
+  HWY_ALIGN std::byte weights[2][2][Widening::kPanelBytes];  // a part in use, one being made
   HWY_ALIGN float sums[2 * kSums];
-  const PanelPairs panels{args, L::panel_bytes(args.k)};
+  const PanelPairs panels{args, format.panel_bytes};
   const auto in = args.input.rows_from(first_row);
-  const Index n_groups = L::n_groups(args.k);
-  const Index n_parts = (n_groups + Wide::kGroups - 1) / Wide::kGroups;
+  const Index length = format.length();
+  const Index n_parts = (format.n_groups + format.groups - 1) / format.groups;
   const Index n_pairs = (args.end_panel - args.first_panel + panels.step() - 1) / panels.step();
   const Index n_row_pairs = (m + kPairRows - 1) / kPairRows;
   const auto panel_of = [&](Index i) { return args.first_panel + i / n_parts * panels.step(); };
   const auto steps_of = [&](Index i) {
-    const Index left = args.k - i % n_parts * Wide::kLength;
-    return (HWY_MIN(left, Wide::kLength) + kTileWeights - 1) / kTileWeights;
+    const Index left = args.k - i % n_parts * length;
+    return (HWY_MIN(left, length) + kTileWeights - 1) / kTileWeights;
   };
-  Wide wide;
-  wide.fetch(args.tuning.many_rows);
+  Widening wide(format, args.tuning.many_rows);
   // All parts are one sequence, from panels to panels.
   const Index n = n_pairs * n_parts;
   const auto part_at = [&](Index i, const std::byte*(&out)[2]) NIBBLE_ATTR {
     panels.at(panel_of(i), out);
-    for (const std::byte*& part : out) part += i % n_parts * Wide::kGroups * L::kGroupBytes;
+    for (const std::byte*& part : out) part += i % n_parts * format.groups * format.group_bytes;
   };
   const auto start = [&](Index i, Index n_calls) NIBBLE_ATTR {
     const std::byte *from[2], *ahead[2];
     part_at(i, from);
     part_at(HWY_MIN(i + 1, n - 1), ahead);
-    const Index left = n_groups - i % n_parts * Wide::kGroups;
-    wide.start(from, ahead, HWY_MIN(left, Wide::kGroups), n_calls, weights[i % 2]);
+    const Index left = format.n_groups - i % n_parts * format.groups;
+    wide.start(from, ahead, HWY_MIN(left, format.groups), n_calls, weights[i % 2]);
   };
   PairOfTiles pair;
   start(0, 1);
@@ -442,7 +455,7 @@ HWY_NOINLINE void compute_widened(const kernels::MatmulArgs& args, Index first_r
     if (i + 1 < n) start(i + 1, n_row_pairs * steps_of(i));
     const bool is_first = i % n_parts == 0, is_last = i % n_parts == n_parts - 1;
     for (Index row = 0; row < m; row += kPairRows) {
-      const bf16* const inputs = in.rounded + row * in.rounded_stride + i % n_parts * Wide::kLength;
+      const bf16* const inputs = in.rounded + row * in.rounded_stride + i % n_parts * length;
       float* const row_sums = sums + row * quant::kPanelRows;
       pair.set_rows(HWY_MIN(kPairRows, m - row));
       if (is_first) {
@@ -471,8 +484,9 @@ struct Impl<kernels::Matmul<Format, kernels::ActivationScales::per_block>> {
       return HWY_NAMESPACE::Impl<kernels::Matmul<Format>>::run(args);
     }
     if constexpr (quant::BlockFormat<Format>) {
+      const WideFormat format = wide_format<Format>(args.k);
       for (Index row = 0; row < args.m; row += kMaxWideRows) {
-        compute_widened<Format>(args, row, HWY_MIN(kMaxWideRows, args.m - row));
+        compute_widened(args, format, row, HWY_MIN(kMaxWideRows, args.m - row));
       }
     } else {
       compute_packed<Format>(args);
