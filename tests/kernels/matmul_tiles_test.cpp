@@ -143,8 +143,15 @@ TEST_CASE_TEMPLATE("tiles multiply rounded rows by rounded weights of block form
   on_amx([&] {
     Output all(kRows, kColumns);
     auto args = rounded_args<Format>(a, x, kColumns, packed, all);
+#ifdef NIBBLE_TILE_MODEL
+    tile_model::counts.end_of_inputs = nullptr;
+#endif
     simd::kernel<Matmul<Format>>()(args);
     CHECK(count_faults(exact, kRows, kColumns, all) == 0);
+#ifdef NIBBLE_TILE_MODEL  // nothing behind the last row is read
+    const auto* const end = reinterpret_cast<const std::byte*>(x.values.data() + x.values.size());
+    CHECK(tile_model::counts.end_of_inputs <= end);
+#endif
 
     // What the format and the codes mean: each term has two factors rounded to 8 bits.
     Expected meant = expected_product(a, w);

@@ -18,6 +18,7 @@ namespace nibble::tile_model {
 struct Counts {
   long alive = 0;  // registers that are not given back
   long configured = 0, products = 0;
+  const std::byte* end_of_inputs = nullptr;  // behind the last byte that was read of any
   long faults = 0;  // use of tiles that are not configured, or shapes that do not fit together
 };
 inline Counts counts;
@@ -43,7 +44,11 @@ class TileRegisters {
     check<kTile>();
     std::memset(bytes_[kTile], 0, sizeof(bytes_[kTile]));
     for (Index r = 0; r < n_rows_[kTile]; ++r) {
-      std::memcpy(bytes_[kTile][r], static_cast<const std::byte*>(rows) + r * stride, 64);
+      const auto* const row = static_cast<const std::byte*>(rows) + r * stride;
+      std::memcpy(bytes_[kTile][r], row, 64);
+      if ((kTile == 4 || kTile == 5) && row + 64 > counts.end_of_inputs) {
+        counts.end_of_inputs = row + 64;
+      }
     }
   }
   template <int kTile>
