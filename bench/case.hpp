@@ -26,6 +26,7 @@ struct Case {
   std::string data;    // "cold": from memory that no cache holds; "warm": used again and again
   std::string peer;    // whose code it runs (peers.hpp); empty: nibble's, which has SIMD targets
   bool quick = false;  // part of the short list
+  bool needs_tiles = false;  // only for targets that have them
   Work work;
   std::function<Body()> prepare;  // allocates and fills the data
 };

@@ -100,6 +100,7 @@ std::vector<Row> rows_of(const std::vector<Case>& cases, const Options& o, const
       continue;
     }
     for (const Target target : runners.targets) {
+      if (c.needs_tiles && target != Target::AMX) continue;
       for (const Index n : threads_of(o.threads)) rows.push_back({&c, target, n});
       if (c.format == "none" || !c.peer.empty()) break;  // it has no SIMD code, or none to choose
     }

@@ -67,8 +67,12 @@ struct Weights {
 template <class Format>
 constexpr int kBlock = static_cast<int>(nibble::quant::Packed<Format>::kStepLength);
 
+// Whether codes in blocks are also given rounded to bf16, as prompts have them on targets with
+// tiles.
+enum class Rounding : unsigned char { none, tiles };
+
 // The activations of a product, as Format needs them.
-template <class Format, ActivationScales kScales>
+template <class Format, ActivationScales kScales, Rounding kRounding>
 struct Input {
   Input(Index m, Index k, Pages pages) : x(m, k, pages) {
     if constexpr (std::is_same_v<Format, nibble::quant::I8Channel>) {
@@ -90,6 +94,15 @@ struct Input {
     } else {
       const auto rows = quantize<nibble::ops::QuantizedRows<kBlock<Format>>>(pages);
       input = nibble::ops::matmul_input(rows);
+      if constexpr (kRounding == Rounding::tiles) {
+        using Rows = nibble::ops::RoundedRows;
+        rounded = Memory(Rows::bytes_needed(m, k), pages);
+        const Rows made_rows = Rows::over(rounded.bytes(), m, k);
+        nibble::InlineExecutor alone;
+        nibble::ops::round_rows(alone, rows, made_rows);
+        input.rounded = made_rows.values;
+        input.rounded_stride = Rows::stride(k);
+      }
     }
   }
   // The input for the active target.
@@ -107,7 +120,7 @@ struct Input {
   }
 
   Floats x;
-  Memory made;
+  Memory made, rounded;
   nibble::kernels::MatmulInput input;
 
  private:
@@ -132,16 +145,17 @@ constexpr Arithmetic arithmetic_of() {
   }
 }
 
-template <class Format, ActivationScales kScales>
+template <class Format, ActivationScales kScales, Rounding kRounding>
 Body prepare(const std::shared_ptr<Weights<Format>>& weights, Index m, Pages pages,
              const nibble::Tuning& tuning) {
   struct Data {
     std::shared_ptr<Weights<Format>> weights;
-    Input<Format, kScales> input;
+    Input<Format, kScales, kRounding> input;
     Floats out;
   };
-  auto data = std::make_shared<Data>(
-      Data{weights, Input<Format, kScales>(m, weights->k, pages), Floats(m, weights->n, pages)});
+  auto data =
+      std::make_shared<Data>(Data{weights, Input<Format, kScales, kRounding>(m, weights->k, pages),
+                                  Floats(m, weights->n, pages)});
   return [data, tuning, copy = Index{0}](nibble::Executor& executor) mutable {
     nibble::ops::matmul<Format, nibble::kernels::Epilogue<>, kScales>(
         executor, data->input.form(), data->weights->copy(copy), data->out.view, {}, tuning);
@@ -167,8 +181,10 @@ constexpr const char* kName = nibble::quant::to_string(nibble::quant::kFormatOf<
 template <>
 constexpr const char* kName<Q4Block128> = "q4_block128";
 
-// The format's name gets the suffix "_row" if activations have one scale per row.
-template <class Format, ActivationScales kScales = ActivationScales::per_block>
+// The format's name gets the suffix "_row" if activations have one scale per row, "_tiles" if they
+// are bf16, for prompts.
+template <class Format, ActivationScales kScales = ActivationScales::per_block,
+          Rounding kRounding = Rounding::none>
 void add(const CaseOptions& options, Index n, Index k, std::vector<Case>& cases) {
   const double weight_bytes = static_cast<double>(nibble::quant::Packed<Format>::bytes(n, k));
   const bool fits_l3 = weight_bytes < 0.9 * static_cast<double>(options.l3);
@@ -176,26 +192,34 @@ void add(const CaseOptions& options, Index n, Index k, std::vector<Case>& cases)
   for (const bool cold : {true, false}) {
     for (const Index m : {1, 2, 3, 4, 5, 8, 12, 16, 24, 32, 48, 64, 512}) {
       if (cold ? m > 64 : m <= 64 && !fits_l3) continue;
+      if (kRounding == Rounding::tiles && m < 16) continue;
       Case c;
       c.kernel = "matmul";
       c.format = kName<Format>;
       if (kScales == ActivationScales::per_row) c.format += "_row";
+      if (kRounding == Rounding::tiles) c.format += "_tiles";
       c.shape = "m" + std::to_string(m) + "_n" + std::to_string(n) + "_k" + std::to_string(k);
       c.data = cold ? "cold" : "warm";
+      c.needs_tiles = kRounding == Rounding::tiles;
       c.quick = square && (cold ? m == 1 || m == 8 : m == 512);
-      c.work.bytes_read = weight_bytes + Input<Format, kScales>::bytes(m, k);
+      c.work.bytes_read = weight_bytes + Input<Format, kScales, kRounding>::bytes(m, k);
       c.work.bytes_written = static_cast<double>(m * n) * sizeof(float);
       c.work.footprint = cold ? kCold : c.work.bytes();
       c.work.ops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
       c.work.arithmetic = arithmetic_of<Format>();
       const Index copies = cold ? options.copies(weight_bytes) : 1;
       c.prepare = [=, pages = options.pages, tuning = options.tuning] {
-        return prepare<Format, kScales>(shared_weights<Format>(n, k, copies, pages), m, pages,
-                                        tuning);
+        return prepare<Format, kScales, kRounding>(shared_weights<Format>(n, k, copies, pages), m,
+                                                   pages, tuning);
       };
       cases.push_back(std::move(c));
     }
   }
+}
+
+template <class... Formats>
+void add_tiles(const CaseOptions& options, Index n, Index k, std::vector<Case>& cases) {
+  (add<Formats, ActivationScales::per_block, Rounding::tiles>(options, n, k, cases), ...);
 }
 
 }  // namespace
@@ -219,6 +243,8 @@ void add_matmul(const CaseOptions& options, std::vector<Case>& cases) {
     add<nibble::quant::BF16>(options, n, k, cases);
     add<nibble::quant::F16>(options, n, k, cases);
     add<nibble::quant::F32>(options, n, k, cases);
+    add_tiles<nibble::quant::Q4_0, nibble::quant::Q4_1, nibble::quant::Q5_0, nibble::quant::Q4_K,
+              nibble::quant::Q5_K, nibble::quant::Q6_K, nibble::quant::Q8_0>(options, n, k, cases);
   }
 }
 

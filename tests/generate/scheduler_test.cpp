@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <initializer_list>
 #include <limits>
 #include <random>
 #include <thread>
@@ -17,6 +18,8 @@
 #include "doctest/doctest.h"
 #include "generate/scheduling.hpp"
 #include "nibble/core/thread_pool.hpp"
+#include "nibble/model/convert.hpp"
+#include "nibble/simd/dispatch.hpp"
 
 namespace scheduler_test {
 
@@ -76,27 +79,30 @@ GenerateRequest of_tokens(std::size_t n, Index max_tokens, std::size_t seed = 1)
   return request;
 }
 
-}  // namespace
+struct StepSize {
+  int max_batch, max_step_tokens;
+};
 
-TEST_CASE("a request gets, bit for bit, what it gets alone, whoever shares its steps") {
+// Each request gets, bit for bit, what it gets alone, whoever shares its steps. Returns that.
+std::vector<Answer> check_as_alone(const Model& model, const std::vector<GenerateRequest>& requests,
+                                   std::initializer_list<StepSize> sizes) {
   auto pool = ThreadPool::create({.n_threads = 3, .n_cpus = 3});
   REQUIRE(pool);
-  const auto requests = many_requests();
   const SchedulerOptions base{.n_ctx = 160};
   std::vector<Answer> expected;
   for (const GenerateRequest& request : requests) {
-    expected.push_back(alone(home_model(), request, test::session_options(base)));
+    expected.push_back(alone(model, request, test::session_options(base)));
     CHECK(expected.back().finish != Finish::none);
   }
   std::mt19937 random(3);
-  for (const auto& [max_batch, max_step_tokens] : {std::pair{1, 1}, {3, 5}, {8, 64}, {24, 200}}) {
+  for (const auto& [max_batch, max_step_tokens] : sizes) {
     for (Executor* const executor :
          {static_cast<Executor*>(nullptr), static_cast<Executor*>(&**pool)}) {
       SchedulerOptions options = base;
       options.max_batch = max_batch;
       options.max_step_tokens = max_step_tokens;
       options.executor = executor;
-      auto scheduler = make_scheduler(home_model(), options);
+      auto scheduler = make_scheduler(model, options);
       std::vector<Completion> completions;
       std::vector<Answer> answers(requests.size()), called(requests.size());
       for (std::size_t i = 0; i < requests.size(); ++i) {
@@ -123,6 +129,35 @@ TEST_CASE("a request gets, bit for bit, what it gets alone, whoever shares its s
       CHECK(scheduler.stats().n_ended == static_cast<std::int64_t>(requests.size()));
     }
   }
+  return expected;
+}
+
+}  // namespace
+
+TEST_CASE("a request gets, bit for bit, what it gets alone, whoever shares its steps") {
+  check_as_alone(home_model(), many_requests(), {{1, 1}, {3, 5}, {8, 64}, {24, 200}});
+}
+
+TEST_CASE("tiles, which are for prompts, change no answer by what is beside it") {
+  if (!simd::available_targets().contains(simd::Target::AMX)) return;  // no model of them either
+  const auto file = must(io::Gguf::open(test::home_model_path()));
+  const auto bytes = must(quantize_model(file, {.format = quant::Format::q4_0}));
+  const auto converted = must(io::Gguf::parse(bytes, "q4_0"));
+  auto requests = many_requests();
+  requests.resize(6);
+  const auto answers_on = [&](simd::Target target) {
+    REQUIRE(simd::force_target(target));
+    const Model model = must(Model::from_gguf(converted));
+    return check_as_alone(model, requests, {{3, 17}, {6, 64}});
+  };
+  const auto with_tiles = answers_on(simd::Target::AMX);
+  const auto without = answers_on(simd::baseline_target());
+  int n_different = 0;
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    n_different += with_tiles[i].logprobs != without[i].logprobs;
+  }
+  CHECK(n_different >= 4);  // of those with prompts of more than a token
+  REQUIRE(simd::choose_target());
 }
 
 TEST_CASE("prompts in chunks of any size, and a full context, are as in a session") {

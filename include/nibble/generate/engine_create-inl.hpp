@@ -129,6 +129,7 @@ NIBBLE_INLINE Result<void> Engine::State::measure() {
   limits.float_inputs = needs.float_inputs || options.exchangeable_weights ||
                         options.product_observer || options.max_factor_rank > 0;
   limits.code_inputs = needs.code_inputs || options.exchangeable_weights;
+  limits.rounded_inputs = limits.code_inputs && ops::has_tiles();
   limits.max_rank = (std::max)(needs.max_rank, options.max_factor_rank);
   plan = model.architecture().plan(limits);
   if (!plan.is_valid()) {

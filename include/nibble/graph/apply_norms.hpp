@@ -118,8 +118,10 @@ constexpr auto apply(const NormInto<Norm, Products>& node, Pass& pass, const Val
           const bool is_floats = form.kind == InputKind::floats;
           if (is_floats && !has_floats) make_floats();
           if (is_floats || has_floats) return product_input(run, form, normed, scratch);
-          return code_input(form, run.memory(scratch), run.count_of(x), x.width,
-                            [&](const auto& rows) { norm_into(node.norm, run, x, rows, 0); });
+          const auto fill = [&](const auto& rows) { norm_into(node.norm, run, x, rows, 0); };
+          const auto memory = run.memory(scratch);
+          return with_rounded_rows(run, form, x, scratch,
+                                   code_input(form, memory, run.count_of(x), x.width, fill));
         };
         ProductInputs inputs(make);
         run_products(node.products, run, inputs, out);

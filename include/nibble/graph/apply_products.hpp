@@ -163,7 +163,10 @@ class ProductList {
   void set_gate(const Weight& gate) noexcept { products_[n_ - 1].args.gate = gate.data; }
 
   template <class Run>
-  void run(const Run& run) const noexcept {
+  void run(const Run& run) noexcept {
+    for (ops::Product& p : std::span(products_, n_)) {
+      if (p.args.input.rounded != nullptr) p.segments = run.segments();
+    }
     ops::run(run.executor(), {products_, n_}, run.tuning());
   }
   template <class Run>
@@ -543,7 +546,37 @@ constexpr Scratch quantized_scratch(Pass& pass, Index width, Rows rows) noexcept
   if (width < 1 || width > kMaxBytes / 8 / (std::max)(pass.count(rows), Index{1})) {
     return pass.scratch(0);
   }
-  return pass.scratch(ops::QuantizedRows<kActivationBlock>::bytes_needed(pass.count(rows), width));
+  const Index n = pass.count(rows);
+  std::size_t bytes = ops::QuantizedRows<kActivationBlock>::bytes_needed(n, width);
+  if (pass.limits().rounded_inputs && rows == Rows::all) {
+    bytes = align_up(bytes) + ops::RoundedRows::bytes_needed(n, width);
+  }
+  return pass.scratch(bytes);
+}
+
+// `input` is that of rows x as code_input() made it in `scratch`. Adds the same numbers rounded to
+// bf16, if there are rows of prompts and products that read them.
+template <class Run, class AnyValue>
+kernels::MatmulInput with_rounded_rows(Run& run, const InputForm& form, const AnyValue& x,
+                                       const Scratch& scratch,
+                                       kernels::MatmulInput input) noexcept {
+  if (!run.limits().rounded_inputs || x.rows != Rows::all || form.kind != InputKind::blocks) {
+    return input;
+  }
+  bool has_prompts = false;
+  for (const Segment& s : run.segments()) {
+    has_prompts = has_prompts || s.kind == SegmentKind::prompt;
+  }
+  if (!has_prompts || !ops::has_tiles()) return input;
+  using Codes = ops::QuantizedRows<kActivationBlock>;
+  const Index m = run.count_of(x), k = x.width;
+  const auto memory = run.memory(scratch);
+  const auto rounded =
+      ops::RoundedRows::over(memory.subspan(align_up(Codes::bytes_needed(m, k))), m, k);
+  ops::round_rows(run.executor(), Codes::over(memory, m, k), rounded);
+  input.rounded = rounded.values;
+  input.rounded_stride = rounded.stride(k);
+  return input;
 }
 
 // The rows of x as the input of a product.
@@ -552,9 +585,11 @@ kernels::MatmulInput product_input(Run& run, const InputForm& form, const AnyVal
                                    const Scratch& scratch) noexcept {
   const MatrixView<float> view = run.view(x);
   if (form.kind == InputKind::floats) return float_input(view);
-  return code_input(form, run.memory(scratch), view.extent(0), x.width, [&](const auto& rows) {
+  const auto fill = [&](const auto& rows) {
     ops::quantize_rows(run.executor(), MatrixView<const float>(view), rows);
-  });
+  };
+  return with_rounded_rows(run, form, x, scratch,
+                           code_input(form, run.memory(scratch), view.extent(0), x.width, fill));
 }
 
 // The slots of the weights of a node's products, as numbers.

@@ -93,6 +93,9 @@ struct Limits {
   // Which representations of their input the weights of products need (FormatOps::input).
   bool float_inputs = true;
   bool code_inputs = true;
+  // Whether products of prompts read their input rounded to bf16 where it is codes in blocks: with
+  // tiles (ops::has_tiles).
+  bool rounded_inputs = false;
   // The largest rank of factors that weights have; 0: none have any, and they cost nothing.
   Index max_rank = 0;
 

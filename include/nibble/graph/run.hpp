@@ -222,6 +222,7 @@ class BasicRunner : public LayerPass {
   const ops::KvCache& cache() const noexcept { return args_.cache; }
   Index layer() const noexcept { return layer_; }  // -1: outside of the layers
   Index cache_layer() const noexcept { return place_of_cache().layer; }
+  std::span<const Segment> segments() const noexcept { return args_.step.segments; }
   // The segments of the step, with the pages of this layer.
   std::span<const Segment> cache_segments() const noexcept {
     const auto table = static_cast<std::size_t>(place_of_cache().table);

@@ -64,7 +64,9 @@ NIBBLE_INSTANCES_OF_EPILOGUE(kernels::GeluErf)
 NIBBLE_INSTANCES_OF_EPILOGUE(kernels::GeluTanh)
 #undef NIBBLE_INSTANCES_OF_EPILOGUE
 NIBBLE_INSTANCE(kernels::FinishTile<kernels::TimesResidual>)
+NIBBLE_INSTANCE(kernels::RoundCodes<32>)
 NIBBLE_INSTANCE(kernels::RoundRow)
+NIBBLE_INSTANCE(kernels::TileTaskRows)
 NIBBLE_INSTANCE(kernels::TakesRoundedRows)
 
 #define NIBBLE_INSTANCES_OF_ACTIVATION(Activation) \

@@ -28,6 +28,11 @@
 #include "nibble/kernels/matmul_sparse-inl.h"
 #include "nibble/kernels/which-inl.h"
 
+// What AMX has. (The toggle is still that of its base, so that all other files are empty for it.)
+#if NIBBLE_HAVE_TILES
+#include "nibble/kernels/matmul_amx-inl.h"
+#endif
+
 // For levels, the tables have the functions of the base.
 #if !NIBBLE_IS_LEVEL
 #include "nibble/kernels/activation-inl.h"
@@ -62,6 +67,10 @@
 #endif
 
 #if NIBBLE_COMPILED_LEVELS && !NIBBLE_IS_LEVEL
+#if (NIBBLE_COMPILED_LEVELS & NIBBLE_AMX) && HWY_TARGET == NIBBLE_BASE_OF_AMX
+#define NIBBLE_NEXT_LEVEL NIBBLE_AMX
+#include "nibble/kernels/kernels-inl.h"
+#endif
 #if (NIBBLE_COMPILED_LEVELS & NIBBLE_NEON_DOT) && HWY_TARGET == NIBBLE_BASE_OF_NEON_DOT
 #define NIBBLE_NEXT_LEVEL NIBBLE_NEON_DOT
 #include "nibble/kernels/kernels-inl.h"

@@ -5,6 +5,8 @@
 // layout.
 #pragma once
 
+#include <type_traits>
+
 #include "nibble/kernels/activation.hpp"
 #include "nibble/kernels/tuning.hpp"
 #include "nibble/quant/packed.hpp"
@@ -45,6 +47,18 @@ inline constexpr bool kHasProducts = kScales == ActivationScales::per_block ||
                                           : !quant::SuperBlockFormat<Format> &&
                                                 !quant::SparseFormat<Format>);
 
+// The longest group of the packed layout that tiles multiply, in weights of a row; all of GGUF's
+// are shorter.
+inline constexpr Index kMaxTileGroup = 512;
+
+// Whether weights in Format are multiplied with rounded rows, where the active target has tiles
+// (TileTaskRows): bf16, and block formats.
+template <class Format>
+inline constexpr bool kHasTileProducts = std::is_same_v<Format, quant::BF16>;
+template <quant::BlockFormat Format>
+inline constexpr bool kHasTileProducts<Format> =
+    quant::Packed<Format>::kGroupLength <= kMaxTileGroup;
+
 // The activations of a product, in the representation that the weights' format needs; the other
 // representations may be missing (null).
 struct MatmulInput {
@@ -53,8 +67,12 @@ struct MatmulInput {
   Index stride = 0;  // elements
 
   // bf16 weights: if given, rows rounded to bf16 are multiplied instead of x, with bf16 dot
-  // products. Only if TakesRoundedRows returns true.
-  const bf16* rounded = nullptr;  // (m, rounded_stride), a zero after an odd k
+  // products. Only if TakesRoundedRows returns true; a zero after an odd k.
+  // Block formats (kHasTileProducts): if given, they are multiplied instead of codes, with the
+  // weights rounded to bf16, on targets with tiles (TileTaskRows); zeros from k to a multiple of
+  // 32. A row's result then differs in rounding from that of its codes, so who gives them decides
+  // by what a row is for, not by how many there are.
+  const bf16* rounded = nullptr;  // (m, rounded_stride)
   Index rounded_stride = 0;       // elements
 
   // Block formats and I8Channel: rows quantized to 8 bits (quantize_rows.hpp). Blocks are as long
@@ -128,8 +146,9 @@ using MatmulFunction = void(const MatmulArgs&);
 // Accumulators: block formats sum 8-bit products in 32-bit integers within a block (exact: at most
 // 2^16 * 255 * 127 < 2^31), and blocks in f32. I8Channel sums whole rows in 32-bit integers (exact
 // up to k = Packed<I8Channel>::kMaxK; with a zero point, which is taken away from the integers by
-// the sums of the weights' codes, up to kMaxAffineK). Float formats sum in f32, along k. The sum
-// for a row and a column does not depend on which other rows and columns are computed with it.
+// the sums of the weights' codes, up to kMaxAffineK). Float formats sum in f32, along k; so do
+// block formats with rounded rows. The sum for a row and a column does not depend on which other
+// rows and columns are computed with it.
 template <class Format, ActivationScales kScales = ActivationScales::per_block>
 struct Matmul {
   using Function = MatmulFunction;

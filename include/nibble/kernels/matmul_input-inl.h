@@ -50,6 +50,28 @@ struct Impl<kernels::BlockSums<kLength>> {
   }
 };
 
+template <int kLength>
+struct Impl<kernels::RoundCodes<kLength>> {
+  static void run(const std::int8_t* codes, const float* scales, Index k, bf16* out) {
+    const DF32 d;
+    const hn::Rebind<std::int8_t, DF32> d8;
+    const hn::Rebind<std::uint16_t, DF32> d16;
+    for (Index i = 0; i < k; i += 32) {
+      const VF32 scale = hn::Set(d, scales[i / kLength]);
+      for (Index j = i; j < i + 32; j += kLanes) {
+        const VF32 x = hn::ConvertTo(d, hn::PromoteTo(DI32(), hn::LoadU(d8, codes + j)));
+        hn::StoreU(round_to_bf16(d, hn::Mul(x, scale)), d16,
+                   reinterpret_cast<std::uint16_t*>(out + j));
+      }
+    }
+  }
+};
+
+template <>
+struct Impl<kernels::TileTaskRows> {
+  NIBBLE_LAZY static Index run(Index) { return 0; }
+};
+
 #endif
 
 template <>

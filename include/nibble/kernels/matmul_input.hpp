@@ -25,6 +25,20 @@ struct BlockSums {
   using Function = void(const std::int8_t* codes, Index n_blocks, std::int32_t* code_sums);
 };
 
+// out[i] = codes[i] * scales[i / kLength] in bf16 (rounded as to_bf16 does), i < k; zeros follow up
+// to a multiple of 32. codes: zeros from k to whole blocks. No alignment is needed; no overlap.
+template <int kLength>
+struct RoundCodes {
+  static_assert(kLength > 0 && kLength % 32 == 0);
+  using Function = void(const std::int8_t* codes, const float* scales, Index k, bf16* out);
+};
+
+// How many rows of row_bytes bytes one task should multiply if the target has tiles: large caches
+// are worth it then, and weights are widened once for all of them. 0: it has none.
+struct TileTaskRows {
+  using Function = Index(Index row_bytes);
+};
+
 // Whether products with bf16 weights may be given rounded rows (MatmulInput::rounded): true if the
 // target and this processor multiply pairs of bf16 as one operation, at about twice the rate of
 // f32.

@@ -14,6 +14,7 @@
 //   NIBBLE_HAVE_DOTPROD        1 if NEON's dot products of 8-bit integers can be used
 //   NIBBLE_HAVE_I8MM           1 if its products of matrices of them, and its dot products of bf16,
 //                              can be used too
+//   NIBBLE_HAVE_TILES          1 if registers of tiles can be used (AMX, or its model)
 //   NIBBLE_HAVE_SIZELESS_VECTORS  1 if the compiler does not know the size of vectors, which then
 //                              cannot be members or in arrays (SVE, RISC-V): see registers-inl.h
 
@@ -50,7 +51,9 @@ NIBBLE_EXACT_MATH_BEGIN
 NIBBLE_EXACT_MATH_END
 #include "nibble/simd/levels.hpp"
 
-#ifndef NIBBLE_TARGET_NAMESPACE
+#if defined(NIBBLE_NEXT_LEVEL) && NIBBLE_NEXT_LEVEL == NIBBLE_AMX
+// Has only a file of its own: for all others it is still the base's turn.
+#elif !defined(NIBBLE_TARGET_NAMESPACE)
 // The first target: the toggle stays undefined.
 #elif defined(NIBBLE_TARGET_TOGGLE)
 #undef NIBBLE_TARGET_TOGGLE
@@ -66,6 +69,7 @@ NIBBLE_EXACT_MATH_END
 #undef NIBBLE_IS_LEVEL
 #undef NIBBLE_HAVE_DOTPROD
 #undef NIBBLE_HAVE_I8MM
+#undef NIBBLE_HAVE_TILES
 #undef NIBBLE_HAVE_SIZELESS_VECTORS
 #undef NIBBLE_IS_NEON
 
@@ -87,6 +91,7 @@ NIBBLE_EXACT_MATH_END
 #define NIBBLE_AFTER_NAMESPACE() NIBBLE_EXACT_MATH_END HWY_AFTER_NAMESPACE()
 #define NIBBLE_ATTR HWY_ATTR
 #define NIBBLE_IS_LEVEL 0
+#define NIBBLE_HAVE_TILES 0
 #if HWY_ARCH_ARM_A64 && (HWY_TARGET & HWY_ALL_NEON) && \
     (HWY_TARGET == HWY_NEON_BF16 || defined(__ARM_FEATURE_DOTPROD))
 #define NIBBLE_HAVE_DOTPROD 1
@@ -100,9 +105,30 @@ NIBBLE_EXACT_MATH_END
 #define NIBBLE_HAVE_I8MM 0
 #endif
 
+#elif NIBBLE_NEXT_LEVEL == NIBBLE_AMX
+
+#define NIBBLE_TARGET_NAMESPACE N_AMX
+#define NIBBLE_IS_LEVEL 1
+#define NIBBLE_HAVE_TILES 1
+#define NIBBLE_HAVE_DOTPROD 0
+#define NIBBLE_HAVE_I8MM 0
+#ifdef NIBBLE_TILE_MODEL
+#define NIBBLE_BEFORE_NAMESPACE() NIBBLE_EXACT_MATH_BEGIN HWY_BEFORE_NAMESPACE()
+#define NIBBLE_AFTER_NAMESPACE() NIBBLE_EXACT_MATH_END HWY_AFTER_NAMESPACE()
+#define NIBBLE_ATTR HWY_ATTR
+#else
+#undef NIBBLE_LEVEL_STR
+#ifdef HWY_TARGET_STR
+#define NIBBLE_LEVEL_STR HWY_TARGET_STR ",amx-tile,amx-int8,amx-bf16"
+#else
+#define NIBBLE_LEVEL_STR "amx-tile,amx-int8,amx-bf16"
+#endif
+#endif
+
 #else
 
 #define NIBBLE_IS_LEVEL 1
+#define NIBBLE_HAVE_TILES 0
 
 // The instructions of a level must include those of its base and of the command line; otherwise the
 // operations of the base cannot be inlined. (GCC 12 inlines sdot only with arch=. Where the command
@@ -119,7 +145,6 @@ NIBBLE_EXACT_MATH_END
 #error "nibble: NIBBLE_NEXT_LEVEL is not a level"
 #endif
 #define NIBBLE_HAVE_DOTPROD 1
-#undef NIBBLE_LEVEL_STR
 #undef NIBBLE_LEVEL_ARCH
 #undef NIBBLE_LEVEL_FP16
 #undef NIBBLE_LEVEL_BASE
@@ -138,8 +163,11 @@ NIBBLE_EXACT_MATH_END
 #else
 #define NIBBLE_LEVEL_BASE
 #endif
+#undef NIBBLE_LEVEL_STR
 #define NIBBLE_LEVEL_STR NIBBLE_LEVEL_ARCH NIBBLE_LEVEL_ADDS NIBBLE_LEVEL_FP16 NIBBLE_LEVEL_BASE
+#endif
 
+#if NIBBLE_IS_LEVEL && !defined(NIBBLE_BEFORE_NAMESPACE)
 #define NIBBLE_BEFORE_NAMESPACE()       \
   NIBBLE_EXACT_MATH_BEGIN               \
   HWY_PUSH_ATTRIBUTES(NIBBLE_LEVEL_STR) \

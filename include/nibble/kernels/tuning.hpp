@@ -37,7 +37,7 @@ struct Tuning {
   // but a task starts with weights that were not fetched.
   Index tasks_per_worker = 2;
   // Rows that one task multiplies with the same weights: at k = 4096, 64 rows are 256 KiB of 8-bit
-  // codes, which stay in L2.
+  // codes, which stay in L2. (Products of tiles take as many as TileTaskRows says.)
   Index rows_per_task = 64;
 
   friend bool operator==(const Tuning&, const Tuning&) = default;

@@ -12,6 +12,7 @@
 #include "nibble/kernels/matmul.hpp"
 #include "nibble/kernels/matmul_input.hpp"
 #include "nibble/kernels/pass.hpp"
+#include "nibble/ops/segment.hpp"
 #include "nibble/quant/sparse.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
@@ -19,6 +20,10 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace ops {
 struct Product {
   kernels::MatmulFunction* kernel = nullptr;
   kernels::MatmulArgs args;
+  // The segments of all rows, if weights in a block format have rounded rows beside codes: only
+  // rows of prompts are multiplied with these. So a row's result depends on what it is for, never
+  // on the rows beside it. Empty: all rows are multiplied alike.
+  std::span<const Segment> segments = {};
 };
 
 namespace detail {
@@ -96,11 +101,20 @@ struct Cut {
   Index n_tasks() const noexcept { return row_blocks * panel_tasks; }
 };
 
+// With tiles, as many as these want; but rows of codes with scales for blocks are not for them.
+inline Index rows_per_task(const kernels::MatmulArgs& args, const Tuning& tuning) noexcept {
+  const bool are_rounded = args.input.rounded != nullptr;
+  if (!are_rounded && args.input.row_scales == nullptr) return tuning.rows_per_task;
+  const Index row_bytes = args.k * (are_rounded ? Index{sizeof(bf16)} : 1);
+  const Index rows = simd::kernel<kernels::TileTaskRows>()(row_bytes);
+  return rows > 0 ? rows : tuning.rows_per_task;
+}
+
 // A task is an even number of panels because the widest targets process two at a time.
 inline Cut cut(const Product& p, Index n_workers, const Tuning& tuning) noexcept {
   NIBBLE_ASSERT(tuning.rows_per_task >= 1 && tuning.tasks_per_worker >= 1);
   Cut c;
-  c.rows_per_task = tuning.rows_per_task;
+  c.rows_per_task = rows_per_task(p.args, tuning);
   c.row_blocks = (p.args.m + c.rows_per_task - 1) / c.rows_per_task;
   if (c.row_blocks == 0) return c;
   const Index panels = p.args.end_panel - p.args.first_panel;
@@ -111,19 +125,45 @@ inline Cut cut(const Product& p, Index n_workers, const Tuning& tuning) noexcept
   return c;
 }
 
+// The product of rows [row, end).
+inline void run_rows(const Product& p, kernels::MatmulArgs args, Index row, Index end) noexcept {
+  args.input = args.input.rows_from(row);
+  args.m = end - row;
+  args.out += row * args.out_stride;
+  if (args.epilogue.residual != nullptr) {
+    args.epilogue.residual += row * args.epilogue.residual_stride;
+  }
+  p.kernel(args);
+}
+
+// Where the rows end that are of the same kind as `row`, and which that is.
+inline Index end_of_kind(std::span<const Segment> segments, Index row, bool& is_prompt) noexcept {
+  std::size_t i = 0;
+  while (segments[i].first_row + segments[i].n_rows <= row) ++i;
+  const SegmentKind kind = segments[i].kind;
+  is_prompt = kind == SegmentKind::prompt;
+  Index end = row;
+  for (; i < segments.size() && segments[i].kind == kind; ++i) {
+    end = segments[i].first_row + segments[i].n_rows;
+  }
+  return end;
+}
+
 inline void run_task(const Product& p, const Cut& c, Index task, const Tuning& tuning) noexcept {
   const Index row = task / c.panel_tasks * c.rows_per_task;
   kernels::MatmulArgs args = p.args;
   args.tuning = tuning;
   args.first_panel = p.args.first_panel + task % c.panel_tasks * c.panels_per_task;
   args.end_panel = (std::min)(p.args.end_panel, args.first_panel + c.panels_per_task);
-  args.input = p.args.input.rows_from(row);
-  args.m = (std::min)(c.rows_per_task, p.args.m - row);
-  args.out += row * args.out_stride;
-  if (args.epilogue.residual != nullptr) {
-    args.epilogue.residual += row * args.epilogue.residual_stride;
+  const Index end = (std::min)(row + c.rows_per_task, p.args.m);
+  if (p.segments.empty()) return run_rows(p, args, row, end);
+  for (Index first = row; first < end;) {
+    bool is_prompt;
+    const Index next = (std::min)(end, end_of_kind(p.segments, first, is_prompt));
+    args.input.rounded = is_prompt ? p.args.input.rounded : nullptr;
+    run_rows(p, args, first, next);
+    first = next;
   }
-  p.kernel(args);
 }
 
 }  // namespace detail

@@ -84,7 +84,7 @@ void quantize_rows(Executor& executor, MatrixView<const float> x,
 }
 
 // Rows rounded to bf16: the activations for products with bf16 weights, if
-// kernels::TakesRoundedRows returns true.
+// kernels::TakesRoundedRows returns true; with weights in block formats, if has_tiles() does.
 struct RoundedRows {
   Index m = 0;
   Index k = 0;
@@ -143,6 +143,22 @@ struct ZeroRow {
   }
   static constexpr std::size_t n_blocks(Index k) noexcept { return padded(k) / 32 + 1; }
 };
+
+// Whether the active target has tiles: then products with block formats take rounded rows too, and
+// are several times as fast with them.
+NIBBLE_LAZY bool has_tiles() noexcept { return simd::kernel<kernels::TileTaskRows>()(1) > 0; }
+
+// out = the numbers that the codes of `rows` stand for, in bf16.
+template <int kBlock>
+void round_rows(Executor& executor, const QuantizedRows<kBlock>& rows,
+                const RoundedRows& out) noexcept {
+  NIBBLE_ASSERT(rows.m == out.m && rows.k == out.k);
+  const auto round_codes = simd::kernel<kernels::RoundCodes<kBlock>>();
+  for_rows(executor, out.m, out.k, [&](Index row) {
+    const auto from = rows[row];
+    round_codes(from.codes, from.scales, out.k, out.values + row * RoundedRows::stride(out.k));
+  });
+}
 
 NIBBLE_LAZY bool takes_rounded_rows() noexcept {
   return simd::kernel<kernels::TakesRoundedRows>()();

@@ -87,13 +87,17 @@ inline TargetSet detect_targets() noexcept {
   const bool spr = bf16 && all(leaf7.edx, {23});  // AVX512-FP16
   const bool amd = leaf0.ebx == 0x68747541u && leaf0.ecx == 0x444d4163u && leaf0.edx == 0x69746e65u;
 
+  const bool amx = bf16 && all(leaf7.edx, {22, 24, 25});  // AMX-BF16, AMX-TILE, AMX-INT8
+
   // AVX state must be saved by the operating system: XSAVE and OSXSAVE, XCR0 bits 1-2 (XMM, YMM)
-  // and, for AVX-512, bits 5-7 (opmask, upper halves, upper registers).
-  bool saves_avx = false, saves_avx512 = false;
+  // and, for AVX-512, bits 5-7 (opmask, upper halves, upper registers); for AMX also bits 17-18
+  // (configuration and registers of tiles).
+  bool saves_avx = false, saves_avx512 = false, saves_tiles = false;
   if (all(leaf1.ecx, {26, 27})) {
     const auto xcr0 = static_cast<std::uint32_t>(read_xcr0());
     saves_avx = all(xcr0, {1, 2});
     saves_avx512 = saves_avx && all(xcr0, {5, 6, 7});
+    saves_tiles = saves_avx512 && all(xcr0, {17, 18});
   }
 
   TargetSet set;
@@ -106,6 +110,7 @@ inline TargetSet detect_targets() noexcept {
   if (avx3_dl && saves_avx512) set.add(Target::AVX3_DL);
   if (bf16 && amd && saves_avx512) set.add(Target::AVX3_ZEN4);
   if (spr && saves_avx512) set.add(Target::AVX3_SPR);
+  if (amx && saves_tiles) set.add(Target::AMX);
   return set;
 }
 

@@ -11,6 +11,7 @@
 #include "nibble/simd/detect.hpp"
 #include "nibble/simd/dispatch.hpp"
 #include "nibble/simd/impl.hpp"
+#include "nibble/simd/permission.hpp"
 #include "nibble/simd/targets.hpp"
 
 // The choice of target belongs to the whole program, or shared library: unlike everything else
@@ -25,6 +26,7 @@ namespace detail {
 using detail_v0_1::active_row;
 
 // The bits of levels, under names of the same form as those of Highway's targets.
+#define HWY_AMX NIBBLE_AMX
 #define HWY_NEON_DOT NIBBLE_NEON_DOT
 #define HWY_NEON_I8MM NIBBLE_NEON_I8MM
 
@@ -60,7 +62,13 @@ NIBBLE_INLINE Target baseline_target() noexcept {
 }
 
 NIBBLE_INLINE TargetSet available_targets() noexcept {
-  return (compiled_targets() & machine_targets()).add(baseline_target());
+  TargetSet machine = machine_targets();
+  const TargetSet amx = TargetSet().add(Target::AMX);
+#ifdef NIBBLE_TILE_MODEL
+  machine.add(Target::AMX);
+#endif
+  if (detail::tiles_are_refused.load(std::memory_order_relaxed)) machine = machine.without(amx);
+  return (compiled_targets() & machine).add(baseline_target());
 }
 
 namespace detail {
@@ -77,12 +85,30 @@ NIBBLE_HIDDEN inline Result<void> check_available(Target target) {
                                       "; available: " + to_string(available_targets())};
 }
 
+NIBBLE_HIDDEN inline Result<void> check_permitted(Target target) {
+  if (is_permitted(target)) return ok();
+  return Error{Errc::unsupported, std::string("the system refuses the registers of SIMD target '") +
+                                      to_string(target) +
+                                      "'; available: " + to_string(available_targets())};
+}
+
+// The best target that is available and permitted.
+NIBBLE_HIDDEN inline Target best_target() noexcept {
+  TargetSet set = available_targets();
+#ifdef NIBBLE_TILE_MODEL
+  set = set.without(TargetSet().add(Target::AMX));
+#endif
+  const Target best = set.best();
+  return is_permitted(best) ? best : available_targets().best();
+}
+
 // The target that NIBBLE_TARGET names, or the best available one if it is not set.
 NIBBLE_HIDDEN inline Result<Target> wanted_target() {
   const char* const name = std::getenv("NIBBLE_TARGET");
-  if (name == nullptr || *name == '\0') return available_targets().best();
+  if (name == nullptr || *name == '\0') return best_target();
   auto target = target_from_name(name);
-  const Result<void> available = target ? check_available(*target) : Result<void>(target.error());
+  Result<void> available = target ? check_available(*target) : Result<void>(target.error());
+  if (available) available = check_permitted(*target);
   if (!available) return Error(available.error()).in("environment variable NIBBLE_TARGET");
   return target;
 }
@@ -90,6 +116,7 @@ NIBBLE_HIDDEN inline Result<Target> wanted_target() {
 
 NIBBLE_INLINE Result<void> force_target(Target target) {
   NIBBLE_CHECK(detail::check_available(target));
+  NIBBLE_CHECK(detail::check_permitted(target));
   detail::use(target);
   return ok();
 }
@@ -103,7 +130,7 @@ NIBBLE_INLINE Result<void> choose_target() {
 namespace detail {
 NIBBLE_HIDDEN inline int choose_row() noexcept {
   // If NIBBLE_TARGET is invalid, loading a model reports it; kernels still run.
-  if (!choose_target()) use(available_targets().best());
+  if (!choose_target()) use(best_target());
   return active_row.load(std::memory_order_relaxed);
 }
 }  // namespace detail

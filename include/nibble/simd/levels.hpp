@@ -27,15 +27,35 @@
 #define NIBBLE_NEON_I8MM (1LL << 25)
 #define NIBBLE_BASE_OF_NEON_I8MM HWY_STATIC_TARGET
 
+// AVX-512 with products of tiles of 8-bit integers and bf16 (AMX): Xeons since Sapphire Rapids. Not
+// part of the baseline of any compiler flags, since a program has to ask the system for them
+// (simd/permission.hpp). NIBBLE_TILE_MODEL, for tests: the quoted name of a file with a model of
+// the registers, which runs everywhere, and only if this target is forced.
+#define NIBBLE_AMX (1LL << 5)
+#ifdef NIBBLE_TILE_MODEL
+#define NIBBLE_BASE_OF_AMX HWY_STATIC_TARGET
+#else
+#define NIBBLE_BASE_OF_AMX (HWY_STATIC_TARGET <= HWY_AVX3_DL ? HWY_STATIC_TARGET : HWY_AVX3_DL)
+#endif
+
 // The levels that can be compiled here: the compiler knows their instructions, the baseline does
-// not include them, and simd/detect.hpp can test for them.
+// not include them, their base is compiled, and simd/detect.hpp can test for them.
 #if HWY_ARCH_ARM_A64 && HWY_OS_LINUX && HWY_HAVE_RUNTIME_DISPATCH && !defined(__ARM_FEATURE_SVE)
 #ifndef __ARM_FEATURE_DOTPROD
-#define NIBBLE_ATTAINABLE_LEVELS (NIBBLE_NEON_I8MM | NIBBLE_NEON_DOT)
+#define NIBBLE_ATTAINABLE_NEON (NIBBLE_NEON_I8MM | NIBBLE_NEON_DOT)
 #elif !defined(__ARM_FEATURE_MATMUL_INT8) || !defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
-#define NIBBLE_ATTAINABLE_LEVELS NIBBLE_NEON_I8MM
+#define NIBBLE_ATTAINABLE_NEON NIBBLE_NEON_I8MM
 #endif
 #endif
-#ifndef NIBBLE_ATTAINABLE_LEVELS
-#define NIBBLE_ATTAINABLE_LEVELS 0LL
+#ifndef NIBBLE_ATTAINABLE_NEON
+#define NIBBLE_ATTAINABLE_NEON 0LL
 #endif
+#ifdef NIBBLE_TILE_MODEL
+#define NIBBLE_ATTAINABLE_AMX NIBBLE_AMX
+#elif HWY_ARCH_X86_64 && HWY_OS_LINUX && HWY_HAVE_RUNTIME_DISPATCH && \
+    (HWY_COMPILER_GCC_ACTUAL >= 1100 || HWY_COMPILER_CLANG >= 1200)
+#define NIBBLE_ATTAINABLE_AMX ((HWY_TARGETS & NIBBLE_BASE_OF_AMX) != 0 ? NIBBLE_AMX : 0LL)
+#else
+#define NIBBLE_ATTAINABLE_AMX 0LL
+#endif
+#define NIBBLE_ATTAINABLE_LEVELS (NIBBLE_ATTAINABLE_NEON | NIBBLE_ATTAINABLE_AMX)

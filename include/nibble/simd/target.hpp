@@ -18,11 +18,11 @@
 // All targets, best first within an architecture: Highway's under their names, and the levels of
 // simd/levels.hpp. Tables of kernels have one row for each.
 #define NIBBLE_ALL_TARGETS \
-  (AVX10_2)(AVX3_SPR)(     \
-      AVX3_ZEN4)(AVX3_DL)(AVX3)(AVX2)(SSE4)(SSSE3)(SSE2)(SVE2_128)(SVE_256)(SVE2)(SVE)(NEON_I8MM)(NEON_BF16)(NEON_DOT)(NEON)(NEON_WITHOUT_AES)(RVV)(LASX)(LSX)(PPC10)(PPC9)(PPC8)(Z15)(Z14)(WASM_EMU256)(WASM)(EMU128)(SCALAR)
+  (AMX)(AVX10_2)(          \
+      AVX3_SPR)(AVX3_ZEN4)(AVX3_DL)(AVX3)(AVX2)(SSE4)(SSSE3)(SSE2)(SVE2_128)(SVE_256)(SVE2)(SVE)(NEON_I8MM)(NEON_BF16)(NEON_DOT)(NEON)(NEON_WITHOUT_AES)(RVV)(LASX)(LSX)(PPC10)(PPC9)(PPC8)(Z15)(Z14)(WASM_EMU256)(WASM)(EMU128)(SCALAR)
 
 // Those targets that are levels.
-#define NIBBLE_LEVELS (NEON_I8MM)(NEON_DOT)
+#define NIBBLE_LEVELS (AMX)(NEON_I8MM)(NEON_DOT)
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace simd {
 
@@ -52,6 +52,9 @@ class TargetSet {
   constexpr std::uint64_t bits() const noexcept { return bits_; }
   friend constexpr TargetSet operator&(TargetSet a, TargetSet b) noexcept {
     return TargetSet{a.bits_ & b.bits_};
+  }
+  constexpr TargetSet without(TargetSet others) const noexcept {
+    return TargetSet{bits_ & ~others.bits_};
   }
   friend constexpr bool operator==(TargetSet, TargetSet) = default;
 

@@ -13,13 +13,16 @@
 // second of compile time:
 //   AVX2     nearly every x86 computer of the last ten years
 //   AVX3_DL  AVX-512 with VNNI (Ice Lake, Zen 4 and later): 8-bit dot products, 3x the rate
+//   AMX      products of tiles on servers (Sapphire Rapids and later), 4 to 8x the rate; only the
+//            products that use them are compiled once more
 //   SSE4     Atoms and Celerons of edge devices, which have no AVX
 //   NEON_DOT   64-bit ARM with dot products (sdot). Processors without them run the baseline. (NEON
 //              is not in the list: it is the baseline with AES, which no kernel uses.)
 //   NEON_I8MM  64-bit ARM with products of matrices of 8-bit integers and bf16 (Neoverse V1 and N2,
 //              Cortex-A510 and later)
 #ifndef NIBBLE_TARGETS
-#define NIBBLE_TARGETS (HWY_AVX3_DL | HWY_AVX2 | HWY_SSE4 | NIBBLE_NEON_DOT | NIBBLE_NEON_I8MM)
+#define NIBBLE_TARGETS \
+  (NIBBLE_AMX | HWY_AVX3_DL | HWY_AVX2 | HWY_SSE4 | NIBBLE_NEON_DOT | NIBBLE_NEON_I8MM)
 #endif
 
 #if defined(HIGHWAY_HWY_FOREACH_TARGET_H_)
