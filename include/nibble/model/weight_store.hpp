@@ -55,6 +55,9 @@ class WeightStore {
   template <class Formats>
   WeightStore(Index n_layers, Formats) : WeightStore(n_layers, kSlotCount, Formats::kOps) {}
 
+  // Whether it takes matrices in a format.
+  bool has(quant::Format format) const noexcept { return find(formats_, format) != nullptr; }
+
   // Announces a matrix (n, k) in `format` whose rows are contiguous, or a vector of k floats (n =
   // 0; any float format, kept as f32), or n_experts contiguous matrices or vectors. `rows` must
   // stay alive until pack() succeeds. `swapped`: the order in which the rows are stored, if another

@@ -18,7 +18,9 @@
 //                     scales    [16 rows][4 bytes]         the f16 scale, and the minimum or zeros
 //                     scales    [chunk][16 rows][4 bytes]  the small ones: three chunks as in
 //                               GGUF's block; of Q6_K four, in which chunk c has those of the
-//                               groups of 16 4c, 4c + 2, 4c + 1, 4c + 3
+//                               groups of 16 4c, 4c + 2, 4c + 1, 4c + 3; of IQ4_XS
+//                               one, and the bits that are missing in it stand in
+//                               the first chunk in the place of the minimum
 //                     codes     [step][chunk][16 rows][4 bytes]
 //                   A step is 32 weights: first the chunks with bits above the fourth, one for each
 //                   such bit; then four with 4-bit codes, as in a block of 32. (Q6_K: in which

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "nibble/quant/levels.hpp"
 #include "nibble/quant/packed_panel.hpp"
 #include "nibble/quant/super_block.hpp"
 
@@ -22,7 +23,8 @@ struct Packed<Format> {
   static constexpr bool kHasMinimum = Format::kZeroPoint == ZeroPoint::minimum;
   static constexpr bool kFlipsTopBit = false;
   static constexpr Index kUpperChunks = Format::kBits - 4;    // of a step
-  static constexpr Index kScaleChunks = kHasMinimum ? 3 : 4;  // of small scales
+  // Of small scales. (In IQ4_XS the upper bits of these are beside the f16 scale.)
+  static constexpr Index kScaleChunks = LevelFormat<Format> ? 1 : kHasMinimum ? 3 : 4;
   // How far apart the weights are that share a byte of 4-bit codes.
   static constexpr Index kSharedByte = Format::kGroupLength / 2;
 
@@ -88,6 +90,10 @@ struct Packed<Format> {
   template <std::size_t kRows>
   static void pack_words(const std::uint32_t (&stored)[kStoredWords][kRows],
                          std::uint32_t (&chunks)[std::size_t{kGroupChunks}][kRows]) noexcept {
+    if constexpr (LevelFormat<Format>) {  // words are chunks
+      std::memcpy(chunks, stored, sizeof(chunks));
+      return;
+    }
     move_scales<true>(stored, chunks);
     for (std::size_t step = 0; step < std::size_t{kGroupSteps}; ++step) {
       std::uint32_t(*const to)[kRows] = chunks + kFirstCodes + step * kStepChunks;
@@ -112,6 +118,10 @@ struct Packed<Format> {
   template <std::size_t kRows>
   static void unpack_words(const std::uint32_t (&chunks)[std::size_t{kGroupChunks}][kRows],
                            std::uint32_t (&stored)[kStoredWords][kRows]) noexcept {
+    if constexpr (LevelFormat<Format>) {
+      std::memcpy(stored, chunks, sizeof(stored));
+      return;
+    }
     std::memset(stored, 0, sizeof(stored));
     move_scales<false>(chunks, stored);
     for (std::size_t step = 0; step < std::size_t{kGroupSteps}; ++step) {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Types of GGUF that are read exactly, but have no kernels: a model's weights in them are converted
-// to the nearest of nibble's formats when it is loaded. The nearest is the smallest that adds
-// little to the error that the weights have already; where it is said, it adds none.
+// Types of GGUF that are read exactly without kernels: a model's weights in them are converted to
+// the nearest of nibble's formats when it is loaded. The nearest is the smallest that adds little to
+// the error that the weights have already; where it is said, it adds none. Some of them are formats
+// (format_of in ggml.hpp); these are converted for programs that have no kernels for them.
 #pragma once
 
 #include <algorithm>
@@ -167,42 +168,15 @@ inline void read_iq1_m(BlockBytes b, float* out) noexcept {
   }
 }
 
-NIBBLE_HIDDEN inline constexpr std::int8_t kIq4Levels[16] = {
-    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-// 32 codes of 4 bits in 16 bytes, `n` apart in a byte, as levels of a table times `scale`.
-inline void read_levels(const std::uint8_t* codes, std::size_t n, const std::int8_t* levels,
-                        float scale, float* out) noexcept {
-  for (std::size_t j = 0; j < n; ++j) {
-    out[j] = scale * static_cast<float>(levels[codes[j] & 15]);
-    out[j + n] = scale * static_cast<float>(levels[codes[j] >> 4]);
-  }
+// Types that are formats, too.
+template <class F>
+void read_block(BlockBytes b, float* out) noexcept {
+  typename F::Block block;
+  std::memcpy(&block, b.at, sizeof(block));
+  dequantize_block<F>(block, out);
 }
 
-inline void read_iq4_nl(BlockBytes b, float* out) noexcept {
-  read_levels(b.at + 2, 16, kIq4Levels, b.f16_at(0), out);
-}
-
-inline void read_iq4_xs(BlockBytes b, float* out) noexcept {
-  const float d = b.f16_at(0);
-  for (std::size_t g = 0; g < 8; ++g) {
-    const int low = b[4 + g / 2] >> g % 2 * 4 & 15;
-    const int high = static_cast<int>(b.half(2) >> 2 * g & 3);
-    read_levels(b.at + 8 + 16 * g, 16, kIq4Levels, d * static_cast<float>((low | high << 4) - 32),
-                out + 32 * g);
-  }
-}
-
-NIBBLE_HIDDEN inline constexpr std::int8_t kFp4Levels[16] = {0, 1,  2,  3,  4,  6,  8,  12,
-                                                             0, -1, -2, -3, -4, -6, -8, -12};
-
-// Half of 2^(e - 127).
-inline float mxfp4_scale(BlockBytes b) noexcept {
-  const auto e = static_cast<std::uint32_t>(b[0]);
-  return __builtin_bit_cast(float, e < 2 ? 0x00200000u << e : (e - 1) << 23);
-}
-inline void read_mxfp4(BlockBytes b, float* out) noexcept {
-  read_levels(b.at + 1, 16, kFp4Levels, mxfp4_scale(b), out);
-}
+inline float mxfp4_scale(BlockBytes b) noexcept { return to_f32(HalfE8M0{b.at[0]}); }
 
 // Four groups of 16, each with half of an 8-bit float without sign: 4 bits of exponent, 3 of
 // mantissa.
@@ -287,18 +261,19 @@ NIBBLE_HIDDEN inline constexpr ReadOnlyType kReadOnlyTypes[] = {
     {io::GgmlType::iq2_s, Format::q4_k, Format::q4_k, detail::read_iq2_s},
     {io::GgmlType::iq3_xxs, Format::q4_k, Format::q4_k, detail::read_iq3_xxs},
     {io::GgmlType::iq3_s, Format::q4_k, Format::q4_k, detail::read_iq3_s},
-    {io::GgmlType::iq4_nl, Format::q5_k, Format::q5_0, detail::read_iq4_nl},
-    {io::GgmlType::iq4_xs, Format::q5_k, Format::q5_k, detail::read_iq4_xs},
+    {io::GgmlType::iq4_nl, Format::q5_k, Format::q5_0, detail::read_block<IQ4_NL>},
+    {io::GgmlType::iq4_xs, Format::q5_k, Format::q5_k, detail::read_block<IQ4_XS>},
     {io::GgmlType::nvfp4, Format::q6_k, Format::q8_0, detail::read_nvfp4},
     // These become exactly the same weights.
-    {io::GgmlType::mxfp4, Format::q5_0, Format::q5_0, detail::read_mxfp4, detail::mxfp4_scale},
+    {io::GgmlType::mxfp4, Format::q5_0, Format::q5_0, detail::read_block<MXFP4>,
+     detail::mxfp4_scale},
     {io::GgmlType::tq1_0, Format::q4_0, Format::q4_0, detail::read_tq1_0, detail::f16_scale<52>},
     {io::GgmlType::tq2_0, Format::q4_0, Format::q4_0, detail::read_tq2_0, detail::f16_scale<64>},
     {io::GgmlType::q1_0, Format::q4_0, Format::q4_0, detail::read_q1_0, detail::f16_scale<0>},
     {io::GgmlType::q2_0, Format::q4_0, Format::q4_0, detail::read_q2_0, detail::f16_scale<0>},
 };
 
-// Null for types that are formats (format_of in ggml.hpp), and for those that hold no weights.
+// Null for the other formats (format_of in ggml.hpp), and for types that hold no weights.
 constexpr const ReadOnlyType* read_only_type(io::GgmlType type) noexcept {
   for (const ReadOnlyType& other : kReadOnlyTypes) {
     if (other.type == type) return &other;

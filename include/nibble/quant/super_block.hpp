@@ -79,11 +79,14 @@ static_assert(sizeof(Q4_K::Block) == 144 && alignof(Q4_K::Block) == 2);
 static_assert(sizeof(Q5_K::Block) == 176 && alignof(Q5_K::Block) == 2);
 static_assert(sizeof(Q6_K::Block) == 210 && alignof(Q6_K::Block) == 2);
 
-// Only these three: their kernels know where the bits of a block are, so that a program's own type
-// which has groups as well is not one of them.
+struct IQ4_XS;  // levels.hpp
+
+// Only these: their kernels know where the bits of a block are, so that a program's own type which
+// has groups as well is not one of them.
 template <class F>
 concept SuperBlockFormat = BlockFormat<F> &&
-    (std::is_same_v<F, Q4_K> || std::is_same_v<F, Q5_K> || std::is_same_v<F, Q6_K>);
+    (std::is_same_v<F, Q4_K> || std::is_same_v<F, Q5_K> || std::is_same_v<F, Q6_K> ||
+     std::is_same_v<F, IQ4_XS>);
 
 namespace detail {
 
