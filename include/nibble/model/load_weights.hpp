@@ -171,13 +171,6 @@ class TensorBinder final : public graph::SurveySink {
     return dims;
   }
 
-  // A type that is converted to another format: one without kernels, or whose kernels the program
-  // does not have. Null for others.
-  const quant::ReadOnlyType* converted_type(io::GgmlType type) const {
-    const auto format = quant::format_of(type);
-    return format && store_.has(*format) ? nullptr : quant::read_only_type(type);
-  }
-
   // Announces a tensor of any type that holds weights to the store: n_experts matrices (n, k), or a
   // vector (n = 0).
   Result<void> announce(const WeightPlace& place, const io::GgufTensor& tensor, Index n, Index k,
@@ -192,7 +185,7 @@ class TensorBinder final : public graph::SurveySink {
       added = store_.add_packed(place, *packed, n, k, tensor.data, n_experts);
     } else if (tensor.type == io::GgmlType::i8 && n > 0) {
       return announce_channels(place, tensor, n, k, n_experts);
-    } else if (const auto* const type = converted_type(tensor.type)) {
+    } else if (const auto* const type = quant::read_only_type(tensor.type)) {
       added = store_.add(place, *type, n, k, tensor.data, n_experts, tensor.swapped);
     } else {
       auto format = quant::format_of(tensor.type);
@@ -227,7 +220,7 @@ class TensorBinder final : public graph::SurveySink {
     }
     const WeightPlace place{need.slot, need.layer};
     Result<void> added = ok();
-    if (const auto* const type = converted_type(first->type)) {
+    if (const auto* const type = quant::read_only_type(first->type)) {
       added = store_.add_experts(place, *type, need.n, need.k, rows);
     } else {
       auto format = quant::format_of(first->type);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Types of GGUF that are read exactly without kernels: a model's weights in them are converted to
-// the nearest of nibble's formats when it is loaded. The nearest is the smallest that adds little to
-// the error that the weights have already; where it is said, it adds none. Some of them are formats
-// (format_of in ggml.hpp); these are converted for programs that have no kernels for them.
+// Types of GGUF that are read exactly, but have no kernels, or none in most programs: a model's
+// weights in them are converted to the nearest of nibble's formats when it is loaded, if the program
+// has none that holds the same weights. The nearest is the smallest that adds little to the error
+// that the weights have already; where it is said, it adds none.
 #pragma once
 
 #include <algorithm>
@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -168,9 +169,9 @@ inline void read_iq1_m(BlockBytes b, float* out) noexcept {
   }
 }
 
-// Types that are formats, too.
+// A block of one of nibble's formats.
 template <class F>
-void read_block(BlockBytes b, float* out) noexcept {
+void read_format(BlockBytes b, float* out) noexcept {
   typename F::Block block;
   std::memcpy(&block, b.at, sizeof(block));
   dequantize_block<F>(block, out);
@@ -245,6 +246,8 @@ struct ReadOnlyType {
   void (*read)(detail::BlockBytes block, float* out);
   // Where all weights of a block are integers times one scale that `nearest` can hold: that scale.
   float (*scale)(detail::BlockBytes block) = nullptr;
+  // A format that holds all weights of this type as they are; not every program has it.
+  std::optional<Format> exact = {};
 
   Format nearest_for(std::size_t k) const noexcept {
     return k % 256 == 0 ? nearest : nearest_short;
@@ -261,19 +264,21 @@ NIBBLE_HIDDEN inline constexpr ReadOnlyType kReadOnlyTypes[] = {
     {io::GgmlType::iq2_s, Format::q4_k, Format::q4_k, detail::read_iq2_s},
     {io::GgmlType::iq3_xxs, Format::q4_k, Format::q4_k, detail::read_iq3_xxs},
     {io::GgmlType::iq3_s, Format::q4_k, Format::q4_k, detail::read_iq3_s},
-    {io::GgmlType::iq4_nl, Format::q5_k, Format::q5_0, detail::read_block<IQ4_NL>},
-    {io::GgmlType::iq4_xs, Format::q5_k, Format::q5_k, detail::read_block<IQ4_XS>},
+    {io::GgmlType::iq4_nl, Format::q5_k, Format::q5_0, detail::read_format<IQ4_NL>, nullptr,
+     Format::iq4_nl},
+    {io::GgmlType::iq4_xs, Format::q5_k, Format::q5_k, detail::read_format<IQ4_XS>, nullptr,
+     Format::iq4_xs},
     {io::GgmlType::nvfp4, Format::q6_k, Format::q8_0, detail::read_nvfp4},
     // These become exactly the same weights.
-    {io::GgmlType::mxfp4, Format::q5_0, Format::q5_0, detail::read_block<MXFP4>,
-     detail::mxfp4_scale},
+    {io::GgmlType::mxfp4, Format::q5_0, Format::q5_0, detail::read_format<MXFP4>,
+     detail::mxfp4_scale, Format::mxfp4},
     {io::GgmlType::tq1_0, Format::q4_0, Format::q4_0, detail::read_tq1_0, detail::f16_scale<52>},
     {io::GgmlType::tq2_0, Format::q4_0, Format::q4_0, detail::read_tq2_0, detail::f16_scale<64>},
     {io::GgmlType::q1_0, Format::q4_0, Format::q4_0, detail::read_q1_0, detail::f16_scale<0>},
     {io::GgmlType::q2_0, Format::q4_0, Format::q4_0, detail::read_q2_0, detail::f16_scale<0>},
 };
 
-// Null for the other formats (format_of in ggml.hpp), and for types that hold no weights.
+// Null for types that every program has as formats, and for those that hold no weights.
 constexpr const ReadOnlyType* read_only_type(io::GgmlType type) noexcept {
   for (const ReadOnlyType& other : kReadOnlyTypes) {
     if (other.type == type) return &other;

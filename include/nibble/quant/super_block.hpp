@@ -81,12 +81,13 @@ static_assert(sizeof(Q6_K::Block) == 210 && alignof(Q6_K::Block) == 2);
 
 struct IQ4_XS;  // levels.hpp
 
-// Only these: their kernels know where the bits of a block are, so that a program's own type which
-// has groups as well is not one of them.
+template <class F, class... Fs>
+concept OneOf = (std::is_same_v<F, Fs> || ...);
+
+// Only these: their kernels know where the bits of a block are, so that a program's own type
+// which has groups as well is not one of them.
 template <class F>
-concept SuperBlockFormat = BlockFormat<F> &&
-    (std::is_same_v<F, Q4_K> || std::is_same_v<F, Q5_K> || std::is_same_v<F, Q6_K> ||
-     std::is_same_v<F, IQ4_XS>);
+concept SuperBlockFormat = BlockFormat<F> && OneOf<F, Q4_K, Q5_K, Q6_K, IQ4_XS>;
 
 namespace detail {
 
