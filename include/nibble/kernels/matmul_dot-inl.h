@@ -51,7 +51,7 @@ HWY_INLINE VI8 broadcast4(const std::int8_t* codes) {
 HWY_INLINE VF32 load_f32(const float* p) { return hn::LoadU(DF32(), p); }
 // Subnormal numbers grow from the least one by steps as large as it is; all others have their
 // exponent in the bits.
-HWY_INLINE VF32 load_f32(const quant::HalfE8M0* p) {
+HWY_INLINE VF32 load_f32(const HalfE8M0* p) {
   const hn::Rebind<std::uint8_t, DF32> d8;
   const VI32 e = hn::PromoteTo(DI32(), hn::LoadU(d8, reinterpret_cast<const std::uint8_t*>(p)));
   const VI32 normal = hn::Sub(hn::ShiftLeft<23>(e), hn::Set(DI32(), 0x00800000));

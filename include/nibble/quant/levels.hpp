@@ -10,7 +10,7 @@
 //   MXFP4           scale = 2^(exponent of the largest magnitude - 3), then the nearest levels.
 //                   (ggml takes the exponent from a logarithm in f32, which rounds up for
 //                   magnitudes less than 2^-21 below a power of two.)
-// What they leave undefined is treated as in quantize.hpp; magnitudes above 2^24 count as 2^24 in
+// What they leave undefined is treated as in quantize.hpp; magnitudes above 2^29 count as 2^29 in
 // IQ4_NL and IQ4_XS, which is more than these formats hold. quant/level_search.hpp rounds better.
 #pragma once
 
@@ -31,20 +31,6 @@
 NIBBLE_EXACT_MATH_BEGIN
 namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 
-// A power of two as a scale: 2^(bits - 128). That is half of what the type E8M0 of OCP's MX formats
-// means by the same bits: the levels of MXFP4 are doubled here, so that all are integers.
-struct HalfE8M0 {
-  std::uint8_t bits = 0;
-  friend constexpr bool operator==(HalfE8M0, HalfE8M0) = default;
-};
-static_assert(sizeof(HalfE8M0) == 1);
-
-// Exact; 2^-128 and 2^-127 are subnormal.
-constexpr float to_f32(HalfE8M0 e) noexcept {
-  const std::uint32_t bits = e.bits < 2 ? 0x00200000u << e.bits : (e.bits - 1u) << 23;
-  return __builtin_bit_cast(float, bits);
-}
-
 // Levels as signed integers, one for each code. In products they have kLevelBits bits and are
 // unsigned, with an offset of 2^(kLevelBits - 1), as the codes of symmetric formats of so many bits
 // are.
@@ -57,7 +43,8 @@ concept LevelFormat = BlockFormat<F> && requires {
 using Levels = std::array<std::int8_t, 16>;
 NIBBLE_HIDDEN inline constexpr Levels kIq4Levels = {-127, -104, -83, -65, -49, -35, -22, -10,
                                                     1,    13,   25,  38,  53,  69,  89,  113};
-// Twice the values of 4-bit floats: a sign, two bits of exponent, one of mantissa.
+// Twice the values of 4-bit floats (a sign, two bits of exponent, one of mantissa), so that all are
+// integers; the scale is HalfE8M0 therefore.
 NIBBLE_HIDDEN inline constexpr Levels kFp4Levels = {0, 1,  2,  3,  4,  6,  8,  12,
                                                     0, -1, -2, -3, -4, -6, -8, -12};
 
@@ -218,8 +205,9 @@ inline float fit_iq4(const float* x) noexcept {
   return scale;
 }
 
-// Copies n weights, made safe; returns false if one had to be changed.
-inline constexpr float kLargestOfIq4 = 0x1p24f;
+// Copies n weights, made safe; returns false if one had to be changed. (With the largest, sums of
+// level_sums() are finite; where their squares are not, the first scale stays.)
+inline constexpr float kLargestOfIq4 = 0x1p29f;
 inline bool tame_iq4(const float* x, std::size_t n, float* out) noexcept {
   bool fits = true;
   for (std::size_t i = 0; i < n; ++i) {
