@@ -11,8 +11,8 @@ using namespace nibble_test;
 using kernels::Epilogue;
 using kernels::Matmul;
 
-#define NIBBLE_BLOCK_FORMATS                                                                 \
-  quant::Q4_0, quant::Q4_1, quant::Q5_0, quant::Q5_1, quant::Q8_0, quant::Q4_K, quant::Q5_K, \
+#define NIBBLE_BLOCK_FORMATS                                                                     \
+  quant::Q4_0, quant::Q4_1, quant::Q5_0, quant::Q5_1, quant::Q8_0, quant::Q4_K, quant::Q5_K,     \
       quant::Q6_K, quant::Q3_H, quant::Q2_H, quant::IQ4_NL, quant::IQ4_XS, quant::MXFP4, Q4Bf16, \
       Q8F32, Q4Minimum128, Q8Minimum64
 #define NIBBLE_PLAIN_FORMATS quant::F32, quant::F16, quant::BF16
@@ -32,7 +32,8 @@ std::vector<Index> lengths() {
   } else if constexpr (quant::BlockFormat<Format>) {
     constexpr Index kLength = Format::kLength;
     // The long one is widened in parts, too.
-    if (Format::kBits == 5 || Format::kBits < 4 || quant::LevelFormat<Format>) return {kLength, 2 * kLength + 7, 71 * kLength};
+    if (Format::kBits == 5 || Format::kBits < 4 || quant::LevelFormat<Format>)
+      return {kLength, 2 * kLength + 7, 71 * kLength};
     return {kLength, 2 * kLength, 2 * kLength + 7, 5 * kLength};
   } else {
     return {1, 2, 7, 33, 64};
@@ -217,9 +218,8 @@ TEST_CASE_TEMPLATE("the check sees small faults in products of blocks", Format,
     // The correction for unsigned codes. Targets that sum signed 8-bit codes do not read it; x86
     // with VNNI and SSE2 do.
     using enum simd::Target;
-    const bool reads_sums =
-        Weights<Format>::kHasMinimum || Weights<Format>::kProductBits < 8 || target <= AVX3_DL ||
-        target == SSE2;
+    const bool reads_sums = Weights<Format>::kHasMinimum || Weights<Format>::kProductBits < 8 ||
+                            target <= AVX3_DL || target == SSE2;
     bad_x = a;
     // The minimums of super-blocks are small: one more in a sum of codes would not show.
     (Format::kBits == 6 ? bad_x.half_sums : bad_x.code_sums)[size(n_inputs + 1)] +=

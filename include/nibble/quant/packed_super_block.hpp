@@ -22,7 +22,7 @@ struct Packed<Format> {
   static constexpr Index kLength = Format::kLength;
   static constexpr bool kHasMinimum = Format::kZeroPoint == ZeroPoint::minimum;
   static constexpr bool kFlipsTopBit = false;
-  static constexpr Index kUpperChunks = Format::kBits - 4;    // of a step
+  static constexpr Index kUpperChunks = Format::kBits - 4;  // of a step
   // Of small scales. (In IQ4_XS the upper bits of these are beside the f16 scale.)
   static constexpr Index kScaleChunks = LevelFormat<Format> ? 1 : kHasMinimum ? 3 : 4;
   // How far apart the weights are that share a byte of 4-bit codes.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Types of GGUF that are read exactly, but have no kernels, or none in most programs: a model's
-// weights in them are converted to the nearest of nibble's formats when it is loaded, if the program
-// has none that holds the same weights. The nearest is the smallest that adds little to the error
-// that the weights have already; where it is said, it adds none.
+// weights in them are converted to the nearest of nibble's formats when it is loaded, if the
+// program has none that holds the same weights. The nearest is the smallest that adds little to the
+// error that the weights have already; where it is said, it adds none.
 #pragma once
 
 #include <algorithm>
