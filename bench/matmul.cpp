@@ -214,6 +214,9 @@ void add_matmul(const CaseOptions& options, std::vector<Case>& cases) {
     add<nibble::quant::Q6_K>(options, n, k, cases);
     add<nibble::quant::Q3_H>(options, n, k, cases);
     add<nibble::quant::Q2_H>(options, n, k, cases);
+    add<nibble::quant::Q2_K>(options, n, k, cases);
+    add<nibble::quant::Q3_K>(options, n, k, cases);
+    add<nibble::quant::TQ2_0>(options, n, k, cases);
     add<nibble::quant::Q8_0>(options, n, k, cases);
     add<nibble::quant::I8Channel>(options, n, k, cases);
     add<nibble::quant::BF16>(options, n, k, cases);

@@ -293,7 +293,7 @@ TEST_CASE("matrices in types without kernels are converted, rows in a file's ord
   };
   const Case cases[] = {{io::GgmlType::iq4_nl, Format::q5_0, 96},
                         {io::GgmlType::iq4_xs, Format::q5_k, 512},
-                        {io::GgmlType::tq2_0, Format::q4_0, 256},
+                        {io::GgmlType::tq1_0, Format::tq2_0, 256},
                         {io::GgmlType::mxfp4, Format::q5_0, 64}};
   for (const Case& c : cases) {
     CAPTURE(io::type_traits(c.type).name);
