@@ -80,7 +80,7 @@ TEST_CASE("errors of ggml's blocks are as its manifest says") {
       {Format::f16, 6.75176859e-05}, {Format::bf16, 0.000533434102}, {Format::q4_0, 0.0294271873},
       {Format::q4_1, 0.0318386285},  {Format::q5_0, 0.0152415232},   {Format::q5_1, 0.0135710928},
       {Format::q8_0, 0.00190647093}, {Format::q4_k, 0.0276667223},   {Format::q5_k, 0.0131207705},
-      {Format::q6_k, 0.00586679158}, {Format::q2_k, 0.123502508},   {Format::q3_k, 0.0521443521}};
+      {Format::q6_k, 0.00586679158}, {Format::q2_k, 0.123502508},    {Format::q3_k, 0.0521443521}};
   for (const auto& [format, rmse] : expected) {
     const auto v = vectors(to_string(format));
     if (!v) return;

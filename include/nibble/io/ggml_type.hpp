@@ -69,6 +69,8 @@ enum class GgmlType : std::uint32_t {
   packed_q2_k = 0x6e620010,
   packed_q3_k = 0x6e620011,
   packed_tq2_0 = 0x6e620012,
+  packed_q2_0 = 0x6e620013,
+  packed_q1_0 = 0x6e620014,
   // Block formats of nibble's own, row by row (quant/block.hpp).
   q3_h = 0x6e620200,
   q2_h = 0x6e620201,
@@ -147,6 +149,8 @@ constexpr GgmlTypeTraits type_traits(GgmlType type) noexcept {
     case GgmlType::packed_q2_k: return {"packed Q2_K", 256, 1344, 16};
     case GgmlType::packed_q3_k: return {"packed Q3_K", 256, 1792, 16};
     case GgmlType::packed_tq2_0: return {"packed TQ2_0", 256, 1088, 16};
+    case GgmlType::packed_q2_0: return {"packed Q2_0", 64, 320, 16};
+    case GgmlType::packed_q1_0: return {"packed Q1_0", 128, 320, 16};
     case GgmlType::q3_h: return {"Q3_H", 32, 14};
     case GgmlType::q2_h: return {"Q2_H", 32, 10};
     case GgmlType::packed_q4_0_bitmask: return {"packed Q4_0 bitmask", 32, 64, 16, true};

@@ -76,7 +76,8 @@ class MixedFormats {
       n_layers_ = (std::max)(n_layers_, layer_of(tensor.name) + 1);
     }
     const auto architecture = file.get_string_or("general.architecture", "");
-    const std::string key = std::string(architecture ? *architecture : "") + ".attention.head_count";
+    const std::string key =
+        std::string(architecture ? *architecture : "") + ".attention.head_count";
     const auto n_heads = file.get_u64_or(key, 0), n_kv_heads = file.get_u64_or(key + "_kv", 0);
     shares_values_ = n_heads && n_kv_heads && *n_kv_heads > 0 && *n_heads / *n_kv_heads >= 4;
   }

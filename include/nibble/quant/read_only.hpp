@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Types of GGUF that are read exactly, but have no kernels, or none in most programs: a model's
-// weights in them are converted to the nearest of nibble's formats when it is loaded, if the program
-// has none that holds the same weights. The nearest is the smallest that adds little to the error
-// that the weights have already; where it is said, it adds none.
+// weights in them are converted to the nearest of nibble's formats when it is loaded, if the
+// program has none that holds the same weights. The nearest is the smallest that adds little to the
+// error that the weights have already; where it is said, it adds none.
 #pragma once
 
 #include <algorithm>
@@ -219,18 +219,6 @@ inline void read_tq1_0(BlockBytes b, float* out) noexcept {
   read(48, 4, 4);
 }
 
-inline void read_q1_0(BlockBytes b, float* out) noexcept {
-  const float d = b.f16_at(0);
-  for (std::size_t i = 0; i < 128; ++i) out[i] = (b[2 + i / 8] >> i % 8 & 1) != 0 ? d : -d;
-}
-
-inline void read_q2_0(BlockBytes b, float* out) noexcept {
-  const float d = b.f16_at(0);
-  for (std::size_t i = 0; i < 64; ++i) {
-    out[i] = d * static_cast<float>((b[2 + i / 4] >> i % 4 * 2 & 3) - 1);
-  }
-}
-
 // ---- All of them -------------------------------------------------------------------------------
 
 // The scale of a block whose weights are small integers times it.
@@ -277,8 +265,10 @@ NIBBLE_HIDDEN inline constexpr ReadOnlyType kReadOnlyTypes[] = {
      Format::tq2_0},
     {io::GgmlType::tq2_0, Format::q4_0, Format::q4_0, detail::read_format<TQ2_0>,
      detail::f16_scale<64>, Format::tq2_0},
-    {io::GgmlType::q1_0, Format::q4_0, Format::q4_0, detail::read_q1_0, detail::f16_scale<0>},
-    {io::GgmlType::q2_0, Format::q4_0, Format::q4_0, detail::read_q2_0, detail::f16_scale<0>},
+    {io::GgmlType::q1_0, Format::q4_0, Format::q4_0, detail::read_format<Q1_0>,
+     detail::f16_scale<0>, Format::q1_0},
+    {io::GgmlType::q2_0, Format::q4_0, Format::q4_0, detail::read_format<Q2_0>,
+     detail::f16_scale<0>, Format::q2_0},
 };
 
 // Null for types that every program has as formats, and for those that hold no weights.
