@@ -216,6 +216,11 @@ void add_matmul(const CaseOptions& options, std::vector<Case>& cases) {
     add<nibble::quant::Q6_K>(options, n, k, cases);
     add<nibble::quant::Q3_H>(options, n, k, cases);
     add<nibble::quant::Q2_H>(options, n, k, cases);
+    add<nibble::quant::Q2_K>(options, n, k, cases);
+    add<nibble::quant::Q3_K>(options, n, k, cases);
+    add<nibble::quant::TQ2_0>(options, n, k, cases);
+    add<nibble::quant::Q2_0>(options, n, k, cases);
+    add<nibble::quant::Q1_0>(options, n, k, cases);
     add<nibble::quant::IQ4_NL>(options, n, k, cases);
     add<nibble::quant::IQ4_XS>(options, n, k, cases);
     add<nibble::quant::MXFP4>(options, n, k, cases);

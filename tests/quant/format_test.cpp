@@ -40,7 +40,7 @@ TEST_CASE("names go both ways, in either case") {
   CHECK(names.size() == kFormats.size());
   CHECK(*format_from_name("Q4_0") == Format::q4_0);
   CHECK(*format_from_name("BF16") == Format::bf16);
-  for (const char* bad : {"", "q4", "q4_0 ", "q4_00", "unknown", "Q2_K"}) {
+  for (const char* bad : {"", "q4", "q4_0 ", "q4_00", "unknown", "Q8_K"}) {
     CAPTURE(bad);
     const auto none = format_from_name(bad);
     REQUIRE(!none);
@@ -63,11 +63,11 @@ TEST_CASE("every format has its own type, and GGUF's types map to ours") {
     // Two independent tables must agree on sizes.
     CHECK(*row_bytes(format, 256) == *nibble::io::row_bytes(*type, 256));
   }
-  for (const auto type : {GgmlType::q2_k, GgmlType::i8, GgmlType::q8_1, GgmlType{999}}) {
+  for (const auto type : {GgmlType::iq2_xs, GgmlType::i8, GgmlType::q8_1, GgmlType{999}}) {
     REQUIRE(!format_of(type));
     CHECK(format_of(type).error().code == Errc::unsupported);
   }
-  CHECK(format_of(GgmlType::q2_k).error().message.find("Q2_K") != std::string::npos);
+  CHECK(format_of(GgmlType::iq2_xs).error().message.find("IQ2_XS") != std::string::npos);
   CHECK(format_of(GgmlType{999}).error().message.find("999") != std::string::npos);
 }
 
@@ -92,8 +92,9 @@ TEST_CASE("rows convert both ways at any alignment, and refuse wrong sizes") {
       {Format::q8_0, 7e-3},      {Format::q4_0, 0.11},   {Format::q4_1, 0.1},
       {Format::q5_0, 0.055},     {Format::q5_1, 0.045},  {Format::q4_k, 0.08},
       {Format::q5_k, 0.04},      {Format::q6_k, 0.02},   {Format::i8_channel, 0.01},
-      {Format::u8_affine, 0.01}, {Format::iq4_nl, 0.08}, {Format::iq4_xs, 0.09},
-      {Format::mxfp4, 0.13}};
+      {Format::u8_affine, 0.01}, {Format::q2_k, 0.35},   {Format::q3_k, 0.18},
+      {Format::tq2_0, 1.0},      {Format::q2_0, 0.8},    {Format::q1_0, 0.7},
+      {Format::iq4_nl, 0.08},    {Format::iq4_xs, 0.09}, {Format::mxfp4, 0.13}};
   const auto x = test::normal_row(512, 1.0f, 8);
   for (const auto& limit : at_most) {
     const Format format = limit.first;

@@ -40,29 +40,12 @@ struct BlockBytes {
   }
 };
 
-// Two bits each: 16 groups of 16 with 4-bit scales and minimums.
-inline void read_q2_k(BlockBytes b, float* out) noexcept {
-  const float d = b.f16_at(80), minimum = b.f16_at(82);
-  for (std::size_t i = 0; i < 256; ++i) {
-    const int code = b[16 + i / 128 * 32 + i % 32] >> i / 32 % 4 * 2 & 3;
-    const int scales = b[i / 16];
-    out[i] = d * static_cast<float>(scales & 15) * static_cast<float>(code) -
-             minimum * static_cast<float>(scales >> 4);
-  }
-}
-
-// Three bits: the third in a mask of its own; 16 groups of 16 with 6-bit scales.
-inline void read_q3_k(BlockBytes b, float* out) noexcept {
-  const float d = b.f16_at(108);
-  for (std::size_t i = 0; i < 256; ++i) {
-    const std::size_t g = i / 16;
-    const int low = b[96 + g % 8] >> g / 8 * 4 & 15;
-    const int high = b[104 + g % 4] >> g / 4 * 2 & 3;
-    const int code = b[32 + i / 128 * 32 + i % 32] >> i / 32 % 4 * 2 & 3;
-    const bool third = (b[i % 32] >> i / 32 & 1) != 0;
-    out[i] = d * static_cast<float>((low | high << 4) - 32) *
-             static_cast<float>(third ? code : code - 4);
-  }
+// A block of one of nibble's formats.
+template <class F>
+void read_format(BlockBytes b, float* out) noexcept {
+  typename F::Block block;
+  std::memcpy(&block, b.at, sizeof(block));
+  dequantize_block<F>(block, out);
 }
 
 // Eight magnitudes of a codebook of 2-bit levels, times `scale` and the signs.
@@ -209,26 +192,6 @@ inline void read_tq1_0(BlockBytes b, float* out) noexcept {
   read(48, 4, 4);
 }
 
-inline void read_tq2_0(BlockBytes b, float* out) noexcept {
-  const float d = b.f16_at(64);
-  for (std::size_t i = 0; i < 256; ++i) {
-    const int code = b[i / 128 * 32 + i % 32] >> i / 32 % 4 * 2 & 3;
-    out[i] = d * static_cast<float>(code - 1);
-  }
-}
-
-inline void read_q1_0(BlockBytes b, float* out) noexcept {
-  const float d = b.f16_at(0);
-  for (std::size_t i = 0; i < 128; ++i) out[i] = (b[2 + i / 8] >> i % 8 & 1) != 0 ? d : -d;
-}
-
-inline void read_q2_0(BlockBytes b, float* out) noexcept {
-  const float d = b.f16_at(0);
-  for (std::size_t i = 0; i < 64; ++i) {
-    out[i] = d * static_cast<float>((b[2 + i / 4] >> i % 4 * 2 & 3) - 1);
-  }
-}
-
 // ---- All of them -------------------------------------------------------------------------------
 
 // The scale of a block whose weights are small integers times it.
@@ -255,8 +218,10 @@ struct ReadOnlyType {
 };
 
 NIBBLE_HIDDEN inline constexpr ReadOnlyType kReadOnlyTypes[] = {
-    {io::GgmlType::q2_k, Format::q4_k, Format::q4_k, detail::read_q2_k},
-    {io::GgmlType::q3_k, Format::q4_k, Format::q4_k, detail::read_q3_k},
+    {io::GgmlType::q2_k, Format::q4_k, Format::q4_k, detail::read_format<Q2_K>, nullptr,
+     Format::q2_k},
+    {io::GgmlType::q3_k, Format::q4_k, Format::q4_k, detail::read_format<Q3_K>, nullptr,
+     Format::q3_k},
     {io::GgmlType::iq1_s, Format::q4_k, Format::q4_k, detail::read_iq1_s},
     {io::GgmlType::iq1_m, Format::q4_k, Format::q4_k, detail::read_iq1_m},
     {io::GgmlType::iq2_xxs, Format::q4_k, Format::q4_k, detail::read_iq2_xxs},
@@ -272,10 +237,14 @@ NIBBLE_HIDDEN inline constexpr ReadOnlyType kReadOnlyTypes[] = {
     // These become exactly the same weights.
     {io::GgmlType::mxfp4, Format::q5_0, Format::q5_0, detail::read_format<MXFP4>,
      detail::mxfp4_scale, Format::mxfp4},
-    {io::GgmlType::tq1_0, Format::q4_0, Format::q4_0, detail::read_tq1_0, detail::f16_scale<52>},
-    {io::GgmlType::tq2_0, Format::q4_0, Format::q4_0, detail::read_tq2_0, detail::f16_scale<64>},
-    {io::GgmlType::q1_0, Format::q4_0, Format::q4_0, detail::read_q1_0, detail::f16_scale<0>},
-    {io::GgmlType::q2_0, Format::q4_0, Format::q4_0, detail::read_q2_0, detail::f16_scale<0>},
+    {io::GgmlType::tq1_0, Format::q4_0, Format::q4_0, detail::read_tq1_0, detail::f16_scale<52>,
+     Format::tq2_0},
+    {io::GgmlType::tq2_0, Format::q4_0, Format::q4_0, detail::read_format<TQ2_0>,
+     detail::f16_scale<64>, Format::tq2_0},
+    {io::GgmlType::q1_0, Format::q4_0, Format::q4_0, detail::read_format<Q1_0>,
+     detail::f16_scale<0>, Format::q1_0},
+    {io::GgmlType::q2_0, Format::q4_0, Format::q4_0, detail::read_format<Q2_0>,
+     detail::f16_scale<0>, Format::q2_0},
 };
 
 // Null for types that every program has as formats, and for those that hold no weights.
