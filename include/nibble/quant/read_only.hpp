@@ -152,14 +152,6 @@ inline void read_iq1_m(BlockBytes b, float* out) noexcept {
   }
 }
 
-// A block of one of nibble's formats.
-template <class F>
-void read_format(BlockBytes b, float* out) noexcept {
-  typename F::Block block;
-  std::memcpy(&block, b.at, sizeof(block));
-  dequantize_block<F>(block, out);
-}
-
 inline float mxfp4_scale(BlockBytes b) noexcept { return to_f32(HalfE8M0{b.at[0]}); }
 
 // Four groups of 16, each with half of an 8-bit float without sign: 4 bits of exponent, 3 of
