@@ -46,6 +46,7 @@ inline double from_bits(unsigned bits, int mantissa_bits, int exponent_bits) {
 inline double to_double(f16 x) { return from_bits(x.bits, 10, 5); }
 inline double to_double(bf16 x) { return from_bits(x.bits, 7, 8); }
 inline double to_double(float x) { return x; }
+inline double to_double(HalfE8M0 x) { return std::ldexp(1.0, x.bits - 128); }
 
 // ---- Weights -----------------------------------------------------------------------------------
 
@@ -53,7 +54,19 @@ inline double to_double(float x) { return x; }
 template <class Format>
 int code_in_super_block(const typename Format::Block& block, Index j) {
   const auto& codes = block.codes;
-  if constexpr (Format::kBits == 6) {
+  if constexpr (Format::kBits == 1) {
+    return (codes[size(j / 8)] >> j % 8) % 2 == 1 ? 1 : -1;
+  } else if constexpr (Format::kLength == 64) {
+    constexpr int kPowers[] = {1, 4, 16, 64};
+    return codes[size(j / 4)] / kPowers[j % 4] % 4 - 1;
+  } else if constexpr (Format::kBits < 4) {
+    const Index first = Format::kBits == 3 ? 32 : 0;
+    constexpr int kPowers[] = {1, 4, 16, 64};
+    const int low = codes[size(first + j / 128 * 32 + j % 32)] / kPowers[j / 32 % 4] % 4;
+    const bool third = first > 0 && (codes[size(j % 32)] >> j / 32) % 2 == 1;
+    if (first > 0) return third ? low : low - 4;
+    return Format::kZeroPoint == quant::ZeroPoint::minimum ? low : low - 1;
+  } else if constexpr (Format::kBits == 6) {
     const Index half = j / 128, part = j / 32 % 4;
     const int low = codes[size(64 * half + 32 * (part % 2) + j % 32)] >> (part < 2 ? 0 : 4);
     const int high = codes[size(128 + 32 * half + j % 32)] >> 2 * part;
@@ -68,12 +81,45 @@ int code_in_super_block(const typename Format::Block& block, Index j) {
 inline int small_minimum(const std::array<std::uint8_t, 12>& s, Index g) {
   return g < 4 ? s[size(g + 4)] % 64 : s[size(g + 4)] / 16 + s[size(g)] / 64 * 16;
 }
-template <class Format>
-int small_scale(const typename Format::Block& block, Index j) {
-  const auto& s = block.scales;
+inline int small_minimum(const std::array<std::uint8_t, 16>& s, Index g) { return s[size(g)] / 16; }
+template <class Format, class Scales>
+int plain_small_scale(const Scales& s, Index j) {
+  if constexpr (Format::kBits == 2) return s[size(j / 16)] % 16;
   if constexpr (Format::kBits == 6) return s[size(j / 16)];
   const Index g = j / 32;
   return g < 4 ? s[size(g)] % 64 : s[size(g + 4)] % 16 + s[size(g - 4)] / 64 * 16;
+}
+template <class Format>
+int small_scale(const typename Format::Block& block, Index j) {
+  if constexpr (Format::kGroupLength > 32) {
+    return 1;
+  } else if constexpr (Format::kBits == 3) {
+    const Index g = j / 16;
+    const int low = block.scales[size(g % 8)], high = block.scales[size(8 + g % 4)];
+    constexpr int kPowers[] = {1, 4, 16, 64};
+    return (g < 8 ? low % 16 : low / 16) + high / kPowers[g / 4] % 4 * 16 - 32;
+  } else {
+    return plain_small_scale<Format>(block.scales, j);
+  }
+}
+
+// The level that a code of 4 bits means. IQ4: ggml's table. Floats of 4 bits, twice: a sign, an
+// exponent of two bits with bias 1, one bit after the point.
+inline int level_of(quant::MXFP4, int code) {
+  const int exponent = code / 2 % 4, fraction = code % 2;
+  const int magnitude = exponent == 0 ? fraction : (2 + fraction) << (exponent - 1);
+  return code < 8 ? magnitude : -magnitude;
+}
+inline int iq4_level(int code) {
+  constexpr int kLevels[] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                             1,    13,   25,  38,  53,  69,  89,  113};
+  return kLevels[code];
+}
+inline int level_of(quant::IQ4_NL, int code) { return iq4_level(code); }
+inline int level_of(quant::IQ4_XS, int code) { return iq4_level(code); }
+inline int small_scale_of_iq4(const quant::IQ4_XS::Block& block, Index g) {
+  const int low = g % 2 == 0 ? block.scales[size(g / 2)] % 16 : block.scales[size(g / 2)] / 16;
+  return low + 16 * (block.upper_scales >> (2 * g) & 3) - 32;
 }
 
 // Row-major weights (n, k) as files have them.
@@ -85,6 +131,11 @@ struct Weights<Format> {
   using Block = typename Format::Block;
   static constexpr Index kLength = Format::kLength;
   static constexpr bool kHasMinimum = Format::kZeroPoint == quant::ZeroPoint::minimum;
+  // Of what is multiplied.
+  static constexpr int kProductBits = [] {
+    if constexpr (quant::LevelFormat<Format>) return Format::kLevelBits;
+    return Format::kBits;
+  }();
   Index n = 0;
   Index k = 0;
   std::vector<Block> blocks;  // (n, row_blocks())
@@ -95,7 +146,12 @@ struct Weights<Format> {
 
   // The integer that the block's scale multiplies: code j, times its small scale if it has one.
   static int code(const Block& block, Index j) {
-    if constexpr (quant::SuperBlockFormat<Format>) {
+    if constexpr (quant::LevelFormat<Format>) {
+      const int byte = block.codes[size(j / 32 * 16 + j % 16)];
+      const int level = level_of(Format(), j / 16 % 2 == 0 ? byte % 16 : byte / 16);
+      if constexpr (Format::kLength == 256) return level * small_scale_of_iq4(block, j / 32);
+      return level;
+    } else if constexpr (quant::SuperBlockFormat<Format>) {
       return code_in_super_block<Format>(block, j) * small_scale<Format>(block, j);
     } else if constexpr (Format::kBits == 8) {
       const int byte = block.codes[size(j)];
@@ -117,7 +173,7 @@ struct Weights<Format> {
   }
   static double minimum(const Block& block, Index j) {
     if constexpr (quant::SuperBlockFormat<Format> && kHasMinimum)
-      return -to_double(block.minimum) * small_minimum(block.scales, j / 32);
+      return -to_double(block.minimum) * small_minimum(block.scales, j / Format::kGroupLength);
     else if constexpr (kHasMinimum)
       return to_double(block.minimum);
     else
@@ -133,8 +189,12 @@ struct Weights<Format> {
     using Scale = typename Format::Scale;
     std::uniform_real_distribution<float> magnitude(0.5f / 64, 1.5f / 64);
     const auto scale = [&] {
-      const float x = magnitude(random);
-      return quant::round_to<Scale>(random() % 2 == 0 ? x : -x);
+      if constexpr (std::is_same_v<Scale, HalfE8M0>) {
+        return HalfE8M0{static_cast<std::uint8_t>(121 + random() % 3)};
+      } else {
+        const float x = magnitude(random);
+        return quant::round_to<Scale>(random() % 2 == 0 ? x : -x);
+      }
     };
     Weights w{n, k, {}};
     w.blocks.resize(size(n * w.row_blocks()));
@@ -142,8 +202,11 @@ struct Weights<Format> {
       b.scale = scale();
       if constexpr (kHasMinimum) b.minimum = scale();
       for (std::uint8_t& byte : b.codes) byte = static_cast<std::uint8_t>(random());
-      if constexpr (quant::SuperBlockFormat<Format>) {
+      if constexpr (quant::SuperBlockFormat<Format> && requires { b.scales; }) {
         for (auto& s : b.scales) s = static_cast<std::int8_t>(random() | 0x11);  // none is zero
+      }
+      if constexpr (std::is_same_v<Format, quant::IQ4_XS>) {
+        b.upper_scales = static_cast<std::uint16_t>(random());
       }
     }
     return w;
@@ -319,20 +382,23 @@ Expected expected_product(const Activations& a, const Weights<Format>& w) {
           const auto& block = w.block(column, b * kLength / Format::kLength);
           const Index first = b * kLength % Format::kLength;  // in the block
           double products = 0;
-          double codes = 0;
+          double minimums = 0;
           for (Index j = 0; j < kLength; ++j) {
             const double x = a.codes[size(row * a.code_stride() + b * kLength + j)];
             products += x * Weights<Format>::code(block, first + j);
-            codes += x;
+            minimums += x * Weights<Format>::minimum(block, first + j);
           }
           const double x_scale = a.scales[size(row * a.n_blocks() + b)];
           const double main = to_double(block.scale) * x_scale * products;
-          const double rest = Weights<Format>::minimum(block, first) * x_scale * codes;
+          const double rest = x_scale * minimums;
           sum += main + rest;
           magnitudes += std::abs(main) + std::abs(rest);
         }
         const Index n_terms = a.n_blocks() * (Weights<Format>::kHasMinimum ? 2 : 1);
-        n_roundings = static_cast<double>(n_terms) - 1 + 2 + 1;
+        // Two terms that are added before they are scaled: three roundings.
+        const bool adds_first =
+            quant::SuperBlockFormat<Format> && Format::kBits == 2 && Weights<Format>::kHasMinimum;
+        n_roundings = static_cast<double>(n_terms) - 1 + 2 + 1 + (adds_first ? 1 : 0);
       } else {
         for (Index i = 0; i < a.k; ++i) {
           const double term = double{a.x[size(row * a.stride() + i)]} * w.weight(column, i);

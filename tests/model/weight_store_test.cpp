@@ -256,7 +256,7 @@ TEST_CASE("weights that a conversion cannot hold are errors that say where") {
       rows[i] = std::byte{0x70};  // an exponent that f16 holds, or the lower half of an f16
     }
     rows[(18 * 2 + 1) * c.block + c.at] = c.value;
-    Store store(1, graph::AllFormats{});
+    Store store(1, graph::CommonFormats{});
     REQUIRE(store.add(Slot::token_embd, -1, c.type, kRows, kK, rows));
     InlineExecutor executor;
     const auto packed = store.pack(executor);
@@ -309,7 +309,7 @@ TEST_CASE("matrices in types without kernels are converted, rows in a file's ord
       for (std::size_t i = 0; i < source.size(); i += 17) source[i] = std::byte{0x78};
     }
     const quant::ReadOnlyType& type = *quant::read_only_type(c.type);
-    Store store(1, graph::AllFormats{});
+    Store store(1, graph::CommonFormats{});
     REQUIRE(store.add(Slot::token_embd, -1, type, kN, c.k, source));
     REQUIRE(store.conversions().size() == 1);
     CHECK(to_string(store.conversions()[0]) == std::string("1 matrix in ") +
@@ -336,14 +336,52 @@ TEST_CASE("matrices in types without kernels are converted, rows in a file's ord
       }
     }
     CHECK(error <= (type.scale != nullptr ? 0 : 0.01) * size);
+
+    // A program that has kernels for the type computes with its codes.
+    if (!type.exact) continue;
+    Store all(1, graph::AllFormats{});
+    REQUIRE(all.add(Slot::token_embd, -1, type, kN, c.k, source));
+    CHECK(all.conversions().empty());
+    REQUIRE(all.pack(executor));
+    const graph::Weight& kept = all.table().at(Slot::token_embd, -1);
+    CHECK(kept.ops->format == *type.exact);
+    for (Index r = 0; r < kN; ++r) {
+      quant::read_row(type, source.data() + static_cast<std::size_t>(r) * row_bytes, exact);
+      kept.ops->row(kept.data, kN, c.k, r, row.data());
+      CHECK(row == exact);
+    }
   }
   // Bytes that are too few.
-  Store store(1, graph::AllFormats{});
+  Store store(1, graph::CommonFormats{});
   const std::vector<std::byte> few(64);
   const auto added =
       store.add(Slot::token_embd, -1, *quant::read_only_type(io::GgmlType::iq4_nl), kN, kK, few);
   REQUIRE(!added);
   CHECK(added.error().message == "64 bytes are not (40, 64) weights of IQ4_NL");
+}
+
+TEST_CASE("TQ1_0 becomes the same weights in TQ2_0, Q2_K stays, where programs have these") {
+  for (const auto& [from, to] :
+       {std::pair{io::GgmlType::tq1_0, Format::tq2_0}, {io::GgmlType::q2_k, Format::q2_k}}) {
+    const std::size_t row_bytes = io::type_traits(from).type_size;
+    std::vector<std::byte> rows(row_bytes * kN);
+    std::mt19937 random(6);
+    for (std::byte& byte : rows) byte = static_cast<std::byte>(random() % 0x7000 >> 8);
+    const quant::ReadOnlyType& type = *quant::read_only_type(from);
+    Store store(1, graph::AllFormats{});
+    REQUIRE(store.add(Slot::token_embd, -1, type, kN, 256, rows));
+    CHECK(store.conversions().size() == (from == io::GgmlType::q2_k ? 0 : 1));
+    InlineExecutor executor;
+    REQUIRE(store.pack(executor));
+    const graph::Weight& w = store.table().at(Slot::token_embd, -1);
+    CHECK(w.ops->format == to);
+    std::vector<float> row(256), exact(256);
+    for (Index r = 0; r < kN; ++r) {
+      quant::read_row(type, rows.data() + static_cast<std::size_t>(r) * row_bytes, exact);
+      w.ops->row(w.data, kN, 256, r, row.data());
+      CHECK(row == exact);
+    }
+  }
 }
 
 TEST_CASE(

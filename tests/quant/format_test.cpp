@@ -21,6 +21,7 @@ static_assert(bits_per_weight(Format::q4_0) == 4.5 && bits_per_weight(Format::q4
 static_assert(bits_per_weight(Format::q5_0) == 5.5 && bits_per_weight(Format::q4_k) == 4.5);
 static_assert(bits_per_weight(Format::q6_k) == 6.5625);
 static_assert(bits_per_weight(Format::q3_h) == 3.5 && bits_per_weight(Format::q2_h) == 2.5);
+static_assert(bits_per_weight(Format::iq4_xs) == 4.25 && bits_per_weight(Format::mxfp4) == 4.25);
 static_assert(bits_per_weight(Format::q8_0) == 8.5 && bits_per_weight(Format::u8_affine) == 8);
 static_assert(visit_format(Format::q4_1, [](auto tag) {
   return std::is_same_v<typename decltype(tag)::type, Q4_1>;
@@ -40,7 +41,7 @@ TEST_CASE("names go both ways, in either case") {
   CHECK(names.size() == kFormats.size());
   CHECK(*format_from_name("Q4_0") == Format::q4_0);
   CHECK(*format_from_name("BF16") == Format::bf16);
-  for (const char* bad : {"", "q4", "q4_0 ", "q4_00", "unknown", "Q2_K"}) {
+  for (const char* bad : {"", "q4", "q4_0 ", "q4_00", "unknown", "Q8_K"}) {
     CAPTURE(bad);
     const auto none = format_from_name(bad);
     REQUIRE(!none);
@@ -63,11 +64,11 @@ TEST_CASE("every format has its own type, and GGUF's types map to ours") {
     // Two independent tables must agree on sizes.
     CHECK(*row_bytes(format, 256) == *nibble::io::row_bytes(*type, 256));
   }
-  for (const auto type : {GgmlType::q2_k, GgmlType::i8, GgmlType::q8_1, GgmlType{999}}) {
+  for (const auto type : {GgmlType::iq2_xs, GgmlType::i8, GgmlType::q8_1, GgmlType{999}}) {
     REQUIRE(!format_of(type));
     CHECK(format_of(type).error().code == Errc::unsupported);
   }
-  CHECK(format_of(GgmlType::q2_k).error().message.find("Q2_K") != std::string::npos);
+  CHECK(format_of(GgmlType::iq2_xs).error().message.find("IQ2_XS") != std::string::npos);
   CHECK(format_of(GgmlType{999}).error().message.find("999") != std::string::npos);
 }
 
@@ -88,11 +89,13 @@ TEST_CASE("sizes of rows") {
 TEST_CASE("rows convert both ways at any alignment, and refuse wrong sizes") {
   // Upper bounds of the RMSE of standard normal weights in each format.
   const std::pair<Format, double> at_most[] = {
-      {Format::f32, 0.0},       {Format::f16, 4e-4},   {Format::bf16, 3e-3},
-      {Format::q8_0, 7e-3},     {Format::q4_0, 0.11},  {Format::q4_1, 0.1},
-      {Format::q5_0, 0.055},    {Format::q5_1, 0.045}, {Format::q4_k, 0.08},
-      {Format::q5_k, 0.04},     {Format::q6_k, 0.02},  {Format::i8_channel, 0.01},
-      {Format::u8_affine, 0.01}};
+      {Format::f32, 0.0},        {Format::f16, 4e-4},    {Format::bf16, 3e-3},
+      {Format::q8_0, 7e-3},      {Format::q4_0, 0.11},   {Format::q4_1, 0.1},
+      {Format::q5_0, 0.055},     {Format::q5_1, 0.045},  {Format::q4_k, 0.08},
+      {Format::q5_k, 0.04},      {Format::q6_k, 0.02},   {Format::i8_channel, 0.01},
+      {Format::u8_affine, 0.01}, {Format::q2_k, 0.35},   {Format::q3_k, 0.18},
+      {Format::tq2_0, 1.0},      {Format::q2_0, 0.8},    {Format::q1_0, 0.7},
+      {Format::iq4_nl, 0.08},    {Format::iq4_xs, 0.09}, {Format::mxfp4, 0.13}};
   const auto x = test::normal_row(512, 1.0f, 8);
   for (const auto& limit : at_most) {
     const Format format = limit.first;
@@ -154,6 +157,9 @@ TEST_CASE("a weight that a format cannot hold is an error that says which") {
       {Format::q4_k, 63.0f * 15.0f * 65000.0f, 63.0f * 15.0f * 66000.0f},
       {Format::q5_k, 63.0f * 31.0f * 65000.0f, 63.0f * 31.0f * 66000.0f},
       {Format::q6_k, 128.0f * 31.0f * 65000.0f, 0x1p31f},
+      {Format::iq4_nl, 113.0f * 65000.0f, 0x1p24f},
+      {Format::iq4_xs, 32.0f * 113.0f * 65000.0f, 0x1p29f},
+      {Format::mxfp4, 0x1p119f, 0x1.8p120f},
       {Format::i8_channel, 0x1p120f, 0x1.8p120f},
       {Format::u8_affine, 0x1p120f, 0x1.8p120f},
   };

@@ -55,7 +55,15 @@ inline constexpr bool kHasMinimum = F::kZeroPoint == ZeroPoint::minimum;
 template <class F>
 int level(const typename F::Block& block, int i) {
   int code;
-  if constexpr (F::kBits < 4) {  // as the 4-bit code that it stands for, less 8
+  if constexpr (F::kBits == 1) {
+    return (block.codes[static_cast<std::size_t>(i / 8)] >> i % 8) % 2 == 1 ? 1 : -1;
+  } else if constexpr (F::kBits == 2 && F::kLength == 64) {
+    return (block.codes[static_cast<std::size_t>(i / 4)] >> i % 4 * 2) % 4 - 1;
+  } else if constexpr (F::kBits < 4 && F::kLength == 256) {
+    constexpr int kPowers[] = {1, 4, 16, 64};
+    return block.codes[static_cast<std::size_t>(i / 128 * 32 + i % 32)] / kPowers[i / 32 % 4] % 4 -
+           1;
+  } else if constexpr (F::kBits < 4) {  // as the 4-bit code that it stands for, less 8
     const int first = F::kBits == 3 ? 4 : 0, byte = first + i % 16 / 8 * 4 + i % 4;
     const int shift = (i % 8 < 4 ? 0 : 4) + (i < 16 ? 0 : 2);
     code = block.codes[static_cast<std::size_t>(byte)] >> shift & 3;

@@ -37,6 +37,12 @@ static_assert(group<quant::Q3_H>(2 * 32) == 64 + 16 * 2 * 12);
 static_assert(group<quant::Q2_H>(2 * 32) == 64 + 16 * 2 * 8);
 static_assert(group<quant::Q4_K>(256) == 16 * 144 && group<quant::Q5_K>(256) == 16 * 176);
 static_assert(group<quant::Q6_K>(256) == 16 * 212);
+static_assert(group<quant::Q2_K>(256) == 16 * 84 && group<quant::Q3_K>(256) == 16 * 112);
+static_assert(group<quant::TQ2_0>(256) == 16 * 68);
+static_assert(group<quant::Q2_0>(64) == 16 * 20 && group<quant::Q1_0>(128) == 16 * 20);
+static_assert(group<quant::IQ4_NL>(2 * 32) == 64 + 16 * 2 * 16);
+static_assert(group<quant::MXFP4>(4 * 32) == 64 + 16 * 4 * 16);
+static_assert(group<quant::IQ4_XS>(256) == 16 * 136);
 static_assert(group<Q4Bf16>(2 * 64) == 64 + 16 * 2 * 32);
 static_assert(group<Q8F32>(32) == 64 + 16 * 32);
 static_assert(group<Q4Minimum128>(2 * 128) == 64 + 64 + 16 * 2 * 64);
@@ -81,7 +87,7 @@ std::vector<int> documented(const Weights<Format>& w) {
   using Scale = typename Format::Scale;
   constexpr int kScaleBytes = static_cast<int>(sizeof(Scale));
   constexpr bool kSigned8 = Format::kBits == 8 && !Weights<Format>::kHasMinimum;
-  constexpr int kBlocks = kScaleBytes == 2 ? 2 : 1;
+  constexpr int kBlocks = 4 / kScaleBytes;  // 64 bytes of scales
   constexpr int kCodeBytes = Format::kLength * Format::kBits / 8;
   const int n_groups = static_cast<int>((w.row_blocks() + kBlocks - 1) / kBlocks);
   std::vector<int> bytes;
@@ -129,9 +135,10 @@ std::vector<int> stored(const AlignedBuffer& memory) {
 
 // The bytes of a panel of whole super-blocks, likewise.
 template <class Format>
-std::vector<int> documented_super_blocks(const Weights<Format>& w) {
-  constexpr bool kIsQ6 = Format::kBits == 6;
-  constexpr int kUpper = Format::kBits - 4;
+std::vector<int> documented_k_blocks(const Weights<Format>& w) {
+  constexpr bool kIsFew = Format::kBits < 4;
+  constexpr bool kIsGroups16 = Format::kGroupLength == 16;
+  constexpr int kUpper = Format::kBits - (kIsFew ? 2 : 4), kBelow = kIsFew ? 4 : 16;
   std::vector<int> bytes;
   const auto for_rows = [&](const auto& byte_of) {
     for (int row = 0; row < 16; ++row) {
@@ -142,38 +149,66 @@ std::vector<int> documented_super_blocks(const Weights<Format>& w) {
     for_rows([&](Index row, int i) {
       const auto& block = w.block(row, b);
       int bits = block.scale.bits;
-      if constexpr (!kIsQ6) bits |= block.minimum.bits << 16;
+      if constexpr (Weights<Format>::kHasMinimum) bits |= block.minimum.bits << 16;
       return static_cast<unsigned>(bits) >> 8 * i & 255;
     });
-    for (int chunk = 0; chunk < (kIsQ6 ? 4 : 3); ++chunk) {
-      for_rows([&](Index row, int i) {
-        const int at = kIsQ6 && (i == 1 || i == 2) ? 3 - i : i;
-        return static_cast<std::uint8_t>(w.block(row, b).scales[size(4 * chunk + at)]);
-      });
+    if constexpr (requires { w.block(0, b).scales; }) {
+      for (std::size_t chunk = 0; chunk < w.block(0, b).scales.size() / 4; ++chunk) {
+        for_rows([&](Index row, int i) {
+          const int at = kIsGroups16 && (i == 1 || i == 2) ? 3 - i : i;
+          return static_cast<std::uint8_t>(w.block(row, b).scales[4 * chunk + size(at)]);
+        });
+      }
+    }
+    if constexpr (Format::kLength < 256) {  // 32 / kBits weights of a chunk
+      constexpr int kPerChunk = 32 / Format::kBits;
+      for (int chunk = 0; chunk < Format::kLength / kPerChunk; ++chunk) {
+        for_rows([&](Index row, int i) {
+          int byte = 0;
+          for (int c = 0; c < kPerChunk / 4; ++c) {
+            const int at = kPerChunk * chunk + 4 * c + i;
+            const int code = nibble_test::code_in_super_block<Format>(w.block(row, b), at) + 1;
+            byte |= (Format::kBits == 1 ? code / 2 : code) << Format::kBits * c;
+          }
+          return byte;
+        });
+      }
+      continue;
     }
     for (int step = 0; step < 8; ++step) {
       const auto code = [&](Index row, int j) {
+        constexpr int kOffset = Format::kBits == 6 ? 32 : Format::kBits == 3 ? 4 : 1;
         return nibble_test::code_in_super_block<Format>(w.block(row, b), 32 * step + j) +
-               (kIsQ6 ? 32 : 0);
+               (Weights<Format>::kHasMinimum ? 0 : kOffset);
       };
       // Of the low and the high half of byte i of chunk c of 4-bit codes.
-      const auto low = [&](int c, int i) { return (kIsQ6 ? c / 2 * 16 + c % 2 * 4 : 4 * c) + i; };
-      constexpr int kApart = kIsQ6 ? 8 : 16;
+      const auto low = [&](int c, int i) {
+        return (kIsGroups16 ? c / 2 * 16 + c % 2 * 4 : 4 * c) + i;
+      };
+      constexpr int kApart = kIsGroups16 ? 8 : 16;
       for (int chunk = 0; chunk < kUpper; ++chunk) {
         for_rows([&](Index row, int i) {
-          if constexpr (kIsQ6) {
+          if constexpr (Format::kBits == 6) {
             const int first = low(2 * chunk, i), next = low(2 * chunk + 1, i);
             return code(row, first) / 16 << 4 | code(row, first + kApart) / 16 |
                    code(row, next) / 16 << 6 | code(row, next + kApart) / 16 << 2;
           } else {
-            return upper_bits([&](int j) { return code(row, j) / 16; }, i, kApart);
+            int byte = 0;
+            for (int c = 0; c < 4; ++c) {
+              byte |= code(row, low(c, i)) / kBelow << (4 + c);
+              byte |= code(row, low(c, i) + kApart) / kBelow << c;
+            }
+            return byte;
           }
         });
       }
-      for (int chunk = 0; chunk < 4; ++chunk) {
+      for (int chunk = 0; chunk < (kIsFew ? 2 : 4); ++chunk) {
         for_rows([&](Index row, int i) {
-          const int j = low(chunk, i);
-          return code(row, j) % 16 | code(row, j + kApart) % 16 << 4;
+          const auto two = [&](int c) {
+            return code(row, low(c, i)) % kBelow | code(row, low(c, i) + kApart) % kBelow
+                                                       << (kIsFew ? 2 : 4);
+          };
+          return kIsFew ? two(2 * chunk) | two(2 * chunk + 1) << 4 : two(chunk);
         });
       }
     }
@@ -181,11 +216,34 @@ std::vector<int> documented_super_blocks(const Weights<Format>& w) {
   return bytes;
 }
 
+template <class Format>
+std::vector<int> documented_super_blocks(const Weights<Format>& w) {
+  if constexpr (quant::LevelFormat<Format>) {
+    // IQ4_XS: the scale and the upper bits of the small ones, the small ones, the codes of a step
+    // as in its 16 bytes. These are the words of the block in their order.
+    std::vector<int> words;
+    for (Index b = 0; b < w.row_blocks(); ++b) {
+      for (std::size_t i = 0; i < sizeof(typename Format::Block); i += 4) {
+        for (Index row = 0; row < 16; ++row) {
+          unsigned char word[4] = {};
+          if (row < w.n) {
+            std::memcpy(word, reinterpret_cast<const char*>(&w.block(row, b)) + i, 4);
+          }
+          words.insert(words.end(), word, word + 4);
+        }
+      }
+    }
+    return words;
+  } else {
+    return documented_k_blocks(w);
+  }
+}
+
 }  // namespace
 
 TEST_CASE_TEMPLATE("blocks are packed as documented, and come back", Format, quant::Q4_0,
                    quant::Q4_1, quant::Q5_0, quant::Q5_1, quant::Q8_0, Q4Bf16, Q8F32, Q4Minimum128,
-                   Q8Minimum64, quant::Q3_H, quant::Q2_H) {
+                   Q8Minimum64, quant::Q3_H, quant::Q2_H, quant::IQ4_NL, quant::MXFP4) {
   using P = Packed<Format>;
   std::mt19937 random(1);
   for (const Index n : {1, 2, 15, 16, 17, 33}) {
@@ -214,7 +272,8 @@ TEST_CASE_TEMPLATE("blocks are packed as documented, and come back", Format, qua
       for (Index row = 0; row < rows; ++row) {
         for (Index b = row < n ? w.row_blocks() : 0; b < P::padded_k(k) / P::kLength; ++b) {
           const auto block = P::unpack_block(packed.panel(row / 16), row % 16, b);
-          if (to_double(block.scale) != 0 || Weights<Format>::minimum(block, 0) != 0) ++faults;
+          if (to_double(block.scale) * Weights<Format>::code(block, 0) != 0) ++faults;
+          if (Weights<Format>::minimum(block, 0) != 0) ++faults;
           for (const auto byte : block.codes) faults += byte != 0;
         }
       }
@@ -230,7 +289,8 @@ TEST_CASE_TEMPLATE("blocks are packed as documented, and come back", Format, qua
 }
 
 TEST_CASE_TEMPLATE("super-blocks are packed as documented, and come back", Format, quant::Q4_K,
-                   quant::Q5_K, quant::Q6_K) {
+                   quant::Q5_K, quant::Q6_K, quant::Q2_K, quant::Q3_K, quant::TQ2_0, quant::Q2_0,
+                   quant::Q1_0, quant::IQ4_XS) {
   using P = Packed<Format>;
   std::mt19937 random(4);
   for (const Index n : {1, 15, 16, 17}) {

@@ -31,9 +31,10 @@ struct Vectors {
 
 std::optional<Vectors> vectors(std::string name) {
   if (name.back() == 'k') name.back() = 'K';
+  name += name == "iq4_nl" ? ".quantize_chunk" : ".both";
   const auto input = test::data_path("quant-vectors/input_64x256.f32");
   if (!input) return std::nullopt;
-  const std::string stored = *test::data_path("quant-vectors/" + name + ".both.bin");
+  const std::string stored = *test::data_path("quant-vectors/" + name + ".bin");
   return Vectors{as<float>(test::read_file(*input)), test::read_file(stored),
                  as<float>(test::read_file(stored + ".dequant.f32"))};
 }
@@ -57,9 +58,9 @@ std::vector<typename F::Block> blocks_of(const Vectors& v) {
 }  // namespace
 
 TEST_CASE("stored bytes and dequantized weights equal ggml's") {
-  for (const Format format :
-       {Format::f16, Format::bf16, Format::q4_0, Format::q4_1, Format::q5_0, Format::q5_1,
-        Format::q8_0, Format::q4_k, Format::q5_k, Format::q6_k}) {
+  for (const Format format : {Format::f16, Format::bf16, Format::q4_0, Format::q4_1, Format::q5_0,
+                              Format::q5_1, Format::q8_0, Format::q4_k, Format::q5_k, Format::q6_k,
+                              Format::q2_k, Format::q3_k, Format::iq4_nl, Format::iq4_xs}) {
     const auto v = vectors(to_string(format));
     if (!v) return;
     CAPTURE(to_string(format));
@@ -78,10 +79,11 @@ TEST_CASE("quantized activations equal ggml's") {
 
 TEST_CASE("errors of ggml's blocks are as its manifest says") {
   const std::pair<Format, double> expected[] = {
-      {Format::f16, 6.75176859e-05}, {Format::bf16, 0.000533434102}, {Format::q4_0, 0.0294271873},
-      {Format::q4_1, 0.0318386285},  {Format::q5_0, 0.0152415232},   {Format::q5_1, 0.0135710928},
-      {Format::q8_0, 0.00190647093}, {Format::q4_k, 0.0276667223},   {Format::q5_k, 0.0131207705},
-      {Format::q6_k, 0.00586679158}};
+      {Format::f16, 6.75176859e-05},  {Format::bf16, 0.000533434102}, {Format::q4_0, 0.0294271873},
+      {Format::q4_1, 0.0318386285},   {Format::q5_0, 0.0152415232},   {Format::q5_1, 0.0135710928},
+      {Format::q8_0, 0.00190647093},  {Format::q4_k, 0.0276667223},   {Format::q5_k, 0.0131207705},
+      {Format::q6_k, 0.00586679158},  {Format::q2_k, 0.123502508},    {Format::q3_k, 0.0521443521},
+      {Format::iq4_nl, 0.0280504298}, {Format::iq4_xs, 0.0284182041}};
   for (const auto& [format, rmse] : expected) {
     const auto v = vectors(to_string(format));
     if (!v) return;
@@ -92,9 +94,9 @@ TEST_CASE("errors of ggml's blocks are as its manifest says") {
 }
 
 TEST_CASE("the comparisons say no: one bit of one byte, one scale 1 % off") {
-  for (const Format format :
-       {Format::f16, Format::bf16, Format::q4_0, Format::q4_1, Format::q5_0, Format::q5_1,
-        Format::q8_0, Format::q4_k, Format::q5_k, Format::q6_k}) {
+  for (const Format format : {Format::f16, Format::bf16, Format::q4_0, Format::q4_1, Format::q5_0,
+                              Format::q5_1, Format::q8_0, Format::q4_k, Format::q5_k, Format::q6_k,
+                              Format::q2_k, Format::q3_k, Format::iq4_nl, Format::iq4_xs}) {
     auto v = vectors(to_string(format));
     if (!v) return;
     CAPTURE(to_string(format));

@@ -16,8 +16,8 @@ namespace {
 using namespace nibble::quant;
 using nibble::f16;
 
-#define SYMMETRIC_FORMATS Q4_0, Q5_0, Q8_0, Q3_H, Q2_H
-#define WEIGHTED_FORMATS SYMMETRIC_FORMATS, Q4_1, Q5_1, Q4_K, Q5_K, Q6_K
+#define SYMMETRIC_FORMATS Q4_0, Q5_0, Q8_0, Q3_H, Q2_H, TQ2_0, Q2_0, Q1_0
+#define WEIGHTED_FORMATS SYMMETRIC_FORMATS, Q4_1, Q5_1, Q4_K, Q5_K, Q6_K, Q2_K, Q3_K
 
 template <class F>
 bool same(const typename F::Block& a, const typename F::Block& b) {
@@ -40,7 +40,7 @@ double error_of(const std::vector<float>& x, const std::vector<float>& w,
 // The least error of a symmetric block with this scale.
 template <class F>
 double error_with(const std::vector<float>& x, const std::vector<float>& w, double scale) {
-  if (F::kBits < 4) {  // odd numbers of half steps, up to 7 or 6 scales
+  if (F::kBits < 4 && F::kLength == 32) {  // odd numbers of half steps, up to 7 or 6 scales
     const double step = F::kBits == 3 ? 2 : 4, top = F::kBits == 3 ? 7 : 6;
     double sum = 0;
     for (std::size_t i = 0; i < x.size(); ++i) {
@@ -50,8 +50,15 @@ double error_with(const std::vector<float>& x, const std::vector<float>& w, doub
     }
     return sum;
   }
-  const int low = F::kBits == 8 ? -127 : -(1 << (F::kBits - 1));
-  const int high = F::kBits == 8 ? 127 : (1 << (F::kBits - 1)) - 1;
+  if (F::kBits == 1) {
+    double sum = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      sum += double{w[i]} * std::pow(std::abs(x[i]) - std::abs(scale), 2);
+    }
+    return sum;
+  }
+  const int low = F::kBits == 8 ? -127 : F::kBits == 2 ? -1 : -(1 << (F::kBits - 1));
+  const int high = F::kBits == 8 ? 127 : F::kLength == 64 ? 2 : (1 << (F::kBits - 1)) - 1;
   double sum = 0;
   for (std::size_t i = 0; i < x.size(); ++i) {
     const double code = std::min<double>(high, std::max<double>(low, std::round(x[i] / scale)));
@@ -114,8 +121,9 @@ std::vector<Case> cases(std::size_t n, unsigned seed) {
 }  // namespace
 
 TEST_CASE_TEMPLATE("a symmetric block has the best of all scales", F, SYMMETRIC_FORMATS) {
-  for (unsigned seed = 1; seed <= 4; ++seed) {
+  for (unsigned seed = 1; seed <= (F::kLength == 32 ? 4 : 1); ++seed) {
     for (const Case& c : cases(F::kLength, 10 * seed)) {
+      if (c.name == "large" && F::kLength > 32) continue;  // beyond the scales
       CAPTURE(c.name);
       CAPTURE(seed);
       typename F::Block block;
@@ -230,7 +238,7 @@ TEST_CASE_TEMPLATE("a search is never worse than plain rounding", F, WEIGHTED_FO
   int n = 0;
   for (unsigned seed = 1; seed <= 12; ++seed) {
     for (const Case& c : cases(F::kLength, 100 * seed)) {
-      if (c.name == "large" && F::kLength == 256) continue;  // beyond some scales
+      if (c.name == "large" && F::kLength > 32) continue;  // beyond some scales
       for (const float* const w : {c.importance.data(), static_cast<const float*>(nullptr)}) {
         CAPTURE(c.name);
         CAPTURE(seed);
@@ -249,28 +257,33 @@ TEST_CASE_TEMPLATE("a search is never worse than plain rounding", F, WEIGHTED_FO
   }
   MESSAGE(std::string(to_string(kFormatOf<F>)), ": mean error relative to plain rounding ",
           std::exp((searched - plain) / n));
-  CHECK(std::exp((searched - plain) / n) < (F::kBits == 8 ? 0.99 : 0.9));
+  CHECK(std::exp((searched - plain) / n) < (F::kBits == 8 || F::kBits == 1 ? 0.99 : 0.9));
 }
 
-TEST_CASE("group scales of Q6_K are the best for the block's") {
+TEST_CASE_TEMPLATE("group scales are the best for the block's", F, Q6_K, Q3_K) {
+  constexpr int kScales = F::kBits == 6 ? 128 : 32;  // of each sign
+  constexpr double kHigh = F::kBits == 6 ? 31 : 3, kLow = -kHigh - 1;
   for (unsigned seed = 1; seed <= 5; ++seed) {
     const std::vector<float> x = test::normal_row(256, 0.05f, seed);
     const std::vector<float> w = random_importance(256, seed + 7);
-    Q6_K::Block block;
-    search_block<Q6_K>(x.data(), w.data(), block);
+    typename F::Block block;
+    search_block<F>(x.data(), w.data(), block);
     const double d = test::decode(block.scale);
     for (std::size_t g = 0; g < 16; ++g) {
       const auto error = [&](int s) {
         double sum = 0;
         for (std::size_t i = 16 * g; i < 16 * g + 16; ++i) {
           const double code =
-              s == 0 ? 0 : std::min(31.0, std::max(-32.0, std::round(x[i] / (d * s))));
+              s == 0 ? 0 : std::min(kHigh, std::max(kLow, std::round(x[i] / (d * s))));
           sum += double{w[i]} * (x[i] - d * s * code) * (x[i] - d * s * code);
         }
         return sum;
       };
-      const double now = error(block.scales[g]);
-      for (int s = -128; s < 128; ++s) CHECK(error(s) >= now * (1 - 1e-5));
+      const int low = block.scales[g % 8], upper = block.scales[8 + g % 4];  // of Q3_K
+      const double now =
+          error(F::kBits == 6 ? block.scales[g]
+                              : (g < 8 ? low % 16 : low / 16) - 32 + 16 * (upper >> g / 4 * 2 & 3));
+      for (int s = -kScales; s < kScales; ++s) CHECK(error(s) >= now * (1 - 1e-5));
     }
   }
 }

@@ -212,7 +212,8 @@ template <class Form>
 inline constexpr bool kWidens = false;
 template <quant::BlockFormat Format>
 inline constexpr bool kWidens<Format> =
-    quant::SuperBlockFormat<Format> || Format::kBits == 5 || Format::kBits < 4;
+    quant::SuperBlockFormat<Format> || quant::LevelFormat<Format> || Format::kBits == 5 ||
+    Format::kBits < 4;
 
 // What the tiles of a part fetch: the part that comes next, a share by each (see PanelPrefetcher).
 struct NextPart {
@@ -234,10 +235,11 @@ struct NextPart {
 };
 
 // Adds the products of m rows with the n_steps steps that follow the first `step` of k.
-template <int kMaxRows, class Steps, int kColumns>
+template <int kMaxRows, class Steps>
 HWY_INLINE void add_wide_part(const kernels::MatmulInput& input, Index m, Index step, int n_steps,
-                              const WideStep<kColumns>* steps, const NextPart& next,
+                              const typename Steps::Step* steps, const NextPart& next,
                               float* HWY_RESTRICT sums) {
+  constexpr int kColumns = Steps::kVectorsOfStep;
   const Index n_tiles = (m + kMaxRows - 1) / kMaxRows, turns = (n_steps + 1) / 2;
   Index row = 0;
   const auto add = [&]<int kRows>(std::integral_constant<int, kRows>) NIBBLE_ATTR {
@@ -270,7 +272,7 @@ HWY_NOINLINE void compute_wide_tiles(const kernels::MatmulArgs& args, Index colu
   constexpr int kTileRows = TileShape<Format>::kWideRows;
   constexpr Index kMaxRows = 64;  // whose sums are in memory
   constexpr int kPanels = kPanelsOf<kColumns>;
-  WideStep<kColumns> steps[Steps::kMaxSteps];
+  typename Steps::Step steps[Steps::kMaxSteps];
   HWY_ALIGN float sums[2][kMaxRows * kColumns * kLanes];
   const Index panel_bytes = L::panel_bytes(args.k);
   const Index panel = column / quant::kPanelRows;

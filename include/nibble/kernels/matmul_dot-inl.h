@@ -48,12 +48,21 @@ HWY_INLINE VI8 broadcast4(const std::int8_t* codes) {
   return hn::BitCast(DI8(), hn::Set(DI32(), word));
 }
 
+HWY_INLINE VF32 load_f32(const float* p) { return hn::LoadU(DF32(), p); }
+// Subnormal numbers grow from the least one by steps as large as it is; all others have their
+// exponent in the bits.
+HWY_INLINE VF32 load_f32(const HalfE8M0* p) {
+  const hn::Rebind<std::uint8_t, DF32> d8;
+  const VI32 e = hn::PromoteTo(DI32(), hn::LoadU(d8, reinterpret_cast<const std::uint8_t*>(p)));
+  const VI32 normal = hn::Sub(hn::ShiftLeft<23>(e), hn::Set(DI32(), 0x00800000));
+  const VI32 subnormal = hn::Add(hn::ShiftLeft<21>(e), hn::Set(DI32(), 0x00200000));
+  return hn::BitCast(DF32(), hn::Max(normal, subnormal));
+}
 template <class T>
 HWY_INLINE VF32 load_f32(const T* p) {  // f16 or bf16
   const hn::Rebind<std::uint16_t, DF32> d16;
   return widen(T{}, DF32(), hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(p)));
 }
-HWY_INLINE VF32 load_f32(const float* p) { return hn::LoadU(DF32(), p); }
 
 HWY_INLINE VU8 low_nibbles(VU8 v) { return hn::And(v, hn::Set(DU8(), 0x0F)); }
 HWY_INLINE VU8 high_nibbles(VU8 v) {
@@ -65,6 +74,30 @@ HWY_INLINE VU8 high_nibbles(VU8 v) {
 #else
   return hn::ShiftRight<4>(v);
 #endif
+}
+
+// The codes in the halves of bytes as products multiply them, and how many bits these have.
+template <class Format>
+inline constexpr int kDotBits = Format::kBits < 4 ? 4 : Format::kBits;
+template <quant::LevelFormat Format>
+inline constexpr int kDotBits<Format> = Format::kLevelBits;
+
+template <class Format>
+HWY_INLINE VU8 levels_of(VU8 codes) {
+  if constexpr (quant::LevelFormat<Format>) {
+    const VU8 levels = hn::LoadDup128(DU8(), quant::kStoredLevels<Format>.data());
+    return hn::TableLookupBytes(levels, codes);
+  } else {
+    return codes;
+  }
+}
+template <class Format>
+HWY_INLINE VU8 low_codes(VU8 both) {
+  return levels_of<Format>(low_nibbles(both));
+}
+template <class Format>
+HWY_INLINE VU8 high_codes(VU8 both) {
+  return levels_of<Format>(high_nibbles(both));
 }
 
 // ---- bf16 dot products -------------------------------------------------------------------------
@@ -125,6 +158,15 @@ enum class Correction { at_start, at_end, none };
 
 template <bool kSymmetric>
 inline constexpr Correction kAtStartIf = kSymmetric ? Correction::at_start : Correction::none;
+
+// -kOffset * sum(x), from -8 * sum(x) as MatmulInput has it.
+template <int kOffset>
+HWY_INLINE VI32 correction_of(VI32 code_sum) {
+  if constexpr (kOffset > 8)
+    return hn::ShiftLeft<(kOffset > 64 ? 4 : kOffset > 16 ? 2 : 1)>(code_sum);
+  if constexpr (kOffset < 8) return hn::ShiftRight<(kOffset > 2 ? 1 : 3)>(code_sum);
+  return code_sum;
+}
 
 // Unsigned times signed as one operation: VNNI's, or Highway's exact sequence.
 // Latency 5, two per cycle: ten independent sums are needed. A tile of a block format has eight, so
@@ -451,14 +493,17 @@ using FullRangeDotSum = DotSum<8, true, 0>;
 #endif
 
 // ---- Two scales in 32 weights ------------------------------------------------------------------
-// TwoScaleSum: the sum of 32 weights' products whose codes have an offset of 32, where the first 16
-// and the last 16 weights have integer scales of their own. `scales` has both in each lane, as
-// 16-bit numbers; `half_sums` is MatmulInput's. The total is an integer of at most
+// TwoScaleSum: the sum of 32 weights' products whose codes have an offset of kOffset (32, 4 or 0),
+// where the first 16 and the last 16 weights have integer scales of their own. `scales` has both in
+// each lane, as 16-bit numbers; `half_sums` is MatmulInput's. The total is an integer of at most
 // 2 * 16 * 32 * 127 * 128 < 2^24, so it is exact in f32. add() is told which half its terms belong
-// to.
+// to, and which of the half's four it is.
+template <int kOffset>
+inline constexpr bool kAreFewBits = kOffset < 32;  // codes of two or three
 #if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX3_DL && HWY_TARGET <= HWY_SSSE3
-// |pair| ≤ 2 * 63 * 127 = 16002: two of them fit 16 bits. The scale is the factor of the operation
-// that widens their sum.
+// 6 bits: |pair| ≤ 2 * 63 * 127 = 16002: two of them fit 16 bits. Few bits: |pair| ≤ 2 * 7 * 127 =
+// 1778, all four fit. The scale is the factor of the operation that widens their sum.
+template <int kOffset>
 struct TwoScaleSum {
   HWY_INLINE TwoScaleSum() {}
   Register<DI16> pairs;
@@ -468,26 +513,36 @@ struct TwoScaleSum {
     return half == 0 ? hn::DupEven(scales) : hn::DupOdd(scales);
   }
   HWY_INLINE void start(VI16 scales, std::int32_t half_sums) {
+    if constexpr (kOffset == 0) return sum.set(hn::Zero(DI32()));
     const VI16 sums = hn::BitCast(DI16(), hn::Set(DI32(), half_sums));
-    sum.set(hn::ShiftLeft<2>(hn::WidenMulPairwiseAdd(DI32(), scales, sums)));
+    sum.set(correction_of<kOffset>(hn::WidenMulPairwiseAdd(DI32(), scales, sums)));
   }
-  HWY_INLINE void add(VU8 codes, VI8 x, bool odd, int, VI16 scale) {
+  HWY_INLINE void add(VU8 codes, VI8 x, int term, int, VI16 scale) {
+    constexpr int kTerms = kAreFewBits<kOffset> ? 4 : 2;  // that are added up in 16 bits
     const VI16 products = hn::SatWidenMulPairwiseAdd(DI16(), codes, x);
-    if (!odd) return pairs.set(products);
+    if (term % kTerms == 0) return pairs.set(products);
+    if (term % kTerms < kTerms - 1) return add_in_order(pairs, products);
     add_in_order(sum, hn::WidenMulPairwiseAdd(DI32(), hn::Add(pairs.get(), products), scale));
   }
   HWY_INLINE VF32 total(VI16) const { return hn::ConvertTo(DF32(), sum.get()); }
 };
 #else
+template <int kOffset>
 struct TwoScaleSum {
   HWY_INLINE TwoScaleSum() {}
   DotSum<6, true, 32, false> first, second;
   static HWY_INLINE VI16 scale_of(VI16 scales, int) { return scales; }
   HWY_INLINE void start(VI16, std::int32_t half_sums) {
-    first.start(hn::Set(DI32(), 4 * static_cast<std::int16_t>(half_sums & 0xFFFF)));
-    second.start(hn::Set(DI32(), 4 * (half_sums >> 16)));
+    if constexpr (kOffset == 0) {
+      first.start(hn::Zero(DI32()));
+      second.start(hn::Zero(DI32()));
+    } else {
+      first.start(
+          correction_of<kOffset>(hn::Set(DI32(), static_cast<std::int16_t>(half_sums & 0xFFFF))));
+      second.start(correction_of<kOffset>(hn::Set(DI32(), half_sums >> 16)));
+    }
   }
-  HWY_INLINE void add(VU8 codes, VI8 x, bool, int half, VI16) {
+  HWY_INLINE void add(VU8 codes, VI8 x, int, int half, VI16) {
     if (half == 0) {
       first.add(codes, x, false);
     } else {
@@ -504,6 +559,11 @@ struct TwoScaleSum {
     }
   }
   HWY_INLINE VF32 total(VI16 scales) const {
+    if constexpr (kAreFewBits<kOffset>) {  // |sum| ≤ 16 * 7 * 127 fits 16 bits
+      const VI16 sums = hn::OddEven(hn::BitCast(DI16(), hn::ShiftLeft<16>(second.total())),
+                                    hn::BitCast(DI16(), first.total()));
+      return hn::ConvertTo(DF32(), hn::WidenMulPairwiseAdd(DI32(), sums, scales));
+    }
     const VI32 both = hn::BitCast(DI32(), scales);
     const VI32 scale0 = hn::ShiftRight<16>(hn::ShiftLeft<16>(both));
     const VI32 scale1 = hn::ShiftRight<16>(both);
@@ -513,6 +573,16 @@ struct TwoScaleSum {
   }
 };
 #endif
+
+// scale * total + minimum * (the sum of both halves' -8 * sum(x), times their integer minimums):
+// 32 weights' products where both halves have minimums, too. The sum is an integer of at most
+// 2 * 8 * 16 * 127 * 15 < 2^24.
+HWY_INLINE VF32 with_minimums(VF32 total, VF32 scale, VF32 minimum, VI16 minimums,
+                              std::int32_t half_sums) {
+  const VI16 sums = hn::BitCast(DI16(), hn::Set(DI32(), half_sums));
+  const VI32 products = hn::WidenMulPairwiseAdd(DI32(), sums, minimums);
+  return hn::MulAdd(total, scale, hn::Mul(hn::ConvertTo(DF32(), products), minimum));
+}
 
 #if NIBBLE_IS_NEON
 // ---- Inputs by element -------------------------------------------------------------------------

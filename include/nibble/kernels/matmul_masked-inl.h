@@ -91,7 +91,9 @@ class MaskedSteps {
   static constexpr int kBits = 4;
   static constexpr int kLength = kStep;
   static constexpr bool kHasMinimum = false;
+  static constexpr bool kHasPairs = true;
   static constexpr bool kTwoScales = false;
+  static constexpr int kOffset = 8;
   static constexpr int kGroup = 1;
   static constexpr int kTurn = 1;
   static constexpr Index kTurnBytes = 0;  // fetched here

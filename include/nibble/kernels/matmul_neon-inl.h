@@ -39,7 +39,7 @@ class Inputs {
   static constexpr int first_of(int part) { return (kAreNeighbours ? 32 : 16) * part; }
   // The place, in the two vectors, of what the low halves of chunk j are multiplied by.
   static constexpr int low(int j) {
-    return Steps::kBits < 8 && kAreNeighbours ? 4 * j + 4 * j / Steps::kApart * Steps::kApart
+    return Steps::kHasPairs && kAreNeighbours ? 4 * j + 4 * j / Steps::kApart * Steps::kApart
                                               : 4 * j;
   }
   static constexpr int high(int j) { return low(j) + (kAreNeighbours ? Steps::kApart : 16); }
@@ -61,7 +61,7 @@ class Inputs {
 // The sum of the integers of half kHalf of 32 weights, where halves have sums of their own.
 template <int kHalf, class Dot>
 HWY_INLINE auto& sum_of_half(Dot& dot) {
-  if constexpr (std::is_same_v<Dot, TwoScaleSum>) {
+  if constexpr (requires { dot.template half<kHalf>(); }) {
     return dot.template half<kHalf>();
   } else {
     return dot;
@@ -72,9 +72,9 @@ template <int kChunk, class Steps, class Dot>
 HWY_INLINE void add_chunk(const Inputs<Steps>& x, const CodePair (&w)[Steps::kChunks], Dot& dot) {
   using X = Inputs<Steps>;
   auto& sum = sum_of_half<kChunk / 2>(dot);
-  const bool is_odd = Steps::kBits == 8 && kChunk % 2 != 0;
+  const bool is_odd = !Steps::kHasPairs && kChunk % 2 != 0;
   x.template add_to<X::low(kChunk)>(sum, w[kChunk].low.get(), is_odd);
-  if constexpr (Steps::kBits < 8) {
+  if constexpr (Steps::kHasPairs) {
     x.template add_to<X::high(kChunk)>(sum, w[kChunk].high.get(), true);
   }
 }
@@ -152,8 +152,9 @@ struct Rows {
 template <bool kRowScale, int kRows, int kColumns, class Steps>
 class Block {
   static constexpr int kParts = Steps::kLength / 32;
+  static constexpr bool kTwoMinimums = Steps::kTwoScales && Steps::kHasMinimum;
   using Dot =
-      std::conditional_t<Steps::kTwoScales, TwoScaleSum,
+      std::conditional_t<Steps::kTwoScales, TwoScaleSum<Steps::kOffset>,
                          DotSum<Steps::kBits, !Steps::kHasMinimum, Steps::kLength, (kColumns > 1)>>;
   static constexpr bool kHasCorrection = [] {
     if constexpr (Steps::kTwoScales) {
@@ -195,7 +196,7 @@ class Block {
   // What depends on the column: scales.
   struct Column {
     Register<DF32> scale, minimum;
-    Register<DI16> halves;
+    Register<DI16> halves, minimums;
     HWY_INLINE Column() {}
   };
   // What depends on the row: inputs, the correction of the integer sums, the scale.
@@ -275,12 +276,12 @@ class Block {
     column.scale.set(steps_.scale(step_, c));
     if constexpr (Steps::kHasMinimum) column.minimum.set(steps_.minimum(step_, c));
     if constexpr (Steps::kTwoScales) column.halves.set(steps_.halves(step_, b_ % 2 != 0, c));
+    if constexpr (kTwoMinimums) column.minimums.set(steps_.minimums(step_, b_ % 2 != 0, c));
   }
 
   HWY_INLINE VI32 correction(Numbers& numbers) const {
     if constexpr (kHasCorrection) {
-      const VI32 sum = numbers.code_sums.take();
-      return hn::ShiftLeft<(Steps::kBits > 4 ? Steps::kBits - 4 : 0)>(sum);
+      return correction_of<Steps::kOffset>(numbers.code_sums.take());
     } else {
       return hn::Zero(DI32());
     }
@@ -306,9 +307,14 @@ class Block {
       total = hn::ConvertTo(DF32(), dot.total());
     }
     const VF32 scale = column.scale.get();
+    if constexpr (kTwoMinimums) {
+      total = with_minimums(total, scale, column.minimum.get(), column.minimums.get(),
+                            rows_.code_sums[r * rows_.stride + b_]);
+      return sums.set(r, c, hn::MulAdd(total, x_scale, sums.get(r, c)));
+    }
     const VF32 factor = kRowScale ? scale : hn::Mul(scale, x_scale);
     VF32 sum = hn::MulAdd(total, factor, sums.get(r, c));
-    if constexpr (Steps::kHasMinimum) {
+    if constexpr (Steps::kHasMinimum && !kTwoMinimums) {
       sum = hn::MulAdd(column.minimum.get(), hn::Set(DF32(), input_sum(r)), sum);
     }
     sums.set(r, c, sum);

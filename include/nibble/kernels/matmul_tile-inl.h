@@ -137,8 +137,9 @@ HWY_INLINE void add_steps(const kernels::MatmulInput& in, Index n_steps, Steps s
                           PanelPrefetcher prefetcher, Sums<kRows, kColumns>& sums) {
   constexpr int kLength = Steps::kLength;
   constexpr bool kTwoScales = Steps::kTwoScales;
+  constexpr bool kTwoMinimums = kTwoScales && Steps::kHasMinimum;
   using Dot =
-      std::conditional_t<kTwoScales, TwoScaleSum,
+      std::conditional_t<kTwoScales, TwoScaleSum<Steps::kOffset>,
                          DotSum<Steps::kBits, !Steps::kHasMinimum, kLength, (kColumns > 1)>>;
 
   // Pointers that move along k, and strides between rows: few enough to stay in registers.
@@ -148,8 +149,7 @@ HWY_INLINE void add_steps(const kernels::MatmulInput& in, Index n_steps, Steps s
   const Index x_stride = in.code_stride;
   const Index stride = in.n_blocks;
   const auto correction = [&](int r, int b) NIBBLE_ATTR {
-    const VI32 code_sum = hn::Set(DI32(), code_sums[r * stride + b]);
-    return Steps::kBits == 4 ? code_sum : hn::ShiftLeft<Steps::kBits - 4>(code_sum);
+    return correction_of<Steps::kOffset>(hn::Set(DI32(), code_sums[r * stride + b]));
   };
   for (Index left = n_steps; left > 0; left -= Steps::kGroup) {
     steps.start_group();
@@ -181,19 +181,19 @@ HWY_INLINE void add_steps(const kernels::MatmulInput& in, Index n_steps, Steps s
             const int chunk = part * Steps::kChunks + j;
             const auto inputs_of = [&](int r, VI8& x_low, VI8& x_high) NIBBLE_ATTR {
               const std::int8_t* xr = x + r * x_stride + b * kLength + 4 * chunk;
-              if constexpr (Steps::kBits < 8) xr += 4 * chunk / Steps::kApart * Steps::kApart;
+              if constexpr (Steps::kHasPairs) xr += 4 * chunk / Steps::kApart * Steps::kApart;
               x_low = x_high = broadcast4(xr);
-              if constexpr (Steps::kBits < 8) x_high = broadcast4(xr + Steps::kApart);
+              if constexpr (Steps::kHasPairs) x_high = broadcast4(xr + Steps::kApart);
             };
             const auto add = [&](int r, int c, const CodePair& w, VI8 x_low,
                                  VI8 x_high) NIBBLE_ATTR {
               if constexpr (kTwoScales) {
                 const VI16 scale = Dot::scale_of(halves[c].get(), j / 2);
-                dot[r][c].add(w.low.get(), x_low, false, j / 2, scale);
-                dot[r][c].add(w.high.get(), x_high, true, j / 2, scale);
+                dot[r][c].add(w.low.get(), x_low, 2 * (j % 2), j / 2, scale);
+                dot[r][c].add(w.high.get(), x_high, 2 * (j % 2) + 1, j / 2, scale);
               } else {
-                dot[r][c].add(w.low.get(), x_low, Steps::kBits == 8 && j % 2 != 0);
-                if constexpr (Steps::kBits < 8) dot[r][c].add(w.high.get(), x_high, true);
+                dot[r][c].add(w.low.get(), x_low, !Steps::kHasPairs && j % 2 != 0);
+                if constexpr (Steps::kHasPairs) dot[r][c].add(w.high.get(), x_high, true);
               }
             };
             // Inputs or weights stay in registers, whichever are fewer.
@@ -239,6 +239,17 @@ HWY_INLINE void add_steps(const kernels::MatmulInput& in, Index n_steps, Steps s
         }
         HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
           const VF32 scale = steps.scale(first + b, c);
+          if constexpr (kTwoMinimums) {
+            const VF32 minimum = steps.minimum(first + b, c);
+            const VI16 minimums = steps.minimums(first + b, b % 2 != 0, c);
+            HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
+              const VF32 total = with_minimums(dot[r][c].total(halves[c].get()), scale, minimum,
+                                               minimums, code_sums[r * stride + b]);
+              const VF32 x_scale = hn::Set(DF32(), x_scales[r * stride + b]);
+              sums.set(r, c, hn::MulAdd(total, x_scale, sums.get(r, c)));
+            }
+            continue;
+          }
           HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
             VF32 total;
             if constexpr (kTwoScales) {
@@ -256,7 +267,7 @@ HWY_INLINE void add_steps(const kernels::MatmulInput& in, Index n_steps, Steps s
             }
             sums.set(r, c, hn::MulAdd(total, factor, sums.get(r, c)));
           }
-          if constexpr (Steps::kHasMinimum) {
+          if constexpr (Steps::kHasMinimum && !kTwoMinimums) {
             const VF32 minimum = steps.minimum(first + b, c);
             HWY_UNROLL(8) for (int r = 0; r < kRows; ++r) {
               const Index i = r * stride + b;
@@ -292,12 +303,13 @@ HWY_INLINE void block_tile(const kernels::MatmulInput& in, Index k, const std::b
 }
 
 // Adds to sums that are in memory.
-template <int kRows, class Steps, int kColumns>
+template <int kRows, class Steps>
 HWY_NOINLINE void wide_tile(const kernels::MatmulInput& in, Index n_steps,
-                            const WideStep<kColumns>* steps, PanelPrefetcher prefetcher,
+                            const typename Steps::Step* steps, PanelPrefetcher prefetcher,
                             float* HWY_RESTRICT sums_inout) {
+  constexpr int kColumns = Steps::kVectorsOfStep;
   HWY_ALIGN float input_sums[kRows][Steps::kMaxSteps];
-  if constexpr (Steps::kHasMinimum) {
+  if constexpr (Steps::kHasMinimum && !Steps::kTwoScales) {
     for (int r = 0; r < kRows; ++r) {
       const Index first = r * in.n_blocks;
       sum_inputs(in.code_sums + first, in.scales + first, n_steps, input_sums[r]);

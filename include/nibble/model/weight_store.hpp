@@ -68,13 +68,13 @@ class WeightStore {
                    const io::SwappedAxes& swapped = {}) {
     return add_rows(place, format, n, k, rows, n_experts, swapped, nullptr);
   }
-  // The same for a matrix in a type that is only read: pack() converts it to the nearest format
-  // (quant/read_only.hpp).
+  // The same for a matrix in a type that programs may only read (quant/read_only.hpp): pack()
+  // converts it to the nearest format, unless one of `formats` holds the same weights.
   Result<void> add(const WeightPlace& place, const quant::ReadOnlyType& type, Index n, Index k,
                    std::span<const std::byte> rows, Index n_experts = 1,
                    const io::SwappedAxes& swapped = {}) {
-    const quant::Format format = type.nearest_for(static_cast<std::size_t>(k));
-    return add_rows(place, format, n, k, rows, n_experts, swapped, &type);
+    const auto [format, converted] = format_for(type, k);
+    return add_rows(place, format, n, k, rows, n_experts, swapped, converted);
   }
 
   // The same for experts whose matrices are apart: the rows of each.
@@ -82,8 +82,8 @@ class WeightStore {
   Result<void> add_experts(const WeightPlace& place, const FormatOrType& from, Index n, Index k,
                            std::span<const std::span<const std::byte>> experts) {
     if constexpr (std::is_same_v<FormatOrType, quant::ReadOnlyType>) {
-      const quant::Format format = from.nearest_for(static_cast<std::size_t>(k));
-      return add_rows(place, format, n, k, experts, &from);
+      const auto [format, converted] = format_for(from, k);
+      return add_rows(place, format, n, k, experts, converted);
     } else {
       return add_rows(place, from, n, k, experts, nullptr);
     }
@@ -354,6 +354,16 @@ class WeightStore {
     return Error{Errc::unsupported, std::string("weights in ") + to_string(format) +
                                         " are not compiled into this program, only " + compiled +
                                         " (load<graph::AllFormats> has all)"};
+  }
+
+  // The format of weights in a type, and that type if they have to be converted.
+  std::pair<quant::Format, const quant::ReadOnlyType*> format_for(const quant::ReadOnlyType& type,
+                                                                  Index k) const noexcept {
+    if (!type.exact || graph::find(formats_, *type.exact) == nullptr) {
+      return {type.nearest_for(static_cast<std::size_t>(k)), &type};
+    }
+    const auto own = quant::format_of(type.type);
+    return {*type.exact, own && *own == *type.exact ? nullptr : &type};
   }
 
   Result<void> add_rows(const WeightPlace& place, quant::Format format, Index n, Index k,

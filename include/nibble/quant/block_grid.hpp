@@ -13,6 +13,7 @@
 
 #include "nibble/core/exact_math.hpp"
 #include "nibble/quant/block.hpp"
+#include "nibble/quant/levels.hpp"
 #include "nibble/quant/quantize.hpp"
 #include "nibble/quant/super_block.hpp"
 
@@ -26,10 +27,14 @@ struct GroupGrid {
   float offset = 0.0f;
 };
 
+// Whether codes stand for odd halves of a step (ZeroPoint::symmetric in block.hpp).
+template <class F>
+inline constexpr bool kHasHalfSteps = F::kBits < 4 && !SuperBlockFormat<F>;
+
 // Formats that are such grids: those of block.hpp with 16-bit scales, and those of super_block.hpp.
 template <class F>
 concept GridFormat = BlockFormat<F> && sizeof(typename F::Scale) == 2 &&
-                     (SuperBlockFormat<F> || !HasOwnRule<F>);
+                     ((SuperBlockFormat<F> && !LevelFormat<F>) || !HasOwnRule<F>);
 
 template <class F>
 constexpr int group_length() noexcept {
@@ -42,12 +47,16 @@ constexpr int group_length() noexcept {
 // The codes of a format: lowest … highest. (8 bits, symmetric: -128 is never used, as in GGUF.)
 template <GridFormat F>
 constexpr int lowest_code() noexcept {
-  if (F::kZeroPoint == ZeroPoint::minimum || F::kBits < 4) return 0;
+  if (OneOf<F, TQ2_0, Q2_0>) return -1;
+  if (std::is_same_v<F, Q1_0>) return 0;
+  if (F::kZeroPoint == ZeroPoint::minimum || kHasHalfSteps<F>) return 0;
   return F::kBits == 8 ? -127 : -(1 << (F::kBits - 1));
 }
 template <GridFormat F>
 constexpr int highest_code() noexcept {
-  if (F::kZeroPoint == ZeroPoint::minimum || F::kBits < 4) return (1 << F::kBits) - 1;
+  if (OneOf<F, TQ2_0, Q1_0>) return 1;
+  if (std::is_same_v<F, Q2_0>) return 2;
+  if (F::kZeroPoint == ZeroPoint::minimum || kHasHalfSteps<F>) return (1 << F::kBits) - 1;
   return (1 << (F::kBits - 1)) - 1;
 }
 
@@ -56,13 +65,22 @@ template <GridFormat F>
 GroupGrid grid_of(const typename F::Block& block, [[maybe_unused]] std::size_t g) noexcept {
   if constexpr (std::is_same_v<F, Q6_K>) {
     return {to_f32(block.scale) * static_cast<float>(block.scales[g]), 0.0f};
+  } else if constexpr (std::is_same_v<F, Q3_K>) {
+    return {to_f32(block.scale) * static_cast<float>(detail::q3_scale(block, g)), 0.0f};
+  } else if constexpr (OneOf<F, TQ2_0, Q2_0>) {
+    return {to_f32(block.scale), 0.0f};
+  } else if constexpr (std::is_same_v<F, Q1_0>) {
+    return {2.0f * to_f32(block.scale), -to_f32(block.scale)};
+  } else if constexpr (std::is_same_v<F, Q2_K>) {
+    return {to_f32(block.scale) * static_cast<float>(block.scales[g] & 15),
+            -(to_f32(block.minimum) * static_cast<float>(block.scales[g] >> 4))};
   } else if constexpr (SuperBlockFormat<F>) {
     const detail::GroupScale s = detail::group_scale(block.scales, g);
     return {to_f32(block.scale) * static_cast<float>(s.scale),
             -(to_f32(block.minimum) * static_cast<float>(s.minimum))};
   } else if constexpr (F::kZeroPoint == ZeroPoint::minimum) {
     return {to_f32(block.scale), to_f32(block.minimum)};
-  } else if constexpr (F::kBits < 4) {  // see ZeroPoint::symmetric
+  } else if constexpr (kHasHalfSteps<F>) {  // see ZeroPoint::symmetric
     constexpr float kStep = 1 << (4 - F::kBits);
     return {kStep * to_f32(block.scale), (kStep / 2 - 8) * to_f32(block.scale)};
   } else {
@@ -78,10 +96,10 @@ void set_codes(const std::int16_t* codes, typename F::Block& block) noexcept {
   for (std::size_t i = 0; i < stored.size(); ++i) {
     stored[i] = static_cast<std::uint8_t>(codes[i] + kOffset);
   }
-  if constexpr (std::is_same_v<F, Q6_K>)
-    detail::pack_codes(stored, block);
-  else if constexpr (SuperBlockFormat<F>)
+  if constexpr (OneOf<F, Q4_K, Q5_K>)
     detail::pack_codes<F::kBits>(stored, block);
+  else if constexpr (SuperBlockFormat<F>)
+    detail::pack_codes(stored, block);
   else
     detail::pack_codes<F>(stored.data(), block);
 }

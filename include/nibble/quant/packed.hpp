@@ -16,13 +16,21 @@
 //                   chunk of their block, are ordered as below.
 //   Super-blocks    A group is one super-block of each row:
 //                     scales    [16 rows][4 bytes]         the f16 scale, and the minimum or zeros
-//                     scales    [chunk][16 rows][4 bytes]  the small ones: three chunks as in
-//                               GGUF's block; of Q6_K four, in which chunk c has those of the
-//                               groups of 16 4c, 4c + 2, 4c + 1, 4c + 3
+//                     scales    [chunk][16 rows][4 bytes]  the small ones, as in GGUF's block. Of
+//                               formats with groups of 16 weights, the two bytes in the middle of
+//                               each chunk are exchanged: of Q6_K chunk c has those of the groups
+//                               4c, 4c + 2, 4c + 1, 4c + 3. Of IQ4_XS there is one
+//                               chunk, and the bits that are missing in it are in the first one, in
+//                               the place of the minimum.
 //                     codes     [step][chunk][16 rows][4 bytes]
 //                   A step is 32 weights: first the chunks with bits above the fourth, one for each
-//                   such bit; then four with 4-bit codes, as in a block of 32. (Q6_K: in which
-//                   weights 8 apart share a byte, so that a chunk has one scale.)
+//                   such bit; then four with 4-bit codes, as in a block of 32. (Groups of 16: in
+//                   which weights 8 apart share a byte, so that a chunk has one scale.) Codes of 2
+//                   and 3 bits: two chunks take the place of four. What would be bits 0, 1 and 4, 5
+//                   of the first (third) is bits 0, 1 and 2, 3 of the first (second); that of the
+//                   second (fourth) follows above. Third bits are upper bits. Q2_0: byte i of a
+//                   chunk has weights i, 4 + i, 8 + i, 12 + i of 16, from the lowest bits on;
+//                   Q1_0: bit c of byte i is weight 4 c + i of the step.
 //   Upper bits      A chunk with n bits above the fourth for each weight goes with 4 / n chunks of
 //                   4-bit codes: with the bytes of the first in bits 4 … of its bytes for the low
 //                   halves, in bits 0 … for the high halves; of the next n bits further up. So a

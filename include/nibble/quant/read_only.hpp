@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Types of GGUF that are read exactly, but have no kernels: a model's weights in them are converted
-// to the nearest of nibble's formats when it is loaded. The nearest is the smallest that adds
-// little to the error that the weights have already; where it is said, it adds none.
+// Types of GGUF that are read exactly, but have no kernels, or none in most programs: a model's
+// weights in them are converted to the nearest of nibble's formats when it is loaded, if the
+// program has none that holds the same weights. The nearest is the smallest that adds little to the
+// error that the weights have already; where it is said, it adds none.
 #pragma once
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -38,29 +40,12 @@ struct BlockBytes {
   }
 };
 
-// Two bits each: 16 groups of 16 with 4-bit scales and minimums.
-inline void read_q2_k(BlockBytes b, float* out) noexcept {
-  const float d = b.f16_at(80), minimum = b.f16_at(82);
-  for (std::size_t i = 0; i < 256; ++i) {
-    const int code = b[16 + i / 128 * 32 + i % 32] >> i / 32 % 4 * 2 & 3;
-    const int scales = b[i / 16];
-    out[i] = d * static_cast<float>(scales & 15) * static_cast<float>(code) -
-             minimum * static_cast<float>(scales >> 4);
-  }
-}
-
-// Three bits: the third in a mask of its own; 16 groups of 16 with 6-bit scales.
-inline void read_q3_k(BlockBytes b, float* out) noexcept {
-  const float d = b.f16_at(108);
-  for (std::size_t i = 0; i < 256; ++i) {
-    const std::size_t g = i / 16;
-    const int low = b[96 + g % 8] >> g / 8 * 4 & 15;
-    const int high = b[104 + g % 4] >> g / 4 * 2 & 3;
-    const int code = b[32 + i / 128 * 32 + i % 32] >> i / 32 % 4 * 2 & 3;
-    const bool third = (b[i % 32] >> i / 32 & 1) != 0;
-    out[i] = d * static_cast<float>((low | high << 4) - 32) *
-             static_cast<float>(third ? code : code - 4);
-  }
+// A block of one of nibble's formats.
+template <class F>
+void read_format(BlockBytes b, float* out) noexcept {
+  typename F::Block block;
+  std::memcpy(&block, b.at, sizeof(block));
+  dequantize_block<F>(block, out);
 }
 
 // Eight magnitudes of a codebook of 2-bit levels, times `scale` and the signs.
@@ -167,42 +152,7 @@ inline void read_iq1_m(BlockBytes b, float* out) noexcept {
   }
 }
 
-NIBBLE_HIDDEN inline constexpr std::int8_t kIq4Levels[16] = {
-    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-// 32 codes of 4 bits in 16 bytes, `n` apart in a byte, as levels of a table times `scale`.
-inline void read_levels(const std::uint8_t* codes, std::size_t n, const std::int8_t* levels,
-                        float scale, float* out) noexcept {
-  for (std::size_t j = 0; j < n; ++j) {
-    out[j] = scale * static_cast<float>(levels[codes[j] & 15]);
-    out[j + n] = scale * static_cast<float>(levels[codes[j] >> 4]);
-  }
-}
-
-inline void read_iq4_nl(BlockBytes b, float* out) noexcept {
-  read_levels(b.at + 2, 16, kIq4Levels, b.f16_at(0), out);
-}
-
-inline void read_iq4_xs(BlockBytes b, float* out) noexcept {
-  const float d = b.f16_at(0);
-  for (std::size_t g = 0; g < 8; ++g) {
-    const int low = b[4 + g / 2] >> g % 2 * 4 & 15;
-    const int high = static_cast<int>(b.half(2) >> 2 * g & 3);
-    read_levels(b.at + 8 + 16 * g, 16, kIq4Levels, d * static_cast<float>((low | high << 4) - 32),
-                out + 32 * g);
-  }
-}
-
-NIBBLE_HIDDEN inline constexpr std::int8_t kFp4Levels[16] = {0, 1,  2,  3,  4,  6,  8,  12,
-                                                             0, -1, -2, -3, -4, -6, -8, -12};
-
-// Half of 2^(e - 127).
-inline float mxfp4_scale(BlockBytes b) noexcept {
-  const auto e = static_cast<std::uint32_t>(b[0]);
-  return __builtin_bit_cast(float, e < 2 ? 0x00200000u << e : (e - 1) << 23);
-}
-inline void read_mxfp4(BlockBytes b, float* out) noexcept {
-  read_levels(b.at + 1, 16, kFp4Levels, mxfp4_scale(b), out);
-}
+inline float mxfp4_scale(BlockBytes b) noexcept { return to_f32(HalfE8M0{b.at[0]}); }
 
 // Four groups of 16, each with half of an 8-bit float without sign: 4 bits of exponent, 3 of
 // mantissa.
@@ -234,26 +184,6 @@ inline void read_tq1_0(BlockBytes b, float* out) noexcept {
   read(48, 4, 4);
 }
 
-inline void read_tq2_0(BlockBytes b, float* out) noexcept {
-  const float d = b.f16_at(64);
-  for (std::size_t i = 0; i < 256; ++i) {
-    const int code = b[i / 128 * 32 + i % 32] >> i / 32 % 4 * 2 & 3;
-    out[i] = d * static_cast<float>(code - 1);
-  }
-}
-
-inline void read_q1_0(BlockBytes b, float* out) noexcept {
-  const float d = b.f16_at(0);
-  for (std::size_t i = 0; i < 128; ++i) out[i] = (b[2 + i / 8] >> i % 8 & 1) != 0 ? d : -d;
-}
-
-inline void read_q2_0(BlockBytes b, float* out) noexcept {
-  const float d = b.f16_at(0);
-  for (std::size_t i = 0; i < 64; ++i) {
-    out[i] = d * static_cast<float>((b[2 + i / 4] >> i % 4 * 2 & 3) - 1);
-  }
-}
-
 // ---- All of them -------------------------------------------------------------------------------
 
 // The scale of a block whose weights are small integers times it.
@@ -271,6 +201,8 @@ struct ReadOnlyType {
   void (*read)(detail::BlockBytes block, float* out);
   // Where all weights of a block are integers times one scale that `nearest` can hold: that scale.
   float (*scale)(detail::BlockBytes block) = nullptr;
+  // A format that holds all weights of this type as they are; not every program has it.
+  std::optional<Format> exact = {};
 
   Format nearest_for(std::size_t k) const noexcept {
     return k % 256 == 0 ? nearest : nearest_short;
@@ -278,8 +210,10 @@ struct ReadOnlyType {
 };
 
 NIBBLE_HIDDEN inline constexpr ReadOnlyType kReadOnlyTypes[] = {
-    {io::GgmlType::q2_k, Format::q4_k, Format::q4_k, detail::read_q2_k},
-    {io::GgmlType::q3_k, Format::q4_k, Format::q4_k, detail::read_q3_k},
+    {io::GgmlType::q2_k, Format::q4_k, Format::q4_k, detail::read_format<Q2_K>, nullptr,
+     Format::q2_k},
+    {io::GgmlType::q3_k, Format::q4_k, Format::q4_k, detail::read_format<Q3_K>, nullptr,
+     Format::q3_k},
     {io::GgmlType::iq1_s, Format::q4_k, Format::q4_k, detail::read_iq1_s},
     {io::GgmlType::iq1_m, Format::q4_k, Format::q4_k, detail::read_iq1_m},
     {io::GgmlType::iq2_xxs, Format::q4_k, Format::q4_k, detail::read_iq2_xxs},
@@ -287,18 +221,25 @@ NIBBLE_HIDDEN inline constexpr ReadOnlyType kReadOnlyTypes[] = {
     {io::GgmlType::iq2_s, Format::q4_k, Format::q4_k, detail::read_iq2_s},
     {io::GgmlType::iq3_xxs, Format::q4_k, Format::q4_k, detail::read_iq3_xxs},
     {io::GgmlType::iq3_s, Format::q4_k, Format::q4_k, detail::read_iq3_s},
-    {io::GgmlType::iq4_nl, Format::q5_k, Format::q5_0, detail::read_iq4_nl},
-    {io::GgmlType::iq4_xs, Format::q5_k, Format::q5_k, detail::read_iq4_xs},
+    {io::GgmlType::iq4_nl, Format::q5_k, Format::q5_0, detail::read_format<IQ4_NL>, nullptr,
+     Format::iq4_nl},
+    {io::GgmlType::iq4_xs, Format::q5_k, Format::q5_k, detail::read_format<IQ4_XS>, nullptr,
+     Format::iq4_xs},
     {io::GgmlType::nvfp4, Format::q6_k, Format::q8_0, detail::read_nvfp4},
     // These become exactly the same weights.
-    {io::GgmlType::mxfp4, Format::q5_0, Format::q5_0, detail::read_mxfp4, detail::mxfp4_scale},
-    {io::GgmlType::tq1_0, Format::q4_0, Format::q4_0, detail::read_tq1_0, detail::f16_scale<52>},
-    {io::GgmlType::tq2_0, Format::q4_0, Format::q4_0, detail::read_tq2_0, detail::f16_scale<64>},
-    {io::GgmlType::q1_0, Format::q4_0, Format::q4_0, detail::read_q1_0, detail::f16_scale<0>},
-    {io::GgmlType::q2_0, Format::q4_0, Format::q4_0, detail::read_q2_0, detail::f16_scale<0>},
+    {io::GgmlType::mxfp4, Format::q5_0, Format::q5_0, detail::read_format<MXFP4>,
+     detail::mxfp4_scale, Format::mxfp4},
+    {io::GgmlType::tq1_0, Format::q4_0, Format::q4_0, detail::read_tq1_0, detail::f16_scale<52>,
+     Format::tq2_0},
+    {io::GgmlType::tq2_0, Format::q4_0, Format::q4_0, detail::read_format<TQ2_0>,
+     detail::f16_scale<64>, Format::tq2_0},
+    {io::GgmlType::q1_0, Format::q4_0, Format::q4_0, detail::read_format<Q1_0>,
+     detail::f16_scale<0>, Format::q1_0},
+    {io::GgmlType::q2_0, Format::q4_0, Format::q4_0, detail::read_format<Q2_0>,
+     detail::f16_scale<0>, Format::q2_0},
 };
 
-// Null for types that are formats (format_of in ggml.hpp), and for those that hold no weights.
+// Null for types that every program has as formats, and for those that hold no weights.
 constexpr const ReadOnlyType* read_only_type(io::GgmlType type) noexcept {
   for (const ReadOnlyType& other : kReadOnlyTypes) {
     if (other.type == type) return &other;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Formats with scales of two levels: blocks of 256 weights with f16 scales, which multiply small
-// integer scales of 32 or 16 weights each. Q4_K, Q5_K and Q6_K equal GGUF's, bit for bit.
+// Formats with blocks of 256 weights, and two with smaller ones. Most have scales of two levels:
+// f16 scales, which multiply small integer scales of 32 or 16 weights each. All equal GGUF's of
+// these names, bit for bit.
 //
 // Quantization searches each group's scale, as ggml's reference quantizers do; its bytes are theirs
 // for every input that they define. (Where the compiler fuses multiplications and additions, the
@@ -75,15 +76,120 @@ struct Q6_K {
   static void dequantize(const Block& block, float* out) noexcept;
 };
 
+// Sixteen groups of 16 weights: weight = scale * s * code - minimum * m, where s and m are 4-bit
+// integers of the group and codes have 2 bits.
+struct Q2_K {
+  static constexpr int kBits = 2;
+  static constexpr int kLength = 256;
+  static constexpr int kGroupLength = 16;
+  static constexpr ZeroPoint kZeroPoint = ZeroPoint::minimum;
+  using Scale = f16;
+  // scales: of group g byte g, with s in its low half and m in its high half. codes: 32 bytes for
+  // each half of 128 weights, of which a, b, c and d are 32 each: byte j holds weight j of each,
+  // a's in the lowest bits.
+  struct Block {
+    std::array<std::uint8_t, 16> scales;
+    std::array<std::uint8_t, 64> codes;
+    f16 scale;
+    f16 minimum;
+  };
+
+  static bool quantize(const float* x, Block& out) noexcept;
+  static void dequantize(const Block& block, float* out) noexcept;
+};
+
+// Sixteen groups of 16 weights: weight = scale * s * (code - 4), where s is an integer of the group
+// in [-32, 31] and codes have 3 bits.
+struct Q3_K {
+  static constexpr int kBits = 3;
+  static constexpr int kLength = 256;
+  static constexpr int kGroupLength = 16;
+  static constexpr ZeroPoint kZeroPoint = ZeroPoint::symmetric;
+  using Scale = f16;
+  // codes: first 32 bytes, where bit g of byte j is the third bit of weight 32 g + j; then the
+  // other two bits as in Q2_K. scales: s + 32, whose low four bits are in the low halves of bytes 0
+  // … 7 for groups 0 … 7 and in the high halves for the others, and the top two bits of group g in
+  // bits 2 (g / 4) … of byte 8 + g % 4.
+  struct Block {
+    std::array<std::uint8_t, 96> codes;
+    std::array<std::uint8_t, 12> scales;
+    f16 scale;
+  };
+
+  static bool quantize(const float* x, Block& out) noexcept;
+  static void dequantize(const Block& block, float* out) noexcept;
+};
+
+// One scale for all, for ternary weights: weight = scale * (code - 1), codes of 2 bits in the order
+// of Q2_K's. Code 3 is never written; it is read as 2 * scale, as in GGUF.
+struct TQ2_0 {
+  static constexpr int kBits = 2;
+  static constexpr int kLength = 256;
+  static constexpr int kGroupLength = 256;
+  static constexpr ZeroPoint kZeroPoint = ZeroPoint::symmetric;
+  using Scale = f16;
+  struct Block {
+    std::array<std::uint8_t, 64> codes;
+    f16 scale;
+  };
+
+  static bool quantize(const float* x, Block& out) noexcept;
+  static void dequantize(const Block& block, float* out) noexcept;
+};
+
+// The same, 64 weights, with code 3 for 2 * scale. codes: weight i is in byte i / 4, from bit
+// 2 (i % 4) on. (quantize: the scale for which the largest weight is code 3 or 0.)
+struct Q2_0 {
+  static constexpr int kBits = 2;
+  static constexpr int kLength = 64;
+  static constexpr int kGroupLength = 64;
+  static constexpr ZeroPoint kZeroPoint = ZeroPoint::symmetric;
+  using Scale = f16;
+  struct Block {
+    f16 scale;
+    std::array<std::uint8_t, 16> codes;
+  };
+
+  static bool quantize(const float* x, Block& out) noexcept;
+  static void dequantize(const Block& block, float* out) noexcept;
+};
+
+// 128 signs: weight i is the scale if bit i % 8 of byte i / 8 is set, otherwise -scale. (quantize:
+// the mean magnitude.)
+struct Q1_0 {
+  static constexpr int kBits = 1;
+  static constexpr int kLength = 128;
+  static constexpr int kGroupLength = 128;
+  static constexpr ZeroPoint kZeroPoint = ZeroPoint::symmetric;
+  using Scale = f16;
+  struct Block {
+    f16 scale;
+    std::array<std::uint8_t, 16> codes;
+  };
+
+  static bool quantize(const float* x, Block& out) noexcept;
+  static void dequantize(const Block& block, float* out) noexcept;
+};
+
 static_assert(sizeof(Q4_K::Block) == 144 && alignof(Q4_K::Block) == 2);
 static_assert(sizeof(Q5_K::Block) == 176 && alignof(Q5_K::Block) == 2);
 static_assert(sizeof(Q6_K::Block) == 210 && alignof(Q6_K::Block) == 2);
+static_assert(sizeof(Q2_K::Block) == 84 && alignof(Q2_K::Block) == 2);
+static_assert(sizeof(Q3_K::Block) == 110 && alignof(Q3_K::Block) == 2);
+static_assert(sizeof(TQ2_0::Block) == 66 && alignof(TQ2_0::Block) == 2);
+static_assert(sizeof(Q2_0::Block) == 18 && alignof(Q2_0::Block) == 2);
+static_assert(sizeof(Q1_0::Block) == 18 && alignof(Q1_0::Block) == 2);
 
-// Only these three: their kernels know where the bits of a block are, so that a program's own type
+struct IQ4_XS;  // levels.hpp
+
+template <class F, class... Fs>
+concept OneOf = (std::is_same_v<F, Fs> || ...);
+
+// Only these: their kernels know where the bits of a block are, so that a program's own type
 // which has groups as well is not one of them.
 template <class F>
-concept SuperBlockFormat = BlockFormat<F> &&
-    (std::is_same_v<F, Q4_K> || std::is_same_v<F, Q5_K> || std::is_same_v<F, Q6_K>);
+concept SuperBlockFormat =
+    BlockFormat<F> && OneOf<F, Q4_K, Q5_K, Q6_K, Q2_K, Q3_K, TQ2_0, Q2_0, Q1_0, IQ4_XS>;
 
 namespace detail {
 
@@ -112,6 +218,15 @@ inline void set_group_scale(std::array<std::uint8_t, 12>& scales, std::size_t g,
   }
 }
 
+// Codes of up to three bits to a block; the small scales of Q3_K.
+void pack_codes(const std::array<std::uint8_t, 256>& codes, Q2_K::Block& out) noexcept;
+void pack_codes(const std::array<std::uint8_t, 256>& codes, Q3_K::Block& out) noexcept;
+void pack_codes(const std::array<std::uint8_t, 256>& codes, TQ2_0::Block& out) noexcept;
+void pack_codes(const std::array<std::uint8_t, 64>& codes, Q2_0::Block& out) noexcept;
+void pack_codes(const std::array<std::uint8_t, 128>& codes, Q1_0::Block& out) noexcept;
+int q3_scale(const Q3_K::Block& block, std::size_t g) noexcept;
+void set_q3_scales(const std::array<std::int8_t, 16>& scales, Q3_K::Block& block) noexcept;
+
 // x clamped to [low, high] and rounded to nearest, ties to even; NaN gives low.
 inline int nearest_in(float x, int low, int high) noexcept {
   constexpr float kNoFractions = 0x1.8p23f;
@@ -124,7 +239,8 @@ inline int nearest_in(float x, int low, int high) noexcept {
 inline constexpr float kLargestInSuperBlock = 0x1p30f;
 
 // Copies a block's weights, made safe; returns false if one had to be changed.
-inline bool tame_super_block(const float* x, std::array<float, 256>& out) noexcept {
+template <std::size_t n>
+bool tame_super_block(const float* x, std::array<float, n>& out) noexcept {
   bool fits = true;
   for (std::size_t i = 0; i < out.size(); ++i) {
     out[i] = clamped(tamed(x[i]), -kLargestInSuperBlock, kLargestInSuperBlock);
@@ -138,12 +254,12 @@ struct FittedGroup {
   float minimum;  // not negative: weight = scale * code - minimum
 };
 
-// The scale and minimum for which codes 0 … n_levels represent a group of 32 best: the weighted sum
-// of squared errors is the least among those of n_steps + 1 candidate scales, around the one that
-// spans the group, each improved by least squares.
-inline FittedGroup fit_with_minimum(const float* x, const float* weights, int n_levels, float first,
-                                    int n_steps, std::uint8_t* codes) noexcept {
-  constexpr int n = 32;
+// The scale and minimum for which codes 0 … n_levels represent a group of n best: the weighted sum
+// of squared (or absolute) errors is the least among those of n_steps + 1 candidate scales, around
+// the one that spans the group, each improved by least squares.
+template <int n = 32, bool kAbsolute = false>
+FittedGroup fit_with_minimum(const float* x, const float* weights, int n_levels, float first,
+                             int n_steps, std::uint8_t* codes) noexcept {
   const auto levels = static_cast<float>(n_levels);
   float low = x[0], high = x[0];
   float sum_w = weights[0], sum_x = weights[0] * x[0];
@@ -167,7 +283,7 @@ inline FittedGroup fit_with_minimum(const float* x, const float* weights, int n_
     float error = 0.0f;
     for (int i = 0; i < n; ++i) {
       const float difference = scale * of[i] + minimum - x[i];
-      error += weights[i] * (difference * difference);
+      error += weights[i] * (kAbsolute ? libm::fabs(difference) : difference * difference);
     }
     return error;
   };
@@ -383,3 +499,7 @@ inline void Q6_K::dequantize(const Block& block, float* out) noexcept {
 
 }}}  // namespace nibble::NIBBLE_ABI::quant
 NIBBLE_EXACT_MATH_END
+
+#if !NIBBLE_DECLARATIONS_ONLY
+#include "nibble/quant/few_bits-inl.hpp"
+#endif

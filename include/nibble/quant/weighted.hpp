@@ -7,15 +7,17 @@
 // Hessian.
 //
 // What is guaranteed, for weights that the format can hold:
-//   Q4_0, Q5_0, Q8_0, Q3_H, Q2_H (symmetric)
+//   Q4_0, Q5_0, Q8_0, Q3_H, Q2_H, TQ2_0, Q2_0, Q1_0 (symmetric)
 //       the optimum among all stored scales, of both signs where that makes a difference, and all
 //       codes (to a few parts in a million; scale_search.hpp)
 //   Q4_1, Q5_1 (with a minimum)
 //       with Effort::most the optimum among all stored pairs of a positive scale and a minimum;
 //       otherwise a local one
-//   Q4_K, Q5_K, Q6_K
+//   Q4_K, Q5_K, Q6_K, Q2_K, Q3_K
 //       a local optimum: codes, group scales and block scales are each the best for the others
-//       among their neighbours. Group scales of Q6_K are the best of all.
+//       among their neighbours. Group scales of Q6_K and Q3_K are the best of all.
+//   MXFP4, IQ4_NL, IQ4_XS
+//       the optimum, or a local one: level_search.hpp
 // All: never more error than quantize_block() with the same importance. Results depend on nothing
 // but the arguments.
 //
@@ -35,6 +37,7 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/quant/block_grid.hpp"
 #include "nibble/quant/format.hpp"
+#include "nibble/quant/level_search.hpp"
 #include "nibble/quant/minimum_search.hpp"
 #include "nibble/quant/scale_search.hpp"
 
@@ -59,7 +62,7 @@ void search_symmetric(const float* x, const float* importance, typename F::Block
   normalize_importance(importance, weights);
   // What the block has is the first to beat.
   // Codes of few bits stand for odd halves of a step, which is two or four scales.
-  constexpr bool kIsFew = F::kBits < 4;
+  constexpr bool kIsFew = kHasHalfSteps<F>;
   constexpr int kHighest = kIsFew ? (1 << (F::kBits - 1)) - 1 : highest_code<F>();
   constexpr int kLowest = kIsFew ? -kHighest : lowest_code<F>();
   constexpr float kHalf = kIsFew ? 0.5f : 0.0f, kSteps = kIsFew ? 1 << (4 - F::kBits) : 1;
@@ -75,6 +78,19 @@ void search_symmetric(const float* x, const float* importance, typename F::Block
   search_all_scales<T>(normalized, weights, kLowest, kHighest, best, kHalf, kSteps);
   if (best.index == 0 && (block.scale.bits & 0x7FFF) == 0) return;  // zeros, as they were
   block.scale.bits = static_cast<std::uint16_t>(best.index | (best.is_negative ? 0x8000 : 0));
+}
+
+// Signs only: the mean magnitude is the best scale.
+inline void search_signs(const float* x, const float* importance, Q1_0::Block& block) noexcept {
+  std::array<float, 128> weights;
+  normalize_importance(importance, weights);
+  double sum = 0, total = 0;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    const auto w = static_cast<double>(weights[i]);
+    sum += w * static_cast<double>(libm::fabs(x[i]));
+    total += w;
+  }
+  block.scale = to_f16(saturated<f16>(static_cast<float>(sum / total)));
 }
 
 template <class F>
@@ -108,8 +124,8 @@ void search_minimum(const float* x, const float* importance, Effort effort,
 // ---- Blocks with scales of two levels ----------------------------------------------------------
 
 // The least whole numbers s and m of a group with scale · s · code - minimum · m near x: from the
-// given ones, steps to neighbours as long as they are better.
-template <std::size_t n>
+// given ones, steps to neighbours as long as they are better. They are at most kMost.
+template <int kMost, std::size_t n>
 float descend_group(const AffineItems<n>& items, float scale, float minimum,
                     GroupScale& group) noexcept {
   const auto error_of = [&](GroupScale s) {
@@ -124,11 +140,13 @@ float descend_group(const AffineItems<n>& items, float scale, float minimum,
       const int moved = minimum > 0.0f
                             ? nearest_in(static_cast<float>(from.minimum) +
                                              static_cast<float>(by_scale) * (middle / minimum),
-                                         -2, 65)
+                                         -2, kMost + 2)
                             : from.minimum;
       for (int by_minimum = -1; by_minimum <= 1; ++by_minimum) {
         const GroupScale next{from.scale + by_scale, moved + by_minimum};
-        if (next.scale < 0 || next.scale > 63 || next.minimum < 0 || next.minimum > 63) continue;
+        if (next.scale < 0 || next.scale > kMost || next.minimum < 0 || next.minimum > kMost) {
+          continue;
+        }
         const float error = error_of(next);
         if (error < least) {
           least = error;
@@ -141,18 +159,17 @@ float descend_group(const AffineItems<n>& items, float scale, float minimum,
   return least;
 }
 
-template <int Bits>
+template <class F>  // with minimums
 class SuperSearch {
  public:
-  using F = SuperBlocks<Bits>;
   using Block = typename F::Block;
 
   SuperSearch(const float* x, const float* importance) noexcept : normalized_(x) {
     std::array<float, 256> weights;
     normalize_importance(importance, weights);
-    for (std::size_t g = 0; g < 8; ++g) {
-      std::copy_n(normalized_.x.data() + 32 * g, 32, items_[g].x.data());
-      std::copy_n(weights.data() + 32 * g, 32, items_[g].importance.data());
+    for (std::size_t g = 0; g < kGroups; ++g) {
+      std::copy_n(normalized_.x.data() + kLength * g, kLength, items_[g].x.data());
+      std::copy_n(weights.data() + kLength * g, kLength, items_[g].importance.data());
       items_[g].levels = static_cast<float>(highest_code<F>());
     }
   }
@@ -165,38 +182,54 @@ class SuperSearch {
     block.scale = best.scale;
     block.minimum = best.minimum;
     block.scales = {};
-    for (std::size_t g = 0; g < 8; ++g) set_group_scale(block.scales, g, best.groups[g]);
+    for (std::size_t g = 0; g < kGroups; ++g) {
+      const GroupScale s = best.groups[g];
+      if constexpr (kIsQ2) {
+        block.scales[g] = static_cast<std::uint8_t>(s.scale | s.minimum << 4);
+      } else {
+        set_group_scale(block.scales, g, s);
+      }
+    }
   }
 
  private:
+  static constexpr bool kIsQ2 = std::is_same_v<F, Q2_K>;
+  static constexpr std::size_t kLength = F::kGroupLength, kGroups = 256 / kLength;
+  static constexpr int kMost = kIsQ2 ? 15 : 63;  // of a group's scale and minimum
   struct Trial {
     float error = kInfinity;
     f16 scale, minimum;
-    GroupScale groups[8];
+    GroupScale groups[kGroups];
   };
 
   static Trial trial_of(const Block& block) noexcept {
     Trial trial{kInfinity, block.scale, block.minimum, {}};
-    for (std::size_t g = 0; g < 8; ++g) trial.groups[g] = group_scale(block.scales, g);
+    for (std::size_t g = 0; g < kGroups; ++g) {
+      if constexpr (kIsQ2) {
+        trial.groups[g] = {block.scales[g] & 15, block.scales[g] >> 4};
+      } else {
+        trial.groups[g] = group_scale(block.scales, g);
+      }
+    }
     return trial;
   }
 
   // Each group by itself, then rounded to common scales.
   Trial fitted() const noexcept {
-    AffineFit fits[8];
+    AffineFit fits[kGroups];
     float scale = 0.0f, minimum = 0.0f;
-    for (std::size_t g = 0; g < 8; ++g) {
+    for (std::size_t g = 0; g < kGroups; ++g) {
       fits[g] = fit_affine(items_[g], true);
       scale = larger(scale, fits[g].step);
       minimum = larger(minimum, -fits[g].offset);
     }
     Trial trial;
-    trial.scale = stored(scale / 63.0f);
-    trial.minimum = stored(minimum / 63.0f);
+    trial.scale = stored(scale / static_cast<float>(kMost));
+    trial.minimum = stored(minimum / static_cast<float>(kMost));
     const float d = value(trial.scale), m = value(trial.minimum);
-    for (std::size_t g = 0; g < 8; ++g) {
-      trial.groups[g] = {d > 0.0f ? nearest_in(fits[g].step / d, 0, 63) : 0,
-                         m > 0.0f ? nearest_in(-fits[g].offset / m, 0, 63) : 0};
+    for (std::size_t g = 0; g < kGroups; ++g) {
+      trial.groups[g] = {d > 0.0f ? nearest_in(fits[g].step / d, 0, kMost) : 0,
+                         m > 0.0f ? nearest_in(-fits[g].offset / m, 0, kMost) : 0};
     }
     return trial;
   }
@@ -208,7 +241,9 @@ class SuperSearch {
     for (int round = 0; round < 6; ++round) {
       const float d = value(trial.scale), m = value(trial.minimum);
       float error = 0.0f;
-      for (std::size_t g = 0; g < 8; ++g) error += descend_group(items_[g], d, m, trial.groups[g]);
+      for (std::size_t g = 0; g < kGroups; ++g) {
+        error += descend_group<kMost>(items_[g], d, m, trial.groups[g]);
+      }
       trial.error = error;
       if (!(trial.error < best.error)) break;
       best = trial;
@@ -222,13 +257,13 @@ class SuperSearch {
   bool solve(Trial& trial) const noexcept {
     const float d = value(trial.scale), m = value(trial.minimum);
     double aa = 0, ab = 0, bb = 0, xa = 0, xb = 0;  // x ≈ d · a + m · b
-    for (std::size_t g = 0; g < 8; ++g) {
+    for (std::size_t g = 0; g < kGroups; ++g) {
       const auto s = static_cast<float>(trial.groups[g].scale);
       const auto b = -static_cast<double>(trial.groups[g].minimum);
       const float step = d * s, offset = -(m * static_cast<float>(trial.groups[g].minimum));
-      const float inverse = AffineItems<32>::inverse_of(step);
-      for (std::size_t i = 0; i < 32; ++i) {
-        const AffineItems<32>& items = items_[g];
+      const float inverse = AffineItems<kLength>::inverse_of(step);
+      for (std::size_t i = 0; i < kLength; ++i) {
+        const AffineItems<kLength>& items = items_[g];
         const double a = static_cast<double>(s * items.code_of(items.x[i], inverse, offset));
         const auto w = static_cast<double>(items.importance[i]);
         const auto x = static_cast<double>(items.x[i]);
@@ -258,14 +293,15 @@ class SuperSearch {
   f16 stored(float x) const noexcept { return to_f16(saturated<f16>(x / normalized_.unit)); }
 
   Normalized<256> normalized_;
-  AffineItems<32> items_[8];
+  AffineItems<kLength> items_[kGroups];
 };
 
-class Q6Search {
+template <class F>  // Q6_K, Q3_K
+class SymmetricSuperSearch {
  public:
-  using Block = Q6_K::Block;
+  using Block = typename F::Block;
 
-  Q6Search(const float* x, const float* importance) noexcept : normalized_(x) {
+  SymmetricSuperSearch(const float* x, const float* importance) noexcept : normalized_(x) {
     std::array<float, 256> weights;
     normalize_importance(importance, weights);
     for (std::size_t g = 0; g < 16; ++g) {
@@ -277,24 +313,41 @@ class Q6Search {
   void run(Block& block) noexcept {
     const auto search = [&](Trial& trial, std::size_t g) { return search_group(trial, g); };
     const auto descend = [&](Trial& trial, std::size_t g) { return descend_group(trial, g); };
-    Trial best = refined({kInfinity, block.scale, block.scales}, 1, search);
+    Trial best = refined(trial_of(block), 1, search);
     const Trial second = refined(fitted(), 1, search);
     if (second.error < best.error) best = second;
     best = refined(best, 6, descend);
     best = refined(best, 3, search);
     block.scale = best.scale;
-    block.scales = best.groups;
+    if constexpr (std::is_same_v<F, Q3_K>)
+      set_q3_scales(best.groups, block);
+    else
+      block.scales = best.groups;
   }
 
  private:
-  static constexpr int kLowest = lowest_code<Q6_K>(), kHighest = highest_code<Q6_K>();
+  static constexpr int kLowest = lowest_code<F>(), kHighest = highest_code<F>();
+  static constexpr int kMost = std::is_same_v<F, Q3_K> ? 31 : 127;  // of a group's scale
   struct Trial {
     float error = kInfinity;
     f16 scale;
     std::array<std::int8_t, 16> groups = {};
   };
 
-  // Each group by itself, then rounded to the common scale for which the largest is -126.
+  static Trial trial_of(const Block& block) noexcept {
+    Trial trial;
+    trial.scale = block.scale;
+    if constexpr (std::is_same_v<F, Q3_K>) {
+      for (std::size_t g = 0; g < 16; ++g) {
+        trial.groups[g] = static_cast<std::int8_t>(q3_scale(block, g));
+      }
+    } else {
+      trial.groups = block.scales;
+    }
+    return trial;
+  }
+
+  // Each group by itself, then rounded to the common scale for which the largest is 1 - kMost.
   Trial fitted() const noexcept {
     float scales[16] = {};
     float largest = 0.0f;  // signed
@@ -309,10 +362,10 @@ class Q6Search {
       if (scale > libm::fabs(largest)) largest = scales[g];
     }
     Trial trial;
-    trial.scale = stored(largest / -126.0f);
+    trial.scale = stored(largest / static_cast<float>(1 - kMost));
     const float d = value(trial.scale);
     for (std::size_t g = 0; g < 16 && d != 0.0f; ++g) {
-      trial.groups[g] = static_cast<std::int8_t>(nearest_in(scales[g] / d, -128, 127));
+      trial.groups[g] = static_cast<std::int8_t>(nearest_in(scales[g] / d, -kMost - 1, kMost));
     }
     return trial;
   }
@@ -343,7 +396,7 @@ class Q6Search {
     float least = kInfinity;
     for (const int by : {0, -1, 1, -2, 2}) {
       const int next = now + by;
-      if (next < -128 || next > 127 || (next < 0) != (now < 0)) continue;
+      if (next < -kMost - 1 || next > kMost || (next < 0) != (now < 0)) continue;
       const float scale = libm::fabs(d * static_cast<float>(next));
       const float error = scale == 0.0f ? items.all_zero() : items.least_error(scale, scale);
       if (!(error < least)) continue;
@@ -371,7 +424,7 @@ class Q6Search {
           best = {items.least_error(scale, scale), now < 0 ? -now : now, is_negative};
           if (all_zero < best.error) best = {all_zero, 0, false};
         }
-        search_scales(items, scales, is_negative, 1, is_negative ? 128 : 127, best);
+        search_scales(items, scales, is_negative, 1, kMost + (is_negative ? 1 : 0), best);
       }
     }
     trial.groups[g] = static_cast<std::int8_t>(best.is_negative ? -best.index : best.index);
@@ -405,8 +458,12 @@ class Q6Search {
 
 }  // namespace detail
 
+// Formats that have a search.
+template <class F>
+concept SearchedFormat = GridFormat<F> || LevelFormat<F>;
+
 // Σ importance · (x - x̂)² of a block in double; importance null: ones.
-template <GridFormat F>
+template <SearchedFormat F>
 double weighted_error(const float* x, const float* importance,
                       const typename F::Block& block) noexcept {
   constexpr std::size_t n = F::kLength;
@@ -424,7 +481,7 @@ double weighted_error(const float* x, const float* importance,
 // Rounds x (kLength weights) to the block with the least weighted error, as far as this file's
 // first comment says. `importance`: kLength numbers, or null for ones. Returns what
 // quantize_block() does.
-template <GridFormat F>
+template <SearchedFormat F>
 bool search_block(const float* x, const float* importance, typename F::Block& block,
                   Effort effort = Effort::usual) noexcept {
   constexpr std::size_t n = F::kLength;
@@ -436,16 +493,21 @@ bool search_block(const float* x, const float* importance, typename F::Block& bl
       safe[i] = clamped(safe[i], -detail::kLargestInSuperBlock, detail::kLargestInSuperBlock);
     }
   }
-  if constexpr (std::is_same_v<F, Q6_K>) {
-    detail::Q6Search(safe, importance).run(block);
-  } else if constexpr (SuperBlockFormat<F>) {
-    detail::SuperSearch<F::kBits>(safe, importance).run(block);
+  if constexpr (LevelFormat<F>) {
+    detail::search_levels(safe, importance, block);
+    detail::set_nearest_levels<F>(safe, block);
+  } else if constexpr (OneOf<F, Q6_K, Q3_K>) {
+    detail::SymmetricSuperSearch<F>(safe, importance).run(block);
+  } else if constexpr (OneOf<F, Q4_K, Q5_K, Q2_K>) {
+    detail::SuperSearch<F>(safe, importance).run(block);
+  } else if constexpr (std::is_same_v<F, Q1_0>) {
+    detail::search_signs(safe, importance, block);
   } else if constexpr (F::kZeroPoint == ZeroPoint::minimum) {
     detail::search_minimum<F>(safe, importance, effort, block);
   } else {
     detail::search_symmetric<F>(safe, importance, block);
   }
-  set_nearest_codes<F>(safe, block);
+  if constexpr (GridFormat<F>) set_nearest_codes<F>(safe, block);
   return fits;
 }
 
@@ -494,7 +556,7 @@ inline std::size_t search_row(Format format, std::span<const float> x, const flo
                               Effort effort, std::byte* row) noexcept {
   return visit_format(format, [&](auto tag) {
     using F = typename decltype(tag)::type;
-    if constexpr (GridFormat<F>) {
+    if constexpr (SearchedFormat<F>) {
       constexpr std::size_t kLength = F::kLength;
       std::size_t bad = x.size();
       typename F::Block block{};
