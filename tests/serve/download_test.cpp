@@ -14,6 +14,8 @@
 #include "small_bundles.hpp"
 #include "why.hpp"
 
+namespace download_test {
+
 using namespace nibble;
 using test::Chance;
 using test::MemoryFiles;
@@ -313,3 +315,5 @@ TEST_CASE("what ends a download at once") {
   REQUIRE_FALSE(done);
   CHECK(done.error().message.find("is a downgrade") != std::string::npos);
 }
+
+}  // namespace download_test

@@ -268,4 +268,5 @@ TEST_CASE("an encrypted file is refused for every bit that differs, when it is d
   CHECK(other(",\"key\":\"k\"", "").find("the one form") != std::string::npos);
   CHECK_FALSE(other(seal, ",\"seal\":\"00\"").empty());
 }
+
 }  // namespace manifest_test

@@ -19,6 +19,8 @@
 #include "serve/values.hpp"
 #include "why.hpp"
 
+namespace http_source_test {
+
 using namespace nibble;
 using test::code_of;
 
@@ -151,3 +153,5 @@ TEST_CASE("what a server may answer to a request for a part") {
     CHECK_FALSE(none.text("a", 10));
   }
 }
+
+}  // namespace http_source_test
