@@ -297,7 +297,8 @@ TEST_CASE("a prefix cache that is given a sequence with guesses ahead keeps its 
     Generator generator = must(Generator::create(session, speculating(greedy(), 7, &source)));
     REQUIRE(generator.prompt(prompt));
     output_of(generator, 12);  // the first of the prompt, 8 of one step, 3 of another
-    PrefixCache cache = must(PrefixCache::create(session.engine()));
+    PrefixCache cache =
+        must(PrefixCache::create(session.engine(), {.max_bytes = std::size_t{8} << 20}));
     const Index n = must(cache.insert(session.sequence()));
     CHECK(n >= 38);
     CHECK(n <= session.position());
