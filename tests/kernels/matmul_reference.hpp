@@ -46,6 +46,7 @@ inline double from_bits(unsigned bits, int mantissa_bits, int exponent_bits) {
 inline double to_double(f16 x) { return from_bits(x.bits, 10, 5); }
 inline double to_double(bf16 x) { return from_bits(x.bits, 7, 8); }
 inline double to_double(float x) { return x; }
+inline double to_double(HalfE8M0 x) { return std::ldexp(1.0, x.bits - 128); }
 
 // ---- Weights -----------------------------------------------------------------------------------
 
@@ -97,6 +98,25 @@ int small_scale(const typename Format::Block& block, Index j) {
   }
 }
 
+// The level that a code of 4 bits means. IQ4: ggml's table. Floats of 4 bits, twice: a sign, an
+// exponent of two bits with bias 1, one bit after the point.
+inline int level_of(quant::MXFP4, int code) {
+  const int exponent = code / 2 % 4, fraction = code % 2;
+  const int magnitude = exponent == 0 ? fraction : (2 + fraction) << (exponent - 1);
+  return code < 8 ? magnitude : -magnitude;
+}
+inline int iq4_level(int code) {
+  constexpr int kLevels[] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                             1,    13,   25,  38,  53,  69,  89,  113};
+  return kLevels[code];
+}
+inline int level_of(quant::IQ4_NL, int code) { return iq4_level(code); }
+inline int level_of(quant::IQ4_XS, int code) { return iq4_level(code); }
+inline int small_scale_of_iq4(const quant::IQ4_XS::Block& block, Index g) {
+  const int low = g % 2 == 0 ? block.scales[size(g / 2)] % 16 : block.scales[size(g / 2)] / 16;
+  return low + 16 * (block.upper_scales >> (2 * g) & 3) - 32;
+}
+
 // Row-major weights (n, k) as files have them.
 template <class Format>
 struct Weights;
@@ -106,6 +126,11 @@ struct Weights<Format> {
   using Block = typename Format::Block;
   static constexpr Index kLength = Format::kLength;
   static constexpr bool kHasMinimum = Format::kZeroPoint == quant::ZeroPoint::minimum;
+  // Of what is multiplied.
+  static constexpr int kProductBits = [] {
+    if constexpr (quant::LevelFormat<Format>) return Format::kLevelBits;
+    return Format::kBits;
+  }();
   Index n = 0;
   Index k = 0;
   std::vector<Block> blocks;  // (n, row_blocks())
@@ -116,7 +141,12 @@ struct Weights<Format> {
 
   // The integer that the block's scale multiplies: code j, times its small scale if it has one.
   static int code(const Block& block, Index j) {
-    if constexpr (quant::SuperBlockFormat<Format>) {
+    if constexpr (quant::LevelFormat<Format>) {
+      const int byte = block.codes[size(j / 32 * 16 + j % 16)];
+      const int level = level_of(Format(), j / 16 % 2 == 0 ? byte % 16 : byte / 16);
+      if constexpr (Format::kLength == 256) return level * small_scale_of_iq4(block, j / 32);
+      return level;
+    } else if constexpr (quant::SuperBlockFormat<Format>) {
       return code_in_super_block<Format>(block, j) * small_scale<Format>(block, j);
     } else if constexpr (Format::kBits == 8) {
       const int byte = block.codes[size(j)];
@@ -154,8 +184,12 @@ struct Weights<Format> {
     using Scale = typename Format::Scale;
     std::uniform_real_distribution<float> magnitude(0.5f / 64, 1.5f / 64);
     const auto scale = [&] {
-      const float x = magnitude(random);
-      return quant::round_to<Scale>(random() % 2 == 0 ? x : -x);
+      if constexpr (std::is_same_v<Scale, HalfE8M0>) {
+        return HalfE8M0{static_cast<std::uint8_t>(121 + random() % 3)};
+      } else {
+        const float x = magnitude(random);
+        return quant::round_to<Scale>(random() % 2 == 0 ? x : -x);
+      }
     };
     Weights w{n, k, {}};
     w.blocks.resize(size(n * w.row_blocks()));
@@ -165,6 +199,9 @@ struct Weights<Format> {
       for (std::uint8_t& byte : b.codes) byte = static_cast<std::uint8_t>(random());
       if constexpr (quant::SuperBlockFormat<Format> && requires { b.scales; }) {
         for (auto& s : b.scales) s = static_cast<std::int8_t>(random() | 0x11);  // none is zero
+      }
+      if constexpr (std::is_same_v<Format, quant::IQ4_XS>) {
+        b.upper_scales = static_cast<std::uint16_t>(random());
       }
     }
     return w;

@@ -13,7 +13,8 @@ using kernels::Matmul;
 
 #define NIBBLE_BLOCK_FORMATS                                                                 \
   quant::Q4_0, quant::Q4_1, quant::Q5_0, quant::Q5_1, quant::Q8_0, quant::Q4_K, quant::Q5_K, \
-      quant::Q6_K, quant::Q3_H, quant::Q2_H, quant::Q2_K, quant::Q3_K, quant::TQ2_0, Q4Bf16,   \
+      quant::Q6_K, quant::Q3_H, quant::Q2_H, quant::Q2_K, quant::Q3_K, quant::TQ2_0,           \
+      quant::IQ4_NL, quant::IQ4_XS, quant::MXFP4, Q4Bf16,                                      \
       Q8F32, Q4Minimum128, Q8Minimum64
 #define NIBBLE_PLAIN_FORMATS quant::F32, quant::F16, quant::BF16
 
@@ -32,7 +33,7 @@ std::vector<Index> lengths() {
   } else if constexpr (quant::BlockFormat<Format>) {
     constexpr Index kLength = Format::kLength;
     // The long one is widened in parts, too.
-    if (Format::kBits == 5 || Format::kBits < 4) return {kLength, 2 * kLength + 7, 71 * kLength};
+    if (Format::kBits == 5 || Format::kBits < 4 || quant::LevelFormat<Format>) return {kLength, 2 * kLength + 7, 71 * kLength};
     return {kLength, 2 * kLength, 2 * kLength + 7, 5 * kLength};
   } else {
     return {1, 2, 7, 33, 64};
@@ -138,7 +139,8 @@ TEST_CASE_TEMPLATE("a product in runs of panels is the whole product", Format, q
 // many.
 TEST_CASE_TEMPLATE("a row's results are the same bits whatever rows are beside it", Format,
                    quant::Q4_0, quant::Q5_0, quant::Q4_K, quant::Q5_K, quant::Q6_K, quant::Q3_H,
-                   quant::Q2_H, quant::Q2_K, quant::Q3_K, quant::TQ2_0) {
+                   quant::Q2_H, quant::Q2_K, quant::Q3_K, quant::TQ2_0, quant::IQ4_NL,
+                   quant::IQ4_XS, quant::MXFP4) {
   constexpr Index kRows = 21, kColumns = 50, k = 2304;
   std::mt19937 random(6);
   const auto w = Weights<Format>::random(kColumns, k, random);
@@ -181,7 +183,12 @@ TEST_CASE_TEMPLATE("the check sees small faults in products of blocks", Format,
     REQUIRE(faults(a, w) == 0);
 
     const auto one_percent_more = [](auto scale) {
-      return quant::round_to<decltype(scale)>(static_cast<float>(to_double(scale) * 1.01));
+      if constexpr (std::is_same_v<decltype(scale), HalfE8M0>) {  // the next one is twice as much
+        ++scale.bits;
+        return scale;
+      } else {
+        return quant::round_to<decltype(scale)>(static_cast<float>(to_double(scale) * 1.01));
+      }
     };
     auto bad = w;
     bad.block(32, 4).scale = one_percent_more(w.block(32, 4).scale);
@@ -213,7 +220,8 @@ TEST_CASE_TEMPLATE("the check sees small faults in products of blocks", Format,
     // with VNNI and SSE2 do.
     using enum simd::Target;
     const bool reads_sums =
-        Weights<Format>::kHasMinimum || Format::kBits < 8 || target <= AVX3_DL || target == SSE2;
+        Weights<Format>::kHasMinimum || Weights<Format>::kProductBits < 8 || target <= AVX3_DL ||
+        target == SSE2;
     bad_x = a;
     // The minimums of super-blocks are small: one more in a sum of codes would not show.
     constexpr bool kTwoScales = [] {

@@ -175,26 +175,26 @@ TEST_CASE("factors without their zeros") {
 
 TEST_CASE("factors in a type that is only read, and in codes with scales") {
   const Bytes factored = with_factors(Format::f16);
-  SUBCASE("IQ4_NL") {
-    Bytes data(kRank * kK / 32 * 18);
+  SUBCASE("NVFP4") {
+    Bytes data(kRank * kK / 64 * 36);
     for (std::size_t i = 0; i < data.size(); ++i) {
       data[i] = static_cast<std::byte>(i * 37 % 256);
-      if (i % 18 < 2) data[i] = i % 18 == 0 ? std::byte{0} : std::byte{0x14};  // 2^-10
+      if (i % 36 < 4) data[i] = std::byte{0x10};  // 2^-5
     }
-    const Bytes bytes = replaced(factored, {{kB, io::GgmlType::iq4_nl, {kK, kRank}, data}});
+    const Bytes bytes = replaced(factored, {{kB, io::GgmlType::nvfp4, {kK, kRank}, data}});
     const Model model = must(load_from(parsed(bytes)));
     const graph::Weight& b = factors_of(model).b;
-    CHECK(b.ops->format == Format::q5_0);  // the nearest
+    CHECK(b.ops->format == Format::q8_0);  // the nearest
     REQUIRE(model.conversions().size() == 1);
-    CHECK(model.conversions()[0].from == io::GgmlType::iq4_nl);
+    CHECK(model.conversions()[0].from == io::GgmlType::nvfp4);
     for (Index row = 0; row < static_cast<Index>(kRank); ++row) {
       std::vector<float> stored(kK);
-      REQUIRE(quant::row_to_f32(io::GgmlType::iq4_nl,
+      REQUIRE(quant::row_to_f32(io::GgmlType::nvfp4,
                                 std::span(data).subspan(static_cast<std::size_t>(row) * 36, 36),
                                 stored));
       const std::vector<float> packed = row_of(b, row);
       for (std::size_t i = 0; i < kK; ++i) {
-        CHECK(std::fabs(packed[i] - stored[i]) <= 127.0f / 1024 / 16);
+        CHECK(std::fabs(packed[i] - stored[i]) <= 6.0f / 32 / 127);
       }
     }
     logits_of(model);

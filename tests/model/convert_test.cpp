@@ -356,7 +356,8 @@ TEST_CASE("rows that are no whole super-blocks get a format that is a little bet
   for (const auto& [wanted, made] : {std::pair{Format::q4_k, Format::q5_0},
                                      {Format::q5_k, Format::q5_1},
                                      {Format::q6_k, Format::q8_0},
-                                     {Format::q3_k, Format::q4_0}}) {
+                                     {Format::q3_k, Format::q4_0},
+                                     {Format::iq4_xs, Format::iq4_nl}}) {
     const Converted converted = convert(OneTensor({96, 2}, values).parse(), {.format = wanted});
     CHECK(converted.report[0].to == made);
     CHECK(converted.report[0].reason == FormatReason::row_length);

@@ -254,7 +254,7 @@ TEST_CASE("weights that a conversion cannot hold are errors that say where") {
       rows[i] = std::byte{0x70};  // an exponent that f16 holds, or the lower half of an f16
     }
     rows[(18 * 2 + 1) * c.block + c.at] = c.value;
-    Store store(1, graph::AllFormats{});
+    Store store(1, graph::CommonFormats{});
     REQUIRE(store.add(Slot::token_embd, -1, c.type, kRows, kK, rows));
     InlineExecutor executor;
     const auto packed = store.pack(executor);
@@ -307,7 +307,7 @@ TEST_CASE("matrices in types without kernels are converted, rows in a file's ord
       for (std::size_t i = 0; i < source.size(); i += 17) source[i] = std::byte{0x78};
     }
     const quant::ReadOnlyType& type = *quant::read_only_type(c.type);
-    Store store(1, graph::AllFormats{});
+    Store store(1, graph::CommonFormats{});
     REQUIRE(store.add(Slot::token_embd, -1, type, kN, c.k, source));
     REQUIRE(store.conversions().size() == 1);
     CHECK(to_string(store.conversions()[0]) == std::string("1 matrix in ") +
@@ -334,6 +334,20 @@ TEST_CASE("matrices in types without kernels are converted, rows in a file's ord
       }
     }
     CHECK(error <= (type.scale != nullptr ? 0 : 0.01) * size);
+
+    // A program that has kernels for the type computes with its codes.
+    if (!type.exact) continue;
+    Store all(1, graph::AllFormats{});
+    REQUIRE(all.add(Slot::token_embd, -1, type, kN, c.k, source));
+    CHECK(all.conversions().empty());
+    REQUIRE(all.pack(executor));
+    const graph::Weight& kept = all.table().at(Slot::token_embd, -1);
+    CHECK(kept.ops->format == *type.exact);
+    for (Index r = 0; r < kN; ++r) {
+      quant::read_row(type, source.data() + static_cast<std::size_t>(r) * row_bytes, exact);
+      kept.ops->row(kept.data, kN, c.k, r, row.data());
+      CHECK(row == exact);
+    }
   }
   // Bytes that are too few.
   Store store(1, graph::AllFormats{});

@@ -20,6 +20,7 @@ static_assert(bits_per_weight(Format::q4_0) == 4.5 && bits_per_weight(Format::q4
 static_assert(bits_per_weight(Format::q5_0) == 5.5 && bits_per_weight(Format::q4_k) == 4.5);
 static_assert(bits_per_weight(Format::q6_k) == 6.5625);
 static_assert(bits_per_weight(Format::q3_h) == 3.5 && bits_per_weight(Format::q2_h) == 2.5);
+static_assert(bits_per_weight(Format::iq4_xs) == 4.25 && bits_per_weight(Format::mxfp4) == 4.25);
 static_assert(bits_per_weight(Format::q8_0) == 8.5 && bits_per_weight(Format::u8_affine) == 8);
 static_assert(visit_format(Format::q4_1, [](auto tag) {
   return std::is_same_v<typename decltype(tag)::type, Q4_1>;
@@ -91,8 +92,9 @@ TEST_CASE("rows convert both ways at any alignment, and refuse wrong sizes") {
       {Format::q8_0, 7e-3},     {Format::q4_0, 0.11},  {Format::q4_1, 0.1},
       {Format::q5_0, 0.055},    {Format::q5_1, 0.045}, {Format::q4_k, 0.08},
       {Format::q5_k, 0.04},     {Format::q6_k, 0.02},  {Format::i8_channel, 0.01},
-      {Format::u8_affine, 0.01}, {Format::q2_k, 0.35}, {Format::q3_k, 0.18},
-      {Format::tq2_0, 1.0}};
+      {Format::u8_affine, 0.01}, {Format::q2_k, 0.35},   {Format::q3_k, 0.18},
+      {Format::tq2_0, 1.0},      {Format::iq4_nl, 0.08}, {Format::iq4_xs, 0.09},
+      {Format::mxfp4, 0.13}};
   const auto x = test::normal_row(512, 1.0f, 8);
   for (const auto& limit : at_most) {
     const Format format = limit.first;
@@ -154,6 +156,9 @@ TEST_CASE("a weight that a format cannot hold is an error that says which") {
       {Format::q4_k, 63.0f * 15.0f * 65000.0f, 63.0f * 15.0f * 66000.0f},
       {Format::q5_k, 63.0f * 31.0f * 65000.0f, 63.0f * 31.0f * 66000.0f},
       {Format::q6_k, 128.0f * 31.0f * 65000.0f, 0x1p31f},
+      {Format::iq4_nl, 113.0f * 65000.0f, 0x1p24f},
+      {Format::iq4_xs, 32.0f * 113.0f * 65000.0f, 0x1p29f},
+      {Format::mxfp4, 0x1p119f, 0x1.8p120f},
       {Format::i8_channel, 0x1p120f, 0x1.8p120f},
       {Format::u8_affine, 0x1p120f, 0x1.8p120f},
   };

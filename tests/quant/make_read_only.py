@@ -3,7 +3,8 @@
 """Makes two headers from the Python package gguf (pip install gguf), which needs numpy:
 
   include/nibble/quant/codebooks.hpp    the tables that GGUF's IQ types index
-  tests/quant/read_only_goldens.hpp     hashes of what gguf dequantizes, and the first weights
+  tests/quant/read_only_goldens.hpp     hashes of what gguf dequantizes, and the first weights; and
+                                        of what it quantizes to MXFP4
 
 Usage: make_read_only.py PROJECT_DIR
 """
@@ -111,7 +112,15 @@ inline constexpr ReadOnlyGolden kReadOnlyGoldens[] = {{""".split("\n")
         out.append(f"    {{nibble::io::GgmlType::{kind.name.lower()}, "
                    f"{{{places[0]}, {places[1]}}}, 0x{fnv1a(weights.tobytes()):016x}u,")
         out.append(f"     {{{first}}}}},")
-    out += ["};", "", "}  // namespace test", ""]
+    # Magnitudes from 0 to 2^15, of 16 bits each, times powers of two that differ from block to block.
+    data = random_bytes(4 * 32 * N_BLOCKS, 7)
+    halves = numpy.frombuffer(bytes(data), dtype="<i2").reshape(N_BLOCKS, 32, 2)
+    powers = numpy.repeat(numpy.arange(N_BLOCKS) - 30, 32).reshape(N_BLOCKS, 32) - halves[:, :, 1] % 8
+    x = numpy.ldexp(halves[:, :, 0].astype("<f4"), powers).astype("<f4")
+    blocks = quants.quantize(x, T.MXFP4)
+    out += ["};", "", "// Of rows that levels_test.cpp makes in the same way.",
+            f"inline constexpr std::uint64_t kQuantizedMxfp4 = 0x{fnv1a(blocks.tobytes()):016x}u;", "",
+            "}  // namespace test", ""]
     with open(os.path.join(root, "tests/quant/read_only_goldens.hpp"), "w") as file:
         file.write("\n".join(out))
 

@@ -37,6 +37,9 @@ static_assert(group<quant::Q4_K>(256) == 16 * 144 && group<quant::Q5_K>(256) == 
 static_assert(group<quant::Q6_K>(256) == 16 * 212);
 static_assert(group<quant::Q2_K>(256) == 16 * 84 && group<quant::Q3_K>(256) == 16 * 112);
 static_assert(group<quant::TQ2_0>(256) == 16 * 68);
+static_assert(group<quant::IQ4_NL>(2 * 32) == 64 + 16 * 2 * 16);
+static_assert(group<quant::MXFP4>(4 * 32) == 64 + 16 * 4 * 16);
+static_assert(group<quant::IQ4_XS>(256) == 16 * 136);
 static_assert(group<Q4Bf16>(2 * 64) == 64 + 16 * 2 * 32);
 static_assert(group<Q8F32>(32) == 64 + 16 * 32);
 static_assert(group<Q4Minimum128>(2 * 128) == 64 + 64 + 16 * 2 * 64);
@@ -81,7 +84,7 @@ std::vector<int> documented(const Weights<Format>& w) {
   using Scale = typename Format::Scale;
   constexpr int kScaleBytes = static_cast<int>(sizeof(Scale));
   constexpr bool kSigned8 = Format::kBits == 8 && !Weights<Format>::kHasMinimum;
-  constexpr int kBlocks = kScaleBytes == 2 ? 2 : 1;
+  constexpr int kBlocks = 4 / kScaleBytes;  // 64 bytes of scales
   constexpr int kCodeBytes = Format::kLength * Format::kBits / 8;
   const int n_groups = static_cast<int>((w.row_blocks() + kBlocks - 1) / kBlocks);
   std::vector<int> bytes;
@@ -129,7 +132,7 @@ std::vector<int> stored(const AlignedBuffer& memory) {
 
 // The bytes of a panel of whole super-blocks, likewise.
 template <class Format>
-std::vector<int> documented_super_blocks(const Weights<Format>& w) {
+std::vector<int> documented_k_blocks(const Weights<Format>& w) {
   constexpr bool kIsFew = Format::kBits < 4;
   constexpr bool kIsGroups16 = Format::kGroupLength == 16;
   constexpr int kUpper = Format::kBits - (kIsFew ? 2 : 4), kBelow = kIsFew ? 4 : 16;
@@ -195,11 +198,34 @@ std::vector<int> documented_super_blocks(const Weights<Format>& w) {
   return bytes;
 }
 
+template <class Format>
+std::vector<int> documented_super_blocks(const Weights<Format>& w) {
+  if constexpr (quant::LevelFormat<Format>) {
+    // IQ4_XS: the scale and the upper bits of the small ones, the small ones, the codes of a step
+    // as in its 16 bytes. These are the words of the block in their order.
+    std::vector<int> words;
+    for (Index b = 0; b < w.row_blocks(); ++b) {
+      for (std::size_t i = 0; i < sizeof(typename Format::Block); i += 4) {
+        for (Index row = 0; row < 16; ++row) {
+          unsigned char word[4] = {};
+          if (row < w.n) {
+            std::memcpy(word, reinterpret_cast<const char*>(&w.block(row, b)) + i, 4);
+          }
+          words.insert(words.end(), word, word + 4);
+        }
+      }
+    }
+    return words;
+  } else {
+    return documented_k_blocks(w);
+  }
+}
+
 }  // namespace
 
 TEST_CASE_TEMPLATE("blocks are packed as documented, and come back", Format, quant::Q4_0,
                    quant::Q4_1, quant::Q5_0, quant::Q5_1, quant::Q8_0, Q4Bf16, Q8F32, Q4Minimum128,
-                   Q8Minimum64, quant::Q3_H, quant::Q2_H) {
+                   Q8Minimum64, quant::Q3_H, quant::Q2_H, quant::IQ4_NL, quant::MXFP4) {
   using P = Packed<Format>;
   std::mt19937 random(1);
   for (const Index n : {1, 2, 15, 16, 17, 33}) {
@@ -228,7 +254,8 @@ TEST_CASE_TEMPLATE("blocks are packed as documented, and come back", Format, qua
       for (Index row = 0; row < rows; ++row) {
         for (Index b = row < n ? w.row_blocks() : 0; b < P::padded_k(k) / P::kLength; ++b) {
           const auto block = P::unpack_block(packed.panel(row / 16), row % 16, b);
-          if (to_double(block.scale) != 0 || Weights<Format>::minimum(block, 0) != 0) ++faults;
+          if (to_double(block.scale) * Weights<Format>::code(block, 0) != 0) ++faults;
+          if (Weights<Format>::minimum(block, 0) != 0) ++faults;
           for (const auto byte : block.codes) faults += byte != 0;
         }
       }
@@ -244,7 +271,8 @@ TEST_CASE_TEMPLATE("blocks are packed as documented, and come back", Format, qua
 }
 
 TEST_CASE_TEMPLATE("super-blocks are packed as documented, and come back", Format, quant::Q4_K,
-                   quant::Q5_K, quant::Q6_K, quant::Q2_K, quant::Q3_K, quant::TQ2_0) {
+                   quant::Q5_K, quant::Q6_K, quant::Q2_K, quant::Q3_K, quant::TQ2_0,
+                   quant::IQ4_XS) {
   using P = Packed<Format>;
   std::mt19937 random(4);
   for (const Index n : {1, 15, 16, 17}) {

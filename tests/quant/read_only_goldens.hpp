@@ -91,4 +91,7 @@ inline constexpr ReadOnlyGolden kReadOnlyGoldens[] = {
      {0x1.a000000000000p-2f, 0x1.a000000000000p-4f, 0x1.a000000000000p-4f, -0x1.3800000000000p+0f}},
 };
 
+// Of rows that levels_test.cpp makes in the same way.
+inline constexpr std::uint64_t kQuantizedMxfp4 = 0x53625f524671bc7du;
+
 }  // namespace test

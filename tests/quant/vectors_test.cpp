@@ -30,9 +30,10 @@ struct Vectors {
 
 std::optional<Vectors> vectors(std::string name) {
   if (name.back() == 'k') name.back() = 'K';
+  name += name == "iq4_nl" ? ".quantize_chunk" : ".both";
   const auto input = test::data_path("quant-vectors/input_64x256.f32");
   if (!input) return std::nullopt;
-  const std::string stored = *test::data_path("quant-vectors/" + name + ".both.bin");
+  const std::string stored = *test::data_path("quant-vectors/" + name + ".bin");
   return Vectors{as<float>(test::read_file(*input)), test::read_file(stored),
                  as<float>(test::read_file(stored + ".dequant.f32"))};
 }
@@ -58,7 +59,8 @@ std::vector<typename F::Block> blocks_of(const Vectors& v) {
 TEST_CASE("stored bytes and dequantized weights equal ggml's") {
   for (const Format format :
        {Format::f16, Format::bf16, Format::q4_0, Format::q4_1, Format::q5_0, Format::q5_1,
-        Format::q8_0, Format::q4_k, Format::q5_k, Format::q6_k, Format::q2_k, Format::q3_k}) {
+        Format::q8_0, Format::q4_k, Format::q5_k, Format::q6_k, Format::q2_k, Format::q3_k,
+        Format::iq4_nl, Format::iq4_xs}) {
     const auto v = vectors(to_string(format));
     if (!v) return;
     CAPTURE(to_string(format));
@@ -80,7 +82,8 @@ TEST_CASE("errors of ggml's blocks are as its manifest says") {
       {Format::f16, 6.75176859e-05}, {Format::bf16, 0.000533434102}, {Format::q4_0, 0.0294271873},
       {Format::q4_1, 0.0318386285},  {Format::q5_0, 0.0152415232},   {Format::q5_1, 0.0135710928},
       {Format::q8_0, 0.00190647093}, {Format::q4_k, 0.0276667223},   {Format::q5_k, 0.0131207705},
-      {Format::q6_k, 0.00586679158}, {Format::q2_k, 0.123502508},   {Format::q3_k, 0.0521443521}};
+      {Format::q6_k, 0.00586679158}, {Format::q2_k, 0.123502508},    {Format::q3_k, 0.0521443521},
+      {Format::iq4_nl, 0.0280504298}, {Format::iq4_xs, 0.0284182041}};
   for (const auto& [format, rmse] : expected) {
     const auto v = vectors(to_string(format));
     if (!v) return;
@@ -93,7 +96,8 @@ TEST_CASE("errors of ggml's blocks are as its manifest says") {
 TEST_CASE("the comparisons say no: one bit of one byte, one scale 1 % off") {
   for (const Format format :
        {Format::f16, Format::bf16, Format::q4_0, Format::q4_1, Format::q5_0, Format::q5_1,
-        Format::q8_0, Format::q4_k, Format::q5_k, Format::q6_k, Format::q2_k, Format::q3_k}) {
+        Format::q8_0, Format::q4_k, Format::q5_k, Format::q6_k, Format::q2_k, Format::q3_k,
+        Format::iq4_nl, Format::iq4_xs}) {
     auto v = vectors(to_string(format));
     if (!v) return;
     CAPTURE(to_string(format));

@@ -545,7 +545,7 @@ NIBBLE_LAZY Result<ColumnRoundingResult> round_columns(const ColumnFactor& facto
   return catch_out_of_memory([&] {
     return quant::visit_format(options.format, [&](auto tag) -> ResultType {
       using F = typename decltype(tag)::type;
-      if constexpr (quant::ChannelFormat<F>) {
+      if constexpr (quant::ChannelFormat<F> || quant::LevelFormat<F>) {
         return Error{Errc::unsupported,
                      std::string("column-by-column rounding to ") + to_string(options.format)};
       } else {

@@ -52,13 +52,15 @@ class WeightedRounder {
   explicit WeightedRounder(WeightedConvertOptions options) : options_(std::move(options)) {}
 
   Result<bool> operator()(const TensorToRound& tensor) {
-    const bool is_grid = quant::visit_format(tensor.tensor().to, [](auto tag) {
-      return quant::GridFormat<typename decltype(tag)::type>;
-    });
-    if (!is_grid) return false;
+    const quant::Format to = tensor.tensor().to;
+    const bool is_grid = quant::visit_format(
+        to, [](auto tag) { return quant::GridFormat<typename decltype(tag)::type>; });
+    const bool has_search = quant::visit_format(
+        to, [](auto tag) { return quant::SearchedFormat<typename decltype(tag)::type>; });
+    if (!has_search) return false;
     const InputStatistics* const input =
         options_.statistics != nullptr ? options_.statistics->find(tensor.tensor().name) : nullptr;
-    if (options_.by_columns && input != nullptr && input->has_second_moments()) {
+    if (is_grid && options_.by_columns && input != nullptr && input->has_second_moments()) {
       return by_columns(tensor, *input);
     }
     return by_rows(tensor, input);

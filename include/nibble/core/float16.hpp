@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Storage types for 16-bit floats and their exact conversions. Arithmetic is done in f32. Kernels
-// convert whole vectors; these scalar functions are for files, scales and tails. (They use
-// __builtin_bit_cast, which every compiler has. std::bit_cast is a function of namespace std, see
-// core/scalar.hpp for why that matters.)
+// Storage types for 16-bit floats and for powers of two, and their exact conversions. Arithmetic is
+// done in f32. Kernels convert whole vectors; these scalar functions are for files, scales and
+// tails. (They use __builtin_bit_cast, which every compiler has. std::bit_cast is a function of
+// namespace std, see core/scalar.hpp for why that matters.)
 #pragma once
 
 #include <cstdint>
@@ -24,8 +24,16 @@ struct bf16 {
   friend constexpr bool operator==(bf16, bf16) = default;
 };
 
+// A power of two, 2^(bits - 128): half of what the type E8M0 of OCP's MX formats means by the same
+// bits.
+struct HalfE8M0 {
+  std::uint8_t bits = 0;
+  friend constexpr bool operator==(HalfE8M0, HalfE8M0) = default;
+};
+
 static_assert(sizeof(f16) == 2 && alignof(f16) == 2);
 static_assert(sizeof(bf16) == 2 && alignof(bf16) == 2);
+static_assert(sizeof(HalfE8M0) == 1);
 
 // Exact; NaN payloads are kept.
 constexpr float to_f32(f16 h) noexcept {
@@ -45,6 +53,12 @@ constexpr float to_f32(bf16 b) noexcept {
 }
 
 constexpr float to_f32(float x) noexcept { return x; }
+
+// The least two are subnormal.
+constexpr float to_f32(HalfE8M0 e) noexcept {
+  const std::uint32_t bits = e.bits < 2 ? 0x00200000u << e.bits : (e.bits - 1u) << 23;
+  return __builtin_bit_cast(float, bits);
+}
 
 // Rounds to nearest, ties to even. Overflow gives infinity, NaN stays NaN (quiet).
 constexpr f16 to_f16(float x) noexcept {

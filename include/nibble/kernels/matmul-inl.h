@@ -212,7 +212,8 @@ template <class Form>
 inline constexpr bool kWidens = false;
 template <quant::BlockFormat Format>
 inline constexpr bool kWidens<Format> =
-    quant::SuperBlockFormat<Format> || Format::kBits == 5 || Format::kBits < 4;
+    quant::SuperBlockFormat<Format> || quant::LevelFormat<Format> || Format::kBits == 5 ||
+    Format::kBits < 4;
 
 // What the tiles of a part fetch: the part that comes next, a share by each (see PanelPrefetcher).
 struct NextPart {

@@ -48,12 +48,21 @@ HWY_INLINE VI8 broadcast4(const std::int8_t* codes) {
   return hn::BitCast(DI8(), hn::Set(DI32(), word));
 }
 
+HWY_INLINE VF32 load_f32(const float* p) { return hn::LoadU(DF32(), p); }
+// Subnormal numbers grow from the least one by steps as large as it is; all others have their
+// exponent in the bits.
+HWY_INLINE VF32 load_f32(const HalfE8M0* p) {
+  const hn::Rebind<std::uint8_t, DF32> d8;
+  const VI32 e = hn::PromoteTo(DI32(), hn::LoadU(d8, reinterpret_cast<const std::uint8_t*>(p)));
+  const VI32 normal = hn::Sub(hn::ShiftLeft<23>(e), hn::Set(DI32(), 0x00800000));
+  const VI32 subnormal = hn::Add(hn::ShiftLeft<21>(e), hn::Set(DI32(), 0x00200000));
+  return hn::BitCast(DF32(), hn::Max(normal, subnormal));
+}
 template <class T>
 HWY_INLINE VF32 load_f32(const T* p) {  // f16 or bf16
   const hn::Rebind<std::uint16_t, DF32> d16;
   return widen(T{}, DF32(), hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(p)));
 }
-HWY_INLINE VF32 load_f32(const float* p) { return hn::LoadU(DF32(), p); }
 
 HWY_INLINE VU8 low_nibbles(VU8 v) { return hn::And(v, hn::Set(DU8(), 0x0F)); }
 HWY_INLINE VU8 high_nibbles(VU8 v) {
@@ -65,6 +74,30 @@ HWY_INLINE VU8 high_nibbles(VU8 v) {
 #else
   return hn::ShiftRight<4>(v);
 #endif
+}
+
+// The codes in the halves of bytes as products multiply them, and how many bits these have.
+template <class Format>
+inline constexpr int kDotBits = Format::kBits < 4 ? 4 : Format::kBits;
+template <quant::LevelFormat Format>
+inline constexpr int kDotBits<Format> = Format::kLevelBits;
+
+template <class Format>
+HWY_INLINE VU8 levels_of(VU8 codes) {
+  if constexpr (quant::LevelFormat<Format>) {
+    const VU8 levels = hn::LoadDup128(DU8(), quant::kStoredLevels<Format>.data());
+    return hn::TableLookupBytes(levels, codes);
+  } else {
+    return codes;
+  }
+}
+template <class Format>
+HWY_INLINE VU8 low_codes(VU8 both) {
+  return levels_of<Format>(low_nibbles(both));
+}
+template <class Format>
+HWY_INLINE VU8 high_codes(VU8 both) {
+  return levels_of<Format>(high_nibbles(both));
 }
 
 // ---- bf16 dot products -------------------------------------------------------------------------

@@ -91,6 +91,7 @@ class MaskedSteps {
   static constexpr int kBits = 4;
   static constexpr int kLength = kStep;
   static constexpr bool kHasMinimum = false;
+  static constexpr bool kHasPairs = true;
   static constexpr bool kTwoScales = false;
   static constexpr int kOffset = 8;
   static constexpr int kGroup = 1;

@@ -39,7 +39,7 @@ class Inputs {
   static constexpr int first_of(int part) { return (kAreNeighbours ? 32 : 16) * part; }
   // The place, in the two vectors, of what the low halves of chunk j are multiplied by.
   static constexpr int low(int j) {
-    return Steps::kBits < 8 && kAreNeighbours ? 4 * j + 4 * j / Steps::kApart * Steps::kApart
+    return Steps::kHasPairs && kAreNeighbours ? 4 * j + 4 * j / Steps::kApart * Steps::kApart
                                               : 4 * j;
   }
   static constexpr int high(int j) { return low(j) + (kAreNeighbours ? Steps::kApart : 16); }
@@ -72,9 +72,9 @@ template <int kChunk, class Steps, class Dot>
 HWY_INLINE void add_chunk(const Inputs<Steps>& x, const CodePair (&w)[Steps::kChunks], Dot& dot) {
   using X = Inputs<Steps>;
   auto& sum = sum_of_half<kChunk / 2>(dot);
-  const bool is_odd = Steps::kBits == 8 && kChunk % 2 != 0;
+  const bool is_odd = !Steps::kHasPairs && kChunk % 2 != 0;
   x.template add_to<X::low(kChunk)>(sum, w[kChunk].low.get(), is_odd);
-  if constexpr (Steps::kBits < 8) {
+  if constexpr (Steps::kHasPairs) {
     x.template add_to<X::high(kChunk)>(sum, w[kChunk].high.get(), true);
   }
 }

@@ -25,7 +25,8 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace NIBBLE_TARGET_NAMESPA
 namespace hn = hwy::HWY_NAMESPACE;
 
 #if NIBBLE_HAVE_I8MM
-// Whether a form has such products: formats whose codes are unpacked by a mask and a shift.
+// Whether a form has such products: formats whose codes are unpacked by a mask, a shift, and at
+// most a table.
 template <class Form>
 inline constexpr bool kMultipliesPairs = false;
 template <quant::BlockFormat Format>
@@ -99,7 +100,7 @@ class Codes {
   // Adds the products of half `half` with inputs 8 i to 8 i + 7 of two rows.
   HWY_INLINE VI32 add_to(VI32 sum, int half, int i, VI8 x) const {
     const VU8 w = codes_[half][i].get();
-    if constexpr (Format::kBits == 8) {
+    if constexpr (kDotBits<Format> == 8) {
       return VI32(vusmmlaq_s32(sum.raw, w.raw, x.raw));
     } else {
       return VI32(vmmlaq_s32(sum.raw, vreinterpretq_s8_u8(w.raw), x.raw));
@@ -111,8 +112,8 @@ class Codes {
     if constexpr (Format::kBits == 8) {
       codes_[half][i].set(both);
     } else {
-      codes_[half][i].set(low_nibbles(both));
-      codes_[half][i + 2].set(high_nibbles(both));
+      codes_[half][i].set(low_codes<Format>(both));
+      codes_[half][i + 2].set(high_codes<Format>(both));
     }
   }
 
@@ -133,7 +134,7 @@ HWY_NOINLINE void add_tile(const PairOfBlocks* x, Index n_pairs, Index n_steps,
     sums.set(p, 1, hn::Load(DF32(), sums_inout + (2 * p + 1) * stride));
   }
   for (Index left = n_steps; left > 0; left -= Steps::kGroup) {
-    prefetcher.step<Steps::kTurnBytes / kVectors>();
+    prefetcher.step<quant::Packed<Format>::kGroupBytes / kVectors>();
     HWY_UNROLL(2) for (int step = 0; step < Steps::kGroup; ++step) {
       if (step > 0 && left <= step) break;
       Codes<Format> codes;
@@ -236,7 +237,7 @@ HWY_NOINLINE void compute(const kernels::MatmulArgs& args, Index row, Index m, I
     std::fill_n(out, 2 * n_pairs * stride, 0.0f);
     for (Index step = 0; step < n_steps; step += kMaxSteps) {
       const auto n = static_cast<int>(HWY_MIN(Index{kMaxSteps}, n_steps - step));
-      put_inputs<Format::kBits>(input, m, n_pairs, step, n, inputs);
+      put_inputs<kDotBits<Format>>(input, m, n_pairs, step, n, inputs);
       for (Index panel = first_panel; panel < end_panel; ++panel) {
         add_panel(matrix + panel * panel_bytes + step / kMaxSteps * kPartBytes, n,
                   panel + 1 < args.end_panel, out + (panel - first_panel) * quant::kPanelRows);

@@ -79,8 +79,8 @@ class CodeReader {
       pair.low.set(both);
       pair.high.set(both);
     } else if constexpr (kUpper == 0) {
-      pair.low.set(low_nibbles(both));
-      pair.high.set(high_nibbles(both));
+      pair.low.set(low_codes<Format>(both));
+      pair.high.set(high_codes<Format>(both));
     } else {
       // Upper bits come to bits 4 … by shifts of 16-bit lanes; what crosses bytes is masked away.
       constexpr int kChunksPerUpper = 4 / kUpper;
@@ -311,6 +311,45 @@ class ScaleReader<Format, kColumns> {
   HWY_ALIGN std::uint32_t small_[kSmall][kColumns][kLanes];
 };
 
+// Super-blocks with levels have one integer of 6 bits for each step; see levels.hpp for their places.
+template <int kColumns>
+class ScaleReader<quant::IQ4_XS, kColumns> {
+  using L = quant::Packed<quant::IQ4_XS>;
+
+ public:
+  HWY_INLINE ScaleReader() {}
+
+  HWY_INLINE void start_group(const TileColumns& columns, const std::byte* group) {
+    HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {
+      hn::Vec<DU32> lower = load(columns, group + L::kScaleOffset, c);
+      hn::Vec<DU32> upper = load(columns, group, c);
+      const VF32 scale = low_half_as_f32(upper);
+      const VF32 of_offset = hn::Mul(scale, hn::Set(DF32(), -32.0f));
+      upper = hn::ShiftRight<12>(upper);
+      HWY_UNROLL(8) for (int step = 0; step < L::kGroupSteps; ++step) {
+        const auto bits = hn::Or(hn::And(lower, hn::Set(DU32(), 0x0F)),
+                                 hn::And(upper, hn::Set(DU32(), 0x30)));
+        const VF32 integer = hn::ConvertTo(DF32(), hn::BitCast(DI32(), bits));
+        // Exact, as the product and its parts are.
+        hn::StoreU(hn::MulAdd(integer, scale, of_offset), DF32(), scales_[step][c]);
+        lower = hn::ShiftRight<4>(lower);
+        upper = hn::ShiftRight<2>(upper);
+      }
+    }
+  }
+  HWY_INLINE VF32 scale(const TileColumns&, const std::byte*, int step, int c) const {
+    return hn::LoadU(DF32(), scales_[step][c]);
+  }
+
+ private:
+  static HWY_INLINE hn::Vec<DU32> load(const TileColumns& columns, const std::byte* chunk, int c) {
+    const std::byte* words = columns.template at<4>(chunk, c);
+    return hn::LoadU(DU32(), reinterpret_cast<const std::uint32_t*>(words));
+  }
+
+  HWY_ALIGN float scales_[L::kGroupSteps][kColumns][kLanes];
+};
+
 // ---- Steps -------------------------------------------------------------------------------------
 // Block formats go through k in groups of steps, and through a group in turns of two steps (or
 // one): between turns only pointers change.
@@ -321,7 +360,8 @@ class PackedSteps {
   using L = quant::Packed<Format>;
 
  public:
-  static constexpr int kBits = Format::kBits < 4 ? 4 : Format::kBits;  // of what it reads
+  static constexpr int kBits = kDotBits<Format>;  // of what it reads
+  static constexpr bool kHasPairs = Format::kBits < 8;  // of codes in each byte of a chunk
   static constexpr int kLength = static_cast<int>(L::kStepLength);
   static constexpr bool kHasMinimum = L::kHasMinimum;
   static constexpr bool kTwoScales = kHasTwoScales<Format>;
@@ -336,10 +376,10 @@ class PackedSteps {
   // Whether all steps of the last group exist.
   static constexpr bool kWholeGroups = quant::SuperBlockFormat<Format>;
   // Chunks of 32 weights, beside those of upper bits.
-  static constexpr int kChunks = kBits == 8 ? 8 : 4;
+  static constexpr int kChunks = kHasPairs ? 4 : 8;
   static constexpr bool kHasInputSums = false;
   // How far apart the weights of the two vectors of a chunk are.
-  static constexpr int kApart = kBits == 8 ? 0 : static_cast<int>(L::kSharedByte);
+  static constexpr int kApart = kHasPairs ? static_cast<int>(L::kSharedByte) : 0;
 
   HWY_INLINE PackedSteps(const std::byte* weights, Index k, int lane)
       : columns_(L::panel_bytes(k), lane), group_(weights) {}
@@ -395,6 +435,7 @@ template <int Bits, bool HasMinimum, bool TwoScales, int kColumns>
 class WideSteps {
  public:
   static constexpr int kBits = Bits;
+  static constexpr bool kHasPairs = true;
   static constexpr int kLength = 32;
   static constexpr bool kHasMinimum = HasMinimum;
   static constexpr bool kTwoScales = TwoScales;
@@ -462,8 +503,10 @@ HWY_INLINE void sum_inputs(const std::int32_t* code_sums, const float* scales, I
 }
 
 template <class Format, int kColumns>
-using WideStepsOf = WideSteps<(kHasTwoScales<Format> ? 6 : 5), quant::Packed<Format>::kHasMinimum,
-                              kHasTwoScales<Format>, kColumns>;
+using WideStepsOf = WideSteps<(kHasTwoScales<Format>   ? 6
+                               : kDotBits<Format> < 5 ? 5
+                                                      : kDotBits<Format>),
+                              quant::Packed<Format>::kHasMinimum, kHasTwoScales<Format>, kColumns>;
 
 // Widens n_steps steps from the group at `weights` on; see PackedSteps for k and lane.
 template <class Format, int kColumns>

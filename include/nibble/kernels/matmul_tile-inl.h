@@ -181,9 +181,9 @@ HWY_INLINE void add_steps(const kernels::MatmulInput& in, Index n_steps, Steps s
             const int chunk = part * Steps::kChunks + j;
             const auto inputs_of = [&](int r, VI8& x_low, VI8& x_high) NIBBLE_ATTR {
               const std::int8_t* xr = x + r * x_stride + b * kLength + 4 * chunk;
-              if constexpr (Steps::kBits < 8) xr += 4 * chunk / Steps::kApart * Steps::kApart;
+              if constexpr (Steps::kHasPairs) xr += 4 * chunk / Steps::kApart * Steps::kApart;
               x_low = x_high = broadcast4(xr);
-              if constexpr (Steps::kBits < 8) x_high = broadcast4(xr + Steps::kApart);
+              if constexpr (Steps::kHasPairs) x_high = broadcast4(xr + Steps::kApart);
             };
             const auto add = [&](int r, int c, const CodePair& w, VI8 x_low,
                                  VI8 x_high) NIBBLE_ATTR {
@@ -192,8 +192,8 @@ HWY_INLINE void add_steps(const kernels::MatmulInput& in, Index n_steps, Steps s
                 dot[r][c].add(w.low.get(), x_low, 2 * (j % 2), j / 2, scale);
                 dot[r][c].add(w.high.get(), x_high, 2 * (j % 2) + 1, j / 2, scale);
               } else {
-                dot[r][c].add(w.low.get(), x_low, Steps::kBits == 8 && j % 2 != 0);
-                if constexpr (Steps::kBits < 8) dot[r][c].add(w.high.get(), x_high, true);
+                dot[r][c].add(w.low.get(), x_low, !Steps::kHasPairs && j % 2 != 0);
+                if constexpr (Steps::kHasPairs) dot[r][c].add(w.high.get(), x_high, true);
               }
             };
             // Inputs or weights stay in registers, whichever are fewer.

@@ -125,7 +125,6 @@ HWY_INLINE Index pack_super_blocks(const typename Format::Block* rows, Index k, 
   using L = quant::Packed<Format>;
   using Block = typename Format::Block;
   constexpr size_t kWhole = sizeof(Block) / 16 * 4;  // words that are transposed
-  constexpr size_t kRest = sizeof(Block) - 4 * kWhole;
   const Index n_groups = L::n_blocks(k);
   const size_t stride = static_cast<size_t>(n_groups) * sizeof(Block);
   HWY_ALIGN std::uint32_t words[L::kStoredWords][quant::kPanelRows] = {};
@@ -137,9 +136,10 @@ HWY_INLINE Index pack_super_blocks(const typename Format::Block* rows, Index k, 
         store(v, reinterpret_cast<uint8_t*>(words[word + c] + first));
       });
     }
-    if constexpr (kRest > 0) {
+    for (size_t word = kWhole; word < L::kStoredWords; ++word) {
+      const size_t left = sizeof(Block) - 4 * word;  // the last word may be half of one
       for (size_t r = 0; r < size_t{quant::kPanelRows}; ++r) {
-        std::memcpy(words[kWhole] + r, block + 4 * kWhole + r * stride, kRest);
+        std::memcpy(words[word] + r, block + 4 * word + r * stride, left < 4 ? left : 4);
       }
     }
     L::pack_words(words, chunks);

@@ -92,6 +92,7 @@ inline quant::Format format_for_row(quant::Format wanted, std::uint64_t k) {
   if (wanted == quant::Format::q4_k) shorter = quant::Format::q5_0;
   if (wanted == quant::Format::q5_k) shorter = quant::Format::q5_1;
   if (wanted == quant::Format::q6_k) shorter = quant::Format::q8_0;
+  if (wanted == quant::Format::iq4_xs) shorter = quant::Format::iq4_nl;
   return fits(shorter) ? shorter : quant::Format::f16;
 }
 

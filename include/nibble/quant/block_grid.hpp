@@ -13,6 +13,7 @@
 
 #include "nibble/core/exact_math.hpp"
 #include "nibble/quant/block.hpp"
+#include "nibble/quant/levels.hpp"
 #include "nibble/quant/quantize.hpp"
 #include "nibble/quant/super_block.hpp"
 
@@ -33,7 +34,7 @@ inline constexpr bool kHasHalfSteps = F::kBits < 4 && !SuperBlockFormat<F>;
 // Formats that are such grids: those of block.hpp with 16-bit scales, and those of super_block.hpp.
 template <class F>
 concept GridFormat = BlockFormat<F> && sizeof(typename F::Scale) == 2 &&
-                     (SuperBlockFormat<F> || !HasOwnRule<F>);
+                     ((SuperBlockFormat<F> && !LevelFormat<F>) || !HasOwnRule<F>);
 
 template <class F>
 constexpr int group_length() noexcept {

@@ -19,7 +19,8 @@
 //                     scales    [chunk][16 rows][4 bytes]  the small ones, as in GGUF's block. Of
 //                               formats with groups of 16 weights, the two bytes in the middle of
 //                               each chunk are exchanged: of Q6_K chunk c has those of the groups
-//                               4c, 4c + 2, 4c + 1, 4c + 3.
+//                               4c, 4c + 2, 4c + 1, 4c + 3. Of IQ4_XS the bits that are missing
+//                               here stand in the first chunk in the place of the minimum
 //                     codes     [step][chunk][16 rows][4 bytes]
 //                   A step is 32 weights: first the chunks with bits above the fourth, one for each
 //                   such bit; then four with 4-bit codes, as in a block of 32. (Groups of 16: in

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "nibble/quant/levels.hpp"
 #include "nibble/quant/packed_panel.hpp"
 #include "nibble/quant/super_block.hpp"
 
@@ -26,8 +27,11 @@ struct Packed<Format> {
   static constexpr Index kUpperChunks = Format::kBits - (kHasFewBits ? 2 : 4);  // of a step
   // How far apart the weights are that share a byte of 4-bit codes, or 4 bits of one.
   static constexpr Index kSharedByte = Format::kGroupLength == 16 ? 8 : 16;
-  static constexpr Index kScaleChunks =  // of small scales
-      std::is_same_v<Format, TQ2_0> ? 0 : kHasMinimum != kHasFewBits ? 3 : 4;
+  // Of small scales. (In IQ4_XS the upper bits of these are beside the f16 scale.)
+  static constexpr Index kScaleChunks = LevelFormat<Format>              ? 1
+                                        : std::is_same_v<Format, TQ2_0> ? 0
+                                        : kHasMinimum != kHasFewBits    ? 3
+                                                                        : 4;
 
   static constexpr Index kStepLength = 32;
   static constexpr Index kStepChunks = Format::kBits;
@@ -91,6 +95,10 @@ struct Packed<Format> {
   template <std::size_t kRows>
   static void pack_words(const std::uint32_t (&stored)[kStoredWords][kRows],
                          std::uint32_t (&chunks)[std::size_t{kGroupChunks}][kRows]) noexcept {
+    if constexpr (LevelFormat<Format>) {  // words are chunks
+      std::memcpy(chunks, stored, sizeof(chunks));
+      return;
+    }
     move_scales<true>(stored, chunks);
     for (std::size_t step = 0; step < std::size_t{kGroupSteps}; ++step) {
       std::uint32_t(*const to)[kRows] = chunks + kFirstCodes + step * kStepChunks;
@@ -119,6 +127,10 @@ struct Packed<Format> {
   template <std::size_t kRows>
   static void unpack_words(const std::uint32_t (&chunks)[std::size_t{kGroupChunks}][kRows],
                            std::uint32_t (&stored)[kStoredWords][kRows]) noexcept {
+    if constexpr (LevelFormat<Format>) {
+      std::memcpy(stored, chunks, sizeof(stored));
+      return;
+    }
     std::memset(stored, 0, sizeof(stored));
     move_scales<false>(chunks, stored);
     for (std::size_t step = 0; step < std::size_t{kGroupSteps}; ++step) {

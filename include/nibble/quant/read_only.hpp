@@ -152,42 +152,15 @@ inline void read_iq1_m(BlockBytes b, float* out) noexcept {
   }
 }
 
-NIBBLE_HIDDEN inline constexpr std::int8_t kIq4Levels[16] = {
-    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-// 32 codes of 4 bits in 16 bytes, `n` apart in a byte, as levels of a table times `scale`.
-inline void read_levels(const std::uint8_t* codes, std::size_t n, const std::int8_t* levels,
-                        float scale, float* out) noexcept {
-  for (std::size_t j = 0; j < n; ++j) {
-    out[j] = scale * static_cast<float>(levels[codes[j] & 15]);
-    out[j + n] = scale * static_cast<float>(levels[codes[j] >> 4]);
-  }
+// A block of one of nibble's formats.
+template <class F>
+void read_format(BlockBytes b, float* out) noexcept {
+  typename F::Block block;
+  std::memcpy(&block, b.at, sizeof(block));
+  dequantize_block<F>(block, out);
 }
 
-inline void read_iq4_nl(BlockBytes b, float* out) noexcept {
-  read_levels(b.at + 2, 16, kIq4Levels, b.f16_at(0), out);
-}
-
-inline void read_iq4_xs(BlockBytes b, float* out) noexcept {
-  const float d = b.f16_at(0);
-  for (std::size_t g = 0; g < 8; ++g) {
-    const int low = b[4 + g / 2] >> g % 2 * 4 & 15;
-    const int high = static_cast<int>(b.half(2) >> 2 * g & 3);
-    read_levels(b.at + 8 + 16 * g, 16, kIq4Levels, d * static_cast<float>((low | high << 4) - 32),
-                out + 32 * g);
-  }
-}
-
-NIBBLE_HIDDEN inline constexpr std::int8_t kFp4Levels[16] = {0, 1,  2,  3,  4,  6,  8,  12,
-                                                             0, -1, -2, -3, -4, -6, -8, -12};
-
-// Half of 2^(e - 127).
-inline float mxfp4_scale(BlockBytes b) noexcept {
-  const auto e = static_cast<std::uint32_t>(b[0]);
-  return __builtin_bit_cast(float, e < 2 ? 0x00200000u << e : (e - 1) << 23);
-}
-inline void read_mxfp4(BlockBytes b, float* out) noexcept {
-  read_levels(b.at + 1, 16, kFp4Levels, mxfp4_scale(b), out);
-}
+inline float mxfp4_scale(BlockBytes b) noexcept { return to_f32(HalfE8M0{b.at[0]}); }
 
 // Four groups of 16, each with half of an 8-bit float without sign: 4 bits of exponent, 3 of
 // mantissa.
@@ -268,11 +241,14 @@ NIBBLE_HIDDEN inline constexpr ReadOnlyType kReadOnlyTypes[] = {
     {io::GgmlType::iq2_s, Format::q4_k, Format::q4_k, detail::read_iq2_s},
     {io::GgmlType::iq3_xxs, Format::q4_k, Format::q4_k, detail::read_iq3_xxs},
     {io::GgmlType::iq3_s, Format::q4_k, Format::q4_k, detail::read_iq3_s},
-    {io::GgmlType::iq4_nl, Format::q5_k, Format::q5_0, detail::read_iq4_nl},
-    {io::GgmlType::iq4_xs, Format::q5_k, Format::q5_k, detail::read_iq4_xs},
+    {io::GgmlType::iq4_nl, Format::q5_k, Format::q5_0, detail::read_format<IQ4_NL>, nullptr,
+     Format::iq4_nl},
+    {io::GgmlType::iq4_xs, Format::q5_k, Format::q5_k, detail::read_format<IQ4_XS>, nullptr,
+     Format::iq4_xs},
     {io::GgmlType::nvfp4, Format::q6_k, Format::q8_0, detail::read_nvfp4},
     // These become exactly the same weights.
-    {io::GgmlType::mxfp4, Format::q5_0, Format::q5_0, detail::read_mxfp4, detail::mxfp4_scale},
+    {io::GgmlType::mxfp4, Format::q5_0, Format::q5_0, detail::read_format<MXFP4>,
+     detail::mxfp4_scale, Format::mxfp4},
     {io::GgmlType::tq1_0, Format::q4_0, Format::q4_0, detail::read_tq1_0, detail::f16_scale<52>,
      Format::tq2_0},
     {io::GgmlType::tq2_0, Format::q4_0, Format::q4_0, detail::read_format<TQ2_0>,

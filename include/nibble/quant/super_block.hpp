@@ -143,13 +143,16 @@ static_assert(sizeof(Q2_K::Block) == 84 && alignof(Q2_K::Block) == 2);
 static_assert(sizeof(Q3_K::Block) == 110 && alignof(Q3_K::Block) == 2);
 static_assert(sizeof(TQ2_0::Block) == 66 && alignof(TQ2_0::Block) == 2);
 
+struct IQ4_XS;  // levels.hpp
+
 template <class F, class... Fs>
 concept OneOf = (std::is_same_v<F, Fs> || ...);
 
 // Only these: their kernels know where the bits of a block are, so that a program's own type
 // which has groups as well is not one of them.
 template <class F>
-concept SuperBlockFormat = BlockFormat<F> && OneOf<F, Q4_K, Q5_K, Q6_K, Q2_K, Q3_K, TQ2_0>;
+concept SuperBlockFormat =
+    BlockFormat<F> && OneOf<F, Q4_K, Q5_K, Q6_K, Q2_K, Q3_K, TQ2_0, IQ4_XS>;
 
 namespace detail {
 

@@ -16,6 +16,8 @@
 //   Q4_K, Q5_K, Q6_K, Q2_K, Q3_K
 //       a local optimum: codes, group scales and block scales are each the best for the others
 //       among their neighbours. Group scales of Q6_K and Q3_K are the best of all.
+//   MXFP4, IQ4_NL, IQ4_XS
+//       the optimum, or a local one: level_search.hpp
 // All: never more error than quantize_block() with the same importance. Results depend on nothing
 // but the arguments.
 //
@@ -35,6 +37,7 @@
 #include "nibble/core/scalar.hpp"
 #include "nibble/quant/block_grid.hpp"
 #include "nibble/quant/format.hpp"
+#include "nibble/quant/level_search.hpp"
 #include "nibble/quant/minimum_search.hpp"
 #include "nibble/quant/scale_search.hpp"
 
@@ -442,8 +445,12 @@ class SymmetricSuperSearch {
 
 }  // namespace detail
 
+// Formats that have a search.
+template <class F>
+concept SearchedFormat = GridFormat<F> || LevelFormat<F>;
+
 // Σ importance · (x - x̂)² of a block in double; importance null: ones.
-template <GridFormat F>
+template <SearchedFormat F>
 double weighted_error(const float* x, const float* importance,
                       const typename F::Block& block) noexcept {
   constexpr std::size_t n = F::kLength;
@@ -461,7 +468,7 @@ double weighted_error(const float* x, const float* importance,
 // Rounds x (kLength weights) to the block with the least weighted error, as far as this file's
 // first comment says. `importance`: kLength numbers, or null for ones. Returns what
 // quantize_block() does.
-template <GridFormat F>
+template <SearchedFormat F>
 bool search_block(const float* x, const float* importance, typename F::Block& block,
                   Effort effort = Effort::usual) noexcept {
   constexpr std::size_t n = F::kLength;
@@ -473,7 +480,10 @@ bool search_block(const float* x, const float* importance, typename F::Block& bl
       safe[i] = clamped(safe[i], -detail::kLargestInSuperBlock, detail::kLargestInSuperBlock);
     }
   }
-  if constexpr (OneOf<F, Q6_K, Q3_K>) {
+  if constexpr (LevelFormat<F>) {
+    detail::search_levels(safe, importance, block);
+    detail::set_nearest_levels<F>(safe, block);
+  } else if constexpr (OneOf<F, Q6_K, Q3_K>) {
     detail::SymmetricSuperSearch<F>(safe, importance).run(block);
   } else if constexpr (OneOf<F, Q4_K, Q5_K, Q2_K>) {
     detail::SuperSearch<F>(safe, importance).run(block);
@@ -482,7 +492,7 @@ bool search_block(const float* x, const float* importance, typename F::Block& bl
   } else {
     detail::search_symmetric<F>(safe, importance, block);
   }
-  set_nearest_codes<F>(safe, block);
+  if constexpr (GridFormat<F>) set_nearest_codes<F>(safe, block);
   return fits;
 }
 
@@ -531,7 +541,7 @@ inline std::size_t search_row(Format format, std::span<const float> x, const flo
                               Effort effort, std::byte* row) noexcept {
   return visit_format(format, [&](auto tag) {
     using F = typename decltype(tag)::type;
-    if constexpr (GridFormat<F>) {
+    if constexpr (SearchedFormat<F>) {
       constexpr std::size_t kLength = F::kLength;
       std::size_t bad = x.size();
       typename F::Block block{};
