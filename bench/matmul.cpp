@@ -217,6 +217,8 @@ void add_matmul(const CaseOptions& options, std::vector<Case>& cases) {
     add<nibble::quant::Q2_K>(options, n, k, cases);
     add<nibble::quant::Q3_K>(options, n, k, cases);
     add<nibble::quant::TQ2_0>(options, n, k, cases);
+    add<nibble::quant::Q2_0>(options, n, k, cases);
+    add<nibble::quant::Q1_0>(options, n, k, cases);
     add<nibble::quant::Q8_0>(options, n, k, cases);
     add<nibble::quant::I8Channel>(options, n, k, cases);
     add<nibble::quant::BF16>(options, n, k, cases);

@@ -86,9 +86,11 @@ void Options::add_to(CLI::App& app) {
   auto* const what = app.add_option_group("what");
   what->add_option("--format", format,
                    example::format_names() + ": for all matrices; vectors stay f32");
-  what->add_option("--mix", mix,
-                   "q4_k_m, q5_k_m, q6_k, q4_0, q8_0, q4_1, q5_0, q5_1, q4_k_s, q5_k_s: what the "
-                   "field means by these names, with a better format for some matrices");
+  what->add_option(
+      "--mix", mix,
+      "q4_k_m, q5_k_m, q6_k, q4_0, q8_0, q4_1, q5_0, q5_1, q4_k_s, q5_k_s, q3_k_s, q3_k_m, "
+      "q3_k_l, q2_k: what the field means by these names, with a better format for some "
+      "matrices");
   what->require_option(1);
   rules.add_option_to(app);
   app.add_option("--imatrix", imatrix,

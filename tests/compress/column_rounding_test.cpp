@@ -296,9 +296,9 @@ TEST_CASE("rounding by columns loses less than plain rounding, whatever runs it"
   const Index n = 21, k = 512;
   const std::vector<float> w = random_weights(n, k, 41);
   const std::vector<double> h = random_moments(k, 42);
-  for (const Format format : {Format::q4_0, Format::q4_1, Format::q5_0, Format::q5_1, Format::q8_0,
-                              Format::q4_k, Format::q5_k, Format::q6_k, Format::q2_k,
-                              Format::q3_k}) {
+  for (const Format format :
+       {Format::q4_0, Format::q4_1, Format::q5_0, Format::q5_1, Format::q8_0, Format::q4_k,
+        Format::q5_k, Format::q6_k, Format::q2_k, Format::q3_k}) {
     CAPTURE(to_string(format));
     ColumnRoundingOptions options;
     options.format = format;

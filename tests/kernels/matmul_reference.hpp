@@ -54,7 +54,12 @@ inline double to_double(HalfE8M0 x) { return std::ldexp(1.0, x.bits - 128); }
 template <class Format>
 int code_in_super_block(const typename Format::Block& block, Index j) {
   const auto& codes = block.codes;
-  if constexpr (Format::kBits < 4) {
+  if constexpr (Format::kBits == 1) {
+    return (codes[size(j / 8)] >> j % 8) % 2 == 1 ? 1 : -1;
+  } else if constexpr (Format::kLength == 64) {
+    constexpr int kPowers[] = {1, 4, 16, 64};
+    return codes[size(j / 4)] / kPowers[j % 4] % 4 - 1;
+  } else if constexpr (Format::kBits < 4) {
     const Index first = Format::kBits == 3 ? 32 : 0;
     constexpr int kPowers[] = {1, 4, 16, 64};
     const int low = codes[size(first + j / 128 * 32 + j % 32)] / kPowers[j / 32 % 4] % 4;
@@ -86,7 +91,7 @@ int plain_small_scale(const Scales& s, Index j) {
 }
 template <class Format>
 int small_scale(const typename Format::Block& block, Index j) {
-  if constexpr (Format::kGroupLength == 256) {
+  if constexpr (Format::kGroupLength > 32) {
     return 1;
   } else if constexpr (Format::kBits == 3) {
     const Index g = j / 16;
@@ -391,7 +396,8 @@ Expected expected_product(const Activations& a, const Weights<Format>& w) {
         }
         const Index n_terms = a.n_blocks() * (Weights<Format>::kHasMinimum ? 2 : 1);
         // Two terms that are added before they are scaled: three roundings.
-        const bool adds_first = quant::SuperBlockFormat<Format> && Format::kBits == 2;
+        const bool adds_first =
+            quant::SuperBlockFormat<Format> && Format::kBits == 2 && Weights<Format>::kHasMinimum;
         n_roundings = static_cast<double>(n_terms) - 1 + 2 + 1 + (adds_first ? 1 : 0);
       } else {
         for (Index i = 0; i < a.k; ++i) {

@@ -11,11 +11,11 @@ using namespace nibble_test;
 using kernels::Epilogue;
 using kernels::Matmul;
 
-#define NIBBLE_BLOCK_FORMATS                                                                 \
-  quant::Q4_0, quant::Q4_1, quant::Q5_0, quant::Q5_1, quant::Q8_0, quant::Q4_K, quant::Q5_K, \
-      quant::Q6_K, quant::Q3_H, quant::Q2_H, quant::Q2_K, quant::Q3_K, quant::TQ2_0,           \
-      quant::IQ4_NL, quant::IQ4_XS, quant::MXFP4, Q4Bf16,                                      \
-      Q8F32, Q4Minimum128, Q8Minimum64
+#define NIBBLE_BLOCK_FORMATS                                                                      \
+  quant::Q4_0, quant::Q4_1, quant::Q5_0, quant::Q5_1, quant::Q8_0, quant::Q4_K, quant::Q5_K,      \
+      quant::Q6_K, quant::Q3_H, quant::Q2_H, quant::Q2_K, quant::Q3_K, quant::TQ2_0, quant::Q2_0, \
+      quant::Q1_0, quant::IQ4_NL, quant::IQ4_XS, quant::MXFP4, Q4Bf16, Q8F32, Q4Minimum128,       \
+      Q8Minimum64
 #define NIBBLE_PLAIN_FORMATS quant::F32, quant::F16, quant::BF16
 
 namespace {
@@ -139,8 +139,8 @@ TEST_CASE_TEMPLATE("a product in runs of panels is the whole product", Format, q
 // many.
 TEST_CASE_TEMPLATE("a row's results are the same bits whatever rows are beside it", Format,
                    quant::Q4_0, quant::Q5_0, quant::Q4_K, quant::Q5_K, quant::Q6_K, quant::Q3_H,
-                   quant::Q2_H, quant::Q2_K, quant::Q3_K, quant::TQ2_0, quant::IQ4_NL,
-                   quant::IQ4_XS, quant::MXFP4) {
+                   quant::Q2_H, quant::Q2_K, quant::Q3_K, quant::TQ2_0, quant::Q2_0, quant::Q1_0,
+                   quant::IQ4_NL, quant::IQ4_XS, quant::MXFP4) {
   constexpr Index kRows = 21, kColumns = 50, k = 2304;
   std::mt19937 random(6);
   const auto w = Weights<Format>::random(kColumns, k, random);

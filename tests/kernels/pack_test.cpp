@@ -34,8 +34,9 @@ using Q4F32 = quant::Blocks<4, 128, float, quant::ZeroPoint::symmetric>;
 TEST_CASE_TEMPLATE("a panel has the bytes of the layout, and nothing around it is touched", Format,
                    quant::Q4_0, quant::Q4_1, quant::Q5_0, quant::Q5_1, quant::Q8_0, quant::Q4_K,
                    quant::Q5_K, quant::Q6_K, quant::Q3_H, quant::Q2_H, quant::Q2_K, quant::Q3_K,
-                   quant::TQ2_0, quant::IQ4_NL, quant::IQ4_XS, quant::MXFP4, Q8Minimum64, Q4F32,
-                   quant::F32, quant::F16, quant::BF16, quant::I8Channel) {
+                   quant::TQ2_0, quant::Q2_0, quant::Q1_0, quant::IQ4_NL, quant::IQ4_XS,
+                   quant::MXFP4, Q8Minimum64, Q4F32, quant::F32, quant::F16, quant::BF16,
+                   quant::I8Channel) {
   constexpr bool kIsBlocks = quant::BlockFormat<Format>;
   constexpr Index kLength = Format::kLength;
   std::mt19937 random(5);

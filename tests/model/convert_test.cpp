@@ -370,6 +370,9 @@ TEST_CASE("mixes of formats give the matrices that matter more a better one") {
   constexpr int kLayers = 16;
   const auto make = [](bool tied) {
     io::GgufWriter writer;
+    writer.set("general.architecture", std::string_view("llama"));
+    writer.set("llama.attention.head_count", std::uint32_t{8});
+    writer.set("llama.attention.head_count_kv", tied ? std::uint32_t{2} : std::uint32_t{8});
     const std::vector<float> zeros(256);
     const auto add = [&](const std::string& name) {
       writer.add_tensor(name, io::GgmlType::f32, std::array<std::uint64_t, 2>{256, 1},
@@ -410,12 +413,24 @@ TEST_CASE("mixes of formats give the matrices that matter more a better one") {
     CHECK(q4_k_s(prefix + "ffn_down.weight") == (layer < 2 ? Format::q5_k : Format::q4_k));
     const MixedFormats q4_0(untied, *format_mix_from_name("q4_0"));
     CHECK(q4_0(prefix + "attn_v.weight") == Format::q4_0);
+    const MixedFormats q3_k_m(untied, *format_mix_from_name("q3_k_m"));
+    CHECK(q3_k_m(prefix + "attn_q.weight") == Format::q3_k);
+    CHECK(q3_k_m(prefix + "attn_v.weight") == (layer < 2 ? Format::q5_k : Format::q4_k));
+    CHECK(q3_k_m(prefix + "ffn_down.weight") == (layer < 1 ? Format::q5_k : Format::q4_k));
+    CHECK(q3_k_m(prefix + "attn_output.weight") == Format::q4_k);
+    for (const bool shares : {false, true}) {
+      const MixedFormats q2_k(shares ? tied : untied, *format_mix_from_name("q2_k"));
+      CHECK(q2_k(prefix + "ffn_up.weight") == Format::q2_k);
+      CHECK(q2_k(prefix + "attn_v.weight") == (shares ? Format::q4_k : Format::q3_k));
+      CHECK(q2_k(prefix + "ffn_down.weight") == Format::q3_k);
+      CHECK(q2_k(prefix + "attn_output.weight") == Format::q3_k);
+    }
   }
   // Tied: the embeddings are the output.
   CHECK(MixedFormats(tied, *format_mix_from_name("q4_0"))("token_embd.weight") == Format::q6_k);
   CHECK(MixedFormats(tied, *format_mix_from_name("q8_0"))("token_embd.weight") == Format::q8_0);
   CHECK(MixedFormats(untied, *format_mix_from_name("q4_0"))("token_embd.weight") == Format::q4_0);
-  CHECK(format_mix_from_name("q3_k_m").error().code == Errc::invalid_argument);
+  CHECK(format_mix_from_name("iq3_m").error().code == Errc::invalid_argument);
 
   ConvertOptions options;
   options.format = Format::q4_k;

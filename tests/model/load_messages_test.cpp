@@ -127,7 +127,7 @@ TEST_CASE("a type that holds no weights is named, with its tensor") {
   CHECK(error.message ==
         "m.gguf: tensor 'blk.0.ffn_down.weight': type I16 is no format of weights; those are F32, "
         "F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, Q3_H, Q2_H, "
-        "Q2_K, Q3_K, TQ2_0, IQ4_NL, IQ4_XS, MXFP4");
+        "Q2_K, Q3_K, TQ2_0, Q2_0, Q1_0, IQ4_NL, IQ4_XS, MXFP4");
 }
 
 TEST_CASE("dimensions may be stated for each layer; most must be equal") {

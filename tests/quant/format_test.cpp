@@ -88,13 +88,13 @@ TEST_CASE("sizes of rows") {
 TEST_CASE("rows convert both ways at any alignment, and refuse wrong sizes") {
   // Upper bounds of the RMSE of standard normal weights in each format.
   const std::pair<Format, double> at_most[] = {
-      {Format::f32, 0.0},       {Format::f16, 4e-4},   {Format::bf16, 3e-3},
-      {Format::q8_0, 7e-3},     {Format::q4_0, 0.11},  {Format::q4_1, 0.1},
-      {Format::q5_0, 0.055},    {Format::q5_1, 0.045}, {Format::q4_k, 0.08},
-      {Format::q5_k, 0.04},     {Format::q6_k, 0.02},  {Format::i8_channel, 0.01},
+      {Format::f32, 0.0},        {Format::f16, 4e-4},    {Format::bf16, 3e-3},
+      {Format::q8_0, 7e-3},      {Format::q4_0, 0.11},   {Format::q4_1, 0.1},
+      {Format::q5_0, 0.055},     {Format::q5_1, 0.045},  {Format::q4_k, 0.08},
+      {Format::q5_k, 0.04},      {Format::q6_k, 0.02},   {Format::i8_channel, 0.01},
       {Format::u8_affine, 0.01}, {Format::q2_k, 0.35},   {Format::q3_k, 0.18},
-      {Format::tq2_0, 1.0},      {Format::iq4_nl, 0.08}, {Format::iq4_xs, 0.09},
-      {Format::mxfp4, 0.13}};
+      {Format::tq2_0, 1.0},      {Format::q2_0, 0.8},    {Format::q1_0, 0.7},
+      {Format::iq4_nl, 0.08},    {Format::iq4_xs, 0.09}, {Format::mxfp4, 0.13}};
   const auto x = test::normal_row(512, 1.0f, 8);
   for (const auto& limit : at_most) {
     const Format format = limit.first;

@@ -55,7 +55,11 @@ inline constexpr bool kHasMinimum = F::kZeroPoint == ZeroPoint::minimum;
 template <class F>
 int level(const typename F::Block& block, int i) {
   int code;
-  if constexpr (F::kBits < 4 && F::kLength == 256) {
+  if constexpr (F::kBits == 1) {
+    return (block.codes[static_cast<std::size_t>(i / 8)] >> i % 8) % 2 == 1 ? 1 : -1;
+  } else if constexpr (F::kBits == 2 && F::kLength == 64) {
+    return (block.codes[static_cast<std::size_t>(i / 4)] >> i % 4 * 2) % 4 - 1;
+  } else if constexpr (F::kBits < 4 && F::kLength == 256) {
     constexpr int kPowers[] = {1, 4, 16, 64};
     return block.codes[static_cast<std::size_t>(i / 128 * 32 + i % 32)] / kPowers[i / 32 % 4] % 4 -
            1;

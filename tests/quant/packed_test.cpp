@@ -40,6 +40,7 @@ static_assert(group<quant::TQ2_0>(256) == 16 * 68);
 static_assert(group<quant::IQ4_NL>(2 * 32) == 64 + 16 * 2 * 16);
 static_assert(group<quant::MXFP4>(4 * 32) == 64 + 16 * 4 * 16);
 static_assert(group<quant::IQ4_XS>(256) == 16 * 136);
+static_assert(group<quant::Q2_0>(64) == 16 * 20 && group<quant::Q1_0>(128) == 16 * 20);
 static_assert(group<Q4Bf16>(2 * 64) == 64 + 16 * 2 * 32);
 static_assert(group<Q8F32>(32) == 64 + 16 * 32);
 static_assert(group<Q4Minimum128>(2 * 128) == 64 + 64 + 16 * 2 * 64);
@@ -157,6 +158,21 @@ std::vector<int> documented_k_blocks(const Weights<Format>& w) {
         });
       }
     }
+    if constexpr (Format::kLength < 256) {  // 32 / kBits weights of a chunk
+      constexpr int kPerChunk = 32 / Format::kBits;
+      for (int chunk = 0; chunk < Format::kLength / kPerChunk; ++chunk) {
+        for_rows([&](Index row, int i) {
+          int byte = 0;
+          for (int c = 0; c < kPerChunk / 4; ++c) {
+            const int at = kPerChunk * chunk + 4 * c + i;
+            const int code = nibble_test::code_in_super_block<Format>(w.block(row, b), at) + 1;
+            byte |= (Format::kBits == 1 ? code / 2 : code) << Format::kBits * c;
+          }
+          return byte;
+        });
+      }
+      continue;
+    }
     for (int step = 0; step < 8; ++step) {
       const auto code = [&](Index row, int j) {
         constexpr int kOffset = Format::kBits == 6 ? 32 : Format::kBits == 3 ? 4 : 1;
@@ -187,8 +203,8 @@ std::vector<int> documented_k_blocks(const Weights<Format>& w) {
       for (int chunk = 0; chunk < (kIsFew ? 2 : 4); ++chunk) {
         for_rows([&](Index row, int i) {
           const auto two = [&](int c) {
-            return code(row, low(c, i)) % kBelow |
-                   code(row, low(c, i) + kApart) % kBelow << (kIsFew ? 2 : 4);
+            return code(row, low(c, i)) % kBelow | code(row, low(c, i) + kApart) % kBelow
+                                                       << (kIsFew ? 2 : 4);
           };
           return kIsFew ? two(2 * chunk) | two(2 * chunk + 1) << 4 : two(chunk);
         });
@@ -271,8 +287,8 @@ TEST_CASE_TEMPLATE("blocks are packed as documented, and come back", Format, qua
 }
 
 TEST_CASE_TEMPLATE("super-blocks are packed as documented, and come back", Format, quant::Q4_K,
-                   quant::Q5_K, quant::Q6_K, quant::Q2_K, quant::Q3_K, quant::TQ2_0,
-                   quant::IQ4_XS) {
+                   quant::Q5_K, quant::Q6_K, quant::Q2_K, quant::Q3_K, quant::TQ2_0, quant::Q2_0,
+                   quant::Q1_0, quant::IQ4_XS) {
   using P = Packed<Format>;
   std::mt19937 random(4);
   for (const Index n : {1, 15, 16, 17}) {

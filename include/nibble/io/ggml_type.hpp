@@ -72,6 +72,8 @@ enum class GgmlType : std::uint32_t {
   packed_iq4_nl = 0x6e620020,
   packed_iq4_xs = 0x6e620021,
   packed_mxfp4 = 0x6e620022,
+  packed_q2_0 = 0x6e620013,
+  packed_q1_0 = 0x6e620014,
   // Block formats of nibble's own, row by row (quant/block.hpp).
   q3_h = 0x6e620200,
   q2_h = 0x6e620201,
@@ -153,6 +155,8 @@ constexpr GgmlTypeTraits type_traits(GgmlType type) noexcept {
     case GgmlType::packed_iq4_nl: return {"packed IQ4_NL", 64, 576, 16};
     case GgmlType::packed_iq4_xs: return {"packed IQ4_XS", 256, 2176, 16};
     case GgmlType::packed_mxfp4: return {"packed MXFP4", 128, 1088, 16};
+    case GgmlType::packed_q2_0: return {"packed Q2_0", 64, 320, 16};
+    case GgmlType::packed_q1_0: return {"packed Q1_0", 128, 320, 16};
     case GgmlType::q3_h: return {"Q3_H", 32, 14};
     case GgmlType::q2_h: return {"Q2_H", 32, 10};
     case GgmlType::packed_q4_0_bitmask: return {"packed Q4_0 bitmask", 32, 64, 16, true};

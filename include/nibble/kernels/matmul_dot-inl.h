@@ -162,7 +162,8 @@ inline constexpr Correction kAtStartIf = kSymmetric ? Correction::at_start : Cor
 // -kOffset * sum(x), from -8 * sum(x) as MatmulInput has it.
 template <int kOffset>
 HWY_INLINE VI32 correction_of(VI32 code_sum) {
-  if constexpr (kOffset > 8) return hn::ShiftLeft<(kOffset > 64 ? 4 : kOffset > 16 ? 2 : 1)>(code_sum);
+  if constexpr (kOffset > 8)
+    return hn::ShiftLeft<(kOffset > 64 ? 4 : kOffset > 16 ? 2 : 1)>(code_sum);
   if constexpr (kOffset < 8) return hn::ShiftRight<(kOffset > 2 ? 1 : 3)>(code_sum);
   return code_sum;
 }
@@ -536,8 +537,8 @@ struct TwoScaleSum {
       first.start(hn::Zero(DI32()));
       second.start(hn::Zero(DI32()));
     } else {
-      first.start(correction_of<kOffset>(
-          hn::Set(DI32(), static_cast<std::int16_t>(half_sums & 0xFFFF))));
+      first.start(
+          correction_of<kOffset>(hn::Set(DI32(), static_cast<std::int16_t>(half_sums & 0xFFFF))));
       second.start(correction_of<kOffset>(hn::Set(DI32(), half_sums >> 16)));
     }
   }

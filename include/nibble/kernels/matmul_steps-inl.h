@@ -47,6 +47,10 @@ struct CodePair {
   HWY_INLINE CodePair() {}
 };
 
+// Whether codes stand for themselves less 1.
+template <class Format>
+inline constexpr bool kHasTernaryCodes =
+    quant::OneOf<Format, quant::TQ2_0, quant::Q2_0, quant::Q1_0>;
 // Whether codes stand for odd halves of a step (quant/block.hpp).
 template <class Format>
 inline constexpr bool kHasHalfSteps = Format::kBits < 4 && !quant::SuperBlockFormat<Format>;
@@ -104,6 +108,7 @@ class CodeReader {
   // Codes of 2 or 3 bits. Two chunks share one of bytes.
   HWY_INLINE void read_few_bits(const TileColumns& columns, const std::byte* codes, int j, int c,
                                 CodePair& pair) {
+    if constexpr (Format::kBits == 1) return read_signs(columns, codes, j, c, pair);
     auto bits = hn::BitCast(DU16(), load(columns, codes, kUpper + j / 2, c));
     if (j % 2 != 0) bits = hn::ShiftRight<4>(bits);
     const VU8 two_bits = hn::Set(DU8(), 3);
@@ -124,6 +129,18 @@ class CodeReader {
     }
     pair.low.set(low);
     pair.high.set(high);
+  }
+
+  // Signs, as codes 0 and 2. Four chunks share one of bytes.
+  HWY_INLINE void read_signs(const TileColumns& columns, const std::byte* codes, int j, int c,
+                             CodePair& pair) {
+    auto bits = hn::BitCast(DU16(), load(columns, codes, 0, c));
+    if (j == 1) bits = hn::ShiftRight<2>(bits);
+    if (j == 2) bits = hn::ShiftRight<4>(bits);
+    if (j == 3) bits = hn::ShiftRight<6>(bits);
+    const VU8 second = hn::Set(DU8(), 2);
+    pair.low.set(hn::And(hn::BitCast(DU8(), hn::Add(bits, bits)), second));
+    pair.high.set(hn::And(hn::BitCast(DU8(), bits), second));
   }
 
   // The same, as the 4-bit codes that they stand for.
@@ -366,10 +383,10 @@ class PackedSteps {
   static constexpr bool kHasMinimum = L::kHasMinimum;
   static constexpr bool kTwoScales = kHasTwoScales<Format>;
   // What all codes that it reads are too large by.
-  static constexpr int kOffset = kHasMinimum                             ? 0
-                                 : std::is_same_v<Format, quant::TQ2_0> ? 1
-                                 : std::is_same_v<Format, quant::Q3_K>  ? 4
-                                                                        : 1 << (kBits - 1);
+  static constexpr int kOffset = kHasMinimum                           ? 0
+                                 : kHasTernaryCodes<Format>            ? 1
+                                 : std::is_same_v<Format, quant::Q3_K> ? 4
+                                                                       : 1 << (kBits - 1);
   static constexpr int kGroup = static_cast<int>(L::kGroupSteps);
   static constexpr int kTurn = kGroup < 2 ? 1 : 2;
   static constexpr Index kTurnBytes = L::kGroupBytes / kGroup * kTurn;  // of a panel
@@ -529,8 +546,10 @@ HWY_NOINLINE void widen_steps(const std::byte* weights, Index k, int lane, int n
               pair.low.set(hn::Add(pair.low.get(), more));
               pair.high.set(hn::Add(pair.high.get(), more));
             }
-            hn::StoreU(pair.low.get(), DU8(), out->codes[j][0][c]);
-            hn::StoreU(pair.high.get(), DU8(), out->codes[j][1][c]);
+            constexpr bool kInOrder = Steps::kApart == 4;  // weights 8 j … and 8 j + 4 …
+            const int low = kInOrder ? 2 * j : j, high = kInOrder ? 2 * j + 1 : j + 4;
+            hn::StoreU(pair.low.get(), DU8(), out->codes[low % 4][low / 4][c]);
+            hn::StoreU(pair.high.get(), DU8(), out->codes[high % 4][high / 4][c]);
           }
         }
         HWY_UNROLL(8) for (int c = 0; c < kColumns; ++c) {

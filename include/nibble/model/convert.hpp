@@ -89,6 +89,7 @@ inline quant::Format format_for_row(quant::Format wanted, std::uint64_t k) {
   quant::Format shorter = quant::Format::f16;
   using enum quant::Format;
   if (wanted == q2_k || wanted == q3_k || wanted == tq2_0) shorter = q4_0;
+  if (wanted == q2_0 || wanted == q1_0) shorter = q4_0;
   if (wanted == quant::Format::q4_k) shorter = quant::Format::q5_0;
   if (wanted == quant::Format::q5_k) shorter = quant::Format::q5_1;
   if (wanted == quant::Format::q6_k) shorter = quant::Format::q8_0;

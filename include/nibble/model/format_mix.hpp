@@ -23,9 +23,14 @@ struct FormatMix {
   std::string_view name;
   quant::Format most;
   std::uint32_t file_type;  // general.file_type
-  // Of the values' matrices and the last of feed-forward layers: in some layers, or the first ones.
+  // Of the values' matrices and the last of feed-forward layers: in some layers, or the first ones;
+  // or in all, and so is attention's output.
   quant::Format better;
-  enum class Where : std::uint8_t { nowhere, some_layers, first_layers } where;
+  enum class Where : std::uint8_t { nowhere, some_layers, first_layers, all_layers } where;
+  // In all layers: of the first two layers' values, and the first sixteenth of the last matrices.
+  quant::Format best = better;
+  // In all layers: of values that four or more heads share; `most`: as others.
+  quant::Format shared_values = most;
 };
 
 NIBBLE_HIDDEN inline constexpr std::array kFormatMixes = {
@@ -41,7 +46,13 @@ NIBBLE_HIDDEN inline constexpr std::array kFormatMixes = {
     FormatMix{"q5_k_s", quant::Format::q5_k, 16, quant::Format::q5_k, FormatMix::Where::nowhere},
     FormatMix{"q5_k_m", quant::Format::q5_k, 17, quant::Format::q6_k,
               FormatMix::Where::some_layers},
-    FormatMix{"q6_k", quant::Format::q6_k, 18, quant::Format::q6_k, FormatMix::Where::nowhere}};
+    FormatMix{"q6_k", quant::Format::q6_k, 18, quant::Format::q6_k, FormatMix::Where::nowhere},
+    FormatMix{"q3_k_s", quant::Format::q3_k, 11, quant::Format::q3_k, FormatMix::Where::nowhere},
+    FormatMix{"q3_k_m", quant::Format::q3_k, 12, quant::Format::q4_k, FormatMix::Where::all_layers,
+              quant::Format::q5_k},
+    FormatMix{"q3_k_l", quant::Format::q3_k, 13, quant::Format::q5_k, FormatMix::Where::all_layers},
+    FormatMix{"q2_k", quant::Format::q2_k, 10, quant::Format::q3_k, FormatMix::Where::all_layers,
+              quant::Format::q3_k, quant::Format::q4_k}};
 
 // In any letter case. Error: invalid_argument.
 inline Result<FormatMix> format_mix_from_name(std::string_view name) {
@@ -64,6 +75,11 @@ class MixedFormats {
       n_values_ += is_values(tensor.name) ? 1 : 0;
       n_layers_ = (std::max)(n_layers_, layer_of(tensor.name) + 1);
     }
+    const auto architecture = file.get_string_or("general.architecture", "");
+    const std::string key =
+        std::string(architecture ? *architecture : "") + ".attention.head_count";
+    const auto n_heads = file.get_u64_or(key, 0), n_kv_heads = file.get_u64_or(key + "_kv", 0);
+    shares_values_ = n_heads && n_kv_heads && *n_kv_heads > 0 && *n_heads / *n_kv_heads >= 4;
   }
 
   quant::Format operator()(std::string_view name) const {
@@ -75,7 +91,14 @@ class MixedFormats {
     const bool down = name.find("ffn_down") != name.npos;
     const Index n = values ? n_values_ : n_layers_;
     const Index layer = layer_of(name);
-    if ((!values && !down) || layer < 0) return mix_.most;
+    if (layer < 0) return mix_.most;
+    if (mix_.where == FormatMix::Where::all_layers) {
+      if (values && shares_values_ && mix_.shared_values != mix_.most) return mix_.shared_values;
+      if (values ? layer < 2 : down && layer < n / 16) return mix_.best;
+      const bool output = name.find("attn_output.weight") != name.npos;
+      return values || down || output ? mix_.better : mix_.most;
+    }
+    if (!values && !down) return mix_.most;
     bool is_better = false;
     if (mix_.where == FormatMix::Where::some_layers) {
       is_better = layer < n / 8 || layer >= 7 * n / 8 || (layer - n / 8) % 3 == 2;
@@ -111,6 +134,7 @@ class MixedFormats {
   const io::Gguf* file_;
   FormatMix mix_;
   bool is_tied_ = false;
+  bool shares_values_ = false;  // four or more heads share a key and a value
   Index n_values_ = 0;
   Index n_layers_ = 0;
 };

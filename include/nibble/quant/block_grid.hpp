@@ -47,13 +47,15 @@ constexpr int group_length() noexcept {
 // The codes of a format: lowest … highest. (8 bits, symmetric: -128 is never used, as in GGUF.)
 template <GridFormat F>
 constexpr int lowest_code() noexcept {
-  if (std::is_same_v<F, TQ2_0>) return -1;
+  if (OneOf<F, TQ2_0, Q2_0>) return -1;
+  if (std::is_same_v<F, Q1_0>) return 0;
   if (F::kZeroPoint == ZeroPoint::minimum || kHasHalfSteps<F>) return 0;
   return F::kBits == 8 ? -127 : -(1 << (F::kBits - 1));
 }
 template <GridFormat F>
 constexpr int highest_code() noexcept {
-  if (std::is_same_v<F, TQ2_0>) return 1;
+  if (OneOf<F, TQ2_0, Q1_0>) return 1;
+  if (std::is_same_v<F, Q2_0>) return 2;
   if (F::kZeroPoint == ZeroPoint::minimum || kHasHalfSteps<F>) return (1 << F::kBits) - 1;
   return (1 << (F::kBits - 1)) - 1;
 }
@@ -65,8 +67,10 @@ GroupGrid grid_of(const typename F::Block& block, [[maybe_unused]] std::size_t g
     return {to_f32(block.scale) * static_cast<float>(block.scales[g]), 0.0f};
   } else if constexpr (std::is_same_v<F, Q3_K>) {
     return {to_f32(block.scale) * static_cast<float>(detail::q3_scale(block, g)), 0.0f};
-  } else if constexpr (std::is_same_v<F, TQ2_0>) {
+  } else if constexpr (OneOf<F, TQ2_0, Q2_0>) {
     return {to_f32(block.scale), 0.0f};
+  } else if constexpr (std::is_same_v<F, Q1_0>) {
+    return {2.0f * to_f32(block.scale), -to_f32(block.scale)};
   } else if constexpr (std::is_same_v<F, Q2_K>) {
     return {to_f32(block.scale) * static_cast<float>(block.scales[g] & 15),
             -(to_f32(block.minimum) * static_cast<float>(block.scales[g] >> 4))};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Blocks of 256 weights of two or three bits. Included by super_block.hpp.
+// Blocks of weights of one, two or three bits. Included by super_block.hpp.
 #pragma once
 
 #include <algorithm>
@@ -48,6 +48,22 @@ NIBBLE_INLINE void pack_codes(const std::array<std::uint8_t, 256>& codes,
   for (std::size_t i = 0; i < 256; ++i) {
     std::uint8_t& byte = out.codes[i % 32];
     byte = static_cast<std::uint8_t>(byte | (codes[i] >> 2) << i / 32);
+  }
+}
+
+NIBBLE_INLINE void pack_codes(const std::array<std::uint8_t, 64>& codes,
+                              Q2_0::Block& out) noexcept {
+  for (std::size_t i = 0; i < out.codes.size(); ++i) {
+    const std::uint8_t* const four = codes.data() + 4 * i;
+    out.codes[i] = static_cast<std::uint8_t>(four[0] | four[1] << 2 | four[2] << 4 | four[3] << 6);
+  }
+}
+NIBBLE_INLINE void pack_codes(const std::array<std::uint8_t, 128>& codes,
+                              Q1_0::Block& out) noexcept {
+  out.codes = {};
+  for (std::size_t i = 0; i < codes.size(); ++i) {
+    std::uint8_t& byte = out.codes[i / 8];
+    byte = static_cast<std::uint8_t>(byte | codes[i] << i % 8);
   }
 }
 
@@ -125,8 +141,8 @@ NIBBLE_INLINE bool Q2_K::quantize(const float* weights, Block& out) noexcept {
     const float* const group = x.data() + 16 * g;
     float importance[16];
     for (int i = 0; i < 16; ++i) importance[i] = libm::fabs(group[i]);
-    groups[g] = detail::fit_with_minimum<16, true>(group, importance, 3, -0.5f, 15,
-                                                   codes.data() + 16 * g);
+    groups[g] =
+        detail::fit_with_minimum<16, true>(group, importance, 3, -0.5f, 15, codes.data() + 16 * g);
     largest_scale = larger(largest_scale, groups[g].scale);
     largest_minimum = larger(largest_minimum, groups[g].minimum);
   }
@@ -154,8 +170,7 @@ NIBBLE_INLINE bool Q2_K::quantize(const float* weights, Block& out) noexcept {
 
 NIBBLE_INLINE void Q2_K::dequantize(const Block& block, float* out) noexcept {
   for (std::size_t i = 0; i < 256; ++i) {
-    const int code =
-        block.codes[detail::byte_of_two_bits(i)] >> detail::shift_of_two_bits(i) & 3;
+    const int code = block.codes[detail::byte_of_two_bits(i)] >> detail::shift_of_two_bits(i) & 3;
     const int scales = block.scales[i / 16];
     const float d = to_f32(block.scale) * static_cast<float>(scales & 15);  // exact
     out[i] = d * static_cast<float>(code) - to_f32(block.minimum) * static_cast<float>(scales >> 4);
@@ -225,9 +240,67 @@ NIBBLE_INLINE bool TQ2_0::quantize(const float* weights, Block& out) noexcept {
 NIBBLE_INLINE void TQ2_0::dequantize(const Block& block, float* out) noexcept {
   const float d = to_f32(block.scale);
   for (std::size_t i = 0; i < 256; ++i) {
-    const int code =
-        block.codes[detail::byte_of_two_bits(i)] >> detail::shift_of_two_bits(i) & 3;
+    const int code = block.codes[detail::byte_of_two_bits(i)] >> detail::shift_of_two_bits(i) & 3;
     out[i] = d * static_cast<float>(code - 1);
+  }
+}
+
+NIBBLE_INLINE bool Q2_0::quantize(const float* weights, Block& out) noexcept {
+  std::array<float, 64> x;
+  bool fits = detail::tame_super_block(weights, x);
+  float peak = 0.0f;  // signed
+  for (const float v : x) {
+    if (libm::fabs(v) > libm::fabs(peak)) peak = v;
+  }
+  // Of the two scales that hold the peak, the one that loses less.
+  float least = kInfinity, scale = 0.0f;
+  for (const float candidate : {peak / 2.0f, -peak}) {
+    const float d = to_f32(to_f16(saturated<f16>(candidate))), inverse = inverse_scale(d);
+    float error = 0.0f;
+    for (const float v : x) {
+      const float off = v - d * static_cast<float>(detail::nearest_in(v * inverse, -1, 2));
+      error += off * off;
+    }
+    if (!(error < least)) continue;
+    least = error;
+    scale = candidate;
+  }
+  fits = fits && saturated<f16>(scale) == scale;
+  out.scale = to_f16(saturated<f16>(scale));
+  const float inverse = inverse_scale(to_f32(out.scale));
+  std::array<std::uint8_t, 64> codes;
+  for (std::size_t i = 0; i < 64; ++i) {
+    codes[i] = static_cast<std::uint8_t>(1 + detail::nearest_in(x[i] * inverse, -1, 2));
+  }
+  detail::pack_codes(codes, out);
+  return fits;
+}
+
+NIBBLE_INLINE void Q2_0::dequantize(const Block& block, float* out) noexcept {
+  const float d = to_f32(block.scale);
+  for (std::size_t i = 0; i < 64; ++i) {
+    out[i] = d * static_cast<float>((block.codes[i / 4] >> i % 4 * 2 & 3) - 1);
+  }
+}
+
+NIBBLE_INLINE bool Q1_0::quantize(const float* weights, Block& out) noexcept {
+  std::array<float, 128> x;
+  bool fits = detail::tame_super_block(weights, x);
+  float sum = 0.0f;
+  for (const float v : x) sum += libm::fabs(v);
+  const float scale = saturated<f16>(sum / 128.0f);
+  fits = fits && scale == sum / 128.0f;
+  out.scale = to_f16(scale);
+  std::array<std::uint8_t, 128> codes;
+  for (std::size_t i = 0; i < 128; ++i) codes[i] = x[i] >= 0.0f ? 1 : 0;
+  detail::pack_codes(codes, out);
+  return fits;
+}
+
+NIBBLE_INLINE void Q1_0::dequantize(const Block& block, float* out) noexcept {
+  const float d = to_f32(block.scale);
+  for (std::size_t i = 0; i < 128; ++i) {
+    out[i] = (block.codes[i / 8] >> i % 8 & 1) != 0 ? d : -d;
   }
 }
 

@@ -37,12 +37,13 @@ namespace nibble { inline namespace NIBBLE_ABI { namespace quant {
 // has: the type, its name here (in io::GgmlType the same, and packed_<name> for the layout of
 // quant/packed.hpp), and GGUF's number for "most matrices are in this format" (general.file_type;
 // llama.cpp's llama_ftype).
-#define NIBBLE_GGUF_FORMATS(row)                                                              \
-  row(F32, f32, 0) row(F16, f16, 1) row(BF16, bf16, 32) row(Q8_0, q8_0, 7) row(Q4_0, q4_0, 2) \
-      row(Q4_1, q4_1, 3) row(Q5_0, q5_0, 8) row(Q5_1, q5_1, 9) row(Q4_K, q4_k, 15)            \
-          row(Q5_K, q5_k, 17) row(Q6_K, q6_k, 18) row(Q3_H, q3_h, 1024) row(Q2_H, q2_h, 1024) \
-          row(Q2_K, q2_k, 10) row(Q3_K, q3_k, 12) row(TQ2_0, tq2_0, 37)                       \
-          row(IQ4_NL, iq4_nl, 25) row(IQ4_XS, iq4_xs, 30) row(MXFP4, mxfp4, 38)
+#define NIBBLE_GGUF_FORMATS(row)                                                                \
+  row(F32, f32, 0) row(F16, f16, 1) row(BF16, bf16, 32) row(Q8_0, q8_0, 7) row(Q4_0, q4_0, 2)   \
+      row(Q4_1, q4_1, 3) row(Q5_0, q5_0, 8) row(Q5_1, q5_1, 9) row(Q4_K, q4_k, 15)              \
+          row(Q5_K, q5_k, 17) row(Q6_K, q6_k, 18) row(Q3_H, q3_h, 1024) row(Q2_H, q2_h, 1024)   \
+              row(Q2_K, q2_k, 10) row(Q3_K, q3_k, 12) row(TQ2_0, tq2_0, 37) row(Q2_0, q2_0, 41) \
+                  row(Q1_0, q1_0, 40) row(IQ4_NL, iq4_nl, 25) row(IQ4_XS, iq4_xs, 30)           \
+                      row(MXFP4, mxfp4, 38)
 // Those that GGUF does not have.
 #define NIBBLE_OTHER_FORMATS(row) row(I8Channel, i8_channel, _) row(U8Affine, u8_affine, _)
 #define NIBBLE_FORMATS(row) NIBBLE_GGUF_FORMATS(row) NIBBLE_OTHER_FORMATS(row)

@@ -27,7 +27,9 @@
 //                   which weights 8 apart share a byte, so that a chunk has one scale.) Codes of 2
 //                   and 3 bits: two chunks take the place of four. What would be bits 0, 1 and 4, 5
 //                   of the first (third) is bits 0, 1 and 2, 3 of the first (second); that of the
-//                   second (fourth) follows above. Third bits are upper bits.
+//                   second (fourth) follows above. Third bits are upper bits. Q2_0: byte i of a
+//                   chunk has weights i, 4 + i, 8 + i, 12 + i of 16, from the lowest bits on;
+//                   Q1_0: bit c of byte i is weight 4 c + i of the step.
 //   Upper bits      A chunk with n bits above the fourth for each weight goes with 4 / n chunks of
 //                   4-bit codes: with the bytes of the first in bits 4 … of its bytes for the low
 //                   halves, in bits 0 … for the high halves; of the next n bits further up. So a

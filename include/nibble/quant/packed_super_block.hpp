@@ -24,14 +24,16 @@ struct Packed<Format> {
   static constexpr bool kHasMinimum = Format::kZeroPoint == ZeroPoint::minimum;
   static constexpr bool kFlipsTopBit = false;
   static constexpr bool kHasFewBits = Format::kBits < 4;
-  static constexpr Index kUpperChunks = Format::kBits - (kHasFewBits ? 2 : 4);  // of a step
-  // How far apart the weights are that share a byte of 4-bit codes, or 4 bits of one.
-  static constexpr Index kSharedByte = Format::kGroupLength == 16 ? 8 : 16;
+  static constexpr bool kIsSmall = OneOf<Format, Q2_0, Q1_0>;  // of 64 or 128 weights
+  static constexpr Index kUpperChunks =                        // of a step
+      Format::kBits < 3 ? 0 : Format::kBits - (kHasFewBits ? 2 : 4);
+  // How far apart the weights are that share a byte of 4-bit codes, or 4 (or 2) bits of one.
+  static constexpr Index kSharedByte = kIsSmall ? 4 : Format::kGroupLength == 16 ? 8 : 16;
   // Of small scales. (In IQ4_XS the upper bits of these are beside the f16 scale.)
-  static constexpr Index kScaleChunks = LevelFormat<Format>              ? 1
-                                        : std::is_same_v<Format, TQ2_0> ? 0
-                                        : kHasMinimum != kHasFewBits    ? 3
-                                                                        : 4;
+  static constexpr Index kScaleChunks = LevelFormat<Format>          ? 1
+                                        : Format::kGroupLength > 32  ? 0
+                                        : kHasMinimum != kHasFewBits ? 3
+                                                                     : 4;
 
   static constexpr Index kStepLength = 32;
   static constexpr Index kStepChunks = Format::kBits;
@@ -99,6 +101,16 @@ struct Packed<Format> {
       std::memcpy(chunks, stored, sizeof(chunks));
       return;
     }
+    if constexpr (kIsSmall) {
+      for (std::size_t r = 0; r < kRows; ++r) {
+        chunks[0][r] = stored[0][r] & 0xFFFFu;
+        for (std::size_t i = 0; i < 4; ++i) {
+          const std::uint32_t codes = stored[i][r] >> 16 | stored[i + 1][r] << 16;
+          chunks[1 + i][r] = ordered<true>(codes);
+        }
+      }
+      return;
+    }
     move_scales<true>(stored, chunks);
     for (std::size_t step = 0; step < std::size_t{kGroupSteps}; ++step) {
       std::uint32_t(*const to)[kRows] = chunks + kFirstCodes + step * kStepChunks;
@@ -132,6 +144,17 @@ struct Packed<Format> {
       return;
     }
     std::memset(stored, 0, sizeof(stored));
+    if constexpr (kIsSmall) {
+      for (std::size_t r = 0; r < kRows; ++r) {
+        stored[0][r] = chunks[0][r];
+        for (std::size_t i = 0; i < 4; ++i) {
+          const std::uint32_t codes = ordered<false>(chunks[1 + i][r]);
+          stored[i][r] |= codes << 16;
+          stored[i + 1][r] |= codes >> 16;
+        }
+      }
+      return;
+    }
     move_scales<false>(chunks, stored);
     for (std::size_t step = 0; step < std::size_t{kGroupSteps}; ++step) {
       const std::uint32_t(*const from)[kRows] = chunks + kFirstCodes + step * kStepChunks;
@@ -139,8 +162,7 @@ struct Packed<Format> {
         for (std::size_t i = 0; i < 8; ++i) {
           const std::size_t c = i / 2, high = i % 2;
           const Place place = place_of(step, word_of(c) + high * std::size_t{kSharedByte / 4});
-          const std::uint32_t both =
-              from[kUpperChunks + c / kChunkParts][r] >> c % kChunkParts * 4;
+          const std::uint32_t both = from[kUpperChunks + c / kChunkParts][r] >> c % kChunkParts * 4;
           const std::uint32_t codes = both >> kCodeBits * high & kCodeMask;
           stored[place.word][r] |= codes << place.shift;
           if constexpr (kUpperChunks > 0) {
@@ -158,6 +180,27 @@ struct Packed<Format> {
   }
 
  private:
+  // 16 codes of two bits, or 32 of one: those of weights 4 c … 4 c + 3 come to place c of the four
+  // bytes, or back.
+  template <bool kPacks>
+  static constexpr std::uint32_t ordered(std::uint32_t x) noexcept {
+    if constexpr (Format::kBits == 2) {  // a transposition undoes itself
+      return exchange(exchange(x, 6, 0x00CC00CCu), 12, 0x0000F0F0u);
+    } else if constexpr (kPacks) {
+      x = exchange(exchange(x, 14, 0x0000CCCCu), 2, 0x0C0C0C0Cu);
+      return exchange(exchange(x, 7, 0x00AA00AAu), 1, 0x22222222u);
+    } else {
+      x = exchange(exchange(x, 1, 0x22222222u), 7, 0x00AA00AAu);
+      return exchange(exchange(x, 2, 0x0C0C0C0Cu), 14, 0x0000CCCCu);
+    }
+  }
+  // Exchanges the bits of `mask` with those `distance` above them.
+  static constexpr std::uint32_t exchange(std::uint32_t x, int distance,
+                                          std::uint32_t mask) noexcept {
+    const std::uint32_t differences = (x ^ x >> distance) & mask;
+    return x ^ differences ^ differences << distance;
+  }
+
   static constexpr std::size_t kFirstCodes = 1 + kScaleChunks;
   // Codes below the upper bits: a chunk of bytes has eight of 4 bits, or 16 of 2 bits.
   static constexpr std::size_t kChunkParts = kHasFewBits ? 2 : 1;
@@ -198,8 +241,10 @@ struct Packed<Format> {
                           std::uint32_t (&to)[kTo][kRows]) noexcept {
     constexpr std::size_t kStored = offsetof(Block, scale) / 4;
     constexpr std::size_t kStoredSmall = [] {
-      if constexpr (kScaleChunks > 0) return offsetof(Block, scales) / 4;
-      else return std::size_t{0};
+      if constexpr (kScaleChunks > 0)
+        return offsetof(Block, scales) / 4;
+      else
+        return std::size_t{0};
     }();
     for (std::size_t r = 0; r < kRows; ++r) {
       to[kPacks ? 0 : kStored][r] = from[kPacks ? kStored : 0][r];

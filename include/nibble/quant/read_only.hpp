@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Types of GGUF that are read exactly, but have no kernels, or none in most programs: a model's
-// weights in them are converted to the nearest of nibble's formats when it is loaded, if the program
-// has none that holds the same weights. The nearest is the smallest that adds little to the error
-// that the weights have already; where it is said, it adds none.
+// weights in them are converted to the nearest of nibble's formats when it is loaded, if the
+// program has none that holds the same weights. The nearest is the smallest that adds little to the
+// error that the weights have already; where it is said, it adds none.
 #pragma once
 
 #include <algorithm>
@@ -152,14 +152,6 @@ inline void read_iq1_m(BlockBytes b, float* out) noexcept {
   }
 }
 
-// A block of one of nibble's formats.
-template <class F>
-void read_format(BlockBytes b, float* out) noexcept {
-  typename F::Block block;
-  std::memcpy(&block, b.at, sizeof(block));
-  dequantize_block<F>(block, out);
-}
-
 inline float mxfp4_scale(BlockBytes b) noexcept { return to_f32(HalfE8M0{b.at[0]}); }
 
 // Four groups of 16, each with half of an 8-bit float without sign: 4 bits of exponent, 3 of
@@ -190,18 +182,6 @@ inline void read_tq1_0(BlockBytes b, float* out) noexcept {
   read(0, 32, 5);
   read(32, 16, 5);
   read(48, 4, 4);
-}
-
-inline void read_q1_0(BlockBytes b, float* out) noexcept {
-  const float d = b.f16_at(0);
-  for (std::size_t i = 0; i < 128; ++i) out[i] = (b[2 + i / 8] >> i % 8 & 1) != 0 ? d : -d;
-}
-
-inline void read_q2_0(BlockBytes b, float* out) noexcept {
-  const float d = b.f16_at(0);
-  for (std::size_t i = 0; i < 64; ++i) {
-    out[i] = d * static_cast<float>((b[2 + i / 4] >> i % 4 * 2 & 3) - 1);
-  }
 }
 
 // ---- All of them -------------------------------------------------------------------------------
@@ -253,8 +233,10 @@ NIBBLE_HIDDEN inline constexpr ReadOnlyType kReadOnlyTypes[] = {
      Format::tq2_0},
     {io::GgmlType::tq2_0, Format::q4_0, Format::q4_0, detail::read_format<TQ2_0>,
      detail::f16_scale<64>, Format::tq2_0},
-    {io::GgmlType::q1_0, Format::q4_0, Format::q4_0, detail::read_q1_0, detail::f16_scale<0>},
-    {io::GgmlType::q2_0, Format::q4_0, Format::q4_0, detail::read_q2_0, detail::f16_scale<0>},
+    {io::GgmlType::q1_0, Format::q4_0, Format::q4_0, detail::read_format<Q1_0>,
+     detail::f16_scale<0>, Format::q1_0},
+    {io::GgmlType::q2_0, Format::q4_0, Format::q4_0, detail::read_format<Q2_0>,
+     detail::f16_scale<0>, Format::q2_0},
 };
 
 // Null for types that every program has as formats, and for those that hold no weights.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Formats with blocks of 256 weights. Most have scales of two levels: f16 scales, which multiply
-// small integer scales of 32 or 16 weights each. All equal GGUF's of these names, bit for bit.
+// Formats with blocks of 256 weights, and two with smaller ones. Most have scales of two levels:
+// f16 scales, which multiply small integer scales of 32 or 16 weights each. All equal GGUF's of
+// these names, bit for bit.
 //
 // Quantization searches each group's scale, as ggml's reference quantizers do; its bytes are theirs
 // for every input that they define. (Where the compiler fuses multiplications and additions, the
@@ -84,8 +85,8 @@ struct Q2_K {
   static constexpr ZeroPoint kZeroPoint = ZeroPoint::minimum;
   using Scale = f16;
   // scales: of group g byte g, with s in its low half and m in its high half. codes: 32 bytes for
-  // each half of 128 weights, of which a, b, c and d are 32 each: byte j holds weight j of each, a's
-  // in the lowest bits.
+  // each half of 128 weights, of which a, b, c and d are 32 each: byte j holds weight j of each,
+  // a's in the lowest bits.
   struct Block {
     std::array<std::uint8_t, 16> scales;
     std::array<std::uint8_t, 64> codes;
@@ -105,10 +106,10 @@ struct Q3_K {
   static constexpr int kGroupLength = 16;
   static constexpr ZeroPoint kZeroPoint = ZeroPoint::symmetric;
   using Scale = f16;
-  // codes: first 32 bytes, where bit g of byte j is the third bit of weight 32 g + j; then the other
-  // two bits as in Q2_K. scales: s + 32, whose low four bits are in the low halves of bytes 0 … 7
-  // for groups 0 … 7 and in the high halves for the others, and the top two bits of group g in bits
-  // 2 (g / 4) … of byte 8 + g % 4.
+  // codes: first 32 bytes, where bit g of byte j is the third bit of weight 32 g + j; then the
+  // other two bits as in Q2_K. scales: s + 32, whose low four bits are in the low halves of bytes 0
+  // … 7 for groups 0 … 7 and in the high halves for the others, and the top two bits of group g in
+  // bits 2 (g / 4) … of byte 8 + g % 4.
   struct Block {
     std::array<std::uint8_t, 96> codes;
     std::array<std::uint8_t, 12> scales;
@@ -136,12 +137,48 @@ struct TQ2_0 {
   static void dequantize(const Block& block, float* out) noexcept;
 };
 
+// The same, 64 weights, with code 3 for 2 * scale. codes: weight i is in byte i / 4, from bit
+// 2 (i % 4) on. (quantize: the scale for which the largest weight is code 3 or 0.)
+struct Q2_0 {
+  static constexpr int kBits = 2;
+  static constexpr int kLength = 64;
+  static constexpr int kGroupLength = 64;
+  static constexpr ZeroPoint kZeroPoint = ZeroPoint::symmetric;
+  using Scale = f16;
+  struct Block {
+    f16 scale;
+    std::array<std::uint8_t, 16> codes;
+  };
+
+  static bool quantize(const float* x, Block& out) noexcept;
+  static void dequantize(const Block& block, float* out) noexcept;
+};
+
+// 128 signs: weight i is the scale if bit i % 8 of byte i / 8 is set, otherwise -scale. (quantize:
+// the mean magnitude.)
+struct Q1_0 {
+  static constexpr int kBits = 1;
+  static constexpr int kLength = 128;
+  static constexpr int kGroupLength = 128;
+  static constexpr ZeroPoint kZeroPoint = ZeroPoint::symmetric;
+  using Scale = f16;
+  struct Block {
+    f16 scale;
+    std::array<std::uint8_t, 16> codes;
+  };
+
+  static bool quantize(const float* x, Block& out) noexcept;
+  static void dequantize(const Block& block, float* out) noexcept;
+};
+
 static_assert(sizeof(Q4_K::Block) == 144 && alignof(Q4_K::Block) == 2);
 static_assert(sizeof(Q5_K::Block) == 176 && alignof(Q5_K::Block) == 2);
 static_assert(sizeof(Q6_K::Block) == 210 && alignof(Q6_K::Block) == 2);
 static_assert(sizeof(Q2_K::Block) == 84 && alignof(Q2_K::Block) == 2);
 static_assert(sizeof(Q3_K::Block) == 110 && alignof(Q3_K::Block) == 2);
 static_assert(sizeof(TQ2_0::Block) == 66 && alignof(TQ2_0::Block) == 2);
+static_assert(sizeof(Q2_0::Block) == 18 && alignof(Q2_0::Block) == 2);
+static_assert(sizeof(Q1_0::Block) == 18 && alignof(Q1_0::Block) == 2);
 
 struct IQ4_XS;  // levels.hpp
 
@@ -152,7 +189,7 @@ concept OneOf = (std::is_same_v<F, Fs> || ...);
 // which has groups as well is not one of them.
 template <class F>
 concept SuperBlockFormat =
-    BlockFormat<F> && OneOf<F, Q4_K, Q5_K, Q6_K, Q2_K, Q3_K, TQ2_0, IQ4_XS>;
+    BlockFormat<F> && OneOf<F, Q4_K, Q5_K, Q6_K, Q2_K, Q3_K, TQ2_0, Q2_0, Q1_0, IQ4_XS>;
 
 namespace detail {
 
@@ -181,10 +218,12 @@ inline void set_group_scale(std::array<std::uint8_t, 12>& scales, std::size_t g,
   }
 }
 
-// Codes 0 … 3 or 0 … 7 to a block; the small scales of Q3_K.
+// Codes of up to three bits to a block; the small scales of Q3_K.
 void pack_codes(const std::array<std::uint8_t, 256>& codes, Q2_K::Block& out) noexcept;
 void pack_codes(const std::array<std::uint8_t, 256>& codes, Q3_K::Block& out) noexcept;
 void pack_codes(const std::array<std::uint8_t, 256>& codes, TQ2_0::Block& out) noexcept;
+void pack_codes(const std::array<std::uint8_t, 64>& codes, Q2_0::Block& out) noexcept;
+void pack_codes(const std::array<std::uint8_t, 128>& codes, Q1_0::Block& out) noexcept;
 int q3_scale(const Q3_K::Block& block, std::size_t g) noexcept;
 void set_q3_scales(const std::array<std::int8_t, 16>& scales, Q3_K::Block& block) noexcept;
 
@@ -200,7 +239,8 @@ inline int nearest_in(float x, int low, int high) noexcept {
 inline constexpr float kLargestInSuperBlock = 0x1p30f;
 
 // Copies a block's weights, made safe; returns false if one had to be changed.
-inline bool tame_super_block(const float* x, std::array<float, 256>& out) noexcept {
+template <std::size_t n>
+bool tame_super_block(const float* x, std::array<float, n>& out) noexcept {
   bool fits = true;
   for (std::size_t i = 0; i < out.size(); ++i) {
     out[i] = clamped(tamed(x[i]), -kLargestInSuperBlock, kLargestInSuperBlock);

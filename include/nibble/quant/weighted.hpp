@@ -7,7 +7,7 @@
 // Hessian.
 //
 // What is guaranteed, for weights that the format can hold:
-//   Q4_0, Q5_0, Q8_0, Q3_H, Q2_H, TQ2_0 (symmetric)
+//   Q4_0, Q5_0, Q8_0, Q3_H, Q2_H, TQ2_0, Q2_0, Q1_0 (symmetric)
 //       the optimum among all stored scales, of both signs where that makes a difference, and all
 //       codes (to a few parts in a million; scale_search.hpp)
 //   Q4_1, Q5_1 (with a minimum)
@@ -78,6 +78,19 @@ void search_symmetric(const float* x, const float* importance, typename F::Block
   search_all_scales<T>(normalized, weights, kLowest, kHighest, best, kHalf, kSteps);
   if (best.index == 0 && (block.scale.bits & 0x7FFF) == 0) return;  // zeros, as they were
   block.scale.bits = static_cast<std::uint16_t>(best.index | (best.is_negative ? 0x8000 : 0));
+}
+
+// Signs only: the mean magnitude is the best scale.
+inline void search_signs(const float* x, const float* importance, Q1_0::Block& block) noexcept {
+  std::array<float, 128> weights;
+  normalize_importance(importance, weights);
+  double sum = 0, total = 0;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    const auto w = static_cast<double>(weights[i]);
+    sum += w * static_cast<double>(libm::fabs(x[i]));
+    total += w;
+  }
+  block.scale = to_f16(saturated<f16>(static_cast<float>(sum / total)));
 }
 
 template <class F>
@@ -487,6 +500,8 @@ bool search_block(const float* x, const float* importance, typename F::Block& bl
     detail::SymmetricSuperSearch<F>(safe, importance).run(block);
   } else if constexpr (OneOf<F, Q4_K, Q5_K, Q2_K>) {
     detail::SuperSearch<F>(safe, importance).run(block);
+  } else if constexpr (std::is_same_v<F, Q1_0>) {
+    detail::search_signs(safe, importance, block);
   } else if constexpr (F::kZeroPoint == ZeroPoint::minimum) {
     detail::search_minimum<F>(safe, importance, effort, block);
   } else {
