@@ -125,7 +125,9 @@ struct Input {
 // The fastest arithmetic that the weights of a format can use.
 template <class Format>
 constexpr Arithmetic arithmetic_of() {
-  if constexpr (BlockFormat<Format> || nibble::quant::ChannelFormat<Format>) {
+  if constexpr (nibble::quant::LevelFormat<Format>) {
+    return Format::kLevelBits < 8 ? Arithmetic::int4 : Arithmetic::int8;
+  } else if constexpr (BlockFormat<Format> || nibble::quant::ChannelFormat<Format>) {
     return Format::kBits < 8 ? Arithmetic::int4 : Arithmetic::int8;
   } else {
     return std::is_same_v<Format, nibble::quant::BF16> ? Arithmetic::bf16 : Arithmetic::f32;
@@ -219,6 +221,9 @@ void add_matmul(const CaseOptions& options, std::vector<Case>& cases) {
     add<nibble::quant::TQ2_0>(options, n, k, cases);
     add<nibble::quant::Q2_0>(options, n, k, cases);
     add<nibble::quant::Q1_0>(options, n, k, cases);
+    add<nibble::quant::IQ4_NL>(options, n, k, cases);
+    add<nibble::quant::IQ4_XS>(options, n, k, cases);
+    add<nibble::quant::MXFP4>(options, n, k, cases);
     add<nibble::quant::Q8_0>(options, n, k, cases);
     add<nibble::quant::I8Channel>(options, n, k, cases);
     add<nibble::quant::BF16>(options, n, k, cases);

@@ -37,8 +37,8 @@ TEST_CASE("the best target of the processor is chosen") {
 }
 
 TEST_CASE_TEMPLATE("products are right on each target", Format, quant::Q4_0, quant::Q4_1,
-                   quant::Q5_0, quant::Q8_0, quant::Q6_K, quant::IQ4_NL,
-                   quant::IQ4_XS, quant::MXFP4, Q4Minimum128, quant::F16) {
+                   quant::Q5_0, quant::Q8_0, quant::Q6_K, quant::IQ4_NL, quant::IQ4_XS,
+                   quant::MXFP4, Q4Minimum128, quant::F16) {
   constexpr Index kColumns = 51, k = quant::SuperBlockFormat<Format> ? 512 : 5 * 32 - 3;
   std::mt19937 random(11);
   const auto w = Weights<Format>::random(kColumns, k, random);

@@ -33,7 +33,8 @@ std::vector<Index> lengths() {
   } else if constexpr (quant::BlockFormat<Format>) {
     constexpr Index kLength = Format::kLength;
     // The long one is widened in parts, too.
-    if (Format::kBits == 5 || Format::kBits < 4 || quant::LevelFormat<Format>) return {kLength, 2 * kLength + 7, 71 * kLength};
+    if (Format::kBits == 5 || Format::kBits < 4 || quant::LevelFormat<Format>)
+      return {kLength, 2 * kLength + 7, 71 * kLength};
     return {kLength, 2 * kLength, 2 * kLength + 7, 5 * kLength};
   } else {
     return {1, 2, 7, 33, 64};
@@ -219,9 +220,8 @@ TEST_CASE_TEMPLATE("the check sees small faults in products of blocks", Format,
     // The correction for unsigned codes. Targets that sum signed 8-bit codes do not read it; x86
     // with VNNI and SSE2 do.
     using enum simd::Target;
-    const bool reads_sums =
-        Weights<Format>::kHasMinimum || Weights<Format>::kProductBits < 8 || target <= AVX3_DL ||
-        target == SSE2;
+    const bool reads_sums = Weights<Format>::kHasMinimum || Weights<Format>::kProductBits < 8 ||
+                            target <= AVX3_DL || target == SSE2;
     bad_x = a;
     // The minimums of super-blocks are small: one more in a sum of codes would not show.
     constexpr bool kTwoScales = [] {

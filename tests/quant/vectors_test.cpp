@@ -57,10 +57,9 @@ std::vector<typename F::Block> blocks_of(const Vectors& v) {
 }  // namespace
 
 TEST_CASE("stored bytes and dequantized weights equal ggml's") {
-  for (const Format format :
-       {Format::f16, Format::bf16, Format::q4_0, Format::q4_1, Format::q5_0, Format::q5_1,
-        Format::q8_0, Format::q4_k, Format::q5_k, Format::q6_k, Format::q2_k, Format::q3_k,
-        Format::iq4_nl, Format::iq4_xs}) {
+  for (const Format format : {Format::f16, Format::bf16, Format::q4_0, Format::q4_1, Format::q5_0,
+                              Format::q5_1, Format::q8_0, Format::q4_k, Format::q5_k, Format::q6_k,
+                              Format::q2_k, Format::q3_k, Format::iq4_nl, Format::iq4_xs}) {
     const auto v = vectors(to_string(format));
     if (!v) return;
     CAPTURE(to_string(format));
@@ -79,10 +78,10 @@ TEST_CASE("quantized activations equal ggml's") {
 
 TEST_CASE("errors of ggml's blocks are as its manifest says") {
   const std::pair<Format, double> expected[] = {
-      {Format::f16, 6.75176859e-05}, {Format::bf16, 0.000533434102}, {Format::q4_0, 0.0294271873},
-      {Format::q4_1, 0.0318386285},  {Format::q5_0, 0.0152415232},   {Format::q5_1, 0.0135710928},
-      {Format::q8_0, 0.00190647093}, {Format::q4_k, 0.0276667223},   {Format::q5_k, 0.0131207705},
-      {Format::q6_k, 0.00586679158}, {Format::q2_k, 0.123502508},    {Format::q3_k, 0.0521443521},
+      {Format::f16, 6.75176859e-05},  {Format::bf16, 0.000533434102}, {Format::q4_0, 0.0294271873},
+      {Format::q4_1, 0.0318386285},   {Format::q5_0, 0.0152415232},   {Format::q5_1, 0.0135710928},
+      {Format::q8_0, 0.00190647093},  {Format::q4_k, 0.0276667223},   {Format::q5_k, 0.0131207705},
+      {Format::q6_k, 0.00586679158},  {Format::q2_k, 0.123502508},    {Format::q3_k, 0.0521443521},
       {Format::iq4_nl, 0.0280504298}, {Format::iq4_xs, 0.0284182041}};
   for (const auto& [format, rmse] : expected) {
     const auto v = vectors(to_string(format));
@@ -94,10 +93,9 @@ TEST_CASE("errors of ggml's blocks are as its manifest says") {
 }
 
 TEST_CASE("the comparisons say no: one bit of one byte, one scale 1 % off") {
-  for (const Format format :
-       {Format::f16, Format::bf16, Format::q4_0, Format::q4_1, Format::q5_0, Format::q5_1,
-        Format::q8_0, Format::q4_k, Format::q5_k, Format::q6_k, Format::q2_k, Format::q3_k,
-        Format::iq4_nl, Format::iq4_xs}) {
+  for (const Format format : {Format::f16, Format::bf16, Format::q4_0, Format::q4_1, Format::q5_0,
+                              Format::q5_1, Format::q8_0, Format::q4_k, Format::q5_k, Format::q6_k,
+                              Format::q2_k, Format::q3_k, Format::iq4_nl, Format::iq4_xs}) {
     auto v = vectors(to_string(format));
     if (!v) return;
     CAPTURE(to_string(format));

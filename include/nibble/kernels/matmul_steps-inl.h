@@ -328,7 +328,8 @@ class ScaleReader<Format, kColumns> {
   HWY_ALIGN std::uint32_t small_[kSmall][kColumns][kLanes];
 };
 
-// Super-blocks with levels have one integer of 6 bits for each step; see levels.hpp for their places.
+// Super-blocks with levels have one integer of 6 bits for each step; see levels.hpp for their
+// places.
 template <int kColumns>
 class ScaleReader<quant::IQ4_XS, kColumns> {
   using L = quant::Packed<quant::IQ4_XS>;
@@ -344,8 +345,8 @@ class ScaleReader<quant::IQ4_XS, kColumns> {
       const VF32 of_offset = hn::Mul(scale, hn::Set(DF32(), -32.0f));
       upper = hn::ShiftRight<12>(upper);
       HWY_UNROLL(8) for (int step = 0; step < L::kGroupSteps; ++step) {
-        const auto bits = hn::Or(hn::And(lower, hn::Set(DU32(), 0x0F)),
-                                 hn::And(upper, hn::Set(DU32(), 0x30)));
+        const auto bits =
+            hn::Or(hn::And(lower, hn::Set(DU32(), 0x0F)), hn::And(upper, hn::Set(DU32(), 0x30)));
         const VF32 integer = hn::ConvertTo(DF32(), hn::BitCast(DI32(), bits));
         // Exact, as the product and its parts are.
         hn::StoreU(hn::MulAdd(integer, scale, of_offset), DF32(), scales_[step][c]);
@@ -377,7 +378,7 @@ class PackedSteps {
   using L = quant::Packed<Format>;
 
  public:
-  static constexpr int kBits = kDotBits<Format>;  // of what it reads
+  static constexpr int kBits = kDotBits<Format>;        // of what it reads
   static constexpr bool kHasPairs = Format::kBits < 8;  // of codes in each byte of a chunk
   static constexpr int kLength = static_cast<int>(L::kStepLength);
   static constexpr bool kHasMinimum = L::kHasMinimum;
@@ -520,7 +521,7 @@ HWY_INLINE void sum_inputs(const std::int32_t* code_sums, const float* scales, I
 }
 
 template <class Format, int kColumns>
-using WideStepsOf = WideSteps<(kHasTwoScales<Format>   ? 6
+using WideStepsOf = WideSteps<(kHasTwoScales<Format>  ? 6
                                : kDotBits<Format> < 5 ? 5
                                                       : kDotBits<Format>),
                               quant::Packed<Format>::kHasMinimum, kHasTwoScales<Format>, kColumns>;
