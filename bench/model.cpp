@@ -68,7 +68,12 @@ Arithmetic arithmetic_of(nibble::quant::Format format) {
     case q5_1:
     case q4_k:
     case q5_k:
-    case q6_k: return Arithmetic::int4;
+    case q6_k:
+    case q3_k:
+    case q2_k:
+    case tq2_0:
+    case q2_0:
+    case q1_0: return Arithmetic::int4;
     case q8_0: return Arithmetic::int8;
     case bf16: return Arithmetic::bf16;
     default: return Arithmetic::f32;
