@@ -216,7 +216,8 @@ TEST_CASE_TEMPLATE("the check sees small faults in products of blocks", Format,
     CHECK(faults(bad_x, w) >= kColumns / 2);
     bad_x = a;
     bad_x.codes[0] = static_cast<std::int8_t>(a.codes[0] > 0 ? a.codes[0] - 1 : a.codes[0] + 1);
-    CHECK(faults(bad_x, w) >= kColumns / 2);
+    // Its sum stays what it was, so that weights that are stored as 0 do not see it: of signs, half.
+    CHECK(faults(bad_x, w) >= kColumns / (Format::kBits == 1 ? 4 : 2));
     // The correction for unsigned codes. Targets that sum signed 8-bit codes do not read it; x86
     // with VNNI and SSE2 do.
     using enum simd::Target;
