@@ -1,27 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// bundle: makes keys, encrypts models, signs folders as bundles, verifies and shows them.
+// bundle: makes keys, encrypts models, signs folders as bundles, verifies and shows them, and brings
+// them to devices.
 //
 //   bundle keygen release                          release.key and release.pub
 //   bundle keygen --secret fleet                   fleet.secret, for encryption
 //   bundle encrypt model.gguf home/model.sealed --secret fleet.secret
 //   bundle sign home --key release.key --version 7 --days 90
 //   bundle verify home --key release.pub
+//   bundle update DEVICE https://models.example/home --key release.pub
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <map>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "bundle/http_source.hpp"
 #include "common.hpp"
 #include "nibble/core/thread_pool.hpp"
 #include "nibble/io/output_file.hpp"
 #include "nibble/serve/bundle.hpp"
+#include "nibble/serve/download.hpp"
 #include "nibble/serve/make_bundle.hpp"
 #include "nibble/serve/openssl_crypto.hpp"
 #include "nibble/serve/sealed_file.hpp"
+#include "nibble/serve/slots.hpp"
 #include "nibble/serve/system_files.hpp"
 
 namespace {
@@ -97,8 +104,7 @@ int keygen(int argc, char** argv) {
 
 int encrypt(int argc, char** argv) {
   CLI::App app("Encrypts a file, for a bundle.", "bundle encrypt");
-  std::string from, to, secret;
-  bool is_chacha = false;
+  std::string from, to, secret, cipher = "ocb";
   app.add_option("IN", from, "the file")->check(example::is_not_empty)->required();
   app.add_option("OUT", to, "the encrypted file, a new one")
       ->check(example::is_not_empty)
@@ -106,13 +112,20 @@ int encrypt(int argc, char** argv) {
   app.add_option("--secret", secret, "NAME.secret of keygen --secret")
       ->check(example::is_not_empty)
       ->required();
-  app.add_flag("--chacha", is_chacha,
-               "ChaCha20-Poly1305 instead of AES-256-GCM: for processors without AES instructions");
+  const std::map<std::string, serve::Aead> ciphers = {
+      {"ocb", serve::Aead::aes_128_ocb},
+      {"gcm", serve::Aead::aes_256_gcm},
+      {"chacha", serve::Aead::chacha20_poly1305}};
+  app.add_option("--cipher", cipher,
+                 "ocb: AES-128-OCB; gcm: AES-256-GCM, for devices that have only that; chacha: "
+                 "ChaCha20-Poly1305, for processors without AES instructions")
+      ->check(CLI::IsMember(ciphers))
+      ->capture_default_str();
   return example::run(app, argc, argv, [&]() -> Result<void> {
     NIBBLE_TRY(key, read_secret(secret));
     serve::SystemFiles files;
     serve::SealOptions options;
-    if (is_chacha) options.aead = serve::Aead::chacha20_poly1305;
+    options.aead = ciphers.at(cipher);
     return serve::seal_file(files, from, to, key, kCrypto, options);
   });
 }
@@ -127,9 +140,9 @@ serve::FileRole role_of(std::string_view name) {
 Result<bool> is_sealed(serve::FileLayer& files, const std::string& path) {
   NIBBLE_TRY(size, files.size(path));
   if (size < serve::SealedHeader::kBytes) return false;
-  char magic[8];
-  NIBBLE_CHECK(files.read(path, 0, std::as_writable_bytes(std::span(magic))));
-  return std::string_view(magic, sizeof magic) == "NBLSEAL1";
+  std::byte magic[8];
+  NIBBLE_CHECK(files.read(path, 0, magic));
+  return serve::SealedHeader::has_magic(magic);
 }
 
 int sign(int argc, char** argv) {
@@ -184,10 +197,9 @@ int sign(int argc, char** argv) {
         if (adapter == file_name) role = serve::FileRole::adapter;
       }
       if (file_name == health) role = serve::FileRole::health;
-      NIBBLE_TRY(file, serve::describe_file(files, folder, file_name, role, manifest.chunk_size,
-                                            kCrypto));
       NIBBLE_TRY(sealed, is_sealed(files, folder + "/" + file_name));
-      if (sealed) file.key = secret_name;
+      NIBBLE_TRY(file, serve::describe_file(files, folder, file_name, role, manifest.chunk_size,
+                                            kCrypto, sealed ? secret_name : std::string()));
       manifest.files.push_back(std::move(file));
     }
     NIBBLE_TRY(text, serve::sign_manifest(manifest, key, kCrypto));
@@ -221,6 +233,15 @@ void show(const serve::Manifest& manifest, const serve::Digest& id) {
   }
 }
 
+Result<std::vector<serve::KeyBytes>> read_keys(const std::vector<std::string>& paths) {
+  std::vector<serve::KeyBytes> keys;
+  for (const std::string& path : paths) {
+    NIBBLE_TRY(key, read_pem(path, "PUBLIC KEY"));
+    keys.push_back(std::move(key));
+  }
+  return keys;
+}
+
 int check_bundle(int argc, char** argv) {
   CLI::App app("Verifies a bundle, or a model signed as OpenSSF Model Signing has it (model.sig).",
                "bundle verify");
@@ -238,11 +259,7 @@ int check_bundle(int argc, char** argv) {
   app.add_option("--secret", secret, "decrypts too, with this NAME.secret");
   example::add_threads(app, n_threads);
   return example::run(app, argc, argv, [&]() -> Result<void> {
-    std::vector<serve::KeyBytes> keys;
-    for (const std::string& path : key_paths) {
-      NIBBLE_TRY(key, read_pem(path, "PUBLIC KEY"));
-      keys.push_back(std::move(key));
-    }
+    NIBBLE_TRY(keys, read_keys(key_paths));
     NIBBLE_TRY(threads, nibble::ThreadPool::create({.n_threads = n_threads}));
     serve::SystemFiles files;
     NIBBLE_TRY(bundle, serve::Bundle::open(files, folder, keys, kCrypto));
@@ -257,6 +274,49 @@ int check_bundle(int argc, char** argv) {
     }
     show(bundle.manifest(), bundle.id());
     std::puts("verified");
+    return ok();
+  });
+}
+
+int update(int argc, char** argv) {
+  CLI::App app("Downloads a bundle to a device: what it does not have. It is tried at the next start.",
+               "bundle update");
+  std::string root;
+  example::HttpSourceOptions from;
+  std::vector<std::string> key_paths;
+  app.add_option("DEVICE", root, "the folder with the slots a and b")
+      ->check(example::is_not_empty)
+      ->required();
+  app.add_option("URL", from.url, "of the bundle's folder, on a server with ranges")
+      ->check(example::is_not_empty)
+      ->required();
+  app.add_option("--key", key_paths, "public keys in PEM, one of which must have signed")
+      ->allow_extra_args(false)
+      ->required();
+  app.add_option("--authorization", from.authorization, "sent to the server: \"Bearer ...\"");
+  app.add_option("--ca", from.ca_file, "certificates in PEM to trust instead of the system's");
+  return example::run(app, argc, argv, [&]() -> Result<void> {
+    NIBBLE_TRY(keys, read_keys(key_paths));
+    NIBBLE_TRY(threads, nibble::ThreadPool::create({.n_threads = 1}));
+    serve::SystemFiles files;
+    NIBBLE_CHECK(files.make_folder(root));
+    NIBBLE_TRY(device, serve::Slots::open(files, root, keys, kCrypto));
+    example::HttpSource source(from);
+    serve::DownloadOptions options;
+    options.wait = [](std::uint64_t ms) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(ms));
+      return true;
+    };
+    options.max_failures = 5;
+    NIBBLE_TRY(done, serve::download(device, source, *threads, seconds_now(), options));
+    const auto version = static_cast<unsigned long long>(done.version);
+    if (!done.is_installed) {
+      std::printf("version %llu is there already\n", version);
+    } else {
+      std::printf("version %llu: %llu bytes downloaded of %llu; on trial at the next start\n", version,
+                  static_cast<unsigned long long>(done.progress.n_downloaded),
+                  static_cast<unsigned long long>(done.progress.n_bytes));
+    }
     return ok();
   });
 }
@@ -288,6 +348,7 @@ int main(int argc, char** argv) {
                   {"encrypt", encrypt},
                   {"sign", sign},
                   {"verify", check_bundle},
+                  {"update", update},
                   {"inspect", inspect}};
   for (const auto& command : commands) {
     if (argc > 1 && argv[1] == command.name) return command.program(argc - 1, argv + 1);

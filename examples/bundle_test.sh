@@ -48,3 +48,4 @@ echo x > home/more
 refused "not a file that was signed" verify home --key release.pub
 rm home/more
 "$bundle" verify home --key release.pub > out
+refused "no address that is known here" update device ftp://127.0.0.1/home --key release.pub

@@ -645,6 +645,8 @@ if(TARGET nibble_bundle)
     ARGS sign folder --key k)
   nibble_example_test(bundle_no_folder bundle EXIT 1 ERR "^bundle inspect: missing/bundle.json: [^\n]*\n$"
     ARGS inspect missing)
+  nibble_example_test(bundle_update_no_key bundle EXIT 2 ERR "^bundle update: --key [^\n]*--help.\n$"
+    ARGS update device http://127.0.0.1:1)
   add_test(NAME example_bundle COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/bundle_test.sh
     $<TARGET_FILE:nibble_bundle> ${home_model} ${CMAKE_CURRENT_BINARY_DIR}/bundle_test)
 endif()

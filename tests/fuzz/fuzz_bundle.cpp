@@ -37,11 +37,11 @@ class Gullible final : public serve::Crypto {
   }
   nibble::Result<void> seal(serve::Aead aead, const serve::SecretKey& key,
                             std::span<const std::byte> nonce, std::span<const std::byte> plain,
-                            std::span<std::byte> out) const override {
-    return toy_.seal(aead, key, nonce, plain, out);
+                            std::span<std::byte> out, Tag tag) const override {
+    return toy_.seal(aead, key, nonce, plain, out, tag);
   }
   nibble::Result<void> open(serve::Aead, const serve::SecretKey&, std::span<const std::byte>,
-                            std::span<const std::byte> sealed,
+                            std::span<const std::byte> sealed, ConstTag,
                             std::span<std::byte> out) const override {
     if (!out.empty()) std::memcpy(out.data(), sealed.data(), out.size());
     return nibble::ok();
@@ -92,6 +92,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
     default: {
       nibble::InlineExecutor executor;
+      const auto head = serve::SealedHead::copy(serve::bytes_of(text), text.size());
+      if (head) require(head->bytes.size() + head->header.plain_size == text.size());
       const auto plain =
           serve::open_sealed(serve::bytes_of(text), serve::SecretKey(), crypto, executor);
       if (plain) require(plain->size() < text.size());

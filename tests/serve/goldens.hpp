@@ -53,6 +53,9 @@ inline const std::string kAesGcm =
 inline const std::string kChaCha20Poly1305 =
     R"golden(fa926f6e4c738522cea35e9df7696606bb50de8e3306cccb9ff10e39e0482ee61d6b1f7c029ff00f17)golden";
 
+inline const std::string kAesOcb =
+    R"golden(d38ce4e5e7b5ee3575150529f8bd33129ecd90005cea3a2d4aa6eed0867172c3dae21b94ab236cc874)golden";
+
 inline const std::string kHkdf =
     R"golden(1741f89cb5330286052a5e58ecc9cd40821225b382c8c46eb08a017e255b2011)golden";
 

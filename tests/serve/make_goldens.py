@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Writes goldens.hpp: signatures of the Python package model-signing (an implementation of the
-# OpenSSF Model Signing specification), and results of the package cryptography.
+# OpenSSF Model Signing specification), and results of the packages cryptography and pycryptodome.
 #
 #   python tests/serve/make_goldens.py > tests/serve/goldens.hpp
 import pathlib
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 
+from Crypto.Cipher import AES
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
@@ -65,6 +66,8 @@ def main():
     nonce = bytes(range(12))
     constant("kAesGcm", AESGCM(secret).encrypt(nonce, message, None).hex())
     constant("kChaCha20Poly1305", ChaCha20Poly1305(secret).encrypt(nonce, message, None).hex())
+    ocb = AES.new(secret[:16], AES.MODE_OCB, nonce=nonce, mac_len=16)
+    constant("kAesOcb", b"".join(ocb.encrypt_and_digest(message)).hex())
     derived = HKDF(algorithm=hashes.SHA256(), length=32, salt=bytes(range(16)), info=message)
     constant("kHkdf", derived.derive(secret).hex())
     print("\n}}  // namespace test::golden")

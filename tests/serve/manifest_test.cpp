@@ -216,3 +216,53 @@ TEST_CASE("a bundle is refused for every bit that differs, and for files that we
   REQUIRE(files.remove("x/bundle.json"));
   CHECK(test::why(check(files)) == "x: no bundle: neither bundle.json nor model.sig is there");
 }
+
+TEST_CASE("an encrypted file is refused for every bit that differs, when it is decrypted") {
+  test::MemoryFiles files;
+  const std::string text = test::text_of_size(8300, 4);
+  REQUIRE(files.make_folder("x"));
+  REQUIRE(files.write("plain", 0, serve::bytes_of(text)));
+  REQUIRE(serve::seal_file(files, "plain", "x/model", serve::SecretKey(), kCrypto,
+                           {serve::Aead::aes_256_gcm, 12}));
+  serve::Manifest manifest;
+  manifest.chunk_size = 256;
+  const auto file =
+      serve::describe_file(files, "x", "model", serve::FileRole::model, 256, kCrypto, "k");
+  REQUIRE_MESSAGE(file, test::why(file));
+  manifest.files = {*file};
+  const auto signed_text = serve::sign_manifest(manifest, test::kToyKey, kCrypto);
+  REQUIRE_MESSAGE(signed_text, test::why(signed_text));
+  REQUIRE(files.write("x/bundle.json", 0, serve::bytes_of(*signed_text)));
+  InlineExecutor executor;
+  serve::KeySource keys;
+  keys.release = [](const serve::KeyRequest&, std::span<const std::byte>) {
+    return Result<serve::SecretKey>(serve::SecretKey());
+  };
+  const auto read = [&]() -> Result<std::string> {
+    NIBBLE_TRY(bundle, serve::Bundle::open(files, "x", kKeys, kCrypto));
+    NIBBLE_TRY(plain, bundle.read(bundle.manifest().files[0], executor, &keys));
+    return std::string(serve::text_of(plain.bytes()));
+  };
+  REQUIRE_MESSAGE(read(), test::why(read()));
+  CHECK(*read() == text);
+  const std::size_t head = 56 + 3 * 16;
+  CHECK(file->size == head + text.size());
+  for (std::size_t at = 0; at < file->size; at += at < head + 20 ? 1 : 13) {
+    CAPTURE(at);
+    REQUIRE(files.flip("x/model", at));
+    CHECK_FALSE(read());
+    REQUIRE(files.flip("x/model", at));
+  }
+  // The digest of the head, and the name of the key, are signed with the rest.
+  const std::string json = to_json(manifest);
+  const auto other = [&](const std::string& from, const std::string& to) {
+    std::string changed = json;
+    replace(changed, from, to);
+    return test::why(serve::parse_manifest(changed));
+  };
+  const std::string seal = ",\"seal\":\"" + serve::to_hex(file->seal) + "\"";
+  CHECK(other(seal, seal) == "");
+  CHECK(other(seal, "").find("the one form") != std::string::npos);
+  CHECK(other(",\"key\":\"k\"", "").find("the one form") != std::string::npos);
+  CHECK_FALSE(other(seal, ",\"seal\":\"00\"").empty());
+}

@@ -86,19 +86,23 @@ TEST_CASE("OpenSSL: hashes, signatures, ciphers and derived keys are those of ot
   const auto nonce = counting(12);
   for (const auto& [aead, expected] :
        {std::pair(serve::Aead::aes_256_gcm, test::golden::kAesGcm),
-        std::pair(serve::Aead::chacha20_poly1305, test::golden::kChaCha20Poly1305)}) {
+        std::pair(serve::Aead::chacha20_poly1305, test::golden::kChaCha20Poly1305),
+        std::pair(serve::Aead::aes_128_ocb, test::golden::kAesOcb)}) {
     std::vector<std::byte> sealed(kMessage.size() + 16);
-    REQUIRE(kCrypto.seal(aead, counting_key(), nonce, bytes_of(kMessage), sealed));
+    const auto text = std::span(sealed).first(kMessage.size());
+    const auto tag = std::span(sealed).last<16>();
+    REQUIRE(kCrypto.seal(aead, counting_key(), nonce, bytes_of(kMessage), text, tag));
     CHECK(serve::to_hex(sealed) == expected);
     std::vector<std::byte> plain(kMessage.size());
-    REQUIRE(kCrypto.open(aead, counting_key(), nonce, sealed, plain));
+    REQUIRE(kCrypto.open(aead, counting_key(), nonce, text, tag, plain));
     CHECK(serve::text_of(plain) == kMessage);
     for (std::size_t i = 0; i < sealed.size(); ++i) {
       sealed[i] ^= std::byte{4};
-      CHECK_FALSE(kCrypto.open(aead, counting_key(), nonce, sealed, plain));
+      CHECK_FALSE(kCrypto.open(aead, counting_key(), nonce, text, tag, plain));
       sealed[i] ^= std::byte{4};
     }
-    CHECK_FALSE(kCrypto.open(aead, counting_key(), counting(11), sealed, plain));
+    CHECK_FALSE(kCrypto.open(aead, counting_key(), counting(11), text, tag, plain));
+    CHECK_FALSE(kCrypto.open(aead, counting_key(), nonce, text.first(3), tag, plain));
   }
   const auto derived = kCrypto.derive(counting_key(), counting(16), bytes_of(kMessage));
   REQUIRE_MESSAGE(derived, test::why(derived));
@@ -199,6 +203,8 @@ TEST_CASE("statements that are signed and wrong all the same") {
 
 TEST_CASE("encrypted files decrypt to what they were, and not with any bit changed") {
   InlineExecutor executor;
+  const serve::Aead ciphers[] = {serve::Aead::aes_128_ocb, serve::Aead::chacha20_poly1305,
+                                 serve::Aead::aes_256_gcm};
   for (const std::size_t size : {std::size_t{0}, std::size_t{1}, std::size_t{4095},
                                  std::size_t{4096}, std::size_t{4097}, std::size_t{12'288}}) {
     CAPTURE(size);
@@ -209,7 +215,7 @@ TEST_CASE("encrypted files decrypt to what they were, and not with any bit chang
     REQUIRE(files.write("x/plain", 0, plain));
     const auto key = counting_key();
     REQUIRE(serve::seal_file(files, "x/plain", "x/sealed", key, kCrypto,
-                             {serve::Aead::chacha20_poly1305, 12}));
+                             {ciphers[size % 3], 12}));
     CHECK_FALSE(serve::seal_file(files, "x/plain", "x/sealed", key, kCrypto));
     CHECK_FALSE(serve::seal_file(files, "x/plain", "x/y", key, kCrypto,
                                  {serve::Aead::aes_256_gcm, 11}));
@@ -222,25 +228,33 @@ TEST_CASE("encrypted files decrypt to what they were, and not with any bit chang
                                   opened->bytes().end());
     };
     CHECK(opens(sealed));
+    const auto refuses = [&](std::span<const std::byte> bytes) {
+      return !serve::open_sealed(bytes, key, kCrypto, executor);
+    };
     CHECK_FALSE(serve::open_sealed(sealed, serve::SecretKey(), kCrypto, executor));
-    for (std::size_t i = 0; i < sealed.size(); i += i < 80 ? 1 : 97) {
+    for (std::size_t i = 0; i < sealed.size(); i += i < 110 ? 1 : 97) {
       for (const int bit : {1, 128}) {
         sealed[i] ^= static_cast<std::byte>(bit);
-        CHECK_FALSE(serve::open_sealed(sealed, key, kCrypto, executor));
+        CHECK(refuses(sealed));
         sealed[i] ^= static_cast<std::byte>(bit);
       }
     }
-    CHECK_FALSE(opens(std::span(sealed).first(sealed.size() - 1)));
+    CHECK(refuses(std::span(sealed).first(sealed.size() - 1)));
     if (size != 12'288) continue;
-    // Without the last chunk and with a size that fits, and with two chunks exchanged.
+    const std::size_t head = 56 + 3 * 16;
+    // Without the last chunk and its tag, and with a size that fits.
     auto shorter = sealed;
-    shorter.resize(sealed.size() - 4096 - 16);
+    shorter.resize(sealed.size() - 4096);
+    shorter.erase(shorter.begin() + 56 + 2 * 16, shorter.begin() + 56 + 3 * 16);
     shorter[17] = std::byte{0x20};
-    CHECK_FALSE(opens(shorter));
+    CHECK(refuses(shorter));
+    // Two chunks exchanged, and then their tags too.
     auto exchanged = sealed;
-    std::swap_ranges(exchanged.begin() + 56, exchanged.begin() + 56 + 4112,
-                     exchanged.begin() + 56 + 4112);
-    CHECK_FALSE(opens(exchanged));
+    std::swap_ranges(exchanged.begin() + head, exchanged.begin() + head + 4096,
+                     exchanged.begin() + head + 4096);
+    CHECK(refuses(exchanged));
+    std::swap_ranges(exchanged.begin() + 56, exchanged.begin() + 72, exchanged.begin() + 72);
+    CHECK(refuses(exchanged));
   }
 }
 
@@ -262,9 +276,9 @@ TEST_CASE("an encrypted model of a signed bundle is loaded; the key comes last, 
   manifest.chunk_size = 1 << 20;
   for (const char* const name : {"plain.gguf", "model.sealed"}) {
     auto file = serve::describe_file(files, path, name, serve::FileRole::model,
-                                     manifest.chunk_size, kCrypto);
+                                     manifest.chunk_size, kCrypto,
+                                     name[0] == 'm' ? "fleet-7" : "");
     REQUIRE_MESSAGE(file, test::why(file));
-    if (file->name == "model.sealed") file->key = "fleet-7";
     manifest.files.push_back(*file);
   }
   const auto text = serve::sign_manifest(manifest, pair->private_key, kCrypto);
@@ -312,23 +326,52 @@ TEST_CASE("an encrypted model of a signed bundle is loaded; the key comes last, 
   calls.clear();
   CHECK(test::why(bundle->open_model(sealed, threads, &source_of_keys)) == "no TEE here");
   CHECK(calls.size() == 1);
-  // A bit of either file: refused before a key is asked for.
+  CHECK_FALSE(serve::describe_file(files, path, "plain.gguf", serve::FileRole::model,
+                                   manifest.chunk_size, kCrypto, "fleet-7"));
+  is_trusted = true;
+  // A bit of any part: of the header, of the tags and, by the tags, of the ciphertext.
+  const auto refused = [&](const serve::ManifestFile& file, std::uint64_t at) {
+    std::byte byte{};
+    REQUIRE(files.read(path + "/" + file.name, at, std::span(&byte, 1)));
+    const std::byte changed = byte ^ std::byte{32};
+    REQUIRE(files.write(path + "/" + file.name, at, std::span(&changed, 1)));
+    const std::string error = test::why(bundle->open_model(file, threads, &source_of_keys));
+    CHECK_FALSE(error.empty());
+    CHECK_FALSE(bundle->check_all(threads));
+    REQUIRE(files.write(path + "/" + file.name, at, std::span(&byte, 1)));
+    return error;
+  };
+  const serve::ManifestFile& unsealed = *bundle->manifest().find("plain.gguf");
   calls.clear();
-  for (const char* const name : {"plain.gguf", "model.sealed"}) {
-    const auto& file = *bundle->manifest().find(name);
-    for (const std::uint64_t at : {std::uint64_t{0}, file.size / 2, file.size - 1}) {
-      std::byte byte{};
-      REQUIRE(files.read(path + "/" + name, at, std::span(&byte, 1)));
-      const std::byte changed = byte ^ std::byte{32};
-      REQUIRE(files.write(path + "/" + name, at, std::span(&changed, 1)));
-      CHECK(test::why(bundle->open_model(file, threads, &source_of_keys))
-                .ends_with("not the bytes that were signed"));
-      CHECK_FALSE(bundle->check_all(threads));
-      REQUIRE(files.write(path + "/" + name, at, std::span(&byte, 1)));
-    }
+  for (const std::uint64_t at : {std::uint64_t{0}, unsealed.size / 2, unsealed.size - 1}) {
+    CHECK(refused(unsealed, at).ends_with("not the bytes that were signed"));
   }
-  CHECK(calls.empty());
+  CHECK(refused(sealed, 8).ends_with("with a cipher that is not known"));
+  for (const std::uint64_t at : {0, 9, 12, 16, 23, 24, 55, 56, 71, 72, 100}) {
+    CHECK(refused(sealed, at).ends_with("not the bytes that were signed"));
+  }
+  CHECK(calls.empty());  // no key is asked for
+  const std::uint64_t head = sealed.size - unsealed.size;
+  for (const std::uint64_t at : {head, head + 1, sealed.size / 2, sealed.size - 1}) {
+    CHECK(refused(sealed, at).find("encrypted chunk") != std::string::npos);
+  }
   CHECK(bundle->check_all(threads));
+  // The same model, encrypted once more with the same key; and one chunk of it with its tag.
+  REQUIRE(serve::seal_file(files, source, folder.path("again"), counting_key(), kCrypto));
+  const auto first = serve::read_text(files, path + "/model.sealed", sealed.size);
+  const auto again = serve::read_text(files, folder.path("again"), sealed.size);
+  REQUIRE((first && again && first->size() == again->size() && *first != *again));
+  const auto replaced_by = [&](const std::string& other) {
+    REQUIRE(files.write(path + "/model.sealed", 0, bytes_of(other)));
+    return test::why(bundle->open_model(sealed, threads, &source_of_keys));
+  };
+  CHECK(replaced_by(*again).ends_with("not the bytes that were signed"));
+  std::string mixed = *first;
+  mixed.replace(head, 1 << 18, again->substr(head, 1 << 18));
+  CHECK(replaced_by(mixed).find("encrypted chunk 0") != std::string::npos);
+  mixed.replace(56, 16, again->substr(56, 16));
+  CHECK(replaced_by(mixed).ends_with("not the bytes that were signed"));
+  CHECK(replaced_by(*first) == "");
   std::filesystem::create_symlink(source, path + "/link");
   CHECK(test::why(serve::Bundle::open(files, path, keys, kCrypto))
             .ends_with("neither a regular file nor a folder"));

@@ -53,17 +53,17 @@ class ToyCrypto final : public nibble::serve::Crypto {
     return std::vector<std::byte>(digest.begin(), digest.end());
   }
   nibble::Result<void> seal(nibble::serve::Aead, const nibble::serve::SecretKey& key, Bytes nonce,
-                            Bytes plain, std::span<std::byte> out) const override {
+                            Bytes plain, std::span<std::byte> out, Tag tag) const override {
     mix(key, nonce, plain, out);
-    const Digest tag = digest_of(key.bytes(), nonce, plain);
-    std::memcpy(out.data() + plain.size(), tag.data(), kTagBytes);
+    const Digest digest = digest_of(key.bytes(), nonce, plain);
+    std::memcpy(tag.data(), digest.data(), kTagBytes);
     return nibble::ok();
   }
   nibble::Result<void> open(nibble::serve::Aead, const nibble::serve::SecretKey& key, Bytes nonce,
-                            Bytes sealed, std::span<std::byte> out) const override {
-    mix(key, nonce, sealed.first(out.size()), out);
-    const Digest tag = digest_of(key.bytes(), nonce, out);
-    if (std::memcmp(tag.data(), sealed.data() + out.size(), kTagBytes) == 0) return nibble::ok();
+                            Bytes sealed, ConstTag tag, std::span<std::byte> out) const override {
+    mix(key, nonce, sealed, out);
+    const Digest digest = digest_of(key.bytes(), nonce, out);
+    if (std::memcmp(digest.data(), tag.data(), kTagBytes) == 0) return nibble::ok();
     return nibble::Error{nibble::Errc::malformed, "does not decrypt"};
   }
   nibble::Result<nibble::serve::SecretKey> derive(const nibble::serve::SecretKey& key, Bytes salt,

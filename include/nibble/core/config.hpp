@@ -125,9 +125,16 @@
 #define NIBBLE_DECLARATIONS_ONLY 0
 #endif
 
+// -DNIBBLE_ENCLAVE=1: a model in memory answers without calling the system for files, threads or
+// clocks. Memory is only allocated; who waits for a lock spins; loading measures no Tuning, and limits
+// in time do not end a generation. The same for every translation unit.
+#ifndef NIBBLE_ENCLAVE
+#define NIBBLE_ENCLAVE 0
+#endif
+
 // Whether files and large blocks of memory are mapped as POSIX has it. Windows has its own way; devices
 // without an operating system have neither, and models are in memory there.
-#if !defined(_WIN32) && __has_include(<sys/mman.h>)
+#if !NIBBLE_ENCLAVE && !defined(_WIN32) && __has_include(<sys/mman.h>)
 #define NIBBLE_HAS_MMAP 1
 #else
 #define NIBBLE_HAS_MMAP 0

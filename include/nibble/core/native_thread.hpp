@@ -102,11 +102,13 @@ inline void sleep_microseconds(std::int64_t n) noexcept {
   Sleep(static_cast<DWORD>((n + 999) / 1000));
 }
 
+#if !NIBBLE_ENCLAVE
 inline std::int64_t monotonic_nanoseconds() noexcept {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
              std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
+#endif
 
 #else
 
@@ -150,18 +152,28 @@ inline void sleep_microseconds(std::int64_t n) noexcept {
   nanosleep(&time, nullptr);
 }
 
+#if !NIBBLE_ENCLAVE
 inline std::int64_t monotonic_nanoseconds() noexcept {
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC, &now);  // <chrono> costs more to include than the thread pool
   return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
+#endif
 
+#endif
+
+#if NIBBLE_ENCLAVE
+inline std::int64_t monotonic_nanoseconds() noexcept { return 0; }
 #endif
 
 // Sleeps while the word has this value; may also return for no reason. wake_one() and wake_all()
 // end the sleep of threads that sleep on it. (On Linux not atomic::wait(): the table that libstdc++
 // keeps for it is a symbol that pins a plug-in in memory, see NIBBLE_HIDDEN.)
-#if defined(__linux__) && defined(SYS_futex)
+#if NIBBLE_ENCLAVE
+inline void sleep_while(std::atomic<std::uint32_t>&, std::uint32_t) noexcept {}
+inline void wake_one(std::atomic<std::uint32_t>&) noexcept {}
+inline void wake_all(std::atomic<std::uint32_t>&) noexcept {}
+#elif defined(__linux__) && defined(SYS_futex)
 inline void sleep_while(std::atomic<std::uint32_t>& word, std::uint32_t value) noexcept {
   static_assert(sizeof(word) == sizeof(std::uint32_t));
   syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, nullptr);

@@ -72,7 +72,7 @@ NIBBLE_INLINE Result<Model> Model::make(Owned<ModelGraph> graph, WeightStore wei
     if (options.tuning) {
       NIBBLE_CHECK(check_tuning(*options.tuning));
       parts->tuning = *options.tuning;
-    } else if (!options.outline_only && parts->weights.bytes_in_place() == 0) {
+    } else if (!NIBBLE_ENCLAVE && !options.outline_only && parts->weights.bytes_in_place() == 0) {
       InlineExecutor alone;
       Executor& executor = options.executor != nullptr ? *options.executor : alone;
       parts->tuning = measure_tuning(parts->weights.table().layers(), executor);

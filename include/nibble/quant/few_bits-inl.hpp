@@ -190,20 +190,20 @@ NIBBLE_INLINE bool Q3_K::quantize(const float* weights, Block& out) noexcept {
   }
   out = {};
   if (largest == 0.0f) return fits;
-  std::array<std::int8_t, kGroups> small;
+  std::array<std::int8_t, kGroups> groups;
   const float inverse = -32.0f / largest;
   const float scale = saturated<f16>(1.0f / inverse);
   fits = fits && scale == 1.0f / inverse;
   out.scale = to_f16(scale);
   for (std::size_t g = 0; g < kGroups; ++g) {
-    small[g] = static_cast<std::int8_t>(detail::nearest_in(inverse * scales[g], -32, 31));
-    const float d = to_f32(out.scale) * static_cast<float>(small[g]);
+    groups[g] = static_cast<std::int8_t>(detail::nearest_in(inverse * scales[g], -32, 31));
+    const float d = to_f32(out.scale) * static_cast<float>(groups[g]);
     if (d == 0.0f) continue;
     for (std::size_t i = 16 * g; i < 16 * (g + 1); ++i) {
       codes[i] = static_cast<std::uint8_t>(4 + detail::nearest_in(x[i] / d, -4, 3));
     }
   }
-  detail::set_q3_scales(small, out);
+  detail::set_q3_scales(groups, out);
   detail::pack_codes(codes, out);
   return fits;
 }

@@ -10,6 +10,11 @@
 // Who may write to the folder while the program runs could change a mapped file after it was
 // verified: only the updater should. Files that are read into memory, as encrypted ones are, cannot
 // be changed any more.
+//
+// An encrypted file is verified by the tags of its chunks, which are signed (ManifestFile::seal),
+// while it is decrypted: its ciphertext is not hashed. Only a holder of its key could put other
+// bytes in place of those that were signed. Where that matters, as one key is on many devices,
+// updates have hashed every file that they install, and check_all() does so at any time.
 #pragma once
 
 #include <cstddef>
@@ -137,7 +142,7 @@ struct KeyRequest {
 };
 
 // Where keys of encrypted files are from: the host's callbacks. They are called when the signature
-// and the encrypted bytes have been verified, in this order.
+// and the tags of the file have been verified, in this order.
 struct KeySource {
   // Proves what runs here, for who holds the key: a quote of a TEE or a TPM. May be empty: no
   // proof. An error ends the loading, and no key is asked for.
@@ -181,12 +186,9 @@ class Bundle {
       }
       // Encrypted bytes are used once: a mapping saves a copy of them.
       auto mapped = files_->map(path);
-      if (mapped) {
-        NIBBLE_CHECK(check_bytes(mapped->bytes(), file, executor));
-        return decrypt(mapped->bytes(), file, executor, *keys);
-      }
+      if (mapped) return decrypt(mapped->bytes(), file, executor, *keys);
       if (mapped.error().code != Errc::unsupported) return std::move(mapped).error();
-      NIBBLE_TRY(sealed, read_plain(file, path, executor));
+      NIBBLE_TRY(sealed, read_bytes(file, path));
       return decrypt(sealed.bytes(), file, executor, *keys);
     });
   }
@@ -290,17 +292,27 @@ class Bundle {
     return checked;
   }
 
-  Result<AlignedBuffer> read_plain(const ManifestFile& file, const std::string& path,
-                                   Executor& executor) const {
+  Result<AlignedBuffer> read_bytes(const ManifestFile& file, const std::string& path) const {
     if (!std::in_range<std::size_t>(file.size)) return Error{Errc::limit, printable(path)};
     NIBBLE_TRY(bytes, AlignedBuffer::allocate(io::narrow<std::size_t>(file.size)));
     NIBBLE_CHECK(files_->read(path, 0, bytes.bytes()));
+    return bytes;
+  }
+  Result<AlignedBuffer> read_plain(const ManifestFile& file, const std::string& path,
+                                   Executor& executor) const {
+    NIBBLE_TRY(bytes, read_bytes(file, path));
     NIBBLE_CHECK(check_bytes(bytes.bytes(), file, executor));
     return bytes;
   }
 
   Result<AlignedBuffer> decrypt(std::span<const std::byte> sealed, const ManifestFile& file,
                                 Executor& executor, const KeySource& keys) const {
+    if (sealed.size() != file.size) return detail::changed(file).in(printable(folder_));
+    auto head = SealedHead::copy(sealed, file.size);
+    if (!head && head.error().code != Errc::malformed) return std::move(head).error();
+    if (!head) return detail::changed(file).in(printable(folder_));
+    NIBBLE_TRY(seal, crypto_->sha256_of(head->bytes));
+    if (seal != file.seal) return detail::changed(file).in(printable(folder_));
     KeyRequest request;
     request.key = file.key;
     request.bundle = manifest().name;
@@ -312,7 +324,8 @@ class Bundle {
       proof = std::move(given);
     }
     NIBBLE_TRY(key, keys.release(request, proof));
-    auto plain = open_sealed(sealed, key, *crypto_, executor);
+    auto plain =
+        open_sealed(*head, sealed.subspan(head->bytes.size()), key, *crypto_, executor);
     if (!plain) return std::move(plain).error().in(printable(path_of(file)));
     return plain;
   }

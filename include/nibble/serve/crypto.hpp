@@ -51,8 +51,12 @@ class SecretKey {
 // (RFC 5958), of an Ed25519 or ECDSA P-256 key.
 using KeyBytes = std::vector<std::byte>;
 
-// Encryption with authentication: 32 bytes of key, 12 of nonce, 16 of tag behind the ciphertext.
-enum class Aead : unsigned char { aes_256_gcm = 1, chacha20_poly1305 = 2 };
+// Encryption with authentication: 32 bytes of key (of AES-128 the first 16), 12 of nonce, 16 of tag.
+enum class Aead : unsigned char {
+  aes_256_gcm = 1,        // NIST SP 800-38D
+  chacha20_poly1305 = 2,  // RFC 8439: where processors have no AES instructions
+  aes_128_ocb = 3,        // RFC 7253: nearly as fast as AES alone
+};
 
 class Hasher {
  public:
@@ -84,13 +88,18 @@ class Crypto {
   virtual Result<std::vector<std::byte>> sign(std::span<const std::byte> private_key,
                                               std::span<const std::byte> message) const = 0;
 
-  // Encrypts; `out` has plain.size() + kTagBytes bytes.
+  using Tag = std::span<std::byte, kTagBytes>;
+  using ConstTag = std::span<const std::byte, kTagBytes>;
+
+  // Encrypts; `out` has as many bytes as `plain`.
   virtual Result<void> seal(Aead aead, const SecretKey& key, std::span<const std::byte> nonce,
-                            std::span<const std::byte> plain, std::span<std::byte> out) const = 0;
-  // Decrypts; `sealed` has out.size() + kTagBytes bytes. What is in `out` after an error is not to
-  // be used. Error: malformed (the tag does not fit: another key, or the bytes have changed).
+                            std::span<const std::byte> plain, std::span<std::byte> out,
+                            Tag tag) const = 0;
+  // Decrypts; `out` has as many bytes as `sealed`. What is in `out` after an error is not to be
+  // used. Error: malformed (the tag does not fit: another key, or the bytes have changed).
   virtual Result<void> open(Aead aead, const SecretKey& key, std::span<const std::byte> nonce,
-                            std::span<const std::byte> sealed, std::span<std::byte> out) const = 0;
+                            std::span<const std::byte> sealed, ConstTag tag,
+                            std::span<std::byte> out) const = 0;
 
   // HKDF with SHA-256 (RFC 5869): a key for one purpose from a key for many.
   virtual Result<SecretKey> derive(const SecretKey& key, std::span<const std::byte> salt,

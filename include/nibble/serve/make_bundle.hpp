@@ -17,20 +17,45 @@
 #include "nibble/serve/envelope.hpp"
 #include "nibble/serve/file_layer.hpp"
 #include "nibble/serve/manifest.hpp"
+#include "nibble/serve/sealed_file.hpp"
 
 namespace nibble { inline namespace NIBBLE_ABI { namespace serve {
 
-// Size and hashes of a file in a bundle's folder. `chunk_size` is the manifest's. Errors: those of
-// the files and of Crypto.
+namespace detail {
+
+inline Result<Digest> read_seal(FileLayer& files, const std::string& path, std::uint64_t size,
+                                const Crypto& crypto) {
+  constexpr std::uint64_t kBytes = SealedHeader::kBytes;
+  std::vector<std::byte> head(io::narrow<std::size_t>((std::min)(size, kBytes)));
+  NIBBLE_CHECK(files.read(path, 0, head));
+  NIBBLE_TRY(header, SealedHeader::parse(head, size));
+  head.resize(io::narrow<std::size_t>(header.head_size()));
+  NIBBLE_CHECK(files.read(path, 0, head));
+  NIBBLE_TRY(sealed, SealedHead::copy(head, size));
+  return crypto.sha256_of(sealed.bytes);
+}
+
+}  // namespace detail
+
+// Size and hashes of a file in a bundle's folder. `chunk_size` is the manifest's, `key` the name of
+// the key of an encrypted file. Errors: malformed (a key, but no encrypted file), those of the files
+// and of Crypto.
 inline Result<ManifestFile> describe_file(FileLayer& files, const std::string& folder,
                                           const std::string& name, FileRole role,
-                                          std::uint64_t chunk_size, const Crypto& crypto) {
+                                          std::uint64_t chunk_size, const Crypto& crypto,
+                                          const std::string& key = {}) {
   return catch_out_of_memory([&]() -> Result<ManifestFile> {
     ManifestFile file;
     file.name = name;
     file.role = role;
     NIBBLE_TRY(size, files.size(folder + "/" + name));
     file.size = size;
+    if (!key.empty()) {
+      file.key = key;
+      auto seal = detail::read_seal(files, folder + "/" + name, size, crypto);
+      if (!seal) return std::move(seal).error().in(printable(name));
+      file.seal = *seal;
+    }
     NIBBLE_TRY(whole, crypto.sha256());
     std::vector<std::byte> bytes;
     for (std::uint64_t at = 0; at < size; at += chunk_size) {

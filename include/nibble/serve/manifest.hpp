@@ -36,6 +36,7 @@ struct ManifestFile {
   // threads at once; and they say what need not be downloaded.
   std::vector<Digest> chunks;
   std::string key;  // names the key with which the file is encrypted (sealed_file.hpp); or empty
+  Digest seal{};    // of an encrypted file: SHA-256 of its head (SealedHead)
 };
 
 struct Manifest {
@@ -219,7 +220,10 @@ inline std::string to_json(const Manifest& manifest) {
       }
       out += ']';
     }
-    if (!file.key.empty()) out.append(",\"key\":").append(io::json_text(file.key));
+    if (!file.key.empty()) {
+      out.append(",\"key\":").append(io::json_text(file.key));
+      out.append(",\"seal\":\"").append(to_hex(file.seal)).append("\"");
+    }
     out += '}';
     comma = ",";
   }
@@ -260,6 +264,7 @@ inline Result<ManifestFile> read_manifest_file(io::JsonReader& json, std::size_t
     if (key == "size") return set(file.size, json.unsigned_integer());
     if (key == "sha256") return set(file.sha256, read_digest(json));
     if (key == "key") return set(file.key, json.string());
+    if (key == "seal") return set(file.seal, read_digest(json));
     if (key != "chunks") return json.error("a key that is not known: " + io::quoted(key));
     return json.array([&]() -> Result<void> {
       if (++n_chunks > ManifestLimits::kMaxChunks) return json.error("too many chunks");

@@ -131,47 +131,50 @@ class OpensslCrypto final : public Crypto {
   }
 
   Result<void> seal(Aead aead, const SecretKey& key, std::span<const std::byte> nonce,
-                    std::span<const std::byte> plain, std::span<std::byte> out) const override {
+                    std::span<const std::byte> plain, std::span<std::byte> out,
+                    Tag tag) const override {
     NIBBLE_CHECK(check_sizes(nonce, plain.size(), out.size()));
     const detail::OpensslCipher context(EVP_CIPHER_CTX_new());
     if (context.object == nullptr) return no_memory();
     const int size = static_cast<int>(plain.size());
     int n = 0;
     int rest = 0;
-    unsigned char* const to = detail::openssl_out(out);
+    unsigned char last[16];  // OCB keeps what is no whole block until the end
     if (EVP_EncryptInit_ex(context.object, cipher_of(aead), nullptr,
                            detail::openssl_in(key.bytes()), detail::openssl_in(nonce)) != 1 ||
-        (size > 0 && EVP_EncryptUpdate(context.object, to, &n, detail::openssl_in(plain),
-                                       size) != 1) ||
-        n != size || EVP_EncryptFinal_ex(context.object, to + n, &rest) != 1 || rest != 0 ||
-        EVP_CIPHER_CTX_ctrl(context.object, EVP_CTRL_AEAD_GET_TAG, kTagBytes, to + n) != 1) {
+        (size > 0 && EVP_EncryptUpdate(context.object, detail::openssl_out(out), &n,
+                                       detail::openssl_in(plain), size) != 1) ||
+        EVP_EncryptFinal_ex(context.object, last, &rest) != 1 || n + rest != size ||
+        EVP_CIPHER_CTX_ctrl(context.object, EVP_CTRL_AEAD_GET_TAG, kTagBytes, tag.data()) != 1) {
       return fails("encryption");
     }
+    put_last(out, last, rest);
     return ok();
   }
 
   Result<void> open(Aead aead, const SecretKey& key, std::span<const std::byte> nonce,
-                    std::span<const std::byte> sealed, std::span<std::byte> out) const override {
+                    std::span<const std::byte> sealed, ConstTag tag,
+                    std::span<std::byte> out) const override {
     NIBBLE_CHECK(check_sizes(nonce, out.size(), sealed.size()));
     const detail::OpensslCipher context(EVP_CIPHER_CTX_new());
     if (context.object == nullptr) return no_memory();
     const int size = static_cast<int>(out.size());
     int n = 0;
     int rest = 0;
-    unsigned char tag[kTagBytes];
-    std::memcpy(tag, sealed.data() + out.size(), kTagBytes);
-    unsigned char last[kTagBytes];  // nothing is written to it
+    unsigned char last[16];  // OCB keeps what is no whole block until the end
+    unsigned char expected[kTagBytes];  // (OpenSSL takes a pointer to what it does not change)
+    std::memcpy(expected, tag.data(), kTagBytes);
     if (EVP_DecryptInit_ex(context.object, cipher_of(aead), nullptr,
                            detail::openssl_in(key.bytes()), detail::openssl_in(nonce)) != 1 ||
+        EVP_CIPHER_CTX_ctrl(context.object, EVP_CTRL_AEAD_SET_TAG, kTagBytes, expected) != 1 ||
         (size > 0 && EVP_DecryptUpdate(context.object, detail::openssl_out(out), &n,
-                                       detail::openssl_in(sealed), size) != 1) ||
-        n != size ||
-        EVP_CIPHER_CTX_ctrl(context.object, EVP_CTRL_AEAD_SET_TAG, kTagBytes, tag) != 1) {
+                                       detail::openssl_in(sealed), size) != 1)) {
       return fails("decryption");
     }
-    if (EVP_DecryptFinal_ex(context.object, last, &rest) != 1) {
+    if (EVP_DecryptFinal_ex(context.object, last, &rest) != 1 || n + rest != size) {
       return Error{Errc::malformed, "does not decrypt: changed bytes, or another key"};
     }
+    put_last(out, last, rest);
     return ok();
   }
 
@@ -242,14 +245,27 @@ class OpensslCrypto final : public Crypto {
   }
 
   static const EVP_CIPHER* cipher_of(Aead aead) {
-    return aead == Aead::aes_256_gcm ? EVP_aes_256_gcm() : EVP_chacha20_poly1305();
+    switch (aead) {
+      case Aead::aes_256_gcm: return EVP_aes_256_gcm();
+      case Aead::chacha20_poly1305: return EVP_chacha20_poly1305();
+      case Aead::aes_128_ocb:
+#ifndef OPENSSL_NO_OCB
+        return EVP_aes_128_ocb();
+#else
+        break;
+#endif
+    }
+    return nullptr;
+  }
+
+  static void put_last(std::span<std::byte> out, const unsigned char* last, int n) {
+    const auto size = static_cast<std::size_t>(n);
+    if (size > 0) std::memcpy(out.last(size).data(), last, size);
   }
 
   static Result<void> check_sizes(std::span<const std::byte> nonce, std::size_t plain,
                                   std::size_t sealed) {
-    if (nonce.size() == kNonceBytes && std::in_range<int>(plain) && sealed == plain + kTagBytes) {
-      return ok();
-    }
+    if (nonce.size() == kNonceBytes && std::in_range<int>(plain) && sealed == plain) return ok();
     return Error{Errc::invalid_argument, "the sizes of nonce, text and encrypted text"};
   }
 

@@ -113,6 +113,7 @@ class Update {
         return Error{Errc::invalid_argument, "a part of an update that is not whole chunks"};
       }
       NIBBLE_CHECK(device_->files().write(path_of(file), offset, bytes));
+      is_new_[file] = true;
       for (; c > first; --c) has_[file][c - 1] = true;
       return ok();
     });
@@ -151,6 +152,21 @@ class Update {
     });
   }
 
+  // Makes what was written lasting: after a power cut begin() finds it. Errors: those of the files.
+  Result<void> sync() {
+    return catch_out_of_memory([&]() -> Result<void> {
+      FileLayer& files = device_->files();
+      const std::string folder = device_->folder(idle());
+      for (std::size_t f = 0; f < is_new_.size(); ++f) {
+        if (is_new_[f]) NIBBLE_CHECK(files.sync(path_of(f)));
+        is_new_[f] = false;
+      }
+      for (const std::string& name : folders()) NIBBLE_CHECK(files.sync_folder(folder + "/" + name));
+      NIBBLE_CHECK(files.sync_folder(folder));
+      return files.sync_folder(device_->root());
+    });
+  }
+
   // Verifies the whole bundle as it is on the disk, makes it lasting, and sets it on trial. Errors:
   // invalid_argument (something is missing), malformed (the disk has other bytes than were
   // written), those of the files.
@@ -161,10 +177,7 @@ class Update {
       }
       FileLayer& files = device_->files();
       const std::string folder = device_->folder(idle());
-      for (std::size_t f = 0; f < has_.size(); ++f) NIBBLE_CHECK(files.sync(path_of(f)));
-      for (const std::string& name : folders()) NIBBLE_CHECK(files.sync_folder(folder + "/" + name));
-      NIBBLE_CHECK(files.sync_folder(folder));
-      NIBBLE_CHECK(files.sync_folder(device_->root()));
+      NIBBLE_CHECK(sync());
       NIBBLE_TRY(bundle, Bundle::open(files, folder, device_->keys(), device_->crypto()));
       NIBBLE_CHECK(bundle.check_all(executor));
       return device_->try_idle(signed_);
@@ -245,9 +258,11 @@ class Update {
     for (std::size_t f = 0; f < manifest().files.size(); ++f) {
       const ManifestFile& file = manifest().files[f];
       has_.emplace_back(file.chunks.empty() ? std::size_t{1} : file.chunks.size(), false);
+      is_new_.push_back(false);
       if (file.size == 0) NIBBLE_CHECK(files.write(path_of(f), 0, {}));
       const auto size = files.size(path_of(f));
       if (!size) continue;
+      is_new_[f] = true;  // written by somebody whose power failed, perhaps
       for (std::size_t c = 0; c < has_[f].size(); ++c) {
         const Part part = chunk_of(f, c);
         if (part.offset + part.size > *size) break;
@@ -263,6 +278,7 @@ class Update {
   Slots* device_;
   SignedManifest signed_;
   std::vector<std::vector<bool>> has_;  // by file and chunk
+  std::vector<bool> is_new_;            // by file: it may have bytes that are not lasting
 };
 
 }}}  // namespace nibble::NIBBLE_ABI::serve
