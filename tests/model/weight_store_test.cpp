@@ -350,7 +350,7 @@ TEST_CASE("matrices in types without kernels are converted, rows in a file's ord
     }
   }
   // Bytes that are too few.
-  Store store(1, graph::AllFormats{});
+  Store store(1, graph::CommonFormats{});
   const std::vector<std::byte> few(64);
   const auto added =
       store.add(Slot::token_embd, -1, *quant::read_only_type(io::GgmlType::iq4_nl), kN, kK, few);
