@@ -293,7 +293,7 @@ TEST_CASE("matrices in types without kernels are converted, rows in a file's ord
   };
   const Case cases[] = {{io::GgmlType::iq4_nl, Format::q5_0, 96},
                         {io::GgmlType::iq4_xs, Format::q5_k, 512},
-                        {io::GgmlType::tq1_0, Format::tq2_0, 256},
+                        {io::GgmlType::tq2_0, Format::q4_0, 256},
                         {io::GgmlType::mxfp4, Format::q5_0, 64}};
   for (const Case& c : cases) {
     CAPTURE(io::type_traits(c.type).name);
@@ -356,6 +356,30 @@ TEST_CASE("matrices in types without kernels are converted, rows in a file's ord
       store.add(Slot::token_embd, -1, *quant::read_only_type(io::GgmlType::iq4_nl), kN, kK, few);
   REQUIRE(!added);
   CHECK(added.error().message == "64 bytes are not (40, 64) weights of IQ4_NL");
+}
+
+TEST_CASE("TQ1_0 becomes the same weights in TQ2_0, Q2_K stays, where programs have these") {
+  for (const auto& [from, to] :
+       {std::pair{io::GgmlType::tq1_0, Format::tq2_0}, {io::GgmlType::q2_k, Format::q2_k}}) {
+    const std::size_t row_bytes = io::type_traits(from).type_size;
+    std::vector<std::byte> rows(row_bytes * kN);
+    std::mt19937 random(6);
+    for (std::byte& byte : rows) byte = static_cast<std::byte>(random() % 0x7000 >> 8);
+    const quant::ReadOnlyType& type = *quant::read_only_type(from);
+    Store store(1, graph::AllFormats{});
+    REQUIRE(store.add(Slot::token_embd, -1, type, kN, 256, rows));
+    CHECK(store.conversions().size() == (from == io::GgmlType::q2_k ? 0 : 1));
+    InlineExecutor executor;
+    REQUIRE(store.pack(executor));
+    const graph::Weight& w = store.table().at(Slot::token_embd, -1);
+    CHECK(w.ops->format == to);
+    std::vector<float> row(256), exact(256);
+    for (Index r = 0; r < kN; ++r) {
+      quant::read_row(type, rows.data() + static_cast<std::size_t>(r) * row_bytes, exact);
+      w.ops->row(w.data, kN, 256, r, row.data());
+      CHECK(row == exact);
+    }
+  }
 }
 
 TEST_CASE(
