@@ -20,6 +20,8 @@
 #include "kernels/tile_model.hpp"
 #endif
 
+namespace matmul_tiles_test {
+
 using namespace nibble;
 using namespace nibble_test;
 using kernels::ActivationScales;
@@ -373,3 +375,5 @@ TEST_CASE("rows of prompts are multiplied with tiles, generated ones as everywhe
     CHECK(different == 0);
   });
 }
+
+}  // namespace matmul_tiles_test

@@ -14,11 +14,13 @@
 #include "oracle.hpp"
 #include "read_only_goldens.hpp"
 
-namespace {
+namespace levels_test {
 
 using namespace nibble::quant;
 using nibble::f16;
 using nibble::HalfE8M0;
+
+namespace {
 
 #define LEVEL_FORMATS IQ4_NL, IQ4_XS, MXFP4
 
@@ -215,3 +217,5 @@ TEST_CASE_TEMPLATE("blocks of levels of zeros, huge weights, and what is no numb
   CHECK(search_block<F>(x.data(), w.data(), block));
   for (const float v : weights_of<F>(block)) CHECK(std::abs(v) < 1e-36f);
 }
+
+}  // namespace levels_test
