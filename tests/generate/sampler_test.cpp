@@ -342,16 +342,17 @@ TEST_CASE("whatever is not sorted: the tokens are those that sorting everything 
     options.min_p = one_of(0, 0.05, 0.5, 1e-9, 1);
     options.seed = random();
     Sampler sampler = make(options, logits.size());
-    // Flat logits give the same random numbers as parts of a million.
+    // Flat logits give the same random numbers as parts of their count.
+    constexpr std::size_t kParts = 1u << 17;
     SamplingOptions plainly = plain(options.seed);
-    Sampler uniform = make(plainly, 1u << 20);
-    static const Logits flat(1u << 20, 0.0f);
+    Sampler uniform = make(plainly, kParts);
+    static const Logits flat(kParts, 0.0f);
     for (int k = 0; k < (i % 40 == 0 ? 3 : 2); ++k) {
-      const double u = (chosen(uniform, flat, {}).id + 0.5) / static_cast<double>(1u << 20);
+      const double u = (chosen(uniform, flat, {}).id + 0.5) / static_cast<double>(kParts);
       n_different += chosen(sampler, logits, {}).id != by_definition(logits, options, u);
     }
   }
-  // Only where the boundary between two tokens is within the rounding to parts of a million.
+  // Only where the boundary between two tokens is within the rounding to these parts.
   CHECK(n_different <= 8);
 }
 
