@@ -154,6 +154,7 @@ NIBBLE_GRAPH(SmolLm3)
 NIBBLE_GRAPH(Granite)
 NIBBLE_GRAPH(Gemma2)
 NIBBLE_GRAPH(Gemma3)
+NIBBLE_GRAPH(Gemma4)
 NIBBLE_GRAPH(GemmaEmbedding)
 NIBBLE_GRAPH(Phi3)
 NIBBLE_GRAPH(Gpt2)
@@ -162,6 +163,7 @@ NIBBLE_GRAPH(NomicBert)
 NIBBLE_GRAPH(GptOss)
 NIBBLE_GRAPH(Lfm2)
 NIBBLE_GRAPH(Qwen35)
+NIBBLE_GRAPH(Qwen35Moe)
 #undef NIBBLE_GRAPH
 #define NIBBLE_LOAD(Formats)                                                                   \
   NIBBLE_LOAD_INSTANCE Result<Model> Model::from_gguf<Formats, CommonArchitectures>(           \
