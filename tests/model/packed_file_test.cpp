@@ -72,7 +72,7 @@ std::vector<float> logits_of(const Model& model) {
 }
 
 Model load_from(const io::Gguf& file) {
-  auto model = Model::from_gguf(file);
+  auto model = Model::from_gguf<graph::AllFormats>(file);
   REQUIRE_MESSAGE(model, test::why(model));
   return *std::move(model);
 }
@@ -81,9 +81,9 @@ Model load_from(const io::Gguf& file) {
 
 TEST_CASE("a packed model computes the same bits as the plain one it was made with, in place") {
   const io::Gguf original = shipped();
-  for (const Format format :
-       {Format::f32, Format::f16, Format::bf16, Format::q8_0, Format::q4_0, Format::q4_1,
-        Format::q5_0, Format::q5_1, Format::q4_k, Format::q5_k, Format::q6_k}) {
+  for (const Format format : {Format::f32, Format::f16, Format::bf16, Format::q8_0, Format::q4_0,
+                              Format::q4_1, Format::q5_0, Format::q5_1, Format::q4_k, Format::q5_k,
+                              Format::q6_k, Format::q2_k, Format::q3_k}) {
     CAPTURE(std::string(to_string(format)));
     const InMemory plain(converted(original, format, false), 0);
     const InMemory packed(converted(original, format, true), 0);
