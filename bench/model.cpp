@@ -280,8 +280,8 @@ class Comparison {
       : model_(model), machine_(machine), options_(options), cost_(cost_of(model, n_used)) {}
 
   // The minimum time follows from the machine's limits: reading the weights once per step (of
-  // experts those that some token uses, if each is as likely as another) and, to generate, recurrent
-  // state, all multiply-adds, and attention.
+  // experts those that some token uses, if each is as likely as another) and, to generate,
+  // recurrent state, all multiply-adds, and attention.
   Result operator()(const Timing& timing) const {
     const auto [prompt, n, n_sequences, n_threads, seconds] = timing;
     const nibble::ModelConfig& c = model_.config();

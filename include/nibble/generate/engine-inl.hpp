@@ -399,8 +399,8 @@ NIBBLE_INLINE Result<MatrixView<const float>> Engine::State::run(
     if (input.rows.data() != nullptr) put_rows(input, n_rows + n - input.n_rows());
     std::memcpy(tokens + n_rows, s.tokens + first, static_cast<std::size_t>(n) * sizeof(*tokens));
     if (placed) placed->set_sequence(n_segments, &s);
-    segments[n_segments++] = {n_rows, n, first, input.kind, s.page_table(0), s.state,
-                              s.chunk_state()};
+    segments[n_segments++] = {n_rows,          n,       first,          input.kind,
+                              s.page_table(0), s.state, s.chunk_state()};
     for (Index i = n - input.n_outputs; i < n; ++i) output_rows[n_outputs++] = n_rows + i;
     n_rows += n;
   }

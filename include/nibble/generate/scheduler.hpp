@@ -122,10 +122,10 @@ class Scheduler {
 
   // Takes a request; it waits until step() lets it begin. Errors: invalid_argument (options as for
   // Generator::create(), more guesses than max_drafts, no prompt or two, a token that does not
-  // exist, an adapter of another model); limit (the queue is full, a prompt longer than n_ctx, more pages than there are, an
-  // adapter of a higher rank than max_factor_rank, or with more learned rows than max_step_tokens -
-  // max_batch); unsupported (when_full = roll); cancelled (after stop()); those of
-  // Tokenizer::encode; out_of_memory.
+  // exist, an adapter of another model); limit (the queue is full, a prompt longer than n_ctx, more
+  // pages than there are, an adapter of a higher rank than max_factor_rank, or with more learned
+  // rows than max_step_tokens - max_batch); unsupported (when_full = roll); cancelled (after
+  // stop()); those of Tokenizer::encode; out_of_memory.
   Result<Completion> submit(GenerateRequest request);
 
   // As warm_up() of an engine (generate/warm_up.hpp), to be called before the first step. Errors: as

@@ -65,7 +65,7 @@ struct Scheduler::State {
     std::int32_t certain = text::kNoToken;  // the next token, if the grammar has decided on it
     bool goes_on = false;  // has not computed all tokens in a row that were certain
     std::optional<detail::Speculator> speculator;  // of the request, if it wants guesses
-    Index n_rows = 0;  // of the step, without guesses and learned rows
+    Index n_rows = 0;                              // of the step, without guesses and learned rows
     std::span<const std::int32_t> guesses;         // that the step computes after them
     Index n_outputs = 0;
     ops::SegmentKind kind = ops::SegmentKind::generation;

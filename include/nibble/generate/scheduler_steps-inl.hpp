@@ -179,10 +179,10 @@ NIBBLE_INLINE SequenceInput Scheduler::State::input_of(Lane& lane) noexcept {
                       .n_outputs = lane.n_outputs,
                       .kind = lane.kind};
   if (!lane.is_prompt()) return input;
-  input.tokens = std::span<const std::int32_t>(lane.request->prompt)
-                     .subspan(lane.request->prompt.size() -
-                                  static_cast<std::size_t>(lane.n_left_of_prompt()),
-                              static_cast<std::size_t>(lane.n_rows));
+  input.tokens =
+      std::span<const std::int32_t>(lane.request->prompt)
+          .subspan(lane.request->prompt.size() - static_cast<std::size_t>(lane.n_left_of_prompt()),
+                   static_cast<std::size_t>(lane.n_rows));
   return input;
 }
 

@@ -341,15 +341,15 @@ class OwnSums {
       args.tuning = r.tuning();
       product.kernel(args);
     };
-    multiply(product_of(f.b, x.rows_from(row), inner,
-                        finish_of<kernels::Identity, false, false>(), {}));
+    multiply(
+        product_of(f.b, x.rows_from(row), inner, finish_of<kernels::Identity, false, false>(), {}));
     const float scale = group.strength * f.scale;
     for (Index i = 0; i < n * f.rank(); ++i) inner.data()[i] *= scale;
     kernels::EpilogueArgs operands;
     operands.residual = sum.data();
     operands.residual_stride = sum.stride(0);
-    multiply(product_of(f.a, float_input(inner), sum,
-                        finish_of<kernels::Identity, false, true>(), operands));
+    multiply(product_of(f.a, float_input(inner), sum, finish_of<kernels::Identity, false, true>(),
+                        operands));
   }
 
   Part parts_[kMaxGroup];

@@ -125,8 +125,8 @@ class BasicPlanner {
     if (!fits(width) || !fits(limits_.max_rank)) {
       return fail("the rows for factors of weights are too large for the address space");
     }
-    factor_bytes_ = (std::max)(factor_bytes_,
-                               FactorMemory::bytes(rows, limits_.max_rank, width, n_workers));
+    factor_bytes_ =
+        (std::max)(factor_bytes_, FactorMemory::bytes(rows, limits_.max_rank, width, n_workers));
   }
   constexpr Index place() noexcept { return 0; }
 

@@ -14,9 +14,9 @@ inline constexpr Index kDeltaChunk = 16;
 // What a head keeps of a sequence, besides kDeltaLeft numbers. The matrix is that after the last
 // whole chunk, without what has decayed since; the positions after it are kept one by one until
 // their chunk is whole. So the matrix is read once for each row, or once for a chunk of rows, and
-// written once in a chunk; and what there is after a position does not depend on how the rows before
-// it were cut into calls. A row that does not end its chunk changes nothing here, but adds a key and
-// a delta.
+// written once in a chunk; and what there is after a position does not depend on how the rows
+// before it were cut into calls. A row that does not end its chunk changes nothing here, but adds a
+// key and a delta.
 struct DeltaState {
   Index key_dim = 0;
   Index value_dim = 0;
