@@ -21,7 +21,7 @@ struct Counts {
   const std::byte* end_of_inputs = nullptr;  // behind the last byte that was read of any
   long faults = 0;  // use of tiles that are not configured, or shapes that do not fit together
 };
-inline Counts counts;
+NIBBLE_HIDDEN inline Counts counts;
 
 class TileRegisters {
  public:

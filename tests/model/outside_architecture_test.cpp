@@ -422,8 +422,8 @@ TEST_CASE("an architecture from outside: what is missing or unknown is named") {
   CHECK(unknown.error().code == Errc::unsupported);
   CHECK(unknown.error().message ==
         "p.gguf: architecture 'parallel' is not supported; this program knows llama, qwen2, "
-        "qwen3, qwen3moe, mistral3, smollm3, granite, gemma2, gemma3, gemma-embedding, phi3, gpt2, "
-        "bert, nomic-bert, gpt-oss, lfm2, qwen35");
+        "qwen3, qwen3moe, mistral3, smollm3, granite, gemma2, gemma3, gemma4, gemma-embedding, phi3, "
+        "gpt2, bert, nomic-bert, gpt-oss, lfm2, qwen35, qwen35moe");
 }
 
 TEST_CASE("recurrent state: right in every position, however the tokens are cut") {

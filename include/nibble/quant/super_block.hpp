@@ -257,13 +257,13 @@ struct FittedGroup {
 // The scale and minimum for which codes 0 … n_levels represent a group of n best: the weighted sum
 // of squared (or absolute) errors is the least among those of n_steps + 1 candidate scales, around
 // the one that spans the group, each improved by least squares.
-template <int n = 32, bool kAbsolute = false>
+template <std::size_t n = 32, bool kAbsolute = false>
 FittedGroup fit_with_minimum(const float* x, const float* weights, int n_levels, float first,
                              int n_steps, std::uint8_t* codes) noexcept {
   const auto levels = static_cast<float>(n_levels);
   float low = x[0], high = x[0];
   float sum_w = weights[0], sum_x = weights[0] * x[0];
-  for (int i = 1; i < n; ++i) {
+  for (std::size_t i = 1; i < n; ++i) {
     low = smaller(low, x[i]);
     high = larger(high, x[i]);
     sum_w += weights[i];
@@ -275,13 +275,13 @@ FittedGroup fit_with_minimum(const float* x, const float* weights, int n_levels,
   if (range < 0x1p-60f) return {0.0f, -low};
 
   const auto encode = [&](float inverse, float minimum, std::uint8_t* to) {
-    for (int i = 0; i < n; ++i) {
+    for (std::size_t i = 0; i < n; ++i) {
       to[i] = static_cast<std::uint8_t>(nearest_in(inverse * (x[i] - minimum), 0, n_levels));
     }
   };
   const auto error_of = [&](float scale, float minimum, const std::uint8_t* of) {
     float error = 0.0f;
-    for (int i = 0; i < n; ++i) {
+    for (std::size_t i = 0; i < n; ++i) {
       const float difference = scale * of[i] + minimum - x[i];
       error += weights[i] * (kAbsolute ? libm::fabs(difference) : difference * difference);
     }
@@ -297,7 +297,7 @@ FittedGroup fit_with_minimum(const float* x, const float* weights, int n_levels,
     inverse = (first + 0.1f * static_cast<float>(step) + levels) / (high - minimum);
     encode(inverse, minimum, candidate);
     float sum_c = 0.0f, sum_cc = 0.0f, sum_xc = 0.0f;
-    for (int i = 0; i < n; ++i) {
+    for (std::size_t i = 0; i < n; ++i) {
       const float weighted = weights[i] * candidate[i];
       sum_c += weighted;
       sum_cc += weighted * candidate[i];
