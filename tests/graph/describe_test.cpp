@@ -254,7 +254,10 @@ TEST_CASE("slots and their tensors in a GGUF file") {
     const bool is_bias = name.ends_with("_bias");
     const std::string base = is_bias ? name.substr(0, name.size() - 5) : name;
     const bool is_bare = slot == Slot::ssm_a || slot == Slot::ssm_d;  // no part of a product
-    const std::string tensor = is_bare ? base : base + (is_bias ? ".bias" : ".weight");
+    std::string tensor = is_bare ? base : base + (is_bias ? ".bias" : ".weight");
+    if (slot == Slot::ffn_gate_inp_scale || slot == Slot::ffn_down_exps_scale) {  // of a product
+      tensor = base.substr(0, base.size() - 6) + ".scale";
+    }
     CHECK(gguf_name(slot, -1) == tensor);
     CHECK(gguf_name(slot, 12) == "blk.12." + tensor);
   }
