@@ -3,6 +3,7 @@
 // Files of compressed models (docs/compressed-files.md): factors of low rank in every kind of
 // tensor that holds matrices, and layers that share tensors.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -15,6 +16,7 @@
 #include "nibble/generate/session.hpp"
 #include "nibble/model/convert.hpp"
 #include "nibble/model/model.hpp"
+#include "nibble/simd/dispatch.hpp"
 #include "why.hpp"
 
 namespace compressed_files_test {
@@ -170,8 +172,12 @@ TEST_CASE("factors without their zeros") {
   CHECK(factors_of(model).b.ops->format == Format::q4_0_16x4);
   const std::vector<float> logits = logits_of(model);
   const std::vector<float> expected = logits_of(must(load_from(parsed(zeros))));
+  // With AMX, prompts are rounded to bf16 for dense blocks and not for these.
+  const bool is_rounded = simd::active_target() == simd::Target::AMX;
+  float largest = 0;
+  for (const float logit : expected) largest = std::max(largest, std::abs(logit));
   for (std::size_t i = 0; i < logits.size(); ++i) {
-    CHECK(logits[i] == doctest::Approx(expected[i]).epsilon(1e-3));
+    CHECK(std::abs(logits[i] - expected[i]) <= (is_rounded ? 1e-2f : 1e-3f) * largest);
   }
 }
 
