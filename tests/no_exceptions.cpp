@@ -23,7 +23,9 @@ using Formats =
                               nibble::quant::Q6_K>;
 #else
 using Formats = nibble::graph::AllFormats;
-using Architectures = nibble::CommonArchitectures;
+// Together they have all nodes of the graph.
+using Architectures = nibble::ArchitectureList<nibble::Llama, nibble::Gpt2, nibble::Bert, nibble::Gemma4,
+                                               nibble::GptOss, nibble::Lfm2, nibble::Qwen35Moe>;
 #endif
 
 int main(int argc, char** argv) {
