@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -16,6 +17,7 @@
 #include "nibble/graph/weights.hpp"
 #include "nibble/model/convert.hpp"
 #include "nibble/model/slot.hpp"
+#include "nibble/simd/dispatch.hpp"
 #include "why.hpp"
 
 namespace sparse_file_test {
@@ -143,13 +145,16 @@ TEST_CASE("a model without its zeros computes what it computes with them") {
     const Model model = load_from(file);
     const std::vector<float> logits = logits_of(model);
     REQUIRE(logits.size() == expected.size());
-    if (blocks) {  // the sums of steps are exact, but they are added in another order
+    // With AMX, prompts are rounded to bf16 for dense blocks and not for these. Else, of blocks the
+    // sums of steps are exact, but they are added in another order.
+    const bool is_rounded = simd::active_target() == simd::Target::AMX;
+    if (blocks || is_rounded) {
       float largest = 0, error = 0;
       for (std::size_t i = 0; i < logits.size(); ++i) {
         largest = std::max(largest, std::abs(expected[i]));
         error = std::max(error, std::abs(logits[i] - expected[i]));
       }
-      CHECK(error <= 1e-3f * largest);
+      CHECK(error <= (is_rounded ? 1e-2f : 1e-3f) * largest);
     } else {
       CHECK(logits == expected);
     }
