@@ -11,6 +11,7 @@
 #include "doctest/doctest.h"
 #include "nibble/core/executor.hpp"
 #include "nibble/core/thread_pool.hpp"
+#include "nibble/simd/dispatch.hpp"
 #include "train/deployed_model.hpp"
 
 namespace qat_test {
@@ -61,9 +62,10 @@ TEST_CASE("a file has the codes that training ran, and gives the logits that it 
       const io::Gguf made = exported(file, model);
       check_codes(made, model.weights, format);
       // The same products: they differ in their last bits (1e-7 here), unless a sum of another
-      // order moves an activation by one of its 127 codes (3e-3 were seen).
+      // order moves an activation by one of its 127 codes (3e-3 were seen). With AMX, prompts are
+      // rounded to bf16 besides, which training does not do (9e-3 were seen).
       const double distance = relative_distance(after, logits_of_file(made, batch));
-      CHECK(distance < 0.008);
+      CHECK(distance < (simd::active_target() == simd::Target::AMX ? 0.02 : 0.008));
     }
   }
 }
