@@ -92,14 +92,9 @@ NIBBLE_HIDDEN inline Result<void> check_permitted(Target target) {
                                       "'; available: " + to_string(available_targets())};
 }
 
-// The best target that is available and permitted.
+// The best available target; not AMX, which has to be asked for (docs/dispatch.md).
 NIBBLE_HIDDEN inline Target best_target() noexcept {
-  TargetSet set = available_targets();
-#ifdef NIBBLE_TILE_MODEL
-  set = set.without(TargetSet().add(Target::AMX));
-#endif
-  const Target best = set.best();
-  return is_permitted(best) ? best : available_targets().best();
+  return available_targets().without(TargetSet().add(Target::AMX)).best();
 }
 
 // The target that NIBBLE_TARGET names, or the best available one if it is not set.

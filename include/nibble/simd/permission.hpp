@@ -2,7 +2,7 @@
 //
 // The registers of AMX need the system's permission. Linux gives it to a process that asks, for all
 // of its threads and for good, unless a sandbox forbids the question. It is asked only when the
-// target is chosen, because it changes a little for the host program: alternate signal stacks that
+// target is forced, because it changes a little for the host program: alternate signal stacks that
 // are smaller than getauxval(AT_MINSIGSTKSZ) then says are refused.
 #pragma once
 
