@@ -5,12 +5,19 @@
 
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <numeric>
+#include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "doctest/doctest.h"
 #include "io/file_builder.hpp"
+#include "nibble/io/gguf.hpp"
+#include "nibble/io/tensor_bytes.hpp"
+#include "why.hpp"
 
 namespace test {
 
@@ -68,6 +75,18 @@ inline void write_hub_folder(const TemporaryFolder& folder, const std::string& c
                              const std::vector<HubWeights>& tensors) {
   write_text(folder, "config.json", config);
   folder.write("model.safetensors", safetensors_of(tensors));
+}
+
+// A tensor's values in the order that it has.
+inline std::vector<float> values_of(const nibble::io::Gguf& gguf, std::string_view name) {
+  const auto tensor = gguf.tensor(name);
+  REQUIRE_MESSAGE(tensor, why(tensor));
+  REQUIRE(tensor->type == nibble::io::GgmlType::f32);
+  std::vector<float> values(tensor->n_elements());
+  const auto read = nibble::io::TensorBytes(tensor->data, tensor->swapped)
+                        .read(0, std::as_writable_bytes(std::span(values)));
+  REQUIRE_MESSAGE(read, why(read));
+  return values;
 }
 
 }  // namespace test
